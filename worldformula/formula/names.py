@@ -1,0 +1,257 @@
+"""Names: reading ``"q(z_t|h_t,e_t)"`` and ``"h_t = f(h_{t-1}, a_{t-1})"``, by hand, with a caret under every error.
+
+A variable is what the paper prints: a base (``x``, ``\\hat z``, ``h'``, ``image``), perhaps a static subscript
+(``z_1``) or a time index with an offset (``z_{t-1}``). A single letter as a subscript, with or without an offset, is an
+index: ``Sum("t", ...)`` binds it.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass, replace
+
+from worldformula.errors import HeaderError, TimeError
+
+GREEK = (
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
+    "omega Gamma Delta Theta Lambda Xi Pi Sigma Upsilon Phi Psi Omega"
+).split()
+ACCENTS = ("hat", "tilde", "bar", "dot", "vec")
+
+
+def _greek(letter: str) -> str:
+    """``"π"`` -> ``"pi"``; any other letter stays."""
+    if letter.isascii():
+        return letter
+    words = unicodedata.name(letter, "").split()
+    if words[:1] == ["GREEK"] and words[-1].lower() in GREEK:
+        name = words[-1].lower()
+        return name if "SMALL" in words else name.capitalize()
+    return letter
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One variable as written. ``index`` is the time index (``"t"``), ``offset`` its shift (−1 in ``z_{t-1}``)."""
+
+    base: str
+    accent: str | None = None
+    primes: int = 0
+    subscript: str | None = None
+    index: str | None = None
+    offset: int = 0
+
+    @property
+    def key(self) -> str:
+        """The keyword under which a value is passed: an identifier without the time index.
+
+        >>> [Variable("z", index="t", offset=-1).key, Variable("z", accent="hat").key, Variable("h", primes=1).key]
+        ['z', 'hat_z', 'h_prime']
+        """
+        accent = f"{self.accent}_" if self.accent else ""
+        base = "".join(_greek(c) for c in self.base)
+        return accent + base + "_prime" * self.primes + (f"_{self.subscript}" if self.subscript else "")
+
+    @property
+    def identifier(self) -> str:
+        """The name in emitted code: the key, and ``_prev`` or ``_next`` for a shifted index."""
+        shift = {0: "", -1: "_prev", 1: "_next"}.get(self.offset)
+        return self.key + (shift if shift is not None else f"_{'m' if self.offset < 0 else 'p'}{abs(self.offset)}")
+
+    def at(self, offset: int) -> Variable:
+        """The same variable at another offset of its index."""
+        return replace(self, offset=offset)
+
+    @property
+    def suffix(self) -> str:
+        """The time index as text: ``t``, ``t-1``, or nothing."""
+        return "" if self.index is None else f"{self.index}{self.offset:+d}" if self.offset else self.index
+
+    def __str__(self) -> str:
+        base = (f"\\{self.accent} " if self.accent else "") + self.base + "'" * self.primes
+        sub = ",".join(s for s in (self.subscript, self.suffix) if s)
+        return base + (f"_{sub}" if len(sub) == 1 else f"_{{{sub}}}" if sub else "")
+
+
+@dataclass(frozen=True)
+class Header:
+    """``letter(variables | conditions)``, or ``variable = letter(conditions)`` for a deterministic factor."""
+
+    letter: str
+    variables: tuple[Variable, ...]
+    conditions: tuple[Variable, ...]
+    deterministic: bool
+    written: str
+
+    @property
+    def identifier(self) -> str:
+        """The attribute of an expression under which the network lives: ``q_z_given_x``, ``p_z``, ``enc``."""
+        letter = re.sub(r"\W", "_", "".join(_greek(c) for c in self.letter))
+        if self.deterministic:
+            return letter
+        name = "_".join([letter, *(v.identifier for v in self.variables)])
+        return name + ("_given_" + "_".join(c.identifier for c in self.conditions) if self.conditions else "")
+
+    def __str__(self) -> str:
+        variables, conditions = (",".join(map(str, vs)) for vs in (self.variables, self.conditions))
+        if self.deterministic:
+            return f"{variables} = {self.letter}({conditions})"
+        return f"{self.letter}({variables}{'|' + conditions if conditions else ''})"
+
+
+_WORD = re.compile(r"[^\W\d_][^\W_]*")
+_SUBSCRIPT = re.compile(r"[^\W_]+")
+_INDEX = re.compile(r"([^\W\d_])(?:([+-])(\d+))?")
+
+
+class _Reader:
+    """A cursor over one header; every method's docstring is its line of the grammar."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.at = text, 0
+
+    def fail(self, expected: str) -> HeaderError:
+        found = repr(self.text[self.at]) if self.at < len(self.text) else "the end"
+        return HeaderError(f"expected {expected}, found {found}\n    {self.text}\n    {' ' * self.at}^")
+
+    def space(self) -> None:
+        while self.at < len(self.text) and self.text[self.at].isspace():
+            self.at += 1
+
+    def take(self, symbol: str) -> bool:
+        self.space()
+        if self.text.startswith(symbol, self.at):
+            self.at += len(symbol)
+            return True
+        return False
+
+    def need(self, symbol: str, expected: str | None = None) -> None:
+        if not self.take(symbol):
+            raise self.fail(expected or repr(symbol))
+
+    def match(self, pattern: re.Pattern[str], expected: str) -> str:
+        found = pattern.match(self.text, self.at)
+        if not found:
+            raise self.fail(expected)
+        self.at = found.end()
+        return found.group()
+
+    def variable(self) -> Variable:
+        """variable := ['\\\\' accent] name {"'"} ['_' subscript | '_{' subscript {',' subscript} '}']"""
+        self.space()
+        accent = None
+        if self.take("\\"):
+            name = self.match(_WORD, "a Greek letter or an accent such as \\hat")
+            if name in ACCENTS:
+                accent, braces = name, self.take("{")
+                self.space()
+                self.take("\\")
+                name = self.match(_WORD, "a variable")
+                if braces:
+                    self.need("}")
+        else:
+            name = self.match(_WORD, "a variable")
+        primes = 0
+        while self.at < len(self.text) and self.text[self.at] == "'":
+            self.at, primes = self.at + 1, primes + 1
+        variable = Variable(name, accent, primes)
+        return self.subscripted(variable) if self.at < len(self.text) and self.text[self.at] == "_" else variable
+
+    def subscripted(self, variable: Variable) -> Variable:
+        """subscript := letter [('+'|'-') digits] | word"""
+        self.at += 1
+        if not self.take("{"):
+            return self._with(variable, self.match(_SUBSCRIPT, "a subscript"))
+        end = self.text.find("}", self.at)
+        if end < 0:
+            self.at = len(self.text)
+            raise self.fail("'}'")
+        for part in self.text[self.at : end].replace(" ", "").split(","):
+            if not re.fullmatch(r"[^\W_]+([+-]\d+)?", part):
+                raise self.fail("a subscript such as 't-1'")
+            variable = self._with(variable, part)
+        self.at = end + 1
+        return variable
+
+    @staticmethod
+    def _with(variable: Variable, part: str) -> Variable:
+        index = _INDEX.fullmatch(part)
+        if index is None:
+            return replace(variable, subscript=f"{variable.subscript or ''}{part}")
+        letter, sign, steps = index.groups()
+        return replace(variable, index=letter, offset=int(f"{sign}{steps}") if steps else 0)
+
+    def variables(self, closing: str) -> tuple[Variable, ...]:
+        """variables := variable {',' variable}"""
+        found = [self.variable()]
+        while self.take(","):
+            found.append(self.variable())
+        self.space()
+        if self.at >= len(self.text) or self.text[self.at] not in closing:
+            raise self.fail(" or ".join(repr(c) for c in "," + closing))
+        return tuple(found)
+
+    def letter(self) -> str:
+        """letter := word ['_' word], such as p, q, π or p_data"""
+        self.space()
+        start = self.at
+        if self.take("\\"):
+            start = self.at
+        self.match(_WORD, "a name such as p or q")
+        if self.text.startswith("_", self.at):
+            self.at += 1
+            braces = self.take("{")
+            self.take("\\")
+            self.match(_SUBSCRIPT, "a subscript")
+            if braces:
+                self.need("}")
+        return re.sub(r"[{}\\]", "", self.text[start : self.at])
+
+
+def read_header(text: str, *, deterministic: bool = False) -> Header:
+    """Read a factor's header.
+
+    density := letter '(' variables ['|' variables] ')'
+    deterministic := variables '=' letter '(' variables ')'
+
+    >>> print(read_header("q(z_t | h_t, x_{t-1})"))
+    q(z_t|h_t,x_{t-1})
+    """
+    if not isinstance(text, str):
+        raise HeaderError(f"expected a header such as 'q(z|x)', found {type(text).__name__}")
+    reader = _Reader(text)
+    variables: tuple[Variable, ...] = ()
+    if deterministic:
+        variables = reader.variables("=")
+        reader.need("=")
+    letter = reader.letter()
+    reader.need("(")
+    conditions: tuple[Variable, ...] = ()
+    if deterministic:
+        conditions = reader.variables(")")
+    else:
+        variables = reader.variables("|)")
+        if reader.take("|"):
+            conditions = reader.variables(")")
+    reader.need(")")
+    reader.space()
+    if reader.at < len(text):
+        raise reader.fail("the end")
+    _refuse_repeats(text, variables, conditions)
+    return Header(letter, variables, conditions, deterministic, text)
+
+
+def _refuse_repeats(text: str, variables: tuple[Variable, ...], conditions: tuple[Variable, ...]) -> None:
+    everything = [*variables, *conditions]
+    for variable in everything:
+        if everything.count(variable) > 1:
+            raise HeaderError(f"expected each variable once, found {variable} twice\n    {text}")
+        if variable.offset not in (0, -1):
+            raise TimeError(
+                f"{text}: expected an offset of 0 or -1, found {variable}; carry what lies further back as a "
+                f"variable of its own, e.g. Deterministic('u_t = f({variable.base}_{{t-1}})', torch.nn.Identity())"
+            )
+    for variable in variables:
+        if variable.offset:
+            raise TimeError(f"{text}: a factor declares its variable at the current step, found {variable}")

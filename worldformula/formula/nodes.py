@@ -1,0 +1,136 @@
+"""The nodes of an expression: frozen data that keep what was written, and nothing else.
+
+``a - b`` and ``a + (-b)`` are different trees; only the plan may simplify. Printers, checks and lowering each live in a
+file of their own with one rule per node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+if TYPE_CHECKING:
+    from worldformula.formula.factors import Factor
+
+
+@dataclass(frozen=True, eq=False)
+class Use:
+    """One factor inside an expression; ``stopped`` when written ``sg(q)``: its parameters get no gradient."""
+
+    factor: Factor
+    stopped: bool = False
+
+
+Product = tuple[Use, ...]
+
+
+class Node:
+    """Base of all nodes; compared by identity."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Number(Node):
+    value: float
+
+
+@dataclass(frozen=True, eq=False)
+class Log(Node):
+    """log p(x|z) of a factor, or of a product: the sum of its factors' log-densities."""
+
+    p: Product
+
+
+@dataclass(frozen=True, eq=False)
+class Divergence(Node):
+    """KL(q ‖ p) between two factors over the same variable, in closed form."""
+
+    q: Use
+    p: Use
+
+
+@dataclass(frozen=True, eq=False)
+class Expectation(Node):
+    """E_q[body]: one shared draw of every factor of ``q``; ``gradient`` names the estimator where one must be chosen."""
+
+    q: Product
+    body: Node
+    gradient: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Binary(Node):
+    """left op right, with op one of ``+ - * / max min``."""
+
+    op: Literal["+", "-", "*", "/", "max", "min"]
+    left: Node
+    right: Node
+
+
+@dataclass(frozen=True, eq=False)
+class Negative(Node):
+    body: Node
+
+
+@dataclass(frozen=True, eq=False)
+class StopGradient(Node):
+    body: Node
+
+
+@dataclass(frozen=True, eq=False)
+class OverBatch(Node):
+    """mean(body) or sum(body) over all batch axes."""
+
+    how: Literal["mean", "sum"]
+    body: Node
+
+
+@dataclass(frozen=True, eq=False)
+class OverTime(Node):
+    """Σ_t body (or its mean over t). ``reset`` names the series of flags that restart the carry."""
+
+    how: Literal["sum", "mean"]
+    index: str
+    body: Node
+    reset: str | None = None
+    initial: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+def children(node: Node) -> tuple[Node, ...]:
+    """The sub-expressions of a node, in written order."""
+    match node:
+        case Binary(_, left, right):
+            return left, right
+        case Expectation() | Negative() | StopGradient() | OverBatch() | OverTime():
+            return (node.body,)
+    return ()
+
+
+def uses(node: Node) -> tuple[Use, ...]:
+    """The factors that the node itself names, in written order."""
+    match node:
+        case Log(p):
+            return p
+        case Divergence(q, p):
+            return q, p
+        case Expectation(q, _, _):
+            return q
+    return ()
+
+
+def factors(node: Node) -> list[Factor]:
+    """Every factor of the expression once, in written order."""
+    found: dict[int, Factor] = {}
+
+    def visit(n: Node) -> None:
+        for use in uses(n):
+            found.setdefault(id(use.factor), use.factor)
+        for child in children(n):
+            visit(child)
+
+    visit(node)
+    return list(found.values())
