@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -37,7 +37,7 @@ BACKGROUND, RAIL, CART, POLE, AXLE = (24, 28, 44), (96, 104, 128), (64, 160, 255
 
 @dataclass(frozen=True)
 class View:
-    """Where things are drawn, in units of half the picture: height of the rail, length of the pole, end of the track."""
+    """Height of the rail, length of the pole, end of the track: in units of half the picture."""
 
     rail: float
     pole: float
@@ -68,6 +68,7 @@ class Painter:
 
 
 def named_state(state: NDArray[np.floating]) -> dict[str, NDArray[np.float32]]:
+    """The state (x, ẋ, θ, θ̇) as ``info["state"]`` shows it: the angle as sine and cosine."""
     x, x_velocity, theta, velocity = np.asarray(state, np.float32)
     return {
         "position": np.array([x], np.float32),
@@ -79,7 +80,7 @@ def named_state(state: NDArray[np.floating]) -> dict[str, NDArray[np.float32]]:
 class CartPole(CartPoleEnv):
     """CartPole-v1 with ``render()`` drawn at ``size`` × ``size`` pixels and the true state in ``info["state"]``."""
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 50}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 50}
 
     def __init__(self, size: int = 32, render_mode: str | None = "rgb_array") -> None:
         super().__init__(render_mode=render_mode)
@@ -112,7 +113,7 @@ class ContinuousCartPole(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]
         start: mean angle of the start, π hanging or 0 upright.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 25}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 25}
     CART_MASS, POLE_MASS, HALF_LENGTH, GRAVITY, FORCE = 1.0, 0.1, 0.5, 9.8, 10.0
     DT, SUBSTEPS, START_SPREAD = 0.02, 2, 0.05
 
@@ -140,7 +141,7 @@ class ContinuousCartPole(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]
 
     def _euler(self, state: NDArray[np.floating], force: float) -> NDArray[np.floating]:
         """One explicit Euler step of the cart-pole equations (Barto, Sutton and Anderson 1983, without friction)."""
-        x, x_velocity, theta, velocity = state
+        _, x_velocity, theta, velocity = state
         sine, cosine = np.sin(theta), np.cos(theta)
         total, moment = self.CART_MASS + self.POLE_MASS, self.POLE_MASS * self.HALF_LENGTH
         push = (force + moment * velocity**2 * sine) / total

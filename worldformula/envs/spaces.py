@@ -178,5 +178,5 @@ def action_converter(space: Space[Any]) -> Callable[[NDArray[np.float32]], Any]:
 def row_spec(observations: Mapping[str, spaces.Box], action: ActionSpec) -> dict[str, tuple[tuple[int, ...], str]]:
     """Shape and dtype of every column of a row of experience, in the form that ``Replay`` takes."""
     columns = {key: (tuple(space.shape), np.dtype(space.dtype).name) for key, space in observations.items()}
-    flags = {key: ((), "bool") for key in ("is_first", "is_last", "is_terminal")}
+    flags = dict.fromkeys(("is_first", "is_last", "is_terminal"), ((), "bool"))
     return {**columns, "reward": ((), "float32"), **flags, "action": ((action.size,), "float32")}

@@ -1,0 +1,310 @@
+"""Uniform replay of sequences, in memory or in memory-mapped files, with exact resume.
+
+Every stream (one environment) writes its rows one after another into a ring. A sequence of length T is ``T``
+neighbouring rows of one stream; its start is uniform over all starts whose rows are all held. Sequences may cross
+episodes: the model resets its state where ``is_first``.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from worldformula.errors import ConfigError, ReplayError, table
+
+Spec = Mapping[str, tuple[tuple[int, ...], DTypeLike]]
+Batch = dict[str, NDArray[Any]]
+
+NEEDED = ("action", "is_first", "is_last")
+DESCRIPTION = "replay.json"
+RELEASE_BYTES = 256 * 2**20  # touched file pages count as memory of the process; they are given back after this many
+
+
+class Replay:
+    """The last ``capacity`` rows of experience, sampled as sequences.
+
+    With ``directory``, rows live in sparse memory-mapped files that grow as they fill: they cost disk, not memory, and
+    survive the death of the process. A checkpoint then holds only :meth:`state`. Rows that were valid at the last two
+    checkpoints are never overwritten: the ring in the file is ``slack`` rows longer than ``capacity``. Without
+    ``directory``, rows live in memory and :meth:`state` contains them.
+
+    A row whose episode was abandoned (the next row of its stream has ``is_first``, but no end was recorded) is sampled
+    with ``is_last`` set and its action zeroed, for that action was never executed.
+
+    Args:
+        capacity: rows over all streams; each stream keeps ``capacity // streams``.
+        spec: shape and dtype of every column, as ``Envs.row_spec``: observation keys, reward, is_first, is_last,
+            is_terminal, action.
+        streams: number of environments, which add one row each at a time.
+        directory: folder for the files, created if missing.
+        slack: extra rows over all streams in the files; at least the number of rows added during two checkpoint
+            intervals.
+        seed: of the sampler.
+
+    Raises:
+        ConfigError: impossible sizes.
+        ReplayError: the files in ``directory`` belong to another description, or the disk is too small.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        spec: Spec,
+        *,
+        streams: int = 1,
+        directory: str | Path | None = None,
+        slack: int = 10_000,
+        seed: int = 0,
+    ) -> None:
+        if streams < 1 or capacity < streams or slack < 0:
+            raise ConfigError(
+                f"expected streams ≥ 1, capacity ≥ streams and slack ≥ 0; got {streams=}, {capacity=}, {slack=}"
+            )
+        missing = [key for key in NEEDED if key not in spec]
+        if missing:
+            raise ReplayError(f"the description of the rows lacks {missing}; pass Envs.row_spec")
+        self.spec = {key: (tuple(shape), np.dtype(dtype)) for key, (shape, dtype) in spec.items()}
+        self.streams = streams
+        self.rows_per_stream = capacity // streams
+        self.directory = None if directory is None else Path(directory)
+        self._slack = 0 if directory is None else -(-slack // streams)
+        self._ring = self.rows_per_stream + self._slack
+        self._count = 0  # rows ever added to each stream
+        self._marks: tuple[int, ...] = ()  # count at the last two checkpoints
+        self._rng = np.random.default_rng(seed)
+        self._touched = 0
+        self._maps: list[mmap.mmap] = []
+        self._reopened = False
+        self._columns = self._in_memory() if self.directory is None else self._in_files(self.directory)
+
+    # ------------------------------------------------------------------------------------------------------- storage
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all columns once the ring is full."""
+        return sum(self._column_bytes(key) for key in self.spec)
+
+    def _shape(self, key: str) -> tuple[int, ...]:
+        return (self.streams, self._ring, *self.spec[key][0])
+
+    def _column_bytes(self, key: str) -> int:
+        return int(np.prod(self._shape(key), dtype=np.int64)) * self.spec[key][1].itemsize
+
+    def _in_memory(self) -> dict[str, NDArray[Any]]:
+        return {key: np.zeros(self._shape(key), dtype) for key, (_, dtype) in self.spec.items()}
+
+    def _in_files(self, directory: Path) -> dict[str, NDArray[Any]]:
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / DESCRIPTION
+        self._reopened = path.exists()
+        if self._reopened:
+            self._check_description(path)
+        else:
+            self._check_disk(directory)
+        columns = {}
+        for index, (key, (_, dtype)) in enumerate(self.spec.items()):
+            file = directory / f"{index:02d}_{re.sub(r'[^A-Za-z0-9_]', '_', key)}.bin"
+            columns[key] = self._map(file, self._column_bytes(key), dtype).reshape(self._shape(key))
+        if not self._reopened:
+            path.write_text(json.dumps(self._description(), indent=1))
+        return columns
+
+    def _description(self) -> dict[str, Any]:
+        return {
+            "streams": self.streams,
+            "rows_per_stream": self.rows_per_stream,
+            "slack_per_stream": self._slack,
+            "columns": {key: [list(shape), dtype.name] for key, (shape, dtype) in self.spec.items()},
+        }
+
+    def _check_description(self, path: Path) -> None:
+        """Compare what the files were created for with what is wanted now."""
+        mine = self._description()
+        try:
+            found = dict(json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise ReplayError(f"{path} cannot be read ({error}); delete the folder to start anew") from error
+        rows = [(name, found.get(name), mine[name]) for name in mine if found.get(name) != mine[name]]
+        if rows:
+            raise ReplayError(
+                f"the replay files in {path.parent} were made for other rows:\n"
+                f"{table(('setting', 'in the folder', 'wanted now'), rows)}\nUse another folder or these settings."
+            )
+
+    def _check_disk(self, directory: Path) -> None:
+        free = shutil.disk_usage(directory).free
+        if free < self.nbytes:
+            raise ReplayError(
+                f"the replay grows to {self.nbytes / 1e9:.1f} GB and {directory} has {free / 1e9:.1f} GB free; lower "
+                "its capacity or choose another folder"
+            )
+
+    def _map(self, path: Path, size: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+        with path.open("a+b") as file:
+            length = file.seek(0, 2)
+            if length != size and (self._reopened or length != 0):
+                raise ReplayError(f"{path} has {length} bytes, expected {size}: the file is damaged; delete the folder")
+            file.truncate(size)  # a hole: takes disk only where rows are written
+            mapped = mmap.mmap(file.fileno(), size)
+        self._maps.append(mapped)
+        return np.frombuffer(mapped, dtype)
+
+    def _release(self, touched: int) -> None:
+        """Give file pages back to the system's cache now and then, or all of the file would count as our memory."""
+        self._touched += touched
+        if self._touched > RELEASE_BYTES and hasattr(mmap, "MADV_DONTNEED"):
+            for mapped in self._maps:
+                mapped.madvise(mmap.MADV_DONTNEED)
+            self._touched = 0
+
+    # -------------------------------------------------------------------------------------------------------- writing
+
+    def __len__(self) -> int:
+        """Rows held, over all streams."""
+        return self._held * self.streams
+
+    @property
+    def _held(self) -> int:
+        return min(self._count, self.rows_per_stream)
+
+    def add(self, rows: Mapping[str, NDArray[Any]], actions: NDArray[np.float32]) -> None:
+        """Append one row to each stream.
+
+        Args:
+            rows: ``[N, …]`` per column, as ``Envs`` answers.
+            actions: ``[N, A]`` float32, chosen at these rows; stored as zero where ``is_last``.
+
+        Raises:
+            ReplayError: wrong keys, shapes or dtypes; or the row would overwrite one that a checkpoint still needs.
+        """
+        values = {**rows, "action": actions}
+        self._check(values)
+        self._protect()
+        position = self._count % self._ring
+        for key, column in self._columns.items():
+            column[:, position] = values[key]
+        self._columns["action"][rows["is_last"], position] = 0.0
+        self._count += 1
+        self._release(sum(column[:, 0].nbytes for column in self._columns.values()) if self._maps else 0)
+
+    def _check(self, values: Mapping[str, NDArray[Any]]) -> None:
+        if values.keys() != self.spec.keys():
+            missing, extra = sorted(self.spec.keys() - values.keys()), sorted(values.keys() - self.spec.keys())
+            raise ReplayError(f"expected the columns {sorted(self.spec)}; missing are {missing}, unknown are {extra}")
+        wrong = []
+        for key, (shape, dtype) in self.spec.items():
+            value, wanted = np.asarray(values[key]), (self.streams, *shape)
+            if value.dtype != dtype or value.shape != wanted:
+                wrong.append((key, f"{dtype} {wanted}", f"{value.dtype} {value.shape}"))
+        if wrong:
+            raise ReplayError(f"rows do not fit the replay:\n{table(('column', 'declared', 'got'), wrong)}")
+
+    def _protect(self) -> None:
+        """Refuse to overwrite a row that was valid at the older of the last two checkpoints."""
+        overwritten = self._count - self._ring
+        if self._maps and self._marks and overwritten >= max(0, self._marks[0] - self.rows_per_stream):
+            since = (self._count - self._marks[0]) * self.streams
+            raise ReplayError(
+                f"{since} rows were added since the older of the last two checkpoints, and a slack of "
+                f"{self._slack * self.streams} rows protects no more of them; checkpoint more often or create the "
+                "replay with a larger slack"
+            )
+
+    # ------------------------------------------------------------------------------------------------------- sampling
+
+    def sample(self, batch: int, length: int) -> Batch:
+        """Random sequences.
+
+        Args:
+            batch: number of sequences B.
+            length: rows per sequence T.
+
+        Returns:
+            Every column as ``[B, T, …]``, copies. ``is_first`` is as recorded: the first row of a sequence is usually
+            in the middle of an episode.
+
+        Raises:
+            ReplayError: no stream holds ``length`` rows.
+        """
+        if batch < 1 or length < 1:
+            raise ReplayError(f"expected at least one sequence of at least one row, got {batch} of {length}")
+        starts = self._held - length + 1
+        if starts < 1:
+            raise ReplayError(
+                f"the replay holds {self._held} rows in each of its {self.streams} streams, {len(self)} in all; "
+                f"sequences of {length} rows need {length} per stream, {length * self.streams} in all: collect more, "
+                "or sample shorter sequences"
+            )
+        stream, start = np.divmod(self._rng.integers(starts * self.streams, size=batch), starts)
+        return self._gather(stream, start + self._count - self._held, length)
+
+    def _gather(self, stream: NDArray[np.int64], start: NDArray[np.int64], length: int) -> Batch:
+        rows = start[:, None] + np.arange(length + 1)
+        index = stream[:, None], rows[:, :-1] % self._ring
+        out = {key: column[index] for key, column in self._columns.items()}
+        following = rows[:, 1:]
+        abandoned = self._columns["is_first"][stream[:, None], following % self._ring] & (following < self._count)
+        abandoned &= ~out["is_last"]
+        out["is_last"] |= abandoned
+        out["action"][abandoned] = 0.0
+        self._release(sum(value.nbytes for value in out.values()) if self._maps else 0)
+        return out
+
+    # ---------------------------------------------------------------------------------------------------- exact resume
+
+    def flush(self) -> None:
+        """Write the files through to the disk. Needed against power failures only: a killed process loses nothing."""
+        for mapped in self._maps:
+            mapped.flush()
+
+    def checkpointed(self) -> None:
+        """A checkpoint with the present :meth:`state` is safe on disk: protect the rows that it refers to."""
+        self._marks = (*self._marks, self._count)[-2:]
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint has to hold: JSON values, and without ``directory`` the rows as arrays under "columns"."""
+        state: dict[str, Any] = {
+            "count": self._count,
+            "marks": list(self._marks),
+            "rng": self._rng.bit_generator.state,
+            "streams": self.streams,
+            "rows_per_stream": self.rows_per_stream,
+        }
+        if not self._maps:
+            held = np.arange(self._count - self._held, self._count) % self._ring
+            state["columns"] = {key: column[:, held] for key, column in self._columns.items()}
+        return state
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Return to a checkpoint; sampling and adding then go on as they did after it, bit for bit.
+
+        Rows that were added to the files after the checkpoint stay there, unseen, and are overwritten.
+
+        Raises:
+            ReplayError: the state belongs to a replay of another size or kind.
+        """
+        for name, mine in (("streams", self.streams), ("rows_per_stream", self.rows_per_stream)):
+            if state[name] != mine:
+                raise ReplayError(f"the checkpoint has {name} = {state[name]}, this replay {mine}; use equal settings")
+        if ("columns" in state) == bool(self._maps):
+            raise ReplayError("a replay with a directory and one in memory cannot restore each other's checkpoints")
+        if self._maps and not self._reopened and state["count"] > self._count:
+            raise ReplayError(
+                f"the checkpoint needs {state['count']} rows per stream, and {self.directory} held no replay files; "
+                "give the folder of the interrupted run"
+            )
+        self._count = int(state["count"])
+        if not self._maps:
+            held = np.arange(self._count - self._held, self._count) % self._ring
+            for key, column in self._columns.items():
+                column[:, held] = state["columns"][key]
+        self._marks = (*(int(mark) for mark in state["marks"]), self._count)[-2:]
+        self._rng.bit_generator.state = state["rng"]
