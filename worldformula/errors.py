@@ -159,3 +159,9 @@ class CatalogueError(WorldformulaError, LookupError):
     """No system, card or preset has this name. The message lists the near misses."""
 
     code = "catalogue"
+
+
+class CardError(WorldformulaError, ValueError):
+    """A card lacks a field, has an unknown one or an impossible value; or its measurement lacks the metric."""
+
+    code = "card"
