@@ -1,0 +1,391 @@
+"""What every probability family answers to: the contract `Family`, and the tensor helpers that families share.
+
+A family is the maths of a distribution's parameters: a frozen dataclass without tensors, hashable by value, whose
+methods are plain tensor maths. They run eagerly, under ``torch.compile(fullgraph=True)``, under ``torch.func.vmap``
+and under autocast, and never wait for the device. Parameters travel as a tuple in the order of `Family.parameters`.
+
+A parameter may be a Python float: a constant, which costs no tensor operation. Where *all* parameters are floats, the
+closed forms (`entropy`, `kl`, `mean`) are Python floats too.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from worldformula.errors import FormulaError, HeadError, ShapeError, near, table
+
+Parameter: TypeAlias = Tensor | float
+Params: TypeAlias = tuple[Parameter, ...]
+Shape: TypeAlias = tuple[int, ...]
+ClosedKL: TypeAlias = Callable[..., Parameter]
+NOTHING: Mapping[str, Parameter] = MappingProxyType({})
+
+
+class Symbol(NamedTuple):
+    """How a family is written: ``text`` in a line of plain text, ``latex`` in a formula."""
+
+    text: str
+    latex: str
+
+
+@dataclass(frozen=True)
+class Family(ABC):
+    """A distribution family over plain tensors.
+
+    Class attributes: ``name`` (also the name of the default instance in the module of the same name), ``parameters``
+    (canonical order), ``alternatives`` (other names that a parameter may come under, such as ``probs``),
+    ``reparametrised`` (whether `sample` passes a gradient to the parameters), ``estimator`` (the kind of that
+    gradient), ``gradients`` (every estimator that the family supports), ``biased`` (which of those are biased),
+    ``default_rank`` (event axes where no shape is declared), ``class_axes`` (axes that the parameters have beyond the
+    value: 1 for the classes of a categorical), ``reference`` (``"module:Class"`` of a distribution that must agree;
+    read only by the laws of `worldformula.testing`; empty where there is none).
+    """
+
+    name: ClassVar[str]
+    symbol: ClassVar[Symbol]
+    parameters: ClassVar[tuple[str, ...]]
+    alternatives: ClassVar[Mapping[str, str]] = NOTHING  # type: ignore[assignment]
+    reparametrised: ClassVar[bool] = False
+    estimator: ClassVar[str | None] = None
+    gradients: ClassVar[tuple[str, ...]] = ()
+    biased: ClassVar[tuple[str, ...]] = ()
+    default_rank: ClassVar[int] = 1
+    class_axes: ClassVar[int] = 0
+    reference: ClassVar[str] = ""
+
+    # ------------------------------------------------------------------------------------------ parameters
+
+    def params(
+        self, head: Tensor | Mapping[str, Parameter] | None, shape: Shape | None = None,
+        fixed: Mapping[str, Parameter] = NOTHING,
+    ) -> Params:  # fmt: skip
+        """The parameters, in canonical order.
+
+        ``head`` is the output of a network: one tensor, split equally along its last axis into the parameters that
+        are not ``fixed``, each then constrained; or a mapping of parameters that are taken as they are; or None for
+        the standard distribution of `constants`. For a declared event ``shape`` a tensor ends either flat, in
+        ``k·prod(shape)`` features, or in ``(*shape[:-1], k·shape[-1])``, with k free parameters. (Where both readings
+        fit, because all leading event axes are 1, the head is flat.) Without a shape the last axis alone is split.
+
+        Raises `HeadError` on a width that does not split and on names that the family does not know.
+        """
+        if fixed:
+            return self._params_with_fixed(head, shape, fixed)
+        if isinstance(head, Tensor):
+            return self.constrain(self.split(head, shape, self.parameters), self.parameters, shape)
+        if head is None:
+            return self._order(self._constants_or_raise(shape, self.parameters))
+        return self._finish(self.accept(head, shape, "the head"), shape, self.parameters)
+
+    def _params_with_fixed(
+        self, head: Tensor | Mapping[str, Parameter] | None, shape: Shape | None, fixed: Mapping[str, Parameter]
+    ) -> Params:
+        given = self.accept(fixed, shape, "the keywords")
+        free = tuple(name for name in self.parameters if name not in given)
+        if head is None:
+            found = self._constants_or_raise(shape, free)
+        elif isinstance(head, Tensor):
+            if not free:
+                raise HeadError(
+                    f"{self.name}: every parameter ({', '.join(self.parameters)}) is fixed, so a network has nothing "
+                    f"to give. Drop the network, or one of the keywords {', '.join(fixed)}."
+                )
+            found = dict(zip(free, self.constrain(self.split(head, shape, free), free, shape), strict=True))
+        else:
+            found = self.accept(head, shape, "the head")
+            if twice := [name for name in found if name in given]:
+                raise HeadError(f"{self.name}: the head gives {', '.join(twice)}, which a keyword fixes. Keep one.")
+        return self._finish({**given, **found}, shape, free)
+
+    def _finish(self, found: Mapping[str, Parameter], shape: Shape | None, free: Sequence[str]) -> Params:
+        if missing := [name for name in self.parameters if name not in found]:
+            raise HeadError(
+                f"{self.name}: the head lacks {', '.join(missing)}. Expected exactly {', '.join(free)}, "
+                f"got {', '.join(found) or 'nothing'}."
+            )
+        return self._fill(self._order(found), shape)
+
+    def _order(self, found: Mapping[str, Parameter]) -> Params:
+        return tuple(found[name] for name in self.parameters)
+
+    def _constants_or_raise(self, shape: Shape | None, free: Sequence[str]) -> dict[str, Parameter]:
+        if shape is None and free:
+            raise HeadError(
+                f"{self.name}: {', '.join(free)} come from nowhere: no network and no shape. Give a network, the "
+                f"parameters as keywords, or shape=... for the standard distribution."
+            )
+        constants = self.constants(shape) if shape is not None and free else {}
+        return {name: constants[name] for name in free}
+
+    def _fill(self, params: Params, shape: Shape | None) -> Params:
+        """Give the tensors of parameters that are taken as they are the declared event shape, together."""
+        tensors = [p for p in params if isinstance(p, Tensor)]
+        if shape is None or not tensors or self.class_axes:
+            return params
+        full = shape_of(params)
+        if len(full) >= len(shape) and full[len(full) - len(shape) :] == shape:
+            return params
+        full = torch.broadcast_shapes(full, shape)
+        first = next(i for i, p in enumerate(params) if isinstance(p, Tensor))
+        return tuple(p.expand(full) if i == first and isinstance(p, Tensor) else p for i, p in enumerate(params))
+
+    def accept(self, given: Mapping[str, Parameter], shape: Shape | None, whose: str) -> dict[str, Parameter]:
+        """Parameters by name, under their canonical names; a name that the family does not know is an error."""
+        found: dict[str, Parameter] = {}
+        for name, value in given.items():
+            canonical = self.alternatives.get(name, name)
+            if canonical not in self.parameters:
+                known = [*self.parameters, *self.alternatives]
+                raise HeadError(
+                    f"{self.name} has no parameter {name!r}, which {whose} give; it has {', '.join(known)}."
+                    + near(name, known)
+                )
+            if canonical in found:
+                raise HeadError(f"{self.name}: {name!r} is another name of {canonical!r}. Give one of the two.")
+            value = value if isinstance(value, Tensor) else float(value)
+            found[canonical] = self.convert(name, value, shape)
+            self._check_event(name, found[canonical], shape)
+        return found
+
+    def _check_event(self, name: str, value: Parameter, shape: Shape | None) -> None:
+        if shape is None or not isinstance(value, Tensor):
+            return
+        got = tuple(value.shape)[: value.ndim - self.class_axes]
+        if any(g not in (s, 1) for g, s in zip(reversed(got), reversed(shape), strict=False)):
+            rows = [(name, f"[..., {', '.join(map(str, shape))}]", list(value.shape))]
+            raise HeadError(
+                f"{self.name}: {name} does not fit the declared event shape {shape}.\n"
+                + table(("parameter", "declared", "got"), rows)
+            )
+
+    def split(self, head: Tensor, shape: Shape | None, names: Sequence[str]) -> tuple[Tensor, ...]:
+        """One head into one unconstrained tensor for each name; the layouts are those of `params`."""
+        return split_head(self.name, head, shape, names)
+
+    def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:
+        """Unconstrained pieces of a head into parameters (softplus for a scale). The identity unless overridden."""
+        return pieces
+
+    def convert(self, name: str, value: Parameter, shape: Shape | None) -> Parameter:
+        """A parameter given by name, as the canonical parameter (``probs`` into ``logits``)."""
+        return value
+
+    @abstractmethod
+    def constants(self, shape: Shape) -> dict[str, Parameter]:
+        """The standard distribution over events of ``shape``, for a factor with neither network nor parameters."""
+
+    def head_width(self, shape: Shape, fixed: Mapping[str, Parameter] = NOTHING) -> int | None:
+        """Features of a flat head for one event of ``shape``; None where the family leaves it open."""
+        taken = {self.alternatives.get(name, name) for name in fixed}
+        return sum(name not in taken for name in self.parameters) * math.prod(shape)
+
+    def expand(self, params: Params, batch: Shape, rank: int) -> Params:
+        """The parameters seen with the batch axes ``batch``; a view. For a distribution with fewer of them."""
+        axes = rank + self.class_axes
+        return tuple(
+            p.expand(*batch, *p.shape[p.ndim - axes :]) if isinstance(p, Tensor) and p.ndim >= axes else p
+            for p in params
+        )
+
+    # ------------------------------------------------------------------------------------------ sampling
+
+    def noise_shape(self, batch: Shape, shape: Shape, params: Params | None = None) -> Shape:
+        """Shape of the noise that samples of ``batch`` × event ``shape`` consume; no family of ours needs params."""
+        return (*batch, *shape)
+
+    @abstractmethod
+    def noise(
+        self, shape: Shape, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Noise of ``shape``, as `noise_shape` gives it. Under vmap (``randomness="different"``), pass no generator."""
+
+    @abstractmethod
+    def sample(self, params: Params, noise: Tensor) -> Tensor:
+        """A sample, a deterministic function of parameters and noise; extra leading axes of the noise are samples."""
+
+    @abstractmethod
+    def mode(self, params: Params) -> Parameter:
+        """The most probable value."""
+
+    @abstractmethod
+    def mean(self, params: Params) -> Parameter:
+        """The expected value."""
+
+    # ------------------------------------------------------------------------------------------ densities
+
+    @abstractmethod
+    def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
+        """log p(value), in nats, summed over the last ``rank`` axes of the value; all batch axes stay.
+
+        Raises `ShapeError` where the shapes of value and parameters differ: nothing broadcasts silently.
+        """
+
+    @abstractmethod
+    def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+        """Entropy in nats, over the last ``rank`` axes of an event.
+
+        ``shape``, the event's, is read only where all parameters are floats; the result is then a float.
+        """
+
+    @abstractmethod
+    def kl(self, q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+        """KL(q ‖ p) in nats within the family, over the last ``rank`` axes of an event; ``shape`` as in `entropy`."""
+
+
+# --------------------------------------------------------------------------------------------- closed KLs
+
+_CLOSED: dict[tuple[type[Family], type[Family]], ClosedKL] = {}
+
+
+def register_kl(q: type[Family], p: type[Family]) -> Callable[[ClosedKL], ClosedKL]:
+    """Decorator: ``f(q_params, p_params, rank, shape=None)`` is the closed KL of these two families."""
+
+    def register(function: ClosedKL) -> ClosedKL:
+        _CLOSED[q, p] = function
+        return function
+
+    return register
+
+
+def kl_pair(q: Family, p: Family) -> ClosedKL | None:
+    """The closed KL(q ‖ p) of two families, ``f(q_params, p_params, rank, shape=None)``, or None if there is none."""
+    for a in type(q).__mro__:
+        for b in type(p).__mro__:
+            if (a, b) in _CLOSED:
+                return _CLOSED[a, b]
+    return None
+
+
+# --------------------------------------------------------------------------------------------- tensor helpers
+
+
+def total(x: Tensor, rank: int) -> Tensor:
+    """The sum over the last ``rank`` axes. (``Tensor.sum(())`` would sum them all.)"""
+    if rank == 0:
+        return x
+    return x.sum(-1) if rank == 1 else x.sum(tuple(range(-rank, 0)))
+
+
+def size(x: Tensor, rank: int) -> int:
+    """Number of elements in the last ``rank`` axes."""
+    return math.prod(x.shape[x.ndim - rank :])
+
+
+def affine(x: Tensor, scale: float, shift: float) -> Tensor:
+    """``scale · x + shift`` in one operation."""
+    if shift == 0.0:
+        return x if scale == 1.0 else x * scale
+    return x + shift if scale == 1.0 else torch.rsub(x, shift, alpha=-scale)
+
+
+def wide(x: Tensor) -> Tensor:
+    """At least float32: log-probabilities of half-precision tensors lose too much."""
+    return x.float() if x.dtype is torch.float16 or x.dtype is torch.bfloat16 else x
+
+
+def widen(params: Params) -> Params:
+    """`wide` for a tuple of parameters."""
+    return tuple(wide(p) if isinstance(p, Tensor) else p for p in params)
+
+
+def shape_of(params: Params) -> Shape:
+    """The shape that the tensors among the parameters have together; ``()`` where all are floats."""
+    shapes = [p.shape for p in params if isinstance(p, Tensor)]
+    return tuple(shapes[0]) if len(shapes) == 1 else tuple(torch.broadcast_shapes(*shapes))
+
+
+def require_same(family: Family, what: str, got: Sequence[int], declared: Sequence[int]) -> None:
+    """Raise `ShapeError` unless the two shapes, ``what`` got and what the parameters declare, are equal."""
+    if tuple(got) != tuple(declared):
+        raise ShapeError(
+            f"{family.name}: {what} and the parameters have different shapes, and nothing is broadcast silently.\n"
+            + table(("variable", "declared", "got"), [(what, list(declared), list(got))])
+            + "\nGive both the same batch axes and the same event shape."
+        )
+
+
+def require_event(family: Family, shape: Shape | None) -> Shape:
+    """The event shape, which closed forms of constant parameters cannot do without."""
+    if shape is None:
+        raise FormulaError(
+            f"{family.name}: all parameters are numbers, so the event shape is unknown here. Declare shape=..."
+        )
+    return shape
+
+
+def split_head(family: str, head: Tensor, shape: Shape | None, names: Sequence[str]) -> tuple[Tensor, ...]:
+    """Split a head along its last axis into equal pieces, one for each name, and give each the event ``shape``."""
+    k = len(names)
+    if shape is None:
+        if head.ndim and head.shape[-1] % k == 0:
+            return (head,) if k == 1 else head.chunk(k, -1)
+        raise _head_error(family, head, names, None, [f"[..., {k}·n]"])
+    if head.ndim and head.shape[-1] == k * math.prod(shape):
+        pieces = (head,) if k == 1 else head.chunk(k, -1)
+        return pieces if len(shape) == 1 else tuple(p.reshape(*p.shape[:-1], *shape) for p in pieces)
+    structured = (*shape[:-1], k * shape[-1]) if shape else (k,)
+    if tuple(head.shape[-len(structured) :]) == structured:
+        return (head,) if k == 1 else head.chunk(k, -1)
+    expected = [(k * math.prod(shape),)] + ([structured] if len(shape) > 1 else [])
+    raise _head_error(family, head, names, shape, [f"[..., {', '.join(map(str, e))}]" for e in expected])
+
+
+def _head_error(
+    family: str, head: Tensor, names: Sequence[str], shape: Shape | None, expected: Sequence[str]
+) -> HeadError:
+    rows = [(shape if shape is not None else "not declared", " or ".join(expected), list(head.shape))]
+    count = math.prod(shape) if shape is not None else None
+    advice = f"Make the network end in {len(names) * count} features" if count is not None else "Change the network"
+    return HeadError(
+        f"{family}: the head does not split into {', '.join(names)}.\n"
+        + table(("event shape", "expected head", "got head"), rows)
+        + f"\n{advice}, declare another shape=..., or fix a parameter by keyword."
+    )
+
+
+def uniform(
+    shape: Shape, dtype: torch.dtype | None, device: torch.device | str | None, generator: torch.Generator | None
+) -> Tensor:
+    """Uniform noise in [0, 1), in float32 at least: the grid of half precision is too coarse to compare with."""
+    dtype = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+    return torch.rand(shape, dtype=dtype, device=device, generator=generator)
+
+
+# --------------------------------------------------------------------------------------------- classes
+
+
+def log_mix(logits: Tensor, unimix: float) -> Tensor:
+    """Normalised log-probabilities of ``(1 - unimix)·softmax(logits) + unimix/K``, over the last axis, all finite.
+
+    A class that is masked by a logit of -inf gets the lowest finite number, so that 0·log 0 stays 0 in the sums.
+    """
+    logits = wide(logits)
+    if unimix == 0.0:
+        return logits.log_softmax(-1).clamp_min(torch.finfo(logits.dtype).min)
+    return affine(logits.softmax(-1), 1.0 - unimix, unimix / logits.shape[-1]).log()
+
+
+def log_probs(probs: Tensor) -> Tensor:
+    """Logits of given probabilities; a probability of 0 becomes the smallest positive number."""
+    probs = wide(probs)
+    return probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
+
+
+def draw_class(probs: Tensor, noise: Tensor) -> Tensor:
+    """Class indices (int64) by inverting the cumulative distribution over the last axis at uniform ``noise``.
+
+    ``noise`` lacks the class axis and may have further leading axes. A class of probability 0 is never drawn: the
+    noise is kept just below the rounded total.
+    """
+    cumulative = probs.cumsum(-1)
+    ceiling = cumulative[..., -1] * (1.0 - 4.0 * torch.finfo(probs.dtype).eps)
+    return (cumulative[..., :-1] <= (noise * ceiling).unsqueeze(-1)).sum(-1)

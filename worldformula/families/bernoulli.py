@@ -1,0 +1,138 @@
+"""The Bernoulli distribution over events of independent 0/1 axes, with parameter ``logits`` = log p/(1-p).
+
+    log p(x) = x·log σ(l) + (1-x)·log σ(-l),   summed over the event
+
+The value may be any number in [0, 1]: on grey levels this is the usual binary cross-entropy, which is not a density.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldformula.errors import HeadError
+from worldformula.families.base import (
+    Family,
+    Parameter,
+    Params,
+    Shape,
+    Symbol,
+    register_kl,
+    require_event,
+    require_same,
+    total,
+    uniform,
+    wide,
+    widen,
+)
+
+
+@dataclass(frozen=True)
+class BernoulliFamily(Family):
+    """Bernoulli with one logit for each axis element; ``probs`` is accepted by name (clamped by one epsilon).
+
+    Samples are floats 0 or 1 without a gradient; `straight_through` gives them the gradient of the probabilities.
+    """
+
+    name: ClassVar[str] = "bernoulli"
+    symbol: ClassVar[Symbol] = Symbol("Bernoulli", r"\mathrm{Bernoulli}")
+    parameters: ClassVar[tuple[str, ...]] = ("logits",)
+    alternatives: ClassVar[Mapping[str, str]] = MappingProxyType({"probs": "logits"})
+    gradients: ClassVar[tuple[str, ...]] = ("straight-through", "score")
+    biased: ClassVar[tuple[str, ...]] = ("straight-through",)
+    default_rank: ClassVar[int] = 1
+    reference: ClassVar[str] = "torch.distributions:Bernoulli"
+
+    def convert(self, name: str, value: Parameter, shape: Shape | None) -> Parameter:
+        if name != "probs":
+            return value
+        if isinstance(value, Tensor):
+            value = wide(value)
+            return torch.logit(value, eps=torch.finfo(value.dtype).eps)
+        if not 0.0 < value < 1.0:
+            raise HeadError(f"bernoulli: probs as a number must lie strictly between 0 and 1, got {value}.")
+        return math.log(value) - math.log1p(-value)
+
+    def constants(self, shape: Shape) -> dict[str, Parameter]:
+        return {"logits": 0.0}
+
+    def noise(
+        self, shape: Shape, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:  # fmt: skip
+        return uniform(shape, dtype, device, generator)
+
+    def sample(self, params: Params, noise: Tensor) -> Tensor:
+        return (noise < self.mean(params)).to(noise.dtype)
+
+    def straight_through(self, params: Params, noise: Tensor) -> Tensor:
+        """A sample whose gradient is that of the probabilities (Bengio et al., arXiv 1308.3432): biased."""
+        probs = self.mean(params)
+        sample = (noise < probs).to(noise.dtype)
+        return sample + (probs - probs.detach()) if isinstance(probs, Tensor) else sample
+
+    def mode(self, params: Params) -> Parameter:
+        (logits,) = params
+        return (logits > 0.0).to(logits.dtype) if isinstance(logits, Tensor) else float(logits > 0.0)
+
+    def mean(self, params: Params) -> Parameter:
+        (logits,) = params
+        return logits.sigmoid() if isinstance(logits, Tensor) else _sigmoid(logits)
+
+    def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
+        (logits,) = widen(params)
+        if isinstance(logits, Tensor):
+            require_same(self, "the value", value.shape, logits.shape)
+            return -_cross_entropy(logits, value.to(logits.dtype), rank)
+        value = wide(value) if value.is_floating_point() else value.to(torch.get_default_dtype())
+        return -_cross_entropy(torch.full_like(value, logits), value, rank)
+
+    def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+        (logits,) = widen(params)
+        if isinstance(logits, Tensor):
+            return _cross_entropy(logits, logits.sigmoid(), rank)
+        return _constant_entropy(logits) * math.prod(require_event(self, shape))
+
+    def kl(self, q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+        return kl_bernoulli(q_params, p_params, rank, shape)
+
+
+bernoulli = BernoulliFamily()
+
+
+@register_kl(BernoulliFamily, BernoulliFamily)
+def kl_bernoulli(q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+    """KL between Bernoullis: σ(q)·(q - p) + softplus(p) - softplus(q), summed over the last ``rank`` axes."""
+    (q,), (p,) = widen(q_params), widen(p_params)
+    if isinstance(q, Tensor):
+        if isinstance(p, Tensor):
+            require_same(bernoulli, "q", q.shape, p.shape)
+            return total(torch.addcmul(F.softplus(p) - F.softplus(q), q.sigmoid(), q - p), rank)
+        return total(torch.addcmul(_softplus(p) - F.softplus(q), q.sigmoid(), q if p == 0.0 else q - p), rank)
+    if isinstance(p, Tensor):
+        return total(F.softplus(p).sub(p, alpha=_sigmoid(q)) - _constant_entropy(q), rank)
+    each = _sigmoid(q) * (q - p) + _softplus(p) - _softplus(q)
+    return each * math.prod(require_event(bernoulli, shape))
+
+
+def _cross_entropy(logits: Tensor, target: Tensor, rank: int) -> Tensor:
+    return total(F.binary_cross_entropy_with_logits(logits, target, reduction="none"), rank)
+
+
+def _sigmoid(logit: float) -> float:
+    return 1.0 / (1.0 + math.exp(-logit)) if logit >= 0.0 else math.exp(logit) / (1.0 + math.exp(logit))
+
+
+def _softplus(logit: float) -> float:
+    return max(logit, 0.0) + math.log1p(math.exp(-abs(logit)))
+
+
+def _constant_entropy(logit: float) -> float:
+    return _softplus(logit) - logit * _sigmoid(logit)

@@ -1,0 +1,161 @@
+"""The Categorical distribution over class numbers 0 … K-1 (int64), with parameter ``logits`` on one further axis.
+
+    log p(x) = logits[x],   logits normalised, so that Σ exp logits = 1
+
+Use `one_hot` where the sample must be a vector that a network can differentiate through.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from worldformula.errors import ConfigError, FormulaError, HeadError
+from worldformula.families.base import (
+    NOTHING,
+    Family,
+    Parameter,
+    Params,
+    Shape,
+    Symbol,
+    draw_class,
+    log_mix,
+    log_probs,
+    register_kl,
+    require_event,
+    require_same,
+    split_head,
+    total,
+    uniform,
+    wide,
+)
+
+
+@dataclass(frozen=True)
+class CategoricalFamily(Family):
+    """Categorical with normalised log-probabilities ``logits`` of shape ``(*batch, *event, K)``.
+
+    ``unimix`` mixes that much of the uniform distribution in. ``classes`` declares K, for a flat head over an event
+    with axes and for the standard (uniform) distribution; otherwise K is whatever the head's last axis has.
+    """
+
+    unimix: float = 0.0
+    classes: int | None = None
+
+    name: ClassVar[str] = "categorical"
+    symbol: ClassVar[Symbol] = Symbol("Categorical", r"\mathrm{Cat}")
+    parameters: ClassVar[tuple[str, ...]] = ("logits",)
+    alternatives: ClassVar[Mapping[str, str]] = MappingProxyType({"probs": "logits"})
+    gradients: ClassVar[tuple[str, ...]] = ("score",)
+    default_rank: ClassVar[int] = 0
+    class_axes: ClassVar[int] = 1
+    reference: ClassVar[str] = "torch.distributions:Categorical"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.unimix < 1.0:
+            raise ConfigError(f"categorical: unimix is a share of probability in [0, 1), got {self.unimix}.")
+        if self.classes is not None and self.classes < 1:
+            raise ConfigError(f"categorical: classes must be at least 1, got {self.classes}.")
+
+    def split(self, head: Tensor, shape: Shape | None, names: Sequence[str]) -> tuple[Tensor, ...]:
+        if self.classes is not None:
+            return split_head(self.name, head, (*(shape or ()), self.classes), names)
+        shape = shape or ()
+        if head.ndim and math.prod(shape) == 1:
+            return (head.reshape(*head.shape[:-1], *shape, head.shape[-1]) if shape else head,)
+        if head.ndim > len(shape) and tuple(head.shape[-1 - len(shape) : -1]) == shape:
+            return (head,)
+        sizes = ", ".join(map(str, (*shape, "K")))
+        raise HeadError(
+            f"categorical: expected a head [..., {sizes}] for the event shape {shape} and K classes, got "
+            f"{list(head.shape)}. Reshape the network's output, or declare classes=K and let it end flat."
+        )
+
+    def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:
+        return (log_mix(pieces[0], self.unimix),)
+
+    def convert(self, name: str, value: Parameter, shape: Shape | None) -> Parameter:
+        if isinstance(value, Tensor):
+            return log_mix(log_probs(value) if name == "probs" else value, self.unimix)
+        return self.constants(shape or ())["logits"]
+
+    def constants(self, shape: Shape) -> dict[str, Parameter]:
+        if self.classes is None:
+            raise HeadError(
+                "categorical: the number of classes of the standard distribution is unknown. Declare classes=K, or "
+                "give logits= or probs= as a tensor."
+            )
+        return {"logits": -math.log(self.classes)}
+
+    def head_width(self, shape: Shape, fixed: Mapping[str, Parameter] = NOTHING) -> int | None:
+        if fixed:
+            return 0
+        return None if self.classes is None else math.prod(shape) * self.classes
+
+    def noise(
+        self, shape: Shape, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:  # fmt: skip
+        return uniform(shape, dtype, device, generator)
+
+    def sample(self, params: Params, noise: Tensor) -> Tensor:
+        (logits,) = params
+        if isinstance(logits, Tensor):
+            return draw_class(logits.detach().exp(), noise)
+        return (noise * round(math.exp(-logits))).long()
+
+    def mode(self, params: Params) -> Parameter:
+        (logits,) = params
+        if isinstance(logits, Tensor):
+            return logits.argmax(-1)
+        raise FormulaError("categorical: the uniform distribution has no mode. Sample it, or give it logits.")
+
+    def mean(self, params: Params) -> Parameter:
+        raise FormulaError("categorical: class numbers have no mean. Use the mode, or OneHot, whose mean is probs.")
+
+    def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
+        (logits,) = params
+        if value.is_floating_point():
+            raise FormulaError(
+                f"categorical: a value is a class number of an integer type, got {value.dtype}. Convert it by "
+                f".long(), or use OneHot for vectors."
+            )
+        if isinstance(logits, Tensor):
+            require_same(self, "the value", value.shape, logits.shape[:-1])
+            index = value if value.dtype is torch.int64 else value.long()
+            return total(wide(logits).gather(-1, index.unsqueeze(-1)).squeeze(-1), rank)
+        return total(torch.full(value.shape, logits, device=value.device), rank)
+
+    def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+        (logits,) = params
+        if isinstance(logits, Tensor):
+            logits = wide(logits)
+            return -total(logits.exp() * logits, rank + 1)
+        return -logits * math.prod(require_event(self, shape))
+
+    def kl(self, q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+        return kl_categorical(q_params, p_params, rank, shape)
+
+
+categorical = CategoricalFamily()
+
+
+@register_kl(CategoricalFamily, CategoricalFamily)
+def kl_categorical(q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+    """KL between Categoricals, summed over the classes and the last ``rank`` axes of the value."""
+    (q,), (p,) = q_params, p_params
+    if isinstance(q, Tensor):
+        q = wide(q)
+        if isinstance(p, Tensor):
+            require_same(categorical, "q", q.shape, p.shape)
+            p = wide(p)
+        return total(q.exp() * (q - p), rank + 1)
+    if isinstance(p, Tensor):
+        return total((q - wide(p)) * math.exp(q), rank + 1)
+    return (q - p) * math.prod(require_event(categorical, shape))

@@ -1,0 +1,147 @@
+"""The diagonal Normal distribution: ``N(x; loc, scale²)``, independent over the axes of an event.
+
+    log p(x) = -½·((x - loc)/scale)² - log scale - ½·log 2π
+    H        = log scale + ½·log 2πe
+    KL(q‖p)  = ½·(r² + d² - 1) - log r,   r = scale_q/scale_p,  d = (loc_q - loc_p)/scale_p
+
+each summed over the event. The closed KL is appendix B of Kingma and Welling, *Auto-Encoding Variational Bayes*
+(arXiv 1312.6114) for a standard p.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldformula.errors import ConfigError, HeadError
+from worldformula.families.base import (
+    Family,
+    Parameter,
+    Params,
+    Shape,
+    Symbol,
+    affine,
+    register_kl,
+    require_event,
+    require_same,
+    shape_of,
+    size,
+    total,
+    wide,
+    widen,
+)
+
+HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+
+
+@dataclass(frozen=True)
+class NormalFamily(Family):
+    """Normal with parameters ``loc`` and ``scale``; of a head, scale = softplus(·) + ``min_scale``.
+
+    With ``scale=1.0`` fixed, ``-log_prob`` is half the squared error plus a constant.
+    """
+
+    min_scale: float = 0.0
+
+    name: ClassVar[str] = "normal"
+    symbol: ClassVar[Symbol] = Symbol("N", r"\mathcal{N}")
+    parameters: ClassVar[tuple[str, ...]] = ("loc", "scale")
+    reparametrised: ClassVar[bool] = True
+    estimator: ClassVar[str | None] = "reparametrised"
+    gradients: ClassVar[tuple[str, ...]] = ("reparametrised",)
+    default_rank: ClassVar[int] = 1
+    reference: ClassVar[str] = "torch.distributions:Normal"
+
+    def __post_init__(self) -> None:
+        if not self.min_scale >= 0.0:
+            raise ConfigError(f"normal: min_scale must not be negative, got {self.min_scale}.")
+
+    def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:
+        if names[-1] != "scale":
+            return pieces
+        scale = F.softplus(pieces[-1])
+        return (*pieces[:-1], scale + self.min_scale if self.min_scale else scale)
+
+    def convert(self, name: str, value: Parameter, shape: Shape | None) -> Parameter:
+        if name == "scale" and isinstance(value, float) and not value > 0.0:
+            raise HeadError(f"normal: the scale is a standard deviation and must be positive, got {value}.")
+        return value
+
+    def constants(self, shape: Shape) -> dict[str, Parameter]:
+        return {"loc": 0.0, "scale": 1.0}
+
+    def noise(
+        self, shape: Shape, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:  # fmt: skip
+        return torch.randn(shape, dtype=dtype, device=device, generator=generator)
+
+    def sample(self, params: Params, noise: Tensor) -> Tensor:
+        loc, scale = params
+        if isinstance(scale, Tensor):
+            return loc + scale * noise
+        if isinstance(loc, Tensor):
+            return torch.add(loc, noise, alpha=scale)
+        return affine(noise, scale, loc)
+
+    def mode(self, params: Params) -> Parameter:
+        return params[0]
+
+    def mean(self, params: Params) -> Parameter:
+        return params[0]
+
+    def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
+        loc, scale = widen(params)
+        if isinstance(loc, Tensor) or isinstance(scale, Tensor):
+            require_same(self, "the value", value.shape, shape_of(params))
+        value = wide(value)
+        centred = value if isinstance(loc, float) and loc == 0.0 else value - loc
+        constant = -HALF_LOG_2PI * size(value, rank)
+        if isinstance(scale, Tensor):
+            z = centred / scale
+            return affine(total(torch.addcmul(scale.log(), z, z, value=0.5), rank), -1.0, constant)
+        constant -= math.log(scale) * size(value, rank)
+        return affine(total(centred * centred, rank), -0.5 / (scale * scale), constant)
+
+    def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+        loc, scale = widen(params)
+        if isinstance(scale, Tensor):
+            log_scale, full = scale.log(), shape_of(params)
+            log_scale = log_scale if log_scale.shape == full else log_scale.expand(full)
+            return affine(total(log_scale, rank), 1.0, (HALF_LOG_2PI + 0.5) * size(log_scale, rank))
+        each = HALF_LOG_2PI + 0.5 + math.log(scale)
+        if isinstance(loc, Tensor):
+            return loc.new_full(loc.shape[: loc.ndim - rank], each * size(loc, rank))
+        return each * math.prod(require_event(self, shape))
+
+    def kl(self, q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+        return kl_normal(q_params, p_params, rank, shape)
+
+
+normal = NormalFamily()
+
+
+@register_kl(NormalFamily, NormalFamily)
+def kl_normal(q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+    """KL between Normals in nats, summed over the last ``rank`` axes; constants take the short forms."""
+    if all(any(isinstance(x, Tensor) for x in params) for params in (q_params, p_params)):
+        require_same(normal, "q", shape_of(q_params), shape_of(p_params))
+    (q_loc, q_scale), (p_loc, p_scale) = widen(q_params), widen(p_params)
+    ratio = q_scale if isinstance(p_scale, float) and p_scale == 1.0 else q_scale / p_scale
+    shift = q_loc if isinstance(p_loc, float) and p_loc == 0.0 else q_loc - p_loc
+    shift = shift if isinstance(p_scale, float) and p_scale == 1.0 else shift / p_scale
+    if isinstance(ratio, Tensor):
+        squares = torch.addcmul(ratio * ratio, shift, shift) if isinstance(shift, Tensor) else ratio * ratio
+        rest = 1.0 if isinstance(shift, Tensor) else 1.0 - shift * shift
+        terms = squares.sub(ratio.log(), alpha=2.0)
+        return affine(total(terms, rank), 0.5, -0.5 * rest * size(terms, rank))
+    rest = 0.5 * (1.0 - ratio * ratio) + math.log(ratio)
+    if isinstance(shift, Tensor):
+        return affine(total(shift * shift, rank), 0.5, -rest * size(shift, rank))
+    return (0.5 * shift * shift - rest) * math.prod(require_event(normal, shape))

@@ -1,0 +1,145 @@
+"""The one-hot categorical distribution: a vector of K entries, one of them 1, over the last axis of an event.
+
+An event ``(G, K)`` is G independent groups of K classes, as in DreamerV2 and V3 (Hafner et al., arXiv 2010.02193,
+2301.04104). ``unimix`` mixes that much of the uniform distribution into the probabilities (DreamerV3: 0.01); sample,
+density, KL and entropy all use the mixture. Samples carry the straight-through gradient of the mixed probabilities.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from worldformula.errors import ConfigError, FormulaError, HeadError
+from worldformula.families.base import (
+    Family,
+    Parameter,
+    Params,
+    Shape,
+    Symbol,
+    log_mix,
+    log_probs,
+    register_kl,
+    require_event,
+    require_same,
+    total,
+    uniform,
+    wide,
+)
+
+
+@dataclass(frozen=True)
+class OneHotFamily(Family):
+    """One-hot with parameter ``logits``: the log of the mixed, normalised probabilities over the last axis."""
+
+    unimix: float = 0.0
+
+    name: ClassVar[str] = "one_hot"
+    symbol: ClassVar[Symbol] = Symbol("OneHot", r"\mathrm{OneHot}")
+    parameters: ClassVar[tuple[str, ...]] = ("logits",)
+    alternatives: ClassVar[Mapping[str, str]] = MappingProxyType({"probs": "logits"})
+    reparametrised: ClassVar[bool] = True
+    estimator: ClassVar[str | None] = "straight-through"
+    gradients: ClassVar[tuple[str, ...]] = ("straight-through",)
+    biased: ClassVar[tuple[str, ...]] = ("straight-through",)
+    default_rank: ClassVar[int] = 1
+    reference: ClassVar[str] = "torch.distributions:OneHotCategorical"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.unimix < 1.0:
+            raise ConfigError(f"one_hot: unimix is a share of probability in [0, 1), got {self.unimix}.")
+
+    def split(self, head: Tensor, shape: Shape | None, names: Sequence[str]) -> tuple[Tensor, ...]:
+        if shape == ():
+            raise HeadError("one_hot: an event needs a class axis. Declare shape=K or shape=(G, K), not ().")
+        return super().split(head, shape, names)
+
+    def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:
+        return (log_mix(pieces[0], self.unimix),)
+
+    def convert(self, name: str, value: Parameter, shape: Shape | None) -> Parameter:
+        if isinstance(value, Tensor):
+            return log_mix(log_probs(value) if name == "probs" else value, self.unimix)
+        if not shape:
+            raise HeadError(f"one_hot: {name} as one number is the uniform distribution; declare shape=K for it.")
+        return -math.log(shape[-1])
+
+    def constants(self, shape: Shape) -> dict[str, Parameter]:
+        if not shape:
+            raise HeadError("one_hot: an event needs a class axis. Declare shape=K or shape=(G, K), not ().")
+        return {"logits": -math.log(shape[-1])}
+
+    def noise(
+        self, shape: Shape, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Gumbel noise: the largest of logits + noise is a sample of the classes. Always finite."""
+        u = uniform(shape, dtype, device, generator)
+        noise = -torch.log(-torch.log(u.clamp_min(torch.finfo(u.dtype).tiny)))
+        return noise if dtype is None else noise.to(dtype)
+
+    def sample(self, params: Params, noise: Tensor) -> Tensor:
+        """The one-hot of argmax(logits + noise), exactly 0 and 1, in the noise's dtype; gradient of the probs."""
+        (logits,) = params
+        hard = _one_hot(logits.detach() + noise if isinstance(logits, Tensor) else noise, noise.dtype)
+        if not (isinstance(logits, Tensor) and torch.is_grad_enabled()):
+            return hard
+        probs = logits.exp()
+        # The bracket is exactly zero, so the sample stays exactly one-hot.
+        return hard + (probs - probs.detach()).to(noise.dtype)
+
+    def mode(self, params: Params) -> Parameter:
+        (logits,) = params
+        if isinstance(logits, Tensor):
+            return _one_hot(logits, logits.dtype)
+        raise FormulaError("one_hot: the uniform distribution has no mode. Sample it, or give it logits.")
+
+    def mean(self, params: Params) -> Parameter:
+        (logits,) = params
+        return logits.exp() if isinstance(logits, Tensor) else math.exp(logits)
+
+    def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
+        (logits,) = params
+        if isinstance(logits, Tensor):
+            require_same(self, "the value", value.shape, logits.shape)
+            return total(wide(logits) * value, rank)
+        return total(wide(value), rank) * logits
+
+    def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+        (logits,) = params
+        if isinstance(logits, Tensor):
+            logits = wide(logits)
+            return -total(logits.exp() * logits, rank)
+        return -logits * math.prod(require_event(self, shape)[:-1])
+
+    def kl(self, q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+        return kl_one_hot(q_params, p_params, rank, shape)
+
+
+one_hot = OneHotFamily()
+
+
+@register_kl(OneHotFamily, OneHotFamily)
+def kl_one_hot(q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+    """KL between one-hots, summed over the last ``rank`` axes, classes and groups: ``(G, K)`` has rank 2."""
+    (q,), (p,) = q_params, p_params
+    if isinstance(q, Tensor):
+        q = wide(q)
+        if isinstance(p, Tensor):
+            require_same(one_hot, "q", q.shape, p.shape)
+            p = wide(p)
+        return total(q.exp() * (q - p), rank)
+    if isinstance(p, Tensor):
+        return total((q - wide(p)) * math.exp(q), rank)
+    return (q - p) * math.prod(require_event(one_hot, shape)[:-1])
+
+
+def _one_hot(scores: Tensor, dtype: torch.dtype) -> Tensor:
+    index = scores.argmax(-1, keepdim=True)
+    return torch.scatter(torch.zeros_like(scores, dtype=dtype), -1, index, 1.0)

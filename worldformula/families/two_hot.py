@@ -1,0 +1,179 @@
+"""The two-hot distribution of DreamerV3 (Hafner et al., arXiv 2301.04104) for one real number per element.
+
+``bins`` numbers stand on a symexp grid, ``b_k = symexp(low + k·step)`` with ``symexp(y) = sign(y)·(e^|y| - 1)``: fine
+around zero, coarse far out. The head gives one logit for each. A value x between two *real-space* neighbours weighs
+
+    w_{k+1} = (x - b_k)/(b_{k+1} - b_k),  w_k = 1 - w_{k+1},     log p(x) = Σ_k w_k·log softmax(logits)_k
+
+so ``-log_prob`` is the cross-entropy, which at zero logits is log(bins). The mean is Σ_k p_k·b_k; for the symmetric
+grid it pairs mirrored bins, so it is exactly 0 at zero logits although the outer bins are ±5e8.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from worldformula.errors import ConfigError
+from worldformula.families.base import (
+    NOTHING,
+    Family,
+    Parameter,
+    Params,
+    Shape,
+    Symbol,
+    affine,
+    draw_class,
+    log_probs,
+    require_event,
+    require_same,
+    split_head,
+    total,
+    uniform,
+    wide,
+)
+
+
+@dataclass(frozen=True)
+class TwoHotFamily(Family):
+    """Two-hot with parameter ``logits`` of shape ``(*batch, *event, bins)``, not normalised.
+
+    ``low`` and ``high`` are the ends of the grid before symexp. Values beyond the outer bins count as the outer bin.
+    A sample is the value of one drawn bin and carries no gradient.
+    """
+
+    bins: int = 255
+    low: float = -20.0
+    high: float = 20.0
+
+    name: ClassVar[str] = "two_hot"
+    symbol: ClassVar[Symbol] = Symbol("TwoHot", r"\mathrm{TwoHot}")
+    parameters: ClassVar[tuple[str, ...]] = ("logits",)
+    alternatives: ClassVar[Mapping[str, str]] = MappingProxyType({"probs": "logits"})
+    default_rank: ClassVar[int] = 0
+    class_axes: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        if self.bins < 2 or not self.low < self.high:
+            got = f"{self.bins} bins from {self.low} to {self.high}"
+            raise ConfigError(f"two_hot: expected at least 2 bins and low < high, got {got}.")
+
+    @property
+    def step(self) -> float:
+        """Distance of neighbouring bins before symexp."""
+        return (self.high - self.low) / (self.bins - 1)
+
+    @property
+    def _centre(self) -> float:
+        return 0.5 * (self.low + self.high)
+
+    @property
+    def _offset(self) -> float:
+        """½ for an even number of bins, where the centre lies between two of them."""
+        return 0.0 if self.bins % 2 else 0.5
+
+    def split(self, head: Tensor, shape: Shape | None, names: Sequence[str]) -> tuple[Tensor, ...]:
+        return split_head(self.name, head, (*(shape or ()), self.bins), names)
+
+    def convert(self, name: str, value: Parameter, shape: Shape | None) -> Parameter:
+        if isinstance(value, Tensor):
+            return log_probs(value) if name == "probs" else value
+        return -math.log(self.bins)
+
+    def constants(self, shape: Shape) -> dict[str, Parameter]:
+        return {"logits": -math.log(self.bins)}
+
+    def head_width(self, shape: Shape, fixed: Mapping[str, Parameter] = NOTHING) -> int | None:
+        return 0 if fixed else math.prod(shape) * self.bins
+
+    def noise(
+        self, shape: Shape, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:  # fmt: skip
+        return uniform(shape, dtype, device, generator)
+
+    def value_of(self, index: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The real number of a bin, ``index`` counted from 0: ``symexp(low + index·step)``."""
+        return self._value(affine(index.to(dtype), 1.0, -float(self.bins // 2)))
+
+    def _value(self, centred: Tensor) -> Tensor:
+        """Bins counted from the centre, so that the middle one is exactly 0 and the others mirror each other."""
+        y = affine(affine(centred, 1.0, self._offset), self.step, self._centre)
+        return torch.copysign(torch.expm1(y.abs()), y)
+
+    def sample(self, params: Params, noise: Tensor) -> Tensor:
+        (logits,) = params
+        if isinstance(logits, Tensor):
+            index = draw_class(wide(logits.detach()).softmax(-1), noise)
+        else:
+            index = (noise * self.bins).long()
+        return self.value_of(index, noise.dtype)
+
+    def mode(self, params: Params) -> Parameter:
+        (logits,) = params
+        return self.value_of(logits.argmax(-1), wide(logits).dtype) if isinstance(logits, Tensor) else 0.0
+
+    def mean(self, params: Params) -> Parameter:
+        """Σ p·b in float32 at least; for a symmetric grid Σ (p_{+k} - p_{-k})·b_k over the upper half."""
+        (logits,) = params
+        if not isinstance(logits, Tensor):
+            return 0.0 if self._centre == 0.0 else self._constant_mean()
+        probs = wide(logits).softmax(-1)
+        half = self.bins // 2
+        if self._centre != 0.0:
+            return (probs * self.value_of(torch.arange(self.bins, device=probs.device), probs.dtype)).sum(-1)
+        upper = torch.linspace(
+            self.high - (half - 1) * self.step, self.high, half, dtype=probs.dtype, device=probs.device
+        ).expm1()
+        return ((probs[..., self.bins - half :] - probs[..., :half].flip(-1)) * upper).sum(-1)
+
+    def _constant_mean(self) -> float:
+        grid = (self.low + k * self.step for k in range(self.bins))
+        return sum(math.copysign(math.expm1(abs(y)), y) for y in grid) / self.bins
+
+    def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
+        (logits,) = params
+        if not isinstance(logits, Tensor):
+            return total(torch.full(value.shape, logits, device=value.device), rank)
+        require_same(self, "the value", value.shape, logits.shape[:-1])
+        index, weight = self.neighbours(value.to(wide(logits).dtype))
+        both = wide(logits).log_softmax(-1).gather(-1, torch.stack((index, index + 1), -1))
+        return total(torch.lerp(both[..., 0], both[..., 1], weight), rank)
+
+    def neighbours(self, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Index of the bin below each value, and the weight of the bin above it; the bin below has the rest."""
+        symlog = torch.copysign(torch.log1p(value.abs()), value)
+        half = self.bins // 2
+        below = affine(symlog, 1.0 / self.step, -self._offset - self._centre / self.step).floor()
+        below = below.clamp(-half, self.bins - half - 2)
+        lower, upper = self._value(below), self._value(below + 1.0)
+        return (below + half).long(), ((value - lower) / (upper - lower)).clamp(0.0, 1.0)
+
+    def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+        (logits,) = params
+        if isinstance(logits, Tensor):
+            logs = wide(logits).log_softmax(-1)
+            return -total(logs.exp() * logs, rank + 1)
+        return -logits * math.prod(require_event(self, shape))
+
+    def kl(self, q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+        """KL of the distributions over the bins, which are the same for q and p."""
+        (q,), (p,) = q_params, p_params
+        if isinstance(q, Tensor) and isinstance(p, Tensor):
+            require_same(self, "q", q.shape, p.shape)
+        q = wide(q).log_softmax(-1) if isinstance(q, Tensor) else q
+        p = wide(p).log_softmax(-1) if isinstance(p, Tensor) else p
+        if isinstance(q, Tensor):
+            return total(q.exp() * (q - p), rank + 1)
+        if isinstance(p, Tensor):
+            return total((q - p) * math.exp(q), rank + 1)
+        return (q - p) * math.prod(require_event(self, shape))
+
+
+two_hot = TwoHotFamily()
