@@ -1,0 +1,39 @@
+"""Choosing the device, and saying which one in the first line of a run."""
+
+from __future__ import annotations
+
+import platform
+
+import torch
+
+from worldformula.errors import ConfigError, near
+
+KINDS = ("auto", "cpu", "cuda", "mps")
+
+
+def choose(name: str = "auto") -> torch.device:
+    """The device called ``name``: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: the first of CUDA, MPS, CPU.
+
+    Raises:
+        ConfigError: no such kind of device, or this machine (or this build of torch) has none.
+    """
+    kind, _, index = name.partition(":")
+    if kind not in KINDS or (index and not index.isdigit()):
+        raise ConfigError(f"device={name!r} is not one of {', '.join(KINDS)}, cuda:N.{near(name, KINDS)}")
+    has = {"auto": True, "cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not has[kind]:
+        raise ConfigError(
+            f"device={name!r}, but torch {torch.__version__} finds no such device here. Write device=auto."
+        )
+    if kind == "cuda" and index and int(index) >= torch.cuda.device_count():
+        raise ConfigError(f"device={name!r}, but this machine has {torch.cuda.device_count()} CUDA device(s).")
+    if kind == "auto":
+        kind = next(k for k in ("cuda", "mps", "cpu") if has[k])
+    return torch.device(f"{kind}:{index}" if index else kind)
+
+
+def describe(device: torch.device) -> str:
+    """``cuda (NVIDIA H200)``, ``cpu (x86_64)``: what a run says about where it runs."""
+    if device.type == "cuda":
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({platform.machine()})"

@@ -1,0 +1,209 @@
+"""The folder of a run: what it is (`config.json`), what happened (`metrics.jsonl`), and what to go on from.
+
+config.json      every setting, resolved
+metrics.jsonl    one line of numbers per log step; no clock in it, so equal runs write equal files
+timing.jsonl     the seconds that belong to those lines
+tensorboard/     the same numbers as events, where TensorBoard is installed
+checkpoints/     see `worldformula.training.checkpoint`
+replay/          the rows of experience
+videos/, report.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from worldformula.errors import NonFiniteError, RunFolderError
+
+
+class RunFolder:
+    """The paths of one run, and the files that are not checkpoints."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.json"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.timing_file = self.path / "timing.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.replay = self.path / "replay"
+        self.videos = self.path / "videos"
+        self.tensorboard = self.path / "tensorboard"
+        self.report = self.path / "report.html"
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run was started here."""
+        return self.config_file.is_file()
+
+    def create(self, config: Mapping[str, Any]) -> None:
+        """Makes the folder and writes the configuration.
+
+        Raises:
+            RunFolderError: the folder cannot be written, or holds files of something else.
+        """
+        with _writing(self.path):
+            if self.path.is_dir() and not self.exists and any(p.name != ".lock" for p in self.path.iterdir()):
+                raise RunFolderError(f"{self.path} holds files, but no config.json of a run. Choose a new folder.")
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.videos.mkdir(exist_ok=True)
+            draft = self.config_file.with_suffix(".draft")
+            with draft.open("w", encoding="utf-8") as file:
+                file.write(json.dumps(config, indent=2) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(self.config_file)
+
+    def config(self) -> dict[str, Any]:
+        """What `config.json` holds.
+
+        Raises:
+            RunFolderError: there is no run here, or the file is damaged.
+        """
+        try:
+            values = json.loads(self.config_file.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise RunFolderError(f"{self.path} is not a run folder: it has no config.json") from error
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{self.config_file} cannot be read: {error}") from error
+        if not isinstance(values, dict):
+            raise RunFolderError(f"{self.config_file} cannot be read: expected an object, got {type(values).__name__}")
+        return values
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder for this process; the lock ends with the process, however it ends.
+
+        Raises:
+            RunFolderError: another process trains in this folder, or it cannot be written.
+        """
+        with _writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            file = (self.path / ".lock").open("w", encoding="utf-8")
+        with file:
+            if importlib.util.find_spec("fcntl"):  # elsewhere (Windows) the folder is not guarded
+                import fcntl
+
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise RunFolderError(
+                        f"another process is training in {self.path}; wait for it or stop it"
+                    ) from error
+            yield
+
+
+class Metrics:
+    """Appends numbers to `metrics.jsonl` (and `timing.jsonl`, and TensorBoard), going on at a known position.
+
+    Args:
+        folder: the run.
+        position: bytes of `metrics.jsonl` that count; what a killed run wrote behind them is cut off.
+        step: the step of that position.
+        tensorboard: write events too, if TensorBoard is installed.
+    """
+
+    def __init__(self, folder: RunFolder, *, position: int = 0, step: int = 0, tensorboard: bool = True) -> None:
+        self.folder = folder
+        with _writing(folder.path):
+            _cut(folder.metrics_file, position)
+            _cut(folder.timing_file, _lines_until(folder.timing_file, step))
+            self._lines: IO[str] = folder.metrics_file.open("a", encoding="utf-8")
+            self._timing: IO[str] = folder.timing_file.open("a", encoding="utf-8")
+        self._started = time.perf_counter()
+        self._events = _events(folder.tensorboard, step) if tensorboard else None
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """One line of numbers for one step.
+
+        Raises:
+            NonFiniteError: a number is NaN or infinite; the message names the first one.
+            RunFolderError: the disk is full or refuses.
+        """
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise NonFiniteError(
+                    f"{name} is {value} at step {step}. The last checkpoint is from before; look at the terms of the "
+                    "loss in metrics.jsonl, lower the learning rate, or check the environment's rewards."
+                )
+        with _writing(self.folder.path):
+            self._lines.write(json.dumps({"step": step, **values}) + "\n")
+            self._lines.flush()
+            self._timing.write(json.dumps({"step": step, "seconds": time.perf_counter() - self._started}) + "\n")
+            self._timing.flush()
+        if self._events is not None:
+            for name, value in values.items():
+                self._events.add_scalar(name, value, step)
+
+    def position(self) -> int:
+        """Bytes written so far, now on the disk: a checkpoint keeps this number."""
+        with _writing(self.folder.path):
+            self._lines.flush()
+            os.fsync(self._lines.fileno())
+            return self._lines.tell()
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._lines.close()
+        self._timing.close()
+        if self._events is not None:
+            self._events.close()
+
+    def __enter__(self) -> Metrics:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+
+def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
+    """The lines of a `metrics.jsonl`; a last line that a kill cut short is left out."""
+    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Turns what the system says about a folder into the library's error."""
+    try:
+        yield
+    except RunFolderError:
+        raise
+    except OSError as error:
+        raise RunFolderError(
+            f"the run folder {path} cannot be written: {error.strerror or error}. "
+            "Free some space, or choose another folder with --run."
+        ) from error
+
+
+def _cut(path: Path, size: int) -> None:
+    if path.exists() and path.stat().st_size > size:
+        os.truncate(path, size)
+
+
+def _lines_until(path: Path, step: int) -> int:
+    """Bytes of the leading lines that belong to steps up to ``step``."""
+    size = 0
+    if path.exists() and step:
+        for line in path.read_bytes().splitlines(keepends=True):
+            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+                break
+            size += len(line)
+    return size
+
+
+def _events(path: Path, step: int) -> Any:
+    """A TensorBoard writer that hides events behind ``step``; None where TensorBoard is not installed."""
+    if importlib.util.find_spec("tensorboard") is None:
+        return None
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(path), purge_step=step or None)

@@ -1,0 +1,233 @@
+"""Typed settings: frozen dataclasses, nested, changed by ``key=value`` texts and checked at every step.
+
+The same few functions serve the command line (``--set actor.entropy=1e-3``), its help, and ``config.json``.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import itertools
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, Union
+
+from worldformula.errors import ConfigError, near
+
+T = TypeVar("T")
+_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One leaf of a configuration: its dotted key, declared type, value, and what its field's docstring says."""
+
+    key: str
+    type: Any
+    value: Any
+    doc: str
+
+
+def leaves(config: Any, prefix: str = "") -> Iterator[Setting]:
+    """Every setting of a dataclass instance, nested ones under dotted keys, in the order they are written."""
+    hints, docs = typing.get_type_hints(type(config)), field_docs(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value, f"{prefix}{field.name}.")
+        else:
+            yield Setting(f"{prefix}{field.name}", hints[field.name], value, docs.get(field.name, ""))
+
+
+def override(config: T, settings: Sequence[str]) -> T:
+    """A copy of ``config`` with settings such as ``"env.num=8"`` applied, left to right.
+
+    Raises:
+        ConfigError: not of the form ``key=value``, an unknown key (with the near misses), or an impossible value.
+    """
+    for text in settings:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"expected key=value, got {text!r}; for example: --set steps=20000")
+        config = _replaced(config, key.strip().split("."), value.strip(), key.strip(), config)
+    return config
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Plain nested dicts, ready for JSON; tuples become lists."""
+    return {
+        field.name: to_dict(value) if dataclasses.is_dataclass(value) else _plain(value)
+        for field in dataclasses.fields(config)
+        for value in [getattr(config, field.name)]
+    }
+
+
+def from_dict(example: T, values: Mapping[str, Any], prefix: str = "") -> T:
+    """A configuration like ``example`` with the values of `to_dict`; a key that is absent keeps the example's value.
+
+    Raises:
+        ConfigError: a key that the class does not have, or an impossible value.
+    """
+    hints = typing.get_type_hints(type(example))
+    changes: dict[str, Any] = {}
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if name not in hints:
+            raise ConfigError(f"unknown setting {key!r}.{near(name, hints)}")
+        old = getattr(example, name)
+        nested = dataclasses.is_dataclass(old) and isinstance(value, Mapping)
+        changes[name] = from_dict(old, value, f"{key}.") if nested else convert(value, hints[name], key)
+    return _rebuilt(example, changes, prefix.rstrip("."))
+
+
+def differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
+    """The settings that differ, ``{"env.num": (8, 16)}``; a key that only one side has stands against None."""
+    before, after = ({s.key: s.value for s in leaves(config)} for config in (old, new))
+    keys = list(dict.fromkeys([*before, *after]))
+    return {k: (before.get(k), after.get(k)) for k in keys if before.get(k) != after.get(k)}
+
+
+def convert(value: Any, kind: Any, key: str) -> Any:
+    """``value`` (a text of the command line, or what JSON gave back) as the declared type ``kind``.
+
+    Raises:
+        ConfigError: it is none. Whole numbers may be written ``1e6``; a fraction is never rounded.
+    """
+    try:
+        return _convert(value, kind)
+    except (ValueError, TypeError, SyntaxError) as error:
+        raise ConfigError(f"{key} expects {type_name(kind)}, got {value!r}") from error
+
+
+def type_name(kind: Any) -> str:
+    """The words for a declared type: ``a whole number``, ``one of 'silu', 'relu'``."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Literal:
+        return "one of " + ", ".join(repr(a) for a in arguments)
+    if origin in (Union, types.UnionType):
+        return " or ".join("none" if a is type(None) else type_name(a) for a in arguments)
+    if origin is tuple:
+        inner = type_name(arguments[0]) if arguments else "a value"
+        return f"a list ({inner} each)" if Ellipsis in arguments else f"{len(arguments)} values"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+    return words.get(kind, getattr(kind, "__name__", str(kind)))
+
+
+def field_docs(cls: type) -> dict[str, str]:
+    """The string under each field of a dataclass, as one line each."""
+    try:
+        tree = ast.parse(inspect.cleandoc("\n" + inspect.getsource(cls)))
+    except (OSError, SyntaxError, TypeError):  # a class typed into an interpreter has no source
+        return {}
+    body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
+    docs: dict[str, str] = {}
+    for statement, following in itertools.pairwise(body):
+        match statement, following:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                docs[name] = " ".join(text.split())
+    return docs
+
+
+# ---------------------------------------------------------------------------------------------------------- inside
+
+
+def _replaced(config: Any, path: list[str], value: str, key: str, root: Any) -> Any:
+    hints = typing.get_type_hints(type(config)) if dataclasses.is_dataclass(config) else {}
+    name, *rest = path
+    if name not in hints:
+        raise ConfigError(f"unknown setting {key!r}.{_near_key(key, root)}")
+    old = getattr(config, name)
+    if rest:
+        new = _replaced(old, rest, value, key, root)
+    elif dataclasses.is_dataclass(old):
+        inside = ", ".join(f"{key}.{f.name}" for f in dataclasses.fields(old))
+        raise ConfigError(f"{key!r} is a group of settings; set one of {inside}")
+    else:
+        new = convert(value, hints[name], key)
+    return _rebuilt(config, {name: new}, key)
+
+
+def _near_key(key: str, root: Any) -> str:
+    """Near misses among the full keys; a bare last name such as ``entropy`` counts for ``actor.entropy``."""
+    known = [setting.key for setting in leaves(root)]
+    last = key.rpartition(".")[2]
+    same = [k for k in known if k.rpartition(".")[2] == last]
+    return f" Did you mean {' or '.join(map(repr, same[:3]))}?" if same else near(key, known)
+
+
+def _rebuilt(config: T, changes: dict[str, Any], key: str) -> T:
+    """``dataclasses.replace``, with a refusal of the class's own ``__post_init__`` as a ConfigError."""
+    try:
+        return dataclasses.replace(config, **changes)  # type: ignore[type-var]
+    except ConfigError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{key or type(config).__name__}: {error}") from error
+
+
+def _convert(value: Any, kind: Any) -> Any:
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if kind is Any:
+        return value
+    if origin is Literal:
+        return next(a for a in arguments if a == value or str(a) == value) if _among(value, arguments) else _refuse()
+    if origin in (Union, types.UnionType):
+        return _first_that_fits(value, arguments)
+    if origin is tuple:
+        return _tuple(value, arguments)
+    if kind is type(None):
+        return None if value is None or str(value).lower() in ("none", "null") else _refuse()
+    if kind is bool:
+        return _bool(value)
+    if kind is int:
+        number = float(value) if not isinstance(value, int) else value
+        return int(value) if isinstance(value, str) and value.lstrip("+-").isdigit() else _whole(number)
+    if kind is float:
+        return float(value) if not isinstance(value, bool) else _refuse()
+    if kind is str:
+        return value if isinstance(value, str) else _refuse()
+    return value if isinstance(value, kind) else _refuse()
+
+
+def _refuse() -> Any:
+    raise ValueError
+
+
+def _among(value: Any, arguments: Sequence[Any]) -> bool:
+    return any(a == value or str(a) == value for a in arguments)
+
+
+def _whole(number: float) -> int:
+    return int(number) if not isinstance(number, bool) and number == int(number) else _refuse()
+
+
+def _bool(value: Any) -> bool:
+    word = str(value).lower()
+    return word in _TRUE if word in (*_TRUE, *_FALSE) else _refuse()
+
+
+def _first_that_fits(value: Any, kinds: Sequence[Any]) -> Any:
+    # None first, so that "none" is not read as a text; then in written order.
+    for kind in sorted(kinds, key=lambda k: k is not type(None)):
+        try:
+            return _convert(value, kind)
+        except (ValueError, TypeError, SyntaxError):
+            continue
+    return _refuse()
+
+
+def _tuple(value: Any, kinds: Sequence[Any]) -> tuple[Any, ...]:
+    items = [v for v in value.strip("()[] ").split(",") if v.strip()] if isinstance(value, str) else list(value)
+    items = [v.strip(" '\"") if isinstance(v, str) else v for v in items]
+    if Ellipsis in kinds:
+        return tuple(_convert(v, kinds[0]) for v in items)
+    return tuple(_convert(v, k) for v, k in zip(items, kinds, strict=True))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, (list, tuple)) else value
