@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from worldformula.errors import ConfigError
+from worldformula.training.optimiser import LaProp, clip_to_weights
+
+GRADIENTS = [(6.0, 8.0), (0.3, -0.4), (0.0, 2.0)]
+CLIPPED = [(0.9, 1.2), (0.3, -0.4), (0.0, 1.499976)]
+WEIGHTS = [(2.99996, 3.99996), (2.999931636, 3.999950470), (2.999913738, 3.999924915)]
+
+
+def test_golden_values() -> None:
+    w = nn.Parameter(torch.tensor([3.0, 4.0], dtype=torch.float64))
+    optimiser = LaProp([w], lr=4e-5, warmup=0)
+    for gradient, clipped, weights in zip(GRADIENTS, CLIPPED, WEIGHTS, strict=True):
+        w.grad = torch.tensor(gradient, dtype=torch.float64)
+        assert clip_to_weights([w.grad], [w], 0.3, 1e-3)[0].tolist() == pytest.approx(clipped, abs=1e-6)
+        optimiser.step()
+        assert w.tolist() == pytest.approx(weights, abs=1e-9)
+
+
+def reference(w: Tensor, gradients: list[Tensor], lr: float, warmup: int) -> Tensor:
+    """One tensor, straight from the formula, in double precision."""
+    w, size, momentum = w.double().clone(), torch.zeros_like(w).double(), torch.zeros_like(w).double()
+    for n, g in enumerate(gradients, 1):
+        g = g.double()
+        if g.norm() > 0:
+            g = g * min(1.0, 0.3 * max(1e-3, w.norm().item()) / g.norm().item())
+        size = 0.999 * size + 0.001 * g**2
+        momentum = 0.9 * momentum + 0.1 * g / ((size / (1 - 0.999**n)).sqrt() + 1e-20)
+        w -= lr * min(1.0, (n - 1) / warmup) * momentum / (1 - 0.9**n)
+    return w
+
+
+def test_many_tensors_against_the_formula() -> None:
+    torch.manual_seed(0)
+    shapes, steps = [(4, 3), (7,), (), (2, 3, 4)], 12
+    start = [torch.randn(s) for s in shapes]
+    start[1].zero_()  # a head that starts at zero: min_norm decides its clipping
+    gradients = [[torch.randn(s) * 10.0 ** (t - 6) for s in shapes] for t in range(steps)]
+    gradients[3][0].zero_()
+    params = [nn.Parameter(w.clone()) for w in start]
+    optimiser = LaProp(params, lr=1e-2, warmup=5)
+    for row in gradients:
+        for p, g in zip(params, row, strict=True):
+            p.grad = g.clone()
+        optimiser.step()
+    for i, p in enumerate(params):
+        expected = reference(start[i], [row[i] for row in gradients], 1e-2, 5)
+        torch.testing.assert_close(p.detach().double(), expected, atol=1e-6, rtol=1e-5)
+
+
+def test_warm_up_is_linear_from_zero() -> None:
+    w = nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
+    optimiser = LaProp([w], lr=1e-3, clip=0.0, warmup=4)
+    moves = []
+    for _ in range(6):  # a constant gradient makes m / (1 − β₁ⁿ) exactly one
+        before = w.item()
+        w.grad = torch.ones(1, dtype=torch.float64)
+        optimiser.step()
+        moves.append(before - w.item())
+    assert moves == pytest.approx([0.0, 0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3], abs=1e-12)
+
+
+def test_clipping_leaves_the_gradients_and_the_direction_alone() -> None:
+    g, w = torch.tensor([30.0, 40.0]), torch.tensor([0.0, 0.0])
+    assert clip_to_weights([g], [w], 0.3, 1e-3)[0].tolist() == pytest.approx([1.8e-4, 2.4e-4])
+    assert g.tolist() == [30.0, 40.0]
+    assert clip_to_weights([torch.zeros(2)], [w], 0.3, 1e-3)[0].tolist() == [0.0, 0.0]
+
+
+def test_a_parameter_without_gradient_keeps_value_and_age() -> None:
+    a, b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    optimiser = LaProp([a, b], lr=0.1, warmup=0)
+    for with_b in (False, True):
+        a.grad, b.grad = torch.ones(2), torch.ones(2) if with_b else None
+        optimiser.step()
+    assert [optimiser.state[p]["step"].item() for p in (a, b)] == [2, 1]
+    assert b.tolist() == pytest.approx([0.9, 0.9])
+
+
+def test_a_restored_run_continues_bit_for_bit() -> None:
+    torch.manual_seed(0)
+    gradients = torch.randn(8, 2, 5)
+
+    def advance(params: list[nn.Parameter], optimiser: LaProp, rows: Tensor) -> None:
+        for row in rows:
+            for p, g in zip(params, row, strict=True):
+                p.grad = g.clone()
+            optimiser.step()
+
+    whole = [nn.Parameter(torch.ones(5)), nn.Parameter(torch.full((5,), 2.0))]
+    optimiser = LaProp(whole, warmup=3)
+    advance(whole, optimiser, gradients[:4])
+    copies = [nn.Parameter(p.detach().clone()) for p in whole]
+    restored = LaProp(copies, lr=99.0)
+    restored.load_state_dict(copy.deepcopy(optimiser.state_dict()))  # torch shares the tensors
+    advance(whole, optimiser, gradients[4:])
+    advance(copies, restored, gradients[4:])
+    for p, q in zip(whole, copies, strict=True):
+        assert torch.equal(p, q)
+    assert restored.param_groups[0]["lr"] == 4e-5
+
+
+def test_it_minimises_and_returns_the_loss_of_a_closure() -> None:
+    w = nn.Parameter(torch.tensor([3.0, -2.0]))
+    optimiser = LaProp([w], lr=1e-2, warmup=0)
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        loss = (w - 1).square().sum()
+        loss.backward()
+        return loss
+
+    losses = [optimiser.step(closure).item() for _ in range(600)]
+    assert losses[0] == 13.0
+    assert losses[-1] < 1e-3
+
+
+def test_impossible_settings_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"betas=\(0.9, 1.0\)"):
+        LaProp([nn.Parameter(torch.ones(1))], betas=(0.9, 1.0))

@@ -1,0 +1,39 @@
+"""The policy networks of DreamerV3."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from worldformula.nets.mlp import MLP
+
+MIN_STD, MAX_STD = 0.1, 1.0
+
+
+class DiscreteActor(nn.Module):
+    """``π(a_t|h_t,z_t)`` over ``actions`` choices: logits ``[N, actions]``, close to uniform at the start."""
+
+    def __init__(self, inputs: int, actions: int, units: int, layers: int = 3, outscale: float = 0.01) -> None:
+        super().__init__()
+        self.mlp = MLP(inputs, actions, units, layers, outscale)
+
+    def forward(self, *features: Tensor) -> Tensor:
+        """Features ``[N, ...]`` in the order of the header to logits ``[N, actions]``."""
+        return self.mlp(*features)
+
+
+class ContinuousActor(nn.Module):
+    """``π(a_t|h_t,z_t)`` over ``actions`` real numbers: ``Normal(tanh m, 0.1 + 0.9·σ(s + 2))``, samples not squashed.
+
+    The environment clips samples to [−1, 1]; log-probabilities are those of the plain normal. At the start the standard
+    deviation is 0.8927.
+    """
+
+    def __init__(self, inputs: int, actions: int, units: int, layers: int = 3, outscale: float = 0.01) -> None:
+        super().__init__()
+        self.mlp = MLP(inputs, 2 * actions, units, layers, outscale)
+
+    def forward(self, *features: Tensor) -> dict[str, Tensor]:
+        """Features ``[N, ...]`` in the order of the header to ``{"loc": [N, actions], "scale": [N, actions]}``."""
+        mean, std = self.mlp(*features).chunk(2, -1)
+        return {"loc": torch.tanh(mean), "scale": MIN_STD + (MAX_STD - MIN_STD) * torch.sigmoid(std + 2.0)}

@@ -1,0 +1,126 @@
+"""The layers every DreamerV3 network is made of: Linear, RMSNorm, Dense and BlockLinear (Hafner et al. 2025, Nature).
+
+Initialisation follows the authors' code: weights from a normal truncated at two standard deviations and rescaled to
+variance 1 / fan_in, biases zero. A last layer multiplies its weights by ``outscale``.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldformula.errors import ShapeError
+
+NORM_EPS = 1e-4
+# A standard normal truncated at ±2 has standard deviation 1 / 1.1368; this factor brings it back to one.
+UNTRUNCATE = 1.1368
+
+
+@torch.no_grad()
+def init_weight(weight: Tensor, fan_in: int, outscale: float = 1.0) -> None:
+    """Fill ``weight`` in place with the truncated normal of standard deviation ``outscale / sqrt(fan_in)``."""
+    scale = UNTRUNCATE * outscale / math.sqrt(fan_in)
+    if scale == 0.0:
+        weight.zero_()
+    else:
+        nn.init.trunc_normal_(weight, std=scale, a=-2 * scale, b=2 * scale)
+
+
+def join(inputs: tuple[Tensor, ...], width: int, owner: str) -> Tensor:
+    """Flatten the event axes of every input and concatenate in the order given: ``[N, ...]`` each to ``[N, width]``.
+
+    The first axis is the batch, everything after it is event; a plain ``[N]`` counts as width 1. A ShapeError names the
+    widths when they do not add up to ``width``.
+    """
+    flat = [x if x.dim() == 2 else x.reshape(x.shape[0], -1) for x in inputs]
+    widths = [x.shape[1] for x in flat]
+    if sum(widths) != width:
+        raise ShapeError(
+            f"{owner} expected inputs of {width} numbers in all, got {' + '.join(map(str, widths))} = {sum(widths)} "
+            f"(shapes {[tuple(x.shape) for x in inputs]}). Build the network with inputs={sum(widths)}, "
+            "or pass one leading batch axis and the conditions in the order of the header."
+        )
+    return flat[0] if len(flat) == 1 else torch.cat(flat, -1)
+
+
+class Linear(nn.Linear):
+    """``[..., inputs] -> [..., outputs]`` with bias; weights scaled by ``outscale`` at the start, bias zero."""
+
+    def __init__(self, inputs: int, outputs: int, outscale: float = 1.0) -> None:
+        self.outscale = outscale
+        super().__init__(inputs, outputs)
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew from torch's global generator."""
+        init_weight(self.weight, self.in_features, self.outscale)
+        nn.init.zeros_(self.bias)
+
+
+class RMSNorm(nn.Module):
+    """``x / sqrt(mean(x²) + 1e-4) · scale`` over the last axis; no shift (Zhang & Sennrich 2019).
+
+    Half-precision inputs are normalised in float32 and returned in their own type. ``stack`` > 1 keeps one scale per
+    entry of the last axis but one, so that several norms of the same width run as one operation.
+    """
+
+    def __init__(self, width: int, stack: int = 1) -> None:
+        super().__init__()
+        self.width = width
+        self.scale = nn.Parameter(torch.ones(width) if stack == 1 else torch.ones(stack, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., width]`` (``[..., stack, width]``) to the same shape."""
+        if x.dtype in (torch.float16, torch.bfloat16):
+            return (F.rms_norm(x.float(), (self.width,), eps=NORM_EPS) * self.scale.float()).to(x.dtype)
+        return F.rms_norm(x, (self.width,), eps=NORM_EPS) * self.scale
+
+
+class Dense(nn.Module):
+    """One layer of the paper, ``[..., inputs] -> [..., outputs]``: Linear, RMSNorm, SiLU."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.linear = Linear(inputs, outputs)
+        self.norm = RMSNorm(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., inputs]`` to ``[..., outputs]``."""
+        return F.silu(self.norm(self.linear(x)))
+
+
+class BlockLinear(nn.Module):
+    """A linear layer with a block-diagonal matrix, on blocks-first tensors: ``[blocks, N, in] -> [blocks, N, out]``.
+
+    inputs, outputs: total widths over all blocks. fan_in: width that scales the initialisation; the authors' code uses
+    the *total* input width (not the width of a block), which is also the default here.
+    """
+
+    def __init__(self, inputs: int, outputs: int, blocks: int, fan_in: int | None = None) -> None:
+        super().__init__()
+        if inputs % blocks or outputs % blocks:
+            raise ShapeError(
+                f"BlockLinear expected widths that divide into {blocks} blocks, got {inputs} -> {outputs}. "
+                "Choose widths that are multiples of the number of blocks."
+            )
+        self.blocks = blocks
+        self.fan_in = inputs if fan_in is None else fan_in
+        self.weight = nn.Parameter(torch.empty(blocks, inputs // blocks, outputs // blocks))
+        self.bias = nn.Parameter(torch.zeros(blocks, 1, outputs // blocks))
+        init_weight(self.weight, self.fan_in)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[blocks, N, inputs / blocks]`` to ``[blocks, N, outputs / blocks]``."""
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+def to_blocks(x: Tensor, blocks: int) -> Tensor:
+    """``[N, blocks·w] -> [blocks, N, w]``, a view."""
+    return x.view(x.shape[0], blocks, -1).transpose(0, 1)
+
+
+def from_blocks(x: Tensor) -> Tensor:
+    """``[blocks, N, w] -> [N, blocks·w]``, a copy."""
+    return x.transpose(0, 1).reshape(x.shape[1], -1)

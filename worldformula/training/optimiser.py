@@ -1,0 +1,103 @@
+"""DreamerV3's optimiser: LaProp with adaptive gradient clipping, one for all losses (Hafner et al. 2025).
+
+LaProp: Ziyin, Wang & Ueda 2020, arXiv 2002.04839 · AGC: Brock et al. 2021, arXiv 2102.06171.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.optimizer import ParamsT
+
+from worldformula.errors import ConfigError
+
+
+class LaProp(Optimizer):
+    """Clip each tensor's gradient relative to its weights, divide by its running size, then apply momentum.
+
+    With n = number of updates of the tensor, this one included:
+
+        g ← g · min(1, clip · max(min_norm, ‖w‖) / ‖g‖)              (norms over the whole tensor)
+        ν ← β₂ν + (1 − β₂)g²        s = g / (√(ν / (1 − β₂ⁿ)) + eps)
+        m ← β₁m + (1 − β₁)s         w ← w − lr_n · m / (1 − β₁ⁿ)
+
+    Unlike Adam, the momentum averages gradients that are already scaled. lr_n = lr · min(1, (n − 1) / warmup): linear
+    from zero, so the first update changes nothing when ``warmup`` > 0. A parameter without a gradient is left alone.
+
+    lr: step size. betas: momentum and size. eps: guard of the division. clip: ratio of the clipping, 0 switches it off.
+    min_norm: smallest ‖w‖ that counts. warmup: updates until the full step size.
+    """
+
+    def __init__(
+        self, params: ParamsT, lr: float = 4e-5, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-20,
+        clip: float = 0.3, min_norm: float = 1e-3, warmup: int = 1000,
+    ) -> None:  # fmt: skip
+        if lr < 0 or not all(0 <= b < 1 for b in betas) or clip < 0 or warmup < 0:
+            raise ConfigError(
+                "LaProp expected lr ≥ 0, betas in [0, 1), clip ≥ 0 and warmup ≥ 0, "
+                f"got lr={lr}, betas={betas}, clip={clip}, warmup={warmup}."
+            )
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "clip": clip, "min_norm": min_norm, "warmup": warmup}
+        super().__init__(params, defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient; returns the closure's value when one is given."""
+        value = None
+        if closure is not None:
+            with torch.enable_grad():
+                value = closure()
+        for group in self.param_groups:
+            # Parameters that have had equally many updates, usually all, share the scalars of the formula.
+            by_step: dict[int, list[Tensor]] = {}
+            for p in group["params"]:
+                if p.grad is not None:
+                    by_step.setdefault(self._count(p), []).append(p)
+            for n, params in by_step.items():
+                self._update(group, params, n)
+        return value
+
+    def _count(self, p: Tensor) -> int:
+        state = self.state[p]
+        if not state:
+            state.update(step=torch.tensor(0.0), size=torch.zeros_like(p), momentum=torch.zeros_like(p))
+        state["step"] += 1
+        return int(state["step"].item())
+
+    def _update(self, group: dict[str, Any], params: list[Tensor], n: int) -> None:
+        beta1, beta2 = group["betas"]
+        grads: list[Tensor] = [p.grad for p in params if p.grad is not None]
+        sizes = [self.state[p]["size"] for p in params]
+        momenta = [self.state[p]["momentum"] for p in params]
+        if group["clip"]:
+            grads = clip_to_weights(grads, params, group["clip"], group["min_norm"])
+        torch._foreach_mul_(sizes, beta2)
+        torch._foreach_addcmul_(sizes, grads, grads, 1 - beta2)
+        # g / (√(ν/c) + eps) = √c · g / (√ν + eps·√c): the correction costs scalars, not a pass over the tensors.
+        correction = math.sqrt(1 - beta2**n)
+        divisors = torch._foreach_sqrt(sizes)
+        torch._foreach_add_(divisors, group["eps"] * correction)
+        torch._foreach_mul_(momenta, beta1)
+        torch._foreach_addcdiv_(momenta, grads, divisors, (1 - beta1) * correction)
+        rate = learning_rate(group["lr"], n, group["warmup"]) / (1 - beta1**n)
+        torch._foreach_add_(params, momenta, alpha=-rate)
+
+
+def learning_rate(lr: float, n: int, warmup: int) -> float:
+    """Step size of update ``n`` (counted from 1): linear from 0 at n = 1, ``lr`` from n = warmup + 1 on."""
+    return lr * min(1.0, (n - 1) / warmup) if warmup else lr
+
+
+@torch.no_grad()
+def clip_to_weights(grads: list[Tensor], weights: list[Tensor], clip: float, min_norm: float) -> list[Tensor]:
+    """New gradients with ``‖g‖ ≤ clip · max(min_norm, ‖w‖)`` per tensor; nothing leaves the device."""
+    limits = torch._foreach_clamp_min(torch._foreach_norm(weights), min_norm)
+    torch._foreach_mul_(limits, clip)
+    # A gradient of zero gives limit / 0 = inf, which the upper bound of 1 removes.
+    factors = torch._foreach_div(limits, torch._foreach_norm(grads))
+    return list(torch._foreach_mul(grads, torch._foreach_clamp_max(factors, 1.0)))
