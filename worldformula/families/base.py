@@ -133,7 +133,7 @@ class Family(ABC):
         full = shape_of(params)
         if len(full) >= len(shape) and full[len(full) - len(shape) :] == shape:
             return params
-        full = torch.broadcast_shapes(full, shape)
+        full = tuple(torch.broadcast_shapes(full, shape))  # type: ignore[no-untyped-call]
         first = next(i for i, p in enumerate(params) if isinstance(p, Tensor))
         return tuple(p.expand(full) if i == first and isinstance(p, Tensor) else p for i, p in enumerate(params))
 
@@ -150,7 +150,11 @@ class Family(ABC):
                 )
             if canonical in found:
                 raise HeadError(f"{self.name}: {name!r} is another name of {canonical!r}. Give one of the two.")
-            value = value if isinstance(value, Tensor) else float(value)
+            if not isinstance(value, Tensor):
+                try:
+                    value = float(value)
+                except (TypeError, ValueError):
+                    raise HeadError(f"{self.name}: {name} must be a tensor or a number, got {value!r}.") from None
             found[canonical] = self.convert(name, value, shape)
             self._check_event(name, found[canonical], shape)
         return found
@@ -191,7 +195,7 @@ class Family(ABC):
         """The parameters seen with the batch axes ``batch``; a view. For a distribution with fewer of them."""
         axes = rank + self.class_axes
         return tuple(
-            p.expand(*batch, *p.shape[p.ndim - axes :]) if isinstance(p, Tensor) and p.ndim >= axes else p
+            p.expand((*batch, *p.shape[p.ndim - axes :])) if isinstance(p, Tensor) and p.ndim >= axes else p
             for p in params
         )
 
@@ -300,7 +304,14 @@ def widen(params: Params) -> Params:
 def shape_of(params: Params) -> Shape:
     """The shape that the tensors among the parameters have together; ``()`` where all are floats."""
     shapes = [p.shape for p in params if isinstance(p, Tensor)]
-    return tuple(shapes[0]) if len(shapes) == 1 else tuple(torch.broadcast_shapes(*shapes))
+    if all(shape == shapes[0] for shape in shapes[1:]):
+        return tuple(shapes[0]) if shapes else ()
+    return tuple(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
+
+
+def has_tensor(params: Params) -> bool:
+    """Whether any parameter is a tensor; otherwise the distribution is a constant."""
+    return any(isinstance(p, Tensor) for p in params)
 
 
 def require_same(family: Family, what: str, got: Sequence[int], declared: Sequence[int]) -> None:
@@ -331,7 +342,7 @@ def split_head(family: str, head: Tensor, shape: Shape | None, names: Sequence[s
         raise _head_error(family, head, names, None, [f"[..., {k}·n]"])
     if head.ndim and head.shape[-1] == k * math.prod(shape):
         pieces = (head,) if k == 1 else head.chunk(k, -1)
-        return pieces if len(shape) == 1 else tuple(p.reshape(*p.shape[:-1], *shape) for p in pieces)
+        return pieces if len(shape) == 1 else tuple(p.reshape((*p.shape[:-1], *shape)) for p in pieces)
     structured = (*shape[:-1], k * shape[-1]) if shape else (k,)
     if tuple(head.shape[-len(structured) :]) == structured:
         return (head,) if k == 1 else head.chunk(k, -1)

@@ -51,6 +51,7 @@ class BernoulliFamily(Family):
     reference: ClassVar[str] = "torch.distributions:Bernoulli"
 
     def convert(self, name: str, value: Parameter, shape: Shape | None) -> Parameter:
+        """``probs`` into logits; a tensor is clamped by one epsilon from 0 and 1."""
         if name != "probs":
             return value
         if isinstance(value, Tensor):
@@ -61,32 +62,41 @@ class BernoulliFamily(Family):
         return math.log(value) - math.log1p(-value)
 
     def constants(self, shape: Shape) -> dict[str, Parameter]:
+        """logits 0, a fair coin, as a number."""
         return {"logits": 0.0}
 
     def noise(
         self, shape: Shape, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:  # fmt: skip
+        """Uniform noise in [0, 1)."""
         return uniform(shape, dtype, device, generator)
 
     def sample(self, params: Params, noise: Tensor) -> Tensor:
-        return (noise < self.mean(params)).to(noise.dtype)
+        """0 or 1 in the logits' dtype: noise < p. No gradient."""
+        probs = self.mean(params)
+        return (noise < probs).to(probs.dtype if isinstance(probs, Tensor) else noise.dtype)
 
     def straight_through(self, params: Params, noise: Tensor) -> Tensor:
         """A sample whose gradient is that of the probabilities (Bengio et al., arXiv 1308.3432): biased."""
         probs = self.mean(params)
-        sample = (noise < probs).to(noise.dtype)
-        return sample + (probs - probs.detach()) if isinstance(probs, Tensor) else sample
+        if not isinstance(probs, Tensor):
+            return self.sample(params, noise)
+        # The bracket is exactly zero, so the sample stays exactly 0 or 1.
+        return (noise < probs).to(probs.dtype) + (probs - probs.detach())
 
     def mode(self, params: Params) -> Parameter:
+        """1 where p > ½, else 0."""
         (logits,) = params
         return (logits > 0.0).to(logits.dtype) if isinstance(logits, Tensor) else float(logits > 0.0)
 
     def mean(self, params: Params) -> Parameter:
+        """p = σ(logits)."""
         (logits,) = params
         return logits.sigmoid() if isinstance(logits, Tensor) else _sigmoid(logits)
 
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
+        """Minus the binary cross-entropy of a value in [0, 1], summed over the last ``rank`` axes."""
         (logits,) = widen(params)
         if isinstance(logits, Tensor):
             require_same(self, "the value", value.shape, logits.shape)
@@ -95,12 +105,14 @@ class BernoulliFamily(Family):
         return -_cross_entropy(torch.full_like(value, logits), value, rank)
 
     def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+        """Σ -p·log p - (1-p)·log(1-p), over the last ``rank`` axes."""
         (logits,) = widen(params)
         if isinstance(logits, Tensor):
             return _cross_entropy(logits, logits.sigmoid(), rank)
         return _constant_entropy(logits) * math.prod(require_event(self, shape))
 
     def kl(self, q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+        """`kl_bernoulli`."""
         return kl_bernoulli(q_params, p_params, rank, shape)
 
 

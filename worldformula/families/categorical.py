@@ -64,11 +64,12 @@ class CategoricalFamily(Family):
             raise ConfigError(f"categorical: classes must be at least 1, got {self.classes}.")
 
     def split(self, head: Tensor, shape: Shape | None, names: Sequence[str]) -> tuple[Tensor, ...]:
+        """A head ``[..., *event, K]``; with ``classes`` declared, flat as well."""
         if self.classes is not None:
             return split_head(self.name, head, (*(shape or ()), self.classes), names)
         shape = shape or ()
         if head.ndim and math.prod(shape) == 1:
-            return (head.reshape(*head.shape[:-1], *shape, head.shape[-1]) if shape else head,)
+            return (head.reshape((*head.shape[:-1], *shape, head.shape[-1])) if shape else head,)
         if head.ndim > len(shape) and tuple(head.shape[-1 - len(shape) : -1]) == shape:
             return (head,)
         sizes = ", ".join(map(str, (*shape, "K")))
@@ -78,14 +79,17 @@ class CategoricalFamily(Family):
         )
 
     def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:
+        """Normalised log-probabilities, mixed by ``unimix``."""
         return (log_mix(pieces[0], self.unimix),)
 
     def convert(self, name: str, value: Parameter, shape: Shape | None) -> Parameter:
+        """``probs`` or ``logits`` into normalised log-probabilities; a number is the uniform distribution."""
         if isinstance(value, Tensor):
             return log_mix(log_probs(value) if name == "probs" else value, self.unimix)
         return self.constants(shape or ())["logits"]
 
     def constants(self, shape: Shape) -> dict[str, Parameter]:
+        """The uniform distribution over ``classes``: logits -log K, as a number."""
         if self.classes is None:
             raise HeadError(
                 "categorical: the number of classes of the standard distribution is unknown. Declare classes=K, or "
@@ -94,6 +98,7 @@ class CategoricalFamily(Family):
         return {"logits": -math.log(self.classes)}
 
     def head_width(self, shape: Shape, fixed: Mapping[str, Parameter] = NOTHING) -> int | None:
+        """prod(shape)·classes, or None where ``classes`` is not declared."""
         if fixed:
             return 0
         return None if self.classes is None else math.prod(shape) * self.classes
@@ -102,24 +107,29 @@ class CategoricalFamily(Family):
         self, shape: Shape, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:  # fmt: skip
+        """Uniform noise in [0, 1), without a class axis: one number draws one class."""
         return uniform(shape, dtype, device, generator)
 
     def sample(self, params: Params, noise: Tensor) -> Tensor:
+        """Class numbers (int64), by inverting the cumulative distribution at the noise."""
         (logits,) = params
         if isinstance(logits, Tensor):
             return draw_class(logits.detach().exp(), noise)
         return (noise * round(math.exp(-logits))).long()
 
     def mode(self, params: Params) -> Parameter:
+        """The most probable class (int64)."""
         (logits,) = params
         if isinstance(logits, Tensor):
             return logits.argmax(-1)
         raise FormulaError("categorical: the uniform distribution has no mode. Sample it, or give it logits.")
 
     def mean(self, params: Params) -> Parameter:
+        """An error: class numbers have no mean."""
         raise FormulaError("categorical: class numbers have no mean. Use the mode, or OneHot, whose mean is probs.")
 
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
+        """logits[value] for integers, summed over the last ``rank`` axes of the value."""
         (logits,) = params
         if value.is_floating_point():
             raise FormulaError(
@@ -133,6 +143,7 @@ class CategoricalFamily(Family):
         return total(torch.full(value.shape, logits, device=value.device), rank)
 
     def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+        """-Σ p·log p over the classes and the last ``rank`` axes."""
         (logits,) = params
         if isinstance(logits, Tensor):
             logits = wide(logits)
@@ -140,6 +151,7 @@ class CategoricalFamily(Family):
         return -logits * math.prod(require_event(self, shape))
 
     def kl(self, q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+        """`kl_categorical`."""
         return kl_categorical(q_params, p_params, rank, shape)
 
 

@@ -27,6 +27,7 @@ from worldformula.families.base import (
     Shape,
     Symbol,
     affine,
+    has_tensor,
     register_kl,
     require_event,
     require_same,
@@ -63,26 +64,31 @@ class NormalFamily(Family):
             raise ConfigError(f"normal: min_scale must not be negative, got {self.min_scale}.")
 
     def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:
+        """softplus(·) + min_scale for the scale; loc as it is."""
         if names[-1] != "scale":
             return pieces
         scale = F.softplus(pieces[-1])
         return (*pieces[:-1], scale + self.min_scale if self.min_scale else scale)
 
     def convert(self, name: str, value: Parameter, shape: Shape | None) -> Parameter:
+        """A scale that is a number must be positive."""
         if name == "scale" and isinstance(value, float) and not value > 0.0:
             raise HeadError(f"normal: the scale is a standard deviation and must be positive, got {value}.")
         return value
 
     def constants(self, shape: Shape) -> dict[str, Parameter]:
+        """loc 0, scale 1, as numbers."""
         return {"loc": 0.0, "scale": 1.0}
 
     def noise(
         self, shape: Shape, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:  # fmt: skip
+        """Standard normal noise."""
         return torch.randn(shape, dtype=dtype, device=device, generator=generator)
 
     def sample(self, params: Params, noise: Tensor) -> Tensor:
+        """loc + scale·noise."""
         loc, scale = params
         if isinstance(scale, Tensor):
             return loc + scale * noise
@@ -91,14 +97,17 @@ class NormalFamily(Family):
         return affine(noise, scale, loc)
 
     def mode(self, params: Params) -> Parameter:
+        """loc."""
         return params[0]
 
     def mean(self, params: Params) -> Parameter:
+        """loc."""
         return params[0]
 
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
+        """Σ -½·((value - loc)/scale)² - log scale - ½·log 2π, over the last ``rank`` axes."""
         loc, scale = widen(params)
-        if isinstance(loc, Tensor) or isinstance(scale, Tensor):
+        if has_tensor(params):
             require_same(self, "the value", value.shape, shape_of(params))
         value = wide(value)
         centred = value if isinstance(loc, float) and loc == 0.0 else value - loc
@@ -110,6 +119,7 @@ class NormalFamily(Family):
         return affine(total(centred * centred, rank), -0.5 / (scale * scale), constant)
 
     def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+        """Σ log scale + ½·log 2πe, over the last ``rank`` axes."""
         loc, scale = widen(params)
         if isinstance(scale, Tensor):
             log_scale, full = scale.log(), shape_of(params)
@@ -121,6 +131,7 @@ class NormalFamily(Family):
         return each * math.prod(require_event(self, shape))
 
     def kl(self, q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+        """`kl_normal`."""
         return kl_normal(q_params, p_params, rank, shape)
 
 
@@ -130,7 +141,7 @@ normal = NormalFamily()
 @register_kl(NormalFamily, NormalFamily)
 def kl_normal(q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
     """KL between Normals in nats, summed over the last ``rank`` axes; constants take the short forms."""
-    if all(any(isinstance(x, Tensor) for x in params) for params in (q_params, p_params)):
+    if has_tensor(q_params) and has_tensor(p_params):
         require_same(normal, "q", shape_of(q_params), shape_of(p_params))
     (q_loc, q_scale), (p_loc, p_scale) = widen(q_params), widen(p_params)
     ratio = q_scale if isinstance(p_scale, float) and p_scale == 1.0 else q_scale / p_scale

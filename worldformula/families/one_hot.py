@@ -56,14 +56,17 @@ class OneHotFamily(Family):
             raise ConfigError(f"one_hot: unimix is a share of probability in [0, 1), got {self.unimix}.")
 
     def split(self, head: Tensor, shape: Shape | None, names: Sequence[str]) -> tuple[Tensor, ...]:
+        """As every family; the last axis of an event are the classes, so it cannot be ``()``."""
         if shape == ():
             raise HeadError("one_hot: an event needs a class axis. Declare shape=K or shape=(G, K), not ().")
         return super().split(head, shape, names)
 
     def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:
+        """Normalised log-probabilities, mixed by ``unimix``."""
         return (log_mix(pieces[0], self.unimix),)
 
     def convert(self, name: str, value: Parameter, shape: Shape | None) -> Parameter:
+        """``probs`` or ``logits`` into normalised log-probabilities; a number is the uniform distribution."""
         if isinstance(value, Tensor):
             return log_mix(log_probs(value) if name == "probs" else value, self.unimix)
         if not shape:
@@ -71,6 +74,7 @@ class OneHotFamily(Family):
         return -math.log(shape[-1])
 
     def constants(self, shape: Shape) -> dict[str, Parameter]:
+        """The uniform distribution: logits -log K, as a number."""
         if not shape:
             raise HeadError("one_hot: an event needs a class axis. Declare shape=K or shape=(G, K), not ().")
         return {"logits": -math.log(shape[-1])}
@@ -95,16 +99,19 @@ class OneHotFamily(Family):
         return hard + (probs - probs.detach()).to(noise.dtype)
 
     def mode(self, params: Params) -> Parameter:
+        """The one-hot of the most probable class."""
         (logits,) = params
         if isinstance(logits, Tensor):
             return _one_hot(logits, logits.dtype)
         raise FormulaError("one_hot: the uniform distribution has no mode. Sample it, or give it logits.")
 
     def mean(self, params: Params) -> Parameter:
+        """The (mixed) probabilities."""
         (logits,) = params
         return logits.exp() if isinstance(logits, Tensor) else math.exp(logits)
 
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
+        """Σ value·logits over the last ``rank`` axes, classes included: an event ``(G, K)`` has rank 2."""
         (logits,) = params
         if isinstance(logits, Tensor):
             require_same(self, "the value", value.shape, logits.shape)
@@ -112,6 +119,7 @@ class OneHotFamily(Family):
         return total(wide(value), rank) * logits
 
     def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+        """-Σ p·log p over the last ``rank`` axes, classes included."""
         (logits,) = params
         if isinstance(logits, Tensor):
             logits = wide(logits)
@@ -119,6 +127,7 @@ class OneHotFamily(Family):
         return -logits * math.prod(require_event(self, shape)[:-1])
 
     def kl(self, q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+        """`kl_one_hot`."""
         return kl_one_hot(q_params, p_params, rank, shape)
 
 

@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from worldformula.errors import ConfigError
+from worldformula.errors import ConfigError, FormulaError
 from worldformula.families.base import (
     NOTHING,
     Family,
@@ -79,23 +79,28 @@ class TwoHotFamily(Family):
         return 0.0 if self.bins % 2 else 0.5
 
     def split(self, head: Tensor, shape: Shape | None, names: Sequence[str]) -> tuple[Tensor, ...]:
+        """A head ``[..., *event, bins]``, or flat."""
         return split_head(self.name, head, (*(shape or ()), self.bins), names)
 
     def convert(self, name: str, value: Parameter, shape: Shape | None) -> Parameter:
+        """``probs`` into logits; a number is the uniform distribution over the bins."""
         if isinstance(value, Tensor):
             return log_probs(value) if name == "probs" else value
         return -math.log(self.bins)
 
     def constants(self, shape: Shape) -> dict[str, Parameter]:
+        """The uniform distribution over the bins, as a number."""
         return {"logits": -math.log(self.bins)}
 
     def head_width(self, shape: Shape, fixed: Mapping[str, Parameter] = NOTHING) -> int | None:
+        """prod(shape)·bins."""
         return 0 if fixed else math.prod(shape) * self.bins
 
     def noise(
         self, shape: Shape, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:  # fmt: skip
+        """Uniform noise in [0, 1), without an axis of bins."""
         return uniform(shape, dtype, device, generator)
 
     def value_of(self, index: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -108,6 +113,7 @@ class TwoHotFamily(Family):
         return torch.copysign(torch.expm1(y.abs()), y)
 
     def sample(self, params: Params, noise: Tensor) -> Tensor:
+        """The real number of one drawn bin, float32 at least. No gradient."""
         (logits,) = params
         if isinstance(logits, Tensor):
             index = draw_class(wide(logits.detach()).softmax(-1), noise)
@@ -116,8 +122,11 @@ class TwoHotFamily(Family):
         return self.value_of(index, noise.dtype)
 
     def mode(self, params: Params) -> Parameter:
+        """The real number of the most probable bin."""
         (logits,) = params
-        return self.value_of(logits.argmax(-1), wide(logits).dtype) if isinstance(logits, Tensor) else 0.0
+        if isinstance(logits, Tensor):
+            return self.value_of(logits.argmax(-1), wide(logits).dtype)
+        raise FormulaError("two_hot: the uniform distribution has no mode. Use its mean, or give it logits.")
 
     def mean(self, params: Params) -> Parameter:
         """Σ p·b in float32 at least; for a symmetric grid Σ (p_{+k} - p_{-k})·b_k over the upper half."""
@@ -138,6 +147,7 @@ class TwoHotFamily(Family):
         return sum(math.copysign(math.expm1(abs(y)), y) for y in grid) / self.bins
 
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
+        """Minus the cross-entropy to the two-hot value, summed over the last ``rank`` axes of the value."""
         (logits,) = params
         if not isinstance(logits, Tensor):
             return total(torch.full(value.shape, logits, device=value.device), rank)
@@ -156,6 +166,7 @@ class TwoHotFamily(Family):
         return (below + half).long(), ((value - lower) / (upper - lower)).clamp(0.0, 1.0)
 
     def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+        """Entropy of the distribution over the bins."""
         (logits,) = params
         if isinstance(logits, Tensor):
             logs = wide(logits).log_softmax(-1)

@@ -1,0 +1,274 @@
+"""The laws that families keep, as functions for anyone's own class. Our own suite calls the same functions.
+
+>>> from worldformula.families import NormalFamily
+>>> check_family(NormalFamily(min_scale=0.1), shape=(3,))
+"""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldformula.errors import FormulaError, HeadError, ShapeError, table
+from worldformula.families.base import Family, Params, total
+
+SAMPLES = 20_000  # of a Monte Carlo law; its standard errors are taken from the same samples
+ERRORS = 3.0  # how many of those an estimate may be off
+
+
+@dataclass
+class Laws:
+    """The laws checked so far: rows *law | expected | got*, with a mark on those that do not hold."""
+
+    subject: str
+    rows: list[tuple[str, str, str, str]] = field(default_factory=list)
+
+    def equal(self, law: str, expected: Any, got: Any, tolerance: float = 0.0) -> None:
+        """Two values, tensors (within ``tolerance``, relative to 1 + the expected size) or anything with ``==``."""
+        if isinstance(expected, Tensor) or isinstance(got, Tensor):
+            expected, got = (torch.as_tensor(x, dtype=torch.float64).detach() for x in (expected, got))
+            holds = expected.shape == got.shape and bool(
+                ((got - expected).abs() <= tolerance * (1.0 + expected.abs())).all()
+            )
+        else:
+            holds = bool(expected == got)
+        self._add(law, holds, expected, got)
+
+    def estimate(self, law: str, samples: Tensor, expected: Tensor) -> None:
+        """The mean over the first axis lies within 3 standard errors of the expected value, everywhere."""
+        error = samples.std(0) / samples.shape[0] ** 0.5
+        holds = bool(((samples.mean(0) - expected).abs() <= ERRORS * error + 1e-9).all())
+        self._add(law, holds, expected.detach(), samples.mean(0).detach())
+
+    def raises(self, law: str, error: type[Exception], call: Callable[[], object]) -> None:
+        """The call raises this error."""
+        try:
+            got = f"returned {type(call()).__name__}"
+        except error:
+            got = error.__name__
+        except Exception as other:  # noqa: BLE001 - the wrong error is the finding
+            got = f"{type(other).__name__}: {other}"
+        self._add(law, got == error.__name__, error.__name__, got)
+
+    def _add(self, law: str, holds: bool, expected: object, got: object) -> None:
+        self.rows.append((law, _short(expected), _short(got), "" if holds else "<- broken"))
+
+    def close(self) -> None:
+        """Raise AssertionError, with the table of all laws, if one of them does not hold."""
+        broken = sum(bool(row[-1]) for row in self.rows)
+        if broken:
+            body = table(("law", "expected", "got", ""), self.rows)
+            raise AssertionError(f"{self.subject}: {broken} of {len(self.rows)} laws broken\n{body}")
+
+
+def _short(value: object) -> str:
+    if isinstance(value, Tensor):
+        numbers = ", ".join(f"{x:.6g}" for x in value.flatten()[:3].tolist())
+        return f"{list(value.shape)} {numbers}{' …' if value.numel() > 3 else ''}"
+    text = str(value).replace("\n", " ")
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+# ------------------------------------------------------------------------------------------------- families
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A family with random float64 heads for q and p, noise and one sample, over a batch of 2."""
+
+    family: Family
+    shape: tuple[int, ...]
+    head: Tensor
+    other: Tensor
+    generator: torch.Generator
+
+    @property
+    def rank(self) -> int:
+        return len(self.shape)
+
+    def params(self, head: Tensor | None = None) -> Params:
+        return self.family.params(self.head if head is None else head, self.shape)
+
+    def noise(self, *batch: int) -> Tensor:
+        shape = self.family.noise_shape(batch, self.shape, self.params())
+        return self.family.noise(shape, dtype=torch.float64, generator=self.generator)
+
+    def gradient(self, value: Tensor | float, *heads: Tensor) -> Tensor:
+        """The gradient of the sum of a value by the heads, zero where it does not depend on them."""
+        if not (isinstance(value, Tensor) and value.requires_grad):
+            return torch.zeros(len(heads))
+        found = torch.autograd.grad(value.sum(), heads, allow_unused=True, retain_graph=True)
+        return torch.cat([torch.zeros(1) if g is None else g.flatten() for g in found])
+
+
+def check_family(family: Family, shape: tuple[int, ...] | None = None, *, seed: int = 0) -> None:
+    """Check that a family keeps the contract of `worldformula.families.base.Family`.
+
+    The laws: value semantics, shapes, errors on wrong widths and shapes, agreement with ``family.reference`` in value
+    and gradient (float64), entropy, KL and mean against Monte Carlo, the gradient of samples, constants against
+    tensors, vmap, ``torch.compile(fullgraph=True)``, half precision.
+
+    Args:
+        family: The instance to check.
+        shape: The event shape to check it with; by default ``default_rank`` axes of 4.
+        seed: Seed of heads and noise.
+
+    Raises:
+        AssertionError: A law does not hold; the message is the table of laws.
+    """
+    shape = (4,) * family.default_rank if shape is None else shape
+    generator = torch.Generator().manual_seed(seed)
+    width = family.head_width(shape)
+    size = (2, *shape, 5) if width is None else (2, width)
+    head, other = (torch.randn(size, dtype=torch.float64, generator=generator) for _ in range(2))
+    case = _Case(family, shape, head.requires_grad_(), other.requires_grad_(), generator)
+    laws = Laws(f"{family}, event shape {shape}")
+    for check in (_plain, _reference, _sampling, _constants, _transforms, _half):
+        check(case, laws)
+    laws.close()
+
+
+def _plain(case: _Case, laws: Laws) -> None:
+    """Value semantics, shapes, errors."""
+    family, rank, params = case.family, case.rank, case.params()
+    copy = pickle.loads(pickle.dumps(family))  # noqa: S301 - the family itself, in this process
+    laws.equal("a pickled copy is equal", family, copy)
+    laws.equal("equal families have equal hashes", hash(family), hash(copy))
+    laws.equal("one tensor for each parameter", len(family.parameters), len(params))
+    value = family.sample(params, case.noise(2)).detach()
+    laws.equal("a sample has batch and event axes", (2, *case.shape), tuple(value.shape))
+    laws.equal("the mode has them too", (2, *case.shape), tuple(torch.as_tensor(family.mode(params)).shape))
+    density = family.log_prob(params, value, rank)
+    laws.equal("log_prob keeps the batch axes", (2,), tuple(density.shape))
+    laws.equal("log_prob of rank 0, summed", density, total(family.log_prob(params, value, 0), rank), 1e-12)
+    laws.equal("KL(q, q) is 0", torch.zeros(2), family.kl(params, params, rank), 1e-12)
+    laws.equal("entropy has the batch axes", (2,), tuple(torch.as_tensor(family.entropy(params, rank)).shape))
+    wrong = value.unsqueeze(0)
+    laws.raises("a value of another shape", ShapeError, lambda: family.log_prob(params, wrong, rank))
+    wide = torch.zeros(2, case.head[0].numel() + 1)
+    if family.head_width(case.shape) is not None:
+        laws.raises("a head that is one feature too wide", HeadError, lambda: family.params(wide, case.shape))
+    laws.raises("an unknown parameter", HeadError, lambda: family.params({"unheard-of": 0.0}, case.shape))
+
+
+def _reference(case: _Case, laws: Laws) -> None:
+    """Values and gradients of an independent implementation, where the family names one."""
+    family, rank = case.family, case.rank
+    if not family.reference:
+        return
+    module, _, name = family.reference.partition(":")
+    build = getattr(importlib.import_module(module), name)
+    q, p = case.params(), case.params(case.other)
+    ours = family.sample(q, case.noise(2)).detach()
+    theirs_q, theirs_p = (build(**dict(zip(family.parameters, params, strict=True))) for params in (q, p))
+    rest = rank - len(theirs_q.event_shape)
+    pairs = {
+        "log_prob": (family.log_prob(q, ours, rank), theirs_q.log_prob(ours)),
+        "entropy": (family.entropy(q, rank), theirs_q.entropy()),
+        "kl": (family.kl(q, p, rank), torch.distributions.kl_divergence(theirs_q, theirs_p)),
+    }
+    for what, (got, expected) in pairs.items():
+        expected = total(expected, rest)
+        laws.equal(f"{what} of {name}", expected, got, 1e-10)
+        heads = (case.head, case.other)
+        laws.equal(f"gradient of {what}", case.gradient(expected, *heads), case.gradient(got, *heads), 1e-10)
+
+
+def _sampling(case: _Case, laws: Laws) -> None:
+    """Closed forms against Monte Carlo; the gradient that a sample carries."""
+    family, rank = case.family, case.rank
+    with torch.no_grad():
+        q, p = case.params(), case.params(case.other)
+        values = family.sample(q, case.noise(SAMPLES, 2))
+        log_q = family.log_prob(family.expand(q, (SAMPLES, 2), rank), values, rank)
+        log_p = family.log_prob(family.expand(p, (SAMPLES, 2), rank), values, rank)
+        laws.estimate("entropy by Monte Carlo", -log_q, torch.as_tensor(family.entropy(q, rank)))
+        laws.estimate("KL by Monte Carlo", log_q - log_p, torch.as_tensor(family.kl(q, p, rank)))
+        if _has_mean(family, q):
+            laws.estimate("mean by Monte Carlo", values, torch.as_tensor(family.mean(q)))
+    q, noise = case.params(), case.noise(2)
+    sample = family.sample(q, noise)
+    laws.equal("a sample repeats with its noise", sample, family.sample(q, noise))
+    laws.equal("reparametrised: a gradient reaches the head", family.reparametrised, sample.requires_grad)
+    if family.reparametrised and family.estimator == "straight-through":
+        weight = torch.randn(sample.shape, dtype=torch.float64, generator=case.generator)
+        expected = case.gradient(torch.as_tensor(family.mean(q)) * weight, case.head)
+        laws.equal("straight-through: the gradient of the mean", expected, case.gradient(sample * weight, case.head))
+
+
+def _constants(case: _Case, laws: Laws) -> None:
+    """Numbers in the place of tensors change the cost, not the result."""
+    family, rank, shape = case.family, case.rank, case.shape
+    try:
+        numbers = family.params(None, shape)
+    except FormulaError:  # a family may need to know more for a standard distribution, such as the classes
+        return
+    q, noise = case.params(), case.noise(2)
+    tensors = tuple(
+        n if isinstance(n, Tensor) else torch.full_like(torch.as_tensor(t), n) for n, t in zip(numbers, q, strict=True)
+    )
+    value = family.sample(q, noise).detach()
+    laws.equal("constants: sample", family.sample(tensors, noise), family.sample(numbers, noise), 1e-6)
+    expected = family.log_prob(tensors, value, rank)
+    laws.equal("constants: log_prob", expected, family.log_prob(numbers, value, rank), 1e-6)
+    laws.equal("constants: kl(q, p)", family.kl(q, tensors, rank), family.kl(q, numbers, rank), 1e-10)
+    laws.equal("constants: kl(p, q)", family.kl(tensors, q, rank), family.kl(numbers, q, rank), 1e-10)
+    entropy = torch.as_tensor(family.entropy(tensors, rank))[0]
+    laws.equal("constants: entropy", entropy, family.entropy(numbers, rank, shape), 1e-10)
+    laws.equal("constants: kl(p, p)", torch.zeros(()), family.kl(numbers, numbers, rank, shape), 1e-10)
+
+
+def _transforms(case: _Case, laws: Laws) -> None:
+    """vmap over data, noise under vmap, one graph for the compiler."""
+    family, shape, rank = case.family, case.shape, case.rank
+
+    def everything(head: Tensor, other: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        q, p = family.params(head, shape), family.params(other, shape)
+        value = family.sample(q, noise)
+        results = (family.log_prob(q, value, rank), family.entropy(q, rank), family.kl(q, p, rank))
+        return value, *(torch.as_tensor(result) for result in results)
+
+    inputs = case.head.detach(), case.other.detach(), case.noise(2)
+    expected = everything(*inputs)
+    torch.compiler.reset()
+    compiled = torch.compile(everything, fullgraph=True, backend="eager")(*inputs)
+    mapped = torch.func.vmap(everything)(*inputs)
+    for what, want, one, two in zip(("sample", "log_prob", "entropy", "kl"), expected, compiled, mapped, strict=True):
+        laws.equal(f"compiled as one graph: {what}", want, one, 1e-12)
+        laws.equal(f"vmap: {what}", want, two, 1e-12)
+    size = family.noise_shape((), shape, family.params(inputs[0][0], shape))
+    noise = torch.func.vmap(lambda _: family.noise(size), randomness="different")(torch.zeros(3))
+    laws.equal("noise under vmap has its shape", (3, *size), tuple(noise.shape))
+    laws.equal("noise under vmap differs", True, bool((noise[0] != noise[1]).any()))
+
+
+def _half(case: _Case, laws: Laws) -> None:
+    """Half-precision heads: densities are computed in float32 at least."""
+    family, rank = case.family, case.rank
+    for dtype in (torch.float16, torch.bfloat16):
+        q, p = case.params(case.head.detach().to(dtype)), case.params(case.other.detach().to(dtype))
+        full_q, full_p = (case.params(head.detach().to(dtype).double()) for head in (case.head, case.other))
+        value = family.sample(full_q, case.noise(2))
+        value = value.float() if value.is_floating_point() else value
+        pairs = {
+            "log_prob": (family.log_prob(full_q, value, rank), family.log_prob(q, value, rank)),
+            "entropy": (family.entropy(full_q, rank), family.entropy(q, rank)),
+            "kl": (family.kl(full_q, full_p, rank), family.kl(q, p, rank)),
+        }
+        for what, (expected, got) in pairs.items():
+            laws.equal(f"{what} of {dtype}", expected, torch.as_tensor(got).double(), 0.03)
+            laws.equal(f"{what} of {dtype}: result", torch.float32, torch.as_tensor(got).dtype)
+
+
+def _has_mean(family: Family, params: Params) -> bool:
+    try:
+        family.mean(params)
+    except FormulaError:
+        return False
+    return True
