@@ -1,0 +1,11 @@
+"""Measurements for the tests of the runner: their numbers are known beforehand."""
+
+
+def square(seed):
+    """The square of the seed, and its negative."""
+    return {"square": seed**2, "negative": -seed}
+
+
+def nothing(seed):
+    """Not a number."""
+    return {"square": float("nan"), "seed": seed}

@@ -1,0 +1,107 @@
+"""Reading a card, deciding, and the lines and files that a measurement leaves."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from worldformula import cards
+from worldformula.cards.run import measure, reproduce, write_json
+from worldformula.errors import CardError, CatalogueError
+
+TEXT = """
+name = "squares"
+system = "vae"
+claim = "The squares of small numbers stay small."
+command = "worldformula reproduce squares"
+measure = "tests.cards.entries:square"
+budget_minutes = 1
+metric = "square"
+direction = "lower"
+threshold = 4.0
+seeds = [1, 2]
+floor = 9
+unit = "units"
+"""
+
+
+@pytest.fixture
+def card():
+    return cards.read("squares", TEXT)
+
+
+def test_a_card_is_read_with_its_types(card):
+    assert card.seeds == (1, 2)
+    assert card.floor == 9.0
+    assert isinstance(card.floor, float)
+    assert card.published is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('metric = "square"', 'metrik = "square"', "no field is called 'metrik'. Did you mean 'metric'?"),
+        ('metric = "square"', "", "missing metric"),
+        ("threshold = 4.0", 'threshold = "4"', "threshold = '4', expected a number"),
+        ("seeds = [1, 2]", "seeds = [1, 2.5]", "expected a list of whole numbers"),
+        ("seeds = [1, 2]", "seeds = []", "expected at least one"),
+        ('"lower"', '"down"', "direction = 'down', expected 'lower' or 'higher'"),
+        ("floor = 9", "floor = 3", "floor = 3.0 already passes the threshold 4.0"),
+        ("floor = 9", "ceiling = 9", "ceiling = 9.0 does not reach the threshold 4.0"),
+        ('"squares"', '"circles"', "name = 'circles', expected the name of the file"),
+        (":square", ".square", "expected 'package.module:function'"),
+        ("threshold = 4.0", "threshold = ", "expected TOML"),
+    ],
+)
+def test_a_wrong_card_says_what_is_wrong(old, new, message):
+    with pytest.raises(CardError) as error:
+        cards.read("squares", TEXT.replace(old, new, 1))
+    assert message in str(error.value)
+
+
+def test_the_last_line_passes_and_shows_everything(card, capsys, tmp_path):
+    path = tmp_path / "deep" / "squares.json"
+    assert measure(card, json_path=path)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].startswith(
+        "PASS squares: square 4 units (worst of 2, needed <= 4) | floor 9 | ceiling – | published – | "
+    )
+    written = json.loads(path.read_text(encoding="utf-8"))
+    assert written["passed"]
+    assert [row["metrics"]["square"] for row in written["rows"]] == [1.0, 4.0]
+    assert {"date", "machine", "versions", "card"} <= set(written)
+    assert [p.name for p in path.parent.iterdir()] == ["squares.json"], "no part of a file is left behind"
+
+
+def test_one_bad_seed_fails_the_card(card, capsys):
+    assert not measure(card, seeds=[1, 3, 2])
+    assert capsys.readouterr().out.splitlines()[-1].startswith("FAIL squares: square 9 units (worst of 3")
+
+
+def test_higher_is_better_turns_the_sign(card, capsys):
+    assert not measure(replace(card, direction="higher", metric="negative", threshold=-1.0))
+    assert "needed >= -1" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_nan_fails(card, capsys):
+    assert not measure(replace(card, measure="tests.cards.entries:nothing"))
+    assert "square nan" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_missing_metric_entry_card_and_seeds(card):
+    with pytest.raises(CardError, match="returned square, negative, not 'sqare'. Did you mean 'square'"):
+        measure(replace(card, metric="sqare"))
+    with pytest.raises(CardError, match="cannot be imported"):
+        measure(replace(card, measure="tests.cards.entries:cube"))
+    with pytest.raises(CardError, match="at least one seed"):
+        measure(card, seeds=[])
+    with pytest.raises(CatalogueError, match="no card is called 'vae_digit'. Did you mean 'vae_digits'"):
+        reproduce("vae_digit")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "result.json"
+    write_json(path, {"value": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"value": object()})
+    assert json.loads(path.read_text(encoding="utf-8")) == {"value": 1}
