@@ -5,7 +5,18 @@
 """
 
 from worldformula.envs.factory import ids, make
+from worldformula.envs.returns import Score, random_policy_return, reference_return
 from worldformula.envs.spaces import ActionSpec
 from worldformula.envs.vector import Envs, Episode, EpisodeStats
 
-__all__ = ["ActionSpec", "Envs", "Episode", "EpisodeStats", "ids", "make"]
+__all__ = [
+    "ActionSpec",
+    "Envs",
+    "Episode",
+    "EpisodeStats",
+    "Score",
+    "ids",
+    "make",
+    "random_policy_return",
+    "reference_return",
+]

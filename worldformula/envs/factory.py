@@ -13,6 +13,8 @@ from worldformula.envs.drawing import LARGEST, SMALLEST
 from worldformula.envs.wrappers import ActionRepeat, DictObservation, Finite, PixelObservation, VectorAction
 from worldformula.errors import ConfigError, EnvironmentIdError, near
 
+DEFAULT_SIZE = 32
+
 
 def ids() -> list[str]:
     """The short names of this package's own environments."""
@@ -22,7 +24,7 @@ def ids() -> list[str]:
 def make(
     id: str,
     *,
-    size: int = 32,
+    size: int | None = None,
     pixels: bool = False,
     action_repeat: int = 1,
     max_steps: int | None = None,
@@ -33,7 +35,7 @@ def make(
     Args:
         id: a name of this package (:func:`ids`), its id ``worldformula/<Name>-v0``, or any id of ``gymnasium.make``.
             Atari games (``ALE/Pong-v5``) follow the 64 × 64 Dreamer protocol (:mod:`worldformula.envs.atari`).
-        size: edge of the picture in pixels.
+        size: edge of the picture in pixels; by default 32, for Atari 64.
         pixels: observe ``{"image": uint8 [size, size, 3]}`` instead of the environment's own observation.
         action_repeat: executions of each action; rewards add up, the end of an episode stops the repetition.
         max_steps: truncate after this many steps of the environment itself (before ``action_repeat``); by default
@@ -49,20 +51,20 @@ def make(
         SpaceError: a space that is not supported.
         ConfigError: an impossible size, repeat or limit.
     """
-    if not SMALLEST <= size <= LARGEST:
+    if size is not None and not SMALLEST <= size <= LARGEST:
         raise ConfigError(f"expected a picture size between {SMALLEST} and {LARGEST} pixels, got {size}")
     if max_steps is not None and max_steps < 1:
         raise ConfigError(f"max_steps is the number of steps until truncation, at least 1; got {max_steps}")
     if id.startswith("ALE/"):
-        from worldformula.envs.atari import make_atari
+        from worldformula.envs.atari import SIZE, make_atari
 
-        env = make_atari(id, max_steps=max_steps, **options)
+        env = make_atari(id, size=size or SIZE, max_steps=max_steps, **options)
     else:
-        env = _build(id, size, pixels, max_steps, options)
+        env = _build(id, size or DEFAULT_SIZE, pixels, max_steps, options)
     if action_repeat != 1:
         env = ActionRepeat(env, action_repeat)
     if pixels and not id.startswith("ALE/"):
-        env = PixelObservation(env, size)
+        env = PixelObservation(env, size or DEFAULT_SIZE)
     return VectorAction(Finite(DictObservation(env), id))
 
 

@@ -1,0 +1,74 @@
+"""What a random policy scores, and the best return that we know how to reach."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from worldformula.envs import registry
+from worldformula.envs.factory import ids, make
+from worldformula.errors import EnvironmentIdError
+
+Actor = Callable[[dict[str, Any]], Any]  # from Gymnasium's info to an action
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean return of ``n`` complete episodes and its standard error."""
+
+    mean: float
+    error: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{self.mean:.1f} ± {self.error:.1f} (n = {self.n})"
+
+
+def random_policy_return(id: str, episodes: int = 20, seed: int = 0, **options: Any) -> Score:
+    """Return of uniformly random actions.
+
+    Args:
+        id: as for :func:`worldformula.envs.make`.
+        episodes: number of complete episodes.
+        seed: of the environment and of the actions.
+        **options: as for :func:`worldformula.envs.make`.
+    """
+    env = make(id, **options)
+    spec, rng = env.get_wrapper_attr("spec_of_actions"), np.random.default_rng(seed)
+    return _score(_episode(env, lambda _: spec.random(rng, 1)[0], s) for s in _seeds(seed, episodes))
+
+
+def reference_return(id: str, episodes: int = 20, seed: int = 0) -> Score:
+    """Return of the environment's own reference controller, which sees the true state.
+
+    Raises:
+        EnvironmentIdError: the environment is not one of this package, so it has no reference controller.
+    """
+    entry = registry.find(id)
+    if entry is None:
+        raise EnvironmentIdError(f"{id!r} has no reference controller; environments that have one: {', '.join(ids())}")
+    env = gymnasium.make(entry.id, disable_env_checker=True)
+    return _score(_episode(env, lambda info: entry.reference(info["state"]), s) for s in _seeds(seed, episodes))
+
+
+def _seeds(seed: int, episodes: int) -> list[int]:
+    return [int(child.generate_state(1)[0]) for child in np.random.SeedSequence(seed).spawn(episodes)]
+
+
+def _episode(env: Any, actor: Actor, seed: int) -> float:
+    _, info = env.reset(seed=seed)
+    total, done = 0.0, False
+    while not done:
+        _, reward, terminated, truncated, info = env.step(actor(info))
+        total, done = total + float(reward), terminated or truncated
+    return total
+
+
+def _score(returns: Iterable[float]) -> Score:
+    values = np.array(list(returns))
+    spread = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
+    return Score(float(values.mean()), float(spread), len(values))
