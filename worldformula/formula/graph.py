@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from html import escape
+from html import escape, unescape
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from worldformula.errors import UnknownVariableError, near
 from worldformula.formula.layout import RADIUS, Curve, place, route
-from worldformula.formula.names import Header, Variable
+from worldformula.formula.names import GREEK, Header, Variable
 from worldformula.formula.nodes import Divergence, Expectation, Node, children, factors
 
 if TYPE_CHECKING:
@@ -36,10 +36,12 @@ class Vertex:
 
     @property
     def name(self) -> str:
+        """As a formula writes it: ``z_{t-1}``."""
         return str(self.variable)
 
     @property
     def slice(self) -> int | None:
+        """Steps from the current one: 0 or −1; None outside time."""
         return None if self.variable.index is None else self.variable.offset
 
 
@@ -164,9 +166,8 @@ def _ancestors(headers: Sequence[Header], start: Sequence[int]) -> set[str]:
         for condition in headers[waiting.pop()].conditions:
             if condition.key not in found:
                 found.add(condition.key)
-                waiting += [
-                    i for i, h in enumerate(headers) if h.deterministic and condition.key in {v.key for v in h.variables}
-                ]
+                functions = [i for i, h in enumerate(headers) if h.deterministic]
+                waiting += [i for i in functions if condition.key in {v.key for v in headers[i].variables}]
     return found
 
 
@@ -210,14 +211,14 @@ _MARGIN = 14.0
 
 
 def svg(graph: Graph) -> str:
-    """A self-contained SVG; it takes its colour from the page around it (light or dark), or from the reader's scheme."""
+    """A self-contained SVG in the colour of the page around it; alone, in that of the reader's scheme."""
     order = {v.variable: i for i, v in enumerate(graph.vertices)}
     pairs = [(order[e.source], order[e.target]) for e in graph.edges]
     generative = [e.kind == "generative" for e in graph.edges]
     sides = [-1 if v.slice == -1 else 0 for v in graph.vertices]
     radius = max([RADIUS, *(_label_width(v.variable, 13.0) / 2 + 4 for v in graph.vertices)])
     radius = min(radius, 1.7 * RADIUS)
-    centres = place(_layers(graph, order), sides, pairs, radius)
+    centres = place(_layers(graph), sides, pairs, radius)
     curves = route(centres, pairs, generative, radius)
     body = [_edge(c, e) for c, e in zip(curves, graph.edges, strict=True)]
     body += [_vertex(v, x, y, radius) for v, (x, y) in zip(graph.vertices, centres, strict=True)]
@@ -235,7 +236,7 @@ def svg(graph: Graph) -> str:
     )
 
 
-def _layers(graph: Graph, order: dict[Variable, int]) -> list[int]:
+def _layers(graph: Graph) -> list[int]:
     """Rows from the top: below all generative parents of the same step; both slices of a variable share a row."""
     parents: dict[Variable, set[Variable]] = {v.variable.at(0): set() for v in graph.vertices}
     for e in graph.edges:
@@ -256,10 +257,10 @@ def _layers(graph: Graph, order: dict[Variable, int]) -> list[int]:
     for variable in parents:
         row(variable, frozenset())
     # A root is drawn just above its highest child; a variable of the earlier step alone, above what it leads to.
-    for variable in parents:
+    for variable, above_it in parents.items():
         leads = [e.target.at(0) for e in _generative(graph) if e.source.at(0) == variable]
         below = [rows[target] for target in leads if target != variable]
-        if not parents[variable] and below:
+        if not above_it and below:
             rows[variable] = min(below) - 1
     return [rows[v.variable.at(0)] - min(rows.values()) for v in graph.vertices]
 
@@ -271,7 +272,7 @@ def _generative(graph: Graph) -> list[Edge]:
 def _edge(curve: Curve, edge: Edge) -> str:
     (x0, y0), (cx, cy), (x1, y1) = curve.start, curve.control, curve.tail
     head = " ".join(f"{x:.1f},{y:.1f}" for x, y in curve.head)
-    line = f"M{x0:.1f} {y0:.1f}Q{cx:.1f} {cy:.1f} {x1:.1f} {y1:.1f}" if curve.bent else f"M{x0:.1f} {y0:.1f}L{x1:.1f} {y1:.1f}"
+    line = f"M{x0:.1f} {y0:.1f}" + (f"Q{cx:.1f} {cy:.1f} " if curve.bent else "L") + f"{x1:.1f} {y1:.1f}"
     title = f"{edge.source} to {edge.target}: {edge.kind}"
     return f'<g class="{edge.kind}"><title>{escape(title)}</title><path d="{line}"/><polygon points="{head}"/></g>'
 
@@ -289,13 +290,7 @@ def _vertex(vertex: Vertex, x: float, y: float, radius: float) -> str:
 def _symbol(variable: Variable) -> str:
     """The base as it is printed: Greek names as letters, accents and primes as characters."""
     key = replace(variable, accent=None, primes=0, subscript=None, index=None).key
-    named = {"lambda": "lamda"}.get(key.lower(), key.lower())
-    try:
-        size = "SMALL" if key[0].islower() else "CAPITAL"
-        base = "\\N{GREEK %s LETTER %s}" % (size, named.upper())
-        letter = base.encode().decode("unicode_escape")
-    except UnicodeDecodeError:
-        letter = variable.base
+    letter = unescape(f"&{key};") if key in GREEK else variable.base
     return letter + (_ACCENTS[variable.accent] if variable.accent else "") + "\u2032" * variable.primes
 
 
@@ -318,14 +313,13 @@ def _label(variable: Variable, x: float, y: float, size: float) -> str:
     )
 
 
-def _separator(
-    index: str, centres: np.ndarray, sides: Sequence[int], low: np.ndarray, high: np.ndarray
-) -> str:
+def _separator(index: str, centres: np.ndarray, sides: Sequence[int], low: np.ndarray, high: np.ndarray) -> str:
     earlier = np.array(sides) == -1
     x = (centres[earlier, 0].max() + centres[~earlier, 0].min()) / 2
     y = low[1] + 22
     return (
         f'<path class="separator" d="M{x:.1f} {low[1] + 6:.1f}V{high[1] - 6:.1f}"/>'
-        f'<text class="slice" x="{x - 34:.1f}" y="{y:.1f}"><tspan font-style="italic">{escape(index)}</tspan> \u2212 1</text>'
+        f'<text class="slice" x="{x - 34:.1f}" y="{y:.1f}">'
+        f'<tspan font-style="italic">{escape(index)}</tspan> \u2212 1</text>'
         f'<text class="slice" x="{x + 22:.1f}" y="{y:.1f}" font-style="italic">{escape(index)}</text>'
     )

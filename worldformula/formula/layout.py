@@ -33,7 +33,9 @@ class Curve:
     bent: bool
 
 
-def place(rows: Sequence[int], sides: Sequence[int], edges: Sequence[tuple[int, int]], radius: float = RADIUS) -> Points:
+def place(
+    rows: Sequence[int], sides: Sequence[int], edges: Sequence[tuple[int, int]], radius: float = RADIUS
+) -> Points:
     """Centres ``[N, 2]`` in pixels, y downwards.
 
     Args:
@@ -127,14 +129,17 @@ def _crossings(a: Points, b: Points) -> int:
     """Pairs of segments that cross away from shared ends."""
 
     def turn(p: Points, q: Points, r: Points) -> Points:
-        return np.sign((q[..., 0] - p[..., 0]) * (r[..., 1] - p[..., 1]) - (q[..., 1] - p[..., 1]) * (r[..., 0] - p[..., 0]))
+        (ax, ay), (bx, by) = np.moveaxis(q - p, -1, 0), np.moveaxis(r - p, -1, 0)
+        return np.sign(ax * by - ay * bx)
 
     p, q, r, s = a[:, None], b[:, None], a[None], b[None]
     crossing = (turn(p, q, r) * turn(p, q, s) < 0) & (turn(r, s, p) * turn(r, s, q) < 0)
     return int(crossing.sum()) // 2
 
 
-def route(centres: Points, edges: Sequence[tuple[int, int]], straight: Sequence[bool], radius: float = RADIUS) -> list[Curve]:
+def route(
+    centres: Points, edges: Sequence[tuple[int, int]], straight: Sequence[bool], radius: float = RADIUS
+) -> list[Curve]:
     """One arrow per edge; ``straight`` edges bend only around circles, the others always bend.
 
     Edges are routed one after the other, the straight ones first, each with the bend that hits no circle and crosses
@@ -169,7 +174,13 @@ def _curve(centres: Points, edge: tuple[int, int], bend: float, radius: float) -
 
 
 def _disturbance(
-    curve: Curve, bend: float, edge: tuple[int, int], centres: Points, others: list[Curve], radius: float, middle: Points
+    curve: Curve,
+    bend: float,
+    edge: tuple[int, int],
+    centres: Points,
+    others: list[Curve],
+    radius: float,
+    middle: Points,
 ) -> float:
     rest = np.delete(centres, list(edge), 0)
     hits = (np.linalg.norm(rest[:, None] - curve.points[None], axis=-1).min(1, initial=np.inf) < radius + 6).sum()

@@ -1,0 +1,236 @@
+"""MathML Core, which browsers typeset by themselves. Exactly as written, one rule per node; long formulas are broken.
+
+A formula that is too long for a line is broken at its sums, each term on a line of its own, indented by the depth of
+its brackets, with the operator in front.
+"""
+
+from __future__ import annotations
+
+import re
+from html import escape, unescape
+from typing import TypeGuard
+
+from worldformula.formula.names import GREEK, Variable
+from worldformula.formula.nodes import (
+    Binary,
+    Divergence,
+    Expectation,
+    Log,
+    Negative,
+    Node,
+    Number,
+    OverBatch,
+    OverTime,
+    Product,
+    StopGradient,
+    Use,
+)
+from worldformula.formula.text import BINDS, number, strength
+
+_ACCENTS = {"hat": "^", "tilde": "~", "bar": "¯", "dot": "˙", "vec": "→"}
+_SIGNS = {"+": "+", "-": "−"}
+_APPLY = "<mo>&#x2061;</mo>"
+Line = tuple[int, str]
+_COMMA = '<mo separator="true">,</mo>'
+
+
+def mathml(node: Node, width: int = 72) -> str:
+    """The formula as one ``<math display="block">``.
+
+    Args:
+        node: the expression's node.
+        width: the longest line, in characters of plain text; a longer formula is broken at its sums.
+    """
+    rows = _lines(node, width)
+    if len(rows) == 1:
+        return f'<math display="block">{rows[0][1]}</math>'
+    table = "".join(
+        f'<mtr><mtd style="text-align:left"><mrow><mspace width="{1.6 * depth:g}em"/>{shown}</mrow></mtd></mtr>'
+        for depth, shown in rows
+    )
+    return f'<math display="block"><mtable displaystyle="true">{table}</mtable></math>'
+
+
+# ------------------------------------------------------------------------------------------------------------ the names
+
+
+def symbol(word: str) -> str:
+    """A base or subscript: Greek names as letters, one letter italic, words upright, digits after a letter lowered."""
+    if word in GREEK:
+        return f"<mi>{unescape(f'&{word};')}</mi>"
+    if len(word) > 1 and len(word.rstrip("0123456789")) == 1:
+        return f"<msub><mi>{escape(word[0])}</mi><mn>{word[1:]}</mn></msub>"
+    return f"<mn>{word}</mn>" if word.isdigit() else f"<mi>{escape(word)}</mi>"
+
+
+def variable(v: Variable) -> str:
+    """One variable with its accent, primes and subscripts."""
+    base = symbol(v.base)
+    if v.accent:
+        base = f'<mover accent="true">{base}<mo stretchy="false">{_ACCENTS[v.accent]}</mo></mover>'
+    parts = [symbol(v.subscript)] if v.subscript else []
+    if v.index:
+        sign = f"<mo>{'−' if v.offset < 0 else '+'}</mo><mn>{abs(v.offset)}</mn>" if v.offset else ""
+        parts.append(symbol(v.index) + sign)
+    sub = f"<mrow>{_COMMA.join(parts)}</mrow>"
+    primes = f"<mo>{'′' * v.primes}</mo>"
+    if parts and v.primes:
+        return f"<msubsup>{base}{sub}{primes}</msubsup>"
+    if parts:
+        return f"<msub>{base}{sub}</msub>"
+    return f"<msup>{base}{primes}</msup>" if v.primes else base
+
+
+def factor(u: Use) -> str:
+    """``q(z_t ∣ h_t)``, or ``sg[…]`` around it."""
+    header = u.factor.header
+    variables, conditions = (_COMMA.join(map(variable, vs)) for vs in (header.variables, header.conditions))
+    name, _, sub = header.letter.partition("_")
+    letter = f"<msub>{symbol(name)}{symbol(sub)}</msub>" if sub else symbol(name)
+    if header.deterministic:
+        shown = f"{variables}<mo>=</mo>{letter}{_fenced('(', conditions, ')', stretchy=False)}"
+    else:
+        bar = '<mo lspace="0.17em" rspace="0.17em" stretchy="false">∣</mo>' if conditions else ""
+        shown = letter + _fenced("(", variables + bar + conditions, ")", stretchy=False)
+    return _stopped(shown) if u.stopped else f"<mrow>{shown}</mrow>"
+
+
+def product(p: Product) -> str:
+    """Densities side by side; a deterministic factor is set off by commas."""
+    between = _COMMA if any(u.factor.header.deterministic for u in p) else '<mspace width="0.17em"/>'
+    return between.join(map(factor, p))
+
+
+# ----------------------------------------------------------------------------------------------------------- the pieces
+
+
+def _bracket(symbol: str, form: str, stretchy: bool = False) -> str:
+    grows = str(stretchy).lower()
+    return f'<mo form="{form}" fence="true" stretchy="{grows}" lspace="0" rspace="0">{symbol}</mo>'
+
+
+def _fenced(opening: str, inside: str, closing: str, stretchy: bool = True) -> str:
+    return f"<mrow>{_bracket(opening, 'prefix', stretchy)}{inside}{_bracket(closing, 'postfix', stretchy)}</mrow>"
+
+
+def _stopped(inside: str) -> str:
+    return f"<mrow><mi>sg</mi>{_APPLY}{_fenced('[', inside, ']')}</mrow>"
+
+
+def _operand(node: Node, least: int) -> str:
+    shown = inline(node)
+    return _fenced("(", shown, ")") if strength(node) < least else shown
+
+
+def _expected(q: Product) -> str:
+    """𝔼 with what is drawn as subscript, below the letter when there are several factors."""
+    kind = "msub" if len(q) == 1 else "munder"
+    return f'<{kind}><mo movablelimits="false" lspace="0.17em" rspace="0.1em">𝔼</mo><mrow>{product(q)}</mrow></{kind}>'
+
+
+def _over_time(how: str, index: str) -> str:
+    if how == "sum":
+        return f'<munder><mo movablelimits="false" largeop="true">∑</mo>{symbol(index)}</munder>'
+    return f'<munder><mi>mean</mi>{symbol(index)}</munder>{_APPLY}<mspace width="0.17em"/>'
+
+
+def _times(left: Node, right: Node) -> str:
+    """The left side of a product and its sign: a dot before a number, otherwise nothing that is seen."""
+    sign = "<mo>⋅</mo>" if isinstance(right, Number) else '<mo>&#x2062;</mo><mspace width="0.17em"/>'
+    return _operand(left, 3) + sign
+
+
+def inline(node: Node) -> str:
+    """The formula on one line, as an ``<mrow>``."""
+    match node:
+        case Number(value):
+            shown = number(value)
+            return f"<mrow><mo>−</mo><mn>{shown[1:]}</mn></mrow>" if value < 0 else f"<mn>{shown}</mn>"
+        case Log(p):
+            return f'<mrow><mi>log</mi>{_APPLY}<mspace width="0.17em"/>{product(p)}</mrow>'
+        case Divergence(q, p):
+            name = "<msub><mi>D</mi><mi>KL</mi></msub>"
+            parallel = '<mo lspace="0.28em" rspace="0.28em" stretchy="false">∥</mo>'
+            return f"<mrow>{name}{_fenced('[', factor(q) + parallel + factor(p), ']')}</mrow>"
+        case Expectation(q, body, _):
+            return f"<mrow>{_expected(q)}{_fenced('[', inline(body), ']')}</mrow>"
+        case Binary("max" | "min" as op, left, right):
+            return f"<mrow><mi>{op}</mi>{_APPLY}{_fenced('(', inline(left) + _COMMA + inline(right), ')')}</mrow>"
+        case Binary("/", left, right):
+            return f"<mfrac>{inline(left)}{inline(right)}</mfrac>"
+        case Binary("*", left, right):
+            return f"<mrow>{_times(left, right)}{_operand(right, 4)}</mrow>"
+        case Binary(op, left, right):
+            sign = f'<mo form="infix">{_SIGNS[op]}</mo>'
+            return f"<mrow>{_operand(left, BINDS[op])}{sign}{_operand(right, BINDS[op] + 1)}</mrow>"
+        case Negative(body):
+            return f'<mrow><mo form="prefix">−</mo>{_operand(body, BINDS["neg"] + 1)}</mrow>'
+        case StopGradient(body):
+            return _stopped(inline(body))
+        case OverBatch(how, body):
+            return f"<mrow><mi>{how}</mi>{_APPLY}{_fenced('(', inline(body), ')')}</mrow>"
+        case OverTime(how, index, body, _, _):
+            return f"<mrow>{_over_time(how, index)}{_operand(body, 2)}</mrow>"
+    raise TypeError(f"no MathML rule for {type(node).__name__}")
+
+
+# ------------------------------------------------------------------------------------------------------------ the lines
+
+
+def _length(shown: str) -> int:
+    """Characters that a reader sees, in subscripts as in the line."""
+    return len(unescape(re.sub(r"<[^>]*>", "", shown)))
+
+
+def _lines(node: Node, width: int) -> list[Line]:
+    """(depth of the indent, content) of every line."""
+    shown = inline(node)
+    if _length(shown) <= width:
+        return [(0, shown)]
+    match node:
+        case Binary("+" | "-"):
+            return _sum(node, width)
+        case Binary("*", left, right):
+            return _with(_times(left, right), _wrapped("(", right, ")", width, strength(right) < 4))
+        case Negative(body):
+            return _with('<mo form="prefix">−</mo>', _wrapped("(", body, ")", width, strength(body) <= BINDS["neg"]))
+        case Expectation(q, body, _):
+            return _with(_expected(q), _wrapped("[", body, "]", width))
+        case StopGradient(body):
+            return _with("<mi>sg</mi>", _wrapped("[", body, "]", width))
+        case OverBatch(how, body):
+            return _with(f"<mi>{how}</mi>", _wrapped("(", body, ")", width))
+        case OverTime(how, index, body, _, _):
+            return _with(_over_time(how, index), _wrapped("(", body, ")", width, strength(body) < 2))
+    return [(0, shown)]
+
+
+def _sum(node: Binary, width: int) -> list[Line]:
+    """A broken sum: every term on a line of its own, whether or not some would fit beside each other."""
+    binds = BINDS[node.op]
+    before = _sum(node.left, width) if _is_sum(node.left) else _lines(node.left, width)
+    term = _wrapped("(", node.right, ")", width, strength(node.right) < binds + 1)
+    return [*before, *_with(f'<mo form="infix" lspace="0">{_SIGNS[node.op]}</mo>', term)]
+
+
+def _is_sum(node: Node) -> TypeGuard[Binary]:
+    return isinstance(node, Binary) and node.op in "+-"
+
+
+def _with(prefix: str, rows: list[Line]) -> list[Line]:
+    return [(rows[0][0], prefix + rows[0][1]), *rows[1:]]
+
+
+def _wrapped(opening: str, body: Node, closing: str, width: int, needed: bool = True) -> list[Line]:
+    """The lines of a body between brackets; the terms of a broken sum are indented below the opening one."""
+    rows = _lines(body, width)
+    if not needed:
+        return rows
+    first, last = _bracket(opening, "prefix"), _bracket(closing, "postfix")
+    if len(rows) == 1:
+        return [(0, _fenced(opening, rows[0][1], closing))]
+    if _is_sum(body):
+        rows = [(0, first), *((depth + 1, shown) for depth, shown in rows)]
+    else:
+        rows = _with(first, rows)
+    return [*rows[:-1], (rows[-1][0], rows[-1][1] + last)]
