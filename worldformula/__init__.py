@@ -1,0 +1,47 @@
+"""World models, written as formulas."""
+
+from worldformula.formula import (
+    KL,
+    Bernoulli,
+    Categorical,
+    Data,
+    Deterministic,
+    E,
+    Expression,
+    Factor,
+    Joint,
+    Mean,
+    Normal,
+    OneHot,
+    Out,
+    Sum,
+    TwoHot,
+    log,
+    maximum,
+    minimum,
+    sg,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "KL",
+    "Bernoulli",
+    "Categorical",
+    "Data",
+    "Deterministic",
+    "E",
+    "Expression",
+    "Factor",
+    "Joint",
+    "Mean",
+    "Normal",
+    "OneHot",
+    "Out",
+    "Sum",
+    "TwoHot",
+    "log",
+    "maximum",
+    "minimum",
+    "sg",
+]

@@ -6,14 +6,11 @@ file of their own with one rule per node.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-import torch
-
 if TYPE_CHECKING:
-    from worldformula.formula.factors import Factor
+    from worldformula.formula.factors import Constants, Factor
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +94,7 @@ class OverTime(Node):
     index: str
     body: Node
     reset: str | None = None
-    initial: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    initial: Constants | None = None
 
 
 def children(node: Node) -> tuple[Node, ...]:
@@ -134,3 +131,10 @@ def factors(node: Node) -> list[Factor]:
 
     visit(node)
     return list(found.values())
+
+
+def initial_of(node: Node) -> Constants | None:
+    """The learnable or given initial state of the first sum over time that has one."""
+    if isinstance(node, OverTime) and node.initial is not None:
+        return node.initial
+    return next((found for child in children(node) if (found := initial_of(child)) is not None), None)

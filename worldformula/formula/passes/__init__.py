@@ -1,1 +1,11 @@
+"""Passes: plan to plan, one file each. ``PASSES`` is the whole list, in order."""
 
+from collections.abc import Callable
+
+from worldformula.formula.passes.hoist_before import hoist_before
+from worldformula.formula.passes.sink_after import sink_after
+from worldformula.formula.plan import Plan
+
+PASSES: tuple[Callable[[Plan], Plan], ...] = (hoist_before, sink_after)
+
+__all__ = ["PASSES", "hoist_before", "sink_after"]

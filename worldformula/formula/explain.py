@@ -1,0 +1,48 @@
+"""What a formula does, in words: the estimator of each term, what is drawn, and the plan after every pass."""
+
+from __future__ import annotations
+
+from worldformula.errors import table
+from worldformula.formula.nodes import Divergence, Expectation, Log, Node, children
+from worldformula.formula.passes import PASSES
+from worldformula.formula.program import Program
+from worldformula.formula.text import text
+
+
+def explain(node: Node, program: Program, stages: bool = False) -> str:
+    """The table *term | estimator | gradient*, one row per KL, log and E; with ``stages`` the plan after each pass."""
+    rows = list(dict.fromkeys(_rows(node)))
+    draws = [f"{op.name.removeprefix('noise_')} from {op.factor}, once per {'step' if op.step else 'call'}" for op in program.plan.sites]
+    parts = [table(("term", "estimator", "gradient"), rows), "draws: " + ("; ".join(draws) or "none")]
+    if stages:
+        plan = program.raw
+        parts.append(f"--- lowered\n{plan}")
+        for step in PASSES:
+            plan = step(plan)
+            parts.append(f"--- {step.__name__}\n{plan}")
+    return "\n".join(parts)
+
+
+def _rows(node: Node) -> list[tuple[str, str, str]]:
+    rows: list[tuple[str, str, str]] = []
+    match node:
+        case Divergence(q, p):
+            assert q.factor.family is not None and p.factor.family is not None
+            stopped = [side for side, use in (("q", q), ("p", p)) if use.stopped]
+            gradient = f"exact, none through {' and '.join(stopped)}" if stopped else "exact"
+            rows.append((text(node), f"closed form ({q.factor.family.name}, {p.factor.family.name})", gradient))
+        case Log():
+            rows.append((text(node), "exact, at the values it is given", "exact"))
+        case Expectation(q, body, gradient):
+            drawn = [u.factor for u in q if u.factor.family is not None]
+            for factor in drawn:
+                family = factor.family
+                assert family is not None
+                how = (family.estimator or "reparametrised") if family.reparametrised else str(gradient)
+                biased = " (biased)" if how in family.biased else ""
+                rows.append((f"E_{{{factor}}}[...]", "Monte Carlo, 1 shared sample", how + biased))
+            if not drawn:
+                rows.append((f"E over {', '.join(str(u.factor) for u in q)}", "exact: nothing random", "exact"))
+    for child in children(node):
+        rows += _rows(child)
+    return rows

@@ -1,0 +1,244 @@
+"""Expressions: what formulas evaluate to. An expression is an immutable tree and a plain ``nn.Module`` of its networks.
+
+    loss = (KL(encode, prior) - E(encode, log(decode))).mean()
+    out = loss(x=batch)                 # out.value, out.terms, out.samples
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from worldformula.errors import FormulaError
+from worldformula.formula.check import check_divergence, check_gradient, check_product
+from worldformula.formula.factors import Constants, Factor, Joint, as_uses
+from worldformula.formula.latex import latex
+from worldformula.formula.nodes import (
+    Binary,
+    Divergence,
+    Expectation,
+    Log,
+    Negative,
+    Node,
+    Number,
+    OverBatch,
+    OverTime,
+    StopGradient,
+    Use,
+    factors,
+    initial_of,
+)
+from worldformula.formula.emit import register_networks
+from worldformula.formula.explain import explain
+from worldformula.formula.lower import lower
+from worldformula.formula.program import Out, Program
+from worldformula.formula.text import text
+
+Number_ = int | float
+
+
+class Expression(nn.Module):
+    """A formula that can be printed, evaluated, differentiated, compiled, copied and saved.
+
+    Call it with its variables as keywords. Reserved keywords: ``seed`` or ``generator`` (randomness of this call),
+    ``noise`` (the noise itself, by variable), ``start`` (initial carry, by variable), ``deterministic`` (means and modes
+    instead of samples). Returns :class:`Out`.
+    """
+
+    def __init__(self, node: Node) -> None:
+        super().__init__()
+        self.node = node
+        register_networks(self, factors(node), initial_of(node))
+        self._program: Program | None = None
+
+    @property
+    def program(self) -> Program:
+        """The plan and the functions emitted from it, made at first use."""
+        if self._program is None:
+            self._program = Program(lower(self.node), text(self.node))
+        return self._program
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_program": None}
+
+    def forward(self, **inputs: Any) -> Out:
+        return self.program.run(self, inputs)
+
+    def interpret(self, **inputs: Any) -> Out:
+        """Walk the plan node by node with shape checks: the debug mode. Same arguments and result as a call."""
+        return self.program.interpret(inputs)
+
+    def noise(self, *, generator: torch.Generator | None = None, **inputs: Any) -> dict[str, Tensor]:
+        """The noise that a call with these inputs would draw, by variable; pass it back as ``noise=``."""
+        return {k.removeprefix('noise_'): v for k, v in self.program.draw(inputs, generator).items() if v is not None}
+
+    def compile(self, **options: Any) -> Expression:  # type: ignore[override]
+        """Compile the emitted function with ``torch.compile(**options)``; returns the expression itself."""
+        self.program.compile(options)
+        return self
+
+    # --------------------------------------------------------------------------------------------------- read it back
+
+    @property
+    def code(self) -> str:
+        """The PyTorch that runs."""
+        return self.program.function(self, deterministic=False).source
+
+    @property
+    def latex(self) -> str:
+        return latex(self.node)
+
+    def explain(self, stages: bool = False) -> str:
+        """Which estimator each term uses, what is drawn, and (with ``stages``) the plan after every pass."""
+        return explain(self.node, self.program, stages)
+
+    def graph(self) -> str:
+        """The graphical model as SVG: observed shaded, deterministic double ring, inference dashed."""
+        from worldformula.formula.graph import graph, svg
+
+        return svg(graph(self.node))
+
+    def __str__(self) -> str:
+        return latex(self.node)
+
+    def __repr__(self) -> str:
+        return f"<Expression {text(self.node)}>"
+
+    def _repr_latex_(self) -> str:
+        return f"$\\displaystyle {latex(self.node)}$"
+
+    # ------------------------------------------------------------------------------------------------------ arithmetic
+
+    def mean(self) -> Expression:
+        """Mean over all batch axes."""
+        return Expression(OverBatch("mean", self.node))
+
+    def sum(self) -> Expression:
+        """Sum over all batch axes."""
+        return Expression(OverBatch("sum", self.node))
+
+    def __add__(self, other: Expression | Number_) -> Expression:
+        return _binary("+", self, other)
+
+    def __radd__(self, other: Number_) -> Expression:
+        return _binary("+", other, self)
+
+    def __sub__(self, other: Expression | Number_) -> Expression:
+        return _binary("-", self, other)
+
+    def __rsub__(self, other: Number_) -> Expression:
+        return _binary("-", other, self)
+
+    def __mul__(self, other: Expression | Number_) -> Expression:
+        return _binary("*", self, other)
+
+    def __rmul__(self, other: Number_) -> Expression:
+        return _binary("*", other, self)
+
+    def __truediv__(self, other: Expression | Number_) -> Expression:
+        return _binary("/", self, other)
+
+    def __rtruediv__(self, other: Number_) -> Expression:
+        return _binary("/", other, self)
+
+    def __neg__(self) -> Expression:
+        return Expression(Negative(self.node))
+
+    def __call__(self, *args: Any, **inputs: Any) -> Out:
+        if args:
+            raise FormulaError("expected the variables as keywords, e.g. loss(x=batch), got positional arguments")
+        return super().__call__(**inputs)
+
+
+def as_node(value: Expression | Number_) -> Node:
+    """An operand of arithmetic as a node."""
+    if isinstance(value, Expression):
+        return value.node
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return Number(float(value))
+    hint = "; write log(p) for its log-density" if isinstance(value, (Factor, Joint)) else ""
+    raise FormulaError(f"expected an expression or a number, got {type(value).__name__}{hint}")
+
+
+def _binary(op: Any, left: Expression | Number_, right: Expression | Number_) -> Expression:
+    return Expression(Binary(op, as_node(left), as_node(right)))
+
+
+# ------------------------------------------------------------------------------------------------------ what users write
+
+
+def log(p: Factor | Joint) -> Expression:
+    """log p(x|z): the log-density of a factor or a product at the values that the expression gives its variables."""
+    used = check_product(as_uses(p))
+    for use in used:
+        if use.factor.family is None:
+            raise FormulaError(f"log {use.factor}: a deterministic or data factor has no density")
+    return Expression(Log(used))
+
+
+def KL(q: Factor | Use, p: Factor | Use) -> Expression:
+    """KL(q ‖ p) in closed form; raises NoClosedFormError where there is none."""
+    (left,), (right,) = as_uses(q), as_uses(p)
+    check_divergence(left, right)
+    return Expression(Divergence(left, right))
+
+
+def E(q: Factor | Joint | Use, f: Expression | Number_, gradient: str | None = None) -> Expression:
+    """E_q[f], by one draw of every factor of ``q``, shared by everything inside ``f``.
+
+    A factor without reparametrised samples needs ``gradient=``: ``"score"`` or ``"straight-through"``.
+    """
+    used = check_product(as_uses(q))
+    check_gradient(used, gradient)
+    return Expression(Expectation(used, as_node(f), gradient))
+
+
+def sg(x: Any) -> Any:
+    """Stop-gradient: of an expression's value, or of a factor's parameters, as in ``KL(sg(q), p)``."""
+    match x:
+        case Expression():
+            return Expression(StopGradient(x.node))
+        case Factor():
+            return Use(x, stopped=True)
+        case Use():
+            return Use(x.factor, stopped=True)
+        case Joint():
+            return Joint(*(Use(u.factor, stopped=True) for u in x.uses))
+    raise FormulaError(f"expected an expression or a factor, got {type(x).__name__}")
+
+
+def maximum(a: Expression | Number_, b: Expression | Number_) -> Expression:
+    """The larger of the two, elementwise over the batch."""
+    return _binary("max", a, b)
+
+
+def minimum(a: Expression | Number_, b: Expression | Number_) -> Expression:
+    """The smaller of the two, elementwise over the batch."""
+    return _binary("min", a, b)
+
+
+def _over_time(how: Any, index: str, step: Expression, reset: str | None, initial: Mapping[str, Tensor] | None) -> Expression:
+    if not isinstance(step, Expression):
+        raise FormulaError(f"expected Sum('t', expression), got {type(step).__name__}")
+    return Expression(OverTime(how, index, as_node(step), reset, Constants(initial) if initial else None))
+
+
+def Sum(
+    index: str, step: Expression, *, reset: str | None = None, initial: Mapping[str, Tensor] | None = None
+) -> Expression:
+    """Σ_t step over the time axis of the series ``[B, T, ...]``.
+
+    ``reset`` names the series of flags ``[B, T]`` that restart the carry (and zero the shifted series) where they are
+    set. ``initial`` gives the carry's first value by variable (a tensor or ``nn.Parameter``); zeros otherwise.
+    """
+    return _over_time("sum", index, step, reset, initial)
+
+
+def Mean(
+    index: str, step: Expression, *, reset: str | None = None, initial: Mapping[str, Tensor] | None = None
+) -> Expression:
+    """The mean over time of ``step``; arguments as in :func:`Sum`."""
+    return _over_time("mean", index, step, reset, initial)

@@ -1,0 +1,115 @@
+"""The plan: a formula as single assignments, each network and each sample once.
+
+Operations are shared by factor *object* and arguments, never by text. An operation belongs to a level: ``once`` per call,
+or ``step`` (once per time step). Every step operation starts in the stage ``loop``; the passes move what they can.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from worldformula.formula.factors import Constants, Factor
+from worldformula.formula.names import Variable
+
+Stage = Literal["once", "before", "loop", "after"]
+Ref = str | float
+
+
+@dataclass(frozen=True)
+class Op:
+    """One assignment ``name = kind(args)``.
+
+    kinds: input, flags, shift, carry, repeat, noise, net, params, stop, draw, logp, kl, binary, negative, detach, over,
+    batch. ``how`` refines some of them: the operator, ``mean``/``sum``, or the gradient estimator of a draw.
+    """
+
+    name: str
+    kind: str
+    args: tuple[Ref, ...] = ()
+    factor: Factor | None = None
+    variable: Variable | None = None
+    how: str = ""
+    step: bool = False
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The names among the arguments."""
+        return tuple(a for a in self.args if isinstance(a, str))
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term that ``out.terms`` shows: its text, its operation, and how the formula reduces it from there."""
+
+    text: str
+    name: Ref
+    reductions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole formula, in an order in which everything is defined before it is used.
+
+    ``carries`` maps a carried variable's key to the operation that gives its next value; ``shifts`` lists the data series
+    read at t−1; ``samples`` maps each drawn variable's key to its operation.
+    """
+
+    ops: tuple[Op, ...]
+    value: Ref | None
+    terms: tuple[Term, ...] = ()
+    samples: dict[str, str] = field(default_factory=dict)
+    carries: dict[str, str] = field(default_factory=dict)
+    shifts: tuple[str, ...] = ()
+    index: str | None = None
+    reset: str | None = None
+    initial: Constants | None = None
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    ranks: dict[str, int] = field(default_factory=dict)
+    stages: dict[str, Stage] = field(default_factory=dict)
+
+    def stage(self, name: str) -> Stage:
+        return self.stages[name]
+
+    def with_stages(self, **changed: Stage) -> Plan:
+        """The same plan with some operations moved."""
+        return replace(self, stages={**self.stages, **changed})
+
+    @property
+    def by_name(self) -> dict[str, Op]:
+        return {op.name: op for op in self.ops}
+
+    @property
+    def inputs(self) -> dict[str, Op]:
+        """What a call must give, by keyword."""
+        found = {op.variable.key: op for op in self.ops if op.kind == "input" and op.variable}
+        return found | {op.how: op for op in self.ops if op.kind == "flags"}
+
+    @property
+    def sites(self) -> list[Op]:
+        """The noise operations, in the order in which noise is drawn."""
+        return [op for op in self.ops if op.kind == "noise"]
+
+    def __str__(self) -> str:
+        """One line per operation: stage, name, what it does."""
+        rows = []
+        for op in self.ops:
+            what = " ".join(s for s in (op.kind, op.how, str(op.factor or op.variable or "")) if s)
+            args = ", ".join(a if isinstance(a, str) else repr(a) for a in op.args)
+            rows.append(f"{self.stage(op.name):6} {op.name} = {what}{f'  [{args}]' if args else ''}")
+        return "\n".join(rows)
+
+
+def verify(plan: Plan, stage: str) -> Plan:
+    """Defined before use, and no stage reads from a later one; on in tests and in the debug mode."""
+    order = {"once": 0, "before": 1, "loop": 2, "after": 3}
+    seen: set[str] = set()
+    for op in plan.ops:
+        for arg in op.reads:
+            assert arg in seen, f"{stage}: {op.name} reads {arg} before it is defined"
+            if op.step and plan.by_name[arg].step:
+                assert order[plan.stage(arg)] <= order[plan.stage(op.name)], f"{stage}: {op.name} reads {arg} too early"
+        assert op.name not in seen, f"{stage}: {op.name} is defined twice"
+        assert (plan.stage(op.name) != "once") == op.step, f"{stage}: {op.name} is in the wrong stage"
+        seen.add(op.name)
+    return plan

@@ -1,0 +1,85 @@
+"""The few functions that emitted code calls besides PyTorch and the families. All are shape arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldformula.families.base import Family
+
+Value = Any  # a tensor, or a family's parameters: a tuple of tensors and numbers
+
+
+def flat(x: Tensor) -> Tensor:
+    """[B, T, ...] -> [B·T, ...]: the batch that networks outside the loop see."""
+    return x.flatten(0, 1)
+
+
+def steps(x: Value, B: int) -> Sequence[Value]:
+    """[B·T, ...] -> T values [B, ...] (views)."""
+    if isinstance(x, tuple):
+        parts = [steps(p, B) if isinstance(p, Tensor) else p for p in x]
+        T = next(len(p) for p in parts if not isinstance(p, float))
+        return [tuple(p if isinstance(p, float) else p[t] for p in parts) for t in range(T)]
+    return x.unflatten(0, (B, -1)).unbind(1)
+
+
+def stack(values: Sequence[Value]) -> Value:
+    """T values [B, ...] of the loop -> [B·T, ...]."""
+    if isinstance(values[0], tuple):
+        return tuple(stack(v) if isinstance(v[0], Tensor) else v[0] for v in zip(*values, strict=True))
+    return torch.stack(tuple(values), 1).flatten(0, 1)
+
+
+def kept(flags: Tensor, like: Tensor) -> Tensor:
+    """Reset flags [B, T] -> 1 where the carry goes on, 0 where the sequence restarts."""
+    return 1 - flags.to(like.dtype)
+
+
+def restart(carry: Tensor, keep: Tensor, initial: Tensor | None = None) -> Tensor:
+    """The carry where ``keep`` is 1; zeros, or the initial state, where it is 0."""
+    keep = keep.reshape(keep.shape + (1,) * (carry.ndim - keep.ndim))
+    return carry * keep if initial is None else torch.where(keep > 0, carry, initial)
+
+
+def shift(x: Tensor, start: Tensor, keep: Tensor | None) -> Tensor:
+    """x_{t-1}: the series [B, T, ...] one step later, ``start`` first, zero where the sequence restarts."""
+    late = torch.cat((start.unsqueeze(1).to(x.dtype), x[:, :-1]), 1)
+    return late if keep is None else restart(late, keep)
+
+
+def repeat(x: Value, T: int) -> Value:
+    """[B, ...] -> [B·T, ...]: a value that all steps share."""
+    if isinstance(x, tuple):
+        return tuple(repeat(p, T) if isinstance(p, Tensor) else p for p in x)
+    return x.unsqueeze(1).expand(-1, T, *x.shape[1:]).flatten(0, 1)
+
+
+def wide(family: Family, params: Value, like: Value, rank: int) -> Value:
+    """Parameters without batch axes, seen with the batch axes of ``like`` (a value, or the family's parameters)."""
+    if isinstance(like, tuple):
+        like = next(p for p in like if isinstance(p, Tensor))
+        rank_like = rank + family.class_axes
+    else:
+        rank_like = rank
+    return family.expand(params, tuple(like.shape[: like.ndim - rank_like]), rank)
+
+
+def stop(params: Value) -> Value:
+    """Parameters without gradient: sg(q)."""
+    return tuple(p.detach() if isinstance(p, Tensor) else p for p in params)
+
+
+def noise_for(
+    family: Family, params: Value, rank: int, noise: Tensor | None, rng: torch.Generator | None
+) -> Tensor:
+    """The given noise, or fresh noise in the shape of the parameters (for a variable whose shape is not declared)."""
+    if noise is not None:
+        return noise
+    like = next(p for p in params if isinstance(p, Tensor))
+    whole = tuple(like.shape[: like.ndim - family.class_axes])
+    shape = family.noise_shape(whole[: len(whole) - rank], whole[len(whole) - rank :])
+    return family.noise(shape, dtype=like.dtype, device=like.device, generator=rng)
