@@ -88,9 +88,11 @@ class _Writer:
         return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
 
     def preamble(self) -> list[str]:
-        plain = sorted(n for f, n in self.names.items() if f == getattr(families, f.name, None))
-        lines = [f"from worldformula.families import {', '.join(plain)}"] if plain else []
-        return ["import torch", *lines, *(f"{n} = {f!r}" for f, n in self.names.items() if n not in plain)]
+        plain = [n for f, n in self.names.items() if f == getattr(families, f.name, None)]
+        chosen = {n: f for f, n in self.names.items() if n not in plain}
+        imported = sorted({*plain, *(type(f).__name__ for f in chosen.values())})
+        lines = [f"from worldformula.families import {', '.join(imported)}"] if imported else []
+        return ["import torch", *lines, *([""] if chosen else []), *(f"{n} = {f!r}" for n, f in chosen.items())]
 
     def _after_time(self) -> set[str]:
         """The once-per-call operations that wait for the sum over time."""
@@ -113,7 +115,8 @@ class _Writer:
         if loop:
             inside = {a for op in loop for a in self._reads(op)} | {s for s in self.plan.carries.values()}
             flags = [op.name for op in before if op.kind == "flags"]
-            sliced = [op for op in before if op.name in inside and op.kind != "flags"]
+            skipped = ("flags", "noise") if self.deterministic else ("flags",)
+            sliced = [op for op in before if op.name in inside and op.kind not in skipped]
             if self.plan.carries and flags:
                 lines.append(f"{flags[0]}_s = {flags[0]}.unbind(1)")
             for op in sliced:
@@ -184,7 +187,9 @@ class _Writer:
         if self.inlined(ref):
             shown = self.expression(self.ops[ref])
             assert shown is not None
-            return f"({shown})" if tight and self.ops[ref].kind in ("binary", "negative") else shown
+            inner = self.ops[ref]
+            loose = inner.kind == "negative" or (inner.kind == "binary" and inner.how in "+-*/")
+            return f"({shown})" if tight and loose else shown
         if self.in_loop and self.plan.stages[ref] == "before":
             return f"{ref}_s[t]"
         return ref
@@ -352,8 +357,9 @@ class _Writer:
             if len(numbers) == 2:
                 return repr(max(numbers) if op.how == "max" else min(numbers))
             return f"torch.{op.how}imum({', '.join(self.ref(a) for a in op.args)})"
-        left, right = (self.ref(a, tight=op.how in "*/" or (a is op.args[1])) for a in op.args)
-        return f"{left} {op.how} {right}"
+        left, right = op.args
+        weak = op.how in "+-" and isinstance(right, str) and self.ops[right].how in "*/"  # a + b * c needs no brackets
+        return f"{self.ref(left, tight=op.how in '*/')} {op.how} {self.ref(right, tight=not weak)}"
 
 
 def reference(plan: Plan) -> tuple[str, int] | None:

@@ -99,7 +99,7 @@ class _Interpreter:
 
     def evaluate(self, op: Op, env: Env, t: int | None) -> Any:
         """One operation; a failure is told with the factor and the shapes of what it read."""
-        args = [env[a] if isinstance(a, str) else a for a in op.args]
+        args = [] if op.kind == "over" else [env[a] if isinstance(a, str) else a for a in op.args]
         try:
             return self.apply(op, args)
         except WorldformulaError as error:

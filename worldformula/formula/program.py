@@ -32,7 +32,7 @@ class Out:
         ops = self._plan.by_name
         for term, value in zip(self._plan.terms, self._terms, strict=True):
             value = torch.as_tensor(value)
-            for reduction in reversed(term.reductions):
+            for reduction in term.reductions:
                 over_time = reduction.startswith("time ")
                 if over_time and isinstance(term.name, str) and ops[term.name].step:
                     value = value.unflatten(0, (-1, self._length))
