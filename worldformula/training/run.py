@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from worldformula.errors import NonFiniteError, RunFolderError
+from worldformula.errors import NonFiniteError, RunFolderError, WorldformulaError
 
 
 class RunFolder:
@@ -50,17 +50,21 @@ class RunFolder:
         Raises:
             RunFolderError: the folder cannot be written, or holds files of something else.
         """
-        with _writing(self.path):
-            if self.path.is_dir() and not self.exists and any(p.name != ".lock" for p in self.path.iterdir()):
+        with writing(self.path):
+            if self.path.is_dir() and not self.exists and not self._only_leftovers():
                 raise RunFolderError(f"{self.path} holds files, but no config.json of a run. Choose a new folder.")
             self.path.mkdir(parents=True, exist_ok=True)
-            self.videos.mkdir(exist_ok=True)
             draft = self.config_file.with_suffix(".draft")
             with draft.open("w", encoding="utf-8") as file:
                 file.write(json.dumps(config, indent=2) + "\n")
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(self.config_file)
+            self.videos.mkdir(exist_ok=True)
+
+    def _only_leftovers(self) -> bool:
+        """Whether nothing is here but what a kill in the first moments of a run leaves behind."""
+        return {p.name for p in self.path.iterdir()} <= {".lock", "config.draft"}
 
     def config(self) -> dict[str, Any]:
         """What `config.json` holds.
@@ -85,7 +89,7 @@ class RunFolder:
         Raises:
             RunFolderError: another process trains in this folder, or it cannot be written.
         """
-        with _writing(self.path):
+        with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / ".lock").open("w", encoding="utf-8")
         with file:
@@ -113,7 +117,7 @@ class Metrics:
 
     def __init__(self, folder: RunFolder, *, position: int = 0, step: int = 0, tensorboard: bool = True) -> None:
         self.folder = folder
-        with _writing(folder.path):
+        with writing(folder.path):
             _cut(folder.metrics_file, position)
             _cut(folder.timing_file, _lines_until(folder.timing_file, step))
             self._lines: IO[str] = folder.metrics_file.open("a", encoding="utf-8")
@@ -134,7 +138,7 @@ class Metrics:
                     f"{name} is {value} at step {step}. The last checkpoint is from before; look at the terms of the "
                     "loss in metrics.jsonl, lower the learning rate, or check the environment's rewards."
                 )
-        with _writing(self.folder.path):
+        with writing(self.folder.path):
             self._lines.write(json.dumps({"step": step, **values}) + "\n")
             self._lines.flush()
             self._timing.write(json.dumps({"step": step, "seconds": time.perf_counter() - self._started}) + "\n")
@@ -145,7 +149,7 @@ class Metrics:
 
     def position(self) -> int:
         """Bytes written so far, now on the disk: a checkpoint keeps this number."""
-        with _writing(self.folder.path):
+        with writing(self.folder.path):
             self._lines.flush()
             os.fsync(self._lines.fileno())
             return self._lines.tell()
@@ -171,11 +175,11 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
     """Turns what the system says about a folder into the library's error."""
     try:
         yield
-    except RunFolderError:
+    except WorldformulaError:
         raise
     except OSError as error:
         raise RunFolderError(

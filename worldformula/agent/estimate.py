@@ -1,0 +1,65 @@
+"""How long a run will take, from a few turns and updates of a throwaway copy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from worldformula.agent.loop import Loop
+from worldformula.envs import Envs
+from worldformula.training.seeding import forked
+
+TURNS = 12
+
+
+def seconds_left(loop: Loop) -> float:
+    """An estimate of the seconds until ``loop`` ends; evaluation and checkpoints are not in it.
+
+    A fresh agent acts a few turns in environments of its own and learns twice from what it saw. The run does not
+    notice: its generators are put back, and nothing enters its replay.
+    """
+    config = loop.config
+    with forked(config.seed):
+        agent = loop.fresh_agent()
+        learning = agent.config
+        envs = Envs(config.env.id, config.env.num, seed=config.seed, **config.env.options())
+        rows, state = envs.reset(0), agent.initial(config.env.num)
+        seen = []
+
+        def turn() -> None:
+            nonlocal rows, state
+            actions, state = agent.act(rows, state)
+            seen.append({key: value[0] for key, value in {**rows, "action": actions}.items()})
+            rows = envs.step(actions)
+
+        turn()  # the first one pays for set-up
+        per_turn = _timed(loop.device, turn, TURNS)
+        repeated = [seen[i % len(seen)] for i in range(learning.length)]
+        sequence = {key: np.stack([row[key] for row in repeated]) for key in seen[0]}
+        batch = {key: np.repeat(value[None], learning.batch, 0) for key, value in sequence.items()}
+        agent.update(batch)
+        per_update = _timed(loop.device, lambda: agent.update(batch), 1)
+        envs.close()
+    actions = (config.steps - loop.count.steps) / config.env.action_repeat
+    learnt = max(0.0, config.steps - max(learning.prefill, loop.count.steps)) / config.env.action_repeat
+    return actions / config.env.num * per_turn + learnt * loop.update_rate * per_update
+
+
+def _timed(device: torch.device, call: Callable[[], object], times: int) -> float:
+    """Seconds per call, the device's queue included."""
+    _wait(device)
+    start = time.perf_counter()
+    for _ in range(times):
+        call()
+    _wait(device)
+    return (time.perf_counter() - start) / times
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()

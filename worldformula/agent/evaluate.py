@@ -1,0 +1,81 @@
+"""Evaluation: complete episodes in environments of their own, without a trace in the run."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+import numpy as np
+
+from worldformula.agent.config import EnvConfig
+from worldformula.agent.contract import Agent
+from worldformula.envs import Envs
+from worldformula.errors import ConfigError
+from worldformula.training.seeding import forked
+
+LONGEST = 100_000
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Returns and lengths (in actions) of complete episodes, in the order of stream and time."""
+
+    returns: tuple[float, ...]
+    lengths: tuple[int, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean return."""
+        return statistics.fmean(self.returns)
+
+    @property
+    def error(self) -> float:
+        """Standard error of the mean; 0 for a single episode."""
+        return statistics.stdev(self.returns) / len(self.returns) ** 0.5 if len(self.returns) > 1 else 0.0
+
+    def metrics(self) -> dict[str, float]:
+        """The numbers for `metrics.jsonl`."""
+        return {
+            "eval/return": self.mean,
+            "eval/return_error": self.error,
+            "eval/length": statistics.fmean(self.lengths),
+            "eval/episodes": float(len(self.returns)),
+        }
+
+
+def evaluate(agent: Agent, env: EnvConfig, *, episodes: int, seed: int, explore: bool = False) -> Evaluation:
+    """Plays ``episodes`` complete episodes, shared out evenly among the streams beforehand.
+
+    Which episodes count is fixed before the first one ends: taking the first to finish would favour short ones.
+
+    Args:
+        agent: the agent; it is not changed.
+        env: the environments.
+        episodes: how many, at least 1.
+        seed: of the environments and of the agent's samples.
+        explore: sample actions as in training, instead of the policy's mode.
+
+    Raises:
+        ConfigError: no episodes asked for, or an episode that does not end within 100 000 actions.
+    """
+    if episodes < 1:
+        raise ConfigError(f"expected at least one episode of evaluation, got {episodes}")
+    num = min(episodes, env.num)
+    quota = np.full(num, episodes // num) + (np.arange(num) < episodes % num)
+    found: list[list[tuple[float, int]]] = [[] for _ in range(num)]
+    envs = Envs(env.id, num, seed=seed, **env.options())
+    with forked(seed):
+        rows, state = envs.reset(0), agent.initial(num)
+        for _ in range(LONGEST * int(quota.max())):
+            actions, state = agent.act(rows, state, explore=explore)
+            rows = envs.step(actions)
+            for episode in envs.finished:
+                if len(found[episode.stream]) < quota[episode.stream]:
+                    found[episode.stream].append((episode.score, episode.length))
+            if all(len(f) >= q for f, q in zip(found, quota, strict=True)):
+                break
+        else:
+            raise ConfigError(f"an episode of {env.id} did not end within {LONGEST} actions; set env.max_steps")
+    envs.close()
+    ordered = [pair for stream in found for pair in stream]
+    return Evaluation(tuple(score for score, _ in ordered), tuple(length for _, length in ordered))

@@ -1,0 +1,318 @@
+"""The loop: act, remember, learn, write down, and go on after any death as if nothing had happened.
+
+One turn: the agent acts at the present rows, the rows and actions enter the replay, the environments step, and the
+agent learns as often as its train ratio says (the fraction that is left is carried). Every `checkpoint_every`
+environment steps there is a *boundary*: all environments abandon their episodes and start anew with seeds of
+(run seed, number of the boundary, stream). Interrupted and uninterrupted runs do so alike; hence a checkpoint needs no
+environment state, and a resumed run on the same CPU ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from worldformula.agent.config import FREE_ON_RESUME, RunConfig
+from worldformula.agent.contract import Agent, AgentState, Build
+from worldformula.agent.evaluate import Evaluation, evaluate
+from worldformula.data.replay import Replay
+from worldformula.envs import Envs
+from worldformula.envs.vector import Rows
+from worldformula.errors import CheckpointError, ConfigError, RunFolderError, WorldformulaError, table
+from worldformula.training import checkpoint, devices, settings
+from worldformula.training.run import Metrics, RunFolder, writing
+from worldformula.training.seeding import derived, rng_state, seed_everything, set_rng_state
+
+SHOW_EVERY = 0.25  # seconds between two calls of `show`
+EVALUATION = 1  # what `derived` seeds are for
+
+
+@dataclass
+class Counters:
+    """How far a run is. All of it is in every checkpoint."""
+
+    steps: int = 0
+    """Environment steps."""
+    updates: int = 0
+    episodes: int = 0
+    epoch: int = 0
+    """Number of boundaries so far."""
+    debt: float = 0.0
+    """Updates that the train ratio still owes, below 1 after each turn."""
+    last_return: float | None = None
+    mean_return: float | None = None
+    """Moving average over episodes."""
+    evaluated: int = -1
+    """Step of the latest evaluation."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run reached."""
+
+    folder: Path
+    counters: Counters
+    evaluation: Evaluation | None
+    seconds: float
+
+
+class Loop:
+    """One run in one folder: new, or going on where its last checkpoint is.
+
+    Args:
+        config: what to run. In a folder that holds a run already, it must be that run's configuration, except for
+            the settings in `FREE_ON_RESUME`.
+        build: ``build(config.agent, observation_spaces, action_spec, seed)`` makes the agent.
+        folder: the run folder.
+        show: called a few times per second with the loop itself, for a progress display.
+        say: called with a line of text where something needs saying, such as a damaged checkpoint.
+
+    Raises:
+        RunFolderError: the folder cannot be written, or holds a run of another configuration.
+        CheckpointError: there are checkpoints, and none can be read or none fits.
+        ConfigError: settings that contradict each other.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        build: Build,
+        folder: str | Path | RunFolder,
+        *,
+        show: Callable[[Loop], None] = lambda _: None,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.folder = folder if isinstance(folder, RunFolder) else RunFolder(folder)
+        self.config = agreed(config, self.folder)
+        self.device = devices.choose(self.config.device)
+        torch.set_num_threads(self.config.threads)
+        self.build, self.show, self.say = build, show, say
+        self.count = Counters()
+        self.latest: dict[str, Any] = {}
+        self.evaluation: Evaluation | None = None
+        env = self.config.env
+        self.envs = Envs(env.id, env.num, seed=self.config.seed, **env.options())
+        seed_everything(self.config.seed)
+        self.agent = self.fresh_agent()
+        self._check()
+        self._sums: dict[str, Any] = {}
+        self._summed = 0
+        self._finished: list[tuple[float, int]] = []
+
+    def fresh_agent(self) -> Agent:
+        """An agent as a new run starts with, on the device of the run."""
+        agent = self.build(self.config.agent, self.envs.observation_spaces, self.envs.action, self.config.seed)
+        agent.to(self.device)
+        return agent
+
+    def _check(self) -> None:
+        learning, config = self.agent.config, self.config
+        if learning.prefill >= config.steps:
+            raise ConfigError(
+                f"steps={config.steps}, but learning starts after {learning.prefill} steps (prefill): nothing would "
+                "be learnt. Set more steps, or a smaller prefill."
+            )
+        if config.capacity // config.env.num < learning.length:
+            raise ConfigError(
+                f"capacity={config.capacity} leaves {config.capacity // config.env.num} rows for each of "
+                f"{config.env.num} streams, and a sequence has length={learning.length}. Set a larger capacity."
+            )
+
+    @property
+    def update_rate(self) -> float:
+        """Updates per action taken."""
+        learning = self.agent.config
+        return learning.train_ratio / (learning.batch * learning.length)
+
+    def new_replay(self) -> Replay:
+        """The replay of this run, in its folder. Its slack outlives two checkpoint intervals of reset-heavy rows."""
+        config = self.config
+        turns = config.checkpoint_every // config.env.action_repeat + 2 * config.env.num
+        with writing(self.folder.path):
+            return Replay(
+                config.capacity,
+                self.envs.row_spec,
+                streams=config.env.num,
+                directory=self.folder.replay,
+                slack=4 * turns,
+                seed=config.seed,
+            )
+
+    # ------------------------------------------------------------------------------------------------------ the run
+
+    def run(self) -> Result:
+        """Runs to the end of `config.steps`; returns at once what a finished run reached.
+
+        Raises:
+            NonFiniteError: a loss, an action, an observation or a reward is NaN or infinite.
+        """
+        started = time.perf_counter()
+        with self.folder.locked():
+            self.folder.create(settings.to_dict(self.config))
+            position = self._resume()
+            events = self.config.tensorboard
+            with Metrics(self.folder, position=position, step=self.count.steps, tensorboard=events) as self._metrics:
+                self._collect_and_learn()
+        self.envs.close()
+        return Result(self.folder.path, self.count, self.evaluation, time.perf_counter() - started)
+
+    def _collect_and_learn(self) -> None:
+        shown = 0.0
+        if self.count.steps < self.config.steps:
+            rows, state = self._start()
+        while self.count.steps < self.config.steps:
+            before = self.count.steps
+            rows, state = self._turn(rows, state)
+            if self._passed(before, self.config.log_every):
+                self._log()
+            if self.config.eval_episodes and self._passed(before, self.config.eval_every):
+                self._evaluate()
+            if self._passed(before, self.config.checkpoint_every) or self.count.steps >= self.config.steps:
+                self._boundary()
+                rows, state = self._start()
+            if time.perf_counter() - shown > SHOW_EVERY:
+                self.show(self)
+                shown = time.perf_counter()
+        self.show(self)
+
+    def _passed(self, before: int, every: int) -> bool:
+        return bool(every) and self.count.steps // every > before // every
+
+    def _start(self) -> tuple[Rows, AgentState]:
+        return self.envs.reset(self.count.epoch), self.agent.initial(self.config.env.num)
+
+    def _turn(self, rows: Rows, state: AgentState) -> tuple[Rows, AgentState]:
+        actions, state = self.agent.act(rows, state)
+        self.replay.add(rows, actions)
+        rows = self.envs.step(actions)
+        taken = int((~rows["is_first"]).sum())  # in the other streams this turn was a reset
+        self.count.steps += taken * self.config.env.action_repeat
+        for episode in self.envs.finished:
+            self._episode(episode.score, episode.length)
+        self._learn(taken)
+        return rows, state
+
+    def _episode(self, score: float, length: int) -> None:
+        self._finished.append((score, length))
+        count = self.count
+        count.episodes += 1
+        count.last_return = score
+        count.mean_return = score if count.mean_return is None else 0.9 * count.mean_return + 0.1 * score
+
+    def _learn(self, taken: int) -> None:
+        learning = self.agent.config
+        rows_per_stream = len(self.replay) // self.config.env.num
+        if self.count.steps < learning.prefill or rows_per_stream < learning.length:
+            return
+        self.count.debt += taken * self.update_rate
+        while self.count.debt >= 1:
+            self.count.debt -= 1
+            self.latest = dict(self.agent.update(self.replay.sample(learning.batch, learning.length)))
+            for name, value in self.latest.items():
+                self._sums[name] = self._sums.get(name, 0.0) + value  # tensors stay on the device until the log
+            self._summed += 1
+            self.count.updates += 1
+
+    # ------------------------------------------------------------------------------------------------- writing down
+
+    def _log(self) -> None:
+        """Means since the last log; a boundary logs too, so no sum has to live in a checkpoint."""
+        values: dict[str, float] = {"updates": self.count.updates, "episodes": self.count.episodes}
+        if self._finished:
+            returns, lengths = zip(*self._finished, strict=True)
+            values["episode/return"] = sum(returns) / len(returns)
+            values["episode/length"] = sum(lengths) / len(lengths)
+        values |= {name: float(total) / self._summed for name, total in self._sums.items()}
+        self._sums, self._summed, self._finished = {}, 0, []
+        self._metrics.write(self.count.steps, values)
+
+    def _evaluate(self) -> None:
+        config = self.config
+        seed = derived(config.seed, EVALUATION)  # the same episodes each time, so that evaluations compare
+        self.evaluation = evaluate(self.agent, config.env, episodes=config.eval_episodes, seed=seed)
+        self.count.evaluated = self.count.steps
+        self._metrics.write(self.count.steps, self.evaluation.metrics())
+
+    # ------------------------------------------------------------------------------------------------- the boundary
+
+    def _boundary(self) -> None:
+        if self._summed or self._finished:
+            self._log()
+        done = self.count.steps >= self.config.steps
+        if done and self.config.eval_episodes and self.count.evaluated != self.count.steps:
+            self._evaluate()
+        self.count.epoch += 1
+        self.replay.flush()
+        state = {
+            "count": dataclasses.asdict(self.count),
+            "evaluation": dataclasses.asdict(self.evaluation) if self.evaluation else None,
+            "metrics": self._metrics.position(),
+            "agent": self.agent.checkpoint(),
+            "replay": self.replay.state(),
+            "rng": rng_state(),
+        }
+        checkpoint.save(self.folder.checkpoints, self.count.steps, state)
+        self.replay.checkpointed()
+
+    def _resume(self) -> int:
+        """Restores the newest good checkpoint; returns the position of the metrics that count."""
+        found = checkpoint.load_latest(self.folder.checkpoints)
+        if found is None:  # new, or killed before its first checkpoint: what that left behind must not count
+            shutil.rmtree(self.folder.replay, ignore_errors=True)
+            shutil.rmtree(self.folder.tensorboard, ignore_errors=True)
+            self.replay = self.new_replay()
+            return 0
+        for line in found.rejected:
+            self.say(f"warning: {line}; going on from step {found.step}")
+        self.replay = self.new_replay()
+        restore_agent(self.agent, found)
+        state = found.state
+        self.replay.restore(state["replay"])
+        self.count = Counters(**state["count"])
+        self.evaluation = Evaluation(**state["evaluation"]) if state["evaluation"] else None
+        set_rng_state(state["rng"])
+        return int(state["metrics"])
+
+
+def restore_agent(agent: Agent, found: checkpoint.Checkpoint) -> None:
+    """Puts the agent's part of a checkpoint back.
+
+    Raises:
+        CheckpointError: the checkpoint is of another agent, or of other sizes.
+    """
+    try:
+        agent.restore(found.state["agent"])
+    except WorldformulaError:
+        raise
+    except (RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"the checkpoint {found.path} does not fit this agent: {error}") from error
+
+
+def agreed(config: RunConfig, folder: RunFolder) -> RunConfig:
+    """The configuration that a run in this folder has: ``config`` itself, once it does not contradict the folder.
+
+    Raises:
+        RunFolderError: the folder holds a run with other settings; the message lists them.
+    """
+    if not folder.exists:
+        return dataclasses.replace(config, threads=config.threads or torch.get_num_threads())
+    try:
+        stored = settings.from_dict(config, folder.config())
+    except ConfigError as error:
+        raise RunFolderError(f"{folder.config_file} does not fit this version of {config.model}: {error}") from error
+    config = dataclasses.replace(config, threads=config.threads or stored.threads)
+    changed = {k: v for k, v in settings.differences(stored, config).items() if k not in FREE_ON_RESUME}
+    if changed:
+        rows = table(("setting", "in the folder", "wanted now"), [(key, *pair) for key, pair in changed.items()])
+        raise RunFolderError(
+            f"{folder.path} holds a run with other settings:\n{rows}\n"
+            "Choose another folder for a new run, or leave these settings out to go on with this one."
+        )
+    return config
