@@ -353,9 +353,8 @@ def split_head(family: str, head: Tensor, shape: Shape | None, names: Sequence[s
 def _head_error(
     family: str, head: Tensor, names: Sequence[str], shape: Shape | None, expected: Sequence[str]
 ) -> HeadError:
-    rows = [(shape if shape is not None else "not declared", " or ".join(expected), list(head.shape))]
-    count = math.prod(shape) if shape is not None else None
-    advice = f"Make the network end in {len(names) * count} features" if count is not None else "Change the network"
+    rows = [("not declared" if shape is None else shape, " or ".join(expected), list(head.shape))]
+    advice = "Change the network" if shape is None else f"End the network in {len(names) * math.prod(shape)} features"
     return HeadError(
         f"{family}: the head does not split into {', '.join(names)}.\n"
         + table(("event shape", "expected head", "got head"), rows)
