@@ -29,7 +29,8 @@ class Conv(nn.Conv2d):
     def reset_parameters(self) -> None:
         """Draw the weights anew from torch's global generator."""
         init_weight(self.weight, self.weight[0].numel())
-        nn.init.zeros_(self.bias)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[N, H, W, inputs]`` to ``[N, H / stride, W / stride, outputs]``."""
@@ -98,7 +99,7 @@ class ImageEncoder(nn.Module):
                 f"got {list(x.shape)}. Pass rows as the replay stores them, or build the encoder for this size."
             )
         # uint8 is scaled here as well, so that a row taken straight from an environment is never read as 0…255.
-        x = (x.to(self.convs[0].weight.dtype) / 255 if x.dtype == torch.uint8 else x) - 0.5
+        x = (x.to(next(self.parameters()).dtype) / 255 if x.dtype == torch.uint8 else x) - 0.5
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = conv(x)
             if self.style == "pool":

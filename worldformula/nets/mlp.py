@@ -68,7 +68,7 @@ class VectorEncoder(nn.Module):
         """Observations ``[N, width]`` (``[N]`` for width 1), one per key, to ``[N, units]``."""
         if len(observations) != len(self.keys):
             raise ShapeError(f"VectorEncoder expected {len(self.keys)} observations, got {len(observations)}.")
-        dtype = self.trunk[0].linear.weight.dtype
+        dtype = next(self.trunk.parameters()).dtype
         encoded = [encode_key(x, key, dtype) for x, key in zip(observations, self.keys, strict=True)]
         return self.trunk(encoded[0] if len(encoded) == 1 else torch.cat(encoded, -1))
 

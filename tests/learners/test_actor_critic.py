@@ -1,0 +1,268 @@
+"""The behaviour losses against a plain loop over rollouts and steps, and where their gradients go."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldformula.errors import ShapeError
+from worldformula.families.normal import normal
+from worldformula.families.one_hot import OneHotFamily
+from worldformula.learners.imagination import BehaviourSettings, ImaginationActorCritic, Policy
+from worldformula.nets.actor import ContinuousActor, DiscreteActor
+from worldformula.nets.mlp import MLP
+
+N, S, D, G, K, A = 3, 5, 4, 2, 3, 2
+WIDTH = D + G * K
+BINS = 255
+
+
+class Case:
+    """A learner with a critic that is not zero, a slow critic that differs, a policy, and random rollouts."""
+
+    def __init__(self, discrete: bool, rate: float = 0.01) -> None:
+        torch.manual_seed(0)
+        critic = MLP(WIDTH, BINS, units=8, layers=1)
+        self.learner = ImaginationActorCritic(critic, settings=BehaviourSettings(return_rate=rate)).double()
+        for p in self.learner.slow_critic.parameters():
+            nn.init.normal_(p, std=0.4)
+        self.net = (DiscreteActor if discrete else ContinuousActor)(WIDTH, A, 8, outscale=1.0).double()
+        self.policy = Policy(self.net, OneHotFamily(unimix=0.01) if discrete else normal, (A,))
+        self.discrete = discrete
+        self.h = torch.randn(N, S, D).double().requires_grad_()
+        self.z = torch.randn(N, S, G, K).double().requires_grad_()
+        actions = F.one_hot(torch.randint(0, A, (N, S)), A) if discrete else torch.randn(N, S, A)
+        self.actions = actions.double().requires_grad_()
+        self.reward = torch.randn(N, S).double().requires_grad_()
+        self.cont = torch.rand(N, S).double().requires_grad_()
+
+    @property
+    def features(self) -> dict[str, Tensor]:
+        return {"h": self.h, "z": self.z}
+
+    def losses(self, update: bool | None = None):
+        return self.learner.losses(self.features, self.actions, self.policy, self.reward, self.cont, update)
+
+    def inputs(self) -> list[Tensor]:
+        return [self.h, self.z, self.actions, self.reward, self.cont]
+
+
+def bins() -> Tensor:
+    y = torch.linspace(-20, 20, BINS, dtype=torch.float64)
+    return torch.sign(y) * torch.expm1(y.abs())
+
+
+def two_hot_loss(logits: Tensor, target: float) -> Tensor:
+    """Cross-entropy to the two neighbouring bins in real space, by search."""
+    grid = bins()
+    k = int((grid <= target).sum()) - 1
+    upper = (target - grid[k]) / (grid[k + 1] - grid[k])
+    logs = logits.log_softmax(-1)
+    return -((1 - upper) * logs[k] + upper * logs[k + 1])
+
+
+def value_of(net: nn.Module, case: Case, n: int, t: int) -> tuple[Tensor, float]:
+    logits = net(case.h[n, t].detach()[None], case.z[n, t].detach()[None])[0]
+    return logits, (logits.detach().softmax(-1) * bins()).sum().item()
+
+
+def action_terms(case: Case, n: int, t: int) -> tuple[Tensor, Tensor]:
+    """log π(a|s) and the entropy of π(·|s)."""
+    head = case.net(case.h[n, t].detach()[None], case.z[n, t].detach()[None])
+    a = case.actions[n, t].detach()
+    if case.discrete:
+        probs = 0.99 * head[0].softmax(-1) + 0.01 / A
+        return probs[a.argmax()].log(), -(probs * probs.log()).sum()
+    dist = torch.distributions.Normal(head["loc"][0], head["scale"][0])
+    return dist.log_prob(a).sum(), dist.entropy().sum()
+
+
+def reference(case: Case, scale: float) -> tuple[Tensor, Tensor]:
+    policy_loss, value_loss = torch.zeros(()).double(), torch.zeros(()).double()
+    lam, eta = 0.95, 3e-4
+    for n in range(N):
+        r, c = case.reward[n].tolist(), case.cont[n].tolist()
+        critic = [value_of(case.learner.critic, case, n, t) for t in range(S)]
+        returns = [0.0] * (S - 1) + [critic[-1][1]]
+        for t in reversed(range(S - 1)):
+            returns[t] = r[t + 1] + c[t + 1] * ((1 - lam) * critic[t + 1][1] + lam * returns[t + 1])
+        for t in range(S - 1):
+            weight = math.prod(c[: t + 1])
+            log_prob, entropy = action_terms(case, n, t)
+            advantage = (returns[t] - critic[t][1]) / scale
+            policy_loss = policy_loss - weight * (advantage * log_prob + eta * entropy)
+            slow = value_of(case.learner.slow_critic, case, n, t)[1]
+            value_loss = value_loss + weight * (
+                two_hot_loss(critic[t][0], returns[t]) + two_hot_loss(critic[t][0], slow)
+            )
+    return policy_loss / (N * (S - 1)), value_loss / (N * (S - 1))
+
+
+@pytest.mark.parametrize("discrete", [True, False])
+def test_losses_and_gradients_against_a_loop(discrete: bool) -> None:
+    case = Case(discrete, rate=1.0)  # the scale is then the range of this very batch, if updated before use
+    out = case.losses()
+    quantiles = torch.quantile(out.returns.flatten(), torch.tensor([0.05, 0.95]).double())
+    scale = float(quantiles[1] - quantiles[0])
+    assert scale > 2
+    policy_loss, value_loss = reference(case, scale)
+    torch.testing.assert_close(out.policy, policy_loss, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(out.value, value_loss, rtol=1e-6, atol=1e-6)
+    params = [*case.net.parameters(), *case.learner.critic.parameters()]
+    ours = torch.autograd.grad(out.policy + out.value, params)
+    theirs = torch.autograd.grad(policy_loss + value_loss, params)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("discrete", [True, False])
+def test_imagined_losses_reach_actor_and_critic_alone(discrete: bool) -> None:
+    case = Case(discrete)
+    out = case.losses()
+    critic, actor = list(case.learner.critic.parameters()), list(case.net.parameters())
+    everything = [*case.inputs(), *case.learner.slow_critic.parameters(), *critic, *actor]
+    everything = [p for p in everything if p.requires_grad]
+    of_policy = torch.autograd.grad(out.policy, everything, allow_unused=True, retain_graph=True)
+    of_value = torch.autograd.grad(out.value, everything, allow_unused=True)
+    reached = {id(p) for p, g in zip(everything, of_policy, strict=True) if g is not None}
+    assert reached == {id(p) for p in actor}
+    reached = {id(p) for p, g in zip(everything, of_value, strict=True) if g is not None}
+    assert reached == {id(p) for p in critic}
+    assert not out.returns.requires_grad
+    assert not any(m.requires_grad for m in out.metrics.values())
+
+
+def test_the_return_bootstraps_from_the_critic_not_from_its_slow_copy() -> None:
+    case = Case(discrete=True)
+    before = case.losses(update=False).returns
+    for p in case.learner.slow_critic.parameters():
+        nn.init.normal_(p)
+    assert torch.equal(case.losses(update=False).returns, before)
+    for p in case.learner.critic.parameters():
+        nn.init.normal_(p)
+    assert not torch.allclose(case.losses(update=False).returns, before)
+
+
+def test_the_return_scale_learns_while_training_only() -> None:
+    case = Case(discrete=True)
+    norm = case.learner.return_norm
+    case.learner.eval()
+    case.losses()
+    assert norm.upper.item() == 0
+    case.learner.train()
+    case.losses(update=False)
+    assert norm.upper.item() == 0
+    case.losses()
+    assert norm.upper.item() != 0
+
+
+def test_the_last_action_is_never_scored() -> None:
+    case = Case(discrete=False)
+    before = case.losses(update=False)
+    with torch.no_grad():
+        case.actions[:, -1] += 5
+    after = case.losses(update=False)
+    assert torch.equal(before.policy, after.policy)
+    with torch.no_grad():
+        case.actions[:, -2] += 5
+    assert not torch.equal(before.policy, case.losses(update=False).policy)
+
+
+def test_at_the_start_the_value_is_zero_and_its_loss_ln_255() -> None:
+    torch.manual_seed(0)
+    learner = ImaginationActorCritic(MLP(WIDTH, BINS, units=8, layers=3, outscale=0.0))
+    h, z = torch.randn(N, D), torch.randn(N, G, K)
+    assert learner.value(h, z).tolist() == [0.0] * N
+    net = ContinuousActor(WIDTH, A, 8)
+    ones = torch.ones(N, S)
+    features = {"h": torch.randn(N, S, D), "z": torch.randn(N, S, G, K)}
+    out = learner.losses(features, torch.randn(N, S, A), Policy(net, normal, (A,)), 3 * ones, ones)
+    assert out.value.item() == pytest.approx(2 * 5.541264, abs=1e-5)
+    boot = out.returns[:, :1].expand(N, S)
+    replayed = learner.replay_loss(features, ones, torch.zeros(N, S).bool(), torch.zeros(N, S).bool(), boot)
+    assert replayed.item() == pytest.approx(2 * 5.541264, abs=1e-5)
+    torch.nn.init.zeros_(net.mlp.head.weight)
+    params = Policy(net, normal, (A,)).params(h, z)
+    assert params[1][0].tolist() == pytest.approx([0.892717] * A, abs=1e-6)
+    assert (normal.entropy(params, 1) / A).tolist() == pytest.approx([1.305453] * N, abs=1e-6)
+
+
+def test_replay_loss_against_a_loop_and_its_gradient_reaches_the_features() -> None:
+    case = Case(discrete=True)
+    torch.manual_seed(1)
+    last = torch.tensor([[0, 0, 1, 0, 0], [0, 1, 0, 0, 1], [0, 0, 0, 0, 0]]).bool()
+    terminal = torch.tensor([[0, 0, 1, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]).bool()
+    boot = torch.randn(N, S).double()
+    loss = case.learner.replay_loss(case.features, case.reward, last, terminal, boot)
+    gamma, expected = 1 - 1 / 333, torch.zeros(()).double()
+    for n in range(N):
+        after = boot[n, -1].item()
+        for t in reversed(range(S - 1)):
+            lam = 0.0 if last[n, t + 1] else 0.95
+            going = 0.0 if terminal[n, t + 1] else gamma
+            after = case.reward[n, t + 1].item() + going * ((1 - lam) * boot[n, t + 1].item() + lam * after)
+            if last[n, t]:
+                continue
+            logits, _ = value_of(case.learner.critic, case, n, t)
+            _, slow = value_of(case.learner.slow_critic, case, n, t)
+            expected = expected + two_hot_loss(logits, after) + two_hot_loss(logits, slow)
+    torch.testing.assert_close(loss, expected / (N * (S - 1)), rtol=1e-6, atol=1e-6)
+
+    of_h, of_z, of_reward = torch.autograd.grad(loss, [case.h, case.z, case.reward], allow_unused=True)
+    assert of_reward is None
+    assert of_h[~last & (torch.arange(S) < S - 1)].abs().sum(-1).min() > 0
+    assert not of_h[last].any()
+    assert of_z.abs().max() > 0
+
+
+def test_slow_critic_starts_as_a_copy_and_follows_at_two_percent() -> None:
+    torch.manual_seed(0)
+    critic = MLP(WIDTH, BINS, units=8, layers=1)
+    learner = ImaginationActorCritic(critic)
+    start = {k: v.clone() for k, v in critic.state_dict().items()}
+    assert all(torch.equal(v, start[k]) for k, v in learner.slow_critic.state_dict().items())
+    with torch.no_grad():
+        for p in critic.parameters():
+            p.add_(1.0)
+    learner.update_slow()
+    for name, slow in learner.slow_critic.state_dict().items():
+        torch.testing.assert_close(slow, start[name] + 0.02)
+    assert not any(p.requires_grad for p in learner.slow_critic.parameters())
+    assert "slow_critic.head.weight" in learner.state_dict()
+    assert "return_norm.upper" in learner.state_dict()
+
+
+def test_reinforce_prefers_the_better_action() -> None:
+    """A bandit in imagination: action 0 brings 1, action 1 brings 0; the policy learns it."""
+    torch.manual_seed(0)
+    learner = ImaginationActorCritic(MLP(1, BINS, 8, 1, outscale=0.0))
+    net = DiscreteActor(1, 2, units=8, layers=1)
+    family = OneHotFamily(unimix=0.01)
+    policy = Policy(net, family, (2,))
+    optimiser = torch.optim.Adam([*net.parameters(), *learner.critic.parameters()], lr=0.02)
+    features = {"s": torch.ones(64, 2, 1)}
+    for _ in range(60):
+        with torch.no_grad():
+            params = policy.params(torch.ones(64, 1))
+            action = family.sample(params, family.noise((64, 2)))
+        reward = torch.stack([torch.zeros(64), action[:, 0]], 1)
+        cont = torch.tensor([1.0, 0.0]).expand(64, 2)
+        out = learner.losses(features, torch.stack([action, action], 1), policy, reward, cont)
+        optimiser.zero_grad()
+        (out.policy + out.value).backward()
+        optimiser.step()
+        learner.update_slow()
+    probs = family.mean(policy.params(torch.ones(1, 1)))
+    assert probs[0, 0].item() > 0.9
+
+
+def test_sequences_of_different_length_are_refused() -> None:
+    case = Case(discrete=True)
+    with pytest.raises(ShapeError, match=r"one action, reward and continuation per state"):
+        case.learner.losses(case.features, case.actions[:, :-1], case.policy, case.reward, case.cont)
+    with pytest.raises(ShapeError, match=r"reward +\| \[3, 4\]"):
+        case.learner.replay_loss(case.features, case.reward[:, 1:], case.cont, case.cont, case.cont)

@@ -1,0 +1,37 @@
+"""The scale of returns: a running range between two percentiles (Hafner et al. 2025, eq. 6)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class PercentileNorm(nn.Module):
+    """Running averages of a low and a high quantile; `scale` is their distance, at least ``limit``.
+
+    rate: weight of the newest batch in the averages, which start at zero and are not debiased. low, high: quantiles in
+    [0, 1]. limit: smallest scale, so that small returns are not blown up. The averages are saved in the state_dict.
+    """
+
+    quantiles: Tensor
+    lower: Tensor
+    upper: Tensor
+
+    def __init__(self, rate: float = 0.01, low: float = 0.05, high: float = 0.95, limit: float = 1.0) -> None:
+        super().__init__()
+        self.rate, self.limit = rate, limit
+        self.register_buffer("quantiles", torch.tensor([low, high]), persistent=False)
+        self.register_buffer("lower", torch.zeros(()))
+        self.register_buffer("upper", torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, x: Tensor) -> None:
+        """Move the averages towards the quantiles of all entries of ``x``. Call before `scale` is read."""
+        low, high = torch.quantile(x.detach().flatten().float(), self.quantiles.float())
+        self.lower.lerp_(low.to(self.lower.dtype), self.rate)
+        self.upper.lerp_(high.to(self.upper.dtype), self.rate)
+
+    @property
+    def scale(self) -> Tensor:
+        """``max(limit, upper − lower)``, a tensor without axes."""
+        return (self.upper - self.lower).clamp(min=self.limit)

@@ -1,0 +1,60 @@
+"""Returns that mix bootstrapped values and later returns: in imagination and on replayed experience.
+
+Sequences are batch-first ``[B, T]``. A reward and a continuation belong to the *arriving* step: entry t + 1 is what
+leaving state t brought, and entry 0 is never read. Both functions give the T − 1 returns R_0 … R_{T−2}.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from worldformula.errors import ShapeError, table
+
+
+def lambda_return(reward: Tensor, cont: Tensor, value: Tensor, lam: float = 0.95) -> Tensor:
+    """``R_t = r_{t+1} + c_{t+1}·((1 − λ)·V_{t+1} + λ·R_{t+1})``, ``R_{T−1} = V_{T−1}`` (Hafner et al. 2025, eq. 7).
+
+    reward, cont, value: ``[B, T]``; cont is the probability of going on, discount included. Returns ``[B, T − 1]``.
+    """
+    require_shape(tuple(value.shape), value=value, reward=reward, cont=cont)
+    reward, cont, ahead = reward[:, 1:], cont[:, 1:], value[:, 1:]
+    return accumulate(reward + cont * ahead * (1 - lam), cont * lam, value[:, -1])
+
+
+def replay_return(
+    reward: Tensor, is_terminal: Tensor, is_last: Tensor, boot: Tensor, discount: float = 1 - 1 / 333, lam: float = 0.95
+) -> Tensor:
+    """The return along replayed experience, bootstrapped with imagined returns (DreamerV3, replay critic).
+
+        R_t = r_{t+1} + γ·(1 − terminal_{t+1})·((1 − λ_{t+1})·boot_{t+1} + λ_{t+1}·R_{t+1})
+        λ_{t+1} = λ·(1 − last_{t+1}),   R_{T−1} = boot_{T−1}
+
+    So a step that ends an episode without being terminal bootstraps fully, and nothing leaks across episodes.
+    reward, boot: ``[B, T]`` floats; is_terminal, is_last: ``[B, T]`` bools. Returns ``[B, T − 1]``.
+    """
+    require_shape(tuple(boot.shape), boot=boot, reward=reward, is_terminal=is_terminal, is_last=is_last)
+    live = discount * (1 - is_terminal[:, 1:].to(boot.dtype))
+    mix = lam * (1 - is_last[:, 1:].to(boot.dtype))
+    return accumulate(reward[:, 1:] + live * (1 - mix) * boot[:, 1:], live * mix, boot[:, -1])
+
+
+def accumulate(gain: Tensor, decay: Tensor, end: Tensor) -> Tensor:
+    """``R_t = gain_t + decay_t · R_{t+1}`` from ``R_T = end`` back. gain, decay, result ``[B, T]``; end ``[B]``."""
+    returns = []
+    for g, d in zip(reversed(gain.unbind(1)), reversed(decay.unbind(1)), strict=True):
+        end = torch.addcmul(g, d, end)
+        returns.append(end)
+    return torch.stack(returns[::-1], 1)
+
+
+def require_shape(shape: tuple[int, ...], **tensors: Tensor) -> None:
+    """ShapeError unless every tensor has ``shape``, which must be ``[B, T]`` with T ≥ 2."""
+    if len(shape) == 2 and shape[1] >= 2 and all(tuple(x.shape) == shape for x in tensors.values()):
+        return
+    rows = [(name, list(x.shape)) for name, x in tensors.items()]
+    raise ShapeError(
+        "returns expected batch-first sequences of one shape [B, T ≥ 2].\n"
+        + table(("variable", "shape"), rows)
+        + "\nDrop trailing axes of width 1 (x.squeeze(-1)), and give at least two steps."
+    )
