@@ -134,8 +134,7 @@ class Family(ABC):
         if len(full) >= len(shape) and full[len(full) - len(shape) :] == shape:
             return params
         full = tuple(torch.broadcast_shapes(full, shape))  # type: ignore[no-untyped-call]
-        first = next(i for i, p in enumerate(params) if isinstance(p, Tensor))
-        return tuple(p.expand(full) if i == first and isinstance(p, Tensor) else p for i, p in enumerate(params))
+        return tuple(p.expand(full) if p is tensors[0] else p for p in params)
 
     def accept(self, given: Mapping[str, Parameter], shape: Shape | None, whose: str) -> dict[str, Parameter]:
         """Parameters by name, under their canonical names; a name that the family does not know is an error."""
@@ -165,10 +164,8 @@ class Family(ABC):
         got = tuple(value.shape)[: value.ndim - self.class_axes]
         if any(g not in (s, 1) for g, s in zip(reversed(got), reversed(shape), strict=False)):
             rows = [(name, f"[..., {', '.join(map(str, shape))}]", list(value.shape))]
-            raise HeadError(
-                f"{self.name}: {name} does not fit the declared event shape {shape}.\n"
-                + table(("parameter", "declared", "got"), rows)
-            )
+            body = table(("parameter", "declared", "got"), rows)
+            raise HeadError(f"{self.name}: {name} does not fit the declared event shape {shape}.\n{body}")
 
     def split(self, head: Tensor, shape: Shape | None, names: Sequence[str]) -> tuple[Tensor, ...]:
         """One head into one unconstrained tensor for each name; the layouts are those of `params`."""
