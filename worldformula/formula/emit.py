@@ -61,7 +61,7 @@ class _Writer:
     # ------------------------------------------------------------------------------------------------- the function
 
     def arguments(self) -> list[str]:
-        names = list(self.plan.inputs)
+        names = [*self.plan.inputs, *(["T"] if self.plan.free_running else [])]
         names += [f"start_{key}" for key in (*self.plan.carries, *self.plan.shifts)]
         if not self.deterministic:
             names += [op.name for op in self.plan.sites]
@@ -88,7 +88,7 @@ class _Writer:
         return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
 
     def preamble(self) -> list[str]:
-        plain = [n for f, n in self.names.items() if f == getattr(families, f.name, None)]
+        plain = [n for f, n in self.names.items() if n == f.name and f == getattr(families, n, None)]
         chosen = {n: f for f, n in self.names.items() if n not in plain}
         imported = sorted({*plain, *(type(f).__name__ for f in chosen.values())})
         lines = [f"from worldformula.families import {', '.join(imported)}"] if imported else []
@@ -109,9 +109,10 @@ class _Writer:
         before = [op for op in self.plan.ops if stage[op.name] == "before"]
         loop = [op for op in self.plan.ops if stage[op.name] == "loop"]
         after = [op for op in self.plan.ops if stage[op.name] == "after"]
-        series = next(name for name, op in self.plan.inputs.items() if op.step)
-        lines = [f"B, T = {series}.shape[:2]", "# before the loop: needs data only, all steps at once"]
-        lines += self.lines(before)
+        series = next((name for name, op in self.plan.inputs.items() if op.step), None)
+        lines = [f"B, T = {series}.shape[:2]"] if series else [f"B = start_{next(iter(self.plan.carries))}.shape[0]"]
+        written = self.lines(before)
+        lines += ["# before the loop: needs data only, all steps at once", *written] if written else []
         if loop:
             inside = {a for op in loop for a in self._reads(op)} | {s for s in self.plan.carries.values()}
             flags = [op.name for op in before if op.kind == "flags"]

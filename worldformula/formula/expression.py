@@ -44,8 +44,8 @@ class Expression(nn.Module):
     """A formula that can be printed, evaluated, differentiated, compiled, copied and saved.
 
     Call it with its variables as keywords. Reserved keywords: ``seed`` or ``generator`` (randomness of this call),
-    ``noise`` (the noise itself, by variable), ``start`` (initial carry, by variable), ``deterministic`` (means and modes
-    instead of samples). Returns :class:`Out`.
+    ``noise`` (the noise itself, by variable), ``start`` (initial carry, by variable), ``horizon`` (how many steps, where
+    no data series says so), ``deterministic`` (means and modes instead of samples). Returns :class:`Out`.
     """
 
     def __init__(self, node: Node) -> None:
@@ -73,7 +73,7 @@ class Expression(nn.Module):
 
     def noise(self, *, generator: torch.Generator | None = None, **inputs: Any) -> dict[str, Tensor]:
         """The noise that a call with these inputs would draw, by variable; pass it back as ``noise=``."""
-        return {k.removeprefix('noise_'): v for k, v in self.program.draw(inputs, generator).items() if v is not None}
+        return self.program.noise(inputs, generator)
 
     def compile(self, **options: Any) -> Expression:  # type: ignore[override]
         """Compile the emitted function with ``torch.compile(**options)``; returns the expression itself."""

@@ -62,8 +62,8 @@ class _Interpreter:
 
     def walk(self) -> None:
         """The loop over time, step by step, nothing hoisted."""
-        series = next(key for key, op in self.plan.inputs.items() if op.step)
-        T = self.given[series].shape[1]
+        series = next((key for key, op in self.plan.inputs.items() if op.step), None)
+        T = self.given["T"] if series is None else self.given[series].shape[1]
         flags = self.given[self.plan.reset] if self.plan.reset else None
         carry = {key: self.given[f"start_{key}"] for key in self.plan.carries}
         last = {key: self.given[f"start_{key}"] for key in self.plan.shifts}

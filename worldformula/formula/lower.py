@@ -34,7 +34,7 @@ RESERVED = {
     "self", "torch", "normal", "bernoulli", "categorical", "one_hot", "two_hot", "flat", "steps", "stack", "kept", "shift",
     "restart", "repeat", "wide", "stop", "noise_for", "B", "T", "t", "rng", "sum", "range", "value",
 }  # fmt: skip
-CALL_OPTIONS = ("seed", "generator", "noise", "start", "deterministic")
+CALL_OPTIONS = ("seed", "generator", "noise", "start", "horizon", "deterministic")
 
 
 def lower(node: Node) -> Plan:
@@ -45,9 +45,12 @@ def lower(node: Node) -> Plan:
     return builder.plan(value)
 
 
-def lower_rollout(product: Product, index: str = "t", reset: str | None = None) -> Plan:
-    """The plan that only draws a product through time: what ``filter`` and ``imagine`` run."""
-    builder = _Builder([u.factor for u in product])
+def lower_rollout(product: Product, index: str, reset: str | None, shapes_from: tuple[Factor, ...] = ()) -> Plan:
+    """The plan that only draws a product through time: what ``filter`` and ``imagine`` run.
+
+    ``shapes_from``: further factors whose declared event shapes hold here too.
+    """
+    builder = _Builder([*(u.factor for u in product), *shapes_from])
     builder.enter_time(OverTime("sum", index, Expectation(product, Number(0.0)), reset))
     builder.draw(Expectation(product, Number(0.0)), {}, index)
     return builder.plan(None)

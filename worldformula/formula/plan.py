@@ -86,6 +86,11 @@ class Plan:
         return found | {op.how: op for op in self.ops if op.kind == "flags"}
 
     @property
+    def free_running(self) -> bool:
+        """Whether no data series says how many steps there are, as when a world imagines with its own policy."""
+        return self.index is not None and not any(op.step for op in self.inputs.values())
+
+    @property
     def sites(self) -> list[Op]:
         """The noise operations, in the order in which noise is drawn."""
         return [op for op in self.ops if op.kind == "noise"]

@@ -148,7 +148,7 @@ class Program:
 
     def length(self, arguments: Mapping[str, Any]) -> int:
         series = next((key for key, op in self.inputs.items() if op.step), None)
-        return 0 if series is None else arguments[series].shape[1]
+        return int(arguments.get("T", 0)) if series is None else arguments[series].shape[1]
 
     # ---------------------------------------------------------------------------------------------------- arguments
 
@@ -158,13 +158,16 @@ class Program:
         if inputs.keys() != self.inputs.keys():
             self.refuse(inputs)
         arguments = dict(inputs)
+        like = self.like(inputs, options.get("start"))
+        series = None
         if self.plan.index is not None:
-            self.check_series(inputs)
-            arguments |= self.start(inputs, options.get("start"))
+            series = self.series(inputs, options)
+            arguments |= self.start(inputs, options.get("start"), series[0], like)
+            arguments["T"] = series[1]
         deterministic = bool(options.get("deterministic", False))
         if not deterministic:
-            generator = self.generator(options, inputs)
-            arguments |= self.draw(inputs, generator, options.get("noise"))
+            generator = self.generator(options, like)
+            arguments |= self.draw(like, self.batch(inputs), series, generator, options.get("noise"))
             arguments["rng"] = generator
         return arguments, deterministic
 
@@ -189,72 +192,92 @@ class Program:
         readers += [o for s in shifted for o in self.plan.ops if s.name in o.reads and o.factor is not None]
         return ", ".join(dict.fromkeys(str(o.factor) for o in readers)) or ("reset" if op.kind == "flags" else "-")
 
-    def check_series(self, inputs: Mapping[str, Any]) -> None:
-        """All series share [B, T]."""
+    def series(self, inputs: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[int, int]:
+        """[B, T], which all series share; without series B is that of ``start`` and T is ``horizon``."""
+        if self.plan.free_running:
+            start, horizon = options.get("start"), options.get("horizon")
+            if not start or not isinstance(horizon, int):
+                raise MissingInputError("no data says how many steps there are: pass start={...} and horizon=...")
+            return next(iter(start.values())).shape[0], horizon
         shapes = {k: tuple(inputs[k].shape[:2]) for k, op in self.inputs.items() if op.step}
         if len(set(shapes.values())) > 1 or any(len(s) < 2 for s in shapes.values()):
             rows = [(k, "[B, T, ...]", tuple(inputs[k].shape)) for k in shapes]
             raise ShapeError("expected series with one batch and one length\n" + table(("variable", "declared", "got"), rows))
+        B, T = next(iter(shapes.values()))
+        if T == 0:
+            raise ShapeError("expected series of at least one step, got T = 0")
+        return B, T
 
-    def like(self, inputs: Mapping[str, Any]) -> Tensor:
-        """An input whose dtype and device the noise takes: the first of floating point."""
-        tensors = [v for v in inputs.values() if isinstance(v, Tensor)]
+    def like(self, inputs: Mapping[str, Any], start: Mapping[str, Any] | None = None) -> Tensor:
+        """A tensor whose dtype and device the noise takes: the first input of floating point."""
+        tensors = [v for v in (*inputs.values(), *(start or {}).values()) if isinstance(v, Tensor)]
         floating = [v for v in tensors if v.is_floating_point()]
-        return (floating or tensors or [torch.empty(0)])[0]
+        found = (floating or tensors or [torch.empty(0)])[0]
+        return found if found.is_floating_point() else torch.empty(0, device=found.device)
 
-    def start(self, inputs: Mapping[str, Any], given: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
+    def start(
+        self, inputs: Mapping[str, Any], given: Mapping[str, Tensor] | None, B: int, like: Tensor
+    ) -> dict[str, Tensor]:
         """The first value of every carry and shifted series: given, learned, or zeros."""
-        like = self.like(inputs)
-        dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
-        B = next(inputs[k].shape[0] for k, op in self.inputs.items() if op.step)
-        given = given or {}
-        if unknown := [k for k in given if k not in self.plan.carries and k not in self.plan.shifts]:
-            known = [*self.plan.carries, *self.plan.shifts]
-            raise UnknownVariableError(f"start: no variable {unknown[0]!r} is carried; these are: {', '.join(known)}.{near(unknown[0], known)}")
+        given, known = given or {}, [*self.plan.carries, *self.plan.shifts]
+        if unknown := [k for k in given if k not in known]:
+            raise UnknownVariableError(
+                f"start: no variable {unknown[0]!r} is carried; these are: {', '.join(known)}.{near(unknown[0], known)}"
+            )
         found = {}
-        for key in (*self.plan.carries, *self.plan.shifts):
+        for key in known:
             shape = self.plan.shapes.get(key) if key in self.plan.carries else tuple(inputs[key].shape[2:])
+            initial = getattr(self.plan.initial, key, None)
             if key in given:
                 found[key] = given[key]
-                if tuple(given[key].shape) != (B, *(shape or ())):
-                    rows = [(key, (B, *(shape or ())), tuple(given[key].shape))]
+                if shape is not None and tuple(given[key].shape) != (B, *shape):
+                    rows = [(key, (B, *shape), tuple(given[key].shape))]
                     raise ShapeError("start: expected batch + event\n" + table(("variable", "declared", "got"), rows))
-            elif self.plan.initial is not None and hasattr(self.plan.initial, key):
-                initial = getattr(self.plan.initial, key)
+            elif initial is not None:
                 found[key] = initial.expand(B, *initial.shape)
             else:
-                found[key] = torch.zeros((B, *(shape or ())), dtype=dtype, device=like.device)
+                found[key] = torch.zeros((B, *(shape or ())), dtype=like.dtype, device=like.device)
         return {f"start_{key}": value for key, value in found.items()}
 
-    def generator(self, options: Mapping[str, Any], inputs: Mapping[str, Any]) -> torch.Generator | None:
-        if "seed" in options and "generator" in options:
-            raise FormulaError("expected seed= or generator=, got both")
+    @staticmethod
+    def generator(options: Mapping[str, Any], like: Tensor) -> torch.Generator | None:
+        """The generator of this call: the given one, or a fresh one from ``seed``; None is torch's global one."""
         if options.get("seed") is not None:
-            return torch.Generator(self.like(inputs).device).manual_seed(options["seed"])
+            if options.get("generator") is not None:
+                raise FormulaError("expected seed= or generator=, got both")
+            return torch.Generator(like.device).manual_seed(options["seed"])
         return options.get("generator")
 
     def draw(
-        self, inputs: Mapping[str, Any], generator: torch.Generator | None, given: Mapping[str, Tensor] | None = None
+        self,
+        like: Tensor,
+        batch: tuple[int, ...] | None,
+        series: tuple[int, int] | None,
+        generator: torch.Generator | None,
+        given: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor | None]:
         """The noise of every sample site whose shape is declared, in the order of the sites; ``None`` for the others."""
-        like = self.like(inputs)
-        dtype = like.dtype if like.is_floating_point() else torch.get_default_dtype()
-        batch = self.batch(inputs)
         given = given or {}
         sites = {op.name.removeprefix("noise_"): op for op in self.plan.sites}
         if unknown := [k for k in given if k not in sites]:
-            raise UnknownVariableError(f"noise: no variable {unknown[0]!r} is drawn; these are: {', '.join(sites)}.{near(unknown[0], sites)}")
+            raise UnknownVariableError(
+                f"noise: no variable {unknown[0]!r} is drawn; these are: {', '.join(sites)}.{near(unknown[0], sites)}"
+            )
         found: dict[str, Tensor | None] = {}
         for key, op in sites.items():
             assert op.factor is not None and op.factor.family is not None and op.variable is not None
-            shape = self.plan.shapes.get(op.variable.key)
-            lead = batch if not op.step else tuple(next(inputs[k].shape[:2] for k, o in self.inputs.items() if o.step))
+            shape, lead = self.plan.shapes.get(op.variable.key), series if op.step else batch
             if key in given or shape is None or lead is None:
                 found[op.name] = given.get(key)
                 continue
             full = op.factor.family.noise_shape(lead, shape)
-            found[op.name] = op.factor.family.noise(full, dtype=dtype, device=like.device, generator=generator)
+            found[op.name] = op.factor.family.noise(full, dtype=like.dtype, device=like.device, generator=generator)
         return found
+
+    def noise(self, inputs: dict[str, Any], generator: torch.Generator | None) -> dict[str, Tensor]:
+        """The noise that a call with these inputs would draw, by variable."""
+        arguments, _ = self.arguments({**inputs, "generator": generator})
+        return {k.removeprefix("noise_"): v for k, v in arguments.items() if k.startswith("noise_") and v is not None}
 
     def batch(self, inputs: Mapping[str, Any]) -> tuple[int, ...] | None:
         """The batch shape of a call without time, read off an input whose event shape is known."""

@@ -1,0 +1,52 @@
+"""A rollout: the draws of a product through time and nothing else. What a world filters and imagines with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from worldformula.formula.emit import register_networks
+from worldformula.formula.factors import Factor, Joint
+from worldformula.formula.lower import lower_rollout
+from worldformula.formula.program import Out, Program
+
+
+class Rollout(nn.Module):
+    """``for t: draw every factor of the product``, compiled like any formula. Keywords as for an expression.
+
+    ``shapes_from`` are further factors whose declared event shapes hold for the product's variables.
+    """
+
+    def __init__(
+        self, product: Joint, index: str = "t", reset: str | None = None, shapes_from: tuple[Factor, ...] = ()
+    ) -> None:
+        super().__init__()
+        self.product, self.index, self.reset = product, index, reset
+        self.__dict__["shapes_from"] = shapes_from  # a tuple: their networks are not this module's
+        register_networks(self, list(product.factors))
+        self._program: Program | None = None
+
+    @property
+    def program(self) -> Program:
+        """The plan and the functions emitted from it, made at first use."""
+        if self._program is None:
+            plan = lower_rollout(self.product.uses, self.index, self.reset, self.shapes_from)
+            self._program = Program(plan, f"for {self.index}: {self.product}")
+        return self._program
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """The variables that go from step to step."""
+        return tuple(self.program.plan.carries)
+
+    @property
+    def code(self) -> str:
+        """The PyTorch that runs."""
+        return self.program.function(self, deterministic=False).source
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_program": None}
+
+    def forward(self, **inputs: Any) -> Out:
+        return self.program.run(self, inputs)
