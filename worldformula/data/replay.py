@@ -25,7 +25,7 @@ Batch = dict[str, NDArray[Any]]
 
 NEEDED = ("action", "is_first", "is_last")
 DESCRIPTION = "replay.json"
-RELEASE_BYTES = 256 * 2**20  # touched file pages count as memory of the process; they are given back after this many
+RELEASE_BYTES = 128 * 2**20  # touched file pages count as memory of the process; they are given back after this many
 
 
 class Replay:

@@ -11,7 +11,7 @@ from gymnasium.error import NameNotFound, NamespaceNotFound, UnregisteredEnv, Ve
 from worldformula.envs import registry
 from worldformula.envs.drawing import LARGEST, SMALLEST
 from worldformula.envs.wrappers import ActionRepeat, DictObservation, Finite, PixelObservation, VectorAction
-from worldformula.errors import ConfigError, EnvironmentIdError, near
+from worldformula.errors import ConfigError, EnvironmentIdError, SpaceError, near
 
 DEFAULT_SIZE = 32
 
@@ -76,6 +76,10 @@ def _build(id: str, size: int, pixels: bool, max_steps: int | None, options: dic
         name, options = id, {"render_mode": "rgb_array", **options} if pixels else options
     try:
         return gymnasium.make(name, max_episode_steps=max_steps, disable_env_checker=True, **options)
+    except TypeError as error:
+        if pixels and "render_mode" in str(error):
+            raise SpaceError(f"{id} takes no render_mode, so it draws no pictures; use it without pixels") from error
+        raise
     except (NameNotFound, NamespaceNotFound, VersionNotFound, UnregisteredEnv, GymnasiumError) as error:
         if name in gymnasium.registry:
             raise

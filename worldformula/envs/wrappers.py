@@ -58,7 +58,10 @@ class PixelObservation(gymnasium.Wrapper[Any, Any, Any, Any]):
         return self._observe(), float(reward), terminated, truncated, info
 
     def _observe(self) -> dict[str, NDArray[np.uint8]]:
-        frame = self.env.render()
+        try:
+            frame = self.env.render()
+        except NotImplementedError:
+            frame = None
         if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
             got = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
             raise SpaceError(f"render() has to return a uint8 array [height, width, 3] for pixels, got {got}")

@@ -1,0 +1,207 @@
+"""Ids and spaces: everything that is not supported says so in plain words."""
+
+from __future__ import annotations
+
+import sys
+from typing import ClassVar
+
+import gymnasium
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from tests.envs.counting import Counting, register
+from worldformula.envs import ids, make
+from worldformula.envs.spaces import action_converter, action_spec, observation_parts, row_spec
+from worldformula.envs.wrappers import resize
+from worldformula.errors import ConfigError, EnvironmentIdError, SpaceError
+from worldformula.testing import check_env
+
+
+def test_names_and_ids_lead_to_the_same_environment():
+    for name, id in (("pendulum", "worldformula/Pendulum-v0"), ("cartpole_swingup", "worldformula/CartPoleSwingup-v0")):
+        assert type(make(name).unwrapped) is type(make(id).unwrapped) is type(gymnasium.make(id).unwrapped)
+    assert {"pendulum", "cartpole", "cartpole_swingup", "cartpole_balance"} <= set(ids())
+
+
+@pytest.mark.parametrize(
+    ("id", "hint"),
+    [("pendulm", "pendulum"), ("Pendulum-v7", "Pendulum-v1"), ("CartPoleSwingUp", "cartpole_swingup")],
+)
+def test_unknown_ids_list_the_near_misses(id, hint):
+    with pytest.raises(EnvironmentIdError, match=f"no environment has the id '{id}'.*{hint}"):
+        make(id)
+
+
+def test_a_limit_must_be_positive():
+    with pytest.raises(ConfigError, match="max_steps"):
+        make("pendulum", max_steps=0)
+
+
+@pytest.mark.skipif("ale_py" in sys.modules, reason="ale-py is installed")
+def test_atari_without_its_package_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ale_py", None)
+    with pytest.raises(ConfigError, match=r"pip install 'worldformula\[atari\]'"):
+        make("ALE/Pong-v5")
+
+
+def test_a_picture_is_resized_to_the_mean_of_its_pixels():
+    frame = np.zeros((4, 4, 3), np.uint8)
+    frame[:2, 2:] = (200, 100, 40)
+    frame[2, 2] = (40, 40, 40)
+    assert (resize(frame, 2) == [[[0, 0, 0], [200, 100, 40]], [[0, 0, 0], [10, 10, 10]]]).all()
+
+
+def test_pixels_of_another_environment_come_from_its_render_function():
+    class Drawn(Counting):
+        metadata: ClassVar = {"render_modes": ["rgb_array"]}
+
+        def __init__(self, render_mode=None):
+            super().__init__()
+            self.render_mode = render_mode
+
+        def render(self):
+            frame = np.zeros((64, 128, 3), np.uint8)
+            frame[:, : 12 * self.step_number] = 255
+            return frame
+
+    gymnasium.register("tests/Drawn-v0", entry_point=Drawn)
+    env = make("tests/Drawn-v0", pixels=True, size=16)
+    first = env.reset(seed=0)[0]["image"]
+    second = env.step(np.eye(4, dtype=np.float32)[0])[0]["image"]
+    assert first.shape == second.shape == (16, 16, 3)
+    assert first.sum() == 0
+    assert (second[:, 0] == 255).all()
+    assert (second[:, 2:] == 0).all()
+
+
+def test_an_environment_without_pictures_is_refused_for_pixels():
+    class Blind(Counting):
+        metadata: ClassVar = {"render_modes": ["rgb_array"]}
+
+        def __init__(self, render_mode):
+            super().__init__()
+
+    gymnasium.register("tests/Blind-v0", entry_point=Blind)
+    with pytest.raises(SpaceError, match=r"render\(\) has to return a uint8 array"):
+        make("tests/Blind-v0", pixels=True).reset(seed=0)
+    with pytest.raises(SpaceError, match="takes no render_mode"), pytest.warns(UserWarning, match="render_modes"):
+        make(register(), pixels=True)
+
+
+def test_observations_of_every_kind():
+    image, grey = spaces.Box(0, 255, (8, 6, 3), np.uint8), spaces.Box(0, 255, (8, 6), np.uint8)
+    parts = observation_parts(
+        spaces.Dict(
+            image=image,
+            grey=grey,
+            table=spaces.Box(-1, 1, (2, 3)),
+            ram=spaces.Box(0, 255, (4,), np.uint8),
+            room=spaces.Discrete(3, start=5),
+            switches=spaces.MultiBinary(2),
+            dice=spaces.MultiDiscrete([2, 3]),
+        )
+    )
+    found = {key: (part.space.shape, part.space.dtype.name) for key, part in parts.items()}
+    assert found == {
+        "image": ((8, 6, 3), "uint8"),
+        "grey": ((8, 6, 1), "uint8"),
+        "table": ((6,), "float32"),
+        "ram": ((4,), "float32"),
+        "room": ((3,), "float32"),
+        "switches": ((2,), "float32"),
+        "dice": ((5,), "float32"),
+    }
+    assert list(parts["room"].convert(6)) == [0, 1, 0]
+    assert list(parts["dice"].convert([1, 2])) == [0, 1, 0, 0, 1]
+    assert list(observation_parts(image)) == ["image"]
+    assert list(observation_parts(spaces.Discrete(4))) == ["vector"]
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        (spaces.Dict(a=spaces.Dict(b=spaces.Discrete(2))), "'a' is a Dict space.*FlattenObservation"),
+        (spaces.Tuple([spaces.Discrete(2)]), "Tuple space; supported are Box"),
+        (spaces.Text(5), "Text space"),
+        (spaces.Dict(reward=spaces.Discrete(2)), "reserved"),
+        (spaces.Dict(), "empty"),
+        (spaces.Box(0, 255, (3, 64, 64), np.uint8), "channels come first"),
+        (spaces.Box(0, 255, (64, 64, 9), np.uint8), "1 to 4 channels"),
+    ],
+)
+def test_observations_that_are_not_supported(space, words):
+    with pytest.raises(SpaceError, match=words):
+        observation_parts(space)
+
+
+@pytest.mark.parametrize(
+    ("space", "words"),
+    [
+        (spaces.MultiDiscrete([2, 2]), "Box .floats. and Discrete; enumerate"),
+        (spaces.Dict(a=spaces.Discrete(2)), "flatten"),
+        (spaces.Box(0, 9, (2,), np.int64), "convert it to floats"),
+    ],
+)
+def test_actions_that_are_not_supported(space, words):
+    with pytest.raises(SpaceError, match=words):
+        action_spec(space)
+
+
+def test_actions_reach_the_bounds_of_their_space():
+    space = spaces.Box(np.array([[0.0, -np.inf]], np.float32), np.array([[10.0, np.inf]], np.float32))
+    convert = action_converter(space)
+    for given, expected in (([-1, -7], [0, -7]), ([0.5, 3], [7.5, 3]), ([9, 0], [10, 0])):
+        value = convert(np.array(given, np.float32))
+        assert value in space
+        assert value == pytest.approx(np.array([expected]))
+    assert action_converter(spaces.Discrete(3, start=4))(np.array([0, 1, 0])) == 5
+    assert action_spec(space).size == 2
+
+
+def test_the_row_description_names_every_column():
+    env = make(register())
+    assert row_spec(env.observation_space.spaces, env.spec_of_actions) == {
+        "vector": ((3,), "float32"),
+        "reward": ((), "float32"),
+        "is_first": ((), "bool"),
+        "is_last": ((), "bool"),
+        "is_terminal": ((), "bool"),
+        "action": ((4,), "float32"),
+    }
+
+
+class Careless(Counting):
+    """Forgets its seed and reuses its observation array."""
+
+    fault = "seed"
+
+    def reset(self, *, seed=None, options=None):
+        self.kept = super().reset(seed=seed)[0]
+        self.noise = np.random.default_rng() if self.fault == "seed" else np.random.default_rng(0)
+        return self.kept, {}
+
+    def step(self, action):
+        observation, _, *rest = super().step(action)
+        if self.fault == "alias":
+            self.kept[:] = observation
+            observation = self.kept
+        return observation, self.noise.random(), *rest
+
+
+@pytest.mark.parametrize(("fault", "law"), [("seed", "fixes everything: rewards"), ("alias", "stays as it was")])
+def test_check_env_finds_careless_environments(fault, law):
+    env = Careless()
+    env.fault = fault
+    with pytest.raises(AssertionError, match=f"{law}.*broken"):
+        check_env(env, steps=20)
+
+
+def test_check_env_finds_observations_outside_their_space():
+    class Outside(Counting):
+        def step(self, action):
+            observation, *rest = super().step(action)
+            return observation - 50.0, *rest
+
+    with pytest.raises(AssertionError, match="lie in their space.*broken"):
+        check_env(Outside(), steps=5)
