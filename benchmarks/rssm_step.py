@@ -3,8 +3,8 @@
     python -m benchmarks.rssm_step [--rounds 15] [--json benchmarks/results/rssm_step.json]
 
 `hand` is time-batched as an expert writes it: encoder before the loop, decoder, heads and prior after it. `in the loop`
-runs every network at every step, as the formula reads. The formula is written with subscripts alone; the library decides
-what runs where. 32 px, T = 32, B = 16, one thread; networks in the manner of DreamerV3, small.
+runs every network at every step, as the formula reads. The formula has subscripts alone; the library decides what runs
+where. 32 px, T = 32, B = 16, one thread; networks in the manner of DreamerV3, small.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from benchmarks.handwritten import RSSM, Batch, rssm_loss, rssm_loss_in_loop
 from benchmarks.timing import interleave, show
+from worldformula import KL, Deterministic, E, Expression, Normal, OneHot, Sum, TwoHot, log, maximum, sg
 from worldformula.cards.run import machine, write_json
 
 RESULT = Path(__file__).parent / "results" / "rssm_step.json"
@@ -109,10 +110,8 @@ def by_formula(nets: nn.ModuleDict, batch: Batch) -> Loss:
     return lambda: loss(**data).value
 
 
-def formula(nets: nn.ModuleDict):  # noqa: ANN201  # the type is the language's own
+def formula(nets: nn.ModuleDict) -> Expression:
     """DreamerV3's world-model loss, with subscripts."""
-    from worldformula import KL, Deterministic, E, Normal, OneHot, Sum, TwoHot, log, maximum, sg
-
     embed = Deterministic("e_t = enc(x_t)", nets["encoder"])
     core = Deterministic("h_t = f(h_{t-1}, z_{t-1}, a_{t-1})", nets["core"], shape=D)
     prior = OneHot("p(z_t|h_t)", nets["prior"], shape=(G, K), unimix=0.01)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from benchmarks.handwritten import vae_loss
 from benchmarks.timing import interleave, show
+from worldformula import KL, Bernoulli, E, Normal, log
 from worldformula.cards.run import machine, write_json
 
 RESULT = Path(__file__).parent / "results" / "vae_step.json"
@@ -64,8 +65,6 @@ def by_hand(nets: Nets, sizes: Sizes) -> Loss:
 
 def by_formula(nets: Nets, sizes: Sizes) -> Loss:
     """worldformula."""
-    from worldformula import KL, Bernoulli, E, Normal, log
-
     prior = Normal("p(z)", shape=sizes.z)
     encode = Normal("q(z|x)", nets.encoder)
     decode = Bernoulli("p(x|z)", nets.decoder)
@@ -75,10 +74,10 @@ def by_formula(nets: Nets, sizes: Sizes) -> Loss:
 
 def by_pixyz(nets: Nets, sizes: Sizes) -> Loss:
     """Pixyz: the README's VAE, evaluated as its Model does."""
-    from pixyz.distributions import Bernoulli, Normal
+    import pixyz.distributions as dist
     from pixyz.losses import Expectation, KullbackLeibler
 
-    class Encoder(Normal):  # type: ignore[misc]
+    class Encoder(dist.Normal):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__(var=["z"], cond_var=["x"], name="q")
             self.net = nets.encoder
@@ -87,7 +86,7 @@ def by_pixyz(nets: Nets, sizes: Sizes) -> Loss:
             loc, raw = self.net(x).chunk(2, -1)
             return {"loc": loc, "scale": F.softplus(raw)}
 
-    class Decoder(Bernoulli):  # type: ignore[misc]
+    class Decoder(dist.Bernoulli):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__(var=["x"], cond_var=["z"], name="p")
             self.net = nets.decoder
@@ -95,7 +94,7 @@ def by_pixyz(nets: Nets, sizes: Sizes) -> Loss:
         def forward(self, z: Tensor) -> dict[str, Tensor]:
             return {"probs": self.net(z).sigmoid()}
 
-    prior = Normal(loc=torch.tensor(0.0), scale=torch.tensor(1.0), var=["z"], features_shape=[sizes.z], name="p_prior")
+    prior = dist.Normal(loc=torch.tensor(0.0), scale=torch.tensor(1.0), var=["z"], features_shape=[sizes.z], name="p")
     q, p = Encoder(), Decoder()
     loss = (KullbackLeibler(q, prior) - Expectation(q, p.log_prob())).mean()
     return lambda x: loss.eval({"x": x})
