@@ -1,0 +1,219 @@
+"""RSSM with categorical latents, the world model of DreamerV3 (Hafner et al. 2025, Nature; arXiv:2301.04104).
+
+    h_t = f(h_{t-1}, z_{t-1}, a_{t-1})    h_t [N, D]      recurrent state     authors' code: deter
+    z_t ~ q(z_t | h_t, e_t)               z_t [N, G, K]   one-hot groups      authors' code: stoch
+    z_t ~ p(z_t | h_t)                    the prior that imagines             1 % uniform mixed into both
+    p(x_t | h_t, z_t), p(r_t | ...), p(c_t | ...)         observation, reward, continuation
+
+    loss = mean_{B,T} [ max(1, KL(sg q ‖ p)) + 0.1 max(1, KL(q ‖ sg p)) − log p(x_t) − log p(r_t) − log p(c_t) ]
+
+Images x_t are [N, H, W, C] in [0, 1]; vectors are compared in symlog space (y_t = symlog(o_t)); r_t and c_t are scalars.
+A reward belongs to the arriving step; c_t is the continuation probability to predict, (1 − terminal)(1 − 1/333).
+
+Deviations       paper                       official code             here                 why
+image loss       squared error               squared error, no ½       Normal, scale √½     equal up to a constant
+context step     first step from the replay  latents stored in replay  zeros, or ``start``  the replay holds data only
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from worldformula.catalogue import System
+from worldformula.errors import ConfigError, SpaceError
+from worldformula.formula import KL, Bernoulli, Deterministic, E, Factor, Mean, Normal, OneHot, TwoHot, log, maximum, sg
+from worldformula.nets.conv import STAGES, ImageDecoder, ImageEncoder, Style
+from worldformula.nets.gru import BlockGRU
+from worldformula.nets.mlp import MLP, VectorDecoder, VectorEncoder, symlog
+from worldformula.nets.sizes import Sizes, size1m, size12m, size200m
+from worldformula.world import World
+
+
+@dataclass(frozen=True)
+class RSSMConfig:
+    """Widths and loss weights of the world model."""
+
+    sizes: Sizes = field(default_factory=size12m)
+    """Widths of all networks."""
+    stages: tuple[int, ...] = STAGES
+    """Channels of the image stages, in multiples of sizes.depth; each stage halves the image."""
+    style: Style = "pool"
+    """How an encoder stage halves the image: pool (the authors' code) or stride (cheaper on a CPU)."""
+    unimix: float = 0.01
+    """Share of the uniform distribution in prior and posterior."""
+    free_nats: float = 1.0
+    """KL below which a step is not pushed further."""
+    dynamics: float = 1.0
+    """Weight of KL(sg q ‖ p)."""
+    representation: float = 0.1
+    """Weight of KL(q ‖ sg p)."""
+
+
+def paper() -> RSSMConfig:
+    """12 million parameters."""
+    return RSSMConfig()
+
+
+def official() -> RSSMConfig:
+    """The default of the authors' code: 200 million parameters."""
+    return RSSMConfig(size200m())
+
+
+def size_1m() -> RSSMConfig:
+    """The smallest published size."""
+    return RSSMConfig(size1m())
+
+
+def tiny() -> RSSMConfig:
+    """For 32-pixel images on two CPU cores."""
+    sizes = Sizes(deter=128, hidden=64, classes=8, groups=8, blocks=1, depth=8, units=64)
+    return RSSMConfig(sizes, stages=(1, 2, 4), style="stride")
+
+
+# ------------------------------------------------------------------------------------------------------------- networks
+
+
+class Encoder(nn.Module):
+    """All observations of a step, images first, to one token [N, width]."""
+
+    def __init__(self, images: Mapping[str, tuple[int, ...]], vectors: Mapping[str, tuple[int, ...]], config: RSSMConfig) -> None:
+        super().__init__()
+        self.count, sizes = len(images), config.sizes
+        self.image = self.vector = None
+        if images:
+            size, channels = _square(images), sum(shape[-1] for shape in images.values())
+            self.image = ImageEncoder(size, channels, sizes.depth, stages=config.stages, style=config.style)
+        if vectors:
+            self.vector = VectorEncoder([math.prod(shape) for shape in vectors.values()], sizes.units)
+        self.width = (self.image.width if self.image else 0) + (sizes.units if self.vector else 0)
+
+    def forward(self, *observations: Tensor) -> Tensor:
+        """Images [N, H, W, C], then vectors [N, n]."""
+        tokens = [self.image(*observations[: self.count])] if self.image else []
+        tokens += [self.vector(*observations[self.count :])] if self.vector else []
+        return tokens[0] if len(tokens) == 1 else torch.cat(tokens, -1)
+
+
+def _square(images: Mapping[str, tuple[int, ...]]) -> int:
+    """The one edge that all images share."""
+    edges = {edge for shape in images.values() for edge in shape[:2]}
+    if len(edges) != 1:
+        shapes = ", ".join(f"{key} {shape}" for key, shape in images.items())
+        raise SpaceError(f"expected square images of one size, got {shapes}; resize them with size=")
+    return edges.pop()
+
+
+# -------------------------------------------------------------------------------------------------------------- formula
+
+
+@dataclass(frozen=True)
+class Names:
+    """Observation keys as variables of the formula: a single observation is the paper's x, several keep their names."""
+
+    images: dict[str, str]
+    vectors: dict[str, str]
+
+    @classmethod
+    def of(cls, shapes: Mapping[str, tuple[int, ...]]) -> Names:
+        """``shapes``: observation key -> shape; three axes are an image."""
+        if not shapes:
+            raise SpaceError("expected at least one observation, got none")
+        words = {key: "".join(c for c in key if c.isalpha() and c.isascii()) or "o" for key in sorted(shapes)}
+        if len(set(words.values())) < len(words):
+            words = {key: f"o_{i}" for i, key in enumerate(words, 1)}
+        if len(shapes) == 1:
+            words = dict.fromkeys(shapes, "x")
+        return cls({k: w for k, w in words.items() if len(shapes[k]) == 3}, {k: w for k, w in words.items() if len(shapes[k]) != 3})
+
+    @property
+    def all(self) -> dict[str, str]:
+        """Observation key -> variable, images first."""
+        return self.images | self.vectors
+
+    @staticmethod
+    def at(word: str) -> str:
+        """The variable with its time index: ``x_t``, ``o_{1,t}``."""
+        base, _, number = word.partition("_")
+        return f"{base}_{{{number},t}}" if number else f"{base}_t"
+
+
+def build(config: RSSMConfig, observations: Mapping[str, tuple[int, ...]], actions: int) -> World:
+    """The world model over these observations (key -> shape) and actions of this width."""
+    names, size = Names.of(observations), config.sizes
+    if actions < 1:
+        raise ConfigError(f"expected at least one action dimension, got {actions}")
+    images = {k: tuple(observations[k]) for k in names.images}
+    vectors = {k: tuple(observations[k]) for k in names.vectors}
+    encoder = Encoder(images, vectors, config)
+    latent, head = (size.groups, size.classes), lambda outputs, layers, outscale=1.0: MLP(size.feature, outputs, size.units, layers, outscale)
+
+    given = ", ".join(Names.at(word) for word in names.all.values())
+    embed = Deterministic(f"e_t = enc({given})", encoder)
+    gru = BlockGRU(size.deter, size.stoch, actions, size.hidden, size.blocks)
+    core = Deterministic("h_t = f(h_{t-1}, z_{t-1}, a_{t-1})", gru, shape=size.deter)
+    prior = OneHot("p(z_t|h_t)", MLP(size.deter, size.stoch, size.hidden, 2), shape=latent, unimix=config.unimix)
+    posterior_net = MLP(size.deter + encoder.width, size.stoch, size.hidden, 1)
+    post = OneHot("q(z_t|h_t,e_t)", posterior_net, shape=latent, unimix=config.unimix)
+    reward = TwoHot("p(r_t|h_t,z_t)", head(255, 1, 0.0))
+    proceed = Bernoulli("p(c_t|h_t,z_t)", head(1, 1), shape=())
+    targets, decoders = _decoders(config, images, vectors, names)
+
+    dyn, rep = KL(sg(post), prior), KL(post, sg(prior))
+    step = config.dynamics * maximum(dyn, config.free_nats) + config.representation * maximum(rep, config.free_nats)
+    for factor in (*decoders, reward, proceed):
+        step = step - log(factor)
+    draws = embed * core * post
+    for target in targets:
+        draws = target * draws
+    loss = Mean("t", E(draws, step), reset="first").mean()
+    return World(prior=core * prior, posterior=embed * core * post, heads=[*decoders, reward, proceed], loss=loss)
+
+
+def _decoders(
+    config: RSSMConfig, images: Mapping[str, tuple[int, ...]], vectors: Mapping[str, tuple[int, ...]], names: Names
+) -> tuple[list[Factor], list[Factor]]:
+    """The targets y_t = symlog(o_t) of vector observations, and one decoder per observation."""
+    size, targets, decoders = config.sizes, list[Factor](), list[Factor]()
+    for key, shape in images.items():
+        net = ImageDecoder(shape[0], shape[2], size.depth, size.deter, size.stoch, size.units, config.stages, size.blocks)
+        decoders.append(Normal(f"p({Names.at(names.images[key])}|h_t,z_t)", net, shape=shape, scale=math.sqrt(0.5)))
+    for number, (key, shape) in enumerate(vectors.items(), 1):
+        y = "y_t" if len(vectors) == 1 else f"y_{{{number},t}}"
+        targets.append(Deterministic(f"{y} = symlog({Names.at(names.vectors[key])})", symlog, shape=shape))
+        net = VectorDecoder(size.deter, size.stoch, math.prod(shape), size.units)
+        decoders.append(Normal(f"p({y}|h_t,z_t)", net, shape=shape, scale=math.sqrt(0.5)))
+    return targets, decoders
+
+
+def _demo() -> None:
+    """Print the formula and the emitted code; take one training step on random images."""
+    world = build(tiny(), {"image": (32, 32, 3)}, 2)
+    print(world.loss, world.loss.code, world.loss.explain(), sep="\n\n")
+    B, T = 4, 8
+    batch: dict[str, Any] = {"x": torch.rand(B, T, 32, 32, 3), "a": torch.rand(B, T, 2), "r": torch.rand(B, T)}
+    out = world.loss(**batch, c=torch.ones(B, T), first=torch.zeros(B, T, dtype=torch.bool), seed=0)
+    out.value.backward()
+    print({term: round(value.item(), 3) for term, value in out.terms.items()})
+
+
+SYSTEM = System(
+    name="rssm",
+    kind="worlds",
+    paper="Hafner, Pasukonis, Ba & Lillicrap 2025, Nature 640; arXiv:2301.04104",
+    bibtex="""@article{hafner2025dreamerv3, title={Mastering diverse control tasks through world models},
+  author={Hafner, Danijar and Pasukonis, Jurgis and Ba, Jimmy and Lillicrap, Timothy}, journal={Nature}, volume={640},
+  year={2025}}""",
+    presets={"paper": paper, "official": official, "size1m": size_1m, "tiny": tiny},
+    build=build,
+    summary="Recurrent state-space model with categorical latents, the world model of DreamerV3.",
+)
+
+if __name__ == "__main__":
+    _demo()
+
