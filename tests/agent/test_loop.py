@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.agent.toy import Toy, ToyAgent, config
+from tests.agent.systems.toy import Toy, ToyAgent, config
 from worldformula.agent.config import EnvConfig
 from worldformula.agent.evaluate import evaluate
 from worldformula.agent.loop import Loop
@@ -26,7 +26,7 @@ from worldformula.training import checkpoint
 from worldformula.training.run import RunFolder, read_metrics
 from worldformula.training.settings import override
 
-TOY = Path(__file__).with_name("toy.py")
+TOY = Path(__file__).parent / "systems" / "toy.py"
 
 
 def final(folder: Path) -> dict[str, Any]:

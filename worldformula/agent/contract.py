@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -54,6 +54,9 @@ class Agent(Protocol):
 
     def update(self, batch: Rows) -> Metrics:
         """One step of learning on sequences ``[batch, length, …]``; returns named numbers (0-d tensors or floats)."""
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """What learns."""
 
     def checkpoint(self) -> dict[str, Any]:
         """Everything that decides what it does next: weights, optimisers, running statistics."""

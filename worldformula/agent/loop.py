@@ -10,6 +10,7 @@ environment state, and a resumed run on the same CPU ends with the same bits.
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from worldformula.agent.config import FREE_ON_RESUME, RunConfig
@@ -130,6 +132,12 @@ class Loop:
         """Updates per action taken."""
         learning = self.agent.config
         return learning.train_ratio / (learning.batch * learning.length)
+
+    @property
+    def replay_bytes(self) -> int:
+        """What the replay takes on disk once it is full."""
+        sizes = (math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self.envs.row_spec.values())
+        return self.config.capacity * sum(sizes)
 
     def new_replay(self) -> Replay:
         """The replay of this run, in its folder. Its slack outlives two checkpoint intervals of reset-heavy rows."""

@@ -18,6 +18,7 @@ from torch import nn
 
 from worldformula.agent.config import EnvConfig, RunConfig
 from worldformula.agent.loop import Loop
+from worldformula.catalogue import System
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,16 @@ def config(steps: int = 600, **changes: Any) -> RunConfig:
     values = {"eval_every": 250, "eval_episodes": 3, "tensorboard": False} | values
     return RunConfig("toy", "tiny", EnvConfig("pendulum", num=3, max_steps=23), Toy(), steps=steps, **values)
 
+
+SYSTEM = System(
+    name="toy",
+    kind="agents",
+    paper="none",
+    bibtex="@misc{toy}",
+    presets={"tiny": Toy, "slow": lambda: Toy(rate=0.001)},
+    build=ToyAgent,
+    summary="A linear policy.",
+)
 
 if __name__ == "__main__":
     print("ready", flush=True)

@@ -1,0 +1,223 @@
+"""The command line: every option is shown, every mistake is one clear line, and a run folder is all that it needs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import worldformula.agents
+from worldformula.agent.saved import load_agent, open_run, record
+from worldformula.cli import main
+from worldformula.cli.display import duration
+from worldformula.errors import CheckpointError
+from worldformula.training import checkpoint
+from worldformula.training.run import read_metrics
+
+SYSTEMS = str(Path(__file__).parent / "agent" / "systems")
+SMALL = ["--set", "env.max_steps=20", "--set", "eval_episodes=2", "--set", "tensorboard=no", "--set=threads=1"]
+
+
+@pytest.fixture(autouse=True)
+def toy_in_the_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The catalogue lists folders: one more folder, one more system."""
+    monkeypatch.setattr(worldformula.agents, "__path__", [*worldformula.agents.__path__, SYSTEMS])
+    monkeypatch.delitem(sys.modules, "worldformula.agents.toy", raising=False)
+
+
+def train(folder: Path, *more: str) -> int:
+    return main(["train", "--env", "pendulum", "--model", "toy", "--run", str(folder), "--steps", "200", *SMALL, *more])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the toy agent, made by the command line in a process of its own."""
+    folder = tmp_path_factory.mktemp("runs") / "toy"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worldformula.agents, "__path__", [*worldformula.agents.__path__, SYSTEMS])
+        assert train(folder) == 0
+    return folder
+
+
+def test_a_run_says_where_on_what_and_how_long(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(tmp_path / "run") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("device cpu")
+    for part in (
+        "1 CPU thread",
+        "pendulum × 4",
+        "floor -",
+        "replay 0.0",
+        " GB on disk",
+        "time: about",
+        "environment steps",
+    ):
+        assert part in out
+    assert "updates 6" in out  # the plain line of the last turn
+    assert f"report: {tmp_path / 'run' / 'report.html'}" in out
+    assert "reached: return -" in out
+
+
+def test_the_run_folder_is_complete(trained: Path) -> None:
+    names = {path.name for path in trained.iterdir()}
+    assert {"config.json", "metrics.jsonl", "checkpoints", "videos", "report.html", "replay"} <= names
+    config = json.loads((trained / "config.json").read_text())
+    assert config["env"]["id"] == "pendulum"
+    assert config["env"]["max_steps"] == 20
+    assert config["agent"] == {"batch": 4, "length": 5, "train_ratio": 7.0, "prefill": 40, "rate": 0.05}
+    assert "eval/return" in read_metrics(trained / "metrics.jsonl")[-1]
+
+
+def test_the_folder_alone_goes_on(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    assert main(["train", "--run", str(folder), "--steps", "300"]) == 0
+    assert "100 environment steps" in capsys.readouterr().out
+    found = checkpoint.load_latest(folder / "checkpoints")
+    assert found is not None
+    assert found.step == 300
+    assert train(folder, "--steps", "300") == 0  # the full command again agrees with the folder
+
+
+def test_eval_report_and_dream_take_a_run_folder(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", str(trained), "--episodes", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "toy on pendulum after 200 steps" in out
+    assert "95 % interval over 3 episodes" in out
+    assert "floor -" in out
+    assert main(["report", str(trained)]) == 0
+    assert "report.html" in capsys.readouterr().out
+    assert main(["dream", str(trained)]) == 1
+    assert "does not predict pictures" in capsys.readouterr().err
+
+
+def test_a_loaded_agent_is_the_trained_one(trained: Path) -> None:
+    run = open_run(trained)
+    agent, found = load_agent(run, "cpu")
+    saved = found.state["agent"]["weights"]["net.1.weight"]
+    assert torch.equal(dict(agent.named_parameters())["net.1.weight"], saved)
+    rows = record(agent, run.config.env, sequences=2, length=45, seed=0)
+    assert rows["vector"].shape == (2, 45, 3)
+    assert rows["is_first"][0].nonzero()[0].tolist() == [0, 21, 42]
+    assert not rows["action"][rows["is_last"]].any()
+    assert rows["action"][~rows["is_last"]].any()
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--set", "agent.ratee=1"], "unknown setting 'agent.ratee'. Did you mean 'agent.rate'"),
+        (["--set", "agent.batch=some"], "agent.batch expects a whole number, got 'some'"),
+        (["--set", "env.num=0"], "num expects a whole number of at least 1"),
+        (["--set", "rate"], "expected key=value"),
+        (["--model", "toi"], "Did you mean 'toy'"),
+        (["--preset", "tyni"], "Did you mean 'tiny'"),
+        (["--env", "pendulm"], "Did you mean 'pendulum'"),
+        (["--device", "gpu"], "device='gpu' is not one of"),
+        (["--steps", "30"], "nothing would be learnt"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_no_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], says: str
+) -> None:
+    assert train(tmp_path / "run", *more) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ")
+    assert says in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["trian"], "Did you mean 'train'"),
+        (["train", "--run", "nowhere/at/all"], "say what to train on"),
+        (["eval", "nowhere"], "not a run folder"),
+        (["report", "nowhere"], "not a run folder"),
+        (["dream", "nowhere", "--context", "9", "--length", "5"], "0 < context < length"),
+        (["reproduce", "vae-digitss"], "Did you mean 'vae_digits'"),
+        (["reproduce", "vae-digits", "--seeds", "1,x"], "seeds expects a list"),
+    ],
+)
+def test_other_mistakes(capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
+    assert main(arguments) == 1
+    assert says in capsys.readouterr().err
+
+
+def test_another_configuration_than_the_folder_has(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (trained / "config.json").read_bytes()
+    assert main(["train", "--run", str(trained), "--seed", "5", "--preset", "slow"]) == 1
+    err = capsys.readouterr().err
+    assert "holds a run with other settings" in err
+    assert "seed " in err
+    assert "preset " in err
+    assert (trained / "config.json").read_bytes() == before
+
+
+def test_an_unwritable_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert train(tmp_path / "file" / "run") == 1
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_damaged_checkpoints(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    assert main(["train", "--run", str(folder), "--steps", "300"]) == 0
+    newest, older = reversed(checkpoint.steps_in(folder / "checkpoints"))
+    (newest / checkpoint.TREE).write_text("{")
+    capsys.readouterr()
+    assert main(["eval", str(folder), "--episodes", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "warning: the checkpoint" in out
+    assert "after 200 steps" in out
+    (older / checkpoint.TENSORS).unlink()
+    assert main(["eval", str(folder)]) == 1
+    assert "no readable checkpoint" in capsys.readouterr().err
+    with pytest.raises(CheckpointError):
+        main(["--debug", "eval", str(folder)])
+    assert main(["train", "--run", str(folder), "--steps", "400"]) == 1
+
+
+def test_help_shows_every_option_and_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--help", "--model", "toy", "--preset=slow"]) == 0
+    out = capsys.readouterr().out
+    for option in ("--env", "--model", "--preset", "--set", "--steps", "--seed", "--run", "--device"):
+        assert option in out
+    for setting in ("agent.rate=0.001  (a number)", "env.max_steps=none", "checkpoint_every=5000", "env.pixels=false"):
+        assert setting in out
+    assert main([]) == 0
+    out = capsys.readouterr().out
+    for name in ("demo", "train", "eval", "dream", "report", "models", "envs", "reproduce"):
+        assert name in out
+        assert main([name, "--help"]) == 0
+
+
+def test_wrong_options_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--run", "x", "--evn", "pendulum"]) == 2
+    assert "--env" in capsys.readouterr().err
+
+
+def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    assert "toy (agents; presets: tiny, slow)" in capsys.readouterr().out
+    assert main(["envs"]) == 0
+    assert "cartpole_swingup (worldformula/CartPoleSwingup-v0" in capsys.readouterr().out
+
+
+def test_the_package_runs_as_a_module() -> None:
+    command = [sys.executable, "-m", "worldformula", "eval", "nowhere"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "error: nowhere is not a run folder: it has no config.json\n"
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(7, "7 s"), (600, "10 min"), (9000, "2.5 h"), (400_000, "4.6 days")])
+def test_durations_are_said_in_the_fitting_unit(seconds: float, words: str) -> None:
+    assert duration(seconds) == words

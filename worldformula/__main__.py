@@ -1,0 +1,7 @@
+"""`python -m worldformula`."""
+
+import sys
+
+from worldformula.cli import main
+
+sys.exit(main())

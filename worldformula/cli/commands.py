@@ -1,0 +1,286 @@
+"""The sub-commands: one frozen dataclass each, whose fields are its options and whose `run` does the work.
+
+`run` returns the exit code. What can go wrong is raised as a `WorldformulaError`; `main` turns it into one message.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import tyro
+
+from worldformula import catalogue
+from worldformula.agent.config import EnvConfig, RunConfig
+from worldformula.agent.contract import Agent, Rows
+from worldformula.agent.evaluate import evaluate
+from worldformula.agent.loop import Loop, Result
+from worldformula.agent.saved import load_agent, open_run, record
+from worldformula.cli import header
+from worldformula.cli.display import Display, duration
+from worldformula.errors import ConfigError
+from worldformula.training import devices, settings
+from worldformula.training.run import RunFolder, writing
+
+Settings = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")]
+Folder = Annotated[Path, tyro.conf.Positional]
+DEFAULT_MODEL = "dreamer_v3"
+DEFAULT_PRESET = "tiny"
+
+
+def option(metavar: str, default: str) -> Any:
+    """How an option is shown whose default is decided later, by the run folder."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
+
+
+class Command(Protocol):
+    """A sub-command with its options."""
+
+    def run(self) -> int:
+        """Does it; returns the exit code."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train an agent, or go on exactly where an interrupted run stopped.
+
+    In a folder that holds a run, everything that is not given here is taken from that run; what is given must agree
+    with it, except for --steps and --device.
+    """
+
+    run_folder: Annotated[Path, tyro.conf.arg(name="run", metavar="DIR")]
+    """The run folder, e.g. runs/first."""
+    env: Annotated[str | None, option("ID", "that of the run folder")] = None
+    """A name that `worldformula envs` lists, or any Gymnasium id."""
+    model: Annotated[str | None, option("NAME", DEFAULT_MODEL)] = None
+    """A system that `worldformula models` lists."""
+    preset: Annotated[str | None, option("NAME", DEFAULT_PRESET)] = None
+    """A preset of that system."""
+    settings: Settings = ()
+    """Any setting of the list below, e.g. --set agent.horizon=10. May be given many times."""
+    steps: Annotated[int | None, option("N", "20000")] = None
+    """Environment steps of the whole run."""
+    seed: Annotated[int | None, option("N", "0")] = None
+    """Where all randomness comes from."""
+    device: Annotated[str | None, option("NAME", "auto")] = None
+    """auto, cpu, cuda, cuda:N or mps."""
+
+    def config(self) -> RunConfig:
+        """The configuration that was asked for, on top of that of the run folder where there is one."""
+        given = {"steps": self.steps, "seed": self.seed, "device": self.device}
+        options = [f"{key}={value}" for key, value in given.items() if value is not None]
+        if RunFolder(self.run_folder).exists:
+            config = open_run(self.run_folder).config
+            config = dataclasses.replace(config, model=self.model or config.model, preset=self.preset or config.preset)
+        else:
+            if self.env is None:
+                raise ConfigError(f"{self.run_folder} holds no run yet: say what to train on, e.g. --env pendulum")
+            system = catalogue.find(self.model or DEFAULT_MODEL)
+            preset = self.preset or DEFAULT_PRESET
+            config = RunConfig(system.name, preset, EnvConfig(self.env), system.sizes(preset))
+        env = [f"env.id={self.env}"] if self.env is not None else []
+        return settings.override(config, [*env, *options, *self.settings])
+
+    def run(self) -> int:
+        """Trains."""
+        train(self.config(), self.run_folder)
+        return 0
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Train the tiny DreamerV3 from pixels and write a page about what it learnt and what it dreams."""
+
+    run_folder: Annotated[Path, tyro.conf.arg(name="run", metavar="DIR")] = Path("runs/demo")
+    """The run folder; started again, the demo goes on there."""
+    steps: int = 20_000
+    """Environment steps."""
+    seed: int = 0
+    """Where all randomness comes from."""
+
+    def run(self) -> int:
+        """Trains and reports."""
+        system = catalogue.find(DEFAULT_MODEL)
+        env = EnvConfig("pendulum", num=4, pixels=True)
+        config = RunConfig(system.name, DEFAULT_PRESET, env, system.sizes(DEFAULT_PRESET), self.steps, self.seed)
+        train(dataclasses.replace(config, capacity=2 * self.steps, checkpoint_every=2_500), self.run_folder)
+        return 0
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Play complete episodes with a trained agent; the mean return stands beside floor and best known."""
+
+    folder: Folder
+    """The run folder."""
+    episodes: int = 100
+    """Complete episodes."""
+    seed: int = 1
+    """Of the environments; the same seed plays the same episodes."""
+    explore: bool = False
+    """Sample actions as in training, instead of the policy's mode."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+
+    def run(self) -> int:
+        """Evaluates."""
+        run = open_run(self.folder)
+        agent, found = load_agent(run, self.device)
+        warn(found.rejected)
+        env = run.config.env
+        score = evaluate(agent, env, episodes=self.episodes, seed=self.seed, explore=self.explore)
+        print(
+            f"{run.config.model} on {env.id} after {found.step:,} steps (training seed {run.config.seed}): return "
+            f"{score.mean:.1f} ± {1.96 * score.error:.1f} (95 % interval over {self.episodes} episodes)"
+        )
+        print(header.yardsticks(env))
+        return 0
+
+
+@dataclass(frozen=True)
+class Dream:
+    """Write videos/dream.webp: what happened beside what the world model imagines from the same start."""
+
+    folder: Folder
+    """The run folder."""
+    context: int = 5
+    """Steps that the model sees before it dreams."""
+    length: int = 50
+    """Steps of the video, the context included."""
+    sequences: int = 4
+    """How many sequences, side by side."""
+    seed: int = 1
+    """Of the environments."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+
+    def run(self) -> int:
+        """Dreams."""
+        if not 0 < self.context < self.length:
+            raise ConfigError(f"expected 0 < context < length, got context={self.context}, length={self.length}")
+        run = open_run(self.folder)
+        agent, found = load_agent(run, self.device)
+        warn(found.rejected)
+        batch = record(agent, run.config.env, sequences=self.sequences, length=self.length, seed=self.seed)
+        print(write_dream(agent, batch, self.context, run.folder))
+        return 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """Measure the newest checkpoint of a run and write its report.html: curves, formula, dreams."""
+
+    folder: Folder
+    """The run folder."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+
+    def run(self) -> int:
+        """Writes the page."""
+        run = open_run(self.folder)
+        agent, found = load_agent(run, self.device)
+        warn(found.rejected)
+        write_report(run.folder, agent, devices.describe(devices.choose(self.device)))
+        return 0
+
+
+@dataclass(frozen=True)
+class Models:
+    """List every system of the catalogue with its presets and its paper."""
+
+    def run(self) -> int:
+        """Lists."""
+        for kind in catalogue.KINDS:
+            for system in catalogue.discover(kind):
+                print(f"{system.name} ({kind}; presets: {', '.join(system.presets)})")
+                print(f"    {system.summary} [{system.paper}]")
+        return 0
+
+
+@dataclass(frozen=True)
+class Envs:
+    """List the environments of this package; any other Gymnasium id works too."""
+
+    scores: bool = False
+    """Measure floor and best known return of each; takes a while."""
+
+    def run(self) -> int:
+        """Lists."""
+        from worldformula.envs import registry
+
+        for entry in registry.entries():
+            scores = f"; {header.yardsticks(EnvConfig(entry.alias))}" if self.scores else ""
+            print(f"{entry.alias} ({entry.id}, {entry.max_steps} steps per episode){scores}")
+        return 0
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Measure the card of a published result; the last line says PASS or FAIL, and so does the exit code."""
+
+    name: Annotated[str, tyro.conf.Positional]
+    """The card."""
+    seeds: Annotated[str | None, option("S,S,…", "the card's own")] = None
+    """Instead of the card's own, e.g. 1,2,3."""
+    json: Annotated[Path | None, option("FILE", "none")] = None
+    """Also write everything that was measured into this file."""
+
+    def run(self) -> int:
+        """Measures."""
+        from worldformula.cards.run import reproduce
+
+        seeds = settings.convert(self.seeds, tuple[int, ...], "seeds") if self.seeds else None
+        return 0 if reproduce(self.name, seeds, self.json) else 1
+
+
+def train(config: RunConfig, folder: Path) -> Result:
+    """Runs a configuration with its header, its display and its report."""
+    with Display() as display:
+        loop = Loop(config, catalogue.find(config.model).build, folder, show=display)
+        for line in header.lines(loop):
+            print(line, flush=True)
+        result = loop.run()
+    count = result.counters
+    print(f"{count.steps:,} steps, {count.updates:,} updates, {count.episodes} episodes in {duration(result.seconds)}")
+    write_report(loop.folder, loop.agent, devices.describe(loop.device))
+    return result
+
+
+def write_report(folder: RunFolder, agent: Agent, device: str) -> None:
+    """Measures the agent, writes report.html, and prints what was reached and where the page is."""
+    from worldformula.report import write
+    from worldformula.report.gather import gather
+
+    evidence = gather(folder.path, agent, device=device)
+    evidence.save(folder.path)
+    page = write(folder.path)
+    best = "not known" if evidence.best is None else evidence.best
+    print(f"reached: return {evidence.reached}; floor (random policy) {evidence.floor}; best known {best}")
+    print(f"report: {page}")
+
+
+def write_dream(agent: Agent, batch: Rows, context: int, folder: RunFolder) -> Path:
+    """Writes videos/dream.webp: truth, dream and error of each sequence; returns its path.
+
+    Raises:
+        ConfigError: the agent predicts no pictures.
+    """
+    from worldformula.report.gather import Dreams
+    from worldformula.report.video import dream_video, webp
+
+    if not isinstance(agent, Dreams):
+        raise ConfigError(f"a {type(agent).__name__} has no open_loop(batch, context): it does not predict pictures")
+    frames = agent.open_loop(batch, context)
+    path = folder.videos / "dream.webp"
+    with writing(folder.path):
+        folder.videos.mkdir(exist_ok=True)
+        path.write_bytes(webp(dream_video(frames["truth"], frames["dream"], context), fps=8, scale=3))
+    return path
+
+
+def warn(rejected: tuple[str, ...]) -> None:
+    """Says which checkpoints were unreadable."""
+    for line in rejected:
+        print(f"warning: {line}; an older checkpoint is used")

@@ -1,0 +1,90 @@
+"""From the arguments to a command, and from errors to one message and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+import tyro
+
+from worldformula import catalogue
+from worldformula.agent.config import EnvConfig, RunConfig
+from worldformula.cli import commands
+from worldformula.errors import ConfigError, WorldformulaError, near
+from worldformula.training import settings
+
+COMMANDS: dict[str, Callable[..., commands.Command]] = {
+    "demo": commands.Demo,
+    "train": commands.Train,
+    "eval": commands.Eval,
+    "dream": commands.Dream,
+    "report": commands.Report,
+    "models": commands.Models,
+    "envs": commands.Envs,
+    "reproduce": commands.Reproduce,
+}
+ABOUT = """World models, written as formulas.
+
+Every command answers to --help. An error is one message and an exit code of its own; --debug shows the traceback."""
+INTERRUPTED = 130  # what a shell expects after Ctrl-C
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code: 0, 1 after an error, 2 for wrong arguments, 130 after Ctrl-C."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    given = [word for word in given if word != "--debug"]
+    try:
+        command = _parse(given or ["--help"])
+        return command.run()
+    except SystemExit as leaving:  # tyro has printed its help (0) or what is wrong (2)
+        return leaving.code if isinstance(leaving.code, int) else 2
+    except (WorldformulaError, OSError) as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command goes on at the last checkpoint", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _parse(given: list[str]) -> commands.Command:
+    if not given[0].startswith("-") and given[0] not in COMMANDS:
+        raise ConfigError(f"no command is called {given[0]!r}.{near(given[0], COMMANDS)} See worldformula --help.")
+    try:
+        return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="worldformula", description=ABOUT, args=given)
+    except SystemExit as leaving:
+        if leaving.code == 0 and given[0] == "train":
+            print(settings_help(given))
+        raise
+
+
+def settings_help(given: Sequence[str]) -> str:
+    """Every key that ``train --set`` takes, with its default and its meaning, for the model and preset in ``given``."""
+    model = _option(given, "--model") or commands.DEFAULT_MODEL
+    preset = _option(given, "--preset") or commands.DEFAULT_PRESET
+    config = RunConfig(model, preset, EnvConfig(_option(given, "--env") or "ID"), catalogue.find(model).sizes(preset))
+    lines = [f"settings for --set KEY=VALUE ({model}, preset {preset}):"]
+    for setting in settings.leaves(config):
+        if setting.key not in ("model", "preset"):
+            lines.append(f"  {setting.key}={_written(setting.value)}  ({settings.type_name(setting.type)})")
+            lines += [f"      {setting.doc}"] if setting.doc else []
+    return "\n".join(lines)
+
+
+def _option(given: Sequence[str], name: str) -> str | None:
+    """The value after an option, in either way of writing it."""
+    for word, following in zip(given, [*given[1:], ""], strict=True):
+        if word == name and following:
+            return following
+        if word.startswith(f"{name}="):
+            return word.partition("=")[2]
+    return None
+
+
+def _written(value: object) -> str:
+    """A value as ``--set`` reads it."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
