@@ -1,0 +1,226 @@
+"""DreamerV3 (Hafner, Pasukonis, Ba & Lillicrap 2025, Nature 640; arXiv:2301.04104).
+
+    world    h_t = f(h_{t-1}, z_{t-1}, a_{t-1}),  z_t ~ q(z_t|h_t,e_t),  p(x_t, r_t, c_t | h_t, z_t)      worlds/rssm.py
+    dream    h, z ~ p with a_t ~ π(a_t|h_t,z_t), H steps from every state of the batch
+    actor    −w_t (sg((R_t − V_t)/S) log π(a_t|·) + η H[π])           learners/imagination
+    critic   two-hot on R_t and on its slow copy, in dreams and (× 0.3) on replayed steps
+    one sum, one optimiser: L_world + L_π + L_v + 0.3 L_v,replay
+
+Deviations            paper         official code      here                    why
+unimix of the actor   0.01          ignored            0.01                    the paper's text
+replay context        1 step        1 step, latents    carry starts at zero    the replay holds data only
+online queue          yes           yes                uniform replay          one sampler to resume exactly
+dream starts          all states    all (imag_last 0)  last ``imag_last``      cheap on a CPU; 0 takes all
+`tiny`                –             –                  small, faster rates     see cards/demo.toml
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from worldformula.agent.actor import Actor, policy
+from worldformula.agent.cost import Cost
+from worldformula.agent.memory import ShortTermMemory
+from worldformula.agent.perception import Perception
+from worldformula.catalogue import System
+from worldformula.errors import CheckpointError, ConfigError
+from worldformula.learners.imagination import BehaviourSettings, ImaginationActorCritic
+from worldformula.nets.mlp import MLP
+from worldformula.training.optimiser import LaProp
+from worldformula.world import State
+from worldformula.worlds import rssm
+
+
+@dataclass(frozen=True)
+class DreamerConfig:
+    """Everything that defines the agent."""
+
+    world: rssm.RSSMConfig = field(default_factory=rssm.RSSMConfig)
+    """The world model."""
+    behaviour: BehaviourSettings = field(default_factory=BehaviourSettings)
+    """The behaviour learner."""
+    batch: int = 16
+    """Sequences per update."""
+    length: int = 64
+    """Rows per sequence."""
+    train_ratio: float = 512.0
+    """Replayed rows per action in the environment."""
+    prefill: int = 1024
+    """Environment steps before learning starts."""
+    imagine: int = 15
+    """Steps of a dream."""
+    imag_last: int = 0
+    """Dreams start from the last so many states of each sequence; 0 takes all."""
+    replay_value: float = 0.3
+    """Weight of the critic's loss on replayed steps."""
+    layers: int = 3
+    """Hidden layers of actor and critic."""
+    lr: float = 4e-5
+    """Learning rate."""
+    warmup: int = 1000
+    """Updates over which the learning rate rises from zero."""
+    clip: float = 0.3
+    """Adaptive gradient clipping: the largest ratio of gradient to weight norm."""
+
+    def __post_init__(self) -> None:
+        if min(self.batch, self.imagine) < 1 or self.length < 2 or self.train_ratio <= 0 or self.lr <= 0:
+            raise ConfigError("expected batch, imagine ≥ 1, length ≥ 2, train_ratio > 0 and lr > 0")
+        if not 0 <= self.imag_last <= self.length:
+            raise ConfigError(f"expected imag_last between 0 and length={self.length}, got {self.imag_last}")
+        if 0 < self.imag_last < 2:
+            raise ConfigError("expected imag_last of at least 2: the replay critic needs a next state")
+
+
+def paper() -> DreamerConfig:
+    """The paper's protocol for control from pixels: 12M parameters, ratio 512."""
+    return DreamerConfig(rssm.paper())
+
+
+def official() -> DreamerConfig:
+    """The default of the authors' code: 200M parameters, ratio 256 for control from pixels."""
+    return DreamerConfig(rssm.official(), train_ratio=256.0)
+
+
+def size1m() -> DreamerConfig:
+    """0.64M parameters, ratio 1024: the authors' preset for control from sensors."""
+    return DreamerConfig(rssm.size_1m(), train_ratio=1024.0)
+
+
+def tiny() -> DreamerConfig:
+    """Pixels on two CPU cores in minutes."""
+    return DreamerConfig(
+        rssm.tiny(), batch=16, length=32, train_ratio=256.0, prefill=1000, imagine=15, imag_last=8, layers=2, lr=1e-3, warmup=100,
+    )  # fmt: skip
+
+
+class DreamerV3(nn.Module):
+    """The agent: perception, world model, cost, actor and memory, and the learner that joins them."""
+
+    def __init__(self, config: DreamerConfig, observations: Mapping[str, tuple[int, ...]], kind: Any, actions: int) -> None:
+        super().__init__()
+        self.config, sizes = config, config.world.sizes
+        self.world = rssm.build(config.world, observations, actions)
+        self.policy = policy(kind, actions, sizes, layers=config.layers)
+        critic = MLP(sizes.feature, 255, sizes.units, config.layers, outscale=0.0)
+        self.learner = ImaginationActorCritic(critic, settings=config.behaviour)
+        self.optimiser = LaProp((p for p in self.parameters() if p.requires_grad), lr=config.lr, warmup=config.warmup, clip=config.clip)
+        self.names = rssm.Names.of(observations)
+        self.perception = Perception(self.names.all, config.behaviour.discount)
+        self.actor, self.cost = Actor(self.policy), Cost(self.world)
+        self.memory = ShortTermMemory(self.world, actions)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    # ------------------------------------------------------------------------------------------------------------- act
+
+    def initial(self, num: int) -> State:
+        """The memory before the first row, for ``num`` streams."""
+        return self.memory.initial(num, self.device)
+
+    @torch.no_grad()
+    def act(self, rows: Mapping[str, NDArray[Any]], state: State, explore: bool = True) -> tuple[NDArray[np.float32], State]:
+        """Actions ``[num, A]`` at rows ``[num, ...]``; ``explore`` samples, otherwise means and modes."""
+        seen = self.world.observe(self.perception.observe(rows, self.device), state, deterministic=not explore)
+        action = self.actor.act(seen, explore=explore)
+        return action.cpu().numpy(), self.memory.update(seen, action)
+
+    # ----------------------------------------------------------------------------------------------------------- learn
+
+    def update(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+        """One optimiser step on sequences ``[B, T, ...]``; returns detached metrics."""
+        inputs = self.perception.learn(batch, self.device)
+        out = self.world.loss(**inputs)
+        states = {k: out.samples[k] for k in self.world.carried}
+        behaviour, metrics = self.behaviour_loss(states, batch)
+        total = out.value + behaviour
+        self.optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        self.optimiser.step()
+        self.learner.update_slow()
+        terms = {f"loss/{text}": value.detach() for text, value in out.terms.items()}
+        return {"loss/total": total.detach(), "loss/world": out.value.detach(), **terms, **metrics}
+
+    def behaviour_loss(self, states: State, batch: Mapping[str, NDArray[Any]]) -> tuple[Tensor, dict[str, Tensor]]:
+        """L_π + L_v + 0.3 L_v,replay for dreams that start from states ``[B, T, ...]``."""
+        keep = self.config.imag_last or self.config.length
+        late = {k: v[:, -keep:] for k, v in states.items()}
+        dream, reward, proceed = self.dream({k: v.detach().flatten(0, 1) for k, v in late.items()})
+        features = {k: dream[k] for k in self.world.carried}
+        losses = self.learner.losses(features, dream[self.world.action], self.actor.learned, reward, proceed)
+        flags = {k: torch.as_tensor(batch[k][:, -keep:], device=self.device) for k in ("reward", "is_last", "is_terminal")}
+        boot = losses.returns[:, 0].unflatten(0, (-1, next(iter(late.values())).shape[1]))
+        replay = self.learner.replay_loss(late, flags["reward"], flags["is_last"], flags["is_terminal"], boot)
+        metrics = {f"behaviour/{k}": v for k, v in losses.metrics.items()}
+        shown = {"loss/policy": losses.policy, "loss/value": losses.value, "loss/value replay": replay}
+        total = losses.policy + losses.value + self.config.replay_value * replay
+        return total, metrics | {k: v.detach() for k, v in shown.items()}
+
+    @torch.no_grad()
+    def dream(self, start: State) -> tuple[State, Tensor, Tensor]:
+        """Imagined states and actions from ``start`` ``[N, ...]``, with predicted rewards and continuations ``[N, H+1]``."""
+        dream = self.world.imagine(start, self.policy, horizon=self.config.imagine)
+        return dream, *self.cost.outcome(dream)
+
+    # ------------------------------------------------------------------------------------------------------------ show
+
+    @torch.no_grad()
+    def open_loop(self, batch: Mapping[str, NDArray[Any]], context: int = 5) -> dict[str, NDArray[np.uint8]]:
+        """Truth and dream ``uint8 [B, T, H, W, C]``: ``context`` filtered rows, then the prior with the true actions."""
+        inputs = self.perception.learn(batch, self.device)
+        if not self.names.images:
+            raise ConfigError("open_loop shows images, and this agent observes none")
+        variable = next(iter(self.names.images.values()))
+        seen = {k: v[:, :context] for k, v in inputs.items()}
+        states = self.world.filter(seen, deterministic=True)
+        last = {k: v[:, -1] for k, v in states.items()}
+        future = self.world.imagine(last, actions=inputs["a"][:, context - 1 : -1], deterministic=True)
+        joined = {k: torch.cat((states[k], future[k][:, 1:]), 1) for k in states}
+        dream = self.world.decode(joined, (variable,))[variable]
+        shown = (dream * 255).round().clamp(0, 255).to(torch.uint8)
+        key = next(iter(self.names.images))
+        return {"truth": np.asarray(batch[key]), "dream": shown.cpu().numpy()}
+
+    # ------------------------------------------------------------------------------------------------------ checkpoint
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Weights, slow critic and return scale, and the optimiser's state."""
+        state = self.optimiser.state_dict()
+        steps = [state["state"].get(i, {}) for i in range(len(state["param_groups"][0]["params"]))]
+        return {"weights": dict(self.state_dict()), "optimiser": steps}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Puts the answer of `checkpoint` back; raises CheckpointError where it is of another agent."""
+        try:
+            self.load_state_dict(state["weights"])
+        except RuntimeError as error:
+            raise CheckpointError(f"the checkpoint is of another agent or size: {error}") from error
+        groups = self.optimiser.state_dict()["param_groups"]
+        found = {i: dict(s) for i, s in enumerate(state["optimiser"]) if s}
+        self.optimiser.load_state_dict({"state": found, "param_groups": groups})
+
+
+def build(config: DreamerConfig, observation_spaces: Mapping[str, Any], action: Any, seed: int = 0) -> DreamerV3:
+    """The agent for these observation spaces (key -> space with a shape) and this action specification."""
+    torch.manual_seed(seed)
+    shapes = {key: tuple(space.shape) for key, space in observation_spaces.items()}
+    return DreamerV3(config, shapes, action.kind, action.size)
+
+
+SYSTEM = System(
+    name="dreamer_v3",
+    kind="agents",
+    paper="Hafner, Pasukonis, Ba & Lillicrap 2025, Nature 640; arXiv:2301.04104",
+    bibtex=rssm.SYSTEM.bibtex,
+    presets={"paper": paper, "official": official, "size1m": size1m, "tiny": tiny},
+    build=build,
+    summary="Actor and critic learned in the imagination of an RSSM, one set of hyper-parameters for every domain.",
+)
