@@ -1,6 +1,6 @@
 """Line charts as inline SVG, drawn by hand: no library, no script, sharp on paper.
 
-A chart takes its colours from CSS variables of the page (``--c0`` … ``--c3``, ``--muted``) and has fallbacks of its own.
+A chart takes its colours from CSS variables of the page (``--c0`` … ``--c3``, ``--muted``), with fallbacks of its own.
 Points carry their numbers as hover titles.
 """
 
@@ -14,8 +14,7 @@ from html import escape
 import numpy as np
 
 STYLE = (
-    ".wf-chart{display:block;max-width:100%;height:auto;font:12px system-ui,sans-serif;"
-    "font-variant-numeric:tabular-nums}"
+    ".wf-chart{display:block;max-width:100%;height:auto;font-size:12px;font-variant-numeric:tabular-nums}"
     ".wf-chart text{fill:var(--muted,#6b7280)}.wf-chart .grid{stroke:var(--rule,#d9dce1);stroke-width:1}"
     ".wf-chart .line{fill:none;stroke:var(--c);stroke-width:2;stroke-linejoin:round;stroke-linecap:round}"
     ".wf-chart .faint{stroke-opacity:.3;stroke-width:1.25}.wf-chart .band{fill:var(--c);fill-opacity:.14}"
@@ -27,6 +26,7 @@ STYLE = (
     ".wf-chart .c2{--c:var(--c2,#25855a)}.wf-chart .c3{--c:var(--c3,#7a818c)}"
 )
 _HOVERS = 80  # points with a title; more would only weigh
+_WIDE = 560  # from this width on there is room for names beside the lines
 _POINTS = 600  # points of a line; more are thinned by means of neighbours
 
 
@@ -64,7 +64,7 @@ class Level:
 
 @dataclass(frozen=True)
 class _Frame:
-    """From values to pixels."""
+    """From values to pixels. ``beside``: names stand to the right of the lines, in narrow charts on them."""
 
     left: float
     right: float
@@ -73,6 +73,7 @@ class _Frame:
     x: tuple[float, float]
     y: tuple[float, float]
     log: bool
+    beside: bool
 
     def px(self, value: float) -> float:
         low, high = self.x
@@ -159,7 +160,7 @@ def line_chart(
     if not cleaned:
         return f'{head}<text x="{width / 2}" y="{height / 2}" text-anchor="middle">no values yet</text></svg>'
     frame = _frame(cleaned, levels, width, height, bool(x_label), bool(y_label or title), log)
-    parts = [_axes(frame, x_label, y_label, title, width)]
+    parts = [_axes(frame, x_label, y_label, title)]
     parts += [_level(level, frame) for level in levels]
     parts += [_series(s, frame) for s in cleaned]
     parts.append(_labels(cleaned, levels, frame))
@@ -196,24 +197,30 @@ def _frame(
     else:
         pad = 0.06 * (high - low) or abs(high) * 0.1 or 1.0
         low, high = (low if low == 0 else low - pad), high + pad
-    marks = log_ticks(low, high) if log else ticks(low, high, max(2, height // 60))
+    marks = log_ticks(low, high) if log else ticks(low, high, _rows(height))
     left = 14 + 7.2 * max((len(short(m)) for m in marks), default=1)
     x = (min(xs), max(xs)) if max(xs) > min(xs) else (min(xs) - 0.5, min(xs) + 0.5)
-    right = width - (12 if not any(s.label for s in series) else 14)
-    return _Frame(left, right, 34 if above else 12, height - (42 if below else 24), x, (low, high), log)
+    names = [s.label for s in series] + [_named(level) for level in levels]
+    beside = width >= _WIDE and any(names)
+    right = width - (6.7 * max(map(len, names)) + 8 if beside else 14)
+    return _Frame(left, right, 34 if above else 12, height - (42 if below else 24), x, (low, high), log, beside)
 
 
-def _axes(frame: _Frame, x_label: str, y_label: str, title: str, width: int) -> str:
+def _rows(pixels: float) -> int:
+    """How many horizontal lines a chart of this height has room for."""
+    return max(3, int(pixels) // 52)
+
+
+def _axes(frame: _Frame, x_label: str, y_label: str, title: str) -> str:
     low, high = frame.y
     parts = []
-    for value in log_ticks(low, high) if frame.log else ticks(low, high, max(2, int(frame.bottom - frame.top) // 50)):
+    for value in log_ticks(low, high) if frame.log else ticks(low, high, _rows(frame.bottom - frame.top)):
         y = frame.py(value)
         parts.append(f'<path class="grid" d="M{frame.left:.1f} {y:.1f}H{frame.right:.1f}"/>')
         parts.append(f'<text x="{frame.left - 7:.1f}" y="{y + 4:.1f}" text-anchor="end">{short(value)}</text>')
     for value in ticks(*frame.x, count=max(2, int(frame.right - frame.left) // 110)):
         x = frame.px(value)
-        end = "end" if x > frame.right - 12 else "middle"
-        parts.append(f'<text x="{x:.1f}" y="{frame.bottom + 18:.1f}" text-anchor="{end}">{short(value)}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{frame.bottom + 18:.1f}" text-anchor="middle">{short(value)}</text>')
     if x_label:
         x, y = (frame.left + frame.right) / 2, frame.bottom + 36
         parts.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="middle">{escape(x_label)}</text>')
@@ -250,9 +257,10 @@ def _level(level: Level, frame: _Frame) -> str:
 
 
 def _labels(series: Sequence[Series], levels: Sequence[Level], frame: _Frame) -> str:
-    """Names of lines and levels at the right border, above their ends, moved apart where they would overlap."""
-    wanted = [(frame.py(s.y[-1]) - 9, s.label, s.colour) for s in series if s.label]
-    wanted += [(frame.py(level.y) - 6, f"{level.label} {short(level.y)}", level.colour) for level in levels]
+    """Names of lines and levels at their right ends, moved apart where they would overlap."""
+    lift = -4 if frame.beside else 7
+    wanted = [(frame.py(s.y[-1]) - lift, s.label, s.colour) for s in series if s.label]
+    wanted += [(frame.py(level.y) - lift, _named(level), level.colour) for level in levels]
     placed: list[tuple[float, str, int]] = []
     for y, label, colour in sorted(wanted):
         at = max(y, frame.top + 4, placed[-1][0] + 15 if placed else -math.inf)
@@ -262,11 +270,16 @@ def _labels(series: Sequence[Series], levels: Sequence[Level], frame: _Frame) ->
         if spare > 0:
             limit = placed[i + 1][0] - 15 if i + 1 < len(placed) else frame.bottom - 4
             placed[i] = (min(placed[i][0], limit), *placed[i][1:])
+    x, anchor = (frame.right + 8, "start") if frame.beside else (frame.right, "end")
     return "".join(
-        f'<g class="c{colour}"><text class="label" x="{frame.right:.1f}" y="{y:.1f}" text-anchor="end">'
+        f'<g class="c{colour}"><text class="label" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">'
         f"{escape(label)}</text></g>"
         for y, label, colour in placed
     )
+
+
+def _named(level: Level) -> str:
+    return f"{level.label} {short(level.y)}"
 
 
 def _hovers(s: Series, frame: _Frame, x_label: str) -> str:

@@ -18,7 +18,7 @@ from worldformula.errors import ConfigError, ShapeError
 Frames = NDArray[np.uint8]
 
 LOOKING, DREAMING = (46, 160, 103), (214, 69, 80)  # border colours: the model sees the frame, it no longer does
-LOSSLESS_BYTES = 3_000_000
+LOSSLESS_BYTES = 1_000_000
 
 
 def webp(frames: Frames, fps: float = 15.0, scale: int = 1, quality: int | None = None) -> bytes:
@@ -28,7 +28,7 @@ def webp(frames: Frames, fps: float = 15.0, scale: int = 1, quality: int | None 
         frames: ``[T, H, W, C]``.
         fps: frames per second.
         scale: enlargement of every pixel.
-        quality: 0–100, lossy. By default lossless, or 80 where that would take more than 3 MB.
+        quality: 0–100, lossy. By default lossless, or 80 where that would take more than 1 MB.
 
     Raises:
         ShapeError: not uint8 frames.

@@ -1,0 +1,159 @@
+"""What a report shows beyond the logged numbers: measured once with the agent, then kept in the run folder.
+
+``report/evidence.json`` holds numbers and texts, ``report/*.webp`` the moving pictures, so that the page can be built
+again without the agent.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+import worldformula
+from worldformula.envs.returns import Score
+from worldformula.errors import RunFolderError
+from worldformula.metrics.openloop import OpenLoop
+from worldformula.training.run import writing
+
+if TYPE_CHECKING:
+    from worldformula.formula.expression import Expression
+
+FOLDER, FILE = "report", "evidence.json"
+VIDEOS = ("episode", "dream", "strip")
+
+
+@dataclass(frozen=True)
+class Written:
+    """A formula in all its forms.
+
+    Attributes:
+        text: on one line.
+        latex: for papers.
+        mathml: for the page.
+        code: the PyTorch that runs.
+        graph: the graphical model as SVG.
+    """
+
+    text: str
+    latex: str
+    mathml: str
+    code: str
+    graph: str
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Measurements of a trained agent. What was not measured, or does not exist, is None.
+
+    Attributes:
+        formula: the loss of the world model.
+        reached: return of evaluation episodes that were not trained on.
+        floor: return of a random policy.
+        best: return of the best controller known, which may see the true state.
+        open_loop: prediction error on pixels of those evaluation episodes.
+        videos: animated WebP by name: ``episode``, ``dream`` (rows truth, dream, error) and the still ``strip``.
+        strip_steps: horizons of the columns of ``strip``; 0 is the last frame that the model saw.
+        machine: where it was measured: versions, device, date.
+    """
+
+    formula: Written | None = None
+    reached: Score | None = None
+    floor: Score | None = None
+    best: Score | None = None
+    open_loop: OpenLoop | None = None
+    videos: Mapping[str, bytes] = field(default_factory=dict)
+    strip_steps: tuple[int, ...] = ()
+    machine: Mapping[str, str] = field(default_factory=dict)
+
+    def save(self, run: Path) -> None:
+        """Writes ``run/report/``.
+
+        Raises:
+            RunFolderError: the folder cannot be written.
+        """
+        folder = run / FOLDER
+        values = dataclasses.asdict(dataclasses.replace(self, videos={}))
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in VIDEOS:
+                if name in self.videos:
+                    (folder / f"{name}.webp").write_bytes(self.videos[name])
+                else:
+                    (folder / f"{name}.webp").unlink(missing_ok=True)
+            draft = folder / f"{FILE}.draft"
+            draft.write_text(json.dumps(_plain(values), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+            draft.replace(folder / FILE)
+
+
+def load(run: Path) -> Evidence | None:
+    """What :meth:`Evidence.save` wrote into ``run``; None where nothing was measured yet.
+
+    Raises:
+        RunFolderError: the file is damaged.
+    """
+    path = run / FOLDER / FILE
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        kinds = {"formula": Written, "reached": Score, "floor": Score, "best": Score}
+        parts = {name: kind(**_numbers(values[name])) for name, kind in kinds.items() if values[name] is not None}
+        if (measured := values["open_loop"]) is not None:
+            parts["open_loop"] = OpenLoop(**_numbers(measured))
+        videos = {n: (path.parent / f"{n}.webp") for n in VIDEOS}
+        return Evidence(
+            **parts,  # type: ignore[arg-type]
+            videos={n: file.read_bytes() for n, file in videos.items() if file.is_file()},
+            strip_steps=tuple(values["strip_steps"]),
+            machine=values["machine"],
+        )
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise RunFolderError(f"{path} cannot be read ({error}); delete it, and measure again with the agent") from error
+
+
+def _plain(value: Any) -> Any:
+    """JSON without NaN: a standard error that does not exist is null."""
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The reverse of `_plain` for a record of numbers: lists as tuples, null as NaN."""
+    nan = {k: math.nan if v is None else v for k, v in values.items()}
+    return {k: tuple(math.nan if e is None else e for e in v) if isinstance(v, list) else v for k, v in nan.items()}
+
+
+def written(loss: Expression) -> Written:
+    """All forms of a formula."""
+    from worldformula.formula.graph import graph, svg
+    from worldformula.formula.mathml import mathml
+
+    return Written(repr(loss), str(loss), mathml(loss.node), loss.code, svg(graph(loss)))
+
+
+def machine(device: str) -> dict[str, str]:
+    """Versions and hardware of this process, for the foot of the page."""
+    return {
+        "device": device,
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} logical cores",
+        "worldformula": worldformula.__version__,
+        "Python": sys.version.split()[0],
+        "PyTorch": torch.__version__,
+        "NumPy": np.__version__,
+        "measured": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }

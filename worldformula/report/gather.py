@@ -1,0 +1,163 @@
+"""Measuring an agent for its report: evaluation episodes, floor, reference, and dreams of episodes it never saw."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldformula.agent.config import EnvConfig
+from worldformula.agent.contract import Agent, Rows
+from worldformula.agent.evaluate import LONGEST
+from worldformula.envs import Envs, registry
+from worldformula.envs.returns import Score, random_policy_return, reference_return
+from worldformula.errors import ConfigError
+from worldformula.metrics.openloop import OpenLoop, open_loop_error
+from worldformula.report.evidence import Evidence, machine, written
+from worldformula.report.video import dream_video, filmstrip, webp
+from worldformula.training.run import RunFolder
+from worldformula.training.seeding import derived, forked
+
+REPORT = 2  # what `derived` seeds are for; 1 is the evaluation during training
+CONTEXT, HORIZON = 5, 30
+SEQUENCES, SHOWN = 48, 6
+STRIP = (0, 1, 5, 10, 15, 20, 25, 30)
+VIDEO_PIXELS = 288
+
+Columns = dict[str, NDArray[Any]]
+
+
+@runtime_checkable
+class Dreams(Protocol):
+    """An agent that can show what its world model predicts."""
+
+    def open_loop(self, batch: Rows, context: int) -> Mapping[str, NDArray[np.uint8]]:
+        """``truth`` and ``dream``, uint8 ``[B, T, H, W, C]``: filtered for ``context`` rows, then imagined with the
+        actions of the batch.
+        """
+
+
+def gather(run: str | Path, agent: Agent, *, episodes: int = 10, device: str = "") -> Evidence:
+    """Plays evaluation episodes and measures everything that a report shows. The agent is not changed.
+
+    Args:
+        run: the run folder; its configuration says which environment and which seed.
+        agent: the trained agent. With ``world.loss`` the report shows the formula, with ``open_loop`` the dreams.
+        episodes: evaluation episodes, all different from those of the training and of its evaluations.
+        device: printed on the page.
+
+    Raises:
+        RunFolderError: there is no run.
+        ConfigError: no episodes asked for.
+    """
+    if episodes < 1:
+        raise ConfigError(f"expected at least one evaluation episode, got {episodes}")
+    config = RunFolder(run).config()
+    env = EnvConfig(**config["env"])
+    seed = derived(int(config["seed"]), REPORT)
+    with forked(seed):
+        recorded, pictures = play(agent, env, episodes, seed)
+        videos = {"episode": webp(pictures, fps=15, scale=_scale(pictures))} if pictures is not None else {}
+        measured, shown, steps = _dream(agent, recorded)
+    loss = getattr(getattr(agent, "world", None), "loss", None)
+    return Evidence(
+        formula=None if loss is None else written(loss),
+        reached=_score([float(e["reward"].sum()) for e in recorded]),
+        floor=floor(env, seed),
+        best=reference(env, seed),
+        open_loop=measured,
+        videos=videos | shown,
+        strip_steps=steps,
+        machine=machine(device),
+    )
+
+
+def play(agent: Agent, env: EnvConfig, episodes: int, seed: int) -> tuple[list[Columns], NDArray[np.uint8] | None]:
+    """One complete episode per stream, and the pictures ``[T, H, W, 3]`` of the first stream where there are any.
+
+    Returns:
+        Per episode the columns ``[T, …]`` of its rows, from ``is_first`` to ``is_last``, with their actions.
+
+    Raises:
+        ConfigError: an episode does not end.
+    """
+    envs = Envs(env.id, episodes, seed=seed, **env.options())
+    rows, state = envs.reset(0), agent.initial(episodes)
+    table: list[Columns] = []
+    pictures: list[NDArray[np.uint8]] = []
+    running = np.ones(episodes, bool)
+    while running.any():
+        if len(table) > LONGEST:
+            raise ConfigError(f"an episode of {env.id} did not end within {LONGEST} actions; set env.max_steps")
+        actions, state = agent.act(rows, state, explore=False)
+        table.append({**rows, "action": np.where(rows["is_last"][:, None], 0, actions).astype(np.float32)})
+        if running[0] and (picture := _picture(rows, envs)) is not None:
+            pictures.append(picture)
+        running &= ~rows["is_last"]
+        rows = envs.step(actions)
+    envs.close()
+    ends = [next(t for t, r in enumerate(table) if r["is_last"][i]) for i in range(episodes)]
+    recorded = [
+        {key: np.stack([r[key][i] for r in table[: end + 1]]) for key in table[0]} for i, end in enumerate(ends)
+    ]
+    return recorded, np.stack(pictures) if pictures else None
+
+
+def _picture(rows: Columns, envs: Envs) -> NDArray[np.uint8] | None:
+    """What stream 0 sees, or what its environment draws; an environment of another package may draw nothing."""
+    for column in rows.values():
+        if column.dtype == np.uint8 and column.ndim == 4 and column.shape[-1] in (1, 3):
+            return column[0].copy()
+    return envs.render()[0] if registry.find(envs.id) is not None else None
+
+
+def _dream(agent: Agent, recorded: list[Columns]) -> tuple[OpenLoop | None, dict[str, bytes], tuple[int, ...]]:
+    """Error against horizon and the videos of it, from windows that lie within one episode each."""
+    longest = max(len(e["reward"]) for e in recorded)
+    length = min(CONTEXT + HORIZON, longest)
+    pictured = any(column.dtype == np.uint8 and column.ndim == 4 for column in recorded[0].values())
+    if not isinstance(agent, Dreams) or not pictured or length <= CONTEXT:
+        return None, {}, ()
+    batch = windows(recorded, length, SEQUENCES)
+    found = agent.open_loop(batch, CONTEXT)
+    truth, dream = np.asarray(found["truth"]), np.asarray(found["dream"])
+    chosen = np.unique(np.linspace(0, len(truth) - 1, SHOWN).round().astype(int))
+    clip = dream_video(truth[chosen], dream[chosen], CONTEXT)
+    steps = tuple(k for k in STRIP if CONTEXT - 1 + k < length)
+    strip = filmstrip(truth[chosen[0]], dream[chosen[0]], [CONTEXT - 1 + k for k in steps])
+    scale = max(1, round(96 / truth.shape[3]))
+    videos = {"dream": webp(clip, fps=8, scale=scale), "strip": webp(strip, scale=scale)}
+    return open_loop_error(truth, dream, CONTEXT), videos, steps
+
+
+def windows(recorded: list[Columns], length: int, most: int) -> Columns:
+    """Up to ``most`` sequences ``[B, length, …]`` that overlap nowhere, spread evenly over the episodes."""
+    starts = [(e, s) for e, c in enumerate(recorded) for s in range(0, len(c["reward"]) - length + 1, length)]
+    chosen = np.unique(np.linspace(0, len(starts) - 1, min(most, len(starts))).round().astype(int))
+    cut = [{k: c[starts[i][1] : starts[i][1] + length] for k, c in recorded[starts[i][0]].items()} for i in chosen]
+    return {key: np.stack([c[key] for c in cut]) for key in cut[0]}
+
+
+def floor(env: EnvConfig, seed: int, episodes: int = 20) -> Score:
+    """Return of a random policy in the run's environment."""
+    return random_policy_return(env.id, episodes, seed, action_repeat=env.action_repeat, max_steps=env.max_steps)
+
+
+def reference(env: EnvConfig, seed: int, episodes: int = 20) -> Score | None:
+    """Return of the environment's own controller; None where it has none, or where the run cuts episodes short."""
+    if registry.find(env.id) is None or env.max_steps is not None:
+        return None
+    return reference_return(env.id, episodes, seed)
+
+
+def _score(returns: list[float]) -> Score:
+    values = np.array(returns)
+    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
+    return Score(float(values.mean()), float(error), len(values))
+
+
+def _scale(pictures: NDArray[np.uint8]) -> int:
+    return max(1, round(VIDEO_PIXELS / max(pictures.shape[1:3])))
