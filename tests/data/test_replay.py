@@ -193,6 +193,20 @@ def test_rows_of_the_last_two_checkpoints_are_not_overwritten(tmp_path):
     fill(replay, 106, 110)
 
 
+def test_after_a_restore_the_older_checkpoint_is_still_protected(tmp_path):
+    replay = Replay(10, SPEC, streams=1, directory=tmp_path, slack=6)
+    fill(replay, 0, 100)
+    replay.checkpointed()
+    fill(replay, 100, 104)
+    state = replay.state()
+    replay.checkpointed()
+    again = Replay(10, SPEC, streams=1, directory=tmp_path, slack=6)
+    again.restore(state)
+    fill(again, 104, 106)
+    with pytest.raises(ReplayError, match="slack of 6 rows"):
+        fill(again, 106, 107)
+
+
 def test_a_process_killed_with_sigkill_loses_nothing(tmp_path):
     script = """
         import json, os, signal, sys

@@ -252,7 +252,6 @@ class Replay:
         out = {key: column[index] for key, column in self._columns.items()}
         following = rows[:, 1:]
         abandoned = self._columns["is_first"][stream[:, None], following % self._ring] & (following < self._count)
-        abandoned &= ~out["is_last"]
         out["is_last"] |= abandoned
         out["action"][abandoned] = 0.0
         self._release(sum(value.nbytes for value in out.values()) if self._maps else 0)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -80,7 +80,7 @@ def named_state(state: NDArray[np.floating]) -> dict[str, NDArray[np.float32]]:
 class CartPole(CartPoleEnv):
     """CartPole-v1 with ``render()`` drawn at ``size`` × ``size`` pixels and the true state in ``info["state"]``."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 50}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 50}
 
     def __init__(self, size: int = 32, render_mode: str | None = "rgb_array") -> None:
         super().__init__(render_mode=render_mode)
@@ -88,11 +88,11 @@ class CartPole(CartPoleEnv):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = super().reset(seed=seed, options=options)
-        return observation, {**info, "state": named_state(self.state)}
+        return observation, {**info, "state": named_state(np.asarray(self.state))}
 
-    def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = super().step(action)
-        return observation, float(reward), terminated, truncated, {**info, "state": named_state(self.state)}
+        return observation, float(reward), terminated, truncated, {**info, "state": named_state(np.asarray(self.state))}
 
     def render(self) -> Frames:  # type: ignore[override]
         """The picture of the current state, uint8 ``[size, size, 3]``."""
@@ -113,7 +113,7 @@ class ContinuousCartPole(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]
         start: mean angle of the start, π hanging or 0 upright.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 25}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 25}
     CART_MASS, POLE_MASS, HALF_LENGTH, GRAVITY, FORCE = 1.0, 0.1, 0.5, 9.8, 10.0
     DT, SUBSTEPS, START_SPREAD = 0.02, 2, 0.05
 

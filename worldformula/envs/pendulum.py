@@ -7,7 +7,7 @@ policy reaches about −1230, the reference controller about −150 (``python -m
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from gymnasium.envs.classic_control.pendulum import PendulumEnv
@@ -30,7 +30,7 @@ class Pendulum(PendulumEnv):
         g: gravity; 10 as in Pendulum-v1.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}
 
     def __init__(self, size: int = 32, g: float = 10.0, render_mode: str | None = "rgb_array") -> None:
         super().__init__(render_mode=render_mode, g=g)

@@ -92,7 +92,9 @@ class Envs:
         Args:
             epoch: number of the checkpoint, 0 at the start of the run.
         """
-        seeds = [int(np.random.SeedSequence([self.seed, epoch, i]).generate_state(1)[0]) for i in range(self.num)]
+        seeds: list[int | None] = [
+            int(np.random.SeedSequence([self.seed, epoch, i]).generate_state(1)[0]) for i in range(self.num)
+        ]
         observation, self.info = self._envs.reset(seed=seeds)
         no = np.zeros(self.num, np.bool_)
         return self._rows(observation, np.zeros(self.num), no, no, ~no)

@@ -131,7 +131,7 @@ class Finite(gymnasium.Wrapper[Any, Any, Any, Any]):
         observation, reward, terminated, truncated, info = self.env.step(action)
         self._steps += 1
         self._check(observation)
-        if not np.isfinite(reward):
+        if not np.isfinite(float(reward)):
             self._refuse("the reward", reward)
         return observation, float(reward), terminated, truncated, info
 
