@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from worldformula.errors import ConfigError, ShapeError
-from worldformula.nets.conv import Conv, ImageDecoder, ImageEncoder, UpsampleConv
+from worldformula.nets.conv import Conv, ImageDecoder, ImageEncoder, UpsampleConv, fold, unfold
 from worldformula.nets.layers import RMSNorm
 
 
@@ -85,6 +85,27 @@ def test_a_small_image_takes_fewer_stages(style: Literal["pool", "stride"]) -> N
     assert encoder.resolution == 4
     assert encoder.width == 4 * 4 * 16
     assert encoder(image).shape == (2, encoder.width)
+
+
+def test_patches_become_channels_and_back() -> None:
+    x = torch.arange(2 * 4 * 6 * 3.0).view(2, 4, 6, 3)
+    folded = fold(x, 2)
+    assert folded.shape == (2, 2, 3, 12)
+    torch.testing.assert_close(folded[1, 1, 2], torch.cat([x[1, 2, 4], x[1, 2, 5], x[1, 3, 4], x[1, 3, 5]]))
+    assert torch.equal(unfold(folded, 2), x)
+
+
+def test_networks_on_patches_equal_networks_on_folded_images() -> None:
+    torch.manual_seed(0)
+    image, h, z = torch.rand(2, 32, 32, 3), torch.randn(2, 16), torch.randn(2, 2, 4)
+    encoder = ImageEncoder(32, 3, depth=4, stages=(4,), style="stride", patch=4)
+    plain = ImageEncoder(8, 48, depth=4, stages=(4,), style="stride")
+    plain.load_state_dict(encoder.state_dict())
+    torch.testing.assert_close(encoder(image), plain(fold(image, 4)))
+    decoder = ImageDecoder(32, 3, 4, deter=16, stoch=8, units=8, stages=(4,), patch=4)
+    small = ImageDecoder(8, 48, 4, deter=16, stoch=8, units=8, stages=(4,))
+    small.load_state_dict(decoder.state_dict())
+    torch.testing.assert_close(decoder(h, z), unfold(small(h, z), 4))
 
 
 def test_initial_variance_uses_kernel_area_times_channels() -> None:

@@ -72,17 +72,19 @@ class ImageEncoder(nn.Module):
     the channel axis in the order of the call. depth: channels of stage i are ``depth · stages[i]``.
     style: ``"pool"`` is the paper's stage (convolution of ``kernel`` = 5, 2×2 max-pool, norm, SiLU); ``"stride"`` is a
     convolution of stride 2 (``kernel`` = 4, norm, SiLU), about a sixth of the work.
+    patch: squares of ``patch × patch`` pixels become one pixel of ``patch²`` times the channels before the first stage;
+    together with ``"stride"`` this is what makes small images affordable on a CPU. The paper has 1.
     """
 
     def __init__(
         self, size: int, channels: int, depth: int, stages: Sequence[int] = STAGES,
-        style: Style = "pool", kernel: int | None = None,
+        style: Style = "pool", kernel: int | None = None, patch: int = 1,
     ) -> None:  # fmt: skip
         super().__init__()
         check_style(style)
-        self.size, self.channels, self.style = size, channels, style
-        self.resolution = resolution(size, len(stages))
-        widths = [channels, *(depth * s for s in stages)]
+        self.size, self.channels, self.style, self.patch = size, channels, style, patch
+        self.resolution = resolution(size, len(stages), patch)
+        widths = [channels * patch**2, *(depth * s for s in stages)]
         kernel = kernel or (5 if style == "pool" else 4)
         stride = 1 if style == "pool" else 2
         pairs = list(itertools.pairwise(widths))
@@ -100,6 +102,7 @@ class ImageEncoder(nn.Module):
             )
         # uint8 is scaled here as well, so that a row taken straight from an environment is never read as 0…255.
         x = (x.to(next(self.parameters()).dtype) / 255 if x.dtype == torch.uint8 else x) - 0.5
+        x = fold(x, self.patch) if self.patch > 1 else x
         for conv, norm in zip(self.convs, self.norms, strict=True):
             x = conv(x)
             if self.style == "pool":
@@ -115,15 +118,16 @@ class ImageDecoder(nn.Module):
     ``depth · stages[-1]`` channels; their sum passes norm and SiLU. Each of ``len(stages)`` steps doubles the map with
     a 5×5 convolution; all but the last are followed by norm and SiLU, the last by a sigmoid.
 
-    size, channels, depth, stages: as in the encoder (mirrored). deter, stoch: widths of h and of the flattened z.
+    size, channels, depth, stages, patch: as in the encoder, mirrored. deter, stoch: widths of h and of the flattened z.
     """
 
     def __init__(
         self, size: int, channels: int, depth: int, deter: int, stoch: int, units: int,
-        stages: Sequence[int] = STAGES, blocks: int = 8,
+        stages: Sequence[int] = STAGES, blocks: int = 8, patch: int = 1,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.resolution, self.stoch, self.blocks = resolution(size, len(stages)), stoch, blocks
+        self.resolution, self.stoch, self.blocks = resolution(size, len(stages), patch), stoch, blocks
+        self.patch = patch
         widths = [depth * s for s in reversed(stages)]
         self.map_channels = widths[0]
         if self.map_channels % blocks:
@@ -135,7 +139,8 @@ class ImageDecoder(nn.Module):
         self.from_h = BlockLinear(deter, numbers, blocks)
         self.from_z = nn.Sequential(Dense(stoch, 2 * units), Linear(2 * units, numbers))
         self.norms = nn.ModuleList(RMSNorm(w) for w in widths)
-        self.convs = nn.ModuleList(UpsampleConv(i, o) for i, o in zip(widths, [*widths[1:], channels], strict=True))
+        outputs = [*widths[1:], channels * patch**2]
+        self.convs = nn.ModuleList(UpsampleConv(i, o) for i, o in zip(widths, outputs, strict=True))
 
     def forward(self, h: Tensor, z: Tensor) -> Tensor:
         """h ``[N, D]``, z ``[N, G, K]`` or ``[N, S]``; returns ``[N, size, size, channels]``."""
@@ -145,17 +150,33 @@ class ImageDecoder(nn.Module):
         x = x + self.from_z(join((z,), self.stoch, "ImageDecoder.z")).view(-1, r, r, c)
         for norm, conv in zip(self.norms, self.convs, strict=True):
             x = conv(F.silu(norm(x)))
-        return torch.sigmoid(x)
+        x = torch.sigmoid(x)
+        return unfold(x, self.patch) if self.patch > 1 else x
 
 
-def resolution(size: int, stages: int) -> int:
-    """Height of the smallest map after ``stages`` halvings; ConfigError if ``size`` does not halve that often."""
-    if size % 2**stages:
+def fold(x: Tensor, patch: int) -> Tensor:
+    """``[N, H, W, C] -> [N, H/p, W/p, p·p·C]``: every square of p × p pixels becomes the channels of one pixel."""
+    n, h, w, c = x.shape
+    x = x.reshape(n, h // patch, patch, w // patch, patch, c).transpose(2, 3)
+    return x.reshape(n, h // patch, w // patch, patch * patch * c)
+
+
+def unfold(x: Tensor, patch: int) -> Tensor:
+    """The inverse of `fold`: ``[N, H, W, p·p·C] -> [N, p·H, p·W, C]``."""
+    n, h, w, c = x.shape
+    c //= patch * patch
+    return x.reshape(n, h, w, patch, patch, c).transpose(2, 3).reshape(n, h * patch, w * patch, c)
+
+
+def resolution(size: int, stages: int, patch: int) -> int:
+    """Height of the smallest map after folding and ``stages`` halvings; ConfigError if ``size`` does not divide."""
+    divisor = patch * 2**stages
+    if size % divisor:
         raise ConfigError(
-            f"expected an image size that halves {stages} times (a multiple of {2**stages}), got {size}. "
-            "Resize the images or use fewer stages."
+            f"expected an image size that halves {stages} times after patches of {patch} (a multiple of {divisor}), "
+            f"got {size}. Resize the images or use fewer stages."
         )
-    return size // 2**stages
+    return size // divisor
 
 
 def check_style(style: str) -> None:

@@ -113,7 +113,6 @@ class ImaginationActorCritic(nn.Module):
         """
         require_axes({**features, "actions": actions, "reward": reward, "cont": cont})
         features = {name: x.detach() for name, x in features.items()}
-        steps = actions.shape[1] - 1
         head = self.value_params(self.critic, features)
         with torch.no_grad():
             value = as_tensor(self.family.mean(head))
@@ -124,13 +123,11 @@ class ImaginationActorCritic(nn.Module):
             scale = self.return_norm.scale
             advantage = (returns - value[:, :-1]) / scale
 
-        params = policy.params(*(x[:, :-1].flatten(0, 1) for x in features.values()))
-        rank = len(policy.shape)
-        log_prob = policy.family.log_prob(params, actions[:, :-1].detach().flatten(0, 1), rank).view(-1, steps)
-        entropy = as_tensor(policy.family.entropy(params, rank)).view(-1, steps)
+        params, rank = policy.params(*(x.flatten(0, 1) for x in features.values())), len(policy.shape)
+        log_prob = policy.family.log_prob(params, actions.detach().flatten(0, 1), rank).view_as(cont)[:, :-1]
+        entropy = as_tensor(policy.family.entropy(params, rank)).view_as(cont)[:, :-1]
         policy_loss = -(weight * (advantage * log_prob + self.settings.entropy * entropy)).mean()
-        before_last = {name: x[:, :-1] for name, x in features.items()}
-        value_loss = (weight * self.cross_entropy(head, before_last, returns)).mean()
+        value_loss = (weight * self.cross_entropy(head, features, returns)).mean()
         metrics = {
             "return_mean": returns.mean(), "return_scale": scale, "value_mean": value.mean(),
             "advantage_std": advantage.std(unbiased=False), "weight_mean": weight.mean(),
@@ -153,9 +150,8 @@ class ImaginationActorCritic(nn.Module):
         with torch.no_grad():
             returns = replay_return(reward, is_terminal, is_last, boot, settings.discount, settings.lam)
             weight = 1 - is_last[:, :-1].to(returns.dtype)
-        before_last = {name: x[:, :-1] for name, x in features.items()}
-        head = self.value_params(self.critic, before_last)
-        return (weight * self.cross_entropy(head, before_last, returns)).mean()
+        head = self.value_params(self.critic, features)
+        return (weight * self.cross_entropy(head, features, returns)).mean()
 
     def value_params(self, critic: nn.Module, features: Features) -> Params:
         """Parameters of the value at states ``[N, S, ...]``: ``[N, S, bins]``."""
@@ -163,13 +159,14 @@ class ImaginationActorCritic(nn.Module):
         return self.family.params(critic(*(x.flatten(0, 1) for x in features.values())).unflatten(0, rows), ())
 
     def cross_entropy(self, head: Params, features: Features, returns: Tensor) -> Tensor:
-        """``−log v(R) − slow_weight·log v(slow value)`` at the states that have a return: ``[N, S − 1]``.
+        """``−log v(R) − slow_weight·log v(slow value)`` at all states but the last: ``[N, S − 1]``.
 
-        head: parameters of the critic at these states; one state more at the end is cut off.
+        head: parameters of the critic at all states. (Whole sequences flatten without a copy, so the networks see the
+        last state too.)
         """
         with torch.no_grad():
-            slow = as_tensor(self.family.mean(self.value_params(self.slow_critic, features)))
-        head = tuple(p[:, : returns.shape[1]] if isinstance(p, Tensor) else p for p in head)
+            slow = as_tensor(self.family.mean(self.value_params(self.slow_critic, features)))[:, :-1]
+        head = tuple(p[:, :-1] if isinstance(p, Tensor) else p for p in head)
         pull = self.family.log_prob(head, slow, 0)
         return -self.family.log_prob(head, returns.detach(), 0) - self.settings.slow_weight * pull
 
