@@ -21,7 +21,8 @@ STYLE = (
     ".wf-chart .dot{fill:var(--c)}.wf-chart .bar{stroke:var(--c);stroke-width:1.5}"
     ".wf-chart .hover{fill:var(--c);fill-opacity:0}.wf-chart .hover:hover{fill-opacity:1}"
     ".wf-chart .level{stroke:var(--c);stroke-width:1.25;stroke-dasharray:5 4}"
-    ".wf-chart text.label{fill:var(--c);font-weight:500}.wf-chart text.title{fill:var(--ink,#1c2024);font-weight:600}"
+    ".wf-chart text.title{fill:var(--ink,#1c2024);font-weight:600}.wf-chart text.label{fill:var(--c);font-weight:500;"
+    "paint-order:stroke;stroke:var(--paper,#fff);stroke-width:4px}"
     ".wf-chart .c0{--c:var(--c0,#2f5fd0)}.wf-chart .c1{--c:var(--c1,#c2571a)}"
     ".wf-chart .c2{--c:var(--c2,#25855a)}.wf-chart .c3{--c:var(--c3,#7a818c)}"
 )
@@ -218,7 +219,7 @@ def _axes(frame: _Frame, x_label: str, y_label: str, title: str) -> str:
         y = frame.py(value)
         parts.append(f'<path class="grid" d="M{frame.left:.1f} {y:.1f}H{frame.right:.1f}"/>')
         parts.append(f'<text x="{frame.left - 7:.1f}" y="{y + 4:.1f}" text-anchor="end">{short(value)}</text>')
-    for value in ticks(*frame.x, count=max(2, int(frame.right - frame.left) // 110)):
+    for value in ticks(*frame.x, count=max(3, int(frame.right - frame.left) // 110)):
         x = frame.px(value)
         parts.append(f'<text x="{x:.1f}" y="{frame.bottom + 18:.1f}" text-anchor="middle">{short(value)}</text>')
     if x_label:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from worldformula.agent.config import EnvConfig
@@ -18,6 +19,7 @@ from worldformula.errors import ConfigError
 from worldformula.metrics.openloop import OpenLoop, open_loop_error
 from worldformula.report.evidence import Evidence, machine, written
 from worldformula.report.video import dream_video, filmstrip, webp
+from worldformula.training.devices import describe
 from worldformula.training.run import RunFolder
 from worldformula.training.seeding import derived, forked
 
@@ -47,7 +49,7 @@ def gather(run: str | Path, agent: Agent, *, episodes: int = 10, device: str = "
         run: the run folder; its configuration says which environment and which seed.
         agent: the trained agent. With ``world.loss`` the report shows the formula, with ``open_loop`` the dreams.
         episodes: evaluation episodes, all different from those of the training and of its evaluations.
-        device: printed on the page.
+        device: printed on the page; by default where the agent's weights are.
 
     Raises:
         RunFolderError: there is no run.
@@ -71,7 +73,7 @@ def gather(run: str | Path, agent: Agent, *, episodes: int = 10, device: str = "
         open_loop=measured,
         videos=videos | shown,
         strip_steps=steps,
-        machine=machine(device),
+        machine=machine(device or _device(agent)),
     )
 
 
@@ -151,6 +153,11 @@ def reference(env: EnvConfig, seed: int, episodes: int = 20) -> Score | None:
     if registry.find(env.id) is None or env.max_steps is not None:
         return None
     return reference_return(env.id, episodes, seed)
+
+
+def _device(agent: Agent) -> str:
+    weights = agent.parameters() if isinstance(agent, torch.nn.Module) else ()
+    return next((describe(p.device) for p in weights), "")
 
 
 def _score(returns: list[float]) -> Score:

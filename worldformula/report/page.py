@@ -124,8 +124,9 @@ def _result(run: Run, evidence: Evidence) -> str:
         if not steps:
             return '<p class="what">No episode has ended yet.</p>'
         reached = Score(values[-1], math.nan, 0)
-    error = f" <small>± {short(reached.error)}</small>" if math.isfinite(reached.error) else ""
-    number = f'<div class="big">{short(reached.mean)}{error}</div><p class="what">{what.format(n=reached.n)}</p>'
+    mean, error = rounded(reached.mean, reached.error)
+    spread = f" <small>± {error}</small>" if error else ""
+    number = f'<div class="big">{mean}{spread}</div><p class="what">{what.format(n=reached.n)}</p>'
     return number + _scale(reached.mean, evidence.floor, evidence.best)
 
 
@@ -155,6 +156,18 @@ def _scale(value: float, floor: Score | None, best: Score | None) -> str:
         way = (value - floor.mean) / (best.mean - floor.mean)
         share = f'<p class="what"><b>{100 * way:.0f} %</b> of the way from a random policy to the best known return</p>'
     return f'<div class="scale">{"".join(parts)}</div>{share}'
+
+
+def rounded(mean: float, error: float) -> tuple[str, str]:
+    """A mean to the two leading digits of its standard error, and the error; no error without one.
+
+    >>> rounded(812.3456, 12.34), rounded(1.23456, 0.0123), rounded(7.0, math.nan)
+    (('812', '12'), ('1.235', '0.012'), ('7', ''))
+    """
+    if not (math.isfinite(error) and error > 0):
+        return short(mean), ""
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    return f"{mean:.{digits}f}".replace("-", "−"), f"{error:.{digits}f}"
 
 
 def grouped(value: float) -> str:
@@ -219,32 +232,35 @@ def _key(colour: tuple[int, int, int]) -> str:
 
 
 def _pictures(evidence: Evidence) -> str:
-    videos, parts = evidence.videos, []
+    videos = evidence.videos
+    figures = []
     if "episode" in videos:
-        parts.append(
-            f"<figure>{_image(videos['episode'], 'video of an episode')}"
-            "<figcaption>One evaluation episode, played without exploration.</figcaption></figure>"
+        caption = "One evaluation episode, played without exploration."
+        figures.append(
+            f"<figure>{_image(videos['episode'], 'video of an episode')}<figcaption>{caption}</figcaption></figure>"
         )
     if "dream" in videos:
         context = evidence.open_loop.context if evidence.open_loop else 0
-        labels = "".join(f"<span>{row}</span>" for row in ("truth", "dream", "error"))
-        parts.append(
-            f'<figure><div class="dream"><div class="rows">{labels}</div>'
-            f"{_image(videos['dream'], 'videos of truth, dream and error')}</div><figcaption>{_key(LOOKING)}the world "
-            f"model sees the first {context} frames; {_key(DREAMING)}then it dreams, given the true actions alone. "
-            "In the row of errors, grey is none. Sequences come from evaluation episodes that were not trained on."
+        image = _image(videos["dream"], "videos of truth, dream and error")
+        figures.append(
+            f"<figure>{_rows('truth', 'dream', 'error', image=image)}<figcaption>{_key(LOOKING)}The world model sees "
+            f"the first {context} frames; {_key(DREAMING)}then it dreams, given the true actions alone. Grey in the "
+            "last row is no error. The sequences are from evaluation episodes that were not trained on."
             "</figcaption></figure>"
         )
+    pair = f'<div class="pair">{"".join(figures)}</div>' if len(figures) == 2 else "".join(figures)
     if "strip" in videos:
-        heads = "".join(f"<span>{'seen' if k == 0 else f'{k:+d}'}</span>" for k in evidence.strip_steps)
-        parts.append(
-            '<figure><div class="dream"><div class="rows"><span>truth</span><span>dream</span></div><div>'
-            f"{_image(videos['strip'], 'frames of truth and dream')}"
-            f'<div class="columns">{heads}</div></div></div>'
-            "<figcaption>The first sequence, still: frames by steps since the model saw the last one."
-            "</figcaption></figure>"
-        )
-    return _section("What it does, and what it dreams", *parts) if parts else ""
+        heads = "".join(f"<span>{'seen' if k == 0 else f'+{k}'}</span>" for k in evidence.strip_steps)
+        image = _image(videos["strip"], "frames of truth and dream") + f'<div class="columns">{heads}</div>'
+        caption = "The first sequence, still: frames by steps since the last one that the model saw."
+        pair += f"<figure>{_rows('truth', 'dream', image=image)}<figcaption>{caption}</figcaption></figure>"
+    return _section("What it does, and what it dreams", pair) if pair else ""
+
+
+def _rows(*names: str, image: str) -> str:
+    """A picture with the names of its rows to the left."""
+    labels = "".join(f"<span>{name}</span>" for name in names)
+    return f'<div class="dream"><div class="rows">{labels}</div>{image}</div>'
 
 
 def _horizon(found: OpenLoop | None) -> str:
@@ -262,7 +278,7 @@ def _horizon(found: OpenLoop | None) -> str:
         "Prediction error against horizon",
         '<p class="note">Mean squared error on pixels in [0, 1], open loop with the true actions after '
         f"{found.context} frames of context, over {found.sequences} sequences; the band is the standard error. "
-        f"Persistence repeats the last frame that was seen. <b>At {k} steps the model makes {short(found.ratio(k))} "
+        f"Persistence repeats the last frame that was seen. <b>At {k} steps the model makes {found.ratio(k):.2g} "
         "times the error of persistence.</b></p>",
         _both(lambda w, h: line_chart(series, x_label=x, y_label=y, width=w, height=h)),
     )

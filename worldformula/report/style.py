@@ -55,10 +55,11 @@ align-content:center}}
 dt{{color:var(--muted)}}
 dd{{margin:0;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}}
 img{{max-width:100%;height:auto;image-rendering:pixelated;display:block;border-radius:4px}}
-.pair{{display:grid;grid-template-columns:minmax(0,auto) minmax(0,1fr);gap:32px;align-items:start}}
+.pair{{display:grid;grid-template-columns:minmax(0,2fr) minmax(0,5fr);gap:0 36px;align-items:start}}
+.pair>figure>img{{width:100%;max-width:288px}}
 .dream{{display:grid;grid-template-columns:max-content minmax(0,max-content);gap:0 12px}}
 .dream .rows{{display:grid;grid-auto-rows:1fr;align-items:center;font-size:.85rem;color:var(--muted);text-align:right}}
-.columns{{display:grid;grid-auto-columns:1fr;grid-auto-flow:column;font-size:.8rem;color:var(--muted);
+.columns{{grid-column:2;display:grid;grid-auto-columns:1fr;grid-auto-flow:column;font-size:.8rem;color:var(--muted);
 text-align:center;margin-top:4px;font-variant-numeric:tabular-nums}}
 .key{{display:inline-block;width:.75em;height:.75em;border-radius:2px;vertical-align:-.04em;margin-right:.3em}}
 .wide,.formula,pre{{overflow-x:auto}}
@@ -66,7 +67,7 @@ text-align:center;margin-top:4px;font-variant-numeric:tabular-nums}}
 .formula{{padding:6px 0}}
 math{{font-family:"Latin Modern Math","STIX Two Math","Cambria Math",math;font-size:1.2rem}}
 .graph{{overflow-x:auto;padding:8px 0;text-align:center}}
-.graph svg{{max-width:none}}
+.graph>svg{{max-width:100%;height:auto}}
 .legend{{display:flex;flex-wrap:wrap;gap:4px 22px;justify-content:center;font-size:.85rem;color:var(--muted)}}
 .legend svg{{vertical-align:-5px;margin-right:6px}}
 pre{{background:var(--wash);border-radius:8px;padding:16px 18px;font-size:.82rem;line-height:1.5;margin:12px 0;
@@ -77,6 +78,7 @@ pre .name{{color:var(--name);font-weight:600}}pre .builtin{{color:var(--builtin)
 pre .comment{{color:var(--muted);font-style:italic}}
 details{{margin-top:10px}}
 summary{{cursor:pointer;color:var(--muted);font-size:.92rem}}
+.many svg{{width:100%}}
 .many{{display:grid;grid-template-columns:repeat(auto-fill,minmax(270px,1fr));gap:26px 28px;margin-top:16px}}
 table{{border-collapse:collapse;width:100%;font-size:.88rem}}
 td{{padding:4px 0;border-top:1px solid var(--rule);vertical-align:top;overflow-wrap:anywhere}}
@@ -86,7 +88,7 @@ tr{{break-inside:avoid}}
 footer{{margin-top:64px;padding-top:18px;border-top:1px solid var(--rule);color:var(--muted);font-size:.85rem}}
 @media (max-width:760px){{main{{padding:32px 18px 48px}}h1{{font-size:1.6rem}}section{{margin-top:48px}}
 .hero,.pair{{grid-template-columns:minmax(0,1fr)}}.settings{{columns:1}}.big{{font-size:2.9rem}}
-.wide{{display:none}}.narrow{{display:block}}td:first-child{{white-space:normal}}math{{font-size:1rem}}}}
+.wide{{display:none}}.narrow{{display:block}}td:first-child{{white-space:normal}}math{{font-size:.86rem}}}}
 @media print{{:root{{{_LIGHT}}}body{{font-size:10.5pt}}main{{max-width:none;padding:0}}section{{margin-top:28px}}
 pre{{max-height:none;overflow:visible;white-space:pre-wrap}}
 body{{-webkit-print-color-adjust:exact;print-color-adjust:exact}}}}

@@ -43,13 +43,13 @@ def webp(frames: Frames, fps: float = 15.0, scale: int = 1, quality: int | None 
 
     def encode(**how: Any) -> bytes:
         out = io.BytesIO()
-        first.save(out, "WEBP", save_all=True, append_images=rest, duration=duration, loop=0, method=4, **how)
+        first.save(out, "WEBP", save_all=True, append_images=rest, duration=duration, loop=0, **how)
         return out.getvalue()
 
     if quality is not None:
-        return encode(quality=quality)
-    lossless = encode(lossless=True, quality=60)
-    return lossless if len(lossless) <= LOSSLESS_BYTES else encode(quality=80)
+        return encode(quality=quality, method=4)
+    lossless = encode(lossless=True, quality=20, method=2)
+    return lossless if len(lossless) <= LOSSLESS_BYTES else encode(quality=80, method=4)
 
 
 def upscale(frames: Frames, scale: int) -> Frames:

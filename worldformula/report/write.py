@@ -21,7 +21,7 @@ def write(run: str | Path, agent: Agent | None = None, *, episodes: int = 10, de
         run: the run folder.
         agent: the trained agent, as its checkpoint restores it.
         episodes: evaluation episodes to play.
-        device: printed on the page, e.g. ``devices.describe(device)``.
+        device: printed on the page; by default where the agent's weights are.
 
     Raises:
         RunFolderError: there is no run, it is damaged, or the page cannot be written.
