@@ -1,8 +1,8 @@
 """Disk, memory and speed of the memory-mapped replay with 64 × 64 × 3 pictures.
 
 Writes 100 000 rows to real files, samples from them, reads the memory of the process and the blocks of the files, and
-deletes them. The disk for a million rows is extrapolated from the bytes per row and the measured blocks beyond them, and
-labelled so. Writes benchmarks/results/replay_memory.json.
+deletes them. The disk for a million rows is extrapolated from the bytes per row and the measured blocks beyond them,
+and labelled so. Writes benchmarks/results/replay_memory.json.
 """
 
 from __future__ import annotations
