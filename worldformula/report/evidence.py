@@ -119,7 +119,7 @@ def load(run: Path) -> Evidence | None:
             strip_steps=tuple(values["strip_steps"]),
             machine=values["machine"],
         )
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise RunFolderError(f"{path} cannot be read ({error}); delete it, and measure again with the agent") from error
 
 

@@ -116,14 +116,16 @@ def _result(run: Run, evidence: Evidence) -> str:
     """The return that was reached, and where it lies between a random policy and the best known."""
     reached, what = evidence.reached, "mean return of {n} evaluation episodes that were not trained on"
     if reached is None:
-        steps, values = _column(run.metrics, "eval/return")
-        what = "mean return of the last evaluation during training"
-        if not steps:
-            steps, values = _column(run.metrics, "episode/return")
-            what = "mean return of the latest training episodes"
-        if not steps:
+        logged = (
+            ("eval/return", "mean return of the last evaluation during training"),
+            ("episode/return", "mean return of the latest training episodes"),
+        )
+        found = next(((key, text) for key, text in logged if any(key in line for line in run.metrics)), None)
+        if found is None:
             return '<p class="what">No episode has ended yet.</p>'
-        reached = Score(values[-1], math.nan, 0)
+        key, what = found
+        last = next(line for line in reversed(run.metrics) if key in line)
+        reached = Score(last[key], last.get(f"{key}_error", math.nan), 0)
     mean, error = rounded(reached.mean, reached.error)
     spread = f" <small>± {error}</small>" if error else ""
     number = f'<div class="big">{mean}{spread}</div><p class="what">{what.format(n=reached.n)}</p>'
