@@ -45,6 +45,8 @@ class RSSMConfig:
     """Channels of the image stages, in multiples of sizes.depth; each stage halves the image."""
     style: Style = "pool"
     """How an encoder stage halves the image: pool (the authors' code) or stride (cheaper on a CPU)."""
+    patch: int = 1
+    """Squares of patch × patch pixels enter the image networks as one; 4 is cheap on a CPU, 1 is the paper."""
     unimix: float = 0.01
     """Share of the uniform distribution in prior and posterior."""
     free_nats: float = 1.0
@@ -88,7 +90,7 @@ class Encoder(nn.Module):
         self.image = self.vector = None
         if images:
             size, channels = _square(images), sum(shape[-1] for shape in images.values())
-            self.image = ImageEncoder(size, channels, sizes.depth, stages=config.stages, style=config.style)
+            self.image = ImageEncoder(size, channels, sizes.depth, stages=config.stages, style=config.style, patch=config.patch)
         if vectors:
             self.vector = VectorEncoder([math.prod(shape) for shape in vectors.values()], sizes.units)
         self.width = (self.image.width if self.image else 0) + (sizes.units if self.vector else 0)
@@ -181,7 +183,9 @@ def _decoders(
     """The targets y_t = symlog(o_t) of vector observations, and one decoder per observation."""
     size, targets, decoders = config.sizes, list[Factor](), list[Factor]()
     for key, shape in images.items():
-        net = ImageDecoder(shape[0], shape[2], size.depth, size.deter, size.stoch, size.units, config.stages, size.blocks)
+        net = ImageDecoder(
+            shape[0], shape[2], size.depth, size.deter, size.stoch, size.units, config.stages, size.blocks, config.patch
+        )
         decoders.append(Normal(f"p({Names.at(names.images[key])}|h_t,z_t)", net, shape=shape, scale=math.sqrt(0.5)))
     for number, (key, shape) in enumerate(vectors.items(), 1):
         y = "y_t" if len(vectors) == 1 else f"y_{{{number},t}}"
