@@ -75,7 +75,7 @@ def size_1m() -> RSSMConfig:
 def tiny() -> RSSMConfig:
     """For 32-pixel images on two CPU cores."""
     sizes = Sizes(deter=128, hidden=64, classes=8, groups=8, blocks=1, depth=8, units=64)
-    return RSSMConfig(sizes, stages=(1, 2, 4), style="stride")
+    return RSSMConfig(sizes, stages=(4, 8), style="stride", patch=4)
 
 
 # ------------------------------------------------------------------------------------------------------------- networks
