@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import random
 import shutil
 import signal
@@ -84,23 +85,31 @@ def test_equal_configurations_are_equal_runs_and_seeds_matter(uninterrupted: Pat
     assert not torch.equal(a, b)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="uses fork")
 def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     steps = 1500
+    started = time.perf_counter()
     Loop(config(steps), ToyAgent, tmp_path / "whole").run()
+    seconds = time.perf_counter() - started
     rng = random.Random(7)
     command = [sys.executable, str(TOY), str(tmp_path / "killed"), str(steps)]
-    kills = 0
-    for _ in range(30):
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
-            assert process.stdout is not None
-            assert process.stdout.readline() == "ready\n"
-            if kills == 5:
-                assert process.wait(60) == 0, process.stdout.read()
-                break
-            time.sleep(rng.uniform(0.0, 0.35))
-            process.send_signal(signal.SIGKILL)
-            kills += process.wait(60) == -signal.SIGKILL
-    assert kills == 5
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as nursery:
+        assert nursery.stdin is not None
+        assert nursery.stdout is not None
+
+        def begin() -> int:
+            nursery.stdin.write("\n")
+            nursery.stdin.flush()
+            return int(nursery.stdout.readline())
+
+        for _ in range(5):  # an interval of the run each, at whatever point of it
+            child = begin()
+            time.sleep(rng.uniform(0.02, 0.18) * seconds)
+            os.kill(child, signal.SIGKILL)
+            assert int(nursery.stdout.readline()) == -signal.SIGKILL
+        begin()
+        assert int(nursery.stdout.readline()) == 0
+        nursery.stdin.close()
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 

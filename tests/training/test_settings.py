@@ -71,7 +71,7 @@ def test_a_text_becomes_a_value_of_the_declared_type(text: str, key: str, value:
         ("agent.horizon.x=5", "unknown setting 'agent.horizon.x'"),
         ("agent.actor=5", "a group of settings; set one of agent.actor.entropy, "),
         ("agent.horizon=2.5", "expects a whole number, got '2.5'"),
-        ("agent.horizon=0", "agent.horizon: horizon is at least 1"),
+        ("agent.horizon=0", "agent: horizon is at least 1"),
         ("agent.actor.act=gelu", "expects one of 'silu', 'relu', got 'gelu'"),
         ("agent.clip=much", "expects a number or none, got 'much'"),
         ("agent.actor.units=8,x", r"expects a list \(a whole number each\)"),
@@ -103,3 +103,21 @@ def test_documentation_of_fields_is_read_from_the_source() -> None:
     assert docs["agent.actor.entropy"] == "Weight of the entropy."
     assert docs["agent.clip"] == ""
     assert all(doc for key, doc in docs.items() if not key.startswith("agent."))
+
+
+def test_settings_that_only_make_sense_together_need_no_order() -> None:
+    @dataclass(frozen=True)
+    class Window:
+        low: int = 0
+        high: int = 9
+
+        def __post_init__(self) -> None:
+            if self.low > self.high:
+                raise ConfigError("low > high")
+
+    config = Window()
+    assert settings.from_dict(config, {"low": 20, "high": 30}) == Window(20, 30)
+    with pytest.raises(ConfigError, match="low > high"):
+        settings.from_dict(config, {"low": 20})
+    both = ["env.num=2", "agent.horizon=3", "env.num=3", "agent.actor.act=relu"]
+    assert settings.override(CONFIG, both) == settings.override(CONFIG, [*both[:0:-1], "env.num=3"])

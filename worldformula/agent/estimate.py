@@ -22,6 +22,8 @@ def seconds_left(loop: Loop) -> float:
     notice: its generators are put back, and nothing enters its replay.
     """
     config = loop.config
+    if loop.resumes_at >= config.steps:
+        return 0.0
     with forked(config.seed):
         agent = loop.fresh_agent()
         learning = agent.config
@@ -43,8 +45,8 @@ def seconds_left(loop: Loop) -> float:
         agent.update(batch)
         per_update = _timed(loop.device, lambda: agent.update(batch), 1)
         envs.close()
-    actions = (config.steps - loop.count.steps) / config.env.action_repeat
-    learnt = max(0.0, config.steps - max(learning.prefill, loop.count.steps)) / config.env.action_repeat
+    actions = (config.steps - loop.resumes_at) / config.env.action_repeat
+    learnt = max(0.0, config.steps - max(learning.prefill, loop.resumes_at)) / config.env.action_repeat
     return actions / config.env.num * per_turn + learnt * loop.update_rate * per_update
 
 

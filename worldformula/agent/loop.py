@@ -76,6 +76,12 @@ class Loop:
         show: called a few times per second with the loop itself, for a progress display.
         say: called with a line of text where something needs saying, such as a damaged checkpoint.
 
+    Attributes:
+        count: how far it is.
+        resumes_at: the step that it will go on from, if the newest checkpoint is a good one; 0 for a new run.
+        latest: the numbers of the latest update.
+        evaluation: the latest evaluation.
+
     Raises:
         RunFolderError: the folder cannot be written, or holds a run of another configuration.
         CheckpointError: there are checkpoints, and none can be read or none fits.
@@ -97,6 +103,7 @@ class Loop:
         torch.set_num_threads(self.config.threads)
         self.build, self.show, self.say = build, show, say
         self.count = Counters()
+        self.resumes_at = max((int(path.name) for path in checkpoint.steps_in(self.folder.checkpoints)), default=0)
         self.latest: dict[str, Any] = {}
         self.evaluation: Evaluation | None = None
         env = self.config.env

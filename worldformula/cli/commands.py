@@ -15,6 +15,7 @@ import tyro
 from worldformula import catalogue
 from worldformula.agent.config import EnvConfig, RunConfig
 from worldformula.agent.contract import Agent, Rows
+from worldformula.agent.estimate import seconds_left
 from worldformula.agent.evaluate import evaluate
 from worldformula.agent.loop import Loop, Result
 from worldformula.agent.saved import load_agent, open_run, record
@@ -239,7 +240,8 @@ def train(config: RunConfig, folder: Path) -> Result:
     """Runs a configuration with its header, its display and its report."""
     with Display() as display:
         loop = Loop(config, catalogue.find(config.model).build, folder, show=display)
-        for line in header.lines(loop):
+        display.expected = seconds_left(loop)
+        for line in header.lines(loop, display.expected):
             print(line, flush=True)
         result = loop.run()
     count = result.counters
@@ -250,14 +252,13 @@ def train(config: RunConfig, folder: Path) -> Result:
 
 def write_report(folder: RunFolder, agent: Agent, device: str) -> None:
     """Measures the agent, writes report.html, and prints what was reached and where the page is."""
-    from worldformula.report import write
-    from worldformula.report.gather import gather
+    from worldformula.report.evidence import Evidence, load
+    from worldformula.report.write import write
 
-    evidence = gather(folder.path, agent, device=device)
-    evidence.save(folder.path)
-    page = write(folder.path)
-    best = "not known" if evidence.best is None else evidence.best
-    print(f"reached: return {evidence.reached}; floor (random policy) {evidence.floor}; best known {best}")
+    page = write(folder.path, agent, device=device)
+    found = load(folder.path) or Evidence()
+    best = "not known" if found.best is None else found.best
+    print(f"reached: return {found.reached}; floor (random policy) {found.floor}; best known {best}")
     print(f"report: {page}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -14,15 +15,21 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 LINE_EVERY = 5.0  # seconds between two plain lines
-SHOWN = 6  # terms of the loss
+SHORT = 12  # characters of a name that fits into a plain line
 
 
 class Display:
-    """Shows a `Loop`; to be given as its ``show`` inside a ``with`` block."""
+    """Shows a `Loop`; to be given as its ``show`` inside a ``with`` block.
+
+    Attributes:
+        expected: seconds that the run was estimated to take; used until learning has begun and its speed is known.
+    """
 
     def __init__(self) -> None:
-        self._started = self._line = time.perf_counter()
-        self._first: tuple[int, int] | None = None
+        self.expected: float | None = None
+        self._line = time.perf_counter()
+        self._start: Moment | None = None
+        self._learning: Moment | None = None
         self._live: Live | None = None
 
     def __enter__(self) -> Display:
@@ -40,42 +47,65 @@ class Display:
     def __call__(self, loop: Loop) -> None:
         """Shows the present state of the loop."""
         now = time.perf_counter()
-        if self._first is None:
-            self._started, self._first = now, (loop.count.steps, loop.count.updates)
+        if self._start is None:
+            self._start = Moment(now, loop.count.steps)
+        if self._learning is None and loop.latest:
+            self._learning = Moment(now, loop.count.steps)
         done = loop.count.steps >= loop.config.steps
         if self._live is not None:
-            self._live.update(_panel(loop, self._status(loop, now)))
+            self._live.update(_panel(loop, self._status(loop, now, losses(loop))))
         elif done or now - self._line >= LINE_EVERY:
             self._line = now
-            print(" | ".join(f"{name} {value}" for name, value in self._status(loop, now).items()), flush=True)
+            terms = {name: value for name, value in losses(loop).items() if len(name) <= SHORT}
+            print(" | ".join(f"{name} {value}" for name, value in self._status(loop, now, terms).items()), flush=True)
 
-    def _status(self, loop: Loop, now: float) -> dict[str, str]:
-        count, first = loop.count, self._first or (0, 0)
-        seconds = max(now - self._started, 1e-9)
-        speed = (count.steps - first[0]) / seconds
-        left = max(0, loop.config.steps - count.steps)
+    def _status(self, loop: Loop, now: float, terms: dict[str, float]) -> dict[str, str]:
+        count = loop.count
+        since = [moment for moment in (self._learning, self._start) if moment is not None]
+        speed = next((s for s in (moment.speed(now, count.steps) for moment in since) if s), 0.0)
         status = {"step": f"{count.steps:,}/{loop.config.steps:,}"}
         if count.mean_return is not None and count.last_return is not None:
             status["return"] = f"{count.mean_return:.1f} (last {count.last_return:.1f}, {count.episodes} episodes)"
         status["updates"] = (
             f"{count.updates:,}" if count.updates else f"0 (collecting {loop.agent.config.prefill:,} steps)"
         )
-        status |= {name: f"{float(value):.3g}" for name, value in losses(loop)}
-        status["steps/s"] = f"{speed:.0f}"
-        status["left"] = duration(left / speed) if speed else "?"
+        status |= {name: f"{value:.3g}" for name, value in terms.items()}
+        status |= {"steps/s": f"{speed:.3g}", "left": self._left(loop, now, speed)}
         return status
 
+    def _left(self, loop: Loop, now: float, speed: float) -> str:
+        """Collecting is much faster than learning, so its speed says nothing about the rest of the run."""
+        if loop.count.steps >= loop.config.steps:
+            return "0 s"
+        if self._learning is not None and speed:
+            return duration((loop.config.steps - loop.count.steps) / speed)
+        if self.expected is None or self._start is None:
+            return "?"
+        return duration(max(0.0, self.expected - (now - self._start.seconds)))
 
-def losses(loop: Loop) -> list[tuple[str, float]]:
-    """The first few terms of the latest loss: what has "loss" in its name, or else whatever the agent reports."""
-    named = [(name, value) for name, value in loop.latest.items() if "loss" in name.lower()]
-    return (named or list(loop.latest.items()))[:SHOWN]
+
+@dataclass(frozen=True)
+class Moment:
+    """A time and the environment steps taken until then."""
+
+    seconds: float
+    steps: int
+
+    def speed(self, now: float, steps: int) -> float:
+        """Steps per second since."""
+        return (steps - self.steps) / (now - self.seconds) if now > self.seconds else 0.0
+
+
+def losses(loop: Loop) -> dict[str, float]:
+    """The terms of the latest loss, without ``loss/``; or else whatever the agent reports."""
+    named = {name.removeprefix("loss/"): value for name, value in loop.latest.items() if "loss" in name.lower()}
+    return {name: float(value) for name, value in (named or loop.latest).items()}
 
 
 def duration(seconds: float) -> str:
-    """``45 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
+    """``0.3 s``, ``45 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
     if seconds < 90:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from worldformula.agent.config import EnvConfig
-from worldformula.agent.estimate import seconds_left
 from worldformula.agent.loop import Loop
 from worldformula.cli.display import duration
 from worldformula.envs import random_policy_return, reference_return, registry
@@ -14,13 +13,14 @@ from worldformula.training import devices
 EPISODES = 10
 
 
-def lines(loop: Loop) -> list[str]:
-    """The header of a run; measures the floor and the time, which takes a few seconds."""
-    config, count = loop.config, loop.count
+def lines(loop: Loop, seconds: float) -> list[str]:
+    """The header of a run that is expected to take ``seconds``; measures floor and best known return."""
+    config = loop.config
     env, action = config.env, loop.envs.action
     seen = ", ".join(f"{key} {tuple(space.shape)}" for key, space in loop.envs.observation_spaces.items())
-    learning, left = loop.agent.config, config.steps - count.steps
+    learning, left = loop.agent.config, config.steps - loop.resumes_at
     repeat = f", each repeated {env.action_repeat} times" if env.action_repeat > 1 else ""
+    resumed = f", going on after {loop.resumes_at:,}" if loop.resumes_at else ""
     rows = f"{learning.batch} × {learning.length} rows"
     return [
         f"device {devices.describe(loop.device)}, {config.threads} CPU thread(s), torch {torch.__version__}",
@@ -29,7 +29,7 @@ def lines(loop: Loop) -> list[str]:
         f"model {config.model}, preset {config.preset}, seed {config.seed}: {parameters(loop):,} parameters",
         f"learning: {loop.update_rate:.3g} updates per action (train ratio {learning.train_ratio:g}), each {rows}",
         f"replay {loop.replay_bytes / 1e9:.3g} GB on disk once its {config.capacity:,} rows are full",
-        f"time: about {duration(seconds_left(loop))} for {left:,} environment steps" if left > 0 else "time: none",
+        f"time: about {duration(seconds)} for {left:,} environment steps{resumed}" if left > 0 else "time: none left",
     ]
 
 

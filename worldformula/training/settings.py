@@ -43,17 +43,24 @@ def leaves(config: Any, prefix: str = "") -> Iterator[Setting]:
 
 
 def override(config: T, settings: Sequence[str]) -> T:
-    """A copy of ``config`` with settings such as ``"env.num=8"`` applied, left to right.
+    """A copy of ``config`` with settings such as ``"env.num=8"`` applied; of two for one key, the later one counts.
+
+    All are applied at once, so settings that only make sense together need no particular order.
 
     Raises:
         ConfigError: not of the form ``key=value``, an unknown key (with the near misses), or an impossible value.
     """
+    changes: dict[str, Any] = {}
     for text in settings:
         key, equals, value = text.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"expected key=value, got {text!r}; for example: --set steps=20000")
-        config = _replaced(config, key.strip().split("."), value.strip(), key.strip(), config)
-    return config
+        *groups, name = key.strip().split(".")
+        group = changes
+        for word in groups:
+            group = group.setdefault(word, {})
+        group[name] = convert(value.strip(), _type_of(config, key.strip()), key.strip())
+    return _changed(config, changes, "")
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -65,22 +72,13 @@ def to_dict(config: Any) -> dict[str, Any]:
     }
 
 
-def from_dict(example: T, values: Mapping[str, Any], prefix: str = "") -> T:
+def from_dict(example: T, values: Mapping[str, Any]) -> T:
     """A configuration like ``example`` with the values of `to_dict`; a key that is absent keeps the example's value.
 
     Raises:
         ConfigError: a key that the class does not have, or an impossible value.
     """
-    hints = typing.get_type_hints(type(example))
-    changes: dict[str, Any] = {}
-    for name, value in values.items():
-        key = f"{prefix}{name}"
-        if name not in hints:
-            raise ConfigError(f"unknown setting {key!r}.{near(name, hints)}")
-        old = getattr(example, name)
-        nested = dataclasses.is_dataclass(old) and isinstance(value, Mapping)
-        changes[name] = from_dict(old, value, f"{key}.") if nested else convert(value, hints[name], key)
-    return _rebuilt(example, changes, prefix.rstrip("."))
+    return _changed(example, _read(example, values, ""), "")
 
 
 def differences(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
@@ -134,20 +132,41 @@ def field_docs(cls: type) -> dict[str, str]:
 # ---------------------------------------------------------------------------------------------------------- inside
 
 
-def _replaced(config: Any, path: list[str], value: str, key: str, root: Any) -> Any:
-    hints = typing.get_type_hints(type(config)) if dataclasses.is_dataclass(config) else {}
-    name, *rest = path
-    if name not in hints:
-        raise ConfigError(f"unknown setting {key!r}.{_near_key(key, root)}")
-    old = getattr(config, name)
-    if rest:
-        new = _replaced(old, rest, value, key, root)
-    elif dataclasses.is_dataclass(old):
-        inside = ", ".join(f"{key}.{f.name}" for f in dataclasses.fields(old))
+def _type_of(config: Any, key: str) -> Any:
+    """The declared type of the setting ``key``."""
+    kind, root = Any, config
+    for name in key.split("."):
+        hints = typing.get_type_hints(type(config)) if dataclasses.is_dataclass(config) else {}
+        if name not in hints:
+            raise ConfigError(f"unknown setting {key!r}.{_near_key(key, root)}")
+        kind, config = hints[name], getattr(config, name)
+    if dataclasses.is_dataclass(config):
+        inside = ", ".join(f"{key}.{field.name}" for field in dataclasses.fields(config))
         raise ConfigError(f"{key!r} is a group of settings; set one of {inside}")
-    else:
-        new = convert(value, hints[name], key)
-    return _rebuilt(config, {name: new}, key)
+    return kind
+
+
+def _read(example: Any, values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """The values of a JSON object in the types that ``example`` declares."""
+    hints = typing.get_type_hints(type(example))
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if name not in hints:
+            raise ConfigError(f"unknown setting {key!r}.{near(name, hints)}")
+        old = getattr(example, name)
+        nested = dataclasses.is_dataclass(old) and isinstance(value, Mapping)
+        found[name] = _read(old, value, f"{key}.") if nested else convert(value, hints[name], key)
+    return found
+
+
+def _changed(config: T, changes: Mapping[str, Any], prefix: str) -> T:
+    """A copy with nested changes: inner dataclasses first, each checked once, with all of its changes."""
+    new = {}
+    for name, value in changes.items():
+        old = getattr(config, name)
+        new[name] = _changed(old, value, f"{prefix}{name}.") if dataclasses.is_dataclass(old) else value
+    return _rebuilt(config, new, prefix.rstrip("."))
 
 
 def _near_key(key: str, root: Any) -> str:

@@ -3,11 +3,13 @@
 It regresses the actions that were followed by more reward than average, through dropout, so that weights, momentum, the
 replay's sampler and torch's generator all decide the result: what a resume forgets shows in the weights.
 
-As a script: ``python toy.py FOLDER STEPS`` trains in a folder, or goes on there.
+As a script, ``python toy.py FOLDER STEPS`` answers every line of its input with a new process that trains in the folder,
+or goes on there: first its number, then, once it has ended, its exit status. (A fork saves it the import of torch.)
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -90,5 +92,9 @@ SYSTEM = System(
 )
 
 if __name__ == "__main__":
-    print("ready", flush=True)
-    Loop(config(int(sys.argv[2])), ToyAgent, sys.argv[1]).run()
+    for _ in sys.stdin:
+        if (child := os.fork()) == 0:
+            Loop(config(int(sys.argv[2])), ToyAgent, sys.argv[1]).run()
+            os._exit(0)
+        print(child, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
