@@ -13,7 +13,9 @@ from worldformula.nets.sizes import Sizes
 from worldformula.world import State
 
 
-def policy(kind: Literal["discrete", "continuous"], actions: int, sizes: Sizes, *, layers: int = 3, unimix: float = 0.01) -> Factor:
+def policy(
+    kind: Literal["discrete", "continuous"], actions: int, sizes: Sizes, *, layers: int = 3, unimix: float = 0.01
+) -> Factor:
     """The policy over one-hot actions (with ``unimix`` of the uniform distribution) or over real vectors."""
     if kind == "discrete":
         net = DiscreteActor(sizes.feature, actions, sizes.units, layers)

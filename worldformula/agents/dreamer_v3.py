@@ -104,14 +104,18 @@ def tiny() -> DreamerConfig:
 class DreamerV3(nn.Module):
     """The agent: perception, world model, cost, actor and memory, and the learner that joins them."""
 
-    def __init__(self, config: DreamerConfig, observations: Mapping[str, tuple[int, ...]], kind: Any, actions: int) -> None:
+    def __init__(
+        self, config: DreamerConfig, observations: Mapping[str, tuple[int, ...]], kind: Any, actions: int
+    ) -> None:
         super().__init__()
         self.config, sizes = config, config.world.sizes
         self.world = rssm.build(config.world, observations, actions)
         self.policy = policy(kind, actions, sizes, layers=config.layers)
         critic = MLP(sizes.feature, 255, sizes.units, config.layers, outscale=0.0)
         self.learner = ImaginationActorCritic(critic, settings=config.behaviour)
-        self.optimiser = LaProp((p for p in self.parameters() if p.requires_grad), lr=config.lr, warmup=config.warmup, clip=config.clip)
+        self.optimiser = LaProp(
+            (p for p in self.parameters() if p.requires_grad), lr=config.lr, warmup=config.warmup, clip=config.clip
+        )
         self.names = rssm.Names.of(observations)
         self.perception = Perception(self.names.all, config.behaviour.discount)
         self.actor, self.cost = Actor(self.policy), Cost(self.world)
@@ -128,7 +132,9 @@ class DreamerV3(nn.Module):
         return self.memory.initial(num, self.device)
 
     @torch.no_grad()
-    def act(self, rows: Mapping[str, NDArray[Any]], state: State, explore: bool = True) -> tuple[NDArray[np.float32], State]:
+    def act(
+        self, rows: Mapping[str, NDArray[Any]], state: State, explore: bool = True
+    ) -> tuple[NDArray[np.float32], State]:
         """Actions ``[num, A]`` at rows ``[num, ...]``; ``explore`` samples, otherwise means and modes."""
         seen = self.world.observe(self.perception.observe(rows, self.device), state, deterministic=not explore)
         action = self.actor.act(seen, explore=explore)
@@ -157,7 +163,9 @@ class DreamerV3(nn.Module):
         dream, reward, proceed = self.dream({k: v.detach().flatten(0, 1) for k, v in late.items()})
         features = {k: dream[k] for k in self.world.carried}
         losses = self.learner.losses(features, dream[self.world.action], self.actor.learned, reward, proceed)
-        flags = {k: torch.as_tensor(batch[k][:, -keep:], device=self.device) for k in ("reward", "is_last", "is_terminal")}
+        flags = {
+            k: torch.as_tensor(batch[k][:, -keep:], device=self.device) for k in ("reward", "is_last", "is_terminal")
+        }
         boot = losses.returns[:, 0].unflatten(0, (-1, next(iter(late.values())).shape[1]))
         replay = self.learner.replay_loss(late, flags["reward"], flags["is_last"], flags["is_terminal"], boot)
         metrics = {f"behaviour/{k}": v for k, v in losses.metrics.items()}

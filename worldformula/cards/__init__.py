@@ -6,8 +6,8 @@ not exist are left out of the file and printed as a dash. `worldformula.cards.ru
 
 >>> card = load("vae_digits")
 >>> card.metric, card.direction, card.floor
-('iwae', 'lower', 17.84)
->>> card.passes(17.0), card.passes(18.0), card.passes(float("nan"))
+('iwae', 'lower', 17.4)
+>>> card.passes(16.6), card.passes(17.4), card.passes(float("nan"))
 (True, False, False)
 """
 
@@ -43,6 +43,7 @@ class Card:
         floor: what a method without learning, or a far simpler one, reaches.
         ceiling: what cannot be passed.
         published: the value of the paper, on the same data, otherwise left out.
+        threads: of torch while it measures, so that other cores change neither the sums nor, by much, the time.
         notes: where floor, ceiling and threshold come from.
     """
 
@@ -60,6 +61,7 @@ class Card:
     floor: float | None = None
     ceiling: float | None = None
     published: float | None = None
+    threads: int = 1
     notes: str = ""
 
     def passes(self, value: float) -> bool:
@@ -106,13 +108,17 @@ def read(name: str, text: str) -> Card:
 def _checked(card: str, key: str, declared: Any, value: Any) -> Any:
     """The value of one field in its declared type (annotations are strings here)."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
+    if declared == "int" and type(value) is int:
+        return value
     if declared == "str" and isinstance(value, str):
         return value
     if declared.startswith("float") and number:
         return float(value)
     if declared.startswith("tuple") and isinstance(value, list) and all(type(v) is int for v in value):
         return tuple(value)
-    expected = {"str": "text", "tuple[int, ...]": "a list of whole numbers"}.get(declared, "a number")
+    expected = {"str": "text", "int": "a whole number", "tuple[int, ...]": "a list of whole numbers"}.get(
+        declared, "a number"
+    )
     raise CardError(f"card {card}: {key} = {value!r}, expected {expected}.")
 
 
@@ -123,6 +129,7 @@ def _check_values(name: str, card: Card) -> None:
         f"direction = {card.direction!r}, expected 'lower' or 'higher'": card.direction in DIRECTIONS,
         f"measure = {card.measure!r}, expected 'package.module:function'": card.measure.count(":") == 1,
         "seeds = [], expected at least one": bool(card.seeds),
+        f"threads = {card.threads}, expected at least 1": card.threads > 0,
         f"budget_minutes = {card.budget_minutes}, expected a positive number": card.budget_minutes > 0,
         f"threshold = {card.threshold}, expected a finite number": math.isfinite(card.threshold),
         f"floor = {card.floor} already passes the threshold {card.threshold}": card.floor is None

@@ -7,7 +7,8 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,14 +41,10 @@ def measure(card: Card, seeds: Sequence[int] | None = None, json_path: str | Pat
         raise CardError(f"card {card.name}: expected at least one seed, got none.")
     entry = resolve(card)
     print(f"{card.name} ({card.system}): {card.claim}", flush=True)
-    rows: list[dict[str, Any]] = []
     begin = time.perf_counter()
-    for seed in chosen:
-        start = time.perf_counter()
-        metrics = _numbers(card, entry(seed))
-        seconds = time.perf_counter() - start
-        rows.append({"seed": seed, "seconds": round(seconds, 2), "metrics": metrics})
-        print(f"  seed {seed}: {card.metric} {_number(metrics[card.metric])} in {seconds:.1f} s", flush=True)
+    with threads(card.threads):
+        rows = [_row(card, entry, seed) for seed in chosen]
+        environment = machine()
     seconds = time.perf_counter() - begin
     values = [row["metrics"][card.metric] for row in rows]
     passed = all(card.passes(v) for v in values)
@@ -57,10 +54,32 @@ def measure(card: Card, seeds: Sequence[int] | None = None, json_path: str | Pat
     if seconds > 60 * card.budget_minutes:
         print(f"over the budget of {card.budget_minutes:g} min")
     if json_path is not None:
-        result = {"card": asdict(card), "passed": passed, "seconds": round(seconds, 2), "rows": rows, **machine()}
+        result = {"card": asdict(card), "passed": passed, "seconds": round(seconds, 2), "rows": rows, **environment}
         write_json(json_path, result)
     print(verdict(card, values, seconds), flush=True)
     return passed
+
+
+def _row(card: Card, entry: Measure, seed: int) -> dict[str, Any]:
+    """One seed: measured, checked and shown."""
+    start = time.perf_counter()
+    metrics = _numbers(card, entry(seed))
+    seconds = time.perf_counter() - start
+    print(f"  seed {seed}: {card.metric} {_number(metrics[card.metric])} in {seconds:.1f} s", flush=True)
+    return {"seed": seed, "seconds": round(seconds, 2), "metrics": metrics}
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Runs torch on `count` threads, and as before afterwards."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def verdict(card: Card, values: Sequence[float], seconds: float) -> str:

@@ -84,13 +84,17 @@ def tiny() -> RSSMConfig:
 class Encoder(nn.Module):
     """All observations of a step, images first, to one token [N, width]."""
 
-    def __init__(self, images: Mapping[str, tuple[int, ...]], vectors: Mapping[str, tuple[int, ...]], config: RSSMConfig) -> None:
+    def __init__(
+        self, images: Mapping[str, tuple[int, ...]], vectors: Mapping[str, tuple[int, ...]], config: RSSMConfig
+    ) -> None:
         super().__init__()
         self.count, sizes = len(images), config.sizes
         self.image = self.vector = None
         if images:
             size, channels = _square(images), sum(shape[-1] for shape in images.values())
-            self.image = ImageEncoder(size, channels, sizes.depth, stages=config.stages, style=config.style, patch=config.patch)
+            self.image = ImageEncoder(
+                size, channels, sizes.depth, stages=config.stages, style=config.style, patch=config.patch
+            )
         if vectors:
             self.vector = VectorEncoder([math.prod(shape) for shape in vectors.values()], sizes.units)
         self.width = (self.image.width if self.image else 0) + (sizes.units if self.vector else 0)
@@ -100,6 +104,14 @@ class Encoder(nn.Module):
         tokens = [self.image(*observations[: self.count])] if self.image else []
         tokens += [self.vector(*observations[self.count :])] if self.vector else []
         return tokens[0] if len(tokens) == 1 else torch.cat(tokens, -1)
+
+
+class Symlog(nn.Module):
+    """Vectors [N, ...] of one step, squashed and concatenated to [N, n]: what the vector decoder predicts."""
+
+    def forward(self, *vectors: Tensor) -> Tensor:
+        """Vectors in the order of the formula."""
+        return symlog(torch.cat([v.flatten(1) for v in vectors], -1))
 
 
 def _square(images: Mapping[str, tuple[int, ...]]) -> int:
@@ -131,7 +143,10 @@ class Names:
             words = {key: f"o_{i}" for i, key in enumerate(words, 1)}
         if len(shapes) == 1:
             words = dict.fromkeys(shapes, "x")
-        return cls({k: w for k, w in words.items() if len(shapes[k]) == 3}, {k: w for k, w in words.items() if len(shapes[k]) != 3})
+        return cls(
+            {k: w for k, w in words.items() if len(shapes[k]) == 3},
+            {k: w for k, w in words.items() if len(shapes[k]) != 3},
+        )
 
     @property
     def all(self) -> dict[str, str]:
@@ -153,7 +168,10 @@ def build(config: RSSMConfig, observations: Mapping[str, tuple[int, ...]], actio
     images = {k: tuple(observations[k]) for k in names.images}
     vectors = {k: tuple(observations[k]) for k in names.vectors}
     encoder = Encoder(images, vectors, config)
-    latent, head = (size.groups, size.classes), lambda outputs, layers, outscale=1.0: MLP(size.feature, outputs, size.units, layers, outscale)
+    latent, head = (
+        (size.groups, size.classes),
+        lambda outputs, layers, outscale=1.0: MLP(size.feature, outputs, size.units, layers, outscale),
+    )
 
     given = ", ".join(Names.at(word) for word in names.all.values())
     embed = Deterministic(f"e_t = enc({given})", encoder)
@@ -164,35 +182,34 @@ def build(config: RSSMConfig, observations: Mapping[str, tuple[int, ...]], actio
     post = OneHot("q(z_t|h_t,e_t)", posterior_net, shape=latent, unimix=config.unimix)
     reward = TwoHot("p(r_t|h_t,z_t)", head(255, 1, 0.0))
     proceed = Bernoulli("p(c_t|h_t,z_t)", head(1, 1), shape=())
-    targets, decoders = _decoders(config, images, vectors, names)
+    decoders, target = _decoders(config, images, vectors, names)
 
     dyn, rep = KL(sg(post), prior), KL(post, sg(prior))
     step = config.dynamics * maximum(dyn, config.free_nats) + config.representation * maximum(rep, config.free_nats)
     for factor in (*decoders, reward, proceed):
         step = step - log(factor)
-    draws = embed * core * post
-    for target in targets:
-        draws = target * draws
+    draws = embed * core * post if target is None else target * embed * core * post
     loss = Mean("t", E(draws, step), reset="first").mean()
     return World(prior=core * prior, posterior=embed * core * post, heads=[*decoders, reward, proceed], loss=loss)
 
 
 def _decoders(
     config: RSSMConfig, images: Mapping[str, tuple[int, ...]], vectors: Mapping[str, tuple[int, ...]], names: Names
-) -> tuple[list[Factor], list[Factor]]:
-    """The targets y_t = symlog(o_t) of vector observations, and one decoder per observation."""
-    size, targets, decoders = config.sizes, list[Factor](), list[Factor]()
+) -> tuple[list[Factor], Factor | None]:
+    """One decoder per image, one for all vectors together, and the latter's target y_t = symlog(o_t, ...)."""
+    size, decoders = config.sizes, list[Factor]()
     for key, shape in images.items():
         net = ImageDecoder(
             shape[0], shape[2], size.depth, size.deter, size.stoch, size.units, config.stages, size.blocks, config.patch
         )
         decoders.append(Normal(f"p({Names.at(names.images[key])}|h_t,z_t)", net, shape=shape, scale=math.sqrt(0.5)))
-    for number, (key, shape) in enumerate(vectors.items(), 1):
-        y = "y_t" if len(vectors) == 1 else f"y_{{{number},t}}"
-        targets.append(Deterministic(f"{y} = symlog({Names.at(names.vectors[key])})", symlog, shape=shape))
-        net = VectorDecoder(size.deter, size.stoch, math.prod(shape), size.units)
-        decoders.append(Normal(f"p({y}|h_t,z_t)", net, shape=shape, scale=math.sqrt(0.5)))
-    return targets, decoders
+    if not vectors:
+        return decoders, None
+    width = sum(math.prod(shape) for shape in vectors.values())
+    given = ", ".join(Names.at(names.vectors[key]) for key in vectors)
+    target = Deterministic(f"y_t = symlog({given})", Symlog(), shape=width)
+    net = VectorDecoder(size.deter, size.stoch, width, size.units)
+    return [*decoders, Normal("p(y_t|h_t,z_t)", net, shape=width, scale=math.sqrt(0.5))], target
 
 
 def _demo() -> None:
@@ -220,4 +237,3 @@ SYSTEM = System(
 
 if __name__ == "__main__":
     _demo()
-

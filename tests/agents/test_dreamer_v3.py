@@ -1,0 +1,150 @@
+"""DreamerV3 as assembled: published parameter counts, preprocessing, gradients, and one update."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from worldformula.agents import dreamer_v3
+from worldformula.envs.spaces import ActionSpec
+
+WALKER = {"orientations": (14,), "height": (1,), "velocity": (9,)}
+
+
+def spaces(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
+    return {key: SimpleNamespace(shape=shape) for key, shape in shapes.items()}
+
+
+def count(agent: dreamer_v3.DreamerV3) -> int:
+    return sum(p.numel() for p in agent.parameters() if p.requires_grad)
+
+
+def batch(shape: tuple[int, ...], actions: int, B: int = 2, T: int = 16) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    first = np.zeros((B, T), bool)
+    first[:, 0] = True
+    last = np.zeros((B, T), bool)
+    last[0, 7], first[0, 8] = True, True
+    image = len(shape) == 3
+    return {
+        ("image" if image else "vector"): rng.integers(0, 256, (B, T, *shape), np.uint8)
+        if image
+        else rng.normal(size=(B, T, *shape)).astype(np.float32),
+        "action": rng.uniform(-1, 1, (B, T, actions)).astype(np.float32),
+        "reward": rng.normal(size=(B, T)).astype(np.float32),
+        "is_first": first,
+        "is_last": last,
+        "is_terminal": last,
+    }
+
+
+def test_size1m_on_walker_walk_sensors_has_the_published_number_of_parameters() -> None:
+    agent = dreamer_v3.build(dreamer_v3.size1m(), spaces(WALKER), ActionSpec("continuous", 6))
+    assert count(agent) == 640_867
+
+
+def test_size1m_on_pixels_has_the_published_number_of_parameters() -> None:
+    agent = dreamer_v3.build(dreamer_v3.size1m(), spaces({"image": (64, 64, 3)}), ActionSpec("continuous", 6))
+    assert count(agent) == 686_846
+
+
+@pytest.fixture
+def agent() -> dreamer_v3.DreamerV3:
+    return dreamer_v3.build(dreamer_v3.tiny(), spaces({"image": (32, 32, 3)}), ActionSpec("continuous", 2), seed=0)
+
+
+def test_acting_and_learning_see_the_same_pixels(agent: dreamer_v3.DreamerV3) -> None:
+    rows = batch((32, 32, 3), 2)
+    learned = agent.perception.learn(rows, agent.device)["x"][:, 3]
+    acted = agent.perception.observe({k: v[:, 3] for k, v in rows.items()}, agent.device)["x"]
+    assert torch.equal(learned, acted)
+    assert learned.max() <= 1 and torch.allclose(learned, torch.as_tensor(rows["image"][:, 3]) / 255)
+
+
+def test_continuation_target_is_the_discount_and_zero_at_the_end(agent: dreamer_v3.DreamerV3) -> None:
+    c = agent.perception.learn(batch((32, 32, 3), 2), agent.device)["c"]
+    assert c[0, 7] == 0 and c[0, 6] == pytest.approx(1 - 1 / 50)
+
+
+def test_the_policy_depends_on_the_observation(agent: dreamer_v3.DreamerV3) -> None:
+    rows = {k: v[:, 0] for k, v in batch((32, 32, 3), 2).items()}
+    dark = {**rows, "image": np.zeros_like(rows["image"])}
+    one, _ = agent.act(rows, agent.initial(2), explore=False)
+    two, _ = agent.act(dark, agent.initial(2), explore=False)
+    assert not np.allclose(one, two, atol=1e-6)
+
+
+def test_the_first_row_forgets_the_state(agent: dreamer_v3.DreamerV3) -> None:
+    rows = {k: v[:, 0] for k, v in batch((32, 32, 3), 2).items()}
+    other = {k: torch.randn_like(v) for k, v in agent.initial(2).items()}
+    one, _ = agent.act(rows, agent.initial(2), explore=False)
+    two, _ = agent.act(rows, other, explore=False)
+    assert np.array_equal(one, two)
+    going = {**rows, "is_first": np.zeros(2, bool)}
+    assert not np.array_equal(agent.act(going, other, explore=False)[0], one)
+
+
+def test_the_behaviour_losses_reach_the_world_only_through_replayed_values(agent: dreamer_v3.DreamerV3) -> None:
+    rows = batch((32, 32, 3), 2)
+    torch.nn.init.normal_(agent.learner.critic.head.weight)  # at zero, as initialised, it passes no gradient
+    out = agent.world.loss(**agent.perception.learn(rows, agent.device))
+    states = {k: out.samples[k] for k in agent.world.carried}
+    agent.behaviour_loss(states, rows)[0].backward()
+    assert agent.world.enc.image is not None and any(
+        p.grad is not None and p.grad.abs().sum() > 0 for p in agent.world.enc.parameters()
+    )
+    agent.zero_grad()
+    agent.behaviour_loss({k: v.detach() for k, v in states.items()}, rows)[0].backward()
+    assert all(p.grad is None for p in agent.world.parameters())
+    assert any(p.grad is not None for p in agent.policy.parameters())
+
+
+def test_one_update_changes_every_trained_tensor_and_moves_the_slow_critic(agent: dreamer_v3.DreamerV3) -> None:
+    rows = batch((32, 32, 3), 2)
+    before = {k: v.clone() for k, v in agent.state_dict().items()}
+    for _ in range(
+        3
+    ):  # the first update of the warm-up has step size zero, and the zero-initialised heads need one more
+        metrics = agent.update(rows)
+    assert all(torch.isfinite(torch.as_tensor(v)).all() for v in metrics.values())
+    still = [k for k, v in agent.state_dict().items() if torch.equal(v, before[k])]
+    assert not still, still
+
+
+def test_checkpoint_restores_the_next_update_bit_for_bit(agent: dreamer_v3.DreamerV3) -> None:
+    rows = batch((32, 32, 3), 2)
+    agent.update(rows)
+    saved = agent.checkpoint()
+    saved = {
+        "weights": {k: v.clone() for k, v in saved["weights"].items()},
+        "optimiser": [{k: v.clone() for k, v in s.items()} for s in saved["optimiser"]],
+    }
+    other = dreamer_v3.build(dreamer_v3.tiny(), spaces({"image": (32, 32, 3)}), ActionSpec("continuous", 2), seed=7)
+    other.restore(saved)
+    for a in (agent, other):
+        torch.manual_seed(3)
+        a.update(rows)
+    assert all(torch.equal(v, other.state_dict()[k]) for k, v in agent.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["discrete", "continuous"])
+@pytest.mark.parametrize(
+    "shapes",
+    [{"image": (32, 32, 3)}, {"vector": (5,)}, {"image": (32, 32, 1), "speed": (2,)}],
+    ids=["pixels", "sensors", "both"],
+)
+def test_every_kind_of_observation_and_action_updates(kind: Any, shapes: dict[str, tuple[int, ...]]) -> None:
+    agent = dreamer_v3.build(dreamer_v3.tiny(), spaces(shapes), ActionSpec(kind, 3))
+    rows: dict[str, np.ndarray] = {}
+    for shape in shapes.values():
+        rows |= batch(shape, 3)
+    if "speed" in shapes:
+        rows["speed"] = rows.pop("vector")
+    assert np.isfinite(float(agent.update(rows)["loss/total"]))
+    if "image" in shapes:
+        frames = agent.open_loop(rows, context=4)
+        assert frames["dream"].shape == frames["truth"].shape and frames["dream"].dtype == np.uint8
