@@ -62,12 +62,14 @@ def test_acting_and_learning_see_the_same_pixels(agent: dreamer_v3.DreamerV3) ->
     learned = agent.perception.learn(rows, agent.device)["x"][:, 3]
     acted = agent.perception.observe({k: v[:, 3] for k, v in rows.items()}, agent.device)["x"]
     assert torch.equal(learned, acted)
-    assert learned.max() <= 1 and torch.allclose(learned, torch.as_tensor(rows["image"][:, 3]) / 255)
+    assert learned.max() <= 1
+    assert torch.allclose(learned, torch.as_tensor(rows["image"][:, 3]) / 255)
 
 
 def test_continuation_target_is_the_discount_and_zero_at_the_end(agent: dreamer_v3.DreamerV3) -> None:
     c = agent.perception.learn(batch((32, 32, 3), 2), agent.device)["c"]
-    assert c[0, 7] == 0 and c[0, 6] == pytest.approx(1 - 1 / 50)
+    assert c[0, 7] == 0
+    assert c[0, 6] == pytest.approx(1 - 1 / 50)
 
 
 def test_the_policy_depends_on_the_observation(agent: dreamer_v3.DreamerV3) -> None:
@@ -94,9 +96,8 @@ def test_the_behaviour_losses_reach_the_world_only_through_replayed_values(agent
     out = agent.world.loss(**agent.perception.learn(rows, agent.device))
     states = {k: out.samples[k] for k in agent.world.carried}
     agent.behaviour_loss(states, rows)[0].backward()
-    assert agent.world.enc.image is not None and any(
-        p.grad is not None and p.grad.abs().sum() > 0 for p in agent.world.enc.parameters()
-    )
+    assert agent.world.enc.image is not None
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in agent.world.enc.parameters())
     agent.zero_grad()
     agent.behaviour_loss({k: v.detach() for k, v in states.items()}, rows)[0].backward()
     assert all(p.grad is None for p in agent.world.parameters())
@@ -147,4 +148,5 @@ def test_every_kind_of_observation_and_action_updates(kind: Any, shapes: dict[st
     assert np.isfinite(float(agent.update(rows)["loss/total"]))
     if "image" in shapes:
         frames = agent.open_loop(rows, context=4)
-        assert frames["dream"].shape == frames["truth"].shape and frames["dream"].dtype == np.uint8
+        assert frames["dream"].shape == frames["truth"].shape
+        assert frames["dream"].dtype == np.uint8

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -31,12 +31,14 @@ class Actor:
 
     def act(self, state: State, *, explore: bool) -> Tensor:
         """The action at a state ``[N, ...]``: ``[N, A]``."""
-        conditions = {c.key: state[c.key] for c in self.factor.conditions}
+        conditions: dict[str, Any] = {c.key: state[c.key] for c in self.factor.conditions}
         return self.factor.sample(deterministic=not explore, **conditions)
 
     @property
     def learned(self) -> Policy:
         """The policy as a behaviour learner needs it: network, family, event shape."""
         factor = self.factor
-        assert factor.net is not None and factor.family is not None and factor.shape is not None
+        assert factor.net is not None
+        assert factor.family is not None
+        assert factor.shape is not None
         return Policy(factor.net, factor.family, factor.shape)

@@ -31,14 +31,14 @@ class Cost:
     proceed: str = "c"
 
     def __call__(self, states: State) -> Tensor:
-        """The total at states ``[..., event]``: the negated predicted reward and every further term, lower is better."""
+        """The total at states ``[..., event]``, lower is better: negated reward and every further term."""
         total = -self.weights.get(self.reward, 1.0) * self.world.decode(states, (self.reward,))[self.reward]
         for name, measure in (self.intrinsic | self.critics).items():
             total = total + self.weights.get(name, 1.0) * measure(states)
         return total
 
     def outcome(self, states: State) -> tuple[Tensor, Tensor]:
-        """Reward (the negated immediate cost) and continuation probability at states ``[..., event]``: two ``[...]``."""
+        """Reward (the negated immediate cost) and continuation at states ``[..., event]``: two tensors ``[...]``."""
         decoded = self.world.decode(states, (self.reward, self.proceed))
         reward = self.weights.get(self.reward, 1.0) * decoded[self.reward]
         for name, measure in self.intrinsic.items():

@@ -1,4 +1,4 @@
-"""Perception: from rows of experience to the variables of a world's formula, the same at training and at acting time."""
+"""Perception: from rows of experience to the variables of a formula, the same in training and in acting."""
 
 from __future__ import annotations
 

@@ -123,6 +123,7 @@ class DreamerV3(nn.Module):
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return next(self.parameters()).device
 
     # ------------------------------------------------------------------------------------------------------------- act
@@ -175,7 +176,7 @@ class DreamerV3(nn.Module):
 
     @torch.no_grad()
     def dream(self, start: State) -> tuple[State, Tensor, Tensor]:
-        """Imagined states and actions from ``start`` ``[N, ...]``, with predicted rewards and continuations ``[N, H+1]``."""
+        """Imagined states and actions from ``start`` ``[N, ...]``, with rewards and continuations ``[N, H+1]``."""
         dream = self.world.imagine(start, self.policy, horizon=self.config.imagine)
         return dream, *self.cost.outcome(dream)
 
@@ -183,7 +184,7 @@ class DreamerV3(nn.Module):
 
     @torch.no_grad()
     def open_loop(self, batch: Mapping[str, NDArray[Any]], context: int = 5) -> dict[str, NDArray[np.uint8]]:
-        """Truth and dream ``uint8 [B, T, H, W, C]``: ``context`` filtered rows, then the prior with the true actions."""
+        """Truth and dream, uint8 ``[B, T, H, W, C]``: ``context`` filtered rows, then the prior on the true actions."""
         inputs = self.perception.learn(batch, self.device)
         if not self.names.images:
             raise ConfigError("open_loop shows images, and this agent observes none")

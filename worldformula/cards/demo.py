@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from worldformula import catalogue
@@ -19,9 +20,9 @@ def config(steps: int = STEPS, seed: int = 0) -> RunConfig:
     """What ``worldformula demo`` runs; ``steps`` are environment steps, two per action."""
     system = catalogue.find("dreamer_v3")
     env = EnvConfig("pendulum", num=4, pixels=True, size=32, action_repeat=2)
-    return RunConfig(
-        system.name, "tiny", env, system.sizes("tiny"), steps, seed, capacity=2 * steps, checkpoint_every=4_000, log_every=250, eval_episodes=0,
-    )  # fmt: skip
+    agent = system.sizes("tiny")
+    every = RunConfig(system.name, "tiny", env, agent, steps, seed, capacity=2 * steps, checkpoint_every=4_000)
+    return replace(every, log_every=250, eval_episodes=0)
 
 
 def measure(seed: int) -> dict[str, float]:

@@ -7,7 +7,7 @@
 
     loss = mean_{B,T} [ max(1, KL(sg q ‖ p)) + 0.1 max(1, KL(q ‖ sg p)) − log p(x_t) − log p(r_t) − log p(c_t) ]
 
-Images x_t are [N, H, W, C] in [0, 1]; vectors are compared in symlog space (y_t = symlog(o_t)); r_t and c_t are scalars.
+Images x_t are [N, H, W, C] in [0, 1]; vectors are compared in symlog space, y_t = symlog(o_t); r_t, c_t are scalars.
 A reward belongs to the arriving step; c_t is the continuation probability to predict, (1 − terminal)(1 − 1/333).
 
 Deviations       paper                       official code             here                 why
@@ -199,10 +199,10 @@ def _decoders(
     """One decoder per image, one for all vectors together, and the latter's target y_t = symlog(o_t, ...)."""
     size, decoders = config.sizes, list[Factor]()
     for key, shape in images.items():
-        net = ImageDecoder(
+        picture = ImageDecoder(
             shape[0], shape[2], size.depth, size.deter, size.stoch, size.units, config.stages, size.blocks, config.patch
         )
-        decoders.append(Normal(f"p({Names.at(names.images[key])}|h_t,z_t)", net, shape=shape, scale=math.sqrt(0.5)))
+        decoders.append(Normal(f"p({Names.at(names.images[key])}|h_t,z_t)", picture, shape=shape, scale=math.sqrt(0.5)))
     if not vectors:
         return decoders, None
     width = sum(math.prod(shape) for shape in vectors.values())
