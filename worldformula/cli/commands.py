@@ -19,6 +19,7 @@ from worldformula.agent.estimate import seconds_left
 from worldformula.agent.evaluate import evaluate
 from worldformula.agent.loop import Loop, Result
 from worldformula.agent.saved import load_agent, open_run, record
+from worldformula.cards import demo
 from worldformula.cli import header
 from worldformula.cli.display import Display, duration
 from worldformula.errors import ConfigError
@@ -96,17 +97,14 @@ class Demo:
 
     run_folder: Annotated[Path, tyro.conf.arg(name="run", metavar="DIR")] = Path("runs/demo")
     """The run folder; started again, the demo goes on there."""
-    steps: int = 20_000
+    steps: int = demo.STEPS
     """Environment steps."""
     seed: int = 0
     """Where all randomness comes from."""
 
     def run(self) -> int:
         """Trains and reports."""
-        system = catalogue.find(DEFAULT_MODEL)
-        env = EnvConfig("pendulum", num=4, pixels=True)
-        config = RunConfig(system.name, DEFAULT_PRESET, env, system.sizes(DEFAULT_PRESET), self.steps, self.seed)
-        train(dataclasses.replace(config, capacity=2 * self.steps, checkpoint_every=2_500), self.run_folder)
+        train(demo.config(self.steps, self.seed), self.run_folder)
         return 0
 
 
