@@ -1,8 +1,8 @@
 """The contract of a world model: prior, posterior, heads and loss, written as formulas; filter, imagine, decode follow.
 
-    world = World(prior=core * prior, posterior=embed * core * post, heads=[image, reward], loss=loss)
-    states = world.filter(batch)                        # q, [B, T, ...]
-    dream  = world.imagine(state, policy, horizon=15)   # p, with π(a_t|h_t,z_t) as one more factor
+world = World(prior=core * prior, posterior=embed * core * post, heads=[image, reward], loss=loss)
+states = world.filter(batch)                        # q, [B, T, ...]
+dream  = world.imagine(state, policy, horizon=15)   # p, with π(a_t|h_t,z_t) as one more factor
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class World(nn.Module):
 
     loss: Expression
 
-    def __init__(self, *, prior: Joint | Factor, posterior: Joint | Factor, heads: Iterable[Factor], loss: Expression) -> None:
+    def __init__(
+        self, *, prior: Joint | Factor, posterior: Joint | Factor, heads: Iterable[Factor], loss: Expression
+    ) -> None:
         super().__init__()
         self.prior, self.posterior, self.heads = _joint(prior), _joint(posterior), _Heads(heads)
         everything = (*self.posterior.factors, *self.prior.factors, *self.heads.values())
@@ -59,7 +61,9 @@ class World(nn.Module):
         """The variable of the action: what the prior reads at t−1 and does not declare itself."""
         shifts = self.__dict__["_imagine"].program.plan.shifts
         if len(shifts) != 1:
-            raise FormulaError(f"expected one action series at t-1 in the prior {self.prior}, found: {', '.join(shifts) or 'none'}")
+            raise FormulaError(
+                f"expected one action series at t-1 in the prior {self.prior}, found: {', '.join(shifts) or 'none'}"
+            )
         return shifts[0]
 
     # ---------------------------------------------------------------------------------------------------------- filter
@@ -74,7 +78,9 @@ class World(nn.Module):
         wanted = rollout.program.inputs
         if missing := [k for k in wanted if k not in batch]:
             rows = [(k, "series [B, T, ...]", "given" if k in batch else "missing") for k in wanted]
-            raise MissingInputError(f"filter needs {', '.join(missing)}\n" + table(("variable", "declared", "got"), rows))
+            raise MissingInputError(
+                f"filter needs {', '.join(missing)}\n" + table(("variable", "declared", "got"), rows)
+            )
         samples = rollout(**{k: batch[k] for k in wanted}, start=start, **options).samples
         return {k: samples[k] for k in self.carried}
 
@@ -133,7 +139,9 @@ class World(nn.Module):
 
     def _imagine_actions(self, start: State, actions: Tensor, options: Mapping[str, Any]) -> State:
         key = self.action
-        later = torch.cat((actions[:, 1:], actions[:, -1:]), 1)  # the series at t-1 is what matters; its last is never read
+        later = torch.cat(
+            (actions[:, 1:], actions[:, -1:]), 1
+        )  # the series at t-1 is what matters; its last is never read
         rollout: Rollout = self.__dict__["_imagine"]
         samples = rollout(**{key: later}, start={**start, key: actions[:, 0]}, **options).samples
         return {k: torch.cat((v.unsqueeze(1), samples[k]), 1) for k, v in start.items()} | {key: actions}
@@ -162,7 +170,9 @@ class World(nn.Module):
         filtered, imagined = self.__dict__["_filter"].carried, self.carried
         if set(filtered) != set(imagined):
             rows = [(k, k in imagined, k in filtered) for k in sorted({*filtered, *imagined})]
-            raise FormulaError("prior and posterior carry different variables\n" + table(("variable", "prior", "posterior"), rows))
+            raise FormulaError(
+                "prior and posterior carry different variables\n" + table(("variable", "prior", "posterior"), rows)
+            )
 
 
 def _joint(product: Joint | Factor) -> Joint:

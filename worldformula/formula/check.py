@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from worldformula.errors import CycleError, DuplicateVariableError, FormulaError, GradientError, NoClosedFormError, table
+from worldformula.errors import (
+    CycleError,
+    DuplicateVariableError,
+    FormulaError,
+    GradientError,
+    NoClosedFormError,
+    table,
+)
 from worldformula.families.base import kl_pair
 from worldformula.formula.nodes import Product, Use
 
@@ -32,7 +39,10 @@ def draw_order(uses: Product) -> list[Use]:
     while waiting:
         ready = next((u for u in waiting if all(c in done or c not in declared for c in u.factor.conditions)), None)
         if ready is None:
-            rows = [(u.factor.variable, u.factor, ", ".join(str(c) for c in u.factor.conditions if c in declared)) for u in waiting]
+            rows = [
+                (u.factor.variable, u.factor, ", ".join(str(c) for c in u.factor.conditions if c in declared))
+                for u in waiting
+            ]
             raise CycleError(
                 "these factors need each other at the same step\n"
                 + table(("variable", "declared by", "needs"), rows)
@@ -54,7 +64,8 @@ def check_gradient(q: Product, gradient: str | None) -> None:
         if gradient is None:
             raise GradientError(
                 f"E over {use.factor}: a {family.name} sample is not reparametrised, so its gradient would be silently "
-                f"missing\n" + table(("variable", "declared by", "got"), [(use.factor.variable, use.factor, "no gradient=")])
+                f"missing\n"
+                + table(("variable", "declared by", "got"), [(use.factor.variable, use.factor, "no gradient=")])
                 + f"\nchoose an estimator: E(q, f, {names or 'of a reparametrised family instead'})"
             )
         if not family.reparametrised and gradient not in family.gradients:

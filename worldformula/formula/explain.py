@@ -12,7 +12,10 @@ from worldformula.formula.text import text
 def explain(node: Node, program: Program, stages: bool = False) -> str:
     """The table *term | estimator | gradient*, one row per KL, log and E; with ``stages`` the plan after each pass."""
     rows = list(dict.fromkeys(_rows(node)))
-    draws = [f"{op.name.removeprefix('noise_')} from {op.factor}, once per {'step' if op.step else 'call'}" for op in program.plan.sites]
+    draws = [
+        f"{op.name.removeprefix('noise_')} from {op.factor}, once per {'step' if op.step else 'call'}"
+        for op in program.plan.sites
+    ]
     parts = [table(("term", "estimator", "gradient"), rows), "draws: " + ("; ".join(draws) or "none")]
     if stages:
         plan = program.raw

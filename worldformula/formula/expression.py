@@ -1,12 +1,12 @@
 """Expressions: what formulas evaluate to. An expression is an immutable tree and a plain ``nn.Module`` of its networks.
 
-    loss = (KL(encode, prior) - E(encode, log(decode))).mean()
-    out = loss(x=batch)                 # out.value, out.terms, out.samples
+loss = (KL(encode, prior) - E(encode, log(decode))).mean()
+out = loss(x=batch)                 # out.value, out.terms, out.samples
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,8 +14,11 @@ from torch import Tensor, nn
 
 from worldformula.errors import FormulaError
 from worldformula.formula.check import check_divergence, check_gradient, check_product
+from worldformula.formula.emit import register_networks
+from worldformula.formula.explain import explain
 from worldformula.formula.factors import Constants, Factor, Joint, as_uses
 from worldformula.formula.latex import latex
+from worldformula.formula.lower import lower
 from worldformula.formula.nodes import (
     Binary,
     Divergence,
@@ -31,9 +34,6 @@ from worldformula.formula.nodes import (
     factors,
     initial_of,
 )
-from worldformula.formula.emit import register_networks
-from worldformula.formula.explain import explain
-from worldformula.formula.lower import lower
 from worldformula.formula.program import Out, Program
 from worldformula.formula.text import text
 
@@ -64,8 +64,15 @@ class Expression(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_program": None}
 
-    def forward(self, **inputs: Any) -> Out:
+    def forward(self, *args: Any, **inputs: Any) -> Out:
+        """Evaluate the formula."""
+        if args:
+            raise FormulaError("expected the variables as keywords, e.g. loss(x=batch), got positional arguments")
+        if torch.compiler.is_compiling():
+            _prepare(self)
         return self.program.run(self, inputs)
+
+    __call__: Callable[..., Out]
 
     def interpret(self, **inputs: Any) -> Out:
         """Walk the plan node by node with shape checks: the debug mode. Same arguments and result as a call."""
@@ -147,10 +154,11 @@ class Expression(nn.Module):
     def __neg__(self) -> Expression:
         return Expression(Negative(self.node))
 
-    def __call__(self, *args: Any, **inputs: Any) -> Out:
-        if args:
-            raise FormulaError("expected the variables as keywords, e.g. loss(x=batch), got positional arguments")
-        return super().__call__(**inputs)
+
+@torch.compiler.assume_constant_result  # so that ``torch.compile(loss)`` need not trace how code is written
+def _prepare(expression: Expression) -> bool:
+    expression.program.function(expression, deterministic=False)
+    return True
 
 
 def as_node(value: Expression | Number_) -> Node:
@@ -158,7 +166,7 @@ def as_node(value: Expression | Number_) -> Node:
     if isinstance(value, Expression):
         return value.node
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return Number(float(value))
+        return Number(int(value) if isinstance(value, int) else float(value))
     hint = "; write log(p) for its log-density" if isinstance(value, (Factor, Joint)) else ""
     raise FormulaError(f"expected an expression or a number, got {type(value).__name__}{hint}")
 
@@ -220,7 +228,9 @@ def minimum(a: Expression | Number_, b: Expression | Number_) -> Expression:
     return _binary("min", a, b)
 
 
-def _over_time(how: Any, index: str, step: Expression, reset: str | None, initial: Mapping[str, Tensor] | None) -> Expression:
+def _over_time(
+    how: Any, index: str, step: Expression, reset: str | None, initial: Mapping[str, Tensor] | None
+) -> Expression:
     if not isinstance(step, Expression):
         raise FormulaError(f"expected Sum('t', expression), got {type(step).__name__}")
     return Expression(OverTime(how, index, as_node(step), reset, Constants(initial) if initial else None))

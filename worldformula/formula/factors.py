@@ -6,6 +6,7 @@ of past calls.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -33,6 +34,11 @@ class Constants(nn.Module):
             else:
                 self.register_buffer(name, value)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all tensors, learnable or not."""
+        return (*dict(self.named_parameters()), *dict(self.named_buffers()))
+
 
 def as_shape(shape: Shape, header: str) -> tuple[int, ...] | None:
     """``16`` -> ``(16,)``; ``()`` is a scalar; ``None`` is undeclared."""
@@ -49,6 +55,8 @@ class Factor(nn.Module):
 
     ``net`` is called positionally with the conditions in header order. ``shape`` is the event shape of the variable.
     """
+
+    origin: Factor
 
     def __init__(
         self,
@@ -69,25 +77,31 @@ class Factor(nn.Module):
             )
         self.family = family
         self.shape = as_shape(shape, header)
+        object.__setattr__(self, "origin", self)  # not a child module; see `fresh`
         self._own(net, dict(fixed or {}))
 
     def _own(self, net: Head, fixed: dict[str, Tensor | float]) -> None:
         """Sort what was given into a network, fixed numbers and constant tensors."""
         text = str(self.header)
         if isinstance(net, type):
-            raise FormulaError(f"{text}: expected a network, got the class {net.__name__}; build it: {net.__name__}(...)")
+            raise FormulaError(
+                f"{text}: expected a network, got the class {net.__name__}; build it: {net.__name__}(...)"
+            )
         if isinstance(net, Mapping):
             fixed, net = {**net, **fixed}, None
         tensors: dict[str, Tensor] = {"head": net} if isinstance(net, Tensor) else {}
         network = net if isinstance(net, nn.Module) or (callable(net) and not isinstance(net, Tensor)) else None
         if net is not None and network is None and not tensors:
-            raise FormulaError(f"{text}: expected a network, a tensor or a dict of parameters, got {type(net).__name__}")
+            raise FormulaError(
+                f"{text}: expected a network, a tensor or a dict of parameters, got {type(net).__name__}"
+            )
         if self.family is not None:
             known = (*self.family.parameters, *self.family.alternatives)
             for name in fixed:
                 if name not in known:
                     raise FormulaError(
-                        f"{text}: {self.family.name} has no parameter {name!r}; it has {', '.join(known)}." + near(name, known)
+                        f"{text}: {self.family.name} has no parameter {name!r}; it has {', '.join(known)}."
+                        + near(name, known)
                     )
             if network is None and not tensors:
                 fixed = self._standard(fixed)
@@ -129,8 +143,20 @@ class Factor(nn.Module):
     @property
     def given(self) -> Mapping[str, Tensor | float]:
         """The parameters that no network computes, by name, without ``head``."""
-        tensors = dict(self.constants.named_parameters()) | dict(self.constants.named_buffers()) if self.constants else {}
-        return {**self.fixed, **{k: v for k, v in tensors.items() if k != "head"}}
+        constants = self.constants
+        tensors = {} if constants is None else {k: getattr(constants, k) for k in constants.names if k != "head"}
+        return {**self.fixed, **tensors}
+
+    @property
+    def constant(self) -> bool:
+        """Whether all parameters are plain numbers."""
+        return self.net is None and self.constants is None
+
+    def fresh(self) -> Factor:
+        """The same factor, same network, for an independent draw: ``E(q, f) * E(q.fresh(), g)``."""
+        other = copy.copy(self)
+        object.__setattr__(other, "origin", self.origin)
+        return other
 
     def __str__(self) -> str:
         return str(self.header)
@@ -152,7 +178,8 @@ class Factor(nn.Module):
         for name in values:
             if name not in keys:
                 raise UnknownVariableError(
-                    f"{self} has no variable {name!r}.{near(name, keys)}\n" + table(("variable", "declared by", "got"), rows)
+                    f"{self} has no variable {name!r}.{near(name, keys)}\n"
+                    + table(("variable", "declared by", "got"), rows)
                 )
         if missing := [k for k in keys if k not in values]:
             raise MissingInputError(
@@ -320,7 +347,14 @@ class TwoHot(Factor):
     """A scalar as a distribution over ``bins`` symexp-spaced values (Hafner et al. 2023)."""
 
     def __init__(
-        self, header: str, net: Head = None, *, shape: Shape = (), bins: int = 255, low: float = -20.0, high: float = 20.0
+        self,
+        header: str,
+        net: Head = None,
+        *,
+        shape: Shape = (),
+        bins: int = 255,
+        low: float = -20.0,
+        high: float = 20.0,
     ) -> None:
         family = families.TwoHotFamily(bins=bins, low=low, high=high)
         super().__init__(header, net, family=family, shape=shape)

@@ -32,7 +32,7 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Number(Node):
-    value: float
+    value: int | float
 
 
 @dataclass(frozen=True, eq=False)

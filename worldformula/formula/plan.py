@@ -7,6 +7,7 @@ or ``step`` (once per time step). Every step operation starts in the stage ``loo
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 from worldformula.formula.factors import Constants, Factor
@@ -20,14 +21,17 @@ Ref = str | float
 class Op:
     """One assignment ``name = kind(args)``.
 
-    kinds: input, flags, shift, carry, repeat, noise, net, params, stop, draw, logp, kl, binary, negative, detach, over,
-    batch. ``how`` refines some of them: the operator, ``mean``/``sum``, or the gradient estimator of a draw.
+    kinds: input, flags, shift, carry, repeat, noise, net, params, wide, stop, draw, logp, kl, binary, negative, detach,
+    same, over, batch. ``how`` refines some of them: the operator, ``mean``/``sum``, the gradient estimator of a draw, the
+    name of the flags. ``factor`` is the factor that a net, params, draw, logp or kl belongs to; ``other`` the second one
+    of a kl. ``same`` has no value: it checks that its arguments have one batch shape.
     """
 
     name: str
     kind: str
     args: tuple[Ref, ...] = ()
     factor: Factor | None = None
+    other: Factor | None = None
     variable: Variable | None = None
     how: str = ""
     step: bool = False
@@ -52,13 +56,14 @@ class Plan:
     """The whole formula, in an order in which everything is defined before it is used.
 
     ``carries`` maps a carried variable's key to the operation that gives its next value; ``shifts`` lists the data series
-    read at t−1; ``samples`` maps each drawn variable's key to its operation.
+    read at t−1; ``samples`` maps each drawn variable's key to its operation; ``labels`` the operations of KLs and logs to their text.
     """
 
     ops: tuple[Op, ...]
     value: Ref | None
     terms: tuple[Term, ...] = ()
     samples: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)
     carries: dict[str, str] = field(default_factory=dict)
     shifts: tuple[str, ...] = ()
     index: str | None = None
@@ -75,25 +80,60 @@ class Plan:
         """The same plan with some operations moved."""
         return replace(self, stages={**self.stages, **changed})
 
-    @property
+    @cached_property
     def by_name(self) -> dict[str, Op]:
         return {op.name: op for op in self.ops}
 
-    @property
+    @cached_property
     def inputs(self) -> dict[str, Op]:
         """What a call must give, by keyword."""
         found = {op.variable.key: op for op in self.ops if op.kind == "input" and op.variable}
         return found | {op.how: op for op in self.ops if op.kind == "flags"}
+
+    @cached_property
+    def arguments(self) -> dict[str, str]:
+        """The keyword of every input -> its name in the emitted function."""
+        named = {op.variable.key: op.name for op in self.ops if op.kind == "input" and op.variable}
+        for op in self.ops:
+            if op.kind == "flags" and op.how not in named:
+                named[op.how] = op.how if op.how not in self.by_name else f"{op.how}_flags"
+        return named
 
     @property
     def free_running(self) -> bool:
         """Whether no data series says how many steps there are, as when a world imagines with its own policy."""
         return self.index is not None and not any(op.step for op in self.inputs.values())
 
-    @property
+    @cached_property
     def sites(self) -> list[Op]:
         """The noise operations, in the order in which noise is drawn."""
         return [op for op in self.ops if op.kind == "noise"]
+
+    @cached_property
+    def reference(self) -> tuple[str, int] | None:
+        """The input of a call without time from which the batch shape is read, and how many event axes it has."""
+        known = [
+            (k, self.ranks[k])
+            for k, op in self.inputs.items()
+            if not op.step and op.kind == "input" and k in self.ranks
+        ]
+        return known[0] if known else None
+
+    def noise_shape(self, site: Op) -> tuple[int, ...] | None:
+        """The event part of a site's noise; None where it is only known once the network has run."""
+        factor, shape = site.factor, self.shape_of(site.factor)
+        assert factor is not None and factor.family is not None
+        if shape is None or not (site.step or self.reference or not self.inputs or factor.constant):
+            return None
+        return factor.family.noise_shape((), shape)
+
+    def shape_of(self, factor: Factor | None) -> tuple[int, ...] | None:
+        """The declared event shape of a factor's variable."""
+        return None if factor is None else self.shapes.get(factor.variable.key)
+
+    def rank_of(self, factor: Factor) -> int:
+        """How many event axes a factor's variable has."""
+        return self.ranks.get(factor.variable.key, factor.rank)
 
     def __str__(self) -> str:
         """One line per operation: stage, name, what it does."""

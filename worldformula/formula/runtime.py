@@ -8,9 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worldformula.errors import ShapeError, table
 from worldformula.families.base import Family
 
 Value = Any  # a tensor, or a family's parameters: a tuple of tensors and numbers
+RUNTIME = (
+    "flat", "steps", "stack", "kept", "shift", "restart", "repeat", "wide", "stop", "noise_for", "mode_like", "one_batch",
+)  # fmt: skip
 
 
 def flat(x: Tensor) -> Tensor:
@@ -21,10 +25,10 @@ def flat(x: Tensor) -> Tensor:
 def steps(x: Value, B: int) -> Sequence[Value]:
     """[B·T, ...] -> T values [B, ...] (views)."""
     if isinstance(x, tuple):
-        parts = [steps(p, B) if isinstance(p, Tensor) else p for p in x]
+        parts = [p if isinstance(p, float) else steps(p, B) for p in x]
         T = next(len(p) for p in parts if not isinstance(p, float))
         return [tuple(p if isinstance(p, float) else p[t] for p in parts) for t in range(T)]
-    return x.unflatten(0, (B, -1)).unbind(1)
+    return x.view(B, -1, *x.shape[1:]).unbind(1) if x.is_contiguous() else torch.unflatten(x, 0, (B, -1)).unbind(1)
 
 
 def stack(values: Sequence[Value]) -> Value:
@@ -42,13 +46,13 @@ def kept(flags: Tensor, like: Tensor) -> Tensor:
 def restart(carry: Tensor, keep: Tensor, initial: Tensor | None = None) -> Tensor:
     """The carry where ``keep`` is 1; zeros, or the initial state, where it is 0."""
     keep = keep.reshape(keep.shape + (1,) * (carry.ndim - keep.ndim))
-    return carry * keep if initial is None else torch.where(keep > 0, carry, initial)
+    return (carry * keep).to(carry.dtype) if initial is None else torch.where(keep > 0, carry, initial)
 
 
 def shift(x: Tensor, start: Tensor, keep: Tensor | None) -> Tensor:
-    """x_{t-1}: the series [B, T, ...] one step later, ``start`` first, zero where the sequence restarts."""
+    """x_{t-1} as [B·T, ...]: the series [B, T, ...] one step later, ``start`` first, zero where the sequence restarts."""
     late = torch.cat((start.unsqueeze(1).to(x.dtype), x[:, :-1]), 1)
-    return late if keep is None else restart(late, keep)
+    return flat(late if keep is None else restart(late, keep))
 
 
 def repeat(x: Value, T: int) -> Value:
@@ -60,11 +64,10 @@ def repeat(x: Value, T: int) -> Value:
 
 def wide(family: Family, params: Value, like: Value, rank: int) -> Value:
     """Parameters without batch axes, seen with the batch axes of ``like`` (a value, or the family's parameters)."""
+    rank_like = rank
     if isinstance(like, tuple):
         like = next(p for p in like if isinstance(p, Tensor))
         rank_like = rank + family.class_axes
-    else:
-        rank_like = rank
     return family.expand(params, tuple(like.shape[: like.ndim - rank_like]), rank)
 
 
@@ -73,9 +76,7 @@ def stop(params: Value) -> Value:
     return tuple(p.detach() if isinstance(p, Tensor) else p for p in params)
 
 
-def noise_for(
-    family: Family, params: Value, rank: int, noise: Tensor | None, rng: torch.Generator | None
-) -> Tensor:
+def noise_for(family: Family, params: Value, rank: int, noise: Tensor | None, rng: torch.Generator | None) -> Tensor:
     """The given noise, or fresh noise in the shape of the parameters (for a variable whose shape is not declared)."""
     if noise is not None:
         return noise
@@ -83,3 +84,28 @@ def noise_for(
     whole = tuple(like.shape[: like.ndim - family.class_axes])
     shape = family.noise_shape(whole[: len(whole) - rank], whole[len(whole) - rank :])
     return family.noise(shape, dtype=like.dtype, device=like.device, generator=rng)
+
+
+def mode_like(family: Family, params: Value, noise: Tensor) -> Tensor:
+    """The mode of parameters without batch axes, with those of the noise that a sample would take."""
+    mode = family.mode(params)
+    return mode.expand_as(noise) if isinstance(mode, Tensor) else torch.full_like(noise, mode)
+
+
+def one_batch(*values: Tensor) -> None:
+    """Nothing broadcasts silently: these terms are combined elementwise, so they have one batch shape."""
+    shape = None
+    for value in values:
+        if value.ndim:
+            if shape is not None and value.shape != shape:
+                raise ShapeError(batch_table([(f"term {i}", v.shape) for i, v in enumerate(values, 1)]))
+            shape = value.shape
+
+
+def batch_table(terms: Sequence[tuple[str, Sequence[int]]]) -> str:
+    """The message about terms whose batch shapes differ."""
+    return (
+        "the terms have different batch shapes, and combining them would broadcast one into another\n"
+        + table(("variable", "declared", "got"), [(name, "one batch shape", tuple(shape)) for name, shape in terms])
+        + "\ngive every input the same batch axes, and declare event shapes (shape=), so that log sums the right axes"
+    )

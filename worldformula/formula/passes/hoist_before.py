@@ -11,6 +11,7 @@ Prior art: the scan push-out rewrites of PyTensor.
 
 from __future__ import annotations
 
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from worldformula.formula.plan import Op, Plan, Stage
@@ -18,7 +19,8 @@ from worldformula.formula.plan import Op, Plan, Stage
 
 def batch_dependent(op: Op) -> bool:
     """Whether a network's result depends on the batch it runs with, so that all steps at once would change it."""
-    return op.kind == "net" and any(isinstance(m, _BatchNorm) for m in getattr(op.factor.net, "modules", list)())  # type: ignore[union-attr]
+    net = op.factor.net if op.kind == "net" and op.factor is not None else None
+    return isinstance(net, nn.Module) and any(isinstance(m, _BatchNorm) for m in net.modules())
 
 
 def hoist_before(plan: Plan) -> Plan:

@@ -1,0 +1,251 @@
+"""From the keywords of a call to the arguments of the emitted function: checks, the first carry, the noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from worldformula.errors import FormulaError, MissingInputError, ShapeError, UnknownVariableError, near, table
+from worldformula.families.base import Family
+from worldformula.formula.builder import CALL_OPTIONS
+from worldformula.formula.plan import Op, Plan
+
+
+@dataclass(frozen=True)
+class _Input:
+    """key: keyword of the call. name: argument of the emitted function. step: whether it is a series [B, T, ...]."""
+
+    key: str
+    name: str
+    shape: tuple[int, ...] | None
+    step: bool
+
+
+@dataclass(frozen=True)
+class _Site:
+    """A draw: its noise argument, its family, and the event part of its noise (None: known after the network ran)."""
+
+    name: str
+    key: str
+    family: Family
+    event: tuple[int, ...] | None
+    step: bool
+    always: bool  # whether the noise is needed even without sampling, for its batch axes
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of one call, the length of its series, and whether it takes means and modes."""
+
+    arguments: dict[str, Any]
+    length: int
+    deterministic: bool
+
+
+class Binder:
+    """Everything about a plan's arguments that does not change from call to call."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        names, flags = plan.arguments, plan.reset
+        self.inputs = tuple(
+            _Input(key, names[key], () if key == flags else plan.shapes.get(key), op.step)
+            for key, op in plan.inputs.items()
+        )
+        self.keys = frozenset(plan.inputs)
+        self.series = tuple(i for i in self.inputs if i.step)
+        self.starts = (*plan.carries, *plan.shifts)
+        self.sites = tuple(self._site(op) for op in plan.sites)
+
+    def _site(self, op: Op) -> _Site:
+        assert op.factor is not None and op.factor.family is not None
+        event = self.plan.noise_shape(op)
+        return _Site(op.name, op.name.removeprefix("noise_"), op.factor.family, event, op.step, op.factor.net is None)
+
+    def bind(self, given: dict[str, Any]) -> Call:
+        """Sort the keywords of a call; add the start of the carry and the noise."""
+        options: dict[str, Any] = {}
+        if given.keys() != self.keys:
+            options = {k: v for k, v in given.items() if k in CALL_OPTIONS}
+            given = {k: v for k, v in given.items() if k not in CALL_OPTIONS}
+            if given.keys() != self.keys:
+                self.refuse(given)
+        arguments = {i.name: self.checked(i, given[i.key]) for i in self.inputs}
+        like = self.like(given, options.get("start"))
+        lead, length = (), 0
+        if self.plan.index is not None:
+            lead = self.lead(given, options)
+            length = arguments["T"] = lead[1]
+            arguments |= self.start(given, options.get("start"), lead[0], like)
+        elif options and ("start" in options or "horizon" in options):
+            raise FormulaError("start= and horizon= belong to a formula with a Sum over time; this one has none")
+        deterministic = bool(options.get("deterministic", False))
+        if self.sites:
+            generator = self.generator(options, like)
+            arguments |= self.noise(given, lead, like, generator, options.get("noise") or {}, deterministic)
+            arguments["rng"] = generator
+        return Call(arguments, length, deterministic)
+
+    # ------------------------------------------------------------------------------------------------------- inputs
+
+    def checked(self, known: _Input, value: Any) -> Tensor:
+        """A tensor that ends in the declared event shape."""
+        if not isinstance(value, Tensor):
+            raise ShapeError(
+                f"{known.key}: expected a tensor, got {type(value).__name__}; write {known.key}=torch.as_tensor(...)"
+            )
+        shape = known.shape
+        if shape is not None:
+            got = value.shape[2:] if known.step else value.shape[value.ndim - len(shape) :]
+            if tuple(got) != shape:
+                expected = f"[B, T{''.join(f', {s}' for s in shape)}]" if known.step else str(shape)
+                raise ShapeError(
+                    f"{known.key} does not have the declared event shape\n"
+                    + table(("variable", "declared", "got"), [(known.key, expected, tuple(value.shape))])
+                    + ("\npass flags [B, T]" if known.key == self.plan.reset
+                       else "\npass batch axes + event shape, or change shape= on its factor")
+                )  # fmt: skip
+        return value
+
+    def refuse(self, given: Mapping[str, Any]) -> NoReturn:
+        """Unknown and missing variables, with the table *variable | declared by | needed by*."""
+        plan = self.plan
+        declared = {op.variable.key: op.factor for op in plan.ops if op.kind in ("draw", "noise") and op.variable}
+        rows = [
+            (k, declared.get(k, "data"), self._needed_by(op), "given" if k in given else "missing")
+            for k, op in plan.inputs.items()
+        ]
+        shown = table(("variable", "declared by", "needed by", "got"), rows) if rows else "  it reads no data at all"
+        for name in given:
+            if name not in self.keys:
+                hint = near(name, [*self.keys, *CALL_OPTIONS])
+                raise UnknownVariableError(f"the formula has no input {name!r}.{hint}\n{shown}")
+        missing = [k for k in plan.inputs if k not in given]
+        hints = {k: near(k, [key for key in plan.samples if key != k], 0.6) for k in missing}
+        also = "".join(
+            f"\n{k}:{hint} It is drawn inside an E; a term that reads it belongs there."
+            for k, hint in hints.items()
+            if hint
+        )
+        raise MissingInputError(
+            f"the formula needs {', '.join(missing)}; pass {', '.join(k + '=...' for k in missing)}\n{shown}{also}"
+        )
+
+    def _needed_by(self, op: Op) -> str:
+        ops = self.plan.ops
+        direct = [o for o in ops if op.name in o.reads]
+        through = [o for s in direct if s.kind == "shift" for o in ops if s.name in o.reads]
+        readers = [str(o.factor) for o in (*direct, *through) if o.factor is not None]
+        return ", ".join(dict.fromkeys(readers)) or ("reset" if op.kind == "flags" else "-")
+
+    def like(self, given: Mapping[str, Any], start: Mapping[str, Any] | None) -> Tensor:
+        """A tensor whose dtype and device noise and zeros take: the first of floating point among inputs and start."""
+        first = None
+        for value in (*given.values(), *(start or {}).values()):
+            if isinstance(value, Tensor):
+                if value.is_floating_point():
+                    return value
+                first = value if first is None else first
+        return torch.empty(0, device=None if first is None else first.device)
+
+    # --------------------------------------------------------------------------------------------------------- time
+
+    def lead(self, given: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[int, int]:
+        """[B, T], which all series share; without series B is that of ``start`` and T is ``horizon``."""
+        if not self.series:
+            start, horizon = options.get("start"), options.get("horizon")
+            if not start or not isinstance(horizon, int):
+                raise MissingInputError("no data says how many steps there are: pass start={...} and horizon=...")
+            return next(iter(start.values())).shape[0], horizon
+        first = given[self.series[0].key].shape[:2]
+        if len(first) < 2 or first[1] == 0 or any(given[i.key].shape[:2] != first for i in self.series):
+            rows = [(i.key, "[B, T, ...]", tuple(given[i.key].shape)) for i in self.series]
+            raise ShapeError(
+                "expected series with one batch and one length of at least 1\n"
+                + table(("variable", "declared", "got"), rows)
+                + "\npass batch-first series; fill a missing step and mask its term, or cut all series to one length"
+            )
+        return first[0], first[1]
+
+    def start(
+        self, given: Mapping[str, Any], start: Mapping[str, Tensor] | None, B: int, like: Tensor
+    ) -> dict[str, Any]:
+        """The first value of every carry and shifted series: given, learned, or zeros."""
+        if start is not None and start.keys() != set(self.starts):
+            self.refuse_start(start)
+        found = {}
+        for key in self.starts:
+            shape = self.plan.shapes.get(key) if key in self.plan.carries else tuple(given[key].shape[2:])
+            initial = getattr(self.plan.initial, key, None) if key in self.plan.carries else None
+            if start is not None:
+                found[f"start_{key}"] = start[key]
+                if shape is not None and tuple(start[key].shape) != (B, *shape):
+                    rows = [(key, (B, *shape), tuple(start[key].shape))]
+                    raise ShapeError("start: expected batch + event\n" + table(("variable", "declared", "got"), rows))
+            elif initial is not None:
+                found[f"start_{key}"] = initial.expand(B, *initial.shape)
+            else:
+                found[f"start_{key}"] = like.new_zeros((B, *(shape or ())))
+        return found
+
+    def refuse_start(self, start: Mapping[str, Tensor]) -> NoReturn:
+        """A start that is not a whole state."""
+        known = ", ".join(self.starts) or "nothing"
+        for key in start:
+            if key not in self.starts:
+                hint = near(key, self.starts)
+                raise UnknownVariableError(f"start: no variable {key!r} is carried; these are: {known}.{hint}")
+        rows = [(key, "carried", "given" if key in start else "missing") for key in self.plan.carries]
+        rows += [(key, "last value of the series", "given" if key in start else "missing") for key in self.plan.shifts]
+        raise MissingInputError(
+            "start: expected all that goes from step to step\n"
+            + table(("variable", "declared", "got"), rows)
+            + "\npass the whole out.last of the call before, or no start= for zeros"
+        )
+
+    # -------------------------------------------------------------------------------------------------------- noise
+
+    @staticmethod
+    def generator(options: Mapping[str, Any], like: Tensor) -> torch.Generator | None:
+        """The generator of this call: the given one, or a fresh one from ``seed``; None is torch's global one."""
+        if options.get("seed") is None:
+            return options.get("generator")
+        if options.get("generator") is not None:
+            raise FormulaError("expected seed= or generator=, got both")
+        return torch.Generator(like.device).manual_seed(options["seed"])
+
+    def noise(
+        self, inputs: Mapping[str, Tensor], lead: tuple[int, ...], like: Tensor, generator: torch.Generator | None,
+        given: Mapping[str, Tensor], deterministic: bool,
+    ) -> dict[str, Tensor | None]:  # fmt: skip
+        """The noise of every site whose shape is declared, in the order of the sites; None for the others."""
+        if given and (unknown := [k for k in given if k not in {s.key for s in self.sites}]):
+            known = [s.key for s in self.sites]
+            raise UnknownVariableError(
+                f"noise: no variable {unknown[0]!r} is drawn; these are: {', '.join(known)}.{near(unknown[0], known)}"
+            )
+        found: dict[str, Tensor | None] = {}
+        for site in self.sites:
+            if deterministic and not site.always:
+                continue
+            if site.event is None or site.key in given:
+                found[site.name] = given.get(site.key)
+                continue
+            batch = lead if site.step else self.batch(inputs)
+            shape = site.family.noise_shape(batch, ()) + site.event
+            found[site.name] = site.family.noise(shape, dtype=like.dtype, device=like.device, generator=generator)
+        return found
+
+    def batch(self, inputs: Mapping[str, Tensor]) -> tuple[int, ...]:
+        """The batch shape of a call without time: of an input whose event shape is known, else all but the last axis."""
+        if self.plan.reference is not None:
+            key, rank = self.plan.reference
+            return tuple(inputs[key].shape[: inputs[key].ndim - rank])
+        static = [i for i in self.inputs if not i.step]
+        if static:
+            return tuple(inputs[static[0].key].shape[:-1])
+        return tuple(inputs[self.series[0].key].shape[:1]) if self.series else ()

@@ -1,0 +1,213 @@
+"""Operations of a plan and how they are shared: equal operations on equal arguments become one."""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Mapping
+from dataclasses import replace
+
+from worldformula.errors import DuplicateVariableError, FormulaError, ShapeError, TimeError, table
+from worldformula.formula.check import draw_order
+from worldformula.formula.factors import Factor
+from worldformula.formula.names import Variable
+from worldformula.formula.nodes import Expectation, OverTime, Use
+from worldformula.formula.plan import Op, Plan, Ref, Term
+from worldformula.formula.runtime import RUNTIME
+
+Scope = Mapping[Variable, str]
+RESERVED = {
+    "self", "torch", "normal", "bernoulli", "categorical", "one_hot", "two_hot", *RUNTIME, "B", "T", "t", "rng", "sum",
+    "range", "value",
+}  # fmt: skip
+CALL_OPTIONS = ("seed", "generator", "noise", "start", "horizon", "deterministic")
+
+
+class Builder:
+    """The plan of one formula while it grows. Operations of a time step have ``step``; all of them start in the loop."""
+
+    def __init__(self, used: list[Factor]) -> None:
+        self.ops: dict[str, Op] = {}
+        self.memo: dict[object, str] = {}
+        self.terms: list[Term] = []
+        self.samples: dict[str, str] = {}
+        self.labels: dict[str, str] = {}
+        self.carries: dict[str, str] = {}
+        self.time: OverTime | None = None
+        self.declared: set[Variable] = set()
+        self.shapes, self.ranks = declared_shapes(used)
+
+    def plan(self, value: Ref | None) -> Plan:
+        """What was built, with everything of a time step in the loop."""
+        carried = {op.variable.key for op in self.ops.values() if op.kind == "carry" and op.variable}
+        return Plan(
+            ops=tuple(self.ops.values()),
+            value=value,
+            terms=tuple(self.terms),
+            samples=self.samples,
+            labels=self.labels,
+            carries={k: v for k, v in self.carries.items() if k in carried},
+            shifts=tuple(op.variable.key for op in self.ops.values() if op.kind == "shift" and op.variable),
+            index=self.time.index if self.time else None,
+            reset=self.time.reset if self.time else None,
+            initial=self.time.initial if self.time else None,
+            shapes=self.shapes,
+            ranks=self.ranks,
+            stages={name: "loop" if op.step else "once" for name, op in self.ops.items()},
+        )
+
+    # ------------------------------------------------------------------------------------------------------ one op
+
+    def add(self, wish: str, op: Op, key: object = None) -> str:
+        """Append an operation, or find the one that already computes the same."""
+        source = None if op.factor is None else id(op.factor.origin)
+        key = (op.kind, op.args, source, op.variable, op.how, key)
+        if key in self.memo:
+            return self.memo[key]
+        step = (op.step or any(self.is_step(a) for a in op.reads)) and op.kind not in ("over", "batch")
+        if step and op.kind != "repeat":
+            op = replace(op, args=tuple(self.repeated(a) for a in op.args))
+        name = self.unique(wish)
+        self.ops[name] = replace(op, name=name, step=step)
+        self.memo[key] = name
+        return name
+
+    def unique(self, wish: str) -> str:
+        """A name in the emitted code that nothing else has: ``z``, ``z_2``."""
+        name = wish = wish + "_" if wish in RESERVED or keyword.iskeyword(wish) else wish
+        count = 2
+        while name in self.ops or name in RESERVED:
+            name, count = f"{wish}_{count}", count + 1
+        return name
+
+    def is_step(self, ref: Ref) -> bool:
+        """Whether a value belongs to a time step."""
+        return isinstance(ref, str) and self.ops[ref].step
+
+    def repeated(self, ref: Ref) -> Ref:
+        """A once-per-call value that a step reads; parameters without a batch axis need no copy."""
+        if not isinstance(ref, str) or self.is_step(ref) or self.unbatched(ref):
+            return ref
+        return self.add(f"{ref}_t", Op("", "repeat", (ref,), step=True))
+
+    def unbatched(self, ref: str) -> bool:
+        """Parameters that no network computes, perhaps detached: they have no batch axes."""
+        op = self.ops[ref]
+        return (op.kind == "params" and not op.reads) or (op.kind == "stop" and self.unbatched(op.reads[0]))
+
+    # ------------------------------------------------------------------------------------------------- variables
+
+    def read(self, variable: Variable, scope: Scope, index: str | None, by: Factor) -> str:
+        """Where a variable's value comes from: the scope, the carry, the shifted data, or the data."""
+        if variable in scope:
+            return scope[variable]
+        bound = variable.index is not None and variable.index == index
+        now = variable.at(0)
+        if bound and variable.offset == -1:
+            if now in self.declared:
+                self.need_shape(now, by)
+                return self.add(variable.identifier, Op("", "carry", variable=variable, step=True))
+            series = self.add(now.key, Op("", "input", variable=now, step=True))
+            return self.add(variable.identifier, Op("", "shift", (series,), variable=variable, step=True))
+        if bound and now in self.declared:
+            raise TimeError(f"{by} reads {variable} outside the E that draws it; put the term inside that E")
+        if not bound and variable.index is not None:
+            if variable.offset == 0 and index is None and self.time is not None and variable.index == self.time.index:
+                raise TimeError(f"{by} reads {variable} outside the Sum over {variable.index}; put the term inside it")
+            variable = Variable(variable.identifier)  # without a Sum over its index it is a variable like any other
+        if variable.key in CALL_OPTIONS:
+            raise FormulaError(f"{by}: a variable cannot be called {variable.key!r}, which is an option of the call")
+        return self.add(variable.key, Op("", "input", variable=variable, step=bound))
+
+    def need_shape(self, variable: Variable, by: Factor) -> None:
+        """A carried variable starts from zeros, or from a given state, of a known shape."""
+        initial = self.time.initial if self.time else None
+        if variable.key not in self.shapes and not (initial is not None and hasattr(initial, variable.key)):
+            raise TimeError(
+                f"{by} carries {variable.at(-1)} from step to step, so its size must be known before the first step\n"
+                + table(("variable", "declared by", "shape"), [(variable, by, "undeclared")])
+                + f"\ndeclare it on the factor of {variable}, e.g. shape=16"
+            )
+
+    # --------------------------------------------------------------------------------------------------- factors
+
+    def net(self, factor: Factor, scope: Scope, index: str | None) -> str | None:
+        """What a factor's network returns for its conditions."""
+        if factor.net is None:
+            return None
+        wish = factor.variable.key if factor.family is None else f"head_{factor.header.letter}_{factor.variable.key}"
+        conditions = tuple(self.read(c, scope, index, factor) for c in factor.conditions)
+        return self.add(wish, Op("", "net", conditions, factor))
+
+    def params(self, use: Use, scope: Scope, index: str | None) -> str:
+        """The parameters of a factor, detached where it was written ``sg(q)``."""
+        head = self.net(use.factor, scope, index)
+        letter = use.factor.header.identifier.split("_given_")[0]
+        name = self.add(letter, Op("", "params", () if head is None else (head,), use.factor))
+        return self.add(f"sg_{name}", Op("", "stop", (name,))) if use.stopped else name
+
+    def widened(self, params: str, use: Use, like: str) -> str:
+        """Parameters that no network computes, seen with the batch axes of ``like``; constants need none."""
+        if use.factor.net is not None or use.factor.constants is None:
+            return params
+        return self.add(f"{params}_wide", Op("", "wide", (params, like), use.factor))
+
+    def value_of(self, use: Use, scope: Scope, index: str | None, gradient: str | None) -> str:
+        """The draw of a factor under these conditions (shared), its network's output, or the data itself."""
+        factor = use.factor
+        if factor.family is None:
+            computed = self.net(factor, scope, index)
+            return self.read(factor.variable, scope, index, factor) if computed is None else computed
+        params = self.params(use, scope, index)
+        variable = factor.variable
+        step = self.is_step(params) or (index is not None and variable.index == index)
+        how = "" if factor.family.reparametrised else gradient or ""
+        noise = Op("", "noise", factor=factor, variable=variable, step=step)
+        source = self.add(f"noise_{variable.key}", noise, (id(factor), params))
+        return self.add(variable.key, Op("", "draw", (params, source), factor, how=how))
+
+    def draw(self, node: Expectation, scope: Scope, index: str | None) -> dict[Variable, str]:
+        """Draw every factor of the expectation, causes first; returns the scope inside."""
+        inside = dict(scope)
+        for use in draw_order(node.q):
+            variable = use.factor.variable
+            name = self.value_of(use, inside, index, node.gradient)
+            if inside.get(variable, name) != name:
+                raise DuplicateVariableError(
+                    f"two factors declare {variable} in nested expectations; the inner is {use.factor}"
+                )
+            inside[variable] = name
+            key = variable.key
+            self.samples[name if self.samples.get(key, name) != name else key] = name
+            if index is not None and variable.index == index:
+                self.carry_on(variable, name, use.factor)
+        return inside
+
+    def carry_on(self, variable: Variable, name: str, factor: Factor) -> None:
+        """The value of this step is what the next step reads as ``z_{t-1}``."""
+        carried = any(op.kind == "carry" and op.variable == variable.at(-1) for op in self.ops.values())
+        if self.carries.setdefault(variable.key, name) != name and carried:
+            raise TimeError(
+                f"two factors draw {variable} in one step, so which one is carried to the next is ambiguous; "
+                f"the second is {factor}"
+            )
+
+
+def declared_shapes(used: list[Factor]) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
+    """Event shapes by variable, from every factor that declares one; the ranks include the families' defaults."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    ranks: dict[str, int] = {}
+    by: dict[str, Factor] = {}
+    for factor in used:
+        key = factor.variable.key
+        if factor.shape is not None:
+            if shapes.setdefault(key, factor.shape) != factor.shape:
+                rows = [(factor.variable, f, f.shape) for f in (by[key], factor)]
+                raise ShapeError(f"{key} has two event shapes\n" + table(("variable", "declared by", "declared"), rows))
+            by.setdefault(key, factor)
+    for factor in used:
+        key = factor.variable.key
+        if key in shapes:
+            ranks[key] = len(shapes[key])
+        elif factor.family is not None:
+            ranks.setdefault(key, factor.rank)
+    return shapes, ranks

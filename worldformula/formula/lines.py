@@ -1,0 +1,218 @@
+"""The right-hand side of every operation in emitted code: one rule per kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from worldformula.families.base import Family, kl_pair
+from worldformula.formula.factors import Factor
+from worldformula.formula.plan import Op, Plan, Ref
+
+INLINE = ("net", "wide", "binary", "negative", "detach", "batch", "over")
+
+
+class Lines:
+    """Writes operations as PyTorch. ``networks`` maps ``id(network)`` to its attribute of the expression."""
+
+    def __init__(self, plan: Plan, networks: Mapping[int, str], deterministic: bool) -> None:
+        self.plan, self.networks, self.deterministic = plan, networks, deterministic
+        self.ops, self.stages = plan.by_name, plan.stages
+        self.globals: dict[str, Any] = {}
+        self.names: dict[Family, str] = {}
+        self.used: dict[str, list[str]] = {}
+        for op in plan.ops:
+            for arg in op.reads:
+                self.used.setdefault(arg, []).append(op.name)
+        shown = [t.name for t in plan.terms if isinstance(t.name, str)] + list(plan.samples.values())
+        self.outputs = {*shown, *([plan.value] if isinstance(plan.value, str) else []), *plan.carries.values()}
+        self.in_loop = False
+
+    # ------------------------------------------------------------------------------------------------------ one line
+
+    def lines(self, ops: list[Op]) -> list[str]:
+        """One line per operation that is not written inside another's line."""
+        written = []
+        for op in ops:
+            if self.inlined(op.name) or (op.kind == "input" and not self.flattened(op)):
+                continue
+            expression = self.expression(op)
+            if op.kind == "same":
+                written.append(expression)
+            elif expression != op.name:
+                line = f"{op.name} = {expression}"
+                header = op.factor if op.kind in ("net", "params") else None
+                written.append(f"{line:<72}  # {header}" if header is not None else line)
+        return written
+
+    def flattened(self, op: Op) -> bool:
+        """Whether an input of [B, T, ...] is read as [B·T, ...]; a shift reads the series itself."""
+        return op.step and any(self.ops[user].kind != "shift" for user in self.used.get(op.name, ()))
+
+    def inlined(self, name: str) -> bool:
+        """Whether an operation is written inside its only user's line."""
+        op, users = self.ops[name], self.used.get(name, [])
+        if op.kind not in INLINE or len(users) != 1 or name in self.outputs:
+            return False
+        user = self.ops[users[0]]
+        if self.stages[name] != self.stages[user.name]:
+            return False
+        if op.kind in ("net", "wide"):
+            return user.kind in ({"net": ("params",), "wide": ("logp", "kl")}[op.kind])
+        return user.kind in ("binary", "negative", "detach", "batch", "over")
+
+    def ref(self, ref: Ref, tight: bool = False) -> str:
+        """An argument as written in a line: a number, a name, one step of a series, or an inlined expression."""
+        if not isinstance(ref, str):
+            return f"({ref!r})" if tight and ref < 0 else repr(ref)
+        if self.inlined(ref):
+            op = self.ops[ref]
+            loose = op.kind == "negative" or (op.kind == "binary" and op.how in "+-*/")
+            return f"({self.expression(op)})" if tight and loose else self.expression(op)
+        if self.in_loop and self.stages[ref] == "before":
+            return f"{ref}_s[t]"
+        return ref
+
+    def family(self, family: Family) -> str:
+        """The name under which emitted code knows a family."""
+        if family not in self.names:
+            name = family.name
+            while name in self.names.values():
+                name += "_"
+            self.names[family], self.globals[name] = name, family
+        return self.names[family]
+
+    def network(self, net: Any) -> str:
+        """``self.q_z_given_x``, or the name of a plain function."""
+        if id(net) in self.networks:
+            return f"self.{self.networks[id(net)]}"
+        name = next((n for n, v in self.globals.items() if v is net), None)
+        if name is None:
+            name = f"function_{sum(1 for n in self.globals if n.startswith('function_')) + 1}"
+            self.globals[name] = net
+        return name
+
+    # ---------------------------------------------------------------------------------------------------------- rules
+
+    def expression(self, op: Op) -> str:
+        """The right-hand side of an operation."""
+        args, factor = [self.ref(a) for a in op.args], op.factor
+        match op.kind:
+            case "input":
+                return f"flat({op.name})"
+            case "noise":
+                return op.name
+            case "repeat":
+                return f"repeat({args[0]}, T)"
+            case "flags" | "shift" | "carry":
+                return self._time(op, args)
+            case "net":
+                return f"{self.network(self._factor(op).net)}({', '.join(args)})"
+            case "params":
+                return self._params(op)
+            case "wide":
+                factor = self._factor(op)
+                return f"wide({self.family(_family(factor))}, {', '.join(args)}, {self.plan.rank_of(factor)})"
+            case "draw":
+                return self._draw(op)
+            case "logp":
+                factor = self._factor(op)
+                return f"{self.family(_family(factor))}.log_prob({', '.join(args)}, {self.plan.rank_of(factor)})"
+            case "kl":
+                return self._kl(op, args)
+            case "stop" | "same":
+                return f"{'stop' if op.kind == 'stop' else 'one_batch'}({', '.join(args)})"
+            case "binary":
+                return self._binary(op)
+        body = self.ref(op.args[0], tight=True)
+        match op.kind:
+            case "negative":
+                return f"-{body}"
+            case "detach":
+                return f"{body}.detach()" if isinstance(op.args[0], str) else body
+            case "batch":
+                return f"{body}.{op.how}()"
+            case "over":
+                return f"{body}.unflatten(0, (B, T)).{op.how}(1)"
+        raise TypeError(f"no code rule for {op.kind}")
+
+    @staticmethod
+    def _factor(op: Op) -> Factor:
+        assert op.factor is not None
+        return op.factor
+
+    def _time(self, op: Op, args: list[str]) -> str:
+        keep = next((o.name for o in self.plan.ops if o.kind == "flags"), None)
+        if op.kind == "flags":
+            return f"kept({self.plan.arguments[op.how]}, start_{[*self.plan.carries, *self.plan.shifts][0]})"
+        assert op.variable is not None
+        key = op.variable.key
+        if op.kind == "shift":
+            return f"shift({args[0].removesuffix('_s[t]')}, start_{key}, {keep})"
+        source = self.carried(self.plan.carries[key])
+        if keep is None:
+            return source
+        initial = f", self.initial.{key}" if self.plan.initial is not None and hasattr(self.plan.initial, key) else ""
+        return f"restart({source}, {keep}_s[t]{initial})"
+
+    def carried(self, source: str) -> str:
+        """The variable of the loop that holds a carry."""
+        return source if self.stages[source] == "loop" else f"{source}_carry"
+
+    def _params(self, op: Op) -> str:
+        factor = self._factor(op)
+        family = _family(factor)
+        if factor.constant:
+            return repr(family.params(None, factor.shape, factor.fixed))
+        head = self.ref(op.args[0]) if op.args else "None"
+        given: dict[str, str] = {k: repr(v) for k, v in factor.fixed.items()}
+        if factor.constants is not None:
+            path = self.network(factor.constants)
+            for name in factor.constants.names:
+                if name == "head":
+                    head = f"{path}.head"
+                else:
+                    given[name] = f"{path}.{name}"
+        fixed = ", {" + ", ".join(f"{k!r}: {v}" for k, v in given.items()) + "}" if given else ""
+        return f"{self.family(family)}.params({head}, {self.plan.shape_of(factor)}{fixed})"
+
+    def _draw(self, op: Op) -> str:
+        factor, site = self._factor(op), self.ops[str(op.args[1])]
+        family, params, noise = self.family(_family(factor)), self.ref(op.args[0]), self.ref(op.args[1])
+        if self.deterministic:
+            return f"{family}.mode({params})" if factor.net is not None else f"mode_like({family}, {params}, {noise})"
+        if self.plan.noise_shape(site) is None:
+            noise = f"noise_for({family}, {params}, {self.plan.rank_of(factor)}, {noise}, rng)"
+        method = "straight_through" if op.how == "straight-through" else "sample"
+        return f"{family}.{method}({params}, {noise})"
+
+    def _kl(self, op: Op, args: list[str]) -> str:
+        q, p = self._factor(op), op.other
+        assert p is not None
+        left, right = _family(q), _family(p)
+        name = f"{self.family(left)}.kl" if type(left) is type(right) else f"kl_{left.name}_{right.name}"
+        if type(left) is not type(right):
+            self.globals[name] = kl_pair(left, right)
+        call = f"{name}({', '.join(args)}, {self.plan.rank_of(q)}"
+        if q.net is not None or p.net is not None:
+            return f"{call})"
+        return f"torch.as_tensor({call}, {self.plan.shape_of(q)}))"  # of numbers alone it is a number
+
+    def _binary(self, op: Op) -> str:
+        numbers = [a for a in op.args if not isinstance(a, str)]
+        if op.how in ("max", "min"):
+            if len(numbers) == 1:
+                tensor = next(a for a in op.args if isinstance(a, str))
+                bound = {"max": "min", "min": "max"}[op.how]  # max(x, 1) keeps x from below
+                return f"{self.ref(tensor, tight=True)}.clamp({bound}={numbers[0]!r})"
+            if len(numbers) == 2:
+                return repr(max(numbers) if op.how == "max" else min(numbers))
+            return f"torch.{op.how}imum({', '.join(self.ref(a) for a in op.args)})"
+        left, right = op.args
+        weak = op.how in "+-" and isinstance(right, str) and self.ops[right].how in "*/"  # a + b * c needs no brackets
+        return f"{self.ref(left, tight=op.how in '*/')} {op.how} {self.ref(right, tight=not weak)}"
+
+
+def _family(factor: Factor) -> Family:
+    assert factor.family is not None
+    return factor.family
