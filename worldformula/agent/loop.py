@@ -316,7 +316,7 @@ def agreed(config: RunConfig, folder: RunFolder) -> RunConfig:
     Raises:
         RunFolderError: the folder holds a run with other settings; the message lists them.
     """
-    if not folder.exists:
+    if not folder.exists or not checkpoint.steps_in(folder.checkpoints):  # nothing is there that could be contradicted
         return dataclasses.replace(config, threads=config.threads or torch.get_num_threads())
     try:
         stored = settings.from_dict(config, folder.config())

@@ -22,6 +22,7 @@ from worldformula.agent.saved import load_agent, open_run, record
 from worldformula.cards import demo
 from worldformula.cli import header
 from worldformula.cli.display import Display, duration
+from worldformula.envs import Score
 from worldformula.errors import ConfigError
 from worldformula.training import devices, settings
 from worldformula.training.run import RunFolder, writing
@@ -131,10 +132,10 @@ class Eval:
         env = run.config.env
         score = evaluate(agent, env, episodes=self.episodes, seed=self.seed, explore=self.explore)
         print(
-            f"{run.config.model} on {env.id} after {found.step:,} steps (training seed {run.config.seed}): return "
-            f"{score.mean:.1f} ± {1.96 * score.error:.1f} (95 % interval over {self.episodes} episodes)"
+            f"{run.config.model} on {env.id} after {found.step:,} steps (training seed {run.config.seed}): "
+            f"return {Score(score.mean, score.error, self.episodes)}, mean ± standard error"
         )
-        print(header.yardsticks(env))
+        print(header.yardsticks(env, run.config.seed))
         return 0
 
 
@@ -210,7 +211,7 @@ class Envs:
         from worldformula.envs import registry
 
         for entry in registry.entries():
-            scores = f"; {header.yardsticks(EnvConfig(entry.alias))}" if self.scores else ""
+            scores = f"; {header.yardsticks(EnvConfig(entry.alias), seed=0)}" if self.scores else ""
             print(f"{entry.alias} ({entry.id}, {entry.max_steps} steps per episode){scores}")
         return 0
 

@@ -7,10 +7,8 @@ import torch
 from worldformula.agent.config import EnvConfig
 from worldformula.agent.loop import Loop
 from worldformula.cli.display import duration
-from worldformula.envs import random_policy_return, reference_return, registry
 from worldformula.training import devices
-
-EPISODES = 10
+from worldformula.training.seeding import derived
 
 
 def lines(loop: Loop, seconds: float) -> list[str]:
@@ -25,7 +23,7 @@ def lines(loop: Loop, seconds: float) -> list[str]:
     return [
         f"device {devices.describe(loop.device)}, {config.threads} CPU thread(s), torch {torch.__version__}",
         f"environment {env.id} × {env.num}: {seen}; {action.size} {action.kind} actions{repeat}",
-        yardsticks(env),
+        yardsticks(env, config.seed),
         f"model {config.model}, preset {config.preset}, seed {config.seed}: {parameters(loop):,} parameters",
         f"learning: {loop.update_rate:.3g} updates per action (train ratio {learning.train_ratio:g}), each {rows}",
         f"replay {loop.replay_bytes / 1e9:.3g} GB on disk once its {config.capacity:,} rows are full",
@@ -33,19 +31,13 @@ def lines(loop: Loop, seconds: float) -> list[str]:
     ]
 
 
-def yardsticks(env: EnvConfig) -> str:
-    """What a score on this environment must be compared with, as one line.
+def yardsticks(env: EnvConfig, seed: int) -> str:
+    """What a return on this environment must be compared with, as one line: the numbers that the report shows too."""
+    from worldformula.report.gather import REPORT, floor, reference
 
-    The environments of this package are measured: a random policy, and the reference controller that sees the true
-    state. Of others nothing is known before they run.
-    """
-    if registry.find(env.id) is None:
-        return f"return: neither floor nor best is known for {env.id}"
-    options = {name: value for name, value in env.options().items() if name not in ("pixels", "size")}
-    floor = f"return: floor {random_policy_return(env.id, EPISODES, **options).mean:.1f} (random policy)"
-    if env.max_steps is not None:
-        return f"{floor}; the best is not known for episodes of {env.max_steps} steps"
-    return f"{floor}, best known {reference_return(env.id, EPISODES).mean:.1f} (controller that sees the state)"
+    best = reference(env, derived(seed, REPORT))
+    known = "not known" if best is None else f"{best} (controller that sees the state)"
+    return f"return: floor {floor(env, derived(seed, REPORT))} (random policy); best known {known}"
 
 
 def parameters(loop: Loop) -> int:

@@ -3,7 +3,7 @@
 It regresses the actions that were followed by more reward than average, through dropout, so that weights, momentum, the
 replay's sampler and torch's generator all decide the result: what a resume forgets shows in the weights.
 
-As a script, ``python toy.py FOLDER STEPS`` answers every line of its input with a new process that trains in the folder,
+As a script, ``python toy.py FOLDER STEPS`` answers each line of its input with a new process that trains in the folder,
 or goes on there: first its number, then, once it has ended, its exit status. (A fork saves it the import of torch.)
 """
 
