@@ -259,9 +259,9 @@ def _layers(graph: Graph) -> list[int]:
     # A root is drawn just above its highest child; a variable of the earlier step alone, above what it leads to.
     for variable, above_it in parents.items():
         leads = [e.target.at(0) for e in _generative(graph) if e.source.at(0) == variable]
-        below = [rows[target] for target in leads if target != variable]
-        if not above_it and below:
-            rows[variable] = min(below) - 1
+        lower = [rows[target] for target in leads if target != variable]
+        if not above_it and lower:
+            rows[variable] = min(lower) - 1
     return [rows[v.variable.at(0)] - min(rows.values()) for v in graph.vertices]
 
 
@@ -272,7 +272,7 @@ def _generative(graph: Graph) -> list[Edge]:
 def _edge(curve: Curve, edge: Edge) -> str:
     (x0, y0), (cx, cy), (x1, y1) = curve.start, curve.control, curve.tail
     head = " ".join(f"{x:.1f},{y:.1f}" for x, y in curve.head)
-    line = f"M{x0:.1f} {y0:.1f}" + (f"Q{cx:.1f} {cy:.1f} " if curve.bent else "L") + f"{x1:.1f} {y1:.1f}"
+    line = f"M{x0:.1f} {y0:.1f}" + (f"Q{cx:.1f} {cy:.1f} " if curve.bend else "L") + f"{x1:.1f} {y1:.1f}"
     title = f"{edge.source} to {edge.target}: {edge.kind}"
     return f'<g class="{edge.kind}"><title>{escape(title)}</title><path d="{line}"/><polygon points="{head}"/></g>'
 

@@ -30,7 +30,7 @@ class Curve:
     tail: Points
     head: Points
     points: Points
-    bent: bool
+    bend: float
 
 
 def place(
@@ -51,8 +51,8 @@ def place(
     row, side = np.array(rows), np.array(sides)
     starts = [_start(row, side, flipped) for flipped in (False, True)]
     best = min((_descend(columns, row, side, links, scale, radius) for columns in starts), key=lambda found: found[1])
-    centres = np.stack([best[0], row], 1) * scale
-    return centres - centres.min(0)
+    centres: Points = np.stack([best[0], row], 1) * scale
+    return np.asarray(centres - centres.min(0))
 
 
 def _start(row: Columns, side: Columns, flipped: bool) -> Columns:
@@ -114,7 +114,7 @@ def _cost(columns: Columns, row: Columns, links: Columns, scale: Points, radius:
     hits = _distance(centres, a, b) < radius + 9
     hits[np.arange(len(links)), links[:, 0]] = hits[np.arange(len(links)), links[:, 1]] = False
     slant = np.square(columns[links[:, 0]] - columns[links[:, 1]]).sum()
-    return spread + _HIT * hits.sum() + _CROSSING * _crossings(a, b) + 3.0 * float(slant)
+    return spread + _HIT * int(hits.sum()) + _CROSSING * _crossings(a, b) + 3.0 * float(slant)
 
 
 def _distance(points: Points, a: Points, b: Points) -> Points:
@@ -122,7 +122,7 @@ def _distance(points: Points, a: Points, b: Points) -> Points:
     along = b - a
     t = ((points[None] - a[:, None]) * along[:, None]).sum(-1) / np.maximum((along**2).sum(-1), 1e-9)[:, None]
     nearest = a[:, None] + np.clip(t, 0, 1)[..., None] * along[:, None]
-    return np.linalg.norm(points[None] - nearest, axis=-1)
+    return np.asarray(np.linalg.norm(points[None] - nearest, axis=-1))
 
 
 def _crossings(a: Points, b: Points) -> int:
@@ -130,7 +130,7 @@ def _crossings(a: Points, b: Points) -> int:
 
     def turn(p: Points, q: Points, r: Points) -> Points:
         (ax, ay), (bx, by) = np.moveaxis(q - p, -1, 0), np.moveaxis(r - p, -1, 0)
-        return np.sign(ax * by - ay * bx)
+        return np.asarray(np.sign(ax * by - ay * bx))
 
     p, q, r, s = a[:, None], b[:, None], a[None], b[None]
     crossing = (turn(p, q, r) * turn(p, q, s) < 0) & (turn(r, s, p) * turn(r, s, q) < 0)
@@ -149,8 +149,11 @@ def route(
     done: dict[int, Curve] = {}
     for i in sorted(range(len(edges)), key=lambda i: (not straight[i], _length(centres, edges[i]))):
         bends = (0.0, 0.2, -0.2, 0.34, -0.34, 0.5, -0.5) if straight[i] else (0.24, -0.24, 0.38, -0.38, 0.55, -0.55)
-        curves = [(_curve(centres, edges[i], bend, radius), bend) for bend in bends]
-        done[i] = min(curves, key=lambda c: _disturbance(*c, edges[i], centres, list(done.values()), radius, middle))[0]
+        curves = [_curve(centres, edges[i], bend, radius) for bend in bends]
+        rest = np.delete(centres, list(edges[i]), 0)
+        others = list(done.values())
+        costs = [_disturbance(curve, rest, others, radius, middle) for curve in curves]
+        done[i] = curves[int(np.argmin(costs))]
     return [done[i] for i in range(len(edges))]
 
 
@@ -170,26 +173,18 @@ def _curve(centres: Points, edge: tuple[int, int], bend: float, radius: float) -
     t = np.linspace(0, 1, 25)[:, None]
     points = (1 - t) ** 2 * start + 2 * t * (1 - t) * control + t**2 * tail
     head = np.stack([end, end - into * _HEAD + side, end - into * _HEAD - side])
-    return Curve(start, control, tail, head, points, bool(bend))
+    return Curve(start, control, tail, head, points, bend)
 
 
-def _disturbance(
-    curve: Curve,
-    bend: float,
-    edge: tuple[int, int],
-    centres: Points,
-    others: list[Curve],
-    radius: float,
-    middle: Points,
-) -> float:
-    rest = np.delete(centres, list(edge), 0)
-    hits = (np.linalg.norm(rest[:, None] - curve.points[None], axis=-1).min(1, initial=np.inf) < radius + 6).sum()
-    crossings = touching = 0
+def _disturbance(curve: Curve, rest: Points, others: Sequence[Curve], radius: float, middle: Points) -> float:
+    """What disturbs about one arrow, given the circles that it does not join and the arrows before it."""
+    near = np.linalg.norm(rest[:, None] - curve.points[None], axis=-1).min(1, initial=np.inf) < radius + 6
+    hits, crossings, touching = int(near.sum()), 0, 0
     inner = curve.points[5:-5]
     for other in others:
         a = np.concatenate([curve.points[:-1], other.points[:-1]])
         b = np.concatenate([curve.points[1:], other.points[1:]])
         crossings += _crossings(a, b)
-        touching += np.linalg.norm(inner[:, None] - other.points[None, 5:-5], axis=-1).min() < 7
+        touching += bool(np.linalg.norm(inner[:, None] - other.points[None, 5:-5], axis=-1).min() < 7)
     outward = float(np.linalg.norm(curve.control - middle))
-    return 1000.0 * hits + 30.0 * crossings + 40.0 * touching + 40.0 * abs(bend) - 0.004 * outward
+    return 1000.0 * hits + 30.0 * crossings + 40.0 * touching + 40.0 * abs(curve.bend) - 0.004 * outward

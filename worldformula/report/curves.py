@@ -203,7 +203,7 @@ def _frame(
     x = (min(xs), max(xs)) if max(xs) > min(xs) else (min(xs) - 0.5, min(xs) + 0.5)
     names = [s.label for s in series] + [_named(level) for level in levels]
     beside = width >= _WIDE and any(names)
-    right = width - (6.7 * max(map(len, names)) + 8 if beside else 14)
+    right = width - (6.7 * max(map(len, names)) + 8 if beside else 18)
     return _Frame(left, right, 34 if above else 12, height - (42 if below else 24), x, (low, high), log, beside)
 
 
@@ -226,7 +226,9 @@ def _axes(frame: _Frame, x_label: str, y_label: str, title: str) -> str:
         x, y = (frame.left + frame.right) / 2, frame.bottom + 36
         parts.append(f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="middle">{escape(x_label)}</text>')
     if title:
-        parts.append(f'<text class="title" x="2" y="15">{escape(title)}</text>')
+        room = int((frame.right - 2) / 6.6)  # letters of the bold title
+        cut = title if len(title) <= room else f"{title[: room - 1]}…"
+        parts.append(f'<text class="title" x="2" y="15">{escape(cut)}<title>{escape(title)}</title></text>')
     elif y_label:
         parts.append(f'<text x="2" y="15">{escape(y_label)}</text>')
     return "".join(parts)

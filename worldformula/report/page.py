@@ -156,8 +156,12 @@ def _scale(value: float, floor: Score | None, best: Score | None) -> str:
     share = ""
     if floor is not None and best is not None and best.mean > floor.mean:
         way = (value - floor.mean) / (best.mean - floor.mean)
-        share = f'<p class="what"><b>{100 * way:.0f} %</b> of the way from a random policy to the best known return</p>'
+        share = f'<p class="what"><b>{_percent(way)}</b> of the way from a random policy to the best known return</p>'
     return f'<div class="scale">{"".join(parts)}</div>{share}'
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %".replace("-", "−")
 
 
 def rounded(mean: float, error: float) -> tuple[str, str]:
