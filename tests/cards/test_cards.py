@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from worldformula import cards
 from worldformula.cards.run import measure, reproduce, write_json
@@ -46,6 +47,8 @@ def test_a_card_is_read_with_its_types(card):
         ("seeds = [1, 2]", "seeds = [1, 2.5]", "expected a list of whole numbers"),
         ("seeds = [1, 2]", "seeds = []", "expected at least one"),
         ('"lower"', '"down"', "direction = 'down', expected 'lower' or 'higher'"),
+        ("floor = 9", "threads = 0", "threads = 0, expected at least 1"),
+        ("floor = 9", "threads = 1.5", "threads = 1.5, expected a whole number"),
         ("floor = 9", "floor = 3", "floor = 3.0 already passes the threshold 4.0"),
         ("floor = 9", "ceiling = 9", "ceiling = 9.0 does not reach the threshold 4.0"),
         ('"squares"', '"circles"', "name = 'circles', expected the name of the file"),
@@ -81,6 +84,13 @@ def test_one_bad_seed_fails_the_card(card, capsys):
 def test_higher_is_better_turns_the_sign(card, capsys):
     assert not measure(replace(card, direction="higher", metric="negative", threshold=-1.0))
     assert "needed >= -1" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_threads_are_the_cards_during_the_measurement_only(card):
+    before = torch.get_num_threads()
+    assert not measure(replace(card, measure="tests.cards.entries:threads", metric="threads", threads=before + 4))
+    assert measure(replace(card, measure="tests.cards.entries:threads", metric="threads", threads=1))
+    assert torch.get_num_threads() == before
 
 
 def test_nan_fails(card, capsys):
