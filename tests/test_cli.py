@@ -70,7 +70,7 @@ def test_the_run_folder_is_complete(trained: Path) -> None:
     config = json.loads((trained / "config.json").read_text())
     assert config["env"]["id"] == "pendulum"
     assert config["env"]["max_steps"] == 20
-    assert config["agent"] == {"batch": 4, "length": 5, "train_ratio": 7.0, "prefill": 40, "rate": 0.05}
+    assert config["agent"] == {"batch": 4, "length": 5, "train_ratio": 7.0, "prefill": 40, "rate": 0.01}
     assert "eval/return" in read_metrics(trained / "metrics.jsonl")[-1]
 
 

@@ -20,18 +20,22 @@ class LearningConfig(Protocol):
     @property
     def batch(self) -> int:
         """Sequences per update."""
+        ...
 
     @property
     def length(self) -> int:
         """Rows per sequence."""
+        ...
 
     @property
     def train_ratio(self) -> float:
         """Replayed rows per action taken in the environment."""
+        ...
 
     @property
     def prefill(self) -> int:
         """Environment steps before the first update."""
+        ...
 
 
 @runtime_checkable
@@ -45,27 +49,35 @@ class Agent(Protocol):
     @property
     def config(self) -> LearningConfig:
         """The settings that it was built from."""
+        ...
 
     def initial(self, num: int) -> AgentState:
         """The state before the first row, for ``num`` streams."""
+        ...
 
     def act(self, rows: Rows, state: AgentState, explore: bool = True) -> tuple[NDArray[np.float32], AgentState]:
         """Actions ``[num, A]`` at rows ``[num, …]``, and the next state; starts anew where ``is_first``."""
+        ...
 
     def update(self, batch: Rows) -> Metrics:
         """One step of learning on sequences ``[batch, length, …]``; returns named numbers (0-d tensors or floats)."""
+        ...
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
         """What learns."""
+        ...
 
     def checkpoint(self) -> dict[str, Any]:
         """Everything that decides what it does next: weights, optimisers, running statistics."""
+        ...
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Puts the answer of `checkpoint` back."""
+        ...
 
     def to(self, device: torch.device) -> Any:
         """Moves it, as `torch.nn.Module.to` does."""
+        ...
 
 
 Build = Callable[..., Agent]

@@ -180,8 +180,7 @@ class Loop:
 
     def _collect_and_learn(self) -> None:
         shown = 0.0
-        if self.count.steps < self.config.steps:
-            rows, state = self._start()
+        rows, state = self._start()
         while self.count.steps < self.config.steps:
             before = self.count.steps
             rows, state = self._turn(rows, state)

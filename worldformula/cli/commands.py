@@ -43,6 +43,7 @@ class Command(Protocol):
 
     def run(self) -> int:
         """Does it; returns the exit code."""
+        ...
 
 
 @dataclass(frozen=True)

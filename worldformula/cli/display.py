@@ -36,8 +36,8 @@ class Display:
         if sys.stdout.isatty():
             from rich.live import Live
 
-            self._live = Live(refresh_per_second=4)
-            self._live.start()
+            live = self._live = Live(refresh_per_second=4)
+            live.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -70,7 +70,7 @@ class Display:
             f"{count.updates:,}" if count.updates else f"0 (collecting {loop.agent.config.prefill:,} steps)"
         )
         status |= {name: f"{value:.3g}" for name, value in terms.items()}
-        status |= {"steps/s": f"{speed:.3g}", "left": self._left(loop, now, speed)}
+        status |= {"steps/s": f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}", "left": self._left(loop, now, speed)}
         return status
 
     def _left(self, loop: Loop, now: float, speed: float) -> str:
@@ -112,11 +112,13 @@ def duration(seconds: float) -> str:
 
 
 def _panel(loop: Loop, status: dict[str, str]) -> RenderableType:
-    from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
 
     grid = Table.grid(padding=(0, 2))
     for name, value in status.items():
         grid.add_row(f"[bold]{name}[/bold]", value)
-    return Group(ProgressBar(total=loop.config.steps, completed=loop.count.steps, width=60), grid)
+    panel = Table.grid()
+    panel.add_row(ProgressBar(total=loop.config.steps, completed=loop.count.steps, width=60))
+    panel.add_row(grid)
+    return panel

@@ -29,7 +29,7 @@ class Toy:
     length: int = 5
     train_ratio: float = 7.0
     prefill: int = 40
-    rate: float = 0.05
+    rate: float = 0.01
 
 
 class ToyAgent(nn.Module):
