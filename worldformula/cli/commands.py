@@ -240,9 +240,10 @@ def train(config: RunConfig, folder: Path) -> Result:
     """Runs a configuration with its header, its display and its report."""
     with Display() as display:
         loop = Loop(config, catalogue.find(config.model).build, folder, show=display)
-        display.expected = seconds_left(loop)
-        for line in header.lines(loop, display.expected):
+        for line in header.lines(loop):
             print(line, flush=True)
+        display.expected = seconds_left(loop)
+        print(header.time_line(loop, display.expected), flush=True)
         result = loop.run()
     count = result.counters
     print(f"{count.steps:,} steps, {count.updates:,} updates, {count.episodes} episodes in {duration(result.seconds)}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from worldformula.agent.config import EnvConfig
@@ -11,24 +13,26 @@ from worldformula.training import devices
 from worldformula.training.seeding import derived
 
 
-def lines(loop: Loop, seconds: float) -> list[str]:
-    """The header of a run that is expected to take ``seconds``; measures floor and best known return."""
+def lines(loop: Loop) -> Iterator[str]:
+    """The header of a run, line by line: what has to be measured comes after what is known at once."""
     config = loop.config
-    env, action = config.env, loop.envs.action
+    env, action, learning = config.env, loop.envs.action, loop.agent.config
     seen = ", ".join(f"{key} {tuple(space.shape)}" for key, space in loop.envs.observation_spaces.items())
-    learning, left = loop.agent.config, config.steps - loop.resumes_at
     repeat = f", each repeated {env.action_repeat} times" if env.action_repeat > 1 else ""
-    resumed = f", going on after {loop.resumes_at:,}" if loop.resumes_at else ""
     rows = f"{learning.batch} × {learning.length} rows"
-    return [
-        f"device {devices.describe(loop.device)}, {config.threads} CPU thread(s), torch {torch.__version__}",
-        f"environment {env.id} × {env.num}: {seen}; {action.size} {action.kind} actions{repeat}",
-        yardsticks(env, config.seed),
-        f"model {config.model}, preset {config.preset}, seed {config.seed}: {parameters(loop):,} parameters",
-        f"learning: {loop.update_rate:.3g} updates per action (train ratio {learning.train_ratio:g}), each {rows}",
-        f"replay {loop.replay_bytes / 1e9:.3g} GB on disk once its {config.capacity:,} rows are full",
-        f"time: about {duration(seconds)} for {left:,} environment steps{resumed}" if left > 0 else "time: none left",
-    ]
+    yield f"device {devices.describe(loop.device)}, {config.threads} CPU thread(s), torch {torch.__version__}"
+    yield f"environment {env.id} × {env.num}: {seen}; {action.size} {action.kind} actions{repeat}"
+    yield f"model {config.model}, preset {config.preset}, seed {config.seed}: {parameters(loop):,} parameters"
+    yield f"learning: {loop.update_rate:.3g} updates per action (train ratio {learning.train_ratio:g}), each {rows}"
+    yield f"replay {loop.replay_bytes / 1e9:.3g} GB on disk once its {config.capacity:,} rows are full"
+    yield yardsticks(env, config.seed)
+
+
+def time_line(loop: Loop, seconds: float) -> str:
+    """How long the run will take, and where it goes on."""
+    left = loop.config.steps - loop.resumes_at
+    resumed = f", going on after {loop.resumes_at:,}" if loop.resumes_at else ""
+    return f"time: about {duration(seconds)} for {left:,} environment steps{resumed}" if left > 0 else "time: none left"
 
 
 def yardsticks(env: EnvConfig, seed: int) -> str:
