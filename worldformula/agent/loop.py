@@ -191,7 +191,7 @@ class Loop:
             if self._passed(before, self.config.checkpoint_every) or self.count.steps >= self.config.steps:
                 self._boundary()
                 rows, state = self._start()
-            if time.perf_counter() - shown > SHOW_EVERY:
+            if time.perf_counter() - shown > SHOW_EVERY and self.count.steps < self.config.steps:
                 self.show(self)
                 shown = time.perf_counter()
         self.show(self)
