@@ -37,7 +37,16 @@ class WorldformulaError(Exception):
 
 
 class FormulaError(WorldformulaError, ValueError):
-    """A formula cannot be read, built or evaluated."""
+    """A formula cannot be read, built or evaluated.
+
+    >>> from worldformula import E, Normal, log
+    >>> q, p = Normal("q(z|x)", torch.nn.Linear(3, 4)), Normal("p(x|z)", torch.nn.Linear(2, 6))
+    >>> E(q, p)
+    Traceback (most recent call last):
+    worldformula.errors.FormulaError: expected an expression or a number, got Normal; write log(p) for its log-density
+    >>> E(q, log(p))
+    <Expression E_{q(z|x)}[log p(x|z)]>
+    """
 
     code = "formula"
 
@@ -51,61 +60,195 @@ class HeaderError(FormulaError):
     worldformula.errors.HeaderError: expected ',' or ')', found 'y'
         q(z|x y)
               ^
+    >>> Normal("q(z|x,y)", torch.nn.Bilinear(3, 3, 4), shape=2)
+    <Normal q(z|x,y), shape=(2,)>
     """
 
     code = "header"
 
 
 class UnknownVariableError(FormulaError):
-    """A call names a variable that the formula does not have. The message lists the near misses."""
+    """A call names a variable that the formula does not have. The message lists the near misses.
+
+    >>> from worldformula import KL, Normal
+    >>> loss = KL(Normal("q(z|x)", torch.nn.Linear(3, 4)), Normal("p(z)", shape=2)).mean()
+    >>> loss(y=torch.zeros(5, 3))
+    Traceback (most recent call last):
+    worldformula.errors.UnknownVariableError: the formula has no input 'y'.
+      variable | declared by | needed by | got
+      x        | data        | q(z|x)    | missing
+    >>> loss(x=torch.zeros(5, 3)).value.shape
+    torch.Size([])
+    """
 
     code = "unknown-variable"
 
 
 class MissingInputError(FormulaError):
-    """A call lacks a variable that the formula reads as data."""
+    """A call lacks a variable that the formula reads as data.
+
+    >>> from worldformula import Normal, log
+    >>> loss = log(Normal("p(y|x)", torch.nn.Linear(3, 2), shape=1)).mean()
+    >>> loss(x=torch.zeros(5, 3))
+    Traceback (most recent call last):
+    worldformula.errors.MissingInputError: the formula needs y; pass y=...
+      variable | declared by | needed by | got
+      y        | data        | p(y|x)    | missing
+      x        | data        | p(y|x)    | given
+    >>> loss(x=torch.zeros(5, 3), y=torch.zeros(5, 1)).value.shape
+    torch.Size([])
+    """
 
     code = "missing-input"
 
 
 class ShapeError(FormulaError):
-    """A value does not have the declared event shape, or two batch shapes would broadcast silently."""
+    """A value does not have the declared event shape, or two batch shapes would broadcast silently.
+
+    >>> from worldformula import Normal, log
+    >>> loss = log(Normal("p(x)", shape=3)).mean()
+    >>> loss(x=torch.zeros(5, 2))
+    Traceback (most recent call last):
+    worldformula.errors.ShapeError: x does not have the declared event shape
+      variable | declared | got
+      x        | [..., 3] | [5, 2]
+    pass batch axes + event axes, or change shape= on its factor
+    >>> loss(x=torch.zeros(5, 3)).value
+    tensor(-2.7568)
+    """
 
     code = "shape"
 
 
 class HeadError(FormulaError):
-    """The network of a factor returned a tensor that does not split into the family's parameters."""
+    """The network of a factor returned a tensor that does not split into the family's parameters.
+
+    >>> from worldformula import KL, Normal
+    >>> prior = Normal("p(z)", shape=2)
+    >>> KL(Normal("q(z|x)", torch.nn.Linear(3, 2)), prior)(x=torch.zeros(5, 3))
+    Traceback (most recent call last):
+    worldformula.errors.HeadError: q(z|x): normal: the head does not split into loc, scale.
+      event shape | expected head | got head
+      (2,)        | [..., 4]      | [5, 2]
+    End the network in 4 features, declare another shape=..., or fix a parameter by keyword.
+    >>> KL(Normal("q(z|x)", torch.nn.Linear(3, 4)), prior)(x=torch.zeros(5, 3)).value.shape
+    torch.Size([5])
+    """
 
     code = "head-width"
 
 
 class DuplicateVariableError(FormulaError):
-    """Two factors of one expectation declare the same variable."""
+    """Two factors of one expectation declare the same variable.
+
+    >>> from worldformula import Normal
+    >>> Normal("q(z|x)", torch.nn.Linear(3, 4)) * Normal("p(z)", shape=2)
+    Traceback (most recent call last):
+    worldformula.errors.DuplicateVariableError: two factors declare z: q(z|x) and p(z)
+      variable | declared by | got
+      z        | q(z|x)      | p(z)
+    rename one of them, e.g. z', or leave one out of the product
+    >>> Normal("q(z|x)", torch.nn.Linear(3, 4)) * Normal("p(z')", shape=2)
+    <Joint q(z|x) p(z')>
+    """
 
     code = "two-factors"
 
 
 class CycleError(FormulaError):
-    """The factors of a product need each other at the same time step."""
+    """The factors of a product need each other at the same time step.
+
+    >>> from worldformula import Normal
+    >>> Normal("p(x|y)", torch.nn.Linear(2, 4)) * Normal("p(y|x)", torch.nn.Linear(2, 4))
+    Traceback (most recent call last):
+    worldformula.errors.CycleError: these factors need each other at the same step
+      variable | declared by | needs
+      x        | p(x|y)      | y
+      y        | p(y|x)      | x
+    break the cycle with an earlier step, e.g. a condition at t-1
+    >>> Normal("p(x_t|y_{t-1})", torch.nn.Linear(2, 4)) * Normal("p(y_t|x_t)", torch.nn.Linear(2, 4))
+    <Joint p(x_t|y_{t-1}) p(y_t|x_t)>
+    """
 
     code = "cycle"
 
 
 class GradientError(FormulaError):
-    """An expectation over a factor without reparametrised samples does not say how its gradient is estimated."""
+    """An expectation over a factor without reparametrised samples does not say how its gradient is estimated.
+
+    >>> from worldformula import Bernoulli, E, Normal, log
+    >>> q, p = Bernoulli("q(z|x)", torch.nn.Linear(3, 2)), Normal("p(x|z)", torch.nn.Linear(2, 6))
+    >>> E(q, log(p))
+    Traceback (most recent call last):
+    worldformula.errors.GradientError: E over q(z|x): a bernoulli sample is not reparametrised, so its gradient would
+    be silently missing
+      variable | declared by | got
+      z        | q(z|x)      | no gradient=
+    choose an estimator: E(q, f, gradient='straight-through' or gradient='score')
+    >>> E(q, log(p), gradient="score")
+    <Expression E_{q(z|x); score}[log p(x|z)]>
+    """
 
     code = "no-gradient"
 
 
+class SharedDrawError(FormulaError):
+    """A product, ratio, maximum or minimum of two expectations would use one draw for both: E[f]·E[g] is not E[f·g].
+
+    >>> from worldformula import E, Normal, log
+    >>> q, p = Normal("q(z|x)", torch.nn.Linear(3, 4), shape=2), Normal("p(z)", shape=2)
+    >>> E(q, log(p)) * E(q, log(q))
+    Traceback (most recent call last):
+    worldformula.errors.SharedDrawError: the product of two expectations over q(z|x) needs two independent draws, and
+    inside one expression a factor draws once
+      variable | declared by | drawn in
+      z        | q(z|x)      | E_{q(z|x)}[log p(z)]
+      z        | q(z|x)      | E_{q(z|x)}[log q(z|x)]
+    write E(q, f) * E(q.fresh(), g) for independent draws, or E(q, f * g) for the expectation of f * g
+    >>> E(q, log(p)) * E(q.fresh(), log(q))
+    <Expression E_{q(z|x)}[log p(z)] * E_{q(z|x)}[log q(z|x)]>
+    """
+
+    code = "shared-draw"
+
+
 class NoClosedFormError(FormulaError):
-    """A KL (or entropy) has no closed form for this pair of families."""
+    """A KL (or entropy) has no closed form for this pair of families.
+
+    >>> from worldformula import KL, Bernoulli, E, Normal, log
+    >>> q, p = Normal("q(z|x)", torch.nn.Linear(3, 4)), Bernoulli("p(z)", shape=2)
+    >>> KL(q, p)
+    Traceback (most recent call last):
+    worldformula.errors.NoClosedFormError: KL(q(z|x) ‖ p(z)): no closed form for normal ‖ bernoulli
+      variable | declared by | shape
+      z        | q(z|x)      | undeclared
+      z        | p(z)        | (2,)
+    estimate it on the sample: E(q, log(q) - log(p))
+    >>> E(q, log(q) - log(p))
+    <Expression E_{q(z|x)}[log q(z|x) - log p(z)]>
+    """
 
     code = "no-closed-form"
 
 
 class TimeError(FormulaError):
-    """A time subscript cannot be carried out: no ``Sum`` over it, or a carry without a declared shape."""
+    """A time subscript cannot be carried out: no ``Sum`` over it, or a carry without a declared shape.
+
+    >>> from worldformula import Deterministic, E, Normal, Sum, log
+    >>> core = Deterministic("h_t = f(h_{t-1}, x_t)", torch.nn.Bilinear(2, 3, 2))
+    >>> step = E(core, log(Normal("p(y_t|h_t)", torch.nn.Linear(2, 2))))
+    >>> Sum("t", step)(x=torch.zeros(5, 4, 3), y=torch.zeros(5, 4, 1))
+    Traceback (most recent call last):
+    worldformula.errors.TimeError: h_t = f(h_{t-1},x_t) carries h_{t-1} from step to step, so its size must be known
+    before the first step
+      variable | declared by            | shape
+      h_t      | h_t = f(h_{t-1},x_t)   | undeclared
+    declare it on the factor of h_t, e.g. shape=16
+    >>> core = Deterministic("h_t = f(h_{t-1}, x_t)", torch.nn.Bilinear(2, 3, 2), shape=2)
+    >>> step = E(core, log(Normal("p(y_t|h_t)", torch.nn.Linear(2, 2))))
+    >>> Sum("t", step)(x=torch.zeros(5, 4, 3), y=torch.zeros(5, 4, 1)).value.shape
+    torch.Size([5])
+    """
 
     code = "time"
 

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from worldformula.errors import FormulaError, MissingInputError, table
+from worldformula.errors import FormulaError, MissingInputError, UnknownVariableError, near, table
 from worldformula.formula.emit import register_networks
 from worldformula.formula.expression import Expression
-from worldformula.formula.factors import Factor, Joint
+from worldformula.formula.factors import Constants, Factor, Joint
 from worldformula.formula.nodes import OverTime, children
 from worldformula.formula.rollout import Rollout
 
@@ -31,21 +31,29 @@ class World(nn.Module):
     """
 
     loss: Expression
+    _filter: Rollout
+    _imagine: Rollout
+    _policies: dict[int, tuple[Factor, Rollout]]
+    _factors: tuple[Factor, ...]
+    _start: Constants | None
 
     def __init__(
         self, *, prior: Joint | Factor, posterior: Joint | Factor, heads: Iterable[Factor], loss: Expression
     ) -> None:
         super().__init__()
-        self.prior, self.posterior, self.heads = _joint(prior), _joint(posterior), _Heads(heads)
-        everything = (*self.posterior.factors, *self.prior.factors, *self.heads.values())
-        register_networks(self, list(everything))
+        self.prior, self.posterior = _joint(prior), _joint(posterior)
+        self.heads = {head.variable.key: head for head in heads}
+        factors = (*self.posterior.factors, *self.prior.factors, *self.heads.values())
         clock = _clock(loss)
+        self.index, self.reset_name = clock.index, clock.reset
+        register_networks(self, list(factors), clock.initial)
         # Kept out of the module tree: they hold the same networks, which must appear once in the state_dict.
         self.__dict__["loss"] = loss
-        self.__dict__["_filter"] = Rollout(self.posterior, clock.index, clock.reset, everything)
-        self.__dict__["_imagine"] = Rollout(self.prior, clock.index, None, everything)
-        self.__dict__["_policies"] = dict[int, tuple[Factor, Rollout]]()
-        self.reset_name = clock.reset
+        self.__dict__["_factors"] = factors
+        self.__dict__["_start"] = clock.initial
+        self.__dict__["_filter"] = Rollout(self.posterior, clock.index, clock.reset, factors, clock.initial)
+        self.__dict__["_imagine"] = Rollout(self.prior, clock.index, None, factors, clock.initial)
+        self.__dict__["_policies"] = {}
         self._check()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -54,12 +62,12 @@ class World(nn.Module):
     @property
     def carried(self) -> tuple[str, ...]:
         """The variables of a state."""
-        return self.__dict__["_imagine"].carried
+        return self._imagine.carried
 
     @property
     def action(self) -> str:
         """The variable of the action: what the prior reads at t−1 and does not declare itself."""
-        shifts = self.__dict__["_imagine"].program.plan.shifts
+        shifts = self._imagine.program.plan.shifts
         if len(shifts) != 1:
             raise FormulaError(
                 f"expected one action series at t-1 in the prior {self.prior}, found: {', '.join(shifts) or 'none'}"
@@ -71,28 +79,41 @@ class World(nn.Module):
     def filter(self, batch: Mapping[str, Tensor], start: State | None = None, **options: Any) -> State:
         """States of the posterior along the data: ``[B, T, ...]`` for series ``[B, T, ...]``.
 
-        ``batch`` may hold more series than the posterior reads. ``start`` is a state, with the last action under its
-        own name. ``options`` are those of a call: ``seed``, ``generator``, ``noise``, ``deterministic``.
+        ``batch`` may hold more series than the posterior reads. ``start`` is the state before the first step, with the
+        last action under its own name. ``options`` are those of a call: ``seed``, ``generator``, ``noise``,
+        ``deterministic``.
         """
-        rollout: Rollout = self.__dict__["_filter"]
-        wanted = rollout.program.inputs
+        wanted = self._filter.program.inputs
         if missing := [k for k in wanted if k not in batch]:
             rows = [(k, "series [B, T, ...]", "given" if k in batch else "missing") for k in wanted]
             raise MissingInputError(
-                f"filter needs {', '.join(missing)}\n" + table(("variable", "declared", "got"), rows)
+                f"filter needs {', '.join(missing)}\n"
+                + table(("variable", "declared", "got"), rows)
+                + f"\npass {', '.join(k + '=...' for k in missing)} in the batch"
             )
-        samples = rollout(**{k: batch[k] for k in wanted}, start=start, **options).samples
+        if start is not None:
+            plan = self._filter.program.plan
+            start = {k: start[k] for k in (*plan.carries, *plan.shifts) if k in start}
+        samples = self._filter(**{k: batch[k] for k in wanted}, start=start, **options).samples
         return {k: samples[k] for k in self.carried}
 
     def observe(self, observation: Mapping[str, Tensor], state: State, **options: Any) -> State:
-        """One step of the filter: ``observation`` and flags ``[B, ...]``, ``state`` with the last action; a new state."""
-        series = {k: v.unsqueeze(1) for k, v in observation.items()} | {self.action: state[self.action].unsqueeze(1)}
+        """One step of the filter: ``observation`` and flags ``[B, ...]``, ``state`` with the last action; new state."""
+        series = {k: v.unsqueeze(1) for k, v in observation.items()}
+        # The filter reads these series at t−1, which is the start; the value of this step is never read.
+        series |= {k: state[k].unsqueeze(1) for k in self._filter.program.plan.shifts if k in state}
         return {k: v[:, 0] for k, v in self.filter(series, start=state, **options).items()}
 
     def initial(self, batch: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> State:
-        """The state before the first step: zeros."""
-        shapes = self.__dict__["_imagine"].program.plan.shapes
-        return {k: torch.zeros(batch, *shapes[k], device=device, dtype=dtype) for k in self.carried}
+        """The state before the first step, without the action: what the loss starts from, zeros unless it says so."""
+        shapes, found = self._imagine.program.plan.shapes, State()
+        for key in self.carried:
+            given = getattr(self._start, key, None)
+            zeros = torch.zeros(
+                batch, *shapes.get(key, () if given is None else given.shape), device=device, dtype=dtype
+            )
+            found[key] = zeros if given is None else given.to(zeros).expand_as(zeros)
+        return found
 
     # --------------------------------------------------------------------------------------------------------- imagine
 
@@ -109,70 +130,116 @@ class World(nn.Module):
 
         With ``policy``, a factor such as π(a_t|h_t,z_t): ``horizon`` steps; returns the states with the start first,
         ``[N, horizon + 1, ...]``, and the action drawn at each of them under its own name. With ``actions``
-        ``[N, H, ...]``, the first taken at the start: states ``[N, H + 1, ...]`` and those actions.
+        ``[N, H, ...]``, the first taken at the start: states ``[N, H + 1, ...]`` and those actions. A prior without an
+        action needs ``horizon`` alone.
         """
+        if missing := [k for k in self.carried if k not in start]:
+            rows = [(k, "carried", "given" if k in start else "missing") for k in self.carried]
+            raise MissingInputError(
+                f"imagine: the start lacks {', '.join(missing)}\n"
+                + table(("variable", "declared", "got"), rows)
+                + "\npass a state of filter, observe or initial"
+            )
         start = {k: start[k] for k in self.carried}
-        if (policy is None) == (actions is None):
-            raise FormulaError("expected imagine(start, policy, horizon=...) or imagine(start, actions=...)")
+        acts = bool(self._imagine.program.plan.shifts)
+        if acts == (policy is None and actions is None) or (policy is not None and actions is not None):
+            expected = "imagine(start, policy, horizon=...) or imagine(start, actions=...)"
+            raise FormulaError(
+                f"expected {expected if acts else 'imagine(start, horizon=...): the prior has no action'}"
+            )
         if actions is not None:
-            return self._imagine_actions(start, actions, options)
-        if policy is None or horizon is None or horizon < 1:
+            return self._follow(start, actions, options)
+        if horizon is None or horizon < 1:
             raise FormulaError(f"expected horizon= of at least 1, got {horizon}")
-        key = self.action
-        if policy.variable.key != key:
-            raise FormulaError(f"expected a policy over {key}, got {policy}")
-        conditions = {c.key: start[c.key] for c in policy.conditions}
-        generator = options.get("generator")
-        first = policy.sample(generator=generator, deterministic=options.get("deterministic", False), **conditions)
-        rollout = self.rollout(policy)
-        samples = rollout(start={**start, key: first}, horizon=horizon, **options).samples
-        begin = {**start, key: first}
-        return {k: torch.cat((begin[k].unsqueeze(1), samples[k]), 1) for k in begin}
+        if policy is None:
+            return self._joined(start, self._imagine(start=start, horizon=horizon, **options).samples)
+        return self._act(start, policy, horizon, options)
 
     def rollout(self, policy: Factor) -> Rollout:
         """The compiled rollout of the prior with a policy; one is kept per policy object."""
-        found: dict[int, tuple[Factor, Rollout]] = self.__dict__["_policies"]
-        if id(policy) not in found:
-            shapes = (*self.posterior.factors, *self.prior.factors)
-            found[id(policy)] = (policy, Rollout(self.prior * policy, "t", None, shapes))
-        return found[id(policy)][1]
+        if id(policy) not in self._policies:
+            rollout = Rollout(self.prior * policy, self.index, None, self._factors, self._start)
+            self._policies[id(policy)] = (policy, rollout)
+        return self._policies[id(policy)][1]
 
-    def _imagine_actions(self, start: State, actions: Tensor, options: Mapping[str, Any]) -> State:
+    def _act(self, start: State, policy: Factor, horizon: int, options: Mapping[str, Any]) -> State:
+        """The action at the start, then the prior with the policy as one more factor."""
+        key, options = self.action, dict(options)
+        unknown = [c for c in policy.conditions if c.key not in start]
+        if policy.variable.key != key or unknown:
+            rows = [(c, policy, "carried" if c.key in start else "not in a state") for c in policy.conditions]
+            raise FormulaError(
+                f"expected a policy over {key} given variables of the state ({', '.join(start)}), got {policy}\n"
+                + table(("variable", "declared by", "got"), rows)
+            )
+        first: dict[str, Any] = {c.key: start[c.key] for c in policy.conditions}
+        first["deterministic"] = bool(options.get("deterministic", False))
+        if options.get("noise") is not None:  # that of the action covers the start as well: [N, horizon + 1, ...]
+            noise = options["noise"]
+            first["noise"], options["noise"] = noise[key][:, 0], {**noise, key: noise[key][:, 1:]}
+        if options.get("seed") is not None:  # one stream of random numbers for the first action and the rest
+            like = next(iter(start.values()))
+            options["generator"] = torch.Generator(like.device).manual_seed(options.pop("seed"))
+        first["generator"] = options.get("generator")
+        begin = {**start, key: policy.sample(**first)}
+        return self._joined(begin, self.rollout(policy)(start=begin, horizon=horizon, **options).samples)
+
+    def _follow(self, start: State, actions: Tensor, options: Mapping[str, Any]) -> State:
+        """The prior under given actions."""
         key = self.action
-        later = torch.cat(
-            (actions[:, 1:], actions[:, -1:]), 1
-        )  # the series at t-1 is what matters; its last is never read
-        rollout: Rollout = self.__dict__["_imagine"]
-        samples = rollout(**{key: later}, start={**start, key: actions[:, 0]}, **options).samples
-        return {k: torch.cat((v.unsqueeze(1), samples[k]), 1) for k, v in start.items()} | {key: actions}
+        series = torch.cat((actions[:, 1:], actions[:, -1:]), 1)  # step t reads the action of t-1; the last is not read
+        samples = self._imagine(**{key: series}, start={**start, key: actions[:, 0]}, **options).samples
+        return self._joined(start, samples) | {key: actions}
+
+    @staticmethod
+    def _joined(begin: State, samples: State) -> State:
+        """The start, then the steps."""
+        return {k: torch.cat((v.unsqueeze(1), samples[k]), 1) for k, v in begin.items()}
+
+    # ---------------------------------------------------------------------------------------------------------- decode
 
     def decode(self, states: Mapping[str, Tensor], heads: Iterable[str] | None = None) -> dict[str, Tensor]:
         """The mean of every head (or those named) at states ``[..., event]``: ``{"x": [..., H, W, C], "r": [...]}``."""
-        names = list(self.heads) if heads is None else list(heads)
         found = {}
-        for name in names:
+        for name in self.heads if heads is None else heads:
+            if name not in self.heads:
+                known = ", ".join(self.heads)
+                raise UnknownVariableError(f"no head predicts {name!r}; these are: {known}.{near(name, self.heads)}")
             head = self.heads[name]
+            if missing := [c.key for c in head.conditions if c.key not in states]:
+                rows = [(c, head, "given" if c.key in states else "missing") for c in head.conditions]
+                raise MissingInputError(
+                    f"decode: {head} needs {', '.join(missing)}\n" + table(("variable", "needed by", "got"), rows)
+                )
             values = [states[c.key] for c in head.conditions]
-            rank = self._rank(head.conditions[0].key)
-            lead = values[0].shape[: values[0].ndim - rank]
+            lead = values[0].shape[: values[0].ndim - self._rank(head.conditions[0].key)]
             flat = [v.reshape(-1, *v.shape[len(lead) :]) for v in values]
-            assert head.family is not None
-            mean = head.family.mean(head.params(*flat))
-            found[name] = mean.unflatten(0, lead) if isinstance(mean, Tensor) else torch.as_tensor(mean)
+            mean = head.head(*flat) if head.family is None else head.family.mean(head.params(*flat))
+            found[name] = torch.unflatten(torch.as_tensor(mean), 0, lead)
         return found
 
     def _rank(self, key: str) -> int:
-        shapes = self.__dict__["_imagine"].program.plan.shapes
-        return len(shapes[key]) if key in shapes else 1
+        """How many event axes a variable of the state has."""
+        return self._imagine.program.plan.ranks.get(key, 1)
 
     def _check(self) -> None:
         """Prior and posterior carry the same variables, and every head reads what a state holds."""
-        filtered, imagined = self.__dict__["_filter"].carried, self.carried
+        filtered, imagined = self._filter.carried, self.carried
         if set(filtered) != set(imagined):
             rows = [(k, k in imagined, k in filtered) for k in sorted({*filtered, *imagined})]
+            shown = table(("variable", "prior", "posterior"), rows)
             raise FormulaError(
-                "prior and posterior carry different variables\n" + table(("variable", "prior", "posterior"), rows)
+                f"prior and posterior carry different variables\n{shown}\nread the same z_{{t-1}} in both"
             )
+        known = {*imagined, *self._imagine.program.plan.shifts}
+        for head in self.heads.values():
+            if unknown := [c for c in head.conditions if c.key not in known]:
+                needed = [(c, head, "not carried" if c in unknown else "carried") for c in head.conditions]
+                raise FormulaError(
+                    f"the head {head} reads what a state does not hold\n"
+                    + table(("variable", "needed by", "got"), needed)
+                    + f"\na state holds what goes from step to step: {', '.join(imagined)}"
+                )
 
 
 def _joint(product: Joint | Factor) -> Joint:
@@ -188,10 +255,3 @@ def _clock(loss: Expression) -> OverTime:
             return node
         waiting += children(node)
     raise FormulaError("expected a loss over time, e.g. Sum('t', step, reset='first').mean()")
-
-
-class _Heads(dict[str, Factor]):
-    """The heads by the variable that they predict."""
-
-    def __init__(self, heads: Iterable[Factor]) -> None:
-        super().__init__({head.variable.key: head for head in heads})

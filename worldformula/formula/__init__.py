@@ -1,4 +1,4 @@
-"""The formula language. Files in the order a formula travels: names, factors, nodes, check, lower, plan, passes, emit."""
+"""The formula language, in the order a formula travels: names, factors, nodes, check, lower, plan, passes, emit."""
 
 from worldformula.formula.expression import KL, E, Expression, Mean, Sum, log, maximum, minimum, sg
 from worldformula.formula.factors import (

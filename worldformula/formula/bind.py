@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -37,8 +37,7 @@ class _Site:
     always: bool  # whether the noise is needed even without sampling, for its batch axes
 
 
-@dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """The arguments of one call, the length of its series, and whether it takes means and modes."""
 
     arguments: dict[str, Any]
@@ -62,7 +61,8 @@ class Binder:
         self.sites = tuple(self._site(op) for op in plan.sites)
 
     def _site(self, op: Op) -> _Site:
-        assert op.factor is not None and op.factor.family is not None
+        assert op.factor is not None
+        assert op.factor.family is not None
         event = self.plan.noise_shape(op)
         return _Site(op.name, op.name.removeprefix("noise_"), op.factor.family, event, op.step, op.factor.net is None)
 
@@ -70,46 +70,55 @@ class Binder:
         """Sort the keywords of a call; add the start of the carry and the noise."""
         options: dict[str, Any] = {}
         if given.keys() != self.keys:
-            options = {k: v for k, v in given.items() if k in CALL_OPTIONS}
+            options = {k: v for k, v in given.items() if k in CALL_OPTIONS and v is not None}
             given = {k: v for k, v in given.items() if k not in CALL_OPTIONS}
             if given.keys() != self.keys:
                 self.refuse(given)
-        arguments = {i.name: self.checked(i, given[i.key]) for i in self.inputs}
-        like = self.like(given, options.get("start"))
-        lead, length = (), 0
+        arguments: dict[str, Any] = {}
+        like = None  # noise and zeros take the dtype and device of the first tensor of floating point
+        for known in self.inputs:
+            value = arguments[known.name] = given[known.key]
+            self.check(known, value)
+            if like is None and value.is_floating_point():
+                like = value
+        if like is None:
+            like = self.like(given, options.get("start"))
+        lead: tuple[int, ...] = ()
         if self.plan.index is not None:
             lead = self.lead(given, options)
-            length = arguments["T"] = lead[1]
+            arguments["T"] = lead[1]
             arguments |= self.start(given, options.get("start"), lead[0], like)
-        elif options and ("start" in options or "horizon" in options):
+        elif "start" in options or "horizon" in options:
             raise FormulaError("start= and horizon= belong to a formula with a Sum over time; this one has none")
         deterministic = bool(options.get("deterministic", False))
-        if self.sites:
-            generator = self.generator(options, like)
-            arguments |= self.noise(given, lead, like, generator, options.get("noise") or {}, deterministic)
-            arguments["rng"] = generator
-        return Call(arguments, length, deterministic)
+        if self.sites or "noise" in options:
+            arguments["rng"] = self.generator(options, like)
+            arguments |= self.noise(lead, like, arguments["rng"], options.get("noise"), deterministic, given)
+        return Call(arguments, arguments.get("T", 0), deterministic)
 
     # ------------------------------------------------------------------------------------------------------- inputs
 
-    def checked(self, known: _Input, value: Any) -> Tensor:
+    def check(self, known: _Input, value: Any) -> None:
         """A tensor that ends in the declared event shape."""
         if not isinstance(value, Tensor):
             raise ShapeError(
                 f"{known.key}: expected a tensor, got {type(value).__name__}; write {known.key}=torch.as_tensor(...)"
             )
         shape = known.shape
-        if shape is not None:
-            got = value.shape[2:] if known.step else value.shape[value.ndim - len(shape) :]
-            if tuple(got) != shape:
-                expected = f"[B, T{''.join(f', {s}' for s in shape)}]" if known.step else str(shape)
-                raise ShapeError(
-                    f"{known.key} does not have the declared event shape\n"
-                    + table(("variable", "declared", "got"), [(known.key, expected, tuple(value.shape))])
-                    + ("\npass flags [B, T]" if known.key == self.plan.reset
-                       else "\npass batch axes + event shape, or change shape= on its factor")
-                )  # fmt: skip
-        return value
+        if shape is None or value.shape[2 if known.step else max(value.ndim - len(shape), 0) :] == shape:
+            return
+        axes = ", ".join(map(str, shape))
+        expected = f"[B, T{', ' if axes else ''}{axes}]" if known.step else f"[..., {axes}]"
+        flags = known.key == self.plan.reset
+        raise ShapeError(
+            f"{known.key} does not have the declared event shape\n"
+            + table(("variable", "declared", "got"), [(known.key, expected, list(value.shape))])
+            + (
+                "\npass one flag per step"
+                if flags
+                else "\npass batch axes + event axes, or change shape= on its factor"
+            )
+        )
 
     def refuse(self, given: Mapping[str, Any]) -> NoReturn:
         """Unknown and missing variables, with the table *variable | declared by | needed by*."""
@@ -142,15 +151,13 @@ class Binder:
         readers = [str(o.factor) for o in (*direct, *through) if o.factor is not None]
         return ", ".join(dict.fromkeys(readers)) or ("reset" if op.kind == "flags" else "-")
 
-    def like(self, given: Mapping[str, Any], start: Mapping[str, Any] | None) -> Tensor:
-        """A tensor whose dtype and device noise and zeros take: the first of floating point among inputs and start."""
-        first = None
-        for value in (*given.values(), *(start or {}).values()):
-            if isinstance(value, Tensor):
-                if value.is_floating_point():
-                    return value
-                first = value if first is None else first
-        return torch.empty(0, device=None if first is None else first.device)
+    @staticmethod
+    def like(given: Mapping[str, Any], start: Mapping[str, Any] | None) -> Tensor:
+        """Where no input is of floating point: a start that is, or the default dtype on the inputs' device."""
+        for value in (start or {}).values():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                return value
+        return torch.empty(0, device=next((v.device for v in given.values()), None))
 
     # --------------------------------------------------------------------------------------------------------- time
 
@@ -219,33 +226,41 @@ class Binder:
         return torch.Generator(like.device).manual_seed(options["seed"])
 
     def noise(
-        self, inputs: Mapping[str, Tensor], lead: tuple[int, ...], like: Tensor, generator: torch.Generator | None,
-        given: Mapping[str, Tensor], deterministic: bool,
+        self, lead: tuple[int, ...], like: Tensor, generator: torch.Generator | None,
+        given: Mapping[str, Tensor] | None, deterministic: bool, inputs: Mapping[str, Tensor],
     ) -> dict[str, Tensor | None]:  # fmt: skip
         """The noise of every site whose shape is declared, in the order of the sites; None for the others."""
-        if given and (unknown := [k for k in given if k not in {s.key for s in self.sites}]):
-            known = [s.key for s in self.sites]
-            raise UnknownVariableError(
-                f"noise: no variable {unknown[0]!r} is drawn; these are: {', '.join(known)}.{near(unknown[0], known)}"
-            )
+        given = given or {}
+        known = [site.key for site in self.sites] if given else []
+        for key in given:
+            if key not in known:
+                names = ", ".join(known) or "none"
+                raise UnknownVariableError(
+                    f"noise: no variable {key!r} is drawn; these are: {names}.{near(key, known)}"
+                )
         found: dict[str, Tensor | None] = {}
         for site in self.sites:
             if deterministic and not site.always:
                 continue
-            if site.event is None or site.key in given:
+            if site.event is None:
                 found[site.name] = given.get(site.key)
                 continue
-            batch = lead if site.step else self.batch(inputs)
-            shape = site.family.noise_shape(batch, ()) + site.event
-            found[site.name] = site.family.noise(shape, dtype=like.dtype, device=like.device, generator=generator)
+            shape = (*(lead if site.step else self.batch(inputs)), *site.event)
+            if site.key in given:
+                found[site.name] = given[site.key]
+                if given[site.key].shape != shape:
+                    rows = [(site.key, list(shape), list(given[site.key].shape))]
+                    raise ShapeError("noise: expected batch + event\n" + table(("variable", "declared", "got"), rows))
+            else:
+                found[site.name] = site.family.noise(shape, dtype=like.dtype, device=like.device, generator=generator)
         return found
 
     def batch(self, inputs: Mapping[str, Tensor]) -> tuple[int, ...]:
-        """The batch shape of a call without time: of an input whose event shape is known, else all but the last axis."""
+        """The batch shape of a call without time: of an input of known event shape, else all but the last axis."""
         if self.plan.reference is not None:
             key, rank = self.plan.reference
-            return tuple(inputs[key].shape[: inputs[key].ndim - rank])
-        static = [i for i in self.inputs if not i.step]
-        if static:
-            return tuple(inputs[static[0].key].shape[:-1])
-        return tuple(inputs[self.series[0].key].shape[:1]) if self.series else ()
+            value = inputs[key]
+            return tuple(value.shape[: value.ndim - rank])
+        for known in self.inputs:
+            return tuple(inputs[known.key].shape[: 1 if known.step else -1])
+        return ()

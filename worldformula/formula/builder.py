@@ -6,7 +6,7 @@ import keyword
 from collections.abc import Mapping
 from dataclasses import replace
 
-from worldformula.errors import DuplicateVariableError, FormulaError, ShapeError, TimeError, table
+from worldformula.errors import DuplicateVariableError, FormulaError, GradientError, ShapeError, TimeError, table
 from worldformula.formula.check import draw_order
 from worldformula.formula.factors import Factor
 from worldformula.formula.names import Variable
@@ -23,7 +23,7 @@ CALL_OPTIONS = ("seed", "generator", "noise", "start", "horizon", "deterministic
 
 
 class Builder:
-    """The plan of one formula while it grows. Operations of a time step have ``step``; all of them start in the loop."""
+    """The plan of one formula while it grows. Operations of a time step have ``step``; all start in the loop."""
 
     def __init__(self, used: list[Factor]) -> None:
         self.ops: dict[str, Op] = {}
@@ -39,6 +39,7 @@ class Builder:
     def plan(self, value: Ref | None) -> Plan:
         """What was built, with everything of a time step in the loop."""
         carried = {op.variable.key for op in self.ops.values() if op.kind == "carry" and op.variable}
+        self.refuse_score({name for key, name in self.carries.items() if key in carried})
         return Plan(
             ops=tuple(self.ops.values()),
             value=value,
@@ -54,6 +55,18 @@ class Builder:
             ranks=self.ranks,
             stages={name: "loop" if op.step else "once" for name, op in self.ops.items()},
         )
+
+    def refuse_score(self, carried: set[str]) -> None:
+        """The score estimator of a draw sees the terms inside its E, not those of the steps that the draw leads to."""
+        needed = set(carried)
+        for op in reversed(self.ops.values()):
+            if op.name in needed:
+                needed |= set(op.reads)
+                if op.kind == "draw" and op.how == "score":
+                    raise GradientError(
+                        f"E over {op.factor}: gradient='score' would miss what the draw does to later steps, which "
+                        f"read it through the carry\nuse gradient='straight-through', or a family such as OneHot"
+                    )
 
     # ------------------------------------------------------------------------------------------------------ one op
 

@@ -8,10 +8,13 @@ from worldformula.errors import (
     FormulaError,
     GradientError,
     NoClosedFormError,
+    ShapeError,
+    SharedDrawError,
     table,
 )
 from worldformula.families.base import kl_pair
-from worldformula.formula.nodes import Product, Use
+from worldformula.formula.nodes import Node, Product, Use, drawn_factors
+from worldformula.formula.text import text
 
 
 def check_product(uses: Product) -> Product:
@@ -56,20 +59,48 @@ def draw_order(uses: Product) -> list[Use]:
 
 def check_gradient(q: Product, gradient: str | None) -> None:
     """Every sampled factor has a reparametrised sample, or ``gradient`` names an estimator that the family has."""
-    for use in q:
-        family = use.factor.family
-        if family is None or (gradient is None and family.reparametrised):
-            continue
-        names = ", ".join(f"gradient={g!r}" for g in family.gradients)
-        if gradient is None:
+    drawn = [(use.factor, use.factor.family) for use in q if use.factor.family is not None]
+    for factor, family in drawn:
+        names = " or ".join(f"gradient={g!r}" for g in family.gradients)
+        if gradient is None and not family.reparametrised:
             raise GradientError(
-                f"E over {use.factor}: a {family.name} sample is not reparametrised, so its gradient would be silently "
+                f"E over {factor}: a {family.name} sample is not reparametrised, so its gradient would be silently "
                 f"missing\n"
-                + table(("variable", "declared by", "got"), [(use.factor.variable, use.factor, "no gradient=")])
-                + f"\nchoose an estimator: E(q, f, {names or 'of a reparametrised family instead'})"
+                + table(("variable", "declared by", "got"), [(factor.variable, factor, "no gradient=")])
+                + f"\nchoose an estimator: E(q, f, {names})"
             )
-        if not family.reparametrised and gradient not in family.gradients:
-            raise GradientError(f"E over {use.factor}: {family.name} has {names}, got gradient={gradient!r}")
+        needed = not family.reparametrised or all(f.reparametrised for _, f in drawn)
+        if gradient is not None and needed and gradient not in family.gradients:
+            raise GradientError(
+                f"E over {factor}: a {family.name} factor has {names}, got gradient={gradient!r}\n"
+                + table(("variable", "declared by", "got"), [(factor.variable, factor, f"gradient={gradient!r}")])
+                + (
+                    "\nleave gradient= out: the sample is reparametrised"
+                    if family.reparametrised
+                    else f"\nwrite {names}"
+                )
+            )
+
+
+NONLINEAR = {"*": "product", "/": "ratio", "max": "maximum", "min": "minimum"}
+
+
+def check_independence(op: str, left: Node, right: Node) -> None:
+    """Refuse a product, ratio, maximum or minimum of two expectations that share a draw: E[f]·E[g] is not E[f·g]."""
+    if op not in NONLINEAR:
+        return
+    ours, theirs = drawn_factors(left), drawn_factors(right)
+    shared = next((f for f in ours if any(f is g for g in theirs)), None)
+    if shared is not None:
+        raise SharedDrawError(
+            f"the {NONLINEAR[op]} of two expectations over {shared} needs two independent draws, and inside one "
+            f"expression a factor draws once\n"
+            + table(
+                ("variable", "declared by", "drawn in"),
+                [(shared.variable, shared, text(node)) for node in (left, right)],
+            )
+            + "\nwrite E(q, f) * E(q.fresh(), g) for independent draws, or E(q, f * g) for the expectation of f * g"
+        )
 
 
 def check_divergence(q: Use, p: Use) -> None:
@@ -78,13 +109,18 @@ def check_divergence(q: Use, p: Use) -> None:
     rows = [(f.variable, f, f.shape if f.shape is not None else "undeclared") for f in (left, right)]
     shown = table(("variable", "declared by", "shape"), rows)
     if left.variable != right.variable:
-        raise FormulaError(f"KL({left} ‖ {right}): expected two factors of one variable\n{shown}")
+        raise FormulaError(
+            f"KL({left} ‖ {right}): expected two factors of one variable\n{shown}\ngive both headers the same variable"
+        )
     if left.family is None or right.family is None:
-        raise NoClosedFormError(f"KL({left} ‖ {right}): a deterministic or data factor has no density\n{shown}")
+        raise NoClosedFormError(
+            f"KL({left} ‖ {right}): a deterministic or data factor has no density\n{shown}"
+            f"\ncompare values instead, e.g. with log of a Normal with scale=1.0"
+        )
     if kl_pair(left.family, right.family) is None:
         raise NoClosedFormError(
             f"KL({left} ‖ {right}): no closed form for {left.family.name} ‖ {right.family.name}\n{shown}"
             f"\nestimate it on the sample: E(q, log(q) - log(p))"
         )
     if left.shape is not None and right.shape is not None and left.shape != right.shape:
-        raise FormulaError(f"KL({left} ‖ {right}): expected equal event shapes\n{shown}")
+        raise ShapeError(f"KL({left} ‖ {right}): expected equal event shapes\n{shown}\ndeclare the same shape= on both")

@@ -169,7 +169,7 @@ def register_networks(owner: nn.Module, used: list[Factor], initial: nn.Module |
                     name, count = f"{wish}_{count}", count + 1
                 owner.add_module(name, part)
     if initial is not None:
-        owner.add_module("initial", initial)
+        owner.add_module("initial_state", initial)
 
 
 def networks(owner: nn.Module) -> dict[int, str]:

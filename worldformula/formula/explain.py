@@ -5,6 +5,7 @@ from __future__ import annotations
 from worldformula.errors import table
 from worldformula.formula.nodes import Divergence, Expectation, Log, Node, children
 from worldformula.formula.passes import PASSES
+from worldformula.formula.passes.hoist_before import batch_dependent
 from worldformula.formula.program import Program
 from worldformula.formula.text import text
 
@@ -17,6 +18,11 @@ def explain(node: Node, program: Program, stages: bool = False) -> str:
         for op in program.plan.sites
     ]
     parts = [table(("term", "estimator", "gradient"), rows), "draws: " + ("; ".join(draws) or "none")]
+    parts += [
+        f"{op.factor} stays in the loop over {program.plan.index}: BatchNorm makes its result depend on the batch"
+        for op in program.plan.ops
+        if op.step and batch_dependent(op)
+    ]
     if stages:
         plan = program.raw
         parts.append(f"--- lowered\n{plan}")
@@ -30,13 +36,14 @@ def _rows(node: Node) -> list[tuple[str, str, str]]:
     rows: list[tuple[str, str, str]] = []
     match node:
         case Divergence(q, p):
-            assert q.factor.family is not None and p.factor.family is not None
+            assert q.factor.family is not None
+            assert p.factor.family is not None
             stopped = [side for side, use in (("q", q), ("p", p)) if use.stopped]
             gradient = f"exact, none through {' and '.join(stopped)}" if stopped else "exact"
             rows.append((text(node), f"closed form ({q.factor.family.name}, {p.factor.family.name})", gradient))
         case Log():
             rows.append((text(node), "exact, at the values it is given", "exact"))
-        case Expectation(q, body, gradient):
+        case Expectation(q, _, gradient):
             drawn = [u.factor for u in q if u.factor.family is not None]
             for factor in drawn:
                 family = factor.family

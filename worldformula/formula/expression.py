@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from worldformula.errors import FormulaError
-from worldformula.formula.check import check_divergence, check_gradient, check_product
+from worldformula.formula.check import check_divergence, check_gradient, check_independence, check_product
 from worldformula.formula.emit import register_networks
 from worldformula.formula.explain import explain
 from worldformula.formula.factors import Constants, Factor, Joint, as_uses
@@ -44,8 +44,8 @@ class Expression(nn.Module):
     """A formula that can be printed, evaluated, differentiated, compiled, copied and saved.
 
     Call it with its variables as keywords. Reserved keywords: ``seed`` or ``generator`` (randomness of this call),
-    ``noise`` (the noise itself, by variable), ``start`` (initial carry, by variable), ``horizon`` (how many steps, where
-    no data series says so), ``deterministic`` (means and modes instead of samples). Returns :class:`Out`.
+    ``noise`` (the noise itself, by variable), ``start`` (initial carry, by variable), ``horizon`` (how many steps,
+    where no data series says so), ``deterministic`` (means and modes instead of samples). Returns :class:`Out`.
     """
 
     def __init__(self, node: Node) -> None:
@@ -96,6 +96,7 @@ class Expression(nn.Module):
 
     @property
     def latex(self) -> str:
+        """The formula in LaTeX, exactly as written."""
         return latex(self.node)
 
     def explain(self, stages: bool = False) -> str:
@@ -155,7 +156,7 @@ class Expression(nn.Module):
         return Expression(Negative(self.node))
 
 
-@torch.compiler.assume_constant_result  # so that ``torch.compile(loss)`` need not trace how code is written
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch.compile need not trace our compiler
 def _prepare(expression: Expression) -> bool:
     expression.program.function(expression, deterministic=False)
     return True
@@ -172,10 +173,12 @@ def as_node(value: Expression | Number_) -> Node:
 
 
 def _binary(op: Any, left: Expression | Number_, right: Expression | Number_) -> Expression:
-    return Expression(Binary(op, as_node(left), as_node(right)))
+    first, second = as_node(left), as_node(right)
+    check_independence(op, first, second)
+    return Expression(Binary(op, first, second))
 
 
-# ------------------------------------------------------------------------------------------------------ what users write
+# ----------------------------------------------------------------------------------------------------- what users write
 
 
 def log(p: Factor | Joint) -> Expression:
@@ -189,9 +192,19 @@ def log(p: Factor | Joint) -> Expression:
 
 def KL(q: Factor | Use, p: Factor | Use) -> Expression:
     """KL(q ‖ p) in closed form; raises NoClosedFormError where there is none."""
-    (left,), (right,) = as_uses(q), as_uses(p)
+    left, right = _one(q), _one(p)
     check_divergence(left, right)
     return Expression(Divergence(left, right))
+
+
+def _one(q: Factor | Joint | Use) -> Use:
+    used = as_uses(q)
+    if len(used) != 1:
+        raise FormulaError(
+            f"KL: expected one factor on each side, got the product {' '.join(str(u.factor) for u in used)}\n"
+            f"write the KL of a product by the chain rule, as a sum of KLs of its factors inside E"
+        )
+    return used[0]
 
 
 def E(q: Factor | Joint | Use, f: Expression | Number_, gradient: str | None = None) -> Expression:

@@ -1,20 +1,30 @@
 """Factors: a family, names and a network. What users write: ``Normal("q(z|x)", encoder, shape=16)``.
 
-A factor's identity is the object, never its text. It is a plain ``nn.Module`` without mutable options and without memory
-of past calls.
+A factor's identity is the object, never its text. It is a plain ``nn.Module`` without mutable options and without
+memory of past calls.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from worldformula import families
-from worldformula.errors import FormulaError, HeaderError, MissingInputError, UnknownVariableError, near, table
+from worldformula.errors import (
+    FormulaError,
+    HeaderError,
+    MissingInputError,
+    ShapeError,
+    UnknownVariableError,
+    WorldformulaError,
+    near,
+    table,
+)
 from worldformula.families.base import Family
 from worldformula.formula.names import Header, Variable, read_header
 from worldformula.formula.nodes import Use
@@ -127,10 +137,12 @@ class Factor(nn.Module):
 
     @property
     def variable(self) -> Variable:
+        """What the factor declares."""
         return self.header.variables[0]
 
     @property
     def conditions(self) -> tuple[Variable, ...]:
+        """What its network is called with, in header order."""
         return self.header.conditions
 
     @property
@@ -203,23 +215,37 @@ class Factor(nn.Module):
         self,
         *,
         sample_shape: tuple[int, ...] = (),
+        seed: int | None = None,
         generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
         deterministic: bool = False,
         **conditions: Any,
     ) -> Tensor:
-        """One draw of the variable: ``sample_shape + batch + event``; the mean (or mode) when ``deterministic``."""
+        """One draw of the variable: ``sample_shape + batch + event``; the mode when ``deterministic``.
+
+        ``seed``, ``generator`` or the ``noise`` itself decide the draw; otherwise torch's global generator does.
+        """
+        if self.family is None and self.net is None:
+            return torch.as_tensor(self.arguments(conditions, (self.variable,))[0])  # a draw of data is the datum
         values = self.arguments(conditions, self.conditions)
-        if self.family is None:
-            return self.head(*values)
-        params = self.params(*values)
-        if deterministic:
-            return self.family.mode(params)
-        tensors = [p for p in params if isinstance(p, Tensor)]
-        like = tensors[0] if tensors else torch.empty(self.shape or ())
-        batch = tuple(like.shape[: like.ndim - self.rank - self.family.class_axes])
-        shape = self.family.noise_shape((*sample_shape, *batch), self.event(params))
-        noise = self.family.noise(shape, dtype=like.dtype, device=like.device, generator=generator)
-        return self.family.sample(params, noise)
+        with naming(self):
+            if self.family is None:
+                return torch.as_tensor(self.head(*values))
+            params = self.params(*values)
+            tensors = [p for p in params if isinstance(p, Tensor)]
+            like = tensors[0] if tensors else torch.empty(self.shape or ())
+            batch = tuple(like.shape[: like.ndim - self.rank - self.family.class_axes]) if tensors else ()
+            if deterministic:
+                mode = self.family.mode(params)
+                return mode if isinstance(mode, Tensor) else like.new_full((*sample_shape, *self.event(params)), mode)
+            shape = self.family.noise_shape((*sample_shape, *batch), self.event(params))
+            if seed is not None:
+                generator = torch.Generator(like.device).manual_seed(seed)
+            if noise is None:
+                noise = self.family.noise(shape, dtype=like.dtype, device=like.device, generator=generator)
+            elif noise.shape != shape:
+                raise ShapeError(f"noise: expected {list(shape)}, got {list(noise.shape)}")
+            return self.family.sample(params, noise)
 
     def event(self, params: tuple[Any, ...]) -> tuple[int, ...]:
         """The event shape: declared, or read off the parameters."""
@@ -234,7 +260,19 @@ class Factor(nn.Module):
         if self.family is None:
             raise FormulaError(f"{self} is deterministic: it has no density")
         value, *conditions = self.arguments(values, (self.variable, *self.conditions))
-        return self.family.log_prob(spread(self.params(*conditions), value, self), value, self.rank)
+        with naming(self):
+            return self.family.log_prob(spread(self.params(*conditions), value, self), value, self.rank)
+
+
+@contextmanager
+def naming(factor: Factor) -> Iterator[None]:
+    """Errors inside name the factor."""
+    try:
+        yield
+    except WorldformulaError as error:
+        if str(factor) in str(error):
+            raise
+        raise type(error)(f"{factor}: {error}") from error
 
 
 def spread(params: tuple[Any, ...], like: Tensor, factor: Factor) -> tuple[Any, ...]:
@@ -253,6 +291,7 @@ class Joint:
 
     @property
     def factors(self) -> tuple[Factor, ...]:
+        """In written order."""
         return tuple(u.factor for u in self.uses)
 
     def __mul__(self, other: Factor | Joint) -> Joint:

@@ -7,6 +7,7 @@ It is the debug mode, the equality test of the emitted code, and the source of e
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from worldformula.errors import HeadError, ShapeError, WorldformulaError, table
 from worldformula.families.base import Family, kl_pair
 from worldformula.formula import runtime
-from worldformula.formula.factors import Factor
+from worldformula.formula.factors import Factor, naming
 from worldformula.formula.plan import Op, Plan, Ref
 
 Env = dict[str, Any]
@@ -105,11 +106,10 @@ class _Interpreter:
         """One operation; a failure is told with the factor and the shapes of what it read."""
         args = [] if op.kind == "over" else [env[a] if isinstance(a, str) else a for a in op.args]
         try:
-            return self.apply(op, args)
-        except WorldformulaError as error:
-            if op.factor is None or str(op.factor) in str(error):
-                raise
-            raise type(error)(f"{op.factor}: {error}") from error
+            with nullcontext() if op.factor is None else naming(op.factor):
+                return self.apply(op, args)
+        except WorldformulaError:
+            raise
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             what = "its network failed" if op.kind == "net" else f"{op.kind} {op.how}".strip() + " failed"
             whose = f"{op.factor}: " if op.factor is not None else ""
@@ -164,7 +164,8 @@ class _Interpreter:
             case "logp":
                 return family.log_prob(args[0], args[1], rank)
             case "kl":
-                assert op.other is not None and op.other.family is not None
+                assert op.other is not None
+                assert op.other.family is not None
                 closed = kl_pair(family, op.other.family)
                 assert closed is not None
                 return torch.as_tensor(closed(args[0], args[1], rank, shape))
@@ -174,13 +175,14 @@ class _Interpreter:
     def _output(factor: Factor, value: Any) -> Any:
         """What a network returned; for a deterministic factor it must end in the declared shape."""
         shape = factor.shape
-        if factor.family is None and shape is not None and isinstance(value, Tensor):
-            if tuple(value.shape[max(value.ndim - len(shape), 0) :]) != shape:
-                raise HeadError(
-                    f"{factor}: the network's result does not end in the declared event shape\n"
-                    + table(("variable", "declared", "got"), [(factor.variable, shape, tuple(value.shape))])
-                    + "\nchange the network, or shape="
-                )
+        if factor.family is not None or shape is None or not isinstance(value, Tensor):
+            return value
+        if value.shape[max(value.ndim - len(shape), 0) :] != shape:
+            raise HeadError(
+                f"{factor}: the network's result does not end in the declared event shape\n"
+                + table(("variable", "declared", "got"), [(factor.variable, list(shape), list(value.shape))])
+                + "\nchange the network, or shape="
+            )
         return value
 
     def _draw(self, op: Op, factor: Factor, family: Family, params: Any, noise: Any) -> Any:

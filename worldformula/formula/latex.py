@@ -21,10 +21,10 @@ from worldformula.formula.text import BINDS, number, strength
 
 
 def symbol(word: str) -> str:
-    """A base or subscript: Greek names as Greek, one letter as it is, words upright.
+    r"""A base or subscript: Greek names as Greek, one letter as it is, words upright.
 
     >>> symbol("theta"), symbol("x"), symbol("image"), symbol("x1")
-    ('\\\\theta', 'x', '\\\\mathrm{image}', 'x_{1}')
+    ('\\theta', 'x', '\\mathrm{image}', 'x_{1}')
     """
     if word in GREEK:
         return f"\\{word}"
@@ -34,7 +34,7 @@ def symbol(word: str) -> str:
 
 
 def variable(v: Variable) -> str:
-    """``z_{t-1}``, ``\\hat{z}``, ``h'``."""
+    r"""``z_{t-1}``, ``\hat{z}``, ``h'``."""
     base = symbol(v.base)
     base = rf"\{v.accent}{{{base}}}" if v.accent else base
     sub = ",".join(s for s in (symbol(v.subscript) if v.subscript else "", v.suffix) if s)
@@ -44,7 +44,7 @@ def variable(v: Variable) -> str:
 
 
 def factor(u: Use) -> str:
-    """``q(z_{t} \\mid h_{t})``, or ``\\mathrm{sg}[...]`` around it."""
+    r"""``q(z_{t} \mid h_{t})``, or ``\mathrm{sg}[...]`` around it."""
     header = u.factor.header
     variables, conditions = (", ".join(map(variable, vs)) for vs in (header.variables, header.conditions))
     name, _, sub = header.letter.partition("_")
@@ -78,8 +78,9 @@ def latex(node: Node) -> str:
             return rf"\log {product(p)}"
         case Divergence(q, p):
             return rf"D_{{\mathrm{{KL}}}}\left[ {factor(q)} \,\|\, {factor(p)} \right]"
-        case Expectation(q, body, _):
-            return rf"\mathbb{{E}}_{{{product(q)}}}\left[ {latex(body)} \right]"
+        case Expectation(q, body, gradient):
+            how = rf"^{{\mathrm{{{gradient}}}}}" if gradient else ""
+            return rf"\mathbb{{E}}{how}_{{{product(q)}}}\left[ {latex(body)} \right]"
         case Binary("max" | "min", left, right):
             return rf"\{node.op}\left( {latex(left)},\, {latex(right)} \right)"
         case Binary("/", left, right):

@@ -124,6 +124,9 @@ class Lines:
                 return f"{'stop' if op.kind == 'stop' else 'one_batch'}({', '.join(args)})"
             case "binary":
                 return self._binary(op)
+        return self._unary(op)
+
+    def _unary(self, op: Op) -> str:
         body = self.ref(op.args[0], tight=True)
         match op.kind:
             case "negative":
@@ -152,7 +155,9 @@ class Lines:
         source = self.carried(self.plan.carries[key])
         if keep is None:
             return source
-        initial = f", self.initial.{key}" if self.plan.initial is not None and hasattr(self.plan.initial, key) else ""
+        initial = (
+            f", self.initial_state.{key}" if self.plan.initial is not None and hasattr(self.plan.initial, key) else ""
+        )
         return f"restart({source}, {keep}_s[t]{initial})"
 
     def carried(self, source: str) -> str:

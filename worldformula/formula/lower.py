@@ -36,15 +36,16 @@ def lower(node: Node) -> Plan:
     return lowering.plan(value)
 
 
-def lower_rollout(product: Product, index: str, reset: str | None, shapes_from: tuple[Factor, ...] = ()) -> Plan:
-    """The plan that only draws a product through time: what ``filter`` and ``imagine`` run.
+def lower_rollout(clock: OverTime, shapes_from: tuple[Factor, ...] = ()) -> Plan:
+    """The plan that only makes the draws of ``Sum("t", E(product, 0))``: what ``filter`` and ``imagine`` run.
 
     ``shapes_from``: further factors whose declared event shapes hold here too.
     """
-    lowering = _Lowering([*(u.factor for u in product), *shapes_from])
-    draws = Expectation(product, Number(0))
-    lowering.enter_time(OverTime("sum", index, draws, reset))
-    lowering.draw(draws, {}, index)
+    draws = clock.body
+    assert isinstance(draws, Expectation)
+    lowering = _Lowering([*factors(draws), *shapes_from])
+    lowering.enter_time(clock)
+    lowering.draw(draws, {}, clock.index)
     return lowering.plan(None)
 
 
@@ -82,7 +83,7 @@ class _Lowering(Builder):
                 return self.over_time(node, self.timed(how, name, body, node))
         raise TypeError(f"no lowering rule for {type(node).__name__}")
 
-    # ---------------------------------------------------------------------------------------------- terms and reductions
+    # -------------------------------------------------------------------------------------------- terms and reductions
 
     def term(self, node: Node, value: Ref) -> Ref:
         """Note a KL, a log-density or an expectation of one as a term that ``out.terms`` shows."""

@@ -1,6 +1,6 @@
-"""Names: reading ``"q(z_t|h_t,e_t)"`` and ``"h_t = f(h_{t-1}, a_{t-1})"``, by hand, with a caret under every error.
+r"""Names: reading ``"q(z_t|h_t,e_t)"`` and ``"h_t = f(h_{t-1}, a_{t-1})"``, by hand, with a caret under every error.
 
-A variable is what the paper prints: a base (``x``, ``\\hat z``, ``h'``, ``image``), perhaps a static subscript
+A variable is what the paper prints: a base (``x``, ``\hat z``, ``h'``, ``image``), perhaps a static subscript
 (``z_1``) or a time index with an offset (``z_{t-1}``). A single letter as a subscript, with or without an offset, is an
 index: ``Sum("t", ...)`` binds it.
 """
@@ -170,7 +170,7 @@ class _Reader:
         return found.group()
 
     def variable(self) -> Variable:
-        """variable := ['\\\\' accent] name {"'"} ['_' subscript | '_{' subscript {',' subscript} '}']"""
+        r"""variable := ['\' accent] name {"'"} ['_' subscript | '_{' subscript {',' subscript} '}']"""
         self.space()
         accent = None
         if self.take("\\"):

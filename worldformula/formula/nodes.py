@@ -32,6 +32,8 @@ class Node:
 
 @dataclass(frozen=True, eq=False)
 class Number(Node):
+    """A number as written: 1 and 1.0 print differently."""
+
     value: int | float
 
 
@@ -52,7 +54,7 @@ class Divergence(Node):
 
 @dataclass(frozen=True, eq=False)
 class Expectation(Node):
-    """E_q[body]: one shared draw of every factor of ``q``; ``gradient`` names the estimator where one must be chosen."""
+    """E_q[body]: one shared draw of every factor of ``q``; ``gradient`` names the estimator that was chosen."""
 
     q: Product
     body: Node
@@ -70,11 +72,15 @@ class Binary(Node):
 
 @dataclass(frozen=True, eq=False)
 class Negative(Node):
+    """-body."""
+
     body: Node
 
 
 @dataclass(frozen=True, eq=False)
 class StopGradient(Node):
+    """sg(body): its value, without its gradient."""
+
     body: Node
 
 
@@ -131,6 +137,12 @@ def factors(node: Node) -> list[Factor]:
 
     visit(node)
     return list(found.values())
+
+
+def drawn_factors(node: Node) -> list[Factor]:
+    """The random factors that the expectations of an expression draw."""
+    here = [u.factor for u in node.q if u.factor.family is not None] if isinstance(node, Expectation) else []
+    return here + [factor for child in children(node) for factor in drawn_factors(child)]
 
 
 def initial_of(node: Node) -> Constants | None:

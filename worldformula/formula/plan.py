@@ -1,7 +1,8 @@
 """The plan: a formula as single assignments, each network and each sample once.
 
-Operations are shared by factor *object* and arguments, never by text. An operation belongs to a level: ``once`` per call,
-or ``step`` (once per time step). Every step operation starts in the stage ``loop``; the passes move what they can.
+Operations are shared by factor *object* and arguments, never by text. An operation belongs to a level: ``once`` per
+call, or ``step`` (once per time step). Every step operation starts in the stage ``loop``; the passes move what they
+can.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ class Op:
     """One assignment ``name = kind(args)``.
 
     kinds: input, flags, shift, carry, repeat, noise, net, params, wide, stop, draw, logp, kl, binary, negative, detach,
-    same, over, batch. ``how`` refines some of them: the operator, ``mean``/``sum``, the gradient estimator of a draw, the
-    name of the flags. ``factor`` is the factor that a net, params, draw, logp or kl belongs to; ``other`` the second one
-    of a kl. ``same`` has no value: it checks that its arguments have one batch shape.
+    same, over, batch. ``how`` refines some of them: the operator, ``mean``/``sum``, the gradient estimator of a draw,
+    the name of the flags. ``factor`` is the one that a net, params, draw, logp or kl belongs to; ``other`` the second
+    one of a kl. ``same`` has no value: it checks that its arguments have one batch shape.
     """
 
     name: str
@@ -55,8 +56,9 @@ class Term:
 class Plan:
     """The whole formula, in an order in which everything is defined before it is used.
 
-    ``carries`` maps a carried variable's key to the operation that gives its next value; ``shifts`` lists the data series
-    read at t−1; ``samples`` maps each drawn variable's key to its operation; ``labels`` the operations of KLs and logs to their text.
+    ``carries`` maps a carried variable's key to the operation that gives its next value; ``shifts`` lists the data
+    series read at t−1; ``samples`` maps each drawn variable's key to its operation; ``labels`` maps the operation of a
+    KL, a log or a sum over time to its text.
     """
 
     ops: tuple[Op, ...]
@@ -74,6 +76,7 @@ class Plan:
     stages: dict[str, Stage] = field(default_factory=dict)
 
     def stage(self, name: str) -> Stage:
+        """Where an operation runs."""
         return self.stages[name]
 
     def with_stages(self, **changed: Stage) -> Plan:
@@ -82,6 +85,7 @@ class Plan:
 
     @cached_property
     def by_name(self) -> dict[str, Op]:
+        """The operations by name."""
         return {op.name: op for op in self.ops}
 
     @cached_property
@@ -122,7 +126,8 @@ class Plan:
     def noise_shape(self, site: Op) -> tuple[int, ...] | None:
         """The event part of a site's noise; None where it is only known once the network has run."""
         factor, shape = site.factor, self.shape_of(site.factor)
-        assert factor is not None and factor.family is not None
+        assert factor is not None
+        assert factor.family is not None
         if shape is None or not (site.step or self.reference or not self.inputs or factor.constant):
             return None
         return factor.family.noise_shape((), shape)

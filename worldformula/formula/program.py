@@ -19,8 +19,8 @@ from worldformula.formula.plan import Plan, verify
 class Out:
     """The result of one call.
 
-    ``value`` is what the formula says. ``terms``: printed term -> tensor, reduced as the formula reduces it. ``samples``:
-    variable -> tensor, ``[B, T, ...]`` where it has a time index. ``last``: what goes on to the next step.
+    ``value`` is what the formula says. ``terms``: printed term -> tensor, reduced as the formula reduces it.
+    ``samples``: variable -> tensor, ``[B, T, ...]`` where it has a time index. ``last``: what goes on to the next step.
     """
 
     __slots__ = ("_call", "_plan", "_samples", "_terms", "value")
@@ -56,7 +56,7 @@ class Out:
 
     @property
     def last(self) -> dict[str, Tensor]:
-        """The carry after the last step, and the last value of every series read at t−1: ``start=`` of the next call."""
+        """The last carry, and the last value of every series read at t−1: the ``start=`` of the next call."""
         samples, plan = self.samples, self._plan
         carried = {key: samples[key][:, -1] for key in plan.carries}
         return carried | {key: self._call.arguments[plan.arguments[key]][:, -1] for key in plan.shifts}

@@ -7,32 +7,40 @@ from typing import Any
 from torch import nn
 
 from worldformula.formula.emit import register_networks
-from worldformula.formula.factors import Factor, Joint
+from worldformula.formula.factors import Constants, Factor, Joint
 from worldformula.formula.lower import lower_rollout
+from worldformula.formula.nodes import Expectation, Number, OverTime
 from worldformula.formula.program import Out, Program
 
 
 class Rollout(nn.Module):
     """``for t: draw every factor of the product``, compiled like any formula. Keywords as for an expression.
 
-    ``shapes_from`` are further factors whose declared event shapes hold for the product's variables.
+    ``shapes_from`` are further factors whose declared event shapes hold for the product's variables; ``initial`` is the
+    first carry by variable, zeros otherwise.
     """
 
     def __init__(
-        self, product: Joint, index: str = "t", reset: str | None = None, shapes_from: tuple[Factor, ...] = ()
+        self,
+        product: Joint,
+        index: str = "t",
+        reset: str | None = None,
+        shapes_from: tuple[Factor, ...] = (),
+        initial: Constants | None = None,
     ) -> None:
         super().__init__()
-        self.product, self.index, self.reset = product, index, reset
-        self.__dict__["shapes_from"] = shapes_from  # a tuple: their networks are not this module's
-        register_networks(self, list(product.factors))
+        self.product = product
+        self.clock = OverTime("sum", index, Expectation(product.uses, Number(0)), reset, initial)
+        self.shapes_from = shapes_from
+        register_networks(self, list(product.factors), initial)
         self._program: Program | None = None
 
     @property
     def program(self) -> Program:
         """The plan and the functions emitted from it, made at first use."""
         if self._program is None:
-            plan = lower_rollout(self.product.uses, self.index, self.reset, self.shapes_from)
-            self._program = Program(plan, f"for {self.index}: {self.product}")
+            plan = lower_rollout(self.clock, self.shapes_from)
+            self._program = Program(plan, f"for {self.clock.index}: {self.product}")
         return self._program
 
     @property
@@ -49,4 +57,5 @@ class Rollout(nn.Module):
         return {**self.__dict__, "_program": None}
 
     def forward(self, **inputs: Any) -> Out:
+        """The draws, in ``out.samples``."""
         return self.program.run(self, inputs)

@@ -13,7 +13,8 @@ from worldformula.families.base import Family
 
 Value = Any  # a tensor, or a family's parameters: a tuple of tensors and numbers
 RUNTIME = (
-    "flat", "steps", "stack", "kept", "shift", "restart", "repeat", "wide", "stop", "noise_for", "mode_like", "one_batch",
+    "flat", "steps", "stack", "kept", "shift", "restart", "repeat", "wide", "stop", "noise_for", "mode_like",
+    "one_batch",
 )  # fmt: skip
 
 
@@ -50,7 +51,7 @@ def restart(carry: Tensor, keep: Tensor, initial: Tensor | None = None) -> Tenso
 
 
 def shift(x: Tensor, start: Tensor, keep: Tensor | None) -> Tensor:
-    """x_{t-1} as [B·T, ...]: the series [B, T, ...] one step later, ``start`` first, zero where the sequence restarts."""
+    """x_{t-1} as [B·T, ...]: the series [B, T, ...] one step later, ``start`` first, zero where it restarts."""
     late = torch.cat((start.unsqueeze(1).to(x.dtype), x[:, :-1]), 1)
     return flat(late if keep is None else restart(late, keep))
 
@@ -78,11 +79,13 @@ def stop(params: Value) -> Value:
 
 def noise_for(family: Family, params: Value, rank: int, noise: Tensor | None, rng: torch.Generator | None) -> Tensor:
     """The given noise, or fresh noise in the shape of the parameters (for a variable whose shape is not declared)."""
-    if noise is not None:
-        return noise
     like = next(p for p in params if isinstance(p, Tensor))
     whole = tuple(like.shape[: like.ndim - family.class_axes])
     shape = family.noise_shape(whole[: len(whole) - rank], whole[len(whole) - rank :])
+    if noise is not None:
+        if noise.shape != shape:
+            raise ShapeError(f"noise: expected {list(shape)}, got {list(noise.shape)}")
+        return noise
     return family.noise(shape, dtype=like.dtype, device=like.device, generator=rng)
 
 

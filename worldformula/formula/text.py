@@ -1,4 +1,4 @@
-"""Plain text: one line for debuggers, test diffs and the keys of ``out.terms``. One rule per node, written order kept."""
+"""Plain text: one line for debuggers, test diffs and keys of ``out.terms``. One rule per node, written order kept."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ def strength(node: Node) -> int:
     return 9
 
 
-def number(value: float) -> str:
-    """``1.0`` -> ``1``; other floats as Python writes them."""
-    return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
+def number(value: int | float) -> str:
+    """As Python writes it: ``1`` stays ``1`` and ``1.0`` stays ``1.0``."""
+    return repr(value)
 
 
 def use(u: Use) -> str:
+    """A factor's header, or sg(...) around it."""
     return f"sg({u.factor})" if u.stopped else str(u.factor)
 
 
