@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -286,6 +288,76 @@ def test_a_disk_that_is_too_small_is_refused_before_the_run(tmp_path, monkeypatc
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=10**3))
     with pytest.raises(ReplayError, match=r"grows to 0.0 GB.*lower its capacity"):
         Replay(200, SPEC, directory=tmp_path)
+
+
+def script(tmp_path, code):
+    """Runs code in a process of its own, which a full disk may kill."""
+    command = [sys.executable, "-c", "from tests.data.test_replay import *\n" + textwrap.dedent(code), str(tmp_path)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "."}, check=False)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A folder on a disk of 8 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a small disk")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_up_later_stops_adding_and_kills_nobody(small_disk):
+    done = script(
+        small_disk,
+        """
+        from pathlib import Path
+        import worldformula.data.replay as module
+        module.RESERVE_BYTES = 100_000
+        folder = Path(sys.argv[1])
+        replay = Replay(80_000, SPEC, streams=2, directory=folder / "replay", slack=0)
+        fill(replay, 0, 50)
+        (folder / "others").write_bytes(bytes(6_000_000))  # somebody else takes what was free before
+        try:
+            fill(replay, 50, 40_000)
+        except ReplayError as error:
+            print(error)
+        stopped = replay._count
+        assert 50 < stopped < 40_000, stopped
+        assert (replay.sample(50, 8)["place"][..., 1] < stopped).all()
+        (folder / "others").unlink()
+        fill(replay, stopped, 39_000)
+        assert replay.sample(500, 8)["place"][..., 1].max() > 20_000
+        """,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "the disk has no room for more rows" in done.stdout
+    assert "No space left" in done.stdout
+
+
+@pytest.mark.parametrize("answer", ["absent", "unsupported"])
+def test_where_disk_cannot_be_reserved_it_must_be_free(tmp_path, monkeypatch, answer):
+    def unsupported(*_):
+        raise OSError(errno.EOPNOTSUPP, "not supported")
+
+    if answer == "absent":
+        monkeypatch.delattr(os, "posix_fallocate", raising=False)
+    else:
+        monkeypatch.setattr(os, "posix_fallocate", unsupported, raising=False)
+    monkeypatch.setattr("worldformula.data.replay.RESERVE_BYTES", 1000)
+    replay = Replay(2000, SPEC, streams=2, directory=tmp_path)
+    fill(replay, 0, 20)
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=10))
+    with pytest.raises(ReplayError, match=r"no room for more rows.*holds \d+ rows"):
+        fill(replay, 20, 60)
+    assert len(replay) < 60
+
+
+def test_files_that_cannot_be_made_are_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ReplayError, match="cannot be made: Not a directory"):
+        Replay(20, SPEC, directory=tmp_path / "file" / "replay")
 
 
 def test_files_take_disk_only_as_they_fill(tmp_path):

@@ -7,8 +7,10 @@ episodes: the model resets its state where ``is_first``.
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -25,6 +27,8 @@ Batch = dict[str, NDArray[Any]]
 
 NEEDED = ("action", "is_first", "is_last")
 DESCRIPTION = "replay.json"
+RESERVE_BYTES = 8 * 2**20  # disk is reserved this far ahead of the newest row
+UNSUPPORTED = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # what a file system answers that cannot reserve
 RELEASE_BYTES = 128 * 2**20  # touched file pages count as memory of the process; they are given back after this many
 
 
@@ -32,9 +36,10 @@ class Replay:
     """The last ``capacity`` rows of experience, sampled as sequences.
 
     With ``directory``, rows live in sparse memory-mapped files that grow as they fill: they cost disk, not memory, and
-    survive the death of the process. A checkpoint then holds only :meth:`state`. Rows that were valid at the last two
-    checkpoints are never overwritten: the ring in the file is ``slack`` rows longer than ``capacity``. Without
-    ``directory``, rows live in memory and :meth:`state` contains them.
+    survive the death of the process. Disk is reserved a few megabytes ahead of the newest row, for a disk that fills
+    up under a mapped page would kill the process without a word. A checkpoint then holds only :meth:`state`. Rows that
+    were valid at the last two checkpoints are never overwritten: the ring in the file is ``slack`` rows longer than
+    ``capacity``. Without ``directory``, rows live in memory and :meth:`state` contains them.
 
     A row whose episode was abandoned (the next row of its stream has ``is_first``, but no end was recorded) is sampled
     with ``is_last`` set and its action zeroed, for that action was never executed.
@@ -81,7 +86,9 @@ class Replay:
         self._marks: tuple[int, ...] = ()  # count at the last two checkpoints
         self._rng = np.random.default_rng(seed)
         self._touched = 0
+        self._reserved = 0  # rows of each stream that surely have their place on the disk
         self._maps: list[mmap.mmap] = []
+        self._files: dict[str, Path] = {}
         self._reopened = False
         self._columns = self._in_memory() if self.directory is None else self._in_files(self.directory)
 
@@ -102,19 +109,22 @@ class Replay:
         return {key: np.zeros(self._shape(key), dtype) for key, (_, dtype) in self.spec.items()}
 
     def _in_files(self, directory: Path) -> dict[str, NDArray[Any]]:
-        directory.mkdir(parents=True, exist_ok=True)
         path = directory / DESCRIPTION
-        self._reopened = path.exists()
-        if self._reopened:
-            self._check_description(path)
-        else:
-            self._check_disk(directory)
         columns = {}
-        for index, (key, (_, dtype)) in enumerate(self.spec.items()):
-            file = directory / f"{index:02d}_{re.sub(r'[^A-Za-z0-9_]', '_', key)}.bin"
-            columns[key] = self._map(file, self._column_bytes(key), dtype).reshape(self._shape(key))
-        if not self._reopened:
-            path.write_text(json.dumps(self._description(), indent=1))
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._reopened = path.exists()
+            if self._reopened:
+                self._check_description(path)
+            else:
+                self._check_disk(directory)
+            for index, (key, (_, dtype)) in enumerate(self.spec.items()):
+                file = self._files[key] = directory / f"{index:02d}_{re.sub(r'[^A-Za-z0-9_]', '_', key)}.bin"
+                columns[key] = self._map(file, self._column_bytes(key), dtype).reshape(self._shape(key))
+            if not self._reopened:
+                path.write_text(json.dumps(self._description(), indent=1))
+        except OSError as error:
+            raise ReplayError(f"the replay files in {directory} cannot be made: {error.strerror or error}") from error
         return columns
 
     def _description(self) -> dict[str, Any]:
@@ -157,6 +167,29 @@ class Replay:
         self._maps.append(mapped)
         return np.frombuffer(mapped, dtype)
 
+    def _reserve(self) -> None:
+        """Give the next rows their place on the disk, so that it is full here and not under a mapped page.
+
+        Raises:
+            ReplayError: the disk is full; nothing was added, and everything that was added is safe.
+        """
+        position = self._count % self._ring
+        if self._count < self._reserved or self._count >= self._ring:  # every later round overwrites the first one
+            return
+        row = {key: int(np.prod(shape)) * dtype.itemsize for key, (shape, dtype) in self.spec.items()}
+        rows = min(max(1, RESERVE_BYTES // (sum(row.values()) * self.streams)), self._ring - position)
+        try:
+            for key, file in self._files.items():
+                starts = [(stream * self._ring + position) * row[key] for stream in range(self.streams)]
+                _allocate(file, starts, rows * row[key])
+        except OSError as error:
+            raise ReplayError(
+                f"the disk has no room for more rows in {self.directory} ({error.strerror or error}); the replay holds "
+                f"{len(self)} rows and grows to {self.nbytes / 1e9:.3g} GB. Free some space and go on, or start a new "
+                "run with a smaller capacity. What was stored before is safe."
+            ) from error
+        self._reserved = self._count + rows
+
     def _release(self, touched: int) -> None:
         """Give file pages back to the system's cache now and then, or all of the file would count as our memory."""
         self._touched += touched
@@ -183,11 +216,14 @@ class Replay:
             actions: ``[N, A]`` float32, chosen at these rows; stored as zero where ``is_last``.
 
         Raises:
-            ReplayError: wrong keys, shapes or dtypes; or the row would overwrite one that a checkpoint still needs.
+            ReplayError: wrong keys, shapes or dtypes; the row would overwrite one that a checkpoint still needs; or
+                the disk is full.
         """
         values = {**rows, "action": actions}
         self._check(values)
         self._protect()
+        if self._maps:
+            self._reserve()
         position = self._count % self._ring
         for key, column in self._columns.items():
             column[:, position] = values[key]
@@ -260,9 +296,16 @@ class Replay:
     # ---------------------------------------------------------------------------------------------------- exact resume
 
     def flush(self) -> None:
-        """Write the files through to the disk. Needed against power failures only: a killed process loses nothing."""
-        for mapped in self._maps:
-            mapped.flush()
+        """Write the files through to the disk. Needed against power failures only: a killed process loses nothing.
+
+        Raises:
+            ReplayError: the disk refuses.
+        """
+        try:
+            for mapped in self._maps:
+                mapped.flush()
+        except OSError as error:
+            raise ReplayError(f"{self.directory} cannot be written: {error.strerror or error}") from error
 
     def checkpointed(self) -> None:
         """A checkpoint with the present :meth:`state` is safe on disk: protect the rows that it refers to."""
@@ -300,10 +343,31 @@ class Replay:
                 f"the checkpoint needs {state['count']} rows per stream, and {self.directory} held no replay files; "
                 "give the folder of the interrupted run"
             )
-        self._count = int(state["count"])
+        self._count = self._reserved = int(state["count"])
         if not self._maps:
             held = np.arange(self._count - self._held, self._count) % self._ring
             for key, column in self._columns.items():
                 column[:, held] = state["columns"][key]
         self._marks = (*(int(mark) for mark in state["marks"]), self._count)[-2:]
         self._rng.bit_generator.state = state["rng"]
+
+
+def _allocate(file: Path, starts: list[int], size: int) -> None:
+    """Blocks for ``size`` bytes from each start; where the system cannot reserve them, they must at least be free.
+
+    Raises:
+        OSError: the disk is full, or the file cannot be opened.
+    """
+    reserved = hasattr(os, "posix_fallocate")  # Linux has it; macOS and Windows do not
+    handle = os.open(file, os.O_RDWR)
+    try:
+        for start in starts if reserved else ():
+            os.posix_fallocate(handle, start, size)
+    except OSError as error:
+        if error.errno not in UNSUPPORTED:
+            raise
+        reserved = False
+    finally:
+        os.close(handle)
+    if not reserved and shutil.disk_usage(file.parent).free < size * len(starts):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
