@@ -117,7 +117,7 @@ class Builder:
         now = variable.at(0)
         if bound and variable.offset == -1:
             if now in self.declared:
-                self.need_shape(now, by)
+                self.need_shape(now, by, "carries")
                 return self.add(variable.identifier, Op("", "carry", variable=variable, step=True))
             series = self.add(now.key, Op("", "input", variable=now, step=True))
             return self.add(variable.identifier, Op("", "shift", (series,), variable=variable, step=True))
@@ -131,12 +131,13 @@ class Builder:
             raise FormulaError(f"{by}: a variable cannot be called {variable.key!r}, which is an option of the call")
         return self.add(variable.key, Op("", "input", variable=variable, step=bound))
 
-    def need_shape(self, variable: Variable, by: Factor) -> None:
-        """A carried variable starts from zeros, or from a given state, of a known shape."""
-        initial = self.time.initial if self.time else None
-        if variable.key not in self.shapes and not (initial is not None and hasattr(initial, variable.key)):
+    def need_shape(self, variable: Variable, by: Factor, how: str) -> None:
+        """What is carried starts from zeros of a known shape; noise is drawn for all steps before the first."""
+        initial = getattr(self.time.initial, variable.key, None) if self.time and how == "carries" else None
+        if variable.key not in self.shapes and initial is None:
+            what = f"{variable.at(-1)} from step to step" if how == "carries" else f"{variable} at every step"
             raise TimeError(
-                f"{by} carries {variable.at(-1)} from step to step, so its size must be known before the first step\n"
+                f"{by} {how} {what}, so its size must be known before the first step\n"
                 + table(("variable", "declared by", "shape"), [(variable, by, "undeclared")])
                 + f"\ndeclare it on the factor of {variable}, e.g. shape=16"
             )
@@ -174,6 +175,8 @@ class Builder:
         variable = factor.variable
         step = self.is_step(params) or (index is not None and variable.index == index)
         how = "" if factor.family.reparametrised else gradient or ""
+        if step:
+            self.need_shape(variable, factor, "draws")
         noise = Op("", "noise", factor=factor, variable=variable, step=step)
         source = self.add(f"noise_{variable.key}", noise, (id(factor), params))
         return self.add(variable.key, Op("", "draw", (params, source), factor, how=how))

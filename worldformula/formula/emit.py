@@ -47,15 +47,6 @@ def emit(plan: Plan, networks: Mapping[int, str], title: str, *, deterministic: 
 class _Writer(Lines):
     """Lays the lines out as a function: once per call, before the loop, in it, after it."""
 
-    def arguments(self) -> list[str]:
-        """Inputs, start of every carry and shifted series, noise of every site."""
-        names = [*self.plan.arguments.values(), *(["T"] if self.plan.free_running else [])]
-        names += [f"start_{key}" for key in (*self.plan.carries, *self.plan.shifts)]
-        sites = [op for op in self.plan.sites if not self.deterministic or _factor_of(op).net is None]
-        names += [op.name for op in sites]
-        unknown = not self.deterministic and any(self.plan.noise_shape(op) is None for op in sites)
-        return names + (["rng"] if unknown else [])
-
     def write(self, title: str) -> str:
         """The whole module text."""
         late = self._after_time()
@@ -149,11 +140,6 @@ class _Writer(Lines):
 def _tuple(items: Iterable[str]) -> str:
     items = list(items)
     return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
-
-
-def _factor_of(op: Op) -> Factor:
-    assert op.factor is not None
-    return op.factor
 
 
 def register_networks(owner: nn.Module, used: list[Factor], initial: nn.Module | None = None) -> None:

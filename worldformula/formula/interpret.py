@@ -29,11 +29,20 @@ def interpret(
     return _Interpreter(plan, arguments, deterministic).run()
 
 
+def noise_drawn(plan: Plan, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The noise of a call by site, that of sites whose shape only their network tells included."""
+    interpreter = _Interpreter(plan, arguments, deterministic=False)
+    with torch.no_grad():
+        interpreter.run()
+    return interpreter.noise | {s.name: n for s in plan.sites if (n := arguments.get(s.name)) is not None}
+
+
 class _Interpreter:
     def __init__(self, plan: Plan, arguments: Mapping[str, Any], deterministic: bool) -> None:
         self.plan, self.given, self.deterministic = plan, arguments, deterministic
         self.ops = plan.by_name
         self.once: Env = {}
+        self.noise: dict[str, Tensor] = {}  # of the once-per-call sites
         self.history: dict[str, list[Any]] = {}
 
     def run(self) -> tuple[Any, tuple[Any, ...], tuple[Any, ...]]:
@@ -191,6 +200,7 @@ class _Interpreter:
         if self.deterministic:
             return runtime.mode_like(family, params, noise)
         noise = runtime.noise_for(family, params, self.plan.rank_of(factor), noise, self.given.get("rng"))
+        self.noise[str(op.args[1])] = noise
         if op.how == "straight-through":
             return family.straight_through(params, noise)  # type: ignore[attr-defined]
         return family.sample(params, noise)

@@ -28,13 +28,23 @@ class Lines:
         self.outputs = {*shown, *([plan.value] if isinstance(plan.value, str) else []), *plan.carries.values()}
         self.in_loop = False
 
+    def arguments(self) -> list[str]:
+        """Inputs, start of every carry and shifted series, noise of every site."""
+        names = [*self.plan.arguments.values(), *(["T"] if self.plan.free_running else [])]
+        names += [f"start_{key}" for key in (*self.plan.carries, *self.plan.shifts)]
+        sites = [op for op in self.plan.sites if not self.deterministic or self._factor(op).net is None]
+        names += [op.name for op in sites]
+        unknown = not self.deterministic and any(self.plan.noise_shape(op) is None for op in sites)
+        return names + (["rng"] if unknown else [])
+
     # ------------------------------------------------------------------------------------------------------ one line
 
     def lines(self, ops: list[Op]) -> list[str]:
         """One line per operation that is not written inside another's line."""
         written = []
         for op in ops:
-            if self.inlined(op.name) or (op.kind == "input" and not self.flattened(op)):
+            unread = op.kind == "noise" and op.name not in self.arguments()
+            if unread or self.inlined(op.name) or (op.kind == "input" and not self.flattened(op)):
                 continue
             expression = self.expression(op)
             if op.kind == "same":
@@ -100,8 +110,9 @@ class Lines:
         match op.kind:
             case "input":
                 return f"flat({op.name})"
-            case "noise":
-                return op.name
+            case "noise":  # [B, T, ...]; a draw outside the loop takes all steps at once
+                inside = any(self.stages[user] == "loop" for user in self.used[op.name])
+                return f"flat({op.name})" if op.step and not inside else op.name
             case "repeat":
                 return f"repeat({args[0]}, T)"
             case "flags" | "shift" | "carry":

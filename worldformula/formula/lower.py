@@ -187,7 +187,12 @@ class _Lowering(Builder):
     def over_time(self, node: OverTime, inner: Ref) -> str:
         """The sum or mean of the steps."""
         if not self.is_step(inner):
-            raise TimeError(f"Sum over {node.index!r}: nothing inside has the index {node.index}, e.g. x_{node.index}")
+            if not isinstance(inner, str) or not any(op.step for op in self.ops.values()):
+                raise TimeError(
+                    f"Sum over {node.index!r}: nothing inside has the index {node.index}\n"
+                    f"give a variable its subscript, e.g. x_{node.index}"
+                )
+            inner = self.add(f"{inner}_{node.index}", Op("", "repeat", (inner,), step=True))
         name = self.add(f"{node.how}_over_{node.index}", Op("", "over", (inner,), how=node.how))
         self.leaves.append(name)
         self.labels.setdefault(name, text(node))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from worldformula.errors import WorldformulaError
 from worldformula.formula.bind import Binder, Call
 from worldformula.formula.emit import Emitted, emit, networks
-from worldformula.formula.interpret import interpret
+from worldformula.formula.interpret import interpret, noise_drawn
 from worldformula.formula.passes import PASSES
 from worldformula.formula.plan import Plan, verify
 
@@ -136,4 +136,7 @@ class Program:
     def noise(self, given: Mapping[str, Any], generator: torch.Generator | None) -> dict[str, Tensor]:
         """The noise that a call with these inputs would draw, by variable."""
         call = self.binder.bind({**given, "generator": generator})
-        return {s.key: n for s in self.binder.sites if (n := call.arguments[s.name]) is not None}
+        found = call.arguments
+        if any(found[site.name] is None for site in self.binder.sites):
+            found = noise_drawn(self.raw, found)
+        return {site.key: found[site.name] for site in self.binder.sites}
