@@ -109,7 +109,7 @@ class ShapeError(FormulaError):
     >>> loss = log(Normal("p(x)", shape=3)).mean()
     >>> loss(x=torch.zeros(5, 2))
     Traceback (most recent call last):
-    worldformula.errors.ShapeError: x does not have the declared event shape
+    worldformula.errors.ShapeError: x does not have the event shape that p(x) declares
       variable | declared | got
       x        | [..., 3] | [5, 2]
     pass batch axes + event axes, or change shape= on its factor
@@ -272,6 +272,12 @@ class SpaceError(WorldformulaError, ValueError):
     """An observation or action space is not supported, or a value lies outside its space."""
 
     code = "space"
+
+
+class BrokenEnvironmentError(WorldformulaError, RuntimeError):
+    """The code of an environment raised an error of its own, which is chained: ``--debug`` shows where."""
+
+    code = "broken-environment"
 
 
 class NonFiniteError(WorldformulaError, ValueError):

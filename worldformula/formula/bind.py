@@ -58,13 +58,15 @@ class Binder:
         self.keys = frozenset(plan.inputs)
         self.series = tuple(i for i in self.inputs if i.step)
         self.starts = (*plan.carries, *plan.shifts)
+        ours = [op.factor for op in plan.ops if op.factor is not None and op.factor.shape is not None]
+        self.declared: dict[str, object] = {f.variable.key: f for f in reversed(ours)} | {str(flags): "reset="}
         self.sites = tuple(self._site(op) for op in plan.sites)
 
     def _site(self, op: Op) -> _Site:
         assert op.factor is not None
         assert op.factor.family is not None
         event = self.plan.noise_shape(op)
-        return _Site(op.name, op.name.removeprefix("noise_"), op.factor.family, event, op.step, op.factor.net is None)
+        return _Site(op.name, op.name.removeprefix("noise_"), op.factor.family, event, op.step, op.factor.unbatched)
 
     def bind(self, given: dict[str, Any]) -> Call:
         """Sort the keywords of a call; add the start of the carry and the noise."""
@@ -111,7 +113,7 @@ class Binder:
         expected = f"[B, T{', ' if axes else ''}{axes}]" if known.step else f"[..., {axes}]"
         flags = known.key == self.plan.reset
         raise ShapeError(
-            f"{known.key} does not have the declared event shape\n"
+            f"{known.key} does not have the event shape that {self.declared.get(known.key, 'its factor')} declares\n"
             + table(("variable", "declared", "got"), [(known.key, expected, list(value.shape))])
             + (
                 "\npass one flag per step"
@@ -170,11 +172,11 @@ class Binder:
             return next(iter(start.values())).shape[0], horizon
         first = given[self.series[0].key].shape[:2]
         if len(first) < 2 or first[1] == 0 or any(given[i.key].shape[:2] != first for i in self.series):
-            rows = [(i.key, "[B, T, ...]", tuple(given[i.key].shape)) for i in self.series]
+            rows = [(i.key, "[B, T, ...]", list(given[i.key].shape)) for i in self.series]
             raise ShapeError(
                 "expected series with one batch and one length of at least 1\n"
                 + table(("variable", "declared", "got"), rows)
-                + "\npass batch-first series; fill a missing step and mask its term, or cut all series to one length"
+                + "\npass batch-first series, all of one length"
             )
         return first[0], first[1]
 
@@ -191,7 +193,7 @@ class Binder:
             if start is not None:
                 found[f"start_{key}"] = start[key]
                 if shape is not None and tuple(start[key].shape) != (B, *shape):
-                    rows = [(key, (B, *shape), tuple(start[key].shape))]
+                    rows = [(key, [B, *shape], list(start[key].shape))]
                     raise ShapeError("start: expected batch + event\n" + table(("variable", "declared", "got"), rows))
             elif initial is not None:
                 found[f"start_{key}"] = initial.expand(B, *initial.shape)

@@ -64,8 +64,8 @@ class Builder:
                 needed |= set(op.reads)
                 if op.kind == "draw" and op.how == "score":
                     raise GradientError(
-                        f"E over {op.factor}: gradient='score' would miss what the draw does to later steps, which "
-                        f"read it through the carry\nuse gradient='straight-through', or a family such as OneHot"
+                        f"E over {op.factor}: gradient='score' would miss what the draw does to later steps,\n"
+                        f"which read it through the carry\nuse gradient='straight-through', or a family such as OneHot"
                     )
 
     # ------------------------------------------------------------------------------------------------------ one op
@@ -103,9 +103,11 @@ class Builder:
         return self.add(f"{ref}_t", Op("", "repeat", (ref,), step=True))
 
     def unbatched(self, ref: str) -> bool:
-        """Parameters that no network computes, perhaps detached: they have no batch axes."""
+        """Parameters without batch axes, perhaps detached."""
         op = self.ops[ref]
-        return (op.kind == "params" and not op.reads) or (op.kind == "stop" and self.unbatched(op.reads[0]))
+        if op.kind == "stop":
+            return self.unbatched(op.reads[0])
+        return op.kind == "params" and op.factor is not None and op.factor.unbatched
 
     # ------------------------------------------------------------------------------------------------- variables
 
@@ -160,8 +162,8 @@ class Builder:
         return self.add(f"sg_{name}", Op("", "stop", (name,))) if use.stopped else name
 
     def widened(self, params: str, use: Use, like: str) -> str:
-        """Parameters that no network computes, seen with the batch axes of ``like``; constants need none."""
-        if use.factor.net is not None or use.factor.constants is None:
+        """Parameters without batch axes, seen with those of ``like``; plain numbers need none."""
+        if use.factor.constant or not use.factor.unbatched:
             return params
         return self.add(f"{params}_wide", Op("", "wide", (params, like), use.factor))
 
@@ -189,7 +191,8 @@ class Builder:
             name = self.value_of(use, inside, index, node.gradient)
             if inside.get(variable, name) != name:
                 raise DuplicateVariableError(
-                    f"two factors declare {variable} in nested expectations; the inner is {use.factor}"
+                    f"two factors declare {variable} in nested expectations; the inner is {use.factor}\n"
+                    f"rename one of them, e.g. {variable.base}'"
                 )
             inside[variable] = name
             key = variable.key
@@ -218,7 +221,11 @@ def declared_shapes(used: list[Factor]) -> tuple[dict[str, tuple[int, ...]], dic
         if factor.shape is not None:
             if shapes.setdefault(key, factor.shape) != factor.shape:
                 rows = [(factor.variable, f, f.shape) for f in (by[key], factor)]
-                raise ShapeError(f"{key} has two event shapes\n" + table(("variable", "declared by", "declared"), rows))
+                raise ShapeError(
+                    f"{key} has two event shapes\n"
+                    + table(("variable", "declared by", "declared"), rows)
+                    + "\ndeclare the same shape= on both"
+                )
             by.setdefault(key, factor)
     for factor in used:
         key = factor.variable.key

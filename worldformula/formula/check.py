@@ -93,8 +93,8 @@ def check_independence(op: str, left: Node, right: Node) -> None:
     shared = next((f for f in ours if any(f is g for g in theirs)), None)
     if shared is not None:
         raise SharedDrawError(
-            f"the {NONLINEAR[op]} of two expectations over {shared} needs two independent draws, and inside one "
-            f"expression a factor draws once\n"
+            f"the {NONLINEAR[op]} of two expectations over {shared} needs two independent draws,\n"
+            f"and inside one expression a factor draws once\n"
             + table(
                 ("variable", "declared by", "drawn in"),
                 [(shared.variable, shared, text(node)) for node in (left, right)],

@@ -115,7 +115,7 @@ class _Writer(Lines):
     def loop_lines(self, loop: list[Op], before: list[Op]) -> list[str]:
         """The loop from carry to carry."""
         lines = self.sliced(loop, before)
-        outside = [op.name for op in loop if op.kind not in ("carry", "same") and self._needed_outside(op)]
+        outside = [op.name for op in loop if op.kind != "same" and self._needed_outside(op)]
         lines += [f"{', '.join(f'{n}_s' for n in outside)} = {', '.join('[]' for _ in outside)}"] if outside else []
         kept = [str(op.factor) for op in loop if batch_dependent(op)]
         why = f"; {', '.join(kept)} depends on its batch (BatchNorm), so it stays here" if kept else ""

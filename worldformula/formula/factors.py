@@ -164,6 +164,11 @@ class Factor(nn.Module):
         """Whether all parameters are plain numbers."""
         return self.net is None and self.constants is None
 
+    @property
+    def unbatched(self) -> bool:
+        """Whether the parameters have no batch axes: given ones, or those of a network without inputs."""
+        return self.net is None or not self.conditions
+
     def fresh(self) -> Factor:
         """The same factor, same network, for an independent draw: ``E(q, f) * E(q.fresh(), g)``."""
         other = copy.copy(self)
@@ -277,7 +282,7 @@ def naming(factor: Factor) -> Iterator[None]:
 
 def spread(params: tuple[Any, ...], like: Tensor, factor: Factor) -> tuple[Any, ...]:
     """Give the parameters of a factor without conditions the batch axes of ``like`` (a view)."""
-    if factor.conditions or factor.net is not None:
+    if not factor.unbatched:
         return params
     assert factor.family is not None
     return factor.family.expand(params, tuple(like.shape[: like.ndim - factor.rank]), factor.rank)

@@ -122,7 +122,8 @@ class _Interpreter:
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             what = "its network failed" if op.kind == "net" else f"{op.kind} {op.how}".strip() + " failed"
             whose = f"{op.factor}: " if op.factor is not None else ""
-            raise ShapeError(f"{whose}{what}: {error}\n" + self.shapes(op, args)) from error
+            advice = "\nmake the network take these shapes, with one batch" if op.kind == "net" else ""
+            raise ShapeError(f"{whose}{what}: {error}\n" + self.shapes(op, args) + advice) from error
 
     def shapes(self, op: Op, args: list[Any]) -> str:
         """The table *variable | declared | got* for what an operation read."""
@@ -131,8 +132,11 @@ class _Interpreter:
         for ref, condition, value in zip(op.args, conditions, args, strict=False):
             tensors = [v for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, Tensor)]
             name = str(condition) if condition is not None else self.plan.labels.get(str(ref), str(ref))
-            declared = self.plan.shapes.get(condition.key, "undeclared") if condition is not None else "-"
-            rows.append((name, declared, ", ".join(str(tuple(v.shape)) for v in tensors) or repr(value)))
+            shape = self.plan.shapes.get(condition.key) if condition is not None else None
+            declared = (
+                "-" if condition is None else "undeclared" if shape is None else f"[..., {', '.join(map(str, shape))}]"
+            )
+            rows.append((name, declared, ", ".join(str(list(v.shape)) for v in tensors) or repr(value)))
         return table(("variable", "declared", "got"), rows)
 
     def apply(self, op: Op, args: list[Any]) -> Any:
@@ -195,11 +199,12 @@ class _Interpreter:
         return value
 
     def _draw(self, op: Op, factor: Factor, family: Family, params: Any, noise: Any) -> Any:
-        if self.deterministic and factor.net is not None:
+        if self.deterministic and not factor.unbatched:
             return family.mode(params)
         if self.deterministic:
             return runtime.mode_like(family, params, noise)
-        noise = runtime.noise_for(family, params, self.plan.rank_of(factor), noise, self.given.get("rng"))
+        if self.plan.noise_shape(self.ops[str(op.args[1])]) is None:
+            noise = runtime.noise_for(family, params, self.plan.rank_of(factor), noise, self.given.get("rng"))
         self.noise[str(op.args[1])] = noise
         if op.how == "straight-through":
             return family.straight_through(params, noise)  # type: ignore[attr-defined]

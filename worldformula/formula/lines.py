@@ -32,7 +32,7 @@ class Lines:
         """Inputs, start of every carry and shifted series, noise of every site."""
         names = [*self.plan.arguments.values(), *(["T"] if self.plan.free_running else [])]
         names += [f"start_{key}" for key in (*self.plan.carries, *self.plan.shifts)]
-        sites = [op for op in self.plan.sites if not self.deterministic or self._factor(op).net is None]
+        sites = [op for op in self.plan.sites if not self.deterministic or self._factor(op).unbatched]
         names += [op.name for op in sites]
         unknown = not self.deterministic and any(self.plan.noise_shape(op) is None for op in sites)
         return names + (["rng"] if unknown else [])
@@ -196,7 +196,7 @@ class Lines:
         factor, site = self._factor(op), self.ops[str(op.args[1])]
         family, params, noise = self.family(_family(factor)), self.ref(op.args[0]), self.ref(op.args[1])
         if self.deterministic:
-            return f"{family}.mode({params})" if factor.net is not None else f"mode_like({family}, {params}, {noise})"
+            return f"{family}.mode({params})" if not factor.unbatched else f"mode_like({family}, {params}, {noise})"
         if self.plan.noise_shape(site) is None:
             noise = f"noise_for({family}, {params}, {self.plan.rank_of(factor)}, {noise}, rng)"
         method = "straight_through" if op.how == "straight-through" else "sample"
@@ -210,7 +210,7 @@ class Lines:
         if type(left) is not type(right):
             self.globals[name] = kl_pair(left, right)
         call = f"{name}({', '.join(args)}, {self.plan.rank_of(q)}"
-        if q.net is not None or p.net is not None:
+        if not (q.constant and p.constant):
             return f"{call})"
         return f"torch.as_tensor({call}, {self.plan.shape_of(q)}))"  # of numbers alone it is a number
 

@@ -80,7 +80,8 @@ class _Lowering(Builder):
             case OverBatch(how, body):
                 return self.add(how + "_value", Op("", "batch", (self.reduced(how, body, scope, index),), how=how))
             case OverTime(how, name, body, _, _):
-                return self.over_time(node, self.timed(how, name, body, node))
+                self.enter_time(node)
+                return self.over_time(node, self.reduced(f"time {how}", body, scope, name))
         raise TypeError(f"no lowering rule for {type(node).__name__}")
 
     # -------------------------------------------------------------------------------------------- terms and reductions
@@ -136,11 +137,11 @@ class _Lowering(Builder):
         return total
 
     def divergence(self, q: Use, p: Use, scope: Scope, index: str | None) -> str:
-        """KL(q ‖ p) in closed form; a side that no network computes takes the batch axes of the other."""
+        """KL(q ‖ p) in closed form; a side without batch axes takes those of the other."""
         left, right = self.params(q, scope, index), self.params(p, scope, index)
-        if q.factor.net is not None:
+        if not q.factor.unbatched:
             right = self.widened(right, p, left)
-        elif p.factor.net is not None:
+        elif not p.factor.unbatched:
             left = self.widened(left, q, right)
         op = Op("", "kl", (left, right), q.factor, p.factor)
         return self.add(f"kl_{q.factor.variable.key}", op, id(p.factor.origin))
@@ -178,11 +179,6 @@ class _Lowering(Builder):
         return self.add(f"{kind}_{body}" if isinstance(body, str) else kind, Op("", kind, (body,)))
 
     # ------------------------------------------------------------------------------------------------------------ time
-
-    def timed(self, how: str, index: str, body: Node, node: OverTime) -> Ref:
-        """The body of a sum over time: one step."""
-        self.enter_time(node)
-        return self.reduced(f"time {how}", body, {}, index)
 
     def over_time(self, node: OverTime, inner: Ref) -> str:
         """The sum or mean of the steps."""

@@ -281,8 +281,8 @@ def _refuse_repeats(text: str, variables: tuple[Variable, ...], conditions: tupl
             raise HeaderError(f"expected each variable once, found {variable} twice\n    {text}")
         if variable.offset not in (0, -1):
             raise TimeError(
-                f"{text}: expected an offset of 0 or -1, found {variable}; carry what lies further back as a "
-                f"variable of its own, e.g. Deterministic('u_t = f({variable.base}_{{t-1}})', torch.nn.Identity())"
+                f"{text}: expected an offset of 0 or -1, found {variable}\ncarry what lies further back as a "
+                f"variable of its own: Deterministic('u_t = f({variable.base}_{{t-1}})', torch.nn.Identity())"
             )
     for variable in variables:
         if variable.offset:

@@ -109,6 +109,6 @@ def batch_table(terms: Sequence[tuple[str, Sequence[int]]]) -> str:
     """The message about terms whose batch shapes differ."""
     return (
         "the terms have different batch shapes, and combining them would broadcast one into another\n"
-        + table(("variable", "declared", "got"), [(name, "one batch shape", tuple(shape)) for name, shape in terms])
+        + table(("variable", "declared", "got"), [(name, "one batch shape", list(shape)) for name, shape in terms])
         + "\ngive every input the same batch axes, and declare event shapes (shape=), so that log sums the right axes"
     )

@@ -1,0 +1,208 @@
+"""What a time subscript means: where each network runs, what is carried, where it restarts."""
+
+import pytest
+import torch
+from torch import nn
+
+from tests.formula.models import A, B, D, G, Join, K, T, X, Z, gradients, rssm, sequences
+from worldformula import KL, Deterministic, E, Mean, Normal, OneHot, Sum, TwoHot, log, maximum, sg
+
+NETWORKS = ("enc", "f", "q_z_given_h_e", "p_z_given_h", "p_x_given_h_z", "p_r_given_h_z")
+
+
+def blocks(code):
+    """The emitted function cut at its comments: before the loop, in it, after it."""
+    body = code.split("# before the loop")[1]
+    before, _, rest = body.partition("# in the loop")
+    loop, _, after = rest.partition("# after the loop")
+    return before, loop, after
+
+
+def test_the_encoder_runs_before_core_and_posterior_in_prior_decoder_and_heads_after_the_loop():
+    places = [[n for n in NETWORKS if f"self.{n}(" in block] for block in blocks(rssm().code)]
+    assert places == [["enc"], ["f", "q_z_given_h_e"], ["p_z_given_h", "p_x_given_h_z", "p_r_given_h_z"]]
+
+
+def test_each_network_runs_as_often_as_its_place_says():
+    loss, data = rssm(), sequences()
+    calls = {}
+    for name, net in loss.named_children():
+        net.register_forward_hook(lambda _, args, __, name=name: calls.setdefault(name, []).append(len(args[0])))
+    loss(**data)
+    in_the_loop = ("f", "q_z_given_h_e")
+    assert calls == {name: [B] * T if name in in_the_loop else [B * T] for name in NETWORKS}
+
+
+def test_the_design_formula_as_written():
+    """Shapes only where a carry starts from zeros; reward and image without."""
+    embed = Deterministic("e_t = enc(x_t)", Join(X, D))
+    core = Deterministic("h_t = f(h_{t-1}, z_{t-1}, a_{t-1})", Join(D + G * K + A, D), shape=D)
+    prior = OneHot("p(z_t|h_t)", Join(D, G * K), unimix=0.01)
+    post = OneHot("q(z_t|h_t,e_t)", Join(2 * D, G * K), shape=(G, K), unimix=0.01)
+    image = Normal("p(x_t|h_t,z_t)", Join(D + G * K, 2 * X))
+    reward = TwoHot("p(r_t|h_t,z_t)", Join(D + G * K, 255))
+    dyn, rep = KL(sg(post), prior), KL(post, sg(prior))
+    step = E(embed * core * post, 1.0 * maximum(dyn, 1) + 0.1 * maximum(rep, 1) - log(image) - log(reward))
+    loss = Sum("t", step, reset="first").mean()
+    data = sequences()
+    torch.testing.assert_close(loss(**data, seed=0).value, loss.interpret(**data, seed=0).value)
+    samples = loss(**data).samples
+    assert {k: tuple(v.shape) for k, v in samples.items()} == {"e": (B, T, D), "h": (B, T, D), "z": (B, T, G, K)}
+    assert r"\mathbb{E}_{e_{t} = \mathrm{enc}(x_{t})" in str(loss)
+
+
+def vrnn():
+    """VRNN (Chung et al. 2015): the recurrence reads the draw, the prior reads the past."""
+    core = Deterministic("h_t = f(x_t, z_t, h_{t-1})", Join(X + Z + D, D), shape=D)
+    q = Normal("q(z_t|x_t,h_{t-1})", Join(X + D, 2 * Z, 3.0), shape=Z)
+    prior, decode = Normal("p(z_t|h_{t-1})", Join(D, 2 * Z), shape=Z), Normal("p(x_t|z_t,h_{t-1})", Join(Z + D, 2 * X))
+    return q, prior, decode, core, Sum("t", E(q * core, KL(q, prior) - log(decode)), reset="first")
+
+
+def test_vrnn_against_a_loop_by_hand():
+    q, prior, decode, core, loss = vrnn()
+    data = {k: v for k, v in sequences().items() if k in ("x", "first")}
+    noise = torch.randn(B, T, Z)
+    h, total = torch.zeros(B, D), torch.zeros(B)
+    for t in range(T):
+        x, h = data["x"][:, t], h * ~data["first"][:, t, None]
+        loc, scale = q.params(x, h)
+        z = loc + scale * noise[:, t]
+        d = [torch.distributions.Normal(*p) for p in ((loc, scale), prior.params(h), decode.params(z, h))]
+        total = total + torch.distributions.kl_divergence(d[0], d[1]).sum(-1) - d[2].log_prob(x).sum(-1)
+        h = core.net(x, z, h)
+    out = loss(**data, noise={"z": noise})
+    torch.testing.assert_close(out.value, total)
+    torch.testing.assert_close(gradients(out.value.sum(), loss), gradients(total.sum(), loss))
+    torch.testing.assert_close(out.last["h"], h)
+
+
+def test_mean_over_time_and_terms():
+    q, prior, decode, core, total = vrnn()
+    mean = Mean("t", E(q * core, KL(q, prior) - log(decode)), reset="first").mean()
+    data = {k: v for k, v in sequences().items() if k in ("x", "first")}
+    out = mean(**data, seed=0)
+    kl, log_p = out.terms.values()
+    torch.testing.assert_close(out.value, kl - log_p)
+    torch.testing.assert_close(out.value * T, total(**data, seed=0).value.mean())
+
+
+def test_learnable_initial_state():
+    start = nn.Parameter(torch.ones(D))
+    core = Deterministic("h_t = f(h_{t-1}, x_t)", lambda h, x: h + x[:, :D])
+    p = Normal("p(x_t|h_t)", nn.Linear(D, 2 * X))
+    loss = Sum("t", E(core, log(p)), reset="first", initial={"h": start})
+    assert "initial_state.h" in loss.state_dict()
+    data = {k: v for k, v in sequences().items() if k in ("x", "first")}
+    out = loss(**data)
+    x = data["x"][..., :D]
+    torch.testing.assert_close(out.samples["h"][1], 1 + x[1].cumsum(0))
+    half = T // 2
+    torch.testing.assert_close(out.samples["h"][0], 1 + torch.cat((x[0, :half].cumsum(0), x[0, half:].cumsum(0))))
+    torch.testing.assert_close(loss.interpret(**data).value, out.value)
+    assert torch.autograd.grad(out.value.sum(), start)[0].abs().sum() > 0
+    given = loss(**data, start={"h": torch.zeros(B, D)})
+    torch.testing.assert_close(given.samples["h"][1], x[1].cumsum(0))
+
+
+def test_reset_zeroes_carry_and_shifted_series():
+    core = Deterministic("h_t = f(h_{t-1}, a_{t-1})", lambda h, a: h + a, shape=1)
+    loss = Sum("t", E(core, log(Normal("p(h_t)", shape=1))), reset="first")
+    a = torch.arange(1.0, 6.0).view(1, 5, 1)
+    first = torch.tensor([[1, 0, 0, 1, 0]])
+    out = loss(a=a, first=first, start={"h": torch.full((1, 1), 100.0), "a": torch.full((1, 1), 50.0)})
+    assert out.samples["h"].flatten().tolist() == [0, 1, 3, 0, 4]
+    assert out.last == {"h": torch.tensor([[4.0]]), "a": torch.tensor([[5.0]])}
+
+
+def test_series_shifted_beside_the_carry_in_two_chunks():
+    loss, data = rssm(), sequences()
+    noise = loss.noise(**data)
+    parts, start = [], None
+    for time in (slice(0, 2), slice(2, T)):
+        out = loss(**{k: v[:, time] for k, v in data.items()}, noise={"z": noise["z"][:, time]}, start=start)
+        start = out.last
+        parts.append(out.value)
+    torch.testing.assert_close(sum(parts), loss(**data, noise=noise).value)
+    assert set(start) == {"h", "z", "a"}
+
+
+def test_two_sums_share_draws_and_clock():
+    q, p = Normal("q(z_t|z_{t-1},x_t)", Join(Z + X, 2 * Z), shape=Z), Normal("p(x_t|z_t)", Join(Z, 2 * X))
+    two = Sum("t", E(q, log(p))) - Sum("t", E(q, log(q)))
+    one = Sum("t", E(q, log(p) - log(q)))
+    x = torch.randn(B, T, X)
+    torch.testing.assert_close(two(x=x, seed=0).value, one(x=x, seed=0).value)
+    assert two.code.count("self.q_z_given_z_prev_x(") == 1
+
+
+def test_a_draw_outside_the_sum_is_shared_by_all_steps():
+    g, p = Normal("q(g|y)", nn.Linear(2, 2 * Z), shape=Z), Normal("p(x_t|g)", nn.Linear(Z, 2 * X))
+    x, y = torch.randn(B, T, X), torch.randn(B, 2)
+    inside, outside = Sum("t", E(g, log(p))), E(g, Sum("t", log(p)))
+    out = inside(x=x, y=y, seed=0)
+    torch.testing.assert_close(out.value, outside(x=x, y=y, seed=0).value)
+    z = out.samples["g"]
+    expected = sum(p.log_prob(x=x[:, t], g=z) for t in range(T))
+    torch.testing.assert_close(out.value, expected)
+    divergence, density = KL(g, Normal("p(g)", shape=Z)), log(Normal("p(x_t)", shape=X))
+    expected = divergence(y=y).value * T + Sum("t", density)(x=x).value
+    torch.testing.assert_close(Sum("t", density + divergence)(x=x, y=y).value, expected)
+
+
+def test_unconditional_factors_in_time():
+    q, decode = Normal("p(z_t)", shape=Z), Normal("p(x_t|z_t)", nn.Linear(Z, 2 * X))
+    loss = Sum("t", E(q, log(decode)))
+    x = torch.randn(B, T, X)
+    out = loss(x=x, seed=0)
+    assert out.samples["z"].shape == (B, T, Z)
+    torch.testing.assert_close(out.value, decode.log_prob(x=x, z=out.samples["z"]).sum(1))
+    torch.testing.assert_close(loss.interpret(x=x, seed=0).value, out.value)
+    assert "for t in range" not in loss.code
+
+
+class Normed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear, self.norm = nn.Linear(X, D), nn.BatchNorm1d(D)
+
+    def forward(self, x):
+        return self.norm(self.linear(x))
+
+
+@pytest.mark.parametrize("carry", [True, False])
+def test_batch_norm_stays_in_the_loop_and_says_so(carry):
+    embed = Deterministic("e_t = enc(x_t)", Normed())
+    names = "q(z_t|e_t,z_{t-1})" if carry else "q(z_t|e_t)"
+    q = Normal(names, Join(D + Z * carry, 2 * Z), shape=Z)
+    loss = Sum("t", E(embed * q, log(Normal("p(x_t|z_t)", nn.Linear(Z, 2 * X))))).mean()
+    _, loop, _ = blocks(loss.code)
+    assert "self.enc(x_s[t])" in loop
+    assert "e_t = enc(x_t) depends on its batch (BatchNorm), so it stays here" in loop
+    assert "e_t = enc(x_t) stays in the loop over t: BatchNorm makes its result depend on the batch" in loss.explain()
+    x = torch.randn(B, T, X)
+    torch.testing.assert_close(loss(x=x, seed=0).value, loss.interpret(x=x, seed=0).value)
+
+
+def test_explain_shows_every_stage():
+    shown = rssm().explain(stages=True)
+    assert [line for line in shown.splitlines() if line.startswith("---")] == [
+        "--- lowered",
+        "--- hoist_before",
+        "--- sink_after",
+    ]
+    assert "draws: z from q(z_t|h_t,e_t), once per step" in shown
+
+
+def test_integer_inputs_and_one_step():
+    loss, data = rssm(), sequences(length=1)
+    assert loss(**data | {"first": data["first"].long()}).value.isfinite()
+    assert torch.equal(loss(**data, seed=0).value, loss(**data | {"first": data["first"].float()}, seed=0).value)
+
+
+def test_the_index_may_have_any_name():
+    q = Normal("q(z_k|z_{k-1},x_k)", Join(Z + X, 2 * Z), shape=Z)
+    loss = Sum("k", E(q, log(Normal("p(x_k|z_k)", nn.Linear(Z, 2 * X)))))
+    x = torch.randn(B, T, X)
+    torch.testing.assert_close(loss(x=x, seed=0).value, loss.interpret(x=x, seed=0).value)
+    assert r"\sum_{k}" in str(loss)
