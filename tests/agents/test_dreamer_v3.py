@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from worldformula.agent.configurator import Configuration
 from worldformula.agents import dreamer_v3
 from worldformula.envs.spaces import ActionSpec
+from worldformula.planners.cem import CEM
 
 WALKER = {"orientations": (14,), "height": (1,), "velocity": (9,)}
 
@@ -150,3 +152,20 @@ def test_every_kind_of_observation_and_action_updates(kind: Any, shapes: dict[st
         frames = agent.open_loop(rows, context=4)
         assert frames["dream"].shape == frames["truth"].shape
         assert frames["dream"].dtype == np.uint8
+
+
+def test_the_configurator_changes_cost_and_mode_without_touching_a_weight(agent: dreamer_v3.DreamerV3) -> None:
+    rows = {k: v[:, 0] for k, v in batch((32, 32, 3), 2).items()}
+    before = {k: v.clone() for k, v in agent.state_dict().items()}
+    torch.nn.init.normal_(agent.world.heads["r"].net.head.weight)  # at zero, as initialised, every plan costs the same
+    trained = {k: v.clone() for k, v in agent.state_dict().items()}
+    policy, _ = agent.act(rows, agent.initial(2), explore=False)
+    planner = CEM(2, horizon=3, candidates=20, elites=4, iterations=2)
+    agent.configure(Configuration(planner=planner))
+    planned, _ = agent.act(rows, agent.initial(2), explore=False)
+    agent.configure(Configuration({"r": -1.0}, planner))
+    opposite, _ = agent.act(rows, agent.initial(2), explore=False)
+    assert not np.allclose(policy, planned)
+    assert not np.allclose(planned, opposite)
+    assert all(torch.equal(v, trained[k]) for k, v in agent.state_dict().items())
+    assert before.keys() == trained.keys()

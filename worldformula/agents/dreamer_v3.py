@@ -17,7 +17,7 @@ dream starts          all states    all (imag_last 0)  last ``imag_last``      c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from worldformula.agent.actor import Actor, policy
+from worldformula.agent.configurator import Configuration
 from worldformula.agent.cost import Cost
 from worldformula.agent.memory import ShortTermMemory
 from worldformula.agent.perception import Perception
@@ -33,6 +34,7 @@ from worldformula.catalogue import System
 from worldformula.errors import CheckpointError, ConfigError
 from worldformula.learners.imagination import BehaviourSettings, ImaginationActorCritic
 from worldformula.nets.mlp import MLP
+from worldformula.planner import Planner
 from worldformula.training.optimiser import LaProp
 from worldformula.world import State
 from worldformula.worlds import rssm
@@ -119,6 +121,7 @@ class DreamerV3(nn.Module):
         self.names = rssm.Names.of(observations)
         self.perception = Perception(self.names.all, config.behaviour.discount)
         self.actor, self.cost = Actor(self.policy), Cost(self.world)
+        self.planner: Planner | None = None
         self.memory = ShortTermMemory(self.world, actions)
 
     @property
@@ -138,8 +141,16 @@ class DreamerV3(nn.Module):
     ) -> tuple[NDArray[np.float32], State]:
         """Actions ``[num, A]`` at rows ``[num, ...]``; ``explore`` samples, otherwise means and modes."""
         seen = self.world.observe(self.perception.observe(rows, self.device), state, deterministic=not explore)
-        action = self.actor.act(seen, explore=explore)
+        if self.planner is None:
+            action = self.actor.act(seen, explore=explore)
+        else:
+            action = self.planner.plan(self.world, self.cost, seen).actions[:, 0]
         return action.cpu().numpy(), self.memory.update(seen, action)
+
+    def configure(self, configuration: Configuration) -> None:
+        """Another task with the same networks: weights of the cost, and Mode-2 where it names a planner."""
+        self.cost = replace(self.cost, weights=dict(configuration.weights))
+        self.planner = configuration.planner
 
     # ----------------------------------------------------------------------------------------------------------- learn
 

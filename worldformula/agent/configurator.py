@@ -1,0 +1,35 @@
+"""Configurator: what an agent shall do now, as data. It retrains nothing (LeCun 2022, section 3.1).
+
+A configuration sets the weights of the cost and chooses between Mode-1 (the policy) and Mode-2 (a planner on the same
+world).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from worldformula.errors import CatalogueError, near
+from worldformula.planner import Planner
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The weights of the cost by term, and the planner of Mode-2; without one the agent acts by its policy."""
+
+    weights: Mapping[str, float] = field(default_factory=dict)
+    planner: Planner | None = None
+
+
+@dataclass(frozen=True)
+class Configurator:
+    """Configurations by task; the simplest configurator, a table."""
+
+    tasks: Mapping[str, Configuration]
+
+    def __call__(self, task: str) -> Configuration:
+        """The configuration of a task."""
+        if task not in self.tasks:
+            known = ", ".join(self.tasks)
+            raise CatalogueError(f"no task is called {task!r}.{near(task, self.tasks)} There are: {known}.")
+        return self.tasks[task]
