@@ -98,7 +98,7 @@ def size1m() -> DreamerConfig:
 def tiny() -> DreamerConfig:
     """Small pictures on two CPU cores in minutes: smaller, with faster rates and a shorter horizon."""
     return DreamerConfig(
-        rssm.tiny(), BehaviourSettings(horizon=50.0), batch=16, length=16, train_ratio=128.0, prefill=1000, imag_last=4,
+        rssm.tiny(), BehaviourSettings(horizon=50.0), batch=8, length=32, train_ratio=128.0, prefill=1000, imag_last=8,
         layers=2, lr=1e-3, warmup=100,
     )  # fmt: skip
 

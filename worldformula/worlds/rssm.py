@@ -12,6 +12,7 @@ A reward belongs to the arriving step; c_t is the continuation probability to pr
 
 Deviations       paper                       official code             here                 why
 image loss       squared error               squared error, no ½       Normal, scale √½     equal up to a constant
+free nats        1                           1                        1, `tiny` 0.01       see cards/rssm_dream.toml
 context step     first step from the replay  latents stored in replay  zeros, or ``start``  the replay holds data only
 """
 
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError, SpaceError
 from worldformula.formula import KL, Bernoulli, Deterministic, E, Factor, Mean, Normal, OneHot, TwoHot, log, maximum, sg
+from worldformula.formula.builder import CALL_OPTIONS
 from worldformula.nets.conv import STAGES, ImageDecoder, ImageEncoder, Style
 from worldformula.nets.gru import BlockGRU
 from worldformula.nets.mlp import MLP, VectorDecoder, VectorEncoder, symlog
@@ -74,8 +76,8 @@ def size_1m() -> RSSMConfig:
 
 def tiny() -> RSSMConfig:
     """For 32-pixel images on two CPU cores."""
-    sizes = Sizes(deter=128, hidden=64, classes=8, groups=8, blocks=1, depth=8, units=64)
-    return RSSMConfig(sizes, stages=(4, 8), style="stride", patch=4)
+    sizes = Sizes(deter=128, hidden=64, classes=8, groups=16, blocks=1, depth=8, units=64)
+    return RSSMConfig(sizes, stages=(4, 8), style="stride", patch=4, free_nats=0.01)
 
 
 # ------------------------------------------------------------------------------------------------------------- networks
@@ -126,6 +128,10 @@ def _square(images: Mapping[str, tuple[int, ...]]) -> int:
 # -------------------------------------------------------------------------------------------------------------- formula
 
 
+TAKEN = {*"acefhpqrtyzT", "sg", "enc", "symlog", "first", *CALL_OPTIONS}
+"""Names that mean something else in the formula or in a call of it."""
+
+
 @dataclass(frozen=True)
 class Names:
     """Observation keys as variables of the formula: a single observation is the paper's x, several keep their names."""
@@ -139,7 +145,7 @@ class Names:
         if not shapes:
             raise SpaceError("expected at least one observation, got none")
         words = {key: "".join(c for c in key if c.isalpha() and c.isascii()) or "o" for key in sorted(shapes)}
-        if len(set(words.values())) < len(words):
+        if len(set(words.values())) < len(words) or TAKEN & set(words.values()):
             words = {key: f"o_{i}" for i, key in enumerate(words, 1)}
         if len(shapes) == 1:
             words = dict.fromkeys(shapes, "x")
