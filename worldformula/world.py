@@ -65,14 +65,17 @@ class World(nn.Module):
         return self._imagine.carried
 
     @property
+    def shifted(self) -> tuple[str, ...]:
+        """The series that the prior reads at t−1 and does not declare itself: the action, where there is one."""
+        return self._imagine.program.plan.shifts
+
+    @property
     def action(self) -> str:
-        """The variable of the action: what the prior reads at t−1 and does not declare itself."""
-        shifts = self._imagine.program.plan.shifts
-        if len(shifts) != 1:
-            raise FormulaError(
-                f"expected one action series at t-1 in the prior {self.prior}, found: {', '.join(shifts) or 'none'}"
-            )
-        return shifts[0]
+        """The variable of the action."""
+        if len(self.shifted) != 1:
+            found = ", ".join(self.shifted) or "none"
+            raise FormulaError(f"expected one action series at t-1 in the prior {self.prior}, found: {found}")
+        return self.shifted[0]
 
     # ---------------------------------------------------------------------------------------------------------- filter
 
@@ -96,6 +99,10 @@ class World(nn.Module):
             start = {k: start[k] for k in (*plan.carries, *plan.shifts) if k in start}
         samples = self._filter(**{k: batch[k] for k in wanted}, start=start, **options).samples
         return {k: samples[k] for k in self.carried}
+
+    def noise(self, batch: Mapping[str, Tensor], generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """The noise that `filter` would draw for this batch, by variable: ``noise=`` of a call."""
+        return self._filter.program.noise({k: batch[k] for k in self._filter.program.inputs}, generator)
 
     def observe(self, observation: Mapping[str, Tensor], state: State, **options: Any) -> State:
         """One step of the filter: ``observation`` and flags ``[B, ...]``, ``state`` with the last action; new state."""
@@ -141,7 +148,7 @@ class World(nn.Module):
                 + "\npass a state of filter, observe or initial"
             )
         start = {k: start[k] for k in self.carried}
-        acts = bool(self._imagine.program.plan.shifts)
+        acts = bool(self.shifted)
         if acts == (policy is None and actions is None) or (policy is not None and actions is not None):
             expected = "imagine(start, policy, horizon=...) or imagine(start, actions=...)"
             raise FormulaError(
@@ -231,7 +238,7 @@ class World(nn.Module):
             raise FormulaError(
                 f"prior and posterior carry different variables\n{shown}\nread the same z_{{t-1}} in both"
             )
-        known = {*imagined, *self._imagine.program.plan.shifts}
+        known = {*imagined, *self.shifted}
         for head in self.heads.values():
             if unknown := [c for c in head.conditions if c.key not in known]:
                 needed = [(c, head, "not carried" if c in unknown else "carried") for c in head.conditions]

@@ -442,7 +442,7 @@ CALLS = {
           log p(y) | one batch shape | [1]
         give every input the same batch axes, and declare event shapes (shape=), so that log sums the right axes
         """,
-        lambda: (log(prior("p(x)", X)) + log(prior("p(y)"))).mean(),
+        (log(prior("p(x)", X)) + log(prior("p(y)"))).mean,
         lambda: {"x": x(4), "y": torch.zeros(1, Z)},
     ),
     "a series and a batch that would broadcast": (
@@ -454,7 +454,7 @@ CALLS = {
           log p(y)       | one batch shape | [1]
         give every input the same batch axes, and declare event shapes (shape=), so that log sums the right axes
         """,
-        lambda: (Sum("t", log(prior("p(x_t)", X))) + log(prior("p(y)"))).mean(),
+        (Sum("t", log(prior("p(x_t)", X))) + log(prior("p(y)"))).mean,
         lambda: {"x": x(4, T), "y": torch.zeros(1, Z)},
     ),
     "nested factors of one variable": (

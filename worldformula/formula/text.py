@@ -43,8 +43,9 @@ def use(u: Use) -> str:
 
 
 def product(p: Product) -> str:
-    """The factors of a product, in written order."""
-    return " ".join(use(u) for u in p)
+    """The factors of a product, in written order; commas set off a deterministic one."""
+    between = ", " if any(u.factor.header.deterministic for u in p) else " "
+    return between.join(use(u) for u in p)
 
 
 def _operand(node: Node, least: int) -> str:

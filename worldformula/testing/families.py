@@ -1,81 +1,19 @@
-"""The laws that families keep, as functions for anyone's own class. Our own suite calls the same functions.
-
->>> from worldformula.families import NormalFamily
->>> check_family(NormalFamily(min_scale=0.1), shape=(3,))
-"""
+"""The laws of a probability family."""
 
 from __future__ import annotations
 
 import importlib
 import pickle
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from worldformula.errors import FormulaError, HeadError, ShapeError, table
+from worldformula.errors import FormulaError, HeadError, ShapeError
 from worldformula.families.base import Family, Params, total
+from worldformula.testing.laws import Laws
 
 SAMPLES = 20_000  # of a Monte Carlo law; its standard errors are taken from the same samples
-ERRORS = 3.0  # how many of those an estimate may be off
-
-
-@dataclass
-class Laws:
-    """The laws checked so far: rows *law | expected | got*, with a mark on those that do not hold."""
-
-    subject: str
-    rows: list[tuple[str, str, str, str]] = field(default_factory=list)
-
-    def equal(self, law: str, expected: Any, got: Any, tolerance: float = 0.0) -> None:
-        """Two values, tensors (within ``tolerance``, relative to 1 + the expected size) or anything with ``==``."""
-        if isinstance(expected, Tensor) or isinstance(got, Tensor):
-            expected, got = (torch.as_tensor(x, dtype=torch.float64).detach() for x in (expected, got))
-            holds = expected.shape == got.shape and bool(
-                ((got - expected).abs() <= tolerance * (1.0 + expected.abs())).all()
-            )
-        else:
-            holds = bool(expected == got)
-        self._add(law, holds, expected, got)
-
-    def estimate(self, law: str, samples: Tensor, expected: Tensor) -> None:
-        """The mean over the first axis lies within 3 standard errors of the expected value, everywhere."""
-        error = samples.std(0) / samples.shape[0] ** 0.5
-        holds = bool(((samples.mean(0) - expected).abs() <= ERRORS * error + 1e-9).all())
-        self._add(law, holds, expected.detach(), samples.mean(0).detach())
-
-    def raises(self, law: str, error: type[Exception], call: Callable[[], object]) -> None:
-        """The call raises this error."""
-        try:
-            got = f"returned {type(call()).__name__}"
-        except error:
-            got = error.__name__
-        except Exception as other:  # noqa: BLE001 - the wrong error is the finding
-            got = f"{type(other).__name__}: {other}"
-        self._add(law, got == error.__name__, error.__name__, got)
-
-    def _add(self, law: str, holds: bool, expected: object, got: object) -> None:
-        self.rows.append((law, _short(expected), _short(got), "" if holds else "<- broken"))
-
-    def close(self) -> None:
-        """Raise AssertionError, with the table of all laws, if one of them does not hold."""
-        broken = sum(bool(row[-1]) for row in self.rows)
-        if broken:
-            body = table(("law", "expected", "got", ""), self.rows)
-            raise AssertionError(f"{self.subject}: {broken} of {len(self.rows)} laws broken\n{body}")
-
-
-def _short(value: object) -> str:
-    if isinstance(value, Tensor):
-        numbers = ", ".join(f"{x:.6g}" for x in value.flatten()[:3].tolist())
-        return f"{list(value.shape)} {numbers}{' …' if value.numel() > 3 else ''}"
-    text = str(value).replace("\n", " ")
-    return text if len(text) <= 60 else text[:57] + "…"
-
-
-# ------------------------------------------------------------------------------------------------- families
 
 
 @dataclass(frozen=True)
@@ -272,71 +210,3 @@ def _has_mean(family: Family, params: Params) -> bool:
     except FormulaError:
         return False
     return True
-
-
-# --------------------------------------------------------------------------------------------- environments
-
-Trajectory = list[tuple[dict[str, Any], float, bool, bool]]
-
-
-def check_env(env: Any, *, steps: int = 200, seed: int = 0) -> None:
-    """Check that a Gymnasium environment keeps the contract that agents rely on.
-
-    The laws: supported spaces, observations inside their space with its dtype, finite rewards, plain flags,
-    ``reset(seed=...)`` fixes everything that follows, observations are not written to after they were returned.
-
-    >>> check_env("cartpole")
-
-    Args:
-        env: A Gymnasium environment, or an id of ``worldformula.envs.make``.
-        steps: Steps with random actions.
-        seed: Seed of the environment and of the actions.
-
-    Raises:
-        SpaceError: A space is not supported; the message says what to wrap.
-        NonFiniteError: An observation or a reward is NaN or infinite.
-        AssertionError: A law does not hold; the message is the table of laws.
-    """
-    from worldformula.envs import make
-    from worldformula.envs.wrappers import DictObservation, Finite, VectorAction
-
-    name = env if isinstance(env, str) else type(env.unwrapped).__name__
-    bare = make(env) if isinstance(env, str) else env
-    laws = Laws(f"environment {name}")
-    observation, info = bare.reset(seed=seed)
-    laws.equal("reset returns an info dictionary", "dict", type(info).__name__)
-    laws.equal("the first observation lies in the observation space", True, observation in bare.observation_space)
-    wrapped = VectorAction(Finite(DictObservation(bare), name))
-    first, kept = _play(wrapped, laws, steps, seed)
-    second, _ = _play(wrapped, laws, steps, seed)
-    laws.equal("reset(seed) fixes everything: rewards", [row[1] for row in first], [row[1] for row in second])
-    laws.equal("reset(seed) fixes everything: ends", [row[2:] for row in first], [row[2:] for row in second])
-    same = all(_alike(a[0], b[0]) for a, b in zip(first, second, strict=True))
-    laws.equal("reset(seed) fixes everything: observations", True, same)
-    untouched = all(_alike(row[0], copy) for row, copy in zip(first, kept, strict=True))
-    laws.equal("an observation stays as it was returned", True, untouched)
-    laws.close()
-
-
-def _play(env: Any, laws: Laws, steps: int, seed: int) -> tuple[Trajectory, list[dict[str, Any]]]:
-    """Random actions over several episodes: what was returned, and copies of the observations made at once."""
-    import numpy as np
-
-    rng, rows, kept = np.random.default_rng(seed), [], []
-    observation, _ = env.reset(seed=seed)
-    inside, flags = True, True
-    for _ in range(steps):
-        observation, reward, terminated, truncated, _ = env.step(env.spec_of_actions.random(rng, 1)[0])
-        inside &= observation in env.observation_space
-        flags &= all(isinstance(flag, bool | np.bool_) for flag in (terminated, truncated))
-        rows.append((observation, float(reward), bool(terminated), bool(truncated)))
-        kept.append({key: value.copy() for key, value in observation.items()})
-        if terminated or truncated:
-            env.reset()
-    laws.equal("observations lie in their space", True, inside)
-    laws.equal("terminated and truncated are booleans", True, flags)
-    return rows, kept
-
-
-def _alike(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    return one.keys() == other.keys() and all(bool((one[key] == other[key]).all()) for key in one)

@@ -1,0 +1,14 @@
+"""The laws that families, worlds and environments keep, as functions for anyone's own class.
+
+Our own suite calls the same functions.
+
+>>> from worldformula.families import NormalFamily
+>>> check_family(NormalFamily(min_scale=0.1), shape=(3,))
+"""
+
+from worldformula.testing.environments import check_env
+from worldformula.testing.families import check_family
+from worldformula.testing.laws import Laws
+from worldformula.testing.worlds import check_world
+
+__all__ = ["Laws", "check_env", "check_family", "check_world"]

@@ -1,0 +1,67 @@
+"""Laws checked one by one, and the table of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldformula.errors import table
+
+ERRORS = 3.0  # how many standard errors an estimate may be off
+
+
+@dataclass
+class Laws:
+    """The laws checked so far: rows *law | expected | got*, with a mark on those that do not hold."""
+
+    subject: str
+    rows: list[tuple[str, str, str, str]] = field(default_factory=list)
+
+    def equal(self, law: str, expected: Any, got: Any, tolerance: float = 0.0) -> None:
+        """Two values, tensors (within ``tolerance``, relative to 1 + the expected size) or anything with ``==``."""
+        if isinstance(expected, Tensor) or isinstance(got, Tensor):
+            expected, got = (torch.as_tensor(x, dtype=torch.float64).detach() for x in (expected, got))
+            holds = expected.shape == got.shape and bool(
+                ((got - expected).abs() <= tolerance * (1.0 + expected.abs())).all()
+            )
+        else:
+            holds = bool(expected == got)
+        self._add(law, holds, expected, got)
+
+    def estimate(self, law: str, samples: Tensor, expected: Tensor) -> None:
+        """The mean over the first axis lies within 3 standard errors of the expected value, everywhere."""
+        error = samples.std(0) / samples.shape[0] ** 0.5
+        holds = bool(((samples.mean(0) - expected).abs() <= ERRORS * error + 1e-9).all())
+        self._add(law, holds, expected.detach(), samples.mean(0).detach())
+
+    def raises(self, law: str, error: type[Exception], call: Callable[[], object]) -> None:
+        """The call raises this error."""
+        try:
+            got = f"returned {type(call()).__name__}"
+        except error:
+            got = error.__name__
+        except Exception as other:  # noqa: BLE001 - the wrong error is the finding
+            got = f"{type(other).__name__}: {other}"
+        self._add(law, got == error.__name__, error.__name__, got)
+
+    def _add(self, law: str, holds: bool, expected: object, got: object) -> None:
+        self.rows.append((law, _short(expected), _short(got), "" if holds else "<- broken"))
+
+    def close(self) -> None:
+        """Raise AssertionError, with the table of all laws, if one of them does not hold."""
+        broken = sum(bool(row[-1]) for row in self.rows)
+        if broken:
+            body = table(("law", "expected", "got", ""), self.rows)
+            raise AssertionError(f"{self.subject}: {broken} of {len(self.rows)} laws broken\n{body}")
+
+
+def _short(value: object) -> str:
+    if isinstance(value, Tensor):
+        numbers = ", ".join(f"{x:.6g}" for x in value.flatten()[:3].tolist())
+        return f"{list(value.shape)} {numbers}{' …' if value.numel() > 3 else ''}"
+    text = str(value).replace("\n", " ")
+    return text if len(text) <= 60 else text[:57] + "…"
