@@ -221,8 +221,8 @@ class World(nn.Module):
             values = [states[c.key] for c in head.conditions]
             lead = values[0].shape[: values[0].ndim - self._rank(head.conditions[0].key)]
             flat = [v.reshape(-1, *v.shape[len(lead) :]) for v in values]
-            mean = head.head(*flat) if head.family is None else head.family.mean(head.params(*flat))
-            found[name] = torch.unflatten(torch.as_tensor(mean), 0, lead)
+            mean = torch.as_tensor(head.head(*flat) if head.family is None else head.family.mean(head.params(*flat)))
+            found[name] = mean.reshape(*lead, *mean.shape[1:])
         return found
 
     def _rank(self, key: str) -> int:
