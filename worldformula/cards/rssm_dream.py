@@ -14,7 +14,7 @@ from worldformula.envs import Envs
 from worldformula.metrics.openloop import open_loop_error
 from worldformula.training.optimiser import LaProp
 
-UPDATES, ROWS, BATCH, LENGTH, CONTEXT, HORIZON = 1_500, 6_000, 16, 16, 5, 30
+UPDATES, ROWS, BATCH, LENGTH, CONTEXT, HORIZON = 2_500, 6_000, 8, 32, 5, 30
 
 
 def measure(seed: int) -> dict[str, float]:

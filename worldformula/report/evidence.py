@@ -62,7 +62,7 @@ class Evidence:
         reached: return of evaluation episodes that were not trained on.
         floor: return of a random policy.
         best: return of the best controller known, which may see the true state.
-        open_loop: prediction error on pixels of those evaluation episodes.
+        open_loop: prediction error on pixels of episodes of random actions that were not trained on.
         videos: animated WebP by name: ``episode``, ``dream`` (rows truth, dream, error) and the still ``strip``.
         strip_steps: horizons of the columns of ``strip``; 0 is the last frame that the model saw.
         machine: where it was measured: versions, device, date.

@@ -63,7 +63,9 @@ def gather(run: str | Path, agent: Agent, *, episodes: int = 10, device: str = "
     with forked(seed):
         recorded, pictures = play(agent, env, episodes, seed)
         videos = {"episode": webp(pictures, fps=15, scale=_scale(pictures))} if pictures is not None else {}
-        measured, shown, steps = _dream(agent, recorded)
+        # Under random actions: a policy that holds an unstable balance makes every open-loop prediction fail.
+        wandering, _ = play(None, env, episodes, seed + 1)
+        measured, shown, steps = _dream(agent, wandering)
     loss = getattr(getattr(agent, "world", None), "loss", None)
     return Evidence(
         formula=None if loss is None else written(loss),
@@ -77,8 +79,16 @@ def gather(run: str | Path, agent: Agent, *, episodes: int = 10, device: str = "
     )
 
 
-def play(agent: Agent, env: EnvConfig, episodes: int, seed: int) -> tuple[list[Columns], NDArray[np.uint8] | None]:
+def play(
+    agent: Agent | None, env: EnvConfig, episodes: int, seed: int
+) -> tuple[list[Columns], NDArray[np.uint8] | None]:
     """One complete episode per stream, and the pictures ``[T, H, W, 3]`` of the first stream where there are any.
+
+    Args:
+        agent: acts by its policy's mode; None acts uniformly at random.
+        env: the environments.
+        episodes: how many.
+        seed: of the environments and of random actions.
 
     Returns:
         Per episode the columns ``[T, …]`` of its rows, from ``is_first`` to ``is_last``, with their actions.
@@ -87,14 +97,18 @@ def play(agent: Agent, env: EnvConfig, episodes: int, seed: int) -> tuple[list[C
         ConfigError: an episode does not end.
     """
     envs = Envs(env.id, episodes, seed=seed, **env.options())
-    rows, state = envs.reset(0), agent.initial(episodes)
+    rng = np.random.default_rng(seed)
+    rows, state = envs.reset(0), None if agent is None else agent.initial(episodes)
     table: list[Columns] = []
     pictures: list[NDArray[np.uint8]] = []
     running = np.ones(episodes, bool)
     while running.any():
         if len(table) > LONGEST:
             raise ConfigError(f"an episode of {env.id} did not end within {LONGEST} actions; set env.max_steps")
-        actions, state = agent.act(rows, state, explore=False)
+        if agent is None or state is None:
+            actions = envs.action.random(rng, episodes)
+        else:
+            actions, state = agent.act(rows, state, explore=False)
         table.append({**rows, "action": np.where(rows["is_last"][:, None], 0, actions).astype(np.float32)})
         if running[0] and (picture := _picture(rows, envs)) is not None:
             pictures.append(picture)

@@ -251,7 +251,7 @@ def _pictures(evidence: Evidence) -> str:
         figures.append(
             f"<figure>{_rows('truth', 'dream', 'error', image=image)}<figcaption>{_key(LOOKING)}The world model sees "
             f"the first {context} frames; {_key(DREAMING)}then it dreams, given the true actions alone. Grey in the "
-            "last row is no error. The sequences are from evaluation episodes that were not trained on."
+            "last row is no error. The sequences are from episodes of random actions that were not trained on."
             "</figcaption></figure>"
         )
     pair = f'<div class="pair">{"".join(figures)}</div>' if len(figures) == 2 else "".join(figures)
