@@ -66,7 +66,7 @@ def rollout_cost(world: World, cost: StateCost, state: State, actions: Tensor) -
     if tuple(total.shape) != (B * N, actions.shape[2]):
         rows = [("cost", (B * N, actions.shape[2]), tuple(total.shape))]
         raise ShapeError("expected one cost per imagined state\n" + table(("value", "expected", "got"), rows))
-    return total.sum(1).unflatten(0, (B, N))
+    return total.sum(1).view(B, N)
 
 
 def per_episode(

@@ -38,7 +38,7 @@ def fit(model: VAE, train: Tensor) -> None:
     """AdamW, 1e-3, weight decay 3e-3, batches of 64."""
     optimiser = torch.optim.AdamW(model.loss.parameters(), lr=1e-3, weight_decay=3e-3, fused=True)
     for _ in range(EPOCHS):
-        for rows in torch.randperm(len(train)).split(BATCH):
+        for rows in torch.split(torch.randperm(len(train)), BATCH):
             optimiser.zero_grad()
             model.loss(x=train[rows]).value.backward()
             optimiser.step()
