@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from worldformula.errors import FormulaError, MissingInputError, UnknownVariableError, near, table
 from worldformula.formula.emit import register_networks
 from worldformula.formula.expression import Expression
-from worldformula.formula.factors import Constants, Factor, Joint
+from worldformula.formula.factor import Constants, Factor, Joint
 from worldformula.formula.nodes import OverTime, children
 from worldformula.formula.rollout import Rollout
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from worldformula.errors import DuplicateVariableError, FormulaError, GradientError, ShapeError, TimeError, table
 from worldformula.formula.check import draw_order
-from worldformula.formula.factors import Factor
+from worldformula.formula.factor import Factor
 from worldformula.formula.names import Variable
 from worldformula.formula.nodes import Expectation, OverTime, Use
 from worldformula.formula.plan import Op, Plan, Ref, Term

@@ -13,7 +13,7 @@ from torch import nn
 
 from worldformula import families
 from worldformula.formula import runtime
-from worldformula.formula.factors import Factor
+from worldformula.formula.factor import Factor
 from worldformula.formula.lines import Lines
 from worldformula.formula.passes.hoist_before import batch_dependent
 from worldformula.formula.plan import Op, Plan

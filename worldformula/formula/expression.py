@@ -16,7 +16,7 @@ from worldformula.errors import FormulaError
 from worldformula.formula.check import check_divergence, check_gradient, check_independence, check_product
 from worldformula.formula.emit import register_networks
 from worldformula.formula.explain import explain
-from worldformula.formula.factors import Constants, Factor, Joint, as_uses
+from worldformula.formula.factor import Constants, Factor, Joint, as_uses
 from worldformula.formula.latex import latex
 from worldformula.formula.lower import lower
 from worldformula.formula.nodes import (
@@ -156,10 +156,14 @@ class Expression(nn.Module):
         return Expression(Negative(self.node))
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch.compile need not trace our compiler
 def _prepare(expression: Expression) -> bool:
     expression.program.function(expression, deterministic=False)
     return True
+
+
+# So that torch.compile does not trace how code is written. This is all that torch.compiler.assume_constant_result does,
+# besides importing the whole compiler.
+_prepare._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def as_node(value: Expression | Number_) -> Node:

@@ -16,7 +16,7 @@ from torch import Tensor
 from worldformula.errors import HeadError, ShapeError, WorldformulaError, table
 from worldformula.families.base import Family, kl_pair
 from worldformula.formula import runtime
-from worldformula.formula.factors import Factor, naming
+from worldformula.formula.factor import Factor, naming
 from worldformula.formula.plan import Op, Plan, Ref
 
 Env = dict[str, Any]

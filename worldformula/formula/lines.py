@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from worldformula.families.base import Family, kl_pair
-from worldformula.formula.factors import Factor
+from worldformula.formula.factor import Factor
 from worldformula.formula.plan import Op, Plan, Ref
 
 INLINE = ("net", "wide", "binary", "negative", "detach", "batch", "over")

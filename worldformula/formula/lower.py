@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from worldformula.errors import TimeError
 from worldformula.formula.builder import Builder, Scope
-from worldformula.formula.factors import Factor
+from worldformula.formula.factor import Factor
 from worldformula.formula.names import Variable
 from worldformula.formula.nodes import (
     Binary,

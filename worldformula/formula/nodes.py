@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from worldformula.formula.factors import Constants, Factor
+    from worldformula.formula.factor import Constants, Factor
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
-from worldformula.formula.factors import Constants, Factor
+from worldformula.formula.factor import Constants, Factor
 from worldformula.formula.names import Variable
 
 Stage = Literal["once", "before", "loop", "after"]

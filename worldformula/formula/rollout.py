@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from worldformula.formula.emit import register_networks
-from worldformula.formula.factors import Constants, Factor, Joint
+from worldformula.formula.factor import Constants, Factor, Joint
 from worldformula.formula.lower import lower_rollout
 from worldformula.formula.nodes import Expectation, Number, OverTime
 from worldformula.formula.program import Out, Program

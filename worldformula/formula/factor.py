@@ -1,0 +1,349 @@
+"""Factors and their products: a family, names and a network.
+
+A factor's identity is the object, never its text. It is a plain ``nn.Module`` without mutable options and without
+memory of past calls.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from worldformula.errors import (
+    FormulaError,
+    HeaderError,
+    MissingInputError,
+    ShapeError,
+    UnknownVariableError,
+    WorldformulaError,
+    near,
+    table,
+)
+from worldformula.families.base import Family
+from worldformula.formula.names import Header, Variable, read_header
+from worldformula.formula.nodes import Use
+
+Shape = int | tuple[int, ...] | None
+Head = nn.Module | Callable[..., Any] | Mapping[str, Tensor | float] | Tensor | None
+
+
+class Constants(nn.Module):
+    """Parameters that no network computes: tensors as buffers, ``nn.Parameter`` as learnable parameters."""
+
+    def __init__(self, values: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        for name, value in values.items():
+            if isinstance(value, nn.Parameter):
+                self.register_parameter(name, value)
+            else:
+                self.register_buffer(name, value)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all tensors, learnable or not."""
+        return (*dict(self.named_parameters()), *dict(self.named_buffers()))
+
+
+def as_shape(shape: Shape, header: str) -> tuple[int, ...] | None:
+    """``16`` -> ``(16,)``; ``()`` is a scalar; ``None`` is undeclared."""
+    if shape is None:
+        return None
+    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    if not all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sizes):
+        raise FormulaError(f"{header}: expected shape= as positive integers such as 16 or (3, 32, 32), got {shape!r}")
+    return sizes
+
+
+class Factor(nn.Module):
+    """A named conditional distribution, or a deterministic function, of the formula.
+
+    ``net`` is called positionally with the conditions in header order. ``shape`` is the event shape of the variable.
+    """
+
+    origin: Factor
+
+    def __init__(
+        self,
+        header: str,
+        net: Head = None,
+        *,
+        family: Family | None,
+        shape: Shape = None,
+        fixed: Mapping[str, Tensor | float] | None = None,
+        deterministic: bool = False,
+    ) -> None:
+        super().__init__()
+        self.header: Header = read_header(header, deterministic=deterministic)
+        if len(self.header.variables) != 1:
+            raise HeaderError(
+                f"{header}: expected one variable, found {len(self.header.variables)}; "
+                f"write a product of factors, e.g. p(x|z) * p(y|z)"
+            )
+        self.family = family
+        self.shape = as_shape(shape, header)
+        object.__setattr__(self, "origin", self)  # not a child module; see `fresh`
+        self._own(net, dict(fixed or {}))
+
+    def _own(self, net: Head, fixed: dict[str, Tensor | float]) -> None:
+        """Sort what was given into a network, fixed numbers and constant tensors."""
+        text = str(self.header)
+        if isinstance(net, type):
+            raise FormulaError(
+                f"{text}: expected a network, got the class {net.__name__}; build it: {net.__name__}(...)"
+            )
+        if isinstance(net, Mapping):
+            fixed, net = {**net, **fixed}, None
+        tensors: dict[str, Tensor] = {"head": net} if isinstance(net, Tensor) else {}
+        network = net if isinstance(net, nn.Module) or (callable(net) and not isinstance(net, Tensor)) else None
+        if net is not None and network is None and not tensors:
+            raise FormulaError(
+                f"{text}: expected a network, a tensor or a dict of parameters, got {type(net).__name__}"
+            )
+        if self.family is not None:
+            known = (*self.family.parameters, *self.family.alternatives)
+            for name in fixed:
+                if name not in known:
+                    raise FormulaError(
+                        f"{text}: {self.family.name} has no parameter {name!r}; it has {', '.join(known)}."
+                        + near(name, known)
+                    )
+            if network is None and not tensors:
+                fixed = self._standard(fixed)
+        self.net = network
+        self.fixed = {k: float(v) for k, v in fixed.items() if not isinstance(v, Tensor)}
+        tensors |= {k: v for k, v in fixed.items() if isinstance(v, Tensor)}
+        self.constants = Constants(tensors) if tensors else None
+
+    def _standard(self, fixed: dict[str, Tensor | float]) -> dict[str, Tensor | float]:
+        """Complete what was given with the parameters of the family's standard distribution."""
+        assert self.family is not None
+        given = {self.family.alternatives.get(name, name) for name in fixed}
+        if given >= set(self.family.parameters):
+            return fixed
+        if not fixed and self.header.conditions:
+            conditions = ", ".join(map(str, self.header.conditions))
+            raise FormulaError(f"{self.header}: expected a network of {conditions}, got nothing")
+        if self.shape is None:
+            raise FormulaError(f"{self.header}: expected shape=, e.g. shape=16, or a network, or all parameters")
+        return {k: v for k, v in self.family.constants(self.shape).items() if k not in given} | fixed
+
+    # -------------------------------------------------------------------------------------------------- what it is
+
+    @property
+    def variable(self) -> Variable:
+        """What the factor declares."""
+        return self.header.variables[0]
+
+    @property
+    def conditions(self) -> tuple[Variable, ...]:
+        """What its network is called with, in header order."""
+        return self.header.conditions
+
+    @property
+    def rank(self) -> int:
+        """How many event axes the variable has."""
+        if self.shape is not None:
+            return len(self.shape)
+        return self.family.default_rank if self.family is not None else 1
+
+    @property
+    def given(self) -> Mapping[str, Tensor | float]:
+        """The parameters that no network computes, by name, without ``head``."""
+        constants = self.constants
+        tensors = {} if constants is None else {k: getattr(constants, k) for k in constants.names if k != "head"}
+        return {**self.fixed, **tensors}
+
+    @property
+    def constant(self) -> bool:
+        """Whether all parameters are plain numbers."""
+        return self.net is None and self.constants is None
+
+    @property
+    def unbatched(self) -> bool:
+        """Whether the parameters have no batch axes: given ones, or those of a network without inputs."""
+        return self.net is None or not self.conditions
+
+    def fresh(self) -> Factor:
+        """The same factor, same network, for an independent draw: ``E(q, f) * E(q.fresh(), g)``."""
+        other = copy.copy(self)
+        object.__setattr__(other, "origin", self.origin)
+        return other
+
+    def __str__(self) -> str:
+        return str(self.header)
+
+    def __repr__(self) -> str:
+        shape = "" if self.shape is None else f", shape={self.shape}"
+        return f"<{type(self).__name__} {self.header}{shape}>"
+
+    def __mul__(self, other: Factor | Joint) -> Joint:
+        return Joint(Use(self)) * other
+
+    # ------------------------------------------------------------------------------------------------ direct calls
+
+    def arguments(self, values: Mapping[str, Any], wanted: tuple[Variable, ...]) -> list[Any]:
+        """The values of ``wanted`` from keywords; raises with a table when one is missing or unknown."""
+        keys = [v.key for v in wanted]
+        keys = [v.identifier if keys.count(v.key) > 1 else v.key for v in wanted]
+        rows = [(k, str(self), "given" if k in values else "missing") for k in keys]
+        for name in values:
+            if name not in keys:
+                raise UnknownVariableError(
+                    f"{self} has no variable {name!r}.{near(name, keys)}\n"
+                    + table(("variable", "declared by", "got"), rows)
+                )
+        if missing := [k for k in keys if k not in values]:
+            raise MissingInputError(
+                f"{self} needs {', '.join(missing)}; pass {', '.join(f'{k}=...' for k in missing)}\n"
+                + table(("variable", "declared by", "got"), rows)
+            )
+        return [values[k] for k in keys]
+
+    def head(self, *conditions: Any) -> Any:
+        """What the network returns for these conditions (``None`` if the factor has only given parameters)."""
+        if self.net is not None:
+            return self.net(*conditions)
+        return getattr(self.constants, "head", None)
+
+    def params(self, *conditions: Any) -> tuple[Any, ...]:
+        """The family's parameters under these conditions."""
+        assert self.family is not None
+        return self.family.params(self.head(*conditions), self.shape, self.given)
+
+    def sample(
+        self,
+        *,
+        sample_shape: tuple[int, ...] = (),
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+        deterministic: bool = False,
+        **conditions: Any,
+    ) -> Tensor:
+        """One draw of the variable: ``sample_shape + batch + event``; the mode when ``deterministic``.
+
+        ``seed``, ``generator`` or the ``noise`` itself decide the draw; otherwise torch's global generator does.
+        """
+        if self.family is None and self.net is None:
+            return torch.as_tensor(self.arguments(conditions, (self.variable,))[0])  # a draw of data is the datum
+        values = self.arguments(conditions, self.conditions)
+        with naming(self):
+            if self.family is None:
+                return torch.as_tensor(self.head(*values))
+            params = self.params(*values)
+            tensors = [p for p in params if isinstance(p, Tensor)]
+            like = tensors[0] if tensors else torch.empty(self.shape or ())
+            batch = tuple(like.shape[: like.ndim - self.rank - self.family.class_axes]) if tensors else ()
+            if deterministic:
+                mode = self.family.mode(params)
+                return mode if isinstance(mode, Tensor) else like.new_full((*sample_shape, *self.event(params)), mode)
+            shape = self.family.noise_shape((*sample_shape, *batch), self.event(params))
+            if seed is not None:
+                generator = torch.Generator(like.device).manual_seed(seed)
+            if noise is None:
+                noise = self.family.noise(shape, dtype=like.dtype, device=like.device, generator=generator)
+            elif noise.shape != shape:
+                raise ShapeError(f"noise: expected {list(shape)}, got {list(noise.shape)}")
+            return self.family.sample(params, noise)
+
+    def event(self, params: tuple[Any, ...]) -> tuple[int, ...]:
+        """The event shape: declared, or read off the parameters."""
+        if self.shape is not None:
+            return self.shape
+        tensor = next(p for p in params if isinstance(p, Tensor))
+        event = tensor.shape[: tensor.ndim - self.family.class_axes] if self.family else tensor.shape
+        return tuple(event[len(event) - self.rank :])
+
+    def log_prob(self, **values: Any) -> Tensor:
+        """log-density of the variable's value: event axes summed, batch axes kept."""
+        if self.family is None:
+            raise FormulaError(f"{self} is deterministic: it has no density")
+        value, *conditions = self.arguments(values, (self.variable, *self.conditions))
+        with naming(self):
+            return self.family.log_prob(spread(self.params(*conditions), value, self), value, self.rank)
+
+
+@contextmanager
+def naming(factor: Factor) -> Iterator[None]:
+    """Errors inside name the factor."""
+    try:
+        yield
+    except WorldformulaError as error:
+        if str(factor) in str(error):
+            raise
+        raise type(error)(f"{factor}: {error}") from error
+
+
+def spread(params: tuple[Any, ...], like: Tensor, factor: Factor) -> tuple[Any, ...]:
+    """Give the parameters of a factor without conditions the batch axes of ``like`` (a view)."""
+    if not factor.unbatched:
+        return params
+    assert factor.family is not None
+    return factor.family.expand(params, tuple(like.shape[: like.ndim - factor.rank]), factor.rank)
+
+
+class Joint:
+    """A product of factors, ``core * post``; draws go from causes to effects whatever the written order."""
+
+    def __init__(self, *uses: Use) -> None:
+        self.uses = uses
+
+    @property
+    def factors(self) -> tuple[Factor, ...]:
+        """In written order."""
+        return tuple(u.factor for u in self.uses)
+
+    def __mul__(self, other: Factor | Joint) -> Joint:
+        if not isinstance(other, (Factor, Joint)):
+            return NotImplemented
+        from worldformula.formula.check import check_product  # a check names factors, a factor offers products
+
+        return Joint(*check_product(self.uses + as_uses(other)))
+
+    def __str__(self) -> str:
+        return " ".join(map(str, self.factors))
+
+    def __repr__(self) -> str:
+        return f"<Joint {self}>"
+
+    def sample(
+        self, *, generator: torch.Generator | None = None, deterministic: bool = False, **given: Any
+    ) -> dict[str, Tensor]:
+        """Ancestral draw: every variable of the product by name; ``given`` holds what no factor declares."""
+        from worldformula.formula.check import draw_order
+
+        values = dict(given)
+        for use in draw_order(self.uses):
+            factor = use.factor
+            conditions = {c.key: values[c.key] for c in factor.conditions if c.key in values}
+            values[factor.variable.key] = factor.sample(generator=generator, deterministic=deterministic, **conditions)
+        return {f.variable.key: values[f.variable.key] for f in self.factors}
+
+    def log_prob(self, **values: Any) -> Tensor:
+        """Sum of the factors' log-densities."""
+        total: Tensor | None = None
+        for factor in self.factors:
+            if factor.family is not None:
+                names = (factor.variable, *factor.conditions)
+                term = factor.log_prob(**{v.key: values[v.key] for v in names if v.key in values})
+                total = term if total is None else total + term
+        if total is None:
+            raise FormulaError(f"{self}: no factor has a density")
+        return total
+
+
+def as_uses(value: Factor | Joint | Use) -> tuple[Use, ...]:
+    """The factors of what a user passed where a distribution belongs."""
+    match value:
+        case Factor():
+            return (Use(value),)
+        case Joint():
+            return value.uses
+        case Use():
+            return (value,)
+    raise FormulaError(f"expected a factor or a product of factors, got {type(value).__name__}: {value!r}")
