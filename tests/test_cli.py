@@ -12,11 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
+import worldformula
 import worldformula.agents
 from worldformula.agent.saved import load_agent, open_run, record
 from worldformula.cli import main
+from worldformula.cli.commands import Train
 from worldformula.cli.display import duration
-from worldformula.errors import CheckpointError
+from worldformula.errors import CheckpointError, ConfigError
 from worldformula.training import checkpoint
 from worldformula.training.run import read_metrics
 
@@ -114,6 +116,9 @@ def test_a_loaded_agent_is_the_trained_one(trained: Path) -> None:
     [
         (["--set", "agent.ratee=1"], "unknown setting 'agent.ratee'. Did you mean 'agent.rate'"),
         (["--set", "agent.batch=some"], "agent.batch expects a whole number, got 'some'"),
+        (["--set", "agent.batch=inf"], "agent.batch expects a whole number, got 'inf'"),
+        (["--set", "agent.train_ratio=inf"], "agent.train_ratio expects a number, got 'inf'"),
+        (["--set", "agent.rate=nan"], "agent.rate expects a number, got 'nan'"),
         (["--set", "env.num=0"], "num expects a whole number of at least 1"),
         (["--set", "rate"], "expected key=value"),
         (["--model", "toi"], "Did you mean 'toy'"),
@@ -198,6 +203,46 @@ def test_help_shows_every_option_and_every_setting(capsys: pytest.CaptureFixture
     for name in ("demo", "train", "eval", "dream", "report", "models", "envs", "reproduce"):
         assert name in out
         assert main([name, "--help"]) == 0
+
+
+def test_pixels_is_a_flag_and_a_setting(tmp_path: Path) -> None:
+    def pixels(*more: str) -> bool:
+        return Train(tmp_path / "run", env="pendulum", model="toy", **dict.fromkeys(more, True)).config().env.pixels
+
+    assert not pixels()
+    assert pixels("pixels")
+    assert not pixels("no_pixels")
+    with pytest.raises(ConfigError, match="both --pixels and --no-pixels"):
+        pixels("pixels", "no_pixels")
+
+
+def test_the_flag_of_pixels_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["train", "--env", "CartPole-v1", "--pixels", "--no-pixels", "--run", str(tmp_path / "run")]
+    assert main(command) == 1
+    assert "write one of them" in capsys.readouterr().err
+
+
+def test_a_run_keeps_its_pixels_where_the_flag_is_not_given(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert not Train(trained).config().env.pixels
+    assert main(["train", "--run", str(trained), "--no-pixels"]) == 0
+    assert main(["train", "--run", str(trained), "--pixels"]) == 1
+    assert re.search(r"env.pixels +\| False +\| True", capsys.readouterr().err)
+
+
+def test_version_and_completion(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith(f"worldformula {worldformula.__version__}, torch {torch.__version__}")
+    assert main(["--tyro-print-completion", "bash"]) == 0
+    script = capsys.readouterr().out
+    assert "complete " in script
+    assert "reproduce" in script
+
+
+def test_a_reader_that_has_read_enough_ends_the_command_quietly() -> None:
+    command = f"{sys.executable} -m worldformula train --help | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("usage: worldformula train")
+    assert done.stderr == ""
 
 
 def test_wrong_options_are_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -227,9 +227,26 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_next_checkpoint(tmp_
         def update(self, batch: Any) -> Any:
             return {**super().update(batch), "loss/kl": float("nan")}
 
-    with pytest.raises(NonFiniteError, match="loss/kl is nan"):
+    with pytest.raises(NonFiniteError, match="loss/kl is nan at update 1, step"):
         Loop(config(), Broken, tmp_path / "run").run()
     assert checkpoint.load_latest(tmp_path / "run" / "checkpoints") is None
+
+
+def test_an_update_that_stumbles_over_its_own_weights_says_so(tmp_path: Path) -> None:
+    class Broken(ToyAgent):
+        def update(self, batch: Any) -> Any:
+            self.spoil()
+            raise IndexError("index -9223372036854775808 is out of bounds")
+
+        def spoil(self) -> None:
+            with torch.no_grad():
+                next(self.parameters()).fill_(float("nan"))
+
+    with pytest.raises(NonFiniteError, match="weights are not finite at update 1,.*lower the learning rate"):
+        Loop(config(), Broken, tmp_path / "run").run()
+    Broken.spoil = lambda self: None
+    with pytest.raises(IndexError):  # finite weights: the error is the agent's own
+        Loop(config(), Broken, tmp_path / "run").run()
 
 
 def test_evaluation_leaves_no_trace_in_the_run(uninterrupted: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import ClassVar
 
@@ -13,8 +14,8 @@ from gymnasium import spaces
 from tests.envs.counting import Counting, register
 from worldformula.envs import ids, make
 from worldformula.envs.spaces import action_converter, action_spec, observation_parts, row_spec
-from worldformula.envs.wrappers import resize
-from worldformula.errors import ConfigError, EnvironmentIdError, SpaceError
+from worldformula.envs.wrappers import Checked, DictObservation, resize
+from worldformula.errors import BrokenEnvironmentError, ConfigError, EnvironmentIdError, NonFiniteError, SpaceError
 from worldformula.testing import check_env
 
 
@@ -43,6 +44,92 @@ def test_atari_without_its_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "ale_py", None)
     with pytest.raises(ConfigError, match=r"pip install 'worldformula\[atari\]'"):
         make("ALE/Pong-v5")
+
+
+@pytest.mark.parametrize(
+    ("said", "advice"),
+    [
+        ('pygame is not installed, run `pip install "gymnasium[classic-control]"`', "'worldformula[envs]'"),
+        ("Box2D is not installed, you can install it by run `pip install swig`", "'worldformula[box2d]'"),
+        ('MuJoCo is not installed, run `pip install "gymnasium[mujoco]"`', "'worldformula[control]'"),
+        ("No module named 'jax'", "it with pip"),
+    ],
+)
+@pytest.mark.parametrize("when", ["make", "render"])
+def test_a_missing_package_says_what_to_install(said, advice, when):
+    class Needy(Counting):
+        metadata: ClassVar = {"render_modes": ["rgb_array"]}
+
+        def __init__(self, render_mode):
+            super().__init__()
+            self.fail("make")
+
+        def fail(self, now):
+            if now == when:
+                raise gymnasium.error.DependencyNotInstalled(said)
+
+        def render(self):
+            self.fail("render")
+
+    gymnasium.registry.pop(f"tests/Needy{when}-v0", None)
+    gymnasium.register(f"tests/Needy{when}-v0", entry_point=Needy)
+    with pytest.raises(ConfigError, match=rf"tests/Needy{when}-v0 needs a package.*install {re.escape(advice)}"):
+        make(f"tests/Needy{when}-v0", pixels=True).reset(seed=0)
+
+
+def test_a_module_before_the_colon_registers_its_environments(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "mine.py").write_text("from tests.envs.counting import register\n\nregister()\n")
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    assert make("mine:tests/Counting-v0").observation_space["vector"].shape == (3,)
+    with pytest.raises(EnvironmentIdError, match="expected a module to import, got 'absent'"):
+        make("absent:tests/Counting-v0")
+    with pytest.raises(EnvironmentIdError, match=r"no environment has the id 'mine:tests/Countin-v0'"):
+        make("mine:tests/Countin-v0")
+    with pytest.raises(BrokenEnvironmentError, match=r"failed at gymnasium.make: ZeroDivisionError"):
+        make("broken:tests/Counting-v0")
+
+
+def answers(**changes):
+    """An environment whose second step answers or raises something else."""
+
+    class Odd(Counting):
+        def step(self, action):
+            observation, reward, *rest = super().step(action)
+            if self.step_number == 2:
+                observation, reward = changes.get("observation", observation), changes.get("reward", reward)
+                if "error" in changes:
+                    raise changes["error"]
+            return observation, reward, *rest
+
+    env = Checked(DictObservation(Odd()), "odd")
+    env.reset(seed=0)
+    env.step(1)
+    return env
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        ({"observation": np.full(3, np.nan, np.float32)}, NonFiniteError, "observation 'vector' of odd .* step 2"),
+        ({"observation": np.zeros(5, np.float32)}, SpaceError, r"of Odd lies .* Box.*\(3,\).* got .* shape \(5,\)"),
+        ({"observation": "text"}, SpaceError, "lies outside its space.*got 'text'"),
+        ({"observation": None}, SpaceError, "lies outside its space.*got None"),
+        ({"reward": float("nan")}, NonFiniteError, "the reward of odd is not finite at step 2 of the episode: nan"),
+        ({"reward": float("-inf")}, NonFiniteError, "the reward of odd is not finite at step 2 .*: -inf"),
+        ({"reward": None}, NonFiniteError, "the reward of odd is not finite at step 2 .*: None"),
+        ({"reward": "much"}, BrokenEnvironmentError, "odd failed at step 2 .* ValueError: could not convert"),
+        ({"error": RuntimeError("it broke")}, BrokenEnvironmentError, "odd failed at step 2 .* RuntimeError: it broke"),
+    ],
+)
+def test_what_an_environment_must_not_answer(changes, error, says):
+    with pytest.raises(error, match=says) as caught:
+        answers(**changes).step(1)
+    assert (caught.value.__cause__ is changes.get("error")) or "error" not in changes
+
+
+def test_a_reward_may_be_an_array_of_one_number():
+    assert answers(reward=np.array([2.5])).step(1)[1] == 2.5
 
 
 def test_a_picture_is_resized_to_the_mean_of_its_pixels():
@@ -126,6 +213,7 @@ def test_observations_of_every_kind():
         (spaces.Text(5), "Text space"),
         (spaces.Dict(reward=spaces.Discrete(2)), "reserved"),
         (spaces.Dict(), "empty"),
+        (spaces.Box(-1, 1, (0,)), "holds no numbers"),
         (spaces.Box(0, 255, (3, 64, 64), np.uint8), "channels come first"),
         (spaces.Box(0, 255, (64, 64, 9), np.uint8), "1 to 4 channels"),
     ],

@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,11 +26,22 @@ from worldformula.agent.evaluate import Evaluation, evaluate
 from worldformula.data.replay import Replay
 from worldformula.envs import Envs
 from worldformula.envs.vector import Rows
-from worldformula.errors import CheckpointError, ConfigError, RunFolderError, WorldformulaError, table
+from worldformula.errors import (
+    CheckpointError,
+    ConfigError,
+    NonFiniteError,
+    RunFolderError,
+    WorldformulaError,
+    table,
+)
 from worldformula.training import checkpoint, devices, settings
 from worldformula.training.run import Metrics, RunFolder, writing
 from worldformula.training.seeding import derived, rng_state, seed_everything, set_rng_state
 
+NOT_FINITE = (
+    "Expected finite numbers. The last checkpoint is from before; look at the terms of the loss in metrics.jsonl, "
+    "lower the learning rate, or check the environment's observations and rewards."
+)
 SHOW_EVERY = 0.25  # seconds between two calls of `show`
 EVALUATION = 1  # what `derived` seeds are for
 
@@ -79,7 +89,7 @@ class Loop:
     Attributes:
         count: how far it is.
         resumes_at: the step that it will go on from, if the newest checkpoint is a good one; 0 for a new run.
-        latest: the numbers of the latest update.
+        latest: the numbers of the latest update, by name.
         evaluation: the latest evaluation.
 
     Raises:
@@ -104,14 +114,14 @@ class Loop:
         self.build, self.show, self.say = build, show, say
         self.count = Counters()
         self.resumes_at = max((int(path.name) for path in checkpoint.steps_in(self.folder.checkpoints)), default=0)
-        self.latest: dict[str, Any] = {}
+        self.latest: dict[str, float] = {}
         self.evaluation: Evaluation | None = None
         env = self.config.env
         self.envs = Envs(env.id, env.num, seed=self.config.seed, **env.options())
         seed_everything(self.config.seed)
         self.agent = self.fresh_agent()
         self._check()
-        self._sums: dict[str, Any] = {}
+        self._sums: dict[str, float] = {}
         self._summed = 0
         self._finished: list[tuple[float, int]] = []
 
@@ -228,11 +238,26 @@ class Loop:
         self.count.debt += taken * self.update_rate
         while self.count.debt >= 1:
             self.count.debt -= 1
-            self.latest = dict(self.agent.update(self.replay.sample(learning.batch, learning.length)))
+            self.latest = self._update(self.replay.sample(learning.batch, learning.length))
             for name, value in self.latest.items():
-                self._sums[name] = self._sums.get(name, 0.0) + value  # tensors stay on the device until the log
+                self._sums[name] = self._sums.get(name, 0.0) + value
             self._summed += 1
             self.count.updates += 1
+
+    def _update(self, batch: Rows) -> dict[str, float]:
+        """One update, whose terms are checked at once: from the next one on all of them would be NaN."""
+        where = f"at update {self.count.updates + 1:,}, step {self.count.steps:,}"
+        try:
+            found = {name: float(value) for name, value in self.agent.update(batch).items()}
+        except (RuntimeError, ValueError, IndexError) as error:  # some networks stumble over NaN before a loss shows it
+            if isinstance(error, WorldformulaError) or all(p.isfinite().all() for p in self.agent.parameters()):
+                raise
+            raise NonFiniteError(f"the agent's weights are not finite {where}. {NOT_FINITE}") from error
+        bad = [name for name, value in found.items() if not math.isfinite(value)]
+        if bad:
+            more = f" (and so are {', '.join(bad[1:])})" if bad[1:] else ""
+            raise NonFiniteError(f"{bad[0]} is {found[bad[0]]} {where}{more}. {NOT_FINITE}")
+        return found
 
     # ------------------------------------------------------------------------------------------------- writing down
 
@@ -243,7 +268,7 @@ class Loop:
             returns, lengths = zip(*self._finished, strict=True)
             values["episode/return"] = sum(returns) / len(returns)
             values["episode/length"] = sum(lengths) / len(lengths)
-        values |= {name: float(total) / self._summed for name, total in self._sums.items()}
+        values |= {name: total / self._summed for name, total in self._sums.items()}
         self._sums, self._summed, self._finished = {}, 0, []
         self._metrics.write(self.count.steps, values)
 

@@ -166,7 +166,7 @@ class DreamerV3(nn.Module):
         self.optimiser.step()
         self.learner.update_slow()
         terms = {f"loss/{text}": value.detach() for text, value in out.terms.items()}
-        return {"loss/total": total.detach(), "loss/world": out.value.detach(), **terms, **metrics}
+        return {**terms, "loss/world": out.value.detach(), **metrics, "loss/total": total.detach()}
 
     def behaviour_loss(self, states: State, batch: Mapping[str, NDArray[Any]]) -> tuple[Tensor, dict[str, Tensor]]:
         """L_π + L_v + 0.3 L_v,replay for dreams that start from states ``[B, T, ...]``."""

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Protocol
 
 import tyro
 
-from worldformula import catalogue
+from worldformula import cards, catalogue
 from worldformula.agent.config import EnvConfig, RunConfig
 from worldformula.agent.contract import Agent, Rows
 from worldformula.agent.estimate import seconds_left
@@ -28,7 +28,11 @@ from worldformula.training import devices, settings
 from worldformula.training.run import RunFolder, writing
 
 Settings = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")]
-Folder = Annotated[Path, tyro.conf.Positional]
+Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+Number = Annotated[int, tyro.conf.arg(metavar="N")]
+Card = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CARD", help=f"One of {', '.join(cards.names())}.")]
+Device = Annotated[str, tyro.conf.arg(metavar="NAME")]
 DEFAULT_MODEL = "dreamer_v3"
 DEFAULT_PRESET = "tiny"
 
@@ -50,22 +54,28 @@ class Command(Protocol):
 class Train:
     """Train an agent, or go on exactly where an interrupted run stopped.
 
+    For example: worldformula train --env cartpole_swingup --pixels --run runs/first
+
     In a folder that holds a run, everything that is not given here is taken from that run; what is given must agree
-    with it, except for --steps and --device.
+    with it, except for --steps and --device. So after Ctrl-C, or after a crash: worldformula train --run runs/first
     """
 
     run_folder: Annotated[Path, tyro.conf.arg(name="run", metavar="DIR")]
     """The run folder, e.g. runs/first."""
     env: Annotated[str | None, option("ID", "that of the run folder")] = None
-    """A name that `worldformula envs` lists, or any Gymnasium id."""
+    """A name that `worldformula envs` lists, any Gymnasium id, or module:ID where a module of yours registers it."""
+    pixels: Annotated[Flag, tyro.conf.arg(help_behavior_hint="(the same as --set env.pixels=true)")] = False
+    """Observe pictures of the environment instead of its own numbers."""
+    no_pixels: Annotated[Flag, tyro.conf.arg(help_behavior_hint="(default; env.pixels=false)")] = False
+    """Observe the environment's own numbers."""
     model: Annotated[str | None, option("NAME", DEFAULT_MODEL)] = None
     """A system that `worldformula models` lists."""
     preset: Annotated[str | None, option("NAME", DEFAULT_PRESET)] = None
     """A preset of that system."""
     settings: Settings = ()
-    """Any setting of the list below, e.g. --set agent.horizon=10. May be given many times."""
+    """Any setting of the list below, e.g. --set agent.imagine=10 --set env.num=8."""
     steps: Annotated[int | None, option("N", "20000")] = None
-    """Environment steps of the whole run."""
+    """Environment steps of the whole run: actions × env.action_repeat."""
     seed: Annotated[int | None, option("N", "0")] = None
     """Where all randomness comes from."""
     device: Annotated[str | None, option("NAME", "auto")] = None
@@ -85,6 +95,10 @@ class Train:
             preset = self.preset or DEFAULT_PRESET
             config = RunConfig(system.name, preset, EnvConfig(self.env), system.sizes(preset))
         env = [f"env.id={self.env}"] if self.env is not None else []
+        if self.pixels or self.no_pixels:
+            if self.pixels and self.no_pixels:
+                raise ConfigError("got both --pixels and --no-pixels; write one of them")
+            env.append(f"env.pixels={self.pixels}")
         return settings.override(config, [*env, *options, *self.settings])
 
     def run(self) -> int:
@@ -95,13 +109,16 @@ class Train:
 
 @dataclass(frozen=True)
 class Demo:
-    """Train the tiny DreamerV3 from pixels and write a page about what it learnt and what it dreams."""
+    """Minutes on a laptop: DreamerV3 learns to swing up a pendulum from pixels, then writes a page about its dreams.
+
+    Interrupted, the same command goes on where it stopped.
+    """
 
     run_folder: Annotated[Path, tyro.conf.arg(name="run", metavar="DIR")] = Path("runs/demo")
     """The run folder; started again, the demo goes on there."""
-    steps: int = demo.STEPS
+    steps: Number = demo.STEPS
     """Environment steps."""
-    seed: int = 0
+    seed: Number = 0
     """Where all randomness comes from."""
 
     def run(self) -> int:
@@ -116,13 +133,13 @@ class Eval:
 
     folder: Folder
     """The run folder."""
-    episodes: int = 100
+    episodes: Number = 100
     """Complete episodes."""
-    seed: int = 1
+    seed: Number = 1
     """Of the environments; the same seed plays the same episodes."""
-    explore: bool = False
+    explore: Flag = False
     """Sample actions as in training, instead of the policy's mode."""
-    device: str = "auto"
+    device: Device = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
 
     def run(self) -> int:
@@ -146,15 +163,15 @@ class Dream:
 
     folder: Folder
     """The run folder."""
-    context: int = 5
+    context: Number = 5
     """Steps that the model sees before it dreams."""
-    length: int = 50
+    length: Number = 50
     """Steps of the video, the context included."""
-    sequences: int = 4
+    sequences: Number = 4
     """How many sequences, side by side."""
-    seed: int = 1
+    seed: Number = 1
     """Of the environments."""
-    device: str = "auto"
+    device: Device = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
 
     def run(self) -> int:
@@ -175,7 +192,7 @@ class Report:
 
     folder: Folder
     """The run folder."""
-    device: str = "auto"
+    device: Device = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
 
     def run(self) -> int:
@@ -204,7 +221,7 @@ class Models:
 class Envs:
     """List the environments of this package; any other Gymnasium id works too."""
 
-    scores: bool = False
+    scores: Flag = False
     """Measure floor and best known return of each; takes a while."""
 
     def run(self) -> int:
@@ -219,10 +236,9 @@ class Envs:
 
 @dataclass(frozen=True)
 class Reproduce:
-    """Measure the card of a published result; the last line says PASS or FAIL, and so does the exit code."""
+    """Measure the card of a claimed result; the last line says PASS or FAIL, and so does the exit code."""
 
-    name: Annotated[str, tyro.conf.Positional]
-    """The card."""
+    name: Card
     seeds: Annotated[str | None, option("S,S,…", "the card's own")] = None
     """Instead of the card's own, e.g. 1,2,3."""
     json: Annotated[Path | None, option("FILE", "none")] = None

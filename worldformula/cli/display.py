@@ -99,7 +99,7 @@ class Moment:
 def losses(loop: Loop) -> dict[str, float]:
     """The terms of the latest loss, without ``loss/``; or else whatever the agent reports."""
     named = {name.removeprefix("loss/"): value for name, value in loop.latest.items() if "loss" in name.lower()}
-    return {name: float(value) for name, value in (named or loop.latest).items()}
+    return dict(named or loop.latest)
 
 
 def duration(seconds: float) -> str:

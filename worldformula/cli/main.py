@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import platform
 import sys
 from collections.abc import Callable, Sequence
 
+import torch
 import tyro
 
+import worldformula
 from worldformula import catalogue
 from worldformula.agent.config import EnvConfig, RunConfig
 from worldformula.cli import commands
@@ -25,7 +29,10 @@ COMMANDS: dict[str, Callable[..., commands.Command]] = {
 }
 ABOUT = """World models, written as formulas.
 
-Every command answers to --help. An error is one message and an exit code of its own; --debug shows the traceback."""
+Begin with: worldformula demo
+
+Every command answers to --help. An error is one message and the exit code 1; --debug shows its traceback, --version the
+version, and --tyro-print-completion bash (or zsh) the tab completion of your shell."""
 INTERRUPTED = 130  # what a shell expects after Ctrl-C
 
 
@@ -33,12 +40,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code: 0, 1 after an error, 2 for wrong arguments, 130 after Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
-    given = [word for word in given if word != "--debug"]
+    given = [word for word in given if word != "--debug"] or ["--help"]
+    if given == ["--version"]:
+        print(f"worldformula {worldformula.__version__}, torch {torch.__version__}, Python {platform.python_version()}")
+        return 0
     try:
-        command = _parse(given or ["--help"])
-        return command.run()
+        code = _parse(given).run()
+        sys.stdout.flush()
+        return code
     except SystemExit as leaving:  # tyro has printed its help (0) or what is wrong (2)
-        return leaving.code if isinstance(leaving.code, int) else 2
+        return leaving.code if isinstance(leaving.code, int) else 0 if leaving.code is None else 2
+    except BrokenPipeError:  # `worldformula … | head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it leaves
+        return 1
     except (WorldformulaError, OSError) as error:
         if debug:
             raise
@@ -54,6 +68,8 @@ def _parse(given: list[str]) -> commands.Command:
         raise ConfigError(f"no command is called {given[0]!r}.{near(given[0], COMMANDS)} See worldformula --help.")
     try:
         return tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="worldformula", description=ABOUT, args=given)
+    except ImportError as error:  # completion for a further shell needs a further package
+        raise ConfigError(str(error)) from error
     except SystemExit as leaving:
         if leaving.code == 0 and given[0] == "train":
             print(settings_help(given))

@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from worldformula.envs.wrappers import blamed
 from worldformula.errors import ConfigError, EnvironmentIdError, near
 
 SIZE, REPEAT, NOOPS, FRAME_LIMIT = 64, 4, 30, 108_000
@@ -88,6 +89,7 @@ def make_atari(id: str, *, size: int = SIZE, max_steps: int | None = None, **opt
     if id not in gymnasium.registry:
         raise EnvironmentIdError(f"no Atari game has the id {id!r}.{near(id, gymnasium.registry)}")
     options = {"repeat_action_probability": 0.0, "full_action_space": False, **options}
-    limit = max_steps or FRAME_LIMIT
-    game = gymnasium.make(id, frameskip=1, obs_type="rgb", max_episode_steps=limit, disable_env_checker=True, **options)
+    options |= {"frameskip": 1, "obs_type": "rgb", "max_episode_steps": max_steps or FRAME_LIMIT}
+    with blamed(id, "gymnasium.make"):
+        game = gymnasium.make(id, disable_env_checker=True, **options)
     return AtariFrames(game, size)

@@ -6,11 +6,17 @@ from typing import Any
 
 import gymnasium
 from gymnasium.error import Error as GymnasiumError
-from gymnasium.error import NameNotFound, NamespaceNotFound, UnregisteredEnv, VersionNotFound
 
 from worldformula.envs import registry
 from worldformula.envs.drawing import LARGEST, SMALLEST
-from worldformula.envs.wrappers import ActionRepeat, DictObservation, Finite, PixelObservation, VectorAction
+from worldformula.envs.wrappers import (
+    ActionRepeat,
+    Checked,
+    DictObservation,
+    PixelObservation,
+    VectorAction,
+    blamed,
+)
 from worldformula.errors import ConfigError, EnvironmentIdError, SpaceError, near
 
 DEFAULT_SIZE = 32
@@ -49,7 +55,8 @@ def make(
     Raises:
         EnvironmentIdError: no such environment; lists the near misses.
         SpaceError: a space that is not supported.
-        ConfigError: an impossible size, repeat or limit.
+        ConfigError: an impossible size, repeat or limit; or a package that the environment needs is not installed.
+        BrokenEnvironmentError: the environment's own code raised an error.
     """
     if size is not None and not SMALLEST <= size <= LARGEST:
         raise ConfigError(f"expected a picture size between {SMALLEST} and {LARGEST} pixels, got {size}")
@@ -65,7 +72,7 @@ def make(
         env = ActionRepeat(env, action_repeat)
     if pixels and not id.startswith("ALE/"):
         env = PixelObservation(env, size or DEFAULT_SIZE)
-    return VectorAction(Finite(DictObservation(env), id))
+    return VectorAction(Checked(DictObservation(env), id))
 
 
 def _build(id: str, size: int, pixels: bool, max_steps: int | None, options: dict[str, Any]) -> gymnasium.Env[Any, Any]:
@@ -74,16 +81,24 @@ def _build(id: str, size: int, pixels: bool, max_steps: int | None, options: dic
         name, options = entry.id, {"size": size, **options}
     else:
         name, options = id, {"render_mode": "rgb_array", **options} if pixels else options
-    try:
-        return gymnasium.make(name, max_episode_steps=max_steps, disable_env_checker=True, **options)
-    except TypeError as error:
-        if pixels and "render_mode" in str(error):
-            raise SpaceError(f"{id} takes no render_mode, so it draws no pictures; use it without pixels") from error
-        raise
-    except (NameNotFound, NamespaceNotFound, VersionNotFound, UnregisteredEnv, GymnasiumError) as error:
-        if name in gymnasium.registry:
+    with blamed(id, "gymnasium.make"):
+        try:
+            return gymnasium.make(name, max_episode_steps=max_steps, disable_env_checker=True, **options)
+        except TypeError as error:
+            if pixels and "render_mode" in str(error):
+                raise SpaceError(f"{id} takes no render_mode, so it draws no pictures: leave pixels out") from error
             raise
-        raise EnvironmentIdError(_unknown(id, str(error))) from error
+        except ModuleNotFoundError as error:
+            if ":" not in name:
+                raise
+            raise EnvironmentIdError(
+                f"no environment has the id {id!r}: before the colon expected a module to import, got "
+                f"{name.partition(':')[0]!r} ({error})"
+            ) from error
+        except GymnasiumError as error:
+            if name.rpartition(":")[2] in gymnasium.registry:
+                raise
+            raise EnvironmentIdError(_unknown(id, str(error))) from error
 
 
 def _unknown(id: str, reason: str) -> str:

@@ -112,6 +112,8 @@ def _image(space: spaces.Box, name: str) -> Part:
 def _vector(space: spaces.Box, name: str) -> Part:
     if space.dtype is None or not (np.issubdtype(space.dtype, np.number) or space.dtype == np.bool_):
         raise SpaceError(f"{name} has the dtype {space.dtype}; expected numbers")
+    if not np.prod(space.shape):
+        raise SpaceError(f"{name} has the shape {space.shape}, which holds no numbers; leave it out")
     low, high = (np.asarray(bound, np.float32).reshape(-1) for bound in (space.low, space.high))
     return Part(spaces.Box(low, high, dtype=np.float32), _flat)
 
@@ -140,7 +142,7 @@ def action_spec(space: Space[Any]) -> ActionSpec:
     """
     if isinstance(space, spaces.Discrete):
         return ActionSpec("discrete", int(space.n))
-    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):
+    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating) and np.prod(space.shape):
         return ActionSpec("continuous", int(np.prod(space.shape)))
     advice = {
         spaces.MultiDiscrete: "enumerate the combinations as one Discrete space",

@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+from gymnasium.error import DependencyNotInstalled
 from numpy.typing import NDArray
 
 from worldformula.envs.spaces import action_converter, action_spec, observation_parts
-from worldformula.errors import ConfigError, NonFiniteError, SpaceError
+from worldformula.errors import BrokenEnvironmentError, ConfigError, NonFiniteError, SpaceError, WorldformulaError
 
 Env = gymnasium.Env[Any, Any]
 Step = tuple[Any, float, bool, bool, dict[str, Any]]
+
+
+EXTRAS = {
+    "box2d": "box2d", "swig": "box2d", "mujoco": "control", "pygame": "envs", "minigrid": "envs", "ale": "atari",
+    "dm_control": "dmc",
+}  # fmt: skip
+"""What a complaint about a missing package mentions -> the extra of worldformula that installs it."""
+
+
+def missing_package(id: str, error: Exception) -> ConfigError:
+    """The error for an environment whose package is not installed."""
+    said = str(error).partition("\n")[0]
+    extra = next((extra for word, extra in EXTRAS.items() if word in said.lower()), None)
+    advice = f"pip install 'worldformula[{extra}]'" if extra else "install it with pip"
+    return ConfigError(f"{id} needs a package that is not installed: {advice} (it says: {said})")
 
 
 class ActionRepeat(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -55,7 +72,7 @@ class PixelObservation(gymnasium.Wrapper[Any, Any, Any, Any]):
 
     def step(self, action: Any) -> Step:
         _, reward, terminated, truncated, info = self.env.step(action)
-        return self._observe(), float(reward), terminated, truncated, info
+        return self._observe(), reward, terminated, truncated, info  # type: ignore[return-value]  # Checked converts it
 
     def _observe(self) -> dict[str, NDArray[np.uint8]]:
         try:
@@ -92,7 +109,25 @@ class DictObservation(gymnasium.ObservationWrapper[Any, Any, Any]):
 
     def observation(self, observation: Any) -> dict[str, NDArray[Any]]:
         values = {next(iter(self._parts)): observation} if self._bare else observation
-        return {key: part.convert(values[key]) for key, part in self._parts.items()}
+        found = {}
+        for key, part in self._parts.items():
+            try:
+                found[key] = part.convert(values[key])
+            except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
+                raise SpaceError(self._misfit(key, values)) from error
+            if found[key].shape != part.space.shape:
+                raise SpaceError(self._misfit(key, values))
+        return found
+
+    def _misfit(self, key: str, values: Any) -> str:
+        space = self.env.observation_space if self._bare else self.env.observation_space[key]  # type: ignore[index]
+        value = values[key] if isinstance(values, Mapping) and key in values else "nothing"
+        got = f"an array of shape {value.shape}" if isinstance(value, np.ndarray) else repr(value)[:200]
+        name = self.env.spec.id if self.env.spec else type(self.env.unwrapped).__name__
+        return (
+            f"the observation {key!r} of {name} lies outside its space: expected {str(space)[:200]}, got {got}; "
+            "correct the environment's observation_space, or what its reset and step return"
+        )
 
 
 class VectorAction(gymnasium.ActionWrapper[Any, Any, Any]):
@@ -109,11 +144,13 @@ class VectorAction(gymnasium.ActionWrapper[Any, Any, Any]):
         return self._convert(action)
 
 
-class Finite(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Refuses NaN and infinite observations and rewards where they arise.
+class Checked(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Refuses NaN and infinite observations and rewards where they arise, and names the environment that fails.
 
     Raises:
         NonFiniteError: names the key, the step of the episode and the environment.
+        BrokenEnvironmentError: the environment raised an error of its own; it is chained.
+        ConfigError: a package that it needs is not installed.
     """
 
     def __init__(self, env: Env, name: str) -> None:
@@ -122,18 +159,21 @@ class Finite(gymnasium.Wrapper[Any, Any, Any, Any]):
         self._steps = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        observation, info = self.env.reset(seed=seed, options=options)
         self._steps = 0
+        with blamed(self.name, "reset"):
+            observation, info = self.env.reset(seed=seed, options=options)
         self._check(observation)
         return observation, info
 
     def step(self, action: Any) -> Step:
-        observation, reward, terminated, truncated, info = self.env.step(action)
         self._steps += 1
+        with blamed(self.name, f"step {self._steps} of the episode"):
+            observation, reward, terminated, truncated, info = self.env.step(action)
+            number = np.asarray(reward, np.float64).item()
         self._check(observation)
-        if not np.isfinite(float(reward)):
+        if not np.isfinite(number):
             self._refuse("the reward", reward)
-        return observation, float(reward), terminated, truncated, info
+        return observation, number, bool(terminated), bool(truncated), info
 
     def _check(self, observation: Mapping[str, NDArray[Any]]) -> None:
         for key, value in observation.items():
@@ -145,3 +185,19 @@ class Finite(gymnasium.Wrapper[Any, Any, Any, Any]):
             f"{what} of {self.name} is not finite at step {self._steps} of the episode: {value}. Expected finite "
             "numbers; look for a diverging simulation or a division by zero in the environment."
         )
+
+
+@contextlib.contextmanager
+def blamed(id: str, where: str) -> Iterator[None]:
+    """A block that runs the code of an environment: whatever it raises becomes one of our errors, and is chained."""
+    try:
+        yield
+    except WorldformulaError:
+        raise
+    except (DependencyNotInstalled, ImportError) as error:
+        raise missing_package(id, error) from error
+    except Exception as error:
+        raise BrokenEnvironmentError(
+            f"the environment {id} failed at {where}: {type(error).__name__}: {error}. Its own code raised this; "
+            "--debug shows where, and worldformula.testing.check_env checks an environment."
+        ) from error

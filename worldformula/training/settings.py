@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import inspect
 import itertools
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -96,7 +97,7 @@ def convert(value: Any, kind: Any, key: str) -> Any:
     """
     try:
         return _convert(value, kind)
-    except (ValueError, TypeError, SyntaxError) as error:
+    except (ValueError, TypeError, SyntaxError, OverflowError) as error:
         raise ConfigError(f"{key} expects {type_name(kind)}, got {value!r}") from error
 
 
@@ -205,7 +206,7 @@ def _convert(value: Any, kind: Any) -> Any:
         number = float(value) if not isinstance(value, int) else value
         return int(value) if isinstance(value, str) and value.lstrip("+-").isdigit() else _whole(number)
     if kind is float:
-        return float(value) if not isinstance(value, bool) else _refuse()
+        return _finite(float(value)) if not isinstance(value, bool) else _refuse()
     if kind is str:
         return value if isinstance(value, str) else _refuse()
     return value if isinstance(value, kind) else _refuse()
@@ -223,6 +224,10 @@ def _whole(number: float) -> int:
     return int(number) if not isinstance(number, bool) and number == int(number) else _refuse()
 
 
+def _finite(number: float) -> float:
+    return number if math.isfinite(number) else _refuse()
+
+
 def _bool(value: Any) -> bool:
     word = str(value).lower()
     return word in _TRUE if word in (*_TRUE, *_FALSE) else _refuse()
@@ -233,7 +238,7 @@ def _first_that_fits(value: Any, kinds: Sequence[Any]) -> Any:
     for kind in sorted(kinds, key=lambda k: k is not type(None)):
         try:
             return _convert(value, kind)
-        except (ValueError, TypeError, SyntaxError):
+        except (ValueError, TypeError, SyntaxError, OverflowError):
             continue
     return _refuse()
 
