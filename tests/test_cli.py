@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -125,6 +126,9 @@ def test_a_loaded_agent_is_the_trained_one(trained: Path) -> None:
         (["--preset", "tyni"], "Did you mean 'tiny'"),
         (["--env", "pendulm"], "Did you mean 'pendulum'"),
         (["--device", "gpu"], "device='gpu' is not one of"),
+        (["--model", "vae"], "vae is one of the models; train expects an agent: "),
+        (["--steps", "many"], "steps expects a whole number, got 'many'"),
+        (["--set", "threads=100000"], "threads expects a whole number of at most 1024"),
         (["--steps", "30"], "nothing would be learnt"),
     ],
 )
@@ -164,6 +168,68 @@ def test_another_configuration_than_the_folder_has(trained: Path, capsys: pytest
     assert "seed " in err
     assert "preset " in err
     assert (trained / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda c: "{", "cannot be read"),
+        (lambda c: "[]", "expected an object, got list"),
+        (lambda c: {k: v for k, v in c.items() if k != "env"}, "is damaged: it lacks 'env'"),
+        (lambda c: {k: v for k, v in c.items() if k != "model"}, "is damaged: it lacks 'model'"),
+        (lambda c: c | {"env": "pendulum"}, "env expects the settings of the environment"),
+        (lambda c: c | {"env": {}}, "env expects the settings of the environment"),
+        (lambda c: c | {"env": c["env"] | {"id": "pendulm"}}, "Did you mean 'pendulum'"),
+        (lambda c: c | {"model": 3}, "model expects a text, got 3"),
+        (lambda c: c | {"model": "toi"}, "Did you mean 'toy'"),
+        (lambda c: c | {"preset": ["tiny"]}, "preset expects a text"),
+        (lambda c: c | {"agent": None}, "agent expects a group of settings, got None"),
+        (lambda c: c | {"agent": {"batch": "many"}}, "agent.batch expects a whole number, got 'many'"),
+        (lambda c: c | {"steps": -1}, "steps expects a whole number of at least 1, got -1"),
+        (lambda c: c | {"stepps": 1}, "unknown setting 'stepps'. Did you mean 'steps'"),
+    ],
+)
+@pytest.mark.parametrize("command", [["train", "--run"], ["eval"], ["report"]])
+def test_a_damaged_configuration(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: list[str], damage: Any, says: str
+) -> None:
+    shutil.copytree(trained / "checkpoints", tmp_path / "checkpoints")
+    new = damage(json.loads((trained / "config.json").read_text()))
+    (tmp_path / "config.json").write_text(new if isinstance(new, str) else json.dumps(new))
+    assert main([*command, str(tmp_path)]) == 1
+    assert says in capsys.readouterr().err
+
+
+def test_damaged_logs(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    (folder / "timing.jsonl").write_text("garbage\n")
+    assert main(["report", str(folder)]) == 0
+    assert main(["train", "--run", str(folder), "--steps", "240"]) == 0
+    (folder / "metrics.jsonl").write_bytes(b'{"step": 1}\n\xff\xfe\n')
+    assert main(["report", str(folder)]) == 1
+    assert f"line 2 of {folder / 'metrics.jsonl'} cannot be read" in capsys.readouterr().err
+
+
+def test_a_run_without_its_replay_can_be_shown_but_not_go_on(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    shutil.rmtree(folder / "replay")
+    for _ in range(2):
+        assert main(["train", "--run", str(folder), "--steps", "300"]) == 1
+        assert "start a new run in another folder" in capsys.readouterr().err
+    assert main(["eval", str(folder), "--episodes", "1"]) == 0
+
+
+def test_a_file_where_the_folder_should_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert train(tmp_path / "file") == 1
+    assert "cannot be written: File exists. Choose another folder" in capsys.readouterr().err
+    for command in ("eval", "dream", "report"):
+        assert main([command, str(tmp_path / "file")]) == 1
+        assert "is not a run folder" in capsys.readouterr().err
 
 
 def test_an_unwritable_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

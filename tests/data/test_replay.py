@@ -276,8 +276,9 @@ def test_damaged_and_missing_files_are_refused(tmp_path):
     (tmp_path / "replay.json").write_text("{")
     with pytest.raises(ReplayError, match=r"replay.json cannot be read"):
         Replay(20, SPEC, streams=2, directory=tmp_path)
-    with pytest.raises(ReplayError, match="needs 3 rows per stream"):
-        Replay(20, SPEC, streams=2, directory=tmp_path / "empty").restore(state)
+    for _ in range(2):  # the first attempt leaves nothing that the second would take for the lost rows
+        with pytest.raises(ReplayError, match="needs 3 rows per stream"):
+            Replay(20, SPEC, streams=2, directory=tmp_path / "empty").restore(state)
     with pytest.raises(ReplayError, match="rows_per_stream = 10, this replay 20"):
         Replay(40, SPEC, streams=2, directory=tmp_path / "larger").restore(state)
     with pytest.raises(ReplayError, match="cannot restore each other"):
@@ -305,7 +306,7 @@ def small_disk(tmp_path):
     if shutil.which("mount") is None or subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip("only root can mount a small disk")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 def test_a_disk_that_fills_up_later_stops_adding_and_kills_nobody(small_disk):

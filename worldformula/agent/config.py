@@ -35,6 +35,9 @@ class EnvConfig:
         return {name: getattr(self, name) for name in ("pixels", "size", "action_repeat", "max_steps")}
 
 
+MOST_THREADS = 1024  # torch starts as many as it is told, until the system has none left
+
+
 @dataclass(frozen=True)
 class RunConfig:
     """Everything that decides a run. Two runs with equal configurations on one CPU end with the same bits."""
@@ -70,6 +73,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         _at_least(self, steps=1, seed=0, threads=0, capacity=1, checkpoint_every=1, log_every=1)
         _at_least(self, eval_every=0, eval_episodes=0)
+        if self.threads > MOST_THREADS:
+            raise ConfigError(f"threads expects a whole number of at most {MOST_THREADS}, got {self.threads}")
 
 
 FREE_ON_RESUME = ("steps", "device")

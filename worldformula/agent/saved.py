@@ -39,10 +39,16 @@ def open_run(path: str | Path) -> SavedRun:
     folder = RunFolder(path)
     values = folder.config()
     try:
+        if not isinstance(values["env"], dict) or "id" not in values["env"]:
+            raise ConfigError(f"env expects the settings of the environment with its id, got {values['env']!r}")
+        for key in ("model", "preset"):
+            settings.convert(values[key], str, key)
         system = catalogue.find(values["model"])
         example = RunConfig(values["model"], values["preset"], EnvConfig(""), system.sizes(values["preset"]))
         return SavedRun(folder, settings.from_dict(example, values), system)
-    except (KeyError, ConfigError) as error:
+    except KeyError as error:
+        raise RunFolderError(f"{folder.config_file} is damaged: it lacks {error}") from error
+    except ConfigError as error:
         raise RunFolderError(f"{folder.config_file} is not a configuration of this version: {error}") from error
 
 

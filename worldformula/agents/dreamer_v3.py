@@ -73,7 +73,15 @@ class DreamerConfig:
 
     def __post_init__(self) -> None:
         if min(self.batch, self.imagine) < 1 or self.length < 2 or self.train_ratio <= 0 or self.lr <= 0:
-            raise ConfigError("expected batch, imagine ≥ 1, length ≥ 2, train_ratio > 0 and lr > 0")
+            raise ConfigError(
+                "expected batch, imagine ≥ 1, length ≥ 2, train_ratio > 0 and lr > 0, got "
+                f"{self.batch}, {self.imagine}, {self.length}, {self.train_ratio} and {self.lr}"
+            )
+        if min(self.prefill, self.layers, self.warmup, self.replay_value, self.clip) < 0:
+            raise ConfigError(
+                "expected prefill, layers, warmup, replay_value and clip ≥ 0, got "
+                f"{self.prefill}, {self.layers}, {self.warmup}, {self.replay_value} and {self.clip}"
+            )
         if not 0 <= self.imag_last <= self.length:
             raise ConfigError(f"expected imag_last between 0 and length={self.length}, got {self.imag_last}")
         if 0 < self.imag_last < 2:

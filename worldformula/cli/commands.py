@@ -74,9 +74,9 @@ class Train:
     """A preset of that system."""
     settings: Settings = ()
     """Any setting of the list below, e.g. --set agent.imagine=10 --set env.num=8."""
-    steps: Annotated[int | None, option("N", "20000")] = None
+    steps: Annotated[str | None, option("N", "20000")] = None
     """Environment steps of the whole run: actions × env.action_repeat."""
-    seed: Annotated[int | None, option("N", "0")] = None
+    seed: Annotated[str | None, option("N", "0")] = None
     """Where all randomness comes from."""
     device: Annotated[str | None, option("NAME", "auto")] = None
     """auto, cpu, cuda, cuda:N or mps."""
@@ -92,6 +92,9 @@ class Train:
             if self.env is None:
                 raise ConfigError(f"{self.run_folder} holds no run yet: say what to train on, e.g. --env pendulum")
             system = catalogue.find(self.model or DEFAULT_MODEL)
+            if system.kind != "agents":
+                agents = ", ".join(catalogue.names("agents"))
+                raise ConfigError(f"{system.name} is one of the {system.kind}; train expects an agent: {agents}")
             preset = self.preset or DEFAULT_PRESET
             config = RunConfig(system.name, preset, EnvConfig(self.env), system.sizes(preset))
         env = [f"env.id={self.env}"] if self.env is not None else []

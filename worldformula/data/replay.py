@@ -161,7 +161,10 @@ class Replay:
         with path.open("a+b") as file:
             length = file.seek(0, 2)
             if length != size and (self._reopened or length != 0):
-                raise ReplayError(f"{path} has {length} bytes, expected {size}: the file is damaged; delete the folder")
+                raise ReplayError(
+                    f"{path} has {length} bytes, expected {size}: the file is damaged, and the run cannot go on "
+                    "without it. Restore it from a backup, or start a new run in another folder."
+                )
             file.truncate(size)  # a hole: takes disk only where rows are written
             mapped = mmap.mmap(file.fileno(), size)
         self._maps.append(mapped)
@@ -339,9 +342,11 @@ class Replay:
         if ("columns" in state) == bool(self._maps):
             raise ReplayError("a replay with a directory and one in memory cannot restore each other's checkpoints")
         if self._maps and not self._reopened and state["count"] > self._count:
+            assert self.directory is not None
+            (self.directory / DESCRIPTION).unlink()  # or the next attempt would take our empty files for those rows
             raise ReplayError(
-                f"the checkpoint needs {state['count']} rows per stream, and {self.directory} held no replay files; "
-                "give the folder of the interrupted run"
+                f"the checkpoint needs {state['count']} rows per stream, and {self.directory} held no replay files. "
+                "Bring back the replay folder of the interrupted run, or start a new run in another folder."
             )
         self._count = self._reserved = int(state["count"])
         if not self._maps:

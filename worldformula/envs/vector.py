@@ -114,7 +114,10 @@ class Envs:
             raise SpaceError(f"expected actions of shape {(self.num, self.action.size)}, got {actions.shape}")
         if not np.isfinite(actions).all():
             stream = int(np.flatnonzero(~np.isfinite(actions).all(1))[0])
-            raise NonFiniteError(f"the action for stream {stream} of {self.id} is not finite: {actions[stream]}")
+            raise NonFiniteError(
+                f"the action for stream {stream} of {self.id} is not finite: {actions[stream]}. Expected finite "
+                "numbers; if an agent chose it, its weights have diverged: lower its learning rate."
+            )
         observation, reward, terminated, truncated, self.info = self._envs.step(actions)
         first = self._last
         return self._rows(observation, reward, terminated, terminated | truncated, first)

@@ -13,19 +13,22 @@ from worldformula.errors import ConfigError
 
 @dataclass(frozen=True)
 class Sizes:
-    """Widths of one model.
-
-    deter: recurrent state h. hidden: layers of the dynamics. classes × groups: latent state z. blocks: blocks of the
-    recurrent core. depth: channels of the images' networks before their multipliers. units: layers of the heads.
-    """
+    """Widths of one model."""
 
     deter: int
+    """The recurrent state h."""
     hidden: int
+    """Hidden layers of the dynamics."""
     classes: int
+    """Classes of each variable of the latent state z."""
     depth: int
+    """Channels of the images' networks, before the multipliers of the stages."""
     units: int
+    """Hidden layers of the heads, of the actor and of the critic."""
     groups: int = 32
+    """Variables of the latent state z: it has groups × classes numbers."""
     blocks: int = 8
+    """Blocks of the recurrent core; they divide deter."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

@@ -12,6 +12,7 @@ videos/, report.html
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.util
 import json
 import math
@@ -74,7 +75,7 @@ class RunFolder:
         """
         try:
             values = json.loads(self.config_file.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise RunFolderError(f"{self.path} is not a run folder: it has no config.json") from error
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{self.config_file} cannot be read: {error}") from error
@@ -155,23 +156,42 @@ class Metrics:
             return self._lines.tell()
 
     def close(self) -> None:
-        """Closes the files."""
-        self._lines.close()
-        self._timing.close()
-        if self._events is not None:
-            self._events.close()
+        """Closes the files.
+
+        Raises:
+            RunFolderError: the disk is full or refuses.
+        """
+        with writing(self.folder.path):
+            try:
+                with self._lines, self._timing:
+                    pass
+            finally:
+                if self._events is not None:
+                    self._events.close()
 
     def __enter__(self) -> Metrics:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
+        with contextlib.suppress(RunFolderError) if kind else contextlib.nullcontext():  # the first error counts
+            self.close()
 
 
 def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
-    """The lines of a `metrics.jsonl`; a last line that a kill cut short is left out."""
-    lines = Path(path).read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    """The lines of a `metrics.jsonl`; a last line that a kill cut short is left out.
+
+    Raises:
+        RunFolderError: a line is damaged; the message gives its number.
+    """
+    found: list[dict[str, float]] = []
+    lines = Path(path).read_bytes().split(b"\n")
+    for number, line in enumerate(lines[:-1], 1):
+        try:
+            values = json.loads(line) if line else None
+        except ValueError as error:
+            raise RunFolderError(f"line {number} of {path} cannot be read: {error}. Correct or delete it.") from error
+        found += [] if values is None else [values]
+    return found
 
 
 @contextlib.contextmanager
@@ -182,9 +202,10 @@ def writing(path: Path) -> Iterator[None]:
     except WorldformulaError:
         raise
     except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        advice = "Free some space, or choose" if full else "Choose"
         raise RunFolderError(
-            f"the run folder {path} cannot be written: {error.strerror or error}. "
-            "Free some space, or choose another folder with --run."
+            f"the run folder {path} cannot be written: {error.strerror or error}. {advice} another folder with --run."
         ) from error
 
 
@@ -198,10 +219,18 @@ def _lines_until(path: Path, step: int) -> int:
     size = 0
     if path.exists() and step:
         for line in path.read_bytes().splitlines(keepends=True):
-            if not line.endswith(b"\n") or json.loads(line)["step"] > step:
+            if not line.endswith(b"\n") or _step(line) > step:
                 break
             size += len(line)
     return size
+
+
+def _step(line: bytes) -> float:
+    """The step of a line of a log; infinity where it is damaged."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return math.inf
 
 
 def _events(path: Path, step: int) -> Any:

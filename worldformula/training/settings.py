@@ -156,8 +156,12 @@ def _read(example: Any, values: Mapping[str, Any], prefix: str) -> dict[str, Any
         if name not in hints:
             raise ConfigError(f"unknown setting {key!r}.{near(name, hints)}")
         old = getattr(example, name)
-        nested = dataclasses.is_dataclass(old) and isinstance(value, Mapping)
-        found[name] = _read(old, value, f"{key}.") if nested else convert(value, hints[name], key)
+        if not dataclasses.is_dataclass(old):
+            found[name] = convert(value, hints[name], key)
+        elif isinstance(value, Mapping):
+            found[name] = _read(old, value, f"{key}.")
+        else:
+            raise ConfigError(f"{key} expects a group of settings, got {value!r}")
     return found
 
 

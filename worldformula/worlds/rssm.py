@@ -58,6 +58,15 @@ class RSSMConfig:
     representation: float = 0.1
     """Weight of KL(q ‖ sg p)."""
 
+    def __post_init__(self) -> None:
+        if not self.stages or min(self.stages) < 1 or self.patch < 1:
+            raise ConfigError(f"expected stages ≥ 1 each and patch ≥ 1, got stages={self.stages}, patch={self.patch}")
+        if min(self.free_nats, self.dynamics, self.representation) < 0:
+            raise ConfigError(
+                f"expected free_nats, dynamics and representation ≥ 0, got {self.free_nats}, {self.dynamics}, "
+                f"{self.representation}"
+            )
+
 
 def paper() -> RSSMConfig:
     """12 million parameters."""

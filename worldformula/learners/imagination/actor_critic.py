@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from worldformula.errors import ShapeError, table
+from worldformula.errors import ConfigError, ShapeError, table
 from worldformula.families.base import Family, Parameter, Params
 from worldformula.families.two_hot import two_hot
 from worldformula.learners.imagination.normalise import PercentileNorm
@@ -32,19 +32,31 @@ Features = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class BehaviourSettings:
-    """Numbers of the learner; the defaults are the paper's for all domains.
-
-    horizon: 1 / (1 − discount) in environment steps; on imagined steps the continue head has learned it already.
-    lam: mixing of the λ-return. entropy: weight η. slow_rate: step of the slow critic towards the critic after every
-    update. slow_weight: weight of the critic's pull to its slow copy. return_rate: step of the running percentiles.
-    """
+    """Numbers of the learner; the defaults are the paper's for all domains."""
 
     horizon: float = 333.0
+    """1 / (1 − discount), in actions; on imagined steps the continue head has learned it already."""
     lam: float = 0.95
+    """Mixing λ of the returns: 0 trusts the critic after one step, 1 the dream until its end."""
     entropy: float = 3e-4
+    """Weight η of the policy's entropy: more of it explores more."""
     slow_rate: float = 0.02
+    """Step of the slow critic towards the critic after every update."""
     slow_weight: float = 1.0
+    """Weight of the critic's pull to its slow copy."""
     return_rate: float = 0.01
+    """Step of the running percentiles that scale the returns."""
+
+    def __post_init__(self) -> None:
+        if self.horizon <= 1 or not 0 <= self.lam <= 1 or min(self.entropy, self.slow_weight) < 0:
+            raise ConfigError(
+                "expected horizon > 1, lam in [0, 1], entropy ≥ 0 and slow_weight ≥ 0, "
+                f"got {self.horizon}, {self.lam}, {self.entropy} and {self.slow_weight}"
+            )
+        if not (0 < self.slow_rate <= 1 and 0 < self.return_rate <= 1):
+            raise ConfigError(
+                f"expected slow_rate and return_rate in (0, 1], got {self.slow_rate} and {self.return_rate}"
+            )
 
     @property
     def discount(self) -> float:
