@@ -664,4 +664,4 @@ def test_the_traceback_shows_the_emitted_line():
     with pytest.raises(KeyError) as caught:
         loss(x=x(B), z=torch.zeros(B, Z))
     lines = [str(entry.statement) for entry in caught.traceback if str(entry.path).startswith("<formula")]
-    assert any("normal.params(function_1(z), (6,))" in line for line in lines)
+    assert any("function_1(z).split_with_sizes((6, 6), -1)" in line for line in lines)

@@ -10,12 +10,13 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from worldformula.families.base import Family, Params, Symbol, kl_pair, register_kl
+from worldformula.families.base import Family, Params, kl_pair, register_kl
 from worldformula.families.bernoulli import BernoulliFamily, bernoulli
 from worldformula.families.categorical import CategoricalFamily, categorical
 from worldformula.families.normal import NormalFamily, normal
 from worldformula.families.one_hot import OneHotFamily, one_hot
 from worldformula.families.two_hot import TwoHotFamily, two_hot
+from worldformula.families.writing import Symbol
 
 __all__ = [
     "BernoulliFamily",

@@ -15,25 +15,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar, NamedTuple, TypeAlias
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
 from worldformula.errors import FormulaError, HeadError, ShapeError, near, table
+from worldformula.families.writing import Plain, Symbol
 
 Parameter: TypeAlias = Tensor | float
 Params: TypeAlias = tuple[Parameter, ...]
 Shape: TypeAlias = tuple[int, ...]
 ClosedKL: TypeAlias = Callable[..., Parameter]
 NOTHING: Mapping[str, Parameter] = MappingProxyType({})
-
-
-class Symbol(NamedTuple):
-    """How a family is written: ``text`` in a line of plain text, ``latex`` in a formula."""
-
-    text: str
-    latex: str
 
 
 @dataclass(frozen=True)
@@ -240,6 +234,12 @@ class Family(ABC):
     @abstractmethod
     def kl(self, q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """KL(q ‖ p) in nats within the family, over the last ``rank`` axes of an event; ``shape`` as in `entropy`."""
+
+    # ------------------------------------------------------------------------------------------ as plain PyTorch
+
+    def plain(self) -> Plain | None:
+        """The family's maths as source text for one event axis, or None where emitted code calls the methods."""
+        return None
 
 
 # --------------------------------------------------------------------------------------------- closed KLs

@@ -23,7 +23,6 @@ from worldformula.families.base import (
     Parameter,
     Params,
     Shape,
-    Symbol,
     register_kl,
     require_event,
     require_same,
@@ -32,6 +31,7 @@ from worldformula.families.base import (
     wide,
     widen,
 )
+from worldformula.families.writing import Plain, Symbol
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,19 @@ class BernoulliFamily(Family):
     def kl(self, q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """`kl_bernoulli`."""
         return kl_bernoulli(q_params, p_params, rank, shape)
+
+    def plain(self) -> Plain:
+        """The cross-entropy with logits; samples have no gradient and stay with the methods."""
+        entropy = 'F.binary_cross_entropy_with_logits({name}_logits, {value}, reduction="none")'
+        return Plain(
+            params=("{name}_logits = {head}",),
+            undeclared=("{name}_logits = {head}",),
+            sample=None,
+            mode="({name}_logits > 0).to({name}_logits.dtype)",
+            log_prob=f"-{entropy}.sum(-1)",
+            kl=None,
+            kl_standard=None,
+        )
 
 
 bernoulli = BernoulliFamily()

@@ -23,7 +23,6 @@ from worldformula.families.base import (
     Parameter,
     Params,
     Shape,
-    Symbol,
     draw_class,
     log_mix,
     log_probs,
@@ -35,6 +34,7 @@ from worldformula.families.base import (
     uniform,
     wide,
 )
+from worldformula.families.writing import Symbol
 
 
 @dataclass(frozen=True)

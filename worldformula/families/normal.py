@@ -25,7 +25,6 @@ from worldformula.families.base import (
     Parameter,
     Params,
     Shape,
-    Symbol,
     affine,
     has_tensor,
     register_kl,
@@ -37,6 +36,7 @@ from worldformula.families.base import (
     wide,
     widen,
 )
+from worldformula.families.writing import Plain, Symbol
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -133,6 +133,25 @@ class NormalFamily(Family):
     def kl(self, q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """`kl_normal`."""
         return kl_normal(q_params, p_params, rank, shape)
+
+    def plain(self) -> Plain | None:
+        """Unless the scale has a minimum."""
+        scale = "{name}_scale = F.softplus({name}_raw)"
+        ratio, shift = "({name}_scale / {p}_scale)", "(({name}_loc - {p}_loc) / {p}_scale)"
+        return None if self.min_scale else Plain(
+            params=("{name}_loc, {name}_raw = {head}.split_with_sizes(({width}, {width}), -1)", scale),
+            undeclared=("{name}_loc, {name}_raw = {head}.chunk(2, -1)", scale),
+            sample="{name}_loc + {name}_scale * {noise}",
+            mode="{name}_loc",
+            log_prob=(
+                "(-0.5 * ((matched({value}, {name}_loc) - {name}_loc) / {name}_scale).square() "
+                f"- {{name}}_scale.log() - {HALF_LOG_2PI!r}).sum(-1)"
+            ),
+            kl=f"(0.5 * ({ratio}.square() + {shift}.square() - 1) - {ratio}.log()).sum(-1)",
+            kl_standard=(
+                "(0.5 * ({name}_loc * {name}_loc + {name}_scale * {name}_scale - 1) - {name}_scale.log()).sum(-1)"
+            ),
+        )  # fmt: skip
 
 
 normal = NormalFamily()

@@ -22,7 +22,6 @@ from worldformula.families.base import (
     Parameter,
     Params,
     Shape,
-    Symbol,
     log_mix,
     log_probs,
     register_kl,
@@ -32,6 +31,7 @@ from worldformula.families.base import (
     uniform,
     wide,
 )
+from worldformula.families.writing import Symbol
 
 
 @dataclass(frozen=True)

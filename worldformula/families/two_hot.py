@@ -27,7 +27,6 @@ from worldformula.families.base import (
     Parameter,
     Params,
     Shape,
-    Symbol,
     affine,
     draw_class,
     log_probs,
@@ -38,6 +37,7 @@ from worldformula.families.base import (
     uniform,
     wide,
 )
+from worldformula.families.writing import Symbol
 
 
 @dataclass(frozen=True)

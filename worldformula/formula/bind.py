@@ -61,6 +61,10 @@ class Binder:
         ours = [op.factor for op in plan.ops if op.factor is not None and op.factor.shape is not None]
         self.declared: dict[str, object] = {f.variable.key: f for f in reversed(ours)} | {str(flags): "reset="}
         self.sites = tuple(self._site(op) for op in plan.sites)
+        self.order = (*(i.name for i in self.inputs), *(s.name for s in self.sites))
+        self.plain = plan.index is None and bool(self.inputs) and all(s.event is not None for s in self.sites)
+        self.expected = tuple((i.key, i.shape or None) for i in self.inputs)
+        self.drawn = tuple((s.family.noise, s.event) for s in self.sites if s.event is not None)
 
     def _site(self, op: Op) -> _Site:
         assert op.factor is not None
@@ -97,6 +101,28 @@ class Binder:
             arguments["rng"] = self.generator(options, like)
             arguments |= self.noise(lead, like, arguments["rng"], options.get("noise"), deterministic, given)
         return Call(arguments, arguments.get("T", 0), deterministic)
+
+    def quick(self, given: dict[str, Any]) -> list[Tensor] | None:
+        """The arguments in ``order`` for the usual call: no time, no option, nothing wrong. None leaves it to `bind`.
+
+        A training step of a small network takes a third of a millisecond; this is the difference that it feels.
+        """
+        if not self.plain or given.keys() != self.keys:
+            return None
+        found: list[Tensor] = []
+        for key, shape in self.expected:
+            value = given[key]
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                return None
+            if shape is not None and value.shape[-len(shape) :] != shape:
+                return None
+            found.append(value)
+        like = found[0]
+        if self.drawn:
+            batch, dtype, device = self.batch(given), like.dtype, like.device
+            for noise, event in self.drawn:
+                found.append(noise(batch + event, dtype=dtype, device=device))
+        return found
 
     # ------------------------------------------------------------------------------------------------------- inputs
 
@@ -261,8 +287,8 @@ class Binder:
         """The batch shape of a call without time: of an input of known event shape, else all but the last axis."""
         if self.plan.reference is not None:
             key, rank = self.plan.reference
-            value = inputs[key]
-            return tuple(value.shape[: value.ndim - rank])
+            shape = inputs[key].shape
+            return shape[: len(shape) - rank]
         for known in self.inputs:
             return tuple(inputs[known.key].shape[: 1 if known.step else -1])
         return ()

@@ -70,7 +70,8 @@ class _Writer(Lines):
         lines = [f"from worldformula.families import {', '.join(imported)}"] if imported else []
         called = [name for name in runtime.RUNTIME if name in words]
         lines += [f"from worldformula.formula.runtime import {', '.join(sorted(called))}"] if called else []
-        return ["import torch", *lines, *([""] if chosen else []), *(f"{n} = {f!r}" for n, f in chosen.items())]
+        imports = ["import torch", *(["import torch.nn.functional as F"] if "F." in "\n".join(body) else [])]
+        return [*imports, *lines, *([""] if chosen else []), *(f"{n} = {f!r}" for n, f in chosen.items())]
 
     def _after_time(self) -> set[str]:
         """The once-per-call operations that wait for the sum over time."""

@@ -6,11 +6,12 @@ out = loss(x=batch)                 # out.value, out.terms, out.samples
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from worldformula.errors import FormulaError
 from worldformula.formula.check import check_divergence, check_gradient, check_independence, check_product
@@ -68,11 +69,16 @@ class Expression(nn.Module):
         """Evaluate the formula."""
         if args:
             raise FormulaError("expected the variables as keywords, e.g. loss(x=batch), got positional arguments")
-        if torch.compiler.is_compiling():
+        if is_compiling():
             _prepare(self)
         return self.program.run(self, inputs)
 
-    __call__: Callable[..., Out]
+    def __call__(self, *args: Any, **inputs: Any) -> Out:
+        """Evaluate the formula, with the hooks of a module where there are any (their search costs a microsecond)."""
+        hooks = self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks
+        if args or hooks or self._compiled_call_impl is not None or is_compiling() or self._program is None:
+            return super().__call__(*args, **inputs)  # type: ignore[no-any-return]
+        return self._program.run(self, inputs)
 
     def interpret(self, **inputs: Any) -> Out:
         """Walk the plan node by node with shape checks: the debug mode. Same arguments and result as a call."""

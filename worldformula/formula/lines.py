@@ -7,6 +7,7 @@ from typing import Any
 
 from worldformula.families.base import Family, kl_pair
 from worldformula.formula.factor import Factor
+from worldformula.formula.plain import written_out
 from worldformula.formula.plan import Op, Plan, Ref
 
 INLINE = ("net", "wide", "binary", "negative", "detach", "batch", "over")
@@ -27,6 +28,7 @@ class Lines:
         shown = [t.name for t in plan.terms if isinstance(t.name, str)] + list(plan.samples.values())
         self.outputs = {*shown, *([plan.value] if isinstance(plan.value, str) else []), *plan.carries.values()}
         self.in_loop = False
+        self.plain = written_out(plan, deterministic)
 
     def arguments(self) -> list[str]:
         """Inputs, start of every carry and shifted series, noise of every site."""
@@ -46,7 +48,12 @@ class Lines:
             unread = op.kind == "noise" and op.name not in self.arguments()
             if unread or self.inlined(op.name) or (op.kind == "input" and not self.flattened(op)):
                 continue
-            expression = self.expression(op)
+            if op.name in self.plain:
+                written += self._plain_params(op)
+                continue
+            if op.kind == "params" and self.used.get(op.name) and all(self._by_name(u) for u in self.used[op.name]):
+                continue  # the standard distribution of a KL that is written out
+            expression = self._plain(op) or self.expression(op)
             if op.kind == "same":
                 written.append(expression)
             elif expression != op.name:
@@ -101,6 +108,34 @@ class Lines:
             name = f"function_{sum(1 for n in self.globals if n.startswith('function_')) + 1}"
             self.globals[name] = net
         return name
+
+    # ---------------------------------------------------------------------------------- distributions written out
+
+    def _plain_params(self, op: Op) -> list[str]:
+        factor = self._factor(op)
+        shape, text = self.plan.shape_of(factor), self.plain[op.name]
+        lines = text.undeclared if shape is None else text.params
+        head, *rest = [s.format(name=op.name, head=self.ref(op.args[0]), width=shape and shape[0]) for s in lines]
+        return [f"{head:<72}  # {factor}", *rest]
+
+    def _by_name(self, name: str) -> bool:
+        """Whether an operation reads its first parameters by name."""
+        op = self.ops[name]
+        return op.kind in ("draw", "logp", "kl") and op.args[0] in self.plain
+
+    def _plain(self, op: Op) -> str | None:
+        """The text of an operation on parameters that are written out."""
+        if not self._by_name(op.name):
+            return None
+        name, text = str(op.args[0]), self.plain[str(op.args[0])]
+        if op.kind == "logp":
+            return text.log_prob.format(name=name, value=self.ref(op.args[1]))
+        if op.kind == "draw":
+            if self.deterministic or text.sample is None:
+                return text.mode.format(name=name)
+            return text.sample.format(name=name, noise=self.ref(op.args[1]))
+        p = str(op.args[1])
+        return (text.kl if p in self.plain else text.kl_standard or "").format(name=name, p=p)  # type: ignore[union-attr]
 
     # ---------------------------------------------------------------------------------------------------------- rules
 

@@ -15,6 +15,8 @@ from worldformula.formula.interpret import interpret, noise_drawn
 from worldformula.formula.passes import PASSES
 from worldformula.formula.plan import Plan, verify
 
+QUICK = Call({}, 0, False)  # stands for the call that `Binder.quick` prepares, which has no time and no option
+
 
 class Out:
     """The result of one call.
@@ -82,6 +84,7 @@ class Program:
         self.options: dict[str, Any] | None = None
         self._functions: dict[bool, Emitted] = {}
         self._calls: dict[bool, Any] = {}
+        self._quick = False  # whether the emitted function is there and takes the arguments of `Binder.quick`
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -94,23 +97,26 @@ class Program:
             emitted = emit(self.plan, networks(owner), self.title, deterministic=deterministic)
             call = emitted.call if self.options is None else torch.compile(emitted.call, **self.options)
             self._calls[deterministic], self._functions[deterministic] = call, emitted
+            self._quick = self._quick or (not deterministic and emitted.arguments == self.binder.order)
         return self._functions[deterministic]
 
     def compile(self, options: dict[str, Any]) -> None:
         """From now on, run the emitted functions through ``torch.compile``."""
-        self.options, self._functions, self._calls = options, {}, {}
+        self.options, self._functions, self._calls, self._quick = options, {}, {}, False
 
     # ---------------------------------------------------------------------------------------------------------- run
 
     def run(self, owner: nn.Module, given: dict[str, Any]) -> Out:
         """Evaluate the formula by its emitted code."""
-        call = self.binder.bind(given)
-        emitted = self.function(owner, call.deterministic)
-        arguments = call.arguments
+        values = self.binder.quick(given) if self._quick else None
+        call = QUICK
+        if values is None:
+            call = self.binder.bind(given)
+            values = [call.arguments[name] for name in self.function(owner, call.deterministic).arguments]
         try:
-            value, terms, samples = self._calls[call.deterministic](owner, *[arguments[n] for n in emitted.arguments])
+            value, terms, samples = self._calls[call.deterministic](owner, *values)
         except (WorldformulaError, RuntimeError, TypeError, ValueError, IndexError) as error:
-            named = self.diagnosis(call)
+            named = self.diagnosis(self.binder.bind(given) if call is QUICK else call)
             if named is None:
                 raise
             raise named from error

@@ -14,7 +14,7 @@ from worldformula.families.base import Family
 Value = Any  # a tensor, or a family's parameters: a tuple of tensors and numbers
 RUNTIME = (
     "flat", "steps", "stack", "kept", "shift", "restart", "repeat", "wide", "stop", "noise_for", "mode_like",
-    "one_batch",
+    "one_batch", "matched",
 )  # fmt: skip
 
 
@@ -97,12 +97,21 @@ def mode_like(family: Family, params: Value, noise: Tensor) -> Tensor:
 
 def one_batch(*values: Tensor) -> None:
     """Nothing broadcasts silently: these terms are combined elementwise, so they have one batch shape."""
+    if len(values) == 2 and values[0].shape == values[1].shape:  # the usual case costs next to nothing
+        return
     shape = None
     for value in values:
         if value.ndim:
             if shape is not None and value.shape != shape:
                 raise ShapeError(batch_table([(f"term {i}", v.shape) for i, v in enumerate(values, 1)]))
             shape = value.shape
+
+
+def matched(value: Tensor, loc: Tensor) -> Tensor:
+    """The value itself, once it has the shape of its distribution: nothing broadcasts silently."""
+    if value.shape != loc.shape:
+        raise ShapeError(batch_table([("value", value.shape), ("distribution", loc.shape)]))
+    return value
 
 
 def batch_table(terms: Sequence[tuple[str, Sequence[int]]]) -> str:

@@ -1,0 +1,29 @@
+"""How a family is written: its symbol in a formula, and its maths as plain PyTorch in emitted code."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Symbol(NamedTuple):
+    """How a family is written: ``text`` in a line of plain text, ``latex`` in a formula."""
+
+    text: str
+    latex: str
+
+
+class Plain(NamedTuple):
+    """Lines of PyTorch, as format strings, for parameters that a head gives and events of one axis.
+
+    ``{name}`` stands for the distribution, such as ``q_z``; ``{head}`` for the network's result; ``{width}`` for the
+    declared size, ``{noise}`` and ``{value}`` for tensors, ``{p}`` for the second distribution of a KL. Each must equal
+    the method of the same name in value and gradient. ``undeclared`` stands in for ``params`` without a declared size.
+    """
+
+    params: tuple[str, ...]
+    undeclared: tuple[str, ...]
+    sample: str | None
+    mode: str
+    log_prob: str
+    kl: str | None
+    kl_standard: str | None
