@@ -21,6 +21,7 @@ from worldformula.formula import (
     minimum,
     sg,
 )
+from worldformula.world import World
 
 __version__ = "0.1.0"
 
@@ -40,6 +41,7 @@ __all__ = [
     "Out",
     "Sum",
     "TwoHot",
+    "World",
     "log",
     "maximum",
     "minimum",

@@ -1,0 +1,57 @@
+"""The README is executed: its Python blocks in order, and what it says they print is what they print."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def session() -> dict[str, Any]:
+    """The names that the README's Python leaves behind, and both of its losses."""
+    scope: dict[str, Any] = {}
+    vae, world = [block for block in blocks("python") if "import" in block]
+    exec(vae, scope)
+    scope["vae"] = scope["loss"]
+    exec(world, scope)
+    return scope
+
+
+def test_the_printed_formula_is_the_one_that_is_shown(session: dict[str, Any]) -> None:
+    assert blocks("math")[0].strip() == str(session["vae"])
+
+
+def test_the_emitted_code_is_the_one_that_is_shown(session: dict[str, Any]) -> None:
+    shown = [block for block in blocks("python") if block.lstrip().startswith("def formula")]
+    assert len(shown) == 1
+    assert shown[0].strip() in session["vae"].code
+
+
+def test_the_world_model_has_the_shapes_that_the_comments_promise(session: dict[str, Any]) -> None:
+    assert session["states"]["h"].shape == (4, 16, 64)
+    assert session["images"].shape == (4, 16, 784)
+
+
+def test_what_runs_where_is_as_described(session: dict[str, Any]) -> None:
+    before, rest = session["loss"].code.split("# in the loop", 1)
+    loop, after = rest.split("# after the loop", 1)
+    assert "self.enc(" in before
+    assert "self.f(" in loop
+    assert "self.q_z_given_h_e(" in loop
+    assert all(name in after for name in ("self.p_z_given_h(", "self.p_x_given_h_z(", "self.p_r_given_h_z("))
+
+
+def test_every_local_link_leads_somewhere() -> None:
+    root = Path(__file__).parents[2]
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+    assert links
+    assert [link for link in links if not (root / link).exists()] == []
