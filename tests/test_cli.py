@@ -15,10 +15,11 @@ import torch
 
 import worldformula
 import worldformula.agents
+from worldformula.agent.loop import Loop
 from worldformula.agent.saved import load_agent, open_run, record
 from worldformula.cli import main
 from worldformula.cli.commands import Train
-from worldformula.cli.display import duration
+from worldformula.cli.display import Display, duration
 from worldformula.errors import CheckpointError, ConfigError
 from worldformula.training import checkpoint
 from worldformula.training.run import read_metrics
@@ -198,6 +199,28 @@ def test_a_damaged_configuration(
     (tmp_path / "config.json").write_text(new if isinstance(new, str) else json.dumps(new))
     assert main([*command, str(tmp_path)]) == 1
     assert says in capsys.readouterr().err
+
+
+def test_an_interrupted_run_says_where_it_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(after: int) -> None:
+        def call(display: Display, loop: Loop) -> None:
+            if loop.count.steps > after:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(Display, "__call__", call)
+
+    monkeypatch.setattr("worldformula.agent.loop.SHOW_EVERY", 0.0)
+    more = ("--set", "checkpoint_every=60")
+    interrupt(40)
+    assert train(tmp_path / "run", *more) == 130
+    assert (
+        capsys.readouterr().err == "\ninterrupted at step 44; the same command starts again: it had no checkpoint yet\n"
+    )
+    interrupt(100)
+    assert train(tmp_path / "run", *more) == 130
+    assert capsys.readouterr().err == "\ninterrupted at step 104; the same command goes on after step 60\n"
 
 
 def test_damaged_logs(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from worldformula.agent.config import EnvConfig
 from worldformula.envs import Envs
 from worldformula.envs.atari import AtariFrames
 
@@ -59,7 +60,7 @@ def test_the_number_of_idle_frames_is_random_and_follows_the_seed():
 
 def test_a_real_game_where_it_is_installed():
     pytest.importorskip("ale_py")
-    envs = Envs("ALE/Pong-v5", 2)
+    envs = Envs("ALE/Pong-v5", 2, **EnvConfig("ALE/Pong-v5").options())
     rows = envs.reset()
     assert rows["image"].shape == (2, 64, 64, 3)
     assert envs.action.size == 6

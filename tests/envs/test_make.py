@@ -12,6 +12,7 @@ import pytest
 from gymnasium import spaces
 
 from tests.envs.counting import Counting, register
+from worldformula.agent.config import EnvConfig
 from worldformula.envs import ids, make
 from worldformula.envs.spaces import action_converter, action_spec, observation_parts, row_spec
 from worldformula.envs.wrappers import Checked, DictObservation, resize
@@ -75,6 +76,13 @@ def test_a_missing_package_says_what_to_install(said, advice, when):
     gymnasium.register(f"tests/Needy{when}-v0", entry_point=Needy)
     with pytest.raises(ConfigError, match=rf"tests/Needy{when}-v0 needs a package.*install {re.escape(advice)}"):
         make(f"tests/Needy{when}-v0", pixels=True).reset(seed=0)
+
+
+def test_pictures_have_the_size_of_their_protocol_where_none_is_given():
+    assert EnvConfig("pendulum", pixels=True).options()["size"] is None
+    assert make("pendulum", **EnvConfig("pendulum", pixels=True).options()).observation_space["image"].shape[0] == 32
+    with pytest.raises(ConfigError, match="size expects a whole number of at least 8, got 4"):
+        EnvConfig("pendulum", size=4)
 
 
 def test_a_module_before_the_colon_registers_its_environments(tmp_path, monkeypatch):

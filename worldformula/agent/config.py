@@ -18,17 +18,18 @@ class EnvConfig:
     """How many copies are stepped together."""
     pixels: bool = False
     """Observe pictures of the environment instead of its own vector."""
-    size: int = 32
-    """Edge of the pictures in pixels."""
+    size: int | None = None
+    """Edge of the pictures in pixels; none is 32, for Atari 64. Pictures of an environment's own keep their size."""
     action_repeat: int = 1
     """Environment steps per action; their rewards add up."""
     max_steps: int | None = None
     """Truncate episodes after this many environment steps; none keeps the environment's own limit."""
 
     def __post_init__(self) -> None:
-        _at_least(self, num=1, size=8, action_repeat=1)
-        if self.max_steps is not None:
-            _at_least(self, max_steps=1)
+        _at_least(self, num=1, action_repeat=1)
+        for name, least in (("size", 8), ("max_steps", 1)):
+            if getattr(self, name) is not None:
+                _at_least(self, **{name: least})
 
     def options(self) -> dict[str, Any]:
         """The keyword arguments of `worldformula.envs.make`."""

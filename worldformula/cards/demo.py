@@ -13,6 +13,7 @@ from worldformula.agent.loop import Loop
 from worldformula.report.gather import gather
 
 STEPS = 12_000
+CAPACITY = 24_000  # fixed, so that a demo can be made longer
 EPISODES = 50
 
 
@@ -21,7 +22,7 @@ def config(steps: int = STEPS, seed: int = 0) -> RunConfig:
     system = catalogue.find("dreamer_v3")
     env = EnvConfig("pendulum", num=4, pixels=True, size=32, action_repeat=2)
     agent = system.sizes("tiny")
-    every = RunConfig(system.name, "tiny", env, agent, steps, seed, capacity=2 * steps, checkpoint_every=4_000)
+    every = RunConfig(system.name, "tiny", env, agent, steps, seed, capacity=CAPACITY, checkpoint_every=4_000)
     return replace(every, log_every=250, eval_episodes=0, threads=1)  # networks this small lose by a second thread
 
 

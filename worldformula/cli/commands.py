@@ -24,7 +24,7 @@ from worldformula.cli import header
 from worldformula.cli.display import Display, duration
 from worldformula.envs import Score
 from worldformula.errors import ConfigError
-from worldformula.training import devices, settings
+from worldformula.training import checkpoint, devices, settings
 from worldformula.training.run import RunFolder, writing
 
 Settings = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")]
@@ -263,7 +263,12 @@ def train(config: RunConfig, folder: Path) -> Result:
             print(line, flush=True)
         display.expected = seconds_left(loop)
         print(header.time_line(loop, display.expected), flush=True)
-        result = loop.run()
+        try:
+            result = loop.run()
+        except KeyboardInterrupt:
+            kept = [int(path.name) for path in checkpoint.steps_in(loop.folder.checkpoints)]
+            goes_on = f"goes on after step {kept[-1]:,}" if kept else "starts again: it had no checkpoint yet"
+            raise KeyboardInterrupt(f"interrupted at step {loop.count.steps:,}; the same command {goes_on}") from None
     count = result.counters
     print(f"{count.steps:,} steps, {count.updates:,} updates, {count.episodes} episodes in {duration(result.seconds)}")
     write_report(loop.folder, loop.agent, devices.describe(loop.device))

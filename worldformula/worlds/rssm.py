@@ -130,7 +130,10 @@ def _square(images: Mapping[str, tuple[int, ...]]) -> int:
     edges = {edge for shape in images.values() for edge in shape[:2]}
     if len(edges) != 1:
         shapes = ", ".join(f"{key} {shape}" for key, shape in images.items())
-        raise SpaceError(f"expected square images of one size, got {shapes}; resize them with size=")
+        raise SpaceError(
+            f"expected square images of one size, got {shapes}; resize them with gymnasium.wrappers.ResizeObservation, "
+            "or observe what the environment draws with --pixels (pixels=True), which is resized"
+        )
     return edges.pop()
 
 
