@@ -154,6 +154,16 @@ def test_a_mistake_is_one_line_and_leaves_no_folder(
         (["dream", "nowhere", "--context", "9", "--length", "5"], "0 < context < length"),
         (["reproduce", "vae-digitss"], "Did you mean 'vae_digits'"),
         (["reproduce", "vae-digits", "--seeds", "1,x"], "seeds expects a list"),
+        (["reproduce", "vae-digits", "--seeds", ""], "expected at least one seed"),
+        (["reproduce", "vae-digits", "--seeds", "1,-2"], "--seeds expects a whole number of at least 0, got -2"),
+        (["reproduce", "vae-digits", "--json", "."], "--json expects a file that can be written, got ."),
+        (["reproduce", "vae-digits", "--json", f"{__file__}/x.json"], "--json expects a file that can be written"),
+        (["eval", "nowhere", "--episodes", "0"], "--episodes expects a whole number of at least 1, got 0"),
+        (["eval", "nowhere", "--seed", "-1"], "--seed expects a whole number of at least 0, got -1"),
+        (["dream", "nowhere", "--sequences", "0"], "--sequences expects a whole number of at least 1, got 0"),
+        (["dream", "nowhere", "--seed", "-1"], "--seed expects a whole number of at least 0, got -1"),
+        (["demo", "--seed", "-1", "--run", "nowhere"], "seed expects a whole number of at least 0, got -1"),
+        (["demo", "--steps", "900", "--run", "nowhere"], "nothing would be learnt"),
     ],
 )
 def test_other_mistakes(capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Protocol
@@ -147,6 +148,8 @@ class Eval:
 
     def run(self) -> int:
         """Evaluates."""
+        at_least(0, seed=self.seed)
+        at_least(1, episodes=self.episodes)
         run = open_run(self.folder)
         agent, found = load_agent(run, self.device)
         warn(found.rejected)
@@ -181,6 +184,8 @@ class Dream:
         """Dreams."""
         if not 0 < self.context < self.length:
             raise ConfigError(f"expected 0 < context < length, got context={self.context}, length={self.length}")
+        at_least(0, seed=self.seed)
+        at_least(1, sequences=self.sequences)
         run = open_run(self.folder)
         agent, found = load_agent(run, self.device)
         warn(found.rejected)
@@ -251,8 +256,36 @@ class Reproduce:
         """Measures."""
         from worldformula.cards.run import reproduce
 
-        seeds = settings.convert(self.seeds, tuple[int, ...], "seeds") if self.seeds else None
+        seeds = None if self.seeds is None else settings.convert(self.seeds, tuple[int, ...], "seeds")
+        at_least(0, seeds=min(seeds or (0,)))
+        if self.json is not None:
+            writable(self.json)
         return 0 if reproduce(self.name, seeds, self.json) else 1
+
+
+def at_least(least: int, **values: int) -> None:
+    """Refuses options below ``least``.
+
+    Raises:
+        ConfigError: names the first of them.
+    """
+    for name, value in values.items():
+        if value < least:
+            raise ConfigError(f"--{name} expects a whole number of at least {least}, got {value}")
+
+
+def writable(path: Path) -> None:
+    """Refuses a file that cannot be written, before minutes of work are lost on it.
+
+    Raises:
+        ConfigError: it is a folder, or its folder cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--json expects a file that can be written, got {path}: {error.strerror}") from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"--json expects a file that can be written, got {path}")
 
 
 def train(config: RunConfig, folder: Path) -> Result:
