@@ -176,3 +176,18 @@ def test_random_actions_follow_the_description():
     assert numbers.dtype == np.float32
     assert -1.0 <= numbers.min() < -0.9
     assert 0.9 < numbers.max() <= 1.0
+
+
+def test_infos_that_differ_between_streams_stop_nobody():
+    class Various(Counting):
+        def step(self, action):
+            *answer, _ = super().step(action)
+            odd = [1.0, None, "text", np.zeros(2), np.zeros(3), {"a": 1}][(self.step_number + int(action)) % 6]
+            return *answer, {"odd": odd, "choices": np.zeros(1 + int(action)), "same": np.full(2, self.step_number)}
+
+    gymnasium.registry.pop("tests/Various-v0", None)
+    gymnasium.register("tests/Various-v0", entry_point=Various)
+    envs = Envs("tests/Various-v0", 3)
+    rows = play(envs, 20)
+    assert rows["vector"].shape == (20, 3, 3)
+    assert envs.info["same"].shape == (3, 2)

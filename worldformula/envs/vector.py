@@ -44,6 +44,18 @@ class EpisodeStats:
         return [Episode(int(i), float(self._score[i]), int(self._length[i])) for i in ended]
 
 
+class Streams(SyncVectorEnv):
+    """Gymnasium's vector environment, but an info of one stream that does not fit the others' is left out."""
+
+    def _add_info(self, vector_infos: dict[str, Any], env_info: dict[str, Any], env_num: int) -> dict[str, Any]:
+        for key, value in env_info.items():
+            try:
+                vector_infos = super()._add_info(vector_infos, {key: value}, env_num)
+            except (ValueError, TypeError, IndexError, KeyError, AttributeError):
+                vector_infos = {k: v for k, v in vector_infos.items() if k not in (key, f"_{key}")}
+        return vector_infos
+
+
 class Envs:
     """``num`` copies of one environment, stepped together, in one process.
 
@@ -63,7 +75,7 @@ class Envs:
         action: the :class:`~worldformula.envs.spaces.ActionSpec`.
         row_spec: shape and dtype of every column, "action" included, as ``Replay`` takes it.
         finished: the episodes that ended at the latest rows.
-        info: Gymnasium's info of the latest rows (arrays over the streams).
+        info: Gymnasium's info of the latest rows (arrays over the streams), without what differs in shape between them.
 
     >>> envs = Envs("pendulum", 2, seed=0, pixels=True)
     >>> rows = envs.reset()
@@ -76,7 +88,7 @@ class Envs:
         if num < 1:
             raise ConfigError(f"expected at least one environment, got {num}")
         self.id, self.num, self.seed = id, num, seed
-        self._envs = SyncVectorEnv([lambda: make(id, **options)] * num, autoreset_mode=AutoresetMode.NEXT_STEP)
+        self._envs = Streams([lambda: make(id, **options)] * num, autoreset_mode=AutoresetMode.NEXT_STEP)
         space = self._envs.single_observation_space
         assert isinstance(space, spaces.Dict)
         self.observation_spaces: dict[str, spaces.Box] = dict(space.spaces)  # type: ignore[arg-type]
