@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from worldformula.errors import FormulaError, MissingInputError, UnknownVariableError, near, table
+from worldformula.errors import FormulaError, MissingInputError, ShapeError, UnknownVariableError, near, table
 from worldformula.formula.emit import register_networks
 from worldformula.formula.expression import Expression
 from worldformula.formula.factor import Constants, Factor, Joint
@@ -106,6 +106,14 @@ class World(nn.Module):
 
     def observe(self, observation: Mapping[str, Tensor], state: State, **options: Any) -> State:
         """One step of the filter: ``observation`` and flags ``[B, ...]``, ``state`` with the last action; new state."""
+        wanted = (*self.carried, *self.shifted)
+        if missing := [k for k in wanted if k not in state]:
+            rows = [(k, "state", "given" if k in state else "missing") for k in wanted]
+            raise MissingInputError(
+                f"observe: the state lacks {', '.join(missing)}\n"
+                + table(("variable", "belongs to", "got"), rows)
+                + "\nadd the action that was taken in it under its own name"
+            )
         series = {k: v.unsqueeze(1) for k, v in observation.items()}
         # The filter reads these series at t−1, which is the start; the value of this step is never read.
         series |= {k: state[k].unsqueeze(1) for k in self._filter.program.plan.shifts if k in state}
@@ -133,7 +141,7 @@ class World(nn.Module):
         horizon: int | None = None,
         **options: Any,
     ) -> State:
-        """Roll the prior forward from ``start`` ``[N, ...]``.
+        """Roll the prior forward from ``start`` ``[N, ...]``; other leading axes, such as ``[B, T]``, stay as they are.
 
         With ``policy``, a factor such as π(a_t|h_t,z_t): ``horizon`` steps; returns the states with the start first,
         ``[N, horizon + 1, ...]``, and the action drawn at each of them under its own name. With ``actions``
@@ -148,6 +156,14 @@ class World(nn.Module):
                 + "\npass a state of filter, observe or initial"
             )
         start = {k: start[k] for k in self.carried}
+        lead = self._lead(start)
+        if actions is not None:
+            self._check_actions(actions, lead)
+        if len(lead) != 1:
+            flat = {k: v.reshape(-1, *v.shape[len(lead) :]) for k, v in start.items()}
+            actions = None if actions is None else actions.reshape(-1, *actions.shape[len(lead) :])
+            dream = self.imagine(flat, policy, actions=actions, horizon=horizon, **options)
+            return {k: v.reshape(*lead, *v.shape[1:]) for k, v in dream.items()}
         acts = bool(self.shifted)
         if acts == (policy is None and actions is None) or (policy is not None and actions is not None):
             expected = "imagine(start, policy, horizon=...) or imagine(start, actions=...)"
@@ -172,6 +188,12 @@ class World(nn.Module):
     def _act(self, start: State, policy: Factor, horizon: int, options: Mapping[str, Any]) -> State:
         """The action at the start, then the prior with the policy as one more factor."""
         key, options = self.action, dict(options)
+        if not isinstance(policy, Factor):
+            given = ",".join(f"{k}_t" for k in self.carried)
+            raise FormulaError(
+                f"expected the policy as a factor, got {type(policy).__name__}; "
+                f"write Normal('π({key}_t|{given})', net, shape=...), or OneHot(...) for discrete actions"
+            )
         unknown = [c for c in policy.conditions if c.key not in start]
         if policy.variable.key != key or unknown:
             rows = [(c, policy, "carried" if c.key in start else "not in a state") for c in policy.conditions]
@@ -197,6 +219,24 @@ class World(nn.Module):
         series = torch.cat((actions[:, 1:], actions[:, -1:]), 1)  # step t reads the action of t-1; the last is not read
         samples = self._imagine(**{key: series}, start={**start, key: actions[:, 0]}, **options).samples
         return self._joined(start, samples) | {key: actions}
+
+    def _lead(self, state: State) -> tuple[int, ...]:
+        """The leading axes of a state, which all its tensors share."""
+        leads = {k: tuple(v.shape[: v.ndim - self._rank(k)]) for k, v in state.items()}
+        if len(set(leads.values())) > 1:
+            rows = [(k, "[N, ...]", list(v.shape)) for k, v in state.items()]
+            raise ShapeError("the start has different batch shapes\n" + table(("variable", "declared", "got"), rows))
+        return next(iter(leads.values()))
+
+    @staticmethod
+    def _check_actions(actions: Tensor, lead: tuple[int, ...]) -> None:
+        """``[*lead, H, ...]`` with at least one step."""
+        axes = len(lead)
+        if actions.ndim <= axes or tuple(actions.shape[:axes]) != lead or actions.shape[axes] < 1:
+            rows = [("actions", f"[{', '.join(map(str, lead))}{', ' if lead else ''}H ≥ 1, ...]", list(actions.shape))]
+            raise ShapeError(
+                "imagine: the actions do not fit the start\n" + table(("variable", "expected", "got"), rows)
+            )
 
     @staticmethod
     def _joined(begin: State, samples: State) -> State:

@@ -12,13 +12,19 @@ from torch import Tensor, nn
 from worldformula.errors import ShapeError
 from worldformula.families.normal import normal
 from worldformula.families.one_hot import OneHotFamily
-from worldformula.learners.imagination import BehaviourSettings, ImaginationActorCritic, Policy
+from worldformula.formula import Factor, Normal, OneHot
+from worldformula.learners.imagination import BehaviourSettings, ImaginationActorCritic
 from worldformula.nets.actor import ContinuousActor, DiscreteActor
 from worldformula.nets.mlp import MLP
 
 N, S, D, G, K, A = 3, 5, 4, 2, 3, 2
 WIDTH = D + G * K
 BINS = 255
+
+
+def policy_of(net: nn.Module, discrete: bool) -> Factor:
+    header = "π(a_t|h_t,z_t)"
+    return OneHot(header, net, shape=A, unimix=0.01) if discrete else Normal(header, net, shape=A)
 
 
 class Case:
@@ -31,7 +37,7 @@ class Case:
         for p in self.learner.slow_critic.parameters():
             nn.init.normal_(p, std=0.4)
         self.net = (DiscreteActor if discrete else ContinuousActor)(WIDTH, A, 8, outscale=1.0).double()
-        self.policy = Policy(self.net, OneHotFamily(unimix=0.01) if discrete else normal, (A,))
+        self.policy = policy_of(self.net, discrete)
         self.discrete = discrete
         self.h = torch.randn(N, S, D).double().requires_grad_()
         self.z = torch.randn(N, S, G, K).double().requires_grad_()
@@ -180,13 +186,13 @@ def test_at_the_start_the_value_is_zero_and_its_loss_ln_255() -> None:
     net = ContinuousActor(WIDTH, A, 8)
     ones = torch.ones(N, S)
     features = {"h": torch.randn(N, S, D), "z": torch.randn(N, S, G, K)}
-    out = learner.losses(features, torch.randn(N, S, A), Policy(net, normal, (A,)), 3 * ones, ones)
+    out = learner.losses(features, torch.randn(N, S, A), policy_of(net, discrete=False), 3 * ones, ones)
     assert out.value.item() == pytest.approx(2 * 5.541264, abs=1e-5)
     boot = out.returns[:, :1].expand(N, S)
     replayed = learner.replay_loss(features, ones, torch.zeros(N, S).bool(), torch.zeros(N, S).bool(), boot)
     assert replayed.item() == pytest.approx(2 * 5.541264, abs=1e-5)
     torch.nn.init.zeros_(net.mlp.head.weight)
-    params = Policy(net, normal, (A,)).params(h, z)
+    params = policy_of(net, discrete=False).params(h, z)
     assert params[1][0].tolist() == pytest.approx([0.892717] * A, abs=1e-6)
     assert (normal.entropy(params, 1) / A).tolist() == pytest.approx([1.305453] * N, abs=1e-6)
 
@@ -242,7 +248,7 @@ def test_reinforce_prefers_the_better_action() -> None:
     learner = ImaginationActorCritic(MLP(1, BINS, 8, 1, outscale=0.0))
     net = DiscreteActor(1, 2, units=8, layers=1)
     family = OneHotFamily(unimix=0.01)
-    policy = Policy(net, family, (2,))
+    policy = OneHot("π(a|s)", net, shape=2, unimix=0.01)
     optimiser = torch.optim.Adam([*net.parameters(), *learner.critic.parameters()], lr=0.02)
     features = {"s": torch.ones(64, 2, 1)}
     for _ in range(60):

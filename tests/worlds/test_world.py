@@ -9,7 +9,7 @@ from torch import nn
 
 from tests.formula.models import A, B, D, Join, T, X, Z
 from worldformula import Deterministic, E, Normal, OneHot, Sum, log
-from worldformula.errors import FormulaError, MissingInputError, TimeError, UnknownVariableError
+from worldformula.errors import FormulaError, MissingInputError, ShapeError, TimeError, UnknownVariableError
 from worldformula.world import World
 
 
@@ -234,3 +234,37 @@ def test_a_loss_without_time():
     p = Normal("p(z)", shape=Z)
     with pytest.raises(FormulaError, match="expected a loss over time"):
         World(prior=p, posterior=p, heads=[], loss=log(p).mean())
+
+
+def test_dreams_start_from_every_filtered_state_at_once():
+    world, _ = build()
+    states = world.filter(batch(), seed=0)
+    policy = Normal("π(a_t|h_t,z_t)", Join(D + Z, 2 * A), shape=A)
+    dream = world.imagine(states, policy, horizon=3, deterministic=True)
+    assert dream["h"].shape == (B, T, 4, D)
+    assert dream["a"].shape == (B, T, 4, A)
+    one = world.imagine({k: v[:, 2] for k, v in states.items()}, policy, horizon=3, deterministic=True)
+    torch.testing.assert_close({k: v[:, 2] for k, v in dream.items()}, one)
+    actions = torch.randn(B, T, 5, A)
+    followed = world.imagine(states, actions=actions, deterministic=True)
+    alone = world.imagine({k: v[1, 0] for k, v in states.items()}, actions=actions[1, 0], deterministic=True)
+    torch.testing.assert_close({k: v[1, 0] for k, v in followed.items()}, alone)
+
+
+def test_a_network_is_not_yet_a_policy():
+    world, _ = build()
+    with pytest.raises(FormulaError, match=r"got Join; write Normal\('π\(a_t\|h_t,z_t\)'"):
+        world.imagine(world.initial(B), Join(D + Z, A), horizon=2)
+
+
+@pytest.mark.parametrize("shape", [(B + 1, 3, A), (B, 0, A), (3,)])
+def test_actions_that_do_not_fit_the_start(shape):
+    world, _ = build()
+    with pytest.raises(ShapeError, match="the actions do not fit the start"):
+        world.imagine(world.initial(B), actions=torch.zeros(shape))
+
+
+def test_observe_needs_the_last_action_in_the_state():
+    world, _ = build()
+    with pytest.raises(MissingInputError, match="the state lacks a"):
+        world.observe({"x": torch.zeros(B, X), "first": torch.zeros(B)}, world.initial(B))

@@ -7,7 +7,6 @@ from typing import Any, Literal
 from torch import Tensor
 
 from worldformula.formula import Factor, Normal, OneHot
-from worldformula.learners.imagination import Policy
 from worldformula.nets.actor import ContinuousActor, DiscreteActor
 from worldformula.nets.sizes import Sizes
 from worldformula.world import State
@@ -33,12 +32,3 @@ class Actor:
         """The action at a state ``[N, ...]``: ``[N, A]``."""
         conditions: dict[str, Any] = {c.key: state[c.key] for c in self.factor.conditions}
         return self.factor.sample(deterministic=not explore, **conditions)
-
-    @property
-    def learned(self) -> Policy:
-        """The policy as a behaviour learner needs it: network, family, event shape."""
-        factor = self.factor
-        assert factor.net is not None
-        assert factor.family is not None
-        assert factor.shape is not None
-        return Policy(factor.net, factor.family, factor.shape)

@@ -11,6 +11,8 @@ unimix of the actor   0.01          ignored            0.01                    t
 replay context        1 step        1 step, latents    carry starts at zero    the replay holds data only
 online queue          yes           yes                uniform replay          one sampler to resume exactly
 dream starts          all states    all (imag_last 0)  last ``imag_last``      cheap on a CPU; 0 takes all
+evaluation            –             samples            means and modes         repeatable; ``explore=True`` samples
+clipping of the core  one matrix    one matrix         its two halves apart    each is a tensor of its own here
 `tiny`                –             –                  small, faster rates     see cards/demo.toml
 """
 
@@ -100,7 +102,7 @@ def official() -> DreamerConfig:
 
 def size1m() -> DreamerConfig:
     """0.64M parameters, ratio 1024: the authors' preset for control from sensors."""
-    return DreamerConfig(rssm.size_1m(), train_ratio=1024.0)
+    return DreamerConfig(rssm.size1m(), train_ratio=1024.0)
 
 
 def tiny() -> DreamerConfig:
@@ -182,7 +184,7 @@ class DreamerV3(nn.Module):
         late = {k: v[:, -keep:] for k, v in states.items()}
         dream, reward, proceed = self.dream({k: v.detach().flatten(0, 1) for k, v in late.items()})
         features = {k: dream[k] for k in self.world.carried}
-        losses = self.learner.losses(features, dream[self.world.action], self.actor.learned, reward, proceed)
+        losses = self.learner.losses(features, dream[self.world.action], self.policy, reward, proceed)
         flags = {
             k: torch.as_tensor(batch[k][:, -keep:], device=self.device) for k in ("reward", "is_last", "is_terminal")
         }

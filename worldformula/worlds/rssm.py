@@ -30,10 +30,11 @@ from worldformula.catalogue import System
 from worldformula.errors import ConfigError, SpaceError
 from worldformula.formula import KL, Bernoulli, Deterministic, E, Factor, Mean, Normal, OneHot, TwoHot, log, maximum, sg
 from worldformula.formula.builder import CALL_OPTIONS
+from worldformula.nets import sizes as published
 from worldformula.nets.conv import STAGES, ImageDecoder, ImageEncoder, Style
 from worldformula.nets.gru import BlockGRU
 from worldformula.nets.mlp import MLP, VectorDecoder, VectorEncoder, symlog
-from worldformula.nets.sizes import Sizes, size1m, size12m, size200m
+from worldformula.nets.sizes import Sizes
 from worldformula.world import World
 
 
@@ -41,7 +42,7 @@ from worldformula.world import World
 class RSSMConfig:
     """Widths and loss weights of the world model."""
 
-    sizes: Sizes = field(default_factory=size12m)
+    sizes: Sizes = field(default_factory=published.size12m)
     """Widths of all networks."""
     stages: tuple[int, ...] = STAGES
     """Channels of the image stages, in multiples of sizes.depth; each stage halves the image."""
@@ -75,12 +76,12 @@ def paper() -> RSSMConfig:
 
 def official() -> RSSMConfig:
     """The default of the authors' code: 200 million parameters."""
-    return RSSMConfig(size200m())
+    return RSSMConfig(published.size200m())
 
 
-def size_1m() -> RSSMConfig:
+def size1m() -> RSSMConfig:
     """The smallest published size."""
-    return RSSMConfig(size1m())
+    return RSSMConfig(published.size1m())
 
 
 def tiny() -> RSSMConfig:
@@ -248,7 +249,7 @@ SYSTEM = System(
     bibtex="""@article{hafner2025dreamerv3, title={Mastering diverse control tasks through world models},
   author={Hafner, Danijar and Pasukonis, Jurgis and Ba, Jimmy and Lillicrap, Timothy}, journal={Nature}, volume={640},
   year={2025}}""",
-    presets={"paper": paper, "official": official, "size1m": size_1m, "tiny": tiny},
+    presets={"paper": paper, "official": official, "size1m": size1m, "tiny": tiny},
     build=build,
     summary="Recurrent state-space model with categorical latents, the world model of DreamerV3.",
 )

@@ -4,7 +4,6 @@ from worldformula.learners.imagination.actor_critic import (
     BehaviourLosses,
     BehaviourSettings,
     ImaginationActorCritic,
-    Policy,
 )
 from worldformula.learners.imagination.normalise import PercentileNorm
 from worldformula.learners.imagination.returns import lambda_return, replay_return
@@ -14,7 +13,6 @@ __all__ = [
     "BehaviourSettings",
     "ImaginationActorCritic",
     "PercentileNorm",
-    "Policy",
     "lambda_return",
     "replay_return",
 ]

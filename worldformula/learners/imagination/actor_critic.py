@@ -15,7 +15,7 @@ The world model, the actor and the optimiser live elsewhere; here are the critic
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from worldformula.errors import ConfigError, ShapeError, table
 from worldformula.families.base import Family, Parameter, Params
 from worldformula.families.two_hot import two_hot
+from worldformula.formula import Factor
 from worldformula.learners.imagination.normalise import PercentileNorm
 from worldformula.learners.imagination.returns import lambda_return, replay_return
 
@@ -65,23 +66,6 @@ class BehaviourSettings:
 
 
 @dataclass(frozen=True)
-class Policy:
-    """``π(a|features)`` as the learner needs it: a network, the family that reads its head, and the event shape.
-
-    net: called with the features in their order, ``[N, ...]`` each; returns a head tensor or a dict of parameters.
-    shape: event shape of an action, ``(A,)``.
-    """
-
-    net: Callable[..., Tensor | Mapping[str, Tensor]]
-    family: Family
-    shape: tuple[int, ...]
-
-    def params(self, *features: Tensor) -> Params:
-        """The parameters of the action distribution, ``[N, ...]`` each."""
-        return self.family.params(self.net(*features), self.shape)
-
-
-@dataclass(frozen=True)
 class BehaviourLosses:
     """policy, value: losses without axes. returns: λ-returns ``[N, S − 1]``, detached; column 0 bootstraps the replay
     critic. metrics: detached numbers for the log.
@@ -110,7 +94,7 @@ class ImaginationActorCritic(nn.Module):
         self.return_norm = PercentileNorm(self.settings.return_rate)
 
     def losses(
-        self, features: Features, actions: Tensor, policy: Policy, reward: Tensor, cont: Tensor,
+        self, features: Features, actions: Tensor, policy: Factor, reward: Tensor, cont: Tensor,
         update: bool | None = None,
     ) -> BehaviourLosses:  # fmt: skip
         """Losses of actor and critic on imagined rollouts of S states (the start and S − 1 imagined ones).
@@ -119,6 +103,8 @@ class ImaginationActorCritic(nn.Module):
         networks take them. actions: ``[N, S, A]``, column t drawn from π at state t. reward, cont: ``[N, S]``,
         predicted means at the states. update: whether the return scale learns from these returns, by default while
         training; it does so before it is used.
+
+        policy: the factor π(a_t|features), whose conditions are the features in their order.
 
         Everything given is detached: gradients reach the parameters of the policy (through log π and the entropy
         alone) and of the critic. The last state only bootstraps.
@@ -135,7 +121,8 @@ class ImaginationActorCritic(nn.Module):
             scale = self.return_norm.scale
             advantage = (returns - value[:, :-1]) / scale
 
-        params, rank = policy.params(*(x.flatten(0, 1) for x in features.values())), len(policy.shape)
+        assert policy.family is not None
+        params, rank = policy.params(*(x.flatten(0, 1) for x in features.values())), policy.rank
         log_prob = policy.family.log_prob(params, actions.detach().flatten(0, 1), rank).view_as(cont)[:, :-1]
         entropy = as_tensor(policy.family.entropy(params, rank)).view_as(cont)[:, :-1]
         policy_loss = -(weight * (advantage * log_prob + self.settings.entropy * entropy)).mean()
