@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks import summary
+
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 
 
@@ -55,3 +57,8 @@ def test_every_local_link_leads_somewhere() -> None:
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
     assert links
     assert [link for link in links if not (root / link).exists()] == []
+
+
+def test_the_numbers_are_those_of_the_result_files() -> None:
+    between = README.partition(summary.BEGIN)[2].partition(summary.END)[0]
+    assert between.strip() == summary.table().strip(), "run: python -m benchmarks.summary --write"

@@ -1,0 +1,90 @@
+"""The README's table of measured numbers, from the JSON files that the measuring commands wrote.
+
+``python -m benchmarks.summary`` prints it; ``--write`` puts it into README.md, between its two marks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- numbers -->", "<!-- end of numbers -->"
+
+
+def result(name: str) -> dict[str, Any]:
+    """One result file."""
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def card(name: str) -> str:
+    """A row of the table for a card: every seed, floor, needed, best known or published."""
+    found = result(name)
+    about, metric = found["card"], found["card"]["metric"]
+    values = ", ".join(f"{row['metrics'][metric]:.4g}" for row in found["rows"])
+    sign = "≥" if about["direction"] == "higher" else "≤"
+    verdict = "pass" if found["passed"] else "FAIL"
+    ceiling = "–" if about["ceiling"] is None else f"{about['ceiling']:g}"
+    published = "–" if about["published"] is None else about["published"]
+    claim, minutes = about["claim"].rstrip("."), found["seconds"] / 60 / len(found["rows"])
+    return (
+        f"| {claim} | {values} | {sign} {about['threshold']:g} | {about['floor']:g} | {ceiling} | {published} | "
+        f"{verdict}, {minutes:.1f} min a seed | `worldformula reproduce {name}` |"
+    )
+
+
+def speed() -> list[str]:
+    """The steps of training beside hand-written PyTorch and peers."""
+    lines = []
+    for name in ("vae_step", "rssm_step"):
+        for what, row in result(name)["rows"].items():
+            peers = [f"{row[p]['ratio']:.2f}" if p in row else "–" for p in ("pixyz", "pyro", "in the loop")]
+            label = f"VAE step, {what}" if name == "vae_step" else what
+            lines.append(f"| {label} | {row['worldformula']['ratio']:.2f} | {' | '.join(peers)} |")
+    return lines
+
+
+def table() -> str:
+    """The whole passage in Markdown."""
+    demo, replay, floors = result("demo"), result("replay_memory"), result("env_floors")["scores"]["pendulum"]
+    where = f"{demo['machine']['processor']}, {demo['machine']['cores']} cores, one thread, no accelerator"
+    disk, memory = replay["extrapolated_to_a_million_rows"]["disk_gb"], replay["measured"]["added_memory_bytes_at_most"]
+    random, best = (f"{floors[k]['mean']:.0f} ± {floors[k]['error']:.0f}" for k in ("random", "reference"))
+    claims = "claim | seeds | needed | floor | best known | published | verdict | command"
+    ratios = (
+        "time per step, as a ratio to hand-written PyTorch in the same run | worldformula | Pixyz | Pyro | all in loop"
+    )
+    lines = [
+        f"Measured on {demo['date'][:10]}: {where}. Every seed is shown; pilots used other seeds.",
+        "",
+        *(f"| {claims} |", "|" + "---|" * 8, *(card(name) for name in ("demo", "rssm_dream", "vae_digits"))),
+        "",
+        *(f"| {ratios} |", "|" + "---|" * 5, *speed()),
+        "",
+        f"The pendulum's floor is a random policy ({random}), its best known an energy controller that sees the state",
+        f"({best}). A replay of 10⁶ frames of 64 × 64 × 3 takes {disk} GB of disk (extrapolated from 10⁵) and at most",
+        f"{memory / 1e9:.2f} GB of memory. The commands are `python -m benchmarks.vae_step`, `rssm_step`,",
+        "`replay_memory`, `render_speed`, and `python -m worldformula.envs.reference`; their results lie in",
+        "[benchmarks/results](benchmarks/results).",
+    ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Prints the table, or writes it into the README."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="put it into README.md")
+    if not parser.parse_args().write:
+        print(table())
+        return
+    text = README.read_text(encoding="utf-8")
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    README.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
