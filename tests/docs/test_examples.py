@@ -1,0 +1,36 @@
+"""Every example runs as it stands, is short, and reaches what it shows."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
+
+
+def run(path: Path) -> str:
+    done = subprocess.run([sys.executable, str(path)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
+def test_an_example_is_short_and_numbered(path: Path) -> None:
+    assert re.match(r"\d\d_\w+\.py", path.name)
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= 80
+
+
+def test_the_vae_beats_one_bernoulli_per_pixel() -> None:
+    shown = re.findall(r"epoch +\d+: ([\d.]+) nats", run(EXAMPLES[0]))
+    assert len(shown) == 4
+    assert float(shown[-1]) < 21.0 < 25.24  # one Bernoulli per pixel has 25.24, see cards/vae_digits.toml
+
+
+def test_the_planner_reaches_the_goal() -> None:
+    x, y = re.findall(r"at \(([+-][\d.]+), ([+-][\d.]+)\)", run(EXAMPLES[1]))[-1]
+    assert abs(float(x) - 0.8) < 0.1
+    assert abs(float(y) + 0.4) < 0.1
