@@ -11,12 +11,15 @@ from collections.abc import Iterable, Sequence
 
 
 def near(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
-    """The hint for a misspelt word: ``" Did you mean 'reward'?"`` or an empty string.
+    """The hint for a misspelt word, upper and lower case alike: ``" Did you mean 'reward'?"`` or an empty string.
 
-    >>> near("rewrd", ["reward", "action"])
-    " Did you mean 'reward'?"
+    >>> near("rewrd", ["reward", "action"]), near("CARTPOLE", ["cartpole"])
+    (" Did you mean 'reward'?", " Did you mean 'cartpole'?")
     """
-    matches = difflib.get_close_matches(word, list(known), n=3, cutoff=cutoff)
+    spelt: dict[str, list[str]] = {}
+    for name in known:
+        spelt.setdefault(name.casefold(), []).append(name)
+    matches = [m for f in difflib.get_close_matches(word.casefold(), spelt, n=3, cutoff=cutoff) for m in spelt[f]]
     return f" Did you mean {' or '.join(repr(m) for m in matches)}?" if matches else ""
 
 

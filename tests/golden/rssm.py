@@ -7,10 +7,10 @@ two_hot = TwoHotFamily(bins=11, low=-20.0, high=20.0)
 
 
 def formula(self, x, a, r, first, start_h, start_z, start_a, noise_z):
-    """mean(Σ_t E_{e_t = enc(x_t), h_t = f(h_{t-1},z_{t-1},a_{t-1}), q(z_t|h_t,e_t)}[1.0 * max(KL(sg(q(z_t|h_t,e_t)) ‖ p(z_t|h_t)), 1) + 0.1 * max(KL(q(z_t|h_t,e_t) ‖ sg(p(z_t|h_t))), 1) - log p(x_t|h_t,z_t) - log p(r_t|h_t,z_t)])"""
+    """mean(Σ_{t; reset=first} E_{e_t = enc(x_t), h_t = f(h_{t-1},z_{t-1},a_{t-1}), q(z_t|h_t,e_t)}[1.0 * max(KL(sg(q(z_t|h_t,e_t)) ‖ p(z_t|h_t)), 1) + 0.1 * max(KL(q(z_t|h_t,e_t) ‖ sg(p(z_t|h_t))), 1) - log p(x_t|h_t,z_t) - log p(r_t|h_t,z_t)])"""
     B, T = x.shape[:2]
     # before the loop: needs data only, all steps at once
-    keep = kept(first, start_h)
+    keep = kept(first)
     a_prev = shift(a, start_a, keep)
     x = flat(x)
     e = self.enc(x)                                                           # e_t = enc(x_t)

@@ -17,7 +17,7 @@ from worldformula.formula.nodes import (
     StopGradient,
     Use,
 )
-from worldformula.formula.text import BINDS, number, strength
+from worldformula.formula.text import SUMMAND, bracketed, clock, number, strength
 
 
 def symbol(word: str) -> str:
@@ -30,7 +30,7 @@ def symbol(word: str) -> str:
         return f"\\{word}"
     if len(word) > 1 and len(word.rstrip("0123456789")) == 1:
         return f"{word[0]}_{{{word[1:]}}}"
-    return word if len(word) == 1 or word.isdigit() else rf"\mathrm{{{word}}}"
+    return word if len(word) == 1 or word.isdigit() else rf"\mathrm{{{word.replace('_', chr(92) + '_')}}}"
 
 
 def variable(v: Variable) -> str:
@@ -64,16 +64,35 @@ def product(p: Product) -> str:
     return r"\, ".join(map(factor, p))
 
 
-def _operand(node: Node, least: int) -> str:
+def decimal(value: int | float) -> str:
+    r"""``0.1``, ``10^{-5}`` for 1e-05, ``2.5 \times 10^{-5}``, ``\infty``.
+
+    >>> print(decimal(1e-5), decimal(-2.5e20), decimal(float("inf")))
+    10^{-5} -2.5 \times 10^{20} \infty
+    """
+    mantissa, e, exponent = number(value).partition("e")
+    if not e:
+        return mantissa.replace("inf", r"\infty").replace("nan", r"\mathrm{NaN}")
+    power = f"10^{{{int(exponent)}}}"
+    return {"1": power, "-1": f"-{power}"}.get(mantissa, rf"{mantissa} \times {power}")
+
+
+def _operand(node: Node, brackets: bool) -> str:
     shown = latex(node)
-    return rf"\left( {shown} \right)" if strength(node) < least else shown
+    return rf"\left( {shown} \right)" if brackets else shown
+
+
+def _clock(node: OverTime) -> str:
+    """The index of a sum over time and, behind it, what restarts the carry and where it begins."""
+    marks = [rf"\mathrm{{{key}}}={symbol(value)}" for key, value in clock(node)]
+    return r";\, ".join((symbol(node.index), *marks))
 
 
 def latex(node: Node) -> str:
     """The formula in LaTeX."""
     match node:
         case Number(value):
-            return number(value)
+            return decimal(value)
         case Log(p):
             return rf"\log {product(p)}"
         case Divergence(q, p):
@@ -85,19 +104,16 @@ def latex(node: Node) -> str:
             return rf"\{node.op}\left( {latex(left)},\, {latex(right)} \right)"
         case Binary("/", left, right):
             return rf"\frac{{{latex(left)}}}{{{latex(right)}}}"
-        case Binary("*", Number(), Number()):
-            return rf"{latex(node.left)} \cdot {latex(node.right)}"
-        case Binary("*", left, right):
-            return rf"{_operand(left, 3)} \, {_operand(right, 4)}"
         case Binary(op, left, right):
-            return f"{_operand(left, BINDS[op])} {op} {_operand(right, BINDS[op] + 1)}"
+            sign = op if op != "*" else r"\cdot" if isinstance(right, Number) else r"\,"
+            return f"{_operand(left, bracketed(left, op))} {sign} {_operand(right, bracketed(right, op, right=True))}"
         case Negative(body):
-            return f"-{_operand(body, BINDS['neg'] + 1)}"
+            return f"-{_operand(body, bracketed(body, 'neg', right=True))}"
         case StopGradient(body):
             return rf"\mathrm{{sg}}\left[ {latex(body)} \right]"
         case OverBatch(how, body):
             return rf"\operatorname{{{how}}}\left( {latex(body)} \right)"
-        case OverTime(how, index, body, _, _):
-            sign = rf"\sum_{{{index}}}" if how == "sum" else rf"\operatorname{{mean}}_{{{index}}}"
-            return f"{sign} {_operand(body, 2)}"
+        case OverTime(how, _, body, _, _):
+            name = r"\sum" if how == "sum" else r"\operatorname{mean}"
+            return f"{name}_{{{_clock(node)}}} {_operand(body, strength(body) < SUMMAND)}"
     raise TypeError(f"no LaTeX rule for {type(node).__name__}")

@@ -25,7 +25,7 @@ from worldformula.formula.nodes import (
     StopGradient,
     Use,
 )
-from worldformula.formula.text import BINDS, number, strength
+from worldformula.formula.text import SUMMAND, bracketed, clock, number, strength
 
 _ACCENTS = {"hat": "^", "tilde": "~", "bar": "¯", "dot": "˙", "vec": "→"}
 _SIGNS = {"+": "+", "-": "−"}
@@ -117,60 +117,82 @@ def _stopped(inside: str) -> str:
     return f"<mrow><mi>sg</mi>{_APPLY}{_fenced('[', inside, ']')}</mrow>"
 
 
-def _operand(node: Node, least: int) -> str:
+def _operand(node: Node, brackets: bool) -> str:
     shown = inline(node)
-    return _fenced("(", shown, ")") if strength(node) < least else shown
+    return _fenced("(", shown, ")") if brackets else shown
 
 
-def _expected(q: Product) -> str:
-    """𝔼 with what is drawn as subscript, below the letter when there are several factors."""
-    kind = "msub" if len(q) == 1 else "munder"
-    return f'<{kind}><mo movablelimits="false" lspace="0.17em" rspace="0.1em">𝔼</mo><mrow>{product(q)}</mrow></{kind}>'
+def _decimal(value: int | float) -> str:
+    """``0.1``, ``10⁻⁵`` for 1e-05, ``2.5 × 10⁻⁵``, ``∞``."""
+    shown = number(value)
+    minus = "<mo>−</mo>" if shown.startswith("-") else ""
+    mantissa, e, exponent = shown.lstrip("-").partition("e")
+    digits = f"<mn>{mantissa.replace('inf', '∞').replace('nan', 'NaN')}</mn>"
+    if e:
+        power = str(abs(int(exponent)))
+        sign = "<mo>−</mo>" if int(exponent) < 0 else ""
+        digits = "" if mantissa == "1" else f"{digits}<mo>×</mo>"
+        digits += f"<msup><mn>10</mn><mrow>{sign}<mn>{power}</mn></mrow></msup>"
+    return f"<mrow>{minus}{digits}</mrow>" if minus or e else digits
 
 
-def _over_time(how: str, index: str) -> str:
-    if how == "sum":
-        return f'<munder><mo movablelimits="false" largeop="true">∑</mo>{symbol(index)}</munder>'
-    return f'<munder><mi>mean</mi>{symbol(index)}</munder>{_APPLY}<mspace width="0.17em"/>'
+def _expected(q: Product, gradient: str | None) -> str:
+    """𝔼 with what is drawn as subscript, below the letter when there are several factors; the estimator above."""
+    kind = "sub" if len(q) == 1 else "under"
+    above = f"<mi>{escape(gradient)}</mi>" if gradient else ""
+    tag = f"m{kind}{'' if not gradient else 'sup' if kind == 'sub' else 'over'}"
+    letter = '<mo movablelimits="false" lspace="0.17em" rspace="0.1em">𝔼</mo>'
+    return f"<{tag}>{letter}<mrow>{product(q)}</mrow>{above}</{tag}>"
+
+
+def _over_time(node: OverTime) -> str:
+    """The sign of a sum or mean over time, and below it the index, what restarts the carry and where it begins."""
+    marks = [f"<mi>{key}</mi><mo>=</mo>{symbol(value)}" for key, value in clock(node)]
+    below = symbol(node.index)
+    if marks:
+        below = f"<mrow>{_COMMA.replace(',', ';').join((below, *marks))}</mrow>"
+    if node.how == "sum":
+        return f'<munder><mo movablelimits="false" largeop="true">∑</mo>{below}</munder>'
+    return f'<munder><mi>mean</mi>{below}</munder>{_APPLY}<mspace width="0.17em"/>'
 
 
 def _times(left: Node, right: Node) -> str:
     """The left side of a product and its sign: a dot before a number, otherwise nothing that is seen."""
     sign = "<mo>⋅</mo>" if isinstance(right, Number) else '<mo>&#x2062;</mo><mspace width="0.17em"/>'
-    return _operand(left, 3) + sign
+    return _operand(left, bracketed(left, "*")) + sign
 
 
 def inline(node: Node) -> str:
     """The formula on one line, as an ``<mrow>``."""
     match node:
         case Number(value):
-            shown = number(value)
-            return f"<mrow><mo>−</mo><mn>{shown[1:]}</mn></mrow>" if value < 0 else f"<mn>{shown}</mn>"
+            return _decimal(value)
         case Log(p):
             return f'<mrow><mi>log</mi>{_APPLY}<mspace width="0.17em"/>{product(p)}</mrow>'
         case Divergence(q, p):
             name = "<msub><mi>D</mi><mi>KL</mi></msub>"
             parallel = '<mo lspace="0.28em" rspace="0.28em" stretchy="false">∥</mo>'
             return f"<mrow>{name}{_fenced('[', factor(q) + parallel + factor(p), ']')}</mrow>"
-        case Expectation(q, body, _):
-            return f"<mrow>{_expected(q)}{_fenced('[', inline(body), ']')}</mrow>"
+        case Expectation(q, body, gradient):
+            return f"<mrow>{_expected(q, gradient)}{_fenced('[', inline(body), ']')}</mrow>"
         case Binary("max" | "min" as op, left, right):
             return f"<mrow><mi>{op}</mi>{_APPLY}{_fenced('(', inline(left) + _COMMA + inline(right), ')')}</mrow>"
         case Binary("/", left, right):
             return f"<mfrac>{inline(left)}{inline(right)}</mfrac>"
         case Binary("*", left, right):
-            return f"<mrow>{_times(left, right)}{_operand(right, 4)}</mrow>"
+            return f"<mrow>{_times(left, right)}{_operand(right, bracketed(right, '*', right=True))}</mrow>"
         case Binary(op, left, right):
             sign = f'<mo form="infix">{_SIGNS[op]}</mo>'
-            return f"<mrow>{_operand(left, BINDS[op])}{sign}{_operand(right, BINDS[op] + 1)}</mrow>"
+            first, second = bracketed(left, op), bracketed(right, op, right=True)
+            return f"<mrow>{_operand(left, first)}{sign}{_operand(right, second)}</mrow>"
         case Negative(body):
-            return f'<mrow><mo form="prefix">−</mo>{_operand(body, BINDS["neg"] + 1)}</mrow>'
+            return f'<mrow><mo form="prefix">−</mo>{_operand(body, bracketed(body, "neg", right=True))}</mrow>'
         case StopGradient(body):
             return _stopped(inline(body))
         case OverBatch(how, body):
             return f"<mrow><mi>{how}</mi>{_APPLY}{_fenced('(', inline(body), ')')}</mrow>"
-        case OverTime(how, index, body, _, _):
-            return f"<mrow>{_over_time(how, index)}{_operand(body, 2)}</mrow>"
+        case OverTime(_, _, body, _, _):
+            return f"<mrow>{_over_time(node)}{_operand(body, strength(body) < SUMMAND)}</mrow>"
     raise TypeError(f"no MathML rule for {type(node).__name__}")
 
 
@@ -191,25 +213,25 @@ def _lines(node: Node, width: int) -> list[Line]:
         case Binary("+" | "-"):
             return _sum(node, width)
         case Binary("*", left, right):
-            return _with(_times(left, right), _wrapped("(", right, ")", width, strength(right) < 4))
+            return _with(_times(left, right), _wrapped("(", right, ")", width, bracketed(right, "*", right=True)))
         case Negative(body):
-            return _with('<mo form="prefix">−</mo>', _wrapped("(", body, ")", width, strength(body) <= BINDS["neg"]))
-        case Expectation(q, body, _):
-            return _with(_expected(q), _wrapped("[", body, "]", width))
+            brackets = bracketed(body, "neg", right=True)
+            return _with('<mo form="prefix">−</mo>', _wrapped("(", body, ")", width, brackets))
+        case Expectation(q, body, gradient):
+            return _with(_expected(q, gradient), _wrapped("[", body, "]", width))
         case StopGradient(body):
             return _with("<mi>sg</mi>", _wrapped("[", body, "]", width))
         case OverBatch(how, body):
             return _with(f"<mi>{how}</mi>", _wrapped("(", body, ")", width))
-        case OverTime(how, index, body, _, _):
-            return _with(_over_time(how, index), _wrapped("(", body, ")", width, strength(body) < 2))
+        case OverTime(_, _, body, _, _):
+            return _with(_over_time(node), _wrapped("(", body, ")", width, strength(body) < SUMMAND))
     return [(0, shown)]
 
 
 def _sum(node: Binary, width: int) -> list[Line]:
     """A broken sum: every term on a line of its own, whether or not some would fit beside each other."""
-    binds = BINDS[node.op]
     before = _sum(node.left, width) if _is_sum(node.left) else _lines(node.left, width)
-    term = _wrapped("(", node.right, ")", width, strength(node.right) < binds + 1)
+    term = _wrapped("(", node.right, ")", width, bracketed(node.right, node.op, right=True))
     return [*before, *_with(f'<mo form="infix" lspace="0">{_SIGNS[node.op]}</mo>', term)]
 
 

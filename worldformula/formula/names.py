@@ -53,10 +53,10 @@ ACCENTS = ("hat", "tilde", "bar", "dot", "vec")
 
 
 def _greek(letter: str) -> str:
-    """``"π"`` -> ``"pi"``; any other letter stays."""
-    if letter.isascii():
+    """``"π"`` -> ``"pi"``; any other letter (or word) stays."""
+    if letter.isascii() or len(letter) > 1:
         return letter
-    words = unicodedata.name(letter, "").split()
+    words = unicodedata.name(letter, "").replace("LAMDA", "LAMBDA").split()  # Unicode spells it as modern Greek does
     if words[:1] == ["GREEK"] and words[-1].lower() in GREEK:
         name = words[-1].lower()
         return name if "SMALL" in words else name.capitalize()
@@ -187,7 +187,7 @@ class _Reader:
         primes = 0
         while self.at < len(self.text) and self.text[self.at] == "'":
             self.at, primes = self.at + 1, primes + 1
-        variable = Variable(name, accent, primes)
+        variable = Variable(_greek(name), accent, primes)  # \theta and θ are one variable
         return self.subscripted(variable) if self.at < len(self.text) and self.text[self.at] == "_" else variable
 
     def subscripted(self, variable: Variable) -> Variable:

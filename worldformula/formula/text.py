@@ -18,6 +18,7 @@ from worldformula.formula.nodes import (
 )
 
 BINDS = {"+": 1, "-": 1, "neg": 2, "*": 3, "/": 3}  # everything else is an atom
+SUMMAND = 2  # what a sum over time may have behind it without brackets
 
 
 def strength(node: Node) -> int:
@@ -27,9 +28,34 @@ def strength(node: Node) -> int:
             return BINDS[op]
         case Negative():
             return BINDS["neg"]
-        case Number(value) if value < 0:
+        case Number(value) if number(value).startswith("-"):
             return BINDS["neg"]
     return 9
+
+
+def open_ended(node: Node) -> bool:
+    """Whether a factor written behind the node would seem to belong to its last log or sum over time."""
+    match node:
+        case Log() | OverTime():
+            return True
+        case Negative(body):
+            return open_ended(body)
+        case Binary(op, _, right) if op in BINDS:
+            return not bracketed(right, op, right=True) and open_ended(right)
+    return False
+
+
+def bracketed(node: Node, op: str, *, right: bool = False) -> bool:
+    """Whether an operand of ``op`` (or of ``neg``, which only has a right one) needs brackets to be read as meant."""
+    if right:
+        return strength(node) <= BINDS[op] or (op == "neg" and isinstance(node, Number))
+    return strength(node) < BINDS[op] or (op in "*/" and open_ended(node))
+
+
+def clock(node: OverTime) -> tuple[tuple[str, str], ...]:
+    """What the sign of a sum over time says besides its index: ``(("reset", "first"), ("initial", "h"))``."""
+    initial = [] if node.initial is None else [("initial", name) for name in node.initial.names]
+    return ((("reset", node.reset),) if node.reset else ()) + tuple(initial)
 
 
 def number(value: int | float) -> str:
@@ -48,9 +74,9 @@ def product(p: Product) -> str:
     return between.join(use(u) for u in p)
 
 
-def _operand(node: Node, least: int) -> str:
+def _operand(node: Node, brackets: bool) -> str:
     shown = text(node)
-    return f"({shown})" if strength(node) < least else shown
+    return f"({shown})" if brackets else shown
 
 
 def text(node: Node) -> str:
@@ -73,15 +99,16 @@ def text(node: Node) -> str:
         case Binary("max" | "min", left, right):
             return f"{node.op}({text(left)}, {text(right)})"
         case Binary(op, left, right):
-            least = BINDS[op]
-            return f"{_operand(left, least)} {op} {_operand(right, least + (op in '-/' or op == '+'))}"
+            first, second = bracketed(left, op), bracketed(right, op, right=True)
+            return f"{_operand(left, first)} {op} {_operand(right, second)}"
         case Negative(body):
-            return f"-{_operand(body, BINDS['neg'] + 1)}"
+            return f"-{_operand(body, bracketed(body, 'neg', right=True))}"
         case StopGradient(body):
             return f"sg({text(body)})"
         case OverBatch(how, body):
             return f"{how}({text(body)})"
         case OverTime(how, index, body, _, _):
-            sign = f"Σ_{index}" if how == "sum" else f"mean_{index}"
-            return f"{sign} {_operand(body, 2)}"
+            marks = "; ".join((index, *(f"{key}={value}" for key, value in clock(node))))
+            below = f"{{{marks}}}" if clock(node) else index
+            return f"{'Σ' if how == 'sum' else 'mean'}_{below} {_operand(body, strength(body) < SUMMAND)}"
     raise TypeError(f"no text rule for {type(node).__name__}")
