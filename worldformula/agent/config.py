@@ -56,8 +56,9 @@ class RunConfig:
     """Where all randomness comes from."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
-    threads: int = 0
-    """CPU threads of torch; 0 takes torch's own choice and stores it, because it decides the last bits."""
+    threads: int = 1
+    """CPU threads of torch. One suits small networks, which lose by more, badly so on a busy machine; 0 takes torch's own
+    choice and stores it, because it decides the last bits."""
     capacity: int = 1_000_000
     """Rows that the replay holds, all streams together."""
     checkpoint_every: int = 5_000

@@ -23,7 +23,7 @@ def config(steps: int = STEPS, seed: int = 0) -> RunConfig:
     env = EnvConfig("pendulum", num=4, pixels=True, size=32, action_repeat=2)
     agent = system.sizes("tiny")
     every = RunConfig(system.name, "tiny", env, agent, steps, seed, capacity=CAPACITY, checkpoint_every=4_000)
-    return replace(every, log_every=250, eval_episodes=0, threads=1)  # networks this small lose by a second thread
+    return replace(every, log_every=250, eval_episodes=0)
 
 
 def measure(seed: int) -> dict[str, float]:
