@@ -206,3 +206,19 @@ def test_the_index_may_have_any_name():
     x = torch.randn(B, T, X)
     torch.testing.assert_close(loss(x=x, seed=0).value, loss.interpret(x=x, seed=0).value)
     assert r"\sum_{k}" in str(loss)
+
+
+@pytest.mark.parametrize("path", ["call", "interpret"])
+@pytest.mark.parametrize("initial", [None, torch.ones(Z)])
+def test_a_reset_leaves_nothing_of_a_broken_carry(path, initial):
+    """NaN times zero is NaN, so the carry and the shifted series are replaced, not multiplied."""
+    walk = Deterministic("h_t = f(h_{t-1},a_{t-1})", lambda h, a: h + a, shape=Z)
+    seen = Normal("p(w_t|h_t)", lambda h: h, scale=1.0, shape=Z)
+    loss = Sum("t", E(walk, log(seen)), reset="first", initial=None if initial is None else {"h": initial})
+    first = torch.zeros(B, T, dtype=torch.bool)
+    first[:, 2] = True
+    a = torch.zeros(B, T, Z)
+    a[:, :2] = float("nan")
+    drawn = (loss if path == "call" else loss.interpret)(a=a, w=a.nan_to_num(), first=first).samples["h"]
+    assert drawn[:, 1].isnan().all()
+    torch.testing.assert_close(drawn[:, 2:], torch.full((B, T - 2, Z), 0.0 if initial is None else 1.0))

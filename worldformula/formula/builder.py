@@ -28,6 +28,8 @@ class Builder:
     def __init__(self, used: list[Factor]) -> None:
         self.ops: dict[str, Op] = {}
         self.memo: dict[object, str] = {}
+        self.alike: dict[str, str] = {}  # operation -> the first one of the same value, stop-gradients aside
+        self.values: dict[object, str] = {}
         self.terms: list[Term] = []
         self.samples: dict[str, str] = {}
         self.labels: dict[str, str] = {}
@@ -70,10 +72,10 @@ class Builder:
 
     # ------------------------------------------------------------------------------------------------------ one op
 
-    def add(self, wish: str, op: Op, key: object = None) -> str:
-        """Append an operation, or find the one that already computes the same."""
+    def add(self, wish: str, op: Op, distinct: object = None) -> str:
+        """Append an operation, or find the one that already computes the same (and is not ``distinct`` from it)."""
         source = None if op.factor is None else id(op.factor.origin)
-        key = (op.kind, op.args, source, op.variable, op.how, key)
+        key = (op.kind, op.args, source, op.variable, op.how, distinct)
         if key in self.memo:
             return self.memo[key]
         step = (op.step or any(self.is_step(a) for a in op.reads)) and op.kind not in ("over", "batch")
@@ -82,7 +84,16 @@ class Builder:
         name = self.unique(wish)
         self.ops[name] = replace(op, name=name, step=step)
         self.memo[key] = name
+        self.alike[name] = self.first_alike(self.ops[name], source, distinct)
         return name
+
+    def first_alike(self, op: Op, source: int | None, distinct: object) -> str:
+        """The first operation of the same value, whatever its gradient: what is stopped draws with the same noise."""
+        if op.kind in ("stop", "detach") and op.reads:
+            return self.alike[op.reads[0]]
+        args = tuple(self.alike[a] if isinstance(a, str) else a for a in op.args)
+        how = "" if op.kind == "draw" else op.how
+        return self.values.setdefault((op.kind, args, source, op.variable, how, distinct), op.name)
 
     def unique(self, wish: str) -> str:
         """A name in the emitted code that nothing else has: ``z``, ``z_2``."""
@@ -172,7 +183,8 @@ class Builder:
         factor = use.factor
         if factor.family is None:
             computed = self.net(factor, scope, index)
-            return self.read(factor.variable, scope, index, factor) if computed is None else computed
+            value = self.read(factor.variable, scope, index, factor) if computed is None else computed
+            return self.add(f"sg_{value}", Op("", "stop", (value,))) if use.stopped else value
         params = self.params(use, scope, index)
         variable = factor.variable
         step = self.is_step(params) or (index is not None and variable.index == index)
@@ -180,7 +192,7 @@ class Builder:
         if step:
             self.need_shape(variable, factor, "draws")
         noise = Op("", "noise", factor=factor, variable=variable, step=step)
-        source = self.add(f"noise_{variable.key}", noise, (id(factor), params))
+        source = self.add(f"noise_{variable.key}", noise, (id(factor), self.alike[params]))
         return self.add(variable.key, Op("", "draw", (params, source), factor, how=how))
 
     def draw(self, node: Expectation, scope: Scope, index: str | None) -> dict[Variable, str]:

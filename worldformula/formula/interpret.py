@@ -78,8 +78,7 @@ class _Interpreter:
         carry = {key: self.given[f"start_{key}"] for key in self.plan.carries}
         last = {key: self.given[f"start_{key}"] for key in self.plan.shifts}
         for t in range(self.given["T"]):
-            like = next(iter((*carry.values(), *last.values())), None)
-            keep = None if flags is None or like is None else runtime.kept(flags[:, t], like)
+            keep = None if flags is None else runtime.kept(flags[:, t])
             env = dict(self.once)
             for op in self.plan.ops:
                 if op.step:

@@ -88,7 +88,13 @@ class Lines:
             return f"({self.expression(op)})" if tight and loose else self.expression(op)
         if self.in_loop and self.stages[ref] == "before":
             return f"{ref}_s[t]"
+        if self.ops[ref].kind == "noise" and self._sliced(ref) and not self.in_loop:
+            return f"flat({ref})"  # a draw outside the loop shares the noise of one inside it
         return ref
+
+    def _sliced(self, noise: str) -> bool:
+        """Whether a step's noise stays [B, T, ...], as a draw inside the loop takes it step by step."""
+        return self.ops[noise].step and any(self.stages[user] == "loop" for user in self.used[noise])
 
     def family(self, family: Family) -> str:
         """The name under which emitted code knows a family."""
@@ -146,8 +152,7 @@ class Lines:
             case "input":
                 return f"flat({op.name})"
             case "noise":  # [B, T, ...]; a draw outside the loop takes all steps at once
-                inside = any(self.stages[user] == "loop" for user in self.used[op.name])
-                return f"flat({op.name})" if op.step and not inside else op.name
+                return f"flat({op.name})" if op.step and not self._sliced(op.name) else op.name
             case "repeat":
                 return f"repeat({args[0]}, T)"
             case "flags" | "shift" | "carry":
@@ -193,7 +198,7 @@ class Lines:
     def _time(self, op: Op, args: list[str]) -> str:
         keep = next((o.name for o in self.plan.ops if o.kind == "flags"), None)
         if op.kind == "flags":
-            return f"kept({self.plan.arguments[op.how]}, start_{[*self.plan.carries, *self.plan.shifts][0]})"
+            return f"kept({self.plan.arguments[op.how]})"
         assert op.variable is not None
         key = op.variable.key
         if op.kind == "shift":

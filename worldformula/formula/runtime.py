@@ -39,15 +39,15 @@ def stack(values: Sequence[Value]) -> Value:
     return torch.stack(tuple(values), 1).flatten(0, 1)
 
 
-def kept(flags: Tensor, like: Tensor) -> Tensor:
-    """Reset flags [B, T] -> 1 where the carry goes on, 0 where the sequence restarts."""
-    return 1 - flags.to(like.dtype)
+def kept(flags: Tensor) -> Tensor:
+    """Reset flags [B, T] -> true where the carry goes on, false where the sequence restarts."""
+    return flags == 0
 
 
 def restart(carry: Tensor, keep: Tensor, initial: Tensor | None = None) -> Tensor:
-    """The carry where ``keep`` is 1; zeros, or the initial state, where it is 0."""
+    """The carry where ``keep`` is true; zeros, or the initial state, elsewhere. Chosen, as NaN times zero stays NaN."""
     keep = keep.reshape(keep.shape + (1,) * (carry.ndim - keep.ndim))
-    return (carry * keep).to(carry.dtype) if initial is None else torch.where(keep > 0, carry, initial)
+    return torch.where(keep, carry, 0).to(carry.dtype) if initial is None else torch.where(keep, carry, initial)
 
 
 def shift(x: Tensor, start: Tensor, keep: Tensor | None) -> Tensor:
@@ -72,9 +72,11 @@ def wide(family: Family, params: Value, like: Value, rank: int) -> Value:
     return family.expand(params, tuple(like.shape[: like.ndim - rank_like]), rank)
 
 
-def stop(params: Value) -> Value:
-    """Parameters without gradient: sg(q)."""
-    return tuple(p.detach() if isinstance(p, Tensor) else p for p in params)
+def stop(value: Value) -> Value:
+    """Parameters, or a computed value, without gradient: sg(q)."""
+    if isinstance(value, tuple):
+        return tuple(p.detach() if isinstance(p, Tensor) else p for p in value)
+    return value.detach()
 
 
 def noise_for(family: Family, params: Value, rank: int, noise: Tensor | None, rng: torch.Generator | None) -> Tensor:
