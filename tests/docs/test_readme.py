@@ -62,3 +62,11 @@ def test_every_local_link_leads_somewhere() -> None:
 def test_the_numbers_are_those_of_the_result_files() -> None:
     between = README.partition(summary.BEGIN)[2].partition(summary.END)[0]
     assert between.strip() == summary.table().strip(), "run: python -m benchmarks.summary --write"
+
+
+def test_every_file_of_the_map_exists() -> None:
+    root = Path(__file__).parents[2]
+    rows = [row.split("|") for row in (root / "docs/map.md").read_text().replace("\\|", " ").splitlines()[4:]]
+    files = [(row[2].strip(" `"), name) for row in rows for name in re.findall(r"`([\w/]+\.\w+)`", row[3])]
+    assert len(files) > 30
+    assert [pair for pair in files if not (root / pair[0] / pair[1]).exists()] == []
