@@ -238,7 +238,7 @@ def test_evidence_comes_back_as_it_was_saved(tmp_path, measured):
     evidence.save(tmp_path)
     assert load(tmp_path) == evidence
     dataclasses.replace(evidence, videos={}).save(tmp_path)
-    assert not (tmp_path / "report" / "strip.webp").exists()
+    assert not (tmp_path / "videos" / "report_strip.webp").exists()
     assert load(tmp_path / "elsewhere") is None
 
 

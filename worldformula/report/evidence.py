@@ -1,6 +1,6 @@
 """What a report shows beyond the logged numbers: measured once with the agent, then kept in the run folder.
 
-``report/evidence.json`` holds numbers and texts, ``report/*.webp`` the moving pictures, so that the page can be built
+``report/evidence.json`` holds numbers and texts, ``videos/report_*.webp`` the pictures, so that the page can be built
 again without the agent.
 """
 
@@ -78,7 +78,7 @@ class Evidence:
     machine: Mapping[str, str] = field(default_factory=dict)
 
     def save(self, run: Path) -> None:
-        """Writes ``run/report/``.
+        """Writes ``run/report/`` and ``run/videos/``.
 
         Raises:
             RunFolderError: the folder cannot be written.
@@ -88,13 +88,20 @@ class Evidence:
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
             for name in VIDEOS:
+                path = video_path(run, name)
+                path.parent.mkdir(exist_ok=True)
                 if name in self.videos:
-                    (folder / f"{name}.webp").write_bytes(self.videos[name])
+                    path.write_bytes(self.videos[name])
                 else:
-                    (folder / f"{name}.webp").unlink(missing_ok=True)
+                    path.unlink(missing_ok=True)
             draft = folder / f"{FILE}.draft"
             draft.write_text(json.dumps(_plain(values), indent=1, allow_nan=False) + "\n", encoding="utf-8")
             draft.replace(folder / FILE)
+
+
+def video_path(run: Path, name: str) -> Path:
+    """Where a moving picture of the report lies: beside the videos that ``worldformula dream`` writes."""
+    return run / "videos" / f"report_{name}.webp"
 
 
 def load(run: Path) -> Evidence | None:
@@ -112,7 +119,7 @@ def load(run: Path) -> Evidence | None:
         parts = {name: kind(**_numbers(values[name])) for name, kind in kinds.items() if values[name] is not None}
         if (measured := values["open_loop"]) is not None:
             parts["open_loop"] = OpenLoop(**_numbers(measured))
-        videos = {n: (path.parent / f"{n}.webp") for n in VIDEOS}
+        videos = {n: video_path(run, n) for n in VIDEOS}
         return Evidence(
             **parts,  # type: ignore[arg-type]
             videos={n: file.read_bytes() for n, file in videos.items() if file.is_file()},

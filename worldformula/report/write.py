@@ -14,8 +14,8 @@ from worldformula.training.run import RunFolder, read_metrics, writing
 def write(run: str | Path, agent: Agent | None = None, *, episodes: int = 10, device: str = "") -> Path:
     """Writes the page of a run; returns its path.
 
-    With ``agent``, everything is measured anew (evaluation episodes, floor, dreams) and kept in ``report/`` of the run
-    folder; without, the page shows what was measured last, and always the log.
+    With ``agent``, everything is measured anew (evaluation episodes, floor, dreams) and kept in ``report/`` and
+    ``videos/`` of the run folder; without, the page shows what was measured last, and always the log.
 
     Args:
         run: the run folder.
