@@ -7,9 +7,9 @@ memory of past calls.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -17,18 +17,17 @@ from torch import Tensor, nn
 from worldformula.errors import (
     FormulaError,
     HeaderError,
-    MissingInputError,
     ShapeError,
-    UnknownVariableError,
     WorldformulaError,
     near,
-    table,
 )
 from worldformula.families.base import Family
+from worldformula.formula import ancestral
+from worldformula.formula.check import check_product
+from worldformula.formula.given import Shape, as_parameter, as_shape, by_variable, check_value, generator_of, need
 from worldformula.formula.names import Header, Variable, read_header
 from worldformula.formula.nodes import Use
 
-Shape = int | tuple[int, ...] | None
 Head = nn.Module | Callable[..., Any] | Mapping[str, Tensor | float] | Tensor | None
 
 
@@ -49,17 +48,21 @@ class Constants(nn.Module):
         return (*dict(self.named_parameters()), *dict(self.named_buffers()))
 
 
-def as_shape(shape: Shape, header: str) -> tuple[int, ...] | None:
-    """``16`` -> ``(16,)``; ``()`` is a scalar; ``None`` is undeclared."""
-    if shape is None:
-        return None
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-    if not all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sizes):
-        raise FormulaError(f"{header}: expected shape= as positive integers such as 16 or (3, 32, 32), got {shape!r}")
-    return sizes
+class Multiplied:
+    """What factors and their products are not: numbers. Only factors multiply factors."""
+
+    __array_ufunc__ = None  # numpy's numbers ask us first
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise FormulaError(
+            f"{self}: a factor is a distribution or function, not a number; do arithmetic with its log-density, "
+            f"e.g. 2 * log(p), and multiply factors by factors alone"
+        )
+
+    __add__ = __radd__ = __sub__ = __rsub__ = __rmul__ = __truediv__ = __rtruediv__ = __pow__ = __neg__ = _refuse
 
 
-class Factor(nn.Module):
+class Factor(Multiplied, nn.Module):
     """A named conditional distribution, or a deterministic function, of the formula.
 
     ``net`` is called positionally with the conditions in header order. ``shape`` is the event shape of the variable.
@@ -115,7 +118,8 @@ class Factor(nn.Module):
             if network is None and not tensors:
                 fixed = self._standard(fixed)
         self.net = network
-        self.fixed = {k: float(v) for k, v in fixed.items() if not isinstance(v, Tensor)}
+        fixed = {k: as_parameter(text, k, v) for k, v in fixed.items()}
+        self.fixed = {k: v for k, v in fixed.items() if not isinstance(v, Tensor)}
         tensors |= {k: v for k, v in fixed.items() if isinstance(v, Tensor)}
         self.constants = Constants(tensors) if tensors else None
 
@@ -164,6 +168,11 @@ class Factor(nn.Module):
         return self.net is None and self.constants is None
 
     @property
+    def observed(self) -> bool:
+        """Whether the factor is data: its draw is what the call is given."""
+        return self.family is None and self.net is None
+
+    @property
     def unbatched(self) -> bool:
         """Whether the parameters have no batch axes: given ones, or those of a network without inputs."""
         return self.net is None or not self.conditions
@@ -188,21 +197,9 @@ class Factor(nn.Module):
 
     def arguments(self, values: Mapping[str, Any], wanted: tuple[Variable, ...]) -> list[Any]:
         """The values of ``wanted`` from keywords; raises with a table when one is missing or unknown."""
-        keys = [v.key for v in wanted]
-        keys = [v.identifier if keys.count(v.key) > 1 else v.key for v in wanted]
-        rows = [(k, str(self), "given" if k in values else "missing") for k in keys]
-        for name in values:
-            if name not in keys:
-                raise UnknownVariableError(
-                    f"{self} has no variable {name!r}.{near(name, keys)}\n"
-                    + table(("variable", "declared by", "got"), rows)
-                )
-        if missing := [k for k in keys if k not in values]:
-            raise MissingInputError(
-                f"{self} needs {', '.join(missing)}; pass {', '.join(f'{k}=...' for k in missing)}\n"
-                + table(("variable", "declared by", "got"), rows)
-            )
-        return [values[k] for k in keys]
+        held = by_variable(self, values, wanted, lambda _: self)
+        need(self, values, held, list(wanted), lambda _: self)
+        return [held[v] for v in wanted]
 
     def head(self, *conditions: Any) -> Any:
         """What the network returns for these conditions (``None`` if the factor has only given parameters)."""
@@ -229,9 +226,21 @@ class Factor(nn.Module):
 
         ``seed``, ``generator`` or the ``noise`` itself decide the draw; otherwise torch's global generator does.
         """
-        if self.family is None and self.net is None:
+        if self.observed:
             return torch.as_tensor(self.arguments(conditions, (self.variable,))[0])  # a draw of data is the datum
         values = self.arguments(conditions, self.conditions)
+        rng = generator_of(seed, generator, (*values, *self.parameters(), *self.buffers()))
+        return self.draw(values, sample_shape, rng, noise, deterministic)
+
+    def draw(
+        self,
+        values: Sequence[Any],
+        sample_shape: tuple[int, ...] = (),
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+        deterministic: bool = False,
+    ) -> Tensor:
+        """:meth:`sample` with the values of the conditions in header order."""
         with naming(self):
             if self.family is None:
                 return torch.as_tensor(self.head(*values))
@@ -241,10 +250,9 @@ class Factor(nn.Module):
             batch = tuple(like.shape[: like.ndim - self.rank - self.family.class_axes]) if tensors else ()
             if deterministic:
                 mode = self.family.mode(params)
-                return mode if isinstance(mode, Tensor) else like.new_full((*sample_shape, *self.event(params)), mode)
+                whole = (*sample_shape, *batch, *self.event(params))
+                return mode.expand(whole) if isinstance(mode, Tensor) else like.new_full(whole, mode)
             shape = self.family.noise_shape((*sample_shape, *batch), self.event(params))
-            if seed is not None:
-                generator = torch.Generator(like.device).manual_seed(seed)
             if noise is None:
                 noise = self.family.noise(shape, dtype=like.dtype, device=like.device, generator=generator)
             elif noise.shape != shape:
@@ -264,6 +272,12 @@ class Factor(nn.Module):
         if self.family is None:
             raise FormulaError(f"{self} is deterministic: it has no density")
         value, *conditions = self.arguments(values, (self.variable, *self.conditions))
+        return self.density(value, conditions)
+
+    def density(self, value: Tensor, conditions: Sequence[Any]) -> Tensor:
+        """:meth:`log_prob` with the values of the conditions in header order."""
+        assert self.family is not None
+        check_value(self, self.variable, self.shape, value)
         with naming(self):
             return self.family.log_prob(spread(self.params(*conditions), value, self), value, self.rank)
 
@@ -287,7 +301,7 @@ def spread(params: tuple[Any, ...], like: Tensor, factor: Factor) -> tuple[Any, 
     return factor.family.expand(params, tuple(like.shape[: like.ndim - factor.rank]), factor.rank)
 
 
-class Joint:
+class Joint(Multiplied):
     """A product of factors, ``core * post``; draws go from causes to effects whatever the written order."""
 
     def __init__(self, *uses: Use) -> None:
@@ -300,9 +314,7 @@ class Joint:
 
     def __mul__(self, other: Factor | Joint) -> Joint:
         if not isinstance(other, (Factor, Joint)):
-            return NotImplemented
-        from worldformula.formula.check import check_product  # a check names factors, a factor offers products
-
+            self._refuse(other)
         return Joint(*check_product(self.uses + as_uses(other)))
 
     def __str__(self) -> str:
@@ -312,29 +324,33 @@ class Joint:
         return f"<Joint {self}>"
 
     def sample(
-        self, *, generator: torch.Generator | None = None, deterministic: bool = False, **given: Any
+        self,
+        *,
+        sample_shape: tuple[int, ...] = (),
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        noise: Mapping[str, Tensor] | None = None,
+        deterministic: bool = False,
+        **given: Any,
     ) -> dict[str, Tensor]:
-        """Ancestral draw: every variable of the product by name; ``given`` holds what no factor declares."""
-        from worldformula.formula.check import draw_order
+        """Ancestral draw: every variable of the product by name, ``sample_shape + batch + event``.
 
-        values = dict(given)
-        for use in draw_order(self.uses):
-            factor = use.factor
-            conditions = {c.key: values[c.key] for c in factor.conditions if c.key in values}
-            values[factor.variable.key] = factor.sample(generator=generator, deterministic=deterministic, **conditions)
-        return {f.variable.key: values[f.variable.key] for f in self.factors}
+        ``given`` holds what no factor draws: ``h=`` is h_{t-1} where the product declares h_t, and ``x=`` is the datum
+        of ``p_data(x)``. ``noise`` gives the noise itself, by variable; the other arguments are those of a factor.
+        """
+        held = ancestral.given(self, given)
+        weights = (t for f in self.factors for t in (*f.parameters(), *f.buffers()))
+        rng = generator_of(seed, generator, (*held.values(), *weights))
+        return ancestral.sample(self, held, sample_shape, rng, ancestral.noises(self, noise), deterministic)
 
     def log_prob(self, **values: Any) -> Tensor:
-        """Sum of the factors' log-densities."""
-        total: Tensor | None = None
-        for factor in self.factors:
-            if factor.family is not None:
-                names = (factor.variable, *factor.conditions)
-                term = factor.log_prob(**{v.key: values[v.key] for v in names if v.key in values})
-                total = term if total is None else total + term
-        if total is None:
+        """Sum of the factors' log-densities; what deterministic factors declare is computed where it is not given.
+
+        Where the product speaks of h_t and of h_{t-1} and both are needed, they are ``h=`` and ``h_prev=``.
+        """
+        if all(f.family is None for f in self.factors):
             raise FormulaError(f"{self}: no factor has a density")
-        return total
+        return ancestral.log_prob(self, values)
 
 
 def as_uses(value: Factor | Joint | Use) -> tuple[Use, ...]:

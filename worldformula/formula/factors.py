@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from worldformula import families
 from worldformula.errors import FormulaError, HeaderError
-from worldformula.formula.factor import Factor, Head, Joint, Shape
+from worldformula.formula.factor import Factor, Head, Joint
+from worldformula.formula.given import Shape
 
 __all__ = [
     "Bernoulli",

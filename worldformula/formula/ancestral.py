@@ -1,0 +1,102 @@
+"""Draws and densities of a product, from causes to effects, every value held by the variable that it belongs to."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from worldformula.errors import FormulaError
+from worldformula.formula.check import draw_order
+from worldformula.formula.given import Who, by_variable, need
+from worldformula.formula.names import Variable
+from worldformula.formula.runtime import one_batch
+
+if TYPE_CHECKING:
+    from worldformula.formula.factor import Factor, Joint
+
+Values = dict[Variable, Any]
+
+
+def _who(joint: Joint) -> Who:
+    return lambda variable: next((f for f in joint.factors if f.variable == variable), "data")
+
+
+def given(joint: Joint, values: Mapping[str, Any]) -> Values:
+    """The values that a draw starts from, by variable: every condition that no factor declares, and the data."""
+    drawn = [f.variable for f in joint.factors if not f.observed]
+    wanted = [v for f in joint.factors for v in (*f.conditions, f.variable) if v not in drawn]
+    held = by_variable(joint, values, wanted, _who(joint), drawn=drawn)
+    need(joint, values, held, wanted, _who(joint))
+    return {v: torch.as_tensor(value) for v, value in held.items()}
+
+
+def noises(joint: Joint, noise: Mapping[str, Tensor] | None) -> Values:
+    """The given noise by variable."""
+    random = [f.variable for f in joint.factors if f.family is not None]
+    if noise is not None and not isinstance(noise, Mapping):
+        raise FormulaError(
+            f"{joint}: expected noise= by variable, e.g. noise={{{(random[0].key if random else 'z')!r}: tensor}}, "
+            f"got {type(noise).__name__}"
+        )
+    return by_variable(f"the noise of {joint}", noise or {}, random, _who(joint))
+
+
+def sample(
+    joint: Joint,
+    held: Values,
+    sample_shape: tuple[int, ...],
+    generator: torch.Generator | None,
+    noise: Values,
+    deterministic: bool,
+) -> dict[str, Tensor]:
+    """Every variable of the product by name. A network sees the axes of ``sample_shape`` only behind a draw."""
+    widened = set[Variable]()  # what has the axes of sample_shape already
+    for factor in (u.factor for u in draw_order(joint.uses)):
+        if factor.observed:
+            continue
+        inherits = factor.net is not None and any(c in widened for c in factor.conditions)
+        values = [
+            held[c].expand(*sample_shape, *held[c].shape) if inherits and c not in widened else held[c]
+            for c in factor.conditions
+        ]
+        own = () if inherits else sample_shape
+        held[factor.variable] = factor.draw(values, own, generator, noise.get(factor.variable), deterministic)
+        if inherits or factor.family is not None:
+            widened.add(factor.variable)
+    shown = [f.variable for f in joint.factors]
+    return {v.key: held[v] if v in widened else held[v].expand(*sample_shape, *held[v].shape) for v in shown}
+
+
+def log_prob(joint: Joint, values: Mapping[str, Any]) -> Tensor:
+    """The sum of the factors' log-densities, which have one batch shape."""
+    factors = [u.factor for u in draw_order(joint.uses)]
+    wanted, _ = _read(factors, ())
+    every = [v for f in factors for v in (f.variable, *f.conditions)]
+    held = by_variable(joint, values, wanted, _who(joint), optional=every)
+    wanted, computed = _read(factors, held)
+    need(joint, values, held, wanted, _who(joint))
+    terms: list[Tensor] = []
+    for factor in factors:
+        conditions = [held.get(c) for c in factor.conditions]
+        if factor in computed:
+            held[factor.variable] = factor.draw(conditions)
+        elif factor.family is not None:
+            terms.append(factor.density(held[factor.variable], conditions))
+    one_batch(*terms)
+    return sum(terms[1:], start=terms[0])
+
+
+def _read(factors: Sequence[Factor], held: Collection[Variable]) -> tuple[list[Variable], list[Factor]]:
+    """What the densities of sorted factors read and nobody computes, and the deterministic factors that they need."""
+    read: dict[Variable, None] = {}
+    computed: list[Factor] = []
+    for factor in reversed(factors):
+        if factor.family is not None:
+            read |= dict.fromkeys((factor.variable, *factor.conditions))
+        elif not factor.observed and factor.variable in read and factor.variable not in held:
+            computed.append(factor)
+            read |= dict.fromkeys(factor.conditions)
+    return [v for v in read if all(v != f.variable for f in computed)], computed
