@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keyword
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -11,14 +12,10 @@ from worldformula.formula.check import draw_order
 from worldformula.formula.factor import Factor
 from worldformula.formula.names import Variable
 from worldformula.formula.nodes import Expectation, OverTime, Use
-from worldformula.formula.plan import Op, Plan, Ref, Term
-from worldformula.formula.runtime import RUNTIME
+from worldformula.formula.plan import RESERVED, Op, Plan, Ref, Term
 
 Scope = Mapping[Variable, str]
-RESERVED = {
-    "self", "torch", "normal", "bernoulli", "categorical", "one_hot", "two_hot", *RUNTIME, "B", "T", "t", "rng", "sum",
-    "range", "value",
-}  # fmt: skip
+DERIVED = re.compile(r"start_.+|function_\d+|.+_(?:s|carry|flags|loc|raw|scale|logits)")  # what emitted code derives
 CALL_OPTIONS = ("seed", "generator", "noise", "start", "horizon", "deterministic")
 
 
@@ -36,7 +33,10 @@ class Builder:
         self.carries: dict[str, str] = {}
         self.time: OverTime | None = None
         self.declared: set[Variable] = set()
+        families = {f.family.name for f in used if f.family is not None}
+        self.reserved = RESERVED | {name + "_" * i for name in families for i in range(len(used))}
         self.shapes, self.ranks = declared_shapes(used)
+        check_keys(used)
 
     def plan(self, value: Ref | None) -> Plan:
         """What was built, with everything of a time step in the loop."""
@@ -97,9 +97,10 @@ class Builder:
 
     def unique(self, wish: str) -> str:
         """A name in the emitted code that nothing else has: ``z``, ``z_2``."""
-        name = wish = wish + "_" if wish in RESERVED or keyword.iskeyword(wish) else wish
+        taken = wish in self.reserved or keyword.iskeyword(wish) or DERIVED.fullmatch(wish)
+        name = wish = wish + "_" if taken else wish
         count = 2
-        while name in self.ops or name in RESERVED:
+        while name in self.ops or name in self.reserved:
             name, count = f"{wish}_{count}", count + 1
         return name
 
@@ -132,7 +133,7 @@ class Builder:
             if now in self.declared:
                 self.need_shape(now, by, "carries")
                 return self.add(variable.identifier, Op("", "carry", variable=variable, step=True))
-            series = self.add(now.key, Op("", "input", variable=now, step=True))
+            series = self.read(now, {}, index, by)
             return self.add(variable.identifier, Op("", "shift", (series,), variable=variable, step=True))
         if bound and now in self.declared:
             raise TimeError(f"{by} reads {variable} outside the E that draws it; put the term inside that E")
@@ -142,6 +143,9 @@ class Builder:
             variable = Variable(variable.identifier)  # without a Sum over its index it is a variable like any other
         if variable.key in CALL_OPTIONS:
             raise FormulaError(f"{by}: a variable cannot be called {variable.key!r}, which is an option of the call")
+        for op in self.ops.values():
+            if op.kind == "input" and op.variable and op.variable.key == variable.key and op.variable != variable:
+                raise one_key(op.variable, variable, by)
         return self.add(variable.key, Op("", "input", variable=variable, step=bound))
 
     def need_shape(self, variable: Variable, by: Factor, how: str) -> None:
@@ -221,6 +225,25 @@ class Builder:
                 f"two factors draw {variable} in one step, so which one is carried to the next is ambiguous; "
                 f"the second is {factor}"
             )
+
+
+def check_keys(used: list[Factor]) -> None:
+    """Every variable can be a keyword of the call, and no two variables are the same keyword."""
+    first: dict[str, Variable] = {}
+    for factor in used:
+        for variable in (*factor.header.variables, *factor.conditions):
+            plain = replace(variable, index=None, offset=0)
+            if plain.key == "self":
+                raise FormulaError(f"{factor}: a variable cannot be called 'self', the first argument of every call")
+            if first.setdefault(plain.key, plain) != plain:
+                raise one_key(first[plain.key], plain, factor)
+
+
+def one_key(first: Variable, second: Variable, by: Factor) -> FormulaError:
+    """Two variables that a call could not tell apart."""
+    return FormulaError(
+        f"{by}: the variables {first} and {second} would both be {second.key!r} in a call\nrename one of them"
+    )
 
 
 def declared_shapes(used: list[Factor]) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:

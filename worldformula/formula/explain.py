@@ -51,7 +51,9 @@ def _rows(node: Node) -> list[tuple[str, str, str]]:
                 how = (family.estimator or "reparametrised") if family.reparametrised else str(gradient)
                 biased = " (biased)" if how in family.biased else ""
                 rows.append((f"E_{{{factor}}}[...]", "Monte Carlo, 1 shared sample", how + biased))
-            if not drawn:
+            data = [u.factor for u in q if u.factor.family is None and u.factor.net is None]
+            rows += [(f"E over {factor}", "the data of the call; average them with .mean()", "none") for factor in data]
+            if not drawn and not data:
                 rows.append((f"E over {', '.join(str(u.factor) for u in q)}", "exact: nothing random", "exact"))
     for child in children(node):
         rows += _rows(child)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from worldformula.errors import TimeError
-from worldformula.formula.builder import Builder, Scope
+import keyword
+
+from worldformula.errors import FormulaError, TimeError
+from worldformula.formula.builder import CALL_OPTIONS, Builder, Scope
 from worldformula.formula.factor import Factor
 from worldformula.formula.names import Variable
 from worldformula.formula.nodes import (
@@ -77,6 +79,13 @@ class _Lowering(Builder):
                 return self.unary("negative", self.lower(body, scope, index))
             case StopGradient(body):
                 return self.unary("detach", self.lower(body, scope, index))
+            case OverBatch() | OverTime() if index is not None:
+                what = "over the batch" if isinstance(node, OverBatch) else f"over {node.index!r}"
+                write = f".{node.how}()" if isinstance(node, OverBatch) else "the inner one"
+                raise TimeError(
+                    f"{text(node)}: a {node.how} {what} cannot stand inside the Sum over {index!r}\n"
+                    f"put {write} outside the Sum"
+                )
             case OverBatch(how, body):
                 return self.add(how + "_value", Op("", "batch", (self.reduced(how, body, scope, index),), how=how))
             case OverTime(how, name, body, _, _):
@@ -207,7 +216,9 @@ class _Lowering(Builder):
         if known is None or known.initial is None:
             self.time = node
         self.declared |= {v for v in _drawn(node.body) if v.index == node.index}
-        if node.reset:
+        if node.reset is not None:
+            if not node.reset.isidentifier() or keyword.iskeyword(node.reset) or node.reset in ("self", *CALL_OPTIONS):
+                raise FormulaError(f"reset=: expected a name for the series of flags, e.g. 'first', got {node.reset!r}")
             self.add("keep", Op("", "flags", how=node.reset, step=True))
 
 

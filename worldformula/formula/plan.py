@@ -13,7 +13,12 @@ from typing import Literal
 
 from worldformula.formula.factor import Constants, Factor
 from worldformula.formula.names import Variable
+from worldformula.formula.runtime import RUNTIME
 
+RESERVED = {
+    "self", "torch", "F", "normal", "bernoulli", "categorical", "one_hot", "two_hot", *RUNTIME, "B", "T", "t", "rng",
+    "sum", "range", "value", "formula",
+}  # fmt: skip
 Stage = Literal["once", "before", "loop", "after"]
 Ref = str | float
 
@@ -100,7 +105,8 @@ class Plan:
         named = {op.variable.key: op.name for op in self.ops if op.kind == "input" and op.variable}
         for op in self.ops:
             if op.kind == "flags" and op.how not in named:
-                named[op.how] = op.how if op.how not in self.by_name else f"{op.how}_flags"
+                taken = op.how in self.by_name or op.how in RESERVED
+                named[op.how] = f"{op.how}_flags" if taken else op.how
         return named
 
     @property
