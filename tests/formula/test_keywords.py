@@ -51,12 +51,12 @@ REFUSED = {
     "flags called self": (
         FormulaError,
         lambda: Sum("t", log(Normal("p(x_t)", shape=X)), reset="self"),
-        "reset=: expected a name for the series of flags, e.g. 'first', got 'self'",
+        "reset=: flags cannot be called 'self'; call them e.g. 'first'",
     ),
-    "flags without a name": (
+    "flags called like an option": (
         FormulaError,
-        lambda: Sum("t", log(Normal("p(x_t)", shape=X)), reset="is first"),
-        "reset=: expected a name for the series of flags, e.g. 'first', got 'is first'",
+        lambda: Sum("t", log(Normal("p(x_t)", shape=X)), reset="seed"),
+        "reset=: flags cannot be called 'seed'; call them e.g. 'first'",
     ),
     "a sum over time in a sum over time": (
         TimeError,

@@ -23,25 +23,40 @@ Result = tuple[Any, tuple[Any, ...], tuple[Any, ...]]
 
 @dataclass(frozen=True)
 class Emitted:
-    """A function ``f(self, *arguments) -> (value, terms, samples)`` and the source it was made from."""
+    """A function ``f(self, *arguments) -> (value, terms, samples)`` and the source it was made from.
+
+    ``plain`` names the parameters that the source writes out, which needs a tensor from their network.
+    """
 
     source: str
     arguments: tuple[str, ...]
     call: Callable[..., Result]
+    plain: frozenset[str]
 
 
 _SERIAL = itertools.count()
 
 
-def emit(plan: Plan, networks: Mapping[int, str], title: str, *, deterministic: bool = False) -> Emitted:
-    """Write the function of a plan. ``networks`` maps ``id(network)`` to its attribute of the expression."""
-    writer = _Writer(plan, networks, deterministic)
+def emit(
+    plan: Plan,
+    networks: Mapping[int, str],
+    title: str,
+    *,
+    deterministic: bool = False,
+    structured: frozenset[str] = frozenset(),
+) -> Emitted:
+    """Write the function of a plan.
+
+    ``networks`` maps ``id(network)`` to its attribute of the expression; ``structured`` are the parameters that come
+    as a dict.
+    """
+    writer = _Writer(plan, networks, deterministic, structured)
     source = writer.write(title)
     filename = f"<formula {next(_SERIAL)}: {title[:60]}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     scope: dict[str, Any] = dict(writer.globals)
     exec(compile(source, filename, "exec"), scope)
-    return Emitted(source, tuple(writer.arguments()), scope["formula"])
+    return Emitted(source, tuple(writer.arguments()), scope["formula"], frozenset(writer.plain))
 
 
 class _Writer(Lines):

@@ -29,6 +29,24 @@ def interpret(
     return _Interpreter(plan, arguments, deterministic).run()
 
 
+def diagnose(
+    plan: Plan, arguments: Mapping[str, Any], *, deterministic: bool
+) -> tuple[WorldformulaError | None, frozenset[str]]:
+    """About a call that failed: the error that names the factor and the shapes, or None where the plan itself does not
+    fail with one; and the parameters whose network returns a dict instead of one tensor.
+    """
+    interpreter = _Interpreter(plan, arguments, deterministic)
+    named: WorldformulaError | None = None
+    try:
+        with torch.no_grad():
+            interpreter.run()
+    except WorldformulaError as error:
+        named = error
+    except Exception:  # noqa: BLE001  the original error is raised
+        named = None
+    return named, frozenset(interpreter.structured)
+
+
 def noise_drawn(plan: Plan, arguments: Mapping[str, Any]) -> dict[str, Tensor]:
     """The noise of a call by site, that of sites whose shape only their network tells included."""
     interpreter = _Interpreter(plan, arguments, deterministic=False)
@@ -44,6 +62,7 @@ class _Interpreter:
         self.once: Env = {}
         self.noise: dict[str, Tensor] = {}  # of the once-per-call sites
         self.history: dict[str, list[Any]] = {}
+        self.structured: set[str] = set()
 
     def run(self) -> tuple[Any, tuple[Any, ...], tuple[Any, ...]]:
         """Once-per-call operations, the walk through time, and what waits for it."""
@@ -168,6 +187,8 @@ class _Interpreter:
         assert family is not None
         match op.kind:
             case "params":
+                if args and not isinstance(args[0], Tensor):
+                    self.structured.add(op.name)
                 return family.params(args[0] if args else factor.head(), shape, factor.given)
             case "wide":
                 return runtime.wide(family, args[0], args[1], rank)

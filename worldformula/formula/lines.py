@@ -16,7 +16,9 @@ INLINE = ("net", "wide", "binary", "negative", "detach", "batch", "over")
 class Lines:
     """Writes operations as PyTorch. ``networks`` maps ``id(network)`` to its attribute of the expression."""
 
-    def __init__(self, plan: Plan, networks: Mapping[int, str], deterministic: bool) -> None:
+    def __init__(
+        self, plan: Plan, networks: Mapping[int, str], deterministic: bool, structured: frozenset[str]
+    ) -> None:
         self.plan, self.networks, self.deterministic = plan, networks, deterministic
         self.ops, self.stages = plan.by_name, plan.stages
         self.globals: dict[str, Any] = {}
@@ -28,7 +30,7 @@ class Lines:
         shown = [t.name for t in plan.terms if isinstance(t.name, str)] + list(plan.samples.values())
         self.outputs = {*shown, *([plan.value] if isinstance(plan.value, str) else []), *plan.carries.values()}
         self.in_loop = False
-        self.plain = written_out(plan, deterministic)
+        self.plain = written_out(plan, deterministic, structured)
 
     def arguments(self) -> list[str]:
         """Inputs, start of every carry and shifted series, noise of every site."""

@@ -217,8 +217,8 @@ class _Lowering(Builder):
             self.time = node
         self.declared |= {v for v in _drawn(node.body) if v.index == node.index}
         if node.reset is not None:
-            if not node.reset.isidentifier() or keyword.iskeyword(node.reset) or node.reset in ("self", *CALL_OPTIONS):
-                raise FormulaError(f"reset=: expected a name for the series of flags, e.g. 'first', got {node.reset!r}")
+            if keyword.iskeyword(node.reset) or node.reset in ("self", *CALL_OPTIONS):
+                raise FormulaError(f"reset=: flags cannot be called {node.reset!r}; call them e.g. 'first'")
             self.add("keep", Op("", "flags", how=node.reset, step=True))
 
 

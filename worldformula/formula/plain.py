@@ -13,9 +13,12 @@ from worldformula.formula.plan import Op, Plan
 STANDARD = (0.0, 1.0)
 
 
-def written_out(plan: Plan, deterministic: bool) -> dict[str, Plain]:
-    """The parameters (by the name of their operation) that are written out, with their family's text."""
-    found = {op.name: text for op in plan.ops if (text := _text(plan, op)) is not None}
+def written_out(plan: Plan, deterministic: bool, structured: frozenset[str]) -> dict[str, Plain]:
+    """The parameters (by the name of their operation) that are written out, with their family's text.
+
+    ``structured`` are those whose network is known to return a dict of parameters instead of one tensor.
+    """
+    found = {op.name: text for op in plan.ops if op.name not in structured and (text := _text(plan, op)) is not None}
     while True:
         refused = {
             arg

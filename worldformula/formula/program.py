@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from worldformula.errors import WorldformulaError
 from worldformula.formula.bind import Binder, Call
 from worldformula.formula.emit import Emitted, emit, networks
-from worldformula.formula.interpret import interpret, noise_drawn
+from worldformula.formula.interpret import diagnose, interpret, noise_drawn
 from worldformula.formula.passes import PASSES
 from worldformula.formula.plan import Plan, verify
 
+DIAGNOSED = (
+    WorldformulaError, RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError, NameError
+)  # fmt: skip
 QUICK = Call({}, 0, False)  # stands for the call that `Binder.quick` prepares, which has no time and no option
 
 
@@ -84,6 +88,8 @@ class Program:
         self.options: dict[str, Any] | None = None
         self._functions: dict[bool, Emitted] = {}
         self._calls: dict[bool, Any] = {}
+        self._structured: frozenset[str] = frozenset()  # parameters that were seen to come as a dict
+        self._proven: set[bool] = set()  # which of the emitted functions have once run to their end
         self._quick = False  # whether the emitted function is there and takes the arguments of `Binder.quick`
 
     @property
@@ -94,7 +100,9 @@ class Program:
     def function(self, owner: nn.Module, deterministic: bool) -> Emitted:
         """The emitted function, for sampling or for means and modes."""
         if deterministic not in self._functions:
-            emitted = emit(self.plan, networks(owner), self.title, deterministic=deterministic)
+            emitted = emit(
+                self.plan, networks(owner), self.title, deterministic=deterministic, structured=self._structured
+            )
             call = emitted.call if self.options is None else torch.compile(emitted.call, **self.options)
             self._calls[deterministic], self._functions[deterministic] = call, emitted
             self._quick = self._quick or (not deterministic and emitted.arguments == self.binder.order)
@@ -102,7 +110,12 @@ class Program:
 
     def compile(self, options: dict[str, Any]) -> None:
         """From now on, run the emitted functions through ``torch.compile``."""
-        self.options, self._functions, self._calls, self._quick = options, {}, {}, False
+        self.options = options
+        self._forget()
+
+    def _forget(self) -> None:
+        """Emit again at the next call."""
+        self._functions, self._calls, self._proven, self._quick = {}, {}, set(), False
 
     # ---------------------------------------------------------------------------------------------------------- run
 
@@ -113,31 +126,51 @@ class Program:
         if values is None:
             call = self.binder.bind(given)
             values = [call.arguments[name] for name in self.function(owner, call.deterministic).arguments]
+        if call.deterministic not in self._proven and not is_compiling():
+            return self._first(owner, values, call)
         try:
             value, terms, samples = self._calls[call.deterministic](owner, *values)
-        except (WorldformulaError, RuntimeError, TypeError, ValueError, IndexError) as error:
-            named = self.diagnosis(self.binder.bind(given) if call is QUICK else call)
+        except DIAGNOSED as error:
+            named, _ = diagnose(self.raw, self._arguments(values, call), deterministic=call.deterministic)
             if named is None:
                 raise
             raise named from error
         return Out(value, terms, samples, self.plan, call)
+
+    def _arguments(self, values: list[Any], call: Call) -> dict[str, Any]:
+        """The arguments of a call by name."""
+        return dict(zip(self.binder.order, values, strict=True)) if call is QUICK else call.arguments
+
+    def _first(self, owner: nn.Module, values: list[Any], call: Call) -> Out:
+        """The first run of an emitted function, which tells whose network returns a dict of parameters.
+
+        Code that writes a distribution out needs one tensor from its network. Where a dict came, it is emitted again
+        with the family's methods there, and runs as if it were the first: same noise, random numbers and buffers.
+        """
+        emitted, arguments = self.function(owner, call.deterministic), self._arguments(values, call)
+        rewind = rewinder(owner, arguments.get("rng"))
+        try:
+            value, terms, samples = self._calls[call.deterministic](owner, *values)
+        except DIAGNOSED as error:
+            named, structured = diagnose(self.raw, arguments, deterministic=call.deterministic)
+            if named is not None:
+                raise named from error
+            if not emitted.plain & structured:
+                raise
+            self._structured |= structured
+        else:
+            self._proven.add(call.deterministic)
+            return Out(value, terms, samples, self.plan, call)
+        self._forget()
+        self.function(owner, call.deterministic)
+        rewind()
+        return self._first(owner, values, call)
 
     def interpret(self, given: dict[str, Any]) -> Out:
         """Evaluate the formula node by node, with shape checks."""
         call = self.binder.bind(given)
         value, terms, samples = interpret(self.raw, call.arguments, deterministic=call.deterministic)
         return Out(value, terms, samples, self.raw, call)
-
-    def diagnosis(self, call: Call) -> WorldformulaError | None:
-        """What the interpreter, which names the factor and the shapes, says about a call that failed."""
-        try:
-            with torch.no_grad():
-                interpret(self.raw, call.arguments, deterministic=call.deterministic)
-        except WorldformulaError as error:
-            return error
-        except Exception:  # noqa: BLE001  the original error is raised
-            return None
-        return None
 
     def noise(self, given: Mapping[str, Any], generator: torch.Generator | None) -> dict[str, Tensor]:
         """The noise that a call with these inputs would draw, by variable."""
@@ -146,3 +179,25 @@ class Program:
         if any(found[site.name] is None for site in self.binder.sites):
             found = noise_drawn(self.raw, found)
         return {site.key: found[site.name] for site in self.binder.sites}
+
+
+def rewinder(owner: nn.Module, generator: torch.Generator | None) -> Callable[[], None]:
+    """A function that brings torch's generators, that of the call, and the buffers of the networks (the statistics of
+    a BatchNorm) back to where they are now.
+    """
+    own = None if generator is None else generator.get_state()
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    cpu, gpus = torch.get_rng_state(), torch.cuda.get_rng_state_all() if started else []
+    buffers = [(buffer, buffer.clone()) for buffer in owner.buffers()]
+
+    def rewind() -> None:
+        torch.set_rng_state(cpu)
+        if started:
+            torch.cuda.set_rng_state_all(gpus)
+        if generator is not None and own is not None:
+            generator.set_state(own)
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+    return rewind
