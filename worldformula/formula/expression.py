@@ -6,8 +6,10 @@ out = loss(x=batch)                 # out.value, out.terms, out.samples
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from torch.compiler import is_compiling
 
 from worldformula.errors import FormulaError
 from worldformula.formula.check import check_divergence, check_gradient, check_independence, check_product
+from worldformula.formula.clock import check_clock
 from worldformula.formula.emit import register_networks
 from worldformula.formula.explain import explain
 from worldformula.formula.factor import Constants, Factor, Joint, as_uses
@@ -48,6 +51,8 @@ class Expression(nn.Module):
     ``noise`` (the noise itself, by variable), ``start`` (initial carry, by variable), ``horizon`` (how many steps,
     where no data series says so), ``deterministic`` (means and modes instead of samples). Returns :class:`Out`.
     """
+
+    __array_ufunc__ = None  # numpy's numbers leave arithmetic to the formula
 
     def __init__(self, node: Node) -> None:
         super().__init__()
@@ -161,6 +166,12 @@ class Expression(nn.Module):
     def __neg__(self) -> Expression:
         return Expression(Negative(self.node))
 
+    def __pow__(self, exponent: object) -> NoReturn:
+        raise FormulaError(
+            f"a formula has no powers, got ** {exponent!r}; write a product, e.g. log(p) * log(p), "
+            f"or put the power into a network: Deterministic('y = f(x)', lambda x: x**2)"
+        )
+
 
 def _prepare(expression: Expression) -> bool:
     expression.program.function(expression, deterministic=False)
@@ -176,9 +187,18 @@ def as_node(value: Expression | Number_) -> Node:
     """An operand of arithmetic as a node."""
     if isinstance(value, Expression):
         return value.node
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return Number(int(value) if isinstance(value, int) else float(value))
-    hint = "; write log(p) for its log-density" if isinstance(value, (Factor, Joint)) else ""
+    if isinstance(value, Real) and not isinstance(value, bool):
+        if math.isnan(value):
+            raise FormulaError("expected an expression or a number, got nan")
+        return Number(int(value) if isinstance(value, Integral) else float(value))
+    hint = ""
+    if isinstance(value, (Factor, Joint)):
+        hint = "; write log(p) for its log-density"
+    elif hasattr(value, "shape"):
+        hint = (
+            "; multiply outside the formula, tensor * loss(x=batch).value, or write a number: a schedule is a Python "
+            "float, float(beta) * KL(q, p), and the formula is built anew when it changes"
+        )
     raise FormulaError(f"expected an expression or a number, got {type(value).__name__}{hint}")
 
 
@@ -217,12 +237,14 @@ def _one(q: Factor | Joint | Use) -> Use:
     return used[0]
 
 
-def E(q: Factor | Joint | Use, f: Expression | Number_, gradient: str | None = None) -> Expression:
+def E(q: Factor | Joint | Use, f: Expression, gradient: str | None = None) -> Expression:
     """E_q[f], by one draw of every factor of ``q``, shared by everything inside ``f``.
 
     A factor without reparametrised samples needs ``gradient=``: ``"score"`` or ``"straight-through"``.
     """
     used = check_product(as_uses(q))
+    if isinstance(f, Real):
+        raise FormulaError(f"the expectation of a number is that number: write {f} for E(q, {f})")
     check_gradient(used, gradient)
     return Expression(Expectation(used, as_node(f), gradient))
 
@@ -254,9 +276,12 @@ def minimum(a: Expression | Number_, b: Expression | Number_) -> Expression:
 def _over_time(
     how: Any, index: str, step: Expression, reset: str | None, initial: Mapping[str, Tensor] | None
 ) -> Expression:
+    if not isinstance(index, str):
+        raise FormulaError(f"expected Sum('t', expression), got {type(index).__name__} as the index")
     if not isinstance(step, Expression):
         raise FormulaError(f"expected Sum('t', expression), got {type(step).__name__}")
-    return Expression(OverTime(how, index, as_node(step), reset, Constants(initial) if initial else None))
+    check_clock(index, step.node, reset, initial)
+    return Expression(OverTime(how, index, step.node, reset, Constants(initial) if initial else None))
 
 
 def Sum(
@@ -265,7 +290,8 @@ def Sum(
     """Σ_t step over the time axis of the series ``[B, T, ...]``.
 
     ``reset`` names the series of flags ``[B, T]`` that restart the carry (and zero the shifted series) where they are
-    set. ``initial`` gives the carry's first value by variable (a tensor or ``nn.Parameter``); zeros otherwise.
+    set. ``initial`` gives the carry's first value by variable (a tensor or ``nn.Parameter`` of the event shape, without
+    batch axes); zeros otherwise. Raises UnknownVariableError for a variable that nothing carries, and ShapeError.
     """
     return _over_time("sum", index, step, reset, initial)
 
