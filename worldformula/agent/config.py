@@ -57,8 +57,8 @@ class RunConfig:
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
     threads: int = 1
-    """CPU threads of torch. One is safe: more threads help small networks little, and beside other busy processes they wait
-    for each other. 0 takes torch's own choice and stores it, because it decides the last bits."""
+    """CPU threads of torch. One is safe: more threads help small networks little, and beside other busy processes they
+    wait for each other. 0 takes torch's own choice and stores it, because it decides the last bits."""
     capacity: int = 1_000_000
     """Rows that the replay holds, all streams together."""
     checkpoint_every: int = 5_000
