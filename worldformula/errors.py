@@ -187,7 +187,7 @@ class GradientError(FormulaError):
     be silently missing
       variable | declared by | got
       z        | q(z|x)      | no gradient=
-    choose an estimator: E(q, f, gradient='straight-through' or gradient='score')
+    choose an estimator: E(q, f, gradient='straight-through' or gradient='gumbel' or gradient='score')
     >>> E(q, log(p), gradient="score")
     <Expression E_{q(z|x); score}[log p(x|z)]>
     """

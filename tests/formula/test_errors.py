@@ -117,7 +117,7 @@ CONSTRUCTION = {
         E over q(c_t|x_t): a bernoulli sample is not reparametrised, so its gradient would be silently missing
           variable | declared by | got
           c_t      | q(c_t|x_t)  | no gradient=
-        choose an estimator: E(q, f, gradient='straight-through' or gradient='score')
+        choose an estimator: E(q, f, gradient='straight-through' or gradient='gumbel' or gradient='score')
         """,
         lambda: E(Bernoulli("q(c_t|x_t)", nn.Linear(X, 3)), log(Bernoulli("p(c_t)", shape=3))),
     ),
@@ -134,12 +134,13 @@ CONSTRUCTION = {
     "an estimator where none is needed": (
         GradientError,
         """
-        E over q(z|x): a normal factor has gradient='reparametrised', got gradient='score'
+        E over q(z|x): a normal factor has gradient='reparametrised' or gradient='score' or gradient='dreg', got \
+gradient='gumbel'
           variable | declared by | got
-          z        | q(z|x)      | gradient='score'
+          z        | q(z|x)      | gradient='gumbel'
         leave gradient= out: the sample is reparametrised
         """,
-        lambda: E(encode(), log(decode()), gradient="score"),
+        lambda: E(encode(), log(decode()), gradient="gumbel"),
     ),
     "no closed form": (
         NoClosedFormError,

@@ -2,7 +2,7 @@ import torch
 from worldformula.families import OneHotFamily, TwoHotFamily, normal
 from worldformula.formula.runtime import flat, kept, one_batch, restart, shift, stack, steps, stop
 
-one_hot = OneHotFamily(unimix=0.01)
+one_hot = OneHotFamily(unimix=0.01, temperature=1.0)
 two_hot = TwoHotFamily(bins=11, low=-20.0, high=20.0)
 
 

@@ -27,6 +27,7 @@ Parameter: TypeAlias = Tensor | float
 Params: TypeAlias = tuple[Parameter, ...]
 Shape: TypeAlias = tuple[int, ...]
 ClosedKL: TypeAlias = Callable[..., Parameter]
+FEW = 4096  # values that an enumeration may have
 NOTHING: Mapping[str, Parameter] = MappingProxyType({})
 
 
@@ -214,6 +215,14 @@ class Family(ABC):
     @abstractmethod
     def mean(self, params: Params) -> Parameter:
         """The expected value."""
+
+    def support_size(self, shape: Shape | None) -> int | None:
+        """How many values an event of ``shape`` can take, where they are few enough to enumerate; None otherwise."""
+        return None
+
+    def support(self, shape: Shape) -> Tensor:
+        """All values, ``[support_size, *shape]``. Raises FormulaError where they are not few."""
+        raise FormulaError(f"{self.name}: the values of an event of shape {shape} cannot be enumerated.")
 
     # ------------------------------------------------------------------------------------------ densities
 

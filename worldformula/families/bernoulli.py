@@ -19,6 +19,7 @@ from torch import Tensor
 
 from worldformula.errors import HeadError
 from worldformula.families.base import (
+    FEW,
     Family,
     Parameter,
     Params,
@@ -41,12 +42,14 @@ class BernoulliFamily(Family):
     Samples are floats 0 or 1 without a gradient; `straight_through` gives them the gradient of the probabilities.
     """
 
+    temperature: float = 1.0
+
     name: ClassVar[str] = "bernoulli"
     symbol: ClassVar[Symbol] = Symbol("Bernoulli", r"\mathrm{Bernoulli}")
     parameters: ClassVar[tuple[str, ...]] = ("logits",)
     alternatives: ClassVar[Mapping[str, str]] = MappingProxyType({"probs": "logits"})
-    gradients: ClassVar[tuple[str, ...]] = ("straight-through", "score")
-    biased: ClassVar[tuple[str, ...]] = ("straight-through",)
+    gradients: ClassVar[tuple[str, ...]] = ("straight-through", "gumbel", "score")
+    biased: ClassVar[tuple[str, ...]] = ("straight-through", "gumbel")
     default_rank: ClassVar[int] = 1
     reference: ClassVar[str] = "torch.distributions:Bernoulli"
 
@@ -84,6 +87,26 @@ class BernoulliFamily(Family):
             return self.sample(params, noise)
         # The bracket is exactly zero, so the sample stays exactly 0 or 1.
         return (noise < probs).to(probs.dtype) + (probs - probs.detach())
+
+    def gumbel(self, params: Params, noise: Tensor) -> Tensor:
+        """The same sample with the gradient of its relaxation at ``temperature`` (Jang et al., 1611.01144): biased."""
+        (logits,) = params
+        if not isinstance(logits, Tensor):
+            return self.sample(params, noise)
+        u = noise.clamp(torch.finfo(noise.dtype).tiny, 1.0 - torch.finfo(noise.dtype).eps)
+        soft = torch.sigmoid((logits + torch.log1p(-u) - u.log()) / self.temperature)
+        return self.sample(params, noise).detach() + (soft - soft.detach())
+
+    def support_size(self, shape: Shape | None) -> int | None:
+        """2 to the number of entries."""
+        size = None if shape is None else 2 ** math.prod(shape)
+        return size if size is not None and size <= FEW else None
+
+    def support(self, shape: Shape) -> Tensor:
+        """All patterns of 0 and 1."""
+        entries = math.prod(shape)
+        bits = torch.arange(2**entries)[:, None] >> torch.arange(entries)
+        return (bits & 1).to(torch.get_default_dtype()).reshape(-1, *shape)
 
     def mode(self, params: Params) -> Parameter:
         """1 where p > ½, else 0."""

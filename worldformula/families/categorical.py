@@ -18,6 +18,7 @@ from torch import Tensor
 
 from worldformula.errors import ConfigError, FormulaError, HeadError
 from worldformula.families.base import (
+    FEW,
     NOTHING,
     Family,
     Parameter,
@@ -116,6 +117,19 @@ class CategoricalFamily(Family):
         if isinstance(logits, Tensor):
             return draw_class(logits.detach().exp(), noise)
         return (noise * round(math.exp(-logits))).long()
+
+    def support_size(self, shape: Shape | None) -> int | None:
+        """Classes to the number of entries, where ``classes`` is declared."""
+        size = None if self.classes is None else self.classes ** math.prod(shape or ())
+        return size if size is not None and size <= FEW else None
+
+    def support(self, shape: Shape) -> Tensor:
+        """All class numbers (int64)."""
+        if self.classes is None:
+            raise FormulaError("categorical: to enumerate the classes, their number must be known. Declare classes=K.")
+        entries = math.prod(shape)
+        digits = torch.arange(self.classes**entries)[:, None] // self.classes ** torch.arange(entries) % self.classes
+        return digits.reshape(-1, *shape)
 
     def mode(self, params: Params) -> Parameter:
         """The most probable class (int64)."""

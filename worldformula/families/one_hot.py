@@ -18,6 +18,7 @@ from torch import Tensor
 
 from worldformula.errors import ConfigError, FormulaError, HeadError
 from worldformula.families.base import (
+    FEW,
     Family,
     Parameter,
     Params,
@@ -39,6 +40,7 @@ class OneHotFamily(Family):
     """One-hot with parameter ``logits``: the log of the mixed, normalised probabilities over the last axis."""
 
     unimix: float = 0.0
+    temperature: float = 1.0
 
     name: ClassVar[str] = "one_hot"
     symbol: ClassVar[Symbol] = Symbol("OneHot", r"\mathrm{OneHot}")
@@ -46,8 +48,8 @@ class OneHotFamily(Family):
     alternatives: ClassVar[Mapping[str, str]] = MappingProxyType({"probs": "logits"})
     reparametrised: ClassVar[bool] = True
     estimator: ClassVar[str | None] = "straight-through"
-    gradients: ClassVar[tuple[str, ...]] = ("straight-through",)
-    biased: ClassVar[tuple[str, ...]] = ("straight-through",)
+    gradients: ClassVar[tuple[str, ...]] = ("straight-through", "gumbel", "score")
+    biased: ClassVar[tuple[str, ...]] = ("straight-through", "gumbel")
     default_rank: ClassVar[int] = 1
     reference: ClassVar[str] = "torch.distributions:OneHotCategorical"
 
@@ -97,6 +99,26 @@ class OneHotFamily(Family):
         probs = logits.exp()
         # The bracket is exactly zero, so the sample stays exactly one-hot.
         return hard + (probs - probs.detach()).to(noise.dtype)
+
+    def gumbel(self, params: Params, noise: Tensor) -> Tensor:
+        """The same sample with the gradient of its relaxation at ``temperature`` (Jang et al., 1611.01144): biased."""
+        (logits,) = params
+        hard = self.sample((logits.detach() if isinstance(logits, Tensor) else logits,), noise)
+        if not isinstance(logits, Tensor):
+            return hard
+        soft = ((logits + noise) / self.temperature).softmax(-1)
+        return hard + (soft - soft.detach()).to(noise.dtype)
+
+    def support_size(self, shape: Shape | None) -> int | None:
+        """Classes to the number of groups."""
+        size = shape[-1] ** math.prod(shape[:-1]) if shape else None
+        return size if size is not None and size <= FEW else None
+
+    def support(self, shape: Shape) -> Tensor:
+        """All choices of one class for each group."""
+        groups, classes = math.prod(shape[:-1]), shape[-1]
+        digits = torch.arange(classes**groups)[:, None] // classes ** torch.arange(groups) % classes
+        return torch.nn.functional.one_hot(digits, classes).to(torch.get_default_dtype()).reshape(-1, *shape)
 
     def mode(self, params: Params) -> Parameter:
         """The one-hot of the most probable class."""

@@ -13,6 +13,20 @@ from worldformula.formula.factors import (
     TwoHot,
 )
 from worldformula.formula.program import Out
+from worldformula.formula.values import (
+    Symbol,
+    Value,
+    clamp,
+    exp,
+    norm2,
+    ratio,
+    relu,
+    sigmoid,
+    softplus,
+    sqrt,
+    tanh,
+    total,
+)
 
 __all__ = [
     "KL",
@@ -29,9 +43,21 @@ __all__ = [
     "OneHot",
     "Out",
     "Sum",
+    "Symbol",
     "TwoHot",
+    "Value",
+    "clamp",
+    "exp",
     "log",
     "maximum",
     "minimum",
+    "norm2",
+    "ratio",
+    "relu",
     "sg",
+    "sigmoid",
+    "softplus",
+    "sqrt",
+    "tanh",
+    "total",
 ]

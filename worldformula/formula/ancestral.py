@@ -21,13 +21,13 @@ Values = dict[Variable, Any]
 
 
 def _who(joint: Joint) -> Who:
-    return lambda variable: next((f for f in joint.factors if f.variable == variable), "data")
+    return lambda variable: next((f for f in joint.factors if variable in f.variables), "data")
 
 
 def given(joint: Joint, values: Mapping[str, Any]) -> Values:
     """The values that a draw starts from, by variable: every condition that no factor declares, and the data."""
-    drawn = [f.variable for f in joint.factors if not f.observed]
-    wanted = [v for f in joint.factors for v in (*f.conditions, f.variable) if v not in drawn]
+    drawn = [v for f in joint.factors if not f.observed for v in f.variables]
+    wanted = [v for f in joint.factors for v in (*f.conditions, *f.variables) if v not in drawn]
     held = by_variable(joint, values, wanted, _who(joint), drawn=drawn)
     need(joint, values, held, wanted, _who(joint))
     return {v: torch.as_tensor(value) for v, value in held.items()}
@@ -63,10 +63,11 @@ def sample(
             for c in factor.conditions
         ]
         own = () if inherits else sample_shape
-        held[factor.variable] = factor.draw(values, own, generator, noise.get(factor.variable), deterministic)
+        drawn = factor.draw(values, own, generator, noise.get(factor.variable), deterministic)
+        held |= dict(zip(factor.variables, drawn if len(factor.variables) > 1 else (drawn,), strict=True))
         if inherits or factor.family is not None:
-            widened.add(factor.variable)
-    shown = [f.variable for f in joint.factors]
+            widened |= set(factor.variables)
+    shown = [v for f in joint.factors for v in f.variables]
     return {v.key: held[v] if v in widened else held[v].expand(*sample_shape, *held[v].shape) for v in shown}
 
 
@@ -74,7 +75,7 @@ def log_prob(joint: Joint, values: Mapping[str, Any]) -> Tensor:
     """The sum of the factors' log-densities, which have one batch shape."""
     factors = [u.factor for u in draw_order(joint.uses)]
     wanted, _ = _read(factors, ())
-    every = [v for f in factors for v in (f.variable, *f.conditions)]
+    every = [v for f in factors for v in (*f.variables, *f.conditions)]
     held = by_variable(joint, values, wanted, _who(joint), optional=every)
     wanted, computed = _read(factors, held)
     need(joint, values, held, wanted, _who(joint))
@@ -82,7 +83,8 @@ def log_prob(joint: Joint, values: Mapping[str, Any]) -> Tensor:
     for factor in factors:
         conditions = [held.get(c) for c in factor.conditions]
         if factor in computed:
-            held[factor.variable] = factor.draw(conditions)
+            drawn = factor.draw(conditions)
+            held |= dict(zip(factor.variables, drawn if len(factor.variables) > 1 else (drawn,), strict=True))
         elif factor.family is not None:
             terms.append(factor.density(held[factor.variable], conditions))
     one_batch(*terms)
@@ -96,7 +98,7 @@ def _read(factors: Sequence[Factor], held: Collection[Variable]) -> tuple[list[V
     for factor in reversed(factors):
         if factor.family is not None:
             read |= dict.fromkeys((factor.variable, *factor.conditions))
-        elif not factor.observed and factor.variable in read and factor.variable not in held:
+        elif not factor.observed and any(v in read and v not in held for v in factor.variables):
             computed.append(factor)
             read |= dict.fromkeys(factor.conditions)
-    return [v for v in read if all(v != f.variable for f in computed)], computed
+    return [v for v in read if all(v not in f.variables for f in computed)], computed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -17,22 +18,30 @@ from worldformula.formula.plan import Op, Plan
 
 @dataclass(frozen=True)
 class _Input:
-    """key: keyword of the call. name: argument of the emitted function. step: whether it is a series [B, T, ...]."""
+    """key: keyword of the call. name: argument of the emitted function. step: whether it is a series [B, T, ...].
+
+    scalar: whether it is one number for the whole call.
+    """
 
     key: str
     name: str
     shape: tuple[int, ...] | None
     step: bool
+    scalar: bool = False
 
 
 @dataclass(frozen=True)
 class _Site:
-    """A draw: its noise argument, its family, and the event part of its noise (None: known after the network ran)."""
+    """A draw: its noise argument, its family, and the event part of its noise (None: known after the network ran).
+
+    lead: the sizes of its sample axes.
+    """
 
     name: str
     key: str
     family: Family
     event: tuple[int, ...] | None
+    lead: tuple[int, ...]
     step: bool
     always: bool  # whether the noise is needed even without sampling, for its batch axes
 
@@ -50,11 +59,15 @@ class Binder:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        names, flags = plan.arguments, plan.reset
+        names, flags = plan.arguments, plan.reset or next((op.how for op in plan.ops if op.kind == "mask"), None)
         self.inputs = tuple(
-            _Input(key, names[key], () if key == flags else plan.shapes.get(key), op.step)
+            _Input(
+                key, names[key], () if op.kind in ("flags", "mask") else plan.shapes.get(key), plan.series(op),
+                scalar=op.kind == "symbol",
+            )
             for key, op in plan.inputs.items()
-        )
+        )  # fmt: skip
+        self.several = any(op.axes for op in plan.ops)
         self.keys = frozenset(plan.inputs)
         self.series = tuple(i for i in self.inputs if i.step)
         self.starts = (*plan.carries, *plan.shifts)
@@ -62,15 +75,19 @@ class Binder:
         self.declared: dict[str, object] = {f.variable.key: f for f in reversed(ours)} | {str(flags): "reset="}
         self.sites = tuple(self._site(op) for op in plan.sites)
         self.order = (*(i.name for i in self.inputs), *(s.name for s in self.sites))
-        self.plain = plan.index is None and bool(self.inputs) and all(s.event is not None for s in self.sites)
-        self.expected = tuple((i.key, i.shape or None) for i in self.inputs)
+        tensors = [i for i in self.inputs if not i.scalar]
+        self.plain = plan.index is None and bool(tensors) and all(s.event is not None for s in self.sites)
+        self.plain = self.plain and not (self.several or self.series)
+        self.expected = tuple((i.key, i.shape or None) for i in tensors)
+        self.scalars = tuple(i.key for i in self.inputs if i.scalar)
         self.drawn = tuple((s.family.noise, s.event) for s in self.sites if s.event is not None)
 
     def _site(self, op: Op) -> _Site:
         assert op.factor is not None
         assert op.factor.family is not None
         event = self.plan.noise_shape(op)
-        return _Site(op.name, op.name.removeprefix("noise_"), op.factor.family, event, op.step, op.factor.unbatched)
+        key, lead = op.name.removeprefix("noise_"), self.plan.lead(op)
+        return _Site(op.name, key, op.factor.family, event, lead, op.step, op.factor.unbatched)
 
     def bind(self, given: dict[str, Any]) -> Call:
         """Sort the keywords of a call; add the start of the carry and the noise."""
@@ -84,6 +101,9 @@ class Binder:
         like = None  # noise and zeros take the dtype and device of the first tensor of floating point
         for known in self.inputs:
             value = arguments[known.name] = given[known.key]
+            if known.scalar:
+                self.check_scalar(known, value)
+                continue
             self.check(known, value)
             if like is None and value.is_floating_point():
                 like = value
@@ -118,6 +138,10 @@ class Binder:
                 return None
             found.append(value)
         like = found[0]
+        for key in self.scalars:
+            if not isinstance(given[key], float):
+                return None
+            found.append(given[key])
         if self.drawn:
             batch, dtype, device = self.batch(given), like.dtype, like.device
             for noise, event in self.drawn:
@@ -137,7 +161,7 @@ class Binder:
             return
         axes = ", ".join(map(str, shape))
         expected = f"[B, T{', ' if axes else ''}{axes}]" if known.step else f"[..., {axes}]"
-        flags = known.key == self.plan.reset
+        flags = self.plan.inputs[known.key].kind in ("flags", "mask")
         raise ShapeError(
             f"{known.key} does not have the event shape that {self.declared.get(known.key, 'its factor')} declares\n"
             + table(("variable", "declared", "got"), [(known.key, expected, list(value.shape))])
@@ -147,6 +171,17 @@ class Binder:
                 else "\npass batch axes + event axes, or change shape= on its factor"
             )
         )
+
+    @staticmethod
+    def check_scalar(known: _Input, value: Any) -> None:
+        """One number for the whole call: a Python number, or a tensor without axes."""
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        if not number and not (isinstance(value, Tensor) and value.ndim == 0):
+            got = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ShapeError(
+                f"{known.key}: expected one number for the whole call, got {got}; pass {known.key}=0.5, or write "
+                f"Value({known.key!r}) for one value per row"
+            )
 
     def refuse(self, given: Mapping[str, Any]) -> NoReturn:
         """Unknown and missing variables, with the table *variable | declared by | needed by*."""
@@ -176,7 +211,7 @@ class Binder:
         ops = self.plan.ops
         direct = [o for o in ops if op.name in o.reads]
         through = [o for s in direct if s.kind == "shift" for o in ops if s.name in o.reads]
-        readers = [str(o.factor) for o in (*direct, *through) if o.factor is not None]
+        readers = ["the formula"] if op.kind == "symbol" else [str(o.factor) for o in (*direct, *through) if o.factor is not None]
         return ", ".join(dict.fromkeys(readers)) or ("reset" if op.kind == "flags" else "-")
 
     @staticmethod
@@ -185,7 +220,7 @@ class Binder:
         for value in (start or {}).values():
             if isinstance(value, Tensor) and value.is_floating_point():
                 return value
-        return torch.empty(0, device=next((v.device for v in given.values()), None))
+        return torch.empty(0, device=next((v.device for v in given.values() if isinstance(v, Tensor)), None))
 
     # --------------------------------------------------------------------------------------------------------- time
 
@@ -273,7 +308,7 @@ class Binder:
             if site.event is None:
                 found[site.name] = given.get(site.key)
                 continue
-            shape = (*(lead if site.step else self.batch(inputs)), *site.event)
+            shape = (*site.lead, *(lead if site.step else self.batch(inputs)), *site.event)
             if site.key in given:
                 found[site.name] = given[site.key]
                 if given[site.key].shape != shape:
@@ -288,7 +323,14 @@ class Binder:
         if self.plan.reference is not None:
             key, rank = self.plan.reference
             shape = inputs[key].shape
-            return shape[: len(shape) - rank]
+            batch = tuple(shape[: len(shape) - rank])
+            if self.several and not batch:
+                raise ShapeError(
+                    f"{key} has no batch axis, got {list(shape)}; with samples= or gradient='exact' give it one: "
+                    f"{key}={key}[None]"
+                )
+            return batch
         for known in self.inputs:
-            return tuple(inputs[known.key].shape[: 1 if known.step else -1])
+            if not known.scalar:
+                return tuple(inputs[known.key].shape[: 1 if known.step else -1])
         return ()

@@ -7,16 +7,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
+from torch import nn
+
 from worldformula.errors import DuplicateVariableError, FormulaError, GradientError, ShapeError, TimeError, table
-from worldformula.formula.check import draw_order
+from worldformula.formula.check import draw_order, estimator
 from worldformula.formula.factor import Factor
 from worldformula.formula.names import Variable
-from worldformula.formula.nodes import Expectation, OverTime, Use
+from worldformula.formula.nodes import Expectation, OverTime, Use, Value
 from worldformula.formula.plan import RESERVED, Op, Plan, Ref, Term
 
 Scope = Mapping[Variable, str]
 DERIVED = re.compile(r"start_.+|function_\d+|.+_(?:s|carry|flags|loc|raw|scale|logits)")  # what emitted code derives
-CALL_OPTIONS = ("seed", "generator", "noise", "start", "horizon", "deterministic")
+CALL_OPTIONS = ("seed", "generator", "noise", "start", "horizon", "deterministic", "missing")
 
 
 class Builder:
@@ -33,15 +35,34 @@ class Builder:
         self.carries: dict[str, str] = {}
         self.time: OverTime | None = None
         self.declared: set[Variable] = set()
+        self.sizes: dict[int, int] = {}  # of the sample axes
+        self.axes: dict[object, int] = {}  # what is drawn several times -> its axis
+        self.iteration: dict[str, int] = {}  # where in the iterations that are not time
+        self.iterated: dict[Variable, str] = {}  # the values of the iterations that are done
+        self.held: frozenset[int] = frozenset()  # factors whose densities hold their parameters fixed
+        self.event_axes: dict[str, int] = {}  # of the values of variables that arithmetic combines
         families = {f.family.name for f in used if f.family is not None}
         self.reserved = RESERVED | {name + "_" * i for name in families for i in range(len(used))}
         self.shapes, self.ranks = declared_shapes(used)
         check_keys(used)
 
+    def declare(self, values: list[Value]) -> None:
+        """The event shapes that values of variables declare where they are written."""
+        for value in values:
+            if value.shape is not None and not value.scalar:
+                key = value.variable.key
+                if self.shapes.setdefault(key, value.shape) != value.shape:
+                    rows = [(value.variable, "its factor", self.shapes[key]), (value.variable, "Value", value.shape)]
+                    raise ShapeError(
+                        f"{key} has two event shapes\n" + table(("variable", "declared by", "declared"), rows)
+                        + "\ndeclare the same shape= on both"
+                    )  # fmt: skip
+                self.ranks[key] = len(value.shape)
+
     def plan(self, value: Ref | None) -> Plan:
         """What was built, with everything of a time step in the loop."""
         carried = {op.variable.key for op in self.ops.values() if op.kind == "carry" and op.variable}
-        self.refuse_score({name for key, name in self.carries.items() if key in carried})
+        self.refuse_carried({name for key, name in self.carries.items() if key in carried})
         return Plan(
             ops=tuple(self.ops.values()),
             value=value,
@@ -55,15 +76,24 @@ class Builder:
             initial=self.time.initial if self.time else None,
             shapes=self.shapes,
             ranks=self.ranks,
+            sizes=self.sizes,
             stages={name: "loop" if op.step else "once" for name, op in self.ops.items()},
         )
 
-    def refuse_score(self, carried: set[str]) -> None:
-        """The score estimator of a draw sees the terms inside its E, not those of the steps that the draw leads to."""
+    def refuse_carried(self, carried: set[str]) -> None:
+        """The score estimator of a draw sees the terms inside its E, not those of the steps that the draw leads to;
+        and what goes from step to step is one value, not K.
+        """
         needed = set(carried)
         for op in reversed(self.ops.values()):
             if op.name in needed:
                 needed |= set(op.reads)
+                if op.axes:
+                    raise TimeError(
+                        f"{op.factor or op.name} is drawn several times (samples= or gradient='exact') and leads to "
+                        f"what is carried\nto the next step, which is one value; give the batch more rows instead, "
+                        f"x.repeat_interleave(K, 0)"
+                    )
                 if op.kind == "draw" and op.how == "score":
                     raise GradientError(
                         f"E over {op.factor}: gradient='score' would miss what the draw does to later steps,\n"
@@ -75,17 +105,41 @@ class Builder:
     def add(self, wish: str, op: Op, distinct: object = None) -> str:
         """Append an operation, or find the one that already computes the same (and is not ``distinct`` from it)."""
         source = None if op.factor is None else id(op.factor.origin)
-        key = (op.kind, op.args, source, op.variable, op.how, distinct)
+        key = (op.kind, op.args, source, op.variable, op.how, op.axes, op.axis, op.function, distinct)
         if key in self.memo:
             return self.memo[key]
         step = (op.step or any(self.is_step(a) for a in op.reads)) and op.kind not in ("over", "batch")
         if step and op.kind != "repeat":
             op = replace(op, args=tuple(self.repeated(a) for a in op.args))
+        axes = self.axes_of(op)
+        if op.kind not in ("along", "draw", "support", "wide"):
+            op = replace(op, args=tuple(self.along(a, axes) for a in op.args))
+        axes = tuple(a for a in axes if a != op.axis)
         name = self.unique(wish)
-        self.ops[name] = replace(op, name=name, step=step)
+        self.ops[name] = replace(op, name=name, step=step, axes=axes)
         self.memo[key] = name
         self.alike[name] = self.first_alike(self.ops[name], source, distinct)
         return name
+
+    def axes_of(self, op: Op) -> tuple[int, ...]:
+        """The sample axes of an operation and of all that it reads, the newest first."""
+        return tuple(sorted({*op.axes, *(a for ref in op.reads for a in self.ops[ref].axes)}, reverse=True))
+
+    def along(self, ref: Ref, axes: tuple[int, ...]) -> Ref:
+        """A value seen with all these sample axes; numbers and parameters without a batch axis need none."""
+        if not isinstance(ref, str) or self.ops[ref].axes == axes or self.shared(ref):
+            return ref
+        return self.add(f"{ref}_k", Op("", "along", (ref,), axes=axes, rank=self.rank(ref)))
+
+    def rank(self, ref: Ref) -> int:
+        """How many event axes a value has, as arithmetic sees it."""
+        return self.event_axes.get(ref, self.ops[ref].rank) if isinstance(ref, str) else 0
+
+    def axis(self, what: object, size: int) -> int:
+        """The sample axis of what is drawn ``size`` times; the same draws have the same axis."""
+        found = self.axes.setdefault((what, size), len(self.axes))
+        self.sizes[found] = size
+        return found
 
     def first_alike(self, op: Op, source: int | None, distinct: object) -> str:
         """The first operation of the same value, whatever its gradient: what is stopped draws with the same noise."""
@@ -110,9 +164,22 @@ class Builder:
 
     def repeated(self, ref: Ref) -> Ref:
         """A once-per-call value that a step reads; parameters without a batch axis need no copy."""
-        if not isinstance(ref, str) or self.is_step(ref) or self.unbatched(ref):
+        if not isinstance(ref, str) or self.is_step(ref) or self.shared(ref) or self.ops[ref].kind == "whole":
             return ref
-        return self.add(f"{ref}_t", Op("", "repeat", (ref,), step=True))
+        return self.add(f"{ref}_t", Op("", "repeat", (ref,), step=True, rank=self.rank(ref)))
+
+    def shared(self, ref: str) -> bool:
+        """Whether a value has no batch axes: parameters that no condition changes, or a number of the whole call."""
+        return self.unbatched(ref) or self.scalar(ref)
+
+    def scalar(self, ref: Ref) -> bool:
+        """A number, a named one, or arithmetic of such."""
+        if not isinstance(ref, str):
+            return True
+        op = self.ops[ref]
+        return op.kind == "symbol" or (
+            op.kind in ("binary", "negative", "detach", "function") and all(self.scalar(a) for a in op.args)
+        )
 
     def unbatched(self, ref: str) -> bool:
         """Parameters without batch axes, perhaps detached."""
@@ -123,10 +190,14 @@ class Builder:
 
     # ------------------------------------------------------------------------------------------------- variables
 
-    def read(self, variable: Variable, scope: Scope, index: str | None, by: Factor) -> str:
+    def read(self, variable: Variable, scope: Scope, index: str | None, by: object) -> str:
         """Where a variable's value comes from: the scope, the carry, the shifted data, or the data."""
         if variable in scope:
             return scope[variable]
+        if variable in self.iterated:
+            return self.iterated[variable]
+        if variable.span:
+            return self.input(variable, by, Op("", "whole", variable=variable))
         bound = variable.index is not None and variable.index == index
         now = variable.at(0)
         if bound and variable.offset == -1:
@@ -140,15 +211,32 @@ class Builder:
         if not bound and variable.index is not None:
             if variable.offset == 0 and index is None and self.time is not None and variable.index == self.time.index:
                 raise TimeError(f"{by} reads {variable} outside the Sum over {variable.index}; put the term inside it")
+            if variable.offset == 0 and self.time is not None and variable.index == self.time.index.upper():
+                return self.last(variable, by)
             variable = Variable(variable.identifier)  # without a Sum over its index it is a variable like any other
+        return self.input(variable, by, Op("", "input", variable=variable, step=bound))
+
+    def last(self, variable: Variable, by: object) -> str:
+        """``h_T`` outside the sum over t: the value of the last step."""
+        assert self.time is not None
+        now = replace(variable, index=self.time.index)
+        name = self.carries.get(variable.key)
+        if now not in self.declared or name is None:
+            raise TimeError(f"{by} reads {variable}, the last {now}; write the Sum that draws it before, to its left")
+        rank = len(self.shapes.get(variable.key, (0,)))
+        return self.add(variable.identifier + "_last", Op("", "over", (name,), how="last", variable=variable, rank=rank))
+
+    def input(self, variable: Variable, by: object, op: Op) -> str:
+        """Data, or a number, that the call is given under the variable's key."""
         if variable.key in CALL_OPTIONS:
             raise FormulaError(f"{by}: a variable cannot be called {variable.key!r}, which is an option of the call")
-        for op in self.ops.values():
-            if op.kind == "input" and op.variable and op.variable.key == variable.key and op.variable != variable:
-                raise one_key(op.variable, variable, by)
-        return self.add(variable.key, Op("", "input", variable=variable, step=bound))
+        for other in self.ops.values():
+            known = other.variable if other.kind in ("input", "symbol") else None
+            if known is not None and known.key == variable.key and not variable.span and known != variable:
+                raise one_key(known, variable, by)
+        return self.add(variable.identifier if variable.span else variable.key, op)
 
-    def need_shape(self, variable: Variable, by: Factor, how: str) -> None:
+    def need_shape(self, variable: Variable, by: object, how: str) -> None:
         """What is carried starts from zeros of a known shape; noise is drawn for all steps before the first."""
         initial = getattr(self.time.initial, variable.key, None) if self.time and how == "carries" else None
         if variable.key not in self.shapes and initial is None:
@@ -167,14 +255,26 @@ class Builder:
             return None
         wish = factor.variable.key if factor.family is None else f"head_{factor.header.letter}_{factor.variable.key}"
         conditions = tuple(self.read(c, scope, index, factor) for c in factor.conditions)
-        return self.add(wish, Op("", "net", conditions, factor))
+        place = self.iteration.get(str(factor.variable.index)) if isinstance(factor.net, nn.ModuleList) else None
+        series = any(c.span for c in factor.conditions)
+        op = Op("", "net", conditions, factor, how="" if place is None else str(place - 1))
+        name = self.add(wish + "_series" if series else wish, op)
+        if series and index is not None and factor.variable.index == index:
+            name = self.add(wish, Op("", "unroll", (name,), step=True))
+        return name
 
     def params(self, use: Use, scope: Scope, index: str | None) -> str:
         """The parameters of a factor, detached where it was written ``sg(q)``."""
-        head = self.net(use.factor, scope, index)
-        letter = use.factor.header.identifier.split("_given_")[0]
-        name = self.add(letter, Op("", "params", () if head is None else (head,), use.factor))
-        return self.add(f"sg_{name}", Op("", "stop", (name,))) if use.stopped else name
+        factor = use.factor
+        letter = factor.header.identifier.split("_given_")[0]
+        if factor.parts:
+            known = tuple(self.params(Use(part), scope, index) for part in factor.parts)
+            name = self.add(letter, Op("", "combine", known, factor))
+        else:
+            head = self.net(factor, scope, index)
+            name = self.add(letter, Op("", "params", () if head is None else (head,), factor))
+        stopped = use.stopped or id(factor) in self.held
+        return self.add(f"sg_{name}", Op("", "stop", (name,))) if stopped else name
 
     def widened(self, params: str, use: Use, like: str) -> str:
         """Parameters without batch axes, seen with those of ``like``; plain numbers need none."""
@@ -182,40 +282,68 @@ class Builder:
             return params
         return self.add(f"{params}_wide", Op("", "wide", (params, like), use.factor))
 
-    def value_of(self, use: Use, scope: Scope, index: str | None, gradient: str | None) -> str:
-        """The draw of a factor under these conditions (shared), its network's output, or the data itself."""
+    def value_of(
+        self, use: Use, scope: Scope, index: str | None, how: str = "", axis: int | None = None
+    ) -> tuple[str, ...]:
+        """The draw of a factor under these conditions (shared), its network's outputs, or the data itself.
+
+        ``how`` is the estimator of the draw's gradient where it is not the family's own; ``axis`` that of K draws.
+        """
         factor = use.factor
         if factor.family is None:
-            computed = self.net(factor, scope, index)
-            value = self.read(factor.variable, scope, index, factor) if computed is None else computed
-            return self.add(f"sg_{value}", Op("", "stop", (value,))) if use.stopped else value
-        params = self.params(use, scope, index)
-        variable = factor.variable
+            return self.computed(use, scope, index)
+        params, variable = self.params(use, scope, index), factor.variable
         step = self.is_step(params) or (index is not None and variable.index == index)
-        how = "" if factor.family.reparametrised else gradient or ""
         if step:
             self.need_shape(variable, factor, "draws")
-        noise = Op("", "noise", factor=factor, variable=variable, step=step)
-        source = self.add(f"noise_{variable.key}", noise, (id(factor), self.alike[params]))
-        return self.add(variable.key, Op("", "draw", (params, source), factor, how=how))
+        size = None
+        if how == "exact":
+            size = factor.family.support_size(self.shapes.get(variable.key))
+            assert size is not None
+            axis = self.axis((id(factor), self.alike[params]), size)
+        axes = self.ops[params].axes if axis is None else tuple(sorted({*self.ops[params].axes, axis}, reverse=True))
+        again = tuple(self.iteration.values()) if variable.index in self.iteration else ()
+        noise = Op("", "noise", factor=factor, variable=variable, step=step, axes=() if size else axes)
+        if size and not factor.unbatched:
+            return (self.add(variable.key, Op("", "support", (params,), factor, step=step, axes=axes)),)
+        source = self.add(f"noise_{variable.key}", noise, (id(factor), self.alike[params], again))
+        kind = "support" if size else "draw"
+        return (self.add(variable.key, Op("", kind, (params, source), factor, how="" if size else how, axes=axes)),)
 
-    def draw(self, node: Expectation, scope: Scope, index: str | None) -> dict[Variable, str]:
+    def computed(self, use: Use, scope: Scope, index: str | None) -> tuple[str, ...]:
+        """What a deterministic factor's network returns, one value for each of its variables, or the data itself."""
+        factor = use.factor
+        value = self.net(factor, scope, index)
+        names = (self.read(factor.variable, scope, index, factor),) if value is None else (value,)
+        if value is not None and len(factor.variables) > 1:
+            items = [Op("", "item", (value,), factor, variable=v, how=str(i)) for i, v in enumerate(factor.variables)]
+            names = tuple(self.add(op.variable.key, op) for op in items if op.variable)
+        return tuple(self.add(f"sg_{n}", Op("", "stop", (n,))) for n in names) if use.stopped else names
+
+    def draw(self, node: Expectation, scope: Scope, index: str | None, axis: int | None = None) -> dict[Variable, str]:
         """Draw every factor of the expectation, causes first; returns the scope inside."""
         inside = dict(scope)
         for use in draw_order(node.q):
-            variable = use.factor.variable
-            name = self.value_of(use, inside, index, node.gradient)
-            if inside.get(variable, name) != name:
-                raise DuplicateVariableError(
-                    f"two factors declare {variable} in nested expectations; the inner is {use.factor}\n"
-                    f"rename one of them, e.g. {variable.base}'"
-                )
-            inside[variable] = name
-            key = variable.key
-            self.samples[name if self.samples.get(key, name) != name else key] = name
-            if index is not None and variable.index == index:
-                self.carry_on(variable, name, use.factor)
+            names = self.value_of(use, inside, index, estimator(use.factor, node.q, node.gradient), axis)
+            for variable, name in zip(use.factor.variables, names, strict=True):
+                self.bind(variable, name, use, inside, index)
         return inside
+
+    def bind(self, variable: Variable, name: str, use: Use, inside: dict[Variable, str], index: str | None) -> None:
+        """Give a variable its value in a scope, for the samples of the result, and for the next step."""
+        if inside.get(variable, name) != name:
+            raise DuplicateVariableError(
+                f"two factors declare {variable} in nested expectations; the inner is {use.factor}\n"
+                f"rename one of them, e.g. {variable.base}'"
+            )
+        inside[variable] = name
+        place = self.iteration.get(str(variable.index))
+        key = variable.key if place is None else f"{variable.key}_{place}"
+        self.samples[name if self.samples.get(key, name) != name else key] = name
+        if place is not None:
+            self.iterated[variable] = name
+        if index is not None and variable.index == index:
+            self.carry_on(variable, name, use.factor)
 
     def carry_on(self, variable: Variable, name: str, factor: Factor) -> None:
         """The value of this step is what the next step reads as ``z_{t-1}``."""
@@ -239,7 +367,7 @@ def check_keys(used: list[Factor]) -> None:
                 raise one_key(first[plain.key], plain, factor)
 
 
-def one_key(first: Variable, second: Variable, by: Factor) -> FormulaError:
+def one_key(first: Variable, second: Variable, by: object) -> FormulaError:
     """Two variables that a call could not tell apart."""
     return FormulaError(
         f"{by}: the variables {first} and {second} would both be {second.key!r} in a call\nrename one of them"
@@ -251,19 +379,19 @@ def declared_shapes(used: list[Factor]) -> tuple[dict[str, tuple[int, ...]], dic
     shapes: dict[str, tuple[int, ...]] = {}
     ranks: dict[str, int] = {}
     by: dict[str, Factor] = {}
-    for factor in used:
-        key = factor.variable.key
-        if factor.shape is not None:
-            if shapes.setdefault(key, factor.shape) != factor.shape:
-                rows = [(factor.variable, f, f.shape) for f in (by[key], factor)]
+    for factor, variable, shape in ((f, v, s) for f in used for v, s in f.event_shapes()):
+        key = variable.key
+        if shape is not None:
+            if shapes.setdefault(key, shape) != shape:
+                rows = [(variable, f, s) for f, s in ((by[key], shapes[key]), (factor, shape))]
                 raise ShapeError(
                     f"{key} has two event shapes\n"
                     + table(("variable", "declared by", "declared"), rows)
                     + "\ndeclare the same shape= on both"
                 )
             by.setdefault(key, factor)
-    for factor in used:
-        key = factor.variable.key
+    for factor, variable in ((f, v) for f in used for v in f.variables):
+        key = variable.key
         if key in shapes:
             ranks[key] = len(shapes[key])
         elif factor.family is not None:

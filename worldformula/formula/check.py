@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from worldformula.errors import (
     CycleError,
     DuplicateVariableError,
@@ -12,16 +14,18 @@ from worldformula.errors import (
     SharedDrawError,
     table,
 )
-from worldformula.families.base import kl_pair
+from worldformula.families.base import Family, kl_pair
 from worldformula.formula.nodes import Node, Product, Use, drawn_factors
 from worldformula.formula.text import text
+
+if TYPE_CHECKING:
+    from worldformula.formula.factor import Factor
 
 
 def check_product(uses: Product) -> Product:
     """Refuse two factors for one variable, and factors that need each other; returns ``uses`` as written."""
     declared: dict[object, Use] = {}
-    for use in uses:
-        variable = use.factor.variable
+    for use, variable in ((u, v) for u in uses for v in u.factor.variables):
         if variable in declared:
             first = declared[variable].factor
             raise DuplicateVariableError(
@@ -37,7 +41,7 @@ def check_product(uses: Product) -> Product:
 def draw_order(uses: Product) -> list[Use]:
     """Causes before effects; among the ready ones the written order. Raises CycleError where there is none."""
     waiting, order = list(uses), list[Use]()
-    declared = {u.factor.variable for u in uses}
+    declared = {v for u in uses for v in u.factor.variables}
     done: set[object] = set()
     while waiting:
         ready = next((u for u in waiting if all(c in done or c not in declared for c in u.factor.conditions)), None)
@@ -53,33 +57,62 @@ def draw_order(uses: Product) -> list[Use]:
             )
         waiting.remove(ready)
         order.append(ready)
-        done.add(ready.factor.variable)
+        done |= set(ready.factor.variables)
     return order
 
 
-def check_gradient(q: Product, gradient: str | None) -> None:
+def check_gradient(q: Product, gradient: str | None, samples: int | None = None) -> None:
     """Every sampled factor has a reparametrised sample, or ``gradient`` names an estimator that the family has."""
     drawn = [(use.factor, use.factor.family) for use in q if use.factor.family is not None]
     for factor, family in drawn:
-        names = " or ".join(f"gradient={g!r}" for g in family.gradients)
+        offers = _offers(factor)
+        names = " or ".join(f"gradient={g!r}" for g in offers)
+        row = (factor.variable, factor, "no gradient=" if gradient is None else f"gradient={gradient!r}")
+        shown = table(("variable", "declared by", "got"), [row])
         if gradient is None and not family.reparametrised:
             raise GradientError(
                 f"E over {factor}: a {family.name} sample is not reparametrised, so its gradient would be silently "
-                f"missing\n"
-                + table(("variable", "declared by", "got"), [(factor.variable, factor, "no gradient=")])
-                + f"\nchoose an estimator: E(q, f, {names})"
+                f"missing\n{shown}\nchoose an estimator: E(q, f, {names})"
             )
         needed = not family.reparametrised or all(f.reparametrised for _, f in drawn)
-        if gradient is not None and needed and gradient not in family.gradients:
+        if gradient is not None and needed and gradient not in offers:
+            write = "leave gradient= out: the sample is reparametrised" if family.reparametrised else f"write {names}"
             raise GradientError(
-                f"E over {factor}: a {family.name} factor has {names}, got gradient={gradient!r}\n"
-                + table(("variable", "declared by", "got"), [(factor.variable, factor, f"gradient={gradient!r}")])
-                + (
-                    "\nleave gradient= out: the sample is reparametrised"
-                    if family.reparametrised
-                    else f"\nwrite {names}"
-                )
+                f"E over {factor}: a {family.name} factor has {names}, got gradient={gradient!r}\n{shown}\n{write}"
             )
+    if gradient == "dreg" and samples is None:
+        raise GradientError("gradient='dreg' weights several samples: write log(E(q, ratio(p, q), samples=K, ...))")
+    if samples is not None and (isinstance(samples, bool) or not isinstance(samples, int) or samples < 1):
+        raise FormulaError(f"E: expected samples= as a positive integer, got {samples!r}")
+
+
+def _offers(factor: Factor) -> tuple[str, ...]:
+    """The estimators that a factor's family has and that it can have here: few values to enumerate, or a density."""
+    family = factor.family
+    assert family is not None
+    exact = () if family.support_size(factor.shape) is None else ("exact",)
+    doubly = ("dreg",) if family.reparametrised and not family.biased else ()
+    return (*family.gradients, *(g for g in ("score", *exact, *doubly) if g not in family.gradients))
+
+
+def estimator(factor: Factor, q: Product, gradient: str | None) -> str:
+    """The estimator of one factor's draw inside E over ``q``, or nothing where it is the family's own.
+
+    A sample with an exact pathwise gradient keeps it beside others that need the score function.
+    """
+    family = factor.family
+    if family is None or gradient is None or gradient == family.estimator:
+        return ""
+    if gradient == "exact":
+        return "exact" if family.support_size(factor.shape) is not None else ""
+    if gradient == "score":
+        others = [u.factor.family for u in q if u.factor.family is not None]
+        return "" if _pathwise(family) and not all(map(_pathwise, others)) else "score"
+    return gradient if gradient in family.gradients else ""
+
+
+def _pathwise(family: Family) -> bool:
+    return family.reparametrised and family.estimator not in family.biased
 
 
 NONLINEAR = {"*": "product", "/": "ratio", "max": "maximum", "min": "minimum"}

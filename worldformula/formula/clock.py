@@ -11,10 +11,20 @@ from worldformula.formula.factor import Factor
 from worldformula.formula.nodes import Expectation, Node, children, factors
 
 
-def check_clock(index: str, body: Node, reset: object, initial: Mapping[str, Tensor] | None) -> None:
+def check_clock(
+    index: str,
+    body: Node,
+    reset: object,
+    initial: Mapping[str, Tensor] | None,
+    mask: object = None,
+    burn_in: object = 0,
+) -> None:
     """Refuse flags without a name, and first values that no carry takes or that do not have its shape."""
-    if reset is not None and not (isinstance(reset, str) and reset):
-        raise FormulaError(f"reset=: expected a name for the series of flags, e.g. 'first', got {reset!r}")
+    for what, name, example in (("reset", reset, "first"), ("mask", mask, "valid")):
+        if name is not None and not (isinstance(name, str) and name):
+            raise FormulaError(f"{what}=: expected a name for the series of flags, e.g. {example!r}, got {name!r}")
+    if isinstance(burn_in, bool) or not isinstance(burn_in, int) or burn_in < 0:
+        raise FormulaError(f"burn_in=: expected a number of steps, got {burn_in!r}")
     if initial is None:
         return
     if not isinstance(initial, Mapping):

@@ -83,6 +83,7 @@ class _Writer(Lines):
         chosen = {n: f for f, n in self.names.items() if n not in plain}
         imported = sorted({*plain, *(type(f).__name__ for f in chosen.values())})
         lines = [f"from worldformula.families import {', '.join(imported)}"] if imported else []
+        lines += [f"from {module} import {name}" for name, module in sorted(self.imports.items())]
         called = [name for name in runtime.RUNTIME if name in words]
         lines += [f"from worldformula.formula.runtime import {', '.join(sorted(called))}"] if called else []
         imports = ["import torch", *(["import torch.nn.functional as F"] if "F." in "\n".join(body) else [])]
@@ -103,7 +104,7 @@ class _Writer(Lines):
         before, loop, after = (
             [op for op in self.plan.ops if self.stages[op.name] == s] for s in ("before", "loop", "after")
         )
-        series = next((self.plan.arguments[key] for key, op in self.plan.inputs.items() if op.step), None)
+        series = next((self.plan.arguments[k] for k, op in self.plan.inputs.items() if self.plan.series(op)), None)
         lines = [f"B, T = {series}.shape[:2]"] if series else [f"B = start_{next(iter(self.plan.carries))}.shape[0]"]
         first = [op for op in before if op.kind in ("flags", "shift") and (self.plan.carries or self.plan.shifts)]
         written = self.lines(first + [op for op in before if op.kind not in ("flags", "shift")])

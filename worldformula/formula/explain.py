@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from worldformula.errors import table
-from worldformula.formula.nodes import Divergence, Expectation, Log, Node, children
+from worldformula.formula.check import estimator
+from worldformula.formula.factor import Factor
+from worldformula.formula.nodes import Divergence, Expectation, Log, Node, Operator, children
 from worldformula.formula.passes import PASSES
 from worldformula.formula.passes.hoist_before import batch_dependent
 from worldformula.formula.program import Program
@@ -43,18 +45,31 @@ def _rows(node: Node) -> list[tuple[str, str, str]]:
             rows.append((text(node), f"closed form ({q.factor.family.name}, {p.factor.family.name})", gradient))
         case Log():
             rows.append((text(node), "exact, at the values it is given", "exact"))
-        case Expectation(q, _, gradient):
+        case Expectation(q):
             drawn = [u.factor for u in q if u.factor.family is not None]
-            for factor in drawn:
-                family = factor.family
-                assert family is not None
-                how = (family.estimator or "reparametrised") if family.reparametrised else str(gradient)
-                biased = " (biased)" if how in family.biased else ""
-                rows.append((f"E_{{{factor}}}[...]", "Monte Carlo, 1 shared sample", how + biased))
+            rows += [(f"E_{{{factor}}}[...]", *_estimated(factor, node)) for factor in drawn]
             data = [u.factor for u in q if u.factor.family is None and u.factor.net is None]
             rows += [(f"E over {factor}", "the data of the call; average them with .mean()", "none") for factor in data]
             if not drawn and not data:
                 rows.append((f"E over {', '.join(str(u.factor) for u in q)}", "exact: nothing random", "exact"))
+        case Operator():
+            rows.append((text(node), *node.estimator))
     for child in children(node):
         rows += _rows(child)
     return rows
+
+
+def _estimated(factor: Factor, node: Expectation) -> tuple[str, str]:
+    """How E over one factor is computed, and how its gradient."""
+    family = factor.family
+    assert family is not None
+    chosen = estimator(factor, node.q, node.gradient)
+    if chosen == "exact":
+        return "exact: every value, weighted by its probability", "exact"
+    count = "1 shared sample" if node.samples is None else f"{node.samples} shared samples"
+    how = chosen or family.estimator or "reparametrised"
+    if node.gradient == "dreg" and not chosen:
+        how = "doubly reparametrised"
+    if how == "score" and node.baseline is not None:
+        how += ", baseline: " + (node.baseline if isinstance(node.baseline, str) else text(node.baseline))
+    return f"Monte Carlo, {count}", how + (" (biased)" if how in family.biased else "")

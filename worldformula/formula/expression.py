@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from numbers import Integral, Real
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from worldformula.errors import FormulaError
+from worldformula.errors import FormulaError, GradientError
 from worldformula.formula.check import check_divergence, check_gradient, check_independence, check_product
 from worldformula.formula.clock import check_clock
 from worldformula.formula.emit import register_networks
@@ -27,11 +27,14 @@ from worldformula.formula.nodes import (
     Binary,
     Divergence,
     Expectation,
+    Function,
     Log,
+    Named,
     Negative,
     Node,
     Number,
     OverBatch,
+    OverSteps,
     OverTime,
     StopGradient,
     Use,
@@ -166,11 +169,22 @@ class Expression(nn.Module):
     def __neg__(self) -> Expression:
         return Expression(Negative(self.node))
 
-    def __pow__(self, exponent: object) -> NoReturn:
-        raise FormulaError(
-            f"a formula has no powers, got ** {exponent!r}; write a product, e.g. log(p) * log(p), "
-            f"or put the power into a network: Deterministic('y = f(x)', lambda x: x**2)"
-        )
+    def __pow__(self, exponent: Number_) -> Expression:
+        if not isinstance(exponent, Real) or isinstance(exponent, bool):
+            raise FormulaError(f"expected a number as the exponent, got {type(exponent).__name__} {exponent!r}")
+        return _binary("^", self, exponent)
+
+    def __abs__(self) -> Expression:
+        return Expression(Function("abs", self.node))
+
+    def named(self, name: str) -> Expression:
+        """The same under a name, which is printed in its place and explained below: ``recon = E(...).named("recon")``.
+
+        ``out.terms`` has it under this name.
+        """
+        if not isinstance(name, str) or not name.isidentifier():
+            raise FormulaError(f"expected a name such as 'recon', got {name!r}")
+        return Expression(Named(name, self.node))
 
 
 def _prepare(expression: Expression) -> bool:
@@ -196,8 +210,8 @@ def as_node(value: Expression | Number_) -> Node:
         hint = "; write log(p) for its log-density"
     elif hasattr(value, "shape"):
         hint = (
-            "; multiply outside the formula, tensor * loss(x=batch).value, or write a number: a schedule is a Python "
-            "float, float(beta) * KL(q, p), and the formula is built anew when it changes"
+            "; give it a name: Symbol('beta') * KL(q, p) is called with beta=0.5, one number for the whole call, and "
+            "Value('w') with w=tensor, one value per row"
         )
     raise FormulaError(f"expected an expression or a number, got {type(value).__name__}{hint}")
 
@@ -211,8 +225,13 @@ def _binary(op: Any, left: Expression | Number_, right: Expression | Number_) ->
 # ----------------------------------------------------------------------------------------------------- what users write
 
 
-def log(p: Factor | Joint) -> Expression:
-    """log p(x|z): the log-density of a factor or a product at the values that the expression gives its variables."""
+def log(p: Factor | Joint | Use | Expression) -> Expression:
+    """log p(x|z): the log-density of a factor or a product at the values that the expression gives its variables.
+
+    Of an expression, its logarithm. ``log(E(q, ratio(p, q), samples=K))`` runs as one log-sum-exp.
+    """
+    if isinstance(p, Expression):
+        return Expression(Function("log", p.node))
     used = check_product(as_uses(p))
     for use in used:
         if use.factor.family is None:
@@ -237,16 +256,38 @@ def _one(q: Factor | Joint | Use) -> Use:
     return used[0]
 
 
-def E(q: Factor | Joint | Use, f: Expression, gradient: str | None = None) -> Expression:
+def E(
+    q: Factor | Joint | Use,
+    f: Expression,
+    gradient: str | None = None,
+    *,
+    samples: int | None = None,
+    baseline: Expression | str | None = None,
+) -> Expression:
     """E_q[f], by one draw of every factor of ``q``, shared by everything inside ``f``.
 
-    A factor without reparametrised samples needs ``gradient=``: ``"score"`` or ``"straight-through"``.
+    Args:
+        q: what is drawn.
+        f: the body.
+        gradient: the estimator, for a factor without reparametrised samples: ``"exact"`` (every value of a discrete
+            variable, weighted), ``"score"``, ``"straight-through"``, ``"gumbel"``; or ``"dreg"`` inside ``log``.
+        samples: the mean of K draws, which have a leading axis: each network runs once, on K times the batch.
+        baseline: what the score estimator subtracts: an expression of what is known before the draw, or
+            ``"leave-one-out"``, the mean of the other samples.
     """
     used = check_product(as_uses(q))
     if isinstance(f, Real):
         raise FormulaError(f"the expectation of a number is that number: write {f} for E(q, {f})")
-    check_gradient(used, gradient)
-    return Expression(Expectation(used, as_node(f), gradient))
+    check_gradient(used, gradient, samples)
+    if baseline is not None and gradient != "score":
+        raise GradientError(f"baseline= belongs to the score estimator: write gradient='score', not {gradient!r}")
+    if isinstance(baseline, str) and (baseline != "leave-one-out" or not samples or samples < 2):
+        raise GradientError(
+            f"baseline={baseline!r}, samples={samples}: expected an expression, or baseline='leave-one-out' with "
+            f"samples= of at least 2"
+        )
+    known = baseline if isinstance(baseline, str) or baseline is None else as_node(baseline)
+    return Expression(Expectation(used, as_node(f), gradient, samples, known))
 
 
 def sg(x: Any) -> Any:
@@ -274,30 +315,66 @@ def minimum(a: Expression | Number_, b: Expression | Number_) -> Expression:
 
 
 def _over_time(
-    how: Any, index: str, step: Expression, reset: str | None, initial: Mapping[str, Tensor] | None
+    how: Any,
+    index: str,
+    step: Expression,
+    reset: str | None,
+    initial: Mapping[str, Tensor] | None,
+    mask: str | None,
+    burn_in: int,
+    steps: int | None,
 ) -> Expression:
     if not isinstance(index, str):
         raise FormulaError(f"expected Sum('t', expression), got {type(index).__name__} as the index")
     if not isinstance(step, Expression):
         raise FormulaError(f"expected Sum('t', expression), got {type(step).__name__}")
-    check_clock(index, step.node, reset, initial)
-    return Expression(OverTime(how, index, step.node, reset, Constants(initial) if initial else None))
+    if steps is not None:
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1 or reset or initial or mask or burn_in:
+            raise FormulaError(f"steps=: expected a positive number of iterations and no clock beside it, got {steps!r}")
+        return Expression(OverSteps(how, index, steps, step.node))
+    check_clock(index, step.node, reset, initial, mask, burn_in)
+    start = Constants(initial) if initial else None
+    return Expression(OverTime(how, index, step.node, reset, start, mask, burn_in))
 
 
 def Sum(
-    index: str, step: Expression, *, reset: str | None = None, initial: Mapping[str, Tensor] | None = None
+    index: str,
+    step: Expression,
+    *,
+    reset: str | None = None,
+    initial: Mapping[str, Tensor] | None = None,
+    mask: str | None = None,
+    burn_in: int = 0,
+    steps: int | None = None,
 ) -> Expression:
-    """Σ_t step over the time axis of the series ``[B, T, ...]``.
+    """Σ_t step over the time axis of the series ``[B, T, ...]``, or over iterations 1 … ``steps`` that are not time.
 
-    ``reset`` names the series of flags ``[B, T]`` that restart the carry (and zero the shifted series) where they are
-    set. ``initial`` gives the carry's first value by variable (a tensor or ``nn.Parameter`` of the event shape, without
-    batch axes); zeros otherwise. Raises UnknownVariableError for a variable that nothing carries, and ShapeError.
+    Args:
+        index: the letter of the subscript: ``"t"``.
+        step: what is summed.
+        reset: names the series of flags ``[B, T]`` that restart the carry (and zero the shifted series) where set.
+        initial: the carry's first value by variable (a tensor or ``nn.Parameter`` of the event shape, without batch
+            axes); zeros otherwise.
+        mask: names the series of flags ``[B, T]`` of the steps that count, such as those of sequences of unequal
+            length. The carry passes through the others.
+        burn_in: so many first steps run, but do not count.
+        steps: iterations instead of time (DRAW): written out in the emitted code. A ``ModuleList`` as the network of a
+            factor with this index holds one network per iteration; ``c_L`` is the last ``c_l``, to the right of the sum.
+
+    Raises UnknownVariableError for a variable that nothing carries, and ShapeError.
     """
-    return _over_time("sum", index, step, reset, initial)
+    return _over_time("sum", index, step, reset, initial, mask, burn_in, steps)
 
 
 def Mean(
-    index: str, step: Expression, *, reset: str | None = None, initial: Mapping[str, Tensor] | None = None
+    index: str,
+    step: Expression,
+    *,
+    reset: str | None = None,
+    initial: Mapping[str, Tensor] | None = None,
+    mask: str | None = None,
+    burn_in: int = 0,
+    steps: int | None = None,
 ) -> Expression:
-    """The mean over time of ``step``; arguments as in :func:`Sum`."""
-    return _over_time("mean", index, step, reset, initial)
+    """The mean over time of ``step``, of the steps that count; arguments as in :func:`Sum`."""
+    return _over_time("mean", index, step, reset, initial, mask, burn_in, steps)

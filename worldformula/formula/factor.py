@@ -18,14 +18,23 @@ from worldformula.errors import (
     FormulaError,
     HeaderError,
     ShapeError,
+    UnknownVariableError,
     WorldformulaError,
     near,
 )
 from worldformula.families.base import Family
 from worldformula.formula import ancestral
 from worldformula.formula.check import check_product
-from worldformula.formula.given import Shape, as_parameter, as_shape, by_variable, check_value, generator_of, need
-from worldformula.formula.names import Header, Variable, read_header
+from worldformula.formula.given import (
+    Shape,
+    as_parameter,
+    as_shapes,
+    by_variable,
+    check_value,
+    generator_of,
+    need,
+)
+from worldformula.formula.names import Header, Variable, read_header, renamed
 from worldformula.formula.nodes import Use
 
 Head = nn.Module | Callable[..., Any] | Mapping[str, Tensor | float] | Tensor | None
@@ -69,6 +78,7 @@ class Factor(Multiplied, nn.Module):
     """
 
     origin: Factor
+    parts: tuple[Factor, ...] = ()  # the factors that it is made of, such as the experts of a product
 
     def __init__(
         self,
@@ -76,19 +86,19 @@ class Factor(Multiplied, nn.Module):
         net: Head = None,
         *,
         family: Family | None,
-        shape: Shape = None,
+        shape: Shape | Sequence[Shape] = None,
         fixed: Mapping[str, Tensor | float] | None = None,
         deterministic: bool = False,
     ) -> None:
         super().__init__()
         self.header: Header = read_header(header, deterministic=deterministic)
-        if len(self.header.variables) != 1:
+        if len(self.header.variables) != 1 and not deterministic:
             raise HeaderError(
                 f"{header}: expected one variable, found {len(self.header.variables)}; "
                 f"write a product of factors, e.g. p(x|z) * p(y|z)"
             )
         self.family = family
-        self.shape = as_shape(shape, header)
+        self.shapes = as_shapes(shape, header, len(self.header.variables))
         object.__setattr__(self, "origin", self)  # not a child module; see `fresh`
         self._own(net, dict(fixed or {}))
 
@@ -144,6 +154,24 @@ class Factor(Multiplied, nn.Module):
         return self.header.variables[0]
 
     @property
+    def variables(self) -> tuple[Variable, ...]:
+        """All that the factor declares: one variable, or the outputs of a deterministic one."""
+        return self.header.variables
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """The declared event shape of the variable."""
+        return self.shapes[0]
+
+    def event_shapes(self) -> list[tuple[Variable, tuple[int, ...] | None]]:
+        """Every variable with its declared event shape."""
+        return list(zip(self.variables, self.shapes, strict=True))
+
+    def family_tree(self) -> tuple[Factor, ...]:
+        """The factor, and those that it is made of."""
+        return (self, *(f for part in self.parts for f in part.family_tree()))
+
+    @property
     def conditions(self) -> tuple[Variable, ...]:
         """What its network is called with, in header order."""
         return self.header.conditions
@@ -181,6 +209,15 @@ class Factor(Multiplied, nn.Module):
         """The same factor, same network, for an independent draw: ``E(q, f) * E(q.fresh(), g)``."""
         other = copy.copy(self)
         object.__setattr__(other, "origin", self.origin)
+        return other
+
+    def rename(self, **names: str) -> Factor:
+        """The same distribution with other names: ``p.rename(z="z'")``; same network, closed forms and moments.
+
+        A name without a time index keeps the one it had. Draws of the two are independent.
+        """
+        other = self.fresh()
+        object.__setattr__(other, "header", renamed(self.header, names))
         return other
 
     def __str__(self) -> str:
@@ -243,7 +280,8 @@ class Factor(Multiplied, nn.Module):
         """:meth:`sample` with the values of the conditions in header order."""
         with naming(self):
             if self.family is None:
-                return torch.as_tensor(self.head(*values))
+                found = self.head(*values)
+                return torch.as_tensor(found) if len(self.variables) == 1 else tuple(found)  # type: ignore[return-value]
             params = self.params(*values)
             tensors = [p for p in params if isinstance(p, Tensor)]
             like = tensors[0] if tensors else torch.empty(self.shape or ())
@@ -311,6 +349,17 @@ class Joint(Multiplied):
     def factors(self) -> tuple[Factor, ...]:
         """In written order."""
         return tuple(u.factor for u in self.uses)
+
+    def rename(self, **names: str) -> Joint:
+        """The product with other names; weights are shared."""
+        keys = {v.key for f in self.factors for v in (*f.variables, *f.conditions)}
+        if unknown := [name for name in names if name not in keys]:
+            raise UnknownVariableError(f"{self} has no variable {unknown[0]!r}.{near(unknown[0], keys)}")
+
+        def own(factor: Factor) -> dict[str, str]:
+            return {v.key: names[v.key] for v in (*factor.variables, *factor.conditions) if v.key in names}
+
+        return Joint(*check_product(tuple(Use(u.factor.rename(**own(u.factor)), u.stopped) for u in self.uses)))
 
     def __mul__(self, other: Factor | Joint) -> Joint:
         if not isinstance(other, (Factor, Joint)):

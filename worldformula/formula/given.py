@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -25,6 +25,17 @@ def as_shape(shape: Shape, header: str) -> tuple[int, ...] | None:
     if not all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sizes):
         raise FormulaError(f"{header}: expected shape= as positive integers such as 16 or (3, 32, 32), got {shape!r}")
     return sizes
+
+
+def as_shapes(shape: Any, header: str, count: int) -> tuple[tuple[int, ...] | None, ...]:
+    """The event shapes of ``count`` variables: of one as it is, of several as a list with one entry for each."""
+    if count == 1:
+        return (as_shape(shape, header),)
+    if shape is None:
+        return (None,) * count
+    if not isinstance(shape, Sequence) or len(shape) != count:
+        raise FormulaError(f"{header}: expected shape= with {count} entries, e.g. shape=[16, (3, 8)], got {shape!r}")
+    return tuple(as_shape(s, header) for s in shape)
 
 
 def as_parameter(header: str, name: str, value: Any) -> Tensor | float:

@@ -6,6 +6,8 @@ It is the debug mode, the equality test of the emitted code, and the source of e
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from contextlib import nullcontext
 from typing import Any
@@ -14,9 +16,11 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import HeadError, ShapeError, WorldformulaError, table
-from worldformula.families.base import Family, kl_pair
+from worldformula.families.base import Family, kl_pair, total
 from worldformula.formula import runtime
 from worldformula.formula.factor import Factor, naming
+from worldformula.formula.functions import FUNCTIONS
+from worldformula.formula.lines import METHODS
 from worldformula.formula.plan import Op, Plan, Ref
 
 Env = dict[str, Any]
@@ -86,7 +90,9 @@ class _Interpreter:
         """A value as the emitted function returns it: step values as [B·T, ...]."""
         if not isinstance(ref, str):
             return ref
-        return runtime.stack(self.history[ref]) if self.ops[ref].step else self.once[ref]
+        if not self.ops[ref].step:
+            return self.once[ref]
+        return runtime.stack(self.history[ref], len(self.ops[ref].axes))
 
     # -------------------------------------------------------------------------------------------------------- time
 
@@ -109,19 +115,24 @@ class _Interpreter:
     def step(self, op: Op, env: Env, t: int, keep: Tensor | None, carry: Env, last: Env) -> Any:
         """One operation of step t."""
         key = op.variable.key if op.variable is not None else ""
+        names = self.plan.arguments
         match op.kind:
             case "input":
-                return self.given[op.name][:, t]
+                return self.given[names[key]][:, t]
             case "noise":
                 noise = self.given.get(op.name)
-                return None if noise is None else noise[:, t]
+                return None if noise is None else noise.select(len(op.axes) + 1, t)
+            case "mask":
+                return self.given[names[op.how]][:, t]
+            case "unroll":
+                return env[op.reads[0]].select(len(op.axes) + 1, t)
             case "flags":
                 return keep
             case "carry":
                 initial = getattr(self.plan.initial, key, None)
                 return carry[key] if keep is None else runtime.restart(carry[key], keep, initial)
             case "shift":
-                value = last[key].to(self.given[self.plan.arguments[key]].dtype)
+                value = last[key].to(self.given[names[key]].dtype)
                 return value if keep is None else runtime.restart(value, keep)
             case "repeat":
                 return env[op.reads[0]]
@@ -162,6 +173,9 @@ class _Interpreter:
         match op.kind:
             case "input" | "noise":
                 return self.given.get(op.name)
+            case "whole" | "symbol":
+                assert op.variable is not None
+                return self.given[self.plan.arguments[op.variable.key]]
             case "stop":
                 return runtime.stop(args[0])
             case "same":
@@ -173,16 +187,62 @@ class _Interpreter:
             case "batch":
                 return getattr(args[0], op.how)()
             case "over":
-                return getattr(torch.stack(self.history[op.reads[0]], 1), op.how)(1)
+                return self._over(op)
             case "binary":
                 return _binary(op.how, *args)
+            case "call" | "combine":
+                assert op.function is not None
+                return op.function(*args)
+            case "item":
+                return args[0][int(op.how)]
+            case "group":
+                return dict(zip(op.how.split(), args, strict=True))
+            case "zeros":
+                return runtime.zeros(args[0], args[1], *map(int, re.findall(r"[0-9]+", op.how)))
+            case "along":
+                has = self.ops[op.reads[0]].axes
+                return runtime.along(args[0], *(0 if a in has else self.plan.sizes[a] for a in op.axes))
+            case "function" | "event" | "lift" | "samples":
+                return self._arithmetic(op, args)
         assert op.factor is not None
         return self._of_factor(op, op.factor, args)
 
+    def _over(self, op: Op) -> Tensor:
+        """The reduction of the steps."""
+        name, (how, _, burn_in) = op.reads[0], op.how.partition(" ")
+        if how == "last":
+            return self.history[name][-1]  # type: ignore[no-any-return]
+        if not self.ops[name].axes and len(op.args) == 1 and not burn_in:
+            return getattr(torch.stack(self.history[name], 1), how)(1)  # type: ignore[no-any-return]
+        steps = torch.stack(self.history[name], -1)
+        mask = self.given[self.plan.arguments[self.ops[op.reads[1]].how]] if len(op.reads) > 1 else None
+        return runtime.counted(steps.flatten(-2), *steps.shape[-2:], how, mask, int(burn_in or 0))
+
+    def _arithmetic(self, op: Op, args: list[Any]) -> Any:
+        """Functions of one value, and reductions over event and sample axes."""
+        value = args[0]
+        if op.kind == "function":
+            name, _, limits = op.how.partition(", ")
+            given = dict(part.split("=") for part in limits.split(", ")) if limits else {}
+            bounds = {k: None if v == "None" else float(v) for k, v in given.items()}
+            value = torch.as_tensor(value)
+            return value.clamp(**bounds) if name == "clamp" else FUNCTIONS[name].call(value)
+        if op.kind == "lift":
+            return value[(..., *(None,) * int(op.how))]
+        if op.kind == "event":
+            how, _, rank = op.how.partition(" ")
+            return total(value.square() if how == "norm2" else value, int(rank))
+        assert op.axis is not None
+        place = self.ops[op.reads[0]].axes.index(op.axis)
+        if op.how == "dreg":
+            return runtime.dreg(value, place, *args[1:])
+        if op.how == "logmeanexp":
+            return value.logsumexp(place) - math.log(self.plan.sizes[op.axis])
+        return getattr(value, op.how)(place)
+
     def _of_factor(self, op: Op, factor: Factor, args: list[Any]) -> Any:
         if op.kind == "net":
-            assert factor.net is not None
-            return self._output(factor, factor.net(*args))
+            return self._output(factor, self._net(op, factor, args))
         family, rank, shape = factor.family, self.plan.rank_of(factor), self.plan.shape_of(factor)
         assert family is not None
         match op.kind:
@@ -194,6 +254,9 @@ class _Interpreter:
                 return runtime.wide(family, args[0], args[1], rank)
             case "draw":
                 return self._draw(op, factor, family, *args)
+            case "support":
+                assert shape is not None
+                return runtime.support(family, rank, shape, *args)
             case "logp":
                 return family.log_prob(args[0], args[1], rank)
             case "kl":
@@ -203,6 +266,16 @@ class _Interpreter:
                 assert closed is not None
                 return torch.as_tensor(closed(args[0], args[1], rank, shape))
         raise TypeError(f"no interpreter rule for {op.kind}")
+
+    def _net(self, op: Op, factor: Factor, args: list[Any]) -> Any:
+        """A network sees one batch axis in place of the sample axes and the batch."""
+        net: Any = factor.net
+        net = net[int(op.how)] if op.how else net
+        folds = len(op.axes) - (not self.plan.batched)
+        if folds <= 0:
+            return net(*args)
+        sizes = (*self.plan.lead(op), *((-1,) if self.plan.batched else ()))
+        return runtime.unfold(net(*(runtime.fold(a, folds) for a in args)), *sizes)
 
     @staticmethod
     def _output(factor: Factor, value: Any) -> Any:
@@ -219,16 +292,17 @@ class _Interpreter:
         return value
 
     def _draw(self, op: Op, factor: Factor, family: Family, params: Any, noise: Any) -> Any:
+        new = [0 if a in self.ops[op.reads[0]].axes else self.plan.sizes[a] for a in op.axes]
         if self.deterministic and not factor.unbatched:
-            return family.mode(params)
+            return runtime.along(family.mode(params), *new)
         if self.deterministic:
             return runtime.mode_like(family, params, noise)
         if self.plan.noise_shape(self.ops[str(op.args[1])]) is None:
-            noise = runtime.noise_for(family, params, self.plan.rank_of(factor), noise, self.given.get("rng"))
+            lead = [n for n in new if n]
+            noise = runtime.noise_for(family, params, self.plan.rank_of(factor), noise, self.given.get("rng"), *lead)
         self.noise[str(op.args[1])] = noise
-        if op.how == "straight-through":
-            return family.straight_through(params, noise)  # type: ignore[attr-defined]
-        return family.sample(params, noise)
+        draw = getattr(family, METHODS.get(op.how, "sample"))(params, noise)
+        return draw.detach() if op.how == "score" and family.reparametrised else draw
 
     def _same(self, op: Op, args: list[Any]) -> None:
         shapes = [(self.plan.labels.get(n, n), v.shape) for n, v in zip(op.reads, args, strict=True) if v.ndim]
@@ -246,6 +320,8 @@ def _binary(how: str, left: Any, right: Any) -> Any:
             return left * right
         case "/":
             return left / right
+        case "^":
+            return left**right
     if isinstance(left, Tensor) and isinstance(right, Tensor):
         return torch.maximum(left, right) if how == "max" else torch.minimum(left, right)
     if not isinstance(left, Tensor) and not isinstance(right, Tensor):

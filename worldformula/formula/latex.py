@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
+from worldformula.formula.functions import FUNCTIONS
 from worldformula.formula.names import GREEK, Variable
 from worldformula.formula.nodes import (
     Binary,
     Divergence,
     Expectation,
+    Function,
+    Group,
     Log,
+    Named,
     Negative,
     Node,
     Number,
+    Operator,
     OverBatch,
+    OverEvent,
+    OverSteps,
     OverTime,
     Product,
+    Ratio,
     StopGradient,
     Use,
+    Value,
 )
 from worldformula.formula.text import SUMMAND, bracketed, clock, number, strength
+
+SEPARATORS = {"‖": r" \,\|\, ", ",": r",\, ", ";": r";\, "}
 
 
 def symbol(word: str) -> str:
@@ -93,17 +104,45 @@ def latex(node: Node) -> str:
     match node:
         case Number(value):
             return decimal(value)
+        case Value(v):
+            return variable(v)
         case Log(p):
             return rf"\log {product(p)}"
+        case Ratio(p, q):
+            return rf"\frac{{{product(p)}}}{{{product(q)}}}"
         case Divergence(q, p):
             return rf"D_{{\mathrm{{KL}}}}\left[ {factor(q)} \,\|\, {factor(p)} \right]"
-        case Expectation(q, body, gradient):
-            how = rf"^{{\mathrm{{{gradient}}}}}" if gradient else ""
-            return rf"\mathbb{{E}}{how}_{{{product(q)}}}\left[ {latex(body)} \right]"
+        case Expectation(q, body):
+            marks = r",\, ".join(m if m.startswith("K=") else rf"\mathrm{{{m}}}" for m in node.marks)
+            how = f"^{{{marks}}}" if marks else ""
+            behind = rf";\, \mathrm{{baseline}}\ {latex(node.baseline)}" if isinstance(node.baseline, Node) else ""
+            return rf"\mathbb{{E}}{how}_{{{product(q)}}}\left[ {latex(body)}{behind} \right]"
+        case Function("clamp", body, bounds):
+            low, high = (sign if b is None else decimal(b) for b, sign in zip(bounds, (r"-\infty", r"\infty"), strict=True))
+            return rf"\operatorname{{clamp}}\left( {latex(body)},\, {low},\, {high} \right)"
+        case Function(name, body):
+            return FUNCTIONS[name].latex.format(latex(body))
+        case OverEvent("norm2", body):
+            return rf"\left\| {latex(body)} \right\|^{{2}}"
+        case OverEvent(_, body):
+            return rf"\operatorname{{total}}\left( {latex(body)} \right)"
+        case Named(name):
+            return symbol(name)
+        case Group(names, bodies):
+            rows = [rf"{symbol(name)}:\; &{latex(body)}" for name, body in zip(names, bodies, strict=True)]
+            return r"\begin{aligned} " + r" \\ ".join(rows) + r" \end{aligned}"
+        case Operator():
+            inside = SEPARATORS[node.separator].join(latex(p) if isinstance(p, Node) else product(p) for p in node.parts)
+            return rf"{node.sign.latex}\left[ {inside} \right]"
+        case OverSteps(how, index, steps, body):
+            sign = r"\sum" if how == "sum" else r"\operatorname{mean}"
+            return f"{sign}_{{{symbol(index)}=1}}^{{{steps}}} {_operand(body, strength(body) < SUMMAND)}"
         case Binary("max" | "min", left, right):
             return rf"\{node.op}\left( {latex(left)},\, {latex(right)} \right)"
         case Binary("/", left, right):
             return rf"\frac{{{latex(left)}}}{{{latex(right)}}}"
+        case Binary("^", left, right):
+            return f"{_operand(left, bracketed(left, '^'))}^{{{latex(right)}}}"
         case Binary(op, left, right):
             sign = op if op != "*" else r"\cdot" if isinstance(right, Number) else r"\,"
             return f"{_operand(left, bracketed(left, op))} {sign} {_operand(right, bracketed(right, op, right=True))}"

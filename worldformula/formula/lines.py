@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from worldformula.families.base import Family, kl_pair
 from worldformula.formula.factor import Factor
+from worldformula.formula.functions import FUNCTIONS
 from worldformula.formula.plain import written_out
 from worldformula.formula.plan import Op, Plan, Ref
 
-INLINE = ("net", "wide", "binary", "negative", "detach", "batch", "over")
+ARITHMETIC = ("binary", "negative", "detach", "batch", "over", "function", "event", "lift", "samples")
+INLINE = ("net", "wide", *ARITHMETIC)
+
+
+METHODS = {"straight-through": "straight_through", "gumbel": "gumbel"}  # of a family, by estimator
 
 
 class Lines:
@@ -22,6 +29,7 @@ class Lines:
         self.plan, self.networks, self.deterministic = plan, networks, deterministic
         self.ops, self.stages = plan.by_name, plan.stages
         self.globals: dict[str, Any] = {}
+        self.imports: dict[str, str] = {}
         self.names: dict[Family, str] = {}
         self.used: dict[str, list[str]] = {}
         for op in plan.ops:
@@ -49,6 +57,8 @@ class Lines:
         for op in ops:
             unread = op.kind == "noise" and op.name not in self.arguments()
             if unread or self.inlined(op.name) or (op.kind == "input" and not self.flattened(op)):
+                continue
+            if op.kind in ("symbol", "mask"):
                 continue
             if op.name in self.plain:
                 written += self._plain_params(op)
@@ -78,7 +88,7 @@ class Lines:
             return False
         if op.kind in ("net", "wide"):
             return user.kind in ({"net": ("params",), "wide": ("logp", "kl")}[op.kind])
-        return user.kind in ("binary", "negative", "detach", "batch", "over")
+        return user.kind in ARITHMETIC and not (user.kind == "samples" and user.how == "dreg")
 
     def ref(self, ref: Ref, tight: bool = False) -> str:
         """An argument as written in a line: a number, a name, one step of a series, or an inlined expression."""
@@ -86,7 +96,7 @@ class Lines:
             return f"({ref!r})" if tight and ref < 0 else repr(ref)
         if self.inlined(ref):
             op = self.ops[ref]
-            loose = op.kind == "negative" or (op.kind == "binary" and op.how in "+-*/")
+            loose = op.kind == "negative" or (op.kind == "binary" and op.how in "+-*/^") or op.how == "logmeanexp"
             return f"({self.expression(op)})" if tight and loose else self.expression(op)
         if self.in_loop and self.stages[ref] == "before":
             return f"{ref}_s[t]"
@@ -153,14 +163,24 @@ class Lines:
         match op.kind:
             case "input":
                 return f"flat({op.name})"
+            case "whole":
+                return self.plan.arguments[op.variable.key] if op.variable else ""
             case "noise":  # [B, T, ...]; a draw outside the loop takes all steps at once
-                return f"flat({op.name})" if op.step and not self._sliced(op.name) else op.name
+                return f"flat({self._led(op.name, op)})" if op.step and not self._sliced(op.name) else op.name
             case "repeat":
-                return f"repeat({args[0]}, T)"
+                return f"repeat({args[0]}, {self._led('T', op)})"
+            case "along":
+                has = self.ops[str(op.args[0])].axes
+                sizes = [0 if axis in has else self.plan.sizes[axis] for axis in op.axes]
+                return f"along({args[0]}, {', '.join(map(str, sizes))})"
+            case "unroll":
+                return f"flat({self._led(args[0], op)})"
+            case "item":
+                return f"{args[0]}[{op.how}]"
             case "flags" | "shift" | "carry":
                 return self._time(op, args)
             case "net":
-                return f"{self.network(self._factor(op).net)}({', '.join(args)})"
+                return self._net(op, args)
             case "params":
                 return self._params(op)
             case "wide":
@@ -168,6 +188,11 @@ class Lines:
                 return f"wide({self.family(_family(factor))}, {', '.join(args)}, {self.plan.rank_of(factor)})"
             case "draw":
                 return self._draw(op)
+            case "support":
+                factor = self._factor(op)
+                settings = f"{self.plan.rank_of(factor)}, {self.plan.shape_of(factor)}"
+                like = ", ".join(args)
+                return f"support({self.family(_family(factor))}, {settings}, {like})"
             case "logp":
                 factor = self._factor(op)
                 return f"{self.family(_family(factor))}.log_prob({', '.join(args)}, {self.plan.rank_of(factor)})"
@@ -177,7 +202,38 @@ class Lines:
                 return f"{'stop' if op.kind == 'stop' else 'one_batch'}({', '.join(args)})"
             case "binary":
                 return self._binary(op)
+            case "call" | "combine":
+                assert op.function is not None
+                return f"{self.callable(op.function)}({', '.join(args)})"
+            case "group":
+                return "{" + ", ".join(f"{k!r}: {v}" for k, v in zip(op.how.split(), args, strict=True)) + "}"
+            case "zeros":
+                return f"zeros({', '.join([*args, *re.findall(r'[0-9]+', op.how)])})"
         return self._unary(op)
+
+    def _led(self, shown: str, op: Op) -> str:
+        """An argument, and behind it the number of sample axes where there are any."""
+        return f"{shown}, {len(op.axes)}" if op.axes else shown
+
+    def callable(self, function: Callable[..., Any]) -> str:
+        """The name of a function of ours in emitted code, which imports it."""
+        name = function.__name__
+        self.globals[name] = function
+        if function.__module__ != "worldformula.formula.runtime":
+            self.imports[name] = function.__module__
+        return name
+
+    def _net(self, op: Op, args: list[str]) -> str:
+        """A network sees one batch axis in place of the sample axes and the batch."""
+        network = self.network(self._factor(op).net) + (f"[{op.how}]" if op.how else "")
+        folds = len(op.axes) - (not self.plan.batched)
+        if folds > 0:
+            args = [f"fold({a}, {folds})" for a in args]
+        call = f"{network}({', '.join(args)})"
+        if folds <= 0:
+            return call
+        sizes = (*self.plan.lead(op), *((-1,) if self.plan.batched else ()))
+        return f"unfold({call}, {', '.join(map(str, sizes))})"
 
     def _unary(self, op: Op) -> str:
         body = self.ref(op.args[0], tight=True)
@@ -189,8 +245,40 @@ class Lines:
             case "batch":
                 return f"{body}.{op.how}()"
             case "over":
-                return f"{body}.unflatten(0, (B, T)).{op.how}(1)"
+                return self._over(op, body)
+            case "function":
+                name, _, limits = op.how.partition(", ")
+                rule = f"{{}}.clamp({limits})" if name == "clamp" else FUNCTIONS[name].code
+                return rule.format(self.ref(op.args[0]) if rule.startswith("F.") else body)
+            case "event":
+                how, _, rank = op.how.partition(" ")
+                axes = {"0": "", "1": ".sum(-1)"}.get(rank, f".sum({tuple(range(-int(rank), 0))})")
+                return f"{body}{'.square()' if how == 'norm2' else ''}{axes}"
+            case "lift":
+                return f"{body}[...{', None' * int(op.how)}]"
+            case "samples":
+                return self._samples(op, body)
         raise TypeError(f"no code rule for {op.kind}")
+
+    def _over(self, op: Op, body: str) -> str:
+        how, _, burn_in = op.how.partition(" ")
+        inner = self.ops[str(op.args[0])]
+        if how == "last":
+            return f"{body}.unflatten(0, (B, T))[:, -1]"
+        if len(op.args) == 1 and not burn_in and not inner.axes:
+            return f"{body}.unflatten(0, (B, T)).{how}(1)"
+        mask = self.plan.arguments[self.ops[str(op.args[1])].how] if len(op.args) > 1 else "None"
+        return f"counted({self.ref(op.args[0])}, B, T, {how!r}, {mask}, {burn_in or 0})"
+
+    def _samples(self, op: Op, body: str) -> str:
+        assert op.axis is not None
+        place = self.ops[str(op.args[0])].axes.index(op.axis)
+        match op.how:
+            case "logmeanexp":
+                return f"{body}.logsumexp({place}) - {math.log(self.plan.sizes[op.axis])!r}"
+            case "dreg":
+                return f"dreg({', '.join([self.ref(op.args[0]), str(place), *map(self.ref, op.args[1:])])})"
+        return f"{body}.{op.how}({place})"
 
     @staticmethod
     def _factor(op: Op) -> Factor:
@@ -237,12 +325,17 @@ class Lines:
     def _draw(self, op: Op) -> str:
         factor, site = self._factor(op), self.ops[str(op.args[1])]
         family, params, noise = self.family(_family(factor)), self.ref(op.args[0]), self.ref(op.args[1])
+        new = [0 if a in self.ops[str(op.args[0])].axes else self.plan.sizes[a] for a in op.axes]
         if self.deterministic:
-            return f"{family}.mode({params})" if not factor.unbatched else f"mode_like({family}, {params}, {noise})"
+            if factor.unbatched:
+                return f"mode_like({family}, {params}, {noise})"
+            mode = f"{family}.mode({params})"
+            return f"along({mode}, {', '.join(map(str, new))})" if any(new) else mode
         if self.plan.noise_shape(site) is None:
-            noise = f"noise_for({family}, {params}, {self.plan.rank_of(factor)}, {noise}, rng)"
-        method = "straight_through" if op.how == "straight-through" else "sample"
-        return f"{family}.{method}({params}, {noise})"
+            lead = "".join(f", {n}" for n in new if n)
+            noise = f"noise_for({family}, {params}, {self.plan.rank_of(factor)}, {noise}, rng{lead})"
+        draw = f"{family}.{METHODS.get(op.how, 'sample')}({params}, {noise})"
+        return f"{draw}.detach()" if op.how == "score" and _family(factor).reparametrised else draw
 
     def _kl(self, op: Op, args: list[str]) -> str:
         q, p = self._factor(op), op.other
@@ -267,6 +360,8 @@ class Lines:
                 return repr(max(numbers) if op.how == "max" else min(numbers))
             return f"torch.{op.how}imum({', '.join(self.ref(a) for a in op.args)})"
         left, right = op.args
+        if op.how == "^":
+            return f"{self.ref(left, tight=True)} ** {self.ref(right, tight=True)}"
         weak = op.how in "+-" and isinstance(right, str) and self.ops[right].how in "*/"  # a + b * c needs no brackets
         return f"{self.ref(left, tight=op.how in '*/')} {op.how} {self.ref(right, tight=not weak)}"
 

@@ -3,36 +3,49 @@
 from __future__ import annotations
 
 import keyword
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
 
 from worldformula.errors import FormulaError, TimeError
-from worldformula.formula.builder import CALL_OPTIONS, Builder, Scope
+from worldformula.formula.builder import CALL_OPTIONS, Scope
 from worldformula.formula.factor import Factor
 from worldformula.formula.names import Variable
 from worldformula.formula.nodes import (
     Binary,
     Divergence,
     Expectation,
+    Function,
+    Group,
     Log,
+    Named,
     Negative,
     Node,
     Number,
+    Operator,
     OverBatch,
+    OverEvent,
+    OverSteps,
     OverTime,
     Product,
+    Ratio,
     StopGradient,
     Use,
-    children,
+    Value,
     factors,
+    walk,
 )
 from worldformula.formula.plan import Op, Plan, Ref, Term
+from worldformula.formula.sampled import Sampled
 from worldformula.formula.text import text
 
-WISHES = {"+": "total", "-": "difference", "*": "product", "/": "ratio", "max": "larger", "min": "smaller"}
+WISHES = {"+": "total", "-": "difference", "*": "product", "/": "ratio", "^": "power", "max": "larger", "min": "smaller"}
 
 
 def lower(node: Node) -> Plan:
     """The plan of an expression."""
     lowering = _Lowering(factors(node))
+    lowering.declare([n for n in walk(node) if isinstance(n, Value)])
     value = lowering.lower(node, {}, None)
     lowering.check_batch()
     return lowering.plan(value)
@@ -51,7 +64,7 @@ def lower_rollout(clock: OverTime, shapes_from: tuple[Factor, ...] = ()) -> Plan
     return lowering.plan(None)
 
 
-class _Lowering(Builder):
+class _Lowering(Sampled):
     """Rules for nodes. Between two reductions a formula works elementwise on the batch: all its leaves (KLs, logs, sums
     over time) must have one batch shape.
     """
@@ -67,12 +80,32 @@ class _Lowering(Builder):
         match node:
             case Number(value):
                 return value
+            case Value():
+                return self.value(node, scope, index)
+            case Ratio(p, q):
+                ratio = self.binary("-", self.log(p, scope, index), self.log(q, scope, index))
+                return self.term(node, self.function("exp", ratio))
             case Log(p):
                 return self.term(node, self.log(p, scope, index))
             case Divergence(q, p):
                 return self.term(node, self.divergence(q, p, scope, index))
             case Expectation():
                 return self.expectation(node, scope, index)
+            case Function("log", Expectation() as inner) if self.is_sampled(inner):
+                return self.term(node, self.log_expectation(inner, scope, index))
+            case Function(name, body, bounds):
+                return self.function(name, self.lower(body, scope, index), bounds)
+            case OverEvent(how, body):
+                return self.over_event(how, self.lower(body, scope, index))
+            case Named():
+                return self.named(node, scope, index)
+            case Operator():
+                value = node.lower(self, scope, index)
+                return self.term(node, value)
+            case OverSteps():
+                return self.over_steps(node, scope, index)
+            case Group(names, bodies):
+                return self.group(names, [self.reduced("", body, scope, index) for body in bodies])
             case Binary(op, left, right):
                 return self.binary(op, self.lower(left, scope, index), self.lower(right, scope, index))
             case Negative(body):
@@ -87,7 +120,7 @@ class _Lowering(Builder):
                     f"put {write} outside the Sum"
                 )
             case OverBatch(how, body):
-                return self.add(how + "_value", Op("", "batch", (self.reduced(how, body, scope, index),), how=how))
+                return self.over_batch(how, self.reduced(how, body, scope, index))
             case OverTime(how, name, body, _, _):
                 self.enter_time(node)
                 return self.over_time(node, self.reduced(f"time {how}", body, scope, name))
@@ -97,8 +130,9 @@ class _Lowering(Builder):
 
     def term(self, node: Node, value: Ref) -> Ref:
         """Note a KL, a log-density or an expectation of one as a term that ``out.terms`` shows."""
-        if isinstance(value, str):
+        if isinstance(value, str) and not self.rank(value) and not self.scalar(value):
             self.leaves.append(value)
+        if isinstance(value, str):
             self.labels.setdefault(value, text(node))
         if not self.inside_term:
             shown, count = text(node), 2
@@ -110,7 +144,7 @@ class _Lowering(Builder):
     def reduced(self, how: str, body: Node, scope: Scope, index: str | None) -> Ref:
         """What a reduction reduces."""
         leaves, reductions = self.leaves, self.reductions
-        self.leaves, self.reductions = [], (how, *reductions)
+        self.leaves, self.reductions = [], (how, *reductions) if how else reductions
         value = self.lower(body, scope, index)
         self.check_batch()
         self.leaves, self.reductions = leaves, reductions
@@ -157,35 +191,91 @@ class _Lowering(Builder):
 
     def expectation(self, node: Expectation, scope: Scope, index: str | None) -> Ref:
         """Draw, then the body at the draws. One of a single thing is a term of its own, as is one with a surrogate."""
-        whole = node.gradient == "score" or not isinstance(node.body, Binary | Negative | OverTime | Expectation)
+        sampled = self.is_sampled(node)
+        whole = sampled or node.gradient == "score" or not isinstance(
+            node.body, Binary | Negative | OverTime | OverSteps | Expectation | Named
+        )  # fmt: skip
         outer, self.inside_term = self.inside_term, self.inside_term or whole
-        inside = self.draw(node, scope, index)
-        value = self.lower(node.body, inside, index)
-        if node.gradient == "score":
-            value = self.score(node.q, value, inside, index)
+        if sampled:
+            value = self.sampled_expectation(node, scope, index)
+        else:
+            inside = self.draw(node, scope, index)
+            value = self.lower(node.body, inside, index)
+            value = self.score(node, value, inside, index)
         self.inside_term = outer
         return self.term(node, value) if whole else value
 
-    def score(self, q: Product, value: Ref, scope: Scope, index: str | None) -> Ref:
-        """value + (log q − sg log q)·sg(value): the value itself, with the score-function gradient."""
-        surrogate = value
-        for use in q:
-            if use.factor.family is not None and not use.factor.family.reparametrised:
-                logq = self.log((use,), scope, index)
-                self.leaves += [logq] if isinstance(logq, str) else []
-                centred = self.binary("-", logq, self.unary("detach", logq))
-                surrogate = self.binary("+", surrogate, self.binary("*", centred, self.unary("detach", value)))
-        return surrogate
+    def named(self, node: Named, scope: Scope, index: str | None) -> Ref:
+        """The value of a named part, which is one term under its name."""
+        outer, self.inside_term = self.inside_term, True
+        value = self.lower(node.body, scope, index)
+        self.inside_term = outer
+        if not outer:
+            self.terms.append(Term(node.name, value, self.reductions))
+        return value
 
     # ------------------------------------------------------------------------------------------------------ arithmetic
 
     def binary(self, op: str, left: Ref, right: Ref) -> Ref:
-        """left op right."""
-        return self.add(WISHES[op], Op("", "binary", (left, right), how=op))
+        """left op right; what has fewer event axes is seen with those of the other."""
+        rank = max(self.rank(left), self.rank(right))
+        left, right = (self.lift(side, rank) for side in (left, right))
+        return self.add(WISHES[op], Op("", "binary", (left, right), how=op, rank=rank))
 
     def unary(self, kind: str, body: Ref) -> Ref:
         """Minus, or stop-gradient."""
-        return self.add(f"{kind}_{body}" if isinstance(body, str) else kind, Op("", kind, (body,)))
+        op = Op("", kind, (body,), rank=self.rank(body))
+        return self.add(f"{kind}_{body}" if isinstance(body, str) else kind, op)
+
+    def function(self, name: str, body: Ref, bounds: tuple[int | float | None, ...] = ()) -> Ref:
+        """An elementwise function."""
+        limits = "" if name != "clamp" else "".join(f", {k}={b!r}" for k, b in zip(("min", "max"), bounds, strict=True))
+        return self.add(name, Op("", "function", (body,), how=name + limits, rank=self.rank(body)))
+
+    def lift(self, ref: Ref, rank: int) -> Ref:
+        """A value with event axes of size 1, so that arithmetic meets the axes it means."""
+        missing = rank - self.rank(ref)
+        if not missing or self.scalar(ref):
+            return ref
+        return self.add(f"{ref}_wide", Op("", "lift", (ref,), how=str(missing), rank=rank))
+
+    def over_event(self, how: str, body: Ref) -> Ref:
+        """The sum over event axes of a value, or of its squares."""
+        rank = self.rank(body)
+        name = self.add(how, Op("", "event", (body,), how=f"{how} {rank}"))
+        if isinstance(name, str) and not self.scalar(name):
+            self.leaves.append(name)
+        return name
+
+    def over_batch(self, how: str, body: Ref) -> Ref:
+        """The mean or sum over all batch axes."""
+        if self.rank(body) or (isinstance(body, str) and self.ops[body].axes):
+            raise FormulaError(
+                f".{how}() is over the batch, and what stands inside has event or sample axes too\n"
+                f"reduce these first, by total(...) or norm2(...), and put .{how}() outside an E with samples="
+            )
+        return self.add(how + "_value", Op("", "batch", (body,), how=how))
+
+    def group(self, names: tuple[str, ...], values: list[Ref]) -> Ref:
+        """Several values under their names."""
+        return self.add("values", Op("", "group", tuple(values), how=" ".join(names)))
+
+    def value(self, node: Value, scope: Scope, index: str | None) -> Ref:
+        """The value of a variable, or a number that the call is given."""
+        variable = node.variable
+        if node.scalar:
+            name = self.input(variable, node, Op("", "symbol", variable=variable))
+            return name
+        name = self.read(variable, scope, index, text(node))
+        rank = self.ranks.get(variable.key, len(self.shapes.get(variable.key, ())))
+        self.event_axes[name] = rank
+        if not rank:
+            self.leaves.append(name)
+        return name
+
+    def call(self, wish: str, function: Callable[..., Any], *args: Ref, rank: int = 0, how: str = "") -> str:
+        """The result of a function on the values of other operations and numbers, once per call or per step."""
+        return self.add(wish, Op("", "call", args, function=function, rank=rank, how=how))
 
     # ------------------------------------------------------------------------------------------------------------ time
 
@@ -198,7 +288,13 @@ class _Lowering(Builder):
                     f"give a variable its subscript, e.g. x_{node.index}"
                 )
             inner = self.add(f"{inner}_{node.index}", Op("", "repeat", (inner,), step=True))
-        name = self.add(f"{node.how}_over_{node.index}", Op("", "over", (inner,), how=node.how))
+        if self.rank(inner):
+            raise FormulaError(f"Sum over {node.index!r}: {text(node.body)} has event axes; write total(...) around it")
+        args: tuple[Ref, ...] = (inner,)
+        if node.mask is not None:
+            args = (inner, self.flags("mask", node.mask))
+        op = Op("", "over", args, how=node.how if not node.burn_in else f"{node.how} {node.burn_in}")
+        name = self.add(f"{node.how}_over_{node.index}", op)
         self.leaves.append(name)
         self.labels.setdefault(name, text(node))
         return name
@@ -217,14 +313,71 @@ class _Lowering(Builder):
             self.time = node
         self.declared |= {v for v in _drawn(node.body) if v.index == node.index}
         if node.reset is not None:
-            if keyword.iskeyword(node.reset) or node.reset in ("self", *CALL_OPTIONS):
-                raise FormulaError(f"reset=: flags cannot be called {node.reset!r}; call them e.g. 'first'")
-            self.add("keep", Op("", "flags", how=node.reset, step=True))
+            self.flags("reset", node.reset)
+
+    def flags(self, what: str, name: str) -> str:
+        """The series of flags [B, T] that the call is given under this name."""
+        if keyword.iskeyword(name) or name in ("self", *CALL_OPTIONS):
+            raise FormulaError(f"{what}=: flags cannot be called {name!r}; call them e.g. 'first'")
+        kind = "flags" if what == "reset" else "mask"
+        return self.add("keep" if what == "reset" else f"{name}_mask", Op("", kind, how=name, step=True))
+
+    def over_steps(self, node: OverSteps, scope: Scope, index: str | None) -> Ref:
+        """The iterations 1 … n, written out one after the other; the last values stay readable as ``c_L``."""
+        if node.index in self.iteration or (index is not None and index == node.index):
+            raise TimeError(f"{text(node)}: {node.index!r} is the index of a sum around it; choose another letter")
+        outer, self.inside_term = self.inside_term, True
+        total: Ref | None = None
+        previous = dict(self.first_values(node, scope, index))
+        for place in range(1, node.steps + 1):
+            self.iteration[node.index] = place
+            self.iterated = {v: n for v, n in self.iterated.items() if v.index != node.index}
+            inside = {**scope, **previous}
+            value = self.lower(node.body, inside, index)
+            total = value if total is None else self.binary("+", total, value)
+            previous = {v.at(-1): n for v, n in self.iterated.items() if v.index == node.index}
+        del self.iteration[node.index]
+        last = {v: n for v, n in self.iterated.items() if v.index == node.index}
+        self.iterated = {v: n for v, n in self.iterated.items() if v.index != node.index}
+        self.iterated |= {replace(v, index=node.index.upper()): n for v, n in last.items()}
+        assert total is not None
+        if node.how == "mean":
+            total = self.binary("/", total, node.steps)
+        self.inside_term = outer
+        return self.term(node, total)
+
+    def first_values(self, node: OverSteps, scope: Scope, index: str | None) -> Iterator[tuple[Variable, str]]:
+        """Zeros for every variable that the first iteration reads of the one before."""
+        for factor in factors(node.body):
+            for condition in factor.conditions:
+                if condition.index != node.index or condition.offset != -1 or condition in scope:
+                    continue
+                shape = self.shapes.get(condition.key)
+                if shape is None:
+                    raise TimeError(
+                        f"{factor} reads {condition}, which begins with zeros, so its size must be known: "
+                        f"declare shape= on the factor of {condition.at(0)}"
+                    )
+                like = self.like(node, scope, index)
+                if like is None:
+                    raise TimeError(f"{text(node)}: nothing tells the batch of {condition}; read some data before")
+                known = self.ops[like].variable
+                rank = self.ranks.get(known.key, 1) if known else 1
+                yield condition, self.add(condition.identifier, Op("", "zeros", (like, rank), how=repr(shape)))
+
+    def like(self, node: OverSteps, scope: Scope, index: str | None) -> str | None:
+        """Some value with the batch axes of this place: what is drawn here, or data that the iterations read."""
+        drawn = next((n for n in scope.values() if not self.shared(n)), None)
+        if drawn is not None:
+            return drawn
+        own = _drawn(node.body)
+        read = ((c, f) for f in factors(node.body) for c in f.conditions if c.index != node.index and c not in own)
+        return next((self.read(c, scope, index, f) for c, f in read if not c.span), None)
 
 
 def _drawn(node: Node) -> set[Variable]:
     """The variables that the expectations inside a node draw or compute (not the data)."""
-    found: set[Variable] = set()
-    if isinstance(node, Expectation):
-        found |= {u.factor.variable for u in node.q if u.factor.family is not None or u.factor.net is not None}
-    return found.union(*(_drawn(child) for child in children(node)))
+    return {
+        v for n in walk(node) if isinstance(n, Expectation) for u in n.q if not u.factor.observed
+        for v in u.factor.variables
+    }  # fmt: skip

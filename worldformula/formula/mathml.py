@@ -10,20 +10,29 @@ import re
 from html import escape, unescape
 from typing import TypeGuard
 
+from worldformula.formula.functions import FUNCTIONS
 from worldformula.formula.names import GREEK, Variable
 from worldformula.formula.nodes import (
     Binary,
     Divergence,
     Expectation,
+    Function,
+    Group,
     Log,
+    Named,
     Negative,
     Node,
     Number,
+    Operator,
     OverBatch,
+    OverEvent,
+    OverSteps,
     OverTime,
     Product,
+    Ratio,
     StopGradient,
     Use,
+    Value,
 )
 from worldformula.formula.text import SUMMAND, bracketed, clock, number, strength
 
@@ -69,7 +78,9 @@ def variable(v: Variable) -> str:
     if v.accent:
         base = f'<mover accent="true">{base}<mo stretchy="false">{_ACCENTS[v.accent]}</mo></mover>'
     parts = [symbol(v.subscript)] if v.subscript else []
-    if v.index:
+    if v.index and v.span:
+        parts.append(f"<mn>1</mn><mo>:</mo>{symbol(v.index.upper())}")
+    elif v.index:
         sign = f"<mo>{'−' if v.offset < 0 else '+'}</mo><mn>{abs(v.offset)}</mn>" if v.offset else ""
         parts.append(symbol(v.index) + sign)
     sub = f"<mrow>{_COMMA.join(parts)}</mrow>"
@@ -136,13 +147,14 @@ def _decimal(value: int | float) -> str:
     return f"<mrow>{minus}{digits}</mrow>" if minus or e else digits
 
 
-def _expected(q: Product, gradient: str | None) -> str:
+def _expected(node: Expectation) -> str:
     """𝔼 with what is drawn as subscript, below the letter when there are several factors; the estimator above."""
-    kind = "sub" if len(q) == 1 else "under"
-    above = f"<mi>{escape(gradient)}</mi>" if gradient else ""
-    tag = f"m{kind}{'' if not gradient else 'sup' if kind == 'sub' else 'over'}"
+    kind = "sub" if len(node.q) == 1 else "under"
+    marks = [f"<mi>{escape(m)}</mi>" for m in node.marks]
+    above = marks[0] if len(marks) == 1 else f"<mrow>{_COMMA.join(marks)}</mrow>" if marks else ""
+    tag = f"m{kind}{'' if not above else 'sup' if kind == 'sub' else 'over'}"
     letter = '<mo movablelimits="false" lspace="0.17em" rspace="0.1em">𝔼</mo>'
-    return f"<{tag}>{letter}<mrow>{product(q)}</mrow>{above}</{tag}>"
+    return f"<{tag}>{letter}<mrow>{product(node.q)}</mrow>{above}</{tag}>"
 
 
 def _over_time(node: OverTime) -> str:
@@ -167,14 +179,23 @@ def inline(node: Node) -> str:
     match node:
         case Number(value):
             return _decimal(value)
+        case Value(v):
+            return variable(v)
+        case Ratio(p, q):
+            return f"<mfrac><mrow>{product(p)}</mrow><mrow>{product(q)}</mrow></mfrac>"
         case Log(p):
             return f'<mrow><mi>log</mi>{_APPLY}<mspace width="0.17em"/>{product(p)}</mrow>'
         case Divergence(q, p):
             name = "<msub><mi>D</mi><mi>KL</mi></msub>"
             parallel = '<mo lspace="0.28em" rspace="0.28em" stretchy="false">∥</mo>'
             return f"<mrow>{name}{_fenced('[', factor(q) + parallel + factor(p), ']')}</mrow>"
-        case Expectation(q, body, gradient):
-            return f"<mrow>{_expected(q, gradient)}{_fenced('[', inline(body), ']')}</mrow>"
+        case Expectation(_, body):
+            behind = f"<mo>;</mo><mi>baseline</mi>{inline(node.baseline)}" if isinstance(node.baseline, Node) else ""
+            return f"<mrow>{_expected(node)}{_fenced('[', inline(body) + behind, ']')}</mrow>"
+        case Function() | OverEvent() | Named() | Operator() | Group() | OverSteps():
+            return _further(node)
+        case Binary("^", left, right):
+            return f"<msup>{_operand(left, bracketed(left, '^'))}<mrow>{inline(right)}</mrow></msup>"
         case Binary("max" | "min" as op, left, right):
             return f"<mrow><mi>{op}</mi>{_APPLY}{_fenced('(', inline(left) + _COMMA + inline(right), ')')}</mrow>"
         case Binary("/", left, right):
@@ -193,6 +214,38 @@ def inline(node: Node) -> str:
             return f"<mrow><mi>{how}</mi>{_APPLY}{_fenced('(', inline(body), ')')}</mrow>"
         case OverTime(_, _, body, _, _):
             return f"<mrow>{_over_time(node)}{_operand(body, strength(body) < SUMMAND)}</mrow>"
+    raise TypeError(f"no MathML rule for {type(node).__name__}")
+
+
+def _further(node: Node) -> str:
+    """The nodes that stand for themselves: functions, names, operators, iterations."""
+    match node:
+        case Function("clamp", body, bounds):
+            low, high = (sign if b is None else _decimal(b) for b, sign in zip(bounds, ("−∞", "∞"), strict=True))
+            inside = _COMMA.join((inline(body), f"<mrow>{low}</mrow>", f"<mrow>{high}</mrow>"))
+            return f"<mrow><mi>clamp</mi>{_APPLY}{_fenced('(', inside, ')')}</mrow>"
+        case Function(name, body):
+            return f"<mrow>{FUNCTIONS[name].mathml.format(inline(body))}</mrow>"
+        case OverEvent("norm2", body):
+            return f"<msup>{_fenced('‖', inline(body), '‖')}<mn>2</mn></msup>"
+        case OverEvent(_, body):
+            return f"<mrow><mi>total</mi>{_APPLY}{_fenced('(', inline(body), ')')}</mrow>"
+        case Named(name):
+            return symbol(name)
+        case Group(names, bodies):
+            return "<mrow>" + "<mo>;</mo>".join(
+                f"{symbol(name)}<mo>:</mo>{inline(body)}" for name, body in zip(names, bodies, strict=True)
+            ) + "</mrow>"  # fmt: skip
+        case Operator():
+            sign = f'<mo lspace="0.28em" rspace="0.28em" stretchy="false">{node.separator}</mo>'.replace("‖", "∥")
+            inside = sign.join(inline(p) if isinstance(p, Node) else f"<mrow>{product(p)}</mrow>" for p in node.parts)
+            return f"<mrow><mi>{escape(node.sign.text)}</mi>{_fenced('[', inside, ']')}</mrow>"
+        case OverSteps(how, index, steps, body):
+            below = f"<mrow>{symbol(index)}<mo>=</mo><mn>1</mn></mrow>"
+            sign = f'<munderover><mo movablelimits="false" largeop="true">∑</mo>{below}<mn>{steps}</mn></munderover>'
+            if how == "mean":
+                sign = f"<munderover><mi>mean</mi>{below}<mn>{steps}</mn></munderover>"
+            return f"<mrow>{sign}{_operand(body, strength(body) < SUMMAND)}</mrow>"
     raise TypeError(f"no MathML rule for {type(node).__name__}")
 
 
@@ -217,8 +270,8 @@ def _lines(node: Node, width: int) -> list[Line]:
         case Negative(body):
             brackets = bracketed(body, "neg", right=True)
             return _with('<mo form="prefix">−</mo>', _wrapped("(", body, ")", width, brackets))
-        case Expectation(q, body, gradient):
-            return _with(_expected(q, gradient), _wrapped("[", body, "]", width))
+        case Expectation(_, body):
+            return _with(_expected(node), _wrapped("[", body, "]", width))
         case StopGradient(body):
             return _with("<mi>sg</mi>", _wrapped("[", body, "]", width))
         case OverBatch(how, body):

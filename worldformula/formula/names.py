@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from worldformula.errors import HeaderError, TimeError
+from worldformula.errors import HeaderError, TimeError, UnknownVariableError, near
 
 GREEK = [
     "alpha",
@@ -65,7 +66,10 @@ def _greek(letter: str) -> str:
 
 @dataclass(frozen=True)
 class Variable:
-    """One variable as written. ``index`` is the time index (``"t"``), ``offset`` its shift (−1 in ``z_{t-1}``)."""
+    """One variable as written. ``index`` is the time index (``"t"``), ``offset`` its shift (−1 in ``z_{t-1}``).
+
+    ``span`` is set in ``x_{1:T}``, the whole series.
+    """
 
     base: str
     accent: str | None = None
@@ -73,6 +77,7 @@ class Variable:
     subscript: str | None = None
     index: str | None = None
     offset: int = 0
+    span: bool = False
 
     @property
     def key(self) -> str:
@@ -88,6 +93,8 @@ class Variable:
     @property
     def identifier(self) -> str:
         """The name in emitted code: the key, and ``_prev`` or ``_next`` for a shifted index."""
+        if self.span:
+            return f"{self.key}_series"
         shift = {0: "", -1: "_prev", 1: "_next"}.get(self.offset)
         return self.key + (shift if shift is not None else f"_{'m' if self.offset < 0 else 'p'}{abs(self.offset)}")
 
@@ -97,7 +104,9 @@ class Variable:
 
     @property
     def suffix(self) -> str:
-        """The time index as text: ``t``, ``t-1``, or nothing."""
+        """The time index as text: ``t``, ``t-1``, ``1:T``, or nothing."""
+        if self.span:
+            return f"1:{str(self.index).upper()}"
         return "" if self.index is None else f"{self.index}{self.offset:+d}" if self.offset else self.index
 
     def __str__(self) -> str:
@@ -200,14 +209,16 @@ class _Reader:
             self.at = len(self.text)
             raise self.fail("'}'")
         for part in self.text[self.at : end].replace(" ", "").split(","):
-            if not re.fullmatch(r"[^\W_]+([+-]\d+)?", part):
-                raise self.fail("a subscript such as 't-1'")
+            if not re.fullmatch(r"[^\W_]+([+-]\d+)?|1:[A-Z]", part):
+                raise self.fail("a subscript such as 't-1' or '1:T'")
             variable = self._with(variable, part)
         self.at = end + 1
         return variable
 
     @staticmethod
     def _with(variable: Variable, part: str) -> Variable:
+        if part.startswith("1:"):
+            return replace(variable, index=part[2:].lower(), span=True)
         index = _INDEX.fullmatch(part)
         if index is None:
             return replace(variable, subscript=f"{variable.subscript or ''}{part}")
@@ -274,6 +285,45 @@ def read_header(text: str, *, deterministic: bool = False) -> Header:
     return Header(letter, variables, conditions, deterministic, text)
 
 
+def read_variable(text: str) -> Variable:
+    """Read one variable, ``"z'"`` or ``"z_{t-1}"``.
+
+    >>> read_variable("z_{t-1}").offset
+    -1
+    """
+    if not isinstance(text, str):
+        raise HeaderError(f"expected a variable such as 'z', found {type(text).__name__}")
+    reader = _Reader(text)
+    variable = reader.variable()
+    reader.space()
+    if reader.at < len(text):
+        raise reader.fail("the end")
+    return variable
+
+
+def renamed(header: Header, names: Mapping[str, str]) -> Header:
+    """The header with some variables (by key) under other names; a name without an index keeps that of the variable.
+
+    >>> print(renamed(read_header("q(z_t|x_t,h_{t-1})"), {"z": "z'", "h": "g"}))
+    q(z'_t|x_t,g_{t-1})
+    """
+    known = {v.key: v for v in (*header.variables, *header.conditions)}
+    for name in names:
+        if name not in known:
+            raise UnknownVariableError(f"{header} has no variable {name!r}.{near(name, known)} It has {', '.join(known)}.")
+    new = {key: read_variable(name) for key, name in names.items()}
+
+    def other(variable: Variable) -> Variable:
+        found = new.get(variable.key)
+        if found is None or found.index is not None or variable.index is None:
+            return variable if found is None else found
+        return replace(found, index=variable.index, offset=variable.offset, span=variable.span)
+
+    variables, conditions = (tuple(map(other, vs)) for vs in (header.variables, header.conditions))
+    found = Header(header.letter, variables, conditions, header.deterministic, header.written)
+    return read_header(str(found), deterministic=header.deterministic)
+
+
 def _refuse_repeats(text: str, variables: tuple[Variable, ...], conditions: tuple[Variable, ...]) -> None:
     everything = [*variables, *conditions]
     for variable in everything:
@@ -285,5 +335,7 @@ def _refuse_repeats(text: str, variables: tuple[Variable, ...], conditions: tupl
                 f"variable of its own: Deterministic('u_t = f({variable.base}_{{t-1}})', torch.nn.Identity())"
             )
     for variable in variables:
+        if variable.span:
+            raise TimeError(f"{text}: a factor declares its variable at one step, found the series {variable}")
         if variable.offset:
             raise TimeError(f"{text}: a factor declares its variable at the current step, found {variable}")

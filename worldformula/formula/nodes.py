@@ -6,8 +6,12 @@ file of their own with one rule per node.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from worldformula.families.writing import Symbol
+from worldformula.formula.names import Variable
 
 if TYPE_CHECKING:
     from worldformula.formula.factor import Constants, Factor
@@ -38,10 +42,27 @@ class Number(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class Value(Node):
+    """The value of a variable: drawn, computed or given; ``scalar`` for a number that the whole call shares (β)."""
+
+    variable: Variable
+    shape: tuple[int, ...] | None = None
+    scalar: bool = False
+
+
+@dataclass(frozen=True, eq=False)
 class Log(Node):
     """log p(x|z) of a factor, or of a product: the sum of its factors' log-densities."""
 
     p: Product
+
+
+@dataclass(frozen=True, eq=False)
+class Ratio(Node):
+    """p / q: the ratio of two densities at the values that the expression gives their variables."""
+
+    p: Product
+    q: Product
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,18 +75,31 @@ class Divergence(Node):
 
 @dataclass(frozen=True, eq=False)
 class Expectation(Node):
-    """E_q[body]: one shared draw of every factor of ``q``; ``gradient`` names the estimator that was chosen."""
+    """E_q[body]: one shared draw of every factor of ``q``, or ``samples`` draws on a leading axis.
+
+    ``gradient`` names the estimator that was chosen; ``baseline`` is what the score estimator subtracts: a node, or
+    ``"leave-one-out"`` for the mean of the other samples.
+    """
 
     q: Product
     body: Node
     gradient: str | None = None
+    samples: int | None = None
+    baseline: Node | str | None = None
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """What the sign of the expectation says besides its factors: ``("score", "leave-one-out", "K=8")``."""
+        baseline = ("leave-one-out" if isinstance(self.baseline, str) else "baseline",) if self.baseline else ()
+        gradient = (self.gradient,) if self.gradient else ()
+        return gradient + baseline + (() if self.samples is None else (f"K={self.samples}",))
 
 
 @dataclass(frozen=True, eq=False)
 class Binary(Node):
-    """left op right, with op one of ``+ - * / max min``."""
+    """left op right, with op one of ``+ - * / ^ max min``."""
 
-    op: Literal["+", "-", "*", "/", "max", "min"]
+    op: Literal["+", "-", "*", "/", "^", "max", "min"]
     left: Node
     right: Node
 
@@ -74,6 +108,31 @@ class Binary(Node):
 class Negative(Node):
     """-body."""
 
+    body: Node
+
+
+@dataclass(frozen=True, eq=False)
+class Function(Node):
+    """name(body), elementwise: exp, log, abs, … and ``clamp`` with its bounds; the rules stand in `functions`."""
+
+    name: str
+    body: Node
+    bounds: tuple[int | float | None, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class OverEvent(Node):
+    """Σ body over the axes of an event, or ‖body‖², the sum of its squares."""
+
+    how: Literal["total", "norm2"]
+    body: Node
+
+
+@dataclass(frozen=True, eq=False)
+class Named(Node):
+    """A part of a formula under a name of its own, which is printed in its place and explained below the formula."""
+
+    name: str
     body: Node
 
 
@@ -94,13 +153,70 @@ class OverBatch(Node):
 
 @dataclass(frozen=True, eq=False)
 class OverTime(Node):
-    """Σ_t body (or its mean over t). ``reset`` names the series of flags that restart the carry."""
+    """Σ_t body (or its mean over t). ``reset`` names the series of flags that restart the carry.
+
+    ``mask`` names the series of flags of the steps that count; the first ``burn_in`` steps run, but do not count.
+    """
 
     how: Literal["sum", "mean"]
     index: str
     body: Node
     reset: str | None = None
     initial: Constants | None = None
+    mask: str | None = None
+    burn_in: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class OverSteps(Node):
+    """Σ body for index = 1 … steps: iterations that are not time, written out one by one."""
+
+    how: Literal["sum", "mean"]
+    index: str
+    steps: int
+    body: Node
+
+
+@dataclass(frozen=True, eq=False)
+class Group(Node):
+    """Several formulas evaluated together: what they share is drawn and computed once."""
+
+    names: tuple[str, ...]
+    bodies: tuple[Node, ...]
+
+
+class Operator(Node):
+    """A node that a file of ``ops/`` defines: it prints as ``symbol[part ‖ part]`` and lowers itself.
+
+    ``parts`` are the products and nodes inside the brackets, in written order; ``separator`` stands between them.
+    """
+
+    symbol: ClassVar[Symbol]
+    separator: ClassVar[Literal["‖", ",", ";"]] = "‖"
+
+    @property
+    def sign(self) -> Symbol:
+        """The symbol of this instance, with its settings."""
+        return self.symbol
+
+    @property
+    def parts(self) -> tuple[Product | Node, ...]:
+        """What stands between the brackets."""
+        raise NotImplementedError
+
+    def lower(self, lowering: Any, scope: Any, index: str | None) -> str | float:
+        """The operation that computes the value; ``lowering`` offers `draw`, `log`, `params`, `call` and the rest."""
+        raise NotImplementedError
+
+    @property
+    def drawn(self) -> tuple[Factor, ...]:
+        """The random factors that the operator itself draws."""
+        return ()
+
+    @property
+    def estimator(self) -> tuple[str, str]:
+        """How the value and its gradient are computed, for ``explain()``."""
+        raise NotImplementedError
 
 
 def children(node: Node) -> tuple[Node, ...]:
@@ -108,8 +224,24 @@ def children(node: Node) -> tuple[Node, ...]:
     match node:
         case Binary(_, left, right):
             return left, right
-        case Expectation() | Negative() | StopGradient() | OverBatch() | OverTime():
+        case Expectation(_, body, _, _, Node() as baseline):
+            return body, baseline
+        case (
+            Expectation()
+            | Negative()
+            | StopGradient()
+            | OverBatch()
+            | OverTime()
+            | OverSteps()
+            | Function()
+            | OverEvent()
+            | Named()
+        ):
             return (node.body,)
+        case Group(_, bodies):
+            return bodies
+        case Operator():
+            return tuple(part for part in node.parts if isinstance(part, Node))
     return ()
 
 
@@ -120,28 +252,39 @@ def uses(node: Node) -> tuple[Use, ...]:
             return p
         case Divergence(q, p):
             return q, p
+        case Ratio(p, q):
+            return (*p, *q)
         case Expectation(q, _, _):
             return q
+        case Operator():
+            return tuple(use for part in node.parts if not isinstance(part, Node) for use in part)
     return ()
 
 
+def walk(node: Node) -> Iterator[Node]:
+    """A node and all below it, in written order."""
+    yield node
+    for child in children(node):
+        yield from walk(child)
+
+
 def factors(node: Node) -> list[Factor]:
-    """Every factor of the expression once, in written order."""
+    """Every factor of the expression once, in written order; behind one that is made of others, these."""
     found: dict[int, Factor] = {}
-
-    def visit(n: Node) -> None:
+    for n in walk(node):
         for use in uses(n):
-            found.setdefault(id(use.factor), use.factor)
-        for child in children(n):
-            visit(child)
-
-    visit(node)
+            for factor in use.factor.family_tree():
+                found.setdefault(id(factor), factor)
     return list(found.values())
 
 
 def drawn_factors(node: Node) -> list[Factor]:
     """The random factors that the expectations of an expression draw."""
-    here = [u.factor for u in node.q if u.factor.family is not None] if isinstance(node, Expectation) else []
+    here: list[Factor] = []
+    if isinstance(node, Expectation):
+        here = [u.factor for u in node.q if u.factor.family is not None]
+    if isinstance(node, Operator):
+        here = list(node.drawn)
     return here + [factor for child in children(node) for factor in drawn_factors(child)]
 
 

@@ -7,9 +7,10 @@ can.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 from worldformula.formula.factor import Constants, Factor
 from worldformula.formula.names import Variable
@@ -27,10 +28,14 @@ Ref = str | float
 class Op:
     """One assignment ``name = kind(args)``.
 
-    kinds: input, flags, shift, carry, repeat, noise, net, params, wide, stop, draw, logp, kl, binary, negative, detach,
-    same, over, batch. ``how`` refines some of them: the operator, ``mean``/``sum``, the gradient estimator of a draw,
-    the name of the flags. ``factor`` is the one that a net, params, draw, logp or kl belongs to; ``other`` the second
-    one of a kl. ``same`` has no value: it checks that its arguments have one batch shape.
+    kinds: input, whole, symbol, flags, mask, shift, carry, repeat, along, noise, net, item, unroll, params, wide, stop,
+    draw, support, logp, kl, binary, function, event, lift, negative, detach, same, over, samples, batch, zeros, call,
+    group. ``how`` refines some of them: the operator, ``mean``/``sum``, the gradient estimator of a draw, the name of
+    the flags. ``factor`` is the one that a net, params, draw, logp or kl belongs to; ``other`` the second one of a kl.
+    ``same`` has no value: it checks that its arguments have one batch shape. ``function`` is what a ``call`` calls.
+
+    ``axes`` are the sample axes that lead the value, the newest first; ``axis`` is the one that ``samples`` reduces.
+    ``rank`` counts the event axes of a value that arithmetic combines.
     """
 
     name: str
@@ -41,6 +46,10 @@ class Op:
     variable: Variable | None = None
     how: str = ""
     step: bool = False
+    axes: tuple[int, ...] = ()
+    axis: int | None = None
+    rank: int = 0
+    function: Callable[..., Any] | None = None
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -63,7 +72,7 @@ class Plan:
 
     ``carries`` maps a carried variable's key to the operation that gives its next value; ``shifts`` lists the data
     series read at t−1; ``samples`` maps each drawn variable's key to its operation; ``labels`` maps the operation of a
-    KL, a log or a sum over time to its text.
+    KL, a log or a sum over time to its text. ``sizes`` are those of the sample axes.
     """
 
     ops: tuple[Op, ...]
@@ -78,6 +87,7 @@ class Plan:
     initial: Constants | None = None
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     ranks: dict[str, int] = field(default_factory=dict)
+    sizes: dict[int, int] = field(default_factory=dict)
     stages: dict[str, Stage] = field(default_factory=dict)
 
     def stage(self, name: str) -> Stage:
@@ -96,15 +106,16 @@ class Plan:
     @cached_property
     def inputs(self) -> dict[str, Op]:
         """What a call must give, by keyword."""
-        found = {op.variable.key: op for op in self.ops if op.kind == "input" and op.variable}
-        return found | {op.how: op for op in self.ops if op.kind == "flags"}
+        found = {op.variable.key: op for kind in ("whole", "input") for op in self.ops if op.kind == kind and op.variable}
+        found |= {op.how: op for op in self.ops if op.kind in ("flags", "mask")}
+        return found | {op.variable.key: op for op in self.ops if op.kind == "symbol" and op.variable}
 
     @cached_property
     def arguments(self) -> dict[str, str]:
         """The keyword of every input -> its name in the emitted function."""
-        named = {op.variable.key: op.name for op in self.ops if op.kind == "input" and op.variable}
+        named = {key: op.name for key, op in self.inputs.items() if op.variable}
         for op in self.ops:
-            if op.kind == "flags" and op.how not in named:
+            if op.kind in ("flags", "mask") and op.how not in named:
                 taken = op.how in self.by_name or op.how in RESERVED
                 named[op.how] = f"{op.how}_flags" if taken else op.how
         return named
@@ -112,7 +123,21 @@ class Plan:
     @property
     def free_running(self) -> bool:
         """Whether no data series says how many steps there are, as when a world imagines with its own policy."""
-        return self.index is not None and not any(op.step for op in self.inputs.values())
+        return self.index is not None and not any(self.series(op) for op in self.inputs.values())
+
+    @staticmethod
+    def series(op: Op) -> bool:
+        """Whether an input is a series [B, T, ...]."""
+        return op.step or op.kind == "whole"
+
+    @property
+    def batched(self) -> bool:
+        """Whether the values of the plan have batch axes at all: those of its inputs."""
+        return self.index is not None or any(op.kind != "symbol" for op in self.inputs.values())
+
+    def lead(self, op: Op) -> tuple[int, ...]:
+        """The sizes of the sample axes of an operation."""
+        return tuple(self.sizes[axis] for axis in op.axes)
 
     @cached_property
     def sites(self) -> list[Op]:
@@ -126,7 +151,7 @@ class Plan:
             (k, self.ranks[k])
             for k, op in self.inputs.items()
             if not op.step and op.kind == "input" and k in self.ranks
-        ]
+        ]  # a whole series is [B, T, ...]: its length is no batch axis
         return known[0] if known else None
 
     def noise_shape(self, site: Op) -> tuple[int, ...] | None:

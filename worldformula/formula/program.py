@@ -56,7 +56,7 @@ class Out:
         """Every variable that the formula drew or computed."""
         ops = self._plan.by_name
         return {
-            key: self._series(value) if ops[name].step else value
+            key: self._series(value, len(ops[name].axes)) if ops[name].step else value
             for (key, name), value in zip(self._plan.samples.items(), self._samples, strict=True)
         }
 
@@ -67,9 +67,9 @@ class Out:
         carried = {key: samples[key][:, -1] for key in plan.carries}
         return carried | {key: self._call.arguments[plan.arguments[key]][:, -1] for key in plan.shifts}
 
-    def _series(self, value: Tensor) -> Tensor:
+    def _series(self, value: Tensor, lead: int = 0) -> Tensor:
         """[B·T, ...] -> [B, T, ...]."""
-        return torch.unflatten(value, 0, (-1, self._call.length))
+        return torch.unflatten(value, lead, (-1, self._call.length))
 
     def __repr__(self) -> str:
         value = self.value.item() if isinstance(self.value, Tensor) and self.value.numel() == 1 else self.value

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,13 +15,13 @@ from worldformula.families.base import Family
 Value = Any  # a tensor, or a family's parameters: a tuple of tensors and numbers
 RUNTIME = (
     "flat", "steps", "stack", "kept", "shift", "restart", "repeat", "wide", "stop", "noise_for", "mode_like",
-    "one_batch", "matched",
+    "one_batch", "matched", "along", "fold", "unfold", "counted", "zeros", "support", "dreg", "leave_one_out",
 )  # fmt: skip
 
 
-def flat(x: Tensor) -> Tensor:
-    """[B, T, ...] -> [B·T, ...]: the batch that networks outside the loop see."""
-    return x.flatten(0, 1)
+def flat(x: Tensor, lead: int = 0) -> Tensor:
+    """[B, T, ...] -> [B·T, ...]: the batch that networks outside the loop see; ``lead`` sample axes come before."""
+    return x.flatten(lead, lead + 1)
 
 
 def steps(x: Value, B: int) -> Sequence[Value]:
@@ -32,11 +33,11 @@ def steps(x: Value, B: int) -> Sequence[Value]:
     return x.view(B, -1, *x.shape[1:]).unbind(1) if x.is_contiguous() else torch.unflatten(x, 0, (B, -1)).unbind(1)
 
 
-def stack(values: Sequence[Value]) -> Value:
-    """T values [B, ...] of the loop -> [B·T, ...]."""
+def stack(values: Sequence[Value], lead: int = 0) -> Value:
+    """T values [B, ...] of the loop -> [B·T, ...]; ``lead`` sample axes come before."""
     if isinstance(values[0], tuple):
-        return tuple(stack(v) if isinstance(v[0], Tensor) else v[0] for v in zip(*values, strict=True))
-    return torch.stack(tuple(values), 1).flatten(0, 1)
+        return tuple(stack(v, lead) if isinstance(v[0], Tensor) else v[0] for v in zip(*values, strict=True))
+    return torch.stack(tuple(values), lead + 1).flatten(lead, lead + 1)
 
 
 def kept(flags: Tensor) -> Tensor:
@@ -56,11 +57,86 @@ def shift(x: Tensor, start: Tensor, keep: Tensor | None) -> Tensor:
     return flat(late if keep is None else restart(late, keep))
 
 
-def repeat(x: Value, T: int) -> Value:
-    """[B, ...] -> [B·T, ...]: a value that all steps share."""
+def repeat(x: Value, T: int, lead: int = 0) -> Value:
+    """[B, ...] -> [B·T, ...]: a value that all steps share; ``lead`` sample axes come before."""
     if isinstance(x, tuple):
-        return tuple(repeat(p, T) if isinstance(p, Tensor) else p for p in x)
-    return x.unsqueeze(1).expand(-1, T, *x.shape[1:]).flatten(0, 1)
+        return tuple(repeat(p, T, lead) if isinstance(p, Tensor) else p for p in x)
+    head, rest = x.shape[: lead + 1], x.shape[lead + 1 :]
+    return x.unsqueeze(lead + 1).expand(*head, T, *rest).flatten(lead, lead + 1)
+
+
+def along(x: Value, *sizes: int) -> Value:
+    """A view with further sample axes in front: one size per axis, 0 for an axis that the value has already.
+
+    >>> along(torch.zeros(3, 2), 50).shape, along(torch.zeros(4, 3), 0, 5).shape
+    (torch.Size([50, 3, 2]), torch.Size([4, 5, 3]))
+    """
+    if isinstance(x, tuple):
+        return tuple(along(p, *sizes) if isinstance(p, Tensor) else p for p in x)
+    for place, size in enumerate(sizes):
+        if size:
+            x = x.unsqueeze(place)
+            x = x.expand(*x.shape[:place], size, *x.shape[place + 1 :])
+    return x
+
+
+def fold(x: Value, axes: int) -> Value:
+    """[K, B, ...] -> [K·B, ...]: the batch that networks see, whatever the samples."""
+    return x.flatten(0, axes)
+
+
+def unfold(head: Any, *sizes: int) -> Any:
+    """[K·B, ...] -> [K, B, ...], also where a network returns a dict or a tuple."""
+    if isinstance(head, Tensor):
+        return head.unflatten(0, sizes)
+    if isinstance(head, Mapping):
+        return {name: unfold(value, *sizes) for name, value in head.items()}
+    return tuple(unfold(value, *sizes) for value in head)
+
+
+def counted(
+    x: Tensor, B: int, T: int, how: str, mask: Tensor | None = None, burn_in: int = 0
+) -> Tensor:
+    """The sum or mean over the steps that count: those behind the burn-in whose mask [B, T] is set."""
+    x = x.unflatten(-1, (B, T))[..., burn_in:]
+    if mask is None:
+        return x.sum(-1) if how == "sum" else x.mean(-1)
+    keep = mask[:, burn_in:] != 0
+    total = torch.where(keep, x, 0.0).sum(-1)
+    return total if how == "sum" else total / keep.sum(-1).clamp_min(1)
+
+
+def zeros(like: Tensor, rank: int, *shape: int) -> Tensor:
+    """The value before the first iteration: zeros of an event shape, with the batch axes of ``like``."""
+    return like.new_zeros((*like.shape[: like.ndim - rank], *shape))
+
+
+def support(family: Family, rank: int, shape: tuple[int, ...], params: Value, noise: Tensor | None = None) -> Tensor:
+    """Every value of a discrete variable, on a leading axis, with the batch axes of its parameters (or of ``noise``)."""
+    like = noise if noise is not None else next(p for p in params if isinstance(p, Tensor))
+    axes = len(family.noise_shape((), shape)) if noise is not None else rank + family.class_axes
+    batch, values = tuple(like.shape[: like.ndim - axes]), family.support(shape).to(like.device)
+    values = values.to(like.dtype) if values.is_floating_point() else values
+    return values.reshape(-1, *(1,) * len(batch), *shape).expand(-1, *batch, *shape)
+
+
+def leave_one_out(x: Tensor, axis: int) -> Tensor:
+    """For every sample, the mean of the others (Mnih & Rezende 2016, arXiv:1602.06725)."""
+    return (x.sum(axis, keepdim=True) - x) / (x.shape[axis] - 1)
+
+
+def dreg(log_weights: Tensor, axis: int, *draws: Tensor) -> Tensor:
+    """log-mean-exp over the samples with the doubly reparametrised gradient (Tucker et al. 2019, arXiv:1810.04152).
+
+    The densities of q inside the weights hold its parameters fixed; what flows back through a draw is weighted by its
+    normalised weight once more (eq. 8).
+    """
+    weights = log_weights.detach().softmax(axis)
+    for draw in draws:
+        if draw.requires_grad:
+            shape = weights.shape + (1,) * (draw.ndim - weights.ndim)
+            draw.register_hook(lambda gradient, w=weights.reshape(shape): gradient * w)  # type: ignore[misc]
+    return log_weights.logsumexp(axis) - math.log(log_weights.shape[axis])
 
 
 def wide(family: Family, params: Value, like: Value, rank: int) -> Value:
@@ -79,10 +155,15 @@ def stop(value: Value) -> Value:
     return value.detach()
 
 
-def noise_for(family: Family, params: Value, rank: int, noise: Tensor | None, rng: torch.Generator | None) -> Tensor:
-    """The given noise, or fresh noise in the shape of the parameters (for a variable whose shape is not declared)."""
+def noise_for(
+    family: Family, params: Value, rank: int, noise: Tensor | None, rng: torch.Generator | None, *lead: int
+) -> Tensor:
+    """The given noise, or fresh noise in the shape of the parameters (for a variable whose shape is not declared).
+
+    ``lead`` are the sizes of sample axes that the parameters do not have.
+    """
     like = next(p for p in params if isinstance(p, Tensor))
-    whole = tuple(like.shape[: like.ndim - family.class_axes])
+    whole = (*lead, *like.shape[: like.ndim - family.class_axes])
     shape = family.noise_shape(whole[: len(whole) - rank], whole[len(whole) - rank :])
     if noise is not None:
         if noise.shape != shape:

@@ -6,18 +6,27 @@ from worldformula.formula.nodes import (
     Binary,
     Divergence,
     Expectation,
+    Function,
+    Group,
     Log,
+    Named,
     Negative,
     Node,
     Number,
+    Operator,
     OverBatch,
+    OverEvent,
+    OverSteps,
     OverTime,
     Product,
+    Ratio,
     StopGradient,
     Use,
+    Value,
+    walk,
 )
 
-BINDS = {"+": 1, "-": 1, "neg": 2, "*": 3, "/": 3}  # everything else is an atom
+BINDS = {"+": 1, "-": 1, "neg": 2, "*": 3, "/": 3, "^": 4}  # everything else is an atom
 SUMMAND = 2  # what a sum over time may have behind it without brackets
 
 
@@ -30,13 +39,15 @@ def strength(node: Node) -> int:
             return BINDS["neg"]
         case Number(value) if number(value).startswith("-"):
             return BINDS["neg"]
+        case Ratio():
+            return BINDS["/"]
     return 9
 
 
 def open_ended(node: Node) -> bool:
     """Whether a factor written behind the node would seem to belong to its last log or sum over time."""
     match node:
-        case Log() | OverTime():
+        case Log() | OverTime() | OverSteps():
             return True
         case Negative(body):
             return open_ended(body)
@@ -49,13 +60,14 @@ def bracketed(node: Node, op: str, *, right: bool = False) -> bool:
     """Whether an operand of ``op`` (or of ``neg``, which only has a right one) needs brackets to be read as meant."""
     if right:
         return strength(node) <= BINDS[op] or (op == "neg" and isinstance(node, Number))
-    return strength(node) < BINDS[op] or (op in "*/" and open_ended(node))
+    return strength(node) < BINDS[op] or (op in "*/^" and open_ended(node)) or (op == "^" and strength(node) == 4)
 
 
 def clock(node: OverTime) -> tuple[tuple[str, str], ...]:
     """What the sign of a sum over time says besides its index: ``(("reset", "first"), ("initial", "h"))``."""
     initial = [] if node.initial is None else [("initial", name) for name in node.initial.names]
-    return ((("reset", node.reset),) if node.reset else ()) + tuple(initial)
+    marks = [("reset", node.reset), ("mask", node.mask), ("burn_in", str(node.burn_in or ""))]
+    return (*((key, value) for key, value in marks if value), *initial)
 
 
 def number(value: int | float) -> str:
@@ -89,13 +101,34 @@ def text(node: Node) -> str:
     match node:
         case Number(value):
             return number(value)
+        case Value(variable):
+            return str(variable)
         case Log(p):
             return f"log {product(p)}"
+        case Ratio(p, q):
+            return f"{product(p)} / {product(q)}"
         case Divergence(q, p):
             return f"KL({use(q)} ‖ {use(p)})"
-        case Expectation(q, body, gradient):
-            how = f"; {gradient}" if gradient else ""
-            return f"E_{{{product(q)}{how}}}[{text(body)}]"
+        case Expectation(q, body):
+            return f"E_{{{'; '.join((product(q), *node.marks))}}}[{text(body)}{behind(node)}]"
+        case Function("clamp", body, bounds):
+            low, high = ("" if b is None else number(b) for b in bounds)
+            return f"clamp({text(body)}, {low}, {high})"
+        case Function(name, body):
+            return f"{name}({text(body)})"
+        case OverEvent(how, body):
+            return f"{how}({text(body)})"
+        case Named(name):
+            return name
+        case Group(names, bodies):
+            return "; ".join(f"{name}: {text(body)}" for name, body in zip(names, bodies, strict=True))
+        case Operator():
+            between = f" {node.separator} " if node.separator == "‖" else f"{node.separator} "
+            inside = between.join(text(p) if isinstance(p, Node) else product(p) for p in node.parts)
+            return f"{node.sign.text}[{inside}]"
+        case OverSteps(how, index, steps, body):
+            sign = "Σ" if how == "sum" else "mean"
+            return f"{sign}_{{{index}=1..{steps}}} {_operand(body, strength(body) < SUMMAND)}"
         case Binary("max" | "min", left, right):
             return f"{node.op}({text(left)}, {text(right)})"
         case Binary(op, left, right):
@@ -112,3 +145,13 @@ def text(node: Node) -> str:
             below = f"{{{marks}}}" if clock(node) else index
             return f"{'Σ' if how == 'sum' else 'mean'}_{below} {_operand(body, strength(body) < SUMMAND)}"
     raise TypeError(f"no text rule for {type(node).__name__}")
+
+
+def behind(node: Expectation) -> str:
+    """The learned baseline of the score estimator, behind the body."""
+    return f"; baseline {text(node.baseline)}" if isinstance(node.baseline, Node) else ""
+
+
+def named(node: Node) -> dict[str, Node]:
+    """The named parts of a formula, the outer before the inner."""
+    return {n.name: n.body for n in walk(node) if isinstance(n, Named)}
