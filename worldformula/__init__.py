@@ -21,6 +21,7 @@ from worldformula.formula import (
     minimum,
     sg,
 )
+from worldformula.training.game import Game, Player
 from worldformula.world import World
 
 __version__ = "0.1.0"
@@ -34,11 +35,13 @@ __all__ = [
     "E",
     "Expression",
     "Factor",
+    "Game",
     "Joint",
     "Mean",
     "Normal",
     "OneHot",
     "Out",
+    "Player",
     "Sum",
     "TwoHot",
     "World",
