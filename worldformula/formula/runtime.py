@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import ShapeError, table
-from worldformula.families.base import Family
+from worldformula.families.base import Family, Opaque
 
-Value = Any  # a tensor, or a family's parameters: a tuple of tensors and numbers
+Value = Any  # a tensor, or a family's parameters: a tuple of tensors, numbers and opaque objects
 RUNTIME = (
     "flat", "steps", "stack", "kept", "shift", "restart", "repeat", "wide", "stop", "noise_for", "mode_like",
     "one_batch", "matched",
@@ -26,16 +26,20 @@ def flat(x: Tensor) -> Tensor:
 def steps(x: Value, B: int) -> Sequence[Value]:
     """[B·T, ...] -> T values [B, ...] (views)."""
     if isinstance(x, tuple):
-        parts = [p if isinstance(p, float) else steps(p, B) for p in x]
-        T = next(len(p) for p in parts if not isinstance(p, float))
-        return [tuple(p if isinstance(p, float) else p[t] for p in parts) for t in range(T)]
+        parts = [steps(p, B) if isinstance(p, Tensor) else p.steps(B) if isinstance(p, Opaque) else None for p in x]
+        T = next(len(part) for part in parts if part is not None)
+        return [tuple(p if part is None else part[t] for p, part in zip(x, parts, strict=True)) for t in range(T)]
     return x.view(B, -1, *x.shape[1:]).unbind(1) if x.is_contiguous() else torch.unflatten(x, 0, (B, -1)).unbind(1)
 
 
 def stack(values: Sequence[Value]) -> Value:
     """T values [B, ...] of the loop -> [B·T, ...]."""
     if isinstance(values[0], tuple):
-        return tuple(stack(v) if isinstance(v[0], Tensor) else v[0] for v in zip(*values, strict=True))
+        return tuple(stack(v) for v in zip(*values, strict=True))
+    if isinstance(values[0], Opaque):
+        return values[0].stack(values)
+    if not isinstance(values[0], Tensor):
+        return values[0]
     return torch.stack(tuple(values), 1).flatten(0, 1)
 
 
@@ -59,31 +63,27 @@ def shift(x: Tensor, start: Tensor, keep: Tensor | None) -> Tensor:
 def repeat(x: Value, T: int) -> Value:
     """[B, ...] -> [B·T, ...]: a value that all steps share."""
     if isinstance(x, tuple):
-        return tuple(repeat(p, T) if isinstance(p, Tensor) else p for p in x)
+        return tuple(repeat(p, T) if isinstance(p, Tensor) else p.repeat(T) if isinstance(p, Opaque) else p for p in x)
     return x.unsqueeze(1).expand(-1, T, *x.shape[1:]).flatten(0, 1)
 
 
 def wide(family: Family, params: Value, like: Value, rank: int) -> Value:
     """Parameters without batch axes, seen with the batch axes of ``like`` (a value, or the family's parameters)."""
-    rank_like = rank
-    if isinstance(like, tuple):
-        like = next(p for p in like if isinstance(p, Tensor))
-        rank_like = rank + family.class_axes
-    return family.expand(params, tuple(like.shape[: like.ndim - rank_like]), rank)
+    batch = family.shapes(like, rank)[0] if isinstance(like, tuple) else tuple(like.shape[: like.ndim - rank])
+    return family.expand(params, batch, rank)
 
 
 def stop(value: Value) -> Value:
     """Parameters, or a computed value, without gradient: sg(q)."""
     if isinstance(value, tuple):
-        return tuple(p.detach() if isinstance(p, Tensor) else p for p in value)
+        return tuple(p.detach() if isinstance(p, Tensor | Opaque) else p for p in value)
     return value.detach()
 
 
 def noise_for(family: Family, params: Value, rank: int, noise: Tensor | None, rng: torch.Generator | None) -> Tensor:
     """The given noise, or fresh noise in the shape of the parameters (for a variable whose shape is not declared)."""
-    like = next(p for p in params if isinstance(p, Tensor))
-    whole = tuple(like.shape[: like.ndim - family.class_axes])
-    shape = family.noise_shape(whole[: len(whole) - rank], whole[len(whole) - rank :])
+    like = next((p for p in params if isinstance(p, Tensor)), torch.empty(0))
+    shape = family.noise_shape(*family.shapes(params, rank))
     if noise is not None:
         if noise.shape != shape:
             raise ShapeError(f"noise: expected {list(shape)}, got {list(noise.shape)}")
@@ -94,7 +94,10 @@ def noise_for(family: Family, params: Value, rank: int, noise: Tensor | None, rn
 def mode_like(family: Family, params: Value, noise: Tensor) -> Tensor:
     """The mode of parameters without batch axes, with those of the noise that a sample would take."""
     mode = family.mode(params)
-    return mode.expand_as(noise) if isinstance(mode, Tensor) else torch.full_like(noise, mode)
+    if not isinstance(mode, Tensor):
+        return torch.full_like(noise, mode)
+    event = tuple(mode.shape)
+    return mode.expand(*noise.shape[: noise.ndim - len(family.noise_shape((), event))], *event)
 
 
 def one_batch(*values: Tensor) -> None:
