@@ -95,7 +95,8 @@ def mode_like(family: Family, params: Value, noise: Tensor) -> Tensor:
     """The mode of parameters without batch axes, with those of the noise that a sample would take."""
     mode = family.mode(params)
     if not isinstance(mode, Tensor):
-        return torch.full_like(noise, mode)
+        extra = len(family.noise_shape((), ()))  # axes that the noise has beyond the value
+        return noise.new_full(noise.shape[: noise.ndim - extra], mode)
     event = tuple(mode.shape)
     return mode.expand(*noise.shape[: noise.ndim - len(family.noise_shape((), event))], *event)
 
