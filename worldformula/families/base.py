@@ -34,6 +34,7 @@ from worldformula.families.tensors import (
     shape_of,
     size,
     split_head,
+    split_vectors,
     total,
     uniform,
     wide,
@@ -44,7 +45,7 @@ from worldformula.families.writing import Plain, Symbol
 __all__ = [
     "NOTHING", "ClosedKL", "Family", "Opaque", "Parameter", "Params", "Shape", "affine", "broadcast", "draw_class",
     "has_tensor", "kl_pair", "log_mix", "log_probs", "register_kl", "require_event", "require_same", "shape_of",
-    "size", "split_head", "total", "uniform", "wide", "widen",
+    "size", "split_head", "split_vectors", "total", "uniform", "wide", "widen",
 ]  # fmt: skip
 
 ClosedKL: TypeAlias = Callable[..., Parameter]

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import torch
@@ -81,6 +81,29 @@ def split_head(family: str, head: Tensor, shape: Shape | None, names: Sequence[s
         return (head,) if k == 1 else head.chunk(k, -1)
     expected = [(k * math.prod(shape),)] + ([structured] if len(shape) > 1 else [])
     raise _head_error(family, head, names, shape, [f"[..., {', '.join(map(str, e))}]" for e in expected])
+
+
+def split_vectors(
+    family: str, head: Tensor, shape: Shape | None, names: Sequence[str], widths: Callable[[str, int], int]
+) -> tuple[Tensor, ...]:
+    """Split a head into pieces of different widths for each vector of an event ``(..., D)``, for joint densities.
+
+    ``widths(name, D)`` is the width of a piece; with N their sum, the head ends in ``(*shape[:-1], N)``, or flat.
+    """
+    if not shape:
+        raise HeadError(f"{family}: the size of a vector is unknown. Declare shape=D, got {shape}.")
+    each = [widths(name, shape[-1]) for name in names]
+    flat = math.prod(shape[:-1]) * sum(each)
+    if head.ndim and head.shape[-1] == flat:
+        head = head.reshape((*head.shape[:-1], *shape[:-1], sum(each)))
+    elif tuple(head.shape[-len(shape) :]) != (*shape[:-1], sum(each)):
+        parts = " + ".join(f"{width} ({name})" for name, width in zip(names, each, strict=True))
+        raise HeadError(
+            f"{family}: the head does not split into {', '.join(names)}, {parts} for each vector.\n"
+            + table(("event shape", "expected head", "got head"), [(shape, f"[..., {flat}]", list(head.shape))])
+            + f"\nEnd the network in {flat} features, declare another shape=..., or fix a parameter by keyword."
+        )
+    return head.split_with_sizes(each, -1)
 
 
 def _head_error(
