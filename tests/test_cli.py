@@ -19,9 +19,10 @@ from worldformula.agent.loop import Loop
 from worldformula.agent.saved import load_agent, open_run, record
 from worldformula.cli import main
 from worldformula.cli.commands import Train
-from worldformula.cli.display import Display, duration
+from worldformula.cli.display import Display
 from worldformula.errors import CheckpointError, ConfigError
 from worldformula.training import checkpoint
+from worldformula.training.progress import duration
 from worldformula.training.run import read_metrics
 
 SYSTEMS = str(Path(__file__).parent / "agent" / "systems")

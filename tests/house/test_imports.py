@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CORE = ("errors", "catalogue", "formula", "families", "nets", "training", "models", "worlds", "planners", "learners",
-        "world", "planner")  # fmt: skip
+        "world", "model", "planner")  # fmt: skip
 
 NEW_PACKAGES = """
 import json, sys

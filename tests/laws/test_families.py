@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from worldformula.errors import ConfigError, FormulaError, HeadError, ShapeError
+from worldformula.errors import ConfigError, FormulaError, HeadError, NoClosedFormError, ShapeError
 from worldformula.families import (
     BernoulliFamily,
     CategoricalFamily,
@@ -48,6 +49,15 @@ CASES = [
 @pytest.mark.parametrize(("family", "shape"), CASES, ids=str)
 def test_laws(family, shape):
     check_family(family, shape)
+
+
+def closed(family, q, p, rank):
+    """Entropy of q and KL(q, p), those that have a closed form."""
+    found = []
+    for form in (lambda: family.entropy(q, rank), lambda: family.kl(q, p, rank)):
+        with suppress(NoClosedFormError):
+            found.append(form())
+    return found
 
 
 class Operations(TorchDispatchMode):
@@ -94,7 +104,7 @@ def test_check_family_finds_silent_broadcasting():
 
 def test_discovery_lists_the_folder_and_names_the_default_instances():
     found = discover()
-    assert list(found) == ["bernoulli", "categorical", "normal", "one_hot", "two_hot"]
+    assert {"bernoulli", "categorical", "normal", "one_hot", "two_hot"} <= set(found)
     assert all(family.name == name for name, family in found.items())
     assert all(set(family.biased) <= set(family.gradients) for family in found.values())
 
@@ -518,10 +528,10 @@ def test_no_method_waits_for_the_device(family):
     q, p = family.params(head, shape), family.params(head, shape)
     noise = family.noise(family.noise_shape((2,), shape, q), device="meta")
     value, rank = family.sample(q, noise), len(shape)
-    results = [family.log_prob(q, value, rank), family.entropy(q, rank), family.kl(q, p, rank)]
-    assert [r.shape for r in results] == [(2,)] * 3
+    results = [family.log_prob(q, value, rank), *closed(family, q, p, rank)]
+    assert {r.shape for r in results} == {(2,)}
     assert family.mode(q).shape == (2, *shape)
-    if family is not categorical:
+    with suppress(FormulaError):  # class numbers, for one, have no mean
         assert family.mean(q).shape == (2, *shape)
 
 
@@ -533,7 +543,7 @@ def test_under_autocast_densities_are_float32(family):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         q = family.params(net(x), shape)
         value = family.sample(q, family.noise(family.noise_shape((2,), shape, q)))
-        results = family.log_prob(q, value, len(shape)), family.entropy(q, len(shape)), family.kl(q, q, len(shape))
+        results = family.log_prob(q, value, len(shape)), *closed(family, q, q, len(shape))
     assert all(r.dtype is torch.float32 for r in results)
     results[0].sum().backward()
     assert torch.isfinite(net.weight.grad).all()
@@ -549,7 +559,7 @@ def test_gradients_for_each_row_under_vmap(family):
         q = family.params(head, shape)
         value = family.sample(q, noise)
         value = value.detach() if value.is_floating_point() else value
-        return (family.log_prob(q, value, len(shape)) + family.entropy(q, len(shape))).sum()
+        return sum(closed(family, q, q, len(shape)), start=family.log_prob(q, value, len(shape))).sum()
 
     leaf = head.clone().requires_grad_()
     loss(leaf, noise).backward()

@@ -21,11 +21,14 @@ from worldformula.agent.evaluate import evaluate
 from worldformula.agent.loop import Loop, Result
 from worldformula.agent.saved import load_agent, open_run, record
 from worldformula.cards import demo
-from worldformula.cli import header
-from worldformula.cli.display import Display, duration
+from worldformula.cli import fit, header
+from worldformula.cli.display import Display
 from worldformula.envs import Score
 from worldformula.errors import ConfigError
+from worldformula.model.config import COMMAND
+from worldformula.model.run import open_model
 from worldformula.training import checkpoint, devices, settings
+from worldformula.training.progress import duration
 from worldformula.training.run import RunFolder, writing
 
 Settings = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")]
@@ -196,7 +199,7 @@ class Dream:
 
 @dataclass(frozen=True)
 class Report:
-    """Measure the newest checkpoint of a run and write its report.html: curves, formula, dreams."""
+    """Measure the newest checkpoint of a run and write its report.html: curves, formula, dreams or samples."""
 
     folder: Folder
     """The run folder."""
@@ -205,6 +208,9 @@ class Report:
 
     def run(self) -> int:
         """Writes the page."""
+        if RunFolder(self.folder).config().get("command") == COMMAND:
+            fit.report(open_model(self.folder, self.device))
+            return 0
         run = open_run(self.folder)
         agent, found = load_agent(run, self.device)
         warn(found.rejected)

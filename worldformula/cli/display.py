@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from worldformula.agent.loop import Loop
+from worldformula.training.progress import duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -100,15 +101,6 @@ def losses(loop: Loop) -> dict[str, float]:
     """The terms of the latest loss, without ``loss/``; or else whatever the agent reports."""
     named = {name.removeprefix("loss/"): value for name, value in loop.latest.items() if "loss" in name.lower()}
     return dict(named or loop.latest)
-
-
-def duration(seconds: float) -> str:
-    """``0.3 s``, ``45 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
-    if seconds < 90:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    if seconds < 90 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"
 
 
 def _panel(loop: Loop, status: dict[str, str]) -> RenderableType:

@@ -8,8 +8,8 @@ import torch
 
 from worldformula.agent.config import EnvConfig
 from worldformula.agent.loop import Loop
-from worldformula.cli.display import duration
 from worldformula.training import devices
+from worldformula.training.progress import duration
 from worldformula.training.seeding import derived
 
 

@@ -14,11 +14,13 @@ import worldformula
 from worldformula import catalogue
 from worldformula.agent.config import EnvConfig, RunConfig
 from worldformula.cli import commands
+from worldformula.cli.fit import Fit
 from worldformula.errors import ConfigError, WorldformulaError, near
 from worldformula.training import settings
 
 COMMANDS: dict[str, Callable[..., commands.Command]] = {
     "demo": commands.Demo,
+    "fit": Fit,
     "train": commands.Train,
     "eval": commands.Eval,
     "dream": commands.Dream,

@@ -1,1 +1,55 @@
+"""Data sets by name, found by listing this folder; and the replay of an agent's experience (`replay`).
 
+A file that ends in ``DATA = {"name": function without arguments}`` offers data sets. All but those of `local` are made
+or come with scikit-learn: nothing is ever downloaded.
+
+>>> data = load("sprites")
+>>> data.shape, {key: array.shape for key, array in data.train.items()}
+((16, 16), {'x': (640, 256), 'factors': (640, 4)})
+>>> load("sprite")
+Traceback (most recent call last):
+worldformula.errors.CatalogueError: no data set is called 'sprite'. Did you mean 'sprites'...
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from worldformula.data.base import DataSet, Loader
+from worldformula.errors import CatalogueError, near
+
+__all__ = ["DataSet", "load", "names"]
+
+
+def names() -> list[str]:
+    """The names of all data sets, sorted."""
+    return sorted(_loaders())
+
+
+def load(name: str) -> DataSet:
+    """The data set of this name; the same arrays at every call. ``digits_17`` finds ``digits-17``.
+
+    Raises:
+        CatalogueError: no data set has this name.
+        ConfigError: a package or a local file that it is read from is missing; the message says how to get it.
+    """
+    found = _loaders()
+    wanted = name.replace("_", "-").lower()
+    if wanted not in found:
+        raise CatalogueError(
+            f"no data set is called {name!r}.{near(wanted, found)} There are: {', '.join(sorted(found))}."
+        )
+    return found[wanted]()
+
+
+def _loaders() -> dict[str, Loader]:
+    """Name -> function, from ``DATA`` of every file in this folder; the files themselves import NumPy alone."""
+    found: dict[str, Loader] = {}
+    for module in pkgutil.iter_modules(__path__):
+        offered = getattr(importlib.import_module(f"{__name__}.{module.name}"), "DATA", {})
+        twice = found.keys() & offered.keys()
+        if twice:
+            raise CatalogueError(f"{module.name}.py offers {', '.join(sorted(twice))}, which another file offers too.")
+        found.update(offered)
+    return found

@@ -12,29 +12,64 @@ import pkgutil
 
 from worldformula.families.base import Family, Params, kl_pair, register_kl
 from worldformula.families.bernoulli import BernoulliFamily, bernoulli
+from worldformula.families.beta import BetaFamily, beta
 from worldformula.families.categorical import CategoricalFamily, categorical
+from worldformula.families.dirichlet import DirichletFamily, dirichlet
+from worldformula.families.gamma import GammaFamily, gamma
+from worldformula.families.laplace import LaplaceFamily, laplace
+from worldformula.families.log_normal import LogNormalFamily, log_normal
+from worldformula.families.multinomial import MultinomialFamily, multinomial
+from worldformula.families.negative_binomial import NegativeBinomialFamily, negative_binomial
 from worldformula.families.normal import NormalFamily, normal
 from worldformula.families.one_hot import OneHotFamily, one_hot
+from worldformula.families.poisson import PoissonFamily, poisson
+from worldformula.families.student_t import StudentTFamily, student_t
 from worldformula.families.two_hot import TwoHotFamily, two_hot
+from worldformula.families.uniform import UniformFamily, uniform
+from worldformula.families.von_mises import VonMisesFamily, von_mises
 from worldformula.families.writing import Symbol
+
+importlib.import_module("worldformula.families.pairs")  # registers the closed KLs of two families
 
 __all__ = [
     "BernoulliFamily",
+    "BetaFamily",
     "CategoricalFamily",
+    "DirichletFamily",
     "Family",
+    "GammaFamily",
+    "LaplaceFamily",
+    "LogNormalFamily",
+    "MultinomialFamily",
+    "NegativeBinomialFamily",
     "NormalFamily",
     "OneHotFamily",
     "Params",
+    "PoissonFamily",
+    "StudentTFamily",
     "Symbol",
     "TwoHotFamily",
+    "UniformFamily",
+    "VonMisesFamily",
     "bernoulli",
+    "beta",
     "categorical",
+    "dirichlet",
     "discover",
+    "gamma",
     "kl_pair",
+    "laplace",
+    "log_normal",
+    "multinomial",
+    "negative_binomial",
     "normal",
     "one_hot",
+    "poisson",
     "register_kl",
+    "student_t",
     "two_hot",
+    "uniform",
+    "von_mises",
 ]
 
 

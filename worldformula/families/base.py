@@ -1,4 +1,4 @@
-"""What every probability family answers to: the contract `Family`, and the tensor helpers that families share.
+"""What every probability family answers to: the contract `Family`, and the registry of closed KLs.
 
 A family is the maths of a distribution's parameters: a frozen dataclass without tensors, hashable by value, whose
 methods are plain tensor maths. They run eagerly, under ``torch.compile(fullgraph=True)``, under ``torch.func.vmap``
@@ -20,12 +20,34 @@ from typing import ClassVar, TypeAlias
 import torch
 from torch import Tensor
 
-from worldformula.errors import FormulaError, HeadError, ShapeError, near, table
+from worldformula.errors import FormulaError, HeadError, NoClosedFormError, ShapeError, near, table
+from worldformula.families.tensors import (
+    Parameter,
+    Params,
+    Shape,
+    affine,
+    broadcast,
+    draw_class,
+    has_tensor,
+    log_mix,
+    log_probs,
+    shape_of,
+    size,
+    split_head,
+    split_vectors,
+    total,
+    uniform,
+    wide,
+    widen,
+)
 from worldformula.families.writing import Plain, Symbol
 
-Parameter: TypeAlias = Tensor | float
-Params: TypeAlias = tuple[Parameter, ...]
-Shape: TypeAlias = tuple[int, ...]
+__all__ = [
+    "NOTHING", "ClosedKL", "Family", "Opaque", "Parameter", "Params", "Shape", "affine", "broadcast", "draw_class",
+    "has_tensor", "kl_pair", "log_mix", "log_probs", "register_kl", "require_event", "require_same", "shape_of",
+    "size", "split_head", "split_vectors", "total", "uniform", "wide", "widen",
+]  # fmt: skip
+
 ClosedKL: TypeAlias = Callable[..., Parameter]
 FEW = 4096  # values that an enumeration may have
 NOTHING: Mapping[str, Parameter] = MappingProxyType({})
@@ -40,8 +62,10 @@ class Family(ABC):
     ``reparametrised`` (whether `sample` passes a gradient to the parameters), ``estimator`` (the kind of that
     gradient), ``gradients`` (every estimator that the family supports), ``biased`` (which of those are biased),
     ``default_rank`` (event axes where no shape is declared), ``class_axes`` (axes that the parameters have beyond the
-    value: 1 for the classes of a categorical), ``reference`` (``"module:Class"`` of a distribution that must agree;
-    read only by the laws of `worldformula.testing`; empty where there is none).
+    value: 1 for the classes of a categorical; see `axes` where they differ), ``joint`` (how many of an event's last
+    axes are one draw, whose density is no sum over them: 1 for a vector with a covariance; None for the whole event),
+    ``reference`` (``"module:Class"`` of a distribution that must agree; read only by the laws of
+    `worldformula.testing`; empty where there is none).
     """
 
     name: ClassVar[str]
@@ -54,6 +78,7 @@ class Family(ABC):
     biased: ClassVar[tuple[str, ...]] = ()
     default_rank: ClassVar[int] = 1
     class_axes: ClassVar[int] = 0
+    joint: ClassVar[int | None] = 0
     reference: ClassVar[str] = ""
 
     # ------------------------------------------------------------------------------------------ parameters
@@ -183,12 +208,34 @@ class Family(ABC):
         taken = {self.alternatives.get(name, name) for name in fixed}
         return sum(name not in taken for name in self.parameters) * math.prod(shape)
 
+    def axes(self, name: str, rank: int) -> int:
+        """How many of a parameter's last axes are not batch axes, for events of ``rank`` axes."""
+        return rank + self.class_axes
+
     def expand(self, params: Params, batch: Shape, rank: int) -> Params:
         """The parameters seen with the batch axes ``batch``; a view. For a distribution with fewer of them."""
-        axes = rank + self.class_axes
+        axes = [self.axes(name, rank) for name in self.parameters]
         return tuple(
-            p.expand((*batch, *p.shape[p.ndim - axes :])) if isinstance(p, Tensor) and p.ndim >= axes else p
-            for p in params
+            p.expand((*batch, *p.shape[p.ndim - n :])) if isinstance(p, Tensor) and p.ndim >= n else p
+            for p, n in zip(params, axes, strict=True)
+        )
+
+    def shapes(self, params: Params, rank: int) -> tuple[Shape, Shape]:
+        """Batch and event shape of a value under these parameters, for events of ``rank`` axes; floats have neither."""
+        value = [
+            tuple(p.shape[: p.ndim + rank - self.axes(name, rank)])
+            for name, p in zip(self.parameters, params, strict=True)
+            if isinstance(p, Tensor)
+        ]
+        same = all(shape == value[0] for shape in value[1:])
+        whole = () if not value else value[0] if same else broadcast(*value)
+        return whole[: len(whole) - rank], whole[max(len(whole) - rank, 0) :]
+
+    def filled(self, params: Params, like: Params) -> Params:
+        """Numbers among the parameters as tensors like those of ``like``; the same distribution."""
+        return tuple(
+            p if isinstance(p, Tensor) or not isinstance(t, Tensor) else torch.full_like(t, p)
+            for p, t in zip(params, like, strict=True)
         )
 
     # ------------------------------------------------------------------------------------------ sampling
@@ -233,22 +280,57 @@ class Family(ABC):
         Raises `ShapeError` where the shapes of value and parameters differ: nothing broadcasts silently.
         """
 
-    @abstractmethod
     def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
-        """Entropy in nats, over the last ``rank`` axes of an event.
+        """Entropy in nats, over the last ``rank`` axes of an event; `NoClosedFormError` where there is no closed form.
 
         ``shape``, the event's, is read only where all parameters are floats; the result is then a float.
         """
+        raise NoClosedFormError(
+            f"{self.name}: the entropy has no closed form. Estimate it on the sample: E(q, -log(q))."
+        )
 
-    @abstractmethod
     def kl(self, q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
-        """KL(q ‖ p) in nats within the family, over the last ``rank`` axes of an event; ``shape`` as in `entropy`."""
+        """KL(q ‖ p) in nats within the family, over the last ``rank`` axes of an event; the rest as in `entropy`."""
+        raise NoClosedFormError(
+            f"{self.name}: the KL has no closed form. Estimate it on the sample: E(q, log(q) - log(p))."
+        )
 
     # ------------------------------------------------------------------------------------------ as plain PyTorch
 
     def plain(self) -> Plain | None:
         """The family's maths as source text for one event axis, or None where emitted code calls the methods."""
         return None
+
+
+class Opaque(ABC):
+    """A parameter that is no tensor, such as a distribution object: how it follows the batch and the time of a formula.
+
+    The defaults are those of an object that all rows share, such as the network of a flow.
+    """
+
+    @abstractmethod
+    def detach(self) -> Opaque:
+        """The same parameter without gradient."""
+
+    def repeat(self, T: int) -> Opaque:
+        """Batch ``[B]`` into ``[B·T]``: each row T times."""
+        return self
+
+    def steps(self, B: int) -> Sequence[Opaque] | None:
+        """Batch ``[B·T]`` into T of ``[B]``; None where the object has no batch axes."""
+        return None
+
+    def along(self, *sizes: int) -> Opaque:
+        """Sample axes in front of the batch: one size per axis, 0 for an axis that is there already."""
+        return self
+
+    def unfold(self, *sizes: int) -> Opaque:
+        """Batch ``[K·B]`` into ``[K, B]``; the last size may be −1."""
+        return self
+
+    def stack(self, values: Sequence[Opaque]) -> Opaque:
+        """T of batch ``[B]``, of which this is the first, into one of ``[B·T]``."""
+        return self
 
 
 # --------------------------------------------------------------------------------------------- closed KLs
@@ -275,49 +357,7 @@ def kl_pair(q: Family, p: Family) -> ClosedKL | None:
     return None
 
 
-# --------------------------------------------------------------------------------------------- tensor helpers
-
-
-def total(x: Tensor, rank: int) -> Tensor:
-    """The sum over the last ``rank`` axes. (``Tensor.sum(())`` would sum them all.)"""
-    if rank == 0:
-        return x
-    return x.sum(-1) if rank == 1 else x.sum(tuple(range(-rank, 0)))
-
-
-def size(x: Tensor, rank: int) -> int:
-    """Number of elements in the last ``rank`` axes."""
-    return math.prod(x.shape[x.ndim - rank :])
-
-
-def affine(x: Tensor, scale: float, shift: float) -> Tensor:
-    """``scale · x + shift`` in one operation."""
-    if shift == 0.0:
-        return x if scale == 1.0 else x * scale
-    return x + shift if scale == 1.0 else torch.rsub(x, shift, alpha=-scale)
-
-
-def wide(x: Tensor) -> Tensor:
-    """At least float32: log-probabilities of half-precision tensors lose too much."""
-    return x.float() if x.dtype is torch.float16 or x.dtype is torch.bfloat16 else x
-
-
-def widen(params: Params) -> Params:
-    """`wide` for a tuple of parameters."""
-    return tuple(wide(p) if isinstance(p, Tensor) else p for p in params)
-
-
-def shape_of(params: Params) -> Shape:
-    """The shape that the tensors among the parameters have together; ``()`` where all are floats."""
-    shapes = [p.shape for p in params if isinstance(p, Tensor)]
-    if all(shape == shapes[0] for shape in shapes[1:]):
-        return tuple(shapes[0]) if shapes else ()
-    return tuple(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
-
-
-def has_tensor(params: Params) -> bool:
-    """Whether any parameter is a tensor; otherwise the distribution is a constant."""
-    return any(isinstance(p, Tensor) for p in params)
+# --------------------------------------------------------------------------------------------- what families check
 
 
 def require_same(family: Family, what: str, got: Sequence[int], declared: Sequence[int]) -> None:
@@ -337,71 +377,3 @@ def require_event(family: Family, shape: Shape | None) -> Shape:
             f"{family.name}: all parameters are numbers, so the event shape is unknown here. Declare shape=..."
         )
     return shape
-
-
-def split_head(family: str, head: Tensor, shape: Shape | None, names: Sequence[str]) -> tuple[Tensor, ...]:
-    """Split a head along its last axis into equal pieces, one for each name, and give each the event ``shape``."""
-    k = len(names)
-    if shape is None:
-        if head.ndim and head.shape[-1] % k == 0:
-            return (head,) if k == 1 else head.chunk(k, -1)
-        raise _head_error(family, head, names, None, [f"[..., {k}·n]"])
-    if head.ndim and head.shape[-1] == k * math.prod(shape):
-        pieces = (head,) if k == 1 else head.chunk(k, -1)
-        return pieces if len(shape) == 1 else tuple(p.reshape((*p.shape[:-1], *shape)) for p in pieces)
-    structured = (*shape[:-1], k * shape[-1]) if shape else (k,)
-    if tuple(head.shape[-len(structured) :]) == structured:
-        return (head,) if k == 1 else head.chunk(k, -1)
-    expected = [(k * math.prod(shape),)] + ([structured] if len(shape) > 1 else [])
-    raise _head_error(family, head, names, shape, [f"[..., {', '.join(map(str, e))}]" for e in expected])
-
-
-def _head_error(
-    family: str, head: Tensor, names: Sequence[str], shape: Shape | None, expected: Sequence[str]
-) -> HeadError:
-    rows = [("not declared" if shape is None else shape, " or ".join(expected), list(head.shape))]
-    advice = "Change the network" if shape is None else f"End the network in {len(names) * math.prod(shape)} features"
-    return HeadError(
-        f"{family}: the head does not split into {', '.join(names)}.\n"
-        + table(("event shape", "expected head", "got head"), rows)
-        + f"\n{advice}, declare another shape=..., or fix a parameter by keyword."
-    )
-
-
-def uniform(
-    shape: Shape, dtype: torch.dtype | None, device: torch.device | str | None, generator: torch.Generator | None
-) -> Tensor:
-    """Uniform noise in [0, 1), in float32 at least: the grid of half precision is too coarse to compare with."""
-    dtype = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
-    return torch.rand(shape, dtype=dtype, device=device, generator=generator)
-
-
-# --------------------------------------------------------------------------------------------- classes
-
-
-def log_mix(logits: Tensor, unimix: float) -> Tensor:
-    """Normalised log-probabilities of ``(1 - unimix)·softmax(logits) + unimix/K``, over the last axis, all finite.
-
-    A class that is masked by a logit of -inf gets the lowest finite number, so that 0·log 0 stays 0 in the sums.
-    """
-    logits = wide(logits)
-    if unimix == 0.0:
-        return logits.log_softmax(-1).clamp_min(torch.finfo(logits.dtype).min)
-    return affine(logits.softmax(-1), 1.0 - unimix, unimix / logits.shape[-1]).log()
-
-
-def log_probs(probs: Tensor) -> Tensor:
-    """Logits of given probabilities; a probability of 0 becomes the smallest positive number."""
-    probs = wide(probs)
-    return probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
-
-
-def draw_class(probs: Tensor, noise: Tensor) -> Tensor:
-    """Class indices (int64) by inverting the cumulative distribution over the last axis at uniform ``noise``.
-
-    ``noise`` lacks the class axis and may have further leading axes. A class of probability 0 is never drawn: the
-    noise is kept just below the rounded total.
-    """
-    cumulative = probs.cumsum(-1)
-    ceiling = cumulative[..., -1] * (1.0 - 4.0 * torch.finfo(probs.dtype).eps)
-    return (cumulative[..., :-1] <= (noise * ceiling).unsqueeze(-1)).sum(-1)

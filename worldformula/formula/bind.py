@@ -211,7 +211,11 @@ class Binder:
         ops = self.plan.ops
         direct = [o for o in ops if op.name in o.reads]
         through = [o for s in direct if s.kind == "shift" for o in ops if s.name in o.reads]
-        readers = ["the formula"] if op.kind == "symbol" else [str(o.factor) for o in (*direct, *through) if o.factor is not None]
+        readers = (
+            ["the formula"]
+            if op.kind == "symbol"
+            else [str(o.factor) for o in (*direct, *through) if o.factor is not None]
+        )
         return ", ".join(dict.fromkeys(readers)) or ("reset" if op.kind == "flags" else "-")
 
     @staticmethod

@@ -224,7 +224,9 @@ class Builder:
         if now not in self.declared or name is None:
             raise TimeError(f"{by} reads {variable}, the last {now}; write the Sum that draws it before, to its left")
         rank = len(self.shapes.get(variable.key, (0,)))
-        return self.add(variable.identifier + "_last", Op("", "over", (name,), how="last", variable=variable, rank=rank))
+        return self.add(
+            variable.identifier + "_last", Op("", "over", (name,), how="last", variable=variable, rank=rank)
+        )
 
     def input(self, variable: Variable, by: object, op: Op) -> str:
         """Data, or a number, that the call is given under the variable's key."""

@@ -330,7 +330,9 @@ def _over_time(
         raise FormulaError(f"expected Sum('t', expression), got {type(step).__name__}")
     if steps is not None:
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1 or reset or initial or mask or burn_in:
-            raise FormulaError(f"steps=: expected a positive number of iterations and no clock beside it, got {steps!r}")
+            raise FormulaError(
+                f"steps=: expected a positive number of iterations and no clock beside it, got {steps!r}"
+            )
         return Expression(OverSteps(how, index, steps, step.node))
     check_clock(index, step.node, reset, initial, mask, burn_in)
     start = Constants(initial) if initial else None

@@ -283,9 +283,8 @@ class Factor(Multiplied, nn.Module):
                 found = self.head(*values)
                 return torch.as_tensor(found) if len(self.variables) == 1 else tuple(found)  # type: ignore[return-value]
             params = self.params(*values)
-            tensors = [p for p in params if isinstance(p, Tensor)]
-            like = tensors[0] if tensors else torch.empty(self.shape or ())
-            batch = tuple(like.shape[: like.ndim - self.rank - self.family.class_axes]) if tensors else ()
+            batch, _ = self.family.shapes(params, self.rank)
+            like = next((t for t in (*params, *self.parameters()) if isinstance(t, Tensor)), torch.empty(0))
             if deterministic:
                 mode = self.family.mode(params)
                 whole = (*sample_shape, *batch, *self.event(params))
@@ -301,9 +300,8 @@ class Factor(Multiplied, nn.Module):
         """The event shape: declared, or read off the parameters."""
         if self.shape is not None:
             return self.shape
-        tensor = next(p for p in params if isinstance(p, Tensor))
-        event = tensor.shape[: tensor.ndim - self.family.class_axes] if self.family else tensor.shape
-        return tuple(event[len(event) - self.rank :])
+        assert self.family is not None
+        return self.family.shapes(params, self.rank)[1]
 
     def log_prob(self, **values: Any) -> Tensor:
         """log-density of the variable's value: event axes summed, batch axes kept."""

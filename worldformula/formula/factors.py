@@ -13,14 +13,25 @@ from worldformula.formula.given import Shape
 
 __all__ = [
     "Bernoulli",
+    "Beta",
     "Categorical",
     "Data",
     "Deterministic",
+    "Dirichlet",
     "Factor",
+    "Gamma",
     "Joint",
+    "Laplace",
+    "LogNormal",
+    "Multinomial",
+    "NegativeBinomial",
     "Normal",
     "OneHot",
+    "Poisson",
+    "StudentT",
     "TwoHot",
+    "Uniform",
+    "VonMises",
 ]
 
 
@@ -73,6 +84,86 @@ class TwoHot(Factor):
     ) -> None:
         family = families.TwoHotFamily(bins=bins, low=low, high=high)
         super().__init__(header, net, family=family, shape=shape)
+
+
+class Laplace(Factor):
+    """Laplace(loc, scale). A head gives loc and softplus⁻¹(scale); with ``scale=1.0`` it scores the absolute error."""
+
+    def __init__(self, header: str, net: Head = None, *, shape: Shape = None, **fixed: Tensor | float) -> None:
+        super().__init__(header, net, family=families.laplace, shape=shape, fixed=fixed)
+
+
+class StudentT(Factor):
+    """Student-t(df, loc, scale): a Normal with heavy tails. ``df=4`` fixes the degrees of freedom."""
+
+    def __init__(self, header: str, net: Head = None, *, shape: Shape = None, **fixed: Tensor | float) -> None:
+        super().__init__(header, net, family=families.student_t, shape=shape, fixed=fixed)
+
+
+class LogNormal(Factor):
+    """Log-Normal(loc, scale) over positive values: log x is Normal(loc, scale)."""
+
+    def __init__(self, header: str, net: Head = None, *, shape: Shape = None, **fixed: Tensor | float) -> None:
+        super().__init__(header, net, family=families.log_normal, shape=shape, fixed=fixed)
+
+
+class Beta(Factor):
+    """Beta(concentration1, concentration0) over (0, 1); also by the names ``alpha`` and ``beta``."""
+
+    def __init__(self, header: str, net: Head = None, *, shape: Shape = None, **fixed: Tensor | float) -> None:
+        super().__init__(header, net, family=families.beta, shape=shape, fixed=fixed)
+
+
+class Gamma(Factor):
+    """Gamma(concentration, rate) over positive values."""
+
+    def __init__(self, header: str, net: Head = None, *, shape: Shape = None, **fixed: Tensor | float) -> None:
+        super().__init__(header, net, family=families.gamma, shape=shape, fixed=fixed)
+
+
+class Dirichlet(Factor):
+    """Dirichlet(concentration) over probability vectors; the last axis of ``shape`` sums to 1."""
+
+    def __init__(self, header: str, net: Head = None, *, shape: Shape = None, **fixed: Tensor | float) -> None:
+        super().__init__(header, net, family=families.dirichlet, shape=shape, fixed=fixed)
+
+
+class Uniform(Factor):
+    """Uniform(low, high). A head gives low and softplus⁻¹(high - low)."""
+
+    def __init__(self, header: str, net: Head = None, *, shape: Shape = None, **fixed: Tensor | float) -> None:
+        super().__init__(header, net, family=families.uniform, shape=shape, fixed=fixed)
+
+
+class VonMises(Factor):
+    """von Mises(loc, concentration) of an angle in radians; samples lie within π of loc."""
+
+    def __init__(self, header: str, net: Head = None, *, shape: Shape = None, **fixed: Tensor | float) -> None:
+        super().__init__(header, net, family=families.von_mises, shape=shape, fixed=fixed)
+
+
+class Poisson(Factor):
+    """Poisson(rate) over counts; ``E`` needs ``gradient="score"``."""
+
+    def __init__(self, header: str, net: Head = None, *, shape: Shape = None, **fixed: Tensor | float) -> None:
+        super().__init__(header, net, family=families.poisson, shape=shape, fixed=fixed)
+
+
+class NegativeBinomial(Factor):
+    """Negative binomial(total_count, logits) over counts, overdispersed; ``E`` needs ``gradient="score"``."""
+
+    def __init__(self, header: str, net: Head = None, *, shape: Shape = None, **fixed: Tensor | float) -> None:
+        super().__init__(header, net, family=families.negative_binomial, shape=shape, fixed=fixed)
+
+
+class Multinomial(Factor):
+    """How often each class came up in ``total_count`` draws; counts over the last axis of ``shape`` sum to it."""
+
+    def __init__(
+        self, header: str, net: Head = None, *, shape: Shape = None, total_count: int = 1, **fixed: Tensor | float
+    ) -> None:
+        family = families.MultinomialFamily(total_count=total_count)
+        super().__init__(header, net, family=family, shape=shape, fixed=fixed)
 
 
 class Deterministic(Factor):

@@ -29,9 +29,7 @@ def _named(name: str, command: str = "") -> tuple[str, str]:
 FUNCTIONS: dict[str, Elementwise] = {
     "exp": Elementwise(*_named("exp", r"\exp"), "{}.exp()", torch.exp),
     "log": Elementwise(*_named("log", r"\log"), "{}.log()", torch.log),
-    "abs": Elementwise(
-        r"\left| {} \right|", '<mo fence="true">|</mo>{}<mo fence="true">|</mo>', "{}.abs()", torch.abs
-    ),
+    "abs": Elementwise(r"\left| {} \right|", '<mo fence="true">|</mo>{}<mo fence="true">|</mo>', "{}.abs()", torch.abs),
     "sqrt": Elementwise(r"\sqrt{{{}}}", "<msqrt>{}</msqrt>", "{}.sqrt()", torch.sqrt),
     "tanh": Elementwise(*_named("tanh", r"\tanh"), "{}.tanh()", torch.tanh),
     "sigmoid": Elementwise(*_named("sigmoid", r"\sigma"), "{}.sigmoid()", torch.sigmoid),

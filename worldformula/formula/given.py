@@ -15,6 +15,9 @@ from worldformula.formula.names import Variable
 
 Shape = int | tuple[int, ...] | None
 Who = Callable[[Variable], object]
+POSITIVE = frozenset(
+    {"scale", "rate", "df", "concentration", "concentration0", "concentration1", "alpha", "beta", "total_count"}
+)
 
 
 def as_shape(shape: Shape, header: str) -> tuple[int, ...] | None:
@@ -48,8 +51,13 @@ def as_parameter(header: str, name: str, value: Any) -> Tensor | float:
             f"write {name}=1.0 or {name}=torch.tensor(...)"
         )
     number = float(value)
-    possible = {"scale": ("greater than 0", number > 0), "probs": ("between 0 and 1", 0 <= number <= 1)}
-    expected, fits = possible.get(name, ("a number", not math.isnan(number)))
+    expected, fits = "a number", not math.isnan(number)
+    if name in POSITIVE:
+        expected, fits = "greater than 0", number > 0
+    elif name == "probs":
+        expected, fits = "between 0 and 1", 0 <= number <= 1
+    elif name in ("low", "high"):
+        expected, fits = "a finite number", math.isfinite(number)
     if not fits:
         raise FormulaError(f"{header}: expected {name}= {expected}, got {value!r}")
     return number

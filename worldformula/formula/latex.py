@@ -118,7 +118,9 @@ def latex(node: Node) -> str:
             behind = rf";\, \mathrm{{baseline}}\ {latex(node.baseline)}" if isinstance(node.baseline, Node) else ""
             return rf"\mathbb{{E}}{how}_{{{product(q)}}}\left[ {latex(body)}{behind} \right]"
         case Function("clamp", body, bounds):
-            low, high = (sign if b is None else decimal(b) for b, sign in zip(bounds, (r"-\infty", r"\infty"), strict=True))
+            low, high = (
+                sign if b is None else decimal(b) for b, sign in zip(bounds, (r"-\infty", r"\infty"), strict=True)
+            )
             return rf"\operatorname{{clamp}}\left( {latex(body)},\, {low},\, {high} \right)"
         case Function(name, body):
             return FUNCTIONS[name].latex.format(latex(body))
@@ -132,7 +134,9 @@ def latex(node: Node) -> str:
             rows = [rf"{symbol(name)}:\; &{latex(body)}" for name, body in zip(names, bodies, strict=True)]
             return r"\begin{aligned} " + r" \\ ".join(rows) + r" \end{aligned}"
         case Operator():
-            inside = SEPARATORS[node.separator].join(latex(p) if isinstance(p, Node) else product(p) for p in node.parts)
+            inside = SEPARATORS[node.separator].join(
+                latex(p) if isinstance(p, Node) else product(p) for p in node.parts
+            )
             return rf"{node.sign.latex}\left[ {inside} \right]"
         case OverSteps(how, index, steps, body):
             sign = r"\sum" if how == "sum" else r"\operatorname{mean}"

@@ -39,7 +39,15 @@ from worldformula.formula.plan import Op, Plan, Ref, Term
 from worldformula.formula.sampled import Sampled
 from worldformula.formula.text import text
 
-WISHES = {"+": "total", "-": "difference", "*": "product", "/": "ratio", "^": "power", "max": "larger", "min": "smaller"}
+WISHES = {
+    "+": "total",
+    "-": "difference",
+    "*": "product",
+    "/": "ratio",
+    "^": "power",
+    "max": "larger",
+    "min": "smaller",
+}
 
 
 def lower(node: Node) -> Plan:

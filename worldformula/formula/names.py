@@ -310,7 +310,9 @@ def renamed(header: Header, names: Mapping[str, str]) -> Header:
     known = {v.key: v for v in (*header.variables, *header.conditions)}
     for name in names:
         if name not in known:
-            raise UnknownVariableError(f"{header} has no variable {name!r}.{near(name, known)} It has {', '.join(known)}.")
+            raise UnknownVariableError(
+                f"{header} has no variable {name!r}.{near(name, known)} It has {', '.join(known)}."
+            )
     new = {key: read_variable(name) for key, name in names.items()}
 
     def other(variable: Variable) -> Variable:

@@ -106,7 +106,9 @@ class Plan:
     @cached_property
     def inputs(self) -> dict[str, Op]:
         """What a call must give, by keyword."""
-        found = {op.variable.key: op for kind in ("whole", "input") for op in self.ops if op.kind == kind and op.variable}
+        found = {
+            op.variable.key: op for kind in ("whole", "input") for op in self.ops if op.kind == kind and op.variable
+        }
         found |= {op.how: op for op in self.ops if op.kind in ("flags", "mask")}
         return found | {op.variable.key: op for op in self.ops if op.kind == "symbol" and op.variable}
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import ShapeError, table
-from worldformula.families.base import Family
+from worldformula.families.base import Family, Opaque
 
-Value = Any  # a tensor, or a family's parameters: a tuple of tensors and numbers
+Value = Any  # a tensor, or a family's parameters: a tuple of tensors, numbers and opaque objects
 RUNTIME = (
     "flat", "steps", "stack", "kept", "shift", "restart", "repeat", "wide", "stop", "noise_for", "mode_like",
     "one_batch", "matched", "along", "fold", "unfold", "counted", "zeros", "support", "dreg", "leave_one_out",
@@ -27,16 +27,20 @@ def flat(x: Tensor, lead: int = 0) -> Tensor:
 def steps(x: Value, B: int) -> Sequence[Value]:
     """[B·T, ...] -> T values [B, ...] (views)."""
     if isinstance(x, tuple):
-        parts = [p if isinstance(p, float) else steps(p, B) for p in x]
-        T = next(len(p) for p in parts if not isinstance(p, float))
-        return [tuple(p if isinstance(p, float) else p[t] for p in parts) for t in range(T)]
+        parts = [steps(p, B) if isinstance(p, Tensor) else p.steps(B) if isinstance(p, Opaque) else None for p in x]
+        T = next(len(part) for part in parts if part is not None)
+        return [tuple(p if part is None else part[t] for p, part in zip(x, parts, strict=True)) for t in range(T)]
     return x.view(B, -1, *x.shape[1:]).unbind(1) if x.is_contiguous() else torch.unflatten(x, 0, (B, -1)).unbind(1)
 
 
 def stack(values: Sequence[Value], lead: int = 0) -> Value:
     """T values [B, ...] of the loop -> [B·T, ...]; ``lead`` sample axes come before."""
     if isinstance(values[0], tuple):
-        return tuple(stack(v, lead) if isinstance(v[0], Tensor) else v[0] for v in zip(*values, strict=True))
+        return tuple(stack(v, lead) for v in zip(*values, strict=True))
+    if isinstance(values[0], Opaque):
+        return values[0].stack(values)
+    if not isinstance(values[0], Tensor):
+        return values[0]
     return torch.stack(tuple(values), lead + 1).flatten(lead, lead + 1)
 
 
@@ -60,7 +64,9 @@ def shift(x: Tensor, start: Tensor, keep: Tensor | None) -> Tensor:
 def repeat(x: Value, T: int, lead: int = 0) -> Value:
     """[B, ...] -> [B·T, ...]: a value that all steps share; ``lead`` sample axes come before."""
     if isinstance(x, tuple):
-        return tuple(repeat(p, T, lead) if isinstance(p, Tensor) else p for p in x)
+        return tuple(
+            repeat(p, T, lead) if isinstance(p, Tensor) else p.repeat(T) if isinstance(p, Opaque) else p for p in x
+        )
     head, rest = x.shape[: lead + 1], x.shape[lead + 1 :]
     return x.unsqueeze(lead + 1).expand(*head, T, *rest).flatten(lead, lead + 1)
 
@@ -72,7 +78,9 @@ def along(x: Value, *sizes: int) -> Value:
     (torch.Size([50, 3, 2]), torch.Size([4, 5, 3]))
     """
     if isinstance(x, tuple):
-        return tuple(along(p, *sizes) if isinstance(p, Tensor) else p for p in x)
+        return tuple(
+            along(p, *sizes) if isinstance(p, Tensor) else p.along(*sizes) if isinstance(p, Opaque) else p for p in x
+        )
     for place, size in enumerate(sizes):
         if size:
             x = x.unsqueeze(place)
@@ -94,9 +102,7 @@ def unfold(head: Any, *sizes: int) -> Any:
     return tuple(unfold(value, *sizes) for value in head)
 
 
-def counted(
-    x: Tensor, B: int, T: int, how: str, mask: Tensor | None = None, burn_in: int = 0
-) -> Tensor:
+def counted(x: Tensor, B: int, T: int, how: str, mask: Tensor | None = None, burn_in: int = 0) -> Tensor:
     """The sum or mean over the steps that count: those behind the burn-in whose mask [B, T] is set."""
     x = x.unflatten(-1, (B, T))[..., burn_in:]
     if mask is None:
@@ -114,8 +120,9 @@ def zeros(like: Tensor, rank: int, *shape: int) -> Tensor:
 def support(family: Family, rank: int, shape: tuple[int, ...], params: Value, noise: Tensor | None = None) -> Tensor:
     """Every value of a discrete variable, on a leading axis, with the batch axes of its parameters (or of ``noise``)."""
     like = noise if noise is not None else next(p for p in params if isinstance(p, Tensor))
-    axes = len(family.noise_shape((), shape)) if noise is not None else rank + family.class_axes
-    batch, values = tuple(like.shape[: like.ndim - axes]), family.support(shape).to(like.device)
+    event = 0 if noise is None else len(family.noise_shape((), shape))
+    batch = family.shapes(params, rank)[0] if noise is None else tuple(like.shape[: like.ndim - event])
+    values = family.support(shape).to(like.device)
     values = values.to(like.dtype) if values.is_floating_point() else values
     return values.reshape(-1, *(1,) * len(batch), *shape).expand(-1, *batch, *shape)
 
@@ -141,17 +148,14 @@ def dreg(log_weights: Tensor, axis: int, *draws: Tensor) -> Tensor:
 
 def wide(family: Family, params: Value, like: Value, rank: int) -> Value:
     """Parameters without batch axes, seen with the batch axes of ``like`` (a value, or the family's parameters)."""
-    rank_like = rank
-    if isinstance(like, tuple):
-        like = next(p for p in like if isinstance(p, Tensor))
-        rank_like = rank + family.class_axes
-    return family.expand(params, tuple(like.shape[: like.ndim - rank_like]), rank)
+    batch = family.shapes(like, rank)[0] if isinstance(like, tuple) else tuple(like.shape[: like.ndim - rank])
+    return family.expand(params, batch, rank)
 
 
 def stop(value: Value) -> Value:
     """Parameters, or a computed value, without gradient: sg(q)."""
     if isinstance(value, tuple):
-        return tuple(p.detach() if isinstance(p, Tensor) else p for p in value)
+        return tuple(p.detach() if isinstance(p, Tensor | Opaque) else p for p in value)
     return value.detach()
 
 
@@ -162,9 +166,9 @@ def noise_for(
 
     ``lead`` are the sizes of sample axes that the parameters do not have.
     """
-    like = next(p for p in params if isinstance(p, Tensor))
-    whole = (*lead, *like.shape[: like.ndim - family.class_axes])
-    shape = family.noise_shape(whole[: len(whole) - rank], whole[len(whole) - rank :])
+    like = next((p for p in params if isinstance(p, Tensor)), torch.empty(0))
+    batch, event = family.shapes(params, rank)
+    shape = family.noise_shape((*lead, *batch), event)
     if noise is not None:
         if noise.shape != shape:
             raise ShapeError(f"noise: expected {list(shape)}, got {list(noise.shape)}")
@@ -175,7 +179,11 @@ def noise_for(
 def mode_like(family: Family, params: Value, noise: Tensor) -> Tensor:
     """The mode of parameters without batch axes, with those of the noise that a sample would take."""
     mode = family.mode(params)
-    return mode.expand_as(noise) if isinstance(mode, Tensor) else torch.full_like(noise, mode)
+    if not isinstance(mode, Tensor):
+        extra = len(family.noise_shape((), ()))  # axes that the noise has beyond the value
+        return noise.new_full(noise.shape[: noise.ndim - extra], mode)
+    event = tuple(mode.shape)
+    return mode.expand(*noise.shape[: noise.ndim - len(family.noise_shape((), event))], *event)
 
 
 def one_batch(*values: Tensor) -> None:

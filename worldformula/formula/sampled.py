@@ -52,7 +52,9 @@ class Sampled(Builder):
     def sampled_expectation(self, node: Expectation, scope: Scope, index: str | None) -> Ref:
         """The mean of the body over the samples, or its sum weighted by the probabilities of the values."""
         if node.gradient == "dreg":
-            raise GradientError(f"{text(node)}: gradient='dreg' is of log E: write log(E(q, ratio(p, q), samples=K, ...))")
+            raise GradientError(
+                f"{text(node)}: gradient='dreg' is of log E: write log(E(q, ratio(p, q), samples=K, ...))"
+            )
         inside, axis = self.enter(node, scope, index)
         value = self.inside(node.body, inside, index)
         value = self.score(node, value, inside, index, axis)

@@ -22,6 +22,7 @@ from torch import nn
 
 from worldformula import KL, Bernoulli, E, Expression, Factor, Normal, log
 from worldformula.catalogue import System
+from worldformula.model import Model
 
 # ------------------------------------------------------------------------------------------------- sizes and presets
 
@@ -62,7 +63,7 @@ def mlp(inputs: int, outputs: int, sizes: Sizes) -> nn.Sequential:
 
 
 @dataclass(frozen=True, eq=False)
-class VAE:
+class VAE(Model):
     """The factors and the loss; ``loss`` is the module that holds all weights. ``loss(x=[B, X])`` is −ELBO in nats."""
 
     prior: Factor

@@ -1,14 +1,9 @@
-"""The page of a run: one HTML file without a script and without anything to load.
-
-Everything that comes from the run (names, settings, numbers) is escaped; a content security policy forbids scripts and
-requests even to what a foreign run folder may hold.
-"""
+"""The page of an agent's run: how it learnt, what it reached, what it dreams."""
 
 from __future__ import annotations
 
-import base64
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -16,16 +11,26 @@ from typing import Any
 from worldformula.envs.returns import Score
 from worldformula.metrics.openloop import OpenLoop
 from worldformula.report.curves import Level, Series, line_chart, short, smoothed
-from worldformula.report.evidence import Evidence, Written
-from worldformula.report.highlight import highlight
-from worldformula.report.style import STYLE
+from worldformula.report.evidence import Evidence
+from worldformula.report.parts import (
+    Metrics,
+    both,
+    column,
+    document,
+    duration,
+    foot,
+    formulas,
+    grouped,
+    pairs,
+    picture,
+    section,
+    settings,
+    small,
+)
 from worldformula.report.video import DREAMING, LOOKING
 
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _COUNTS = ("step", "updates", "episodes")
 _AT = 15  # horizon whose ratio is printed
-
-Metrics = Sequence[Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -52,33 +57,12 @@ def page(run: Run, evidence: Evidence) -> str:
             _learning(run, evidence),
             _pictures(evidence),
             _horizon(evidence.open_loop),
-            _formula(evidence.formula),
+            formulas(evidence.formula, "The world model's loss"),
             _terms(run.metrics),
-            _settings(run.config),
+            settings(run.config),
         ]
     )
-    title = f"{run.name} – worldformula"
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body><main>"
-        f"{_head(run, evidence)}{body}{_foot(evidence)}</main></body></html>\n"
-    )
-
-
-def _section(title: str, *content: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{''.join(content)}</section>"
-
-
-def _pairs(rows: Iterable[tuple[str, object]]) -> str:
-    return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in rows) + "</dl>"
-
-
-def _column(metrics: Metrics, key: str) -> tuple[list[float], list[float]]:
-    """(steps, values) of the lines that have this number."""
-    lines = [line for line in metrics if key in line]
-    return [line["step"] for line in lines], [line[key] for line in lines]
+    return document(run.name, f"{_head(run, evidence)}{body}{foot(evidence.machine)}")
 
 
 # ------------------------------------------------------------------------------------------------------------- headline
@@ -93,7 +77,7 @@ def _head(run: Run, evidence: Evidence) -> str:
     return (
         f'<header><p class="over">worldformula run</p><h1>{escape(run.name)}</h1>'
         f'<p class="lead">{escape(lead)}</p></header><div class="hero"><div>{_result(run, evidence)}</div>'
-        f"{_pairs(_facts(run, evidence))}</div>"
+        f"{pairs(_facts(run, evidence))}</div>"
     )
 
 
@@ -176,34 +160,13 @@ def rounded(mean: float, error: float) -> tuple[str, str]:
     return f"{mean:.{digits}f}".replace("-", "−"), f"{error:.{digits}f}"
 
 
-def grouped(value: float) -> str:
-    """A count with thin spaces: 20000 as 20 000."""
-    return f"{int(value):,}".replace(",", "\u2009")
-
-
-def duration(seconds: float) -> str:
-    """In the largest two units.
-
-    >>> duration(42), duration(754), duration(9000)
-    ('42 s', '12 min 34 s', '2 h 30 min')
-    """
-    minutes, rest = divmod(round(seconds), 60)
-    hours, left = divmod(minutes, 60)
-    return f"{hours} h {left} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
 # ------------------------------------------------------------------------------------------------------------- sections
 
 
-def _both(draw: Callable[[int, int], str]) -> str:
-    """One chart twice: for wide pages, and for narrow ones with letters of the same size."""
-    return f'<figure><div class="wide">{draw(952, 360)}</div><div class="narrow">{draw(364, 280)}</div></figure>'
-
-
 def _learning(run: Run, evidence: Evidence) -> str:
-    steps, returns = _column(run.metrics, "episode/return")
-    tested, scores = _column(run.metrics, "eval/return")
-    errors = dict(zip(*_column(run.metrics, "eval/return_error"), strict=True))
+    steps, returns = column(run.metrics, "episode/return")
+    tested, scores = column(run.metrics, "eval/return")
+    errors = dict(zip(*column(run.metrics, "eval/return_error"), strict=True))
     if not steps and not tested:
         return ""
     window = max(1, len(returns) // 20)
@@ -218,19 +181,15 @@ def _learning(run: Run, evidence: Evidence) -> str:
     levels = [Level(label, score.mean, colour) for label, score, colour in marks if score is not None]
     mean = f" The line is the mean of {window} log entries; the pale one is every entry." if window > 1 else ""
     dots = " Dots are evaluations with their standard error." if tested else ""
-    return _section(
+    return section(
         "Learning curve",
         f'<p class="note">Return of complete episodes against steps in the environment.{mean}{dots}</p>',
-        _both(
+        both(
             lambda w, h: line_chart(
                 series, levels=levels, x_label="environment steps", y_label="return", width=w, height=h
             )
         ),
     )
-
-
-def _image(data: bytes, alt: str) -> str:
-    return f'<img alt="{escape(alt)}" src="data:image/webp;base64,{base64.b64encode(data).decode()}">'
 
 
 def _key(colour: tuple[int, int, int]) -> str:
@@ -243,11 +202,11 @@ def _pictures(evidence: Evidence) -> str:
     if "episode" in videos:
         caption = "One evaluation episode, played without exploration."
         figures.append(
-            f"<figure>{_image(videos['episode'], 'video of an episode')}<figcaption>{caption}</figcaption></figure>"
+            f"<figure>{picture(videos['episode'], 'video of an episode')}<figcaption>{caption}</figcaption></figure>"
         )
     if "dream" in videos:
         context = evidence.open_loop.context if evidence.open_loop else 0
-        image = _image(videos["dream"], "videos of truth, dream and error")
+        image = picture(videos["dream"], "videos of truth, dream and error")
         figures.append(
             f"<figure>{_rows('truth', 'dream', 'error', image=image)}<figcaption>{_key(LOOKING)}The world model sees "
             f"the first {context} frames; {_key(DREAMING)}then it dreams, given the true actions alone. Grey in the "
@@ -257,10 +216,10 @@ def _pictures(evidence: Evidence) -> str:
     pair = f'<div class="pair">{"".join(figures)}</div>' if len(figures) == 2 else "".join(figures)
     if "strip" in videos:
         heads = "".join(f"<span>{'seen' if k == 0 else f'+{k}'}</span>" for k in evidence.strip_steps)
-        image = _image(videos["strip"], "frames of truth and dream") + f'<div class="columns">{heads}</div>'
+        image = picture(videos["strip"], "frames of truth and dream") + f'<div class="columns">{heads}</div>'
         caption = "The first sequence, still: frames by steps since the last one that the model saw."
         pair += f"<figure>{_rows('truth', 'dream', image=image)}<figcaption>{caption}</figcaption></figure>"
-    return _section("What it does, and what it dreams", pair) if pair else ""
+    return section("What it does, and what it dreams", pair) if pair else ""
 
 
 def _rows(*names: str, image: str) -> str:
@@ -280,43 +239,13 @@ def _horizon(found: OpenLoop | None) -> str:
         Series("world model", horizons, found.model, 0, error),
     ]
     x, y = "steps since the last seen frame", "mean squared error"
-    return _section(
+    return section(
         "Prediction error against horizon",
         '<p class="note">Mean squared error on pixels in [0, 1], open loop with the true actions after '
         f"{found.context} frames of context, over {found.sequences} sequences; the band is the standard error. "
         f"Persistence repeats the last frame that was seen. <b>At {k} steps the model makes {found.ratio(k):.2g} "
         "times the error of persistence.</b></p>",
-        _both(lambda w, h: line_chart(series, x_label=x, y_label=y, width=w, height=h)),
-    )
-
-
-_LEGEND = (
-    ("latent", '<circle cx="10" cy="10" r="8"/>'),
-    ("observed", '<circle cx="10" cy="10" r="8" style="fill:currentColor;fill-opacity:.17"/>'),
-    ("deterministic", '<circle cx="10" cy="10" r="8"/><circle cx="10" cy="10" r="5.5"/>'),
-    ("generative", '<path d="M1 10H19"/>'),
-    ("inference", '<path d="M1 10H19" stroke-dasharray="4 3"/>'),
-)
-
-
-def _formula(formula: Written | None) -> str:
-    if formula is None:
-        return ""
-    drawn = 'width="20" height="20" viewBox="0 0 20 20" fill="none" stroke="currentColor" stroke-width="1.3"'
-    legend = "".join(f"<span><svg {drawn}>{shape}</svg>{name}</span>" for name, shape in _LEGEND)
-    return (
-        _section(
-            "The world model's loss",
-            f'<div class="formula">{formula.mathml}</div>',
-            f"<details><summary>as LaTeX and as text</summary><pre>{escape(formula.latex)}</pre>"
-            f"<pre>{escape(formula.text)}</pre></details>",
-        )
-        + _section("The graphical model", f'<div class="graph">{formula.graph}</div><div class="legend">{legend}</div>')
-        + _section(
-            "The code that runs",
-            '<p class="note">Emitted from the formula: this is the function that training calls.</p>',
-            f"<pre><code>{highlight(formula.code)}</code></pre>",
-        )
+        both(lambda w, h: line_chart(series, x_label=x, y_label=y, width=w, height=h)),
     )
 
 
@@ -325,36 +254,7 @@ def _terms(metrics: Metrics) -> str:
     names = [n for n in names if n not in _COUNTS and not n.startswith(("episode/", "eval/"))]
     losses = [n for n in names if n.split("/")[0] == "loss"]
     others = [n for n in names if n not in losses]
-    parts = [_small(metrics, losses)] if losses else []
+    parts = [small(metrics, losses)] if losses else []
     if others:
-        parts.append(("<h3>Other measurements</h3>" if losses else "") + _small(metrics, others))
-    return _section("Terms of the loss" if losses else "Measurements", *parts) if parts else ""
-
-
-def _small(metrics: Metrics, names: Sequence[str]) -> str:
-    """A small chart per number; a logarithmic axis where the values span more than a factor of thirty."""
-    charts = []
-    for name in names:
-        steps, values = _column(metrics, name)
-        log = len(values) > 1 and min(values) > 0 and max(values) > 30 * min(values)
-        label = name.removeprefix("loss/") + (" (log)" if log else "")
-        charts.append(line_chart([Series("", steps, values)], title=label, width=300, height=170, log=log))
-    return f'<div class="many">{"".join(charts)}</div>'
-
-
-def _settings(config: Mapping[str, Any]) -> str:
-    rows = "".join(f"<tr><td>{escape(key)}</td><td>{escape(str(value))}</td></tr>" for key, value in _flat(config))
-    return _section("Settings", f'<div class="settings"><table>{rows}</table></div>') if rows else ""
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, object]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def _foot(evidence: Evidence) -> str:
-    facts = " · ".join(f"{k} {v}" if k != "device" else f"device {v}" for k, v in evidence.machine.items() if v)
-    return f"<footer>{escape(facts or 'Not measured with the agent: numbers come from the log alone.')}</footer>"
+        parts.append(("<h3>Other measurements</h3>" if losses else "") + small(metrics, others))
+    return section("Terms of the loss" if losses else "Measurements", *parts) if parts else ""

@@ -1,0 +1,183 @@
+"""``worldformula fit``: a run folder from one line, killed and gone on with bit for bit, and a page that shows it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from worldformula.cli import main
+from worldformula.errors import RunFolderError
+from worldformula.model.config import read, start
+from worldformula.model.run import ModelRun, open_model
+from worldformula.training import checkpoint
+from worldformula.training.fit import Fitting
+from worldformula.training.run import read_metrics
+
+SPRITES = ["fit", "vae", "--data", "sprites", "--set", "pixels=256", "--set", "hidden=16", "--set", "latent=3"]
+SHORT = [*SPRITES, "--steps", "40", "--batch", "32", "--set", "ema=0.9", "--set", "log_every=4"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "vae"
+    assert main([*SHORT, "--out", str(folder)]) == 0
+    return folder
+
+
+def newest(folder: Path) -> checkpoint.Checkpoint:
+    found = checkpoint.load_latest(folder / "checkpoints")
+    assert found is not None
+    return found
+
+
+def test_a_run_says_what_it_does_and_leaves_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*SHORT, "--out", str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("device cpu")
+    for part in (
+        "preset tiny, seed 0",
+        "640 rows to train on",
+        "step 40/40 | loss ",
+        "reached: test/loss ",
+        "report: ",
+    ):
+        assert part in out
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["sizes"] == {"pixels": 256, "latent": 3, "hidden": [16], "activation": "SiLU"}
+    assert (config["fit"]["steps"], config["fit"]["ema"]) == (40, 0.9)
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows if "loss" in row] == list(range(4, 44, 4))
+    assert [row["step"] for row in rows if "test/loss" in row] == list(range(4, 44, 4))
+    assert rows[-1]["test/loss"] < rows[1]["test/loss"]
+    html = (tmp_path / "run" / "report.html").read_text()
+    assert html.count("data:image/webp;base64,") == 3
+    assert {p.name for p in (tmp_path / "run" / "pictures").iterdir()} == {
+        "samples.webp", "reconstructions.webp", "traversals.webp",
+    }  # fmt: skip
+
+
+KILLED = """
+import os, signal, sys
+from worldformula.cli import main
+from worldformula.training.fit import Fitting
+step = Fitting._update
+def update(self):
+    if self.step == int(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self)
+Fitting._update = update
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.parametrize("at", [2, 23])
+def test_a_killed_run_goes_on_bit_for_bit(trained: Path, tmp_path: Path, at: int) -> None:
+    command = [*SHORT, "--out", str(tmp_path / "run")]
+    died = subprocess.run([sys.executable, "-c", KILLED, str(at), *command], capture_output=True, check=False)
+    assert died.returncode == -9, died.stderr
+    steps = checkpoint.steps_in(tmp_path / "run" / "checkpoints")
+    assert [int(p.name) for p in steps] == ([16, 20] if at > 4 else [])
+    assert main([*command, "--resume"]) == 0
+    for name in ("tensors.safetensors", "tree.json"):
+        assert (newest(tmp_path / "run").path / name).read_bytes() == (newest(trained).path / name).read_bytes()
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (trained / "metrics.jsonl").read_bytes()
+
+
+def test_an_interruption_says_how_to_go_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    update = Fitting._update
+
+    def interrupted(self):
+        if self.step == 13:
+            raise KeyboardInterrupt
+        return update(self)
+
+    monkeypatch.setattr(Fitting, "_update", interrupted)
+    assert main([*SHORT, "--out", str(tmp_path / "run")]) == 130
+    assert "interrupted at step 13; the same command with --resume goes on after step 12" in capsys.readouterr().err
+
+
+def test_resume_needs_the_folder_alone_and_may_go_further(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    assert main(["fit", "vae", "--out", str(folder), "--resume", "--steps", "60"]) == 0
+    assert newest(folder).step == 60
+    assert read_metrics(folder / "metrics.jsonl")[-1]["step"] == 60
+
+
+def test_report_is_made_again_from_the_folder(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    before = re.sub(r"measured \S+ \S+", "", (folder / "report.html").read_text())
+    (folder / "report.html").unlink()
+    assert main(["report", str(folder)]) == 0
+    assert "reached: test/loss" in capsys.readouterr().out
+    after = re.sub(r"measured \S+ \S+", "", (folder / "report.html").read_text())
+    pictures = re.compile(r"base64,[^\"]+")
+    assert pictures.findall(after) == pictures.findall(before)
+
+
+def test_open_model_brings_the_trained_weights(trained: Path) -> None:
+    run = open_model(trained)
+    rows = read_metrics(trained / "metrics.jsonl")
+    assert run.tested() == {k: v for k, v in rows[-1].items() if k.startswith("test/")}
+    assert run.model.generate(3, seed=0)["x"].shape == (3, 256)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["fit", "vae"], "say what to train on, e.g. --data digits. There are: "),
+        (["fit", "vea", "--data", "digits"], "Did you mean 'vae'"),
+        (["fit", "rssm", "--data", "digits"], "rssm is one of the worlds; fit expects one of the models: "),
+        (["fit", "vae", "--data", "digit"], "Did you mean 'digits'"),
+        (["fit", "vae", "--data", "digits", "--set", "latnt=3"], "unknown setting 'latnt'. Did you mean 'latent'"),
+        (["fit", "vae", "--data", "digits", "--set", "lr=0"], "lr > 0"),
+        (["fit", "vae", "--data", "digits", "--set", "lr"], "expected key=value"),
+        (["fit", "vae", "--data", "digits", "--steps", "0"], "steps expects a whole number of at least 1"),
+        (["fit", "vae", "--data", "digits", "--seed", "-1"], "seed expects a whole number of at least 0"),
+        (["fit", "vae", "--data", "digits", "--out", "nowhere", "--resume"], "nowhere holds no run to go on with"),
+        (["fit", "vae", "--data", "sprites"], "x        | [N, 64]            | [640, 256]"),
+        (["fit", "vae", "--data", "sprites"], "These data sets fit: digits"),
+    ],
+)
+def test_mistakes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 1
+    assert says in capsys.readouterr().err
+    assert not list(tmp_path.iterdir()), "a mistake leaves nothing behind"
+
+
+def test_a_folder_keeps_its_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (trained / "config.json").read_bytes()
+    assert main([*SHORT, "--out", str(trained)]) == 1
+    assert "add --resume" in capsys.readouterr().err
+    assert main([*SHORT, "--out", str(trained), "--resume", "--seed", "5", "--set", "latent=4"]) == 1
+    err = capsys.readouterr().err
+    assert "holds a run with other settings" in err
+    assert "seed " in err
+    assert "sizes.latent | 3" in err
+    assert (trained / "config.json").read_bytes() == before
+    with pytest.raises(RunFolderError, match="holds no run of `worldformula fit`"):
+        read({"command": "train"}, trained)
+
+
+def test_equal_seeds_give_equal_models_and_others_do_not() -> None:
+    def weights(seed: int) -> list[float]:
+        config = start("vae", "tiny", "sprites").changed(["pixels=256", "hidden=4"])
+        run = ModelRun(type(config)(**{**vars(config), "seed": seed}), "unused")
+        return [p.sum().item() for p in run.model.loss.parameters()]
+
+    assert weights(1) == weights(1)
+    assert weights(1) != weights(2)

@@ -1,0 +1,135 @@
+"""``worldformula fit``: trains a static model, goes on with it, and writes its page."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from worldformula import catalogue, data
+from worldformula.errors import ConfigError, RunFolderError
+from worldformula.model.config import ModelConfig, read, start
+from worldformula.model.run import ModelRun, build
+from worldformula.training import checkpoint, devices, settings
+from worldformula.training.fit import FitConfig
+from worldformula.training.progress import Progress, duration
+from worldformula.training.run import RunFolder
+
+DEFAULT_PRESET = "tiny"
+
+
+def _option(metavar: str, default: str, name: str | None = None) -> Any:
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})", name=name)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Train a static model, or go on exactly where an interrupted run stopped.
+
+    For example: worldformula fit vae --data digits --set latent=8 --set lr=3e-4
+
+    The run folder gets the configuration, metrics.jsonl, checkpoints, and report.html with samples, reconstructions and
+    traversals. After Ctrl-C, or after a crash: the same command with --resume. What is not given is then taken from
+    the folder; what is given must agree with it, except for --steps and --device.
+    """
+
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    """A model that `worldformula models` lists, e.g. vae."""
+    data: Annotated[str | None, _option("NAME", "that of the run folder")] = None
+    """What to train on, e.g. digits."""
+    preset: Annotated[str | None, _option("NAME", DEFAULT_PRESET)] = None
+    """A preset of the model."""
+    steps: Annotated[str | None, _option("N", f"{FitConfig.steps}")] = None
+    """Updates."""
+    batch: Annotated[str | None, _option("N", f"{FitConfig.batch}")] = None
+    """Rows of a batch."""
+    seed: Annotated[str | None, _option("N", "0")] = None
+    """Where all randomness comes from."""
+    device: Annotated[str | None, _option("NAME", "auto")] = None
+    """auto, cpu, cuda, cuda:N or mps."""
+    out: Annotated[Path | None, _option("DIR", "runs/NAME-DATA")] = None
+    """The run folder."""
+    settings: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")] = ()
+    """Any size of the model, any setting of the fit (lr, weight_decay, clip, schedule, ema …), or a named coefficient
+    of its formula, e.g. --set latent=8 --set ema=0.999 --set beta=4."""
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Go on with the run in the folder."""
+
+    def folder(self) -> Path:
+        """Where the run lies."""
+        if self.out is not None:
+            return self.out
+        if self.data is None:
+            raise ConfigError(f"say what to train on, e.g. --data digits. There are: {', '.join(data.names())}.")
+        return Path("runs") / f"{catalogue.find(self.name).name}-{self.data}"
+
+    def config(self) -> ModelConfig:
+        """What was asked for, on top of what the folder holds."""
+        folder = RunFolder(self.folder())
+        kept = bool(checkpoint.steps_in(folder.checkpoints))
+        if folder.exists and kept and not self.resume:
+            raise RunFolderError(f"{folder.path} holds a run: add --resume to go on with it, or choose another --out")
+        if folder.exists and self.resume:
+            config = read(folder.config(), folder.path)
+            config = dataclasses.replace(
+                config,
+                model=catalogue.find(self.name).name,
+                data=self.data or config.data,
+                preset=self.preset or config.preset,
+            )
+        elif self.resume:
+            raise RunFolderError(f"{folder.path} holds no run to go on with; leave --resume out to begin one")
+        else:
+            if self.data is None:
+                raise ConfigError(f"say what to train on, e.g. --data digits. There are: {', '.join(data.names())}.")
+            config = start(self.name, self.preset or DEFAULT_PRESET, self.data)
+        options = {"seed": self.seed, "device": self.device}
+        config = settings.override(config, [f"{k}={v}" for k, v in options.items() if v is not None])
+        lengths = {"steps": self.steps, "batch": self.batch}
+        texts = [*(f"{k}={v}" for k, v in lengths.items() if v is not None), *self.settings]
+        symbols = tuple(build(config).symbols) if texts else ()
+        again = set(config.changes)  # a resumed run repeats its settings
+        return config.changed([text for text in texts if text not in again], symbols)
+
+    def run(self) -> int:
+        """Trains, and writes the page."""
+        run = ModelRun(self.config(), self.folder(), say=print)
+        for line in header(run):
+            print(line, flush=True)
+        found = checkpoint.steps_in(run.folder.checkpoints)
+        try:
+            with Progress(run.config.fit.steps, int(found[-1].name) if found else 0) as show:
+                run.run(show)
+        except KeyboardInterrupt:
+            kept = [int(path.name) for path in checkpoint.steps_in(run.folder.checkpoints)]
+            goes_on = f"goes on after step {kept[-1]:,}" if kept else "starts again: it had no checkpoint yet"
+            raise KeyboardInterrupt(
+                f"interrupted at step {run.fitting.step:,}; the same command with --resume {goes_on}"
+            ) from None
+        print(f"{run.fitting.step:,} steps in {duration(run.fitting.history.seconds)}")
+        report(run)
+        return 0
+
+
+def header(run: ModelRun) -> list[str]:
+    """The first lines of a run: where, what, on what."""
+    config, first = run.config, next(iter(run.test.values()))
+    weights = sum(p.numel() for p in run.model.loss.parameters() if p.requires_grad)
+    rows = len(next(iter(run.data.train.values())))
+    return [
+        f"device {devices.describe(run.device)}, {config.threads} CPU thread(s)",
+        f"model {config.model}, preset {config.preset}, seed {config.seed}: {weights:,} parameters",
+        f"data {run.data.name}: {rows:,} rows to train on, {len(first):,} to test on. {run.data.note}",
+    ]
+
+
+def report(run: ModelRun) -> None:
+    """Measures the model, writes its page, and prints where it is."""
+    from worldformula.report.model import write_model
+
+    shown = ("test/loss", *(f"test/loss/{player}" for player in run.fitting.players))
+    print("reached: " + ", ".join(f"{name} {value:.5g}" for name, value in run.tested().items() if name in shown))
+    print(f"report: {write_model(run)}")

@@ -1,0 +1,114 @@
+"""What every data set is: named arrays, split into training and test, with a digest that tells two versions apart.
+
+The digits that several sets are made from are read here too, so that every set splits them alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldformula.errors import ConfigError
+
+Array = NDArray[Any]
+Floats = NDArray[np.float32]
+Integers = NDArray[np.int64]
+
+DIGITS, TEST_DIGITS = 1797, 360
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Arrays by the name of the variable that a formula reads; axis 0 of every array is the row.
+
+    Attributes:
+        name: as ``worldformula.data.load`` knows it.
+        train: name -> array; ``"x"`` is what a model without further names models, ``"y"`` a class label.
+        test: the same names and event shapes; no row of it is in ``train``.
+        shape: of one row of ``x``, as a picture or a sequence of pictures: ``(8, 8)``, ``(16, 8, 12)``.
+        note: what it is and where it comes from, one sentence.
+
+    Raises:
+        ConfigError: parts with different names, or arrays of different lengths.
+    """
+
+    name: str
+    train: Mapping[str, Array]
+    test: Mapping[str, Array]
+    shape: tuple[int, ...]
+    note: str
+
+    def __post_init__(self) -> None:
+        if self.train.keys() != self.test.keys():
+            raise ConfigError(f"{self.name}: train has the arrays {sorted(self.train)}, test {sorted(self.test)}")
+        for part in (self.train, self.test):
+            rows = {key: len(array) for key, array in part.items()}
+            if len(set(rows.values())) != 1:
+                raise ConfigError(f"{self.name}: expected one number of rows in all arrays, got {rows}")
+
+    def digest(self) -> str:
+        """Sixteen hexadecimal digits of SHA-256 over names, shapes, dtypes and bytes of all arrays."""
+        return digest(
+            {f"{part}/{key}": array for part in ("train", "test") for key, array in getattr(self, part).items()}
+        )
+
+    def batches(self, size: int, seed: int = 0) -> Iterator[dict[str, Array]]:
+        """Training batches without end: every pass over the rows is shuffled anew, its remainder left out.
+
+        Raises:
+            ConfigError: a batch would be empty or larger than the training set.
+        """
+        rows = len(next(iter(self.train.values())))
+        if not 1 <= size <= rows:
+            raise ConfigError(f"expected a batch of 1 to {rows} rows of {self.name}, got {size}")
+        rng = np.random.default_rng(seed)
+        while True:
+            order = rng.permutation(rows)
+            for start in range(0, rows - size + 1, size):
+                index = order[start : start + size]
+                yield {key: array[index] for key, array in self.train.items()}
+
+
+Loader = Callable[[], DataSet]
+
+
+def digest(arrays: Mapping[str, Array]) -> str:
+    """Sixteen hexadecimal digits of SHA-256 over names, dtypes, shapes and little-endian bytes, sorted by name."""
+    total = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        total.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
+        total.update(array.tobytes())
+    return total.hexdigest()[:16]
+
+
+def digit_levels() -> tuple[Integers, Integers]:
+    """Grey levels ``[1797, 64]`` from 0 to 16 and labels ``[1797]`` of the UCI digits (Alpaydin and Kaynak 1998).
+
+    Raises:
+        ConfigError: scikit-learn, which carries them, is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ConfigError("the digits come with scikit-learn: pip install 'worldformula[eval]'") from error
+    levels, labels = load_digits(return_X_y=True)
+    return levels.astype(np.int64), labels.astype(np.int64)
+
+
+def digit_split() -> tuple[Integers, Integers]:
+    """Sorted rows of the 1437 training and the 360 test digits: every class in its share, the same rows everywhere.
+
+    They are those of ``train_test_split(test_size=360, stratify=labels, random_state=0)`` in scikit-learn.
+    """
+    from sklearn.model_selection import train_test_split
+
+    _, labels = digit_levels()
+    train, test = train_test_split(np.arange(DIGITS), test_size=TEST_DIGITS, stratify=labels, random_state=0)
+    return np.sort(train), np.sort(test)

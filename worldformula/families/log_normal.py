@@ -1,0 +1,115 @@
+"""The log-Normal distribution over x > 0: log x is Normal(loc, scale²); independent over the axes of an event.
+
+    log p(x) = log N(log x; loc, scale²) - log x
+    H        = loc + log scale + ½·log 2πe
+
+each summed over the event. The KL of two log-Normals is that of the Normals.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from worldformula.families.base import (
+    Family,
+    Parameter,
+    Params,
+    Shape,
+    has_tensor,
+    register_kl,
+    require_same,
+    shape_of,
+    total,
+    widen,
+)
+from worldformula.families.special import exp, log, matching, positive, require_floor, require_positive, summed
+from worldformula.families.writing import Symbol
+
+HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+
+
+@dataclass(frozen=True)
+class LogNormalFamily(Family):
+    """Log-Normal with parameters ``loc`` and ``scale`` of log x; of a head, scale = softplus(·) + ``min_scale``."""
+
+    min_scale: float = 0.0
+
+    name: ClassVar[str] = "log_normal"
+    symbol: ClassVar[Symbol] = Symbol("LogNormal", r"\mathrm{LogNormal}")
+    parameters: ClassVar[tuple[str, ...]] = ("loc", "scale")
+    reparametrised: ClassVar[bool] = True
+    estimator: ClassVar[str | None] = "reparametrised"
+    gradients: ClassVar[tuple[str, ...]] = ("reparametrised",)
+    reference: ClassVar[str] = "torch.distributions:LogNormal"
+
+    def __post_init__(self) -> None:
+        require_floor(self, "min_scale", self.min_scale)
+
+    def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:
+        """softplus(·) + min_scale for the scale; loc as it is."""
+        return pieces if names[-1] != "scale" else (*pieces[:-1], positive(pieces[-1], self.min_scale))
+
+    def convert(self, name: str, value: Parameter, shape: Shape | None) -> Parameter:
+        """A scale that is a number must be positive."""
+        return require_positive(self, name, value) if name == "scale" else value
+
+    def constants(self, shape: Shape) -> dict[str, Parameter]:
+        """loc 0, scale 1, as numbers."""
+        return {"loc": 0.0, "scale": 1.0}
+
+    def noise(
+        self, shape: Shape, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Standard normal noise."""
+        return torch.randn(shape, dtype=dtype, device=device, generator=generator)
+
+    def sample(self, params: Params, noise: Tensor) -> Tensor:
+        """exp(loc + scale·noise)."""
+        loc, scale = params
+        return (loc + scale * noise).exp()
+
+    def mode(self, params: Params) -> Parameter:
+        """exp(loc - scale²)."""
+        loc, scale = params
+        return exp(loc - scale * scale)
+
+    def mean(self, params: Params) -> Parameter:
+        """exp(loc + ½·scale²)."""
+        loc, scale = params
+        return exp(loc + 0.5 * scale * scale)
+
+    def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
+        """Σ log N(log value; loc, scale²) - log value, over the last ``rank`` axes; values must be positive."""
+        loc, scale = widen(params)
+        log_value = matching(self, params, value).log()
+        z = (log_value - loc) / scale
+        return -total(0.5 * z * z + log_value + (log(scale) + HALF_LOG_2PI), rank)
+
+    def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+        """Σ loc + log scale + ½·log 2πe, over the last ``rank`` axes."""
+        wide = widen(params)
+        return summed(self, wide[0] + log(wide[1]) + (HALF_LOG_2PI + 0.5), wide, rank, shape)
+
+    def kl(self, q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+        """`kl_log_normal`."""
+        return kl_log_normal(q_params, p_params, rank, shape)
+
+
+log_normal = LogNormalFamily()
+
+
+@register_kl(LogNormalFamily, LogNormalFamily)
+def kl_log_normal(q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+    """KL between log-Normals, that of the Normals: Σ ½·(r² + d² - 1) - log r, over the last ``rank`` axes."""
+    if has_tensor(q_params) and has_tensor(p_params):
+        require_same(log_normal, "q", shape_of(q_params), shape_of(p_params))
+    q, p = widen(q_params), widen(p_params)
+    ratio, shift = q[1] / p[1], (q[0] - p[0]) / p[1]
+    return summed(log_normal, 0.5 * (ratio * ratio + shift * shift - 1.0) - log(ratio), (*q, *p), rank, shape)

@@ -1,0 +1,286 @@
+"""A mixture of K distributions of one family: ``p(x) = Σ_k w_k·p_k(x)``.
+
+    log p(x)  = logsumexp_k(log w_k + log p_k(x))
+    p(k|x)    = w_k·p_k(x) / p(x)               the responsibilities
+
+The components are mixed as whole events (a Gaussian mixture model, or a VampPrior with the encoder's outputs as
+components), or, ``elementwise``, each element of an event has a mixture of its own (the mixture density network of
+Bishop 1994, and of Ha and Schmidhuber's world models, arXiv 1803.10122).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from worldformula.errors import ConfigError, HeadError
+from worldformula.families.base import (
+    NOTHING,
+    Family,
+    Parameter,
+    Params,
+    Shape,
+    broadcast,
+    draw_class,
+    log_mix,
+    log_probs,
+    require_same,
+    total,
+    uniform,
+    wide,
+)
+from worldformula.families.writing import Symbol
+
+
+@dataclass(frozen=True)
+class MixtureFamily(Family):
+    """A mixture of ``components`` distributions of the family ``component``.
+
+    Parameters: ``log_weights``, normalised over its last axis, K; then those of the component, with an axis K before
+    the event (``[*batch, K, *event]``), or behind it where ``elementwise`` (``[*batch, *event, K]``). ``weights`` is
+    accepted by name. A head gives K logits and then K heads of the component: for each event, or for each element.
+
+    A sample draws the component and then its value from one tensor of noise, without a gradient: the choice of the
+    component is discrete, and the path through the chosen one alone would be a biased estimate. So E takes
+    ``gradient="score"``, which is unbiased.
+    """
+
+    component: Family
+    components: int
+    elementwise: bool = False
+
+    name: ClassVar[str] = "mixture"
+    symbol: ClassVar[Symbol] = Symbol("Mixture", r"\mathrm{Mix}")
+    parameters: ClassVar[tuple[str, ...]] = ("log_weights",)
+    gradients: ClassVar[tuple[str, ...]] = ("score",)
+
+    def __post_init__(self) -> None:
+        if self.components < 1:
+            raise ConfigError(f"mixture: expected at least 1 component, got {self.components}.")
+        if isinstance(self.component, MixtureFamily):
+            raise ConfigError(
+                "mixture: a mixture of mixtures is one mixture with the product of the weights. Write that."
+            )
+        if self.elementwise and self.component.joint != 0:
+            raise ConfigError(
+                f"mixture: {self.component.name} scores a vector as a whole, so its elements cannot have mixtures of "
+                f"their own. Leave elementwise out."
+            )
+        settings = {  # of the class in other families; here they follow from the component
+            "parameters": ("log_weights", *self.component.parameters),
+            "alternatives": {"weights": "log_weights", **self.component.alternatives},
+            "default_rank": self.component.default_rank,
+            "joint": 0 if self.elementwise else None,
+        }
+        for name, value in settings.items():
+            object.__setattr__(self, name, value)
+
+    # ---------------------------------------------------------------------------------------------------- parameters
+
+    def _inner(self, shape: Shape) -> Shape:
+        """The event shape of one component."""
+        return () if self.elementwise else shape
+
+    def params(
+        self, head: Tensor | Mapping[str, Parameter] | None, shape: Shape | None = None,
+        fixed: Mapping[str, Parameter] = NOTHING,
+    ) -> Params:  # fmt: skip
+        """As every family; weights and components get the same batch axes. At least one parameter is a tensor."""
+        if shape is None and not isinstance(head, Mapping):
+            raise HeadError("mixture: the sizes of weights and components are unknown. Declare shape=...")
+        known = {**fixed, **(head if isinstance(head, Mapping) else {})}
+        weights, given = self._sorted(known, shape)
+        inner = self._inner(shape) if shape is not None else (1,) * (0 if self.elementwise else self.default_rank)
+        rest = None
+        if isinstance(head, Tensor):
+            assert shape is not None
+            logits, rest = self._split(head, shape, weights is None, given)
+            weights = log_mix(logits, 0.0) if logits is not None else weights
+        if rest is None:
+            if missing := [name for name in self.component.parameters if name not in given]:
+                raise HeadError(f"mixture: {', '.join(missing)} of the components come from nowhere. Give a network.")
+            parts = self.component.params(given, inner if shape is not None else None)
+        else:
+            parts = self.component.params(rest, inner, given)
+        if not any(isinstance(p, Tensor) for p in parts):
+            raise HeadError("mixture: components of numbers alone are all alike. Give a parameter as [K, ...] tensor.")
+        return self._aligned(-math.log(self.components) if weights is None else weights, parts, len(inner))
+
+    def _sorted(
+        self, given: Mapping[str, Parameter], shape: Shape | None
+    ) -> tuple[Parameter | None, dict[str, Parameter]]:
+        """The log-weights among the given parameters, and those of the component by their canonical names."""
+        found = self.accept(given, None, "the head and the keywords")
+        weights = found.pop("log_weights", None)
+        if isinstance(weights, Tensor) and weights.shape[-1] != self.components:
+            raise HeadError(f"mixture: expected weights [..., {self.components}], got {list(weights.shape)}.")
+        return weights, found
+
+    def convert(self, name: str, value: Parameter, shape: Shape | None) -> Parameter:
+        """Weights into normalised log-weights, a number into equal ones; the rest as the component does."""
+        if name in ("weights", "log_weights"):
+            if isinstance(value, Tensor):
+                return log_mix(log_probs(value) if name == "weights" else value, 0.0)
+            return -math.log(self.components)
+        return value if isinstance(value, Tensor) else self.component.convert(name, value, shape)
+
+    def _split(
+        self, head: Tensor, shape: Shape, weigh: bool, given: Mapping[str, Parameter]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Logits ``[..., K]`` and heads ``[..., K, width]`` of the components, those that are not given."""
+        width = self._component_width(shape, given)
+        each = self.components * (width + weigh)
+        lead = shape if self.elementwise else ()
+        flat = math.prod(lead) * each
+        if not head.ndim or head.shape[-1] != flat:
+            parts = f"{self.components} logits and " if weigh else ""
+            raise HeadError(
+                f"mixture: expected a head [..., {flat}] for the event shape {shape} ({parts}{self.components} times "
+                f"{width} numbers{' for each element' if self.elementwise else ''}), got {list(head.shape)}. End the "
+                f"network in {flat} features."
+            )
+        head = head.reshape((*head.shape[:-1], *lead, each))
+        logits = head[..., : self.components] if weigh else None
+        rest = head[..., self.components :] if weigh else head
+        return logits, rest.unflatten(-1, (self.components, width)) if width else None  # type: ignore[no-untyped-call]
+
+    def _component_width(self, shape: Shape, given: Mapping[str, Parameter]) -> int:
+        free = [name for name in self.component.parameters if name not in given]
+        if not free:
+            return 0
+        width = self.component.head_width(self._inner(shape), {k: v for k, v in given.items() if k != "log_weights"})
+        if width is None:
+            raise HeadError(
+                f"mixture: the size of a {self.component.name} head is open; declare its number of classes."
+            )
+        return width
+
+    def _aligned(self, weights: Parameter, parts: Params, inner: int) -> Params:
+        """Weights and components with the same batch axes, so that either may lack them where it is given."""
+        lead, _ = self.component.shapes(parts, inner)
+        lead = broadcast(lead, (self.components,))
+        if isinstance(weights, Tensor):
+            lead = broadcast(lead, tuple(weights.shape))
+            weights = weights.expand(lead)
+        else:
+            like = next(p for p in parts if isinstance(p, Tensor))
+            weights = like.new_full(lead, weights)
+        return weights, *self.component.expand(parts, lead, inner)
+
+    def constants(self, shape: Shape) -> dict[str, Parameter]:
+        """Equal weights, as a number; the components have to be given."""
+        return {"log_weights": -math.log(self.components)}
+
+    def _constants_or_raise(self, shape: Shape | None, free: object) -> dict[str, Parameter]:
+        raise HeadError("mixture: there is no standard mixture. Give a network, or the components' parameters.")
+
+    def head_width(self, shape: Shape, fixed: Mapping[str, Parameter] = NOTHING) -> int | None:
+        """K·(1 + the component's), for each event or for each element."""
+        taken = {self.alternatives.get(name, name): value for name, value in fixed.items()}
+        width = self._component_width(shape, taken) + ("log_weights" not in taken)
+        return self.components * width * (math.prod(shape) if self.elementwise else 1)
+
+    def axes(self, name: str, rank: int) -> int:
+        """K, and behind or before it the axes of the event."""
+        outer, inner = (rank, 0) if self.elementwise else (0, rank)
+        return outer + 1 + (0 if name == "log_weights" else self.component.axes(name, inner))
+
+    def shapes(self, params: Params, rank: int) -> tuple[Shape, Shape]:
+        """Batch and event shape of a value."""
+        lead, event = self.component.shapes(params[1:], 0 if self.elementwise else rank)
+        whole = (*lead[:-1], *event)
+        return whole[: len(whole) - rank], whole[len(whole) - rank :]
+
+    # ------------------------------------------------------------------------------------------------------ sampling
+
+    def noise_shape(self, batch: Shape, shape: Shape, params: Params | None = None) -> Shape:
+        """For each choice of a component one number, and the component's noise behind it, on one last axis."""
+        inner = self.component.noise_shape((), self._inner(shape))
+        return (*batch, *(shape if self.elementwise else ()), 1 + math.prod(inner))
+
+    def noise(
+        self, shape: Shape, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Uniform noise first on the last axis, noise of the component behind it."""
+        choice = uniform((*shape[:-1], 1), dtype, device, generator)
+        rest = self.component.noise((*shape[:-1], shape[-1] - 1), dtype=dtype, device=device, generator=generator)
+        return torch.cat((choice, rest.to(choice.dtype)), -1)
+
+    def sample(self, params: Params, noise: Tensor) -> Tensor:
+        """A value of one drawn component. No gradient."""
+        weights, *rest = (p.detach() if isinstance(p, Tensor) else p for p in params)
+        assert isinstance(weights, Tensor)
+        index = draw_class(wide(weights).exp(), noise[..., 0])
+        inner = self._inner_rank(params)
+        chosen = self._chosen(tuple(rest), index, inner)
+        _, event = self.component.shapes(tuple(rest), inner)
+        return self.component.sample(
+            chosen, noise[..., 1:].reshape(self.component.noise_shape(tuple(index.shape), event))
+        )
+
+    def _inner_rank(self, params: Params) -> int:
+        """How many event axes a component has: what its parameters have beyond the weights."""
+        weights, *rest = params
+        assert isinstance(weights, Tensor)
+        name, p = next((n, p) for n, p in zip(self.parameters[:0:-1], rest[::-1], strict=True) if isinstance(p, Tensor))
+        return next(rank for rank in range(p.ndim) if self.component.axes(name, rank) == p.ndim - weights.ndim)
+
+    def _chosen(self, parts: Params, index: Tensor, inner: int) -> Params:
+        """The parameters of the components ``index``, which may have further leading axes."""
+        found: list[Parameter] = []
+        for name, p in zip(self.component.parameters, parts, strict=True):
+            if isinstance(p, Tensor):
+                tail = p.shape[p.ndim - self.component.axes(name, inner) :]
+                p = p.expand((*index.shape, self.components, *tail))
+                at = index.reshape((*index.shape, 1, *(1,) * len(tail))).expand((*index.shape, 1, *tail))
+                p = p.gather(index.ndim, at).squeeze(index.ndim)
+            found.append(p)
+        return tuple(found)
+
+    def mode(self, params: Params) -> Parameter:
+        """The most probable of the components' modes: the mode, unless components flow together."""
+        inner = self._inner_rank(params)
+        lead, event = self.component.shapes(params[1:], inner)
+        mode = self.component.mode(params[1:])
+        if not isinstance(mode, Tensor):
+            mode = next(p for p in params if isinstance(p, Tensor)).new_full((), mode)
+        mode = mode.expand((*lead, *event))
+        axis = len(lead) - 1
+        each = torch.stack([self._joint(params, m, inner).logsumexp(-1) for m in mode.unbind(axis)], -1)
+        at = each.argmax(-1).reshape((*lead[:-1], 1, *(1,) * inner)).expand((*lead[:-1], 1, *event))
+        return mode.gather(axis, at).squeeze(axis)
+
+    def mean(self, params: Params) -> Parameter:
+        """Σ w_k·mean_k."""
+        weights, *parts = params
+        assert isinstance(weights, Tensor)
+        inner = self._inner_rank(params)
+        weights = weights.exp().reshape((*weights.shape, *(1,) * inner))
+        return (weights * self.component.mean(tuple(parts))).sum(-1 - inner)
+
+    # ----------------------------------------------------------------------------------------------------- densities
+
+    def _joint(self, params: Params, value: Tensor, inner: int) -> Tensor:
+        """log w_k + log p_k(value): ``[*batch, K]``, and before K the event where ``elementwise``."""
+        weights, *parts = params
+        assert isinstance(weights, Tensor)
+        at = value.ndim - inner
+        require_same(self, "the value", value.shape[:at], weights.shape[:-1])
+        value = value.unsqueeze(at).expand((*value.shape[:at], self.components, *value.shape[at:]))
+        return wide(weights) + self.component.log_prob(tuple(parts), value, inner)
+
+    def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
+        """logsumexp_k(log w_k + log p_k(value)), summed over the last ``rank`` axes."""
+        if self.elementwise:
+            return total(self._joint(params, value, 0).logsumexp(-1), rank)
+        return self._joint(params, value, rank).logsumexp(-1)
+
+    def responsibilities(self, params: Params, value: Tensor, rank: int) -> Tensor:
+        """p(k|value), the posterior of the component: ``[*batch, K]``; ``[*batch, *event, K]`` where elementwise."""
+        return self._joint(params, value, 0 if self.elementwise else rank).softmax(-1)

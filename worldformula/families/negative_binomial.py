@@ -1,0 +1,112 @@
+"""The negative binomial distribution of counts, a Poisson whose rate is Gamma distributed: overdispersed counts.
+
+    log p(x) = log Γ(r + x) - log Γ(r) - log x! + r·log σ(-l) + x·log σ(l),   mean r·e^l
+
+summed over the event; r is ``total_count`` (any positive number) and l are the ``logits`` of a success. A sample takes
+two uniform numbers, one for the Gamma rate and one for the Poisson count; it has no gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldformula.errors import HeadError
+from worldformula.families.base import Family, Parameter, Params, Shape, total, uniform, wide, widen
+from worldformula.families.special import (
+    dtype_of,
+    exp,
+    lgamma,
+    log_gamma_quantile,
+    matching,
+    poisson_quantile,
+    positive,
+    relu,
+    require_floor,
+    require_positive,
+)
+from worldformula.families.writing import Symbol
+
+
+@dataclass(frozen=True)
+class NegativeBinomialFamily(Family):
+    """Negative binomial with parameters ``total_count`` and ``logits`` (or ``probs``, of a success). Counts are floats.
+
+    Of a head, total_count = softplus(·) + ``min_count``: towards 0 all mass falls on the count 0. Noise is two uniform
+    numbers for each element, on one further axis.
+    """
+
+    min_count: float = 0.01
+
+    name: ClassVar[str] = "negative_binomial"
+    symbol: ClassVar[Symbol] = Symbol("NegativeBinomial", r"\mathrm{NB}")
+    parameters: ClassVar[tuple[str, ...]] = ("total_count", "logits")
+    alternatives: ClassVar[Mapping[str, str]] = MappingProxyType({"probs": "logits"})
+    gradients: ClassVar[tuple[str, ...]] = ("score",)
+    reference: ClassVar[str] = "torch.distributions:NegativeBinomial"
+
+    def __post_init__(self) -> None:
+        require_floor(self, "min_count", self.min_count)
+
+    def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:
+        """softplus(·) + min_count for total_count; logits as they are."""
+        return (positive(pieces[0], self.min_count), *pieces[1:]) if names[0] == "total_count" else pieces
+
+    def convert(self, name: str, value: Parameter, shape: Shape | None) -> Parameter:
+        """``probs`` into logits, a tensor clamped by one epsilon; a total_count that is a number must be positive."""
+        if name != "probs":
+            return value if name == "logits" else require_positive(self, name, value)
+        if isinstance(value, Tensor):
+            return torch.logit(wide(value), eps=torch.finfo(wide(value).dtype).eps)
+        if not 0.0 < value < 1.0:
+            raise HeadError(f"negative_binomial: probs as a number must lie strictly between 0 and 1, got {value}.")
+        return math.log(value) - math.log1p(-value)
+
+    def constants(self, shape: Shape) -> dict[str, Parameter]:
+        """total_count 1, logits 0, as numbers: the failures before the first head of a fair coin."""
+        return {"total_count": 1.0, "logits": 0.0}
+
+    def noise_shape(self, batch: Shape, shape: Shape, params: Params | None = None) -> Shape:
+        """Two numbers for each element."""
+        return (*batch, *shape, 2)
+
+    def noise(
+        self, shape: Shape, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Uniform noise in [0, 1)."""
+        return uniform(shape, dtype, device, generator)
+
+    def sample(self, params: Params, noise: Tensor) -> Tensor:
+        """A Poisson count at a Gamma(total_count) rate times e^logits, in the parameters' dtype. No gradient."""
+        count, logits = (p.detach() if isinstance(p, Tensor) else p for p in widen(params))
+        first, second = noise.unbind(-1)
+        rate = (log_gamma_quantile(count, first) + logits).exp()
+        return poisson_quantile(rate, second).to(dtype_of(params, noise))
+
+    def mode(self, params: Params) -> Parameter:
+        """(total_count - 1)·e^logits rounded down, or 0 where total_count < 1."""
+        mode = relu(params[0] - 1.0) * exp(params[1])
+        return mode.floor() if isinstance(mode, Tensor) else float(math.floor(mode))
+
+    def mean(self, params: Params) -> Parameter:
+        """total_count·e^logits."""
+        return params[0] * exp(params[1])
+
+    def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
+        """The log-probability of counts, summed over the last ``rank`` axes."""
+        count, logits = widen(params)
+        value = matching(self, params, value)
+        logits = logits if isinstance(logits, Tensor) else torch.full_like(value, logits)
+        coefficient = (count + value).lgamma() - (value + 1.0).lgamma() - lgamma(count)
+        return total(coefficient + count * F.logsigmoid(-logits) + value * F.logsigmoid(logits), rank)
+
+
+negative_binomial = NegativeBinomialFamily()

@@ -1,0 +1,114 @@
+"""The Poisson distribution of counts 0, 1, 2, …, independent over the axes of an event.
+
+    log p(x) = x·log λ - λ - log x!
+    KL(q‖p)  = λ_q·log(λ_q/λ_p) + λ_p - λ_q
+
+each summed over the event. A sample inverts the distribution function at one uniform number; it has no gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from worldformula.families.base import (
+    Family,
+    Parameter,
+    Params,
+    Shape,
+    has_tensor,
+    register_kl,
+    require_same,
+    shape_of,
+    total,
+    uniform,
+    widen,
+)
+from worldformula.families.special import (
+    dtype_of,
+    log,
+    matching,
+    poisson_quantile,
+    positive,
+    require_floor,
+    require_positive,
+    summed,
+)
+from worldformula.families.writing import Symbol
+
+
+@dataclass(frozen=True)
+class PoissonFamily(Family):
+    """Poisson with parameter ``rate`` = λ; of a head, softplus(·) + ``min_rate``. Counts are floats."""
+
+    min_rate: float = 0.0
+
+    name: ClassVar[str] = "poisson"
+    symbol: ClassVar[Symbol] = Symbol("Poisson", r"\mathrm{Poisson}")
+    parameters: ClassVar[tuple[str, ...]] = ("rate",)
+    gradients: ClassVar[tuple[str, ...]] = ("score",)
+    reference: ClassVar[str] = "torch.distributions:Poisson"
+
+    def __post_init__(self) -> None:
+        require_floor(self, "min_rate", self.min_rate)
+
+    def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:
+        """softplus(·) + min_rate."""
+        return (positive(pieces[0], self.min_rate),)
+
+    def convert(self, name: str, value: Parameter, shape: Shape | None) -> Parameter:
+        """A number must be positive."""
+        return require_positive(self, name, value)
+
+    def constants(self, shape: Shape) -> dict[str, Parameter]:
+        """rate 1, as a number."""
+        return {"rate": 1.0}
+
+    def noise(
+        self, shape: Shape, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Uniform noise in [0, 1)."""
+        return uniform(shape, dtype, device, generator)
+
+    def sample(self, params: Params, noise: Tensor) -> Tensor:
+        """The least count whose distribution function exceeds the noise, in the parameters' dtype. No gradient."""
+        (rate,) = params
+        rate = rate if isinstance(rate, Tensor) else torch.full_like(noise, rate)
+        return poisson_quantile(rate, noise).to(dtype_of(params, noise))
+
+    def mode(self, params: Params) -> Parameter:
+        """λ rounded down."""
+        (rate,) = params
+        return rate.floor() if isinstance(rate, Tensor) else float(math.floor(rate))
+
+    def mean(self, params: Params) -> Parameter:
+        """λ."""
+        return params[0]
+
+    def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
+        """Σ value·log λ - λ - log value!, over the last ``rank`` axes."""
+        (rate,) = widen(params)
+        value = matching(self, params, value)
+        return total(value * log(rate) - rate - (value + 1.0).lgamma(), rank)
+
+    def kl(self, q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+        """`kl_poisson`."""
+        return kl_poisson(q_params, p_params, rank, shape)
+
+
+poisson = PoissonFamily()
+
+
+@register_kl(PoissonFamily, PoissonFamily)
+def kl_poisson(q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+    """KL between Poissons in nats, summed over the last ``rank`` axes."""
+    if has_tensor(q_params) and has_tensor(p_params):
+        require_same(poisson, "q", shape_of(q_params), shape_of(p_params))
+    (q,), (p,) = widen(q_params), widen(p_params)
+    return summed(poisson, q * (log(q) - log(p)) + (p - q), (q, p), rank, shape)

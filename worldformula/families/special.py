@@ -1,0 +1,199 @@
+"""Special functions that families share, each for a tensor and for a Python float, and quantiles with a gradient.
+
+A parameter may be a float, so `log`, `lgamma` and their like take both: a closed form is then written once, and is a
+float where every parameter is. The quantiles invert a distribution function numerically, in float64, a fixed number
+of Newton steps from a good start: a sample is a function of one uniform number that is smooth in the parameters.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldformula.errors import ConfigError, HeadError
+from worldformula.families.base import (
+    Family,
+    Parameter,
+    Params,
+    Shape,
+    has_tensor,
+    require_event,
+    require_same,
+    shape_of,
+    total,
+    wide,
+)
+
+NEWTON_STEPS = 4  # of `log_gamma_quantile`: below the rounding of float32 for shapes from 1e-4 to 1e6
+SEARCH_STEPS = 20  # halvings of `poisson_quantile`: enough up to rates of 1e9
+
+
+def log(x: Parameter) -> Parameter:
+    """The natural logarithm."""
+    return x.log() if isinstance(x, Tensor) else math.log(x)
+
+
+def exp(x: Parameter) -> Parameter:
+    """e to the power of x."""
+    return x.exp() if isinstance(x, Tensor) else math.exp(x)
+
+
+def relu(x: Parameter) -> Parameter:
+    """max(x, 0)."""
+    return x.clamp_min(0.0) if isinstance(x, Tensor) else max(x, 0.0)
+
+
+def lgamma(x: Parameter) -> Parameter:
+    """log Γ(x)."""
+    return x.lgamma() if isinstance(x, Tensor) else math.lgamma(x)
+
+
+def digamma(x: Parameter) -> Parameter:
+    """The derivative of log Γ, for x > 0."""
+    if isinstance(x, Tensor):
+        return x.digamma()
+    result = 0.0
+    while x < 10.0:  # ψ(x) = ψ(x + 1) - 1/x, up to where the asymptotic series is exact
+        result -= 1.0 / x
+        x += 1.0
+    s = 1.0 / (x * x)
+    series = s * (1 / 12 - s * (1 / 120 - s * (1 / 252 - s * (1 / 240 - s * (1 / 132 - s * (691 / 32760 - s / 12))))))
+    return result + math.log(x) - 0.5 / x - series
+
+
+def log_beta(a: Parameter, b: Parameter) -> Parameter:
+    """log B(a, b) = log Γ(a) + log Γ(b) - log Γ(a + b)."""
+    return lgamma(a) + lgamma(b) - lgamma(a + b)
+
+
+def summed(family: Family, each: Parameter, params: Params, rank: int, shape: Shape | None) -> Parameter:
+    """A closed form ``each`` of one element, summed over the last ``rank`` axes that ``params`` have together.
+
+    ``shape``, the event's, is read only where all parameters are floats; the result is then a float.
+    """
+    if isinstance(each, Tensor):
+        full = shape_of(params)
+        return total(each if tuple(each.shape) == full else each.expand(full), rank)
+    if not has_tensor(params):
+        return each * math.prod(require_event(family, shape))
+    like, full = next(p for p in params if isinstance(p, Tensor)), shape_of(params)
+    return like.new_full(full[: len(full) - rank], each * math.prod(full[len(full) - rank :]))
+
+
+def implicit(value: Tensor, slope: Tensor, parameter: Tensor) -> Tensor:
+    """``value``, a constant to autograd, with the derivative ``slope`` by a parameter."""
+    # The bracket is exactly zero.
+    return value + slope * (parameter - parameter.detach())
+
+
+# ------------------------------------------------------------------------------------------------ parameters, values
+
+
+def dtype_of(params: Params, noise: Tensor) -> torch.dtype:
+    """The dtype of a sample: the parameters', or the noise's where all of them are floats."""
+    return next((p.dtype for p in params if isinstance(p, Tensor)), noise.dtype)
+
+
+def require_positive(family: Family, name: str, value: Parameter) -> Parameter:
+    """The parameter; raises `HeadError` where it is a number that is not positive."""
+    if isinstance(value, float) and not value > 0.0:
+        raise HeadError(f"{family.name}: {name} must be positive, got {value}.")
+    return value
+
+
+def require_floor(family: Family, name: str, floor: float) -> None:
+    """Raise `ConfigError` where the least value that a head may give, an option of the family, is negative."""
+    if not floor >= 0.0:
+        raise ConfigError(f"{family.name}: {name} must not be negative, got {floor}.")
+
+
+def positive(x: Tensor, floor: float) -> Tensor:
+    """softplus(x) + floor: a piece of a head as a positive parameter."""
+    x = F.softplus(x)
+    return x + floor if floor else x
+
+
+def matching(family: Family, params: Params, value: Tensor) -> Tensor:
+    """The value as `wide` floating point; raises `ShapeError` where its shape is not that of the parameters."""
+    if has_tensor(params):
+        require_same(family, "the value", value.shape, shape_of(params))
+    return wide(value) if value.is_floating_point() else value.to(torch.get_default_dtype())
+
+
+# ------------------------------------------------------------------------------------------------ Gamma quantiles
+
+
+def log_gamma_quantile(shape: Parameter, noise: Tensor) -> Tensor:
+    """log x where P(shape, x) = ``noise``: the log of a Gamma(shape, 1) sample of uniform noise in [0, 1).
+
+    The logarithm, because samples of a small shape underflow. The gradient by the shape is the implicit one,
+    ``-∂P/∂shape / density`` (Figurnov et al., *Implicit Reparameterization Gradients*, arXiv 1805.08498), by a central
+    difference in float64 whose error is about 1e-8 of the value.
+    """
+    dtype = torch.promote_types(noise.dtype, shape.dtype) if isinstance(shape, Tensor) else noise.dtype
+    a = shape.detach().double() if isinstance(shape, Tensor) else noise.new_full((), shape, dtype=torch.float64)
+    y = _solve_log_gamma(a, inside(noise).double())
+    if not (isinstance(shape, Tensor) and torch.is_grad_enabled()):
+        return y.to(dtype)
+    step = 1e-5 * a / (1.0 + a).sqrt()
+    below, above = _log_cdf(a - step, y), _log_cdf(a + step, y)
+    slope = -(above - below) / (2.0 * step) * (_log_cdf(a, y) - _log_density(a, y)).exp()
+    return implicit(y.to(dtype), slope.to(dtype), shape.to(dtype))
+
+
+def inside(noise: Tensor) -> Tensor:
+    """Uniform noise in [0, 1) without its 0: a quarter of an epsilon instead, half the distance of `torch.rand`'s."""
+    return noise.detach().clamp_min(0.25 * torch.finfo(noise.dtype).eps)
+
+
+def _solve_log_gamma(a: Tensor, u: Tensor) -> Tensor:
+    """Newton on log P below the median and on log (1 - P) above: both concave in log x, so it cannot run away."""
+    upper = u > 0.5
+    target = torch.where(upper, torch.log1p(-u), u.log())
+    # The start: Wilson and Hilferty (1931); for small shapes a power of x below 1 and an exponential above.
+    root = 1.0 - 1.0 / (9.0 * a) + torch.special.ndtri(u) / (3.0 * a.sqrt())
+    one = torch.special.gammainc(a, torch.ones_like(a))
+    tail = torch.log1p(-torch.log1p(-(u - one).clamp_min(0.0) / (1.0 - one)))
+    small = torch.where(u < one, (u.log() - one.log()) / a, tail)
+    y = torch.where((a > 1.0) & (root > 0.2), a.log() + 3.0 * root.clamp_min(0.2).log(), small)
+    for _ in range(NEWTON_STEPS):
+        log_p, log_density = _log_cdf(a, y), _log_density(a, y)
+        log_q = torch.log(-torch.expm1(log_p.clamp_max(-1e-16)))
+        log_tail = torch.where(upper, log_q, log_p)
+        step = (target - log_tail) * (log_tail - log_density).exp()
+        y = y + torch.where(upper, -step, step).clamp(-2.0, 2.0)
+    return y
+
+
+def _log_cdf(a: Tensor, y: Tensor) -> Tensor:
+    """log P(a, e^y), where e^y may underflow."""
+    x = y.exp()
+    series = a * y - torch.lgamma(a + 1.0) - x * a / (a + 1.0)
+    return torch.where(x < 1e-8, series, torch.special.gammainc(a, x.clamp_min(1e-9)).clamp_min(1e-300).log())
+
+
+def _log_density(a: Tensor, y: Tensor) -> Tensor:
+    """The log-density of y = log x."""
+    return a * y - y.exp() - torch.lgamma(a)
+
+
+# ------------------------------------------------------------------------------------------------ Poisson quantiles
+
+
+def poisson_quantile(rate: Tensor, noise: Tensor) -> Tensor:
+    """The smallest count k with P(X <= k) > ``noise``, in float64: a Poisson sample of uniform noise. No gradient.
+
+    P(X <= k) is the incomplete Gamma function Q(k + 1, rate); Bernstein's bounds of the tails start the halving.
+    """
+    rate, noise = torch.broadcast_tensors(rate.detach().double(), noise.double())  # type: ignore[no-untyped-call]
+    spread = (75.0 * rate).sqrt()
+    low = (rate - spread).floor().clamp_min(0.0)
+    high = (rate + spread).ceil() + 40.0
+    for _ in range(SEARCH_STEPS):
+        middle = ((low + high) * 0.5).floor()
+        beyond = torch.special.gammaincc(middle + 1.0, rate) > noise
+        low, high = torch.where(beyond, low, middle + 1.0), torch.where(beyond, middle, high)
+    return high

@@ -1,0 +1,157 @@
+"""The tensor helpers that families share: sums over event axes, heads, uniform noise, classes.
+
+`worldformula.families.base` hands them on, so a family imports them from there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from worldformula.errors import HeadError, table
+
+Parameter: TypeAlias = Tensor | float
+Params: TypeAlias = tuple[Parameter, ...]
+Shape: TypeAlias = tuple[int, ...]
+
+
+def total(x: Tensor, rank: int) -> Tensor:
+    """The sum over the last ``rank`` axes. (``Tensor.sum(())`` would sum them all.)"""
+    if rank == 0:
+        return x
+    return x.sum(-1) if rank == 1 else x.sum(tuple(range(-rank, 0)))
+
+
+def size(x: Tensor, rank: int) -> int:
+    """Number of elements in the last ``rank`` axes."""
+    return math.prod(x.shape[x.ndim - rank :])
+
+
+def affine(x: Tensor, scale: float, shift: float) -> Tensor:
+    """``scale · x + shift`` in one operation."""
+    if shift == 0.0:
+        return x if scale == 1.0 else x * scale
+    return x + shift if scale == 1.0 else torch.rsub(x, shift, alpha=-scale)
+
+
+def wide(x: Tensor) -> Tensor:
+    """At least float32: log-probabilities of half-precision tensors lose too much."""
+    return x.float() if x.dtype is torch.float16 or x.dtype is torch.bfloat16 else x
+
+
+def widen(params: Params) -> Params:
+    """`wide` for a tuple of parameters."""
+    return tuple(wide(p) if isinstance(p, Tensor) else p for p in params)
+
+
+def broadcast(*shapes: Shape) -> Shape:
+    """The shape that these have together."""
+    return tuple(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
+
+
+def shape_of(params: Params) -> Shape:
+    """The shape that the tensors among the parameters have together; ``()`` where all are floats."""
+    shapes = [p.shape for p in params if isinstance(p, Tensor)]
+    if all(shape == shapes[0] for shape in shapes[1:]):
+        return tuple(shapes[0]) if shapes else ()
+    return broadcast(*shapes)
+
+
+def has_tensor(params: Params) -> bool:
+    """Whether any parameter is a tensor; otherwise the distribution is a constant."""
+    return any(isinstance(p, Tensor) for p in params)
+
+
+def split_head(family: str, head: Tensor, shape: Shape | None, names: Sequence[str]) -> tuple[Tensor, ...]:
+    """Split a head along its last axis into equal pieces, one for each name, and give each the event ``shape``."""
+    k = len(names)
+    if shape is None:
+        if head.ndim and head.shape[-1] % k == 0:
+            return (head,) if k == 1 else head.chunk(k, -1)
+        raise _head_error(family, head, names, None, [f"[..., {k}·n]"])
+    if head.ndim and head.shape[-1] == k * math.prod(shape):
+        pieces = (head,) if k == 1 else head.chunk(k, -1)
+        return pieces if len(shape) == 1 else tuple(p.reshape((*p.shape[:-1], *shape)) for p in pieces)
+    structured = (*shape[:-1], k * shape[-1]) if shape else (k,)
+    if tuple(head.shape[-len(structured) :]) == structured:
+        return (head,) if k == 1 else head.chunk(k, -1)
+    expected = [(k * math.prod(shape),)] + ([structured] if len(shape) > 1 else [])
+    raise _head_error(family, head, names, shape, [f"[..., {', '.join(map(str, e))}]" for e in expected])
+
+
+def split_vectors(
+    family: str, head: Tensor, shape: Shape | None, names: Sequence[str], widths: Callable[[str, int], int]
+) -> tuple[Tensor, ...]:
+    """Split a head into pieces of different widths for each vector of an event ``(..., D)``, for joint densities.
+
+    ``widths(name, D)`` is the width of a piece; with N their sum, the head ends in ``(*shape[:-1], N)``, or flat.
+    """
+    if not shape:
+        raise HeadError(f"{family}: the size of a vector is unknown. Declare shape=D, got {shape}.")
+    each = [widths(name, shape[-1]) for name in names]
+    flat = math.prod(shape[:-1]) * sum(each)
+    if head.ndim and head.shape[-1] == flat:
+        head = head.reshape((*head.shape[:-1], *shape[:-1], sum(each)))
+    elif tuple(head.shape[-len(shape) :]) != (*shape[:-1], sum(each)):
+        parts = " + ".join(f"{width} ({name})" for name, width in zip(names, each, strict=True))
+        raise HeadError(
+            f"{family}: the head does not split into {', '.join(names)}, {parts} for each vector.\n"
+            + table(("event shape", "expected head", "got head"), [(shape, f"[..., {flat}]", list(head.shape))])
+            + f"\nEnd the network in {flat} features, declare another shape=..., or fix a parameter by keyword."
+        )
+    return head.split_with_sizes(each, -1)
+
+
+def _head_error(
+    family: str, head: Tensor, names: Sequence[str], shape: Shape | None, expected: Sequence[str]
+) -> HeadError:
+    rows = [("not declared" if shape is None else shape, " or ".join(expected), list(head.shape))]
+    advice = "Change the network" if shape is None else f"End the network in {len(names) * math.prod(shape)} features"
+    return HeadError(
+        f"{family}: the head does not split into {', '.join(names)}.\n"
+        + table(("event shape", "expected head", "got head"), rows)
+        + f"\n{advice}, declare another shape=..., or fix a parameter by keyword."
+    )
+
+
+def uniform(
+    shape: Shape, dtype: torch.dtype | None, device: torch.device | str | None, generator: torch.Generator | None
+) -> Tensor:
+    """Uniform noise in [0, 1), in float32 at least: the grid of half precision is too coarse to compare with."""
+    dtype = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
+    return torch.rand(shape, dtype=dtype, device=device, generator=generator)
+
+
+# --------------------------------------------------------------------------------------------- classes
+
+
+def log_mix(logits: Tensor, unimix: float) -> Tensor:
+    """Normalised log-probabilities of ``(1 - unimix)·softmax(logits) + unimix/K``, over the last axis, all finite.
+
+    A class that is masked by a logit of -inf gets the lowest finite number, so that 0·log 0 stays 0 in the sums.
+    """
+    logits = wide(logits)
+    if unimix == 0.0:
+        return logits.log_softmax(-1).clamp_min(torch.finfo(logits.dtype).min)
+    return affine(logits.softmax(-1), 1.0 - unimix, unimix / logits.shape[-1]).log()
+
+
+def log_probs(probs: Tensor) -> Tensor:
+    """Logits of given probabilities; a probability of 0 becomes the smallest positive number."""
+    probs = wide(probs)
+    return probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
+
+
+def draw_class(probs: Tensor, noise: Tensor) -> Tensor:
+    """Class indices (int64) by inverting the cumulative distribution over the last axis at uniform ``noise``.
+
+    ``noise`` lacks the class axis and may have further leading axes. A class of probability 0 is never drawn: the
+    noise is kept just below the rounded total.
+    """
+    cumulative = probs.cumsum(-1)
+    ceiling = cumulative[..., -1] * (1.0 - 4.0 * torch.finfo(probs.dtype).eps)
+    return (cumulative[..., :-1] <= (noise * ceiling).unsqueeze(-1)).sum(-1)

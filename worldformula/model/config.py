@@ -1,0 +1,139 @@
+"""What a run of a static model is: one frozen dataclass, and `config.json` that repeats it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from worldformula import catalogue
+from worldformula.errors import CatalogueError, ConfigError, RunFolderError, near
+from worldformula.training import settings
+from worldformula.training.fit import FitConfig
+
+COMMAND = "fit"  # what `config.json` says, so that a folder of another kind of run is told apart
+FREE_ON_RESUME = ("fit.steps", "device", "changes")  # of the last one, the sizes tell
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything that decides a run. Two runs with equal configurations on one CPU end with the same bits."""
+
+    model: str
+    """The system, as `worldformula models` lists it."""
+    preset: str
+    """The preset of the system that `sizes` started from."""
+    data: str
+    """The data set, by its name in `worldformula.data`."""
+    sizes: Any
+    """The system's own settings: the dataclass of its preset."""
+    fit: FitConfig = field(default_factory=FitConfig)
+    """How the loss is minimised."""
+    symbols: Mapping[str, float] = field(default_factory=dict)
+    """Named coefficients of the formula that are held at a number, instead of the model's own."""
+    seed: int = 0
+    """Where all randomness comes from."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+    threads: int = 1
+    """CPU threads of torch."""
+    checkpoints: int = 10
+    """How many checkpoints, evenly spaced; at each the test data are measured too."""
+    changes: tuple[str, ...] = ()
+    """The ``key=value`` texts that made `sizes` from the preset."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("seed", 0), ("threads", 1), ("checkpoints", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} expects a whole number of at least {least}, got {getattr(self, name)}")
+
+    def changed(self, texts: Iterable[str], symbols: Iterable[str] = ()) -> ModelConfig:
+        """A copy with ``key=value`` texts applied: keys of the sizes, of `FitConfig`, or ``symbols`` of the formula.
+
+        Raises:
+            ConfigError: a key that neither has (with the near misses), or an impossible value.
+        """
+        sizes, how = ([s.key for s in settings.leaves(part)] for part in (self.sizes, self.fit))
+        groups: dict[str, list[str]] = {"sizes": [], "fit": [], "symbols": []}
+        for text in texts:
+            key, equals, _ = text.partition("=")
+            key = key.strip()
+            if not equals or not key:
+                raise ConfigError(f"expected key=value, got {text!r}; for example: --set lr=3e-4")
+            known = {"sizes": sizes, "fit": how, "symbols": list(symbols)}
+            kind = next((name for name, keys in known.items() if key in keys), None)
+            if kind is None:
+                every = [*sizes, *how, *symbols]
+                raise ConfigError(f"unknown setting {key!r}.{near(key, every)} There are: {', '.join(every)}.")
+            groups[kind].append(text)
+        held = {t.partition("=")[0].strip(): settings.convert(t.partition("=")[2], float, t) for t in groups["symbols"]}
+        return dataclasses.replace(
+            self,
+            sizes=settings.override(self.sizes, groups["sizes"]),
+            fit=settings.override(self.fit, groups["fit"]),
+            symbols={**self.symbols, **held},
+            changes=(*self.changes, *groups["sizes"]),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As `config.json` holds it; ``sizes`` is there to be read, ``changes`` to be applied again."""
+        return {"command": COMMAND, **_written(settings.to_dict(self))}
+
+
+def start(model: str, preset: str, data: str) -> ModelConfig:
+    """The configuration of a new run.
+
+    Raises:
+        CatalogueError: no such system or preset, or the system is of another kind.
+    """
+    system = catalogue.find(model)
+    if system.kind != "models":
+        known = ", ".join(catalogue.names("models"))
+        raise CatalogueError(f"{system.name} is one of the {system.kind}; fit expects one of the models: {known}")
+    return ModelConfig(system.name, preset, data, system.sizes(preset))
+
+
+def read(values: Mapping[str, Any], where: object) -> ModelConfig:
+    """The configuration that a `config.json` holds.
+
+    Raises:
+        RunFolderError: it is that of another kind of run, or of another version.
+    """
+    if values.get("command") != COMMAND:
+        raise RunFolderError(f"{where} holds no run of `worldformula fit`: it trains an agent, or something else")
+    try:
+        fresh = start(values["model"], values["preset"], values["data"])
+        fresh = fresh.changed(values["changes"])
+        own = {key: values[key] for key in ("seed", "device", "threads", "checkpoints")}
+        fit = settings.from_dict(fresh.fit, values["fit"])
+        return dataclasses.replace(fresh, **own, fit=fit, symbols=dict(values["symbols"]))
+    except (KeyError, TypeError, ConfigError) as error:
+        raise RunFolderError(f"{where} is not a configuration of this version: {error}") from error
+
+
+def differences(stored: ModelConfig, wanted: ModelConfig) -> dict[str, tuple[Any, Any]]:
+    """What a run cannot change when it goes on, ``{"fit.lr": (1e-3, 1e-4)}``."""
+    before, after = (_flat(config.to_dict()) for config in (stored, wanted))
+    keys = [k for k in dict.fromkeys([*before, *after]) if k not in FREE_ON_RESUME]
+    return {k: (before.get(k), after.get(k)) for k in keys if before.get(k) != after.get(k)}
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
+def _written(value: Any) -> Any:
+    """What JSON can hold; functions and classes by their names."""
+    if isinstance(value, Mapping):
+        return {k: _written(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_written(v) for v in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else _name(value)
+
+
+def _name(value: object) -> str:
+    return getattr(value, "__name__", str(value))

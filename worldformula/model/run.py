@@ -1,0 +1,206 @@
+"""A run of a static model: data, fit, test, checkpoints; killed at any moment, it goes on bit for bit."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldformula import catalogue, data
+from worldformula.errors import (
+    CatalogueError,
+    CheckpointError,
+    MissingInputError,
+    RunFolderError,
+    ShapeError,
+    WorldformulaError,
+    table,
+)
+from worldformula.model.config import ModelConfig, differences, read
+from worldformula.model.contract import Model
+from worldformula.training import checkpoint, devices
+from worldformula.training.fit import Fitting, measured
+from worldformula.training.game import Game
+from worldformula.training.run import Metrics, RunFolder
+from worldformula.training.seeding import derived, forked
+
+BUILD, TRAIN, TEST = 0, 1, 2  # what `derived` seeds are for
+TEST_ROWS, TEST_BATCH = 10_000, 1_000
+
+
+class ModelRun:
+    """One model, one data set, one run folder.
+
+    Args:
+        config: what to do.
+        folder: where it is written; nothing is written before `run`.
+        say: called with a line of warning.
+
+    Raises:
+        CatalogueError: no such data set, or the system's ``build`` does not return a `Model`.
+        ShapeError: the data do not have the shapes of the model. Also MissingInputError: they lack one of its inputs.
+    """
+
+    def __init__(self, config: ModelConfig, folder: str | Path, say: Callable[[str], None] = lambda _: None) -> None:
+        self.config, self.folder, self.say = config, RunFolder(folder), say
+        self.device = devices.choose(config.device)
+        self.data = data.load(config.data)
+        self.model = build(config)
+        self.model.loss.to(self.device)
+        rows, test = (self._rows(part) for part in (self.data.train, self.data.test))
+        self.test = {k: v[:TEST_ROWS] for k, v in test.items()}
+        symbols = {**self.model.symbols, **config.symbols}
+        self.fitting = Fitting(
+            self.model.loss,
+            rows,
+            config.fit,
+            seed=derived(config.seed, TRAIN),
+            inputs=self.model.given,
+            symbols=symbols,
+        )
+
+    def _rows(self, arrays: Mapping[str, Any]) -> dict[str, Tensor]:
+        """A part of the data for this model, or an error that ends in the data sets that would fit."""
+        try:
+            return self.model.rows(arrays, self.data.name)
+        except (ShapeError, MissingInputError) as error:
+            fits = ", ".join(suitable(self.model)) or "none of this package"
+            raise type(error)(f"{error}\nThese data sets fit: {fits}. Or change the sizes, see --set.") from None
+
+    def run(self, show: Callable[[Fitting], None] | None = None) -> None:
+        """Trains to the end, or goes on to it.
+
+        Raises:
+            RunFolderError: the folder holds another run, or cannot be written.
+            NonFiniteError: a value was NaN or infinite.
+        """
+        with self.folder.locked(), _threads(self.config.threads):
+            self._agree()
+            self.folder.create(self.config.to_dict())
+            position, fitting, steps = self.restore(), self.fitting, self.config.fit.steps
+            every = max(1, steps // self.config.checkpoints)
+            with Metrics(self.folder, position=position, step=fitting.step) as metrics:
+                while fitting.step < steps:
+                    known = len(fitting.history.rows)
+                    fitting.advance(min((fitting.step // every + 1) * every, steps), show=show)
+                    for row in fitting.history.rows[known:]:
+                        metrics.write(int(row["step"]), {k: v for k, v in row.items() if k != "step"})
+                    metrics.write(fitting.step, self.tested())
+                    state = {"fit": fitting.state_dict(), "metrics": metrics.position()}
+                    checkpoint.save(self.folder.checkpoints, fitting.step, state)
+
+    def restore(self) -> int:
+        """Goes back to the newest good checkpoint, where there is one; the bytes of the metrics that count.
+
+        Raises:
+            CheckpointError: there are checkpoints, and none is readable; or it is one of another model.
+        """
+        found = checkpoint.load_latest(self.folder.checkpoints)
+        if found is None:
+            return 0
+        for line in found.rejected:
+            self.say(f"warning: {line}; going on from step {found.step}")
+        try:
+            self.fitting.load_state_dict(found.state["fit"])
+            return int(found.state["metrics"])
+        except WorldformulaError:
+            raise
+        except (RuntimeError, KeyError, ValueError, TypeError) as error:
+            raise CheckpointError(f"the checkpoint {found.path} does not fit this model: {error}") from error
+
+    @torch.no_grad()
+    def tested(self) -> dict[str, float]:
+        """Value and terms on the test data, ``test/loss``, by the averaged weights where there are any."""
+        loss, total = self.model.loss, dict[str, Tensor]()
+        n = len(next(iter(self.test.values())))
+        coefficients = {k: s(self.fitting.step) if callable(s) else s for k, s in self.fitting.symbols.items()}
+        with forked(derived(self.config.seed, TEST)), evaluating(self):
+            for first in range(0, n, TEST_BATCH):
+                rows = {k: v[first : first + TEST_BATCH].to(self.device) for k, v in self.test.items()}
+                inputs = {**self.model.given(rows), **coefficients}
+                outs = loss.evaluate(inputs) if isinstance(loss, Game) else {"loss": loss(**inputs)}
+                share = len(next(iter(rows.values()))) / n
+                for name, value in measured(outs, isinstance(loss, Game)).items():
+                    total[name] = total.get(name, torch.zeros_like(value)) + share * value
+        return {f"test/{name}": float(value) for name, value in total.items()}
+
+    def _agree(self) -> None:
+        """The folder holds nothing yet, or this very run."""
+        if not self.folder.exists or not checkpoint.steps_in(self.folder.checkpoints):
+            return
+        stored = read(self.folder.config(), self.folder.path)
+        if changed := differences(stored, self.config):
+            rows = table(("setting", "in the folder", "wanted now"), [(k, *pair) for k, pair in changed.items()])
+            raise RunFolderError(
+                f"{self.folder.path} holds a run with other settings:\n{rows}\n"
+                "Choose another folder for a new run, or leave these settings out to go on with this one."
+            )
+
+
+def build(config: ModelConfig) -> Model:
+    """The model of a configuration, with new weights that its seed decides.
+
+    Raises:
+        CatalogueError: the system's ``build`` returns something else.
+    """
+    with forked(derived(config.seed, BUILD)):
+        model = catalogue.find(config.model).build(config.sizes)
+    if not isinstance(model, Model):
+        raise CatalogueError(
+            f"{config.model}: expected its build to return a Model, got {type(model).__name__}; "
+            "write `class Name(Model)` with a field `loss`"
+        )
+    return model
+
+
+def open_model(path: str | Path, device: str = "auto") -> ModelRun:
+    """The run in a folder, with the weights of its newest good checkpoint.
+
+    Raises:
+        RunFolderError: no run of `worldformula fit` is there.
+        CheckpointError: there is no checkpoint yet, none can be read, or none fits.
+    """
+    folder = RunFolder(path)
+    run = ModelRun(dataclasses.replace(read(folder.config(), folder.path), device=device), path)
+    if not checkpoint.steps_in(folder.checkpoints):
+        raise CheckpointError(f"{folder.path} has no checkpoint yet; train it first: worldformula fit …")
+    run.restore()
+    return run
+
+
+def suitable(model: Model) -> list[str]:
+    """The data sets that a model can be trained on; those whose files are missing here are left out."""
+    found = []
+    for name in data.names():
+        with contextlib.suppress(WorldformulaError):
+            model.rows(data.load(name).train)
+            found.append(name)
+    return found
+
+
+@contextlib.contextmanager
+def evaluating(run: ModelRun) -> Iterator[None]:
+    """The networks as they are judged: averaged weights where there are any, no dropout; as before afterwards."""
+    loss = run.model.loss
+    before = loss.training
+    loss.eval()
+    try:
+        with run.fitting.history.averaged():
+            yield
+    finally:
+        loss.train(before)
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

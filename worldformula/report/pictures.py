@@ -1,0 +1,160 @@
+"""Still pictures of a static model: samples, reconstructions beside originals, traversals of its latents."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldformula.data import DataSet
+from worldformula.errors import FormulaError, WorldformulaError
+from worldformula.model import Model
+from worldformula.report.video import Frames, tile, upscale, webp
+
+IMAGE = "x"  # the variable that a data set's `shape` speaks of
+COLUMNS, SAMPLE_ROWS, PAIRED_ROWS, TRAVERSED = 16, 6, 2, 8
+REACH = 2.5  # standard deviations of the prior, to either side
+EDGE = 44  # pixels of one picture on the page, at least
+GAP = 2
+POINTS = 1500
+PAPER = 150  # grey between pictures: lighter than black, darker than white
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What could be drawn of a model; the rest is None.
+
+    Attributes:
+        samples: WebP, means of the data given drawn latents.
+        reconstructions: WebP, rows in pairs: test data above what the model makes of them.
+        traversals: WebP, a row per latent, a column per value.
+        traversed: which latents those are, variable and place, the most used first.
+        points: of data in the plane: test rows and samples, ``[N, 2]`` each.
+    """
+
+    samples: bytes | None = None
+    reconstructions: bytes | None = None
+    traversals: bytes | None = None
+    traversed: tuple[tuple[str, int], ...] = ()
+    points: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
+
+    def files(self) -> dict[str, bytes]:
+        """The pictures by name."""
+        every = {"samples": self.samples, "reconstructions": self.reconstructions, "traversals": self.traversals}
+        return {name: data for name, data in every.items() if data is not None}
+
+
+def draw(model: Model, data: DataSet, test: Mapping[str, Tensor], seed: int) -> Pictures:
+    """Everything that can be drawn: a model that cannot generate, or has no encoder, has fewer pictures.
+
+    Args:
+        model: the model, in evaluation mode.
+        data: says the shape of a row of ``x``, and its range of values.
+        test: rows of the test data, as `Model.rows` gives them.
+        seed: of all draws.
+    """
+    if data.shape == (2,):
+        return Pictures(points=_points(model, test, seed))
+    shape = data.shape if len(data.shape) == 3 else (*data.shape, 1)
+    if len(shape) != 3 or shape[-1] not in (1, 3) or IMAGE not in test:
+        return Pictures()
+    values = data.train[IMAGE]
+    canvas = _Canvas(shape, float(values.min()), float(values.max()))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        traversed, traversals = _traversals(model, test, canvas)
+        return Pictures(
+            _samples(model, test, canvas, seed), _reconstructions(model, test, canvas), traversals, traversed
+        )
+
+
+@dataclass(frozen=True)
+class _Canvas:
+    """From values of the data to one picture of many."""
+
+    shape: tuple[int, ...]
+    low: float
+    high: float
+
+    def frames(self, values: Tensor) -> Frames:
+        """``[N, H, W, C]`` uint8."""
+        scaled = (values.detach().float().cpu() - self.low) / max(self.high - self.low, 1e-12)
+        return (255 * scaled.clamp(0, 1)).round().to(torch.uint8).reshape(-1, *self.shape).numpy()
+
+    def paint(self, frames: Frames, columns: int) -> bytes:
+        """A WebP of the frames, row by row."""
+        scale = max(1, round(EDGE / self.shape[1]))
+        return webp(tile(upscale(frames, scale)[:, None], columns, GAP, PAPER))
+
+
+def _samples(model: Model, test: Mapping[str, Tensor], canvas: _Canvas, seed: int) -> bytes | None:
+    found = generated(model, test, COLUMNS * SAMPLE_ROWS, seed)
+    return None if found is None else canvas.paint(canvas.frames(found), COLUMNS)
+
+
+def generated(model: Model, test: Mapping[str, Tensor], n: int, seed: int) -> Tensor | None:
+    """``n`` means of ``x``; conditions of the model, such as labels, are taken from the test data."""
+    conditions = {k: v[:n].to(model.device) for k, v in test.items() if k != IMAGE}
+    for given in ({}, {k: v for k, v in conditions.items() if k in model.inputs}):
+        count = min([n, *(len(v) for v in given.values())])
+        with contextlib.suppress(WorldformulaError, NotImplementedError):
+            return model.generate(count, seed=seed, generator=None, mean=True, **given).get(IMAGE)
+    return None
+
+
+def _reconstructions(model: Model, test: Mapping[str, Tensor], canvas: _Canvas) -> bytes | None:
+    rows = {k: v[: COLUMNS * PAIRED_ROWS].to(model.device) for k, v in test.items()}
+    with contextlib.suppress(WorldformulaError, NotImplementedError):
+        inputs = model.given(rows)
+        made = canvas.frames(model.reconstruct(**inputs)[IMAGE])
+        given = canvas.frames(rows[IMAGE])
+        pairs = zip(_cut(given), _cut(made), strict=True)
+        return canvas.paint(np.concatenate([row for pair in pairs for row in pair]), COLUMNS)
+    return None
+
+
+def _cut(frames: Frames) -> Iterator[Frames]:
+    """Whole rows of pictures."""
+    for first in range(0, len(frames) - len(frames) % COLUMNS, COLUMNS):
+        yield frames[first : first + COLUMNS]
+
+
+def _traversals(
+    model: Model, test: Mapping[str, Tensor], canvas: _Canvas
+) -> tuple[tuple[tuple[str, int], ...], bytes | None]:
+    """Each of the most used latents of one test row from −2.5 to 2.5, the others as they are encoded.
+
+    A latent is used as much as its mode varies over the test data.
+    """
+    try:
+        inputs = model.given({k: v.to(model.device) for k, v in test.items()})
+        found = model.latents(deterministic=True, seed=None, **inputs)
+        name, codes = next((k, v) for k, v in found.items() if v.ndim == 2 and v.is_floating_point())
+        used = tuple(codes.var(0).argsort(descending=True)[:TRAVERSED].tolist())
+        steps = torch.linspace(-REACH, REACH, COLUMNS, device=codes.device)
+        base = {k: v[:1].expand(COLUMNS, *v.shape[1:]) for k, v in {**inputs, **found}.items()}
+        rows = []
+        for latent in used:
+            moved = base[name].clone()
+            moved[:, latent] = steps
+            rows.append(canvas.frames(model.render(**{**base, name: moved})[IMAGE]))
+        return tuple((name, latent) for latent in used), canvas.paint(np.concatenate(rows), COLUMNS)
+    except (WorldformulaError, NotImplementedError, StopIteration, KeyError):  # no encoder, or latents of another kind
+        return (), None
+
+
+def _points(
+    model: Model, test: Mapping[str, Tensor], seed: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
+    """Test rows and as many draws."""
+    n = min(POINTS, len(test[IMAGE]))
+    try:
+        drawn = model.generate(n, seed=seed)[IMAGE]
+    except (FormulaError, NotImplementedError):
+        return None
+    return test[IMAGE][:n].cpu().float().numpy(), drawn.cpu().float().numpy()

@@ -1,0 +1,170 @@
+"""Games: two or more players, each minimises its own expression by moving its own networks only.
+
+game = Game(
+    d=Player(d_loss, moves=[discriminate]),
+    g=Player(g_loss, moves=[generate], lr=2e-4, every=5),
+)
+fit(game, {"x": images}, steps=10_000, batch=64)
+
+Whatever networks a player's expression reads, its gradient reaches those that it moves and no others: nothing has to be
+detached by hand, and no optimiser hides inside a loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from worldformula.errors import ConfigError, FormulaError, UnknownVariableError, near, table
+from worldformula.formula.emit import register_networks
+from worldformula.formula.expression import Expression
+from worldformula.formula.nodes import factors, initial_of
+from worldformula.formula.program import Out
+from worldformula.training.seeding import derived
+
+Order = Literal["alternating", "simultaneous"]
+
+
+@dataclass(frozen=True, eq=False)
+class Player:
+    """One player: what it minimises, what it moves, and how. Settings left out are those of `fit`.
+
+    Attributes:
+        loss: its expression, a scalar.
+        moves: the factors (or modules) whose parameters it moves; no two players move the same one.
+        lr: step size.
+        betas: of its Adam.
+        weight_decay: decoupled.
+        clip: largest norm of its gradient.
+        every: it moves at every ``every``-th step only: ``every=5`` for the generator of a Wasserstein GAN.
+    """
+
+    loss: Expression
+    moves: Sequence[nn.Module]
+    lr: float | None = None
+    betas: tuple[float, float] | None = None
+    weight_decay: float | None = None
+    clip: float | None = None
+    every: int = 1
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.loss, Expression):
+            raise FormulaError(f"a player minimises an expression, got {type(self.loss).__name__}")
+        if isinstance(self.moves, nn.Module) or not all(isinstance(m, nn.Module) for m in self.moves):
+            raise FormulaError("a player moves a list of factors or modules: Player(loss, moves=[decode])")
+        if self.every < 1:
+            raise ConfigError(f"expected every= of at least 1, got {self.every}")
+
+    def parameters(self) -> list[nn.Parameter]:
+        """What it moves, each once."""
+        own = {id(p): p for module in self.moves for p in module.parameters() if p.requires_grad}
+        return list(own.values())
+
+
+class Game(nn.Module):
+    """Players by name, and the module of all their networks, each registered once.
+
+    ``alternating`` (Goodfellow et al. 2014, algorithm 1): within a step the players move in written order, each against
+    what those before it have become. ``simultaneous``: all gradients are taken at the same weights, then all move.
+
+    Raises:
+        FormulaError: a parameter is moved by two players, by none, or is in no player's expression.
+    """
+
+    players: dict[str, Player]
+
+    def __init__(self, order: Order = "alternating", **players: Player) -> None:
+        super().__init__()
+        if order not in ("alternating", "simultaneous"):
+            raise ConfigError(f"expected order='alternating' or 'simultaneous', got {order!r}")
+        if not players or not all(isinstance(p, Player) for p in players.values()):
+            raise FormulaError("expected players by name: Game(d=Player(...), g=Player(...))")
+        self.order: Order = order
+        # Kept out of the module tree: the expressions hold the same networks, which must appear once in the state_dict.
+        self.__dict__["players"] = dict(players)
+        nodes = [p.loss.node for p in players.values()]
+        used = {id(f): f for node in nodes for f in factors(node)}
+        initial = next((found for node in nodes if (found := initial_of(node)) is not None), None)
+        register_networks(self, list(used.values()), initial)
+        self._check()
+
+    def _check(self) -> None:
+        """Every parameter has one player that moves it."""
+        names = {id(p): name for name, p in self.named_parameters() if p.requires_grad}
+        moved: dict[int, list[str]] = {key: [] for key in names}
+        for name, player in self.players.items():
+            for p in player.parameters():
+                if id(p) not in moved:
+                    raise FormulaError(f"{name} moves a module that no player's expression reads")
+                moved[id(p)].append(name)
+        wrong = [(names[key], " and ".join(who) or "nobody") for key, who in moved.items() if len(who) != 1]
+        if wrong:
+            raise FormulaError(
+                "every parameter of a game is moved by one player\n"
+                + table(("parameter", "moved by"), wrong[:8])
+                + "\nlist its factor in moves= of one player, or freeze it: requires_grad_(False)"
+            )
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What a call must give: the data of all players."""
+        return tuple(dict.fromkeys(key for p in self.players.values() for key in p.loss.program.inputs))
+
+    def turns(self, step: int) -> list[list[str]]:
+        """Who moves at this step (from 0): one group after the other, all of a group at once."""
+        moving = [name for name, player in self.players.items() if step % player.every == 0]
+        return [moving] if self.order == "simultaneous" else [[name] for name in moving]
+
+    def evaluate(self, inputs: Mapping[str, Any], players: Sequence[str] | None = None) -> dict[str, Out]:
+        """The results of all players, or of those named, on the same inputs and the same draws.
+
+        ``inputs`` holds the data of all players (each takes what it reads) and may hold ``seed`` or ``deterministic``.
+        A factor that several players draw has one noise: for one seed it is the same in every call, so a player that
+        moves later meets the fakes that the one before it was shown, as far as their network has not changed.
+        """
+        given = dict(inputs)
+        options = {k: given.pop(k) for k in ("seed", "deterministic") if k in given}
+        if unknown := [k for k in given if k not in self.inputs]:
+            known = ", ".join(self.inputs)
+            raise UnknownVariableError(
+                f"no player reads {unknown[0]!r}; they read: {known}.{near(unknown[0], self.inputs)}"
+            )
+        own = {name: {k: given[k] for k in p.loss.program.inputs if k in given} for name, p in self.players.items()}
+        seed = options.pop("seed", None)
+        noise = self._noise(own, seed)
+        found = {}
+        for name in self.players if players is None else players:
+            rest = self._generator(seed, name)  # for draws whose shape only their network tells: they are not shared
+            found[name] = self.players[name].loss(**own[name], **options, noise=noise[name], generator=rest)
+        return found
+
+    def forward(self, **inputs: Any) -> dict[str, Out]:
+        """`evaluate` by keywords: ``game(x=batch)["d"].value``."""
+        return self.evaluate(inputs)
+
+    def _noise(self, own: Mapping[str, Mapping[str, Any]], seed: int | None) -> dict[str, dict[str, Tensor]]:
+        """The noise of every player by variable, drawn in the order of the players; equal factors share theirs."""
+        drawn: dict[tuple[int, str, torch.Size], Tensor] = {}
+        found: dict[str, dict[str, Tensor]] = {}
+        generator = self._generator(seed)
+        for name, player in self.players.items():
+            program = player.loss.program
+            bound = program.binder.bind({**own[name], "generator": generator}).arguments
+            found[name] = {}
+            for site in program.plan.sites:
+                value, key = bound[site.name], site.name.removeprefix("noise_")
+                if value is not None:
+                    found[name][key] = drawn.setdefault((id(site.factor), key, value.shape), value)
+        return found
+
+    def _generator(self, seed: int | None, player: str | None = None) -> torch.Generator | None:
+        """A generator where the networks are, one for what is shared and one for each player; None is torch's own."""
+        if seed is None:
+            return None
+        like = next(iter(self.parameters()), torch.empty(0))
+        own = 0 if player is None else 1 + list(self.players).index(player)
+        return torch.Generator(like.device).manual_seed(derived(seed, own))
