@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results"
+CARDS = Path(__file__).parents[1] / "worldformula" / "cards" / "results"
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- numbers -->", "<!-- end of numbers -->"
 
 
 def result(name: str) -> dict[str, Any]:
-    """One result file."""
-    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    """One result file, of a benchmark or of a card."""
+    folder = CARDS if (CARDS / f"{name}.json").is_file() else RESULTS
+    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def card(name: str) -> str:
@@ -68,7 +70,8 @@ def table() -> str:
         f"({best}). A replay of 10⁶ frames of 64 × 64 × 3 takes {disk} GB of disk (extrapolated from 10⁵) and at most",
         f"{memory / 1e9:.2f} GB of memory. The commands are `python -m benchmarks.vae_step`, `rssm_step`,",
         "`replay_memory`, `render_speed`, and `python -m worldformula.envs.reference`; their results lie in",
-        "[benchmarks/results](benchmarks/results).",
+        "[benchmarks/results](benchmarks/results), those of the claims in",
+        "[worldformula/cards/results](worldformula/cards/results).",
     ]
     return "\n".join(lines)
 

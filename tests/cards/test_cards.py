@@ -64,7 +64,7 @@ def test_a_wrong_card_says_what_is_wrong(old, new, message):
 
 def test_the_last_line_passes_and_shows_everything(card, capsys, tmp_path):
     path = tmp_path / "deep" / "squares.json"
-    assert measure(card, json_path=path)
+    assert measure(card, json_paths=[path])
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].startswith(
         "PASS squares: square 4 units (worst of 2, needed <= 4) | floor 9 | ceiling – | published – | "

@@ -20,21 +20,21 @@ from worldformula.errors import CardError, near, table
 Measure = Callable[[int], Mapping[str, float]]
 
 
-def reproduce(name: str, seeds: Sequence[int] | None = None, json_path: str | Path | None = None) -> bool:
+def reproduce(name: str, seeds: Sequence[int] | None = None, json_paths: Sequence[str | Path] = ()) -> bool:
     """Measures one card and prints a line per seed; the last line starts with ``PASS`` or ``FAIL``.
 
     Args:
         name: the card, see `worldformula.cards.names`.
         seeds: instead of the card's own.
-        json_path: also write everything that was measured there, at once or not at all.
+        json_paths: also write everything that was measured into these files, each at once or not at all.
 
     Returns:
         True if every seed reaches the threshold.
     """
-    return measure(load(name), seeds, json_path)
+    return measure(load(name), seeds, json_paths)
 
 
-def measure(card: Card, seeds: Sequence[int] | None = None, json_path: str | Path | None = None) -> bool:
+def measure(card: Card, seeds: Sequence[int] | None = None, json_paths: Sequence[str | Path] = ()) -> bool:
     """`reproduce` for a card at hand."""
     chosen = tuple(card.seeds if seeds is None else seeds)
     if not chosen:
@@ -53,9 +53,9 @@ def measure(card: Card, seeds: Sequence[int] | None = None, json_path: str | Pat
     print(table(["seed", *keys, "seconds"], body))
     if seconds > 60 * card.budget_minutes:
         print(f"over the budget of {card.budget_minutes:g} min")
-    if json_path is not None:
-        result = {"card": asdict(card), "passed": passed, "seconds": round(seconds, 2), "rows": rows, **environment}
-        write_json(json_path, result)
+    result = {"card": asdict(card), "passed": passed, "seconds": round(seconds, 2), "rows": rows, **environment}
+    for path in json_paths:
+        write_json(path, result)
     print(verdict(card, values, seconds), flush=True)
     return passed
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
 from worldformula.data.digits import digits
+from worldformula.metrics import likelihood
 from worldformula.models.vae import VAE, build, tiny
 
 EPOCHS, BATCH, DRAWS = 100, 64, 1000
@@ -52,27 +51,9 @@ def importance_bound(model: VAE, x: Tensor, draws: int, chunk: int = 50) -> floa
         z = model.encode.sample(x=many)
         joint = model.decode.log_prob(x=many, z=z) + model.prior.log_prob(z=z)
         weights.append(joint - model.encode.log_prob(z=z, x=many))
-    log_weights = torch.cat(weights)
-    return float(-(log_weights.logsumexp(0) - math.log(len(log_weights))).mean())
+    return float(-likelihood.importance_bound(torch.cat(weights)).mean())
 
 
 def mixture_floor(train: Tensor, test: Tensor, components: int = 100, steps: int = 100) -> float:
     """Negative test likelihood of a mixture of Bernoullis, by EM with a Beta(1.1, 1.1) prior on each pixel."""
-    share = _nearest(train, components)
-    for _ in range(steps):
-        count = share.sum(0)
-        probs = (share.T @ train + 0.1) / (count[:, None] + 0.2)
-        prior = ((count + 0.1) / (count + 0.1).sum()).log()
-        share = (_log_bernoulli(train, probs) + prior).softmax(-1)
-    return float(-(_log_bernoulli(test, probs) + prior).logsumexp(-1).mean())
-
-
-def _nearest(train: Tensor, components: int) -> Tensor:
-    """The start of EM, [N, K]: every image belongs to the nearest of K randomly chosen images."""
-    centres = train[torch.randperm(len(train))[:components]]
-    return torch.nn.functional.one_hot(torch.cdist(train, centres).argmin(-1), components).float()
-
-
-def _log_bernoulli(x: Tensor, probs: Tensor) -> Tensor:
-    """log p(x_n | component k): [N, K]."""
-    return x @ probs.log().T + (1.0 - x) @ (1.0 - probs).log().T
+    return float(-likelihood.bernoulli_mixture(train, test, components, steps=steps).mean())

@@ -220,14 +220,26 @@ class Report:
 
 @dataclass(frozen=True)
 class Models:
-    """List every system of the catalogue with its presets and its paper."""
+    """List every system of the catalogue: its presets, its paper, its file, and what was measured last."""
+
+    kind: Annotated[str | None, option("KIND", "all")] = None
+    """models, worlds, planners or agents."""
 
     def run(self) -> int:
         """Lists."""
-        for kind in catalogue.KINDS:
+        from worldformula.cards.results import latest
+
+        claims = [cards.load(name) for name in cards.names()]
+        for kind in catalogue.KINDS if self.kind is None else (self.kind,):
             for system in catalogue.discover(kind):
                 print(f"{system.name} ({kind}; presets: {', '.join(system.presets)})")
                 print(f"    {system.summary} [{system.paper}]")
+                print(f"    worldformula/{kind}/{system.name}.py")
+                own = [card for card in claims if card.system == system.name]
+                for card in own:
+                    print(f"    {latest(card) or f'not measured: {card.command}'}")
+                if not own:
+                    print("    no card")
         return 0
 
 
@@ -257,16 +269,25 @@ class Reproduce:
     """Instead of the card's own, e.g. 1,2,3."""
     json: Annotated[Path | None, option("FILE", "none")] = None
     """Also write everything that was measured into this file."""
+    record: Flag = False
+    """Keep the result in the package, where `worldformula models` shows it; needs a checkout of the source, and the
+    card's own seeds."""
 
     def run(self) -> int:
         """Measures."""
+        from worldformula.cards.results import place
         from worldformula.cards.run import reproduce
 
         seeds = None if self.seeds is None else settings.convert(self.seeds, tuple[int, ...], "seeds")
         at_least(0, seeds=min(seeds or (0,)))
-        if self.json is not None:
-            writable(self.json)
-        return 0 if reproduce(self.name, seeds, self.json) else 1
+        files = [] if self.json is None else [self.json]
+        if self.record:
+            if seeds is not None:
+                raise ConfigError("--record keeps a measurement of the card's own seeds; leave --seeds out")
+            files.append(place(cards.load(self.name).name))
+        for file in files:
+            writable(file)
+        return 0 if reproduce(self.name, seeds, files) else 1
 
 
 def at_least(least: int, **values: int) -> None:

@@ -29,7 +29,7 @@ class DataSet:
     Attributes:
         name: as ``worldformula.data.load`` knows it.
         train: name -> array; ``"x"`` is what a model without further names models, ``"y"`` a class label.
-        test: the same names and event shapes; no row of it is in ``train``.
+        test: the same names and event shapes, from other digits, scenes or draws than ``train``.
         shape: of one row of ``x``, as a picture or a sequence of pictures: ``(8, 8)``, ``(16, 8, 12)``.
         note: what it is and where it comes from, one sentence.
 

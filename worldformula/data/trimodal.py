@@ -5,7 +5,7 @@ with two peaks: ``g (exp(−½((k − F₁ − j)/s)²) + .8 exp(−½((k − F�
 are F₁ = 1.2·π₁ + 3 and F₂ = 1.2·π₂ + 11 for two permutations π of 0 to 9, j ~ N(0, .45²), s ~ U(.8, 1.3),
 g ~ U(.7, 1.2). Training digits are paired ten times at random, test digits once.
 
-Digest of ``load("trimodal")``: ``0e1141a9e813007a`` with NumPy 2.4 on x86-64; elsewhere last bits may differ.
+Digest of ``load("trimodal")``: ``a63cb7a24e34567f`` with NumPy 2.4 on x86-64; elsewhere last bits may differ.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from worldformula.data.base import Array, DataSet, Floats, Integers, Loader, digit_levels, digit_split
 
 BINS, PAIRINGS = 24, 10
-_ORDER = np.random.default_rng(0)
+_ORDER = np.random.default_rng(3)  # no two classes are neighbours in both peaks
 PEAKS = np.stack([1.2 * _ORDER.permutation(10) + first for first in (3, 11)], -1)  # [10, 2], bins
 
 

@@ -15,18 +15,26 @@ from worldformula.families.bernoulli import BernoulliFamily, bernoulli
 from worldformula.families.beta import BetaFamily, beta
 from worldformula.families.categorical import CategoricalFamily, categorical
 from worldformula.families.dirichlet import DirichletFamily, dirichlet
+from worldformula.families.discretised_logistic import DiscretisedLogisticFamily, discretised_logistic
+from worldformula.families.flow import FlowFamily
 from worldformula.families.gamma import GammaFamily, gamma
 from worldformula.families.laplace import LaplaceFamily, laplace
 from worldformula.families.log_normal import LogNormalFamily, log_normal
+from worldformula.families.low_rank_normal import LowRankNormalFamily, low_rank_normal
+from worldformula.families.mixture import MixtureFamily
 from worldformula.families.multinomial import MultinomialFamily, multinomial
+from worldformula.families.multivariate_normal import MultivariateNormalFamily, multivariate_normal
 from worldformula.families.negative_binomial import NegativeBinomialFamily, negative_binomial
 from worldformula.families.normal import NormalFamily, normal
 from worldformula.families.one_hot import OneHotFamily, one_hot
 from worldformula.families.poisson import PoissonFamily, poisson
+from worldformula.families.relaxed_bernoulli import RelaxedBernoulliFamily, relaxed_bernoulli
+from worldformula.families.relaxed_one_hot import RelaxedOneHotFamily, relaxed_one_hot
 from worldformula.families.student_t import StudentTFamily, student_t
 from worldformula.families.two_hot import TwoHotFamily, two_hot
 from worldformula.families.uniform import UniformFamily, uniform
 from worldformula.families.von_mises import VonMisesFamily, von_mises
+from worldformula.families.wrapped import WrappedFamily
 from worldformula.families.writing import Symbol
 
 importlib.import_module("worldformula.families.pairs")  # registers the closed KLs of two families
@@ -36,36 +44,49 @@ __all__ = [
     "BetaFamily",
     "CategoricalFamily",
     "DirichletFamily",
+    "DiscretisedLogisticFamily",
     "Family",
+    "FlowFamily",
     "GammaFamily",
     "LaplaceFamily",
     "LogNormalFamily",
+    "LowRankNormalFamily",
+    "MixtureFamily",
     "MultinomialFamily",
+    "MultivariateNormalFamily",
     "NegativeBinomialFamily",
     "NormalFamily",
     "OneHotFamily",
     "Params",
     "PoissonFamily",
+    "RelaxedBernoulliFamily",
+    "RelaxedOneHotFamily",
     "StudentTFamily",
     "Symbol",
     "TwoHotFamily",
     "UniformFamily",
     "VonMisesFamily",
+    "WrappedFamily",
     "bernoulli",
     "beta",
     "categorical",
     "dirichlet",
     "discover",
+    "discretised_logistic",
     "gamma",
     "kl_pair",
     "laplace",
     "log_normal",
+    "low_rank_normal",
     "multinomial",
+    "multivariate_normal",
     "negative_binomial",
     "normal",
     "one_hot",
     "poisson",
     "register_kl",
+    "relaxed_bernoulli",
+    "relaxed_one_hot",
     "student_t",
     "two_hot",
     "uniform",

@@ -105,8 +105,8 @@ class BetaFamily(Family):
         up, down = relu(a - 1.0), relu(b - 1.0)
         if isinstance(up, Tensor) or isinstance(down, Tensor):
             both = torch.as_tensor(up + down)
-            return torch.where(both > 0.0, up / both.clamp_min(1e-30), 0.5 * (1.0 + torch.sign(torch.as_tensor(b - a))))
-        return up / (up + down) if up + down > 0.0 else 0.5 * (1.0 + (b > a) - (b < a))
+            return torch.where(both > 0.0, up / both.clamp_min(1e-30), 0.5 * (1.0 + torch.sign(torch.as_tensor(a - b))))
+        return up / (up + down) if up + down > 0.0 else 0.5 * (1.0 + (a > b) - (a < b))
 
     def mean(self, params: Params) -> Parameter:
         """a/(a + b)."""
