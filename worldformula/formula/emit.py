@@ -81,7 +81,8 @@ class _Writer(Lines):
         words = set(re.findall(r"\b(\w+)\(", "\n".join(body)))
         plain = [n for f, n in self.names.items() if f == getattr(families, n, None)]
         chosen = {n: f for f, n in self.names.items() if n not in plain}
-        imported = sorted({*plain, *(type(f).__name__ for f in chosen.values())})
+        built = re.findall(r"\b(\w+Family)\(", " ".join(map(repr, chosen.values())))  # components of a mixture too
+        imported = sorted({*plain, *(type(f).__name__ for f in chosen.values()), *built})
         lines = [f"from worldformula.families import {', '.join(imported)}"] if imported else []
         lines += [f"from {module} import {name}" for name, module in sorted(self.imports.items())]
         called = [name for name in runtime.RUNTIME if name in words]
