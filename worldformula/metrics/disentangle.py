@@ -109,7 +109,10 @@ def dci(codes: ArrayLike, factors: ArrayLike, *, seed: int = 0) -> DCI:
     train, test = order[: len(z) // 2], order[len(z) // 2 :]
     importance, accuracy = [], []
     for factor in v.T:
-        trees = RandomForestClassifier(40, max_depth=12, random_state=seed).fit(z[train], factor[train])
+        forest = RandomForestClassifier(40, max_depth=12, max_features=None, random_state=seed)
+        trees = forest.fit(
+            z[train], factor[train]
+        )  # all dimensions at every split: a choice of few would spread credit
         importance.append(trees.feature_importances_)
         accuracy.append(trees.score(z[test], factor[test]))
     matrix = np.stack(importance, -1) + 1e-11  # [D, F]

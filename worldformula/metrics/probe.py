@@ -90,7 +90,9 @@ def mlp_r2(split: Split, *, hidden: int = 64, seed: int = 0) -> float:
     """As `ridge_r2` by a network of one hidden layer; the difference is what is encoded, but not linearly."""
     pipeline = _need("pipeline").make_pipeline(
         _need("preprocessing").StandardScaler(),
-        _need("neural_network").MLPRegressor((hidden,), random_state=seed, max_iter=500, early_stopping=True),
+        _need("neural_network").MLPRegressor(
+            hidden_layer_sizes=(hidden,), random_state=seed, max_iter=500, early_stopping=True
+        ),
     )
     return float(pipeline.fit(split.train_x, split.train_y).score(split.test_x, split.test_y))
 
