@@ -25,6 +25,7 @@ from worldformula.errors import FormulaError, MissingInputError, ShapeError, tab
 from worldformula.formula.check import draw_order
 from worldformula.formula.expression import Expression
 from worldformula.formula.factor import Factor, Joint, as_uses
+from worldformula.metrics.likelihood import importance_bound
 from worldformula.training.game import Game
 from worldformula.training.schedules import Schedule
 
@@ -154,7 +155,7 @@ class Model:
             values = many | encode.sample(generator=generator, **_among(encode, many))
             terms = [p.log_prob(**_among(p, values, own=True)) for p in (prior, decode, encode)]
             weights.append((terms[0] + terms[1] - terms[2]).view(k, n))
-        return torch.cat(weights).logsumexp(0) - math.log(draws)
+        return importance_bound(torch.cat(weights))
 
     @property
     def device(self) -> torch.device:
