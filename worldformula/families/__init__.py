@@ -16,6 +16,7 @@ from worldformula.families.beta import BetaFamily, beta
 from worldformula.families.categorical import CategoricalFamily, categorical
 from worldformula.families.dirichlet import DirichletFamily, dirichlet
 from worldformula.families.discretised_logistic import DiscretisedLogisticFamily, discretised_logistic
+from worldformula.families.experts import ExpertsFamily, log_shares, mixed, poe
 from worldformula.families.flow import FlowFamily
 from worldformula.families.gamma import GammaFamily, gamma
 from worldformula.families.laplace import LaplaceFamily, laplace
@@ -45,6 +46,7 @@ __all__ = [
     "CategoricalFamily",
     "DirichletFamily",
     "DiscretisedLogisticFamily",
+    "ExpertsFamily",
     "Family",
     "FlowFamily",
     "GammaFamily",
@@ -77,12 +79,15 @@ __all__ = [
     "kl_pair",
     "laplace",
     "log_normal",
+    "log_shares",
     "low_rank_normal",
+    "mixed",
     "multinomial",
     "multivariate_normal",
     "negative_binomial",
     "normal",
     "one_hot",
+    "poe",
     "poisson",
     "register_kl",
     "relaxed_bernoulli",

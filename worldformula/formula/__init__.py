@@ -10,6 +10,12 @@ from worldformula.formula.composed import (
     RelaxedOneHot,
     Wrapped,
 )
+from worldformula.formula.experts import (
+    MoE,
+    MoPoE,
+    PoE,
+    subsets,
+)
 from worldformula.formula.expression import KL, E, Expression, Mean, Sum, log, maximum, minimum, sg
 from worldformula.formula.factors import (
     Bernoulli,
@@ -69,12 +75,15 @@ __all__ = [
     "LowRankNormal",
     "Mean",
     "Mixture",
+    "MoE",
+    "MoPoE",
     "Multinomial",
     "MultivariateNormal",
     "NegativeBinomial",
     "Normal",
     "OneHot",
     "Out",
+    "PoE",
     "Poisson",
     "RelaxedBernoulli",
     "RelaxedOneHot",
@@ -98,6 +107,7 @@ __all__ = [
     "sigmoid",
     "softplus",
     "sqrt",
+    "subsets",
     "tanh",
     "total",
 ]

@@ -15,6 +15,8 @@ from worldformula.families.base import Family
 from worldformula.formula.builder import CALL_OPTIONS
 from worldformula.formula.plan import Op, Plan
 
+FLAGS = ("flags", "mask", "present")  # inputs with one entry per row or step
+
 
 @dataclass(frozen=True)
 class _Input:
@@ -62,8 +64,7 @@ class Binder:
         names, flags = plan.arguments, plan.reset or next((op.how for op in plan.ops if op.kind == "mask"), None)
         self.inputs = tuple(
             _Input(
-                key, names[key], () if op.kind in ("flags", "mask") else plan.shapes.get(key), plan.series(op),
-                scalar=op.kind == "symbol",
+                key, names[key], () if op.kind in FLAGS else plan.shapes.get(key), plan.series(op), op.kind == "symbol"
             )
             for key, op in plan.inputs.items()
         )  # fmt: skip
@@ -161,7 +162,7 @@ class Binder:
             return
         axes = ", ".join(map(str, shape))
         expected = f"[B, T{', ' if axes else ''}{axes}]" if known.step else f"[..., {axes}]"
-        flags = self.plan.inputs[known.key].kind in ("flags", "mask")
+        flags = self.plan.inputs[known.key].kind in FLAGS
         raise ShapeError(
             f"{known.key} does not have the event shape that {self.declared.get(known.key, 'its factor')} declares\n"
             + table(("variable", "declared", "got"), [(known.key, expected, list(value.shape))])
@@ -194,7 +195,7 @@ class Binder:
         shown = table(("variable", "declared by", "needed by", "got"), rows) if rows else "  it reads no data at all"
         for name in given:
             if name not in self.keys:
-                hint = near(name, [*self.keys, *CALL_OPTIONS])
+                hint = near(name, [*self.keys, *(o for o in CALL_OPTIONS if o != "present")])
                 raise UnknownVariableError(f"the formula has no input {name!r}.{hint}\n{shown}")
         missing = [k for k in plan.inputs if k not in given]
         hints = {k: near(k, [key for key in plan.samples if key != k], 0.6) for k in missing}

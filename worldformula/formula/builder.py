@@ -7,10 +7,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 from torch import nn
 
 from worldformula.errors import DuplicateVariableError, FormulaError, GradientError, ShapeError, TimeError, table
+from worldformula.formula import runtime
 from worldformula.formula.check import draw_order, estimator
+from worldformula.formula.experts import Experts
 from worldformula.formula.factor import Factor
 from worldformula.formula.names import Variable
 from worldformula.formula.nodes import Expectation, OverTime, Use, Value
@@ -18,7 +21,7 @@ from worldformula.formula.plan import RESERVED, Op, Plan, Ref, Term
 
 Scope = Mapping[Variable, str]
 DERIVED = re.compile(r"start_.+|function_\d+|.+_(?:s|carry|flags|loc|raw|scale|logits)")  # what emitted code derives
-CALL_OPTIONS = ("seed", "generator", "noise", "start", "horizon", "deterministic", "missing")
+CALL_OPTIONS = ("seed", "generator", "noise", "start", "horizon", "deterministic", "present")
 
 
 class Builder:
@@ -39,6 +42,8 @@ class Builder:
         self.axes: dict[object, int] = {}  # what is drawn several times -> its axis
         self.iteration: dict[str, int] = {}  # where in the iterations that are not time
         self.iterated: dict[Variable, str] = {}  # the values of the iterations that are done
+        self.masked: frozenset[str] = frozenset()  # inputs that some rows lack
+        self.expert = False  # whether what is built belongs to an expert
         self.held: frozenset[int] = frozenset()  # factors whose densities hold their parameters fixed
         self.event_axes: dict[str, int] = {}  # of the values of variables that arithmetic combines
         families = {f.family.name for f in used if f.family is not None}
@@ -112,7 +117,7 @@ class Builder:
         if step and op.kind != "repeat":
             op = replace(op, args=tuple(self.repeated(a) for a in op.args))
         axes = self.axes_of(op)
-        if op.kind not in ("along", "draw", "support", "wide"):
+        if op.kind not in ("along", "draw", "support", "wide", "shares"):
             op = replace(op, args=tuple(self.along(a, axes) for a in op.args))
         axes = tuple(a for a in axes if a != op.axis)
         name = self.unique(wish)
@@ -186,7 +191,7 @@ class Builder:
         op = self.ops[ref]
         if op.kind == "stop":
             return self.unbatched(op.reads[0])
-        return op.kind == "params" and op.factor is not None and op.factor.unbatched
+        return op.kind in ("params", "combine") and op.factor is not None and op.factor.unbatched
 
     # ------------------------------------------------------------------------------------------------- variables
 
@@ -236,7 +241,12 @@ class Builder:
             known = other.variable if other.kind in ("input", "symbol") else None
             if known is not None and known.key == variable.key and not variable.span and known != variable:
                 raise one_key(known, variable, by)
-        return self.add(variable.identifier if variable.span else variable.key, op)
+        name = self.add(variable.identifier if variable.span else variable.key, op)
+        if variable.key not in self.masked:
+            return name
+        flags = self.presence(frozenset((variable.key,)))
+        rank = self.ranks.get(variable.key, 1)
+        return self.add(f"{variable.key}_filled", Op("", "call", (name, str(flags), rank), function=runtime.filled))
 
     def need_shape(self, variable: Variable, by: object, how: str) -> None:
         """What is carried starts from zeros of a known shape; noise is drawn for all steps before the first."""
@@ -257,6 +267,7 @@ class Builder:
             return None
         wish = factor.variable.key if factor.family is None else f"head_{factor.header.letter}_{factor.variable.key}"
         conditions = tuple(self.read(c, scope, index, factor) for c in factor.conditions)
+        self.refuse_absent(factor, conditions)
         place = self.iteration.get(str(factor.variable.index)) if isinstance(factor.net, nn.ModuleList) else None
         series = any(c.span for c in factor.conditions)
         op = Op("", "net", conditions, factor, how="" if place is None else str(place - 1))
@@ -269,14 +280,54 @@ class Builder:
         """The parameters of a factor, detached where it was written ``sg(q)``."""
         factor = use.factor
         letter = factor.header.identifier.split("_given_")[0]
-        if factor.parts:
-            known = tuple(self.params(Use(part), scope, index) for part in factor.parts)
-            name = self.add(letter, Op("", "combine", known, factor))
+        if isinstance(factor, Experts):
+            name = self.add(letter, self.combined(factor, scope, index))
         else:
             head = self.net(factor, scope, index)
             name = self.add(letter, Op("", "params", () if head is None else (head,), factor))
         stopped = use.stopped or id(factor) in self.held
         return self.add(f"sg_{name}", Op("", "stop", (name,))) if stopped else name
+
+    def combined(self, factor: Experts, scope: Scope, index: str | None) -> Op:
+        """The parameters of a product or mixture of experts, each taken where its conditions are present."""
+        outer, self.expert = self.expert, True
+        known = tuple(self.params(Use(part), scope, index) for part in factor.parts)
+        self.expert = outer
+        flags = [self.presence(self.absent(ref)) for ref in known]
+        how = ",".join(str(i) for i, flag in enumerate(flags) if flag is not None)
+        return Op("", "combine", (*known, *(f for f in flags if f is not None)), factor, how=how)
+
+    # ------------------------------------------------------------------------------------- what some rows do not have
+
+    def absent(self, ref: str) -> frozenset[str]:
+        """The inputs that a value depends on and that some rows lack."""
+        op = self.ops[ref]
+        own = {op.variable.key} if op.kind in ("input", "whole") and op.variable is not None else set()
+        inner = {key for a in op.reads if op.kind not in ("draw", "support") for key in self.absent(a)}
+        return frozenset((own | inner) & self.masked)
+
+    def presence(self, keys: frozenset[str]) -> str | None:
+        """The flags of the rows that have all these inputs."""
+        flags = [
+            self.add(f"present_{key}", Op("", "present", how=key, step=self.stepwise(key))) for key in sorted(keys)
+        ]
+        both = flags[0] if flags else None
+        for flag in flags[1:]:
+            both = self.add("present", Op("", "call", (str(both), flag), function=torch.logical_and))
+        return both
+
+    def stepwise(self, key: str) -> bool:
+        """Whether an input is a series."""
+        return any(op.step for op in self.ops.values() if op.kind == "input" and op.variable and op.variable.key == key)
+
+    def refuse_absent(self, factor: Factor, conditions: tuple[str, ...]) -> None:
+        """A network sees rows that have what it reads; without it only an expert can be left out."""
+        missing = {key for ref in conditions for key in self.absent(ref)}
+        if missing and factor.family is not None and not self.expert:
+            raise FormulaError(
+                f"{factor} reads {', '.join(sorted(missing))}, which some rows lack (present=), and nothing takes its "
+                f"place\nuse PoE([prior, q(z|x_a), q(z|x_b)]) or MoE, whose experts are left out of such rows"
+            )
 
     def widened(self, params: str, use: Use, like: str) -> str:
         """Parameters without batch axes, seen with those of ``like``; plain numbers need none."""
@@ -299,6 +350,8 @@ class Builder:
         if step:
             self.need_shape(variable, factor, "draws")
         size = None
+        if how == "stratified":
+            axis = self.axis((id(factor), self.alike[params]), factor.family.components)  # type: ignore[attr-defined]
         if how == "exact":
             size = factor.family.support_size(self.shapes.get(variable.key))
             assert size is not None
@@ -316,7 +369,8 @@ class Builder:
         """What a deterministic factor's network returns, one value for each of its variables, or the data itself."""
         factor = use.factor
         value = self.net(factor, scope, index)
-        names = (self.read(factor.variable, scope, index, factor),) if value is None else (value,)
+        first = self.read(factor.variable, scope, index, factor) if value is None else value
+        names: tuple[str, ...] = (first,)
         if value is not None and len(factor.variables) > 1:
             items = [Op("", "item", (value,), factor, variable=v, how=str(i)) for i, v in enumerate(factor.variables)]
             names = tuple(self.add(op.variable.key, op) for op in items if op.variable)

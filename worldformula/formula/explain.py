@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from worldformula.errors import table
 from worldformula.formula.check import estimator
+from worldformula.formula.experts import Experts
 from worldformula.formula.factor import Factor
 from worldformula.formula.nodes import Divergence, Expectation, Log, Node, Operator, children
 from worldformula.formula.passes import PASSES
@@ -20,6 +21,8 @@ def explain(node: Node, program: Program, stages: bool = False) -> str:
         for op in program.plan.sites
     ]
     parts = [table(("term", "estimator", "gradient"), rows), "draws: " + ("; ".join(draws) or "none")]
+    made = dict.fromkeys(op.factor.definition for op in program.plan.ops if isinstance(op.factor, Experts))
+    parts += [f"made of others: {definition}" for definition in made]
     parts += [
         f"{op.factor} stays in the loop over {program.plan.index}: BatchNorm makes its result depend on the batch"
         for op in program.plan.ops

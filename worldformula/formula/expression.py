@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from worldformula.errors import FormulaError, GradientError
+from worldformula.errors import FormulaError, GradientError, UnknownVariableError, near
 from worldformula.formula.check import check_divergence, check_gradient, check_independence, check_product
 from worldformula.formula.clock import check_clock
 from worldformula.formula.emit import register_networks
@@ -52,7 +52,8 @@ class Expression(nn.Module):
 
     Call it with its variables as keywords. Reserved keywords: ``seed`` or ``generator`` (randomness of this call),
     ``noise`` (the noise itself, by variable), ``start`` (initial carry, by variable), ``horizon`` (how many steps,
-    where no data series says so), ``deterministic`` (means and modes instead of samples). Returns :class:`Out`.
+    where no data series says so), ``deterministic`` (means and modes instead of samples), ``present`` (flags of the
+    rows that have an input, by variable; see `experts`). Returns :class:`Out`.
     """
 
     __array_ufunc__ = None  # numpy's numbers leave arithmetic to the formula
@@ -62,6 +63,7 @@ class Expression(nn.Module):
         self.node = node
         register_networks(self, factors(node), initial_of(node))
         self._program: Program | None = None
+        self._masked: dict[frozenset[str], Program] = {}  # by the inputs that some rows lack
 
     @property
     def program(self) -> Program:
@@ -70,8 +72,26 @@ class Expression(nn.Module):
             self._program = Program(lower(self.node), text(self.node))
         return self._program
 
+    def _with_absent(self, inputs: dict[str, Any]) -> tuple[Program, dict[str, Any]]:
+        """The program for a call, and its inputs; flags of present rows become inputs of a program of their own."""
+        if "present" not in inputs:
+            return self.program, inputs
+        rest = {k: v for k, v in inputs.items() if k != "present"}
+        flags = dict(inputs["present"] or {})
+        for key in flags:
+            if key not in self.program.inputs:
+                known = ", ".join(self.program.inputs)
+                hint = near(key, self.program.inputs)
+                raise UnknownVariableError(f"present: the formula has no input {key!r}.{hint} It has {known}.")
+        if not flags:
+            return self.program, rest
+        keys = frozenset(flags)
+        if keys not in self._masked:
+            self._masked[keys] = Program(lower(self.node, keys), text(self.node))
+        return self._masked[keys], rest | {f"present_{k}": v for k, v in flags.items()}
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_program": None}
+        return {**self.__dict__, "_program": None, "_masked": {}}
 
     def forward(self, *args: Any, **inputs: Any) -> Out:
         """Evaluate the formula."""
@@ -79,10 +99,13 @@ class Expression(nn.Module):
             raise FormulaError("expected the variables as keywords, e.g. loss(x=batch), got positional arguments")
         if is_compiling():
             _prepare(self)
-        return self.program.run(self, inputs)
+        program, inputs = self._with_absent(inputs)
+        return program.run(self, inputs)
 
     def __call__(self, *args: Any, **inputs: Any) -> Out:
         """Evaluate the formula, with the hooks of a module where there are any (their search costs a microsecond)."""
+        if "present" in inputs:
+            return super().__call__(*args, **inputs)  # type: ignore[no-any-return]
         hooks = self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks
         if args or hooks or self._compiled_call_impl is not None or is_compiling() or self._program is None:
             return super().__call__(*args, **inputs)  # type: ignore[no-any-return]
@@ -90,11 +113,13 @@ class Expression(nn.Module):
 
     def interpret(self, **inputs: Any) -> Out:
         """Walk the plan node by node with shape checks: the debug mode. Same arguments and result as a call."""
-        return self.program.interpret(inputs)
+        program, inputs = self._with_absent(inputs)
+        return program.interpret(inputs)
 
     def noise(self, *, generator: torch.Generator | None = None, **inputs: Any) -> dict[str, Tensor]:
         """The noise that a call with these inputs would draw, by variable; pass it back as ``noise=``."""
-        return self.program.noise(inputs, generator)
+        program, inputs = self._with_absent(inputs)
+        return program.noise(inputs, generator)
 
     def compile(self, **options: Any) -> Expression:  # type: ignore[override]
         """Compile the emitted function with ``torch.compile(**options)``; returns the expression itself."""
@@ -361,7 +386,7 @@ def Sum(
             length. The carry passes through the others.
         burn_in: so many first steps run, but do not count.
         steps: iterations instead of time (DRAW): written out in the emitted code. A ``ModuleList`` as the network of a
-            factor with this index holds one network per iteration; ``c_L`` is the last ``c_l``, to the right of the sum.
+            factor with this index holds one network per iteration; ``c_L`` right of the sum is the last ``c_l``.
 
     Raises UnknownVariableError for a variable that nothing carries, and ShapeError.
     """

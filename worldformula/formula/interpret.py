@@ -15,9 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worldformula import families
 from worldformula.errors import HeadError, ShapeError, WorldformulaError, table
 from worldformula.families.base import Family, kl_pair, total
 from worldformula.formula import runtime
+from worldformula.formula.experts import Experts
 from worldformula.formula.factor import Factor, naming
 from worldformula.formula.functions import FUNCTIONS
 from worldformula.formula.lines import METHODS
@@ -122,6 +124,8 @@ class _Interpreter:
             case "noise":
                 noise = self.given.get(op.name)
                 return None if noise is None else noise.select(len(op.axes) + 1, t)
+            case "present":
+                return self.given[op.name][:, t]
             case "mask":
                 return self.given[names[op.how]][:, t]
             case "unroll":
@@ -190,9 +194,15 @@ class _Interpreter:
                 return self._over(op)
             case "binary":
                 return _binary(op.how, *args)
-            case "call" | "combine":
+            case "call":
                 assert op.function is not None
                 return op.function(*args)
+            case "combine":
+                return self._combine(op, args)
+            case "shares":
+                return families.log_shares(args[0])
+            case "present":
+                return self.given[op.name]
             case "item":
                 return args[0][int(op.how)]
             case "group":
@@ -207,6 +217,15 @@ class _Interpreter:
         assert op.factor is not None
         return self._of_factor(op, op.factor, args)
 
+    def _combine(self, op: Op, args: list[Any]) -> Any:
+        """The parameters of experts combined."""
+        factor = op.factor
+        assert isinstance(factor, Experts)
+        count = len(factor.parts)
+        flags = dict(zip(op.how.split(","), args[count:], strict=True)) if op.how else {}
+        present = tuple(flags.get(str(i)) for i in range(count)) if flags else ()
+        return factor.combine(*args[:count], present=present, **factor.settings)
+
     def _over(self, op: Op) -> Tensor:
         """The reduction of the steps."""
         name, (how, _, burn_in) = op.reads[0], op.how.partition(" ")
@@ -216,7 +235,8 @@ class _Interpreter:
             return getattr(torch.stack(self.history[name], 1), how)(1)  # type: ignore[no-any-return]
         steps = torch.stack(self.history[name], -1)
         mask = self.given[self.plan.arguments[self.ops[op.reads[1]].how]] if len(op.reads) > 1 else None
-        return runtime.counted(steps.flatten(-2), *steps.shape[-2:], how, mask, int(burn_in or 0))
+        B, T = steps.shape[-2:]
+        return runtime.counted(steps.flatten(-2), B, T, how, mask, int(burn_in or 0))
 
     def _arithmetic(self, op: Op, args: list[Any]) -> Any:
         """Functions of one value, and reductions over event and sample axes."""

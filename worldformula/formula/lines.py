@@ -7,7 +7,11 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+
+from worldformula import families
 from worldformula.families.base import Family, kl_pair
+from worldformula.formula.experts import Experts
 from worldformula.formula.factor import Factor
 from worldformula.formula.functions import FUNCTIONS
 from worldformula.formula.plain import written_out
@@ -17,7 +21,11 @@ ARITHMETIC = ("binary", "negative", "detach", "batch", "over", "function", "even
 INLINE = ("net", "wide", *ARITHMETIC)
 
 
-METHODS = {"straight-through": "straight_through", "gumbel": "gumbel"}  # of a family, by estimator
+METHODS = {
+    "straight-through": "straight_through",
+    "gumbel": "gumbel",
+    "stratified": "stratified",
+}  # of a family, by estimator
 
 
 class Lines:
@@ -56,7 +64,8 @@ class Lines:
         written = []
         for op in ops:
             unread = op.kind == "noise" and op.name not in self.arguments()
-            if unread or self.inlined(op.name) or (op.kind == "input" and not self.flattened(op)):
+            given = op.kind == "input" or (op.kind == "present" and not op.step)
+            if unread or self.inlined(op.name) or (given and not self.flattened(op)):
                 continue
             if op.kind in ("symbol", "mask"):
                 continue
@@ -70,7 +79,8 @@ class Lines:
                 written.append(expression)
             elif expression != op.name:
                 line = f"{op.name} = {expression}"
-                header = op.factor if op.kind in ("net", "params") else None
+                header = str(op.factor) if op.kind in ("net", "params") else None
+                header = op.factor.definition if isinstance(op.factor, Experts) and op.kind == "combine" else header
                 written.append(f"{line:<72}  # {header}" if header is not None else line)
         return written
 
@@ -161,7 +171,7 @@ class Lines:
         """The right-hand side of an operation."""
         args, factor = [self.ref(a) for a in op.args], op.factor
         match op.kind:
-            case "input":
+            case "input" | "present":
                 return f"flat({op.name})"
             case "whole":
                 return self.plan.arguments[op.variable.key] if op.variable else ""
@@ -202,7 +212,11 @@ class Lines:
                 return f"{'stop' if op.kind == 'stop' else 'one_batch'}({', '.join(args)})"
             case "binary":
                 return self._binary(op)
-            case "call" | "combine":
+            case "combine":
+                return self._combine(op, args)
+            case "shares":
+                return f"{self.callable(families.log_shares)}({args[0]})"
+            case "call":
                 assert op.function is not None
                 return f"{self.callable(op.function)}({', '.join(args)})"
             case "group":
@@ -219,9 +233,23 @@ class Lines:
         """The name of a function of ours in emitted code, which imports it."""
         name = function.__name__
         self.globals[name] = function
-        if function.__module__ != "worldformula.formula.runtime":
-            self.imports[name] = function.__module__
+        module = function.__module__
+        if module.startswith("torch") or getattr(torch, name, None) is function:
+            return f"torch.{name}"
+        if module != "worldformula.formula.runtime":
+            self.imports[name] = module
         return name
+
+    def _combine(self, op: Op, args: list[str]) -> str:
+        """The parameters of experts combined, with the flags of those that some rows lack."""
+        factor = self._factor(op)
+        assert isinstance(factor, Experts)
+        flags = dict(zip(op.how.split(","), args[len(factor.parts) :], strict=True)) if op.how else {}
+        given = args[: len(factor.parts)]
+        if flags:
+            given.append(f"present=({', '.join(flags.get(str(i), 'None') for i in range(len(factor.parts)))})")
+        given += [f"{key}={value}" for key, value in factor.settings.items()]
+        return f"{self.callable(factor.combine)}({', '.join(given)})"
 
     def _net(self, op: Op, args: list[str]) -> str:
         """A network sees one batch axis in place of the sample axes and the batch."""

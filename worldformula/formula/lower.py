@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from worldformula.errors import FormulaError, TimeError
+from worldformula.formula import runtime
 from worldformula.formula.builder import CALL_OPTIONS, Scope
 from worldformula.formula.factor import Factor
 from worldformula.formula.names import Variable
@@ -50,9 +51,10 @@ WISHES = {
 }
 
 
-def lower(node: Node) -> Plan:
-    """The plan of an expression."""
+def lower(node: Node, masked: frozenset[str] = frozenset()) -> Plan:
+    """The plan of an expression; ``masked`` are the inputs that some rows lack, told by ``present=``."""
     lowering = _Lowering(factors(node))
+    lowering.masked = masked
     lowering.declare([n for n in walk(node) if isinstance(n, Value)])
     value = lowering.lower(node, {}, None)
     lowering.check_batch()
@@ -108,8 +110,7 @@ class _Lowering(Sampled):
             case Named():
                 return self.named(node, scope, index)
             case Operator():
-                value = node.lower(self, scope, index)
-                return self.term(node, value)
+                return self.term(node, node.lower(self, scope, index))
             case OverSteps():
                 return self.over_steps(node, scope, index)
             case Group(names, bodies):
@@ -180,6 +181,8 @@ class _Lowering(Sampled):
             params = self.widened(self.params(use, scope, index), use, value)
             wish = f"log_{factor.header.letter}_{factor.variable.key}"
             term = self.add(wish, Op("", "logp", (params, value), factor))
+            if (flags := self.presence(self.absent(value))) is not None:
+                term = self.add(f"{wish}_here", Op("", "call", (term, flags, 0), function=runtime.filled))
             self.labels.setdefault(term, f"log {factor}")
             if len(p) > 1:
                 self.leaves.append(term)

@@ -28,11 +28,12 @@ Ref = str | float
 class Op:
     """One assignment ``name = kind(args)``.
 
-    kinds: input, whole, symbol, flags, mask, shift, carry, repeat, along, noise, net, item, unroll, params, wide, stop,
-    draw, support, logp, kl, binary, function, event, lift, negative, detach, same, over, samples, batch, zeros, call,
-    group. ``how`` refines some of them: the operator, ``mean``/``sum``, the gradient estimator of a draw, the name of
-    the flags. ``factor`` is the one that a net, params, draw, logp or kl belongs to; ``other`` the second one of a kl.
-    ``same`` has no value: it checks that its arguments have one batch shape. ``function`` is what a ``call`` calls.
+    kinds: input, whole, symbol, flags, mask, present, shift, carry, repeat, along, noise, net, item, unroll, params,
+    wide, stop, draw, support, shares, combine, logp, kl, binary, function, event, lift, negative, detach, same, over,
+    samples, batch, zeros, call, group. ``how`` refines some of them: the operator, ``mean``/``sum``, the gradient
+    estimator of a draw, the name of the flags. ``factor`` is the one that a net, params, draw, logp or kl belongs to;
+    ``other`` the second one of a kl. ``same`` has no value: it checks that its arguments have one batch shape.
+    ``function`` is what a ``call`` calls.
 
     ``axes`` are the sample axes that lead the value, the newest first; ``axis`` is the one that ``samples`` reduces.
     ``rank`` counts the event axes of a value that arithmetic combines.
@@ -110,12 +111,14 @@ class Plan:
             op.variable.key: op for kind in ("whole", "input") for op in self.ops if op.kind == kind and op.variable
         }
         found |= {op.how: op for op in self.ops if op.kind in ("flags", "mask")}
+        found |= {f"present_{op.how}": op for op in self.ops if op.kind == "present"}
         return found | {op.variable.key: op for op in self.ops if op.kind == "symbol" and op.variable}
 
     @cached_property
     def arguments(self) -> dict[str, str]:
         """The keyword of every input -> its name in the emitted function."""
         named = {key: op.name for key, op in self.inputs.items() if op.variable}
+        named |= {key: op.name for key, op in self.inputs.items() if op.kind == "present"}
         for op in self.ops:
             if op.kind in ("flags", "mask") and op.how not in named:
                 taken = op.how in self.by_name or op.how in RESERVED

@@ -15,7 +15,7 @@ from worldformula.families.base import Family, Opaque
 Value = Any  # a tensor, or a family's parameters: a tuple of tensors, numbers and opaque objects
 RUNTIME = (
     "flat", "steps", "stack", "kept", "shift", "restart", "repeat", "wide", "stop", "noise_for", "mode_like",
-    "one_batch", "matched", "along", "fold", "unfold", "counted", "zeros", "support", "dreg", "leave_one_out",
+    "one_batch", "matched", "along", "fold", "unfold", "counted", "filled", "zeros", "support", "dreg", "leave_one_out",
 )  # fmt: skip
 
 
@@ -96,7 +96,7 @@ def fold(x: Value, axes: int) -> Value:
 def unfold(head: Any, *sizes: int) -> Any:
     """[K·B, ...] -> [K, B, ...], also where a network returns a dict or a tuple."""
     if isinstance(head, Tensor):
-        return head.unflatten(0, sizes)
+        return torch.unflatten(head, 0, sizes)
     if isinstance(head, Mapping):
         return {name: unfold(value, *sizes) for name, value in head.items()}
     return tuple(unfold(value, *sizes) for value in head)
@@ -104,12 +104,18 @@ def unfold(head: Any, *sizes: int) -> Any:
 
 def counted(x: Tensor, B: int, T: int, how: str, mask: Tensor | None = None, burn_in: int = 0) -> Tensor:
     """The sum or mean over the steps that count: those behind the burn-in whose mask [B, T] is set."""
-    x = x.unflatten(-1, (B, T))[..., burn_in:]
+    x = torch.unflatten(x, -1, (B, T))[..., burn_in:]
     if mask is None:
         return x.sum(-1) if how == "sum" else x.mean(-1)
     keep = mask[:, burn_in:] != 0
     total = torch.where(keep, x, 0.0).sum(-1)
     return total if how == "sum" else total / keep.sum(-1).clamp_min(1)
+
+
+def filled(x: Tensor, present: Tensor, rank: int) -> Tensor:
+    """Zeros where a row is absent: chosen, so that neither a NaN nor a gradient passes. ``rank``: event axes of x."""
+    keep = (present != 0).reshape(present.shape + (1,) * rank)
+    return torch.where(keep, x, torch.zeros((), dtype=x.dtype, device=x.device))
 
 
 def zeros(like: Tensor, rank: int, *shape: int) -> Tensor:
@@ -118,7 +124,7 @@ def zeros(like: Tensor, rank: int, *shape: int) -> Tensor:
 
 
 def support(family: Family, rank: int, shape: tuple[int, ...], params: Value, noise: Tensor | None = None) -> Tensor:
-    """Every value of a discrete variable, on a leading axis, with the batch axes of its parameters (or of ``noise``)."""
+    """Every value of a discrete variable on a leading axis, with the batch axes of its parameters or of ``noise``."""
     like = noise if noise is not None else next(p for p in params if isinstance(p, Tensor))
     event = 0 if noise is None else len(family.noise_shape((), shape))
     batch = family.shapes(params, rank)[0] if noise is None else tuple(like.shape[: like.ndim - event])
@@ -141,8 +147,8 @@ def dreg(log_weights: Tensor, axis: int, *draws: Tensor) -> Tensor:
     weights = log_weights.detach().softmax(axis)
     for draw in draws:
         if draw.requires_grad:
-            shape = weights.shape + (1,) * (draw.ndim - weights.ndim)
-            draw.register_hook(lambda gradient, w=weights.reshape(shape): gradient * w)  # type: ignore[misc]
+            own = weights.reshape(weights.shape + (1,) * (draw.ndim - weights.ndim))
+            draw.register_hook(own.mul)  # type: ignore[no-untyped-call]
     return log_weights.logsumexp(axis) - math.log(log_weights.shape[axis])
 
 

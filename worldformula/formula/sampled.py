@@ -5,7 +5,7 @@ from __future__ import annotations
 from worldformula.errors import FormulaError, GradientError
 from worldformula.formula import runtime
 from worldformula.formula.builder import Builder, Scope
-from worldformula.formula.check import estimator
+from worldformula.formula.check import draw_order, estimator
 from worldformula.formula.nodes import Expectation, Function, Node, Product, Ratio, Use
 from worldformula.formula.plan import Op, Ref
 from worldformula.formula.text import text
@@ -46,8 +46,8 @@ class Sampled(Builder):
 
     @staticmethod
     def enumerated(node: Expectation) -> list[Use]:
-        """The uses whose factors take every value in turn, in the order in which they are drawn."""
-        return [u for u in node.q if estimator(u.factor, node.q, node.gradient) == "exact"]
+        """The uses whose factors take every value (or component) in turn, in the order in which they are drawn."""
+        return [u for u in draw_order(node.q) if estimator(u.factor, node.q, node.gradient) in ("exact", "stratified")]
 
     def sampled_expectation(self, node: Expectation, scope: Scope, index: str | None) -> Ref:
         """The mean of the body over the samples, or its sum weighted by the probabilities of the values."""
@@ -59,7 +59,9 @@ class Sampled(Builder):
         value = self.inside(node.body, inside, index)
         value = self.score(node, value, inside, index, axis)
         for use in reversed(self.enumerated(node)):
-            value = self.weighted(use, value, inside, index)
+            logq = self.share(use, node, inside, index)
+            weighted = self.binary("*", self.function("exp", logq), value)
+            value = self.reduced_axis("sum", weighted, self.own_axis(inside[use.factor.variable]))
         return self.reduced_axis("mean", value, axis)
 
     def log_expectation(self, node: Expectation, scope: Scope, index: str | None) -> Ref:
@@ -75,7 +77,7 @@ class Sampled(Builder):
         value = self.inside(node.body, inside, index, log=True)
         self.held = held
         for use in reversed(self.enumerated(node)):
-            logq = self.log((use,), inside, index)
+            logq = self.share(use, node, inside, index)
             name = inside[use.factor.variable]
             value = self.reduced_axis("logsumexp", self.binary("+", value, logq), self.own_axis(name))
         if node.gradient == "dreg" and axis is not None and isinstance(value, str):
@@ -116,11 +118,13 @@ class Sampled(Builder):
         """The axis of the values of an enumerated variable: the newest."""
         return self.ops[name].axes[0]
 
-    def weighted(self, use: Use, value: Ref, inside: Scope, index: str | None) -> Ref:
-        """Σ_y q(y)·value."""
-        logq = self.log((use,), inside, index)
-        name = inside[use.factor.variable]
-        return self.reduced_axis("sum", self.binary("*", self.function("exp", logq), value), self.own_axis(name))
+    def share(self, use: Use, node: Expectation, inside: Scope, index: str | None) -> Ref:
+        """log of the probability of every value, or of the weight of every component, along its axis."""
+        if estimator(use.factor, node.q, node.gradient) == "exact":
+            return self.log((use,), inside, index)
+        params, name = self.params(use, inside, index), inside[use.factor.variable]
+        axes = (self.own_axis(name), *self.ops[params].axes)
+        return self.add(f"shares_{use.factor.variable.key}", Op("", "shares", (params,), axes=axes))
 
     def reduced_axis(self, how: str, value: Ref, axis: int | None) -> Ref:
         """A value without one of its sample axes; one that does not depend on it stays."""

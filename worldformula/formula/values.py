@@ -22,7 +22,7 @@ def Value(variable: str, shape: Shape = None) -> Expression:
 
 
 def Symbol(name: str) -> Expression:
-    """A number that the whole call shares, such as an annealed coefficient: ``Symbol("beta")``, called with beta=0.5."""
+    """A number that the whole call shares, as an annealed coefficient: ``Symbol("beta")``, called with beta=0.5."""
     found = read_variable(name)
     if found.index is not None:
         raise FormulaError(f"Symbol({name!r}): a number of the whole call has no time index; write Value({name!r})")

@@ -1,0 +1,103 @@
+"""Distributions made of the experts of several factors: their product, and their mixture with fixed shares.
+
+    product   N(μ, σ²) with  σ⁻² = Σ_m σ_m⁻²,  μ = σ²·Σ_m σ_m⁻²·μ_m             (Wu & Goodman 2018, arXiv:1802.05335)
+    mixture   q(z) = Σ_m w_m·q_m(z),  equal weights over the experts that are there  (Shi et al. 2019, arXiv:1911.03393)
+
+An expert that is absent from a row is removed from it: its precision counts as zero, its weight goes to the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from worldformula.families.base import Params, draw_class, wide
+from worldformula.families.mixture import MixtureFamily
+from worldformula.families.writing import Symbol
+
+
+@dataclass(frozen=True)
+class ExpertsFamily(MixtureFamily):
+    """A mixture whose weights no parameter moves, so that the path through the drawn component is unbiased.
+
+    ``stratified`` draws from every component at once.
+    """
+
+    name: ClassVar[str] = "experts"
+    symbol: ClassVar[Symbol] = Symbol("MoE", r"\mathrm{MoE}")
+    reparametrised: ClassVar[bool] = True
+    gradients: ClassVar[tuple[str, ...]] = ("reparametrised", "stratified")
+
+    def sample(self, params: Params, noise: Tensor) -> Tensor:
+        """A value of one drawn component, with the gradient of that component's sample."""
+        weights, *parts = params
+        assert isinstance(weights, Tensor)
+        index = draw_class(wide(weights).detach().exp(), noise[..., 0])
+        inner = self._inner_rank(params)
+        _, event = self.component.shapes(tuple(parts), inner)
+        own = noise[..., 1:].reshape(self.component.noise_shape(tuple(index.shape), event))
+        return self.component.sample(self._chosen(tuple(parts), index, inner), own)
+
+    def stratified(self, params: Params, noise: Tensor) -> Tensor:
+        """One value of each component, ``[K, *batch, *event]``, from noise with that leading axis."""
+        weights, *parts = params
+        assert isinstance(weights, Tensor)
+        axis, inner = weights.ndim - 1, self._inner_rank(params)
+        _, event = self.component.shapes(tuple(parts), inner)
+        own = noise[..., 1:].reshape(self.component.noise_shape(tuple(noise.shape[:-1]), event))
+        each = [tuple(p.select(axis, k) for p in parts if isinstance(p, Tensor)) for k in range(self.components)]
+        return torch.stack([self.component.sample(e, n) for e, n in zip(each, own, strict=True)])
+
+
+def poe(*experts: Params, present: Sequence[Tensor | None] = ()) -> Params:
+    """The product of Normals, ``(loc, scale)`` each.
+
+    present: for each expert, None or flags ``[*batch]`` of the rows that have it. A row without any expert has no
+    product, and gets N(0, 1) in its place; a prior expert is what makes it one.
+    """
+    masks = (*present, *(None,) * (len(experts) - len(present)))
+    precision: Tensor | float = 0.0
+    weighted: Tensor | float = 0.0
+    for (loc, scale), mask in zip(experts, masks, strict=True):
+        own = wide(scale).pow(-2) if isinstance(scale, Tensor) else scale**-2
+        if mask is not None:
+            like = next(p for p in (scale, loc) if isinstance(p, Tensor))
+            there = (mask != 0).reshape(mask.shape + (1,) * (like.ndim - mask.ndim))
+            own = torch.where(there, own, 0.0)
+            loc = torch.where(there, loc, 0.0)
+        precision, weighted = precision + own, weighted + own * loc
+    assert isinstance(precision, Tensor)
+    if present:
+        precision = torch.where(precision > 0.0, precision, 1.0)
+    return weighted / precision, precision.rsqrt()
+
+
+def mixed(*experts: Params, present: Sequence[Tensor | None] = (), rank: int = 1) -> Params:
+    """The parameters of `ExpertsFamily`: log-weights ``[*batch, K]`` and those of the experts along a new axis K."""
+    masks = (*present, *(None,) * (len(experts) - len(present)))
+    like = max((p for params in experts for p in params if isinstance(p, Tensor)), key=lambda p: p.ndim)
+    lead = torch.broadcast_shapes(*(p.shape for params in experts for p in params if isinstance(p, Tensor)))  # type: ignore[no-untyped-call]
+    parts: list[Tensor] = []
+    for column in zip(*experts, strict=True):
+        full = [p.expand(lead) if isinstance(p, Tensor) else like.new_full(lead, p) for p in column]
+        parts.append(torch.stack(full, len(lead) - rank))
+    batch = tuple(lead[: len(lead) - rank])
+    if all(mask is None for mask in masks):
+        weights = like.new_full((*batch, len(experts)), -math.log(len(experts)))
+    else:
+        there = [like.new_ones(batch) if m is None else (m != 0).to(like.dtype).expand(batch) for m in masks]
+        shares = torch.stack(there, -1)
+        weights = (shares / shares.sum(-1, keepdim=True)).clamp_min(torch.finfo(shares.dtype).tiny).log()
+    return weights, *parts
+
+
+def log_shares(params: Params) -> Tensor:
+    """The log-weights of a mixture with the components on the leading axis: ``[K, *batch]``."""
+    weights = params[0]
+    assert isinstance(weights, Tensor)
+    return weights.movedim(-1, 0)
