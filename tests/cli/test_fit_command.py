@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+import worldformula.models
 from worldformula.cli import main
 from worldformula.errors import RunFolderError
 from worldformula.model.config import read, start
@@ -146,8 +148,7 @@ def test_open_model_brings_the_trained_weights(trained: Path) -> None:
         (["fit", "vae", "--data", "digits", "--steps", "0"], "steps expects a whole number of at least 1"),
         (["fit", "vae", "--data", "digits", "--seed", "-1"], "seed expects a whole number of at least 0"),
         (["fit", "vae", "--data", "digits", "--out", "nowhere", "--resume"], "nowhere holds no run to go on with"),
-        (["fit", "vae", "--data", "sprites"], "x        | [N, 64]            | [640, 256]"),
-        (["fit", "vae", "--data", "sprites"], "These data sets fit: digits"),
+        (["fit", "vae", "--data", "sprites"], "x        | [N, 64]            | [640, 256]\nThese data sets fit: digits"),
     ],
 )
 def test_mistakes(
@@ -181,3 +182,46 @@ def test_equal_seeds_give_equal_models_and_others_do_not() -> None:
 
     assert weights(1) == weights(1)
     assert weights(1) != weights(2)
+
+
+@pytest.fixture
+def catalogue_with_a_game(monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = str(Path(__file__).parent / "models")
+    monkeypatch.setattr(worldformula.models, "__path__", [*worldformula.models.__path__, folder])
+    monkeypatch.delitem(sys.modules, "worldformula.models.planar_gan", raising=False)
+
+
+GAN = ["fit", "planar_gan", "--data", "moons", "--steps", "20", "--set", "hidden=8"]
+
+
+@pytest.mark.usefixtures("catalogue_with_a_game")
+def test_a_game_is_trained_resumed_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, steps in (("whole", "20"), ("parts", "10")):
+        assert main([*GAN, "--out", str(tmp_path / name), "--steps", steps, "--set", "log_every=5"]) == 0
+    assert "reached: test/loss/d " in capsys.readouterr().out
+    assert main([*GAN, "--out", str(tmp_path / "parts"), "--resume"]) == 0
+    weights = [newest(tmp_path / name).state["fit"]["weights"] for name in ("whole", "parts")]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    html = (tmp_path / "whole" / "report.html").read_text()
+    for part in ("What d minimises", "What g minimises", "loss/g on test data", 'aria-label="model"'):
+        assert part in html
+    assert "image/webp" not in html
+
+
+@pytest.mark.usefixtures("catalogue_with_a_game")
+def test_named_coefficients_are_set_on_the_command_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["fit", "beta_toy", "--data", "moons", "--steps", "4", "--set", "log_every=1", "--out"]
+    assert main([*command, str(tmp_path / "none")]) == 1
+    assert "the formula of beta_toy has the coefficient beta: --set beta=1.0" in capsys.readouterr().err
+    values = {}
+    for beta in ("0", "4"):
+        folder = tmp_path / beta
+        assert main([*command, str(folder), "--set", f"beta={beta}"]) == 0
+        (name,) = (k for k in read_metrics(folder / "metrics.jsonl")[0] if "KL" in k and k.startswith("loss/"))
+        row = read_metrics(folder / "metrics.jsonl")[0]
+        values[beta] = (row["loss"], row[name])
+    assert values["4"][0] - values["0"][0] == pytest.approx(4 * values["4"][1], rel=1e-4)
+    assert main([*command, str(tmp_path / "4"), "--resume", "--steps", "6"]) == 0
+    assert open_model(tmp_path / "4").config.symbols == {"beta": 4.0}

@@ -116,7 +116,7 @@ def test_parquet_files_go_to_the_package_datasets(tmp_path, monkeypatch):
     for name in ("train-00000-of-00002", "train-00001-of-00002", "test-00000-of-00001"):
         (tmp_path / f"{name}.parquet").touch()
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ConfigError, match="pip install datasets"):
+    with pytest.raises(ConfigError, match=r"pip install 'worldformula\[data\]'"):
         read("mnist", tmp_path)
     stand_in(monkeypatch)
     found = read("mnist", tmp_path, limit=3)

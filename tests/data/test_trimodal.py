@@ -44,3 +44,12 @@ def test_the_noise_of_a_spectrum_is_six_hundredths():
     far = load("trimodal").train["c"][:, 0]  # bin 0 is 3 bins or more below every peak
     quiet = far[PEAKS[load("trimodal").train["y"], 0] > 8]
     assert abs(quiet.std() - 0.06) < 0.003
+
+
+def test_the_two_peaks_move_apart_or_together():
+    digit = int(np.argmax(PEAKS[:, 1] - PEAKS[:, 0]))  # the class whose peaks overlap least
+    c = np.clip(spectrum(np.full(2000, digit), np.random.default_rng(0)), 0.2, None) - 0.2
+    k, middle = np.arange(24), int(PEAKS[digit].mean())
+    low = (c[:, :middle] @ k[:middle]) / c[:, :middle].sum(1)
+    high = (c[:, middle:] @ k[middle:]) / c[:, middle:].sum(1)
+    assert np.corrcoef(low, high)[0, 1] < -0.8

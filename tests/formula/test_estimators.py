@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from tests.formula.models import B, Join, X, Z, vae
-from worldformula import KL, Bernoulli, Categorical, E, Normal, OneHot, Sum, log
+from worldformula import KL, Bernoulli, Categorical, Data, E, Normal, OneHot, Sum, Value, log, norm2
+from worldformula.errors import GradientError
 
 SAMPLES = 4000
 
@@ -221,3 +222,13 @@ def test_straight_through_classes_in_time_pass_their_gradient_on():
     loss = Sum("t", E(q, log(Normal("p(x_t|c_t)", nn.Linear(4, 2 * X)))))
     (grad,) = torch.autograd.grad(loss(x=torch.randn(B, 3, X)).value[0], q.net.linear.weight)
     assert grad[:, :4].abs().sum() > 0
+
+
+def test_a_factor_that_nothing_can_teach_needs_no_estimator():
+    steps = Categorical("p(t)", shape=(), probs=torch.full((4,), 0.25))
+    loss = E(Data("p_data(x)", shape=2) * steps, Value("t") * norm2(Value("x"))).mean()
+    out = loss(x=torch.ones(4000, 2), seed=0)
+    assert out.samples["t"].shape == (4000,)
+    assert abs(out.value - 3.0) < 0.1  # E t = 1.5, ‖x‖² = 2
+    with pytest.raises(GradientError):
+        E(Categorical("p(t)", shape=(), logits=nn.Parameter(torch.zeros(4))), Value("t"))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from worldformula import KL, Bernoulli, E, Normal, log
+from worldformula import KL, Bernoulli, E, Normal, Symbol, log
 from worldformula.errors import ConfigError, FormulaError, MissingInputError, NonFiniteError, ShapeError
 from worldformula.training import schedules
 from worldformula.training.average import Average
@@ -201,6 +201,51 @@ def test_geco_raises_its_multiplier_while_the_constraint_is_broken_and_lowers_it
     assert other(3) < geco(2)
     assert isinstance(geco, schedules.Feedback)
     assert not isinstance(schedules.linear(0, 1, 5), schedules.Feedback)
+
+
+def test_symbols_follow_their_schedules_and_stand_in_the_history():
+    torch.manual_seed(0)
+    prior, encode = Normal("p(z)", shape=2), Normal("q(z|x)", nn.Linear(6, 4), shape=2)
+    loss = (Symbol("beta") * KL(encode, prior)).mean()
+    kl = KL(encode, prior).mean()
+    seen = []
+    data = {"x": PIXELS}
+    history = fit(
+        loss, data, steps=4, batch=40, lr=1e-9, log_every=1, symbols={"beta": schedules.linear(0, 1, 2)},
+        callback=lambda _, out: seen.append(out.value.item()),
+    )  # fmt: skip
+    whole = kl(x=PIXELS).value.item()
+    assert seen == pytest.approx([0.0, 0.5 * whole, whole, whole], rel=1e-4)
+    assert history["symbol/beta"] == [0.0, 0.5, 1.0, 1.0]
+    assert "symbol/beta" not in fit(loss, data, steps=1, batch=4, symbols={"beta": 0.5}).rows[0]
+
+
+def constrained(steps):
+    """min w² subject to (w − 3)² ≤ 1, whose solution is w = 2 with the multiplier 2."""
+    torch.manual_seed(0)
+    w, half = nn.Linear(1, 1), math.log(2 * math.pi)
+    nn.init.constant_(w.bias, 0.5)
+    error = -2.0 * log(Normal("p(y|x)", w, shape=1, scale=1.0)) - half
+    size = -2.0 * log(Normal("p(v|x)", w, shape=1, scale=1.0)) - half
+    loss = (size + Symbol("m") * (error - 1.0)).mean()
+    geco = schedules.Geco(lambda out: -2.0 * out.terms["log p(y|x)"] - half - 1.0, rate=0.003)
+    data = {"x": torch.zeros(8, 1), "y": torch.full((8, 1), 3.0), "v": torch.zeros(8, 1)}
+    return Fitting(loss, data, FitConfig(steps=steps, batch=8, lr=0.05), symbols={"m": geco}), w
+
+
+def test_geco_meets_its_constraint():
+    fitting, w = constrained(2000)
+    fitting.advance(2000)
+    assert w.bias.item() == pytest.approx(2.0, abs=0.1)
+    assert fitting.history["symbol/m"][-1] == pytest.approx(2.0, abs=0.5)
+
+
+def test_geco_is_stored_with_its_fit():
+    whole, first, second = (constrained(20)[0] for _ in range(3))
+    whole.advance(20)
+    first.advance(7)
+    second.load_state_dict(first.state_dict())
+    assert second.advance(20).rows[-1] == whole.history.rows[-1]
 
 
 def test_the_progress_of_a_fit_is_told(capsys):

@@ -90,7 +90,7 @@ class Fit:
         config = settings.override(config, [f"{k}={v}" for k, v in options.items() if v is not None])
         lengths = {"steps": self.steps, "batch": self.batch}
         texts = [*(f"{k}={v}" for k, v in lengths.items() if v is not None), *self.settings]
-        symbols = tuple(build(config).symbols) if texts else ()
+        symbols = build(config).coefficients if texts else ()
         again = set(config.changes)  # a resumed run repeats its settings
         return config.changed([text for text in texts if text not in again], symbols)
 

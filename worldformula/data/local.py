@@ -2,7 +2,7 @@
 
 Files lie in ``data/NAME`` of the working directory, or in ``$WORLDFORMULA_DATA/NAME``, in one of two forms: as their
 authors publish them, which needs no package (JPEG pictures need Pillow), or as Parquet files, as the Hugging Face Hub
-keeps them, which are read with the package ``datasets``. Where both lie there, the first is read.
+keeps them, which are read with the package ``datasets`` (extra ``data``). Where both lie there, the first is read.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def _missing(path: Path, name: str) -> ConfigError:
     source = SOURCES[name]
     return ConfigError(
         f"{path} does not exist. Expected in {path.parent}: {source.files}; or the Parquet files of {source.hub} on "
-        "the Hugging Face Hub, for which: pip install datasets. worldformula downloads no data; put the "
+        "the Hugging Face Hub, for which: pip install 'worldformula[data]'. worldformula downloads no data; put the "
         "files there, or say where they are: WORLDFORMULA_DATA=FOLDER, with one folder per data set in it."
     )
 
@@ -180,7 +180,7 @@ def _parquet(name: str, root: Path, part: str, limit: int | None) -> dict[str, A
     try:
         reader = importlib.import_module("datasets").Dataset
     except ImportError as error:
-        raise ConfigError("Parquet files need the package datasets: pip install datasets") from error
+        raise ConfigError("Parquet files need the package datasets: pip install 'worldformula[data]'") from error
     files = sorted(str(path) for path in root.glob(f"**/{part}*.parquet"))
     if not files:
         raise _missing(root / f"{part}-*.parquet", name)

@@ -126,7 +126,7 @@ def _load() -> DataSet:
 
     train, test = (part(rows) for rows in digit_split())
     note = "A synthetic spoken word per handwritten digit: 24 mel cepstral coefficients in noise, and the binary image."
-    return DataSet("speech", train, test, (2, CEPSTRA), note)
+    return DataSet("speech", train, test, (2 * CEPSTRA,), note)
 
 
 DATA: Mapping[str, Loader] = {"speech": _load}

@@ -181,7 +181,8 @@ class Family(ABC):
     def _check_event(self, name: str, value: Parameter, shape: Shape | None) -> None:
         if shape is None or not isinstance(value, Tensor):
             return
-        got = tuple(value.shape)[: value.ndim - self.class_axes]
+        rank = len(shape)
+        got = tuple(value.shape)[: value.ndim + rank - self.axes(self.alternatives.get(name, name), rank)]
         if any(g not in (s, 1) for g, s in zip(reversed(got), reversed(shape), strict=False)):
             rows = [(name, f"[..., {', '.join(map(str, shape))}]", list(value.shape))]
             body = table(("parameter", "declared", "got"), rows)

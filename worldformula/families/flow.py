@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,8 @@ class Invertible(nn.Module):
         return made.inv(x) if inverse else made.call_and_ladj(x)
 
 
-class FlowHead(NamedTuple):
+@dataclass(frozen=True)
+class FlowHead:
     """What the network of a flow returns: the bijection, its context ``[*batch, C]`` or None, the base's parameters."""
 
     bijection: Invertible
@@ -115,7 +116,7 @@ class FlowFamily(Family):
         self, head: object = None, shape: Shape | None = None, fixed: Mapping[str, Parameter] = NOTHING
     ) -> Params:
         """Bijection, context and the base's parameters, from a `FlowHead`."""
-        if not isinstance(head, FlowHead) or shape is None or fixed:
+        if not isinstance(head, FlowHead) or shape is None or len(fixed):  # bool(fixed) is True under torch.compile
             raise HeadError(f"flow: expected a FlowHead and a declared shape, got {type(head).__name__}, {shape}.")
         return cast(Params, (Bijection(head.bijection, shape), head.context, *head.base))
 

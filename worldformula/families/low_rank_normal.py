@@ -102,11 +102,6 @@ class LowRankNormalFamily(Family):
             raise HeadError(f"low_rank_normal: {name} as a number must be {possible}, got {value}.")
         return value
 
-    def _check_event(self, name: str, value: Parameter, shape: Shape | None) -> None:
-        if name == "cov_factor" and isinstance(value, Tensor):
-            value = value[..., 0]
-        super()._check_event(name, value, shape)
-
     def _fill(self, params: Params, shape: Shape | None) -> Params:
         if shape is None or not isinstance(params[0], Tensor):
             return params

@@ -102,10 +102,6 @@ class MultivariateNormalFamily(Family):
             raise HeadError(f"multivariate_normal: {name} as a number must be positive, got {value}.")
         return value if name == "scale_tril" else math.sqrt(value)
 
-    def _check_event(self, name: str, value: Parameter, shape: Shape | None) -> None:
-        matrix = name != "loc" and isinstance(value, Tensor)
-        super()._check_event(name, value[..., 0] if matrix and isinstance(value, Tensor) else value, shape)
-
     def _fill(self, params: Params, shape: Shape | None) -> Params:
         loc, scale = params
         if shape is None or not isinstance(loc, Tensor):

@@ -87,7 +87,7 @@ class WrappedFamily(Family):
     ) -> Params:
         """The distribution as the only parameter: what the network returned, or built from head and keywords."""
         if isinstance(head, Distribution):
-            if fixed:
+            if len(fixed):  # under torch.compile, the bool of an empty mapping proxy is True
                 raise HeadError(f"wrapped: the network returns a distribution, so {', '.join(fixed)} cannot be fixed.")
             self._check_shape(head, shape)
             return cast(Params, (Wrapper(head),))

@@ -65,6 +65,8 @@ def check_gradient(q: Product, gradient: str | None, samples: int | None = None)
     """Every sampled factor has a reparametrised sample, or ``gradient`` names an estimator that the family has."""
     drawn = [(use.factor, use.factor.family) for use in q if use.factor.family is not None]
     for factor, family in drawn:
+        if gradient is None and not factor.conditions and not list(factor.parameters()):
+            continue  # nothing that a gradient could reach
         offers = _offers(factor)
         names = " or ".join(f"gradient={g!r}" for g in offers)
         row = (factor.variable, factor, "no gradient=" if gradient is None else f"gradient={gradient!r}")

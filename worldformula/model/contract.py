@@ -48,20 +48,29 @@ class Model:
 
     @property
     def symbols(self) -> Mapping[str, Schedule | float]:
-        """The named coefficients of the loss: a number each, or a function of the step while it is trained."""
+        """Values of the named coefficients of the loss: a number each, or a function of the step in training."""
         return {}
+
+    @property
+    def coefficients(self) -> tuple[str, ...]:
+        """The named coefficients of the loss, ``Symbol("beta")``."""
+        plans = [loss.program.plan for loss in self._losses]
+        return tuple(dict.fromkeys(k for plan in plans for k, op in plan.inputs.items() if op.kind == "symbol"))
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """The data that the loss reads."""
-        names = self.loss.inputs if isinstance(self.loss, Game) else self.loss.program.inputs
-        return tuple(name for name in names if name not in self.symbols)
+        names = (name for loss in self._losses for name in loss.program.inputs)
+        return tuple(name for name in dict.fromkeys(names) if name not in self.coefficients)
+
+    @property
+    def _losses(self) -> list[Expression]:
+        return [p.loss for p in self.loss.players.values()] if isinstance(self.loss, Game) else [self.loss]
 
     @property
     def events(self) -> dict[str, tuple[int, ...] | None]:
         """The event shape of every input; None where its factor declares none."""
-        players = [p.loss for p in self.loss.players.values()] if isinstance(self.loss, Game) else [self.loss]
-        shapes = {key: shape for loss in players for key, shape in loss.program.plan.shapes.items()}
+        shapes = {key: shape for loss in self._losses for key, shape in loss.program.plan.shapes.items()}
         return {name: shapes.get(name) for name in self.inputs}
 
     def given(self, rows: Mapping[str, Tensor]) -> Values:

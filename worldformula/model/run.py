@@ -15,6 +15,7 @@ from worldformula import catalogue, data
 from worldformula.errors import (
     CatalogueError,
     CheckpointError,
+    ConfigError,
     MissingInputError,
     RunFolderError,
     ShapeError,
@@ -44,6 +45,7 @@ class ModelRun:
     Raises:
         CatalogueError: no such data set, or the system's ``build`` does not return a `Model`.
         ShapeError: the data do not have the shapes of the model. Also MissingInputError: they lack one of its inputs.
+        ConfigError: a named coefficient of the formula has no value.
     """
 
     def __init__(self, config: ModelConfig, folder: str | Path, say: Callable[[str], None] = lambda _: None) -> None:
@@ -55,6 +57,8 @@ class ModelRun:
         rows, test = (self._rows(part) for part in (self.data.train, self.data.test))
         self.test = {k: v[:TEST_ROWS] for k, v in test.items()}
         symbols = {**self.model.symbols, **config.symbols}
+        if missing := [name for name in self.model.coefficients if name not in symbols]:
+            raise ConfigError(f"the formula of {config.model} has the coefficient {missing[0]}: --set {missing[0]}=1.0")
         self.fitting = Fitting(
             self.model.loss,
             rows,

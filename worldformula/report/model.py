@@ -142,7 +142,7 @@ def values(metrics: Metrics) -> list[str]:
 def _head(told: Told) -> str:
     measured = [(name, column(told.metrics, f"test/{name}")[1]) for name in values(told.metrics)]
     results = [
-        f'<div class="big">{short(found[-1])}</div><p class="what">{escape(name)} on test data</p>'
+        f'<div><div class="big">{short(found[-1])}</div><p class="what">{escape(name)} on test data</p></div>'
         for name, found in measured
         if found
     ]
@@ -150,7 +150,7 @@ def _head(told: Told) -> str:
     return (
         f'<header><p class="over">worldformula fit</p><h1>{escape(told.name)}</h1>'
         f'<p class="lead">{escape(told.title)}</p></header>'
-        f'<div class="hero"><div>{result}</div>{pairs(told.facts)}</div>'
+        f'<div class="hero"><div class="beside">{result}</div>{pairs(told.facts)}</div>'
     )
 
 
@@ -158,13 +158,12 @@ def _learning(metrics: Metrics) -> str:
     """Value against updates, of training and test."""
     series: list[Series] = []
     for colour, name in enumerate(values(metrics)[:3]):
-        label = name.removeprefix("loss/") if name != "loss" else ""
+        player = name.removeprefix("loss/") if name != "loss" else ""
         steps, trained = column(metrics, name)
-        at, tested = column(metrics, f"test/{name}")
         late = len(trained) // 20
-        first = colour if label else 0
-        series.append(Series(f"{label} training".strip(), steps[late:], trained[late:], first))
-        series.append(Series(f"{label} test".strip(), at, tested, first if label else 1, dots=True))
+        series.append(Series(player or "training", steps[late:], trained[late:], colour))
+        label, own = ("", colour) if player else ("test", 1)
+        series.append(Series(label, *column(metrics, f"test/{name}"), own, dots=True))
     if not any(s.x for s in series):
         return ""
     return section(
@@ -196,7 +195,7 @@ def _pictures(pictures: Pictures) -> str:
         data, drawn = pictures.points
         caption = f"{len(data)} rows of test data, and as many draws of the model."
         figures.append(
-            _figure(f'<div class="pair">{scatter(data, "data")}{scatter(drawn, "model", data)}</div>', caption)
+            _figure(f'<div class="beside">{scatter(data, "data")}{scatter(drawn, "model", data)}</div>', caption)
         )
     return section("What it makes", *figures) if figures else ""
 
@@ -213,13 +212,13 @@ def _figure(content: str, caption: str) -> str:
 
 def scatter(points: NDArray[np.float32], label: str, frame: NDArray[np.float32] | None = None) -> str:
     """Points in the plane as ``<svg>``; ``frame`` are the points that decide its borders."""
-    size, edge = 300, 10
+    size, edge = 420, 12
     of = points if frame is None else frame
     low, high = of.min(0), of.max(0)
     middle, half = (low + high) / 2, float((high - low).max()) * 0.55 or 1.0
     at = (points - middle) / half
     at = at[np.isfinite(at).all(1) & (np.abs(at) <= 1).all(1)] * (size / 2 - edge) + size / 2
-    dots = "".join(f'<circle class="dot" cx="{x:.1f}" cy="{size - y:.1f}" r="1.6"/>' for x, y in at)
+    dots = "".join(f'<circle class="dot" cx="{x:.1f}" cy="{size - y:.1f}" r="2"/>' for x, y in at)
     return (
         f'<svg class="wf-chart" viewBox="0 0 {size} {size + 18}" width="{size}" role="img" '
         f'aria-label="{escape(label)}">'

@@ -57,6 +57,7 @@ dd{{margin:0;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}}
 img{{max-width:100%;height:auto;image-rendering:pixelated;display:block;border-radius:4px}}
 .pair{{display:grid;grid-template-columns:minmax(0,2fr) minmax(0,5fr);gap:0 36px;align-items:start}}
 .pair>figure>img{{width:100%;max-width:288px}}
+.beside{{display:flex;flex-wrap:wrap;gap:16px 48px}}
 .dream{{display:grid;grid-template-columns:max-content minmax(0,max-content);gap:0 12px}}
 .dream .rows{{display:grid;grid-auto-rows:1fr;align-items:center;font-size:.85rem;color:var(--muted);text-align:right}}
 .columns{{grid-column:2;display:grid;grid-auto-columns:1fr;grid-auto-flow:column;font-size:.8rem;color:var(--muted);

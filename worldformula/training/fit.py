@@ -32,7 +32,7 @@ from worldformula.training.source import Batch, Data, source
 Inputs = Mapping[str, str] | Callable[[Batch], Batch]
 Callback = Callable[[int, Any], bool | None]
 ROWS = 200  # of a history, unless `log_every` says otherwise
-SAMPLED = 10  # steps that the mean of one row is taken over
+SAMPLED = 5  # steps that the mean of one row is taken over
 SHOWN_EVERY = 1.0  # seconds; nothing else waits for an accelerator
 
 
@@ -83,9 +83,10 @@ class FitConfig:
 
 @dataclass
 class History:
-    """What happened, a row of numbers per interval: the means over ten of its steps, evenly spaced.
+    """What happened, a row of numbers per interval: the means over five of its steps, evenly spaced.
 
-    ``{"step": 50, "loss": 17.3, "loss/KL(q(z|x) ‖ p(z))": 5.1, ...}``; of a game, ``loss/d`` and ``d/log p(y|x)``.
+    ``{"step": 50, "loss": 17.3, "loss/KL(q(z|x) ‖ p(z))": 5.1, ...}``; of a game, ``loss/d`` and ``d/log p(y|x)``. A
+    symbol that changes has its column, ``symbol/beta``.
 
     Attributes:
         rows: one dict per interval.
@@ -201,8 +202,8 @@ class Fitting:
         with self._own_randomness():
             while self.step < until:
                 outs = self._update()
-                self.step += 1
                 self._log(outs)
+                self.step += 1
                 if callback is not None and callback(self.step, outs if isinstance(self.loss, Game) else outs["loss"]):
                     break
                 if show is not None and time.perf_counter() - shown >= SHOWN_EVERY:
@@ -226,7 +227,11 @@ class Fitting:
             given = {name: rows[column] for name, column in self._inputs.items()}
         else:
             given = {name: rows[name] for name in self._names if name in rows}
-        return given | {name: s(self.step) if callable(s) else s for name, s in self.symbols.items()}
+        return given | self.coefficients()
+
+    def coefficients(self) -> dict[str, float | Tensor]:
+        """The symbols at this step."""
+        return {name: s(self.step) if callable(s) else s for name, s in self.symbols.items()}
 
     def _update(self) -> dict[str, Out]:
         """One update of everyone who moves at this step; the results by player."""
@@ -275,13 +280,15 @@ class Fitting:
 
     def _log(self, outs: Mapping[str, Out]) -> None:
         """Samples the terms of some steps; nothing here waits for an accelerator."""
-        interval = self.config.interval
-        if self.step % max(1, interval // SAMPLED) == 0:
-            self._sampled.append(measured(outs, isinstance(self.loss, Game)))
-        if self.step % interval == 0 and self._sampled:
+        interval, done = self.config.interval, self.step + 1
+        if done % max(1, interval // SAMPLED) == 0:
+            moving = {f"symbol/{k}": v for k, v in self.coefficients().items() if callable(self.symbols[k])}
+            scalars = {k: torch.as_tensor(v, dtype=torch.float32, device=self.device) for k, v in moving.items()}
+            self._sampled.append(measured(outs, isinstance(self.loss, Game)) | scalars)
+        if done % interval == 0 and self._sampled:
             names = list(dict.fromkeys(name for row in self._sampled for name in row))
             means = [torch.stack([row[n] for row in self._sampled if n in row]).mean() for n in names]
-            self._pending.append((self.step, names, torch.stack(means)))
+            self._pending.append((done, names, torch.stack(means)))
             self._sampled = []
 
     def _settle(self) -> None:
