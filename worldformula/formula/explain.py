@@ -21,7 +21,7 @@ def explain(node: Node, program: Program, stages: bool = False) -> str:
     ]
     parts = [table(("term", "estimator", "gradient"), rows), "draws: " + ("; ".join(draws) or "none")]
     parts += [
-        f"{op.factor} stays in the loop over {program.plan.index}: BatchNorm makes its result depend on the batch"
+        f"{op.factor} stays in the loop over {program.plan.index}: its result depends on the batch (BatchNorm, for one)"
         for op in program.plan.ops
         if op.step and batch_dependent(op)
     ]

@@ -192,7 +192,8 @@ class _Interpreter:
                 return _binary(op.how, *args)
             case "call" | "combine":
                 assert op.function is not None
-                return op.function(*args)
+                own = () if op.factor is None or op.kind == "combine" else (op.factor.net,)
+                return op.function(*own, *args, **dict(op.options))
             case "item":
                 return args[0][int(op.how)]
             case "group":
@@ -259,6 +260,8 @@ class _Interpreter:
                 return runtime.support(family, rank, shape, *args)
             case "logp":
                 return family.log_prob(args[0], args[1], rank)
+            case "method":
+                return torch.as_tensor(getattr(family, op.how)(args[0], rank, shape))
             case "kl":
                 assert op.other is not None
                 assert op.other.family is not None

@@ -32,7 +32,9 @@ class Op:
     draw, support, logp, kl, binary, function, event, lift, negative, detach, same, over, samples, batch, zeros, call,
     group. ``how`` refines some of them: the operator, ``mean``/``sum``, the gradient estimator of a draw, the name of
     the flags. ``factor`` is the one that a net, params, draw, logp or kl belongs to; ``other`` the second one of a kl.
-    ``same`` has no value: it checks that its arguments have one batch shape. ``function`` is what a ``call`` calls.
+    ``same`` has no value: it checks that its arguments have one batch shape. ``function`` is what a ``call`` calls, with
+    the network of its factor first where it has one, and with ``options`` as keywords; where it reduces the batch, its
+    ``how`` is ``batch``. A ``method`` is one of the family: ``how(params, rank, shape)``.
 
     ``axes`` are the sample axes that lead the value, the newest first; ``axis`` is the one that ``samples`` reduces.
     ``rank`` counts the event axes of a value that arithmetic combines.
@@ -50,6 +52,12 @@ class Op:
     axis: int | None = None
     rank: int = 0
     function: Callable[..., Any] | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def over_batch(self) -> bool:
+        """Whether a call reduces the batch, so that all steps at once would change it."""
+        return self.kind == "call" and self.how == "batch"
 
     @property
     def reads(self) -> tuple[str, ...]:
