@@ -2,6 +2,7 @@
 
 from worldformula.formula import (
     KL,
+    Autoregressive,
     Bernoulli,
     Beta,
     Categorical,
@@ -64,6 +65,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "KL",
+    "Autoregressive",
     "Bernoulli",
     "Beta",
     "Categorical",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
+from worldformula.families.autoregressive import AutoregressiveFamily
 from worldformula.families.base import Family, Params, kl_pair, register_kl
 from worldformula.families.bernoulli import BernoulliFamily, bernoulli
 from worldformula.families.beta import BetaFamily, beta
@@ -41,6 +42,7 @@ from worldformula.families.writing import Symbol
 importlib.import_module("worldformula.families.pairs")  # registers the closed KLs of two families
 
 __all__ = [
+    "AutoregressiveFamily",
     "BernoulliFamily",
     "BetaFamily",
     "CategoricalFamily",

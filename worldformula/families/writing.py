@@ -6,10 +6,14 @@ from typing import NamedTuple
 
 
 class Symbol(NamedTuple):
-    """How a family is written: ``text`` in a line of plain text, ``latex`` in a formula."""
+    """How a family or an operator is written: ``text`` in a line of plain text, ``latex`` in a formula.
+
+    ``mathml`` is what a browser sets; by default the text.
+    """
 
     text: str
     latex: str
+    mathml: str = ""
 
 
 class Plain(NamedTuple):

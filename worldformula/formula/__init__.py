@@ -1,6 +1,7 @@
 """The formula language, in the order a formula travels: names, factors, nodes, check, lower, plan, passes, emit."""
 
 from worldformula.formula.composed import (
+    Autoregressive,
     DiscretisedLogistic,
     Flow,
     LowRankNormal,
@@ -57,6 +58,7 @@ from worldformula.formula.values import (
 
 __all__ = [
     "KL",
+    "Autoregressive",
     "Bernoulli",
     "Beta",
     "Categorical",

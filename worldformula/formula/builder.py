@@ -110,7 +110,7 @@ class Builder:
     def add(self, wish: str, op: Op, distinct: object = None) -> str:
         """Append an operation, or find the one that already computes the same (and is not ``distinct`` from it)."""
         source = None if op.factor is None else id(op.factor.origin)
-        key = (op.kind, op.args, source, op.variable, op.how, op.axes, op.axis, op.function, distinct)
+        key = (op.kind, op.args, source, op.variable, op.how, op.axes, op.axis, op.function, op.options, distinct)
         if key in self.memo:
             return self.memo[key]
         step = (op.step or any(self.is_step(a) for a in op.reads)) and op.kind not in ("over", "batch")
@@ -119,7 +119,7 @@ class Builder:
         axes = self.axes_of(op)
         if op.kind not in ("along", "draw", "support", "wide", "shares"):
             op = replace(op, args=tuple(self.along(a, axes) for a in op.args))
-        axes = tuple(a for a in axes if a != op.axis)
+        axes = () if op.over_batch else tuple(a for a in axes if a != op.axis)
         name = self.unique(wish)
         self.ops[name] = replace(op, name=name, step=step, axes=axes)
         self.memo[key] = name
@@ -152,7 +152,8 @@ class Builder:
             return self.alike[op.reads[0]]
         args = tuple(self.alike[a] if isinstance(a, str) else a for a in op.args)
         how = "" if op.kind == "draw" else op.how
-        return self.values.setdefault((op.kind, args, source, op.variable, how, distinct), op.name)
+        key = (op.kind, args, source, op.variable, how, op.function, op.options, distinct)
+        return self.values.setdefault(key, op.name)
 
     def unique(self, wish: str) -> str:
         """A name in the emitted code that nothing else has: ``z``, ``z_2``."""
@@ -414,9 +415,10 @@ class Builder:
 def check_keys(used: list[Factor]) -> None:
     """Every variable can be a keyword of the call, and no two variables are the same keyword."""
     first: dict[str, Variable] = {}
+    spans = {v.key: True for factor in used for v in factor.conditions if v.span}  # x_{1:T} is what x_t is, but not x
     for factor in used:
         for variable in (*factor.header.variables, *factor.conditions):
-            plain = replace(variable, index=None, offset=0)
+            plain = replace(variable, index=variable.index if spans.get(variable.key) else None, offset=0, span=False)
             if plain.key == "self":
                 raise FormulaError(f"{factor}: a variable cannot be called 'self', the first argument of every call")
             if first.setdefault(plain.key, plain) != plain:

@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 
 from worldformula import families
 from worldformula.errors import FormulaError, HeaderError
+from worldformula.families.autoregressive import CausalHead
 from worldformula.families.base import Family, Params
 from worldformula.families.flow import FlowFamily, FlowHead, Invertible
 from worldformula.formula.factor import Factor, Head
@@ -22,6 +23,7 @@ from worldformula.formula.factors import Normal
 from worldformula.formula.given import Shape, as_shape
 
 __all__ = [
+    "Autoregressive",
     "DiscretisedLogistic",
     "Flow",
     "LowRankNormal",
@@ -248,3 +250,34 @@ class _FlowNetwork(nn.Module):
         if self.base is not None:
             base = self.base.params(*(conditions[i] for i in self.order))
         return FlowHead(self.flow, context, base)
+
+
+class Autoregressive(Factor):
+    """A chain of conditionals over the whole variable: ``Autoregressive("p(x)", MaskedMLP(64), family=Bernoulli,
+    shape=64)``.
+
+    net: called as ``net(x)``, or ``net(x, context)`` where the factor has conditions (vectors, joined in header order);
+    gives the head of ``family``, a factor class or a family, and must be causal: see `worldformula.nets.masked`.
+    The density is exact in one call of the network, a sample takes one call for each element.
+    """
+
+    def __init__(self, header: str, net: nn.Module, *, family: Family | type[Factor] = Normal, shape: Shape) -> None:
+        if as_shape(shape, header) is None:
+            raise FormulaError(f"{header}: expected shape=, the elements that follow one another, e.g. shape=64")
+        if not isinstance(net, nn.Module):
+            raise FormulaError(f"{header}: expected a causal network, such as MaskedMLP(64), got {type(net).__name__}")
+        base = family if isinstance(family, Family) else _family_of(header, family)
+        super().__init__(header, _CausalNetwork(net), family=families.AutoregressiveFamily(base=base), shape=shape)
+
+
+class _CausalNetwork(nn.Module):
+    """The network of an Autoregressive factor: what it returns holds the causal network and its context."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.causal = net
+
+    def forward(self, *conditions: Tensor) -> CausalHead:
+        """Conditions ``[*batch, C]`` to the head of the chain."""
+        context = None if not conditions else conditions[0] if len(conditions) == 1 else torch.cat(conditions, -1)
+        return CausalHead(self.causal, context)

@@ -119,10 +119,10 @@ class _Writer(Lines):
 
     def sliced(self, loop: list[Op], before: list[Op]) -> list[str]:
         """Lines that cut what the loop reads into steps."""
-        inside = {a for op in loop for a in self._reads(op)} | set(self.plan.carries.values())
+        inside = {a for op in loop for a in self._reads(op)} | set(self.looped().values())
         lines = []
         for op in before:
-            if (op.kind == "flags" and self.plan.carries) or (
+            if (op.kind == "flags" and self.looped()) or (
                 op.kind == "noise" and op.name in inside and op.name in self.arguments()
             ):
                 lines.append(f"{op.name}_s = {op.name}.unbind(1)")
@@ -130,20 +130,25 @@ class _Writer(Lines):
                 lines.append(f"{op.name}_s = steps({op.name}, B)")
         return lines
 
+    def looped(self) -> dict[str, str]:
+        """The carries that the loop itself reads."""
+        read = {op.variable.key for op in self.plan.ops if op.kind == "carry" and self.stages[op.name] == "loop"}
+        return {key: source for key, source in self.plan.carries.items() if key in read}
+
     def loop_lines(self, loop: list[Op], before: list[Op]) -> list[str]:
         """The loop from carry to carry."""
         lines = self.sliced(loop, before)
         outside = [op.name for op in loop if op.kind != "same" and self._needed_outside(op)]
         lines += [f"{', '.join(f'{n}_s' for n in outside)} = {', '.join('[]' for _ in outside)}"] if outside else []
         kept = [str(op.factor) for op in loop if batch_dependent(op)]
-        why = f"; {', '.join(kept)} depends on its batch (BatchNorm), so it stays here" if kept else ""
+        why = f"; {', '.join(kept)} depends on its batch, so it stays here" if kept else ""
         lines.append(f"# in the loop: from carry to carry{why}")
-        lines += [f"{self.carried(source)} = start_{key}" for key, source in self.plan.carries.items()]
+        lines += [f"{self.carried(source)} = start_{key}" for key, source in self.looped().items()]
         lines.append("for t in range(T):")
         self.in_loop = True
         body = self.lines(loop)
         self.in_loop = False
-        body += [f"{self.carried(s)} = {s}_s[t]" for s in self.plan.carries.values() if self.stages[s] != "loop"]
+        body += [f"{self.carried(s)} = {s}_s[t]" for s in self.looped().values() if self.stages[s] != "loop"]
         body += [f"{name}_s.append({name})" for name in outside]
         lines += [f"    {line}" for line in body]
         return lines + [f"{name} = stack({name}_s)" for name in outside]

@@ -24,7 +24,7 @@ def explain(node: Node, program: Program, stages: bool = False) -> str:
     made = dict.fromkeys(op.factor.definition for op in program.plan.ops if isinstance(op.factor, Experts))
     parts += [f"made of others: {definition}" for definition in made]
     parts += [
-        f"{op.factor} stays in the loop over {program.plan.index}: BatchNorm makes its result depend on the batch"
+        f"{op.factor} stays in the loop over {program.plan.index}: its result depends on the batch (BatchNorm, for one)"
         for op in program.plan.ops
         if op.step and batch_dependent(op)
     ]

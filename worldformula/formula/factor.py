@@ -214,7 +214,8 @@ class Factor(Multiplied, nn.Module):
     def rename(self, **names: str) -> Factor:
         """The same distribution with other names: ``p.rename(z="z'")``; same network, closed forms and moments.
 
-        A name without a time index keeps the one it had. Draws of the two are independent.
+        A name without a time index keeps the one it had; ``h_prev="h'"`` renames h_{t-1} alone. Draws of the two are
+        independent.
         """
         other = self.fresh()
         object.__setattr__(other, "header", renamed(self.header, names))
@@ -350,12 +351,13 @@ class Joint(Multiplied):
 
     def rename(self, **names: str) -> Joint:
         """The product with other names; weights are shared."""
-        keys = {v.key for f in self.factors for v in (*f.variables, *f.conditions)}
+        keys = {name for f in self.factors for v in (*f.variables, *f.conditions) for name in (v.key, v.identifier)}
         if unknown := [name for name in names if name not in keys]:
             raise UnknownVariableError(f"{self} has no variable {unknown[0]!r}.{near(unknown[0], keys)}")
 
         def own(factor: Factor) -> dict[str, str]:
-            return {v.key: names[v.key] for v in (*factor.variables, *factor.conditions) if v.key in names}
+            found = {name for v in (*factor.variables, *factor.conditions) for name in (v.key, v.identifier)}
+            return {name: new for name, new in names.items() if name in found}
 
         return Joint(*check_product(tuple(Use(u.factor.rename(**own(u.factor)), u.stopped) for u in self.uses)))
 

@@ -196,7 +196,8 @@ class _Interpreter:
                 return _binary(op.how, *args)
             case "call":
                 assert op.function is not None
-                return op.function(*args)
+                own = () if op.factor is None else (op.factor.net,)
+                return op.function(*own, *args, **dict(op.options))
             case "combine":
                 return self._combine(op, args)
             case "shares":
@@ -279,6 +280,8 @@ class _Interpreter:
                 return runtime.support(family, rank, shape, *args)
             case "logp":
                 return family.log_prob(args[0], args[1], rank)
+            case "method":
+                return torch.as_tensor(getattr(family, op.how)(args[0], rank, shape))
             case "kl":
                 assert op.other is not None
                 assert op.other.family is not None

@@ -218,7 +218,14 @@ class Lines:
                 return f"{self.callable(families.log_shares)}({args[0]})"
             case "call":
                 assert op.function is not None
-                return f"{self.callable(op.function)}({', '.join(args)})"
+                own = [self.network(op.factor.net)] if op.factor is not None and op.kind == "call" else []
+                named = [f"{key}={value!r}" for key, value in op.options]
+                return f"{self.callable(op.function)}({', '.join([*own, *args, *named])})"
+            case "method":
+                factor = self._factor(op)
+                call = f"{self.family(_family(factor))}.{op.how}({args[0]}, {self.plan.rank_of(factor)}"
+                whole = f"{call}, {self.plan.shape_of(factor)})"
+                return f"torch.as_tensor({whole})" if factor.constant else whole
             case "group":
                 return "{" + ", ".join(f"{k!r}: {v}" for k, v in zip(op.how.split(), args, strict=True)) + "}"
             case "zeros":
@@ -322,11 +329,13 @@ class Lines:
         if op.kind == "shift":
             return f"shift({args[0].removesuffix('_s[t]')}, start_{key}, {keep})"
         source = self.carried(self.plan.carries[key])
-        if keep is None:
-            return source
         initial = (
             f", self.initial_state.{key}" if self.plan.initial is not None and hasattr(self.plan.initial, key) else ""
         )
+        if self.stages[op.name] == "after":  # no step of the loop reads it: the series, one step later
+            return f"shift({self.plan.carries[key]}.unflatten(0, (B, T)), start_{key}, {keep}{initial})"
+        if keep is None:
+            return source
         return f"restart({source}, {keep}_s[t]{initial})"
 
     def carried(self, source: str) -> str:

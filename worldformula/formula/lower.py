@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
 
 from worldformula.errors import FormulaError, TimeError
 from worldformula.formula import runtime
@@ -36,8 +35,8 @@ from worldformula.formula.nodes import (
     factors,
     walk,
 )
+from worldformula.formula.operated import Operated
 from worldformula.formula.plan import Op, Plan, Ref, Term
-from worldformula.formula.sampled import Sampled
 from worldformula.formula.text import text
 
 WISHES = {
@@ -74,7 +73,7 @@ def lower_rollout(clock: OverTime, shapes_from: tuple[Factor, ...] = ()) -> Plan
     return lowering.plan(None)
 
 
-class _Lowering(Sampled):
+class _Lowering(Operated):
     """Rules for nodes. Between two reductions a formula works elementwise on the batch: all its leaves (KLs, logs, sums
     over time) must have one batch shape.
     """
@@ -284,10 +283,6 @@ class _Lowering(Sampled):
             self.leaves.append(name)
         return name
 
-    def call(self, wish: str, function: Callable[..., Any], *args: Ref, rank: int = 0, how: str = "") -> str:
-        """The result of a function on the values of other operations and numbers, once per call or per step."""
-        return self.add(wish, Op("", "call", args, function=function, rank=rank, how=how))
-
     # ------------------------------------------------------------------------------------------------------------ time
 
     def over_time(self, node: OverTime, inner: Ref) -> str:
@@ -389,6 +384,7 @@ class _Lowering(Sampled):
 def _drawn(node: Node) -> set[Variable]:
     """The variables that the expectations inside a node draw or compute (not the data)."""
     return {
-        v for n in walk(node) if isinstance(n, Expectation) for u in n.q if not u.factor.observed
-        for v in u.factor.variables
+        v for n in walk(node)
+        for f in ([u.factor for u in n.q] if isinstance(n, Expectation) else n.drawn if isinstance(n, Operator) else ())
+        if not f.observed for v in f.variables
     }  # fmt: skip

@@ -239,7 +239,8 @@ def _further(node: Node) -> str:
         case Operator():
             sign = f'<mo lspace="0.28em" rspace="0.28em" stretchy="false">{node.separator}</mo>'.replace("‖", "∥")
             inside = sign.join(inline(p) if isinstance(p, Node) else f"<mrow>{product(p)}</mrow>" for p in node.parts)
-            return f"<mrow><mi>{escape(node.sign.text)}</mi>{_fenced('[', inside, ']')}</mrow>"
+            letter = node.sign.mathml or f"<mi>{escape(node.sign.text)}</mi>"
+            return f"<mrow>{letter}{_fenced('[', inside, ']')}</mrow>"
         case OverSteps(how, index, steps, body):
             below = f"<mrow>{symbol(index)}<mo>=</mo><mn>1</mn></mrow>"
             sign = f'<munderover><mo movablelimits="false" largeop="true">∑</mo>{below}<mn>{steps}</mn></munderover>'

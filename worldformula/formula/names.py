@@ -304,10 +304,14 @@ def read_variable(text: str) -> Variable:
 def renamed(header: Header, names: Mapping[str, str]) -> Header:
     """The header with some variables (by key) under other names; a name without an index keeps that of the variable.
 
+    ``h`` renames h at every time, ``h_prev`` what is read at t−1 alone:
+
     >>> print(renamed(read_header("q(z_t|x_t,h_{t-1})"), {"z": "z'", "h": "g"}))
     q(z'_t|x_t,g_{t-1})
+    >>> print(renamed(read_header("h_t = f(h_{t-1})", deterministic=True), {"h": "h''", "h_prev": "h'"}))
+    h''_t = f(h'_{t-1})
     """
-    known = {v.key: v for v in (*header.variables, *header.conditions)}
+    known = {name: v for v in (*header.variables, *header.conditions) for name in (v.key, v.identifier)}
     for name in names:
         if name not in known:
             raise UnknownVariableError(
@@ -316,7 +320,7 @@ def renamed(header: Header, names: Mapping[str, str]) -> Header:
     new = {key: read_variable(name) for key, name in names.items()}
 
     def other(variable: Variable) -> Variable:
-        found = new.get(variable.key)
+        found = new.get(variable.identifier, new.get(variable.key))
         if found is None or found.index is not None or variable.index is None:
             return variable if found is None else found
         return replace(found, index=variable.index, offset=variable.offset, span=variable.span)

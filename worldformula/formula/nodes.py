@@ -209,6 +209,11 @@ class Operator(Node):
         raise NotImplementedError
 
     @property
+    def extra(self) -> Product:
+        """The factors that it reads or draws besides its parts, which are not printed."""
+        return ()
+
+    @property
     def drawn(self) -> tuple[Factor, ...]:
         """The random factors that the operator itself draws."""
         return ()
@@ -257,7 +262,7 @@ def uses(node: Node) -> tuple[Use, ...]:
         case Expectation(q, _, _):
             return q
         case Operator():
-            return tuple(use for part in node.parts if not isinstance(part, Node) for use in part)
+            return (*(use for part in node.parts if not isinstance(part, Node) for use in part), *node.extra)
     return ()
 
 

@@ -29,11 +29,13 @@ class Op:
     """One assignment ``name = kind(args)``.
 
     kinds: input, whole, symbol, flags, mask, present, shift, carry, repeat, along, noise, net, item, unroll, params,
-    wide, stop, draw, support, shares, combine, logp, kl, binary, function, event, lift, negative, detach, same, over,
-    samples, batch, zeros, call, group. ``how`` refines some of them: the operator, ``mean``/``sum``, the gradient
+    wide, stop, draw, support, shares, combine, logp, kl, method, binary, function, event, lift, negative, detach, same,
+    over, samples, batch, zeros, call, group. ``how`` refines some of them: the operator, ``mean``/``sum``, the gradient
     estimator of a draw, the name of the flags. ``factor`` is the one that a net, params, draw, logp or kl belongs to;
     ``other`` the second one of a kl. ``same`` has no value: it checks that its arguments have one batch shape.
-    ``function`` is what a ``call`` calls.
+    ``function`` is what a ``call`` calls, with the network of its factor first where it has one, and with ``options``
+    as keywords; where it reduces the batch, its ``how`` is ``batch``. A ``method`` is one of the family:
+    ``how(params, rank, shape)``.
 
     ``axes`` are the sample axes that lead the value, the newest first; ``axis`` is the one that ``samples`` reduces.
     ``rank`` counts the event axes of a value that arithmetic combines.
@@ -51,6 +53,12 @@ class Op:
     axis: int | None = None
     rank: int = 0
     function: Callable[..., Any] | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def over_batch(self) -> bool:
+        """Whether a call reduces the batch, so that all steps at once would change it."""
+        return self.kind == "call" and self.how == "batch"
 
     @property
     def reads(self) -> tuple[str, ...]:

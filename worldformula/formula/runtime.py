@@ -55,10 +55,12 @@ def restart(carry: Tensor, keep: Tensor, initial: Tensor | None = None) -> Tenso
     return torch.where(keep, carry, 0).to(carry.dtype) if initial is None else torch.where(keep, carry, initial)
 
 
-def shift(x: Tensor, start: Tensor, keep: Tensor | None) -> Tensor:
-    """x_{t-1} as [B·T, ...]: the series [B, T, ...] one step later, ``start`` first, zero where it restarts."""
+def shift(x: Tensor, start: Tensor, keep: Tensor | None, initial: Tensor | None = None) -> Tensor:
+    """x_{t-1} as [B·T, ...]: the series [B, T, ...] one step later, ``start`` first; zero, or the initial value, where
+    it restarts.
+    """
     late = torch.cat((start.unsqueeze(1).to(x.dtype), x[:, :-1]), 1)
-    return flat(late if keep is None else restart(late, keep))
+    return flat(late if keep is None else restart(late, keep, initial))
 
 
 def repeat(x: Value, T: int, lead: int = 0) -> Value:

@@ -59,7 +59,9 @@ img{{max-width:100%;height:auto;image-rendering:pixelated;display:block;border-r
 .pair>figure>img{{width:100%;max-width:288px}}
 .beside{{display:flex;flex-wrap:wrap;gap:16px 48px}}
 .dream{{display:grid;grid-template-columns:max-content minmax(0,max-content);gap:0 12px}}
-.dream .rows{{display:grid;grid-auto-rows:1fr;align-items:center;font-size:.85rem;color:var(--muted);text-align:right}}
+.dream sub{{font-size:.75em;line-height:0}}
+.dream .rows{{display:grid;grid-auto-rows:1fr;align-items:center;font-size:.85rem;line-height:1;color:var(--muted);
+text-align:right}}
 .columns{{grid-column:2;display:grid;grid-auto-columns:1fr;grid-auto-flow:column;font-size:.8rem;color:var(--muted);
 text-align:center;margin-top:4px;font-variant-numeric:tabular-nums}}
 .key{{display:inline-block;width:.75em;height:.75em;border-radius:2px;vertical-align:-.04em;margin-right:.3em}}
@@ -89,7 +91,8 @@ tr{{break-inside:avoid}}
 footer{{margin-top:64px;padding-top:18px;border-top:1px solid var(--rule);color:var(--muted);font-size:.85rem}}
 @media (max-width:760px){{main{{padding:32px 18px 48px}}h1{{font-size:1.6rem}}section{{margin-top:48px}}
 .hero,.pair{{grid-template-columns:minmax(0,1fr)}}.settings{{columns:1}}.big{{font-size:2.9rem}}
-.wide{{display:none}}.narrow{{display:block}}td:first-child{{white-space:normal}}math{{font-size:.86rem}}}}
+.wide{{display:none}}.narrow{{display:block}}.dream .rows{{font-size:.7rem}}
+td:first-child{{white-space:normal}}math{{font-size:.86rem}}}}
 @media print{{:root{{{_LIGHT}}}body{{font-size:10.5pt}}main{{max-width:none;padding:0}}section{{margin-top:28px}}
 pre{{max-height:none;overflow:visible;white-space:pre-wrap}}
 body{{-webkit-print-color-adjust:exact;print-color-adjust:exact}}}}

@@ -1,4 +1,4 @@
-"""The laws that families, worlds, planners and environments keep, as functions for anyone's own class.
+"""The laws that families, models, worlds, planners and environments keep, as functions for anyone's own class.
 
 Our own suite calls the same functions.
 
@@ -9,7 +9,8 @@ Our own suite calls the same functions.
 from worldformula.testing.environments import check_env
 from worldformula.testing.families import check_family
 from worldformula.testing.laws import Laws
+from worldformula.testing.models import check_model
 from worldformula.testing.planners import check_planner
 from worldformula.testing.worlds import check_world
 
-__all__ = ["Laws", "check_env", "check_family", "check_planner", "check_world"]
+__all__ = ["Laws", "check_env", "check_family", "check_model", "check_planner", "check_world"]

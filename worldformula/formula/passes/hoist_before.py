@@ -18,9 +18,18 @@ from worldformula.formula.plan import Op, Plan, Stage
 
 
 def batch_dependent(op: Op) -> bool:
-    """Whether a network's result depends on the batch it runs with, so that all steps at once would change it."""
-    net = op.factor.net if op.kind == "net" and op.factor is not None else None
-    return isinstance(net, nn.Module) and any(isinstance(m, _BatchNorm) for m in net.modules())
+    """Whether a network's result depends on the batch it runs with, so that all steps at once would change it: it holds
+    a BatchNorm, or a module that says ``batch_dependent = True``, such as a variance over the batch.
+    """
+    net = op.factor.net if op.kind in ("net", "call") and op.factor is not None else None
+    return isinstance(net, nn.Module) and any(
+        isinstance(m, _BatchNorm) or getattr(m, "batch_dependent", False) for m in net.modules()
+    )
+
+
+def stays(op: Op) -> bool:
+    """Whether an operation sees one step at a time: it mixes the rows of the batch."""
+    return op.over_batch or batch_dependent(op)
 
 
 def hoist_before(plan: Plan) -> Plan:
@@ -31,7 +40,7 @@ def hoist_before(plan: Plan) -> Plan:
     moved: dict[str, Stage] = {}
     stages = dict(plan.stages)
     for op in plan.ops:
-        free = op.kind != "carry" and not batch_dependent(op)
+        free = op.kind != "carry" and not stays(op)
         if op.step and free and all(stages[a] in ("once", "before") for a in op.reads):
             moved[op.name] = stages[op.name] = "before"
     return plan.with_stages(**moved)
