@@ -114,7 +114,7 @@ class Builder:
         if key in self.memo:
             return self.memo[key]
         step = (op.step or any(self.is_step(a) for a in op.reads)) and op.kind not in ("over", "batch")
-        if step and op.kind != "repeat":
+        if step and op.kind not in ("repeat", "unroll"):
             op = replace(op, args=tuple(self.repeated(a) for a in op.args))
         axes = self.axes_of(op)
         if op.kind not in ("along", "draw", "support", "wide", "shares"):
