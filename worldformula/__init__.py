@@ -55,6 +55,7 @@ from worldformula.formula import (
     sqrt,
     subsets,
     tanh,
+    together,
     total,
 )
 from worldformula.model import Model
@@ -122,5 +123,6 @@ __all__ = [
     "sqrt",
     "subsets",
     "tanh",
+    "together",
     "total",
 ]

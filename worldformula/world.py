@@ -14,9 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from worldformula.errors import FormulaError, MissingInputError, ShapeError, UnknownVariableError, near, table
+from worldformula.formula.constants import Constants
 from worldformula.formula.emit import register_networks
 from worldformula.formula.expression import Expression
-from worldformula.formula.factor import Constants, Factor, Joint
+from worldformula.formula.factor import Factor
+from worldformula.formula.joint import Joint
 from worldformula.formula.nodes import OverTime, children
 from worldformula.formula.rollout import Rollout
 

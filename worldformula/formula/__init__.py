@@ -17,7 +17,7 @@ from worldformula.formula.experts import (
     PoE,
     subsets,
 )
-from worldformula.formula.expression import KL, E, Expression, Mean, Sum, log, maximum, minimum, sg
+from worldformula.formula.expression import KL, E, Expression, log, maximum, minimum, sg
 from worldformula.formula.factors import (
     Bernoulli,
     Beta,
@@ -41,6 +41,11 @@ from worldformula.formula.factors import (
     VonMises,
 )
 from worldformula.formula.program import Out
+from worldformula.formula.sums import (
+    Mean,
+    Sum,
+    together,
+)
 from worldformula.formula.values import (
     Symbol,
     Value,
@@ -111,5 +116,6 @@ __all__ = [
     "sqrt",
     "subsets",
     "tanh",
+    "together",
     "total",
 ]

@@ -15,7 +15,8 @@ from worldformula.formula.names import Variable
 from worldformula.formula.runtime import one_batch
 
 if TYPE_CHECKING:
-    from worldformula.formula.factor import Factor, Joint
+    from worldformula.formula.factor import Factor
+    from worldformula.formula.joint import Joint
 
 Values = dict[Variable, Any]
 

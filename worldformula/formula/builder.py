@@ -16,7 +16,7 @@ from worldformula.formula.check import draw_order, estimator
 from worldformula.formula.experts import Experts
 from worldformula.formula.factor import Factor
 from worldformula.formula.names import Variable
-from worldformula.formula.nodes import Expectation, OverTime, Use, Value
+from worldformula.formula.nodes import Expectation, Integral, OverTime, Use, Value
 from worldformula.formula.plan import RESERVED, Op, Plan, Ref, Term
 
 Scope = Mapping[Variable, str]
@@ -384,6 +384,8 @@ class Builder:
             names = self.value_of(use, inside, index, estimator(use.factor, node.q, node.gradient), axis)
             for variable, name in zip(use.factor.variables, names, strict=True):
                 self.bind(variable, name, use, inside, index)
+        for variable in node.q.hidden if isinstance(node.q, Integral) else ():
+            inside.pop(variable)
         return inside
 
     def bind(self, variable: Variable, name: str, use: Use, inside: dict[Variable, str], index: str | None) -> None:

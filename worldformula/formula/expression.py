@@ -7,7 +7,6 @@ out = loss(x=batch)                 # out.value, out.terms, out.samples
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -17,10 +16,10 @@ from torch.compiler import is_compiling
 
 from worldformula.errors import FormulaError, GradientError, UnknownVariableError, near
 from worldformula.formula.check import check_divergence, check_gradient, check_independence, check_product
-from worldformula.formula.clock import check_clock
 from worldformula.formula.emit import register_networks
 from worldformula.formula.explain import explain
-from worldformula.formula.factor import Constants, Factor, Joint, as_uses
+from worldformula.formula.factor import Factor
+from worldformula.formula.joint import Joint, Marginal, as_uses
 from worldformula.formula.latex import latex
 from worldformula.formula.lower import lower
 from worldformula.formula.nodes import (
@@ -34,8 +33,6 @@ from worldformula.formula.nodes import (
     Node,
     Number,
     OverBatch,
-    OverSteps,
-    OverTime,
     StopGradient,
     Use,
     factors,
@@ -257,6 +254,8 @@ def log(p: Factor | Joint | Use | Expression) -> Expression:
     """
     if isinstance(p, Expression):
         return Expression(Function("log", p.node))
+    if isinstance(p, Marginal):
+        p.refuse()
     used = check_product(as_uses(p))
     for use in used:
         if use.factor.family is None:
@@ -337,71 +336,3 @@ def maximum(a: Expression | Number_, b: Expression | Number_) -> Expression:
 def minimum(a: Expression | Number_, b: Expression | Number_) -> Expression:
     """The smaller of the two, elementwise over the batch."""
     return _binary("min", a, b)
-
-
-def _over_time(
-    how: Any,
-    index: str,
-    step: Expression,
-    reset: str | None,
-    initial: Mapping[str, Tensor] | None,
-    mask: str | None,
-    burn_in: int,
-    steps: int | None,
-) -> Expression:
-    if not isinstance(index, str):
-        raise FormulaError(f"expected Sum('t', expression), got {type(index).__name__} as the index")
-    if not isinstance(step, Expression):
-        raise FormulaError(f"expected Sum('t', expression), got {type(step).__name__}")
-    if steps is not None:
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1 or reset or initial or mask or burn_in:
-            raise FormulaError(
-                f"steps=: expected a positive number of iterations and no clock beside it, got {steps!r}"
-            )
-        return Expression(OverSteps(how, index, steps, step.node))
-    check_clock(index, step.node, reset, initial, mask, burn_in)
-    start = Constants(initial) if initial else None
-    return Expression(OverTime(how, index, step.node, reset, start, mask, burn_in))
-
-
-def Sum(
-    index: str,
-    step: Expression,
-    *,
-    reset: str | None = None,
-    initial: Mapping[str, Tensor] | None = None,
-    mask: str | None = None,
-    burn_in: int = 0,
-    steps: int | None = None,
-) -> Expression:
-    """Σ_t step over the time axis of the series ``[B, T, ...]``, or over iterations 1 … ``steps`` that are not time.
-
-    Args:
-        index: the letter of the subscript: ``"t"``.
-        step: what is summed.
-        reset: names the series of flags ``[B, T]`` that restart the carry (and zero the shifted series) where set.
-        initial: the carry's first value by variable (a tensor or ``nn.Parameter`` of the event shape, without batch
-            axes); zeros otherwise.
-        mask: names the series of flags ``[B, T]`` of the steps that count, such as those of sequences of unequal
-            length. The carry passes through the others.
-        burn_in: so many first steps run, but do not count.
-        steps: iterations instead of time (DRAW): written out in the emitted code. A ``ModuleList`` as the network of a
-            factor with this index holds one network per iteration; ``c_L`` right of the sum is the last ``c_l``.
-
-    Raises UnknownVariableError for a variable that nothing carries, and ShapeError.
-    """
-    return _over_time("sum", index, step, reset, initial, mask, burn_in, steps)
-
-
-def Mean(
-    index: str,
-    step: Expression,
-    *,
-    reset: str | None = None,
-    initial: Mapping[str, Tensor] | None = None,
-    mask: str | None = None,
-    burn_in: int = 0,
-    steps: int | None = None,
-) -> Expression:
-    """The mean over time of ``step``, of the steps that count; arguments as in :func:`Sum`."""
-    return _over_time("mean", index, step, reset, initial, mask, burn_in, steps)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +18,11 @@ from worldformula.errors import (
     FormulaError,
     HeaderError,
     ShapeError,
-    UnknownVariableError,
     WorldformulaError,
     near,
 )
 from worldformula.families.base import Family
-from worldformula.formula import ancestral
-from worldformula.formula.check import check_product
+from worldformula.formula.constants import Constants, Multiplied
 from worldformula.formula.given import (
     Shape,
     as_parameter,
@@ -35,40 +33,11 @@ from worldformula.formula.given import (
     need,
 )
 from worldformula.formula.names import Header, Variable, read_header, renamed
-from worldformula.formula.nodes import Use
+
+if TYPE_CHECKING:
+    from worldformula.formula.joint import Joint
 
 Head = nn.Module | Callable[..., Any] | Mapping[str, Tensor | float] | Tensor | None
-
-
-class Constants(nn.Module):
-    """Parameters that no network computes: tensors as buffers, ``nn.Parameter`` as learnable parameters."""
-
-    def __init__(self, values: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        for name, value in values.items():
-            if isinstance(value, nn.Parameter):
-                self.register_parameter(name, value)
-            else:
-                self.register_buffer(name, value)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Of all tensors, learnable or not."""
-        return (*dict(self.named_parameters()), *dict(self.named_buffers()))
-
-
-class Multiplied:
-    """What factors and their products are not: numbers. Only factors multiply factors."""
-
-    __array_ufunc__ = None  # numpy's numbers ask us first
-
-    def _refuse(self, *_: object) -> NoReturn:
-        raise FormulaError(
-            f"{self}: a factor is a distribution or function, not a number; do arithmetic with its log-density, "
-            f"e.g. 2 * log(p), and multiply factors by factors alone"
-        )
-
-    __add__ = __radd__ = __sub__ = __rsub__ = __rmul__ = __truediv__ = __rtruediv__ = __pow__ = __neg__ = _refuse
 
 
 class Factor(Multiplied, nn.Module):
@@ -221,6 +190,15 @@ class Factor(Multiplied, nn.Module):
         object.__setattr__(other, "header", renamed(self.header, names))
         return other
 
+    def condition(self, **values: Tensor) -> Factor:
+        """The distribution with some of its conditions held at these values: ``p.condition(y=y)`` is p(x|z).
+
+        A value without batch axes holds for every row. Networks and weights are shared.
+        """
+        from worldformula.formula.condition import Held  # which knows factors
+
+        return Held.of(self, values)
+
     def __str__(self) -> str:
         return str(self.header)
 
@@ -229,7 +207,9 @@ class Factor(Multiplied, nn.Module):
         return f"<{type(self).__name__} {self.header}{shape}>"
 
     def __mul__(self, other: Factor | Joint) -> Joint:
-        return Joint(Use(self)) * other
+        from worldformula.formula.joint import Joint  # which knows factors
+
+        return Joint.of(self) * other
 
     # ------------------------------------------------------------------------------------------------ direct calls
 
@@ -336,79 +316,3 @@ def spread(params: tuple[Any, ...], like: Tensor, factor: Factor) -> tuple[Any, 
         return params
     assert factor.family is not None
     return factor.family.expand(params, tuple(like.shape[: like.ndim - factor.rank]), factor.rank)
-
-
-class Joint(Multiplied):
-    """A product of factors, ``core * post``; draws go from causes to effects whatever the written order."""
-
-    def __init__(self, *uses: Use) -> None:
-        self.uses = uses
-
-    @property
-    def factors(self) -> tuple[Factor, ...]:
-        """In written order."""
-        return tuple(u.factor for u in self.uses)
-
-    def rename(self, **names: str) -> Joint:
-        """The product with other names; weights are shared."""
-        keys = {name for f in self.factors for v in (*f.variables, *f.conditions) for name in (v.key, v.identifier)}
-        if unknown := [name for name in names if name not in keys]:
-            raise UnknownVariableError(f"{self} has no variable {unknown[0]!r}.{near(unknown[0], keys)}")
-
-        def own(factor: Factor) -> dict[str, str]:
-            found = {name for v in (*factor.variables, *factor.conditions) for name in (v.key, v.identifier)}
-            return {name: new for name, new in names.items() if name in found}
-
-        return Joint(*check_product(tuple(Use(u.factor.rename(**own(u.factor)), u.stopped) for u in self.uses)))
-
-    def __mul__(self, other: Factor | Joint) -> Joint:
-        if not isinstance(other, (Factor, Joint)):
-            self._refuse(other)
-        return Joint(*check_product(self.uses + as_uses(other)))
-
-    def __str__(self) -> str:
-        return " ".join(map(str, self.factors))
-
-    def __repr__(self) -> str:
-        return f"<Joint {self}>"
-
-    def sample(
-        self,
-        *,
-        sample_shape: tuple[int, ...] = (),
-        seed: int | None = None,
-        generator: torch.Generator | None = None,
-        noise: Mapping[str, Tensor] | None = None,
-        deterministic: bool = False,
-        **given: Any,
-    ) -> dict[str, Tensor]:
-        """Ancestral draw: every variable of the product by name, ``sample_shape + batch + event``.
-
-        ``given`` holds what no factor draws: ``h=`` is h_{t-1} where the product declares h_t, and ``x=`` is the datum
-        of ``p_data(x)``. ``noise`` gives the noise itself, by variable; the other arguments are those of a factor.
-        """
-        held = ancestral.given(self, given)
-        weights = (t for f in self.factors for t in (*f.parameters(), *f.buffers()))
-        rng = generator_of(seed, generator, (*held.values(), *weights))
-        return ancestral.sample(self, held, sample_shape, rng, ancestral.noises(self, noise), deterministic)
-
-    def log_prob(self, **values: Any) -> Tensor:
-        """Sum of the factors' log-densities; what deterministic factors declare is computed where it is not given.
-
-        Where the product speaks of h_t and of h_{t-1} and both are needed, they are ``h=`` and ``h_prev=``.
-        """
-        if all(f.family is None for f in self.factors):
-            raise FormulaError(f"{self}: no factor has a density")
-        return ancestral.log_prob(self, values)
-
-
-def as_uses(value: Factor | Joint | Use) -> tuple[Use, ...]:
-    """The factors of what a user passed where a distribution belongs."""
-    match value:
-        case Factor():
-            return (Use(value),)
-        case Joint():
-            return value.uses
-        case Use():
-            return (value,)
-    raise FormulaError(f"expected a factor or a product of factors, got {type(value).__name__}: {value!r}")

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from worldformula import families
 from worldformula.errors import FormulaError, HeaderError
-from worldformula.formula.factor import Factor, Head, Joint
+from worldformula.formula.factor import Factor, Head
 from worldformula.formula.given import Shape
+from worldformula.formula.joint import Joint
 
 __all__ = [
     "Bernoulli",

@@ -10,6 +10,7 @@ from worldformula.formula.nodes import (
     Expectation,
     Function,
     Group,
+    Integral,
     Log,
     Named,
     Negative,
@@ -70,9 +71,9 @@ def factor(u: Use) -> str:
 
 def product(p: Product) -> str:
     """Densities side by side; a deterministic factor is set off by commas."""
-    if any(u.factor.header.deterministic for u in p):
-        return r",\, ".join(map(factor, p))
-    return r"\, ".join(map(factor, p))
+    between = r",\, " if any(u.factor.header.deterministic for u in p) else r"\, "
+    shown = between.join(map(factor, p))
+    return rf"\int {shown}\, {' '.join(f'd{variable(v)}' for v in p.hidden)}" if isinstance(p, Integral) else shown
 
 
 def decimal(value: int | float) -> str:

@@ -17,6 +17,7 @@ from worldformula.formula.nodes import (
     Expectation,
     Function,
     Group,
+    Integral,
     Log,
     Named,
     Negative,
@@ -172,7 +173,11 @@ class _Lowering(Operated):
     # ------------------------------------------------------------------------------------------------------- densities
 
     def log(self, p: Product, scope: Scope, index: str | None) -> Ref:
-        """Σ log p of the factors of a product."""
+        """Σ log p of the factors of a product; of a marginal, the log of the sum over all hidden values."""
+        if isinstance(p, Integral):
+            hidden = tuple(u for u in p if u.factor.variable in p.hidden)
+            rest = tuple(u for u in p if u.factor.variable not in p.hidden)
+            return self.log_expectation(Expectation(hidden, Ratio(rest, ()), "exact"), scope, index)
         total: Ref | None = None
         for use in p:
             factor = use.factor

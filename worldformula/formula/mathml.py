@@ -18,6 +18,7 @@ from worldformula.formula.nodes import (
     Expectation,
     Function,
     Group,
+    Integral,
     Log,
     Named,
     Negative,
@@ -109,7 +110,10 @@ def factor(u: Use) -> str:
 def product(p: Product) -> str:
     """Densities side by side; a deterministic factor is set off by commas."""
     between = _COMMA if any(u.factor.header.deterministic for u in p) else '<mspace width="0.17em"/>'
-    return between.join(map(factor, p))
+    shown = between.join(map(factor, p))
+    if not isinstance(p, Integral):
+        return shown
+    return f"<mo>∫</mo>{shown}" + "".join(f"<mi>d</mi>{variable(v)}" for v in p.hidden)
 
 
 # ----------------------------------------------------------------------------------------------------------- the pieces

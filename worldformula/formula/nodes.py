@@ -14,7 +14,8 @@ from worldformula.families.writing import Symbol
 from worldformula.formula.names import Variable
 
 if TYPE_CHECKING:
-    from worldformula.formula.factor import Constants, Factor
+    from worldformula.formula.constants import Constants
+    from worldformula.formula.factor import Factor
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +27,21 @@ class Use:
 
 
 Product = tuple[Use, ...]
+
+
+class Integral(tuple[Use, ...]):  # noqa: SLOT001  a tuple with items cannot have slots
+    """A product in which the variables ``hidden`` are summed out: ∫ p(x|z) p(z) dz."""
+
+    hidden: tuple[Variable, ...]
+
+    def __new__(cls, uses: Product, hidden: tuple[Variable, ...]) -> Integral:
+        """The factors of the product, and what is summed out."""
+        found = super().__new__(cls, uses)
+        found.hidden = hidden
+        return found
+
+    def __getnewargs__(self) -> tuple[Product, tuple[Variable, ...]]:  # type: ignore[override]
+        return tuple(self), self.hidden
 
 
 class Node:
@@ -52,7 +68,7 @@ class Value(Node):
 
 @dataclass(frozen=True, eq=False)
 class Log(Node):
-    """log p(x|z) of a factor, or of a product: the sum of its factors' log-densities."""
+    """log p(x|z) of a factor, or of a product: the sum of its factors' log-densities; an `Integral` is enumerated."""
 
     p: Product
 

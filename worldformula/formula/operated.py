@@ -47,9 +47,7 @@ class Operated(Sampled):
         gives back. ``how="batch"`` marks a function that reduces the batch, and with it all sample axes.
         """
         self.reserved |= {function.__name__}
-        return self.add(
-            wish, Op("", "call", args, function=function, rank=rank, how=how, factor=net, options=options)
-        )
+        return self.add(wish, Op("", "call", args, function=function, rank=rank, how=how, factor=net, options=options))
 
     def value_at(self, factor: Factor, scope: Scope, index: str | None) -> str:
         """What the network of a deterministic factor returns where its conditions have the values of ``scope``."""

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
-from worldformula.formula.factor import Constants, Factor
+from worldformula.formula.constants import Constants
+from worldformula.formula.factor import Factor
 from worldformula.formula.names import Variable
 from worldformula.formula.runtime import RUNTIME
 

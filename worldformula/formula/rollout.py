@@ -6,8 +6,10 @@ from typing import Any
 
 from torch import nn
 
+from worldformula.formula.constants import Constants
 from worldformula.formula.emit import register_networks
-from worldformula.formula.factor import Constants, Factor, Joint
+from worldformula.formula.factor import Factor
+from worldformula.formula.joint import Joint
 from worldformula.formula.lower import lower_rollout
 from worldformula.formula.nodes import Expectation, Number, OverTime
 from worldformula.formula.program import Out, Program

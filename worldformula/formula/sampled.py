@@ -108,6 +108,8 @@ class Sampled(Builder):
     def log_of(self, body: Node, scope: Scope, index: str | None) -> Ref:
         """The logarithm of a node, without exponentials where it is made of densities."""
         match body:
+            case Ratio(p, ()):
+                return self.log(p, scope, index)
             case Ratio(p, q):
                 return self.binary("-", self.log(p, scope, index), self.log(q, scope, index))
             case Function("exp", inner):

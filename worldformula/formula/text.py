@@ -8,6 +8,7 @@ from worldformula.formula.nodes import (
     Expectation,
     Function,
     Group,
+    Integral,
     Log,
     Named,
     Negative,
@@ -83,7 +84,8 @@ def use(u: Use) -> str:
 def product(p: Product) -> str:
     """The factors of a product, in written order; commas set off a deterministic one."""
     between = ", " if any(u.factor.header.deterministic for u in p) else " "
-    return between.join(use(u) for u in p)
+    shown = between.join(use(u) for u in p)
+    return f"∫ {shown} {' '.join(f'd{v}' for v in p.hidden)}" if isinstance(p, Integral) else shown
 
 
 def _operand(node: Node, brackets: bool) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from worldformula.errors import FormulaError
 from worldformula.formula.check import check_product
 from worldformula.formula.expression import Expression, as_node
-from worldformula.formula.factor import Factor, Joint, as_uses
+from worldformula.formula.factor import Factor
 from worldformula.formula.given import Shape, as_shape
+from worldformula.formula.joint import Joint, as_uses
 from worldformula.formula.names import read_variable
 from worldformula.formula.nodes import Function, Node, OverEvent, Ratio, Use
 from worldformula.formula.nodes import Value as ValueNode

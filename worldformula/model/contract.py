@@ -24,7 +24,8 @@ from torch import Tensor
 from worldformula.errors import FormulaError, MissingInputError, ShapeError, table
 from worldformula.formula.check import draw_order
 from worldformula.formula.expression import Expression
-from worldformula.formula.factor import Factor, Joint, as_uses
+from worldformula.formula.factor import Factor
+from worldformula.formula.joint import Joint, as_uses
 from worldformula.metrics.likelihood import importance_bound
 from worldformula.training.game import Game
 from worldformula.training.schedules import Schedule
