@@ -160,6 +160,26 @@ def test_a_data_set_comes_in_the_shapes_of_the_loss():
         conditional().rows({"x": arrays["x"]})
 
 
+def test_data_that_no_shape_refuses_is_tried_on_two_rows():
+    model = conditional()
+    net = model.encode.net
+    assert model.events == {"x": (4,), "y": (3,)}
+    classes = Toy(
+        model.prior,
+        model.encode,
+        model.decode,
+        -log(Categorical("p(x)", {"logits": torch.zeros(4, 5)}, shape=4)).mean(),
+    )
+    assert classes.rows({"x": np.zeros((3, 4), np.int64)})["x"].dtype == torch.int64
+    with pytest.raises(ShapeError, match=r"floats does not suit this model: p\(x\): categorical: .* integer type"):
+        classes.rows({"x": np.zeros((3, 4), np.float32)}, "floats")
+    before = torch.get_rng_state()
+    net.train()
+    model.rows({"x": np.zeros((3, 4), np.float32), "y": np.array([0, 1, 2])})
+    assert net.training
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def test_a_model_may_make_its_inputs_from_the_rows():
     class Made(Toy):
         def given(self, rows):

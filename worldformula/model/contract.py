@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldformula.errors import FormulaError, MissingInputError, ShapeError, table
+from worldformula.errors import FormulaError, MissingInputError, ShapeError, WorldformulaError, table
 from worldformula.formula.check import draw_order
 from worldformula.formula.expression import Expression
 from worldformula.formula.factor import Factor
@@ -29,6 +29,7 @@ from worldformula.formula.joint import Joint, as_uses
 from worldformula.metrics.likelihood import importance_bound
 from worldformula.training.game import Game
 from worldformula.training.schedules import Schedule
+from worldformula.training.seeding import forked
 
 Product = Factor | Joint
 Values = dict[str, Tensor]
@@ -70,7 +71,9 @@ class Model:
 
     @property
     def events(self) -> dict[str, tuple[int, ...] | None]:
-        """The event shape of every input; None where its factor declares none."""
+        """The event shape of every input; None where no factor declares one. A label that only conditions others is
+        declared by its data, ``Data("p_data(y)", shape=10)``, or by overriding this.
+        """
         shapes = {key: shape for loss in self._losses for key, shape in loss.program.plan.shapes.items()}
         return {name: shapes.get(name) for name in self.inputs}
 
@@ -86,7 +89,7 @@ class Model:
 
         Raises:
             MissingInputError: the loss reads what the data does not have.
-            ShapeError: an array cannot have the declared shape.
+            ShapeError: an array cannot have the declared shape, or the loss refuses two rows of the data.
         """
         own = type(self).given is Model.given
         found = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items() if k in self.inputs or not own}
@@ -103,7 +106,21 @@ class Model:
             raise MissingInputError(
                 f"{name} has no {', '.join(missing)}, which this model reads; it has {', '.join(arrays)}\n{shown}"
             )
+        self._try(probe, name)
         return whole
+
+    def _try(self, probe: Values, name: str) -> None:
+        """Evaluates the loss on two rows: what no declared shape tells is told by its networks and families."""
+        symbols = {k: self.symbols.get(k, 1.0) for k in self.coefficients}
+        values = {k: s(0) if callable(s) else s for k, s in symbols.items()}
+        training = self.loss.training
+        try:
+            with torch.no_grad(), forked(0):
+                self.loss.eval()(**{k: v.to(self.device) for k, v in probe.items()}, **values)
+        except WorldformulaError as error:
+            raise ShapeError(f"{name} does not suit this model: {error}") from error
+        finally:
+            self.loss.train(training)
 
     # ---------------------------------------------------------------------------------------------- what it can do
 

@@ -177,7 +177,7 @@ def _learning(metrics: Metrics) -> str:
 def _pictures(pictures: Pictures) -> str:
     figures = []
     if pictures.samples is not None:
-        caption = "Drawn from the prior; shown is the mean of the data given the drawn latents."
+        caption = "Draws of the model; where it has latents, the mean of the data given the drawn ones."
         figures.append(f"<h3>Samples</h3>{_figure(picture(pictures.samples, 'samples'), caption)}")
     if pictures.reconstructions is not None:
         caption = "Rows of the test data, and what the model makes of them."

@@ -21,8 +21,9 @@ def check_model(model: Model, rows: Mapping[str, Tensor]) -> None:
     """Check that a model keeps the contract of `worldformula.model.Model`. Its gradients are overwritten.
 
     The laws: every player's value is one finite number, which its seed repeats; its gradient is finite and reaches
-    some of what it moves; weights survive their state_dict; generated data have the axes of the data, repeat with their
-    seed, and carry no gradient; reconstructions have the axes of the data; more draws do not lower the bound.
+    some of what it moves; weights survive their state_dict; generated data, of a model that generates, have the axes
+    of the data, repeat with their seed, and carry no gradient; reconstructions have the axes of the data; more draws do
+    not lower the bound.
 
     Args:
         model: the model.
@@ -36,10 +37,16 @@ def check_model(model: Model, rows: Mapping[str, Tensor]) -> None:
     with forked(0):
         inputs = model.given(rows)
     _loss(laws, model, {**inputs, **{k: s(0) if callable(s) else s for k, s in model.symbols.items()}})
-    _draws(laws, model, inputs)
+    if generates(model):
+        _draws(laws, model, inputs)
     if model.has("prior") and model.has("encode") and model.has("decode"):
         _encoded(laws, model, inputs)
     laws.close()
+
+
+def generates(model: Model) -> bool:
+    """Whether a model makes data: a classifier, for one, does not."""
+    return (model.has("prior") and model.has("decode")) or type(model).generate is not Model.generate
 
 
 def _values(model: Model, inputs: Mapping[str, Any], seed: int) -> dict[str, Tensor]:

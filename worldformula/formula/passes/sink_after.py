@@ -4,7 +4,7 @@
     loop   h = net h_t = f(h_{t-1},e_t)       loop   h = net h_t = f(h_{t-1},e_t)
     loop   p_x = params p(x_t|h_t)  [h]       after  p_x = params p(x_t|h_t)  [h]
 
-A value that later steps read, but none of those that stay in the loop, is no reason for a loop either: z_{t-1} in a prior
+A value that later steps read, but nothing that stays in the loop, is no reason for a loop either: z_{t-1} in a prior
 that only a KL needs is the series of z one step later.
 
 Prior art: the scan push-out rewrites of PyTensor.
@@ -40,7 +40,7 @@ def sink_after(plan: Plan) -> Plan:
 
 
 def _causes_first(plan: Plan) -> Plan:
-    """The operations in an order in which a carry that is read after the loop comes behind the series that it shifts."""
+    """The operations in an order in which a carry that is read after the loop comes behind what it shifts."""
     late = {op.name for op in plan.ops if op.kind == "carry" and plan.stage(op.name) == "after"}
     if not late:
         return plan
