@@ -26,10 +26,12 @@ State = dict[str, Tensor]
 
 
 class World(nn.Module):
-    """A model through time. A state is a dict of named tensors: what the formula carries, ``{"h": ..., "z": ...}``.
+    """A model through time. A state is a dict of named tensors: what the prior carries from step to step and what the
+    heads read, ``{"h": ..., "z": ...}``.
 
-    ``prior`` and ``posterior`` are products that declare the same carried variables; ``heads`` are factors over states;
-    ``loss`` is a plain expression. The networks are registered once, whatever number of formulas shares them.
+    ``prior`` and ``posterior`` are products that both declare the variables of a state; what the posterior carries, the
+    prior carries too (a summary of observations by ``Deterministic("b_t = keep(b_{t-1})", nn.Identity())``). ``heads``
+    are factors over states; ``loss`` is a plain expression. The networks are registered once, whatever number of formulas shares them.
     """
 
     loss: Expression
@@ -63,8 +65,9 @@ class World(nn.Module):
 
     @property
     def carried(self) -> tuple[str, ...]:
-        """The variables of a state."""
-        return self._imagine.carried
+        """The variables of a state: those that go from step to step, then what else the heads read."""
+        read = (c.key for head in self.heads.values() for c in head.conditions)
+        return tuple(dict.fromkeys((*self._imagine.carried, *(k for k in read if k not in self.shifted))))
 
     @property
     def shifted(self) -> tuple[str, ...]:
@@ -96,9 +99,7 @@ class World(nn.Module):
                 + table(("variable", "declared", "got"), rows)
                 + f"\npass {', '.join(k + '=...' for k in missing)} in the batch"
             )
-        if start is not None:
-            plan = self._filter.program.plan
-            start = {k: start[k] for k in (*plan.carries, *plan.shifts) if k in start}
+        start = None if start is None else _begin(self._filter, start)
         samples = self._filter(**{k: batch[k] for k in wanted}, start=start, **options).samples
         return {k: samples[k] for k in self.carried}
 
@@ -177,7 +178,8 @@ class World(nn.Module):
         if horizon is None or horizon < 1:
             raise FormulaError(f"expected horizon= of at least 1, got {horizon}")
         if policy is None:
-            return self._joined(start, self._imagine(start=start, horizon=horizon, **options).samples)
+            begin = _begin(self._imagine, start)
+            return self._joined(start, self._imagine(start=begin, horizon=horizon, **options).samples)
         return self._act(start, policy, horizon, options)
 
     def rollout(self, policy: Factor) -> Rollout:
@@ -213,13 +215,15 @@ class World(nn.Module):
             options["generator"] = torch.Generator(like.device).manual_seed(options.pop("seed"))
         first["generator"] = options.get("generator")
         begin = {**start, key: policy.sample(**first)}
-        return self._joined(begin, self.rollout(policy)(start=begin, horizon=horizon, **options).samples)
+        rollout = self.rollout(policy)
+        return self._joined(begin, rollout(start=_begin(rollout, begin), horizon=horizon, **options).samples)
 
     def _follow(self, start: State, actions: Tensor, options: Mapping[str, Any]) -> State:
         """The prior under given actions."""
         key = self.action
         series = torch.cat((actions[:, 1:], actions[:, -1:]), 1)  # step t reads the action of t-1; the last is not read
-        samples = self._imagine(**{key: series}, start={**start, key: actions[:, 0]}, **options).samples
+        begin = _begin(self._imagine, {**start, key: actions[:, 0]})
+        samples = self._imagine(**{key: series}, start=begin, **options).samples
         return self._joined(start, samples) | {key: actions}
 
     def _lead(self, state: State) -> tuple[int, ...]:
@@ -272,15 +276,16 @@ class World(nn.Module):
         return self._imagine.program.plan.ranks.get(key, 1)
 
     def _check(self) -> None:
-        """Prior and posterior carry the same variables, and every head reads what a state holds."""
-        filtered, imagined = self._filter.carried, self.carried
-        if set(filtered) != set(imagined):
+        """The prior carries what the posterior carries, and both declare all that a state holds."""
+        filtered, imagined = self._filter.carried, self._imagine.carried
+        declared = [{v.key for f in p.factors for v in f.variables} for p in (self.prior, self.posterior)]
+        if not set(filtered) <= set(imagined) <= declared[1]:
             rows = [(k, k in imagined, k in filtered) for k in sorted({*filtered, *imagined})]
             shown = table(("variable", "prior", "posterior"), rows)
             raise FormulaError(
                 f"prior and posterior carry different variables\n{shown}\nread the same z_{{t-1}} in both"
             )
-        known = {*imagined, *self.shifted}
+        known = {*imagined, *self.shifted, *(declared[0] & declared[1])}
         for head in self.heads.values():
             if unknown := [c for c in head.conditions if c.key not in known]:
                 needed = [(c, head, "not carried" if c in unknown else "carried") for c in head.conditions]
@@ -289,6 +294,12 @@ class World(nn.Module):
                     + table(("variable", "needed by", "got"), needed)
                     + f"\na state holds what goes from step to step: {', '.join(imagined)}"
                 )
+
+
+def _begin(rollout: Rollout, state: Mapping[str, Tensor]) -> State:
+    """What a rollout starts from: of a state, and the action in it, the variables that it reads at t−1."""
+    plan = rollout.program.plan
+    return {k: state[k] for k in (*plan.carries, *plan.shifts) if k in state}
 
 
 def _joint(product: Joint | Factor) -> Joint:

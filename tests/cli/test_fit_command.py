@@ -148,7 +148,10 @@ def test_open_model_brings_the_trained_weights(trained: Path) -> None:
         (["fit", "vae", "--data", "digits", "--steps", "0"], "steps expects a whole number of at least 1"),
         (["fit", "vae", "--data", "digits", "--seed", "-1"], "seed expects a whole number of at least 0"),
         (["fit", "vae", "--data", "digits", "--out", "nowhere", "--resume"], "nowhere holds no run to go on with"),
-        (["fit", "vae", "--data", "sprites"], "x        | [N, 64]            | [640, 256]\nThese data sets fit: digits"),
+        (
+            ["fit", "vae", "--data", "sprites"],
+            "x        | [N, 64]            | [640, 256]\nThese data sets fit: digits",
+        ),
     ],
 )
 def test_mistakes(
@@ -182,6 +185,20 @@ def test_equal_seeds_give_equal_models_and_others_do_not() -> None:
 
     assert weights(1) == weights(1)
     assert weights(1) != weights(2)
+
+
+def test_help_lists_what_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "vae", "--help"]) == 0
+    out = capsys.readouterr().out
+    for part in (
+        "settings for --set KEY=VALUE (vae, preset tiny)",
+        "latent=16  (a whole number)",
+        "ema=none",
+        "lr=0.001",
+    ):
+        assert part in out
+    assert main(["fit", "--help"]) == 0
+    assert "KEY=VALUE (" not in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -189,8 +189,11 @@ gradient='gumbel'
     "KL of a product": (
         FormulaError,
         """
-        KL: expected one factor on each side, got the product q(z|x) p(w)
-        write the KL of a product by the chain rule, as a sum of KLs of its factors inside E
+        KL(q(z|x) p(w) ‖ p(z)): expected two products over the same random variables
+          side        | random variables
+          q(z|x) p(w) | z, w
+          p(z)        | z
+        put what only one side has into a term of its own, e.g. KL(q, prior) - E(q, log(decode))
         """,
         lambda: KL(encode() * prior("p(w)"), prior()),
     ),

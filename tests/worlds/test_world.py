@@ -10,6 +10,7 @@ from torch import nn
 from tests.formula.models import A, B, D, Join, T, X, Z
 from worldformula import Deterministic, E, Normal, OneHot, Sum, log
 from worldformula.errors import FormulaError, MissingInputError, ShapeError, TimeError, UnknownVariableError
+from worldformula.testing import check_world
 from worldformula.world import World
 
 
@@ -268,3 +269,25 @@ def test_observe_needs_the_last_action_in_the_state():
     world, _ = build()
     with pytest.raises(MissingInputError, match="the state lacks a"):
         world.observe({"x": torch.zeros(B, X), "first": torch.zeros(B)}, world.initial(B))
+
+
+def test_a_state_holds_what_the_heads_read_and_the_posterior_need_not_carry_all_of_it():
+    """A latent that only the prior reads at t−1, and a head that reads what nobody carries."""
+    belief, hold = (
+        Deterministic("b_t = rnn(b_{t-1}, x_t)", Join(D + X, D), shape=D),
+        Deterministic("b_t = hold(b_{t-1})", nn.Identity(), shape=D),
+    )
+    post = Normal("q(z_t|b_t)", Join(D, 2 * Z, 2.0), shape=Z)
+    prior = Normal("p(z_t|z_{t-1})", Join(Z, 2 * Z, 2.0), shape=Z)
+    feature = Deterministic("g_t = phi(z_t)", Join(Z, D), shape=D)
+    image = Normal("p(x_t|g_t)", Join(D, 2 * X), shape=X)
+    loss = Sum("t", E(belief * post * feature, log(post) - log(prior) - log(image)), reset="first").mean()
+    world = World(prior=hold * prior * feature, posterior=belief * post * feature, heads=[image], loss=loss)
+    assert world.carried == ("b", "z", "g")
+    data = batch()
+    check_world(world, {k: data[k] for k in ("x", "first")})
+    states = world.filter(data, deterministic=True)
+    dream = world.imagine({k: v[:, -1] for k, v in states.items()}, horizon=3, deterministic=True)
+    torch.testing.assert_close(dream["b"], states["b"][:, -1:].expand(B, 4, D))
+    torch.testing.assert_close(dream["g"][:, 2], feature.net(dream["z"][:, 2]))
+    torch.testing.assert_close(dream["z"][:, 1], prior.params(states["z"][:, -1])[0])

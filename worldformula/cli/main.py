@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import tyro
@@ -14,8 +14,10 @@ import worldformula
 from worldformula import catalogue
 from worldformula.agent.config import EnvConfig, RunConfig
 from worldformula.cli import commands
-from worldformula.cli.fit import Fit
+from worldformula.cli.fit import DEFAULT_PRESET, Fit
 from worldformula.errors import ConfigError, WorldformulaError, near
+from worldformula.model.config import start
+from worldformula.model.run import build
 from worldformula.training import settings
 
 COMMANDS: dict[str, Callable[..., commands.Command]] = {
@@ -75,6 +77,8 @@ def _parse(given: list[str]) -> commands.Command:
     except SystemExit as leaving:
         if leaving.code == 0 and given[0] == "train":
             print(settings_help(given))
+        if leaving.code == 0 and given[0] == "fit" and len(given) > 1 and not given[1].startswith("-"):
+            print(sizes_help(given))
         raise
 
 
@@ -83,11 +87,22 @@ def settings_help(given: Sequence[str]) -> str:
     model = _option(given, "--model") or commands.DEFAULT_MODEL
     preset = _option(given, "--preset") or commands.DEFAULT_PRESET
     config = RunConfig(model, preset, EnvConfig(_option(given, "--env") or "ID"), catalogue.find(model).sizes(preset))
+    return _listed(model, preset, [s for s in settings.leaves(config) if s.key not in ("model", "preset")])
+
+
+def sizes_help(given: Sequence[str]) -> str:
+    """Every key that ``fit NAME --set`` takes, for the model and preset in ``given``."""
+    preset = _option(given, "--preset") or DEFAULT_PRESET
+    config = start(given[1], preset, "")
+    coefficients = [settings.Setting(k, float, "", "A coefficient of the formula.") for k in build(config).coefficients]
+    return _listed(config.model, preset, [*settings.leaves(config.sizes), *settings.leaves(config.fit), *coefficients])
+
+
+def _listed(model: str, preset: str, found: Iterable[settings.Setting]) -> str:
     lines = [f"settings for --set KEY=VALUE ({model}, preset {preset}):"]
-    for setting in settings.leaves(config):
-        if setting.key not in ("model", "preset"):
-            lines.append(f"  {setting.key}={_written(setting.value)}  ({settings.type_name(setting.type)})")
-            lines += [f"      {setting.doc}"] if setting.doc else []
+    for setting in found:
+        lines.append(f"  {setting.key}={_written(setting.value)}  ({settings.type_name(setting.type)})")
+        lines += [f"      {setting.doc}"] if setting.doc else []
     return "\n".join(lines)
 
 
@@ -105,4 +120,6 @@ def _written(value: object) -> str:
     """A value as ``--set`` reads it."""
     if isinstance(value, tuple):
         return ",".join(map(str, value))
+    if callable(value):
+        return getattr(value, "__name__", str(value))
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)

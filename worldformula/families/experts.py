@@ -96,6 +96,21 @@ def mixed(*experts: Params, present: Sequence[Tensor | None] = (), rank: int = 1
     return weights, *parts
 
 
+def mean_of_present(*values: Tensor, flagged: Sequence[int] = ()) -> Tensor:
+    """The mean of the values whose expert is present, row by row; those of the others count for nothing, NaN included.
+
+    values: one ``[*batch]`` for each expert, and behind them the flags of those whose places are in ``flagged``.
+    """
+    count = len(values) - len(flagged)
+    each, flags = list(values[:count]), dict(zip(flagged, values[count:], strict=True))
+    for place, flag in flags.items():
+        each[place] = torch.where(flag != 0, each[place], 0.0)
+    total = torch.stack(each).sum(0)
+    if not flags:
+        return total / count
+    return total / (torch.stack([flag != 0 for flag in flags.values()]).sum(0) + (count - len(flags)))
+
+
 def log_shares(params: Params) -> Tensor:
     """The log-weights of a mixture with the components on the leading axis: ``[K, *batch]``."""
     weights = params[0]

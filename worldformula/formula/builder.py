@@ -44,6 +44,7 @@ class Builder:
         self.iterated: dict[Variable, str] = {}  # the values of the iterations that are done
         self.masked: frozenset[str] = frozenset()  # inputs that some rows lack
         self.expert = False  # whether what is built belongs to an expert
+        self.excused: frozenset[str] = frozenset()  # absent inputs whose rows do not count in what is built
         self.held: frozenset[int] = frozenset()  # factors whose densities hold their parameters fixed
         self.event_axes: dict[str, int] = {}  # of the values of variables that arithmetic combines
         families = {f.family.name for f in used if f.family is not None}
@@ -323,7 +324,7 @@ class Builder:
 
     def refuse_absent(self, factor: Factor, conditions: tuple[str, ...]) -> None:
         """A network sees rows that have what it reads; without it only an expert can be left out."""
-        missing = {key for ref in conditions for key in self.absent(ref)}
+        missing = {key for ref in conditions for key in self.absent(ref)} - self.excused
         if missing and factor.family is not None and not self.expert:
             raise FormulaError(
                 f"{factor} reads {', '.join(sorted(missing))}, which some rows lack (present=), and nothing takes its "

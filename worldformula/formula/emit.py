@@ -132,7 +132,8 @@ class _Writer(Lines):
 
     def looped(self) -> dict[str, str]:
         """The carries that the loop itself reads."""
-        read = {op.variable.key for op in self.plan.ops if op.kind == "carry" and self.stages[op.name] == "loop"}
+        here = [op for op in self.plan.ops if op.kind == "carry" and self.stages[op.name] == "loop"]
+        read = {op.variable.key for op in here if op.variable}
         return {key: source for key, source in self.plan.carries.items() if key in read}
 
     def loop_lines(self, loop: list[Op], before: list[Op]) -> list[str]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from worldformula.errors import FormulaError, GradientError, UnknownVariableError, near
-from worldformula.formula.check import check_divergence, check_gradient, check_independence, check_product
+from worldformula.formula.check import check_gradient, check_independence, check_product
 from worldformula.formula.emit import register_networks
 from worldformula.formula.explain import explain
 from worldformula.formula.factor import Factor
@@ -24,7 +24,6 @@ from worldformula.formula.latex import latex
 from worldformula.formula.lower import lower
 from worldformula.formula.nodes import (
     Binary,
-    Divergence,
     Expectation,
     Function,
     Log,
@@ -38,6 +37,7 @@ from worldformula.formula.nodes import (
     factors,
     initial_of,
 )
+from worldformula.formula.ops.kl import divergence
 from worldformula.formula.program import Out, Program
 from worldformula.formula.text import text
 
@@ -263,21 +263,13 @@ def log(p: Factor | Joint | Use | Expression) -> Expression:
     return Expression(Log(used))
 
 
-def KL(q: Factor | Use, p: Factor | Use) -> Expression:
-    """KL(q ‖ p) in closed form; raises NoClosedFormError where there is none."""
-    left, right = _one(q), _one(p)
-    check_divergence(left, right)
-    return Expression(Divergence(left, right))
+def KL(q: Factor | Joint | Use, p: Factor | Joint | Use, *, samples: int | None = None) -> Expression:
+    """KL(q ‖ p) in closed form; of products by the chain rule, with draws of what the conditions of others need.
 
-
-def _one(q: Factor | Joint | Use) -> Use:
-    used = as_uses(q)
-    if len(used) != 1:
-        raise FormulaError(
-            f"KL: expected one factor on each side, got the product {' '.join(str(u.factor) for u in used)}\n"
-            f"write the KL of a product by the chain rule, as a sum of KLs of its factors inside E"
-        )
-    return used[0]
+    samples: estimate it by the mean of log q − log p over so many draws, which have a leading axis. Without it,
+    NoClosedFormError is raised where there is no closed form and no enumeration.
+    """
+    return Expression(divergence(as_uses(q), as_uses(p), samples))
 
 
 def E(

@@ -29,7 +29,7 @@ from worldformula.formula.nodes import (
 )
 from worldformula.formula.text import SUMMAND, bracketed, clock, number, strength
 
-SEPARATORS = {"‖": r" \,\|\, ", ",": r",\, ", ";": r";\, "}
+SEPARATORS = {"‖": r" \,\|\, ", ",": r",\, ", ";": r";\, ", "+": " + "}
 
 
 def symbol(word: str) -> str:

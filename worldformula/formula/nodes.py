@@ -208,7 +208,7 @@ class Operator(Node):
     """
 
     symbol: ClassVar[Symbol]
-    separator: ClassVar[Literal["‖", ",", ";"]] = "‖"
+    separator: ClassVar[Literal["‖", ",", ";", "+"]] = "‖"
 
     @property
     def sign(self) -> Symbol:

@@ -1,4 +1,4 @@
-"""What the lowering offers to operators of ``ops/``: to expand, to draw the sides of a comparison, to call a function."""
+"""What the lowering offers to operators of ``ops/``: to expand, to draw sides of a comparison, to call a function."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Operated(Sampled):
         return value
 
     def method(self, name: str, use: Use, scope: Scope, index: str | None) -> str:
-        """``family.name(params, rank, shape)``, such as the entropy of a factor: event axes reduced, batch axes kept."""
+        """``family.name(params, rank, shape)``, such as the entropy of a factor, with its batch axes."""
         params = self.params(use, scope, index)
         return self.add(f"{name}_{use.factor.variable.key}", Op("", "method", (params,), use.factor, how=name))
 

@@ -125,7 +125,7 @@ def text(node: Node) -> str:
         case Group(names, bodies):
             return "; ".join(f"{name}: {text(body)}" for name, body in zip(names, bodies, strict=True))
         case Operator():
-            between = f" {node.separator} " if node.separator == "‖" else f"{node.separator} "
+            between = f" {node.separator} " if node.separator in "‖+" else f"{node.separator} "
             inside = between.join(text(p) if isinstance(p, Node) else product(p) for p in node.parts)
             return f"{node.sign.text}[{inside}]"
         case OverSteps(how, index, steps, body):

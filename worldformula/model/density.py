@@ -43,7 +43,8 @@ class Density(Model):
         if seed is not None:
             generator = torch.Generator(self.device).manual_seed(seed)
         with evaluating(self.density):
-            drawn = self.density.sample(sample_shape=() if given else (n,), generator=generator, **given)
+            conditions = self.density.arguments(given, self.density.conditions)
+            drawn = self.density.draw(conditions, () if conditions else (n,), generator)
         return {self.density.variable.key: drawn}
 
     @torch.no_grad()

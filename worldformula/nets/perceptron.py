@@ -37,6 +37,13 @@ class Perceptron(nn.Module):
             inputs = width
         self.layers = nn.Sequential(*layers, nn.Linear(inputs, outputs))
 
+    @property
+    def head(self) -> nn.Linear:
+        """The last layer."""
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        return last
+
     def forward(self, *inputs: Tensor) -> Tensor:
         """Vectors ``[..., width]`` with the same leading axes to ``[..., outputs]``."""
         if sum(x.shape[-1] for x in inputs) != self.inputs:

@@ -1,0 +1,294 @@
+"""What operators share: expansion into other nodes, the chain rule of products, and the sides of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
+
+from torch import Tensor
+
+from worldformula.errors import FormulaError, GradientError, NoClosedFormError, table
+from worldformula.families import MixtureFamily, WrappedFamily
+from worldformula.families.base import Family
+from worldformula.families.writing import Symbol
+from worldformula.formula.check import check_gradient, check_product, estimator
+from worldformula.formula.factor import Factor
+from worldformula.formula.factors import Normal
+from worldformula.formula.given import Shape
+from worldformula.formula.joint import Joint, as_uses
+from worldformula.formula.names import Variable
+from worldformula.formula.nodes import Binary, Expectation, Node, Operator, Product, Use, drawn_factors
+
+FEW = 64  # values that an operator enumerates unasked
+Distribution = Factor | Joint | Use
+
+
+class Expanded(Operator):
+    """An operator that stands for other nodes, which it is lowered to."""
+
+    @cached_property
+    def expansion(self) -> Node:
+        """What it stands for."""
+        raise NotImplementedError
+
+    def lower(self, lowering: Any, scope: Any, index: str | None) -> str | float:
+        """The value of its expansion."""
+        return lowering.within(self.expansion, scope, index)  # type: ignore[no-any-return]
+
+    @property
+    def drawn(self) -> tuple[Factor, ...]:
+        """What its expansion draws."""
+        return tuple(drawn_factors(self.expansion))
+
+
+@dataclass(frozen=True, eq=False)
+class OwnEntropy(Operator):
+    """The entropy of one factor given its conditions, in the closed form of its family."""
+
+    q: Use
+    symbol = Symbol("H", r"\mathbb{H}", "<mi>ℍ</mi>")
+
+    @property
+    def parts(self) -> tuple[Product | Node, ...]:
+        """The factor."""
+        return ((self.q,),)
+
+    def lower(self, lowering: Any, scope: Any, index: str | None) -> str | float:
+        """The method of the family."""
+        return lowering.method("entropy", self.q, scope, index)  # type: ignore[no-any-return]
+
+    @property
+    def estimator(self) -> tuple[str, str]:
+        """The closed form."""
+        return "closed form", "exact"
+
+
+class Compared(Operator):
+    """An operator on samples of two sides, which it reduces with the batch. Subclasses are dataclasses of these fields.
+
+    Inside a sum over time it compares the batch at each step.
+    """
+
+    q: Product
+    p: Product
+    variable: Variable
+    samples: int | None
+    gradient: str | None
+
+    @property
+    def parts(self) -> tuple[Product | Node, ...]:
+        """The two sides."""
+        return self.q, self.p
+
+    @property
+    def drawn(self) -> tuple[Factor, ...]:
+        """The random factors of both sides."""
+        return tuple(u.factor for u in (*random(self.q), *random(self.p)))
+
+    def lower(self, lowering: Any, scope: Any, index: str | None) -> str:
+        """Draw both sides, then compare."""
+        inside = lowering.side(self.q, scope, index, self.samples, self.gradient)
+        left = inside[self.variable]
+        right = lowering.side(self.p, scope, index, self.samples, self.gradient)[self.variable]
+        value = self.compare(lowering, inside, left, right, index)
+        return over_rows(lowering, value, left, self.variable)
+
+    def compare(self, lowering: Any, inside: Any, left: str, right: str, index: str | None) -> str:
+        """The operation that compares the samples of the variable; ``inside`` is the scope of the first side."""
+        raise NotImplementedError
+
+    @property
+    def estimator(self) -> tuple[str, str]:
+        """How many samples."""
+        how = "one sample of each side per row" if self.samples is None else f"{self.samples} samples of each side"
+        return f"Monte Carlo, {how}, over the batch", "pathwise, through the samples"
+
+
+def over_rows(lowering: Any, value: str, like: str, variable: Variable) -> str:
+    """A value that reduces the batch, seen by every row of the batch where it belongs to one time step."""
+    if not lowering.is_step(value):
+        return value
+    options = (("rank", lowering.event_rank(variable)),)
+    return str(lowering.call(f"{value}_rows", per_row, value, like, how="batch", options=options))
+
+
+def per_row(value: Tensor, like: Tensor, *, rank: int) -> Tensor:
+    """One number of a time step, as a view for every row of the batch."""
+    return value.expand(like.shape[: like.ndim - rank])
+
+
+def rows(x: Tensor, rank: int) -> Tensor:
+    """Samples with any batch axes as ``[N, D]``.
+
+    Raises:
+        FormulaError: one sample alone.
+    """
+    if x.ndim == rank:
+        raise FormulaError(
+            "samples are compared, and there is one of each side: give samples=, or data, whose rows have draws"
+        )
+    return x.flatten(0, x.ndim - rank - 1).flatten(1) if rank else x.reshape(-1, 1)
+
+
+def beside(variable: Variable, accent: str, net: Any, shape: Shape, **fixed: float) -> Use:
+    """A Normal that an operator draws beside a variable, of its shape: ``q(\\tilde x|x)``."""
+    name = replace(variable, accent=accent)
+    if variable.accent:
+        name = replace(variable, primes=variable.primes + 1)
+    return Use(Normal(f"q({name}|{variable})", net, shape=shape, **fixed))
+
+
+def shape_in(variable: Variable, *uses: Use) -> Shape:
+    """The event shape that factors declare for a variable, if any does."""
+    shapes = (s for u in uses for v, s in u.factor.event_shapes() if v == variable)
+    return next((s for s in shapes if s is not None), None)
+
+
+# ---------------------------------------------------------------------------------------------------------- products
+
+
+def shown(p: Product) -> str:
+    """A product in a message: ``q(z|x) p(y)``."""
+    return " ".join(str(u.factor) for u in p)
+
+
+def random(p: Product) -> Product:
+    """The uses with a density."""
+    return tuple(u for u in p if u.factor.family is not None)
+
+
+def computed(p: Product) -> Product:
+    """The deterministic uses; data need no draw."""
+    return tuple(u for u in p if u.factor.family is None and not u.factor.observed)
+
+
+def distribution(what: str, value: Any) -> Product:
+    """A factor or a product with at least one density, checked."""
+    found = check_product(as_uses(value))
+    if not random(found):
+        raise FormulaError(f"{what}: {shown(found)} has no density; expected a factor such as Normal, or a product")
+    return found
+
+
+def has_entropy(family: Family | None) -> bool:
+    """Whether the entropy has a closed form, as far as is known before the call."""
+    return family is not None and not isinstance(family, WrappedFamily) and type(family).entropy is not Family.entropy
+
+
+def discrete(factor: Factor, family: Family | None = None) -> bool:
+    """Whether the values of a factor have probabilities that can be enumerated, or a mixture of such."""
+    family = family or factor.family
+    if isinstance(family, MixtureFamily):
+        return discrete(factor, family.component)
+    return family is not None and family.support_size(factor.shape) is not None
+
+
+def enumerable(factor: Factor) -> bool:
+    """Whether every value of a factor can be taken in turn."""
+    family = factor.family
+    return family is not None and family.support_size(factor.shape) is not None
+
+
+def total(terms: Sequence[Node]) -> Node:
+    """The sum of nodes."""
+    return list(accumulate(terms, lambda a, b: Binary("+", a, b)))[-1]
+
+
+def drawing(q: Product) -> str | None:
+    """The gradient estimator of the draws that a chain rule needs: enumeration of what has few values.
+
+    Raises:
+        GradientError: a factor has no reparametrised samples and too many values.
+    """
+    sizes = [
+        u.factor.family.support_size(u.factor.shape)
+        for u in random(q)
+        if u.factor.family is not None and (not u.factor.family.reparametrised or u.factor.family.estimator)
+    ]
+    chosen = "exact" if any(n is not None and n <= FEW for n in sizes) else None
+    check_gradient(q, chosen)
+    return chosen
+
+
+def chained(what: str, q: Product, others: Product, term: Callable[[Use, Use | None], Node]) -> Node:
+    """Σ_i E[term(q_i, p_i)], where p_i is the factor of ``others`` over the same variable, under the draws of those
+    factors of ``q`` that a term depends on: the chain rule of entropies and divergences.
+
+    Raises:
+        NoClosedFormError: the two products depend on their variables in opposite orders.
+    """
+    mates = {v: u for u in others for v in u.factor.variables}
+    terms = [term(u, mates.get(u.factor.variable)) for u in random(q)]
+    known = {id(u.factor.origin) for u in computed(q)}
+    steps = (*q, *(u for u in computed(others) if id(u.factor.origin) not in known))
+    reads = {u.factor.variable: {*u.factor.conditions} for u in steps}
+    for use in random(others):
+        reads.setdefault(use.factor.variable, set()).update(use.factor.conditions)
+    _check_order(what, q, others, reads)
+    needed = set().union(*reads.values())
+    draws = tuple(u for u in steps if not u.factor.observed and needed & {*u.factor.variables})
+    return Expectation(draws, total(terms), drawing(draws)) if draws else total(terms)
+
+
+def _check_order(what: str, q: Product, p: Product, reads: dict[Variable, set[Variable]]) -> None:
+    """Some order of the variables must suit both products: then their terms pair up one by one."""
+    left = dict(reads)
+    while left:
+        ready = [v for v, needs in left.items() if not needs & left.keys()]
+        if not ready:
+            raise NoClosedFormError(
+                f"{what}[{shown(q)} ‖ {shown(p)}]: the two products depend on {', '.join(map(str, left))} in opposite "
+                f"orders, so the chain rule has no terms\nestimate it: {what}(q, p, samples=8)"
+            )
+        for v in ready:
+            del left[v]
+
+
+# -------------------------------------------------------------------------------------------------- sides and numbers
+
+
+def sides(what: str, q: Distribution, p: Distribution, gradient: str | None) -> tuple[Product, Product, Variable]:
+    """Two products to compare by their samples, and the one variable that both declare.
+
+    What is drawn in both is drawn anew for the second: the samples of the two sides are independent.
+
+    Raises:
+        FormulaError: no common variable, or several.
+        GradientError: a draw without reparametrised samples, and no ``gradient``.
+    """
+    left, right = check_product(as_uses(q)), check_product(as_uses(p))
+    common = [v for u in left for v in u.factor.variables if any(v in w.factor.variables for w in right)]
+    ours = {id(u.factor) for u in random(left)}
+    right = tuple(replace(u, factor=u.factor.fresh()) if id(u.factor) in ours else u for u in right)
+    read = {c for u in (*left, *right) for c in u.factor.conditions}
+    ends = [v for v in common if v not in read] or common
+    if len(ends) != 1:
+        rows = [(shown(side), ", ".join(str(v) for u in side for v in u.factor.variables)) for side in (left, right)]
+        raise FormulaError(
+            f"{what}: expected two sides that declare one common variable\n"
+            + table(("side", "declares"), rows)
+            + "\ngive what is compared the same variable on both sides, by rename(...) if need be"
+        )
+    for side in (left, right):
+        moving = tuple(u for u in side if not u.stopped)
+        check_gradient(moving, gradient if any(estimator(u.factor, side, gradient) for u in moving) else None)
+    if gradient not in (None, "straight-through", "gumbel"):
+        raise GradientError(f"{what}: samples are compared, so gradient= is 'straight-through' or 'gumbel'")
+    return left, right, ends[0]
+
+
+def count(what: str, name: str, value: Any, least: int = 1) -> Any:
+    """A whole number, or None, as given."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+        raise FormulaError(f"{what}: expected {name}= as a whole number of at least {least}, got {value!r}")
+    return value
+
+
+def marked(symbol: str, *marks: str) -> str:
+    """A symbol of plain text with its settings: ``MMD{gaussian; K=8}``."""
+    kept = [m for m in marks if m]
+    return f"{symbol}{{{'; '.join(kept)}}}" if kept else symbol
+

@@ -1,0 +1,152 @@
+r"""Rényi divergence, and the variational Rényi bound (Li & Turner 2016, arXiv:1602.02311).
+
+    D_α(q ‖ p) = 1/(α−1) · log ∫ q(z)^α p(z)^{1−α} dz          α → 1 is KL(q ‖ p)
+    L_α(q; x)  = 1/(1−α) · log E_{q(z|x)}[(p(x,z) / q(z|x))^{1−α}]        eq. 4; α → 1 is the ELBO, α = 0 is log p(x)
+
+Between diagonal Normals, with σ*² = α·σ_p² + (1−α)·σ_q² (Gil et al. 2013, table 2):
+
+    D_α = Σ log(σ_p / σ_q) + ½/(α−1) · log(σ_p² / σ*²) + ½·α·(μ_q − μ_p)² / σ*²,  and +∞ where some σ*² ≤ 0
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldformula.errors import FormulaError, NoClosedFormError, ShapeError
+from worldformula.families import NormalFamily
+from worldformula.families.writing import Symbol
+from worldformula.formula.check import check_gradient
+from worldformula.formula.expression import E, Expression, log
+from worldformula.formula.joint import Joint
+from worldformula.formula.nodes import Node, Operator, Product, Use
+from worldformula.formula.ops.base import Distribution, count, distribution, shown
+from worldformula.formula.values import exp
+
+Params = tuple[Tensor | float, ...]
+
+
+def renyi_normal(q: Params, p: Params, alpha: float, rank: float, width: float) -> Tensor:
+    """D_α of two diagonal Normals: their parameters (loc, scale), ``[*batch, *event]``, to ``[*batch]``.
+
+    ``width``: elements of an event, read only where all parameters are numbers.
+    """
+    like = next((v for v in (*q, *p) if isinstance(v, Tensor)), None)
+    if like is None:
+        like = torch.zeros(int(width))
+        rank = 1
+    loc_q, scale_q, loc_p, scale_p = (torch.as_tensor(v, dtype=like.dtype, device=like.device) for v in (*q, *p))
+    var_q, var_p = scale_q.square(), scale_p.square()
+    mixed = alpha * var_p + (1 - alpha) * var_q
+    finite = mixed > 0
+    safe = torch.where(finite, mixed, 1.0)
+    each = 0.5 * (var_p / var_q).log() + 0.5 / (alpha - 1) * (var_p / safe).log()
+    each = each + 0.5 * alpha * (loc_q - loc_p).square() / safe
+    each = torch.where(finite, each, torch.inf)
+    each = each.expand(torch.broadcast_shapes(each.shape, like.shape))
+    return each.sum(tuple(range(-int(rank), 0))) if rank else each
+
+
+@dataclass(frozen=True, eq=False)
+class RenyiNode(Operator):
+    """D_α between two Normals over the same variable."""
+
+    q: Use
+    p: Use
+    alpha: float
+
+    @property
+    def sign(self) -> Symbol:
+        """D with its order."""
+        return Symbol(
+            f"Renyi{{α={self.alpha!r}}}",
+            rf"D_{{{self.alpha!r}}}",
+            f"<msub><mi>D</mi><mn>{self.alpha!r}</mn></msub>",
+        )
+
+    @property
+    def parts(self) -> tuple[Product | Node, ...]:
+        """The two factors."""
+        return (self.q,), (self.p,)
+
+    def lower(self, lowering: Any, scope: Any, index: str | None) -> str:
+        """The closed form, on the parameters."""
+        left, right = lowering.params(self.q, scope, index), lowering.params(self.p, scope, index)
+        if not self.q.factor.unbatched:
+            right = lowering.widened(right, self.p, left)
+        elif not self.p.factor.unbatched:
+            left = lowering.widened(left, self.q, right)
+        key, rank = self.q.factor.variable.key, lowering.event_rank(self.q.factor.variable)
+        width = 1
+        for size in lowering.shapes.get(key, ()):
+            width *= size
+        return str(lowering.call(f"renyi_{key}", renyi_normal, left, right, self.alpha, float(rank), float(width)))
+
+    @property
+    def estimator(self) -> tuple[str, str]:
+        """The closed form."""
+        return "closed form (normal, normal)", "exact"
+
+
+def _order(what: str, alpha: Any, *, zero: bool) -> float:
+    fits = isinstance(alpha, int | float) and not isinstance(alpha, bool) and alpha != 1 and (zero or alpha > 0)
+    if not fits:
+        least = "other than 1" if zero else "greater than 0 and other than 1"
+        other = "the ELBO" if zero else "KL(q, p)"
+        raise FormulaError(f"{what}: expected alpha= as a number {least}, got {alpha!r}; at 1 it is {other}")
+    return float(alpha)
+
+
+def Renyi(q: Distribution, p: Distribution, alpha: float, *, samples: int | None = None) -> Expression:
+    """D_α(q ‖ p), for each row of the batch: in closed form between Normals, else by Monte Carlo.
+
+    Args:
+        q: what is drawn where it is estimated.
+        p: over the same variables.
+        alpha: the order, greater than 0 and other than 1.
+        samples: estimate 1/(α−1) · log E_q[(q/p)^{α−1}] by so many draws; biased for any finite number.
+
+    Raises:
+        NoClosedFormError: no pair of Normals, and no ``samples``.
+    """
+    order = _order("Renyi", alpha, zero=False)
+    if samples is not None:
+        return -VRBound(q, p, order, samples=samples)
+    left, right = distribution("Renyi", q), distribution("Renyi", p)
+    normals = [u.factor for u in (*left, *right) if isinstance(u.factor.family, NormalFamily)]
+    if len(normals) != 2 or len(left) != 1 or len(right) != 1:
+        raise NoClosedFormError(
+            f"Renyi[{shown(left)} ‖ {shown(right)}]: a closed form exists between two Normals\n"
+            f"estimate it: Renyi(q, p, {order!r}, samples=8)"
+        )
+    a, b = normals
+    if a.variable != b.variable:
+        raise FormulaError(f"Renyi[{a} ‖ {b}]: expected two factors of one variable")
+    if a.shape is not None and b.shape is not None and a.shape != b.shape:
+        raise ShapeError(f"Renyi[{a} ‖ {b}]: expected equal event shapes, got {a.shape} and {b.shape}")
+    return Expression(RenyiNode(left[0], right[0], order))
+
+
+def VRBound(q: Distribution, p: Distribution, alpha: float, *, samples: int) -> Expression:
+    """The variational Rényi bound of log p(x), as a formula: 1/(1−α) · log E_q[(p / q)^{1−α}], K draws of q.
+
+    Args:
+        q: the posterior.
+        p: the product of prior and likelihood, ``prior * decode``.
+        alpha: the order, other than 1; 0 is the importance-weighted bound.
+        samples: K, the draws of q.
+    """
+    order = _order("VRBound", alpha, zero=True)
+    left, right = distribution("VRBound", q), distribution("VRBound", p)
+    if count("VRBound", "samples", samples) is None:
+        raise FormulaError("VRBound: expected samples= as a positive number of draws")
+    check_gradient(tuple(u for u in left if not u.stopped), None)
+    ours, theirs = Joint(*left), Joint(*right)
+    weight = log(theirs) - log(ours)
+    if order == 0:
+        return log(E(ours, exp(weight), samples=samples))
+    share = 1 - order
+    return log(E(ours, exp(share * weight), samples=samples)) / share
