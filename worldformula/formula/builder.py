@@ -351,14 +351,15 @@ class Builder:
         step = self.is_step(params) or (index is not None and variable.index == index)
         if step:
             self.need_shape(variable, factor, "draws")
-        size = None
+        size, component = None, None
         if how == "stratified":
-            axis = self.axis((id(factor), self.alike[params]), factor.family.components)  # type: ignore[attr-defined]
+            component = self.axis((id(factor), self.alike[params]), factor.family.components)  # type: ignore[attr-defined]
         if how == "exact":
             size = factor.family.support_size(self.shapes.get(variable.key))
             assert size is not None
             axis = self.axis((id(factor), self.alike[params]), size)
-        axes = self.ops[params].axes if axis is None else tuple(sorted({*self.ops[params].axes, axis}, reverse=True))
+        own = {a for a in (axis, component) if a is not None}
+        axes = tuple(sorted({*self.ops[params].axes, *own}, reverse=True))
         again = tuple(self.iteration.values()) if variable.index in self.iteration else ()
         noise = Op("", "noise", factor=factor, variable=variable, step=step, axes=() if size else axes)
         if size and not factor.unbatched:
@@ -419,8 +420,16 @@ def check_keys(used: list[Factor]) -> None:
     """Every variable can be a keyword of the call, and no two variables are the same keyword."""
     first: dict[str, Variable] = {}
     spans = {v.key: True for factor in used for v in factor.conditions if v.span}  # x_{1:T} is what x_t is, but not x
+    letters: dict[str, Variable] = {}
     for factor in used:
         for variable in (*factor.header.variables, *factor.conditions):
+            known = letters.setdefault(variable.key, variable)
+            if variable.index and known.index and variable.index.lower() != known.index.lower():
+                raise one_key(
+                    known, variable, factor,
+                    f"a letter as a subscript is an index, so both are {variable.base!r}; number them, "
+                    f"{variable.base}_1 and {variable.base}_2, or give them words",
+                )  # fmt: skip
             plain = replace(variable, index=variable.index if spans.get(variable.key) else None, offset=0, span=False)
             if plain.key == "self":
                 raise FormulaError(f"{factor}: a variable cannot be called 'self', the first argument of every call")
@@ -428,11 +437,9 @@ def check_keys(used: list[Factor]) -> None:
                 raise one_key(first[plain.key], plain, factor)
 
 
-def one_key(first: Variable, second: Variable, by: object) -> FormulaError:
+def one_key(first: Variable, second: Variable, by: object, advice: str = "rename one of them") -> FormulaError:
     """Two variables that a call could not tell apart."""
-    return FormulaError(
-        f"{by}: the variables {first} and {second} would both be {second.key!r} in a call\nrename one of them"
-    )
+    return FormulaError(f"{by}: the variables {first} and {second} would both be {second.key!r} in a call\n{advice}")
 
 
 def declared_shapes(used: list[Factor]) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:

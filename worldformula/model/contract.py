@@ -127,7 +127,7 @@ class Model:
     @torch.no_grad()
     def generate(
         self, n: int, *, seed: int | None = None, generator: torch.Generator | None = None, mean: bool = False,
-        **given: Tensor,
+        **given: Any,
     ) -> Values:  # fmt: skip
         """``n`` draws of the latents and the data, by variable, from prior and decoder.
 
@@ -136,7 +136,7 @@ class Model:
             seed: of this call; otherwise ``generator``, or torch's own.
             generator: where the draws come from.
             mean: the mean of the data given its latents, as pictures usually show it, instead of a draw.
-            given: conditions ``[n, ...]``, such as a label.
+            given: conditions ``[n, ...]``, such as a label; a subclass may take options of its own.
         """
         prior, decode = _joint(self._need("prior")), _joint(self._need("decode"))
         if seed is not None:
