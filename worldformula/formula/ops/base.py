@@ -291,4 +291,3 @@ def marked(symbol: str, *marks: str) -> str:
     """A symbol of plain text with its settings: ``MMD{gaussian; K=8}``."""
     kept = [m for m in marks if m]
     return f"{symbol}{{{'; '.join(kept)}}}" if kept else symbol
-

@@ -67,7 +67,9 @@ class CrossEntropyNode(Expanded):
             return f"Monte Carlo, {self.samples} samples of q", "pathwise, through the samples"
         if len(self.q) > 1:
             return "exact for every pair, given the draws that they depend on", "pathwise, or exact where enumerated"
-        return "exact: every value" if isinstance(self.expansion, Negative) else "closed form: H[q] + KL(q ‖ p)", "exact"
+        return "exact: every value" if isinstance(
+            self.expansion, Negative
+        ) else "closed form: H[q] + KL(q ‖ p)", "exact"
 
 
 def _pair(q: Use, p: Use | None) -> Node:

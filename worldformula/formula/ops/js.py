@@ -36,7 +36,9 @@ class JSNode(Expanded):
         k = f"K={self.samples}"
         hat = '<mover accent="true"><mi>D</mi><mo stretchy="false">^</mo></mover>'
         return Symbol(
-            f"JŜ{{{k}}}", rf"\widehat{{D}}_{{\mathrm{{JS}}}}^{{{k}}}", f"<msubsup>{hat}<mi>JS</mi><mi>{k}</mi></msubsup>"
+            f"JŜ{{{k}}}",
+            rf"\widehat{{D}}_{{\mathrm{{JS}}}}^{{{k}}}",
+            f"<msubsup>{hat}<mi>JS</mi><mi>{k}</mi></msubsup>",
         )
 
     @property

@@ -67,7 +67,9 @@ class SampledDivergence(Expanded):
         k = f"K={self.samples}"
         hat = '<mover accent="true"><mi>D</mi><mo stretchy="false">^</mo></mover>'
         return Symbol(
-            f"KL̂{{{k}}}", rf"\widehat{{D}}_{{\mathrm{{KL}}}}^{{{k}}}", f"<msubsup>{hat}<mi>KL</mi><mi>{k}</mi></msubsup>"
+            f"KL̂{{{k}}}",
+            rf"\widehat{{D}}_{{\mathrm{{KL}}}}^{{{k}}}",
+            f"<msubsup>{hat}<mi>KL</mi><mi>{k}</mi></msubsup>",
         )
 
     @property

@@ -131,7 +131,9 @@ def MMD(
         FormulaError: no common variable, an unknown kernel, or a scale that is not positive.
     """
     if kernel not in KERNELS:
-        raise FormulaError(f"MMD: expected kernel= as one of {', '.join(KERNELS)}, got {kernel!r}.{near(str(kernel), KERNELS)}")
+        raise FormulaError(
+            f"MMD: expected kernel= as one of {', '.join(KERNELS)}, got {kernel!r}.{near(str(kernel), KERNELS)}"
+        )
     scales = tuple(float(s) for s in (scale if isinstance(scale, Sequence) else (scale,)))
     if not scales or min(scales) <= 0:
         raise FormulaError(f"MMD: expected scale= as positive numbers, got {scale!r}")
