@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import linecache
 import re
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -56,7 +57,11 @@ def emit(
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     scope: dict[str, Any] = dict(writer.globals)
     exec(compile(source, filename, "exec"), scope)
-    return Emitted(source, tuple(writer.arguments()), scope["formula"], frozenset(writer.plain))
+    function = scope.pop(
+        "formula"
+    )  # without the cycle through its globals it is freed with the formula, source and all
+    weakref.finalize(function, linecache.cache.pop, filename, None).atexit = False
+    return Emitted(source, tuple(writer.arguments()), function, frozenset(writer.plain))
 
 
 class _Writer(Lines):
