@@ -64,7 +64,7 @@ class Binder:
         names, flags = plan.arguments, plan.reset or next((op.how for op in plan.ops if op.kind == "mask"), None)
         self.inputs = tuple(
             _Input(
-                key, names[key], () if op.kind in FLAGS else plan.shapes.get(key), plan.series(op), op.kind == "symbol"
+                key, names[key], () if op.kind in FLAGS else plan.given_shape(key), plan.series(op), op.kind == "symbol"
             )
             for key, op in plan.inputs.items()
         )  # fmt: skip

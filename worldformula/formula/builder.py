@@ -34,6 +34,9 @@ class Builder(Sharing):
             return scope[variable]
         if variable in self.iterated:
             return self.iterated[variable]
+        inner = variable.inner or (variable.index if variable.index != index else None)
+        if inner in self.iteration and not variable.offset:
+            return self.item(variable, str(inner), scope, index, by)
         if variable.span:
             return self.input(variable, by, Op("", "whole", variable=variable))
         bound = variable.index is not None and variable.index == index
@@ -53,6 +56,16 @@ class Builder(Sharing):
                 return self.last(variable, by)
             variable = Variable(variable.identifier)  # without a Sum over its index it is a variable like any other
         return self.input(variable, by, Op("", "input", variable=variable, step=bound))
+
+    def item(self, variable: Variable, inner: str, scope: Scope, index: str | None, by: object) -> str:
+        """``x_{k,l}`` (or ``x_l``) in the iteration l: the l-th entry of the axis in front of its event."""
+        whole = replace(variable, inner=None) if variable.inner else replace(variable, index=None)
+        value = self.read(whole, scope, index, by)
+        steps, place = self.counts[inner], self.iteration[inner]
+        self.inner[variable.key] = steps
+        rank = self.ranks.get(variable.key, 1)
+        op = Op("", "call", (value, -rank - 1, place - 1), function=torch.select)
+        return self.add(f"{variable.key}_{place}", op)
 
     def last(self, variable: Variable, by: object) -> str:
         """``h_T`` outside the sum over t: the value of the last step."""

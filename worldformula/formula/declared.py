@@ -23,7 +23,8 @@ def check_keys(used: list[Factor]) -> None:
                     f"a letter as a subscript is an index, so both are {variable.base!r}; number them, "
                     f"{variable.base}_1 and {variable.base}_2, or give them words",
                 )  # fmt: skip
-            plain = replace(variable, index=variable.index if spans.get(variable.key) else None, offset=0, span=False)
+            index = variable.index if spans.get(variable.key) else None
+            plain = replace(variable, index=index, offset=0, span=False, inner=None)
             if plain.key == "self":
                 raise FormulaError(f"{factor}: a variable cannot be called 'self', the first argument of every call")
             if first.setdefault(plain.key, plain) != plain:

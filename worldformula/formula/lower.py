@@ -340,6 +340,7 @@ class _Lowering(Operated):
         outer, self.inside_term = self.inside_term, True
         total: Ref | None = None
         previous = dict(self.first_values(node, scope, index))
+        self.counts[node.index] = node.steps
         for place in range(1, node.steps + 1):
             self.iteration[node.index] = place
             self.iterated = {v: n for v, n in self.iterated.items() if v.index != node.index}
@@ -373,7 +374,7 @@ class _Lowering(Operated):
                 if like is None:
                     raise TimeError(f"{text(node)}: nothing tells the batch of {condition}; read some data before")
                 known = self.ops[like].variable
-                rank = self.ranks.get(known.key, 1) if known else 1
+                rank = self.ranks.get(known.key, 1) + (known.key in self.inner) if known else 1
                 yield condition, self.add(condition.identifier, Op("", "zeros", (like, rank), how=repr(shape)))
 
     def like(self, node: OverSteps, scope: Scope, index: str | None) -> str | None:
@@ -382,8 +383,18 @@ class _Lowering(Operated):
         if drawn is not None:
             return drawn
         own = _drawn(node.body)
-        read = ((c, f) for f in factors(node.body) for c in f.conditions if c.index != node.index and c not in own)
-        return next((self.read(c, scope, index, f) for c, f in read if not c.span), None)
+        conditions = [(c, f) for f in factors(node.body) for c in f.conditions if c not in own and not c.span]
+        for condition, factor in sorted(conditions, key=lambda pair: node.index in (pair[0].index, pair[0].inner)):
+            if condition.offset and condition.index == node.index:
+                continue
+            if condition.inner == node.index:
+                self.inner[condition.key] = node.steps
+                condition = replace(condition, inner=None)
+            if condition.index == node.index:
+                self.inner[condition.key] = node.steps
+                condition = replace(condition, index=None)
+            return self.read(condition, scope, index, factor)
+        return None
 
 
 def _drawn(node: Node) -> set[Variable]:

@@ -84,6 +84,7 @@ def variable(v: Variable) -> str:
     elif v.index:
         sign = f"<mo>{'−' if v.offset < 0 else '+'}</mo><mn>{abs(v.offset)}</mn>" if v.offset else ""
         parts.append(symbol(v.index) + sign)
+        parts += [symbol(v.inner)] if v.inner else []
     sub = f"<mrow>{_COMMA.join(parts)}</mrow>"
     primes = f"<mo>{'′' * v.primes}</mo>"
     if parts and v.primes:

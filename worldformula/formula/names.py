@@ -68,7 +68,7 @@ def _greek(letter: str) -> str:
 class Variable:
     """One variable as written. ``index`` is the time index (``"t"``), ``offset`` its shift (−1 in ``z_{t-1}``).
 
-    ``span`` is set in ``x_{1:T}``, the whole series.
+    ``span`` is set in ``x_{1:T}``, the whole series; ``inner`` is the second index of ``x_{k,l}``.
     """
 
     base: str
@@ -78,6 +78,7 @@ class Variable:
     index: str | None = None
     offset: int = 0
     span: bool = False
+    inner: str | None = None
 
     @property
     def key(self) -> str:
@@ -107,7 +108,8 @@ class Variable:
         """The time index as text: ``t``, ``t-1``, ``1:T``, or nothing."""
         if self.span:
             return f"1:{str(self.index).upper()}"
-        return "" if self.index is None else f"{self.index}{self.offset:+d}" if self.offset else self.index
+        own = "" if self.index is None else f"{self.index}{self.offset:+d}" if self.offset else self.index
+        return own if self.inner is None else f"{own},{self.inner}"
 
     def __str__(self) -> str:
         base = (f"\\{self.accent} " if self.accent else "") + self.base + "'" * self.primes
@@ -223,6 +225,8 @@ class _Reader:
         if index is None:
             return replace(variable, subscript=f"{variable.subscript or ''}{part}")
         letter, sign, steps = index.groups()
+        if variable.index is not None and not sign:
+            return replace(variable, inner=letter)
         return replace(variable, index=letter, offset=int(f"{sign}{steps}") if steps else 0)
 
     def variables(self, closing: str) -> tuple[Variable, ...]:

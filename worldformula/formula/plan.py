@@ -82,7 +82,8 @@ class Plan:
 
     ``carries`` maps a carried variable's key to the operation that gives its next value; ``shifts`` lists the data
     series read at t−1; ``samples`` maps each drawn variable's key to its operation; ``labels`` maps the operation of a
-    KL, a log or a sum over time to its text. ``sizes`` are those of the sample axes.
+    KL, a log or a sum over time to its text. ``sizes`` are those of the sample axes;
+    ``inner`` the length of the axis of iterations that an input has in front of its event.
     """
 
     ops: tuple[Op, ...]
@@ -98,6 +99,7 @@ class Plan:
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     ranks: dict[str, int] = field(default_factory=dict)
     sizes: dict[int, int] = field(default_factory=dict)
+    inner: dict[str, int] = field(default_factory=dict)
     stages: dict[str, Stage] = field(default_factory=dict)
 
     def stage(self, name: str) -> Stage:
@@ -162,11 +164,16 @@ class Plan:
     def reference(self) -> tuple[str, int] | None:
         """The input of a call without time from which the batch shape is read, and how many event axes it has."""
         known = [
-            (k, self.ranks[k])
+            (k, self.ranks[k] + (k in self.inner))
             for k, op in self.inputs.items()
             if not op.step and op.kind == "input" and k in self.ranks
         ]  # a whole series is [B, T, ...]: its length is no batch axis
         return known[0] if known else None
+
+    def given_shape(self, key: str) -> tuple[int, ...] | None:
+        """The event shape that a call gives an input in."""
+        shape = self.shapes.get(key)
+        return (self.inner[key], *shape) if shape is not None and key in self.inner else shape
 
     def noise_shape(self, site: Op) -> tuple[int, ...] | None:
         """The event part of a site's noise; None where it is only known once the network has run."""

@@ -33,6 +33,8 @@ class Sharing:
         self.sizes: dict[int, int] = {}  # of the sample axes
         self.axes: dict[object, int] = {}  # what is drawn several times -> its axis
         self.iteration: dict[str, int] = {}  # where in the iterations that are not time
+        self.counts: dict[str, int] = {}  # how many iterations there are, by index
+        self.inner: dict[str, int] = {}  # inputs with an axis of iterations in front of their event, and its length
         self.iterated: dict[Variable, str] = {}  # the values of the iterations that are done
         self.masked: frozenset[str] = frozenset()  # inputs that some rows lack
         self.expert = False  # whether what is built belongs to an expert
@@ -75,6 +77,7 @@ class Sharing:
             shapes=self.shapes,
             ranks=self.ranks,
             sizes=self.sizes,
+            inner=self.inner,
             stages={name: "loop" if op.step else "once" for name, op in self.ops.items()},
         )
 
