@@ -143,3 +143,8 @@ def test_a_near_miss_may_differ_in_case():
     assert near("CartPole", ["cartpole", "pendulum"]) == " Did you mean 'cartpole'?"
     assert near("X", ["x"]) == " Did you mean 'x'?"
     assert near("normal", ["Normal"]) == " Did you mean 'Normal'?"
+
+
+def test_a_greek_letter_of_a_function_prints_as_greek():
+    f = Deterministic("e = ε_θ(x)", nn.Linear(2, 2), shape=2)
+    assert str(E(f, norm2(Value("e")))).startswith(r"\mathbb{E}_{e = \epsilon_{\theta}(x)}")

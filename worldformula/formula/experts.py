@@ -1,18 +1,23 @@
 """Products and mixtures of experts: one latent, inferred from whichever conditions there are.
 
-PoE([prior, q_a, q_b])      q(z|x_a,x_b) ∝ p(z) q(z|x_a) q(z|x_b)                  MVAE (Wu & Goodman 2018)
-MoE([q_a, q_b])             q(z|x_a,x_b) = ½ q(z|x_a) + ½ q(z|x_b)                 MMVAE (Shi et al. 2019)
+PoE([prior, q_a, q_b])      q(z|a,b) ∝ p(z) q(z|a) q(z|b)                          MVAE (Wu & Goodman 2018)
+MoE([q_a, q_b])             q(z|a,b) = ½ q(z|a) + ½ q(z|b)                         MMVAE (Shi et al. 2019)
 MoPoE([q_a, q_b])           the mixture of the products of all subsets             MoPoE (Sutter et al. 2021)
 
-Modalities that some rows lack: ``loss(x_a=a, x_b=b, present={"x_b": flags})`` with flags ``[B]`` (or ``[B, T]``). An
-absent expert is removed from its row, and log p(x_b|z) contributes 0 there, with gradient 0.
+Modalities that some rows lack: ``loss(a=images, b=sounds, present={"b": flags})`` with flags ``[B]`` (or ``[B, T]``).
+An absent expert is removed from its row, and log p(b|z) contributes 0 there, with gradient 0. A row that has nothing
+gets the prior where that is an expert; a mixture without any component there is NaN.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
 
 from worldformula import families
 from worldformula.errors import FormulaError, HeaderError, table
@@ -93,6 +98,21 @@ class Experts(Factor):
         held = dict(zip(self.conditions, conditions, strict=True))
         found = [part.params(*(held[c] for c in part.conditions)) for part in self.parts]
         return self.combine(*found, **self.settings)
+
+    def params_where(self, values: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Params:
+        """The parameters for rows of which some lack a condition: ``values`` and flags ``[B]`` by variable.
+
+        What stands in the rows that lack a value does not matter, as long as the networks return finite numbers.
+        """
+        found, flags = [], []
+        for part in self.parts:
+            if isinstance(part, Experts):
+                found.append(part.params_where(values, present))
+            else:
+                found.append(part.params(*(values[c.key] for c in part.conditions)))
+            own = [present[c.key] != 0 for c in part.conditions if c.key in present]
+            flags.append(functools.reduce(torch.logical_and, own) if own else None)
+        return self.combine(*found, present=flags if any(f is not None for f in flags) else (), **self.settings)
 
     def only(self, *names: str) -> Factor:
         """The same of those parts alone whose conditions are among ``names`` (and of those without any)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from worldformula.formula.functions import FUNCTIONS
-from worldformula.formula.names import GREEK, Variable
+from worldformula.formula.names import GREEK, Variable, greek
 from worldformula.formula.nodes import (
     Binary,
     Divergence,
@@ -38,6 +38,7 @@ def symbol(word: str) -> str:
     >>> symbol("theta"), symbol("x"), symbol("image"), symbol("x1")
     ('\\theta', 'x', '\\mathrm{image}', 'x_{1}')
     """
+    word = greek(word)
     if word in GREEK:
         return f"\\{word}"
     if len(word) > 1 and len(word.rstrip("0123456789")) == 1:

@@ -53,7 +53,7 @@ GREEK = [
 ACCENTS = ("hat", "tilde", "bar", "dot", "vec")
 
 
-def _greek(letter: str) -> str:
+def greek(letter: str) -> str:
     """``"π"`` -> ``"pi"``; any other letter (or word) stays."""
     if letter.isascii() or len(letter) > 1:
         return letter
@@ -88,7 +88,7 @@ class Variable:
         ['z', 'hat_z', 'h_prime']
         """
         accent = f"{self.accent}_" if self.accent else ""
-        base = "".join(_greek(c) for c in self.base)
+        base = "".join(greek(c) for c in self.base)
         return accent + base + "_prime" * self.primes + (f"_{self.subscript}" if self.subscript else "")
 
     @property
@@ -130,7 +130,7 @@ class Header:
     @property
     def identifier(self) -> str:
         """The attribute of an expression under which the network lives: ``q_z_given_x``, ``p_z``, ``enc``."""
-        letter = re.sub(r"\W", "_", "".join(_greek(c) for c in self.letter))
+        letter = re.sub(r"\W", "_", "".join(greek(c) for c in self.letter))
         if self.deterministic:
             return letter
         name = "_".join([letter, *(v.identifier for v in self.variables)])
@@ -198,7 +198,7 @@ class _Reader:
         primes = 0
         while self.at < len(self.text) and self.text[self.at] == "'":
             self.at, primes = self.at + 1, primes + 1
-        variable = Variable(_greek(name), accent, primes)  # \theta and θ are one variable
+        variable = Variable(greek(name), accent, primes)  # \theta and θ are one variable
         return self.subscripted(variable) if self.at < len(self.text) and self.text[self.at] == "_" else variable
 
     def subscripted(self, variable: Variable) -> Variable:
