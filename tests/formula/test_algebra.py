@@ -47,13 +47,13 @@ def vae():
 @pytest.mark.parametrize(
     ("formula", "expected"),
     [
-        (lambda w: exp(w), torch.exp),
+        (exp, torch.exp),
         (lambda w: log(exp(w)), lambda w: w),
         (lambda w: sqrt(exp(w)), lambda w: (w / 2).exp()),
-        (lambda w: tanh(w), torch.tanh),
-        (lambda w: sigmoid(w), torch.sigmoid),
+        (tanh, torch.tanh),
+        (sigmoid, torch.sigmoid),
         (lambda w: softplus(-w), lambda w: torch.nn.functional.softplus(-w)),
-        (lambda w: abs(w), torch.abs),
+        (abs, torch.abs),
         (lambda w: w**2, torch.square),
         (lambda w: exp(w) ** -0.5, lambda w: (-w / 2).exp()),
         (lambda w: clamp(w, -0.5, 0.5), lambda w: w.clamp(-0.5, 0.5)),
@@ -142,9 +142,7 @@ def test_a_discrete_variable_is_summed_out_exactly():
 
 def test_d28_the_log_of_a_marginal_says_what_is_missing(vae):
     _, p, d = vae
-    with pytest.raises(
-        NoClosedFormError, match=r"(?s)a normal variable cannot be summed out exactly.*log\(E\(q, ratio"
-    ):
+    with pytest.raises(NoClosedFormError, match=r"(?s)a normal variable cannot be summed out.*log\(E\(q, ratio"):
         log((p * d).marginal("z"))
     with pytest.raises(UnknownVariableError, match="declares no variable 'y'"):
         (p * d).marginal("y")

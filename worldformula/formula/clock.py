@@ -18,9 +18,10 @@ def check_clock(
     initial: Mapping[str, Tensor] | None,
     mask: object = None,
     burn_in: object = 0,
+    until: object = None,
 ) -> None:
     """Refuse flags without a name, and first values that no carry takes or that do not have its shape."""
-    for what, name, example in (("reset", reset, "first"), ("mask", mask, "valid")):
+    for what, name, example in (("reset", reset, "first"), ("mask", mask, "valid"), ("until", until, "last")):
         if name is not None and not (isinstance(name, str) and name):
             raise FormulaError(f"{what}=: expected a name for the series of flags, e.g. {example!r}, got {name!r}")
     if isinstance(burn_in, bool) or not isinstance(burn_in, int) or burn_in < 0:

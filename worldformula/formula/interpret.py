@@ -229,15 +229,15 @@ class _Interpreter:
 
     def _over(self, op: Op) -> Tensor:
         """The reduction of the steps."""
-        name, (how, _, burn_in) = op.reads[0], op.how.partition(" ")
-        if how == "last":
+        name = op.reads[0]
+        if op.how == "last":
             return self.history[name][-1]  # type: ignore[no-any-return]
-        if not self.ops[name].axes and len(op.args) == 1 and not burn_in:
-            return getattr(torch.stack(self.history[name], 1), how)(1)  # type: ignore[no-any-return]
+        if not self.ops[name].axes and not op.options:
+            return getattr(torch.stack(self.history[name], 1), op.how)(1)  # type: ignore[no-any-return]
         steps = torch.stack(self.history[name], -1)
-        mask = self.given[self.plan.arguments[self.ops[op.reads[1]].how]] if len(op.reads) > 1 else None
         B, T = steps.shape[-2:]
-        return runtime.counted(steps.flatten(-2), B, T, how, mask, int(burn_in or 0))
+        given = {k: self.given[self.plan.arguments[v]] if isinstance(v, str) else v for k, v in op.options}
+        return runtime.counted(steps.flatten(-2), B, T, op.how, **given)
 
     def _arithmetic(self, op: Op, args: list[Any]) -> Any:
         """Functions of one value, and reductions over event and sample axes."""

@@ -139,14 +139,13 @@ class Lines(Written):
         raise TypeError(f"no code rule for {op.kind}")
 
     def _over(self, op: Op, body: str) -> str:
-        how, _, burn_in = op.how.partition(" ")
-        inner = self.ops[str(op.args[0])]
-        if how == "last":
+        if op.how == "last":
             return f"{body}.unflatten(0, (B, T))[:, -1]"
-        if len(op.args) == 1 and not burn_in and not inner.axes:
-            return f"{body}.unflatten(0, (B, T)).{how}(1)"
-        mask = self.plan.arguments[self.ops[str(op.args[1])].how] if len(op.args) > 1 else "None"
-        return f"counted({self.ref(op.args[0])}, B, T, {how!r}, {mask}, {burn_in or 0})"
+        if not op.options and not self.ops[str(op.args[0])].axes:
+            return f"{body}.unflatten(0, (B, T)).{op.how}(1)"
+        known = self.plan.arguments
+        given = "".join(f", {k}={known.get(v, v)}" for k, v in op.options if v)  # flags by the name of their argument
+        return f"counted({self.ref(op.args[0])}, B, T, {op.how!r}{given})"
 
     def _samples(self, op: Op, body: str) -> str:
         assert op.axis is not None

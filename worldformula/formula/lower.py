@@ -301,11 +301,11 @@ class _Lowering(Operated):
             inner = self.add(f"{inner}_{node.index}", Op("", "repeat", (inner,), step=True))
         if self.rank(inner):
             raise FormulaError(f"Sum over {node.index!r}: {text(node.body)} has event axes; write total(...) around it")
-        args: tuple[Ref, ...] = (inner,)
-        if node.mask is not None:
-            args = (inner, self.flags("mask", node.mask))
-        op = Op("", "over", args, how=node.how if not node.burn_in else f"{node.how} {node.burn_in}")
-        name = self.add(f"{node.how}_over_{node.index}", op)
+        named = {"mask": node.mask, "until": node.until}
+        flags = tuple(self.flags("mask", name) for name in named.values() if name is not None)
+        counted = (("burn_in", node.burn_in), *((key, name) for key, name in named.items() if name is not None))
+        options = counted if flags or node.burn_in else ()
+        name = self.add(f"{node.how}_over_{node.index}", Op("", "over", (inner, *flags), how=node.how, options=options))
         self.leaves.append(name)
         self.labels.setdefault(name, text(node))
         return name

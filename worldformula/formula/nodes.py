@@ -171,7 +171,8 @@ class OverBatch(Node):
 class OverTime(Node):
     """Σ_t body (or its mean over t). ``reset`` names the series of flags that restart the carry.
 
-    ``mask`` names the series of flags of the steps that count; the first ``burn_in`` steps run, but do not count.
+    ``mask`` names the series of flags of the steps that count; the first ``burn_in`` steps run, but do not count;
+    nor do those behind the first one that has the flag ``until``.
     """
 
     how: Literal["sum", "mean"]
@@ -181,6 +182,7 @@ class OverTime(Node):
     initial: Constants | None = None
     mask: str | None = None
     burn_in: int = 0
+    until: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -104,12 +104,20 @@ def unfold(head: Any, *sizes: int) -> Any:
     return tuple(unfold(value, *sizes) for value in head)
 
 
-def counted(x: Tensor, B: int, T: int, how: str, mask: Tensor | None = None, burn_in: int = 0) -> Tensor:
-    """The sum or mean over the steps that count: those behind the burn-in whose mask [B, T] is set."""
+def counted(
+    x: Tensor, B: int, T: int, how: str, *, burn_in: int = 0, mask: Tensor | None = None, until: Tensor | None = None
+) -> Tensor:
+    """The sum or mean over the steps that count: behind the burn-in, with their ``mask`` [B, T] set, and none behind
+    the first step whose ``until`` is set.
+    """
     x = torch.unflatten(x, -1, (B, T))[..., burn_in:]
-    if mask is None:
+    if mask is None and until is None:
         return x.sum(-1) if how == "sum" else x.mean(-1)
-    keep = mask[:, burn_in:] != 0
+    keep = torch.ones((), dtype=torch.bool, device=x.device) if mask is None else mask != 0
+    if until is not None:
+        ended = (until != 0).cumsum(1)
+        keep = keep & (ended - (until != 0).to(ended.dtype) == 0)
+    keep = keep[:, burn_in:]
     total = torch.where(keep, x, 0.0).sum(-1)
     return total if how == "sum" else total / keep.sum(-1).clamp_min(1)
 

@@ -22,6 +22,7 @@ def _over_time(
     initial: Mapping[str, Tensor] | None,
     mask: str | None,
     burn_in: int,
+    until: str | None,
     steps: int | None,
 ) -> Expression:
     if not isinstance(index, str):
@@ -29,14 +30,23 @@ def _over_time(
     if not isinstance(step, Expression):
         raise FormulaError(f"expected Sum('t', expression), got {type(step).__name__}")
     if steps is not None:
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1 or reset or initial or mask or burn_in:
+        if (
+            isinstance(steps, bool)
+            or not isinstance(steps, int)
+            or steps < 1
+            or reset
+            or initial
+            or mask
+            or burn_in
+            or until
+        ):
             raise FormulaError(
                 f"steps=: expected a positive number of iterations and no clock beside it, got {steps!r}"
             )
         return Expression(OverSteps(how, index, steps, step.node))
-    check_clock(index, step.node, reset, initial, mask, burn_in)
+    check_clock(index, step.node, reset, initial, mask, burn_in, until)
     start = Constants(initial) if initial else None
-    return Expression(OverTime(how, index, step.node, reset, start, mask, burn_in))
+    return Expression(OverTime(how, index, step.node, reset, start, mask, burn_in, until))
 
 
 def Sum(
@@ -47,6 +57,7 @@ def Sum(
     initial: Mapping[str, Tensor] | None = None,
     mask: str | None = None,
     burn_in: int = 0,
+    until: str | None = None,
     steps: int | None = None,
 ) -> Expression:
     """Σ_t step over the time axis of the series ``[B, T, ...]``, or over iterations 1 … ``steps`` that are not time.
@@ -60,12 +71,13 @@ def Sum(
         mask: names the series of flags ``[B, T]`` of the steps that count, such as those of sequences of unequal
             length. The carry passes through the others.
         burn_in: so many first steps run, but do not count.
+        until: names the series of flags ``[B, T]`` of the step that ends its sequence: those behind it do not count.
         steps: iterations instead of time (DRAW): written out in the emitted code. A ``ModuleList`` as the network of a
             factor with this index holds one network per iteration; ``c_L`` right of the sum is the last ``c_l``.
 
     Raises UnknownVariableError for a variable that nothing carries, and ShapeError.
     """
-    return _over_time("sum", index, step, reset, initial, mask, burn_in, steps)
+    return _over_time("sum", index, step, reset, initial, mask, burn_in, until, steps)
 
 
 def Mean(
@@ -76,10 +88,11 @@ def Mean(
     initial: Mapping[str, Tensor] | None = None,
     mask: str | None = None,
     burn_in: int = 0,
+    until: str | None = None,
     steps: int | None = None,
 ) -> Expression:
     """The mean over time of ``step``, of the steps that count; arguments as in :func:`Sum`."""
-    return _over_time("mean", index, step, reset, initial, mask, burn_in, steps)
+    return _over_time("mean", index, step, reset, initial, mask, burn_in, until, steps)
 
 
 def together(**formulas: Expression) -> Expression:

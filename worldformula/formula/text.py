@@ -67,7 +67,7 @@ def bracketed(node: Node, op: str, *, right: bool = False) -> bool:
 def clock(node: OverTime) -> tuple[tuple[str, str], ...]:
     """What the sign of a sum over time says besides its index: ``(("reset", "first"), ("initial", "h"))``."""
     initial = [] if node.initial is None else [("initial", name) for name in node.initial.names]
-    marks = [("reset", node.reset), ("mask", node.mask), ("burn_in", str(node.burn_in or ""))]
+    marks = [("reset", node.reset), ("mask", node.mask), ("burn_in", str(node.burn_in or "")), ("until", node.until)]
     return (*((key, value) for key, value in marks if value), *initial)
 
 

@@ -171,10 +171,12 @@ class Written:
 
     @staticmethod
     def factor_of(op: Op) -> Factor:
+        """The factor of an operation that has one."""
         assert op.factor is not None
         return op.factor
 
 
 def family_of(factor: Factor) -> Family:
+    """The family of a random factor."""
     assert factor.family is not None
     return factor.family

@@ -1,0 +1,78 @@
+"""Which steps of a sum over time count: masks, burn-in, the end of a sequence."""
+
+import pytest
+import torch
+from torch import nn
+
+from tests.formula.test_iterations import agree
+from worldformula import Deterministic, E, Mean, Normal, Sum, log
+from worldformula.errors import FormulaError
+
+B, T, H = 3, 6, 2
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    core = Deterministic("h_t = f(h_{t-1},x_t)", _Core(), shape=H)
+    return core, Normal("p(x_t|h_{t-1})", nn.Linear(H, 2), shape=1)
+
+
+class _Core(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(H + 1, H)
+
+    def forward(self, h, x):
+        return self.linear(torch.cat((h, x), -1)).tanh()
+
+
+def by_hand(model, x):
+    """log p(x_t|h_{t-1}) of every step, [B, T]."""
+    core, p = model
+    h, found = torch.zeros(len(x), H), []
+    for t in range(x.shape[1]):
+        found.append(p.log_prob(x=x[:, t], h=h))
+        h = core.net(h, x[:, t])
+    return torch.stack(found, 1)
+
+
+MASK = torch.tensor([[1, 1, 1, 1, 0, 0], [1, 0, 1, 0, 1, 0], [0, 0, 0, 0, 0, 0]]).bool()
+LAST = torch.tensor([[0, 0, 1, 0, 1, 0], [0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]]).bool()
+ALIVE = torch.tensor([[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1], [1, 0, 0, 0, 0, 0]]).bool()
+
+
+@pytest.mark.parametrize("over", [Sum, Mean])
+@pytest.mark.parametrize(
+    ("settings", "flags", "keep"),
+    [
+        ({"mask": "valid"}, {"valid": MASK}, MASK),
+        ({"burn_in": 2}, {}, torch.arange(T).expand(B, T) >= 2),
+        ({"until": "last"}, {"last": LAST}, ALIVE),
+        ({"mask": "valid", "burn_in": 1}, {"valid": MASK}, MASK & (torch.arange(T) >= 1)),
+        ({"mask": "valid", "until": "last"}, {"valid": MASK, "last": LAST}, MASK & ALIVE),
+    ],
+)
+def test_the_steps_that_count(model, over, settings, flags, keep):
+    x = torch.randn(B, T, 1)
+    loss = over("t", E(model[0], log(model[1])), **settings)
+    each = torch.where(keep, by_hand(model, x), 0.0)
+    expected = each.sum(1) if over is Sum else each.sum(1) / keep.sum(1).clamp_min(1)
+    out = agree(loss, x=x, **flags)
+    torch.testing.assert_close(out.value, expected)
+    assert all(f"{key}={value}" in repr(loss) for key, value in settings.items())
+
+
+def test_a_nan_in_a_step_that_does_not_count_stays_out_of_the_value(model):
+    x = torch.randn(B, T, 1)
+    x[:, -1] = torch.nan
+    mask = torch.ones(B, T)
+    mask[:, -1] = 0
+    loss = Sum("t", E(model[0], log(model[1])), mask="valid")
+    assert loss(x=x, valid=mask).value.isfinite().all()
+
+
+@pytest.mark.parametrize("settings", [{"burn_in": -1}, {"burn_in": True}, {"mask": ""}, {"until": 3}])
+def test_settings_that_cannot_be(model, settings):
+    with pytest.raises(FormulaError, match=r"burn_in=|mask=|until="):
+        Sum("t", E(model[0], log(model[1])), **settings)
