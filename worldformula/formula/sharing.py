@@ -113,7 +113,7 @@ class Sharing:
         if step and op.kind not in ("repeat", "unroll"):
             op = replace(op, args=tuple(self.repeated(a) for a in op.args))
         axes = self.axes_of(op)
-        if op.kind not in ("along", "draw", "support", "wide", "shares"):
+        if op.kind not in ("along", "draw", "support", "wide", "shares") and not op.over_batch:
             op = replace(op, args=tuple(self.along(a, axes) for a in op.args))
         axes = () if op.over_batch else tuple(a for a in axes if a != op.axis)
         name = self.unique(wish)
