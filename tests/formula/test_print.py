@@ -4,11 +4,12 @@ from itertools import product
 
 import pytest
 import torch
+from torch import nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.formula.test_mathml import read
-from worldformula import KL, Bernoulli, Deterministic, E, Mean, Normal, Sum, log
+from worldformula import KL, Bernoulli, Deterministic, E, Mean, Normal, Sum, Value, log, norm2
 from worldformula.errors import near
 from worldformula.formula.latex import latex
 from worldformula.formula.mathml import mathml
