@@ -4,9 +4,9 @@ from itertools import product
 
 import pytest
 import torch
-from torch import nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from tests.formula.test_mathml import read
 from worldformula import KL, Bernoulli, Deterministic, E, Mean, Normal, Sum, Value, log, norm2
