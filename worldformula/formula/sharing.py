@@ -175,11 +175,13 @@ class Sharing:
         return self.unbatched(ref) or self.scalar(ref)
 
     def scalar(self, ref: Ref) -> bool:
-        """A number, a named one, or arithmetic of such."""
+        """A number, a named one, a mean over the batch, a KL of factors without batch axes, or arithmetic of such."""
         if not isinstance(ref, str):
             return True
         op = self.ops[ref]
-        return op.kind == "symbol" or (
+        if op.kind in ("kl", "method"):
+            return all(self.unbatched(a) for a in op.reads)
+        return op.kind in ("symbol", "batch") or (
             op.kind in ("binary", "negative", "detach", "function") and all(self.scalar(a) for a in op.args)
         )
 
