@@ -6,9 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from tests.formula.test_mathml import read
-from worldformula import KL, Bernoulli, Deterministic, E, Mean, Normal, Sum, log
+from worldformula import KL, Bernoulli, Deterministic, E, Mean, Normal, Sum, Value, log, norm2
 from worldformula.errors import near
 from worldformula.formula.latex import latex
 from worldformula.formula.mathml import mathml

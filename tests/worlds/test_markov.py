@@ -54,7 +54,8 @@ def test_laws(name):
 
 def test_the_formulas_print():
     assert str(dmm.build(dmm.tiny()).loss) == (
-        r"\operatorname{mean}\left( \sum_{t;\, \mathrm{reset}=\mathrm{first};\, \mathrm{initial}=z} \mathbb{E}_{h_{t} = "
+        r"\operatorname{mean}\left( \sum_{t;\, \mathrm{reset}=\mathrm{first};\, \mathrm{initial}=z} "
+        r"\mathbb{E}_{h_{t} = "
         r"\mathrm{rnn}(x_{1:T}),\, q(z_{t} \mid z_{t-1}, h_{t})}\left[ D_{\mathrm{KL}}\left[ q(z_{t} \mid z_{t-1}, "
         r"h_{t}) \,\|\, p(z_{t} \mid z_{t-1}) \right] - \log p(x_{t} \mid z_{t}) \right] \right)"
     )

@@ -284,6 +284,8 @@ class _Lowering(Operated):
         name = self.read(variable, scope, index, text(node))
         rank = self.ranks.get(variable.key, len(self.shapes.get(variable.key, ())))
         self.event_axes[name] = rank
+        if self.ops[name].kind == "input":
+            self.ranks.setdefault(variable.key, rank)
         if not rank:
             self.leaves.append(name)
         return name

@@ -180,7 +180,7 @@ class Plan:
         factor, shape = site.factor, self.shape_of(site.factor)
         assert factor is not None
         assert factor.family is not None
-        if shape is None or not (site.step or self.reference or not self.inputs or factor.constant):
+        if shape is None or not (site.step or self.reference or not self.inputs or factor.unbatched):
             return None
         return factor.family.noise_shape((), shape)
 

@@ -143,7 +143,8 @@ class Sampled(Builder):
         if isinstance(node.baseline, Node):
             signal = self.binary("-", value, self.inside(node.baseline, scope, index))
         elif node.baseline is not None and isinstance(value, str):
-            assert axis is not None
+            if axis not in self.ops[value].axes:
+                return value  # every sample has this value, so what the others have is all of it
             others = Op("", "call", (value, self.ops[value].axes.index(axis)), function=runtime.leave_one_out)
             signal = self.binary("-", value, self.add("others", others))
         for use in scored:

@@ -113,7 +113,7 @@ class Sharing:
         if step and op.kind not in ("repeat", "unroll"):
             op = replace(op, args=tuple(self.repeated(a) for a in op.args))
         axes = self.axes_of(op)
-        if op.kind not in ("along", "draw", "support", "wide", "shares"):
+        if op.kind not in ("along", "draw", "support", "wide", "shares") and not op.over_batch:
             op = replace(op, args=tuple(self.along(a, axes) for a in op.args))
         axes = () if op.over_batch else tuple(a for a in axes if a != op.axis)
         name = self.unique(wish)
@@ -175,11 +175,13 @@ class Sharing:
         return self.unbatched(ref) or self.scalar(ref)
 
     def scalar(self, ref: Ref) -> bool:
-        """A number, a named one, or arithmetic of such."""
+        """A number, a named one, a mean over the batch, a KL of factors without batch axes, or arithmetic of such."""
         if not isinstance(ref, str):
             return True
         op = self.ops[ref]
-        return op.kind == "symbol" or (
+        if op.kind in ("kl", "method"):
+            return all(self.unbatched(a) for a in op.reads)
+        return op.kind in ("symbol", "batch") or (
             op.kind in ("binary", "negative", "detach", "function") and all(self.scalar(a) for a in op.args)
         )
 

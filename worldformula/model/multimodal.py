@@ -71,11 +71,7 @@ def log_likelihood(decoders: Sequence[Factor], modalities: Sequence[Modality]) -
     """Σ_m w_m log p(x_m|z) of some decoders, as it prints: one log of a product where all weights are 1."""
     weights = {m.name: m.weight for m in modalities}
     if all(weights[d.variable.key] == 1 for d in decoders):
-        first, *rest = decoders
-        product: Factor | Joint = first
-        for decoder in rest:
-            product = product * decoder
-        return log(product)
+        return log(Joint.of(*decoders))
     terms = [w * log(d) if (w := weights[d.variable.key]) != 1 else log(d) for d in decoders]
     total, *others = terms
     for term in others:
