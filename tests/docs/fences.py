@@ -1,0 +1,91 @@
+"""Markdown that runs: its Python blocks, and what they print, shown in the block behind.
+
+A ``text`` or ``math`` block right behind a Python block is what that block prints; ``...`` in it stands for anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import doctest
+import io
+import linecache
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", flags=re.MULTILINE | re.DOTALL)
+OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+@dataclass(frozen=True)
+class Block:
+    """Python source, the line it stands at, and what the page says it prints."""
+
+    source: str
+    line: int
+    shown: str | None
+
+
+def blocks(text: str) -> list[Block]:
+    """The Python blocks of a page, in order."""
+    found, fences = [], list(FENCE.finditer(text))
+    for fence, behind in zip(fences, [*fences[1:], None], strict=True):
+        if fence[1] != "python":
+            continue
+        near = behind is not None and not text[fence.end() : behind.start()].strip() and behind[1] in ("text", "math")
+        shown = behind[2] if near and behind is not None else None
+        found.append(Block(fence[2], text[: fence.start(2)].count("\n"), shown))
+    return found
+
+
+def run(block: Block, scope: dict[str, Any], page: str) -> str:
+    """What a block prints; its tracebacks show the lines of the page."""
+    source = "\n" * block.line + block.source
+    linecache.cache[page] = (len(source), None, source.splitlines(keepends=True), page)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        exec(compile(source, page, "exec"), scope)
+    return out.getvalue()
+
+
+def agrees(shown: str, printed: str) -> bool:
+    """Whether a page shows what was printed."""
+    return doctest.OutputChecker().check_output(shown.strip() + "\n", printed.strip() + "\n", OPTIONS)
+
+
+def rows(text: str) -> list[list[str]]:
+    """The cells of every table row that holds code, without escapes of Markdown."""
+    kept = [line for line in text.splitlines() if line.startswith("| ") and "`" in line]
+    return [[c.strip().replace("\0", "|") for c in line.replace("\\|", "\0").strip("| ").split("|")] for line in kept]
+
+
+def code(cell: str) -> list[str]:
+    """The code spans of a cell."""
+    return re.findall(r"(?<!\$)`([^`]+)`(?!\$)", cell)
+
+
+def math(cell: str) -> list[str]:
+    r"""The formulas of a cell, ``$`...`$``; a table writes ``\|`` as ``\Vert``."""
+    return [found.replace("\\Vert", "\\|") for found in re.findall(r"\$`([^`]+)`\$", cell)]
+
+
+def write(path: Path) -> None:
+    """Put what the blocks of a page print now into the page, where it shows something without ``...``."""
+    text, scope = path.read_text(encoding="utf-8"), {"__name__": path.stem}
+    for block in blocks(text):
+        printed = run(block, scope, path.name)
+        if block.shown is not None and "..." not in block.shown:
+            text = text.replace(f"{block.source}```", f"{block.source}```\0", 1)
+            head, tail = text.split("\0")
+            text = head + tail.replace(block.shown, printed.strip() + "\n", 1)
+    path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    import sys
+
+    import torch
+
+    for name in sys.argv[1:]:
+        torch.manual_seed(0)
+        write(Path(name))
