@@ -539,7 +539,8 @@ CALLS = {
     ),
     "no index": (
         TimeError,
-        "Sum over 't': nothing inside has the index t\ngive a variable its subscript, e.g. x_t",
+        "Sum over 't': nothing inside has the index t\n"
+        "give a variable its subscript, e.g. x_t; what is one number for the call stands outside",
         lambda: Sum("t", log(prior("p(x)", X))),
         lambda: {"x": x(B)},
     ),
