@@ -539,8 +539,10 @@ CALLS = {
     ),
     "no index": (
         TimeError,
-        "Sum over 't': nothing inside has the index t\n"
-        "give a variable its subscript, e.g. x_t; what is one number for the call stands outside",
+        """
+        Sum over 't': nothing inside has the index t
+        give a variable its subscript, e.g. x_t; one number for the whole call belongs outside
+        """,
         lambda: Sum("t", log(prior("p(x)", X))),
         lambda: {"x": x(B)},
     ),

@@ -44,6 +44,7 @@ class Gibbs(Factor):
         known: Deterministic | None = self.__dict__.get("_energy")
         reads = (self.variable, *self.conditions)
         if known is None or known.conditions != reads:
+            assert self.net is not None
             known = Deterministic(f"e = E({', '.join(map(str, reads))})", self.net, shape=())
             object.__setattr__(known, "origin", self.origin)
             self.__dict__["_energy"] = known

@@ -298,7 +298,7 @@ class _Lowering(Operated):
             if self.scalar(inner) or not any(op.step for op in self.ops.values()):
                 raise TimeError(
                     f"Sum over {node.index!r}: nothing inside has the index {node.index}\n"
-                    f"give a variable its subscript, e.g. x_{node.index}; what is one number for the call stands outside"
+                    f"give a variable its subscript, e.g. x_{node.index}; one number for the whole call belongs outside"
                 )
             inner = self.add(f"{inner}_{node.index}", Op("", "repeat", (inner,), step=True))
         if self.rank(inner):

@@ -96,7 +96,7 @@ class RatioNode(Operator):
 
     def lower(self, lowering: Any, scope: Any, index: str | None) -> str:
         """The discriminator at the samples of the sides; at stopped samples for its own loss."""
-        used = (self.q,) if self.how == "kl" else (self.q, self.p)
+        used: tuple[Product, ...] = (self.q,) if self.how == "kl" else (self.q, self.p)
         if self.how == "loss":
             used = tuple(tuple(Use(u.factor, stopped=not u.factor.observed) for u in side) for side in used)
         scopes = [lowering.side(side, scope, index, None, self.gradient) for side in used]
