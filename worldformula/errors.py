@@ -234,6 +234,22 @@ class NoClosedFormError(FormulaError):
     code = "no-closed-form"
 
 
+class UnnormalisedError(FormulaError):
+    """The log-density of an energy is asked for, or a draw: both need a normalising constant that nobody knows.
+
+    >>> from worldformula import ContrastiveDivergence, Gibbs, log
+    >>> p = Gibbs("p(x)", torch.nn.Linear(2, 1), shape=2)
+    >>> log(p)
+    Traceback (most recent call last):
+    worldformula.errors.UnnormalisedError: p(x): exp(-energy) is not normalised, so its log-density is unknown and it has
+    no direct draw...
+    >>> ContrastiveDivergence(p, steps=10, step_size=0.1)
+    <Expression CD{k=10}[p(x)]>
+    """
+
+    code = "unnormalised"
+
+
 class TimeError(FormulaError):
     """A time subscript cannot be carried out: no ``Sum`` over it, or a carry without a declared shape.
 

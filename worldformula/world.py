@@ -20,6 +20,7 @@ from worldformula.formula.expression import Expression
 from worldformula.formula.factor import Factor
 from worldformula.formula.joint import Joint
 from worldformula.formula.nodes import OverTime, children
+from worldformula.formula.nodes import factors as factors_of
 from worldformula.formula.rollout import Rollout
 
 State = dict[str, Tensor]
@@ -31,7 +32,8 @@ class World(nn.Module):
 
     ``prior`` and ``posterior`` are products that both declare the variables of a state; what the posterior carries, the
     prior carries too (a summary of observations by ``Deterministic("b_t = keep(b_{t-1})", nn.Identity())``). ``heads``
-    are factors over states; ``loss`` is a plain expression. The networks are registered once, whatever number of formulas shares them.
+    are factors over states; ``loss`` is a plain expression, which may have networks of its own. The
+    networks are registered once, whatever number of formulas shares them.
     """
 
     loss: Expression
@@ -50,7 +52,7 @@ class World(nn.Module):
         factors = (*self.posterior.factors, *self.prior.factors, *self.heads.values())
         clock = _clock(loss)
         self.index, self.reset_name = clock.index, clock.reset
-        register_networks(self, list(factors), clock.initial)
+        register_networks(self, [*factors, *factors_of(loss.node)], clock.initial)
         # Kept out of the module tree: they hold the same networks, which must appear once in the state_dict.
         self.__dict__["loss"] = loss
         self.__dict__["_factors"] = factors

@@ -20,11 +20,12 @@ OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 @dataclass(frozen=True)
 class Block:
-    """Python source, the line it stands at, and what the page says it prints."""
+    """Python source, the line it stands at, what the page says it prints, and where it says so."""
 
     source: str
     line: int
     shown: str | None
+    span: tuple[int, int] = (0, 0)
 
 
 def blocks(text: str) -> list[Block]:
@@ -34,8 +35,10 @@ def blocks(text: str) -> list[Block]:
         if fence[1] != "python":
             continue
         near = behind is not None and not text[fence.end() : behind.start()].strip() and behind[1] in ("text", "math")
-        shown = behind[2] if near and behind is not None else None
-        found.append(Block(fence[2], text[: fence.start(2)].count("\n"), shown))
+        line = text[: fence.start(2)].count("\n")
+        found.append(
+            Block(fence[2], line, behind[2], behind.span(2)) if near and behind else Block(fence[2], line, None)
+        )
     return found
 
 
@@ -72,12 +75,10 @@ def math(cell: str) -> list[str]:
 def write(path: Path) -> None:
     """Put what the blocks of a page print now into the page, where it shows something without ``...``."""
     text, scope = path.read_text(encoding="utf-8"), {"__name__": path.stem}
-    for block in blocks(text):
-        printed = run(block, scope, path.name)
+    printed = [(block, run(block, scope, path.name)) for block in blocks(text)]
+    for block, now in reversed(printed):
         if block.shown is not None and "..." not in block.shown:
-            text = text.replace(f"{block.source}```", f"{block.source}```\0", 1)
-            head, tail = text.split("\0")
-            text = head + tail.replace(block.shown, printed.strip() + "\n", 1)
+            text = text[: block.span[0]] + now.strip() + "\n" + text[block.span[1] :]
     path.write_text(text, encoding="utf-8")
 
 

@@ -539,7 +539,10 @@ CALLS = {
     ),
     "no index": (
         TimeError,
-        "Sum over 't': nothing inside has the index t\ngive a variable its subscript, e.g. x_t",
+        """
+        Sum over 't': nothing inside has the index t
+        give a variable its subscript, e.g. x_t; one number for the whole call belongs outside
+        """,
         lambda: Sum("t", log(prior("p(x)", X))),
         lambda: {"x": x(B)},
     ),
@@ -669,3 +672,14 @@ def test_the_traceback_shows_the_emitted_line():
         loss(x=x(B), z=torch.zeros(B, Z))
     lines = [str(entry.statement) for entry in caught.traceback if str(entry.path).startswith("<formula")]
     assert any("function_1(z).split_with_sizes((6, 6), -1)" in line for line in lines)
+
+
+def test_a_factor_that_goes_back_stays_outside_of_sums_over_time():
+    q = Normal("q(x_{t-1}|x_t)", nn.Linear(2, 4), shape=2)
+    p = Normal("p(x_{t-1}|x_t)", nn.Linear(2, 4), shape=2)
+    assert str(KL(q, p)) == r"D_{\mathrm{KL}}\left[ q(x_{t-1} \mid x_{t}) \,\|\, p(x_{t-1} \mid x_{t}) \right]"
+    assert KL(q, p)(x=torch.ones(3, 2)).value.shape == (3,)
+    with pytest.raises(TimeError, match="goes back in time"):
+        Sum("t", KL(q, p))
+    with pytest.raises(TimeError, match="at the current step"):
+        Normal("q(x_{t-1}|z_t)", nn.Linear(2, 4), shape=2)

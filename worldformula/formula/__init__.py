@@ -40,6 +40,19 @@ from worldformula.formula.factors import (
     Uniform,
     VonMises,
 )
+from worldformula.formula.gibbs import Gibbs
+from worldformula.formula.ops.contrastive_divergence import ContrastiveDivergence
+from worldformula.formula.ops.cross_entropy import CrossEntropy
+from worldformula.formula.ops.density_ratio import DensityRatio
+from worldformula.formula.ops.energy import Energy
+from worldformula.formula.ops.energy_distance import EnergyDistance
+from worldformula.formula.ops.entropy import Entropy
+from worldformula.formula.ops.gradient_penalty import GradientPenalty
+from worldformula.formula.ops.js import JS
+from worldformula.formula.ops.mmd import MMD
+from worldformula.formula.ops.renyi import Renyi, VRBound
+from worldformula.formula.ops.score_matching import ScoreMatching
+from worldformula.formula.ops.sliced_wasserstein import SlicedWasserstein
 from worldformula.formula.program import Out
 from worldformula.formula.sums import (
     Mean,
@@ -62,20 +75,30 @@ from worldformula.formula.values import (
 )
 
 __all__ = [
+    "JS",
     "KL",
+    "MMD",
     "Autoregressive",
     "Bernoulli",
     "Beta",
     "Categorical",
+    "ContrastiveDivergence",
+    "CrossEntropy",
     "Data",
+    "DensityRatio",
     "Deterministic",
     "Dirichlet",
     "DiscretisedLogistic",
     "E",
+    "Energy",
+    "EnergyDistance",
+    "Entropy",
     "Expression",
     "Factor",
     "Flow",
     "Gamma",
+    "Gibbs",
+    "GradientPenalty",
     "Joint",
     "Laplace",
     "LogNormal",
@@ -94,11 +117,15 @@ __all__ = [
     "Poisson",
     "RelaxedBernoulli",
     "RelaxedOneHot",
+    "Renyi",
+    "ScoreMatching",
+    "SlicedWasserstein",
     "StudentT",
     "Sum",
     "Symbol",
     "TwoHot",
     "Uniform",
+    "VRBound",
     "Value",
     "VonMises",
     "Wrapped",

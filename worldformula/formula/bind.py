@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Real
@@ -219,10 +220,10 @@ class Binder:
         )
         return ", ".join(dict.fromkeys(readers)) or ("reset" if op.kind == "flags" else "-")
 
-    @staticmethod
-    def like(given: Mapping[str, Any], start: Mapping[str, Any] | None) -> Tensor:
-        """Where no input is of floating point: a start that is, or the default dtype on the inputs' device."""
-        for value in (start or {}).values():
+    def like(self, given: Mapping[str, Any], start: Mapping[str, Any] | None) -> Tensor:
+        """Where no input is of floating point: a start that is, or a weight, or the default dtype."""
+        weights = (p for op in self.plan.ops if op.factor is not None for p in op.factor.parameters())
+        for value in itertools.chain((start or {}).values(), weights):
             if isinstance(value, Tensor) and value.is_floating_point():
                 return value
         return torch.empty(0, device=next((v.device for v in given.values() if isinstance(v, Tensor)), None))

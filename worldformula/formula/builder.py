@@ -147,6 +147,8 @@ class Builder(Sharing):
 
     def absent(self, ref: str) -> frozenset[str]:
         """The inputs that a value depends on and that some rows lack."""
+        if not self.masked:
+            return frozenset()
         op = self.ops[ref]
         own = {op.variable.key} if op.kind in ("input", "whole") and op.variable is not None else set()
         inner = {key for a in op.reads if op.kind not in ("draw", "support") for key in self.absent(a)}

@@ -12,6 +12,7 @@ from worldformula.errors import (
     NoClosedFormError,
     ShapeError,
     SharedDrawError,
+    UnnormalisedError,
     table,
 )
 from worldformula.families.base import Family, kl_pair
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 def check_product(uses: Product) -> Product:
     """Refuse two factors for one variable, and factors that need each other; returns ``uses`` as written."""
+    for use in uses:
+        check_normalised(use.factor)
     declared: dict[object, Use] = {}
     for use, variable in ((u, v) for u in uses for v in u.factor.variables):
         if variable in declared:
@@ -36,6 +39,16 @@ def check_product(uses: Product) -> Product:
         declared[variable] = use
     draw_order(uses)
     return uses
+
+
+def check_normalised(factor: Factor) -> None:
+    """Refuse a Gibbs factor where a density or a draw is needed: its normalising constant is unknown."""
+    if factor.unnormalised:
+        raise UnnormalisedError(
+            f"{factor}: exp(-energy) is not normalised, so its log-density is unknown and it has no direct draw\n"
+            f"write ContrastiveDivergence(p) or ScoreMatching(p, noise=0.1) to learn it, Energy(p) for its energy, and "
+            f"p.sample(start, steps=...) for a chain"
+        )
 
 
 def draw_order(uses: Product) -> list[Use]:
@@ -76,7 +89,7 @@ def check_gradient(q: Product, gradient: str | None, samples: int | None = None)
                 f"E over {factor}: a {family.name} sample is not reparametrised, so its gradient would be silently "
                 f"missing\n{shown}\nchoose an estimator: E(q, f, {names})"
             )
-        needed = not family.reparametrised or all(f.reparametrised for _, f in drawn)
+        needed = not _pathwise(family) or all(_pathwise(f) for _, f in drawn)
         if gradient is not None and needed and gradient not in offers:
             write = "leave gradient= out: the sample is reparametrised" if family.reparametrised else f"write {names}"
             raise GradientError(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from worldformula.errors import FormulaError, ShapeError, UnknownVariableError, near, table
+from worldformula.errors import FormulaError, ShapeError, TimeError, UnknownVariableError, near, table
 from worldformula.formula.factor import Factor
 from worldformula.formula.nodes import Expectation, Node, children, factors
 
@@ -26,6 +26,11 @@ def check_clock(
             raise FormulaError(f"{what}=: expected a name for the series of flags, e.g. {example!r}, got {name!r}")
     if isinstance(burn_in, bool) or not isinstance(burn_in, int) or burn_in < 0:
         raise FormulaError(f"burn_in=: expected a number of steps, got {burn_in!r}")
+    if back := [f for f in factors(body) for v in f.variables if v.offset and v.index == index]:
+        raise TimeError(
+            f"Sum over {index}: {back[0]} goes back in time, and the steps of a sum go forward; number the variable "
+            f"of a chain of noise apart from time, or sum over its steps with E over p({index})"
+        )
     if initial is None:
         return
     if not isinstance(initial, Mapping):

@@ -48,6 +48,7 @@ class Factor(Multiplied, nn.Module):
 
     origin: Factor
     parts: tuple[Factor, ...] = ()  # the factors that it is made of, such as the experts of a product
+    unnormalised: bool = False  # whether its density is known up to a constant only: see `Gibbs`
 
     def __init__(
         self,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -168,9 +169,14 @@ class Multinomial(Factor):
 
 
 class Deterministic(Factor):
-    """``h_t = f(h_{t-1}, z_{t-1}, a_{t-1})``: any PyTorch, run once, allowed anywhere. It has no density."""
+    """``h_t = f(h_{t-1}, z_{t-1}, a_{t-1})``: any PyTorch, run once, allowed anywhere. It has no density.
 
-    def __init__(self, header: str, net: nn.Module | Callable[..., Tensor], *, shape: Shape = None) -> None:
+    ``h_1, h_2 = f(x)`` has several outputs: the network returns a tuple, ``shape=[16, 8]`` their event shapes.
+    """
+
+    def __init__(
+        self, header: str, net: nn.Module | Callable[..., Any], *, shape: Shape | Sequence[Shape] = None
+    ) -> None:
         if not callable(net):
             raise FormulaError(f"{header}: expected a network or function, got {type(net).__name__}")
         super().__init__(header, net, family=None, shape=shape, deterministic=True)

@@ -72,8 +72,9 @@ class _Interpreter:
 
     def run(self) -> tuple[Any, tuple[Any, ...], tuple[Any, ...]]:
         """Once-per-call operations, the walk through time, and what waits for it."""
+        waiting = self._waiting()
         for op in self.plan.ops:
-            if not op.step and not self._waits(op):
+            if not op.step and op.name not in waiting:
                 self.once[op.name] = self.evaluate(op, self.once)
         if any(op.step for op in self.plan.ops):
             self.walk()
@@ -84,9 +85,15 @@ class _Interpreter:
         samples = tuple(self.result(name) for name in self.plan.samples.values())
         return (None if self.plan.value is None else self.result(self.plan.value)), terms, samples
 
-    def _waits(self, op: Op) -> bool:
-        """Whether a once-per-call operation needs the sum over time."""
-        return op.kind == "over" or any(not self.ops[a].step and self._waits(self.ops[a]) for a in op.reads)
+    def _waiting(self) -> set[str]:
+        """The once-per-call operations that need the sum over time; one pass, as operations stand behind what they
+        read.
+        """
+        found: set[str] = set()
+        for op in self.plan.ops:
+            if not op.step and (op.kind == "over" or not found.isdisjoint(op.reads)):
+                found.add(op.name)
+        return found
 
     def result(self, ref: Ref) -> Any:
         """A value as the emitted function returns it: step values as [B·T, ...]."""

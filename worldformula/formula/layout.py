@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,8 @@ RADIUS = 24.0
 _GAP = 3  # half columns between the last circle of the earlier slice and the first of the current one
 _HIT, _CROSSING = 4000.0, 260.0
 _HEAD = 9.0
+PAD = 11.0  # between a plate and what is in it
+Groups = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,11 @@ class Curve:
 
 
 def place(
-    rows: Sequence[int], sides: Sequence[int], edges: Sequence[tuple[int, int]], radius: float = RADIUS
+    rows: Sequence[int],
+    sides: Sequence[int],
+    edges: Sequence[tuple[int, int]],
+    radius: float = RADIUS,
+    plates: Groups = (),
 ) -> Points:
     """Centres ``[N, 2]`` in pixels, y downwards.
 
@@ -43,6 +50,7 @@ def place(
         sides: −1 for circles left of the separation, 0 for the others.
         edges: pairs (source, target).
         radius: of all circles.
+        plates: the circles of every plate; the others stay out of its rectangle.
     """
     if not rows:
         return np.zeros((0, 2))
@@ -50,7 +58,8 @@ def place(
     links = np.array(sorted({(min(e), max(e)) for e in edges if e[0] != e[1]}), int).reshape(-1, 2)
     row, side = np.array(rows), np.array(sides)
     starts = [_start(row, side, flipped) for flipped in (False, True)]
-    best = min((_descend(columns, row, side, links, scale, radius) for columns in starts), key=lambda found: found[1])
+    picture = _Picture(row, side, links, scale, radius, [np.isin(np.arange(len(rows)), p) for p in plates])
+    best = min((_descend(columns, picture) for columns in starts), key=lambda found: found[1])
     centres: Points = np.stack([best[0], row], 1) * scale
     return np.asarray(centres - centres.min(0))
 
@@ -67,17 +76,27 @@ def _start(row: Columns, side: Columns, flipped: bool) -> Columns:
     return columns
 
 
-def _descend(
-    columns: Columns, row: Columns, side: Columns, links: Columns, scale: Points, radius: float
-) -> tuple[Columns, float]:
+@dataclass(frozen=True)
+class _Picture:
+    """What stays the same while circles move along their rows."""
+
+    row: Columns
+    side: Columns
+    links: Columns
+    scale: Points
+    radius: float
+    plates: Sequence[NDArray[np.bool_]]
+
+
+def _descend(columns: Columns, picture: _Picture) -> tuple[Columns, float]:
     """Move one circle, or exchange two of a row, as long as the picture gets better."""
-    best = _cost(columns, row, links, scale, radius)
+    best = _cost(columns, picture)
     improved = True
     while improved:
         improved = False
-        for i in range(len(row)):
-            for trial in _moves(columns, row, side, i):
-                cost = _cost(trial, row, links, scale, radius)
+        for i in range(len(columns)):
+            for trial in _moves(columns, picture.row, picture.side, i):
+                cost = _cost(trial, picture)
                 if cost < best - 1e-9:
                     columns, best, improved = trial, cost, True
     return columns, best
@@ -104,17 +123,24 @@ def _moves(columns: Columns, row: Columns, side: Columns, i: int) -> Iterator[Co
         yield trial
 
 
-def _cost(columns: Columns, row: Columns, links: Columns, scale: Points, radius: float) -> float:
-    """What disturbs a reader: arrows through circles, crossings, slanted and long arrows, a wide picture."""
-    centres = np.stack([columns, row], 1) * scale
-    spread = 2.0 * float(np.ptp(columns))
+def _cost(columns: Columns, picture: _Picture) -> float:
+    """What disturbs a reader: arrows through circles, circles in plates of others, crossings, slanted and long arrows,
+    wide pictures and plates.
+    """
+    row, links = picture.row, picture.links
+    cost = 2.0 * float(np.ptp(columns))
+    for inside in picture.plates:
+        left, right = columns[inside].min(), columns[inside].max()
+        within = (row >= row[inside].min()) & (row <= row[inside].max()) & (columns > left - 2) & (columns < right + 2)
+        cost += _HIT * int((within & ~inside).sum()) + 2.0 * float(right - left)
     if not len(links):
-        return spread
+        return cost
+    centres = np.stack([columns, row], 1) * picture.scale
     a, b = centres[links[:, 0]], centres[links[:, 1]]
-    hits = _distance(centres, a, b) < radius + 9
+    hits = _distance(centres, a, b) < picture.radius + 9
     hits[np.arange(len(links)), links[:, 0]] = hits[np.arange(len(links)), links[:, 1]] = False
     slant = np.square(columns[links[:, 0]] - columns[links[:, 1]]).sum()
-    return spread + _HIT * int(hits.sum()) + _CROSSING * _crossings(a, b) + 3.0 * float(slant)
+    return cost + _HIT * int(hits.sum()) + _CROSSING * _crossings(a, b) + 3.0 * float(slant)
 
 
 def _distance(points: Points, a: Points, b: Points) -> Points:
@@ -155,6 +181,56 @@ def route(
         costs = [_disturbance(curve, rest, others, radius, middle) for curve in curves]
         done[i] = curves[int(np.argmin(costs))]
     return [done[i] for i in range(len(edges))]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The rectangle of a plate, and where its label stands: the base line's start or end, as ``anchor`` says."""
+
+    low: Points
+    high: Points
+    label: Points
+    anchor: Literal["start", "end"] = "end"
+
+
+def boxes(
+    centres: Points, plates: Groups, radius: float, labels: Sequence[tuple[float, float]], curves: Sequence[Curve]
+) -> list[Frame]:
+    """The rectangle of every plate, around its circles and the plates inside it, with room for its label.
+
+    Args:
+        centres: of all circles, ``[N, 2]``.
+        plates: the circles of every plate.
+        radius: of all circles.
+        labels: width and height of every label, which stands in the corner where the fewest arrows pass.
+        curves: the arrows.
+    """
+    found: dict[int, Frame] = {}
+    passing = np.concatenate([c.points for c in curves]) if curves else np.zeros((0, 2))
+    for i in sorted(range(len(plates)), key=lambda i: len(plates[i])):
+        inside = [found[j] for j in found if set(plates[j]) <= set(plates[i])]
+        own, (width, height) = centres[list(plates[i])], labels[i]
+        low = np.min([own.min(0) - radius, *(f.low for f in inside)], 0) - PAD
+        high = np.max([own.max(0) + radius, *(f.high for f in inside)], 0) + PAD
+        high[0] = max(high[0], low[0] + width + 12)
+        corners = [_framed(low, high, height, right, below) for below in (True, False) for right in (True, False)]
+        found[i] = min(corners, key=lambda f: _passing(f, width, height, passing))
+    return [found[i] for i in range(len(plates))]
+
+
+def _framed(low: Points, high: Points, height: float, right: bool, below: bool) -> Frame:
+    """The rectangle, made higher by a label in one of its corners."""
+    room = np.array([0.0, height])
+    low, high = (low, high + room) if below else (low - room, high)
+    label = np.array([high[0] - 7 if right else low[0] + 7, high[1] - 6 if below else low[1] + height - 3])
+    return Frame(low, high, label, "end" if right else "start")
+
+
+def _passing(frame: Frame, width: float, height: float, points: Points) -> int:
+    """How many points of arrows lie where a label stands."""
+    left = frame.label[0] - (width if frame.anchor == "end" else 0)
+    x, y = points.T - np.array([[left], [frame.label[1]]])
+    return int(((x > -3) & (x < width + 3) & (y > -height) & (y < 4)).sum())
 
 
 def _length(centres: Points, edge: tuple[int, int]) -> float:

@@ -295,10 +295,10 @@ class _Lowering(Operated):
     def over_time(self, node: OverTime, inner: Ref) -> str:
         """The sum or mean of the steps."""
         if not self.is_step(inner):
-            if not isinstance(inner, str) or not any(op.step for op in self.ops.values()):
+            if self.scalar(inner) or not any(op.step for op in self.ops.values()):
                 raise TimeError(
                     f"Sum over {node.index!r}: nothing inside has the index {node.index}\n"
-                    f"give a variable its subscript, e.g. x_{node.index}"
+                    f"give a variable its subscript, e.g. x_{node.index}; one number for the whole call belongs outside"
                 )
             inner = self.add(f"{inner}_{node.index}", Op("", "repeat", (inner,), step=True))
         if self.rank(inner):

@@ -347,5 +347,5 @@ def _refuse_repeats(text: str, variables: tuple[Variable, ...], conditions: tupl
     for variable in variables:
         if variable.span:
             raise TimeError(f"{text}: a factor declares its variable at one step, found the series {variable}")
-        if variable.offset:
+        if variable.offset and variable.at(0) not in conditions:  # p(x_{t-1}|x_t) goes back, outside of sums over time
             raise TimeError(f"{text}: a factor declares its variable at the current step, found {variable}")

@@ -20,7 +20,7 @@ from worldformula.formula.factors import Normal
 from worldformula.formula.given import Shape
 from worldformula.formula.joint import Joint, as_uses
 from worldformula.formula.names import Variable
-from worldformula.formula.nodes import Binary, Expectation, Node, Operator, Product, Use, drawn_factors
+from worldformula.formula.nodes import Binary, Expectation, Integral, Node, Operator, Product, Use, drawn_factors
 
 FEW = 64  # values that an operator enumerates unasked
 Distribution = Factor | Joint | Use
@@ -134,7 +134,7 @@ def rows(x: Tensor, rank: int) -> Tensor:
 
 
 def beside(variable: Variable, accent: str, net: Any, shape: Shape, **fixed: float) -> Use:
-    """A Normal that an operator draws beside a variable, of its shape: ``q(\\tilde x|x)``."""
+    r"""A Normal that an operator draws beside a variable, of its shape: ``q(\tilde x|x)``."""
     name = replace(variable, accent=accent)
     if variable.accent:
         name = replace(variable, primes=variable.primes + 1)
@@ -167,10 +167,20 @@ def computed(p: Product) -> Product:
 
 def distribution(what: str, value: Any) -> Product:
     """A factor or a product with at least one density, checked."""
-    found = check_product(as_uses(value))
+    found = plain(what, check_product(as_uses(value)))
     if not random(found):
         raise FormulaError(f"{what}: {shown(found)} has no density; expected a factor such as Normal, or a product")
     return found
+
+
+def plain(what: str, p: Product) -> Product:
+    """Refuse a marginal, whose density is an integral."""
+    if isinstance(p, Integral):
+        raise NoClosedFormError(
+            f"{what}: the density of the marginal {shown(p)} is an integral without a closed form\n"
+            f"compare its samples, by MMD(q, p) or EnergyDistance(q, p), or learn a DensityRatio(q, p, discriminator)"
+        )
+    return p
 
 
 def has_entropy(family: Family | None) -> bool:
@@ -250,7 +260,9 @@ def _check_order(what: str, q: Product, p: Product, reads: dict[Variable, set[Va
 # -------------------------------------------------------------------------------------------------- sides and numbers
 
 
-def sides(what: str, q: Distribution, p: Distribution, gradient: str | None) -> tuple[Product, Product, Variable]:
+def sides(
+    what: str, q: Distribution, p: Distribution, gradient: str | None, *, check: bool = True
+) -> tuple[Product, Product, Variable]:
     """Two products to compare by their samples, and the one variable that both declare.
 
     What is drawn in both is drawn anew for the second: the samples of the two sides are independent.
@@ -262,7 +274,8 @@ def sides(what: str, q: Distribution, p: Distribution, gradient: str | None) -> 
     left, right = check_product(as_uses(q)), check_product(as_uses(p))
     common = [v for u in left for v in u.factor.variables if any(v in w.factor.variables for w in right)]
     ours = {id(u.factor) for u in random(left)}
-    right = tuple(replace(u, factor=u.factor.fresh()) if id(u.factor) in ours else u for u in right)
+    if any(id(u.factor) in ours for u in random(right)):
+        right = tuple(replace(u, factor=u.factor.fresh()) if id(u.factor) in ours else u for u in right)
     read = {c for u in (*left, *right) for c in u.factor.conditions}
     ends = [v for v in common if v not in read] or common
     if len(ends) != 1:
@@ -272,12 +285,18 @@ def sides(what: str, q: Distribution, p: Distribution, gradient: str | None) -> 
             + table(("side", "declares"), rows)
             + "\ngive what is compared the same variable on both sides, by rename(...) if need be"
         )
-    for side in (left, right):
-        moving = tuple(u for u in side if not u.stopped)
-        check_gradient(moving, gradient if any(estimator(u.factor, side, gradient) for u in moving) else None)
+    if check:
+        check_reparametrised(what, (left, right), gradient)
+    return left, right, ends[0]
+
+
+def check_reparametrised(what: str, products: Sequence[Product], gradient: str | None) -> None:
+    """Refuse samples whose gradient would be missing, and estimators that are not of single samples."""
     if gradient not in (None, "straight-through", "gumbel"):
         raise GradientError(f"{what}: samples are compared, so gradient= is 'straight-through' or 'gumbel'")
-    return left, right, ends[0]
+    for side in products:
+        moving = tuple(u for u in side if not u.stopped)
+        check_gradient(moving, gradient if any(estimator(u.factor, side, gradient) for u in moving) else None)
 
 
 def count(what: str, name: str, value: Any, least: int = 1) -> Any:

@@ -16,7 +16,7 @@ from worldformula.families.base import kl_pair
 from worldformula.families.writing import Symbol
 from worldformula.formula.check import check_divergence, check_gradient, check_product
 from worldformula.formula.nodes import Binary, Divergence, Expectation, Log, Node, Product, Use
-from worldformula.formula.ops.base import Expanded, chained, computed, count, discrete, enumerable, random, shown
+from worldformula.formula.ops.base import Expanded, chained, computed, count, discrete, enumerable, plain, random, shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +106,7 @@ def divergence(q: Product, p: Product, samples: int | None = None) -> Node:
         FormulaError: the two sides are not over the same variables.
         NoClosedFormError: none of the exact ways exists, and ``samples`` is not given.
     """
-    left, right = check_product(q), check_product(p)
+    left, right = plain("KL", check_product(q)), plain("KL", check_product(p))
     count("KL", "samples", samples)
     if samples is None and len(left) == len(right) == 1:
         a, b = left[0].factor, right[0].factor

@@ -46,7 +46,7 @@ def renyi_normal(q: Params, p: Params, alpha: float, rank: float, width: float) 
     each = 0.5 * (var_p / var_q).log() + 0.5 / (alpha - 1) * (var_p / safe).log()
     each = each + 0.5 * alpha * (loc_q - loc_p).square() / safe
     each = torch.where(finite, each, torch.inf)
-    each = each.expand(torch.broadcast_shapes(each.shape, like.shape))
+    each = each + torch.zeros_like(like)  # a parameter that is a number has no axes of its own
     return each.sum(tuple(range(-int(rank), 0))) if rank else each
 
 

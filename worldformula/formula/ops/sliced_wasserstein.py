@@ -2,8 +2,8 @@ r"""Sliced Wasserstein distance, to its power (Bonneel et al. 2015, J. Math. Ima
 
     SW_r^r(q, p) = E_θ[W_r^r(θᵀx, θᵀy)],   θ uniform on the sphere
 
-On a line the optimal transport sorts both samples: W_r^r is the mean of |x_(i) − y_(i)|^r. As many directions θ are drawn
-as there are samples of a side. The value has no batch axes; of finite samples it is too large, also for equal
+On a line the optimal transport sorts both samples: W_r^r is the mean of |x_(i) − y_(i)|^r. As many directions θ are
+drawn as there are samples of a side. The value has no batch axes; of finite samples it is too large, also for equal
 distributions.
 """
 

@@ -1,0 +1,96 @@
+"""Values without batch axes: learned priors, means over the batch, symbols, formulas without data."""
+
+import pytest
+import torch
+from torch import nn
+
+from worldformula import KL, E, Normal, OneHot, Sum, Symbol, Value, log, norm2
+from worldformula.errors import TimeError
+
+B, Z = 3, 2
+
+
+def prior(learned=True):
+    loc = nn.Parameter(torch.randn(Z).double()) if learned else 0.5
+    return Normal("p(z)", loc=loc, scale=1.5, shape=Z)
+
+
+def posterior():
+    return Normal("q(z|x)", nn.Linear(3, 2 * Z).double(), shape=Z)
+
+
+def data():
+    return torch.randn(B, 3).double()
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_a_draw_from_a_prior_has_the_batch_of_the_call(learned):
+    p, q, x = prior(learned), posterior(), data()
+    out = E(p, log(q))(x=x)
+    assert out.samples["z"].shape == (B, Z)
+    torch.testing.assert_close(out.value, q.log_prob(z=out.samples["z"], x=x))
+
+
+def test_the_batch_is_that_of_a_value():
+    p, k = prior(), OneHot("p(k)", shape=4)
+    assert E(p, Value("w") * norm2(Value("z")))(w=torch.ones(B).double()).samples["z"].shape == (B, Z)
+    value = E(k, Value("w"), gradient="exact")(w=torch.arange(3.0))
+    torch.testing.assert_close(value.value, torch.arange(3.0))
+
+
+@pytest.mark.parametrize("samples", [2, B])  # B samples of B rows would broadcast without an error
+@pytest.mark.parametrize("run", ["forward", "interpret"])
+def test_a_kl_of_two_priors_beside_samples_is_one_number(samples, run):
+    p, q, x = prior(), posterior(), data()
+    closed = KL(p, Normal("r(z)", shape=Z))
+    out = getattr(E(q, closed * log(p) + 0.5 * closed, samples=samples), run)(x=x, seed=0)
+    kl = closed().value
+    wanted = (kl * p.log_prob(z=out.samples["z"]) + 0.5 * kl).mean(0)
+    torch.testing.assert_close(out.value, wanted)
+
+
+@pytest.mark.parametrize("run", ["forward", "interpret"])
+def test_a_mean_over_the_batch_beside_samples_is_one_number(run):
+    p, q, x = prior(), posterior(), data()
+    loss = E(q, log(p) * KL(q, p).mean(), samples=B)
+    out = getattr(loss, run)(x=x, seed=0)
+    torch.testing.assert_close(out.value, (p.log_prob(z=out.samples["z"]) * KL(q, p).mean()(x=x).value).mean(0))
+
+
+@pytest.mark.parametrize("how", ["sum", "mean"])
+def test_a_kl_of_two_priors_counts_at_every_step(how):
+    x = torch.randn(B, 4, 3).double()
+    closed, step = KL(prior(), Normal("r(z)", shape=Z)), log(Normal("p(x_t)", shape=3))
+    value = Sum("t", closed + step)(x=x).value
+    torch.testing.assert_close(value, 4 * closed().value + Sum("t", step)(x=x).value)
+    torch.testing.assert_close(Sum("t", closed + step).interpret(x=x).value, value)
+
+
+def test_a_sum_over_time_of_one_number_is_refused():
+    q, step = Normal("q(z_t|x_t)", nn.Linear(3, 2 * Z), shape=Z), Symbol("beta") * KL(prior(), Normal("r(z)", shape=Z))
+    with pytest.raises(TimeError, match="what is one number for the call stands outside"):
+        Sum("t", E(q, step))(x=torch.randn(B, 4, 3), beta=0.5)
+
+
+def test_without_data_the_weights_tell_the_dtype():
+    k = OneHot("p(k|z)", nn.Linear(Z, 3).double(), shape=3)
+    out = E(Normal("p(z)", shape=Z), log(Normal("p_l(z)", loc=nn.Parameter(torch.ones(Z).double()), shape=Z)))()
+    assert out.value.dtype == torch.float64
+    assert E(Normal("p(z)", shape=Z) * k, log(k))(seed=0).value.dtype == torch.float64
+
+
+def test_leave_one_out_of_what_no_sample_changes_is_the_value_itself():
+    q, x = posterior(), data()
+    for body in (Value("w"), KL(q, prior())):
+        loss = E(q, body, "score", samples=3, baseline="leave-one-out")
+        given = {"x": x, "w": torch.ones(B).double()}
+        given = {key: value for key, value in given.items() if key in loss.program.inputs}
+        torch.testing.assert_close(loss(**given).value, body(**{k: given[k] for k in body.program.inputs}).value)
+
+
+def test_an_estimator_beside_a_reparametrised_sample_is_for_the_discrete_one():
+    q, k = posterior(), OneHot("q(k|z)", nn.Linear(Z, 4).double(), shape=4)
+    f, x = log(OneHot("p(k|z)", nn.Linear(Z, 4).double(), shape=4)), data()
+    nested, product = E(q, E(k, f, gradient="exact")), E(q * k, f, gradient="exact")
+    noise = nested.noise(x=x)
+    torch.testing.assert_close(product(x=x, noise=noise).value, nested(x=x, noise=noise).value)

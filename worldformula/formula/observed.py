@@ -1,0 +1,101 @@
+"""Which variables a formula draws, and which it needs from outside: what is latent and what is observed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from worldformula.formula.names import Variable
+from worldformula.formula.nodes import (
+    Divergence,
+    Expectation,
+    Integral,
+    Log,
+    Node,
+    Operator,
+    Product,
+    Ratio,
+    Use,
+    Value,
+    children,
+    uses,
+)
+from worldformula.formula.ops.base import Expanded
+
+
+def drawn_keys(node: Node) -> set[str]:
+    """Keys of the variables that a formula draws, compares by a divergence, or sums out; data are none."""
+    found = {v.key for v in _bound(node)}
+    return found.union(*(drawn_keys(child) for child in inner(node)))
+
+
+def inner(node: Node) -> tuple[Node, ...]:
+    """The nodes below one; below an operator that stands for others, these."""
+    return (node.expansion,) if isinstance(node, Expanded) else children(node)
+
+
+def everything(node: Node) -> Iterable[Node]:
+    """A node and all below it, through what operators stand for."""
+    yield node
+    for child in inner(node):
+        yield from everything(child)
+
+
+def inferring(node: Node) -> set[int]:
+    """Identities of the factors that something is drawn from, or that a divergence measures; of a mixture, its parts
+    too.
+    """
+    found: set[int] = set()
+    for n in everything(node):
+        named = n.q if isinstance(n, Expectation) else (n.q,) if isinstance(n, Divergence) else ()
+        factors = [u.factor for u in named] + (list(n.drawn) if isinstance(n, Operator) else [])
+        found |= {id(part) for factor in factors for part in factor.family_tree()}
+    return found
+
+
+def free(node: Node, bound: frozenset[str] = frozenset()) -> set[Variable]:
+    """The variables whose values come from outside: from the data of the call, or from what surrounds the node.
+
+    The variables of a factor inside a logarithm are such, unless an expectation around it draws them.
+    """
+    match node:
+        case Value(variable):
+            return set() if node.scalar or variable.key in bound else {variable}
+        case Log(p):
+            return _read(p, bound)
+        case Ratio(p, q):
+            return _read(p, bound) | _read(q, bound)
+    own = bound | {v.key for v in _bound(node)}
+    found = {c for u in _named(node) for c in u.factor.conditions if c.key not in own}
+    found |= {v for u in _named(node) if u.factor.observed for v in u.factor.variables}
+    if isinstance(node, Expectation) and isinstance(node.baseline, Node):
+        found |= free(node.baseline, bound)
+        return found | free(node.body, own)
+    return found.union(*(free(child, own) for child in inner(node)))
+
+
+def _named(node: Node) -> Product:
+    """The factors whose conditions a node reads itself; those of an operator that stands for others are read there."""
+    return () if isinstance(node, Expanded | Log | Ratio) else uses(node)
+
+
+def _bound(node: Node) -> set[Variable]:
+    """What a node draws, integrates over or computes, for what stands inside it."""
+    named: Iterable[Use] = ()
+    hidden: set[Variable] = set()
+    match node:
+        case Expectation(q):
+            named = q
+        case Divergence(q, p):
+            named = (q, p)
+        case Log(Integral() as p):
+            return set(p.hidden)
+        case Operator():
+            named = uses(node)
+            hidden = {v for factor in node.drawn for v in factor.variables}
+    return hidden | {v for u in named if not u.factor.observed for v in u.factor.variables}
+
+
+def _read(p: Product, bound: frozenset[str]) -> set[Variable]:
+    known = bound | {v.key for v in p.hidden} if isinstance(p, Integral) else bound
+    named = (v for u in p for v in (*u.factor.variables, *u.factor.conditions))
+    return {v for v in named if v.key not in known}

@@ -1,0 +1,180 @@
+r"""Contrastive divergence: the gradient of maximum likelihood of an energy, with a chain for the model's draws.
+
+    ∇ −log p(x) = ∇E(x) − E_{p}[∇E(x⁻)]      ≈ ∇ (E(x⁺) − E(x⁻)),   x⁻ the end of k steps from x⁺      Hinton 2002
+
+The value E(x⁺) − E(x⁻) is no likelihood; its gradient goes through the energies alone, never through the chain. Chains:
+
+    Langevin   x ← x − step_size·∇E(x) + noise·ε                     Du & Mordatch 2019, arXiv:1903.08689
+    Gibbs      blocks=[p(h|x), p(x|h)] drawn in turn                  restricted Boltzmann machines
+
+A chain starts at the data (CD-k), at what the call is given (``start="x_0"``: the buffer of persistent CD, Tieleman
+2008), or at a draw of a factor over x. Its end is in ``out.samples`` as ``x_model``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from worldformula.errors import FormulaError
+from worldformula.families.writing import Symbol
+from worldformula.formula.expression import Expression
+from worldformula.formula.factor import Factor
+from worldformula.formula.factors import Normal
+from worldformula.formula.gibbs import Gibbs
+from worldformula.formula.langevin import energies, langevin
+from worldformula.formula.names import Variable, read_variable
+from worldformula.formula.nodes import Node, Operator, Product, Use
+from worldformula.formula.ops.base import count
+
+
+class _Steps(nn.Module):
+    """Zeros of the shape of x, for every step of a chain: the mean of its noise."""
+
+    def __init__(self, steps: int, rank: int) -> None:
+        super().__init__()
+        self.steps, self.rank = steps, rank
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[*batch, *event]`` to ``[*batch, steps, *event]``."""
+        place = x.ndim - self.rank
+        return torch.zeros_like(x).unsqueeze(place).expand(*x.shape[:place], self.steps, *x.shape[place:])
+
+
+@dataclass(frozen=True, eq=False)
+class ContrastiveDivergenceNode(Operator):
+    """E(x⁺) − E(x⁻), one number per row."""
+
+    p: Gibbs
+    steps: int
+    start: Variable | Use | None
+    step_size: float
+    noise_scale: float | None
+    noise: Use | None
+    blocks: tuple[Product, ...]
+
+    @property
+    def sign(self) -> Symbol:
+        """CD with its number of steps."""
+        k = f"k={self.steps}"
+        return Symbol(f"CD{{{k}}}", rf"\mathrm{{CD}}_{{{k}}}", f"<msub><mi>CD</mi><mi>{k}</mi></msub>")
+
+    @property
+    def parts(self) -> tuple[Product | Node, ...]:
+        """The Gibbs factor."""
+        return ((Use(self.p),),)
+
+    @property
+    def extra(self) -> Product:
+        """What the chain draws."""
+        first = (self.start,) if isinstance(self.start, Use) else ()
+        noise = () if self.noise is None else (self.noise,)
+        return (*first, *noise, *(u for step in self.blocks for u in step))
+
+    @property
+    def drawn(self) -> tuple[Factor, ...]:
+        """What the chain draws."""
+        return tuple(u.factor for u in self.extra)
+
+    def lower(self, lowering: Any, scope: Any, index: str | None) -> str:
+        """The chain, and the difference of the energies."""
+        p, variable = self.p, self.p.variable
+        data = lowering.read(variable, scope, index, p)
+        rest = [lowering.read(c, scope, index, p) for c in p.conditions]
+        first = self._first(lowering, scope, index, data)
+        end = (
+            self._gibbs(lowering, scope, index, first) if self.blocks else self._langevin(lowering, index, first, rest)
+        )
+        lowering.samples[f"{variable.key}_model"] = end
+        options = (("rank", lowering.event_rank(variable)),)
+        up, down = (
+            lowering.call(f"energy_{where}", energies, x, *rest, net=p, options=options)
+            for where, x in (("data", data), ("model", end))
+        )
+        return str(lowering.binary("-", up, down))
+
+    def _first(self, lowering: Any, scope: Any, index: str | None, data: str) -> str:
+        """Where the chain begins."""
+        if self.start is None:
+            return data
+        if isinstance(self.start, Use):
+            names: tuple[str, ...] = lowering.value_of(self.start, scope, index)
+            return names[0]
+        return str(lowering.read(self.start, scope, index, self.p))
+
+    def _langevin(self, lowering: Any, index: str | None, first: str, rest: list[str]) -> str:
+        """All steps as one operation."""
+        assert self.noise is not None
+        variable = self.p.variable
+        (noise,) = lowering.value_of(self.noise, {variable: first}, index)
+        rank = lowering.event_rank(variable)
+        options = (("rank", rank), ("step_size", self.step_size), ("noise_scale", self.noise_scale))
+        wish = f"{variable.key}_model"
+        return str(lowering.call(wish, langevin, first, noise, *rest, net=self.p, rank=rank, options=options))
+
+    def _gibbs(self, lowering: Any, scope: Any, index: str | None, first: str) -> str:
+        """Every block of every step drawn in turn, each with noise of its own."""
+        inside = {**scope, self.p.variable: lowering.unary("detach", first)}
+        for step in self.blocks:
+            for use in step:
+                (name,) = lowering.value_of(use, inside, index)
+                inside[use.factor.variable] = lowering.unary("detach", name)
+        return str(inside[self.p.variable])
+
+    @property
+    def estimator(self) -> tuple[str, str]:
+        """The chain."""
+        kind = "Gibbs" if self.blocks else "Langevin"
+        return (
+            f"Monte Carlo, {self.steps} {kind} steps per row; no likelihood",
+            "of the two energies, none of the chain",
+        )
+
+
+def ContrastiveDivergence(
+    p: Gibbs,
+    *,
+    steps: int = 1,
+    step_size: float = 0.01,
+    noise: float | None = None,
+    start: str | Factor | None = None,
+    blocks: Sequence[Factor] = (),
+) -> Expression:
+    """E(x⁺) − E(x⁻) at the data, for each row: minimised, it raises the likelihood of a Gibbs factor.
+
+    Args:
+        p: the Gibbs factor.
+        steps: k, of the chain.
+        step_size: of the Langevin chain.
+        noise: its deviation; √(2·step_size) by default.
+        start: the name of an input ``[B, *event]`` of the call, or a factor over x; by default the data.
+        blocks: conditionals whose draws in their order are one step of a Gibbs chain, ``[p(h|x), p(x|h)]``.
+
+    Raises:
+        FormulaError: no Gibbs factor, or blocks that do not draw its variable.
+    """
+    if not isinstance(p, Gibbs):
+        raise FormulaError(f"ContrastiveDivergence: expected a Gibbs factor, got {type(p).__name__}; use -log(p)")
+    if count("ContrastiveDivergence", "steps", steps) is None:
+        raise FormulaError("ContrastiveDivergence: expected steps= as a positive number")
+    if step_size <= 0 or (noise is not None and noise < 0):
+        raise FormulaError(
+            f"ContrastiveDivergence: expected step_size > 0 and noise ≥ 0, got {step_size!r} and {noise!r}"
+        )
+    if blocks and p.variable not in {v for f in blocks for v in f.variables}:
+        raise FormulaError(f"ContrastiveDivergence: no block draws {p.variable}; expected e.g. [p(h|x), p(x|h)]")
+    if isinstance(start, Factor) and start.variable != p.variable:
+        raise FormulaError(f"ContrastiveDivergence: start={start} does not draw {p.variable}")
+    first = read_variable(start) if isinstance(start, str) else None if start is None else Use(start, stopped=True)
+    chain = tuple(tuple(Use(f.fresh(), stopped=True) for f in blocks) for _ in range(steps)) if blocks else ()
+    drawn = None
+    if not blocks:
+        rank = 1 if p.shape is None else len(p.shape)
+        name = f"\\hat {p.variable}" if p.variable.accent is None else f"{p.variable}'"
+        shape = None if p.shape is None else (steps, *p.shape)
+        drawn = Use(Normal(f"q({name}|{p.variable})", _Steps(steps, rank), shape=shape, scale=1.0))
+    return Expression(ContrastiveDivergenceNode(p, steps, first, step_size, noise, drawn, chain))

@@ -1,0 +1,102 @@
+r"""Penalties on the gradient of a network by one of its inputs.
+
+    centre 0   ‖∇_x d(x)‖²            R1 on data, R2 on samples (Mescheder et al. 2018, arXiv:1801.04406, eq. 9)
+    centre 1   (‖∇_x d(x)‖ − 1)²      WGAN-GP between data and samples (Gulrajani et al. 2017, arXiv:1704.00028, eq. 3)
+
+The network is called once more, at the value that the expression gives x.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldformula.errors import FormulaError, near
+from worldformula.families.writing import Symbol
+from worldformula.formula.expression import Expression
+from worldformula.formula.factor import Factor
+from worldformula.formula.latex import variable as latex_variable
+from worldformula.formula.mathml import variable as mathml_variable
+from worldformula.formula.names import Variable
+from worldformula.formula.nodes import Node, Operator, Product, Use
+
+Net = Any
+
+
+def squared_slope(net: Net, *inputs: Tensor, place: int, rank: int, centre: float) -> Tensor:
+    """(‖∇ net‖ − centre)² by input number ``place`` of ``rank`` event axes, for each row: ``[*batch]``."""
+    keep = torch.is_grad_enabled()
+    with torch.enable_grad():
+        x = inputs[place]
+        x = x if x.requires_grad else x.detach().requires_grad_()
+        result = net(*inputs[:place], x, *inputs[place + 1 :])
+        (found,) = torch.autograd.grad(result.sum(), x, create_graph=keep)
+    squared = found.square().sum(tuple(range(-rank, 0))) if rank else found.square()
+    if centre == 0:
+        return squared
+    return ((squared + 1e-12).sqrt() - centre).square()  # the root has no slope at 0
+
+
+@dataclass(frozen=True, eq=False)
+class GradientPenaltyNode(Operator):
+    """(‖∇_x d‖ − centre)², one number per row."""
+
+    network: Use
+    by: Variable
+    centre: float
+
+    @property
+    def sign(self) -> Symbol:
+        """The norm of a gradient, squared, and where it is centred."""
+        c = "" if self.centre == 0 else f"{self.centre:g}"
+        below = latex_variable(self.by)
+        return Symbol(
+            f"‖∇_{self.by}‖²" if not c else f"(‖∇_{self.by}‖-{c})²",
+            rf"\|\nabla_{{{below}}}\|^{{2}}" if not c else rf"(\|\nabla_{{{below}}}\| - {c})^{{2}}",
+            f"<msup><mrow><mo>‖</mo><msub><mo>∇</mo>{mathml_variable(self.by)}</msub><mo>‖</mo>"
+            f"{f'<mo>−</mo><mn>{c}</mn>' if c else ''}</mrow><mn>2</mn></msup>",
+        )
+
+    @property
+    def parts(self) -> tuple[Product | Node, ...]:
+        """The network's factor."""
+        return ((self.network,),)
+
+    def lower(self, lowering: Any, scope: Any, index: str | None) -> str:
+        """The gradient by autograd, at the values of the conditions."""
+        factor = self.network.factor
+        args = [lowering.read(c, scope, index, factor) for c in factor.conditions]
+        options = (
+            ("place", factor.conditions.index(self.by)),
+            ("rank", lowering.event_rank(self.by)),
+            ("centre", self.centre),
+        )
+        return str(lowering.call(f"slope_{self.by.key}", squared_slope, *args, net=factor, options=options))
+
+    @property
+    def estimator(self) -> tuple[str, str]:
+        """By autograd."""
+        return "exact, by automatic differentiation", "exact, through the gradient"
+
+
+def GradientPenalty(d: Factor, *, by: str | None = None, centre: float = 0.0) -> Expression:
+    """(‖∇_x d(x)‖ − centre)² for each row, at the value that the expression gives x: ``0.5 * γ * GradientPenalty(D)``.
+
+    Args:
+        d: a deterministic factor with one number per row, such as a discriminator; its network must not mix rows.
+        by: the condition by which it is differentiated; the first by default.
+        centre: 0 for R1, 1 for the gradient penalty of a Wasserstein GAN.
+
+    Raises:
+        FormulaError: no deterministic factor, or a condition that it does not read.
+    """
+    if not isinstance(d, Factor) or d.family is not None or d.net is None or d.unnormalised:
+        raise FormulaError("GradientPenalty: expected a deterministic factor, e.g. Deterministic('d = D(x)', net)")
+    known = {c.key: c for c in d.conditions}
+    name = d.conditions[0].key if by is None else by
+    if name not in known:
+        raise FormulaError(f"GradientPenalty: {d} does not read {name!r}.{near(name, known)}")
+    return Expression(GradientPenaltyNode(Use(d), known[name], float(centre)))
