@@ -92,7 +92,10 @@ class Builder(Sharing):
             return name
         flags = self.presence(frozenset((variable.key,)))
         rank = self.ranks.get(variable.key, 1)
-        return self.add(f"{variable.key}_filled", Op("", "call", (name, str(flags), rank), function=runtime.filled))
+        fill = (self.fills[variable.key],) if variable.key in self.fills else ()  # zero has no logarithm
+        return self.add(
+            f"{variable.key}_filled", Op("", "call", (name, str(flags), rank, *fill), function=runtime.filled)
+        )
 
     def need_shape(self, variable: Variable, by: object, how: str) -> None:
         """What is carried starts from zeros of a known shape; noise is drawn for all steps before the first."""
