@@ -11,9 +11,12 @@ from torch.utils.data import default_collate
 from worldformula import (
     KL,
     Bernoulli,
+    Beta,
     Deterministic,
     E,
+    Gamma,
     Laplace,
+    LogNormal,
     MoE,
     MoPoE,
     Normal,
@@ -341,6 +344,15 @@ def test_gradient_of_an_absent_likelihood_is_zero(prior, rows):
     value = loss(**{m: rows[m] for m in "ab"}, present=nobody).value
     assert value.tolist() == [0.0] * B
     assert not torch.autograd.grad(value.sum(), list(decode.parameters()))[0].any()
+
+
+@pytest.mark.parametrize("family", [Beta, Gamma, LogNormal, Normal])
+def test_gradients_are_finite_where_zero_is_no_possible_value(family, prior):
+    decode = family("p(a|z)", nn.Linear(Z, 2 * X), shape=X)
+    loss = E(PoE([prior, Normal("q(z|b)", nn.Linear(X, 2 * Z), shape=Z)]), log(decode))
+    value = loss(a=torch.rand(B, X), b=torch.randn(B, X), present={"a": HERE["a"]}, seed=0).value
+    value.sum().backward()
+    assert all(p.grad.isfinite().all() for p in loss.parameters())
 
 
 # --------------------------------------------------------------------------------------------------- mean over experts

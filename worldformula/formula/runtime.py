@@ -122,10 +122,10 @@ def counted(
     return total if how == "sum" else total / keep.sum(-1).clamp_min(1)
 
 
-def filled(x: Tensor, present: Tensor, rank: int) -> Tensor:
-    """Zeros where a row is absent: chosen, so that neither a NaN nor a gradient passes. ``rank``: event axes of x."""
+def filled(x: Tensor, present: Tensor, rank: int, value: float = 0.0) -> Tensor:
+    """``value`` where a row is absent: chosen, so that no NaN and no gradient passes. ``rank``: event axes of x."""
     keep = (present != 0).reshape(present.shape + (1,) * rank)
-    return torch.where(keep, x, torch.zeros((), dtype=x.dtype, device=x.device))
+    return torch.where(keep, x, torch.full((), value, dtype=x.dtype, device=x.device))
 
 
 def zeros(like: Tensor, rank: int, *shape: int) -> Tensor:
