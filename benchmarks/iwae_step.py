@@ -2,9 +2,9 @@
 
     python -m benchmarks.iwae_step [--rounds 20] [--json benchmarks/results/iwae_step.json]
 
-Every contender has its own copy of the same networks (those of ``vae_step``), Adam (fused), and one thread. ``formula``
-is ``-log(E(q, ratio(p * d, q), samples=K))``; ``compiled`` the same through ``torch.compile``. The samples are a leading
-axis, so that the decoder runs once; Pixyz evaluates them one by one.
+Every contender has its own copy of the same networks (those of ``vae_step``), Adam (fused), and one thread.
+``formula`` is ``-log(E(q, ratio(p * d, q), samples=K))``; ``compiled`` the same through ``torch.compile``. The samples
+are a leading axis, so that the decoder runs once; Pixyz evaluates them one by one.
 """
 
 from __future__ import annotations

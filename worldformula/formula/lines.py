@@ -23,7 +23,7 @@ class Lines(Written):
 
     def expression(self, op: Op) -> str:
         """The right-hand side of an operation."""
-        args, factor = [self.ref(a) for a in op.args], op.factor
+        args = [self.ref(a) for a in op.args]
         match op.kind:
             case "input" | "present":
                 return f"flat({op.name})"
@@ -45,23 +45,8 @@ class Lines(Written):
                 return self._time(op, args)
             case "net":
                 return self._net(op, args)
-            case "params":
-                return self._params(op)
-            case "wide":
-                factor = self.factor_of(op)
-                return f"wide({self.family(family_of(factor))}, {', '.join(args)}, {self.plan.rank_of(factor)})"
-            case "draw":
-                return self._draw(op)
-            case "support":
-                factor = self.factor_of(op)
-                settings = f"{self.plan.rank_of(factor)}, {self.plan.shape_of(factor)}"
-                like = ", ".join(args)
-                return f"support({self.family(family_of(factor))}, {settings}, {like})"
-            case "logp":
-                factor = self.factor_of(op)
-                return f"{self.family(family_of(factor))}.log_prob({', '.join(args)}, {self.plan.rank_of(factor)})"
-            case "kl":
-                return self._kl(op, args)
+            case "params" | "wide" | "draw" | "support" | "logp" | "kl" | "method":
+                return self._of_factor(op, args)
             case "stop" | "same":
                 return f"{'stop' if op.kind == 'stop' else 'one_batch'}({', '.join(args)})"
             case "binary":
@@ -75,16 +60,33 @@ class Lines(Written):
                 own = [self.network(op.factor.net)] if op.factor is not None and op.kind == "call" else []
                 named = [f"{key}={value!r}" for key, value in op.options]
                 return f"{self.callable(op.function)}({', '.join([*own, *args, *named])})"
-            case "method":
-                factor = self.factor_of(op)
-                call = f"{self.family(family_of(factor))}.{op.how}({args[0]}, {self.plan.rank_of(factor)}"
-                whole = f"{call}, {self.plan.shape_of(factor)})"
-                return f"torch.as_tensor({whole})" if factor.constant else whole
             case "group":
                 return "{" + ", ".join(f"{k!r}: {v}" for k, v in zip(op.how.split(), args, strict=True)) + "}"
             case "zeros":
                 return f"zeros({', '.join([*args, *re.findall(r'[0-9]+', op.how)])})"
         return self._unary(op)
+
+    def _of_factor(self, op: Op, args: list[str]) -> str:
+        """What the family of a factor does with its parameters."""
+        factor = self.factor_of(op)
+        rank, shape = self.plan.rank_of(factor), self.plan.shape_of(factor)
+        match op.kind:
+            case "params":
+                return self._params(op)
+            case "draw":
+                return self._draw(op)
+            case "kl":
+                return self._kl(op, args)
+        family = self.family(family_of(factor))
+        match op.kind:
+            case "wide":
+                return f"wide({family}, {', '.join(args)}, {rank})"
+            case "support":
+                return f"support({family}, {rank}, {shape}, {', '.join(args)})"
+            case "logp":
+                return f"{family}.log_prob({', '.join(args)}, {rank})"
+        whole = f"{family}.{op.how}({args[0]}, {rank}, {shape})"
+        return f"torch.as_tensor({whole})" if factor.constant else whole
 
     def _led(self, shown: str, op: Op) -> str:
         """An argument, and behind it the number of sample axes where there are any."""
