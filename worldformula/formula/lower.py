@@ -375,7 +375,8 @@ class _Lowering(Operated):
                 like = self.like(node, scope, index)
                 if like is None:
                     raise TimeError(f"{text(node)}: nothing tells the batch of {condition}; read some data before")
-                known = self.ops[like].variable
+                source = self.ops[like]
+                known = source.variable or (source.factor.variable if source.factor else None)
                 rank = self.ranks.get(known.key, 1) + (known.key in self.inner) if known else 1
                 yield condition, self.add(condition.identifier, Op("", "zeros", (like, rank), how=repr(shape)))
 
