@@ -12,6 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from tests.formula import temporal
+from worldformula import (
+    KL,
+    Bernoulli,
+    E,
+    MoE,
+    MoPoE,
+    OneHot,
+    PoE,
+    Symbol,
+    Value,
+    log,
+    ratio,
+    softplus,
+    together,
+)
 from worldformula.errors import UnknownVariableError
 from worldformula.formula.factors import Data, Deterministic, Factor, Normal
 from worldformula.formula.graph import Graph, graph, svg
@@ -123,6 +139,108 @@ def test_the_dictionary_holds_plain_strings():
     assert {"name": "x", "kind": "observed", "slice": None} in found["vertices"]
 
 
+# ------------------------------------------------------------------------------------------------ the whole language
+
+
+def m2():
+    """Labels that some rows have: y is drawn in one term and given in another."""
+    label, guess = OneHot("p(y)", shape=3), OneHot("q(y|x)", nn.Linear(2, 3), shape=3)
+    prior, encode, decode = normal("p(z)"), normal("q(z|x,y)"), normal("p(x|z,y)")
+    bound = KL(encode, prior) - E(encode, log(decode)) - log(label)
+    return (E(guess, bound + log(guess), gradient="exact") + bound).mean()
+
+
+def gan():
+    """A critic reads what the data are, and what the generator makes."""
+    real, noise = Data("p_data(x)", shape=2), normal("p(z)")
+    make = Deterministic("x = G(z)", nn.Identity(), shape=2)
+    critic = Deterministic("d = D(x)", lambda x: x.sum(-1), shape=())
+    fooled = E(noise * make * critic, softplus(-Value("d")))
+    return together(d=E(real * critic, softplus(-Value("d"))).mean(), g=fooled.mean())
+
+
+def modalities(make):
+    """Three observations of one latent, inferred by experts."""
+    prior = normal("p(z)")
+    encode = make([normal(f"q(z|{x})") for x in "xyw"], prior)
+    return E(encode, log(encode) - log(prior) - log(normal("p(x|z)")) - log(normal("p(y|z)")) - log(normal("p(w|z)")))
+
+
+def iwae():
+    """Five samples of the latent for every row."""
+    p, q = normal("p(z)") * normal("p(x|z)"), normal("q(z|x)")
+    return -log(E(q, ratio(p, q), samples=5)).mean()
+
+
+def plates(g: Graph) -> dict[str, set[str]]:
+    return {p.label: set(map(str, p.members)) for p in g.plates}
+
+
+def test_what_is_drawn_in_one_term_and_given_in_another_is_half_shaded():
+    g = graph(m2())
+    assert kinds(g) == {"y": "partial", "x": "observed", "z": "latent"}
+    assert ("x", "y") in edges(g, "inference")
+    assert svg(g).count('class="half"') == 1
+
+
+def test_a_critic_is_a_function_and_what_it_reads_is_data_or_made():
+    g = graph(gan())
+    assert kinds(g) == {"x": "partial", "d": "deterministic", "z": "latent"}
+    assert edges(g, "generative") == {("z", "x"), ("x", "d")}
+    assert plates(g) == {"N": {"x", "d", "z"}}
+
+
+@pytest.mark.parametrize(
+    ("make", "label"),
+    [
+        (lambda q, p: PoE([p, *q]), "product of experts"),
+        (lambda q, p: MoE(q), "mixture of experts"),
+        (MoPoE, "mixture over subsets"),
+    ],
+)
+def test_experts_are_drawn_as_their_parts_on_a_plate(make, label):
+    g = graph(modalities(make))
+    assert kinds(g) == {"z": "latent", "x": "observed", "y": "observed", "w": "observed"}
+    assert edges(g, "inference") == {("x", "z"), ("y", "z"), ("w", "z")}
+    assert plates(g) == {label: {"x", "y", "w"}}
+
+
+def test_samples_and_rows_have_a_plate():
+    assert plates(graph(iwae())) == {"N": {"z", "x"}, "K = 5": {"z"}}
+
+
+def test_iterations_have_a_plate_and_end_in_their_last_value():
+    g = graph(temporal.draw()[0])
+    assert plates(g)["l = 1, …, 4"] == {"e_l", "e_{l-1}", "z_l", "h_l", "h_{l-1}", "c_l", "c_{l-1}"}
+    assert ("c_l", "c_L") in edges(g, "generative")
+    assert ("c_L", "x") in edges(g, "generative")
+    assert graph(temporal.gqn()[0]).index == "l"
+
+
+def test_a_whole_series_is_made_of_its_steps():
+    g = graph(temporal.dmm(reset="first").loss)
+    assert edges(g, "inference") == {("z_{t-1}", "z_t"), ("h_t", "z_t"), ("x_{1:T}", "h_t"), ("x_t", "x_{1:T}")}
+    assert kinds(g)["x_{1:T}"] == "observed"
+
+
+def test_a_head_called_q_of_which_nothing_is_drawn_is_generative():
+    encode, head = normal("q(z|x)"), OneHot("q(y|z)", nn.Linear(2, 3), shape=3)
+    g = graph(Symbol("beta") * KL(encode, normal("r(z)")) - E(encode, log(head)))
+    assert edges(g, "generative") == {("z", "y")}
+    assert kinds(g) == {"z": "latent", "x": "observed", "y": "observed"}
+
+
+def test_what_is_summed_out_is_latent():
+    kind = OneHot("p(c)", shape=3)
+    g = graph(log((kind * Bernoulli("p(x|c)", nn.Linear(3, 2), shape=2)).marginal("c")))
+    assert kinds(g) == {"c": "latent", "x": "observed"}
+
+
+def test_a_latent_that_the_step_before_hands_on_is_not_data():
+    assert kinds(graph(temporal.rssm(reset="first").loss))["z_{t-1}"] == "latent"
+    assert kinds(graph(temporal.rssm(reset="first").loss))["a_{t-1}"] == "observed"
+
+
 # ------------------------------------------------------------------------------------------------------- the picture
 
 
@@ -130,7 +248,7 @@ def circles(picture: str) -> dict[str, tuple[np.ndarray, float]]:
     """Centre and radius of every vertex, by the name in its title."""
     found = {}
     for group in ET.fromstring(picture).iter(f"{NS}g"):
-        if group.get("class") in ("latent", "observed", "deterministic"):
+        if group.get("class") in ("latent", "observed", "deterministic", "partial"):
             circle = group.find(f"{NS}circle")
             name = group.findtext(f"{NS}title", "").split(":")[0]
             found[name] = np.array([float(circle.get("cx")), float(circle.get("cy"))]), float(circle.get("r"))
@@ -153,7 +271,14 @@ def arrows(picture: str) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
     return found
 
 
-@pytest.mark.parametrize("source", [vae(), rssm(), hierarchy()], ids=["vae", "rssm", "hierarchy"])
+PICTURES = {
+    "vae": vae, "rssm": rssm, "hierarchy": hierarchy, "m2": m2, "gan": gan, "iwae": iwae,
+    "mopoe": lambda: modalities(MoPoE),
+    **{case.__name__: lambda case=case: case()[0] for case in (*temporal.TEMPORAL, *temporal.ITERATED)},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("source", [pytest.param(make(), id=name) for name, make in PICTURES.items()])
 def test_arrows_touch_the_borders_of_their_circles_and_cross_no_other_circle(source):
     picture = svg(graph(source))
     where = circles(picture)
@@ -165,6 +290,25 @@ def test_arrows_touch_the_borders_of_their_circles_and_cross_no_other_circle(sou
         for name, (centre, radius) in where.items():
             if name not in (start, end):
                 assert np.linalg.norm(line - centre, axis=1).min() > radius, f"{start} to {end} runs through {name}"
+
+
+@pytest.mark.parametrize("source", [pytest.param(make(), id=name) for name, make in PICTURES.items()])
+def test_a_plate_holds_its_circles_and_no_others(source):
+    g = graph(source)
+    picture = svg(g)
+    where = circles(picture)
+    shown = [e for e in ET.fromstring(picture).iter(f"{NS}g") if e.get("class") == "plate"]
+    assert len(shown) == len(g.plates)
+    for group in shown:
+        label = "".join(group.find(f"{NS}text").itertext())
+        members = plates(g)[label]
+        x, y, width, height = (float(group.find(f"{NS}rect").get(k)) for k in ("x", "y", "width", "height"))
+        for name, (centre, r) in where.items():
+            inside = (
+                x < centre[0] - r and centre[0] + r < x + width and y < centre[1] - r and centre[1] + r < y + height
+            )
+            outside = x > centre[0] + r or centre[0] - r > x + width or y > centre[1] + r or centre[1] - r > y + height
+            assert inside if name in members else outside, f"{name} and the plate {label}"
 
 
 def test_parents_are_above_their_children_within_a_step():

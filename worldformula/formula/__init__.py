@@ -75,9 +75,6 @@ from worldformula.formula.values import (
 )
 
 __all__ = [
-    "JS",
-    "KL",
-    "MMD",
     "Autoregressive",
     "Bernoulli",
     "Beta",
@@ -99,10 +96,13 @@ __all__ = [
     "Gamma",
     "Gibbs",
     "GradientPenalty",
+    "JS",
     "Joint",
+    "KL",
     "Laplace",
     "LogNormal",
     "LowRankNormal",
+    "MMD",
     "Mean",
     "Mixture",
     "MoE",

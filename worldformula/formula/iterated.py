@@ -61,15 +61,16 @@ class Iterated(Operated):
                 like = self.like(node, scope, index)
                 if like is None:
                     raise TimeError(f"{text(node)}: nothing tells the batch of {condition}; read some data before")
-                known = self.ops[like].variable
+                source = self.ops[like]
+                known = source.variable or (source.factor.variable if source.factor else None)
                 rank = self.ranks.get(known.key, 1) + (known.key in self.inner) if known else 1
                 yield condition, self.add(condition.identifier, Op("", "zeros", (like, rank), how=repr(shape)))
 
     def like(self, node: OverSteps, scope: Scope, index: str | None) -> str | None:
         """Some value with the batch axes of this place: what is drawn here, or data that the iterations read."""
-        drawn = next((n for n in scope.values() if not self.shared(n)), None)
-        if drawn is not None:
-            return drawn
+        value = next((n for n in scope.values() if not self.shared(n)), None)
+        if value is not None:
+            return value
         own = drawn(node.body)
         conditions = [(c, f) for f in factors(node.body) for c in f.conditions if c not in own and not c.span]
         for condition, factor in sorted(conditions, key=lambda pair: node.index in (pair[0].index, pair[0].inner)):

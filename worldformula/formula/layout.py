@@ -19,6 +19,7 @@ Columns = NDArray[np.int_]
 RADIUS = 24.0
 _GAP = 3  # half columns between the last circle of the earlier slice and the first of the current one
 _HIT, _CROSSING = 4000.0, 260.0
+_SHUFFLED = 4  # further starts of the search
 _HEAD = 9.0
 PAD = 11.0  # between a plate and what is in it
 Groups = Sequence[Sequence[int]]
@@ -57,23 +58,25 @@ def place(
     scale = np.array([radius + 22.0, 2 * radius + 44.0])
     links = np.array(sorted({(min(e), max(e)) for e in edges if e[0] != e[1]}), int).reshape(-1, 2)
     row, side = np.array(rows), np.array(sides)
-    starts = [_start(row, side, flipped) for flipped in (False, True)]
     picture = _Picture(row, side, links, scale, radius, [np.isin(np.arange(len(rows)), p) for p in plates])
-    best = min((_descend(columns, picture) for columns in starts), key=lambda found: found[1])
+    best = min((_descend(columns, picture) for columns in _starts(row, side)), key=lambda found: found[1])
     centres: Points = np.stack([best[0], row], 1) * scale
     return np.asarray(centres - centres.min(0))
 
 
-def _start(row: Columns, side: Columns, flipped: bool) -> Columns:
-    columns = np.zeros(len(row), int)
+def _starts(row: Columns, side: Columns) -> Iterator[Columns]:
+    """The rows in written order, in reverse, and shuffled; always the same ones."""
+    count, shuffle = len(row), np.random.default_rng(0)
+    orders = [np.arange(count), np.arange(count)[::-1], *(shuffle.permutation(count) for _ in range(_SHUFFLED))]
     widest = max(np.sum((row == r) & (side == s)) for r in set(row) for s in set(side))
-    for s in set(side):
-        for r in set(row):
-            members = np.flatnonzero((row == r) & (side == s))
-            members = members[::-1] if flipped else members
-            first = widest - len(members)
-            columns[members] = first + 2 * np.arange(len(members)) - (2 * widest - 2 + _GAP if s == -1 else 0)
-    return columns
+    for order in orders:
+        columns = np.zeros(count, int)
+        for s in set(side):
+            for r in set(row):
+                members = order[(row[order] == r) & (side[order] == s)]
+                first = widest - len(members)
+                columns[members] = first + 2 * np.arange(len(members)) - (2 * widest - 2 + _GAP if s == -1 else 0)
+        yield columns
 
 
 @dataclass(frozen=True)
@@ -90,15 +93,15 @@ class _Picture:
 
 def _descend(columns: Columns, picture: _Picture) -> tuple[Columns, float]:
     """Move one circle, or exchange two of a row, as long as the picture gets better."""
-    best = _cost(columns, picture)
+    best = float(_costs(columns[None], picture)[0])
     improved = True
     while improved:
         improved = False
         for i in range(len(columns)):
-            for trial in _moves(columns, picture.row, picture.side, i):
-                cost = _cost(trial, picture)
-                if cost < best - 1e-9:
-                    columns, best, improved = trial, cost, True
+            trials = np.stack(list(_moves(columns, picture.row, picture.side, i)))
+            costs = _costs(trials, picture)
+            if costs.min() < best - 1e-9:
+                columns, best, improved = trials[costs.argmin()], float(costs.min()), True
     return columns, best
 
 
@@ -109,7 +112,7 @@ def _moves(columns: Columns, row: Columns, side: Columns, i: int) -> Iterator[Co
     mates = np.flatnonzero((row == row[i]) & (np.arange(len(row)) != i))
     own = np.flatnonzero((row == row[i]) & (side == side[i]))
     for column in range(low, high + 1):
-        if all(abs(column - columns[m]) >= 2 for m in mates):
+        if np.all(np.abs(column - columns[mates]) >= 2):
             trial = columns.copy()
             trial[i] = column
             yield trial
@@ -123,44 +126,45 @@ def _moves(columns: Columns, row: Columns, side: Columns, i: int) -> Iterator[Co
         yield trial
 
 
-def _cost(columns: Columns, picture: _Picture) -> float:
-    """What disturbs a reader: arrows through circles, circles in plates of others, crossings, slanted and long arrows,
-    wide pictures and plates.
+def _costs(columns: Columns, picture: _Picture) -> Points:
+    """What disturbs a reader of each picture, columns ``[T, N]``: arrows through circles, circles in plates of others,
+    crossings, slanted and long arrows, wide pictures and plates.
     """
     row, links = picture.row, picture.links
-    cost = 2.0 * float(np.ptp(columns))
+    costs: Points = 2.0 * np.ptp(columns, axis=1)
     for inside in picture.plates:
-        left, right = columns[inside].min(), columns[inside].max()
+        left, right = columns[:, inside].min(1, keepdims=True), columns[:, inside].max(1, keepdims=True)
         within = (row >= row[inside].min()) & (row <= row[inside].max()) & (columns > left - 2) & (columns < right + 2)
-        cost += _HIT * int((within & ~inside).sum()) + 2.0 * float(right - left)
+        costs += _HIT * (within & ~inside).sum(1) + 2.0 * (right - left)[:, 0]
     if not len(links):
-        return cost
-    centres = np.stack([columns, row], 1) * picture.scale
-    a, b = centres[links[:, 0]], centres[links[:, 1]]
+        return costs
+    centres = np.stack([columns, np.broadcast_to(row, columns.shape)], -1) * picture.scale
+    a, b = centres[:, links[:, 0]], centres[:, links[:, 1]]
     hits = _distance(centres, a, b) < picture.radius + 9
-    hits[np.arange(len(links)), links[:, 0]] = hits[np.arange(len(links)), links[:, 1]] = False
-    slant = np.square(columns[links[:, 0]] - columns[links[:, 1]]).sum()
-    return cost + _HIT * int(hits.sum()) + _CROSSING * _crossings(a, b) + 3.0 * float(slant)
+    each = np.arange(len(links))
+    hits[:, each, links[:, 0]] = hits[:, each, links[:, 1]] = False
+    slant = np.square(columns[:, links[:, 0]] - columns[:, links[:, 1]]).sum(1)
+    crossing = _crossing((a[:, :, None], b[:, :, None]), (a[:, None], b[:, None])).sum((1, 2)) // 2
+    return np.asarray(costs + _HIT * hits.sum((1, 2)) + _CROSSING * crossing + 3.0 * slant)
 
 
 def _distance(points: Points, a: Points, b: Points) -> Points:
-    """Distance of every point [N, 2] from every segment a–b [M, 2]: ``[M, N]``."""
-    along = b - a
-    t = ((points[None] - a[:, None]) * along[:, None]).sum(-1) / np.maximum((along**2).sum(-1), 1e-9)[:, None]
-    nearest = a[:, None] + np.clip(t, 0, 1)[..., None] * along[:, None]
-    return np.asarray(np.linalg.norm(points[None] - nearest, axis=-1))
+    """Distance of every point [..., N, 2] from every segment a–b [..., M, 2]: ``[..., M, N]``."""
+    along = (b - a)[..., None, :]
+    offset = points[..., None, :, :] - a[..., None, :]
+    t = (offset * along).sum(-1) / np.maximum((along**2).sum(-1), 1e-9)
+    return np.asarray(np.linalg.norm(offset - np.clip(t, 0, 1)[..., None] * along, axis=-1))
 
 
-def _crossings(a: Points, b: Points) -> int:
-    """Pairs of segments that cross away from shared ends."""
+def _crossing(first: tuple[Points, Points], second: tuple[Points, Points]) -> NDArray[np.bool_]:
+    """Whether segments [..., 2], each from one end to the other, cross away from shared ends."""
 
     def turn(p: Points, q: Points, r: Points) -> Points:
         (ax, ay), (bx, by) = np.moveaxis(q - p, -1, 0), np.moveaxis(r - p, -1, 0)
         return np.asarray(np.sign(ax * by - ay * bx))
 
-    p, q, r, s = a[:, None], b[:, None], a[None], b[None]
-    crossing = (turn(p, q, r) * turn(p, q, s) < 0) & (turn(r, s, p) * turn(r, s, q) < 0)
-    return int(crossing.sum()) // 2
+    (p, q), (r, s) = first, second
+    return np.asarray((turn(p, q, r) * turn(p, q, s) < 0) & (turn(r, s, p) * turn(r, s, q) < 0))
 
 
 def route(
@@ -255,12 +259,12 @@ def _curve(centres: Points, edge: tuple[int, int], bend: float, radius: float) -
 def _disturbance(curve: Curve, rest: Points, others: Sequence[Curve], radius: float, middle: Points) -> float:
     """What disturbs about one arrow, given the circles that it does not join and the arrows before it."""
     near = np.linalg.norm(rest[:, None] - curve.points[None], axis=-1).min(1, initial=np.inf) < radius + 6
-    hits, crossings, touching = int(near.sum()), 0, 0
-    inner = curve.points[5:-5]
-    for other in others:
-        a = np.concatenate([curve.points[:-1], other.points[:-1]])
-        b = np.concatenate([curve.points[1:], other.points[1:]])
-        crossings += _crossings(a, b)
-        touching += bool(np.linalg.norm(inner[:, None] - other.points[None, 5:-5], axis=-1).min() < 7)
     outward = float(np.linalg.norm(curve.control - middle))
-    return 1000.0 * hits + 30.0 * crossings + 40.0 * touching + 40.0 * abs(curve.bend) - 0.004 * outward
+    cost = 1000.0 * int(near.sum()) + 90.0 * abs(curve.bend) - 0.004 * outward
+    if not others:
+        return cost
+    lines = np.stack([other.points for other in others])
+    ours, theirs = curve.points[None, :, None], lines[:, None]
+    crossings = _crossing((ours[:, :-1], ours[:, 1:]), (theirs[:, :, :-1], theirs[:, :, 1:]))
+    apart = np.linalg.norm(ours[:, 5:-5] - theirs[:, :, 5:-5], axis=-1).min((1, 2))
+    return cost + 30.0 * int(crossings.sum()) + 40.0 * int((apart < 7).sum())

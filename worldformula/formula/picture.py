@@ -193,7 +193,8 @@ def _width(label: str) -> float:
 
 def _label_width(variable: Variable, size: float) -> float:
     """A width in the serif of the picture, from average letter widths."""
-    return size * (0.52 * len(_symbol(variable)) + 0.66 * 0.52 * len(_subscript(variable)) + 0.1)
+    letters = len(_symbol(variable)) - variable.primes - (variable.accent is not None)
+    return size * (0.52 * letters + 0.27 * variable.primes + 0.66 * 0.52 * len(_subscript(variable)) + 0.1)
 
 
 def _label(variable: Variable, x: float, y: float, size: float) -> str:

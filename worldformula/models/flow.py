@@ -134,7 +134,7 @@ class FlowModel(Density):
         **given: Tensor,
     ) -> dict[str, Tensor]:  # fmt: skip
         """``n`` draws of x: of levels where there are levels."""
-        found = super().generate(n, seed=seed, generator=generator, **given)
+        found = super().generate(n, seed=seed, generator=generator, mean=mean, **given)
         if not self.levels:
             return found
         return {"x": (found["u"] * self.levels).floor().clamp(0, self.levels - 1).long()}

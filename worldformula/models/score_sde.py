@@ -174,7 +174,7 @@ class ScoreModel(Model):
         directions = [probe] if probe is not None else list(torch.eye(x.shape[-1], dtype=x.dtype, device=x.device))
         rate = torch.zeros(len(x), dtype=x.dtype, device=x.device)
         for direction in directions:
-            value, moved = torch.func.jvp(slope, (x,), (direction.expand_as(x),))
+            value, moved = torch.func.jvp(slope, (x,), (direction.expand_as(x),))[:2]
             rate = rate + (moved * direction).sum(-1)
         return value, rate
 
