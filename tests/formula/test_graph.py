@@ -309,11 +309,10 @@ def test_a_plate_holds_its_circles_and_no_others(name):
         label = "".join(group.find(f"{NS}text").itertext())
         members = plates(g)[label]
         x, y, width, height = (float(group.find(f"{NS}rect").get(k)) for k in ("x", "y", "width", "height"))
-        for name, (centre, r) in where.items():
-            inside = (
-                x < centre[0] - r and centre[0] + r < x + width and y < centre[1] - r and centre[1] + r < y + height
-            )
-            outside = x > centre[0] + r or centre[0] - r > x + width or y > centre[1] + r or centre[1] - r > y + height
+        for circle, (centre, r) in where.items():
+            nearest = np.clip(centre, [x, y], [x + width, y + height])
+            inside = np.all(np.abs(centre - [x + width / 2, y + height / 2]) < np.array([width, height]) / 2 - r)
+            outside = np.linalg.norm(nearest - centre) > r
             assert inside if circle in members else outside, f"{circle} and the plate {label}"
 
 

@@ -184,6 +184,10 @@ class Multimodal(Model):
         wanted = [target] if isinstance(target, str) else target
         wanted = [m for m in self.modalities if m not in given] if wanted is None else list(wanted)
         self.among(wanted)
+        if not wanted:
+            raise FormulaError(
+                f"all of {', '.join(given)} are given: name what to make, e.g. target={next(iter(given))!r}"
+            )
         rng = generator if seed is None else torch.Generator(self.device).manual_seed(seed)
         z = self.infer(given, rule=rule, n=n, present=present, generator=rng)
         flat: dict[str, Any] = {"z": z.flatten(0, -2)}
