@@ -39,7 +39,7 @@ def test_total_correlation_of_gaussians(correlation):
 
 @pytest.mark.parametrize("correlation", [0.0, 0.9])
 def test_the_weighted_estimate_is_off_by_what_is_known(correlation):
-    """On the whole training set its weights are 1/N² instead of 1/N: log N is missing in log q(z) and each log q(z_j)."""
+    """On the whole training set its weights are 1/N² instead of 1/N: log N is missing in log q(z) and log q(z_j)."""
     m, s, z, closed = gaussian(1500, correlation)
     joint, product = Aggregate(1500, weighted=True)(z, m, s)
     assert (joint - product).mean().item() == pytest.approx(closed + math.log(1500), abs=0.03)
