@@ -146,7 +146,7 @@ def test_infer_and_predict_from_every_set(name, rows):
         assert model.infer(known, n=3).shape == (3, N, 2)
         assert model.infer(known, n=3, mean=True).shape == (3, N, 2)
         torch.testing.assert_close(model.infer(known, seed=1), model.infer(known, seed=1), rtol=0, atol=0)
-        made = model.predict(known, "abc", n=2, seed=1) if given == "abc" else model.predict(known, n=2, seed=1)
+        made = model.predict(known, list("abc"), n=2, seed=1) if given == "abc" else model.predict(known, n=2, seed=1)
         assert {k: tuple(v.shape) for k, v in made.items()} == {
             k: (2, N, rows[k].shape[1]) for k in rows if k not in given or given == "abc"
         }
