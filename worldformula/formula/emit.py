@@ -130,9 +130,9 @@ class _Writer(Lines):
             if (op.kind == "flags" and self.looped()) or (
                 op.kind == "noise" and op.name in inside and op.name in self.arguments()
             ):
-                lines.append(f"{op.name}_s = {op.name}.unbind(1)")
+                lines.append(f"{op.name}_s = {op.name}.unbind({len(op.axes) + 1})")
             elif op.kind not in ("flags", "noise") and op.name in inside:
-                lines.append(f"{op.name}_s = steps({op.name}, B)")
+                lines.append(f"{op.name}_s = steps({self._led(f'{op.name}, B', op)})")
         return lines
 
     def looped(self) -> dict[str, str]:
@@ -157,7 +157,7 @@ class _Writer(Lines):
         body += [f"{self.carried(s)} = {s}_s[t]" for s in self.looped().values() if self.stages[s] != "loop"]
         body += [f"{name}_s.append({name})" for name in outside]
         lines += [f"    {line}" for line in body]
-        return lines + [f"{name} = stack({name}_s)" for name in outside]
+        return lines + [f"{name} = stack({self._led(f'{name}_s', self.ops[name])})" for name in outside]
 
     def _needed_outside(self, op: Op) -> bool:
         shown = {t.name for t in self.plan.terms} | set(self.plan.samples.values())

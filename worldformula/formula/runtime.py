@@ -24,13 +24,16 @@ def flat(x: Tensor, lead: int = 0) -> Tensor:
     return x.flatten(lead, lead + 1)
 
 
-def steps(x: Value, B: int) -> Sequence[Value]:
-    """[B·T, ...] -> T values [B, ...] (views)."""
+def steps(x: Value, B: int, lead: int = 0) -> Sequence[Value]:
+    """[B·T, ...] -> T values [B, ...] (views); ``lead`` sample axes come before."""
     if isinstance(x, tuple):
-        parts = [steps(p, B) if isinstance(p, Tensor) else p.steps(B) if isinstance(p, Opaque) else None for p in x]
+        parts = [
+            steps(p, B, lead) if isinstance(p, Tensor) else p.steps(B) if isinstance(p, Opaque) else None for p in x
+        ]
         T = next(len(part) for part in parts if part is not None)
         return [tuple(p if part is None else part[t] for p, part in zip(x, parts, strict=True)) for t in range(T)]
-    return x.view(B, -1, *x.shape[1:]).unbind(1) if x.is_contiguous() else torch.unflatten(x, 0, (B, -1)).unbind(1)
+    plain = lead == 0 and x.is_contiguous()
+    return x.view(B, -1, *x.shape[1:]).unbind(1) if plain else torch.unflatten(x, lead, (B, -1)).unbind(lead + 1)
 
 
 def stack(values: Sequence[Value], lead: int = 0) -> Value:
