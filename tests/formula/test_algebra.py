@@ -136,7 +136,7 @@ def test_a_discrete_variable_is_summed_out_exactly():
         torch.testing.assert_close(
             got, torch.autograd.grad(-each.logsumexp(0).mean(), list(x.parameters()), retain_graph=True)
         )
-    assert loss.latex == r"-\operatorname{mean}\left( \log \int p(k)\, p(x \mid k)\, dk \right)"
+    assert loss.latex == r"-\operatorname{mean}\left( \log \sum_{k} p(k)\, p(x \mid k) \right)"
     assert set(marginal.sample(sample_shape=(2,))) == {"x"}
 
 

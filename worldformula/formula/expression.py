@@ -20,7 +20,7 @@ from worldformula.formula.emit import register_networks
 from worldformula.formula.explain import explain
 from worldformula.formula.factor import Factor
 from worldformula.formula.joint import Joint, Marginal, as_uses
-from worldformula.formula.latex import latex
+from worldformula.formula.latex import latex, latex_lines
 from worldformula.formula.lower import lower
 from worldformula.formula.nodes import (
     Binary,
@@ -135,6 +135,12 @@ class Expression(nn.Module):
         """The formula in LaTeX, exactly as written."""
         return latex(self.node)
 
+    def latex_lines(self, width: int = 72) -> str:
+        """The formula in LaTeX, broken at its sums into lines of an ``aligned`` environment where it is longer than
+        ``width`` characters, with its named parts, experts and marginals explained below.
+        """
+        return latex_lines(self.node, width)
+
     def explain(self, stages: bool = False) -> str:
         """Which estimator each term uses, what is drawn, and (with ``stages``) the plan after every pass."""
         return explain(self.node, self.program, stages)
@@ -152,7 +158,7 @@ class Expression(nn.Module):
         return f"<Expression {text(self.node)}>"
 
     def _repr_latex_(self) -> str:
-        return f"$\\displaystyle {latex(self.node)}$"
+        return f"$\\displaystyle {self.latex_lines()}$"
 
     # ------------------------------------------------------------------------------------------------------ arithmetic
 

@@ -200,6 +200,16 @@ class Factor(Multiplied, nn.Module):
 
         return Held.of(self, values)
 
+    @property
+    def latex(self) -> str:
+        """The factor in LaTeX and, where it is made of simpler densities, of which: a flow, a mixture, experts."""
+        from worldformula.formula.latex import factor_latex  # which knows factors
+
+        return factor_latex(self)
+
+    def _repr_latex_(self) -> str:
+        return f"$\\displaystyle {self.latex}$"
+
     def __str__(self) -> str:
         return str(self.header)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import FormulaError, NoClosedFormError, UnknownVariableError, near
-from worldformula.formula import ancestral
+from worldformula.formula import ancestral, text
 from worldformula.formula.check import check_product
 from worldformula.formula.constants import Multiplied
 from worldformula.formula.factor import Factor
@@ -91,6 +91,16 @@ class Joint(Multiplied):
 
         return Joint(*(Use(held(u.factor), u.stopped) for u in self.uses))
 
+    @property
+    def latex(self) -> str:
+        r"""The joint density and what it factorises into: ``p(x, z) = p(x \mid z)\, p(z)``."""
+        from worldformula.formula.latex import product_latex  # which knows products
+
+        return product_latex(self.uses)
+
+    def _repr_latex_(self) -> str:
+        return f"$\\displaystyle {self.latex}$"
+
     def __str__(self) -> str:
         return " ".join(map(str, self.factors))
 
@@ -136,7 +146,7 @@ class Marginal(Joint):
         self.uses = Integral(uses, hidden)
 
     def __str__(self) -> str:
-        return f"∫ {super().__str__()} {' '.join(f'd{v}' for v in self.hidden)}"
+        return text.product(self.uses)
 
     def rename(self, **names: str) -> Joint:
         """The marginal with other names."""

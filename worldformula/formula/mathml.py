@@ -1,17 +1,18 @@
 """MathML Core, which browsers typeset by themselves. Exactly as written, one rule per node; long formulas are broken.
 
-A formula that is too long for a line is broken at its sums, each term on a line of its own, indented by the depth of
-its brackets, with the operator in front.
+A formula that is too long for a line is broken as `broken` says.
 """
 
 from __future__ import annotations
 
-import re
 from html import escape, unescape
-from typing import TypeGuard
 
+from worldformula.formula import text
+from worldformula.formula.broken import WIDTH, Line, lines
+from worldformula.formula.definitions import Definition, definitions
 from worldformula.formula.functions import FUNCTIONS
-from worldformula.formula.names import GREEK, Variable
+from worldformula.formula.latex import SUBSCRIPT, numbered
+from worldformula.formula.names import GREEK, Header, Variable
 from worldformula.formula.nodes import (
     Binary,
     Divergence,
@@ -35,23 +36,23 @@ from worldformula.formula.nodes import (
     Use,
     Value,
 )
-from worldformula.formula.text import SUMMAND, bracketed, clock, number, strength
+from worldformula.formula.text import SUMMAND, bracketed, clock, number, strength, summed
 
 _ACCENTS = {"hat": "^", "tilde": "~", "bar": "¯", "dot": "˙", "vec": "→"}
 _SIGNS = {"+": "+", "-": "−"}
 _APPLY = "<mo>&#x2061;</mo>"
-Line = tuple[int, str]
 _COMMA = '<mo separator="true">,</mo>'
 
 
-def mathml(node: Node, width: int = 72) -> str:
-    """The formula as one ``<math display="block">``.
+def mathml(node: Node, width: int = WIDTH) -> str:
+    """The formula as one ``<math display="block">``, with what it leaves to be explained below it.
 
     Args:
         node: the expression's node.
         width: the longest line, in characters of plain text; a longer formula is broken at its sums.
     """
-    rows = _lines(node, width)
+    rows = lines(node, width, _MathML())
+    rows += [row for d in definitions(node) for row in _defined(d, width)]
     if len(rows) == 1:
         return f'<math display="block">{rows[0][1]}</math>'
     table = "".join(
@@ -66,19 +67,22 @@ def mathml(node: Node, width: int = 72) -> str:
 
 def symbol(word: str) -> str:
     """A base or subscript: Greek names as letters, one letter italic, words upright, digits after a letter lowered."""
+    letter, digits = numbered(word)
+    if digits:
+        return f"<msub>{symbol(letter)}<mn>{digits}</mn></msub>"
     if word in GREEK:
         return f"<mi>{unescape(f'&{word};')}</mi>"
-    if len(word) > 1 and len(word.rstrip("0123456789")) == 1:
-        return f"<msub><mi>{escape(word[0])}</mi><mn>{word[1:]}</mn></msub>"
     return f"<mn>{word}</mn>" if word.isdigit() else f"<mi>{escape(word)}</mi>"
 
 
 def variable(v: Variable) -> str:
     """One variable with its accent, primes and subscripts."""
-    base = symbol(v.base)
+    letter, digits = numbered(v.base)
+    base = symbol(letter)
     if v.accent:
         base = f'<mover accent="true">{base}<mo stretchy="false">{_ACCENTS[v.accent]}</mo></mover>'
-    parts = [symbol(v.subscript)] if v.subscript else []
+    parts = [f"<mn>{digits}</mn>"] if digits else []
+    parts += [symbol(v.subscript)] if v.subscript else []
     if v.index and v.span:
         parts.append(f"<mn>1</mn><mo>:</mo>{symbol(v.index.upper())}")
     elif v.index:
@@ -94,17 +98,20 @@ def variable(v: Variable) -> str:
     return f"<msup>{base}{primes}</msup>" if v.primes else base
 
 
-def factor(u: Use) -> str:
-    """``q(z_t ∣ h_t)``, or ``sg[…]`` around it."""
-    header = u.factor.header
+def head(header: Header) -> str:
+    """``q(z_t ∣ h_t)``, or ``h_t = f(x_t)``."""
     variables, conditions = (_COMMA.join(map(variable, vs)) for vs in (header.variables, header.conditions))
     name, _, sub = header.letter.partition("_")
     letter = f"<msub>{symbol(name)}{symbol(sub)}</msub>" if sub else symbol(name)
     if header.deterministic:
-        shown = f"{variables}<mo>=</mo>{letter}{_fenced('(', conditions, ')', stretchy=False)}"
-    else:
-        bar = '<mo lspace="0.17em" rspace="0.17em" stretchy="false">∣</mo>' if conditions else ""
-        shown = letter + _fenced("(", variables + bar + conditions, ")", stretchy=False)
+        return f"{variables}<mo>=</mo>{letter}{_fenced('(', conditions, ')', stretchy=False)}"
+    bar = '<mo lspace="0.17em" rspace="0.17em" stretchy="false">∣</mo>' if conditions else ""
+    return letter + _fenced("(", variables + bar + conditions, ")", stretchy=False)
+
+
+def factor(u: Use) -> str:
+    """The header of a factor, or ``sg[…]`` around it."""
+    shown = head(u.factor.header)
     return _stopped(shown) if u.stopped else f"<mrow>{shown}</mrow>"
 
 
@@ -114,7 +121,11 @@ def product(p: Product) -> str:
     shown = between.join(map(factor, p))
     if not isinstance(p, Integral):
         return shown
-    return f"<mo>∫</mo>{shown}" + "".join(f"<mi>d</mi>{variable(v)}" for v in p.hidden)
+    listed, rest = summed(p)
+    below = _COMMA.join(map(variable, listed))
+    sums = f'<munder><mo movablelimits="false">∑</mo><mrow>{below}</mrow></munder>' if listed else ""
+    differentials = "".join(f'<mspace width="0.17em"/><mi>d</mi>{variable(v)}' for v in rest)
+    return f"{sums}<mo>∫</mo>{shown}{differentials}" if rest else sums + shown
 
 
 # ----------------------------------------------------------------------------------------------------------- the pieces
@@ -152,14 +163,22 @@ def _decimal(value: int | float) -> str:
     return f"<mrow>{minus}{digits}</mrow>" if minus or e else digits
 
 
-def _expected(node: Expectation) -> str:
-    """𝔼 with what is drawn as subscript, below the letter when there are several factors; the estimator above."""
+def _expected(node: Expectation, stacked: bool = False) -> str:
+    """𝔼 with what is drawn as subscript, below the letter when there are several factors; the estimator above.
+
+    ``stacked``: a long list has a line for each factor.
+    """
+    below = product(node.q)
+    if stacked and len(node.q) > 1:
+        each = [factor(u) for u in node.q]
+        each[:-1] = [shown + _COMMA for shown in each[:-1]]
+        below = f"<mtable>{''.join(f'<mtr><mtd>{shown}</mtd></mtr>' for shown in each)}</mtable>"
     kind = "sub" if len(node.q) == 1 else "under"
     marks = [f"<mi>{escape(m)}</mi>" for m in node.marks]
     above = marks[0] if len(marks) == 1 else f"<mrow>{_COMMA.join(marks)}</mrow>" if marks else ""
     tag = f"m{kind}{'' if not above else 'sup' if kind == 'sub' else 'over'}"
     letter = '<mo movablelimits="false" lspace="0.17em" rspace="0.1em">𝔼</mo>'
-    return f"<{tag}>{letter}<mrow>{product(node.q)}</mrow>{above}</{tag}>"
+    return f"<{tag}>{letter}<mrow>{below}</mrow>{above}</{tag}>"
 
 
 def _over_time(node: OverTime) -> str:
@@ -171,6 +190,17 @@ def _over_time(node: OverTime) -> str:
     if node.how == "sum":
         return f'<munder><mo movablelimits="false" largeop="true">∑</mo>{below}</munder>'
     return f'<munder><mi>mean</mi>{below}</munder>{_APPLY}<mspace width="0.17em"/>'
+
+
+def _over_steps(node: OverSteps) -> str:
+    """The sign of a sum or mean over iterations, with its limits."""
+    sign = '<mo movablelimits="false" largeop="true">∑</mo>' if node.how == "sum" else "<mi>mean</mi>"
+    return f"<munderover>{sign}<mrow>{symbol(node.index)}<mo>=</mo><mn>1</mn></mrow><mn>{node.steps}</mn></munderover>"
+
+
+def _behind(node: Expectation) -> str:
+    """The learned baseline of the score estimator."""
+    return f"<mo>;</mo><mi>baseline</mi>{inline(node.baseline)}" if isinstance(node.baseline, Node) else ""
 
 
 def _times(left: Node, right: Node) -> str:
@@ -195,8 +225,7 @@ def inline(node: Node) -> str:
             parallel = '<mo lspace="0.28em" rspace="0.28em" stretchy="false">∥</mo>'
             return f"<mrow>{name}{_fenced('[', factor(q) + parallel + factor(p), ']')}</mrow>"
         case Expectation(_, body):
-            behind = f"<mo>;</mo><mi>baseline</mi>{inline(node.baseline)}" if isinstance(node.baseline, Node) else ""
-            return f"<mrow>{_expected(node)}{_fenced('[', inline(body) + behind, ']')}</mrow>"
+            return f"<mrow>{_expected(node)}{_fenced('[', inline(body) + _behind(node), ']')}</mrow>"
         case Function() | OverEvent() | Named() | Operator() | Group() | OverSteps():
             return _further(node)
         case Binary("^", left, right):
@@ -246,72 +275,63 @@ def _further(node: Node) -> str:
             inside = sign.join(inline(p) if isinstance(p, Node) else f"<mrow>{product(p)}</mrow>" for p in node.parts)
             letter = node.sign.mathml or f"<mi>{escape(node.sign.text)}</mi>"
             return f"<mrow>{letter}{_fenced('[', inside, ']')}</mrow>"
-        case OverSteps(how, index, steps, body):
-            below = f"<mrow>{symbol(index)}<mo>=</mo><mn>1</mn></mrow>"
-            sign = f'<munderover><mo movablelimits="false" largeop="true">∑</mo>{below}<mn>{steps}</mn></munderover>'
-            if how == "mean":
-                sign = f"<munderover><mi>mean</mi>{below}<mn>{steps}</mn></munderover>"
-            return f"<mrow>{sign}{_operand(body, strength(body) < SUMMAND)}</mrow>"
+        case OverSteps():
+            return f"<mrow>{_over_steps(node)}{_operand(node.body, strength(node.body) < SUMMAND)}</mrow>"
     raise TypeError(f"no MathML rule for {type(node).__name__}")
 
 
-# ------------------------------------------------------------------------------------------------------------ the lines
+# ------------------------------------------------------------------------------------------------- lines, definitions
 
 
-def _length(shown: str) -> int:
-    """Characters that a reader sees, in subscripts as in the line."""
-    return len(unescape(re.sub(r"<[^>]*>", "", shown)))
+class _MathML:
+    """The notation of `broken`."""
+
+    def inline(self, node: Node) -> str:
+        return inline(node)
+
+    def opening(self, node: Node) -> str:
+        match node:
+            case Expectation():
+                return _expected(node, stacked=len(text.product(node.q)) > SUBSCRIPT)
+            case OverTime():
+                return _over_time(node)
+            case OverSteps():
+                return _over_steps(node)
+            case OverBatch(name) | Function(name):
+                return f"<mi>{name}</mi>"
+            case Binary(_, left, right):
+                return _times(left, right)
+            case Operator():
+                return node.sign.mathml or f"<mi>{escape(node.sign.text)}</mi>"
+        return '<mo form="prefix">−</mo>' if isinstance(node, Negative) else "<mi>sg</mi>"
+
+    def ending(self, node: Expectation) -> str:
+        return _behind(node)
+
+    def sign(self, op: str) -> str:
+        return f'<mo form="infix" lspace="0">{_SIGNS[op]}</mo>'
+
+    def label(self, name: str) -> str:
+        return f'{symbol(name)}<mo>:</mo><mspace width="0.4em"/>'
+
+    def half(self, bracket: str, *, first: bool) -> str:
+        return _bracket(bracket, "prefix" if first else "postfix")
+
+    def fenced(self, opening: str, inside: str, closing: str) -> str:
+        return _fenced(opening, inside, closing)
 
 
-def _lines(node: Node, width: int) -> list[Line]:
-    """(depth of the indent, content) of every line."""
-    shown = inline(node)
-    if _length(shown) <= width:
-        return [(0, shown)]
-    match node:
-        case Binary("+" | "-"):
-            return _sum(node, width)
-        case Binary("*", left, right):
-            return _with(_times(left, right), _wrapped("(", right, ")", width, bracketed(right, "*", right=True)))
-        case Negative(body):
-            brackets = bracketed(body, "neg", right=True)
-            return _with('<mo form="prefix">−</mo>', _wrapped("(", body, ")", width, brackets))
-        case Expectation(_, body):
-            return _with(_expected(node), _wrapped("[", body, "]", width))
-        case StopGradient(body):
-            return _with("<mi>sg</mi>", _wrapped("[", body, "]", width))
-        case OverBatch(how, body):
-            return _with(f"<mi>{how}</mi>", _wrapped("(", body, ")", width))
-        case OverTime(_, _, body, _, _):
-            return _with(_over_time(node), _wrapped("(", body, ")", width, strength(body) < SUMMAND))
-    return [(0, shown)]
-
-
-def _sum(node: Binary, width: int) -> list[Line]:
-    """A broken sum: every term on a line of its own, whether or not some would fit beside each other."""
-    before = _sum(node.left, width) if _is_sum(node.left) else _lines(node.left, width)
-    term = _wrapped("(", node.right, ")", width, bracketed(node.right, node.op, right=True))
-    return [*before, *_with(f'<mo form="infix" lspace="0">{_SIGNS[node.op]}</mo>', term)]
-
-
-def _is_sum(node: Node) -> TypeGuard[Binary]:
-    return isinstance(node, Binary) and node.op in "+-"
-
-
-def _with(prefix: str, rows: list[Line]) -> list[Line]:
-    return [(rows[0][0], prefix + rows[0][1]), *rows[1:]]
-
-
-def _wrapped(opening: str, body: Node, closing: str, width: int, needed: bool = True) -> list[Line]:
-    """The lines of a body between brackets; the terms of a broken sum are indented below the opening one."""
-    rows = _lines(body, width)
-    if not needed:
-        return rows
-    first, last = _bracket(opening, "prefix"), _bracket(closing, "postfix")
-    if len(rows) == 1:
-        return [(0, _fenced(opening, rows[0][1], closing))]
-    if _is_sum(body):
-        rows = [(0, first), *((depth + 1, shown) for depth, shown in rows)]
-    else:
-        rows = _with(first, rows)
-    return [*rows[:-1], (rows[-1][0], rows[-1][1] + last)]
+def _defined(d: Definition, width: int) -> list[Line]:
+    """The lines of a definition, those after the first one indented."""
+    left = (symbol(d.left) if isinstance(d.left, str) else head(d.left)) + f"<mo>{d.relation}</mo>"
+    if isinstance(d.right, Node):
+        first, *rest = lines(d.right, width, _MathML())
+        return [(0, left + first[1]), *((depth + 1, shown) for depth, shown in rest)]
+    products = [f"<mrow>{product(p)}</mrow>" for p in d.right]
+    if len(products) == 1:
+        return [(0, left + products[0])]
+    left += f"<mfrac><mn>1</mn><mn>{len(products)}</mn></mfrac>"
+    if sum(len(" ".join(str(u.factor) for u in p)) + 3 for p in d.right) <= width:
+        return [(0, left + _fenced("(", "<mo>+</mo>".join(products), ")"))]
+    rows = [(1, shown if i == 0 else f'<mo form="infix" lspace="0">+</mo>{shown}') for i, shown in enumerate(products)]
+    return [(0, left + _bracket("(", "prefix")), *rows[:-1], (1, rows[-1][1] + _bracket(")", "postfix"))]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from worldformula.formula.names import Variable
 from worldformula.formula.nodes import (
     Binary,
     Divergence,
@@ -85,7 +86,22 @@ def product(p: Product) -> str:
     """The factors of a product, in written order; commas set off a deterministic one."""
     between = ", " if any(u.factor.header.deterministic for u in p) else " "
     shown = between.join(use(u) for u in p)
-    return f"∫ {shown} {' '.join(f'd{v}' for v in p.hidden)}" if isinstance(p, Integral) else shown
+    if not isinstance(p, Integral):
+        return shown
+    listed, rest = summed(p)
+    sums = f"Σ_{{{','.join(map(str, listed))}}} " if listed else ""
+    return f"{sums}∫ {shown} {' '.join(f'd{v}' for v in rest)}" if rest else sums + shown
+
+
+def summed(p: Integral) -> tuple[list[Variable], list[Variable]]:
+    """What a marginal hides: the variables with a list of values, which are summed, and those that are integrated."""
+    sizes = {
+        v: None if u.factor.family is None else u.factor.family.support_size(u.factor.shape)
+        for u in p
+        for v in u.factor.variables
+    }
+    listed = [v for v in p.hidden if sizes.get(v) is not None]
+    return listed, [v for v in p.hidden if v not in listed]
 
 
 def _operand(node: Node, brackets: bool) -> str:
