@@ -198,7 +198,7 @@ class Multimodal(Model):
     @torch.no_grad()
     def bound(  # type: ignore[override]
         self, draws: int, *, seed: int | None = None, chunk: int = 50, rule: str | None = None,
-        present: Present | None = None, **data: Tensor,
+        present: Present | None = None, **data: Any,
     ) -> Tensor:  # fmt: skip
         """A lower bound of log p of what a row has, in nats, ``[N]``: log (1/K) Σ_k p(X, z_k) / q(z_k|X), z_k ~ q(z|X).
 

@@ -4,14 +4,13 @@
 
     x_m  [B, X_m] one of M modalities        p(x_m|z): see `Modality`, whose weight is λ_m
     z    [B, Z] latent                       p(z) = N(0, I), which is an expert of every product; q̃ Gaussian
-    S    all modalities, each one alone, and ``others`` times the mean over the sets of other sizes
+    S    all modalities, each one alone, and k sets of other sizes, drawn anew at every step: their weights w are 0 or 1
 
 Precisions add up, so one encoder for each modality infers from every set. Without the sets of one modality nothing
 teaches an encoder to work alone. Rows may lack modalities: ``loss(..., present={"b": flags})``.
 
 Deviations        paper                     official code              here                      why
-sets              all, singles, k random    the same                   the mean over all others  the same expectation
-                                                                       times k                   without its noise
+k random sets     drawn by the data loader  the same                   weights of all sets        a printed loss
 incomplete rows   sub-sampling as ever      –                          ``elbo="all"``            the data are sampled
 β                 annealed                  0 → 1 in 200 epochs        0 → 1 by default          as the official code
 scale             exp(½ · log σ²)           the same                   softplus + 0.001          bounded precision
@@ -23,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
 from torch import nn
 
 from worldformula import KL, E, Expression, Factor, Joint, Normal, PoE, Symbol, subsets
@@ -47,7 +47,7 @@ class Sizes:
         activation: between layers.
         warm_up: steps in which the weight β of all KLs grows from 0 to 1; 0 for 1 throughout.
         elbo: the sets of the loss: ``"sampled"`` for all, singles and others, ``"all"`` for the set of all alone.
-        others: k, how many random sets of 2 to M − 1 modalities a loss stands for.
+        others: k, how many random sets of 2 to M − 1 modalities a step has besides.
 
     Raises:
         ConfigError: other sets, or a negative number of them.
@@ -91,18 +91,26 @@ class MVAE(Multimodal):
     decode: Joint
     loss: Expression
     warm_up: int
+    others: int
     rules: ClassVar[tuple[str, ...]] = ("PoE",)
 
     @property
     def symbols(self) -> Mapping[str, Schedule | float]:
-        """The weight β of the KLs."""
-        return {"beta": linear(0.0, 1.0, self.warm_up) if self.warm_up else 1.0}
+        """The weight β of the KLs, and those of the random sets, 1 for k of them at every step."""
+        names = [name for name in self.coefficients if name != "beta"]
+        beta = linear(0.0, 1.0, self.warm_up) if self.warm_up else 1.0
+        return {"beta": beta} | {name: drawn(place, len(names), self.others) for place, name in enumerate(names)}
 
     def posterior(self, given: Sequence[str], rule: str | None = None) -> Factor:
         """The product of the prior and the experts of what is given."""
         self.chosen(rule)
         known = self.among(given)
         return PoE([self.prior, *known]) if known else self.prior
+
+
+def drawn(place: int, count: int, k: int) -> Schedule:
+    """How often a set is among ``k`` that are drawn from ``count`` at a step: a function of the step alone."""
+    return lambda step: float((np.random.default_rng(step).integers(count, size=k) == place).sum())
 
 
 def build(sizes: Sizes) -> MVAE:
@@ -123,14 +131,10 @@ def build(sizes: Sizes) -> MVAE:
         for chosen in subsets(everything)[:-1]:
             if len(chosen) == 1:
                 loss = loss + elbo(chosen)
-        between = [s for s in subsets(everything) if 1 < len(s) < len(modalities)]
-        if between and sizes.others:
-            total = elbo(between[0])
-            for chosen in between[1:]:
-                total = total + elbo(chosen)
-            loss = loss + sizes.others * (total / len(between)) if sizes.others != 1 else loss + total / len(between)
+            elif sizes.others and len(chosen) < len(modalities):
+                loss = loss + Symbol("w_" + "".join(modalities[m].name for m in chosen)) * elbo(chosen)
     encode = PoE([prior, *experts])
-    return MVAE(prior, tuple(experts), encode, Joint.of(*decoders), loss.mean(), sizes.warm_up)
+    return MVAE(prior, tuple(experts), encode, Joint.of(*decoders), loss.mean(), sizes.warm_up, sizes.others)
 
 
 # ------------------------------------------------------------------------------------------------------------ system
@@ -159,8 +163,9 @@ if __name__ == "__main__":
     print(model.loss, model.loss.code, sep="\n\n")
     optimiser = torch.optim.Adam(model.loss.parameters(), lr=1e-3, fused=True)
     rows = {"a": torch.rand(64, 64).round(), "b": torch.rand(64, 64).round(), "c": torch.rand(64, 24)}
-    before = model.loss(**rows, beta=1.0, seed=0).value
+    weights = dict.fromkeys(model.coefficients, 1.0)
+    before = model.loss(**rows, **weights, seed=0).value
     before.backward()
     optimiser.step()
-    after = model.loss(**rows, beta=1.0, seed=0).value
+    after = model.loss(**rows, **weights, seed=0).value
     print(f"one step: {before.item():.3f} -> {after.item():.3f} nats per row")
