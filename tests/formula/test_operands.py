@@ -1,10 +1,13 @@
 """What a formula cannot be made of is refused where it is written, with what to write instead."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from worldformula import KL, Bernoulli, Deterministic, E, Mean, Normal, Sum, log, maximum
+from worldformula import KL, Bernoulli, Deterministic, E, Mean, Normal, Sum, Symbol, exp, log, maximum
 from worldformula.errors import FormulaError, ShapeError, UnknownVariableError
 
 Q, P = Normal("q(z|x)", torch.nn.Linear(3, 4), shape=2), Normal("p(z)", shape=2)
@@ -101,3 +104,14 @@ def test_flags_have_a_name(reset):
 def test_the_index_comes_first():
     with pytest.raises(FormulaError, match=r"expected Sum\('t', expression\), got Expression as the index"):
         Sum(step(), "t")
+
+
+def test_functions_of_a_named_number_given_as_a_float_or_a_tensor():
+    sigma, q = Symbol("sigma"), Normal("q(z|x)", nn.Linear(3, 4), shape=2)
+    loss = (KL(q, Normal("p(z)", shape=2)) / sigma**2 + 3 * log(sigma) + exp(-sigma)).mean()
+    x = torch.randn(5, 3)
+    for value in (0.5, torch.tensor(0.5)):
+        out, walked = (run(x=x, sigma=value).value for run in (loss, loss.interpret))
+        torch.testing.assert_close(out, walked)
+        divergence = KL(q, Normal("p(z)", shape=2))(x=x).value.mean()
+        torch.testing.assert_close(out, divergence * 4 + 3 * math.log(0.5) + math.exp(-0.5))

@@ -129,6 +129,8 @@ class Lines(Written):
             case "function":
                 name, _, limits = op.how.partition(", ")
                 rule = f"{{}}.clamp({limits})" if name == "clamp" else FUNCTIONS[name].code
+                if self.number(op.args[0]):  # what the call is given may be a float
+                    return rule.format(f"torch.as_tensor({self.ref(op.args[0])})")
                 return rule.format(self.ref(op.args[0]) if rule.startswith("F.") else body)
             case "event":
                 how, _, rank = op.how.partition(" ")

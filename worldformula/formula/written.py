@@ -77,6 +77,12 @@ class Written:
         """Whether an input of [B, T, ...] is read as [B·T, ...]; a shift reads the series itself."""
         return op.step and any(self.ops[user].kind != "shift" for user in self.used.get(op.name, ()))
 
+    def number(self, ref: Ref) -> bool:
+        """Whether a value is a number, one that the call is given, or arithmetic of such."""
+        op = self.ops[ref] if isinstance(ref, str) else None
+        combined = op is not None and op.kind in ("binary", "negative", "detach", "function")
+        return op is None or op.kind == "symbol" or (combined and all(self.number(a) for a in op.args))
+
     def inlined(self, name: str) -> bool:
         """Whether an operation is written inside its only user's line."""
         op, users = self.ops[name], self.used.get(name, [])
