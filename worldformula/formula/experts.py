@@ -52,6 +52,11 @@ class Experts(Factor):
                 f"{type(self).__name__}: expected factors of one variable, family and declared shape\n"
                 + table(("variable", "declared by", "shape", "family"), rows)
             )
+        if all(part.constant for part in parts):
+            raise FormulaError(
+                f"{type(self).__name__}: the parameters of all its parts are numbers; give one of them a network or "
+                f"a tensor, such as loc=torch.zeros(2)"
+            )
         conditions = list(dict.fromkeys(c for part in parts for c in part.conditions))
         if header is None:
             letter = next((p.header.letter for p in parts if p.conditions), first.header.letter)
