@@ -146,10 +146,10 @@ def _edge_kinds(known: Sequence[Factor], drawn: set[int] | None) -> list[EdgeKin
         if factor.header.letter.startswith("q"):
             return used or bool(rivals)
         without_q = not any(f.header.letter.startswith("q") for f in rivals)
-        random = any(f.family is not None and id(f) not in (drawn or ()) for f in rivals)
+        random = any(_density(f) and id(f) not in (drawn or ()) for f in rivals)
         return drawn is not None and used and without_q and random
 
-    inference = {i for i, f in enumerate(known) if f.family is not None and infers(f)}
+    inference = {i for i, f in enumerate(known) if _density(f) and infers(f)}
     densities = [i for i, h in enumerate(headers) if not h.deterministic]
     read_by_p = _ancestors(headers, [i for i in densities if i not in inference])
     read_by_q = _ancestors(headers, [i for i in densities if i in inference])
@@ -158,6 +158,11 @@ def _edge_kinds(known: Sequence[Factor], drawn: set[int] | None) -> list[EdgeKin
         if h.deterministic and keys & read_by_q and not keys & read_by_p:
             inference.add(i)
     return ["inference" if i in inference else "generative" for i in range(len(known))]
+
+
+def _density(factor: Factor) -> bool:
+    """Whether it is neither a function nor data."""
+    return not factor.header.deterministic and not factor.observed
 
 
 def _ancestors(headers: Sequence[Header], start: Sequence[int]) -> set[str]:
@@ -182,7 +187,7 @@ def _vertex_kinds(
     """The kind of every variable that a factor declares, by key."""
     computed = {v.key for f in known if f.header.deterministic for v in f.variables}
     data = {v.key for f in known if f.observed for v in f.variables}
-    random = {v.key for f in known if f.family is not None for v in f.variables}
+    random = {v.key for f in known if _density(f) for v in f.variables}
     if observed is not None or node is None:
         shaded, drawn = _shaded([f.header for f in known], edge_kinds, observed) | data, set[str]()
     else:

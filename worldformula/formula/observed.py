@@ -19,7 +19,7 @@ from worldformula.formula.nodes import (
     children,
     uses,
 )
-from worldformula.formula.ops.base import Expanded
+from worldformula.formula.ops.base import Expanded, OwnEntropy
 
 
 def drawn_keys(node: Node) -> set[str]:
@@ -67,6 +67,8 @@ def free(node: Node, bound: frozenset[str] = frozenset()) -> set[Variable]:
     own = bound | {v.key for v in _bound(node)}
     found = {c for u in _named(node) for c in u.factor.conditions if c.key not in own}
     found |= {v for u in _named(node) if u.factor.observed for v in u.factor.variables}
+    if isinstance(node, Operator):
+        found |= {v for u in _products(node) for v in u.factor.variables if v.key not in own}
     if isinstance(node, Expectation) and isinstance(node.baseline, Node):
         found |= free(node.baseline, bound)
         return found | free(node.body, own)
@@ -90,9 +92,22 @@ def _bound(node: Node) -> set[Variable]:
         case Log(Integral() as p):
             return set(p.hidden)
         case Operator():
-            named = uses(node)
+            named = _products(node) if _compares(node) else ()
             hidden = {v for factor in node.drawn for v in factor.variables}
     return hidden | {v for u in named if not u.factor.observed for v in u.factor.variables}
+
+
+def _products(node: Operator) -> Product:
+    """The factors that an operator prints."""
+    return tuple(u for part in node.parts if not isinstance(part, Node) for u in part)
+
+
+def _compares(node: Operator) -> bool:
+    """Whether an operator integrates over what its factors declare: entropies, and all that compare two sides.
+
+    Any other looks at a density where its variable is: score matching, an energy.
+    """
+    return isinstance(node, OwnEntropy) or sum(not isinstance(part, Node) for part in node.parts) > 1
 
 
 def _read(p: Product, bound: frozenset[str]) -> set[Variable]:
