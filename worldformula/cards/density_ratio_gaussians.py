@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
+from torch import Tensor
 
 from worldformula.models.density_ratio import Sizes, build
 from worldformula.training.fit import fit
@@ -23,11 +26,15 @@ def measure(seed: int) -> dict[str, float]:
     for width, shift in PAIRS:
         torch.manual_seed(seed)
         model = build(Sizes(width, hidden=(64, 64)))
-        fit(model.loss, lambda w=width, s=shift: {"x": s + torch.randn(BATCH, w)}, steps=STEPS, batch=BATCH, lr=2e-3,
-            seed=seed)  # fmt: skip
+        fit(model.loss, partial(batch, width, shift), steps=STEPS, batch=BATCH, lr=2e-3, seed=seed)
         exact = 0.5 * width * shift**2
         estimate = float(model.kl(shift + torch.randn(DRAWS, width)))
         found[f"kl_{exact:g}"] = estimate
         if exact < SMALL:
             errors.append(abs(estimate - exact) / (0.15 + 0.1 * exact))
     return {"error": max(errors), **found}
+
+
+def batch(width: int, shift: float) -> dict[str, Tensor]:
+    """Fresh draws of N(shift, I), ``[BATCH, width]``."""
+    return {"x": shift + torch.randn(BATCH, width)}
