@@ -241,8 +241,10 @@ class UnnormalisedError(FormulaError):
     >>> p = Gibbs("p(x)", torch.nn.Linear(2, 1), shape=2)
     >>> log(p)
     Traceback (most recent call last):
-    worldformula.errors.UnnormalisedError: p(x): exp(-energy) is not normalised, so its log-density is unknown and it has
-    no direct draw...
+    worldformula.errors.UnnormalisedError: p(x): exp(-energy) is not normalised, so its log-density is unknown and it
+    has no direct draw
+    write ContrastiveDivergence(p) or ScoreMatching(p, noise=0.1) to learn it, Energy(p) for its energy, and
+    p.sample(start, steps=...) for a chain
     >>> ContrastiveDivergence(p, steps=10, step_size=0.1)
     <Expression CD{k=10}[p(x)]>
     """

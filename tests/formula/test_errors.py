@@ -10,7 +10,21 @@ import torch
 from torch import nn
 
 from tests.formula.models import A, B, D, G, Join, K, T, X, Z, rssm, sequences, vae
-from worldformula import KL, Bernoulli, Categorical, Data, Deterministic, E, Normal, Sum, log, maximum, sg
+from worldformula import (
+    KL,
+    Bernoulli,
+    Categorical,
+    Data,
+    Deterministic,
+    E,
+    Gibbs,
+    Normal,
+    Sum,
+    errors,
+    log,
+    maximum,
+    sg,
+)
 from worldformula.errors import (
     CycleError,
     DuplicateVariableError,
@@ -24,6 +38,7 @@ from worldformula.errors import (
     SharedDrawError,
     TimeError,
     UnknownVariableError,
+    UnnormalisedError,
 )
 
 
@@ -275,6 +290,23 @@ gradient='gumbel'
     ),
     "text for a factor": (FormulaError, "expected a factor or a product of factors, got str: 'q'", lambda: E("q", 1)),
     "sg of a number": (FormulaError, "expected an expression or a factor, got int", lambda: sg(3)),
+    "log of an energy": (
+        UnnormalisedError,
+        """
+        p(x): exp(-energy) is not normalised, so its log-density is unknown and it has no direct draw
+        write ContrastiveDivergence(p) or ScoreMatching(p, noise=0.1) to learn it, Energy(p) for its energy, and \
+p.sample(start, steps=...) for a chain
+        """,
+        lambda: log(Gibbs("p(x)", nn.Linear(2, 1), shape=2)),
+    ),
+    "log of a marginal": (
+        NoClosedFormError,
+        """
+        log ∫ p(x|z) p(z) dz: a normal variable cannot be summed out exactly: z has no short list of values
+        write a bound, log(E(q, ratio(p, q), samples=K)), or draw it inside E(...)
+        """,
+        lambda: log((decode() * prior()).marginal("z")),
+    ),
     "factor under Sum": (FormulaError, "expected Sum('t', expression), got Normal", lambda: Sum("t", encode())),
 }
 
@@ -661,6 +693,11 @@ FACTORS = {
 def test_direct_calls_of_a_factor(case):
     error, message, call = FACTORS[case]
     raises(error, message, call)
+
+
+def test_every_error_of_the_language_is_told_in_full_here():
+    language = {k for k in vars(errors).values() if isinstance(k, type) and issubclass(k, FormulaError)}
+    assert {case[0] for case in (*CONSTRUCTION.values(), *CALLS.values(), *FACTORS.values())} == language
 
 
 def test_the_traceback_shows_the_emitted_line():
