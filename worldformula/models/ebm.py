@@ -11,7 +11,8 @@ takes on a grid, which tells how far chain and objective have led from the data.
 Deviations     paper                        here                   why
 chain          λ = 10, σ = .005: tempered   tiny: λ = σ²/2         Langevin of p itself, since p is measured
 α              E(x⁺)² + E(x⁻)²              E(x⁺)² + E(x_0)²       x_0 has a name in the formula, the chain's end none
-network        ResNet, spectral norm        MLP                    points of the plane
+network        ResNet, spectral norm        MLP + ‖2x/reach‖²/2    points of the plane; without the bowl e^−E has
+                                                                   mass where no chain ever goes, and no finite Z
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldformula import ContrastiveDivergence, Energy, Expression, Gibbs
 from worldformula.catalogue import System
@@ -54,6 +55,22 @@ def paper() -> Sizes:
 def tiny() -> Sizes:
     """Points of the plane, two minutes on a laptop."""
     return Sizes(2, (128, 128), steps=20, step_size=0.005, noise=0.1, penalty=0.0, reach=4.0)
+
+
+# ---------------------------------------------------------------------------------------------------------- networks
+
+
+class Confined(nn.Module):
+    """E(x) = f(x) + ‖2x/reach‖²/2: beyond what any chain visits nothing else would keep e^−E from growing."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+        self.net, self.reach = Perceptron(sizes.features, 1, sizes.hidden), sizes.reach
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, D]`` to ``[N]``."""
+        found: Tensor = self.net(x).squeeze(-1)
+        return found + 0.5 * (2 * x / self.reach).square().sum(-1)
 
 
 # ----------------------------------------------------------------------------------------------------------- formula
@@ -113,7 +130,7 @@ class EBM(Model):
 
 def build(sizes: Sizes) -> EBM:
     """An EBM with new weights."""
-    density = Gibbs("p(x)", Perceptron(sizes.features, 1, sizes.hidden), shape=sizes.features)
+    density = Gibbs("p(x)", Confined(sizes), shape=sizes.features)
     chain = ContrastiveDivergence(
         density, steps=sizes.steps, step_size=sizes.step_size, noise=sizes.noise, start="x_0"
     )  # fmt: skip
