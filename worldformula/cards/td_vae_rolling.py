@@ -22,6 +22,7 @@ def measure(seed: int) -> dict[str, float]:
         Wrong pixels of 96 in one sampled prediction from the belief at t = 7: ``jump_k`` by one jump of k steps,
         ``steps_k`` by k jumps of 1, ``jumps_8`` by two of 4; ``blank`` and ``copy_k``, the floors, on the same
         frames. ``direction_t``: how often a linear classifier reads the direction off the belief at t.
+        ``conditions``: how many of the three of the card hold.
     """
     torch.manual_seed(seed)
     world = build(tiny())
@@ -36,7 +37,13 @@ def measure(seed: int) -> dict[str, float]:
     found["jumps_8"] = wrong(world, start, [4, 4], frames, seed)
     found |= {f"copy_{k}": errors(frames[:, AFTER], frames[:, AFTER + k]) for k in (1, 2, 4)}
     found["blank"] = errors(torch.zeros_like(frames[:, 0]), frames[:, AFTER + 4])
-    return found | {f"direction_{t}": direction(beliefs, data, t) for t in (0, 1, 7)}
+    found |= {f"direction_{t}": direction(beliefs, data, t) for t in (0, 1, 7)}
+    held = (
+        found["jump_4"] < 15,
+        abs(found["direction_0"] - 0.5) <= 0.06 and min(found["direction_1"], found["direction_7"]) > 0.8,
+        found["jump_4"] < found["steps_4"],
+    )
+    return found | {"conditions": float(sum(held))}
 
 
 def train(world: World, seed: int) -> None:
