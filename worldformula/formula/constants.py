@@ -19,7 +19,7 @@ class Constants(nn.Module):
             if isinstance(value, nn.Parameter):
                 self.register_parameter(name, value)
             else:
-                self.register_buffer(name, value)
+                self.register_buffer(name, value.contiguous())  # an expanded tensor could not be loaded into
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -55,7 +55,7 @@ def as_parameter(header: str, name: str, value: Any) -> Tensor | float:
     if name in POSITIVE:
         expected, fits = "greater than 0", number > 0
     elif name == "probs":
-        expected, fits = "between 0 and 1", 0 <= number <= 1
+        expected, fits = "strictly between 0 and 1", 0 < number < 1
     elif name in ("low", "high"):
         expected, fits = "a finite number", math.isfinite(number)
     if not fits:
