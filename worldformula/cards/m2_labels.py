@@ -12,19 +12,24 @@ from worldformula.metrics.probe import Split, logistic_accuracy, nearest_accurac
 from worldformula.models.m2 import build, tiny
 from worldformula.training.fit import fit
 
-LABELS = (2, 10)
+LABELS, DRAWS = (2, 10), 3
 BATCH, STEPS, ALONE, FLIPS, CLASSES = 64, 2500, 800, 0.02, 10
 
 
 def measure(seed: int) -> dict[str, float]:
-    """One draw of 2, and one of 10, labelled digits per class; all 1437 training digits are read without a label.
+    """Three draws of 2, and three of 10, labelled digits per class; all 1437 training digits are read without a label.
 
     Returns:
-        Accuracies on the 360 test digits by number of labels per class: ``m2_2``, ``net_2`` (the classifier of M2 on
-        the same labels, nothing else), ``lr_2`` (logistic regression), ``nn_2`` (nearest neighbour); ``gain_2`` and
-        ``gain_10``: M2 above its own classifier; ``gain``: the smaller of the two.
+        Mean accuracies on the 360 test digits by number of labels per class: ``m2_2``, ``net_2`` (the classifier of M2
+        on the same labels, nothing else), ``lr_2`` (logistic regression), ``nn_2`` (nearest neighbour); ``gain_2`` and
+        ``gain_10``: M2 above its own classifier, ``least_2`` and ``least_10`` the smallest of the three; ``gain``: the
+        smaller of ``gain_2`` and ``gain_10``.
     """
-    found = {f"{name}_{count}": value for count in LABELS for name, value in compare(count, seed).items()}
+    found: dict[str, float] = {}
+    for count in LABELS:
+        draws = [compare(count, DRAWS * seed + draw) for draw in range(DRAWS)]
+        found |= {f"{name}_{count}": sum(draw[name] for draw in draws) / DRAWS for name in draws[0]}
+        found[f"least_{count}"] = min(draw["gain"] for draw in draws)
     return {"gain": min(found[f"gain_{count}"] for count in LABELS), **found}
 
 
