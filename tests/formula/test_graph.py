@@ -25,6 +25,7 @@ from worldformula import (
     Symbol,
     Value,
     log,
+    norm2,
     ratio,
     softplus,
     together,
@@ -32,7 +33,8 @@ from worldformula import (
 from worldformula.errors import UnknownVariableError
 from worldformula.formula.factors import Data, Deterministic, Factor, Normal
 from worldformula.formula.graph import Graph, graph, svg
-from worldformula.formula.nodes import Binary, Divergence, Expectation, Log, Node, OverTime, Use
+from worldformula.formula.nodes import Binary, Divergence, Expectation, Log, Node, OverTime, Usefrom worldformula.formula.ops.mmd import MMD
+from worldformula.formula.ops.score_matching import ScoreMatching
 
 NS = "{http://www.w3.org/2000/svg}"
 
@@ -235,6 +237,34 @@ def test_what_is_summed_out_is_latent():
     kind = OneHot("p(c)", shape=3)
     g = graph(log((kind * Bernoulli("p(x|c)", nn.Linear(3, 2), shape=2)).marginal("c")))
     assert kinds(g) == {"c": "latent", "x": "observed"}
+
+
+def test_the_functions_of_an_auto_encoder_infer():
+    encode, quantise, decode = function("e = enc(x)"), function("z = nearest(e)"), normal("p(x|z)")
+    g = graph(E(encode * quantise, -log(decode)))
+    assert edges(g, "inference") == {("x", "e"), ("e", "z")}
+    assert edges(g, "generative") == {("z", "x")}
+
+
+def test_data_and_what_is_made_of_them_under_an_index_are_two_variables():
+    noisy, guess = function("x_t = blur(x, t, e)"), function("s = score(x_t, t)")
+    drawn = Data("p_data(x)", shape=2) * normal("p(t)") * normal("p(e)") * noisy * guess
+    g = graph(E(drawn, norm2(Value("e") - Value("s"))))
+    assert kinds(g) == {
+        "x": "observed", "x_t": "deterministic", "t": "latent", "e": "latent", "s": "deterministic",
+    }  # fmt: skip
+
+
+def test_a_score_looks_at_data_and_its_own_noise_is_not_drawn():
+    g = graph(ScoreMatching(function("s = score(x)")).mean())
+    assert kinds(g) == {"x": "observed", "s": "deterministic"}
+
+
+def test_both_sides_of_a_comparison_are_drawn():
+    data, encode = Data("p_data(x)", shape=2), normal("q(z|x)")
+    g = graph(MMD(data * encode, normal("p(z)"), samples=3))
+    assert kinds(g) == {"x": "observed", "z": "latent"}
+    assert plates(g) == {"K = 3": {"z"}}
 
 
 def test_a_latent_that_the_step_before_hands_on_is_not_data():

@@ -225,7 +225,7 @@ PIXYZ = {
         (r"\mathrm{MMD}^{2}_{\mathrm{gaussian}}"
         r"\left[ p_{\mathrm{data}}(x)\, q(z \mid x) \,\|\, p_{\mathrm{prior}}(z) \right]"),
     ),
-    r"\sum_{t=1}^{19} \mathbb{E}_{...} \left[D_{KL} \left[q(z_{t1}|z_{t2},b_{t1},b_{t2})||p_{b}(z_{t1}|b_{t1}) \right]": (
+    r"\sum_{t=1}^{19} ... D_{KL} \left[q(z_{t1}|z_{t2},b_{t1},b_{t2})||p_{b}(z_{t1}|b_{t1}) \right]": (
         td_vae(),
         (r"\operatorname{mean}\left( \sum_{t} \mathbb{E}_{b_{t} = \mathrm{rnn}(b_{t-1}, x_{t}),\, p_{b}(z \mid b_{t})}"
         r"\left[ D_{\mathrm{KL}}\left[ q(z' \mid z, b_{t-1}, b_{t}) \,\|\, p_{b}(z' \mid b_{t-1}) \right] + "

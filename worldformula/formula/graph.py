@@ -16,7 +16,7 @@ from worldformula.errors import UnknownVariableError, near
 from worldformula.formula.factor import Factor
 from worldformula.formula.names import Header, Variable
 from worldformula.formula.nodes import Node, factors
-from worldformula.formula.observed import drawn_keys, free, inferring
+from worldformula.formula.observed import beside, drawn, free, inferring, slot
 from worldformula.formula.picture import svg
 from worldformula.formula.plates import Plate, plates
 
@@ -97,7 +97,8 @@ def graph(source: Expression | Node | Iterable[Factor], observed: Iterable[str] 
     node = source if isinstance(source, Node) else getattr(source, "node", None)
     everyone = factors(node) if isinstance(node, Node) else list(source)  # type: ignore[arg-type]
     known = [part for f in everyone for part in f.family_tree() if not part.parts]
-    known = list({id(f): f for f in known}.values())
+    own = beside(node) if isinstance(node, Node) else set()
+    known = list({id(f): f for f in known if id(f) not in own}.values())
     headers = [f.header for f in known]
     edge_kinds = _edge_kinds(known, inferring(node) if isinstance(node, Node) else None)
     edges = [Edge(c, v, k) for h, k in zip(headers, edge_kinds, strict=True) for c in h.conditions for v in h.variables]
@@ -107,7 +108,7 @@ def graph(source: Expression | Node | Iterable[Factor], observed: Iterable[str] 
     earlier = [replace(e, source=e.source.at(-1), target=e.target.at(-1)) for e in edges if _within_step(e)]
     edges += [e for e in earlier if e.kind == "generative" and e.source in variables and e.target in variables]
     return Graph(
-        tuple(Vertex(v, vertex_kinds.get(v.key, "observed")) for v in variables),
+        tuple(Vertex(v, vertex_kinds.get(slot(v), "observed")) for v in variables),
         tuple(dict.fromkeys(edges)),
         _index(variables),
         plates(node, everyone, variables) if isinstance(node, Node) else (),
@@ -157,7 +158,30 @@ def _edge_kinds(known: Sequence[Factor], drawn: set[int] | None) -> list[EdgeKin
         keys = {v.key for v in h.variables}
         if h.deterministic and keys & read_by_q and not keys & read_by_p:
             inference.add(i)
+    inference |= _encoders(headers, [i for i in densities if i not in inference])
     return ["inference" if i in inference else "generative" for i in range(len(known))]
+
+
+def _encoders(headers: Sequence[Header], generative: Sequence[int]) -> set[int]:
+    """The functions that read what is generated from them, at the same step: those of an auto-encoder."""
+    functions = [i for i, h in enumerate(headers) if h.deterministic]
+
+    def closure(start: set[Variable], upwards: bool) -> set[int]:
+        """The functions above or below these variables, through functions alone."""
+        found: set[int] = set()
+        while True:
+            into, out = ("variables", "conditions") if upwards else ("conditions", "variables")
+            new = {i for i in functions if i not in found and start & set(getattr(headers[i], into))}
+            if not new:
+                return found
+            found |= new
+            start = start | {v for i in new for v in getattr(headers[i], out)}
+
+    return {
+        i
+        for g in generative
+        for i in closure(set(headers[g].variables), False) & closure(set(headers[g].conditions), True)
+    }
 
 
 def _density(factor: Factor) -> bool:
@@ -183,24 +207,24 @@ def _ancestors(headers: Sequence[Header], start: Sequence[int]) -> set[str]:
 
 def _vertex_kinds(
     known: Sequence[Factor], edge_kinds: Sequence[EdgeKind], node: Node | None, observed: Iterable[str] | None
-) -> dict[str, VertexKind]:
-    """The kind of every variable that a factor declares, by key."""
-    computed = {v.key for f in known if f.header.deterministic for v in f.variables}
-    data = {v.key for f in known if f.observed for v in f.variables}
-    random = {v.key for f in known if _density(f) for v in f.variables}
+) -> dict[Variable, VertexKind]:
+    """The kind of every variable that a factor declares, at the current step."""
+    computed = {slot(v) for f in known if f.header.deterministic for v in f.variables}
+    data = {slot(v) for f in known if f.observed for v in f.variables}
+    random = {slot(v) for f in known if _density(f) for v in f.variables}
     if observed is not None or node is None:
-        shaded, drawn = _shaded([f.header for f in known], edge_kinds, observed) | data, set[str]()
+        keys = _shaded([f.header for f in known], edge_kinds, observed)
+        shaded, made = {v for v in computed | random if v.key in keys} | data, set[Variable]()
     else:
-        drawn = drawn_keys(node)
-        given = [v for v in free(node) if not (v.key in drawn and (v.offset or v.span or (v.index or "").isupper()))]
-        shaded = (random - drawn) | (random & {v.key for v in given}) | data
-        drawn |= computed
-    kinds: dict[str, VertexKind] = {}
-    for key in (*computed, *data, *random):
-        if key in shaded:
-            kinds[key] = "partial" if key in drawn & (random | computed) else "observed"
+        made = drawn(node)
+        given = {slot(v) for v in free(node) if v == slot(v) or slot(v) not in made}
+        shaded, made = (random - made) | (random & given) | data, made | computed
+    kinds: dict[Variable, VertexKind] = {}
+    for variable in (*computed, *data, *random):
+        if variable in shaded:
+            kinds[variable] = "partial" if variable in made & (random | computed) else "observed"
         else:
-            kinds[key] = "deterministic" if key in computed else "latent"
+            kinds[variable] = "deterministic" if variable in computed else "latent"
     return kinds
 
 

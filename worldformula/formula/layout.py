@@ -20,6 +20,8 @@ RADIUS = 24.0
 _GAP = 3  # half columns between the last circle of the earlier slice and the first of the current one
 _HIT, _CROSSING = 4000.0, 260.0
 _SHUFFLED = 3  # further starts of the search
+_STRAIGHT = (0.0, 0.2, -0.2, 0.34, -0.34, 0.5, -0.5)  # what an arrow may bend, as shares of its length
+_BENT = (0.24, -0.24, 0.38, -0.38, 0.12, -0.12, 0.55, -0.55, 0.75, -0.75)
 _HEAD = 9.0
 PAD = 11.0  # between a plate and what is in it
 Groups = Sequence[Sequence[int]]
@@ -135,7 +137,7 @@ def _costs(columns: Columns, picture: _Picture) -> Points:
     for inside in picture.plates:
         left, right = columns[:, inside].min(1, keepdims=True), columns[:, inside].max(1, keepdims=True)
         within = (row >= row[inside].min()) & (row <= row[inside].max()) & (columns > left - 2) & (columns < right + 2)
-        costs += _HIT * (within & ~inside).sum(1) + 2.0 * (right - left)[:, 0]
+        costs += 3 * _HIT * (within & ~inside).sum(1) + 2.0 * (right - left)[:, 0]
     if not len(links):
         return costs
     centres = np.stack([columns, np.broadcast_to(row, columns.shape)], -1) * picture.scale
@@ -178,7 +180,7 @@ def route(
     middle = centres.mean(0) if len(centres) else np.zeros(2)
     done: dict[int, Curve] = {}
     for i in sorted(range(len(edges)), key=lambda i: (not straight[i], _length(centres, edges[i]))):
-        bends = (0.0, 0.2, -0.2, 0.34, -0.34, 0.5, -0.5) if straight[i] else (0.24, -0.24, 0.38, -0.38, 0.55, -0.55)
+        bends = _STRAIGHT if straight[i] else _BENT
         curves = [_curve(centres, edges[i], bend, radius) for bend in bends]
         rest = np.delete(centres, list(edges[i]), 0)
         others = list(done.values())
@@ -258,9 +260,10 @@ def _curve(centres: Points, edge: tuple[int, int], bend: float, radius: float) -
 
 def _disturbance(curve: Curve, rest: Points, others: Sequence[Curve], radius: float, middle: Points) -> float:
     """What disturbs about one arrow, given the circles that it does not join and the arrows before it."""
-    near = np.linalg.norm(rest[:, None] - curve.points[None], axis=-1).min(1, initial=np.inf) < radius + 6
+    nearest = np.linalg.norm(rest[:, None] - curve.points[None], axis=-1).min(1, initial=np.inf)
     outward = float(np.linalg.norm(curve.control - middle))
-    cost = 1000.0 * int(near.sum()) + 90.0 * abs(curve.bend) - 0.004 * outward
+    hits = 1000.0 * int((nearest < radius + 2).sum()) + 200.0 * int((nearest < radius + 6).sum())
+    cost = hits + 90.0 * abs(curve.bend) - 0.004 * outward
     if not others:
         return cost
     lines = np.stack([other.points for other in others])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from worldformula.formula.names import Variable
 from worldformula.formula.nodes import (
@@ -22,10 +23,14 @@ from worldformula.formula.nodes import (
 from worldformula.formula.ops.base import Expanded, OwnEntropy
 
 
-def drawn_keys(node: Node) -> set[str]:
-    """Keys of the variables that a formula draws, compares by a divergence, or sums out; data are none."""
-    found = {v.key for v in _bound(node)}
-    return found.union(*(drawn_keys(child) for child in inner(node)))
+def slot(variable: Variable) -> Variable:
+    """The variable at the current step: that of h_t for h_{t-1}, for the whole series h_{1:T}, and for the last h_T."""
+    return replace(variable, offset=0, span=False, index=variable.index and variable.index.lower())
+
+
+def drawn(node: Node) -> set[Variable]:
+    """The variables that a formula draws, compares by a divergence, or sums out, at the current step; data are none."""
+    return set(map(slot, _bound(node))).union(*(drawn(child) for child in inner(node)))
 
 
 def inner(node: Node) -> tuple[Node, ...]:
@@ -52,23 +57,34 @@ def inferring(node: Node) -> set[int]:
     return found
 
 
-def free(node: Node, bound: frozenset[str] = frozenset()) -> set[Variable]:
+def beside(node: Node) -> set[int]:
+    r"""Identities of the factors that operators draw for their own use, as the noise of a score: q(\tilde x|x)."""
+    extra = (u.factor for n in everything(node) if isinstance(n, Operator) for u in n.extra if u.factor.family)
+    return {id(f) for f in extra if [_bare(c) for c in f.conditions] == [_bare(f.variable)]}
+
+
+def _bare(variable: Variable) -> Variable:
+    return replace(variable, accent=None, primes=0)
+
+
+def free(node: Node, bound: frozenset[Variable] = frozenset()) -> set[Variable]:
     """The variables whose values come from outside: from the data of the call, or from what surrounds the node.
 
     The variables of a factor inside a logarithm are such, unless an expectation around it draws them.
     """
     match node:
         case Value(variable):
-            return set() if node.scalar or variable.key in bound else {variable}
+            return set() if node.scalar or slot(variable) in bound else {variable}
         case Log(p):
             return _read(p, bound)
         case Ratio(p, q):
             return _read(p, bound) | _read(q, bound)
-    own = bound | {v.key for v in _bound(node)}
-    found = {c for u in _named(node) for c in u.factor.conditions if c.key not in own}
+    own = bound | set(map(slot, _bound(node)))
+    found = {c for u in _named(node) for c in u.factor.conditions if slot(c) not in own}
     found |= {v for u in _named(node) if u.factor.observed for v in u.factor.variables}
     if isinstance(node, Operator):
-        found |= {v for u in _products(node) for v in u.factor.variables if v.key not in own}
+        outside = own if _compares(node) else bound
+        found |= {v for u in _products(node) for v in u.factor.variables if slot(v) not in outside}
     if isinstance(node, Expectation) and isinstance(node.baseline, Node):
         found |= free(node.baseline, bound)
         return found | free(node.body, own)
@@ -110,7 +126,7 @@ def _compares(node: Operator) -> bool:
     return isinstance(node, OwnEntropy) or sum(not isinstance(part, Node) for part in node.parts) > 1
 
 
-def _read(p: Product, bound: frozenset[str]) -> set[Variable]:
-    known = bound | {v.key for v in p.hidden} if isinstance(p, Integral) else bound
+def _read(p: Product, bound: frozenset[Variable]) -> set[Variable]:
+    known = bound | set(map(slot, p.hidden)) if isinstance(p, Integral) else bound
     named = (v for u in p for v in (*u.factor.variables, *u.factor.conditions))
-    return {v for v in named if v.key not in known}
+    return {v for v in named if slot(v) not in known}
