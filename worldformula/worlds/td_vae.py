@@ -7,7 +7,7 @@ r"""Temporal difference VAE (Gregor, Papamakarios, Besse, Buesing & Weber 2019, 
 
     x_t  [B, X] in {0, 1}     the target is the frame at t, the later of the two times
     z_t  [B, Z] below u_t [B, U]: two layers, u first; each density of the formula above is a product of two
-    w_t  [B, D, H]            the beliefs at t−1 … t−D, from which the jump picks
+    b_{k,t}  [B, H]           the belief at t−k, from which the jump picks; no loop carries it
 
 Every t is the end of one random jump. The world filters with p_B(z_t|b_t) and imagines with p_T; its *action* is how
 far a step of the imagination jumps, one-hot δ: one jump of 4, or four of 1. While it imagines, b stays what it was.
@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldformula.catalogue import System
-from worldformula.formula import KL, Bernoulli, Deterministic, E, Expression, Factor, Mean, Normal, OneHot, log
+from worldformula.formula import KL, Bernoulli, Deterministic, E, Expression, Factor, Joint, Mean, Normal, OneHot, log
 from worldformula.world import World
 
 # ------------------------------------------------------------------------------------------------- sizes and presets
@@ -92,20 +92,12 @@ class Belief(nn.Module):
         return found
 
 
-class Push(nn.Module):
-    """The last D beliefs [N, D, H], the newest first."""
-
-    def forward(self, window: Tensor, belief: Tensor) -> Tensor:
-        """The window before, and the belief before."""
-        return torch.cat((belief.unsqueeze(1), window[:, :-1]), 1)
-
-
 class Pick(nn.Module):
     """The belief that a one-hot jump [N, D] leads back to."""
 
-    def forward(self, window: Tensor, jump: Tensor) -> Tensor:
-        """[N, D, H], [N, D] to [N, H]."""
-        return (window * jump.unsqueeze(-1)).sum(1)
+    def forward(self, jump: Tensor, *beliefs: Tensor) -> Tensor:
+        """[N, D] and D beliefs [N, H], the latest first, to [N, H]."""
+        return (torch.stack(beliefs, 1) * jump.unsqueeze(-1)).sum(1)
 
 
 class Keep(nn.Module):
@@ -167,16 +159,21 @@ def bound(
 ) -> Expression:
     """The loss, and the factors that it alone needs: the jump, the beliefs it may lead to, and the smoother q."""
     H, Z, D = sizes.belief, sizes.latent, sizes.jump
-    window = Deterministic("w_t = push(w_{t-1}, b_{t-1})", Push(), shape=(D, H))
+    late = Deterministic("b_{1,t} = late(b_{t-1})", nn.Identity(), shape=H)
+    before: Factor | Joint = late
+    for k in range(2, D + 1):
+        before = before * late.rename(b_1=f"b_{k}", b_prev=f"b_{k - 1}")
     jump = OneHot(r"p(\delta_t)", shape=D)
-    past = Deterministic(r"b'_t = pick(w_t, \delta_t)", Pick(), shape=H)
+    beliefs = ", ".join(f"b_{{{k},t}}" for k in range(1, D + 1))
+    past = Deterministic(rf"b'_t = pick(\delta_t, {beliefs})", Pick(), shape=H)
     known = 2 * Z + 2 * H + D
     upper = Normal(r"q(u'_t|z_t,u_t,b'_t,b_t,\delta_t)", DBlock(known, sizes), shape=Z)
     lower = Normal(r"q(z'_t|u'_t,z_t,u_t,b'_t,b_t,\delta_t)", DBlock(Z + known, sizes), shape=Z)
     then = [p.rename(**{k: v for k, v in {"u": "u'", "z": "z'", "b": "b'"}.items() if k in _keys(p)}) for p in now]
-    before = KL(upper, then[0]) + KL(lower, then[1])
-    after = log(now[0]) + log(now[1]) - log(step[0]) - log(step[1])
-    body = E(embed * belief * window * jump * past * now[0] * now[1], E(upper * lower, before + after - log(decode)))
+    divergence = KL(upper, then[0]) + KL(lower, then[1])
+    ratio = log(now[0]) + log(now[1]) - log(step[0]) - log(step[1])
+    inner = E(upper * lower, divergence + ratio - log(decode))
+    body = E(embed * belief * before * jump * past * now[0] * now[1], inner)
     return Mean("t", body, reset="first", burn_in=D).mean()
 
 
