@@ -1,34 +1,65 @@
-"""Golden files: what VAE and RSSM emit and print, byte for byte; and the kept code runs."""
+"""Golden files: what two small formulas and every model and world of the catalogue emit and print, byte for byte.
+
+The kept code of the small ones runs, and is compared with the call; that of the catalogue is the loss at preset tiny.
+"""
+
+from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.formula.models import B, X, rssm, sequences, vae
+from worldformula import Expression, Game
+from worldformula.catalogue import find, names
 from worldformula.formula.emit import networks
 
 FOLDER = Path(__file__).parents[1] / "golden"
-CASES = {"vae": (vae, lambda: {"x": torch.rand(B, X)}), "rssm": (rssm, sequences)}
+CASES = {"small_vae": (vae, lambda: {"x": torch.rand(B, X)}), "small_rssm": (rssm, sequences)}
+CATALOGUE = [*names("models"), *names("worlds")]
+LARGE = 60_000  # characters of code, beyond which nobody reads a difference
+SIZES = {"rssm": ({"image": (16, 16, 3), "speed": (3,)}, 2)}  # what a world is told of its environment
 
 
-def kept(name, text):
+def kept(name: str, text: str) -> None:
     file = FOLDER / name
     if os.environ.get("UPDATE_GOLDEN"):
         file.write_text(text + "\n", encoding="utf-8")
+    assert file.exists(), f"{name} is missing; UPDATE_GOLDEN=1 writes it"
     assert text + "\n" == file.read_text(encoding="utf-8"), f"{name} changed; UPDATE_GOLDEN=1 rewrites it"
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_code(case):
-    kept(f"{case}.py", CASES[case][0]().code.rstrip())
+@cache
+def losses(name: str) -> dict[str, Expression]:
+    """The loss of a model or world at preset tiny, of a game one per player."""
+    if name in CASES:
+        return {"": CASES[name][0]()}
+    system = find(name)
+    torch.manual_seed(0)
+    loss = system.build(system.sizes("tiny"), *SIZES.get(name, ())).loss
+    return {who: p.loss for who, p in loss.players.items()} if isinstance(loss, Game) else {"": loss}
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_latex_and_text(case):
-    loss = CASES[case][0]()
-    kept(f"{case}.tex", f"{loss}\n% {loss!r}")
+@pytest.mark.parametrize("name", [*CASES, *CATALOGUE])
+def test_code(name):
+    written = {who: loss.code.rstrip() for who, loss in losses(name).items()}
+    if (size := sum(map(len, written.values()))) > LARGE:
+        pytest.skip(f"{name} emits {size} characters, more than {LARGE}: no difference of that length is read")
+    kept(f"{name}.py", "\n\n\n".join(f"# {who}\n{code}" if who else code for who, code in written.items()))
+
+
+@pytest.mark.parametrize("name", [*CASES, *CATALOGUE])
+def test_latex_and_text(name):
+    shown = (f"% {who}\n{loss}\n% {loss!r}" if who else f"{loss}\n% {loss!r}" for who, loss in losses(name).items())
+    kept(f"{name}.tex", "\n".join(shown))
+
+
+def test_no_golden_file_is_left_over():
+    known = {*CASES, *CATALOGUE}
+    assert {f.stem for f in FOLDER.iterdir() if f.suffix in (".py", ".tex")} <= known
 
 
 @pytest.mark.parametrize("case", CASES)

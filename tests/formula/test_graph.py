@@ -33,7 +33,8 @@ from worldformula import (
 from worldformula.errors import UnknownVariableError
 from worldformula.formula.factors import Data, Deterministic, Factor, Normal
 from worldformula.formula.graph import Graph, graph, svg
-from worldformula.formula.nodes import Binary, Divergence, Expectation, Log, Node, OverTime, Usefrom worldformula.formula.ops.mmd import MMD
+from worldformula.formula.nodes import Binary, Divergence, Expectation, Log, Node, OverTime, Use
+from worldformula.formula.ops.mmd import MMD
 from worldformula.formula.ops.score_matching import ScoreMatching
 
 NS = "{http://www.w3.org/2000/svg}"

@@ -5,7 +5,7 @@ from worldformula.formula.runtime import one_batch
 
 def formula(self, x, noise_z):
     """mean(KL(q(z|x) ‖ p(z)) - E_{q(z|x)}[log p(x|z)])"""
-    q_z_loc, q_z_raw = self.q_z_given_x(x).split_with_sizes((2, 2), -1)       # q(z|x)
+    q_z_loc, q_z_raw = self.q_z_given_x(x).split_with_sizes((16, 16), -1)     # q(z|x)
     q_z_scale = F.softplus(q_z_raw)
     kl_z = (0.5 * (q_z_loc * q_z_loc + q_z_scale * q_z_scale - 1) - q_z_scale.log()).sum(-1)
     z = q_z_loc + q_z_scale * noise_z

@@ -1,0 +1,40 @@
+import torch
+import torch.nn.functional as F
+from worldformula.families import normal
+from worldformula.formula.runtime import flat, kept, one_batch, restart, stack, steps
+
+
+def formula(self, x, first, start_z, noise_z):
+    """mean(Σ_{t; reset=first; initial=z} E_{h_t = rnn(x_{1:T}), q(z_t|z_{t-1},h_t)}[KL(q(z_t|z_{t-1},h_t) ‖ p(z_t|z_{t-1})) - log p(x_t|z_t)])"""
+    x_series = x
+    h_series = self.rnn(x_series)                                             # h_t = rnn(x_{1:T})
+    B, T = x.shape[:2]
+    # before the loop: needs data only, all steps at once
+    keep = kept(first)
+    h = flat(h_series)
+    x = flat(x)
+    keep_s = keep.unbind(1)
+    h_s = steps(h, B)
+    noise_z_s = noise_z.unbind(1)
+    z_prev_s, q_z_s, z_s = [], [], []
+    # in the loop: from carry to carry
+    z = start_z
+    for t in range(T):
+        z_prev = restart(z, keep_s[t], self.initial_state.z)
+        q_z = normal.params(self.q_z_given_z_prev_h(z_prev, h_s[t]), (16,))       # q(z_t|z_{t-1},h_t)
+        z = normal.sample(q_z, noise_z_s[t])
+        z_prev_s.append(z_prev)
+        q_z_s.append(q_z)
+        z_s.append(z)
+    z_prev = stack(z_prev_s)
+    q_z = stack(q_z_s)
+    z = stack(z_s)
+    # after the loop: all steps at once
+    p_z = normal.params(self.p_z_given_z_prev(z_prev), (16,))                 # p(z_t|z_{t-1})
+    kl_z = normal.kl(q_z, p_z, 1)
+    p_x_logits = self.p_x_given_z(z)                                          # p(x_t|z_t)
+    log_p_x = -F.binary_cross_entropy_with_logits(p_x_logits, x, reduction="none").sum(-1)
+    one_batch(kl_z, log_p_x)
+    difference = kl_z - log_p_x
+    mean_value = difference.unflatten(0, (B, T)).sum(1).mean()
+    return mean_value, (kl_z, log_p_x), (h, z)

@@ -1,0 +1,21 @@
+import torch
+import torch.nn.functional as F
+from worldformula.families import normal
+from worldformula.formula.runtime import along, fold, one_batch, unfold
+
+
+def formula(self, x, noise_z):
+    """mean(-log(E_{q(z|x); K=10}[p(x|z) p(z) / q(z|x)]))"""
+    q_z = normal.params(self.q_z_given_x(x), (16,))                           # q(z|x)
+    z = normal.sample(q_z, noise_z)
+    p_x_logits = unfold(self.p_x_given_z(fold(z, 1)), 10, -1)                 # p(x|z)
+    x_k = along(x, 10)
+    log_p_x = -F.binary_cross_entropy_with_logits(p_x_logits, x_k, reduction="none").sum(-1)
+    p_z = (0.0, 1.0)                                                          # p(z)
+    log_p_z = normal.log_prob(p_z, z, 1)
+    one_batch(log_p_x, log_p_z)
+    q_z_k = along(q_z, 10)
+    log_q_z = normal.log_prob(q_z_k, z, 1)
+    logmeanexp = (log_p_x + log_p_z - log_q_z).logsumexp(0) - 2.302585092994046
+    mean_value = (-logmeanexp).mean()
+    return mean_value, (logmeanexp,), (z,)

@@ -1,0 +1,36 @@
+import torch
+import torch.nn.functional as F
+from worldformula.families import ExpertsFamily, NormalFamily, normal
+from worldformula.families.experts import log_shares
+from worldformula.families.experts import mixed
+from worldformula.formula.runtime import along, fold, one_batch, unfold
+
+experts = ExpertsFamily(component=NormalFamily(min_scale=0.0), components=3, elementwise=False)
+
+
+def formula(self, a, b, c, beta, noise_z):
+    """mean(-E_{q(z|a,b,c); stratified}[log p(a|z) p(b|z) p(c|z) + beta * (log p(z) - log q(z|a,b,c))])"""
+    q_z = normal.params(self.q_z_given_a(a), (12,))                           # q(z|a)
+    q_z_2 = normal.params(self.q_z_given_b(b), (12,))                         # q(z|b)
+    q_z_3 = normal.params(self.q_z_given_c(c), (12,))                         # q(z|c)
+    q_z_4 = mixed(q_z, q_z_2, q_z_3, rank=1)                                  # q(z|a,b,c) = 1/3 (q(z|a) + q(z|b) + q(z|c))
+    z = experts.stratified(q_z_4, noise_z)
+    p_a_logits = unfold(self.p_a_given_z(fold(z, 1)), 3, -1)                  # p(a|z)
+    a_k = along(a, 3)
+    log_p_a = -F.binary_cross_entropy_with_logits(p_a_logits, a_k, reduction="none").sum(-1)
+    p_b_logits = unfold(self.p_b_given_z(fold(z, 1)), 3, -1)                  # p(b|z)
+    b_k = along(b, 3)
+    log_p_b = -F.binary_cross_entropy_with_logits(p_b_logits, b_k, reduction="none").sum(-1)
+    p_c = normal.params(unfold(self.p_c_given_z(fold(z, 1)), 3, -1), (24,), {'scale': 0.1})  # p(c|z)
+    c_k = along(c, 3)
+    log_p_c = normal.log_prob(p_c, c_k, 1)
+    total_2 = log_p_a + log_p_b + log_p_c
+    p_z = (0.0, 1.0)                                                          # p(z)
+    log_p_z = normal.log_prob(p_z, z, 1)
+    q_z_4_k = along(q_z_4, 3)
+    log_q_z = experts.log_prob(q_z_4_k, z, 1)
+    one_batch(log_p_a, log_p_b, log_p_c, total_2, log_p_z, log_q_z)
+    shares_z = log_shares(q_z_4)
+    sum_ = (shares_z.exp() * (total_2 + beta * (log_p_z - log_q_z))).sum(0)
+    mean_value = (-sum_).mean()
+    return mean_value, (sum_,), (z,)
