@@ -591,3 +591,43 @@ def test_one_sample_is_no_distance():
         MMD(Normal("q(z)", shape=2), Normal("p(z)", shape=2))()
     with pytest.raises(ShapeError, match="equally many"):
         sliced_wasserstein(torch.zeros(3, 2), torch.zeros(4, 2), torch.ones(3, 2), rank=1, order=2)
+
+
+def in_time(body):
+    q = Normal("q(w_t|x_t)", Join(X, 2 * W), shape=W) * Normal("q(z_t|w_t,h_t)", Join(W + 2, 2 * Z), shape=Z)
+    p = Normal("p(w_t)", shape=W) * Normal("p(z_t|w_t)", Join(W, 2 * Z), shape=Z)
+    core = Deterministic("h_t = f(h_{t-1}, z_{t-1})", Join(2 + Z, 2), shape=2)
+    decode = Normal("p(x_t|z_t)", Join(Z, 2 * X), shape=X)
+    return Sum("t", E(core, body(q, p) - E(q, log(decode))), reset="first").mean()
+
+
+IN_TIME = {
+    "KL": KL,
+    "KL, sampled": lambda q, p: KL(q, p, samples=3),
+    "entropy": lambda q, _: Entropy(q),
+    "cross-entropy, sampled": lambda q, p: CrossEntropy(q, p, samples=2),
+    "JS": lambda q, p: JS(q, p, samples=2),
+    "MMD": lambda q, p: MMD(q, p.marginal("w")),
+}
+
+
+@pytest.mark.parametrize("case", IN_TIME)
+def test_operators_in_time_keep_their_draws_to_themselves(case):
+    torch.manual_seed(0)
+    loss = in_time(IN_TIME[case])
+    data = {"x": torch.randn(B, 4, X), "first": torch.zeros(B, 4, dtype=torch.bool)}
+    data["first"][1, 2] = True
+    code, walked = loss(**data, seed=0), loss.interpret(**data, seed=0)
+    assert torch.allclose(code.value, walked.value, atol=1e-4)
+    for a, b in zip(gradients(code.value, loss), gradients(walked.value, loss), strict=True):
+        assert (a is None) == (b is None)
+        assert a is None or torch.allclose(a, b, atol=1e-4)
+    assert code.samples["z"].shape == (B, 4, Z)
+
+
+def test_an_operator_inside_an_expectation_of_the_same_variable_draws_its_own():
+    q, p = q_z(), p_z()
+    x = torch.randn(B, X)
+    alone, inside = JS(q, p, samples=4), E(q, JS(q, p, samples=4))
+    noise = alone.noise(x=x, generator=torch.Generator().manual_seed(0))
+    assert alone(x=x, noise=noise).value.shape == inside(x=x).value.shape == (B,)

@@ -234,7 +234,10 @@ class Builder(Sharing):
         for use in draw_order(node.q):
             names = self.value_of(use, inside, index, estimator(use.factor, node.q, node.gradient), axis)
             for variable, name in zip(use.factor.variables, names, strict=True):
-                self.bind(variable, name, use, inside, index)
+                if self.private:
+                    inside[variable] = name
+                else:
+                    self.bind(variable, name, use, inside, index)
         for variable in node.q.hidden if isinstance(node.q, Integral) else ():
             inside.pop(variable)
         return inside

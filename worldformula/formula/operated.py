@@ -19,11 +19,15 @@ class Operated(Sampled):
 
     inside_term: bool
 
-    def within(self, node: Node, scope: Scope, index: str | None) -> Ref:
-        """The value of what an operator stands for, whose parts are no terms of their own."""
-        outer, self.inside_term = self.inside_term, True
+    def within(self, node: Node, scope: Scope, index: str | None, *, private: bool = False) -> Ref:
+        """The value of what an operator stands for, whose parts are no terms of their own.
+
+        ``private``: what it draws is seen by no other term and by no later step.
+        """
+        outer = self.inside_term, self.private
+        self.inside_term, self.private = True, private or self.private
         value = self.lower(node, scope, index)
-        self.inside_term = outer
+        self.inside_term, self.private = outer
         return value
 
     def method(self, name: str, use: Use, scope: Scope, index: str | None) -> str:

@@ -39,6 +39,7 @@ class Sharing:
         self.masked: frozenset[str] = frozenset()  # inputs that some rows lack
         self.expert = False  # whether what is built belongs to an expert
         self.excused: frozenset[str] = frozenset()  # absent inputs whose rows do not count in what is built
+        self.private = False  # whether draws are those of an operator, which no other term and no later step sees
         self.held: frozenset[int] = frozenset()  # factors whose densities hold their parameters fixed
         self.fills = {f.variable.key: 1.0 for f in used if f.family is not None and f.family.name == "log_normal"}
         self.event_axes: dict[str, int] = {}  # of the values of variables that arithmetic combines

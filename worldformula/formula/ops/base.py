@@ -36,7 +36,7 @@ class Expanded(Operator):
 
     def lower(self, lowering: Any, scope: Any, index: str | None) -> str | float:
         """The value of its expansion."""
-        return lowering.within(self.expansion, scope, index)  # type: ignore[no-any-return]
+        return lowering.within(self.expansion, scope, index, private=True)  # type: ignore[no-any-return]
 
     @property
     def drawn(self) -> tuple[Factor, ...]:
