@@ -57,11 +57,12 @@ def pulled(out, weights):
     return out.value.detach(), {key: v.detach() for key, v in out.terms.items()}, zeros
 
 
-def compare(expression, data, plan=None):
+def compare(expression, data, plan=None, **options):
     """Emitted code and interpreter on the same noise: equal to 1e-9 of the largest number among terms and gradients."""
     data = given_to(expression, data)
     noise = expression.noise(**data, generator=torch.Generator().manual_seed(3))
-    runs = [expression(**data, noise=noise), expression.interpret(**data, noise=noise)]
+    options = options or {"noise": noise}
+    runs = [expression(**data, **options), expression.interpret(**data, **options)]
     if plan is not None:
         program = Program(plan, "not hoisted")
         program.plan = plan
@@ -107,6 +108,26 @@ def everything_in_the_loop(plan):
     return plan.with_stages(**{op.name: "before" for op in plan.ops if op.step and op.kind in data})
 
 
+@pytest.mark.parametrize("options", [{"deterministic": True}, {"seed": 4}])
+def test_means_and_seeds_run_as_interpreted(options):
+    for make, data, count in ((static, POOL.data, 200), (temporal, TIME.data, 50)):
+        for seed in range(10_000, 10_000 + count):
+            expression = make(seed)
+            try:
+                _ = expression.program
+            except FormulaError:
+                continue
+            compare(expression, data, **options)
+            assert expression.explain()
+
+
+@pytest.mark.parametrize("build", [lambda q, f: E(q, f, samples=3), lambda q, f: E(q.fresh(), f, "score", samples=2)])
+def test_the_mean_of_many_samples_is_the_mean(build):
+    q, f = Normal("q(z|x)", torch.nn.Linear(3, 4).double(), shape=2), log(Normal("p(z)", shape=2))
+    one, many = (loss(x=POOL.data["x"], deterministic=True).value for loss in (E(q, f), build(q, f)))
+    torch.testing.assert_close(one, many)
+
+
 def test_the_random_formulas_have_everything_that_the_language_has():
     nodes = [node for seed in range(600) for node in walk(static(seed).node)]
     nodes += [node for seed in range(200) for node in walk(temporal(seed).node)]
@@ -146,6 +167,7 @@ def test_latex_parses_and_braces_balance():
         assert text.count("{") == text.count("}")
         assert text.count(r"\left") == text.count(r"\right")
         assert str(expression) == text
+        assert expression.graph().startswith("<svg")
 
 
 @pytest.mark.parametrize("op", ["*", "/", maximum, minimum])

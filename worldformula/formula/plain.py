@@ -51,7 +51,9 @@ def _readable(plan: Plan, op: Op, params: str, found: dict[str, Plain], determin
             return True
         case "draw":
             known = plan.noise_shape(plan.by_name[str(op.args[1])]) is not None
-            return deterministic or (text.sample is not None and op.how == "" and known)
+            if deterministic:  # a mode has no axes but those of its parameters
+                return op.axes == plan.by_name[params].axes and op.factor is not None and not op.factor.unbatched
+            return text.sample is not None and op.how == "" and known
         case "kl":
             left, right = (str(a) for a in op.args)
             if params == right:

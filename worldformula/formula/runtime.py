@@ -202,7 +202,7 @@ def mode_like(family: Family, params: Value, noise: Tensor) -> Tensor:
         extra = len(family.noise_shape((), ()))  # axes that the noise has beyond the value
         return noise.new_full(noise.shape[: noise.ndim - extra], mode)
     event = tuple(mode.shape)
-    return mode.expand(*noise.shape[: noise.ndim - len(family.noise_shape((), event))], *event)
+    return mode.expand((*noise.shape[: noise.ndim - len(family.noise_shape((), event))], *event))
 
 
 def one_batch(*values: Tensor) -> None:
