@@ -12,20 +12,21 @@ import torch
 from tests.docs import fences
 
 ROOT = Path(__file__).parents[2]
+WRITE = "if that is right: python -m tests.docs.fences docs/tutorials/*.md"
 PAGES = sorted((ROOT / "docs/tutorials").glob("[0-9]*.md"))
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: p.stem)
 def test_a_tutorial_runs_and_shows_what_it_prints(path: Path) -> None:
     torch.manual_seed(0)
-    scope: dict[str, object] = {"__name__": path.stem}
+    scope = fences.session(path)
     found = fences.blocks(path.read_text(encoding="utf-8"))
     assert found
     start = time.process_time()
     for block in found:
         printed = fences.run(block, scope, f"<{path.name}>")
         if block.shown is not None:
-            assert fences.agrees(block.shown, printed), f"{path.name}:{block.line} prints\n{printed}"
+            assert fences.agrees(block.shown, printed), f"{path.name}:{block.line} prints\n{printed}\n{WRITE}"
     assert time.process_time() - start < 10
 
 
