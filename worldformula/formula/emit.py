@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from worldformula import families
+from worldformula.families.base import Family
 from worldformula.formula import runtime
 from worldformula.formula.factor import Factor
 from worldformula.formula.lines import Lines
@@ -64,6 +65,12 @@ def emit(
     return Emitted(source, tuple(writer.arguments()), function, frozenset(writer.plain))
 
 
+def _ours(family: Family) -> bool:
+    """Whether `worldformula.families` exports the class of a family, and those of its components."""
+    inside = re.findall(r"\b(\w+Family)\(", repr(family))
+    return getattr(families, type(family).__name__, None) is type(family) and all(hasattr(families, n) for n in inside)
+
+
 class _Writer(Lines):
     """Lays the lines out as a function: once per call, before the loop, in it, after it."""
 
@@ -82,10 +89,11 @@ class _Writer(Lines):
         return "\n".join([*self.preamble(body), "", "", head, *(f"    {line}" for line in lines), ""])
 
     def preamble(self, body: list[str]) -> list[str]:
-        """Imports, and the families with settings of their own."""
+        """Imports, and the families with settings of their own; a user's own is bound, and named in a comment."""
         words = set(re.findall(r"\b(\w+)\(", "\n".join(body)))
         plain = [n for f, n in self.names.items() if f == getattr(families, n, None)]
         chosen = {n: f for f, n in self.names.items() if n not in plain}
+        foreign = {n: chosen.pop(n) for n, f in list(chosen.items()) if not _ours(f)}
         built = re.findall(r"\b(\w+Family)\(", " ".join(map(repr, chosen.values())))  # components of a mixture too
         imported = sorted({*plain, *(type(f).__name__ for f in chosen.values()), *built})
         lines = [f"from worldformula.families import {', '.join(imported)}"] if imported else []
@@ -93,6 +101,7 @@ class _Writer(Lines):
         called = [name for name in runtime.RUNTIME if name in words]
         lines += [f"from worldformula.formula.runtime import {', '.join(sorted(called))}"] if called else []
         imports = ["import torch", *(["import torch.nn.functional as F"] if "F." in "\n".join(body) else [])]
+        lines += [f"# {n} is {f!r} of {type(f).__module__}" for n, f in foreign.items()]
         return [*imports, *lines, *([""] if chosen else []), *(f"{n} = {f!r}" for n, f in chosen.items())]
 
     def _after_time(self) -> set[str]:

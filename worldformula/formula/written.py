@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -165,13 +166,13 @@ class Written:
         raise NotImplementedError
 
     def callable(self, function: Callable[..., Any]) -> str:
-        """The name of a function of ours in emitted code, which imports it."""
+        """The name of a function of ours in emitted code, which imports it where its module has it."""
         name = function.__name__
         self.globals[name] = function
         module = function.__module__
         if module.startswith("torch") or getattr(torch, name, None) is function:
             return f"torch.{name}"
-        if module != "worldformula.formula.runtime":
+        if module != "worldformula.formula.runtime" and getattr(sys.modules.get(module), name, None) is function:
             self.imports[name] = module
         return name
 
