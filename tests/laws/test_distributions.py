@@ -137,7 +137,7 @@ def test_von_mises_samples_are_quantiles():
         (beta, (0.4, 1.5), scipy.stats.beta(0.4, 1.5)),
         (negative_binomial, (2.5, 1.0), scipy.stats.nbinom(2.5, scipy.special.expit(-1.0))),
     ],
-    ids=str,
+    ids=lambda v: getattr(v, "name", ""),
 )
 def test_samples_follow_the_distribution(family, params, reference):
     noise = family.noise(family.noise_shape((40_000,), ()), dtype=DOUBLE, generator=torch.Generator().manual_seed(1))
