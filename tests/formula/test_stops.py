@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tests.formula.models import B, Join, T, X, Z
-from worldformula import Deterministic, E, Normal, Sum, log, sg
+from worldformula import Bernoulli, Deterministic, E, Normal, Sum, log, sg
 
 PATHS = pytest.mark.parametrize("path", ["call", "interpret"])
 
@@ -87,3 +87,15 @@ def test_a_stopped_draw_outside_reads_the_noise_of_a_draw_in_the_loop():
     loss, x = Sum("t", E(q * walk, log(p) + log(r)) - E(sg(q), log(p))), torch.randn(B, T, X)
     assert "flat(noise_y)" in loss.code
     torch.testing.assert_close(loss(x=x, seed=1).value, loss.interpret(x=x, seed=1).value)
+
+
+def test_a_stopped_discrete_factor_needs_no_estimator_and_shares_its_draw():
+    code, paint = Bernoulli("q(b|x)", nn.Linear(3, 4), shape=4), Bernoulli("p(x|b)", nn.Linear(4, 3), shape=3)
+    body = -log(paint)
+    difference = (E(code, body, gradient="score") - E(sg(code), body)).mean()
+    x = torch.rand(6, 3)
+    assert difference(x=x).value == 0  # one draw for both
+    alone = E(sg(code), body).mean()
+    alone(x=x).value.backward()
+    assert code.net.weight.grad is None or not code.net.weight.grad.any()
+    assert paint.net.weight.grad.any()

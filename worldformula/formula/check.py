@@ -77,8 +77,10 @@ def draw_order(uses: Product) -> list[Use]:
 def check_gradient(q: Product, gradient: str | None, samples: int | None = None) -> None:
     """Every sampled factor has a reparametrised sample, or ``gradient`` names an estimator that the family has."""
     drawn = [(use.factor, use.factor.family) for use in q if use.factor.family is not None]
+    stopped = {id(use.factor) for use in q if use.stopped}
     for factor, family in drawn:
-        if gradient is None and not factor.conditions and not list(factor.parameters()):
+        alone = not factor.conditions and not list(factor.parameters())
+        if gradient is None and (alone or id(factor) in stopped):
             continue  # nothing that a gradient could reach
         offers = _offers(factor)
         names = " or ".join(f"gradient={g!r}" for g in offers)
