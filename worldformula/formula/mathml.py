@@ -52,7 +52,10 @@ def mathml(node: Node, width: int = WIDTH) -> str:
         width: the longest line, in characters of plain text; a longer formula is broken at its sums.
     """
     rows = lines(node, width, _MathML())
-    rows += [row for d in definitions(node) for row in _defined(d, width)]
+    where = "<mtext>where</mtext>"
+    for depth, shown in (row for d in definitions(node) for row in _defined(d, width)):
+        rows.append((0, f'{where}<mspace width="{0.8 + 1.6 * depth:g}em"/>{shown}'))
+        where = "<mphantom><mtext>where</mtext></mphantom>"
     if len(rows) == 1:
         return f'<math display="block">{rows[0][1]}</math>'
     table = "".join(

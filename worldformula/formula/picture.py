@@ -41,7 +41,7 @@ def svg(graph: Graph) -> str:
     order = {v.variable: i for i, v in enumerate(graph.vertices)}
     pairs = [(order[e.source], order[e.target]) for e in graph.edges]
     sides = [-1 if v.slice == -1 else 0 for v in graph.vertices]
-    radius = max([RADIUS, *(_label_width(v.variable, 13.0) / 2 + 4 for v in graph.vertices)])
+    radius = max([RADIUS, *(_label_width(v.variable, 12.0) / 2 + 8 for v in graph.vertices)])
     radius = min(radius, 1.7 * RADIUS)
     whole = [p.label for p in graph.plates if len(p.members) == len(graph.vertices)]
     part = [(p.label, [order[m] for m in p.members]) for p in graph.plates if p.label not in whole]
