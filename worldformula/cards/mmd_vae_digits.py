@@ -10,15 +10,15 @@ from worldformula.data.digits import digits
 from worldformula.models.mmd_vae import MMDVAE, build, tiny
 from worldformula.training.fit import fit
 
-STEPS, BATCH = 3000, 128
+STEPS, BATCH = 2000, 128
 
 
 def measure(seed: int) -> dict[str, float]:
     """The same networks trained three ways on 1437 binary digits; all numbers are of the 360 test digits.
 
     Returns:
-        ``claims``: how many of these hold: the MMD² of q(z) and p(z) is less than half of that of the auto-encoder
-        without MMD; it reconstructs better than the VAE by 1 nat or more; its MMD² falls in training to less than half.
+        ``claims``: how many of these hold: the MMD² of q(z) and p(z) is a tenth or less of that of the auto-encoder
+        without MMD; training lowers it to half or less; the reconstruction costs at most 2 nats more than the VAE's.
         ``mmd`` and ``nats`` (−E_q[log p(x|z)]) of the three, and ``mmd_start``; 1000 times the MMD².
     """
     data = digits(binarise=True)
@@ -45,9 +45,9 @@ def measure(seed: int) -> dict[str, float]:
 def claims(found: dict[str, float]) -> int:
     """How many of the three statements hold."""
     return sum((
-        found["mmd_wae"] < 0.5 * found["mmd_ae"],
-        found["nats_wae"] < found["nats_vae"] - 1.0,
-        found["mmd_wae"] < 0.5 * found["mmd_start"],
+        found["mmd_wae"] <= 0.1 * found["mmd_ae"],
+        found["mmd_wae"] <= 0.5 * found["mmd_start"],
+        found["nats_wae"] <= found["nats_vae"] + 2.0,
     ))  # fmt: skip
 
 
