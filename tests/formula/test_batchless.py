@@ -68,7 +68,7 @@ def test_a_kl_of_two_priors_counts_at_every_step(how):
 
 def test_a_sum_over_time_of_one_number_is_refused():
     q, step = Normal("q(z_t|x_t)", nn.Linear(3, 2 * Z), shape=Z), Symbol("beta") * KL(prior(), Normal("r(z)", shape=Z))
-    with pytest.raises(TimeError, match="what is one number for the call stands outside"):
+    with pytest.raises(TimeError, match="one number for the whole call belongs outside"):
         Sum("t", E(q, step))(x=torch.randn(B, 4, 3), beta=0.5)
 
 
