@@ -66,10 +66,25 @@ def agrees(shown: str, printed: str) -> bool:
     return re.fullmatch(" ?.*? ?".join(parts), " ".join(printed.split())) is not None
 
 
-def rows(text: str) -> list[list[str]]:
-    """The cells of every table row that holds code, without escapes of Markdown."""
-    kept = [line for line in text.splitlines() if line.startswith("| ") and "`" in line]
-    return [[c.strip().replace("\0", "|") for c in line.replace("\\|", "\0").strip("| ").split("|")] for line in kept]
+@dataclass(frozen=True)
+class Row:
+    """A table row that holds code: its cells without escapes of Markdown, its line, and whether it ends in a print."""
+
+    cells: list[str]
+    line: int
+    prints: bool
+
+
+def rows(text: str) -> list[Row]:
+    """The rows with code of all tables; a table whose last column is called ``prints`` shows what its code prints."""
+    found, prints, lines = [], False, text.splitlines()
+    for number, line in enumerate(lines):
+        if number + 1 < len(lines) and re.fullmatch(r"\|[-|]+\|", lines[number + 1]):
+            prints = line.endswith("| prints |")
+        elif line.startswith("| ") and "`" in line:
+            cells = line.replace("\\|", "\0").strip("| ").split("|")
+            found.append(Row([c.strip().replace("\0", "|") for c in cells], number, prints))
+    return found
 
 
 def code(cell: str) -> list[str]:
@@ -77,19 +92,27 @@ def code(cell: str) -> list[str]:
     return re.findall(r"(?<!\$)`([^`]+)`(?!\$)", cell)
 
 
-def math(cell: str) -> list[str]:
-    r"""The formulas of a cell, ``$`...`$``; a table writes ``\|`` as ``\Vert``."""
-    return [found.replace("\\Vert", "\\|") for found in re.findall(r"\$`([^`]+)`\$", cell)]
+def printed(source: str, scope: dict[str, Any]) -> str:
+    r"""What a table shows of the value of an expression: its LaTeX, with ``\|`` as ``\Vert``, which Markdown leaves."""
+    value = eval(source, scope)
+    found = value.latex if hasattr(value, "latex") else str(value)
+    found = re.sub(r"\|(?=[A-Za-z])", r"\\vert ", found.replace("\\|", "\\Vert"))
+    return f"$`{found}`$".replace("|", "\\vert")
 
 
 def write(path: Path) -> None:
     """Put what the blocks of a page print now into the page, where it shows something without ``…``."""
     text, scope = path.read_text(encoding="utf-8"), session(path)
-    printed = [(block, run(block, scope, path.name)) for block in blocks(text)]
-    for block, now in reversed(printed):
+    ran = [(block, run(block, scope, path.name)) for block in blocks(text)]
+    for block, now in reversed(ran):
         if block.shown is not None and "…" not in block.shown:
             text = text[: block.span[0]] + now.strip() + "\n" + text[block.span[1] :]
-    path.write_text(text, encoding="utf-8")
+    lines = text.splitlines()
+    for row in rows(text):
+        if row.prints:
+            (source,) = code(row.cells[-2])
+            lines[row.line] = lines[row.line].rpartition(" | ")[0] + f" | {printed(source, scope)} |"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
