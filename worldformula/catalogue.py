@@ -8,9 +8,9 @@ it exists. Names are known without importing a file; it is imported only when it
 True
 >>> find("vae").kind
 'models'
->>> find("vea")
+>>> find("dreamer_v2")
 Traceback (most recent call last):
-worldformula.errors.CatalogueError: no system is called 'vea'. Did you mean 'vae'?...
+worldformula.errors.CatalogueError: no system is called 'dreamer_v2'. Did you mean 'dreamer_v3'?...
 """
 
 from __future__ import annotations

@@ -1,5 +1,9 @@
 """The laws of a world model, for every world of the catalogue, and for small worlds written here."""
 
+import inspect
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -22,11 +26,23 @@ def data(world, size=(16, 16, 3)):
     return batch
 
 
-@pytest.mark.parametrize("name", names("worlds"))
-def test_every_world_of_the_catalogue(name):
+def for_agents(name):
+    """Whether a world is built for the observations and actions of an agent."""
+    return len(inspect.signature(find(name).build).parameters) > 1
+
+
+@pytest.mark.parametrize("name", [n for n in names("worlds") if for_agents(n)])
+def test_every_world_of_an_agent(name):
     system = find(name)
     world = system.build(system.sizes("tiny"), {"image": (16, 16, 3)}, 2)
     check_world(world, data(world))
+
+
+@pytest.mark.parametrize("name", [n for n in names("worlds") if not for_agents(n)])
+def test_every_other_world_is_checked_on_series_of_its_own(name):
+    tests = [path.read_text() for path in (Path(__file__).parents[1] / "worlds").glob("test_*.py")]
+    imported = re.compile(rf"\bworlds(\.{name}\b| import .*\b{name}\b)")
+    assert any("check_world(" in text and imported.search(text) for text in tests)
 
 
 def small(broken=None):
