@@ -8,9 +8,9 @@ it exists. Names are known without importing a file; it is imported only when it
 True
 >>> find("vae").kind
 'models'
->>> find("dreamer_v2")
+>>> find("vea")
 Traceback (most recent call last):
-worldformula.errors.CatalogueError: no system is called 'dreamer_v2'. Did you mean 'dreamer_v3'?...
+worldformula.errors.CatalogueError: no system is called 'vea'. Did you mean 'vae'...
 """
 
 from __future__ import annotations

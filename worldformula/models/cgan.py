@@ -95,7 +95,7 @@ class CGAN(Model):
 def build(sizes: Sizes) -> CGAN:
     """A conditional GAN with new weights."""
     X, C, Z = sizes.pixels, sizes.classes, sizes.latent
-    pictures, labels, prior = Data("p_data(x)"), Data("p_data(y)"), Normal("p(z)", shape=Z)
+    pictures, labels, prior = Data("p_data(x)"), Data("p_data(y)", shape=C), Normal("p(z)", shape=Z)
     decode = Deterministic("x = G(z, y)", Painter(Perceptron(Z + C, X, sizes.hidden, sizes.activation)), shape=X)
     judge = Deterministic("d = D(x', y)", Critic(X + C, sizes.hidden), shape=())
     blur = Normal("n(x'|x)", nn.Identity(), shape=X, scale=sizes.noise)

@@ -81,6 +81,12 @@ class CVAE(Model):
     encode: Factor
     decode: Factor
     loss: Expression
+    condition: int
+
+    @property
+    def events(self) -> dict[str, tuple[int, ...] | None]:
+        """As in every model; y, which only conditions, has Y numbers."""
+        return {**super().events, "y": (self.condition,)}
 
 
 def build(sizes: Sizes) -> CVAE:
@@ -92,7 +98,7 @@ def build(sizes: Sizes) -> CVAE:
         prior = Normal("p(z|y)", Perceptron(Y, 2 * Z, sizes.prior, act), shape=Z)
     encode = Normal("q(z|x,y)", Perceptron(X + Y, 2 * Z, sizes.hidden, act), shape=Z)
     decode = Bernoulli("p(x|y,z)", Perceptron(Y + Z, X, sizes.hidden, act), shape=X)
-    return CVAE(prior, encode, decode, (KL(encode, prior) - E(encode, log(decode))).mean())
+    return CVAE(prior, encode, decode, (KL(encode, prior) - E(encode, log(decode))).mean(), Y)
 
 
 # ------------------------------------------------------------------------------------------------------------ system

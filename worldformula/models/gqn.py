@@ -175,6 +175,14 @@ class GQN(Model):
         """The σ that the training ends with."""
         return {"sigma": 0.1}
 
+    def given(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rows of rooms, ``x [N, M, S, S, 3]`` and ``v [N, M, V]``: the last view is asked for, some others are shown."""
+        if "x_prime" in rows or not {"x", "v"} <= rows.keys():
+            return super().given(rows)
+        x, v = rows["x"], rows["v"]
+        shown = torch.arange(x.shape[1] - 1) < torch.randint(x.shape[1], (len(x), 1))
+        return {"x": x[:, :-1], "v": v[:, :-1], "k": shown.to(x), "x_prime": x[:, -1], "v_prime": v[:, -1]}
+
     @torch.no_grad()
     def represent(self, x: Tensor, v: Tensor, k: Tensor) -> Tensor:
         """The scene r [B, R] from its views."""
