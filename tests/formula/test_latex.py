@@ -354,3 +354,8 @@ def test_a_baseline_stays_where_its_expectation_is_broken():
     score = E(K, log(n("p(x|k)")) - log(K), gradient="score", baseline=Value("b"))
     assert r"\mathrm{baseline}\ b" in score.latex_lines(10)
     assert "baseline" in mathml(score.node, width=10)
+
+
+def test_the_underscore_of_a_setting_is_no_subscript() -> None:
+    shown = str(Sum("t", log(Normal("p(z_t)", shape=2)), burn_in=2))
+    assert shown == r"\sum_{t;\, \mathrm{burn\_in}=2} \log p(z_{t})"
