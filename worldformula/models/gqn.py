@@ -176,7 +176,7 @@ class GQN(Model):
         return {"sigma": 0.1}
 
     def given(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rows of rooms, ``x [N, M, S, S, 3]`` and ``v [N, M, V]``: the last view is asked for, some others are shown."""
+        """Rows of rooms, ``x [N, M, S, S, 3]`` and ``v [N, M, V]``: the last view is asked for, some others shown."""
         if "x_prime" in rows or not {"x", "v"} <= rows.keys():
             return super().given(rows)
         x, v = rows["x"], rows["v"]
