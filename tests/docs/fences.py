@@ -68,22 +68,27 @@ def agrees(shown: str, printed: str) -> bool:
 
 @dataclass(frozen=True)
 class Row:
-    """A table row that holds code: its cells without escapes of Markdown, its line, and whether it ends in a print."""
+    """A table row that holds code: its cells without escapes of Markdown, its line, and the name of its last column."""
 
     cells: list[str]
     line: int
-    prints: bool
+    last: str
+
+    @property
+    def prints(self) -> bool:
+        """Whether the last cell is what the code in the one before it prints."""
+        return self.last == "prints"
 
 
 def rows(text: str) -> list[Row]:
-    """The rows with code of all tables; a table whose last column is called ``prints`` shows what its code prints."""
-    found, prints, lines = [], False, text.splitlines()
+    """The rows with code of all tables."""
+    found, last, lines = [], "", text.splitlines()
     for number, line in enumerate(lines):
         if number + 1 < len(lines) and re.fullmatch(r"\|[-|]+\|", lines[number + 1]):
-            prints = line.endswith("| prints |")
+            last = line.split("|")[-2].strip()
         elif line.startswith("| ") and "`" in line:
             cells = line.replace("\\|", "\0").strip("| ").split("|")
-            found.append(Row([c.strip().replace("\0", "|") for c in cells], number, prints))
+            found.append(Row([c.strip().replace("\0", "|") for c in cells], number, last))
     return found
 
 

@@ -36,7 +36,7 @@ def test_the_code_of_a_row_runs_and_prints_what_is_shown(
     if row.prints:
         (source,) = fences.code(row.cells[-2])
         assert row.cells[-1] == fences.printed(source, sessions[path])
-    else:
+    elif row.last in ("worldformula", "written"):
         for source in fences.code(row.cells[-1]):
             eval(source, sessions[path])
 
