@@ -41,11 +41,23 @@ def card(name: str) -> str:
 def speed() -> list[str]:
     """The steps of training beside hand-written PyTorch and peers."""
     lines = []
-    for name in ("vae_step", "rssm_step"):
+    for name in ("vae_step", "rssm_step", "temporal"):
         for what, row in result(name)["rows"].items():
+            if name == "temporal" and what.startswith("RSSM"):
+                continue  # it has a row of its own
             peers = [f"{row[p]['ratio']:.2f}" if p in row else "–" for p in ("pixyz", "pyro", "in the loop")]
             label = f"VAE step, {what}" if name == "vae_step" else what
             lines.append(f"| {label} | {row['worldformula']['ratio']:.2f} | {' | '.join(peers)} |")
+    return lines
+
+
+def samples() -> list[str]:
+    """What 50 samples of an IWAE cost: beside hand-written PyTorch, and beside one sample."""
+    lines = ["| 50 samples of an IWAE | worldformula | compiled | Pixyz | times one sample |", "|" + "---|" * 5]
+    for what, row in result("iwae_step")["rows"].items():
+        ratios = (f"{row[f'{who}, K 50']['ratio']:.2f}" for who in ("formula", "compiled", "pixyz"))
+        more = row["formula, K 50"]["ms"] / row["formula, K 1"]["ms"]
+        lines.append(f"| {what} | {' | '.join(ratios)} | {more:.1f} |")
     return lines
 
 
@@ -66,10 +78,12 @@ def table() -> str:
         "",
         *(f"| {ratios} |", "|" + "---|" * 5, *speed()),
         "",
+        *samples(),
+        "",
         f"The pendulum's floor is a random policy ({random}), its best known an energy controller that sees the state",
         f"({best}). A replay of 10⁶ frames of 64 × 64 × 3 takes {disk} GB of disk (extrapolated from 10⁵) and at most",
-        f"{memory / 1e9:.2f} GB of memory. The commands are `python -m benchmarks.vae_step`, `rssm_step`,",
-        "`replay_memory`, `render_speed`, and `python -m worldformula.envs.reference`; their results lie in",
+        f"{memory / 1e9:.2f} GB of memory. The commands are `python -m benchmarks.vae_step`, `rssm_step`, `temporal`,",
+        "`iwae_step`, `replay_memory`, `render_speed`, and `python -m worldformula.envs.reference`; their results lie in",
         "[benchmarks/results](benchmarks/results), those of the claims in",
         "[worldformula/cards/results](worldformula/cards/results).",
     ]
