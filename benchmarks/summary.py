@@ -82,8 +82,9 @@ def table() -> str:
         "",
         f"The pendulum's floor is a random policy ({random}), its best known an energy controller that sees the state",
         f"({best}). A replay of 10⁶ frames of 64 × 64 × 3 takes {disk} GB of disk (extrapolated from 10⁵) and at most",
-        f"{memory / 1e9:.2f} GB of memory. The commands are `python -m benchmarks.vae_step`, `rssm_step`, `temporal`,",
-        "`iwae_step`, `replay_memory`, `render_speed`, and `python -m worldformula.envs.reference`; their results lie in",
+        f"{memory / 1e9:.2f} GB of memory. Their commands are `python -m benchmarks.vae_step`, `rssm_step`,",
+        "`temporal`, `iwae_step`, `replay_memory`, `render_speed`, and `python -m worldformula.envs.reference`;",
+        "their results lie in",
         "[benchmarks/results](benchmarks/results), those of the claims in",
         "[worldformula/cards/results](worldformula/cards/results).",
     ]
