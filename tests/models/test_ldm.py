@@ -66,6 +66,14 @@ def test_pictures_come_from_the_decoder_of_the_codes(steps):
     assert model.generate(5, seed=0)["x"].shape == (5, 6)
 
 
+@pytest.mark.parametrize("steps", [None, 4])
+def test_codes_stay_within_their_range_whatever_the_network_says(steps):
+    model = build(SMALL)
+    torch.nn.init.normal_(model.guess.net.denoise.leave[-1].weight, std=30.0)
+    z = model.generate(50, seed=0, steps=steps)["z"]
+    assert z.abs().max() <= SMALL.clip * model.rescale.scale
+
+
 def test_texts_are_hidden_in_their_share_and_read_otherwise():
     model = build(SMALL)
     rows = data(8000)

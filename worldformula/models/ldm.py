@@ -13,6 +13,7 @@ Deviations     paper                                  here                 why
 stage 1        KL or VQ, perceptual and patch losses  VAE, small w         8 × 8 pixels
 ε_θ            U-Net, cross-attention to τ(c)         residual MLP         a code is one vector: there is one place
 τ              BERT tokens, transformer               letters, MLP         the texts are names of digits
+ẑ_0            as it is                               within ± 4 σ̂         at t = T it is an error over √ᾱ_T, 1/2000
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ LETTERS = 27  # no letter, a to z
 class Sizes:
     """pixels: D. latent: Z. hidden: of the VAE. deviation: of p(x|z). weight: w. steps: T. units, blocks: of ε_θ.
 
-    length: L. untold: share of rows that are trained without their text.
+    length: L. untold: share of rows that are trained without their text. clip: ẑ_0 stays within ± so many σ̂ in samples.
     """
 
     pixels: int
@@ -70,6 +71,7 @@ class Sizes:
     blocks: int
     length: int = 5
     untold: float = 0.1
+    clip: float = 4.0
 
 
 def tiny() -> Sizes:
@@ -188,15 +190,16 @@ class LDM(Model):
             generator = torch.Generator(self.device).manual_seed(seed)
         c = given.get("c", torch.zeros(n, self.sizes.length, dtype=torch.long, device=self.device))
         z = torch.randn(n, self.sizes.latent, device=self.device, generator=generator)
+        clip = self.sizes.clip
         with evaluating(self.loss):
             denoise = diffusion.guided(cast(nn.Module, self.guess.net), c, guidance)
             if steps is None:
                 variance = self.schedule.beta_tilde
-                z = diffusion.ancestral(self.schedule, denoise, z, variance, generator=generator)
+                z = diffusion.ancestral(self.schedule, denoise, z, variance, clip=clip, generator=generator)
             else:
-                z = diffusion.ddim(self.schedule, denoise, z, steps)
+                z = diffusion.ddim(self.schedule, denoise, z, steps, clip=clip)
             first = torch.ones(n, dtype=torch.long, device=self.device)
-            z = self.schedule.clean(z, denoise(z, first), first) * self.rescale.scale
+            z = self.schedule.clean(z, denoise(z, first), first).clamp(-clip, clip) * self.rescale.scale
         decode = cast(Factor, self.stage._need("decode"))
         if mean:
             return {"z": z, **self.stage.render(z=z)}
