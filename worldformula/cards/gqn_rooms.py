@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -9,9 +11,9 @@ from torch import Tensor
 from worldformula.data.rooms import COLOURS, SHAPES, TEST_SCENES, Rooms, rooms
 from worldformula.models.gqn import GQN, build, tiny
 from worldformula.training.fit import fit
+from worldformula.training.source import Batch
 
 WARM, STEPS, BATCH, CONTEXTS = 3000, 1000, 32, 4
-Batch = dict[str, Tensor]
 
 
 def measure(seed: int) -> dict[str, float]:
@@ -61,8 +63,8 @@ def train(model: GQN, known: Rooms, seed: int) -> None:
             "x_prime": batch["x"][:, query], "v_prime": batch["v"][:, query],
         }  # fmt: skip
 
-    def means(batch: Batch) -> Batch:
-        return {**asked(batch), "deterministic": True}  # type: ignore[dict-item]
+    def means(batch: Batch) -> dict[str, Any]:
+        return {**asked(batch), "deterministic": True}
 
     fit(model.warm, whole, steps=WARM, batch=BATCH, clip=100.0, seed=seed, inputs=means)
     fit(
@@ -95,7 +97,7 @@ def scored(model: GQN, data: Rooms, count: int, seed: int) -> dict[str, float]:
 @torch.no_grad()
 def reordered(model: GQN, asked: Batch) -> float:
     """Relative change of the loss when the views are turned round."""
-    turned = asked | {k: asked[k].flip(1) for k in "xvk"}
+    turned = {**asked, **{k: asked[k].flip(1) for k in "xvk"}}
     one, two = (float(model.loss(**a, **model.symbols, seed=0).value) for a in (asked, turned))
     return abs(one - two) / abs(one)
 

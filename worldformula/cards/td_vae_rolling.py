@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from worldformula.data.rolling import WIDTH, rolling
 from worldformula.metrics.probe import Split, logistic_accuracy
 from worldformula.training.fit import fit
+from worldformula.training.source import Batch
 from worldformula.world import State, World
 from worldformula.worlds.td_vae import build, tiny
 
@@ -50,8 +51,8 @@ def train(world: World, seed: int) -> None:
     """Adam, 10⁻³ falling along a cosine; the sequences, rolled to a random first column."""
     given, _ = series(test=False)
 
-    def turned(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        x = batch["x"].unflatten(-1, (-1, WIDTH))
+    def turned(batch: Batch) -> Batch:
+        x = torch.unflatten(batch["x"], -1, (-1, WIDTH))
         return {"x": x.roll(int(torch.randint(WIDTH, ())), -1).flatten(-2), "first": batch["first"]}
 
     fit(
