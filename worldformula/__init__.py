@@ -1,6 +1,9 @@
 """World models, written as formulas."""
 
 from worldformula.formula import (
+    JS,
+    KL,
+    MMD,
     Autoregressive,
     Bernoulli,
     Beta,
@@ -22,13 +25,10 @@ from worldformula.formula import (
     Gamma,
     Gibbs,
     GradientPenalty,
-    JS,
     Joint,
-    KL,
     Laplace,
     LogNormal,
     LowRankNormal,
-    MMD,
     Mean,
     Mixture,
     MoE,
@@ -51,9 +51,9 @@ from worldformula.formula import (
     Symbol,
     TwoHot,
     Uniform,
-    VRBound,
     Value,
     VonMises,
+    VRBound,
     Wrapped,
     clamp,
     exp,
@@ -79,6 +79,9 @@ from worldformula.world import World
 __version__ = "0.1.0"
 
 __all__ = [
+    "JS",
+    "KL",
+    "MMD",
     "Autoregressive",
     "Bernoulli",
     "Beta",
@@ -101,13 +104,10 @@ __all__ = [
     "Gamma",
     "Gibbs",
     "GradientPenalty",
-    "JS",
     "Joint",
-    "KL",
     "Laplace",
     "LogNormal",
     "LowRankNormal",
-    "MMD",
     "Mean",
     "Mixture",
     "MoE",

@@ -75,6 +75,9 @@ from worldformula.formula.values import (
 )
 
 __all__ = [
+    "JS",
+    "KL",
+    "MMD",
     "Autoregressive",
     "Bernoulli",
     "Beta",
@@ -96,13 +99,10 @@ __all__ = [
     "Gamma",
     "Gibbs",
     "GradientPenalty",
-    "JS",
     "Joint",
-    "KL",
     "Laplace",
     "LogNormal",
     "LowRankNormal",
-    "MMD",
     "Mean",
     "Mixture",
     "MoE",
