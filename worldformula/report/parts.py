@@ -77,7 +77,12 @@ def picture(data: bytes, alt: str) -> str:
 _LEGEND = (
     ("latent", '<circle cx="10" cy="10" r="8"/>'),
     ("observed", '<circle cx="10" cy="10" r="8" style="fill:currentColor;fill-opacity:.17"/>'),
+    (
+        "observed in part",
+        '<circle cx="10" cy="10" r="8"/><path d="M10 2A8 8 0 0 1 10 18Z" style="fill:currentColor;fill-opacity:.17"/>',
+    ),
     ("deterministic", '<circle cx="10" cy="10" r="8"/><circle cx="10" cy="10" r="5.5"/>'),
+    ("plate", '<rect x="2" y="4" width="16" height="12" rx="3"/>'),
     ("generative", '<path d="M1 10H19"/>'),
     ("inference", '<path d="M1 10H19" stroke-dasharray="4 3"/>'),
 )
