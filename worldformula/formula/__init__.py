@@ -44,6 +44,7 @@ from worldformula.formula.gibbs import Gibbs
 from worldformula.formula.ops.contrastive_divergence import ContrastiveDivergence
 from worldformula.formula.ops.cross_entropy import CrossEntropy
 from worldformula.formula.ops.density_ratio import DensityRatio
+from worldformula.formula.ops.each import each
 from worldformula.formula.ops.energy import Energy
 from worldformula.formula.ops.energy_distance import EnergyDistance
 from worldformula.formula.ops.entropy import Entropy
@@ -130,6 +131,7 @@ __all__ = [
     "VonMises",
     "Wrapped",
     "clamp",
+    "each",
     "exp",
     "log",
     "maximum",
