@@ -29,10 +29,9 @@ from typing import ClassVar, Literal, get_args
 
 from torch import nn
 
-from worldformula import E, Expression, Factor, Joint, Laplace, MoE, Normal, Symbol, exp, log, ratio, sg
+from worldformula import E, Expression, Factor, Joint, Laplace, MoE, Normal, Symbol, each, exp, log, ratio, sg
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
-from worldformula.formula.ops.each import each
 from worldformula.model.multimodal import Modality, Multimodal, log_likelihood
 from worldformula.nets.loc_scale import Learned, LocScale, Rule
 from worldformula.nets.perceptron import Perceptron

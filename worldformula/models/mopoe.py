@@ -31,10 +31,9 @@ from typing import ClassVar, Literal
 
 from torch import nn
 
-from worldformula import KL, E, Expression, Factor, Joint, MoPoE, Normal, PoE, Symbol, log
+from worldformula import KL, E, Expression, Factor, Joint, MoPoE, Normal, PoE, Symbol, each, log
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
-from worldformula.formula.ops.each import each
 from worldformula.model.multimodal import Modality, Multimodal, log_likelihood
 from worldformula.nets.loc_scale import LocScale
 from worldformula.nets.perceptron import Perceptron

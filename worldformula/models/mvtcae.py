@@ -25,10 +25,9 @@ from typing import ClassVar
 
 from torch import nn
 
-from worldformula import KL, E, Expression, Factor, Joint, Normal, PoE, Symbol
+from worldformula import KL, E, Expression, Factor, Joint, Normal, PoE, Symbol, each
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
-from worldformula.formula.ops.each import each
 from worldformula.model.multimodal import Modality, Multimodal, log_likelihood
 from worldformula.nets.loc_scale import LocScale
 from worldformula.nets.perceptron import Perceptron
