@@ -2,7 +2,7 @@
 
 A ``text`` or ``math`` block right behind a Python block is what that block prints; ``…`` in it stands for anything.
 
-python -m tests.docs.fences docs/tutorials/*.md      (writes into the pages what they print now)
+python -m tests.docs.fences docs/tutorials/*.md      (writes into the pages what they print and draw now)
 """
 
 from __future__ import annotations
@@ -105,6 +105,11 @@ def printed(source: str, scope: dict[str, Any]) -> str:
     return f"$`{found}`$".replace("|", "\\vert")
 
 
+def figures(text: str, page: Path) -> list[tuple[Path, str]]:
+    """The pictures of a page that name the code that draws them, ``![…](file "code")``: file and code."""
+    return [(page.parent / file, source) for file, source in re.findall(r'!\[[^]]*\]\((\S+) "([^"]+)"\)', text)]
+
+
 def write(path: Path) -> None:
     """Put what the blocks of a page print now into the page, where it shows something without ``…``."""
     text, scope = path.read_text(encoding="utf-8"), session(path)
@@ -112,6 +117,8 @@ def write(path: Path) -> None:
     for block, now in reversed(ran):
         if block.shown is not None and "…" not in block.shown:
             text = text[: block.span[0]] + now.strip() + "\n" + text[block.span[1] :]
+    for file, source in figures(text, path):
+        file.write_text(eval(source, scope), encoding="utf-8")
     lines = text.splitlines()
     for row in rows(text):
         if row.prints:

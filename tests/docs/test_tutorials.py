@@ -28,6 +28,14 @@ def test_a_tutorial_runs_and_shows_what_it_prints(path: Path) -> None:
         if block.shown is not None:
             assert fences.agrees(block.shown, printed), f"{path.name}:{block.line} prints\n{printed}\n{WRITE}"
     assert time.process_time() - start < 10
+    for file, source in fences.figures(path.read_text(encoding="utf-8"), path):
+        drawn, kept = eval(source, scope), file.read_text(encoding="utf-8")
+        assert said(kept) == said(drawn), f"{file.name} is of another formula\n{WRITE}"
+
+
+def said(picture: str) -> list[str]:
+    """What a picture says, wherever it stands: its titles and its labels."""
+    return sorted(re.findall(r">([^<>]+)</(?:title|tspan|text)>", picture))
 
 
 def test_tutorials_are_numbered_without_a_gap() -> None:
@@ -37,5 +45,5 @@ def test_tutorials_are_numbered_without_a_gap() -> None:
 @pytest.mark.parametrize("path", [*PAGES, *sorted((ROOT / "docs").glob("*.md"))], ids=lambda p: p.stem)
 def test_every_local_link_of_a_page_leads_somewhere(path: Path) -> None:
     text = re.sub(r"^```.*?^```$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    links = re.findall(r"\]\((?!https?:)([^)#\s]+)\)", text)
+    links = re.findall(r"\]\((?!https?:)([^)#\s]+)[^)]*\)", text)
     assert [link for link in links if not (path.parent / link).exists()] == []
