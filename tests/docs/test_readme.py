@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks import summary
 
@@ -21,9 +22,10 @@ def blocks(language: str) -> list[str]:
 def session() -> dict[str, Any]:
     """The names that the README's Python leaves behind, and both of its losses."""
     scope: dict[str, Any] = {}
-    vae, world = [block for block in blocks("python") if "import" in block]
+    vae, others, world = [block for block in blocks("python") if "import" in block]
     exec(vae, scope)
     scope["vae"] = scope["loss"]
+    exec(others, scope)
     exec(world, scope)
     return scope
 
@@ -36,6 +38,15 @@ def test_the_emitted_code_is_the_one_that_is_shown(session: dict[str, Any]) -> N
     shown = [block for block in blocks("python") if block.lstrip().startswith("def formula")]
     assert len(shown) == 1
     assert shown[0].strip() in session["vae"].code
+
+
+@pytest.mark.parametrize("name", ["beta_vae", "iwae", "dreg", "rloo"])
+def test_the_other_formulas_have_a_value_and_a_gradient(session: dict[str, Any], name: str) -> None:
+    loss = session[name]
+    given = {key: 4.0 if key == "beta" else torch.rand(4, 784) for key in loss.program.inputs}
+    loss(**given).value.backward()
+    assert all(p.grad.abs().sum() > 0 for p in loss.parameters() if p.grad is not None)
+    assert any(p.grad is not None for p in loss.parameters())
 
 
 def test_the_world_model_has_the_shapes_that_the_comments_promise(session: dict[str, Any]) -> None:
