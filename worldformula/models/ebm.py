@@ -54,7 +54,7 @@ def paper() -> Sizes:
 
 def tiny() -> Sizes:
     """Points of the plane, two minutes on a laptop."""
-    return Sizes(2, (128, 128), steps=20, step_size=0.005, noise=0.1, penalty=0.0, reach=4.0)
+    return Sizes(2, (128, 128), steps=20, step_size=0.045, noise=0.3, penalty=0.0, reach=4.0)
 
 
 # ---------------------------------------------------------------------------------------------------------- networks
