@@ -13,7 +13,7 @@ from worldformula.metrics.frechet import digit_features, frechet, nearest_train_
 from worldformula.models.ddpm import DDPM, build, tiny
 from worldformula.training.fit import History, fit
 
-LEVELS, SAMPLES, STEPS, BATCH = 17, 720, 5000, 128
+LEVELS, SAMPLES, STEPS, BATCH = 17, 720, 6000, 128
 
 
 def measure(seed: int) -> dict[str, float]:
