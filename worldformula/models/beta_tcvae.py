@@ -86,7 +86,10 @@ class Sizes:
 
 
 def paper() -> Sizes:
-    """dSprites: 4096 pixels, 737 280 rows, β = 6, weighted; two encoder and three decoder layers of 1200 units."""
+    """dSprites: 4096 pixels, 737 280 rows, β = 6, weighted; two encoder and three decoder layers of 1200 units.
+
+    The widths are from memory, not checked against the paper.
+    """
     return Sizes(4096, 10, hidden=(1200, 1200), decoder=(1200, 1200, 1200), rows=737_280, beta=6.0,
                  objective="weighted")  # fmt: skip
 

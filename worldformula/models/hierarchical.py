@@ -85,7 +85,10 @@ def mnist() -> Sizes:
 
 
 def ladder() -> Sizes:
-    """28 × 28 digits: the five groups of the ladder VAE, 4 latents at the top to 64, by added precisions."""
+    """28 × 28 digits: the five groups of the ladder VAE, 4 latents at the top to 64, by added precisions.
+
+    The widths are from memory, not checked against the paper.
+    """
     return Sizes(pixels=784, latents=(4, 8, 16, 32, 64), hidden=512, posterior="ladder", warm_up=5000)
 
 

@@ -83,7 +83,10 @@ class Sizes:
 
 
 def paper() -> Sizes:
-    """CIFAR-10, section 4: 32 × 32 × 3 pixels, 8 × 8 positions, 512 codes, 256 channels."""
+    """CIFAR-10, section 4: 32 × 32 × 3 pixels, 8 × 8 positions, 512 codes, 256 channels.
+
+    The numbers of codes and channels are from memory, not checked against the paper.
+    """
     return Sizes((3, 32, 32), positions=64, codes=512, width=64, hidden=(256,), scale=0.2)
 
 
