@@ -8,7 +8,7 @@ def formula(self, x, x_0, noise_hat_x):
     """mean(CD{k=20}[p(x)])"""
     q_hat_x = normal.params(self.q_hat_x_given_x(x_0), (20, 2), {'scale': 1.0})  # q(\hat x|x)
     hat_x = normal.sample(q_hat_x, noise_hat_x)
-    x_model = langevin(self.p_x, x_0, hat_x, rank=1, step_size=0.005, noise_scale=0.1)
+    x_model = langevin(self.p_x, x_0, hat_x, rank=1, step_size=0.045, noise_scale=0.3)
     energy_data = energies(self.p_x, x, rank=1)
     energy_model = energies(self.p_x, x_model, rank=1)
     difference = energy_data - energy_model
