@@ -34,7 +34,7 @@ class Card:
         claim: one sentence that the measurement can refute.
         command: the command line that measures it.
         measure: ``"package.module:function"``; called with a seed, returns numbers by name.
-        budget_minutes: time for all seeds together on two CPU cores.
+        budget_minutes: processor time for all seeds together.
         metric: the name, among the measured numbers, of the one that decides.
         direction: ``"lower"`` or ``"higher"`` is better.
         threshold: what every seed must reach.
