@@ -1,7 +1,6 @@
 import torch
 import torch.nn.functional as F
-from worldformula.families import normal
-from worldformula.formula.runtime import flat, kept, one_batch, restart, stack, steps
+from worldformula.formula.runtime import flat, kept, one_batch, restart, shift, stack, steps
 
 
 def formula(self, x, first, start_z, noise_z):
@@ -16,22 +15,26 @@ def formula(self, x, first, start_z, noise_z):
     keep_s = keep.unbind(1)
     h_s = steps(h, B)
     noise_z_s = noise_z.unbind(1)
-    z_prev_s, q_z_s, z_s = [], [], []
+    q_z_loc_s, q_z_scale_s, z_s = [], [], []
     # in the loop: from carry to carry
     z = start_z
     for t in range(T):
         z_prev = restart(z, keep_s[t], self.initial_state.z)
-        q_z = normal.params(self.q_z_given_z_prev_h(z_prev, h_s[t]), (16,))       # q(z_t|z_{t-1},h_t)
-        z = normal.sample(q_z, noise_z_s[t])
-        z_prev_s.append(z_prev)
-        q_z_s.append(q_z)
+        q_z_loc, q_z_raw = self.q_z_given_z_prev_h(z_prev, h_s[t]).split_with_sizes((16, 16), -1)  # q(z_t|z_{t-1},h_t)
+        q_z_scale = F.softplus(q_z_raw)
+        z = q_z_loc + q_z_scale * noise_z_s[t]
+        q_z_loc_s.append(q_z_loc)
+        q_z_scale_s.append(q_z_scale)
         z_s.append(z)
-    z_prev = stack(z_prev_s)
-    q_z = stack(q_z_s)
+    q_z_loc = stack(q_z_loc_s)
+    q_z_scale = stack(q_z_scale_s)
     z = stack(z_s)
+    z_prev = shift(z.unflatten(0, (B, T)), start_z, keep, self.initial_state.z)
     # after the loop: all steps at once
-    p_z = normal.params(self.p_z_given_z_prev(z_prev), (16,))                 # p(z_t|z_{t-1})
-    kl_z = normal.kl(q_z, p_z, 1)
+    p_z_loc, p_z_raw = self.p_z_given_z_prev(z_prev).split_with_sizes((16, 16), -1)  # p(z_t|z_{t-1})
+    p_z_scale = F.softplus(p_z_raw)
+    kl_z_ratio, kl_z_shift = q_z_scale / p_z_scale, (q_z_loc - p_z_loc) / p_z_scale
+    kl_z = (0.5 * (kl_z_ratio.square() + kl_z_shift.square() - 1) - kl_z_ratio.log()).sum(-1)
     p_x_logits = self.p_x_given_z(z)                                          # p(x_t|z_t)
     log_p_x = -F.binary_cross_entropy_with_logits(p_x_logits, x, reduction="none").sum(-1)
     one_batch(kl_z, log_p_x)

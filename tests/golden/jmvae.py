@@ -11,13 +11,16 @@ def formula(self, a, b, c, beta, noise_z):
     kl_z = (0.5 * (q_z_loc * q_z_loc + q_z_scale * q_z_scale - 1) - q_z_scale.log()).sum(-1)
     q_z_2_loc, q_z_2_raw = self.q_z_given_a(a).split_with_sizes((12, 12), -1)  # q(z|a)
     q_z_2_scale = F.softplus(q_z_2_raw)
-    kl_z_2 = (0.5 * ((q_z_scale / q_z_2_scale).square() + ((q_z_loc - q_z_2_loc) / q_z_2_scale).square() - 1) - (q_z_scale / q_z_2_scale).log()).sum(-1)
+    kl_z_2_ratio, kl_z_2_shift = q_z_scale / q_z_2_scale, (q_z_loc - q_z_2_loc) / q_z_2_scale
+    kl_z_2 = (0.5 * (kl_z_2_ratio.square() + kl_z_2_shift.square() - 1) - kl_z_2_ratio.log()).sum(-1)
     q_z_3_loc, q_z_3_raw = self.q_z_given_b(b).split_with_sizes((12, 12), -1)  # q(z|b)
     q_z_3_scale = F.softplus(q_z_3_raw)
-    kl_z_3 = (0.5 * ((q_z_scale / q_z_3_scale).square() + ((q_z_loc - q_z_3_loc) / q_z_3_scale).square() - 1) - (q_z_scale / q_z_3_scale).log()).sum(-1)
+    kl_z_3_ratio, kl_z_3_shift = q_z_scale / q_z_3_scale, (q_z_loc - q_z_3_loc) / q_z_3_scale
+    kl_z_3 = (0.5 * (kl_z_3_ratio.square() + kl_z_3_shift.square() - 1) - kl_z_3_ratio.log()).sum(-1)
     q_z_4_loc, q_z_4_raw = self.q_z_given_c(c).split_with_sizes((12, 12), -1)  # q(z|c)
     q_z_4_scale = F.softplus(q_z_4_raw)
-    kl_z_4 = (0.5 * ((q_z_scale / q_z_4_scale).square() + ((q_z_loc - q_z_4_loc) / q_z_4_scale).square() - 1) - (q_z_scale / q_z_4_scale).log()).sum(-1)
+    kl_z_4_ratio, kl_z_4_shift = q_z_scale / q_z_4_scale, (q_z_loc - q_z_4_loc) / q_z_4_scale
+    kl_z_4 = (0.5 * (kl_z_4_ratio.square() + kl_z_4_shift.square() - 1) - kl_z_4_ratio.log()).sum(-1)
     z = q_z_loc + q_z_scale * noise_z
     p_a_logits = self.p_a_given_z(z)                                          # p(a|z)
     log_p_a = -F.binary_cross_entropy_with_logits(p_a_logits, a, reduction="none").sum(-1)

@@ -20,7 +20,7 @@ def formula(self, x, first, start_b, start_m, start_b_1, start_b_2, start_b_3, n
     noise_z_prime = flat(noise_z_prime)
     keep_s = keep.unbind(1)
     e_s = steps(e, B)
-    b_prev_s, b_2_s, m_s = [], [], []
+    b_2_s, m_s = [], []
     # in the loop: from carry to carry
     b_2 = start_b
     m = start_m
@@ -30,12 +30,11 @@ def formula(self, x, first, start_b, start_m, start_b_1, start_b_2, start_b_3, n
         b = self.lstm(b_prev, m_prev, e_s[t])                                     # b_t,m_t = lstm(b_{t-1},m_{t-1},e_t)
         b_2 = b[0]
         m = b[1]
-        b_prev_s.append(b_prev)
         b_2_s.append(b_2)
         m_s.append(m)
-    b_prev = stack(b_prev_s)
     b_2 = stack(b_2_s)
     m = stack(m_s)
+    b_prev = shift(b_2.unflatten(0, (B, T)), start_b, keep)
     # after the loop: all steps at once
     b_1 = self.late(b_prev)                                                   # b_{1,t} = late(b_{t-1})
     b_1_prev = shift(b_1.unflatten(0, (B, T)), start_b_1, keep)
@@ -59,10 +58,12 @@ def formula(self, x, first, start_b, start_m, start_b_1, start_b_2, start_b_3, n
     z_prime = q_z_prime_loc + q_z_prime_scale * noise_z_prime
     p_B_u_prime_loc, p_B_u_prime_raw = self.p_B_u_given_b(b_prime).split_with_sizes((8, 8), -1)  # p_B(u'_t|b'_t)
     p_B_u_prime_scale = F.softplus(p_B_u_prime_raw)
-    kl_u_prime = (0.5 * ((q_u_prime_scale / p_B_u_prime_scale).square() + ((q_u_prime_loc - p_B_u_prime_loc) / p_B_u_prime_scale).square() - 1) - (q_u_prime_scale / p_B_u_prime_scale).log()).sum(-1)
+    kl_u_prime_ratio, kl_u_prime_shift = q_u_prime_scale / p_B_u_prime_scale, (q_u_prime_loc - p_B_u_prime_loc) / p_B_u_prime_scale
+    kl_u_prime = (0.5 * (kl_u_prime_ratio.square() + kl_u_prime_shift.square() - 1) - kl_u_prime_ratio.log()).sum(-1)
     p_B_z_prime_loc, p_B_z_prime_raw = self.p_B_z_given_u_b(u_prime, b_prime).split_with_sizes((8, 8), -1)  # p_B(z'_t|u'_t,b'_t)
     p_B_z_prime_scale = F.softplus(p_B_z_prime_raw)
-    kl_z_prime = (0.5 * ((q_z_prime_scale / p_B_z_prime_scale).square() + ((q_z_prime_loc - p_B_z_prime_loc) / p_B_z_prime_scale).square() - 1) - (q_z_prime_scale / p_B_z_prime_scale).log()).sum(-1)
+    kl_z_prime_ratio, kl_z_prime_shift = q_z_prime_scale / p_B_z_prime_scale, (q_z_prime_loc - p_B_z_prime_loc) / p_B_z_prime_scale
+    kl_z_prime = (0.5 * (kl_z_prime_ratio.square() + kl_z_prime_shift.square() - 1) - kl_z_prime_ratio.log()).sum(-1)
     log_p_B_u = (-0.5 * ((matched(u, p_B_u_loc) - p_B_u_loc) / p_B_u_scale).square() - p_B_u_scale.log() - 0.9189385332046727).sum(-1)
     log_p_B_z = (-0.5 * ((matched(z, p_B_z_loc) - p_B_z_loc) / p_B_z_scale).square() - p_B_z_scale.log() - 0.9189385332046727).sum(-1)
     p_T_u_loc, p_T_u_raw = self.p_T_u_given_z_prime_u_prime_delta(z_prime, u_prime, delta).split_with_sizes((8, 8), -1)  # p_T(u_t|z'_t,u'_t,delta_t)

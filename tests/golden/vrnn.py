@@ -1,7 +1,6 @@
 import torch
 import torch.nn.functional as F
-from worldformula.families import normal
-from worldformula.formula.runtime import flat, kept, one_batch, restart, stack, steps
+from worldformula.formula.runtime import flat, kept, one_batch, restart, shift, stack, steps
 
 
 def formula(self, x, first, start_h, noise_z):
@@ -14,28 +13,32 @@ def formula(self, x, first, start_h, noise_z):
     keep_s = keep.unbind(1)
     tilde_x_s = steps(tilde_x, B)
     noise_z_s = noise_z.unbind(1)
-    h_prev_s, q_z_s, z_s, tilde_z_s, h_s = [], [], [], [], []
+    q_z_loc_s, q_z_scale_s, z_s, tilde_z_s, h_s = [], [], [], [], []
     # in the loop: from carry to carry
     h = start_h
     for t in range(T):
         h_prev = restart(h, keep_s[t])
-        q_z = normal.params(self.q_z_given_tilde_x_h_prev(tilde_x_s[t], h_prev), (8,))  # q(z_t|\tilde x_t,h_{t-1})
-        z = normal.sample(q_z, noise_z_s[t])
+        q_z_loc, q_z_raw = self.q_z_given_tilde_x_h_prev(tilde_x_s[t], h_prev).split_with_sizes((8, 8), -1)  # q(z_t|\tilde x_t,h_{t-1})
+        q_z_scale = F.softplus(q_z_raw)
+        z = q_z_loc + q_z_scale * noise_z_s[t]
         tilde_z = self.phi_z(z)                                                   # \tilde z_t = phi_z(z_t)
         h = self.f(tilde_x_s[t], tilde_z, h_prev)                                 # h_t = f(\tilde x_t,\tilde z_t,h_{t-1})
-        h_prev_s.append(h_prev)
-        q_z_s.append(q_z)
+        q_z_loc_s.append(q_z_loc)
+        q_z_scale_s.append(q_z_scale)
         z_s.append(z)
         tilde_z_s.append(tilde_z)
         h_s.append(h)
-    h_prev = stack(h_prev_s)
-    q_z = stack(q_z_s)
+    q_z_loc = stack(q_z_loc_s)
+    q_z_scale = stack(q_z_scale_s)
     z = stack(z_s)
     tilde_z = stack(tilde_z_s)
     h = stack(h_s)
+    h_prev = shift(h.unflatten(0, (B, T)), start_h, keep)
     # after the loop: all steps at once
-    p_z = normal.params(self.p_z_given_h_prev(h_prev), (8,))                  # p(z_t|h_{t-1})
-    kl_z = normal.kl(q_z, p_z, 1)
+    p_z_loc, p_z_raw = self.p_z_given_h_prev(h_prev).split_with_sizes((8, 8), -1)  # p(z_t|h_{t-1})
+    p_z_scale = F.softplus(p_z_raw)
+    kl_z_ratio, kl_z_shift = q_z_scale / p_z_scale, (q_z_loc - p_z_loc) / p_z_scale
+    kl_z = (0.5 * (kl_z_ratio.square() + kl_z_shift.square() - 1) - kl_z_ratio.log()).sum(-1)
     p_x_logits = self.p_x_given_tilde_z_h_prev(tilde_z, h_prev)               # p(x_t|\tilde z_t,h_{t-1})
     log_p_x = -F.binary_cross_entropy_with_logits(p_x_logits, x, reduction="none").sum(-1)
     one_batch(kl_z, log_p_x)

@@ -16,13 +16,18 @@ PLAIN = [family for family in discover().values() if family.plain() is not None]
 WIDTH, BATCH = 3, 5
 
 
-def execute(lines: tuple[str, ...], expression: str, **tensors: Tensor) -> Tensor:
-    """Run the lines of the parameters of ``q`` (from ``head``) and ``p`` (from ``other``), then an expression."""
+def execute(lines: tuple[str, ...], *text: str, **tensors: Tensor) -> Tensor:
+    """Run the lines of the parameters of ``q`` (from ``head``) and ``p`` (from ``other``), then those of an operation,
+    whose last is its value.
+    """
     scope = {"F": F, "torch": torch, "matched": matched, **tensors}
     for name, head in (("q", "head"), ("p", "other")):
         for line in lines:
             exec(line.format(name=name, head=head, width=WIDTH), scope)
-    return eval(expression.format(name="q", p="p", noise="noise", value="value"), scope)
+    *first, value = (line.format(name="q", p="p", kl="kl", noise="noise", value="value") for line in text)
+    for line in first:
+        exec(line, scope)
+    return eval(value, scope)
 
 
 def same(ours: Tensor, theirs: Tensor, heads: list[Tensor]) -> None:
@@ -53,7 +58,7 @@ def test_text_equals_method(family, declared):
     if text.sample is not None:
         same(execute(lines, text.sample, **tensors), family.sample(q, noise), heads)
     if text.kl is not None:
-        same(execute(lines, text.kl, **tensors), family.kl(q, p, 1), heads)
+        same(execute(lines, *text.kl, **tensors), family.kl(q, p, 1), heads)
     if text.kl_standard is not None:
         same(execute(lines, text.kl_standard, **tensors), family.kl(q, (0.0, 1.0), 1), heads)
 

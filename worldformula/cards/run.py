@@ -121,7 +121,7 @@ def machine() -> dict[str, Any]:
 
 
 def _cpu() -> float:
-    """Processor seconds of this process and of those it waited for: what a budget means on a machine that others use."""
+    """Processor seconds of this process and of those it waited for: a budget on a machine that others use."""
     return sum(os.times()[:4])
 
 

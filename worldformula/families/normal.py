@@ -137,7 +137,6 @@ class NormalFamily(Family):
     def plain(self) -> Plain | None:
         """Unless the scale has a minimum."""
         scale = "{name}_scale = F.softplus({name}_raw)"
-        ratio, shift = "({name}_scale / {p}_scale)", "(({name}_loc - {p}_loc) / {p}_scale)"
         return None if self.min_scale else Plain(
             params=("{name}_loc, {name}_raw = {head}.split_with_sizes(({width}, {width}), -1)", scale),
             undeclared=("{name}_loc, {name}_raw = {head}.chunk(2, -1)", scale),
@@ -147,7 +146,10 @@ class NormalFamily(Family):
                 "(-0.5 * ((matched({value}, {name}_loc) - {name}_loc) / {name}_scale).square() "
                 f"- {{name}}_scale.log() - {HALF_LOG_2PI!r}).sum(-1)"
             ),
-            kl=f"(0.5 * ({ratio}.square() + {shift}.square() - 1) - {ratio}.log()).sum(-1)",
+            kl=(
+                "{kl}_ratio, {kl}_shift = {name}_scale / {p}_scale, ({name}_loc - {p}_loc) / {p}_scale",
+                "(0.5 * ({kl}_ratio.square() + {kl}_shift.square() - 1) - {kl}_ratio.log()).sum(-1)",
+            ),
             kl_standard=(
                 "(0.5 * ({name}_loc * {name}_loc + {name}_scale * {name}_scale - 1) - {name}_scale.log()).sum(-1)"
             ),

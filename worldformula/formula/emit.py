@@ -19,6 +19,7 @@ from worldformula.formula.factor import Factor
 from worldformula.formula.lines import Lines
 from worldformula.formula.passes.hoist_before import batch_dependent
 from worldformula.formula.plan import Op, Plan
+from worldformula.formula.written import family_of
 
 Result = tuple[Any, tuple[Any, ...], tuple[Any, ...]]
 
@@ -153,8 +154,10 @@ class _Writer(Lines):
     def loop_lines(self, loop: list[Op], before: list[Op]) -> list[str]:
         """The loop from carry to carry."""
         lines = self.sliced(loop, before)
-        outside = [op.name for op in loop if op.kind != "same" and self._needed_outside(op)]
-        lines += [f"{', '.join(f'{n}_s' for n in outside)} = {', '.join('[]' for _ in outside)}"] if outside else []
+        outside = [op for op in loop if op.kind != "same" and self._needed_outside(op)]
+        late = [op for op in outside if self._late(op)]
+        collected = [part for op in outside if op not in late for part in self._parts(op)]
+        lines += [f"{', '.join(f'{n}_s' for n in collected)} = {', '.join('[]' for _ in collected)}"] if outside else []
         kept = [str(op.factor) for op in loop if batch_dependent(op)]
         why = f"; {', '.join(kept)} depends on its batch, so it stays here" if kept else ""
         lines.append(f"# in the loop: from carry to carry{why}")
@@ -164,9 +167,28 @@ class _Writer(Lines):
         body = self.lines(loop)
         self.in_loop = False
         body += [f"{self.carried(s)} = {s}_s[t]" for s in self.looped().values() if self.stages[s] != "loop"]
-        body += [f"{name}_s.append({name})" for name in outside]
+        body += [f"{name}_s.append({name})" for name in collected]
         lines += [f"    {line}" for line in body]
-        return lines + [f"{name} = stack({self._led(f'{name}_s', self.ops[name])})" for name in outside]
+        for op in outside:
+            lines += [] if op in late else [f"{n} = stack({self._led(f'{n}_s', op)})" for n in self._parts(op)]
+        return lines + [f"{op.name} = {self.shifted(op)}" for op in late]
+
+    def _parts(self, op: Op) -> list[str]:
+        """The names that hold a value: one for each parameter of a distribution that is written out."""
+        return (
+            [f"{op.name}_{part}" for part in family_of(self.factor_of(op)).parameters]
+            if op.name in self.plain
+            else [op.name]
+        )
+
+    def _late(self, op: Op) -> bool:
+        """Whether all steps of a carry are those of its source, one step later: one operation instead of one a step."""
+        source = self.plan.carries[op.variable.key] if op.kind == "carry" and op.variable else None
+        if source is None or op.axes:
+            return False
+        return self.stages[source] == "before" or (
+            self.stages[source] == "loop" and self._needed_outside(self.ops[source])
+        )
 
     def _needed_outside(self, op: Op) -> bool:
         shown = {t.name for t in self.plan.terms} | set(self.plan.samples.values())

@@ -169,15 +169,22 @@ class Lines(Written):
         key = op.variable.key
         if op.kind == "shift":
             return f"shift({args[0].removesuffix('_s[t]')}, start_{key}, {keep})"
+        if self.stages[op.name] == "after":  # no step of the loop reads it
+            return self.shifted(op)
         source = self.carried(self.plan.carries[key])
-        initial = (
-            f", self.initial_state.{key}" if self.plan.initial is not None and hasattr(self.plan.initial, key) else ""
-        )
-        if self.stages[op.name] == "after":  # no step of the loop reads it: the series, one step later
-            return f"shift({self.plan.carries[key]}.unflatten(0, (B, T)), start_{key}, {keep}{initial})"
-        if keep is None:
-            return source
-        return f"restart({source}, {keep}_s[t]{initial})"
+        return source if keep is None else f"restart({source}, {keep}_s[t]{self._initial(key)})"
+
+    def shifted(self, carry: Op) -> str:
+        """All steps of a carry at once: its series, one step later."""
+        assert carry.variable is not None
+        key = carry.variable.key
+        keep = next((o.name for o in self.plan.ops if o.kind == "flags"), None)
+        return f"shift({self.plan.carries[key]}.unflatten(0, (B, T)), start_{key}, {keep}{self._initial(key)})"
+
+    def _initial(self, key: str) -> str:
+        """The argument that says what a carry starts from, where that is learnt."""
+        known = self.plan.initial is not None and hasattr(self.plan.initial, key)
+        return f", self.initial_state.{key}" if known else ""
 
     def carried(self, source: str) -> str:
         """The variable of the loop that holds a carry."""

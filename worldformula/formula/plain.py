@@ -32,20 +32,20 @@ def written_out(plan: Plan, deterministic: bool, structured: frozenset[str]) -> 
 
 
 def _text(plan: Plan, op: Op) -> Plain | None:
-    """The text for parameters outside the loop, all from a head, over one axis."""
+    """The text for parameters that all come from a head, over one axis."""
     factor = op.factor
     if op.kind != "params" or factor is None or factor.family is None or factor.net is None or factor.given:
         return None
     shape = plan.shape_of(factor)
     one_axis = plan.rank_of(factor) == 1 and (shape is None or len(shape) == 1)
-    return factor.family.plain() if one_axis and plan.stage(op.name) != "loop" else None
+    return factor.family.plain() if one_axis else None
 
 
 def _readable(plan: Plan, op: Op, params: str, found: dict[str, Plain], deterministic: bool) -> bool:
     """Whether an operation can read these parameters by name."""
     text = found[params]
-    if plan.stage(op.name) == "loop":
-        return False
+    if plan.stage(op.name) == "loop" and plan.stage(params) != "loop":
+        return False  # the loop reads one step of them
     match op.kind:
         case "logp":
             return True

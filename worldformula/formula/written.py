@@ -64,7 +64,8 @@ class Written:
                 continue
             if op.kind == "params" and self.used.get(op.name) and all(self._by_name(u) for u in self.used[op.name]):
                 continue  # the standard distribution of a KL that is written out
-            expression = self._plain(op) or self.expression(op)
+            *first, expression = self._plain(op) or [self.expression(op)]
+            written += first
             if op.kind == "same":
                 written.append(expression)
             elif expression != op.name:
@@ -147,19 +148,20 @@ class Written:
         op = self.ops[name]
         return op.kind in ("draw", "logp", "kl") and op.args[0] in self.plain
 
-    def _plain(self, op: Op) -> str | None:
-        """The text of an operation on parameters that are written out."""
+    def _plain(self, op: Op) -> list[str]:
+        """The text of an operation on parameters that are written out: lines, and its value."""
         if not self._by_name(op.name):
-            return None
+            return []
         name, text = str(op.args[0]), self.plain[str(op.args[0])]
+        if op.kind == "kl":
+            p = str(op.args[1])
+            lines = text.kl if p in self.plain else (text.kl_standard,)
+            return [str(line).format(name=name, p=p, kl=op.name) for line in lines or ()]
         if op.kind == "logp":
-            return text.log_prob.format(name=name, value=self.ref(op.args[1]))
-        if op.kind == "draw":
-            if self.deterministic or text.sample is None:
-                return text.mode.format(name=name)
-            return text.sample.format(name=name, noise=self.ref(op.args[1]))
-        p = str(op.args[1])
-        return (text.kl if p in self.plain else text.kl_standard or "").format(name=name, p=p)  # type: ignore[union-attr]
+            return [text.log_prob.format(name=name, value=self.ref(op.args[1]))]
+        if self.deterministic or text.sample is None:
+            return [text.mode.format(name=name)]
+        return [text.sample.format(name=name, noise=self.ref(op.args[1]))]
 
     def expression(self, op: Op) -> str:
         """The right-hand side of an operation."""
