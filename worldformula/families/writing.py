@@ -20,8 +20,8 @@ class Plain(NamedTuple):
     """Lines of PyTorch, as format strings, for parameters that a head gives and events of one axis.
 
     ``{name}`` stands for the distribution, such as ``q_z``; ``{head}`` for the network's result; ``{width}`` for the
-    declared size, ``{noise}`` and ``{value}`` for tensors, ``{p}`` for the second distribution of a KL, ``{kl}`` for the
-    KL itself, whose last line is its value. Each must equal the method of the same name in value and gradient.
+    declared size, ``{noise}`` and ``{value}`` for tensors, ``{p}`` for the second distribution of a KL and ``{kl}`` for
+    the KL, whose last line is its value. Each must equal the method of the same name in value and gradient.
     ``undeclared`` stands in for ``params`` without a declared size.
     """
 
