@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 
 import worldformula.models
 from worldformula.cli import main
+from worldformula.cli.fit import Fit
 from worldformula.errors import RunFolderError
 from worldformula.model.config import read, start
 from worldformula.model.run import ModelRun, open_model
@@ -28,7 +30,7 @@ SHORT = [*SPRITES, "--steps", "40", "--batch", "32", "--set", "ema=0.9", "--set"
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "vae"
-    assert main([*SHORT, "--out", str(folder)]) == 0
+    assert main([*SHORT, "--run", str(folder)]) == 0
     return folder
 
 
@@ -39,7 +41,7 @@ def newest(folder: Path) -> checkpoint.Checkpoint:
 
 
 def test_a_run_says_what_it_does_and_leaves_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*SHORT, "--out", str(tmp_path / "run")]) == 0
+    assert main([*SHORT, "--run", str(tmp_path / "run")]) == 0
     out = capsys.readouterr().out
     assert out.startswith("device cpu")
     for part in (
@@ -80,7 +82,7 @@ main(sys.argv[2:])
 
 @pytest.mark.parametrize("at", [2, 23])
 def test_a_killed_run_goes_on_bit_for_bit(trained: Path, tmp_path: Path, at: int) -> None:
-    command = [*SHORT, "--out", str(tmp_path / "run")]
+    command = [*SHORT, "--run", str(tmp_path / "run")]
     died = subprocess.run([sys.executable, "-c", KILLED, str(at), *command], capture_output=True, check=False)
     assert died.returncode == -9, died.stderr
     steps = checkpoint.steps_in(tmp_path / "run" / "checkpoints")
@@ -102,14 +104,18 @@ def test_an_interruption_says_how_to_go_on(
         return update(self)
 
     monkeypatch.setattr(Fitting, "_update", interrupted)
-    assert main([*SHORT, "--out", str(tmp_path / "run")]) == 130
-    assert "interrupted at step 13; the same command with --resume goes on after step 12" in capsys.readouterr().err
+    assert main([*SHORT, "--run", str(tmp_path / "run")]) == 130
+    said = capsys.readouterr().err
+    assert "interrupted at step 13; go on after step 12: worldformula fit vae --run " in said
+    monkeypatch.setattr(Fitting, "_update", update)
+    assert main(shlex.split(said.partition(": worldformula ")[2])) == 0, "the command that was printed runs"
+    assert newest(tmp_path / "run").step == 40
 
 
 def test_resume_needs_the_folder_alone_and_may_go_further(trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
-    assert main(["fit", "vae", "--out", str(folder), "--resume", "--steps", "60"]) == 0
+    assert main(["fit", "vae", "--run", str(folder), "--resume", "--steps", "60"]) == 0
     assert newest(folder).step == 60
     assert read_metrics(folder / "metrics.jsonl")[-1]["step"] == 60
 
@@ -146,8 +152,12 @@ def test_open_model_brings_the_trained_weights(trained: Path) -> None:
         (["fit", "vae", "--data", "digits", "--set", "lr=0"], "lr > 0"),
         (["fit", "vae", "--data", "digits", "--set", "lr"], "expected key=value"),
         (["fit", "vae", "--data", "digits", "--steps", "0"], "steps expects a whole number of at least 1"),
+        (
+            ["fit", "rbm", "--data", "digits", "--set", "steps=3"],
+            "'steps' is a setting of sizes and of fit; write sizes.s",
+        ),
         (["fit", "vae", "--data", "digits", "--seed", "-1"], "seed expects a whole number of at least 0"),
-        (["fit", "vae", "--data", "digits", "--out", "nowhere", "--resume"], "nowhere holds no run to go on with"),
+        (["fit", "vae", "--data", "digits", "--run", "nowhere", "--resume"], "nowhere holds no run to go on with"),
         (
             ["fit", "vae", "--data", "sprites"],
             "x        | [N, 64]            | [640, 256]\nThese data sets fit: digits",
@@ -165,9 +175,9 @@ def test_mistakes(
 
 def test_a_folder_keeps_its_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (trained / "config.json").read_bytes()
-    assert main([*SHORT, "--out", str(trained)]) == 1
+    assert main([*SHORT, "--run", str(trained)]) == 1
     assert "add --resume" in capsys.readouterr().err
-    assert main([*SHORT, "--out", str(trained), "--resume", "--seed", "5", "--set", "latent=4"]) == 1
+    assert main([*SHORT, "--run", str(trained), "--resume", "--seed", "5", "--set", "latent=4"]) == 1
     err = capsys.readouterr().err
     assert "holds a run with other settings" in err
     assert "seed " in err
@@ -185,6 +195,16 @@ def test_equal_seeds_give_equal_models_and_others_do_not() -> None:
 
     assert weights(1) == weights(1)
     assert weights(1) != weights(2)
+
+
+def test_steps_are_updates_also_where_the_model_has_steps_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = Fit("rbm", data="digits", steps="7", batch="5", settings=("sizes.steps=3",)).config()
+    assert (asked.fit.steps, asked.fit.batch, asked.sizes.steps) == (7, 5, 3)
+    assert main(["fit", "rbm", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "  sizes.steps=5 " in out
+    assert "  fit.steps=5000 " in out
+    assert read(asked.to_dict(), "here") == asked
 
 
 def test_help_lists_what_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:
@@ -214,9 +234,9 @@ GAN = ["fit", "planar_gan", "--data", "moons", "--steps", "20", "--set", "hidden
 @pytest.mark.usefixtures("catalogue_with_a_game")
 def test_a_game_is_trained_resumed_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name, steps in (("whole", "20"), ("parts", "10")):
-        assert main([*GAN, "--out", str(tmp_path / name), "--steps", steps, "--set", "log_every=5"]) == 0
+        assert main([*GAN, "--run", str(tmp_path / name), "--steps", steps, "--set", "log_every=5"]) == 0
     assert "reached: test/loss/d " in capsys.readouterr().out
-    assert main([*GAN, "--out", str(tmp_path / "parts"), "--resume"]) == 0
+    assert main([*GAN, "--run", str(tmp_path / "parts"), "--resume"]) == 0
     weights = [newest(tmp_path / name).state["fit"]["weights"] for name in ("whole", "parts")]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     html = (tmp_path / "whole" / "report.html").read_text()
@@ -229,7 +249,7 @@ def test_a_game_is_trained_resumed_and_shown(tmp_path: Path, capsys: pytest.Capt
 def test_named_coefficients_are_set_on_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    command = ["fit", "beta_toy", "--data", "moons", "--steps", "4", "--set", "log_every=1", "--out"]
+    command = ["fit", "beta_toy", "--data", "moons", "--steps", "4", "--set", "log_every=1", "--run"]
     assert main([*command, str(tmp_path / "none")]) == 1
     assert "the formula of beta_toy has the coefficient beta: --set beta=1.0" in capsys.readouterr().err
     values = {}

@@ -116,7 +116,7 @@ def write(path: Path) -> None:
     ran = [(block, run(block, scope, path.name)) for block in blocks(text)]
     for block, now in reversed(ran):
         if block.shown is not None and "…" not in block.shown:
-            text = text[: block.span[0]] + now.strip() + "\n" + text[block.span[1] :]
+            text = text[: block.span[0]] + now.strip("\n") + "\n" + text[block.span[1] :]
     for file, source in figures(text, path):
         file.write_text(eval(source, scope), encoding="utf-8")
     lines = text.splitlines()

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import fill
 from typing import Annotated, Any, Protocol
 
 import tyro
@@ -230,16 +233,19 @@ class Models:
         from worldformula.cards.results import latest
 
         claims = [cards.load(name) for name in cards.names()]
+        width = max(shutil.get_terminal_size().columns, 40) if sys.stdout.isatty() else sys.maxsize  # whole, for grep
         for kind in catalogue.KINDS if self.kind is None else (self.kind,):
             for system in catalogue.discover(kind):
-                print(f"{system.name} ({kind}; presets: {', '.join(system.presets)})")
-                print(f"    {system.summary} [{system.paper}]")
-                print(f"    worldformula/{kind}/{system.name}.py")
                 own = [card for card in claims if card.system == system.name]
-                for card in own:
-                    print(f"    {latest(card) or f'not measured: {card.command}'}")
-                if not own:
-                    print("    no card")
+                print(f"{system.name} ({kind}; presets: {', '.join(system.presets)})")
+                for line in (
+                    system.summary,
+                    system.paper,
+                    f"worldformula/{kind}/{system.name}.py",
+                    *(str(latest(card) or f"not measured: {card.command}") for card in own),
+                    *([] if own else ["no card"]),
+                ):
+                    print(fill(line, width, initial_indent="    ", subsequent_indent="      ", break_long_words=False))
         return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,8 +22,8 @@ from worldformula.training.run import RunFolder
 DEFAULT_PRESET = "tiny"
 
 
-def _option(metavar: str, default: str, name: str | None = None) -> Any:
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})", name=name)
+def _option(metavar: str, default: str, **more: Any) -> Any:
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})", **more)
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Fit:
 
     The run folder gets the configuration, metrics.jsonl, checkpoints, and report.html with samples, reconstructions and
     traversals. After Ctrl-C, or after a crash: the same command with --resume. What is not given is then taken from
-    the folder; what is given must agree with it, except for --steps and --device.
+    the folder; what is given must agree with it, except for --steps and --device. So --run DIR --resume is enough.
     """
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
@@ -50,11 +51,11 @@ class Fit:
     """Where all randomness comes from."""
     device: Annotated[str | None, _option("NAME", "auto")] = None
     """auto, cpu, cuda, cuda:N or mps."""
-    out: Annotated[Path | None, _option("DIR", "runs/NAME-DATA")] = None
+    out: Annotated[Path | None, _option("DIR", "runs/NAME-DATA", aliases=["--run"])] = None
     """The run folder."""
     settings: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")] = ()
-    """Any size of the model, any setting of the fit (lr, weight_decay, clip, schedule, ema …), or a named coefficient
-    of its formula, e.g. --set latent=8 --set ema=0.999 --set beta=4."""
+    """Any size of the model, setting of the fit, or named coefficient of the formula, e.g. --set latent=8 --set
+    lr=3e-4. All of them: worldformula fit NAME --help"""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on with the run in the folder."""
 
@@ -71,7 +72,7 @@ class Fit:
         folder = RunFolder(self.folder())
         kept = bool(checkpoint.steps_in(folder.checkpoints))
         if folder.exists and kept and not self.resume:
-            raise RunFolderError(f"{folder.path} holds a run: add --resume to go on with it, or choose another --out")
+            raise RunFolderError(f"{folder.path} holds a run: add --resume to go on with it, or choose another --run")
         if folder.exists and self.resume:
             config = read(folder.config(), folder.path)
             config = dataclasses.replace(
@@ -88,7 +89,7 @@ class Fit:
             config = start(self.name, self.preset or DEFAULT_PRESET, self.data)
         options = {"seed": self.seed, "device": self.device}
         config = settings.override(config, [f"{k}={v}" for k, v in options.items() if v is not None])
-        lengths = {"steps": self.steps, "batch": self.batch}
+        lengths = {"fit.steps": self.steps, "fit.batch": self.batch}
         texts = [*(f"{k}={v}" for k, v in lengths.items() if v is not None), *self.settings]
         symbols = build(config).coefficients if texts else ()
         again = set(config.changes)  # a resumed run repeats its settings
@@ -105,10 +106,9 @@ class Fit:
                 run.run(show)
         except KeyboardInterrupt:
             kept = [int(path.name) for path in checkpoint.steps_in(run.folder.checkpoints)]
-            goes_on = f"goes on after step {kept[-1]:,}" if kept else "starts again: it had no checkpoint yet"
-            raise KeyboardInterrupt(
-                f"interrupted at step {run.fitting.step:,}; the same command with --resume {goes_on}"
-            ) from None
+            after = f"go on after step {kept[-1]:,}" if kept else "start again, as it had no checkpoint yet"
+            command = shlex.join(["worldformula", "fit", run.config.model, "--run", str(self.folder()), "--resume"])
+            raise KeyboardInterrupt(f"interrupted at step {run.fitting.step:,}; {after}: {command}") from None
         print(f"{run.fitting.step:,} steps in {duration(run.fitting.history.seconds)}")
         report(run)
         return 0

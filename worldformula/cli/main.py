@@ -94,8 +94,7 @@ def sizes_help(given: Sequence[str]) -> str:
     """Every key that ``fit NAME --set`` takes, for the model and preset in ``given``."""
     preset = _option(given, "--preset") or DEFAULT_PRESET
     config = start(given[1], preset, "")
-    coefficients = [settings.Setting(k, float, "", "A coefficient of the formula.") for k in build(config).coefficients]
-    return _listed(config.model, preset, [*settings.leaves(config.sizes), *settings.leaves(config.fit), *coefficients])
+    return _listed(config.model, preset, config.available(build(config).coefficients))
 
 
 def _listed(model: str, preset: str, found: Iterable[settings.Setting]) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,34 +52,64 @@ class ModelConfig:
     def changed(self, texts: Iterable[str], symbols: Iterable[str] = ()) -> ModelConfig:
         """A copy with ``key=value`` texts applied: keys of the sizes, of `FitConfig`, or ``symbols`` of the formula.
 
+        A key that two of them have is written in full: ``fit.steps``, ``sizes.steps``.
+
         Raises:
-            ConfigError: a key that neither has (with the near misses), or an impossible value.
+            ConfigError: a key that none has (with the near misses), or that two have; or an impossible value.
         """
-        sizes, how = ([s.key for s in settings.leaves(part)] for part in (self.sizes, self.fit))
-        groups: dict[str, list[str]] = {"sizes": [], "fit": [], "symbols": []}
+        known = {"sizes": _keys(self.sizes), "fit": _keys(self.fit), "symbols": list(symbols)}
+        groups: dict[str, list[str]] = {kind: [] for kind in known}
+        changes = []
         for text in texts:
-            key, equals, _ = text.partition("=")
-            key = key.strip()
-            if not equals or not key:
+            key, equals, value = text.partition("=")
+            if not equals or not key.strip():
                 raise ConfigError(f"expected key=value, got {text!r}; for example: --set lr=3e-4")
-            known = {"sizes": sizes, "fit": how, "symbols": list(symbols)}
-            kind = next((name for name, keys in known.items() if key in keys), None)
-            if kind is None:
-                every = [*sizes, *how, *symbols]
-                raise ConfigError(f"unknown setting {key!r}.{near(key, every)} There are: {', '.join(every)}.")
-            groups[kind].append(text)
-        held = {t.partition("=")[0].strip(): settings.convert(t.partition("=")[2], float, t) for t in groups["symbols"]}
+            kind, name = _kind(key.strip(), known)
+            groups[kind].append(f"{name}={value}")
+            changes += [text] if kind == "sizes" else []
+        held = {t.partition("=")[0]: settings.convert(t.partition("=")[2], float, t) for t in groups["symbols"]}
         return dataclasses.replace(
             self,
             sizes=settings.override(self.sizes, groups["sizes"]),
             fit=settings.override(self.fit, groups["fit"]),
             symbols={**self.symbols, **held},
-            changes=(*self.changes, *groups["sizes"]),
+            changes=(*self.changes, *changes),
         )
+
+    def available(self, symbols: Iterable[str] = ()) -> list[settings.Setting]:
+        """Everything that `changed` can change, under the keys that it takes."""
+        found = {"sizes": list(settings.leaves(self.sizes)), "fit": list(settings.leaves(self.fit))}
+        found["symbols"] = [settings.Setting(k, float, "", "A coefficient of the formula.") for k in symbols]
+        count = Counter(setting.key for group in found.values() for setting in group)
+        return [
+            dataclasses.replace(setting, key=f"{kind}.{setting.key}" if count[setting.key] > 1 else setting.key)
+            for kind, group in found.items()
+            for setting in group
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """As `config.json` holds it; ``sizes`` is there to be read, ``changes`` to be applied again."""
         return {"command": COMMAND, **_written(settings.to_dict(self))}
+
+
+def _keys(part: Any) -> list[str]:
+    return [setting.key for setting in settings.leaves(part)]
+
+
+def _kind(key: str, known: Mapping[str, Sequence[str]]) -> tuple[str, str]:
+    """Which part a key belongs to, and its name there."""
+    kind, _, name = key.partition(".")
+    if name in known.get(kind, ()):
+        return kind, name
+    match [kind for kind, keys in known.items() if key in keys]:
+        case [kind]:
+            return kind, key
+        case []:
+            every = [key for keys in known.values() for key in keys]
+            raise ConfigError(f"unknown setting {key!r}.{near(key, every)} There are: {', '.join(every)}.")
+        case several:
+            full = " or ".join(f"{kind}.{key}" for kind in several)
+            raise ConfigError(f"{key!r} is a setting of {' and of '.join(several)}; write {full}")
 
 
 def start(model: str, preset: str, data: str) -> ModelConfig:

@@ -58,7 +58,8 @@ class Progress:
         parts = [f"{n} {row[n]:.4g}" for n in names]
         if fitting.step > self._first and now > self._began:
             speed = (fitting.step - self._first) / (now - self._began)
-            parts += [f"{speed:,.0f} steps/s", f"{duration((self._steps - fitting.step) / speed)} left"]
+            pace = f"{speed:,.0f} steps/s" if speed >= 2 else f"{duration(1 / speed)} per step"
+            parts += [pace, f"{duration((self._steps - fitting.step) / speed)} left"]
         return parts
 
 
