@@ -1,5 +1,7 @@
 """What a time subscript means: where each network runs, what is carried, where it restarts."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -19,7 +21,9 @@ def blocks(code):
 
 
 def test_the_encoder_runs_before_core_and_posterior_in_prior_decoder_and_heads_after_the_loop():
-    places = [[n for n in NETWORKS if f"self.{n}(" in block] for block in blocks(rssm().code)]
+    places = [
+        [n for n in NETWORKS if re.search(rf"\b{n}\(", re.sub("  #.*", "", block))] for block in blocks(rssm().code)
+    ]
     assert places == [["enc"], ["f", "q_z_given_h_e"], ["p_z_given_h", "p_x_given_h_z", "p_r_given_h_z"]]
 
 
@@ -133,7 +137,7 @@ def test_two_sums_share_draws_and_clock():
     one = Sum("t", E(q, log(p) - log(q)))
     x = torch.randn(B, T, X)
     torch.testing.assert_close(two(x=x, seed=0).value, one(x=x, seed=0).value)
-    assert two.code.count("self.q_z_given_z_prev_x(") == 1
+    assert len(re.findall(r"= (self\.)?q_z_given_z_prev_x\(", two.code)) == 1
 
 
 def test_a_draw_outside_the_sum_is_shared_by_all_steps():
@@ -177,7 +181,7 @@ def test_batch_norm_stays_in_the_loop_and_says_so(carry):
     q = Normal(names, Join(D + Z * carry, 2 * Z), shape=Z)
     loss = Sum("t", E(embed * q, log(Normal("p(x_t|z_t)", nn.Linear(Z, 2 * X))))).mean()
     _, loop, _ = blocks(loss.code)
-    assert "self.enc(x_s[t])" in loop
+    assert "enc(x_s[t])" in loop
     assert "e_t = enc(x_t) depends on its batch, so it stays here" in loop
     assert "e_t = enc(x_t) stays in the loop over t: its result depends on the batch" in loss.explain()
     x = torch.randn(B, T, X)

@@ -18,9 +18,10 @@ def formula(self, x, first, start_z, noise_z):
     q_z_loc_s, q_z_scale_s, z_s = [], [], []
     # in the loop: from carry to carry
     z = start_z
+    q_z_given_z_prev_h = self.q_z_given_z_prev_h
     for t in range(T):
         z_prev = restart(z, keep_s[t], self.initial_state.z)
-        q_z_loc, q_z_raw = self.q_z_given_z_prev_h(z_prev, h_s[t]).split_with_sizes((16, 16), -1)  # q(z_t|z_{t-1},h_t)
+        q_z_loc, q_z_raw = q_z_given_z_prev_h(z_prev, h_s[t]).split_with_sizes((16, 16), -1)  # q(z_t|z_{t-1},h_t)
         q_z_scale = F.softplus(q_z_raw)
         z = q_z_loc + q_z_scale * noise_z_s[t]
         q_z_loc_s.append(q_z_loc)

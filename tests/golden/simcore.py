@@ -22,10 +22,11 @@ def formula(self, x, a, first, start_b, start_m, start_s_0, start_s_1, start_s_2
     # in the loop: from carry to carry
     b_2 = start_b
     m = start_m
+    lstm = self.lstm
     for t in range(T):
         b_prev = restart(b_2, keep_s[t])
         m_prev = restart(m, keep_s[t])
-        b = self.lstm(b_prev, m_prev, e_s[t], a_prev_s[t])                        # b_t,m_t = lstm(b_{t-1},m_{t-1},e_t,a_{t-1})
+        b = lstm(b_prev, m_prev, e_s[t], a_prev_s[t])                        # b_t,m_t = lstm(b_{t-1},m_{t-1},e_t,a_{t-1})
         b_2 = b[0]
         m = b[1]
         b_2_s.append(b_2)

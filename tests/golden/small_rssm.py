@@ -23,11 +23,13 @@ def formula(self, x, a, r, first, start_h, start_z, start_a, noise_z):
     # in the loop: from carry to carry
     h = start_h
     z = start_z
+    f = self.f
+    q_z_given_h_e = self.q_z_given_h_e
     for t in range(T):
         h_prev = restart(h, keep_s[t])
         z_prev = restart(z, keep_s[t])
-        h = self.f(h_prev, z_prev, a_prev_s[t])                                   # h_t = f(h_{t-1},z_{t-1},a_{t-1})
-        q_z = one_hot.params(self.q_z_given_h_e(h, e_s[t]), (2, 3))               # q(z_t|h_t,e_t)
+        h = f(h_prev, z_prev, a_prev_s[t])                                   # h_t = f(h_{t-1},z_{t-1},a_{t-1})
+        q_z = one_hot.params(q_z_given_h_e(h, e_s[t]), (2, 3))               # q(z_t|h_t,e_t)
         z = one_hot.sample(q_z, noise_z_s[t])
         h_s.append(h)
         q_z_s.append(q_z)

@@ -24,10 +24,11 @@ def formula(self, x, first, start_b, start_m, start_b_1, start_b_2, start_b_3, n
     # in the loop: from carry to carry
     b_2 = start_b
     m = start_m
+    lstm = self.lstm
     for t in range(T):
         b_prev = restart(b_2, keep_s[t])
         m_prev = restart(m, keep_s[t])
-        b = self.lstm(b_prev, m_prev, e_s[t])                                     # b_t,m_t = lstm(b_{t-1},m_{t-1},e_t)
+        b = lstm(b_prev, m_prev, e_s[t])                                     # b_t,m_t = lstm(b_{t-1},m_{t-1},e_t)
         b_2 = b[0]
         m = b[1]
         b_2_s.append(b_2)

@@ -16,13 +16,16 @@ def formula(self, x, first, start_h, noise_z):
     q_z_loc_s, q_z_scale_s, z_s, tilde_z_s, h_s = [], [], [], [], []
     # in the loop: from carry to carry
     h = start_h
+    f = self.f
+    phi_z = self.phi_z
+    q_z_given_tilde_x_h_prev = self.q_z_given_tilde_x_h_prev
     for t in range(T):
         h_prev = restart(h, keep_s[t])
-        q_z_loc, q_z_raw = self.q_z_given_tilde_x_h_prev(tilde_x_s[t], h_prev).split_with_sizes((8, 8), -1)  # q(z_t|\tilde x_t,h_{t-1})
+        q_z_loc, q_z_raw = q_z_given_tilde_x_h_prev(tilde_x_s[t], h_prev).split_with_sizes((8, 8), -1)  # q(z_t|\tilde x_t,h_{t-1})
         q_z_scale = F.softplus(q_z_raw)
         z = q_z_loc + q_z_scale * noise_z_s[t]
-        tilde_z = self.phi_z(z)                                                   # \tilde z_t = phi_z(z_t)
-        h = self.f(tilde_x_s[t], tilde_z, h_prev)                                 # h_t = f(\tilde x_t,\tilde z_t,h_{t-1})
+        tilde_z = phi_z(z)                                                   # \tilde z_t = phi_z(z_t)
+        h = f(tilde_x_s[t], tilde_z, h_prev)                                 # h_t = f(\tilde x_t,\tilde z_t,h_{t-1})
         q_z_loc_s.append(q_z_loc)
         q_z_scale_s.append(q_z_scale)
         z_s.append(z)

@@ -38,6 +38,7 @@ class Emitted:
 
 
 _SERIAL = itertools.count()
+LOOP = "for t in range(T):"
 
 
 def emit(
@@ -82,6 +83,7 @@ class _Writer(Lines):
         if self.plan.index is not None:
             body += self.time_lines()
         body += self.lines([op for op in self.plan.ops if op.name in late])
+        body = looked_up(body, {"self", "torch", *self.arguments(), *self.globals})
         value = self.ref(self.plan.value) if self.plan.value is not None else "None"
         terms = _tuple(self.ref(t.name) for t in self.plan.terms)
         samples = _tuple(self.ref(name) for name in self.plan.samples.values())
@@ -162,10 +164,10 @@ class _Writer(Lines):
         why = f"; {', '.join(kept)} depends on its batch, so it stays here" if kept else ""
         lines.append(f"# in the loop: from carry to carry{why}")
         lines += [f"{self.carried(source)} = start_{key}" for key, source in self.looped().items()]
-        lines.append("for t in range(T):")
         self.in_loop = True
         body = self.lines(loop)
         self.in_loop = False
+        lines.append(LOOP)
         body += [f"{self.carried(s)} = {s}_s[t]" for s in self.looped().values() if self.stages[s] != "loop"]
         body += [f"{name}_s.append({name})" for name in collected]
         lines += [f"    {line}" for line in body]
@@ -195,6 +197,22 @@ class _Writer(Lines):
         if self.inlined(op.name):
             return False
         return op.name in shown or any(self.stages[user] != "loop" for user in self.used.get(op.name, ()))
+
+
+def looked_up(body: list[str], taken: set[str]) -> list[str]:
+    """The body with the networks that its loop calls looked up once before it, under their own names where these are
+    free: an attribute of a module costs a microsecond, at every step.
+    """
+    if LOOP not in body:
+        return body
+    start = body.index(LOOP)
+    end = next((i for i, line in enumerate(body) if i > start and not line.startswith(" ")), len(body))
+    words = {w for line in body for w in re.findall(r"(?<![\w.])[A-Za-z_]\w*", line.partition("  #")[0])}
+    called = {n for line in body[start:end] for n in re.findall(r"\bself\.(\w+)\(", line)} - words - taken
+    if not called:
+        return body
+    inside = [re.sub(rf"\bself\.({'|'.join(called)})\(", r"\1(", line) for line in body[start:end]]
+    return [*body[:start], *(f"{name} = self.{name}" for name in sorted(called)), *inside, *body[end:]]
 
 
 def _tuple(items: Iterable[str]) -> str:
