@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from tests.report.test_report import EVIL, parsed
-from worldformula import KL, Bernoulli, E, Expression, Model, Normal, log
+from worldformula import KL, Bernoulli, E, Expression, Model, Normal, OneHot, log
 from worldformula.data import DataSet
 from worldformula.formula.factor import Factor
 from worldformula.report.evidence import written
@@ -98,6 +98,20 @@ def test_a_traversal_moves_one_latent_and_leaves_the_others(model):
         assert halves[0, latent].max() == 0
         assert halves[-1, latent].min() == 255
         assert (halves[:, 1 - latent] == halves[0, 1 - latent]).all()
+
+
+def test_classes_are_not_traversed(model):
+    classify, label = OneHot("q(y|x)", nn.Linear(16, 2), shape=2), OneHot("p(y)", shape=2)
+    decode = Bernoulli("p(x|y,z)", nn.Bilinear(2, 2, 16), shape=16)
+    loss = KL(model.encode, model.prior) - E(model.encode, log(decode)) - log(classify)
+    labelled = Toy(label * model.prior, classify * model.encode, decode, loss.mean())
+    assert next(iter(labelled.latents(**TEST))) == "y"
+    assert {name for name, _ in draw(labelled, DATA, TEST, seed=0).traversed} == {"z"}
+
+
+def test_a_loss_whose_coefficients_change_says_so():
+    assert "may rise" not in page(told(Pictures()))
+    assert "It may rise, since beta changed on the way." in page(replace(told(Pictures()), scheduled=("beta",)))
 
 
 def test_values_are_scaled_by_the_range_of_the_training_data(model):

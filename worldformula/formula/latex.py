@@ -32,7 +32,7 @@ from worldformula.formula.nodes import (
     Use,
     Value,
 )
-from worldformula.formula.text import SUMMAND, bracketed, clock, number, strength, summed
+from worldformula.formula.text import SUMMAND, bracketed, clock, strength, summed, typeset
 
 SUBSCRIPT = 36  # the longest list of draws on one line below an expectation that is broken, in characters
 SEPARATORS = {"‖": r" \,\|\, ", ",": r",\, ", ";": r";\, ", "+": " + "}
@@ -106,7 +106,7 @@ def decimal(value: int | float) -> str:
     >>> print(decimal(1e-5), decimal(-2.5e20), decimal(float("inf")))
     10^{-5} -2.5 \times 10^{20} \infty
     """
-    mantissa, e, exponent = number(value).partition("e")
+    mantissa, e, exponent = typeset(value).partition("e")
     if not e:
         return mantissa.replace("inf", r"\infty").replace("nan", r"\mathrm{NaN}")
     power = f"10^{{{int(exponent)}}}"

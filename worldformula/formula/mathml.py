@@ -36,7 +36,7 @@ from worldformula.formula.nodes import (
     Use,
     Value,
 )
-from worldformula.formula.text import SUMMAND, bracketed, clock, number, strength, summed
+from worldformula.formula.text import SUMMAND, bracketed, clock, strength, summed, typeset
 
 _ACCENTS = {"hat": "^", "tilde": "~", "bar": "¯", "dot": "˙", "vec": "→"}
 _SIGNS = {"+": "+", "-": "−"}
@@ -154,7 +154,7 @@ def _operand(node: Node, brackets: bool) -> str:
 
 def _decimal(value: int | float) -> str:
     """``0.1``, ``10⁻⁵`` for 1e-05, ``2.5 × 10⁻⁵``, ``∞``."""
-    shown = number(value)
+    shown = typeset(value)
     minus = "<mo>−</mo>" if shown.startswith("-") else ""
     mantissa, e, exponent = shown.lstrip("-").partition("e")
     digits = f"<mn>{mantissa.replace('inf', '∞').replace('nan', 'NaN')}</mn>"

@@ -77,6 +77,15 @@ def number(value: int | float) -> str:
     return repr(value)
 
 
+def typeset(value: int | float) -> str:
+    """A number for a reader: as `number`, but of a long fraction six digits; the text and the code keep them all.
+
+    >>> typeset(29 / 30), typeset(1.0), typeset(-0.125), typeset(1234567)
+    ('0.966667', '1.0', '-0.125', '1234567')
+    """
+    return number(float(f"{value:.6g}")) if isinstance(value, float) and len(repr(value)) > 10 else number(value)
+
+
 def use(u: Use) -> str:
     """A factor's header, or sg(...) around it."""
     return f"sg({u.factor})" if u.stopped else str(u.factor)

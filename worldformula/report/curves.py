@@ -27,7 +27,8 @@ STYLE = (
     ".wf-chart .c2{--c:var(--c2,#25855a)}.wf-chart .c3{--c:var(--c3,#7a818c)}"
 )
 _HOVERS = 80  # points with a title; more would only weigh
-_WIDE = 560  # from this width on there is room for names beside the lines
+_WIDE = 560  # from this width on there is room for long names beside the lines; in narrower ones, for short names
+_BESIDE = 0.2  # of a narrow chart's width, that names may take
 _POINTS = 600  # points of a line; more are thinned by means of neighbours
 
 
@@ -202,8 +203,9 @@ def _frame(
     left = 14 + 7.2 * max((len(short(m)) for m in marks), default=1)
     x = (min(xs), max(xs)) if max(xs) > min(xs) else (min(xs) - 0.5, min(xs) + 0.5)
     names = [s.label for s in series] + [_named(level) for level in levels]
-    beside = width >= _WIDE and any(names)
-    right = width - (6.7 * max(map(len, names)) + 8 if beside else 18)
+    room = 6.7 * max(map(len, names)) + 8
+    beside = any(names) and (width >= _WIDE or room <= _BESIDE * width)
+    right = width - (room if beside else 18)
     return _Frame(left, right, 34 if above else 12, height - (42 if below else 24), x, (low, high), log, beside)
 
 

@@ -53,6 +53,7 @@ class Told:
         formulas: heading -> loss; one of a model, one per player of a game.
         pictures: what could be drawn.
         machine: where and when.
+        scheduled: coefficients of the loss that changed during training.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Told:
     formulas: Mapping[str, Written]
     pictures: Pictures
     machine: Mapping[str, str]
+    scheduled: tuple[str, ...] = ()
 
 
 def write_model(run: ModelRun) -> Path:
@@ -114,6 +116,7 @@ def gather(run: ModelRun) -> Told:
         formulas={title: written(formula) for title, formula in losses.items()},
         pictures=pictures,
         machine=machine(devices.describe(run.device)),
+        scheduled=tuple(name for name, value in run.fitting.symbols.items() if callable(value)),
     )
 
 
@@ -122,7 +125,7 @@ def page(told: Told) -> str:
     body = "".join(
         [
             _head(told),
-            _learning(told.metrics),
+            _learning(told.metrics, told.scheduled),
             _pictures(told.pictures),
             *(formulas(formula, title) for title, formula in told.formulas.items()),
             _terms(told.metrics),
@@ -154,8 +157,9 @@ def _head(told: Told) -> str:
     )
 
 
-def _learning(metrics: Metrics) -> str:
+def _learning(metrics: Metrics, scheduled: Sequence[str] = ()) -> str:
     """Value against updates, of training and test."""
+    annealed = f" It may rise, since {escape(' and '.join(scheduled))} changed on the way." if scheduled else ""
     series: list[Series] = []
     for colour, name in enumerate(values(metrics)[:3]):
         player = name.removeprefix("loss/") if name != "loss" else ""
@@ -168,8 +172,8 @@ def _learning(metrics: Metrics) -> str:
         return ""
     return section(
         "Learning curve",
-        '<p class="note">The value that is minimised against updates; dots are the test data. The first twentieth, '
-        "which is steep, is left out.</p>",
+        '<p class="note">The value that is minimised against updates, with natural logarithms; dots are the test data. '
+        f"The first twentieth, which is steep, is left out.{annealed}</p>",
         both(lambda w, h: line_chart(series, x_label="updates", y_label="loss", width=w, height=h)),
     )
 

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from worldformula.data import DataSet
 from worldformula.errors import FormulaError, WorldformulaError
+from worldformula.formula.factor import Factor
+from worldformula.formula.joint import Joint, as_uses
 from worldformula.model import Model
 from worldformula.report.video import Frames, tile, upscale, webp
 
@@ -134,7 +136,8 @@ def _traversals(
     try:
         inputs = model.given({k: v.to(model.device) for k, v in test.items()})
         found = model.latents(deterministic=True, seed=None, **inputs)
-        name, codes = next((k, v) for k, v in found.items() if v.ndim == 2 and v.is_floating_point())
+        moving = {k: v for k, v in found.items() if k not in _discrete(model)}
+        name, codes = next((k, v) for k, v in moving.items() if v.ndim == 2 and v.is_floating_point())
         used = tuple(codes.var(0).argsort(descending=True)[:TRAVERSED].tolist())
         steps = torch.linspace(-REACH, REACH, COLUMNS, device=codes.device)
         base = {k: v[:1].expand(COLUMNS, *v.shape[1:]) for k, v in {**inputs, **found}.items()}
@@ -146,6 +149,15 @@ def _traversals(
         return tuple((name, latent) for latent in used), canvas.paint(np.concatenate(rows), COLUMNS)
     except (WorldformulaError, NotImplementedError, StopIteration, KeyError):  # no encoder, or latents of another kind
         return (), None
+
+
+def _discrete(model: Model) -> set[str]:
+    """Latents that are classes, bits or counts: there is nothing between their values to go through."""
+    encode = getattr(model, "encode", None)
+    uses = as_uses(encode) if isinstance(encode, Factor | Joint) else ()
+    return {
+        v.key for use in uses for v in use.factor.variables if "score" in getattr(use.factor.family, "gradients", ())
+    }
 
 
 def _points(
