@@ -49,7 +49,7 @@ def test_every_level_simulates_from_the_belief_that_many_steps_before():
 
 def test_only_the_belief_runs_step_by_step():
     loop, after = build(SMALL).loss.code.split("# in the loop")[1].split("# after the loop")
-    assert loop.count("self.") == loop.count("lstm = self.lstm\n") == loop.count(", m = lstm(") == 1
+    assert loop.count("self.") == loop.count("lstm = self.lstm\n") == loop.count("b = lstm(") == 1
     assert after.count("self.g(") == 3
 
 
