@@ -13,7 +13,7 @@ from PIL import Image
 from torch import nn
 
 from tests.report.test_report import EVIL, parsed
-from worldformula import KL, Bernoulli, E, Expression, Model, Normal, OneHot, log
+from worldformula import KL, Bernoulli, E, Expression, Model, Normal, OneHot, catalogue, log
 from worldformula.data import DataSet
 from worldformula.formula.factor import Factor
 from worldformula.report.evidence import written
@@ -107,6 +107,31 @@ def test_classes_are_not_traversed(model):
     labelled = Toy(label * model.prior, classify * model.encode, decode, loss.mean())
     assert next(iter(labelled.latents(**TEST))) == "y"
     assert {name for name, _ in draw(labelled, DATA, TEST, seed=0).traversed} == {"z"}
+
+
+def test_modalities_are_shown_given_each_other():
+    system = catalogue.find("mvae")
+    many = system.build(system.sizes("tiny"))
+    test = {"a": torch.rand(20, 64), "b": torch.rand(20, 64), "c": torch.rand(20, 24)}
+    data = DataSet("three", {k: np.eye(v.shape[1], dtype=np.float32)[:20] for k, v in test.items()},
+                   {k: v.numpy() for k, v in test.items()}, (8, 8), "three")  # fmt: skip
+    pictures = draw(many, data, test, seed=0)
+    assert pictures.crossings == (
+        "a", "a given a", "a given b", "a given c", "a given a, b, c",
+        "b", "b given a", "b given b", "b given c", "b given a, b, c",
+    )  # fmt: skip
+    sheet = np.asarray(Image.open(io.BytesIO(pictures.crossed)).convert("L"))
+    scale = round(EDGE / 8)
+    cell = 8 * scale + GAP
+
+    def row(i):
+        cut = [sheet[i * cell :, j * cell :][: 8 * scale, : 8 * scale] for j in range(COLUMNS)]
+        return np.stack(cut)[:, scale // 2 :: scale, scale // 2 :: scale].reshape(COLUMNS, 64)
+
+    assert np.allclose(row(5), 255 * test["b"][:COLUMNS].numpy(), atol=1)
+    made = many.predict({"c": test["c"][:COLUMNS]}, "b", mean=True, seed=0)["b"]
+    assert np.allclose(row(8), 255 * made.numpy(), atol=1)
+    assert "<span>b given c</span>" in page(told(pictures))
 
 
 def test_a_loss_whose_coefficients_change_says_so():

@@ -159,7 +159,7 @@ def _head(told: Told) -> str:
 
 def _learning(metrics: Metrics, scheduled: Sequence[str] = ()) -> str:
     """Value against updates, of training and test."""
-    annealed = f" It may rise, since {escape(' and '.join(scheduled))} changed on the way." if scheduled else ""
+    annealed = f" It may rise, since {escape(', '.join(scheduled))} changed on the way." if scheduled else ""
     series: list[Series] = []
     for colour, name in enumerate(values(metrics)[:3]):
         player = name.removeprefix("loss/") if name != "loss" else ""
@@ -187,6 +187,12 @@ def _pictures(pictures: Pictures) -> str:
         caption = "Rows of the test data, and what the model makes of them."
         image = _rows(["data", "model"] * PAIRED_ROWS, picture(pictures.reconstructions, "reconstructions"))
         figures.append(f"<h3>Reconstructions</h3>{_figure(image, caption)}")
+    if pictures.crossed is not None:
+        caption = (
+            "A row of the test data in each column: what is a picture, and its mean given one modality, or all of them."
+        )
+        image = _rows(pictures.crossings, picture(pictures.crossed, "modalities given others"))
+        figures.append(f"<h3>From one modality to another</h3>{_figure(image, caption)}")
     if pictures.traversals is not None:
         names = [f"{escape(name)}<sub>{latent + 1}</sub>" for name, latent in pictures.traversed]
         image = _rows(names, picture(pictures.traversals, "traversals"))

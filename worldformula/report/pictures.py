@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +17,10 @@ from worldformula.errors import FormulaError, WorldformulaError
 from worldformula.formula.factor import Factor
 from worldformula.formula.joint import Joint, as_uses
 from worldformula.model import Model
+from worldformula.model.multimodal import Multimodal
 from worldformula.report.video import Frames, tile, upscale, webp
 
-IMAGE = "x"  # the variable that a data set's `shape` speaks of
+IMAGE = "x"  # the variable that a data set's `shape` speaks of; of modalities, those of its size are pictures too
 COLUMNS, SAMPLE_ROWS, PAIRED_ROWS, TRAVERSED = 16, 6, 2, 8
 REACH = 2.5  # standard deviations of the prior, to either side
 EDGE = 44  # pixels of one picture on the page, at least
@@ -36,6 +38,8 @@ class Pictures:
         reconstructions: WebP, rows in pairs: test data above what the model makes of them.
         traversals: WebP, a row per latent, a column per value.
         traversed: which latents those are, variable and place, the most used first.
+        crossed: WebP, of several modalities: those that are pictures, and their means given each modality and all.
+        crossings: what its rows are, ``"b given a"``.
         points: of data in the plane: test rows and samples, ``[N, 2]`` each.
     """
 
@@ -43,11 +47,16 @@ class Pictures:
     reconstructions: bytes | None = None
     traversals: bytes | None = None
     traversed: tuple[tuple[str, int], ...] = ()
+    crossed: bytes | None = None
+    crossings: tuple[str, ...] = ()
     points: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
 
     def files(self) -> dict[str, bytes]:
         """The pictures by name."""
-        every = {"samples": self.samples, "reconstructions": self.reconstructions, "traversals": self.traversals}
+        every = {
+            "samples": self.samples, "reconstructions": self.reconstructions, "traversals": self.traversals,
+            "crossed": self.crossed,
+        }  # fmt: skip
         return {name: data for name, data in every.items() if data is not None}
 
 
@@ -63,22 +72,26 @@ def draw(model: Model, data: DataSet, test: Mapping[str, Tensor], seed: int) -> 
     if data.shape == (2,):
         return Pictures(points=_points(model, test, seed))
     shape = data.shape if len(data.shape) == 3 else (*data.shape, 1)
-    if len(shape) != 3 or shape[-1] not in (1, 3) or IMAGE not in test:
+    images = [name for name, v in test.items() if name == IMAGE or v[0].numel() == math.prod(shape)]
+    if len(shape) != 3 or shape[-1] not in (1, 3) or not images:
         return Pictures()
-    values = data.train[IMAGE]
-    canvas = _Canvas(shape, float(values.min()), float(values.max()))
+    image = IMAGE if IMAGE in images else images[0]
+    canvas = _Canvas(image, shape, float(data.train[image].min()), float(data.train[image].max()))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         traversed, traversals = _traversals(model, test, canvas)
+        crossings, crossed = _crossed(model, test, canvas, images, seed)
         return Pictures(
-            _samples(model, test, canvas, seed), _reconstructions(model, test, canvas), traversals, traversed
-        )
+            _samples(model, test, canvas, seed), _reconstructions(model, test, canvas), traversals, traversed,
+            crossed, crossings,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class _Canvas:
-    """From values of the data to one picture of many."""
+    """From values of the data, those of ``image``, to one picture of many."""
 
+    image: str
     shape: tuple[int, ...]
     low: float
     high: float
@@ -95,17 +108,17 @@ class _Canvas:
 
 
 def _samples(model: Model, test: Mapping[str, Tensor], canvas: _Canvas, seed: int) -> bytes | None:
-    found = generated(model, test, COLUMNS * SAMPLE_ROWS, seed)
+    found = generated(model, test, COLUMNS * SAMPLE_ROWS, seed, canvas.image)
     return None if found is None else canvas.paint(canvas.frames(found), COLUMNS)
 
 
-def generated(model: Model, test: Mapping[str, Tensor], n: int, seed: int) -> Tensor | None:
-    """``n`` means of ``x``; conditions of the model, such as labels, are taken from the test data."""
-    conditions = {k: v[:n].to(model.device) for k, v in test.items() if k != IMAGE}
+def generated(model: Model, test: Mapping[str, Tensor], n: int, seed: int, image: str = IMAGE) -> Tensor | None:
+    """``n`` means of ``image``; conditions of the model, such as labels, are taken from the test data."""
+    conditions = {k: v[:n].to(model.device) for k, v in test.items() if k != image}
     for given in ({}, {k: v for k, v in conditions.items() if k in model.inputs}):
         count = min([n, *(len(v) for v in given.values())])
         with contextlib.suppress(WorldformulaError, NotImplementedError):
-            return model.generate(count, seed=seed, generator=None, mean=True, **given).get(IMAGE)
+            return model.generate(count, seed=seed, generator=None, mean=True, **given).get(image)
     return None
 
 
@@ -113,8 +126,8 @@ def _reconstructions(model: Model, test: Mapping[str, Tensor], canvas: _Canvas) 
     rows = {k: v[: COLUMNS * PAIRED_ROWS].to(model.device) for k, v in test.items()}
     with contextlib.suppress(WorldformulaError, NotImplementedError):
         inputs = model.given(rows)
-        made = canvas.frames(model.reconstruct(**inputs)[IMAGE])
-        given = canvas.frames(rows[IMAGE])
+        made = canvas.frames(model.reconstruct(**inputs)[canvas.image])
+        given = canvas.frames(rows[canvas.image])
         pairs = zip(_cut(given), _cut(made), strict=True)
         return canvas.paint(np.concatenate([row for pair in pairs for row in pair]), COLUMNS)
     return None
@@ -145,10 +158,28 @@ def _traversals(
         for latent in used:
             moved = base[name].clone()
             moved[:, latent] = steps
-            rows.append(canvas.frames(model.render(**{**base, name: moved})[IMAGE]))
+            rows.append(canvas.frames(model.render(**{**base, name: moved})[canvas.image]))
         return tuple((name, latent) for latent in used), canvas.paint(np.concatenate(rows), COLUMNS)
     except (WorldformulaError, NotImplementedError, StopIteration, KeyError):  # no encoder, or latents of another kind
         return (), None
+
+
+def _crossed(
+    model: Model, test: Mapping[str, Tensor], canvas: _Canvas, images: Sequence[str], seed: int
+) -> tuple[tuple[str, ...], bytes | None]:
+    """One test row per column: every modality that is a picture, and its mean given each modality, and given all."""
+    if not isinstance(model, Multimodal):
+        return (), None
+    rows = {k: test[k][:COLUMNS].to(model.device) for k in model.modalities}
+    names, frames = [], []
+    for target in (name for name in model.modalities if name in images):
+        names.append(target)
+        frames.append(canvas.frames(rows[target]))
+        for given in [*([m] for m in rows), [*rows]]:
+            made = model.predict({m: rows[m] for m in given}, target, mean=True, seed=seed)[target]
+            names.append(f"{target} given {', '.join(given)}")
+            frames.append(canvas.frames(made))
+    return tuple(names), canvas.paint(np.concatenate(frames), COLUMNS)
 
 
 def _discrete(model: Model) -> set[str]:
