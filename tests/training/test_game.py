@@ -85,6 +85,28 @@ def test_players_see_the_same_draws_and_seeds_repeat_them():
     assert torch.equal(free["d"].samples["z"], free["g"].samples["z"])
 
 
+def test_players_asked_together_share_what_both_compute():
+    game, judge, make = gan("simultaneous")
+    together, apart = game.evaluate({**DATA, "seed": 3}), [game.evaluate({**DATA, "seed": 3}, [n])[n] for n in "dg"]
+    for joint, alone, net in zip(together.values(), apart, (judge, make), strict=True):
+        torch.testing.assert_close(joint.value, alone.value)
+        assert joint.terms.keys() == alone.terms.keys()
+        assert joint.samples.keys() == alone.samples.keys()
+        for key, value in alone.terms.items():
+            torch.testing.assert_close(joint.terms[key], value)
+        for a, b in zip(
+            torch.autograd.grad(joint.value, list(net.parameters()), retain_graph=True),
+            torch.autograd.grad(alone.value, list(net.parameters())), strict=True,
+        ):  # fmt: skip
+            torch.testing.assert_close(a, b)
+    made = []
+    make.register_forward_hook(lambda *_: made.append(1))
+    game.evaluate(DATA)
+    assert len(made) == 1, "the fakes of one step serve both"
+    game.evaluate(DATA, ["g"])
+    assert len(made) == 2
+
+
 def test_players_with_draws_of_their_own_do_not_share_them():
     first, second = Normal("p(z)", shape=2), Normal("p(z)", shape=2)
     one = E(first, log(Bernoulli("d(r|z)", net := nn.Linear(2, 1), shape=1))).mean()

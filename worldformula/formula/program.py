@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -66,6 +66,15 @@ class Out:
         samples, plan = self.samples, self._plan
         carried = {key: samples[key][:, -1] for key in plan.carries}
         return carried | {key: self._call.arguments[plan.arguments[key]][:, -1] for key in plan.shifts}
+
+    def split(self, plans: Iterable[Plan]) -> list[Out]:
+        """The result of `together` as one for each of its formulas, in their order; ``plans`` are their own."""
+        samples, found, begin = dict(zip(self._plan.samples, self._samples, strict=True)), list[Out](), 0
+        for value, plan in zip(self.value.values(), plans, strict=True):
+            terms = self._terms[begin : begin + len(plan.terms)]
+            begin += len(plan.terms)
+            found.append(Out(value, terms, tuple(samples[key] for key in plan.samples), plan, self._call))
+        return found
 
     def _series(self, value: Tensor, lead: int = 0) -> Tensor:
         """[B·T, ...] -> [B, T, ...]."""
@@ -159,12 +168,25 @@ class Program:
                 raise
             self._structured |= structured
         else:
+            self._check_outputs(owner, arguments, call, samples)
             self._proven.add(call.deterministic)
             return Out(value, terms, samples, self.plan, call)
         self._forget()
         self.function(owner, call.deterministic)
         rewind()
         return self._first(owner, values, call)
+
+    def _check_outputs(self, owner: nn.Module, arguments: dict[str, Any], call: Call, samples: tuple[Any, ...]) -> None:
+        """Raise HeadError where a network did not return the values that the header of its factor names.
+
+        Code that takes a tensor for a tuple of outputs runs, with rows in the place of outputs.
+        """
+        if any(op.kind == "item" for op in self.raw.ops) or not all(isinstance(s, Tensor) for s in samples):
+            rewind = rewinder(owner, arguments.get("rng"))
+            named, _ = diagnose(self.raw, arguments, deterministic=call.deterministic)
+            rewind()
+            if named is not None:
+                raise named
 
     def interpret(self, given: dict[str, Any]) -> Out:
         """Evaluate the formula node by node, with shape checks."""

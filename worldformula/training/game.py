@@ -24,6 +24,7 @@ from worldformula.formula.emit import register_networks
 from worldformula.formula.expression import Expression
 from worldformula.formula.nodes import factors, initial_of
 from worldformula.formula.program import Out
+from worldformula.formula.sums import together
 from worldformula.training.seeding import derived
 
 Order = Literal["alternating", "simultaneous"]
@@ -76,6 +77,7 @@ class Game(nn.Module):
     """
 
     players: dict[str, Player]
+    _together: dict[tuple[str, ...], Expression | None]
 
     def __init__(self, order: Order = "alternating", **players: Player) -> None:
         super().__init__()
@@ -86,6 +88,7 @@ class Game(nn.Module):
         self.order: Order = order
         # Kept out of the module tree: the expressions hold the same networks, which must appear once in the state_dict.
         self.__dict__["players"] = dict(players)
+        self.__dict__["_together"] = {}
         nodes = [p.loss.node for p in players.values()]
         used = {id(f): f for node in nodes for f in factors(node)}
         initial = next((found for node in nodes if (found := initial_of(node)) is not None), None)
@@ -124,10 +127,11 @@ class Game(nn.Module):
 
         ``inputs`` holds the data of all players (each takes what it reads) and may hold ``seed`` or ``deterministic``.
         A factor that several players draw has one noise: for one seed it is the same in every call, so a player that
-        moves later meets the fakes that the one before it was shown, as far as their network has not changed.
+        moves later meets the fakes that the one before it was shown, as far as their network has not changed. Players
+        that are asked together share more: what both need, the fakes and what a critic says of them, is computed once.
         """
         given = dict(inputs)
-        options = {k: given.pop(k) for k in ("seed", "deterministic") if k in given}
+        options: dict[str, Any] = {k: given.pop(k) for k in ("seed", "deterministic") if k in given}
         if unknown := [k for k in given if k not in self.inputs]:
             known = ", ".join(self.inputs)
             raise UnknownVariableError(
@@ -136,11 +140,38 @@ class Game(nn.Module):
         own = {name: {k: given[k] for k in p.loss.program.inputs if k in given} for name, p in self.players.items()}
         seed = options.pop("seed", None)
         noise = self._noise(own, seed)
+        asked = tuple(self.players if players is None else players)
+        if (shared := self._shared(asked)) is not None:
+            return self._split(shared, asked, {k: v for n in asked for k, v in own[n].items()}, options, noise, seed)
         found = {}
-        for name in self.players if players is None else players:
+        for name in asked:
             rest = self._generator(seed, name)  # for draws whose shape only their network tells: they are not shared
             found[name] = self.players[name].loss(**own[name], **options, noise=noise[name], generator=rest)
         return found
+
+    def _shared(self, asked: tuple[str, ...]) -> Expression | None:
+        """The players' formulas as one, made once. None for one player, and for players who call different things by
+        one name, as no result could be told from the other.
+        """
+        if len(asked) < 2:
+            return None
+        if asked not in self._together:
+            joined = together(**{name: self.players[name].loss for name in asked})
+            plan, own = joined.program.plan, [self.players[name].loss.program.plan for name in asked]
+            drawn = {key: plan.by_name[op].factor for key, op in plan.samples.items()}
+            alike = all(drawn.get(key) is p.by_name[op].factor for p in own for key, op in p.samples.items())
+            alike = alike and len(plan.terms) == sum(len(p.terms) for p in own)
+            self._together[asked] = joined if alike else None
+        return self._together[asked]
+
+    def _split(
+        self, shared: Expression, asked: Sequence[str], given: Mapping[str, Any], options: Mapping[str, Any],
+        noise: Mapping[str, Mapping[str, Tensor]], seed: int | None,
+    ) -> dict[str, Out]:  # fmt: skip
+        """One evaluation of all, as a result for each."""
+        drawn = {key: value for name in asked for key, value in noise[name].items()}
+        out = shared(**given, **options, noise=drawn, generator=self._generator(seed, asked[0]))
+        return dict(zip(asked, out.split(self.players[name].loss.program.plan for name in asked), strict=True))
 
     def forward(self, **inputs: Any) -> dict[str, Out]:
         """`evaluate` by keywords: ``game(x=batch)["d"].value``."""
