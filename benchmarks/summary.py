@@ -1,6 +1,8 @@
-"""The README's table of measured numbers, from the JSON files that the measuring commands wrote.
+"""The README's table of measured numbers, from the JSON files that the measuring commands wrote; and docs/results.md,
+with everything that the cards claim and what was measured of it.
 
-``python -m benchmarks.summary`` prints it; ``--write`` puts it into README.md, between its two marks.
+``python -m benchmarks.summary`` prints the table; ``--write`` puts it into README.md, between its two marks, and writes
+docs/results.md.
 """
 
 from __future__ import annotations
@@ -10,9 +12,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+from worldformula import cards, catalogue
+from worldformula.cards import results
+
 RESULTS = Path(__file__).parent / "results"
 CARDS = Path(__file__).parents[1] / "worldformula" / "cards" / "results"
 README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 BEGIN, END = "<!-- numbers -->", "<!-- end of numbers -->"
 
 
@@ -35,6 +41,44 @@ def card(name: str) -> str:
     return (
         f"| {claim} | {values} | {sign} {about['threshold']:g} | {about['floor']:g} | {ceiling} | {published} | "
         f"{verdict}, {minutes:.1f} min a seed | `worldformula reproduce {name}` |"
+    )
+
+
+def page() -> str:
+    """``docs/results.md``: every system with its claims, and the values of every seed; in order of the catalogue."""
+    claims = [cards.load(name) for name in cards.names()]
+    lines = [
+        "# Results",
+        "",
+        "What the cards claim of every system, and what was measured last. Every seed is shown; pilots used others.",
+        "Card and measuring file lie in [worldformula/cards](../worldformula/cards); each is measured again by",
+        "`worldformula reproduce CARD`. This page is written by `python -m benchmarks.summary --write`.",
+        "",
+        "| system | card | claim | metric | seeds | needed | verdict |",
+        "|" + "---|" * 7,
+    ]
+    for kind in catalogue.KINDS:
+        for system in catalogue.discover(kind):
+            name = f"[{system.name}](../worldformula/{kind}/{system.name}.py)"
+            own = [c for c in claims if c.system == system.name]
+            lines += [f"| {name} | `{c.name}` | {_cell(c.claim)} | {_measured(c)} |" for c in own]
+            lines += [] if own else [f"| {name} | – | – | – | – | – | no card |"]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    """A text that may stand in a cell of a table."""
+    return text.replace("|", "\\|")
+
+
+def _measured(about: cards.Card) -> str:
+    """The cells of metric, seeds, needed and verdict."""
+    found = results.latest(about)
+    sign = "≥" if about.direction == "higher" else "≤"
+    values = "–" if found is None else ", ".join(f"{value:.4g}" for value in found.values.values())
+    verdict = "not measured yet" if found is None else "pass" if found.passed else "FAIL"
+    return (
+        f"{about.metric}{f', {about.unit}' if about.unit else ''} | {values} | {sign} {about.threshold:g} | {verdict}"
     )
 
 
@@ -94,13 +138,14 @@ def table() -> str:
 def main() -> None:
     """Prints the table, or writes it into the README."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="put it into README.md")
+    parser.add_argument("--write", action="store_true", help="put it into README.md, and write docs/results.md")
     if not parser.parse_args().write:
         print(table())
         return
     text = README.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
+    PAGE.write_text(page(), encoding="utf-8")
     README.write_text(f"{before}{BEGIN}\n{table()}\n{END}{after}", encoding="utf-8")
 
 

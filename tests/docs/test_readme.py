@@ -75,6 +75,11 @@ def test_the_numbers_are_those_of_the_result_files() -> None:
     assert between.strip() == summary.table().strip(), "run: python -m benchmarks.summary --write"
 
 
+def test_the_page_of_results_is_that_of_the_cards_and_the_result_files() -> None:
+    kept = summary.PAGE.read_text(encoding="utf-8")
+    assert kept == summary.page(), "run: python -m benchmarks.summary --write"
+
+
 def test_every_file_of_the_map_exists() -> None:
     root = Path(__file__).parents[2]
     rows = [row.split("|") for row in (root / "docs/map.md").read_text().replace("\\|", " ").splitlines()[4:]]
