@@ -3,8 +3,8 @@ import torch.nn.functional as F
 from worldformula.formula.runtime import one_batch
 
 
-def formula(self, x, beta, noise_z_1, noise_z_2):
-    """mean(E_{h_1,h_2 = up(x), q(z_1|h_1), d_1 = down_1(z_1), m_2,s_2 = prior_2(d_1), q(z_2|m_2,s_2,d_1,h_2), d_2 = down_2(d_1,z_2)}[beta * (KL(q(z_1|h_1) ‖ p(z_1)) + KL(q(z_2|m_2,s_2,d_1,h_2) ‖ p(z_2|m_2,s_2))) - log p(x|d_2)])"""
+def formula(self, x, beta_1, beta_2, noise_z_1, noise_z_2):
+    """mean(E_{h_1,h_2 = up(x), q(z_1|h_1), d_1 = down_1(z_1), m_2,s_2 = prior_2(d_1), q(z_2|m_2,s_2,d_1,h_2), d_2 = down_2(d_1,z_2)}[beta_1 * KL(q(z_1|h_1) ‖ p(z_1)) + beta_2 * KL(q(z_2|m_2,s_2,d_1,h_2) ‖ p(z_2|m_2,s_2)) - log p(x|d_2)])"""
     h_1 = self.up(x)                                                          # h_1,h_2 = up(x)
     h_1_2 = h_1[0]
     h_2 = h_1[1]
@@ -27,5 +27,5 @@ def formula(self, x, beta, noise_z_1, noise_z_2):
     p_x_logits = self.p_x_given_d_2(d_2)                                      # p(x|d_2)
     log_p_x = -F.binary_cross_entropy_with_logits(p_x_logits, x, reduction="none").sum(-1)
     one_batch(kl_z_1, kl_z_2, log_p_x)
-    mean_value = (beta * (kl_z_1 + kl_z_2) - log_p_x).mean()
+    mean_value = (beta_1 * kl_z_1 + beta_2 * kl_z_2 - log_p_x).mean()
     return mean_value, (kl_z_1, kl_z_2, log_p_x), (h_1_2, h_2, z_1, d_1, m_2_2, s_2, z_2, d_2)

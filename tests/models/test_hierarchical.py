@@ -11,6 +11,7 @@ from worldformula.errors import ConfigError
 from worldformula.models.hierarchical import SYSTEM, Posterior, bounded, build, ladder, tiny
 
 SMALL = replace(tiny(), pixels=5, latents=(2, 3), hidden=7)
+BETAS = {"beta_1": 0.5, "beta_2": 0.25}
 
 
 @pytest.fixture(autouse=True)
@@ -18,13 +19,13 @@ def seeded():
     torch.manual_seed(0)
 
 
-def stirred(sizes):
+def stirred(sizes, by=0.3):
     """A model whose heads are no longer near zero."""
     model = build(sizes)
     model.loss.double()
     with torch.no_grad():
         for weight in model.loss.parameters():
-            weight.add_(0.3 * torch.randn_like(weight))
+            weight.add_(by * torch.randn_like(weight))
     return model, torch.rand(4, sizes.pixels, dtype=torch.float64).round()
 
 
@@ -59,13 +60,13 @@ def walk(model, x, noise, posterior):
 @pytest.mark.parametrize("posterior", get_args(Posterior))
 def test_value_and_gradient_against_torch(posterior):
     model, x = stirred(replace(SMALL, posterior=posterior))
-    noise = model.loss.noise(x=x, beta=0.5)
+    noise = model.loss.noise(x=x, **BETAS)
     kl_1, kl_2, log_x = walk(model, x, noise, posterior)
-    expected = (0.5 * (kl_1 + kl_2) - log_x).mean()
+    expected = (0.5 * kl_1 + 0.25 * kl_2 - log_x).mean()
     weights = list(model.loss.parameters())
     wanted = torch.autograd.grad(expected, weights)
     for run in (model.loss, model.loss.interpret):
-        out = run(x=x, beta=0.5, noise=noise)
+        out = run(x=x, **BETAS, noise=noise)
         torch.testing.assert_close(out.value, expected)
         for got, want in zip(torch.autograd.grad(out.value, weights), wanted, strict=True):
             torch.testing.assert_close(got, want)
@@ -76,9 +77,10 @@ def test_value_and_gradient_against_torch(posterior):
 
 def test_it_prints_group_by_group():
     printed = build(SMALL).loss.latex
-    assert r"\beta \, \left( D_{\mathrm{KL}}\left[ q(z_{1} \mid h_{1}) \,\|\, p(z_{1}) \right]" in printed
+    assert r"\beta_{1} \, D_{\mathrm{KL}}\left[ q(z_{1} \mid h_{1}) \,\|\, p(z_{1}) \right]" in printed
     assert (
-        r"D_{\mathrm{KL}}\left[ q(z_{2} \mid m_{2}, s_{2}, d_{1}, h_{2}) \,\|\, p(z_{2} \mid m_{2}, s_{2})" in printed
+        r"\beta_{2} \, D_{\mathrm{KL}}\left[ q(z_{2} \mid m_{2}, s_{2}, d_{1}, h_{2}) \,\|\, p(z_{2} \mid m_{2}, s_{2})"
+        in printed
     )
 
 
@@ -106,7 +108,7 @@ def test_the_lower_group_hears_both_directions():
 
 def test_the_bound_closes_in_on_the_integral():
     """One latent per group: the integral over both on a grid."""
-    model, x = stirred(replace(SMALL, latents=(1, 1), pixels=3))
+    model, x = stirred(replace(SMALL, latents=(1, 1), pixels=3), by=0.05)
     axis = torch.linspace(-12, 12, 401, dtype=torch.float64)
     z_1, unit = torch.cartesian_prod(axis, axis).split(1, -1)
     _, down, moments, _ = model.prior.factors
@@ -127,12 +129,41 @@ def test_every_preset_takes_a_step_that_lowers_its_loss(preset):
     sizes = SYSTEM.sizes(preset)
     model, x = SYSTEM.build(sizes), torch.rand(8, sizes.pixels).round()
     optimiser = torch.optim.Adam(model.loss.parameters(), lr=1e-4)
-    before = model.loss(x=x, beta=1.0, seed=0).value
+    ones = dict.fromkeys(model.coefficients, 1.0)
+    before = model.loss(x=x, seed=0, **ones).value
     before.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.loss.parameters())
     optimiser.step()
-    assert model.loss(x=x, beta=1.0, seed=0).value < before
+    assert model.loss(x=x, seed=0, **ones).value < before
     assert len(model.rates(x)) == len(sizes.latents)
+
+
+def test_the_weight_of_a_group_follows_its_rate_per_latent():
+    """Appendix A: γ_l ∝ KL_l / Z_l, L in sum, of the rates themselves and not of what was paid for them."""
+    model, x = stirred(SMALL)
+    symbols = model.symbols
+    out = model.loss(x=x, seed=0, **BETAS)
+    rate_1, rate_2 = model.rates(x, seed=0)
+    for symbol in symbols.values():
+        symbol.observe(out)
+    share_1, share_2 = (rate_1 + 0.01) / 2, (rate_2 + 0.01) / 3
+    half = SMALL.warm_up // 2
+    assert float(symbols["beta_1"](half)) == pytest.approx(share_1 / (share_1 + share_2))  # β = ½, L = 2
+    assert float(symbols["beta_2"](half)) == pytest.approx(share_2 / (share_1 + share_2))
+    assert symbols["beta_1"](SMALL.warm_up) == symbols["beta_2"](SMALL.warm_up) == 1.0
+    again = model.symbols["beta_1"]
+    again.load_state_dict(symbols["beta_1"].state_dict())
+    assert float(again(half)) == float(symbols["beta_1"](half))
+    assert {s(half) for s in build(replace(SMALL, balanced=False)).symbols.values()} == {0.5}
+    assert set(build(replace(SMALL, warm_up=0)).symbols.values()) == {1.0}
+
+
+def test_a_signal_neither_fades_nor_explodes_on_its_way_down():
+    """Ten groups: the features below the ninth are of the size of the latents, not tenths or tens of it."""
+    model = build(replace(tiny(), latents=(8,) * 10))
+    with torch.no_grad():
+        state = model.prior.sample(sample_shape=(200,))
+    assert 0.3 < float(state["d_1"].std()) <= float(state["d_9"].std()) < 3
 
 
 def test_scales_stay_within_bounds():
@@ -148,7 +179,7 @@ def test_what_it_offers():
     assert [tuple(drawn[f"z_{n}"].shape) for n in range(1, 6)] == [(3, 4), (3, 8), (3, 16), (3, 32), (3, 64)]
     assert drawn["x"].shape == (3, 784)
     assert model.reconstruct(x=drawn["x"])["x"].shape == (3, 784)
-    assert model.symbols["beta"](0) == 0.0
+    assert all(model.symbols[f"beta_{n}"](0) == 0.0 for n in range(1, 6))
 
 
 @pytest.mark.parametrize("wrong", [{"posterior": "residuum"}, {"latents": (8,)}])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from worldformula import Model
@@ -11,7 +9,7 @@ from worldformula.data import load
 from worldformula.models import hierarchical, vae
 from worldformula.training.fit import fit
 
-STEPS, BATCH, DRAWS = 2250, 64, 500
+STEPS, BATCH, LR, WEIGHT_DECAY, DRAWS = 2000, 64, 2e-3, 0.1, 500
 
 
 def measure(seed: int) -> dict[str, float]:
@@ -19,26 +17,27 @@ def measure(seed: int) -> dict[str, float]:
 
     Returns:
         ``claims``: how many of these two hold: posteriors that are residuals of their prior do no worse than absolute
-        ones by more than 0.1 nats; each of their two groups carries more than 0.3 nats. ``residual``, ``ladder``,
-        ``absolute``: two groups of 8 latents; ``flat``: a VAE of 16. ``kl_1`` (top) and ``kl_2``: the rates of the two
-        groups of ``residual``, in nats.
+        ones by more than 0.1 nats; each of their two groups carries more than 0.3 nats. ``residual``, ``absolute``: two
+        groups of 8 latents; ``flat``: a VAE of 16. ``kl_1`` (top) and ``kl_2``: the rates of the two groups of
+        ``residual``, in nats; ``absolute_kl_1`` and ``absolute_kl_2``: those of the control.
     """
     data = load("digits")
     train, test = torch.from_numpy(data.train["x"]), torch.from_numpy(data.test["x"])
 
     def fitted(model: Model) -> float:
-        fit(model.loss, {"x": train}, steps=STEPS, batch=BATCH, weight_decay=3e-3, seed=seed, symbols=model.symbols)
+        fit(
+            model.loss, {"x": train}, steps=STEPS, batch=BATCH, lr=LR, weight_decay=WEIGHT_DECAY, schedule="cosine",
+            seed=seed, symbols=model.symbols,
+        )  # fmt: skip
         return float(-model.bound(DRAWS, seed=seed, chunk=25, x=test).mean())
 
     found: dict[str, float] = {}
-    groups = {}
-    for posterior in ("residual", "ladder", "absolute"):
+    for sizes, prefix in ((hierarchical.tiny(), ""), (hierarchical.absolute(), "absolute_")):
         torch.manual_seed(seed)
-        groups[posterior] = hierarchical.build(replace(hierarchical.tiny(), posterior=posterior))
-        found[posterior] = fitted(groups[posterior])
+        model = hierarchical.build(sizes)
+        found[sizes.posterior] = fitted(model)
+        found |= {f"{prefix}kl_{group}": rate for group, rate in enumerate(model.rates(test, seed=seed), 1)}
     torch.manual_seed(seed)
     found["flat"] = fitted(vae.build(vae.tiny()))
-    rates = groups["residual"].rates(test, seed=seed)
-    found |= {f"kl_{group}": rate for group, rate in enumerate(rates, 1)}
-    claims = (found["residual"] <= found["absolute"] + 0.1) + (min(rates) > 0.3)
+    claims = (found["residual"] <= found["absolute"] + 0.1) + (min(found["kl_1"], found["kl_2"]) > 0.3)
     return {"claims": float(claims), **found}

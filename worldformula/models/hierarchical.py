@@ -4,9 +4,12 @@
     d_l = down(d_{l−1}, z_l),   m_l, s_l = prior(d_{l−1})         top-down, shared by generation and inference
     p(z_l|z_{<l}) = N(m_l, s_l²)                                  N(0, I) at the top
     q(z_l|z_{<l}, x) = N(m_l + Δm, (s_l Δs)²)                     residual Normal, section 3.2
-    loss = E_{q(z|x)}[β Σ_l KL[q(z_l|z_{<l}, x) ‖ p(z_l|z_{<l})] − log p(x|d_L)]        eq. 1
+    loss = E_{q(z|x)}[Σ_l β_l KL[q(z_l|z_{<l}, x) ‖ p(z_l|z_{<l})] − log p(x|d_L)]      eq. 1
 
 Its KL is ½ Σ (Δm²/s_l² + Δs² − log Δs² − 1), eq. 2: where Δm = 0 and Δs = 1 the group says nothing, whatever the prior.
+The reconstruction may then shrink s_l at no cost, and the smaller s_l the dearer Δm: a lower group that starts silent
+stays so. Balancing, appendix A, gives it a cheap start: β_l = β γ_l, where β grows from 0 to 1 and γ_l ∝ E[KL_l] / Z_l,
+L in sum, as long as β does.
 
     x   [B, X] pixels in {0, 1}      p(x|d_L) = Bernoulli
     z_l [B, Z_l] latents of a group, top first      h_l, d_l [B, H]
@@ -17,14 +20,15 @@ al. 2016, arXiv:1602.02282, eqs. 9 to 11); "absolute" has m and s of its own, th
 Deviations     NVAE                                   here                        why
 networks       convolutions, BN, squeeze–excitation   residual perceptrons        vectors; tens of pixels
 log s, m       5 tanh(·/5) around both                the same around log s       bounds the KL without spectral norms
-balancing      γ_l of each group while warming up     β of all groups alike       two groups stay alive without
+γ_l            of the KL of the batch                 of the batch before         a coefficient is given, not computed
+first weights  weight norm, BN                        He et al. 2015, eq. 14      with PyTorch's own, signals fade
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -32,12 +36,14 @@ from torch import Tensor, nn
 from worldformula import KL, Bernoulli, Deterministic, E, Expression, Factor, Joint, Normal, Symbol, log
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError, near
+from worldformula.formula.program import Out
 from worldformula.model import Model
 from worldformula.nets.perceptron import Perceptron
 from worldformula.training.schedules import Schedule, linear
 
 Posterior = Literal["residual", "ladder", "absolute"]
 BOUND = 5.0  # of |log s|
+FAINT = 0.01  # nats, as a silent group counts in the balance
 
 # ------------------------------------------------------------------------------------------------- sizes and presets
 
@@ -52,7 +58,8 @@ class Sizes:
         hidden: H.
         posterior: see the head of the file.
         activation: between layers.
-        warm_up: steps in which β grows from 0 to 1; 0 for 1 throughout.
+        warm_up: steps in which β grows from 0 to 1 and γ balances the groups; 0 for β_l = 1 throughout.
+        balanced: whether γ does; otherwise it is 1.
 
     Raises:
         ConfigError: fewer than two groups, or no such posterior.
@@ -64,6 +71,7 @@ class Sizes:
     posterior: Posterior = "residual"
     activation: Callable[[], nn.Module] = nn.SiLU
     warm_up: int = 0
+    balanced: bool = True
 
     def __post_init__(self) -> None:
         known = get_args(Posterior)
@@ -105,14 +113,29 @@ def bounded(raw: Tensor) -> Tensor:
     return (BOUND * torch.tanh(raw / BOUND)).exp()
 
 
+def perceptron(inputs: int, outputs: int, sizes: Sizes, scale: float = 1.0) -> Perceptron:
+    """One hidden layer; the weights keep the size of a signal that passes, times ``scale`` at the end."""
+    net = Perceptron(inputs, outputs, (sizes.hidden,), sizes.activation)
+    for layer in net.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+    with torch.no_grad():
+        net.head.weight.mul_(scale)
+    return net
+
+
+def correction(inputs: int, sizes: Sizes) -> Perceptron:
+    """A perceptron whose output is added to a feature L − 1 times: each time by less the more there are."""
+    return perceptron(inputs, sizes.hidden, sizes, (len(sizes.latents) - 1) ** -0.5)
+
+
 class BottomUp(nn.Module):
     """x to ``(h_1, …, h_L)``: each feature is the one below plus a perceptron of it; the top one comes first."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        H, act = sizes.hidden, sizes.activation
-        self.first = Perceptron(sizes.pixels, H, (H,), act)
-        self.blocks = nn.ModuleList(Perceptron(H, H, (H,), act) for _ in sizes.latents[1:])
+        self.first = perceptron(sizes.pixels, sizes.hidden, sizes)
+        self.blocks = nn.ModuleList(correction(sizes.hidden, sizes) for _ in sizes.latents[1:])
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """``[B, X]`` to L tensors ``[B, H]``."""
@@ -128,7 +151,7 @@ class TopDown(nn.Module):
     def __init__(self, latent: int, sizes: Sizes, *, top: bool) -> None:
         super().__init__()
         H = sizes.hidden
-        self.net = Perceptron(latent + (0 if top else H), H, (H,), sizes.activation)
+        self.net = perceptron(latent, H, sizes) if top else correction(latent + H, sizes)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """``[B, H]``, ``[B, Z_l]`` to ``[B, H]``."""
@@ -141,10 +164,8 @@ class Moments(nn.Module):
 
     def __init__(self, inputs: int, latent: int, sizes: Sizes) -> None:
         super().__init__()
-        self.net = Perceptron(inputs, 2 * latent, (sizes.hidden,), sizes.activation)
-        with torch.no_grad():
-            self.net.head.weight.mul_(0.1)  # starts near N(0, 1), a residual near its prior
-            self.net.head.bias.zero_()
+        self.net = perceptron(inputs, 2 * latent, sizes, 0.04)  # starts near N(0, 1), a residual near its prior
+        nn.init.zeros_(self.net.head.bias)
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """``[B, inputs]`` to two tensors ``[B, Z_l]``."""
@@ -190,26 +211,68 @@ class Lower(Moments):
 # ----------------------------------------------------------------------------------------------------------- formula
 
 
+class Balance:
+    """β_l of one group: β γ_l while warming up, then 1.
+
+    Args:
+        group: 0 for the top.
+        latents: Z_l of every group.
+        warm_up: steps until it is 1.
+    """
+
+    def __init__(self, group: int, latents: Sequence[int], warm_up: int) -> None:
+        self.group, self.latents, self.warm_up = group, tuple(latents), warm_up
+        self._beta, self._gamma = linear(0.0, 1.0, warm_up), torch.tensor(1.0)
+
+    def __call__(self, step: int) -> float | Tensor:
+        """β_l of this step."""
+        return self._beta(step) * self._gamma if step < self.warm_up else 1.0
+
+    @torch.no_grad()
+    def observe(self, out: Out) -> None:
+        """Takes the share of this group in the KL per latent; none falls to 0, where it would cost nothing."""
+        density = torch.stack(rates(out)).detach() + FAINT
+        density = density / torch.tensor(self.latents).to(density)
+        self._gamma = len(self.latents) * density[self.group] / density.sum()
+
+    def state_dict(self) -> dict[str, Any]:
+        """γ."""
+        return {"gamma": self._gamma}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Puts `state_dict` back."""
+        self._gamma = state["gamma"]
+
+
+def rates(out: Out) -> list[Tensor]:
+    """KL of every group, from the top, of a result of the loss."""
+    return [value for name, value in out.terms.items() if name.startswith("KL(")]
+
+
 @dataclass(frozen=True, eq=False)
 class Hierarchical(Model):
-    """The factors and the loss; ``loss(x=[B, X], beta=1.0)`` is −ELBO in nats."""
+    """The factors and the loss; ``loss(x=[B, X], beta_1=1.0, …, beta_L=1.0)`` is −ELBO in nats."""
 
     prior: Joint
     encode: Joint
     decode: Joint
     loss: Expression
-    warm_up: int
+    sizes: Sizes
 
     @property
     def symbols(self) -> Mapping[str, Schedule | float]:
-        """β, from 0 to 1."""
-        return {"beta": linear(0.0, 1.0, self.warm_up) if self.warm_up else 1.0}
+        """β_l of every group, from 0 to 1."""
+        latents, steps = self.sizes.latents, self.sizes.warm_up
+        if not steps:
+            return dict.fromkeys(self.coefficients, 1.0)
+        if not self.sizes.balanced:
+            return dict.fromkeys(self.coefficients, linear(0.0, 1.0, steps))
+        return {f"beta_{n + 1}": Balance(n, latents, steps) for n in range(len(latents))}
 
     @torch.no_grad()
     def rates(self, x: Tensor, *, seed: int | None = None) -> list[float]:
         """KL of every group in nats, from the top, mean over rows: one draw of the groups above it."""
-        terms = self.loss(x=x, beta=1.0, seed=seed).terms
-        return [float(value) for name, value in terms.items() if name.startswith("KL(")]
+        return [float(rate) for rate in rates(self.loss(x=x, seed=seed, **dict.fromkeys(self.coefficients, 1.0)))]
 
 
 def build(sizes: Sizes) -> Hierarchical:
@@ -219,17 +282,17 @@ def build(sizes: Sizes) -> Hierarchical:
     up = Deterministic(f"{features} = up(x)", BottomUp(sizes), shape=[(H,)] * L)
     top, top_q = Normal("p(z_1)", shape=Z[0]), Normal("q(z_1|h_1)", Top(H, Z[0], sizes), shape=Z[0])
     state = Deterministic("d_1 = down_1(z_1)", TopDown(Z[0], sizes, top=True), shape=H)
-    prior, encode, rates = top * state, up * top_q * state, KL(top_q, top)
+    prior, encode, cost = top * state, up * top_q * state, Symbol("beta_1") * KL(top_q, top)
     for n in range(2, L + 1):
         moments, p, q = group(n, sizes)
         state = Deterministic(f"d_{n} = down_{n}(d_{n - 1}, z_{n})", TopDown(Z[n - 1], sizes, top=False), shape=H)
         prior, encode = prior * moments * p, encode * moments * q
-        rates = rates + KL(q, p)
+        cost = cost + Symbol(f"beta_{n}") * KL(q, p)
         if n < L:
             prior, encode = prior * state, encode * state
-    image = Bernoulli(f"p(x|d_{L})", Perceptron(H, sizes.pixels, (H,), sizes.activation), shape=sizes.pixels)
-    loss = E(encode * state, Symbol("beta") * rates - log(image)).mean()
-    return Hierarchical(prior, encode, state * image, loss, sizes.warm_up)
+    image = Bernoulli(f"p(x|d_{L})", perceptron(H, sizes.pixels, sizes), shape=sizes.pixels)
+    loss = E(encode * state, cost - log(image)).mean()
+    return Hierarchical(prior, encode, state * image, loss, sizes)
 
 
 def group(n: int, sizes: Sizes) -> tuple[Deterministic, Factor, Factor]:
@@ -265,8 +328,9 @@ if __name__ == "__main__":
     print(model.loss, model.loss.code, sep="\n\n")
     optimiser = torch.optim.Adam(model.loss.parameters(), lr=1e-3, fused=True)
     images = torch.rand(128, tiny().pixels).bernoulli()
-    before = model.loss(x=images, beta=1.0, seed=0).value
+    ones = dict.fromkeys(model.coefficients, 1.0)
+    before = model.loss(x=images, seed=0, **ones).value
     before.backward()
     optimiser.step()
-    after = model.loss(x=images, beta=1.0, seed=0).value
+    after = model.loss(x=images, seed=0, **ones).value
     print(f"one step: {before.item():.3f} -> {after.item():.3f} nats per image")
