@@ -16,6 +16,7 @@ EXACT = {  # made of integers and correctly rounded arithmetic alone: equal on e
     "rolling": "2f20c14880c826cf",
     "moving": "c3e21952941b17de",
     "sprites": "5463fd64e3cc644b",
+    "gridworld": "b74210581ebb5913",
 }
 
 
@@ -33,6 +34,7 @@ def test_the_folder_is_the_catalogue():
         "speech",
         "trimodal",
         "ring",
+        "gridworld",
     }
 
 
