@@ -60,7 +60,7 @@ def page() -> str:
     for kind in catalogue.KINDS:
         for system in catalogue.discover(kind):
             name = f"[{system.name}](../worldformula/{kind}/{system.name}.py)"
-            own = [c for c in claims if c.system == system.name]
+            own = [c for c in claims if c.covers(system.name)]
             lines += [f"| {name} | `{c.name}` | {_cell(c.claim)} | {_measured(c)} |" for c in own]
             lines += [] if own else [f"| {name} | – | – | – | – | – | no card |"]
     return "\n".join(lines) + "\n"

@@ -43,6 +43,7 @@ class Card:
         floor: what a method without learning, or a far simpler one, reaches.
         ceiling: what cannot be passed.
         published: the value of the paper, on the same data, otherwise left out.
+        also: further systems that the same run measures.
         threads: of torch while it measures, so that other cores change neither the sums nor, by much, the time.
         notes: where floor, ceiling and threshold come from.
     """
@@ -61,8 +62,13 @@ class Card:
     floor: float | None = None
     ceiling: float | None = None
     published: float | None = None
+    also: tuple[str, ...] = ()
     threads: int = 1
     notes: str = ""
+
+    def covers(self, system: str) -> bool:
+        """Whether it measures a system of the catalogue."""
+        return system in (self.system, *self.also)
 
     def passes(self, value: float) -> bool:
         """Whether one measured value reaches the threshold; NaN and infinity never do."""
@@ -114,11 +120,12 @@ def _checked(card: str, key: str, declared: Any, value: Any) -> Any:
         return value
     if declared.startswith("float") and number:
         return float(value)
-    if declared.startswith("tuple") and isinstance(value, list) and all(type(v) is int for v in value):
+    kinds = {"tuple[int, ...]": int, "tuple[str, ...]": str}
+    if declared in kinds and isinstance(value, list) and all(type(v) is kinds[declared] for v in value):
         return tuple(value)
-    expected = {"str": "text", "int": "a whole number", "tuple[int, ...]": "a list of whole numbers"}.get(
-        declared, "a number"
-    )
+    words = {"str": "text", "int": "a whole number"}
+    words |= {"tuple[int, ...]": "a list of whole numbers", "tuple[str, ...]": "a list of texts"}
+    expected = words.get(declared, "a number")
     raise CardError(f"card {card}: {key} = {value!r}, expected {expected}.")
 
 

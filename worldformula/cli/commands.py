@@ -236,7 +236,7 @@ class Models:
         width = max(shutil.get_terminal_size().columns, 40) if sys.stdout.isatty() else sys.maxsize  # whole, for grep
         for kind in catalogue.KINDS if self.kind is None else (self.kind,):
             for system in catalogue.discover(kind):
-                own = [card for card in claims if card.system == system.name]
+                own = [card for card in claims if card.covers(system.name)]
                 print(f"{system.name} ({kind}; presets: {', '.join(system.presets)})")
                 for line in (
                     system.summary,
