@@ -16,6 +16,8 @@ Deviations      paper                        here                       why
 pictures        ConvDRAW, 8 iterations       one latent z_k             ``models/draw.py`` has the iterations
 pairs (t, k)    a few random ones            all t, k in ``horizons``   time-batched, they are cheap
 memory          LSTM, slots, Kanerva         LSTM                       –
+first weights   –                            He et al. 2015, eq. 14     between x_t and x_{t+k} lie so many layers that
+                                                                        with PyTorch's own the signal fades
 """
 
 from __future__ import annotations
@@ -66,12 +68,30 @@ def one_step() -> Sizes:
 # ---------------------------------------------------------------------------------------------------------- networks
 
 
+def perceptron(inputs: int, outputs: int, hidden: int) -> Perceptron:
+    """One hidden layer; the signal keeps its size."""
+    net = Perceptron(inputs, outputs, (hidden,))
+    for layer in net.layers:
+        if isinstance(layer, nn.Linear):
+            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+    return net
+
+
+def prepare(cell: nn.RNNCellBase) -> None:
+    """As `perceptron`, for a recurrent cell."""
+    for weight in (cell.weight_ih, cell.weight_hh):
+        nn.init.kaiming_uniform_(weight, nonlinearity="linear")
+
+
 class Belief(nn.Module):
     """Output and memory [N, H] of an LSTM from those before, the features of the picture, and the last action."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.cell = nn.LSTMCell(sizes.hidden + sizes.actions, sizes.belief)
+        prepare(self.cell)
+        with torch.no_grad():  # gates of input, forgetting, candidate, output: it begins by keeping what it has
+            self.cell.bias_ih[sizes.belief : 2 * sizes.belief] += 1.0
 
     def forward(self, b: Tensor, m: Tensor, e: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
         """In the order of the factor."""
@@ -85,6 +105,7 @@ class Core(nn.Module):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.cell = nn.GRUCell(sizes.actions, sizes.core)
+        prepare(self.cell)
 
     def forward(self, s: Tensor, a: Tensor) -> Tensor:
         """A recurrent step whose only input is the action."""
@@ -106,14 +127,14 @@ def build(sizes: Sizes) -> World:
     """SimCore; ``world.loss(x=[B, T, X], a=[B, T, A], first=[B, T])`` is in nats per picture; with a target, the call
     has ``**{"lambda": 1.0}`` too.
     """
-    H, S, Z, hidden = sizes.belief, sizes.core, sizes.latent, (sizes.hidden,)
-    embed = Deterministic("e_t = enc(x_t)", Perceptron(sizes.pixels, sizes.hidden, hidden))
+    H, S, Z, hidden = sizes.belief, sizes.core, sizes.latent, sizes.hidden
+    embed = Deterministic("e_t = enc(x_t)", perceptron(sizes.pixels, sizes.hidden, hidden))
     belief = Deterministic("b_t, m_t = lstm(b_{t-1}, m_{t-1}, e_t, a_{t-1})", Belief(sizes), shape=[H, H])
-    begin = Deterministic("s_t = f(b_t)", Perceptron(H, S, hidden), shape=S)
+    begin = Deterministic("s_t = f(b_t)", perceptron(H, S, hidden), shape=S)
     step = Deterministic("s_t = g(s_{t-1}, a_{t-1})", Core(sizes), shape=S)
-    prior = Normal("p(z_t|s_t)", LocScale(Perceptron(S, 2 * Z, hidden)), shape=Z)
-    post = Normal("q(z_t|s_t,e_t)", LocScale(Perceptron(S + sizes.hidden, 2 * Z, hidden)), shape=Z)
-    decode = Bernoulli("p(x_t|z_t,s_t)", Perceptron(Z + S, sizes.pixels, hidden), shape=sizes.pixels)
+    prior = Normal("p(z_t|s_t)", LocScale(perceptron(S, 2 * Z, hidden)), shape=Z)
+    post = Normal("q(z_t|s_t,e_t)", LocScale(perceptron(S + sizes.hidden, 2 * Z, hidden)), shape=Z)
+    decode = Bernoulli("p(x_t|z_t,s_t)", perceptron(Z + S, sizes.pixels, hidden), shape=sizes.pixels)
     keep = Deterministic("b_t, m_t = keep(b_{t-1}, m_{t-1})", Keep(), shape=[H, H])
     return World(
         prior=keep * step * prior,
