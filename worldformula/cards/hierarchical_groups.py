@@ -9,7 +9,7 @@ from worldformula.data import load
 from worldformula.models import hierarchical, vae
 from worldformula.training.fit import fit
 
-STEPS, BATCH, LR, WEIGHT_DECAY, DRAWS = 2000, 64, 2e-3, 0.1, 500
+STEPS, BATCH, LR, WEIGHT_DECAY, DRAWS = 4000, 64, 2e-3, 0.1, 500
 
 
 def measure(seed: int) -> dict[str, float]:
