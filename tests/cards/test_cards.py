@@ -38,6 +38,14 @@ def test_a_card_is_read_with_its_types(card):
     assert card.published is None
 
 
+def test_a_card_may_measure_several_systems(card):
+    several = cards.read("squares", TEXT + 'also = ["iwae"]')
+    assert several.covers("vae")
+    assert several.covers("iwae")
+    assert not several.covers("gan")
+    assert not card.covers("iwae")
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -51,6 +59,7 @@ def test_a_card_is_read_with_its_types(card):
         ("floor = 9", "threads = 1.5", "threads = 1.5, expected a whole number"),
         ("floor = 9", "floor = 3", "floor = 3.0 already passes the threshold 4.0"),
         ("floor = 9", "ceiling = 9", "ceiling = 9.0 does not reach the threshold 4.0"),
+        ("floor = 9", "also = [1]", "also = [1], expected a list of texts"),
         ('"squares"', '"circles"', "name = 'circles', expected the name of the file"),
         (":square", ".square", "expected 'package.module:function'"),
         ("threshold = 4.0", "threshold = ", "expected TOML"),
