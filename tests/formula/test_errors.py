@@ -175,7 +175,7 @@ gradient='gumbel'
           variable | declared by | shape
           z_t      | q(z_t|x_t)  | undeclared
           z_t      | p(z_t)      | (2,)
-        estimate it on the sample: E(q, log(q) - log(p))
+        estimate it on the sample: E(q, log(q) - log(p), gradient='score')
         """,
         lambda: KL(Bernoulli("q(z_t|x_t)", nn.Linear(X, Z)), prior("p(z_t)")),
     ),

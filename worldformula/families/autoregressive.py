@@ -31,6 +31,10 @@ class CausalHead(NamedTuple):
     net: nn.Module
     context: Tensor | None
 
+    def unfold(self, *sizes: int) -> CausalHead:
+        """A context ``[K·B, C]`` as ``[K, B, C]``."""
+        return self._replace(context=None if self.context is None else torch.unflatten(self.context, 0, sizes))
+
 
 class Causal(Opaque):
     """The causal network as a parameter, for events of ``shape``; all rows share it."""

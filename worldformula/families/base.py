@@ -103,7 +103,7 @@ class Family(ABC):
             return self.constrain(self.split(head, shape, self.parameters), self.parameters, shape)
         if head is None:
             return self._order(self._constants_or_raise(shape, self.parameters))
-        return self._finish(self.accept(head, shape, "the head"), shape, self.parameters)
+        return self._finish(self.accept(self.named_head(head), shape, "the head"), shape, self.parameters)
 
     def _params_with_fixed(
         self, head: Tensor | Mapping[str, Parameter] | None, shape: Shape | None, fixed: Mapping[str, Parameter]
@@ -120,7 +120,7 @@ class Family(ABC):
                 )
             found = dict(zip(free, self.constrain(self.split(head, shape, free), free, shape), strict=True))
         else:
-            found = self.accept(head, shape, "the head")
+            found = self.accept(self.named_head(head), shape, "the head")
             if twice := [name for name in found if name in given]:
                 raise HeadError(f"{self.name}: the head gives {', '.join(twice)}, which a keyword fixes. Keep one.")
         return self._finish({**given, **found}, shape, free)
@@ -155,6 +155,16 @@ class Family(ABC):
             return params
         full = tuple(torch.broadcast_shapes(full, shape))  # type: ignore[no-untyped-call]
         return tuple(p.expand(full) if p is tensors[0] else p for p in params)
+
+    def named_head(self, head: object) -> Mapping[str, Parameter]:
+        """A head that is no tensor: parameters by name. Raises `HeadError` on a tuple, or anything else."""
+        if isinstance(head, Mapping):
+            return head
+        names = ", ".join(f"{name!r}: ..." for name in self.parameters)
+        raise HeadError(
+            f"{self.name}: expected a head of one tensor, got {type(head).__name__}. Join its parts by "
+            f"torch.cat([...], -1), or return the parameters by name, {{{names}}}."
+        )
 
     def accept(self, given: Mapping[str, Parameter], shape: Shape | None, whose: str) -> dict[str, Parameter]:
         """Parameters by name, under their canonical names; a name that the family does not know is an error."""

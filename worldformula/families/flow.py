@@ -50,6 +50,12 @@ class FlowHead:
     context: Tensor | None
     base: Params
 
+    def unfold(self, *sizes: int) -> FlowHead:
+        """A context ``[K·B, C]`` as ``[K, B, C]``, and the base's parameters with it."""
+        base = tuple(torch.unflatten(p, 0, sizes) if isinstance(p, Tensor) else p for p in self.base)
+        context = None if self.context is None else torch.unflatten(self.context, 0, sizes)
+        return FlowHead(self.bijection, context, base)
+
 
 class Bijection(Opaque):
     """The invertible network as a parameter, for events of ``shape``; all rows share it."""

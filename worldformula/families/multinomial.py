@@ -57,8 +57,8 @@ class MultinomialFamily(Family):
     reference: ClassVar[str] = "torch.distributions:Multinomial"
 
     def __post_init__(self) -> None:
-        if self.total_count < 1:
-            raise ConfigError(f"multinomial: total_count must be at least 1, got {self.total_count}.")
+        if not isinstance(self.total_count, int) or self.total_count < 1:
+            raise ConfigError(f"multinomial: total_count must be a number of at least 1, got {self.total_count!r}.")
 
     def params(
         self, head: Tensor | Mapping[str, Parameter] | None, shape: Shape | None = None,

@@ -95,6 +95,33 @@ class Wrapper(Opaque):
         T = len(next(iter(cut.values())))
         return [Wrapper(build({k: v[t] for k, v in cut.items()})) for t in range(T)]
 
+    def along(self, *sizes: int) -> Wrapper:
+        """Sample axes in front of the batch: one size per axis, 0 for an axis that is there already."""
+        new = [size for size in sizes if size]
+        if not new:
+            return self
+        if len(self.parts) > 1:
+            raise FormulaError(
+                f"wrapped: several draws of a {type(self.parts[0]).__name__} over time are not possible: its arguments "
+                f"are not at hand. Give the batch more rows instead."
+            )
+        if not any(sizes[len(new) :]):  # all in front
+            return self.expand((*new, *self.distribution.batch_shape))
+        found = self.rebuilt(lambda x: _with_axes(x, sizes))
+        if found is None:
+            raise FormulaError(f"wrapped: a {type(self.parts[0]).__name__} cannot be seen with another sample axis.")
+        return found
+
+    def unfold(self, *sizes: int) -> Wrapper:
+        """Batch ``[K·B]`` into ``[K, B]``."""
+        found = self.rebuilt(lambda x: x.unflatten(0, sizes))  # type: ignore[no-untyped-call]
+        if found is None:
+            raise FormulaError(
+                f"wrapped: several draws of what a {type(self.parts[0]).__name__} reads are not possible: its "
+                f"arguments are not at hand. Give the batch more rows instead."
+            )
+        return found
+
     def stack(self, values: Sequence[Opaque]) -> Wrapper:
         """T of batch ``[B]`` into one of ``[B·T]``: one object where its arguments are known, else one a step."""
         parts = [cast(Wrapper, value).distribution for value in values]
@@ -104,6 +131,15 @@ class Wrapper(Opaque):
             return Wrapper(*parts)
         (first, build), rest = known[0], [arguments for arguments, _ in known]
         return Wrapper(build({k: torch.stack([a[k] for a in rest], 1).flatten(0, 1) for k in first}))
+
+
+def _with_axes(x: Tensor, sizes: Sequence[int]) -> Tensor:
+    """A view with a further axis at every place whose size is not 0."""
+    for place, size in enumerate(sizes):
+        if size:
+            x = x.unsqueeze(place)
+            x = x.expand(*x.shape[:place], size, *x.shape[place + 1 :])
+    return x
 
 
 def take_apart(distribution: Distribution) -> tuple[Arguments, Callable[[Arguments], Distribution]] | None:

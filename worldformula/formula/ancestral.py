@@ -55,6 +55,7 @@ def sample(
 ) -> dict[str, Tensor]:
     """Every variable of the product by name. A network sees the axes of ``sample_shape`` only behind a draw."""
     widened = set[Variable]()  # what has the axes of sample_shape already
+    batch = _batch(joint, held)
     for factor in (u.factor for u in draw_order(joint.uses)):
         if factor.observed:
             continue
@@ -64,12 +65,25 @@ def sample(
             for c in factor.conditions
         ]
         own = () if inherits else sample_shape
+        if factor.family is not None and factor.unbatched and factor.variable not in noise:
+            own = (*sample_shape, *batch)  # such as the prior beside p(x|z,y): one draw for every row of y
         drawn = factor.draw(values, own, generator, noise.get(factor.variable), deterministic)
         held |= dict(zip(factor.variables, drawn if len(factor.variables) > 1 else (drawn,), strict=True))
         if inherits or factor.family is not None:
             widened |= set(factor.variables)
     shown = [v for f in joint.factors for v in f.variables]
     return {v.key: held[v] if v in widened else held[v].expand(*sample_shape, *held[v].shape) for v in shown}
+
+
+def _batch(joint: Joint, held: Values) -> tuple[int, ...]:
+    """The batch axes of what is given: all but the declared event axes; one axis where none are declared."""
+    shapes = {v: s for f in joint.factors for v, s in f.event_shapes() if s is not None}
+    found: list[tuple[int, ...]] = [()]
+    for variable, value in held.items():
+        vector = value.is_floating_point()  # and not a class number or a flag
+        axes = value.ndim - len(shapes[variable]) if variable in shapes else min(value.ndim - vector, 1)
+        found.append(tuple(value.shape[: max(axes, 0)]))
+    return max(found, key=len)
 
 
 def log_prob(joint: Joint, values: Mapping[str, Any]) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from worldformula.errors import FormulaError, MissingInputError, ShapeError, UnknownVariableError, near, table
 from worldformula.families.base import Family
 from worldformula.formula.builder import CALL_OPTIONS
+from worldformula.formula.given import generator_of
 from worldformula.formula.plan import Op, Plan
 
 FLAGS = ("flags", "mask", "present")  # inputs with one entry per row or step
@@ -57,6 +58,17 @@ class Call(NamedTuple):
     deterministic: bool
 
 
+def check_options(options: Mapping[str, Any]) -> None:
+    """``noise`` and ``start`` are tensors by variable, ``horizon`` is a number of steps."""
+    for option in ("noise", "start"):
+        given = options.get(option, {})
+        if not isinstance(given, Mapping) or not all(isinstance(v, Tensor) for v in given.values()):
+            raise FormulaError(f"expected {option}= as tensors by variable, {option}={{'z': tensor}}, got {given!r}")
+    horizon = options.get("horizon", 1)
+    if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
+        raise FormulaError(f"expected horizon= as a number of steps, got {horizon!r}")
+
+
 class Binder:
     """Everything about a plan's arguments that does not change from call to call."""
 
@@ -96,6 +108,7 @@ class Binder:
         options: dict[str, Any] = {}
         if given.keys() != self.keys:
             options = {k: v for k, v in given.items() if k in CALL_OPTIONS and v is not None}
+            check_options(options)
             given = {k: v for k, v in given.items() if k not in CALL_OPTIONS}
             if given.keys() != self.keys:
                 self.refuse(given)
@@ -205,6 +218,12 @@ class Binder:
             for k, hint in hints.items()
             if hint
         )
+        also += "".join(
+            f"\n{k}: {declared[k]} draws it for an operator alone, whose draws other terms and later steps do not see; "
+            f"write E over the factors around the operator"
+            for k in missing
+            if k in declared
+        )
         raise MissingInputError(
             f"the formula needs {', '.join(missing)}; pass {', '.join(k + '=...' for k in missing)}\n{shown}{also}"
         )
@@ -244,6 +263,11 @@ class Binder:
                 "expected series with one batch and one length of at least 1\n"
                 + table(("variable", "declared", "got"), rows)
                 + "\npass batch-first series, all of one length"
+            )
+        if options.get("horizon", first[1]) != first[1]:
+            raise FormulaError(
+                f"horizon={options['horizon']}: {self.series[0].key} says how many steps there are, {first[1]}; cut "
+                f"the series, e.g. {self.series[0].key}[:, :{options['horizon']}], or leave horizon= out"
             )
         return first[0], first[1]
 
@@ -288,11 +312,7 @@ class Binder:
     @staticmethod
     def generator(options: Mapping[str, Any], like: Tensor) -> torch.Generator | None:
         """The generator of this call: the given one, or a fresh one from ``seed``; None is torch's global one."""
-        if options.get("seed") is None:
-            return options.get("generator")
-        if options.get("generator") is not None:
-            raise FormulaError("expected seed= or generator=, got both")
-        return torch.Generator(like.device).manual_seed(options["seed"])
+        return generator_of(options.get("seed"), options.get("generator"), (like,))
 
     def noise(
         self, lead: tuple[int, ...], like: Tensor, generator: torch.Generator | None,

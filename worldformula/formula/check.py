@@ -91,7 +91,7 @@ def check_gradient(q: Product, gradient: str | None, samples: int | None = None)
                 f"E over {factor}: a {family.name} sample is not reparametrised, so its gradient would be silently "
                 f"missing\n{shown}\nchoose an estimator: E(q, f, {names})"
             )
-        needed = not _pathwise(family) or all(_pathwise(f) for _, f in drawn)
+        needed = not pathwise(family) or all(pathwise(f) for _, f in drawn)
         if gradient is not None and needed and gradient not in offers:
             write = "leave gradient= out: the sample is reparametrised" if family.reparametrised else f"write {names}"
             raise GradientError(
@@ -124,12 +124,18 @@ def estimator(factor: Factor, q: Product, gradient: str | None) -> str:
         return "exact" if family.support_size(factor.shape) is not None else ""
     if gradient == "score":
         others = [u.factor.family for u in q if u.factor.family is not None]
-        return "" if _pathwise(family) and not all(map(_pathwise, others)) else "score"
+        return "" if pathwise(family) and not all(map(pathwise, others)) else "score"
     return gradient if gradient in family.gradients else ""
 
 
-def _pathwise(family: Family) -> bool:
+def pathwise(family: Family) -> bool:
+    """Whether the gradient of an expectation goes exactly through the samples."""
     return family.reparametrised and family.estimator not in family.biased
+
+
+def scored(family: Family) -> str:
+    """The argument that an E over such a factor cannot do without, for messages."""
+    return "" if pathwise(family) else ", gradient='score'"
 
 
 NONLINEAR = {"*": "product", "/": "ratio", "max": "maximum", "min": "minimum"}
@@ -170,7 +176,7 @@ def check_divergence(q: Use, p: Use) -> None:
     if kl_pair(left.family, right.family) is None:
         raise NoClosedFormError(
             f"KL({left} ‖ {right}): no closed form for {left.family.name} ‖ {right.family.name}\n{shown}"
-            f"\nestimate it on the sample: E(q, log(q) - log(p))"
+            f"\nestimate it on the sample: E(q, log(q) - log(p){scored(left.family)})"
         )
     if left.shape is not None and right.shape is not None and left.shape != right.shape:
         raise ShapeError(f"KL({left} ‖ {right}): expected equal event shapes\n{shown}\ndeclare the same shape= on both")

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 
 from torch import Tensor, nn
 
 from worldformula.errors import FormulaError, UnknownVariableError, near
 from worldformula.formula.factor import Factor
-from worldformula.formula.names import read_header
+from worldformula.formula.names import Variable, read_header
+
+NONE: Mapping[Variable, int] = MappingProxyType({})
 
 
 class Held(nn.Module):
     """A network some of whose inputs are constants; they get the batch axes of the others."""
 
-    def __init__(self, net: nn.Module, places: Mapping[int, Tensor], ranks: Mapping[int, int], count: int) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        places: Mapping[int, Tensor],
+        ranks: Mapping[int, int],
+        count: int,
+        others: Sequence[int | None],
+    ) -> None:
         super().__init__()
         self.net, self.places, self.ranks, self.count = net, tuple(places), dict(ranks), count
+        self.others = tuple(others)  # the event axes of the inputs that are given, where they are known
         for place, value in places.items():
             self.register_buffer(f"input_{place}", value)
 
     def forward(self, *given: Tensor) -> object:
         """The network at the given inputs and the held ones."""
         rest = iter(given)
-        batch = given[0].shape[:1] if given else ()
+        batch = self._batch(given)
         inputs = []
         for place in range(self.count):
             if place not in self.places:
@@ -34,9 +45,16 @@ class Held(nn.Module):
             inputs.append(value.expand(*batch, *value.shape) if value.ndim == self.ranks[place] else value)
         return self.net(*inputs)
 
+    def _batch(self, given: Sequence[Tensor]) -> tuple[int, ...]:
+        """The batch axes of an input whose event axes are known; else the first axis."""
+        for x, rank in zip(given, self.others, strict=True):
+            if rank is not None:
+                return tuple(x.shape[: x.ndim - rank])
+        return tuple(given[0].shape[:1]) if given else ()
+
     @staticmethod
-    def of(factor: Factor, values: Mapping[str, Tensor]) -> Factor:
-        """The factor with these conditions held."""
+    def of(factor: Factor, values: Mapping[str, Tensor], known_ranks: Mapping[Variable, int] = NONE) -> Factor:
+        """The factor with these conditions held; ``known_ranks`` are the event axes of others, as far as declared."""
         known = {c.key: c for c in factor.conditions}
         for name, value in values.items():
             if name not in known:
@@ -54,6 +72,6 @@ class Held(nn.Module):
             raise FormulaError(f"{factor}: all its conditions would be held; use the value itself")
         object.__setattr__(other, "header", read_header(str(header), deterministic=header.deterministic))
         other.__dict__["_modules"] = dict(factor._modules)
-        other.net = Held(factor.net, places, ranks, len(factor.conditions))
+        other.net = Held(factor.net, places, ranks, len(factor.conditions), [known_ranks.get(c) for c in rest])
         object.__setattr__(other, "origin", other)
         return other

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -37,13 +37,20 @@ def subsets(items: Sequence[T]) -> list[tuple[T, ...]]:
     return [s for size in range(1, len(items) + 1) for s in itertools.combinations(items, size)]
 
 
+def listed(what: str, parts: object) -> tuple[Factor, ...]:
+    """A list of factors, at least one, as a tuple."""
+    found = tuple(parts) if isinstance(parts, Iterable) else ()
+    if not found or not all(isinstance(p, Factor) for p in found):
+        got = list(found) if found else parts
+        raise FormulaError(f"{what}: expected a list of factors, e.g. {what}([q_a, q_b]), got {got!r}")
+    return found
+
+
 class Experts(Factor):
     """A factor that is made of others over the same variable. It has no network of its own."""
 
     def __init__(self, parts: Sequence[Factor], family: Family, header: str | None) -> None:
-        parts = tuple(parts)
-        if not parts or not all(isinstance(p, Factor) for p in parts):
-            raise FormulaError(f"{type(self).__name__}: expected a list of factors, got {list(parts)!r}")
+        parts = listed(type(self).__name__, parts)
         first = parts[0]
         rows = [(p.variable, p, p.shape, p.family.name if p.family else "-") for p in parts]
         same = len({(p.variable, p.shape, type(p.family)) for p in parts}) == 1
@@ -173,8 +180,8 @@ class MoE(Experts):
     """The mixture of experts with equal weights; E over it takes ``gradient="stratified"`` for a draw of each."""
 
     def __init__(self, experts: Sequence[Factor], header: str | None = None) -> None:
-        experts = tuple(experts)
-        component = experts[0].family if experts and isinstance(experts[0], Factor) else None
+        experts = listed("MoE", experts)
+        component = experts[0].family
         if component is None:
             raise FormulaError(f"MoE: expected a list of random factors, got {list(experts)!r}")
         super().__init__(experts, families.ExpertsFamily(component, len(experts)), header)
@@ -211,7 +218,7 @@ def MoPoE(experts: Sequence[Factor], prior: Factor | None = None, *, prior_in: s
     if prior_in not in ("all", "full"):
         raise FormulaError(f"MoPoE: expected prior_in='all' or 'full', got {prior_in!r}")
     products: list[Factor] = []
-    for subset in subsets(list(experts)):
+    for subset in subsets(listed("MoPoE", experts)):
         wanted = prior is not None and (prior_in == "all" or len(subset) == len(experts))
         parts = [prior, *subset] if wanted and prior is not None else list(subset)
         products.append(PoE(parts) if len(parts) > 1 else parts[0])

@@ -7,8 +7,9 @@ out = loss(x=batch)                 # out.value, out.terms, out.samples
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +75,9 @@ class Expression(nn.Module):
         if "present" not in inputs:
             return self.program, inputs
         rest = {k: v for k, v in inputs.items() if k != "present"}
-        flags = dict(inputs["present"] or {})
+        flags = inputs["present"] or {}
+        if not isinstance(flags, Mapping):
+            raise FormulaError(f"expected present= as flags by variable, e.g. present={{'x': flags}}, got {flags!r}")
         for key in flags:
             if key not in self.program.inputs:
                 known = ", ".join(self.program.inputs)
@@ -174,6 +177,8 @@ class Expression(nn.Module):
         return _binary("+", self, other)
 
     def __radd__(self, other: Number_) -> Expression:
+        if isinstance(other, int) and other == 0:
+            return self  # where Python's sum starts: the sum of a list prints as what was summed
         return _binary("+", other, self)
 
     def __sub__(self, other: Expression | Number_) -> Expression:
@@ -201,6 +206,13 @@ class Expression(nn.Module):
         if not isinstance(exponent, Real) or isinstance(exponent, bool):
             raise FormulaError(f"expected a number as the exponent, got {type(exponent).__name__} {exponent!r}")
         return _binary("^", self, exponent)
+
+    def _refuse(self, _: object) -> NoReturn:
+        raise FormulaError(
+            "formulas are not compared: write maximum(f, g) or minimum(f, g) of worldformula, or compare .value"
+        )
+
+    __lt__ = __le__ = __gt__ = __ge__ = _refuse
 
     def __abs__(self) -> Expression:
         return Expression(Function("abs", self.node))
@@ -322,7 +334,8 @@ def sg(x: Any) -> Any:
         case Use():
             return Use(x.factor, stopped=True)
         case Joint():
-            return Joint(*(Use(u.factor, stopped=True) for u in x.uses))
+            stopped = Joint(*(Use(u.factor, stopped=True) for u in x.uses))
+            return stopped.marginal(*(v.key for v in x.hidden)) if x.hidden else stopped
     raise FormulaError(f"expected an expression or a factor, got {type(x).__name__}")
 
 

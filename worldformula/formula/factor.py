@@ -9,7 +9,8 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from numbers import Real
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from worldformula.errors import (
     ShapeError,
     WorldformulaError,
     near,
+    table,
 )
 from worldformula.families.base import Family
 from worldformula.formula.constants import Constants, Multiplied
@@ -28,6 +30,7 @@ from worldformula.formula.given import (
     as_parameter,
     as_shapes,
     by_variable,
+    check_axes,
     check_value,
     generator_of,
     need,
@@ -200,6 +203,21 @@ class Factor(Multiplied, nn.Module):
 
         return Held.of(self, values)
 
+    def marginal(self, *names: str) -> Joint:
+        """As of a product, for a deterministic factor of several outputs: see `Joint.marginal`."""
+        from worldformula.formula.joint import Joint  # which knows factors
+
+        return Joint.of(self).marginal(*names)
+
+    def forward(self, *_: object, **__: object) -> NoReturn:
+        """A factor is no function of its conditions.
+
+        Raises:
+            FormulaError: always.
+        """
+        given = ", ".join(f"{c.identifier}=..." for c in self.conditions)
+        raise FormulaError(f"{self}: a factor is not called; draw by .sample({given}), or write E, log or KL of it")
+
     @property
     def latex(self) -> str:
         """The factor in LaTeX and, where it is made of simpler densities, of which: a flow, a mixture, experts."""
@@ -227,14 +245,26 @@ class Factor(Multiplied, nn.Module):
     def arguments(self, values: Mapping[str, Any], wanted: tuple[Variable, ...]) -> list[Any]:
         """The values of ``wanted`` from keywords; raises with a table when one is missing or unknown."""
         held = by_variable(self, values, wanted, lambda _: self)
+        for variable, value in held.items():
+            if isinstance(value, Real):
+                raise ShapeError(f"{self}: {variable.key}: expected a tensor, got {value!r}; write torch.tensor(...)")
         need(self, values, held, list(wanted), lambda _: self)
         return [held[v] for v in wanted]
 
     def head(self, *conditions: Any) -> Any:
         """What the network returns for these conditions (``None`` if the factor has only given parameters)."""
-        if self.net is not None:
+        if self.net is None:
+            return getattr(self.constants, "head", None)
+        try:
             return self.net(*conditions)
-        return getattr(self.constants, "head", None)
+        except (torch.OutOfMemoryError, WorldformulaError):
+            raise
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            got = [str(list(c.shape)) if isinstance(c, Tensor) else repr(c) for c in conditions]
+            rows = list(zip(map(str, self.conditions), got, strict=False))
+            raise ShapeError(
+                f"{self}: its network failed: {error}\n{table(('variable', 'got'), rows)}\nmake it take these shapes"
+            ) from error
 
     def params(self, *conditions: Any) -> tuple[Any, ...]:
         """The family's parameters under these conditions."""
@@ -258,6 +288,7 @@ class Factor(Multiplied, nn.Module):
         if self.observed:
             return torch.as_tensor(self.arguments(conditions, (self.variable,))[0])  # a draw of data is the datum
         values = self.arguments(conditions, self.conditions)
+        check_axes(self, sample_shape)
         rng = generator_of(seed, generator, (*values, *self.parameters(), *self.buffers()))
         return self.draw(values, sample_shape, rng, noise, deterministic)
 

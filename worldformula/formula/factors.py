@@ -52,10 +52,22 @@ class Bernoulli(Factor):
 
 
 class Categorical(Factor):
-    """Categorical(logits) over integers; the last axis of the head holds the classes."""
+    """Categorical(logits) over integers; the last axis of the head holds the classes.
 
-    def __init__(self, header: str, net: Head = None, *, shape: Shape = None, **fixed: Tensor | float) -> None:
-        super().__init__(header, net, family=families.categorical, shape=shape, fixed=fixed)
+    ``classes`` says how many there are: for ``gradient="exact"``, and for the uniform distribution without a network.
+    """
+
+    def __init__(
+        self,
+        header: str,
+        net: Head = None,
+        *,
+        shape: Shape = None,
+        classes: int | None = None,
+        **fixed: Tensor | float,
+    ) -> None:
+        family = families.categorical if classes is None else families.CategoricalFamily(classes=classes)
+        super().__init__(header, net, family=family, shape=shape, fixed=fixed)
 
 
 class OneHot(Factor):

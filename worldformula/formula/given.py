@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -24,7 +24,7 @@ def as_shape(shape: Shape, header: str) -> tuple[int, ...] | None:
     """``16`` -> ``(16,)``; ``()`` is a scalar; ``None`` is undeclared."""
     if shape is None:
         return None
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    sizes = tuple(shape) if isinstance(shape, Iterable) else (shape,)
     if not all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sizes):
         raise FormulaError(f"{header}: expected shape= as positive integers such as 16 or (3, 32, 32), got {shape!r}")
     return sizes
@@ -44,6 +44,8 @@ def as_shapes(shape: Any, header: str, count: int) -> tuple[tuple[int, ...] | No
 def as_parameter(header: str, name: str, value: Any) -> Tensor | float:
     """A parameter that no network computes: a tensor as it is, or a possible number (those of numpy too)."""
     if isinstance(value, Tensor):
+        if name in POSITIVE and value.device.type != "meta" and not bool((value > 0).all()):
+            raise FormulaError(f"{header}: expected {name}= greater than 0, got {value.min().item():.4g} in the tensor")
         return value
     if not isinstance(value, Real) or isinstance(value, bool):
         raise FormulaError(
@@ -63,6 +65,12 @@ def as_parameter(header: str, name: str, value: Any) -> Tensor | float:
     return number
 
 
+def check_axes(whose: object, sample_shape: object) -> None:
+    """Sample axes are a tuple of sizes."""
+    if not isinstance(sample_shape, tuple | list) or not all(isinstance(size, int) for size in sample_shape):
+        raise FormulaError(f"{whose}: expected sample_shape= as a tuple such as (8,), got {sample_shape!r}")
+
+
 def check_value(whose: object, variable: Variable, shape: tuple[int, ...] | None, value: Any) -> Tensor:
     """A tensor that ends in the declared event shape."""
     name = variable.key
@@ -78,14 +86,23 @@ def check_value(whose: object, variable: Variable, shape: tuple[int, ...] | None
     return value
 
 
+def check_random(seed: object, generator: object) -> None:
+    """``seed`` is a whole number, ``generator`` one of torch's, and there is one of the two at most."""
+    if seed is not None and not isinstance(seed, Integral):
+        raise FormulaError(f"expected seed= as a whole number, got {seed!r}")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise FormulaError(f"expected generator= as a torch.Generator, got {type(generator).__name__} {generator!r}")
+    if seed is not None and generator is not None:
+        raise FormulaError("expected seed= or generator=, got both")
+
+
 def generator_of(
     seed: int | None, generator: torch.Generator | None, tensors: Iterable[object]
 ) -> torch.Generator | None:
     """The given generator, or a fresh one from ``seed`` on the device of the first tensor; None is torch's own."""
+    check_random(seed, generator)
     if seed is None:
         return generator
-    if generator is not None:
-        raise FormulaError("expected seed= or generator=, got both")
     like = next((t for t in tensors if isinstance(t, Tensor)), torch.empty(0))
     return torch.Generator(like.device).manual_seed(seed)
 

@@ -157,13 +157,30 @@ class _Interpreter:
         try:
             with nullcontext() if op.factor is None else naming(op.factor):
                 return self.apply(op, args)
-        except WorldformulaError:
+        except (torch.OutOfMemoryError, WorldformulaError):
             raise
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             what = "its network failed" if op.kind == "net" else f"{op.kind} {op.how}".strip() + " failed"
             whose = f"{op.factor}: " if op.factor is not None else ""
-            advice = "\nmake the network take these shapes, with one batch" if op.kind == "net" else ""
+            advice = "\nmake the network take these shapes, with one batch" if op.kind == "net" else self._bare(op)
             raise ShapeError(f"{whose}{what}: {error}\n" + self.shapes(op, args) + advice) from error
+
+    def _bare(self, op: Op) -> str:
+        """Advice about a value whose event axes nobody declares, where that may be why an operation failed."""
+        inputs = {read.name: key for key, read in self.plan.inputs.items() if not self.plan.shapes.get(key)}
+        if op.kind == "draw" and self.plan.reference is not None and not self.plan.reference[1]:
+            inputs, reads = {"reference": self.plan.reference[0]}, ["reference"]
+        elif op.kind == "binary":
+            reads = [a for n in op.reads for a in (n, *(self.ops[n].reads if self.ops[n].kind == "lift" else ()))]
+        else:
+            return ""
+        for name in reads:
+            if name in inputs:
+                return f"\nif {inputs[name]} has event axes, declare them: Value({inputs[name]!r}, shape=...)"
+            factor = self.ops[name].factor if self.ops[name].kind == "net" else None
+            if factor is not None and factor.shape is None:
+                return f"\nif {factor.variable} has event axes, declare them: shape=... on {factor}"
+        return ""
 
     def shapes(self, op: Op, args: list[Any]) -> str:
         """The table *variable | declared | got* for what an operation read."""
@@ -310,8 +327,17 @@ class _Interpreter:
     @staticmethod
     def _output(factor: Factor, value: Any) -> Any:
         """What a network returned; for a deterministic factor it must end in the declared shape."""
+        if factor.family is not None:
+            return value
+        count, several = len(factor.variables), isinstance(value, tuple | list)
+        if (len(value) != count if several else count > 1) or not (several or isinstance(value, Tensor)):
+            expected = "a tensor" if count == 1 else f"a tuple of {count} tensors"
+            got = f"{type(value).__name__} of {len(value)}" if several else type(value).__name__
+            raise HeadError(
+                f"{factor}: expected {expected} from its network, got {got}; a header names all outputs, 'a, b = f(x)'"
+            )
         shape = factor.shape
-        if factor.family is not None or shape is None or not isinstance(value, Tensor):
+        if shape is None or count > 1:
             return value
         if value.shape[max(value.ndim - len(shape), 0) :] != shape:
             raise HeadError(

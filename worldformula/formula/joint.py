@@ -13,13 +13,15 @@ from worldformula.formula import ancestral, text
 from worldformula.formula.check import check_product
 from worldformula.formula.constants import Multiplied
 from worldformula.formula.factor import Factor
-from worldformula.formula.given import generator_of
+from worldformula.formula.given import check_axes, generator_of
 from worldformula.formula.names import Variable
 from worldformula.formula.nodes import Integral, Use
 
 
 class Joint(Multiplied):
     """A product of factors, ``core * post``; draws go from causes to effects whatever the written order."""
+
+    hidden: tuple[Variable, ...] = ()  # what is summed out: see `Marginal`
 
     def __init__(self, *uses: Use) -> None:
         self.uses: tuple[Use, ...] = uses
@@ -50,7 +52,7 @@ class Joint(Multiplied):
         if not isinstance(other, (Factor, Joint)):
             self._refuse(other)
         uses = check_product((*self.uses, *as_uses(other)))
-        hidden = {v.key: v for side in (self, other) if isinstance(side, Marginal) for v in side.hidden}
+        hidden = {v.key: v for side in (self, other) if isinstance(side, Joint) for v in side.hidden}
         product = Joint(*uses)
         return product.marginal(*hidden) if hidden else product
 
@@ -60,21 +62,24 @@ class Joint(Multiplied):
         E over it draws them and forgets them. Its log is exact where all of them can be enumerated; elsewhere a bound
         has to be written.
         """
-        known = {v.key: v for u in self.uses for v in u.factor.variables}
+        gone = {v.key for v in self.hidden}
+        known = {v.key: v for u in self.uses for v in u.factor.variables if v.key not in gone}
         if not names:
             raise FormulaError(f"{self}: expected the variables to sum out, e.g. .marginal({next(iter(known))!r})")
         for name in names:
             if name not in known:
-                hint = near(name, known)
+                hint = near(str(name), known)
                 raise UnknownVariableError(
                     f"{self} declares no variable {name!r}.{hint} It declares {', '.join(known)}."
                 )
         if set(names) >= set(known):
             raise FormulaError(f"{self}: all its variables would be summed out, and nothing is left")
-        return Marginal(self.uses, tuple(known[name] for name in names))
+        return Marginal(self.uses, (*self.hidden, *(known[name] for name in names)))
 
     def condition(self, **values: Tensor) -> Joint:
         """The product with some of its conditions held at these values, which need no batch axes."""
+        from worldformula.formula.condition import Held  # which knows factors
+
         declared = {v.key for u in self.uses for v in u.factor.variables}
         if fixed := [name for name in values if name in declared]:
             raise FormulaError(
@@ -85,9 +90,11 @@ class Joint(Multiplied):
         if unknown := [name for name in values if name not in read]:
             raise UnknownVariableError(f"{self} has no condition {unknown[0]!r}.{near(unknown[0], read)}")
 
+        ranks = {v: len(s) for u in self.uses for v, s in u.factor.event_shapes() if s is not None}
+
         def held(factor: Factor) -> Factor:
             own = {c.key: values[c.key] for c in factor.conditions if c.key in values}
-            return factor.condition(**own) if own else factor
+            return Held.of(factor, own, ranks) if own else factor
 
         return Joint(*(Use(held(u.factor), u.stopped) for u in self.uses))
 
@@ -123,6 +130,7 @@ class Joint(Multiplied):
         of ``p_data(x)``. ``noise`` gives the noise itself, by variable; the other arguments are those of a factor.
         """
         held = ancestral.given(self, given)
+        check_axes(self, sample_shape)
         weights = (t for f in self.factors for t in (*f.parameters(), *f.buffers()))
         rng = generator_of(seed, generator, (*held.values(), *weights))
         return ancestral.sample(self, held, sample_shape, rng, ancestral.noises(self, noise), deterministic)
@@ -152,6 +160,10 @@ class Marginal(Joint):
         """The marginal with other names."""
         keys = {v.key: names.get(v.key, v.key) for v in self.hidden}
         return Joint(*self.uses).rename(**names).marginal(*keys.values())
+
+    def condition(self, **values: Tensor) -> Joint:
+        """The marginal with some of its conditions held."""
+        return Joint(*self.uses).condition(**values).marginal(*(v.key for v in self.hidden))
 
     def sample(self, **options: Any) -> dict[str, Tensor]:
         """Ancestral draw of the variables that are left; arguments as for a product."""

@@ -8,9 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from worldformula.errors import ShapeError, table
+from worldformula.families.autoregressive import CausalHead
 from worldformula.families.base import Family, Opaque
+from worldformula.families.flow import FlowHead
+from worldformula.families.objects import Wrapper
 
 Value = Any  # a tensor, or a family's parameters: a tuple of tensors, numbers and opaque objects
 RUNTIME = (
@@ -99,9 +103,13 @@ def fold(x: Value, axes: int) -> Value:
 
 
 def unfold(head: Any, *sizes: int) -> Any:
-    """[K·B, ...] -> [K, B, ...], also where a network returns a dict or a tuple."""
+    """[K·B, ...] -> [K, B, ...], also where a network returns a dict, a tuple, a distribution or a flow."""
     if isinstance(head, Tensor):
         return torch.unflatten(head, 0, sizes)
+    if isinstance(head, FlowHead | CausalHead):
+        return head.unfold(*sizes)
+    if isinstance(head, Distribution):
+        return Wrapper(head).unfold(*sizes).distribution
     if isinstance(head, Mapping):
         return {name: unfold(value, *sizes) for name, value in head.items()}
     return tuple(unfold(value, *sizes) for value in head)

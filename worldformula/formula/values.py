@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
+
 from worldformula.errors import FormulaError
 from worldformula.formula.check import check_product
 from worldformula.formula.expression import Expression, as_node
@@ -75,6 +78,11 @@ def clamp(f: Expression, low: float | None = None, high: float | None = None) ->
     """f kept between ``low`` and ``high``; no gradient outside."""
     if low is None and high is None:
         raise FormulaError("clamp: expected a lower or an upper bound, got none")
+    for bound in (low, high):
+        if bound is not None and (isinstance(bound, bool) or not isinstance(bound, Real) or math.isnan(bound)):
+            raise FormulaError(f"clamp: expected numbers as bounds, got {bound!r}; of formulas write maximum, minimum")
+    if low is not None and high is not None and low > high:
+        raise FormulaError(f"clamp: expected a lower bound below the upper one, got {low} and {high}")
     return Expression(Function("clamp", as_node(f), (low, high)))
 
 

@@ -111,13 +111,14 @@ def over_rows(lowering: Any, value: str, like: str, variable: Variable) -> str:
     """A value that reduces the batch, seen by every row of the batch where it belongs to one time step."""
     if not lowering.is_step(value):
         return value
-    options = (("rank", lowering.event_rank(variable)),)
+    rank, samples = ("rank", lowering.event_rank(variable)), len(lowering.ops[like].axes)
+    options = (rank, ("samples", samples)) if samples else (rank,)
     return str(lowering.call(f"{value}_rows", per_row, value, like, how="batch", options=options))
 
 
-def per_row(value: Tensor, like: Tensor, *, rank: int) -> Tensor:
-    """One number of a time step, as a view for every row of the batch."""
-    return value.expand(like.shape[: like.ndim - rank])
+def per_row(value: Tensor, like: Tensor, *, rank: int, samples: int = 0) -> Tensor:
+    """One number of a time step, as a view for every row of the batch; ``samples`` axes of ``like`` stand before it."""
+    return value.expand(like.shape[samples : like.ndim - rank])
 
 
 def rows(x: Tensor, rank: int) -> Tensor:
@@ -297,6 +298,15 @@ def check_reparametrised(what: str, products: Sequence[Product], gradient: str |
     for side in products:
         moving = tuple(u for u in side if not u.stopped)
         check_gradient(moving, gradient if any(estimator(u.factor, side, gradient) for u in moving) else None)
+
+
+def check_pathwise(what: str, q: Product, write: str) -> None:
+    """Refuse an operator's own draws where their gradient would be missing, and say what to ``write`` instead."""
+    try:
+        check_gradient(tuple(u for u in q if not u.stopped), None)
+    except GradientError as error:
+        refused, _, _ = str(error).partition("\nchoose an estimator")
+        raise GradientError(f"{refused}\nthe samples of {what} have no other gradient; write {write}") from None
 
 
 def count(what: str, name: str, value: Any, least: int = 1) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from worldformula.errors import FormulaError, NoClosedFormError, table
 from worldformula.families.base import kl_pair
 from worldformula.families.writing import Symbol
-from worldformula.formula.check import check_gradient
+from worldformula.formula.check import pathwise, scored
 from worldformula.formula.expression import Expression
 from worldformula.formula.nodes import Binary, Divergence, Expectation, Log, Negative, Node, Product, Use
 from worldformula.formula.ops.base import (
@@ -17,6 +17,7 @@ from worldformula.formula.ops.base import (
     Expanded,
     OwnEntropy,
     chained,
+    check_pathwise,
     computed,
     count,
     discrete,
@@ -82,9 +83,10 @@ def _pair(q: Use, p: Use | None) -> Node:
         return Binary("+", OwnEntropy(q), Divergence(q, p))
     if enumerable(left) and discrete(right) and left.shape == right.shape:
         return Negative(Expectation((q,), Log((p,)), "exact"))
+    whole = "CrossEntropy(q, p, samples=8), or " if pathwise(left.family) else ""
     raise NoClosedFormError(
         f"CrossEntropy({left}, {right}): no closed form for {left.family.name}, {right.family.name}\n"
-        f"estimate it: CrossEntropy(q, p, samples=8), or -E(q, log(p)) on the shared sample"
+        f"estimate it: {whole}-E(q, log(p){scored(left.family)}) on the shared sample"
     )
 
 
@@ -111,7 +113,7 @@ def CrossEntropy(q: Distribution, p: Distribution, *, samples: int | None = None
         )
     count("CrossEntropy", "samples", samples)
     if samples is not None:
-        check_gradient(tuple(u for u in left if not u.stopped), None)
+        check_pathwise("CrossEntropy", left, f"-E(q, log(p), gradient='score', samples={samples})")
     node = CrossEntropyNode(left, right, samples)
     _: Any = node.expansion
     return Expression(node)

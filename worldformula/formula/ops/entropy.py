@@ -14,7 +14,7 @@ from typing import Any
 
 from worldformula.errors import NoClosedFormError
 from worldformula.families.writing import Symbol
-from worldformula.formula.check import check_gradient
+from worldformula.formula.check import pathwise
 from worldformula.formula.expression import Expression
 from worldformula.formula.nodes import Expectation, Log, Negative, Node, Product, Use
 from worldformula.formula.ops.base import (
@@ -22,6 +22,7 @@ from worldformula.formula.ops.base import (
     Expanded,
     OwnEntropy,
     chained,
+    check_pathwise,
     count,
     distribution,
     enumerable,
@@ -77,9 +78,8 @@ def _own(use: Use, _: Use | None) -> Node:
     if enumerable(factor):
         return Negative(Expectation((use,), Log((use,)), "exact"))
     assert factor.family is not None
-    raise NoClosedFormError(
-        f"Entropy({factor}): no closed form for {factor.family.name}\nestimate it: Entropy(q, samples=8)"
-    )
+    write = "Entropy(q, samples=8)" if pathwise(factor.family) else "-E(q, log(q), gradient='score', samples=8)"
+    raise NoClosedFormError(f"Entropy({factor}): no closed form for {factor.family.name}\nestimate it: {write}")
 
 
 def Entropy(q: Distribution, *, samples: int | None = None) -> Expression:
@@ -96,7 +96,7 @@ def Entropy(q: Distribution, *, samples: int | None = None) -> Expression:
     uses = distribution("Entropy", q)
     count("Entropy", "samples", samples)
     if samples is not None:
-        check_gradient(tuple(u for u in uses if not u.stopped), None)
+        check_pathwise("Entropy", uses, f"-E(q, log(q), gradient='score', samples={samples})")
     node = EntropyNode(uses, samples)
     _: Any = node.expansion
     return Expression(node)

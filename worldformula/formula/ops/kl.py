@@ -14,9 +14,20 @@ from functools import cached_property
 from worldformula.errors import FormulaError, NoClosedFormError, table
 from worldformula.families.base import kl_pair
 from worldformula.families.writing import Symbol
-from worldformula.formula.check import check_divergence, check_gradient, check_product
+from worldformula.formula.check import check_divergence, check_product
 from worldformula.formula.nodes import Binary, Divergence, Expectation, Log, Node, Product, Use
-from worldformula.formula.ops.base import Expanded, chained, computed, count, discrete, enumerable, plain, random, shown
+from worldformula.formula.ops.base import (
+    Expanded,
+    chained,
+    check_pathwise,
+    computed,
+    count,
+    discrete,
+    enumerable,
+    plain,
+    random,
+    shown,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +129,7 @@ def divergence(q: Product, p: Product, samples: int | None = None) -> Node:
         return Divergence(left[0], right[0])
     _check_sides(left, right)
     if samples is not None:
-        check_gradient(tuple(u for u in left if not u.stopped), None)
+        check_pathwise("KL", left, f"E(q, log(q) - log(p), gradient='score', samples={samples})")
         return SampledDivergence(left, right, samples)
     node = ProductDivergence(left, right)
     _ = node.expansion  # what has no closed form is told here, where it is written

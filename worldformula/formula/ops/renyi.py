@@ -10,6 +10,7 @@ Between diagonal Normals, with σ*² = α·σ_p² + (1−α)·σ_q² (Gil et al.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,7 +93,8 @@ class RenyiNode(Operator):
 
 
 def _order(what: str, alpha: Any, *, zero: bool) -> float:
-    fits = isinstance(alpha, int | float) and not isinstance(alpha, bool) and alpha != 1 and (zero or alpha > 0)
+    fits = isinstance(alpha, int | float) and not isinstance(alpha, bool) and math.isfinite(alpha)
+    fits = fits and alpha != 1 and (zero or alpha > 0)
     if not fits:
         least = "other than 1" if zero else "greater than 0 and other than 1"
         other = "the ELBO" if zero else "KL(q, p)"
