@@ -16,7 +16,7 @@ from worldformula.training.source import Batch
 from worldformula.world import World
 from worldformula.worlds.simcore import Sizes, build, tiny
 
-STEPS, BATCH, LENGTH = 3500, 8, 25  # updates on pieces of this many steps: more of them for the same time
+STEPS, BATCH = 2700, 8
 EPISODES, TEST = 6000, 1000
 CHUNK = 500  # walks that are filtered at once
 PROBED, PENALTY = 2000, 30.0  # training episodes that the probe is fitted on; of ridge on standardised beliefs
@@ -44,7 +44,7 @@ def measure(seed: int) -> dict[str, float]:
         if not found:
             found |= read("random", world, walks, held)
         fit(
-            world.loss, data, steps=STEPS, batch=BATCH, lr=3e-3, clip=1.0, schedule="cosine", seed=seed, inputs=piece
+            world.loss, data, steps=STEPS, batch=BATCH, lr=6e-3, clip=1.0, schedule="cosine", seed=seed, inputs=given
         )  # fmt: skip
         found |= read(name, world, walks, held)
     found |= floors(walks, held)
@@ -66,12 +66,6 @@ def given(batch: Batch) -> Batch:
     """The inputs of the world: actions one-hot, no reset but the first."""
     x, a = batch["x"].float(), F.one_hot(batch["a"], len(MOVES)).float()
     return {"x": x, "a": a, "first": torch.zeros(a.shape[:2], dtype=torch.bool)}
-
-
-def piece(batch: Batch) -> Batch:
-    """The inputs for `LENGTH` steps, from the same random step on in all rows; the belief starts there."""
-    start = int(torch.randint(batch["a"].shape[1] - LENGTH + 1, ()))
-    return given({name: value[:, start : start + LENGTH] for name, value in batch.items()})
 
 
 def unseen(walks: GridWorlds, known: GridWorlds) -> GridWorlds:
