@@ -9,7 +9,7 @@
 Its KL is ½ Σ (Δm²/s_l² + Δs² − log Δs² − 1), eq. 2: where Δm = 0 and Δs = 1 the group says nothing, whatever the prior.
 The reconstruction may then shrink s_l at no cost, and the smaller s_l the dearer Δm: a lower group that starts silent
 stays so. Balancing, appendix A, gives it a cheap start: β_l = β γ_l, where β grows from 0 to 1 and γ_l ∝ E[KL_l] / Z_l,
-L in sum, as long as β does.
+L in sum, as long as β does. (The appendix has it proportional to the size; its author and code divide by it.)
 
     x   [B, X] pixels in {0, 1}      p(x|d_L) = Bernoulli
     z_l [B, Z_l] latents of a group, top first      h_l, d_l [B, H]
@@ -21,7 +21,7 @@ Deviations     NVAE                                   here                      
 networks       convolutions, BN, squeeze–excitation   residual perceptrons        vectors; tens of pixels
 log s, m       5 tanh(·/5) around both                the same around log s       bounds the KL without spectral norms
 γ_l            of the KL of the batch                 of the batch before         a coefficient is given, not computed
-first weights  weight norm, BN                        He et al. 2015, eq. 14      with PyTorch's own, signals fade
+first weights  weight norm, BN                        He et al. 2015, eq. 10      with PyTorch's own, signals fade
 """
 
 from __future__ import annotations
