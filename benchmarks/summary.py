@@ -63,7 +63,33 @@ def page() -> str:
             own = [c for c in claims if c.covers(system.name)]
             lines += [f"| {name} | `{c.name}` | {_cell(c.claim)} | {_measured(c)} |" for c in own]
             lines += [] if own else [f"| {name} | – | – | – | – | – | no card |"]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", *notebooks()]) + "\n"
+
+
+def notebooks() -> list[str]:
+    """The models of Pixyz's notebooks at equal budget, mean and range over seeds."""
+    found = result("notebooks")
+    data, unit, epochs, seeds = (found[key] for key in ("data", "unit", "epochs", "seeds"))
+    lines = [
+        "## Beside Pixyz at equal budget",
+        "",
+        f"Models of Pixyz's notebooks on {data}: {unit}, lower is better. Networks, initial weights, batches and the",
+        f"{epochs} epochs are the same for both; {len(seeds)} seeds: mean, and their range. Written by",
+        "`python -m benchmarks.notebooks`; with MNIST at hand, `--data mnist` prints the notebooks' own numbers too.",
+        "",
+        "| model | untrained | worldformula | Pixyz | CPU seconds, worldformula and Pixyz |",
+        "|" + "---|" * 5,
+    ]
+    for name, row in found["rows"].items():
+        ours, theirs = (sum(row[f"{who}_seconds"]) / len(seeds) for who in ("worldformula", "pixyz"))
+        cells = " | ".join(_spread(row[who]) for who in ("untrained", "worldformula", "pixyz"))
+        lines.append(f"| {name} | {cells} | {ours:.1f} and {theirs:.1f} |")
+    return lines
+
+
+def _spread(values: list[float]) -> str:
+    """Mean, and the least and the greatest."""
+    return f"{sum(values) / len(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def _cell(text: str) -> str:

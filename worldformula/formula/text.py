@@ -60,9 +60,11 @@ def open_ended(node: Node) -> bool:
 
 def bracketed(node: Node, op: str, *, right: bool = False) -> bool:
     """Whether an operand of ``op`` (or of ``neg``, which only has a right one) needs brackets to be read as meant."""
-    if right:
-        return strength(node) <= BINDS[op] or (op == "neg" and isinstance(node, Number))
-    return strength(node) < BINDS[op] or (op in "*/^" and open_ended(node)) or (op == "^" and strength(node) == 4)
+    if right:  # D - (-D), as two signs in a row are hard to read
+        signed = op in "+-" and strength(node) == BINDS["neg"]
+        return signed or strength(node) <= BINDS[op] or (op == "neg" and isinstance(node, Number))
+    powered = op == "^" and (strength(node) == BINDS["^"] or isinstance(node, Function))  # log(D)² or log(D²)?
+    return strength(node) < BINDS[op] or (op in "*/^" and open_ended(node)) or powered
 
 
 def clock(node: OverTime) -> tuple[tuple[str, str], ...]:
