@@ -29,10 +29,13 @@ from worldformula import (
     Renyi,
     SlicedWasserstein,
     Sum,
+    Symbol,
     Value,
     Wrapped,
     clamp,
     log,
+    maximum,
+    minimum,
     norm2,
     ratio,
     sg,
@@ -345,3 +348,32 @@ def test_impossible_expressions():
         Renyi(q, p, math.inf)
     with pytest.raises(UnknownVariableError):
         (q * Normal("p(w|z)", Join(Z, 2), shape=1)).marginal("v")
+
+
+@pytest.mark.parametrize(("bound", "least"), [(maximum, True), (minimum, False)])
+@pytest.mark.parametrize("value", [1.5, torch.tensor(1.5)], ids=["number", "tensor"])
+def test_a_bound_may_be_a_number_of_the_call(bound, least, value):
+    q, p = Normal("q(z|x)", nn.Linear(3, 4), shape=2), Normal("p(z)", shape=2)
+    loss, x = bound(KL(q, p), Symbol("c")), torch.randn(6, 3)
+    rate = KL(q, p)(x=x).value
+    expected = rate.clamp(min=1.5) if least else rate.clamp(max=1.5)
+    torch.testing.assert_close(loss(x=x, c=value).value, expected)
+    torch.testing.assert_close(loss.interpret(x=x, c=value).value, expected)
+    assert float(torch.as_tensor(bound(Symbol("a"), Symbol("b"))(a=2.0, b=3.0).value)) == (3.0 if least else 2.0)
+
+
+def test_a_burn_in_that_leaves_no_step_is_refused():
+    q = Normal("q(z_t|x_t)", nn.Linear(3, 4), shape=2)
+    loss = Sum("t", KL(q, Normal("p(z_t)", shape=2)), burn_in=5).mean()
+    assert loss(x=torch.randn(2, 6, 3)).value > 0
+    with pytest.raises(ShapeError, match="x has 5 steps, and burn_in=5 counts none of them"):
+        loss(x=torch.randn(2, 5, 3))
+
+
+@pytest.mark.parametrize("flags", [torch.ones(3), [True] * 4], ids=["too few", "no tensor"])
+def test_flags_of_present_rows_are_one_for_each_row(flags):
+    prior = Normal("p(z)", shape=2)
+    q = PoE([prior, Normal("q(z|a)", nn.Linear(3, 4), shape=2), Normal("q(z|b)", nn.Linear(3, 4), shape=2)])
+    loss, x = KL(q, prior).mean(), torch.randn(4, 3)
+    with pytest.raises(ShapeError, match="present: expected one flag for each row of b"):
+        loss(a=x, b=x, present={"b": flags})

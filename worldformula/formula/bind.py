@@ -85,6 +85,7 @@ class Binder:
         self.keys = frozenset(plan.inputs)
         self.series = tuple(i for i in self.inputs if i.step)
         self.starts = (*plan.carries, *plan.shifts)
+        self.burn_in = max((n for op in plan.ops for key, n in op.options if key == "burn_in"), default=0)
         ours = [op.factor for op in plan.ops if op.factor is not None and op.factor.shape is not None]
         self.declared: dict[str, object] = {f.variable.key: f for f in reversed(ours)} | {str(flags): "reset="}
         self.sites = tuple(self._site(op) for op in plan.sites)
@@ -263,6 +264,11 @@ class Binder:
                 "expected series with one batch and one length of at least 1\n"
                 + table(("variable", "declared", "got"), rows)
                 + "\npass batch-first series, all of one length"
+            )
+        if first[1] <= self.burn_in:
+            raise ShapeError(
+                f"{self.series[0].key} has {first[1]} steps, and burn_in={self.burn_in} counts none of them; pass "
+                "longer sequences, or write a smaller burn_in="
             )
         if options.get("horizon", first[1]) != first[1]:
             raise FormulaError(

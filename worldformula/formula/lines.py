@@ -235,14 +235,14 @@ class Lines(Written):
         return f"torch.as_tensor({call}, {self.plan.shape_of(q)}))"  # of numbers alone it is a number
 
     def _binary(self, op: Op) -> str:
-        numbers = [a for a in op.args if not isinstance(a, str)]
         if op.how in ("max", "min"):
+            numbers = [self.ref(a) for a in op.args if self.number(a)]
             if len(numbers) == 1:
-                tensor = next(a for a in op.args if isinstance(a, str))
+                tensor = next(a for a in op.args if not self.number(a))
                 bound = {"max": "min", "min": "max"}[op.how]  # max(x, 1) keeps x from below
-                return f"{self.ref(tensor, tight=True)}.clamp({bound}={numbers[0]!r})"
+                return f"{self.ref(tensor, tight=True)}.clamp({bound}={numbers[0]})"
             if len(numbers) == 2:
-                return repr(max(numbers) if op.how == "max" else min(numbers))
+                return f"{op.how}({', '.join(numbers)})"
             return f"torch.{op.how}imum({', '.join(self.ref(a) for a in op.args)})"
         left, right = op.args
         if op.how == "^":
