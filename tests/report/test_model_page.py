@@ -116,11 +116,11 @@ def test_modalities_are_shown_given_each_other():
     data = DataSet("three", {k: np.eye(v.shape[1], dtype=np.float32)[:20] for k, v in test.items()},
                    {k: v.numpy() for k, v in test.items()}, (8, 8), "three")  # fmt: skip
     pictures = draw(many, data, test, seed=0)
-    assert pictures.crossings == (
+    assert pictures.captions == (
         "a", "a given a", "a given b", "a given c", "a given a, b, c",
         "b", "b given a", "b given b", "b given c", "b given a, b, c",
     )  # fmt: skip
-    sheet = np.asarray(Image.open(io.BytesIO(pictures.crossed)).convert("L"))
+    sheet = np.asarray(Image.open(io.BytesIO(pictures.panels)).convert("L"))
     scale = round(EDGE / 8)
     cell = 8 * scale + GAP
 
@@ -132,6 +132,20 @@ def test_modalities_are_shown_given_each_other():
     made = many.predict({"c": test["c"][:COLUMNS]}, "b", mean=True, seed=0)["b"]
     assert np.allclose(row(8), 255 * made.numpy(), atol=1)
     assert "<span>b given c</span>" in page(told(pictures))
+
+
+def test_rows_of_several_pictures_are_shown_as_the_model_wants():
+    model, views = catalogue.find("gqn"), torch.rand(20, 3, 16, 16, 3)
+    test = {"x": views, "v": torch.randn(20, 3, 7)}
+    rows = {k: v.numpy() for k, v in test.items()}
+    data = DataSet("rooms", rows, rows, (3, 16, 16, 3), "rooms")
+    pictures = draw(model.build(model.sizes("tiny")), data, test, seed=0)
+    assert pictures.captions == ("a view", "asked for", "given 0", "given 1", "given 2")
+    sheet = np.asarray(Image.open(io.BytesIO(pictures.panels)))
+    scale = round(EDGE / 16)
+    second = sheet[16 * scale + GAP :][: 16 * scale, : 16 * scale][scale // 2 :: scale, scale // 2 :: scale]
+    assert np.allclose(second, 255 * views[0, -1].numpy(), atol=1)
+    assert pictures.samples is None
 
 
 def test_a_loss_whose_coefficients_change_says_so():

@@ -162,6 +162,12 @@ class Model:
         """The mean of the data given the modes of its latents, by variable."""
         return self.render(**data | self.latents(deterministic=True, seed=None, **data))
 
+    def panels(self, rows: Mapping[str, Tensor], *, seed: int | None = None) -> Values:
+        """What a report shows of a few rows of data besides samples and reconstructions: pictures ``[N, event...]`` by
+        caption, one below the other. Nothing by default.
+        """
+        return {}
+
     @torch.no_grad()
     def bound(self, draws: int, *, seed: int | None = None, chunk: int = 50, **data: Tensor) -> Tensor:
         """A lower bound of log p(data), in nats, ``[N]``: log (1/K) Σ_k p(x, z_k) / q(z_k|x), z_k from the encoder.

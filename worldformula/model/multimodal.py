@@ -195,6 +195,16 @@ class Multimodal(Model):
         made = means(product, flat) if mean else product.sample(generator=rng, **flat)
         return {name: value.unflatten(0, z.shape[:-1]) for name, value in made.items()}  # type: ignore[no-untyped-call]
 
+    def panels(self, rows: Mapping[str, Tensor], *, seed: int | None = None) -> Values:
+        """Every modality, and below it its mean given each modality, and given all."""
+        known, shown = {m: rows[m] for m in self.modalities}, dict[str, Tensor]()
+        for target, value in known.items():
+            shown[target] = value
+            for given in [*([m] for m in known), [*known]]:
+                made = self.predict({m: known[m] for m in given}, target, mean=True, seed=seed)
+                shown[f"{target} given {', '.join(given)}"] = made[target]
+        return shown
+
     @torch.no_grad()
     def bound(  # type: ignore[override]
         self, draws: int, *, seed: int | None = None, chunk: int = 50, rule: str | None = None,

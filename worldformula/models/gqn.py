@@ -183,6 +183,16 @@ class GQN(Model):
         shown = torch.arange(x.shape[1] - 1) < torch.randint(x.shape[1], (len(x), 1))
         return {"x": x[:, :-1], "v": v[:, :-1], "k": shown.to(x), "x_prime": x[:, -1], "v_prime": v[:, -1]}
 
+    def panels(self, rows: Mapping[str, Tensor], *, seed: int | None = None) -> dict[str, Tensor]:
+        """Rows of rooms: the last view is asked for; what is drawn given none, one and all of the others."""
+        x, v = rows["x"], rows["v"]
+        others = x.shape[1] - 1
+        shown = {"a view": x[:, 0], "asked for": x[:, -1]}
+        for count in (0, 1, others):
+            k = (torch.arange(others, device=x.device) < count).to(x).expand(len(x), -1)
+            shown[f"given {count}"] = self.query(v[:, -1], seed=seed, x=x[:, :-1], v=v[:, :-1], k=k)
+        return shown
+
     @torch.no_grad()
     def represent(self, x: Tensor, v: Tensor, k: Tensor) -> Tensor:
         """The scene r [B, R] from its views."""

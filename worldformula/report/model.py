@@ -187,12 +187,10 @@ def _pictures(pictures: Pictures) -> str:
         caption = "Rows of the test data, and what the model makes of them."
         image = _rows(["data", "model"] * PAIRED_ROWS, picture(pictures.reconstructions, "reconstructions"))
         figures.append(f"<h3>Reconstructions</h3>{_figure(image, caption)}")
-    if pictures.crossed is not None:
-        caption = (
-            "A row of the test data in each column: what is a picture, and its mean given one modality, or all of them."
-        )
-        image = _rows(pictures.crossings, picture(pictures.crossed, "modalities given others"))
-        figures.append(f"<h3>From one modality to another</h3>{_figure(image, caption)}")
+    if pictures.panels is not None:
+        caption = "In each column a row of the test data, and what the model makes of parts of it."
+        image = _rows([escape(name) for name in pictures.captions], picture(pictures.panels, "what is made of parts"))
+        figures.append(f"<h3>From parts</h3>{_figure(image, caption)}")
     if pictures.traversals is not None:
         names = [f"{escape(name)}<sub>{latent + 1}</sub>" for name, latent in pictures.traversed]
         image = _rows(names, picture(pictures.traversals, "traversals"))

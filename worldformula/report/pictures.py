@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,6 @@ from worldformula.errors import FormulaError, WorldformulaError
 from worldformula.formula.factor import Factor
 from worldformula.formula.joint import Joint, as_uses
 from worldformula.model import Model
-from worldformula.model.multimodal import Multimodal
 from worldformula.report.video import Frames, tile, upscale, webp
 
 IMAGE = "x"  # the variable that a data set's `shape` speaks of; of modalities, those of its size are pictures too
@@ -38,8 +37,8 @@ class Pictures:
         reconstructions: WebP, rows in pairs: test data above what the model makes of them.
         traversals: WebP, a row per latent, a column per value.
         traversed: which latents those are, variable and place, the most used first.
-        crossed: WebP, of several modalities: those that are pictures, and their means given each modality and all.
-        crossings: what its rows are, ``"b given a"``.
+        panels: WebP, what else the model shows of test rows, one in each column: `Model.panels`.
+        captions: of the rows of ``panels``.
         points: of data in the plane: test rows and samples, ``[N, 2]`` each.
     """
 
@@ -47,15 +46,15 @@ class Pictures:
     reconstructions: bytes | None = None
     traversals: bytes | None = None
     traversed: tuple[tuple[str, int], ...] = ()
-    crossed: bytes | None = None
-    crossings: tuple[str, ...] = ()
+    panels: bytes | None = None
+    captions: tuple[str, ...] = ()
     points: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
 
     def files(self) -> dict[str, bytes]:
         """The pictures by name."""
         every = {
             "samples": self.samples, "reconstructions": self.reconstructions, "traversals": self.traversals,
-            "crossed": self.crossed,
+            "panels": self.panels,
         }  # fmt: skip
         return {name: data for name, data in every.items() if data is not None}
 
@@ -71,19 +70,21 @@ def draw(model: Model, data: DataSet, test: Mapping[str, Tensor], seed: int) -> 
     """
     if data.shape == (2,):
         return Pictures(points=_points(model, test, seed))
-    shape = data.shape if len(data.shape) == 3 else (*data.shape, 1)
+    shape = data.shape[-3:] if len(data.shape) >= 3 else (*data.shape, 1)
     images = [name for name, v in test.items() if name == IMAGE or v[0].numel() == math.prod(shape)]
     if len(shape) != 3 or shape[-1] not in (1, 3) or not images:
         return Pictures()
     image = IMAGE if IMAGE in images else images[0]
     canvas = _Canvas(image, shape, float(data.train[image].min()), float(data.train[image].max()))
+    captions, panels = _panels(model, test, canvas, seed)
+    if len(data.shape) > 3:  # a row is several pictures
+        return Pictures(panels=panels, captions=captions)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         traversed, traversals = _traversals(model, test, canvas)
-        crossings, crossed = _crossed(model, test, canvas, images, seed)
         return Pictures(
             _samples(model, test, canvas, seed), _reconstructions(model, test, canvas), traversals, traversed,
-            crossed, crossings,
+            panels, captions,
         )  # fmt: skip
 
 
@@ -164,22 +165,16 @@ def _traversals(
         return (), None
 
 
-def _crossed(
-    model: Model, test: Mapping[str, Tensor], canvas: _Canvas, images: Sequence[str], seed: int
+def _panels(
+    model: Model, test: Mapping[str, Tensor], canvas: _Canvas, seed: int
 ) -> tuple[tuple[str, ...], bytes | None]:
-    """One test row per column: every modality that is a picture, and its mean given each modality, and given all."""
-    if not isinstance(model, Multimodal):
+    """What the model shows of a few test rows, as far as it is pictures of this size."""
+    try:
+        shown = model.panels({k: v[:COLUMNS].to(model.device) for k, v in test.items()}, seed=seed)
+    except (WorldformulaError, KeyError):  # rows of another form
         return (), None
-    rows = {k: test[k][:COLUMNS].to(model.device) for k in model.modalities}
-    names, frames = [], []
-    for target in (name for name in model.modalities if name in images):
-        names.append(target)
-        frames.append(canvas.frames(rows[target]))
-        for given in [*([m] for m in rows), [*rows]]:
-            made = model.predict({m: rows[m] for m in given}, target, mean=True, seed=seed)[target]
-            names.append(f"{target} given {', '.join(given)}")
-            frames.append(canvas.frames(made))
-    return tuple(names), canvas.paint(np.concatenate(frames), COLUMNS)
+    found = {k: canvas.frames(v) for k, v in shown.items() if v[0].numel() == math.prod(canvas.shape)}
+    return tuple(found), canvas.paint(np.concatenate([*found.values()]), COLUMNS) if found else None
 
 
 def _discrete(model: Model) -> set[str]:
