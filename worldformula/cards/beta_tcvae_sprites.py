@@ -13,7 +13,7 @@ from worldformula.metrics.disentangle import controls, factor_vae_score, mig
 from worldformula.models.beta_tcvae import BetaTCVAE, build, tiny
 from worldformula.training.fit import fit
 
-STEPS, BATCH, ROTATIONS = 4000, 64, 10
+STEPS, BATCH, BETA, ROTATIONS = 4000, 128, 10.0, 10
 
 
 def measure(seed: int) -> dict[str, float]:
@@ -29,7 +29,7 @@ def measure(seed: int) -> dict[str, float]:
     data = sprites()
     images = torch.from_numpy(data.images)
     models = {
-        "tc": tiny(),
+        "tc": replace(tiny(), beta=BETA),
         "beta_1": replace(tiny(), objective="beta_vae", beta=1.0),
         "beta_4": replace(tiny(), objective="beta_vae", beta=4.0),
     }
