@@ -7,7 +7,7 @@ from worldformula.formula.runtime import one_batch
 
 
 def formula(self, a, b, c, beta, noise_z):
-    """mean(beta * (0.1 * 1/3 [KL(q(z|a,b,c) ‖ q(z|a)) + KL(q(z|a,b,c) ‖ q(z|b)) + KL(q(z|a,b,c) ‖ q(z|c))] + 0.9 * KL(q(z|a,b,c) ‖ p(z))) - 0.9666666666666667 * E_{q(z|a,b,c)}[log p(a|z) p(b|z) p(c|z)])"""
+    """mean(beta * (0.8333333333333334 * 1/3 [KL(q(z|a,b,c) ‖ q(z|a)) + KL(q(z|a,b,c) ‖ q(z|b)) + KL(q(z|a,b,c) ‖ q(z|c))] + 0.16666666666666663 * KL(q(z|a,b,c) ‖ p(z))) - 0.7222222222222222 * E_{q(z|a,b,c)}[log p(a|z) p(b|z) p(c|z)])"""
     q_z = normal.params(self.q_z_given_a(a), (12,))                           # q(z|a)
     q_z_2 = normal.params(self.q_z_given_b(b), (12,))                         # q(z|b)
     q_z_3 = normal.params(self.q_z_given_c(c), (12,))                         # q(z|c)
@@ -27,5 +27,5 @@ def formula(self, a, b, c, beta, noise_z):
     log_p_c = normal.log_prob(p_c, c, 1)
     total_3 = log_p_a + log_p_b + log_p_c
     one_batch(kl_z, kl_z_2, kl_z_3, mean_of_each, kl_z_4, log_p_a, log_p_b, log_p_c, total_3)
-    mean_value = (beta * (0.1 * mean_of_each + 0.9 * kl_z_4) - 0.9666666666666667 * total_3).mean()
+    mean_value = (beta * (0.8333333333333334 * mean_of_each + 0.16666666666666663 * kl_z_4) - 0.7222222222222222 * total_3).mean()
     return mean_value, (mean_of_each, kl_z_4, total_3), (z,)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
 from worldformula.cards.trimodal_scores import coherence, held_out, judges, nats, rows, train
@@ -11,7 +9,7 @@ from worldformula.data.trimodal import trimodal
 from worldformula.model.multimodal import Multimodal
 from worldformula.models import mmvae, mvae, mvtcae
 
-STEPS, ALPHA, BETA = 1300, 5 / 6, 2.5
+STEPS = 1300
 
 
 def measure(seed: int) -> dict[str, float]:
@@ -25,7 +23,7 @@ def measure(seed: int) -> dict[str, float]:
     data, (test, y), judge = rows(trimodal()), held_out(), judges()
     torch.manual_seed(seed)
     models: dict[str, Multimodal] = {
-        "mvtcae": mvtcae.build(replace(mvtcae.tiny(), alpha=ALPHA, beta=BETA)),
+        "mvtcae": mvtcae.build(mvtcae.tiny()),
         "mvae": mvae.build(mvae.tiny()),
         "mmvae": mmvae.build(mmvae.tiny()),
     }

@@ -236,13 +236,14 @@ class Lines(Written):
 
     def _binary(self, op: Op) -> str:
         if op.how in ("max", "min"):
-            numbers = [self.ref(a) for a in op.args if self.number(a)]
+            bound = {"max": "min", "min": "max"}[op.how]  # max(x, 1) keeps x from below
+            numbers = sorted((a for a in op.args if self.number(a)), key=lambda a: isinstance(a, str))
             if len(numbers) == 1:
                 tensor = next(a for a in op.args if not self.number(a))
-                bound = {"max": "min", "min": "max"}[op.how]  # max(x, 1) keeps x from below
-                return f"{self.ref(tensor, tight=True)}.clamp({bound}={numbers[0]})"
-            if len(numbers) == 2:
-                return f"{op.how}({', '.join(numbers)})"
+                return f"{self.ref(tensor, tight=True)}.clamp({bound}={self.ref(numbers[0])})"
+            if len(numbers) == 2:  # what the call is given may be a float
+                literal, given = map(self.ref, numbers)
+                return f"torch.as_tensor({given}).clamp({bound}={literal})"
             return f"torch.{op.how}imum({', '.join(self.ref(a) for a in op.args)})"
         left, right = op.args
         if op.how == "^":
