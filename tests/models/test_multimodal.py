@@ -25,7 +25,7 @@ LATEX = {
     "mvae": r"+ \left( \beta \, D_{\mathrm{KL}}\left[ q(z \mid b) \,\|\, p(z) \right] - \mathbb{E}_{q(z \mid b)}",
     "mmvae": r"-\mathbb{E}^{\mathrm{stratified}}_{q(z \mid a, b, c)}\left[ \log p(a \mid z)\, p(b \mid z)\, p(c",
     "mopoe": r"\beta \, \left( \log p(z) - \log q(z \mid a, b, c) \right)",
-    "mvtcae": r"0.1 \, \frac{1}{3}\left[ D_{\mathrm{KL}}\left[ q(z \mid a, b, c) \,\|\, q(z \mid a) \right] + ",
+    "mvtcae": r"0.833333 \, \frac{1}{3}\left[ D_{\mathrm{KL}}\left[ q(z \mid a, b, c) \,\|\, q(z \mid a) \right] + ",
 }
 
 
