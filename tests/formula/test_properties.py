@@ -21,7 +21,7 @@ from worldformula.formula.program import Program
 
 settings.register_profile("tests", derandomize=True, deadline=None, max_examples=40)
 settings.load_profile("tests")
-STATIC, TEMPORAL, PARTS = 4100, 600, 8  # formulas of each kind, in so many tests
+STATIC, TEMPORAL, PARTS = 5000, 600, 8  # formulas of each kind, in so many tests
 POOL, TIME = Static(), Temporal()
 REDUCED = (lambda f: f, lambda f: f.mean(), lambda f: f.sum())
 
