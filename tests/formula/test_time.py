@@ -226,3 +226,22 @@ def test_a_reset_leaves_nothing_of_a_broken_carry(path, initial):
     drawn = (loss if path == "call" else loss.interpret)(a=a, w=a.nan_to_num(), first=first).samples["h"]
     assert drawn[:, 1].isnan().all()
     torch.testing.assert_close(drawn[:, 2:], torch.full((B, T - 2, Z), 0.0 if initial is None else 1.0))
+
+
+@pytest.mark.parametrize("clock", [{}, {"reset": "first"}])
+def test_a_step_back_that_is_read_behind_the_step_itself_is_the_last_value(clock):
+    """``w_{t-1}`` is first read by a factor behind the one that makes ``w_t``, and ``w_t`` is made of ``z_{t-1}``."""
+    keep = Deterministic("w_t = keep(z_{t-1})", lambda z: z + 1, shape=Z)
+    q = Normal("q(z_t|z_{t-1},w_{t-1},x_t)", lambda z, w, x: z + 2 * w + x, scale=1.0, shape=Z)
+    loss, x = Sum("t", E(keep * q, -log(q)), **clock), torch.randn(B, T, Z)
+    first = torch.zeros(B, T, dtype=torch.bool)
+    first[1, 2] = bool(clock)
+    z, w, noise, expected = torch.zeros(B, Z), torch.zeros(B, Z), torch.randn(B, T, Z), []
+    for t in range(T):
+        z, w = (torch.where(first[:, t, None], torch.zeros(B, Z), carry) for carry in (z, w))
+        z, w = z + 2 * w + x[:, t] + noise[:, t], z + 1
+        expected.append(torch.cat([z, w], -1))
+    data = {"x": x, "first": first} if clock else {"x": x}
+    for path in (loss, loss.interpret):
+        drawn = path(**data, noise={"z": noise}).samples
+        torch.testing.assert_close(torch.cat([drawn["z"], drawn["w"]], -1), torch.stack(expected, 1))

@@ -165,7 +165,8 @@ class _Writer(Lines):
         lines.append(f"# in the loop: from carry to carry{why}")
         lines += [f"{self.carried(source)} = start_{key}" for key, source in self.looped().items()]
         self.in_loop = True
-        body = self.lines(loop)
+        # Carries come first: a step overwrites the variables that they are read from.
+        body = self.lines(sorted(loop, key=lambda op: op.kind != "carry"))
         self.in_loop = False
         lines.append(LOOP)
         body += [f"{self.carried(s)} = {s}_s[t]" for s in self.looped().values() if self.stages[s] != "loop"]
