@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tests.formula.models import B, Join, T, X, Z
-from worldformula import Bernoulli, Deterministic, E, Normal, Sum, log, sg
+from worldformula import Bernoulli, Deterministic, E, Normal, Sum, Symbol, log, maximum, sg
 
 PATHS = pytest.mark.parametrize("path", ["call", "interpret"])
 
@@ -99,3 +99,14 @@ def test_a_stopped_discrete_factor_needs_no_estimator_and_shares_its_draw():
     alone(x=x).value.backward()
     assert code.net.weight.grad is None or not code.net.weight.grad.any()
     assert paint.net.weight.grad.any()
+
+
+@PATHS
+@pytest.mark.parametrize("number", [2, 2.0, torch.tensor(2.0, requires_grad=True)])
+def test_a_stopped_number_of_the_call_may_be_a_python_number(path, number):
+    density, z = Normal("p(z)", shape=Z), torch.randn(B, Z)
+    beta = Symbol("beta")
+    loss = maximum(sg(beta), -100.0) * log(density) + sg(2 * beta)
+    found = value(loss, path, z=z, beta=number)
+    torch.testing.assert_close(found, 2 * density.log_prob(z=z) + 4)
+    assert not found.requires_grad

@@ -185,7 +185,7 @@ class Expression(nn.Module):
         return _binary("+", self, other)
 
     def __radd__(self, other: Number_) -> Expression:
-        if isinstance(other, int) and other == 0:
+        if type(other) is int and other == 0:
             return self  # where Python's sum starts: the sum of a list prints as what was summed
         return _binary("+", other, self)
 

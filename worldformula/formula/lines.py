@@ -121,7 +121,9 @@ class Lines(Written):
             case "negative":
                 return f"-{body}"
             case "detach":
-                return f"{body}.detach()" if isinstance(op.args[0], str) else body
+                if self.number(op.args[0]):  # what the call is given may be a float
+                    return f"stop({self.ref(op.args[0])})" if isinstance(op.args[0], str) else body
+                return f"{body}.detach()"
             case "batch":
                 return f"{body}.{op.how}()"
             case "over":

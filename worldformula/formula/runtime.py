@@ -180,10 +180,10 @@ def wide(family: Family, params: Value, like: Value, rank: int) -> Value:
 
 
 def stop(value: Value) -> Value:
-    """Parameters, or a computed value, without gradient: sg(q)."""
+    """Parameters, or a computed value, without gradient: sg(q). A number that a call is given has none."""
     if isinstance(value, tuple):
         return tuple(p.detach() if isinstance(p, Tensor | Opaque) else p for p in value)
-    return value.detach()
+    return value if isinstance(value, int | float) else value.detach()
 
 
 def noise_for(
