@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from worldformula import KL, Bernoulli, Deterministic, E, Game, Normal, Player, log
+from worldformula import KL, Bernoulli, Deterministic, E, Game, Normal, Player, Sum, Value, log, total
 from worldformula.errors import ConfigError, FormulaError, MissingInputError, UnknownVariableError
 from worldformula.training.fit import FitConfig, Fitting, fit
 
@@ -217,3 +217,46 @@ def test_what_is_no_game_is_said():
     for p in make.parameters():
         p.requires_grad_(False)
     Game(d=d)
+
+
+def judged(samples, judge, fake, *, reset=None):
+    """Two players that draw one factor: what each minimises says how often, or when it restarts."""
+    losses = [E(fake, log(judge), **({"samples": k} if k else {})) for k in samples]
+    if reset is not None:
+        losses = [Sum("t", loss, reset=r) for loss, r in zip(losses, reset, strict=True)]
+    return Game("simultaneous", d=Player(-losses[0].mean(), [judge]), g=Player(losses[1].mean(), [fake]))
+
+
+def check_apart(game, data):
+    """Players who cannot share are asked one by one: each gets what it would get alone."""
+    together = game.evaluate({**data, "seed": 0})
+    for name, out in together.items():
+        torch.testing.assert_close(out.value, game.evaluate({**data, "seed": 0}, [name])[name].value)
+
+
+@pytest.mark.parametrize("samples", [(3, 5), (None, 3)])
+def test_players_may_draw_a_different_number_of_samples(samples):
+    judge, fake = Bernoulli("d(f|y)", nn.Linear(1, 1), shape=1), Normal("q(y|x)", nn.Linear(1, 2), shape=1)
+    check_apart(judged(samples, judge, fake), {"x": X, "f": DATA["f"]})
+
+
+def test_players_may_have_clocks_of_their_own():
+    walk = Normal("q(y_t|y_{t-1})", nn.Linear(1, 2), shape=1)
+    game = judged((None, None), Bernoulli("d(f_t|y_t)", nn.Linear(1, 1), shape=1), walk, reset=("first", None))
+    first = torch.zeros(4, 3, dtype=torch.bool)
+    first[1, 1] = True
+    check_apart(game, {"f": torch.zeros(4, 3, 1), "first": first})
+
+
+def test_players_may_have_batches_of_their_own():
+    """A Wasserstein GAN, whose generator reads no data and so makes one fake; and a batch of fakes for each player."""
+    judge, make, latent = nn.Linear(1, 1), nn.Linear(2, 1), Normal("p(z)", shape=2)
+    fake = Deterministic("y = g(z)", make, shape=1)
+    real, judged_fake = (Deterministic(h, judge, shape=1) for h in ("c = D(x)", "k = D(y)"))
+    d_loss = (E(latent * fake * judged_fake, total(Value("k"))) - E(real, total(Value("c")))).mean()
+    g_loss = -E(latent * fake * judged_fake, total(Value("k"))).mean()
+    check_apart(Game("simultaneous", d=Player(d_loss, [real]), g=Player(g_loss, [fake])), {"x": X})
+    as_fake, as_real = (Bernoulli(f"d({v}|y)", judge, shape=1) for v in ("f", "r"))
+    both = (E(latent * fake, log(p)).mean() for p in (as_fake, as_real))
+    game = Game("simultaneous", d=Player(next(both), [as_fake]), g=Player(next(both), [fake]))
+    check_apart(game, {"f": torch.zeros(1, 1), "r": torch.ones(16, 1)})

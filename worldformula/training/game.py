@@ -13,16 +13,18 @@ detached by hand, and no optimiser hides inside a loss.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from worldformula.errors import ConfigError, FormulaError, UnknownVariableError, near, table
+from worldformula.errors import ConfigError, FormulaError, ShapeError, UnknownVariableError, near, table
 from worldformula.formula.emit import register_networks
 from worldformula.formula.expression import Expression
 from worldformula.formula.nodes import factors, initial_of
+from worldformula.formula.plan import Plan
 from worldformula.formula.program import Out
 from worldformula.formula.sums import together
 from worldformula.training.seeding import derived
@@ -141,8 +143,11 @@ class Game(nn.Module):
         seed = options.pop("seed", None)
         noise = self._noise(own, seed)
         asked = tuple(self.players if players is None else players)
-        if (shared := self._shared(asked)) is not None:
-            return self._split(shared, asked, {k: v for n in asked for k, v in own[n].items()}, options, noise, seed)
+        one = all(v is noise[other].get(k, v) for n in asked for k, v in noise[n].items() for other in asked)
+        if one and (shared := self._shared(asked)) is not None:
+            data = {k: v for n in asked for k, v in own[n].items()}
+            with suppress(ShapeError):  # players whose data have batches of their own are asked one by one
+                return self._split(shared, asked, data, options, noise, seed)
         found = {}
         for name in asked:
             rest = self._generator(seed, name)  # for draws whose shape only their network tells: they are not shared
@@ -150,17 +155,19 @@ class Game(nn.Module):
         return found
 
     def _shared(self, asked: tuple[str, ...]) -> Expression | None:
-        """The players' formulas as one, made once. None for one player, and for players who call different things by
-        one name, as no result could be told from the other.
+        """The players' formulas as one, made once. None for one player, for players who call different things by one
+        name or draw them a different number of times, as no result could be told from the other, and for players whose
+        formulas cannot be one.
         """
         if len(asked) < 2:
             return None
         if asked not in self._together:
-            joined = together(**{name: self.players[name].loss for name in asked})
-            plan, own = joined.program.plan, [self.players[name].loss.program.plan for name in asked]
-            drawn = {key: plan.by_name[op].factor for key, op in plan.samples.items()}
-            alike = all(drawn.get(key) is p.by_name[op].factor for p in own for key, op in p.samples.items())
-            alike = alike and len(plan.terms) == sum(len(p.terms) for p in own)
+            own = [self.players[name].loss for name in asked]
+            try:
+                joined = together(**dict(zip(asked, own, strict=True)))
+                alike = _alike(joined.program.plan, [expression.program.plan for expression in own])
+            except FormulaError:  # such as players with clocks of their own
+                alike = False
             self._together[asked] = joined if alike else None
         return self._together[asked]
 
@@ -199,3 +206,14 @@ class Game(nn.Module):
         like = next(iter(self.parameters()), torch.empty(0))
         own = 0 if player is None else 1 + list(self.players).index(player)
         return torch.Generator(like.device).manual_seed(derived(seed, own))
+
+
+def _alike(joined: Plan, own: Sequence[Plan]) -> bool:
+    """Whether every draw and term of the players' own plans is one of the joined plan, under the same name."""
+    drawn = {key: joined.by_name[op].factor for key, op in joined.samples.items()}
+    sites = {site.name: (site.factor, joined.lead(site)) for site in joined.sites}
+    return (
+        all(drawn.get(key) is p.by_name[op].factor for p in own for key, op in p.samples.items())
+        and all(sites.get(site.name) == (site.factor, p.lead(site)) for p in own for site in p.sites)
+        and len(joined.terms) == sum(len(p.terms) for p in own)
+    )
