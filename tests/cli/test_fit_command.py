@@ -115,7 +115,7 @@ def test_an_interruption_says_how_to_go_on(
 def test_resume_needs_the_folder_alone_and_may_go_further(trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
-    assert main(["fit", "vae", "--run", str(folder), "--resume", "--steps", "60"]) == 0
+    assert main(["fit", "--run", str(folder), "--resume", "--steps", "60"]) == 0
     assert newest(folder).step == 60
     assert read_metrics(folder / "metrics.jsonl")[-1]["step"] == 60
 
@@ -157,6 +157,7 @@ def test_open_model_brings_the_trained_weights(trained: Path) -> None:
             "'steps' is a setting of sizes and of fit; write sizes.s",
         ),
         (["fit", "vae", "--data", "digits", "--seed", "-1"], "seed expects a whole number of at least 0"),
+        (["fit", "--data", "digits"], "say which model, e.g. worldformula fit vae"),
         (["fit", "vae", "--data", "digits", "--run", "nowhere", "--resume"], "nowhere holds no run to go on with"),
         (
             ["fit", "vae", "--data", "sprites"],

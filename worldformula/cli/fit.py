@@ -37,7 +37,7 @@ class Fit:
     the folder; what is given must agree with it, except for --steps and --device. So --run DIR --resume is enough.
     """
 
-    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    name: Annotated[str | None, tyro.conf.Positional, _option("NAME", "that of the run folder")] = None
     """A model that `worldformula models` lists, e.g. vae."""
     data: Annotated[str | None, _option("NAME", "that of the run folder")] = None
     """What to train on, e.g. digits."""
@@ -65,7 +65,13 @@ class Fit:
             return self.out
         if self.data is None:
             raise ConfigError(f"say what to train on, e.g. --data digits. There are: {', '.join(data.names())}.")
-        return Path("runs") / f"{catalogue.find(self.name).name}-{self.data}"
+        return Path("runs") / f"{self.system()}-{self.data}"
+
+    def system(self) -> str:
+        """The name of the model; only a run folder can go without it."""
+        if self.name is None:
+            raise ConfigError("say which model, e.g. worldformula fit vae; `worldformula models` lists them.")
+        return catalogue.find(self.name).name
 
     def config(self) -> ModelConfig:
         """What was asked for, on top of what the folder holds."""
@@ -77,7 +83,7 @@ class Fit:
             config = read(folder.config(), folder.path)
             config = dataclasses.replace(
                 config,
-                model=catalogue.find(self.name).name,
+                model=config.model if self.name is None else self.system(),
                 data=self.data or config.data,
                 preset=self.preset or config.preset,
             )
@@ -86,7 +92,7 @@ class Fit:
         else:
             if self.data is None:
                 raise ConfigError(f"say what to train on, e.g. --data digits. There are: {', '.join(data.names())}.")
-            config = start(self.name, self.preset or DEFAULT_PRESET, self.data)
+            config = start(self.system(), self.preset or DEFAULT_PRESET, self.data)
         options = {"seed": self.seed, "device": self.device}
         config = settings.override(config, [f"{k}={v}" for k, v in options.items() if v is not None])
         lengths = {"fit.steps": self.steps, "fit.batch": self.batch}
