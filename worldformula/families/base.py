@@ -15,7 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -342,6 +342,14 @@ class Opaque(ABC):
     def stack(self, values: Sequence[Opaque]) -> Opaque:
         """T of batch ``[B]``, of which this is the first, into one of ``[B·T]``."""
         return self
+
+
+@runtime_checkable
+class Unfoldable(Protocol):
+    """A head that is no tensor, such as that of a flow, and knows its batch axis."""
+
+    def unfold(self, *sizes: int) -> Any:
+        """Batch ``[K·B]`` into ``[K, B]``."""
 
 
 # --------------------------------------------------------------------------------------------- closed KLs

@@ -18,6 +18,7 @@ from torch.distributions import (
 
 from worldformula.errors import FormulaError
 from worldformula.families.base import Opaque, Shape
+from worldformula.families.tensors import with_axes
 
 TWINS = ({"probs", "logits"}, {"rate", "scale"}, {"scale_tril", "covariance_matrix", "precision_matrix"})
 Arguments = dict[str, Tensor]
@@ -107,7 +108,7 @@ class Wrapper(Opaque):
             )
         if not any(sizes[len(new) :]):  # all in front
             return self.expand((*new, *self.distribution.batch_shape))
-        found = self.rebuilt(lambda x: _with_axes(x, sizes))
+        found = self.rebuilt(lambda x: with_axes(x, sizes))
         if found is None:
             raise FormulaError(f"wrapped: a {type(self.parts[0]).__name__} cannot be seen with another sample axis.")
         return found
@@ -131,15 +132,6 @@ class Wrapper(Opaque):
             return Wrapper(*parts)
         (first, build), rest = known[0], [arguments for arguments, _ in known]
         return Wrapper(build({k: torch.stack([a[k] for a in rest], 1).flatten(0, 1) for k in first}))
-
-
-def _with_axes(x: Tensor, sizes: Sequence[int]) -> Tensor:
-    """A view with a further axis at every place whose size is not 0."""
-    for place, size in enumerate(sizes):
-        if size:
-            x = x.unsqueeze(place)
-            x = x.expand(*x.shape[:place], size, *x.shape[place + 1 :])
-    return x
 
 
 def take_apart(distribution: Distribution) -> tuple[Arguments, Callable[[Arguments], Distribution]] | None:

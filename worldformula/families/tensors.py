@@ -155,3 +155,12 @@ def draw_class(probs: Tensor, noise: Tensor) -> Tensor:
     cumulative = probs.cumsum(-1)
     ceiling = cumulative[..., -1] * (1.0 - 4.0 * torch.finfo(probs.dtype).eps)
     return (cumulative[..., :-1] <= (noise * ceiling).unsqueeze(-1)).sum(-1)
+
+
+def with_axes(x: Tensor, sizes: Sequence[int]) -> Tensor:
+    """A view with a further axis at every place whose size is not 0."""
+    for place, size in enumerate(sizes):
+        if size:
+            x = x.unsqueeze(place)
+            x = x.expand(*x.shape[:place], size, *x.shape[place + 1 :])
+    return x

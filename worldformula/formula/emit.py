@@ -159,7 +159,8 @@ class _Writer(Lines):
         outside = [op for op in loop if op.kind != "same" and self._needed_outside(op)]
         late = [op for op in outside if self._late(op)]
         collected = [part for op in outside if op not in late for part in self._parts(op)]
-        lines += [f"{', '.join(f'{n}_s' for n in collected)} = {', '.join('[]' for _ in collected)}"] if outside else []
+        empty = ", ".join("[]" for _ in collected)
+        lines += [f"{', '.join(f'{n}_s' for n in collected)} = {empty}"] if collected else []
         kept = [str(op.factor) for op in loop if batch_dependent(op)]
         why = f"; {', '.join(kept)} depends on its batch, so it stays here" if kept else ""
         lines.append(f"# in the loop: from carry to carry{why}")

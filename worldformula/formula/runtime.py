@@ -11,10 +11,9 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from worldformula.errors import ShapeError, table
-from worldformula.families.autoregressive import CausalHead
-from worldformula.families.base import Family, Opaque
-from worldformula.families.flow import FlowHead
+from worldformula.families.base import Family, Opaque, Unfoldable
 from worldformula.families.objects import Wrapper
+from worldformula.families.tensors import with_axes
 
 Value = Any  # a tensor, or a family's parameters: a tuple of tensors, numbers and opaque objects
 RUNTIME = (
@@ -90,11 +89,7 @@ def along(x: Value, *sizes: int) -> Value:
         return tuple(
             along(p, *sizes) if isinstance(p, Tensor) else p.along(*sizes) if isinstance(p, Opaque) else p for p in x
         )
-    for place, size in enumerate(sizes):
-        if size:
-            x = x.unsqueeze(place)
-            x = x.expand(*x.shape[:place], size, *x.shape[place + 1 :])
-    return x
+    return with_axes(x, sizes)
 
 
 def fold(x: Value, axes: int) -> Value:
@@ -106,7 +101,7 @@ def unfold(head: Any, *sizes: int) -> Any:
     """[K·B, ...] -> [K, B, ...], also where a network returns a dict, a tuple, a distribution or a flow."""
     if isinstance(head, Tensor):
         return torch.unflatten(head, 0, sizes)
-    if isinstance(head, FlowHead | CausalHead):
+    if isinstance(head, Unfoldable):
         return head.unfold(*sizes)
     if isinstance(head, Distribution):
         return Wrapper(head).unfold(*sizes).distribution
