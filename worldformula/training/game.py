@@ -13,14 +13,13 @@ detached by hand, and no optimiser hides inside a loss.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from worldformula.errors import ConfigError, FormulaError, ShapeError, UnknownVariableError, near, table
+from worldformula.errors import ConfigError, FormulaError, UnknownVariableError, near, table
 from worldformula.formula.emit import register_networks
 from worldformula.formula.expression import Expression
 from worldformula.formula.nodes import factors, initial_of
@@ -144,10 +143,9 @@ class Game(nn.Module):
         noise = self._noise(own, seed)
         asked = tuple(self.players if players is None else players)
         one = all(v is noise[other].get(k, v) for n in asked for k, v in noise[n].items() for other in asked)
-        if one and (shared := self._shared(asked)) is not None:
+        if one and _one_batch([own[n] for n in asked]) and (shared := self._shared(asked)) is not None:
             data = {k: v for n in asked for k, v in own[n].items()}
-            with suppress(ShapeError):  # players whose data have batches of their own are asked one by one
-                return self._split(shared, asked, data, options, noise, seed)
+            return self._split(shared, asked, data, options, noise, seed)
         found = {}
         for name in asked:
             rest = self._generator(seed, name)  # for draws whose shape only their network tells: they are not shared
@@ -206,6 +204,12 @@ class Game(nn.Module):
         like = next(iter(self.parameters()), torch.empty(0))
         own = 0 if player is None else 1 + list(self.players).index(player)
         return torch.Generator(like.device).manual_seed(derived(seed, own))
+
+
+def _one_batch(data: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether all players read data, and all data have as many rows: others have draws of other sizes."""
+    sizes = [{v.shape[0] for v in own.values() if isinstance(v, Tensor) and v.ndim} for own in data]
+    return all(sizes) and len(set().union(*sizes)) == 1
 
 
 def _alike(joined: Plan, own: Sequence[Plan]) -> bool:
