@@ -13,8 +13,9 @@ from worldformula.errors import WorldformulaError
 from worldformula.formula.code.bind import Binder, Call
 from worldformula.formula.code.emit import Emitted, emit, networks
 from worldformula.formula.code.interpret import diagnose, interpret, noise_drawn
+from worldformula.formula.code.verify import verify
 from worldformula.formula.plan.passes import PASSES
-from worldformula.formula.plan.plan import Plan, verify
+from worldformula.formula.plan.plan import Plan
 
 DIAGNOSED = (
     WorldformulaError, RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError, NameError
@@ -38,7 +39,7 @@ class Out:
     def terms(self) -> dict[str, Tensor]:
         """Each named term; no second pass: the values were computed by the call."""
         found = {}
-        for term, value in zip(self._plan.terms, self._terms, strict=True):
+        for title, term, value in zip(self._plan.titles, self._plan.terms, self._terms, strict=True):
             value = torch.as_tensor(value)
             for reduction in term.reductions:
                 how = reduction.removeprefix("time ")
@@ -48,7 +49,7 @@ class Out:
                     value = getattr(self._series(value), how)(1)
                 elif how == "sum":
                     value = value * self._call.length
-            found[term.text] = value
+            found[title] = value
         return found
 
     @property
@@ -82,7 +83,7 @@ class Out:
 
     def __repr__(self) -> str:
         value = self.value.item() if isinstance(self.value, Tensor) and self.value.numel() == 1 else self.value
-        return f"<Out {value}, terms: {', '.join(t.text for t in self._plan.terms)}>"
+        return f"<Out {value}, terms: {', '.join(self._plan.titles)}>"
 
 
 class Program:
