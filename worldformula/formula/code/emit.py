@@ -117,7 +117,7 @@ def _tuple(items: Iterable[str]) -> str:
     return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
 
 
-# ------------------------------------------------------------------------------------------------------------------ time
+# ----------------------------------------------------------------------------------------------------------------- time
 
 
 def _time_lines(w: Writer) -> list[str]:
@@ -210,7 +210,7 @@ def _needed_outside(w: Writer, op: Op) -> bool:
     return op.name in w.shown or any(w.stages[user] != "loop" for user in w.readers.get(op.name, ()))
 
 
-# -------------------------------------------------------------------------------------------------------------- networks
+# ------------------------------------------------------------------------------------------------------------- networks
 
 
 def register_networks(owner: nn.Module, used: list[Factor], initial: nn.Module | None = None) -> None:

@@ -107,7 +107,8 @@ class Writer:
 
     def flattened(self, op: Op) -> bool:
         """Whether an input of [B, T, ...] is read as [B·T, ...]; some read the series itself."""
-        return any(self.ops[user].kind not in ("shift", "over", "alive") for user in self.readers.get(op.name, ()))
+        readers = [self.ops[name] for name in self.readers.get(op.name, ())]
+        return any(r.kind not in ("shift", "alive") and (r.kind != "over" or op.name == r.args[0]) for r in readers)
 
     def ref(self, ref: Any, tight: bool = False) -> str:
         """An argument as written in a line: a number, a name, one step of a series, or an inlined expression."""

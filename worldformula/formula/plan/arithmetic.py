@@ -47,7 +47,7 @@ def _lift(draft: Draft, ref: Ref, rank: int) -> Ref:
         raise FormulaError(
             f"{draft.label(ref)} is one number per row, as the axes of its event are summed, and it meets a value with "
             f"{rank} event axes\nwrite log(p, event=True) for the density element by element, as masks and weights of "
-            f"elements need it: total(Value('m', shape=...) * log(p, event=True)); or reduce the value first, total(...)"
+            f"elements need it: total(Value('m', shape=...) * log(p, event=True)); or reduce the value, total(...)"
         )
     return draft.add(f"{ref}_wide", Op("", "lift", (ref,), how=str(missing), rank=rank))
 

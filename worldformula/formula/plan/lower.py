@@ -213,11 +213,11 @@ class Lowering(Draft):
                 answer = done.value
 
     def _answer(self, node: Node, scope: Scope) -> Answer:
+        if isinstance(node, Operator):
+            return _operator(self, node, scope)
         rule = RULES.get(type(node))
         if rule is None:
-            if not isinstance(node, Operator):
-                raise TypeError(f"no lowering rule for {type(node).__name__}")
-            rule = _operator
+            raise TypeError(f"no lowering rule for {type(node).__name__}")
         return rule(self, node, scope)
 
     def read(self, variable: Variable, scope: Scope, by: object) -> str:

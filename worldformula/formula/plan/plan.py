@@ -36,6 +36,7 @@ class Method:
     name: str
 
     def __call__(self, *args: Any, **options: Any) -> Any:
+        """What the method returns."""
         return getattr(self.family, self.name)(*args, **options)
 
 
@@ -95,8 +96,8 @@ class Plan:
 
     ``carries`` maps a carried variable's key to the operation that gives its next value; ``shifts`` lists the data
     series read at t−1; ``samples`` maps each drawn variable's key to its operation; ``labels`` maps the operation of a
-    KL, a log or a sum over time to its node. ``sizes`` are those of the sample axes; ``inner`` the length of the axis of
-    iterations that an input has in front of its event.
+    KL, a log or a sum over time to its node. ``sizes`` are those of the sample axes; ``inner`` is the length of the
+    axis of iterations that an input has in front of its event.
     """
 
     ops: tuple[Op, ...]

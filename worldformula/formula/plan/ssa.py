@@ -81,7 +81,7 @@ class Assignments:
         return name
 
     def _placed(self, op: Op) -> Op:
-        """The operation with its level and its sample axes, and its arguments seen at that level and with these axes."""
+        """The operation with its level and its sample axes, and its arguments seen with both."""
         step = (op.step or any(self.is_step(a) for a in op.reads)) and op.kind not in ("over", "batch")
         if step and op.kind not in ("repeat", "unroll"):
             op = replace(op, args=tuple(self.repeated(a) for a in op.args))
@@ -92,7 +92,8 @@ class Assignments:
 
     def unique(self, wish: str) -> str:
         """A name in the emitted code that nothing else has: ``z``, ``z_2``."""
-        wish = wish + "_" if (wish in self.taken and wish not in self.ops) or keyword.iskeyword(wish) else wish
+        reserved = (wish in self.taken and wish not in self.ops) or wish.startswith("start_") or keyword.iskeyword(wish)
+        wish = wish + "_" if reserved else wish
         count = self._counts.get(wish, 0) + 1
         name = wish if count == 1 else f"{wish}_{count}"
         while name in self.taken:
