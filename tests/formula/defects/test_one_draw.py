@@ -171,7 +171,7 @@ def test_linear_arithmetic_of_one_draw_stays(q, path):
     torch.testing.assert_close(run(loss, path, x=x, noise={"z": noise}).value, v / 2 - v.exp() + 1)
 
 
-# ------------------------------------------------------------------------------------------------- one draw for each row
+# -------------------------------------------------------------------------------- one draw for each row
 
 LIKELIHOOD = Normal("p(y|x,w)", lambda x, w: x * w, shape=1, scale=1.0)
 GLOBAL = Normal("p(w)", shape=1)

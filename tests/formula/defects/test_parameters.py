@@ -1,5 +1,7 @@
 """What is learnt is found, and stays in its set: networks in functions, learnt conditions, learnt scales."""
 
+# ruff: noqa: PLC3002, PLW0108   (functions that hide a module are what is tested here)
+
 import copy
 import functools
 
