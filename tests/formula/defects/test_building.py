@@ -9,7 +9,7 @@ from torch import nn
 
 from tests.formula.defects.both import known, wrong
 from worldformula import KL, Bernoulli, Deterministic, E, Normal, Sum, Value, exp, log, maximum, sg, sigmoid, tanh
-from worldformula.formula.plan import Plan
+from worldformula.formula.plan.plan import Plan
 
 
 class Budget(Exception):
