@@ -16,7 +16,7 @@ class Budget(Exception):
     """More calls than allowed: what would take minutes stops here."""
 
 
-def calls(run, budget=600_000):
+def calls(run, budget=1_500_000):
     """How many Python functions a run enters; `Budget` is raised beyond the budget."""
     count = 0
 
