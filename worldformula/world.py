@@ -17,9 +17,8 @@ from worldformula.errors import FormulaError, MissingInputError, ShapeError, Unk
 from worldformula.formula.code.emit import register_networks
 from worldformula.formula.code.rollout import Rollout
 from worldformula.formula.expressions.expression import Expression
-from worldformula.formula.factors.joint import Joint
+from worldformula.formula.factors.joint import Factor, Joint
 from worldformula.formula.syntax.constants import Constants
-from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.nodes import OverTime, children
 from worldformula.formula.syntax.nodes import factors as factors_of
 

@@ -7,7 +7,7 @@ out = loss(x=batch)                 # out.value, out.terms, out.samples
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any, NoReturn
 
@@ -20,7 +20,6 @@ from worldformula.formula.code.emit import register_networks
 from worldformula.formula.code.program import Out, Program
 from worldformula.formula.expressions.explain import explain
 from worldformula.formula.factors.joint import Joint, Marginal, as_uses
-from worldformula.formula.ops.kl import divergence
 from worldformula.formula.plan.lower import lower
 from worldformula.formula.print.latex import latex, latex_lines
 from worldformula.formula.syntax.check import check_gradient, check_independence, check_product
@@ -55,6 +54,7 @@ class Expression(nn.Module):
     """
 
     __array_ufunc__ = None  # numpy's numbers leave arithmetic to the formula
+    graph: Callable[[], str]  # see `face`
 
     def __init__(self, node: Node) -> None:
         super().__init__()
@@ -155,12 +155,6 @@ class Expression(nn.Module):
     def explain(self, stages: bool = False) -> str:
         """Which estimator each term uses, what is drawn, and (with ``stages``) the plan after every pass."""
         return explain(self.node, self.program, stages)
-
-    def graph(self) -> str:
-        """The graphical model as SVG: observed shaded, deterministic double ring, inference dashed."""
-        from worldformula.formula.graph.graph import graph, svg
-
-        return svg(graph(self.node))
 
     def __str__(self) -> str:
         return latex(self.node)
@@ -287,15 +281,6 @@ def log(p: Factor | Joint | Use | Expression) -> Expression:
         if use.factor.family is None:
             raise FormulaError(f"log {use.factor}: a deterministic or data factor has no density")
     return Expression(Log(used))
-
-
-def KL(q: Factor | Joint | Use, p: Factor | Joint | Use, *, samples: int | None = None) -> Expression:
-    """KL(q ‖ p) in closed form; of products by the chain rule, with draws of what the conditions of others need.
-
-    samples: estimate it by the mean of log q − log p over so many draws, which have a leading axis. Without it,
-    NoClosedFormError is raised where there is no closed form and no enumeration.
-    """
-    return Expression(divergence(as_uses(q), as_uses(p), samples))
 
 
 def E(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from worldformula.errors import (
     CycleError,
     DuplicateVariableError,
@@ -16,11 +14,9 @@ from worldformula.errors import (
     table,
 )
 from worldformula.families.base import Family, kl_pair
+from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.nodes import Node, Product, Use, drawn_factors
 from worldformula.formula.syntax.text import text
-
-if TYPE_CHECKING:
-    from worldformula.formula.syntax.factor import Factor
 
 
 def check_product(uses: Product) -> Product:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from worldformula.families.writing import Symbol
+from worldformula.formula.syntax.constants import Constants
+from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.names import Variable
-
-if TYPE_CHECKING:
-    from worldformula.formula.syntax.constants import Constants
-    from worldformula.formula.syntax.factor import Factor
 
 
 @dataclass(frozen=True, eq=False)
