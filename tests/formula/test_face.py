@@ -42,7 +42,11 @@ def test_notebooks_show_factors_products_and_graphs():
 
 
 def test_whichever_file_is_imported_first_the_face_is_there():
-    code = "from worldformula.formula.syntax.names import Variable\n" \
-           "from worldformula.formula.factors.joint import Factor\nprint(isinstance(vars(Factor)['latex'], property))"  # fmt: skip
+    lines = (
+        "from worldformula.formula.syntax.names import Variable",
+        "from worldformula.formula.factors.joint import Factor",
+        "print(isinstance(vars(Factor)['latex'], property))",
+    )
+    code = "\n".join(lines)
     found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert found.stdout == "True\n", found.stderr

@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 from worldformula import families
 from worldformula.families.base import Family
 from worldformula.formula import runtime
@@ -19,7 +17,6 @@ from worldformula.formula.code.lines import Lines
 from worldformula.formula.code.written import family_of
 from worldformula.formula.plan.hoist_before import batch_dependent
 from worldformula.formula.plan.plan import Op, Plan
-from worldformula.formula.syntax.factor import Factor
 
 Result = tuple[Any, tuple[Any, ...], tuple[Any, ...]]
 
@@ -220,24 +217,3 @@ def looked_up(body: list[str], taken: set[str]) -> list[str]:
 def _tuple(items: Iterable[str]) -> str:
     items = list(items)
     return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
-
-
-def register_networks(owner: nn.Module, used: list[Factor], initial: nn.Module | None = None) -> None:
-    """Make every network of the factors a child of ``owner``, once, under a stable name: ``q_z_given_x``."""
-    seen: set[int] = set()
-    for factor in used:
-        for part, suffix in ((factor.net, ""), (factor.constants, "_constants" if factor.net is not None else "")):
-            if isinstance(part, nn.Module) and id(part) not in seen:
-                seen.add(id(part))
-                name = wish = factor.header.identifier + suffix
-                count = 2
-                while hasattr(owner, name):
-                    name, count = f"{wish}_{count}", count + 1
-                owner.add_module(name, part)
-    if initial is not None:
-        owner.add_module("initial_state", initial)
-
-
-def networks(owner: nn.Module) -> dict[int, str]:
-    """``id(network)`` -> attribute of the owner."""
-    return {id(module): name for name, module in owner.named_children()}

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from worldformula.errors import FormulaError, GradientError, ShapeError, UnknownVariableError, near, table
-from worldformula.formula.code.emit import register_networks
 from worldformula.formula.code.program import Out, Program
 from worldformula.formula.expressions.explain import explain
 from worldformula.formula.factors.joint import Joint, Marginal, as_uses
@@ -24,6 +23,7 @@ from worldformula.formula.plan.lower import lower
 from worldformula.formula.print.latex import latex, latex_lines
 from worldformula.formula.syntax.check import check_gradient, check_independence, check_product
 from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import (
     Binary,
     Expectation,
@@ -38,6 +38,7 @@ from worldformula.formula.syntax.nodes import (
     Use,
     factors,
     initial_of,
+    innermost_first,
 )
 from worldformula.formula.syntax.text import text
 
@@ -59,9 +60,10 @@ class Expression(nn.Module):
     def __init__(self, node: Node) -> None:
         super().__init__()
         self.node = node
-        register_networks(self, factors(node), initial_of(node))
         self._program: Program | None = None
         self._masked: dict[frozenset[str], Program] = {}  # by the inputs that some rows lack
+        del self.__dict__["_modules"]
+        self.__class__ = _Unregistered
 
     @property
     def program(self) -> Program:
@@ -99,7 +101,11 @@ class Expression(nn.Module):
         return self._masked[keys], rest | {f"present_{k}": v for k, v in flags.items()}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_program": None, "_masked": {}}
+        # Inner nodes first: what copies or saves a node then meets those inside it as known ones, at any depth.
+        return {"_nodes": innermost_first(self.node), **self.__dict__, "_program": None, "_masked": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({k: v for k, v in state.items() if k != "_nodes"})  # type: ignore[no-untyped-call]
 
     def forward(self, *args: Any, **inputs: Any) -> Out:
         """Evaluate the formula."""
@@ -227,6 +233,38 @@ class Expression(nn.Module):
         if not isinstance(name, str) or not name.isidentifier():
             raise FormulaError(f"expected a name such as 'recon', got {name!r}")
         return Expression(Named(name, self.node))
+
+
+class _Unregistered(Expression):
+    """An expression whose networks nobody has asked for yet, as most are which a longer formula is made of.
+
+    At the first touch it is a plain `Expression`, whose children are all networks of the formula.
+    """
+
+    def _register(self) -> Expression:
+        self.__dict__["_modules"] = {}
+        object.__setattr__(self, "__class__", Expression)
+        register_networks(self, factors(self.node), initial_of(self.node))
+        return self
+
+    @property
+    def _modules(self) -> dict[str, nn.Module | None]:  # type: ignore[override]
+        return self._register()._modules
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._register(), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._register(), name, value)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self._register().__reduce_ex__(protocol)
+
+    def __call__(self, *args: Any, **inputs: Any) -> Out:
+        return self._register()(*args, **inputs)
+
+
+_Unregistered.__name__, _Unregistered.__qualname__ = Expression.__name__, Expression.__qualname__
 
 
 def _prepare(expression: Expression) -> bool:

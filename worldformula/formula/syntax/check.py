@@ -14,6 +14,7 @@ from worldformula.errors import (
     table,
 )
 from worldformula.families.base import Family, kl_pair
+from worldformula.formula.syntax.drawn import drawn
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.nodes import Node, Product, Use, drawn_factors
 from worldformula.formula.syntax.text import text
@@ -141,9 +142,9 @@ def check_independence(op: str, left: Node, right: Node) -> None:
     """Refuse a product, ratio, maximum or minimum of two expectations that share a draw: E[f]·E[g] is not E[f·g]."""
     if op not in NONLINEAR:
         return
-    ours, theirs = drawn_factors(left), drawn_factors(right)
-    shared = next((f for f in ours if any(f is g for g in theirs)), None)
-    if shared is not None:
+    theirs = drawn(right)
+    if not theirs.isdisjoint(drawn(left)):
+        shared = next(f for f in drawn_factors(left) if f in theirs)
         raise SharedDrawError(
             f"the {NONLINEAR[op]} of two expectations over {shared} needs two independent draws,\n"
             f"and inside one expression a factor draws once\n"
