@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from heapq import heappop, heappush
+
 from worldformula.errors import (
     CycleError,
     DuplicateVariableError,
@@ -16,6 +18,7 @@ from worldformula.errors import (
 from worldformula.families.base import Family, kl_pair
 from worldformula.formula.syntax.drawn import drawn
 from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.nodes import Node, Product, Use, drawn_factors
 from worldformula.formula.syntax.text import text
 
@@ -50,25 +53,33 @@ def check_normalised(factor: Factor) -> None:
 
 def draw_order(uses: Product) -> list[Use]:
     """Causes before effects; among the ready ones the written order. Raises CycleError where there is none."""
-    waiting, order = list(uses), list[Use]()
     declared = {v for u in uses for v in u.factor.variables}
-    done: set[object] = set()
-    while waiting:
-        ready = next((u for u in waiting if all(c in done or c not in declared for c in u.factor.conditions)), None)
-        if ready is None:
-            rows = [
-                (u.factor.variable, u.factor, ", ".join(str(c) for c in u.factor.conditions if c in declared))
-                for u in waiting
-            ]
-            raise CycleError(
-                "these factors need each other at the same step\n"
-                + table(("variable", "declared by", "needs"), rows)
-                + "\nbreak the cycle with an earlier step, e.g. a condition at t-1"
-            )
-        waiting.remove(ready)
-        order.append(ready)
-        done |= set(ready.factor.variables)
-    return order
+    needs = [{c for c in u.factor.conditions if c in declared} for u in uses]
+    readers: dict[Variable, list[int]] = {}
+    for place, needed in enumerate(needs):
+        for variable in needed:
+            readers.setdefault(variable, []).append(place)
+    ready = [place for place, needed in enumerate(needs) if not needed]  # in order, so a heap
+    order = list[int]()
+    while ready:
+        order.append(heappop(ready))
+        for variable in uses[order[-1]].factor.variables:
+            for place in readers.pop(variable, ()):
+                needs[place].discard(variable)
+                if not needs[place]:
+                    heappush(ready, place)
+    if len(order) < len(uses):
+        rows = [
+            (u.factor.variable, u.factor, ", ".join(str(c) for c in u.factor.conditions if c in declared))
+            for place, u in enumerate(uses)
+            if needs[place]
+        ]
+        raise CycleError(
+            "these factors need each other at the same step\n"
+            + table(("variable", "declared by", "needs"), rows)
+            + "\nbreak the cycle with an earlier step, e.g. a condition at t-1"
+        )
+    return [uses[place] for place in order]
 
 
 def check_gradient(q: Product, gradient: str | None, samples: int | None = None) -> None:
