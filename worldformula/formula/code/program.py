@@ -11,11 +11,12 @@ from torch.compiler import is_compiling
 
 from worldformula.errors import WorldformulaError
 from worldformula.formula.code.bind import Binder, Call
-from worldformula.formula.code.emit import Emitted, emit, networks
+from worldformula.formula.code.emit import Emitted, emit
 from worldformula.formula.code.interpret import diagnose, interpret, noise_drawn
 from worldformula.formula.code.verify import verify
 from worldformula.formula.plan.passes import PASSES
 from worldformula.formula.plan.plan import Plan
+from worldformula.formula.syntax.networks import networks
 
 DIAGNOSED = (
     WorldformulaError, RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError, NameError

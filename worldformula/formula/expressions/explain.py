@@ -9,7 +9,7 @@ from worldformula.formula.plan.hoist_before import batch_dependent
 from worldformula.formula.plan.passes import PASSES
 from worldformula.formula.syntax.check import estimator
 from worldformula.formula.syntax.factor import Factor
-from worldformula.formula.syntax.nodes import Divergence, Expectation, Log, Node, Operator, children
+from worldformula.formula.syntax.nodes import Divergence, Expectation, Log, Node, Operator, walk
 from worldformula.formula.syntax.text import text
 
 
@@ -38,6 +38,10 @@ def explain(node: Node, program: Program, stages: bool = False) -> str:
 
 
 def _rows(node: Node) -> list[tuple[str, str, str]]:
+    return [row for n in walk(node) for row in _explained(n)]
+
+
+def _explained(node: Node) -> list[tuple[str, str, str]]:
     rows: list[tuple[str, str, str]] = []
     match node:
         case Divergence(q, p):
@@ -57,8 +61,6 @@ def _rows(node: Node) -> list[tuple[str, str, str]]:
                 rows.append((f"E over {', '.join(str(u.factor) for u in q)}", "exact: nothing random", "exact"))
         case Operator():
             rows.append((text(node), *node.estimator))
-    for child in children(node):
-        rows += _rows(child)
     return rows
 
 

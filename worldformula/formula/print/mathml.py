@@ -36,7 +36,8 @@ from worldformula.formula.syntax.nodes import (
     Use,
     Value,
 )
-from worldformula.formula.syntax.text import SUMMAND, bracketed, clock, strength, summed, typeset
+from worldformula.formula.syntax.rules import Rule, applied, each
+from worldformula.formula.syntax.text import SUMMAND, bracketed, clock, strength, summed, typeset, written
 
 _ACCENTS = {"hat": "^", "tilde": "~", "bar": "¯", "dot": "˙", "vec": "→"}
 _SIGNS = {"+": "+", "-": "−"}
@@ -147,9 +148,8 @@ def _stopped(inside: str) -> str:
     return f"<mrow><mi>sg</mi>{_APPLY}{_fenced('[', inside, ']')}</mrow>"
 
 
-def _operand(node: Node, brackets: bool) -> str:
-    shown = inline(node)
-    return _fenced("(", shown, ")") if brackets else shown
+def _operand(node: Node, brackets: bool) -> Rule[str]:
+    return _fenced("(", (yield node), ")") if brackets else (yield node)
 
 
 def _decimal(value: int | float) -> str:
@@ -201,19 +201,22 @@ def _over_steps(node: OverSteps) -> str:
     return f"<munderover>{sign}<mrow>{symbol(node.index)}<mo>=</mo><mn>1</mn></mrow><mn>{node.steps}</mn></munderover>"
 
 
-def _behind(node: Expectation) -> str:
+def _behind(baseline: str) -> str:
     """The learned baseline of the score estimator."""
-    return f"<mo>;</mo><mi>baseline</mi>{inline(node.baseline)}" if isinstance(node.baseline, Node) else ""
+    return f"<mo>;</mo><mi>baseline</mi>{baseline}"
 
 
-def _times(left: Node, right: Node) -> str:
-    """The left side of a product and its sign: a dot before a number, otherwise nothing that is seen."""
-    sign = "<mo>⋅</mo>" if isinstance(right, Number) else '<mo>&#x2062;</mo><mspace width="0.17em"/>'
-    return _operand(left, bracketed(left, "*")) + sign
+def _times(right: Node) -> str:
+    """The sign of a product: a dot before a number, otherwise nothing that is seen."""
+    return "<mo>⋅</mo>" if isinstance(right, Number) else '<mo>&#x2062;</mo><mspace width="0.17em"/>'
 
 
 def inline(node: Node) -> str:
     """The formula on one line, as an ``<mrow>``."""
+    return applied(_inline, node)
+
+
+def _inline(node: Node) -> Rule[str]:
     match node:
         case Number(value):
             return _decimal(value)
@@ -227,59 +230,66 @@ def inline(node: Node) -> str:
             name = "<msub><mi>D</mi><mi>KL</mi></msub>"
             parallel = '<mo lspace="0.28em" rspace="0.28em" stretchy="false">∥</mo>'
             return f"<mrow>{name}{_fenced('[', factor(q) + parallel + factor(p), ']')}</mrow>"
-        case Expectation(_, body):
-            return f"<mrow>{_expected(node)}{_fenced('[', inline(body) + _behind(node), ']')}</mrow>"
+        case Expectation(_, body, _, _, baseline):
+            inside = yield body
+            if isinstance(baseline, Node):
+                inside += _behind((yield baseline))
+            return f"<mrow>{_expected(node)}{_fenced('[', inside, ']')}</mrow>"
         case Function() | OverEvent() | Named() | Operator() | Group() | OverSteps():
-            return _further(node)
+            return (yield from _further(node))
         case Binary("^", left, right):
-            return f"<msup>{_operand(left, bracketed(left, '^'))}<mrow>{inline(right)}</mrow></msup>"
+            return f"<msup>{(yield from _operand(left, bracketed(left, '^')))}<mrow>{(yield right)}</mrow></msup>"
         case Binary("max" | "min" as op, left, right):
-            return f"<mrow><mi>{op}</mi>{_APPLY}{_fenced('(', inline(left) + _COMMA + inline(right), ')')}</mrow>"
+            return f"<mrow><mi>{op}</mi>{_APPLY}{_fenced('(', (yield left) + _COMMA + (yield right), ')')}</mrow>"
         case Binary("/", left, right):
-            return f"<mfrac>{inline(left)}{inline(right)}</mfrac>"
-        case Binary("*", left, right):
-            return f"<mrow>{_times(left, right)}{_operand(right, bracketed(right, '*', right=True))}</mrow>"
+            return f"<mfrac>{(yield left)}{(yield right)}</mfrac>"
+        case Binary("*" as op, left, right):
+            first = yield from _operand(left, bracketed(left, op))
+            second = yield from _operand(right, bracketed(right, op, right=True))
+            return f"<mrow>{first}{_times(right)}{second}</mrow>"
         case Binary(op, left, right):
             sign = f'<mo form="infix">{_SIGNS[op]}</mo>'
-            first, second = bracketed(left, op), bracketed(right, op, right=True)
-            return f"<mrow>{_operand(left, first)}{sign}{_operand(right, second)}</mrow>"
+            first = yield from _operand(left, bracketed(left, op))
+            second = yield from _operand(right, bracketed(right, op, right=True))
+            return f"<mrow>{first}{sign}{second}</mrow>"
         case Negative(body):
-            return f'<mrow><mo form="prefix">−</mo>{_operand(body, bracketed(body, "neg", right=True))}</mrow>'
+            shown = yield from _operand(body, bracketed(body, "neg", right=True))
+            return f'<mrow><mo form="prefix">−</mo>{shown}</mrow>'
         case StopGradient(body):
-            return _stopped(inline(body))
+            return _stopped((yield body))
         case OverBatch(how, body):
-            return f"<mrow><mi>{how}</mi>{_APPLY}{_fenced('(', inline(body), ')')}</mrow>"
+            return f"<mrow><mi>{how}</mi>{_APPLY}{_fenced('(', (yield body), ')')}</mrow>"
         case OverTime(_, _, body, _, _):
-            return f"<mrow>{_over_time(node)}{_operand(body, strength(body) < SUMMAND)}</mrow>"
+            return f"<mrow>{_over_time(node)}{(yield from _operand(body, strength(body) < SUMMAND))}</mrow>"
     raise TypeError(f"no MathML rule for {type(node).__name__}")
 
 
-def _further(node: Node) -> str:
+def _further(node: Node) -> Rule[str]:
     """The nodes that stand for themselves: functions, names, operators, iterations."""
     match node:
         case Function("clamp", body, bounds):
             low, high = (sign if b is None else _decimal(b) for b, sign in zip(bounds, ("−∞", "∞"), strict=True))
-            inside = _COMMA.join((inline(body), f"<mrow>{low}</mrow>", f"<mrow>{high}</mrow>"))
+            inside = _COMMA.join(((yield body), f"<mrow>{low}</mrow>", f"<mrow>{high}</mrow>"))
             return f"<mrow><mi>clamp</mi>{_APPLY}{_fenced('(', inside, ')')}</mrow>"
         case Function(name, body):
-            return f"<mrow>{FUNCTIONS[name].mathml.format(inline(body))}</mrow>"
+            return f"<mrow>{FUNCTIONS[name].mathml.format((yield body))}</mrow>"
         case OverEvent("norm2", body):
-            return f"<msup>{_fenced('‖', inline(body), '‖')}<mn>2</mn></msup>"
+            return f"<msup>{_fenced('‖', (yield body), '‖')}<mn>2</mn></msup>"
         case OverEvent(_, body):
-            return f"<mrow><mi>total</mi>{_APPLY}{_fenced('(', inline(body), ')')}</mrow>"
+            return f"<mrow><mi>total</mi>{_APPLY}{_fenced('(', (yield body), ')')}</mrow>"
         case Named(name):
             return symbol(name)
         case Group(names, bodies):
-            return "<mrow>" + "<mo>;</mo>".join(
-                f"{symbol(name)}<mo>:</mo>{inline(body)}" for name, body in zip(names, bodies, strict=True)
-            ) + "</mrow>"  # fmt: skip
+            each_shown: list[str] = yield from each(bodies)
+            rows = (f"{symbol(name)}<mo>:</mo>{body}" for name, body in zip(names, each_shown, strict=True))
+            return f"<mrow>{'<mo>;</mo>'.join(rows)}</mrow>"
         case Operator():
             sign = f'<mo lspace="0.28em" rspace="0.28em" stretchy="false">{node.separator}</mo>'.replace("‖", "∥")
-            inside = sign.join(inline(p) if isinstance(p, Node) else f"<mrow>{product(p)}</mrow>" for p in node.parts)
+            inside = sign.join((yield from written(node, lambda p: f"<mrow>{product(p)}</mrow>")))
             letter = node.sign.mathml or f"<mi>{escape(node.sign.text)}</mi>"
             return f"<mrow>{letter}{_fenced('[', inside, ']')}</mrow>"
         case OverSteps():
-            return f"<mrow>{_over_steps(node)}{_operand(node.body, strength(node.body) < SUMMAND)}</mrow>"
+            return f"<mrow>{_over_steps(node)}{(yield from _operand(node.body, strength(node.body) < SUMMAND))}</mrow>"
     raise TypeError(f"no MathML rule for {type(node).__name__}")
 
 
@@ -303,13 +313,14 @@ class _MathML:
             case OverBatch(name) | Function(name):
                 return f"<mi>{name}</mi>"
             case Binary(_, left, right):
-                return _times(left, right)
+                shown = inline(left)
+                return (self.fenced("(", shown, ")") if bracketed(left, "*") else shown) + _times(right)
             case Operator():
                 return node.sign.mathml or f"<mi>{escape(node.sign.text)}</mi>"
         return '<mo form="prefix">−</mo>' if isinstance(node, Negative) else "<mi>sg</mi>"
 
     def ending(self, node: Expectation) -> str:
-        return _behind(node)
+        return _behind(inline(node.baseline)) if isinstance(node.baseline, Node) else ""
 
     def sign(self, op: str) -> str:
         return f'<mo form="infix" lspace="0">{_SIGNS[op]}</mo>'
