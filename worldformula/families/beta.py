@@ -31,6 +31,7 @@ from worldformula.families.base import (
     uniform,
     widen,
 )
+from worldformula.families.domains import POSITIVE, UNIT, Domain
 from worldformula.families.special import (
     digamma,
     dtype_of,
@@ -63,9 +64,14 @@ class BetaFamily(Family):
     reparametrised: ClassVar[bool] = True
     estimator: ClassVar[str | None] = "reparametrised"
     gradients: ClassVar[tuple[str, ...]] = ("reparametrised",)
+    values: ClassVar[Domain | None] = UNIT
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType(
+        {"concentration1": POSITIVE, "concentration0": POSITIVE, "alpha": POSITIVE, "beta": POSITIVE}
+    )
     reference: ClassVar[str] = "torch.distributions:Beta"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_floor(self, "min_concentration", self.min_concentration)
 
     def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:

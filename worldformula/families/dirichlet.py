@@ -35,6 +35,7 @@ from worldformula.families.base import (
     uniform,
     widen,
 )
+from worldformula.families.domains import POSITIVE, SHARES, Domain
 from worldformula.families.special import (
     digamma,
     dtype_of,
@@ -66,9 +67,12 @@ class DirichletFamily(Family):
     estimator: ClassVar[str | None] = "reparametrised"
     gradients: ClassVar[tuple[str, ...]] = ("reparametrised",)
     joint: ClassVar[int | None] = 1
+    values: ClassVar[Domain | None] = SHARES
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"concentration": POSITIVE, "alpha": POSITIVE})
     reference: ClassVar[str] = "torch.distributions:Dirichlet"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_floor(self, "min_concentration", self.min_concentration)
 
     def params(

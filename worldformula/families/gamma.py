@@ -10,8 +10,9 @@ each summed over the event. Samples invert the distribution function at uniform 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -30,6 +31,7 @@ from worldformula.families.base import (
     uniform,
     widen,
 )
+from worldformula.families.domains import FROM_0, POSITIVE, Domain
 from worldformula.families.special import (
     digamma,
     dtype_of,
@@ -63,9 +65,12 @@ class GammaFamily(Family):
     reparametrised: ClassVar[bool] = True
     estimator: ClassVar[str | None] = "reparametrised"
     gradients: ClassVar[tuple[str, ...]] = ("reparametrised",)
+    values: ClassVar[Domain | None] = FROM_0
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"concentration": POSITIVE, "rate": POSITIVE})
     reference: ClassVar[str] = "torch.distributions:Gamma"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_floor(self, "min_concentration", self.min_concentration)
         require_floor(self, "min_rate", self.min_rate)
 

@@ -9,8 +9,9 @@ each summed over the event. The KL of two log-Normals is that of the Normals.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -28,6 +29,7 @@ from worldformula.families.base import (
     total,
     widen,
 )
+from worldformula.families.domains import POSITIVE, Domain
 from worldformula.families.special import exp, log, matching, positive, require_floor, require_positive, summed
 from worldformula.families.writing import Symbol
 
@@ -46,9 +48,12 @@ class LogNormalFamily(Family):
     reparametrised: ClassVar[bool] = True
     estimator: ClassVar[str | None] = "reparametrised"
     gradients: ClassVar[tuple[str, ...]] = ("reparametrised",)
+    values: ClassVar[Domain | None] = POSITIVE
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"scale": POSITIVE})
     reference: ClassVar[str] = "torch.distributions:LogNormal"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_floor(self, "min_scale", self.min_scale)
 
     def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:

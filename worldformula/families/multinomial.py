@@ -34,6 +34,7 @@ from worldformula.families.base import (
     uniform,
     wide,
 )
+from worldformula.families.domains import LOGITS, WEIGHTS, Domain, counts_of, told
 from worldformula.families.special import dtype_of, matching
 from worldformula.families.writing import Symbol
 
@@ -54,10 +55,13 @@ class MultinomialFamily(Family):
     alternatives: ClassVar[Mapping[str, str]] = MappingProxyType({"probs": "logits"})
     gradients: ClassVar[tuple[str, ...]] = ("score",)
     joint: ClassVar[int | None] = 1
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"logits": LOGITS, "probs": WEIGHTS})
+    defining: ClassVar[tuple[str, ...]] = ("total_count",)
     reference: ClassVar[str] = "torch.distributions:Multinomial"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.total_count, int) or self.total_count < 1:
+        super().__post_init__()
+        if self.total_count < 1:
             raise ConfigError(f"multinomial: total_count must be a number of at least 1, got {self.total_count!r}.")
 
     def params(
@@ -135,6 +139,11 @@ class MultinomialFamily(Family):
         logits = wide(logits) if isinstance(logits, Tensor) else logits
         each = (value * logits - (value + 1.0).lgamma()).sum(-1)
         return total(each + math.lgamma(self.total_count + 1.0), rank - 1)
+
+    def wrong_value(self, value: Tensor, rank: int, params: Params | None = None) -> str | None:
+        """Counts that do not sum to ``total_count``, or are none."""
+        fault = told(counts_of(self.total_count), value, missing=True)
+        return None if fault is None else f"multinomial: expected a value {fault}"
 
     def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """The entropy, a finite sum of K·(n + 1) terms, summed over the last ``rank`` axes, classes included."""

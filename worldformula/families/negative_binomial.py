@@ -20,6 +20,7 @@ from torch import Tensor
 
 from worldformula.errors import HeadError
 from worldformula.families.base import Family, Parameter, Params, Shape, total, uniform, wide, widen
+from worldformula.families.domains import COUNT, POSITIVE, UNIT, Domain
 from worldformula.families.special import (
     dtype_of,
     exp,
@@ -50,9 +51,12 @@ class NegativeBinomialFamily(Family):
     parameters: ClassVar[tuple[str, ...]] = ("total_count", "logits")
     alternatives: ClassVar[Mapping[str, str]] = MappingProxyType({"probs": "logits"})
     gradients: ClassVar[tuple[str, ...]] = ("score",)
+    values: ClassVar[Domain | None] = COUNT
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"total_count": POSITIVE, "probs": UNIT})
     reference: ClassVar[str] = "torch.distributions:NegativeBinomial"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_floor(self, "min_count", self.min_count)
 
     def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:

@@ -9,8 +9,9 @@ each summed over the event. A sample inverts the distribution function at one un
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -29,6 +30,7 @@ from worldformula.families.base import (
     uniform,
     widen,
 )
+from worldformula.families.domains import COUNT, FROM_0, Domain
 from worldformula.families.special import (
     dtype_of,
     log,
@@ -52,9 +54,12 @@ class PoissonFamily(Family):
     symbol: ClassVar[Symbol] = Symbol("Poisson", r"\mathrm{Poisson}")
     parameters: ClassVar[tuple[str, ...]] = ("rate",)
     gradients: ClassVar[tuple[str, ...]] = ("score",)
+    values: ClassVar[Domain | None] = COUNT
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"rate": FROM_0})
     reference: ClassVar[str] = "torch.distributions:Poisson"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_floor(self, "min_rate", self.min_rate)
 
     def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:

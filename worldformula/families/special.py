@@ -24,8 +24,8 @@ from worldformula.families.base import (
     require_same,
     shape_of,
     total,
-    wide,
 )
+from worldformula.families.tensors import floating
 
 NEWTON_STEPS = 4  # of `log_gamma_quantile`: below the rounding of float32 for shapes from 1e-4 to 1e6
 SEARCH_STEPS = 20  # halvings of `poisson_quantile`: enough up to rates of 1e9
@@ -120,7 +120,7 @@ def matching(family: Family, params: Params, value: Tensor) -> Tensor:
     """The value as `wide` floating point; raises `ShapeError` where its shape is not that of the parameters."""
     if has_tensor(params):
         require_same(family, "the value", value.shape, shape_of(params))
-    return wide(value) if value.is_floating_point() else value.to(torch.get_default_dtype())
+    return floating(value, next((p for p in params if isinstance(p, Tensor)), 0.0))
 
 
 # ------------------------------------------------------------------------------------------------ Gamma quantiles

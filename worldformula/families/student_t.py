@@ -10,8 +10,9 @@ Computation* 62, 1994): exact, and differentiable in df as well. Its tails bear 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from worldformula.errors import FormulaError
 from worldformula.families.base import Family, Parameter, Params, Shape, total, uniform, widen
+from worldformula.families.domains import POSITIVE, REAL, Domain
 from worldformula.families.special import (
     digamma,
     dtype_of,
@@ -52,9 +54,12 @@ class StudentTFamily(Family):
     reparametrised: ClassVar[bool] = True
     estimator: ClassVar[str | None] = "reparametrised"
     gradients: ClassVar[tuple[str, ...]] = ("reparametrised",)
+    values: ClassVar[Domain | None] = REAL
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"df": POSITIVE, "scale": POSITIVE})
     reference: ClassVar[str] = "torch.distributions:StudentT"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_floor(self, "min_df", self.min_df)
         require_floor(self, "min_scale", self.min_scale)
 

@@ -37,6 +37,7 @@ from worldformula.families.base import (
     uniform,
     wide,
 )
+from worldformula.families.domains import LOGITS, REAL, WEIGHTS, Domain
 from worldformula.families.writing import Symbol
 
 
@@ -58,8 +59,12 @@ class TwoHotFamily(Family):
     alternatives: ClassVar[Mapping[str, str]] = MappingProxyType({"probs": "logits"})
     default_rank: ClassVar[int] = 0
     class_axes: ClassVar[int] = 1
+    values: ClassVar[Domain | None] = REAL
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"logits": LOGITS, "probs": WEIGHTS})
+    defining: ClassVar[tuple[str, ...]] = ("bins", "low", "high")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.bins < 2 or not self.low < self.high:
             got = f"{self.bins} bins from {self.low} to {self.high}"
             raise ConfigError(f"two_hot: expected at least 2 bins and low < high, got {got}.")

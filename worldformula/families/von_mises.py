@@ -12,8 +12,9 @@ turn, as a jump at its end would bias the gradient.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -33,6 +34,7 @@ from worldformula.families.base import (
     uniform,
     widen,
 )
+from worldformula.families.domains import FROM_0, REAL, Domain
 from worldformula.families.special import dtype_of, implicit, inside, log, matching, positive, require_floor, summed
 from worldformula.families.writing import Symbol
 
@@ -56,8 +58,11 @@ class VonMisesFamily(Family):
     reparametrised: ClassVar[bool] = True
     estimator: ClassVar[str | None] = "reparametrised"
     gradients: ClassVar[tuple[str, ...]] = ("reparametrised",)
+    values: ClassVar[Domain | None] = REAL
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"concentration": FROM_0})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_floor(self, "min_concentration", self.min_concentration)
 
     def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:
