@@ -38,11 +38,13 @@ from worldformula.families.special import (
     lgamma,
     log,
     log_gamma_quantile,
-    matching,
     positive,
+    precise,
+    precise_value,
     relu,
     require_floor,
     require_positive,
+    rounded,
     summed,
 )
 from worldformula.families.writing import Symbol
@@ -111,14 +113,16 @@ class GammaFamily(Family):
 
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """The log-density of positive values, summed over the last ``rank`` axes."""
-        a, b = widen(params)
-        value = matching(self, params, value)
-        return total(torch.xlogy(a - 1.0, value) - b * value + (a * log(b) - lgamma(a)), rank)
+        a, b = precise(params)
+        x = precise_value(self, params, value)
+        each = torch.xlogy(a - 1.0, x) - b * x + (a * log(b) - lgamma(a))
+        return rounded(total(each, rank), value, *params)
 
     def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """The entropy, summed over the last ``rank`` axes."""
-        wide = a, b = widen(params)
-        return summed(self, a - log(b) + lgamma(a) + (1.0 - a) * digamma(a), wide, rank, shape)
+        wide = a, b = precise(params)
+        each = a - log(b) + lgamma(a) + (1.0 - a) * digamma(a)
+        return rounded(summed(self, each, wide, rank, shape), *params)
 
     def kl(self, q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """`kl_gamma`."""
@@ -133,6 +137,6 @@ def kl_gamma(q_params: Params, p_params: Params, rank: int, shape: Shape | None 
     """KL between Gammas in nats, summed over the last ``rank`` axes."""
     if has_tensor(q_params) and has_tensor(p_params):
         require_same(gamma, "q", shape_of(q_params), shape_of(p_params))
-    (a, b), (c, d) = q, p = widen(q_params), widen(p_params)
+    (a, b), (c, d) = q, p = precise(q_params), precise(p_params)
     each = c * log(b / d) + lgamma(c) - lgamma(a) + (a - c) * digamma(a) + a * (d / b - 1.0)
-    return summed(gamma, each, (*q, *p), rank, shape)
+    return rounded(summed(gamma, each, (*q, *p), rank, shape), *q_params, *p_params)

@@ -91,11 +91,14 @@ class LogNormalFamily(Family):
         return exp(loc + 0.5 * scale * scale)
 
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
-        """Σ log N(log value; loc, scale²) - log value, over the last ``rank`` axes; values must be positive."""
+        """Σ log N(log value; loc, scale²) - log value, over the last ``rank`` axes; -∞ where not positive."""
         loc, scale = widen(params)
-        log_value = matching(self, params, value).log()
+        value = matching(self, params, value)
+        outside = value <= 0.0
+        log_value = torch.where(outside, 1.0, value).log()
         z = (log_value - loc) / scale
-        return -total(0.5 * z * z + log_value + (log(scale) + HALF_LOG_2PI), rank)
+        each = 0.5 * z * z + log_value + (log(scale) + HALF_LOG_2PI)
+        return -total(torch.where(outside, math.inf, each), rank)
 
     def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """Σ loc + log scale + ½·log 2πe, over the last ``rank`` axes."""

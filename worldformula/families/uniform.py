@@ -4,7 +4,7 @@
     H        = log(high - low)
     KL(q‖p)  = log((high_p - low_p)/(high_q - low_q)) where q's interval lies in p's, else ∞
 
-each summed over the event. Both ends count as inside, as rounding can put a sample on either.
+each summed over the event. Both ends count as inside, as rounding can put a sample on either, but not beyond.
 """
 
 from __future__ import annotations
@@ -94,8 +94,11 @@ class UniformFamily(Family):
 
     def sample(self, params: Params, noise: Tensor) -> Tensor:
         """low + (high - low)·noise, in the parameters' dtype."""
-        low, high = params
-        return low + (high - low) * noise.to(dtype_of(params, noise))
+        low, high = widen(params)
+        dtype = dtype_of(params, noise)
+        value = (low + (high - low) * wide(noise)).to(dtype)
+        inner = [p if isinstance(p, Tensor) else value.new_full((), p) for p in params]
+        return torch.minimum(torch.maximum(value, inner[0]), inner[1])  # rounding may have put it beyond an end
 
     def mode(self, params: Params) -> Parameter:
         """The middle; every value of the interval is as probable."""
