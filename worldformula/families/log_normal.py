@@ -30,7 +30,17 @@ from worldformula.families.base import (
     widen,
 )
 from worldformula.families.domains import POSITIVE, Domain
-from worldformula.families.special import exp, log, matching, positive, require_floor, require_positive, summed
+from worldformula.families.special import (
+    exp,
+    log,
+    positive,
+    precise,
+    precise_value,
+    require_floor,
+    require_positive,
+    rounded,
+    summed,
+)
 from worldformula.families.writing import Symbol
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
@@ -92,13 +102,13 @@ class LogNormalFamily(Family):
 
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """Σ log N(log value; loc, scale²) - log value, over the last ``rank`` axes; -∞ where not positive."""
-        loc, scale = widen(params)
-        value = matching(self, params, value)
-        outside = value <= 0.0
-        log_value = torch.where(outside, 1.0, value).log()
-        z = (log_value - loc) / scale
-        each = 0.5 * z * z + log_value + (log(scale) + HALF_LOG_2PI)
-        return -total(torch.where(outside, math.inf, each), rank)
+        loc, scale = precise(params)
+        x = precise_value(self, params, value)
+        outside = x <= 0.0
+        log_x = torch.where(outside, 1.0, x).log()
+        z = (log_x - loc) / scale
+        each = 0.5 * z * z + log_x + (log(scale) + HALF_LOG_2PI)
+        return rounded(-total(torch.where(outside, math.inf, each), rank), value, *params)
 
     def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """Σ loc + log scale + ½·log 2πe, over the last ``rank`` axes."""
