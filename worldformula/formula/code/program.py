@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from worldformula.errors import WorldformulaError
+from worldformula.families.base import checked
 from worldformula.formula.code.bind import Binder, Call
 from worldformula.formula.code.emit import Emitted, emit
 from worldformula.formula.code.interpret import diagnose, interpret, noise_drawn
+from worldformula.formula.code.support import check_inputs
 from worldformula.formula.code.verify import verify
 from worldformula.formula.plan.passes import PASSES
 from worldformula.formula.plan.plan import Plan
@@ -159,9 +161,11 @@ class Program:
         with the family's methods there, and runs as if it were the first: same noise, random numbers and buffers.
         """
         emitted, arguments = self.function(owner, call.deterministic), self._arguments(values, call)
+        check_inputs(self.plan, arguments)
         rewind = rewinder(owner, arguments.get("rng"))
         try:
-            value, terms, samples = self._calls[call.deterministic](owner, *values)
+            with checked():
+                value, terms, samples = self._calls[call.deterministic](owner, *values)
         except DIAGNOSED as error:
             named, structured = diagnose(self.raw, arguments, deterministic=call.deterministic)
             if named is not None:

@@ -21,7 +21,7 @@ from worldformula.formula.expressions.explain import explain
 from worldformula.formula.factors.joint import Joint, Marginal, as_uses
 from worldformula.formula.plan.lower import lower
 from worldformula.formula.print.latex import latex, latex_lines
-from worldformula.formula.syntax.check import check_gradient, check_independence, check_product
+from worldformula.formula.syntax.check import check_elements, check_gradient, check_independence, check_product
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import (
@@ -305,12 +305,18 @@ def _binary(op: Any, left: Expression | Number_, right: Expression | Number_) ->
 # ----------------------------------------------------------------------------------------------------- what users write
 
 
-def log(p: Factor | Joint | Use | Expression) -> Expression:
+def log(p: Factor | Joint | Use | Expression, *, event: bool = False) -> Expression:
     """log p(x|z): the log-density of a factor or a product at the values that the expression gives its variables.
 
     Of an expression, its logarithm. ``log(E(q, ratio(p, q), samples=K))`` runs as one log-sum-exp.
+
+    ``event=True`` keeps the elements of one factor's event apart, ``[*batch, *event]``, for weights and masks of
+    elements: ``total(Value("m", shape=4) * log(p, event=True))`` is Σᵢ mᵢ log p(xᵢ|z). An element is what the density
+    is a product over: a class of a OneHot or a vector with a covariance is one element.
     """
     if isinstance(p, Expression):
+        if event:
+            raise FormulaError("log(..., event=True) is of a factor; of an expression leave event= out")
         return Expression(Function("log", p.node))
     if isinstance(p, Marginal):
         p.refuse()
@@ -318,7 +324,9 @@ def log(p: Factor | Joint | Use | Expression) -> Expression:
     for use in used:
         if use.factor.family is None:
             raise FormulaError(f"log {use.factor}: a deterministic or data factor has no density")
-    return Expression(Log(used))
+    if event:
+        check_elements(used)
+    return Expression(Log(used, event))
 
 
 def E(

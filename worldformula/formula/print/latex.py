@@ -162,8 +162,8 @@ def _latex(node: Node) -> Rule[str]:
             return decimal(value)
         case Value(v):
             return variable(v)
-        case Log(p):
-            return rf"\log {product(p)}"
+        case Log(p, event):
+            return rf"\left[ \log {product(p)} \right]_{{i}}" if event else rf"\log {product(p)}"
         case Ratio(p, q):
             return rf"\frac{{{product(p)}}}{{{product(q)}}}"
         case Divergence(q, p):

@@ -224,8 +224,9 @@ def _inline(node: Node) -> Rule[str]:
             return variable(v)
         case Ratio(p, q):
             return f"<mfrac><mrow>{product(p)}</mrow><mrow>{product(q)}</mrow></mfrac>"
-        case Log(p):
-            return f'<mrow><mi>log</mi>{_APPLY}<mspace width="0.17em"/>{product(p)}</mrow>'
+        case Log(p, event):
+            shown = f'<mi>log</mi>{_APPLY}<mspace width="0.17em"/>{product(p)}'
+            return f"<msub>{_fenced('[', shown, ']')}<mi>i</mi></msub>" if event else f"<mrow>{shown}</mrow>"
         case Divergence(q, p):
             name = "<msub><mi>D</mi><mi>KL</mi></msub>"
             parallel = '<mo lspace="0.28em" rspace="0.28em" stretchy="false">∥</mo>'
