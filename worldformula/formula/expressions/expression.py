@@ -62,8 +62,11 @@ class Expression(nn.Module):
         self.node = node
         self._program: Program | None = None
         self._masked: dict[frozenset[str], Program] = {}  # by the inputs that some rows lack
-        del self.__dict__["_modules"]
-        self.__class__ = _Unregistered
+        if type(self) is Expression:
+            del self.__dict__["_modules"]
+            self.__class__ = _Unregistered
+        else:
+            register_networks(self, factors(node), initial_of(node))
 
     @property
     def program(self) -> Program:
@@ -242,9 +245,11 @@ class _Unregistered(Expression):
     """
 
     def _register(self) -> Expression:
-        self.__dict__["_modules"] = {}
+        whole = object.__new__(Expression)  # stands in, so that no one ever meets a part of the networks
+        whole.__dict__.update(self.__dict__, _modules={})
+        register_networks(whole, factors(self.node), initial_of(self.node))
+        self.__dict__["_modules"] = whole._modules
         object.__setattr__(self, "__class__", Expression)
-        register_networks(self, factors(self.node), initial_of(self.node))
         return self
 
     @property
