@@ -228,6 +228,11 @@ class Factor(Multiplied, nn.Module):
     def _repr_latex_(self) -> str:
         return f"$\\displaystyle {self.latex}$"
 
+    def _repr_html_(self) -> str:
+        from worldformula.formula.notebook import factor_html  # which knows factors
+
+        return factor_html(self)
+
     def __str__(self) -> str:
         return str(self.header)
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from worldformula.display import Picture
 from worldformula.errors import UnknownVariableError, near
 from worldformula.formula.factor import Factor
 from worldformula.formula.names import Header, Variable
@@ -75,6 +76,9 @@ class Graph:
 
     def _repr_svg_(self) -> str:
         return svg(self)
+
+    def _repr_html_(self) -> str:
+        return Picture(svg(self))._repr_html_()
 
 
 def graph(source: Expression | Node | Iterable[Factor], observed: Iterable[str] | None = None) -> Graph:

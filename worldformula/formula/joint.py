@@ -108,6 +108,11 @@ class Joint(Multiplied):
     def _repr_latex_(self) -> str:
         return f"$\\displaystyle {self.latex}$"
 
+    def _repr_html_(self) -> str:
+        from worldformula.formula.notebook import product_html  # which knows products
+
+        return product_html(self)
+
     def __str__(self) -> str:
         return " ".join(map(str, self.factors))
 

@@ -144,7 +144,7 @@ class _Lowering(Iterated):
             shown, count = text(node), 2
             while any(t.text == shown for t in self.terms):
                 shown, count = f"{text(node)} ({count})", count + 1
-            self.terms.append(Term(shown, value, self.reductions))
+            self.terms.append(Term(shown, value, self.reductions, node))
         return value
 
     def reduced(self, how: str, body: Node, scope: Scope, index: str | None) -> Ref:
@@ -223,7 +223,7 @@ class _Lowering(Iterated):
         value = self.lower(node.body, scope, index)
         self.inside_term = outer
         if not outer:
-            self.terms.append(Term(node.name, value, self.reductions))
+            self.terms.append(Term(node.name, value, self.reductions, node))
         return value
 
     # ------------------------------------------------------------------------------------------------------ arithmetic

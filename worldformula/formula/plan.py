@@ -15,6 +15,7 @@ from typing import Any, Literal
 from worldformula.formula.constants import Constants
 from worldformula.formula.factor import Factor
 from worldformula.formula.names import Variable
+from worldformula.formula.nodes import Node
 from worldformula.formula.runtime import RUNTIME
 
 RESERVED = {
@@ -69,11 +70,15 @@ class Op:
 
 @dataclass(frozen=True)
 class Term:
-    """One term that ``out.terms`` shows: its text, its operation, and how the formula reduces it from there."""
+    """One term that ``out.terms`` shows: its text, its operation, and how the formula reduces it from there.
+
+    ``node`` is what the text was written from.
+    """
 
     text: str
     name: Ref
     reductions: tuple[str, ...]
+    node: Node
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from worldformula.formula.check import draw_order
 from worldformula.formula.expression import Expression
 from worldformula.formula.factor import Factor
 from worldformula.formula.joint import Joint, as_uses
+from worldformula.formula.notebook import parts_html
 from worldformula.metrics.likelihood import importance_bound
 from worldformula.training.game import Game
 from worldformula.training.schedules import Schedule
@@ -45,6 +47,11 @@ class Model:
     """
 
     loss: Expression | Game
+
+    def _repr_html_(self) -> str:
+        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "loss"}  # type: ignore[arg-type]
+        losses = self.loss.losses if isinstance(self.loss, Game) else {"loss": self.loss}
+        return parts_html({**parts, **losses})
 
     # ----------------------------------------------------------------------------------------------------- its data
 

@@ -23,6 +23,7 @@ from worldformula.errors import ConfigError, FormulaError, UnknownVariableError,
 from worldformula.formula.emit import register_networks
 from worldformula.formula.expression import Expression
 from worldformula.formula.nodes import factors, initial_of
+from worldformula.formula.notebook import parts_html
 from worldformula.formula.plan import Plan
 from worldformula.formula.program import Out
 from worldformula.formula.sums import together
@@ -112,6 +113,17 @@ class Game(nn.Module):
                 + table(("parameter", "moved by"), wrong[:8])
                 + "\nlist its factor in moves= of one player, or freeze it: requires_grad_(False)"
             )
+
+    def __repr__(self) -> str:
+        return f"<Game {self.order}, {', '.join(f'{name}: {player.loss!r}' for name, player in self.players.items())}>"
+
+    def _repr_html_(self) -> str:
+        return parts_html(self.losses, f"{self.order}")
+
+    @property
+    def losses(self) -> dict[str, Expression]:
+        """What each player minimises, by a name for print: ``loss of d``."""
+        return {f"loss of {name}": player.loss for name, player in self.players.items()}
 
     @property
     def inputs(self) -> tuple[str, ...]:
