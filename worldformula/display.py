@@ -211,7 +211,7 @@ def decimals(values: Sequence[float]) -> list[str]:
     """Numbers for one column: the same decimals, which give five digits of the largest and three of the smallest; each
     for itself where that would be too many.
 
-    >>> decimals([13743.8115, -0.51696]), decimals([1234.5, 1e-6]), decimals([float("nan")])
+    >>> decimals([13743.8118, -0.51696]), decimals([1234.5, 1e-6]), decimals([float("nan")])
     (['13743.812', '−0.517'], ['1234.5', '1e−06'], ['nan'])
     """
     sizes = [math.floor(math.log10(abs(v))) for v in values if v and math.isfinite(v)] or [0]

@@ -12,8 +12,8 @@ from worldformula import KL, E, Expression, Mixture, Normal, log
 from worldformula.families import NormalFamily
 from worldformula.families.base import Params
 from worldformula.families.writing import Plain, Symbol
-from worldformula.formula.factor import Factor
-from worldformula.formula.nodes import Operator, Use
+from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.nodes import Operator, Use
 
 
 def wide_family() -> NormalFamily:

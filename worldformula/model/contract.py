@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldformula.errors import FormulaError, MissingInputError, ShapeError, WorldformulaError, table
-from worldformula.formula.check import draw_order
-from worldformula.formula.expression import Expression
-from worldformula.formula.factor import Factor
-from worldformula.formula.joint import Joint, as_uses
-from worldformula.formula.notebook import parts_html
+from worldformula.formula.expressions.expression import Expression
+from worldformula.formula.factors.joint import Joint, as_uses
+from worldformula.formula.print.notebook import parts_html
+from worldformula.formula.syntax.check import draw_order
+from worldformula.formula.syntax.factor import Factor
 from worldformula.metrics.likelihood import importance_bound
 from worldformula.training.game import Game
 from worldformula.training.schedules import Schedule

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from worldformula.display import decimals, note, stack, tabular
 from worldformula.errors import ConfigError, FormulaError, NonFiniteError
-from worldformula.formula.expression import Expression
-from worldformula.formula.program import Out
+from worldformula.formula.code.program import Out
+from worldformula.formula.expressions.expression import Expression
 from worldformula.training.average import Average
 from worldformula.training.game import Game, Player
 from worldformula.training.progress import Progress

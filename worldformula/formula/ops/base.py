@@ -14,13 +14,13 @@ from worldformula.errors import FormulaError, GradientError, NoClosedFormError, 
 from worldformula.families import MixtureFamily, WrappedFamily
 from worldformula.families.base import Family
 from worldformula.families.writing import Symbol
-from worldformula.formula.check import check_gradient, check_product, estimator
-from worldformula.formula.factor import Factor
-from worldformula.formula.factors import Normal
-from worldformula.formula.given import Shape
-from worldformula.formula.joint import Joint, as_uses
-from worldformula.formula.names import Variable
-from worldformula.formula.nodes import Binary, Expectation, Integral, Node, Operator, Product, Use, drawn_factors
+from worldformula.formula.factors.independent import Normal
+from worldformula.formula.factors.joint import Joint, as_uses
+from worldformula.formula.syntax.check import check_gradient, check_product, estimator
+from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.given import Shape
+from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.nodes import Binary, Expectation, Integral, Node, Operator, Product, Use, drawn_factors
 
 FEW = 64  # values that an operator enumerates unasked
 Distribution = Factor | Joint | Use

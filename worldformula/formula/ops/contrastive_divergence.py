@@ -22,14 +22,14 @@ from torch import Tensor, nn
 
 from worldformula.errors import FormulaError
 from worldformula.families.writing import Symbol
-from worldformula.formula.expression import Expression
-from worldformula.formula.factor import Factor
-from worldformula.formula.factors import Normal
-from worldformula.formula.gibbs import Gibbs
-from worldformula.formula.langevin import energies, langevin
-from worldformula.formula.names import Variable, read_variable
-from worldformula.formula.nodes import Node, Operator, Product, Use
+from worldformula.formula.expressions.expression import Expression
+from worldformula.formula.factors.gibbs import Gibbs
+from worldformula.formula.factors.independent import Normal
+from worldformula.formula.factors.langevin import energies, langevin
 from worldformula.formula.ops.base import count
+from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.names import Variable, read_variable
+from worldformula.formula.syntax.nodes import Node, Operator, Product, Use
 
 
 class _Steps(nn.Module):

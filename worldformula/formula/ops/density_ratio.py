@@ -22,11 +22,11 @@ from torch import Tensor
 
 from worldformula.errors import FormulaError
 from worldformula.families.writing import Symbol
-from worldformula.formula.expression import Expression
-from worldformula.formula.factor import Factor
-from worldformula.formula.names import Variable
-from worldformula.formula.nodes import Node, Operator, Product, Use
+from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.ops.base import Distribution, check_reparametrised, over_rows, random, shown, sides
+from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.nodes import Node, Operator, Product, Use
 
 
 def mean_ratio(q: Tensor) -> Tensor:

@@ -15,10 +15,10 @@ from typing import Any
 from worldformula.errors import FormulaError
 from worldformula.families.experts import mean_of_present
 from worldformula.families.writing import Symbol
-from worldformula.formula.experts import MoE
-from worldformula.formula.expression import Expression
-from worldformula.formula.factor import Factor
-from worldformula.formula.nodes import Node, Operator, Product, Use
+from worldformula.formula.expressions.expression import Expression
+from worldformula.formula.factors.experts import MoE
+from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.nodes import Node, Operator, Product, Use
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,10 +10,10 @@ from typing import Any
 
 from worldformula.errors import FormulaError
 from worldformula.families.writing import Symbol
-from worldformula.formula.expression import Expression
-from worldformula.formula.gibbs import Gibbs
-from worldformula.formula.langevin import energies
-from worldformula.formula.nodes import Node, Operator, Product, Use
+from worldformula.formula.expressions.expression import Expression
+from worldformula.formula.factors.gibbs import Gibbs
+from worldformula.formula.factors.langevin import energies
+from worldformula.formula.syntax.nodes import Node, Operator, Product, Use
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from worldformula.errors import FormulaError
 from worldformula.families.writing import Symbol
-from worldformula.formula.expression import Expression
-from worldformula.formula.names import Variable
-from worldformula.formula.nodes import Product
+from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.ops.base import Compared, Distribution, count, marked, rows, sides
+from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.nodes import Product
 
 
 def squared_energy_distance(x: Tensor, y: Tensor, *, rank: int) -> Tensor:

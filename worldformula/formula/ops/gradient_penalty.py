@@ -16,12 +16,12 @@ from torch import Tensor
 
 from worldformula.errors import FormulaError, near
 from worldformula.families.writing import Symbol
-from worldformula.formula.expression import Expression
-from worldformula.formula.factor import Factor
-from worldformula.formula.latex import variable as latex_variable
-from worldformula.formula.mathml import variable as mathml_variable
-from worldformula.formula.names import Variable
-from worldformula.formula.nodes import Node, Operator, Product, Use
+from worldformula.formula.expressions.expression import Expression
+from worldformula.formula.print.latex import variable as latex_variable
+from worldformula.formula.print.mathml import variable as mathml_variable
+from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.nodes import Node, Operator, Product, Use
 
 Net = Any
 

@@ -14,8 +14,6 @@ from functools import cached_property
 from worldformula.errors import FormulaError, NoClosedFormError, table
 from worldformula.families.base import kl_pair
 from worldformula.families.writing import Symbol
-from worldformula.formula.check import check_divergence, check_product
-from worldformula.formula.nodes import Binary, Divergence, Expectation, Log, Node, Product, Use
 from worldformula.formula.ops.base import (
     Expanded,
     chained,
@@ -28,6 +26,8 @@ from worldformula.formula.ops.base import (
     random,
     shown,
 )
+from worldformula.formula.syntax.check import check_divergence, check_product
+from worldformula.formula.syntax.nodes import Binary, Divergence, Expectation, Log, Node, Product, Use
 
 
 @dataclass(frozen=True, eq=False)

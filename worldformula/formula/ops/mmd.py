@@ -24,10 +24,10 @@ from torch import Tensor
 
 from worldformula.errors import FormulaError, near
 from worldformula.families.writing import Symbol
-from worldformula.formula.expression import Expression
-from worldformula.formula.names import Variable
-from worldformula.formula.nodes import Product
+from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.ops.base import Compared, Distribution, count, marked, rows, sides
+from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.nodes import Product
 
 KERNELS = ("gaussian", "imq")
 

@@ -20,12 +20,12 @@ from torch import Tensor
 from worldformula.errors import FormulaError, NoClosedFormError, ShapeError
 from worldformula.families import NormalFamily
 from worldformula.families.writing import Symbol
-from worldformula.formula.check import check_gradient
-from worldformula.formula.expression import E, Expression, log
-from worldformula.formula.joint import Joint
-from worldformula.formula.nodes import Node, Operator, Product, Use
+from worldformula.formula.expressions.expression import E, Expression, log
+from worldformula.formula.expressions.values import exp
+from worldformula.formula.factors.joint import Joint
 from worldformula.formula.ops.base import Distribution, count, distribution, shown
-from worldformula.formula.values import exp
+from worldformula.formula.syntax.check import check_gradient
+from worldformula.formula.syntax.nodes import Node, Operator, Product, Use
 
 Params = tuple[Tensor | float, ...]
 

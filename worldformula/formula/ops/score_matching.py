@@ -17,13 +17,13 @@ from torch import Tensor
 
 from worldformula.errors import FormulaError
 from worldformula.families.writing import Symbol
-from worldformula.formula.expression import Expression
-from worldformula.formula.factor import Factor
-from worldformula.formula.gibbs import Gibbs
-from worldformula.formula.langevin import slope
-from worldformula.formula.names import Variable
-from worldformula.formula.nodes import Node, Operator, Product, Use
+from worldformula.formula.expressions.expression import Expression
+from worldformula.formula.factors.gibbs import Gibbs
+from worldformula.formula.factors.langevin import slope
 from worldformula.formula.ops.base import beside
+from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.nodes import Node, Operator, Product, Use
 
 Net = Any
 HOW = ("denoising", "sliced", "exact")

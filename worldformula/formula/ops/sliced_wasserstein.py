@@ -17,11 +17,11 @@ from torch import Tensor
 
 from worldformula.errors import FormulaError, ShapeError, table
 from worldformula.families.writing import Symbol
-from worldformula.formula.expression import Expression
-from worldformula.formula.factor import Factor
-from worldformula.formula.names import Variable
-from worldformula.formula.nodes import Product, Use
+from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.ops.base import Compared, Distribution, beside, count, marked, rows, shape_in, sides
+from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.nodes import Product, Use
 
 
 def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor, *, rank: int, order: float) -> Tensor:
