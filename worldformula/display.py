@@ -21,6 +21,7 @@ from worldformula.errors import table
 
 _RULE = "rgba(128,128,128,.35)"
 _CELL = "text-align:left;padding:.4em 1.1em .4em .5em;max-width:none;border:0"
+_SHORT = 48  # characters that a cell keeps on one line
 _MUTED = "opacity:.72"
 _MONO = "ui-monospace,'SF Mono','Cascadia Code','JetBrains Mono',Menlo,Consolas,'DejaVu Sans Mono',monospace"
 # Kind of token in Pygments -> name of its colour in JupyterLab's editor, a colour for white and black, further style.
@@ -140,9 +141,12 @@ def tabular(
     look = f"{_CELL};vertical-align:{align}"
 
     def row(tag: str, cells: Sequence[object], style: str) -> str:
-        own = [style + (";text-align:right;font-variant-numeric:tabular-nums" if i in right else "")
-               for i in range(len(cells))]  # fmt: skip
-        return "".join(f'<{tag} style="{s}">{cell(c)}</{tag}>' for s, c in zip(own, cells, strict=True))
+        shown = []
+        for i, value in enumerate(cells):
+            own = ";text-align:right;font-variant-numeric:tabular-nums" if i in right else ""
+            own += ";white-space:nowrap" if len(str(value)) <= _SHORT else ""
+            shown.append(f'<{tag} style="{style}{own}">{cell(value)}</{tag}>')
+        return "".join(shown)
 
     head = row("th", header, f"{look};font-weight:600;border-bottom:1px solid {_RULE}")
     body = "".join(f"<tr>{row('td', cells, look)}</tr>" for cells in rows)
@@ -161,9 +165,8 @@ def title(name: str, said: str = "") -> str:
 def note(text: object) -> str:
     """A quiet line; several lines keep their columns."""
     if "\n" in str(text):
-        style = (
-            f"margin:.4em 0;{_MUTED};font-family:{_MONO};font-size:.9em;line-height:1.4;white-space:pre;background:none"
-        )
+        style = f"margin:.4em .5em;background:none;{_MUTED};font-family:{_MONO};font-size:.9em;line-height:1.4"
+        style += ";white-space:pre"
         return f'<pre style="{style}">{cell(text)}</pre>'
     return f'<div style="{_MUTED};margin:.25em .5em">{cell(text)}</div>'
 

@@ -328,7 +328,7 @@ class _MathML:
         return _bracket(bracket, "prefix" if first else "postfix")
 
     def fenced(self, opening: str, inside: str, closing: str) -> str:
-        return _fenced(opening, inside, closing)
+        return _fenced(opening, inside, closing, stretchy="<mtable" not in inside)  # not as tall as what is drawn
 
 
 def _defined(d: Definition, width: int) -> list[Line]:
