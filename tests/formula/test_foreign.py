@@ -67,8 +67,8 @@ def test_an_operator_of_ones_own_needs_no_module() -> None:
         def parts(self) -> Any:
             return ((self.q,),)
 
-        def lower(self, lowering: Any, scope: Any, index: str | None) -> Any:
-            return lowering.call("doubled", doubled, lowering.params(self.q, scope, index))
+        def lower(self, lowering: Any, scope: Any) -> Any:
+            return lowering.call("doubled", doubled, lowering.params(self.q, scope))
 
         @property
         def estimator(self) -> tuple[str, str]:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from worldformula.errors import FormulaError, MissingInputError, ShapeError, UnknownVariableError, near, table
 from worldformula.families.base import Family
-from worldformula.formula.plan.builder import CALL_OPTIONS
 from worldformula.formula.plan.plan import Op, Plan
+from worldformula.formula.plan.variables import CALL_OPTIONS
 from worldformula.formula.syntax.given import generator_of
 
 FLAGS = ("flags", "mask", "present")  # inputs with one entry per row or step
@@ -74,10 +74,10 @@ class Binder:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        names, flags = plan.arguments, plan.reset or next((op.how for op in plan.ops if op.kind == "mask"), None)
+        names, flags = plan.arguments, plan.reset or next(iter(plan.flagged), None)
         self.inputs = tuple(
             _Input(
-                key, names[key], () if op.kind in FLAGS else plan.given_shape(key), plan.series(op), op.kind == "symbol"
+                key, names[key], self._shape(key, op), plan.series(op), op.kind == "symbol"
             )
             for key, op in plan.inputs.items()
         )  # fmt: skip
@@ -97,11 +97,16 @@ class Binder:
         self.scalars = tuple(i.key for i in self.inputs if i.scalar)
         self.drawn = tuple((s.family.noise, s.event) for s in self.sites if s.event is not None)
 
+    def _shape(self, key: str, op: Op) -> tuple[int, ...] | None:
+        """The event shape that an input has to end in; flags have none."""
+        declared = self.plan.given_shape(key)
+        return () if op.kind in FLAGS or (declared is None and key in self.plan.flagged) else declared
+
     def _site(self, op: Op) -> _Site:
         assert op.factor is not None
         assert op.factor.family is not None
         event = self.plan.noise_shape(op)
-        key, lead = op.name.removeprefix("noise_"), self.plan.lead(op)
+        key, lead = self.plan.noise_keys[op.name], self.plan.lead(op)
         return _Site(op.name, key, op.factor.family, event, lead, op.step, op.factor.unbatched)
 
     def bind(self, given: dict[str, Any]) -> Call:

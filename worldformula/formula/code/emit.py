@@ -15,8 +15,7 @@ from torch import nn
 from worldformula import families
 from worldformula.families.base import Family
 from worldformula.formula import runtime
-from worldformula.formula.code.lines import Lines
-from worldformula.formula.code.written import family_of
+from worldformula.formula.code.writer import Writer
 from worldformula.formula.plan.hoist_before import batch_dependent
 from worldformula.formula.plan.plan import Op, Plan
 from worldformula.formula.syntax.factor import Factor
@@ -38,7 +37,6 @@ class Emitted:
 
 
 _SERIAL = itertools.count()
-LOOP = "for t in range(T):"
 
 
 def emit(
@@ -54,17 +52,49 @@ def emit(
     ``networks`` maps ``id(network)`` to its attribute of the expression; ``structured`` are the parameters that come
     as a dict.
     """
-    writer = _Writer(plan, networks, deterministic, structured)
-    source = writer.write(title)
+    writer = Writer(plan, networks, deterministic, structured)
+    source = _module(writer, title)
     filename = f"<formula {next(_SERIAL)}: {title[:60]}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     scope: dict[str, Any] = dict(writer.globals)
     exec(compile(source, filename, "exec"), scope)
-    function = scope.pop(
-        "formula"
-    )  # without the cycle through its globals it is freed with the formula, source and all
+    # Without the cycle through its globals the function is freed with the formula, source and all.
+    function = scope.pop("formula")
     weakref.finalize(function, linecache.cache.pop, filename, None).atexit = False
-    return Emitted(source, tuple(writer.arguments()), function, frozenset(writer.plain))
+    return Emitted(source, writer.arguments, function, frozenset(writer.plain))
+
+
+def _module(w: Writer, title: str) -> str:
+    """The whole module text: once per call, before the loop, in it, after it."""
+    late = _after_time(w.plan)
+    body = w.lines(op for op in w.plan.ops if not op.step and op.name not in late)
+    if w.plan.index is not None:
+        body += _time_lines(w)
+    body += w.lines(op for op in w.plan.ops if op.name in late)
+    value = w.ref(w.plan.value) if w.plan.value is not None else "None"
+    terms = _tuple(w.ref(t.name) for t in w.plan.terms)
+    samples = _tuple(w.ref(name) for name in w.plan.samples.values())
+    head = f"def formula({', '.join(['self', *w.arguments])}):"
+    lines = [f'"""{title}"""'.replace("\\", "\\\\"), *body, f"return {value}, {terms}, {samples}"]
+    return "\n".join([*_preamble(w, body), "", "", head, *(f"    {line}" for line in lines), ""])
+
+
+def _preamble(w: Writer, body: list[str]) -> list[str]:
+    """Imports, and the families with settings of their own; a user's own is bound, and named in a comment."""
+    words = set(re.findall(r"\b(\w+)\(", "\n".join(body)))
+    plain = [n for f, n in w.families.items() if f == getattr(families, n, None)]
+    chosen = {n: f for f, n in w.families.items() if n not in plain}
+    foreign = {n: chosen.pop(n) for n, f in list(chosen.items()) if not _ours(f)}
+    built = re.findall(r"\b(\w+Family)\(", " ".join(map(repr, chosen.values())))  # components of a mixture too
+    imported = sorted({*plain, *(type(f).__name__ for f in chosen.values()), *built})
+    lines = [f"from worldformula.families import {', '.join(imported)}"] if imported else []
+    for known, (module, name) in sorted(w.imports.items(), key=lambda item: item[1]):
+        lines.append(f"from {module} import {name}" + (f" as {known}" if known != name else ""))
+    called = [name for name in runtime.RUNTIME if name in words]
+    lines += [f"from worldformula.formula.runtime import {', '.join(sorted(called))}"] if called else []
+    imports = ["import torch", *(["import torch.nn.functional as F"] if "F." in "\n".join(body) else [])]
+    lines += [f"# {n} is {f!r} of {type(f).__module__}" for n, f in foreign.items()]
+    return [*imports, *lines, *([""] if chosen else []), *(f"{n} = {f!r}" for n, f in chosen.items())]
 
 
 def _ours(family: Family) -> bool:
@@ -73,153 +103,114 @@ def _ours(family: Family) -> bool:
     return getattr(families, type(family).__name__, None) is type(family) and all(hasattr(families, n) for n in inside)
 
 
-class _Writer(Lines):
-    """Lays the lines out as a function: once per call, before the loop, in it, after it."""
-
-    def write(self, title: str) -> str:
-        """The whole module text."""
-        late = self._after_time()
-        body = self.lines([op for op in self.plan.ops if not op.step and op.name not in late])
-        if self.plan.index is not None:
-            body += self.time_lines()
-        body += self.lines([op for op in self.plan.ops if op.name in late])
-        body = looked_up(body, {"self", "torch", *self.arguments(), *self.globals})
-        value = self.ref(self.plan.value) if self.plan.value is not None else "None"
-        terms = _tuple(self.ref(t.name) for t in self.plan.terms)
-        samples = _tuple(self.ref(name) for name in self.plan.samples.values())
-        head = f"def formula({', '.join(['self', *self.arguments()])}):"
-        lines = [f'"""{title}"""'.replace("\\", "\\\\"), *body, f"return {value}, {terms}, {samples}"]
-        return "\n".join([*self.preamble(body), "", "", head, *(f"    {line}" for line in lines), ""])
-
-    def preamble(self, body: list[str]) -> list[str]:
-        """Imports, and the families with settings of their own; a user's own is bound, and named in a comment."""
-        words = set(re.findall(r"\b(\w+)\(", "\n".join(body)))
-        plain = [n for f, n in self.names.items() if f == getattr(families, n, None)]
-        chosen = {n: f for f, n in self.names.items() if n not in plain}
-        foreign = {n: chosen.pop(n) for n, f in list(chosen.items()) if not _ours(f)}
-        built = re.findall(r"\b(\w+Family)\(", " ".join(map(repr, chosen.values())))  # components of a mixture too
-        imported = sorted({*plain, *(type(f).__name__ for f in chosen.values()), *built})
-        lines = [f"from worldformula.families import {', '.join(imported)}"] if imported else []
-        lines += [f"from {module} import {name}" for name, module in sorted(self.imports.items())]
-        called = [name for name in runtime.RUNTIME if name in words]
-        lines += [f"from worldformula.formula.runtime import {', '.join(sorted(called))}"] if called else []
-        imports = ["import torch", *(["import torch.nn.functional as F"] if "F." in "\n".join(body) else [])]
-        lines += [f"# {n} is {f!r} of {type(f).__module__}" for n, f in foreign.items()]
-        return [*imports, *lines, *([""] if chosen else []), *(f"{n} = {f!r}" for n, f in chosen.items())]
-
-    def _after_time(self) -> set[str]:
-        """The once-per-call operations that wait for the sum over time."""
-        late: set[str] = set()
-        for op in self.plan.ops:
-            if not op.step and (op.kind == "over" or any(a in late for a in op.reads)):
-                late.add(op.name)
-        return late
-
-    # ------------------------------------------------------------------------------------------------------- time
-
-    def time_lines(self) -> list[str]:
-        """Everything of a time step, in its three stages."""
-        before, loop, after = (
-            [op for op in self.plan.ops if self.stages[op.name] == s] for s in ("before", "loop", "after")
-        )
-        series = next((self.plan.arguments[k] for k, op in self.plan.inputs.items() if self.plan.series(op)), None)
-        lines = [f"B, T = {series}.shape[:2]"] if series else [f"B = start_{next(iter(self.plan.carries))}.shape[0]"]
-        first = [op for op in before if op.kind in ("flags", "shift") and (self.plan.carries or self.plan.shifts)]
-        written = self.lines(first + [op for op in before if op.kind not in ("flags", "shift")])
-        lines += ["# before the loop: needs data only, all steps at once", *written] if written else []
-        lines += self.loop_lines(loop, before) if loop else []
-        return lines + (["# after the loop: all steps at once", *self.lines(after)] if after else [])
-
-    def _reads(self, op: Op) -> tuple[str, ...]:
-        """What a line reads, networks that are written inside it included."""
-        return tuple(r for a in op.reads for r in ((a, *self._reads(self.ops[a])) if self.inlined(a) else (a,)))
-
-    def sliced(self, loop: list[Op], before: list[Op]) -> list[str]:
-        """Lines that cut what the loop reads into steps."""
-        inside = {a for op in loop for a in self._reads(op)} | set(self.looped().values())
-        lines = []
-        for op in before:
-            if (op.kind == "flags" and self.looped()) or (
-                op.kind == "noise" and op.name in inside and op.name in self.arguments()
-            ):
-                lines.append(f"{op.name}_s = {op.name}.unbind({len(op.axes) + 1})")
-            elif op.kind not in ("flags", "noise") and op.name in inside:
-                lines.append(f"{op.name}_s = steps({self._led(f'{op.name}, B', op)})")
-        return lines
-
-    def looped(self) -> dict[str, str]:
-        """The carries that the loop itself reads."""
-        here = [op for op in self.plan.ops if op.kind == "carry" and self.stages[op.name] == "loop"]
-        read = {op.variable.key for op in here if op.variable}
-        return {key: source for key, source in self.plan.carries.items() if key in read}
-
-    def loop_lines(self, loop: list[Op], before: list[Op]) -> list[str]:
-        """The loop from carry to carry."""
-        lines = self.sliced(loop, before)
-        outside = [op for op in loop if op.kind != "same" and self._needed_outside(op)]
-        late = [op for op in outside if self._late(op)]
-        collected = [part for op in outside if op not in late for part in self._parts(op)]
-        empty = ", ".join("[]" for _ in collected)
-        lines += [f"{', '.join(f'{n}_s' for n in collected)} = {empty}"] if collected else []
-        kept = [str(op.factor) for op in loop if batch_dependent(op)]
-        why = f"; {', '.join(kept)} depends on its batch, so it stays here" if kept else ""
-        lines.append(f"# in the loop: from carry to carry{why}")
-        lines += [f"{self.carried(source)} = start_{key}" for key, source in self.looped().items()]
-        self.in_loop = True
-        # Carries come first: a step overwrites the variables that they are read from.
-        body = self.lines(sorted(loop, key=lambda op: op.kind != "carry"))
-        self.in_loop = False
-        lines.append(LOOP)
-        body += [f"{self.carried(s)} = {s}_s[t]" for s in self.looped().values() if self.stages[s] != "loop"]
-        body += [f"{name}_s.append({name})" for name in collected]
-        lines += [f"    {line}" for line in body]
-        for op in outside:
-            lines += [] if op in late else [f"{n} = stack({self._led(f'{n}_s', op)})" for n in self._parts(op)]
-        return lines + [f"{op.name} = {self.shifted(op)}" for op in late]
-
-    def _parts(self, op: Op) -> list[str]:
-        """The names that hold a value: one for each parameter of a distribution that is written out."""
-        return (
-            [f"{op.name}_{part}" for part in family_of(self.factor_of(op)).parameters]
-            if op.name in self.plain
-            else [op.name]
-        )
-
-    def _late(self, op: Op) -> bool:
-        """Whether all steps of a carry are those of its source, one step later: one operation instead of one a step."""
-        source = self.plan.carries[op.variable.key] if op.kind == "carry" and op.variable else None
-        if source is None or op.axes:
-            return False
-        return self.stages[source] == "before" or (
-            self.stages[source] == "loop" and self._needed_outside(self.ops[source])
-        )
-
-    def _needed_outside(self, op: Op) -> bool:
-        shown = {t.name for t in self.plan.terms} | set(self.plan.samples.values())
-        if self.inlined(op.name):
-            return False
-        return op.name in shown or any(self.stages[user] != "loop" for user in self.used.get(op.name, ()))
-
-
-def looked_up(body: list[str], taken: set[str]) -> list[str]:
-    """The body with the networks that its loop calls looked up once before it, under their own names where these are
-    free: an attribute of a module costs a microsecond, at every step.
-    """
-    if LOOP not in body:
-        return body
-    start = body.index(LOOP)
-    end = next((i for i, line in enumerate(body) if i > start and not line.startswith(" ")), len(body))
-    words = {w for line in body for w in re.findall(r"(?<![\w.])[A-Za-z_]\w*", line.partition("  #")[0])}
-    called = {n for line in body[start:end] for n in re.findall(r"\bself\.(\w+)\(", line)} - words - taken
-    if not called:
-        return body
-    inside = [re.sub(rf"\bself\.({'|'.join(called)})\(", r"\1(", line) for line in body[start:end]]
-    return [*body[:start], *(f"{name} = self.{name}" for name in sorted(called)), *inside, *body[end:]]
+def _after_time(plan: Plan) -> set[str]:
+    """The once-per-call operations that wait for the sum over time."""
+    late: set[str] = set()
+    for op in plan.ops:
+        if not op.step and (op.kind == "over" or not late.isdisjoint(op.reads)):
+            late.add(op.name)
+    return late
 
 
 def _tuple(items: Iterable[str]) -> str:
     items = list(items)
     return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
+
+
+# ----------------------------------------------------------------------------------------------------------------- time
+
+
+def _time_lines(w: Writer) -> list[str]:
+    """Everything of a time step, in its three stages."""
+    plan = w.plan
+    before, loop, after = ([op for op in plan.ops if w.stages[op.name] == s] for s in ("before", "loop", "after"))
+    series = next((plan.arguments[k] for k, op in plan.inputs.items() if plan.series(op)), None)
+    lines = [f"B, T = {series}.shape[:2]"] if series else [f"B = start_{next(iter(plan.carries))}.shape[0]"]
+    written = w.lines(sorted((op for op in before if _needed(w, op)), key=lambda op: not _reads_raw(w, op)))
+    lines += ["# before the loop: needs data only, all steps at once", *written] if written else []
+    lines += _loop_lines(w, loop, before) if loop else []
+    return lines + (["# after the loop: all steps at once", *w.lines(after)] if after else [])
+
+
+def _needed(w: Writer, op: Op) -> bool:
+    """Whether flags or a shifted series have a reader: some are there for the clock alone."""
+    return op.kind not in ("flags", "shift") or bool(w.plan.carries or w.plan.shifts)
+
+
+def _reads_raw(w: Writer, op: Op) -> bool:
+    """Whether an operation reads [B, T, ...] as it is given, before it is flattened under the same name."""
+    return op.kind == "flags" or (op.kind == "shift" and w.ops[op.reads[0]].kind == "input")
+
+
+def _reads(w: Writer, op: Op) -> tuple[str, ...]:
+    """What a line reads, through everything that is written inside it."""
+    return tuple(r for a in op.reads for r in ((a, *_reads(w, w.ops[a])) if a in w.inlined else (a,)))
+
+
+def _looped(plan: Plan) -> dict[str, str]:
+    """The carries that the loop itself reads."""
+    here = [op for op in plan.ops if op.kind == "carry" and plan.stages[op.name] == "loop"]
+    read = {op.variable.key for op in here if op.variable}
+    return {key: source for key, source in plan.carries.items() if key in read}
+
+
+def _sliced(w: Writer, loop: list[Op], before: list[Op]) -> list[str]:
+    """Lines that cut what the loop reads into steps."""
+    looped = _looped(w.plan)
+    inside = {a for op in loop for a in _reads(w, op)} | set(looped.values())
+    lines = []
+    for op in before:
+        noise = op.kind == "noise" and op.name in inside and op.name in w.arguments
+        if (op.kind == "flags" and looped) or noise:
+            lines.append(f"{w.derived(op.name, 's')} = {op.name}.unbind({len(op.axes) + 1})")
+        elif op.kind not in ("flags", "noise") and op.name in inside:
+            lead = f", {len(op.axes)}" if op.axes else ""
+            lines.append(f"{w.derived(op.name, 's')} = steps({op.name}, B{lead})")
+    return lines
+
+
+def _loop_lines(w: Writer, loop: list[Op], before: list[Op]) -> list[str]:
+    """The loop from carry to carry."""
+    plan, looped, lines = w.plan, _looped(w.plan), _sliced(w, loop, before)
+    outside = [op for op in loop if op.kind != "same" and _needed_outside(w, op)]
+    late = [op for op in outside if _late(w, op)]
+    collected = [(part, w.derived(part, "s"), op) for op in outside if op not in late for part in w.parts(op)]
+    empty = ", ".join("[]" for _ in collected)
+    lines += [f"{', '.join(series for _, series, _ in collected)} = {empty}"] if collected else []
+    kept = [str(op.factor) for op in loop if batch_dependent(op)]
+    why = f"; {', '.join(kept)} depends on its batch, so it stays here" if kept else ""
+    lines.append(f"# in the loop: from carry to carry{why}")
+    lines += [f"{w.carried(source)} = start_{key}" for key, source in looped.items()]
+    w.in_loop = True
+    # Carries come first: a step overwrites the variables that they are read from.
+    body = w.lines(sorted(loop, key=lambda op: op.kind != "carry"))
+    w.in_loop = False
+    lines += [f"{name} = self.{attribute}" for attribute, name in sorted(w.looked_up.items())]
+    lines.append("for t in range(T):")
+    body += [f"{w.carried(s)} = {w.derived(s, 's')}[t]" for s in looped.values() if plan.stages[s] != "loop"]
+    body += [f"{series}.append({part})" for part, series, _ in collected]
+    lines += [f"    {line}" for line in body]
+    for part, series, op in collected:
+        lines.append(f"{part} = stack({series}{f', {len(op.axes)}' if op.axes else ''})")
+    return lines + [f"{op.name} = {w.shifted(op)}" for op in late]
+
+
+def _late(w: Writer, op: Op) -> bool:
+    """Whether all steps of a carry are those of its source, one step later: one operation instead of one a step."""
+    source = w.plan.carries[op.variable.key] if op.kind == "carry" and op.variable else None
+    if source is None or op.axes:
+        return False
+    return w.stages[source] == "before" or (w.stages[source] == "loop" and _needed_outside(w, w.ops[source]))
+
+
+def _needed_outside(w: Writer, op: Op) -> bool:
+    """Whether somebody behind the loop reads a value of the loop."""
+    if op.name in w.inlined:
+        return False
+    return op.name in w.shown or any(w.stages[user] != "loop" for user in w.readers.get(op.name, ()))
+
+
+# ------------------------------------------------------------------------------------------------------------- networks
 
 
 def register_networks(owner: nn.Module, used: list[Factor], initial: nn.Module | None = None) -> None:

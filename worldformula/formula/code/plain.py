@@ -55,11 +55,20 @@ def _readable(plan: Plan, op: Op, params: str, found: dict[str, Plain], determin
                 return op.axes == plan.by_name[params].axes and op.factor is not None and not op.factor.unbatched
             return text.sample is not None and op.how == "" and known
         case "kl":
-            left, right = (str(a) for a in op.args)
-            if params == right:
-                return left in found and type(found[left]) is type(text) and text.kl is not None
-            return (right in found and text.kl is not None) or (text.kl_standard is not None and standard(plan, right))
+            left, right = (plan.by_name[a] for a in op.args)
+            if not _one_family(left, right):
+                return False  # the text is of the KL within the family
+            if params == right.name:
+                return left.name in found and text.kl is not None
+            known = right.name in found and text.kl is not None
+            return known or (text.kl_standard is not None and standard(plan, right.name))
     return False
+
+
+def _one_family(left: Op, right: Op) -> bool:
+    """Whether two parameters are of the same kind of distribution."""
+    families = [op.factor.family for op in (left, right) if op.factor is not None]
+    return len(families) == 2 and type(families[0]) is type(families[1])
 
 
 def standard(plan: Plan, params: str) -> bool:

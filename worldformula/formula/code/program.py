@@ -13,8 +13,9 @@ from worldformula.errors import WorldformulaError
 from worldformula.formula.code.bind import Binder, Call
 from worldformula.formula.code.emit import Emitted, emit, networks
 from worldformula.formula.code.interpret import diagnose, interpret, noise_drawn
+from worldformula.formula.code.verify import verify
 from worldformula.formula.plan.passes import PASSES
-from worldformula.formula.plan.plan import Plan, verify
+from worldformula.formula.plan.plan import Plan
 
 DIAGNOSED = (
     WorldformulaError, RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError, NameError
@@ -43,7 +44,7 @@ class Out:
     def terms(self) -> dict[str, Tensor]:
         """Each named term; no second pass: the values were computed by the call."""
         found = {}
-        for term, value in zip(self._plan.terms, self._terms, strict=True):
+        for title, term, value in zip(self._plan.titles, self._plan.terms, self._terms, strict=True):
             value = torch.as_tensor(value)
             for reduction in term.reductions:
                 how = reduction.removeprefix("time ")
@@ -53,7 +54,7 @@ class Out:
                     value = getattr(self._series(value), how)(1)
                 elif how == "sum":
                     value = value * self._call.length
-            found[term.text] = value
+            found[title] = value
         return found
 
     @property
@@ -88,7 +89,7 @@ class Out:
     def __repr__(self) -> str:
         values = self.value if isinstance(self.value, Mapping) else {"": self.value}
         shown = [f"{name} {_shown(value)}".strip() for name, value in values.items()]
-        return f"<Out {', '.join(shown)}, terms: {', '.join(t.text for t in self._plan.terms)}>"
+        return f"<Out {', '.join(shown)}, terms: {', '.join(self._plan.titles)}>"
 
     def _repr_html_(self) -> str:
         from worldformula.formula.print.notebook import out_html  # which knows results

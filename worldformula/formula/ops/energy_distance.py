@@ -60,7 +60,7 @@ class EnergyDistanceNode(Compared):
             marked("ED²", k), rf"D_{{{below}}}^{{2}}", f"<msubsup><mi>D</mi><mi>{shown}</mi><mn>2</mn></msubsup>"
         )
 
-    def compare(self, lowering: Any, inside: Any, left: str, right: str, index: str | None) -> str:
+    def compare(self, lowering: Any, inside: Any, left: str, right: str) -> str:
         """One number."""
         options = (("rank", lowering.event_rank(self.variable)),)
         return str(lowering.call("energy_gap", squared_energy_distance, left, right, how="batch", options=options))

@@ -65,10 +65,10 @@ class GradientPenaltyNode(Operator):
         """The network's factor."""
         return ((self.network,),)
 
-    def lower(self, lowering: Any, scope: Any, index: str | None) -> str:
+    def lower(self, lowering: Any, scope: Any) -> str:
         """The gradient by autograd, at the values of the conditions."""
         factor = self.network.factor
-        args = [lowering.read(c, scope, index, factor) for c in factor.conditions]
+        args = [lowering.read(c, scope, factor) for c in factor.conditions]
         options = (
             ("place", factor.conditions.index(self.by)),
             ("rank", lowering.event_rank(self.by)),

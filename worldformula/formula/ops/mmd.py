@@ -89,7 +89,7 @@ class MMDNode(Compared):
             f"<msubsup><mi>MMD</mi><mi>{shown}</mi><mn>2</mn></msubsup>",
         )
 
-    def compare(self, lowering: Any, inside: Any, left: str, right: str, index: str | None) -> str:
+    def compare(self, lowering: Any, inside: Any, left: str, right: str) -> str:
         """One number."""
         options = (
             ("rank", lowering.event_rank(self.variable)),

@@ -73,9 +73,9 @@ class RenyiNode(Operator):
         """The two factors."""
         return (self.q,), (self.p,)
 
-    def lower(self, lowering: Any, scope: Any, index: str | None) -> str:
+    def lower(self, lowering: Any, scope: Any) -> str:
         """The closed form, on the parameters."""
-        left, right = lowering.params(self.q, scope, index), lowering.params(self.p, scope, index)
+        left, right = lowering.params(self.q, scope), lowering.params(self.p, scope)
         if not self.q.factor.unbatched:
             right = lowering.widened(right, self.p, left)
         elif not self.p.factor.unbatched:

@@ -76,9 +76,9 @@ class SlicedWassersteinNode(Compared):
             f"<msubsup><mi>SW</mi><mrow><mn>{r}</mn><mi>{k}</mi></mrow><mn>{r}</mn></msubsup>",
         )
 
-    def compare(self, lowering: Any, inside: Any, left: str, right: str, index: str | None) -> str:
+    def compare(self, lowering: Any, inside: Any, left: str, right: str) -> str:
         """One number."""
-        (theta,) = lowering.value_of(self.directions, inside, index)
+        (theta,) = lowering.value_of(self.directions, inside)
         options = (("rank", lowering.event_rank(self.variable)), ("order", self.order))
         return str(
             lowering.call("sliced_distance", sliced_wasserstein, left, right, theta, how="batch", options=options)

@@ -1,22 +1,29 @@
-"""Lowering: from the expression tree to the plan, one rule per node."""
+"""Lowering: from the expression tree to the plan, one rule per node.
+
+A rule gets the draft, its node and the scope. One that needs what stands inside is a generator: it yields a node with
+its scope and is sent the value. `Lowering.lower` drives them, so that no tree is too deep.
+"""
 
 from __future__ import annotations
 
-import keyword
+from collections.abc import Callable, Generator
+from types import GeneratorType
+from typing import Any, cast
 
-from worldformula.errors import FormulaError, TimeError
-from worldformula.formula import runtime
-from worldformula.formula.plan.builder import CALL_OPTIONS, Scope
-from worldformula.formula.plan.iterated import Iterated, drawn
-from worldformula.formula.plan.plan import Op, Plan, Ref, Term
+from worldformula.errors import TimeError
+from worldformula.formula.plan import arithmetic, clocks, densities, estimates, iterations, variables
+from worldformula.formula.plan.draft import Draft
+from worldformula.formula.plan.estimates import Steps
+from worldformula.formula.plan.plan import Method, Op, Plan, Ref, Term
+from worldformula.formula.plan.scope import Scope
 from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.nodes import (
     Binary,
     Divergence,
     Expectation,
     Function,
     Group,
-    Integral,
     Log,
     Named,
     Negative,
@@ -37,24 +44,16 @@ from worldformula.formula.syntax.nodes import (
 )
 from worldformula.formula.syntax.text import text
 
-WISHES = {
-    "+": "total",
-    "-": "difference",
-    "*": "product",
-    "/": "ratio",
-    "^": "power",
-    "max": "larger",
-    "min": "smaller",
-}
+Answer = Ref | Steps
 
 
 def lower(node: Node, masked: frozenset[str] = frozenset()) -> Plan:
     """The plan of an expression; ``masked`` are the inputs that some rows lack, told by ``present=``."""
-    lowering = _Lowering(factors(node))
-    lowering.masked = masked
-    lowering.declare([n for n in walk(node) if isinstance(n, Value)])
-    value = lowering.lower(node, {}, None)
-    lowering.check_batch()
+    lowering = Lowering(factors(node), masked)
+    lowering.declare(n for n in walk(node) if isinstance(n, Value))
+    scope = Scope()
+    value = lowering.lower(node, scope)
+    lowering.check_alike(scope.leaves)
     return lowering.plan(value)
 
 
@@ -65,269 +64,225 @@ def lower_rollout(clock: OverTime, shapes_from: tuple[Factor, ...] = ()) -> Plan
     """
     draws = clock.body
     assert isinstance(draws, Expectation)
-    lowering = _Lowering([*factors(draws), *shapes_from])
-    lowering.enter_time(clock)
-    lowering.draw(draws, {}, clock.index)
+    lowering = Lowering([*factors(draws), *shapes_from])
+    clocks.enter_time(lowering, clock)
+    densities.draw(lowering, draws, Scope(index=clock.index))
     return lowering.plan(None)
 
 
-class _Lowering(Iterated):
-    """Rules for nodes. Between two reductions a formula works elementwise on the batch: all its leaves (KLs, logs, sums
-    over time) must have one batch shape.
-    """
+# ---------------------------------------------------------------------------------------------------------------- rules
 
-    def __init__(self, used: list[Factor]) -> None:
-        super().__init__(used)
-        self.reductions: tuple[str, ...] = ()
-        self.leaves: list[str] = []
-        self.inside_term = False
 
-    def lower(self, node: Node, scope: Scope, index: str | None) -> Ref:
+def _number(draft: Draft, node: Number, scope: Scope) -> Ref:
+    return node.value
+
+
+def _value(draft: Draft, node: Value, scope: Scope) -> Ref:
+    """The value of a variable, or a number that the call is given."""
+    variable = node.variable
+    if node.scalar:
+        return variables.given(draft, variable, node, Op("", "symbol", variable=variable))
+    name = variables.read(draft, variable, scope, text(node))
+    rank = draft.ranks.get(variable.key, len(draft.shapes.get(variable.key, ())))
+    draft.event_axes[name] = rank
+    if draft.ops[name].kind == "input":
+        draft.ranks.setdefault(variable.key, rank)
+    if not rank:
+        scope.leaves.append(name)
+    return name
+
+
+def _divergence(draft: Draft, node: Divergence, scope: Scope) -> Ref:
+    return draft.term(node, densities.divergence(draft, node.q, node.p, scope), scope)
+
+
+def _function(draft: Draft, node: Function, scope: Scope) -> Steps:
+    if node.name == "log" and isinstance(node.body, Expectation) and estimates.is_sampled(node.body):
+        return (yield from estimates.logarithm(draft, node, scope))
+    return arithmetic.function(draft, node.name, (yield node.body, scope), node.bounds)
+
+
+def _over_event(draft: Draft, node: OverEvent, scope: Scope) -> Steps:
+    return arithmetic.over_event(draft, node.how, (yield node.body, scope), scope)
+
+
+def _binary(draft: Draft, node: Binary, scope: Scope) -> Steps:
+    left = yield node.left, scope
+    right = yield node.right, scope
+    return arithmetic.binary(draft, node.op, left, right)
+
+
+def _negative(draft: Draft, node: Negative, scope: Scope) -> Steps:
+    return arithmetic.unary(draft, "negative", (yield node.body, scope))
+
+
+def _stopped(draft: Draft, node: StopGradient, scope: Scope) -> Steps:
+    return arithmetic.unary(draft, "detach", (yield node.body, scope))
+
+
+def _named(draft: Draft, node: Named, scope: Scope) -> Steps:
+    """The value of a named part, which is one term under its name."""
+    value = yield node.body, scope.part()
+    draft.name(node)
+    if not scope.inside:
+        draft.terms.append(Term(node.name, value, scope.reductions))
+    return value
+
+
+def _group(draft: Draft, node: Group, scope: Scope) -> Steps:
+    """Several values under their names."""
+    values = []
+    for body in node.bodies:
+        inside = scope.reduced()
+        values.append((yield body, inside))
+        draft.check_alike(inside.leaves)
+    return draft.add("values", Op("", "group", tuple(values), how=" ".join(node.names)))
+
+
+def _over_batch(draft: Draft, node: OverBatch, scope: Scope) -> Steps:
+    if scope.index is not None:
+        raise TimeError(
+            f"{text(node)}: a {node.how} over the batch cannot stand inside the Sum over {scope.index!r}\n"
+            f"put .{node.how}() outside the Sum"
+        )
+    inside = scope.reduced(node.how)
+    value = yield node.body, inside
+    draft.check_alike(inside.leaves)
+    return arithmetic.over_batch(draft, node.how, value)
+
+
+def _over_time(draft: Draft, node: OverTime, scope: Scope) -> Steps:
+    if scope.index is not None:
+        raise TimeError(
+            f"{text(node)}: a {node.how} over {node.index!r} cannot stand inside the Sum over {scope.index!r}\n"
+            f"put the inner one outside the Sum"
+        )
+    return (yield from clocks.over_time(draft, node, scope))
+
+
+def _operator(lowering: Draft, node: Operator, scope: Scope) -> Steps:
+    """What an operator of ``ops/`` says of itself."""
+    value = node.lower(lowering, scope)
+    if isinstance(value, GeneratorType):
+        value = yield from value
+    return lowering.term(node, cast(Ref, value), scope)
+
+
+RULES: dict[type[Node], Callable[[Any, Any, Scope], Answer]] = {
+    Number: _number,
+    Value: _value,
+    Log: estimates.logs,
+    Ratio: estimates.ratio,
+    Divergence: _divergence,
+    Expectation: estimates.expectation,
+    Function: _function,
+    OverEvent: _over_event,
+    Binary: _binary,
+    Negative: _negative,
+    StopGradient: _stopped,
+    Named: _named,
+    Group: _group,
+    OverBatch: _over_batch,
+    OverTime: _over_time,
+    OverSteps: iterations.over_steps,
+}
+
+
+# ------------------------------------------------------------------------------------------------------------- lowering
+
+
+class Lowering(Draft):
+    """The rules at work, and what operators write themselves with."""
+
+    def lower(self, node: Node, scope: Scope) -> Ref:
         """The operation (or the number) that a node becomes."""
-        match node:
-            case Number(value):
-                return value
-            case Value():
-                return self.value(node, scope, index)
-            case Ratio(p, q):
-                ratio = self.binary("-", self.log(p, scope, index), self.log(q, scope, index))
-                return self.term(node, self.function("exp", ratio))
-            case Log(p):
-                return self.term(node, self.log(p, scope, index))
-            case Divergence(q, p):
-                return self.term(node, self.divergence(q, p, scope, index))
-            case Expectation():
-                return self.expectation(node, scope, index)
-            case Function("log", Expectation() as inner) if self.is_sampled(inner):
-                return self.term(node, self.log_expectation(inner, scope, index))
-            case Function(name, body, bounds):
-                return self.function(name, self.lower(body, scope, index), bounds)
-            case OverEvent(how, body):
-                return self.over_event(how, self.lower(body, scope, index))
-            case Named():
-                return self.named(node, scope, index)
-            case Operator():
-                return self.term(node, node.lower(self, scope, index))
-            case OverSteps():
-                return self.over_steps(node, scope, index)
-            case Group(names, bodies):
-                return self.group(names, [self.reduced("", body, scope, index) for body in bodies])
-            case Binary(op, left, right):
-                return self.binary(op, self.lower(left, scope, index), self.lower(right, scope, index))
-            case Negative(body):
-                return self.unary("negative", self.lower(body, scope, index))
-            case StopGradient(body):
-                return self.unary("detach", self.lower(body, scope, index))
-            case OverBatch() | OverTime() if index is not None:
-                what = "over the batch" if isinstance(node, OverBatch) else f"over {node.index!r}"
-                write = f".{node.how}()" if isinstance(node, OverBatch) else "the inner one"
-                raise TimeError(
-                    f"{text(node)}: a {node.how} {what} cannot stand inside the Sum over {index!r}\n"
-                    f"put {write} outside the Sum"
-                )
-            case OverBatch(how, body):
-                return self.over_batch(how, self.reduced(how, body, scope, index))
-            case OverTime(how, name, body, _, _):
-                self.enter_time(node)
-                return self.over_time(node, self.reduced(f"time {how}", body, scope, name))
-        raise TypeError(f"no lowering rule for {type(node).__name__}")
+        open_rules: list[Generator[tuple[Node, Scope], Ref, Ref]] = []
+        answer = self._answer(node, scope)
+        while True:
+            if isinstance(answer, GeneratorType):
+                open_rules.append(answer)
+                sent: Any = None
+            elif not open_rules:
+                return cast(Ref, answer)
+            else:
+                sent = answer
+            try:
+                answer = self._answer(*open_rules[-1].send(sent))
+            except StopIteration as done:
+                open_rules.pop()
+                answer = done.value
 
-    # -------------------------------------------------------------------------------------------- terms and reductions
+    def _answer(self, node: Node, scope: Scope) -> Answer:
+        if isinstance(node, Operator):
+            return _operator(self, node, scope)
+        rule = RULES.get(type(node))
+        if rule is None:
+            raise TypeError(f"no lowering rule for {type(node).__name__}")
+        return rule(self, node, scope)
 
-    def term(self, node: Node, value: Ref) -> Ref:
-        """Note a KL, a log-density or an expectation of one as a term that ``out.terms`` shows."""
-        if isinstance(value, str) and not self.rank(value) and not self.scalar(value):
-            self.leaves.append(value)
-        if isinstance(value, str):
-            self.labels.setdefault(value, text(node))
-        if not self.inside_term:
-            shown, count = text(node), 2
-            while any(t.text == shown for t in self.terms):
-                shown, count = f"{text(node)} ({count})", count + 1
-            self.terms.append(Term(shown, value, self.reductions, node))
-        return value
+    def read(self, variable: Variable, scope: Scope, by: object) -> str:
+        """The operation that holds a variable's value; ``by`` is who asks, for messages."""
+        return variables.read(self, variable, scope, by)
 
-    def reduced(self, how: str, body: Node, scope: Scope, index: str | None) -> Ref:
-        """What a reduction reduces."""
-        leaves, reductions = self.leaves, self.reductions
-        self.leaves, self.reductions = [], (how, *reductions) if how else reductions
-        value = self.lower(body, scope, index)
-        self.check_batch()
-        self.leaves, self.reductions = leaves, reductions
-        return value
+    def params(self, use: Use, scope: Scope) -> str:
+        """The parameters of a factor."""
+        return densities.params(self, use, scope)
 
-    def check_batch(self) -> None:
-        """Nothing broadcasts silently: the leaves since the last reduction have one batch shape."""
-        leaves = tuple(dict.fromkeys(self.leaves))
-        if len(leaves) > 1:
-            check = self.ops.pop(self.add("same", Op("", "same", leaves)))
-            names = list(self.ops)
-            place = 1 + max(names.index(a) for a in check.reads)  # before the arithmetic that combines them
-            self.ops = (
-                {n: self.ops[n] for n in names[:place]} | {check.name: check} | {n: self.ops[n] for n in names[place:]}
-            )
+    def widened(self, name: str, use: Use, like: str) -> str:
+        """Parameters without batch axes, seen with those of ``like``."""
+        return densities.widened(self, name, use, like)
 
-    # ------------------------------------------------------------------------------------------------------- densities
+    def value_of(self, use: Use, scope: Scope) -> tuple[str, ...]:
+        """The draw of a factor, its network's outputs, or the data itself."""
+        return densities.value_of(self, use, scope)
 
-    def log(self, p: Product, scope: Scope, index: str | None) -> Ref:
-        """Σ log p of the factors of a product; of a marginal, the log of the sum over all hidden values."""
-        if isinstance(p, Integral):
-            hidden = tuple(u for u in p if u.factor.variable in p.hidden)
-            rest = tuple(u for u in p if u.factor.variable not in p.hidden)
-            return self.log_expectation(Expectation(hidden, Ratio(rest, ()), "exact"), scope, index)
-        total: Ref | None = None
-        for use in p:
-            factor = use.factor
-            value = self.read(factor.variable, scope, index, factor)
-            params = self.widened(self.params(use, scope, index), use, value)
-            wish = f"log_{factor.header.letter}_{factor.variable.key}"
-            term = self.add(wish, Op("", "logp", (params, value), factor))
-            if (flags := self.presence(self.absent(value))) is not None:
-                term = self.add(f"{wish}_here", Op("", "call", (term, flags, 0), function=runtime.filled))
-            self.labels.setdefault(term, f"log {factor}")
-            if len(p) > 1:
-                self.leaves.append(term)
-            total = term if total is None else self.binary("+", total, term)
-        assert total is not None
-        return total
+    def value_at(self, factor: Factor, scope: Scope) -> str:
+        """What the network of a deterministic factor returns where its conditions have the values of ``scope``."""
+        name = densities.net(self, factor, scope)
+        assert name is not None
+        return name
 
-    def divergence(self, q: Use, p: Use, scope: Scope, index: str | None) -> str:
-        """KL(q ‖ p) in closed form; a side without batch axes takes those of the other."""
-        left, right = self.params(q, scope, index), self.params(p, scope, index)
-        if not q.factor.unbatched:
-            right = self.widened(right, p, left)
-        elif not p.factor.unbatched:
-            left = self.widened(left, q, right)
-        op = Op("", "kl", (left, right), q.factor, p.factor)
-        return self.add(f"kl_{q.factor.variable.key}", op, id(p.factor.origin))
+    def side(self, uses: Product, scope: Scope, samples: int | None = None, gradient: str | None = None) -> Scope:
+        """Draw a product for a comparison: a scope with its values, which later steps and other terms do not see."""
+        return densities.side(self, uses, scope, samples, gradient)
 
-    def expectation(self, node: Expectation, scope: Scope, index: str | None) -> Ref:
-        """Draw, then the body at the draws. One of a single thing is a term of its own, as is one with a surrogate."""
-        sampled = self.is_sampled(node)
-        whole = sampled or node.gradient == "score" or not isinstance(
-            node.body, Binary | Negative | OverTime | OverSteps | Expectation | Named
-        )  # fmt: skip
-        outer, self.inside_term = self.inside_term, self.inside_term or whole
-        if sampled:
-            value = self.sampled_expectation(node, scope, index)
-        else:
-            inside = self.draw(node, scope, index)
-            value = self.lower(node.body, inside, index)
-            value = self.score(node, value, inside, index)
-        self.inside_term = outer
-        return self.term(node, value) if whole else value
-
-    def named(self, node: Named, scope: Scope, index: str | None) -> Ref:
-        """The value of a named part, which is one term under its name."""
-        outer, self.inside_term = self.inside_term, True
-        value = self.lower(node.body, scope, index)
-        self.inside_term = outer
-        if not outer:
-            self.terms.append(Term(node.name, value, self.reductions, node))
-        return value
-
-    # ------------------------------------------------------------------------------------------------------ arithmetic
+    def presence(self, keys: frozenset[str]) -> str | None:
+        """The flags of the rows that have all these inputs."""
+        return variables.presence(self, keys)
 
     def binary(self, op: str, left: Ref, right: Ref) -> Ref:
-        """left op right; what has fewer event axes is seen with those of the other."""
-        rank = max(self.rank(left), self.rank(right))
-        left, right = (self.lift(side, rank) for side in (left, right))
-        return self.add(WISHES[op], Op("", "binary", (left, right), how=op, rank=rank))
+        """Left op right."""
+        return arithmetic.binary(self, op, left, right)
 
     def unary(self, kind: str, body: Ref) -> Ref:
-        """Minus, or stop-gradient."""
-        op = Op("", kind, (body,), rank=self.rank(body))
-        return self.add(f"{kind}_{body}" if isinstance(body, str) else kind, op)
+        """``negative`` or ``detach``."""
+        return arithmetic.unary(self, kind, body)
 
-    def function(self, name: str, body: Ref, bounds: tuple[int | float | None, ...] = ()) -> Ref:
-        """An elementwise function."""
-        limits = "" if name != "clamp" else "".join(f", {k}={b!r}" for k, b in zip(("min", "max"), bounds, strict=True))
-        return self.add(name, Op("", "function", (body,), how=name + limits, rank=self.rank(body)))
+    def method(self, name: str, use: Use, scope: Scope) -> str:
+        """``family.name(params, rank, shape)``, such as the entropy of a factor, with its batch axes."""
+        family, variable = use.factor.family, use.factor.variable
+        assert family is not None
+        known = self.params(use, scope)
+        rest = (self.ranks.get(variable.key, use.factor.rank), self.shapes.get(variable.key))
+        return self.add(f"{name}_{variable.key}", Op("", "call", (known, *rest), target=Method(family, name)))
 
-    def lift(self, ref: Ref, rank: int) -> Ref:
-        """A value with event axes of size 1, so that arithmetic meets the axes it means."""
-        missing = rank - self.rank(ref)
-        if not missing or self.scalar(ref):
-            return ref
-        return self.add(f"{ref}_wide", Op("", "lift", (ref,), how=str(missing), rank=rank))
+    def call(
+        self,
+        wish: str,
+        function: Callable[..., Any],
+        *args: Any,
+        rank: int = 0,
+        how: str = "",
+        net: Factor | None = None,
+        options: tuple[tuple[str, Any], ...] = (),
+    ) -> str:
+        """The result of a function on the values of other operations and numbers, once per call or per step.
 
-    def over_event(self, how: str, body: Ref) -> Ref:
-        """The sum over event axes of a value, or of its squares."""
-        rank = self.rank(body)
-        name = self.add(how, Op("", "event", (body,), how=f"{how} {rank}"))
-        if isinstance(name, str) and not self.scalar(name):
-            self.leaves.append(name)
-        return name
+        ``net``: the factor whose network the function gets first. ``options``: keywords, with values that their repr
+        gives back. ``how="batch"`` marks a function that reduces the batch, and with it all sample axes.
+        """
+        return self.add(wish, Op("", "call", args, target=function, rank=rank, how=how, factor=net, options=options))
 
-    def over_batch(self, how: str, body: Ref) -> Ref:
-        """The mean or sum over all batch axes."""
-        if self.rank(body) or (isinstance(body, str) and self.ops[body].axes):
-            raise FormulaError(
-                f".{how}() is over the batch, and what stands inside has event or sample axes too\n"
-                f"reduce these first, by total(...) or norm2(...), and put .{how}() outside an E with samples="
-            )
-        return self.add(how + "_value", Op("", "batch", (body,), how=how))
-
-    def group(self, names: tuple[str, ...], values: list[Ref]) -> Ref:
-        """Several values under their names."""
-        return self.add("values", Op("", "group", tuple(values), how=" ".join(names)))
-
-    def value(self, node: Value, scope: Scope, index: str | None) -> Ref:
-        """The value of a variable, or a number that the call is given."""
-        variable = node.variable
-        if node.scalar:
-            name = self.input(variable, node, Op("", "symbol", variable=variable))
-            return name
-        name = self.read(variable, scope, index, text(node))
-        rank = self.ranks.get(variable.key, len(self.shapes.get(variable.key, ())))
-        self.event_axes[name] = rank
-        if self.ops[name].kind == "input":
-            self.ranks.setdefault(variable.key, rank)
-        if not rank:
-            self.leaves.append(name)
-        return name
-
-    # ------------------------------------------------------------------------------------------------------------ time
-
-    def over_time(self, node: OverTime, inner: Ref) -> str:
-        """The sum or mean of the steps."""
-        if not self.is_step(inner):
-            if self.scalar(inner) or not any(op.step for op in self.ops.values()):
-                raise TimeError(
-                    f"Sum over {node.index!r}: nothing inside has the index {node.index}\n"
-                    f"give a variable its subscript, e.g. x_{node.index}; one number for the whole call belongs outside"
-                )
-            inner = self.add(f"{inner}_{node.index}", Op("", "repeat", (inner,), step=True))
-        if self.rank(inner):
-            raise FormulaError(f"Sum over {node.index!r}: {text(node.body)} has event axes; write total(...) around it")
-        named = {"mask": node.mask, "until": node.until}
-        flags = tuple(self.flags("mask", name) for name in named.values() if name is not None)
-        counted = (("burn_in", node.burn_in), *((key, name) for key, name in named.items() if name is not None))
-        options = counted if flags or node.burn_in else ()
-        name = self.add(f"{node.how}_over_{node.index}", Op("", "over", (inner, *flags), how=node.how, options=options))
-        self.leaves.append(name)
-        self.labels.setdefault(name, text(node))
-        return name
-
-    def enter_time(self, node: OverTime) -> None:
-        """Begin a sum over time; all sums of one formula share one clock, one carry and one set of flags."""
-        known = self.time
-        if known is not None and (known.index, known.reset) != (node.index, node.reset):
-            raise TimeError(
-                f"one formula has one clock: found Sum over {known.index!r} with reset={known.reset!r} and over "
-                f"{node.index!r} with reset={node.reset!r}"
-            )
-        if known is not None and known.initial is not None and node.initial not in (None, known.initial):
-            raise TimeError(f"one formula has one initial state: two sums over {node.index!r} give initial=")
-        if known is None or known.initial is None:
-            self.time = node
-        self.declared |= {v for v in drawn(node.body) if v.index == node.index}
-        if node.reset is not None:
-            self.flags("reset", node.reset)
-
-    def flags(self, what: str, name: str) -> str:
-        """The series of flags [B, T] that the call is given under this name."""
-        if keyword.iskeyword(name) or name in ("self", *CALL_OPTIONS):
-            raise FormulaError(f"{what}=: flags cannot be called {name!r}; call them e.g. 'first'")
-        kind = "flags" if what == "reset" else "mask"
-        return self.add("keep" if what == "reset" else f"{name}_mask", Op("", kind, how=name, step=True))
+    def event_rank(self, variable: Variable) -> int:
+        """How many event axes a variable has: those that are declared, or one."""
+        return self.ranks.get(variable.key, 1)

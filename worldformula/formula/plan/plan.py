@@ -2,7 +2,7 @@
 
 Operations are shared by factor *object* and arguments, never by text. An operation belongs to a level: ``once`` per
 call, or ``step`` (once per time step). Every step operation starts in the stage ``loop``; the passes move what they
-can.
+can. What an operation computes, and how it is written, stands in `rules`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
+from worldformula.families.base import Family
 from worldformula.formula.runtime import RUNTIME
 from worldformula.formula.syntax.constants import Constants
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.nodes import Node
+from worldformula.formula.syntax.text import text
 
 RESERVED = {
     "self", "torch", "F", "normal", "bernoulli", "categorical", "one_hot", "two_hot", *RUNTIME, "B", "T", "t", "rng",
@@ -27,25 +29,36 @@ Ref = str | float
 
 
 @dataclass(frozen=True)
+class Method:
+    """A method of a family as the target of a call: ``Method(normal, "entropy")``."""
+
+    family: Family
+    name: str
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """What the method returns."""
+        return getattr(self.family, self.name)(*args, **options)
+
+
+@dataclass(frozen=True)
 class Op:
-    """One assignment ``name = kind(args)``.
+    """One assignment ``name = kind(args)``; the kinds are the keys of `rules.RULES`.
 
-    kinds: input, whole, symbol, flags, mask, present, shift, carry, repeat, along, noise, net, item, unroll, params,
-    wide, stop, draw, support, shares, combine, logp, kl, method, binary, function, event, lift, negative, detach, same,
-    over, samples, batch, zeros, call, group. ``how`` refines some of them: the operator, ``mean``/``sum``, the gradient
-    estimator of a draw, the name of the flags. ``factor`` is the one that a net, params, draw, logp or kl belongs to;
-    ``other`` the second one of a kl. ``same`` has no value: it checks that its arguments have one batch shape.
-    ``function`` is what a ``call`` calls, with the network of its factor first where it has one, and with ``options``
-    as keywords; where it reduces the batch, its ``how`` is ``batch``. A ``method`` is one of the family:
-    ``how(params, rank, shape)``.
-
-    ``axes`` are the sample axes that lead the value, the newest first; ``axis`` is the one that ``samples`` reduces.
-    ``rank`` counts the event axes of a value that arithmetic combines.
+    name: in the plan and in the emitted code.
+    args: names of other operations; anything that is no string stands for itself.
+    factor: the one that a net, params, draw, logp or kl belongs to; ``other`` the second one of a kl.
+    variable: what an input, a carry or a draw is of.
+    how: refines a kind: the operator, ``mean``/``sum``, the gradient estimator of a draw, the name of flags.
+    step: whether it is computed at every time step.
+    axes: the sample axes that lead the value, the newest first; ``axis`` is the one that ``samples`` reduces.
+    rank: the event axes of a value that arithmetic combines.
+    target: what a ``call`` calls, with the network of its factor first where it has one, and ``options`` as keywords;
+        one that reduces the batch has ``how="batch"``.
     """
 
     name: str
     kind: str
-    args: tuple[Ref, ...] = ()
+    args: tuple[Any, ...] = ()
     factor: Factor | None = None
     other: Factor | None = None
     variable: Variable | None = None
@@ -54,7 +67,7 @@ class Op:
     axes: tuple[int, ...] = ()
     axis: int | None = None
     rank: int = 0
-    function: Callable[..., Any] | None = None
+    target: Callable[..., Any] | None = None
     options: tuple[tuple[str, Any], ...] = ()
 
     @property
@@ -70,15 +83,11 @@ class Op:
 
 @dataclass(frozen=True)
 class Term:
-    """One term that ``out.terms`` shows: its text, its operation, and how the formula reduces it from there.
+    """One term that ``out.terms`` shows: its node (or its name), its operation, and how the formula reduces it."""
 
-    ``node`` is what the text was written from.
-    """
-
-    text: str
+    shown: Node | str
     name: Ref
     reductions: tuple[str, ...]
-    node: Node
 
 
 @dataclass(frozen=True)
@@ -87,15 +96,15 @@ class Plan:
 
     ``carries`` maps a carried variable's key to the operation that gives its next value; ``shifts`` lists the data
     series read at t−1; ``samples`` maps each drawn variable's key to its operation; ``labels`` maps the operation of a
-    KL, a log or a sum over time to its text. ``sizes`` are those of the sample axes;
-    ``inner`` the length of the axis of iterations that an input has in front of its event.
+    KL, a log or a sum over time to its node. ``sizes`` are those of the sample axes; ``inner`` is the length of the
+    axis of iterations that an input has in front of its event.
     """
 
     ops: tuple[Op, ...]
     value: Ref | None
     terms: tuple[Term, ...] = ()
     samples: dict[str, str] = field(default_factory=dict)
-    labels: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, Node | str] = field(default_factory=dict)
     carries: dict[str, str] = field(default_factory=dict)
     shifts: tuple[str, ...] = ()
     index: str | None = None
@@ -115,10 +124,35 @@ class Plan:
         """The same plan with some operations moved."""
         return replace(self, stages={**self.stages, **changed})
 
+    def label(self, name: Ref) -> str:
+        """What an operation stands for, in a message."""
+        shown = self.labels.get(str(name), str(name))
+        return shown if isinstance(shown, str) else text(shown)
+
+    @cached_property
+    def titles(self) -> tuple[str, ...]:
+        """The text of every term; one that is there already gets a number."""
+        found: dict[str, int] = {}
+        titles = []
+        for term in self.terms:
+            shown = term.shown if isinstance(term.shown, str) else text(term.shown)
+            found[shown] = count = found.get(shown, 0) + 1
+            titles.append(shown if count == 1 else f"{shown} ({count})")
+        return tuple(titles)
+
     @cached_property
     def by_name(self) -> dict[str, Op]:
         """The operations by name."""
         return {op.name: op for op in self.ops}
+
+    @cached_property
+    def readers(self) -> dict[str, tuple[str, ...]]:
+        """Who reads an operation, once for every argument."""
+        found: dict[str, list[str]] = {}
+        for op in self.ops:
+            for name in op.reads:
+                found.setdefault(name, []).append(op.name)
+        return {name: tuple(users) for name, users in found.items()}
 
     @cached_property
     def inputs(self) -> dict[str, Op]:
@@ -126,20 +160,29 @@ class Plan:
         found = {
             op.variable.key: op for kind in ("whole", "input") for op in self.ops if op.kind == kind and op.variable
         }
-        found |= {op.how: op for op in self.ops if op.kind in ("flags", "mask")}
+        found |= {op.how: op for op in self.ops if op.kind in ("flags", "mask") and op.how not in found}
         found |= {f"present_{op.how}": op for op in self.ops if op.kind == "present"}
         return found | {op.variable.key: op for op in self.ops if op.kind == "symbol" and op.variable}
 
     @cached_property
+    def flagged(self) -> dict[str, str]:
+        """The series of flags -> what they are for: ``flags`` (of a reset) or ``mask``."""
+        return {op.how: op.kind for op in reversed(self.ops) if op.kind in ("flags", "mask")}
+
+    @cached_property
     def arguments(self) -> dict[str, str]:
         """The keyword of every input -> its name in the emitted function."""
-        named = {key: op.name for key, op in self.inputs.items() if op.variable}
-        named |= {key: op.name for key, op in self.inputs.items() if op.kind == "present"}
-        for op in self.ops:
-            if op.kind in ("flags", "mask") and op.how not in named:
-                taken = op.how in self.by_name or op.how in RESERVED
-                named[op.how] = f"{op.how}_flags" if taken else op.how
+        named = {}
+        for key, op in self.inputs.items():
+            plain = key if op.kind in ("flags", "mask") else op.name
+            taken = key in self.flagged and (key in self.by_name or key in RESERVED)
+            named[key] = f"{key}_flags" if taken else plain  # data that are flags too are read as both
         return named
+
+    def argument(self, op: Op) -> str:
+        """The name in the emitted function of an input, of flags, or of a number of the call."""
+        key = f"present_{op.how}" if op.kind == "present" else op.variable.key if op.variable else op.how
+        return self.arguments[key]
 
     @property
     def free_running(self) -> bool:
@@ -160,10 +203,27 @@ class Plan:
         """The sizes of the sample axes of an operation."""
         return tuple(self.sizes[axis] for axis in op.axes)
 
+    def new_axes(self, op: Op, source: str) -> list[int]:
+        """The sample axes of an operation by size, 0 for one that what it reads has already."""
+        has = self.by_name[source].axes
+        return [0 if axis in has else self.sizes[axis] for axis in op.axes]
+
     @cached_property
     def sites(self) -> list[Op]:
         """The noise operations, in the order in which noise is drawn."""
         return [op for op in self.ops if op.kind == "noise"]
+
+    @cached_property
+    def noise_keys(self) -> dict[str, str]:
+        """The keyword of every site in ``noise=``: its variable, ``z``; of what is drawn again ``z_2``."""
+        found: dict[str, str] = {}
+        counts: dict[str, int] = {}
+        for site in self.sites:
+            assert site.variable is not None
+            key = site.variable.key
+            counts[key] = count = counts.get(key, 0) + 1
+            found[site.name] = key if count == 1 else f"{key}_{count}"
+        return found
 
     @cached_property
     def reference(self) -> tuple[str, int] | None:
@@ -205,18 +265,3 @@ class Plan:
             args = ", ".join(a if isinstance(a, str) else repr(a) for a in op.args)
             rows.append(f"{self.stage(op.name):6} {op.name} = {what}{f'  [{args}]' if args else ''}")
         return "\n".join(rows)
-
-
-def verify(plan: Plan, stage: str) -> Plan:
-    """Defined before use, and no stage reads from a later one; on in tests and in the debug mode."""
-    order = {"once": 0, "before": 1, "loop": 2, "after": 3}
-    seen: set[str] = set()
-    for op in plan.ops:
-        for arg in op.reads:
-            assert arg in seen, f"{stage}: {op.name} reads {arg} before it is defined"
-            if op.step and plan.by_name[arg].step:
-                assert order[plan.stage(arg)] <= order[plan.stage(op.name)], f"{stage}: {op.name} reads {arg} too early"
-        assert op.name not in seen, f"{stage}: {op.name} is defined twice"
-        assert (plan.stage(op.name) != "once") == op.step, f"{stage}: {op.name} is in the wrong stage"
-        seen.add(op.name)
-    return plan

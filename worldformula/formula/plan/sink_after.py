@@ -41,15 +41,24 @@ def sink_after(plan: Plan) -> Plan:
 
 def _causes_first(plan: Plan) -> Plan:
     """The operations in an order in which a carry that is read after the loop comes behind what it shifts."""
-    late = {op.name for op in plan.ops if op.kind == "carry" and plan.stage(op.name) == "after"}
+    late = {
+        op.name: plan.carries[op.variable.key]
+        for op in plan.ops
+        if op.kind == "carry" and op.variable and plan.stage(op.name) == "after"
+    }
     if not late:
         return plan
-    waiting, ordered, done = list(plan.ops), list[Op](), set[str]()
+    place = {op.name: i for i, op in enumerate(plan.ops)}
+    rounds: dict[str, int] = {}  # how often one has to go through the operations before one of them can run
+    waiting = list(reversed(plan.ops))
     while waiting:
-        for op in tuple(waiting):
-            source = {plan.carries[op.variable.key]} if op.name in late and op.variable else set()
-            if source | set(op.reads) <= done:
-                waiting.remove(op)
-                ordered.append(op)
-                done.add(op.name)
+        op = waiting[-1]
+        causes = (*op.reads, *((late[op.name],) if op.name in late else ()))
+        unknown = [plan.by_name[name] for name in causes if name not in rounds]
+        if op.name in rounds or not unknown:
+            waiting.pop()
+            rounds.setdefault(op.name, max((rounds[n] + (place[n] > place[op.name]) for n in causes), default=0))
+        else:
+            waiting += unknown
+    ordered: list[Op] = sorted(plan.ops, key=lambda op: (rounds[op.name], place[op.name]))
     return replace(plan, ops=tuple(ordered))

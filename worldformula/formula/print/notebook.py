@@ -88,9 +88,12 @@ def _part(value: object) -> Written | None:
 def _terms(out: Out) -> Iterable[tuple[Written, Any]]:
     """Every term with its value; the second of the same text has a number behind it."""
     found = out.terms
-    for t in out.plan.terms:
-        before, _, behind = t.text.partition(plain(t.node))
-        yield term(t.node, t.text, "" if before else behind), found[t.text]
+    for title, shown in zip(out.plan.titles, (t.shown for t in out.plan.terms), strict=True):
+        if isinstance(shown, Node):
+            written = term(shown, title, title.removeprefix(plain(shown)))
+        else:
+            written = Written(title, _inline(mathml.symbol(shown)) + escape(title.removeprefix(shown)))
+        yield written, found[title]
 
 
 def _inline(inside: str) -> str:

@@ -222,8 +222,10 @@ class Operator(Node):
         """What stands between the brackets."""
         raise NotImplementedError
 
-    def lower(self, lowering: Any, scope: Any, index: str | None) -> str | float:
-        """The operation that computes the value; ``lowering`` offers `draw`, `log`, `params`, `call` and the rest."""
+    def lower(self, lowering: Any, scope: Any) -> Any:
+        """The operation that computes the value, or a generator of it, which yields a node with its scope and is sent
+        its operation. ``lowering`` offers `read`, `params`, `side`, `call` and the rest.
+        """
         raise NotImplementedError
 
     @property
