@@ -40,11 +40,12 @@ from worldformula import (
     log,
     together,
 )
-from worldformula.catalogue import find
+from worldformula.catalogue import find, names
 from worldformula.data import load
 from worldformula.data.base import Arrays
 from worldformula.display import _TOKENS, Display, Picture, Source, Table, Written, decimals, highlighted
 from worldformula.formula.graph.graph import graph
+from worldformula.formula.print.notebook import parts_html
 from worldformula.nets.coupling import RealNVP
 from worldformula.nets.masked import MaskedMLP
 from worldformula.training.fit import History, fit
@@ -320,6 +321,21 @@ def test_models_games_and_systems_are_tables() -> None:
     gan = find("gan").build(find("gan").sizes("tiny"))
     assert [row[0] for row in rows(gan._repr_html_()) if len(row) == 2][-2:] == ["lossofd", "lossofg"]
     assert rows(find("vae")._repr_html_())[0] == ["paper", find("vae").paper.replace(" ", "")]
+
+
+def test_what_is_no_formula_is_said_briefly() -> None:
+    parts = {"beta": 0.5, "w": torch.zeros(30, 2), "net": nn.Linear(2, 3), "f": torch.tanh, "long": np.zeros(99)}
+    said = "beta: 0.5; w: [30, 2]; net: Linear; f: tanh; long: ndarray"
+    assert words(parts_html({"p": Normal("p(z)", shape=2), **parts})).endswith(said)
+
+
+@pytest.mark.parametrize("name", names("models"))
+def test_every_model_of_the_catalogue_is_a_table_without_arrays(name: str) -> None:
+    model = find(name).build(find(name).sizes("tiny"))
+    shown = ET.fromstring(model._repr_html_())
+    assert [row for row in shown.iter("tr") if "loss" in row[0].text]
+    for said in ["".join(row[-1].itertext()) for row in shown.iter("tr")] + [shown[-1].text or ""]:
+        assert not re.search(r"tensor\(|array\(|\(0\): |object at 0x|<function", said)
 
 
 def test_a_history_is_a_table_of_a_few_of_its_rows() -> None:

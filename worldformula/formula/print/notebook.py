@@ -68,7 +68,7 @@ def out_html(out: Out) -> str:
 def parts_html(parts: Mapping[str, object], said: str = "") -> str:
     """What something is made of, by name: formulas, factors and products as mathematics, the rest as text below."""
     shown = {name: _part(value) for name, value in parts.items()}
-    below = [f"{name}: {parts[name]}" for name, part in shown.items() if part is None]
+    below = [f"{name}: {_briefly(parts[name])}" for name, part in shown.items() if part is None]
     rows = [(name, part) for name, part in shown.items() if part is not None]
     return stack(tabular(("", ""), rows, align="top"), note("; ".join(filter(None, (said, *below)))))
 
@@ -83,6 +83,15 @@ def _part(value: object) -> Written | None:
     if not isinstance(node, Node):
         return None
     return Written(plain(node), f'<div style="font-size:1.25em;display:inline-block">{mathml.mathml(node)}</div>')
+
+
+def _briefly(value: object) -> str:
+    """A number or a word as it is; of an array the shape, of anything long its class."""
+    if isinstance(value, Tensor):
+        return f"{list(value.shape)}"
+    name = getattr(value, "__name__", type(value).__name__)
+    said = name if callable(value) else str(value)
+    return said if len(said) <= 60 and "\n" not in said else name
 
 
 def _terms(out: Out) -> Iterable[tuple[Written, Any]]:
