@@ -14,7 +14,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import ClassVar, TypeAlias
@@ -200,7 +199,7 @@ class Family(ABC):
 
         Inside `checked`, so is a value out of range.
         """
-        if _CHECKS.get() and (fault := self.wrong_parameters(given)):
+        if _CHECKS[0] and (fault := self.wrong_parameters(given)):
             raise HeadError(f"{self.name}: {fault}, which {whose} give")
         found: dict[str, Parameter] = {}
         for name, value in given.items():
@@ -365,17 +364,17 @@ class Family(ABC):
         return None
 
 
-_CHECKS: ContextVar[bool] = ContextVar("checks", default=False)
+_CHECKS = [False]  # whether parameters that are given by name are held against their sets
 
 
 @contextmanager
 def checked() -> Iterator[None]:
     """Inside, parameters that networks give by name are held against their sets; it waits for the device each time."""
-    token = _CHECKS.set(True)
+    before, _CHECKS[0] = _CHECKS[0], True
     try:
         yield
     finally:
-        _CHECKS.reset(token)
+        _CHECKS[0] = before
 
 
 # --------------------------------------------------------------------------------------------- closed KLs

@@ -39,6 +39,11 @@ class Out:
         self.value, self._terms, self._samples, self._plan, self._call = value, terms, samples, plan, call
 
     @property
+    def plan(self) -> Plan:
+        """What was run."""
+        return self._plan
+
+    @property
     def terms(self) -> dict[str, Tensor]:
         """Each named term; no second pass: the values were computed by the call."""
         found = {}
@@ -85,8 +90,16 @@ class Out:
         return torch.unflatten(value, lead, (-1, self._call.length))
 
     def __repr__(self) -> str:
-        value = self.value.item() if isinstance(self.value, Tensor) and self.value.numel() == 1 else self.value
-        return f"<Out {value}, terms: {', '.join(self._plan.titles)}>"
+        values = self.value if isinstance(self.value, Mapping) else {"": self.value}
+        shown = [f"{name} {_shown(value)}".strip() for name, value in values.items()]
+        return f"<Out {', '.join(shown)}, terms: {', '.join(self._plan.titles)}>"
+
+
+def _shown(value: Any) -> str:
+    """A number, or the shape of a batch."""
+    if not isinstance(value, Tensor):
+        return str(value)
+    return f"{value.item()}" if value.numel() == 1 and not value.is_meta else f"of shape {list(value.shape)}"
 
 
 class Program:

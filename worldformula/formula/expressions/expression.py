@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
+from worldformula.display import Source, Table
 from worldformula.errors import FormulaError, GradientError, ShapeError, UnknownVariableError, near, table
 from worldformula.formula.code.program import Out, Program
 from worldformula.formula.expressions.explain import explain
@@ -146,9 +147,9 @@ class Expression(nn.Module):
     # --------------------------------------------------------------------------------------------------- read it back
 
     @property
-    def code(self) -> str:
-        """The PyTorch that runs."""
-        return self.program.function(self, deterministic=False).source
+    def code(self) -> Source:
+        """The PyTorch that runs; a notebook shows it in colours."""
+        return Source(self.program.function(self, deterministic=False).source)
 
     @property
     def latex(self) -> str:
@@ -161,7 +162,7 @@ class Expression(nn.Module):
         """
         return latex_lines(self.node, width)
 
-    def explain(self, stages: bool = False) -> str:
+    def explain(self, stages: bool = False) -> Table:
         """Which estimator each term uses, what is drawn, and (with ``stages``) the plan after every pass."""
         return explain(self.node, self.program, stages)
 
@@ -173,6 +174,11 @@ class Expression(nn.Module):
 
     def _repr_latex_(self) -> str:
         return f"$\\displaystyle {self.latex_lines()}$"
+
+    def _repr_html_(self) -> str:
+        from worldformula.formula.print.notebook import formula_html
+
+        return formula_html(self.node)
 
     # ------------------------------------------------------------------------------------------------------ arithmetic
 

@@ -338,6 +338,7 @@ def factor_latex(u: Factor) -> str:
         slope = rf"\frac{{\partial {image}}}{{\partial {x}}}"
         return rf"{left} = {letter}_{{0}}\left( {image} \right) \left| \det {slope} \right|"
     if isinstance(family, families.AutoregressiveFamily):
+        x = f"{{{x}}}" if "_" in x else x  # a letter has one subscript in LaTeX
         given = f"{x}_{{<i}}, {c}" if c else f"{x}_{{<i}}"
         return rf"{left} = \prod_{{i}} {letter}({x}_{{i}} \mid {given})"
     return left
