@@ -163,6 +163,10 @@ KLS: dict[tuple[object, object], Callable] = {
         - (a - 1) * mp.quad(mp.log, [low, high]) / (high - low)
         - (b - 1) * mp.quad(lambda x: mp.log(1 - x), [low, high]) / (high - low)
     ),
+    (bernoulli, bernoulli): lambda t, u: (
+        (mp.log1p(mp.exp(-u)) - mp.log1p(mp.exp(-t))) / (1 + mp.exp(-t))
+        + (mp.log1p(mp.exp(u)) - mp.log1p(mp.exp(t))) / (1 + mp.exp(t))
+    ),
     (bernoulli, poisson): lambda t, r: (
         r - mp.log(r) / (1 + mp.exp(-t)) - mp.log1p(mp.exp(-abs(t))) - abs(t) / (1 + mp.exp(abs(t)))
     ),
@@ -182,6 +186,9 @@ PAIRS = [
     (uniform, (0.25, 0.75), beta, (3.0, 0.5), 10),
     (uniform, (0.0, 1.0), beta, (0.5, 0.5), 10),
     (uniform, (0.25, 0.25390625), beta, (40.0, 7.0), 1e5),
+    (bernoulli, (1e6,), bernoulli, (0.0,), 1),
+    (bernoulli, (-80.0,), bernoulli, (30.0,), 1),
+    (bernoulli, (0.5,), bernoulli, (-80.0,), 1),
     (bernoulli, (-30.0,), poisson, (1e-3,), 1),
     (bernoulli, (2.0,), poisson, (40.0,), 1),
 ]
@@ -200,6 +207,10 @@ def test_kl(q, ours, p, theirs, slack, dtype):
 
 
 def test_kl_at_the_edge():
+    sure = torch.tensor([float("inf"), float("-inf")])
+    kl = bernoulli.kl((sure,), (torch.tensor([1.0, 1.0]),), 0)
+    assert kl.tolist() == pytest.approx([float(mp.log1p(mp.exp(-1))), float(mp.log1p(mp.exp(1)))])
+    assert bernoulli.kl((sure,), (sure,), 1).item() == 0.0
     zero, two = torch.zeros((), dtype=torch.float64), torch.tensor(2.0, dtype=torch.float64)
     assert poisson.kl((zero,), (two,), 0).item() == 2.0
     assert poisson.kl((two,), (zero,), 0).item() == float("inf")

@@ -367,7 +367,7 @@ def kl_pair(q: Family, p: Family) -> ClosedKL | None:
     must agree about the settings that decide which values there are.
     """
     settings = ((getattr(q, name), getattr(p, name, None)) for name in q.defining)
-    if type(q) is type(p) and any(a != b and None not in (a, b) for a, b in settings):
+    if any(a != b and None not in (a, b) for a, b in settings):
         return None
     for a in type(q).__mro__:
         for b in type(p).__mro__:
