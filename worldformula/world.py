@@ -14,14 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from worldformula.errors import FormulaError, MissingInputError, ShapeError, UnknownVariableError, near, table
-from worldformula.formula.constants import Constants
-from worldformula.formula.emit import register_networks
-from worldformula.formula.expression import Expression
-from worldformula.formula.factor import Factor
-from worldformula.formula.joint import Joint
-from worldformula.formula.nodes import OverTime, children
-from worldformula.formula.nodes import factors as factors_of
-from worldformula.formula.rollout import Rollout
+from worldformula.formula.code.rollout import Rollout
+from worldformula.formula.expressions.expression import Expression
+from worldformula.formula.factors.joint import Factor, Joint
+from worldformula.formula.syntax.constants import Constants
+from worldformula.formula.syntax.networks import register_networks
+from worldformula.formula.syntax.nodes import OverTime, children
+from worldformula.formula.syntax.nodes import factors as factors_of
 
 State = dict[str, Tensor]
 

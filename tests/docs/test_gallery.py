@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from worldformula.catalogue import names
-from worldformula.formula.graph import Graph
+from worldformula.formula.graph.graph import Graph
 from worldformula.report.gallery import COMMAND, gallery, write
 
 DOCS = Path(__file__).parents[2] / "docs"

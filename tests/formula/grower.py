@@ -45,7 +45,7 @@ from worldformula import (
     total,
 )
 from worldformula.errors import FormulaError
-from worldformula.formula.joint import as_uses
+from worldformula.formula.factors.joint import as_uses
 from worldformula.formula.ops.entropy import Entropy
 
 B, T = 2, 3

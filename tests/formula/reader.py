@@ -8,8 +8,10 @@ import dataclasses
 import re
 from collections.abc import Mapping
 
-from worldformula.formula.factor import Constants, Factor
-from worldformula.formula.nodes import (
+from worldformula.formula.ops.entropy import EntropyNode
+from worldformula.formula.ops.kl import ProductDivergence, SampledDivergence
+from worldformula.formula.syntax.factor import Constants, Factor
+from worldformula.formula.syntax.nodes import (
     Binary,
     Divergence,
     Expectation,
@@ -28,9 +30,7 @@ from worldformula.formula.nodes import (
     Use,
     walk,
 )
-from worldformula.formula.nodes import Value as ValueNode
-from worldformula.formula.ops.entropy import EntropyNode
-from worldformula.formula.ops.kl import ProductDivergence, SampledDivergence
+from worldformula.formula.syntax.nodes import Value as ValueNode
 
 NUMBER = re.compile(r"inf|\d+(\.\d+)?(e[+-]?\d+)?")
 FUNCTIONS = ("exp", "log", "abs", "sqrt", "tanh", "sigmoid", "softplus", "relu")
@@ -144,6 +144,9 @@ class Reader:
     def divergence(self):
         if self.take("log "):
             return Log(self.uses())
+        if self.take("[log "):
+            p, _ = self.uses(), self.need("]_i")
+            return Log(p, event=True)
         if self.take("KL("):
             (q,), _, (p,) = self.uses(), self.need(" ‖ "), self.uses()
             self.need(")")
@@ -224,7 +227,7 @@ class Reader:
 
 def read(line, node):
     """The tree that a line says, with the factors, variables and named parts of ``node`` for its words."""
-    from worldformula.formula.nodes import factors
+    from worldformula.formula.syntax.nodes import factors
 
     named = {n.name: n.body for n in walk(node) if isinstance(n, Named)}
     values = {str(n.variable): n for n in walk(node) if isinstance(n, ValueNode)}

@@ -30,8 +30,8 @@ from worldformula import (
 from worldformula.errors import FormulaError
 from worldformula.families import normal
 from worldformula.families.experts import mixed, poe
-from worldformula.formula.mathml import mathml
 from worldformula.formula.ops.each import each
+from worldformula.formula.print.mathml import mathml
 
 B, Z, X = 6, 2, 3
 NAMES = "abc"

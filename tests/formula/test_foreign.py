@@ -12,8 +12,8 @@ from worldformula import KL, E, Expression, Mixture, Normal, log
 from worldformula.families import NormalFamily
 from worldformula.families.base import Params
 from worldformula.families.writing import Plain, Symbol
-from worldformula.formula.factor import Factor
-from worldformula.formula.nodes import Operator, Use
+from worldformula.formula.factors.joint import Factor
+from worldformula.formula.syntax.nodes import Operator, Use
 
 
 def wide_family() -> NormalFamily:
@@ -67,8 +67,8 @@ def test_an_operator_of_ones_own_needs_no_module() -> None:
         def parts(self) -> Any:
             return ((self.q,),)
 
-        def lower(self, lowering: Any, scope: Any, index: str | None) -> Any:
-            return lowering.call("doubled", doubled, lowering.params(self.q, scope, index))
+        def lower(self, lowering: Any, scope: Any) -> Any:
+            return lowering.call("doubled", doubled, lowering.params(self.q, scope))
 
         @property
         def estimator(self) -> tuple[str, str]:

@@ -31,11 +31,11 @@ from worldformula import (
     together,
 )
 from worldformula.errors import UnknownVariableError
-from worldformula.formula.factors import Data, Deterministic, Factor, Normal
-from worldformula.formula.graph import Graph, graph, svg
-from worldformula.formula.nodes import Binary, Divergence, Expectation, Log, Node, OverTime, Use
+from worldformula.formula.factors.independent import Data, Deterministic, Factor, Normal
+from worldformula.formula.graph.graph import Graph, graph, svg
 from worldformula.formula.ops.mmd import MMD
 from worldformula.formula.ops.score_matching import ScoreMatching
+from worldformula.formula.syntax.nodes import Binary, Divergence, Expectation, Log, Node, OverTime, Use
 
 NS = "{http://www.w3.org/2000/svg}"
 

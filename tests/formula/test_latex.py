@@ -44,16 +44,16 @@ from worldformula import (
     together,
     total,
 )
-from worldformula.formula.composed import Autoregressive
-from worldformula.formula.latex import symbol, variable
-from worldformula.formula.mathml import mathml
-from worldformula.formula.names import read_header, read_variable
+from worldformula.formula.factors.composed import Autoregressive
 from worldformula.formula.ops.cross_entropy import CrossEntropy
 from worldformula.formula.ops.density_ratio import DensityRatio
 from worldformula.formula.ops.each import each
 from worldformula.formula.ops.entropy import Entropy
 from worldformula.formula.ops.js import JS
 from worldformula.formula.ops.mmd import MMD
+from worldformula.formula.print.latex import symbol, variable
+from worldformula.formula.print.mathml import mathml
+from worldformula.formula.syntax.names import read_header, read_variable
 from worldformula.nets.coupling import RealNVP
 from worldformula.nets.masked import MaskedMLP
 

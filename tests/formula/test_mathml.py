@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from worldformula.formula.factors import Deterministic, Factor, Normal
-from worldformula.formula.mathml import mathml
-from worldformula.formula.nodes import (
+from worldformula.formula.factors.independent import Deterministic, Factor, Normal
+from worldformula.formula.print.mathml import mathml
+from worldformula.formula.syntax.nodes import (
     Binary,
     Divergence,
     Expectation,

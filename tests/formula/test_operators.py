@@ -35,8 +35,8 @@ from worldformula import (
     log,
 )
 from worldformula.errors import FormulaError, GradientError, NoClosedFormError, ShapeError, UnnormalisedError
-from worldformula.formula.mathml import mathml
 from worldformula.formula.ops.sliced_wasserstein import sliced_wasserstein
+from worldformula.formula.print.mathml import mathml
 
 B, W, Z, X = 5, 2, 3, 4
 

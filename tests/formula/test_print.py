@@ -11,11 +11,11 @@ from torch import nn
 from tests.formula.test_mathml import read
 from worldformula import KL, Bernoulli, Deterministic, E, Mean, Normal, Sum, Value, log, norm2
 from worldformula.errors import near
-from worldformula.formula.latex import latex
-from worldformula.formula.mathml import mathml
-from worldformula.formula.names import read_header
-from worldformula.formula.nodes import Binary, Log, Negative, Number, OverBatch, OverTime, StopGradient, Use
-from worldformula.formula.text import text
+from worldformula.formula.print.latex import latex
+from worldformula.formula.print.mathml import mathml
+from worldformula.formula.syntax.names import read_header
+from worldformula.formula.syntax.nodes import Binary, Log, Negative, Number, OverBatch, OverTime, StopGradient, Use
+from worldformula.formula.syntax.text import text
 
 Q, P = Normal("q(z|x)", torch.nn.Linear(3, 4), shape=2), Normal("p(z)", shape=2)
 KL_ = KL(Q, P)

@@ -15,9 +15,9 @@ from tests.formula.grower import Grower, Static, Temporal
 from tests.formula.reader import read, same
 from worldformula import E, Normal, Sum, log, maximum, minimum
 from worldformula.errors import FormulaError, SharedDrawError
-from worldformula.formula.names import read_header
-from worldformula.formula.nodes import Binary, Expectation, drawn_factors, walk
-from worldformula.formula.program import Program
+from worldformula.formula.code.program import Program
+from worldformula.formula.syntax.names import read_header
+from worldformula.formula.syntax.nodes import Binary, Expectation, drawn_factors, walk
 
 settings.register_profile("tests", derandomize=True, deadline=None, max_examples=40)
 settings.load_profile("tests")

@@ -1,7 +1,7 @@
 import torch
 from worldformula.families import normal
-from worldformula.formula.langevin import energies
-from worldformula.formula.langevin import langevin
+from worldformula.formula.factors.langevin import energies
+from worldformula.formula.factors.langevin import langevin
 
 
 def formula(self, x, x_0, noise_hat_x):

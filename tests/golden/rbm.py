@@ -1,6 +1,6 @@
 import torch
 from worldformula.families import bernoulli
-from worldformula.formula.langevin import energies
+from worldformula.formula.factors.langevin import energies
 from worldformula.formula.runtime import stop
 
 

@@ -7,6 +7,7 @@ from functools import cache
 
 import pytest
 import torch
+from worldformula.formula.syntax.factor import Factor
 
 from worldformula import KL, Autoregressive, Bernoulli, Expression, Flow, MoE, PoE
 from worldformula.errors import FormulaError
@@ -26,7 +27,6 @@ from worldformula.families import (
     multivariate_normal,
     normal,
 )
-from worldformula.formula.factor import Factor
 from worldformula.nets.coupling import RealNVP
 from worldformula.nets.masked import MaskedMLP
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import ClassVar, TypeAlias
@@ -145,7 +147,20 @@ class Family(ABC):
                 f"{self.name}: the head lacks {', '.join(missing)}. Expected exactly {', '.join(free)}, "
                 f"got {', '.join(found) or 'nothing'}."
             )
-        return self._fill(self._order(found), shape)
+        params = self._fill(self._order(found), shape)
+        return self._one_batch(params, self.default_rank if shape is None else len(shape))
+
+    def _one_batch(self, params: Params, rank: int) -> Params:
+        """Every tensor seen with the batch axes of the others, as a learnt scale beside a network's location: what
+        follows the batch or the time of a formula follows all parameters alike.
+        """
+        known = [
+            (p.ndim, self.axes(n, rank)) for n, p in zip(self.parameters, params, strict=True) if isinstance(p, Tensor)
+        ]
+        batches = {ndim - own for ndim, own in known}
+        if len(batches) < 2 or max(batches) <= 0:
+            return params
+        return self.expand(params, self.shapes(params, rank)[0], rank)
 
     def _order(self, found: Mapping[str, Parameter]) -> Params:
         return tuple(found[name] for name in self.parameters)
@@ -181,7 +196,12 @@ class Family(ABC):
         )
 
     def accept(self, given: Mapping[str, Parameter], shape: Shape | None, whose: str) -> dict[str, Parameter]:
-        """Parameters by name, under their canonical names; a name that the family does not know is an error."""
+        """Parameters by name, under their canonical names; a name that the family does not know is an error.
+
+        Inside `checked`, so is a value out of range.
+        """
+        if _CHECKS.get() and (fault := self.wrong_parameters(given)):
+            raise HeadError(f"{self.name}: {fault}, which {whose} give")
         found: dict[str, Parameter] = {}
         for name, value in given.items():
             canonical = self.alternatives.get(name, name)
@@ -343,6 +363,19 @@ class Family(ABC):
     def plain(self) -> Plain | None:
         """The family's maths as source text for one event axis, or None where emitted code calls the methods."""
         return None
+
+
+_CHECKS: ContextVar[bool] = ContextVar("checks", default=False)
+
+
+@contextmanager
+def checked() -> Iterator[None]:
+    """Inside, parameters that networks give by name are held against their sets; it waits for the device each time."""
+    token = _CHECKS.set(True)
+    try:
+        yield
+    finally:
+        _CHECKS.reset(token)
 
 
 # --------------------------------------------------------------------------------------------- closed KLs

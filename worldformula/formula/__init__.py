@@ -1,6 +1,28 @@
 """The formula language, in the order a formula travels: names, factors, nodes, check, lower, plan, passes, emit."""
 
-from worldformula.formula.composed import (
+from worldformula.formula.code.program import Out
+from worldformula.formula.expressions.expression import E, Expression, log, maximum, minimum, sg
+from worldformula.formula.expressions.sums import (
+    Mean,
+    Sum,
+    together,
+)
+from worldformula.formula.expressions.values import (
+    Symbol,
+    Value,
+    clamp,
+    exp,
+    norm2,
+    ratio,
+    relu,
+    sigmoid,
+    softplus,
+    sqrt,
+    tanh,
+    total,
+)
+from worldformula.formula.face import bind
+from worldformula.formula.factors.composed import (
     Autoregressive,
     DiscretisedLogistic,
     Flow,
@@ -11,14 +33,14 @@ from worldformula.formula.composed import (
     RelaxedOneHot,
     Wrapped,
 )
-from worldformula.formula.experts import (
+from worldformula.formula.factors.experts import (
     MoE,
     MoPoE,
     PoE,
     subsets,
 )
-from worldformula.formula.expression import KL, E, Expression, log, maximum, minimum, sg
-from worldformula.formula.factors import (
+from worldformula.formula.factors.gibbs import Gibbs
+from worldformula.formula.factors.independent import (
     Bernoulli,
     Beta,
     Categorical,
@@ -40,7 +62,6 @@ from worldformula.formula.factors import (
     Uniform,
     VonMises,
 )
-from worldformula.formula.gibbs import Gibbs
 from worldformula.formula.ops.contrastive_divergence import ContrastiveDivergence
 from worldformula.formula.ops.cross_entropy import CrossEntropy
 from worldformula.formula.ops.density_ratio import DensityRatio
@@ -50,30 +71,13 @@ from worldformula.formula.ops.energy_distance import EnergyDistance
 from worldformula.formula.ops.entropy import Entropy
 from worldformula.formula.ops.gradient_penalty import GradientPenalty
 from worldformula.formula.ops.js import JS
+from worldformula.formula.ops.kl import KL
 from worldformula.formula.ops.mmd import MMD
 from worldformula.formula.ops.renyi import Renyi, VRBound
 from worldformula.formula.ops.score_matching import ScoreMatching
 from worldformula.formula.ops.sliced_wasserstein import SlicedWasserstein
-from worldformula.formula.program import Out
-from worldformula.formula.sums import (
-    Mean,
-    Sum,
-    together,
-)
-from worldformula.formula.values import (
-    Symbol,
-    Value,
-    clamp,
-    exp,
-    norm2,
-    ratio,
-    relu,
-    sigmoid,
-    softplus,
-    sqrt,
-    tanh,
-    total,
-)
+
+bind()
 
 __all__ = [
     "JS",

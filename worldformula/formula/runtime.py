@@ -20,7 +20,7 @@ Value = Any  # a tensor, or a family's parameters: a tuple of tensors, numbers a
 RUNTIME = (
     "flat", "steps", "stack", "kept", "shift", "restart", "repeat", "wide", "stop", "noise_for", "mode_like",
     "one_batch", "matched", "along", "fold", "unfold", "counted", "filled", "zeros", "support", "dreg", "leave_one_out",
-    "widened", "finite",
+    "alive", "both", "padded", "widened", "finite",
 )  # fmt: skip
 widened, finite = tensors.wide, tensors.finite  # the precision of densities, and finite logits
 
@@ -116,25 +116,44 @@ def unfold(head: Any, *sizes: int) -> Any:
 def counted(
     x: Tensor, B: int, T: int, how: str, *, burn_in: int = 0, mask: Tensor | None = None, until: Tensor | None = None
 ) -> Tensor:
-    """The sum or mean over the steps that count: behind the burn-in, with their ``mask`` [B, T] set, and none behind
-    the first step whose ``until`` is set.
+    """The sum or mean over the steps that count: behind the burn-in, each with the weight that its ``mask`` [B, T] has,
+    and none behind the first step whose ``until`` is set.
     """
     x = torch.unflatten(x, -1, (B, T))[..., burn_in:]
     if mask is None and until is None:
         return x.sum(-1) if how == "sum" else x.mean(-1)
-    keep = torch.ones((), dtype=torch.bool, device=x.device) if mask is None else mask != 0
+    weight = torch.ones((B, T), dtype=x.dtype, device=x.device) if mask is None else mask.to(x.dtype)
     if until is not None:
-        ended = (until != 0).cumsum(1)
-        keep = keep & (ended - (until != 0).to(ended.dtype) == 0)
-    keep = keep[:, burn_in:]
-    total = torch.where(keep, x, 0.0).sum(-1)
-    return total if how == "sum" else total / keep.sum(-1).clamp_min(1)
+        weight = torch.where(alive(until), weight, 0.0)
+    weight = weight[:, burn_in:]
+    total = torch.where(weight != 0, x * weight, 0.0).sum(-1)  # chosen, as NaN times zero stays NaN
+    if how == "sum":
+        return total
+    counts = weight.sum(-1)
+    return total / torch.where(counts == 0, 1.0, counts)
+
+
+def alive(until: Tensor) -> Tensor:
+    """Flags [B, T] of the steps that end a sequence -> true up to and including the first of them."""
+    ended = (until != 0).cumsum(1)
+    return ended - (until != 0).to(ended.dtype) == 0
+
+
+def both(first: Tensor, second: Tensor) -> Tensor:
+    """Whether both flags are set."""
+    return (first != 0) & (second != 0)
 
 
 def filled(x: Tensor, present: Tensor, rank: int, value: float = 0.0) -> Tensor:
     """``value`` where a row is absent: chosen, so that no NaN and no gradient passes. ``rank``: event axes of x."""
     keep = (present != 0).reshape(present.shape + (1,) * rank)
     return torch.where(keep, x, torch.full((), value, dtype=x.dtype, device=x.device))
+
+
+def padded(x: Tensor, counts: Tensor, rank: int) -> Tensor:
+    """Zero where a step does not count and holds no finite number; what it holds otherwise is carried on."""
+    keep = (counts != 0).reshape(counts.shape + (1,) * rank)
+    return x if not x.is_floating_point() else torch.where(keep | x.isfinite(), x, torch.zeros_like(x))
 
 
 def zeros(like: Tensor, rank: int, *shape: int) -> Tensor:

@@ -19,11 +19,10 @@ from worldformula.errors import ConfigError, FormulaError, ShapeError, UnknownVa
 from worldformula.families import ExpertsFamily
 from worldformula.families.experts import log_shares
 from worldformula.formula import runtime
-from worldformula.formula.experts import Experts
-from worldformula.formula.expression import Expression, log
-from worldformula.formula.factor import Factor
-from worldformula.formula.factors import Bernoulli, Laplace, Normal
-from worldformula.formula.joint import Joint
+from worldformula.formula.expressions.expression import Expression, log
+from worldformula.formula.factors.experts import Experts
+from worldformula.formula.factors.independent import Bernoulli, Laplace, Normal
+from worldformula.formula.factors.joint import Factor, Joint
 from worldformula.metrics.likelihood import importance_bound
 from worldformula.model.contract import Model, Values, means
 

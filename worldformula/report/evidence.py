@@ -28,7 +28,7 @@ from worldformula.metrics.openloop import OpenLoop
 from worldformula.training.run import writing
 
 if TYPE_CHECKING:
-    from worldformula.formula.expression import Expression
+    from worldformula.formula.expressions.expression import Expression
 
 FOLDER, FILE = "report", "evidence.json"
 VIDEOS = ("episode", "dream", "strip")
@@ -147,8 +147,8 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def written(loss: Expression) -> Written:
     """All forms of a formula."""
-    from worldformula.formula.graph import graph, svg
-    from worldformula.formula.mathml import mathml
+    from worldformula.formula.graph.graph import graph, svg
+    from worldformula.formula.print.mathml import mathml
 
     return Written(repr(loss), str(loss), mathml(loss.node), loss.code, svg(graph(loss)))
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from worldformula import Expression, Game
 from worldformula.catalogue import System, discover
-from worldformula.formula.graph import Graph, graph, svg
-from worldformula.formula.nodes import Group
+from worldformula.formula.graph.graph import Graph, graph, svg
+from worldformula.formula.syntax.nodes import Group
 
 KINDS = {"models": "Models", "worlds": "Worlds"}
 ENVIRONMENT = ({"image": (16, 16, 3)}, 2)  # observations and width of actions, for a world that asks for them

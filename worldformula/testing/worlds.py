@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldformula.formula.factors import Factor, Normal
-from worldformula.formula.names import Variable
+from worldformula.formula.factors.independent import Factor, Normal
+from worldformula.formula.syntax.names import Variable
 from worldformula.testing.laws import Laws
 from worldformula.world import State, World
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import ConfigError
-from worldformula.formula.program import Out
+from worldformula.formula.code.program import Out
 
 
 class Chains:

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from worldformula.errors import ConfigError, FormulaError, NonFiniteError
-from worldformula.formula.expression import Expression
-from worldformula.formula.program import Out
+from worldformula.formula.code.program import Out
+from worldformula.formula.expressions.expression import Expression
 from worldformula.training.average import Average
 from worldformula.training.game import Game, Player
 from worldformula.training.progress import Progress

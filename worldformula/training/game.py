@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from worldformula.errors import ConfigError, FormulaError, UnknownVariableError, near, table
-from worldformula.formula.emit import register_networks
-from worldformula.formula.expression import Expression
-from worldformula.formula.nodes import factors, initial_of
-from worldformula.formula.plan import Plan
-from worldformula.formula.program import Out
-from worldformula.formula.sums import together
+from worldformula.formula.code.program import Out
+from worldformula.formula.expressions.expression import Expression
+from worldformula.formula.expressions.sums import together
+from worldformula.formula.plan.plan import Plan
+from worldformula.formula.syntax.networks import register_networks
+from worldformula.formula.syntax.nodes import factors, initial_of
 from worldformula.training.seeding import derived
 
 Order = Literal["alternating", "simultaneous"]

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError, SpaceError
 from worldformula.formula import KL, Bernoulli, Deterministic, E, Factor, Mean, Normal, OneHot, TwoHot, log, maximum, sg
-from worldformula.formula.builder import CALL_OPTIONS
+from worldformula.formula.plan.variables import CALL_OPTIONS
 from worldformula.nets import sizes as published
 from worldformula.nets.conv import STAGES, ImageDecoder, ImageEncoder, Style
 from worldformula.nets.gru import BlockGRU

@@ -14,13 +14,13 @@ from worldformula.errors import FormulaError, GradientError, NoClosedFormError, 
 from worldformula.families import MixtureFamily, WrappedFamily
 from worldformula.families.base import Family
 from worldformula.families.writing import Symbol
-from worldformula.formula.check import check_gradient, check_product, estimator
-from worldformula.formula.factor import Factor
-from worldformula.formula.factors import Normal
-from worldformula.formula.given import Shape
-from worldformula.formula.joint import Joint, as_uses
-from worldformula.formula.names import Variable
-from worldformula.formula.nodes import Binary, Expectation, Integral, Node, Operator, Product, Use, drawn_factors
+from worldformula.formula.factors.independent import Normal
+from worldformula.formula.factors.joint import Joint, as_uses
+from worldformula.formula.syntax.check import check_gradient, check_product, estimator
+from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.given import Shape
+from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.nodes import Binary, Expectation, Integral, Node, Operator, Product, Use, drawn_factors
 
 FEW = 64  # values that an operator enumerates unasked
 Distribution = Factor | Joint | Use
@@ -34,9 +34,9 @@ class Expanded(Operator):
         """What it stands for."""
         raise NotImplementedError
 
-    def lower(self, lowering: Any, scope: Any, index: str | None) -> str | float:
+    def lower(self, lowering: Any, scope: Any) -> Any:
         """The value of its expansion."""
-        return lowering.within(self.expansion, scope, index, private=True)  # type: ignore[no-any-return]
+        return (yield self.expansion, scope.part(private=True))
 
     @property
     def drawn(self) -> tuple[Factor, ...]:
@@ -56,9 +56,9 @@ class OwnEntropy(Operator):
         """The factor."""
         return ((self.q,),)
 
-    def lower(self, lowering: Any, scope: Any, index: str | None) -> str | float:
+    def lower(self, lowering: Any, scope: Any) -> str | float:
         """The method of the family."""
-        return lowering.method("entropy", self.q, scope, index)  # type: ignore[no-any-return]
+        return lowering.method("entropy", self.q, scope)  # type: ignore[no-any-return]
 
     @property
     def estimator(self) -> tuple[str, str]:
@@ -88,15 +88,15 @@ class Compared(Operator):
         """The random factors of both sides."""
         return tuple(u.factor for u in (*random(self.q), *random(self.p)))
 
-    def lower(self, lowering: Any, scope: Any, index: str | None) -> str:
+    def lower(self, lowering: Any, scope: Any) -> str:
         """Draw both sides, then compare."""
-        inside = lowering.side(self.q, scope, index, self.samples, self.gradient)
+        inside = lowering.side(self.q, scope, self.samples, self.gradient)
         left = inside[self.variable]
-        right = lowering.side(self.p, scope, index, self.samples, self.gradient)[self.variable]
-        value = self.compare(lowering, inside, left, right, index)
+        right = lowering.side(self.p, scope, self.samples, self.gradient)[self.variable]
+        value = self.compare(lowering, inside, left, right)
         return over_rows(lowering, value, left, self.variable)
 
-    def compare(self, lowering: Any, inside: Any, left: str, right: str, index: str | None) -> str:
+    def compare(self, lowering: Any, inside: Any, left: str, right: str) -> str:
         """The operation that compares the samples of the variable; ``inside`` is the scope of the first side."""
         raise NotImplementedError
 

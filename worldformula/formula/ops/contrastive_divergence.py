@@ -22,14 +22,14 @@ from torch import Tensor, nn
 
 from worldformula.errors import FormulaError
 from worldformula.families.writing import Symbol
-from worldformula.formula.expression import Expression
-from worldformula.formula.factor import Factor
-from worldformula.formula.factors import Normal
-from worldformula.formula.gibbs import Gibbs
-from worldformula.formula.langevin import energies, langevin
-from worldformula.formula.names import Variable, read_variable
-from worldformula.formula.nodes import Node, Operator, Product, Use
+from worldformula.formula.expressions.expression import Expression
+from worldformula.formula.factors.gibbs import Gibbs
+from worldformula.formula.factors.independent import Normal
+from worldformula.formula.factors.langevin import energies, langevin
 from worldformula.formula.ops.base import count
+from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.names import Variable, read_variable
+from worldformula.formula.syntax.nodes import Node, Operator, Product, Use
 
 
 class _Steps(nn.Module):
@@ -80,15 +80,13 @@ class ContrastiveDivergenceNode(Operator):
         """What the chain draws."""
         return tuple(u.factor for u in self.extra)
 
-    def lower(self, lowering: Any, scope: Any, index: str | None) -> str:
+    def lower(self, lowering: Any, scope: Any) -> str:
         """The chain, and the difference of the energies."""
         p, variable = self.p, self.p.variable
-        data = lowering.read(variable, scope, index, p)
-        rest = [lowering.read(c, scope, index, p) for c in p.conditions]
-        first = self._first(lowering, scope, index, data)
-        end = (
-            self._gibbs(lowering, scope, index, first) if self.blocks else self._langevin(lowering, index, first, rest)
-        )
+        data = lowering.read(variable, scope, p)
+        rest = [lowering.read(c, scope, p) for c in p.conditions]
+        first = self._first(lowering, scope, data)
+        end = self._gibbs(lowering, scope, first) if self.blocks else self._langevin(lowering, scope, first, rest)
         lowering.samples[f"{variable.key}_model"] = end
         options = (("rank", lowering.event_rank(variable)),)
         up, down = (
@@ -97,32 +95,32 @@ class ContrastiveDivergenceNode(Operator):
         )
         return str(lowering.binary("-", up, down))
 
-    def _first(self, lowering: Any, scope: Any, index: str | None, data: str) -> str:
+    def _first(self, lowering: Any, scope: Any, data: str) -> str:
         """Where the chain begins."""
         if self.start is None:
             return data
         if isinstance(self.start, Use):
-            names: tuple[str, ...] = lowering.value_of(self.start, scope, index)
+            names: tuple[str, ...] = lowering.value_of(self.start, scope)
             return names[0]
-        return str(lowering.read(self.start, scope, index, self.p))
+        return str(lowering.read(self.start, scope, self.p))
 
-    def _langevin(self, lowering: Any, index: str | None, first: str, rest: list[str]) -> str:
+    def _langevin(self, lowering: Any, scope: Any, first: str, rest: list[str]) -> str:
         """All steps as one operation."""
         assert self.noise is not None
         variable = self.p.variable
-        (noise,) = lowering.value_of(self.noise, {variable: first}, index)
+        (noise,) = lowering.value_of(self.noise, scope.having({variable: first}))
         rank = lowering.event_rank(variable)
         options = (("rank", rank), ("step_size", self.step_size), ("noise_scale", self.noise_scale))
         wish = f"{variable.key}_model"
         return str(lowering.call(wish, langevin, first, noise, *rest, net=self.p, rank=rank, options=options))
 
-    def _gibbs(self, lowering: Any, scope: Any, index: str | None, first: str) -> str:
+    def _gibbs(self, lowering: Any, scope: Any, first: str) -> str:
         """Every block of every step drawn in turn, each with noise of its own."""
-        inside = {**scope, self.p.variable: lowering.unary("detach", first)}
+        inside = scope.having({self.p.variable: lowering.unary("detach", first)})
         for step in self.blocks:
             for use in step:
-                (name,) = lowering.value_of(use, inside, index)
-                inside[use.factor.variable] = lowering.unary("detach", name)
+                (name,) = lowering.value_of(use, inside)
+                inside = inside.having({use.factor.variable: lowering.unary("detach", name)})
         return str(inside[self.p.variable])
 
     @property

@@ -9,9 +9,7 @@ from typing import Any
 from worldformula.errors import FormulaError, NoClosedFormError, table
 from worldformula.families.base import kl_pair
 from worldformula.families.writing import Symbol
-from worldformula.formula.check import pathwise, scored
-from worldformula.formula.expression import Expression
-from worldformula.formula.nodes import Binary, Divergence, Expectation, Log, Negative, Node, Product, Use
+from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.ops.base import (
     Distribution,
     Expanded,
@@ -26,6 +24,8 @@ from worldformula.formula.ops.base import (
     random,
     shown,
 )
+from worldformula.formula.syntax.check import pathwise, scored
+from worldformula.formula.syntax.nodes import Binary, Divergence, Expectation, Log, Negative, Node, Product, Use
 
 
 @dataclass(frozen=True, eq=False)

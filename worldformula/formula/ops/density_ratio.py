@@ -22,11 +22,11 @@ from torch import Tensor
 
 from worldformula.errors import FormulaError
 from worldformula.families.writing import Symbol
-from worldformula.formula.expression import Expression
-from worldformula.formula.factor import Factor
-from worldformula.formula.names import Variable
-from worldformula.formula.nodes import Node, Operator, Product, Use
+from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.ops.base import Distribution, check_reparametrised, over_rows, random, shown, sides
+from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.nodes import Node, Operator, Product, Use
 
 
 def mean_ratio(q: Tensor) -> Tensor:
@@ -94,13 +94,13 @@ class RatioNode(Operator):
         """The random factors of the sides that are drawn."""
         return tuple(u.factor for u in (*random(self.q), *(random(self.p) if self.how != "kl" else ())))
 
-    def lower(self, lowering: Any, scope: Any, index: str | None) -> str:
+    def lower(self, lowering: Any, scope: Any) -> str:
         """The discriminator at the samples of the sides; at stopped samples for its own loss."""
         used: tuple[Product, ...] = (self.q,) if self.how == "kl" else (self.q, self.p)
         if self.how == "loss":
             used = tuple(tuple(Use(u.factor, stopped=not u.factor.observed) for u in side) for side in used)
-        scopes = [lowering.side(side, scope, index, None, self.gradient) for side in used]
-        logits = [lowering.value_at(self.ratio.factor, inside, index) for inside in scopes]
+        scopes = [lowering.side(side, scope, None, self.gradient) for side in used]
+        logits = [lowering.value_at(self.ratio.factor, inside) for inside in scopes]
         name = lowering.call(f"{self.how}_{self.variable.key}", SIGNS[self.how][0], *logits, how="batch")
         return over_rows(lowering, name, scopes[0][self.variable], self.variable)
 

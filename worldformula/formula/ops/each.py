@@ -15,10 +15,10 @@ from typing import Any
 from worldformula.errors import FormulaError
 from worldformula.families.experts import mean_of_present
 from worldformula.families.writing import Symbol
-from worldformula.formula.experts import MoE
-from worldformula.formula.expression import Expression
-from worldformula.formula.factor import Factor
-from worldformula.formula.nodes import Node, Operator, Product, Use
+from worldformula.formula.expressions.expression import Expression
+from worldformula.formula.factors.experts import MoE
+from worldformula.formula.factors.joint import Factor
+from worldformula.formula.syntax.nodes import Node, Operator, Product, Use
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,21 +46,19 @@ class EachNode(Operator):
         """The experts themselves, which say what a row has to have."""
         return tuple(map(Use, self.experts))
 
-    def lower(self, lowering: Any, scope: Any, index: str | None) -> str | float:
+    def lower(self, lowering: Any, scope: Any) -> Any:
         """Every body where its expert is present; the mean over these."""
         values, flags, flagged = [], [], []
-        outer = lowering.excused
         for place, (expert, body) in enumerate(zip(self.experts, self.bodies, strict=True)):
             keys = lowering.masked & {c.key for c in expert.conditions}
-            lowering.excused = outer | keys
-            values.append(lowering.within(body, scope, index))
+            inside = scope.part().without(keys)
+            values.append((yield body, inside))
             if keys:
-                lowering.params(Use(expert), scope, index)  # so that its inputs are known
+                lowering.params(Use(expert), inside)  # so that its inputs are known
                 flags.append(lowering.presence(frozenset(keys)))
                 flagged.append(place)
-        lowering.excused = outer
         options = (("flagged", tuple(flagged)),) if flagged else ()
-        return lowering.call("mean_of_each", mean_of_present, *values, *flags, options=options)  # type: ignore[no-any-return]
+        return lowering.call("mean_of_each", mean_of_present, *values, *flags, options=options)
 
     @property
     def estimator(self) -> tuple[str, str]:

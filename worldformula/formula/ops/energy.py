@@ -10,10 +10,10 @@ from typing import Any
 
 from worldformula.errors import FormulaError
 from worldformula.families.writing import Symbol
-from worldformula.formula.expression import Expression
-from worldformula.formula.gibbs import Gibbs
-from worldformula.formula.langevin import energies
-from worldformula.formula.nodes import Node, Operator, Product, Use
+from worldformula.formula.expressions.expression import Expression
+from worldformula.formula.factors.gibbs import Gibbs
+from worldformula.formula.factors.langevin import energies
+from worldformula.formula.syntax.nodes import Node, Operator, Product, Use
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,9 +28,9 @@ class EnergyNode(Operator):
         """The factor."""
         return ((Use(self.p),),)
 
-    def lower(self, lowering: Any, scope: Any, index: str | None) -> str:
+    def lower(self, lowering: Any, scope: Any) -> str:
         """The network at the value."""
-        return value_of_energy(lowering, self.p, scope, index)
+        return value_of_energy(lowering, self.p, scope)
 
     @property
     def estimator(self) -> tuple[str, str]:
@@ -38,9 +38,9 @@ class EnergyNode(Operator):
         return "exact, at the values it is given; log Z is left out", "exact"
 
 
-def value_of_energy(lowering: Any, p: Gibbs, scope: Any, index: str | None) -> str:
+def value_of_energy(lowering: Any, p: Gibbs, scope: Any) -> str:
     """The operation of E(x) with the values of a scope: ``[*batch]``."""
-    args = [lowering.read(v, scope, index, p) for v in (p.variable, *p.conditions)]
+    args = [lowering.read(v, scope, p) for v in (p.variable, *p.conditions)]
     options = (("rank", lowering.event_rank(p.variable)),)
     return str(lowering.call(f"energy_{p.variable.key}", energies, *args, net=p, options=options))
 

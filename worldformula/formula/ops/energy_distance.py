@@ -16,10 +16,10 @@ from torch import Tensor
 
 from worldformula.errors import FormulaError
 from worldformula.families.writing import Symbol
-from worldformula.formula.expression import Expression
-from worldformula.formula.names import Variable
-from worldformula.formula.nodes import Product
+from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.ops.base import Compared, Distribution, count, marked, rows, sides
+from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.nodes import Product
 
 
 def squared_energy_distance(x: Tensor, y: Tensor, *, rank: int) -> Tensor:
@@ -60,7 +60,7 @@ class EnergyDistanceNode(Compared):
             marked("ED²", k), rf"D_{{{below}}}^{{2}}", f"<msubsup><mi>D</mi><mi>{shown}</mi><mn>2</mn></msubsup>"
         )
 
-    def compare(self, lowering: Any, inside: Any, left: str, right: str, index: str | None) -> str:
+    def compare(self, lowering: Any, inside: Any, left: str, right: str) -> str:
         """One number."""
         options = (("rank", lowering.event_rank(self.variable)),)
         return str(lowering.call("energy_gap", squared_energy_distance, left, right, how="batch", options=options))

@@ -14,9 +14,7 @@ from typing import Any
 
 from worldformula.errors import NoClosedFormError
 from worldformula.families.writing import Symbol
-from worldformula.formula.check import pathwise
-from worldformula.formula.expression import Expression
-from worldformula.formula.nodes import Expectation, Log, Negative, Node, Product, Use
+from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.ops.base import (
     Distribution,
     Expanded,
@@ -29,6 +27,8 @@ from worldformula.formula.ops.base import (
     has_entropy,
     random,
 )
+from worldformula.formula.syntax.check import pathwise
+from worldformula.formula.syntax.nodes import Expectation, Log, Negative, Node, Product, Use
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from worldformula.errors import FormulaError, near
 from worldformula.families.writing import Symbol
-from worldformula.formula.expression import Expression
-from worldformula.formula.factor import Factor
-from worldformula.formula.latex import variable as latex_variable
-from worldformula.formula.mathml import variable as mathml_variable
-from worldformula.formula.names import Variable
-from worldformula.formula.nodes import Node, Operator, Product, Use
+from worldformula.formula.expressions.expression import Expression
+from worldformula.formula.print.latex import variable as latex_variable
+from worldformula.formula.print.mathml import variable as mathml_variable
+from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.nodes import Node, Operator, Product, Use
 
 Net = Any
 
@@ -65,10 +65,10 @@ class GradientPenaltyNode(Operator):
         """The network's factor."""
         return ((self.network,),)
 
-    def lower(self, lowering: Any, scope: Any, index: str | None) -> str:
+    def lower(self, lowering: Any, scope: Any) -> str:
         """The gradient by autograd, at the values of the conditions."""
         factor = self.network.factor
-        args = [lowering.read(c, scope, index, factor) for c in factor.conditions]
+        args = [lowering.read(c, scope, factor) for c in factor.conditions]
         options = (
             ("place", factor.conditions.index(self.by)),
             ("rank", lowering.event_rank(self.by)),

@@ -14,8 +14,7 @@ from functools import cached_property
 
 from worldformula.errors import FormulaError, NoClosedFormError, ShapeError
 from worldformula.families.writing import Symbol
-from worldformula.formula.expression import Expression
-from worldformula.formula.nodes import Binary, Expectation, Function, Log, Node, Number, Product
+from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.ops.base import (
     Distribution,
     Expanded,
@@ -27,6 +26,7 @@ from worldformula.formula.ops.base import (
     random,
     shown,
 )
+from worldformula.formula.syntax.nodes import Binary, Expectation, Function, Log, Node, Number, Product
 
 
 @dataclass(frozen=True, eq=False)

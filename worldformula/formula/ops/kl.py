@@ -3,7 +3,7 @@ r"""KL of products, by the chain rule, and KL by Monte Carlo.
     KL(q(w) q(z|w) ‖ p(w) p(z|w)) = KL(q(w) ‖ p(w)) + E_{q(w)}[KL(q(z|w) ‖ p(z|w))]    Cover & Thomas 2006, thm. 2.5.3
     \widehat{D}_{KL}(q ‖ p) = (1/K) Σ_k log q(z_k) − log p(z_k),  z_k ~ q
 
-The closed form of two factors is a node of its own, `Divergence`. `worldformula.KL` chooses.
+The closed form of two factors is a node of its own, `Divergence`. `KL` chooses.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from functools import cached_property
 from worldformula.errors import FormulaError, NoClosedFormError, table
 from worldformula.families.base import kl_pair
 from worldformula.families.writing import Symbol
-from worldformula.formula.check import check_divergence, check_product
-from worldformula.formula.nodes import Binary, Divergence, Expectation, Log, Node, Product, Use
+from worldformula.formula.expressions.expression import Expression
+from worldformula.formula.factors.joint import as_uses
 from worldformula.formula.ops.base import (
+    Distribution,
     Expanded,
     chained,
     check_pathwise,
@@ -27,6 +28,8 @@ from worldformula.formula.ops.base import (
     random,
     shown,
 )
+from worldformula.formula.syntax.check import check_divergence, check_product
+from worldformula.formula.syntax.nodes import Binary, Divergence, Expectation, Log, Node, Product, Use
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +110,15 @@ def _chain(expansion: Node) -> tuple[str, str]:
     drawn = ", ".join(str(u.factor.variable) for u in random(expansion.q))
     how = "every value of" if expansion.gradient == "exact" else "one shared sample of"
     return f"closed forms of the factors, given {how} {drawn}", expansion.gradient or "pathwise, through the samples"
+
+
+def KL(q: Distribution, p: Distribution, *, samples: int | None = None) -> Expression:
+    """KL(q ‖ p) in closed form; of products by the chain rule, with draws of what the conditions of others need.
+
+    samples: estimate it by the mean of log q − log p over so many draws, which have a leading axis. Without it,
+    NoClosedFormError is raised where there is no closed form and no enumeration.
+    """
+    return Expression(divergence(as_uses(q), as_uses(p), samples))
 
 
 def divergence(q: Product, p: Product, samples: int | None = None) -> Node:

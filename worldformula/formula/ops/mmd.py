@@ -24,10 +24,10 @@ from torch import Tensor
 
 from worldformula.errors import FormulaError, near
 from worldformula.families.writing import Symbol
-from worldformula.formula.expression import Expression
-from worldformula.formula.names import Variable
-from worldformula.formula.nodes import Product
+from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.ops.base import Compared, Distribution, count, marked, rows, sides
+from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.nodes import Product
 
 KERNELS = ("gaussian", "imq")
 
@@ -89,7 +89,7 @@ class MMDNode(Compared):
             f"<msubsup><mi>MMD</mi><mi>{shown}</mi><mn>2</mn></msubsup>",
         )
 
-    def compare(self, lowering: Any, inside: Any, left: str, right: str, index: str | None) -> str:
+    def compare(self, lowering: Any, inside: Any, left: str, right: str) -> str:
         """One number."""
         options = (
             ("rank", lowering.event_rank(self.variable)),

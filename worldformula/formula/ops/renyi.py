@@ -20,12 +20,12 @@ from torch import Tensor
 from worldformula.errors import FormulaError, NoClosedFormError, ShapeError
 from worldformula.families import NormalFamily
 from worldformula.families.writing import Symbol
-from worldformula.formula.check import check_gradient
-from worldformula.formula.expression import E, Expression, log
-from worldformula.formula.joint import Joint
-from worldformula.formula.nodes import Node, Operator, Product, Use
+from worldformula.formula.expressions.expression import E, Expression, log
+from worldformula.formula.expressions.values import exp
+from worldformula.formula.factors.joint import Joint
 from worldformula.formula.ops.base import Distribution, count, distribution, shown
-from worldformula.formula.values import exp
+from worldformula.formula.syntax.check import check_gradient
+from worldformula.formula.syntax.nodes import Node, Operator, Product, Use
 
 Params = tuple[Tensor | float, ...]
 
@@ -73,9 +73,9 @@ class RenyiNode(Operator):
         """The two factors."""
         return (self.q,), (self.p,)
 
-    def lower(self, lowering: Any, scope: Any, index: str | None) -> str:
+    def lower(self, lowering: Any, scope: Any) -> str:
         """The closed form, on the parameters."""
-        left, right = lowering.params(self.q, scope, index), lowering.params(self.p, scope, index)
+        left, right = lowering.params(self.q, scope), lowering.params(self.p, scope)
         if not self.q.factor.unbatched:
             right = lowering.widened(right, self.p, left)
         elif not self.p.factor.unbatched:

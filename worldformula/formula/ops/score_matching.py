@@ -17,13 +17,13 @@ from torch import Tensor
 
 from worldformula.errors import FormulaError
 from worldformula.families.writing import Symbol
-from worldformula.formula.expression import Expression
-from worldformula.formula.factor import Factor
-from worldformula.formula.gibbs import Gibbs
-from worldformula.formula.langevin import slope
-from worldformula.formula.names import Variable
-from worldformula.formula.nodes import Node, Operator, Product, Use
+from worldformula.formula.expressions.expression import Expression
+from worldformula.formula.factors.gibbs import Gibbs
+from worldformula.formula.factors.langevin import slope
 from worldformula.formula.ops.base import beside
+from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.nodes import Node, Operator, Product, Use
 
 Net = Any
 HOW = ("denoising", "sliced", "exact")
@@ -106,16 +106,16 @@ class ScoreMatchingNode(Operator):
         """What is drawn beside the data."""
         return tuple(u.factor for u in self.extra)
 
-    def lower(self, lowering: Any, scope: Any, index: str | None) -> str:
+    def lower(self, lowering: Any, scope: Any) -> str:
         """The network, called by the objective."""
         factor, energy = self.model.factor, isinstance(self.model.factor, Gibbs)
-        x = lowering.read(self.variable, scope, index, factor)
-        inside = {**scope, self.variable: x}
-        rest = [lowering.read(c, scope, index, factor) for c in factor.conditions if c != self.variable]
+        x = lowering.read(self.variable, scope, factor)
+        inside = scope.having({self.variable: x})
+        rest = [lowering.read(c, scope, factor) for c in factor.conditions if c != self.variable]
         options: tuple[tuple[str, Any], ...] = (("rank", lowering.event_rank(self.variable)), ("energy", energy))
         drawn: list[str] = []
         if self.draw is not None:
-            drawn += lowering.value_of(self.draw, inside, index)
+            drawn += lowering.value_of(self.draw, inside)
         if self.how == "denoising":
             options += (("sigma", self.sigma),)
         function = {"denoising": denoising, "sliced": sliced, "exact": exact}[self.how]

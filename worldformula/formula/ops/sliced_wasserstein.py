@@ -17,11 +17,11 @@ from torch import Tensor
 
 from worldformula.errors import FormulaError, ShapeError, table
 from worldformula.families.writing import Symbol
-from worldformula.formula.expression import Expression
-from worldformula.formula.factor import Factor
-from worldformula.formula.names import Variable
-from worldformula.formula.nodes import Product, Use
+from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.ops.base import Compared, Distribution, beside, count, marked, rows, shape_in, sides
+from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.nodes import Product, Use
 
 
 def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor, *, rank: int, order: float) -> Tensor:
@@ -76,9 +76,9 @@ class SlicedWassersteinNode(Compared):
             f"<msubsup><mi>SW</mi><mrow><mn>{r}</mn><mi>{k}</mi></mrow><mn>{r}</mn></msubsup>",
         )
 
-    def compare(self, lowering: Any, inside: Any, left: str, right: str, index: str | None) -> str:
+    def compare(self, lowering: Any, inside: Any, left: str, right: str) -> str:
         """One number."""
-        (theta,) = lowering.value_of(self.directions, inside, index)
+        (theta,) = lowering.value_of(self.directions, inside)
         options = (("rank", lowering.event_rank(self.variable)), ("order", self.order))
         return str(
             lowering.call("sliced_distance", sliced_wasserstein, left, right, theta, how="batch", options=options)

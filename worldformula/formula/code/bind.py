@@ -1,0 +1,377 @@
+"""From the keywords of a call to the arguments of the emitted function: checks, the first carry, the noise."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, NamedTuple, NoReturn
+
+import torch
+from torch import Tensor
+
+from worldformula.errors import FormulaError, MissingInputError, ShapeError, UnknownVariableError, near, table
+from worldformula.families.base import Family
+from worldformula.formula.code.support import check_type, pixels
+from worldformula.formula.plan.plan import Op, Plan
+from worldformula.formula.plan.variables import CALL_OPTIONS
+from worldformula.formula.syntax.given import generator_of
+
+FLAGS = ("flags", "mask", "present")  # inputs with one entry per row or step
+
+
+@dataclass(frozen=True)
+class _Input:
+    """key: keyword of the call. name: argument of the emitted function. step: whether it is a series [B, T, ...].
+
+    scalar: whether it is one number for the whole call.
+    """
+
+    key: str
+    name: str
+    shape: tuple[int, ...] | None
+    step: bool
+    scalar: bool = False
+
+
+@dataclass(frozen=True)
+class _Site:
+    """A draw: its noise argument, its family, and the event part of its noise (None: known after the network ran).
+
+    lead: the sizes of its sample axes.
+    """
+
+    name: str
+    key: str
+    family: Family
+    event: tuple[int, ...] | None
+    lead: tuple[int, ...]
+    step: bool
+    always: bool  # whether the noise is needed even without sampling, for its batch axes
+
+
+class Call(NamedTuple):
+    """The arguments of one call, the length of its series, and whether it takes means and modes."""
+
+    arguments: dict[str, Any]
+    length: int
+    deterministic: bool
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """``noise`` and ``start`` are tensors by variable, ``horizon`` is a number of steps."""
+    for option in ("noise", "start"):
+        given = options.get(option, {})
+        if not isinstance(given, Mapping) or not all(isinstance(v, Tensor) for v in given.values()):
+            raise FormulaError(f"expected {option}= as tensors by variable, {option}={{'z': tensor}}, got {given!r}")
+    horizon = options.get("horizon", 1)
+    if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
+        raise FormulaError(f"expected horizon= as a number of steps, got {horizon!r}")
+
+
+class Binder:
+    """Everything about a plan's arguments that does not change from call to call."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        names, flags = plan.arguments, plan.reset or next(iter(plan.flagged), None)
+        self.inputs = tuple(
+            _Input(
+                key, names[key], self._shape(key, op), plan.series(op), op.kind == "symbol"
+            )
+            for key, op in plan.inputs.items()
+        )  # fmt: skip
+        self.pixels = pixels(plan)
+        self.several = any(op.axes for op in plan.ops)
+        self.keys = frozenset(plan.inputs)
+        self.series = tuple(i for i in self.inputs if i.step)
+        self.starts = (*plan.carries, *plan.shifts)
+        self.burn_in = max((n for op in plan.ops for key, n in op.options if key == "burn_in"), default=0)
+        ours = [op.factor for op in plan.ops if op.factor is not None and op.factor.shape is not None]
+        self.declared: dict[str, object] = {f.variable.key: f for f in reversed(ours)} | {str(flags): "reset="}
+        self.sites = tuple(self._site(op) for op in plan.sites)
+        self.order = (*(i.name for i in self.inputs), *(s.name for s in self.sites))
+        tensors = [i for i in self.inputs if not i.scalar]
+        self.plain = plan.index is None and bool(tensors) and all(s.event is not None for s in self.sites)
+        self.plain = self.plain and not (self.several or self.series)
+        self.expected = tuple((i.key, i.shape or None) for i in tensors)
+        self.scalars = tuple(i.key for i in self.inputs if i.scalar)
+        self.drawn = tuple((s.family.noise, s.event) for s in self.sites if s.event is not None)
+
+    def _shape(self, key: str, op: Op) -> tuple[int, ...] | None:
+        """The event shape that an input has to end in; flags have none."""
+        declared = self.plan.given_shape(key)
+        return () if op.kind in FLAGS or (declared is None and key in self.plan.flagged) else declared
+
+    def _site(self, op: Op) -> _Site:
+        assert op.factor is not None
+        assert op.factor.family is not None
+        event = self.plan.noise_shape(op)
+        key, lead = self.plan.noise_keys[op.name], self.plan.lead(op)
+        return _Site(op.name, key, op.factor.family, event, lead, op.step, op.factor.unbatched)
+
+    def bind(self, given: dict[str, Any]) -> Call:
+        """Sort the keywords of a call; add the start of the carry and the noise."""
+        options: dict[str, Any] = {}
+        if given.keys() != self.keys:
+            options = {k: v for k, v in given.items() if k in CALL_OPTIONS and v is not None}
+            check_options(options)
+            given = {k: v for k, v in given.items() if k not in CALL_OPTIONS}
+            if given.keys() != self.keys:
+                self.refuse(given)
+        arguments: dict[str, Any] = {}
+        like = None  # noise and zeros take the dtype and device of the first tensor of floating point
+        for known in self.inputs:
+            value = arguments[known.name] = given[known.key]
+            if known.scalar:
+                self.check_scalar(known, value)
+                continue
+            self.check(known, value)
+            if like is None and value.is_floating_point():
+                like = value
+        if like is None:
+            like = self.like(given, options.get("start"))
+        lead: tuple[int, ...] = ()
+        if self.plan.index is not None:
+            lead = self.lead(given, options)
+            arguments["T"] = lead[1]
+            arguments |= self.start(given, options.get("start"), lead[0], like)
+        elif "start" in options or "horizon" in options:
+            raise FormulaError("start= and horizon= belong to a formula with a Sum over time; this one has none")
+        deterministic = bool(options.get("deterministic", False))
+        if self.sites or "noise" in options:
+            arguments["rng"] = self.generator(options, like)
+            arguments |= self.noise(lead, like, arguments["rng"], options.get("noise"), deterministic, given)
+        return Call(arguments, arguments.get("T", 0), deterministic)
+
+    def quick(self, given: dict[str, Any]) -> list[Tensor] | None:
+        """The arguments in ``order`` for the usual call: no time, no option, nothing wrong. None leaves it to `bind`.
+
+        A training step of a small network takes a third of a millisecond; this is the difference that it feels.
+        """
+        if not self.plain or given.keys() != self.keys:
+            return None
+        found: list[Tensor] = []
+        for key, shape in self.expected:
+            value = given[key]
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                return None
+            if shape is not None and value.shape[-len(shape) :] != shape:
+                return None
+            found.append(value)
+        like = found[0]
+        for key in self.scalars:
+            if not isinstance(given[key], float):
+                return None
+            found.append(given[key])
+        if self.drawn:
+            batch, dtype, device = self.batch(given), like.dtype, like.device
+            for noise, event in self.drawn:
+                found.append(noise(batch + event, dtype=dtype, device=device))
+        return found
+
+    # ------------------------------------------------------------------------------------------------------- inputs
+
+    def check(self, known: _Input, value: Any) -> None:
+        """A tensor that ends in the declared event shape."""
+        if not isinstance(value, Tensor):
+            raise ShapeError(
+                f"{known.key}: expected a tensor, got {type(value).__name__}; write {known.key}=torch.as_tensor(...)"
+            )
+        if known.key in self.pixels:
+            check_type(known.key, value)
+        shape = known.shape
+        if shape is None or value.shape[2 if known.step else max(value.ndim - len(shape), 0) :] == shape:
+            return
+        axes = ", ".join(map(str, shape))
+        expected = f"[B, T{', ' if axes else ''}{axes}]" if known.step else f"[..., {axes}]"
+        flags = self.plan.inputs[known.key].kind in FLAGS
+        raise ShapeError(
+            f"{known.key} does not have the event shape that {self.declared.get(known.key, 'its factor')} declares\n"
+            + table(("variable", "declared", "got"), [(known.key, expected, list(value.shape))])
+            + (
+                "\npass one flag per step"
+                if flags
+                else "\npass batch axes + event axes, or change shape= on its factor"
+            )
+        )
+
+    @staticmethod
+    def check_scalar(known: _Input, value: Any) -> None:
+        """One number for the whole call: a Python number, or a tensor without axes."""
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        if not number and not (isinstance(value, Tensor) and value.ndim == 0):
+            got = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ShapeError(
+                f"{known.key}: expected one number for the whole call, got {got}; pass {known.key}=0.5, or write "
+                f"Value({known.key!r}) for one value per row"
+            )
+
+    def refuse(self, given: Mapping[str, Any]) -> NoReturn:
+        """Unknown and missing variables, with the table *variable | declared by | needed by*."""
+        plan = self.plan
+        declared = {op.variable.key: op.factor for op in plan.ops if op.kind in ("draw", "noise") and op.variable}
+        rows = [
+            (k, declared.get(k, "data"), self._needed_by(op), "given" if k in given else "missing")
+            for k, op in plan.inputs.items()
+        ]
+        shown = table(("variable", "declared by", "needed by", "got"), rows) if rows else "  it reads no data at all"
+        for name in given:
+            if name not in self.keys:
+                hint = near(name, [*self.keys, *(o for o in CALL_OPTIONS if o != "present")])
+                raise UnknownVariableError(f"the formula has no input {name!r}.{hint}\n{shown}")
+        missing = [k for k in plan.inputs if k not in given]
+        hints = {k: near(k, [key for key in plan.samples if key != k], 0.6) for k in missing}
+        also = "".join(
+            f"\n{k}:{hint} It is drawn inside an E; a term that reads it belongs there."
+            for k, hint in hints.items()
+            if hint
+        )
+        also += "".join(
+            f"\n{k}: {declared[k]} draws it for an operator alone, whose draws other terms and later steps do not see; "
+            f"write E over the factors around the operator"
+            for k in missing
+            if k in declared
+        )
+        raise MissingInputError(
+            f"the formula needs {', '.join(missing)}; pass {', '.join(k + '=...' for k in missing)}\n{shown}{also}"
+        )
+
+    def _needed_by(self, op: Op) -> str:
+        ops = self.plan.ops
+        direct = [o for o in ops if op.name in o.reads]
+        through = [o for s in direct if s.kind == "shift" for o in ops if s.name in o.reads]
+        readers = (
+            ["the formula"]
+            if op.kind == "symbol"
+            else [str(o.factor) for o in (*direct, *through) if o.factor is not None]
+        )
+        return ", ".join(dict.fromkeys(readers)) or ("reset" if op.kind == "flags" else "-")
+
+    def like(self, given: Mapping[str, Any], start: Mapping[str, Any] | None) -> Tensor:
+        """Where no input is of floating point: a start that is, or a weight, or the default dtype."""
+        weights = (p for op in self.plan.ops if op.factor is not None for p in op.factor.parameters())
+        for value in itertools.chain((start or {}).values(), weights):
+            if isinstance(value, Tensor) and value.is_floating_point():
+                return value
+        return torch.empty(0, device=next((v.device for v in given.values() if isinstance(v, Tensor)), None))
+
+    # --------------------------------------------------------------------------------------------------------- time
+
+    def lead(self, given: Mapping[str, Any], options: Mapping[str, Any]) -> tuple[int, int]:
+        """[B, T], which all series share; without series B is that of ``start`` and T is ``horizon``."""
+        if not self.series:
+            start, horizon = options.get("start"), options.get("horizon")
+            if not start or not isinstance(horizon, int):
+                raise MissingInputError("no data says how many steps there are: pass start={...} and horizon=...")
+            return next(iter(start.values())).shape[0], horizon
+        first = given[self.series[0].key].shape[:2]
+        if len(first) < 2 or first[1] == 0 or any(given[i.key].shape[:2] != first for i in self.series):
+            rows = [(i.key, "[B, T, ...]", list(given[i.key].shape)) for i in self.series]
+            raise ShapeError(
+                "expected series with one batch and one length of at least 1\n"
+                + table(("variable", "declared", "got"), rows)
+                + "\npass batch-first series, all of one length"
+            )
+        if first[1] <= self.burn_in:
+            raise ShapeError(
+                f"{self.series[0].key} has {first[1]} steps, and burn_in={self.burn_in} counts none of them; pass "
+                "longer sequences, or write a smaller burn_in="
+            )
+        if options.get("horizon", first[1]) != first[1]:
+            raise FormulaError(
+                f"horizon={options['horizon']}: {self.series[0].key} says how many steps there are, {first[1]}; cut "
+                f"the series, e.g. {self.series[0].key}[:, :{options['horizon']}], or leave horizon= out"
+            )
+        return first[0], first[1]
+
+    def start(
+        self, given: Mapping[str, Any], start: Mapping[str, Tensor] | None, B: int, like: Tensor
+    ) -> dict[str, Any]:
+        """The first value of every carry and shifted series: given, learned, or zeros."""
+        if start is not None and start.keys() != set(self.starts):
+            self.refuse_start(start)
+        found = {}
+        for key in self.starts:
+            shape = self.plan.shapes.get(key) if key in self.plan.carries else tuple(given[key].shape[2:])
+            initial = getattr(self.plan.initial, key, None) if key in self.plan.carries else None
+            if start is not None:
+                found[f"start_{key}"] = start[key]
+                if shape is not None and tuple(start[key].shape) != (B, *shape):
+                    rows = [(key, [B, *shape], list(start[key].shape))]
+                    raise ShapeError("start: expected batch + event\n" + table(("variable", "declared", "got"), rows))
+            elif initial is not None:
+                found[f"start_{key}"] = initial.expand(B, *initial.shape)
+            else:
+                found[f"start_{key}"] = like.new_zeros((B, *(shape or ())))
+        return found
+
+    def refuse_start(self, start: Mapping[str, Tensor]) -> NoReturn:
+        """A start that is not a whole state."""
+        known = ", ".join(self.starts) or "nothing"
+        for key in start:
+            if key not in self.starts:
+                hint = near(key, self.starts)
+                raise UnknownVariableError(f"start: no variable {key!r} is carried; these are: {known}.{hint}")
+        rows = [(key, "carried", "given" if key in start else "missing") for key in self.plan.carries]
+        rows += [(key, "last value of the series", "given" if key in start else "missing") for key in self.plan.shifts]
+        raise MissingInputError(
+            "start: expected all that goes from step to step\n"
+            + table(("variable", "declared", "got"), rows)
+            + "\npass the whole out.last of the call before, or no start= for zeros"
+        )
+
+    # -------------------------------------------------------------------------------------------------------- noise
+
+    @staticmethod
+    def generator(options: Mapping[str, Any], like: Tensor) -> torch.Generator | None:
+        """The generator of this call: the given one, or a fresh one from ``seed``; None is torch's global one."""
+        return generator_of(options.get("seed"), options.get("generator"), (like,))
+
+    def noise(
+        self, lead: tuple[int, ...], like: Tensor, generator: torch.Generator | None,
+        given: Mapping[str, Tensor] | None, deterministic: bool, inputs: Mapping[str, Tensor],
+    ) -> dict[str, Tensor | None]:  # fmt: skip
+        """The noise of every site whose shape is declared, in the order of the sites; None for the others."""
+        given = given or {}
+        known = [site.key for site in self.sites] if given else []
+        for key in given:
+            if key not in known:
+                names = ", ".join(known) or "none"
+                raise UnknownVariableError(
+                    f"noise: no variable {key!r} is drawn; these are: {names}.{near(key, known)}"
+                )
+        found: dict[str, Tensor | None] = {}
+        for site in self.sites:
+            if deterministic and not site.always:
+                continue
+            if site.event is None:
+                found[site.name] = given.get(site.key)
+                continue
+            shape = (*site.lead, *(lead if site.step else self.batch(inputs)), *site.event)
+            if site.key in given:
+                found[site.name] = given[site.key]
+                if given[site.key].shape != shape:
+                    rows = [(site.key, list(shape), list(given[site.key].shape))]
+                    raise ShapeError("noise: expected batch + event\n" + table(("variable", "declared", "got"), rows))
+            else:
+                found[site.name] = site.family.noise(shape, dtype=like.dtype, device=like.device, generator=generator)
+        return found
+
+    def batch(self, inputs: Mapping[str, Tensor]) -> tuple[int, ...]:
+        """The batch shape of a call without time: of an input of known event shape, else all but the last axis."""
+        if self.plan.reference is not None:
+            key, rank = self.plan.reference
+            shape = inputs[key].shape
+            batch = tuple(shape[: len(shape) - rank])
+            if self.several and not batch:
+                raise ShapeError(
+                    f"{key} has no batch axis, got {list(shape)}; with samples= or gradient='exact' give it one: "
+                    f"{key}={key}[None]"
+                )
+            return batch
+        for known in self.inputs:
+            if not known.scalar:
+                return tuple(inputs[known.key].shape[: 1 if known.step else -1])
+        return ()

@@ -1,0 +1,207 @@
+"""From the plan to PyTorch source, and from the source to a function whose lines tracebacks can show."""
+
+from __future__ import annotations
+
+import itertools
+import linecache
+import re
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from worldformula import families
+from worldformula.families.base import Family
+from worldformula.formula import runtime
+from worldformula.formula.code.writer import Writer
+from worldformula.formula.plan.hoist_before import batch_dependent
+from worldformula.formula.plan.plan import Op, Plan
+
+Result = tuple[Any, tuple[Any, ...], tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class Emitted:
+    """A function ``f(self, *arguments) -> (value, terms, samples)`` and the source it was made from.
+
+    ``plain`` names the parameters that the source writes out, which needs a tensor from their network.
+    """
+
+    source: str
+    arguments: tuple[str, ...]
+    call: Callable[..., Result]
+    plain: frozenset[str]
+
+
+_SERIAL = itertools.count()
+
+
+def emit(
+    plan: Plan,
+    networks: Mapping[int, str],
+    title: str,
+    *,
+    deterministic: bool = False,
+    structured: frozenset[str] = frozenset(),
+) -> Emitted:
+    """Write the function of a plan.
+
+    ``networks`` maps ``id(network)`` to its attribute of the expression; ``structured`` are the parameters that come
+    as a dict.
+    """
+    writer = Writer(plan, networks, deterministic, structured)
+    source = _module(writer, title)
+    filename = f"<formula {next(_SERIAL)}: {title[:60]}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    scope: dict[str, Any] = dict(writer.globals)
+    exec(compile(source, filename, "exec"), scope)
+    # Without the cycle through its globals the function is freed with the formula, source and all.
+    function = scope.pop("formula")
+    weakref.finalize(function, linecache.cache.pop, filename, None).atexit = False
+    return Emitted(source, writer.arguments, function, frozenset(writer.plain))
+
+
+def _module(w: Writer, title: str) -> str:
+    """The whole module text: once per call, before the loop, in it, after it."""
+    late = _after_time(w.plan)
+    body = w.lines(op for op in w.plan.ops if not op.step and op.name not in late)
+    if w.plan.index is not None:
+        body += _time_lines(w)
+    body += w.lines(op for op in w.plan.ops if op.name in late)
+    value = w.ref(w.plan.value) if w.plan.value is not None else "None"
+    terms = _tuple(w.ref(t.name) for t in w.plan.terms)
+    samples = _tuple(w.ref(name) for name in w.plan.samples.values())
+    head = f"def formula({', '.join(['self', *w.arguments])}):"
+    lines = [f'"""{title}"""'.replace("\\", "\\\\"), *body, f"return {value}, {terms}, {samples}"]
+    return "\n".join([*_preamble(w, body), "", "", head, *(f"    {line}" for line in lines), ""])
+
+
+def _preamble(w: Writer, body: list[str]) -> list[str]:
+    """Imports, and the families with settings of their own; a user's own is bound, and named in a comment."""
+    words = set(re.findall(r"\b(\w+)\(", "\n".join(body)))
+    plain = [n for f, n in w.families.items() if f == getattr(families, n, None)]
+    chosen = {n: f for f, n in w.families.items() if n not in plain}
+    foreign = {n: chosen.pop(n) for n, f in list(chosen.items()) if not _ours(f)}
+    built = re.findall(r"\b(\w+Family)\(", " ".join(map(repr, chosen.values())))  # components of a mixture too
+    imported = sorted({*plain, *(type(f).__name__ for f in chosen.values()), *built})
+    lines = [f"from worldformula.families import {', '.join(imported)}"] if imported else []
+    for known, (module, name) in sorted(w.imports.items(), key=lambda item: item[1]):
+        lines.append(f"from {module} import {name}" + (f" as {known}" if known != name else ""))
+    called = [name for name in runtime.RUNTIME if name in words]
+    lines += [f"from worldformula.formula.runtime import {', '.join(sorted(called))}"] if called else []
+    imports = ["import torch", *(["import torch.nn.functional as F"] if "F." in "\n".join(body) else [])]
+    lines += [f"# {n} is {f!r} of {type(f).__module__}" for n, f in foreign.items()]
+    return [*imports, *lines, *([""] if chosen else []), *(f"{n} = {f!r}" for n, f in chosen.items())]
+
+
+def _ours(family: Family) -> bool:
+    """Whether `worldformula.families` exports the class of a family, and those of its components."""
+    inside = re.findall(r"\b(\w+Family)\(", repr(family))
+    return getattr(families, type(family).__name__, None) is type(family) and all(hasattr(families, n) for n in inside)
+
+
+def _after_time(plan: Plan) -> set[str]:
+    """The once-per-call operations that wait for the sum over time."""
+    late: set[str] = set()
+    for op in plan.ops:
+        if not op.step and (op.kind == "over" or not late.isdisjoint(op.reads)):
+            late.add(op.name)
+    return late
+
+
+def _tuple(items: Iterable[str]) -> str:
+    items = list(items)
+    return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
+
+
+# ----------------------------------------------------------------------------------------------------------------- time
+
+
+def _time_lines(w: Writer) -> list[str]:
+    """Everything of a time step, in its three stages."""
+    plan = w.plan
+    before, loop, after = ([op for op in plan.ops if w.stages[op.name] == s] for s in ("before", "loop", "after"))
+    series = next((plan.arguments[k] for k, op in plan.inputs.items() if plan.series(op)), None)
+    lines = [f"B, T = {series}.shape[:2]"] if series else [f"B = start_{next(iter(plan.carries))}.shape[0]"]
+    written = w.lines(sorted((op for op in before if _needed(w, op)), key=lambda op: not _reads_raw(w, op)))
+    lines += ["# before the loop: needs data only, all steps at once", *written] if written else []
+    lines += _loop_lines(w, loop, before) if loop else []
+    return lines + (["# after the loop: all steps at once", *w.lines(after)] if after else [])
+
+
+def _needed(w: Writer, op: Op) -> bool:
+    """Whether flags or a shifted series have a reader: some are there for the clock alone."""
+    return op.kind not in ("flags", "shift") or bool(w.plan.carries or w.plan.shifts)
+
+
+def _reads_raw(w: Writer, op: Op) -> bool:
+    """Whether an operation reads [B, T, ...] as it is given, before it is flattened under the same name."""
+    return op.kind == "flags" or (op.kind == "shift" and w.ops[op.reads[0]].kind == "input")
+
+
+def _reads(w: Writer, op: Op) -> tuple[str, ...]:
+    """What a line reads, through everything that is written inside it."""
+    return tuple(r for a in op.reads for r in ((a, *_reads(w, w.ops[a])) if a in w.inlined else (a,)))
+
+
+def _looped(plan: Plan) -> dict[str, str]:
+    """The carries that the loop itself reads."""
+    here = [op for op in plan.ops if op.kind == "carry" and plan.stages[op.name] == "loop"]
+    read = {op.variable.key for op in here if op.variable}
+    return {key: source for key, source in plan.carries.items() if key in read}
+
+
+def _sliced(w: Writer, loop: list[Op], before: list[Op]) -> list[str]:
+    """Lines that cut what the loop reads into steps."""
+    looped = _looped(w.plan)
+    inside = {a for op in loop for a in _reads(w, op)} | set(looped.values())
+    lines = []
+    for op in before:
+        noise = op.kind == "noise" and op.name in inside and op.name in w.arguments
+        if (op.kind == "flags" and looped) or noise:
+            lines.append(f"{w.derived(op.name, 's')} = {op.name}.unbind({len(op.axes) + 1})")
+        elif op.kind not in ("flags", "noise") and op.name in inside:
+            lead = f", {len(op.axes)}" if op.axes else ""
+            lines.append(f"{w.derived(op.name, 's')} = steps({op.name}, B{lead})")
+    return lines
+
+
+def _loop_lines(w: Writer, loop: list[Op], before: list[Op]) -> list[str]:
+    """The loop from carry to carry."""
+    plan, looped, lines = w.plan, _looped(w.plan), _sliced(w, loop, before)
+    outside = [op for op in loop if op.kind != "same" and _needed_outside(w, op)]
+    late = [op for op in outside if _late(w, op)]
+    collected = [(part, w.derived(part, "s"), op) for op in outside if op not in late for part in w.parts(op)]
+    empty = ", ".join("[]" for _ in collected)
+    lines += [f"{', '.join(series for _, series, _ in collected)} = {empty}"] if collected else []
+    kept = [str(op.factor) for op in loop if batch_dependent(op)]
+    why = f"; {', '.join(kept)} depends on its batch, so it stays here" if kept else ""
+    lines.append(f"# in the loop: from carry to carry{why}")
+    lines += [f"{w.carried(source)} = start_{key}" for key, source in looped.items()]
+    w.in_loop = True
+    # Carries come first: a step overwrites the variables that they are read from.
+    body = w.lines(sorted(loop, key=lambda op: op.kind != "carry"))
+    w.in_loop = False
+    lines += [f"{name} = self.{attribute}" for attribute, name in sorted(w.looked_up.items())]
+    lines.append("for t in range(T):")
+    body += [f"{w.carried(s)} = {w.derived(s, 's')}[t]" for s in looped.values() if plan.stages[s] != "loop"]
+    body += [f"{series}.append({part})" for part, series, _ in collected]
+    lines += [f"    {line}" for line in body]
+    for part, series, op in collected:
+        lines.append(f"{part} = stack({series}{f', {len(op.axes)}' if op.axes else ''})")
+    return lines + [f"{op.name} = {w.shifted(op)}" for op in late]
+
+
+def _late(w: Writer, op: Op) -> bool:
+    """Whether all steps of a carry are those of its source, one step later: one operation instead of one a step."""
+    source = w.plan.carries[op.variable.key] if op.kind == "carry" and op.variable else None
+    if source is None or op.axes:
+        return False
+    return w.stages[source] == "before" or (w.stages[source] == "loop" and _needed_outside(w, w.ops[source]))
+
+
+def _needed_outside(w: Writer, op: Op) -> bool:
+    """Whether somebody behind the loop reads a value of the loop."""
+    if op.name in w.inlined:
+        return False
+    return op.name in w.shown or any(w.stages[user] != "loop" for user in w.readers.get(op.name, ()))

@@ -1,0 +1,231 @@
+"""A program: what an expression runs. The plan, its passes, the emitted functions, and the result of a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.compiler import is_compiling
+
+from worldformula.errors import WorldformulaError
+from worldformula.families.base import checked
+from worldformula.formula.code.bind import Binder, Call
+from worldformula.formula.code.emit import Emitted, emit
+from worldformula.formula.code.interpret import diagnose, interpret, noise_drawn
+from worldformula.formula.code.support import check_inputs
+from worldformula.formula.code.verify import verify
+from worldformula.formula.plan.passes import PASSES
+from worldformula.formula.plan.plan import Plan
+from worldformula.formula.syntax.networks import networks
+
+DIAGNOSED = (
+    WorldformulaError, RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError, NameError
+)  # fmt: skip
+QUICK = Call({}, 0, False)  # stands for the call that `Binder.quick` prepares, which has no time and no option
+
+
+class Out:
+    """The result of one call.
+
+    ``value`` is what the formula says. ``terms``: printed term -> tensor, reduced as the formula reduces it.
+    ``samples``: variable -> tensor, ``[B, T, ...]`` where it has a time index. ``last``: what goes on to the next step.
+    """
+
+    __slots__ = ("_call", "_plan", "_samples", "_terms", "value")
+
+    def __init__(self, value: Any, terms: tuple[Any, ...], samples: tuple[Any, ...], plan: Plan, call: Call) -> None:
+        self.value, self._terms, self._samples, self._plan, self._call = value, terms, samples, plan, call
+
+    @property
+    def terms(self) -> dict[str, Tensor]:
+        """Each named term; no second pass: the values were computed by the call."""
+        found = {}
+        for title, term, value in zip(self._plan.titles, self._plan.terms, self._terms, strict=True):
+            value = torch.as_tensor(value)
+            for reduction in term.reductions:
+                how = reduction.removeprefix("time ")
+                if how == reduction:
+                    value = getattr(value, how)()
+                elif isinstance(term.name, str) and self._plan.by_name[term.name].step:
+                    value = getattr(self._series(value), how)(1)
+                elif how == "sum":
+                    value = value * self._call.length
+            found[title] = value
+        return found
+
+    @property
+    def samples(self) -> dict[str, Tensor]:
+        """Every variable that the formula drew or computed."""
+        ops = self._plan.by_name
+        return {
+            key: self._series(value, len(ops[name].axes)) if ops[name].step else value
+            for (key, name), value in zip(self._plan.samples.items(), self._samples, strict=True)
+        }
+
+    @property
+    def last(self) -> dict[str, Tensor]:
+        """The last carry, and the last value of every series read at t−1: the ``start=`` of the next call."""
+        samples, plan = self.samples, self._plan
+        carried = {key: samples[key][:, -1] for key in plan.carries}
+        return carried | {key: self._call.arguments[plan.arguments[key]][:, -1] for key in plan.shifts}
+
+    def split(self, plans: Iterable[Plan]) -> list[Out]:
+        """The result of `together` as one for each of its formulas, in their order; ``plans`` are their own."""
+        samples, found, begin = dict(zip(self._plan.samples, self._samples, strict=True)), list[Out](), 0
+        for value, plan in zip(self.value.values(), plans, strict=True):
+            terms = self._terms[begin : begin + len(plan.terms)]
+            begin += len(plan.terms)
+            found.append(Out(value, terms, tuple(samples[key] for key in plan.samples), plan, self._call))
+        return found
+
+    def _series(self, value: Tensor, lead: int = 0) -> Tensor:
+        """[B·T, ...] -> [B, T, ...]."""
+        return torch.unflatten(value, lead, (-1, self._call.length))
+
+    def __repr__(self) -> str:
+        value = self.value.item() if isinstance(self.value, Tensor) and self.value.numel() == 1 else self.value
+        return f"<Out {value}, terms: {', '.join(self._plan.titles)}>"
+
+
+class Program:
+    """The plan of a formula with its emitted functions, made at first use and never copied or saved."""
+
+    def __init__(self, plan: Plan, title: str) -> None:
+        self.raw, self.title = verify(plan, "lowered"), title
+        self.plan = plan
+        for step in PASSES:
+            self.plan = verify(step(self.plan), step.__name__)
+        self.binder = Binder(self.plan)
+        self.options: dict[str, Any] | None = None
+        self._functions: dict[bool, Emitted] = {}
+        self._calls: dict[bool, Any] = {}
+        self._structured: frozenset[str] = frozenset()  # parameters that were seen to come as a dict
+        self._proven: set[bool] = set()  # which of the emitted functions have once run to their end
+        self._quick = False  # whether the emitted function is there and takes the arguments of `Binder.quick`
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The keywords of a call."""
+        return tuple(self.plan.inputs)
+
+    def function(self, owner: nn.Module, deterministic: bool) -> Emitted:
+        """The emitted function, for sampling or for means and modes."""
+        if deterministic not in self._functions:
+            emitted = emit(
+                self.plan, networks(owner), self.title, deterministic=deterministic, structured=self._structured
+            )
+            call = emitted.call if self.options is None else torch.compile(emitted.call, **self.options)
+            self._calls[deterministic], self._functions[deterministic] = call, emitted
+            self._quick = self._quick or (not deterministic and emitted.arguments == self.binder.order)
+        return self._functions[deterministic]
+
+    def compile(self, options: dict[str, Any]) -> None:
+        """From now on, run the emitted functions through ``torch.compile``."""
+        self.options = options
+        self._forget()
+
+    def _forget(self) -> None:
+        """Emit again at the next call."""
+        self._functions, self._calls, self._proven, self._quick = {}, {}, set(), False
+
+    # ---------------------------------------------------------------------------------------------------------- run
+
+    def run(self, owner: nn.Module, given: dict[str, Any]) -> Out:
+        """Evaluate the formula by its emitted code."""
+        values = self.binder.quick(given) if self._quick else None
+        call = QUICK
+        if values is None:
+            call = self.binder.bind(given)
+            values = [call.arguments[name] for name in self.function(owner, call.deterministic).arguments]
+        if call.deterministic not in self._proven and not is_compiling():
+            return self._first(owner, values, call)
+        try:
+            value, terms, samples = self._calls[call.deterministic](owner, *values)
+        except DIAGNOSED as error:
+            named, _ = diagnose(self.raw, self._arguments(values, call), deterministic=call.deterministic)
+            if named is None:
+                raise
+            raise named from error
+        return Out(value, terms, samples, self.plan, call)
+
+    def _arguments(self, values: list[Any], call: Call) -> dict[str, Any]:
+        """The arguments of a call by name."""
+        return dict(zip(self.binder.order, values, strict=True)) if call is QUICK else call.arguments
+
+    def _first(self, owner: nn.Module, values: list[Any], call: Call) -> Out:
+        """The first run of an emitted function, which tells whose network returns a dict of parameters.
+
+        Code that writes a distribution out needs one tensor from its network. Where a dict came, it is emitted again
+        with the family's methods there, and runs as if it were the first: same noise, random numbers and buffers.
+        """
+        emitted, arguments = self.function(owner, call.deterministic), self._arguments(values, call)
+        check_inputs(self.plan, arguments)
+        rewind = rewinder(owner, arguments.get("rng"))
+        try:
+            with checked():
+                value, terms, samples = self._calls[call.deterministic](owner, *values)
+        except DIAGNOSED as error:
+            named, structured = diagnose(self.raw, arguments, deterministic=call.deterministic)
+            if named is not None:
+                raise named from error
+            if not emitted.plain & structured:
+                raise
+            self._structured |= structured
+        else:
+            self._check_outputs(owner, arguments, call, samples)
+            self._proven.add(call.deterministic)
+            return Out(value, terms, samples, self.plan, call)
+        self._forget()
+        self.function(owner, call.deterministic)
+        rewind()
+        return self._first(owner, values, call)
+
+    def _check_outputs(self, owner: nn.Module, arguments: dict[str, Any], call: Call, samples: tuple[Any, ...]) -> None:
+        """Raise HeadError where a network did not return the values that the header of its factor names.
+
+        Code that takes a tensor for a tuple of outputs runs, with rows in the place of outputs.
+        """
+        if any(op.kind == "item" for op in self.raw.ops) or not all(isinstance(s, Tensor) for s in samples):
+            rewind = rewinder(owner, arguments.get("rng"))
+            named, _ = diagnose(self.raw, arguments, deterministic=call.deterministic)
+            rewind()
+            if named is not None:
+                raise named
+
+    def interpret(self, given: dict[str, Any]) -> Out:
+        """Evaluate the formula node by node, with shape checks."""
+        call = self.binder.bind(given)
+        value, terms, samples = interpret(self.raw, call.arguments, deterministic=call.deterministic)
+        return Out(value, terms, samples, self.raw, call)
+
+    def noise(self, given: Mapping[str, Any], generator: torch.Generator | None) -> dict[str, Tensor]:
+        """The noise that a call with these inputs would draw, by variable."""
+        call = self.binder.bind({**given, "generator": generator})
+        found = call.arguments
+        if any(found[site.name] is None for site in self.binder.sites):
+            found = noise_drawn(self.raw, found)
+        return {site.key: found[site.name] for site in self.binder.sites}
+
+
+def rewinder(owner: nn.Module, generator: torch.Generator | None) -> Callable[[], None]:
+    """A function that brings torch's generators, that of the call, and the buffers of the networks (the statistics of
+    a BatchNorm) back to where they are now.
+    """
+    own = None if generator is None else generator.get_state()
+    started = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    cpu, gpus = torch.get_rng_state(), torch.cuda.get_rng_state_all() if started else []
+    buffers = [(buffer, buffer.clone()) for buffer in owner.buffers()]
+
+    def rewind() -> None:
+        torch.set_rng_state(cpu)
+        if started:
+            torch.cuda.set_rng_state_all(gpus)
+        if generator is not None and own is not None:
+            generator.set_state(own)
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
+
+    return rewind

@@ -1,0 +1,80 @@
+"""What a formula does, in words: the estimator of each term, what is drawn, and the plan after every pass."""
+
+from __future__ import annotations
+
+from worldformula.errors import table
+from worldformula.formula.code.program import Program
+from worldformula.formula.factors.experts import Experts
+from worldformula.formula.plan.hoist_before import batch_dependent
+from worldformula.formula.plan.passes import PASSES
+from worldformula.formula.syntax.check import estimator
+from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.nodes import Divergence, Expectation, Log, Node, Operator, walk
+from worldformula.formula.syntax.text import text
+
+
+def explain(node: Node, program: Program, stages: bool = False) -> str:
+    """The table *term | estimator | gradient*, one row per KL, log and E; with ``stages`` the plan after each pass."""
+    rows = list(dict.fromkeys(_rows(node)))
+    draws = [
+        f"{op.name.removeprefix('noise_')} from {op.factor}, once per {'step' if op.step else 'call'}"
+        for op in program.plan.sites
+    ]
+    parts = [table(("term", "estimator", "gradient"), rows), "draws: " + ("; ".join(draws) or "none")]
+    made = dict.fromkeys(op.factor.definition for op in program.plan.ops if isinstance(op.factor, Experts))
+    parts += [f"made of others: {definition}" for definition in made]
+    parts += [
+        f"{op.factor} stays in the loop over {program.plan.index}: its result depends on the batch (BatchNorm, for one)"
+        for op in program.plan.ops
+        if op.step and batch_dependent(op)
+    ]
+    if stages:
+        plan = program.raw
+        parts.append(f"--- lowered\n{plan}")
+        for step in PASSES:
+            plan = step(plan)
+            parts.append(f"--- {step.__name__}\n{plan}")
+    return "\n".join(parts)
+
+
+def _rows(node: Node) -> list[tuple[str, str, str]]:
+    return [row for n in walk(node) for row in _explained(n)]
+
+
+def _explained(node: Node) -> list[tuple[str, str, str]]:
+    rows: list[tuple[str, str, str]] = []
+    match node:
+        case Divergence(q, p):
+            assert q.factor.family is not None
+            assert p.factor.family is not None
+            stopped = [side for side, use in (("q", q), ("p", p)) if use.stopped]
+            gradient = f"exact, none through {' and '.join(stopped)}" if stopped else "exact"
+            rows.append((text(node), f"closed form ({q.factor.family.name}, {p.factor.family.name})", gradient))
+        case Log():
+            rows.append((text(node), "exact, at the values it is given", "exact"))
+        case Expectation(q):
+            drawn = [u.factor for u in q if u.factor.family is not None]
+            rows += [(f"E_{{{factor}}}[...]", *_estimated(factor, node)) for factor in drawn]
+            data = [u.factor for u in q if u.factor.family is None and u.factor.net is None]
+            rows += [(f"E over {factor}", "the data of the call; average them with .mean()", "none") for factor in data]
+            if not drawn and not data:
+                rows.append((f"E over {', '.join(str(u.factor) for u in q)}", "exact: nothing random", "exact"))
+        case Operator():
+            rows.append((text(node), *node.estimator))
+    return rows
+
+
+def _estimated(factor: Factor, node: Expectation) -> tuple[str, str]:
+    """How E over one factor is computed, and how its gradient."""
+    family = factor.family
+    assert family is not None
+    chosen = estimator(factor, node.q, node.gradient)
+    if chosen == "exact":
+        return "exact: every value, weighted by its probability", "exact"
+    count = "1 shared sample" if node.samples is None else f"{node.samples} shared samples"
+    how = chosen or family.estimator or "reparametrised"
+    if node.gradient == "dreg" and not chosen:
+        how = "doubly reparametrised"
+    if how == "score" and node.baseline is not None:
+        how += ", baseline: " + (node.baseline if isinstance(node.baseline, str) else text(node.baseline))
+    return f"Monte Carlo, {count}", how + (" (biased)" if how in family.biased else "")

@@ -1,0 +1,388 @@
+"""Expressions: what formulas evaluate to. An expression is an immutable tree and a plain ``nn.Module`` of its networks.
+
+loss = (KL(encode, prior) - E(encode, log(decode))).mean()
+out = loss(x=batch)                 # out.value, out.terms, out.samples
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from numbers import Integral, Real
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+from torch.compiler import is_compiling
+
+from worldformula.errors import FormulaError, GradientError, ShapeError, UnknownVariableError, near, table
+from worldformula.formula.code.program import Out, Program
+from worldformula.formula.expressions.explain import explain
+from worldformula.formula.factors.joint import Joint, Marginal, as_uses
+from worldformula.formula.plan.lower import lower
+from worldformula.formula.print.latex import latex, latex_lines
+from worldformula.formula.syntax.check import check_elements, check_gradient, check_independence, check_product
+from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.networks import register_networks
+from worldformula.formula.syntax.nodes import (
+    Binary,
+    Expectation,
+    Function,
+    Log,
+    Named,
+    Negative,
+    Node,
+    Number,
+    OverBatch,
+    StopGradient,
+    Use,
+    factors,
+    initial_of,
+    innermost_first,
+)
+from worldformula.formula.syntax.text import text
+
+Number_ = int | float
+
+
+class Expression(nn.Module):
+    """A formula that can be printed, evaluated, differentiated, compiled, copied and saved.
+
+    Call it with its variables as keywords. Reserved keywords: ``seed`` or ``generator`` (randomness of this call),
+    ``noise`` (the noise itself, by variable), ``start`` (initial carry, by variable), ``horizon`` (how many steps,
+    where no data series says so), ``deterministic`` (means and modes instead of samples), ``present`` (flags of the
+    rows that have an input, by variable; see `experts`). Returns :class:`Out`.
+    """
+
+    __array_ufunc__ = None  # numpy's numbers leave arithmetic to the formula
+    graph: Callable[[], str]  # see `face`
+
+    def __init__(self, node: Node) -> None:
+        super().__init__()
+        self.node = node
+        self._program: Program | None = None
+        self._masked: dict[frozenset[str], Program] = {}  # by the inputs that some rows lack
+        del self.__dict__["_modules"]
+        self.__class__ = _Unregistered
+
+    @property
+    def program(self) -> Program:
+        """The plan and the functions emitted from it, made at first use."""
+        if self._program is None:
+            self._program = Program(lower(self.node), text(self.node))
+        return self._program
+
+    def _with_absent(self, inputs: dict[str, Any]) -> tuple[Program, dict[str, Any]]:
+        """The program for a call, and its inputs; flags of present rows become inputs of a program of their own."""
+        if "present" not in inputs:
+            return self.program, inputs
+        rest = {k: v for k, v in inputs.items() if k != "present"}
+        flags = inputs["present"] or {}
+        if not isinstance(flags, Mapping):
+            raise FormulaError(f"expected present= as flags by variable, e.g. present={{'x': flags}}, got {flags!r}")
+        for key in flags:
+            if key not in self.program.inputs:
+                known = ", ".join(self.program.inputs)
+                hint = near(key, self.program.inputs)
+                raise UnknownVariableError(f"present: the formula has no input {key!r}.{hint} It has {known}.")
+            flag, data = flags[key], rest.get(key)
+            if not isinstance(flag, Tensor) or (isinstance(data, Tensor) and flag.shape != data.shape[: flag.ndim]):
+                got = list(flag.shape) if isinstance(flag, Tensor) else type(flag).__name__
+                rows = list(data.shape) if isinstance(data, Tensor) else "-"
+                raise ShapeError(
+                    f"present: expected one flag for each row of {key} (and step, where it has steps)\n"
+                    + table(("variable", "its shape", "its flags"), [(key, rows, got)])
+                )
+        if not flags:
+            return self.program, rest
+        keys = frozenset(flags)
+        if keys not in self._masked:
+            self._masked[keys] = Program(lower(self.node, keys), text(self.node))
+        return self._masked[keys], rest | {f"present_{k}": v for k, v in flags.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Inner nodes first: what copies or saves a node then meets those inside it as known ones, at any depth.
+        return {"_nodes": innermost_first(self.node), **self.__dict__, "_program": None, "_masked": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({k: v for k, v in state.items() if k != "_nodes"})  # type: ignore[no-untyped-call]
+
+    def forward(self, *args: Any, **inputs: Any) -> Out:
+        """Evaluate the formula."""
+        if args:
+            raise FormulaError("expected the variables as keywords, e.g. loss(x=batch), got positional arguments")
+        if is_compiling():
+            _prepare(self)
+        program, inputs = self._with_absent(inputs)
+        return program.run(self, inputs)
+
+    def __call__(self, *args: Any, **inputs: Any) -> Out:
+        """Evaluate the formula, with the hooks of a module where there are any (their search costs a microsecond)."""
+        if "present" in inputs:
+            return super().__call__(*args, **inputs)  # type: ignore[no-any-return]
+        hooks = self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks
+        if args or hooks or self._compiled_call_impl is not None or is_compiling() or self._program is None:
+            return super().__call__(*args, **inputs)  # type: ignore[no-any-return]
+        return self._program.run(self, inputs)
+
+    def interpret(self, **inputs: Any) -> Out:
+        """Walk the plan node by node with shape checks: the debug mode. Same arguments and result as a call."""
+        program, inputs = self._with_absent(inputs)
+        return program.interpret(inputs)
+
+    def noise(self, *, generator: torch.Generator | None = None, **inputs: Any) -> dict[str, Tensor]:
+        """The noise that a call with these inputs would draw, by variable; pass it back as ``noise=``."""
+        program, inputs = self._with_absent(inputs)
+        return program.noise(inputs, generator)
+
+    def compile(self, **options: Any) -> Expression:  # type: ignore[override]
+        """Compile the emitted function with ``torch.compile(**options)``; returns the expression itself."""
+        self.program.compile(options)
+        return self
+
+    # --------------------------------------------------------------------------------------------------- read it back
+
+    @property
+    def code(self) -> str:
+        """The PyTorch that runs."""
+        return self.program.function(self, deterministic=False).source
+
+    @property
+    def latex(self) -> str:
+        """The formula in LaTeX, exactly as written."""
+        return latex(self.node)
+
+    def latex_lines(self, width: int = 72) -> str:
+        """The formula in LaTeX, broken at its sums into lines of an ``aligned`` environment where it is longer than
+        ``width`` characters, with its named parts, experts and marginals explained below.
+        """
+        return latex_lines(self.node, width)
+
+    def explain(self, stages: bool = False) -> str:
+        """Which estimator each term uses, what is drawn, and (with ``stages``) the plan after every pass."""
+        return explain(self.node, self.program, stages)
+
+    def __str__(self) -> str:
+        return latex(self.node)
+
+    def __repr__(self) -> str:
+        return f"<Expression {text(self.node)}>"
+
+    def _repr_latex_(self) -> str:
+        return f"$\\displaystyle {self.latex_lines()}$"
+
+    # ------------------------------------------------------------------------------------------------------ arithmetic
+
+    def mean(self) -> Expression:
+        """Mean over all batch axes."""
+        return Expression(OverBatch("mean", self.node))
+
+    def sum(self) -> Expression:
+        """Sum over all batch axes."""
+        return Expression(OverBatch("sum", self.node))
+
+    def __add__(self, other: Expression | Number_) -> Expression:
+        return _binary("+", self, other)
+
+    def __radd__(self, other: Number_) -> Expression:
+        if type(other) is int and other == 0:
+            return self  # where Python's sum starts: the sum of a list prints as what was summed
+        return _binary("+", other, self)
+
+    def __sub__(self, other: Expression | Number_) -> Expression:
+        return _binary("-", self, other)
+
+    def __rsub__(self, other: Number_) -> Expression:
+        return _binary("-", other, self)
+
+    def __mul__(self, other: Expression | Number_) -> Expression:
+        return _binary("*", self, other)
+
+    def __rmul__(self, other: Number_) -> Expression:
+        return _binary("*", other, self)
+
+    def __truediv__(self, other: Expression | Number_) -> Expression:
+        return _binary("/", self, other)
+
+    def __rtruediv__(self, other: Number_) -> Expression:
+        return _binary("/", other, self)
+
+    def __neg__(self) -> Expression:
+        return Expression(Negative(self.node))
+
+    def __pow__(self, exponent: Number_) -> Expression:
+        if not isinstance(exponent, Real) or isinstance(exponent, bool):
+            raise FormulaError(f"expected a number as the exponent, got {type(exponent).__name__} {exponent!r}")
+        return _binary("^", self, exponent)
+
+    def _refuse(self, _: object) -> NoReturn:
+        raise FormulaError(
+            "formulas are not compared: write maximum(f, g) or minimum(f, g) of worldformula, or compare .value"
+        )
+
+    __lt__ = __le__ = __gt__ = __ge__ = _refuse
+
+    def __abs__(self) -> Expression:
+        return Expression(Function("abs", self.node))
+
+    def named(self, name: str) -> Expression:
+        """The same under a name, which is printed in its place and explained below: ``recon = E(...).named("recon")``.
+
+        ``out.terms`` has it under this name.
+        """
+        if not isinstance(name, str) or not name.isidentifier():
+            raise FormulaError(f"expected a name such as 'recon', got {name!r}")
+        return Expression(Named(name, self.node))
+
+
+class _Unregistered(Expression):
+    """An expression whose networks nobody has asked for yet, as most are which a longer formula is made of.
+
+    At the first touch it is a plain `Expression`, whose children are all networks of the formula.
+    """
+
+    def _register(self) -> Expression:
+        self.__dict__["_modules"] = {}
+        object.__setattr__(self, "__class__", Expression)
+        register_networks(self, factors(self.node), initial_of(self.node))
+        return self
+
+    @property
+    def _modules(self) -> dict[str, nn.Module | None]:  # type: ignore[override]
+        return self._register()._modules
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._register(), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._register(), name, value)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self._register().__reduce_ex__(protocol)
+
+    def __call__(self, *args: Any, **inputs: Any) -> Out:
+        return self._register()(*args, **inputs)
+
+
+_Unregistered.__name__, _Unregistered.__qualname__ = Expression.__name__, Expression.__qualname__
+
+
+def _prepare(expression: Expression) -> bool:
+    expression.program.function(expression, deterministic=False)
+    return True
+
+
+# So that torch.compile does not trace how code is written. This is all that torch.compiler.assume_constant_result does,
+# besides importing the whole compiler.
+_prepare._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def as_node(value: Expression | Number_) -> Node:
+    """An operand of arithmetic as a node."""
+    if isinstance(value, Expression):
+        return value.node
+    if isinstance(value, Real) and not isinstance(value, bool):
+        if math.isnan(value):
+            raise FormulaError("expected an expression or a number, got nan")
+        return Number(int(value) if isinstance(value, Integral) else float(value))
+    hint = ""
+    if isinstance(value, (Factor, Joint)):
+        hint = "; write log(p) for its log-density"
+    elif hasattr(value, "shape"):
+        hint = (
+            "; give it a name: Symbol('beta') * KL(q, p) is called with beta=0.5, one number for the whole call, and "
+            "Value('w') with w=tensor, one value per row"
+        )
+    raise FormulaError(f"expected an expression or a number, got {type(value).__name__}{hint}")
+
+
+def _binary(op: Any, left: Expression | Number_, right: Expression | Number_) -> Expression:
+    first, second = as_node(left), as_node(right)
+    check_independence(op, first, second)
+    return Expression(Binary(op, first, second))
+
+
+# ----------------------------------------------------------------------------------------------------- what users write
+
+
+def log(p: Factor | Joint | Use | Expression, *, event: bool = False) -> Expression:
+    """log p(x|z): the log-density of a factor or a product at the values that the expression gives its variables.
+
+    Of an expression, its logarithm. ``log(E(q, ratio(p, q), samples=K))`` runs as one log-sum-exp.
+
+    ``event=True`` keeps the elements of one factor's event apart, ``[*batch, *event]``, for weights and masks of
+    elements: ``total(Value("m", shape=4) * log(p, event=True))`` is Σᵢ mᵢ log p(xᵢ|z). An element is what the density
+    is a product over: a class of a OneHot or a vector with a covariance is one element.
+    """
+    if isinstance(p, Expression):
+        if event:
+            raise FormulaError("log(..., event=True) is of a factor; of an expression leave event= out")
+        return Expression(Function("log", p.node))
+    if isinstance(p, Marginal):
+        p.refuse()
+    used = check_product(as_uses(p))
+    for use in used:
+        if use.factor.family is None:
+            raise FormulaError(f"log {use.factor}: a deterministic or data factor has no density")
+    if event:
+        check_elements(used)
+    return Expression(Log(used, event))
+
+
+def E(
+    q: Factor | Joint | Use,
+    f: Expression,
+    gradient: str | None = None,
+    *,
+    samples: int | None = None,
+    baseline: Expression | str | None = None,
+) -> Expression:
+    """E_q[f], by one draw of every factor of ``q``, shared by everything inside ``f``.
+
+    Args:
+        q: what is drawn.
+        f: the body.
+        gradient: the estimator, for a factor without reparametrised samples: ``"exact"`` (every value of a discrete
+            variable, weighted), ``"score"``, ``"straight-through"``, ``"gumbel"``; or ``"dreg"`` inside ``log``.
+        samples: the mean of K draws, which have a leading axis: each network runs once, on K times the batch.
+        baseline: what the score estimator subtracts: an expression of what is known before the draw, or
+            ``"leave-one-out"``, the mean of the other samples.
+    """
+    used = check_product(as_uses(q))
+    if isinstance(f, Real):
+        raise FormulaError(f"the expectation of a number is that number: write {f} for E(q, {f})")
+    check_gradient(used, gradient, samples)
+    if baseline is not None and gradient != "score":
+        raise GradientError(f"baseline= belongs to the score estimator: write gradient='score', not {gradient!r}")
+    if isinstance(baseline, str) and (baseline != "leave-one-out" or not samples or samples < 2):
+        raise GradientError(
+            f"baseline={baseline!r}, samples={samples}: expected an expression, or baseline='leave-one-out' with "
+            f"samples= of at least 2"
+        )
+    known = baseline if isinstance(baseline, str) or baseline is None else as_node(baseline)
+    return Expression(Expectation(used, as_node(f), gradient, samples, known))
+
+
+def sg(x: Any) -> Any:
+    """Stop-gradient: of an expression's value, or of a factor's parameters, as in ``KL(sg(q), p)``."""
+    match x:
+        case Expression():
+            return Expression(StopGradient(x.node))
+        case Factor():
+            return Use(x, stopped=True)
+        case Use():
+            return Use(x.factor, stopped=True)
+        case Joint():
+            stopped = Joint(*(Use(u.factor, stopped=True) for u in x.uses))
+            return stopped.marginal(*(v.key for v in x.hidden)) if x.hidden else stopped
+    raise FormulaError(f"expected an expression or a factor, got {type(x).__name__}")
+
+
+def maximum(a: Expression | Number_, b: Expression | Number_) -> Expression:
+    """The larger of the two, elementwise over the batch."""
+    return _binary("max", a, b)
+
+
+def minimum(a: Expression | Number_, b: Expression | Number_) -> Expression:
+    """The smaller of the two, elementwise over the batch."""
+    return _binary("min", a, b)

@@ -1,0 +1,108 @@
+"""Sums and means over time, and over iterations that are not time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from worldformula.errors import FormulaError
+from worldformula.formula.expressions.expression import Expression
+from worldformula.formula.plan.clock import check_clock
+from worldformula.formula.syntax.constants import Constants
+from worldformula.formula.syntax.nodes import Group, OverSteps, OverTime
+
+
+def _over_time(
+    how: Any,
+    index: str,
+    step: Expression,
+    reset: str | None,
+    initial: Mapping[str, Tensor] | None,
+    mask: str | None,
+    burn_in: int,
+    until: str | None,
+    steps: int | None,
+) -> Expression:
+    if not isinstance(index, str):
+        raise FormulaError(f"expected Sum('t', expression), got {type(index).__name__} as the index")
+    if not isinstance(step, Expression):
+        raise FormulaError(f"expected Sum('t', expression), got {type(step).__name__}")
+    if steps is not None:
+        if (
+            isinstance(steps, bool)
+            or not isinstance(steps, int)
+            or steps < 1
+            or reset
+            or initial
+            or mask
+            or burn_in
+            or until
+        ):
+            raise FormulaError(
+                f"steps=: expected a positive number of iterations and no clock beside it, got {steps!r}"
+            )
+        return Expression(OverSteps(how, index, steps, step.node))
+    check_clock(index, step.node, reset, initial, mask, burn_in, until)
+    start = Constants(initial) if initial else None
+    return Expression(OverTime(how, index, step.node, reset, start, mask, burn_in, until))
+
+
+def Sum(
+    index: str,
+    step: Expression,
+    *,
+    reset: str | None = None,
+    initial: Mapping[str, Tensor] | None = None,
+    mask: str | None = None,
+    burn_in: int = 0,
+    until: str | None = None,
+    steps: int | None = None,
+) -> Expression:
+    """Σ_t step over the time axis of the series ``[B, T, ...]``, or over iterations 1 … ``steps`` that are not time.
+
+    Args:
+        index: the letter of the subscript: ``"t"``.
+        step: what is summed.
+        reset: names the series of flags ``[B, T]`` that restart the carry (and zero the shifted series) where set.
+        initial: the carry's first value by variable (a tensor or ``nn.Parameter`` of the event shape, without batch
+            axes); zeros otherwise.
+        mask: names the series of flags ``[B, T]`` of the steps that count, such as those of sequences of unequal
+            length. The carry passes through the others.
+        burn_in: so many first steps run, but do not count.
+        until: names the series of flags ``[B, T]`` of the step that ends its sequence: those behind it do not count.
+        steps: iterations instead of time (DRAW): written out in the emitted code. A ``ModuleList`` as the network of a
+            factor with this index holds one network per iteration; ``c_L`` right of the sum is the last ``c_l``.
+
+    Raises UnknownVariableError for a variable that nothing carries, and ShapeError.
+    """
+    return _over_time("sum", index, step, reset, initial, mask, burn_in, until, steps)
+
+
+def Mean(
+    index: str,
+    step: Expression,
+    *,
+    reset: str | None = None,
+    initial: Mapping[str, Tensor] | None = None,
+    mask: str | None = None,
+    burn_in: int = 0,
+    until: str | None = None,
+    steps: int | None = None,
+) -> Expression:
+    """The mean over time of ``step``, of the steps that count; arguments as in :func:`Sum`."""
+    return _over_time("mean", index, step, reset, initial, mask, burn_in, until, steps)
+
+
+def together(**formulas: Expression) -> Expression:
+    """Several formulas as one: ``out.value`` is a dict, and what they share is drawn and computed once.
+
+    ``together(d=d_loss, g=g_loss)`` makes the fakes of a game once for both players.
+    """
+    for name, formula in formulas.items():
+        if not isinstance(formula, Expression):
+            raise FormulaError(f"together: expected an expression as {name}=, got {type(formula).__name__}")
+    if not formulas:
+        raise FormulaError("together: expected formulas by name, e.g. together(d=d_loss, g=g_loss)")
+    return Expression(Group(tuple(formulas), tuple(f.node for f in formulas.values())))

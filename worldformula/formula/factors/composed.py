@@ -1,0 +1,284 @@
+"""Factors whose distribution is composed: of several numbers at once, of other distributions, of invertible networks.
+
+The families of one independent number for each element are in `factors`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from worldformula import families
+from worldformula.errors import FormulaError, HeaderError
+from worldformula.families.autoregressive import CausalHead
+from worldformula.families.base import Family, Params
+from worldformula.families.flow import FlowFamily, FlowHead, Invertible
+from worldformula.formula.factors.independent import Normal
+from worldformula.formula.factors.joint import Factor
+from worldformula.formula.syntax.factor import Head
+from worldformula.formula.syntax.given import Shape, as_shape
+
+__all__ = [
+    "Autoregressive",
+    "DiscretisedLogistic",
+    "Flow",
+    "LowRankNormal",
+    "Mixture",
+    "MultivariateNormal",
+    "RelaxedBernoulli",
+    "RelaxedOneHot",
+    "Wrapped",
+]
+
+
+class MultivariateNormal(Factor):
+    """Normal with a full covariance over the last axis; a head of D + D·(D+1)/2 gives loc and its Cholesky factor.
+
+    ``scale_tril=``, ``covariance_matrix=`` or ``loc=`` fix a parameter; ``scale_tril=1.0`` is the identity.
+    """
+
+    def __init__(
+        self, header: str, net: Head = None, *, shape: Shape = None, min_scale: float = 0.0, **fixed: Tensor | float
+    ) -> None:
+        family = families.MultivariateNormalFamily(min_scale=min_scale)
+        super().__init__(header, net, family=family, shape=shape, fixed=fixed)
+
+
+class LowRankNormal(Factor):
+    """Normal with covariance W·Wᵀ + diag d over the last axis, W of ``cov_rank`` columns; a head of D·(2 + R)."""
+
+    def __init__(
+        self, header: str, net: Head = None, *, shape: Shape = None, cov_rank: int = 1, **fixed: Tensor | float
+    ) -> None:
+        family = families.LowRankNormalFamily(cov_rank=cov_rank)
+        super().__init__(header, net, family=family, shape=shape, fixed=fixed)
+
+
+class DiscretisedLogistic(Factor):
+    """A mixture of logistics over the levels 0 … levels-1 of each element (Salimans et al. 2017): images as integers.
+
+    A head of 3·components for each element gives the logits, locations and log-scales.
+    """
+
+    def __init__(
+        self,
+        header: str,
+        net: Head = None,
+        *,
+        shape: Shape = None,
+        components: int = 10,
+        levels: int = 256,
+        **fixed: Tensor | float,
+    ) -> None:
+        family = families.DiscretisedLogisticFamily(components=components, levels=levels)
+        super().__init__(header, net, family=family, shape=shape, fixed=fixed)
+
+
+class RelaxedBernoulli(Factor):
+    """Binary Concrete on (0, 1): reparametrised, with its own density at the given ``temperature``."""
+
+    def __init__(
+        self, header: str, net: Head = None, *, temperature: float, shape: Shape = None, **fixed: Tensor | float
+    ) -> None:
+        family = families.RelaxedBernoulliFamily(temperature=temperature)
+        super().__init__(header, net, family=family, shape=shape, fixed=fixed)
+
+
+class RelaxedOneHot(Factor):
+    """Concrete on the simplex (Gumbel-softmax): reparametrised, with its own density at the given ``temperature``.
+
+    Score a hard one-hot by a OneHot factor with the same network.
+    """
+
+    def __init__(
+        self, header: str, net: Head = None, *, temperature: float, shape: Shape = None, **fixed: Tensor | float
+    ) -> None:
+        family = families.RelaxedOneHotFamily(temperature=temperature)
+        super().__init__(header, net, family=family, shape=shape, fixed=fixed)
+
+
+class Mixture(Factor):
+    """A mixture of ``components`` distributions of one kind: ``Mixture("p(z|h)", net, components=5, shape=32)``.
+
+    ``component`` is a factor class, such as Normal, or a family with settings. The head gives K logits and K heads of
+    the component, for each event, or, ``elementwise``, for each element. Parameters as keywords have the axis K in
+    front of the event (behind it where elementwise): ``weights=[K]``, ``loc=[K, D]``.
+    """
+
+    def __init__(
+        self,
+        header: str,
+        net: Head = None,
+        *,
+        components: int,
+        shape: Shape,
+        component: Family | type[Factor] = Normal,
+        elementwise: bool = False,
+        **fixed: Tensor | float,
+    ) -> None:
+        inner = component if isinstance(component, Family) else _family_of(header, component)
+        family = families.MixtureFamily(component=inner, components=components, elementwise=elementwise)
+        if net is None:
+            given = {family.alternatives.get(name, name) for name in fixed}
+            missing = [name for name in inner.parameters if name not in given]
+            if missing or not any(isinstance(fixed.get(name), Tensor) for name in fixed):
+                what = missing[0] if missing else inner.parameters[0]
+                raise FormulaError(
+                    f"{header}: expected a network, or {what}= as a tensor with an axis of {components} components"
+                )
+        super().__init__(header, net, family=family, shape=shape, fixed=fixed)
+
+    def responsibilities(self, **values: Any) -> Tensor:
+        """p(k|x), the posterior of the component given the variable's value and its conditions: ``[*batch, K]``."""
+        assert isinstance(self.family, families.MixtureFamily)
+        value, *conditions = self.arguments(values, (self.variable, *self.conditions))
+        params = self.params(*conditions)
+        if self.unbatched:
+            params = self.family.expand(params, tuple(value.shape[: value.ndim - self.rank]), self.rank)
+        return self.family.responsibilities(params, value, self.rank)
+
+
+def _family_of(header: str, kind: type[Factor]) -> Family:
+    """The family of a factor class: ``OneHot`` has ``families.one_hot``."""
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower()
+    found = getattr(families, name, None)
+    if not isinstance(found, Family):
+        raise FormulaError(f"{header}: expected component= as a factor class or a family, got {kind.__name__}")
+    return found
+
+
+class Wrapped(Factor):
+    """Any ``torch.distributions`` object, or one of zuko: the network returns it.
+
+    With ``of=torch.distributions.Gumbel`` a usual head is split into the arguments of that class instead, which may
+    also come as keywords.
+    """
+
+    def __init__(
+        self,
+        header: str,
+        net: nn.Module | Callable[..., Distribution | Tensor] | None = None,
+        *,
+        of: type[Distribution] | None = None,
+        shape: Shape = None,
+        **fixed: Tensor | float,
+    ) -> None:
+        family = families.WrappedFamily() if of is None else families.WrappedFamily(of=f"{of.__module__}:{of.__name__}")
+        sizes = as_shape(shape, header)
+        filled = {
+            name: torch.full(sizes, float(value)) if isinstance(value, int | float) and sizes is not None else value
+            for name, value in fixed.items()
+        }
+        super().__init__(header, net, family=family, shape=shape, fixed=filled)
+
+
+class Flow(Factor):
+    """A normalising flow: ``Flow("p(x|c)", RealNVP(2, context=3), shape=2)``.
+
+    transform: RealNVP, a LazyTransform of zuko, or a whole ``zuko.flows`` flow. Its context are the conditions, vectors
+    joined in header order, or what ``encoder`` makes of them, called once for all uses of the factor.
+    base: a factor of the same shape, for the variable before the transform, whose conditions are among those of the
+    flow; by default the standard Normal, or the base that a flow of zuko brings.
+    """
+
+    def __init__(
+        self,
+        header: str,
+        transform: nn.Module,
+        *,
+        shape: Shape,
+        base: Factor | None = None,
+        encoder: nn.Module | None = None,
+    ) -> None:
+        sizes = as_shape(shape, header)
+        if sizes is None:
+            raise FormulaError(f"{header}: expected shape=, as a flow keeps the shape of its base, e.g. shape=2")
+        if not isinstance(transform, nn.Module):
+            raise FormulaError(
+                f"{header}: expected an invertible network, such as RealNVP(2) or zuko.flows.NSF(2), got "
+                f"{type(transform).__name__}"
+            )
+        bijection = getattr(transform, "transform", None)
+        lazy = getattr(transform, "base", None)
+        if isinstance(bijection, nn.Module) and isinstance(lazy, nn.Module):  # a whole flow of zuko
+            transform = bijection
+            base = base if base is not None or _standard(lazy) else Wrapped("p(u)", lazy)
+        network = _FlowNetwork(transform, encoder, base)
+        family = FlowFamily(base=families.normal if base is None or base.family is None else base.family)
+        super().__init__(header, network, family=family, shape=shape)
+        if base is not None:
+            network.order = self._order(base)
+
+    def _order(self, base: Factor) -> tuple[int, ...]:
+        """Where the conditions of the base are among those of the flow."""
+        if base.family is None or (base.shape is not None and base.shape != self.shape):
+            raise FormulaError(f"{self}: expected a random base of shape {self.shape}, got {base!r}")
+        missing = [str(c) for c in base.conditions if c not in self.conditions]
+        if missing:
+            raise HeaderError(f"{self}: the base {base} needs {', '.join(missing)}, which the flow does not read")
+        return tuple(self.conditions.index(c) for c in base.conditions)
+
+
+def _standard(lazy: nn.Module) -> bool:
+    """Whether the base of a zuko flow is the standard Normal, fixed."""
+    base = getattr(lazy(), "base_dist", None)
+    fixed = not list(lazy.parameters())
+    normal = isinstance(base, torch.distributions.Normal)
+    return fixed and normal and bool((base.loc == 0).all() and (base.scale == 1).all())  # type: ignore[union-attr]
+
+
+class _FlowNetwork(nn.Module):
+    """The network of a Flow factor: what it returns holds the context and the base's parameters, each computed once."""
+
+    def __init__(self, transform: nn.Module, encoder: nn.Module | None, base: Factor | None) -> None:
+        super().__init__()
+        self.flow, self.encoder, self.base = Invertible(transform), encoder, base
+        self.order: tuple[int, ...] = ()
+
+    def forward(self, *conditions: Tensor) -> FlowHead:
+        """Conditions ``[*batch, C]`` to the head of the flow."""
+        context: Tensor | None = None
+        if self.encoder is not None:
+            context = self.encoder(*conditions)
+        elif conditions:
+            context = conditions[0] if len(conditions) == 1 else torch.cat(conditions, -1)
+        base: Params = (0.0, 1.0)
+        if self.base is not None:
+            base = self.base.params(*(conditions[i] for i in self.order))
+        return FlowHead(self.flow, context, base)
+
+
+class Autoregressive(Factor):
+    """A chain of conditionals over the whole variable: ``Autoregressive("p(x)", MaskedMLP(64), family=Bernoulli,
+    shape=64)``.
+
+    net: called as ``net(x)``, or ``net(x, context)`` where the factor has conditions (vectors, joined in header order);
+    gives the head of ``family``, a factor class or a family, and must be causal: see `worldformula.nets.masked`.
+    The density is exact in one call of the network, a sample takes one call for each element.
+    """
+
+    def __init__(self, header: str, net: nn.Module, *, family: Family | type[Factor] = Normal, shape: Shape) -> None:
+        if as_shape(shape, header) is None:
+            raise FormulaError(f"{header}: expected shape=, the elements that follow one another, e.g. shape=64")
+        if not isinstance(net, nn.Module):
+            raise FormulaError(f"{header}: expected a causal network, such as MaskedMLP(64), got {type(net).__name__}")
+        base = family if isinstance(family, Family) else _family_of(header, family)
+        super().__init__(header, _CausalNetwork(net), family=families.AutoregressiveFamily(base=base), shape=shape)
+
+
+class _CausalNetwork(nn.Module):
+    """The network of an Autoregressive factor: what it returns holds the causal network and its context."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.causal = net
+
+    def forward(self, *conditions: Tensor) -> CausalHead:
+        """Conditions ``[*batch, C]`` to the head of the chain."""
+        context = None if not conditions else conditions[0] if len(conditions) == 1 else torch.cat(conditions, -1)
+        return CausalHead(self.causal, context)

@@ -1,0 +1,79 @@
+"""Conditions held at given values: ``p(x|z,y)`` with y at hand is a distribution of x given z."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from worldformula.errors import FormulaError, UnknownVariableError, near
+from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.names import Variable, read_header
+
+F = TypeVar("F", bound=Factor)
+NONE: Mapping[Variable, int] = MappingProxyType({})
+
+
+class Held(nn.Module):
+    """A network some of whose inputs are constants; they get the batch axes of the others."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        places: Mapping[int, Tensor],
+        ranks: Mapping[int, int],
+        count: int,
+        others: Sequence[int | None],
+    ) -> None:
+        super().__init__()
+        self.net, self.places, self.ranks, self.count = net, tuple(places), dict(ranks), count
+        self.others = tuple(others)  # the event axes of the inputs that are given, where they are known
+        for place, value in places.items():
+            self.register_buffer(f"input_{place}", value)
+
+    def forward(self, *given: Tensor) -> object:
+        """The network at the given inputs and the held ones."""
+        rest = iter(given)
+        batch = self._batch(given)
+        inputs = []
+        for place in range(self.count):
+            if place not in self.places:
+                inputs.append(next(rest))
+                continue
+            value = getattr(self, f"input_{place}")
+            inputs.append(value.expand(*batch, *value.shape) if value.ndim == self.ranks[place] else value)
+        return self.net(*inputs)
+
+    def _batch(self, given: Sequence[Tensor]) -> tuple[int, ...]:
+        """The batch axes of an input whose event axes are known; else the first axis."""
+        for x, rank in zip(given, self.others, strict=True):
+            if rank is not None:
+                return tuple(x.shape[: x.ndim - rank])
+        return tuple(given[0].shape[:1]) if given else ()
+
+    @staticmethod
+    def of(factor: F, values: Mapping[str, Tensor], known_ranks: Mapping[Variable, int] = NONE) -> F:
+        """The factor with these conditions held; ``known_ranks`` are the event axes of others, as far as declared."""
+        known = {c.key: c for c in factor.conditions}
+        for name, value in values.items():
+            if name not in known:
+                raise UnknownVariableError(f"{factor} has no condition {name!r}.{near(name, known)}")
+            if not isinstance(value, Tensor):
+                raise FormulaError(f"{factor}: expected {name}= as a tensor, got {type(value).__name__}")
+        if not isinstance(factor.net, nn.Module):
+            raise FormulaError(f"{factor}: only the conditions of a network (an nn.Module) can be held")
+        places = {i: values[c.key] for i, c in enumerate(factor.conditions) if c.key in values}
+        ranks = {i: places[i].ndim if places[i].ndim < 2 else places[i].ndim - 1 for i in places}
+        rest = tuple(c for c in factor.conditions if c.key not in values)
+        header = replace(factor.header, conditions=rest)
+        other = factor.fresh()
+        if factor.header.deterministic and not rest:
+            raise FormulaError(f"{factor}: all its conditions would be held; use the value itself")
+        object.__setattr__(other, "header", read_header(str(header), deterministic=header.deterministic))
+        other.__dict__["_modules"] = dict(factor._modules)
+        other.net = Held(factor.net, places, ranks, len(factor.conditions), [known_ranks.get(c) for c in rest])
+        object.__setattr__(other, "origin", other)
+        return other

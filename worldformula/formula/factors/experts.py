@@ -1,0 +1,230 @@
+"""Products and mixtures of experts: one latent, inferred from whichever conditions there are.
+
+PoE([prior, q_a, q_b])      q(z|a,b) ∝ p(z) q(z|a) q(z|b)                          MVAE (Wu & Goodman 2018)
+MoE([q_a, q_b])             q(z|a,b) = ½ q(z|a) + ½ q(z|b)                         MMVAE (Shi et al. 2019)
+MoPoE([q_a, q_b])           the mixture of the products of all subsets             MoPoE (Sutter et al. 2021)
+
+Modalities that some rows lack: ``loss(a=images, b=sounds, present={"b": flags})`` with flags ``[B]`` (or ``[B, T]``).
+An absent expert is removed from its row, and log p(b|z) contributes 0 there, with gradient 0. A row that has nothing
+gets the prior where that is an expert; a mixture without any component there is NaN.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from worldformula import families
+from worldformula.errors import FormulaError, HeaderError, table
+from worldformula.families.base import Family, Params
+from worldformula.formula.factors.joint import Factor
+from worldformula.formula.syntax.names import Variable, renamed
+
+T = TypeVar("T")
+
+
+def subsets(items: Sequence[T]) -> list[tuple[T, ...]]:
+    """All non-empty subsets, the small ones first.
+
+    >>> subsets("ab")
+    [('a',), ('b',), ('a', 'b')]
+    """
+    return [s for size in range(1, len(items) + 1) for s in itertools.combinations(items, size)]
+
+
+def listed(what: str, parts: object) -> tuple[Factor, ...]:
+    """A list of factors, at least one, as a tuple."""
+    found = tuple(parts) if isinstance(parts, Iterable) else ()
+    if not found or not all(isinstance(p, Factor) for p in found):
+        got = list(found) if found else parts
+        raise FormulaError(f"{what}: expected a list of factors, e.g. {what}([q_a, q_b]), got {got!r}")
+    return found
+
+
+class Experts(Factor):
+    """A factor that is made of others over the same variable. It has no network of its own."""
+
+    parts: tuple[Factor, ...]
+
+    def __init__(self, parts: Sequence[Factor], family: Family, header: str | None) -> None:
+        parts = listed(type(self).__name__, parts)
+        first = parts[0]
+        rows = [(p.variable, p, p.shape, p.family.name if p.family else "-") for p in parts]
+        same = len({(p.variable, p.shape, type(p.family)) for p in parts}) == 1
+        if not same or first.family is None or first.shape is None:
+            raise FormulaError(
+                f"{type(self).__name__}: expected factors of one variable, family and declared shape\n"
+                + table(("variable", "declared by", "shape", "family"), rows)
+            )
+        if all(part.constant for part in parts):
+            raise FormulaError(
+                f"{type(self).__name__}: the parameters of all its parts are numbers; give one of them a network or "
+                f"a tensor, such as loc=torch.zeros(2)"
+            )
+        conditions = list(dict.fromkeys(c for part in parts for c in part.conditions))
+        if header is None:
+            letter = next((p.header.letter for p in parts if p.conditions), first.header.letter)
+            given = f"|{','.join(map(str, conditions))}" if conditions else ""
+            header = f"{letter}({first.variable}{given})"
+        self.__dict__["parts"] = parts  # read by `_own`, before modules can be registered
+        super().__init__(header, family=family, shape=first.shape)
+        if set(self.conditions) != set(conditions):
+            raise HeaderError(f"{header}: expected the conditions of its parts, {', '.join(map(str, conditions))}")
+        for number, part in enumerate(parts):
+            self.add_module(f"part_{number}", part)
+
+    def _own(self, net: object, fixed: object) -> None:
+        """Nothing of its own: neither a network nor constants."""
+        self.net, self.fixed, self.constants = None, {}, None
+
+    @property
+    def constant(self) -> bool:
+        """Its parameters are computed from those of its parts."""
+        return False
+
+    @property
+    def unbatched(self) -> bool:
+        """Whether no part has batch axes."""
+        return all(part.unbatched for part in self.parts)
+
+    @property
+    def combine(self) -> Callable[..., Params]:
+        """The function from the parameters of the parts, and ``present=`` flags, to its own."""
+        raise NotImplementedError
+
+    @property
+    def definition(self) -> str:
+        """What it is made of: ``q(z|x,y) ∝ p(z) q(z|x) q(z|y)``."""
+        raise NotImplementedError
+
+    @property
+    def settings(self) -> dict[str, int]:
+        """Further arguments of `combine`."""
+        return {}
+
+    def params(self, *conditions: Any) -> tuple[Any, ...]:
+        """The family's parameters under these conditions."""
+        held = dict(zip(self.conditions, conditions, strict=True))
+        found = [part.params(*(held[c] for c in part.conditions)) for part in self.parts]
+        return self.combine(*found, **self.settings)
+
+    def params_where(self, values: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Params:
+        """The parameters for rows of which some lack a condition: ``values`` and flags ``[B]`` by variable.
+
+        What stands in the rows that lack a value does not matter, as long as the networks return finite numbers.
+        """
+        found, flags = [], []
+        for part in self.parts:
+            if isinstance(part, Experts):
+                found.append(part.params_where(values, present))
+            else:
+                found.append(part.params(*(values[c.key] for c in part.conditions)))
+            own = [present[c.key] != 0 for c in part.conditions if c.key in present]
+            flags.append(functools.reduce(torch.logical_and, own) if own else None)
+        return self.combine(*found, present=flags if any(f is not None for f in flags) else (), **self.settings)
+
+    def only(self, *names: str) -> Factor:
+        """The same of those parts alone whose conditions are among ``names`` (and of those without any)."""
+        kept = [p for p in self.parts if all(c.key in names for c in p.conditions)]
+        return self.of(kept)
+
+    def of(self, parts: Sequence[Factor]) -> Factor:
+        """A factor of the same kind, of other parts."""
+        raise NotImplementedError
+
+    def rename(self, **names: str) -> Self:
+        """As for every factor; its parts get the same names."""
+        other = self.fresh()
+        header = renamed(self.header, names)
+        object.__setattr__(other, "header", header)
+        parts = tuple(p.rename(**{k: v for k, v in names.items() if k in _keys(p)}) for p in self.parts)
+        other.__dict__["parts"] = parts
+        return other
+
+
+def _keys(part: Factor) -> set[str]:
+    variables: tuple[Variable, ...] = (*part.variables, *part.conditions)
+    return {v.key for v in variables}
+
+
+class PoE(Experts):
+    """The product of Gaussian experts, in closed form; ``header`` may rename it: ``PoE(parts, "q(z|x_a,x_b)")``.
+
+    Whether the prior is an expert is a choice of the model, so it is written: ``PoE([prior, q_a, q_b])``.
+    """
+
+    def __init__(self, experts: Sequence[Factor], header: str | None = None) -> None:
+        super().__init__(experts, families.normal, header)
+        if any(type(p.family) is not type(families.normal) for p in self.parts):
+            raise FormulaError(f"{self}: expected Normal experts; only their product has a closed form here")
+
+    @property
+    def combine(self) -> Callable[..., Params]:
+        """`worldformula.families.experts.poe`."""
+        return families.poe
+
+    @property
+    def definition(self) -> str:
+        """``q(z|x,y) ∝ p(z) q(z|x) q(z|y)``."""
+        return f"{self} ∝ {' '.join(map(str, self.parts))}"
+
+    def of(self, parts: Sequence[Factor]) -> Factor:
+        """The product of other experts."""
+        return PoE(parts)
+
+
+class MoE(Experts):
+    """The mixture of experts with equal weights; E over it takes ``gradient="stratified"`` for a draw of each."""
+
+    def __init__(self, experts: Sequence[Factor], header: str | None = None) -> None:
+        experts = listed("MoE", experts)
+        component = experts[0].family
+        if component is None:
+            raise FormulaError(f"MoE: expected a list of random factors, got {list(experts)!r}")
+        super().__init__(experts, families.ExpertsFamily(component, len(experts)), header)
+
+    @property
+    def combine(self) -> Callable[..., Params]:
+        """`worldformula.families.experts.mixed`."""
+        return families.mixed
+
+    @property
+    def settings(self) -> dict[str, int]:
+        """The number of event axes, in front of which the components stand."""
+        return {"rank": self.rank}
+
+    @property
+    def definition(self) -> str:
+        """``q(z|x,y) = 1/2 (q(z|x) + q(z|y))``, a product in the place of its header."""
+        each = (p.definition.partition(" ∝ ")[2] if isinstance(p, PoE) else str(p) for p in self.parts)
+        return f"{self} = 1/{len(self.parts)} ({' + '.join(each)})"
+
+    def of(self, parts: Sequence[Factor]) -> Factor:
+        """The mixture of other experts."""
+        return MoE(parts)
+
+
+def MoPoE(experts: Sequence[Factor], prior: Factor | None = None, *, prior_in: str = "all") -> MoE:
+    """The mixture of the products of all subsets of experts.
+
+    Args:
+        experts: the factors q(z|x_m).
+        prior: an expert of the products as well.
+        prior_in: ``"all"`` of them, or ``"full"``: only the product of all experts, as in the official code.
+    """
+    if prior_in not in ("all", "full"):
+        raise FormulaError(f"MoPoE: expected prior_in='all' or 'full', got {prior_in!r}")
+    products: list[Factor] = []
+    for subset in subsets(listed("MoPoE", experts)):
+        wanted = prior is not None and (prior_in == "all" or len(subset) == len(experts))
+        parts = [prior, *subset] if wanted and prior is not None else list(subset)
+        products.append(PoE(parts) if len(parts) > 1 else parts[0])
+    return MoE(products)
+
+
+__all__ = ["Experts", "MoE", "MoPoE", "PoE", "subsets"]

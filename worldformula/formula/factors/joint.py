@@ -1,0 +1,209 @@
+"""Factors and their products as users hold them, and what is left of products when variables are summed out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from worldformula.errors import FormulaError, NoClosedFormError, UnknownVariableError, near
+from worldformula.formula.factors import ancestral
+from worldformula.formula.factors.condition import Held
+from worldformula.formula.syntax import factor as base
+from worldformula.formula.syntax import text
+from worldformula.formula.syntax.check import check_product
+from worldformula.formula.syntax.constants import Multiplied
+from worldformula.formula.syntax.given import check_axes, generator_of
+from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.nodes import Integral, Use
+
+
+class Factor(base.Factor):
+    """A named conditional distribution, or a deterministic function, of the formula.
+
+    ``net`` is called positionally with the conditions in header order. ``shape`` is the event shape of the variable.
+    """
+
+    latex: str  # see `face`
+
+    def condition(self, **values: Tensor) -> Factor:
+        """The distribution with some of its conditions held at these values: ``p.condition(y=y)`` is p(x|z).
+
+        A value without batch axes holds for every row. Networks and weights are shared.
+        """
+        return Held.of(self, values)
+
+    def marginal(self, *names: str) -> Joint:
+        """As of a product, for a deterministic factor of several outputs: see `Joint.marginal`."""
+        return Joint.of(self).marginal(*names)
+
+    def __mul__(self, other: Factor | Joint) -> Joint:
+        return Joint.of(self) * other
+
+
+class Joint(Multiplied):
+    """A product of factors, ``core * post``; draws go from causes to effects whatever the written order."""
+
+    hidden: tuple[Variable, ...] = ()  # what is summed out: see `Marginal`
+    latex: str  # see `face`
+
+    def __init__(self, *uses: Use) -> None:
+        self.uses: tuple[Use, ...] = uses
+
+    @classmethod
+    def of(cls, *factors: Factor) -> Joint:
+        """The product of these factors."""
+        return cls(*(Use(f) for f in factors))
+
+    @property
+    def factors(self) -> tuple[Factor, ...]:
+        """In written order."""
+        return tuple(cast(Factor, u.factor) for u in self.uses)
+
+    def rename(self, **names: str) -> Joint:
+        """The product with other names; weights are shared."""
+        keys = {name for f in self.factors for v in (*f.variables, *f.conditions) for name in (v.key, v.identifier)}
+        if unknown := [name for name in names if name not in keys]:
+            raise UnknownVariableError(f"{self} has no variable {unknown[0]!r}.{near(unknown[0], keys)}")
+
+        def own(factor: base.Factor) -> dict[str, str]:
+            found = {name for v in (*factor.variables, *factor.conditions) for name in (v.key, v.identifier)}
+            return {name: new for name, new in names.items() if name in found}
+
+        return Joint(*check_product(tuple(Use(u.factor.rename(**own(u.factor)), u.stopped) for u in self.uses)))
+
+    def __mul__(self, other: Factor | Joint) -> Joint:
+        if not isinstance(other, (Factor, Joint)):
+            self._refuse(other)
+        uses = check_product((*self.uses, *as_uses(other)))
+        hidden = {v.key: v for side in (self, other) if isinstance(side, Joint) for v in side.hidden}
+        product = Joint(*uses)
+        return product.marginal(*hidden) if hidden else product
+
+    def marginal(self, *names: str) -> Marginal:
+        """What is left of the product when these variables are summed out: ``(prior * decode).marginal("z")`` is p(x).
+
+        E over it draws them and forgets them. Its log is exact where all of them can be enumerated; elsewhere a bound
+        has to be written.
+        """
+        gone = {v.key for v in self.hidden}
+        known = {v.key: v for u in self.uses for v in u.factor.variables if v.key not in gone}
+        if not names:
+            raise FormulaError(f"{self}: expected the variables to sum out, e.g. .marginal({next(iter(known))!r})")
+        for name in names:
+            if name not in known:
+                hint = near(str(name), known)
+                raise UnknownVariableError(
+                    f"{self} declares no variable {name!r}.{hint} It declares {', '.join(known)}."
+                )
+        if set(names) >= set(known):
+            raise FormulaError(f"{self}: all its variables would be summed out, and nothing is left")
+        return Marginal(self.uses, (*self.hidden, *(known[name] for name in names)))
+
+    def condition(self, **values: Tensor) -> Joint:
+        """The product with some of its conditions held at these values, which need no batch axes."""
+        declared = {v.key for u in self.uses for v in u.factor.variables}
+        if fixed := [name for name in values if name in declared]:
+            raise FormulaError(
+                f"{self} draws {fixed[0]}: what is left given {fixed[0]} is a posterior, which needs a factor of its "
+                f"own, such as q(z|{fixed[0]})"
+            )
+        read = {c.key for u in self.uses for c in u.factor.conditions}
+        if unknown := [name for name in values if name not in read]:
+            raise UnknownVariableError(f"{self} has no condition {unknown[0]!r}.{near(unknown[0], read)}")
+
+        ranks = {v: len(s) for u in self.uses for v, s in u.factor.event_shapes() if s is not None}
+
+        def held(factor: base.Factor) -> base.Factor:
+            own = {c.key: values[c.key] for c in factor.conditions if c.key in values}
+            return Held.of(factor, own, ranks) if own else factor
+
+        return Joint(*(Use(held(u.factor), u.stopped) for u in self.uses))
+
+    def __str__(self) -> str:
+        return " ".join(map(str, self.factors))
+
+    def __repr__(self) -> str:
+        return f"<Joint {self}>"
+
+    def sample(
+        self,
+        *,
+        sample_shape: tuple[int, ...] = (),
+        seed: int | None = None,
+        generator: torch.Generator | None = None,
+        noise: Mapping[str, Tensor] | None = None,
+        deterministic: bool = False,
+        **given: Any,
+    ) -> dict[str, Tensor]:
+        """Ancestral draw: every variable of the product by name, ``sample_shape + batch + event``.
+
+        ``given`` holds what no factor draws: ``h=`` is h_{t-1} where the product declares h_t, and ``x=`` is the datum
+        of ``p_data(x)``. ``noise`` gives the noise itself, by variable; the other arguments are those of a factor.
+        """
+        held = ancestral.given(self, given)
+        check_axes(self, sample_shape)
+        weights = (t for f in self.factors for t in (*f.parameters(), *f.buffers()))
+        rng = generator_of(seed, generator, (*held.values(), *weights))
+        return ancestral.sample(self, held, sample_shape, rng, ancestral.noises(self, noise), deterministic)
+
+    def log_prob(self, **values: Any) -> Tensor:
+        """Sum of the factors' log-densities; what deterministic factors declare is computed where it is not given.
+
+        Where the product speaks of h_t and of h_{t-1} and both are needed, they are ``h=`` and ``h_prev=``.
+        """
+        if all(f.family is None for f in self.factors):
+            raise FormulaError(f"{self}: no factor has a density")
+        return ancestral.log_prob(self, values)
+
+
+class Marginal(Joint):
+    """∫ p(x|z) p(z) dz: a product in which some variables are summed out."""
+
+    def __init__(self, uses: tuple[Use, ...], hidden: tuple[Variable, ...]) -> None:
+        super().__init__(*uses)
+        self.hidden = hidden
+        self.uses = Integral(uses, hidden)
+
+    def __str__(self) -> str:
+        return text.product(self.uses)
+
+    def rename(self, **names: str) -> Joint:
+        """The marginal with other names."""
+        keys = {v.key: names.get(v.key, v.key) for v in self.hidden}
+        return Joint(*self.uses).rename(**names).marginal(*keys.values())
+
+    def condition(self, **values: Tensor) -> Joint:
+        """The marginal with some of its conditions held."""
+        return Joint(*self.uses).condition(**values).marginal(*(v.key for v in self.hidden))
+
+    def sample(self, **options: Any) -> dict[str, Tensor]:
+        """Ancestral draw of the variables that are left; arguments as for a product."""
+        hidden = {v.key for v in self.hidden}
+        return {key: value for key, value in super().sample(**options).items() if key not in hidden}
+
+    def refuse(self) -> None:
+        """Raise NoClosedFormError where a hidden variable cannot be enumerated."""
+        for use in self.uses:
+            factor = use.factor
+            family = factor.family
+            if factor.variable in self.hidden and (family is None or family.support_size(factor.shape) is None):
+                what = "a deterministic factor" if family is None else f"a {family.name} variable"
+                raise NoClosedFormError(
+                    f"log {self}: {what} cannot be summed out exactly: {factor.variable} has no short list of values\n"
+                    f"write a bound, log(E(q, ratio(p, q), samples=K)), or draw it inside E(...)"
+                )
+
+
+def as_uses(value: base.Factor | Joint | Use) -> tuple[Use, ...]:
+    """The factors of what a user passed where a distribution belongs."""
+    match value:
+        case base.Factor():
+            return (Use(value),)
+        case Joint():
+            return value.uses
+        case Use():
+            return (value,)
+    raise FormulaError(f"expected a factor or a product of factors, got {type(value).__name__}: {value!r}")

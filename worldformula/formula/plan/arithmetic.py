@@ -1,0 +1,71 @@
+"""Arithmetic on values, and reductions over their events and the batch, as operations."""
+
+from __future__ import annotations
+
+from worldformula.errors import FormulaError
+from worldformula.formula.plan.draft import Draft
+from worldformula.formula.plan.plan import Op, Ref
+from worldformula.formula.plan.scope import Scope
+from worldformula.formula.plan.ssa import LONG
+
+WISHES = {
+    "+": "total",
+    "-": "difference",
+    "*": "product",
+    "/": "ratio",
+    "^": "power",
+    "max": "larger",
+    "min": "smaller",
+}
+
+
+def binary(draft: Draft, op: str, left: Ref, right: Ref) -> Ref:
+    """Left op right; what has fewer event axes is seen with those of the other."""
+    rank = max(draft.rank(left), draft.rank(right))
+    left, right = (_lift(draft, side, rank) for side in (left, right))
+    return draft.add(WISHES[op], Op("", "binary", (left, right), how=op, rank=rank))
+
+
+def unary(draft: Draft, kind: str, body: Ref) -> Ref:
+    """Minus, or stop-gradient."""
+    wish = f"{kind}_{body}" if isinstance(body, str) and len(body) < LONG else kind
+    return draft.add(wish, Op("", kind, (body,), rank=draft.rank(body)))
+
+
+def function(draft: Draft, name: str, body: Ref, bounds: tuple[int | float | None, ...] = ()) -> Ref:
+    """An elementwise function; ``bounds`` are those of a clamp."""
+    options = tuple(zip(("min", "max"), bounds, strict=True)) if name == "clamp" else ()
+    return draft.add(name, Op("", "function", (body,), how=name, options=options, rank=draft.rank(body)))
+
+
+def _lift(draft: Draft, ref: Ref, rank: int) -> Ref:
+    """A value with event axes of size 1, so that arithmetic meets the axes it means."""
+    missing = rank - draft.rank(ref)
+    if missing and draft.density(ref):
+        raise FormulaError(
+            f"{draft.label(ref)} is one number per row, as the axes of its event are summed, and it meets a value with "
+            f"{rank} event axes\nwrite log(p, event=True) for the density element by element, as masks and weights of "
+            f"elements need it: total(Value('m', shape=...) * log(p, event=True)); or reduce the value, total(...)"
+        )
+    if not missing or draft.number(ref):
+        return ref
+    return draft.add(f"{ref}_wide", Op("", "lift", (ref,), how=str(missing), rank=rank))
+
+
+def over_event(draft: Draft, how: str, body: Ref, scope: Scope) -> Ref:
+    """The sum over event axes of a value, or of its squares."""
+    op = Op("", "event", (body,), how=how, options=(("rank", draft.rank(body)),))
+    name = draft.add(how, op)
+    if not draft.number(name):
+        scope.leaves.append(name)
+    return name
+
+
+def over_batch(draft: Draft, how: str, body: Ref) -> Ref:
+    """The mean or sum over all batch axes."""
+    if draft.rank(body) or (isinstance(body, str) and draft.ops[body].axes):
+        raise FormulaError(
+            f".{how}() is over the batch, and what stands inside has event or sample axes too\n"
+            f"reduce these first, by total(...) or norm2(...), and put .{how}() outside an E with samples="
+        )
+    return draft.add(how + "_value", Op("", "batch", (body,), how=how))

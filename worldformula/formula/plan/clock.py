@@ -1,0 +1,69 @@
+"""Checks of a sum over time at construction: its flags, and the first values of what it carries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from worldformula.errors import FormulaError, ShapeError, TimeError, UnknownVariableError, near, table
+from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.nodes import Expectation, Node, children, factors
+
+
+def check_clock(
+    index: str,
+    body: Node,
+    reset: object,
+    initial: Mapping[str, Tensor] | None,
+    mask: object = None,
+    burn_in: object = 0,
+    until: object = None,
+) -> None:
+    """Refuse flags without a name, and first values that no carry takes or that do not have its shape."""
+    for what, name, example in (("reset", reset, "first"), ("mask", mask, "valid"), ("until", until, "last")):
+        if name is not None and not (isinstance(name, str) and name):
+            raise FormulaError(f"{what}=: expected a name for the series of flags, e.g. {example!r}, got {name!r}")
+    if isinstance(burn_in, bool) or not isinstance(burn_in, int) or burn_in < 0:
+        raise FormulaError(f"burn_in=: expected a number of steps, got {burn_in!r}")
+    if back := [f for f in factors(body) for v in f.variables if v.offset and v.index == index]:
+        raise TimeError(
+            f"Sum over {index}: {back[0]} goes back in time, and the steps of a sum go forward; number the variable "
+            f"of a chain of noise apart from time, or sum over its steps with E over p({index})"
+        )
+    if initial is None:
+        return
+    if not isinstance(initial, Mapping):
+        raise FormulaError(
+            f"Sum over {index}: expected initial= by variable, e.g. initial={{'h': torch.zeros(16)}}, "
+            f"got {type(initial).__name__}"
+        )
+    used = factors(body)
+    read = {c.at(0) for factor in used for c in factor.conditions if c.offset and c.index == index}
+    carried = {f.variable.key: f for f in _declared(body) if f.variable in read}
+    shapes = {f.variable.key: f.shape for f in used if f.shape is not None}
+    for name, value in initial.items():
+        if name not in carried:
+            known = ", ".join(carried) or "nothing"
+            hint = near(str(name), carried)
+            raise UnknownVariableError(
+                f"Sum over {index}: initial= gives {name!r}, which is not carried; these are: {known}.{hint}"
+            )
+        if not isinstance(value, Tensor):
+            raise FormulaError(
+                f"Sum over {index}: expected initial={{{name!r}: ...}} as a tensor, got {type(value).__name__} "
+                f"{value!r}; write torch.as_tensor(...)"
+            )
+        if shapes.get(name, tuple(value.shape)) != tuple(value.shape):
+            rows = [(name, list(shapes[name]), list(value.shape))]
+            raise ShapeError(
+                f"Sum over {index}: initial= does not have the event shape that {carried[name]} declares\n"
+                + table(("variable", "declared", "got"), rows)
+                + "\ngive one event without batch axes; every sequence begins with it"
+            )
+
+
+def _declared(node: Node) -> list[Factor]:
+    """The factors that the expectations inside a node draw or compute (not the data)."""
+    here = [u.factor for u in node.q if not u.factor.observed] if isinstance(node, Expectation) else []
+    return here + [factor for child in children(node) for factor in _declared(child)]

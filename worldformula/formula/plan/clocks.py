@@ -1,0 +1,79 @@
+"""Sums over time: the one clock of a formula, the flags of its steps, and the reduction of what they give."""
+
+from __future__ import annotations
+
+import keyword
+
+from worldformula.errors import FormulaError, TimeError
+from worldformula.formula import runtime
+from worldformula.formula.plan.draft import Draft
+from worldformula.formula.plan.estimates import Steps
+from worldformula.formula.plan.iterations import drawn
+from worldformula.formula.plan.plan import Op
+from worldformula.formula.plan.scope import Scope
+from worldformula.formula.plan.variables import CALL_OPTIONS
+from worldformula.formula.syntax.nodes import OverTime
+from worldformula.formula.syntax.text import text
+
+
+def over_time(draft: Draft, node: OverTime, scope: Scope) -> Steps:
+    """The sum or mean of the steps."""
+    enter_time(draft, node)
+    inside = scope.at_time(node.index, f"time {node.how}")
+    outer, draft.flags_of_time = draft.flags_of_time, _counted_steps(draft, node)
+    inner = yield node.body, inside
+    draft.flags_of_time = outer
+    draft.check_alike(inside.leaves)
+    if not draft.is_step(inner):
+        if draft.number(inner) or not any(op.step for op in draft.ops.values()):
+            raise TimeError(
+                f"Sum over {node.index!r}: nothing inside has the index {node.index}\n"
+                f"give a variable its subscript, e.g. x_{node.index}; one number for the whole call belongs outside"
+            )
+        inner = draft.add(f"{inner}_{node.index}", Op("", "repeat", (inner,), step=True))
+    if draft.rank(inner):
+        raise FormulaError(f"Sum over {node.index!r}: {text(node.body)} has event axes; write total(...) around it")
+    named = {"mask": node.mask, "until": node.until}
+    known = tuple(flags(draft, "mask", name) for name in named.values() if name is not None)
+    counted = (("burn_in", node.burn_in), *((key, name) for key, name in named.items() if name is not None))
+    options = counted if known or node.burn_in else ()
+    name = draft.add(f"{node.how}_over_{node.index}", Op("", "over", (inner, *known), how=node.how, options=options))
+    scope.leaves.append(name)
+    draft.labels.setdefault(name, node)
+    return name
+
+
+def _counted_steps(draft: Draft, node: OverTime) -> str | None:
+    """The flags of the steps that count, where some do not: what they are given is filled before anything reads it."""
+    known = [] if node.mask is None else [flags(draft, "mask", node.mask)]
+    if node.until is not None:
+        ends = flags(draft, "mask", node.until)
+        known.append(draft.add(f"{node.until}_alive", Op("", "alive", (ends,), how=node.until, step=True)))
+    if len(known) < 2:
+        return known[0] if known else None
+    return draft.add("counted_steps", Op("", "call", tuple(known), target=runtime.both))
+
+
+def enter_time(draft: Draft, node: OverTime) -> None:
+    """Begin a sum over time; all sums of one formula share one clock, one carry and one set of flags."""
+    known = draft.time
+    if known is not None and (known.index, known.reset) != (node.index, node.reset):
+        raise TimeError(
+            f"one formula has one clock: found Sum over {known.index!r} with reset={known.reset!r} and over "
+            f"{node.index!r} with reset={node.reset!r}"
+        )
+    if known is not None and known.initial is not None and node.initial not in (None, known.initial):
+        raise TimeError(f"one formula has one initial state: two sums over {node.index!r} give initial=")
+    if known is None or known.initial is None:
+        draft.time = node
+    draft.declared |= {v for v in drawn(node.body) if v.index == node.index}
+    if node.reset is not None:
+        flags(draft, "reset", node.reset)
+
+
+def flags(draft: Draft, what: str, name: str) -> str:
+    """The series of flags [B, T] that the call is given under this name."""
+    if keyword.iskeyword(name) or name in ("self", *CALL_OPTIONS):
+        raise FormulaError(f"{what}=: flags cannot be called {name!r}; call them e.g. 'first'")
+    kind = "flags" if what == "reset" else "mask"
+    return draft.add("keep" if what == "reset" else f"{name}_mask", Op("", kind, how=name, step=True))

@@ -1,0 +1,221 @@
+"""Networks, parameters, draws and log-densities of factors, as operations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from worldformula.errors import DuplicateVariableError, FormulaError, TimeError
+from worldformula.formula import runtime
+from worldformula.formula.factors.experts import Experts
+from worldformula.formula.plan.arithmetic import binary
+from worldformula.formula.plan.draft import Draft
+from worldformula.formula.plan.plan import Op, Ref
+from worldformula.formula.plan.scope import Scope
+from worldformula.formula.plan.variables import need_shape, presence, read, scored
+from worldformula.formula.syntax.check import draw_order, estimator
+from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.nodes import Expectation, Integral, Product, Use
+
+# ------------------------------------------------------------------------------------------------ networks, parameters
+
+
+def net(draft: Draft, factor: Factor, scope: Scope) -> str | None:
+    """What a factor's network returns for its conditions."""
+    if factor.net is None:
+        return None
+    wish = factor.variable.key if factor.family is None else f"head_{factor.header.letter}_{factor.variable.key}"
+    conditions = tuple(read(draft, c, scope, factor) for c in factor.conditions)
+    _refuse_absent(draft, factor, conditions, scope)
+    place = scope.place.get(str(factor.variable.index)) if isinstance(factor.net, nn.ModuleList) else None
+    series = any(c.span for c in factor.conditions)
+    op = Op("", "net", conditions, factor, how="" if place is None else str(place - 1))
+    name = draft.add(wish + "_series" if series else wish, op)
+    if series and scope.bound(factor.variable):
+        name = draft.add(wish, Op("", "unroll", (name,), step=True))
+    return name
+
+
+def params(draft: Draft, use: Use, scope: Scope) -> str:
+    """The parameters of a factor, detached where it was written ``sg(q)``."""
+    factor = use.factor
+    letter = factor.header.identifier.split("_given_")[0]
+    if isinstance(factor, Experts):
+        name = draft.add(letter, _combined(draft, factor, scope))
+    else:
+        head = net(draft, factor, scope)
+        name = draft.add(letter, Op("", "params", () if head is None else (head,), factor))
+    stopped = use.stopped or id(factor) in scope.held
+    return stop(draft, name) if stopped else name
+
+
+def stop(draft: Draft, name: str) -> str:
+    """A value, or parameters, without gradient."""
+    return draft.add(f"sg_{name}", Op("", "stop", (name,)))
+
+
+def _combined(draft: Draft, factor: Experts, scope: Scope) -> Op:
+    """The parameters of a product or mixture of experts, each taken where its conditions are present."""
+    known = tuple(params(draft, Use(part), scope.as_expert()) for part in factor.parts)
+    flags = [presence(draft, draft.absent(ref)) for ref in known]
+    how = ",".join(str(i) for i, flag in enumerate(flags) if flag is not None)
+    return Op("", "combine", (*known, *(f for f in flags if f is not None)), factor, how=how)
+
+
+def widened(draft: Draft, name: str, use: Use, like: str) -> str:
+    """Parameters without batch axes, seen with those of ``like``; plain numbers need none."""
+    if use.factor.constant or not use.factor.unbatched:
+        return name
+    return draft.add(f"{name}_wide", Op("", "wide", (name, like), use.factor))
+
+
+def _refuse_absent(draft: Draft, factor: Factor, conditions: tuple[str, ...], scope: Scope) -> None:
+    """A network sees rows that have what it reads; without it only an expert can be left out."""
+    missing = {key for ref in conditions for key in draft.absent(ref)} - scope.excused
+    if missing and factor.family is not None and not scope.expert:
+        raise FormulaError(
+            f"{factor} reads {', '.join(sorted(missing))}, which some rows lack (present=), and nothing takes its "
+            f"place\nuse PoE([prior, q(z|x_1), q(z|x_2)]) or MoE, whose experts are left out of such rows"
+        )
+
+
+# --------------------------------------------------------------------------------------------------------------- draws
+
+
+def value_of(draft: Draft, use: Use, scope: Scope, how: str = "", axis: int | None = None) -> tuple[str, ...]:
+    """The draw of a factor under these conditions (shared), its network's outputs, or the data itself.
+
+    ``how`` is the estimator of the draw's gradient where it is not the family's own; ``axis`` that of K draws.
+    """
+    factor = use.factor
+    if factor.family is None:
+        return _computed(draft, use, scope)
+    known, variable = params(draft, use, scope), factor.variable
+    step = draft.is_step(known) or scope.bound(variable)
+    if step:
+        need_shape(draft, variable, factor, "draws")
+    size, component = None, None
+    if how == "stratified":
+        component = draft.axis((id(factor), draft.alike[known]), factor.family.components)  # type: ignore[attr-defined]
+    if how == "exact":
+        size = factor.family.support_size(draft.shapes.get(variable.key))
+        assert size is not None
+        axis = draft.axis((id(factor), draft.alike[known]), size)
+    own = {a for a in (axis, component) if a is not None}
+    axes = tuple(sorted({*draft.ops[known].axes, *own}, reverse=True))
+    again = tuple(scope.place.values()) if variable.index in scope.place else ()
+    noise = Op("", "noise", factor=factor, variable=variable, step=step, axes=() if size else axes)
+    if size and not factor.unbatched:
+        return (draft.add(variable.key, Op("", "support", (known,), factor, step=step, axes=axes)),)
+    source = draft.add(f"noise_{variable.key}", noise, (id(factor), draft.alike[known], again))
+    kind = "support" if size else "draw"
+    return (draft.add(variable.key, Op("", kind, (known, source), factor, how="" if size else how, axes=axes)),)
+
+
+def _computed(draft: Draft, use: Use, scope: Scope) -> tuple[str, ...]:
+    """What a deterministic factor's network returns, one value for each of its variables, or the data itself."""
+    factor = use.factor
+    value = net(draft, factor, scope)
+    first = read(draft, factor.variable, scope, factor) if value is None else value
+    names: tuple[str, ...] = (first,)
+    if value is not None and len(factor.variables) > 1:
+        items = [Op("", "item", (value,), factor, variable=v, how=str(i)) for i, v in enumerate(factor.variables)]
+        names = tuple(draft.add(op.variable.key, op) for op in items if op.variable)
+    return tuple(stop(draft, n) for n in names) if use.stopped else names
+
+
+def draw(draft: Draft, node: Expectation, scope: Scope, axis: int | None = None) -> Scope:
+    """Draw every factor of the expectation, causes first; returns the scope inside."""
+    values = dict(scope.values)
+    for use in draw_order(node.q):
+        how = estimator(use.factor, node.q, node.gradient)
+        names = value_of(draft, use, scope.with_values(values), how, axis)
+        for variable, name in zip(use.factor.variables, names, strict=True):
+            if scope.private:
+                values[variable] = name
+            else:
+                _bind(draft, variable, name, use, values, scope)
+    for variable in node.q.hidden if isinstance(node.q, Integral) else ():
+        values.pop(variable)
+    return scope.with_values(values)
+
+
+def side(draft: Draft, uses: Product, scope: Scope, samples: int | None = None, gradient: str | None = None) -> Scope:
+    """Draw a product for a comparison: the scope with its values, which later steps and other terms do not see."""
+    own = {v for u in uses for v in u.factor.variables}
+    inside = {v: name for v, name in scope.values.items() if v not in own}
+    axis = None if samples is None else samples_axis(draft, uses, inside, scope, samples)
+    for use in draw_order(uses):
+        how = estimator(use.factor, uses, gradient)
+        names = value_of(draft, use, scope.with_values(inside), how, axis)
+        inside.update(zip(use.factor.variables, names, strict=True))
+    return scope.with_values(inside)
+
+
+def samples_axis(draft: Draft, uses: Product, values: Mapping[Variable, str], scope: Scope, samples: int) -> int | None:
+    """The axis of K draws of a product; None where nothing random is drawn."""
+    random = [u.factor for u in uses if u.factor.family is not None]
+    if not random:
+        return None
+    outer = tuple(values[v] for f in random for v in f.conditions if v in values)
+    return draft.axis((tuple(id(f) for f in random), outer, tuple(scope.place.items())), samples)
+
+
+def _bind(draft: Draft, variable: Variable, name: str, use: Use, values: dict[Variable, str], scope: Scope) -> None:
+    """Give a variable its value in a scope, for the samples of the result, and for the next step."""
+    if values.get(variable, name) != name:
+        raise DuplicateVariableError(
+            f"two factors declare {variable} in nested expectations; the inner is {use.factor}\n"
+            f"rename one of them, e.g. {variable.base}'"
+        )
+    values[variable] = name
+    place = scope.place.get(str(variable.index))
+    key = variable.key if place is None else f"{variable.key}_{place}"
+    draft.samples[name if draft.samples.get(key, name) != name else key] = name
+    if place is not None:
+        draft.iterated[variable] = name
+    if scope.bound(variable) and draft.carries.setdefault(variable.key, name) != name and variable in draft.carried:
+        raise TimeError(
+            f"two factors draw {variable} in one step, so which one is carried to the next is ambiguous; "
+            f"the second is {use.factor}"
+        )
+
+
+# ------------------------------------------------------------------------------------------------------------ densities
+
+
+def log_density(draft: Draft, p: Product, scope: Scope, *, event: bool = False) -> Ref:
+    """Σ log p of the factors of a product; of one factor element by element where ``event``."""
+    total: Ref | None = None
+    for use in p:
+        factor = use.factor
+        value = scored(draft, read(draft, factor.variable, scope, factor), factor.variable)
+        known = widened(draft, params(draft, use, scope), use, value)
+        wish = f"log_{factor.header.letter}_{factor.variable.key}"
+        elements: tuple[tuple[str, int], ...] = ()
+        rank = 0
+        if event and factor.family is not None and factor.family.joint is not None:
+            elements = (("elements", factor.family.joint),)
+            rank = max(draft.ranks.get(factor.variable.key, factor.rank) - factor.family.joint, 0)
+        term = draft.add(wish, Op("", "logp", (known, value), factor, options=elements, rank=rank))
+        if (flags := presence(draft, draft.absent(value))) is not None:
+            term = draft.add(f"{wish}_here", Op("", "call", (term, flags, rank), target=runtime.filled, rank=rank))
+        draft.labels.setdefault(term, f"log {factor}")
+        if len(p) > 1:
+            scope.leaves.append(term)
+        total = term if total is None else binary(draft, "+", total, term)
+    assert total is not None
+    return total
+
+
+def divergence(draft: Draft, q: Use, p: Use, scope: Scope) -> str:
+    """KL(q ‖ p) in closed form; a side without batch axes takes those of the other."""
+    left, right = params(draft, q, scope), params(draft, p, scope)
+    if not q.factor.unbatched:
+        right = widened(draft, right, p, left)
+    elif not p.factor.unbatched:
+        left = widened(draft, left, q, right)
+    op = Op("", "kl", (left, right), q.factor, p.factor)
+    return draft.add(f"kl_{q.factor.variable.key}", op, id(p.factor.origin))

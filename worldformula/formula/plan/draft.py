@@ -1,0 +1,157 @@
+"""The plan of a formula while it is lowered: its operations, and what they add up to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from worldformula.errors import FormulaError, GradientError, ShapeError, TimeError, table
+from worldformula.formula.plan.declared import check_keys, declared_shapes
+from worldformula.formula.plan.plan import Op, Plan, Ref, Term
+from worldformula.formula.plan.scope import Scope
+from worldformula.formula.plan.ssa import Assignments
+from worldformula.formula.runtime import filled, padded
+from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.nodes import Named, Node, OverTime, Value
+from worldformula.formula.syntax.text import text
+
+INSIDE_SUPPORT = {"log_normal": 1.0, "gamma": 1.0, "beta": 0.5, "dirichlet": 0.5}  # zero is outside, or at its edge
+
+
+class Draft(Assignments):
+    """What a lowering writes. Sums over time share one clock; iterations are those of sums with ``steps=``."""
+
+    def __init__(self, used: list[Factor], masked: frozenset[str] = frozenset()) -> None:
+        families = {f.family.name for f in used if f.family is not None}
+        super().__init__({name + "_" * i for name in families for i in range(len(families))}, masked)
+        self.terms: list[Term] = []
+        self.samples: dict[str, str] = {}
+        self.labels: dict[str, Node | str] = {}
+        self.carries: dict[str, str] = {}
+        self.carried: set[Variable] = set()  # what is read at t−1 of something that a step declares
+        self.time: OverTime | None = None
+        self.declared: set[Variable] = set()
+        self.counts: dict[str, int] = {}  # how many iterations there are, by index
+        self.inner: dict[str, int] = {}  # inputs with an axis of iterations in front of their event, and its length
+        self.iterated: dict[
+            Variable, str
+        ] = {}  # the values of this iteration, and the last ones of those that are done
+        self.named: dict[str, Named] = {}
+        self.flags_of_time: str | None = None  # the steps that count, where some do not
+        self.known: dict[str, Variable] = {}  # inputs by key
+        self.fills = {
+            f.variable.key: INSIDE_SUPPORT[f.family.name]
+            for f in used
+            if f.family is not None and f.family.name in INSIDE_SUPPORT
+        }
+        self.shapes, self.ranks = declared_shapes(used)
+        check_keys(used)
+
+    def declare(self, values: Iterable[Value]) -> None:
+        """The event shapes that values of variables declare where they are written."""
+        for value in values:
+            if value.shape is not None and not value.scalar:
+                key = value.variable.key
+                if self.shapes.setdefault(key, value.shape) != value.shape:
+                    rows = [(value.variable, "its factor", self.shapes[key]), (value.variable, "Value", value.shape)]
+                    raise ShapeError(
+                        f"{key} has two event shapes\n" + table(("variable", "declared by", "declared"), rows)
+                        + "\ndeclare the same shape= on both"
+                    )  # fmt: skip
+                self.ranks[key] = len(value.shape)
+
+    def term(self, node: Node, value: Ref, scope: Scope) -> Ref:
+        """Note a KL, a log-density or an expectation of one as a term that ``out.terms`` shows."""
+        if isinstance(value, str):
+            if not self.rank(value) and not self.number(value):
+                scope.leaves.append(value)
+            self.labels.setdefault(value, node)
+        if not scope.inside and not self.rank(value):  # what has elements is shown by what reduces them
+            self.terms.append(Term(node, value, scope.reductions))
+        return value
+
+    def name(self, node: Named) -> None:
+        """Note a named part; a name means one thing in a formula."""
+        known = self.named.setdefault(node.name, node)
+        if known.body is not node.body:
+            raise FormulaError(
+                f"two parts of the formula are named {node.name!r}: {text(known.body)} and {text(node.body)}\n"
+                f"give each a name of its own"
+            )
+
+    def plan(self, value: Ref | None) -> Plan:
+        """What was written, with everything of a time step in the loop."""
+        carried = {v.key for v in self.carried}
+        self._refuse_carried({name for key, name in self.carries.items() if key in carried})
+        ops = self.ordered()
+        return Plan(
+            ops=ops,
+            value=value,
+            terms=tuple(self.terms),
+            samples=self.samples,
+            labels=self.labels,
+            carries={k: v for k, v in self.carries.items() if k in carried},
+            shifts=tuple(op.variable.key for op in self.of_kind.get("shift", ()) if op.variable),
+            index=self.time.index if self.time else None,
+            reset=self.time.reset if self.time else None,
+            initial=self.time.initial if self.time else None,
+            shapes=self.shapes,
+            ranks=self.ranks,
+            sizes=self.sizes,
+            inner=self.inner,
+            stages={op.name: "loop" if op.step else "once" for op in ops},
+        )
+
+    def _refuse_carried(self, carried: set[str]) -> None:
+        """The score estimator of a draw sees the terms inside its E, not those of the steps that the draw leads to;
+        and what goes from step to step is one value, not K.
+        """
+        for name in sorted(carried):
+            op = self.ops[name]
+            if op.axes:
+                raise TimeError(
+                    f"{op.factor or op.name} is drawn several times (samples= or gradient='exact') and leads to "
+                    f"what is carried\nto the next step, which is one value; give the batch more rows instead, "
+                    f"x.repeat_interleave(K, 0)"
+                )
+            if self.facts[name].scored:
+                raise GradientError(
+                    f"E over {self._scored_in(name).factor}: gradient='score' would miss what the draw does to later "
+                    f"steps,\nwhich read it through the carry\nuse gradient='straight-through', or a family such as "
+                    f"OneHot"
+                )
+
+    def refuse_lost(self, name: str, variable: Variable, around: set[int]) -> None:
+        """Refuse a value of an iteration outside the E that draws it, where the estimator of the E ends with it."""
+        if set(self.ops[name].axes) - around:
+            raise TimeError(
+                f"{variable} is drawn several times (samples= or gradient='exact'), and is read outside of that E, "
+                f"where it is one value\nwrite E with samples= around the whole sum over {variable.index}"
+            )
+        if self.facts[name].scored:
+            raise GradientError(
+                f"E over {self._scored_in(name).factor}: gradient='score' would miss what the draw does to {variable}, "
+                f"which is read outside of that E\nuse gradient='straight-through', or a family such as OneHot"
+            )
+
+    def _scored_in(self, name: str) -> Op:
+        """A draw of the score estimator that a value depends on."""
+        return next(op for op in self.leading_to({name}) if op.kind == "draw" and op.how == "score")
+
+    def is_data(self, name: str) -> bool:
+        """Whether a value of a step is what the call gives, perhaps filled."""
+        op = self.ops[name]
+        return op.step and (op.kind == "input" or (op.target in (filled, padded) and self.is_data(op.reads[0])))
+
+    def leading_to(self, names: set[str]) -> Iterable[Op]:
+        """The operations that these values are made of, the last first."""
+        needed = set(names)
+        for op in reversed(self.ops.values()):
+            if op.name in needed:
+                needed |= set(op.reads)
+                yield op
+
+    def label(self, ref: Ref) -> str:
+        """What a value stands for, in a message."""
+        shown = self.labels.get(str(ref), str(ref))
+        return shown if isinstance(shown, str) else text(shown)

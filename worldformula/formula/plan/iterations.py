@@ -1,0 +1,100 @@
+"""Iterations that are not time: the steps of a canvas (DRAW), the fast clock under a slow one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from worldformula.errors import TimeError
+from worldformula.formula import runtime
+from worldformula.formula.plan.arithmetic import binary
+from worldformula.formula.plan.draft import Draft
+from worldformula.formula.plan.estimates import Steps
+from worldformula.formula.plan.plan import Op, Ref
+from worldformula.formula.plan.scope import Scope
+from worldformula.formula.plan.variables import read
+from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.nodes import Expectation, Node, OverSteps, factors, walk
+from worldformula.formula.syntax.text import text
+
+
+def over_steps(draft: Draft, node: OverSteps, scope: Scope) -> Steps:
+    """The iterations 1 … n, written out one after the other; the last values stay readable as ``c_L``."""
+    if node.index in scope.place or node.index == scope.index:
+        raise TimeError(f"{text(node)}: {node.index!r} is the index of a sum around it; choose another letter")
+    total: Ref | None = None
+    draft.counts[node.index] = node.steps
+    around = {a for name in scope.values.values() for a in draft.ops[name].axes}
+    read_later = {c.at(0) for f in factors(node.body) for c in f.conditions if c.offset and c.index == node.index}
+    previous = dict(_first_values(draft, node, scope))
+    for place in range(1, node.steps + 1):
+        here = replace(scope.part(), place={**scope.place, node.index: place}, values={**scope.values, **previous})
+        _forget(draft, node.index)
+        value = yield node.body, here
+        total = value if total is None else binary(draft, "+", total, value)
+        done = {v: n for v, n in draft.iterated.items() if v.index == node.index}
+        if place < node.steps:
+            for variable in read_later & done.keys():
+                draft.refuse_lost(done[variable], variable, around)
+        previous = {v.at(-1): n for v, n in done.items()}
+    last = {v: n for v, n in draft.iterated.items() if v.index == node.index}
+    _forget(draft, node.index)
+    draft.iterated |= {replace(v, index=node.index.upper()): n for v, n in last.items()}
+    assert total is not None
+    if node.how == "mean":
+        total = binary(draft, "/", total, node.steps)
+    return draft.term(node, total, scope)
+
+
+def _forget(draft: Draft, index: str) -> None:
+    for variable in [v for v in draft.iterated if v.index == index]:
+        del draft.iterated[variable]
+
+
+def _first_values(draft: Draft, node: OverSteps, scope: Scope) -> Iterator[tuple[Variable, str]]:
+    """Zeros for every variable that the first iteration reads of the one before."""
+    for factor in factors(node.body):
+        for condition in factor.conditions:
+            if condition.index != node.index or condition.offset != -1 or condition in scope.values:
+                continue
+            shape = draft.shapes.get(condition.key)
+            if shape is None:
+                raise TimeError(
+                    f"{factor} reads {condition}, which begins with zeros, so its size must be known: "
+                    f"declare shape= on the factor of {condition.at(0)}"
+                )
+            like = _like(draft, node, scope)
+            if like is None:
+                raise TimeError(f"{text(node)}: nothing tells the batch of {condition}; read some data before")
+            source = draft.ops[like]
+            known = source.variable or (source.factor.variable if source.factor else None)
+            rank = draft.ranks.get(known.key, 1) + (known.key in draft.inner) if known else 1
+            yield condition, draft.add(condition.identifier, Op("", "call", (like, rank, *shape), target=runtime.zeros))
+
+
+def _like(draft: Draft, node: OverSteps, scope: Scope) -> str | None:
+    """Some value with the batch axes of this place: what is drawn here, or data that the iterations read."""
+    value = next((n for n in scope.values.values() if not draft.shared(n)), None)
+    if value is not None:
+        return value
+    own = drawn(node.body)
+    conditions = [(c, f) for f in factors(node.body) for c in f.conditions if c not in own and not c.span]
+    for condition, factor in sorted(conditions, key=lambda pair: node.index in (pair[0].index, pair[0].inner)):
+        if condition.offset and condition.index == node.index:
+            continue
+        if condition.inner == node.index:
+            draft.inner[condition.key] = node.steps
+            condition = replace(condition, inner=None)
+        if condition.index == node.index:
+            draft.inner[condition.key] = node.steps
+            condition = replace(condition, index=None)
+        return read(draft, condition, scope, factor)
+    return None
+
+
+def drawn(node: Node) -> set[Variable]:
+    """The variables that the expectations inside a node draw or compute (not the data)."""
+    return {
+        v for n in walk(node) if isinstance(n, Expectation) for u in n.q if not u.factor.observed
+        for v in u.factor.variables
+    }  # fmt: skip

@@ -1,0 +1,288 @@
+"""Lowering: from the expression tree to the plan, one rule per node.
+
+A rule gets the draft, its node and the scope. One that needs what stands inside is a generator: it yields a node with
+its scope and is sent the value. `Lowering.lower` drives them, so that no tree is too deep.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from types import GeneratorType
+from typing import Any, cast
+
+from worldformula.errors import TimeError
+from worldformula.formula.plan import arithmetic, clocks, densities, estimates, iterations, variables
+from worldformula.formula.plan.draft import Draft
+from worldformula.formula.plan.estimates import Steps
+from worldformula.formula.plan.plan import Method, Op, Plan, Ref, Term
+from worldformula.formula.plan.scope import Scope
+from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.nodes import (
+    Binary,
+    Divergence,
+    Expectation,
+    Function,
+    Group,
+    Log,
+    Named,
+    Negative,
+    Node,
+    Number,
+    Operator,
+    OverBatch,
+    OverEvent,
+    OverSteps,
+    OverTime,
+    Product,
+    Ratio,
+    StopGradient,
+    Use,
+    Value,
+    factors,
+    walk,
+)
+from worldformula.formula.syntax.text import text
+
+Answer = Ref | Steps
+
+
+def lower(node: Node, masked: frozenset[str] = frozenset()) -> Plan:
+    """The plan of an expression; ``masked`` are the inputs that some rows lack, told by ``present=``."""
+    lowering = Lowering(factors(node), masked)
+    lowering.declare(n for n in walk(node) if isinstance(n, Value))
+    scope = Scope()
+    value = lowering.lower(node, scope)
+    lowering.check_alike(scope.leaves)
+    return lowering.plan(value)
+
+
+def lower_rollout(clock: OverTime, shapes_from: tuple[Factor, ...] = ()) -> Plan:
+    """The plan that only makes the draws of ``Sum("t", E(product, 0))``: what ``filter`` and ``imagine`` run.
+
+    ``shapes_from``: further factors whose declared event shapes hold here too.
+    """
+    draws = clock.body
+    assert isinstance(draws, Expectation)
+    lowering = Lowering([*factors(draws), *shapes_from])
+    clocks.enter_time(lowering, clock)
+    densities.draw(lowering, draws, Scope(index=clock.index))
+    return lowering.plan(None)
+
+
+# ---------------------------------------------------------------------------------------------------------------- rules
+
+
+def _number(draft: Draft, node: Number, scope: Scope) -> Ref:
+    return node.value
+
+
+def _value(draft: Draft, node: Value, scope: Scope) -> Ref:
+    """The value of a variable, or a number that the call is given."""
+    variable = node.variable
+    if node.scalar:
+        return variables.given(draft, variable, node, Op("", "symbol", variable=variable))
+    name = variables.read(draft, variable, scope, text(node))
+    rank = draft.ranks.get(variable.key, len(draft.shapes.get(variable.key, ())))
+    draft.event_axes[name] = rank
+    if draft.ops[name].kind == "input":
+        draft.ranks.setdefault(variable.key, rank)
+    if not rank:
+        scope.leaves.append(name)
+    return name
+
+
+def _divergence(draft: Draft, node: Divergence, scope: Scope) -> Ref:
+    return draft.term(node, densities.divergence(draft, node.q, node.p, scope), scope)
+
+
+def _function(draft: Draft, node: Function, scope: Scope) -> Steps:
+    if node.name == "log" and isinstance(node.body, Expectation) and estimates.is_sampled(node.body):
+        return (yield from estimates.logarithm(draft, node, scope))
+    return arithmetic.function(draft, node.name, (yield node.body, scope), node.bounds)
+
+
+def _over_event(draft: Draft, node: OverEvent, scope: Scope) -> Steps:
+    return arithmetic.over_event(draft, node.how, (yield node.body, scope), scope)
+
+
+def _binary(draft: Draft, node: Binary, scope: Scope) -> Steps:
+    left = yield node.left, scope
+    right = yield node.right, scope
+    return arithmetic.binary(draft, node.op, left, right)
+
+
+def _negative(draft: Draft, node: Negative, scope: Scope) -> Steps:
+    return arithmetic.unary(draft, "negative", (yield node.body, scope))
+
+
+def _stopped(draft: Draft, node: StopGradient, scope: Scope) -> Steps:
+    return arithmetic.unary(draft, "detach", (yield node.body, scope))
+
+
+def _named(draft: Draft, node: Named, scope: Scope) -> Steps:
+    """The value of a named part, which is one term under its name."""
+    value = yield node.body, scope.part()
+    draft.name(node)
+    if not scope.inside:
+        draft.terms.append(Term(node.name, value, scope.reductions))
+    return value
+
+
+def _group(draft: Draft, node: Group, scope: Scope) -> Steps:
+    """Several values under their names."""
+    values = []
+    for body in node.bodies:
+        inside = scope.reduced()
+        values.append((yield body, inside))
+        draft.check_alike(inside.leaves)
+    return draft.add("values", Op("", "group", tuple(values), how=" ".join(node.names)))
+
+
+def _over_batch(draft: Draft, node: OverBatch, scope: Scope) -> Steps:
+    if scope.index is not None:
+        raise TimeError(
+            f"{text(node)}: a {node.how} over the batch cannot stand inside the Sum over {scope.index!r}\n"
+            f"put .{node.how}() outside the Sum"
+        )
+    inside = scope.reduced(node.how)
+    value = yield node.body, inside
+    draft.check_alike(inside.leaves)
+    return arithmetic.over_batch(draft, node.how, value)
+
+
+def _over_time(draft: Draft, node: OverTime, scope: Scope) -> Steps:
+    if scope.index is not None:
+        raise TimeError(
+            f"{text(node)}: a {node.how} over {node.index!r} cannot stand inside the Sum over {scope.index!r}\n"
+            f"put the inner one outside the Sum"
+        )
+    return (yield from clocks.over_time(draft, node, scope))
+
+
+def _operator(lowering: Draft, node: Operator, scope: Scope) -> Steps:
+    """What an operator of ``ops/`` says of itself."""
+    value = node.lower(lowering, scope)
+    if isinstance(value, GeneratorType):
+        value = yield from value
+    return lowering.term(node, cast(Ref, value), scope)
+
+
+RULES: dict[type[Node], Callable[[Any, Any, Scope], Answer]] = {
+    Number: _number,
+    Value: _value,
+    Log: estimates.logs,
+    Ratio: estimates.ratio,
+    Divergence: _divergence,
+    Expectation: estimates.expectation,
+    Function: _function,
+    OverEvent: _over_event,
+    Binary: _binary,
+    Negative: _negative,
+    StopGradient: _stopped,
+    Named: _named,
+    Group: _group,
+    OverBatch: _over_batch,
+    OverTime: _over_time,
+    OverSteps: iterations.over_steps,
+}
+
+
+# ------------------------------------------------------------------------------------------------------------- lowering
+
+
+class Lowering(Draft):
+    """The rules at work, and what operators write themselves with."""
+
+    def lower(self, node: Node, scope: Scope) -> Ref:
+        """The operation (or the number) that a node becomes."""
+        open_rules: list[Generator[tuple[Node, Scope], Ref, Ref]] = []
+        answer = self._answer(node, scope)
+        while True:
+            if isinstance(answer, GeneratorType):
+                open_rules.append(answer)
+                sent: Any = None
+            elif not open_rules:
+                return cast(Ref, answer)
+            else:
+                sent = answer
+            try:
+                answer = self._answer(*open_rules[-1].send(sent))
+            except StopIteration as done:
+                open_rules.pop()
+                answer = done.value
+
+    def _answer(self, node: Node, scope: Scope) -> Answer:
+        if isinstance(node, Operator):
+            return _operator(self, node, scope)
+        rule = RULES.get(type(node))
+        if rule is None:
+            raise TypeError(f"no lowering rule for {type(node).__name__}")
+        return rule(self, node, scope)
+
+    def read(self, variable: Variable, scope: Scope, by: object) -> str:
+        """The operation that holds a variable's value; ``by`` is who asks, for messages."""
+        return variables.read(self, variable, scope, by)
+
+    def params(self, use: Use, scope: Scope) -> str:
+        """The parameters of a factor."""
+        return densities.params(self, use, scope)
+
+    def widened(self, name: str, use: Use, like: str) -> str:
+        """Parameters without batch axes, seen with those of ``like``."""
+        return densities.widened(self, name, use, like)
+
+    def value_of(self, use: Use, scope: Scope) -> tuple[str, ...]:
+        """The draw of a factor, its network's outputs, or the data itself."""
+        return densities.value_of(self, use, scope)
+
+    def value_at(self, factor: Factor, scope: Scope) -> str:
+        """What the network of a deterministic factor returns where its conditions have the values of ``scope``."""
+        name = densities.net(self, factor, scope)
+        assert name is not None
+        return name
+
+    def side(self, uses: Product, scope: Scope, samples: int | None = None, gradient: str | None = None) -> Scope:
+        """Draw a product for a comparison: a scope with its values, which later steps and other terms do not see."""
+        return densities.side(self, uses, scope, samples, gradient)
+
+    def presence(self, keys: frozenset[str]) -> str | None:
+        """The flags of the rows that have all these inputs."""
+        return variables.presence(self, keys)
+
+    def binary(self, op: str, left: Ref, right: Ref) -> Ref:
+        """Left op right."""
+        return arithmetic.binary(self, op, left, right)
+
+    def unary(self, kind: str, body: Ref) -> Ref:
+        """``negative`` or ``detach``."""
+        return arithmetic.unary(self, kind, body)
+
+    def method(self, name: str, use: Use, scope: Scope) -> str:
+        """``family.name(params, rank, shape)``, such as the entropy of a factor, with its batch axes."""
+        family, variable = use.factor.family, use.factor.variable
+        assert family is not None
+        known = self.params(use, scope)
+        rest = (self.ranks.get(variable.key, use.factor.rank), self.shapes.get(variable.key))
+        return self.add(f"{name}_{variable.key}", Op("", "call", (known, *rest), target=Method(family, name)))
+
+    def call(
+        self,
+        wish: str,
+        function: Callable[..., Any],
+        *args: Any,
+        rank: int = 0,
+        how: str = "",
+        net: Factor | None = None,
+        options: tuple[tuple[str, Any], ...] = (),
+    ) -> str:
+        """The result of a function on the values of other operations and numbers, once per call or per step.
+
+        ``net``: the factor whose network the function gets first. ``options``: keywords, with values that their repr
+        gives back. ``how="batch"`` marks a function that reduces the batch, and with it all sample axes.
+        """
+        return self.add(wish, Op("", "call", args, target=function, rank=rank, how=how, factor=net, options=options))
+
+    def event_rank(self, variable: Variable) -> int:
+        """How many event axes a variable has: those that are declared, or one."""
+        return self.ranks.get(variable.key, 1)

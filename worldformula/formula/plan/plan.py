@@ -1,0 +1,267 @@
+"""The plan: a formula as single assignments, each network and each sample once.
+
+Operations are shared by factor *object* and arguments, never by text. An operation belongs to a level: ``once`` per
+call, or ``step`` (once per time step). Every step operation starts in the stage ``loop``; the passes move what they
+can. What an operation computes, and how it is written, stands in `rules`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Literal
+
+from worldformula.families.base import Family
+from worldformula.formula.runtime import RUNTIME
+from worldformula.formula.syntax.constants import Constants
+from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.nodes import Node
+from worldformula.formula.syntax.text import text
+
+RESERVED = {
+    "self", "torch", "F", "normal", "bernoulli", "categorical", "one_hot", "two_hot", *RUNTIME, "B", "T", "t", "rng",
+    "sum", "range", "value", "formula",
+}  # fmt: skip
+Stage = Literal["once", "before", "loop", "after"]
+Ref = str | float
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of a family as the target of a call: ``Method(normal, "entropy")``."""
+
+    family: Family
+    name: str
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """What the method returns."""
+        return getattr(self.family, self.name)(*args, **options)
+
+
+@dataclass(frozen=True)
+class Op:
+    """One assignment ``name = kind(args)``; the kinds are the keys of `rules.RULES`.
+
+    name: in the plan and in the emitted code.
+    args: names of other operations; anything that is no string stands for itself.
+    factor: the one that a net, params, draw, logp or kl belongs to; ``other`` the second one of a kl.
+    variable: what an input, a carry or a draw is of.
+    how: refines a kind: the operator, ``mean``/``sum``, the gradient estimator of a draw, the name of flags.
+    step: whether it is computed at every time step.
+    axes: the sample axes that lead the value, the newest first; ``axis`` is the one that ``samples`` reduces.
+    rank: the event axes of a value that arithmetic combines.
+    target: what a ``call`` calls, with the network of its factor first where it has one, and ``options`` as keywords;
+        one that reduces the batch has ``how="batch"``.
+    """
+
+    name: str
+    kind: str
+    args: tuple[Any, ...] = ()
+    factor: Factor | None = None
+    other: Factor | None = None
+    variable: Variable | None = None
+    how: str = ""
+    step: bool = False
+    axes: tuple[int, ...] = ()
+    axis: int | None = None
+    rank: int = 0
+    target: Callable[..., Any] | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def over_batch(self) -> bool:
+        """Whether a call reduces the batch, so that all steps at once would change it."""
+        return self.kind == "call" and self.how == "batch"
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The names among the arguments."""
+        return tuple(a for a in self.args if isinstance(a, str))
+
+
+@dataclass(frozen=True)
+class Term:
+    """One term that ``out.terms`` shows: its node (or its name), its operation, and how the formula reduces it."""
+
+    shown: Node | str
+    name: Ref
+    reductions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole formula, in an order in which everything is defined before it is used.
+
+    ``carries`` maps a carried variable's key to the operation that gives its next value; ``shifts`` lists the data
+    series read at t−1; ``samples`` maps each drawn variable's key to its operation; ``labels`` maps the operation of a
+    KL, a log or a sum over time to its node. ``sizes`` are those of the sample axes; ``inner`` is the length of the
+    axis of iterations that an input has in front of its event.
+    """
+
+    ops: tuple[Op, ...]
+    value: Ref | None
+    terms: tuple[Term, ...] = ()
+    samples: dict[str, str] = field(default_factory=dict)
+    labels: dict[str, Node | str] = field(default_factory=dict)
+    carries: dict[str, str] = field(default_factory=dict)
+    shifts: tuple[str, ...] = ()
+    index: str | None = None
+    reset: str | None = None
+    initial: Constants | None = None
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    ranks: dict[str, int] = field(default_factory=dict)
+    sizes: dict[int, int] = field(default_factory=dict)
+    inner: dict[str, int] = field(default_factory=dict)
+    stages: dict[str, Stage] = field(default_factory=dict)
+
+    def stage(self, name: str) -> Stage:
+        """Where an operation runs."""
+        return self.stages[name]
+
+    def with_stages(self, **changed: Stage) -> Plan:
+        """The same plan with some operations moved."""
+        return replace(self, stages={**self.stages, **changed})
+
+    def label(self, name: Ref) -> str:
+        """What an operation stands for, in a message."""
+        shown = self.labels.get(str(name), str(name))
+        return shown if isinstance(shown, str) else text(shown)
+
+    @cached_property
+    def titles(self) -> tuple[str, ...]:
+        """The text of every term; one that is there already gets a number."""
+        found: dict[str, int] = {}
+        titles = []
+        for term in self.terms:
+            shown = term.shown if isinstance(term.shown, str) else text(term.shown)
+            found[shown] = count = found.get(shown, 0) + 1
+            titles.append(shown if count == 1 else f"{shown} ({count})")
+        return tuple(titles)
+
+    @cached_property
+    def by_name(self) -> dict[str, Op]:
+        """The operations by name."""
+        return {op.name: op for op in self.ops}
+
+    @cached_property
+    def readers(self) -> dict[str, tuple[str, ...]]:
+        """Who reads an operation, once for every argument."""
+        found: dict[str, list[str]] = {}
+        for op in self.ops:
+            for name in op.reads:
+                found.setdefault(name, []).append(op.name)
+        return {name: tuple(users) for name, users in found.items()}
+
+    @cached_property
+    def inputs(self) -> dict[str, Op]:
+        """What a call must give, by keyword."""
+        found = {
+            op.variable.key: op for kind in ("whole", "input") for op in self.ops if op.kind == kind and op.variable
+        }
+        found |= {op.how: op for op in self.ops if op.kind in ("flags", "mask") and op.how not in found}
+        found |= {f"present_{op.how}": op for op in self.ops if op.kind == "present"}
+        return found | {op.variable.key: op for op in self.ops if op.kind == "symbol" and op.variable}
+
+    @cached_property
+    def flagged(self) -> dict[str, str]:
+        """The series of flags -> what they are for: ``flags`` (of a reset) or ``mask``."""
+        return {op.how: op.kind for op in reversed(self.ops) if op.kind in ("flags", "mask")}
+
+    @cached_property
+    def arguments(self) -> dict[str, str]:
+        """The keyword of every input -> its name in the emitted function."""
+        named = {}
+        for key, op in self.inputs.items():
+            plain = key if op.kind in ("flags", "mask") else op.name
+            taken = key in self.flagged and (key in self.by_name or key in RESERVED)
+            named[key] = f"{key}_flags" if taken else plain  # data that are flags too are read as both
+        return named
+
+    def argument(self, op: Op) -> str:
+        """The name in the emitted function of an input, of flags, or of a number of the call."""
+        key = f"present_{op.how}" if op.kind == "present" else op.variable.key if op.variable else op.how
+        return self.arguments[key]
+
+    @property
+    def free_running(self) -> bool:
+        """Whether no data series says how many steps there are, as when a world imagines with its own policy."""
+        return self.index is not None and not any(self.series(op) for op in self.inputs.values())
+
+    @staticmethod
+    def series(op: Op) -> bool:
+        """Whether an input is a series [B, T, ...]."""
+        return op.step or op.kind == "whole"
+
+    @property
+    def batched(self) -> bool:
+        """Whether the values of the plan have batch axes at all: those of its inputs."""
+        return self.index is not None or any(op.kind != "symbol" for op in self.inputs.values())
+
+    def lead(self, op: Op) -> tuple[int, ...]:
+        """The sizes of the sample axes of an operation."""
+        return tuple(self.sizes[axis] for axis in op.axes)
+
+    def new_axes(self, op: Op, source: str) -> list[int]:
+        """The sample axes of an operation by size, 0 for one that what it reads has already."""
+        has = self.by_name[source].axes
+        return [0 if axis in has else self.sizes[axis] for axis in op.axes]
+
+    @cached_property
+    def sites(self) -> list[Op]:
+        """The noise operations, in the order in which noise is drawn."""
+        return [op for op in self.ops if op.kind == "noise"]
+
+    @cached_property
+    def noise_keys(self) -> dict[str, str]:
+        """The keyword of every site in ``noise=``: its variable, ``z``; of what is drawn again ``z_2``."""
+        found: dict[str, str] = {}
+        counts: dict[str, int] = {}
+        for site in self.sites:
+            assert site.variable is not None
+            key = site.variable.key
+            counts[key] = count = counts.get(key, 0) + 1
+            found[site.name] = key if count == 1 else f"{key}_{count}"
+        return found
+
+    @cached_property
+    def reference(self) -> tuple[str, int] | None:
+        """The input of a call without time from which the batch shape is read, and how many event axes it has."""
+        known = [
+            (k, self.ranks[k] + (k in self.inner))
+            for k, op in self.inputs.items()
+            if not op.step and op.kind == "input" and k in self.ranks
+        ]  # a whole series is [B, T, ...]: its length is no batch axis
+        return known[0] if known else None
+
+    def given_shape(self, key: str) -> tuple[int, ...] | None:
+        """The event shape that a call gives an input in."""
+        shape = self.shapes.get(key)
+        return (self.inner[key], *shape) if shape is not None and key in self.inner else shape
+
+    def noise_shape(self, site: Op) -> tuple[int, ...] | None:
+        """The event part of a site's noise; None where it is only known once the network has run."""
+        factor, shape = site.factor, self.shape_of(site.factor)
+        assert factor is not None
+        assert factor.family is not None
+        if shape is None or not (site.step or self.reference or not self.inputs or factor.unbatched):
+            return None
+        return factor.family.noise_shape((), shape)
+
+    def shape_of(self, factor: Factor | None) -> tuple[int, ...] | None:
+        """The declared event shape of a factor's variable."""
+        return None if factor is None else self.shapes.get(factor.variable.key)
+
+    def rank_of(self, factor: Factor) -> int:
+        """How many event axes a factor's variable has."""
+        return self.ranks.get(factor.variable.key, factor.rank)
+
+    def __str__(self) -> str:
+        """One line per operation: stage, name, what it does."""
+        rows = []
+        for op in self.ops:
+            what = " ".join(s for s in (op.kind, op.how, str(op.factor or op.variable or "")) if s)
+            args = ", ".join(a if isinstance(a, str) else repr(a) for a in op.args)
+            rows.append(f"{self.stage(op.name):6} {op.name} = {what}{f'  [{args}]' if args else ''}")
+        return "\n".join(rows)

@@ -1,0 +1,142 @@
+"""Arithmetic, and reductions over events, samples and the batch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from worldformula.families.base import total
+from worldformula.formula import runtime
+from worldformula.formula.plan.plan import Op
+from worldformula.formula.plan.rules.rule import ARITHMETIC, MANY, Rule
+from worldformula.formula.syntax.functions import FUNCTIONS
+
+
+def _binary(m: Any, op: Op, args: list[Any]) -> Any:
+    left, right = args
+    match op.how:
+        case "+":
+            return left + right
+        case "-":
+            return left - right
+        case "*":
+            return left * right
+        case "/":
+            return left / right
+        case "^":
+            return left**right
+    if isinstance(left, Tensor) and isinstance(right, Tensor):
+        return torch.maximum(left, right) if op.how == "max" else torch.minimum(left, right)
+    if not isinstance(left, Tensor) and not isinstance(right, Tensor):
+        return max(left, right) if op.how == "max" else min(left, right)
+    tensor, bound = (left, right) if isinstance(left, Tensor) else (right, left)
+    return tensor.clamp(min=bound) if op.how == "max" else tensor.clamp(max=bound)
+
+
+def _write_binary(w: Any, op: Op) -> str:
+    if op.how in ("max", "min"):
+        bound = {"max": "min", "min": "max"}[op.how]  # max(x, 1) keeps x from below
+        numbers = sorted((a for a in op.args if w.number(a)), key=lambda a: isinstance(a, str))
+        if len(numbers) == 1:
+            tensor = next(a for a in op.args if not w.number(a))
+            return f"{w.ref(tensor, tight=True)}.clamp({bound}={w.ref(numbers[0])})"
+        if len(numbers) == 2:  # what the call is given may be a float
+            literal, given = map(w.ref, numbers)
+            return f"torch.as_tensor({given}).clamp({bound}={literal})"
+        return f"torch.{op.how}imum({', '.join(w.ref(a) for a in op.args)})"
+    left, right = op.args
+    if op.how == "^":
+        return f"{w.ref(left, tight=True)} ** {w.ref(right, tight=True)}"
+    weak = op.how in "+-" and isinstance(right, str) and w.ops[right].how in ("*", "/")  # a + b * c needs no brackets
+    return f"{w.ref(left, tight=op.how in '*/')} {op.how} {w.ref(right, tight=not weak)}"
+
+
+def _function(m: Any, op: Op, args: list[Any]) -> Any:
+    value = torch.as_tensor(args[0])
+    return value.clamp(**dict(op.options)) if op.how == "clamp" else FUNCTIONS[op.how].call(value)
+
+
+def _write_function(w: Any, op: Op) -> str:
+    limits = ", ".join(f"{k}={v!r}" for k, v in op.options)
+    rule = f"{{}}.clamp({limits})" if op.how == "clamp" else FUNCTIONS[op.how].code
+    if w.number(op.args[0]):  # what the call is given may be a float
+        return rule.format(f"torch.as_tensor({w.ref(op.args[0])})")
+    return rule.format(w.ref(op.args[0], tight=not rule.startswith("F.")))
+
+
+def _detach(m: Any, op: Op, args: list[Any]) -> Any:
+    return args[0].detach() if isinstance(args[0], Tensor) else args[0]
+
+
+def _write_detach(w: Any, op: Op) -> str:
+    if not w.number(op.args[0]):
+        return f"{w.ref(op.args[0], tight=True)}.detach()"
+    shown = w.ref(op.args[0], tight=not isinstance(op.args[0], str))  # what the call is given may be a float
+    return f"stop({shown})" if isinstance(op.args[0], str) else str(shown)
+
+
+def _event(m: Any, op: Op, args: list[Any]) -> Any:
+    return total(args[0].square() if op.how == "norm2" else args[0], dict(op.options)["rank"])
+
+
+def _write_event(w: Any, op: Op) -> str:
+    rank = dict(op.options)["rank"]
+    axes = {0: "", 1: ".sum(-1)"}.get(rank, f".sum({tuple(range(-rank, 0))})")
+    return f"{w.ref(op.args[0], tight=True)}{'.square()' if op.how == 'norm2' else ''}{axes}"
+
+
+def _lift(m: Any, op: Op, args: list[Any]) -> Any:
+    return args[0][(..., *(None,) * int(op.how))]
+
+
+def _samples(m: Any, op: Op, args: list[Any]) -> Any:
+    place = m.ops[op.reads[0]].axes.index(cast(int, op.axis))
+    if op.how == "dreg":
+        return runtime.dreg(args[0], place, *args[1:])
+    if op.how == "logmeanexp":
+        return args[0].logsumexp(place) - math.log(m.plan.sizes[op.axis])
+    return getattr(args[0], op.how)(place)
+
+
+def _write_samples(w: Any, op: Op) -> str:
+    place = w.ops[op.reads[0]].axes.index(op.axis)
+    match op.how:
+        case "logmeanexp":
+            return f"{w.ref(op.args[0], tight=True)}.logsumexp({place}) - {math.log(w.plan.sizes[op.axis])!r}"
+        case "dreg":
+            return f"dreg({', '.join([w.ref(op.args[0]), str(place), *map(w.ref, op.args[1:])])})"
+    return f"{w.ref(op.args[0], tight=True)}.{op.how}({place})"
+
+
+def _loose(op: Op) -> bool:
+    return op.kind == "negative" or op.how in ("+", "-", "*", "/", "^", "logmeanexp")
+
+
+RULES: dict[str, Rule] = {
+    "binary": Rule(_binary, _write_binary, (0, 2), loose=_loose, inside=ARITHMETIC),
+    "negative": Rule(
+        lambda m, op, args: -args[0],
+        lambda w, op: f"-{w.ref(op.args[0], tight=True)}",
+        (0, 1),
+        "any",
+        _loose,
+        ARITHMETIC,
+    ),
+    "detach": Rule(_detach, _write_detach, (0, 1), inside=ARITHMETIC),
+    "function": Rule(_function, _write_function, (0, 1), inside=ARITHMETIC),
+    "event": Rule(_event, _write_event, (0, 1), inside=ARITHMETIC),
+    "lift": Rule(
+        _lift, lambda w, op: f"{w.ref(op.args[0], tight=True)}[...{', None' * int(op.how)}]", inside=ARITHMETIC
+    ),
+    "samples": Rule(_samples, _write_samples, MANY, loose=_loose, inside=ARITHMETIC),
+    "batch": Rule(
+        lambda m, op, args: getattr(args[0], op.how)(),
+        lambda w, op: f"{w.ref(op.args[0], tight=True)}.{op.how}()",
+        (0, 1),
+        "once",
+        inside=ARITHMETIC,
+    ),
+}

@@ -1,0 +1,194 @@
+"""Networks, parameters, draws and densities of factors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldformula import families
+from worldformula.families.base import Family, kl_pair
+from worldformula.formula import runtime
+from worldformula.formula.factors.experts import Experts
+from worldformula.formula.plan.plan import Op, Plan
+from worldformula.formula.plan.rules.rule import MANY, Rule, factor_of, family_of
+
+DRAWS = {"straight-through": "straight_through", "gumbel": "gumbel", "stratified": "stratified"}  # else ``sample``
+
+
+def _net(m: Any, op: Op, args: list[Any]) -> Any:
+    """A network sees one batch axis in place of the sample axes and the batch."""
+    net: Any = factor_of(op).net
+    net = net[int(op.how)] if op.how else net
+    folds = len(op.axes) - (not m.plan.batched)
+    if folds <= 0:
+        return m.checked(op, net(*args))
+    sizes = (*m.plan.lead(op), *((-1,) if m.plan.batched else ()))
+    return m.checked(op, runtime.unfold(net(*(runtime.fold(a, folds) for a in args)), *sizes))
+
+
+def _write_net(w: Any, op: Op) -> str:
+    net = factor_of(op).net
+    network = f"{w.network(net)}[{op.how}]" if op.how else w.called(net)
+    args = [w.ref(a) for a in op.args]
+    folds = len(op.axes) - (not w.plan.batched)
+    if folds <= 0:
+        return f"{network}({', '.join(args)})"
+    sizes = (*w.plan.lead(op), *((-1,) if w.plan.batched else ()))
+    folded = ", ".join(f"fold({a}, {folds})" for a in args)
+    return f"unfold({network}({folded}), {', '.join(map(str, sizes))})"
+
+
+def _params(m: Any, op: Op, args: list[Any]) -> Any:
+    factor = factor_of(op)
+    if args and not isinstance(args[0], Tensor):
+        m.structured.add(op.name)
+    head = args[0] if args else factor.head()
+    return family_of(op).params(head, m.plan.shape_of(factor), factor.given)
+
+
+def _write_params(w: Any, op: Op) -> str:
+    factor, family = factor_of(op), family_of(op)
+    if factor.constant:
+        return repr(family.params(None, factor.shape, factor.fixed))
+    head = w.ref(op.args[0]) if op.args else "None"
+    given: dict[str, str] = {k: repr(v) for k, v in factor.fixed.items()}
+    if factor.constants is not None:
+        path = w.network(factor.constants)
+        for name in factor.constants.names:
+            if name == "head":
+                head = f"{path}.head"
+            else:
+                given[name] = f"{path}.{name}"
+    fixed = ", {" + ", ".join(f"{k!r}: {v}" for k, v in given.items()) + "}" if given else ""
+    return f"{w.family(family)}.params({head}, {w.plan.shape_of(factor)}{fixed})"
+
+
+def _combine(m: Any, op: Op, args: list[Any]) -> Any:
+    factor = factor_of(op)
+    assert isinstance(factor, Experts)
+    count = len(factor.parts)
+    flags = dict(zip(op.how.split(","), args[count:], strict=True)) if op.how else {}
+    present = tuple(flags.get(str(i)) for i in range(count)) if flags else ()
+    return factor.combine(*args[:count], present=present, **factor.settings)
+
+
+def _write_combine(w: Any, op: Op) -> str:
+    factor = factor_of(op)
+    assert isinstance(factor, Experts)
+    args, count = [w.ref(a) for a in op.args], len(factor.parts)
+    flags = dict(zip(op.how.split(","), args[count:], strict=True)) if op.how else {}
+    given = args[:count]
+    if flags:
+        given.append(f"present=({', '.join(flags.get(str(i), 'None') for i in range(count))})")
+    given += [f"{key}={value}" for key, value in factor.settings.items()]
+    return f"{w.callable(factor.combine)}({', '.join(given)})"
+
+
+def _draw(m: Any, op: Op, args: list[Any]) -> Any:
+    factor, family, (params, noise) = factor_of(op), family_of(op), args
+    new = m.plan.new_axes(op, op.reads[0])
+    if m.deterministic and not factor.unbatched:
+        return runtime.along(family.mode(params), *new)
+    if m.deterministic:
+        return runtime.mode_like(family, params, noise)
+    if m.plan.noise_shape(m.ops[op.args[1]]) is None:
+        lead = [n for n in new if n]
+        noise = runtime.noise_for(family, params, m.plan.rank_of(factor), noise, m.given.get("rng"), *lead)
+    m.noise[op.args[1]] = noise
+    draw = getattr(family, DRAWS.get(op.how, "sample"))(params, noise)
+    return draw.detach() if op.how == "score" and family.reparametrised else draw
+
+
+def _write_draw(w: Any, op: Op) -> str:
+    factor, family = factor_of(op), w.family(family_of(op))
+    params, noise = (w.ref(a) for a in op.args)
+    new = w.plan.new_axes(op, op.reads[0])
+    if w.deterministic:
+        if factor.unbatched:
+            return f"mode_like({family}, {params}, {noise})"
+        mode = f"{family}.mode({params})"
+        return f"along({mode}, {', '.join(map(str, new))})" if any(new) else mode
+    if w.plan.noise_shape(w.ops[op.args[1]]) is None:
+        lead = "".join(f", {n}" for n in new if n)
+        noise = f"noise_for({family}, {params}, {w.plan.rank_of(factor)}, {noise}, rng{lead})"
+    draw = f"{family}.{DRAWS.get(op.how, 'sample')}({params}, {noise})"
+    return f"{draw}.detach()" if op.how == "score" and family_of(op).reparametrised else draw
+
+
+def _support(m: Any, op: Op, args: list[Any]) -> Any:
+    factor = factor_of(op)
+    return runtime.support(family_of(op), m.plan.rank_of(factor), m.plan.shape_of(factor), *args)
+
+
+def _write_support(w: Any, op: Op) -> str:
+    factor, args = factor_of(op), ", ".join(w.ref(a) for a in op.args)
+    return f"support({w.family(family_of(op))}, {w.plan.rank_of(factor)}, {w.plan.shape_of(factor)}, {args})"
+
+
+def _wide(m: Any, op: Op, args: list[Any]) -> Any:
+    return runtime.wide(family_of(op), args[0], args[1], m.plan.rank_of(factor_of(op)))
+
+
+def _write_wide(w: Any, op: Op) -> str:
+    params, like = (w.ref(a) for a in op.args)
+    return f"wide({w.family(family_of(op))}, {params}, {like}, {w.plan.rank_of(factor_of(op))})"
+
+
+def _logp(m: Any, op: Op, args: list[Any]) -> Any:
+    m.check_value(op, args[1])
+    return family_of(op).log_prob(args[0], args[1], _summed(m.plan, op))
+
+
+def _write_logp(w: Any, op: Op) -> str:
+    params, value = (w.ref(a) for a in op.args)
+    return f"{w.family(family_of(op))}.log_prob({params}, {value}, {_summed(w.plan, op)})"
+
+
+def _summed(plan: Plan, op: Op) -> int:
+    """How many event axes a log-density sums: all, or those of one element."""
+    return int(dict(op.options).get("elements", plan.rank_of(factor_of(op))))
+
+
+def _kl(m: Any, op: Op, args: list[Any]) -> Any:
+    factor = factor_of(op)
+    closed = kl_pair(family_of(op), _other(op))
+    assert closed is not None
+    return torch.as_tensor(closed(args[0], args[1], m.plan.rank_of(factor), m.plan.shape_of(factor)))
+
+
+def _write_kl(w: Any, op: Op) -> str:
+    q, left, right = factor_of(op), family_of(op), _other(op)
+    assert op.other is not None
+    closed = kl_pair(left, right)
+    same = type(left) is type(right)
+    name = f"{w.family(left)}.kl" if same else w.bound(f"kl_{left.name}_{right.name}", closed)
+    call = f"{name}({', '.join(w.ref(a) for a in op.args)}, {w.plan.rank_of(q)}"
+    if not (q.constant and op.other.constant):
+        return f"{call})"
+    return f"torch.as_tensor({call}, {w.plan.shape_of(q)}))"  # of numbers alone it is a number
+
+
+def _other(op: Op) -> Family:
+    assert op.other is not None
+    assert op.other.family is not None
+    return op.other.family
+
+
+RULES: dict[str, Rule] = {
+    "net": Rule(_net, _write_net, (0, None), inside=frozenset({"params"})),
+    "item": Rule(lambda m, op, args: args[0][int(op.how)], lambda w, op: f"{w.ref(op.args[0])}[{op.how}]"),
+    "params": Rule(_params, _write_params, (0, 1)),
+    "combine": Rule(_combine, _write_combine, MANY),
+    "wide": Rule(_wide, _write_wide, (2, 2), inside=frozenset({"logp", "kl"})),
+    "stop": Rule(lambda m, op, args: runtime.stop(args[0]), lambda w, op: f"stop({w.ref(op.args[0])})"),
+    "draw": Rule(_draw, _write_draw, (2, 2)),
+    "support": Rule(_support, _write_support, (1, 2)),
+    "shares": Rule(
+        lambda m, op, args: families.log_shares(args[0]),
+        lambda w, op: f"{w.callable(families.log_shares)}({w.ref(op.args[0])})",
+    ),
+    "logp": Rule(_logp, _write_logp, (2, 2)),
+    "kl": Rule(_kl, _write_kl, (2, 2)),
+}

@@ -1,0 +1,67 @@
+"""Where in a formula something is lowered: the values at hand, the clock, and what is asked of the terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from worldformula.formula.syntax.names import Variable
+
+
+@dataclass(frozen=True)
+class Scope:
+    """One place of a formula. Frozen: a rule hands a changed copy to what stands inside.
+
+    values: drawn or computed around here, by variable. index: of the sum over time around here.
+    place: which iteration, by the index of every sum with ``steps=`` around here.
+    inside: whether this is a part of a term. private: whether no other term and no later step sees what is drawn.
+    held: the factors whose densities hold their parameters fixed. expert: whether this belongs to an expert.
+    excused: absent inputs whose rows do not count here. reductions: how the formula reduces what stands here.
+    leaves: what is combined elementwise here, collected until the next reduction.
+    """
+
+    values: Mapping[Variable, str] = field(default_factory=dict)
+    index: str | None = None
+    place: Mapping[str, int] = field(default_factory=dict)
+    inside: bool = False
+    private: bool = False
+    expert: bool = False
+    held: frozenset[int] = frozenset()
+    excused: frozenset[str] = frozenset()
+    reductions: tuple[str, ...] = ()
+    leaves: list[str] = field(default_factory=list)
+
+    def __getitem__(self, variable: Variable) -> str:
+        return self.values[variable]
+
+    def having(self, values: Mapping[Variable, str]) -> Scope:
+        """The same place with further values at hand."""
+        return replace(self, values={**self.values, **values})
+
+    def with_values(self, values: Mapping[Variable, str]) -> Scope:
+        """The same place with these values at hand and no others."""
+        return replace(self, values=values)
+
+    def part(self, *, private: bool = False) -> Scope:
+        """Inside of what is one term."""
+        return replace(self, inside=True, private=private or self.private)
+
+    def as_expert(self) -> Scope:
+        """Inside of an expert, which can be left out of rows that lack what it reads."""
+        return replace(self, expert=True)
+
+    def without(self, keys: frozenset[str]) -> Scope:
+        """Where rows that lack these inputs do not count."""
+        return replace(self, excused=self.excused | keys)
+
+    def reduced(self, how: str = "") -> Scope:
+        """Inside of a reduction, whose leaves are compared among themselves."""
+        return replace(self, leaves=[], reductions=(how, *self.reductions) if how else self.reductions)
+
+    def at_time(self, index: str, how: str) -> Scope:
+        """Inside of a sum over time."""
+        return replace(self.reduced(how), index=index)
+
+    def bound(self, variable: Variable) -> bool:
+        """Whether the variable's index is that of the sum over time around here."""
+        return variable.index is not None and variable.index == self.index

@@ -1,0 +1,135 @@
+"""Where the value of a variable comes from: what is drawn around it, the step before, an iteration, or the data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from worldformula.errors import FormulaError, TimeError, table
+from worldformula.formula import runtime
+from worldformula.formula.plan.declared import one_key
+from worldformula.formula.plan.draft import Draft
+from worldformula.formula.plan.plan import Op
+from worldformula.formula.plan.scope import Scope
+from worldformula.formula.syntax.names import Variable
+
+CALL_OPTIONS = ("seed", "generator", "noise", "start", "horizon", "deterministic", "present")
+
+
+def read(draft: Draft, variable: Variable, scope: Scope, by: object) -> str:
+    """The operation that holds a variable's value; ``by`` is who asks, for messages."""
+    if variable in scope.values:
+        return scope.values[variable]
+    if variable in draft.iterated:
+        around = {a for name in scope.values.values() for a in draft.ops[name].axes}
+        draft.refuse_lost(draft.iterated[variable], variable, around)
+        return draft.iterated[variable]
+    inner = variable.inner or (variable.index if variable.index != scope.index else None)
+    if inner in scope.place and not variable.offset:
+        return _item(draft, variable, str(inner), scope, by)
+    if variable.span:
+        return _given(draft, variable, by, Op("", "whole", variable=variable), scope)
+    bound, now = scope.bound(variable), variable.at(0)
+    if bound and variable.offset == -1:
+        if now in draft.declared:
+            need_shape(draft, now, by, "carries")
+            draft.carried.add(now)
+            return draft.add(variable.identifier, Op("", "carry", variable=variable, step=True))
+        series = read(draft, now, scope.with_values({}), by)
+        return draft.add(variable.identifier, Op("", "shift", (series,), variable=variable, step=True))
+    if bound and now in draft.declared:
+        raise TimeError(f"{by} reads {variable} outside the E that draws it; put the term inside that E")
+    if not bound and variable.index is not None:
+        clock = draft.time.index if draft.time is not None else None
+        if variable.offset == 0 and scope.index is None and variable.index == clock:
+            raise TimeError(f"{by} reads {variable} outside the Sum over {variable.index}; put the term inside it")
+        if variable.offset == 0 and clock is not None and variable.index == clock.upper():
+            return _last(draft, variable, clock, by)
+        variable = Variable(variable.identifier)  # without a Sum over its index it is a variable like any other
+    return _given(draft, variable, by, Op("", "input", variable=variable, step=bound), scope)
+
+
+def _item(draft: Draft, variable: Variable, inner: str, scope: Scope, by: object) -> str:
+    """``x_{k,l}`` (or ``x_l``) in the iteration l: the l-th entry of the axis in front of its event."""
+    whole = replace(variable, inner=None) if variable.inner else replace(variable, index=None)
+    value = read(draft, whole, scope, by)
+    steps, place = draft.counts[inner], scope.place[inner]
+    draft.inner[variable.key] = steps
+    rank = draft.ranks.get(variable.key, 1)
+    op = Op("", "call", (value, -rank - 1, place - 1), target=torch.select)
+    return draft.add(f"{variable.key}_{place}", op)
+
+
+def _last(draft: Draft, variable: Variable, clock: str, by: object) -> str:
+    """``h_T`` outside the sum over t: the value of the last step."""
+    now = replace(variable, index=clock)
+    name = draft.carries.get(variable.key)
+    if now not in draft.declared or name is None:
+        raise TimeError(f"{by} reads {variable}, the last {now}; write the Sum that draws it before, to its left")
+    rank = len(draft.shapes.get(variable.key, (0,)))
+    return draft.add(variable.identifier + "_last", Op("", "over", (name,), how="last", variable=variable, rank=rank))
+
+
+def given(draft: Draft, variable: Variable, by: object, op: Op) -> str:
+    """Data, or a number, that the call is given under the variable's key, as it is given."""
+    if variable.key in CALL_OPTIONS:
+        raise FormulaError(f"{by}: a variable cannot be called {variable.key!r}, which is an option of the call")
+    if not variable.span:
+        known = draft.known.setdefault(variable.key, variable)
+        if known != variable:
+            raise one_key(known, variable, by)
+    return draft.add(variable.identifier if variable.span else variable.key, op)
+
+
+def _given(draft: Draft, variable: Variable, by: object, op: Op, scope: Scope) -> str:
+    """Data, safe to compute with: what some rows lack is filled, and so is NaN in steps that do not count."""
+    name = given(draft, variable, by, op)
+    rank = draft.ranks.get(variable.key, 1)
+    fill = (draft.fills[variable.key],) if variable.key in draft.fills else ()
+    series = op.kind == "whole"
+    if variable.key in draft.masked:
+        flags = presence(draft, frozenset((variable.key,)))
+        one_flag_a_row = series and not stepwise(draft, variable.key)
+        filled = Op("", "call", (name, str(flags), rank + one_flag_a_row, *fill), target=runtime.filled)
+        name = draft.add(f"{variable.key}_filled", filled)
+    elif op.step and draft.flags_of_time is not None and scope.index is not None:
+        padded = Op("", "call", (name, draft.flags_of_time, rank), target=runtime.padded)
+        name = draft.add(f"{variable.key}_padded", padded)
+    return name
+
+
+def scored(draft: Draft, name: str, variable: Variable) -> str:
+    """A value at which a density is taken: data of steps that do not count are moved into the support."""
+    if draft.flags_of_time is None or not draft.is_data(name):
+        return name
+    fill = (draft.fills[variable.key],) if variable.key in draft.fills else ()
+    rank = draft.ranks.get(variable.key, 1)
+    op = Op("", "call", (name, draft.flags_of_time, rank, *fill), target=runtime.filled)
+    return draft.add(f"{variable.key}_counted", op)
+
+
+def presence(draft: Draft, keys: frozenset[str]) -> str | None:
+    """The flags of the rows that have all these inputs."""
+    flags = [draft.add(f"present_{key}", Op("", "present", how=key, step=stepwise(draft, key))) for key in sorted(keys)]
+    both = flags[0] if flags else None
+    for flag in flags[1:]:
+        both = draft.add("present", Op("", "call", (str(both), flag), target=torch.logical_and))
+    return both
+
+
+def stepwise(draft: Draft, key: str) -> bool:
+    """Whether an input is read step by step."""
+    return any(op.step and op.variable is not None and op.variable.key == key for op in draft.of_kind.get("input", ()))
+
+
+def need_shape(draft: Draft, variable: Variable, by: object, how: str) -> None:
+    """What is carried starts from zeros of a known shape; noise is drawn for all steps before the first."""
+    initial = getattr(draft.time.initial, variable.key, None) if draft.time and how == "carries" else None
+    if variable.key not in draft.shapes and initial is None:
+        what = f"{variable.at(-1)} from step to step" if how == "carries" else f"{variable} at every step"
+        raise TimeError(
+            f"{by} {how} {what}, so its size must be known before the first step\n"
+            + table(("variable", "declared by", "shape"), [(variable, by, "undeclared")])
+            + f"\ndeclare it on the factor of {variable}, e.g. shape=16"
+        )

@@ -1,0 +1,88 @@
+"""What is explained below a formula: its named parts, its products and mixtures of experts, its marginals.
+
+    recon = E_{q(z|x,y)}[log p(x|z)]
+    q(z|x,y) ∝ p(z) q(z|x) q(z|y)
+    p(x) = ∫ p(x|z) p(z) dz
+
+and how a product of factors factorises: p(x,z) = p(x|z) p(z).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from worldformula.formula.factors.experts import Experts, MoE, PoE
+from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.names import Header
+from worldformula.formula.syntax.nodes import Integral, Node, Operator, Product, Use, uses, walk
+from worldformula.formula.syntax.text import named
+
+
+@dataclass(frozen=True, eq=False)
+class Definition:
+    """``left = right``, or ``left ∝ right``. Of several products on the right, the mean is meant."""
+
+    left: str | Header
+    right: Node | tuple[Product, ...]
+    relation: Literal["=", "∝"] = "="
+
+
+def definitions(node: Node) -> list[Definition]:
+    """Everything that a formula leaves to be explained: the named parts, the outer before the inner; then factors."""
+    found = [Definition(name, body) for name, body in named(node).items()]
+    mixed = {id(part) for n in walk(node) for u in uses(n) for part in u.factor.parts if isinstance(u.factor, MoE)}
+    for n in walk(node):
+        shown = (u.factor for u in _printed(n) if id(u.factor) not in mixed)  # a mixture spells out its products
+        found += [d for d in map(made, shown) if d is not None]
+        sides = (v for v in vars(n).values() if isinstance(v, Integral))
+        found += [d for d in map(factorised, sides) if d is not None]
+    seen: dict[str, Definition] = {}
+    for d in found:
+        seen.setdefault(_key(d), d)
+    return list(seen.values())
+
+
+def _printed(node: Node) -> Product:
+    """The factors that a node itself prints."""
+    if isinstance(node, Operator):
+        return tuple(use for part in node.parts if not isinstance(part, Node) for use in part)
+    return uses(node)
+
+
+def _key(d: Definition) -> str:
+    if isinstance(d.right, Node):
+        return str(d.left)
+    return f"{d.left} {' + '.join(' '.join(str(u.factor) for u in p) for p in d.right)}"
+
+
+def made(factor: Factor) -> Definition | None:
+    """What a product or mixture of experts is made of; None for any other factor."""
+    if isinstance(factor, PoE):
+        return Definition(factor.header, (_uses(factor.parts),), "∝")
+    if isinstance(factor, MoE):
+        each = [part.parts if isinstance(part, Experts) else (part,) for part in factor.parts]
+        return Definition(factor.header, tuple(map(_uses, each)))
+    return None
+
+
+def _uses(parts: tuple[Factor, ...]) -> Product:
+    return tuple(map(Use, parts))
+
+
+def factorised(p: Product) -> Definition | None:
+    """The joint density of a product, and the product: ``p(x,z|y) = p(x|z) p(z|y)``; None of functions alone.
+
+    It speaks of what the densities declare and no integral hides, given what nobody declares. The letter is that of the
+    first density which is not data.
+    """
+    densities = [u.factor for u in p if not u.factor.header.deterministic]
+    if not densities:
+        return None
+    hidden = p.hidden if isinstance(p, Integral) else ()
+    declared = {v for u in p for v in u.factor.variables}
+    first = next((f for f in densities if not f.observed), densities[0])
+    variables = tuple(v for f in densities for v in f.variables if v not in hidden)
+    conditions = tuple(dict.fromkeys(c for u in p for c in u.factor.conditions if c not in declared))
+    letter = first.header.letter.partition("_")[0]
+    return Definition(Header(letter, variables, conditions, deterministic=False, written=""), (p,))

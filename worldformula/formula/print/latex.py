@@ -1,0 +1,343 @@
+"""LaTeX, exactly as written: no reordering, no cancelling. One rule per node."""
+
+from __future__ import annotations
+
+from worldformula import families
+from worldformula.formula.print.broken import WIDTH, Line, lines
+from worldformula.formula.print.definitions import Definition, definitions, factorised, made
+from worldformula.formula.syntax import text
+from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.functions import FUNCTIONS
+from worldformula.formula.syntax.names import GREEK, Header, Variable, greek
+from worldformula.formula.syntax.nodes import (
+    Binary,
+    Divergence,
+    Expectation,
+    Function,
+    Group,
+    Integral,
+    Log,
+    Named,
+    Negative,
+    Node,
+    Number,
+    Operator,
+    OverBatch,
+    OverEvent,
+    OverSteps,
+    OverTime,
+    Product,
+    Ratio,
+    StopGradient,
+    Use,
+    Value,
+)
+from worldformula.formula.syntax.rules import Rule, applied, each
+from worldformula.formula.syntax.text import SUMMAND, bracketed, clock, strength, summed, typeset, written
+
+SUBSCRIPT = 36  # the longest list of draws on one line below an expectation that is broken, in characters
+SEPARATORS = {"‖": r" \,\|\, ", ",": r",\, ", ";": r";\, ", "+": " + "}
+
+
+def symbol(word: str) -> str:
+    r"""A base or subscript: Greek names as Greek, one letter as it is, words upright.
+
+    >>> symbol("theta"), symbol("x"), symbol("image"), symbol("x1")
+    ('\\theta', 'x', '\\mathrm{image}', 'x_{1}')
+    """
+    word = greek(word)
+    letter, digits = numbered(word)
+    if digits:
+        return f"{symbol(letter)}_{{{digits}}}"
+    if word in GREEK:
+        return f"\\{word}"
+    return word if len(word) == 1 or word.isdigit() else rf"\mathrm{{{word.replace('_', chr(92) + '_')}}}"
+
+
+def numbered(word: str) -> tuple[str, str]:
+    """A letter, Greek ones too, and the digits behind it; no digits for any other word.
+
+    >>> numbered("x1"), numbered("zeta10"), numbered("conv2"), numbered("x")
+    (('x', '1'), ('zeta', '10'), ('conv2', ''), ('x', ''))
+    """
+    letter = word.rstrip("0123456789")
+    return (letter, word[len(letter) :]) if len(letter) == 1 or letter in GREEK else (word, "")
+
+
+def variable(v: Variable) -> str:
+    r"""``z_{t-1}``, ``\hat{z}``, ``h'``."""
+    letter, digits = numbered(v.base)
+    base = rf"\{v.accent}{{{symbol(letter)}}}" if v.accent else symbol(letter)
+    steps = "".join(c if c.isascii() else symbol(c) for c in v.suffix)
+    sub = ",".join(s for s in (digits, symbol(v.subscript) if v.subscript else "", steps) if s)
+    return base + "'" * v.primes + (f"_{{{sub}}}" if sub else "")
+
+
+def head(header: Header) -> str:
+    r"""``q(z_{t} \mid h_{t})``, or ``h_{t} = f(x_{t})``."""
+    variables, conditions = (", ".join(map(variable, vs)) for vs in (header.variables, header.conditions))
+    name, _, sub = header.letter.partition("_")
+    letter = symbol(name) + (f"_{{{symbol(sub)}}}" if sub else "")
+    if header.deterministic:
+        return rf"{variables} = {letter}({conditions})"
+    given = rf" \mid {conditions}" if conditions else ""
+    return f"{letter}({variables}{given})"
+
+
+def factor(u: Use) -> str:
+    r"""The header of a factor, or ``\mathrm{sg}[...]`` around it."""
+    shown = head(u.factor.header)
+    return rf"\mathrm{{sg}}\left[{shown}\right]" if u.stopped else shown
+
+
+def product(p: Product) -> str:
+    """Densities side by side; a deterministic factor is set off by commas."""
+    between = r",\, " if any(u.factor.header.deterministic for u in p) else r"\, "
+    shown = between.join(map(factor, p))
+    if not isinstance(p, Integral):
+        return shown
+    listed, rest = summed(p)
+    sums = rf"\sum_{{{', '.join(map(variable, listed))}}} " if listed else ""
+    return rf"{sums}\int {shown}\, {' '.join(f'd{variable(v)}' for v in rest)}" if rest else sums + shown
+
+
+def decimal(value: int | float) -> str:
+    r"""``0.1``, ``10^{-5}`` for 1e-05, ``2.5 \times 10^{-5}``, ``\infty``.
+
+    >>> print(decimal(1e-5), decimal(-2.5e20), decimal(float("inf")))
+    10^{-5} -2.5 \times 10^{20} \infty
+    """
+    mantissa, e, exponent = typeset(value).partition("e")
+    if not e:
+        return mantissa.replace("inf", r"\infty").replace("nan", r"\mathrm{NaN}")
+    power = f"10^{{{int(exponent)}}}"
+    return {"1": power, "-1": f"-{power}"}.get(mantissa, rf"{mantissa} \times {power}")
+
+
+def _operand(node: Node, brackets: bool) -> Rule[str]:
+    return rf"\left( {(yield node)} \right)" if brackets else (yield node)
+
+
+def _times(right: Node) -> str:
+    """The sign of a product: a dot before a number, otherwise a space."""
+    return r"\cdot" if isinstance(right, Number) else r"\,"
+
+
+def _clock(node: OverTime) -> str:
+    """The index of a sum over time and, behind it, what restarts the carry and where it begins."""
+    marks = [f"{symbol(key)}={symbol(value)}" for key, value in clock(node)]
+    return r";\, ".join((symbol(node.index), *marks))
+
+
+def _expected(node: Expectation, stacked: bool = False) -> str:
+    """The sign of an expectation: what is drawn, and how; ``stacked`` for a long list on lines of its own."""
+    below = product(node.q)
+    if stacked and len(node.q) > 1:
+        below = r"\substack{" + r", \\ ".join(map(factor, node.q)) + "}"
+    marks = r",\, ".join(m if m.startswith("K=") else rf"\mathrm{{{m}}}" for m in node.marks)
+    return rf"\mathbb{{E}}{f'^{{{marks}}}' if marks else ''}_{{{below}}}"
+
+
+def _over(node: OverTime | OverSteps) -> str:
+    """The sign of a sum or mean over time or iterations, with a space behind it."""
+    sign = r"\sum" if node.how == "sum" else r"\operatorname{mean}"
+    if isinstance(node, OverSteps):
+        return f"{sign}_{{{symbol(node.index)}=1}}^{{{node.steps}}} "
+    return f"{sign}_{{{_clock(node)}}} "
+
+
+def _behind(baseline: str) -> str:
+    """The learned baseline of the score estimator."""
+    return rf";\, \mathrm{{baseline}}\ {baseline}"
+
+
+def latex(node: Node) -> str:
+    """The formula in LaTeX."""
+    return applied(_latex, node)
+
+
+def _latex(node: Node) -> Rule[str]:
+    match node:
+        case Number(value):
+            return decimal(value)
+        case Value(v):
+            return variable(v)
+        case Log(p, event):
+            return rf"\left[ \log {product(p)} \right]_{{i}}" if event else rf"\log {product(p)}"
+        case Ratio(p, q):
+            return rf"\frac{{{product(p)}}}{{{product(q)}}}"
+        case Divergence(q, p):
+            return rf"D_{{\mathrm{{KL}}}}\left[ {factor(q)} \,\|\, {factor(p)} \right]"
+        case Expectation(_, body, _, _, baseline):
+            inside = yield body
+            if isinstance(baseline, Node):
+                inside += _behind((yield baseline))
+            return rf"{_expected(node)}\left[ {inside} \right]"
+        case Function("clamp", body, bounds):
+            low, high = (
+                sign if b is None else decimal(b) for b, sign in zip(bounds, (r"-\infty", r"\infty"), strict=True)
+            )
+            return rf"\operatorname{{clamp}}\left( {(yield body)},\, {low},\, {high} \right)"
+        case Function(name, body):
+            return FUNCTIONS[name].latex.format((yield body))
+        case OverEvent("norm2", body):
+            return rf"\left\| {(yield body)} \right\|^{{2}}"
+        case OverEvent(_, body):
+            return rf"\operatorname{{total}}\left( {(yield body)} \right)"
+        case Named(name):
+            return symbol(name)
+        case Group(names, bodies):
+            each_shown: list[str] = yield from each(bodies)
+            rows = [rf"{symbol(name)}:\; &{body}" for name, body in zip(names, each_shown, strict=True)]
+            return r"\begin{aligned} " + r" \\ ".join(rows) + r" \end{aligned}"
+        case Operator():
+            parts = yield from written(node, product)
+            return rf"{node.sign.latex}\left[ {SEPARATORS[node.separator].join(parts)} \right]"
+        case Binary("max" | "min", left, right):
+            return rf"\{node.op}\left( {(yield left)},\, {(yield right)} \right)"
+        case Binary("/", left, right):
+            return rf"\frac{{{(yield left)}}}{{{(yield right)}}}"
+        case Binary("^", left, right):
+            return f"{(yield from _operand(left, bracketed(left, '^')))}^{{{(yield right)}}}"
+        case Binary(op, left, right):
+            sign = _times(right) if op == "*" else op
+            first = yield from _operand(left, bracketed(left, op))
+            second = yield from _operand(right, bracketed(right, op, right=True))
+            return f"{first} {sign} {second}"
+        case Negative(body):
+            return f"-{(yield from _operand(body, bracketed(body, 'neg', right=True)))}"
+        case StopGradient(body):
+            return rf"\mathrm{{sg}}\left[ {(yield body)} \right]"
+        case OverBatch(how, body):
+            return rf"\operatorname{{{how}}}\left( {(yield body)} \right)"
+        case OverTime() | OverSteps():
+            return f"{_over(node)}{(yield from _operand(node.body, strength(node.body) < SUMMAND))}"
+    raise TypeError(f"no LaTeX rule for {type(node).__name__}")
+
+
+# ------------------------------------------------------------------------------------------------- lines, definitions
+
+
+class _Latex:
+    """The notation of `broken`. The halves of brackets on different lines have a fixed size."""
+
+    def inline(self, node: Node) -> str:
+        return latex(node)
+
+    def opening(self, node: Node) -> str:
+        match node:
+            case Expectation():
+                return _expected(node, stacked=len(text.product(node.q)) > SUBSCRIPT)
+            case OverTime() | OverSteps():
+                return _over(node)
+            case OverBatch(how):
+                return rf"\operatorname{{{how}}}"
+            case Function(name):
+                return rf"\{name}"
+            case Binary(_, left, right):
+                shown = latex(left)
+                return f"{self.fenced('(', shown, ')') if bracketed(left, '*') else shown} {_times(right)} "
+            case Operator():
+                return node.sign.latex
+        return "-" if isinstance(node, Negative) else r"\mathrm{sg}"
+
+    def ending(self, node: Expectation) -> str:
+        return _behind(latex(node.baseline)) if isinstance(node.baseline, Node) else ""
+
+    def sign(self, op: str) -> str:
+        return f"{op} "
+
+    def label(self, name: str) -> str:
+        return rf"{symbol(name)}:\; "
+
+    def half(self, bracket: str, *, first: bool) -> str:
+        return rf"\Bigl{bracket} " if first else rf" \Bigr{bracket}"
+
+    def fenced(self, opening: str, inside: str, closing: str) -> str:
+        return rf"\left{opening} {inside} \right{closing}"
+
+
+def latex_lines(node: Node, width: int = WIDTH) -> str:
+    """The formula in LaTeX, broken at its sums, with what it leaves to be explained below it.
+
+    Args:
+        node: the expression's node.
+        width: the longest line, in characters of plain text.
+
+    Returns:
+        An ``aligned`` environment, or one line where that is enough.
+    """
+    rows = lines(node, width, _Latex())
+    below = [_indented(row) for d in definitions(node) for row in _defined(d, width)]
+    shown = [_indented(row) for row in rows]
+    if len(rows) == 1 and not below:
+        return rows[0][1]
+    if below:
+        below[0] = below[0].replace("&", r"&\text{where}\quad ", 1)
+        below[1:] = [row.replace("&", r"&\phantom{\text{where}}\quad ", 1) for row in below[1:]]
+    return "\\begin{aligned}\n" + " \\\\\n".join([*shown, *below]) + "\n\\end{aligned}"
+
+
+def _indented(row: Line) -> str:
+    depth, shown = row
+    return ("&" + r"\quad " * depth + shown).rstrip()
+
+
+def _defined(d: Definition, width: int) -> list[Line]:
+    """The lines of a definition, those after the first one indented."""
+    left = symbol(d.left) if isinstance(d.left, str) else head(d.left)
+    relation = r" \propto " if d.relation == "∝" else " = "
+    if isinstance(d.right, Node):
+        first, *rest = lines(d.right, width, _Latex())
+        return [(0, left + relation + first[1]), *((depth + 1, shown) for depth, shown in rest)]
+    if len(d.right) == 1:
+        return [(0, left + relation + factorisation(d.right[0]))]
+    count = rf"\tfrac{{1}}{{{len(d.right)}}}"
+    products = list(map(product, d.right))
+    if sum(len(" ".join(str(u.factor) for u in p)) + 3 for p in d.right) <= width:
+        return [(0, rf"{left}{relation}{count} \left( {' + '.join(products)} \right)")]
+    rows = [(1, shown if i == 0 else f"+ {shown}") for i, shown in enumerate(products)]
+    return [(0, rf"{left}{relation}{count} \Bigl("), *rows[:-1], (1, rows[-1][1] + r" \Bigr)")]
+
+
+def factorisation(p: Product) -> str:
+    r"""A product, densities first, then the functions that they read: ``q(z \mid h),\quad h = f(x)``."""
+    functions = [factor(u) for u in p if u.factor.header.deterministic]
+    if not functions or isinstance(p, Integral):
+        return product(p)
+    densities = r"\, ".join(factor(u) for u in p if not u.factor.header.deterministic)
+    return r",\quad ".join(filter(None, [densities, *functions]))
+
+
+def product_latex(p: Product) -> str:
+    r"""A product as it is read: the joint density, and what it factorises into: ``p(x, z) = p(x \mid z)\, p(z)``."""
+    d = factorised(p)
+    return factorisation(p) if d is None else _defined(d, WIDTH)[0][1]
+
+
+def factor_latex(u: Factor) -> str:
+    r"""A factor, and what it stands for where it is made of simpler densities.
+
+    PoE, MoE              q(z \mid x, y) \propto p(z)\, q(z \mid x)\, q(z \mid y)
+    Mixture               p(x \mid c) = \sum_{k=1}^{3} w_{k}(c)\, p_{k}(x \mid c)
+    Flow                  p(x \mid c) = p_{0}(f(x; c))\, |\det \partial f(x; c) / \partial x|
+    Autoregressive        p(x \mid c) = \prod_{i} p(x_{i} \mid x_{<i}, c)
+    """
+    d = made(u)
+    if d is not None:
+        return r" \; ".join(shown for _, shown in _defined(d, 10**6))
+    left, family = head(u.header), u.family
+    x = "".join(map(variable, u.variables))
+    c = ", ".join(map(variable, u.conditions))
+    letter = symbol(u.header.letter.partition("_")[0])
+    if isinstance(family, families.MixtureFamily):
+        weight, given = (f"({c})", rf" \mid {c}") if c and u.net is not None else ("", "")
+        return rf"{left} = \sum_{{k=1}}^{{{family.components}}} w_{{k}}{weight}\, {letter}_{{k}}({x}{given})"
+    if isinstance(family, families.FlowFamily):
+        image = f"f({x}; {c})" if c else f"f({x})"
+        slope = rf"\frac{{\partial {image}}}{{\partial {x}}}"
+        return rf"{left} = {letter}_{{0}}\left( {image} \right) \left| \det {slope} \right|"
+    if isinstance(family, families.AutoregressiveFamily):
+        given = f"{x}_{{<i}}, {c}" if c else f"{x}_{{<i}}"
+        return rf"{left} = \prod_{{i}} {letter}({x}_{{i}} \mid {given})"
+    return left
