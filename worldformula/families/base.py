@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import ClassVar, TypeAlias
@@ -23,7 +21,7 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import FormulaError, HeadError, NoClosedFormError, near, table
-from worldformula.families.domains import NUMBER, Domain, setting, told
+from worldformula.families.domains import NUMBER, Domain, checked, checking, setting, told
 from worldformula.families.opaque import Opaque, Unfoldable
 from worldformula.families.tensors import (
     Parameter,
@@ -50,8 +48,8 @@ from worldformula.families.writing import Plain, Symbol
 
 __all__ = [
     "NOTHING", "ClosedKL", "Family", "Opaque", "Parameter", "Params", "Shape", "Unfoldable", "affine", "broadcast",
-    "draw_class", "has_tensor", "kl_pair", "log_mix", "log_probs", "register_kl", "require_event", "require_same",
-    "shape_of", "size", "split_head", "split_vectors", "total", "uniform", "wide", "widen",
+    "checked", "draw_class", "has_tensor", "kl_pair", "log_mix", "log_probs", "register_kl", "require_event",
+    "require_same", "shape_of", "size", "split_head", "split_vectors", "total", "uniform", "wide", "widen",
 ]  # fmt: skip
 
 ClosedKL: TypeAlias = Callable[..., Parameter]
@@ -94,7 +92,7 @@ class Family(ABC):
         """Settings as plain Python numbers, so that ``repr`` is source; raises `ConfigError` where one is no number."""
         for f in fields(self):
             kind = str(getattr(f.type, "__name__", f.type))
-            if kind in ("float", "int", "int | None"):
+            if kind in ("float", "int", "int | None", "bool"):
                 object.__setattr__(self, f.name, setting(self.name, f.name, getattr(self, f.name), kind))
 
     # ------------------------------------------------------------------------------------------ parameters
@@ -113,7 +111,7 @@ class Family(ABC):
 
         Raises `HeadError` on a width that does not split and on names that the family does not know.
         """
-        if fixed:
+        if len(fixed):  # under torch.compile, the bool of an empty mapping proxy is True
             return self._params_with_fixed(head, shape, fixed)
         if isinstance(head, Tensor):
             return self.constrain(self.split(head, shape, self.parameters), self.parameters, shape)
@@ -200,7 +198,7 @@ class Family(ABC):
 
         Inside `checked`, so is a value out of range.
         """
-        if _CHECKS.get() and (fault := self.wrong_parameters(given)):
+        if checking() and (fault := self.wrong_parameters(given)):
             raise HeadError(f"{self.name}: {fault}, which {whose} give")
         found: dict[str, Parameter] = {}
         for name, value in given.items():
@@ -363,19 +361,6 @@ class Family(ABC):
     def plain(self) -> Plain | None:
         """The family's maths as source text for one event axis, or None where emitted code calls the methods."""
         return None
-
-
-_CHECKS: ContextVar[bool] = ContextVar("checks", default=False)
-
-
-@contextmanager
-def checked() -> Iterator[None]:
-    """Inside, parameters that networks give by name are held against their sets; it waits for the device each time."""
-    token = _CHECKS.set(True)
-    try:
-        yield
-    finally:
-        _CHECKS.reset(token)
 
 
 # --------------------------------------------------------------------------------------------- closed KLs
