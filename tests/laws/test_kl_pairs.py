@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 import torch
 
-from worldformula import KL, Autoregressive, Bernoulli, Expression, Flow, MoE, PoE
+from worldformula import KL, Autoregressive, Bernoulli, Expression, Factor, Flow, MoE, PoE
 from worldformula.errors import FormulaError
 from worldformula.families import (
     CategoricalFamily,
