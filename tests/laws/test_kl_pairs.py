@@ -7,7 +7,6 @@ from functools import cache
 
 import pytest
 import torch
-from worldformula.formula.syntax.factor import Factor
 
 from worldformula import KL, Autoregressive, Bernoulli, Expression, Flow, MoE, PoE
 from worldformula.errors import FormulaError
@@ -27,6 +26,7 @@ from worldformula.families import (
     multivariate_normal,
     normal,
 )
+from worldformula.formula.factors.joint import Factor
 from worldformula.nets.coupling import RealNVP
 from worldformula.nets.masked import MaskedMLP
 
