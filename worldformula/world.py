@@ -16,13 +16,12 @@ from torch.nn.parameter import is_lazy
 
 from worldformula.display import grouped
 from worldformula.errors import FormulaError, MissingInputError, ShapeError, UnknownVariableError, near, table
-from worldformula.formula.code.emit import register_networks
 from worldformula.formula.code.rollout import Rollout
 from worldformula.formula.expressions.expression import Expression
-from worldformula.formula.factors.joint import Joint
+from worldformula.formula.factors.joint import Factor, Joint
 from worldformula.formula.print.notebook import parts_html
 from worldformula.formula.syntax.constants import Constants
-from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import OverTime, children
 from worldformula.formula.syntax.nodes import factors as factors_of
 

@@ -12,7 +12,7 @@ from worldformula import KL, E, Expression, Mixture, Normal, log
 from worldformula.families import NormalFamily
 from worldformula.families.base import Params
 from worldformula.families.writing import Plain, Symbol
-from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.factors.joint import Factor
 from worldformula.formula.syntax.nodes import Operator, Use
 
 

@@ -15,7 +15,7 @@ import torch
 from tests.formula.models import B, X, rssm, sequences, vae
 from worldformula import Expression, Game
 from worldformula.catalogue import find, names
-from worldformula.formula.code.emit import networks
+from worldformula.formula.syntax.networks import networks
 
 FOLDER = Path(__file__).parents[1] / "golden"
 CASES = {"small_vae": (vae, lambda: {"x": torch.rand(B, X)}), "small_rssm": (rssm, sequences)}

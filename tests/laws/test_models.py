@@ -11,7 +11,7 @@ from torch import nn
 from worldformula import KL, Bernoulli, E, Expression, Game, Model, Normal, Player, data, log
 from worldformula.catalogue import find, names
 from worldformula.errors import MissingInputError, ShapeError
-from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.factors.joint import Factor
 from worldformula.testing import check_model
 
 SETS = ("digits", "digits-grey", "digits-17", "sprites", "ring", "trimodal", "moving", "rolling", "rooms", "speech")

@@ -15,7 +15,7 @@ from torch import nn
 from tests.report.test_report import EVIL, parsed
 from worldformula import KL, Bernoulli, E, Expression, Model, Normal, OneHot, catalogue, log
 from worldformula.data import DataSet
-from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.factors.joint import Factor
 from worldformula.report.evidence import written
 from worldformula.report.model import Told, page, scatter
 from worldformula.report.pictures import COLUMNS, EDGE, GAP, PAIRED_ROWS, SAMPLE_ROWS, Pictures, draw

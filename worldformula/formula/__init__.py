@@ -1,7 +1,7 @@
 """The formula language, in the order a formula travels: names, factors, nodes, check, lower, plan, passes, emit."""
 
 from worldformula.formula.code.program import Out
-from worldformula.formula.expressions.expression import KL, E, Expression, log, maximum, minimum, sg
+from worldformula.formula.expressions.expression import E, Expression, log, maximum, minimum, sg
 from worldformula.formula.expressions.sums import (
     Mean,
     Sum,
@@ -21,6 +21,7 @@ from worldformula.formula.expressions.values import (
     tanh,
     total,
 )
+from worldformula.formula.face import bind
 from worldformula.formula.factors.composed import (
     Autoregressive,
     DiscretisedLogistic,
@@ -70,10 +71,13 @@ from worldformula.formula.ops.energy_distance import EnergyDistance
 from worldformula.formula.ops.entropy import Entropy
 from worldformula.formula.ops.gradient_penalty import GradientPenalty
 from worldformula.formula.ops.js import JS
+from worldformula.formula.ops.kl import KL
 from worldformula.formula.ops.mmd import MMD
 from worldformula.formula.ops.renyi import Renyi, VRBound
 from worldformula.formula.ops.score_matching import ScoreMatching
 from worldformula.formula.ops.sliced_wasserstein import SlicedWasserstein
+
+bind()
 
 __all__ = [
     "JS",

@@ -24,10 +24,9 @@ from torch import Tensor
 
 from worldformula.errors import FormulaError, MissingInputError, ShapeError, WorldformulaError, table
 from worldformula.formula.expressions.expression import Expression
-from worldformula.formula.factors.joint import Joint, as_uses
+from worldformula.formula.factors.joint import Factor, Joint, as_uses
 from worldformula.formula.print.notebook import parts_html
 from worldformula.formula.syntax.check import draw_order
-from worldformula.formula.syntax.factor import Factor
 from worldformula.metrics.likelihood import importance_bound
 from worldformula.training.game import Game
 from worldformula.training.schedules import Schedule
@@ -219,7 +218,7 @@ class Model:
 def means(product: Joint, values: Mapping[str, Tensor]) -> Values:
     """The mean of every factor's variable, from causes to effects; the mode where a family has no mean."""
     have = dict(values)
-    for factor in (use.factor for use in draw_order(product.uses)):
+    for factor in Joint(*draw_order(product.uses)).factors:
         if factor.observed:
             continue
         if missing := [c.key for c in factor.conditions if c.key not in have]:

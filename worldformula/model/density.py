@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from worldformula.errors import FormulaError
-from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.factors.joint import Factor
 from worldformula.model.contract import Model, Values
 
 

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import FormulaError
-from worldformula.formula.factors.joint import Joint
-from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.factors.joint import Factor, Joint
 from worldformula.model.contract import Values, means
 
 

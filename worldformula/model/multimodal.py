@@ -22,8 +22,7 @@ from worldformula.formula import runtime
 from worldformula.formula.expressions.expression import Expression, log
 from worldformula.formula.factors.experts import Experts
 from worldformula.formula.factors.independent import Bernoulli, Laplace, Normal
-from worldformula.formula.factors.joint import Joint
-from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.factors.joint import Factor, Joint
 from worldformula.metrics.likelihood import importance_bound
 from worldformula.model.contract import Model, Values, means
 

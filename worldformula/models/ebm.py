@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -136,7 +135,7 @@ def build(sizes: Sizes) -> EBM:
     )  # fmt: skip
     if not sizes.penalty:
         return EBM(density, chain.mean(), sizes)
-    small = Energy(density) ** 2 + Energy(cast(Gibbs, density.rename(x="x_0"))) ** 2
+    small = Energy(density) ** 2 + Energy(density.rename(x="x_0")) ** 2
     return EBM(density, (chain + sizes.penalty * small).mean(), sizes)
 
 

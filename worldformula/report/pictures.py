@@ -14,8 +14,7 @@ from torch import Tensor
 
 from worldformula.data import DataSet
 from worldformula.errors import FormulaError, WorldformulaError
-from worldformula.formula.factors.joint import Joint, as_uses
-from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.factors.joint import Factor, Joint, as_uses
 from worldformula.model import Model
 from worldformula.report.video import Frames, tile, upscale, webp
 

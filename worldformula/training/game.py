@@ -20,12 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from worldformula.errors import ConfigError, FormulaError, UnknownVariableError, near, table
-from worldformula.formula.code.emit import register_networks
 from worldformula.formula.code.program import Out
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.expressions.sums import together
 from worldformula.formula.plan.plan import Plan
 from worldformula.formula.print.notebook import parts_html
+from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import factors, initial_of
 from worldformula.training.seeding import derived
 

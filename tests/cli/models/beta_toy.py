@@ -8,7 +8,7 @@ from torch import nn
 
 from worldformula import KL, E, Expression, Model, Normal, Symbol, log
 from worldformula.catalogue import System
-from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.factors.joint import Factor
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from worldformula import Bernoulli, Deterministic, E, Game, Normal, Player, log
 from worldformula.catalogue import System
-from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.factors.joint import Factor
 from worldformula.model import Model
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from worldformula.errors import FormulaError, MissingInputError, ShapeError, UnknownVariableError, near, table
 from worldformula.families.base import Family
+from worldformula.formula.code.support import check_type, pixels
 from worldformula.formula.plan.plan import Op, Plan
 from worldformula.formula.plan.variables import CALL_OPTIONS
 from worldformula.formula.syntax.given import generator_of
@@ -81,6 +82,7 @@ class Binder:
             )
             for key, op in plan.inputs.items()
         )  # fmt: skip
+        self.pixels = pixels(plan)
         self.several = any(op.axes for op in plan.ops)
         self.keys = frozenset(plan.inputs)
         self.series = tuple(i for i in self.inputs if i.step)
@@ -177,6 +179,8 @@ class Binder:
             raise ShapeError(
                 f"{known.key}: expected a tensor, got {type(value).__name__}; write {known.key}=torch.as_tensor(...)"
             )
+        if known.key in self.pixels:
+            check_type(known.key, value)
         shape = known.shape
         if shape is None or value.shape[2 if known.step else max(value.ndim - len(shape), 0) :] == shape:
             return

@@ -10,15 +10,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 from worldformula import families
 from worldformula.families.base import Family
 from worldformula.formula import runtime
 from worldformula.formula.code.writer import Writer
 from worldformula.formula.plan.hoist_before import batch_dependent
 from worldformula.formula.plan.plan import Op, Plan
-from worldformula.formula.syntax.factor import Factor
 
 Result = tuple[Any, tuple[Any, ...], tuple[Any, ...]]
 
@@ -208,27 +205,3 @@ def _needed_outside(w: Writer, op: Op) -> bool:
     if op.name in w.inlined:
         return False
     return op.name in w.shown or any(w.stages[user] != "loop" for user in w.readers.get(op.name, ()))
-
-
-# ------------------------------------------------------------------------------------------------------------- networks
-
-
-def register_networks(owner: nn.Module, used: list[Factor], initial: nn.Module | None = None) -> None:
-    """Make every network of the factors a child of ``owner``, once, under a stable name: ``q_z_given_x``."""
-    seen: set[int] = set()
-    for factor in used:
-        for part, suffix in ((factor.net, ""), (factor.constants, "_constants" if factor.net is not None else "")):
-            if isinstance(part, nn.Module) and id(part) not in seen:
-                seen.add(id(part))
-                name = wish = factor.header.identifier + suffix
-                count = 2
-                while hasattr(owner, name):
-                    name, count = f"{wish}_{count}", count + 1
-                owner.add_module(name, part)
-    if initial is not None:
-        owner.add_module("initial_state", initial)
-
-
-def networks(owner: nn.Module) -> dict[int, str]:
-    """``id(network)`` -> attribute of the owner."""
-    return {id(module): name for name, module in owner.named_children()}

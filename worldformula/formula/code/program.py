@@ -10,12 +10,15 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from worldformula.errors import WorldformulaError
+from worldformula.families.base import checked
 from worldformula.formula.code.bind import Binder, Call
-from worldformula.formula.code.emit import Emitted, emit, networks
+from worldformula.formula.code.emit import Emitted, emit
 from worldformula.formula.code.interpret import diagnose, interpret, noise_drawn
+from worldformula.formula.code.support import check_inputs
 from worldformula.formula.code.verify import verify
 from worldformula.formula.plan.passes import PASSES
 from worldformula.formula.plan.plan import Plan
+from worldformula.formula.syntax.networks import networks
 
 DIAGNOSED = (
     WorldformulaError, RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError, NameError
@@ -90,11 +93,6 @@ class Out:
         values = self.value if isinstance(self.value, Mapping) else {"": self.value}
         shown = [f"{name} {_shown(value)}".strip() for name, value in values.items()]
         return f"<Out {', '.join(shown)}, terms: {', '.join(self._plan.titles)}>"
-
-    def _repr_html_(self) -> str:
-        from worldformula.formula.print.notebook import out_html  # which knows results
-
-        return out_html(self)
 
 
 def _shown(value: Any) -> str:
@@ -176,9 +174,11 @@ class Program:
         with the family's methods there, and runs as if it were the first: same noise, random numbers and buffers.
         """
         emitted, arguments = self.function(owner, call.deterministic), self._arguments(values, call)
+        check_inputs(self.plan, arguments)
         rewind = rewinder(owner, arguments.get("rng"))
         try:
-            value, terms, samples = self._calls[call.deterministic](owner, *values)
+            with checked():
+                value, terms, samples = self._calls[call.deterministic](owner, *values)
         except DIAGNOSED as error:
             named, structured = diagnose(self.raw, arguments, deterministic=call.deterministic)
             if named is not None:

@@ -7,12 +7,12 @@ from typing import Any
 from torch import nn
 
 from worldformula.display import Source
-from worldformula.formula.code.emit import register_networks
 from worldformula.formula.code.program import Out, Program
 from worldformula.formula.factors.joint import Joint
 from worldformula.formula.plan.lower import lower_rollout
 from worldformula.formula.syntax.constants import Constants
 from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import Expectation, Number, OverTime
 
 

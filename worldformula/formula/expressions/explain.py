@@ -10,7 +10,7 @@ from worldformula.formula.plan.passes import PASSES
 from worldformula.formula.print.notebook import expected, term
 from worldformula.formula.syntax.check import estimator
 from worldformula.formula.syntax.factor import Factor
-from worldformula.formula.syntax.nodes import Divergence, Expectation, Log, Node, Operator, children
+from worldformula.formula.syntax.nodes import Divergence, Expectation, Log, Node, Operator, walk
 from worldformula.formula.syntax.text import text
 
 
@@ -39,6 +39,10 @@ def explain(node: Node, program: Program, stages: bool = False) -> Table:
 
 
 def _rows(node: Node) -> list[tuple[Written, str, str]]:
+    return [row for n in walk(node) for row in _explained(n)]
+
+
+def _explained(node: Node) -> list[tuple[Written, str, str]]:
     rows: list[tuple[Written, str, str]] = []
     match node:
         case Divergence(q, p):
@@ -63,8 +67,6 @@ def _rows(node: Node) -> list[tuple[Written, str, str]]:
                 rows.append((expected(functions, said), "exact: nothing random", "exact"))
         case Operator():
             rows.append((term(node, text(node)), *node.estimator))
-    for child in children(node):
-        rows += _rows(child)
     return rows
 
 

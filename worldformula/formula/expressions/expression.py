@@ -7,7 +7,7 @@ out = loss(x=batch)                 # out.value, out.terms, out.samples
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from numbers import Integral, Real
 from typing import Any, NoReturn
 
@@ -17,15 +17,15 @@ from torch.compiler import is_compiling
 
 from worldformula.display import Picture, Source, Table
 from worldformula.errors import FormulaError, GradientError, ShapeError, UnknownVariableError, near, table
-from worldformula.formula.code.emit import register_networks
 from worldformula.formula.code.program import Out, Program
 from worldformula.formula.expressions.explain import explain
 from worldformula.formula.factors.joint import Joint, Marginal, as_uses
-from worldformula.formula.ops.kl import divergence
 from worldformula.formula.plan.lower import lower
 from worldformula.formula.print.latex import latex, latex_lines
-from worldformula.formula.syntax.check import check_gradient, check_independence, check_product
+from worldformula.formula.print.notebook import formula_html
+from worldformula.formula.syntax.check import check_elements, check_gradient, check_independence, check_product
 from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import (
     Binary,
     Expectation,
@@ -40,6 +40,7 @@ from worldformula.formula.syntax.nodes import (
     Use,
     factors,
     initial_of,
+    innermost_first,
 )
 from worldformula.formula.syntax.text import text
 
@@ -56,13 +57,15 @@ class Expression(nn.Module):
     """
 
     __array_ufunc__ = None  # numpy's numbers leave arithmetic to the formula
+    graph: Callable[[], Picture]  # see `face`
 
     def __init__(self, node: Node) -> None:
         super().__init__()
         self.node = node
-        register_networks(self, factors(node), initial_of(node))
         self._program: Program | None = None
         self._masked: dict[frozenset[str], Program] = {}  # by the inputs that some rows lack
+        del self.__dict__["_modules"]
+        self.__class__ = _Unregistered
 
     @property
     def program(self) -> Program:
@@ -100,7 +103,11 @@ class Expression(nn.Module):
         return self._masked[keys], rest | {f"present_{k}": v for k, v in flags.items()}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_program": None, "_masked": {}}
+        # Inner nodes first: what copies or saves a node then meets those inside it as known ones, at any depth.
+        return {"_nodes": innermost_first(self.node), **self.__dict__, "_program": None, "_masked": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__({k: v for k, v in state.items() if k != "_nodes"})  # type: ignore[no-untyped-call]
 
     def forward(self, *args: Any, **inputs: Any) -> Out:
         """Evaluate the formula."""
@@ -157,12 +164,6 @@ class Expression(nn.Module):
         """Which estimator each term uses, what is drawn, and (with ``stages``) the plan after every pass."""
         return explain(self.node, self.program, stages)
 
-    def graph(self) -> Picture:
-        """The graphical model as SVG: observed shaded, deterministic double ring, inference dashed."""
-        from worldformula.formula.graph.graph import graph, svg
-
-        return Picture(svg(graph(self.node)))
-
     def __str__(self) -> str:
         return latex(self.node)
 
@@ -173,8 +174,6 @@ class Expression(nn.Module):
         return f"$\\displaystyle {self.latex_lines()}$"
 
     def _repr_html_(self) -> str:
-        from worldformula.formula.print.notebook import formula_html
-
         return formula_html(self.node)
 
     # ------------------------------------------------------------------------------------------------------ arithmetic
@@ -241,6 +240,38 @@ class Expression(nn.Module):
         return Expression(Named(name, self.node))
 
 
+class _Unregistered(Expression):
+    """An expression whose networks nobody has asked for yet, as most are which a longer formula is made of.
+
+    At the first touch it is a plain `Expression`, whose children are all networks of the formula.
+    """
+
+    def _register(self) -> Expression:
+        self.__dict__["_modules"] = {}
+        object.__setattr__(self, "__class__", Expression)
+        register_networks(self, factors(self.node), initial_of(self.node))
+        return self
+
+    @property
+    def _modules(self) -> dict[str, nn.Module | None]:  # type: ignore[override]
+        return self._register()._modules
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._register(), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._register(), name, value)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self._register().__reduce_ex__(protocol)
+
+    def __call__(self, *args: Any, **inputs: Any) -> Out:
+        return self._register()(*args, **inputs)
+
+
+_Unregistered.__name__, _Unregistered.__qualname__ = Expression.__name__, Expression.__qualname__
+
+
 def _prepare(expression: Expression) -> bool:
     expression.program.function(expression, deterministic=False)
     return True
@@ -279,12 +310,18 @@ def _binary(op: Any, left: Expression | Number_, right: Expression | Number_) ->
 # ----------------------------------------------------------------------------------------------------- what users write
 
 
-def log(p: Factor | Joint | Use | Expression) -> Expression:
+def log(p: Factor | Joint | Use | Expression, *, event: bool = False) -> Expression:
     """log p(x|z): the log-density of a factor or a product at the values that the expression gives its variables.
 
     Of an expression, its logarithm. ``log(E(q, ratio(p, q), samples=K))`` runs as one log-sum-exp.
+
+    ``event=True`` keeps the elements of one factor's event apart, ``[*batch, *event]``, for weights and masks of
+    elements: ``total(Value("m", shape=4) * log(p, event=True))`` is Σᵢ mᵢ log p(xᵢ|z). An element is what the density
+    is a product over: a class of a OneHot or a vector with a covariance is one element.
     """
     if isinstance(p, Expression):
+        if event:
+            raise FormulaError("log(..., event=True) is of a factor; of an expression leave event= out")
         return Expression(Function("log", p.node))
     if isinstance(p, Marginal):
         p.refuse()
@@ -292,16 +329,9 @@ def log(p: Factor | Joint | Use | Expression) -> Expression:
     for use in used:
         if use.factor.family is None:
             raise FormulaError(f"log {use.factor}: a deterministic or data factor has no density")
-    return Expression(Log(used))
-
-
-def KL(q: Factor | Joint | Use, p: Factor | Joint | Use, *, samples: int | None = None) -> Expression:
-    """KL(q ‖ p) in closed form; of products by the chain rule, with draws of what the conditions of others need.
-
-    samples: estimate it by the mean of log q − log p over so many draws, which have a leading axis. Without it,
-    NoClosedFormError is raised where there is no closed form and no enumeration.
-    """
-    return Expression(divergence(as_uses(q), as_uses(p), samples))
+    if event:
+        check_elements(used)
+    return Expression(Log(used, event))
 
 
 def E(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -11,14 +11,22 @@ from torch import Tensor
 from worldformula.errors import FormulaError
 from worldformula.formula.runtime import one_batch
 from worldformula.formula.syntax.check import draw_order
+from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import Who, by_variable, need
 from worldformula.formula.syntax.names import Variable
-
-if TYPE_CHECKING:
-    from worldformula.formula.factors.joint import Joint
-    from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.nodes import Product
 
 Values = dict[Variable, Any]
+
+
+class Joint(Protocol):
+    """What a draw reads of a product."""
+
+    uses: Product
+
+    @property
+    def factors(self) -> tuple[Factor, ...]:
+        """In written order."""
 
 
 def _who(joint: Joint) -> Who:

@@ -19,7 +19,8 @@ from worldformula.families.autoregressive import CausalHead
 from worldformula.families.base import Family, Params
 from worldformula.families.flow import FlowFamily, FlowHead, Invertible
 from worldformula.formula.factors.independent import Normal
-from worldformula.formula.syntax.factor import Factor, Head
+from worldformula.formula.factors.joint import Factor
+from worldformula.formula.syntax.factor import Head
 from worldformula.formula.syntax.given import Shape, as_shape
 
 __all__ = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
+from typing import TypeVar
 
 from torch import Tensor, nn
 
@@ -12,6 +13,7 @@ from worldformula.errors import FormulaError, UnknownVariableError, near
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.names import Variable, read_header
 
+F = TypeVar("F", bound=Factor)
 NONE: Mapping[Variable, int] = MappingProxyType({})
 
 
@@ -53,7 +55,7 @@ class Held(nn.Module):
         return tuple(given[0].shape[:1]) if given else ()
 
     @staticmethod
-    def of(factor: Factor, values: Mapping[str, Tensor], known_ranks: Mapping[Variable, int] = NONE) -> Factor:
+    def of(factor: F, values: Mapping[str, Tensor], known_ranks: Mapping[Variable, int] = NONE) -> F:
         """The factor with these conditions held; ``known_ranks`` are the event axes of others, as far as declared."""
         known = {c.key: c for c in factor.conditions}
         for name, value in values.items():

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from torch import Tensor
 from worldformula import families
 from worldformula.errors import FormulaError, HeaderError, table
 from worldformula.families.base import Family, Params
-from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.factors.joint import Factor
 from worldformula.formula.syntax.names import Variable, renamed
 
 T = TypeVar("T")
@@ -48,6 +48,8 @@ def listed(what: str, parts: object) -> tuple[Factor, ...]:
 
 class Experts(Factor):
     """A factor that is made of others over the same variable. It has no network of its own."""
+
+    parts: tuple[Factor, ...]
 
     def __init__(self, parts: Sequence[Factor], family: Family, header: str | None) -> None:
         parts = listed(type(self).__name__, parts)
@@ -135,7 +137,7 @@ class Experts(Factor):
         """A factor of the same kind, of other parts."""
         raise NotImplementedError
 
-    def rename(self, **names: str) -> Factor:
+    def rename(self, **names: str) -> Self:
         """As for every factor; its parts get the same names."""
         other = self.fresh()
         header = renamed(self.header, names)

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from worldformula.errors import FormulaError, UnnormalisedError
 from worldformula.formula.factors.independent import Deterministic
+from worldformula.formula.factors.joint import Factor
 from worldformula.formula.factors.langevin import langevin
 from worldformula.formula.syntax.check import check_normalised
-from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import Shape, generator_of
 
 __all__ = ["Gibbs"]

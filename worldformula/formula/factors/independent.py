@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from worldformula import families
 from worldformula.errors import FormulaError, HeaderError
-from worldformula.formula.factors.joint import Joint
-from worldformula.formula.syntax.factor import Factor, Head
+from worldformula.formula.factors.joint import Factor, Joint
+from worldformula.formula.syntax.factor import Head
 from worldformula.formula.syntax.given import Shape
 
 __all__ = [

@@ -1,28 +1,53 @@
-"""Products of factors, and what is left of them when variables are summed out."""
+"""Factors and their products as users hold them, and what is left of products when variables are summed out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from worldformula.errors import FormulaError, NoClosedFormError, UnknownVariableError, near
 from worldformula.formula.factors import ancestral
+from worldformula.formula.factors.condition import Held
+from worldformula.formula.syntax import factor as base
 from worldformula.formula.syntax import text
 from worldformula.formula.syntax.check import check_product
 from worldformula.formula.syntax.constants import Multiplied
-from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import check_axes, generator_of
 from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.nodes import Integral, Use
+
+
+class Factor(base.Factor):
+    """A named conditional distribution, or a deterministic function, of the formula.
+
+    ``net`` is called positionally with the conditions in header order. ``shape`` is the event shape of the variable.
+    """
+
+    latex: str  # see `face`
+
+    def condition(self, **values: Tensor) -> Factor:
+        """The distribution with some of its conditions held at these values: ``p.condition(y=y)`` is p(x|z).
+
+        A value without batch axes holds for every row. Networks and weights are shared.
+        """
+        return Held.of(self, values)
+
+    def marginal(self, *names: str) -> Joint:
+        """As of a product, for a deterministic factor of several outputs: see `Joint.marginal`."""
+        return Joint.of(self).marginal(*names)
+
+    def __mul__(self, other: Factor | Joint) -> Joint:
+        return Joint.of(self) * other
 
 
 class Joint(Multiplied):
     """A product of factors, ``core * post``; draws go from causes to effects whatever the written order."""
 
     hidden: tuple[Variable, ...] = ()  # what is summed out: see `Marginal`
+    latex: str  # see `face`
 
     def __init__(self, *uses: Use) -> None:
         self.uses: tuple[Use, ...] = uses
@@ -35,7 +60,7 @@ class Joint(Multiplied):
     @property
     def factors(self) -> tuple[Factor, ...]:
         """In written order."""
-        return tuple(u.factor for u in self.uses)
+        return tuple(cast(Factor, u.factor) for u in self.uses)
 
     def rename(self, **names: str) -> Joint:
         """The product with other names; weights are shared."""
@@ -43,7 +68,7 @@ class Joint(Multiplied):
         if unknown := [name for name in names if name not in keys]:
             raise UnknownVariableError(f"{self} has no variable {unknown[0]!r}.{near(unknown[0], keys)}")
 
-        def own(factor: Factor) -> dict[str, str]:
+        def own(factor: base.Factor) -> dict[str, str]:
             found = {name for v in (*factor.variables, *factor.conditions) for name in (v.key, v.identifier)}
             return {name: new for name, new in names.items() if name in found}
 
@@ -79,8 +104,6 @@ class Joint(Multiplied):
 
     def condition(self, **values: Tensor) -> Joint:
         """The product with some of its conditions held at these values, which need no batch axes."""
-        from worldformula.formula.factors.condition import Held  # which knows factors
-
         declared = {v.key for u in self.uses for v in u.factor.variables}
         if fixed := [name for name in values if name in declared]:
             raise FormulaError(
@@ -93,26 +116,11 @@ class Joint(Multiplied):
 
         ranks = {v: len(s) for u in self.uses for v, s in u.factor.event_shapes() if s is not None}
 
-        def held(factor: Factor) -> Factor:
+        def held(factor: base.Factor) -> base.Factor:
             own = {c.key: values[c.key] for c in factor.conditions if c.key in values}
             return Held.of(factor, own, ranks) if own else factor
 
         return Joint(*(Use(held(u.factor), u.stopped) for u in self.uses))
-
-    @property
-    def latex(self) -> str:
-        r"""The joint density and what it factorises into: ``p(x, z) = p(x \mid z)\, p(z)``."""
-        from worldformula.formula.print.latex import product_latex  # which knows products
-
-        return product_latex(self.uses)
-
-    def _repr_latex_(self) -> str:
-        return f"$\\displaystyle {self.latex}$"
-
-    def _repr_html_(self) -> str:
-        from worldformula.formula.print.notebook import product_html  # which knows products
-
-        return product_html(self)
 
     def __str__(self) -> str:
         return " ".join(map(str, self.factors))
@@ -176,12 +184,6 @@ class Marginal(Joint):
         hidden = {v.key for v in self.hidden}
         return {key: value for key, value in super().sample(**options).items() if key not in hidden}
 
-    def log_prob(self, **values: Any) -> Tensor:
-        """The log-density of what is left, where every hidden variable can be enumerated."""
-        from worldformula.formula.expressions.expression import log
-
-        return log(self)(**values).value  # type: ignore[no-any-return]
-
     def refuse(self) -> None:
         """Raise NoClosedFormError where a hidden variable cannot be enumerated."""
         for use in self.uses:
@@ -195,10 +197,10 @@ class Marginal(Joint):
                 )
 
 
-def as_uses(value: Factor | Joint | Use) -> tuple[Use, ...]:
+def as_uses(value: base.Factor | Joint | Use) -> tuple[Use, ...]:
     """The factors of what a user passed where a distribution belongs."""
     match value:
-        case Factor():
+        case base.Factor():
             return (Use(value),)
         case Joint():
             return value.uses

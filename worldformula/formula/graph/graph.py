@@ -9,11 +9,11 @@ reads. Plates hold what is repeated: rows of data (N), samples (K), iterations t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from dataclasses import replace
 
-from worldformula.display import Picture
 from worldformula.errors import UnknownVariableError, near
+from worldformula.formula.expressions.expression import Expression
+from worldformula.formula.graph.model import Edge, EdgeKind, Graph, Vertex, VertexKind
 from worldformula.formula.graph.observed import beside, drawn, free, inferring, slot
 from worldformula.formula.graph.picture import svg
 from worldformula.formula.graph.plates import Plate, plates
@@ -21,64 +21,7 @@ from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.names import Header, Variable
 from worldformula.formula.syntax.nodes import Node, factors
 
-if TYPE_CHECKING:
-    from worldformula.formula.expressions.expression import Expression
-
 __all__ = ["Edge", "Graph", "Plate", "Vertex", "graph", "svg"]
-
-VertexKind = Literal["latent", "observed", "deterministic", "partial"]
-EdgeKind = Literal["generative", "inference"]
-
-
-@dataclass(frozen=True)
-class Vertex:
-    """One variable at one step. ``slice`` is the offset of its time index, None for a variable without one."""
-
-    variable: Variable
-    kind: VertexKind
-
-    @property
-    def name(self) -> str:
-        """As a formula writes it: ``z_{t-1}``."""
-        return str(self.variable)
-
-    @property
-    def slice(self) -> int | None:
-        """Steps from the current one: 0 or −1; None outside time."""
-        return None if self.variable.index is None else self.variable.offset
-
-
-@dataclass(frozen=True)
-class Edge:
-    """``target`` depends on ``source`` in the generative model or in the inference model."""
-
-    source: Variable
-    target: Variable
-    kind: EdgeKind
-
-
-@dataclass(frozen=True)
-class Graph:
-    """A graphical model. ``index`` is the index of its steps, of time or of iterations; None for a model without."""
-
-    vertices: tuple[Vertex, ...]
-    edges: tuple[Edge, ...]
-    index: str | None
-    plates: tuple[Plate, ...] = ()
-
-    def as_dict(self) -> dict[str, list[dict[str, object]]]:
-        """Plain lists and strings, for JSON or another drawing program."""
-        return {
-            "vertices": [{"name": v.name, "kind": v.kind, "slice": v.slice} for v in self.vertices],
-            "edges": [{"source": str(e.source), "target": str(e.target), "kind": e.kind} for e in self.edges],
-            "plates": [{"label": p.label, "members": [str(m) for m in p.members]} for p in self.plates],
-        }
-
-    def _repr_svg_(self) -> str:
-        return svg(self)
-
-    def _repr_html_(self) -> str:
-        return Picture(svg(self))._repr_html_()
 
 
 def graph(source: Expression | Node | Iterable[Factor], observed: Iterable[str] | None = None) -> Graph:

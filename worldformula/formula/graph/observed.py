@@ -30,7 +30,7 @@ def slot(variable: Variable) -> Variable:
 
 def drawn(node: Node) -> set[Variable]:
     """The variables that a formula draws, compares by a divergence, or sums out, at the current step; data are none."""
-    return set(map(slot, _bound(node))).union(*(drawn(child) for child in inner(node)))
+    return {slot(v) for n in everything(node) for v in _bound(n)}
 
 
 def inner(node: Node) -> tuple[Node, ...]:
@@ -40,9 +40,11 @@ def inner(node: Node) -> tuple[Node, ...]:
 
 def everything(node: Node) -> Iterable[Node]:
     """A node and all below it, through what operators stand for."""
-    yield node
-    for child in inner(node):
-        yield from everything(child)
+    waiting = [node]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting.extend(reversed(inner(node)))
 
 
 def inferring(node: Node) -> set[int]:
@@ -67,11 +69,26 @@ def _bare(variable: Variable) -> Variable:
     return replace(variable, accent=None, primes=0)
 
 
-def free(node: Node, bound: frozenset[Variable] = frozenset()) -> set[Variable]:
+def free(node: Node) -> set[Variable]:
     """The variables whose values come from outside: from the data of the call, or from what surrounds the node.
 
     The variables of a factor inside a logarithm are such, unless an expectation around it draws them.
     """
+    found = set[Variable]()
+    waiting: list[tuple[Node, frozenset[Variable]]] = [(node, frozenset())]
+    while waiting:
+        node, bound = waiting.pop()
+        own = bound.union(map(slot, _bound(node)))
+        found |= _free(node, bound, own)
+        inside = inner(node)
+        waiting += [(child, own) for child in inside]
+        if isinstance(node, Expectation) and len(inside) > 1:  # a baseline is known before the draw
+            waiting[-1] = (inside[-1], bound)
+    return found
+
+
+def _free(node: Node, bound: frozenset[Variable], own: frozenset[Variable]) -> set[Variable]:
+    """What the node itself reads from outside, where ``bound`` is drawn around it and ``own`` inside it."""
     match node:
         case Value(variable):
             return set() if node.scalar or slot(variable) in bound else {variable}
@@ -79,16 +96,12 @@ def free(node: Node, bound: frozenset[Variable] = frozenset()) -> set[Variable]:
             return _read(p, bound)
         case Ratio(p, q):
             return _read(p, bound) | _read(q, bound)
-    own = bound | set(map(slot, _bound(node)))
     found = {c for u in _named(node) for c in u.factor.conditions if slot(c) not in own}
     found |= {v for u in _named(node) if u.factor.observed for v in u.factor.variables}
     if isinstance(node, Operator):
         outside = own if _compares(node) else bound
         found |= {v for u in _products(node) for v in u.factor.variables if slot(v) not in outside}
-    if isinstance(node, Expectation) and isinstance(node.baseline, Node):
-        found |= free(node.baseline, bound)
-        return found | free(node.body, own)
-    return found.union(*(free(child, own) for child in inner(node)))
+    return found
 
 
 def _named(node: Node) -> Product:

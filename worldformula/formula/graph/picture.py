@@ -6,16 +6,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from html import escape, unescape
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from worldformula.formula.graph.layout import PAD, RADIUS, Curve, Frame, boxes, place, route
+from worldformula.formula.graph.model import Edge, Graph, Vertex
 from worldformula.formula.syntax.names import GREEK, Variable
-
-if TYPE_CHECKING:
-    from worldformula.formula.graph.graph import Edge, Graph, Vertex
 
 _STYLE = (
     ":root.wf-graph{color:#1b1f24}@media(prefers-color-scheme:dark){:root.wf-graph{color:#e6e9ee}}"

@@ -17,7 +17,7 @@ from worldformula.families.experts import mean_of_present
 from worldformula.families.writing import Symbol
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.factors.experts import MoE
-from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.factors.joint import Factor
 from worldformula.formula.syntax.nodes import Node, Operator, Product, Use
 
 

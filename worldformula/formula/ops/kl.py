@@ -3,7 +3,7 @@ r"""KL of products, by the chain rule, and KL by Monte Carlo.
     KL(q(w) q(z|w) ‖ p(w) p(z|w)) = KL(q(w) ‖ p(w)) + E_{q(w)}[KL(q(z|w) ‖ p(z|w))]    Cover & Thomas 2006, thm. 2.5.3
     \widehat{D}_{KL}(q ‖ p) = (1/K) Σ_k log q(z_k) − log p(z_k),  z_k ~ q
 
-The closed form of two factors is a node of its own, `Divergence`. `worldformula.KL` chooses.
+The closed form of two factors is a node of its own, `Divergence`. `KL` chooses.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from functools import cached_property
 from worldformula.errors import FormulaError, NoClosedFormError, table
 from worldformula.families.base import kl_pair
 from worldformula.families.writing import Symbol
+from worldformula.formula.expressions.expression import Expression
+from worldformula.formula.factors.joint import as_uses
 from worldformula.formula.ops.base import (
+    Distribution,
     Expanded,
     chained,
     check_pathwise,
     computed,
     count,
-    discrete,
-    enumerable,
+    enumerated,
     plain,
     random,
     shown,
@@ -110,6 +112,15 @@ def _chain(expansion: Node) -> tuple[str, str]:
     return f"closed forms of the factors, given {how} {drawn}", expansion.gradient or "pathwise, through the samples"
 
 
+def KL(q: Distribution, p: Distribution, *, samples: int | None = None) -> Expression:
+    """KL(q ‖ p) in closed form; of products by the chain rule, with draws of what the conditions of others need.
+
+    samples: estimate it by the mean of log q − log p over so many draws, which have a leading axis. Without it,
+    NoClosedFormError is raised where there is no closed form and no enumeration.
+    """
+    return Expression(divergence(as_uses(q), as_uses(p), samples))
+
+
 def divergence(q: Product, p: Product, samples: int | None = None) -> Node:
     """KL(q ‖ p): in closed form, exactly by enumeration or by the chain rule, or by Monte Carlo where asked for.
 
@@ -123,7 +134,7 @@ def divergence(q: Product, p: Product, samples: int | None = None) -> Node:
         a, b = left[0].factor, right[0].factor
         if a.variable == b.variable and a.family is not None and b.family is not None:
             closed = kl_pair(a.family, b.family) is not None
-            if not closed and enumerable(a) and discrete(b) and a.shape == b.shape:
+            if not closed and enumerated("KL", a, b):
                 return ProductDivergence(left, right)
         check_divergence(left[0], right[0])
         return Divergence(left[0], right[0])

@@ -32,7 +32,8 @@ from worldformula.formula.syntax.nodes import (
     Use,
     Value,
 )
-from worldformula.formula.syntax.text import SUMMAND, bracketed, clock, strength, summed, typeset
+from worldformula.formula.syntax.rules import Rule, applied, each
+from worldformula.formula.syntax.text import SUMMAND, bracketed, clock, strength, summed, typeset, written
 
 SUBSCRIPT = 36  # the longest list of draws on one line below an expectation that is broken, in characters
 SEPARATORS = {"‖": r" \,\|\, ", ",": r",\, ", ";": r";\, ", "+": " + "}
@@ -113,9 +114,8 @@ def decimal(value: int | float) -> str:
     return {"1": power, "-1": f"-{power}"}.get(mantissa, rf"{mantissa} \times {power}")
 
 
-def _operand(node: Node, brackets: bool) -> str:
-    shown = latex(node)
-    return rf"\left( {shown} \right)" if brackets else shown
+def _operand(node: Node, brackets: bool) -> Rule[str]:
+    return rf"\left( {(yield node)} \right)" if brackets else (yield node)
 
 
 def _times(right: Node) -> str:
@@ -146,64 +146,72 @@ def _over(node: OverTime | OverSteps) -> str:
     return f"{sign}_{{{_clock(node)}}} "
 
 
-def _behind(node: Expectation) -> str:
+def _behind(baseline: str) -> str:
     """The learned baseline of the score estimator."""
-    return rf";\, \mathrm{{baseline}}\ {latex(node.baseline)}" if isinstance(node.baseline, Node) else ""
+    return rf";\, \mathrm{{baseline}}\ {baseline}"
 
 
 def latex(node: Node) -> str:
     """The formula in LaTeX."""
+    return applied(_latex, node)
+
+
+def _latex(node: Node) -> Rule[str]:
     match node:
         case Number(value):
             return decimal(value)
         case Value(v):
             return variable(v)
-        case Log(p):
-            return rf"\log {product(p)}"
+        case Log(p, event):
+            return rf"\left[ \log {product(p)} \right]_{{i}}" if event else rf"\log {product(p)}"
         case Ratio(p, q):
             return rf"\frac{{{product(p)}}}{{{product(q)}}}"
         case Divergence(q, p):
             return rf"D_{{\mathrm{{KL}}}}\left[ {factor(q)} \,\|\, {factor(p)} \right]"
-        case Expectation(_, body):
-            return rf"{_expected(node)}\left[ {latex(body)}{_behind(node)} \right]"
+        case Expectation(_, body, _, _, baseline):
+            inside = yield body
+            if isinstance(baseline, Node):
+                inside += _behind((yield baseline))
+            return rf"{_expected(node)}\left[ {inside} \right]"
         case Function("clamp", body, bounds):
             low, high = (
                 sign if b is None else decimal(b) for b, sign in zip(bounds, (r"-\infty", r"\infty"), strict=True)
             )
-            return rf"\operatorname{{clamp}}\left( {latex(body)},\, {low},\, {high} \right)"
+            return rf"\operatorname{{clamp}}\left( {(yield body)},\, {low},\, {high} \right)"
         case Function(name, body):
-            return FUNCTIONS[name].latex.format(latex(body))
+            return FUNCTIONS[name].latex.format((yield body))
         case OverEvent("norm2", body):
-            return rf"\left\| {latex(body)} \right\|^{{2}}"
+            return rf"\left\| {(yield body)} \right\|^{{2}}"
         case OverEvent(_, body):
-            return rf"\operatorname{{total}}\left( {latex(body)} \right)"
+            return rf"\operatorname{{total}}\left( {(yield body)} \right)"
         case Named(name):
             return symbol(name)
         case Group(names, bodies):
-            rows = [rf"{symbol(name)}:\; &{latex(body)}" for name, body in zip(names, bodies, strict=True)]
+            each_shown: list[str] = yield from each(bodies)
+            rows = [rf"{symbol(name)}:\; &{body}" for name, body in zip(names, each_shown, strict=True)]
             return r"\begin{aligned} " + r" \\ ".join(rows) + r" \end{aligned}"
         case Operator():
-            inside = SEPARATORS[node.separator].join(
-                latex(p) if isinstance(p, Node) else product(p) for p in node.parts
-            )
-            return rf"{node.sign.latex}\left[ {inside} \right]"
+            parts = yield from written(node, product)
+            return rf"{node.sign.latex}\left[ {SEPARATORS[node.separator].join(parts)} \right]"
         case Binary("max" | "min", left, right):
-            return rf"\{node.op}\left( {latex(left)},\, {latex(right)} \right)"
+            return rf"\{node.op}\left( {(yield left)},\, {(yield right)} \right)"
         case Binary("/", left, right):
-            return rf"\frac{{{latex(left)}}}{{{latex(right)}}}"
+            return rf"\frac{{{(yield left)}}}{{{(yield right)}}}"
         case Binary("^", left, right):
-            return f"{_operand(left, bracketed(left, '^'))}^{{{latex(right)}}}"
+            return f"{(yield from _operand(left, bracketed(left, '^')))}^{{{(yield right)}}}"
         case Binary(op, left, right):
             sign = _times(right) if op == "*" else op
-            return f"{_operand(left, bracketed(left, op))} {sign} {_operand(right, bracketed(right, op, right=True))}"
+            first = yield from _operand(left, bracketed(left, op))
+            second = yield from _operand(right, bracketed(right, op, right=True))
+            return f"{first} {sign} {second}"
         case Negative(body):
-            return f"-{_operand(body, bracketed(body, 'neg', right=True))}"
+            return f"-{(yield from _operand(body, bracketed(body, 'neg', right=True)))}"
         case StopGradient(body):
-            return rf"\mathrm{{sg}}\left[ {latex(body)} \right]"
+            return rf"\mathrm{{sg}}\left[ {(yield body)} \right]"
         case OverBatch(how, body):
-            return rf"\operatorname{{{how}}}\left( {latex(body)} \right)"
+            return rf"\operatorname{{{how}}}\left( {(yield body)} \right)"
         case OverTime() | OverSteps():
-            return f"{_over(node)}{_operand(node.body, strength(node.body) < SUMMAND)}"
+            return f"{_over(node)}{(yield from _operand(node.body, strength(node.body) < SUMMAND))}"
     raise TypeError(f"no LaTeX rule for {type(node).__name__}")
 
 
@@ -227,13 +235,14 @@ class _Latex:
             case Function(name):
                 return rf"\{name}"
             case Binary(_, left, right):
-                return f"{_operand(left, bracketed(left, '*'))} {_times(right)} "
+                shown = latex(left)
+                return f"{self.fenced('(', shown, ')') if bracketed(left, '*') else shown} {_times(right)} "
             case Operator():
                 return node.sign.latex
         return "-" if isinstance(node, Negative) else r"\mathrm{sg}"
 
     def ending(self, node: Expectation) -> str:
-        return _behind(node)
+        return _behind(latex(node.baseline)) if isinstance(node.baseline, Node) else ""
 
     def sign(self, op: str) -> str:
         return f"{op} "

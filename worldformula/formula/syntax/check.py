@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from heapq import heappop, heappush
 
 from worldformula.errors import (
     CycleError,
@@ -16,11 +16,11 @@ from worldformula.errors import (
     table,
 )
 from worldformula.families.base import Family, kl_pair
-from worldformula.formula.syntax.nodes import Node, Product, Use, drawn_factors
+from worldformula.formula.syntax.drawn import drawn
+from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.nodes import Integral, Node, Product, Use, drawn_factors
 from worldformula.formula.syntax.text import text
-
-if TYPE_CHECKING:
-    from worldformula.formula.syntax.factor import Factor
 
 
 def check_product(uses: Product) -> Product:
@@ -41,6 +41,22 @@ def check_product(uses: Product) -> Product:
     return uses
 
 
+def check_elements(uses: Product) -> None:
+    """Refuse a density element by element of a product, and of a factor whose elements have one density together."""
+    if len(uses) > 1 or isinstance(uses, Integral):
+        raise FormulaError(
+            f"log({' '.join(str(u.factor) for u in uses)}, event=True): expected one factor; elements of different "
+            f"events do not pair up\nwrite the sum of the factors' own, log(p, event=True) + log(q, event=True)"
+        )
+    factor = uses[0].factor
+    family = factor.family
+    if family is not None and family.joint is None:
+        raise FormulaError(
+            f"log({factor}, event=True): a {family.name} has one density for the whole event, and none for each element"
+            f"\nwrite log({factor.header.letter}), or a factor of independent elements such as Normal"
+        )
+
+
 def check_normalised(factor: Factor) -> None:
     """Refuse a Gibbs factor where a density or a draw is needed: its normalising constant is unknown."""
     if factor.unnormalised:
@@ -53,25 +69,33 @@ def check_normalised(factor: Factor) -> None:
 
 def draw_order(uses: Product) -> list[Use]:
     """Causes before effects; among the ready ones the written order. Raises CycleError where there is none."""
-    waiting, order = list(uses), list[Use]()
     declared = {v for u in uses for v in u.factor.variables}
-    done: set[object] = set()
-    while waiting:
-        ready = next((u for u in waiting if all(c in done or c not in declared for c in u.factor.conditions)), None)
-        if ready is None:
-            rows = [
-                (u.factor.variable, u.factor, ", ".join(str(c) for c in u.factor.conditions if c in declared))
-                for u in waiting
-            ]
-            raise CycleError(
-                "these factors need each other at the same step\n"
-                + table(("variable", "declared by", "needs"), rows)
-                + "\nbreak the cycle with an earlier step, e.g. a condition at t-1"
-            )
-        waiting.remove(ready)
-        order.append(ready)
-        done |= set(ready.factor.variables)
-    return order
+    needs = [{c for c in u.factor.conditions if c in declared} for u in uses]
+    readers: dict[Variable, list[int]] = {}
+    for place, needed in enumerate(needs):
+        for variable in needed:
+            readers.setdefault(variable, []).append(place)
+    ready = [place for place, needed in enumerate(needs) if not needed]  # in order, so a heap
+    order = list[int]()
+    while ready:
+        order.append(heappop(ready))
+        for variable in uses[order[-1]].factor.variables:
+            for place in readers.pop(variable, ()):
+                needs[place].discard(variable)
+                if not needs[place]:
+                    heappush(ready, place)
+    if len(order) < len(uses):
+        rows = [
+            (u.factor.variable, u.factor, ", ".join(str(c) for c in u.factor.conditions if c in declared))
+            for place, u in enumerate(uses)
+            if needs[place]
+        ]
+        raise CycleError(
+            "these factors need each other at the same step\n"
+            + table(("variable", "declared by", "needs"), rows)
+            + "\nbreak the cycle with an earlier step, e.g. a condition at t-1"
+        )
+    return [uses[place] for place in order]
 
 
 def check_gradient(q: Product, gradient: str | None, samples: int | None = None) -> None:
@@ -145,9 +169,9 @@ def check_independence(op: str, left: Node, right: Node) -> None:
     """Refuse a product, ratio, maximum or minimum of two expectations that share a draw: E[f]·E[g] is not E[f·g]."""
     if op not in NONLINEAR:
         return
-    ours, theirs = drawn_factors(left), drawn_factors(right)
-    shared = next((f for f in ours if any(f is g for g in theirs)), None)
-    if shared is not None:
+    theirs = drawn(right)
+    if not theirs.isdisjoint(drawn(left)):
+        shared = next(f for f in drawn_factors(left) if f in theirs)
         raise SharedDrawError(
             f"the {NONLINEAR[op]} of two expectations over {shared} needs two independent draws,\n"
             f"and inside one expression a factor draws once\n"

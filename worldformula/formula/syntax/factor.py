@@ -1,7 +1,7 @@
-"""Factors and their products: a family, names and a network.
+"""What a factor is: a family, names and a network.
 
 A factor's identity is the object, never its text. It is a plain ``nn.Module`` without mutable options and without
-memory of past calls.
+memory of past calls. What users hold is `factors.joint.Factor`, which can also be multiplied.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from numbers import Real
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import torch
 from torch import Tensor, nn
@@ -37,14 +37,11 @@ from worldformula.formula.syntax.given import (
 )
 from worldformula.formula.syntax.names import Header, Variable, read_header, renamed
 
-if TYPE_CHECKING:
-    from worldformula.formula.factors.joint import Joint
-
 Head = nn.Module | Callable[..., Any] | Mapping[str, Tensor | float] | Tensor | None
 
 
 class Factor(Multiplied, nn.Module):
-    """A named conditional distribution, or a deterministic function, of the formula.
+    """A named conditional distribution, or a deterministic function, as everything that reads formulas knows it.
 
     ``net`` is called positionally with the conditions in header order. ``shape`` is the event shape of the variable.
     """
@@ -102,6 +99,8 @@ class Factor(Multiplied, nn.Module):
                 fixed = self._standard(fixed)
         self.net = network
         fixed = {k: as_parameter(text, k, v) for k, v in fixed.items()}
+        if self.family is not None and (fault := self.family.wrong_parameters(fixed)):
+            raise FormulaError(f"{text}: {fault}")
         self.fixed = {k: v for k, v in fixed.items() if not isinstance(v, Tensor)}
         tensors |= {k: v for k, v in fixed.items() if isinstance(v, Tensor)}
         self.constants = Constants(tensors) if tensors else None
@@ -178,13 +177,13 @@ class Factor(Multiplied, nn.Module):
         """Whether the parameters have no batch axes: given ones, or those of a network without inputs."""
         return self.net is None or not self.conditions
 
-    def fresh(self) -> Factor:
+    def fresh(self) -> Self:
         """The same factor, same network, for an independent draw: ``E(q, f) * E(q.fresh(), g)``."""
         other = copy.copy(self)
         object.__setattr__(other, "origin", self.origin)
         return other
 
-    def rename(self, **names: str) -> Factor:
+    def rename(self, **names: str) -> Self:
         """The same distribution with other names: ``p.rename(z="z'")``; same network, closed forms and moments.
 
         A name without a time index keeps the one it had; ``h_prev="h'"`` renames h_{t-1} alone. Draws of the two are
@@ -193,21 +192,6 @@ class Factor(Multiplied, nn.Module):
         other = self.fresh()
         object.__setattr__(other, "header", renamed(self.header, names))
         return other
-
-    def condition(self, **values: Tensor) -> Factor:
-        """The distribution with some of its conditions held at these values: ``p.condition(y=y)`` is p(x|z).
-
-        A value without batch axes holds for every row. Networks and weights are shared.
-        """
-        from worldformula.formula.factors.condition import Held  # which knows factors
-
-        return Held.of(self, values)
-
-    def marginal(self, *names: str) -> Joint:
-        """As of a product, for a deterministic factor of several outputs: see `Joint.marginal`."""
-        from worldformula.formula.factors.joint import Joint  # which knows factors
-
-        return Joint.of(self).marginal(*names)
 
     def forward(self, *_: object, **__: object) -> NoReturn:
         """A factor is no function of its conditions.
@@ -218,32 +202,12 @@ class Factor(Multiplied, nn.Module):
         given = ", ".join(f"{c.identifier}=..." for c in self.conditions)
         raise FormulaError(f"{self}: a factor is not called; draw by .sample({given}), or write E, log or KL of it")
 
-    @property
-    def latex(self) -> str:
-        """The factor in LaTeX and, where it is made of simpler densities, of which: a flow, a mixture, experts."""
-        from worldformula.formula.print.latex import factor_latex  # which knows factors
-
-        return factor_latex(self)
-
-    def _repr_latex_(self) -> str:
-        return f"$\\displaystyle {self.latex}$"
-
-    def _repr_html_(self) -> str:
-        from worldformula.formula.print.notebook import factor_html  # which knows factors
-
-        return factor_html(self)
-
     def __str__(self) -> str:
         return str(self.header)
 
     def __repr__(self) -> str:
         shape = "" if self.shape is None else f", shape={self.shape}"
         return f"<{type(self).__name__} {self.header}{shape}>"
-
-    def __mul__(self, other: Factor | Joint) -> Joint:
-        from worldformula.formula.factors.joint import Joint  # which knows factors
-
-        return Joint.of(self) * other
 
     # ------------------------------------------------------------------------------------------------ direct calls
 

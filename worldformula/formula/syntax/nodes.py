@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from worldformula.families.writing import Symbol
+from worldformula.formula.syntax.constants import Constants
+from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.names import Variable
-
-if TYPE_CHECKING:
-    from worldformula.formula.syntax.constants import Constants
-    from worldformula.formula.syntax.factor import Factor
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +47,9 @@ class Node:
 
     __slots__ = ()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "_drawn"}  # see `drawn`
+
 
 @dataclass(frozen=True, eq=False)
 class Number(Node):
@@ -68,9 +69,13 @@ class Value(Node):
 
 @dataclass(frozen=True, eq=False)
 class Log(Node):
-    """log p(x|z) of a factor, or of a product: the sum of its factors' log-densities; an `Integral` is enumerated."""
+    """log p(x|z) of a factor, or of a product: the sum of its factors' log-densities; an `Integral` is enumerated.
+
+    ``event`` keeps the elements of the event apart: the log-density of each.
+    """
 
     p: Product
+    event: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,10 +292,33 @@ def uses(node: Node) -> tuple[Use, ...]:
 
 
 def walk(node: Node) -> Iterator[Node]:
-    """A node and all below it, in written order."""
-    yield node
-    for child in children(node):
-        yield from walk(child)
+    """A node and all below it, in written order; one that stands in several places comes once, at the first."""
+    waiting, seen = [node], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if id(node) not in seen:
+            seen.add(id(node))
+            yield node
+            waiting.extend(reversed(children(node)))
+
+
+def innermost_first(node: Node) -> list[Node]:
+    """A node behind all that it holds, each once: what stands inside, and what operators have found to stand for."""
+    waiting, done = [node], dict[int, Node]()
+    while waiting:
+        last = waiting[-1]
+        if id(last) not in done:
+            if missing := [n for n in _held(last) if id(n) not in done]:
+                waiting.extend(missing)
+                continue
+            done[id(last)] = last
+        waiting.pop()
+    return list(done.values())
+
+
+def _held(node: Node) -> Iterator[Node]:
+    for value in node.__getstate__().values():
+        yield from (v for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, Node))
 
 
 def factors(node: Node) -> list[Factor]:
@@ -303,18 +331,18 @@ def factors(node: Node) -> list[Factor]:
     return list(found.values())
 
 
+def draws(node: Node) -> tuple[Factor, ...]:
+    """The random factors that the node itself draws."""
+    if isinstance(node, Expectation):
+        return tuple(u.factor for u in node.q if u.factor.family is not None)
+    return tuple(node.drawn) if isinstance(node, Operator) else ()
+
+
 def drawn_factors(node: Node) -> list[Factor]:
     """The random factors that the expectations of an expression draw."""
-    here: list[Factor] = []
-    if isinstance(node, Expectation):
-        here = [u.factor for u in node.q if u.factor.family is not None]
-    if isinstance(node, Operator):
-        here = list(node.drawn)
-    return here + [factor for child in children(node) for factor in drawn_factors(child)]
+    return [factor for n in walk(node) for factor in draws(n)]
 
 
 def initial_of(node: Node) -> Constants | None:
     """The learnable or given initial state of the first sum over time that has one."""
-    if isinstance(node, OverTime) and node.initial is not None:
-        return node.initial
-    return next((found for child in children(node) if (found := initial_of(child)) is not None), None)
+    return next((n.initial for n in walk(node) if isinstance(n, OverTime) and n.initial is not None), None)

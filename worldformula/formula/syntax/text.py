@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator
+
 from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.nodes import (
     Binary,
@@ -27,6 +29,7 @@ from worldformula.formula.syntax.nodes import (
     Value,
     walk,
 )
+from worldformula.formula.syntax.rules import Rule, applied, each
 
 BINDS = {"+": 1, "-": 1, "neg": 2, "*": 3, "/": 3, "^": 4}  # everything else is an atom
 SUMMAND = 2  # what a sum over time may have behind it without brackets
@@ -49,7 +52,7 @@ def strength(node: Node) -> int:
 def open_ended(node: Node) -> bool:
     """Whether a factor written behind the node would seem to belong to its last log or sum over time."""
     match node:
-        case Log() | OverTime() | OverSteps():
+        case Log(event=False) | OverTime() | OverSteps():
             return True
         case Negative(body):
             return open_ended(body)
@@ -115,9 +118,8 @@ def summed(p: Integral) -> tuple[list[Variable], list[Variable]]:
     return listed, [v for v in p.hidden if v not in listed]
 
 
-def _operand(node: Node, brackets: bool) -> str:
-    shown = text(node)
-    return f"({shown})" if brackets else shown
+def _operand(node: Node, brackets: bool) -> Rule[str]:
+    return f"({(yield node)})" if brackets else (yield node)
 
 
 def text(node: Node) -> str:
@@ -127,58 +129,84 @@ def text(node: Node) -> str:
     >>> KL(Normal("q(z)", shape=2), Normal("p(z)", shape=2))
     <Expression KL(q(z) ‖ p(z))>
     """
+    return applied(_text, node)
+
+
+def _text(node: Node) -> Rule[str]:
     match node:
         case Number(value):
             return number(value)
         case Value(variable):
             return str(variable)
-        case Log(p):
-            return f"log {product(p)}"
+        case Log(p, event):
+            return f"[log {product(p)}]_i" if event else f"log {product(p)}"
         case Ratio(p, q):
             return f"{product(p)} / {product(q)}"
         case Divergence(q, p):
             return f"KL({use(q)} ‖ {use(p)})"
-        case Expectation(q, body):
-            return f"E_{{{'; '.join((product(q), *node.marks))}}}[{text(body)}{behind(node)}]"
+        case Expectation(q, body, _, _, baseline):
+            inside = yield body
+            if isinstance(baseline, Node):  # the learned one of the score estimator
+                inside += f"; baseline {(yield baseline)}"
+            return f"E_{{{'; '.join((product(q), *node.marks))}}}[{inside}]"
         case Function("clamp", body, bounds):
             low, high = ("" if b is None else number(b) for b in bounds)
-            return f"clamp({text(body)}, {low}, {high})"
+            return f"clamp({(yield body)}, {low}, {high})"
         case Function(name, body):
-            return f"{name}({text(body)})"
+            return f"{name}({(yield body)})"
         case OverEvent(how, body):
-            return f"{how}({text(body)})"
+            return f"{how}({(yield body)})"
         case Named(name):
             return name
         case Group(names, bodies):
-            return "; ".join(f"{name}: {text(body)}" for name, body in zip(names, bodies, strict=True))
+            each_shown: list[str] = yield from each(bodies)
+            return "; ".join(f"{name}: {body}" for name, body in zip(names, each_shown, strict=True))
         case Operator():
             between = f" {node.separator} " if node.separator in "‖+" else f"{node.separator} "
-            inside = between.join(text(p) if isinstance(p, Node) else product(p) for p in node.parts)
-            return f"{node.sign.text}[{inside}]"
+            parts = yield from written(node, product)
+            return f"{node.sign.text}[{between.join(parts)}]"
         case OverSteps(how, index, steps, body):
             sign = "Σ" if how == "sum" else "mean"
-            return f"{sign}_{{{index}=1..{steps}}} {_operand(body, strength(body) < SUMMAND)}"
+            return f"{sign}_{{{index}=1..{steps}}} {(yield from _operand(body, strength(body) < SUMMAND))}"
         case Binary("max" | "min", left, right):
-            return f"{node.op}({text(left)}, {text(right)})"
+            return f"{node.op}({(yield left)}, {(yield right)})"
         case Binary(op, left, right):
-            first, second = bracketed(left, op), bracketed(right, op, right=True)
-            return f"{_operand(left, first)} {op} {_operand(right, second)}"
+            first = yield from _operand(left, bracketed(left, op))
+            second = yield from _operand(right, bracketed(right, op, right=True))
+            return f"{first} {op} {second}"
         case Negative(body):
-            return f"-{_operand(body, bracketed(body, 'neg', right=True))}"
+            return f"-{(yield from _operand(body, bracketed(body, 'neg', right=True)))}"
         case StopGradient(body):
-            return f"sg({text(body)})"
+            return f"sg({(yield body)})"
         case OverBatch(how, body):
-            return f"{how}({text(body)})"
+            return f"{how}({(yield body)})"
         case OverTime(how, index, body, _, _):
             marks = "; ".join((index, *(f"{key}={value}" for key, value in clock(node))))
             below = f"{{{marks}}}" if clock(node) else index
-            return f"{'Σ' if how == 'sum' else 'mean'}_{below} {_operand(body, strength(body) < SUMMAND)}"
+            shown = yield from _operand(body, strength(body) < SUMMAND)
+            return f"{'Σ' if how == 'sum' else 'mean'}_{below} {shown}"
     raise TypeError(f"no text rule for {type(node).__name__}")
 
 
-def behind(node: Expectation) -> str:
-    """The learned baseline of the score estimator, behind the body."""
-    return f"; baseline {text(node.baseline)}" if isinstance(node.baseline, Node) else ""
+def written(node: Operator, product: Callable[[Product], str]) -> Generator[Node, str, list[str]]:
+    """What stands between the brackets of an operator: the products by the given notation, the nodes by its rule."""
+    shown = list[str]()
+    for part in node.parts:
+        shown += [(yield part) if isinstance(part, Node) else product(part)]
+    return shown
+
+
+def widths(node: Node) -> dict[int, int]:
+    """How many characters of text a node has, and every node that is printed inside it, by identity."""
+    found: dict[int, int] = {}
+
+    def measured(inner: Node) -> Rule[str]:
+        shown = yield from _text(inner)
+        found[id(inner)] = len(shown)
+        return shown
+
+    applied(measured, node)
+    return found
 
 
 def named(node: Node) -> dict[str, Node]:

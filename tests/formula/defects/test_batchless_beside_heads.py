@@ -1,0 +1,179 @@
+"""A parameter without batch axes beside a head with them: samples, time, experts, estimators."""
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Normal as Gauss
+from torch.distributions import kl_divergence
+
+from tests.formula.defects.both import PATHS, known, only_the_call, run, wrong
+from worldformula import KL, Bernoulli, Deterministic, E, MoE, Normal, PoE, Sum, log, ratio
+
+B, T, K, X, Z = 5, 4, 3, 3, 2
+SCALE = [0.5, 1.5]
+IN_PLACE = "a parameter without batch axes gets its sample axis in their place"
+IN_LOOP = "the steps of a loop are stacked along an axis that a parameter without batch axes does not have"
+STANDARD = Gauss(torch.zeros(Z), torch.ones(Z))
+
+
+class Fixed(nn.Module):
+    """A network that returns its parameters by name, the scale the same for every row."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.s = nn.Linear(X, Z), nn.Parameter(torch.tensor(SCALE).log())
+
+    def forward(self, x, *others):
+        return {"loc": self.layer(x) + sum(others), "scale": self.s.exp()}
+
+
+def by_keyword(header, count):
+    layer = nn.Linear(X, Z)
+    return Normal(header, lambda x, *others: layer(x) + sum(others), shape=Z, scale=torch.tensor(SCALE)), layer
+
+
+def by_network(header, count):
+    net = Fixed()
+    return Normal(header, net, shape=Z), net.layer
+
+
+GIVEN = pytest.mark.parametrize("make", [by_keyword, by_network])
+
+
+def drawn(layer, x, noise):
+    return layer(x) + torch.tensor(SCALE) * noise
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@PATHS
+@GIVEN
+@wrong("a parameter without batch axes gets its sample axis in their place")
+def test_k_samples_and_the_density_of_the_draw_itself(make, path):
+    q, layer = make("q(z|x)", 1)
+    x, noise = torch.randn(B, X), torch.randn(K, B, Z)
+    z = drawn(layer, x, noise)
+    expected = STANDARD.log_prob(z).sum(-1) - Gauss(layer(x), torch.tensor(SCALE)).log_prob(z).sum(-1)
+    loss = E(q, log(Normal("p(z)", shape=Z)) - log(q), samples=K)
+    torch.testing.assert_close(run(loss, path, x=x, noise={"z": noise}).value, expected.mean(0))
+    estimate = KL(q, Normal("p(z)", shape=Z), samples=K)
+    torch.testing.assert_close(run(estimate, path, x=x, noise={"z": noise}).value, -expected.mean(0))
+
+
+@PATHS
+@GIVEN
+@pytest.mark.parametrize("rows", known([1, K, Z], [1, Z], IN_PLACE))
+def test_batches_as_large_as_the_samples_or_the_event(make, path, rows):
+    q, layer = make("q(z|x)", 1)
+    x, noise = torch.randn(rows, X), torch.randn(K, rows, Z)
+    z = drawn(layer, x, noise)
+    expected = Gauss(layer(x), torch.tensor(SCALE)).log_prob(z).sum(-1).mean(0)
+    torch.testing.assert_close(run(E(q, log(q), samples=K), path, x=x, noise={"z": noise}).value, expected)
+
+
+@PATHS
+@GIVEN
+@wrong("a parameter without batch axes gets its sample axis in their place")
+def test_doubly_reparametrised_gradients(make, path):
+    q, layer = make("q(z|x)", 1)
+    prior, decode = Normal("p(z)", shape=Z), Normal("p(y|z)", lambda z: z, shape=Z, scale=2.0)
+    loss = log(E(q, ratio(decode * prior, q), samples=K, gradient="dreg"))
+    x, y, noise = torch.randn(B, X), torch.randn(B, Z), torch.randn(K, B, Z)
+    z = drawn(layer, x, noise)
+    weights = Gauss(z, 2.0).log_prob(y).sum(-1) + STANDARD.log_prob(z).sum(-1)
+    weights = weights - Gauss(layer(x), torch.tensor(SCALE)).log_prob(z).sum(-1)
+    expected = weights.logsumexp(0) - torch.tensor(float(K)).log()
+    torch.testing.assert_close(run(loss, path, x=x, y=y, noise={"z": noise}).value, expected)
+
+
+@only_the_call(IN_LOOP)
+@GIVEN
+def test_a_draw_in_a_loop_over_time(make, path):
+    q, layer = make("q(z_t|x_t,z_{t-1})", 2)
+    x, noise = torch.randn(B, T, X), torch.randn(B, T, Z)
+    z, expected = torch.zeros(B, Z), 0.0
+    for t in range(T):
+        here = Gauss(layer(x[:, t]) + z, torch.tensor(SCALE).expand(B, Z))
+        expected = expected + kl_divergence(here, STANDARD).sum(-1)
+        z = here.mean + here.stddev * noise[:, t]
+    loss = Sum("t", E(q, KL(q, Normal("p(z_t)", shape=Z))))
+    torch.testing.assert_close(run(loss, path, x=x, noise={"z": noise}).value, expected)
+
+
+@only_the_call(IN_LOOP)
+@GIVEN
+def test_a_density_behind_the_loop_of_a_draw_inside_it(make, path):
+    q, layer = make("q(z_t|x_t,h_{t-1})", 2)
+    core = Deterministic("h_t = f(h_{t-1},z_t)", lambda h, z: 0.5 * h + z, shape=Z)
+    x, noise = torch.randn(B, T, X), torch.randn(B, T, Z)
+    h, expected = torch.zeros(B, Z), 0.0
+    for t in range(T):
+        here = Gauss(layer(x[:, t]) + h, torch.tensor(SCALE).expand(B, Z))
+        z = here.mean + here.stddev * noise[:, t]
+        expected, h = expected + here.log_prob(z).sum(-1), 0.5 * h + z
+    loss = Sum("t", E(q * core, log(q)), reset="first")
+    first = torch.zeros(B, T)
+    found = run(loss, path, x=x, first=first, noise={"z": noise}).value
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(
+        run(loss, path, x=x, first=first, deterministic=True).value,
+        Gauss(0.0, torch.tensor(SCALE)).log_prob(torch.zeros(Z)).sum().expand(B) * T,
+    )
+
+
+@PATHS
+@GIVEN
+def test_a_product_and_a_mixture_of_experts_with_samples(make, path):
+    q, layer = make("q(z|x)", 1)
+    other = Normal("q(z|y)", nn.Linear(X, 2 * Z), shape=Z)
+    x, y, noise = torch.randn(B, X), torch.randn(B, X), torch.randn(K, B, Z)
+    loc, scale = other.params(y)
+    first, second, prior = torch.tensor(SCALE) ** -2, scale**-2, 1.0
+    precision = first + second + prior
+    both = Gauss((layer(x) * first + loc * second) / precision, precision**-0.5)
+    product = PoE([Normal("p(z)", shape=Z), q, other])
+    z = both.mean + both.stddev * noise
+    loss = E(product, log(product), samples=K)
+    found = run(loss, path, x=x, y=y, noise={"z": noise}).value
+    torch.testing.assert_close(found, both.log_prob(z).sum(-1).mean(0))
+    mixture, value = MoE([q, other]), torch.randn(B, Z)
+    each = torch.stack([Gauss(layer(x), torch.tensor(SCALE)).log_prob(value), Gauss(loc, scale).log_prob(value)])
+    expected = each.sum(-1).logsumexp(0) - torch.tensor(2.0).log()
+    torch.testing.assert_close(run(log(mixture), path, x=x, y=y, z=value).value, expected)
+
+
+@PATHS
+@GIVEN
+@wrong("the flags of rows meet a parameter without batch axes")
+def test_a_row_without_its_data_in_a_product(make, path):
+    q, layer = make("q(z|x)", 1)
+    has = torch.tensor([True, False, True, True, False])
+    x = torch.randn(B, X)
+    precision = 1 + torch.where(has[:, None], torch.tensor(SCALE) ** -2, 0.0)
+    mean = torch.where(has[:, None], layer(x) * torch.tensor(SCALE) ** -2, 0.0) / precision
+    expected = kl_divergence(Gauss(mean, precision**-0.5), STANDARD).sum(-1)
+    prior = Normal("p(z)", shape=Z)
+    found = run(KL(PoE([prior, q]), prior), path, x=x, present={"x": has}).value
+    torch.testing.assert_close(found, expected)
+
+
+@PATHS
+@pytest.mark.parametrize("make", known([by_keyword, by_network], [by_network], "a head without batch axes is unfolded"))
+def test_a_decoder_of_every_value_of_a_code(make, path):
+    """Enumeration puts an axis of four codes in front of the batch."""
+    p, layer = make("p(y|b)", 1)
+    code = Bernoulli("q(b|w)", nn.Linear(1, 2), shape=2)
+    lifted = Deterministic("c = f(b)", lambda b: torch.cat((b, b[..., :1]), -1), shape=X)
+    p = p.rename(b="c")
+    loss = E(code, E(lifted, log(p)), gradient="exact")
+    w, y = torch.randn(B, 1), torch.randn(B, Z)
+    probs, expected = code.net(w).sigmoid(), 0.0
+    for bits in ((0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)):
+        b = torch.tensor(bits)
+        weight = torch.where(b == 1, probs, 1 - probs).prod(-1)
+        loc = layer(torch.cat((b, b[:1])))
+        expected = expected + weight * Gauss(loc, torch.tensor(SCALE)).log_prob(y).sum(-1)
+    torch.testing.assert_close(run(loss, path, w=w, y=y).value, expected)
