@@ -22,6 +22,7 @@ from worldformula.formula.expressions.explain import explain
 from worldformula.formula.factors.joint import Joint, Marginal, as_uses
 from worldformula.formula.plan.lower import lower
 from worldformula.formula.print.latex import latex, latex_lines
+from worldformula.formula.print.notebook import formula_html
 from worldformula.formula.syntax.check import check_elements, check_gradient, check_independence, check_product
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.networks import register_networks
@@ -56,7 +57,7 @@ class Expression(nn.Module):
     """
 
     __array_ufunc__ = None  # numpy's numbers leave arithmetic to the formula
-    graph: Callable[[], str]  # see `face`
+    graph: Callable[[], Picture]  # see `face`
 
     def __init__(self, node: Node) -> None:
         super().__init__()
@@ -176,8 +177,6 @@ class Expression(nn.Module):
         return f"$\\displaystyle {self.latex_lines()}$"
 
     def _repr_html_(self) -> str:
-        from worldformula.formula.print.notebook import formula_html
-
         return formula_html(self.node)
 
     # ------------------------------------------------------------------------------------------------------ arithmetic
