@@ -215,6 +215,25 @@ class SharedDrawError(FormulaError):
     code = "shared-draw"
 
 
+class OneDrawError(FormulaError):
+    """A function that is not linear is taken of an expectation that one draw estimates: E[g(f)] is not g(E[f]).
+
+    >>> from worldformula import E, Normal, exp, log
+    >>> q, p = Normal("q(z|x)", torch.nn.Linear(3, 4), shape=2), Normal("p(z)", shape=2)
+    >>> exp(E(q, log(p)))
+    Traceback (most recent call last):
+    worldformula.errors.OneDrawError: the exp of an expectation, which one draw estimates: E[g(f)] is not g(E[f])
+      variable | declared by | drawn once in
+      z        | q(z|x)      | E_{q(z|x)}[log p(z)]
+    write E(q, g(f)) for the expectation of the exp, E(q, f) * E(q.fresh(), f) for a square,
+    or E(q, f, samples=K) for the exp of a mean
+    >>> exp(E(q, log(p), samples=8))
+    <Expression exp(E_{q(z|x); K=8}[log p(z)])>
+    """
+
+    code = "one-draw"
+
+
 class NoClosedFormError(FormulaError):
     """A KL (or entropy) has no closed form for this pair of families.
 

@@ -21,6 +21,7 @@ from worldformula import (
     Normal,
     Sum,
     errors,
+    exp,
     log,
     maximum,
     sg,
@@ -34,6 +35,7 @@ from worldformula.errors import (
     HeadError,
     MissingInputError,
     NoClosedFormError,
+    OneDrawError,
     ShapeError,
     SharedDrawError,
     TimeError,
@@ -234,6 +236,28 @@ gradient='gumbel'
         write E(q, f) * E(q.fresh(), g) for independent draws, or E(q, f * g) for the expectation of f * g
         """,
         lambda: shared_maximum(encode()),
+    ),
+    "function of one draw": (
+        OneDrawError,
+        """
+        the exp of an expectation, which one draw estimates: E[g(f)] is not g(E[f])
+          variable | declared by | drawn once in
+          z        | q(z|x)      | E_{q(z|x)}[log p(x|z)]
+        write E(q, g(f)) for the expectation of the exp, E(q, f) * E(q.fresh(), f) for a square,
+        or E(q, f, samples=K) for the exp of a mean
+        """,
+        lambda: exp(2 * E(encode(), log(decode())).mean() + 1),
+    ),
+    "inverse of one draw": (
+        OneDrawError,
+        """
+        the inverse of an expectation, which one draw estimates: E[g(f)] is not g(E[f])
+          variable | declared by | drawn once in
+          z        | q(z|x)      | E_{q(z|x)}[log p(x|z)]
+        write E(q, g(f)) for the expectation of the inverse, E(q, f) * E(q.fresh(), f) for a square,
+        or E(q, f, samples=K) for the inverse of a mean
+        """,
+        lambda: 1 / E(encode(), log(decode())),
     ),
     "header": (
         HeaderError,

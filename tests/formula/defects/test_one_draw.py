@@ -60,7 +60,6 @@ def q():
 
 
 @pytest.mark.parametrize("case", NONLINEAR)
-@wrong("computed from one draw, which is biased, without a word")
 def test_a_nonlinear_function_of_one_draw_is_refused(q, case):
     with refused("fresh()", "samples="):
         NONLINEAR[case](E(q, V))
@@ -87,7 +86,6 @@ def test_a_nonlinear_function_of_one_draw_is_refused(q, case):
         lambda q: exp(E(q, V, gradient="score")),
     ],
 )
-@wrong("computed from one draw, which is biased, without a word")
 def test_arithmetic_around_or_inside_does_not_hide_it(q, build):
     with refused("samples="):
         build(q)
@@ -102,7 +100,6 @@ def test_arithmetic_around_or_inside_does_not_hide_it(q, build):
         lambda step: Sum("t", maximum(step, 1.0)),
     ],
 )
-@wrong("computed from one draw, which is biased, without a word")
 def test_nor_does_a_sum_over_time(build):
     q = Normal("q(z_t|x_t)", nn.Linear(3, 4), shape=2)
     with refused("samples="):

@@ -21,7 +21,7 @@ from worldformula.formula.expressions.explain import explain
 from worldformula.formula.factors.joint import Joint, Marginal, as_uses
 from worldformula.formula.plan.lower import lower
 from worldformula.formula.print.latex import latex, latex_lines
-from worldformula.formula.syntax.check import check_gradient, check_independence, check_product
+from worldformula.formula.syntax.check import check_function, check_gradient, check_independence, check_product
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import (
@@ -223,6 +223,7 @@ class Expression(nn.Module):
     __lt__ = __le__ = __gt__ = __ge__ = _refuse
 
     def __abs__(self) -> Expression:
+        check_function("absolute value", self.node)
         return Expression(Function("abs", self.node))
 
     def named(self, name: str) -> Expression:
@@ -311,6 +312,7 @@ def log(p: Factor | Joint | Use | Expression) -> Expression:
     Of an expression, its logarithm. ``log(E(q, ratio(p, q), samples=K))`` runs as one log-sum-exp.
     """
     if isinstance(p, Expression):
+        check_function("log", p.node)
         return Expression(Function("log", p.node))
     if isinstance(p, Marginal):
         p.refuse()

@@ -8,7 +8,7 @@ from numbers import Real
 from worldformula.errors import FormulaError
 from worldformula.formula.expressions.expression import Expression, as_node
 from worldformula.formula.factors.joint import Joint, as_uses
-from worldformula.formula.syntax.check import check_product
+from worldformula.formula.syntax.check import check_function, check_product
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import Shape, as_shape
 from worldformula.formula.syntax.names import read_variable
@@ -41,6 +41,7 @@ def ratio(p: Factor | Joint | Use, q: Factor | Joint | Use) -> Expression:
 def _function(name: str, f: Expression) -> Expression:
     if not isinstance(f, Expression):
         raise FormulaError(f"{name}: expected an expression, got {type(f).__name__}; for a density write log(p)")
+    check_function(name, f.node)
     return Expression(Function(name, f.node))
 
 
@@ -83,11 +84,15 @@ def clamp(f: Expression, low: float | None = None, high: float | None = None) ->
             raise FormulaError(f"clamp: expected numbers as bounds, got {bound!r}; of formulas write maximum, minimum")
     if low is not None and high is not None and low > high:
         raise FormulaError(f"clamp: expected a lower bound below the upper one, got {low} and {high}")
-    return Expression(Function("clamp", as_node(f), (low, high)))
+    body = as_node(f)
+    check_function("clamp", body)
+    return Expression(Function("clamp", body, (low, high)))
 
 
 def _over_event(how: str, f: Expression) -> Expression:
     node: Node = as_node(f)
+    if how == "norm2":
+        check_function("square", node)
     return Expression(OverEvent(how, node))  # type: ignore[arg-type]
 
 

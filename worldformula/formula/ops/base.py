@@ -43,6 +43,11 @@ class Expanded(Operator):
         """What its expansion draws."""
         return tuple(drawn_factors(self.expansion))
 
+    @property
+    def meaning(self) -> Node:
+        """Its expansion."""
+        return self.expansion
+
 
 @dataclass(frozen=True, eq=False)
 class OwnEntropy(Operator):
