@@ -106,7 +106,6 @@ def built(case):
 
 
 @HIDDEN
-@wrong("only an nn.Module itself is registered")
 def test_a_network_in_a_function_is_learnt_or_refused(case):
     loss, x = built(case), torch.randn(B, X)
     if loss is None:
@@ -121,7 +120,6 @@ def test_a_network_in_a_function_is_learnt_or_refused(case):
 
 
 @HIDDEN
-@wrong("only an nn.Module itself is registered, and copied")
 def test_a_copy_has_weights_of_its_own(case):
     loss, x = built(case), torch.randn(B, X)
     if loss is None:
@@ -135,7 +133,6 @@ def test_a_copy_has_weights_of_its_own(case):
     torch.testing.assert_close(loss(x=x).value, value)
 
 
-@wrong("methods of a module are not registered")
 def test_methods_of_one_module_register_its_weights_once():
     module = Both()
     q, p = Normal("q(z|x)", module.encode, shape=Z), Normal("p(x|z)", module.decode, shape=X)
@@ -148,7 +145,6 @@ def test_methods_of_one_module_register_its_weights_once():
 
 
 @pytest.mark.parametrize("make", [lambda m: m.encode, lambda m: lambda x: m.inner(x)])
-@wrong("only an nn.Module itself is registered")
 def test_functions_of_deterministic_factors_are_learnt_too(make):
     module = Both()
     loss = E(Deterministic("h = f(x)", make(module), shape=2 * Z), log(Normal("p(h)", shape=2 * Z))).mean()

@@ -35,6 +35,7 @@ from worldformula.formula.syntax.given import (
     generator_of,
     need,
 )
+from worldformula.formula.syntax.hidden import Found, found
 from worldformula.formula.syntax.names import Header, Variable, read_header, renamed
 
 Head = nn.Module | Callable[..., Any] | Mapping[str, Tensor | float] | Tensor | None
@@ -97,7 +98,9 @@ class Factor(Multiplied, nn.Module):
                     )
             if network is None and not tensors:
                 fixed = self._standard(fixed)
-        self.net = network
+        self.net = network if network is None or isinstance(network, nn.Module) else found(network, text)
+        if isinstance(self.net, Found):
+            self.reached = nn.ModuleList(self.net.modules)
         fixed = {k: as_parameter(text, k, v) for k, v in fixed.items()}
         self.fixed = {k: v for k, v in fixed.items() if not isinstance(v, Tensor)}
         tensors |= {k: v for k, v in fixed.items() if isinstance(v, Tensor)}
