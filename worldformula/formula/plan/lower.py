@@ -14,7 +14,7 @@ from worldformula.errors import TimeError
 from worldformula.formula.plan import arithmetic, clocks, densities, estimates, iterations, variables
 from worldformula.formula.plan.draft import Draft
 from worldformula.formula.plan.estimates import Steps
-from worldformula.formula.plan.plan import Method, Op, Plan, Ref, Term
+from worldformula.formula.plan.plan import Method, Op, Plan, Ref
 from worldformula.formula.plan.scope import Scope
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.names import Variable
@@ -50,7 +50,7 @@ Answer = Ref | Steps
 def lower(node: Node, masked: frozenset[str] = frozenset()) -> Plan:
     """The plan of an expression; ``masked`` are the inputs that some rows lack, told by ``present=``."""
     lowering = Lowering(factors(node), masked)
-    lowering.declare(n for n in walk(node) if isinstance(n, Value))
+    lowering.declare([n for n in walk(node) if isinstance(n, Value)])
     scope = Scope()
     value = lowering.lower(node, scope)
     lowering.check_alike(scope.leaves)
@@ -123,9 +123,7 @@ def _stopped(draft: Draft, node: StopGradient, scope: Scope) -> Steps:
 def _named(draft: Draft, node: Named, scope: Scope) -> Steps:
     """The value of a named part, which is one term under its name."""
     value = yield node.body, scope.part()
-    draft.name(node)
-    if not scope.inside:
-        draft.terms.append(Term(node.name, value, scope.reductions))
+    draft.part(node, value, scope)
     return value
 
 
@@ -134,6 +132,7 @@ def _group(draft: Draft, node: Group, scope: Scope) -> Steps:
     values = []
     for body in node.bodies:
         inside = scope.reduced()
+        draft.begin_formula()
         values.append((yield body, inside))
         draft.check_alike(inside.leaves)
     return draft.add("values", Op("", "group", tuple(values), how=" ".join(node.names)))
