@@ -6,12 +6,11 @@ from torch import nn
 from torch.distributions import Normal as Gauss
 from torch.distributions import kl_divergence
 
-from tests.formula.defects.both import PATHS, finite_gradients, known, refused, run
+from tests.formula.defects.both import PATHS, finite_gradients, refused, run
 from worldformula import KL, Deterministic, E, Mean, MoE, Normal, PoE, Sum, log
 from worldformula.errors import WorldformulaError
 
 D = 2
-TOO_MANY = "flags are compared with as many axes as they have, not with the rows"
 
 
 class Pooled(nn.Module):
@@ -99,14 +98,14 @@ def test_both_the_series_and_the_picture_may_be_absent(experts, path):
     torch.testing.assert_close(run(loss, path, a=a, x=x, present={"a": has, "x": only}).value, expected)
 
 
-@pytest.mark.parametrize("shape", known([(4, 2), (4, 1), (3,), ()], [(4, 2), ()], TOO_MANY))
+@pytest.mark.parametrize("shape", [(4, 2), (4, 1), (3,), ()])
 def test_flags_are_one_for_each_row(experts, shape):
     prior, _, still = experts
     with refused("present", "one flag for each row"):
         KL(PoE([prior, still]), prior)(x=torch.randn(4, 2), present={"x": torch.ones(shape, dtype=torch.bool)})
 
 
-@pytest.mark.parametrize("shape", known([(5, 4, 3), (5, 3), (4,), (5, 4, 1)], [(5, 4, 3)], TOO_MANY))
+@pytest.mark.parametrize("shape", [(5, 4, 3), (5, 4), (5, 3), (4,), (5, 4, 1)])
 def test_flags_of_a_whole_series_are_one_for_each_row(experts, shape):
     prior, series, _ = experts
     with refused("present", "one flag for each row"):

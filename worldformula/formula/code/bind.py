@@ -193,6 +193,26 @@ class Binder:
             )
         )
 
+    def check_flags(self, key: str, flags: Any, data: Any) -> None:
+        """``present=`` has one flag for each row of an input, and for each of its steps where it is read step by step.
+
+        A whole series has one flag a row, and so has data whose event axes nobody declares.
+        """
+        if not isinstance(data, Tensor):
+            return  # `check` tells what is wrong with it
+        op, rank = self.plan.inputs[key], self.plan.ranks.get(key)
+        if self.plan.series(op):
+            axes = 1 + op.step
+        else:
+            axes = min(1, data.ndim - 1) if rank is None else data.ndim - rank - (key in self.plan.inner)
+        if isinstance(flags, Tensor) and flags.shape == data.shape[:axes]:
+            return
+        got = list(flags.shape) if isinstance(flags, Tensor) else type(flags).__name__
+        raise ShapeError(
+            f"present: expected one flag for each row of {key}{' and each of its steps' if op.step else ''}\n"
+            + table(("variable", "its shape", "flags", "got"), [(key, list(data.shape), list(data.shape[:axes]), got)])
+        )
+
     @staticmethod
     def check_scalar(known: _Input, value: Any) -> None:
         """One number for the whole call: a Python number, or a tensor without axes."""

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from worldformula.errors import FormulaError, GradientError, ShapeError, UnknownVariableError, near, table
+from worldformula.errors import FormulaError, GradientError, UnknownVariableError, near
 from worldformula.formula.code.program import Out, Program
 from worldformula.formula.expressions.explain import explain
 from worldformula.formula.factors.joint import Joint, Marginal, as_uses
@@ -85,14 +85,7 @@ class Expression(nn.Module):
                 known = ", ".join(self.program.inputs)
                 hint = near(key, self.program.inputs)
                 raise UnknownVariableError(f"present: the formula has no input {key!r}.{hint} It has {known}.")
-            flag, data = flags[key], rest.get(key)
-            if not isinstance(flag, Tensor) or (isinstance(data, Tensor) and flag.shape != data.shape[: flag.ndim]):
-                got = list(flag.shape) if isinstance(flag, Tensor) else type(flag).__name__
-                rows = list(data.shape) if isinstance(data, Tensor) else "-"
-                raise ShapeError(
-                    f"present: expected one flag for each row of {key} (and step, where it has steps)\n"
-                    + table(("variable", "its shape", "its flags"), [(key, rows, got)])
-                )
+            self.program.binder.check_flags(key, flags[key], rest.get(key))
         if not flags:
             return self.program, rest
         keys = frozenset(flags)
