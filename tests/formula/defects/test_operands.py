@@ -150,7 +150,6 @@ def test_numbers_of_the_call_may_stand_in_settings(case, tau, path):
 
 
 @PATHS
-@wrong("a stopped factor has no product")
 def test_stopped_factors_multiply(path):
     prior, q = Normal("p(w)", shape=1), Normal("q(z|x)", nn.Linear(X, 2 * Z), shape=Z)
     body = log(Normal("p(x|z,w)", lambda z, w: torch.cat((z, w), -1), shape=X, scale=1.0))
@@ -292,7 +291,6 @@ def test_a_corruption_without_weights_needs_no_estimator(path):
 
 
 @PATHS
-@wrong("a stopped factor has no product")
 def test_data_times_a_stopped_factor_draws(path):
     data = Data("p_data(x)", shape=X)
     corrupt, model = (

@@ -18,7 +18,7 @@ from torch.compiler import is_compiling
 from worldformula.errors import FormulaError, GradientError, UnknownVariableError, near
 from worldformula.formula.code.program import Out, Program
 from worldformula.formula.expressions.explain import explain
-from worldformula.formula.factors.joint import Joint, Marginal, as_uses
+from worldformula.formula.factors.joint import Joint, Marginal, Stopped, as_uses
 from worldformula.formula.plan.lower import lower
 from worldformula.formula.print.latex import latex, latex_lines
 from worldformula.formula.syntax.check import check_function, check_gradient, check_independence, check_product
@@ -356,9 +356,9 @@ def sg(x: Any) -> Any:
         case Expression():
             return Expression(StopGradient(x.node))
         case Factor():
-            return Use(x, stopped=True)
+            return Stopped(x, stopped=True)
         case Use():
-            return Use(x.factor, stopped=True)
+            return Stopped(x.factor, stopped=True)
         case Joint():
             stopped = Joint(*(Use(u.factor, stopped=True) for u in x.uses))
             return stopped.marginal(*(v.key for v in x.hidden)) if x.hidden else stopped
