@@ -7,7 +7,7 @@ from torch import nn
 from torch.distributions import Normal as Gauss
 from torch.nn.functional import softplus
 
-from tests.formula.defects.both import PATHS, known, only_the_call, refused, run, wrong
+from tests.formula.defects.both import PATHS, only_the_call, refused, run, wrong
 from worldformula import (
     KL,
     Bernoulli,
@@ -82,15 +82,14 @@ def test_ends_of_bins_may_be_any_number(number, path):
 
 @PATHS
 @pytest.mark.parametrize("number", NUMBERS)
-@wrong("bounds are written by repr, which is np.float64(1.0)")
 def test_bounds_and_orders_may_be_numbers_of_numpy(number, path):
     a = torch.tensor([-3.0, 0.2, 5.0])
     torch.testing.assert_close(run(clamp(Value("a"), number(-1), number(1)), path, a=a).value, a.clamp(-1, 1))
-    torch.testing.assert_close(run(clamp(Value("a"), max=number(1)), path, a=a).value, a.clamp(max=1))
+    torch.testing.assert_close(run(clamp(Value("a"), high=number(1)), path, a=a).value, a.clamp(max=1))
 
 
 @PATHS
-@pytest.mark.parametrize("number", known(NUMBERS, NUMBERS[1:], "the order must be an int or a float"))
+@pytest.mark.parametrize("number", NUMBERS)
 def test_an_order_may_be_a_number_of_numpy(number, path):
     p, x, order = Normal("p(z)", shape=Z), torch.randn(B, X), number(2)
     loc, raw = nn.Linear(X, 2 * Z)(x).chunk(2, -1)
@@ -162,7 +161,6 @@ def test_stopped_factors_multiply(path):
 
 
 @PATHS
-@wrong("only int counts as a whole number")
 def test_sizes_may_be_whole_numbers_of_numpy(path):
     q = Normal("q(z|x)", nn.Linear(X, 2 * Z), shape=np.int64(Z))
     p = Normal("p(z)", shape=(np.int32(Z),))

@@ -23,6 +23,7 @@ from worldformula.formula.plan.lower import lower
 from worldformula.formula.print.latex import latex, latex_lines
 from worldformula.formula.syntax.check import check_function, check_gradient, check_independence, check_product
 from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.given import whole_number
 from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import (
     Binary,
@@ -347,7 +348,7 @@ def E(
             f"samples= of at least 2"
         )
     known = baseline if isinstance(baseline, str) or baseline is None else as_node(baseline)
-    return Expression(Expectation(used, as_node(f), gradient, samples, known))
+    return Expression(Expectation(used, as_node(f), gradient, whole_number(samples), known))
 
 
 def sg(x: Any) -> Any:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from worldformula.errors import FormulaError, ShapeError, TimeError, UnknownVariableError, near, table
 from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.given import whole_number
 from worldformula.formula.syntax.nodes import Expectation, Node, children, factors
 
 
@@ -24,7 +25,7 @@ def check_clock(
     for what, name, example in (("reset", reset, "first"), ("mask", mask, "valid"), ("until", until, "last")):
         if name is not None and not (isinstance(name, str) and name):
             raise FormulaError(f"{what}=: expected a name for the series of flags, e.g. {example!r}, got {name!r}")
-    if isinstance(burn_in, bool) or not isinstance(burn_in, int) or burn_in < 0:
+    if (burnt := whole_number(burn_in)) is None or burnt < 0:
         raise FormulaError(f"burn_in=: expected a number of steps, got {burn_in!r}")
     if back := [f for f in factors(body) for v in f.variables if v.offset and v.index == index]:
         raise TimeError(

@@ -19,6 +19,7 @@ from worldformula.errors import (
 from worldformula.families.base import Family, kl_pair
 from worldformula.formula.syntax.drawn import drawn, one_draw
 from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.given import whole_number
 from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.nodes import Expectation, Node, Number, Product, Use, drawn_factors
 from worldformula.formula.syntax.text import text
@@ -108,7 +109,7 @@ def check_gradient(q: Product, gradient: str | None, samples: int | None = None)
             )
     if gradient == "dreg" and samples is None:
         raise GradientError("gradient='dreg' weights several samples: write log(E(q, ratio(p, q), samples=K, ...))")
-    if samples is not None and (isinstance(samples, bool) or not isinstance(samples, int) or samples < 1):
+    if samples is not None and (whole_number(samples) or 0) < 1:
         raise FormulaError(f"E: expected samples= as a positive integer, got {samples!r}")
 
 

@@ -20,14 +20,27 @@ POSITIVE = frozenset(
 )
 
 
+def whole_number(value: Any) -> int | None:
+    """A whole number of any kind (those of numpy too) as Python's; None is what is none."""
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
+
+
+def number(value: Any) -> int | float | None:
+    """A real number of any kind as Python's, whose repr code can be written with; None is what is none."""
+    if isinstance(value, Real) and not isinstance(value, bool | Integral):
+        return float(value)
+    return whole_number(value)
+
+
 def as_shape(shape: Shape, header: str) -> tuple[int, ...] | None:
     """``16`` -> ``(16,)``; ``()`` is a scalar; ``None`` is undeclared."""
     if shape is None:
         return None
-    sizes = tuple(shape) if isinstance(shape, Iterable) else (shape,)
-    if not all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sizes):
+    sizes = [whole_number(size) for size in (shape if isinstance(shape, Iterable) else (shape,))]
+    known = tuple(size for size in sizes if size is not None and size > 0)
+    if len(known) < len(sizes):
         raise FormulaError(f"{header}: expected shape= as positive integers such as 16 or (3, 32, 32), got {shape!r}")
-    return sizes
+    return known
 
 
 def as_shapes(shape: Any, header: str, count: int) -> tuple[tuple[int, ...] | None, ...]:
@@ -67,7 +80,7 @@ def as_parameter(header: str, name: str, value: Any) -> Tensor | float:
 
 def check_axes(whose: object, sample_shape: object) -> None:
     """Sample axes are a tuple of sizes."""
-    if not isinstance(sample_shape, tuple | list) or not all(isinstance(size, int) for size in sample_shape):
+    if not isinstance(sample_shape, tuple | list) or not all(isinstance(size, Integral) for size in sample_shape):
         raise FormulaError(f"{whose}: expected sample_shape= as a tuple such as (8,), got {sample_shape!r}")
 
 
