@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from worldformula.display import stack, tabular, title
 from worldformula.errors import CatalogueError, near
 
 KINDS = ("models", "worlds", "planners", "agents")
@@ -57,6 +58,10 @@ class System:
 
     def __str__(self) -> str:
         return self.name
+
+    def _repr_html_(self) -> str:
+        rows = [("paper", self.paper), ("presets", ", ".join(self.presets)), ("kind", self.kind)]
+        return stack(title(self.name, self.summary), tabular(("", ""), rows))
 
 
 def names(kind: str) -> list[str]:

@@ -271,6 +271,24 @@ class UnnormalisedError(FormulaError):
     code = "unnormalised"
 
 
+class SupportError(FormulaError):
+    """A value lies where its distribution has no density: pixels of 0 … 255 under a Bernoulli, a negative waiting time.
+
+    Checked by ``interpret`` and at the first call of each formula; later calls do not wait for it.
+
+    >>> from worldformula import Bernoulli, log
+    >>> loss = log(Bernoulli("p(x|z)", torch.nn.Linear(2, 3), shape=3)).mean()
+    >>> loss(z=torch.zeros(1, 2), x=torch.tensor([[0.0, 255.0, 17.0]]))
+    Traceback (most recent call last):
+    worldformula.errors.SupportError: p(x|z): bernoulli: expected a value from 0 to 1, got 255 in the tensor; this looks
+    like an image from 0 to 255: divide it by 255
+    >>> loss(z=torch.zeros(1, 2), x=torch.tensor([[0.0, 1.0, 0.5]])).value.shape
+    torch.Size([])
+    """
+
+    code = "support"
+
+
 class TimeError(FormulaError):
     """A time subscript cannot be carried out: no ``Sum`` over it, or a carry without a declared shape.
 

@@ -12,11 +12,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from worldformula.display import grouped
 from worldformula.errors import FormulaError, MissingInputError, ShapeError, UnknownVariableError, near, table
 from worldformula.formula.code.rollout import Rollout
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.factors.joint import Factor, Joint
+from worldformula.formula.print.notebook import parts_html
 from worldformula.formula.syntax.constants import Constants
 from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import OverTime, children
@@ -63,6 +66,18 @@ class World(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_policies": {}}
+
+    def __repr__(self) -> str:
+        heads = ", ".join(map(str, self.heads.values()))
+        return f"<World prior {self.prior}; posterior {self.posterior}; heads {heads}>"
+
+    def _repr_html_(self) -> str:
+        heads = {f"head {name}": head for name, head in self.heads.items()}
+        shapes = self._imagine.program.plan.shapes
+        state = ", ".join(f"{key} {list(shapes[key]) if key in shapes else ''}".strip() for key in self.carried)
+        count = grouped(sum(p.numel() for p in self.parameters() if not is_lazy(p)))
+        said = f"state: {state}; action: {', '.join(self.shifted) or 'none'}; {count} weights"
+        return parts_html({"prior": self.prior, "posterior": self.posterior, **heads, "loss": self.loss}, said)
 
     @property
     def carried(self) -> tuple[str, ...]:

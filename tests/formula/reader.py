@@ -144,6 +144,9 @@ class Reader:
     def divergence(self):
         if self.take("log "):
             return Log(self.uses())
+        if self.take("[log "):
+            p, _ = self.uses(), self.need("]_i")
+            return Log(p, event=True)
         if self.take("KL("):
             (q,), _, (p,) = self.uses(), self.need(" ‖ "), self.uses()
             self.need(")")

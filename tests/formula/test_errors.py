@@ -38,6 +38,7 @@ from worldformula.errors import (
     OneDrawError,
     ShapeError,
     SharedDrawError,
+    SupportError,
     TimeError,
     UnknownVariableError,
     UnnormalisedError,
@@ -362,6 +363,24 @@ CALLS = {
         """,
         vae,
         lambda: {"x": x(B), "y": x(B)},
+    ),
+    "flags of rows": (
+        ShapeError,
+        """
+        present: expected one flag for each row of x
+          variable | its shape | flags | got
+          x        | [3, 6]    | [3]   | [3, 1]
+        """,
+        lambda: log(Normal("p(x)", shape=X)),
+        lambda: {"x": x(B), "present": {"x": torch.ones(B, 1)}},
+    ),
+    "support": (
+        SupportError,
+        """
+        p(x): bernoulli: expected a value from 0 to 1, got 2 in the tensor
+        """,
+        lambda: log(Bernoulli("p(x)", shape=X)),
+        lambda: {"x": torch.full((B, X), 2.0)},
     ),
     "misspelt in time": (
         UnknownVariableError,

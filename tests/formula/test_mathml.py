@@ -136,3 +136,12 @@ def test_a_node_without_a_rule_is_named():
 
     with pytest.raises(TypeError, match="Strange"):
         mathml(Strange())
+
+
+def test_brackets_do_not_grow_with_the_list_of_what_is_drawn():
+    drawn = (Use(CORE_STEP), Use(POST), Use(normal("q(y_t|z_t,h_t)")), Use(normal("q(w_t|y_t,z_t)")))
+    shown = ET.fromstring(mathml(OverBatch("mean", Expectation(drawn, Log((Use(P),)))), width=80))
+    assert shown.findall(".//mtable/mtr/mtd")
+    round_, square = (next(mo for mo in shown.iter("mo") if mo.text == bracket) for bracket in "([")
+    assert round_.get("stretchy") == "false"
+    assert square.get("stretchy") == "true"

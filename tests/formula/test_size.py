@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from worldformula import E, Normal, Symbol, Value, log, maximum, sg, tanh, together
+from worldformula import E, Expression, Normal, Symbol, Value, log, maximum, sg, tanh, together
 from worldformula.errors import SharedDrawError
 from worldformula.formula.graph.graph import graph
 from worldformula.formula.print.latex import latex
@@ -299,6 +299,15 @@ def test_the_first_touch_may_be_a_compiled_function():
 
     torch.testing.assert_close(torch.compile(value, backend="eager", fullgraph=True)(x), value(x))
     assert [name for name, _ in found.named_parameters()] == NAMES
+
+
+def test_a_class_of_ones_own_keeps_its_networks_and_its_kind():
+    class Mine(Expression):
+        pass
+
+    found = copy.deepcopy(Mine(loss().node))
+    assert [name for name, _ in found.named_parameters()] == NAMES
+    assert type(found) is Mine
 
 
 def test_an_unknown_attribute_is_named_as_of_any_module():

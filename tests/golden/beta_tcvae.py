@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 from worldformula.families import normal
-from worldformula.formula.runtime import matched, one_batch
+from worldformula.formula.runtime import finite, matched, one_batch, widened
 
 
 def formula(self, x, beta, noise_z):
@@ -15,14 +15,14 @@ def formula(self, x, beta, noise_z):
     a = self.logq(z, m_2, s)                                                  # a,b = logq(z,m,s)
     a_2 = a[0]
     b = a[1]
-    log_q_z = (-0.5 * ((matched(z, q_z_loc) - q_z_loc) / q_z_scale).square() - q_z_scale.log() - 0.9189385332046727).sum(-1)
+    log_q_z = (-0.5 * ((matched(z, q_z_loc) - q_z_loc) / q_z_scale).square() - widened(q_z_scale).log() - 0.9189385332046727).sum(-1)
     difference = log_q_z - a_2
     difference_2 = a_2 - b
     p_z = (0.0, 1.0)                                                          # p(z)
     log_p_z = normal.log_prob(p_z, z, 1)
     difference_3 = b - log_p_z
     p_x_logits = self.p_x_given_z(z)                                          # p(x|z)
-    log_p_x = -F.binary_cross_entropy_with_logits(p_x_logits, x, reduction="none").sum(-1)
+    log_p_x = -F.binary_cross_entropy_with_logits(finite(p_x_logits), matched(x, p_x_logits), reduction="none").sum(-1)
     one_batch(log_q_z, a_2, b, log_p_z, log_p_x)
     mean_value = (difference + beta * difference_2 + difference_3 - log_p_x).mean()
     return mean_value, (difference, difference_2, difference_3, log_p_x), (m_2, s, z, a_2, b)

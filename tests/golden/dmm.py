@@ -1,6 +1,6 @@
 import torch
 import torch.nn.functional as F
-from worldformula.formula.runtime import flat, kept, one_batch, restart, shift, stack, steps
+from worldformula.formula.runtime import finite, flat, kept, matched, one_batch, restart, shift, stack, steps, widened
 
 
 def formula(self, x, first, start_z, noise_z):
@@ -34,10 +34,11 @@ def formula(self, x, first, start_z, noise_z):
     # after the loop: all steps at once
     p_z_loc, p_z_raw = self.p_z_given_z_prev(z_prev).split_with_sizes((16, 16), -1)  # p(z_t|z_{t-1})
     p_z_scale = F.softplus(p_z_raw)
-    kl_z_ratio, kl_z_shift = q_z_scale / p_z_scale, (q_z_loc - p_z_loc) / p_z_scale
+    kl_z_ratio = widened(q_z_scale) / p_z_scale
+    kl_z_shift = (widened(q_z_loc) - p_z_loc) / p_z_scale
     kl_z = (0.5 * (kl_z_ratio.square() + kl_z_shift.square() - 1) - kl_z_ratio.log()).sum(-1)
     p_x_logits = self.p_x_given_z(z)                                          # p(x_t|z_t)
-    log_p_x = -F.binary_cross_entropy_with_logits(p_x_logits, x, reduction="none").sum(-1)
+    log_p_x = -F.binary_cross_entropy_with_logits(finite(p_x_logits), matched(x, p_x_logits), reduction="none").sum(-1)
     one_batch(kl_z, log_p_x)
     difference = kl_z - log_p_x
     mean_value = difference.unflatten(0, (B, T)).sum(1).mean()

@@ -2,17 +2,17 @@
 import torch
 import torch.nn.functional as F
 from worldformula.formula.ops.density_ratio import mean_ratio
-from worldformula.formula.runtime import one_batch
+from worldformula.formula.runtime import finite, matched, one_batch, widened
 
 
 def formula(self, x, gamma, noise_z):
     """mean(KL(q(z|x) ‖ p(z)) - E_{q(z|x)}[log p(x|z)] + gamma * KL^adv[∫ p_data(x) q(z|x) dx ‖ p_data(x'), q(z'|x'), p(u), z = permute(z',u)])"""
     q_z_loc, q_z_raw = self.q_z_given_x(x).split_with_sizes((6, 6), -1)       # q(z|x)
     q_z_scale = F.softplus(q_z_raw)
-    kl_z = (0.5 * (q_z_loc * q_z_loc + q_z_scale * q_z_scale - 1) - q_z_scale.log()).sum(-1)
+    kl_z = (0.5 * (widened(q_z_loc).square() + widened(q_z_scale).square() - 1) - widened(q_z_scale).log()).sum(-1)
     z = q_z_loc + q_z_scale * noise_z
     p_x_logits = self.p_x_given_z(z)                                          # p(x|z)
-    log_p_x = -F.binary_cross_entropy_with_logits(p_x_logits, x, reduction="none").sum(-1)
+    log_p_x = -F.binary_cross_entropy_with_logits(finite(p_x_logits), matched(x, p_x_logits), reduction="none").sum(-1)
     d = self.D(z)                                                             # d = D(z)
     kl_z_2 = mean_ratio(d)
     one_batch(kl_z, log_p_x, kl_z_2)

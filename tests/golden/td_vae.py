@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 from worldformula.families import one_hot
-from worldformula.formula.runtime import counted, flat, kept, matched, one_batch, restart, shift, stack, steps
+from worldformula.formula.runtime import counted, finite, flat, kept, matched, one_batch, restart, shift, stack, steps, widened
 
 
 def formula(self, x, first, start_b, start_m, start_b_1, start_b_2, start_b_3, noise_delta, noise_u, noise_z, noise_u_prime, noise_z_prime):
@@ -59,22 +59,24 @@ def formula(self, x, first, start_b, start_m, start_b_1, start_b_2, start_b_3, n
     z_prime = q_z_prime_loc + q_z_prime_scale * noise_z_prime
     p_B_u_prime_loc, p_B_u_prime_raw = self.p_B_u_given_b(b_prime).split_with_sizes((8, 8), -1)  # p_B(u'_t|b'_t)
     p_B_u_prime_scale = F.softplus(p_B_u_prime_raw)
-    kl_u_prime_ratio, kl_u_prime_shift = q_u_prime_scale / p_B_u_prime_scale, (q_u_prime_loc - p_B_u_prime_loc) / p_B_u_prime_scale
+    kl_u_prime_ratio = widened(q_u_prime_scale) / p_B_u_prime_scale
+    kl_u_prime_shift = (widened(q_u_prime_loc) - p_B_u_prime_loc) / p_B_u_prime_scale
     kl_u_prime = (0.5 * (kl_u_prime_ratio.square() + kl_u_prime_shift.square() - 1) - kl_u_prime_ratio.log()).sum(-1)
     p_B_z_prime_loc, p_B_z_prime_raw = self.p_B_z_given_u_b(u_prime, b_prime).split_with_sizes((8, 8), -1)  # p_B(z'_t|u'_t,b'_t)
     p_B_z_prime_scale = F.softplus(p_B_z_prime_raw)
-    kl_z_prime_ratio, kl_z_prime_shift = q_z_prime_scale / p_B_z_prime_scale, (q_z_prime_loc - p_B_z_prime_loc) / p_B_z_prime_scale
+    kl_z_prime_ratio = widened(q_z_prime_scale) / p_B_z_prime_scale
+    kl_z_prime_shift = (widened(q_z_prime_loc) - p_B_z_prime_loc) / p_B_z_prime_scale
     kl_z_prime = (0.5 * (kl_z_prime_ratio.square() + kl_z_prime_shift.square() - 1) - kl_z_prime_ratio.log()).sum(-1)
-    log_p_B_u = (-0.5 * ((matched(u, p_B_u_loc) - p_B_u_loc) / p_B_u_scale).square() - p_B_u_scale.log() - 0.9189385332046727).sum(-1)
-    log_p_B_z = (-0.5 * ((matched(z, p_B_z_loc) - p_B_z_loc) / p_B_z_scale).square() - p_B_z_scale.log() - 0.9189385332046727).sum(-1)
+    log_p_B_u = (-0.5 * ((matched(u, p_B_u_loc) - p_B_u_loc) / p_B_u_scale).square() - widened(p_B_u_scale).log() - 0.9189385332046727).sum(-1)
+    log_p_B_z = (-0.5 * ((matched(z, p_B_z_loc) - p_B_z_loc) / p_B_z_scale).square() - widened(p_B_z_scale).log() - 0.9189385332046727).sum(-1)
     p_T_u_loc, p_T_u_raw = self.p_T_u_given_z_prime_u_prime_delta(z_prime, u_prime, delta).split_with_sizes((8, 8), -1)  # p_T(u_t|z'_t,u'_t,delta_t)
     p_T_u_scale = F.softplus(p_T_u_raw)
-    log_p_T_u = (-0.5 * ((matched(u, p_T_u_loc) - p_T_u_loc) / p_T_u_scale).square() - p_T_u_scale.log() - 0.9189385332046727).sum(-1)
+    log_p_T_u = (-0.5 * ((matched(u, p_T_u_loc) - p_T_u_loc) / p_T_u_scale).square() - widened(p_T_u_scale).log() - 0.9189385332046727).sum(-1)
     p_T_z_loc, p_T_z_raw = self.p_T_z_given_u_z_prime_u_prime_delta(u, z_prime, u_prime, delta).split_with_sizes((8, 8), -1)  # p_T(z_t|u_t,z'_t,u'_t,delta_t)
     p_T_z_scale = F.softplus(p_T_z_raw)
-    log_p_T_z = (-0.5 * ((matched(z, p_T_z_loc) - p_T_z_loc) / p_T_z_scale).square() - p_T_z_scale.log() - 0.9189385332046727).sum(-1)
+    log_p_T_z = (-0.5 * ((matched(z, p_T_z_loc) - p_T_z_loc) / p_T_z_scale).square() - widened(p_T_z_scale).log() - 0.9189385332046727).sum(-1)
     p_x_logits = self.p_x_given_z_u(z, u)                                     # p(x_t|z_t,u_t)
-    log_p_x = -F.binary_cross_entropy_with_logits(p_x_logits, x, reduction="none").sum(-1)
+    log_p_x = -F.binary_cross_entropy_with_logits(finite(p_x_logits), matched(x, p_x_logits), reduction="none").sum(-1)
     one_batch(kl_u_prime, kl_z_prime, log_p_B_u, log_p_B_z, log_p_T_u, log_p_T_z, log_p_x)
     difference_3 = kl_u_prime + kl_z_prime + (log_p_B_u + log_p_B_z - log_p_T_u - log_p_T_z) - log_p_x
     mean_value = counted(difference_3, B, T, 'mean', burn_in=4).mean()

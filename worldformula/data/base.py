@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from worldformula.display import note, stack, tabular, title
 from worldformula.errors import ConfigError
 
 Array = NDArray[Any]
@@ -22,8 +23,24 @@ Integers = NDArray[np.int64]
 DIGITS, TEST_DIGITS = 1797, 360
 
 
-@dataclass(frozen=True)
-class DataSet:
+class Arrays:
+    """What holds arrays says their shapes and types, not their numbers. For dataclasses with ``repr=False``."""
+
+    def _parts(self) -> dict[str, object]:
+        """What is shown, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+
+    def __repr__(self) -> str:
+        shown = (f"{name} {' '.join(_described(part))}" for name, part in self._parts().items())
+        return f"<{type(self).__name__} {', '.join(shown)}>"
+
+    def _repr_html_(self) -> str:
+        rows = [(name, *_described(part)) for name, part in self._parts().items()]
+        return stack(title(type(self).__name__), tabular(("", "shape", "type"), rows))
+
+
+@dataclass(frozen=True, repr=False)
+class DataSet(Arrays):
     """Arrays by the name of the variable that a formula reads; axis 0 of every array is the row.
 
     Attributes:
@@ -51,6 +68,20 @@ class DataSet:
             if len(set(rows.values())) != 1:
                 raise ConfigError(f"{self.name}: expected one number of rows in all arrays, got {rows}")
 
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name} {list(array.shape[1:])} {array.dtype}" for name, array in self.train.items())
+        return f"<DataSet {self.name}, {self._rows()}: {shown}>"
+
+    def _repr_html_(self) -> str:
+        rows = [(name, list(array.shape[1:]), array.dtype) for name, array in self.train.items()]
+        shape = " × ".join(map(str, self.shape))
+        said = f"{self._rows()}; x is {shape}" if shape else self._rows()
+        return stack(title(self.name, self.note), tabular(("array", "shape of a row", "type"), rows), note(said))
+
+    def _rows(self) -> str:
+        train, test = (len(next(iter(part.values()), ())) for part in (self.train, self.test))
+        return f"{train} rows to learn from, {test} unseen"
+
     def digest(self) -> str:
         """Sixteen hexadecimal digits of SHA-256 over names, shapes, dtypes and bytes of all arrays."""
         return digest(
@@ -72,6 +103,13 @@ class DataSet:
             for start in range(0, rows - size + 1, size):
                 index = order[start : start + size]
                 yield {key: array[index] for key, array in self.train.items()}
+
+
+def _described(part: object) -> tuple[str, str]:
+    """Shape and type of an array, or a value and its type."""
+    if isinstance(part, np.ndarray):
+        return str(list(part.shape)), str(part.dtype)
+    return str(part), type(part).__name__
 
 
 Loader = Callable[[], DataSet]

@@ -12,15 +12,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldformula.data.base import TEST_DIGITS, Array, DataSet, Floats, Integers, Loader, digit_levels, digit_split
+from worldformula.data.base import (
+    TEST_DIGITS,
+    Array,
+    Arrays,
+    DataSet,
+    Floats,
+    Integers,
+    Loader,
+    digit_levels,
+    digit_split,
+)
 from worldformula.errors import ConfigError
 
 LEVELS = 17
 HALF = 8
 
 
-@dataclass(frozen=True)
-class Digits:
+@dataclass(frozen=True, repr=False)
+class Digits(Arrays):
     """Images ``[N, 64]`` float32 and labels ``[N]`` int64, split into training and test.
 
     ``train_x`` and ``test_x`` are binary or grey, as asked for; ``train_levels`` and ``test_levels`` are the same rows

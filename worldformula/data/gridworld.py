@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from worldformula.data.base import Array, DataSet, Floats, Integers, Loader
+from worldformula.data.base import Array, Arrays, DataSet, Floats, Integers, Loader
 
 SIZE, TILE, VIEW, STEPS = 8, 2, 5, 50
 REACH = VIEW // 2  # cells that the agent sees to each side
@@ -27,8 +27,8 @@ TRAIN, TEST = 2000, 500
 Flags = NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
-class GridWorlds:
+@dataclass(frozen=True, repr=False)
+class GridWorlds(Arrays):
     """Episodes of T steps, each on a map of its own; the action at t leads from the position at t to that at t + 1.
 
     Attributes:

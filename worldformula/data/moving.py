@@ -12,14 +12,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldformula.data.base import Array, DataSet, Floats, Integers, Loader, digit_levels, digit_split
+from worldformula.data.base import Array, Arrays, DataSet, Floats, Integers, Loader, digit_levels, digit_split
 
 SIZE, DIGIT, FRAMES = 16, 8, 12
 ROOM = SIZE - DIGIT  # positions from 0 to ROOM along each axis
 
 
-@dataclass(frozen=True)
-class Moving:
+@dataclass(frozen=True, repr=False)
+class Moving(Arrays):
     """Sequences of one part.
 
     Attributes:

@@ -14,14 +14,14 @@ from functools import partial
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from worldformula.data.base import DataSet, Floats, Loader
+from worldformula.data.base import Arrays, DataSet, Floats, Loader
 
 ROWS, TEST_ROWS = 10_000, 2_000
 Double = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Density:
+@dataclass(frozen=True, repr=False)
+class Density(Arrays):
     """A mixture of equally likely Gaussians with one standard deviation.
 
     Attributes:

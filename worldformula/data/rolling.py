@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldformula.data.base import Array, DataSet, Floats, Integers, Loader, digit_levels, digit_split
+from worldformula.data.base import Array, Arrays, DataSet, Floats, Integers, Loader, digit_levels, digit_split
 
 HEIGHT, WIDTH, FRAMES = 8, 12, 16
 
 
-@dataclass(frozen=True)
-class Rolling:
+@dataclass(frozen=True, repr=False)
+class Rolling(Arrays):
     """Sequences of one part.
 
     Attributes:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from worldformula.data.base import Array, DataSet, Floats, Integers, Loader
+from worldformula.data.base import Array, Arrays, DataSet, Floats, Integers, Loader
 
 SIZE, VIEWS = 16, 6
 TRAIN_SCENES, TEST_SCENES = 2500, 200
@@ -32,8 +32,8 @@ LIGHT = np.array([0.4, 0.25, 0.88])
 Double = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Rooms:
+@dataclass(frozen=True, repr=False)
+class Rooms(Arrays):
     """Scenes with their views.
 
     Attributes:

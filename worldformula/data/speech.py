@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from worldformula.data.base import Array, DataSet, Floats, Integers, Loader, digit_levels, digit_split
+from worldformula.data.base import Array, Arrays, DataSet, Floats, Integers, Loader, digit_levels, digit_split
 
 RATE, VOWEL = 8000, 800
 FRAME, HOP, BANDS, CEPSTRA = 256, 128, 20, 12
@@ -29,8 +29,8 @@ CHUNK = 250
 Double = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Recogniser:
+@dataclass(frozen=True, repr=False)
+class Recogniser(Arrays):
     """One Gaussian per word with a shared diagonal deviation, from a few labelled utterances.
 
     Attributes:

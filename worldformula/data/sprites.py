@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from worldformula.data.base import Array, DataSet, Floats, Integers, Loader
+from worldformula.data.base import Array, Arrays, DataSet, Floats, Integers, Loader
 
 SIZE = 16
 FACTORS = {"shape": 3, "scale": 4, "row": 8, "column": 8}
@@ -21,8 +21,8 @@ SHAPES = ("square", "ellipse", "plus")
 TEST = 128
 
 
-@dataclass(frozen=True)
-class Sprites:
+@dataclass(frozen=True, repr=False)
+class Sprites(Arrays):
     """All images, ``[768, 256]`` float32 in [0, 1], and their factors, ``[768, 4]`` int64 in the order of `FACTORS`."""
 
     images: Floats

@@ -15,15 +15,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldformula.data.base import Array, DataSet, Floats, Integers, Loader, digit_levels, digit_split
+from worldformula.data.base import Array, Arrays, DataSet, Floats, Integers, Loader, digit_levels, digit_split
 
 BINS, PAIRINGS = 24, 10
 _ORDER = np.random.default_rng(3)  # no two classes are neighbours in both peaks
 PEAKS = np.stack([1.2 * _ORDER.permutation(10) + first for first in (3, 11)], -1)  # [10, 2], bins
 
 
-@dataclass(frozen=True)
-class TriModal:
+@dataclass(frozen=True, repr=False)
+class TriModal(Arrays):
     """Triples of one part: ``a``, ``b`` ``[N, 64]`` of 0 or 1 and ``c`` ``[N, 24]``, float32; ``y`` ``[N]`` int64."""
 
     a: Floats

@@ -39,7 +39,8 @@ from worldformula.families.von_mises import VonMisesFamily, von_mises
 from worldformula.families.wrapped import WrappedFamily
 from worldformula.families.writing import Symbol
 
-importlib.import_module("worldformula.families.pairs")  # registers the closed KLs of two families
+for _name in ("pairs", "covariances"):  # they register the closed KLs of two families
+    importlib.import_module(f"worldformula.families.{_name}")
 
 __all__ = [
     "AutoregressiveFamily",

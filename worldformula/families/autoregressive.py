@@ -75,6 +75,7 @@ class AutoregressiveFamily(Family):
     joint: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.base.joint != 0:
             raise FormulaError(
                 f"autoregressive: expected a base of independent elements, such as Bernoulli, Categorical or Normal, "
@@ -157,6 +158,10 @@ class AutoregressiveFamily(Family):
     def mean(self, params: Params) -> Parameter:
         """An error: there is no closed form."""
         raise FormulaError("autoregressive: the mean has no closed form. Average samples, or take the mode.")
+
+    def wrong_value(self, value: Tensor, rank: int, params: Params | None = None) -> str | None:
+        """As of the base."""
+        return self.base.wrong_value(value, rank)
 
     # ----------------------------------------------------------------------------------------------------- densities
 

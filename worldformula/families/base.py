@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from types import MappingProxyType
-from typing import Any, ClassVar, Protocol, TypeAlias, runtime_checkable
+from typing import ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
 
-from worldformula.errors import FormulaError, HeadError, NoClosedFormError, ShapeError, near, table
+from worldformula.errors import FormulaError, HeadError, NoClosedFormError, near, table
+from worldformula.families.domains import NUMBER, Domain, setting, told
+from worldformula.families.opaque import Opaque, Unfoldable
 from worldformula.families.tensors import (
     Parameter,
     Params,
@@ -31,6 +34,8 @@ from worldformula.families.tensors import (
     has_tensor,
     log_mix,
     log_probs,
+    require_event,
+    require_same,
     shape_of,
     size,
     split_head,
@@ -43,9 +48,9 @@ from worldformula.families.tensors import (
 from worldformula.families.writing import Plain, Symbol
 
 __all__ = [
-    "NOTHING", "ClosedKL", "Family", "Opaque", "Parameter", "Params", "Shape", "affine", "broadcast", "draw_class",
-    "has_tensor", "kl_pair", "log_mix", "log_probs", "register_kl", "require_event", "require_same", "shape_of",
-    "size", "split_head", "split_vectors", "total", "uniform", "wide", "widen",
+    "NOTHING", "ClosedKL", "Family", "Opaque", "Parameter", "Params", "Shape", "Unfoldable", "affine", "broadcast",
+    "draw_class", "has_tensor", "kl_pair", "log_mix", "log_probs", "register_kl", "require_event", "require_same",
+    "shape_of", "size", "split_head", "split_vectors", "total", "uniform", "wide", "widen",
 ]  # fmt: skip
 
 ClosedKL: TypeAlias = Callable[..., Parameter]
@@ -79,7 +84,17 @@ class Family(ABC):
     default_rank: ClassVar[int] = 1
     class_axes: ClassVar[int] = 0
     joint: ClassVar[int | None] = 0
+    values: ClassVar[Domain | None] = None
+    domains: ClassVar[Mapping[str, Domain]] = NOTHING  # type: ignore[assignment]
+    defining: ClassVar[tuple[str, ...]] = ()
     reference: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        """Settings as plain Python numbers, so that ``repr`` is source; raises `ConfigError` where one is no number."""
+        for f in fields(self):
+            kind = str(getattr(f.type, "__name__", f.type))
+            if kind in ("float", "int", "int | None"):
+                object.__setattr__(self, f.name, setting(self.name, f.name, getattr(self, f.name), kind))
 
     # ------------------------------------------------------------------------------------------ parameters
 
@@ -131,7 +146,20 @@ class Family(ABC):
                 f"{self.name}: the head lacks {', '.join(missing)}. Expected exactly {', '.join(free)}, "
                 f"got {', '.join(found) or 'nothing'}."
             )
-        return self._fill(self._order(found), shape)
+        params = self._fill(self._order(found), shape)
+        return self._one_batch(params, self.default_rank if shape is None else len(shape))
+
+    def _one_batch(self, params: Params, rank: int) -> Params:
+        """Every tensor seen with the batch axes of the others, as a learnt scale beside a network's location: what
+        follows the batch or the time of a formula follows all parameters alike.
+        """
+        known = [
+            (p.ndim, self.axes(n, rank)) for n, p in zip(self.parameters, params, strict=True) if isinstance(p, Tensor)
+        ]
+        batches = {ndim - own for ndim, own in known}
+        if len(batches) < 2 or max(batches) <= 0:
+            return params
+        return self.expand(params, self.shapes(params, rank)[0], rank)
 
     def _order(self, found: Mapping[str, Parameter]) -> Params:
         return tuple(found[name] for name in self.parameters)
@@ -167,7 +195,12 @@ class Family(ABC):
         )
 
     def accept(self, given: Mapping[str, Parameter], shape: Shape | None, whose: str) -> dict[str, Parameter]:
-        """Parameters by name, under their canonical names; a name that the family does not know is an error."""
+        """Parameters by name, under their canonical names; a name that the family does not know is an error.
+
+        Inside `checked`, so is a value out of range.
+        """
+        if _CHECKS[0] and (fault := self.wrong_parameters(given)):
+            raise HeadError(f"{self.name}: {fault}, which {whose} give")
         found: dict[str, Parameter] = {}
         for name, value in given.items():
             canonical = self.alternatives.get(name, name)
@@ -306,6 +339,24 @@ class Family(ABC):
             f"{self.name}: the KL has no closed form. Estimate it on the sample: E(q, log(q) - log(p))."
         )
 
+    # ------------------------------------------------------------------------------------------ what is possible
+
+    def wrong_value(self, value: Tensor, rank: int, params: Params | None = None) -> str | None:
+        """What is wrong with a value of ``rank`` event axes, in words: one that lies outside the support; else None.
+
+        ``params`` are read where the support depends on them. NaN passes: it marks what is missing, and its density is
+        NaN, which nobody overlooks. Waits for the device, so it belongs into checks and not into what is compiled.
+        """
+        fault = None if self.values is None else told(self.values, value, missing=True)
+        return None if fault is None else f"{self.name}: expected a value {fault}"
+
+    def wrong_parameters(self, given: Mapping[str, Parameter]) -> str | None:
+        """What is wrong with parameters, by any of their names, in words: one out of range, or NaN; else None."""
+        for name, value in given.items():
+            if fault := told(self.domains.get(name, NUMBER), value):
+                return f"expected {name}= {fault}"
+        return None
+
     # ------------------------------------------------------------------------------------------ as plain PyTorch
 
     def plain(self) -> Plain | None:
@@ -313,43 +364,17 @@ class Family(ABC):
         return None
 
 
-class Opaque(ABC):
-    """A parameter that is no tensor, such as a distribution object: how it follows the batch and the time of a formula.
-
-    The defaults are those of an object that all rows share, such as the network of a flow.
-    """
-
-    @abstractmethod
-    def detach(self) -> Opaque:
-        """The same parameter without gradient."""
-
-    def repeat(self, T: int) -> Opaque:
-        """Batch ``[B]`` into ``[B·T]``: each row T times."""
-        return self
-
-    def steps(self, B: int) -> Sequence[Opaque] | None:
-        """Batch ``[B·T]`` into T of ``[B]``; None where the object has no batch axes."""
-        return None
-
-    def along(self, *sizes: int) -> Opaque:
-        """Sample axes in front of the batch: one size per axis, 0 for an axis that is there already."""
-        return self
-
-    def unfold(self, *sizes: int) -> Opaque:
-        """Batch ``[K·B]`` into ``[K, B]``; the last size may be −1."""
-        return self
-
-    def stack(self, values: Sequence[Opaque]) -> Opaque:
-        """T of batch ``[B]``, of which this is the first, into one of ``[B·T]``."""
-        return self
+_CHECKS = [False]  # whether parameters that are given by name are held against their sets
 
 
-@runtime_checkable
-class Unfoldable(Protocol):
-    """A head that is no tensor, such as that of a flow, and knows its batch axis."""
-
-    def unfold(self, *sizes: int) -> Any:
-        """Batch ``[K·B]`` into ``[K, B]``."""
+@contextmanager
+def checked() -> Iterator[None]:
+    """Inside, parameters that networks give by name are held against their sets; it waits for the device each time."""
+    before, _CHECKS[0] = _CHECKS[0], True
+    try:
+        yield
+    finally:
+        _CHECKS[0] = before
 
 
 # --------------------------------------------------------------------------------------------- closed KLs
@@ -368,31 +393,16 @@ def register_kl(q: type[Family], p: type[Family]) -> Callable[[ClosedKL], Closed
 
 
 def kl_pair(q: Family, p: Family) -> ClosedKL | None:
-    """The closed KL(q ‖ p) of two families, ``f(q_params, p_params, rank, shape=None)``, or None if there is none."""
+    """The closed KL(q ‖ p) of two families, ``f(q_params, p_params, rank, shape=None)``, or None if there is none.
+
+    It is registered for the pair, or the family's own `Family.kl` where both are of one class; in both cases the two
+    must agree about the settings that decide which values there are.
+    """
+    settings = ((getattr(q, name), getattr(p, name, None)) for name in q.defining)
+    if type(q) is type(p) and any(a != b and None not in (a, b) for a, b in settings):
+        return None
     for a in type(q).__mro__:
         for b in type(p).__mro__:
             if (a, b) in _CLOSED:
                 return _CLOSED[a, b]
-    return None
-
-
-# --------------------------------------------------------------------------------------------- what families check
-
-
-def require_same(family: Family, what: str, got: Sequence[int], declared: Sequence[int]) -> None:
-    """Raise `ShapeError` unless the two shapes, ``what`` got and what the parameters declare, are equal."""
-    if tuple(got) != tuple(declared):
-        raise ShapeError(
-            f"{family.name}: {what} and the parameters have different shapes, and nothing is broadcast silently.\n"
-            + table(("variable", "declared", "got"), [(what, list(declared), list(got))])
-            + "\nGive both the same batch axes and the same event shape."
-        )
-
-
-def require_event(family: Family, shape: Shape | None) -> Shape:
-    """The event shape, which closed forms of constant parameters cannot do without."""
-    if shape is None:
-        raise FormulaError(
-            f"{family.name}: all parameters are numbers, so the event shape is unknown here. Declare shape=..."
-        )
-    return shape
+    return q.kl if type(q) is type(p) and type(q).kl is not Family.kl else None

@@ -32,6 +32,8 @@ from worldformula.families.base import (
     wide,
     widen,
 )
+from worldformula.families.domains import UNIT, Domain
+from worldformula.families.tensors import finite, floating
 from worldformula.families.writing import Plain, Symbol
 
 
@@ -51,6 +53,8 @@ class BernoulliFamily(Family):
     gradients: ClassVar[tuple[str, ...]] = ("straight-through", "gumbel", "score")
     biased: ClassVar[tuple[str, ...]] = ("straight-through", "gumbel")
     default_rank: ClassVar[int] = 1
+    values: ClassVar[Domain | None] = UNIT
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"probs": UNIT})
     reference: ClassVar[str] = "torch.distributions:Bernoulli"
 
     def convert(self, name: str, value: Parameter, shape: Shape | None) -> Parameter:
@@ -123,8 +127,8 @@ class BernoulliFamily(Family):
         (logits,) = widen(params)
         if isinstance(logits, Tensor):
             require_same(self, "the value", value.shape, logits.shape)
-            return -_cross_entropy(logits, value.to(logits.dtype), rank)
-        value = wide(value) if value.is_floating_point() else value.to(torch.get_default_dtype())
+            return -_cross_entropy(logits, floating(value, logits), rank)
+        value = floating(value, logits)
         return -_cross_entropy(torch.full_like(value, logits), value, rank)
 
     def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
@@ -140,7 +144,8 @@ class BernoulliFamily(Family):
 
     def plain(self) -> Plain:
         """The cross-entropy with logits; samples have no gradient and stay with the methods."""
-        entropy = 'F.binary_cross_entropy_with_logits({name}_logits, {value}, reduction="none")'
+        given = "finite({name}_logits), matched({value}, {name}_logits)"
+        entropy = f'F.binary_cross_entropy_with_logits({given}, reduction="none")'
         return Plain(
             params=("{name}_logits = {head}",),
             undeclared=("{name}_logits = {head}",),
@@ -171,7 +176,7 @@ def kl_bernoulli(q_params: Params, p_params: Params, rank: int, shape: Shape | N
 
 
 def _cross_entropy(logits: Tensor, target: Tensor, rank: int) -> Tensor:
-    return total(F.binary_cross_entropy_with_logits(logits, target, reduction="none"), rank)
+    return total(F.binary_cross_entropy_with_logits(finite(logits), target, reduction="none"), rank)
 
 
 def _sigmoid(logit: float) -> float:

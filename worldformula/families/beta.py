@@ -31,16 +31,19 @@ from worldformula.families.base import (
     uniform,
     widen,
 )
+from worldformula.families.domains import POSITIVE, UNIT, Domain
 from worldformula.families.special import (
     digamma,
     dtype_of,
     log_beta,
     log_gamma_quantile,
-    matching,
     positive,
+    precise,
+    precise_value,
     relu,
     require_floor,
     require_positive,
+    rounded,
     summed,
 )
 from worldformula.families.writing import Symbol
@@ -63,9 +66,14 @@ class BetaFamily(Family):
     reparametrised: ClassVar[bool] = True
     estimator: ClassVar[str | None] = "reparametrised"
     gradients: ClassVar[tuple[str, ...]] = ("reparametrised",)
+    values: ClassVar[Domain | None] = UNIT
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType(
+        {"concentration1": POSITIVE, "concentration0": POSITIVE, "alpha": POSITIVE, "beta": POSITIVE}
+    )
     reference: ClassVar[str] = "torch.distributions:Beta"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_floor(self, "min_concentration", self.min_concentration)
 
     def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:
@@ -114,15 +122,16 @@ class BetaFamily(Family):
 
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """The log-density of values between 0 and 1, summed over the last ``rank`` axes."""
-        a, b = widen(params)
-        value = matching(self, params, value)
-        return total(torch.xlogy(a - 1.0, value) + torch.special.xlog1py(b - 1.0, -value) - log_beta(a, b), rank)
+        a, b = precise(params)
+        x = precise_value(self, params, value)
+        each = torch.xlogy(a - 1.0, x) + torch.special.xlog1py(b - 1.0, -x) - log_beta(a, b)
+        return rounded(total(each, rank), value, *params)
 
     def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """The entropy, summed over the last ``rank`` axes."""
-        wide = a, b = widen(params)
+        wide = a, b = precise(params)
         each = log_beta(a, b) - (a - 1.0) * digamma(a) - (b - 1.0) * digamma(b) + (a + b - 2.0) * digamma(a + b)
-        return summed(self, each, wide, rank, shape)
+        return rounded(summed(self, each, wide, rank, shape), *params)
 
     def kl(self, q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """`kl_beta`."""
@@ -137,7 +146,7 @@ def kl_beta(q_params: Params, p_params: Params, rank: int, shape: Shape | None =
     """KL between Betas in nats, summed over the last ``rank`` axes."""
     if has_tensor(q_params) and has_tensor(p_params):
         require_same(beta, "q", shape_of(q_params), shape_of(p_params))
-    (a, b), (c, d) = q, p = widen(q_params), widen(p_params)
+    (a, b), (c, d) = q, p = precise(q_params), precise(p_params)
     each = log_beta(c, d) - log_beta(a, b)
     each = each + (a - c) * digamma(a) + (b - d) * digamma(b) + (c - a + d - b) * digamma(a + b)
-    return summed(beta, each, (*q, *p), rank, shape)
+    return rounded(summed(beta, each, (*q, *p), rank, shape), *q_params, *p_params)

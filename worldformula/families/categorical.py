@@ -35,6 +35,7 @@ from worldformula.families.base import (
     uniform,
     wide,
 )
+from worldformula.families.domains import LOGITS, WEIGHTS, Domain, levels_of, told
 from worldformula.families.writing import Symbol
 
 
@@ -56,9 +57,12 @@ class CategoricalFamily(Family):
     gradients: ClassVar[tuple[str, ...]] = ("score",)
     default_rank: ClassVar[int] = 0
     class_axes: ClassVar[int] = 1
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"logits": LOGITS, "probs": WEIGHTS})
+    defining: ClassVar[tuple[str, ...]] = ("classes",)
     reference: ClassVar[str] = "torch.distributions:Categorical"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0.0 <= self.unimix < 1.0:
             raise ConfigError(f"categorical: unimix is a share of probability in [0, 1), got {self.unimix}.")
         if self.classes is not None and self.classes < 1:
@@ -155,6 +159,15 @@ class CategoricalFamily(Family):
             index = value if value.dtype is torch.int64 else value.long()
             return total(wide(logits).gather(-1, index.unsqueeze(-1)).squeeze(-1), rank)
         return total(torch.full(value.shape, logits, device=value.device), rank)
+
+    def wrong_value(self, value: Tensor, rank: int, params: Params | None = None) -> str | None:
+        """A class that there is not, or a floating type."""
+        if value.is_floating_point():
+            return f"categorical: expected a value of an integer type, got {value.dtype}; convert it by .long()"
+        logits = None if params is None else params[0]
+        classes = logits.shape[-1] if isinstance(logits, Tensor) else self.classes
+        fault = None if classes is None else told(levels_of(classes), value)
+        return None if fault is None else f"categorical: expected a value {fault}"
 
     def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """-Σ p·log p over the classes and the last ``rank`` axes."""

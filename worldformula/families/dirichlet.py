@@ -35,15 +35,18 @@ from worldformula.families.base import (
     uniform,
     widen,
 )
+from worldformula.families.domains import POSITIVE, SHARES, Domain
 from worldformula.families.special import (
     digamma,
     dtype_of,
     lgamma,
     log_gamma_quantile,
-    matching,
     positive,
+    precise,
+    precise_value,
     require_floor,
     require_positive,
+    rounded,
 )
 from worldformula.families.writing import Symbol
 
@@ -66,9 +69,12 @@ class DirichletFamily(Family):
     estimator: ClassVar[str | None] = "reparametrised"
     gradients: ClassVar[tuple[str, ...]] = ("reparametrised",)
     joint: ClassVar[int | None] = 1
+    values: ClassVar[Domain | None] = SHARES
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"concentration": POSITIVE, "alpha": POSITIVE})
     reference: ClassVar[str] = "torch.distributions:Dirichlet"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_floor(self, "min_concentration", self.min_concentration)
 
     def params(
@@ -126,18 +132,18 @@ class DirichletFamily(Family):
         """The log-density of vectors that sum to 1, summed over the last ``rank`` axes, entries included."""
         if rank == 0:
             raise FormulaError("dirichlet: a density has the vector as a whole, so rank must be at least 1, got 0.")
-        (a,) = widen(params)
-        value = matching(self, params, value)
-        normaliser = _log_beta(a, value.shape[-1])
-        return total(torch.xlogy(a - 1.0, value).sum(-1) - normaliser, rank - 1)
+        (a,) = precise(params)
+        x = precise_value(self, params, value)
+        each = torch.xlogy(a - 1.0, x).sum(-1) - _log_beta(a, x.shape[-1])
+        return rounded(total(each, rank - 1), value, *params)
 
     def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """The entropy, summed over the last ``rank`` axes, entries included."""
-        (a,) = widen(params)
+        (a,) = precise(params)
         if isinstance(a, Tensor):
             k, sum_a = a.shape[-1], a.sum(-1)
             spread = (sum_a - k) * digamma(sum_a) - ((a - 1.0) * digamma(a)).sum(-1)
-            return total(_log_beta(a, k) + spread, rank - 1)
+            return rounded(total(torch.as_tensor(_log_beta(a, k) + spread), rank - 1), *params)
         *rest, k = require_event(self, shape)
         return (_log_beta(a, k) + k * (a - 1.0) * (digamma(k * a) - digamma(a))) * math.prod(rest)
 
@@ -152,13 +158,14 @@ dirichlet = DirichletFamily()
 @register_kl(DirichletFamily, DirichletFamily)
 def kl_dirichlet(q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
     """KL between Dirichlets in nats, summed over the last ``rank`` axes, entries included."""
-    (q,), (p,) = widen(q_params), widen(p_params)
+    (q,), (p,) = precise(q_params), precise(p_params)
     if isinstance(q, Tensor) and isinstance(p, Tensor):
         require_same(dirichlet, "q", q.shape, p.shape)
     if has_tensor((q, p)):
         k = shape_of((q, p))[-1]
         inner = (q - p) * (digamma(q) - digamma(q.sum(-1, keepdim=True) if isinstance(q, Tensor) else k * q))
-        return total(torch.as_tensor(_log_beta(p, k) - _log_beta(q, k) + torch.as_tensor(inner).sum(-1)), rank - 1)
+        each = torch.as_tensor(_log_beta(p, k) - _log_beta(q, k) + torch.as_tensor(inner).sum(-1))
+        return rounded(total(each, rank - 1), *q_params, *p_params)
     *rest, k = require_event(dirichlet, shape)
     inner = k * (q - p) * (digamma(q) - digamma(k * q))
     return (_log_beta(p, k) - _log_beta(q, k) + inner) * math.prod(rest)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -36,6 +37,7 @@ from worldformula.families.base import (
     wide,
     widen,
 )
+from worldformula.families.domains import LOGITS, Domain, levels_of, told
 from worldformula.families.writing import Symbol
 
 
@@ -59,8 +61,11 @@ class DiscretisedLogisticFamily(Family):
     gradients: ClassVar[tuple[str, ...]] = ("score",)
     default_rank: ClassVar[int] = 1
     class_axes: ClassVar[int] = 1
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"logits": LOGITS})
+    defining: ClassVar[tuple[str, ...]] = ("levels",)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.components < 1 or self.levels < 2:
             got = f"components={self.components}, levels={self.levels}"
             raise ConfigError(f"discretised_logistic: expected at least 1 component and 2 levels, got {got}.")
@@ -167,6 +172,11 @@ class DiscretisedLogisticFamily(Family):
         levels = torch.arange(self.levels, dtype=loc.dtype, device=loc.device)
         levels = levels.view(-1, *(1,) * (loc.ndim - 1)).expand(-1, *loc.shape[:-1])
         return term(levels, self._log_prob(logits, loc, log_scale, levels)).sum(0)
+
+    def wrong_value(self, value: Tensor, rank: int, params: Params | None = None) -> str | None:
+        """A level that there is not."""
+        fault = told(levels_of(self.levels), value, missing=True)
+        return None if fault is None else f"discretised_logistic: expected a value {fault}"
 
     def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """-Σ P·log P over the levels and the last ``rank`` axes."""

@@ -107,6 +107,7 @@ class FlowFamily(Family):
     joint: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         settings = {  # of the class in other families; here they follow from the base
             "parameters": ("bijection", "context", *self.base.parameters),
             "reparametrised": self.base.reparametrised,

@@ -10,8 +10,9 @@ each summed over the event. Samples invert the distribution function at uniform 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -30,17 +31,20 @@ from worldformula.families.base import (
     uniform,
     widen,
 )
+from worldformula.families.domains import FROM_0, POSITIVE, Domain
 from worldformula.families.special import (
     digamma,
     dtype_of,
     lgamma,
     log,
     log_gamma_quantile,
-    matching,
     positive,
+    precise,
+    precise_value,
     relu,
     require_floor,
     require_positive,
+    rounded,
     summed,
 )
 from worldformula.families.writing import Symbol
@@ -63,9 +67,12 @@ class GammaFamily(Family):
     reparametrised: ClassVar[bool] = True
     estimator: ClassVar[str | None] = "reparametrised"
     gradients: ClassVar[tuple[str, ...]] = ("reparametrised",)
+    values: ClassVar[Domain | None] = FROM_0
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"concentration": POSITIVE, "rate": POSITIVE})
     reference: ClassVar[str] = "torch.distributions:Gamma"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_floor(self, "min_concentration", self.min_concentration)
         require_floor(self, "min_rate", self.min_rate)
 
@@ -106,14 +113,16 @@ class GammaFamily(Family):
 
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """The log-density of positive values, summed over the last ``rank`` axes."""
-        a, b = widen(params)
-        value = matching(self, params, value)
-        return total(torch.xlogy(a - 1.0, value) - b * value + (a * log(b) - lgamma(a)), rank)
+        a, b = precise(params)
+        x = precise_value(self, params, value)
+        each = torch.xlogy(a - 1.0, x) - b * x + (a * log(b) - lgamma(a))
+        return rounded(total(each, rank), value, *params)
 
     def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """The entropy, summed over the last ``rank`` axes."""
-        wide = a, b = widen(params)
-        return summed(self, a - log(b) + lgamma(a) + (1.0 - a) * digamma(a), wide, rank, shape)
+        wide = a, b = precise(params)
+        each = a - log(b) + lgamma(a) + (1.0 - a) * digamma(a)
+        return rounded(summed(self, each, wide, rank, shape), *params)
 
     def kl(self, q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """`kl_gamma`."""
@@ -128,6 +137,6 @@ def kl_gamma(q_params: Params, p_params: Params, rank: int, shape: Shape | None 
     """KL between Gammas in nats, summed over the last ``rank`` axes."""
     if has_tensor(q_params) and has_tensor(p_params):
         require_same(gamma, "q", shape_of(q_params), shape_of(p_params))
-    (a, b), (c, d) = q, p = widen(q_params), widen(p_params)
+    (a, b), (c, d) = q, p = precise(q_params), precise(p_params)
     each = c * log(b / d) + lgamma(c) - lgamma(a) + (a - c) * digamma(a) + a * (d / b - 1.0)
-    return summed(gamma, each, (*q, *p), rank, shape)
+    return rounded(summed(gamma, each, (*q, *p), rank, shape), *q_params, *p_params)

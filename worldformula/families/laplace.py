@@ -10,8 +10,9 @@ each summed over the event. With ``scale=1.0`` fixed, ``-log_prob`` is the absol
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -30,6 +31,7 @@ from worldformula.families.base import (
     uniform,
     widen,
 )
+from worldformula.families.domains import POSITIVE, REAL, Domain
 from worldformula.families.special import exp, inside, log, matching, positive, require_floor, require_positive, summed
 from worldformula.families.writing import Symbol
 
@@ -48,9 +50,12 @@ class LaplaceFamily(Family):
     reparametrised: ClassVar[bool] = True
     estimator: ClassVar[str | None] = "reparametrised"
     gradients: ClassVar[tuple[str, ...]] = ("reparametrised",)
+    values: ClassVar[Domain | None] = REAL
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"scale": POSITIVE})
     reference: ClassVar[str] = "torch.distributions:Laplace"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_floor(self, "min_scale", self.min_scale)
 
     def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:

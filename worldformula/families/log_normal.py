@@ -9,8 +9,9 @@ each summed over the event. The KL of two log-Normals is that of the Normals.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -28,7 +29,18 @@ from worldformula.families.base import (
     total,
     widen,
 )
-from worldformula.families.special import exp, log, matching, positive, require_floor, require_positive, summed
+from worldformula.families.domains import POSITIVE, Domain
+from worldformula.families.special import (
+    exp,
+    log,
+    positive,
+    precise,
+    precise_value,
+    require_floor,
+    require_positive,
+    rounded,
+    summed,
+)
 from worldformula.families.writing import Symbol
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
@@ -46,9 +58,12 @@ class LogNormalFamily(Family):
     reparametrised: ClassVar[bool] = True
     estimator: ClassVar[str | None] = "reparametrised"
     gradients: ClassVar[tuple[str, ...]] = ("reparametrised",)
+    values: ClassVar[Domain | None] = POSITIVE
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"scale": POSITIVE})
     reference: ClassVar[str] = "torch.distributions:LogNormal"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_floor(self, "min_scale", self.min_scale)
 
     def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:
@@ -86,11 +101,14 @@ class LogNormalFamily(Family):
         return exp(loc + 0.5 * scale * scale)
 
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
-        """Σ log N(log value; loc, scale²) - log value, over the last ``rank`` axes; values must be positive."""
-        loc, scale = widen(params)
-        log_value = matching(self, params, value).log()
-        z = (log_value - loc) / scale
-        return -total(0.5 * z * z + log_value + (log(scale) + HALF_LOG_2PI), rank)
+        """Σ log N(log value; loc, scale²) - log value, over the last ``rank`` axes; -∞ where not positive."""
+        loc, scale = precise(params)
+        x = precise_value(self, params, value)
+        outside = x <= 0.0
+        log_x = torch.where(outside, 1.0, x).log()
+        z = (log_x - loc) / scale
+        each = 0.5 * z * z + log_x + (log(scale) + HALF_LOG_2PI)
+        return rounded(-total(torch.where(outside, math.inf, each), rank), value, *params)
 
     def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """Σ loc + log scale + ½·log 2πe, over the last ``rank`` axes."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -38,6 +39,7 @@ from worldformula.families.base import (
     wide,
     widen,
 )
+from worldformula.families.domains import POSITIVE, REAL, Domain
 from worldformula.families.writing import Symbol
 
 LOG_2PI = math.log(2.0 * math.pi)
@@ -62,9 +64,12 @@ class LowRankNormalFamily(Family):
     gradients: ClassVar[tuple[str, ...]] = ("reparametrised",)
     default_rank: ClassVar[int] = 1
     joint: ClassVar[int | None] = 1
+    values: ClassVar[Domain | None] = REAL
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"cov_diag": POSITIVE})
     reference: ClassVar[str] = "torch.distributions:LowRankMultivariateNormal"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.cov_rank < 1 or not self.min_variance >= 0.0:
             got = f"cov_rank={self.cov_rank}, min_variance={self.min_variance}"
             raise ConfigError(f"low_rank_normal: expected cov_rank of at least 1 and min_variance >= 0, got {got}.")

@@ -34,6 +34,7 @@ from worldformula.families.base import (
     uniform,
     wide,
 )
+from worldformula.families.domains import LOGITS, WEIGHTS, told
 from worldformula.families.writing import Symbol
 
 
@@ -60,6 +61,7 @@ class MixtureFamily(Family):
     gradients: ClassVar[tuple[str, ...]] = ("score",)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.components < 1:
             raise ConfigError(f"mixture: expected at least 1 component, got {self.components}.")
         if isinstance(self.component, MixtureFamily):
@@ -102,7 +104,7 @@ class MixtureFamily(Family):
             logits, rest = self._split(head, shape, weights is None, given)
             weights = log_mix(logits, 0.0) if logits is not None else weights
         if rest is None:
-            if missing := [name for name in self.component.parameters if name not in given]:
+            if missing := self._free(given):
                 raise HeadError(f"mixture: {', '.join(missing)} of the components come from nowhere. Give a network.")
             parts = self.component.params(given, inner if shape is not None else None)
         else:
@@ -114,20 +116,22 @@ class MixtureFamily(Family):
     def _sorted(
         self, given: Mapping[str, Parameter], shape: Shape | None
     ) -> tuple[Parameter | None, dict[str, Parameter]]:
-        """The log-weights among the given parameters, and those of the component by their canonical names."""
-        found = self.accept(given, None, "the head and the keywords")
-        weights = found.pop("log_weights", None)
+        """The log-weights among the given parameters, and what is given of the component, as it is given."""
+        weights = self.accept(given, None, "the head and the keywords").get("log_weights")
         if isinstance(weights, Tensor) and weights.shape[-1] != self.components:
             raise HeadError(f"mixture: expected weights [..., {self.components}], got {list(weights.shape)}.")
-        return weights, found
+        return weights, {name: value for name, value in given.items() if self._canonical(name) != "log_weights"}
+
+    def _canonical(self, name: str) -> str:
+        return self.alternatives.get(name, name)
 
     def convert(self, name: str, value: Parameter, shape: Shape | None) -> Parameter:
-        """Weights into normalised log-weights, a number into equal ones; the rest as the component does."""
-        if name in ("weights", "log_weights"):
-            if isinstance(value, Tensor):
-                return log_mix(log_probs(value) if name == "weights" else value, 0.0)
-            return -math.log(self.components)
-        return value if isinstance(value, Tensor) else self.component.convert(name, value, shape)
+        """Weights into normalised log-weights, a number into equal ones; the rest is left to the component."""
+        if self._canonical(name) != "log_weights":
+            return value
+        if isinstance(value, Tensor):
+            return log_mix(log_probs(value) if name == "weights" else value, 0.0)
+        return -math.log(self.components)
 
     def _split(
         self, head: Tensor, shape: Shape, weigh: bool, given: Mapping[str, Parameter]
@@ -150,15 +154,20 @@ class MixtureFamily(Family):
         return logits, rest.unflatten(-1, (self.components, width)) if width else None  # type: ignore[no-untyped-call]
 
     def _component_width(self, shape: Shape, given: Mapping[str, Parameter]) -> int:
-        free = [name for name in self.component.parameters if name not in given]
-        if not free:
+        if not self._free(given):
             return 0
-        width = self.component.head_width(self._inner(shape), {k: v for k, v in given.items() if k != "log_weights"})
+        parts = {name: value for name, value in given.items() if self._canonical(name) != "log_weights"}
+        width = self.component.head_width(self._inner(shape), parts)
         if width is None:
             raise HeadError(
                 f"mixture: the size of a {self.component.name} head is open; declare its number of classes."
             )
         return width
+
+    def _free(self, given: Mapping[str, Parameter]) -> list[str]:
+        """The parameters of the component that are not given, by any name."""
+        known = {self._canonical(name) for name in given}
+        return [name for name in self.component.parameters if name not in known]
 
     def _aligned(self, weights: Parameter, parts: Params, inner: int) -> Params:
         """Weights and components with the same batch axes, so that either may lack them where it is given."""
@@ -181,8 +190,8 @@ class MixtureFamily(Family):
 
     def head_width(self, shape: Shape, fixed: Mapping[str, Parameter] = NOTHING) -> int | None:
         """K·(1 + the component's), for each event or for each element."""
-        taken = {self.alternatives.get(name, name): value for name, value in fixed.items()}
-        width = self._component_width(shape, taken) + ("log_weights" not in taken)
+        weigh = all(self._canonical(name) != "log_weights" for name in fixed)
+        width = self._component_width(shape, fixed) + weigh
         return self.components * width * (math.prod(shape) if self.elementwise else 1)
 
     def axes(self, name: str, rank: int) -> int:
@@ -280,6 +289,18 @@ class MixtureFamily(Family):
         if self.elementwise:
             return total(self._joint(params, value, 0).logsumexp(-1), rank)
         return self._joint(params, value, rank).logsumexp(-1)
+
+    def wrong_value(self, value: Tensor, rank: int, params: Params | None = None) -> str | None:
+        """As of the component."""
+        return self.component.wrong_value(value, 0 if self.elementwise else rank)
+
+    def wrong_parameters(self, given: Mapping[str, Parameter]) -> str | None:
+        """Weights that are none, and what the component says of the rest."""
+        domains = {"weights": WEIGHTS, "log_weights": LOGITS}
+        for name in domains.keys() & given.keys():
+            if fault := told(domains[name], given[name]):
+                return f"expected {name}= {fault}"
+        return self.component.wrong_parameters({k: v for k, v in given.items() if k not in domains})
 
     def responsibilities(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """p(k|value), the posterior of the component: ``[*batch, K]``; ``[*batch, *event, K]`` where elementwise."""

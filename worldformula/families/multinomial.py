@@ -34,7 +34,8 @@ from worldformula.families.base import (
     uniform,
     wide,
 )
-from worldformula.families.special import dtype_of, matching
+from worldformula.families.domains import LOGITS, WEIGHTS, Domain, counts_of, told
+from worldformula.families.special import dtype_of, precise, precise_value, rounded
 from worldformula.families.writing import Symbol
 
 
@@ -54,10 +55,13 @@ class MultinomialFamily(Family):
     alternatives: ClassVar[Mapping[str, str]] = MappingProxyType({"probs": "logits"})
     gradients: ClassVar[tuple[str, ...]] = ("score",)
     joint: ClassVar[int | None] = 1
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"logits": LOGITS, "probs": WEIGHTS})
+    defining: ClassVar[tuple[str, ...]] = ("total_count",)
     reference: ClassVar[str] = "torch.distributions:Multinomial"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.total_count, int) or self.total_count < 1:
+        super().__post_init__()
+        if self.total_count < 1:
             raise ConfigError(f"multinomial: total_count must be a number of at least 1, got {self.total_count!r}.")
 
     def params(
@@ -131,10 +135,15 @@ class MultinomialFamily(Family):
         if rank == 0:
             raise FormulaError("multinomial: counts have a probability together: rank must be at least 1, got 0.")
         (logits,) = params
-        value = matching(self, params, value)
-        logits = wide(logits) if isinstance(logits, Tensor) else logits
-        each = (value * logits - (value + 1.0).lgamma()).sum(-1)
-        return total(each + math.lgamma(self.total_count + 1.0), rank - 1)
+        x = precise_value(self, params, value)
+        (logits,) = precise(params)
+        each = (x * logits - (x + 1.0).lgamma()).sum(-1)
+        return rounded(total(each + math.lgamma(self.total_count + 1.0), rank - 1), value, *params)
+
+    def wrong_value(self, value: Tensor, rank: int, params: Params | None = None) -> str | None:
+        """Counts that do not sum to ``total_count``, or are none."""
+        fault = told(counts_of(self.total_count), value, missing=True)
+        return None if fault is None else f"multinomial: expected a value {fault}"
 
     def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """The entropy, a finite sum of K·(n + 1) terms, summed over the last ``rank`` axes, classes included."""
@@ -147,13 +156,14 @@ class MultinomialFamily(Family):
             terms = [math.exp(choose[x] + x * logits + (n - x) * miss) * factorials[x] for x in range(n)]
             last = math.exp(n * logits) * factorials[n]
             return (k * (math.fsum(terms) + last) - factorials[n] - n * logits) * math.prod(rest)
-        logits = wide(logits)
+        (logits,) = precise(params)
+        assert isinstance(logits, Tensor)
         probs = logits.exp()
         each = -n * probs * logits
         miss_log = torch.log1p(-probs.clamp_max(1.0 - torch.finfo(probs.dtype).eps))
         for x in range(2, n + 1):  # log 0! and log 1! are 0
             each = each + (x * logits + (n - x) * miss_log + choose[x]).exp() * factorials[x]
-        return total(each.sum(-1) - factorials[n], rank - 1)
+        return rounded(total(each.sum(-1) - factorials[n], rank - 1), *params)
 
     def kl(self, q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """n times the KL of one draw, summed over the last ``rank`` axes, classes included."""

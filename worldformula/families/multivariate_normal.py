@@ -37,6 +37,7 @@ from worldformula.families.base import (
     wide,
     widen,
 )
+from worldformula.families.domains import COVARIANCE, REAL, TRIANGLE, Domain
 from worldformula.families.writing import Symbol
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
@@ -61,9 +62,14 @@ class MultivariateNormalFamily(Family):
     gradients: ClassVar[tuple[str, ...]] = ("reparametrised",)
     default_rank: ClassVar[int] = 1
     joint: ClassVar[int | None] = 1
+    values: ClassVar[Domain | None] = REAL
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType(
+        {"scale_tril": TRIANGLE, "covariance_matrix": COVARIANCE}
+    )
     reference: ClassVar[str] = "torch.distributions:MultivariateNormal"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.min_scale >= 0.0:
             raise ConfigError(f"multivariate_normal: min_scale must not be negative, got {self.min_scale}.")
 

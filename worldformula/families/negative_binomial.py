@@ -20,18 +20,22 @@ from torch import Tensor
 
 from worldformula.errors import HeadError
 from worldformula.families.base import Family, Parameter, Params, Shape, total, uniform, wide, widen
+from worldformula.families.domains import COUNT, POSITIVE, UNIT, Domain
 from worldformula.families.special import (
     dtype_of,
     exp,
-    lgamma,
+    log_beta,
     log_gamma_quantile,
-    matching,
     poisson_quantile,
     positive,
+    precise,
+    precise_value,
     relu,
     require_floor,
     require_positive,
+    rounded,
 )
+from worldformula.families.tensors import finite
 from worldformula.families.writing import Symbol
 
 
@@ -50,9 +54,12 @@ class NegativeBinomialFamily(Family):
     parameters: ClassVar[tuple[str, ...]] = ("total_count", "logits")
     alternatives: ClassVar[Mapping[str, str]] = MappingProxyType({"probs": "logits"})
     gradients: ClassVar[tuple[str, ...]] = ("score",)
+    values: ClassVar[Domain | None] = COUNT
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"total_count": POSITIVE, "probs": UNIT})
     reference: ClassVar[str] = "torch.distributions:NegativeBinomial"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_floor(self, "min_count", self.min_count)
 
     def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:
@@ -102,11 +109,11 @@ class NegativeBinomialFamily(Family):
 
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """The log-probability of counts, summed over the last ``rank`` axes."""
-        count, logits = widen(params)
-        value = matching(self, params, value)
-        logits = logits if isinstance(logits, Tensor) else torch.full_like(value, logits)
-        coefficient = (count + value).lgamma() - (value + 1.0).lgamma() - lgamma(count)
-        return total(coefficient + count * F.logsigmoid(-logits) + value * F.logsigmoid(logits), rank)
+        count, logits = precise(params)
+        x = precise_value(self, params, value)
+        logits = finite(logits) if isinstance(logits, Tensor) else torch.full_like(x, logits)
+        ways = -log_beta(count, x + 1.0) - torch.log(count + x)
+        return rounded(total(ways + count * F.logsigmoid(-logits) + x * F.logsigmoid(logits), rank), value, *params)
 
 
 negative_binomial = NegativeBinomialFamily()

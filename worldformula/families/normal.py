@@ -11,8 +11,9 @@ each summed over the event. The closed KL is appendix B of Kingma and Welling, *
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -33,9 +34,10 @@ from worldformula.families.base import (
     shape_of,
     size,
     total,
-    wide,
     widen,
 )
+from worldformula.families.domains import POSITIVE, REAL, Domain
+from worldformula.families.tensors import floating
 from worldformula.families.writing import Plain, Symbol
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
@@ -57,9 +59,12 @@ class NormalFamily(Family):
     estimator: ClassVar[str | None] = "reparametrised"
     gradients: ClassVar[tuple[str, ...]] = ("reparametrised",)
     default_rank: ClassVar[int] = 1
+    values: ClassVar[Domain | None] = REAL
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"scale": POSITIVE})
     reference: ClassVar[str] = "torch.distributions:Normal"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.min_scale >= 0.0:
             raise ConfigError(f"normal: min_scale must not be negative, got {self.min_scale}.")
 
@@ -109,7 +114,7 @@ class NormalFamily(Family):
         loc, scale = widen(params)
         if has_tensor(params):
             require_same(self, "the value", value.shape, shape_of(params))
-        value = wide(value)
+        value = floating(value, next((p for p in params if isinstance(p, Tensor)), 0.0))
         centred = value if isinstance(loc, float) and loc == 0.0 else value - loc
         constant = -HALF_LOG_2PI * size(value, rank)
         if isinstance(scale, Tensor):
@@ -144,14 +149,16 @@ class NormalFamily(Family):
             mode="{name}_loc",
             log_prob=(
                 "(-0.5 * ((matched({value}, {name}_loc) - {name}_loc) / {name}_scale).square() "
-                f"- {{name}}_scale.log() - {HALF_LOG_2PI!r}).sum(-1)"
+                f"- widened({{name}}_scale).log() - {HALF_LOG_2PI!r}).sum(-1)"
             ),
             kl=(
-                "{kl}_ratio, {kl}_shift = {name}_scale / {p}_scale, ({name}_loc - {p}_loc) / {p}_scale",
+                "{kl}_ratio = widened({name}_scale) / {p}_scale",
+                "{kl}_shift = (widened({name}_loc) - {p}_loc) / {p}_scale",
                 "(0.5 * ({kl}_ratio.square() + {kl}_shift.square() - 1) - {kl}_ratio.log()).sum(-1)",
             ),
             kl_standard=(
-                "(0.5 * ({name}_loc * {name}_loc + {name}_scale * {name}_scale - 1) - {name}_scale.log()).sum(-1)"
+                "(0.5 * (widened({name}_loc).square() + widened({name}_scale).square() - 1) "
+                "- widened({name}_scale).log()).sum(-1)"
             ),
         )  # fmt: skip
 

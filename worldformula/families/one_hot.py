@@ -32,6 +32,7 @@ from worldformula.families.base import (
     uniform,
     wide,
 )
+from worldformula.families.domains import LOGITS, SHARES, WEIGHTS, Domain
 from worldformula.families.writing import Symbol
 
 
@@ -51,9 +52,12 @@ class OneHotFamily(Family):
     gradients: ClassVar[tuple[str, ...]] = ("straight-through", "gumbel", "score")
     biased: ClassVar[tuple[str, ...]] = ("straight-through", "gumbel")
     default_rank: ClassVar[int] = 1
+    values: ClassVar[Domain | None] = SHARES
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"logits": LOGITS, "probs": WEIGHTS})
     reference: ClassVar[str] = "torch.distributions:OneHotCategorical"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0.0 <= self.unimix < 1.0:
             raise ConfigError(f"one_hot: unimix is a share of probability in [0, 1), got {self.unimix}.")
 

@@ -23,11 +23,13 @@ from worldformula.families.base import (
     shape_of,
     widen,
 )
+from worldformula.families.bernoulli import BernoulliFamily, bernoulli
 from worldformula.families.beta import BetaFamily, beta
 from worldformula.families.gamma import GammaFamily, gamma
 from worldformula.families.laplace import LaplaceFamily, laplace
 from worldformula.families.normal import NormalFamily, normal
-from worldformula.families.special import exp, log, summed
+from worldformula.families.poisson import PoissonFamily
+from worldformula.families.special import exp, log, log_beta, precise, rounded, summed
 from worldformula.families.uniform import UniformFamily, uniform
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
@@ -104,3 +106,36 @@ def kl_normal_laplace(q_params: Params, p_params: Params, rank: int, shape: Shap
     erf = torch.erf(shift * math.sqrt(0.5)) if isinstance(shift, Tensor) else math.erf(shift * math.sqrt(0.5))
     distance = scale * (math.sqrt(2.0 / math.pi) * exp(-0.5 * shift * shift) + shift * erf)
     return _less_entropy(normal, distance / p_scale + log(2.0 * p_scale), q, p, rank, shape)
+
+
+@register_kl(UniformFamily, BetaFamily)
+def kl_uniform_beta(q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+    """KL of a uniform from a Beta, summed over the last ``rank`` axes; ∞ where q reaches beyond [0, 1]."""
+    (low, high), (a, b) = q, p = precise(q_params), precise(p_params)
+    cross = log_beta(a, b) - (a - 1.0) * _mean_log(low, high) - (b - 1.0) * _mean_log(1.0 - high, 1.0 - low)
+    outside = (low < 0.0) | (high > 1.0)
+    if isinstance(outside, Tensor):
+        cross = torch.where(outside, math.inf, cross)
+    elif outside:
+        cross = math.inf
+    return rounded(_less_entropy(uniform, cross, q, p, rank, shape), *q_params, *p_params)
+
+
+def _mean_log(low: Parameter, high: Parameter) -> Parameter:
+    """E log x of a uniform on [low, high] in [0, 1]: (h·log h - l·log l)/(h - l) - 1."""
+    if not (isinstance(low, Tensor) or isinstance(high, Tensor)):
+        ends = [x * math.log(x) if x > 0.0 else 0.0 for x in (low, high)]
+        return (ends[1] - ends[0]) / (high - low) - 1.0
+    parts = []
+    for x in map(torch.as_tensor, (low, high)):
+        inside = x > 0.0
+        parts.append(torch.where(inside, x * torch.where(inside, x, 1.0).log(), 0.0))
+    return (parts[1] - parts[0]) / (high - low) - 1.0
+
+
+@register_kl(BernoulliFamily, PoissonFamily)
+def kl_bernoulli_poisson(q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+    """KL of a Bernoulli from a Poisson, λ - σ(l)·log λ - H[q], summed over the last ``rank`` axes."""
+    q, p = widen(q_params), widen(p_params)
+    (rate,) = p
+    return _less_entropy(bernoulli, rate - bernoulli.mean(q) * log(rate), q, p, rank, shape)

@@ -1,7 +1,7 @@
 """The Poisson distribution of counts 0, 1, 2, …, independent over the axes of an event.
 
     log p(x) = x·log λ - λ - log x!
-    KL(q‖p)  = λ_q·log(λ_q/λ_p) + λ_p - λ_q
+    KL(q‖p)  = λ_q·log(λ_q/λ_p) + λ_p - λ_q = -λ_q·(log(1 + d) - d),   d = (λ_p - λ_q)/λ_q
 
 each summed over the event. A sample inverts the distribution function at one uniform number; it has no gradient.
 """
@@ -9,8 +9,9 @@ each summed over the event. A sample inverts the distribution function at one un
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -27,16 +28,19 @@ from worldformula.families.base import (
     shape_of,
     total,
     uniform,
-    widen,
 )
+from worldformula.families.domains import COUNT, FROM_0, Domain
 from worldformula.families.special import (
     dtype_of,
     log,
-    matching,
+    log1p_less,
     poisson_quantile,
     positive,
+    precise,
+    precise_value,
     require_floor,
     require_positive,
+    rounded,
     summed,
 )
 from worldformula.families.writing import Symbol
@@ -52,9 +56,12 @@ class PoissonFamily(Family):
     symbol: ClassVar[Symbol] = Symbol("Poisson", r"\mathrm{Poisson}")
     parameters: ClassVar[tuple[str, ...]] = ("rate",)
     gradients: ClassVar[tuple[str, ...]] = ("score",)
+    values: ClassVar[Domain | None] = COUNT
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"rate": FROM_0})
     reference: ClassVar[str] = "torch.distributions:Poisson"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_floor(self, "min_rate", self.min_rate)
 
     def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:
@@ -93,9 +100,11 @@ class PoissonFamily(Family):
 
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """Σ value·log λ - λ - log value!, over the last ``rank`` axes."""
-        (rate,) = widen(params)
-        value = matching(self, params, value)
-        return total(value * log(rate) - rate - (value + 1.0).lgamma(), rank)
+        (rate,) = precise(params)
+        x = precise_value(self, params, value)
+        none = x == 0.0  # nothing counted has a finite probability at rate 0, too
+        logs = torch.where(none, 0.0, x * log(torch.where(none, 1.0, rate)))
+        return rounded(total(logs - rate - (x + 1.0).lgamma(), rank), value, *params)
 
     def kl(self, q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """`kl_poisson`."""
@@ -110,5 +119,11 @@ def kl_poisson(q_params: Params, p_params: Params, rank: int, shape: Shape | Non
     """KL between Poissons in nats, summed over the last ``rank`` axes."""
     if has_tensor(q_params) and has_tensor(p_params):
         require_same(poisson, "q", shape_of(q_params), shape_of(p_params))
-    (q,), (p,) = widen(q_params), widen(p_params)
-    return summed(poisson, q * (log(q) - log(p)) + (p - q), (q, p), rank, shape)
+    (q,), (p,) = precise(q_params), precise(p_params)
+    if isinstance(q, Tensor):
+        none = q == 0.0
+        some = torch.where(none, 1.0, q)
+        each: Parameter = torch.where(none, p, -some * log1p_less((p - some) / some))
+    else:
+        each = -q * log1p_less((p - q) / q) if q else p
+    return rounded(summed(poisson, each, (q, p), rank, shape), *q_params, *p_params)

@@ -31,6 +31,7 @@ from worldformula.families.base import (
     wide,
     widen,
 )
+from worldformula.families.domains import UNIT, Domain
 from worldformula.families.writing import Symbol
 
 
@@ -48,8 +49,11 @@ class RelaxedBernoulliFamily(Family):
     estimator: ClassVar[str | None] = "reparametrised"
     gradients: ClassVar[tuple[str, ...]] = ("reparametrised",)
     default_rank: ClassVar[int] = 1
+    values: ClassVar[Domain | None] = UNIT
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"probs": UNIT})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.temperature > 0.0:
             raise ConfigError(f"relaxed_bernoulli: the temperature must be positive, got {self.temperature}.")
 

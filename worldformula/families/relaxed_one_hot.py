@@ -33,6 +33,7 @@ from worldformula.families.base import (
     uniform,
     wide,
 )
+from worldformula.families.domains import LOGITS, SHARES, WEIGHTS, Domain
 from worldformula.families.writing import Symbol
 
 
@@ -51,8 +52,11 @@ class RelaxedOneHotFamily(Family):
     gradients: ClassVar[tuple[str, ...]] = ("reparametrised",)
     default_rank: ClassVar[int] = 1
     joint: ClassVar[int | None] = 1
+    values: ClassVar[Domain | None] = SHARES
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"logits": LOGITS, "probs": WEIGHTS})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.temperature > 0.0:
             raise ConfigError(f"relaxed_one_hot: the temperature must be positive, got {self.temperature}.")
 

@@ -8,6 +8,8 @@ of Newton steps from a good start: a sample is a function of one uniform number 
 from __future__ import annotations
 
 import math
+from functools import reduce
+from typing import Any, overload
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +26,10 @@ from worldformula.families.base import (
     require_same,
     shape_of,
     total,
-    wide,
 )
+from worldformula.families.tensors import floating, wide
 
+HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 NEWTON_STEPS = 4  # of `log_gamma_quantile`: below the rounding of float32 for shapes from 1e-4 to 1e6
 SEARCH_STEPS = 20  # halvings of `poisson_quantile`: enough up to rates of 1e9
 
@@ -44,6 +47,31 @@ def exp(x: Parameter) -> Parameter:
 def relu(x: Parameter) -> Parameter:
     """max(x, 0)."""
     return x.clamp_min(0.0) if isinstance(x, Tensor) else max(x, 0.0)
+
+
+def log1p(x: Parameter) -> Parameter:
+    """log(1 + x)."""
+    return x.log1p() if isinstance(x, Tensor) else math.log1p(x)
+
+
+def log1p_less(x: Parameter) -> Parameter:
+    """log(1 + x) - x, also where that is about -½·x²: near 0 by the series of 2·artanh x/(2+x)."""
+    if not isinstance(x, Tensor):
+        r = x / (2.0 + x)
+        return _artanh_rest(r * r) * r - r * x if abs(x) < 0.2 else (math.log1p(x) - x if x > -1.0 else -math.inf)
+    near = x.abs() < 0.2
+    close, far = torch.where(near, x, 0.0), torch.where(near, 0.5, x)
+    root = close / (2.0 + close)
+    return torch.where(near, _artanh_rest(root * root) * root - root * close, far.log1p() - far)
+
+
+def _artanh_rest(s: Any) -> Any:
+    """2·(artanh r - r)/r, s = r²."""
+    return (
+        2.0
+        * s
+        * (1 / 3 + s * (1 / 5 + s * (1 / 7 + s * (1 / 9 + s * (1 / 11 + s * (1 / 13 + s * (1 / 15 + s / 17)))))))
+    )
 
 
 def lgamma(x: Parameter) -> Parameter:
@@ -65,8 +93,63 @@ def digamma(x: Parameter) -> Parameter:
 
 
 def log_beta(a: Parameter, b: Parameter) -> Parameter:
-    """log B(a, b) = log Γ(a) + log Γ(b) - log Γ(a + b)."""
-    return lgamma(a) + lgamma(b) - lgamma(a + b)
+    """log B(a, b) = log Γ(a) + log Γ(b) - log Γ(a + b), without the cancellation of that difference.
+
+    With log Γ(x) = (x - ½)·log x - x + ½·log 2π + R(x) the large parts cancel on paper (Didonato and Morris 1992, *ACM
+    TOMS* 18, algorithm 708):
+
+        log B(a, b) = (a - ½)·log a/(a+b) + b·log b/(a+b) - ½·log b + ½·log 2π + R(a) + R(b) - R(a+b)
+    """
+    both = a + b
+    logs = (0.5 - a) * log1p(b / a) - b * log1p(a / b) - 0.5 * log(b)
+    return logs + HALF_LOG_2PI + (stirling_rest(a) + stirling_rest(b) - stirling_rest(both))
+
+
+def stirling_rest(x: Parameter) -> Parameter:
+    """R(x) = log Γ(x) - (x - ½)·log x + x - ½·log 2π, about 1/12x: by its series for x >= 10, else as it stands."""
+    if not isinstance(x, Tensor):
+        return _series(x) if x >= 10.0 else math.lgamma(x) - (x - 0.5) * math.log(x) + x - HALF_LOG_2PI
+    large, low = x >= 10.0, x.clamp_max(10.0)
+    direct = low.lgamma() - (low - 0.5) * low.log() + low - HALF_LOG_2PI
+    return torch.where(large, _series(x.clamp_min(10.0)), direct)
+
+
+def _series(x: Any) -> Any:
+    s = 1.0 / (x * x)
+    return (
+        1 / 12 - s * (1 / 360 - s * (1 / 1260 - s * (1 / 1680 - s * (1 / 1188 - s * (691 / 360360 - s / 156)))))
+    ) / x
+
+
+def precise(params: Params) -> Params:
+    """Parameters in float64, for what is a small difference of large terms; as they are where a device has no float64.
+
+    The result goes back by `rounded`.
+    """
+    return tuple(p.double() if isinstance(p, Tensor) and p.device.type != "mps" else p for p in params)
+
+
+def precise_value(family: Family, params: Params, value: Tensor) -> Tensor:
+    """`matching`, in float64."""
+    (found,) = precise((matching(family, params, value),))
+    assert isinstance(found, Tensor)
+    return found
+
+
+@overload
+def rounded(x: Tensor, *like: object) -> Tensor: ...
+
+
+@overload
+def rounded(x: Parameter, *like: object) -> Parameter: ...
+
+
+def rounded(x: Parameter, *like: object) -> Parameter:
+    """What was computed in float64, in the type, at least float32, of the tensors that it was computed from."""
+    types = [wide(p).dtype for p in like if isinstance(p, Tensor) and p.is_floating_point()]
+    if not isinstance(x, Tensor) or not types:
+        return x
+    return x.to(reduce(torch.promote_types, types))
 
 
 def summed(family: Family, each: Parameter, params: Params, rank: int, shape: Shape | None) -> Parameter:
@@ -120,7 +203,7 @@ def matching(family: Family, params: Params, value: Tensor) -> Tensor:
     """The value as `wide` floating point; raises `ShapeError` where its shape is not that of the parameters."""
     if has_tensor(params):
         require_same(family, "the value", value.shape, shape_of(params))
-    return wide(value) if value.is_floating_point() else value.to(torch.get_default_dtype())
+    return floating(value, next((p for p in params if isinstance(p, Tensor)), 0.0))
 
 
 # ------------------------------------------------------------------------------------------------ Gamma quantiles

@@ -10,29 +10,34 @@ Computation* 62, 1994): exact, and differentiable in df as well. Its tails bear 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from worldformula.errors import FormulaError
-from worldformula.families.base import Family, Parameter, Params, Shape, total, uniform, widen
+from worldformula.families.base import Family, Parameter, Params, Shape, total, uniform
+from worldformula.families.domains import POSITIVE, REAL, Domain
 from worldformula.families.special import (
     digamma,
     dtype_of,
     inside,
-    lgamma,
     log,
     log_beta,
-    matching,
     positive,
+    precise,
+    precise_value,
     require_floor,
     require_positive,
+    rounded,
     summed,
 )
 from worldformula.families.writing import Symbol
+
+FAR = 1e6
 
 
 @dataclass(frozen=True)
@@ -52,9 +57,12 @@ class StudentTFamily(Family):
     reparametrised: ClassVar[bool] = True
     estimator: ClassVar[str | None] = "reparametrised"
     gradients: ClassVar[tuple[str, ...]] = ("reparametrised",)
+    values: ClassVar[Domain | None] = REAL
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"df": POSITIVE, "scale": POSITIVE})
     reference: ClassVar[str] = "torch.distributions:StudentT"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_floor(self, "min_df", self.min_df)
         require_floor(self, "min_scale", self.min_scale)
 
@@ -83,13 +91,17 @@ class StudentTFamily(Family):
         return uniform(shape, dtype, device, generator)
 
     def sample(self, params: Params, noise: Tensor) -> Tensor:
-        """loc + scale·t, in the parameters' dtype."""
+        """loc + scale·t, in the parameters' dtype; finite: the far tails of a small df end at its largest number."""
         df, loc, scale = params
-        u, v = inside(noise).unbind(-1)
-        df_wide = widen((df,))[0]
-        radius = (df_wide * torch.expm1(-2.0 * u.log() / df_wide)).sqrt()
-        t = radius * (2.0 * math.pi * v).cos()
-        return loc + scale * t.to(dtype_of(params, noise))
+        u, v = (x for x in precise(inside(noise).unbind(-1)) if isinstance(x, Tensor))
+        (freedom,) = precise((df,))
+        y = -2.0 * u.log() / freedom
+        dtype = dtype_of(params, noise)
+        most = torch.finfo(dtype).max
+        # By its logarithm: the square of the radius overflows long before the radius, for a small df.
+        radius = (0.5 * (log(freedom) + y + torch.log(-torch.expm1(-y)))).clamp_max(math.log(most)).exp()
+        t = (radius * (2.0 * math.pi * v).cos()).clamp(-most, most).to(dtype)
+        return torch.as_tensor(loc + scale * t).clamp(-most, most)
 
     def mode(self, params: Params) -> Parameter:
         """loc."""
@@ -106,18 +118,20 @@ class StudentTFamily(Family):
 
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """The log-density, summed over the last ``rank`` axes."""
-        df, loc, scale = widen(params)
-        z = (matching(self, params, value) - loc) / scale
-        half = 0.5 * (df + 1.0)
-        constant = lgamma(half) - lgamma(0.5 * df) - 0.5 * (log(df) + math.log(math.pi)) - log(scale)
-        return total(constant - half * torch.log1p(z * z / df), rank)
+        df, loc, scale = precise(params)
+        t = (precise_value(self, params, value) - loc) / (scale * df**0.5)
+        far = t.abs() > FAR  # where t² would overflow
+        tail = torch.where(far, 2.0 * torch.where(far, t.abs(), 1.0).log(), torch.where(far, 0.0, t).square().log1p())
+        constant = log_beta(0.5, 0.5 * df) + 0.5 * log(df) + log(scale)
+        return rounded(total(-constant - 0.5 * (df + 1.0) * tail, rank), value, *params)
 
     def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """The entropy, summed over the last ``rank`` axes."""
-        wide = df, _, scale = widen(params)
+        wide = df, _, scale = precise(params)
         half = 0.5 * (df + 1.0)
         spread = half * (digamma(half) - digamma(0.5 * df))
-        return summed(self, spread + 0.5 * log(df) + log_beta(0.5 * df, 0.5) + log(scale), wide, rank, shape)
+        each = spread + 0.5 * log(df) + log_beta(0.5 * df, 0.5) + log(scale)
+        return rounded(summed(self, each, wide, rank, shape), *params)
 
 
 student_t = StudentTFamily()

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor
 
-from worldformula.errors import HeadError, table
+from worldformula.errors import FormulaError, HeadError, ShapeError, table
+
+if TYPE_CHECKING:
+    from worldformula.families.base import Family
 
 Parameter: TypeAlias = Tensor | float
 Params: TypeAlias = tuple[Parameter, ...]
@@ -41,6 +44,20 @@ def affine(x: Tensor, scale: float, shift: float) -> Tensor:
 def wide(x: Tensor) -> Tensor:
     """At least float32: log-probabilities of half-precision tensors lose too much."""
     return x.float() if x.dtype is torch.float16 or x.dtype is torch.bfloat16 else x
+
+
+def floating(value: Tensor, like: Parameter) -> Tensor:
+    """A value as `wide` floating point: counts, classes and pixels in the type of the parameter that they meet."""
+    if value.is_floating_point():
+        return wide(value)
+    return value.to(wide(like).dtype if isinstance(like, Tensor) else torch.get_default_dtype())
+
+
+def finite(logits: Tensor) -> Tensor:
+    """`wide`, with infinite logits as the largest finite ones, so that 0·log 0 is 0 in a cross-entropy."""
+    logits = wide(logits)
+    info = torch.finfo(logits.dtype)
+    return logits.clamp(info.min, info.max)
 
 
 def widen(params: Params) -> Params:
@@ -164,3 +181,25 @@ def with_axes(x: Tensor, sizes: Sequence[int]) -> Tensor:
             x = x.unsqueeze(place)
             x = x.expand(*x.shape[:place], size, *x.shape[place + 1 :])
     return x
+
+
+# --------------------------------------------------------------------------------------------- what families check
+
+
+def require_same(family: Family, what: str, got: Sequence[int], declared: Sequence[int]) -> None:
+    """Raise `ShapeError` unless the two shapes, ``what`` got and what the parameters declare, are equal."""
+    if tuple(got) != tuple(declared):
+        raise ShapeError(
+            f"{family.name}: {what} and the parameters have different shapes, and nothing is broadcast silently.\n"
+            + table(("variable", "declared", "got"), [(what, list(declared), list(got))])
+            + "\nGive both the same batch axes and the same event shape."
+        )
+
+
+def require_event(family: Family, shape: Shape | None) -> Shape:
+    """The event shape, which closed forms of constant parameters cannot do without."""
+    if shape is None:
+        raise FormulaError(
+            f"{family.name}: all parameters are numbers, so the event shape is unknown here. Declare shape=..."
+        )
+    return shape

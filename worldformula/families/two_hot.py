@@ -37,6 +37,7 @@ from worldformula.families.base import (
     uniform,
     wide,
 )
+from worldformula.families.domains import LOGITS, REAL, WEIGHTS, Domain
 from worldformula.families.writing import Symbol
 
 
@@ -58,8 +59,12 @@ class TwoHotFamily(Family):
     alternatives: ClassVar[Mapping[str, str]] = MappingProxyType({"probs": "logits"})
     default_rank: ClassVar[int] = 0
     class_axes: ClassVar[int] = 1
+    values: ClassVar[Domain | None] = REAL
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"logits": LOGITS, "probs": WEIGHTS})
+    defining: ClassVar[tuple[str, ...]] = ("bins", "low", "high")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.bins < 2 or not self.low < self.high:
             got = f"{self.bins} bins from {self.low} to {self.high}"
             raise ConfigError(f"two_hot: expected at least 2 bins and low < high, got {got}.")
@@ -157,13 +162,16 @@ class TwoHotFamily(Family):
         return total(torch.lerp(both[..., 0], both[..., 1], weight), rank)
 
     def neighbours(self, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Index of the bin below each value, and the weight of the bin above it; the bin below has the rest."""
+        """Index of the bin below each value, and the weight of the bin above it; the bin below has the rest.
+
+        The weight of NaN is NaN, and so is its density.
+        """
         symlog = torch.copysign(torch.log1p(value.abs()), value)
         half = self.bins // 2
         below = affine(symlog, 1.0 / self.step, -self._offset - self._centre / self.step).floor()
         below = below.clamp(-half, self.bins - half - 2)
         lower, upper = self._value(below), self._value(below + 1.0)
-        return (below + half).long(), ((value - lower) / (upper - lower)).clamp(0.0, 1.0)
+        return (below + half).nan_to_num(0.0).long(), ((value - lower) / (upper - lower)).clamp(0.0, 1.0)
 
     def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """Entropy of the distribution over the bins."""

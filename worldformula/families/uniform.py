@@ -4,7 +4,7 @@
     H        = log(high - low)
     KL(q‖p)  = log((high_p - low_p)/(high_q - low_q)) where q's interval lies in p's, else ∞
 
-each summed over the event. Both ends count as inside, as rounding can put a sample on either.
+each summed over the event. Both ends count as inside, as rounding can put a sample on either, but not beyond.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -29,9 +30,11 @@ from worldformula.families.base import (
     require_same,
     shape_of,
     total,
+    wide,
     widen,
 )
 from worldformula.families.base import uniform as uniform_noise
+from worldformula.families.domains import POSITIVE, REAL, Domain, told
 from worldformula.families.special import dtype_of, log, matching, positive, require_floor, summed
 from worldformula.families.writing import Symbol
 
@@ -52,9 +55,11 @@ class UniformFamily(Family):
     reparametrised: ClassVar[bool] = True
     estimator: ClassVar[str | None] = "reparametrised"
     gradients: ClassVar[tuple[str, ...]] = ("reparametrised",)
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"low": REAL, "high": REAL})
     reference: ClassVar[str] = "torch.distributions:Uniform"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_floor(self, "min_width", self.min_width)
 
     def params(
@@ -89,8 +94,11 @@ class UniformFamily(Family):
 
     def sample(self, params: Params, noise: Tensor) -> Tensor:
         """low + (high - low)·noise, in the parameters' dtype."""
-        low, high = params
-        return low + (high - low) * noise.to(dtype_of(params, noise))
+        low, high = widen(params)
+        dtype = dtype_of(params, noise)
+        value = (low + (high - low) * wide(noise)).to(dtype)
+        inner = [p if isinstance(p, Tensor) else value.new_full((), p) for p in params]
+        return torch.minimum(torch.maximum(value, inner[0]), inner[1])  # rounding may have put it beyond an end
 
     def mode(self, params: Params) -> Parameter:
         """The middle; every value of the interval is as probable."""
@@ -108,6 +116,25 @@ class UniformFamily(Family):
         if not isinstance(density, Tensor):
             density = torch.full_like(value, density)
         return total(torch.where((value >= low) & (value <= high), density, -math.inf), rank)
+
+    def wrong_value(self, value: Tensor, rank: int, params: Params | None = None) -> str | None:
+        """A value outside the interval."""
+        if params is None:
+            return None
+        low, high = widen(params)
+        between = Domain("between low and high", lambda x: (x >= low) & (x <= high))
+        fault = told(between, wide(value), missing=True)
+        return None if fault is None else f"uniform: expected a value {fault}"
+
+    def wrong_parameters(self, given: Mapping[str, Parameter]) -> str | None:
+        """Infinite ends, and a low that is not below high."""
+        low, high = given.get("low"), given.get("high")
+        fault = super().wrong_parameters(given)
+        if fault is None and isinstance(low, Tensor | float) and isinstance(high, Tensor | float):
+            width = torch.as_tensor(high - low)
+            if told(POSITIVE, width):
+                fault = f"expected low= below high=, got high - low = {width.min().item():.4g}"
+        return fault
 
     def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """Σ log(high - low), over the last ``rank`` axes."""

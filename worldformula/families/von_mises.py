@@ -2,7 +2,7 @@
 
     log p(x) = κ·(cos(x - loc) - 1) - log 2π·Ĩ_0(κ),          Ĩ_j(κ) = e^(-κ)·I_j(κ)
     H        = κ·(1 - A(κ)) + log 2π·Ĩ_0(κ),                  A = I_1/I_0
-    KL(q‖p)  = log Ĩ_0(κ_p)/Ĩ_0(κ_q) + κ_p - κ_q + A(κ_q)·(κ_q - κ_p·cos(loc_q - loc_p))
+    KL(q‖p)  = log Ĩ_0(κ_p)/Ĩ_0(κ_q) + (κ_p - κ_q)·(1 - A(κ_q)) + 2·κ_p·A(κ_q)·sin² ½(loc_q - loc_p)
 
 each summed over the event. Samples invert the distribution function at uniform noise and carry the implicit gradient
 (Figurnov et al., arXiv 1805.08498). The density is periodic; a sample lies within π of loc and is *not* wrapped to one
@@ -12,8 +12,9 @@ turn, as a jump at its end would bias the gradient.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -33,7 +34,19 @@ from worldformula.families.base import (
     uniform,
     widen,
 )
-from worldformula.families.special import dtype_of, implicit, inside, log, matching, positive, require_floor, summed
+from worldformula.families.domains import FROM_0, REAL, Domain
+from worldformula.families.special import (
+    dtype_of,
+    implicit,
+    inside,
+    log,
+    positive,
+    precise,
+    precise_value,
+    require_floor,
+    rounded,
+    summed,
+)
 from worldformula.families.writing import Symbol
 
 LOG_2PI = math.log(2.0 * math.pi)
@@ -56,8 +69,11 @@ class VonMisesFamily(Family):
     reparametrised: ClassVar[bool] = True
     estimator: ClassVar[str | None] = "reparametrised"
     gradients: ClassVar[tuple[str, ...]] = ("reparametrised",)
+    values: ClassVar[Domain | None] = REAL
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"concentration": FROM_0})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require_floor(self, "min_concentration", self.min_concentration)
 
     def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:
@@ -96,15 +112,17 @@ class VonMisesFamily(Family):
 
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """The log-density of angles in radians, of any turn, summed over the last ``rank`` axes."""
-        loc, concentration = widen(params)
-        value = matching(self, params, value)
-        return total(concentration * ((value - loc).cos() - 1.0) - log(_bessel(concentration)[0]) - LOG_2PI, rank)
+        loc, concentration = precise(params)
+        half = (0.5 * (precise_value(self, params, value) - loc)).sin()  # cos d - 1 = -2·sin² d/2, without cancellation
+        each = -2.0 * concentration * half * half - log(_bessel(concentration)[0]) - LOG_2PI
+        return rounded(total(each, rank), value, *params)
 
     def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """The entropy, summed over the last ``rank`` axes."""
-        wide = widen(params)
+        wide = precise(params)
         i0, i1 = _bessel(wide[1])
-        return summed(self, wide[1] * (1.0 - i1 / i0) + log(i0) + LOG_2PI, wide, rank, shape)
+        each = wide[1] * (1.0 - i1 / i0) + log(i0) + LOG_2PI
+        return rounded(summed(self, each, wide, rank, shape), *params)
 
     def kl(self, q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """`kl_von_mises`."""
@@ -119,17 +137,18 @@ def kl_von_mises(q_params: Params, p_params: Params, rank: int, shape: Shape | N
     """KL between von Mises distributions in nats, summed over the last ``rank`` axes."""
     if has_tensor(q_params) and has_tensor(p_params):
         require_same(von_mises, "q", shape_of(q_params), shape_of(p_params))
-    q, p = widen(q_params), widen(p_params)
+    q, p = precise(q_params), precise(p_params)
     (q0, q1), (p0, _) = _bessel(q[1]), _bessel(p[1])
-    turn = q[0] - p[0]
-    cosine = turn.cos() if isinstance(turn, Tensor) else math.cos(turn)
-    each = log(p0) - log(q0) + p[1] - q[1] + q1 / q0 * (q[1] - p[1] * cosine)
-    return summed(von_mises, each, (*q, *p), rank, shape)
+    turn, share = 0.5 * (q[0] - p[0]), q1 / q0
+    half = turn.sin() if isinstance(turn, Tensor) else math.sin(turn)
+    each = log(p0) - log(q0) + (p[1] - q[1]) * (1.0 - share) + 2.0 * p[1] * share * half * half
+    return rounded(summed(von_mises, each, (*q, *p), rank, shape), *q_params, *p_params)
 
 
 def _bessel(x: Parameter) -> tuple[Parameter, Parameter]:
     """e^(-x)·I_0(x) and e^(-x)·I_1(x), for x >= 0."""
     if isinstance(x, Tensor):
+        x = x + 1e-30  # torch takes the slope of the even e^(-|x|) at 0, which is not the one from above
         return torch.special.i0e(x), torch.special.i1e(x)
     n = 40 + 8 * int(math.sqrt(x))  # the mean of a periodic function over even steps: exact to rounding
     cosines = [math.cos(2.0 * math.pi * k / n) for k in range(n)]

@@ -22,6 +22,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, kl_divergence, transform_to
+from torch.distributions.constraints import _Dependent
 
 from worldformula.errors import FormulaError, HeadError, NoClosedFormError, ShapeError
 from worldformula.families.base import (
@@ -36,6 +37,7 @@ from worldformula.families.base import (
     total,
     wide,
 )
+from worldformula.families.domains import Domain, told
 from worldformula.families.objects import Wrapper, draw
 from worldformula.families.writing import Symbol
 
@@ -60,6 +62,7 @@ class WrappedFamily(Family):
     joint: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.of:
             settings = {
                 "parameters": self._names(),
@@ -177,6 +180,32 @@ class WrappedFamily(Family):
                 f"wrapped: the distribution's events have {own} axes, the variable's {rank}. Declare shape=."
             )
         return rank - own
+
+    def wrong_value(self, value: Tensor, rank: int, params: Params | None = None) -> str | None:
+        """A value outside the support that the distribution states."""
+        if params is None or len(_wrapper(params).parts) > 1:
+            return None
+        try:
+            support = _wrapper(params).distribution.support
+        except (NotImplementedError, AttributeError):
+            return None
+        if support is None:
+            return None
+        allowed: Any = support
+        within = Domain(f"in the support {allowed}", allowed.check, allowed.event_dim)
+        fault = told(within, value, missing=True)
+        return None if fault is None else f"wrapped: expected a value {fault}"
+
+    def wrong_parameters(self, given: Mapping[str, Parameter]) -> str | None:
+        """Arguments that break the constraints of the class."""
+        constraints = cast(Mapping[str, Any], self._kind().arg_constraints) if self.of else {}
+        for name, value in given.items():
+            rule: Any = constraints.get(name)
+            if rule is None or not isinstance(value, Tensor) or isinstance(rule, _Dependent):
+                continue
+            if fault := told(Domain(f"in {rule}", rule.check, rule.event_dim), value):
+                return f"expected {name}= {fault}"
+        return super().wrong_parameters(given)
 
     def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """The distribution's entropy; NoClosedFormError where it has none."""

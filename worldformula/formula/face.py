@@ -11,12 +11,15 @@ from typing import Any
 
 from torch import Tensor
 
+from worldformula.display import Picture
+from worldformula.formula.code.program import Out
 from worldformula.formula.expressions.expression import Expression, log
 from worldformula.formula.factors.joint import Factor, Joint, Marginal
 from worldformula.formula.graph.graph import graph as graph_of
 from worldformula.formula.graph.model import Graph
 from worldformula.formula.graph.picture import svg
 from worldformula.formula.print.latex import factor_latex, product_latex
+from worldformula.formula.print.notebook import factor_html, out_html, product_html
 
 
 def bind() -> None:
@@ -25,6 +28,10 @@ def bind() -> None:
     _method(Joint, "latex", property(_product))
     for kind in (Factor, Joint):
         _method(kind, "_repr_latex_", _notebook)
+    _method(Factor, "_repr_html_", factor_html)
+    _method(Joint, "_repr_html_", product_html)
+    _method(Out, "_repr_html_", out_html)
+    _method(Graph, "_repr_html_", _page)
     _method(Marginal, "log_prob", log_prob)
     _method(Expression, "graph", graph)
     _method(Graph, "_repr_svg_", _picture)
@@ -57,10 +64,14 @@ def log_prob(self: Marginal, **values: Any) -> Tensor:
     return log(self)(**values).value  # type: ignore[no-any-return]
 
 
-def graph(self: Expression) -> str:
+def graph(self: Expression) -> Picture:
     """The graphical model as SVG: observed shaded, deterministic double ring, inference dashed."""
-    return svg(graph_of(self.node))
+    return Picture(svg(graph_of(self.node)))
 
 
 def _picture(self: Graph) -> str:
     return svg(self)
+
+
+def _page(self: Graph) -> str:
+    return Picture(svg(self))._repr_html_()

@@ -11,16 +11,18 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from worldformula.errors import ShapeError, table
+from worldformula.families import tensors
 from worldformula.families.base import Family, Opaque, Unfoldable
 from worldformula.families.objects import Wrapper
-from worldformula.families.tensors import with_axes
+from worldformula.families.tensors import floating, with_axes
 
 Value = Any  # a tensor, or a family's parameters: a tuple of tensors, numbers and opaque objects
 RUNTIME = (
     "flat", "steps", "stack", "kept", "shift", "restart", "repeat", "wide", "stop", "noise_for", "mode_like",
     "one_batch", "matched", "along", "fold", "unfold", "counted", "filled", "zeros", "support", "dreg", "leave_one_out",
-    "alive", "both", "padded", "behind",
+    "alive", "both", "padded", "behind", "widened", "finite",
 )  # fmt: skip
+widened, finite = tensors.wide, tensors.finite  # the precision of densities, and finite logits
 
 
 def flat(x: Tensor, lead: int = 0) -> Tensor:
@@ -249,10 +251,10 @@ def one_batch(*values: Tensor) -> None:
 
 
 def matched(value: Tensor, loc: Tensor) -> Tensor:
-    """The value itself, once it has the shape of its distribution: nothing broadcasts silently."""
+    """The value as `floating`, once it has the shape of its distribution: nothing broadcasts silently."""
     if value.shape != loc.shape:
         raise ShapeError(batch_table([("value", value.shape), ("distribution", loc.shape)]))
-    return value
+    return floating(value, loc)
 
 
 def batch_table(terms: Sequence[tuple[str, Sequence[int]]]) -> str:

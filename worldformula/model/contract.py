@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from torch import Tensor
 from worldformula.errors import FormulaError, MissingInputError, ShapeError, WorldformulaError, table
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.factors.joint import Factor, Joint, as_uses
+from worldformula.formula.print.notebook import parts_html
 from worldformula.formula.syntax.check import draw_order
 from worldformula.metrics.likelihood import importance_bound
 from worldformula.training.game import Game
@@ -44,6 +46,11 @@ class Model:
     """
 
     loss: Expression | Game
+
+    def _repr_html_(self) -> str:
+        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "loss"}  # type: ignore[arg-type]
+        losses = self.loss.losses if isinstance(self.loss, Game) else {"loss": self.loss}
+        return parts_html({**parts, **losses})
 
     # ----------------------------------------------------------------------------------------------------- its data
 

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from worldformula.display import decimals, note, stack, tabular
 from worldformula.errors import ConfigError, FormulaError, NonFiniteError
 from worldformula.formula.code.program import Out
 from worldformula.formula.expressions.expression import Expression
@@ -101,6 +102,22 @@ class History:
     def __getitem__(self, name: str) -> list[float]:
         """One column, from the rows that have it."""
         return [row[name] for row in self.rows if name in row]
+
+    def __repr__(self) -> str:
+        if not self.rows:
+            return "<History, no rows>"
+        first, last = self.rows[0], self.rows[-1]
+        ends = ", ".join(f"{name} {first.get(name, math.nan):.5g} to {last[name]:.5g}" for name in last)
+        return f"<History of {len(self.rows)} rows in {self.seconds:.1f} s, {ends}>"
+
+    def _repr_html_(self) -> str:
+        count = min(6, len(self.rows))
+        some = [self.rows[round(i * (len(self.rows) - 1) / max(1, count - 1))] for i in range(count)]
+        names = [name for name in dict.fromkeys(key for row in some for key in row) if name != "step"]
+        header = ["step", *(f"{row['step']:.0f}" for row in some)]
+        rows = [(name, *decimals([row.get(name, math.nan) for row in some])) for name in names]
+        said = f"{count} of {len(self.rows)} rows, {self.seconds:.1f} s"
+        return stack(tabular(header, rows, numbers=range(1, count + 1)), note(said))
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:

@@ -24,6 +24,7 @@ from worldformula.formula.code.program import Out
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.expressions.sums import together
 from worldformula.formula.plan.plan import Plan
+from worldformula.formula.print.notebook import parts_html
 from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import factors, initial_of
 from worldformula.training.seeding import derived
@@ -112,6 +113,17 @@ class Game(nn.Module):
                 + table(("parameter", "moved by"), wrong[:8])
                 + "\nlist its factor in moves= of one player, or freeze it: requires_grad_(False)"
             )
+
+    def __repr__(self) -> str:
+        return f"<Game {self.order}, {', '.join(f'{name}: {player.loss!r}' for name, player in self.players.items())}>"
+
+    def _repr_html_(self) -> str:
+        return parts_html(self.losses, f"{self.order}")
+
+    @property
+    def losses(self) -> dict[str, Expression]:
+        """What each player minimises, by a name for print: ``loss of d``."""
+        return {f"loss of {name}": player.loss for name, player in self.players.items()}
 
     @property
     def inputs(self) -> tuple[str, ...]:

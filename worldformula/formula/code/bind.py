@@ -13,6 +13,7 @@ from torch import Tensor
 
 from worldformula.errors import FormulaError, MissingInputError, ShapeError, UnknownVariableError, near, table
 from worldformula.families.base import Family
+from worldformula.formula.code.support import check_type, pixels
 from worldformula.formula.plan.plan import Op, Plan
 from worldformula.formula.plan.variables import CALL_OPTIONS
 from worldformula.formula.syntax.given import generator_of, whole_number
@@ -81,6 +82,7 @@ class Binder:
             )
             for key, op in plan.inputs.items()
         )  # fmt: skip
+        self.pixels = pixels(plan)
         self.several = any(op.axes for op in plan.ops)
         self.keys = frozenset(plan.inputs)
         self.series = tuple(i for i in self.inputs if i.step)
@@ -177,6 +179,8 @@ class Binder:
             raise ShapeError(
                 f"{known.key}: expected a tensor, got {type(value).__name__}; write {known.key}=torch.as_tensor(...)"
             )
+        if known.key in self.pixels:
+            check_type(known.key, value)
         shape = known.shape
         if shape is None or value.shape[2 if known.step else max(value.ndim - len(shape), 0) :] == shape:
             return
@@ -191,26 +195,6 @@ class Binder:
                 if flags
                 else "\npass batch axes + event axes, or change shape= on its factor"
             )
-        )
-
-    def check_flags(self, key: str, flags: Any, data: Any) -> None:
-        """``present=`` has one flag for each row of an input, and for each of its steps where it is read step by step.
-
-        A whole series has one flag a row, and so has data whose event axes nobody declares.
-        """
-        if not isinstance(data, Tensor):
-            return  # `check` tells what is wrong with it
-        op, rank = self.plan.inputs[key], self.plan.ranks.get(key)
-        if self.plan.series(op):
-            axes = 1 + op.step
-        else:
-            axes = min(1, data.ndim - 1) if rank is None else data.ndim - rank - (key in self.plan.inner)
-        if isinstance(flags, Tensor) and flags.shape == data.shape[:axes]:
-            return
-        got = list(flags.shape) if isinstance(flags, Tensor) else type(flags).__name__
-        raise ShapeError(
-            f"present: expected one flag for each row of {key}{' and each of its steps' if op.step else ''}\n"
-            + table(("variable", "its shape", "flags", "got"), [(key, list(data.shape), list(data.shape[:axes]), got)])
         )
 
     @staticmethod

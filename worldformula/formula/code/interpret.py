@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import HeadError, ShapeError, WorldformulaError, table
+from worldformula.families.base import checked
 from worldformula.formula import runtime
+from worldformula.formula.code.support import check_value
 from worldformula.formula.plan.plan import Op, Plan, Ref
 from worldformula.formula.plan.rules import RULES, factor_of
 from worldformula.formula.syntax.factor import naming
@@ -71,6 +73,11 @@ class _Machine:
         self.last: Env = {}  # of the series read at t−1, by the operation that gives them
 
     def run(self) -> tuple[Any, tuple[Any, ...], tuple[Any, ...]]:
+        """Everything, with the values and parameters of distributions held against their sets."""
+        with checked():
+            return self._run()
+
+    def _run(self) -> tuple[Any, tuple[Any, ...], tuple[Any, ...]]:
         """Once-per-call operations, the walk through time, and what waits for it."""
         waiting = self._waiting()
         for op in self.plan.ops:
@@ -158,6 +165,10 @@ class _Machine:
                 + "\nchange the network, or shape="
             )
         return value
+
+    def check_value(self, op: Op, value: Any) -> None:
+        """Refuse a value outside the support of its density."""
+        check_value(self.plan, op, value)
 
     def compare(self, op: Op, args: list[Any]) -> None:
         """Refuse values of unlike batch shapes."""

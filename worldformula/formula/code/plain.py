@@ -48,7 +48,7 @@ def _readable(plan: Plan, op: Op, params: str, found: dict[str, Plain], determin
         return False  # the loop reads one step of them
     match op.kind:
         case "logp":
-            return True
+            return not op.options  # the text sums the event
         case "draw":
             known = plan.noise_shape(plan.by_name[str(op.args[1])]) is not None
             if deterministic:  # a mode has no axes but those of its parameters

@@ -12,9 +12,11 @@ from torch.compiler import is_compiling
 from torch.utils._pytree import register_pytree_node
 
 from worldformula.errors import WorldformulaError
+from worldformula.families.base import checked
 from worldformula.formula.code.bind import Binder, Call
 from worldformula.formula.code.emit import Emitted, emit
 from worldformula.formula.code.interpret import diagnose, interpret, noise_drawn
+from worldformula.formula.code.support import check_inputs
 from worldformula.formula.code.verify import verify
 from worldformula.formula.plan.passes import PASSES
 from worldformula.formula.plan.plan import Plan
@@ -43,6 +45,11 @@ class Out:
 
     def __init__(self, value: Any, terms: tuple[Any, ...], samples: tuple[Any, ...], plan: Plan, call: Call) -> None:
         self.value, self._terms, self._samples, self._plan, self._call = value, terms, samples, plan, call
+
+    @property
+    def plan(self) -> Plan:
+        """What was run."""
+        return self._plan
 
     @property
     def terms(self) -> dict[str, Tensor]:
@@ -96,8 +103,9 @@ class Out:
         return self._plan.titles
 
     def __repr__(self) -> str:
-        value = self.value.item() if isinstance(self.value, Tensor) and self.value.numel() == 1 else self.value
-        return f"<Out {value}, terms: {', '.join(self.titles)}>"
+        values = self.value if isinstance(self.value, Mapping) else {"": self.value}
+        shown = [f"{name} {_shown(value)}".strip() for name, value in values.items()]
+        return f"<Out {', '.join(shown)}, terms: {', '.join(self.titles)}>"
 
 
 class _Settled(Out):
@@ -139,6 +147,13 @@ def _flat(out: Out) -> tuple[list[Any], None]:
 
 for _kind in (Out, _Settled):
     register_pytree_node(_kind, _flat, lambda parts, _: _Settled(*parts))
+
+
+def _shown(value: Any) -> str:
+    """A number, or the shape of a batch."""
+    if not isinstance(value, Tensor):
+        return str(value)
+    return f"{value.item()}" if value.numel() == 1 and not value.is_meta else f"of shape {list(value.shape)}"
 
 
 class Program:
@@ -213,9 +228,11 @@ class Program:
         with the family's methods there, and runs as if it were the first: same noise, random numbers and buffers.
         """
         emitted, arguments = self.function(owner, call.deterministic), self._arguments(values, call)
+        check_inputs(self.plan, arguments)
         rewind = rewinder(owner, arguments.get("rng"))
         try:
-            value, terms, samples = self._calls[call.deterministic](owner, *values)
+            with checked():
+                value, terms, samples = self._calls[call.deterministic](owner, *values)
         except DIAGNOSED as error:
             named, structured = diagnose(self.raw, arguments, deterministic=call.deterministic)
             if named is not None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from worldformula.display import Source
 from worldformula.formula.code.program import Out, Program
 from worldformula.formula.factors.joint import Joint
 from worldformula.formula.plan.lower import lower_rollout
@@ -51,9 +52,9 @@ class Rollout(nn.Module):
         return tuple(self.program.plan.carries)
 
     @property
-    def code(self) -> str:
+    def code(self) -> Source:
         """The PyTorch that runs."""
-        return self.program.function(self, deterministic=False).source
+        return Source(self.program.function(self, deterministic=False).source)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_program": None}

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from worldformula.errors import table
+from worldformula.display import Table, Written
 from worldformula.formula.code.program import Program
 from worldformula.formula.factors.experts import Experts
 from worldformula.formula.plan.hoist_before import batch_dependent
 from worldformula.formula.plan.passes import PASSES
+from worldformula.formula.print.notebook import expected, term
 from worldformula.formula.syntax.check import estimator
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.nodes import Divergence, Expectation, Log, Node, Operator, walk
 from worldformula.formula.syntax.text import text
 
 
-def explain(node: Node, program: Program, stages: bool = False) -> str:
+def explain(node: Node, program: Program, stages: bool = False) -> Table:
     """The table *term | estimator | gradient*, one row per KL, log and E; with ``stages`` the plan after each pass."""
     rows = list(dict.fromkeys(_rows(node)))
     draws = [
         f"{op.name.removeprefix('noise_')} from {op.factor}, once per {'step' if op.step else 'call'}"
         for op in program.plan.sites
     ]
-    parts = [table(("term", "estimator", "gradient"), rows), "draws: " + ("; ".join(draws) or "none")]
+    parts = ["draws: " + ("; ".join(draws) or "none")]
     made = dict.fromkeys(op.factor.definition for op in program.plan.ops if isinstance(op.factor, Experts))
     parts += [f"made of others: {definition}" for definition in made]
     parts += [
@@ -34,33 +35,38 @@ def explain(node: Node, program: Program, stages: bool = False) -> str:
         for step in PASSES:
             plan = step(plan)
             parts.append(f"--- {step.__name__}\n{plan}")
-    return "\n".join(parts)
+    return Table(("term", "estimator", "gradient"), rows, parts)
 
 
-def _rows(node: Node) -> list[tuple[str, str, str]]:
+def _rows(node: Node) -> list[tuple[Written, str, str]]:
     return [row for n in walk(node) for row in _explained(n)]
 
 
-def _explained(node: Node) -> list[tuple[str, str, str]]:
-    rows: list[tuple[str, str, str]] = []
+def _explained(node: Node) -> list[tuple[Written, str, str]]:
+    rows: list[tuple[Written, str, str]] = []
     match node:
         case Divergence(q, p):
             assert q.factor.family is not None
             assert p.factor.family is not None
             stopped = [side for side, use in (("q", q), ("p", p)) if use.stopped]
             gradient = f"exact, none through {' and '.join(stopped)}" if stopped else "exact"
-            rows.append((text(node), f"closed form ({q.factor.family.name}, {p.factor.family.name})", gradient))
+            rows.append(
+                (term(node, text(node)), f"closed form ({q.factor.family.name}, {p.factor.family.name})", gradient)
+            )
         case Log():
-            rows.append((text(node), "exact, at the values it is given", "exact"))
+            rows.append((term(node, text(node)), "exact, at the values it is given", "exact"))
         case Expectation(q):
             drawn = [u.factor for u in q if u.factor.family is not None]
-            rows += [(f"E_{{{factor}}}[...]", *_estimated(factor, node)) for factor in drawn]
+            rows += [(expected([factor], f"E_{{{factor}}}[...]"), *_estimated(factor, node)) for factor in drawn]
             data = [u.factor for u in q if u.factor.family is None and u.factor.net is None]
-            rows += [(f"E over {factor}", "the data of the call; average them with .mean()", "none") for factor in data]
+            given = "the data of the call; average them with .mean()"
+            rows += [(expected([factor], f"E over {factor}"), given, "none") for factor in data]
             if not drawn and not data:
-                rows.append((f"E over {', '.join(str(u.factor) for u in q)}", "exact: nothing random", "exact"))
+                functions = [u.factor for u in q]
+                said = f"E over {', '.join(map(str, functions))}"
+                rows.append((expected(functions, said), "exact: nothing random", "exact"))
         case Operator():
-            rows.append((text(node), *node.estimator))
+            rows.append((term(node, text(node)), *node.estimator))
     return rows
 
 

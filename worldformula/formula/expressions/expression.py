@@ -15,13 +15,21 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from worldformula.errors import FormulaError, GradientError, UnknownVariableError, near
+from worldformula.display import Source, Table
+from worldformula.errors import FormulaError, GradientError
+from worldformula.formula.code.present import check_flags
 from worldformula.formula.code.program import Out, Program
 from worldformula.formula.expressions.explain import explain
 from worldformula.formula.factors.joint import Joint, Marginal, Stopped, as_uses
 from worldformula.formula.plan.lower import lower
 from worldformula.formula.print.latex import latex, latex_lines
-from worldformula.formula.syntax.check import check_function, check_gradient, check_independence, check_product
+from worldformula.formula.syntax.check import (
+    check_elements,
+    check_function,
+    check_gradient,
+    check_independence,
+    check_product,
+)
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import whole_number
 from worldformula.formula.syntax.networks import register_networks
@@ -63,8 +71,11 @@ class Expression(nn.Module):
         self.node = node
         self._program: Program | None = None
         self._masked: dict[frozenset[str], Program] = {}  # by the inputs that some rows lack
-        del self.__dict__["_modules"]
-        self.__class__ = _Unregistered
+        if type(self) is Expression:
+            del self.__dict__["_modules"]
+            self.__class__ = _Unregistered
+        else:
+            register_networks(self, factors(node), initial_of(node))
 
     @property
     def program(self) -> Program:
@@ -82,11 +93,7 @@ class Expression(nn.Module):
         if not isinstance(flags, Mapping):
             raise FormulaError(f"expected present= as flags by variable, e.g. present={{'x': flags}}, got {flags!r}")
         for key in flags:
-            if key not in self.program.inputs:
-                known = ", ".join(self.program.inputs)
-                hint = near(key, self.program.inputs)
-                raise UnknownVariableError(f"present: the formula has no input {key!r}.{hint} It has {known}.")
-            self.program.binder.check_flags(key, flags[key], rest.get(key))
+            check_flags(self.program.plan, key, flags[key], rest.get(key))
         if not flags:
             return self.program, rest
         keys = frozenset(flags)
@@ -137,9 +144,9 @@ class Expression(nn.Module):
     # --------------------------------------------------------------------------------------------------- read it back
 
     @property
-    def code(self) -> str:
-        """The PyTorch that runs."""
-        return self.program.function(self, deterministic=False).source
+    def code(self) -> Source:
+        """The PyTorch that runs; a notebook shows it in colours."""
+        return Source(self.program.function(self, deterministic=False).source)
 
     @property
     def latex(self) -> str:
@@ -152,7 +159,7 @@ class Expression(nn.Module):
         """
         return latex_lines(self.node, width)
 
-    def explain(self, stages: bool = False) -> str:
+    def explain(self, stages: bool = False) -> Table:
         """Which estimator each term uses, what is drawn, and (with ``stages``) the plan after every pass."""
         return explain(self.node, self.program, stages)
 
@@ -164,6 +171,11 @@ class Expression(nn.Module):
 
     def _repr_latex_(self) -> str:
         return f"$\\displaystyle {self.latex_lines()}$"
+
+    def _repr_html_(self) -> str:
+        from worldformula.formula.print.notebook import formula_html
+
+        return formula_html(self.node)
 
     # ------------------------------------------------------------------------------------------------------ arithmetic
 
@@ -237,9 +249,11 @@ class _Unregistered(Expression):
     """
 
     def _register(self) -> Expression:
-        self.__dict__["_modules"] = {}
+        whole = object.__new__(Expression)  # stands in, so that no one ever meets a part of the networks
+        whole.__dict__.update(self.__dict__, _modules={})
+        register_networks(whole, factors(self.node), initial_of(self.node))
+        self.__dict__["_modules"] = whole._modules
         object.__setattr__(self, "__class__", Expression)
-        register_networks(self, factors(self.node), initial_of(self.node))
         return self
 
     @property
@@ -300,12 +314,18 @@ def _binary(op: Any, left: Expression | Number_, right: Expression | Number_) ->
 # ----------------------------------------------------------------------------------------------------- what users write
 
 
-def log(p: Factor | Joint | Use | Expression) -> Expression:
+def log(p: Factor | Joint | Use | Expression, *, event: bool = False) -> Expression:
     """log p(x|z): the log-density of a factor or a product at the values that the expression gives its variables.
 
     Of an expression, its logarithm. ``log(E(q, ratio(p, q), samples=K))`` runs as one log-sum-exp.
+
+    ``event=True`` keeps the elements of one factor's event apart, ``[*batch, *event]``, for weights and masks of
+    elements: ``total(Value("m", shape=4) * log(p, event=True))`` is Σᵢ mᵢ log p(xᵢ|z). An element is what the density
+    is a product over: a class of a OneHot or a vector with a covariance is one element.
     """
     if isinstance(p, Expression):
+        if event:
+            raise FormulaError("log(..., event=True) is of a factor; of an expression leave event= out")
         check_function("log", p.node)
         return Expression(Function("log", p.node))
     if isinstance(p, Marginal):
@@ -314,7 +334,9 @@ def log(p: Factor | Joint | Use | Expression) -> Expression:
     for use in used:
         if use.factor.family is None:
             raise FormulaError(f"log {use.factor}: a deterministic or data factor has no density")
-    return Expression(Log(used))
+    if event:
+        check_elements(used)
+    return Expression(Log(used, event))
 
 
 def E(

@@ -208,6 +208,24 @@ def enumerable(factor: Factor) -> bool:
     return family is not None and family.support_size(factor.shape) is not None
 
 
+def enumerated(what: str, q: Factor, p: Factor) -> bool:
+    """Whether E_q of the density of p can be the sum over every value of q.
+
+    Raises:
+        FormulaError: q has values that p does not have, so that its density of them means nothing.
+    """
+    if not (enumerable(q) and discrete(p) and (q.shape or ()) == (p.shape or ())):
+        return False
+    assert q.family is not None
+    assert p.family is not None
+    if fault := p.family.wrong_value(q.family.support(q.shape or ()), q.rank):
+        raise FormulaError(
+            f"{what}({q}, {p}): {q.family.name} takes values that {p.family.name} cannot have, whose probability "
+            f"under {p} is 0\n{fault}\ngive both sides the same set of values, such as OneHot and OneHot"
+        )
+    return True
+
+
 def total(terms: Sequence[Node]) -> Node:
     """The sum of nodes."""
     return list(accumulate(terms, lambda a, b: Binary("+", a, b)))[-1]

@@ -18,9 +18,8 @@ from worldformula.formula.ops.base import (
     check_pathwise,
     computed,
     count,
-    discrete,
     distribution,
-    enumerable,
+    enumerated,
     has_entropy,
     random,
     shown,
@@ -81,7 +80,7 @@ def _pair(q: Use, p: Use | None) -> Node:
     assert right.family is not None
     if has_entropy(left.family) and kl_pair(left.family, right.family) is not None:
         return Binary("+", OwnEntropy(q), Divergence(q, p))
-    if enumerable(left) and discrete(right) and left.shape == right.shape:
+    if enumerated("CrossEntropy", left, right):
         return Negative(Expectation((q,), Log((p,)), "exact"))
     whole = "CrossEntropy(q, p, samples=8), or " if pathwise(left.family) else ""
     raise NoClosedFormError(

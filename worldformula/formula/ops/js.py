@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-from worldformula.errors import FormulaError, NoClosedFormError
+from worldformula.errors import FormulaError, NoClosedFormError, ShapeError
 from worldformula.families.writing import Symbol
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.ops.base import (
@@ -22,6 +22,7 @@ from worldformula.formula.ops.base import (
     count,
     distribution,
     enumerable,
+    enumerated,
     random,
     shown,
 )
@@ -96,6 +97,10 @@ def JS(p: Distribution, q: Distribution, *, samples: int | None = None) -> Expre
             f"JS[{shown(left)} ‖ {shown(right)}]: a mixture of the two has no closed form\n"
             f"estimate it: JS(p, q, samples=8)"
         )
+    mates = {u.factor.variable: u.factor for u in random(right)}
+    for a, b in ((u.factor, mates[u.factor.variable]) for u in random(left)):
+        if samples is None and not (enumerated("JS", a, b) and enumerated("JS", b, a)):
+            raise ShapeError(f"JS({a}, {b}): expected equal event shapes, got {a.shape} and {b.shape}")
     for side in (left, right):
         if samples is not None:
             check_pathwise("JS", side, "sg(p) where no gradient is needed, or relaxed factors")

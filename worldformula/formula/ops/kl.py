@@ -23,8 +23,7 @@ from worldformula.formula.ops.base import (
     check_pathwise,
     computed,
     count,
-    discrete,
-    enumerable,
+    enumerated,
     plain,
     random,
     shown,
@@ -135,7 +134,7 @@ def divergence(q: Product, p: Product, samples: int | None = None) -> Node:
         a, b = left[0].factor, right[0].factor
         if a.variable == b.variable and a.family is not None and b.family is not None:
             closed = kl_pair(a.family, b.family) is not None
-            if not closed and enumerable(a) and discrete(b) and a.shape == b.shape:
+            if not closed and enumerated("KL", a, b):
                 return ProductDivergence(left, right)
         check_divergence(left[0], right[0])
         return Divergence(left[0], right[0])

@@ -41,14 +41,14 @@ def function(draft: Draft, name: str, body: Ref, bounds: tuple[int | float | Non
 def _lift(draft: Draft, ref: Ref, rank: int) -> Ref:
     """A value with event axes of size 1, so that arithmetic meets the axes it means."""
     missing = rank - draft.rank(ref)
-    if not missing or draft.number(ref):
-        return ref
-    if draft.density(ref):
+    if missing and draft.density(ref):
         raise FormulaError(
             f"{draft.label(ref)} is one number per row, as the axes of its event are summed, and it meets a value with "
             f"{rank} event axes\nwrite log(p, event=True) for the density element by element, as masks and weights of "
             f"elements need it: total(Value('m', shape=...) * log(p, event=True)); or reduce the value, total(...)"
         )
+    if not missing or draft.number(ref):
+        return ref
     return draft.add(f"{ref}_wide", Op("", "lift", (ref,), how=str(missing), rank=rank))
 
 

@@ -186,17 +186,22 @@ def _bind(draft: Draft, variable: Variable, name: str, use: Use, values: dict[Va
 # ------------------------------------------------------------------------------------------------------------ densities
 
 
-def log_density(draft: Draft, p: Product, scope: Scope) -> Ref:
-    """Σ log p of the factors of a product."""
+def log_density(draft: Draft, p: Product, scope: Scope, *, event: bool = False) -> Ref:
+    """Σ log p of the factors of a product; of one factor element by element where ``event``."""
     total: Ref | None = None
     for use in p:
         factor = use.factor
         value = scored(draft, read(draft, factor.variable, scope, factor), factor.variable)
         known = widened(draft, params(draft, use, scope), use, value)
         wish = f"log_{factor.header.letter}_{factor.variable.key}"
-        term = draft.add(wish, Op("", "logp", (known, value), factor))
+        elements: tuple[tuple[str, int], ...] = ()
+        rank = 0
+        if event and factor.family is not None and factor.family.joint is not None:
+            elements = (("elements", factor.family.joint),)
+            rank = max(draft.ranks.get(factor.variable.key, factor.rank) - factor.family.joint, 0)
+        term = draft.add(wish, Op("", "logp", (known, value), factor, options=elements, rank=rank))
         if (flags := presence(draft, draft.absent(value))) is not None:
-            term = draft.add(f"{wish}_here", Op("", "call", (term, flags, 0), target=runtime.filled))
+            term = draft.add(f"{wish}_here", Op("", "call", (term, flags, rank), target=runtime.filled, rank=rank))
         draft.labels.setdefault(term, f"log {factor}")
         if len(p) > 1:
             scope.leaves.append(term)

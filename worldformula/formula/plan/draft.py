@@ -72,7 +72,7 @@ class Draft(Assignments):
             if not self.rank(value) and not self.number(value):
                 scope.leaves.append(value)
             self.labels.setdefault(value, node)
-        if not scope.inside:
+        if not scope.inside and not self.rank(value):  # what has elements is shown by what reduces them
             self.terms.append(Term(node, value, scope.reductions))
         return value
 

@@ -77,6 +77,8 @@ def ratio(draft: Draft, node: Ratio, scope: Scope) -> Steps:
 
 def logs(draft: Draft, node: Log, scope: Scope) -> Steps:
     """A log-density as a term."""
+    if node.event:
+        return draft.term(node, log_density(draft, node.p, scope, event=True), scope)
     return draft.term(node, (yield from log(draft, node.p, scope)), scope)
 
 

@@ -191,7 +191,7 @@ class Assignments:
             own = {op.variable.key} & self.masked if op.kind in ("input", "whole") and op.variable else set()
             inner = set() if op.kind in ("draw", "support") else {key for f in known for key in f.absent}
             absent = frozenset(own | inner)
-        summed = op.kind in ("logp", "kl") or (op.kind == "call" and isinstance(op.target, Method))
+        summed = (op.kind in ("logp", "kl") and not op.options) or (op.kind == "call" and isinstance(op.target, Method))
         carried = op.kind in ("binary", "negative", "detach", "function", "samples", "along", "repeat", "lift", "over")
         carried = carried or op.target is filled
         scored = (op.kind == "draw" and op.how == "score") or any(f.scored for f in known)

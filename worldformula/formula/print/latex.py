@@ -162,8 +162,8 @@ def _latex(node: Node) -> Rule[str]:
             return decimal(value)
         case Value(v):
             return variable(v)
-        case Log(p):
-            return rf"\log {product(p)}"
+        case Log(p, event):
+            return rf"\left[ \log {product(p)} \right]_{{i}}" if event else rf"\log {product(p)}"
         case Ratio(p, q):
             return rf"\frac{{{product(p)}}}{{{product(q)}}}"
         case Divergence(q, p):
@@ -338,6 +338,7 @@ def factor_latex(u: Factor) -> str:
         slope = rf"\frac{{\partial {image}}}{{\partial {x}}}"
         return rf"{left} = {letter}_{{0}}\left( {image} \right) \left| \det {slope} \right|"
     if isinstance(family, families.AutoregressiveFamily):
+        x = f"{{{x}}}" if "_" in x else x  # a letter has one subscript in LaTeX
         given = f"{x}_{{<i}}, {c}" if c else f"{x}_{{<i}}"
         return rf"{left} = \prod_{{i}} {letter}({x}_{{i}} \mid {given})"
     return left

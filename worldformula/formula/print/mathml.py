@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from html import escape, unescape
 
+from worldformula import families
 from worldformula.formula.print.broken import WIDTH, Line, lines
-from worldformula.formula.print.definitions import Definition, definitions
+from worldformula.formula.print.definitions import Definition, definitions, factorised, made
 from worldformula.formula.print.latex import SUBSCRIPT, numbered
 from worldformula.formula.syntax import text
+from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.functions import FUNCTIONS
 from worldformula.formula.syntax.names import GREEK, Header, Variable
 from worldformula.formula.syntax.nodes import (
@@ -57,6 +59,11 @@ def mathml(node: Node, width: int = WIDTH) -> str:
     for depth, shown in (row for d in definitions(node) for row in _defined(d, width)):
         rows.append((0, f'{where}<mspace width="{0.8 + 1.6 * depth:g}em"/>{shown}'))
         where = "<mphantom><mtext>where</mtext></mphantom>"
+    return _block(rows)
+
+
+def _block(rows: list[Line]) -> str:
+    """One ``<math>`` of these lines."""
     if len(rows) == 1:
         return f'<math display="block">{rows[0][1]}</math>'
     table = "".join(
@@ -224,8 +231,9 @@ def _inline(node: Node) -> Rule[str]:
             return variable(v)
         case Ratio(p, q):
             return f"<mfrac><mrow>{product(p)}</mrow><mrow>{product(q)}</mrow></mfrac>"
-        case Log(p):
-            return f'<mrow><mi>log</mi>{_APPLY}<mspace width="0.17em"/>{product(p)}</mrow>'
+        case Log(p, event):
+            shown = f'<mi>log</mi>{_APPLY}<mspace width="0.17em"/>{product(p)}'
+            return f"<msub>{_fenced('[', shown, ']')}<mi>i</mi></msub>" if event else f"<mrow>{shown}</mrow>"
         case Divergence(q, p):
             name = "<msub><mi>D</mi><mi>KL</mi></msub>"
             parallel = '<mo lspace="0.28em" rspace="0.28em" stretchy="false">∥</mo>'
@@ -332,7 +340,7 @@ class _MathML:
         return _bracket(bracket, "prefix" if first else "postfix")
 
     def fenced(self, opening: str, inside: str, closing: str) -> str:
-        return _fenced(opening, inside, closing)
+        return _fenced(opening, inside, closing, stretchy="<mtable" not in inside)  # not as tall as what is drawn
 
 
 def _defined(d: Definition, width: int) -> list[Line]:
@@ -343,9 +351,56 @@ def _defined(d: Definition, width: int) -> list[Line]:
         return [(0, left + first[1]), *((depth + 1, shown) for depth, shown in rest)]
     products = [f"<mrow>{product(p)}</mrow>" for p in d.right]
     if len(products) == 1:
-        return [(0, left + products[0])]
+        return [(0, left + factorisation(d.right[0]))]
     left += f"<mfrac><mn>1</mn><mn>{len(products)}</mn></mfrac>"
     if sum(len(" ".join(str(u.factor) for u in p)) + 3 for p in d.right) <= width:
         return [(0, left + _fenced("(", "<mo>+</mo>".join(products), ")"))]
     rows = [(1, shown if i == 0 else f'<mo form="infix" lspace="0">+</mo>{shown}') for i, shown in enumerate(products)]
     return [(0, left + _bracket("(", "prefix")), *rows[:-1], (1, rows[-1][1] + _bracket(")", "postfix"))]
+
+
+def factorisation(p: Product) -> str:
+    """A product, densities first, then the functions that they read: ``q(z ∣ h), h = f(x)``."""
+    functions = [factor(u) for u in p if u.factor.header.deterministic]
+    if not functions or isinstance(p, Integral):
+        return f"<mrow>{product(p)}</mrow>"
+    densities = '<mspace width="0.17em"/>'.join(factor(u) for u in p if not u.factor.header.deterministic)
+    between = f'{_COMMA}<mspace width="0.8em"/>'
+    return f"<mrow>{between.join(filter(None, [densities, *functions]))}</mrow>"
+
+
+def product_mathml(p: Product) -> str:
+    """A product as it is read: the joint density, and what it factorises into; see `latex.product_latex`."""
+    d = factorised(p)
+    return _block([(0, factorisation(p))] if d is None else _defined(d, WIDTH))
+
+
+def factor_mathml(u: Factor) -> str:
+    """A factor, and what it stands for where it is made of simpler densities; see `latex.factor_latex`."""
+    d = made(u)
+    if d is not None:
+        return _block(_defined(d, WIDTH))
+    left, family = head(u.header), u.family
+    x = "".join(map(variable, u.variables))
+    c = _COMMA.join(map(variable, u.conditions))
+    letter = symbol(u.header.letter.partition("_")[0])
+    bar = '<mo lspace="0.17em" rspace="0.17em" stretchy="false">∣</mo>'
+    right = ""
+    if isinstance(family, families.MixtureFamily):
+        weight = _fenced("(", c, ")", stretchy=False) if c and u.net is not None else ""
+        given = bar + c if c and u.net is not None else ""
+        over = f"<mrow><mi>k</mi><mo>=</mo><mn>1</mn></mrow><mn>{family.components}</mn>"
+        right = f'<munderover><mo movablelimits="false" largeop="true">∑</mo>{over}</munderover>'
+        right += f'<msub><mi>w</mi><mi>k</mi></msub>{weight}<mspace width="0.17em"/><msub>{letter}<mi>k</mi></msub>'
+        right += _fenced("(", x + given, ")", stretchy=False)
+    elif isinstance(family, families.FlowFamily):
+        image = "<mi>f</mi>" + _fenced("(", f"{x}<mo>;</mo>{c}" if c else x, ")", stretchy=False)
+        slope = f"<mfrac><mrow><mi>∂</mi>{image}</mrow><mrow><mi>∂</mi>{x}</mrow></mfrac>"
+        right = f"<msub>{letter}<mn>0</mn></msub>{_fenced('(', image, ')')}"
+        right += _fenced("|", f"<mi>det</mi>{_APPLY}{slope}", "|")
+    elif isinstance(family, families.AutoregressiveFamily):
+        each = f"<msub><mrow>{x}</mrow><mi>i</mi></msub>"
+        before = f"<msub><mrow>{x}</mrow><mrow><mo>&lt;</mo><mi>i</mi></mrow></msub>"
+        right = f'<munder><mo movablelimits="false" largeop="true">∏</mo><mi>i</mi></munder>{letter}'
+        right += _fenced("(", each + bar + (_COMMA.join((before, c)) if c else before), ")", stretchy=False)
+    return _block([(0, f"<mrow>{left}<mo>=</mo>{right}</mrow>" if right else f"<mrow>{left}</mrow>")])

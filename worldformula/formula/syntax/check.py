@@ -21,7 +21,7 @@ from worldformula.formula.syntax.drawn import drawn, one_draw
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import whole_number
 from worldformula.formula.syntax.names import Variable
-from worldformula.formula.syntax.nodes import Expectation, Node, Number, Product, Use, drawn_factors
+from worldformula.formula.syntax.nodes import Expectation, Integral, Node, Number, Product, Use, drawn_factors
 from worldformula.formula.syntax.text import text
 
 
@@ -41,6 +41,22 @@ def check_product(uses: Product) -> Product:
         declared[variable] = use
     draw_order(uses)
     return uses
+
+
+def check_elements(uses: Product) -> None:
+    """Refuse a density element by element of a product, and of a factor whose elements have one density together."""
+    if len(uses) > 1 or isinstance(uses, Integral):
+        raise FormulaError(
+            f"log({' '.join(str(u.factor) for u in uses)}, event=True): expected one factor; elements of different "
+            f"events do not pair up\nwrite the sum of the factors' own, log(p, event=True) + log(q, event=True)"
+        )
+    factor = uses[0].factor
+    family = factor.family
+    if family is not None and family.joint is None:
+        raise FormulaError(
+            f"log({factor}, event=True): a {family.name} has one density for the whole event, and none for each element"
+            f"\nwrite log({factor.header.letter}), or a factor of independent elements such as Normal"
+        )
 
 
 def check_normalised(factor: Factor) -> None:

@@ -102,6 +102,8 @@ class Factor(Multiplied, nn.Module):
         if isinstance(self.net, Found):
             self.reached = nn.ModuleList(self.net.modules)
         fixed = {k: as_parameter(text, k, v) for k, v in fixed.items()}
+        if self.family is not None and (fault := self.family.wrong_parameters(fixed)):
+            raise FormulaError(f"{text}: {fault}")
         self.fixed = {k: v for k, v in fixed.items() if not isinstance(v, Tensor)}
         tensors |= {k: v for k, v in fixed.items() if isinstance(v, Tensor)}
         self.constants = Constants(tensors) if tensors else None

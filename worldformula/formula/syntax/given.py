@@ -15,9 +15,6 @@ from worldformula.formula.syntax.names import Variable
 
 Shape = int | tuple[int, ...] | None
 Who = Callable[[Variable], object]
-POSITIVE = frozenset(
-    {"scale", "rate", "df", "concentration", "concentration0", "concentration1", "alpha", "beta", "total_count"}
-)
 
 
 def whole_number(value: Any) -> int | None:
@@ -55,10 +52,11 @@ def as_shapes(shape: Any, header: str, count: int) -> tuple[tuple[int, ...] | No
 
 
 def as_parameter(header: str, name: str, value: Any) -> Tensor | float:
-    """A parameter that no network computes: a tensor as it is, or a possible number (those of numpy too)."""
+    """A parameter that no network computes: a tensor as it is, or a number (those of numpy too).
+
+    Which values are possible, the family says: `Family.wrong_parameters`.
+    """
     if isinstance(value, Tensor):
-        if name in POSITIVE and value.device.type != "meta" and not bool((value > 0).all()):
-            raise FormulaError(f"{header}: expected {name}= greater than 0, got {value.min().item():.4g} in the tensor")
         return value
     if not isinstance(value, Real) or isinstance(value, bool):
         raise FormulaError(
@@ -67,9 +65,7 @@ def as_parameter(header: str, name: str, value: Any) -> Tensor | float:
         )
     number = float(value)
     expected, fits = "a number", not math.isnan(number)
-    if name in POSITIVE:
-        expected, fits = "greater than 0", number > 0
-    elif name == "probs":
+    if name == "probs":
         expected, fits = "strictly between 0 and 1", 0 < number < 1
     elif name in ("low", "high"):
         expected, fits = "a finite number", math.isfinite(number)

@@ -69,9 +69,13 @@ class Value(Node):
 
 @dataclass(frozen=True, eq=False)
 class Log(Node):
-    """log p(x|z) of a factor, or of a product: the sum of its factors' log-densities; an `Integral` is enumerated."""
+    """log p(x|z) of a factor, or of a product: the sum of its factors' log-densities; an `Integral` is enumerated.
+
+    ``event`` keeps the elements of the event apart: the log-density of each.
+    """
 
     p: Product
+    event: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -52,7 +52,7 @@ def strength(node: Node) -> int:
 def open_ended(node: Node) -> bool:
     """Whether a factor written behind the node would seem to belong to its last log or sum over time."""
     match node:
-        case Log() | OverTime() | OverSteps():
+        case Log(event=False) | OverTime() | OverSteps():
             return True
         case Negative(body):
             return open_ended(body)
@@ -138,8 +138,8 @@ def _text(node: Node) -> Rule[str]:
             return number(value)
         case Value(variable):
             return str(variable)
-        case Log(p):
-            return f"log {product(p)}"
+        case Log(p, event):
+            return f"[log {product(p)}]_i" if event else f"log {product(p)}"
         case Ratio(p, q):
             return f"{product(p)} / {product(q)}"
         case Divergence(q, p):

@@ -11,7 +11,7 @@ from worldformula import families
 from worldformula.families.base import Family, kl_pair
 from worldformula.formula import runtime
 from worldformula.formula.factors.experts import Experts
-from worldformula.formula.plan.plan import Op
+from worldformula.formula.plan.plan import Op, Plan
 from worldformula.formula.plan.rules.rule import MANY, Rule, factor_of, family_of
 
 DRAWS = {"straight-through": "straight_through", "gumbel": "gumbel", "stratified": "stratified"}  # else ``sample``
@@ -137,12 +137,18 @@ def _write_wide(w: Any, op: Op) -> str:
 
 
 def _logp(m: Any, op: Op, args: list[Any]) -> Any:
-    return family_of(op).log_prob(args[0], args[1], m.plan.rank_of(factor_of(op)))
+    m.check_value(op, args[1])
+    return family_of(op).log_prob(args[0], args[1], _summed(m.plan, op))
 
 
 def _write_logp(w: Any, op: Op) -> str:
     params, value = (w.ref(a) for a in op.args)
-    return f"{w.family(family_of(op))}.log_prob({params}, {value}, {w.plan.rank_of(factor_of(op))})"
+    return f"{w.family(family_of(op))}.log_prob({params}, {value}, {_summed(w.plan, op)})"
+
+
+def _summed(plan: Plan, op: Op) -> int:
+    """How many event axes a log-density sums: all, or those of one element."""
+    return int(dict(op.options).get("elements", plan.rank_of(factor_of(op))))
 
 
 def _kl(m: Any, op: Op, args: list[Any]) -> Any:

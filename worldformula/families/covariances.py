@@ -1,0 +1,98 @@
+"""Closed KLs between Normals of unlike covariance: diagonal, low-rank and full.
+
+All are ½·(tr(Σ_p⁻¹·Σ_q) + |Δ|² in the metric of p - D + log |Σ_p| - log |Σ_q|), Δ = loc_q - loc_p. Against a diagonal p
+only the variances of q count, and its entropy; against p = L·Lᵀ the trace is |L⁻¹·R|² for any root R·Rᵀ of Σ_q.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from worldformula.families.base import (
+    Family,
+    Parameter,
+    Params,
+    Shape,
+    broadcast,
+    has_tensor,
+    register_kl,
+    require_event,
+    require_same,
+    total,
+    wide,
+    widen,
+)
+from worldformula.families.low_rank_normal import LowRankNormalFamily, low_rank_normal
+from worldformula.families.multivariate_normal import MultivariateNormalFamily, multivariate_normal
+from worldformula.families.normal import NormalFamily, normal
+
+LOG_2PI = math.log(2.0 * math.pi)
+
+
+@register_kl(MultivariateNormalFamily, NormalFamily)
+def kl_multivariate_normal_normal(
+    q_params: Params, p_params: Params, rank: int, shape: Shape | None = None
+) -> Parameter:
+    """KL of a multivariate Normal from a diagonal one, summed over the last ``rank`` axes."""
+    loc, scale = widen(q_params)
+    variance = scale.square().sum(-1) if isinstance(scale, Tensor) else scale * scale
+    return _against_diagonal(multivariate_normal, (loc, variance), q_params, p_params, rank, shape)
+
+
+@register_kl(LowRankNormalFamily, NormalFamily)
+def kl_low_rank_normal_normal(q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+    """KL of a low-rank Normal from a diagonal one, summed over the last ``rank`` axes."""
+    loc, factor, diagonal = widen(q_params)
+    variance = diagonal + (factor.square().sum(-1) if isinstance(factor, Tensor) else factor * factor)
+    return _against_diagonal(low_rank_normal, (loc, variance), q_params, p_params, rank, shape)
+
+
+def _against_diagonal(
+    family: Family, moments: Params, q: Params, p_params: Params, rank: int, shape: Shape | None
+) -> Parameter:
+    """The cross-entropy of means and variances against a diagonal Normal, less the entropy of q."""
+    whole = _whole(family, q, normal, p_params, rank, shape)
+    loc, scale = widen(p_params)
+    distance = moments[0] - loc
+    each = 0.5 * (moments[1] + distance * distance) / (scale * scale)
+    each = each + 0.5 * LOG_2PI + (scale.log() if isinstance(scale, Tensor) else math.log(scale))
+    event = whole[len(whole) - rank :]
+    cross = total(each.expand(whole), rank) if isinstance(each, Tensor) else each * math.prod(event)
+    return cross - family.entropy(q, rank, event)
+
+
+@register_kl(LowRankNormalFamily, MultivariateNormalFamily)
+def kl_low_rank_normal_multivariate_normal(
+    q_params: Params, p_params: Params, rank: int, shape: Shape | None = None
+) -> Parameter:
+    """KL of a low-rank Normal from one with a full covariance, summed over the last ``rank`` axes."""
+    whole = _whole(low_rank_normal, q_params, multivariate_normal, p_params, rank, shape)
+    (loc, factor, diagonal), (p_loc, tril) = widen(q_params), widen(p_params)
+    like = next((wide(x) for x in (*q_params, *p_params) if isinstance(x, Tensor)), torch.zeros(()))
+    size, eye = whole[-1], torch.eye(whole[-1], dtype=like.dtype, device=like.device)
+    spread = torch.as_tensor(diagonal, dtype=like.dtype, device=like.device).sqrt()
+    root = eye * (spread.unsqueeze(-1) if spread.ndim else spread)
+    if isinstance(factor, Tensor):
+        lead = broadcast(tuple(root.shape[:-2]), tuple(factor.shape[:-2]))
+        root = torch.cat((root.expand(*lead, size, size), factor.expand(*lead, *factor.shape[-2:])), -1)
+    lower = tril if isinstance(tril, Tensor) else eye * tril
+    shift = torch.as_tensor(loc - p_loc, dtype=like.dtype, device=like.device).expand(whole)
+    both = broadcast(tuple(root.shape[:-2]), whole[:-1])
+    columns = torch.cat((root.expand(*both, *root.shape[-2:]), shift.unsqueeze(-1).expand(*both, size, 1)), -1)
+    squares: Tensor = torch.linalg.solve_triangular(lower, columns, upper=False)
+    logs = lower.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    cross = 0.5 * (squares.square().sum((-1, -2)) + LOG_2PI * size) + logs
+    found = total(cross.expand(whole[:-1]), rank - 1) - low_rank_normal.entropy(q_params, rank, whole[-rank:])
+    return found if has_tensor((*q_params, *p_params)) else found.item()
+
+
+def _whole(q_family: Family, q: Params, p_family: Family, p: Params, rank: int, shape: Shape | None) -> Shape:
+    """Batch and event shape of both together; raises `ShapeError` where they differ."""
+    known = [sum(f.shapes(x, rank), start=()) for f, x in ((q_family, q), (p_family, p)) if has_tensor(x)]
+    if not known:
+        return require_event(q_family, shape)
+    require_same(q_family, "q", known[0], known[-1])
+    return known[0]

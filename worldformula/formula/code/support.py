@@ -1,0 +1,82 @@
+"""Values at which densities are taken, held against their support: unscaled images, negative counts, NaN."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from worldformula.errors import SupportError
+from worldformula.families.domains import REAL
+from worldformula.formula import runtime
+from worldformula.formula.plan.plan import Op, Plan
+from worldformula.formula.plan.rules import factor_of, family_of
+
+SEEN_THROUGH = ("along", "repeat")  # operations that change neither values nor their event
+
+
+def check_value(plan: Plan, op: Op, value: Any) -> None:
+    """Raise SupportError where the value of a log-density lies outside its support, or is NaN."""
+    if not isinstance(value, Tensor):
+        return
+    factor = factor_of(op)
+    if fault := family_of(op).wrong_value(value, plan.rank_of(factor)):
+        raise SupportError(f"{factor}: {fault}")
+    if value.is_floating_point() and bool(value.isnan().any()):
+        raise SupportError(
+            f"{factor}: expected numbers, got NaN in {factor.variable.key}\nrows that lack it are told by "
+            f"present={{{factor.variable.key!r}: flags}}, steps that do not count by Sum(..., mask=...)"
+        )
+
+
+def check_inputs(plan: Plan, arguments: Mapping[str, Any]) -> None:
+    """The same for everything that a call is given: done at the first call of a formula, without running it."""
+    for op in plan.ops:
+        if op.kind == "logp" and (given := _data(plan, plan.by_name[op.args[1]])) is not None:
+            source, flags = given
+            value = arguments[plan.argument(source)]
+            for flag in flags:
+                if isinstance(value, Tensor) and flag.kind != "alive":
+                    value = _kept(value, arguments[plan.argument(flag)])
+            check_value(plan, op, value)
+
+
+def _data(plan: Plan, op: Op) -> tuple[Op, list[Op]] | None:
+    """The input that a value is, and the flags of its rows that count; None for what is drawn or computed."""
+    flags: list[Op] = []
+    while op.kind in SEEN_THROUGH or op.target in (runtime.filled, runtime.padded):
+        flags += [plan.by_name[name] for name in op.reads[1:]]
+        op = plan.by_name[op.reads[0]]
+    known = [flag for flag in flags if flag.kind in ("mask", "present")]
+    return (op, known) if op.kind == "input" and len(known) == len(flags) else None
+
+
+def _kept(value: Tensor, flags: Tensor) -> Tensor:
+    """The rows (and steps) whose flag is set; flags [B] beside [B, T, ...] are of whole rows."""
+    return value[flags != 0] if flags.shape == value.shape[: flags.ndim] else value
+
+
+def pixels(plan: Plan) -> frozenset[str]:
+    """The inputs that cannot be whole numbers of 8 bits: scored as real numbers, or both scored and read by a network,
+    of which image networks divide them by 255.
+    """
+    read = {name for op in plan.ops if op.kind == "net" for name in op.reads}
+    found = set()
+    for op in plan.ops:
+        given = _data(plan, plan.by_name[op.args[1]]) if op.kind == "logp" else None
+        if given is not None and given[0].variable is not None:
+            source = given[0]
+            if family_of(op).values is REAL or source.name in read:
+                found.add(source.variable.key if source.variable else "")
+    return frozenset(found)
+
+
+def check_type(key: str, value: Tensor) -> None:
+    """Refuse whole numbers of 8 bits where real ones are scored: networks divide them by 255, densities do not."""
+    if value.dtype == torch.uint8:
+        raise SupportError(
+            f"{key}: expected real numbers, got uint8; image networks divide such pixels by 255, and a density scores "
+            f"them as they are\npass {key}={key}.float() / 255, or {key}.float() where they are 0 and 1"
+        )
