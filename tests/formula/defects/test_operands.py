@@ -7,7 +7,7 @@ from torch import nn
 from torch.distributions import Normal as Gauss
 from torch.nn.functional import softplus
 
-from tests.formula.defects.both import PATHS, only_the_call, refused, run, wrong
+from tests.formula.defects.both import PATHS, refused, run, wrong
 from worldformula import (
     KL,
     Bernoulli,
@@ -48,7 +48,7 @@ HALVES = {
 }
 
 
-@only_the_call("settings are written into the code by repr")
+@PATHS
 @pytest.mark.parametrize("kind", HALVES)
 def test_a_temperature_may_be_any_number(kind, path):
     net, x = nn.Linear(X, Z), torch.randn(B, X)
@@ -60,7 +60,7 @@ def test_a_temperature_may_be_any_number(kind, path):
     assert run(again, path, x=x).value.isfinite().all()
 
 
-@only_the_call("settings are written into the code by repr")
+@PATHS
 @pytest.mark.parametrize("kind", HALVES)
 def test_a_share_of_the_uniform_may_be_any_number(kind, path):
     net, x, k = nn.Linear(X, 3), torch.randn(B, X), torch.eye(3)[[0, 1, 2, 0]]
@@ -69,7 +69,7 @@ def test_a_share_of_the_uniform_may_be_any_number(kind, path):
     torch.testing.assert_close(run(log(factor), path, x=x, k=k).value, expected)
 
 
-@only_the_call("settings are written into the code by repr")
+@PATHS
 @pytest.mark.parametrize("number", [np.float64, np.float32, torch.tensor])
 def test_ends_of_bins_may_be_any_number(number, path):
     net, x, r = nn.Linear(X, 5), torch.randn(B, X), torch.randn(B)
