@@ -31,7 +31,7 @@ class Factor(base.Factor):
     def condition(self, **values: Tensor) -> Factor:
         """The distribution with some of its conditions held at these values: ``p.condition(y=y)`` is p(x|z).
 
-        A value without batch axes holds for every row. Networks and weights are shared.
+        A value without batch axes holds for every row; an ``nn.Parameter`` is learnt. Networks and weights are shared.
         """
         return Held.of(self, values)
 

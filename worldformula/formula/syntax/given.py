@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import FormulaError, MissingInputError, ShapeError, UnknownVariableError, near, table
+from worldformula.formula.syntax.learnt import Positive
 from worldformula.formula.syntax.names import Variable
 
 Shape = int | tuple[int, ...] | None
@@ -51,12 +52,12 @@ def as_shapes(shape: Any, header: str, count: int) -> tuple[tuple[int, ...] | No
     return tuple(as_shape(s, header) for s in shape)
 
 
-def as_parameter(header: str, name: str, value: Any) -> Tensor | float:
-    """A parameter that no network computes: a tensor as it is, or a number (those of numpy too).
+def as_parameter(header: str, name: str, value: Any) -> Any:
+    """A parameter that no network computes: a tensor, or what `positive` makes, as it is; or a number of any kind.
 
     Which values are possible, the family says: `Family.wrong_parameters`.
     """
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor | Positive):
         return value
     if not isinstance(value, Real) or isinstance(value, bool):
         raise FormulaError(
