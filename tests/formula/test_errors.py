@@ -456,7 +456,7 @@ CALLS = {
     "series of two lengths": (
         ShapeError,
         """
-        expected series with one batch and one length of at least 1
+        expected series with one batch of at least one row and one length of at least 1
           variable | declared    | got
           x        | [B, T, ...] | [3, 4, 6]
           a        | [B, T, ...] | [3, 3, 2]

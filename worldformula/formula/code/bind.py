@@ -267,10 +267,10 @@ class Binder:
                 raise MissingInputError("no data says how many steps there are: pass start={...} and horizon=...")
             return next(iter(start.values())).shape[0], int(horizon)
         first = given[self.series[0].key].shape[:2]
-        if len(first) < 2 or first[1] == 0 or any(given[i.key].shape[:2] != first for i in self.series):
+        if len(first) < 2 or 0 in first or any(given[i.key].shape[:2] != first for i in self.series):
             rows = [(i.key, "[B, T, ...]", list(given[i.key].shape)) for i in self.series]
             raise ShapeError(
-                "expected series with one batch and one length of at least 1\n"
+                "expected series with one batch of at least one row and one length of at least 1\n"
                 + table(("variable", "declared", "got"), rows)
                 + "\npass batch-first series, all of one length"
             )

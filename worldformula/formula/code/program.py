@@ -159,13 +159,13 @@ def _shown(value: Any) -> str:
 class Program:
     """The plan of a formula with its emitted functions, made at first use and never copied or saved."""
 
-    def __init__(self, plan: Plan, title: str) -> None:
+    def __init__(self, plan: Plan, title: str, options: dict[str, Any] | None = None) -> None:
         self.raw, self.title = verify(plan, "lowered"), title
         self.plan = plan
         for step in PASSES:
             self.plan = verify(step(self.plan), step.__name__)
         self.binder = Binder(self.plan)
-        self.options: dict[str, Any] | None = None
+        self.options = options  # of ``torch.compile``
         self._functions: dict[bool, Emitted] = {}
         self._calls: dict[bool, Any] = {}
         self._structured: frozenset[str] = frozenset()  # parameters that were seen to come as a dict

@@ -98,7 +98,7 @@ class Expression(nn.Module):
             return self.program, rest
         keys = frozenset(flags)
         if keys not in self._masked:
-            self._masked[keys] = Program(lower(self.node, keys), text(self.node))
+            self._masked[keys] = Program(lower(self.node, keys), text(self.node), self.program.options)
         return self._masked[keys], rest | {f"present_{k}": v for k, v in flags.items()}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -138,7 +138,8 @@ class Expression(nn.Module):
 
     def compile(self, **options: Any) -> Expression:  # type: ignore[override]
         """Compile the emitted function with ``torch.compile(**options)``; returns the expression itself."""
-        self.program.compile(options)
+        for program in (self.program, *self._masked.values()):
+            program.compile(options)
         return self
 
     # --------------------------------------------------------------------------------------------------- read it back

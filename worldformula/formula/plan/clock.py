@@ -41,8 +41,8 @@ def check_clock(
         )
     used = factors(body)
     read = {c.at(0) for factor in used for c in factor.conditions if c.offset and c.index == index}
-    carried = {f.variable.key: f for f in _declared(body) if f.variable in read}
-    shapes = {f.variable.key: f.shape for f in used if f.shape is not None}
+    carried = {v.key: f for f in _declared(body) for v in f.variables if v in read}
+    shapes = {v.key: shape for f in used for v, shape in f.event_shapes() if shape is not None}
     for name, value in initial.items():
         if name not in carried:
             known = ", ".join(carried) or "nothing"
