@@ -49,8 +49,8 @@ REFUSED = {
     "weights": (
         lambda: Mixture("p(x)", components=2, shape=1, weights=learnt(0.4, 0.6), loc=torch.zeros(2, 1), scale=1.0),
         (
-            "p(x): expected weights= of finite weights of at least 0, not all 0, over the last axis, got an nn.Parameter, "
-            "which training would take out of its set\n"
+            "p(x): expected weights= of finite weights of at least 0, not all 0, over the last axis, got an "
+            "nn.Parameter, which training would take out of its set\n"
             "write weights=positive(nn.Parameter(...)), or learn log_weights=nn.Parameter(...)"
         ),
     ),
@@ -64,8 +64,8 @@ REFUSED = {
     "triangle": (
         lambda: MultivariateNormal("p(x)", shape=2, loc=torch.zeros(2), scale_tril=nn.Parameter(torch.eye(2))),
         (
-            "p(x): expected scale_tril= as a lower triangular matrix with a positive diagonal, got an nn.Parameter, which "
-            "training would take out of its set\n"
+            "p(x): expected scale_tril= as a lower triangular matrix with a positive diagonal, got an "
+            "nn.Parameter, which training would take out of its set\n"
             "give the whole head as one nn.Parameter in the place of the network: the family maps it into the set"
         ),
     ),

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.formula.defects.both import PATHS, refused, run, wrong
+from tests.formula.defects.both import PATHS, refused, run
 from worldformula import (
     KL,
     Bernoulli,
@@ -183,7 +183,6 @@ GLOBAL = Normal("p(w)", shape=1)
         log(E(GLOBAL, ratio(LIKELIHOOD, Normal("p(v)", shape=1)), samples=3)).mean(),
     ],
 )
-@wrong("explain says 'once per call'")
 def test_explain_says_that_a_latent_without_conditions_is_drawn_for_each_row(loss):
     assert "one per row" in loss.explain()
 
@@ -203,7 +202,6 @@ def test_explain_does_not_say_so_of_a_latent_of_its_row(q):
         lambda: E(Bernoulli("p(w)", probs=0.3, shape=1), exp(log(LIKELIHOOD).sum()), gradient="exact"),
     ],
 )
-@wrong("every row has a draw of its own, so this is a product of single evidences, or the message is about axes")
 def test_the_evidence_of_a_batch_under_such_a_latent_is_refused(build):
     with refused("row"):
         build()(x=torch.randn(3, 1), y=torch.randn(3, 1))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator
 from types import GeneratorType
 from typing import Any, cast
 
-from worldformula.errors import TimeError
+from worldformula.errors import FormulaError, TimeError
 from worldformula.formula.plan import arithmetic, clocks, densities, estimates, iterations, variables
 from worldformula.formula.plan.draft import Draft
 from worldformula.formula.plan.estimates import Steps
@@ -147,7 +147,21 @@ def _over_batch(draft: Draft, node: OverBatch, scope: Scope) -> Steps:
     inside = scope.reduced(node.how)
     value = yield node.body, inside
     draft.check_alike(inside.leaves)
+    _refuse_rows(draft, node, value, scope)
     return arithmetic.over_batch(draft, node.how, value)
+
+
+def _refuse_rows(draft: Draft, node: OverBatch, value: Ref, scope: Scope) -> None:
+    """A latent that depends on nothing is drawn for each row, so no reduction of the batch is about one value of it."""
+    drawn = {n for n in scope.values.values() if draft.ops[n].kind in ("draw", "support")}
+    shared = {n for n in drawn if (f := draft.ops[n].factor) is not None and f.unbatched}
+    if not shared or not isinstance(value, str):
+        return
+    if own := next((op for op in draft.leading_to({value}) if op.name in shared), None):
+        raise FormulaError(
+            f"{text(node)}: a {node.how} over the batch inside E over {own.factor}, of which every row has a draw of its "
+            f"own: this is no value of one draw for all rows\nput .{node.how}() outside the E, where it is over the rows"
+        )
 
 
 def _over_time(draft: Draft, node: OverTime, scope: Scope) -> Steps:
