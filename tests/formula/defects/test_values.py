@@ -8,7 +8,7 @@ from scipy import integrate, stats
 from torch import nn
 from torch.nn.functional import softplus
 
-from tests.formula.defects.both import PATHS, refused, run, wrong
+from tests.formula.defects.both import PATHS, refused, run
 from worldformula import KL, Bernoulli, Beta, E, Laplace, Normal, PoE, Sum, Uniform, Value, log, total
 from worldformula.errors import WorldformulaError
 
@@ -113,7 +113,6 @@ def kept_apart_or_refused(build, expected, **given):
 
 
 @pytest.mark.parametrize("other", ["x_u", "x_a"])
-@wrong("x and x_u are one input, scored twice")
 def test_two_inputs_of_one_letter_are_two_inputs(other):
     x, u, z, w = torch.randn(5, 2), torch.randn(5, 2), torch.randn(5, 2), torch.randn(5, 2)
     plain = Normal("p(x|z)", lambda z: z, shape=2, scale=1.0)
@@ -124,7 +123,6 @@ def test_two_inputs_of_one_letter_are_two_inputs(other):
     kept_apart_or_refused(lambda: log(labelled(other)) + log(plain), expected, **{"x": x, other: u, "z": z, "w": w})
 
 
-@wrong("x and x_u are one input")
 def test_one_of_the_two_read_as_a_condition_is_an_input_of_its_own():
     x, u, z = torch.randn(5, 2), torch.randn(5, 2), torch.randn(5, 2)
     first = Normal("p(x|z)", lambda z: z, shape=2, scale=1.0)
@@ -133,7 +131,6 @@ def test_one_of_the_two_read_as_a_condition_is_an_input_of_its_own():
     kept_apart_or_refused(lambda: log(first) + log(second), expected.sum(-1), x=x, x_u=u, y=z, z=z)
 
 
-@wrong("x and x_u are one input, and x_u= is an unknown one")
 def test_experts_of_a_labelled_and_a_plain_input_read_each_its_own():
     prior = Normal("p(z)", shape=2)
     first = Normal("q(z|x)", lambda x: x, shape=2, scale=1.0)

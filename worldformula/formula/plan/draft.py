@@ -39,6 +39,7 @@ class Draft(Assignments):
         self.named: dict[str, Named] = {}
         self.flags_of_time: str | None = None  # the steps that count, where some do not
         self.known: dict[str, Variable] = {}  # inputs by key
+        self.letters: dict[str, Variable] = {}  # the same as they are first written
         self.fills = {
             f.variable.key: INSIDE_SUPPORT[f.family.name]
             for f in used

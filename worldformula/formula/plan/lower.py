@@ -159,8 +159,9 @@ def _refuse_rows(draft: Draft, node: OverBatch, value: Ref, scope: Scope) -> Non
         return
     if own := next((op for op in draft.leading_to({value}) if op.name in shared), None):
         raise FormulaError(
-            f"{text(node)}: a {node.how} over the batch inside E over {own.factor}, of which every row has a draw of its "
-            f"own: this is no value of one draw for all rows\nput .{node.how}() outside the E, where it is over the rows"
+            f"{text(node)}: a {node.how} over the batch inside E over {own.factor}, of which every row has a draw of "
+            f"its own: this is no value of one draw for all rows\n"
+            f"put .{node.how}() outside the E, where it is over the rows"
         )
 
 

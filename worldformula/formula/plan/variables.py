@@ -46,8 +46,20 @@ def read(draft: Draft, variable: Variable, scope: Scope, by: object) -> str:
             raise TimeError(f"{by} reads {variable} outside the Sum over {variable.index}; put the term inside it")
         if variable.offset == 0 and clock is not None and variable.index == clock.upper():
             return _last(draft, variable, clock, by)
+        _told_apart(draft, variable.identifier, variable, by)
         variable = Variable(variable.identifier)  # without a Sum over its index it is a variable like any other
+    elif not bound:
+        _told_apart(draft, variable.key, variable, by)
     return _given(draft, variable, by, Op("", "input", variable=variable, step=bound), scope)
+
+
+def _told_apart(draft: Draft, key: str, variable: Variable, by: object) -> None:
+    """Refuse x beside x_u where nothing sums over u and both are given: a call could not tell them apart."""
+    known = draft.letters.setdefault(key, variable)
+    if (known.index is None) != (variable.index is None):
+        base = variable.base
+        advice = f"a letter as a subscript is an index; number them, {base}_1 and {base}_2, or give them words"
+        raise one_key(known, variable, by, advice)
 
 
 def _item(draft: Draft, variable: Variable, inner: str, scope: Scope, by: object) -> str:
