@@ -215,6 +215,25 @@ class SharedDrawError(FormulaError):
     code = "shared-draw"
 
 
+class OneDrawError(FormulaError):
+    """A function that is not linear is taken of an expectation that one draw estimates: E[g(f)] is not g(E[f]).
+
+    >>> from worldformula import E, Normal, exp, log
+    >>> q, p = Normal("q(z|x)", torch.nn.Linear(3, 4), shape=2), Normal("p(z)", shape=2)
+    >>> exp(E(q, log(p)))
+    Traceback (most recent call last):
+    worldformula.errors.OneDrawError: the exp of an expectation, which one draw estimates: E[g(f)] is not g(E[f])
+      variable | declared by | drawn once in
+      z        | q(z|x)      | E_{q(z|x)}[log p(z)]
+    write E(q, g(f)) for the expectation of the exp, E(q, f) * E(q.fresh(), f) for a square,
+    or E(q, f, samples=K) for the exp of a mean
+    >>> exp(E(q, log(p), samples=8))
+    <Expression exp(E_{q(z|x); K=8}[log p(z)])>
+    """
+
+    code = "one-draw"
+
+
 class NoClosedFormError(FormulaError):
     """A KL (or entropy) has no closed form for this pair of families.
 
@@ -261,8 +280,8 @@ class SupportError(FormulaError):
     >>> loss = log(Bernoulli("p(x|z)", torch.nn.Linear(2, 3), shape=3)).mean()
     >>> loss(z=torch.zeros(1, 2), x=torch.tensor([[0.0, 255.0, 17.0]]))
     Traceback (most recent call last):
-    worldformula.errors.SupportError: p(x|z): bernoulli: expected a value between 0 and 1, got 255 in the tensor; pixels
-    of 0 … 255 are divided by 255 first
+    worldformula.errors.SupportError: p(x|z): bernoulli: expected a value from 0 to 1, got 255 in the tensor; this looks
+    like an image from 0 to 255: divide it by 255
     >>> loss(z=torch.zeros(1, 2), x=torch.tensor([[0.0, 1.0, 0.5]])).value.shape
     torch.Size([])
     """

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from tests.formula.test_iterations import agree
-from worldformula import Deterministic, E, Mean, Normal, Sum, log
-from worldformula.errors import FormulaError
+from worldformula import KL, Deterministic, E, Mean, Normal, PoE, Sum, log
+from worldformula.errors import FormulaError, ShapeError
 
 B, T, H = 3, 6, 2
 
@@ -76,3 +76,36 @@ def test_a_nan_in_a_step_that_does_not_count_stays_out_of_the_value(model):
 def test_settings_that_cannot_be(model, settings):
     with pytest.raises(FormulaError, match=r"burn_in=|mask=|until="):
         Sum("t", E(model[0], log(model[1])), **settings)
+
+
+@pytest.mark.parametrize("rows", [2, 3])
+def test_pictures_whose_event_axes_nobody_declares_are_filled_row_by_row(rows):
+    """As many rows as a picture has columns: nothing is aligned from the right."""
+    prior = Normal("p(z)", shape=2)
+    encode = Normal("q(z|x)", lambda x: torch.cat((x.mean((2, 3)), x.mean((2, 3)) * 0), -1), shape=2)
+    x, has = torch.randn(rows, 2, 3, 3), torch.arange(rows) % 2 == 0
+    x[~has] = torch.nan
+    value = KL(PoE([prior, encode]), prior)(x=x, present={"x": has}).value
+    loc, precision = x[has].mean((2, 3)), 1 + torch.tensor(2.0).log() ** -2
+    mean, var = loc * torch.tensor(2.0).log() ** -2 / precision, 1 / precision
+    torch.testing.assert_close(value[has], 0.5 * (var + mean**2 - 1 - var.log()).sum(-1))
+    torch.testing.assert_close(value[~has], torch.zeros(int((~has).sum())))
+
+
+def test_a_series_read_whole_and_step_by_step_does_not_lack_rows():
+    pooled = Normal("q(z|a_{1:T})", lambda a: a.mean(1), shape=2, scale=1.0)
+    step = Normal("p(a_t|z)", lambda z: z, shape=2, scale=1.0)
+    loss = E(pooled, Sum("t", log(step)))
+    with pytest.raises(FormulaError, match="give the whole series a name of its own"):
+        loss(a=torch.randn(3, 4, 2), present={"a": torch.ones(3, 4)})
+
+
+def test_flags_of_steps_are_told_with_all_shapes():
+    loss = Sum("t", log(Normal("p(x_t)", shape=2)))
+    with pytest.raises(ShapeError) as caught:
+        loss(x=torch.randn(3, 4, 2), present={"x": torch.ones(3)})
+    assert str(caught.value) == (
+        "present: expected one flag for each row of x and each of its steps\n"
+        "  variable | its shape | flags  | got\n"
+        "  x        | [3, 4, 2] | [3, 4] | [3]"
+    )

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tests.formula.models import B, Join, X, Z, gradients, rssm, sequences, vae
-from worldformula import KL, Bernoulli, Categorical, Data, Deterministic, E, Normal, OneHot, Sum, log
+from worldformula import KL, Bernoulli, Categorical, Data, Deterministic, E, Normal, OneHot, Sum, log, positive
 from worldformula.errors import GradientError, ShapeError
 
 
@@ -116,7 +116,7 @@ def test_d17_the_same_series_twice():
 
 
 def test_d18_learnable_prior_of_parameters():
-    loc, scale = nn.Parameter(torch.ones(Z)), nn.Parameter(torch.ones(Z))
+    loc, scale = nn.Parameter(torch.ones(Z)), positive(nn.Parameter(torch.ones(Z)))
     q = Normal("q(z|x)", nn.Linear(X, 2 * Z))
     x = pixels()
     for prior in (Normal("p(z)", loc=loc, scale=1.0, shape=Z), Normal("p(z)", {"loc": loc, "scale": scale}, shape=Z)):
@@ -125,7 +125,7 @@ def test_d18_learnable_prior_of_parameters():
         first, second, _ = train(loss, x)
         assert second < first
         q_params = torch.distributions.Normal(*q.params(x))
-        p_params = torch.distributions.Normal(loc, 1.0 if prior.fixed else scale)
+        p_params = torch.distributions.Normal(loc, 1.0 if prior.fixed else nn.functional.softplus(scale.raw))
         torch.testing.assert_close(
             loss(x=x).value, torch.distributions.kl_divergence(q_params, p_params).sum(-1).mean()
         )

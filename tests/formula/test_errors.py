@@ -21,6 +21,7 @@ from worldformula import (
     Normal,
     Sum,
     errors,
+    exp,
     log,
     maximum,
     sg,
@@ -34,8 +35,10 @@ from worldformula.errors import (
     HeadError,
     MissingInputError,
     NoClosedFormError,
+    OneDrawError,
     ShapeError,
     SharedDrawError,
+    SupportError,
     TimeError,
     UnknownVariableError,
     UnnormalisedError,
@@ -235,6 +238,28 @@ gradient='gumbel'
         """,
         lambda: shared_maximum(encode()),
     ),
+    "function of one draw": (
+        OneDrawError,
+        """
+        the exp of an expectation, which one draw estimates: E[g(f)] is not g(E[f])
+          variable | declared by | drawn once in
+          z        | q(z|x)      | E_{q(z|x)}[log p(x|z)]
+        write E(q, g(f)) for the expectation of the exp, E(q, f) * E(q.fresh(), f) for a square,
+        or E(q, f, samples=K) for the exp of a mean
+        """,
+        lambda: exp(2 * E(encode(), log(decode())).mean() + 1),
+    ),
+    "inverse of one draw": (
+        OneDrawError,
+        """
+        the inverse of an expectation, which one draw estimates: E[g(f)] is not g(E[f])
+          variable | declared by | drawn once in
+          z        | q(z|x)      | E_{q(z|x)}[log p(x|z)]
+        write E(q, g(f)) for the expectation of the inverse, E(q, f) * E(q.fresh(), f) for a square,
+        or E(q, f, samples=K) for the inverse of a mean
+        """,
+        lambda: 1 / E(encode(), log(decode())),
+    ),
     "header": (
         HeaderError,
         """
@@ -339,6 +364,24 @@ CALLS = {
         vae,
         lambda: {"x": x(B), "y": x(B)},
     ),
+    "flags of rows": (
+        ShapeError,
+        """
+        present: expected one flag for each row of x
+          variable | its shape | flags | got
+          x        | [3, 6]    | [3]   | [3, 1]
+        """,
+        lambda: log(Normal("p(x)", shape=X)),
+        lambda: {"x": x(B), "present": {"x": torch.ones(B, 1)}},
+    ),
+    "support": (
+        SupportError,
+        """
+        p(x): bernoulli: expected a value from 0 to 1, got 2 in the tensor
+        """,
+        lambda: log(Bernoulli("p(x)", shape=X)),
+        lambda: {"x": torch.full((B, X), 2.0)},
+    ),
     "misspelt in time": (
         UnknownVariableError,
         """
@@ -413,7 +456,7 @@ CALLS = {
     "series of two lengths": (
         ShapeError,
         """
-        expected series with one batch and one length of at least 1
+        expected series with one batch of at least one row and one length of at least 1
           variable | declared    | got
           x        | [B, T, ...] | [3, 4, 6]
           a        | [B, T, ...] | [3, 3, 2]

@@ -109,7 +109,7 @@ def test_score_of_nested_expectations():
 
 def test_reparametrised_gradient_is_unbiased():
     """E[z²] = μ² + σ², by a density whose log is -z²/2 and a constant."""
-    mu = nn.Parameter(torch.tensor([0.7]).double())
+    mu = torch.tensor([0.7], dtype=torch.float64, requires_grad=True)
     q, p = (
         Normal("q(z|x)", lambda x: torch.cat((mu.expand(len(x), 1), torch.ones(len(x), 1).double()), -1), shape=1),
         Normal("p(z)", shape=1),

@@ -158,7 +158,7 @@ def test_kl_of_a_full_covariance_to_a_standard_one_trains_the_whole_triangle():
 
 
 def test_covariances_as_parameters_of_a_factor_without_conditions():
-    prior = MultivariateNormal("p(z)", shape=3, loc=torch.zeros(3), scale_tril=nn.Parameter(torch.eye(3) * 2))
+    prior = MultivariateNormal("p(z)", shape=3, loc=torch.zeros(3), scale_tril=torch.eye(3) * 2)
     low = LowRankNormal("p(z)", shape=3, cov_rank=2, loc=0.0, cov_factor=nn.Parameter(torch.ones(3, 2)), cov_diag=1.0)
     z = torch.randn(5, 3)
     for factor, covariance in ((prior, torch.eye(3) * 4), (low, torch.eye(3) + 2)):

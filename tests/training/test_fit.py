@@ -251,3 +251,10 @@ def test_geco_is_stored_with_its_fit():
 def test_the_progress_of_a_fit_is_told(capsys):
     fit(vae(), {"x": PIXELS}, steps=5, batch=8, progress=True)
     assert capsys.readouterr().out.startswith("step 5/5 | loss ")
+
+
+@pytest.mark.parametrize("batch", [(torch.zeros(2, 3), torch.zeros(2, 3)), {"x": [0.0, 1.0]}])
+def test_batches_that_are_no_dicts_of_tensors_are_refused(batch):
+    loss = log(Normal("p(x)", shape=3, loc=nn.Parameter(torch.zeros(3)))).mean()
+    with pytest.raises(ConfigError, match="expected batches as dicts of tensors by variable"):
+        fit(loss, [batch], steps=1, batch=2, progress=False)

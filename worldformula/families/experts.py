@@ -105,6 +105,7 @@ def mean_of_present(*values: Tensor, flagged: Sequence[int] = ()) -> Tensor:
     each, flags = list(values[:count]), dict(zip(flagged, values[count:], strict=True))
     for place, flag in flags.items():
         each[place] = torch.where(flag != 0, each[place], 0.0)
+    each = torch.broadcast_tensors(*each)  # type: ignore[no-untyped-call]  # that of a constant expert has no batch
     total = torch.stack(each).sum(0)
     if not flags:
         return total / count

@@ -76,6 +76,7 @@ from worldformula.formula.ops.mmd import MMD
 from worldformula.formula.ops.renyi import Renyi, VRBound
 from worldformula.formula.ops.score_matching import ScoreMatching
 from worldformula.formula.ops.sliced_wasserstein import SlicedWasserstein
+from worldformula.formula.syntax.learnt import positive
 
 bind()
 
@@ -141,6 +142,7 @@ __all__ = [
     "maximum",
     "minimum",
     "norm2",
+    "positive",
     "ratio",
     "relu",
     "sg",

@@ -20,7 +20,7 @@ Value = Any  # a tensor, or a family's parameters: a tuple of tensors, numbers a
 RUNTIME = (
     "flat", "steps", "stack", "kept", "shift", "restart", "repeat", "wide", "stop", "noise_for", "mode_like",
     "one_batch", "matched", "along", "fold", "unfold", "counted", "filled", "zeros", "support", "dreg", "leave_one_out",
-    "alive", "both", "padded", "widened", "finite",
+    "alive", "both", "padded", "behind", "widened", "finite",
 )  # fmt: skip
 widened, finite = tensors.wide, tensors.finite  # the precision of densities, and finite logits
 
@@ -144,15 +144,23 @@ def both(first: Tensor, second: Tensor) -> Tensor:
     return (first != 0) & (second != 0)
 
 
-def filled(x: Tensor, present: Tensor, rank: int, value: float = 0.0) -> Tensor:
-    """``value`` where a row is absent: chosen, so that no NaN and no gradient passes. ``rank``: event axes of x."""
-    keep = (present != 0).reshape(present.shape + (1,) * rank)
+def behind(x: Tensor, burn_in: int) -> Tensor:
+    """Flags [B, T] of the steps of a series [B, T, ...] behind the burn-in."""
+    return (torch.arange(x.shape[1], device=x.device) >= burn_in).expand(x.shape[:2])
+
+
+def filled(x: Tensor, present: Tensor, rank: int | None = None, value: float = 0.0) -> Tensor:
+    """``value`` where a row is absent: chosen, so that no NaN and no gradient passes.
+
+    The flags are those of the first axes of data; of what has sample axes in front, ``rank`` says the event axes.
+    """
+    keep = (present != 0).reshape(present.shape + (1,) * (x.ndim - present.ndim if rank is None else rank))
     return torch.where(keep, x, torch.full((), value, dtype=x.dtype, device=x.device))
 
 
-def padded(x: Tensor, counts: Tensor, rank: int) -> Tensor:
+def padded(x: Tensor, counts: Tensor) -> Tensor:
     """Zero where a step does not count and holds no finite number; what it holds otherwise is carried on."""
-    keep = (counts != 0).reshape(counts.shape + (1,) * rank)
+    keep = (counts != 0).reshape(counts.shape + (1,) * (x.ndim - counts.ndim))
     return x if not x.is_floating_point() else torch.where(keep | x.isfinite(), x, torch.zeros_like(x))
 
 

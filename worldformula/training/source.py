@@ -95,8 +95,18 @@ class Made:
         self._make, self._device = make, device
 
     def take(self) -> Batch:
-        """A new batch."""
-        return {name: value.to(self._device, non_blocking=True) for name, value in self._make().items()}
+        """A new batch.
+
+        Raises:
+            ConfigError: it is no dict of tensors by variable, such as the tuples of a ``TensorDataset``.
+        """
+        batch: Any = self._make()
+        if not isinstance(batch, Mapping) or not all(isinstance(value, Tensor) for value in batch.values()):
+            raise ConfigError(
+                f"expected batches as dicts of tensors by variable, {{'x': x, 'y': y}}, got {type(batch).__name__}; a "
+                f"DataLoader makes them of a data set whose items are dicts, or by collate_fn="
+            )
+        return {name: value.to(self._device, non_blocking=True) for name, value in batch.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing."""

@@ -15,11 +15,6 @@ def wrong(reason):
     return pytest.mark.xfail(strict=True, reason=reason)
 
 
-def only_the_call(reason):
-    """Both ways, of which the emitted code alone is known to be wrong."""
-    return pytest.mark.parametrize("path", [pytest.param("call", marks=wrong(reason)), "interpret"])
-
-
 def known(cases, failing, reason):
     """The cases of a parametrised test, those marked that are known to be wrong."""
     return [pytest.param(case, marks=wrong(reason) if case in failing else ()) for case in cases]

@@ -6,13 +6,11 @@ from torch import nn
 from torch.distributions import Normal as Gauss
 from torch.distributions import kl_divergence
 
-from tests.formula.defects.both import PATHS, known, only_the_call, run, wrong
+from tests.formula.defects.both import PATHS, known, run
 from worldformula import KL, Bernoulli, Deterministic, E, MoE, Normal, PoE, Sum, log, ratio
 
 B, T, K, X, Z = 5, 4, 3, 3, 2
 SCALE = [0.5, 1.5]
-IN_PLACE = "a parameter without batch axes gets its sample axis in their place"
-IN_LOOP = "the steps of a loop are stacked along an axis that a parameter without batch axes does not have"
 STANDARD = Gauss(torch.zeros(Z), torch.ones(Z))
 
 
@@ -51,7 +49,6 @@ def seed():
 
 @PATHS
 @GIVEN
-@wrong("a parameter without batch axes gets its sample axis in their place")
 def test_k_samples_and_the_density_of_the_draw_itself(make, path):
     q, layer = make("q(z|x)", 1)
     x, noise = torch.randn(B, X), torch.randn(K, B, Z)
@@ -65,7 +62,7 @@ def test_k_samples_and_the_density_of_the_draw_itself(make, path):
 
 @PATHS
 @GIVEN
-@pytest.mark.parametrize("rows", known([1, K, Z], [1, Z], IN_PLACE))
+@pytest.mark.parametrize("rows", [1, K, Z])
 def test_batches_as_large_as_the_samples_or_the_event(make, path, rows):
     q, layer = make("q(z|x)", 1)
     x, noise = torch.randn(rows, X), torch.randn(K, rows, Z)
@@ -76,7 +73,6 @@ def test_batches_as_large_as_the_samples_or_the_event(make, path, rows):
 
 @PATHS
 @GIVEN
-@wrong("a parameter without batch axes gets its sample axis in their place")
 def test_doubly_reparametrised_gradients(make, path):
     q, layer = make("q(z|x)", 1)
     prior, decode = Normal("p(z)", shape=Z), Normal("p(y|z)", lambda z: z, shape=Z, scale=2.0)
@@ -89,7 +85,7 @@ def test_doubly_reparametrised_gradients(make, path):
     torch.testing.assert_close(run(loss, path, x=x, y=y, noise={"z": noise}).value, expected)
 
 
-@only_the_call(IN_LOOP)
+@PATHS
 @GIVEN
 def test_a_draw_in_a_loop_over_time(make, path):
     q, layer = make("q(z_t|x_t,z_{t-1})", 2)
@@ -103,7 +99,7 @@ def test_a_draw_in_a_loop_over_time(make, path):
     torch.testing.assert_close(run(loss, path, x=x, noise={"z": noise}).value, expected)
 
 
-@only_the_call(IN_LOOP)
+@PATHS
 @GIVEN
 def test_a_density_behind_the_loop_of_a_draw_inside_it(make, path):
     q, layer = make("q(z_t|x_t,h_{t-1})", 2)
@@ -147,7 +143,6 @@ def test_a_product_and_a_mixture_of_experts_with_samples(make, path):
 
 @PATHS
 @GIVEN
-@wrong("the flags of rows meet a parameter without batch axes")
 def test_a_row_without_its_data_in_a_product(make, path):
     q, layer = make("q(z|x)", 1)
     has = torch.tensor([True, False, True, True, False])

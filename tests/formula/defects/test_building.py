@@ -111,24 +111,21 @@ def printed(build):
 BUILDS = {"terms": terms, "numbers": numbers, "nest": nest, "hierarchy": hierarchy, "decoders": decoders}
 
 
-@pytest.mark.parametrize("case", BUILDS)
-@wrong("every operator walks the whole tree again")
+@pytest.mark.parametrize("case", known(BUILDS, ["hierarchy"], "a product that grows by a factor is checked as a whole"))
 def test_construction_is_linear(case):
     linear(BUILDS[case], (20, 40, 80))
 
 
 @pytest.mark.parametrize("case", BUILDS)
-@wrong("operands are written twice at every level")
 def test_emission_is_linear(case):
     linear(emitted(BUILDS[case]), (3, 6, 12))
 
 
-@pytest.mark.parametrize("case", known([*BUILDS, "canvas"], BUILDS, "construction, a part of this, is quadratic"))
+@pytest.mark.parametrize("case", [*BUILDS, "canvas"])
 def test_printing_is_linear(case):
     linear(printed(BUILDS.get(case, canvas)), (10, 20, 40))
 
 
-@wrong("operands are written twice at every level")
 def test_the_emission_of_iterations_is_linear():
     linear(emitted(canvas), (4, 8, 16))
 
@@ -155,7 +152,6 @@ def by_hand(a, depth):
 
 
 @pytest.mark.parametrize("path", ["call", "interpret"])
-@wrong("construction is quadratic, then too deep a recursion")
 def test_a_sum_of_400_numbers(path):
     a = torch.tensor([0.5, -1.0, 2.0], requires_grad=True)
 
@@ -169,15 +165,8 @@ def test_a_sum_of_400_numbers(path):
     torch.testing.assert_close(a.grad, torch.ones(3))
 
 
-@pytest.mark.parametrize(
-    ("depth", "path"),
-    [
-        pytest.param(30, "call", marks=wrong("operands are written twice at every level")),
-        (30, "interpret"),
-        pytest.param(300, "call", marks=wrong("operands are written twice at every level")),
-        pytest.param(300, "interpret", marks=wrong("construction is quadratic, then too deep a recursion")),
-    ],
-)
+@pytest.mark.parametrize("path", ["call", "interpret"])
+@pytest.mark.parametrize("depth", [30, 300])
 def test_a_deep_nest(path, depth):
     a = torch.tensor([0.5, -1.0, 2.0], requires_grad=True)
 
@@ -193,14 +182,13 @@ def test_a_deep_nest(path, depth):
 
 @pytest.mark.parametrize("build", [lambda: numbers(400), lambda: nest(300)])
 @pytest.mark.parametrize("how", [repr, str, lambda f: f.latex, lambda f: f.latex_lines(), lambda f: f.explain()])
-@wrong("construction is quadratic, then too deep a recursion")
 def test_long_and_deep_formulas_print(build, how):
     shown = []
     calls(lambda: shown.append(how(build())))
     assert shown[0]
 
 
-@wrong("operands are written twice at every level")
+@wrong("what stands in several places is lowered and printed in each of them")
 def test_a_deep_nest_of_other_operators():
     """What a formula nests besides tanh: two-argument functions, stop-gradients, and powers."""
 
@@ -219,7 +207,6 @@ def test_a_deep_nest_of_other_operators():
     calls(run)
 
 
-@wrong("operands are written twice at every level")
 def test_fifty_decoders_give_the_sum_of_their_densities():
     torch.manual_seed(0)
     x = {f"x_{i}": torch.rand(3, 1).round() for i in range(1, 51)}

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from tests.formula.defects.both import wrong
 from worldformula import Bernoulli, Deterministic, E, Mean, Normal, Sum, log
 from worldformula.errors import WorldformulaError
 
@@ -88,7 +87,6 @@ W = {"w": END.expand(ROWS, 1)}
 
 @ESTIMATORS
 @pytest.mark.parametrize("over", [Sum, Mean])
-@wrong("the score misses later iterations, and K samples or all values leave axes")
 def test_a_draw_that_later_iterations_read(how, over):
     rows, start, draw, core, seen, _ = parts()
     expected = enumerated("mean" if over is Mean else "sum")
@@ -96,7 +94,6 @@ def test_a_draw_that_later_iterations_read(how, over):
 
 
 @ESTIMATORS
-@wrong("the score misses what reads the last value, and K samples or all values leave axes")
 def test_a_draw_whose_last_value_is_read_to_the_right_of_the_sum(how):
     rows, start, draw, core, seen, end = parts()
     right_or_refused(
@@ -106,7 +103,6 @@ def test_a_draw_whose_last_value_is_read_to_the_right_of_the_sum(how):
 
 
 @ESTIMATORS
-@wrong("the score misses what reads the last value, and K samples or all values leave axes")
 def test_the_last_value_inside_the_expectation_around_the_sum(how):
     rows, start, draw, core, seen, end = parts()
     right_or_refused(
@@ -116,7 +112,6 @@ def test_the_last_value_inside_the_expectation_around_the_sum(how):
 
 
 @ESTIMATORS
-@wrong("the score misses later iterations, and K samples or all values leave axes")
 def test_the_product_of_the_carry_first_and_the_draw_in_an_expectation_of_its_own(how):
     rows, start, draw, core, seen, _ = parts()
     right_or_refused(lambda: E(start, Sum("l", E(draw, E(core, log(seen)), **HOW[how]), steps=L)), enumerated(), rows)
@@ -149,7 +144,6 @@ class _Scaled(nn.Module):
         return self.theta.repeat(len(u) // ROWS, 1) * u
 
 
-@wrong("the samples of every iteration leave an axis of their own")
 def test_samples_of_a_reparametrised_draw_that_later_iterations_read():
     """c_l = z_l + c_{l-1}/2 with z_l ~ N(θ, 1): a Gaussian walk, whose E[-(c_l - y_l)²/2] is arithmetic."""
     theta = nn.Parameter(torch.tensor(0.4, dtype=torch.float64).expand(ROWS, 1).clone())
@@ -179,7 +173,6 @@ class _Rows:
         self.theta = theta
 
 
-@wrong("the score misses later iterations")
 def test_inner_iterations_under_a_sum_over_time():
     """A slow clock around the same iterations: two frames, each with its own bits and a carry of its own."""
     rows, start, draw, core, seen, _ = parts()

@@ -6,12 +6,11 @@ from torch import nn
 from torch.distributions import Normal as Gauss
 from torch.distributions import kl_divergence
 
-from tests.formula.defects.both import PATHS, finite_gradients, known, refused, run, wrong
+from tests.formula.defects.both import PATHS, finite_gradients, refused, run
 from worldformula import KL, Deterministic, E, Mean, MoE, Normal, PoE, Sum, log
 from worldformula.errors import WorldformulaError
 
 D = 2
-TOO_MANY = "flags are compared with as many axes as they have, not with the rows"
 
 
 class Pooled(nn.Module):
@@ -57,7 +56,6 @@ def batch(B, T):
 
 
 @PATHS
-@wrong("a whole series is filled without its time axis")
 @pytest.mark.parametrize(("B", "T"), [(5, 4), (4, 4), (3, 1), (2, 3)])
 def test_an_absent_series_leaves_its_expert_out(experts, path, B, T):
     a, x, has = batch(B, T)
@@ -68,7 +66,6 @@ def test_an_absent_series_leaves_its_expert_out(experts, path, B, T):
 
 @PATHS
 @pytest.mark.parametrize(("B", "T"), [(5, 3), (4, 4)])
-@wrong("a whole series is filled without its time axis")
 def test_nan_in_an_absent_series_reaches_neither_value_nor_gradient(experts, path, B, T):
     a, x, has = batch(B, T)
     loss = KL(PoE(experts), experts[0])
@@ -80,7 +77,6 @@ def test_nan_in_an_absent_series_reaches_neither_value_nor_gradient(experts, pat
 
 
 @PATHS
-@wrong("a whole series is filled without its time axis")
 def test_an_absent_series_in_a_mixture_of_experts(experts, path):
     a, x, has = batch(5, 3)
     _, series, still = experts
@@ -94,7 +90,6 @@ def test_an_absent_series_in_a_mixture_of_experts(experts, path):
 
 
 @PATHS
-@wrong("a whole series is filled without its time axis")
 def test_both_the_series_and_the_picture_may_be_absent(experts, path):
     a, x, has = batch(5, 4)
     only = torch.tensor([True, True, False, False, True])
@@ -103,14 +98,14 @@ def test_both_the_series_and_the_picture_may_be_absent(experts, path):
     torch.testing.assert_close(run(loss, path, a=a, x=x, present={"a": has, "x": only}).value, expected)
 
 
-@pytest.mark.parametrize("shape", known([(4, 2), (4, 1), (3,), ()], [(4, 2), ()], TOO_MANY))
+@pytest.mark.parametrize("shape", [(4, 2), (4, 1), (3,), ()])
 def test_flags_are_one_for_each_row(experts, shape):
     prior, _, still = experts
     with refused("present", "one flag for each row"):
         KL(PoE([prior, still]), prior)(x=torch.randn(4, 2), present={"x": torch.ones(shape, dtype=torch.bool)})
 
 
-@pytest.mark.parametrize("shape", known([(5, 4, 3), (5, 3), (4,), (5, 4, 1)], [(5, 4, 3)], TOO_MANY))
+@pytest.mark.parametrize("shape", [(5, 4, 3), (5, 4), (5, 3), (4,), (5, 4, 1)])
 def test_flags_of_a_whole_series_are_one_for_each_row(experts, shape):
     prior, series, _ = experts
     with refused("present", "one flag for each row"):
@@ -143,7 +138,6 @@ OVER = pytest.mark.parametrize("over", [Sum, Mean])
 @PATHS
 @OVER
 @pytest.mark.parametrize("padded", ["x", "y", "both"])
-@wrong("the mask chooses behind the density, whose gradient is NaN already")
 def test_padding_of_nan_gives_finite_gradients(step, over, path, padded):
     x, y = series()
     loss = over("t", log(step), mask="m")
@@ -160,7 +154,6 @@ def test_padding_of_nan_gives_finite_gradients(step, over, path, padded):
 
 @PATHS
 @pytest.mark.parametrize("settings", [{"until": "last"}, {"burn_in": 1}])
-@wrong("until= and burn_in= choose behind the density too")
 def test_steps_that_do_not_count_for_another_reason_give_finite_gradients(step, path, settings):
     x, y = series()
     last = torch.tensor([[0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0]])
@@ -176,7 +169,6 @@ def test_steps_that_do_not_count_for_another_reason_give_finite_gradients(step, 
 
 @PATHS
 @pytest.mark.parametrize("samples", [None, 3])
-@wrong("the mask chooses behind the density, whose gradient is NaN already")
 def test_padding_of_nan_under_an_elbo_of_every_step(path, samples):
     torch.manual_seed(0)
     q, p = Normal("q(z_t|x_t)", nn.Linear(1, 4), shape=D), Normal("p(x_t|z_t)", nn.Linear(D, 2), shape=1)
@@ -196,7 +188,6 @@ def test_padding_of_nan_under_an_elbo_of_every_step(path, samples):
 
 
 @PATHS
-@wrong("NaN of the padding enters the carry, and its gradient the weights")
 def test_padding_of_nan_at_the_end_of_what_a_carry_reads(path):
     torch.manual_seed(0)
     layer = nn.Linear(D + 1, D)
@@ -229,7 +220,6 @@ WEIGHTS = torch.tensor([[1.0, 0.5, 0.25, 0.0], [0.0, 0.0, 0.1, 0.0], [2.0, 1.0, 
 
 @PATHS
 @OVER
-@wrong("every weight but 0 counts as 1")
 def test_a_mask_of_weights_weighs(step, over, path):
     x, y = series()
     expected = (WEIGHTS * by_step(step, x, y)).sum(1)
@@ -238,7 +228,6 @@ def test_a_mask_of_weights_weighs(step, over, path):
 
 
 @PATHS
-@wrong("every weight but 0 counts as 1")
 def test_weights_and_an_end_of_the_sequence_together(step, path):
     x, y = series()
     last = torch.tensor([[0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 0]])
@@ -251,7 +240,6 @@ def test_weights_and_an_end_of_the_sequence_together(step, path):
 
 @PATHS
 @OVER
-@wrong("the mask chooses behind the density, whose gradient is NaN already")
 def test_a_row_without_any_step_is_zero_and_its_gradient_finite(step, over, path):
     x, y = series()
     empty = torch.zeros(3, 4)
@@ -268,7 +256,6 @@ def test_flags_of_any_type_of_number(step, dtype):
     torch.testing.assert_close(Sum("t", log(step), mask="m")(x=x, y=y, m=MASK.to(dtype)).value, expected)
 
 
-@wrong("every weight but 0 counts as 1")
 def test_negative_or_missing_weights_are_refused_or_weigh(step):
     x, y = series()
     weights = torch.tensor([[1.0, -1.0, 0.0, 0.5]]).expand(3, 4)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.distributions import Normal as Gauss
 
-from tests.formula.defects.both import PATHS, known, only_the_call, refused, run, wrong
+from tests.formula.defects.both import PATHS, refused, run
 from worldformula import KL, Deterministic, E, Normal, Sum, Value, log, sg, together
 from worldformula.errors import WorldformulaError
 
@@ -14,15 +14,13 @@ WORDS = ["s", "loc", "scale", "raw", "logits", "flags", "carry"]
 OTHERS = ["code", "program", "value", "formula", "T", "B", "t", "torch", "F", "keep", "steps", "flat", "rng", "node"]
 FREE = ["present", "noise", "start", "horizon"]  # drawn, these are no options of the call
 LONGER = [name for name in WORDS + OTHERS + FREE if len(name) > 1]
-OVERWRITTEN = "the line that reads the flags overwrites the input of that name"
-HIDDEN = "a network called code or program is registered behind the property"
 
 
 # ------------------------------------------------------------------------------------------------ variables by name
 
 
 @PATHS
-@pytest.mark.parametrize("name", known(WORDS + OTHERS + FREE, WORDS, "noise= wants the word of the emitted code"))
+@pytest.mark.parametrize("name", WORDS + OTHERS + FREE)
 def test_noise_and_samples_are_called_as_the_variable_is(name, path):
     q = Normal(f"q({name}|x)", nn.Linear(3, 2 * Z), shape=Z)
     p = Normal(f"p(x|{name})", nn.Linear(Z, 3), shape=3, scale=1.0)
@@ -47,7 +45,7 @@ def test_data_is_called_as_the_variable_is(name, path):
 
 
 @PATHS
-@pytest.mark.parametrize("name", known(LONGER, WORDS, "noise= wants the word of the emitted code"))
+@pytest.mark.parametrize("name", LONGER)
 def test_a_carried_draw_is_called_so_through_time(name, path):
     q = Normal(f"q({name}_t|{name}_{{t-1}},x_t)", lambda z, x: z + x, shape=Z, scale=0.5)
     loss = Sum("t", E(q, log(Normal(f"p({name}_t)", shape=Z))))
@@ -71,7 +69,6 @@ def test_data_cannot_be_called_as_an_option_of_the_call(name):
 
 
 @PATHS
-@wrong("noise= wants the word of the emitted code, loc_")
 def test_a_variable_beside_the_word_that_it_would_become(path):
     """Two variables of which one is the other's name in emitted code: s and s_2, loc and loc_."""
     first = Normal("q(loc|x)", nn.Linear(3, 2 * Z), shape=Z)
@@ -92,11 +89,8 @@ FUNCTIONS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("name", "path"),
-    [pytest.param(name, "call", marks=wrong(HIDDEN) if name in ("code", "program") else ()) for name in FUNCTIONS]
-    + [(name, "interpret") for name in FUNCTIONS],
-)
+@PATHS
+@pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_function_may_have_the_name_of_an_attribute(name, path):
     f = Deterministic(f"c = {name}(e)", nn.Linear(3, Z), shape=Z)
     loss = E(f, log(Normal("p(c)", shape=Z))).mean()
@@ -108,7 +102,6 @@ def test_a_function_may_have_the_name_of_an_attribute(name, path):
     assert len((2 * loss).state_dict()) == 2
 
 
-@wrong("a network called code is registered behind the property")
 def test_two_functions_of_one_name_have_weights_of_their_own():
     first, second = (Deterministic(f"{v} = code(e)", nn.Linear(3, Z), shape=Z) for v in ("c", "d"))
     loss = E(first * second, log(Normal("p(c)", shape=Z)) + log(Normal("p(d)", shape=Z)))
@@ -127,7 +120,6 @@ def parts():
 
 
 @pytest.mark.parametrize("factor", [1, -2])
-@wrong("two terms of one name, of which one is kept")
 def test_two_parts_of_one_name_are_refused_or_told_apart(factor):
     first, second = parts()
     try:
@@ -183,7 +175,7 @@ def clocked_by_hand(kind, by, x):
     return each.sum(1)
 
 
-@only_the_call(OVERWRITTEN)
+@PATHS
 @pytest.mark.parametrize("kind", ["reset", "mask", "until"])
 @pytest.mark.parametrize("by", ["a value", "a network"])
 def test_flags_may_be_read_as_data(kind, by, path):
@@ -192,7 +184,7 @@ def test_flags_may_be_read_as_data(kind, by, path):
     torch.testing.assert_close(found, clocked_by_hand(kind, by, x))
 
 
-@only_the_call(OVERWRITTEN)
+@PATHS
 def test_one_series_may_be_reset_mask_and_data(path):
     x = torch.randn(B, T, 1)
     core = Deterministic("h_t = f(h_{t-1},x_t)", lambda h, x: h + x, shape=1)
@@ -205,7 +197,7 @@ def test_one_series_may_be_reset_mask_and_data(path):
     torch.testing.assert_close(run(loss, path, x=x, first=FIRST).value, expected)
 
 
-@only_the_call(OVERWRITTEN)
+@PATHS
 def test_flags_of_whole_numbers_read_as_data(path):
     core = Deterministic("h_t = f(h_{t-1},first_t)", lambda h, f: h + f.reshape(h.shape).to(h.dtype), shape=1)
     loss = Sum(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.formula.defects.both import PATHS, refused, run, wrong
+from tests.formula.defects.both import PATHS, refused, run
 from worldformula import (
     KL,
     Bernoulli,
@@ -60,7 +60,6 @@ def q():
 
 
 @pytest.mark.parametrize("case", NONLINEAR)
-@wrong("computed from one draw, which is biased, without a word")
 def test_a_nonlinear_function_of_one_draw_is_refused(q, case):
     with refused("fresh()", "samples="):
         NONLINEAR[case](E(q, V))
@@ -87,7 +86,6 @@ def test_a_nonlinear_function_of_one_draw_is_refused(q, case):
         lambda q: exp(E(q, V, gradient="score")),
     ],
 )
-@wrong("computed from one draw, which is biased, without a word")
 def test_arithmetic_around_or_inside_does_not_hide_it(q, build):
     with refused("samples="):
         build(q)
@@ -102,7 +100,6 @@ def test_arithmetic_around_or_inside_does_not_hide_it(q, build):
         lambda step: Sum("t", maximum(step, 1.0)),
     ],
 )
-@wrong("computed from one draw, which is biased, without a word")
 def test_nor_does_a_sum_over_time(build):
     q = Normal("q(z_t|x_t)", nn.Linear(3, 4), shape=2)
     with refused("samples="):
@@ -186,7 +183,6 @@ GLOBAL = Normal("p(w)", shape=1)
         log(E(GLOBAL, ratio(LIKELIHOOD, Normal("p(v)", shape=1)), samples=3)).mean(),
     ],
 )
-@wrong("explain says 'once per call'")
 def test_explain_says_that_a_latent_without_conditions_is_drawn_for_each_row(loss):
     assert "one per row" in loss.explain()
 
@@ -206,7 +202,6 @@ def test_explain_does_not_say_so_of_a_latent_of_its_row(q):
         lambda: E(Bernoulli("p(w)", probs=0.3, shape=1), exp(log(LIKELIHOOD).sum()), gradient="exact"),
     ],
 )
-@wrong("every row has a draw of its own, so this is a product of single evidences, or the message is about axes")
 def test_the_evidence_of_a_batch_under_such_a_latent_is_refused(build):
     with refused("row"):
         build()(x=torch.randn(3, 1), y=torch.randn(3, 1))

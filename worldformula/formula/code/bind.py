@@ -16,7 +16,7 @@ from worldformula.families.base import Family
 from worldformula.formula.code.support import check_type, pixels
 from worldformula.formula.plan.plan import Op, Plan
 from worldformula.formula.plan.variables import CALL_OPTIONS
-from worldformula.formula.syntax.given import generator_of
+from worldformula.formula.syntax.given import generator_of, whole_number
 
 FLAGS = ("flags", "mask", "present")  # inputs with one entry per row or step
 
@@ -66,7 +66,7 @@ def check_options(options: Mapping[str, Any]) -> None:
         if not isinstance(given, Mapping) or not all(isinstance(v, Tensor) for v in given.values()):
             raise FormulaError(f"expected {option}= as tensors by variable, {option}={{'z': tensor}}, got {given!r}")
     horizon = options.get("horizon", 1)
-    if isinstance(horizon, bool) or not isinstance(horizon, int) or horizon < 1:
+    if (whole_number(horizon) or 0) < 1:
         raise FormulaError(f"expected horizon= as a number of steps, got {horizon!r}")
 
 
@@ -263,14 +263,14 @@ class Binder:
         """[B, T], which all series share; without series B is that of ``start`` and T is ``horizon``."""
         if not self.series:
             start, horizon = options.get("start"), options.get("horizon")
-            if not start or not isinstance(horizon, int):
+            if not start or horizon is None:
                 raise MissingInputError("no data says how many steps there are: pass start={...} and horizon=...")
-            return next(iter(start.values())).shape[0], horizon
+            return next(iter(start.values())).shape[0], int(horizon)
         first = given[self.series[0].key].shape[:2]
-        if len(first) < 2 or first[1] == 0 or any(given[i.key].shape[:2] != first for i in self.series):
+        if len(first) < 2 or 0 in first or any(given[i.key].shape[:2] != first for i in self.series):
             rows = [(i.key, "[B, T, ...]", list(given[i.key].shape)) for i in self.series]
             raise ShapeError(
-                "expected series with one batch and one length of at least 1\n"
+                "expected series with one batch of at least one row and one length of at least 1\n"
                 + table(("variable", "declared", "got"), rows)
                 + "\npass batch-first series, all of one length"
             )

@@ -136,7 +136,7 @@ def _needed(w: Writer, op: Op) -> bool:
 
 def _reads_raw(w: Writer, op: Op) -> bool:
     """Whether an operation reads [B, T, ...] as it is given, before it is flattened under the same name."""
-    return op.kind == "flags" or (op.kind == "shift" and w.ops[op.reads[0]].kind == "input")
+    return op.kind in ("flags", "behind") or (op.kind == "shift" and w.ops[op.reads[0]].kind == "input")
 
 
 def _reads(w: Writer, op: Op) -> tuple[str, ...]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
+from torch.utils._pytree import register_pytree_node
 
 from worldformula.errors import WorldformulaError
 from worldformula.families.base import checked
@@ -23,17 +25,23 @@ from worldformula.formula.syntax.networks import networks
 DIAGNOSED = (
     WorldformulaError, RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError, NameError
 )  # fmt: skip
+Tensors = dict[str, Tensor]
 QUICK = Call({}, 0, False)  # stands for the call that `Binder.quick` prepares, which has no time and no option
 
 
+@dataclass(init=False, repr=False, eq=False)
 class Out:
     """The result of one call.
 
     ``value`` is what the formula says. ``terms``: printed term -> tensor, reduced as the formula reduces it.
     ``samples``: variable -> tensor, ``[B, T, ...]`` where it has a time index. ``last``: what goes on to the next step.
+    What asks for the tensors of a result, as data-parallel training and ``vmap`` do, finds these four.
     """
 
     __slots__ = ("_call", "_plan", "_samples", "_terms", "value")
+    value: Any
+    _terms: tuple[Any, ...]
+    _samples: tuple[Any, ...]
 
     def __init__(self, value: Any, terms: tuple[Any, ...], samples: tuple[Any, ...], plan: Plan, call: Call) -> None:
         self.value, self._terms, self._samples, self._plan, self._call = value, terms, samples, plan, call
@@ -89,10 +97,56 @@ class Out:
         """[B·T, ...] -> [B, T, ...]."""
         return torch.unflatten(value, lead, (-1, self._call.length))
 
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """The names of the terms."""
+        return self._plan.titles
+
     def __repr__(self) -> str:
         values = self.value if isinstance(self.value, Mapping) else {"": self.value}
         shown = [f"{name} {_shown(value)}".strip() for name, value in values.items()]
-        return f"<Out {', '.join(shown)}, terms: {', '.join(self._plan.titles)}>"
+        return f"<Out {', '.join(shown)}, terms: {', '.join(self.titles)}>"
+
+
+class _Settled(Out):
+    """A result whose tensors are those that something else made of an earlier one's."""
+
+    __slots__ = ("_last", "_parts")
+
+    def __init__(
+        self, value: Any, terms: dict[str, Tensor], samples: dict[str, Tensor], last: dict[str, Tensor]
+    ) -> None:
+        self.value, self._terms, self._samples = value, tuple(terms.values()), tuple(samples.values())
+        self._parts, self._last = (terms, samples), last
+
+    @property
+    def terms(self) -> dict[str, Tensor]:
+        """As they were reduced."""
+        return self._parts[0]
+
+    @property
+    def samples(self) -> dict[str, Tensor]:
+        """As they were drawn."""
+        return self._parts[1]
+
+    @property
+    def last(self) -> dict[str, Tensor]:
+        """As it was carried."""
+        return self._last
+
+    @property
+    def titles(self) -> tuple[str, ...]:
+        """The names of the terms."""
+        return tuple(self._parts[0])
+
+
+def _flat(out: Out) -> tuple[list[Any], None]:
+    """Value, terms, samples and last carry: what stands in a result once and for all."""
+    return [out.value, out.terms, out.samples, out.last], None
+
+
+for _kind in (Out, _Settled):
+    register_pytree_node(_kind, _flat, lambda parts, _: _Settled(*parts))
 
 
 def _shown(value: Any) -> str:
@@ -105,13 +159,13 @@ def _shown(value: Any) -> str:
 class Program:
     """The plan of a formula with its emitted functions, made at first use and never copied or saved."""
 
-    def __init__(self, plan: Plan, title: str) -> None:
+    def __init__(self, plan: Plan, title: str, options: dict[str, Any] | None = None) -> None:
         self.raw, self.title = verify(plan, "lowered"), title
         self.plan = plan
         for step in PASSES:
             self.plan = verify(step(self.plan), step.__name__)
         self.binder = Binder(self.plan)
-        self.options: dict[str, Any] | None = None
+        self.options = options  # of ``torch.compile``
         self._functions: dict[bool, Emitted] = {}
         self._calls: dict[bool, Any] = {}
         self._structured: frozenset[str] = frozenset()  # parameters that were seen to come as a dict

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import _functorch as functorch
 
 from worldformula.errors import SupportError
 from worldformula.families.domains import REAL
@@ -19,7 +20,7 @@ SEEN_THROUGH = ("along", "repeat")  # operations that change neither values nor 
 
 def check_value(plan: Plan, op: Op, value: Any) -> None:
     """Raise SupportError where the value of a log-density lies outside its support, or is NaN."""
-    if not isinstance(value, Tensor):
+    if not isinstance(value, Tensor) or _vectorised(value):
         return
     factor = factor_of(op)
     if fault := family_of(op).wrong_value(value, plan.rank_of(factor)):
@@ -29,6 +30,15 @@ def check_value(plan: Plan, op: Op, value: Any) -> None:
             f"{factor}: expected numbers, got NaN in {factor.variable.key}\nrows that lack it are told by "
             f"present={{{factor.variable.key!r}: flags}}, steps that do not count by Sum(..., mask=...)"
         )
+
+
+def _vectorised(value: Tensor) -> bool:
+    """Whether a value stands for many, under ``vmap``: none of them can be looked at."""
+    while functorch.is_functorch_wrapped_tensor(value):
+        if functorch.is_batchedtensor(value):
+            return True
+        value = functorch.get_unwrapped(value)
+    return False
 
 
 def check_inputs(plan: Plan, arguments: Mapping[str, Any]) -> None:

@@ -7,6 +7,7 @@ from worldformula.formula.code.program import Program
 from worldformula.formula.factors.experts import Experts
 from worldformula.formula.plan.hoist_before import batch_dependent
 from worldformula.formula.plan.passes import PASSES
+from worldformula.formula.plan.plan import Op
 from worldformula.formula.print.notebook import expected, term
 from worldformula.formula.syntax.check import estimator
 from worldformula.formula.syntax.factor import Factor
@@ -18,8 +19,7 @@ def explain(node: Node, program: Program, stages: bool = False) -> Table:
     """The table *term | estimator | gradient*, one row per KL, log and E; with ``stages`` the plan after each pass."""
     rows = list(dict.fromkeys(_rows(node)))
     draws = [
-        f"{op.name.removeprefix('noise_')} from {op.factor}, once per {'step' if op.step else 'call'}"
-        for op in program.plan.sites
+        f"{op.name.removeprefix('noise_')} from {op.factor}, {_how_often(op, program)}" for op in program.plan.sites
     ]
     parts = ["draws: " + ("; ".join(draws) or "none")]
     made = dict.fromkeys(op.factor.definition for op in program.plan.ops if isinstance(op.factor, Experts))
@@ -36,6 +36,13 @@ def explain(node: Node, program: Program, stages: bool = False) -> Table:
             plan = step(plan)
             parts.append(f"--- {step.__name__}\n{plan}")
     return Table(("term", "estimator", "gradient"), rows, parts)
+
+
+def _how_often(op: Op, program: Program) -> str:
+    """How often a variable is drawn; one that depends on nothing is not shared by the rows either."""
+    if op.factor is not None and op.factor.unbatched and program.plan.batched:
+        return "one per row and step" if op.step else "one per row"
+    return f"once per {'step' if op.step else 'call'}"
 
 
 def _rows(node: Node) -> list[tuple[Written, str, str]]:

@@ -16,15 +16,23 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from worldformula.display import Source, Table
-from worldformula.errors import FormulaError, GradientError, ShapeError, UnknownVariableError, near, table
+from worldformula.errors import FormulaError, GradientError
+from worldformula.formula.code.present import check_flags
 from worldformula.formula.code.program import Out, Program
 from worldformula.formula.expressions.explain import explain
-from worldformula.formula.factors.joint import Joint, Marginal, as_uses
+from worldformula.formula.factors.joint import Joint, Marginal, Stopped, as_uses
 from worldformula.formula.plan.lower import lower
 from worldformula.formula.print.latex import latex, latex_lines
 from worldformula.formula.print.notebook import formula_html
-from worldformula.formula.syntax.check import check_elements, check_gradient, check_independence, check_product
+from worldformula.formula.syntax.check import (
+    check_elements,
+    check_function,
+    check_gradient,
+    check_independence,
+    check_product,
+)
 from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.given import whole_number
 from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import (
     Binary,
@@ -86,23 +94,12 @@ class Expression(nn.Module):
         if not isinstance(flags, Mapping):
             raise FormulaError(f"expected present= as flags by variable, e.g. present={{'x': flags}}, got {flags!r}")
         for key in flags:
-            if key not in self.program.inputs:
-                known = ", ".join(self.program.inputs)
-                hint = near(key, self.program.inputs)
-                raise UnknownVariableError(f"present: the formula has no input {key!r}.{hint} It has {known}.")
-            flag, data = flags[key], rest.get(key)
-            if not isinstance(flag, Tensor) or (isinstance(data, Tensor) and flag.shape != data.shape[: flag.ndim]):
-                got = list(flag.shape) if isinstance(flag, Tensor) else type(flag).__name__
-                rows = list(data.shape) if isinstance(data, Tensor) else "-"
-                raise ShapeError(
-                    f"present: expected one flag for each row of {key} (and step, where it has steps)\n"
-                    + table(("variable", "its shape", "its flags"), [(key, rows, got)])
-                )
+            check_flags(self.program.plan, key, flags[key], rest.get(key))
         if not flags:
             return self.program, rest
         keys = frozenset(flags)
         if keys not in self._masked:
-            self._masked[keys] = Program(lower(self.node, keys), text(self.node))
+            self._masked[keys] = Program(lower(self.node, keys), text(self.node), self.program.options)
         return self._masked[keys], rest | {f"present_{k}": v for k, v in flags.items()}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -142,7 +139,8 @@ class Expression(nn.Module):
 
     def compile(self, **options: Any) -> Expression:  # type: ignore[override]
         """Compile the emitted function with ``torch.compile(**options)``; returns the expression itself."""
-        self.program.compile(options)
+        for program in (self.program, *self._masked.values()):
+            program.compile(options)
         return self
 
     # --------------------------------------------------------------------------------------------------- read it back
@@ -231,6 +229,7 @@ class Expression(nn.Module):
     __lt__ = __le__ = __gt__ = __ge__ = _refuse
 
     def __abs__(self) -> Expression:
+        check_function("absolute value", self.node)
         return Expression(Function("abs", self.node))
 
     def named(self, name: str) -> Expression:
@@ -327,6 +326,7 @@ def log(p: Factor | Joint | Use | Expression, *, event: bool = False) -> Express
     if isinstance(p, Expression):
         if event:
             raise FormulaError("log(..., event=True) is of a factor; of an expression leave event= out")
+        check_function("log", p.node)
         return Expression(Function("log", p.node))
     if isinstance(p, Marginal):
         p.refuse()
@@ -370,7 +370,7 @@ def E(
             f"samples= of at least 2"
         )
     known = baseline if isinstance(baseline, str) or baseline is None else as_node(baseline)
-    return Expression(Expectation(used, as_node(f), gradient, samples, known))
+    return Expression(Expectation(used, as_node(f), gradient, whole_number(samples), known))
 
 
 def sg(x: Any) -> Any:
@@ -379,9 +379,9 @@ def sg(x: Any) -> Any:
         case Expression():
             return Expression(StopGradient(x.node))
         case Factor():
-            return Use(x, stopped=True)
+            return Stopped(x, stopped=True)
         case Use():
-            return Use(x.factor, stopped=True)
+            return Stopped(x.factor, stopped=True)
         case Joint():
             stopped = Joint(*(Use(u.factor, stopped=True) for u in x.uses))
             return stopped.marginal(*(v.key for v in x.hidden)) if x.hidden else stopped

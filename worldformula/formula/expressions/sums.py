@@ -11,6 +11,7 @@ from worldformula.errors import FormulaError
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.plan.clock import check_clock
 from worldformula.formula.syntax.constants import Constants
+from worldformula.formula.syntax.given import whole_number
 from worldformula.formula.syntax.nodes import Group, OverSteps, OverTime
 
 
@@ -30,23 +31,14 @@ def _over_time(
     if not isinstance(step, Expression):
         raise FormulaError(f"expected Sum('t', expression), got {type(step).__name__}")
     if steps is not None:
-        if (
-            isinstance(steps, bool)
-            or not isinstance(steps, int)
-            or steps < 1
-            or reset
-            or initial
-            or mask
-            or burn_in
-            or until
-        ):
+        if (whole_number(steps) or 0) < 1 or reset or initial or mask or burn_in or until:
             raise FormulaError(
                 f"steps=: expected a positive number of iterations and no clock beside it, got {steps!r}"
             )
-        return Expression(OverSteps(how, index, steps, step.node))
+        return Expression(OverSteps(how, index, int(steps), step.node))
     check_clock(index, step.node, reset, initial, mask, burn_in, until)
     start = Constants(initial) if initial else None
-    return Expression(OverTime(how, index, step.node, reset, start, mask, burn_in, until))
+    return Expression(OverTime(how, index, step.node, reset, start, mask, int(burn_in), until))
 
 
 def Sum(

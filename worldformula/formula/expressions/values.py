@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
 
 from worldformula.errors import FormulaError
 from worldformula.formula.expressions.expression import Expression, as_node
 from worldformula.formula.factors.joint import Joint, as_uses
-from worldformula.formula.syntax.check import check_product
+from worldformula.formula.syntax.check import check_function, check_product
 from worldformula.formula.syntax.factor import Factor
-from worldformula.formula.syntax.given import Shape, as_shape
+from worldformula.formula.syntax.given import Shape, as_shape, number
 from worldformula.formula.syntax.names import read_variable
 from worldformula.formula.syntax.nodes import Function, Node, OverEvent, Ratio, Use
 from worldformula.formula.syntax.nodes import Value as ValueNode
@@ -41,6 +40,7 @@ def ratio(p: Factor | Joint | Use, q: Factor | Joint | Use) -> Expression:
 def _function(name: str, f: Expression) -> Expression:
     if not isinstance(f, Expression):
         raise FormulaError(f"{name}: expected an expression, got {type(f).__name__}; for a density write log(p)")
+    check_function(name, f.node)
     return Expression(Function(name, f.node))
 
 
@@ -78,16 +78,21 @@ def clamp(f: Expression, low: float | None = None, high: float | None = None) ->
     """f kept between ``low`` and ``high``; no gradient outside."""
     if low is None and high is None:
         raise FormulaError("clamp: expected a lower or an upper bound, got none")
-    for bound in (low, high):
-        if bound is not None and (isinstance(bound, bool) or not isinstance(bound, Real) or math.isnan(bound)):
+    bounds = tuple(number(bound) for bound in (low, high))
+    for bound, known in zip((low, high), bounds, strict=True):
+        if bound is not None and (known is None or math.isnan(known)):
             raise FormulaError(f"clamp: expected numbers as bounds, got {bound!r}; of formulas write maximum, minimum")
     if low is not None and high is not None and low > high:
         raise FormulaError(f"clamp: expected a lower bound below the upper one, got {low} and {high}")
-    return Expression(Function("clamp", as_node(f), (low, high)))
+    body = as_node(f)
+    check_function("clamp", body)
+    return Expression(Function("clamp", body, bounds))
 
 
 def _over_event(how: str, f: Expression) -> Expression:
     node: Node = as_node(f)
+    if how == "norm2":
+        check_function("square", node)
     return Expression(OverEvent(how, node))  # type: ignore[arg-type]
 
 

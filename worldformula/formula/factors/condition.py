@@ -18,7 +18,9 @@ NONE: Mapping[Variable, int] = MappingProxyType({})
 
 
 class Held(nn.Module):
-    """A network some of whose inputs are constants; they get the batch axes of the others."""
+    """A network some of whose inputs are held at tensors, or at an ``nn.Parameter``, which is learnt; they get the
+    batch axes of the others.
+    """
 
     def __init__(
         self,
@@ -32,7 +34,10 @@ class Held(nn.Module):
         self.net, self.places, self.ranks, self.count = net, tuple(places), dict(ranks), count
         self.others = tuple(others)  # the event axes of the inputs that are given, where they are known
         for place, value in places.items():
-            self.register_buffer(f"input_{place}", value)
+            if isinstance(value, nn.Parameter):
+                self.register_parameter(f"input_{place}", value)
+            else:
+                self.register_buffer(f"input_{place}", value)
 
     def forward(self, *given: Tensor) -> object:
         """The network at the given inputs and the held ones."""

@@ -153,7 +153,7 @@ def _keys(part: Factor) -> set[str]:
 
 
 class PoE(Experts):
-    """The product of Gaussian experts, in closed form; ``header`` may rename it: ``PoE(parts, "q(z|x_a,x_b)")``.
+    """The product of Gaussian experts, in closed form; ``header`` may rename it: ``PoE(parts, "q(z|x_1,x_2)")``.
 
     Whether the prior is an expert is a choice of the model, so it is written: ``PoE([prior, q_a, q_b])``.
     """

@@ -31,7 +31,7 @@ class Factor(base.Factor):
     def condition(self, **values: Tensor) -> Factor:
         """The distribution with some of its conditions held at these values: ``p.condition(y=y)`` is p(x|z).
 
-        A value without batch axes holds for every row. Networks and weights are shared.
+        A value without batch axes holds for every row; an ``nn.Parameter`` is learnt. Networks and weights are shared.
         """
         return Held.of(self, values)
 
@@ -39,8 +39,18 @@ class Factor(base.Factor):
         """As of a product, for a deterministic factor of several outputs: see `Joint.marginal`."""
         return Joint.of(self).marginal(*names)
 
-    def __mul__(self, other: Factor | Joint) -> Joint:
+    def __mul__(self, other: Factor | Joint | Use) -> Joint:
         return Joint.of(self) * other
+
+
+class Stopped(Multiplied, Use):
+    """A factor whose parameters get no gradient, ``sg(q)``: in a product too."""
+
+    def __mul__(self, other: Factor | Joint | Use) -> Joint:
+        return Joint(self) * other
+
+    def __str__(self) -> str:
+        return f"sg({self.factor})"
 
 
 class Joint(Multiplied):
@@ -74,8 +84,8 @@ class Joint(Multiplied):
 
         return Joint(*check_product(tuple(Use(u.factor.rename(**own(u.factor)), u.stopped) for u in self.uses)))
 
-    def __mul__(self, other: Factor | Joint) -> Joint:
-        if not isinstance(other, (Factor, Joint)):
+    def __mul__(self, other: Factor | Joint | Use) -> Joint:
+        if not isinstance(other, (Factor, Joint, Use)):
             self._refuse(other)
         uses = check_product((*self.uses, *as_uses(other)))
         hidden = {v.key: v for side in (self, other) if isinstance(side, Joint) for v in side.hidden}

@@ -18,7 +18,7 @@ from worldformula.formula.factors.independent import Normal
 from worldformula.formula.factors.joint import Joint, as_uses
 from worldformula.formula.syntax.check import check_gradient, check_product, estimator
 from worldformula.formula.syntax.factor import Factor
-from worldformula.formula.syntax.given import Shape
+from worldformula.formula.syntax.given import Shape, whole_number
 from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.nodes import Binary, Expectation, Integral, Node, Operator, Product, Use, drawn_factors
 
@@ -42,6 +42,11 @@ class Expanded(Operator):
     def drawn(self) -> tuple[Factor, ...]:
         """What its expansion draws."""
         return tuple(drawn_factors(self.expansion))
+
+    @property
+    def meaning(self) -> Node:
+        """Its expansion."""
+        return self.expansion
 
 
 @dataclass(frozen=True, eq=False)
@@ -328,10 +333,11 @@ def check_pathwise(what: str, q: Product, write: str) -> None:
 
 
 def count(what: str, name: str, value: Any, least: int = 1) -> Any:
-    """A whole number, or None, as given."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+    """A whole number of any kind as Python's, or None."""
+    known = whole_number(value)
+    if value is not None and (known is None or known < least):
         raise FormulaError(f"{what}: expected {name}= as a whole number of at least {least}, got {value!r}")
-    return value
+    return known
 
 
 def marked(symbol: str, *marks: str) -> str:

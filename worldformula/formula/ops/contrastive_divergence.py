@@ -157,7 +157,8 @@ def ContrastiveDivergence(
     """
     if not isinstance(p, Gibbs):
         raise FormulaError(f"ContrastiveDivergence: expected a Gibbs factor, got {type(p).__name__}; use -log(p)")
-    if count("ContrastiveDivergence", "steps", steps) is None:
+    steps = count("ContrastiveDivergence", "steps", steps)
+    if steps is None:
         raise FormulaError("ContrastiveDivergence: expected steps= as a positive number")
     if step_size <= 0 or (noise is not None and noise < 0):
         raise FormulaError(
@@ -175,4 +176,5 @@ def ContrastiveDivergence(
         name = f"\\hat {p.variable}" if p.variable.accent is None else f"{p.variable}'"
         shape = None if p.shape is None else (steps, *p.shape)
         drawn = Use(Normal(f"q({name}|{p.variable})", _Steps(steps, rank), shape=shape, scale=1.0))
-    return Expression(ContrastiveDivergenceNode(p, steps, first, step_size, noise, drawn, chain))
+    size, scale = float(step_size), None if noise is None else float(noise)
+    return Expression(ContrastiveDivergenceNode(p, steps, first, size, scale, drawn, chain))

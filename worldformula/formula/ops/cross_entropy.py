@@ -110,7 +110,7 @@ def CrossEntropy(q: Distribution, p: Distribution, *, samples: int | None = None
             + table(("side", "random variables"), rows)
             + "\ngive both the same variables, by rename(...) if need be"
         )
-    count("CrossEntropy", "samples", samples)
+    samples = count("CrossEntropy", "samples", samples)
     if samples is not None:
         check_pathwise("CrossEntropy", left, f"-E(q, log(p), gradient='score', samples={samples})")
     node = CrossEntropyNode(left, right, samples)

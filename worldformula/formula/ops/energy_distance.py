@@ -81,5 +81,5 @@ def EnergyDistance(
         FormulaError: no common variable.
     """
     left, right, variable = sides("EnergyDistance", q, p, gradient)
-    count("EnergyDistance", "samples", samples)
+    samples = count("EnergyDistance", "samples", samples)
     return Expression(EnergyDistanceNode(left, right, variable, samples, gradient))

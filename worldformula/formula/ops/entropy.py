@@ -94,7 +94,7 @@ def Entropy(q: Distribution, *, samples: int | None = None) -> Expression:
         GradientError: a sample that is needed has no gradient.
     """
     uses = distribution("Entropy", q)
-    count("Entropy", "samples", samples)
+    samples = count("Entropy", "samples", samples)
     if samples is not None:
         check_pathwise("Entropy", uses, f"-E(q, log(q), gradient='score', samples={samples})")
     node = EntropyNode(uses, samples)

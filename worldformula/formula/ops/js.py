@@ -91,7 +91,7 @@ def JS(p: Distribution, q: Distribution, *, samples: int | None = None) -> Expre
     left, right = distribution("JS", p), distribution("JS", q)
     if {u.factor.variable for u in random(left)} != {u.factor.variable for u in random(right)}:
         raise FormulaError(f"JS[{shown(left)} ‖ {shown(right)}]: expected two sides over the same random variables")
-    count("JS", "samples", samples)
+    samples = count("JS", "samples", samples)
     if samples is None and not all(enumerable(u.factor) for u in (*random(left), *random(right))):
         raise NoClosedFormError(
             f"JS[{shown(left)} ‖ {shown(right)}]: a mixture of the two has no closed form\n"

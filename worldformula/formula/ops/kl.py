@@ -129,7 +129,7 @@ def divergence(q: Product, p: Product, samples: int | None = None) -> Node:
         NoClosedFormError: none of the exact ways exists, and ``samples`` is not given.
     """
     left, right = plain("KL", check_product(q)), plain("KL", check_product(p))
-    count("KL", "samples", samples)
+    samples = count("KL", "samples", samples)
     if samples is None and len(left) == len(right) == 1:
         a, b = left[0].factor, right[0].factor
         if a.variable == b.variable and a.family is not None and b.family is not None:

@@ -138,5 +138,5 @@ def MMD(
     if not scales or min(scales) <= 0:
         raise FormulaError(f"MMD: expected scale= as positive numbers, got {scale!r}")
     left, right, variable = sides("MMD", q, p, gradient)
-    count("MMD", "samples", samples)
+    samples = count("MMD", "samples", samples)
     return Expression(MMDNode(left, right, variable, kernel, scales, bool(unbiased), samples, gradient))

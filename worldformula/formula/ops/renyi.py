@@ -25,6 +25,7 @@ from worldformula.formula.expressions.values import exp
 from worldformula.formula.factors.joint import Joint
 from worldformula.formula.ops.base import Distribution, count, distribution, shown
 from worldformula.formula.syntax.check import check_gradient
+from worldformula.formula.syntax.given import number
 from worldformula.formula.syntax.nodes import Node, Operator, Product, Use
 
 Params = tuple[Tensor | float, ...]
@@ -93,8 +94,8 @@ class RenyiNode(Operator):
 
 
 def _order(what: str, alpha: Any, *, zero: bool) -> float:
-    fits = isinstance(alpha, int | float) and not isinstance(alpha, bool) and math.isfinite(alpha)
-    fits = fits and alpha != 1 and (zero or alpha > 0)
+    known = number(alpha)
+    fits = known is not None and math.isfinite(known) and alpha != 1 and (zero or alpha > 0)
     if not fits:
         least = "other than 1" if zero else "greater than 0 and other than 1"
         other = "the ELBO" if zero else "KL(q, p)"
@@ -143,7 +144,8 @@ def VRBound(q: Distribution, p: Distribution, alpha: float, *, samples: int) -> 
     """
     order = _order("VRBound", alpha, zero=True)
     left, right = distribution("VRBound", q), distribution("VRBound", p)
-    if count("VRBound", "samples", samples) is None:
+    samples = count("VRBound", "samples", samples)
+    if samples is None:
         raise FormulaError("VRBound: expected samples= as a positive number of draws")
     check_gradient(tuple(u for u in left if not u.stopped), None)
     ours, theirs = Joint(*left), Joint(*right)

@@ -22,6 +22,7 @@ from worldformula.formula.factors.gibbs import Gibbs
 from worldformula.formula.factors.langevin import slope
 from worldformula.formula.ops.base import beside
 from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.given import number
 from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.nodes import Node, Operator, Product, Use
 
@@ -150,7 +151,7 @@ def ScoreMatching(model: Factor, how: str = "denoising", *, noise: float = 0.1) 
         )
     if how not in HOW:
         raise FormulaError(f"ScoreMatching: expected {', '.join(HOW)}, got {how!r}")
-    if not isinstance(noise, int | float) or isinstance(noise, bool) or noise <= 0:
+    if (number(noise) or 0) <= 0:
         raise FormulaError(f"ScoreMatching: expected noise= as a positive number, got {noise!r}")
     variable, shape = (model.variable if gibbs else model.conditions[0]), model.shape
     draw = None

@@ -20,6 +20,7 @@ from worldformula.families.writing import Symbol
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.ops.base import Compared, Distribution, beside, count, marked, rows, shape_in, sides
 from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.given import number
 from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.nodes import Product, Use
 
@@ -105,9 +106,9 @@ def SlicedWasserstein(
     Raises:
         FormulaError: no common variable, or an order below 1.
     """
-    if isinstance(order, bool) or not isinstance(order, int | float) or order < 1:
+    if (number(order) or 0) < 1:
         raise FormulaError(f"SlicedWasserstein: expected order= as a number of at least 1, got {order!r}")
     left, right, variable = sides("SlicedWasserstein", q, p, gradient)
-    count("SlicedWasserstein", "samples", samples)
+    samples = count("SlicedWasserstein", "samples", samples)
     directions = beside(variable, "vec", torch.zeros_like, shape_in(variable, *left, *right), scale=1.0)
     return Expression(SlicedWassersteinNode(left, right, variable, directions, float(order), samples, gradient))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from worldformula.errors import FormulaError, ShapeError, TimeError, UnknownVariableError, near, table
 from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.given import whole_number
 from worldformula.formula.syntax.nodes import Expectation, Node, children, factors
 
 
@@ -24,7 +25,7 @@ def check_clock(
     for what, name, example in (("reset", reset, "first"), ("mask", mask, "valid"), ("until", until, "last")):
         if name is not None and not (isinstance(name, str) and name):
             raise FormulaError(f"{what}=: expected a name for the series of flags, e.g. {example!r}, got {name!r}")
-    if isinstance(burn_in, bool) or not isinstance(burn_in, int) or burn_in < 0:
+    if (burnt := whole_number(burn_in)) is None or burnt < 0:
         raise FormulaError(f"burn_in=: expected a number of steps, got {burn_in!r}")
     if back := [f for f in factors(body) for v in f.variables if v.offset and v.index == index]:
         raise TimeError(
@@ -40,8 +41,8 @@ def check_clock(
         )
     used = factors(body)
     read = {c.at(0) for factor in used for c in factor.conditions if c.offset and c.index == index}
-    carried = {f.variable.key: f for f in _declared(body) if f.variable in read}
-    shapes = {f.variable.key: f.shape for f in used if f.shape is not None}
+    carried = {v.key: f for f in _declared(body) for v in f.variables if v in read}
+    shapes = {v.key: shape for f in used for v, shape in f.event_shapes() if shape is not None}
     for name, value in initial.items():
         if name not in carried:
             known = ", ".join(carried) or "nothing"

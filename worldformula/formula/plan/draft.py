@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from worldformula.errors import FormulaError, GradientError, ShapeError, TimeError, table
 from worldformula.formula.plan.declared import check_keys, declared_shapes
@@ -39,15 +39,19 @@ class Draft(Assignments):
         self.named: dict[str, Named] = {}
         self.flags_of_time: str | None = None  # the steps that count, where some do not
         self.known: dict[str, Variable] = {}  # inputs by key
+        self.letters: dict[str, Variable] = {}  # the same as they are first written
         self.fills = {
             f.variable.key: INSIDE_SUPPORT[f.family.name]
             for f in used
             if f.family is not None and f.family.name in INSIDE_SUPPORT
         }
         self.shapes, self.ranks = declared_shapes(used)
+        self.stepped = {v.key for f in used for v in (*f.variables, *f.conditions) if v.index and not v.span}
+        self._computed = {v.key for f in used if not f.observed for v in f.variables}
+        self._shown: set[Term] = set()  # the named parts that are terms already
         check_keys(used)
 
-    def declare(self, values: Iterable[Value]) -> None:
+    def declare(self, values: Sequence[Value]) -> None:
         """The event shapes that values of variables declare where they are written."""
         for value in values:
             if value.shape is not None and not value.scalar:
@@ -59,6 +63,9 @@ class Draft(Assignments):
                         + "\ndeclare the same shape= on both"
                     )  # fmt: skip
                 self.ranks[key] = len(value.shape)
+        for value in values:  # what no factor and no other value says otherwise of has no event axes
+            if value.variable.key not in self._computed:
+                self.ranks.setdefault(value.variable.key, 0)
 
     def term(self, node: Node, value: Ref, scope: Scope) -> Ref:
         """Note a KL, a log-density or an expectation of one as a term that ``out.terms`` shows."""
@@ -70,14 +77,22 @@ class Draft(Assignments):
             self.terms.append(Term(node, value, scope.reductions))
         return value
 
-    def name(self, node: Named) -> None:
-        """Note a named part; a name means one thing in a formula."""
+    def part(self, node: Named, value: Ref, scope: Scope) -> None:
+        """Note a named part, which is one term wherever it stands; a name means one thing in a formula."""
         known = self.named.setdefault(node.name, node)
         if known.body is not node.body:
             raise FormulaError(
                 f"two parts of the formula are named {node.name!r}: {text(known.body)} and {text(node.body)}\n"
                 f"give each a name of its own"
             )
+        term = Term(node.name, value, scope.reductions)
+        if not scope.inside and term not in self._shown:
+            self._shown.add(term)
+            self.terms.append(term)
+
+    def begin_formula(self) -> None:
+        """What follows is a formula of a group, which has its own terms."""
+        self._shown.clear()
 
     def plan(self, value: Ref | None) -> Plan:
         """What was written, with everything of a time step in the loop."""

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from worldformula.formula.plan.plan import Op, Plan, Stage
+from worldformula.formula.syntax.hidden import Found
 
 
 def batch_dependent(op: Op) -> bool:
@@ -22,9 +23,11 @@ def batch_dependent(op: Op) -> bool:
     a BatchNorm, or a module that says ``batch_dependent = True``, such as a variance over the batch.
     """
     net = op.factor.net if op.kind in ("net", "call") and op.factor is not None else None
-    return isinstance(net, nn.Module) and any(
-        isinstance(m, _BatchNorm) or getattr(m, "batch_dependent", False) for m in net.modules()
-    )
+    known = (module.whole[0] for module in net.modules) if isinstance(net, Found) else (net,)
+    return any(
+        isinstance(m, _BatchNorm) or getattr(m, "batch_dependent", False)
+        for module in known if isinstance(module, nn.Module) for m in module.modules()
+    )  # fmt: skip
 
 
 def stays(op: Op) -> bool:

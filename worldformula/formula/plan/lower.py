@@ -10,11 +10,11 @@ from collections.abc import Callable, Generator
 from types import GeneratorType
 from typing import Any, cast
 
-from worldformula.errors import TimeError
+from worldformula.errors import FormulaError, TimeError
 from worldformula.formula.plan import arithmetic, clocks, densities, estimates, iterations, variables
 from worldformula.formula.plan.draft import Draft
 from worldformula.formula.plan.estimates import Steps
-from worldformula.formula.plan.plan import Method, Op, Plan, Ref, Term
+from worldformula.formula.plan.plan import Method, Op, Plan, Ref
 from worldformula.formula.plan.scope import Scope
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.names import Variable
@@ -50,7 +50,7 @@ Answer = Ref | Steps
 def lower(node: Node, masked: frozenset[str] = frozenset()) -> Plan:
     """The plan of an expression; ``masked`` are the inputs that some rows lack, told by ``present=``."""
     lowering = Lowering(factors(node), masked)
-    lowering.declare(n for n in walk(node) if isinstance(n, Value))
+    lowering.declare([n for n in walk(node) if isinstance(n, Value)])
     scope = Scope()
     value = lowering.lower(node, scope)
     lowering.check_alike(scope.leaves)
@@ -123,9 +123,7 @@ def _stopped(draft: Draft, node: StopGradient, scope: Scope) -> Steps:
 def _named(draft: Draft, node: Named, scope: Scope) -> Steps:
     """The value of a named part, which is one term under its name."""
     value = yield node.body, scope.part()
-    draft.name(node)
-    if not scope.inside:
-        draft.terms.append(Term(node.name, value, scope.reductions))
+    draft.part(node, value, scope)
     return value
 
 
@@ -134,6 +132,7 @@ def _group(draft: Draft, node: Group, scope: Scope) -> Steps:
     values = []
     for body in node.bodies:
         inside = scope.reduced()
+        draft.begin_formula()
         values.append((yield body, inside))
         draft.check_alike(inside.leaves)
     return draft.add("values", Op("", "group", tuple(values), how=" ".join(node.names)))
@@ -148,7 +147,22 @@ def _over_batch(draft: Draft, node: OverBatch, scope: Scope) -> Steps:
     inside = scope.reduced(node.how)
     value = yield node.body, inside
     draft.check_alike(inside.leaves)
+    _refuse_rows(draft, node, value, scope)
     return arithmetic.over_batch(draft, node.how, value)
+
+
+def _refuse_rows(draft: Draft, node: OverBatch, value: Ref, scope: Scope) -> None:
+    """A latent that depends on nothing is drawn for each row, so no reduction of the batch is about one value of it."""
+    drawn = {n for n in scope.values.values() if draft.ops[n].kind in ("draw", "support")}
+    shared = {n for n in drawn if (f := draft.ops[n].factor) is not None and f.unbatched}
+    if not shared or not isinstance(value, str):
+        return
+    if own := next((op for op in draft.leading_to({value}) if op.name in shared), None):
+        raise FormulaError(
+            f"{text(node)}: a {node.how} over the batch inside E over {own.factor}, of which every row has a draw of "
+            f"its own: this is no value of one draw for all rows\n"
+            f"put .{node.how}() outside the E, where it is over the rows"
+        )
 
 
 def _over_time(draft: Draft, node: OverTime, scope: Scope) -> Steps:

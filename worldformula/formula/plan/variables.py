@@ -46,8 +46,20 @@ def read(draft: Draft, variable: Variable, scope: Scope, by: object) -> str:
             raise TimeError(f"{by} reads {variable} outside the Sum over {variable.index}; put the term inside it")
         if variable.offset == 0 and clock is not None and variable.index == clock.upper():
             return _last(draft, variable, clock, by)
+        _told_apart(draft, variable.identifier, variable, by)
         variable = Variable(variable.identifier)  # without a Sum over its index it is a variable like any other
+    elif not bound:
+        _told_apart(draft, variable.key, variable, by)
     return _given(draft, variable, by, Op("", "input", variable=variable, step=bound), scope)
+
+
+def _told_apart(draft: Draft, key: str, variable: Variable, by: object) -> None:
+    """Refuse x beside x_u where nothing sums over u and both are given: a call could not tell them apart."""
+    known = draft.letters.setdefault(key, variable)
+    if (known.index is None) != (variable.index is None):
+        base = variable.base
+        advice = f"a letter as a subscript is an index; number them, {base}_1 and {base}_2, or give them words"
+        raise one_key(known, variable, by, advice)
 
 
 def _item(draft: Draft, variable: Variable, inner: str, scope: Scope, by: object) -> str:
@@ -85,27 +97,40 @@ def given(draft: Draft, variable: Variable, by: object, op: Op) -> str:
 def _given(draft: Draft, variable: Variable, by: object, op: Op, scope: Scope) -> str:
     """Data, safe to compute with: what some rows lack is filled, and so is NaN in steps that do not count."""
     name = given(draft, variable, by, op)
-    rank = draft.ranks.get(variable.key, 1)
-    fill = (draft.fills[variable.key],) if variable.key in draft.fills else ()
-    series = op.kind == "whole"
     if variable.key in draft.masked:
+        if op.kind == "whole" and variable.key in draft.stepped:
+            raise FormulaError(
+                f"{by} reads {variable}, which some rows lack (present=), as a whole, and others read it step by step: "
+                f"one flag for each row or for each step?\ngive the whole series a name of its own"
+            )
         flags = presence(draft, frozenset((variable.key,)))
-        one_flag_a_row = series and not stepwise(draft, variable.key)
-        filled = Op("", "call", (name, str(flags), rank + one_flag_a_row, *fill), target=runtime.filled)
-        name = draft.add(f"{variable.key}_filled", filled)
-    elif op.step and draft.flags_of_time is not None and scope.index is not None:
-        padded = Op("", "call", (name, draft.flags_of_time, rank), target=runtime.padded)
-        name = draft.add(f"{variable.key}_padded", padded)
+        fill = Op("", "call", (name, str(flags)), target=runtime.filled, options=_inside(draft, variable))
+        name = draft.add(f"{variable.key}_filled", fill)
+    elif op.step and scope.index is not None and (counts := _counts(draft, variable)):
+        name = draft.add(f"{variable.key}_padded", Op("", "call", (name, counts), target=runtime.padded))
     return name
+
+
+def _inside(draft: Draft, variable: Variable) -> tuple[tuple[str, float], ...]:
+    """What fills a variable where zero is outside its support."""
+    return (("value", draft.fills[variable.key]),) if variable.key in draft.fills else ()
+
+
+def _counts(draft: Draft, variable: Variable) -> str | None:
+    """The flags of the steps of a series that count, where some do not."""
+    known = draft.flags_of_time
+    if draft.time is None or not draft.time.burn_in:
+        return known
+    late = Op("", "behind", how=variable.key, options=(("burn_in", draft.time.burn_in),), step=True)
+    name = draft.add(f"{variable.key}_behind", late)
+    return name if known is None else draft.add("counted_steps", Op("", "call", (known, name), target=runtime.both))
 
 
 def scored(draft: Draft, name: str, variable: Variable) -> str:
     """A value at which a density is taken: data of steps that do not count are moved into the support."""
-    if draft.flags_of_time is None or not draft.is_data(name):
+    if not draft.is_data(name) or not (counts := _counts(draft, variable)):
         return name
-    fill = (draft.fills[variable.key],) if variable.key in draft.fills else ()
-    rank = draft.ranks.get(variable.key, 1)
-    op = Op("", "call", (name, draft.flags_of_time, rank, *fill), target=runtime.filled)
+    op = Op("", "call", (name, counts), target=runtime.filled, options=_inside(draft, variable))
     return draft.add(f"{variable.key}_counted", op)
 
 

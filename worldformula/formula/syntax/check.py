@@ -10,16 +10,18 @@ from worldformula.errors import (
     FormulaError,
     GradientError,
     NoClosedFormError,
+    OneDrawError,
     ShapeError,
     SharedDrawError,
     UnnormalisedError,
     table,
 )
 from worldformula.families.base import Family, kl_pair
-from worldformula.formula.syntax.drawn import drawn
+from worldformula.formula.syntax.drawn import drawn, one_draw
 from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.given import whole_number
 from worldformula.formula.syntax.names import Variable
-from worldformula.formula.syntax.nodes import Integral, Node, Product, Use, drawn_factors
+from worldformula.formula.syntax.nodes import Expectation, Integral, Node, Number, Product, Use, drawn_factors
 from worldformula.formula.syntax.text import text
 
 
@@ -123,7 +125,7 @@ def check_gradient(q: Product, gradient: str | None, samples: int | None = None)
             )
     if gradient == "dreg" and samples is None:
         raise GradientError("gradient='dreg' weights several samples: write log(E(q, ratio(p, q), samples=K, ...))")
-    if samples is not None and (isinstance(samples, bool) or not isinstance(samples, int) or samples < 1):
+    if samples is not None and (whole_number(samples) or 0) < 1:
         raise FormulaError(f"E: expected samples= as a positive integer, got {samples!r}")
 
 
@@ -166,7 +168,11 @@ NONLINEAR = {"*": "product", "/": "ratio", "max": "maximum", "min": "minimum"}
 
 
 def check_independence(op: str, left: Node, right: Node) -> None:
-    """Refuse a product, ratio, maximum or minimum of two expectations that share a draw: E[f]·E[g] is not E[f·g]."""
+    """Refuse a product, ratio, maximum or minimum of two expectations that share a draw, E[f]·E[g] is not E[f·g], and
+    what is not linear in an expectation that one draw estimates.
+    """
+    if op == "^" and not (isinstance(right, Number) and right.value == 1):
+        check_function("power", left)
     if op not in NONLINEAR:
         return
     theirs = drawn(right)
@@ -181,6 +187,30 @@ def check_independence(op: str, left: Node, right: Node) -> None:
             )
             + "\nwrite E(q, f) * E(q.fresh(), g) for independent draws, or E(q, f * g) for the expectation of f * g"
         )
+    if op in ("max", "min"):
+        check_function(NONLINEAR[op], left)
+    if op in ("max", "min", "/"):
+        check_function(NONLINEAR[op] if op != "/" else "inverse", right)
+
+
+def check_function(name: str, body: Node) -> None:
+    """Refuse a function that is not linear of an expectation that one draw estimates: E[g(f)] is not g(E[f])."""
+    estimate = one_draw(body, _drawn_once)
+    if estimate is None:
+        return
+    factors = {id(f): f for f in drawn_factors(estimate)}.values()
+    raise OneDrawError(
+        f"the {name} of an expectation, which one draw estimates: E[g(f)] is not g(E[f])\n"
+        + table(("variable", "declared by", "drawn once in"), [(f.variable, f, text(estimate)) for f in factors])
+        + f"\nwrite E(q, g(f)) for the expectation of the {name}, E(q, f) * E(q.fresh(), f) for a square,\n"
+        f"or E(q, f, samples=K) for the {name} of a mean"
+    )
+
+
+def _drawn_once(node: Expectation) -> bool:
+    """Whether an expectation draws something random that it does not enumerate."""
+    random = (u.factor for u in node.q if u.factor.family is not None)
+    return any(estimator(f, node.q, node.gradient) != "exact" for f in random)
 
 
 def check_divergence(q: Use, p: Use) -> None:

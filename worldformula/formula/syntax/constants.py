@@ -6,17 +6,24 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from torch import Tensor, nn
+from torch.nn.functional import softplus
 
 from worldformula.errors import FormulaError
+from worldformula.formula.syntax.learnt import Positive
 
 
 class Constants(nn.Module):
-    """Parameters that no network computes: tensors as buffers, ``nn.Parameter`` as learnable parameters."""
+    """Parameters that no network computes: tensors as buffers, ``nn.Parameter`` as learnable parameters; of what is
+    `positive` the number that moves, as ``scale_raw``.
+    """
 
-    def __init__(self, values: Mapping[str, Tensor]) -> None:
+    def __init__(self, values: Mapping[str, Tensor | Positive]) -> None:
         super().__init__()
+        self.positive = tuple(name for name, value in values.items() if isinstance(value, Positive))
         for name, value in values.items():
-            if isinstance(value, nn.Parameter):
+            if isinstance(value, Positive):
+                self.register_parameter(f"{name}_raw", value.raw)
+            elif isinstance(value, nn.Parameter):
                 self.register_parameter(name, value)
             else:
                 self.register_buffer(name, value.contiguous())  # an expanded tensor could not be loaded into
@@ -24,7 +31,17 @@ class Constants(nn.Module):
     @property
     def names(self) -> tuple[str, ...]:
         """Of all tensors, learnable or not."""
-        return (*dict(self.named_parameters()), *dict(self.named_buffers()))
+        raw = {f"{name}_raw" for name in self.positive}
+        learnt = (name for name in dict(self.named_parameters()) if name not in raw)
+        return (*learnt, *self.positive, *dict(self.named_buffers()))
+
+    def value(self, name: str) -> Tensor:
+        """A parameter of the distribution."""
+        return softplus(getattr(self, f"{name}_raw")) if name in self.positive else getattr(self, name)
+
+    def written(self, path: str, name: str) -> str:
+        """The same in emitted code, where ``path`` is this module."""
+        return f"F.softplus({path}.{name}_raw)" if name in self.positive else f"{path}.{name}"
 
 
 class Multiplied:

@@ -1,12 +1,15 @@
-"""Which factors the expectations inside a node draw, remembered at the node: a product in a loop looks at each once."""
+"""What the expectations inside a node draw, remembered at the node: arithmetic in a loop looks at each once."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
+from typing import Any
 
 from worldformula.formula.syntax.factor import Factor
-from worldformula.formula.syntax.nodes import Node, children, draws
+from worldformula.formula.syntax.nodes import Expectation, Node, Operator, children, draws
+
+Parts = tuple[Node, ...]
 
 
 class Drawn:
@@ -42,18 +45,48 @@ class Drawn:
 
 def drawn(node: Node) -> Drawn:
     """The random factors that the expectations of an expression draw."""
+
+    def found(last: Node, inside: tuple[Node, ...]) -> Drawn:
+        known = sorted((vars(child)["_drawn"] for child in inside), key=lambda d: -d.count)
+        total = known[0] if known else Drawn([], {})
+        for more in (*known[1:], draws(last)):
+            total = total.extended(more)
+        return total
+
+    return _remembered(node, "_drawn", children, found)  # type: ignore[no-any-return]
+
+
+def one_draw(node: Node, own: Callable[[Expectation], bool]) -> Node | None:
+    """The first expectation that the value of a node depends on as one draw estimates it, or None.
+
+    ``own`` says whether something random is drawn once by an expectation itself. Of what operators say of the samples
+    of a batch nothing is known here.
+    """
+
+    def inside(last: Node) -> tuple[Node, ...]:
+        if isinstance(last, Operator):
+            return children(last) if last.meaning is None else (last.meaning,)
+        return (last.body,) if isinstance(last, Expectation) else children(last)
+
+    def found(last: Node, parts: tuple[Node, ...]) -> Node | None:
+        if isinstance(last, Expectation) and (last.samples is not None or own(last)):
+            return None if last.samples is not None else last
+        first = next((vars(part)["_one_draw"] for part in parts if vars(part)["_one_draw"] is not None), None)
+        return last if first is not None and isinstance(last, Operator) and last.meaning is not None else first
+
+    return _remembered(node, "_one_draw", inside, found)  # type: ignore[no-any-return]
+
+
+def _remembered(node: Node, where: str, inside: Callable[[Node], Parts], found: Callable[[Node, Parts], Any]) -> Any:
+    """What ``found`` says of a node and all that stands inside, each asked once and for all."""
     waiting = [node]
     while waiting:
         last = waiting[-1]
-        if "_drawn" not in vars(last):
-            inside = children(last)
-            if unknown := [child for child in inside if "_drawn" not in vars(child)]:
+        if where not in vars(last):
+            parts = inside(last)
+            if unknown := [part for part in parts if where not in vars(part)]:
                 waiting.extend(unknown)
                 continue
-            known = sorted((vars(child)["_drawn"] for child in inside), key=lambda d: -d.count)
-            found = known[0] if known else Drawn([], {})
-            for more in (*known[1:], draws(last)):
-                found = found.extended(more)
-            vars(last)["_drawn"] = found
+            vars(last)[where] = found(last, parts)
         waiting.pop()
-    return vars(node)["_drawn"]  # type: ignore[no-any-return]
+    return vars(node)[where]

@@ -35,6 +35,8 @@ from worldformula.formula.syntax.given import (
     generator_of,
     need,
 )
+from worldformula.formula.syntax.hidden import Found, found
+from worldformula.formula.syntax.learnt import Positive, check_learnt
 from worldformula.formula.syntax.names import Header, Variable, read_header, renamed
 
 Head = nn.Module | Callable[..., Any] | Mapping[str, Tensor | float] | Tensor | None
@@ -81,7 +83,7 @@ class Factor(Multiplied, nn.Module):
             )
         if isinstance(net, Mapping):
             fixed, net = {**net, **fixed}, None
-        tensors: dict[str, Tensor] = {"head": net} if isinstance(net, Tensor) else {}
+        tensors: dict[str, Any] = {"head": net} if isinstance(net, Tensor) else {}
         network = net if isinstance(net, nn.Module) or (callable(net) and not isinstance(net, Tensor)) else None
         if net is not None and network is None and not tensors:
             raise FormulaError(
@@ -97,12 +99,17 @@ class Factor(Multiplied, nn.Module):
                     )
             if network is None and not tensors:
                 fixed = self._standard(fixed)
-        self.net = network
+        self.net = network if network is None or isinstance(network, nn.Module) else found(network, text)
+        if isinstance(self.net, Found):
+            self.reached = nn.ModuleList(self.net.modules)
         fixed = {k: as_parameter(text, k, v) for k, v in fixed.items()}
-        if self.family is not None and (fault := self.family.wrong_parameters(fixed)):
-            raise FormulaError(f"{text}: {fault}")
-        self.fixed = {k: v for k, v in fixed.items() if not isinstance(v, Tensor)}
-        tensors |= {k: v for k, v in fixed.items() if isinstance(v, Tensor)}
+        if self.family is not None:
+            now = {k: v.value if isinstance(v, Positive) else v for k, v in fixed.items()}
+            if fault := self.family.wrong_parameters(now):
+                raise FormulaError(f"{text}: {fault}")
+            check_learnt(text, self.family, fixed)
+        self.fixed = {k: v for k, v in fixed.items() if not isinstance(v, Tensor | Positive)}
+        tensors |= {k: v for k, v in fixed.items() if isinstance(v, Tensor | Positive)}
         self.constants = Constants(tensors) if tensors else None
 
     def _standard(self, fixed: dict[str, Tensor | float]) -> dict[str, Tensor | float]:
@@ -159,7 +166,7 @@ class Factor(Multiplied, nn.Module):
     def given(self) -> Mapping[str, Tensor | float]:
         """The parameters that no network computes, by name, without ``head``."""
         constants = self.constants
-        tensors = {} if constants is None else {k: getattr(constants, k) for k in constants.names if k != "head"}
+        tensors = {} if constants is None else {k: constants.value(k) for k in constants.names if k != "head"}
         return {**self.fixed, **tensors}
 
     @property

@@ -11,20 +11,34 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import FormulaError, MissingInputError, ShapeError, UnknownVariableError, near, table
+from worldformula.formula.syntax.learnt import Positive
 from worldformula.formula.syntax.names import Variable
 
 Shape = int | tuple[int, ...] | None
 Who = Callable[[Variable], object]
 
 
+def whole_number(value: Any) -> int | None:
+    """A whole number of any kind (those of numpy too) as Python's; None is what is none."""
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else None
+
+
+def number(value: Any) -> int | float | None:
+    """A real number of any kind as Python's, whose repr code can be written with; None is what is none."""
+    if isinstance(value, Real) and not isinstance(value, bool | Integral):
+        return float(value)
+    return whole_number(value)
+
+
 def as_shape(shape: Shape, header: str) -> tuple[int, ...] | None:
     """``16`` -> ``(16,)``; ``()`` is a scalar; ``None`` is undeclared."""
     if shape is None:
         return None
-    sizes = tuple(shape) if isinstance(shape, Iterable) else (shape,)
-    if not all(isinstance(s, int) and not isinstance(s, bool) and s > 0 for s in sizes):
+    sizes = [whole_number(size) for size in (shape if isinstance(shape, Iterable) else (shape,))]
+    known = tuple(size for size in sizes if size is not None and size > 0)
+    if len(known) < len(sizes):
         raise FormulaError(f"{header}: expected shape= as positive integers such as 16 or (3, 32, 32), got {shape!r}")
-    return sizes
+    return known
 
 
 def as_shapes(shape: Any, header: str, count: int) -> tuple[tuple[int, ...] | None, ...]:
@@ -38,12 +52,12 @@ def as_shapes(shape: Any, header: str, count: int) -> tuple[tuple[int, ...] | No
     return tuple(as_shape(s, header) for s in shape)
 
 
-def as_parameter(header: str, name: str, value: Any) -> Tensor | float:
-    """A parameter that no network computes: a tensor as it is, or a number (those of numpy too).
+def as_parameter(header: str, name: str, value: Any) -> Any:
+    """A parameter that no network computes: a tensor, or what `positive` makes, as it is; or a number of any kind.
 
     Which values are possible, the family says: `Family.wrong_parameters`.
     """
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor | Positive):
         return value
     if not isinstance(value, Real) or isinstance(value, bool):
         raise FormulaError(
@@ -63,7 +77,7 @@ def as_parameter(header: str, name: str, value: Any) -> Tensor | float:
 
 def check_axes(whose: object, sample_shape: object) -> None:
     """Sample axes are a tuple of sizes."""
-    if not isinstance(sample_shape, tuple | list) or not all(isinstance(size, int) for size in sample_shape):
+    if not isinstance(sample_shape, tuple | list) or not all(isinstance(size, Integral) for size in sample_shape):
         raise FormulaError(f"{whose}: expected sample_shape= as a tuple such as (8,), got {sample_shape!r}")
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from torch import nn
 
 from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.hidden import Found, Reached
 
 
 def register_networks(owner: nn.Module, used: Iterable[Factor], initial: nn.Module | None = None) -> None:
@@ -15,12 +16,12 @@ def register_networks(owner: nn.Module, used: Iterable[Factor], initial: nn.Modu
     kind = type(owner)
     counts: dict[str, int] = {}  # of each name that is taken, the next number to try
     for factor in used:
-        for part, suffix in ((factor.net, ""), (factor.constants, "_constants" if factor.net is not None else "")):
-            if isinstance(part, nn.Module) and id(part) not in seen:
-                seen.add(id(part))
+        for part, suffix in _parts(factor):
+            if id(_itself(part)) not in seen:
+                seen.add(id(_itself(part)))
                 name = wish = factor.header.identifier + suffix
                 count = counts.get(wish, 2)
-                while name in owner._modules or hasattr(kind, name):  # an instance is not asked: it might compute
+                while name in owner._modules or _is_taken(owner, kind, name):
                     name, count = f"{wish}_{count}", count + 1
                 counts[wish] = count
                 owner.add_module(name, part)
@@ -28,6 +29,25 @@ def register_networks(owner: nn.Module, used: Iterable[Factor], initial: nn.Modu
         owner.add_module("initial_state", initial)
 
 
+def _parts(factor: Factor) -> Iterator[tuple[nn.Module, str]]:
+    """What a factor holds: its network, or the modules that its function reaches, and its constants."""
+    for part in factor.net.modules if isinstance(factor.net, Found) else (factor.net,):
+        if isinstance(part, nn.Module):
+            yield part, ""
+    if factor.constants is not None:
+        yield factor.constants, "_constants" if factor.net is not None else ""
+
+
+def _itself(part: nn.Module) -> nn.Module:
+    """The module that a function reaches, which may be the network of another factor too."""
+    return part.whole[0] if isinstance(part, Reached) else part
+
+
+def _is_taken(owner: nn.Module, kind: type, name: str) -> bool:
+    """Whether an attribute has the name; an instance is not asked by ``hasattr``, as it might compute."""
+    return hasattr(kind, name) or name in vars(owner)
+
+
 def networks(owner: nn.Module) -> dict[int, str]:
     """``id(network)`` -> attribute of the owner."""
-    return {id(module): name for name, module in owner.named_children()}
+    return {id(_itself(module)): name for name, module in owner.named_children()}

@@ -48,7 +48,7 @@ class Node:
     __slots__ = ()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key != "_drawn"}  # see `drawn`
+        return {key: value for key, value in vars(self).items() if key not in ("_drawn", "_one_draw")}  # see `drawn`
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,6 +242,11 @@ class Operator(Node):
     def drawn(self) -> tuple[Factor, ...]:
         """The random factors that the operator itself draws."""
         return ()
+
+    @property
+    def meaning(self) -> Node | None:
+        """The formula that it stands for, where it is lowered to one."""
+        return None
 
     @property
     def estimator(self) -> tuple[str, str]:

@@ -60,7 +60,7 @@ def _write_params(w: Any, op: Op) -> str:
             if name == "head":
                 head = f"{path}.head"
             else:
-                given[name] = f"{path}.{name}"
+                given[name] = factor.constants.written(path, name)
     fixed = ", {" + ", ".join(f"{k!r}: {v}" for k, v in given.items()) + "}" if given else ""
     return f"{w.family(family)}.params({head}, {w.plan.shape_of(factor)}{fixed})"
 

@@ -34,6 +34,14 @@ def _alive(m: Any, op: Op, _: list[Any]) -> Any:
     return runtime.alive(m.given[m.plan.arguments[op.how]])[:, m.t]
 
 
+def _behind(m: Any, op: Op, _: list[Any]) -> Any:
+    return runtime.behind(m.given[m.plan.arguments[op.how]], **dict(op.options))[:, m.t]
+
+
+def _write_behind(w: Any, op: Op) -> str:
+    return f"flat(behind({w.plan.arguments[op.how]}, {dict(op.options)['burn_in']}))"
+
+
 def _carry(m: Any, op: Op, _: list[Any]) -> Any:
     key = op.variable.key if op.variable else ""
     value = m.carry[key]
@@ -89,6 +97,7 @@ RULES: dict[str, Rule] = {
     "present": Rule(_given, _write_given, NONE),
     "mask": Rule(_given, _write_given, NONE, "step"),
     "alive": Rule(_alive, lambda w, op: f"flat(alive({w.plan.arguments[op.how]}))", (1, 1), "step"),
+    "behind": Rule(_behind, _write_behind, NONE, "step"),
     "noise": Rule(_noise, _write_noise, NONE),
     "flags": Rule(lambda m, op, args: m.keep, lambda w, op: f"kept({w.plan.arguments[op.how]})", NONE, "step"),
     "carry": Rule(_carry, _write_carry, NONE, "step"),
