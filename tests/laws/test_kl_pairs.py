@@ -26,7 +26,6 @@ from worldformula.families import (
     multivariate_normal,
     normal,
 )
-from worldformula.formula.syntax.factor import Factor
 from worldformula.nets.coupling import RealNVP
 from worldformula.nets.masked import MaskedMLP
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from worldformula.display import Source, Table
+from worldformula.display import Picture, Source, Table
 from worldformula.errors import FormulaError, GradientError
 from worldformula.formula.code.present import check_flags
 from worldformula.formula.code.program import Out, Program
