@@ -93,7 +93,9 @@ VALUES = [
 ]
 
 
-@pytest.mark.parametrize(("family", "params", "good", "bad", "words"), VALUES, ids=str)
+@pytest.mark.parametrize(
+    ("family", "params", "good", "bad", "words"), VALUES, ids=[f"{i} {row[0]}" for i, row in enumerate(VALUES)]
+)
 def test_an_impossible_value_is_named_with_what_is_possible(family, params, good, bad, words):
     rank = 0 if family.default_rank == 0 else 1
     assert family.wrong_value(T(good), rank, params) is None
