@@ -6,6 +6,7 @@ it writes something else.
 """
 
 import random
+from contextlib import suppress
 
 import torch
 from torch import nn
@@ -230,7 +231,8 @@ class Grower:
         if scope and self.rng.random() < 0.15:
             return self.event(scope)
         if not scope and self.expectations and self.rng.random() < 0.5:
-            return self.expectation(0, scope)
+            with suppress(FormulaError):
+                return self.expectation(0, scope)
         return self.rng.choice(self.fitting(self.pool.leaves, scope))
 
     def event(self, scope):

@@ -242,7 +242,8 @@ def same(one, other):
     if isinstance(one, float) and isinstance(other, float):
         return repr(one) == repr(other)
     if isinstance(one, Node | Use) and not isinstance(one, Constants):
-        if type(one) is not type(other):
+        kinds = {Use if isinstance(node, Use) else type(node) for node in (one, other)}  # sg(q) is a use too
+        if len(kinds) > 1:
             return False
         return all(same(getattr(one, f.name), getattr(other, f.name)) for f in dataclasses.fields(one))
     if isinstance(one, tuple):
