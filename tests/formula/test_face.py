@@ -15,7 +15,7 @@ from worldformula.formula.graph.graph import graph
 ROOT = Path(__file__).parents[2]
 OFFERED = [(Factor, "marginal", "(self, *names: 'str') -> 'Joint'"),
            (Factor, "condition", "(self, **values: 'Tensor') -> 'Factor'"),
-           (Factor, "__mul__", "(self, other: 'Factor | Joint') -> 'Joint'"),
+           (Factor, "__mul__", "(self, other: 'Factor | Joint | Use') -> 'Joint'"),
            (Marginal, "log_prob", "(self: 'Marginal', **values: 'Any') -> 'Tensor'"),
            (Expression, "graph", "(self: 'Expression') -> 'str'")]  # fmt: skip
 
