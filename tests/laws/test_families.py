@@ -297,7 +297,7 @@ def test_fixed_parameters_take_no_part_of_the_head():
     assert normal.head_width((4,), {"scale": 1.0}) == 4
     scale = torch.nn.Parameter(torch.ones(4))
     loc_and_scale = normal.params(head, (4,), {"scale": scale})
-    assert loc_and_scale[1] is scale
+    assert torch.equal(loc_and_scale[1], scale.expand(5, 4))
     expected = torch.distributions.Normal(head, scale).log_prob(head + 1).sum(-1)
     assert torch.allclose(normal.log_prob(loc_and_scale, head + 1, 1), expected)
     assert torch.allclose(normal.entropy(loc_and_scale, 1), torch.full((5,), 4 * 1.418939))

@@ -8,7 +8,7 @@ from functools import cache
 import pytest
 import torch
 
-from worldformula import KL, Autoregressive, Bernoulli, Expression, Flow, MoE, PoE
+from worldformula import KL, Autoregressive, Bernoulli, Expression, Factor, Flow, MoE, PoE
 from worldformula.errors import FormulaError
 from worldformula.families import (
     CategoricalFamily,
@@ -26,7 +26,6 @@ from worldformula.families import (
     multivariate_normal,
     normal,
 )
-from worldformula.formula.syntax.factor import Factor
 from worldformula.nets.coupling import RealNVP
 from worldformula.nets.masked import MaskedMLP
 

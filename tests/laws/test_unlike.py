@@ -16,13 +16,18 @@ from worldformula import (
     JS,
     KL,
     Bernoulli,
+    Beta,
     Categorical,
     CrossEntropy,
     E,
+    LowRankNormal,
     Mixture,
     Multinomial,
     MultivariateNormal,
+    Normal,
     OneHot,
+    Poisson,
+    Uniform,
     log,
 )
 from worldformula.errors import FormulaError, HeadError
@@ -219,3 +224,29 @@ def test_enumeration_by_hand_goes_on():
     by_hand = E(q, log(q) - log(p), gradient="exact")
     assert by_hand().value.item() == pytest.approx(KL(q, p)().value.item())
     assert one_hot.wrong_value(T([0.0, 1.0, 0.0]), 1) is None
+
+
+@pytest.mark.parametrize(
+    ("q", "width", "p"),
+    [
+        (MultivariateNormal, 9, lambda: Normal("p(z)", shape=3)),
+        (MultivariateNormal, 9, lambda: Normal("p(z)", loc=torch.ones(3), scale=T([0.5, 1.0, 2.0]))),
+        (LowRankNormal, 9, lambda: Normal("p(z)", shape=3)),
+        (LowRankNormal, 9, lambda: MultivariateNormal("p(z)", shape=3)),
+        (LowRankNormal, 9, lambda: MultivariateNormal("p(z)", loc=torch.ones(3), scale_tril=torch.ones(3, 3).tril())),
+        (Bernoulli, 3, lambda: Poisson("p(z)", shape=3, rate=T([0.5, 1.0, 2.0]))),
+        (Uniform, 6, lambda: Beta("p(z)", shape=3)),
+    ],
+)
+def test_closed_kls_of_two_families_in_emitted_code(q, width, p):
+    torch.manual_seed(0)
+    encode = q("q(z|x)", torch.nn.Linear(4, width), shape=3)
+    loss, x = KL(encode, p()).mean(), torch.randn(5, 4)
+    value = loss(x=x).value
+    assert torch.equal(value, loss.interpret(x=x).value)
+    if q is not Uniform:  # whose random interval leaves [0, 1]
+        assert value.item() > 0
+        value.backward()
+        assert all(w.grad.isfinite().all() for w in encode.parameters())
+    else:
+        assert value.item() == math.inf

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import ClassVar, TypeAlias
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import FormulaError, HeadError, NoClosedFormError, near, table
-from worldformula.families.domains import NUMBER, Domain, setting, told
+from worldformula.families.domains import NUMBER, Domain, checked, checking, setting, told
 from worldformula.families.opaque import Opaque, Unfoldable
 from worldformula.families.tensors import (
     Parameter,
@@ -49,8 +48,8 @@ from worldformula.families.writing import Plain, Symbol
 
 __all__ = [
     "NOTHING", "ClosedKL", "Family", "Opaque", "Parameter", "Params", "Shape", "Unfoldable", "affine", "broadcast",
-    "draw_class", "has_tensor", "kl_pair", "log_mix", "log_probs", "register_kl", "require_event", "require_same",
-    "shape_of", "size", "split_head", "split_vectors", "total", "uniform", "wide", "widen",
+    "checked", "draw_class", "has_tensor", "kl_pair", "log_mix", "log_probs", "register_kl", "require_event",
+    "require_same", "shape_of", "size", "split_head", "split_vectors", "total", "uniform", "wide", "widen",
 ]  # fmt: skip
 
 ClosedKL: TypeAlias = Callable[..., Parameter]
@@ -93,7 +92,7 @@ class Family(ABC):
         """Settings as plain Python numbers, so that ``repr`` is source; raises `ConfigError` where one is no number."""
         for f in fields(self):
             kind = str(getattr(f.type, "__name__", f.type))
-            if kind in ("float", "int", "int | None"):
+            if kind in ("float", "int", "int | None", "bool"):
                 object.__setattr__(self, f.name, setting(self.name, f.name, getattr(self, f.name), kind))
 
     # ------------------------------------------------------------------------------------------ parameters
@@ -112,7 +111,7 @@ class Family(ABC):
 
         Raises `HeadError` on a width that does not split and on names that the family does not know.
         """
-        if fixed:
+        if len(fixed):  # under torch.compile, the bool of an empty mapping proxy is True
             return self._params_with_fixed(head, shape, fixed)
         if isinstance(head, Tensor):
             return self.constrain(self.split(head, shape, self.parameters), self.parameters, shape)
@@ -199,7 +198,7 @@ class Family(ABC):
 
         Inside `checked`, so is a value out of range.
         """
-        if _CHECKS[0] and (fault := self.wrong_parameters(given)):
+        if checking() and (fault := self.wrong_parameters(given)):
             raise HeadError(f"{self.name}: {fault}, which {whose} give")
         found: dict[str, Parameter] = {}
         for name, value in given.items():
@@ -364,19 +363,6 @@ class Family(ABC):
         return None
 
 
-_CHECKS = [False]  # whether parameters that are given by name are held against their sets
-
-
-@contextmanager
-def checked() -> Iterator[None]:
-    """Inside, parameters that networks give by name are held against their sets; it waits for the device each time."""
-    before, _CHECKS[0] = _CHECKS[0], True
-    try:
-        yield
-    finally:
-        _CHECKS[0] = before
-
-
 # --------------------------------------------------------------------------------------------- closed KLs
 
 _CLOSED: dict[tuple[type[Family], type[Family]], ClosedKL] = {}
@@ -399,7 +385,7 @@ def kl_pair(q: Family, p: Family) -> ClosedKL | None:
     must agree about the settings that decide which values there are.
     """
     settings = ((getattr(q, name), getattr(p, name, None)) for name in q.defining)
-    if type(q) is type(p) and any(a != b and None not in (a, b) for a, b in settings):
+    if any(a != b and None not in (a, b) for a, b in settings):
         return None
     for a in type(q).__mro__:
         for b in type(p).__mro__:

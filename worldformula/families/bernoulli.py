@@ -162,21 +162,27 @@ bernoulli = BernoulliFamily()
 
 @register_kl(BernoulliFamily, BernoulliFamily)
 def kl_bernoulli(q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
-    """KL between Bernoullis: σ(q)·(q - p) + softplus(p) - softplus(q), summed over the last ``rank`` axes."""
+    """KL between Bernoullis, cross-entropy less entropy, summed over the last ``rank`` axes."""
     (q,), (p,) = widen(q_params), widen(p_params)
     if isinstance(q, Tensor):
         if isinstance(p, Tensor):
             require_same(bernoulli, "q", q.shape, p.shape)
-            return total(torch.addcmul(F.softplus(p) - F.softplus(q), q.sigmoid(), q - p), rank)
-        return total(torch.addcmul(_softplus(p) - F.softplus(q), q.sigmoid(), q if p == 0.0 else q - p), rank)
+        probs = q.sigmoid()
+        other = p if isinstance(p, Tensor) else torch.full_like(q, p)
+        return total(_each(other, probs) - _each(q, probs), rank)
     if isinstance(p, Tensor):
-        return total(F.softplus(p).sub(p, alpha=_sigmoid(q)) - _constant_entropy(q), rank)
-    each = _sigmoid(q) * (q - p) + _softplus(p) - _softplus(q)
+        return total(_each(p, torch.full_like(p, _sigmoid(q))) - _constant_entropy(q), rank)
+    each = _sigmoid(q) * _softplus(-p) + _sigmoid(-q) * _softplus(p) - _constant_entropy(q)
     return each * math.prod(require_event(bernoulli, shape))
 
 
 def _cross_entropy(logits: Tensor, target: Tensor, rank: int) -> Tensor:
-    return total(F.binary_cross_entropy_with_logits(finite(logits), target, reduction="none"), rank)
+    return total(_each(logits, target), rank)
+
+
+def _each(logits: Tensor, target: Tensor) -> Tensor:
+    """The cross-entropy of every element."""
+    return F.binary_cross_entropy_with_logits(finite(logits), target, reduction="none")
 
 
 def _sigmoid(logit: float) -> float:
@@ -188,4 +194,4 @@ def _softplus(logit: float) -> float:
 
 
 def _constant_entropy(logit: float) -> float:
-    return _softplus(logit) - logit * _sigmoid(logit)
+    return _sigmoid(logit) * _softplus(-logit) + _sigmoid(-logit) * _softplus(logit)

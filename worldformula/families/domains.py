@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from numbers import Integral, Real
 from typing import Any, NamedTuple
 
@@ -99,6 +101,24 @@ def levels_of(n: int) -> Domain:
     return Domain(f"of whole numbers from 0 to {n - 1}", lambda x: _whole(x) & (x <= n - 1))
 
 
+_CHECKS: ContextVar[bool] = ContextVar("checks", default=False)
+
+
+@contextmanager
+def checked() -> Iterator[None]:
+    """Inside, parameters that networks give by name are held against their sets; it waits for the device each time."""
+    token = _CHECKS.set(True)
+    try:
+        yield
+    finally:
+        _CHECKS.reset(token)
+
+
+def checking() -> bool:
+    """Whether this is inside `checked`. A compiler knows neither context variables nor values, so there it is not."""
+    return not torch.compiler.is_compiling() and _CHECKS.get()
+
+
 NUMBER = Domain("as a number", lambda x: ~x.isnan())
 REAL = Domain("that is finite", torch.isfinite)
 POSITIVE = Domain("greater than 0", lambda x: x > 0)
@@ -128,6 +148,10 @@ def setting(family: str, name: str, value: Any, kind: str) -> Any:
         value = value.item()
     elif type(value).__module__ == "numpy" and getattr(value, "size", 0) == 1:
         value = value.item()
+    if kind == "bool" and isinstance(value, bool):
+        return value
+    if kind == "bool":
+        raise ConfigError(f"{family}: expected {name}= as True or False, got {value!r}.")
     if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
         raise ConfigError(f"{family}: expected {name}= as a {'whole ' if whole else ''}number, got {value!r}.")
     number: Any = value

@@ -8,7 +8,8 @@ It costs O(D·R²) where a full covariance costs O(D³): the determinant and the
     log p(x)   = -½·((x-loc)ᵀ·Σ⁻¹·(x-loc) + log |Σ| + D·log 2π)
     KL(q‖p)    = ½·(tr(Σ_p⁻¹·Σ_q) + (loc_q-loc_p)ᵀ·Σ_p⁻¹·(loc_q-loc_p) - D + log |Σ_p| - log |Σ_q|)
 
-An event ``(G, D)`` is G independent vectors.
+The two parts of the second line nearly cancel where W is large, so it is computed in float64. An event ``(G, D)`` is G
+independent vectors.
 """
 
 from __future__ import annotations
@@ -36,10 +37,10 @@ from worldformula.families.base import (
     require_same,
     split_vectors,
     total,
-    wide,
-    widen,
 )
 from worldformula.families.domains import POSITIVE, REAL, Domain
+from worldformula.families.special import precise, rounded
+from worldformula.families.tensors import floating
 from worldformula.families.writing import Symbol
 
 LOG_2PI = math.log(2.0 * math.pi)
@@ -162,11 +163,13 @@ class LowRankNormalFamily(Family):
         self._require_vector(rank)
         if has_tensor(params):
             require_same(self, "the value", value.shape, sum(self.shapes(params, rank), start=()))
-        value = wide(value)
-        loc, factor, diagonal = self._tensors(params, value)
+        (x,) = precise((floating(value, next((p for p in params if isinstance(p, Tensor)), 0.0)),))
+        assert isinstance(x, Tensor)
+        loc, factor, diagonal = self._tensors(params, x)
         root = _root(factor, diagonal)
-        squares = _squared(factor, diagonal, root, value - loc)
-        return total(-0.5 * (squares + _log_det(diagonal, root) + LOG_2PI * value.shape[-1]), rank - 1)
+        squares = _squared(factor, diagonal, root, x - loc)
+        each = -0.5 * (squares + _log_det(diagonal, root) + LOG_2PI * x.shape[-1])
+        return rounded(total(each, rank - 1), value, *params)
 
     def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """½·(log |Σ| + D·log 2πe), over the last ``rank`` axes."""
@@ -174,18 +177,18 @@ class LowRankNormalFamily(Family):
         if not has_tensor(params):
             assert isinstance(params[2], float)
             return 0.5 * (math.log(params[2]) + LOG_2PI + 1.0) * math.prod(require_event(self, shape))
-        like = next(wide(p) for p in params if isinstance(p, Tensor))
+        like = next(p for p in precise(params) if isinstance(p, Tensor))
         loc, factor, diagonal = self._tensors(params, like.new_empty(sum(self.shapes(params, rank), start=())))
         each = _log_det(diagonal, _root(factor, diagonal)) + (LOG_2PI + 1.0) * loc.shape[-1]
-        return total(0.5 * each.expand(loc.shape[:-1]), rank - 1)
+        return rounded(total(0.5 * each.expand(loc.shape[:-1]), rank - 1), *params)
 
     def kl(self, q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """`kl_low_rank_normal`."""
         return kl_low_rank_normal(q_params, p_params, rank, shape)
 
     def _tensors(self, params: Params, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The parameters as tensors for values like this one, numbers included."""
-        loc, factor, diagonal = (p if isinstance(p, Tensor) else value.new_full((), p) for p in widen(params))
+        """The parameters, `precise`, as tensors for values like this one, numbers included."""
+        loc, factor, diagonal = (p if isinstance(p, Tensor) else value.new_full((), p) for p in precise(params))
         factor = factor if factor.ndim else factor.expand((value.shape[-1], 1))
         return loc.expand(value.shape), factor, diagonal.expand(value.shape)
 
@@ -212,7 +215,7 @@ def kl_low_rank_normal(q_params: Params, p_params: Params, rank: int, shape: Sha
         return each * math.prod(require_event(family, shape))
     whole = [sum(family.shapes(p, rank), start=()) for p in (q_params, p_params) if has_tensor(p)]
     require_same(family, "q", whole[0], whole[-1])
-    like = next(wide(p) for p in (*q_params, *p_params) if isinstance(p, Tensor)).new_empty(whole[0])
+    like = next(p for p in precise((*q_params, *p_params)) if isinstance(p, Tensor)).new_empty(whole[0])
     q_loc, q_factor, q_diagonal = family._tensors(q_params, like)
     p_loc, p_factor, p_diagonal = family._tensors(p_params, like)
     root = _root(p_factor, p_diagonal)
@@ -222,7 +225,7 @@ def kl_low_rank_normal(q_params: Params, p_params: Params, rank: int, shape: Sha
     trace = trace - torch.linalg.solve_triangular(root, inside.mT, upper=False).square().sum((-1, -2))
     squares = trace + _squared(p_factor, p_diagonal, root, q_loc - p_loc) - like.shape[-1]
     logs = _log_det(p_diagonal, root) - _log_det(q_diagonal, _root(q_factor, q_diagonal))
-    return total(0.5 * (squares + logs), rank - 1)
+    return rounded(total(0.5 * (squares + logs), rank - 1), *q_params, *p_params)
 
 
 def _products(left: Tensor, right: Tensor) -> Tensor:

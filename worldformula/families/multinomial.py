@@ -136,7 +136,7 @@ class MultinomialFamily(Family):
             raise FormulaError("multinomial: counts have a probability together: rank must be at least 1, got 0.")
         (logits,) = params
         x = precise_value(self, params, value)
-        (logits,) = precise(params)
+        logits = _normal_logits(params)
         each = (x * logits - (x + 1.0).lgamma()).sum(-1)
         return rounded(total(each + math.lgamma(self.total_count + 1.0), rank - 1), value, *params)
 
@@ -156,7 +156,7 @@ class MultinomialFamily(Family):
             terms = [math.exp(choose[x] + x * logits + (n - x) * miss) * factorials[x] for x in range(n)]
             last = math.exp(n * logits) * factorials[n]
             return (k * (math.fsum(terms) + last) - factorials[n] - n * logits) * math.prod(rest)
-        (logits,) = precise(params)
+        logits = _normal_logits(params)
         assert isinstance(logits, Tensor)
         probs = logits.exp()
         each = -n * probs * logits
@@ -179,3 +179,9 @@ class MultinomialFamily(Family):
 
 
 multinomial = MultinomialFamily()
+
+
+def _normal_logits(params: Params) -> Parameter:
+    """The logits in float64, normalised once more: n draws multiply what float32 leaves of a sum that is not 1."""
+    (logits,) = precise(params)
+    return logits.log_softmax(-1) if isinstance(logits, Tensor) else logits

@@ -137,7 +137,10 @@ class OneHotFamily(Family):
         return logits.exp() if isinstance(logits, Tensor) else math.exp(logits)
 
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
-        """Σ value·logits over the last ``rank`` axes, classes included: an event ``(G, K)`` has rank 2."""
+        """Σ value·logits over the last ``rank`` axes, classes included: an event ``(G, K)`` has rank 2.
+
+        A value may be shares that sum to 1 (a smoothed label): this is then the usual cross-entropy, and no density.
+        """
         (logits,) = params
         if isinstance(logits, Tensor):
             require_same(self, "the value", value.shape, logits.shape)

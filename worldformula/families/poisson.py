@@ -1,7 +1,7 @@
 """The Poisson distribution of counts 0, 1, 2, …, independent over the axes of an event.
 
     log p(x) = x·log λ - λ - log x!
-    KL(q‖p)  = λ_q·log(λ_q/λ_p) + λ_p - λ_q = -λ_q·(log(1 + d) - d),   d = (λ_p - λ_q)/λ_q
+    KL(q‖p)  = λ_q·log(λ_q/λ_p) + λ_p - λ_q = λ_q·(d - log(1 + d)),   d = (λ_p - λ_q)/λ_q
 
 each summed over the event. A sample inverts the distribution function at one uniform number; it has no gradient.
 """
@@ -120,10 +120,14 @@ def kl_poisson(q_params: Params, p_params: Params, rank: int, shape: Shape | Non
     if has_tensor(q_params) and has_tensor(p_params):
         require_same(poisson, "q", shape_of(q_params), shape_of(p_params))
     (q,), (p,) = precise(q_params), precise(p_params)
-    if isinstance(q, Tensor):
-        none = q == 0.0
-        some = torch.where(none, 1.0, q)
-        each: Parameter = torch.where(none, p, -some * log1p_less((p - some) / some))
+    if isinstance(q, Tensor) or isinstance(p, Tensor):
+        a, b = torch.broadcast_tensors(torch.as_tensor(q), torch.as_tensor(p))  # type: ignore[no-untyped-call]
+        none = a == 0.0  # 0·log 0 is 0
+        some, other = torch.where(none, 1.0, a), torch.where(none, 1.0, b)
+        near = (other - some).abs() < 0.5 * some
+        small = log1p_less(torch.where(near, (other - some) / some, 0.0))
+        each: Parameter = torch.where(near, -some * small, some * (some.log() - other.log()) + (other - some))
+        each = torch.where(none, b, each)
     else:
-        each = -q * log1p_less((p - q) / q) if q else p
+        each = q * (math.log(q) - math.log(p)) + (p - q)
     return rounded(summed(poisson, each, (q, p), rank, shape), *q_params, *p_params)

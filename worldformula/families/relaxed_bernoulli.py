@@ -32,6 +32,7 @@ from worldformula.families.base import (
     widen,
 )
 from worldformula.families.domains import UNIT, Domain
+from worldformula.families.tensors import floating
 from worldformula.families.writing import Symbol
 
 
@@ -101,7 +102,7 @@ class RelaxedBernoulliFamily(Family):
         (logits,) = widen(params)
         if isinstance(logits, Tensor):
             require_same(self, "the value", value.shape, logits.shape)
-        value = wide(value)
+        value = floating(value, logits)
         info = torch.finfo(value.dtype)
         value = value.clamp(info.tiny, 1.0 - info.eps)
         log_x, log_rest = value.log(), torch.log1p(-value)

@@ -34,6 +34,7 @@ from worldformula.families.base import (
     wide,
 )
 from worldformula.families.domains import LOGITS, SHARES, WEIGHTS, Domain
+from worldformula.families.tensors import floating
 from worldformula.families.writing import Symbol
 
 
@@ -112,7 +113,7 @@ class RelaxedOneHotFamily(Family):
         if isinstance(logits, Tensor):
             require_same(self, "the value", value.shape, logits.shape)
             logits = wide(logits)
-        value = wide(value)
+        value = floating(value, logits)
         log_x, K = value.clamp_min(torch.finfo(value.dtype).tiny).log(), value.shape[-1]
         score = logits - self.temperature * log_x
         each = (score - log_x).sum(-1) - K * score.logsumexp(-1)

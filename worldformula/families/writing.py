@@ -21,7 +21,8 @@ class Plain(NamedTuple):
 
     ``{name}`` stands for the distribution, such as ``q_z``; ``{head}`` for the network's result; ``{width}`` for the
     declared size, ``{noise}`` and ``{value}`` for tensors, ``{p}`` for the second distribution of a KL and ``{kl}`` for
-    the KL, whose last line is its value. Each must equal the method of the same name in value and gradient.
+    the KL, whose last line is its value. Each must equal the method of the same name in value and gradient, in half
+    precision too: ``widened``, ``finite`` and ``matched`` of `worldformula.formula.runtime` are at hand.
     ``undeclared`` stands in for ``params`` without a declared size.
     """
 

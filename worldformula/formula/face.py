@@ -28,13 +28,13 @@ def bind() -> None:
     _method(Joint, "latex", property(_product))
     for kind in (Factor, Joint):
         _method(kind, "_repr_latex_", _notebook)
-    _method(Factor, "_repr_html_", factor_html)
-    _method(Joint, "_repr_html_", product_html)
-    _method(Out, "_repr_html_", out_html)
-    _method(Graph, "_repr_html_", _page)
     _method(Marginal, "log_prob", log_prob)
     _method(Expression, "graph", graph)
     _method(Graph, "_repr_svg_", _picture)
+    _method(Graph, "_repr_html_", _drawn)
+    _method(Factor, "_repr_html_", _line)
+    _method(Joint, "_repr_html_", _table)
+    _method(Out, "_repr_html_", _result)
 
 
 def _method(kind: type, name: str, value: property | Callable[..., Any]) -> None:
@@ -73,5 +73,17 @@ def _picture(self: Graph) -> str:
     return svg(self)
 
 
-def _page(self: Graph) -> str:
+def _drawn(self: Graph) -> str:
     return Picture(svg(self))._repr_html_()
+
+
+def _line(self: Factor) -> str:
+    return factor_html(self)
+
+
+def _table(self: Joint) -> str:
+    return product_html(self)
+
+
+def _result(self: Out) -> str:
+    return out_html(self)

@@ -198,9 +198,12 @@ def dreg(log_weights: Tensor, axis: int, *draws: Tensor) -> Tensor:
     return log_weights.logsumexp(axis) - math.log(log_weights.shape[axis])
 
 
-def wide(family: Family, params: Value, like: Value, rank: int) -> Value:
-    """Parameters without batch axes, seen with the batch axes of ``like`` (a value, or the family's parameters)."""
-    batch = family.shapes(like, rank)[0] if isinstance(like, tuple) else tuple(like.shape[: like.ndim - rank])
+def wide(family: Family, params: Value, like: Value, rank: int, of: Family | None = None) -> Value:
+    """Parameters without batch axes, seen with the batch axes of ``like``: a value, or parameters, of the family ``of``
+    where that is another.
+    """
+    whose = family if of is None else of
+    batch = whose.shapes(like, rank)[0] if isinstance(like, tuple) else tuple(like.shape[: like.ndim - rank])
     return family.expand(params, batch, rank)
 
 

@@ -95,6 +95,7 @@ def _plain(case: _Case, laws: Laws) -> None:
     value = family.sample(params, case.noise(2)).detach()
     laws.equal("a sample has batch and event axes", (2, *case.shape), tuple(value.shape))
     laws.equal("the mode has them too", (2, *case.shape), tuple(torch.as_tensor(family.mode(params)).shape))
+    laws.equal("a sample is a possible value", None, family.wrong_value(value, rank, params))
     density = family.log_prob(params, value, rank)
     laws.equal("log_prob keeps the batch axes", (2,), tuple(density.shape))
     joint = rank if family.joint is None else family.joint

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from worldformula.display import Source, Table
+from worldformula.display import Picture, Source, Table
 from worldformula.errors import FormulaError, GradientError
 from worldformula.formula.code.present import check_flags
 from worldformula.formula.code.program import Out, Program
@@ -23,6 +23,7 @@ from worldformula.formula.expressions.explain import explain
 from worldformula.formula.factors.joint import Joint, Marginal, Stopped, as_uses
 from worldformula.formula.plan.lower import lower
 from worldformula.formula.print.latex import latex, latex_lines
+from worldformula.formula.print.notebook import formula_html
 from worldformula.formula.syntax.check import (
     check_elements,
     check_function,
@@ -64,7 +65,7 @@ class Expression(nn.Module):
     """
 
     __array_ufunc__ = None  # numpy's numbers leave arithmetic to the formula
-    graph: Callable[[], str]  # see `face`
+    graph: Callable[[], Picture]  # see `face`
 
     def __init__(self, node: Node) -> None:
         super().__init__()
@@ -174,8 +175,6 @@ class Expression(nn.Module):
         return f"$\\displaystyle {self.latex_lines()}$"
 
     def _repr_html_(self) -> str:
-        from worldformula.formula.print.notebook import formula_html
-
         return formula_html(self.node)
 
     # ------------------------------------------------------------------------------------------------------ arithmetic

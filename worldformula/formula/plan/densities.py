@@ -64,11 +64,15 @@ def _combined(draft: Draft, factor: Experts, scope: Scope) -> Op:
     return Op("", "combine", (*known, *(f for f in flags if f is not None)), factor, how=how)
 
 
-def widened(draft: Draft, name: str, use: Use, like: str) -> str:
-    """Parameters without batch axes, seen with those of ``like``; plain numbers need none."""
+def widened(draft: Draft, name: str, use: Use, like: str, of: Use | None = None) -> str:
+    """Parameters without batch axes, seen with those of ``like``; plain numbers need none.
+
+    ``of``: whose parameters ``like`` are, where it is no value; those of another family have other axes of their own.
+    """
     if use.factor.constant or not use.factor.unbatched:
         return name
-    return draft.add(f"{name}_wide", Op("", "wide", (name, like), use.factor))
+    unlike = of is not None and type(of.factor.family) is not type(use.factor.family)
+    return draft.add(f"{name}_wide", Op("", "wide", (name, like), use.factor, of.factor if of and unlike else None))
 
 
 def _refuse_absent(draft: Draft, factor: Factor, conditions: tuple[str, ...], scope: Scope) -> None:
@@ -214,8 +218,8 @@ def divergence(draft: Draft, q: Use, p: Use, scope: Scope) -> str:
     """KL(q ‖ p) in closed form; a side without batch axes takes those of the other."""
     left, right = params(draft, q, scope), params(draft, p, scope)
     if not q.factor.unbatched:
-        right = widened(draft, right, p, left)
+        right = widened(draft, right, p, left, q)
     elif not p.factor.unbatched:
-        left = widened(draft, left, q, right)
+        left = widened(draft, left, q, right, p)
     op = Op("", "kl", (left, right), q.factor, p.factor)
     return draft.add(f"kl_{q.factor.variable.key}", op, id(p.factor.origin))

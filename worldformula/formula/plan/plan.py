@@ -46,7 +46,7 @@ class Op:
 
     name: in the plan and in the emitted code.
     args: names of other operations; anything that is no string stands for itself.
-    factor: the one that a net, params, draw, logp or kl belongs to; ``other`` the second one of a kl.
+    factor: the one that a net, params, draw, logp or kl belongs to; ``other`` the second one of a kl, or of a wide.
     variable: what an input, a carry or a draw is of.
     how: refines a kind: the operator, ``mean``/``sum``, the gradient estimator of a draw, the name of flags.
     step: whether it is computed at every time step.

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from html import escape, unescape
 
-from worldformula import families
 from worldformula.formula.print.broken import WIDTH, Line, lines
-from worldformula.formula.print.definitions import Definition, definitions, factorised, made
+from worldformula.formula.print.definitions import Definition, definitions
 from worldformula.formula.print.latex import SUBSCRIPT, numbered
 from worldformula.formula.syntax import text
-from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.functions import FUNCTIONS
 from worldformula.formula.syntax.names import GREEK, Header, Variable
 from worldformula.formula.syntax.nodes import (
@@ -43,8 +41,8 @@ from worldformula.formula.syntax.text import SUMMAND, bracketed, clock, strength
 
 _ACCENTS = {"hat": "^", "tilde": "~", "bar": "¯", "dot": "˙", "vec": "→"}
 _SIGNS = {"+": "+", "-": "−"}
-_APPLY = "<mo>&#x2061;</mo>"
-_COMMA = '<mo separator="true">,</mo>'
+APPLY = "<mo>&#x2061;</mo>"
+COMMA = '<mo separator="true">,</mo>'
 
 
 def mathml(node: Node, width: int = WIDTH) -> str:
@@ -56,13 +54,13 @@ def mathml(node: Node, width: int = WIDTH) -> str:
     """
     rows = lines(node, width, _MathML())
     where = "<mtext>where</mtext>"
-    for depth, shown in (row for d in definitions(node) for row in _defined(d, width)):
+    for depth, shown in (row for d in definitions(node) for row in defined(d, width)):
         rows.append((0, f'{where}<mspace width="{0.8 + 1.6 * depth:g}em"/>{shown}'))
         where = "<mphantom><mtext>where</mtext></mphantom>"
-    return _block(rows)
+    return block(rows)
 
 
-def _block(rows: list[Line]) -> str:
+def block(rows: list[Line]) -> str:
     """One ``<math>`` of these lines."""
     if len(rows) == 1:
         return f'<math display="block">{rows[0][1]}</math>'
@@ -100,7 +98,7 @@ def variable(v: Variable) -> str:
         sign = f"<mo>{'−' if v.offset < 0 else '+'}</mo><mn>{abs(v.offset)}</mn>" if v.offset else ""
         parts.append(symbol(v.index) + sign)
         parts += [symbol(v.inner)] if v.inner else []
-    sub = f"<mrow>{_COMMA.join(parts)}</mrow>"
+    sub = f"<mrow>{COMMA.join(parts)}</mrow>"
     primes = f"<mo>{'′' * v.primes}</mo>"
     if parts and v.primes:
         return f"<msubsup>{base}{sub}{primes}</msubsup>"
@@ -111,13 +109,13 @@ def variable(v: Variable) -> str:
 
 def head(header: Header) -> str:
     """``q(z_t ∣ h_t)``, or ``h_t = f(x_t)``."""
-    variables, conditions = (_COMMA.join(map(variable, vs)) for vs in (header.variables, header.conditions))
+    variables, conditions = (COMMA.join(map(variable, vs)) for vs in (header.variables, header.conditions))
     name, _, sub = header.letter.partition("_")
     letter = f"<msub>{symbol(name)}{symbol(sub)}</msub>" if sub else symbol(name)
     if header.deterministic:
-        return f"{variables}<mo>=</mo>{letter}{_fenced('(', conditions, ')', stretchy=False)}"
+        return f"{variables}<mo>=</mo>{letter}{fenced('(', conditions, ')', stretchy=False)}"
     bar = '<mo lspace="0.17em" rspace="0.17em" stretchy="false">∣</mo>' if conditions else ""
-    return letter + _fenced("(", variables + bar + conditions, ")", stretchy=False)
+    return letter + fenced("(", variables + bar + conditions, ")", stretchy=False)
 
 
 def factor(u: Use) -> str:
@@ -128,12 +126,12 @@ def factor(u: Use) -> str:
 
 def product(p: Product) -> str:
     """Densities side by side; a deterministic factor is set off by commas."""
-    between = _COMMA if any(u.factor.header.deterministic for u in p) else '<mspace width="0.17em"/>'
+    between = COMMA if any(u.factor.header.deterministic for u in p) else '<mspace width="0.17em"/>'
     shown = between.join(map(factor, p))
     if not isinstance(p, Integral):
         return shown
     listed, rest = summed(p)
-    below = _COMMA.join(map(variable, listed))
+    below = COMMA.join(map(variable, listed))
     sums = f'<munder><mo movablelimits="false">∑</mo><mrow>{below}</mrow></munder>' if listed else ""
     differentials = "".join(f'<mspace width="0.17em"/><mi>d</mi>{variable(v)}' for v in rest)
     return f"{sums}<mo>∫</mo>{shown}{differentials}" if rest else sums + shown
@@ -147,16 +145,17 @@ def _bracket(symbol: str, form: str, stretchy: bool = False) -> str:
     return f'<mo form="{form}" fence="true" stretchy="{grows}" lspace="0" rspace="0">{symbol}</mo>'
 
 
-def _fenced(opening: str, inside: str, closing: str, stretchy: bool = True) -> str:
+def fenced(opening: str, inside: str, closing: str, stretchy: bool = True) -> str:
+    """Brackets around something; ``stretchy`` ones are as tall as it is."""
     return f"<mrow>{_bracket(opening, 'prefix', stretchy)}{inside}{_bracket(closing, 'postfix', stretchy)}</mrow>"
 
 
 def _stopped(inside: str) -> str:
-    return f"<mrow><mi>sg</mi>{_APPLY}{_fenced('[', inside, ']')}</mrow>"
+    return f"<mrow><mi>sg</mi>{APPLY}{fenced('[', inside, ']')}</mrow>"
 
 
 def _operand(node: Node, brackets: bool) -> Rule[str]:
-    return _fenced("(", (yield node), ")") if brackets else (yield node)
+    return fenced("(", (yield node), ")") if brackets else (yield node)
 
 
 def _decimal(value: int | float) -> str:
@@ -181,11 +180,11 @@ def _expected(node: Expectation, stacked: bool = False) -> str:
     below = product(node.q)
     if stacked and len(node.q) > 1:
         each = [factor(u) for u in node.q]
-        each[:-1] = [shown + _COMMA for shown in each[:-1]]
+        each[:-1] = [shown + COMMA for shown in each[:-1]]
         below = f"<mtable>{''.join(f'<mtr><mtd>{shown}</mtd></mtr>' for shown in each)}</mtable>"
     kind = "sub" if len(node.q) == 1 else "under"
     marks = [f"<mi>{escape(m)}</mi>" for m in node.marks]
-    above = marks[0] if len(marks) == 1 else f"<mrow>{_COMMA.join(marks)}</mrow>" if marks else ""
+    above = marks[0] if len(marks) == 1 else f"<mrow>{COMMA.join(marks)}</mrow>" if marks else ""
     tag = f"m{kind}{'' if not above else 'sup' if kind == 'sub' else 'over'}"
     letter = '<mo movablelimits="false" lspace="0.17em" rspace="0.1em">𝔼</mo>'
     return f"<{tag}>{letter}<mrow>{below}</mrow>{above}</{tag}>"
@@ -196,10 +195,10 @@ def _over_time(node: OverTime) -> str:
     marks = [f"<mi>{key}</mi><mo>=</mo>{symbol(value)}" for key, value in clock(node)]
     below = symbol(node.index)
     if marks:
-        below = f"<mrow>{_COMMA.replace(',', ';').join((below, *marks))}</mrow>"
+        below = f"<mrow>{COMMA.replace(',', ';').join((below, *marks))}</mrow>"
     if node.how == "sum":
         return f'<munder><mo movablelimits="false" largeop="true">∑</mo>{below}</munder>'
-    return f'<munder><mi>mean</mi>{below}</munder>{_APPLY}<mspace width="0.17em"/>'
+    return f'<munder><mi>mean</mi>{below}</munder>{APPLY}<mspace width="0.17em"/>'
 
 
 def _over_steps(node: OverSteps) -> str:
@@ -232,23 +231,23 @@ def _inline(node: Node) -> Rule[str]:
         case Ratio(p, q):
             return f"<mfrac><mrow>{product(p)}</mrow><mrow>{product(q)}</mrow></mfrac>"
         case Log(p, event):
-            shown = f'<mi>log</mi>{_APPLY}<mspace width="0.17em"/>{product(p)}'
-            return f"<msub>{_fenced('[', shown, ']')}<mi>i</mi></msub>" if event else f"<mrow>{shown}</mrow>"
+            shown = f'<mi>log</mi>{APPLY}<mspace width="0.17em"/>{product(p)}'
+            return f"<msub>{fenced('[', shown, ']')}<mi>i</mi></msub>" if event else f"<mrow>{shown}</mrow>"
         case Divergence(q, p):
             name = "<msub><mi>D</mi><mi>KL</mi></msub>"
             parallel = '<mo lspace="0.28em" rspace="0.28em" stretchy="false">∥</mo>'
-            return f"<mrow>{name}{_fenced('[', factor(q) + parallel + factor(p), ']')}</mrow>"
+            return f"<mrow>{name}{fenced('[', factor(q) + parallel + factor(p), ']')}</mrow>"
         case Expectation(_, body, _, _, baseline):
             inside = yield body
             if isinstance(baseline, Node):
                 inside += _behind((yield baseline))
-            return f"<mrow>{_expected(node)}{_fenced('[', inside, ']')}</mrow>"
+            return f"<mrow>{_expected(node)}{fenced('[', inside, ']')}</mrow>"
         case Function() | OverEvent() | Named() | Operator() | Group() | OverSteps():
             return (yield from _further(node))
         case Binary("^", left, right):
             return f"<msup>{(yield from _operand(left, bracketed(left, '^')))}<mrow>{(yield right)}</mrow></msup>"
         case Binary("max" | "min" as op, left, right):
-            return f"<mrow><mi>{op}</mi>{_APPLY}{_fenced('(', (yield left) + _COMMA + (yield right), ')')}</mrow>"
+            return f"<mrow><mi>{op}</mi>{APPLY}{fenced('(', (yield left) + COMMA + (yield right), ')')}</mrow>"
         case Binary("/", left, right):
             return f"<mfrac>{(yield left)}{(yield right)}</mfrac>"
         case Binary("*" as op, left, right):
@@ -266,7 +265,7 @@ def _inline(node: Node) -> Rule[str]:
         case StopGradient(body):
             return _stopped((yield body))
         case OverBatch(how, body):
-            return f"<mrow><mi>{how}</mi>{_APPLY}{_fenced('(', (yield body), ')')}</mrow>"
+            return f"<mrow><mi>{how}</mi>{APPLY}{fenced('(', (yield body), ')')}</mrow>"
         case OverTime(_, _, body, _, _):
             return f"<mrow>{_over_time(node)}{(yield from _operand(body, strength(body) < SUMMAND))}</mrow>"
     raise TypeError(f"no MathML rule for {type(node).__name__}")
@@ -277,14 +276,14 @@ def _further(node: Node) -> Rule[str]:
     match node:
         case Function("clamp", body, bounds):
             low, high = (sign if b is None else _decimal(b) for b, sign in zip(bounds, ("−∞", "∞"), strict=True))
-            inside = _COMMA.join(((yield body), f"<mrow>{low}</mrow>", f"<mrow>{high}</mrow>"))
-            return f"<mrow><mi>clamp</mi>{_APPLY}{_fenced('(', inside, ')')}</mrow>"
+            inside = COMMA.join(((yield body), f"<mrow>{low}</mrow>", f"<mrow>{high}</mrow>"))
+            return f"<mrow><mi>clamp</mi>{APPLY}{fenced('(', inside, ')')}</mrow>"
         case Function(name, body):
             return f"<mrow>{FUNCTIONS[name].mathml.format((yield body))}</mrow>"
         case OverEvent("norm2", body):
-            return f"<msup>{_fenced('‖', (yield body), '‖')}<mn>2</mn></msup>"
+            return f"<msup>{fenced('‖', (yield body), '‖')}<mn>2</mn></msup>"
         case OverEvent(_, body):
-            return f"<mrow><mi>total</mi>{_APPLY}{_fenced('(', (yield body), ')')}</mrow>"
+            return f"<mrow><mi>total</mi>{APPLY}{fenced('(', (yield body), ')')}</mrow>"
         case Named(name):
             return symbol(name)
         case Group(names, bodies):
@@ -295,7 +294,7 @@ def _further(node: Node) -> Rule[str]:
             sign = f'<mo lspace="0.28em" rspace="0.28em" stretchy="false">{node.separator}</mo>'.replace("‖", "∥")
             inside = sign.join((yield from written(node, lambda p: f"<mrow>{product(p)}</mrow>")))
             letter = node.sign.mathml or f"<mi>{escape(node.sign.text)}</mi>"
-            return f"<mrow>{letter}{_fenced('[', inside, ']')}</mrow>"
+            return f"<mrow>{letter}{fenced('[', inside, ']')}</mrow>"
         case OverSteps():
             return f"<mrow>{_over_steps(node)}{(yield from _operand(node.body, strength(node.body) < SUMMAND))}</mrow>"
     raise TypeError(f"no MathML rule for {type(node).__name__}")
@@ -340,10 +339,10 @@ class _MathML:
         return _bracket(bracket, "prefix" if first else "postfix")
 
     def fenced(self, opening: str, inside: str, closing: str) -> str:
-        return _fenced(opening, inside, closing, stretchy="<mtable" not in inside)  # not as tall as what is drawn
+        return fenced(opening, inside, closing, stretchy="<mtable" not in inside)  # not as tall as what is drawn
 
 
-def _defined(d: Definition, width: int) -> list[Line]:
+def defined(d: Definition, width: int) -> list[Line]:
     """The lines of a definition, those after the first one indented."""
     left = (symbol(d.left) if isinstance(d.left, str) else head(d.left)) + f"<mo>{d.relation}</mo>"
     if isinstance(d.right, Node):
@@ -354,7 +353,7 @@ def _defined(d: Definition, width: int) -> list[Line]:
         return [(0, left + factorisation(d.right[0]))]
     left += f"<mfrac><mn>1</mn><mn>{len(products)}</mn></mfrac>"
     if sum(len(" ".join(str(u.factor) for u in p)) + 3 for p in d.right) <= width:
-        return [(0, left + _fenced("(", "<mo>+</mo>".join(products), ")"))]
+        return [(0, left + fenced("(", "<mo>+</mo>".join(products), ")"))]
     rows = [(1, shown if i == 0 else f'<mo form="infix" lspace="0">+</mo>{shown}') for i, shown in enumerate(products)]
     return [(0, left + _bracket("(", "prefix")), *rows[:-1], (1, rows[-1][1] + _bracket(")", "postfix"))]
 
@@ -365,42 +364,5 @@ def factorisation(p: Product) -> str:
     if not functions or isinstance(p, Integral):
         return f"<mrow>{product(p)}</mrow>"
     densities = '<mspace width="0.17em"/>'.join(factor(u) for u in p if not u.factor.header.deterministic)
-    between = f'{_COMMA}<mspace width="0.8em"/>'
+    between = f'{COMMA}<mspace width="0.8em"/>'
     return f"<mrow>{between.join(filter(None, [densities, *functions]))}</mrow>"
-
-
-def product_mathml(p: Product) -> str:
-    """A product as it is read: the joint density, and what it factorises into; see `latex.product_latex`."""
-    d = factorised(p)
-    return _block([(0, factorisation(p))] if d is None else _defined(d, WIDTH))
-
-
-def factor_mathml(u: Factor) -> str:
-    """A factor, and what it stands for where it is made of simpler densities; see `latex.factor_latex`."""
-    d = made(u)
-    if d is not None:
-        return _block(_defined(d, WIDTH))
-    left, family = head(u.header), u.family
-    x = "".join(map(variable, u.variables))
-    c = _COMMA.join(map(variable, u.conditions))
-    letter = symbol(u.header.letter.partition("_")[0])
-    bar = '<mo lspace="0.17em" rspace="0.17em" stretchy="false">∣</mo>'
-    right = ""
-    if isinstance(family, families.MixtureFamily):
-        weight = _fenced("(", c, ")", stretchy=False) if c and u.net is not None else ""
-        given = bar + c if c and u.net is not None else ""
-        over = f"<mrow><mi>k</mi><mo>=</mo><mn>1</mn></mrow><mn>{family.components}</mn>"
-        right = f'<munderover><mo movablelimits="false" largeop="true">∑</mo>{over}</munderover>'
-        right += f'<msub><mi>w</mi><mi>k</mi></msub>{weight}<mspace width="0.17em"/><msub>{letter}<mi>k</mi></msub>'
-        right += _fenced("(", x + given, ")", stretchy=False)
-    elif isinstance(family, families.FlowFamily):
-        image = "<mi>f</mi>" + _fenced("(", f"{x}<mo>;</mo>{c}" if c else x, ")", stretchy=False)
-        slope = f"<mfrac><mrow><mi>∂</mi>{image}</mrow><mrow><mi>∂</mi>{x}</mrow></mfrac>"
-        right = f"<msub>{letter}<mn>0</mn></msub>{_fenced('(', image, ')')}"
-        right += _fenced("|", f"<mi>det</mi>{_APPLY}{slope}", "|")
-    elif isinstance(family, families.AutoregressiveFamily):
-        each = f"<msub><mrow>{x}</mrow><mi>i</mi></msub>"
-        before = f"<msub><mrow>{x}</mrow><mrow><mo>&lt;</mo><mi>i</mi></mrow></msub>"
-        right = f'<munder><mo movablelimits="false" largeop="true">∏</mo><mi>i</mi></munder>{letter}'
-        right += _fenced("(", each + bar + (_COMMA.join((before, c)) if c else before), ")", stretchy=False)
-    return _block([(0, f"<mrow>{left}<mo>=</mo>{right}</mrow>" if right else f"<mrow>{left}</mrow>")])

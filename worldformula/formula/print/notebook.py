@@ -4,17 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from html import escape
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from worldformula.display import Written, beside, decimals, grouped, mathematics, note, stack, tabular
 from worldformula.formula.factors.joint import Joint
+from worldformula.formula.plan.plan import Plan
 from worldformula.formula.print import mathml
+from worldformula.formula.print.densities import factor_mathml, product_mathml
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.nodes import Node, Use
 from worldformula.formula.syntax.text import text as plain
+
+
+class Result(Protocol):
+    """What a call returns: see `Out`, which this file does not know."""
+
+    value: Any
+
+    @property
+    def plan(self) -> Plan:
+        """What was run."""
+
+    @property
+    def terms(self) -> dict[str, Tensor]:
+        """Values by the text of their term."""
+
+    @property
+    def samples(self) -> dict[str, Tensor]:
+        """Draws by variable."""
 
 
 def term(node: Node, text: str, behind: str = "") -> Written:
@@ -38,18 +58,18 @@ def factor_html(factor: Factor) -> str:
     """One line: the density, and what it is."""
     name, event, network = _described(factor)
     said = "; ".join(filter(None, (f"{name} of shape {event}" if event else name, network and f"network: {network}")))
-    return stack(beside(mathematics(mathml.factor_mathml(factor)), note(said)))
+    return stack(beside(mathematics(factor_mathml(factor)), note(said)))
 
 
 def product_html(p: Joint) -> str:
     """What the product factorises into, and a row for each factor."""
     rows = [(Written(str(f), _inline(mathml.head(f.header))), *_described(f)) for f in p.factors]
     header = ("factor", "distribution", "shape", "network")
-    return stack(mathematics(mathml.product_mathml(p.uses)), tabular(header, rows))
+    return stack(mathematics(product_mathml(p.uses)), tabular(header, rows))
 
 
-def out_html(out: Any) -> str:
-    """The value, the terms and what was drawn, of the result of a call."""
+def out_html(out: Result) -> str:
+    """The value, the terms and what was drawn."""
     values = out.value if isinstance(out.value, Mapping) else {"value": out.value}
     rows = [(name, *_number(value)) for name, value in values.items()]
     rows += [(name, *_number(value)) for name, value in _terms(out)]
@@ -91,7 +111,7 @@ def _briefly(value: object) -> str:
     return said if len(said) <= 60 and "\n" not in said else name
 
 
-def _terms(out: Any) -> Iterable[tuple[Written, Any]]:
+def _terms(out: Result) -> Iterable[tuple[Written, Any]]:
     """Every term with its value; the second of the same text has a number behind it."""
     found = out.terms
     for title, shown in zip(out.plan.titles, (t.shown for t in out.plan.terms), strict=True):

@@ -128,12 +128,14 @@ def _write_support(w: Any, op: Op) -> str:
 
 
 def _wide(m: Any, op: Op, args: list[Any]) -> Any:
-    return runtime.wide(family_of(op), args[0], args[1], m.plan.rank_of(factor_of(op)))
+    of = None if op.other is None else op.other.family
+    return runtime.wide(family_of(op), args[0], args[1], m.plan.rank_of(factor_of(op)), of)
 
 
 def _write_wide(w: Any, op: Op) -> str:
     params, like = (w.ref(a) for a in op.args)
-    return f"wide({w.family(family_of(op))}, {params}, {like}, {w.plan.rank_of(factor_of(op))})"
+    of = "" if op.other is None else f", {w.family(op.other.family)}"
+    return f"wide({w.family(family_of(op))}, {params}, {like}, {w.plan.rank_of(factor_of(op))}{of})"
 
 
 def _logp(m: Any, op: Op, args: list[Any]) -> Any:
