@@ -230,7 +230,10 @@ class Grower:
         if scope and self.rng.random() < 0.15:
             return self.event(scope)
         if not scope and self.expectations and self.rng.random() < 0.5:
-            return self.expectation(0, scope)
+            try:
+                return self.expectation(0, scope)
+            except FormulaError:
+                pass
         return self.rng.choice(self.fitting(self.pool.leaves, scope))
 
     def event(self, scope):

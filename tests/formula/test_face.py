@@ -17,7 +17,7 @@ OFFERED = [(Factor, "marginal", "(self, *names: 'str') -> 'Joint'"),
            (Factor, "condition", "(self, **values: 'Tensor') -> 'Factor'"),
            (Factor, "__mul__", "(self, other: 'Factor | Joint | Use') -> 'Joint'"),
            (Marginal, "log_prob", "(self: 'Marginal', **values: 'Any') -> 'Tensor'"),
-           (Expression, "graph", "(self: 'Expression') -> 'str'")]  # fmt: skip
+           (Expression, "graph", "(self: 'Expression') -> 'Picture'")]  # fmt: skip
 
 
 @pytest.mark.parametrize(("kind", "name", "signature"), OFFERED)

@@ -185,7 +185,8 @@ def test_products_of_expectations_that_share_a_draw_are_refused(op):
         except SharedDrawError:
             assert shared
         except OneDrawError:
-            assert op != "*" and not shared
+            assert op != "*"
+            assert not shared
         else:
             assert not shared
     assert 0 < shares < 150
