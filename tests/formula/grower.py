@@ -6,7 +6,6 @@ it writes something else.
 """
 
 import random
-from contextlib import suppress
 
 import torch
 from torch import nn
@@ -231,8 +230,10 @@ class Grower:
         if scope and self.rng.random() < 0.15:
             return self.event(scope)
         if not scope and self.expectations and self.rng.random() < 0.5:
-            with suppress(FormulaError):
+            try:
                 return self.expectation(0, scope)
+            except FormulaError:
+                pass
         return self.rng.choice(self.fitting(self.pool.leaves, scope))
 
     def event(self, scope):

@@ -259,7 +259,7 @@ def test_a_bare_parameter_is_refused_or_stays_in_its_set(case):
         factor = build()
         loss = log(factor).mean()
     except WorldformulaError as error:
-        if not any(words in str(error) for words in ("positive(", "logits", "give the whole head")):
+        if not any(way in str(error) for way in ("positive(", "logits", "the whole head")):
             raise
         return
     assert pushed_below_zero(loss, **data).isfinite()

@@ -47,7 +47,7 @@ class Stopped(Multiplied, Use):
     """A factor whose parameters get no gradient, ``sg(q)``: in a product too."""
 
     def __mul__(self, other: Factor | Joint | Use) -> Joint:
-        return Joint(self) * other
+        return Joint(*as_uses(self)) * other
 
     def __str__(self) -> str:
         return f"sg({self.factor})"
@@ -215,5 +215,5 @@ def as_uses(value: base.Factor | Joint | Use) -> tuple[Use, ...]:
         case Joint():
             return value.uses
         case Use():
-            return (value,)
+            return (Use(value.factor, value.stopped),)
     raise FormulaError(f"expected a factor or a product of factors, got {type(value).__name__}: {value!r}")
