@@ -217,7 +217,8 @@ def register_networks(owner: nn.Module, used: list[Factor], initial: nn.Module |
     """Make every network of the factors a child of ``owner``, once, under a stable name: ``q_z_given_x``."""
     seen: set[int] = set()
     for factor in used:
-        for part, suffix in ((factor.net, ""), (factor.constants, "_constants" if factor.net is not None else "")):
+        constants = (factor.constants, "_constants" if factor.net is not None else "")
+        for part, suffix in ((factor.net, ""), constants, (factor.slow_weights, "_updates")):
             if isinstance(part, nn.Module) and id(part) not in seen:
                 seen.add(id(part))
                 name = wish = factor.header.identifier + suffix

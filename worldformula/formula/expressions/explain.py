@@ -7,9 +7,10 @@ from worldformula.formula.code.program import Program
 from worldformula.formula.factors.experts import Experts
 from worldformula.formula.plan.hoist_before import batch_dependent
 from worldformula.formula.plan.passes import PASSES
+from worldformula.formula.print.definitions import followed
 from worldformula.formula.syntax.check import estimator
 from worldformula.formula.syntax.factor import Factor
-from worldformula.formula.syntax.nodes import Divergence, Expectation, Log, Node, Operator, children
+from worldformula.formula.syntax.nodes import Divergence, Expectation, Log, Node, Operator, children, factors
 from worldformula.formula.syntax.text import text
 
 
@@ -23,6 +24,7 @@ def explain(node: Node, program: Program, stages: bool = False) -> str:
     parts = [table(("term", "estimator", "gradient"), rows), "draws: " + ("; ".join(draws) or "none")]
     made = dict.fromkeys(op.factor.definition for op in program.plan.ops if isinstance(op.factor, Experts))
     parts += [f"made of others: {definition}" for definition in made]
+    parts += dict.fromkeys(f"slow copy: {d.left} with {d.right}" for f in factors(node) for d in followed(f))
     parts += [
         f"{op.factor} stays in the loop over {program.plan.index}: its result depends on the batch (BatchNorm, for one)"
         for op in program.plan.ops

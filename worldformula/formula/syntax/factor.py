@@ -39,6 +39,7 @@ from worldformula.formula.syntax.names import Header, Variable, read_header, ren
 
 if TYPE_CHECKING:
     from worldformula.formula.factors.joint import Joint
+    from worldformula.formula.factors.slow import Pace, SlowWeights
 
 Head = nn.Module | Callable[..., Any] | Mapping[str, Tensor | float] | Tensor | None
 
@@ -52,6 +53,7 @@ class Factor(Multiplied, nn.Module):
     origin: Factor
     parts: tuple[Factor, ...] = ()  # the factors that it is made of, such as the experts of a product
     unnormalised: bool = False  # whether its density is known up to a constant only: see `Gibbs`
+    pace: Pace | None = None  # of a slow copy: how it follows
 
     def __init__(
         self,
@@ -65,6 +67,11 @@ class Factor(Multiplied, nn.Module):
     ) -> None:
         super().__init__()
         self.header: Header = read_header(header, deterministic=deterministic)
+        if self.header.bar:
+            raise HeaderError(
+                f"{header}: a bar above the letter says that a factor is a slow copy; write the header without it, and "
+                f".slow(0.98) behind the factor"
+            )
         if len(self.header.variables) != 1 and not deterministic:
             raise HeaderError(
                 f"{header}: expected one variable, found {len(self.header.variables)}; "
@@ -178,11 +185,35 @@ class Factor(Multiplied, nn.Module):
         """Whether the parameters have no batch axes: given ones, or those of a network without inputs."""
         return self.net is None or not self.conditions
 
+    @property
+    def slow_weights(self) -> SlowWeights | None:
+        """Of a slow copy, its weights and those that they follow."""
+        return self._modules.get("updates")  # type: ignore[return-value]
+
     def fresh(self) -> Factor:
         """The same factor, same network, for an independent draw: ``E(q, f) * E(q.fresh(), g)``."""
         other = copy.copy(self)
+        other.__dict__.pop("_slow", None)
         object.__setattr__(other, "origin", self.origin)
         return other
+
+    def slow(self, decay: float, every: int = 1) -> Factor:
+        """The same factor with averaged weights, printed with a bar: a target network, a slow critic.
+
+        It starts as a copy. No gradient reaches its weights, while its inputs get theirs, and training moves them: at
+        every ``every``-th update w̄ ← decay·w̄ + (1 − decay)·w, with ``decay=0`` a hard copy; buffers, such as the
+        statistics of a BatchNorm, are copied. In a loop of one's own, call `worldformula.training.slow.move_slow`.
+        Called again with the same numbers it is the same factor, and what is fresh or renamed shares its copy.
+
+        Raises:
+            FormulaError: a decay outside [0, 1), no weights, or a network that cannot be copied.
+        """
+        from worldformula.formula.factors.slow import Pace, slow_copy  # which knows factors
+
+        pace, known = Pace(decay, every), self.__dict__.setdefault("_slow", {})
+        if pace not in known:
+            known[pace] = slow_copy(self, pace)
+        return known[pace]  # type: ignore[no-any-return]
 
     def rename(self, **names: str) -> Factor:
         """The same distribution with other names: ``p.rename(z="z'")``; same network, closed forms and moments.
