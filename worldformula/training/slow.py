@@ -30,7 +30,8 @@ def move_slow(*modules: nn.Module) -> None:
     if not found:
         shown = ", ".join(type(m).__name__ for m in modules) or "nothing"
         raise FormulaError(
-            f"move_slow: {shown} holds no slow copy; pass the formulas that read factor.slow(...), or leave the call out"
+            f"move_slow: {shown} holds no slow copy; pass the formulas that read factor.slow(...), or leave the call "
+            f"out"
         )
     for slow in found:
         slow.move()

@@ -170,17 +170,13 @@ def _weightless(factor: Factor) -> bool:
     """Whether nothing in a factor can change: no parameters, and no buffers that a network keeps."""
     if factor.parts:
         return all(map(_weightless, factor.parts))
-    if factor.net is not None and not isinstance(factor.net, nn.Module):
-        _refuse_function(factor)
-    kept = factor.net is not None and next(factor.net.buffers(), None) is not None  # type: ignore[union-attr]
-    return next(factor.parameters(), None) is None and not kept
-
-
-def _refuse_function(factor: Factor) -> None:
-    raise FormulaError(
-        f"{factor}: its network is a function, and what weights a function uses cannot be told, so it has no slow copy; "
-        f"write it as an nn.Module"
-    )
+    net = factor.net
+    if net is not None and not isinstance(net, nn.Module):
+        raise FormulaError(
+            f"{factor}: its network is a function, and what weights a function uses cannot be told, so it has no slow "
+            f"copy; write it as an nn.Module"
+        )
+    return not weights([factor]) and (net is None or not _buffers([net]))
 
 
 def _copies(factor: Factor) -> dict[str, nn.Module]:

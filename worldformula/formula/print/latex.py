@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from worldformula import families
-from worldformula.formula.print.broken import WIDTH, Line, lines
 from worldformula.formula.factors.slow import Pace
+from worldformula.formula.print.broken import WIDTH, Line, lines
 from worldformula.formula.print.definitions import Definition, definitions, factorised, made
 from worldformula.formula.syntax import text
 from worldformula.formula.syntax.factor import Factor

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from html import escape, unescape
 
-from worldformula.formula.print.broken import WIDTH, Line, lines
 from worldformula.formula.factors.slow import Pace
+from worldformula.formula.print.broken import WIDTH, Line, lines
 from worldformula.formula.print.definitions import Definition, definitions
 from worldformula.formula.print.latex import SUBSCRIPT, numbered
 from worldformula.formula.syntax import text
