@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from worldformula import (
 )
 from worldformula.errors import FormulaError, HeaderError
 from worldformula.formula.print.mathml import mathml
+from worldformula.formula.syntax.names import read_header
 from worldformula.formula.syntax.nodes import uses, walk
 from worldformula.nets.coupling import RealNVP
 from worldformula.training.slow import move_slow
@@ -140,6 +142,22 @@ def test_a_bar_is_not_written_by_hand(header):
 
 
 # ------------------------------------------------------------------------------------------------------- the print
+
+
+@pytest.mark.parametrize(
+    ("written", "shown", "bar"),
+    [
+        (r"\bar q(z|x)", r"\bar q(z|x)", True),
+        (r" \bar {\pi}_{old} ( a | s )", r"\bar pi_old(a|s)", True),
+        (r"\bar h_t = \bar f(\bar h_{t-1}, x_t)", r"\bar h_t = \bar f(\bar h_{t-1},x_t)", True),
+        (r"\bar h = bar(\bar x)", r"\bar h = bar(\bar x)", False),
+    ],
+)
+def test_a_header_with_a_bar_reads_back(written, shown, bar):
+    header = read_header(written, deterministic="=" in written)
+    assert (str(header), header.bar) == (shown, bar)
+    again = read_header(str(header), deterministic=header.deterministic)
+    assert replace(again, written=written) == header
 
 
 def test_the_letter_has_a_bar_in_every_notation():
