@@ -351,7 +351,10 @@ def test_the_energy_of_a_gibbs_factor_is_that_of_the_slow_weights():
     p = Gibbs("p(x)", nn.Sequential(nn.Linear(3, 1), nn.Flatten(0)), shape=3)
     x = torch.randn(B, 3)
     before = Energy(p)(x=x).value.detach()
+    assert p.energy.net is p.net  # made, and kept by the factor
     slow = p.slow(0.9)
+    assert slow.energy.net is slow.net
+    assert str(slow.energy) == r"e = \bar E(x)"
     shifted(p.net)
     torch.testing.assert_close(Energy(slow)(x=x).value, before)
     assert (Energy(p)(x=x).value - before).abs().min() > 0
