@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ from worldformula.training.game import Game, Player
 from worldformula.training.progress import Progress
 from worldformula.training.schedules import Feedback, Schedule, cosine
 from worldformula.training.seeding import derived, forked, rng_state, set_rng_state
+from worldformula.training.slow import followers
 from worldformula.training.source import Batch, Data, source
 
 Inputs = Mapping[str, str] | Callable[[Batch], Batch]
@@ -147,6 +148,8 @@ def fit(
 ) -> History:
     """Minimises an expression, or plays a game, where its networks are; the weights change in place.
 
+    Slow copies, ``factor.slow(0.98)``, follow after each update of the weights that they are of.
+
     Args:
         loss: an expression with a scalar value, or a `Game`.
         data: name -> ``[N, ...]``, shuffled in epochs; a function that makes a batch; or an iterable of batches.
@@ -167,7 +170,7 @@ def fit(
         progress: show a bar, or a line every few seconds where there is no terminal.
 
     Raises:
-        FormulaError: the loss is no scalar, or no network learns.
+        FormulaError: the loss is no scalar, no network learns, or a slow copy follows weights that are not moved here.
         NonFiniteError: a value was NaN or infinite; seen at the end of a second or of the fit, not at once.
     """
     config = FitConfig(steps, batch, lr, weight_decay, betas, clip, schedule, ema, log_every)
@@ -200,6 +203,7 @@ class Fitting:
         if idle := [name for name, own in self.moved.items() if not own]:
             raise FormulaError(f"{idle[0]} has no parameters to learn: give a factor a network or an nn.Parameter")
         self.device = next(iter(self.moved.values()))[0].device
+        self.followers = followers(loss, self.moved)
         self.optimisers = {name: self._optimiser(name) for name in self.players}
         self.symbols = dict(symbols or {})
         self.history = History(average=None if config.ema is None else Average(loss, config.ema))
@@ -255,10 +259,13 @@ class Fitting:
         inputs, outs = self.batch(), dict[str, Out]()
         if isinstance(self.loss, Game):
             seed = int(torch.randint(2**62, ()))
-            for group in self.loss.turns(self.step):
+            turns = self.loss.turns(self.step)
+            for done, group in enumerate(turns, 1):
                 outs |= self._move(self.loss.evaluate({**inputs, "seed": seed}, group))
+                self._follow(group, {name for later in turns[done:] for name in later})
         else:
             outs = self._move({"loss": self.loss(**inputs)})
+            self._follow(["loss"])
         if self.history.average is not None:
             self.history.average.update()
         for symbol in self.symbols.values():
@@ -284,6 +291,12 @@ class Fitting:
                 group["lr"] = (player.lr or self.config.lr) * factor
             optimiser.step()
         return outs
+
+    def _follow(self, moved: Sequence[str], later: Collection[str] = ()) -> None:
+        """Moves the slow copies of these players' weights; one of several players' weights after the last of them."""
+        for slow, players in self.followers:
+            if not players.isdisjoint(moved) and players.isdisjoint(later):
+                slow.move()
 
     def _optimiser(self, name: str) -> torch.optim.AdamW:
         player, config = self.players[name], self.config

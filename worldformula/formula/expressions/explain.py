@@ -8,10 +8,11 @@ from worldformula.formula.factors.experts import Experts
 from worldformula.formula.plan.hoist_before import batch_dependent
 from worldformula.formula.plan.passes import PASSES
 from worldformula.formula.plan.plan import Op
+from worldformula.formula.print.definitions import followed
 from worldformula.formula.print.notebook import expected, term
 from worldformula.formula.syntax.check import estimator
 from worldformula.formula.syntax.factor import Factor
-from worldformula.formula.syntax.nodes import Divergence, Expectation, Log, Node, Operator, walk
+from worldformula.formula.syntax.nodes import Divergence, Expectation, Log, Node, Operator, factors, walk
 from worldformula.formula.syntax.text import text
 
 
@@ -24,6 +25,7 @@ def explain(node: Node, program: Program, stages: bool = False) -> Table:
     parts = ["draws: " + ("; ".join(draws) or "none")]
     made = dict.fromkeys(op.factor.definition for op in program.plan.ops if isinstance(op.factor, Experts))
     parts += [f"made of others: {definition}" for definition in made]
+    parts += dict.fromkeys(f"slow copy: {d.left} with {d.right}" for f in factors(node) for d in followed(f))
     parts += [
         f"{op.factor} stays in the loop over {program.plan.index}: its result depends on the batch (BatchNorm, for one)"
         for op in program.plan.ops

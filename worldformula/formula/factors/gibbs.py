@@ -10,6 +10,7 @@ The log-density and direct draws are refused. What needs the energy alone takes 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import torch
@@ -47,6 +48,7 @@ class Gibbs(Factor):
             assert self.net is not None
             known = Deterministic(f"e = E({', '.join(map(str, reads))})", self.net, shape=())
             object.__setattr__(known, "origin", self.origin)
+            object.__setattr__(known, "header", replace(known.header, bar=self.header.bar))
             self.__dict__["_energy"] = known
         return known
 

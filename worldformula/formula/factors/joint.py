@@ -11,6 +11,7 @@ from torch import Tensor
 from worldformula.errors import FormulaError, NoClosedFormError, UnknownVariableError, near
 from worldformula.formula.factors import ancestral
 from worldformula.formula.factors.condition import Held
+from worldformula.formula.factors.slow import slow_of
 from worldformula.formula.syntax import factor as base
 from worldformula.formula.syntax import text
 from worldformula.formula.syntax.check import check_product
@@ -18,6 +19,7 @@ from worldformula.formula.syntax.constants import Multiplied
 from worldformula.formula.syntax.given import check_axes, generator_of
 from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.nodes import Integral, Use
+from worldformula.formula.syntax.pace import Pace
 
 
 class Factor(base.Factor):
@@ -38,6 +40,19 @@ class Factor(base.Factor):
     def marginal(self, *names: str) -> Joint:
         """As of a product, for a deterministic factor of several outputs: see `Joint.marginal`."""
         return Joint.of(self).marginal(*names)
+
+    def slow(self, decay: float, every: int = 1) -> Factor:
+        """The same factor with averaged weights, printed with a bar: a target network, a slow critic.
+
+        It starts as a copy. No gradient reaches its weights, while its inputs get theirs, and training moves them: at
+        every ``every``-th update w̄ ← decay·w̄ + (1 − decay)·w, with ``decay=0`` a hard copy; buffers, such as the
+        statistics of a BatchNorm, are copied. In a loop of one's own, call `worldformula.training.slow.move_slow`.
+        Called again with the same numbers it is the same factor, and what is fresh or renamed shares its copy.
+
+        Raises:
+            FormulaError: a decay outside [0, 1), no weights, or a network that cannot be copied.
+        """
+        return slow_of(self, Pace(decay, every))
 
     def __mul__(self, other: Factor | Joint | Use) -> Joint:
         return Joint.of(self) * other

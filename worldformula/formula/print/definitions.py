@@ -1,8 +1,9 @@
-"""What is explained below a formula: its named parts, its products and mixtures of experts, its marginals.
+"""What is explained below a formula: its named parts, its products and mixtures of experts, marginals, slow copies.
 
     recon = E_{q(z|x,y)}[log p(x|z)]
     q(z|x,y) ∝ p(z) q(z|x) q(z|y)
     p(x) = ∫ p(x|z) p(z) dz
+    v̄(r|s): w̄ ← 0.98 w̄ + 0.02 w
 
 and how a product of factors factorises: p(x,z) = p(x|z) p(z).
 """
@@ -16,16 +17,20 @@ from worldformula.formula.factors.experts import Experts, MoE, PoE
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.names import Header
 from worldformula.formula.syntax.nodes import Integral, Node, Operator, Product, Use, uses, walk
+from worldformula.formula.syntax.pace import Pace
 from worldformula.formula.syntax.text import named
 
 
 @dataclass(frozen=True, eq=False)
 class Definition:
-    """``left = right``, or ``left ∝ right``. Of several products on the right, the mean is meant."""
+    """``left = right``, or ``left ∝ right``. Of several products on the right, the mean is meant.
+
+    ``left: right`` says how a slow copy follows.
+    """
 
     left: str | Header
-    right: Node | tuple[Product, ...]
-    relation: Literal["=", "∝"] = "="
+    right: Node | tuple[Product, ...] | Pace
+    relation: Literal["=", "∝", ":"] = "="
 
 
 def definitions(node: Node) -> list[Definition]:
@@ -35,6 +40,7 @@ def definitions(node: Node) -> list[Definition]:
     for n in walk(node):
         shown = (u.factor for u in _printed(n) if id(u.factor) not in mixed)  # a mixture spells out its products
         found += [d for d in map(made, shown) if d is not None]
+        found += [d for u in _printed(n) for d in followed(u.factor)]
         sides = (v for v in vars(n).values() if isinstance(v, Integral))
         found += [d for d in map(factorised, sides) if d is not None]
     seen: dict[str, Definition] = {}
@@ -53,6 +59,8 @@ def _printed(node: Node) -> Product:
 def _key(d: Definition) -> str:
     if isinstance(d.right, Node):
         return str(d.left)
+    if isinstance(d.right, Pace):
+        return f"{d.left}: {d.right}"
     return f"{d.left} {' + '.join(' '.join(str(u.factor) for u in p) for p in d.right)}"
 
 
@@ -64,6 +72,13 @@ def made(factor: Factor) -> Definition | None:
         each = [part.parts if isinstance(part, Experts) else (part,) for part in factor.parts]
         return Definition(factor.header, tuple(map(_uses, each)))
     return None
+
+
+def followed(factor: Factor) -> list[Definition]:
+    """How a slow copy follows, or those that a factor is made of."""
+    if factor.pace is not None:
+        return [Definition(factor.header, factor.pace, ":")]
+    return [d for part in factor.parts for d in followed(part)]
 
 
 def _uses(parts: tuple[Factor, ...]) -> Product:
@@ -84,5 +99,5 @@ def factorised(p: Product) -> Definition | None:
     first = next((f for f in densities if not f.observed), densities[0])
     variables = tuple(v for f in densities for v in f.variables if v not in hidden)
     conditions = tuple(dict.fromkeys(c for u in p for c in u.factor.conditions if c not in declared))
-    letter = first.header.letter.partition("_")[0]
-    return Definition(Header(letter, variables, conditions, deterministic=False, written=""), (p,))
+    letter, bar = first.header.letter.partition("_")[0], first.header.bar
+    return Definition(Header(letter, variables, conditions, deterministic=False, written="", bar=bar), (p,))

@@ -32,6 +32,7 @@ from worldformula.formula.syntax.nodes import (
     Use,
     Value,
 )
+from worldformula.formula.syntax.pace import Pace
 from worldformula.formula.syntax.rules import Rule, applied, each
 from worldformula.formula.syntax.text import SUMMAND, bracketed, clock, strength, summed, typeset, written
 
@@ -76,12 +77,25 @@ def variable(v: Variable) -> str:
 def head(header: Header) -> str:
     r"""``q(z_{t} \mid h_{t})``, or ``h_{t} = f(x_{t})``."""
     variables, conditions = (", ".join(map(variable, vs)) for vs in (header.variables, header.conditions))
-    name, _, sub = header.letter.partition("_")
-    letter = symbol(name) + (f"_{{{symbol(sub)}}}" if sub else "")
+    _, _, sub = header.letter.partition("_")
+    letter = _letter(header) + (f"_{{{symbol(sub)}}}" if sub else "")
     if header.deterministic:
         return rf"{variables} = {letter}({conditions})"
     given = rf" \mid {conditions}" if conditions else ""
     return f"{letter}({variables}{given})"
+
+
+def _letter(header: Header) -> str:
+    r"""The letter without its subscript: ``q``, ``\bar{q}`` of a slow copy."""
+    letter = symbol(header.letter.partition("_")[0])
+    return rf"\bar{{{letter}}}" if header.bar else letter
+
+
+def pace(p: Pace) -> str:
+    r"""How a slow copy follows: ``\bar{w} \leftarrow 0.98\, \bar{w} + 0.02\, w``."""
+    rule = rf"{decimal(p.decay)}\, \bar{{w}} + {decimal(p.rate)}\, w" if p.decay else "w"
+    when = rf"\ \text{{{p.when}}}" if p.every > 1 else ""
+    return rf"\bar{{w}} \leftarrow {rule}{when}"
 
 
 def factor(u: Use) -> str:
@@ -286,7 +300,9 @@ def _indented(row: Line) -> str:
 def _defined(d: Definition, width: int) -> list[Line]:
     """The lines of a definition, those after the first one indented."""
     left = symbol(d.left) if isinstance(d.left, str) else head(d.left)
-    relation = r" \propto " if d.relation == "∝" else " = "
+    relation = {"=": " = ", "∝": r" \propto ", ":": r":\; "}[d.relation]
+    if isinstance(d.right, Pace):
+        return [(0, left + relation + pace(d.right))]
     if isinstance(d.right, Node):
         first, *rest = lines(d.right, width, _Latex())
         return [(0, left + relation + first[1]), *((depth + 1, shown) for depth, shown in rest)]
@@ -322,14 +338,20 @@ def factor_latex(u: Factor) -> str:
     Mixture               p(x \mid c) = \sum_{k=1}^{3} w_{k}(c)\, p_{k}(x \mid c)
     Flow                  p(x \mid c) = p_{0}(f(x; c))\, |\det \partial f(x; c) / \partial x|
     Autoregressive        p(x \mid c) = \prod_{i} p(x_{i} \mid x_{<i}, c)
+
+    Behind a slow copy stands how it follows.
     """
+    return _made_of(u) if u.pace is None else rf"{_made_of(u)},\quad {pace(u.pace)}"
+
+
+def _made_of(u: Factor) -> str:
     d = made(u)
     if d is not None:
         return r" \; ".join(shown for _, shown in _defined(d, 10**6))
     left, family = head(u.header), u.family
     x = "".join(map(variable, u.variables))
     c = ", ".join(map(variable, u.conditions))
-    letter = symbol(u.header.letter.partition("_")[0])
+    letter = _letter(u.header)
     if isinstance(family, families.MixtureFamily):
         weight, given = (f"({c})", rf" \mid {c}") if c and u.net is not None else ("", "")
         return rf"{left} = \sum_{{k=1}}^{{{family.components}}} w_{{k}}{weight}\, {letter}_{{k}}({x}{given})"

@@ -36,6 +36,7 @@ from worldformula.formula.syntax.nodes import (
     Use,
     Value,
 )
+from worldformula.formula.syntax.pace import Pace
 from worldformula.formula.syntax.rules import Rule, applied, each
 from worldformula.formula.syntax.text import SUMMAND, bracketed, clock, strength, summed, typeset, written
 
@@ -111,11 +112,24 @@ def head(header: Header) -> str:
     """``q(z_t ∣ h_t)``, or ``h_t = f(x_t)``."""
     variables, conditions = (COMMA.join(map(variable, vs)) for vs in (header.variables, header.conditions))
     name, _, sub = header.letter.partition("_")
-    letter = f"<msub>{symbol(name)}{symbol(sub)}</msub>" if sub else symbol(name)
+    letter = _barred(symbol(name)) if header.bar else symbol(name)
+    letter = f"<msub>{letter}{symbol(sub)}</msub>" if sub else letter
     if header.deterministic:
         return f"{variables}<mo>=</mo>{letter}{fenced('(', conditions, ')', stretchy=False)}"
     bar = '<mo lspace="0.17em" rspace="0.17em" stretchy="false">∣</mo>' if conditions else ""
     return letter + fenced("(", variables + bar + conditions, ")", stretchy=False)
+
+
+def _barred(shown: str) -> str:
+    return f'<mover accent="true">{shown}<mo stretchy="false">{_ACCENTS["bar"]}</mo></mover>'
+
+
+def pace(p: Pace) -> str:
+    """How a slow copy follows: ``w̄ ← 0.98 w̄ + 0.02 w``."""
+    space, slow = '<mspace width="0.17em"/>', _barred("<mi>w</mi>")
+    rule = f"{_decimal(p.decay)}{space}{slow}<mo>+</mo>{_decimal(p.rate)}{space}" if p.decay else ""
+    when = f'<mspace width="0.4em"/><mtext>{p.when}</mtext>' if p.every > 1 else ""
+    return f"{slow}<mo>←</mo>{rule}<mi>w</mi>{when}"
 
 
 def factor(u: Use) -> str:
@@ -345,6 +359,8 @@ class _MathML:
 def defined(d: Definition, width: int) -> list[Line]:
     """The lines of a definition, those after the first one indented."""
     left = (symbol(d.left) if isinstance(d.left, str) else head(d.left)) + f"<mo>{d.relation}</mo>"
+    if isinstance(d.right, Pace):
+        return [(0, f'{left}<mspace width="0.4em"/>{pace(d.right)}')]
     if isinstance(d.right, Node):
         first, *rest = lines(d.right, width, _MathML())
         return [(0, left + first[1]), *((depth + 1, shown) for depth, shown in rest)]

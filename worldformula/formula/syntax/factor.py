@@ -38,6 +38,7 @@ from worldformula.formula.syntax.given import (
 from worldformula.formula.syntax.hidden import Found, found
 from worldformula.formula.syntax.learnt import Positive, check_learnt
 from worldformula.formula.syntax.names import Header, Variable, read_header, renamed
+from worldformula.formula.syntax.pace import Pace, SlowWeights
 
 Head = nn.Module | Callable[..., Any] | Mapping[str, Tensor | float] | Tensor | None
 
@@ -51,6 +52,7 @@ class Factor(Multiplied, nn.Module):
     origin: Factor
     parts: tuple[Factor, ...] = ()  # the factors that it is made of, such as the experts of a product
     unnormalised: bool = False  # whether its density is known up to a constant only: see `Gibbs`
+    pace: Pace | None = None  # of a slow copy: how it follows
 
     def __init__(
         self,
@@ -64,6 +66,11 @@ class Factor(Multiplied, nn.Module):
     ) -> None:
         super().__init__()
         self.header: Header = read_header(header, deterministic=deterministic)
+        if self.header.bar:
+            raise HeaderError(
+                f"{header}: a bar above the letter says that a factor is a slow copy; write the header without it, and "
+                f".slow(0.98) behind the factor"
+            )
         if len(self.header.variables) != 1 and not deterministic:
             raise HeaderError(
                 f"{header}: expected one variable, found {len(self.header.variables)}; "
@@ -184,9 +191,15 @@ class Factor(Multiplied, nn.Module):
         """Whether the parameters have no batch axes: given ones, or those of a network without inputs."""
         return self.net is None or not self.conditions
 
+    @property
+    def slow_weights(self) -> SlowWeights | None:
+        """Of a slow copy, its weights and those that they follow."""
+        return self._modules.get("updates")  # type: ignore[return-value]
+
     def fresh(self) -> Self:
         """The same factor, same network, for an independent draw: ``E(q, f) * E(q.fresh(), g)``."""
         other = copy.copy(self)
+        other.__dict__.pop("_slow", None)
         object.__setattr__(other, "origin", self.origin)
         return other
 

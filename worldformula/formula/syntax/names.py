@@ -119,18 +119,22 @@ class Variable:
 
 @dataclass(frozen=True)
 class Header:
-    """``letter(variables | conditions)``, or ``variable = letter(conditions)`` for a deterministic factor."""
+    """``letter(variables | conditions)``, or ``variable = letter(conditions)`` for a deterministic factor.
+
+    ``bar``: whether the letter has one, as that of a slow copy.
+    """
 
     letter: str
     variables: tuple[Variable, ...]
     conditions: tuple[Variable, ...]
     deterministic: bool
     written: str
+    bar: bool = False
 
     @property
     def identifier(self) -> str:
-        """The attribute of an expression under which the network lives: ``q_z_given_x``, ``p_z``, ``enc``."""
-        letter = re.sub(r"\W", "_", "".join(greek(c) for c in self.letter))
+        """The attribute of an expression under which the network lives: ``q_z_given_x``, ``enc``, ``slow_p_z``."""
+        letter = ("slow_" if self.bar else "") + re.sub(r"\W", "_", "".join(greek(c) for c in self.letter))
         if self.deterministic:
             return letter
         name = "_".join([letter, *(v.identifier for v in self.variables)])
@@ -138,9 +142,10 @@ class Header:
 
     def __str__(self) -> str:
         variables, conditions = (",".join(map(str, vs)) for vs in (self.variables, self.conditions))
+        letter = rf"\bar {self.letter}" if self.bar else self.letter
         if self.deterministic:
-            return f"{variables} = {self.letter}({conditions})"
-        return f"{self.letter}({variables}{'|' + conditions if conditions else ''})"
+            return f"{variables} = {letter}({conditions})"
+        return f"{letter}({variables}{'|' + conditions if conditions else ''})"
 
 
 _WORD = re.compile(r"[^\W\d_][^\W_]*")
@@ -239,13 +244,17 @@ class _Reader:
             raise self.fail(" or ".join(repr(c) for c in "," + closing))
         return tuple(found)
 
-    def letter(self) -> str:
-        """letter := word ['_' word], such as p, q, π or p_data"""
+    def letter(self) -> tuple[str, bool]:
+        r"""letter := ['\bar'] word ['_' word], such as p, q, π or p_data; and whether there is a bar"""
         self.space()
-        start = self.at
+        bar = re.compile(r"\\bar(\s+|\s*(?={))").match(self.text, self.at)
+        self.at = bar.end() if bar else self.at
+        start, closed = self.at, bar is not None and self.take("{")
         if self.take("\\"):
             start = self.at
         self.match(_WORD, "a name such as p or q")
+        if closed:
+            self.need("}")
         if self.text.startswith("_", self.at):
             self.at += 1
             braces = self.take("{")
@@ -253,7 +262,7 @@ class _Reader:
             self.match(_SUBSCRIPT, "a subscript")
             if braces:
                 self.need("}")
-        return re.sub(r"[{}\\]", "", self.text[start : self.at])
+        return re.sub(r"[{}\\]", "", self.text[start : self.at]), bar is not None
 
 
 def read_header(text: str, *, deterministic: bool = False) -> Header:
@@ -272,7 +281,7 @@ def read_header(text: str, *, deterministic: bool = False) -> Header:
     if deterministic:
         variables = reader.variables("=")
         reader.need("=")
-    letter = reader.letter()
+    letter, bar = reader.letter()
     reader.need("(")
     conditions: tuple[Variable, ...] = ()
     if deterministic:
@@ -286,7 +295,7 @@ def read_header(text: str, *, deterministic: bool = False) -> Header:
     if reader.at < len(text):
         raise reader.fail("the end")
     _refuse_repeats(text, variables, conditions)
-    return Header(letter, variables, conditions, deterministic, text)
+    return Header(letter, variables, conditions, deterministic, text, bar)
 
 
 def read_variable(text: str) -> Variable:
@@ -330,7 +339,7 @@ def renamed(header: Header, names: Mapping[str, str]) -> Header:
         return replace(found, index=variable.index, offset=variable.offset, span=variable.span)
 
     variables, conditions = (tuple(map(other, vs)) for vs in (header.variables, header.conditions))
-    found = Header(header.letter, variables, conditions, header.deterministic, header.written)
+    found = replace(header, variables=variables, conditions=conditions)
     return read_header(str(found), deterministic=header.deterministic)
 
 

@@ -30,12 +30,14 @@ def register_networks(owner: nn.Module, used: Iterable[Factor], initial: nn.Modu
 
 
 def _parts(factor: Factor) -> Iterator[tuple[nn.Module, str]]:
-    """What a factor holds: its network, or the modules that its function reaches, and its constants."""
+    """What a factor holds: its network, or the modules that its function reaches; its constants; a slow copy's count."""
     for part in factor.net.modules if isinstance(factor.net, Found) else (factor.net,):
         if isinstance(part, nn.Module):
             yield part, ""
     if factor.constants is not None:
         yield factor.constants, "_constants" if factor.net is not None else ""
+    if factor.slow_weights is not None:
+        yield factor.slow_weights, "_updates"
 
 
 def _itself(part: nn.Module) -> nn.Module:

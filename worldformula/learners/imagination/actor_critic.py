@@ -14,7 +14,6 @@ The world model, the actor and the optimiser live elsewhere; here are the critic
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -25,6 +24,7 @@ from worldformula.errors import ConfigError, ShapeError, table
 from worldformula.families.base import Family, Parameter, Params
 from worldformula.families.two_hot import two_hot
 from worldformula.formula import Factor
+from worldformula.formula.syntax.pace import follow, frozen
 from worldformula.learners.imagination.normalise import PercentileNorm
 from worldformula.learners.imagination.returns import lambda_return, replay_return
 
@@ -90,7 +90,7 @@ class ImaginationActorCritic(nn.Module):
         self.settings = settings or BehaviourSettings()
         self.family = family
         self.critic = critic
-        self.slow_critic = copy.deepcopy(critic).requires_grad_(False)
+        (self.slow_critic,) = frozen([critic])
         self.return_norm = PercentileNorm(self.settings.return_rate)
 
     def losses(
@@ -173,11 +173,9 @@ class ImaginationActorCritic(nn.Module):
         """The critic's mean at states ``[N, ...]``: ``[N]``, for planners and logs."""
         return as_tensor(self.family.mean(self.family.params(self.critic(*features), ())))
 
-    @torch.no_grad()
     def update_slow(self) -> None:
         """Move the slow critic towards the critic by ``slow_rate``. Call after every step of the optimiser."""
-        slow: list[Tensor] = list(self.slow_critic.parameters())
-        torch._foreach_lerp_(slow, list[Tensor](self.critic.parameters()), self.settings.slow_rate)
+        follow([self.slow_critic], [self.critic], self.settings.slow_rate)
 
 
 def as_tensor(x: Parameter) -> Tensor:
