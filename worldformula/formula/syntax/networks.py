@@ -30,7 +30,7 @@ def register_networks(owner: nn.Module, used: Iterable[Factor], initial: nn.Modu
 
 
 def _parts(factor: Factor) -> Iterator[tuple[nn.Module, str]]:
-    """What a factor holds: its network, or the modules that its function reaches; its constants; a slow copy's count."""
+    """What a factor holds: its network, or the modules that its function reaches; its constants; a slow copy."""
     for part in factor.net.modules if isinstance(factor.net, Found) else (factor.net,):
         if isinstance(part, nn.Module):
             yield part, ""
