@@ -13,11 +13,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from worldformula.errors import FormulaError, MissingInputError, ShapeError, UnknownVariableError, near, table
+from worldformula.errors import (
+    FormulaError,
+    MissingInputError,
+    ShapeError,
+    TimeError,
+    UnknownVariableError,
+    near,
+    table,
+)
 from worldformula.formula.code.emit import register_networks
 from worldformula.formula.code.rollout import Rollout
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.factors.joint import Joint
+from worldformula.formula.plan.plan import Plan
 from worldformula.formula.syntax.constants import Constants
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.nodes import OverTime, children
@@ -110,7 +119,12 @@ class World(nn.Module):
         return self._filter.program.noise({k: batch[k] for k in self._filter.program.inputs}, generator)
 
     def observe(self, observation: Mapping[str, Tensor], state: State, **options: Any) -> State:
-        """One step of the filter: ``observation`` and flags ``[B, ...]``, ``state`` with the last action; new state."""
+        """One step of the filter: ``observation`` and flags ``[B, ...]``, ``state`` with the last action; new state.
+
+        Raises:
+            TimeError: the posterior reads a whole series, ``x_{1:T}``, of which one step knows the past alone.
+        """
+        _refuse_ahead("observe", self._filter.program.plan)
         wanted = (*self.carried, *self.shifted)
         if missing := [k for k in wanted if k not in state]:
             rows = [(k, "state", "given" if k in state else "missing") for k in wanted]
@@ -152,7 +166,11 @@ class World(nn.Module):
         ``[N, horizon + 1, ...]``, and the action drawn at each of them under its own name. With ``actions``
         ``[N, H, ...]``, the first taken at the start: states ``[N, H + 1, ...]`` and those actions. A prior without an
         action needs ``horizon`` alone.
+
+        Raises:
+            TimeError: the prior reads a whole series, ``z_{1:T}``, which is known once the dream is over.
         """
+        _refuse_ahead("imagine", self._imagine.program.plan)
         if missing := [k for k in self.carried if k not in start]:
             rows = [(k, "carried", "given" if k in start else "missing") for k in self.carried]
             raise MissingInputError(
@@ -302,6 +320,17 @@ def _begin(rollout: Rollout, state: Mapping[str, Tensor]) -> State:
     """What a rollout starts from: of a state, and the action in it, the variables that it reads at t−1."""
     plan = rollout.program.plan
     return {k: state[k] for k in (*plan.carries, *plan.shifts) if k in state}
+
+
+def _refuse_ahead(what: str, plan: Plan) -> None:
+    """A step knows the past alone, so nothing in it reads a whole series."""
+    for op in plan.ops:
+        if op.kind in ("whole", "series"):
+            reader = next((o.factor for o in plan.ops if op.name in o.reads and o.factor is not None), op.variable)
+            raise TimeError(
+                f"{what}: {reader} reads {op.variable}, which looks ahead: its later steps are not known yet\n"
+                f"read the step before, and give whole sequences to filter"
+            )
 
 
 def _joint(product: Joint | Factor) -> Joint:

@@ -66,11 +66,11 @@ def emit(
 
 def _module(w: Writer, title: str) -> str:
     """The whole module text: once per call, before the loop, in it, after it."""
-    late = _after_time(w.plan)
-    body = w.lines(op for op in w.plan.ops if not op.step and op.name not in late)
+    once = [op for op in w.plan.ops if not op.step]
+    body = w.lines(op for op in once if w.plan.moments[op.name] == "once")
     if w.plan.index is not None:
         body += _time_lines(w)
-    body += w.lines(op for op in w.plan.ops if op.name in late)
+    body += w.lines(op for op in once if w.plan.moments[op.name] != "once" and op.name not in w.plan.awaited)
     value = w.ref(w.plan.value) if w.plan.value is not None else "None"
     terms = _tuple(w.ref(t.name) for t in w.plan.terms)
     samples = _tuple(w.ref(name) for name in w.plan.samples.values())
@@ -103,15 +103,6 @@ def _ours(family: Family) -> bool:
     return getattr(families, type(family).__name__, None) is type(family) and all(hasattr(families, n) for n in inside)
 
 
-def _after_time(plan: Plan) -> set[str]:
-    """The once-per-call operations that wait for the sum over time."""
-    late: set[str] = set()
-    for op in plan.ops:
-        if not op.step and (op.kind == "over" or not late.isdisjoint(op.reads)):
-            late.add(op.name)
-    return late
-
-
 def _tuple(items: Iterable[str]) -> str:
     items = list(items)
     return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
@@ -121,9 +112,10 @@ def _tuple(items: Iterable[str]) -> str:
 
 
 def _time_lines(w: Writer) -> list[str]:
-    """Everything of a time step, in its three stages."""
+    """Everything of a time step, in its three stages, and the series that steps wait for."""
     plan = w.plan
-    before, loop, after = ([op for op in plan.ops if w.stages[op.name] == s] for s in ("before", "loop", "after"))
+    timed = [op for op in plan.ops if op.step or op.name in plan.awaited]
+    before, loop, after = ([op for op in timed if plan.moments[op.name] == s] for s in ("before", "loop", "after"))
     series = next((plan.arguments[k] for k, op in plan.inputs.items() if plan.series(op)), None)
     lines = [f"B, T = {series}.shape[:2]"] if series else [f"B = start_{next(iter(plan.carries))}.shape[0]"]
     written = w.lines(sorted((op for op in before if _needed(w, op)), key=lambda op: not _reads_raw(w, op)))

@@ -38,9 +38,11 @@ def hoist_before(plan: Plan) -> Plan:
     Memory: its output is kept for all steps, T × its size.
     """
     moved: dict[str, Stage] = {}
-    stages = dict(plan.stages)
+    early: set[str] = set()  # what the loop need not have made
     for op in plan.ops:
-        free = op.kind != "carry" and not stays(op)
-        if op.step and free and all(stages[a] in ("once", "before") for a in op.reads):
-            moved[op.name] = stages[op.name] = "before"
+        free = not op.step or (op.kind != "carry" and not stays(op))
+        if free and early.issuperset(op.reads):
+            early.add(op.name)
+            if op.step:
+                moved[op.name] = "before"
     return plan.with_stages(**moved)

@@ -25,6 +25,7 @@ RESERVED = {
     "sum", "range", "value", "formula",
 }  # fmt: skip
 Stage = Literal["once", "before", "loop", "after"]
+ORDER: dict[Stage, int] = {"once": 0, "before": 1, "loop": 2, "after": 3}
 Ref = str | float
 
 
@@ -119,6 +120,29 @@ class Plan:
     def stage(self, name: str) -> Stage:
         """Where an operation runs."""
         return self.stages[name]
+
+    @cached_property
+    def moments(self) -> dict[str, Stage]:
+        """When an operation can run. One that is computed once per call waits for the steps that it reads: those before
+        the loop, or the loop itself.
+        """
+        found: dict[str, Stage] = {}
+        for op in self.ops:
+            last = max((ORDER[found[name]] for name in op.reads), default=0)
+            found[op.name] = self.stages[op.name] if op.step else ("once", "before", "after", "after")[last]
+        return found
+
+    @cached_property
+    def awaited(self) -> frozenset[str]:
+        """The once-per-call operations that wait for steps and that other steps wait for: series, and what networks
+        make of them.
+        """
+        found: set[str] = set()
+        for op in reversed(self.ops):
+            users = (self.by_name[name] for name in self.readers.get(op.name, ()))
+            if not op.step and self.moments[op.name] != "once" and any(u.step or u.name in found for u in users):
+                found.add(op.name)
+        return frozenset(found)
 
     def with_stages(self, **changed: Stage) -> Plan:
         """The same plan with some operations moved."""

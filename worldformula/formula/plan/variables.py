@@ -29,6 +29,8 @@ def read(draft: Draft, variable: Variable, scope: Scope, by: object) -> str:
     if inner in scope.place and not variable.offset:
         return _item(draft, variable, str(inner), scope, by)
     if variable.span:
+        if replace(variable, span=False) in draft.declared:
+            return _series(draft, variable, scope, by)
         return _given(draft, variable, by, Op("", "whole", variable=variable), scope)
     bound, now = scope.bound(variable), variable.at(0)
     if bound and variable.offset == -1:
@@ -69,6 +71,20 @@ def _last(draft: Draft, variable: Variable, clock: str, by: object) -> str:
         raise TimeError(f"{by} reads {variable}, the last {now}; write the Sum that draws it before, to its left")
     rank = len(draft.shapes.get(variable.key, (0,)))
     return draft.add(variable.identifier + "_last", Op("", "over", (name,), how="last", variable=variable, rank=rank))
+
+
+def _series(draft: Draft, variable: Variable, scope: Scope, by: object) -> str:
+    """``h_{1:T}`` of what a step draws or computes: all its steps, once per call."""
+    now = replace(variable, span=False)
+    name = scope.values.get(now)
+    if name is None and scope.index == variable.index:
+        raise TimeError(f"{by} reads {variable} outside the E that draws {now}; put the term inside that E")
+    if name is None:  # to the right of the sum
+        name = draft.carries.get(variable.key)
+    if name is None:
+        raise TimeError(f"{by} reads {variable}, the series of {now}; write the Sum that draws it before, to its left")
+    rank = draft.ranks.get(variable.key, 1) + 1
+    return draft.add(variable.identifier, Op("", "series", (name,), variable=variable, rank=rank))
 
 
 def given(draft: Draft, variable: Variable, by: object, op: Op) -> str:
