@@ -57,10 +57,12 @@ def draw_order(uses: Product) -> list[Use]:
     declared = {v for u in uses for v in u.factor.variables}
     done: set[object] = set()
     while waiting:
-        ready = next((u for u in waiting if all(c in done or c not in declared for c in u.factor.conditions)), None)
+        ready = next(
+            (u for u in waiting if all(c.now in done or c.now not in declared for c in u.factor.conditions)), None
+        )
         if ready is None:
             rows = [
-                (u.factor.variable, u.factor, ", ".join(str(c) for c in u.factor.conditions if c in declared))
+                (u.factor.variable, u.factor, ", ".join(str(c) for c in u.factor.conditions if c.now in declared))
                 for u in waiting
             ]
             raise CycleError(
