@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 import torch
@@ -43,7 +44,7 @@ class WindowMLP(nn.Module):
         self.context: int | None = context
         self.reach = context
         widths = [context * inputs, *[units] * layers]
-        self.trunk = nn.Sequential(*(Dense(a, b) for a, b in zip(widths, widths[1:], strict=False)))
+        self.trunk = nn.Sequential(*(Dense(a, b) for a, b in itertools.pairwise(widths)))
         self.head = Linear(widths[-1], outputs, 1.0)
 
     def forward(self, *series: Tensor, reset: Tensor | None = None) -> Tensor:

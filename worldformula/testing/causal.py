@@ -14,11 +14,11 @@ CLOSE = {torch.float32: 1e-5, torch.float64: 1e-9}
 def check_causal(net: torch.nn.Module, *series: Tensor, reset: Tensor | None = None) -> None:
     """Check that a network keeps the protocol `worldformula.nets.causal.Causal`.
 
-    The laws: a whole series, chunks of it, and one position after the other give the same values and the same gradients,
-    with resets and without; without gradients too, where a cache may be written in place; position t sees neither what
-    comes later, nor what was before a reset, nor more than ``context`` positions, so that a chunk from the middle of
-    an episode equals the whole behind its first context − 1 rows; a cache is a value: two futures begin at one past, its
-    rows may be selected and repeated.
+    The laws: a whole series, chunks of it, and one position after the other give the same values and gradients, with
+    resets and without; without gradients too, where a cache may be written in place; position t sees neither what comes
+    later, nor what was before a reset, nor more than ``context`` positions, so that a chunk from the middle of an
+    episode equals the whole behind its first context − 1 rows; a cache is a value: two futures begin at one past, and
+    its rows may be selected and repeated.
 
     Args:
         net: The network, in the dtype of the series.

@@ -20,6 +20,7 @@ from worldformula.formula.plan.rules import RULES, factor_of
 from worldformula.formula.syntax.factor import naming
 
 Env = dict[str, Any]
+NETWORKS = ("net", "causal")
 
 
 def interpret(
@@ -68,6 +69,7 @@ class _Machine:
         self.t: int | None = None
         self.keep: Tensor | None = None
         self.carry: Env = {}
+        self.caches: Env = {}  # of the networks over a past, by their operation
         self.last: Env = {}  # of the series read at t−1, by the operation that gives them
 
     def run(self) -> tuple[Any, tuple[Any, ...], tuple[Any, ...]]:
@@ -84,6 +86,8 @@ class _Machine:
                 self.walk([op for op in here if op.step])
         terms = tuple(self.result(t.name) for t in self.plan.terms)
         samples = tuple(self.result(name) for name in self.plan.samples.values())
+        if self.plan.memories:
+            return {key: self.caches[name] for key, name in self.plan.memories.items()}, terms, samples
         return (None if self.plan.value is None else self.result(self.plan.value)), terms, samples
 
     def _walks(self) -> dict[str, int]:
@@ -139,9 +143,9 @@ class _Machine:
         except (torch.OutOfMemoryError, WorldformulaError):
             raise
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            what = "its network failed" if op.kind == "net" else f"{op.kind} {op.how}".strip() + " failed"
+            what = "its network failed" if op.kind in NETWORKS else f"{op.kind} {op.how}".strip() + " failed"
             whose = f"{op.factor}: " if op.factor is not None else ""
-            advice = "\nmake the network take these shapes, with one batch" if op.kind == "net" else self._bare(op)
+            advice = "\nmake the network take these shapes, with one batch" if op.kind in NETWORKS else self._bare(op)
             raise ShapeError(f"{whose}{what}: {error}\n" + self.shapes(op, args) + advice) from error
 
     def checked(self, op: Op, value: Any) -> Any:
@@ -192,7 +196,7 @@ class _Machine:
 
     def shapes(self, op: Op, args: list[Any]) -> str:
         """The table *variable | declared | got* for what an operation read."""
-        conditions = op.factor.conditions if op.factor is not None and op.kind == "net" else [None] * len(args)
+        conditions = op.factor.conditions if op.factor is not None and op.kind in NETWORKS else [None] * len(args)
         rows = []
         for ref, condition, value in zip(op.args, conditions, args, strict=False):
             tensors = [v for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, Tensor)]

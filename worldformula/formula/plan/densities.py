@@ -7,11 +7,12 @@ from dataclasses import replace
 
 from torch import nn
 
-from worldformula.errors import DuplicateVariableError, FormulaError, TimeError
+from worldformula.errors import DuplicateVariableError, TimeError
 from worldformula.formula import runtime
 from worldformula.formula.factors.experts import Experts
 from worldformula.formula.plan.arithmetic import binary
 from worldformula.formula.plan.draft import Draft
+from worldformula.formula.plan.histories import history, refuse_absent
 from worldformula.formula.plan.plan import Op, Ref
 from worldformula.formula.plan.scope import Scope
 from worldformula.formula.plan.variables import need_shape, presence, read, scored
@@ -28,8 +29,10 @@ def net(draft: Draft, factor: Factor, scope: Scope) -> str | None:
     if factor.net is None:
         return None
     wish = factor.variable.key if factor.family is None else f"head_{factor.header.letter}_{factor.variable.key}"
+    if any(c.past for c in factor.conditions):
+        return draft.add(wish, history(draft, factor, scope))
     conditions = tuple(read(draft, c, scope, factor) for c in factor.conditions)
-    _refuse_absent(draft, factor, conditions, scope)
+    refuse_absent(draft, factor, conditions, scope)
     place = scope.place.get(str(factor.variable.index)) if isinstance(factor.net, nn.ModuleList) else None
     series = any(c.span for c in factor.conditions)
     op = Op("", "net", conditions, factor, how="" if place is None else str(place - 1))
@@ -87,16 +90,6 @@ def widened(draft: Draft, name: str, use: Use, like: str) -> str:
     if use.factor.constant or not use.factor.unbatched:
         return name
     return draft.add(f"{name}_wide", Op("", "wide", (name, like), use.factor))
-
-
-def _refuse_absent(draft: Draft, factor: Factor, conditions: tuple[str, ...], scope: Scope) -> None:
-    """A network sees rows that have what it reads; without it only an expert can be left out."""
-    missing = {key for ref in conditions for key in draft.absent(ref)} - scope.excused
-    if missing and factor.family is not None and not scope.expert:
-        raise FormulaError(
-            f"{factor} reads {', '.join(sorted(missing))}, which some rows lack (present=), and nothing takes its "
-            f"place\nuse PoE([prior, q(z|x_1), q(z|x_2)]) or MoE, whose experts are left out of such rows"
-        )
 
 
 # --------------------------------------------------------------------------------------------------------------- draws

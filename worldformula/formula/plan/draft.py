@@ -28,6 +28,7 @@ class Draft(Assignments):
         self.samples: dict[str, str] = {}
         self.labels: dict[str, Node | str] = {}
         self.carries: dict[str, str] = {}
+        self.memories: dict[str, str] = {}
         self.carried: set[Variable] = set()  # what is read at t−1 of something that a step declares
         self.time: OverTime | None = None
         self.declared: set[Variable] = set()
@@ -99,6 +100,7 @@ class Draft(Assignments):
             ranks=self.ranks,
             sizes=self.sizes,
             inner=self.inner,
+            memories=self.memories,
             stages={op.name: "loop" if op.step else "once" for op in ops},
         )
 

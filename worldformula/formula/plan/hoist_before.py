@@ -21,7 +21,7 @@ def batch_dependent(op: Op) -> bool:
     """Whether a network's result depends on the batch it runs with, so that all steps at once would change it: it holds
     a BatchNorm, or a module that says ``batch_dependent = True``, such as a variance over the batch.
     """
-    net = op.factor.net if op.kind in ("net", "call") and op.factor is not None else None
+    net = op.factor.net if op.kind in ("net", "call", "causal") and op.factor is not None else None
     return isinstance(net, nn.Module) and any(
         isinstance(m, _BatchNorm) or getattr(m, "batch_dependent", False) for m in net.modules()
     )

@@ -98,7 +98,8 @@ class Plan:
     ``carries`` maps a carried variable's key to the operation that gives its next value; ``shifts`` lists the data
     series read at t−1; ``samples`` maps each drawn variable's key to its operation; ``labels`` maps the operation of a
     KL, a log or a sum over time to its node. ``sizes`` are those of the sample axes; ``inner`` is the length of the
-    axis of iterations that an input has in front of its event.
+    axis of iterations that an input has in front of its event. ``memories`` maps the key of what a network over a past
+    keeps to its operation, where that goes from call to call, as in the rollouts of a world.
     """
 
     ops: tuple[Op, ...]
@@ -115,6 +116,7 @@ class Plan:
     ranks: dict[str, int] = field(default_factory=dict)
     sizes: dict[int, int] = field(default_factory=dict)
     inner: dict[str, int] = field(default_factory=dict)
+    memories: dict[str, str] = field(default_factory=dict)
     stages: dict[str, Stage] = field(default_factory=dict)
 
     def stage(self, name: str) -> Stage:
@@ -231,6 +233,11 @@ class Plan:
         """The sample axes of an operation by size, 0 for one that what it reads has already."""
         has = self.by_name[source].axes
         return [0 if axis in has else self.sizes[axis] for axis in op.axes]
+
+    @cached_property
+    def histories(self) -> frozenset[str]:
+        """The operations that read a past."""
+        return frozenset(op.name for op in self.ops if op.kind == "causal")
 
     @cached_property
     def sites(self) -> list[Op]:

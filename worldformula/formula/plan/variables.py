@@ -19,6 +19,8 @@ CALL_OPTIONS = ("seed", "generator", "noise", "start", "horizon", "deterministic
 
 def read(draft: Draft, variable: Variable, scope: Scope, by: object) -> str:
     """The operation that holds a variable's value; ``by`` is who asks, for messages."""
+    if variable.past:
+        raise TimeError(f"{by} reads {variable}, a history, which is read by the network of a factor: f(z_{{<t}})")
     if variable in scope.values:
         return scope.values[variable]
     if variable in draft.iterated:

@@ -2,7 +2,7 @@ r"""Names: reading ``"q(z_t|h_t,e_t)"`` and ``"h_t = f(h_{t-1}, a_{t-1})"``, by 
 
 A variable is what the paper prints: a base (``x``, ``\hat z``, ``h'``, ``image``), perhaps a static subscript
 (``z_1``) or a time index with an offset (``z_{t-1}``). A single letter as a subscript, with or without an offset, is an
-index: ``Sum("t", ...)`` binds it. ``z_{<t}``, ``z_{\le t}`` and ``z_{t-3:t}`` are histories: what lies at or before a step.
+index: ``Sum("t", ...)`` binds it. ``z_{<t}``, ``z_{\le t}`` and ``z_{t-3:t}`` are histories, up to a step or before it.
 """
 
 from __future__ import annotations
