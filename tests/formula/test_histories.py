@@ -202,15 +202,16 @@ def test_what_a_history_takes():
     assert refused(Normal("p(z_t|z_{<t}, h_t)", attention, shape=Z)) == (
         TimeError,
         (
-            "p(z_t|z_{<t},h_t) reads histories and h_t; its network sees one series a condition, so write h_{≤t} there, or "
-            "two factors: one that reads the histories, and one that reads its result beside h_t"
+            "p(z_t|z_{<t},h_t) reads histories and h_t; its network sees one series a condition, so write h_{≤t} "
+            "there, or two factors: one that reads the histories, and one that reads its result beside h_t"
         ),
     )
     assert refused(Normal("p(z_t|z_{<t})", nn.GRU(Z, 2 * Z), shape=Z)) == (
         FormulaError,
         (
             "p(z_t|z_{<t}) reads a history, which takes a network with context, step and cache, got GRU\n"
-            "use CausalTransformer or WindowMLP, or the protocol worldformula.nets.causal.Causal"
+            "use worldformula.nets.transformer.CausalTransformer or worldformula.nets.window.WindowMLP, or write the "
+            "protocol worldformula.nets.causal.Causal"
         ),
     )
     assert refused(Normal("p(z_t|z_{t-3:t-1})", WindowMLP(Z, 2 * Z, context=4), shape=Z)) == (
@@ -227,8 +228,8 @@ def test_what_a_history_takes():
     assert refused(Normal("p(z_t|z_{t-3:t-1}, h_{t-1:t})", WindowMLP(Z, 2 * Z, context=3), shape=Z)) == (
         TimeError,
         (
-            "p(z_t|z_{t-3:t-1},h_{t-1:t}) reads histories of different lengths; all positions of a network have one, as in "
-            "p(z_t|z_{t-4:t-1},a_{t-4:t-1})"
+            "p(z_t|z_{t-3:t-1},h_{t-1:t}) reads histories of different lengths; all positions of a network have one, "
+            "as in p(z_t|z_{t-4:t-1},a_{t-4:t-1})"
         ),
     )
     assert refused(Normal("p(z_t|y_{<s})", attention, shape=Z)) == (

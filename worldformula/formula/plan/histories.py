@@ -55,8 +55,8 @@ def check_history(factor: Factor) -> None:
     if not isinstance(factor.net, Causal):
         raise FormulaError(
             f"{factor} reads a history, which takes a network with context, step and cache, got "
-            f"{type(factor.net).__name__}\nuse CausalTransformer or WindowMLP, or the protocol "
-            f"worldformula.nets.causal.Causal"
+            f"{type(factor.net).__name__}\nuse worldformula.nets.transformer.CausalTransformer or "
+            f"worldformula.nets.window.WindowMLP, or write the protocol worldformula.nets.causal.Causal"
         )
     window = windows.pop()
     if window is not None and window != factor.net.context:
