@@ -1,5 +1,7 @@
 """Histories, ``z_{<t}``: how they are written and printed, where their networks run, what they equal, and refusals."""
 
+import copy
+import pickle
 import re
 
 import pytest
@@ -7,8 +9,8 @@ import torch
 from torch import nn
 
 from tests.formula.models import A, B, D, Join, T, X, Z, gradients
-from worldformula import KL, Deterministic, E, Normal, Sum, Value, log
-from worldformula.errors import CycleError, FormulaError, HeaderError, TimeError
+from worldformula import KL, Bernoulli, Deterministic, E, Normal, Sum, Value, log
+from worldformula.errors import CycleError, FormulaError, GradientError, HeaderError, TimeError
 from worldformula.formula.code.emit import emit, networks
 from worldformula.formula.code.interpret import interpret
 from worldformula.formula.graph.graph import graph
@@ -252,6 +254,61 @@ def test_several_draws_and_values_of_a_history_are_refused():
     )
     with pytest.raises(TimeError, match=r"a history, which is read by the network of a factor: f\(z_\{<t\}\)"):
         Sum("t", E(post, Value("z_{<t}")))(x=torch.randn(B, T, X))
+
+
+def test_an_estimator_of_one_step_does_not_reach_other_steps():
+    bits = Bernoulli("q(b_t|x_t)", Join(X, Z), shape=Z)
+    summed = Deterministic("s_t = sum(b_{1:T})", lambda b: b.cumsum(1), shape=Z)
+    series = Normal("p(x_t|s_t)", Join(Z, 2 * X), shape=X)
+    past = Normal("p(x_t|b_{\\le t})", WindowMLP(Z, 2 * X, context=3), shape=X)
+    for how, error in (("score", GradientError), ("exact", TimeError)):
+        for q, p, by in ((bits * summed, series, "s_t = sum(b_{1:T})"), (bits, past, "p(x_t|b_{≤t})")):
+            with pytest.raises(error) as found:
+                Sum("t", E(q, -log(p), gradient=how))(x=torch.randn(B, T, X))
+            read = by[by.index("b_") :].rstrip(")")
+            score = (
+                f"E over q(b_t|x_t): gradient='score' would miss what the draw does to other steps, where {by} reads "
+                f"it as {read}\nuse gradient='straight-through', or a family such as OneHot"
+            )
+            exact = (
+                f"{by} reads {read}, and q(b_t|x_t) takes every value at each step by itself, not every series of "
+                f"them\ndraw it: use gradient='straight-through', or a family such as OneHot"
+            )
+            assert str(found.value) == (score if how == "score" else exact)
+
+
+def test_the_last_value_and_the_series_of_several_draws_are_not_read_outside_their_e():
+    q, decode = Normal("q(z_t|x_t)", Join(X, 2 * Z), shape=Z), Normal("p(x_t|z_t)", Join(Z, 2 * X), shape=X)
+    for read in ("z_T", "z_{1:T}"):
+        label = Bernoulli(f"p(y|{read})", nn.Sequential(nn.Flatten(), nn.LazyLinear(1)), shape=())
+        with pytest.raises(TimeError) as error:
+            (Sum("t", E(q, -log(decode), samples=3)) - log(label))(x=torch.randn(B, T, X), y=torch.zeros(B))
+        assert str(error.value) == (
+            f"{read} is drawn several times (samples= or gradient='exact'), and is read outside of that E, where it is "
+            f"one value\nwrite E with samples= around the whole sum over t"
+        )
+
+
+def test_a_network_that_mixes_rows_keeps_a_history_in_the_loop():
+    """Without a carry the cache begins with the noise, or with the data where there is none."""
+    q = Normal("q(z_t|x_t)", nn.Sequential(nn.BatchNorm1d(X), nn.Linear(X, 2 * Z)), shape=Z)
+    past = Deterministic("u_t = f(z_{\\le t})", WindowMLP(Z, D, context=3), shape=D)
+    head = Normal("p(x_t|u_t)", nn.Sequential(nn.BatchNorm1d(D), nn.Linear(D, 2 * X)), shape=X)
+    loss = Sum("t", E(q * past, -log(head)), reset="first").mean().double()
+    data = series(loss)
+    for options in ({"deterministic": True}, {"seed": 0}):
+        torch.testing.assert_close(loss(**data, **options).value, loss.interpret(**data, **options).value)
+
+
+def test_a_formula_with_a_history_compiles_and_is_copied():
+    loss = gpt(reset="first")[0]
+    data = series(loss)
+    emitted, call = loss.program.function(loss, deterministic=False), loss.program.binder.bind({**data, "seed": 0})
+    compiled = torch.compile(emitted.call, fullgraph=True, backend="aot_eager")
+    expected = loss(**data, seed=0).value
+    torch.testing.assert_close(compiled(loss, *(call.arguments[n] for n in emitted.arguments))[0], expected)
+    for other in (pickle.loads(pickle.dumps(loss)), copy.deepcopy(loss)):
+        torch.testing.assert_close(other(**data, seed=0).value, expected)
 
 
 def test_a_variable_cannot_read_itself_up_to_now():

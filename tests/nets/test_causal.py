@@ -115,3 +115,12 @@ def test_messages():
     )
     assert isinstance(WindowMLP(W, 2, context=2), Causal)
     assert not isinstance(torch.nn.GRU(W, 2), Causal)
+
+
+def test_a_cache_of_whole_numbers_is_not_cut_to_them():
+    net, x = CausalTransformer(W, 2, width=8, heads=1), torch.randn(B, T, W)
+    with torch.no_grad():
+        cache = net.cache(B, T, dtype=torch.long)
+        for t in range(T):
+            cache, y = net.step(cache, x[:, t : t + 1])
+        torch.testing.assert_close(y[:, 0], net(x)[:, -1], rtol=1e-4, atol=1e-5)

@@ -9,6 +9,7 @@ from worldformula import KL, Deterministic, E, Normal, Sum, log
 from worldformula.errors import FormulaError, MissingInputError, ShapeError
 from worldformula.nets.transformer import CausalTransformer
 from worldformula.nets.window import WindowMLP
+from worldformula.planners.cem import CEM
 from worldformula.testing import check_world
 from worldformula.world import World
 
@@ -123,6 +124,22 @@ def test_a_policy_dreams_with_the_memory_and_candidates_share_it():
         for n in range(5):
             alone = world.imagine(start, actions=actions.view(B, 5, 3, A)[:, n], deterministic=True)["z"]
             torch.testing.assert_close(dreams.view(B, 5, 4, Z)[:, n], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_planner_searches_over_the_memory():
+    """The cost of a plan is that of its dream, and the best plan is no worse than none."""
+    world = gpt()
+    start = world.last(world.filter(batch(), deterministic=True))
+
+    def cost(states):
+        return states["z"].square().sum(-1)
+
+    with torch.no_grad():
+        plan = CEM(actions=A, horizon=3, candidates=32, elites=4, iterations=3).plan(world, cost, start)
+        dream = world.imagine(start, actions=plan.actions, deterministic=True)["z"][:, 1:]
+        idle = world.imagine(start, actions=torch.zeros(B, 3, A), deterministic=True)["z"][:, 1:]
+    torch.testing.assert_close(plan.cost, dream.square().sum((1, 2)), rtol=1e-4, atol=1e-5)
+    assert (plan.cost < idle.square().sum((1, 2))).all()
 
 
 def test_a_dream_has_gradients_through_its_memory():

@@ -63,6 +63,13 @@ class Cache(Memory):
         own, shared = (tuple(t.detach() for t in layers) for layers in (self.own, self.shared))
         return replace(self, own=own, shared=shared)
 
+    def of(self, dtype: torch.dtype) -> Cache:
+        """The same in another dtype: what is written in place would be cut to that of the buffer."""
+        if self.own[0].dtype == dtype:
+            return self
+        own, shared = (tuple(t.to(dtype) for t in layers) for layers in (self.own, self.shared))
+        return replace(self, own=own, shared=shared, written=Written(self.count))
+
     def _whole(self) -> tuple[Tensor, ...]:
         """The written positions of every layer, what is shared included."""
         own = tuple(layer[:, :, :, : self.count] for layer in self.own)
@@ -190,7 +197,7 @@ class CausalTransformer(nn.Module):
     def step(self, cache: Cache, *x: Tensor, reset: Tensor | None = None) -> tuple[Cache, Tensor]:
         """The next n positions ``[B, n, ...]``: the new cache, and ``[B, n, outputs]``."""
         new = self.embed(joined(x, self.inputs, "CausalTransformer"))
-        n = new.shape[1]
+        n, cache = new.shape[1], cache.of(new.dtype)
         if self.window is not None and cache.length > 2 * self.window:
             cache = cache.trimmed(self.window - 1)
         first, follows = cache.length, self._follows(cache, new)
@@ -204,7 +211,7 @@ class CausalTransformer(nn.Module):
             q, kv = block.project(new)
             past = cache.own[number]
             if follows:
-                past = torch.cat((past[:, :, :, : cache.count].to(kv.dtype), kv), 3)
+                past = torch.cat((past[:, :, :, : cache.count], kv), 3)
             else:
                 past[:, :, :, cache.count : cache.count + n] = kv
             own.append(past)

@@ -199,7 +199,8 @@ def _loop_lines(w: Writer, loop: list[Op], before: list[Op]) -> list[str]:
 def _empty(w: Writer, op: Op) -> str:
     """The cache of a network over a past before the first step."""
     starts = [f"start_{key}" for key in (*w.plan.carries, *w.plan.shifts)]
-    like = next(iter([*starts, *(site.name for site in w.plan.sites), *w.plan.arguments.values()]))
+    known = [*starts, *(site.name for site in w.plan.sites), *w.plan.arguments.values()]
+    like = next(name for name in known if name in w.arguments)
     return f"{w.network(factor_of(op).net)}.cache(B, T, {like}.device, {like}.dtype)"
 
 

@@ -27,6 +27,8 @@ def history(draft: Draft, factor: Factor, scope: Scope) -> Op:
         )
     values = tuple(read(draft, c.at(c.offset), scope, factor) for c in factor.conditions)
     refuse_absent(draft, factor, values, scope)
+    for condition, name in zip(factor.conditions, values, strict=True):
+        draft.refuse_other_steps(name, condition, factor)
     if any(draft.ops[name].axes for name in values):
         raise TimeError(
             f"{factor} reads what is drawn several times (samples= or gradient='exact'), and a history is one value a "

@@ -45,7 +45,8 @@ def _causal(m: Any, op: Op, args: list[Any]) -> Any:
     net: Any = factor_of(op).net
     if op.name not in m.caches:
         key = next((k for k, name in m.plan.memories.items() if name == op.name), None)
-        fresh = net.cache(len(args[0]), m.given["T"], args[0].device, args[0].dtype) if key is None else None
+        like = next((v for v in m.given.values() if isinstance(v, Tensor) and v.is_floating_point()), args[0])
+        fresh = net.cache(len(args[0]), m.given["T"], like.device, like.dtype) if key is None else None
         m.caches[op.name] = fresh if key is None else m.given[f"start_{key}"]
     m.caches[op.name], value = runtime.advance(net, m.caches[op.name], m.keep, len(args[0]), *args)
     return m.checked(op, value)
