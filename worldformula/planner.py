@@ -60,7 +60,7 @@ def rollout_cost(world: World, cost: StateCost, state: State, actions: Tensor) -
     Means and modes are imagined, so equal actions cost the same in every call.
     """
     B, N = actions.shape[:2]
-    start = {key: state[key].repeat_interleave(N, 0) for key in world.carried}
+    start = world.repeat({key: state[key] for key in (*world.carried, *world.memory)}, N)
     dream = world.imagine(start, actions=actions.flatten(0, 1), deterministic=True)
     total = cost({key: dream[key][:, 1:] for key in world.carried})
     if tuple(total.shape) != (B * N, actions.shape[2]):

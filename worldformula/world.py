@@ -16,16 +16,20 @@ from torch.nn.parameter import is_lazy
 
 from worldformula.display import grouped
 from worldformula.errors import FormulaError, MissingInputError, ShapeError, UnknownVariableError, near, table
+from worldformula.formula.code.program import Out
 from worldformula.formula.code.rollout import Rollout
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.factors.joint import Factor, Joint
+from worldformula.formula.plan.histories import memories, refuse_ahead
 from worldformula.formula.print.notebook import parts_html
 from worldformula.formula.syntax.constants import Constants
 from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import OverTime, children
 from worldformula.formula.syntax.nodes import factors as factors_of
+from worldformula.nets.causal import Causal, Memory
 
-State = dict[str, Tensor]
+State = dict[str, Any]  # tensors by variable, and the memories of networks that read a past
+ROOM = 64  # positions that the memory of a new state has room for; it grows where more come
 
 
 class World(nn.Module):
@@ -35,7 +39,8 @@ class World(nn.Module):
     ``prior`` and ``posterior`` are products that both declare the variables of a state; what the posterior carries, the
     prior carries too (a summary of observations by ``Deterministic("b_t = keep(b_{t-1})", nn.Identity())``). ``heads``
     are factors over states; ``loss`` is a plain expression, which may have networks of its own. The
-    networks are registered once, whatever number of formulas shares them.
+    networks are registered once, whatever number of formulas shares them. Where the prior or the posterior reads a
+    history, ``z_{<t}``, a state also holds what their networks keep of it, a `Memory` of the last step: ``z_cache``.
     """
 
     loss: Expression
@@ -43,6 +48,7 @@ class World(nn.Module):
     _imagine: Rollout
     _policies: dict[int, tuple[Factor, Rollout]]
     _factors: tuple[Factor, ...]
+    _memories: dict[str, Factor]
     _start: Constants | None
 
     def __init__(
@@ -59,8 +65,10 @@ class World(nn.Module):
         self.__dict__["loss"] = loss
         self.__dict__["_factors"] = factors
         self.__dict__["_start"] = clock.initial
-        self.__dict__["_filter"] = Rollout(self.posterior, clock.index, clock.reset, factors, clock.initial)
-        self.__dict__["_imagine"] = Rollout(self.prior, clock.index, None, factors, clock.initial)
+        self.__dict__["_memories"] = kept = memories(self.prior.factors, self.posterior.factors, self.heads.values())
+        ours = {key: f for key, f in kept.items() if any(f is known for known in self.prior.factors)}
+        self.__dict__["_filter"] = Rollout(self.posterior, clock.index, clock.reset, factors, clock.initial, kept)
+        self.__dict__["_imagine"] = Rollout(self.prior, clock.index, None, factors, clock.initial, ours)
         self.__dict__["_policies"] = {}
         self._check()
 
@@ -86,6 +94,26 @@ class World(nn.Module):
         return tuple(dict.fromkeys((*self._imagine.carried, *(k for k in read if k not in self.shifted))))
 
     @property
+    def memory(self) -> tuple[str, ...]:
+        """What else a state holds: what networks keep of the past that they read, behind the last step."""
+        return tuple(self._memories)
+
+    @staticmethod
+    def last(states: State) -> State:
+        """The last of states ``[..., T, event]`` of `filter` or `imagine`; a memory is that of the last step already.
+
+        States of ``[B, T, ...]`` only.
+        """
+        return {k: v if isinstance(v, Memory) else v[:, -1] for k, v in states.items()}
+
+    @staticmethod
+    def repeat(state: State, times: int) -> State:
+        """Every row of a state ``times`` times, one behind the other: candidates, which share what they remember."""
+        return {
+            k: v.repeat(times) if isinstance(v, Memory) else v.repeat_interleave(times, 0) for k, v in state.items()
+        }
+
+    @property
     def shifted(self) -> tuple[str, ...]:
         """The series that the prior reads at t−1 and does not declare itself: the action, where there is one."""
         return self._imagine.program.plan.shifts
@@ -105,7 +133,8 @@ class World(nn.Module):
 
         ``batch`` may hold more series than the posterior reads. ``start`` is the state before the first step, with the
         last action under its own name. ``options`` are those of a call: ``seed``, ``generator``, ``noise``,
-        ``deterministic``.
+        ``deterministic``. A memory has its last value only: `last` gives the state that `observe` and `imagine` go on
+        from.
         """
         wanted = self._filter.program.inputs
         if missing := [k for k in wanted if k not in batch]:
@@ -116,16 +145,22 @@ class World(nn.Module):
                 + f"\npass {', '.join(k + '=...' for k in missing)} in the batch"
             )
         start = None if start is None else _begin(self._filter, start)
-        samples = self._filter(**{k: batch[k] for k in wanted}, start=start, **options).samples
-        return {k: samples[k] for k in self.carried}
+        out = self._filter(**{k: batch[k] for k in wanted}, start=start, **options)
+        samples = out.samples
+        return {k: samples[k] for k in self.carried} | (out.value or {})
 
     def noise(self, batch: Mapping[str, Tensor], generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """The noise that `filter` would draw for this batch, by variable: ``noise=`` of a call."""
         return self._filter.program.noise({k: batch[k] for k in self._filter.program.inputs}, generator)
 
     def observe(self, observation: Mapping[str, Tensor], state: State, **options: Any) -> State:
-        """One step of the filter: ``observation`` and flags ``[B, ...]``, ``state`` with the last action; new state."""
-        wanted = (*self.carried, *self.shifted)
+        """One step of the filter: ``observation`` and flags ``[B, ...]``, ``state`` with the last action; new state.
+
+        Raises:
+            TimeError: the posterior reads a whole series, ``x_{1:T}``, of which one step knows the past alone.
+        """
+        refuse_ahead("observe", self._filter.program.plan)
+        wanted = (*self.carried, *self.memory, *self.shifted)
         if missing := [k for k in wanted if k not in state]:
             rows = [(k, "state", "given" if k in state else "missing") for k in wanted]
             raise MissingInputError(
@@ -136,7 +171,7 @@ class World(nn.Module):
         series = {k: v.unsqueeze(1) for k, v in observation.items()}
         # The filter reads these series at t−1, which is the start; the value of this step is never read.
         series |= {k: state[k].unsqueeze(1) for k in self._filter.program.plan.shifts if k in state}
-        return {k: v[:, 0] for k, v in self.filter(series, start=state, **options).items()}
+        return self.last(self.filter(series, start=state, **options))
 
     def initial(self, batch: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> State:
         """The state before the first step, without the action: what the loss starts from, zeros unless it says so."""
@@ -147,6 +182,9 @@ class World(nn.Module):
                 batch, *shapes.get(key, () if given is None else given.shape), device=device, dtype=dtype
             )
             found[key] = zeros if given is None else given.to(zeros).expand_as(zeros)
+        for key, factor in self._memories.items():
+            assert isinstance(factor.net, Causal)
+            found[key] = factor.net.cache(batch, ROOM, device, dtype)
         return found
 
     # --------------------------------------------------------------------------------------------------------- imagine
@@ -166,16 +204,26 @@ class World(nn.Module):
         ``[N, horizon + 1, ...]``, and the action drawn at each of them under its own name. With ``actions``
         ``[N, H, ...]``, the first taken at the start: states ``[N, H + 1, ...]`` and those actions. A prior without an
         action needs ``horizon`` alone.
+
+        Raises:
+            TimeError: the prior reads a whole series, ``z_{1:T}``, which is known once the dream is over.
         """
-        if missing := [k for k in self.carried if k not in start]:
-            rows = [(k, "carried", "given" if k in start else "missing") for k in self.carried]
+        refuse_ahead("imagine", self._imagine.program.plan)
+        wanted = (*self.carried, *self._imagine.memories)
+        if missing := [k for k in wanted if k not in start]:
+            rows = [(k, "carried", "given" if k in start else "missing") for k in wanted]
             raise MissingInputError(
                 f"imagine: the start lacks {', '.join(missing)}\n"
                 + table(("variable", "declared", "got"), rows)
                 + "\npass a state of filter, observe or initial"
             )
-        start = {k: start[k] for k in self.carried}
-        lead = self._lead(start)
+        start = {k: start[k] for k in wanted}
+        lead = self._lead({k: start[k] for k in self.carried})
+        if len(lead) != 1 and self._imagine.memories:
+            raise ShapeError(
+                f"imagine: the prior reads a history, so a dream begins at one state a row, [N, ...]; this start has "
+                f"the leading axes {list(lead)}\ntake the last state, World.last(states)"
+            )
         if actions is not None:
             self._check_actions(actions, lead)
         if len(lead) != 1:
@@ -195,13 +243,13 @@ class World(nn.Module):
             raise FormulaError(f"expected horizon= of at least 1, got {horizon}")
         if policy is None:
             begin = _begin(self._imagine, start)
-            return self._joined(start, self._imagine(start=begin, horizon=horizon, **options).samples)
+            return self._joined(start, self._imagine(start=begin, horizon=horizon, **options))
         return self._act(start, policy, horizon, options)
 
     def rollout(self, policy: Factor) -> Rollout:
         """The compiled rollout of the prior with a policy; one is kept per policy object."""
         if id(policy) not in self._policies:
-            rollout = Rollout(self.prior * policy, self.index, None, self._factors, self._start)
+            rollout = Rollout(self.prior * policy, self.index, None, self._factors, self._start, self._imagine.memories)
             self._policies[id(policy)] = (policy, rollout)
         return self._policies[id(policy)][1]
 
@@ -214,9 +262,9 @@ class World(nn.Module):
                 f"expected the policy as a factor, got {type(policy).__name__}; "
                 f"write Normal('π({key}_t|{given})', net, shape=...), or OneHot(...) for discrete actions"
             )
-        unknown = [c for c in policy.conditions if c.key not in start]
+        unknown = [c for c in policy.conditions if c.key not in start or c.several]
         if policy.variable.key != key or unknown:
-            rows = [(c, policy, "carried" if c.key in start else "not in a state") for c in policy.conditions]
+            rows = [(c, policy, "not in a state" if c in unknown else "carried") for c in policy.conditions]
             raise FormulaError(
                 f"expected a policy over {key} given variables of the state ({', '.join(start)}), got {policy}\n"
                 + table(("variable", "declared by", "got"), rows)
@@ -232,15 +280,14 @@ class World(nn.Module):
         first["generator"] = options.get("generator")
         begin = {**start, key: policy.sample(**first)}
         rollout = self.rollout(policy)
-        return self._joined(begin, rollout(start=_begin(rollout, begin), horizon=horizon, **options).samples)
+        return self._joined(begin, rollout(start=_begin(rollout, begin), horizon=horizon, **options))
 
     def _follow(self, start: State, actions: Tensor, options: Mapping[str, Any]) -> State:
         """The prior under given actions."""
         key = self.action
         series = torch.cat((actions[:, 1:], actions[:, -1:]), 1)  # step t reads the action of t-1; the last is not read
         begin = _begin(self._imagine, {**start, key: actions[:, 0]})
-        samples = self._imagine(**{key: series}, start=begin, **options).samples
-        return self._joined(start, samples) | {key: actions}
+        return self._joined(start, self._imagine(**{key: series}, start=begin, **options)) | {key: actions}
 
     def _lead(self, state: State) -> tuple[int, ...]:
         """The leading axes of a state, which all its tensors share."""
@@ -261,9 +308,11 @@ class World(nn.Module):
             )
 
     @staticmethod
-    def _joined(begin: State, samples: State) -> State:
-        """The start, then the steps."""
-        return {k: torch.cat((v.unsqueeze(1), samples[k]), 1) for k, v in begin.items()}
+    def _joined(begin: State, out: Out) -> State:
+        """The start, then the steps; the memories behind the last."""
+        samples = out.samples
+        series = {k: v for k, v in begin.items() if not isinstance(v, Memory)}
+        return {k: torch.cat((v.unsqueeze(1), samples[k]), 1) for k, v in series.items()} | (out.value or {})
 
     # ---------------------------------------------------------------------------------------------------------- decode
 
@@ -315,7 +364,7 @@ class World(nn.Module):
 def _begin(rollout: Rollout, state: Mapping[str, Tensor]) -> State:
     """What a rollout starts from: of a state, and the action in it, the variables that it reads at t−1."""
     plan = rollout.program.plan
-    return {k: state[k] for k in (*plan.carries, *plan.shifts) if k in state}
+    return {k: state[k] for k in (*plan.carries, *plan.shifts, *plan.memories) if k in state}
 
 
 def _joint(product: Joint | Factor) -> Joint:

@@ -34,3 +34,9 @@ def test_the_planner_reaches_the_goal() -> None:
     x, y = re.findall(r"at \(([+-][\d.]+), ([+-][\d.]+)\)", run(EXAMPLES[1]))[-1]
     assert abs(float(x) - 0.8) < 0.1
     assert abs(float(y) + 0.4) < 0.1
+
+
+def test_the_dream_goes_on_with_the_melody() -> None:
+    shown = run(EXAMPLES[2])
+    assert float(re.findall(r"right: ([\d.]+)", shown)[-1]) > 0.9  # by chance 0.125
+    assert "flat(self.p_z_given_z_past(" in shown

@@ -20,7 +20,7 @@ Value = Any  # a tensor, or a family's parameters: a tuple of tensors, numbers a
 RUNTIME = (
     "flat", "steps", "stack", "kept", "shift", "restart", "repeat", "wide", "stop", "noise_for", "mode_like",
     "one_batch", "matched", "along", "fold", "unfold", "counted", "filled", "zeros", "support", "dreg", "leave_one_out",
-    "alive", "both", "padded", "behind", "widened", "finite",
+    "alive", "both", "padded", "behind", "widened", "finite", "advance",
 )  # fmt: skip
 widened, finite = tensors.wide, tensors.finite  # the precision of densities, and finite logits
 
@@ -162,6 +162,13 @@ def padded(x: Tensor, counts: Tensor) -> Tensor:
     """Zero where a step does not count and holds no finite number; what it holds otherwise is carried on."""
     keep = (counts != 0).reshape(counts.shape + (1,) * (x.ndim - counts.ndim))
     return x if not x.is_floating_point() else torch.where(keep | x.isfinite(), x, torch.zeros_like(x))
+
+
+def advance(net: Any, cache: Any, keep: Tensor | None, B: int, *x: Tensor) -> tuple[Any, Tensor]:
+    """The next positions of a network over a past, ``[B·n, ...]``: its new cache, and what it returns at them."""
+    reset = None if keep is None else ~keep.reshape(B, -1)
+    cache, y = net.step(cache, *(torch.unflatten(v, 0, (B, -1)) for v in x), reset=reset)
+    return cache, y.flatten(0, 1)
 
 
 def zeros(like: Tensor, rank: int, *shape: int) -> Tensor:

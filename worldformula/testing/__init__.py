@@ -6,6 +6,7 @@ Our own suite calls the same functions.
 >>> check_family(NormalFamily(min_scale=0.1), shape=(3,))
 """
 
+from worldformula.testing.causal import check_causal
 from worldformula.testing.environments import check_env
 from worldformula.testing.families import check_family
 from worldformula.testing.laws import Laws
@@ -13,4 +14,4 @@ from worldformula.testing.models import check_model
 from worldformula.testing.planners import check_planner
 from worldformula.testing.worlds import check_world
 
-__all__ = ["Laws", "check_env", "check_family", "check_model", "check_planner", "check_world"]
+__all__ = ["Laws", "check_causal", "check_env", "check_family", "check_model", "check_planner", "check_world"]

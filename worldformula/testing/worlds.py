@@ -63,15 +63,19 @@ class _Case:
         return {k: v[:, time] for k, v in self.batch.items()}
 
     def start(self, states: State, step: int) -> State:
-        """What a filter goes on from after a step: the state, and the action taken at it."""
-        found = {k: v[:, step] for k, v in states.items()}
-        return found | {k: self.batch[k][:, step] for k in self.world.shifted}
+        """What a filter goes on from after states that end at a step: the last one, and the action taken at it."""
+        return self.world.last(states) | {k: self.batch[k][:, step] for k in self.world.shifted}
 
 
 def _same(laws: Laws, law: str, expected: State, got: State) -> None:
     laws.equal(f"{law}: variables", sorted(expected), sorted(got))
-    for key in expected.keys() & got.keys():
+    for key in _series(expected).keys() & got.keys():  # what a memory holds shows in what follows from it
         laws.equal(f"{law}: {key}", expected[key], got[key], CLOSE)
+
+
+def _series(states: State) -> State:
+    """States without the memories, which have no axis of time."""
+    return {k: v for k, v in states.items() if isinstance(v, Tensor)}
 
 
 def _weights(case: _Case, laws: Laws) -> None:
@@ -93,9 +97,10 @@ def _filtering(case: _Case, laws: Laws) -> None:
     """Shapes, randomness, chunks, single steps, independent rows."""
     world, batch, (B, T) = case.world, case.batch, case.size
     states = case.states
-    laws.equal("filter gives what is carried", sorted(world.carried), sorted(states))
-    laws.equal("so does initial", sorted(world.carried), sorted(world.initial(B)))
-    for key, value in world.initial(B).items():
+    held = sorted((*world.carried, *world.memory))
+    laws.equal("filter gives what is carried", held, sorted(states))
+    laws.equal("so does initial", held, sorted(world.initial(B)))
+    for key, value in _series(world.initial(B)).items():
         laws.equal(f"filter adds the time axis: {key}", (B, T, *value.shape[1:]), tuple(states[key].shape))
     _same(laws, "filter without sampling repeats itself", states, case.states)
     one, two = (world.filter(batch, seed=case.seed) for _ in range(2))
@@ -105,13 +110,13 @@ def _filtering(case: _Case, laws: Laws) -> None:
     head = world.filter(case.cut(slice(0, half)), noise={k: v[:, :half] for k, v in noise.items()})
     tail = {k: v[:, half:] for k, v in noise.items()}
     rest = world.filter(case.cut(slice(half, T)), start=case.start(head, half - 1), noise=tail)
-    _same(laws, "two chunks are one sequence", whole, {k: torch.cat((head[k], rest[k]), 1) for k in head})
-    state = case.start(states, 0)
+    _same(laws, "two chunks are one sequence", _series(whole), _chain(head, rest))
+    state = case.start(world.filter(case.cut(slice(0, 1)), deterministic=True), 0)
     seen = {k: v[:, 1] for k, v in batch.items() if k not in world.shifted}
     step = world.observe(seen, state, deterministic=True)
-    _same(laws, "observe is one step of filter", {k: v[:, 1] for k, v in states.items()}, step)
+    _same(laws, "observe is one step of filter", {k: v[:, 1] for k, v in _series(states).items()}, _series(step))
     alone = world.filter({k: v[:1] for k, v in batch.items()}, deterministic=True)
-    _same(laws, "rows do not see each other", {k: v[:1] for k, v in states.items()}, alone)
+    _same(laws, "rows do not see each other", {k: v[:1] for k, v in _series(states).items()}, _series(alone))
 
 
 def _resets(case: _Case, laws: Laws) -> None:
@@ -124,13 +129,13 @@ def _resets(case: _Case, laws: Laws) -> None:
     flags[:, T // 2] = 1
     whole = world.filter({**case.batch, name: flags}, deterministic=True)
     rest = world.filter({**case.cut(slice(T // 2, T)), name: flags[:, T // 2 :]}, deterministic=True)
-    _same(laws, "a reset forgets", {k: v[:, T // 2 :] for k, v in whole.items()}, rest)
+    _same(laws, "a reset forgets", {k: v[:, T // 2 :] for k, v in _series(whole).items()}, _series(rest))
 
 
 def _imagining(case: _Case, laws: Laws) -> None:
     """Two steps are one step twice."""
     world = case.world
-    start = {k: v[:, 0] for k, v in case.states.items()}
+    start = world.last(world.filter(case.cut(slice(0, 1)), deterministic=True))
     if not world.shifted:
         _twice(laws, world, start, [{"horizon": 1}, {"horizon": 1}], {"horizon": 2})
         return
@@ -147,9 +152,15 @@ def _twice(laws: Laws, world: World, start: State, steps: list[dict[str, Any]], 
     how = ", ".join(key for key in both if key != "horizon") or "no action"
     whole = world.imagine(start, **both, deterministic=True)
     first = world.imagine(start, **steps[0], deterministic=True)
-    second = world.imagine({k: first[k][:, -1] for k in start}, **steps[1], deterministic=True)
-    expected = {k: torch.cat((first[k], second[k][:, 1:]), 1) for k in start}
-    _same(laws, f"two steps are one step twice ({how})", expected, {k: whole[k] for k in start})
+    second = world.imagine({**start, **world.last(first)}, **steps[1], deterministic=True)
+    names = _series(start)
+    expected = {k: torch.cat((first[k], second[k][:, 1:]), 1) for k in names}
+    _same(laws, f"two steps are one step twice ({how})", expected, {k: whole[k] for k in names})
+
+
+def _chain(head: State, rest: State) -> State:
+    """Two pieces of one sequence."""
+    return {k: torch.cat((v, rest[k]), 1) for k, v in _series(head).items()}
 
 
 def _policy(world: World, shape: tuple[int, ...]) -> Factor:
@@ -175,5 +186,5 @@ def _decoding(case: _Case, laws: Laws) -> None:
     for key, value in decoded.items():
         if key in case.batch:
             laws.equal(f"decode has the shape of the data: {key}", tuple(case.batch[key].shape), tuple(value.shape))
-    last = world.decode({k: v[:, -1] for k, v in states.items()})
+    last = world.decode(world.last(states))
     _same(laws, "decode of one step", {k: v[:, -1] for k, v in decoded.items()}, last)

@@ -17,6 +17,7 @@ from worldformula.formula.code.support import check_type, pixels
 from worldformula.formula.plan.plan import Op, Plan
 from worldformula.formula.plan.variables import CALL_OPTIONS
 from worldformula.formula.syntax.given import generator_of, whole_number
+from worldformula.nets.causal import Memory
 
 FLAGS = ("flags", "mask", "present")  # inputs with one entry per row or step
 
@@ -63,7 +64,7 @@ def check_options(options: Mapping[str, Any]) -> None:
     """``noise`` and ``start`` are tensors by variable, ``horizon`` is a number of steps."""
     for option in ("noise", "start"):
         given = options.get(option, {})
-        if not isinstance(given, Mapping) or not all(isinstance(v, Tensor) for v in given.values()):
+        if not isinstance(given, Mapping) or not all(isinstance(v, Tensor | Memory) for v in given.values()):
             raise FormulaError(f"expected {option}= as tensors by variable, {option}={{'z': tensor}}, got {given!r}")
     horizon = options.get("horizon", 1)
     if (whole_number(horizon) or 0) < 1:
@@ -86,7 +87,7 @@ class Binder:
         self.several = any(op.axes for op in plan.ops)
         self.keys = frozenset(plan.inputs)
         self.series = tuple(i for i in self.inputs if i.step)
-        self.starts = (*plan.carries, *plan.shifts)
+        self.starts = (*plan.carries, *plan.shifts, *plan.memories)
         self.burn_in = max((n for op in plan.ops for key, n in op.options if key == "burn_in"), default=0)
         ours = [op.factor for op in plan.ops if op.factor is not None and op.factor.shape is not None]
         self.declared: dict[str, object] = {f.variable.key: f for f in reversed(ours)} | {str(flags): "reset="}
@@ -136,7 +137,7 @@ class Binder:
         if self.plan.index is not None:
             lead = self.lead(given, options)
             arguments["T"] = lead[1]
-            arguments |= self.start(given, options.get("start"), lead[0], like)
+            arguments |= self.start(given, options.get("start"), *lead, like)
         elif "start" in options or "horizon" in options:
             raise FormulaError("start= and horizon= belong to a formula with a Sum over time; this one has none")
         deterministic = bool(options.get("deterministic", False))
@@ -265,7 +266,7 @@ class Binder:
             start, horizon = options.get("start"), options.get("horizon")
             if not start or horizon is None:
                 raise MissingInputError("no data says how many steps there are: pass start={...} and horizon=...")
-            return next(iter(start.values())).shape[0], int(horizon)
+            return next(v for v in start.values() if isinstance(v, Tensor)).shape[0], int(horizon)
         first = given[self.series[0].key].shape[:2]
         if len(first) < 2 or 0 in first or any(given[i.key].shape[:2] != first for i in self.series):
             rows = [(i.key, "[B, T, ...]", list(given[i.key].shape)) for i in self.series]
@@ -287,13 +288,23 @@ class Binder:
         return first[0], first[1]
 
     def start(
-        self, given: Mapping[str, Any], start: Mapping[str, Tensor] | None, B: int, like: Tensor
+        self, given: Mapping[str, Any], start: Mapping[str, Tensor] | None, B: int, T: int, like: Tensor
     ) -> dict[str, Any]:
         """The first value of every carry and shifted series: given, learned, or zeros."""
+        if start is not None and self.plan.histories and not self.plan.memories:
+            reader = next(op.factor for op in self.plan.ops if op.kind == "causal")
+            raise FormulaError(
+                f"start=: {reader} reads a history, of which a start holds the last step alone\n"
+                f"pass whole sequences, with reset= flags where one begins; World.filter goes on from a state"
+            )
         if start is not None and start.keys() != set(self.starts):
             self.refuse_start(start)
-        found = {}
-        for key in self.starts:
+        found: dict[str, Any] = {}
+        for key, name in self.plan.memories.items():
+            net: Any = self.plan.by_name[name].factor.net  # type: ignore[union-attr]
+            fresh = start is None
+            found[f"start_{key}"] = net.cache(B, T, like.device, like.dtype) if fresh else start[key]  # type: ignore[index]
+        for key in (*self.plan.carries, *self.plan.shifts):
             shape = self.plan.shapes.get(key) if key in self.plan.carries else tuple(given[key].shape[2:])
             initial = getattr(self.plan.initial, key, None) if key in self.plan.carries else None
             if start is not None:
@@ -316,6 +327,7 @@ class Binder:
                 raise UnknownVariableError(f"start: no variable {key!r} is carried; these are: {known}.{hint}")
         rows = [(key, "carried", "given" if key in start else "missing") for key in self.plan.carries]
         rows += [(key, "last value of the series", "given" if key in start else "missing") for key in self.plan.shifts]
+        rows += [(key, "memory", "given" if key in start else "missing") for key in self.plan.memories]
         raise MissingInputError(
             "start: expected all that goes from step to step\n"
             + table(("variable", "declared", "got"), rows)

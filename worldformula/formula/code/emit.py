@@ -16,6 +16,7 @@ from worldformula.formula import runtime
 from worldformula.formula.code.writer import Writer
 from worldformula.formula.plan.hoist_before import batch_dependent
 from worldformula.formula.plan.plan import Op, Plan
+from worldformula.formula.plan.rules import factor_of
 
 Result = tuple[Any, tuple[Any, ...], tuple[Any, ...]]
 
@@ -63,12 +64,15 @@ def emit(
 
 def _module(w: Writer, title: str) -> str:
     """The whole module text: once per call, before the loop, in it, after it."""
-    late = _after_time(w.plan)
-    body = w.lines(op for op in w.plan.ops if not op.step and op.name not in late)
+    once = [op for op in w.plan.ops if not op.step]
+    body = w.lines(op for op in once if w.plan.moments[op.name] == "once")
     if w.plan.index is not None:
         body += _time_lines(w)
-    body += w.lines(op for op in w.plan.ops if op.name in late)
+    body += w.lines(op for op in once if w.plan.moments[op.name] != "once" and op.name not in w.plan.awaited)
     value = w.ref(w.plan.value) if w.plan.value is not None else "None"
+    if w.plan.memories:
+        kept = (f"{key!r}: {w.cache(w.ops[name])}" for key, name in w.plan.memories.items())
+        value = f"{{{', '.join(kept)}}}"
     terms = _tuple(w.ref(t.name) for t in w.plan.terms)
     samples = _tuple(w.ref(name) for name in w.plan.samples.values())
     head = f"def formula({', '.join(['self', *w.arguments])}):"
@@ -100,15 +104,6 @@ def _ours(family: Family) -> bool:
     return getattr(families, type(family).__name__, None) is type(family) and all(hasattr(families, n) for n in inside)
 
 
-def _after_time(plan: Plan) -> set[str]:
-    """The once-per-call operations that wait for the sum over time."""
-    late: set[str] = set()
-    for op in plan.ops:
-        if not op.step and (op.kind == "over" or not late.isdisjoint(op.reads)):
-            late.add(op.name)
-    return late
-
-
 def _tuple(items: Iterable[str]) -> str:
     items = list(items)
     return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
@@ -118,12 +113,14 @@ def _tuple(items: Iterable[str]) -> str:
 
 
 def _time_lines(w: Writer) -> list[str]:
-    """Everything of a time step, in its three stages."""
+    """Everything of a time step, in its three stages, and the series that steps wait for."""
     plan = w.plan
-    before, loop, after = ([op for op in plan.ops if w.stages[op.name] == s] for s in ("before", "loop", "after"))
+    timed = [op for op in plan.ops if op.step or op.name in plan.awaited]
+    before, loop, after = ([op for op in timed if plan.moments[op.name] == s] for s in ("before", "loop", "after"))
     series = next((plan.arguments[k] for k, op in plan.inputs.items() if plan.series(op)), None)
     lines = [f"B, T = {series}.shape[:2]"] if series else [f"B = start_{next(iter(plan.carries))}.shape[0]"]
     written = w.lines(sorted((op for op in before if _needed(w, op)), key=lambda op: not _reads_raw(w, op)))
+    lines += [f"{w.cache(w.ops[name])} = start_{key}" for key, name in plan.memories.items()]
     lines += ["# before the loop: needs data only, all steps at once", *written] if written else []
     lines += _loop_lines(w, loop, before) if loop else []
     return lines + (["# after the loop: all steps at once", *w.lines(after)] if after else [])
@@ -131,7 +128,7 @@ def _time_lines(w: Writer) -> list[str]:
 
 def _needed(w: Writer, op: Op) -> bool:
     """Whether flags or a shifted series have a reader: some are there for the clock alone."""
-    return op.kind not in ("flags", "shift") or bool(w.plan.carries or w.plan.shifts)
+    return op.kind not in ("flags", "shift") or bool(w.plan.carries or w.plan.shifts or w.plan.histories)
 
 
 def _reads_raw(w: Writer, op: Op) -> bool:
@@ -158,7 +155,8 @@ def _sliced(w: Writer, loop: list[Op], before: list[Op]) -> list[str]:
     lines = []
     for op in before:
         noise = op.kind == "noise" and op.name in inside and op.name in w.arguments
-        if (op.kind == "flags" and looped) or noise:
+        cached = any(o.kind == "causal" for o in loop)
+        if (op.kind == "flags" and (looped or cached)) or noise:
             lines.append(f"{w.derived(op.name, 's')} = {op.name}.unbind({len(op.axes) + 1})")
         elif op.kind not in ("flags", "noise") and op.name in inside:
             lead = f", {len(op.axes)}" if op.axes else ""
@@ -178,6 +176,9 @@ def _loop_lines(w: Writer, loop: list[Op], before: list[Op]) -> list[str]:
     why = f"; {', '.join(kept)} depends on its batch, so it stays here" if kept else ""
     lines.append(f"# in the loop: from carry to carry{why}")
     lines += [f"{w.carried(source)} = start_{key}" for key, source in looped.items()]
+    lines += [
+        f"{w.cache(op)} = {_empty(w, op)}" for op in loop if op.name in plan.histories - {*plan.memories.values()}
+    ]
     w.in_loop = True
     # Carries come first: a step overwrites the variables that they are read from.
     body = w.lines(sorted(loop, key=lambda op: op.kind != "carry"))
@@ -190,6 +191,14 @@ def _loop_lines(w: Writer, loop: list[Op], before: list[Op]) -> list[str]:
     for part, series, op in collected:
         lines.append(f"{part} = stack({series}{f', {len(op.axes)}' if op.axes else ''})")
     return lines + [f"{op.name} = {w.shifted(op)}" for op in late]
+
+
+def _empty(w: Writer, op: Op) -> str:
+    """The cache of a network over a past before the first step."""
+    starts = [f"start_{key}" for key in (*w.plan.carries, *w.plan.shifts)]
+    known = [*starts, *(site.name for site in w.plan.sites), *w.plan.arguments.values()]
+    like = next(name for name in known if name in w.arguments)
+    return f"{w.network(factor_of(op).net)}.cache(B, T, {like}.device, {like}.dtype)"
 
 
 def _late(w: Writer, op: Op) -> bool:

@@ -22,6 +22,7 @@ from worldformula.formula.plan.rules import RULES, factor_of
 from worldformula.formula.syntax.factor import naming
 
 Env = dict[str, Any]
+NETWORKS = ("net", "causal")
 
 
 def interpret(
@@ -70,6 +71,7 @@ class _Machine:
         self.t: int | None = None
         self.keep: Tensor | None = None
         self.carry: Env = {}
+        self.caches: Env = {}  # of the networks over a past, by their operation
         self.last: Env = {}  # of the series read at t−1, by the operation that gives them
 
     def run(self) -> tuple[Any, tuple[Any, ...], tuple[Any, ...]]:
@@ -78,29 +80,38 @@ class _Machine:
             return self._run()
 
     def _run(self) -> tuple[Any, tuple[Any, ...], tuple[Any, ...]]:
-        """Once-per-call operations, the walk through time, and what waits for it."""
-        waiting = self._waiting()
-        for op in self.plan.ops:
-            if not op.step and op.name not in waiting:
-                self.once[op.name] = self.evaluate(op, self.once)
-        if any(op.step for op in self.plan.ops):
-            self.walk()
-        for op in self.plan.ops:
-            if not op.step and op.name not in self.once:
-                self.once[op.name] = self.evaluate(op, self.once)
+        """Once-per-call operations, the walk through time, what waits for it, the walk of the steps that wait for
+        that, …
+        """
+        walks = self._walks()
+        for walk in range(1 + max(walks.values(), default=0)):
+            here = [op for op in self.plan.ops if walks[op.name] == walk]
+            for op in here:
+                if not op.step:
+                    self.once[op.name] = self.evaluate(op, self.once)
+            if any(op.step for op in here):
+                self.walk([op for op in here if op.step])
         terms = tuple(self.result(t.name) for t in self.plan.terms)
         samples = tuple(self.result(name) for name in self.plan.samples.values())
+        if self.plan.memories:
+            return {key: self.caches[name] for key, name in self.plan.memories.items()}, terms, samples
         return (None if self.plan.value is None else self.result(self.plan.value)), terms, samples
 
-    def _waiting(self) -> set[str]:
-        """The once-per-call operations that need the sum over time; one pass, as operations stand behind what they
-        read.
+    def _walks(self) -> dict[str, int]:
+        """Which walk through time an operation belongs to, or how many a once-per-call one waits for. A carry belongs
+        to the walk of what it carries, which may stand behind it.
         """
-        found: set[str] = set()
-        for op in self.plan.ops:
-            if not op.step and (op.kind == "over" or not found.isdisjoint(op.reads)):
-                found.add(op.name)
-        return found
+        found: dict[str, int] = {}
+        while True:
+            before = dict(found)
+            for op in self.plan.ops:
+                own = 0
+                if op.kind == "carry" and op.variable is not None:
+                    own = before.get(self.plan.carries[op.variable.key], 0)
+                waits = (found[name] + (self.ops[name].step and not op.step) for name in op.reads)
+                found[op.name] = max(own, *waits) if op.reads else own
+            if found == before:
+                return found
 
     def result(self, ref: Ref) -> Any:
         """A value as the emitted function returns it: step values as [B·T, ...]."""
@@ -110,20 +121,21 @@ class _Machine:
             return self.once[ref]
         return runtime.stack(self.history[ref], len(self.ops[ref].axes))
 
-    def walk(self) -> None:
-        """The loop over time, step by step, nothing hoisted."""
-        steps = [op for op in self.plan.ops if op.step]
+    def walk(self, steps: list[Op]) -> None:
+        """The loop over time with these operations, step by step, nothing hoisted."""
+        here, known = {op.name for op in steps}, dict(self.history)
         flags = self.given[self.plan.arguments[self.plan.reset]] if self.plan.reset else None
         shifts = {op.reads[0]: op.variable.key for op in steps if op.kind == "shift" and op.variable}
-        self.carry = {key: self.given[f"start_{key}"] for key in self.plan.carries}
+        carries = {key: source for key, source in self.plan.carries.items() if source in here}
+        self.carry = {key: self.given[f"start_{key}"] for key in carries}
         self.last = {name: self.given[f"start_{key}"] for name, key in shifts.items()}
         for t in range(self.given["T"]):
-            self.t, env = t, dict(self.once)
+            self.t, env = t, self.once | {name: values[t] for name, values in known.items()}
             self.keep = None if flags is None else runtime.kept(flags[:, t])
             for op in steps:
                 env[op.name] = self.evaluate(op, env)
                 self.history.setdefault(op.name, []).append(env[op.name])
-            self.carry = {key: env[source] for key, source in self.plan.carries.items()}
+            self.carry = {key: env[source] for key, source in carries.items()}
             self.last = {name: env[name] for name in shifts}
         self.t = None
 
@@ -131,16 +143,16 @@ class _Machine:
 
     def evaluate(self, op: Op, env: Env) -> Any:
         """One operation; a failure is told with the factor and the shapes of what it read."""
-        args = [] if op.kind == "over" else [env[a] if isinstance(a, str) else a for a in op.args]
+        args = [] if op.kind in ("over", "series") else [env[a] if isinstance(a, str) else a for a in op.args]
         try:
             with nullcontext() if op.factor is None else naming(op.factor):
                 return RULES[op.kind].evaluate(self, op, args)
         except (torch.OutOfMemoryError, WorldformulaError):
             raise
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            what = "its network failed" if op.kind == "net" else f"{op.kind} {op.how}".strip() + " failed"
+            what = "its network failed" if op.kind in NETWORKS else f"{op.kind} {op.how}".strip() + " failed"
             whose = f"{op.factor}: " if op.factor is not None else ""
-            advice = "\nmake the network take these shapes, with one batch" if op.kind == "net" else self._bare(op)
+            advice = "\nmake the network take these shapes, with one batch" if op.kind in NETWORKS else self._bare(op)
             raise ShapeError(f"{whose}{what}: {error}\n" + self.shapes(op, args) + advice) from error
 
     def checked(self, op: Op, value: Any) -> Any:
@@ -195,7 +207,7 @@ class _Machine:
 
     def shapes(self, op: Op, args: list[Any]) -> str:
         """The table *variable | declared | got* for what an operation read."""
-        conditions = op.factor.conditions if op.factor is not None and op.kind == "net" else [None] * len(args)
+        conditions = op.factor.conditions if op.factor is not None and op.kind in NETWORKS else [None] * len(args)
         rows = []
         for ref, condition, value in zip(op.args, conditions, args, strict=False):
             tensors = [v for v in (value if isinstance(value, tuple) else (value,)) if isinstance(v, Tensor)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -20,7 +21,8 @@ class Rollout(nn.Module):
     """``for t: draw every factor of the product``, compiled like any formula. Keywords as for an expression.
 
     ``shapes_from`` are further factors whose declared event shapes hold for the product's variables; ``initial`` is the
-    first carry by variable, zeros otherwise.
+    first carry by variable, zeros otherwise. ``memories`` are the factors whose networks read a past, by the key of
+    what they keep of it: the value of a call is their memory behind its last step.
     """
 
     def __init__(
@@ -30,19 +32,20 @@ class Rollout(nn.Module):
         reset: str | None = None,
         shapes_from: tuple[Factor, ...] = (),
         initial: Constants | None = None,
+        memories: Mapping[str, Factor] | None = None,
     ) -> None:
         super().__init__()
         self.product = product
         self.clock = OverTime("sum", index, Expectation(product.uses, Number(0)), reset, initial)
-        self.shapes_from = shapes_from
-        register_networks(self, list(product.factors), initial)
+        self.shapes_from, self.memories = shapes_from, dict(memories or {})
+        register_networks(self, [*product.factors, *(memories or {}).values()], initial)
         self._program: Program | None = None
 
     @property
     def program(self) -> Program:
         """The plan and the functions emitted from it, made at first use."""
         if self._program is None:
-            plan = lower_rollout(self.clock, self.shapes_from)
+            plan = lower_rollout(self.clock, self.shapes_from, self.memories)
             self._program = Program(plan, f"for {self.clock.index}: {self.product}")
         return self._program
 

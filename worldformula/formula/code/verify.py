@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from worldformula.formula.plan.plan import Op, Plan
+from worldformula.formula.plan.plan import ORDER, Op, Plan
 from worldformula.formula.plan.rules import RULES
 from worldformula.formula.plan.ssa import OWN_AXES
-
-ORDER = {"once": 0, "before": 1, "loop": 2, "after": 3}
 
 
 def verify(plan: Plan, stage: str) -> Plan:
     """Defined before use; no stage reads from a later one; arity, level and sample axes are those of the rule."""
     seen: set[str] = set()
+    settled = "after" in plan.stages.values()  # until then what waits for the loop seems to be in it
     for op in plan.ops:
         for arg in op.reads:
             assert arg in seen, f"{stage}: {op.name} reads {arg} before it is defined"
-            if op.step and plan.by_name[arg].step:
-                early = ORDER[plan.stage(arg)] <= ORDER[plan.stage(op.name)]
+            if op.step and (settled or plan.by_name[arg].step):
+                early = ORDER[plan.moments[arg]] <= ORDER[plan.stage(op.name)]
                 assert early, f"{stage}: {op.name} reads {arg} too early"
         assert op.name not in seen, f"{stage}: {op.name} is defined twice"
         assert (plan.stage(op.name) != "once") == op.step, f"{stage}: {op.name} is in the wrong stage"

@@ -46,7 +46,7 @@ class Writer:
     def _arguments(self) -> tuple[str, ...]:
         """Inputs, start of every carry and shifted series, noise of every site."""
         names = [*self.plan.arguments.values(), *(["T"] if self.plan.free_running else [])]
-        names += [f"start_{key}" for key in (*self.plan.carries, *self.plan.shifts)]
+        names += [f"start_{key}" for key in (*self.plan.carries, *self.plan.shifts, *self.plan.memories)]
         sites = [op for op in self.plan.sites if not self.deterministic or factor_of(op).unbatched]
         names += [op.name for op in sites]
         unknown = not self.deterministic and any(self.plan.noise_shape(op) is None for op in sites)
@@ -84,8 +84,8 @@ class Writer:
             if op.kind == "same":
                 written.append(expression)
             elif expression != op.name:
-                line = f"{op.name} = {expression}"
-                header = str(op.factor) if op.kind in ("net", "params") else None
+                line = f"{self.cache(op)}, {op.name} = {expression}" if self.cached(op) else f"{op.name} = {expression}"
+                header = str(op.factor) if op.kind in ("net", "params", "causal") else None
                 header = op.factor.definition if isinstance(op.factor, Experts) and op.kind == "combine" else header
                 written.append(self._beside(line, header) if header is not None else line)
         return written
@@ -231,6 +231,14 @@ class Writer:
         """The argument that says what a carry starts from, where that is learnt."""
         known = self.plan.initial is not None and hasattr(self.plan.initial, key)
         return f", self.initial_state.{key}" if known else ""
+
+    def cached(self, op: Op) -> bool:
+        """Whether a network over a past steps with a cache."""
+        return op.kind == "causal" and (self.stages[op.name] == "loop" or op.name in self.plan.memories.values())
+
+    def cache(self, op: Op) -> str:
+        """The variable that holds the cache of a network over a past."""
+        return self.derived(op.name, "cache")
 
     def carried(self, source: str) -> str:
         """The variable of the loop that holds a carry."""

@@ -64,21 +64,23 @@ def graph(source: Expression | Node | Iterable[Factor], observed: Iterable[str] 
 
 def _index(variables: Sequence[Variable]) -> str | None:
     """The letter of the steps: that of a variable which is read one step later, else of any with an index."""
-    indexed = [v for v in variables if v.index is not None and not v.span and not v.index.isupper()]
+    indexed = [v for v in variables if v.index is not None and not v.several and not v.index.isupper()]
     return next((v.index for v in sorted(indexed, key=lambda v: v.offset)), None)
 
 
 def _within_step(edge: Edge) -> bool:
     ends = (edge.source, edge.target)
-    return all(v.index is not None and v.offset == 0 and not v.span for v in ends) and len({v.index for v in ends}) == 1
+    return (
+        all(v.index is not None and v.offset == 0 and not v.several for v in ends) and len({v.index for v in ends}) == 1
+    )
 
 
 def _links(variables: Sequence[Variable], edges: Sequence[Edge]) -> list[Edge]:
-    """From a variable of a step to the whole series ``x_{1:T}``, and to the last value ``c_L``."""
+    """From a variable of a step to the whole series ``x_{1:T}``, to a history, and to the last value ``c_L``."""
     found = []
     for v in variables:
-        if v.index is not None and (v.span or v.index.isupper()):
-            one = replace(v, index=v.index.lower(), span=False)
+        if v.index is not None and (v.several or v.index.isupper()):
+            one = slot(v)
             kinds = {e.kind for e in edges if e.source == v}
             if one in variables and one != v:
                 found.append(Edge(one, v, "inference" if kinds == {"inference"} else "generative"))

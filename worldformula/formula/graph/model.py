@@ -27,7 +27,7 @@ class Vertex:
     @property
     def slice(self) -> int | None:
         """Steps from the current one: 0 or −1; None outside time."""
-        return None if self.variable.index is None else self.variable.offset
+        return None if self.variable.index is None else 0 if self.variable.past else self.variable.offset
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from worldformula.formula.syntax.nodes import (
 
 def slot(variable: Variable) -> Variable:
     """The variable at the current step: that of h_t for h_{t-1}, for the whole series h_{1:T}, and for the last h_T."""
-    return replace(variable, offset=0, span=False, index=variable.index and variable.index.lower())
+    return replace(variable.now, offset=0, index=variable.index and variable.index.lower())
 
 
 def drawn(node: Node) -> set[Variable]:

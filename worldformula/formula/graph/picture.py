@@ -146,7 +146,7 @@ def _plate(label: str, frame: Frame) -> str:
 
 def _stepped(variable: Variable) -> bool:
     """Whether a variable belongs to one step: neither a whole series nor the last value."""
-    return variable.index is not None and not variable.span and not variable.index.isupper()
+    return variable.index is not None and not variable.several and not variable.index.isupper()
 
 
 def _separator(index: str, centres: Points, sides: Sequence[int], low: Points, bottom: float) -> str:

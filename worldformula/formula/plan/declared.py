@@ -24,7 +24,7 @@ def check_keys(used: list[Factor]) -> None:
                     f"{variable.base}_1 and {variable.base}_2, or give them words",
                 )  # fmt: skip
             index = variable.index if spans.get(variable.key) else None
-            plain = replace(variable, index=index, offset=0, span=False, inner=None)
+            plain = replace(variable.now, index=index, offset=0, inner=None)
             if plain.key == "self":
                 raise FormulaError(f"{factor}: a variable cannot be called 'self', the first argument of every call")
             if first.setdefault(plain.key, plain) != plain:

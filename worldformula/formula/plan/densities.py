@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from torch import nn
 
-from worldformula.errors import DuplicateVariableError, FormulaError, TimeError
+from worldformula.errors import DuplicateVariableError, TimeError
 from worldformula.formula import runtime
 from worldformula.formula.factors.experts import Experts
 from worldformula.formula.plan.arithmetic import binary
 from worldformula.formula.plan.draft import Draft
+from worldformula.formula.plan.histories import history, refuse_absent
 from worldformula.formula.plan.plan import Op, Ref
 from worldformula.formula.plan.scope import Scope
 from worldformula.formula.plan.variables import need_shape, presence, read, scored
@@ -27,15 +29,34 @@ def net(draft: Draft, factor: Factor, scope: Scope) -> str | None:
     if factor.net is None:
         return None
     wish = factor.variable.key if factor.family is None else f"head_{factor.header.letter}_{factor.variable.key}"
+    if any(c.past for c in factor.conditions):
+        return draft.add(wish, history(draft, factor, scope))
     conditions = tuple(read(draft, c, scope, factor) for c in factor.conditions)
-    _refuse_absent(draft, factor, conditions, scope)
+    refuse_absent(draft, factor, conditions, scope)
     place = scope.place.get(str(factor.variable.index)) if isinstance(factor.net, nn.ModuleList) else None
     series = any(c.span for c in factor.conditions)
     op = Op("", "net", conditions, factor, how="" if place is None else str(place - 1))
-    name = draft.add(wish + "_series" if series else wish, op)
-    if series and scope.bound(factor.variable):
-        name = draft.add(wish, Op("", "unroll", (name,), step=True))
-    return name
+    if not series:
+        return draft.add(wish, op)
+    _refuse_mixed(draft, factor, conditions)
+    name = draft.add(wish + "_series", op)
+    return name if len(factor.variables) > 1 else _unrolled(draft, wish, name, factor, scope)
+
+
+def _unrolled(draft: Draft, wish: str, series: str, factor: Factor, scope: Scope) -> str:
+    """The entry of this step in what a network made of whole series; one value per sequence stays as it is."""
+    return draft.add(wish, Op("", "unroll", (series,), step=True)) if scope.bound(factor.variable) else series
+
+
+def _refuse_mixed(draft: Draft, factor: Factor, conditions: tuple[str, ...]) -> None:
+    """A network of whole series runs once per call, so it cannot read the value of one step."""
+    for condition, name in zip(factor.conditions, conditions, strict=True):
+        if not condition.span and draft.is_step(name):
+            whole = replace(condition, offset=0, span=True)
+            raise TimeError(
+                f"{factor} reads a whole series and {condition}, the value of one step; write {whole} for all its "
+                f"steps, or two factors: one that reads the series, and one that reads its result at {condition.index}"
+            )
 
 
 def params(draft: Draft, use: Use, scope: Scope) -> str:
@@ -73,16 +94,6 @@ def widened(draft: Draft, name: str, use: Use, like: str, of: Use | None = None)
         return name
     unlike = of is not None and type(of.factor.family) is not type(use.factor.family)
     return draft.add(f"{name}_wide", Op("", "wide", (name, like), use.factor, of.factor if of and unlike else None))
-
-
-def _refuse_absent(draft: Draft, factor: Factor, conditions: tuple[str, ...], scope: Scope) -> None:
-    """A network sees rows that have what it reads; without it only an expert can be left out."""
-    missing = {key for ref in conditions for key in draft.absent(ref)} - scope.excused
-    if missing and factor.family is not None and not scope.expert:
-        raise FormulaError(
-            f"{factor} reads {', '.join(sorted(missing))}, which some rows lack (present=), and nothing takes its "
-            f"place\nuse PoE([prior, q(z|x_1), q(z|x_2)]) or MoE, whose experts are left out of such rows"
-        )
 
 
 # --------------------------------------------------------------------------------------------------------------- draws
@@ -126,7 +137,12 @@ def _computed(draft: Draft, use: Use, scope: Scope) -> tuple[str, ...]:
     names: tuple[str, ...] = (first,)
     if value is not None and len(factor.variables) > 1:
         items = [Op("", "item", (value,), factor, variable=v, how=str(i)) for i, v in enumerate(factor.variables)]
-        names = tuple(draft.add(op.variable.key, op) for op in items if op.variable)
+        series = any(c.span for c in factor.conditions)
+        names = tuple(draft.add(op.variable.key + "_series" * series, op) for op in items if op.variable)
+        if series:
+            names = tuple(
+                _unrolled(draft, v.key, n, factor, scope) for v, n in zip(factor.variables, names, strict=True)
+            )
     return tuple(stop(draft, n) for n in names) if use.stopped else names
 
 

@@ -28,6 +28,7 @@ class Draft(Assignments):
         self.samples: dict[str, str] = {}
         self.labels: dict[str, Node | str] = {}
         self.carries: dict[str, str] = {}
+        self.memories: dict[str, str] = {}
         self.carried: set[Variable] = set()  # what is read at t−1 of something that a step declares
         self.time: OverTime | None = None
         self.declared: set[Variable] = set()
@@ -114,6 +115,7 @@ class Draft(Assignments):
             ranks=self.ranks,
             sizes=self.sizes,
             inner=self.inner,
+            memories=self.memories,
             stages={op.name: "loop" if op.step else "once" for op in ops},
         )
 
@@ -141,12 +143,29 @@ class Draft(Assignments):
         if set(self.ops[name].axes) - around:
             raise TimeError(
                 f"{variable} is drawn several times (samples= or gradient='exact'), and is read outside of that E, "
-                f"where it is one value\nwrite E with samples= around the whole sum over {variable.index}"
+                f"where it is one value\nwrite E with samples= around the whole sum over {str(variable.index).lower()}"
             )
         if self.facts[name].scored:
             raise GradientError(
                 f"E over {self._scored_in(name).factor}: gradient='score' would miss what the draw does to {variable}, "
                 f"which is read outside of that E\nuse gradient='straight-through', or a family such as OneHot"
+            )
+
+    def refuse_other_steps(self, name: str, variable: Variable, by: object) -> None:
+        """Refuse a value of a step where other steps read it, if its estimator ends with the step: a score that sees
+        the terms of its step alone, or values that are enumerated step by step.
+        """
+        if self.facts[name].scored:
+            raise GradientError(
+                f"E over {self._scored_in(name).factor}: gradient='score' would miss what the draw does to other "
+                f"steps, where {by} reads it as {variable}\nuse gradient='straight-through', or a family such as OneHot"
+            )
+        axes = set(self.ops[name].axes)
+        listed = (op for op in self.leading_to({name}) if op.kind == "support" or op.how == "stratified")
+        if axes and (source := next((op for op in listed if axes & set(op.axes)), None)) is not None:
+            raise TimeError(
+                f"{by} reads {variable}, and {source.factor} takes every value at each step by itself, not every "
+                f"series of them\ndraw it: use gradient='straight-through', or a family such as OneHot"
             )
 
     def _scored_in(self, name: str) -> Op:

@@ -22,7 +22,7 @@ def batch_dependent(op: Op) -> bool:
     """Whether a network's result depends on the batch it runs with, so that all steps at once would change it: it holds
     a BatchNorm, or a module that says ``batch_dependent = True``, such as a variance over the batch.
     """
-    net = op.factor.net if op.kind in ("net", "call") and op.factor is not None else None
+    net = op.factor.net if op.kind in ("net", "call", "causal") and op.factor is not None else None
     known = (module.whole[0] for module in net.modules) if isinstance(net, Found) else (net,)
     return any(
         isinstance(m, _BatchNorm) or getattr(m, "batch_dependent", False)
@@ -41,9 +41,11 @@ def hoist_before(plan: Plan) -> Plan:
     Memory: its output is kept for all steps, T × its size.
     """
     moved: dict[str, Stage] = {}
-    stages = dict(plan.stages)
+    early: set[str] = set()  # what the loop need not have made
     for op in plan.ops:
-        free = op.kind != "carry" and not stays(op)
-        if op.step and free and all(stages[a] in ("once", "before") for a in op.reads):
-            moved[op.name] = stages[op.name] = "before"
+        free = not op.step or (op.kind != "carry" and not stays(op))
+        if free and early.issuperset(op.reads):
+            early.add(op.name)
+            if op.step:
+                moved[op.name] = "before"
     return plan.with_stages(**moved)

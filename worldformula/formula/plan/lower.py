@@ -6,7 +6,7 @@ its scope and is sent the value. `Lowering.lower` drives them, so that no tree i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from types import GeneratorType
 from typing import Any, cast
 
@@ -57,16 +57,23 @@ def lower(node: Node, masked: frozenset[str] = frozenset()) -> Plan:
     return lowering.plan(value)
 
 
-def lower_rollout(clock: OverTime, shapes_from: tuple[Factor, ...] = ()) -> Plan:
+def lower_rollout(
+    clock: OverTime, shapes_from: tuple[Factor, ...] = (), memories: Mapping[str, Factor] | None = None
+) -> Plan:
     """The plan that only makes the draws of ``Sum("t", E(product, 0))``: what ``filter`` and ``imagine`` run.
 
-    ``shapes_from``: further factors whose declared event shapes hold here too.
+    ``shapes_from``: further factors whose declared event shapes hold here too. ``memories``: by key, the factors whose
+    networks read a past; what they keep of it goes from call to call, also where only a later call draws from them.
     """
     draws = clock.body
     assert isinstance(draws, Expectation)
     lowering = Lowering([*factors(draws), *shapes_from])
     clocks.enter_time(lowering, clock)
-    densities.draw(lowering, draws, Scope(index=clock.index))
+    inside = densities.draw(lowering, draws, Scope(index=clock.index))
+    for key, factor in (memories or {}).items():
+        name = densities.net(lowering, factor, inside)
+        assert name is not None
+        lowering.memories[key] = name
     return lowering.plan(None)
 
 

@@ -25,6 +25,7 @@ RESERVED = {
     "sum", "range", "value", "formula",
 }  # fmt: skip
 Stage = Literal["once", "before", "loop", "after"]
+ORDER: dict[Stage, int] = {"once": 0, "before": 1, "loop": 2, "after": 3}
 Ref = str | float
 
 
@@ -97,7 +98,8 @@ class Plan:
     ``carries`` maps a carried variable's key to the operation that gives its next value; ``shifts`` lists the data
     series read at t−1; ``samples`` maps each drawn variable's key to its operation; ``labels`` maps the operation of a
     KL, a log or a sum over time to its node. ``sizes`` are those of the sample axes; ``inner`` is the length of the
-    axis of iterations that an input has in front of its event.
+    axis of iterations that an input has in front of its event. ``memories`` maps the key of what a network over a past
+    keeps to its operation, where that goes from call to call, as in the rollouts of a world.
     """
 
     ops: tuple[Op, ...]
@@ -114,11 +116,35 @@ class Plan:
     ranks: dict[str, int] = field(default_factory=dict)
     sizes: dict[int, int] = field(default_factory=dict)
     inner: dict[str, int] = field(default_factory=dict)
+    memories: dict[str, str] = field(default_factory=dict)
     stages: dict[str, Stage] = field(default_factory=dict)
 
     def stage(self, name: str) -> Stage:
         """Where an operation runs."""
         return self.stages[name]
+
+    @cached_property
+    def moments(self) -> dict[str, Stage]:
+        """When an operation can run. One that is computed once per call waits for the steps that it reads: those before
+        the loop, or the loop itself.
+        """
+        found: dict[str, Stage] = {}
+        for op in self.ops:
+            last = max((ORDER[found[name]] for name in op.reads), default=0)
+            found[op.name] = self.stages[op.name] if op.step else ("once", "before", "after", "after")[last]
+        return found
+
+    @cached_property
+    def awaited(self) -> frozenset[str]:
+        """The once-per-call operations that wait for steps and that other steps wait for: series, and what networks
+        make of them.
+        """
+        found: set[str] = set()
+        for op in reversed(self.ops):
+            users = (self.by_name[name] for name in self.readers.get(op.name, ()))
+            if not op.step and self.moments[op.name] != "once" and any(u.step or u.name in found for u in users):
+                found.add(op.name)
+        return frozenset(found)
 
     def with_stages(self, **changed: Stage) -> Plan:
         """The same plan with some operations moved."""
@@ -207,6 +233,11 @@ class Plan:
         """The sample axes of an operation by size, 0 for one that what it reads has already."""
         has = self.by_name[source].axes
         return [0 if axis in has else self.sizes[axis] for axis in op.axes]
+
+    @cached_property
+    def histories(self) -> frozenset[str]:
+        """The operations that read a past."""
+        return frozenset(op.name for op in self.ops if op.kind == "causal")
 
     @cached_property
     def sites(self) -> list[Op]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from worldformula.errors import TimeError
 from worldformula.formula.plan.hoist_before import stays
 from worldformula.formula.plan.plan import Op, Plan, Stage
 
@@ -25,7 +26,7 @@ def sink_after(plan: Plan) -> Plan:
     """
     carries = dict(plan.carries)
     while True:
-        needed = set(carries.values()) | {op.name for op in plan.ops if stays(op)}
+        needed = set(carries.values()) | {op.name for op in plan.ops if op.step and stays(op)}
         for op in reversed(plan.ops):
             if op.name in needed:
                 needed |= set(op.reads)
@@ -33,10 +34,29 @@ def sink_after(plan: Plan) -> Plan:
         if read >= carries.keys():
             break
         carries = {key: name for key, name in carries.items() if key in read}
+    _refuse_ahead(plan, needed, set(carries.values()))
     moved: dict[str, Stage] = {
         op.name: "after" for op in plan.ops if plan.stage(op.name) == "loop" and op.name not in needed
     }
     return _causes_first(plan.with_stages(**moved))
+
+
+def _refuse_ahead(plan: Plan, needed: set[str], carried: set[str]) -> None:
+    """The loop cannot read what is known only behind it: a series of its own values."""
+    for op in plan.ops:
+        if op.step or op.name not in needed or plan.moments[op.name] != "after":
+            continue
+        ahead = {op.name}
+        for later in plan.ops:
+            if not ahead.isdisjoint(later.reads):
+                ahead.add(later.name)
+        reader = next(o for o in plan.ops if o.name in ahead and (o.name in carried or (o.step and stays(o))))
+        why = "leads to the next step" if reader.name in carried else "depends on its batch, so it stays in the loop"
+        raise TimeError(
+            f"{reader.factor or plan.label(reader.name)} {why}, and it reads {op.variable or plan.label(op.name)}, "
+            f"which is known behind the loop only\nread the step before, a series that is made of data alone, or what "
+            f"is known at a step"
+        )
 
 
 def _causes_first(plan: Plan) -> Plan:

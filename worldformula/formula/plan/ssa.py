@@ -82,7 +82,7 @@ class Assignments:
 
     def _placed(self, op: Op) -> Op:
         """The operation with its level and its sample axes, and its arguments seen with both."""
-        step = (op.step or any(self.is_step(a) for a in op.reads)) and op.kind not in ("over", "batch")
+        step = (op.step or any(self.is_step(a) for a in op.reads)) and op.kind not in ("over", "batch", "series")
         if step and op.kind not in ("repeat", "unroll"):
             op = replace(op, args=tuple(self.repeated(a) for a in op.args))
         axes = self.axes_of(op)

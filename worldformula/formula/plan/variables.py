@@ -19,16 +19,19 @@ CALL_OPTIONS = ("seed", "generator", "noise", "start", "horizon", "deterministic
 
 def read(draft: Draft, variable: Variable, scope: Scope, by: object) -> str:
     """The operation that holds a variable's value; ``by`` is who asks, for messages."""
+    if variable.past:
+        raise TimeError(f"{by} reads {variable}, a history, which is read by the network of a factor: f(z_{{<t}})")
     if variable in scope.values:
         return scope.values[variable]
     if variable in draft.iterated:
-        around = {a for name in scope.values.values() for a in draft.ops[name].axes}
-        draft.refuse_lost(draft.iterated[variable], variable, around)
+        draft.refuse_lost(draft.iterated[variable], variable, _around(draft, scope))
         return draft.iterated[variable]
     inner = variable.inner or (variable.index if variable.index != scope.index else None)
     if inner in scope.place and not variable.offset:
         return _item(draft, variable, str(inner), scope, by)
     if variable.span:
+        if replace(variable, span=False) in draft.declared:
+            return _series(draft, variable, scope, by)
         return _given(draft, variable, by, Op("", "whole", variable=variable), scope)
     bound, now = scope.bound(variable), variable.at(0)
     if bound and variable.offset == -1:
@@ -45,7 +48,7 @@ def read(draft: Draft, variable: Variable, scope: Scope, by: object) -> str:
         if variable.offset == 0 and scope.index is None and variable.index == clock:
             raise TimeError(f"{by} reads {variable} outside the Sum over {variable.index}; put the term inside it")
         if variable.offset == 0 and clock is not None and variable.index == clock.upper():
-            return _last(draft, variable, clock, by)
+            return _last(draft, variable, clock, scope, by)
         _told_apart(draft, variable.identifier, variable, by)
         variable = Variable(variable.identifier)  # without a Sum over its index it is a variable like any other
     elif not bound:
@@ -73,14 +76,39 @@ def _item(draft: Draft, variable: Variable, inner: str, scope: Scope, by: object
     return draft.add(f"{variable.key}_{place}", op)
 
 
-def _last(draft: Draft, variable: Variable, clock: str, by: object) -> str:
+def _around(draft: Draft, scope: Scope) -> set[int]:
+    """The sample axes of what is at hand."""
+    return {a for name in scope.values.values() for a in draft.ops[name].axes}
+
+
+def _last(draft: Draft, variable: Variable, clock: str, scope: Scope, by: object) -> str:
     """``h_T`` outside the sum over t: the value of the last step."""
     now = replace(variable, index=clock)
     name = draft.carries.get(variable.key)
     if now not in draft.declared or name is None:
         raise TimeError(f"{by} reads {variable}, the last {now}; write the Sum that draws it before, to its left")
+    draft.refuse_lost(name, variable, _around(draft, scope))
     rank = len(draft.shapes.get(variable.key, (0,)))
     return draft.add(variable.identifier + "_last", Op("", "over", (name,), how="last", variable=variable, rank=rank))
+
+
+def _series(draft: Draft, variable: Variable, scope: Scope, by: object) -> str:
+    """``h_{1:T}`` of what a step draws or computes: all its steps, once per call."""
+    now = replace(variable, span=False)
+    name = scope.values.get(now)
+    if name is not None:
+        draft.refuse_other_steps(name, variable, by)
+    if name is None and scope.index == variable.index:
+        raise TimeError(f"{by} reads {variable} outside the E that draws {now}; put the term inside that E")
+    if name is None:  # to the right of the sum
+        name = draft.carries.get(variable.key)
+        if name is None:
+            raise TimeError(
+                f"{by} reads {variable}, the series of {now}; write the Sum that draws it before, to its left"
+            )
+        draft.refuse_lost(name, variable, _around(draft, scope))
+    rank = draft.ranks.get(variable.key, 1) + 1
+    return draft.add(variable.identifier, Op("", "series", (name,), variable=variable, rank=rank))
 
 
 def given(draft: Draft, variable: Variable, by: object, op: Op) -> str:

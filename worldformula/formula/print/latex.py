@@ -69,7 +69,7 @@ def variable(v: Variable) -> str:
     r"""``z_{t-1}``, ``\hat{z}``, ``h'``."""
     letter, digits = numbered(v.base)
     base = rf"\{v.accent}{{{symbol(letter)}}}" if v.accent else symbol(letter)
-    steps = "".join(c if c.isascii() else symbol(c) for c in v.suffix)
+    steps = "".join(r"\le " if c == "≤" else c if c.isascii() else symbol(c) for c in v.suffix)
     sub = ",".join(s for s in (digits, symbol(v.subscript) if v.subscript else "", steps) if s)
     return base + "'" * v.primes + (f"_{{{sub}}}" if sub else "")
 

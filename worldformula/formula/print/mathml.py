@@ -95,6 +95,8 @@ def variable(v: Variable) -> str:
     parts += [symbol(v.subscript)] if v.subscript else []
     if v.index and v.span:
         parts.append(f"<mn>1</mn><mo>:</mo>{symbol(v.index.upper())}")
+    elif v.index and v.past:
+        parts.append(_history(v))
     elif v.index:
         sign = f"<mo>{'−' if v.offset < 0 else '+'}</mo><mn>{abs(v.offset)}</mn>" if v.offset else ""
         parts.append(symbol(v.index) + sign)
@@ -106,6 +108,15 @@ def variable(v: Variable) -> str:
     if parts:
         return f"<msub>{base}{sub}</msub>"
     return f"<msup>{base}{primes}</msup>" if v.primes else base
+
+
+def _history(v: Variable) -> str:
+    """``<t``, ``≤t``, or the window ``t−3:t``."""
+    index = symbol(str(v.index))
+    if v.window is None:
+        return f"<mo>{'&lt;' if v.offset else '≤'}</mo>{index}"
+    ends = (v.offset - v.window + 1, v.offset)
+    return "<mo>:</mo>".join(index + (f"<mo>−</mo><mn>{-end}</mn>" if end else "") for end in ends)
 
 
 def head(header: Header) -> str:

@@ -72,7 +72,7 @@ def check_normalised(factor: Factor) -> None:
 def draw_order(uses: Product) -> list[Use]:
     """Causes before effects; among the ready ones the written order. Raises CycleError where there is none."""
     declared = {v for u in uses for v in u.factor.variables}
-    needs = [{c for c in u.factor.conditions if c in declared} for u in uses]
+    needs = [{c.now for c in u.factor.conditions if c.now in declared} for u in uses]
     readers: dict[Variable, list[int]] = {}
     for place, needed in enumerate(needs):
         for variable in needed:
@@ -88,7 +88,7 @@ def draw_order(uses: Product) -> list[Use]:
                     heappush(ready, place)
     if len(order) < len(uses):
         rows = [
-            (u.factor.variable, u.factor, ", ".join(str(c) for c in u.factor.conditions if c in declared))
+            (u.factor.variable, u.factor, ", ".join(str(c) for c in u.factor.conditions if c.now in declared))
             for place, u in enumerate(uses)
             if needs[place]
         ]

@@ -2,7 +2,7 @@ r"""Names: reading ``"q(z_t|h_t,e_t)"`` and ``"h_t = f(h_{t-1}, a_{t-1})"``, by 
 
 A variable is what the paper prints: a base (``x``, ``\hat z``, ``h'``, ``image``), perhaps a static subscript
 (``z_1``) or a time index with an offset (``z_{t-1}``). A single letter as a subscript, with or without an offset, is an
-index: ``Sum("t", ...)`` binds it.
+index: ``Sum("t", ...)`` binds it. ``z_{<t}``, ``z_{\le t}`` and ``z_{t-3:t}`` are histories, up to a step or before it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def greek(letter: str) -> str:
 class Variable:
     """One variable as written. ``index`` is the time index (``"t"``), ``offset`` its shift (−1 in ``z_{t-1}``).
 
-    ``span`` is set in ``x_{1:T}``, the whole series; ``inner`` is the second index of ``x_{k,l}``.
+    ``span`` is set in ``x_{1:T}``, the whole series; ``inner`` is the second index of ``x_{k,l}``. ``past`` is set in a
+    history, which ends at ``offset``: −1 in ``z_{<t}``, 0 in ``z_{≤t}``; ``window`` is its length, 4 in ``z_{t-3:t}``.
     """
 
     base: str
@@ -79,6 +80,8 @@ class Variable:
     offset: int = 0
     span: bool = False
     inner: str | None = None
+    past: bool = False
+    window: int | None = None
 
     @property
     def key(self) -> str:
@@ -96,19 +99,36 @@ class Variable:
         """The name in emitted code: the key, and ``_prev`` or ``_next`` for a shifted index."""
         if self.span:
             return f"{self.key}_series"
+        if self.past:
+            return self.key + ("_past" if self.offset else "_so_far" if self.window is None else "_window")
         shift = {0: "", -1: "_prev", 1: "_next"}.get(self.offset)
         return self.key + (shift if shift is not None else f"_{'m' if self.offset < 0 else 'p'}{abs(self.offset)}")
 
     def at(self, offset: int) -> Variable:
-        """The same variable at another offset of its index."""
-        return replace(self, offset=offset)
+        """The same variable at one step, at this offset of its index."""
+        return replace(self, offset=offset, past=False, window=None)
+
+    @property
+    def several(self) -> bool:
+        """Whether it stands for several steps: a whole series, or a history."""
+        return self.span or self.past
+
+    @property
+    def now(self) -> Variable:
+        """The variable of the current step that a value waits for: h_t for ``h_{1:T}`` and ``h_{≤t}``."""
+        return replace(self, span=False, past=False, window=None) if self.several else self
 
     @property
     def suffix(self) -> str:
-        """The time index as text: ``t``, ``t-1``, ``1:T``, or nothing."""
+        """The time index as text: ``t``, ``t-1``, ``1:T``, ``<t``, ``t-3:t``, or nothing."""
         if self.span:
             return f"1:{str(self.index).upper()}"
+        if self.past and self.window is None:
+            return f"{'<' if self.offset else '≤'}{self.index}"
         own = "" if self.index is None else f"{self.index}{self.offset:+d}" if self.offset else self.index
+        if self.past and self.window is not None:
+            first = self.offset - self.window + 1
+            return f"{self.index}{f'{first:+d}' if first else ''}:{own}"
         return own if self.inner is None else f"{own},{self.inner}"
 
     def __str__(self) -> str:
@@ -151,6 +171,8 @@ class Header:
 _WORD = re.compile(r"[^\W\d_][^\W_]*")
 _SUBSCRIPT = re.compile(r"[^\W_]+")
 _INDEX = re.compile(r"([^\W\d_])(?:([+-])(\d+))?")
+_PAST = re.compile(r"(<=|≤|\\leq?|<)([^\W\d_])")
+_WINDOW = re.compile(r"([^\W\d_])(?:-(\d+))?:([^\W\d_])(?:-(\d+))?")
 
 
 class _Reader:
@@ -207,7 +229,7 @@ class _Reader:
         return self.subscripted(variable) if self.at < len(self.text) and self.text[self.at] == "_" else variable
 
     def subscripted(self, variable: Variable) -> Variable:
-        """subscript := letter [('+'|'-') digits] | word"""
+        r"""subscript := letter [('+'|'-') digits] | word | ('<'|'<='|'\\le') letter | letter ['-' digits] ':' letter"""
         self.at += 1
         if not self.take("{"):
             return self._with(variable, self.match(_SUBSCRIPT, "a subscript"))
@@ -216,11 +238,26 @@ class _Reader:
             self.at = len(self.text)
             raise self.fail("'}'")
         for part in self.text[self.at : end].replace(" ", "").split(","):
+            if _PAST.fullmatch(part) or _WINDOW.fullmatch(part):
+                variable = self._history(variable, part)
+                continue
             if not re.fullmatch(r"[^\W_]+([+-]\d+)?|1:[A-Z]", part):
                 raise self.fail("a subscript such as 't-1' or '1:T'")
             variable = self._with(variable, part)
         self.at = end + 1
         return variable
+
+    def _history(self, variable: Variable, part: str) -> Variable:
+        """``<t``, ``≤t``, or a window ``t-3:t``, both ends included."""
+        past = _PAST.fullmatch(part)
+        if past is not None:
+            return replace(variable, index=past[2], offset=-1 if past[1] == "<" else 0, past=True)
+        window = _WINDOW.fullmatch(part)
+        assert window is not None
+        first, last = (int(steps or 0) for steps in (window[2], window[4]))
+        if window[1] != window[3] or last > 1 or first < last:
+            raise self.fail(f"a window that ends at {window[1]} or {window[1]}-1, such as '{window[1]}-3:{window[1]}'")
+        return replace(variable, index=window[1], offset=-last, past=True, window=first - last + 1)
 
     @staticmethod
     def _with(variable: Variable, part: str) -> Variable:
@@ -336,7 +373,10 @@ def renamed(header: Header, names: Mapping[str, str]) -> Header:
         found = new.get(variable.identifier, new.get(variable.key))
         if found is None or found.index is not None or variable.index is None:
             return variable if found is None else found
-        return replace(found, index=variable.index, offset=variable.offset, span=variable.span)
+        return replace(
+            found, index=variable.index, offset=variable.offset, span=variable.span, past=variable.past,
+            window=variable.window,
+        )  # fmt: skip
 
     variables, conditions = (tuple(map(other, vs)) for vs in (header.variables, header.conditions))
     found = replace(header, variables=variables, conditions=conditions)
@@ -356,5 +396,7 @@ def _refuse_repeats(text: str, variables: tuple[Variable, ...], conditions: tupl
     for variable in variables:
         if variable.span:
             raise TimeError(f"{text}: a factor declares its variable at one step, found the series {variable}")
+        if variable.past:
+            raise TimeError(f"{text}: a factor declares its variable at one step, found the history {variable}")
         if variable.offset and variable.at(0) not in conditions:  # p(x_{t-1}|x_t) goes back, outside of sums over time
             raise TimeError(f"{text}: a factor declares its variable at the current step, found {variable}")

@@ -40,6 +40,28 @@ def _write_net(w: Any, op: Op) -> str:
     return f"unfold({network}({folded}), {', '.join(map(str, sizes))})"
 
 
+def _causal(m: Any, op: Op, args: list[Any]) -> Any:
+    """One step with a cache, whatever the emitted code does."""
+    net: Any = factor_of(op).net
+    if op.name not in m.caches:
+        key = next((k for k, name in m.plan.memories.items() if name == op.name), None)
+        like = next((v for v in m.given.values() if isinstance(v, Tensor) and v.is_floating_point()), args[0])
+        fresh = net.cache(len(args[0]), m.given["T"], like.device, like.dtype) if key is None else None
+        m.caches[op.name] = fresh if key is None else m.given[f"start_{key}"]
+    m.caches[op.name], value = runtime.advance(net, m.caches[op.name], m.keep, len(args[0]), *args)
+    return m.checked(op, value)
+
+
+def _write_causal(w: Any, op: Op) -> str:
+    """All steps in one call; or, in the loop and where its memory goes on to the next call, with a cache."""
+    network, args = w.called(factor_of(op).net), [w.ref(a) for a in op.args]
+    if w.cached(op):
+        keep = w.keep and (f"{w.derived(w.keep, 's')}[t]" if w.in_loop else w.keep)
+        return f"advance({network}, {w.cache(op)}, {keep}, B, {', '.join(args)})"
+    series = ", ".join(f"{a}.unflatten(0, (B, T))" for a in args)
+    return f"flat({network}({series}{f', reset=~{w.keep}' if w.keep else ''}))"
+
+
 def _params(m: Any, op: Op, args: list[Any]) -> Any:
     factor = factor_of(op)
     if args and not isinstance(args[0], Tensor):
@@ -180,6 +202,7 @@ def _other(op: Op) -> Family:
 
 RULES: dict[str, Rule] = {
     "net": Rule(_net, _write_net, (0, None), inside=frozenset({"params"})),
+    "causal": Rule(_causal, _write_causal, MANY, "step"),
     "item": Rule(lambda m, op, args: args[0][int(op.how)], lambda w, op: f"{w.ref(op.args[0])}[{op.how}]"),
     "params": Rule(_params, _write_params, (0, 1)),
     "combine": Rule(_combine, _write_combine, MANY),

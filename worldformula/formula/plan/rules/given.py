@@ -90,6 +90,14 @@ def _write_over(w: Any, op: Op) -> str:
     return f"counted({w.ref(op.args[0])}, B, T, {op.how!r}{given})"
 
 
+def _series(m: Any, op: Op, _: list[Any]) -> Any:
+    return torch.stack(m.history[op.reads[0]], len(op.axes) + 1)
+
+
+def _write_series(w: Any, op: Op) -> str:
+    return f"{w.ref(op.args[0], tight=True)}.unflatten({len(op.axes)}, (B, T))"
+
+
 RULES: dict[str, Rule] = {
     "input": Rule(_given, _write_given, NONE),
     "whole": Rule(_given, _write_given, NONE, "once"),
@@ -111,5 +119,6 @@ RULES: dict[str, Rule] = {
         (1, 1),
         "step",
     ),
+    "series": Rule(_series, _write_series, (1, 1), "once"),
     "over": Rule(_over, _write_over, MANY, "once", inside=ARITHMETIC),
 }
