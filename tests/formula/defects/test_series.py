@@ -51,7 +51,6 @@ def test_a_first_value_of_a_wrong_shape_names_the_output():
 
 
 @PATHS
-@wrong("the series of a computed value is asked for as data")
 def test_the_whole_series_of_a_computed_value_is_read_behind_its_loop(path):
     core = Deterministic("h_t = f(h_{t-1},x_t)", lambda h, x: 0.5 * h + x, shape=X)
     pooled = Normal("p(y|h_{1:T})", lambda h: h.mean(1), shape=X, scale=1.0)
