@@ -21,7 +21,7 @@ from worldformula.formula.code.program import Out
 from worldformula.formula.code.rollout import Rollout
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.factors.joint import Factor, Joint
-from worldformula.formula.plan.histories import memories, refuse_ahead
+from worldformula.formula.plan.histories import held, lags, memories, refuse_ahead
 from worldformula.formula.print.notebook import parts_html
 from worldformula.formula.syntax.constants import Constants
 from worldformula.formula.syntax.networks import register_networks
@@ -42,6 +42,8 @@ class World(nn.Module):
     are factors over states; ``loss`` is a plain expression, which may have networks of its own. The
     networks are registered once, whatever number of formulas shares them. Where the prior or the posterior reads a
     history, ``z_{<t}``, a state also holds what their networks keep of it, a `Memory` of the last step: ``z_cache``.
+    Where something reads further back than one step, or a head back at all, it holds the older values too: ``z_m1`` is
+    z one step before the state's own.
     """
 
     loss: Expression
@@ -50,6 +52,7 @@ class World(nn.Module):
     _policies: dict[int, tuple[Factor, Rollout]]
     _factors: tuple[Factor, ...]
     _memories: dict[str, Factor]
+    _lags: tuple[Any, ...]
     _start: Constants | None
 
     def __init__(
@@ -68,8 +71,11 @@ class World(nn.Module):
         self.__dict__["_start"] = clock.initial
         self.__dict__["_memories"] = kept = memories(self.prior.factors, self.posterior.factors, self.heads.values())
         ours = {key: f for key, f in kept.items() if any(f is known for known in self.prior.factors)}
-        self.__dict__["_filter"] = Rollout(self.posterior, clock.index, clock.reset, factors, clock.initial, kept)
-        self.__dict__["_imagine"] = Rollout(self.prior, clock.index, None, factors, clock.initial, ours)
+        self.__dict__["_lags"] = older = lags((*self.prior.factors, *self.posterior.factors), self.heads.values())
+        self.__dict__["_filter"] = Rollout(
+            self.posterior, clock.index, clock.reset, factors, clock.initial, kept, older
+        )
+        self.__dict__["_imagine"] = Rollout(self.prior, clock.index, None, factors, clock.initial, ours, older)
         self.__dict__["_policies"] = {}
         self._check()
 
@@ -91,8 +97,9 @@ class World(nn.Module):
     @cached_property
     def carried(self) -> tuple[str, ...]:
         """The variables of a state: those that go from step to step, then what else the heads read."""
-        read = (c.key for head in self.heads.values() for c in head.conditions)
-        return tuple(dict.fromkeys((*self._imagine.carried, *(k for k in read if k not in self.shifted))))
+        read = (held(c) for head in self.heads.values() for c in head.conditions)
+        older = (v.lag(-v.offset).key for v in self._lags)
+        return tuple(dict.fromkeys((*self._imagine.carried, *(k for k in read if k not in self.shifted), *older)))
 
     @property
     def memory(self) -> tuple[str, ...]:
@@ -117,7 +124,8 @@ class World(nn.Module):
     @cached_property
     def shifted(self) -> tuple[str, ...]:
         """The series that the prior reads at t−1 and does not declare itself: the action, where there is one."""
-        return self._imagine.program.plan.shifts
+        plan = self._imagine.program.plan
+        return tuple(key for key in plan.shifts if key not in plan.lags)
 
     @property
     def action(self) -> str:
@@ -171,7 +179,8 @@ class World(nn.Module):
             )
         series = {k: v.unsqueeze(1) for k, v in observation.items()}
         # The filter reads these series at t−1, which is the start; the value of this step is never read.
-        series |= {k: state[k].unsqueeze(1) for k in self._filter.program.plan.shifts if k in state}
+        inputs = self._filter.program.inputs
+        series |= {k: state[k].unsqueeze(1) for k in self._filter.program.plan.shifts if k in state and k in inputs}
         return self.last(self.filter(series, start=state, **options))
 
     def initial(self, batch: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> State:
@@ -179,6 +188,11 @@ class World(nn.Module):
         shapes, found = self._imagine.program.plan.shapes, State()
         for key in self.carried:
             given = getattr(self._start, key, None)
+            if key in self._imagine.program.plan.lags and key not in shapes and given is None:
+                raise FormulaError(
+                    f"initial: {key} is an older value of data, whose size no factor of the world declares\n"
+                    f"begin with filter, or give a factor of the world the shape, e.g. the policy as one of its heads"
+                )
             zeros = torch.zeros(
                 batch, *shapes.get(key, () if given is None else given.shape), device=device, dtype=dtype
             )
@@ -250,7 +264,8 @@ class World(nn.Module):
     def rollout(self, policy: Factor) -> Rollout:
         """The compiled rollout of the prior with a policy; one is kept per policy object."""
         if id(policy) not in self._policies:
-            rollout = Rollout(self.prior * policy, self.index, None, self._factors, self._start, self._imagine.memories)
+            known = (self._factors, self._start, self._imagine.memories, self._lags)
+            rollout = Rollout(self.prior * policy, self.index, None, *known)
             self._policies[id(policy)] = (policy, rollout)
         return self._policies[id(policy)][1]
 
@@ -263,7 +278,7 @@ class World(nn.Module):
                 f"expected the policy as a factor, got {type(policy).__name__}; "
                 f"write Normal('π({key}_t|{given})', net, shape=...), or OneHot(...) for discrete actions"
             )
-        unknown = [c for c in policy.conditions if c.key not in start or c.several]
+        unknown = [c for c in policy.conditions if held(c) not in start or c.several]
         if policy.variable.key != key or unknown:
             rows = [(c, policy, "not in a state" if c in unknown else "carried") for c in policy.conditions]
             raise FormulaError(
@@ -276,7 +291,7 @@ class World(nn.Module):
         if options.get("seed") is not None:  # one stream of random numbers for the first action and the rest
             like = next(iter(start.values()))
             options["generator"] = torch.Generator(like.device).manual_seed(options.pop("seed"))
-        seen, modes = [start[c.key] for c in policy.conditions], bool(options.get("deterministic", False))
+        seen, modes = [start[held(c)] for c in policy.conditions], bool(options.get("deterministic", False))
         begin = {**start, key: policy.draw(seen, (), options.get("generator"), noise, modes)}
         rollout = self.rollout(policy)
         return self._joined(begin, rollout(start=_begin(rollout, begin), horizon=horizon, **options))
@@ -323,12 +338,12 @@ class World(nn.Module):
                 known = ", ".join(self.heads)
                 raise UnknownVariableError(f"no head predicts {name!r}; these are: {known}.{near(name, self.heads)}")
             head = self.heads[name]
-            if missing := [c.key for c in head.conditions if c.key not in states]:
-                rows = [(c, head, "given" if c.key in states else "missing") for c in head.conditions]
+            if missing := [held(c) for c in head.conditions if held(c) not in states]:
+                rows = [(c, head, "given" if held(c) in states else "missing") for c in head.conditions]
                 raise MissingInputError(
                     f"decode: {head} needs {', '.join(missing)}\n" + table(("variable", "needed by", "got"), rows)
                 )
-            values = [states[c.key] for c in head.conditions]
+            values = [states[held(c)] for c in head.conditions]
             lead = values[0].shape[: values[0].ndim - self._rank(head.conditions[0].key)]
             flat = [v.reshape(-1, *v.shape[len(lead) :]) for v in values]
             mean = torch.as_tensor(head.head(*flat) if head.family is None else head.family.mean(head.params(*flat)))
@@ -343,7 +358,8 @@ class World(nn.Module):
         """The prior carries what the posterior carries, and both declare all that a state holds."""
         filtered, imagined = self._filter.carried, self._imagine.carried
         declared = [{v.key for f in p.factors for v in f.variables} for p in (self.prior, self.posterior)]
-        if not set(filtered) <= set(imagined) <= declared[1]:
+        of = self._imagine.program.plan.lags
+        if not (set(filtered) <= set(imagined) and {of.get(k, k) for k in imagined} <= declared[1]):
             rows = [(k, k in imagined, k in filtered) for k in sorted({*filtered, *imagined})]
             shown = table(("variable", "prior", "posterior"), rows)
             raise FormulaError(
@@ -351,7 +367,7 @@ class World(nn.Module):
             )
         known = {*imagined, *self.shifted, *(declared[0] & declared[1])}
         for head in self.heads.values():
-            if unknown := [c for c in head.conditions if c.key not in known]:
+            if unknown := [c for c in head.conditions if c.key not in known or c.several]:
                 needed = [(c, head, "not carried" if c in unknown else "carried") for c in head.conditions]
                 raise FormulaError(
                     f"the head {head} reads what a state does not hold\n"

@@ -282,10 +282,10 @@ gradient='gumbel'
     "offset": (
         TimeError,
         """
-        q(z_t|x_{t-2}): expected an offset of 0 or -1, found x_{t-2}
-        carry what lies further back as a variable of its own: Deterministic('u_t = f(x_{t-1})', torch.nn.Identity())
+        q(z_t|x_{t+1}): expected an offset of 0 or below, found x_{t+1}, which lies ahead
+        move the index, so that the latest variable is that of t, or read the whole series, x_{1:T}
         """,
-        lambda: prior("q(z_t|x_{t-2})"),
+        lambda: prior("q(z_t|x_{t+1})"),
     ),
     "data with conditions": (
         HeaderError,

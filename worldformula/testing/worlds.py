@@ -174,7 +174,7 @@ def _policy(world: World, shape: tuple[int, ...]) -> Factor:
     for factor in world.prior.factors:
         for variable in (factor.variable, *factor.conditions):
             written.setdefault(variable.key, variable.at(0))
-    state = ",".join(str(written[key]) for key in world.carried)
+    state = ",".join(str(written[key]) for key in world.carried if key in written)
     return Normal(f"π({written[world.action]}|{state})", net, shape=shape, scale=0.1)
 
 

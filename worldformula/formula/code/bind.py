@@ -305,7 +305,11 @@ class Binder:
             fresh = start is None
             found[f"start_{key}"] = net.cache(B, T, like.device, like.dtype) if fresh else start[key]  # type: ignore[index]
         for key in (*self.plan.carries, *self.plan.shifts):
-            shape = self.plan.shapes.get(key) if key in self.plan.carries else tuple(given[key].shape[2:])
+            shape = (
+                self.plan.shapes.get(key)
+                if key in self.plan.carries
+                else tuple(given[self.plan.lags.get(key, key)].shape[2:])
+            )
             initial = getattr(self.plan.initial, key, None) if key in self.plan.carries else None
             if start is not None:
                 found[f"start_{key}"] = start[key]

@@ -180,8 +180,8 @@ def _loop_lines(w: Writer, loop: list[Op], before: list[Op]) -> list[str]:
         f"{w.cache(op)} = {_empty(w, op)}" for op in loop if op.name in plan.histories - {*plan.memories.values()}
     ]
     w.in_loop = True
-    # Carries come first: a step overwrites the variables that they are read from.
-    body = w.lines(sorted(loop, key=lambda op: op.kind != "carry"))
+    # Carries come first, the oldest before the others: a step overwrites the variables that they are read from.
+    body = w.lines(sorted(loop, key=lambda op: (op.kind != "carry", -_age(plan, op))))
     w.in_loop = False
     lines += [f"{name} = self.{attribute}" for attribute, name in sorted(w.looked_up.items())]
     lines.append("for t in range(T):")
@@ -191,6 +191,14 @@ def _loop_lines(w: Writer, loop: list[Op], before: list[Op]) -> list[str]:
     for part, series, op in collected:
         lines.append(f"{part} = stack({series}{f', {len(op.axes)}' if op.axes else ''})")
     return lines + [f"{op.name} = {w.shifted(op)}" for op in late]
+
+
+def _age(plan: Plan, op: Op) -> int:
+    """How many steps back a carry goes."""
+    age = 0
+    while op.kind == "carry" and op.variable is not None:
+        op, age = plan.by_name[plan.carries[op.variable.key]], age + 1
+    return age
 
 
 def _empty(w: Writer, op: Op) -> str:

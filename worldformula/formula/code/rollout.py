@@ -13,6 +13,7 @@ from worldformula.formula.factors.joint import Joint
 from worldformula.formula.plan.lower import lower_rollout
 from worldformula.formula.syntax.constants import Constants
 from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import Expectation, Number, OverTime
 
@@ -22,7 +23,8 @@ class Rollout(nn.Module):
 
     ``shapes_from`` are further factors whose declared event shapes hold for the product's variables; ``initial`` is the
     first carry by variable, zeros otherwise. ``memories`` are the factors whose networks read a past, by the key of
-    what they keep of it: the value of a call is their memory behind its last step.
+    what they keep of it: the value of a call is their memory behind its last step. ``kept`` is what the samples show of
+    older steps, ``z_{t-1}`` as ``z_m1``.
     """
 
     def __init__(
@@ -33,11 +35,12 @@ class Rollout(nn.Module):
         shapes_from: tuple[Factor, ...] = (),
         initial: Constants | None = None,
         memories: Mapping[str, Factor] | None = None,
+        kept: tuple[Variable, ...] = (),
     ) -> None:
         super().__init__()
         self.product = product
         self.clock = OverTime("sum", index, Expectation(product.uses, Number(0)), reset, initial)
-        self.shapes_from, self.memories = shapes_from, dict(memories or {})
+        self.shapes_from, self.memories, self.kept = shapes_from, dict(memories or {}), kept
         register_networks(self, [*product.factors, *(memories or {}).values()], initial)
         self._program: Program | None = None
 
@@ -45,7 +48,7 @@ class Rollout(nn.Module):
     def program(self) -> Program:
         """The plan and the functions emitted from it, made at first use."""
         if self._program is None:
-            plan = lower_rollout(self.clock, self.shapes_from, self.memories)
+            plan = lower_rollout(self.clock, self.shapes_from, self.memories, self.kept)
             self._program = Program(plan, f"for {self.clock.index}: {self.product}")
         return self._program
 

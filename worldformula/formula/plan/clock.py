@@ -9,7 +9,8 @@ from torch import Tensor
 from worldformula.errors import FormulaError, ShapeError, TimeError, UnknownVariableError, near, table
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import whole_number
-from worldformula.formula.syntax.nodes import Expectation, Node, children, factors
+from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.nodes import Expectation, Node, Value, children, factors, walk
 
 
 def check_clock(
@@ -40,9 +41,15 @@ def check_clock(
             f"got {type(initial).__name__}"
         )
     used = factors(body)
-    read = {c.at(0) for factor in used for c in factor.conditions if c.offset and c.index == index}
-    carried = {v.key: f for f in _declared(body) for v in f.variables if v in read}
-    shapes = {v.key: shape for f in used for v, shape in f.event_shapes() if shape is not None}
+    read = [c for f in used for c in f.conditions] + [n.variable for n in walk(body) if isinstance(n, Value)]
+    depth: dict[Variable, int] = {}  # how far back a variable is read
+    for v in read:
+        if v.offset < 0 and v.index == index:
+            depth[v.at(0)] = max(depth.get(v.at(0), 1), 1 if v.past else -v.offset)
+    kept = [(f, v, lag) for f in _declared(body) for v in f.variables for lag in range(depth.get(v, 0))]
+    carried = {v.lag(lag).key if lag else v.key: f for f, v, lag in kept}
+    declared = {v.key: shape for f in used for v, shape in f.event_shapes() if shape is not None}
+    shapes = {v.lag(lag).key if lag else v.key: declared[v.key] for _, v, lag in kept if v.key in declared}
     for name, value in initial.items():
         if name not in carried:
             known = ", ".join(carried) or "nothing"

@@ -29,6 +29,7 @@ class Draft(Assignments):
         self.labels: dict[str, Node | str] = {}
         self.carries: dict[str, str] = {}
         self.memories: dict[str, str] = {}
+        self.lags: dict[str, str] = {}  # what a state keeps of older steps -> the variable that it is of
         self.carried: set[Variable] = set()  # what is read at t−1 of something that a step declares
         self.time: OverTime | None = None
         self.declared: set[Variable] = set()
@@ -98,13 +99,14 @@ class Draft(Assignments):
     def plan(self, value: Ref | None) -> Plan:
         """What was written, with everything of a time step in the loop."""
         carried = {v.key for v in self.carried}
+        self._refuse_lags_of_a_taken_key()
         self._refuse_carried({name for key, name in self.carries.items() if key in carried})
         ops = self.ordered()
         return Plan(
             ops=ops,
             value=value,
             terms=tuple(self.terms),
-            samples=self.samples,
+            samples=self.samples | {key: self.carries[key] for key in self.lags},
             labels=self.labels,
             carries={k: v for k, v in self.carries.items() if k in carried},
             shifts=tuple(op.variable.key for op in self.of_kind.get("shift", ()) if op.variable),
@@ -116,8 +118,18 @@ class Draft(Assignments):
             sizes=self.sizes,
             inner=self.inner,
             memories=self.memories,
+            lags=self.lags,
             stages={op.name: "loop" if op.step else "once" for op in ops},
         )
+
+    def _refuse_lags_of_a_taken_key(self) -> None:
+        """What a state keeps of older steps has a key that no variable of the formula has."""
+        taken = {op.variable.key for op in self.ops.values() if op.variable and op.kind not in ("carry", "shift")}
+        for key in self.lags.keys() & (taken | self.stepped | self._computed):
+            raise FormulaError(
+                f"{key} is what a state keeps of an older {self.lags[key]}, and a variable is called so too\n"
+                f"rename the variable"
+            )
 
     def _refuse_carried(self, carried: set[str]) -> None:
         """The score estimator of a draw sees the terms inside its E, not those of the steps that the draw leads to;

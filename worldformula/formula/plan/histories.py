@@ -14,6 +14,7 @@ from worldformula.formula.plan.plan import Op, Plan
 from worldformula.formula.plan.scope import Scope
 from worldformula.formula.plan.variables import read
 from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.names import Variable
 from worldformula.nets.causal import Causal
 
 
@@ -96,6 +97,21 @@ def memories(prior: Iterable[Factor], posterior: Iterable[Factor], heads: Iterab
                 key, count = f"{factor.variable.key}_cache_{count}", count + 1
             found[key] = factor
     return found
+
+
+def held(condition: Variable) -> str:
+    """The key in a state of what a head reads."""
+    return condition.lag(-condition.offset).key if condition.offset else condition.key
+
+
+def lags(through_time: Iterable[Factor], heads: Iterable[Factor]) -> tuple[Variable, ...]:
+    """What a state keeps of older steps: what the next step reads two back or more, and what heads read of the past."""
+    depths: dict[Variable, int] = {}
+    reads = [(c, 1) for f in through_time for c in f.conditions] + [(c, 0) for f in heads for c in f.conditions]
+    for condition, own in reads:
+        if not condition.several and condition.index is not None:
+            depths[condition.at(0)] = max(depths.get(condition.at(0), 0), -condition.offset - own)
+    return tuple(v.at(-lag) for v, depth in depths.items() for lag in range(1, depth + 1))
 
 
 def refuse_ahead(what: str, plan: Plan) -> None:

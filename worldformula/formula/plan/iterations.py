@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from worldformula.errors import TimeError
@@ -14,7 +14,7 @@ from worldformula.formula.plan.plan import Op, Ref
 from worldformula.formula.plan.scope import Scope
 from worldformula.formula.plan.variables import read
 from worldformula.formula.syntax.names import Variable
-from worldformula.formula.syntax.nodes import Expectation, Node, OverSteps, factors, walk
+from worldformula.formula.syntax.nodes import Expectation, Node, OverSteps, Value, factors, walk
 from worldformula.formula.syntax.text import text
 
 
@@ -25,7 +25,7 @@ def over_steps(draft: Draft, node: OverSteps, scope: Scope) -> Steps:
     total: Ref | None = None
     draft.counts[node.index] = node.steps
     around = {a for name in scope.values.values() for a in draft.ops[name].axes}
-    read_later = {c.at(0) for f in factors(node.body) for c in f.conditions if c.offset and c.index == node.index}
+    read_later = {c.at(0) for c, _ in lagged(node.body, node.index)}
     previous = dict(_first_values(draft, node, scope))
     for place in range(1, node.steps + 1):
         here = replace(scope.part(), place={**scope.place, node.index: place}, values={**scope.values, **previous})
@@ -36,7 +36,7 @@ def over_steps(draft: Draft, node: OverSteps, scope: Scope) -> Steps:
         if place < node.steps:
             for variable in read_later & done.keys():
                 draft.refuse_lost(done[variable], variable, around)
-        previous = {v.at(-1): n for v, n in done.items()}
+        previous = _older(previous, done, place)
     last = {v: n for v, n in draft.iterated.items() if v.index == node.index}
     _forget(draft, node.index)
     draft.iterated |= {replace(v, index=node.index.upper()): n for v, n in last.items()}
@@ -46,30 +46,38 @@ def over_steps(draft: Draft, node: OverSteps, scope: Scope) -> Steps:
     return draft.term(node, total, scope)
 
 
+def _older(previous: Mapping[Variable, str], done: Mapping[Variable, str], place: int) -> dict[Variable, str]:
+    """What the next iteration reads of earlier ones; of data, which have an entry for each, those before the first."""
+    older = {v.at(v.offset - 1): n for v, n in previous.items() if v.at(0) in done}
+    before = {v: n for v, n in previous.items() if v.at(0) not in done and place + 1 + v.offset <= 0}
+    return before | older | {v.at(-1): n for v, n in done.items()}
+
+
 def _forget(draft: Draft, index: str) -> None:
     for variable in [v for v in draft.iterated if v.index == index]:
         del draft.iterated[variable]
 
 
 def _first_values(draft: Draft, node: OverSteps, scope: Scope) -> Iterator[tuple[Variable, str]]:
-    """Zeros for every variable that the first iteration reads of the one before."""
-    for factor in factors(node.body):
-        for condition in factor.conditions:
-            if condition.index != node.index or condition.offset != -1 or condition in scope.values:
-                continue
-            shape = draft.shapes.get(condition.key)
-            if shape is None:
-                raise TimeError(
-                    f"{factor} reads {condition}, which begins with zeros, so its size must be known: "
-                    f"declare shape= on the factor of {condition.at(0)}"
-                )
-            like = _like(draft, node, scope)
-            if like is None:
-                raise TimeError(f"{text(node)}: nothing tells the batch of {condition}; read some data before")
-            source = draft.ops[like]
-            known = source.variable or (source.factor.variable if source.factor else None)
-            rank = draft.ranks.get(known.key, 1) + (known.key in draft.inner) if known else 1
-            yield condition, draft.add(condition.identifier, Op("", "call", (like, rank, *shape), target=runtime.zeros))
+    """Zeros for every variable that the first iterations read of those before."""
+    for condition, by in lagged(node.body, node.index):
+        if condition in scope.values:
+            continue
+        shape = draft.shapes.get(condition.key)
+        if shape is None:
+            raise TimeError(
+                f"{by} reads {condition}, which begins with zeros, so its size must be known: "
+                f"declare shape= on the factor of {condition.at(0)}"
+            )
+        like = _like(draft, node, scope)
+        if like is None:
+            raise TimeError(f"{text(node)}: nothing tells the batch of {condition}; read some data before")
+        source = draft.ops[like]
+        known = source.variable or (source.factor.variable if source.factor else None)
+        rank = draft.ranks.get(known.key, 1) + (known.key in draft.inner) if known else 1
+        zeros = draft.add(condition.identifier, Op("", "call", (like, rank, *shape), target=runtime.zeros))
+        for offset in range(condition.offset, 0):
+            yield condition.at(offset), zeros
 
 
 def _like(draft: Draft, node: OverSteps, scope: Scope) -> str | None:
@@ -80,16 +88,25 @@ def _like(draft: Draft, node: OverSteps, scope: Scope) -> str | None:
     own = drawn(node.body)
     conditions = [(c, f) for f in factors(node.body) for c in f.conditions if c not in own and not c.span]
     for condition, factor in sorted(conditions, key=lambda pair: node.index in (pair[0].index, pair[0].inner)):
-        if condition.offset and condition.index == node.index:
+        if condition.at(0) in own and condition.index == node.index:
             continue
         if condition.inner == node.index:
             draft.inner[condition.key] = node.steps
             condition = replace(condition, inner=None)
         if condition.index == node.index:
             draft.inner[condition.key] = node.steps
-            condition = replace(condition, index=None)
+            condition = replace(condition, index=None, offset=0)
         return read(draft, condition, scope, factor)
     return None
+
+
+def lagged(node: Node, index: str) -> Iterator[tuple[Variable, object]]:
+    """What is read of earlier steps of an index inside a node, and who reads it."""
+    for factor in factors(node):
+        yield from ((c, factor) for c in factor.conditions if c.offset < 0 and c.index == index)
+    for n in walk(node):
+        if isinstance(n, Value) and n.variable.offset < 0 and n.variable.index == index:
+            yield n.variable, text(n)
 
 
 def drawn(node: Node) -> set[Variable]:

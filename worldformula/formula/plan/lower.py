@@ -6,7 +6,7 @@ its scope and is sent the value. `Lowering.lower` drives them, so that no tree i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from types import GeneratorType
 from typing import Any, cast
 
@@ -58,12 +58,16 @@ def lower(node: Node, masked: frozenset[str] = frozenset()) -> Plan:
 
 
 def lower_rollout(
-    clock: OverTime, shapes_from: tuple[Factor, ...] = (), memories: Mapping[str, Factor] | None = None
+    clock: OverTime,
+    shapes_from: tuple[Factor, ...] = (),
+    memories: Mapping[str, Factor] | None = None,
+    kept: Iterable[Variable] = (),
 ) -> Plan:
     """The plan that only makes the draws of ``Sum("t", E(product, 0))``: what ``filter`` and ``imagine`` run.
 
     ``shapes_from``: further factors whose declared event shapes hold here too. ``memories``: by key, the factors whose
     networks read a past; what they keep of it goes from call to call, also where only a later call draws from them.
+    ``kept``: of older steps, ``z_{t-1}``, what a state keeps whether or not a factor here reads it.
     """
     draws = clock.body
     assert isinstance(draws, Expectation)
@@ -74,6 +78,9 @@ def lower_rollout(
         name = densities.net(lowering, factor, inside)
         assert name is not None
         lowering.memories[key] = name
+    for variable in kept:
+        older = variables.read(lowering, variable, inside, "a state")
+        variables.keep_lag(lowering, variable.at(0), -variable.offset, older)
     return lowering.plan(None)
 
 

@@ -99,7 +99,8 @@ class Plan:
     series read at t−1; ``samples`` maps each drawn variable's key to its operation; ``labels`` maps the operation of a
     KL, a log or a sum over time to its node. ``sizes`` are those of the sample axes; ``inner`` is the length of the
     axis of iterations that an input has in front of its event. ``memories`` maps the key of what a network over a past
-    keeps to its operation, where that goes from call to call, as in the rollouts of a world.
+    keeps to its operation, where that goes from call to call, as in the rollouts of a world. ``lags`` maps the key of
+    what a state keeps of an older step, ``z_m1``, to that of its variable.
     """
 
     ops: tuple[Op, ...]
@@ -117,6 +118,7 @@ class Plan:
     sizes: dict[int, int] = field(default_factory=dict)
     inner: dict[str, int] = field(default_factory=dict)
     memories: dict[str, str] = field(default_factory=dict)
+    lags: dict[str, str] = field(default_factory=dict)
     stages: dict[str, Stage] = field(default_factory=dict)
 
     def stage(self, name: str) -> Stage:

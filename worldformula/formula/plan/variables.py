@@ -27,20 +27,15 @@ def read(draft: Draft, variable: Variable, scope: Scope, by: object) -> str:
         draft.refuse_lost(draft.iterated[variable], variable, _around(draft, scope))
         return draft.iterated[variable]
     inner = variable.inner or (variable.index if variable.index != scope.index else None)
-    if inner in scope.place and not variable.offset:
+    if inner in scope.place and scope.place[str(inner)] + variable.offset > 0 >= variable.offset:
         return _item(draft, variable, str(inner), scope, by)
     if variable.span:
         if replace(variable, span=False) in draft.declared:
             return _series(draft, variable, scope, by)
         return _given(draft, variable, by, Op("", "whole", variable=variable), scope)
     bound, now = scope.bound(variable), variable.at(0)
-    if bound and variable.offset == -1:
-        if now in draft.declared:
-            need_shape(draft, now, by, "carries")
-            draft.carried.add(now)
-            return draft.add(variable.identifier, Op("", "carry", variable=variable, step=True))
-        series = read(draft, now, scope.with_values({}), by)
-        return draft.add(variable.identifier, Op("", "shift", (series,), variable=variable, step=True))
+    if bound and variable.offset:
+        return _before(draft, variable, scope, by)
     if bound and now in draft.declared:
         raise TimeError(f"{by} reads {variable} outside the E that draws it; put the term inside that E")
     if not bound and variable.index is not None:
@@ -56,6 +51,41 @@ def read(draft: Draft, variable: Variable, scope: Scope, by: object) -> str:
     return _given(draft, variable, by, Op("", "input", variable=variable, step=bound), scope)
 
 
+def _before(draft: Draft, variable: Variable, scope: Scope, by: object) -> str:
+    """``z_{t-1}``: the carry of what a step declares, or data one step later. ``z_{t-k}`` is that of ``z_{t-k+1}``,
+    which goes from step to step under a key of its own.
+    """
+    now, lag = variable.at(0), -variable.offset
+    if lag < 0:
+        raise TimeError(f"{by} reads {variable}, which lies ahead; the steps of a sum go forward")
+    older = lag > 1
+    kind, written = "carry" if now in draft.declared else "shift", variable
+    if kind == "carry":
+        need_shape(draft, now, by, "carries")
+    source = read(draft, variable.at(1 - lag), scope.with_values({}), by) if older or kind == "shift" else None
+    if older:
+        assert source is not None
+        now = keep_lag(draft, variable.at(0), lag - 1, source)
+        variable = now.at(-1)
+    if kind == "shift":
+        return draft.add(written.identifier, Op("", "shift", (str(source),), variable=variable, step=True))
+    draft.carried.add(now)
+    return draft.add(written.identifier, Op("", "carry", variable=variable, step=True))
+
+
+def keep_lag(draft: Draft, now: Variable, lag: int, source: str) -> Variable:
+    """Let a state keep what lies so many steps before it, ``source``; the variable that it keeps it as."""
+    kept = now.lag(lag)
+    draft.lags[kept.key] = now.key
+    draft.carries[kept.key] = source
+    shape, initial = draft.shapes.get(now.key), getattr(draft.time.initial if draft.time else None, now.key, None)
+    if shape is None and initial is not None and now in draft.declared:
+        shape = tuple(initial.shape)
+    if shape is not None:
+        draft.shapes[kept.key], draft.ranks[kept.key] = shape, len(shape)
+    return kept
+
+
 def _told_apart(draft: Draft, key: str, variable: Variable, by: object) -> None:
     """Refuse x beside x_u where nothing sums over u and both are given: a call could not tell them apart."""
     known = draft.letters.setdefault(key, variable)
@@ -67,9 +97,9 @@ def _told_apart(draft: Draft, key: str, variable: Variable, by: object) -> None:
 
 def _item(draft: Draft, variable: Variable, inner: str, scope: Scope, by: object) -> str:
     """``x_{k,l}`` (or ``x_l``) in the iteration l: the l-th entry of the axis in front of its event."""
-    whole = replace(variable, inner=None) if variable.inner else replace(variable, index=None)
+    whole = replace(variable, inner=None) if variable.inner else replace(variable, index=None, offset=0)
     value = read(draft, whole, scope, by)
-    steps, place = draft.counts[inner], scope.place[inner]
+    steps, place = draft.counts[inner], scope.place[inner] + (0 if variable.inner else variable.offset)
     draft.inner[variable.key] = steps
     rank = draft.ranks.get(variable.key, 1)
     op = Op("", "call", (value, -rank - 1, place - 1), target=torch.select)

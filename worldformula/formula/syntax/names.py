@@ -74,6 +74,15 @@ class Variable:
         shift = {0: "", -1: "_prev", 1: "_next"}.get(self.offset)
         return self.key + (shift if shift is not None else f"_{'m' if self.offset < 0 else 'p'}{abs(self.offset)}")
 
+    def lag(self, steps: int) -> Variable:
+        """What a state keeps of the value so many steps before its own, as a variable: ``z_m1`` is one step older.
+
+        >>> Variable("z", index="t").lag(1).key
+        'z_m1'
+        """
+        before = f"{self.subscript}_" if self.subscript else ""
+        return replace(self, subscript=f"{before}m{steps}", offset=0)
+
     def at(self, offset: int) -> Variable:
         """The same variable at one step, at this offset of its index."""
         return replace(self, offset=offset, past=False, window=None)
@@ -358,10 +367,11 @@ def _refuse_repeats(text: str, variables: tuple[Variable, ...], conditions: tupl
     for variable in everything:
         if everything.count(variable) > 1:
             raise HeaderError(f"expected each variable once, found {variable} twice\n    {text}")
-        if variable.offset not in (0, -1):
+        if variable.offset > 0:
             raise TimeError(
-                f"{text}: expected an offset of 0 or -1, found {variable}\ncarry what lies further back as a "
-                f"variable of its own: Deterministic('u_t = f({variable.base}_{{t-1}})', torch.nn.Identity())"
+                f"{text}: expected an offset of 0 or below, found {variable}, which lies ahead\nmove the index, so "
+                f"that the latest variable is that of {variable.index}, or read the whole series, "
+                f"{variable.base}_{{1:{str(variable.index).upper()}}}"
             )
     for variable in variables:
         if variable.span:
