@@ -71,7 +71,9 @@ class World(nn.Module):
         self.__dict__["_start"] = clock.initial
         self.__dict__["_memories"] = kept = memories(self.prior.factors, self.posterior.factors, self.heads.values())
         ours = {key: f for key, f in kept.items() if any(f is known for known in self.prior.factors)}
-        self.__dict__["_lags"] = older = lags((*self.prior.factors, *self.posterior.factors), self.heads.values())
+        self.__dict__["_lags"] = older = lags(
+            clock.index, (*self.prior.factors, *self.posterior.factors), self.heads.values()
+        )
         self.__dict__["_filter"] = Rollout(
             self.posterior, clock.index, clock.reset, factors, clock.initial, kept, older
         )
@@ -98,7 +100,7 @@ class World(nn.Module):
     def carried(self) -> tuple[str, ...]:
         """The variables of a state: those that go from step to step, then what else the heads read."""
         read = (held(c) for head in self.heads.values() for c in head.conditions)
-        older = (v.lag(-v.offset).key for v in self._lags)
+        older = (held(v) for v in self._lags)
         return tuple(dict.fromkeys((*self._imagine.carried, *(k for k in read if k not in self.shifted), *older)))
 
     @property
@@ -365,7 +367,7 @@ class World(nn.Module):
             raise FormulaError(
                 f"prior and posterior carry different variables\n{shown}\nread the same z_{{t-1}} in both"
             )
-        known = {*imagined, *self.shifted, *(declared[0] & declared[1])}
+        known = {*imagined, *self.shifted, *(declared[0] & declared[1]), self._imagine.program.plan.counter}
         for head in self.heads.values():
             if unknown := [c for c in head.conditions if c.key not in known or c.several]:
                 needed = [(c, head, "not carried" if c in unknown else "carried") for c in head.conditions]
@@ -379,7 +381,7 @@ class World(nn.Module):
 def _begin(rollout: Rollout, state: Mapping[str, Tensor]) -> State:
     """What a rollout starts from: of a state, and the action in it, the variables that it reads at t−1."""
     plan = rollout.program.plan
-    return {k: state[k] for k in (*plan.carries, *plan.shifts, *plan.memories) if k in state}
+    return {k: state[k] for k in plan.starts if k in state}
 
 
 def _joint(product: Joint | Factor) -> Joint:

@@ -20,7 +20,7 @@ Value = Any  # a tensor, or a family's parameters: a tuple of tensors, numbers a
 RUNTIME = (
     "flat", "steps", "stack", "kept", "shift", "restart", "repeat", "wide", "stop", "noise_for", "mode_like",
     "one_batch", "matched", "along", "fold", "unfold", "counted", "filled", "zeros", "support", "dreg", "leave_one_out",
-    "alive", "both", "padded", "behind", "widened", "finite", "advance",
+    "alive", "both", "padded", "behind", "widened", "finite", "advance", "counting",
 )  # fmt: skip
 widened, finite = tensors.wide, tensors.finite  # the precision of densities, and finite logits
 
@@ -72,6 +72,15 @@ def shift(x: Tensor, start: Tensor, keep: Tensor | None, initial: Tensor | None 
     return flat(late if keep is None else restart(late, keep, initial))
 
 
+def counting(start: Tensor, T: int, keep: Tensor | None = None) -> Tensor:
+    """The numbers of T steps behind the one of ``start`` [B], as [B·T]; where a sequence restarts, it is 1 again."""
+    place = torch.arange(1, T + 1, dtype=start.dtype, device=start.device)
+    if keep is None:
+        return flat(start.unsqueeze(1) + place)
+    begun = torch.where(keep, 0, place).cummax(1).values  # the step at which the sequence last restarted
+    return flat(torch.where(begun == 0, start.unsqueeze(1) + place, place - begun + 1))
+
+
 def repeat(x: Value, T: int, lead: int = 0) -> Value:
     """[B, ...] -> [B·T, ...]: a value that all steps share; ``lead`` sample axes come before."""
     if isinstance(x, tuple):
@@ -97,7 +106,7 @@ def along(x: Value, *sizes: int) -> Value:
 
 def fold(x: Value, axes: int) -> Value:
     """[K, B, ...] -> [K·B, ...]: the batch that networks see, whatever the samples."""
-    return x.flatten(0, axes)
+    return x.flatten(0, axes) if isinstance(x, Tensor) else x
 
 
 def unfold(head: Any, *sizes: int) -> Any:

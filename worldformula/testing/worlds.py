@@ -168,7 +168,7 @@ def _policy(world: World, shape: tuple[int, ...]) -> Factor:
     size = int(torch.Size(shape).numel())
 
     def net(*state: Tensor) -> Tensor:
-        return torch.cat([s.flatten(1) for s in state], -1).mean(1, keepdim=True).tanh().repeat(1, size)
+        return torch.cat([s.reshape(len(s), -1) for s in state], -1).mean(1, keepdim=True).tanh().repeat(1, size)
 
     written: dict[str, Variable] = {}
     for factor in world.prior.factors:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.distributions import Normal as Gauss
 
-from tests.formula.defects.both import PATHS, refused, run, wrong
+from tests.formula.defects.both import PATHS, refused, run
 from worldformula import Deterministic, E, Normal, Sum, Value, log
 from worldformula.errors import ShapeError, WorldformulaError
 
@@ -76,14 +76,12 @@ def test_the_whole_series_of_a_computed_value_is_read_behind_its_loop(path):
 
 @PATHS
 @pytest.mark.parametrize("steps", [1, 3])
-@wrong("the index is asked for as data")
 def test_the_number_of_an_iteration_may_be_read(steps, path):
     loss = Sum("tau", Value("tau"), steps=steps)
     torch.testing.assert_close(torch.as_tensor(run(loss, path).value).float(), torch.tensor(steps * (steps + 1) / 2))
 
 
 @PATHS
-@wrong("the index is asked for as data")
 def test_the_number_of_an_iteration_as_a_discount_and_in_a_network(path):
     x = torch.randn(B, T, X)
     place = torch.arange(1.0, T + 1)
@@ -97,7 +95,6 @@ def test_the_number_of_an_iteration_as_a_discount_and_in_a_network(path):
 
 
 @PATHS
-@wrong("the index is asked for as data")
 def test_the_number_of_a_time_step_may_be_read_or_is_refused_as_such(path):
     x = torch.randn(B, T, X)
     each = Gauss(0.0, 1.0).log_prob(x).sum(-1)

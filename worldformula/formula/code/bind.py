@@ -87,7 +87,7 @@ class Binder:
         self.several = any(op.axes for op in plan.ops)
         self.keys = frozenset(plan.inputs)
         self.series = tuple(i for i in self.inputs if i.step)
-        self.starts = (*plan.carries, *plan.shifts, *plan.memories)
+        self.starts = plan.starts
         self.burn_in = max((n for op in plan.ops for key, n in op.options if key == "burn_in"), default=0)
         ours = [op.factor for op in plan.ops if op.factor is not None and op.factor.shape is not None]
         self.declared: dict[str, object] = {f.variable.key: f for f in reversed(ours)} | {str(flags): "reset="}
@@ -304,11 +304,11 @@ class Binder:
             net: Any = self.plan.by_name[name].factor.net  # type: ignore[union-attr]
             fresh = start is None
             found[f"start_{key}"] = net.cache(B, T, like.device, like.dtype) if fresh else start[key]  # type: ignore[index]
-        for key in (*self.plan.carries, *self.plan.shifts):
+        for key in (k for k in self.starts if k not in self.plan.memories):
             shape = (
-                self.plan.shapes.get(key)
-                if key in self.plan.carries
-                else tuple(given[self.plan.lags.get(key, key)].shape[2:])
+                tuple(given[self.plan.lags.get(key, key)].shape[2:])
+                if key in self.plan.shifts
+                else self.plan.shapes.get(key)
             )
             initial = getattr(self.plan.initial, key, None) if key in self.plan.carries else None
             if start is not None:
@@ -318,6 +318,8 @@ class Binder:
                     raise ShapeError("start: expected batch + event\n" + table(("variable", "declared", "got"), rows))
             elif initial is not None:
                 found[f"start_{key}"] = initial.expand(B, *initial.shape)
+            elif key == self.plan.counter:  # what stands before the first step, number 1
+                found[f"start_{key}"] = like.new_zeros(B, dtype=torch.promote_types(like.dtype, torch.float32))
             else:
                 found[f"start_{key}"] = like.new_zeros((B, *(shape or ())))
         return found
@@ -332,6 +334,7 @@ class Binder:
         rows = [(key, "carried", "given" if key in start else "missing") for key in self.plan.carries]
         rows += [(key, "last value of the series", "given" if key in start else "missing") for key in self.plan.shifts]
         rows += [(key, "memory", "given" if key in start else "missing") for key in self.plan.memories]
+        rows += [(key, "number of the step", "missing") for key in (self.plan.counter,) if key and key not in start]
         raise MissingInputError(
             "start: expected all that goes from step to step\n"
             + table(("variable", "declared", "got"), rows)

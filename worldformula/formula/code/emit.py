@@ -118,7 +118,7 @@ def _time_lines(w: Writer) -> list[str]:
     timed = [op for op in plan.ops if op.step or op.name in plan.awaited]
     before, loop, after = ([op for op in timed if plan.moments[op.name] == s] for s in ("before", "loop", "after"))
     series = next((plan.arguments[k] for k, op in plan.inputs.items() if plan.series(op)), None)
-    lines = [f"B, T = {series}.shape[:2]"] if series else [f"B = start_{next(iter(plan.carries))}.shape[0]"]
+    lines = [f"B, T = {series}.shape[:2]"] if series else [f"B = start_{plan.starts[0]}.shape[0]"]
     written = w.lines(sorted((op for op in before if _needed(w, op)), key=lambda op: not _reads_raw(w, op)))
     lines += [f"{w.cache(w.ops[name])} = start_{key}" for key, name in plan.memories.items()]
     lines += ["# before the loop: needs data only, all steps at once", *written] if written else []
@@ -128,7 +128,8 @@ def _time_lines(w: Writer) -> list[str]:
 
 def _needed(w: Writer, op: Op) -> bool:
     """Whether flags or a shifted series have a reader: some are there for the clock alone."""
-    return op.kind not in ("flags", "shift") or bool(w.plan.carries or w.plan.shifts or w.plan.histories)
+    readers = (w.plan.carries, w.plan.shifts, w.plan.histories, w.plan.counter)
+    return op.kind not in ("flags", "shift") or any(readers)
 
 
 def _reads_raw(w: Writer, op: Op) -> bool:

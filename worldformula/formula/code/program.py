@@ -79,13 +79,14 @@ class Out:
 
     @property
     def last(self) -> dict[str, Tensor]:
-        """The last carry, the last value of every series read at t−1, and of what is read further back the older ones,
-        ``z_m1``: the ``start=`` of the next call.
+        """The last carry, the last value of every series read at t−1, of what is read further back the older ones,
+        ``z_m1``, and the number of the step, ``t``, where it is read: the ``start=`` of the next call.
         """
         samples, plan = self.samples, self._plan
         carried = {key: samples[key][:, -1] for key in plan.carries}
         given = {key: self._call.arguments[plan.arguments[key]] for key in plan.shifts if key not in plan.lags}
-        older = {key: samples[key][:, -1] for key in plan.shifts if key in plan.lags}
+        kept = (*(key for key in plan.shifts if key in plan.lags), *((plan.counter,) if plan.counter else ()))
+        older = {key: samples[key][:, -1] for key in kept}
         return carried | {key: series[:, -1] for key, series in given.items()} | older
 
     def split(self, plans: Iterable[Plan]) -> list[Out]:

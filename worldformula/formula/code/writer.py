@@ -47,7 +47,7 @@ class Writer:
     def _arguments(self) -> tuple[str, ...]:
         """Inputs, start of every carry and shifted series, noise of every site."""
         names = [*self.plan.arguments.values(), *(["T"] if self.plan.free_running else [])]
-        names += [f"start_{key}" for key in (*self.plan.carries, *self.plan.shifts, *self.plan.memories)]
+        names += [f"start_{key}" for key in self.plan.starts]
         sites = [op for op in self.plan.sites if not self.deterministic or factor_of(op).unbatched]
         names += [op.name for op in sites]
         unknown = not self.deterministic and any(self.plan.noise_shape(op) is None for op in sites)

@@ -26,6 +26,7 @@ from worldformula.formula.print.latex import latex, latex_lines
 from worldformula.formula.print.notebook import formula_html
 from worldformula.formula.syntax.check import (
     check_elements,
+    check_exponent,
     check_function,
     check_gradient,
     check_independence,
@@ -216,10 +217,11 @@ class Expression(nn.Module):
     def __neg__(self) -> Expression:
         return Expression(Negative(self.node))
 
-    def __pow__(self, exponent: Number_) -> Expression:
-        if not isinstance(exponent, Real) or isinstance(exponent, bool):
-            raise FormulaError(f"expected a number as the exponent, got {type(exponent).__name__} {exponent!r}")
-        return _binary("^", self, exponent)
+    def __pow__(self, exponent: Expression | Number_) -> Expression:
+        return _binary("^", self, check_exponent(exponent))
+
+    def __rpow__(self, base: Number_) -> Expression:
+        return _binary("^", base, check_exponent(self))
 
     def _refuse(self, _: object) -> NoReturn:
         raise FormulaError(

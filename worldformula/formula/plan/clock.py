@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from worldformula.errors import FormulaError, ShapeError, TimeError, UnknownVariableError, near, table
+from worldformula.formula.plan.variables import is_index
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import whole_number
 from worldformula.formula.syntax.names import Variable
@@ -32,6 +33,10 @@ def check_clock(
         raise TimeError(
             f"Sum over {index}: {back[0]} goes back in time, and the steps of a sum go forward; number the variable "
             f"of a chain of noise apart from time, or sum over its steps with E over p({index})"
+        )
+    if own := [f for f in _declared(body) if any(is_index(v, index) for v in f.variables)]:
+        raise FormulaError(
+            f"Sum over {index}: {own[0]} declares {index}, which is the number of the step\ncall the variable otherwise"
         )
     if initial is None:
         return

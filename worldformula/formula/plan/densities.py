@@ -15,7 +15,7 @@ from worldformula.formula.plan.draft import Draft
 from worldformula.formula.plan.histories import history, refuse_absent
 from worldformula.formula.plan.plan import Op, Ref
 from worldformula.formula.plan.scope import Scope
-from worldformula.formula.plan.variables import need_shape, presence, read, scored
+from worldformula.formula.plan.variables import iteration, need_shape, presence, read, scored
 from worldformula.formula.syntax.check import draw_order, estimator
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.names import Variable
@@ -31,7 +31,7 @@ def net(draft: Draft, factor: Factor, scope: Scope) -> str | None:
     wish = factor.variable.key if factor.family is None else f"head_{factor.header.letter}_{factor.variable.key}"
     if any(c.past for c in factor.conditions):
         return draft.add(wish, history(draft, factor, scope))
-    conditions = tuple(read(draft, c, scope, factor) for c in factor.conditions)
+    conditions = tuple(_condition(draft, c, scope, factor) for c in factor.conditions)
     refuse_absent(draft, factor, conditions, scope)
     place = scope.place.get(str(factor.variable.index)) if isinstance(factor.net, nn.ModuleList) else None
     series = any(c.span for c in factor.conditions)
@@ -43,12 +43,18 @@ def net(draft: Draft, factor: Factor, scope: Scope) -> str | None:
     return name if len(factor.variables) > 1 else _unrolled(draft, wish, name, factor, scope)
 
 
+def _condition(draft: Draft, variable: Variable, scope: Scope, factor: Factor) -> Ref:
+    """The value of a condition, or the number of an iteration."""
+    place = iteration(variable, scope)
+    return read(draft, variable, scope, factor) if place is None else place
+
+
 def _unrolled(draft: Draft, wish: str, series: str, factor: Factor, scope: Scope) -> str:
     """The entry of this step in what a network made of whole series; one value per sequence stays as it is."""
     return draft.add(wish, Op("", "unroll", (series,), step=True)) if scope.bound(factor.variable) else series
 
 
-def _refuse_mixed(draft: Draft, factor: Factor, conditions: tuple[str, ...]) -> None:
+def _refuse_mixed(draft: Draft, factor: Factor, conditions: tuple[Ref, ...]) -> None:
     """A network of whole series runs once per call, so it cannot read the value of one step."""
     for condition, name in zip(factor.conditions, conditions, strict=True):
         if not condition.span and draft.is_step(name):

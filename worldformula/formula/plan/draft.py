@@ -11,7 +11,7 @@ from worldformula.formula.plan.scope import Scope
 from worldformula.formula.plan.ssa import Assignments
 from worldformula.formula.runtime import filled, padded
 from worldformula.formula.syntax.factor import Factor
-from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.names import Variable, greek
 from worldformula.formula.syntax.nodes import Named, Node, OverTime, Value
 from worldformula.formula.syntax.text import text
 
@@ -29,6 +29,7 @@ class Draft(Assignments):
         self.labels: dict[str, Node | str] = {}
         self.carries: dict[str, str] = {}
         self.memories: dict[str, str] = {}
+        self.counter: str | None = None  # the index, where it is read as a number
         self.lags: dict[str, str] = {}  # what a state keeps of older steps -> the variable that it is of
         self.carried: set[Variable] = set()  # what is read at t−1 of something that a step declares
         self.time: OverTime | None = None
@@ -99,7 +100,7 @@ class Draft(Assignments):
     def plan(self, value: Ref | None) -> Plan:
         """What was written, with everything of a time step in the loop."""
         carried = {v.key for v in self.carried}
-        self._refuse_lags_of_a_taken_key()
+        self._refuse_taken_keys()
         self._refuse_carried({name for key, name in self.carries.items() if key in carried})
         ops = self.ordered()
         return Plan(
@@ -119,12 +120,20 @@ class Draft(Assignments):
             inner=self.inner,
             memories=self.memories,
             lags=self.lags,
+            counter=self.counter,
             stages={op.name: "loop" if op.step else "once" for op in ops},
         )
 
-    def _refuse_lags_of_a_taken_key(self) -> None:
-        """What a state keeps of older steps has a key that no variable of the formula has."""
+    def _refuse_taken_keys(self) -> None:
+        """What a state keeps of older steps, and the number of a step, have keys that no data of the formula have."""
         taken = {op.variable.key for op in self.ops.values() if op.variable and op.kind not in ("carry", "shift")}
+        indices = [*self.counts, *([] if self.time is None else [self.time.index])]
+        for index in indices:
+            if greek(index) in {*self.known, *self.letters}:
+                raise FormulaError(
+                    f"inside the Sum over {index} the variable {index} is the number of the step, and elsewhere it "
+                    f"would be given to the call\nrename what is given"
+                )
         for key in self.lags.keys() & (taken | self.stepped | self._computed):
             raise FormulaError(
                 f"{key} is what a state keeps of an older {self.lags[key]}, and a variable is called so too\n"

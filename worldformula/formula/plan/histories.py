@@ -10,9 +10,9 @@ from collections.abc import Iterable
 
 from worldformula.errors import FormulaError, TimeError
 from worldformula.formula.plan.draft import Draft
-from worldformula.formula.plan.plan import Op, Plan
+from worldformula.formula.plan.plan import Op, Plan, Ref
 from worldformula.formula.plan.scope import Scope
-from worldformula.formula.plan.variables import read
+from worldformula.formula.plan.variables import is_index, read
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.names import Variable
 from worldformula.nets.causal import Causal
@@ -70,7 +70,7 @@ def check_history(factor: Factor) -> None:
         )
 
 
-def refuse_absent(draft: Draft, factor: Factor, conditions: tuple[str, ...], scope: Scope) -> None:
+def refuse_absent(draft: Draft, factor: Factor, conditions: tuple[Ref, ...], scope: Scope) -> None:
     """A network sees rows that have what it reads; without it only an expert can be left out."""
     missing = {key for ref in conditions for key in draft.absent(ref)} - scope.excused
     if missing and factor.family is not None and not scope.expert:
@@ -104,14 +104,18 @@ def held(condition: Variable) -> str:
     return condition.lag(-condition.offset).key if condition.offset else condition.key
 
 
-def lags(through_time: Iterable[Factor], heads: Iterable[Factor]) -> tuple[Variable, ...]:
-    """What a state keeps of older steps: what the next step reads two back or more, and what heads read of the past."""
+def lags(index: str, through_time: Iterable[Factor], heads: Iterable[Factor]) -> tuple[Variable, ...]:
+    """What a state keeps of older steps: what the next step reads two back or more, and what heads read of the past.
+    The number of its own step too, where something reads that.
+    """
     depths: dict[Variable, int] = {}
     reads = [(c, 1) for f in through_time for c in f.conditions] + [(c, 0) for f in heads for c in f.conditions]
     for condition, own in reads:
         if not condition.several and condition.index is not None:
             depths[condition.at(0)] = max(depths.get(condition.at(0), 0), -condition.offset - own)
-    return tuple(v.at(-lag) for v, depth in depths.items() for lag in range(1, depth + 1))
+    older = tuple(v.at(-lag) for v, depth in depths.items() for lag in range(1, depth + 1))
+    counted = next((c for c, _ in reads if is_index(c, index)), None)
+    return older if counted is None else (*older, counted)
 
 
 def refuse_ahead(what: str, plan: Plan) -> None:

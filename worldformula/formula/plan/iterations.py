@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from worldformula.errors import TimeError
+from worldformula.errors import FormulaError, TimeError
 from worldformula.formula import runtime
 from worldformula.formula.plan.arithmetic import binary
 from worldformula.formula.plan.draft import Draft
 from worldformula.formula.plan.estimates import Steps
 from worldformula.formula.plan.plan import Op, Ref
 from worldformula.formula.plan.scope import Scope
-from worldformula.formula.plan.variables import read
+from worldformula.formula.plan.variables import is_index, read
 from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.nodes import Expectation, Node, OverSteps, Value, factors, walk
 from worldformula.formula.syntax.text import text
@@ -22,6 +22,11 @@ def over_steps(draft: Draft, node: OverSteps, scope: Scope) -> Steps:
     """The iterations 1 … n, written out one after the other; the last values stay readable as ``c_L``."""
     if node.index in scope.place or node.index == scope.index:
         raise TimeError(f"{text(node)}: {node.index!r} is the index of a sum around it; choose another letter")
+    if any(is_index(v, node.index) for v in drawn(node.body)):
+        raise FormulaError(
+            f"{text(node)}: a factor declares {node.index}, which is the number of the iteration\n"
+            f"call the variable otherwise"
+        )
     total: Ref | None = None
     draft.counts[node.index] = node.steps
     around = {a for name in scope.values.values() for a in draft.ops[name].axes}

@@ -67,7 +67,8 @@ def lower_rollout(
 
     ``shapes_from``: further factors whose declared event shapes hold here too. ``memories``: by key, the factors whose
     networks read a past; what they keep of it goes from call to call, also where only a later call draws from them.
-    ``kept``: of older steps, ``z_{t-1}``, what a state keeps whether or not a factor here reads it.
+    ``kept``: of older steps, ``z_{t-1}``, and of the number of the step, ``t``, what a state keeps whether or not a
+    factor here reads it.
     """
     draws = clock.body
     assert isinstance(draws, Expectation)
@@ -80,7 +81,8 @@ def lower_rollout(
         lowering.memories[key] = name
     for variable in kept:
         older = variables.read(lowering, variable, inside, "a state")
-        variables.keep_lag(lowering, variable.at(0), -variable.offset, older)
+        if variable.offset:
+            variables.keep_lag(lowering, variable.at(0), -variable.offset, older)
     return lowering.plan(None)
 
 
@@ -94,6 +96,8 @@ def _number(draft: Draft, node: Number, scope: Scope) -> Ref:
 def _value(draft: Draft, node: Value, scope: Scope) -> Ref:
     """The value of a variable, or a number that the call is given."""
     variable = node.variable
+    if (place := variables.iteration(variable, scope)) is not None and not node.scalar:
+        return place
     if node.scalar:
         return variables.given(draft, variable, node, Op("", "symbol", variable=variable))
     name = variables.read(draft, variable, scope, text(node))

@@ -100,7 +100,8 @@ class Plan:
     KL, a log or a sum over time to its node. ``sizes`` are those of the sample axes; ``inner`` is the length of the
     axis of iterations that an input has in front of its event. ``memories`` maps the key of what a network over a past
     keeps to its operation, where that goes from call to call, as in the rollouts of a world. ``lags`` maps the key of
-    what a state keeps of an older step, ``z_m1``, to that of its variable.
+    what a state keeps of an older step, ``z_m1``, to that of its variable. ``counter`` is the index where it is read
+    as a number, ``t``, which goes on from call to call too.
     """
 
     ops: tuple[Op, ...]
@@ -119,7 +120,13 @@ class Plan:
     inner: dict[str, int] = field(default_factory=dict)
     memories: dict[str, str] = field(default_factory=dict)
     lags: dict[str, str] = field(default_factory=dict)
+    counter: str | None = None
     stages: dict[str, Stage] = field(default_factory=dict)
+
+    @property
+    def starts(self) -> tuple[str, ...]:
+        """The keys of all that goes from call to call."""
+        return (*self.carries, *self.shifts, *self.memories, *((self.counter,) if self.counter else ()))
 
     def stage(self, name: str) -> Stage:
         """Where an operation runs."""

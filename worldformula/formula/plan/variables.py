@@ -12,7 +12,7 @@ from worldformula.formula.plan.declared import one_key
 from worldformula.formula.plan.draft import Draft
 from worldformula.formula.plan.plan import Op
 from worldformula.formula.plan.scope import Scope
-from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.names import Variable, greek
 
 CALL_OPTIONS = ("seed", "generator", "noise", "start", "horizon", "deterministic", "present")
 
@@ -26,6 +26,8 @@ def read(draft: Draft, variable: Variable, scope: Scope, by: object) -> str:
     if variable in draft.iterated:
         draft.refuse_lost(draft.iterated[variable], variable, _around(draft, scope))
         return draft.iterated[variable]
+    if is_index(variable, scope.index):
+        return _step_number(draft, variable)
     inner = variable.inner or (variable.index if variable.index != scope.index else None)
     if inner in scope.place and scope.place[str(inner)] + variable.offset > 0 >= variable.offset:
         return _item(draft, variable, str(inner), scope, by)
@@ -49,6 +51,27 @@ def read(draft: Draft, variable: Variable, scope: Scope, by: object) -> str:
     elif not bound:
         _told_apart(draft, variable.key, variable, by)
     return _given(draft, variable, by, Op("", "input", variable=variable, step=bound), scope)
+
+
+def is_index(variable: Variable, index: str | None) -> bool:
+    """Whether a variable is the index itself, a number: ``t`` inside a sum over t."""
+    return index is not None and variable == Variable(greek(index))
+
+
+def iteration(variable: Variable, scope: Scope) -> float | None:
+    """The number of an iteration, where that is what a variable is: ``l`` inside a sum over l with ``steps=``."""
+    if variable in scope.values:
+        return None
+    return next((float(place) for index, place in scope.place.items() if is_index(variable, index)), None)
+
+
+def _step_number(draft: Draft, variable: Variable) -> str:
+    """The number of every step, one for each row: it goes on from the start, and begins at 1."""
+    key = variable.key
+    draft.shapes[key], draft.ranks[key] = (), 0
+    draft.counter = key
+    draft.samples[key] = name = draft.add(f"number_{key}", Op("", "index", variable=variable, step=True))
+    return name
 
 
 def _before(draft: Draft, variable: Variable, scope: Scope, by: object) -> str:

@@ -66,7 +66,10 @@ def bracketed(node: Node, op: str, *, right: bool = False) -> bool:
     if right:  # D - (-D), as two signs in a row are hard to read
         signed = op in "+-" and strength(node) == BINDS["neg"]
         return signed or strength(node) <= BINDS[op] or (op == "neg" and isinstance(node, Number))
-    powered = op == "^" and (strength(node) == BINDS["^"] or isinstance(node, Function))  # log(D)² or log(D²)?
+    powered = op == "^" and (
+        strength(node) == BINDS["^"] or isinstance(node, Function | OverEvent)
+    )  # log(D)² or log(D²)?
+    powered = powered or (op == "^" and isinstance(node, Number) and "e" in number(node.value))  # 10⁻⁵ has a power
     return strength(node) < BINDS[op] or (op in "*/^" and open_ended(node)) or powered
 
 

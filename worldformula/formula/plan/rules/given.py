@@ -58,6 +58,15 @@ def _write_carry(w: Any, op: Op) -> str:
     return f"restart({source}, {w.derived(w.keep, 's')}[t]{w.initial(op.variable.key)})"
 
 
+def _index(m: Any, op: Op, _: list[Any]) -> Any:
+    before = m.history[op.name][-1] if m.t else m.given[f"start_{m.plan.counter}"]
+    return (before if m.keep is None else runtime.restart(before, m.keep)) + 1
+
+
+def _write_index(w: Any, op: Op) -> str:
+    return f"counting(start_{w.plan.counter}, T{f', {w.keep}' if w.keep else ''})"
+
+
 def _shift(m: Any, op: Op, args: list[Any]) -> Any:
     value = m.last[op.reads[0]].to(args[0].dtype)
     return value if m.keep is None else runtime.restart(value, m.keep)
@@ -108,6 +117,7 @@ RULES: dict[str, Rule] = {
     "behind": Rule(_behind, _write_behind, NONE, "step"),
     "noise": Rule(_noise, _write_noise, NONE),
     "flags": Rule(lambda m, op, args: m.keep, lambda w, op: f"kept({w.plan.arguments[op.how]})", NONE, "step"),
+    "index": Rule(_index, _write_index, NONE, "step"),
     "carry": Rule(_carry, _write_carry, NONE, "step"),
     "shift": Rule(_shift, _write_shift, (1, 1), "step"),
     "repeat": Rule(
