@@ -18,14 +18,13 @@ from torch.nn.parameter import is_lazy
 from worldformula.display import grouped
 from worldformula.errors import FormulaError, MissingInputError, ShapeError, UnknownVariableError, near, table
 from worldformula.formula.code.program import Out
-from worldformula.formula.code.rollout import Rollout
+from worldformula.formula.code.rollout import Rollout, carry_of, clock_of, starts
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.factors.joint import Factor, Joint
 from worldformula.formula.plan.histories import held, lags, memories, refuse_ahead
 from worldformula.formula.print.notebook import parts_html
 from worldformula.formula.syntax.constants import Constants
 from worldformula.formula.syntax.networks import register_networks
-from worldformula.formula.syntax.nodes import OverTime, children
 from worldformula.formula.syntax.nodes import factors as factors_of
 from worldformula.nets.causal import Causal, Memory
 
@@ -48,6 +47,7 @@ class World(nn.Module):
 
     loss: Expression
     _filter: Rollout
+    _go_on: Rollout
     _imagine: Rollout
     _policies: dict[int, tuple[Factor, Rollout]]
     _factors: tuple[Factor, ...]
@@ -62,7 +62,7 @@ class World(nn.Module):
         self.prior, self.posterior = _joint(prior), _joint(posterior)
         self.heads = {head.variable.key: head for head in heads}
         factors = (*self.posterior.factors, *self.prior.factors, *self.heads.values())
-        clock = _clock(loss)
+        clock = clock_of(loss.node)
         self.index, self.reset_name = clock.index, clock.reset
         register_networks(self, [*factors, *factors_of(loss.node)], clock.initial)
         # Kept out of the module tree: they hold the same networks, which must appear once in the state_dict.
@@ -75,7 +75,12 @@ class World(nn.Module):
             clock.index, (*self.prior.factors, *self.posterior.factors), self.heads.values()
         )
         self.__dict__["_filter"] = Rollout(
-            self.posterior, clock.index, clock.reset, factors, clock.initial, kept, older
+            self.posterior, clock.index, clock.reset, factors, clock.initial, kept, older, clock.begin
+        )
+        # Without resets a start is of the first step alone: what goes on from a state needs none.
+        once = bool(clock.begin) and clock.reset is None
+        self.__dict__["_go_on"] = (
+            Rollout(self.posterior, clock.index, None, factors, clock.initial, kept, older) if once else self._filter
         )
         self.__dict__["_imagine"] = Rollout(self.prior, clock.index, None, factors, clock.initial, ours, older)
         self.__dict__["_policies"] = {}
@@ -147,7 +152,8 @@ class World(nn.Module):
         ``deterministic``. A memory has its last value only: `last` gives the state that `observe` and `imagine` go on
         from.
         """
-        wanted = self._filter.program.inputs
+        rollout = self._filter if start is None else self._go_on
+        wanted = rollout.program.inputs
         if missing := [k for k in wanted if k not in batch]:
             rows = [(k, "series [B, T, ...]", "given" if k in batch else "missing") for k in wanted]
             raise MissingInputError(
@@ -155,8 +161,8 @@ class World(nn.Module):
                 + table(("variable", "declared", "got"), rows)
                 + f"\npass {', '.join(k + '=...' for k in missing)} in the batch"
             )
-        start = None if start is None else _begin(self._filter, start)
-        out = self._filter(**{k: batch[k] for k in wanted}, start=start, **options)
+        start = None if start is None else carry_of(rollout, start)
+        out = rollout(**{k: batch[k] for k in wanted}, start=start, **options)
         samples = out.samples
         return {k: samples[k] for k in self.carried} | (out.value or {})
 
@@ -170,7 +176,7 @@ class World(nn.Module):
         Raises:
             TimeError: the posterior reads a whole series, ``x_{1:T}``, of which one step knows the past alone.
         """
-        refuse_ahead("observe", self._filter.program.plan)
+        refuse_ahead("observe", self._go_on.program.plan)
         wanted = (*self.carried, *self.memory, *self.shifted)
         if missing := [k for k in wanted if k not in state]:
             rows = [(k, "state", "given" if k in state else "missing") for k in wanted]
@@ -181,13 +187,24 @@ class World(nn.Module):
             )
         series = {k: v.unsqueeze(1) for k, v in observation.items()}
         # The filter reads these series at t−1, which is the start; the value of this step is never read.
-        inputs = self._filter.program.inputs
-        series |= {k: state[k].unsqueeze(1) for k in self._filter.program.plan.shifts if k in state and k in inputs}
+        inputs = self._go_on.program.inputs
+        series |= {k: state[k].unsqueeze(1) for k in self._go_on.program.plan.shifts if k in state and k in inputs}
         return self.last(self.filter(series, start=state, **options))
 
-    def initial(self, batch: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> State:
-        """The state before the first step, without the action: what the loss starts from, zeros unless it says so."""
+    def initial(
+        self, batch: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None, **options: Any
+    ) -> State:
+        """The state before the first step, without the action: what the loss starts from, zeros unless it says so.
+
+        A start that a factor draws, p(z_0), is drawn; ``options`` are those of `Joint.sample`: ``seed``, ``generator``,
+        ``noise``, ``deterministic``. One that reads the first row, x_1, is not known before it: NaN, which a step with
+        the reset flag replaces.
+
+        Raises:
+            FormulaError: a start reads data, and no ``reset=`` says where a sequence begins; `filter` begins there.
+        """
         shapes, found = self._imagine.program.plan.shapes, State()
+        begun = starts(self._filter.clock, batch, options)
         for key in self.carried:
             given = getattr(self._start, key, None)
             if key in self._imagine.program.plan.lags and key not in shapes and given is None:
@@ -198,6 +215,7 @@ class World(nn.Module):
             zeros = torch.zeros(
                 batch, *shapes.get(key, () if given is None else given.shape), device=device, dtype=dtype
             )
+            given = begun.get(key, given)
             found[key] = zeros if given is None else given.to(zeros).expand_as(zeros)
         for key, factor in self._memories.items():
             assert isinstance(factor.net, Causal)
@@ -259,7 +277,7 @@ class World(nn.Module):
         if horizon is None or horizon < 1:
             raise FormulaError(f"expected horizon= of at least 1, got {horizon}")
         if policy is None:
-            begin = _begin(self._imagine, start)
+            begin = carry_of(self._imagine, start)
             return self._joined(start, self._imagine(start=begin, horizon=horizon, **options))
         return self._act(start, policy, horizon, options)
 
@@ -296,13 +314,13 @@ class World(nn.Module):
         seen, modes = [start[held(c)] for c in policy.conditions], bool(options.get("deterministic", False))
         begin = {**start, key: policy.draw(seen, (), options.get("generator"), noise, modes)}
         rollout = self.rollout(policy)
-        return self._joined(begin, rollout(start=_begin(rollout, begin), horizon=horizon, **options))
+        return self._joined(begin, rollout(start=carry_of(rollout, begin), horizon=horizon, **options))
 
     def _follow(self, start: State, actions: Tensor, options: Mapping[str, Any]) -> State:
         """The prior under given actions."""
         key = self.action
         series = torch.cat((actions[:, 1:], actions[:, -1:]), 1)  # step t reads the action of t-1; the last is not read
-        begin = _begin(self._imagine, {**start, key: actions[:, 0]})
+        begin = carry_of(self._imagine, {**start, key: actions[:, 0]})
         return self._joined(start, self._imagine(**{key: series}, start=begin, **options)) | {key: actions}
 
     def _lead(self, state: State) -> tuple[int, ...]:
@@ -378,22 +396,5 @@ class World(nn.Module):
                 )
 
 
-def _begin(rollout: Rollout, state: Mapping[str, Tensor]) -> State:
-    """What a rollout starts from: of a state, and the action in it, the variables that it reads at t−1."""
-    plan = rollout.program.plan
-    return {k: state[k] for k in plan.starts if k in state}
-
-
 def _joint(product: Joint | Factor) -> Joint:
     return product if isinstance(product, Joint) else Joint() * product
-
-
-def _clock(loss: Expression) -> OverTime:
-    """The sum over time of a loss."""
-    waiting = [loss.node]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, OverTime):
-            return node
-        waiting += children(node)
-    raise FormulaError("expected a loss over time, e.g. Sum('t', step, reset='first').mean()")

@@ -50,6 +50,7 @@ class _Site:
     lead: tuple[int, ...]
     step: bool
     always: bool  # whether the noise is needed even without sampling, for its batch axes
+    start: bool = False  # whether it is of what a sequence begins with
 
 
 class Call(NamedTuple):
@@ -88,6 +89,7 @@ class Binder:
         self.keys = frozenset(plan.inputs)
         self.series = tuple(i for i in self.inputs if i.step)
         self.starts = plan.starts
+        self.rows = max((dict(op.options)["rows"] for op in plan.ops if op.kind == "first"), default=0)
         self.burn_in = max((n for op in plan.ops for key, n in op.options if key == "burn_in"), default=0)
         ours = [op.factor for op in plan.ops if op.factor is not None and op.factor.shape is not None]
         self.declared: dict[str, object] = {f.variable.key: f for f in reversed(ours)} | {str(flags): "reset="}
@@ -110,7 +112,7 @@ class Binder:
         assert op.factor.family is not None
         event = self.plan.noise_shape(op)
         key, lead = self.plan.noise_keys[op.name], self.plan.lead(op)
-        return _Site(op.name, key, op.factor.family, event, lead, op.step, op.factor.unbatched)
+        return _Site(op.name, key, op.factor.family, event, lead, op.step, op.factor.unbatched, op.how == "start")
 
     def bind(self, given: dict[str, Any]) -> Call:
         """Sort the keywords of a call; add the start of the carry and the noise."""
@@ -299,23 +301,23 @@ class Binder:
             )
         if start is not None and start.keys() != set(self.starts):
             self.refuse_start(start)
+        if start is None and self.rows > T:
+            raise ShapeError(f"the series have {T} steps, and a start reads the first {self.rows}; pass longer ones")
         found: dict[str, Any] = {}
         for key, name in self.plan.memories.items():
             net: Any = self.plan.by_name[name].factor.net  # type: ignore[union-attr]
-            fresh = start is None
-            found[f"start_{key}"] = net.cache(B, T, like.device, like.dtype) if fresh else start[key]  # type: ignore[index]
+            found[f"start_{key}"] = net.cache(B, T, like.device, like.dtype) if start is None else start[key]
         for key in (k for k in self.starts if k not in self.plan.memories):
-            shape = (
-                tuple(given[self.plan.lags.get(key, key)].shape[2:])
-                if key in self.plan.shifts
-                else self.plan.shapes.get(key)
-            )
+            of = self.plan.lags.get(key, key)
+            shape = tuple(given[of].shape[2:]) if key in self.plan.shifts else self.plan.shapes.get(key)
             initial = getattr(self.plan.initial, key, None) if key in self.plan.carries else None
             if start is not None:
                 found[f"start_{key}"] = start[key]
                 if shape is not None and tuple(start[key].shape) != (B, *shape):
                     rows = [(key, [B, *shape], list(start[key].shape))]
                     raise ShapeError("start: expected batch + event\n" + table(("variable", "declared", "got"), rows))
+            elif key in self.plan.begins:
+                found[f"start_{key}"] = None  # the function begins with what a factor draws or computes
             elif initial is not None:
                 found[f"start_{key}"] = initial.expand(B, *initial.shape)
             elif key == self.plan.counter:  # what stands before the first step, number 1
@@ -368,7 +370,8 @@ class Binder:
             if site.event is None:
                 found[site.name] = given.get(site.key)
                 continue
-            shape = (*site.lead, *(lead if site.step else self.batch(inputs)), *site.event)
+            batch = lead if site.step else lead[:1] if site.start else self.batch(inputs)
+            shape = (*site.lead, *batch, *site.event)
             if site.key in given:
                 found[site.name] = given[site.key]
                 if given[site.key].shape != shape:

@@ -122,8 +122,15 @@ def _time_lines(w: Writer) -> list[str]:
     written = w.lines(sorted((op for op in before if _needed(w, op)), key=lambda op: not _reads_raw(w, op)))
     lines += [f"{w.cache(w.ops[name])} = start_{key}" for key, name in plan.memories.items()]
     lines += ["# before the loop: needs data only, all steps at once", *written] if written else []
+    lines += [_begun(w, key, name) for key, name in plan.begins.items() if key in plan.carries]
     lines += _loop_lines(w, loop, before) if loop else []
     return lines + (["# after the loop: all steps at once", *w.lines(after)] if after else [])
+
+
+def _begun(w: Writer, key: str, name: str) -> str:
+    """What a carry begins with where the call does not say so: the start, or that of the first step."""
+    first = f"{name}.unflatten(0, (B, T))[:, 0]" if w.ops[name].step else name
+    return f"start_{key} = {first} if start_{key} is None else start_{key}"
 
 
 def _needed(w: Writer, op: Op) -> bool:

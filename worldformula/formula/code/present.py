@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
-from worldformula.errors import ShapeError, UnknownVariableError, near, table
+from worldformula.errors import FormulaError, ShapeError, UnknownVariableError, near, table
 from worldformula.formula.plan.plan import Plan
+
+
+def check_present(plan: Plan, flags: Any, inputs: Mapping[str, Any]) -> None:
+    """Refuse what is no dict of flags, and flags that do not fit."""
+    if not isinstance(flags, Mapping):
+        raise FormulaError(f"expected present= as flags by variable, e.g. present={{'x': flags}}, got {flags!r}")
+    for key in flags:
+        check_flags(plan, key, flags[key], inputs.get(key))
 
 
 def check_flags(plan: Plan, key: str, flags: Any, data: Any) -> None:

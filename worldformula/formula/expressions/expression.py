@@ -7,7 +7,7 @@ out = loss(x=batch)                 # out.value, out.terms, out.samples
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from numbers import Integral, Real
 from typing import Any, NoReturn
 
@@ -17,7 +17,7 @@ from torch.compiler import is_compiling
 
 from worldformula.display import Picture, Source, Table
 from worldformula.errors import FormulaError, GradientError
-from worldformula.formula.code.present import check_flags
+from worldformula.formula.code.present import check_present
 from worldformula.formula.code.program import Out, Program
 from worldformula.formula.expressions.explain import explain
 from worldformula.formula.factors.joint import Joint, Marginal, Stopped, as_uses
@@ -45,11 +45,13 @@ from worldformula.formula.syntax.nodes import (
     Node,
     Number,
     OverBatch,
+    OverTime,
     StopGradient,
     Use,
     factors,
     initial_of,
     innermost_first,
+    walk,
 )
 from worldformula.formula.syntax.text import text
 
@@ -72,7 +74,9 @@ class Expression(nn.Module):
         super().__init__()
         self.node = node
         self._program: Program | None = None
-        self._masked: dict[frozenset[str], Program] = {}  # by the inputs that some rows lack
+        self._masked: dict[
+            tuple[frozenset[str], bool], Program
+        ] = {}  # by the inputs that some rows lack, and whether it goes on
         if type(self) is Expression:
             del self.__dict__["_modules"]
             self.__class__ = _Unregistered
@@ -86,22 +90,18 @@ class Expression(nn.Module):
             self._program = Program(lower(self.node), text(self.node))
         return self._program
 
-    def _with_absent(self, inputs: dict[str, Any]) -> tuple[Program, dict[str, Any]]:
-        """The program for a call, and its inputs; flags of present rows become inputs of a program of their own."""
-        if "present" not in inputs:
-            return self.program, inputs
+    def _program_for(self, inputs: dict[str, Any]) -> tuple[Program, dict[str, Any]]:
+        """The program for a call, which is another with flags of present rows or from a start; and its inputs."""
         rest = {k: v for k, v in inputs.items() if k != "present"}
-        flags = inputs["present"] or {}
-        if not isinstance(flags, Mapping):
-            raise FormulaError(f"expected present= as flags by variable, e.g. present={{'x': flags}}, got {flags!r}")
-        for key in flags:
-            check_flags(self.program.plan, key, flags[key], rest.get(key))
-        if not flags:
+        going = rest.get("start") is not None and any(isinstance(n, OverTime) and n.begin for n in walk(self.node))
+        flags = inputs.get("present") or {}
+        check_present(self.program.plan, flags, rest)
+        if not flags and not going:
             return self.program, rest
-        keys = frozenset(flags)
-        if keys not in self._masked:
-            self._masked[keys] = Program(lower(self.node, keys), text(self.node), self.program.options)
-        return self._masked[keys], rest | {f"present_{k}": v for k, v in flags.items()}
+        kind = (frozenset(flags), going)
+        if kind not in self._masked:
+            self._masked[kind] = Program(lower(self.node, *kind), text(self.node), self.program.options)
+        return self._masked[kind], rest | {f"present_{k}": v for k, v in flags.items()}
 
     def __getstate__(self) -> dict[str, Any]:
         # Inner nodes first: what copies or saves a node then meets those inside it as known ones, at any depth.
@@ -116,12 +116,12 @@ class Expression(nn.Module):
             raise FormulaError("expected the variables as keywords, e.g. loss(x=batch), got positional arguments")
         if is_compiling():
             _prepare(self)
-        program, inputs = self._with_absent(inputs)
+        program, inputs = self._program_for(inputs)
         return program.run(self, inputs)
 
     def __call__(self, *args: Any, **inputs: Any) -> Out:
         """Evaluate the formula, with the hooks of a module where there are any (their search costs a microsecond)."""
-        if "present" in inputs:
+        if "present" in inputs or "start" in inputs:
             return super().__call__(*args, **inputs)  # type: ignore[no-any-return]
         hooks = self._forward_hooks or self._forward_pre_hooks or self._backward_hooks or self._backward_pre_hooks
         if args or hooks or self._compiled_call_impl is not None or is_compiling() or self._program is None:
@@ -130,12 +130,12 @@ class Expression(nn.Module):
 
     def interpret(self, **inputs: Any) -> Out:
         """Walk the plan node by node with shape checks: the debug mode. Same arguments and result as a call."""
-        program, inputs = self._with_absent(inputs)
+        program, inputs = self._program_for(inputs)
         return program.interpret(inputs)
 
     def noise(self, *, generator: torch.Generator | None = None, **inputs: Any) -> dict[str, Tensor]:
         """The noise that a call with these inputs would draw, by variable; pass it back as ``noise=``."""
-        program, inputs = self._with_absent(inputs)
+        program, inputs = self._program_for(inputs)
         return program.noise(inputs, generator)
 
     def compile(self, **options: Any) -> Expression:  # type: ignore[override]

@@ -9,10 +9,16 @@ from torch import Tensor
 
 from worldformula.errors import FormulaError
 from worldformula.formula.expressions.expression import Expression
-from worldformula.formula.plan.clock import check_clock
+from worldformula.formula.factors.joint import Joint, as_uses
+from worldformula.formula.plan.clock import check_begin, check_clock
+from worldformula.formula.syntax.check import check_product
 from worldformula.formula.syntax.constants import Constants
+from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import whole_number
-from worldformula.formula.syntax.nodes import Group, OverSteps, OverTime
+from worldformula.formula.syntax.nodes import Group, OverSteps, OverTime, Product, Use
+from worldformula.formula.syntax.starts import begins
+
+Initial = Mapping[str, Tensor | Factor | Joint] | Factor | Joint
 
 
 def _over_time(
@@ -20,7 +26,7 @@ def _over_time(
     index: str,
     step: Expression,
     reset: str | None,
-    initial: Mapping[str, Tensor] | None,
+    initial: Initial | None,
     mask: str | None,
     burn_in: int,
     until: str | None,
@@ -36,9 +42,33 @@ def _over_time(
                 f"steps=: expected a positive number of iterations and no clock beside it, got {steps!r}"
             )
         return Expression(OverSteps(how, index, int(steps), step.node))
-    check_clock(index, step.node, reset, initial, mask, burn_in, until)
-    start = Constants(initial) if initial else None
-    return Expression(OverTime(how, index, step.node, reset, start, mask, int(burn_in), until))
+    values, begin = _first_values(index, initial)
+    check_clock(index, step.node, reset, values, mask, burn_in, until)
+    check_begin(index, step.node, begin, values if isinstance(values, Mapping) else {})
+    start = Constants(values) if values else None
+    return Expression(OverTime(how, index, step.node, reset, start, mask, int(burn_in), until, begin))
+
+
+def _first_values(index: str, initial: Any) -> tuple[Any, Product]:
+    """What ``initial=`` gives as values, and the factors that draw or compute the rest."""
+    if isinstance(initial, Factor | Joint | Use):
+        return None, _begin(index, initial)
+    if not isinstance(initial, Mapping):
+        return initial, ()
+    begin = {name: _begin(index, value) for name, value in initial.items() if isinstance(value, Factor | Joint | Use)}
+    for name, uses in begin.items():
+        if name not in (own := [begins(v) for use in uses for v in use.factor.variables]):
+            raise FormulaError(
+                f"Sum over {index}: initial={{{name!r}: ...}} is a factor of {', '.join(own)}; expected one of {name}_0"
+            )
+    uses = tuple(use for each in begin.values() for use in each)
+    return {name: value for name, value in initial.items() if name not in begin}, check_product(uses)
+
+
+def _begin(index: str, value: Factor | Joint | Use) -> Product:
+    if isinstance(value, Joint) and value.hidden:
+        raise FormulaError(f"Sum over {index}: initial= {value} is a marginal; give the product, whose draws are made")
+    return check_product(as_uses(value))
 
 
 def Sum(
@@ -46,7 +76,7 @@ def Sum(
     step: Expression,
     *,
     reset: str | None = None,
-    initial: Mapping[str, Tensor] | None = None,
+    initial: Initial | None = None,
     mask: str | None = None,
     burn_in: int = 0,
     until: str | None = None,
@@ -59,7 +89,8 @@ def Sum(
         step: what is summed.
         reset: names the series of flags ``[B, T]`` that restart the carry (and zero the shifted series) where set.
         initial: the carry's first value by variable (a tensor or ``nn.Parameter`` of the event shape, without batch
-            axes); zeros otherwise.
+            axes), or a factor or product that draws or computes it: p(z_0), z_0 = e(x_1) of the row at which a sequence
+            begins, f(x_{1:2}) of its first rows; zeros otherwise.
         mask: names the series of flags ``[B, T]`` of the steps that count, such as those of sequences of unequal
             length. The carry passes through the others.
         burn_in: so many first steps run, but do not count.
@@ -77,7 +108,7 @@ def Mean(
     step: Expression,
     *,
     reset: str | None = None,
-    initial: Mapping[str, Tensor] | None = None,
+    initial: Initial | None = None,
     mask: str | None = None,
     burn_in: int = 0,
     until: str | None = None,

@@ -20,6 +20,7 @@ from worldformula.formula.graph.plates import Plate, plates
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.names import Header, Variable
 from worldformula.formula.syntax.nodes import Node, factors
+from worldformula.formula.syntax.starts import begins
 
 __all__ = ["Edge", "Graph", "Plate", "Vertex", "graph", "svg"]
 
@@ -76,9 +77,13 @@ def _within_step(edge: Edge) -> bool:
 
 
 def _links(variables: Sequence[Variable], edges: Sequence[Edge]) -> list[Edge]:
-    """From a variable of a step to the whole series ``x_{1:T}``, to a history, and to the last value ``c_L``."""
+    """From a variable of a step to the whole series ``x_{1:T}``, to a history, and to the last value ``c_L``; from what
+    a series begins with, ``z_0``, to the step before.
+    """
     found = []
     for v in variables:
+        begun = [b for b in variables if v.key != b.key == begins(v) and b.offset == -1 and not b.several]
+        found += [Edge(v, b, "generative") for b in begun if v.index is None]
         if v.index is not None and (v.several or v.index.isupper()):
             one = slot(v)
             kinds = {e.kind for e in edges if e.source == v}

@@ -14,6 +14,7 @@ from worldformula.formula.syntax.nodes import (
     Log,
     Node,
     Operator,
+    OverTime,
     Product,
     Ratio,
     Use,
@@ -53,7 +54,7 @@ def inferring(node: Node) -> set[int]:
     """
     found: set[int] = set()
     for n in everything(node):
-        named = n.q if isinstance(n, Expectation) else (n.q,) if isinstance(n, Divergence) else ()
+        named = uses(n) if isinstance(n, Expectation | OverTime) else (n.q,) if isinstance(n, Divergence) else ()
         factors = [u.factor for u in named] + (list(n.drawn) if isinstance(n, Operator) else [])
         found |= {id(part) for factor in factors for part in factor.family_tree()}
     return found
@@ -114,8 +115,8 @@ def _bound(node: Node) -> set[Variable]:
     named: Iterable[Use] = ()
     hidden: set[Variable] = set()
     match node:
-        case Expectation(q):
-            named = q
+        case Expectation() | OverTime():
+            named = uses(node)
         case Divergence(q, p):
             named = (q, p)
         case Log(Integral() as p):

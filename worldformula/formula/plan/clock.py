@@ -8,10 +8,12 @@ from torch import Tensor
 
 from worldformula.errors import FormulaError, ShapeError, TimeError, UnknownVariableError, near, table
 from worldformula.formula.plan.variables import is_index
+from worldformula.formula.syntax.check import check_gradient
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import whole_number
 from worldformula.formula.syntax.names import Variable
-from worldformula.formula.syntax.nodes import Expectation, Node, Value, children, factors, walk
+from worldformula.formula.syntax.nodes import Expectation, Node, Product, Value, children, factors, walk
+from worldformula.formula.syntax.starts import begins
 
 
 def check_clock(
@@ -45,16 +47,7 @@ def check_clock(
             f"Sum over {index}: expected initial= by variable, e.g. initial={{'h': torch.zeros(16)}}, "
             f"got {type(initial).__name__}"
         )
-    used = factors(body)
-    read = [c for f in used for c in f.conditions] + [n.variable for n in walk(body) if isinstance(n, Value)]
-    depth: dict[Variable, int] = {}  # how far back a variable is read
-    for v in read:
-        if v.offset < 0 and v.index == index:
-            depth[v.at(0)] = max(depth.get(v.at(0), 1), 1 if v.past else -v.offset)
-    kept = [(f, v, lag) for f in _declared(body) for v in f.variables for lag in range(depth.get(v, 0))]
-    carried = {v.lag(lag).key if lag else v.key: f for f, v, lag in kept}
-    declared = {v.key: shape for f in used for v, shape in f.event_shapes() if shape is not None}
-    shapes = {v.lag(lag).key if lag else v.key: declared[v.key] for _, v, lag in kept if v.key in declared}
+    carried, shapes = _carried(index, body)
     for name, value in initial.items():
         if name not in carried:
             known = ", ".join(carried) or "nothing"
@@ -74,6 +67,59 @@ def check_clock(
                 + table(("variable", "declared", "got"), rows)
                 + "\ngive one event without batch axes; every sequence begins with it"
             )
+
+
+def _carried(index: str, body: Node) -> tuple[dict[str, Factor], dict[str, tuple[int, ...]]]:
+    """What goes from step to step, and of each who makes it; and the event shapes that are declared."""
+    used = factors(body)
+    read = [c for f in used for c in f.conditions] + [n.variable for n in walk(body) if isinstance(n, Value)]
+    depth: dict[Variable, int] = {}  # how far back a variable is read
+    for v in read:
+        if v.offset < 0 and v.index == index:
+            depth[v.at(0)] = max(depth.get(v.at(0), 1), 1 if v.past else -v.offset)
+    kept = [(f, v, lag) for f in _declared(body) for v in f.variables for lag in range(depth.get(v, 0))]
+    carried = {v.lag(lag).key if lag else v.key: f for f, v, lag in kept}
+    declared = {v.key: shape for f in used for v, shape in f.event_shapes() if shape is not None}
+    shapes = {v.lag(lag).key if lag else v.key: declared[v.key] for _, v, lag in kept if v.key in declared}
+    return carried, shapes
+
+
+def check_begin(index: str, body: Node, begin: Product, initial: Mapping[str, object]) -> None:
+    """Refuse starts of what nothing carries, two of one variable, and those that read steps."""
+    check_gradient(begin, None)
+    carried, shapes = _carried(index, body)
+    taken: set[str] = set(initial)
+    for factor in (use.factor for use in begin):
+        if factor.observed:
+            raise FormulaError(
+                f"Sum over {index}: initial= {factor} draws nothing; expected e.g. Normal('p(z_0)', shape=3)"
+            )
+        for variable, shape in factor.event_shapes():
+            key = begins(variable)
+            if variable.index is not None or (key == variable.key and "_m" not in key) or key not in carried:
+                known = ", ".join(f"{name}_0" if "_m" not in name else name for name in carried) or "nothing"
+                raise UnknownVariableError(
+                    f"Sum over {index}: initial= {factor} declares {variable}, which is not what a carry begins with; "
+                    f"these are: {known}"
+                )
+            if key in taken:
+                raise FormulaError(f"Sum over {index}: initial= says twice what {key} begins with; leave one out")
+            taken.add(key)
+            if shape is not None and shapes.get(key, shape) != shape:
+                rows = [(variable, factor, list(shape)), (key, carried[key], list(shapes[key]))]
+                raise ShapeError(
+                    f"Sum over {index}: a start has another event shape than what begins with it\n"
+                    + table(("variable", "declared by", "declared"), rows)
+                    + "\ndeclare the same shape= on both"
+                )
+        for condition in factor.conditions:
+            if condition.index is not None:
+                base = condition.base
+                raise TimeError(
+                    f"Sum over {index}: initial= {factor} reads {condition}, and a start knows no steps\nread "
+                    f"{base}_1, the row at which a sequence begins, {base}_{{1:2}}, its first rows, or what is given "
+                    f"once"
+                )
 
 
 def _declared(node: Node) -> list[Factor]:

@@ -20,7 +20,7 @@ def over_time(draft: Draft, node: OverTime, scope: Scope) -> Steps:
     """The sum or mean of the steps."""
     enter_time(draft, node)
     inside = scope.at_time(node.index, f"time {node.how}")
-    outer, draft.flags_of_time = draft.flags_of_time, _counted_steps(draft, node)
+    outer, draft.flags_of_time = draft.flags_of_time, counted_steps(draft, node)
     inner = yield node.body, inside
     draft.flags_of_time = outer
     draft.check_alike(inside.leaves)
@@ -43,7 +43,7 @@ def over_time(draft: Draft, node: OverTime, scope: Scope) -> Steps:
     return name
 
 
-def _counted_steps(draft: Draft, node: OverTime) -> str | None:
+def counted_steps(draft: Draft, node: OverTime) -> str | None:
     """The flags of the steps that count, where some do not: what they are given is filled before anything reads it."""
     known = [] if node.mask is None else [flags(draft, "mask", node.mask)]
     if node.until is not None:
@@ -62,13 +62,18 @@ def enter_time(draft: Draft, node: OverTime) -> None:
             f"one formula has one clock: found Sum over {known.index!r} with reset={known.reset!r} and over "
             f"{node.index!r} with reset={node.reset!r}"
         )
-    if known is not None and known.initial is not None and node.initial not in (None, known.initial):
+    if known is not None and _begun(known) and _begun(node) and _begun(node) != _begun(known):
         raise TimeError(f"one formula has one initial state: two sums over {node.index!r} give initial=")
-    if known is None or known.initial is None:
+    if known is None or not _begun(known):
         draft.time = node
     draft.declared |= {v for v in drawn(node.body) if v.index == node.index}
     if node.reset is not None:
         flags(draft, "reset", node.reset)
+
+
+def _begun(node: OverTime) -> list[int]:
+    """What a sum says of its first carry, by identity."""
+    return [*([] if node.initial is None else [id(node.initial)]), *(id(use.factor) for use in node.begin)]
 
 
 def flags(draft: Draft, what: str, name: str) -> str:

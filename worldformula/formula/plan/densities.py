@@ -15,11 +15,11 @@ from worldformula.formula.plan.draft import Draft
 from worldformula.formula.plan.histories import history, refuse_absent
 from worldformula.formula.plan.plan import Op, Ref
 from worldformula.formula.plan.scope import Scope
-from worldformula.formula.plan.variables import iteration, need_shape, presence, read, scored
+from worldformula.formula.plan.variables import gone, iteration, need_shape, presence, read, scored
 from worldformula.formula.syntax.check import draw_order, estimator
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.names import Variable
-from worldformula.formula.syntax.nodes import Expectation, Integral, Product, Use
+from worldformula.formula.syntax.nodes import Expectation, Integral, OverTime, Product, Use
 
 # ------------------------------------------------------------------------------------------------ networks, parameters
 
@@ -68,6 +68,8 @@ def _refuse_mixed(draft: Draft, factor: Factor, conditions: tuple[Ref, ...]) -> 
 def params(draft: Draft, use: Use, scope: Scope) -> str:
     """The parameters of a factor, detached where it was written ``sg(q)``."""
     factor = use.factor
+    if any(factor is start for start in draft.gone.values()):
+        raise gone(factor.variable, factor)
     letter = factor.header.identifier.split("_given_")[0]
     if isinstance(factor, Experts):
         name = draft.add(letter, _combined(draft, factor, scope))
@@ -105,16 +107,19 @@ def widened(draft: Draft, name: str, use: Use, like: str, of: Use | None = None)
 # --------------------------------------------------------------------------------------------------------------- draws
 
 
-def value_of(draft: Draft, use: Use, scope: Scope, how: str = "", axis: int | None = None) -> tuple[str, ...]:
+def value_of(
+    draft: Draft, use: Use, scope: Scope, how: str = "", axis: int | None = None, start: OverTime | None = None
+) -> tuple[str, ...]:
     """The draw of a factor under these conditions (shared), its network's outputs, or the data itself.
 
     ``how`` is the estimator of the draw's gradient where it is not the family's own; ``axis`` that of K draws.
+    ``start``: the sum that begins with it, which draws at every step where there are resets.
     """
     factor = use.factor
     if factor.family is None:
         return _computed(draft, use, scope)
     known, variable = params(draft, use, scope), factor.variable
-    step = draft.is_step(known) or scope.bound(variable)
+    step = draft.is_step(known) or scope.bound(variable) or (start is not None and start.reset is not None)
     if step:
         need_shape(draft, variable, factor, "draws")
     size, component = None, None
@@ -127,7 +132,8 @@ def value_of(draft: Draft, use: Use, scope: Scope, how: str = "", axis: int | No
     own = {a for a in (axis, component) if a is not None}
     axes = tuple(sorted({*draft.ops[known].axes, *own}, reverse=True))
     again = tuple(scope.place.values()) if variable.index in scope.place else ()
-    noise = Op("", "noise", factor=factor, variable=variable, step=step, axes=() if size else axes)
+    site = "start" if start is not None else ""
+    noise = Op("", "noise", factor=factor, variable=variable, how=site, step=step, axes=() if size else axes)
     if size and not factor.unbatched:
         return (draft.add(variable.key, Op("", "support", (known,), factor, step=step, axes=axes)),)
     source = draft.add(f"noise_{variable.key}", noise, (id(factor), draft.alike[known], again))

@@ -31,6 +31,9 @@ class Draft(Assignments):
         self.memories: dict[str, str] = {}
         self.counter: str | None = None  # the index, where it is read as a number
         self.lags: dict[str, str] = {}  # what a state keeps of older steps -> the variable that it is of
+        self.begins: dict[str, str] = {}  # what is carried -> what it begins with, where a factor says so
+        self.rows: dict[Variable, str] = {}  # the first rows that starts read, and the starts
+        self.gone: dict[Variable, Factor] = {}  # the starts of a sum that goes on from a given one
         self.carried: set[Variable] = set()  # what is read at t−1 of something that a step declares
         self.time: OverTime | None = None
         self.declared: set[Variable] = set()
@@ -50,6 +53,7 @@ class Draft(Assignments):
         }
         self.shapes, self.ranks = declared_shapes(used)
         self.stepped = {v.key for f in used for v in (*f.variables, *f.conditions) if v.index and not v.span}
+        self.indexed = set(self.stepped)  # the series, as factors and values write them
         self._computed = {v.key for f in used if not f.observed for v in f.variables}
         self._shown: set[Term] = set()  # the named parts that are terms already
         check_keys(used)
@@ -66,6 +70,7 @@ class Draft(Assignments):
                         + "\ndeclare the same shape= on both"
                     )  # fmt: skip
                 self.ranks[key] = len(value.shape)
+        self.indexed |= {value.variable.key for value in values if value.variable.index}
         for value in values:  # what no factor and no other value says otherwise of has no event axes
             if value.variable.key not in self._computed:
                 self.ranks.setdefault(value.variable.key, 0)
@@ -121,6 +126,7 @@ class Draft(Assignments):
             memories=self.memories,
             lags=self.lags,
             counter=self.counter,
+            begins=self.begins,
             stages={op.name: "loop" if op.step else "once" for op in ops},
         )
 
@@ -134,7 +140,8 @@ class Draft(Assignments):
                     f"inside the Sum over {index} the variable {index} is the number of the step, and elsewhere it "
                     f"would be given to the call\nrename what is given"
                 )
-        for key in self.lags.keys() & (taken | self.stepped | self._computed):
+        starts = {v.key for v in (*self.rows, *self.gone)}
+        for key in self.lags.keys() & ((taken | self.stepped | self._computed) - starts):
             raise FormulaError(
                 f"{key} is what a state keeps of an older {self.lags[key]}, and a variable is called so too\n"
                 f"rename the variable"

@@ -11,7 +11,7 @@ from types import GeneratorType
 from typing import Any, cast
 
 from worldformula.errors import FormulaError, TimeError
-from worldformula.formula.plan import arithmetic, clocks, densities, estimates, iterations, variables
+from worldformula.formula.plan import arithmetic, clocks, densities, estimates, iterations, starts, variables
 from worldformula.formula.plan.draft import Draft
 from worldformula.formula.plan.estimates import Steps
 from worldformula.formula.plan.plan import Method, Op, Plan, Ref
@@ -47,10 +47,15 @@ from worldformula.formula.syntax.text import text
 Answer = Ref | Steps
 
 
-def lower(node: Node, masked: frozenset[str] = frozenset()) -> Plan:
-    """The plan of an expression; ``masked`` are the inputs that some rows lack, told by ``present=``."""
+def lower(node: Node, masked: frozenset[str] = frozenset(), going: bool = False) -> Plan:
+    """The plan of an expression; ``masked`` are the inputs that some rows lack, told by ``present=``; ``going`` is one
+    that goes on from a given start, behind that which factors draw or compute.
+    """
     lowering = Lowering(factors(node), masked)
     lowering.declare([n for n in walk(node) if isinstance(n, Value)])
+    for clock in (n for n in walk(node) if isinstance(n, OverTime) and n.begin):
+        if not (lowering.begins or lowering.gone):
+            starts.begin(lowering, clock, going)
     scope = Scope()
     value = lowering.lower(node, scope)
     lowering.check_alike(scope.leaves)
@@ -74,6 +79,8 @@ def lower_rollout(
     assert isinstance(draws, Expectation)
     lowering = Lowering([*factors(draws), *shapes_from])
     clocks.enter_time(lowering, clock)
+    if clock.begin:
+        starts.begin(lowering, clock)
     inside = densities.draw(lowering, draws, Scope(index=clock.index))
     for key, factor in (memories or {}).items():
         name = densities.net(lowering, factor, inside)

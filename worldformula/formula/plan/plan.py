@@ -101,7 +101,8 @@ class Plan:
     axis of iterations that an input has in front of its event. ``memories`` maps the key of what a network over a past
     keeps to its operation, where that goes from call to call, as in the rollouts of a world. ``lags`` maps the key of
     what a state keeps of an older step, ``z_m1``, to that of its variable. ``counter`` is the index where it is read
-    as a number, ``t``, which goes on from call to call too.
+    as a number, ``t``, which goes on from call to call too. ``begins`` maps what is carried to the operation that it
+    begins with, where a factor says so.
     """
 
     ops: tuple[Op, ...]
@@ -121,6 +122,7 @@ class Plan:
     memories: dict[str, str] = field(default_factory=dict)
     lags: dict[str, str] = field(default_factory=dict)
     counter: str | None = None
+    begins: dict[str, str] = field(default_factory=dict)
     stages: dict[str, Stage] = field(default_factory=dict)
 
     @property
@@ -285,7 +287,8 @@ class Plan:
         factor, shape = site.factor, self.shape_of(site.factor)
         assert factor is not None
         assert factor.family is not None
-        if shape is None or not (site.step or self.reference or not self.inputs or factor.unbatched):
+        known = site.step or site.how == "start" or self.reference or not self.inputs or factor.unbatched
+        if shape is None or not known:
             return None
         return factor.family.noise_shape((), shape)
 

@@ -23,6 +23,8 @@ def read(draft: Draft, variable: Variable, scope: Scope, by: object) -> str:
         raise TimeError(f"{by} reads {variable}, a history, which is read by the network of a factor: f(z_{{<t}})")
     if variable in scope.values:
         return scope.values[variable]
+    if variable in draft.rows or variable in draft.gone or variable.first:
+        return _start(draft, variable, scope, by)
     if variable in draft.iterated:
         draft.refuse_lost(draft.iterated[variable], variable, _around(draft, scope))
         return draft.iterated[variable]
@@ -51,6 +53,30 @@ def read(draft: Draft, variable: Variable, scope: Scope, by: object) -> str:
     elif not bound:
         _told_apart(draft, variable.key, variable, by)
     return _given(draft, variable, by, Op("", "input", variable=variable, step=bound), scope)
+
+
+def _start(draft: Draft, variable: Variable, scope: Scope, by: object) -> str:
+    """A start, or the row that it reads: one for the call, or with resets one for every step."""
+    if variable in draft.gone:
+        raise gone(variable, by)
+    if variable not in draft.rows:
+        raise TimeError(f"{by} reads {variable}, the first rows, which a start reads: Sum(..., initial=f(x_{{1:2}}))")
+    name, clock = draft.rows[variable], draft.time
+    if draft.is_step(name) and clock is not None and scope.index != clock.index:
+        raise TimeError(
+            f"{by} reads {variable}, and with reset={clock.reset!r} every sequence has one of its own\nput the term "
+            f"inside the Sum over {clock.index}, times flags of the steps that begin one: "
+            f"Value('{clock.reset}_{clock.index}') * ..."
+        )
+    return name
+
+
+def gone(variable: Variable, by: object) -> TimeError:
+    """A term about the start, in a call that goes on behind it."""
+    return TimeError(
+        f"{by} is about {variable}, and a call with start= goes on behind the first step\nwrite the sum over time as a "
+        f"formula of its own, and add what it begins with once"
+    )
 
 
 def is_index(variable: Variable, index: str | None) -> bool:
@@ -93,7 +119,9 @@ def _before(draft: Draft, variable: Variable, scope: Scope, by: object) -> str:
     if kind == "shift":
         return draft.add(written.identifier, Op("", "shift", (str(source),), variable=variable, step=True))
     draft.carried.add(now)
-    return draft.add(written.identifier, Op("", "carry", variable=variable, step=True))
+    begin = draft.begins.get(now.key)
+    starts = (begin,) if begin is not None and draft.is_step(begin) else ()
+    return draft.add(written.identifier, Op("", "carry", starts, variable=variable, step=True))
 
 
 def keep_lag(draft: Draft, now: Variable, lag: int, source: str) -> Variable:

@@ -140,6 +140,7 @@ def _times(right: Node) -> str:
 def _clock(node: OverTime) -> str:
     """The index of a sum over time and, behind it, what restarts the carry and where it begins."""
     marks = [f"{symbol(key)}={symbol(value)}" for key, value in clock(node)]
+    marks += [f"{symbol('initial')}={factor(use)}" for use in node.begin]
     return r";\, ".join((symbol(node.index), *marks))
 
 

@@ -95,6 +95,8 @@ def variable(v: Variable) -> str:
     parts += [symbol(v.subscript)] if v.subscript else []
     if v.index and v.span:
         parts.append(f"<mn>1</mn><mo>:</mo>{symbol(v.index.upper())}")
+    elif v.first:
+        parts.append(f"<mn>1</mn><mo>:</mo><mn>{v.window}</mn>")
     elif v.index and v.past:
         parts.append(_history(v))
     elif v.index:
@@ -218,6 +220,7 @@ def _expected(node: Expectation, stacked: bool = False) -> str:
 def _over_time(node: OverTime) -> str:
     """The sign of a sum or mean over time, and below it the index, what restarts the carry and where it begins."""
     marks = [f"<mi>{key}</mi><mo>=</mo>{symbol(value)}" for key, value in clock(node)]
+    marks += [f"<mi>initial</mi><mo>=</mo>{factor(use)}" for use in node.begin]
     below = symbol(node.index)
     if marks:
         below = f"<mrow>{COMMA.replace(',', ';').join((below, *marks))}</mrow>"

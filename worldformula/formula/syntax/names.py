@@ -39,7 +39,8 @@ class Variable:
     """One variable as written. ``index`` is the time index (``"t"``), ``offset`` its shift (−1 in ``z_{t-1}``).
 
     ``span`` is set in ``x_{1:T}``, the whole series; ``inner`` is the second index of ``x_{k,l}``. ``past`` is set in a
-    history, which ends at ``offset``: −1 in ``z_{<t}``, 0 in ``z_{≤t}``; ``window`` is its length, 4 in ``z_{t-3:t}``.
+    history, which ends at ``offset``: −1 in ``z_{<t}``, 0 in ``z_{≤t}``; ``window`` is its length, 4 in ``z_{t-3:t}``,
+    or how many first rows there are, 2 in ``x_{1:2}``.
     """
 
     base: str
@@ -69,6 +70,8 @@ class Variable:
         """The name in emitted code: the key, and ``_prev`` or ``_next`` for a shifted index."""
         if self.span:
             return f"{self.key}_series"
+        if self.first:
+            return f"{self.key}_first"
         if self.past:
             return self.key + ("_past" if self.offset else "_so_far" if self.window is None else "_window")
         shift = {0: "", -1: "_prev", 1: "_next"}.get(self.offset)
@@ -89,8 +92,13 @@ class Variable:
 
     @property
     def several(self) -> bool:
-        """Whether it stands for several steps: a whole series, or a history."""
-        return self.span or self.past
+        """Whether it stands for several steps: a whole series, a history, or the first rows."""
+        return self.span or self.past or self.first
+
+    @property
+    def first(self) -> bool:
+        """Whether it is the first rows of a series, ``x_{1:2}``."""
+        return self.window is not None and not self.past
 
     @property
     def now(self) -> Variable:
@@ -102,6 +110,8 @@ class Variable:
         """The time index as text: ``t``, ``t-1``, ``1:T``, ``<t``, ``t-3:t``, or nothing."""
         if self.span:
             return f"1:{str(self.index).upper()}"
+        if self.first:
+            return f"1:{self.window}"
         if self.past and self.window is None:
             return f"{'<' if self.offset else '≤'}{self.index}"
         own = "" if self.index is None else f"{self.index}{self.offset:+d}" if self.offset else self.index
@@ -220,7 +230,7 @@ class _Reader:
             if _PAST.fullmatch(part) or _WINDOW.fullmatch(part):
                 variable = self._history(variable, part)
                 continue
-            if not re.fullmatch(r"[^\W_]+([+-]\d+)?|1:[A-Z]", part):
+            if not re.fullmatch(r"[^\W_]+([+-]\d+)?|1:([A-Z]|[1-9]\d*)", part):
                 raise self.fail("a subscript such as 't-1' or '1:T'")
             variable = self._with(variable, part)
         self.at = end + 1
@@ -240,6 +250,8 @@ class _Reader:
 
     @staticmethod
     def _with(variable: Variable, part: str) -> Variable:
+        if part.startswith("1:") and part[2:].isdigit():
+            return replace(variable, window=int(part[2:]))
         if part.startswith("1:"):
             return replace(variable, index=part[2:].lower(), span=True)
         index = _INDEX.fullmatch(part)
@@ -376,7 +388,8 @@ def _refuse_repeats(text: str, variables: tuple[Variable, ...], conditions: tupl
     for variable in variables:
         if variable.span:
             raise TimeError(f"{text}: a factor declares its variable at one step, found the series {variable}")
-        if variable.past:
-            raise TimeError(f"{text}: a factor declares its variable at one step, found the history {variable}")
+        if variable.past or variable.first:
+            what = "the history" if variable.past else "the first rows"
+            raise TimeError(f"{text}: a factor declares its variable at one step, found {what} {variable}")
         if variable.offset and variable.at(0) not in conditions:  # p(x_{t-1}|x_t) goes back, outside of sums over time
             raise TimeError(f"{text}: a factor declares its variable at the current step, found {variable}")

@@ -177,7 +177,8 @@ class OverTime(Node):
     """Σ_t body (or its mean over t). ``reset`` names the series of flags that restart the carry.
 
     ``mask`` names the series of flags of the steps that count; the first ``burn_in`` steps run, but do not count;
-    nor do those behind the first one that has the flag ``until``.
+    nor do those behind the first one that has the flag ``until``. ``initial`` and ``begin`` say what is carried to the
+    first step: values, and factors that draw or compute it.
     """
 
     how: Literal["sum", "mean"]
@@ -188,6 +189,7 @@ class OverTime(Node):
     mask: str | None = None
     burn_in: int = 0
     until: str | None = None
+    begin: Product = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,6 +293,8 @@ def uses(node: Node) -> tuple[Use, ...]:
             return (*p, *q)
         case Expectation(q, _, _):
             return q
+        case OverTime():
+            return node.begin
         case Operator():
             return (*(use for part in node.parts if not isinstance(part, Node) for use in part), *node.extra)
     return ()
@@ -338,8 +342,8 @@ def factors(node: Node) -> list[Factor]:
 
 def draws(node: Node) -> tuple[Factor, ...]:
     """The random factors that the node itself draws."""
-    if isinstance(node, Expectation):
-        return tuple(u.factor for u in node.q if u.factor.family is not None)
+    if isinstance(node, Expectation | OverTime):
+        return tuple(u.factor for u in uses(node) if u.factor.family is not None)
     return tuple(node.drawn) if isinstance(node, Operator) else ()
 
 

@@ -184,8 +184,8 @@ def _text(node: Node) -> Rule[str]:
         case OverBatch(how, body):
             return f"{how}({(yield body)})"
         case OverTime(how, index, body, _, _):
-            marks = "; ".join((index, *(f"{key}={value}" for key, value in clock(node))))
-            below = f"{{{marks}}}" if clock(node) else index
+            said = [*(f"{key}={value}" for key, value in clock(node)), *(f"initial={use(u)}" for u in node.begin)]
+            below = f"{{{'; '.join((index, *said))}}}" if said else index
             shown = yield from _operand(body, strength(body) < SUMMAND)
             return f"{'Σ' if how == 'sum' else 'mean'}_{below} {shown}"
     raise TypeError(f"no text rule for {type(node).__name__}")

@@ -42,10 +42,20 @@ def _write_behind(w: Any, op: Op) -> str:
     return f"flat(behind({w.plan.arguments[op.how]}, {dict(op.options)['burn_in']}))"
 
 
-def _carry(m: Any, op: Op, _: list[Any]) -> Any:
+def _carry(m: Any, op: Op, args: list[Any]) -> Any:
     key = op.variable.key if op.variable else ""
     value = m.carry[key]
+    if key in m.plan.begins:
+        return _begun(m, value, args, m.once.get(m.plan.begins[key]))
     return value if m.keep is None else runtime.restart(value, m.keep, getattr(m.plan.initial, key, None))
+
+
+def _begun(m: Any, value: Any, starts: list[Any], once: Any) -> Any:
+    """A carry that begins with what a factor says: at the first step, where none is given, and at resets."""
+    start = starts[0] if starts else once
+    if value is None:
+        return start
+    return value if m.keep is None else runtime.restart(value, m.keep, start)
 
 
 def _write_carry(w: Any, op: Op) -> str:
@@ -55,7 +65,18 @@ def _write_carry(w: Any, op: Op) -> str:
     source = w.carried(w.plan.carries[op.variable.key])
     if w.keep is None:
         return str(source)
-    return f"restart({source}, {w.derived(w.keep, 's')}[t]{w.initial(op.variable.key)})"
+    start = f", {w.ref(op.args[0])}" if op.args else w.initial(op.variable.key)
+    return f"restart({source}, {w.derived(w.keep, 's')}[t]{start})"
+
+
+def _first(m: Any, op: Op, _: list[Any]) -> Any:
+    rows, series = dict(op.options)["rows"], m.given[m.plan.argument(op)]
+    return series[:, :rows] if rows else series[:, 0]
+
+
+def _write_first(w: Any, op: Op) -> str:
+    rows = dict(op.options)["rows"]
+    return f"{w.argument(op)}[:, {f':{rows}' if rows else 0}]"
 
 
 def _index(m: Any, op: Op, _: list[Any]) -> Any:
@@ -118,7 +139,8 @@ RULES: dict[str, Rule] = {
     "noise": Rule(_noise, _write_noise, NONE),
     "flags": Rule(lambda m, op, args: m.keep, lambda w, op: f"kept({w.plan.arguments[op.how]})", NONE, "step"),
     "index": Rule(_index, _write_index, NONE, "step"),
-    "carry": Rule(_carry, _write_carry, NONE, "step"),
+    "carry": Rule(_carry, _write_carry, (0, 1), "step"),
+    "first": Rule(_first, _write_first, NONE, "once"),
     "shift": Rule(_shift, _write_shift, (1, 1), "step"),
     "repeat": Rule(
         lambda m, op, args: args[0], lambda w, op: f"repeat({w.ref(op.args[0])}, {led('T', op)})", (1, 1), "step"
