@@ -239,3 +239,50 @@ def test_they_print_and_are_read_back():
     assert "z_{t-2}" in loss.latex
     assert "<mo>−</mo><mn>2</mn>" in loss._repr_html_()
     assert loss.graph()
+
+
+class Newton(nn.Module):
+    """x_t = x_{t-1} + Δt v_t; v_t = v_{t-1} + Δt (A x_{t-1} + B v_{t-1} + C u_{t-1}), Δt v_{t-1} = x_{t-1} − x_{t-2}"""
+
+    def __init__(self, size, step):
+        super().__init__()
+        self.a, self.b, self.c = (nn.Parameter(0.3 * torch.randn(size)) for _ in range(3))
+        self.step = step
+
+    def forward(self, one, two, push):
+        v = (one - two) / self.step
+        return one + self.step * (v + self.step * (self.a * one + self.b * v + self.c * push))
+
+
+@PATHS
+def test_newtonian_dynamics_of_a_latent(path):
+    """The transition of NewtonianVAE (Jaques et al. 2021, arXiv:2006.01959), of the second order in the position."""
+    newton, encode, decode, D = Newton(X, 0.5), nn.Linear(3, 2 * X), nn.Linear(X, 3), 0.5
+    q = Normal("q(x_t|i_t)", encode, shape=X)
+    prior = Normal("p(x_t|x_{t-1},x_{t-2},u_{t-1})", newton, shape=X, scale=0.1)
+    image = Normal("p(i_t|x_t)", decode, shape=3, scale=1.0)
+    loss = Sum("t", E(q, KL(q, prior) - log(image)), reset="first")
+    assert "for t in" not in loss.code  # the posterior reads the image alone, so all steps run at once
+    i, u, first, noise = torch.randn(B, T, 3), torch.randn(B, T, X), flags(), torch.randn(B, T, X)
+    one, two, push, expected = *[torch.zeros(B, X)] * 3, 0.0
+    for t in range(T):
+        one, two, push = (v * (1 - first[:, t, None]) for v in (one, two, push))
+        v = (one - two) / D
+        ahead = one + D * (v + D * (newton.a * one + newton.b * v + newton.c * push))
+        loc, raw = encode(i[:, t]).chunk(2, -1)
+        scale = nn.functional.softplus(raw)
+        now = loc + scale * noise[:, t]
+        expected = expected + torch.distributions.kl_divergence(Gauss(loc, scale), Gauss(ahead, 0.1)).sum(-1)
+        expected = expected - Gauss(decode(now), 1.0).log_prob(i[:, t]).sum(-1)
+        one, two, push = now, one, u[:, t]
+    found = run(loss, path, i=i, u=u, first=first, noise={"x": noise}).value
+    torch.testing.assert_close(found, expected)
+    weights = [*newton.parameters(), *encode.parameters(), *decode.parameters()]
+    for got, right in zip(*(torch.autograd.grad(v.sum(), weights) for v in (found, expected)), strict=True):
+        torch.testing.assert_close(got, right)
+    dream = World(prior=prior, posterior=q, heads=[image], loss=loss.mean())
+    start = dream.filter({"i": i, "u": u, "first": first}, deterministic=True)
+    begin = dream.last(start)
+    ahead = dream.imagine(begin, actions=u[:, :2], deterministic=True)["x"]
+    torch.testing.assert_close(ahead[:, 1], newton(begin["x"], begin["x_m1"], u[:, 0]))
+    torch.testing.assert_close(ahead[:, 2], newton(ahead[:, 1], begin["x"], u[:, 1]))

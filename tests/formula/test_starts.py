@@ -26,6 +26,7 @@ from worldformula.errors import (
     DuplicateVariableError,
     FormulaError,
     GradientError,
+    OneDrawError,
     ShapeError,
     TimeError,
     UnknownVariableError,
@@ -455,9 +456,20 @@ REFUSED = {
         TimeError,
         "p(x_t|x_{1:2}) reads x_{1:2}, the first rows, which a start reads: Sum(..., initial=f(x_{1:2}))",
     ),
+    "a logarithm of one draw": (
+        lambda: log(walk(nn.Linear(X, X), Normal("q(z_0|x_1)", Net(X, 2 * X), shape=X))),
+        OneDrawError,
+        "the log of an expectation, which one draw estimates: E[g(f)] is not g(E[f])",
+    ),
+    "two of two sums": (
+        lambda: (walk(nn.Linear(X, X), E_ROW) + walk(nn.Linear(X, X), Normal("p(z_0)", shape=X))).code,
+        TimeError,
+        "one formula has one initial state: two sums over 't' give initial=",
+    ),
     "no gradient": (
         lambda: walk(nn.Linear(X, X), Bernoulli("q(z_0|x_1)", nn.Linear(X, X), shape=X)),
         GradientError,
+        OneDrawError,
         "E over q(z_0|x_1): a bernoulli sample is not reparametrised",
     ),
 }

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from worldformula.formula.syntax.factor import Factor
-from worldformula.formula.syntax.nodes import Expectation, Node, Operator, children, draws
+from worldformula.formula.syntax.nodes import Expectation, Node, Operator, OverTime, children, draws
 
 Parts = tuple[Node, ...]
 
@@ -71,6 +71,8 @@ def one_draw(node: Node, own: Callable[[Expectation], bool]) -> Node | None:
     def found(last: Node, parts: tuple[Node, ...]) -> Node | None:
         if isinstance(last, Expectation) and (last.samples is not None or own(last)):
             return None if last.samples is not None else last
+        if isinstance(last, OverTime) and draws(last):  # a start
+            return last
         first = next((vars(part)["_one_draw"] for part in parts if vars(part)["_one_draw"] is not None), None)
         return last if first is not None and isinstance(last, Operator) and last.meaning is not None else first
 
