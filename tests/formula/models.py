@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from worldformula import KL, Bernoulli, Deterministic, E, Normal, OneHot, Sum, TwoHot, log, maximum, sg
+from worldformula import KL, Bernoulli, Deterministic, E, Normal, OneHot, Sum, TwoHot, Value, log, maximum, sg
 
 B, T, X, Z, D, A, G, K = 3, 4, 6, 2, 5, 2, 2, 3
 
@@ -37,6 +37,18 @@ def rssm():
     dyn, rep = KL(sg(post), prior), KL(post, sg(prior))
     step = E(embed * core * post, 1.0 * maximum(dyn, 1) + 0.1 * maximum(rep, 1) - log(image) - log(reward))
     return Sum("t", step, reset="first").mean()
+
+
+def begun():
+    """A state of the second order that begins with the first row, and a discount."""
+    begin = Normal("q(z_0|x_1)", Join(X, 2 * Z), shape=Z)
+    core = Normal("p(z_t|z_{t-1},z_{t-2},a_{t-1})", Join(2 * Z + A, 2 * Z), shape=Z)
+    image = Normal("p(x_t|z_t)", Join(Z, X), shape=X, scale=1.0)
+    return Sum("t", 0.9 ** (Value("t") - 1) * E(core, log(image)), reset="first", initial=begin).mean()
+
+
+def frames():
+    return {k: v for k, v in sequences().items() if k != "r"}
 
 
 def sequences(batch=B, length=T, dtype=torch.float32):

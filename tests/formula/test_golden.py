@@ -1,4 +1,4 @@
-"""Golden files: what two small formulas and every model and world of the catalogue emit and print, byte for byte.
+"""Golden files: what three small formulas and every model and world of the catalogue emit and print, byte for byte.
 
 The kept code of the small ones runs, and is compared with the call; that of the catalogue is the loss at preset tiny.
 """
@@ -12,13 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.formula.models import B, X, rssm, sequences, vae
+from tests.formula.models import B, X, begun, frames, rssm, sequences, vae
 from worldformula import Expression, Game
 from worldformula.catalogue import find, names
 from worldformula.formula.syntax.networks import networks
 
 FOLDER = Path(__file__).parents[1] / "golden"
-CASES = {"small_vae": (vae, lambda: {"x": torch.rand(B, X)}), "small_rssm": (rssm, sequences)}
+CASES = {
+    "small_vae": (vae, lambda: {"x": torch.rand(B, X)}),
+    "small_rssm": (rssm, sequences),
+    "small_start": (begun, frames),
+}
 CATALOGUE = [*names("models"), *names("worlds")]
 LARGE = 60_000  # characters of code, beyond which nobody reads a difference
 SIZES = {"rssm": ({"image": (16, 16, 3), "speed": (3,)}, 2)}  # what a world is told of its environment

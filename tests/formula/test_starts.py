@@ -469,8 +469,11 @@ REFUSED = {
     "no gradient": (
         lambda: walk(nn.Linear(X, X), Bernoulli("q(z_0|x_1)", nn.Linear(X, X), shape=X)),
         GradientError,
-        OneDrawError,
-        "E over q(z_0|x_1): a bernoulli sample is not reparametrised",
+        (
+            "Sum over t: initial= q(z_0|x_1) draws from a bernoulli family, whose sample is not reparametrised, so its "
+            "gradient would be silently missing\nuse a family such as OneHot, whose sample has one, or sg(...) of the "
+            "factor"
+        ),
     ),
 }
 

@@ -45,13 +45,11 @@ from worldformula.formula.syntax.nodes import (
     Node,
     Number,
     OverBatch,
-    OverTime,
     StopGradient,
     Use,
     factors,
     initial_of,
     innermost_first,
-    walk,
 )
 from worldformula.formula.syntax.text import text
 
@@ -93,9 +91,10 @@ class Expression(nn.Module):
     def _program_for(self, inputs: dict[str, Any]) -> tuple[Program, dict[str, Any]]:
         """The program for a call, which is another with flags of present rows or from a start; and its inputs."""
         rest = {k: v for k, v in inputs.items() if k != "present"}
-        going = rest.get("start") is not None and any(isinstance(n, OverTime) and n.begin for n in walk(self.node))
+        plan = self.program.plan
+        going = rest.get("start") is not None and bool(plan.begins) and plan.reset is None
         flags = inputs.get("present") or {}
-        check_present(self.program.plan, flags, rest)
+        check_present(plan, flags, rest)
         if not flags and not going:
             return self.program, rest
         kind = (frozenset(flags), going)

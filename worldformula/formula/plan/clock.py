@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from worldformula.errors import FormulaError, ShapeError, TimeError, UnknownVariableError, near, table
+from worldformula.errors import FormulaError, GradientError, ShapeError, TimeError, UnknownVariableError, near, table
 from worldformula.formula.plan.variables import is_index
 from worldformula.formula.syntax.check import check_gradient
 from worldformula.formula.syntax.factor import Factor
@@ -86,7 +86,16 @@ def _carried(index: str, body: Node) -> tuple[dict[str, Factor], dict[str, tuple
 
 def check_begin(index: str, body: Node, begin: Product, initial: Mapping[str, object]) -> None:
     """Refuse starts of what nothing carries, two of one variable, and those that read steps."""
-    check_gradient(begin, None)
+    for use in begin:
+        try:
+            check_gradient((use,), None)
+        except GradientError as error:
+            assert use.factor.family is not None
+            raise GradientError(
+                f"Sum over {index}: initial= {use.factor} draws from a {use.factor.family.name} family, whose sample "
+                f"is not reparametrised, so its gradient would be silently missing\nuse a family such as OneHot, whose "
+                f"sample has one, or sg(...) of the factor"
+            ) from error
     carried, shapes = _carried(index, body)
     taken: set[str] = set(initial)
     for factor in (use.factor for use in begin):
