@@ -30,10 +30,10 @@ class Builder:
         match d:
             case Stopped(of):
                 return wf.sg(self.factor(of))
-            case Experts("product", experts):
-                return wf.PoE([self.factor(e) for e in experts])
-            case Experts(_, experts):
-                return wf.MoE([self.factor(e) for e in experts])
+            case Experts(how, experts):
+                reads = ",".join(dict.fromkeys(c for e in experts for c in e.conditions))
+                header = f"{how[0]}_e({experts[0].variable}|{reads})"
+                return {"product": wf.PoE, "mixture": wf.MoE}[how]([self.factor(e) for e in experts], header)
             case Det(letter, variables, conditions, head, events):
                 shape = list(events) if len(events) > 1 else events[0]
                 header = f"{', '.join(variables)} = {letter}({', '.join(conditions)})"

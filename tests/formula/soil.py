@@ -13,16 +13,33 @@ from torch import nn
 from tests.formula.spec import Det, Dist, Materials, base, index
 
 B, T = 3, 4
-# The features that the grower may use. What is AWAITED is known to be wrong today and stays out of the ordinary suite;
-# `python -m tests.formula.full --awaited` shows what each of them gives. Empty it as the faults are mended.
 FEATURES = (
-    "unbatched parameters", "unbatched dict", "other names", "mixtures by other names", "machine names",
-    "machine functions", "parts alike", "missing rows", "missing series", "flags read as data", "NaN behind masks",
+    "unbatched parameters", "unbatched dict", "unbatched experts", "other names", "mixtures by other names",
+    "machine names", "machine functions", "parts alike", "missing rows", "flags read as data", "NaN behind masks",
     "soft masks", "integer targets", "integer counts", "one-hot integers", "inner steps", "initial of a second output",
-    "hidden modules", "long sums", "deep nests", "history", "power of an expectation", "experts", "unlike pairs",
-    "unbatched experts", "numbers alone",
+    "hidden modules", "long sums", "deep nests", "history", "experts", "experts of given scales", "unlike pairs",
+    "numbers alone",
 )  # fmt: skip
-AWAITED = set()
+# What is known to be wrong today, and stays out of the ordinary suite: features of the grower (above), oddities (by
+# name, see `oddities`), and the rest. `python -m tests.formula.full --awaited` shows what each of them gives now. A
+# name is taken out as its fault is mended; the suite then asks for it. Some become a refusal: give up the feature then.
+AWAITED = {
+    # features
+    "unbatched parameters", "unbatched dict", "mixtures by other names", "machine functions", "parts alike",
+    "flags read as data", "NaN behind masks", "soft masks", "integer targets", "integer counts",
+    "initial of a second output", "hidden modules", "history", "experts of given scales", "unlike pairs",
+    "numbers alone",
+    # the rest
+    "gradient of the first call", "unlike supports", "half precision",
+    # oddities
+    "two indices of one name", "elements joined to a density", "parts named alike", "global latents told",
+    "score over inner steps", "power of an expectation", "draws without parameters", "data beside a stopped factor",
+    "a constant expert in each", "what is learnt leaves its set", "values outside the support",
+    "classes outside the support", "parameters outside their sets", "learnt conditions", "settings of all kinds",
+    "numbers of NumPy as sizes", "numbers of the call in settings", "pixels as bytes",
+    "data called as an option of the call", "the noise of a variable under its name", "building is linear",
+    "hundreds of numbers", "a missing series read whole", "the index as a number", "networks behind functions",
+}  # fmt: skip
 ORDINARY = ("z", "w", "u", "c", "b", "v'", r"\hat z", "theta")
 MACHINE = (
     "s", "loc", "scale", "raw", "logits", "flags", "carry", "code", "program", "value", "formula", "T", "B", "t",
@@ -31,7 +48,7 @@ MACHINE = (
 FUNCTIONS = ("f", "g", "enc", "D")
 MACHINE_FUNCTIONS = ("code", "program", "node", "forward", "noise", "train", "latex", "graph", "T", "type", "mean", "call")
 SIZES = {"x": (3,), "y": (2,), "d": (), "v": (2,), "i": (), "k3": (3,), "n": (2,), "g": (2,), "f": (2,), "w3": (3,),
-         "a": (1,)}  # fmt: skip
+         "a": (1,), "o": (2,), "e": (2,)}  # fmt: skip
 TARGETS = {  # what data may be scored by
     "y": ("Normal", "Normal", "Laplace", "StudentT", "MultivariateNormal", "Mixture"), "v": ("Bernoulli", "Mixture"),
     "i": ("Categorical",), "k3": ("OneHot",), "n": ("Poisson", "NegativeBinomial"), "g": ("Gamma", "LogNormal"),
@@ -42,7 +59,7 @@ PARAMETERS = {
     "LogNormal": ("loc", "scale"), "Gamma": ("concentration", "rate"), "Beta": ("concentration1", "concentration0"),
     "Bernoulli": ("logits",), "Categorical": ("logits",), "OneHot": ("logits",), "Poisson": ("rate",),
     "NegativeBinomial": ("total_count", "logits"), "Uniform": ("low", "high"), "Dirichlet": ("concentration",),
-    "MultivariateNormal": ("loc", "scale_tril"),
+    "MultivariateNormal": ("loc", "scale_tril"), "VonMises": ("loc", "concentration"),
 }  # fmt: skip
 OTHER = {
     "Bernoulli": {"logits": "probs"}, "Categorical": {"logits": "probs"}, "OneHot": {"logits": "probs"},
@@ -82,6 +99,8 @@ class Named(nn.Module):
 
     def forward(self, *inputs):
         rows = {n: self.nets[n](*inputs) if n in self.nets else self.free[n] for n in self.names}
+        if not self.event and self.family != "Categorical":
+            rows = {n: raw[..., 0] for n, raw in rows.items()}
         return {n: proper(self.family, n, raw, self.event) for n, raw in rows.items()}
 
 
@@ -130,6 +149,7 @@ class Soil:
         self.chosen = {f for f in features if self.rng.random() < share}
         self.used = set()
         self.materials = Materials()
+        torch.manual_seed(seed)  # of the networks
         self.generator = torch.Generator().manual_seed(seed)
         self.count = 0
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from tests.formula.soil import AWAITED, FEATURES, MACHINE, ORDINARY, SIZES, TARGETS, B, Soil, T, Whole
 from tests.formula.spec import (
-    Batch, Clock, Dist, Draw, Ent, Event, Experts, Fn, Gap, Inner, Label, Logp, Materials, Minus, Num, Op, Rat, Stop,
-    Stopped, Var, walk,
+    Batch, Clock, Det, Dist, Draw, Ent, Event, Experts, Fn, Gap, Inner, Label, Logp, Materials, Minus, Num, Op, Rat, Stop,
+    Stopped, Var, base, walk,
 )  # fmt: skip
 
 # How long sums and how deep nests the grower makes. Writing a formula's code takes time exponential in both today;
@@ -43,6 +43,11 @@ def bare(d):
     return not d.head and not any(isinstance(v, str) for _, v in d.given)
 
 
+def fixed_scale(d):
+    """Whether the scale is a number."""
+    return not d.head and not d.given or any(n == "scale" and isinstance(v, float) for n, v in d.given)
+
+
 class StaticGrower(Soil):
     """Formulas over one batch."""
 
@@ -51,7 +56,8 @@ class StaticGrower(Soil):
     def __init__(self, seed, features=None, share=0.2):
         features = [f for f in FEATURES if f not in AWAITED] if features is None else features
         super().__init__(seed, features, share)
-        self.labels, self.ways, self.priors = 0, {}, {}
+        self.labels, self.ways, self.priors, self.looped = 0, {}, {}, False
+        self.mixed, self.outer = False, set()
         self.latents = self.vocabulary()
 
     def named(self, text):
@@ -59,17 +65,32 @@ class StaticGrower(Soil):
 
     # --------------------------------------------------------------------------------------------------- vocabulary
 
-    def vocabulary(self):
+    def vocabulary(self, taken=()):
         """Three or four latents: Normals, computed values beside them, discrete ones."""
-        names = list(ORDINARY)
+        names = [n for n in ORDINARY if n not in taken]
         self.rng.shuffle(names)
-        machine = [n for n in MACHINE if self.may("machine names")]
+        machine = [n for n in MACHINE if n not in taken and self.may("machine names")]
         self.rng.shuffle(machine)
         names = [machine.pop() if machine and self.rng.random() < 0.5 else n for n in names]
         found = []
         for name, kind in zip(names, self.rng.sample(("real", "real", "given", "bits", "class", "hot", "two"), 4), strict=False):
             found.append(self.latent(kind, self.named(name), [latent for latent in found if latent.ways != ()]))
+        if self.may("experts", 1.0):
+            found.append(self.experts(self.named("p'")))
         return found
+
+    def experts(self, name):
+        """A product of experts: a standard or given prior, and one Normal for each of two data; one of these alone
+        may be missing."""
+        prior = Dist("Normal", "p", name, (2,))
+        if self.may("unbatched experts", 1.0):
+            prior = self.dist("Normal", "p", name, (2,))
+        x, e = self.datum(self.named("x")), self.datum(self.named("e"))
+        parts = [self.dist("Normal", "r", name, (2,), (key,), (size,)) for key, size in ((x, 3), (e, 2))]
+        while all(fixed_scale(p) for p in (prior, *parts)) and not self.may("experts of given scales", 1.0):
+            parts[0] = self.dist("Normal", "r", name, (2,), (x,), (3,))
+        product = Experts("product", (prior, *parts))
+        return Latent((product,), ((name, 2, "real"),), (None,))
 
     def source(self, earlier):
         """What a factor reads: data, and perhaps an earlier latent."""
@@ -113,6 +134,8 @@ class StaticGrower(Soil):
         return self.priors[q.variable]
 
     def leaf(self, scope):
+        if not self.looped and set(scope) <= self.outer and self.may("inner steps", 0.3):
+            return self.inner()
         rules = [self.scored, self.scored, self.scored, self.divergence, self.number_of_data, self.event]
         if scope:
             rules += [self.scored, self.own_density]
@@ -135,18 +158,26 @@ class StaticGrower(Soil):
 
     def own_density(self, scope):
         """log q, log p, or a ratio of both, of what is drawn."""
-        q = self.rng.choice([d for latent in self.latents for d in latent.q if isinstance(d, Dist) and d.variable in scope])
+        drawn = [d for latent in self.latents for d in latent.q if isinstance(d, Dist) and d.variable in scope]
+        if not drawn:
+            return self.scored(scope)
+        q = self.rng.choice(drawn)
         which = self.rng.random()
+        if q.family == "Normal" and q.head and not self.mixed and self.may("experts", 0.5):
+            self.mixed = True
+            return Logp((Experts("mixture", (q, self.dist("Normal", "p", q.variable, (2,), q.conditions[:1], self.size_of(q)))),))
         if which < 0.4:
             return Logp((q,))
         return Logp((self.prior(q),)) if which < 0.8 else Fn("clamp", Rat((self.prior(q),), (q,)), (0.01, 5.0))
 
     def divergence(self, scope):
         """KL, cross-entropy or entropy of a latent whose conditions are known here."""
-        known = [d for latent in self.latents if latent.needs <= set(scope) for d in latent.q if isinstance(d, Dist)]
+        known = [d for latent in self.latents if latent.needs <= set(scope) for d in latent.q if isinstance(d, Dist | Experts)]
         if not known:
             return self.scored(scope)
         q = self.rng.choice(known)
+        if isinstance(q, Experts):
+            return Gap("kl", q, self.prior(q.parts[1]))
         p = self.prior(q)
         if bare(q) and not self.may("numbers alone", 1.0):
             return self.scored(scope)
@@ -158,6 +189,22 @@ class StaticGrower(Soil):
         q = Stopped(q) if which > 0.8 else q
         return Gap("kl", q, Stopped(p) if which > 0.9 else p)
 
+    def inner(self):
+        """Iterations l = 1 … L with a carry, and perhaps what is read from the last of them."""
+        self.looped = True
+        x = self.datum(self.named("x"))
+        core = self.det(("r_l",), ("r_{l-1}", "j_l", x), (2, 2, 3))
+        u = self.dist("Normal", "q", "j_l", (2,), ("r_{l-1}", x), (2, 3))
+        body = Op("+", Gap("kl", u, self.dist("Normal", "p", "j_l", (2,))), Op("*", Num(0.1), Event("norm2", Var("r_l", 1))))
+        if self.rng.random() < 0.5:
+            p = self.dist("Normal", "p", self.datum(self.named("y")), (2,), ("r_l",), (2,))
+            body = Op("-", body, Logp((p,)))
+        loop = Inner(self.rng.choice(("sum", "mean")), self.rng.choice((1, 2, 3)), Draw((u, core), body))
+        if self.rng.random() < 0.5:
+            return loop
+        last = self.dist("Normal", "p", self.datum(self.named("y")), (2,), ("r_L",), (2,))
+        return Op("-", loop, Logp((last,)))
+
     def number_of_data(self, scope):
         return Var(self.datum(self.named("d")))
 
@@ -167,6 +214,11 @@ class StaticGrower(Soil):
         a, b = Var(self.rng.choice(names), 1), Var(self.rng.choice(names), 1)
         inside = self.rng.choice((Op("-", a, b), Op("*", Fn("tanh", a), b), Op("+", a, Num(2.0)), Fn("abs", a)))
         return Event(self.rng.choice(("norm2", "total")), inside)
+
+    @staticmethod
+    def size_of(q):
+        """The size of the first thing that a latent reads."""
+        return (SIZES[base(q.conditions[0])][0],)
 
     # ------------------------------------------------------------------------------------------------------- growth
 
@@ -222,7 +274,7 @@ class StaticGrower(Soil):
     def function(self, depth, scope):
         if self.rng.random() < 0.4:
             f = self.positive(depth, scope)
-            power = self.drawn(f) and not self.may("power of an expectation")
+            power = self.drawn(f)  # a power of an expectation is a product of two that share a draw
             ways = [Fn("log", f), Fn("sqrt", f)] + ([] if power else [Op("^", f, Num(e)) for e in (0.5, -1, 1.5)])
             return self.rng.choice(ways)
         g = self.grow(depth, scope)
@@ -266,8 +318,16 @@ class StaticGrower(Soil):
         return Grown(node, self.materials, frozenset(self.used))
 
     def lose_rows(self, node):
-        """Some rows lack y: NaN stands there."""
-        if "y" in self.materials.data:
-            flags = self.randn(*self.materials.data["y"].shape[:-1]) > 0
-            self.materials.present["y"] = flags
-            self.materials.dirty["y"] = self.materials.data["y"].where(flags.unsqueeze(-1), float("nan"))
+        """Some rows lack what is scored, or read by experts alone; NaN stands there, where the data can say so."""
+        experts = {p for n in walk(node) if isinstance(n, Experts) for p in n.parts}
+        factors = [n for n in walk(node) if isinstance(n, Dist | Det)]
+        read = {base(c) for d in factors if d not in experts for c in d.conditions}
+        read |= {base(n.name) for n in walk(node) if isinstance(n, Var)}
+        scored = {base(d.variable) for d in factors if isinstance(d, Dist)} | {base(c) for e in experts for c in e.conditions}
+        for key in sorted((scored - read) & set(self.materials.data)):
+            value = self.materials.data[key]
+            if self.rng.random() < 0.5:
+                flags = self.randn(*value.shape[: value.ndim - len(SIZES[key])]) > 0
+                self.materials.present[key] = flags
+                if value.is_floating_point():
+                    self.materials.dirty[key] = value.where(flags.view(*flags.shape, *(1,) * len(SIZES[key])), float("nan"))

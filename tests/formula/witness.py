@@ -25,6 +25,7 @@ DEFAULTS = {
     "Poisson": {"rate": 1.0}, "Uniform": {"low": 0.0, "high": 1.0}, "OneHot": {"logits": 0.0},
     "Categorical": {"logits": 0.0}, "MultivariateNormal": {"loc": 0.0, "scale_tril": None},
     "NegativeBinomial": {"total_count": 1.0, "logits": 0.0}, "Dirichlet": {"concentration": 1.0},
+    "VonMises": {"loc": 0.0, "concentration": 1.0},
 }  # fmt: skip
 OTHER_NAMES = {
     "probs": "logits", "covariance_matrix": "scale_tril", "alpha": {"Beta": "concentration1", "": "concentration"},
@@ -125,11 +126,16 @@ class Witness:
             found[kept or canonical(family, name)] = value
         free = [n for n in DEFAULTS[family] if n not in found and not (n == "logits" and "probs" in found)]
         if isinstance(head, torch.Tensor):
-            pieces = head.chunk(len(free), -1) if d.event else [head]
-            found |= {n: F.softplus(p) if n == "scale" else p for n, p in zip(free, pieces, strict=True)}
+            pieces = head.chunk(len(free), -1) if d.event else [head] if d.family == "Categorical" else head.unbind(-1)
+            found |= {n: self.positive(p) if n == "scale" else p for n, p in zip(free, pieces, strict=True)}
         for name in free:
             found.setdefault(name, torch.tensor(DEFAULTS[family][name]))
         return found
+
+    @staticmethod
+    def positive(raw):
+        """The scale of a head."""
+        return F.softplus(raw)
 
     def distribution(self, d, env):
         """As torch has it; events whose elements are independent keep their axes."""
@@ -160,12 +166,15 @@ class Witness:
         if isinstance(d, Experts):
             return self.density_of_experts(d, env)
         inner = d.of if isinstance(d, Stopped) else d
-        value, made = self.read(inner.variable, env), self.distribution(d, env)
+        key, made = base(inner.variable), self.distribution(d, env)
+        known = self.given
+        self.given = self.data.__getitem__  # a row that is absent does not count, whatever stands there
+        value = self.read(inner.variable, env)
+        self.given = known
         value = value if inner.family == "Categorical" else value.to(torch.get_default_dtype())
         logp = (value * made.logits).sum(-1) if inner.family == "OneHot" else made.log_prob(value)
         rank = len(inner.event) - len(made.event_shape)
         logp = logp.flatten(-rank).sum(-1) if rank else logp
-        key = base(inner.variable)
         if key not in self.present or inner.variable in env:
             return logp
         flags = self.present[key] if self.present[key].ndim == 1 or self.t is None else self.present[key][:, self.t]
@@ -273,6 +282,7 @@ class Witness:
         found = []
         for place, (value, weight, scores, known) in enumerate(each):
             if node.baseline == "leave-one-out":
+                scores = scores if value.ndim else []  # the same for all samples
                 known = (sum(values) - value) / (len(values) - 1)
             for logq in scores:
                 value = value + (logq - logq.detach()) * (values[place] - known).detach()
