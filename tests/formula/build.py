@@ -2,8 +2,9 @@
 
 import worldformula as wf
 from tests.formula.spec import (
-    Batch, Clock, Det, Draw, Ent, Event, Experts, Fn, Gap, Inner, Label, Logp, Minus, Num, Op, Rat, Stop, Stopped,
-    Var,
+    Det,
+    Experts,
+    Stopped,
 )  # fmt: skip
 
 DIVERGENCES = {"kl": wf.KL, "cross": wf.CrossEntropy, "js": wf.JS}
@@ -118,5 +119,3 @@ class Builder:
         initial = {name: self.materials.tensors[key] for name, key in node.initial} or None
         flags = {"reset": node.reset, "mask": node.mask, "until": node.until, "burn_in": node.burn_in}
         return how("t", self.expression(node.body), initial=initial, **flags)
-
-

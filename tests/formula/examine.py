@@ -37,18 +37,18 @@ def double():
 
 @contextmanager
 def limited(seconds):
-    """A fault where something does not end."""
+    """A fault where something takes more of the processor's time."""
 
     def late(*_):
         raise Fault("time", f"not done after {seconds} s")
 
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before = signal.signal(signal.SIGPROF, late)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def line(expression):
@@ -58,6 +58,8 @@ def line(expression):
 def call_of(expression, grown):
     """The keywords of a call."""
     materials, inputs = grown.materials, expression.program.inputs
+    if lost := [key for key in inputs if key not in materials.data]:
+        raise Fault("inputs", f"asks for {', '.join(lost)}, which it computes or draws: {line(expression)}")
     data = {key: materials.dirty.get(key, materials.data[key]) for key in inputs}
     present = {key: flags for key, flags in materials.present.items() if key in inputs}
     return data | ({"present": present} if present else {})
@@ -66,8 +68,9 @@ def call_of(expression, grown):
 def pulled(value, weights):
     """A value, and its gradients as zeros where there are none."""
     total = torch.as_tensor(value, dtype=torch.float64).sum()
-    given = list(weights.values())
-    found = torch.autograd.grad(total, given, allow_unused=True) if total.requires_grad and given else [None] * len(given)
+    given, found = list(weights.values()), [None] * len(weights)
+    if total.requires_grad and given:
+        found = torch.autograd.grad(total, given, allow_unused=True)
     grads = {n: torch.zeros_like(w) if g is None else g for (n, w), g in zip(weights.items(), found, strict=True)}
     return torch.as_tensor(value, dtype=torch.float64).detach(), grads
 
@@ -96,8 +99,11 @@ def noise_by_name(noise):
     return {key.rstrip("_"): value for key, value in noise.items()}
 
 
-def examine(grown, *, seed=3, witness=True):
-    """Build, print, read back, run and compare. Returns the expression, or raises Fault or the library's refusal."""
+def examine(grown, *, seed=3, seen=None):
+    """Build, print, read back, run and compare. Returns the expression, or raises Fault or the library's refusal.
+
+    seen: what the witness evaluates in the formula's place, for a test that the comparison can fail.
+    """
     expression = Builder(grown.materials).expression(grown.node)
     if not isinstance(expression, Expression):
         raise Fault("build", f"a {type(expression).__name__} came for {grown.node}")
@@ -112,11 +118,9 @@ def examine(grown, *, seed=3, witness=True):
     emitted = pulled(expression(**call, noise=noise).value, weights)
     interpreted = pulled(expression.interpret(**call, noise=noise).value, weights)
     compare("interpreter", emitted, interpreted, shown)
-    if not witness:
-        return expression
     with double():
-        seen = Witness(grown.node, grown.materials, noise_by_name(noise), grown.batch, grown.steps)
-        right = pulled(seen.evaluate(), weights)
+        witness = Witness(seen or grown.node, grown.materials, noise_by_name(noise), grown.batch, grown.steps)
+        right = pulled(witness.evaluate(), weights)
     if not right[0].isfinite().all():
         return expression  # such as 0·log 0 of a sample that has probability 0 in float64
     compare("witness", emitted, right, shown)

@@ -39,20 +39,20 @@ class HalfGrower(Soil):
     def term(self):
         match self.rng.randrange(5):
             case 0:
-                return Logp((Dist("Bernoulli", f"p_{self.key('')}", "v", (self.size,), ("x",), self.head(self.size)),))
+                return Logp((Dist("Bernoulli", self.key("p_"), "v", (self.size,), ("x",), self.head(self.size)),))
             case 1:
                 family = self.rng.choice(("Normal", "Laplace"))
-                return Logp((Dist(family, f"p_{self.key('')}", "y", (self.size,), ("x",), self.head(2 * self.size)),))
+                return Logp((Dist(family, self.key("p_"), "y", (self.size,), ("x",), self.head(2 * self.size)),))
             case 2:
                 given = (("scale", 0.5),)
-                return Logp((Dist("Normal", f"p_{self.key('')}", "y", (self.size,), ("x",), self.head(self.size), given),))
+                return Logp((Dist("Normal", self.key("p_"), "y", (self.size,), ("x",), self.head(self.size), given),))
             case 3:
-                return Ent(Dist("Normal", f"q_{self.key('')}", "z", (self.size,), ("x",), self.head(2 * self.size)))
+                return Ent(Dist("Normal", self.key("q_"), "z", (self.size,), ("x",), self.head(2 * self.size)))
         loud = self.rng.random() < 0.3
-        q = Dist("Normal", f"q_{self.key('')}", "z", (self.size,), ("x",), self.head(2 * self.size, loud))
+        q = Dist("Normal", self.key("q_"), "z", (self.size,), ("x",), self.head(2 * self.size, loud))
         scale = ("scale", round(self.rng.uniform(0.5, 2), 2))
-        own = Dist("Normal", f"p_{self.key('')}", "z", (self.size,), ("x",), self.head(2 * self.size))
-        standard = Dist("Normal", f"p_{self.key('')}", "z", (self.size,), (), "", self.rng.choice(((), (scale,))))
+        own = Dist("Normal", self.key("p_"), "z", (self.size,), ("x",), self.head(2 * self.size))
+        standard = Dist("Normal", self.key("p_"), "z", (self.size,), (), "", self.rng.choice(((), (scale,))))
         return Gap("kl", q, own if self.rng.random() < 0.5 and not loud else standard)
 
     def grown(self):
@@ -100,5 +100,3 @@ def widened(net):
     """What a network says in its own precision, as float64."""
     kind = next(net.parameters()).dtype
     return lambda *inputs: net(*(v.to(kind) for v in inputs)).double()
-
-

@@ -125,6 +125,6 @@ def examine_pair(kind, left, right_, event, seed=0):
     if not torch.allclose(*ours, rtol=1e-6, atol=1e-6):
         raise Fault("pairs, interpreter", f"{name}: {ours[0].tolist()} and {ours[1].tolist()}")
     far = (ours[0] - mean).abs() > 6 * error + 1e-5 * (1 + mean.abs())
-    if (far & ~((ours[0] == mean))).any() or ours[0].isnan().any() or (kind != "cross" and (ours[0] < -1e-6).any()):
+    if (far & ~(ours[0] == mean)).any() or ours[0].isnan().any() or (kind != "cross" and (ours[0] < -1e-6).any()):
         raise Fault("pairs, value", f"{name}: {ours[0].tolist()} for {mean.tolist()} ± {error.tolist()}")
     return False

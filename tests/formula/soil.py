@@ -46,7 +46,9 @@ MACHINE = (
     "noise", "start", "rng", "torch", "F", "sum", "range", "present", "seed", "horizon", "node", "keep", "params",
 )  # fmt: skip
 FUNCTIONS = ("f", "g", "enc", "D")
-MACHINE_FUNCTIONS = ("code", "program", "node", "forward", "noise", "train", "latex", "graph", "T", "type", "mean", "call")
+MACHINE_FUNCTIONS = (
+    "code", "program", "node", "forward", "noise", "train", "latex", "graph", "T", "type", "mean", "call",
+)  # fmt: skip
 SIZES = {"x": (3,), "y": (2,), "d": (), "v": (2,), "i": (), "k3": (3,), "n": (2,), "g": (2,), "f": (2,), "w3": (3,),
          "a": (1,), "o": (2,), "e": (2,)}  # fmt: skip
 TARGETS = {  # what data may be scored by
@@ -281,10 +283,17 @@ class Soil:
         """The network behind a function, as users pass them: a bound method, a lambda, a partial."""
         net = self.materials.nets[key]
         if self.may("hidden modules"):
-            ways = (net.forward, lambda *inputs: net(*inputs), functools.partial(net), functools.partial(_call, net))
+            ways = (net.forward, functools.partial(net), functools.partial(_call, net), _behind(net))
             self.materials.disguise[key] = self.rng.choice(ways)
         return key
 
 
 def _call(net, *inputs):
     return net(*inputs)
+
+
+def _behind(net):
+    def function(*inputs):
+        return net(*inputs)
+
+    return function

@@ -6,10 +6,30 @@ multiplies two expectations that share a draw, which the language refuses.
 
 from dataclasses import dataclass
 
-from tests.formula.soil import AWAITED, FEATURES, MACHINE, ORDINARY, SIZES, TARGETS, B, Soil, T, Whole
+from tests.formula.soil import AWAITED, FEATURES, MACHINE, ORDINARY, SIZES, TARGETS, B, Soil
 from tests.formula.spec import (
-    Batch, Clock, Det, Dist, Draw, Ent, Event, Experts, Fn, Gap, Inner, Label, Logp, Materials, Minus, Num, Op, Rat, Stop,
-    Stopped, Var, base, walk,
+    Batch,
+    Det,
+    Dist,
+    Draw,
+    Ent,
+    Event,
+    Experts,
+    Fn,
+    Gap,
+    Inner,
+    Label,
+    Logp,
+    Materials,
+    Minus,
+    Num,
+    Op,
+    Rat,
+    Stop,
+    Stopped,
+    Var,
+    base,
+    walk,
 )  # fmt: skip
 
 # How long sums and how deep nests the grower makes. Writing a formula's code takes time exponential in both today;
@@ -45,7 +65,7 @@ def bare(d):
 
 def fixed_scale(d):
     """Whether the scale is a number."""
-    return not d.head and not d.given or any(n == "scale" and isinstance(v, float) for n, v in d.given)
+    return (not d.head and not d.given) or any(n == "scale" and isinstance(v, float) for n, v in d.given)
 
 
 class StaticGrower(Soil):
@@ -73,8 +93,9 @@ class StaticGrower(Soil):
         self.rng.shuffle(machine)
         names = [machine.pop() if machine and self.rng.random() < 0.5 else n for n in names]
         found = []
-        for name, kind in zip(names, self.rng.sample(("real", "real", "given", "bits", "class", "hot", "two"), 4), strict=False):
-            found.append(self.latent(kind, self.named(name), [latent for latent in found if latent.ways != ()]))
+        kinds = self.rng.sample(("real", "real", "given", "bits", "class", "hot", "two"), 4)
+        for name, kind in zip(names, kinds, strict=False):
+            found.append(self.latent(kind, self.named(name), list(found)))
         if self.may("experts", 1.0):
             found.append(self.experts(self.named("p'")))
         return found
@@ -128,8 +149,8 @@ class StaticGrower(Soil):
     def prior(self, q, reads=()):
         """A factor over the same variable, for a divergence or a density."""
         if q.variable not in self.priors:
-            family = "Normal" if self.may("unlike pairs", 1.0) and q.family == "Laplace" else q.family
-            family = "Laplace" if "unlike pairs" in self.chosen and q.family == "Normal" and self.rng.random() < 0.5 else family
+            unlike = {"Normal": "Laplace", "Laplace": "Normal"}
+            family = unlike[q.family] if q.family in unlike and self.may("unlike pairs") else q.family
             self.priors[q.variable] = self.dist(family, "p", q.variable, q.event)
         return self.priors[q.variable]
 
@@ -165,14 +186,16 @@ class StaticGrower(Soil):
         which = self.rng.random()
         if q.family == "Normal" and q.head and not self.mixed and self.may("experts", 0.5):
             self.mixed = True
-            return Logp((Experts("mixture", (q, self.dist("Normal", "p", q.variable, (2,), q.conditions[:1], self.size_of(q)))),))
+            other = self.dist("Normal", "p", q.variable, (2,), q.conditions[:1], self.size_of(q))
+            return Logp((Experts("mixture", (q, other)),))
         if which < 0.4:
             return Logp((q,))
         return Logp((self.prior(q),)) if which < 0.8 else Fn("clamp", Rat((self.prior(q),), (q,)), (0.01, 5.0))
 
     def divergence(self, scope):
         """KL, cross-entropy or entropy of a latent whose conditions are known here."""
-        known = [d for latent in self.latents if latent.needs <= set(scope) for d in latent.q if isinstance(d, Dist | Experts)]
+        ready = [latent for latent in self.latents if latent.needs <= set(scope)]
+        known = [d for latent in ready for d in latent.q if isinstance(d, Dist | Experts)]
         if not known:
             return self.scored(scope)
         q = self.rng.choice(known)
@@ -195,7 +218,8 @@ class StaticGrower(Soil):
         x = self.datum(self.named("x"))
         core = self.det(("r_l",), ("r_{l-1}", "j_l", x), (2, 2, 3))
         u = self.dist("Normal", "q", "j_l", (2,), ("r_{l-1}", x), (2, 3))
-        body = Op("+", Gap("kl", u, self.dist("Normal", "p", "j_l", (2,))), Op("*", Num(0.1), Event("norm2", Var("r_l", 1))))
+        rate = Gap("kl", u, self.dist("Normal", "p", "j_l", (2,)))
+        body = Op("+", rate, Op("*", Num(0.1), Event("norm2", Var("r_l", 1))))
         if self.rng.random() < 0.5:
             p = self.dist("Normal", "p", self.datum(self.named("y")), (2,), ("r_l",), (2,))
             body = Op("-", body, Logp((p,)))
@@ -278,8 +302,8 @@ class StaticGrower(Soil):
             ways = [Fn("log", f), Fn("sqrt", f)] + ([] if power else [Op("^", f, Num(e)) for e in (0.5, -1, 1.5)])
             return self.rng.choice(ways)
         g = self.grow(depth, scope)
-        return self.rng.choice((Fn("tanh", g), Fn("sigmoid", g), Fn("softplus", g), Fn("relu", g), Fn("abs", g), Minus(g),
-                                Fn("clamp", g, (-3, None)), Fn("clamp", g, (-10.0, 2))))  # fmt: skip
+        plain = [Fn(name, g) for name in ("tanh", "sigmoid", "softplus", "relu", "abs")]
+        return self.rng.choice([*plain, Minus(g), Fn("clamp", g, (-3, None)), Fn("clamp", g, (-10.0, 2))])
 
     def other(self, depth, scope):
         f = self.grow(depth, scope)
@@ -323,11 +347,12 @@ class StaticGrower(Soil):
         factors = [n for n in walk(node) if isinstance(n, Dist | Det)]
         read = {base(c) for d in factors if d not in experts for c in d.conditions}
         read |= {base(n.name) for n in walk(node) if isinstance(n, Var)}
-        scored = {base(d.variable) for d in factors if isinstance(d, Dist)} | {base(c) for e in experts for c in e.conditions}
+        scored = {base(d.variable) for d in factors if isinstance(d, Dist)}
+        scored |= {base(c) for e in experts for c in e.conditions}
         for key in sorted((scored - read) & set(self.materials.data)):
-            value = self.materials.data[key]
             if self.rng.random() < 0.5:
-                flags = self.randn(*value.shape[: value.ndim - len(SIZES[key])]) > 0
-                self.materials.present[key] = flags
+                value, rank = self.materials.data[key], len(SIZES[key])
+                flags = self.materials.present[key] = self.randn(*value.shape[: value.ndim - rank]) > 0
                 if value.is_floating_point():
-                    self.materials.dirty[key] = value.where(flags.view(*flags.shape, *(1,) * len(SIZES[key])), float("nan"))
+                    shown = flags.view(*flags.shape, *(1,) * rank)
+                    self.materials.dirty[key] = value.where(shown, float("nan"))

@@ -59,7 +59,7 @@ class TimedGrower(StaticGrower):
         reads += [(self.past("a"), 1)] if self.rng.random() < 0.5 else [("e_t", 2)]
         names = (f"{self.h}_t", f"{self.c}_t") if two else (f"{self.h}_t",)
         self.world.append(self.det(names, tuple(n for n, _ in reads), tuple(s for _, s in reads)))
-        self.seen |= {n: (2, "real") for n in names}
+        self.seen |= dict.fromkeys(names, (2, "real"))
 
     def leaf(self, scope):
         if self.flags and self.may("flags read as data"):
@@ -122,4 +122,3 @@ class TimedGrower(StaticGrower):
         for key, value in self.materials.data.items():
             if value.is_floating_point() and value.ndim == 3:
                 self.materials.dirty[key] = value.where(valid[:, :, None], float("nan"))
-

@@ -12,44 +12,13 @@ import torch
 import torch.distributions as D
 import torch.nn.functional as F
 
-from tests.formula.spec import (
-    Batch, Clock, Det, Dist, Draw, Ent, Event, Experts, Fn, Gap, Inner, Label, Logp, Minus, Num, Op, Rat, Stop, Stopped,
-    Var, base, index, walk,
-)  # fmt: skip
+from tests.formula.spec import Det, Dist, Draw, Experts, Stopped, base, index, walk
+from tests.formula.witness_families import DEFAULTS, DISCRETE, canonical, converted, made_of
 
-DISCRETE = ("Bernoulli", "OneHot", "Categorical")
-DEFAULTS = {
-    "Normal": {"loc": 0.0, "scale": 1.0}, "Laplace": {"loc": 0.0, "scale": 1.0}, "Bernoulli": {"logits": 0.0},
-    "StudentT": {"df": None, "loc": 0.0, "scale": 1.0}, "LogNormal": {"loc": 0.0, "scale": 1.0},
-    "Gamma": {"concentration": 1.0, "rate": 1.0}, "Beta": {"concentration1": 1.0, "concentration0": 1.0},
-    "Poisson": {"rate": 1.0}, "Uniform": {"low": 0.0, "high": 1.0}, "OneHot": {"logits": 0.0},
-    "Categorical": {"logits": 0.0}, "MultivariateNormal": {"loc": 0.0, "scale_tril": None},
-    "NegativeBinomial": {"total_count": 1.0, "logits": 0.0}, "Dirichlet": {"concentration": 1.0},
-    "VonMises": {"loc": 0.0, "concentration": 1.0},
-}  # fmt: skip
-OTHER_NAMES = {
-    "probs": "logits", "covariance_matrix": "scale_tril", "alpha": {"Beta": "concentration1", "": "concentration"},
-    "beta": "concentration0", "weights": "log_weights",
-}  # fmt: skip
 FUNCTIONS = {
     "exp": torch.exp, "log": torch.log, "sqrt": torch.sqrt, "abs": torch.abs, "tanh": torch.tanh, "relu": torch.relu,
     "sigmoid": torch.sigmoid, "softplus": lambda x: torch.logaddexp(x, torch.zeros_like(x)),
 }  # fmt: skip
-
-
-def canonical(family, name):
-    other = OTHER_NAMES.get(name, name)
-    return other if isinstance(other, str) else other.get(family, other[""])
-
-
-def converted(name, value):
-    """A parameter under its canonical name, from whatever it was given as."""
-    value = torch.as_tensor(value, dtype=torch.get_default_dtype()) if not isinstance(value, torch.Tensor) else value
-    if name == "probs":
-        return value, "probs"
-    if name == "covariance_matrix":
-        return torch.linalg.cholesky(value), ""
-    return (value.log(), "") if name == "weights" else (value, "")
 
 
 class Witness:
@@ -145,21 +114,10 @@ class Witness:
         found = {n: v.detach() for n, v in found.items()} if stopped else found
         if d.family == "Mixture":
             weights = found.pop("log_weights", torch.zeros(d.components))
-            each = self.made(d.component, found, d.event)
+            each = made_of(d.component, found, d.event)
             each = D.Independent(each, len(d.event) - len(each.event_shape))
             return D.MixtureSameFamily(D.Categorical(logits=weights), each, validate_args=False)
-        return self.made(d.family, found, d.event)
-
-    @staticmethod
-    def made(family, found, event):
-        if family in ("OneHot", "Categorical") and found.get("logits", torch.ones(1)).ndim == 0:
-            found = {"logits": torch.zeros(event)}
-        if family != "MultivariateNormal" and event and family not in ("OneHot", "Dirichlet"):
-            found = {n: v.expand(event) if v.ndim == 0 else v for n, v in found.items()}
-        if family == "Dirichlet" and found["concentration"].ndim == 0:
-            found = {"concentration": found["concentration"].expand(event)}
-        kind = {"OneHot": "OneHotCategorical"}.get(family, family)
-        return getattr(D, kind)(**found, validate_args=False)
+        return made_of(d.family, found, d.event)
 
     def density(self, d, env):
         """log p, summed over the event; 0 in the rows that lack the variable."""
@@ -211,7 +169,6 @@ class Witness:
         for axis in sorted(lead, key=self.born.__getitem__, reverse=True):
             value = value[lead[axis]]
         return value[:, self.t] if self.t is not None and index(d.variable)[0] else value
-
 
     def drawn(self, d, env, lead, how):
         """One draw, with the gradient of its estimator."""
@@ -411,7 +368,8 @@ class Witness:
         ended = torch.zeros(self.batch, dtype=torch.bool)
         total, count = torch.zeros(()), torch.zeros(())
         self.history = {}
-        for self.t in range(self.steps):
+        for t in range(self.steps):
+            self.t = t
             self.restarting = torch.zeros(self.batch, dtype=torch.bool)
             if node.reset:
                 self.restarting = self.data[node.reset][:, self.t] != 0
