@@ -12,7 +12,7 @@ from torch import nn
 
 from tests.formula.spec import Det, Dist, Materials, base, index
 
-B, T = 3, 4
+B, T = 3, 4  # unless the grower chooses others: sizes that coincide hide axes that are mistaken for one another
 FEATURES = (
     "unbatched parameters", "unbatched dict", "unbatched experts", "other names", "mixtures by other names",
     "machine names", "machine functions", "parts alike", "missing rows", "flags read as data", "NaN behind masks",
@@ -149,7 +149,7 @@ class Soil:
     def __init__(self, seed, features, share=0.2):
         self.rng, self.share = random.Random(seed), share
         self.chosen = {f for f in features if self.rng.random() < share}
-        self.used = set()
+        self.used, self.batch, self.steps = set(), B, T
         self.materials = Materials()
         torch.manual_seed(seed)  # of the networks
         self.generator = torch.Generator().manual_seed(seed)
@@ -186,7 +186,7 @@ class Soil:
         """Data of a name, as the call gives it: a series where the name has a subscript of time."""
         key = base(name)
         if key not in self.materials.data:
-            lead = (B, T) if index(name)[0] == "t" else (B,)
+            lead = (self.batch, self.steps) if index(name)[0] == "t" else (self.batch,)
             self.materials.data[key] = self.kind_of(key, lead)
         return name
 

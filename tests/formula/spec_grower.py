@@ -76,6 +76,7 @@ class StaticGrower(Soil):
     def __init__(self, seed, features=None, share=0.2):
         features = [f for f in FEATURES if f not in AWAITED] if features is None else features
         super().__init__(seed, features, share)
+        self.batch, self.steps = self.rng.choice((2, 3)), self.rng.choice((2, 3, 4))
         self.labels, self.ways, self.priors, self.looped = 0, {}, {}, False
         self.mixed, self.outer = False, set()
         self.latents = self.vocabulary()
@@ -339,7 +340,7 @@ class StaticGrower(Soil):
         node = Batch(how, node) if how else node
         if self.may("missing rows", 1.0):
             self.lose_rows(node)
-        return Grown(node, self.materials, frozenset(self.used))
+        return Grown(node, self.materials, frozenset(self.used), self.batch)
 
     def lose_rows(self, node):
         """Some rows lack what is scored, or read by experts alone; NaN stands there, where the data can say so."""

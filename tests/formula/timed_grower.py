@@ -2,7 +2,7 @@
 
 import torch
 
-from tests.formula.soil import B, T, Whole
+from tests.formula.soil import Whole
 from tests.formula.spec import Batch, Clock, Det, Draw, Logp, Op, Var, base
 from tests.formula.spec_grower import Grown, Latent, StaticGrower
 
@@ -80,10 +80,10 @@ class TimedGrower(StaticGrower):
         for kind, names in FLAGS.items():
             if self.rng.random() < 0.35:
                 name = self.rng.choice(names) if self.may("machine names") else names[0]
-                raw = self.randn(B, T) > (0.3 if kind != "mask" else -0.5)
+                raw = self.randn(self.batch, self.steps) > (0.3 if kind != "mask" else -0.5)
                 raw = raw.double() if self.rng.random() < 0.5 or "flags read as data" in self.chosen else raw
                 if kind == "mask" and self.may("soft masks", 1.0):
-                    raw = raw * self.randn(B, T).sigmoid()
+                    raw = raw * self.randn(self.batch, self.steps).sigmoid()
                 self.materials.data[name], found[kind] = raw, name
         found["burn_in"] = self.rng.choice((0, 0, 0, 1))
         if self.rng.random() < 0.3:
@@ -103,7 +103,7 @@ class TimedGrower(StaticGrower):
             last = self.dist("Normal", "p", self.datum("o"), (2,), (f"{self.h}_T",), (2,))
             node = Op("-", node, Logp((last,)))
         elif self.may("history", 1.0):
-            last = self.dist("Normal", "p", self.datum("o"), (2,), (f"{self.h}_{{1:T}}",), (2 * T,))
+            last = self.dist("Normal", "p", self.datum("o"), (2,), (f"{self.h}_{{1:T}}",), (2 * self.steps,))
             node = Op("-", node, Logp((last,)))
         how = self.rng.choice((None, "mean", "sum"))
         node = Batch(how, node) if how else node
@@ -112,12 +112,12 @@ class TimedGrower(StaticGrower):
         whole = any(isinstance(net, Whole) for net in self.materials.nets.values())
         if "mask" in clock and not whole and self.may("NaN behind masks", 1.0):
             self.pad(clock["mask"])
-        return Grown(node, self.materials, frozenset(self.used), B, T)
+        return Grown(node, self.materials, frozenset(self.used), self.batch, self.steps)
 
     def pad(self, mask):
         """Sequences of unequal length, with NaN behind their ends; the mask says where they end."""
-        lengths = torch.tensor([self.rng.randrange(1, T + 1) for _ in range(B)])
-        valid = torch.arange(T) < lengths[:, None]
+        lengths = torch.tensor([self.rng.randrange(1, self.steps + 1) for _ in range(self.batch)])
+        valid = torch.arange(self.steps) < lengths[:, None]
         self.materials.data[mask] = valid.to(self.materials.data[mask].dtype)
         for key, value in self.materials.data.items():
             if value.is_floating_point() and value.ndim == 3:
