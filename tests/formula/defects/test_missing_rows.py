@@ -7,7 +7,7 @@ from torch.distributions import Normal as Gauss
 from torch.distributions import kl_divergence
 
 from tests.formula.defects.both import PATHS, finite_gradients, refused, run
-from worldformula import KL, Deterministic, E, Mean, MoE, Normal, PoE, Sum, log
+from worldformula import KL, Deterministic, Dirichlet, E, Mean, MoE, Normal, PoE, Sum, log
 from worldformula.errors import WorldformulaError
 
 D = 2
@@ -266,3 +266,19 @@ def test_negative_or_missing_weights_are_refused_or_weigh(step):
             raise
     else:
         torch.testing.assert_close(value, (weights * by_step(step, x, y)).sum(1))
+
+
+def test_what_fills_a_step_that_does_not_count_need_not_be_possible():
+    """No vector of equal numbers is a distribution over three classes, whatever the numbers."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 3), nn.Softplus())
+    p = Dirichlet("p(w_t|x_t)", lambda x: {"concentration": net(x)}, shape=3)
+    loss = Sum("t", log(p), mask="valid").mean()
+    w, x, valid = torch.rand(2, 4, 3).softmax(-1), torch.rand(2, 4, 2), torch.ones(2, 4)
+    w[:, 3], valid[:, 3] = float("nan"), 0
+    right = torch.distributions.Dirichlet(net(x[:, :3])).log_prob(w[:, :3]).sum(1).mean()
+    for path in (loss, loss.interpret):
+        out = path(w=w, x=x, valid=valid)
+        torch.testing.assert_close(out.value, right)
+        (slope,) = torch.autograd.grad(out.value, net[0].weight)
+        assert slope.isfinite().all()

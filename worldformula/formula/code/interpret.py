@@ -16,7 +16,7 @@ from torch import Tensor
 from worldformula.errors import HeadError, ShapeError, WorldformulaError, table
 from worldformula.families.base import checked
 from worldformula.formula import runtime
-from worldformula.formula.code.support import check_value
+from worldformula.formula.code.support import check_value, filled_in
 from worldformula.formula.plan.plan import Op, Plan, Ref
 from worldformula.formula.plan.rules import RULES, factor_of
 from worldformula.formula.syntax.factor import naming
@@ -179,8 +179,9 @@ class _Machine:
         return value
 
     def check_value(self, op: Op, value: Any) -> None:
-        """Refuse a value outside the support of its density."""
-        check_value(self.plan, op, value)
+        """Refuse a value outside the support of its density; what fills rows that do not count is no value."""
+        if not filled_in(self.plan, op):
+            check_value(self.plan, op, value)
 
     def compare(self, op: Op, args: list[Any]) -> None:
         """Refuse values of unlike batch shapes."""

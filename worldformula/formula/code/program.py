@@ -264,6 +264,7 @@ class Program:
     def interpret(self, given: dict[str, Any]) -> Out:
         """Evaluate the formula node by node, with shape checks."""
         call = self.binder.bind(given)
+        check_inputs(self.raw, call.arguments)
         value, terms, samples = interpret(self.raw, call.arguments, deterministic=call.deterministic)
         return Out(value, terms, samples, self.raw, call)
 

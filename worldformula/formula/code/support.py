@@ -53,6 +53,14 @@ def check_inputs(plan: Plan, arguments: Mapping[str, Any]) -> None:
             check_value(plan, op, value)
 
 
+def filled_in(plan: Plan, op: Op) -> bool:
+    """Whether the value of a log-density has rows or steps that do not count, and hold something made up."""
+    value = plan.by_name[op.args[1]]
+    while value.kind in SEEN_THROUGH:
+        value = plan.by_name[value.reads[0]]
+    return value.target in (runtime.filled, runtime.padded)
+
+
 def _data(plan: Plan, op: Op) -> tuple[Op, list[Op]] | None:
     """The input that a value is, and the flags of its rows that count; None for what is drawn or computed."""
     flags: list[Op] = []
