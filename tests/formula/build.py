@@ -1,5 +1,9 @@
 """From a specification (`spec`) to the library's formula, its factors made once each."""
 
+import torch
+from torch import nn
+from torch.nn.functional import softplus
+
 import worldformula as wf
 from tests.formula.spec import (
     Det,
@@ -27,6 +31,16 @@ class Builder:
     def net(self, key):
         return self.materials.disguise.get(key, self.materials.nets[key])
 
+    def given(self, key):
+        """A tensor; or what is learnt and stays positive, whose raw parameter is the witness's own."""
+        if key not in self.materials.raws:
+            return self.materials.tensors[key]
+        raw = self.materials.raws[key]
+        made = wf.positive(nn.Parameter(softplus(raw.detach())))
+        assert torch.allclose(made.raw, raw, rtol=1e-9, atol=1e-9)
+        made.raw = raw
+        return made
+
     def new(self, d):
         match d:
             case Stopped(of):
@@ -40,7 +54,7 @@ class Builder:
                 header = f"{', '.join(variables)} = {letter}({', '.join(conditions)})"
                 return wf.Deterministic(header, self.net(head), shape=shape)
         header = f"{d.letter}({d.variable}{'|' if d.conditions else ''}{','.join(d.conditions)})"
-        options = {name: self.materials.tensors[v] if isinstance(v, str) else v for name, v in d.given}
+        options = {name: self.given(v) if isinstance(v, str) else v for name, v in d.given}
         if d.family == "Mixture":
             options |= {"components": d.components, "component": getattr(wf, d.component)}
         if d.family == "Categorical":

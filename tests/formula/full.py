@@ -97,6 +97,14 @@ def run(kind, seeds, features=None, share=0.15):
     return len(seeds), refusals, faults, used
 
 
+def shown(grown):
+    """The formula, or what it is made from where it cannot be built."""
+    try:
+        return line(Builder(grown.materials).expression(grown.node))
+    except Exception:  # noqa: BLE001 - what is wrong with it is printed beside it
+        return repr(grown.node)[:600]
+
+
 def report(name, kind, seeds, features=None, share=0.15, shrink=True):
     """Run and print."""
     begin = time.monotonic()
@@ -112,7 +120,7 @@ def report(name, kind, seeds, features=None, share=0.15, shrink=True):
         if shrink:
             small = shrunk(grow(kind, seed, features, share), what)
             got = kind_of(small)
-            print(f"        small: {line(Builder(small.materials).expression(small.node))}")
+            print(f"        small: {shown(small)}")
             print(f"        gives: {got[1][:300] if got else '-'}")
     sys.stdout.flush()
     return wrong

@@ -62,7 +62,7 @@ class HalfGrower(Soil):
         node = self.rng.choice((node, Minus(node), Batch("mean", node)))
         halved = {k: v.to(self.kind) for k, v in self.materials.data.items()}
         nets = {k: net.to(self.kind) for k, net in self.materials.nets.items()}
-        return Grown(node, Materials(nets, {}, halved), frozenset(("half precision",)))
+        return Grown(node, Materials(nets, data=halved), frozenset(("half precision",)))
 
 
 def examine_half(seed):
@@ -90,7 +90,7 @@ class HalfWitness(Witness):
         nets = {key: widened(net) for key, net in grown.materials.nets.items()}
         data = {key: value.double() for key, value in grown.materials.data.items()}
         self.kind = next(iter(grown.materials.data.values())).dtype
-        super().__init__(grown.node, Materials(nets, {}, data), {}, B)
+        super().__init__(grown.node, Materials(nets, data=data), {}, B)
 
     def positive(self, raw):
         return super().positive(raw.to(self.kind)).double()

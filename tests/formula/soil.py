@@ -68,6 +68,10 @@ OTHER = {
     "NegativeBinomial": {"logits": "probs"}, "MultivariateNormal": {"scale_tril": "covariance_matrix"},
     "Beta": {"concentration1": "alpha", "concentration0": "beta"}, "Dirichlet": {"concentration": "alpha"},
 }  # fmt: skip
+FREE = ("loc", "logits")  # what may be learnt as it is
+ABOVE_0 = (  # what may be learnt as `positive`
+    "scale", "rate", "df", "total_count", "concentration", "concentration1", "concentration0", "alpha", "beta",
+)  # fmt: skip
 HEADS = ("Normal", "Laplace", "Bernoulli", "OneHot", "Categorical")  # whose head needs no convention of the library
 
 
@@ -165,11 +169,15 @@ class Soil:
         self.count += 1
         return f"{wish}{self.count}"
 
-    def tensor(self, value, learnt=None):
-        """The key of a new tensor."""
+    def tensor(self, value, name="loc"):
+        """The key of a new tensor for a parameter of this name: learnt, learnt above 0, or neither."""
         key = self.key("k")
-        learnt = self.rng.random() < 0.4 if learnt is None else learnt
-        self.materials.tensors[key] = nn.Parameter(value) if learnt else value
+        if self.rng.random() < 0.4 and name in FREE:
+            self.materials.tensors[key] = nn.Parameter(value)
+        elif self.rng.random() < 0.4 and name in ABOVE_0:
+            self.materials.raws[key] = nn.Parameter(value.expm1().log())
+        else:
+            self.materials.tensors[key] = value
         return key
 
     def net(self, module):
@@ -225,8 +233,7 @@ class Soil:
             if plain and self.rng.random() < 0.4:
                 found.append((name, round(float(value.flatten()[0]), 3)))
             elif feature is None or self.may(feature, 1.0):
-                learnt = None if name in ("loc", "logits", "df", "total_count", "scale") else False
-                found.append((name, self.tensor(value, learnt)))
+                found.append((name, self.tensor(value, name)))
             else:
                 return None
         return tuple(found)
@@ -267,8 +274,8 @@ class Soil:
             names = [OTHER[component].get(n, n) for n in names]
         rows = {n: torch.stack([proper(component, n, self.randn(width(component, n, event)), event) for _ in "ab"])
                 for n in names}  # fmt: skip
-        given = tuple((n, self.tensor(v, None if n in ("loc", "logits") else False)) for n, v in rows.items())
-        weights = (("weights", self.tensor(self.randn(2).softmax(-1), False)),) if self.rng.random() < 0.5 else ()
+        given = tuple((n, self.tensor(v, n)) for n, v in rows.items())
+        weights = (("weights", self.tensor(self.randn(2).softmax(-1), "weights")),) if self.rng.random() < 0.5 else ()
         return Dist("Mixture", letter, variable, event, (), "", weights + given, component, 2)
 
     def det(self, variables, conditions, sizes, size=2, letter=None):

@@ -33,6 +33,7 @@ class Materials:
 
     nets: dict[str, nn.Module] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    raws: dict[str, nn.Parameter] = field(default_factory=dict)  # what moves: the given tensor is softplus of it
     data: dict[str, Tensor] = field(default_factory=dict)
     present: dict[str, Tensor] = field(default_factory=dict)
     disguise: dict[str, object] = field(default_factory=dict)  # functions that the library gets in a network's place
@@ -41,7 +42,8 @@ class Materials:
     def parameters(self):
         """Everything that learns, by name."""
         found = {f"{key}.{n}": p for key, net in self.nets.items() for n, p in net.named_parameters()}
-        return found | {key: t for key, t in self.tensors.items() if isinstance(t, nn.Parameter)}
+        learnt = {key: t for key, t in self.tensors.items() if isinstance(t, nn.Parameter)}
+        return found | learnt | {f"{key}.raw": raw for key, raw in self.raws.items()}
 
 
 # ------------------------------------------------------------------------------------------------------------- factors

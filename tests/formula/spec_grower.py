@@ -29,12 +29,13 @@ from tests.formula.spec import (
     Stopped,
     Var,
     base,
+    parts,
     walk,
 )  # fmt: skip
 
-# How long sums and how deep nests the grower makes. Writing a formula's code takes time exponential in both today;
-# once it is linear they become 300 and 100.
-LONGEST_SUM, DEEPEST_NEST = 10, 6
+DISCRETE = ("Bernoulli", "OneHot", "Categorical")
+# How long sums and how deep nests the grower makes: few of them this long, as they take their time.
+LONGEST_SUM, DEEPEST_NEST, FAR = 300, 100, 0.03
 
 
 @dataclass
@@ -63,6 +64,23 @@ def bare(d):
     return not d.head and not any(isinstance(v, str) for _, v in d.given)
 
 
+def one_draw(node):
+    """Whether the value rests on an expectation that one draw estimates: the language refuses functions of it."""
+    waiting = [node]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, Draw):
+            random = [d.of if isinstance(d, Stopped) else d for d in node.q if not isinstance(d, Det)]
+            if any(node.how != "exact" or isinstance(d, Experts) or d.family not in DISCRETE for d in random):
+                if node.samples is None:
+                    return True
+                continue
+            waiting.append(node.body)
+        elif not isinstance(node, Dist | Det | Stopped | Experts):
+            waiting += parts(node)
+    return False
+
+
 def fixed_scale(d):
     """Whether the scale is a number."""
     return (not d.head and not d.given) or any(n == "scale" and isinstance(v, float) for n, v in d.given)
@@ -78,7 +96,7 @@ class StaticGrower(Soil):
         super().__init__(seed, features, share)
         self.batch, self.steps = self.rng.choice((2, 3)), self.rng.choice((2, 3, 4))
         self.labels, self.ways, self.priors, self.looped = 0, {}, {}, False
-        self.mixed, self.outer = False, set()
+        self.mixed, self.outer, self.far = False, set(), self.rng.random() < FAR
         self.latents = self.vocabulary()
 
     def named(self, text):
@@ -259,13 +277,20 @@ class StaticGrower(Soil):
         return self.rng.choice(rules)(depth - 1, scope)
 
     def positive(self, depth, scope):
-        f = self.grow(depth, scope)
+        f = self.sure(self.grow(depth, scope), scope)
         return self.rng.choice((Fn("exp", Fn("clamp", f, (-2, 2))), Op("+", Fn("softplus", f), Num(0.1)),
                                 Op("+", Fn("sigmoid", f), Num(0.5)), Op("+", Fn("abs", f), Num(1))))  # fmt: skip
 
+    def reach(self, least, usual, most):
+        """How long or deep: the most for the first in some formulas, since code and witness take their time."""
+        if self.far:
+            self.far = False
+            return self.rng.randrange(most // 2, most + 1)
+        return self.rng.randrange(least, usual + 1)
+
     def long_sum(self, scope):
         """A sum of up to `LONGEST_SUM` terms."""
-        terms = [self.leaf(scope) for _ in range(self.rng.randrange(3, LONGEST_SUM + 1))]
+        terms = [self.leaf(scope) for _ in range(self.reach(3, 12, LONGEST_SUM))]
         found = terms[0]
         for term in terms[1:]:
             found = Op(self.rng.choice("+-"), found, term)
@@ -273,8 +298,8 @@ class StaticGrower(Soil):
 
     def deep_nest(self, depth, scope):
         """Functions of functions, up to `DEEPEST_NEST` deep."""
-        found = self.grow(min(depth, 1) - 1, scope)
-        for _ in range(self.rng.randrange(2, DEEPEST_NEST + 1)):
+        found = self.sure(self.grow(min(depth, 1) - 1, scope), scope)
+        for _ in range(self.reach(2, 8, DEEPEST_NEST)):
             found = self.rng.choice((Op("+", Op("*", Fn("tanh", found), Num(0.5)), Num(0.1)), Fn("softplus", found),
                                      Op("-", Num(1.0), Fn("sigmoid", found)), Fn("relu", found)))  # fmt: skip
         return found
@@ -283,14 +308,22 @@ class StaticGrower(Soil):
         a = self.grow(depth, scope)
         if self.rng.random() < 0.3:
             number = Num(self.rng.choice((2, -1, 0.5, 3.0, -0.25, 1e-05, 0)))
-            return self.rng.choice((Op("+", a, number), Op("*", number, a), Op("-", number, a), Op("max", a, number)))
+            ways = [Op("+", a, number), Op("*", number, a), Op("-", number, a)]
+            return self.rng.choice(ways if one_draw(a) else [*ways, Op("max", a, number)])
         b = self.grow(depth, scope)
         op = self.rng.choice(("+", "-", "*", "max", "min", "/"))
-        if op in "*/maxmin" and self.drawn(a) & self.drawn(b):
+        shared = op in "*/maxmin" and self.drawn(a) & self.drawn(b)
+        if shared or (op in ("max", "min") and one_draw(a)) or (op in ("max", "min", "/") and one_draw(b)):
             op = self.rng.choice("+-")
         if op == "/":
             b = Op("+", Fn("softplus", b), Num(0.5))
-        return Op(op, Fn("clamp", a, (-30.0, 30.0)) if op == "*" else a, b)
+        return Op(op, Fn("clamp", a, (-30.0, 30.0)) if op == "*" and not one_draw(a) else a, b)
+
+    def sure(self, node, scope):
+        """The node, or another in its place, of which no expectation rests on one draw: what any function may take."""
+        while one_draw(node):
+            node = self.leaf(scope)
+        return node
 
     @staticmethod
     def drawn(node):
@@ -299,10 +332,11 @@ class StaticGrower(Soil):
     def function(self, depth, scope):
         if self.rng.random() < 0.4:
             f = self.positive(depth, scope)
-            power = self.drawn(f)  # a power of an expectation is a product of two that share a draw
-            ways = [Fn("log", f), Fn("sqrt", f)] + ([] if power else [Op("^", f, Num(e)) for e in (0.5, -1, 1.5)])
+            ways = [Fn("log", f), Fn("sqrt", f), *(Op("^", f, Num(e)) for e in (0.5, -1, 1.5))]
             return self.rng.choice(ways)
         g = self.grow(depth, scope)
+        if one_draw(g):
+            return Minus(g)
         plain = [Fn(name, g) for name in ("tanh", "sigmoid", "softplus", "relu", "abs")]
         return self.rng.choice([*plain, Minus(g), Fn("clamp", g, (-3, None)), Fn("clamp", g, (-10.0, 2))])
 

@@ -31,7 +31,12 @@ class Witness:
         self.carried = {base(c) for d in factors for c in d.conditions if index(c) == ("t", "past")}
         drawn = [v for n in walk(node) if isinstance(n, Draw) for u in n.q for v in self.names(u)]
         self.carried &= {base(v) for v in drawn}
-        self.nets, self.tensors, self.data = materials.nets, materials.tensors, materials.data
+        self.nets, self.tensors, self.raws, self.data = (
+            materials.nets,
+            materials.tensors,
+            materials.raws,
+            materials.data,
+        )
         self.present = materials.present
         self.noise, self.batch, self.steps = noise, batch, steps
         self.born = {}  # a sample axis -> when it was first met
@@ -87,7 +92,7 @@ class Witness:
         found, head = {}, None
         if d.head:
             head = self.nets[d.head](*(self.read(c, env) for c in d.conditions))
-        named = [(n, self.tensors[v] if isinstance(v, str) else v) for n, v in d.given]
+        named = [(n, self.tensor(v) if isinstance(v, str) else v) for n, v in d.given]
         named += list(head.items()) if isinstance(head, dict) else []
         family = d.component or d.family
         for name, value in named:
@@ -100,6 +105,10 @@ class Witness:
         for name in free:
             found.setdefault(name, torch.tensor(DEFAULTS[family][name]))
         return found
+
+    def tensor(self, key):
+        """A given parameter, which may be softplus of what is learnt."""
+        return F.softplus(self.raws[key]) if key in self.raws else self.tensors[key]
 
     @staticmethod
     def positive(raw):
