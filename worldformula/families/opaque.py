@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
 
 
 class Opaque(ABC):
@@ -36,6 +40,25 @@ class Opaque(ABC):
     def stack(self, values: Sequence[Opaque]) -> Opaque:
         """T of batch ``[B]``, of which this is the first, into one of ``[B·T]``."""
         return self
+
+
+@dataclass(frozen=True)
+class Folded:
+    """Parameters by name that a network returned for a batch ``[K·B]``. Its family knows which have that batch, and
+    which none, as a learnt scale: sizes tell nothing, since K·B may be the size of an event.
+    """
+
+    head: Mapping[str, Any]
+    sizes: tuple[int, ...]
+
+    def unfold(self, axes: Callable[[str], int]) -> dict[str, Any]:
+        """Batch ``[K·B]`` into ``[K, B]`` where there is one; ``axes`` says how many axes of a name are none."""
+        return {
+            name: torch.unflatten(value, 0, self.sizes)
+            if isinstance(value, Tensor) and value.ndim > axes(name)
+            else value
+            for name, value in self.head.items()
+        }
 
 
 @runtime_checkable

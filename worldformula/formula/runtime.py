@@ -14,6 +14,7 @@ from worldformula.errors import ShapeError, table
 from worldformula.families import tensors
 from worldformula.families.base import Family, Opaque, Unfoldable
 from worldformula.families.objects import Wrapper
+from worldformula.families.opaque import Folded
 from worldformula.families.tensors import floating, with_axes
 
 Value = Any  # a tensor, or a family's parameters: a tuple of tensors, numbers and opaque objects
@@ -109,7 +110,7 @@ def unfold(head: Any, *sizes: int) -> Any:
     if isinstance(head, Distribution):
         return Wrapper(head).unfold(*sizes).distribution
     if isinstance(head, Mapping):
-        return {name: unfold(value, *sizes) for name, value in head.items()}
+        return Folded(head, sizes)
     return tuple(unfold(value, *sizes) for value in head)
 
 

@@ -6,8 +6,8 @@ from torch import nn
 from torch.distributions import Normal as Gauss
 from torch.distributions import kl_divergence
 
-from tests.formula.defects.both import PATHS, known, run
-from worldformula import KL, Bernoulli, Deterministic, E, MoE, Normal, PoE, Sum, log, ratio
+from tests.formula.defects.both import PATHS, run
+from worldformula import KL, Bernoulli, Deterministic, E, Mixture, MoE, MultivariateNormal, Normal, PoE, Sum, log, ratio
 
 B, T, K, X, Z = 5, 4, 3, 3, 2
 SCALE = [0.5, 1.5]
@@ -156,7 +156,7 @@ def test_a_row_without_its_data_in_a_product(make, path):
 
 
 @PATHS
-@pytest.mark.parametrize("make", known([by_keyword, by_network], [by_network], "a head without batch axes is unfolded"))
+@GIVEN
 def test_a_decoder_of_every_value_of_a_code(make, path):
     """Enumeration puts an axis of four codes in front of the batch."""
     p, layer = make("p(y|b)", 1)
@@ -172,3 +172,64 @@ def test_a_decoder_of_every_value_of_a_code(make, path):
         loc = layer(torch.cat((b, b[:1])))
         expected = expected + weight * Gauss(loc, torch.tensor(SCALE)).log_prob(y).sum(-1)
     torch.testing.assert_close(run(loss, path, w=w, y=y).value, expected)
+
+
+class Named(nn.Module):
+    """Parameters by name, of which those that ``free`` holds have no batch axes, whatever the sizes are."""
+
+    def __init__(self, inputs, outputs, name, free):
+        super().__init__()
+        self.layer, self.name, self.free = nn.Linear(inputs, outputs), name, nn.ParameterDict(free)
+
+    def forward(self, z):
+        return {self.name: self.layer(z), **self.free}
+
+
+@PATHS
+@pytest.mark.parametrize("batch", [1, 2, 3])
+@pytest.mark.parametrize("samples", [1, 2])
+def test_a_location_without_batch_axes_that_is_as_wide_as_the_samples_are_many(path, batch, samples):
+    """K·B = 2 is also the width of the event: sizes cannot tell what an axis is."""
+    loc = torch.tensor([1.0, -2.0])
+    head = Named(Z, 2, "raw", {})
+    net = nn.Linear(X, 2 * Z)
+    p = Normal("p(y|z)", lambda z: {"loc": loc, "scale": head(z)["raw"].exp()}, shape=2)
+    x, y, noise = torch.randn(batch, X), torch.randn(batch, 2), torch.randn(samples, batch, Z)
+    value = run(E(Normal("q(z|x)", net, shape=Z), log(p), samples=samples), path, x=x, y=y, noise={"z": noise}).value
+    mean, raw = net(x).chunk(2, -1)
+    z = mean + nn.functional.softplus(raw) * noise
+    expected = Gauss(loc, head.layer(z).exp()).log_prob(y).sum(-1).mean(0)
+    torch.testing.assert_close(value, expected)
+
+
+@PATHS
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_a_covariance_without_batch_axes_beside_a_location_with_them(path, batch):
+    """A factor of the covariance [2, 2] looks as a location [K·B, 2] does."""
+    net, head = nn.Linear(X, 2 * Z), Named(Z, 2, "loc", {"scale_tril": torch.tensor([[1.0, 0.0], [0.5, 2.0]])})
+    p = MultivariateNormal("p(y|z)", head, shape=2)
+    x, y, noise = torch.randn(batch, X), torch.randn(batch, 2), torch.randn(2, batch, Z)
+    value = run(E(Normal("q(z|x)", net, shape=Z), log(p), samples=2), path, x=x, y=y, noise={"z": noise}).value
+    mean, raw = net(x).chunk(2, -1)
+    z = mean + nn.functional.softplus(raw) * noise
+    right = torch.distributions.MultivariateNormal(head.layer(z), scale_tril=head.free["scale_tril"])
+    torch.testing.assert_close(value, right.log_prob(y).mean(0))
+
+
+@PATHS
+def test_a_mixture_whose_weights_have_no_batch_axes_beside_its_locations(path):
+    net = nn.Linear(X, 2 * Z)
+    head, shares = nn.Linear(Z, 4), torch.tensor([0.25, 0.75])
+    p = Mixture(
+        "p(y|z)",
+        lambda z: {"weights": shares, "loc": head(z).unflatten(-1, (2, 2)), "scale": torch.tensor([[1.0, 1.0], [0.5, 2.0]])},
+        components=2, component=Normal, shape=2,
+    )  # fmt: skip
+    x, y, noise = torch.randn(2, X), torch.randn(2, 2), torch.randn(2, 2, Z)
+    value = run(E(Normal("q(z|x)", net, shape=Z), log(p), samples=2), path, x=x, y=y, noise={"z": noise}).value
+    mean, raw = net(x).chunk(2, -1)
+    z = mean + nn.functional.softplus(raw) * noise
+    each = (
+        Gauss(head(z).unflatten(-1, (2, 2)), torch.tensor([[1.0, 1.0], [0.5, 2.0]])).log_prob(y.unsqueeze(-2)).sum(-1)
+    )
+    torch.testing.assert_close(value, (shares.log() + each).logsumexp(-1).mean(0))
