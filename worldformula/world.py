@@ -8,6 +8,7 @@ dream  = world.imagine(state, policy, horizon=15)   # p, with π(a_t|h_t,z_t) as
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -87,7 +88,7 @@ class World(nn.Module):
         said = f"state: {state}; action: {', '.join(self.shifted) or 'none'}; {count} weights"
         return parts_html({"prior": self.prior, "posterior": self.posterior, **heads, "loss": self.loss}, said)
 
-    @property
+    @cached_property
     def carried(self) -> tuple[str, ...]:
         """The variables of a state: those that go from step to step, then what else the heads read."""
         read = (c.key for head in self.heads.values() for c in head.conditions)
@@ -113,7 +114,7 @@ class World(nn.Module):
             k: v.repeat(times) if isinstance(v, Memory) else v.repeat_interleave(times, 0) for k, v in state.items()
         }
 
-    @property
+    @cached_property
     def shifted(self) -> tuple[str, ...]:
         """The series that the prior reads at t−1 and does not declare itself: the action, where there is one."""
         return self._imagine.program.plan.shifts
@@ -269,16 +270,14 @@ class World(nn.Module):
                 f"expected a policy over {key} given variables of the state ({', '.join(start)}), got {policy}\n"
                 + table(("variable", "declared by", "got"), rows)
             )
-        first: dict[str, Any] = {c.key: start[c.key] for c in policy.conditions}
-        first["deterministic"] = bool(options.get("deterministic", False))
-        if options.get("noise") is not None:  # that of the action covers the start as well: [N, horizon + 1, ...]
-            noise = options["noise"]
-            first["noise"], options["noise"] = noise[key][:, 0], {**noise, key: noise[key][:, 1:]}
+        noise = options.get("noise")
+        if noise is not None:  # that of the action covers the start as well: [N, horizon + 1, ...]
+            options["noise"], noise = {**noise, key: noise[key][:, 1:]}, noise[key][:, 0]
         if options.get("seed") is not None:  # one stream of random numbers for the first action and the rest
             like = next(iter(start.values()))
             options["generator"] = torch.Generator(like.device).manual_seed(options.pop("seed"))
-        first["generator"] = options.get("generator")
-        begin = {**start, key: policy.sample(**first)}
+        seen, modes = [start[c.key] for c in policy.conditions], bool(options.get("deterministic", False))
+        begin = {**start, key: policy.draw(seen, (), options.get("generator"), noise, modes)}
         rollout = self.rollout(policy)
         return self._joined(begin, rollout(start=_begin(rollout, begin), horizon=horizon, **options))
 

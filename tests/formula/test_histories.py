@@ -11,12 +11,13 @@ from torch import nn
 from tests.formula.models import A, B, D, Join, T, X, Z, gradients
 from worldformula import KL, Bernoulli, Deterministic, E, Normal, Sum, Value, log
 from worldformula.errors import CycleError, FormulaError, GradientError, HeaderError, TimeError
-from worldformula.formula.code.emit import emit, networks
+from worldformula.formula.code.emit import emit
 from worldformula.formula.code.interpret import interpret
 from worldformula.formula.graph.graph import graph
 from worldformula.formula.print.latex import variable as latex
 from worldformula.formula.print.mathml import variable as mathml
 from worldformula.formula.syntax.names import read_header, read_variable
+from worldformula.formula.syntax.networks import networks
 from worldformula.nets.transformer import CausalTransformer
 from worldformula.nets.window import WindowMLP
 

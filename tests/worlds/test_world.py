@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import sys
 
 import pytest
 import torch
@@ -291,3 +292,22 @@ def test_a_state_holds_what_the_heads_read_and_the_posterior_need_not_carry_all_
     torch.testing.assert_close(dream["b"], states["b"][:, -1:].expand(B, 4, D))
     torch.testing.assert_close(dream["g"][:, 2], feature.net(dream["z"][:, 2]))
     torch.testing.assert_close(dream["z"][:, 1], prior.params(states["z"][:, -1])[0])
+
+
+def test_one_step_of_a_dream_looks_up_no_names():
+    """Python calls, counted: what depends on the world alone is known before."""
+    world, _ = build()
+    state, actions = world.initial(B), torch.randn(B, 1, A)
+    world.imagine(state, actions=actions)
+    calls = 0
+
+    def count(frame, event, arg):
+        nonlocal calls
+        calls += event == "call"
+
+    sys.setprofile(count)
+    try:
+        world.imagine(state, actions=actions)
+    finally:
+        sys.setprofile(None)
+    assert calls <= 150

@@ -33,6 +33,7 @@ class Writer:
         self.in_loop = False
         self.plain = written_out(plan, deterministic, structured)
         self.inlined = self._inlined()
+        self.numbers = self._numbers()
         self.text: dict[str, tuple[str, bool]] = {}  # what stands inside another's line, and whether it is loose
         self.globals: dict[str, Any] = {}
         self.imports: dict[str, tuple[str, str]] = {}  # name -> module, and name there
@@ -125,17 +126,16 @@ class Writer:
 
     def number(self, ref: Any) -> bool:
         """Whether a value is a number, one that the call is given, or arithmetic of such."""
-        while isinstance(ref, str):
-            op = self.ops[ref]
-            if op.kind == "symbol":
-                return True
-            if op.kind not in ("binary", "negative", "detach", "function"):
-                return False
-            names = op.reads
-            if len(names) > 1:
-                return all(self.number(name) for name in names)
-            ref = names[0] if names else 0
-        return True
+        return not isinstance(ref, str) or ref in self.numbers
+
+    def _numbers(self) -> frozenset[str]:
+        """The operations that are numbers: symbols, and arithmetic of numbers."""
+        found: set[str] = set()
+        for op in self.plan.ops:
+            arithmetic = op.kind in ("binary", "negative", "detach", "function")
+            if op.kind == "symbol" or (arithmetic and found.issuperset(op.reads)):
+                found.add(op.name)
+        return frozenset(found)
 
     # ---------------------------------------------------------------------------------------------------------- names
 

@@ -76,7 +76,7 @@ class Op:
         """Whether a call reduces the batch, so that all steps at once would change it."""
         return self.kind == "call" and self.how == "batch"
 
-    @property
+    @cached_property
     def reads(self) -> tuple[str, ...]:
         """The names among the arguments."""
         return tuple(a for a in self.args if isinstance(a, str))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from numbers import Real
 from typing import Any, NoReturn, Self
 
@@ -278,7 +279,7 @@ class Factor(Multiplied, nn.Module):
             return torch.as_tensor(self.arguments(conditions, (self.variable,))[0])  # a draw of data is the datum
         values = self.arguments(conditions, self.conditions)
         check_axes(self, sample_shape)
-        rng = generator_of(seed, generator, (*values, *self.parameters(), *self.buffers()))
+        rng = generator_of(seed, generator, chain(values, self.parameters(), self.buffers()))
         return self.draw(values, sample_shape, rng, noise, deterministic)
 
     def draw(
@@ -296,7 +297,7 @@ class Factor(Multiplied, nn.Module):
                 return torch.as_tensor(found) if len(self.variables) == 1 else tuple(found)  # type: ignore[return-value]
             params = self.params(*values)
             batch, _ = self.family.shapes(params, self.rank)
-            like = next((t for t in (*params, *self.parameters()) if isinstance(t, Tensor)), torch.empty(0))
+            like = next((t for t in chain(params, self.parameters()) if isinstance(t, Tensor)), torch.empty(0))
             if deterministic:
                 mode = self.family.mode(params)
                 whole = (*sample_shape, *batch, *self.event(params))

@@ -11,6 +11,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from worldformula.errors import HeaderError, TimeError, UnknownVariableError, near
 
@@ -52,7 +53,7 @@ class Variable:
     past: bool = False
     window: int | None = None
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The keyword under which a value is passed: an identifier without the time index.
 
@@ -63,7 +64,7 @@ class Variable:
         base = "".join(greek(c) for c in self.base)
         return accent + base + "_prime" * self.primes + (f"_{self.subscript}" if self.subscript else "")
 
-    @property
+    @cached_property
     def identifier(self) -> str:
         """The name in emitted code: the key, and ``_prev`` or ``_next`` for a shifted index."""
         if self.span:
@@ -120,7 +121,7 @@ class Header:
     written: str
     bar: bool = False
 
-    @property
+    @cached_property
     def identifier(self) -> str:
         """The attribute of an expression under which the network lives: ``q_z_given_x``, ``enc``, ``slow_p_z``."""
         letter = ("slow_" if self.bar else "") + re.sub(r"\W", "_", "".join(greek(c) for c in self.letter))
