@@ -219,17 +219,15 @@ def test_a_covariance_without_batch_axes_beside_a_location_with_them(path, batch
 @PATHS
 def test_a_mixture_whose_weights_have_no_batch_axes_beside_its_locations(path):
     net = nn.Linear(X, 2 * Z)
-    head, shares = nn.Linear(Z, 4), torch.tensor([0.25, 0.75])
-    p = Mixture(
-        "p(y|z)",
-        lambda z: {"weights": shares, "loc": head(z).unflatten(-1, (2, 2)), "scale": torch.tensor([[1.0, 1.0], [0.5, 2.0]])},
-        components=2, component=Normal, shape=2,
-    )  # fmt: skip
+    head, shares, scale = nn.Linear(Z, 4), torch.tensor([0.25, 0.75]), torch.tensor([[1.0, 1.0], [0.5, 2.0]])
+
+    def decode(z):
+        return {"weights": shares, "loc": head(z).unflatten(-1, (2, 2)), "scale": scale}
+
+    p = Mixture("p(y|z)", decode, components=2, component=Normal, shape=2)
     x, y, noise = torch.randn(2, X), torch.randn(2, 2), torch.randn(2, 2, Z)
     value = run(E(Normal("q(z|x)", net, shape=Z), log(p), samples=2), path, x=x, y=y, noise={"z": noise}).value
     mean, raw = net(x).chunk(2, -1)
     z = mean + nn.functional.softplus(raw) * noise
-    each = (
-        Gauss(head(z).unflatten(-1, (2, 2)), torch.tensor([[1.0, 1.0], [0.5, 2.0]])).log_prob(y.unsqueeze(-2)).sum(-1)
-    )
+    each = Gauss(head(z).unflatten(-1, (2, 2)), scale).log_prob(y.unsqueeze(-2)).sum(-1)
     torch.testing.assert_close(value, (shares.log() + each).logsumexp(-1).mean(0))
