@@ -22,7 +22,7 @@ from torch import Tensor
 
 from worldformula.errors import FormulaError, HeadError, NoClosedFormError, near, table
 from worldformula.families.domains import NUMBER, Domain, checked, checking, setting, told
-from worldformula.families.opaque import Folded, Opaque, Unfoldable
+from worldformula.families.opaque import ByName, Opaque, Unfoldable
 from worldformula.families.tensors import (
     Parameter,
     Params,
@@ -185,9 +185,9 @@ class Family(ABC):
 
     def named_head(self, head: object, shape: Shape | None) -> Mapping[str, Parameter]:
         """A head that is no tensor: parameters by name. Raises `HeadError` on a tuple, or anything else."""
-        if isinstance(head, Folded):
+        if isinstance(head, ByName):
             rank = self.default_rank if shape is None else len(shape)
-            return head.unfold(lambda name: self.axes(self.alternatives.get(name, name), rank))
+            return head.read(lambda name: self.axes(self.alternatives.get(name, name), rank))
         if isinstance(head, Mapping):
             return head
         names = ", ".join(f"{name!r}: ..." for name in self.parameters)
