@@ -102,10 +102,12 @@ def alike(rng):
 
 @oddity("global latents told")
 def told(rng):
-    w = wf.Normal("p(w)", shape=2)
-    f = wf.log(wf.E(w, wf.exp(wf.log(wf.Normal("p(x|w)", nn.Linear(2, 4), shape=2)).sum())))
-    if "one per row" not in f.explain():
+    """A latent without conditions is drawn for every row: a sum over the rows inside its E is refused."""
+    w, p = wf.Normal("p(w)", shape=2), wf.log(wf.Normal("p(x|w)", nn.Linear(2, 4), shape=2))
+    samples = rng.choice((None, 2, 5))
+    if "one per row" not in (f := wf.E(w, p, samples=samples)).explain():
         raise Fault("oddity", f"explain() of {f!r} does not tell that w is drawn one per row")
+    refused(lambda: wf.E(w, wf.exp(p.sum()), samples=samples)(x=torch.zeros(B, 2)).value, "a sum over rows inside E")
 
 
 # ------------------------------------------------------------------------------------------------ estimators and draws
@@ -154,12 +156,16 @@ def powers(rng):
 
 @oddity("draws without parameters")
 def parameterless(rng):
-    """Nothing learns here: no gradient could be missing."""
+    """Nothing learns in this draw, which the E cannot know: it asks for an estimator, and any gives the value."""
     q = wf.Categorical("q(k|x)", lambda x: {"probs": x}, shape=(), classes=3)
     x = torch.rand(B, 3).softmax(-1)
     p = wf.Normal("p(y|k)", nn.Embedding(3, 4), shape=2)
+    data = {"x": x, "y": torch.randn(B, 2)}
     what = "E over a Categorical of given probabilities"
-    runs(lambda way="emitted": called(0 * wf.E(q, wf.log(p)), x=x, y=torch.zeros(B, 2))(way), 0.0, what)
+    refused(called(0 * wf.E(q, wf.log(p)), **data), what, 0.0)
+    loc, raw = p.net.weight.chunk(2, -1)
+    each = D.Normal(loc, nn.functional.softplus(raw)).log_prob(data["y"][:, None]).sum(-1)
+    runs(called(wf.E(q, wf.log(p), gradient="exact"), **data), (x * each).sum(-1), what)
 
 
 @oddity("data beside a stopped factor")
@@ -187,19 +193,17 @@ def constant_expert(rng):
 
 @oddity("what is learnt leaves its set")
 def leaves(rng):
-    """A scale that training moved below 0 is no NaN in silence: it is refused, or was kept in its set."""
-    scale = nn.Parameter(torch.ones(2))
-    q = wf.Normal("p(x)", shape=2, scale=scale)
-    f = wf.log(q).mean()
-    f(x=torch.zeros(B, 2))
+    """What training moves far stays in its set; where it would not, it is refused."""
+    family, name = rng.choice((("Normal", "scale"), ("Gamma", "rate"), ("StudentT", "df"), ("Laplace", "scale")))
+    raw = nn.Parameter(torch.ones(3))
+    refused(lambda: getattr(wf, family)("p(x)", shape=3, **{name: raw}), f"{name}= of {family} as an nn.Parameter")
+    kept = wf.positive(nn.Parameter(torch.ones(3)))
+    f = wf.log(getattr(wf, family)("p(x)", shape=3, **{name: kept})).mean()
     with torch.no_grad():
-        scale -= 2
-    try:
-        value = f(x=torch.zeros(B, 2)).value
-    except WorldformulaError:
-        return
+        next(f.parameters()).sub_(rng.choice((2.0, 20.0)))
+    value = f(x=torch.full((B, 3), 0.5)).value
     if not value.isfinite():
-        raise Fault("oddity", f"scale={scale.tolist()} of {f!r} gives {value.item()} and no word")
+        raise Fault("oddity", f"{name}= of {f!r} left its set: {value.item()}")
 
 
 OUTSIDE = (

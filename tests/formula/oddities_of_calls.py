@@ -158,14 +158,14 @@ def hundreds(rng):
 
 @oddity("a missing series read whole")
 def whole(rng):
+    """It has one flag a row, also where B = T; what reads it step by step beside that has other flags."""
     seeds(rng)
     T = rng.choice((2, B))
     q = wf.Normal("q(z|a_{1:T})", _MeanOf(), shape=2)
     r = wf.Normal("r(z|b)", nn.Linear(2, 4), shape=2)
     prior = wf.Normal("p(z)", shape=2)
-    p = wf.Normal("p(a_t|z)", nn.Linear(2, 6), shape=3)
     e = wf.PoE([prior, q, r])
-    f = wf.KL(e, prior) + 0 * wf.E(e, wf.Sum("t", wf.log(p)))
+    f = wf.KL(e, prior)
     a, b = torch.randn(B, T, 3), torch.randn(B, 2)
     flags = torch.tensor([True, False, True])
     with torch.no_grad():
@@ -173,8 +173,13 @@ def whole(rng):
         weight = 1 + lone[1] ** -2 + torch.where(flags[:, None], heard[1] ** -2, 0)
         mean = (lone[0] * lone[1] ** -2 + torch.where(flags[:, None], heard[0] * heard[1] ** -2, 0)) / weight
         right = D.kl_divergence(D.Normal(mean, weight**-0.5), D.Normal(0.0, 1.0)).sum(-1)
-    given = {"a": a.where(flags[:, None, None], float("nan")), "b": b, "present": {"a": flags}, "seed": 0}
-    runs(called(f, **given), right, f"a whole series of {T} steps that one row lacks")
+    dirty = a.where(flags[:, None, None], float("nan"))
+    what = f"a whole series of {T} steps that one row lacks"
+    runs(called(f, a=dirty, b=b, present={"a": flags}), right, what)
+    p = wf.Normal("p(a_t|z)", nn.Linear(2, 6), shape=3)
+    for shown in (flags, flags[:, None].expand(B, T)):
+        both = f + 0 * wf.E(e, wf.Sum("t", wf.log(p)))
+        refused(called(both, a=dirty, b=b, present={"a": shown}, seed=0), f"{what}, and others read step by step")
 
 
 class _MeanOf(nn.Module):

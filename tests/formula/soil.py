@@ -15,30 +15,17 @@ from tests.formula.spec import Det, Dist, Materials, base, index
 B, T = 3, 4  # unless the grower chooses others: sizes that coincide hide axes that are mistaken for one another
 FEATURES = (
     "unbatched parameters", "unbatched dict", "unbatched experts", "other names", "mixtures by other names",
-    "machine names", "machine functions", "parts alike", "missing rows", "flags read as data", "NaN behind masks",
+    "machine names", "machine functions", "missing rows", "flags read as data", "NaN behind masks",
     "soft masks", "integer targets", "integer counts", "one-hot integers", "inner steps", "initial of a second output",
     "hidden modules", "long sums", "deep nests", "history", "experts", "experts of given scales", "unlike pairs",
     "numbers alone",
 )  # fmt: skip
 # What is known to be wrong today, and stays out of the ordinary suite: features of the grower (above), oddities (by
-# name, see `oddities`), and the rest. `python -m tests.formula.full --awaited` shows what each of them gives now. A
-# name is taken out as its fault is mended; the suite then asks for it. Some become a refusal: give up the feature then.
+# name, see `oddities`), and the rest; each has an xfail in `defects`. `python -m tests.formula.full --awaited` shows
+# what each of them gives now. A name is taken out as its fault is mended; the suite then asks for it.
 AWAITED = {
-    # features
-    "unbatched parameters", "unbatched dict", "mixtures by other names", "machine functions", "parts alike",
-    "flags read as data", "NaN behind masks", "soft masks", "integer targets", "integer counts",
-    "initial of a second output", "hidden modules", "history", "experts of given scales", "unlike pairs",
-    "numbers alone",
-    # the rest
-    "gradient of the first call", "unlike supports", "half precision",
-    # oddities
-    "two indices of one name", "elements joined to a density", "parts named alike", "global latents told",
-    "score over inner steps", "power of an expectation", "draws without parameters", "data beside a stopped factor",
-    "a constant expert in each", "what is learnt leaves its set", "values outside the support",
-    "classes outside the support", "parameters outside their sets", "learnt conditions", "settings of all kinds",
-    "numbers of NumPy as sizes", "numbers of the call in settings", "pixels as bytes",
-    "data called as an option of the call", "the noise of a variable under its name", "building is linear",
-    "hundreds of numbers", "a missing series read whole", "the index as a number", "networks behind functions",
+    "numbers alone", "experts of given scales",
+    "gradient of the first call", "numbers of the call in settings", "the index as a number",
 }  # fmt: skip
 ORDINARY = ("z", "w", "u", "c", "b", "v'", r"\hat z", "theta")
 MACHINE = (

@@ -4,9 +4,9 @@ The grower keeps the logarithm's argument positive and numbers moderate, draws e
 multiplies two expectations that share a draw, which the language refuses.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from tests.formula.soil import AWAITED, FEATURES, MACHINE, ORDINARY, SIZES, TARGETS, B, Soil
+from tests.formula.soil import AWAITED, FEATURES, MACHINE, ORDINARY, SIZES, TARGETS, B, Join, Soil
 from tests.formula.spec import (
     Batch,
     Det,
@@ -36,6 +36,7 @@ from tests.formula.spec import (
 DISCRETE = ("Bernoulli", "OneHot", "Categorical")
 # How long sums and how deep nests the grower makes: few of them this long, as they take their time.
 LONGEST_SUM, DEEPEST_NEST, FAR = 300, 100, 0.03
+FARTHEST = ("long sums", "deep nests")
 
 
 @dataclass
@@ -97,6 +98,7 @@ class StaticGrower(Soil):
         self.batch, self.steps = self.rng.choice((2, 3)), self.rng.choice((2, 3, 4))
         self.labels, self.ways, self.priors, self.looped = 0, {}, {}, False
         self.mixed, self.outer, self.far = False, set(), self.rng.random() < FAR
+        self.chosen |= {self.rng.choice(FARTHEST)} & set(features) if self.far else set()
         self.latents = self.vocabulary()
 
     def named(self, text):
@@ -127,6 +129,12 @@ class StaticGrower(Soil):
             prior = self.dist("Normal", "p", name, (2,))
         x, e = self.datum(self.named("x")), self.datum(self.named("e"))
         parts = [self.dist("Normal", "r", name, (2,), (key,), (size,)) for key, size in ((x, 3), (e, 2))]
+        if self.may("experts of given scales", 0.7):
+            prior = Dist("Normal", "p", name, (2,), (), "", (("scale", 2.0),)) if self.rng.random() < 0.5 else prior
+            parts = [
+                replace(p, head=self.net(Join(s, 2)), given=(("scale", g),))
+                for p, s, g in zip(parts, (3, 2), (0.5, 1.5), strict=True)
+            ]
         while all(fixed_scale(p) for p in (prior, *parts)) and not self.may("experts of given scales", 1.0):
             parts[0] = self.dist("Normal", "r", name, (2,), (x,), (3,))
         product = Experts("product", (prior, *parts))
@@ -150,6 +158,8 @@ class StaticGrower(Soil):
             family = self.rng.choice(("Normal", "Normal", "Laplace"))
             free = kind == "given"
             q = self.dist(family, "q", name, (2,), *((), ()) if free else (conditions, sizes))
+            if free and self.may("numbers alone", 0.7):
+                q = replace(q, given=self.rng.choice(((), (("scale", 0.7),), (("loc", -0.5), ("scale", 1.5)))))
             needs = frozenset() if free else needs
             if kind == "two":
                 m = self.named("m")
@@ -285,7 +295,7 @@ class StaticGrower(Soil):
         """How long or deep: the most for the first in some formulas, since code and witness take their time."""
         if self.far:
             self.far = False
-            return self.rng.randrange(most // 2, most + 1)
+            return self.rng.choice((most, self.rng.randrange(most // 2, most + 1)))
         return self.rng.randrange(least, usual + 1)
 
     def long_sum(self, scope):
@@ -344,7 +354,7 @@ class StaticGrower(Soil):
         f = self.grow(depth, scope)
         if self.rng.random() < 0.5:
             return Stop(f)
-        self.labels += 0 if self.labels and self.may("parts alike", 0.7) else 1
+        self.labels += 1
         return Label(f"part{self.labels}", f)
 
     def expectation(self, depth, scope):

@@ -84,7 +84,9 @@ class Stacked(ByName):
         lead, own = self.lead, {n: axes(n) for n, v in rows[0].items() if isinstance(v, Tensor)}
         sizes = [rows[0][n].shape[lead] for n, rank in own.items() if rows[0][n].ndim > rank]
         if own and not sizes:
-            raise HeadError(f"none of {', '.join(own)} has a batch axis. Let the network expand one of them to its rows.")
+            raise HeadError(
+                f"none of {', '.join(own)} has a batch axis. Let the network expand one of them to its rows."
+            )
         found = dict(rows[0])
         for name, rank in own.items():
             steps = [row[name] for row in rows]

@@ -35,7 +35,8 @@ def steps(x: Value, B: int, lead: int = 0) -> Sequence[Value]:
     """[B·T, ...] -> T values [B, ...] (views); ``lead`` sample axes come before."""
     if isinstance(x, tuple):
         parts = [
-            steps(p, B, lead) if isinstance(p, Tensor) else p.steps(B, lead) if isinstance(p, Opaque) else None for p in x
+            steps(p, B, lead) if isinstance(p, Tensor) else p.steps(B, lead) if isinstance(p, Opaque) else None
+            for p in x
         ]
         T = next(len(part) for part in parts if part is not None)
         return [tuple(p if part is None else part[t] for p, part in zip(x, parts, strict=True)) for t in range(T)]
@@ -81,7 +82,8 @@ def repeat(x: Value, T: int, lead: int = 0) -> Value:
     """[B, ...] -> [B·T, ...]: a value that all steps share; ``lead`` sample axes come before."""
     if isinstance(x, tuple):
         return tuple(
-            repeat(p, T, lead) if isinstance(p, Tensor) else p.repeat(T, lead) if isinstance(p, Opaque) else p for p in x
+            repeat(p, T, lead) if isinstance(p, Tensor) else p.repeat(T, lead) if isinstance(p, Opaque) else p
+            for p in x
         )
     head, rest = x.shape[: lead + 1], x.shape[lead + 1 :]
     return x.unsqueeze(lead + 1).expand(*head, T, *rest).flatten(lead, lead + 1)
