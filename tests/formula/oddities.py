@@ -162,7 +162,11 @@ def parameterless(rng):
     p = wf.Normal("p(y|k)", nn.Embedding(3, 4), shape=2)
     data = {"x": x, "y": torch.randn(B, 2)}
     what = "E over a Categorical of given probabilities"
-    refused(called(0 * wf.E(q, wf.log(p)), **data), what, 0.0)
+
+    def unnamed():
+        return (0 * wf.E(q, wf.log(p)))(**data).value
+
+    refused(unnamed, what, 0.0)
     loc, raw = p.net.weight.chunk(2, -1)
     each = D.Normal(loc, nn.functional.softplus(raw)).log_prob(data["y"][:, None]).sum(-1)
     runs(called(wf.E(q, wf.log(p), gradient="exact"), **data), (x * each).sum(-1), what)
