@@ -3,6 +3,7 @@ witness. `examine` raises `Fault` with what came and what is right; a refusal is
 """
 
 import signal
+from collections import Counter
 from contextlib import contextmanager
 
 import torch
@@ -99,17 +100,20 @@ def noise_by_name(noise):
     return {key.rstrip("_"): value for key, value in noise.items()}
 
 
-def examine(grown, *, seed=3, seen=None):
+def examine(grown, *, seed=3, seen=None, tally=None):
     """Build, print, read back, run and compare. Returns the expression, or raises Fault or the library's refusal.
 
-    seen: what the witness evaluates in the formula's place, for a test that the comparison can fail.
+    seen: what the witness evaluates in the formula's place, for a test that the comparison can fail. tally: a Counter
+    of the comparisons that were made.
     """
+    tally = Counter() if tally is None else tally
     expression = Builder(grown.materials).expression(grown.node)
     if not isinstance(expression, Expression):
         raise Fault("build", f"a {type(expression).__name__} came for {grown.node}")
     shown = line(expression)
     if not same(read(shown, expression.node), expression.node):
         raise Fault("print", f"does not read back: {shown}")
+    tally["read back"] += 1
     call = call_of(expression, grown)
     noise = expression.noise(**call, generator=torch.Generator().manual_seed(seed))
     weights = grown.materials.parameters()
@@ -118,12 +122,15 @@ def examine(grown, *, seed=3, seen=None):
     emitted = pulled(expression(**call, noise=noise).value, weights)
     interpreted = pulled(expression.interpret(**call, noise=noise).value, weights)
     compare("interpreter", emitted, interpreted, shown)
+    tally["interpreted"] += 1
     with double():
         witness = Witness(seen or grown.node, grown.materials, noise_by_name(noise), grown.batch, grown.steps)
         right = pulled(witness.evaluate(), weights)
     if not right[0].isfinite().all():
+        tally["not finite"] += 1
         return expression  # such as 0·log 0 of a sample that has probability 0 in float64
     compare("witness", emitted, right, shown)
+    tally["witnessed"] += 1
     known = {id(p) for p in expression.parameters()}
     lost = [n for n, g in right[1].items() if g.any() and id(weights[n]) not in known]
     if lost:

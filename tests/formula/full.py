@@ -31,11 +31,11 @@ SECONDS = 20  # for one formula
 LEGITIMATE = ("which some rows lack", "nothing inside has the index")
 
 
-def kind_of(grown):
+def kind_of(grown, tally=None):
     """None where all is well; else ``"refused"``, where that is legitimate, or the kind of fault; and its text."""
     try:
         with limited(SECONDS):
-            examine(grown)
+            examine(grown, tally=tally)
     except Fault as fault:
         return fault.kind, str(fault)
     except WorldformulaError as error:
@@ -84,17 +84,19 @@ def shrunk(grown, kind, tries=60):
 
 
 def run(kind, seeds, features=None, share=0.15):
-    """Counts and faults of many formulas: (examined, refused, {kind: [(seed, text)]}, features used)."""
-    refusals, faults, used = Counter(), defaultdict(list), Counter()
+    """Counts and faults of many formulas: (what was examined, refusals, {kind: [(seed, text)]}, features used)."""
+    refusals, faults, used, tally = Counter(), defaultdict(list), Counter(), Counter(grown=len(seeds))
     for seed in seeds:
         grown = grow(kind, seed, features, share)
         used.update(grown.used)
-        got = kind_of(grown)
+        tally["of 50 terms or levels and more"] += grown.reach >= 50
+        tally["the longest or deepest"] = max(tally["the longest or deepest"], grown.reach)
+        got = kind_of(grown, tally)
         if got and got[0] == "refused":
             refusals[got[1][:100]] += 1
         elif got:
             faults[got[0]].append((seed, got[1]))
-    return len(seeds), refusals, faults, used
+    return tally, refusals, faults, used
 
 
 def shown(grown):
@@ -108,10 +110,11 @@ def shown(grown):
 def report(name, kind, seeds, features=None, share=0.15, shrink=True):
     """Run and print."""
     begin = time.monotonic()
-    count, refusals, faults, used = run(kind, seeds, features, share)
+    tally, refusals, faults, used = run(kind, seeds, features, share)
     wrong = sum(map(len, faults.values()))
-    print(f"{name}: {count} formulas, {sum(refusals.values())} refused, {wrong} faults, "
-          f"{time.monotonic() - begin:.0f} s; {dict(used)}")  # fmt: skip
+    counts = ", ".join(f"{number} {what}" for what, number in tally.items())
+    print(f"{name}: {counts}; {sum(refusals.values())} refused, {wrong} faults; {time.monotonic() - begin:.0f} s")
+    print(f"    with {', '.join(f'{n} {f}' for f, n in used.most_common())}")
     for text, number in refusals.most_common(5):
         print(f"    {number} × {text}")
     for what, found in sorted(faults.items(), key=lambda item: -len(item[1])):

@@ -48,6 +48,7 @@ class Grown:
     used: frozenset
     batch: int = B
     steps: int = 0
+    reach: int = 0  # the terms of its longest sum, or the levels of its deepest nest, where it has one
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class StaticGrower(Soil):
         features = [f for f in FEATURES if f not in AWAITED] if features is None else features
         super().__init__(seed, features, share)
         self.batch, self.steps = self.rng.choice((2, 3)), self.rng.choice((2, 3, 4))
+        self.reached = 0
         self.labels, self.ways, self.priors, self.looped = 0, {}, {}, False
         self.mixed, self.outer, self.far = False, set(), self.rng.random() < FAR
         self.chosen |= {self.rng.choice(FARTHEST)} & set(features) if self.far else set()
@@ -293,10 +295,11 @@ class StaticGrower(Soil):
 
     def reach(self, least, usual, most):
         """How long or deep: the most for the first in some formulas, since code and witness take their time."""
+        found = self.rng.randrange(least, usual + 1)
         if self.far:
-            self.far = False
-            return self.rng.choice((most, self.rng.randrange(most // 2, most + 1)))
-        return self.rng.randrange(least, usual + 1)
+            self.far, found = False, self.rng.choice((most, self.rng.randrange(most // 2, most + 1)))
+        self.reached = max(self.reached, found)
+        return found
 
     def long_sum(self, scope):
         """A sum of up to `LONGEST_SUM` terms."""
@@ -384,7 +387,7 @@ class StaticGrower(Soil):
         node = Batch(how, node) if how else node
         if self.may("missing rows", 1.0):
             self.lose_rows(node)
-        return Grown(node, self.materials, frozenset(self.used), self.batch)
+        return Grown(node, self.materials, frozenset(self.used), self.batch, 0, self.reached)
 
     def lose_rows(self, node):
         """Some rows lack what is scored, or read by experts alone; NaN stands there, where the data can say so."""

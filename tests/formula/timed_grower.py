@@ -8,6 +8,7 @@ from tests.formula.spec_grower import Grown, Latent, StaticGrower
 
 CARRIES = ("h", "z", "c")
 MACHINE_CARRIES = ("carry", "loc", "s", "flags", "T", "start", "value", "keep", "step")
+READ = ("x", "y", "a")  # data that networks read
 FLAGS = {"reset": ("first", "restart", "keep"), "mask": ("valid", "mask", "t"), "until": ("end", "last", "until")}
 
 
@@ -112,7 +113,7 @@ class TimedGrower(StaticGrower):
         whole = any(isinstance(net, Whole) for net in self.materials.nets.values())
         if "mask" in clock and not whole and self.may("NaN behind masks", 1.0):
             self.pad(clock["mask"])
-        return Grown(node, self.materials, frozenset(self.used), self.batch, self.steps)
+        return Grown(node, self.materials, frozenset(self.used), self.batch, self.steps, self.reached)
 
     def pad(self, mask):
         """Sequences of unequal length, with NaN behind their ends; the mask says where they end."""
@@ -122,3 +123,7 @@ class TimedGrower(StaticGrower):
         for key, value in self.materials.data.items():
             if value.is_floating_point() and value.ndim == 3:
                 self.materials.dirty[key] = value.where(valid[:, :, None], float("nan"))
+                if (
+                    key in READ
+                ):  # what follows from it is not counted, but h_T and h_{1:T} may be read: zeros are carried
+                    self.materials.data[key] = value.where(valid[:, :, None], 0.0)
