@@ -6,6 +6,8 @@ multiplies two expectations that share a draw, which the language refuses.
 
 from dataclasses import dataclass, replace
 
+import torch
+
 from tests.formula.soil import AWAITED, FEATURES, MACHINE, ORDINARY, SIZES, TARGETS, B, Join, Soil
 from tests.formula.spec import (
     Batch,
@@ -261,7 +263,14 @@ class StaticGrower(Soil):
         return Op("-", loop, Logp((last,)))
 
     def number_of_data(self, scope):
-        return Var(self.datum(self.named("d")))
+        value = Var(self.datum(self.named("d")))
+        if self.rng.random() < 0.5:  # a coefficient of the call, not of a row
+            self.materials.data.setdefault("omega", torch.tensor(0.7, dtype=torch.float64))
+            self.materials.dirty["omega"] = 0.7
+            return Op(
+                self.rng.choice("*+-"), Op("+", Var("omega", scalar=True), Num(self.rng.choice((1, -0.5)))), value
+            )
+        return value
 
     def event(self, scope):
         """Values with an event axis, reduced."""

@@ -11,7 +11,7 @@ DEFAULTS = {
     "Poisson": {"rate": 1.0}, "Uniform": {"low": 0.0, "high": 1.0}, "OneHot": {"logits": 0.0},
     "Categorical": {"logits": 0.0}, "MultivariateNormal": {"loc": 0.0, "scale_tril": None},
     "NegativeBinomial": {"total_count": 1.0, "logits": 0.0}, "Dirichlet": {"concentration": 1.0},
-    "VonMises": {"loc": 0.0, "concentration": 1.0},
+    "LowRankNormal": {"loc": 0.0, "cov_factor": None, "cov_diag": 1.0}, "VonMises": {"loc": 0.0, "concentration": 1.0},
 }  # fmt: skip
 OTHER_NAMES = {
     "probs": "logits", "covariance_matrix": "scale_tril", "alpha": {"Beta": "concentration1", "": "concentration"},
@@ -38,9 +38,9 @@ def made_of(family, found, event):
     """The distribution of torch; events of independent elements keep their axes in the batch."""
     if family in ("OneHot", "Categorical") and found.get("logits", torch.ones(1)).ndim == 0:
         found = {"logits": torch.zeros(event or 3)}
-    if family != "MultivariateNormal" and event and family not in ("OneHot", "Dirichlet"):
+    if family not in ("MultivariateNormal", "LowRankNormal") and event and family not in ("OneHot", "Dirichlet"):
         found = {n: v.expand(event) if v.ndim == 0 else v for n, v in found.items()}
     if family == "Dirichlet" and found["concentration"].ndim == 0:
         found = {"concentration": found["concentration"].expand(event)}
-    kind = {"OneHot": "OneHotCategorical"}.get(family, family)
+    kind = {"OneHot": "OneHotCategorical", "LowRankNormal": "LowRankMultivariateNormal"}.get(family, family)
     return getattr(D, kind)(**found, validate_args=False)
