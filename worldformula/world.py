@@ -23,7 +23,7 @@ from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.factors.joint import Factor, Joint
 from worldformula.formula.plan.histories import memories, refuse_ahead
 from worldformula.formula.print.notebook import parts_html
-from worldformula.formula.syntax.constants import Constants
+from worldformula.formula.syntax.constants import Constants, start_of
 from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import OverTime, children
 from worldformula.formula.syntax.nodes import factors as factors_of
@@ -178,7 +178,7 @@ class World(nn.Module):
         """The state before the first step, without the action: what the loss starts from, zeros unless it says so."""
         shapes, found = self._imagine.program.plan.shapes, State()
         for key in self.carried:
-            given = getattr(self._start, key, None)
+            given = start_of(self._start, key)
             zeros = torch.zeros(
                 batch, *shapes.get(key, () if given is None else given.shape), device=device, dtype=dtype
             )

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from worldformula.errors import FormulaError, HeadError, NoClosedFormError, near, table
 from worldformula.families.domains import NUMBER, Domain, checked, checking, setting, told
-from worldformula.families.opaque import Opaque, Unfoldable
+from worldformula.families.opaque import ByName, Opaque, Unfoldable
 from worldformula.families.tensors import (
     Parameter,
     Params,
@@ -117,7 +117,7 @@ class Family(ABC):
             return self.constrain(self.split(head, shape, self.parameters), self.parameters, shape)
         if head is None:
             return self._order(self._constants_or_raise(shape, self.parameters))
-        return self._finish(self.accept(self.named_head(head), shape, "the head"), shape, self.parameters)
+        return self._finish(self.accept(self.named_head(head, shape), shape, "the head"), shape, self.parameters)
 
     def _params_with_fixed(
         self, head: Tensor | Mapping[str, Parameter] | None, shape: Shape | None, fixed: Mapping[str, Parameter]
@@ -134,7 +134,7 @@ class Family(ABC):
                 )
             found = dict(zip(free, self.constrain(self.split(head, shape, free), free, shape), strict=True))
         else:
-            found = self.accept(self.named_head(head), shape, "the head")
+            found = self.accept(self.named_head(head, shape), shape, "the head")
             if twice := [name for name in found if name in given]:
                 raise HeadError(f"{self.name}: the head gives {', '.join(twice)}, which a keyword fixes. Keep one.")
         return self._finish({**given, **found}, shape, free)
@@ -183,8 +183,11 @@ class Family(ABC):
         full = tuple(torch.broadcast_shapes(full, shape))  # type: ignore[no-untyped-call]
         return tuple(p.expand(full) if p is tensors[0] else p for p in params)
 
-    def named_head(self, head: object) -> Mapping[str, Parameter]:
+    def named_head(self, head: object, shape: Shape | None) -> Mapping[str, Parameter]:
         """A head that is no tensor: parameters by name. Raises `HeadError` on a tuple, or anything else."""
+        if isinstance(head, ByName):
+            rank = self.default_rank if shape is None else len(shape)
+            return head.read(lambda name: self.axes(self.alternatives.get(name, name), rank))
         if isinstance(head, Mapping):
             return head
         names = ", ".join(f"{name!r}: ..." for name in self.parameters)

@@ -35,6 +35,7 @@ from worldformula.families.base import (
     wide,
 )
 from worldformula.families.domains import LOGITS, WEIGHTS, told
+from worldformula.families.opaque import ByName
 from worldformula.families.writing import Symbol
 
 
@@ -93,6 +94,7 @@ class MixtureFamily(Family):
         fixed: Mapping[str, Parameter] = NOTHING,
     ) -> Params:  # fmt: skip
         """As every family; weights and components get the same batch axes. At least one parameter is a tensor."""
+        head = self.named_head(head, shape) if isinstance(head, ByName) else head
         if shape is None and not isinstance(head, Mapping):
             raise HeadError("mixture: the sizes of weights and components are unknown. Declare shape=...")
         known = {**fixed, **(head if isinstance(head, Mapping) else {})}

@@ -16,6 +16,7 @@ from worldformula.families.base import Family
 from worldformula.formula.code.support import check_type, pixels
 from worldformula.formula.plan.plan import Op, Plan
 from worldformula.formula.plan.variables import CALL_OPTIONS
+from worldformula.formula.syntax.constants import start_of
 from worldformula.formula.syntax.given import generator_of, whole_number
 from worldformula.nets.causal import Memory
 
@@ -306,7 +307,7 @@ class Binder:
             found[f"start_{key}"] = net.cache(B, T, like.device, like.dtype) if fresh else start[key]  # type: ignore[index]
         for key in (*self.plan.carries, *self.plan.shifts):
             shape = self.plan.shapes.get(key) if key in self.plan.carries else tuple(given[key].shape[2:])
-            initial = getattr(self.plan.initial, key, None) if key in self.plan.carries else None
+            initial = start_of(self.plan.initial, key) if key in self.plan.carries else None
             if start is not None:
                 found[f"start_{key}"] = start[key]
                 if shape is not None and tuple(start[key].shape) != (B, *shape):

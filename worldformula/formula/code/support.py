@@ -47,9 +47,8 @@ def check_inputs(plan: Plan, arguments: Mapping[str, Any]) -> None:
         if op.kind == "logp" and (given := _data(plan, plan.by_name[op.args[1]])) is not None:
             source, flags = given
             value = arguments[plan.argument(source)]
-            for flag in flags:
-                if isinstance(value, Tensor) and flag.kind != "alive":
-                    value = _kept(value, arguments[plan.argument(flag)])
+            if isinstance(value, Tensor):
+                value = _kept(value, [arguments[plan.argument(flag)] for flag in flags])
             check_value(plan, op, value)
 
 
@@ -71,9 +70,16 @@ def _data(plan: Plan, op: Op) -> tuple[Op, list[Op]] | None:
     return (op, known) if op.kind == "input" and len(known) == len(flags) else None
 
 
-def _kept(value: Tensor, flags: Tensor) -> Tensor:
-    """The rows (and steps) whose flag is set; flags [B] beside [B, T, ...] are of whole rows."""
-    return value[flags != 0] if flags.shape == value.shape[: flags.ndim] else value
+def _kept(value: Tensor, flags: list[Tensor]) -> Tensor:
+    """The rows (and steps) whose flags are all set; flags [B] beside [B, T, ...] are of whole rows."""
+    fitting = [flag != 0 for flag in flags if flag.shape == value.shape[: flag.ndim]]
+    if not fitting:
+        return value
+    axes = max(flag.ndim for flag in fitting)
+    keep = torch.ones(value.shape[:axes], dtype=torch.bool, device=value.device)
+    for flag in fitting:
+        keep = keep & flag.reshape(flag.shape + (1,) * (axes - flag.ndim))
+    return value[keep]
 
 
 def pixels(plan: Plan) -> frozenset[str]:

@@ -229,8 +229,8 @@ class Writer:
 
     def initial(self, key: str) -> str:
         """The argument that says what a carry starts from, where that is learnt."""
-        known = self.plan.initial is not None and hasattr(self.plan.initial, key)
-        return f", self.initial_state.{key}" if known else ""
+        known = self.plan.initial
+        return f", {known.written('self.initial_state', key)}" if known is not None and key in known.attributes else ""
 
     def cached(self, op: Op) -> bool:
         """Whether a network over a past steps with a cache."""

@@ -90,7 +90,7 @@ class Expression(nn.Module):
         if "present" not in inputs:
             return self.program, inputs
         rest = {k: v for k, v in inputs.items() if k != "present"}
-        flags = inputs["present"] or {}
+        flags = {} if inputs["present"] is None else inputs["present"]
         if not isinstance(flags, Mapping):
             raise FormulaError(f"expected present= as flags by variable, e.g. present={{'x': flags}}, got {flags!r}")
         for key in flags:

@@ -208,7 +208,7 @@ class Flow(Factor):
         if isinstance(bijection, nn.Module) and isinstance(lazy, nn.Module):  # a whole flow of zuko
             transform = bijection
             base = base if base is not None or _standard(lazy) else Wrapped("p(u)", lazy)
-        network = _FlowNetwork(transform, encoder, base)
+        network = _FlowNetwork(transform, encoder, base, len(sizes))
         family = FlowFamily(base=families.normal if base is None or base.family is None else base.family)
         super().__init__(header, network, family=family, shape=shape)
         if base is not None:
@@ -235,9 +235,9 @@ def _standard(lazy: nn.Module) -> bool:
 class _FlowNetwork(nn.Module):
     """The network of a Flow factor: what it returns holds the context and the base's parameters, each computed once."""
 
-    def __init__(self, transform: nn.Module, encoder: nn.Module | None, base: Factor | None) -> None:
+    def __init__(self, transform: nn.Module, encoder: nn.Module | None, base: Factor | None, rank: int) -> None:
         super().__init__()
-        self.flow, self.encoder, self.base = Invertible(transform), encoder, base
+        self.flow, self.encoder, self.base, self.rank = Invertible(transform), encoder, base, rank
         self.order: tuple[int, ...] = ()
 
     def forward(self, *conditions: Tensor) -> FlowHead:
@@ -250,6 +250,8 @@ class _FlowNetwork(nn.Module):
         base: Params = (0.0, 1.0)
         if self.base is not None:
             base = self.base.params(*(conditions[i] for i in self.order))
+            if context is not None and self.base.family is not None:  # a base without conditions has no batch axes
+                base = self.base.family.expand(base, tuple(context.shape[:-1]), self.rank)
         return FlowHead(self.flow, context, base)
 
 

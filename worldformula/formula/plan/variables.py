@@ -12,6 +12,7 @@ from worldformula.formula.plan.declared import one_key
 from worldformula.formula.plan.draft import Draft
 from worldformula.formula.plan.plan import Op
 from worldformula.formula.plan.scope import Scope
+from worldformula.formula.syntax.constants import start_of
 from worldformula.formula.syntax.names import Variable
 
 CALL_OPTIONS = ("seed", "generator", "noise", "start", "horizon", "deterministic", "present")
@@ -178,7 +179,7 @@ def stepwise(draft: Draft, key: str) -> bool:
 
 def need_shape(draft: Draft, variable: Variable, by: object, how: str) -> None:
     """What is carried starts from zeros of a known shape; noise is drawn for all steps before the first."""
-    initial = getattr(draft.time.initial, variable.key, None) if draft.time and how == "carries" else None
+    initial = start_of(draft.time.initial, variable.key) if draft.time and how == "carries" else None
     if variable.key not in draft.shapes and initial is None:
         what = f"{variable.at(-1)} from step to step" if how == "carries" else f"{variable} at every step"
         raise TimeError(

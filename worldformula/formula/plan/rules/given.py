@@ -9,6 +9,7 @@ import torch
 from worldformula.formula import runtime
 from worldformula.formula.plan.plan import Op
 from worldformula.formula.plan.rules.rule import ARITHMETIC, MANY, NONE, Rule, led
+from worldformula.formula.syntax.constants import start_of
 
 
 def _given(m: Any, op: Op, _: list[Any]) -> Any:
@@ -45,7 +46,7 @@ def _write_behind(w: Any, op: Op) -> str:
 def _carry(m: Any, op: Op, _: list[Any]) -> Any:
     key = op.variable.key if op.variable else ""
     value = m.carry[key]
-    return value if m.keep is None else runtime.restart(value, m.keep, getattr(m.plan.initial, key, None))
+    return value if m.keep is None else runtime.restart(value, m.keep, start_of(m.plan.initial, key))
 
 
 def _write_carry(w: Any, op: Op) -> str:
