@@ -69,8 +69,9 @@ def poe(*experts: Params, present: Sequence[Tensor | None] = ()) -> Params:
         own = wide(scale).pow(-2) if isinstance(scale, Tensor) else scale**-2
         if mask is not None:
             there = (mask != 0).reshape(mask.shape + (1,) * (like.ndim - mask.ndim))
-            own = torch.where(there, own, 0.0)
-            loc = torch.where(there, loc, 0.0)
+            own, loc = (
+                torch.where(there, x if isinstance(x, Tensor) else like.new_full((), x), 0.0) for x in (own, loc)
+            )
         precision, weighted = precision + own, weighted + own * loc
     if isinstance(precision, Tensor) and present:
         precision = torch.where(precision > 0.0, precision, 1.0)
