@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar, TypeAlias
 
@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import FormulaError, HeadError, NoClosedFormError, near, table
-from worldformula.families.domains import NUMBER, Domain, checked, checking, setting, told
+from worldformula.families.domains import NUMBER, Domain, checked, checking, told
+from worldformula.families.given import Given, settle
 from worldformula.families.opaque import Opaque, Unfoldable
 from worldformula.families.tensors import (
     Parameter,
@@ -87,13 +88,16 @@ class Family(ABC):
     domains: ClassVar[Mapping[str, Domain]] = NOTHING  # type: ignore[assignment]
     defining: ClassVar[tuple[str, ...]] = ()
     reference: ClassVar[str] = ""
+    asked: ClassVar[tuple[Given, ...]] = ()
 
     def __post_init__(self) -> None:
-        """Settings as plain Python numbers, so that ``repr`` is source; raises `ConfigError` where one is no number."""
-        for f in fields(self):
-            kind = str(getattr(f.type, "__name__", f.type))
-            if kind in ("float", "int", "int | None", "bool"):
-                object.__setattr__(self, f.name, setting(self.name, f.name, getattr(self, f.name), kind))
+        """Settings as plain Python numbers, or `Given` by the call; raises `ConfigError` where one is no number."""
+        object.__setattr__(self, "asked", settle(self))
+        if not self.asked:
+            self.check_settings()
+
+    def check_settings(self) -> None:
+        """Raises `ConfigError` where a setting lies outside its set; called once all are numbers."""
 
     # ------------------------------------------------------------------------------------------ parameters
 

@@ -57,6 +57,11 @@ class BernoulliFamily(Family):
     domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"probs": UNIT})
     reference: ClassVar[str] = "torch.distributions:Bernoulli"
 
+    def check_settings(self) -> None:
+        """As every family."""
+        if not self.temperature > 0.0:
+            raise ConfigError(f"bernoulli: the temperature must be positive, got {self.temperature}.")
+
     def convert(self, name: str, value: Parameter, shape: Shape | None) -> Parameter:
         """``probs`` into logits; a tensor is clamped by one epsilon from 0 and 1."""
         if name != "probs":

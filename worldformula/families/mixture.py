@@ -6,6 +6,10 @@
 The components are mixed as whole events (a Gaussian mixture model, or a VampPrior with the encoder's outputs as
 components), or, ``elementwise``, each element of an event has a mixture of its own (the mixture density network of
 Bishop 1994, and of Ha and Schmidhuber's world models, arXiv 1803.10122).
+
+A temperature τ makes a mixture of Normals less or more certain, as in the dreams of Ha and Schmidhuber: its logits are
+divided by τ and its scales multiplied by √τ. It is a distribution of its own, so draws, density, mean and
+responsibilities are all those of the tempered mixture.
 """
 
 from __future__ import annotations
@@ -35,6 +39,7 @@ from worldformula.families.base import (
     wide,
 )
 from worldformula.families.domains import LOGITS, WEIGHTS, told
+from worldformula.families.normal import NormalFamily
 from worldformula.families.writing import Symbol
 
 
@@ -49,11 +54,14 @@ class MixtureFamily(Family):
     A sample draws the component and then its value from one tensor of noise, without a gradient: the choice of the
     component is discrete, and the path through the chosen one alone would be a biased estimate. So E takes
     ``gradient="score"``, which is unbiased.
+
+    ``temperature``, of a mixture of Normals: logits / τ and scales · √τ, in all that is asked of it.
     """
 
     component: Family
     components: int
     elementwise: bool = False
+    temperature: float = 1.0
 
     name: ClassVar[str] = "mixture"
     symbol: ClassVar[Symbol] = Symbol("Mixture", r"\mathrm{Mix}")
@@ -64,6 +72,10 @@ class MixtureFamily(Family):
         super().__post_init__()
         if self.components < 1:
             raise ConfigError(f"mixture: expected at least 1 component, got {self.components}.")
+        if self.temperature != 1.0 and not isinstance(self.component, NormalFamily):
+            raise ConfigError(
+                f"mixture: a temperature widens Normal components, got {self.component.name}. Leave temperature= out."
+            )
         if isinstance(self.component, MixtureFamily):
             raise ConfigError(
                 "mixture: a mixture of mixtures is one mixture with the product of the weights. Write that."
@@ -81,6 +93,17 @@ class MixtureFamily(Family):
         }
         for name, value in settings.items():
             object.__setattr__(self, name, value)
+
+    def check_settings(self) -> None:
+        """As every family."""
+        if not self.temperature > 0.0:
+            raise ConfigError(f"mixture: the temperature must be positive, got {self.temperature}.")
+
+    def __repr__(self) -> str:
+        """Source, without a temperature of 1."""
+        cooled = "" if self.temperature == 1.0 else f", temperature={self.temperature!r}"
+        sizes = f"components={self.components!r}, elementwise={self.elementwise!r}"
+        return f"MixtureFamily(component={self.component!r}, {sizes}{cooled})"
 
     # ---------------------------------------------------------------------------------------------------- parameters
 
@@ -111,7 +134,16 @@ class MixtureFamily(Family):
             parts = self.component.params(rest, inner, given)
         if not any(isinstance(p, Tensor) for p in parts):
             raise HeadError("mixture: components of numbers alone are all alike. Give a parameter as [K, ...] tensor.")
-        return self._aligned(-math.log(self.components) if weights is None else weights, parts, len(inner))
+        weights, parts = self._tempered(-math.log(self.components) if weights is None else weights, parts)
+        return self._aligned(weights, parts, len(inner))
+
+    def _tempered(self, weights: Parameter, parts: Params) -> tuple[Parameter, Params]:
+        """Logits / τ and scales · √τ; equal weights stay equal."""
+        if self.temperature == 1.0:
+            return weights, parts
+        loc, scale = parts
+        weights = log_mix(weights / self.temperature, 0.0) if isinstance(weights, Tensor) else weights
+        return weights, (loc, scale * math.sqrt(self.temperature))
 
     def _sorted(
         self, given: Mapping[str, Parameter], shape: Shape | None

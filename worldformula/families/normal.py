@@ -63,8 +63,8 @@ class NormalFamily(Family):
     domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"scale": POSITIVE})
     reference: ClassVar[str] = "torch.distributions:Normal"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_settings(self) -> None:
+        """As every family."""
         if not self.min_scale >= 0.0:
             raise ConfigError(f"normal: min_scale must not be negative, got {self.min_scale}.")
 

@@ -53,8 +53,8 @@ class RelaxedBernoulliFamily(Family):
     values: ClassVar[Domain | None] = UNIT
     domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"probs": UNIT})
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_settings(self) -> None:
+        """As every family."""
         if not self.temperature > 0.0:
             raise ConfigError(f"relaxed_bernoulli: the temperature must be positive, got {self.temperature}.")
 

@@ -56,8 +56,8 @@ class RelaxedOneHotFamily(Family):
     values: ClassVar[Domain | None] = SHARES
     domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"logits": LOGITS, "probs": WEIGHTS})
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_settings(self) -> None:
+        """As every family."""
         if not self.temperature > 0.0:
             raise ConfigError(f"relaxed_one_hot: the temperature must be positive, got {self.temperature}.")
 

@@ -63,8 +63,8 @@ class TwoHotFamily(Family):
     domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"logits": LOGITS, "probs": WEIGHTS})
     defining: ClassVar[tuple[str, ...]] = ("bins", "low", "high")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_settings(self) -> None:
+        """As every family."""
         if self.bins < 2 or not self.low < self.high:
             got = f"{self.bins} bins from {self.low} to {self.high}"
             raise ConfigError(f"two_hot: expected at least 2 bins and low < high, got {got}.")

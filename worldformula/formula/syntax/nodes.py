@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from worldformula.families.given import Given
 from worldformula.families.writing import Symbol
 from worldformula.formula.syntax.constants import Constants
 from worldformula.formula.syntax.factor import Factor
@@ -40,6 +41,18 @@ class Integral(tuple[Use, ...]):  # noqa: SLOT001  a tuple with items cannot hav
 
     def __getnewargs__(self) -> tuple[Product, tuple[Variable, ...]]:  # type: ignore[override]
         return tuple(self), self.hidden
+
+
+class Standing:
+    """What has a node, and may stand where a number of the call may if the node is a Symbol."""
+
+    node: Node
+
+    @property
+    def placeholder(self) -> Given | None:
+        """What the settings of families know a Symbol by; None where this is none."""
+        known = isinstance(self.node, Value) and self.node.scalar
+        return Given(str(self.node.variable)) if known else None  # type: ignore[attr-defined]
 
 
 class Node:
@@ -138,7 +151,7 @@ class Function(Node):
 
     name: str
     body: Node
-    bounds: tuple[int | float | None, ...] = ()
+    bounds: tuple[int | float | Node | None, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,6 +247,11 @@ class Operator(Node):
         raise NotImplementedError
 
     @property
+    def numbers(self) -> tuple[int | float | Node, ...]:
+        """Its settings that may be Symbols, such as an order."""
+        return ()
+
+    @property
     def extra(self) -> Product:
         """The factors that it reads or draws besides its parts, which are not printed."""
         return ()
@@ -261,6 +279,8 @@ def children(node: Node) -> tuple[Node, ...]:
             return left, right
         case Expectation(_, body, _, _, Node() as baseline):
             return body, baseline
+        case Function(_, body, bounds):
+            return (body, *(bound for bound in bounds if isinstance(bound, Node)))
         case (
             Expectation()
             | Negative()
@@ -268,7 +288,6 @@ def children(node: Node) -> tuple[Node, ...]:
             | OverBatch()
             | OverTime()
             | OverSteps()
-            | Function()
             | OverEvent()
             | Named()
         ):
@@ -276,8 +295,16 @@ def children(node: Node) -> tuple[Node, ...]:
         case Group(_, bodies):
             return bodies
         case Operator():
-            return tuple(part for part in node.parts if isinstance(part, Node))
+            return tuple(part for part in (*node.parts, *node.numbers) if isinstance(part, Node))
     return ()
+
+
+def of_numbers(node: Node) -> bool:
+    """Whether a node is made of numbers and Symbols alone, so that it is one number for the whole call."""
+    inner = children(node)
+    if isinstance(node, Binary | Negative | Function):
+        return all(map(of_numbers, inner))
+    return isinstance(node, Number) or (isinstance(node, Value) and node.scalar)
 
 
 def uses(node: Node) -> tuple[Use, ...]:
