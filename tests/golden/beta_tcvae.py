@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 from worldformula.families import normal
-from worldformula.formula.runtime import finite, matched, one_batch, widened
+from worldformula.formula.runtime import matched, one_batch, widened
 
 
 def formula(self, x, beta, noise_z):
@@ -22,7 +22,7 @@ def formula(self, x, beta, noise_z):
     log_p_z = normal.log_prob(p_z, z, 1)
     difference_3 = b - log_p_z
     p_x_logits = self.p_x_given_z(z)                                          # p(x|z)
-    log_p_x = -F.binary_cross_entropy_with_logits(finite(p_x_logits), matched(x, p_x_logits), reduction="none").sum(-1)
+    log_p_x = -F.binary_cross_entropy_with_logits(widened(p_x_logits), matched(x, p_x_logits), reduction="none").sum(-1)
     one_batch(log_q_z, a_2, b, log_p_z, log_p_x)
     mean_value = (difference + beta * difference_2 + difference_3 - log_p_x).mean()
     return mean_value, (difference, difference_2, difference_3, log_p_x), (m_2, s, z, a_2, b)

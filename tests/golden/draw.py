@@ -1,6 +1,6 @@
 import torch
 import torch.nn.functional as F
-from worldformula.formula.runtime import finite, matched, one_batch, widened, zeros
+from worldformula.formula.runtime import matched, one_batch, widened, zeros
 
 
 def formula(self, x, noise_z, noise_z_2, noise_z_3, noise_z_4, noise_z_5, noise_z_6):
@@ -81,7 +81,7 @@ def formula(self, x, noise_z, noise_z_2, noise_z_3, noise_z_4, noise_z_5, noise_
     kl_z_6 = (0.5 * (widened(q_z_6_loc).square() + widened(q_z_6_scale).square() - 1) - widened(q_z_6_scale).log()).sum(-1)
     total_5 = kl_z + kl_z_2 + kl_z_3 + kl_z_4 + kl_z_5 + kl_z_6
     p_x_logits = self.p_x_given_c(c_6)                                        # p(x|c_L)
-    log_p_x = -F.binary_cross_entropy_with_logits(finite(p_x_logits), matched(x, p_x_logits), reduction="none").sum(-1)
+    log_p_x = -F.binary_cross_entropy_with_logits(widened(p_x_logits), matched(x, p_x_logits), reduction="none").sum(-1)
     one_batch(kl_z, kl_z_2, kl_z_3, kl_z_4, kl_z_5, kl_z_6, total_5, log_p_x)
     mean_value = (total_5 - log_p_x).mean()
     return mean_value, (total_5, log_p_x), (r, e_2, m, z, d_2, n, c, r_2, e_4, m_2, z_2, d_4, n_2, c_2, r_3, e_6, m_3, z_3, d_6, n_3, c_3, r_4, e_8, m_4, z_4, d_8, n_4, c_4, r_5, e_10, m_5, z_5, d_10, n_5, c_5, r_6, e_12, m_6, z_6, d_12, n_6, c_6)

@@ -2,7 +2,7 @@
 import torch
 import torch.nn.functional as F
 from worldformula.formula.ops.density_ratio import mean_ratio
-from worldformula.formula.runtime import finite, matched, one_batch, widened
+from worldformula.formula.runtime import matched, one_batch, widened
 
 
 def formula(self, x, gamma, noise_z):
@@ -12,7 +12,7 @@ def formula(self, x, gamma, noise_z):
     kl_z = (0.5 * (widened(q_z_loc).square() + widened(q_z_scale).square() - 1) - widened(q_z_scale).log()).sum(-1)
     z = q_z_loc + q_z_scale * noise_z
     p_x_logits = self.p_x_given_z(z)                                          # p(x|z)
-    log_p_x = -F.binary_cross_entropy_with_logits(finite(p_x_logits), matched(x, p_x_logits), reduction="none").sum(-1)
+    log_p_x = -F.binary_cross_entropy_with_logits(widened(p_x_logits), matched(x, p_x_logits), reduction="none").sum(-1)
     d = self.D(z)                                                             # d = D(z)
     kl_z_2 = mean_ratio(d)
     one_batch(kl_z, log_p_x, kl_z_2)

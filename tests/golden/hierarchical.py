@@ -1,6 +1,6 @@
 import torch
 import torch.nn.functional as F
-from worldformula.formula.runtime import finite, matched, one_batch, widened
+from worldformula.formula.runtime import matched, one_batch, widened
 
 
 def formula(self, x, beta_1, beta_2, noise_z_1, noise_z_2):
@@ -26,7 +26,7 @@ def formula(self, x, beta_1, beta_2, noise_z_1, noise_z_2):
     kl_z_2_shift = (widened(q_z_2_loc) - p_z_2_loc) / p_z_2_scale
     kl_z_2 = (0.5 * (kl_z_2_ratio.square() + kl_z_2_shift.square() - 1) - kl_z_2_ratio.log()).sum(-1)
     p_x_logits = self.p_x_given_d_2(d_2)                                      # p(x|d_2)
-    log_p_x = -F.binary_cross_entropy_with_logits(finite(p_x_logits), matched(x, p_x_logits), reduction="none").sum(-1)
+    log_p_x = -F.binary_cross_entropy_with_logits(widened(p_x_logits), matched(x, p_x_logits), reduction="none").sum(-1)
     one_batch(kl_z_1, kl_z_2, log_p_x)
     mean_value = (beta_1 * kl_z_1 + beta_2 * kl_z_2 - log_p_x).mean()
     return mean_value, (kl_z_1, kl_z_2, log_p_x), (h_1_2, h_2, z_1, d_1, m_2_2, s_2, z_2, d_2)

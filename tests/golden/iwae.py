@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 from worldformula.families import normal
-from worldformula.formula.runtime import along, finite, fold, matched, one_batch, unfold
+from worldformula.formula.runtime import along, fold, matched, one_batch, unfold, widened
 
 
 def formula(self, x, noise_z):
@@ -10,7 +10,7 @@ def formula(self, x, noise_z):
     z = normal.sample(q_z, noise_z)
     p_x_logits = unfold(self.p_x_given_z(fold(z, 1)), 10, -1)                 # p(x|z)
     x_k = along(x, 10)
-    log_p_x = -F.binary_cross_entropy_with_logits(finite(p_x_logits), matched(x_k, p_x_logits), reduction="none").sum(-1)
+    log_p_x = -F.binary_cross_entropy_with_logits(widened(p_x_logits), matched(x_k, p_x_logits), reduction="none").sum(-1)
     p_z = (0.0, 1.0)                                                          # p(z)
     log_p_z = normal.log_prob(p_z, z, 1)
     one_batch(log_p_x, log_p_z)

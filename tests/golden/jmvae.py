@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 from worldformula.families import normal
-from worldformula.formula.runtime import finite, matched, one_batch, widened
+from worldformula.formula.runtime import matched, one_batch, widened
 
 
 def formula(self, a, b, c, beta, noise_z):
@@ -26,9 +26,9 @@ def formula(self, a, b, c, beta, noise_z):
     kl_z_4 = (0.5 * (kl_z_4_ratio.square() + kl_z_4_shift.square() - 1) - kl_z_4_ratio.log()).sum(-1)
     z = q_z_loc + q_z_scale * noise_z
     p_a_logits = self.p_a_given_z(z)                                          # p(a|z)
-    log_p_a = -F.binary_cross_entropy_with_logits(finite(p_a_logits), matched(a, p_a_logits), reduction="none").sum(-1)
+    log_p_a = -F.binary_cross_entropy_with_logits(widened(p_a_logits), matched(a, p_a_logits), reduction="none").sum(-1)
     p_b_logits = self.p_b_given_z(z)                                          # p(b|z)
-    log_p_b = -F.binary_cross_entropy_with_logits(finite(p_b_logits), matched(b, p_b_logits), reduction="none").sum(-1)
+    log_p_b = -F.binary_cross_entropy_with_logits(widened(p_b_logits), matched(b, p_b_logits), reduction="none").sum(-1)
     p_c = normal.params(self.p_c_given_z(z), (24,), {'scale': 0.1})           # p(c|z)
     log_p_c = normal.log_prob(p_c, c, 1)
     total_5 = log_p_a + log_p_b + log_p_c

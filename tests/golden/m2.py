@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 from worldformula.families import one_hot
-from worldformula.formula.runtime import along, finite, fold, matched, one_batch, support, unfold, widened
+from worldformula.formula.runtime import along, fold, matched, one_batch, support, unfold, widened
 
 
 def formula(self, x, y, x_prime, w, noise_z, noise_z_prime):
@@ -11,7 +11,7 @@ def formula(self, x, y, x_prime, w, noise_z, noise_z_prime):
     kl_z = (0.5 * (widened(q_z_loc).square() + widened(q_z_scale).square() - 1) - widened(q_z_scale).log()).sum(-1)
     z = q_z_loc + q_z_scale * noise_z
     p_x_logits = self.p_x_given_y_z(y, z)                                     # p(x|y,z)
-    log_p_x = -F.binary_cross_entropy_with_logits(finite(p_x_logits), matched(x, p_x_logits), reduction="none").sum(-1)
+    log_p_x = -F.binary_cross_entropy_with_logits(widened(p_x_logits), matched(x, p_x_logits), reduction="none").sum(-1)
     p_y = (-2.302585092994046,)                                               # p(y)
     log_p_y = one_hot.log_prob(p_y, y, 1)
     one_batch(kl_z, log_p_x, log_p_y)
@@ -23,7 +23,7 @@ def formula(self, x, y, x_prime, w, noise_z, noise_z_prime):
     kl_z_prime = (0.5 * (widened(q_z_prime_loc).square() + widened(q_z_prime_scale).square() - 1) - widened(q_z_prime_scale).log()).sum(-1)
     z_prime = q_z_prime_loc + q_z_prime_scale * noise_z_prime
     p_x_prime_logits = unfold(self.p_x_given_y_z(fold(y_prime, 1), fold(z_prime, 1)), 10, -1)  # p(x'|y',z')
-    log_p_x_prime = -F.binary_cross_entropy_with_logits(finite(p_x_prime_logits), matched(x_prime_k, p_x_prime_logits), reduction="none").sum(-1)
+    log_p_x_prime = -F.binary_cross_entropy_with_logits(widened(p_x_prime_logits), matched(x_prime_k, p_x_prime_logits), reduction="none").sum(-1)
     log_p_y_prime = one_hot.log_prob(p_y, y_prime, 1)
     q_y_prime_k = along(q_y_prime, 10)
     log_q_y_prime = one_hot.log_prob(q_y_prime_k, y_prime, 1)

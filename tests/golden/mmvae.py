@@ -3,7 +3,7 @@ import torch.nn.functional as F
 from worldformula.families import ExpertsFamily, NormalFamily, normal
 from worldformula.families.experts import log_shares
 from worldformula.families.experts import mixed
-from worldformula.formula.runtime import along, finite, fold, matched, one_batch, unfold
+from worldformula.formula.runtime import along, fold, matched, one_batch, unfold, widened
 
 experts = ExpertsFamily(component=NormalFamily(min_scale=0.0), components=3, elementwise=False)
 
@@ -17,10 +17,10 @@ def formula(self, a, b, c, beta, noise_z):
     z = experts.stratified(q_z_4, noise_z)
     p_a_logits = unfold(self.p_a_given_z(fold(z, 1)), 3, -1)                  # p(a|z)
     a_k = along(a, 3)
-    log_p_a = -F.binary_cross_entropy_with_logits(finite(p_a_logits), matched(a_k, p_a_logits), reduction="none").sum(-1)
+    log_p_a = -F.binary_cross_entropy_with_logits(widened(p_a_logits), matched(a_k, p_a_logits), reduction="none").sum(-1)
     p_b_logits = unfold(self.p_b_given_z(fold(z, 1)), 3, -1)                  # p(b|z)
     b_k = along(b, 3)
-    log_p_b = -F.binary_cross_entropy_with_logits(finite(p_b_logits), matched(b_k, p_b_logits), reduction="none").sum(-1)
+    log_p_b = -F.binary_cross_entropy_with_logits(widened(p_b_logits), matched(b_k, p_b_logits), reduction="none").sum(-1)
     p_c = normal.params(unfold(self.p_c_given_z(fold(z, 1)), 3, -1), (24,), {'scale': 0.1})  # p(c|z)
     c_k = along(c, 3)
     log_p_c = normal.log_prob(p_c, c_k, 1)

@@ -4,7 +4,7 @@ from worldformula.families import ExpertsFamily, NormalFamily, normal
 from worldformula.families.experts import log_shares
 from worldformula.families.experts import mixed
 from worldformula.families.experts import poe
-from worldformula.formula.runtime import along, finite, fold, matched, one_batch, unfold
+from worldformula.formula.runtime import along, fold, matched, one_batch, unfold, widened
 
 experts = ExpertsFamily(component=NormalFamily(min_scale=0.0), components=7, elementwise=False)
 
@@ -26,10 +26,10 @@ def formula(self, a, b, c, beta, noise_z):
     z = experts.stratified(q_z_11, noise_z)
     p_a_logits = unfold(self.p_a_given_z(fold(z, 1)), 7, -1)                  # p(a|z)
     a_k = along(a, 7)
-    log_p_a = -F.binary_cross_entropy_with_logits(finite(p_a_logits), matched(a_k, p_a_logits), reduction="none").sum(-1)
+    log_p_a = -F.binary_cross_entropy_with_logits(widened(p_a_logits), matched(a_k, p_a_logits), reduction="none").sum(-1)
     p_b_logits = unfold(self.p_b_given_z(fold(z, 1)), 7, -1)                  # p(b|z)
     b_k = along(b, 7)
-    log_p_b = -F.binary_cross_entropy_with_logits(finite(p_b_logits), matched(b_k, p_b_logits), reduction="none").sum(-1)
+    log_p_b = -F.binary_cross_entropy_with_logits(widened(p_b_logits), matched(b_k, p_b_logits), reduction="none").sum(-1)
     p_c = normal.params(unfold(self.p_c_given_z(fold(z, 1)), 7, -1), (24,), {'scale': 0.1})  # p(c|z)
     c_k = along(c, 7)
     log_p_c = normal.log_prob(p_c, c_k, 1)

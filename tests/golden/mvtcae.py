@@ -3,7 +3,7 @@ import torch.nn.functional as F
 from worldformula.families import normal
 from worldformula.families.experts import mean_of_present
 from worldformula.families.experts import poe
-from worldformula.formula.runtime import finite, matched, one_batch
+from worldformula.formula.runtime import matched, one_batch, widened
 
 
 def formula(self, a, b, c, beta, noise_z):
@@ -20,9 +20,9 @@ def formula(self, a, b, c, beta, noise_z):
     kl_z_4 = normal.kl(q_z_4, p_z, 1)
     z = normal.sample(q_z_4, noise_z)
     p_a_logits = self.p_a_given_z(z)                                          # p(a|z)
-    log_p_a = -F.binary_cross_entropy_with_logits(finite(p_a_logits), matched(a, p_a_logits), reduction="none").sum(-1)
+    log_p_a = -F.binary_cross_entropy_with_logits(widened(p_a_logits), matched(a, p_a_logits), reduction="none").sum(-1)
     p_b_logits = self.p_b_given_z(z)                                          # p(b|z)
-    log_p_b = -F.binary_cross_entropy_with_logits(finite(p_b_logits), matched(b, p_b_logits), reduction="none").sum(-1)
+    log_p_b = -F.binary_cross_entropy_with_logits(widened(p_b_logits), matched(b, p_b_logits), reduction="none").sum(-1)
     p_c = normal.params(self.p_c_given_z(z), (24,), {'scale': 0.1})           # p(c|z)
     log_p_c = normal.log_prob(p_c, c, 1)
     total_3 = log_p_a + log_p_b + log_p_c

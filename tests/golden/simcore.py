@@ -1,6 +1,6 @@
 import torch
 import torch.nn.functional as F
-from worldformula.formula.runtime import behind, counted, filled, finite, flat, kept, matched, one_batch, padded, restart, shift, stack, steps, widened
+from worldformula.formula.runtime import behind, counted, filled, flat, kept, matched, one_batch, padded, restart, shift, stack, steps, widened
 
 
 def formula(self, x, a, first, start_b, start_m, start_s_0, start_s_1, start_s_2, start_s_3, start_s_4, start_s_5, start_s_6, start_s_7, start_a, noise_z_1, noise_z_2, noise_z_4, noise_z_8):
@@ -75,28 +75,28 @@ def formula(self, x, a, first, start_b, start_m, start_s_0, start_s_1, start_s_2
     kl_z_1_shift = (widened(q_z_1_loc) - p_z_1_loc) / p_z_1_scale
     kl_z_1 = (0.5 * (kl_z_1_ratio.square() + kl_z_1_shift.square() - 1) - kl_z_1_ratio.log()).sum(-1)
     p_x_logits = self.p_x_given_z_1_s_1(z_1, s_1)                             # p(x_t|z_{1,t},s_{1,t})
-    log_p_x = -F.binary_cross_entropy_with_logits(finite(p_x_logits), matched(x_counted, p_x_logits), reduction="none").sum(-1)
+    log_p_x = -F.binary_cross_entropy_with_logits(widened(p_x_logits), matched(x_counted, p_x_logits), reduction="none").sum(-1)
     p_z_2_loc, p_z_2_raw = self.p_z_1_given_s_1(s_2).split_with_sizes((8, 8), -1)  # p(z_{2,t}|s_{2,t})
     p_z_2_scale = F.softplus(p_z_2_raw)
     kl_z_2_ratio = widened(q_z_2_scale) / p_z_2_scale
     kl_z_2_shift = (widened(q_z_2_loc) - p_z_2_loc) / p_z_2_scale
     kl_z_2 = (0.5 * (kl_z_2_ratio.square() + kl_z_2_shift.square() - 1) - kl_z_2_ratio.log()).sum(-1)
     p_x_2_logits = self.p_x_given_z_1_s_1(z_2, s_2)                           # p(x_t|z_{2,t},s_{2,t})
-    log_p_x_2 = -F.binary_cross_entropy_with_logits(finite(p_x_2_logits), matched(x_counted, p_x_2_logits), reduction="none").sum(-1)
+    log_p_x_2 = -F.binary_cross_entropy_with_logits(widened(p_x_2_logits), matched(x_counted, p_x_2_logits), reduction="none").sum(-1)
     p_z_4_loc, p_z_4_raw = self.p_z_1_given_s_1(s_4).split_with_sizes((8, 8), -1)  # p(z_{4,t}|s_{4,t})
     p_z_4_scale = F.softplus(p_z_4_raw)
     kl_z_4_ratio = widened(q_z_4_scale) / p_z_4_scale
     kl_z_4_shift = (widened(q_z_4_loc) - p_z_4_loc) / p_z_4_scale
     kl_z_4 = (0.5 * (kl_z_4_ratio.square() + kl_z_4_shift.square() - 1) - kl_z_4_ratio.log()).sum(-1)
     p_x_3_logits = self.p_x_given_z_1_s_1(z_4, s_4)                           # p(x_t|z_{4,t},s_{4,t})
-    log_p_x_3 = -F.binary_cross_entropy_with_logits(finite(p_x_3_logits), matched(x_counted, p_x_3_logits), reduction="none").sum(-1)
+    log_p_x_3 = -F.binary_cross_entropy_with_logits(widened(p_x_3_logits), matched(x_counted, p_x_3_logits), reduction="none").sum(-1)
     p_z_8_loc, p_z_8_raw = self.p_z_1_given_s_1(s_8).split_with_sizes((8, 8), -1)  # p(z_{8,t}|s_{8,t})
     p_z_8_scale = F.softplus(p_z_8_raw)
     kl_z_8_ratio = widened(q_z_8_scale) / p_z_8_scale
     kl_z_8_shift = (widened(q_z_8_loc) - p_z_8_loc) / p_z_8_scale
     kl_z_8 = (0.5 * (kl_z_8_ratio.square() + kl_z_8_shift.square() - 1) - kl_z_8_ratio.log()).sum(-1)
     p_x_4_logits = self.p_x_given_z_1_s_1(z_8, s_8)                           # p(x_t|z_{8,t},s_{8,t})
-    log_p_x_4 = -F.binary_cross_entropy_with_logits(finite(p_x_4_logits), matched(x_counted, p_x_4_logits), reduction="none").sum(-1)
+    log_p_x_4 = -F.binary_cross_entropy_with_logits(widened(p_x_4_logits), matched(x_counted, p_x_4_logits), reduction="none").sum(-1)
     one_batch(kl_z_1, log_p_x, kl_z_2, log_p_x_2, kl_z_4, log_p_x_3, kl_z_8, log_p_x_4)
     ratio = (kl_z_1 - log_p_x + (kl_z_2 - log_p_x_2) + (kl_z_4 - log_p_x_3) + (kl_z_8 - log_p_x_4)) / 4
     mean_value = counted(ratio, B, T, 'mean', burn_in=8).mean()

@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 from worldformula.families import one_hot
-from worldformula.formula.runtime import behind, counted, filled, finite, flat, kept, matched, one_batch, padded, restart, shift, stack, steps, widened
+from worldformula.formula.runtime import behind, counted, filled, flat, kept, matched, one_batch, padded, restart, shift, stack, steps, widened
 
 
 def formula(self, x, first, start_b, start_m, start_b_1, start_b_2, start_b_3, noise_delta, noise_u, noise_z, noise_u_prime, noise_z_prime):
@@ -79,7 +79,7 @@ def formula(self, x, first, start_b, start_m, start_b_1, start_b_2, start_b_3, n
     p_T_z_scale = F.softplus(p_T_z_raw)
     log_p_T_z = (-0.5 * ((matched(z, p_T_z_loc) - p_T_z_loc) / p_T_z_scale).square() - widened(p_T_z_scale).log() - 0.9189385332046727).sum(-1)
     p_x_logits = self.p_x_given_z_u(z, u)                                     # p(x_t|z_t,u_t)
-    log_p_x = -F.binary_cross_entropy_with_logits(finite(p_x_logits), matched(x_counted, p_x_logits), reduction="none").sum(-1)
+    log_p_x = -F.binary_cross_entropy_with_logits(widened(p_x_logits), matched(x_counted, p_x_logits), reduction="none").sum(-1)
     one_batch(kl_u_prime, kl_z_prime, log_p_B_u, log_p_B_z, log_p_T_u, log_p_T_z, log_p_x)
     difference_3 = kl_u_prime + kl_z_prime + (log_p_B_u + log_p_B_z - log_p_T_u - log_p_T_z) - log_p_x
     mean_value = counted(difference_3, B, T, 'mean', burn_in=4).mean()

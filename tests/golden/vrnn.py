@@ -1,6 +1,6 @@
 import torch
 import torch.nn.functional as F
-from worldformula.formula.runtime import finite, flat, kept, matched, one_batch, restart, shift, stack, steps, widened
+from worldformula.formula.runtime import flat, kept, matched, one_batch, restart, shift, stack, steps, widened
 
 
 def formula(self, x, first, start_h, noise_z):
@@ -44,7 +44,7 @@ def formula(self, x, first, start_h, noise_z):
     kl_z_shift = (widened(q_z_loc) - p_z_loc) / p_z_scale
     kl_z = (0.5 * (kl_z_ratio.square() + kl_z_shift.square() - 1) - kl_z_ratio.log()).sum(-1)
     p_x_logits = self.p_x_given_tilde_z_h_prev(tilde_z, h_prev)               # p(x_t|\tilde z_t,h_{t-1})
-    log_p_x = -F.binary_cross_entropy_with_logits(finite(p_x_logits), matched(x, p_x_logits), reduction="none").sum(-1)
+    log_p_x = -F.binary_cross_entropy_with_logits(widened(p_x_logits), matched(x, p_x_logits), reduction="none").sum(-1)
     one_batch(kl_z, log_p_x)
     difference = kl_z - log_p_x
     mean_value = difference.unflatten(0, (B, T)).sum(1).mean()

@@ -63,9 +63,13 @@ class BernoulliFamily(Family):
             raise ConfigError(f"bernoulli: the temperature must be positive, got {self.temperature}.")
 
     def convert(self, name: str, value: Parameter, shape: Shape | None) -> Parameter:
-        """``probs`` into logits; a tensor is clamped by one epsilon from 0 and 1."""
+        """``probs`` into logits, a tensor clamped by one epsilon from 0 and 1; infinite logits into the largest finite.
+
+        Done here, where parameters are given by name, and not in the density of a head: it would cost a round through
+        every pixel, and the infinite logit of a network is a fault that its NaN should show.
+        """
         if name != "probs":
-            return value
+            return finite(value) if isinstance(value, Tensor) else value
         if isinstance(value, Tensor):
             value = wide(value)
             return torch.logit(value, eps=torch.finfo(value.dtype).eps)
@@ -149,7 +153,7 @@ class BernoulliFamily(Family):
 
     def plain(self) -> Plain:
         """The cross-entropy with logits; samples have no gradient and stay with the methods."""
-        given = "finite({name}_logits), matched({value}, {name}_logits)"
+        given = "widened({name}_logits), matched({value}, {name}_logits)"
         entropy = f'F.binary_cross_entropy_with_logits({given}, reduction="none")'
         return Plain(
             params=("{name}_logits = {head}",),
@@ -187,7 +191,7 @@ def _cross_entropy(logits: Tensor, target: Tensor, rank: int) -> Tensor:
 
 def _each(logits: Tensor, target: Tensor) -> Tensor:
     """The cross-entropy of every element."""
-    return F.binary_cross_entropy_with_logits(finite(logits), target, reduction="none")
+    return F.binary_cross_entropy_with_logits(logits, target, reduction="none")
 
 
 def _sigmoid(logit: float) -> float:
