@@ -96,7 +96,7 @@ class Family(ABC):
         if not self.asked:
             self.check_settings()
 
-    def check_settings(self) -> None:
+    def check_settings(self) -> None:  # noqa: B027  most families have no settings
         """Raises `ConfigError` where a setting lies outside its set; called once all are numbers."""
 
     # ------------------------------------------------------------------------------------------ parameters

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldformula.errors import HeadError
+from worldformula.errors import ConfigError, HeadError
 from worldformula.families.base import (
     FEW,
     Family,

@@ -4,7 +4,7 @@
     p(k|x)    = w_k·p_k(x) / p(x)               the responsibilities
 
 The components are mixed as whole events (a Gaussian mixture model, or a VampPrior with the encoder's outputs as
-components), or, ``elementwise``, each element of an event has a mixture of its own (the mixture density network of
+components), or, ``factored``, each element of an event has a mixture of its own (the mixture density network of
 Bishop 1994, and of Ha and Schmidhuber's world models, arXiv 1803.10122).
 
 A temperature τ makes a mixture of Normals less or more certain, as in the dreams of Ha and Schmidhuber: its logits are
@@ -40,6 +40,7 @@ from worldformula.families.base import (
 )
 from worldformula.families.domains import LOGITS, WEIGHTS, told
 from worldformula.families.normal import NormalFamily
+from worldformula.families.tensors import is_number
 from worldformula.families.writing import Symbol
 
 
@@ -48,7 +49,7 @@ class MixtureFamily(Family):
     """A mixture of ``components`` distributions of the family ``component``.
 
     Parameters: ``log_weights``, normalised over its last axis, K; then those of the component, with an axis K before
-    the event (``[*batch, K, *event]``), or behind it where ``elementwise`` (``[*batch, *event, K]``). ``weights`` is
+    the event (``[*batch, K, *event]``), or behind it where ``factored`` (``[*batch, *event, K]``). ``weights`` is
     accepted by name. A head gives K logits and then K heads of the component: for each event, or for each element.
 
     A sample draws the component and then its value from one tensor of noise, without a gradient: the choice of the
@@ -60,7 +61,7 @@ class MixtureFamily(Family):
 
     component: Family
     components: int
-    elementwise: bool = False
+    factored: bool = False
     temperature: float = 1.0
 
     name: ClassVar[str] = "mixture"
@@ -80,16 +81,16 @@ class MixtureFamily(Family):
             raise ConfigError(
                 "mixture: a mixture of mixtures is one mixture with the product of the weights. Write that."
             )
-        if self.elementwise and self.component.joint != 0:
+        if self.factored and self.component.joint != 0:
             raise ConfigError(
                 f"mixture: {self.component.name} scores a vector as a whole, so its elements cannot have mixtures of "
-                f"their own. Leave elementwise out."
+                f"their own. Leave factored out."
             )
         settings = {  # of the class in other families; here they follow from the component
             "parameters": ("log_weights", *self.component.parameters),
             "alternatives": {"weights": "log_weights", **self.component.alternatives},
             "default_rank": self.component.default_rank,
-            "joint": 0 if self.elementwise else None,
+            "joint": 0 if self.factored else None,
         }
         for name, value in settings.items():
             object.__setattr__(self, name, value)
@@ -102,14 +103,14 @@ class MixtureFamily(Family):
     def __repr__(self) -> str:
         """Source, without a temperature of 1."""
         cooled = "" if self.temperature == 1.0 else f", temperature={self.temperature!r}"
-        sizes = f"components={self.components!r}, elementwise={self.elementwise!r}"
-        return f"MixtureFamily(component={self.component!r}, {sizes}{cooled})"
+        sizes = f"components={self.components!r}, factored={self.factored!r}"
+        return f"{type(self).__name__}(component={self.component!r}, {sizes}{cooled})"
 
     # ---------------------------------------------------------------------------------------------------- parameters
 
     def _inner(self, shape: Shape) -> Shape:
         """The event shape of one component."""
-        return () if self.elementwise else shape
+        return () if self.factored else shape
 
     def params(
         self, head: Tensor | Mapping[str, Parameter] | None, shape: Shape | None = None,
@@ -120,7 +121,7 @@ class MixtureFamily(Family):
             raise HeadError("mixture: the sizes of weights and components are unknown. Declare shape=...")
         known = {**fixed, **(head if isinstance(head, Mapping) else {})}
         weights, given = self._sorted(known, shape)
-        inner = self._inner(shape) if shape is not None else (1,) * (0 if self.elementwise else self.default_rank)
+        inner = self._inner(shape) if shape is not None else (1,) * (0 if self.factored else self.default_rank)
         rest = None
         if isinstance(head, Tensor):
             assert shape is not None
@@ -139,11 +140,11 @@ class MixtureFamily(Family):
 
     def _tempered(self, weights: Parameter, parts: Params) -> tuple[Parameter, Params]:
         """Logits / τ and scales · √τ; equal weights stay equal."""
-        if self.temperature == 1.0:
+        if is_number(self.temperature, 1.0):
             return weights, parts
         loc, scale = parts
         weights = log_mix(weights / self.temperature, 0.0) if isinstance(weights, Tensor) else weights
-        return weights, (loc, scale * math.sqrt(self.temperature))
+        return weights, (loc, scale * self.temperature**0.5)
 
     def _sorted(
         self, given: Mapping[str, Parameter], shape: Shape | None
@@ -171,13 +172,13 @@ class MixtureFamily(Family):
         """Logits ``[..., K]`` and heads ``[..., K, width]`` of the components, those that are not given."""
         width = self._component_width(shape, given)
         each = self.components * (width + weigh)
-        lead = shape if self.elementwise else ()
+        lead = shape if self.factored else ()
         flat = math.prod(lead) * each
         if not head.ndim or head.shape[-1] != flat:
             parts = f"{self.components} logits and " if weigh else ""
             raise HeadError(
                 f"mixture: expected a head [..., {flat}] for the event shape {shape} ({parts}{self.components} times "
-                f"{width} numbers{' for each element' if self.elementwise else ''}), got {list(head.shape)}. End the "
+                f"{width} numbers{' for each element' if self.factored else ''}), got {list(head.shape)}. End the "
                 f"network in {flat} features."
             )
         head = head.reshape((*head.shape[:-1], *lead, each))
@@ -224,16 +225,16 @@ class MixtureFamily(Family):
         """K·(1 + the component's), for each event or for each element."""
         weigh = all(self._canonical(name) != "log_weights" for name in fixed)
         width = self._component_width(shape, fixed) + weigh
-        return self.components * width * (math.prod(shape) if self.elementwise else 1)
+        return self.components * width * (math.prod(shape) if self.factored else 1)
 
     def axes(self, name: str, rank: int) -> int:
         """K, and behind or before it the axes of the event."""
-        outer, inner = (rank, 0) if self.elementwise else (0, rank)
+        outer, inner = (rank, 0) if self.factored else (0, rank)
         return outer + 1 + (0 if name == "log_weights" else self.component.axes(name, inner))
 
     def shapes(self, params: Params, rank: int) -> tuple[Shape, Shape]:
         """Batch and event shape of a value."""
-        lead, event = self.component.shapes(params[1:], 0 if self.elementwise else rank)
+        lead, event = self.component.shapes(params[1:], 0 if self.factored else rank)
         whole = (*lead[:-1], *event)
         return whole[: len(whole) - rank], whole[len(whole) - rank :]
 
@@ -242,7 +243,7 @@ class MixtureFamily(Family):
     def noise_shape(self, batch: Shape, shape: Shape, params: Params | None = None) -> Shape:
         """For each choice of a component one number, and the component's noise behind it, on one last axis."""
         inner = self.component.noise_shape((), self._inner(shape))
-        return (*batch, *(shape if self.elementwise else ()), 1 + math.prod(inner))
+        return (*batch, *(shape if self.factored else ()), 1 + math.prod(inner))
 
     def noise(
         self, shape: Shape, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
@@ -308,7 +309,7 @@ class MixtureFamily(Family):
     # ----------------------------------------------------------------------------------------------------- densities
 
     def _joint(self, params: Params, value: Tensor, inner: int) -> Tensor:
-        """log w_k + log p_k(value): ``[*batch, K]``, and before K the event where ``elementwise``."""
+        """log w_k + log p_k(value): ``[*batch, K]``, and before K the event where ``factored``."""
         weights, *parts = params
         assert isinstance(weights, Tensor)
         at = value.ndim - inner
@@ -318,13 +319,13 @@ class MixtureFamily(Family):
 
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """logsumexp_k(log w_k + log p_k(value)), summed over the last ``rank`` axes."""
-        if self.elementwise:
+        if self.factored:
             return total(self._joint(params, value, 0).logsumexp(-1), rank)
         return self._joint(params, value, rank).logsumexp(-1)
 
     def wrong_value(self, value: Tensor, rank: int, params: Params | None = None) -> str | None:
         """As of the component."""
-        return self.component.wrong_value(value, 0 if self.elementwise else rank)
+        return self.component.wrong_value(value, 0 if self.factored else rank)
 
     def wrong_parameters(self, given: Mapping[str, Parameter]) -> str | None:
         """Weights that are none, and what the component says of the rest."""
@@ -335,5 +336,5 @@ class MixtureFamily(Family):
         return self.component.wrong_parameters({k: v for k, v in given.items() if k not in domains})
 
     def responsibilities(self, params: Params, value: Tensor, rank: int) -> Tensor:
-        """p(k|value), the posterior of the component: ``[*batch, K]``; ``[*batch, *event, K]`` where elementwise."""
-        return self._joint(params, value, 0 if self.elementwise else rank).softmax(-1)
+        """p(k|value), the posterior of the component: ``[*batch, K]``; ``[*batch, *event, K]`` where factored."""
+        return self._joint(params, value, 0 if self.factored else rank).softmax(-1)

@@ -34,6 +34,7 @@ from worldformula.families.base import (
     wide,
 )
 from worldformula.families.domains import LOGITS, SHARES, WEIGHTS, Domain
+from worldformula.families.special import log
 from worldformula.families.tensors import floating
 from worldformula.families.writing import Symbol
 
@@ -117,7 +118,7 @@ class RelaxedOneHotFamily(Family):
         log_x, K = value.clamp_min(torch.finfo(value.dtype).tiny).log(), value.shape[-1]
         score = logits - self.temperature * log_x
         each = (score - log_x).sum(-1) - K * score.logsumexp(-1)
-        return total(each + math.lgamma(K) + (K - 1) * math.log(self.temperature), rank - 1)
+        return total(each + math.lgamma(K) + (K - 1) * log(self.temperature), rank - 1)
 
 
 relaxed_one_hot = RelaxedOneHotFamily()

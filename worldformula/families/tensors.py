@@ -34,8 +34,15 @@ def size(x: Tensor, rank: int) -> int:
     return math.prod(x.shape[x.ndim - rank :])
 
 
-def affine(x: Tensor, scale: float, shift: float) -> Tensor:
-    """``scale · x + shift`` in one operation."""
+def is_number(x: Parameter, value: float) -> bool:
+    """Whether a setting is this number. What a tensor holds is not looked at, as that would wait for the device."""
+    return not isinstance(x, Tensor) and x == value
+
+
+def affine(x: Tensor, scale: Parameter, shift: Parameter) -> Tensor:
+    """``scale · x + shift`` in one operation; in two where either is a tensor."""
+    if isinstance(scale, Tensor) or isinstance(shift, Tensor):
+        return x * scale + shift
     if shift == 0.0:
         return x if scale == 1.0 else x * scale
     return x + shift if scale == 1.0 else torch.rsub(x, shift, alpha=-scale)
@@ -146,12 +153,18 @@ def uniform(
 # --------------------------------------------------------------------------------------------- classes
 
 
-def log_mix(logits: Tensor, unimix: float) -> Tensor:
+def log_mix(logits: Tensor, unimix: Parameter) -> Tensor:
     """Normalised log-probabilities of ``(1 - unimix)·softmax(logits) + unimix/K``, over the last axis, all finite.
 
     A class that is masked by a logit of -inf gets the lowest finite number, so that 0·log 0 stays 0 in the sums.
     """
     logits = wide(logits)
+    if isinstance(unimix, Tensor):  # which may be 0, and is not looked at
+        shares, tiny = (
+            affine(logits.softmax(-1), 1.0 - unimix, unimix / logits.shape[-1]),
+            torch.finfo(logits.dtype).tiny,
+        )
+        return torch.where(shares > tiny, shares.clamp_min(tiny).log(), log_mix(logits, 0.0))
     if unimix == 0.0:
         return logits.log_softmax(-1).clamp_min(torch.finfo(logits.dtype).min)
     return affine(logits.softmax(-1), 1.0 - unimix, unimix / logits.shape[-1]).log()

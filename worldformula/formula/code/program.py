@@ -16,7 +16,7 @@ from worldformula.families.base import checked
 from worldformula.formula.code.bind import Binder, Call
 from worldformula.formula.code.emit import Emitted, emit
 from worldformula.formula.code.interpret import diagnose, interpret, noise_drawn
-from worldformula.formula.code.support import check_inputs
+from worldformula.formula.code.support import check_inputs, check_numbers
 from worldformula.formula.code.verify import verify
 from worldformula.formula.plan.passes import PASSES
 from worldformula.formula.plan.plan import Plan
@@ -208,6 +208,8 @@ class Program:
             values = [call.arguments[name] for name in self.function(owner, call.deterministic).arguments]
         if call.deterministic not in self._proven and not is_compiling():
             return self._first(owner, values, call)
+        if self.plan.checks and not is_compiling():
+            check_numbers(self.plan, self._arguments(values, call), tensors=False)
         try:
             value, terms, samples = self._calls[call.deterministic](owner, *values)
         except DIAGNOSED as error:

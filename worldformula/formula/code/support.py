@@ -13,7 +13,7 @@ from worldformula.errors import SupportError
 from worldformula.families.domains import REAL
 from worldformula.formula import runtime
 from worldformula.formula.plan.plan import Op, Plan
-from worldformula.formula.plan.rules import factor_of, family_of
+from worldformula.formula.plan.rules import RULES, factor_of, family_of
 
 SEEN_THROUGH = ("along", "repeat")  # operations that change neither values nor their event
 
@@ -43,6 +43,8 @@ def _vectorised(value: Tensor) -> bool:
 
 def check_inputs(plan: Plan, arguments: Mapping[str, Any]) -> None:
     """The same for everything that a call is given: done at the first call of a formula, without running it."""
+    if plan.checks:
+        check_numbers(plan, arguments)
     for op in plan.ops:
         if op.kind == "logp" and (given := _data(plan, plan.by_name[op.args[1]])) is not None:
             source, flags = given
@@ -51,6 +53,23 @@ def check_inputs(plan: Plan, arguments: Mapping[str, Any]) -> None:
                 if isinstance(value, Tensor) and flag.kind != "alive":
                     value = _kept(value, arguments[plan.argument(flag)])
             check_value(plan, op, value)
+
+
+def check_numbers(plan: Plan, arguments: Mapping[str, Any], *, tensors: bool = True) -> None:
+    """Hold the numbers of a call against what they have to be where they stand, as if they were written there.
+
+    Without ``tensors`` those are passed over: what they hold is on the device.
+    """
+    held: dict[str, Any] = {}
+    for op in plan.ops:
+        if op.kind == "symbol":
+            held[op.name] = arguments[plan.argument(op)]
+        elif op.kind in ("binary", "negative", "detach", "function") and op.reads and held.keys() >= {*op.reads}:
+            held[op.name] = RULES[op.kind].evaluate(None, op, [held[a] if isinstance(a, str) else a for a in op.args])
+    for check, refs in plan.checks:
+        values = [held[ref] if isinstance(ref, str) else ref for ref in refs]
+        if not any(isinstance(value, Tensor) and (not tensors or _vectorised(value)) for value in values):
+            check(*(value.detach().item() if isinstance(value, Tensor) else value for value in values))
 
 
 def filled_in(plan: Plan, op: Op) -> bool:

@@ -27,6 +27,7 @@ RESERVED = {
 Stage = Literal["once", "before", "loop", "after"]
 ORDER: dict[Stage, int] = {"once": 0, "before": 1, "loop": 2, "after": 3}
 Ref = str | float
+Check = tuple[Callable[..., object], tuple[Any, ...]]  # a function that refuses some values of these numbers
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ class Plan:
     series read at t−1; ``samples`` maps each drawn variable's key to its operation; ``labels`` maps the operation of a
     KL, a log or a sum over time to its node. ``sizes`` are those of the sample axes; ``inner`` is the length of the
     axis of iterations that an input has in front of its event. ``memories`` maps the key of what a network over a past
-    keeps to its operation, where that goes from call to call, as in the rollouts of a world.
+    keeps to its operation, where that goes from call to call, as in the rollouts of a world. ``checks`` are what the
+    numbers of a call have to be.
     """
 
     ops: tuple[Op, ...]
@@ -117,6 +119,7 @@ class Plan:
     sizes: dict[int, int] = field(default_factory=dict)
     inner: dict[str, int] = field(default_factory=dict)
     memories: dict[str, str] = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
     stages: dict[str, Stage] = field(default_factory=dict)
 
     def stage(self, name: str) -> Stage:

@@ -34,7 +34,7 @@ from worldformula.formula.syntax.nodes import (
 )
 from worldformula.formula.syntax.pace import Pace
 from worldformula.formula.syntax.rules import Rule, applied, each
-from worldformula.formula.syntax.text import SUMMAND, bracketed, clock, strength, summed, typeset, written
+from worldformula.formula.syntax.text import SUMMAND, bracketed, clock, limits, strength, summed, typeset, written
 
 SUBSCRIPT = 36  # the longest list of draws on one line below an expectation that is broken, in characters
 SEPARATORS = {"‖": r" \,\|\, ", ",": r",\, ", ";": r";\, ", "+": " + "}
@@ -188,10 +188,9 @@ def _latex(node: Node) -> Rule[str]:
                 inside += _behind((yield baseline))
             return rf"{_expected(node)}\left[ {inside} \right]"
         case Function("clamp", body, bounds):
-            low, high = (
-                sign if b is None else decimal(b) for b, sign in zip(bounds, (r"-\infty", r"\infty"), strict=True)
-            )
-            return rf"\operatorname{{clamp}}\left( {(yield body)},\, {low},\, {high} \right)"
+            shown = yield body
+            low, high = yield from limits(bounds, decimal, (r"-\infty", r"\infty"))
+            return rf"\operatorname{{clamp}}\left( {shown},\, {low},\, {high} \right)"
         case Function(name, body):
             return FUNCTIONS[name].latex.format((yield body))
         case OverEvent("norm2", body):

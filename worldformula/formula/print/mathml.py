@@ -38,7 +38,7 @@ from worldformula.formula.syntax.nodes import (
 )
 from worldformula.formula.syntax.pace import Pace
 from worldformula.formula.syntax.rules import Rule, applied, each
-from worldformula.formula.syntax.text import SUMMAND, bracketed, clock, strength, summed, typeset, written
+from worldformula.formula.syntax.text import SUMMAND, bracketed, clock, limits, strength, summed, typeset, written
 
 _ACCENTS = {"hat": "^", "tilde": "~", "bar": "¯", "dot": "˙", "vec": "→"}
 _SIGNS = {"+": "+", "-": "−"}
@@ -300,8 +300,9 @@ def _further(node: Node) -> Rule[str]:
     """The nodes that stand for themselves: functions, names, operators, iterations."""
     match node:
         case Function("clamp", body, bounds):
-            low, high = (sign if b is None else _decimal(b) for b, sign in zip(bounds, ("−∞", "∞"), strict=True))
-            inside = COMMA.join(((yield body), f"<mrow>{low}</mrow>", f"<mrow>{high}</mrow>"))
+            shown = yield body
+            low, high = yield from limits(bounds, _decimal, ("−∞", "∞"))
+            inside = COMMA.join((shown, f"<mrow>{low}</mrow>", f"<mrow>{high}</mrow>"))
             return f"<mrow><mi>clamp</mi>{APPLY}{fenced('(', inside, ')')}</mrow>"
         case Function(name, body):
             return f"<mrow>{FUNCTIONS[name].mathml.format((yield body))}</mrow>"

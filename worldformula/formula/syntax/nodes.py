@@ -6,7 +6,7 @@ file of their own with one rule per node.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -44,15 +44,14 @@ class Integral(tuple[Use, ...]):  # noqa: SLOT001  a tuple with items cannot hav
 
 
 class Standing:
-    """What has a node, and may stand where a number of the call may if the node is a Symbol."""
+    """What has a node; it may stand where a number stands if the node is a Symbol."""
 
     node: Node
 
     @property
     def placeholder(self) -> Given | None:
         """What the settings of families know a Symbol by; None where this is none."""
-        known = isinstance(self.node, Value) and self.node.scalar
-        return Given(str(self.node.variable)) if known else None  # type: ignore[attr-defined]
+        return Given(str(self.node.variable)) if isinstance(self.node, Value) and self.node.scalar else None
 
 
 class Node:
@@ -73,11 +72,15 @@ class Number(Node):
 
 @dataclass(frozen=True, eq=False)
 class Value(Node):
-    """The value of a variable: drawn, computed or given; ``scalar`` for a number that the whole call shares (β)."""
+    """The value of a variable: drawn, computed or given; ``scalar`` for a number that the whole call shares (β).
+
+    ``kept`` raises an error about a number that cannot stand where this one does.
+    """
 
     variable: Variable
     shape: tuple[int, ...] | None = None
     scalar: bool = False
+    kept: Callable[[int | float], object] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,14 +285,7 @@ def children(node: Node) -> tuple[Node, ...]:
         case Function(_, body, bounds):
             return (body, *(bound for bound in bounds if isinstance(bound, Node)))
         case (
-            Expectation()
-            | Negative()
-            | StopGradient()
-            | OverBatch()
-            | OverTime()
-            | OverSteps()
-            | OverEvent()
-            | Named()
+            Expectation() | Negative() | StopGradient() | OverBatch() | OverTime() | OverSteps() | OverEvent() | Named()
         ):
             return (node.body,)
         case Group(_, bodies):

@@ -15,7 +15,8 @@ from worldformula.formula.plan.rules.rule import MANY, Rule
 def _call(m: Any, op: Op, args: list[Any]) -> Any:
     assert op.target is not None
     own = () if op.factor is None else (op.factor.net,)
-    value = op.target(*own, *args, **dict(op.options))
+    target = Method(m.family(op.target.family), op.target.name) if isinstance(op.target, Method) else op.target
+    value = target(*own, *args, **dict(op.options))
     return torch.as_tensor(value) if isinstance(op.target, Method) else value
 
 
