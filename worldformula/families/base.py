@@ -44,6 +44,7 @@ from worldformula.families.tensors import (
     uniform,
     wide,
     widen,
+    with_event,
 )
 from worldformula.families.writing import Plain, Symbol
 
@@ -156,6 +157,7 @@ class Family(ABC):
         """Every tensor seen with the batch axes of the others, as a learnt scale beside a network's location: what
         follows the batch or the time of a formula follows all parameters alike.
         """
+        params = params if self.class_axes else with_event(params, rank)
         known = [
             (p.ndim, self.axes(n, rank)) for n, p in zip(self.parameters, params, strict=True) if isinstance(p, Tensor)
         ]

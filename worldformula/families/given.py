@@ -37,6 +37,15 @@ def placeholder(value: Any) -> Given | None:
     return found if isinstance(found, Given) else None
 
 
+def asked(family: Any) -> list[tuple[str, Given]]:
+    """The settings that a call gives, and what it gives, to families inside too."""
+    found: list[tuple[str, Given]] = []
+    for f in fields(family) if getattr(family, "asked", ()) else ():
+        value = getattr(family, f.name)
+        found += [(f.name, value)] if isinstance(value, Given) else asked(value)
+    return found
+
+
 def settle(family: Any) -> tuple[Given, ...]:
     """Turn the settings of a new family into plain Python numbers, so that ``repr`` is source.
 

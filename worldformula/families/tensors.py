@@ -85,6 +85,15 @@ def shape_of(params: Params) -> Shape:
     return broadcast(*shapes)
 
 
+def with_event(params: Params, rank: int) -> Params:
+    """Tensors without axes, as a scale that a call gives, seen with the ``rank`` event axes of the others."""
+    if not rank or not any(isinstance(p, Tensor) and not p.ndim for p in params):
+        return params
+    whole = [p.shape[p.ndim - rank :] for p in params if isinstance(p, Tensor) and p.ndim >= rank]
+    event = broadcast(*whole) if whole else ()
+    return tuple(p.expand(event) if isinstance(p, Tensor) and not p.ndim else p for p in params)
+
+
 def has_tensor(params: Params) -> bool:
     """Whether any parameter is a tensor; otherwise the distribution is a constant."""
     return any(isinstance(p, Tensor) for p in params)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from worldformula.errors import FormulaError, MissingInputError, table
 from worldformula.families.base import Family
-from worldformula.families.given import check, completed, placeholder
+from worldformula.families.given import asked, check, completed, placeholder
 from worldformula.formula.syntax.given import as_parameter
 from worldformula.formula.syntax.names import Variable, read_variable
 
@@ -40,17 +40,17 @@ def taken_out(header: str, fixed: dict[str, Any], conditions: tuple[Variable, ..
     Raises:
         FormulaError: a condition has the name of such a number.
     """
-    asked = {name: found for name, value in fixed.items() if (found := placeholder(value)) is not None}
-    for name in asked:
+    own = {name: found for name, value in fixed.items() if (found := placeholder(value)) is not None}
+    for name in own:
         del fixed[name]
     keys = {c.key for c in conditions}
-    for known in (*asked.values(), *getattr(family, "asked", ())):
+    for known in (*own.values(), *getattr(family, "asked", ())):
         if read_variable(known.name).key in keys:
             raise FormulaError(
                 f"{header}: {known.name} is both a condition and the Symbol of a setting, which a call could not tell "
                 f"apart\nrename one of them"
             )
-    return {name: read_variable(known.name) for name, known in asked.items()}
+    return {name: read_variable(known.name) for name, known in own.items()}
 
 
 def check_bounds(low: float, high: float) -> None:
@@ -61,8 +61,14 @@ def check_bounds(low: float, high: float) -> None:
 
 def symbols(factor: Numbered) -> tuple[Variable, ...]:
     """The numbers that a call gives a factor itself."""
-    asked = (read_variable(known.name) for known in getattr(factor.family, "asked", ()))
-    return tuple(dict.fromkeys((*factor.numbers.values(), *asked)))
+    settings = (read_variable(known.name) for known in getattr(factor.family, "asked", ()))
+    return tuple(dict.fromkeys((*factor.numbers.values(), *settings)))
+
+
+def places(factor: Numbered) -> tuple[tuple[str, Variable], ...]:
+    """Parameters and settings by name, as ``("temperature", tau)``, with the number that a call gives for each."""
+    settings = ((name, read_variable(known.name)) for name, known in asked(factor.family))
+    return (*factor.numbers.items(), *settings)
 
 
 def all_symbols(factor: Numbered) -> tuple[Variable, ...]:
