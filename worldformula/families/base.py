@@ -217,7 +217,7 @@ class Family(ABC):
                 )
             if canonical in found:
                 raise HeadError(f"{self.name}: {name!r} is another name of {canonical!r}. Give one of the two.")
-            if not isinstance(value, Tensor):
+            if not isinstance(value, Tensor | float):
                 try:
                     value = float(value)
                 except (TypeError, ValueError):

@@ -68,8 +68,13 @@ def check_numbers(plan: Plan, arguments: Mapping[str, Any], *, tensors: bool = T
             held[op.name] = RULES[op.kind].evaluate(None, op, [held[a] if isinstance(a, str) else a for a in op.args])
     for check, refs in plan.checks:
         values = [held[ref] if isinstance(ref, str) else ref for ref in refs]
-        if not any(isinstance(value, Tensor) and (not tensors or _vectorised(value)) for value in values):
+        if all(_known(value, tensors=tensors) for value in values):
             check(*(value.detach().item() if isinstance(value, Tensor) else value for value in values))
+
+
+def _known(value: Any, *, tensors: bool) -> bool:
+    """Whether a number can be looked at."""
+    return not isinstance(value, Tensor) or (tensors and not value.is_meta and not _vectorised(value))
 
 
 def filled_in(plan: Plan, op: Op) -> bool:

@@ -150,7 +150,7 @@ def rows(x: Tensor, rank: int) -> Tensor:
     return x.flatten(0, x.ndim - rank - 1).flatten(1) if rank else x.reshape(-1, 1)
 
 
-def beside(variable: Variable, accent: str, net: Any, shape: Shape, **fixed: float) -> Use:
+def beside(variable: Variable, accent: str, net: Any, shape: Shape, **fixed: Any) -> Use:
     r"""A Normal that an operator draws beside a variable, of its shape: ``q(\tilde x|x)``."""
     name = replace(variable, accent=accent)
     if variable.accent:

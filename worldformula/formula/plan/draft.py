@@ -41,6 +41,7 @@ class Draft(Assignments):
         self.named: dict[str, Named] = {}
         self.flags_of_time: str | None = None  # the steps that count, where some do not
         self.known: dict[str, Variable] = {}  # inputs by key
+        self.scalar: dict[str, bool] = {}  # whether they are one number for the whole call
         self.letters: dict[str, Variable] = {}  # the same as they are first written
         self.fills = {
             f.variable.key: INSIDE_SUPPORT[f.family.name]

@@ -312,9 +312,15 @@ class Lowering(Draft):
         """The result of a function on the values of other operations and numbers, once per call or per step.
 
         ``net``: the factor whose network the function gets first. ``options``: keywords, with values that their repr
-        gives back. ``how="batch"`` marks a function that reduces the batch, and with it all sample axes.
+        gives back, or Symbols. ``how="batch"`` marks a function that reduces the batch, and with it all sample axes.
         """
-        return self.add(wish, Op("", "call", args, target=function, rank=rank, how=how, factor=net, options=options))
+        asked = {key: self.lower(value, Scope()) for key, value in options if isinstance(value, Node)}
+        plain = tuple((key, value) for key, value in options if key not in asked)
+        args, keywords = (*args, *asked.values()), tuple(asked)
+        return self.add(
+            wish,
+            Op("", "call", args, net, how=how, rank=rank, target=function, options=plain, keywords=keywords),
+        )
 
     def event_rank(self, variable: Variable) -> int:
         """How many event axes a variable has: those that are declared, or one."""

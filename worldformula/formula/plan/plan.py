@@ -55,7 +55,7 @@ class Op:
     axes: the sample axes that lead the value, the newest first; ``axis`` is the one that ``samples`` reduces.
     rank: the event axes of a value that arithmetic combines.
     target: what a ``call`` calls, with the network of its factor first where it has one, and ``options`` as keywords;
-        one that reduces the batch has ``how="batch"``.
+        one that reduces the batch has ``how="batch"``. ``keywords`` are those of its last arguments.
     """
 
     name: str
@@ -71,6 +71,7 @@ class Op:
     rank: int = 0
     target: Callable[..., Any] | None = None
     options: tuple[tuple[str, Any], ...] = ()
+    keywords: tuple[str, ...] = ()
 
     @property
     def over_batch(self) -> bool:
