@@ -20,7 +20,7 @@ SEEN_THROUGH = ("along", "repeat")  # operations that change neither values nor 
 
 def check_value(plan: Plan, op: Op, value: Any) -> None:
     """Raise SupportError where the value of a log-density lies outside its support, or is NaN."""
-    if not isinstance(value, Tensor) or _vectorised(value):
+    if not isinstance(value, Tensor) or value.is_meta or _vectorised(value):
         return
     factor = factor_of(op)
     if fault := family_of(op).wrong_value(value, plan.rank_of(factor)):

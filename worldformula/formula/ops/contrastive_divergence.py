@@ -26,7 +26,7 @@ from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.factors.gibbs import Gibbs
 from worldformula.formula.factors.independent import Normal
 from worldformula.formula.factors.langevin import energies, langevin
-from worldformula.formula.ops.base import count, symbol_of
+from worldformula.formula.ops.base import count, symbol_of, written_number
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import number
 from worldformula.formula.syntax.names import Variable, read_variable
@@ -60,9 +60,16 @@ class ContrastiveDivergenceNode(Operator):
 
     @property
     def sign(self) -> Symbol:
-        """CD with its number of steps."""
+        """CD with its number of steps, and what the call gives."""
         k = f"k={self.steps}"
-        return Symbol(f"CD{{{k}}}", rf"\mathrm{{CD}}_{{{k}}}", f"<msub><mi>CD</mi><mi>{k}</mi></msub>")
+        text, latex, mathml = (f"CD{{{k}", rf"\mathrm{{CD}}_{{{k}", f"<mi>{k}</mi>")
+        for name, letter, value in (("step", r"\eta", self.step_size), ("noise", r"\sigma", self.noise_scale)):
+            if isinstance(value, Node):
+                shown = written_number(value)
+                text, latex = f"{text}; {name}={shown.text}", rf"{latex},\, {letter}={shown.latex}"
+                mathml = f"{mathml}<mo>,</mo><mi>{name}</mi><mo>=</mo>{shown.mathml}"
+        below = f"<mrow>{mathml}</mrow>" if "," in mathml else mathml
+        return Symbol(f"{text}}}", f"{latex}}}", f"<msub><mi>CD</mi>{below}</msub>")
 
     @property
     def numbers(self) -> tuple[int | float | Node, ...]:

@@ -25,7 +25,7 @@ from torch import Tensor
 from worldformula.errors import FormulaError, near
 from worldformula.families.writing import Symbol
 from worldformula.formula.expressions.expression import Expression
-from worldformula.formula.ops.base import Compared, Distribution, count, marked, rows, sides, symbol_of
+from worldformula.formula.ops.base import Compared, Distribution, count, marked, rows, sides, symbol_of, written_number
 from worldformula.formula.syntax.given import number
 from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.nodes import Node, Product
@@ -99,10 +99,12 @@ class MMDNode(Compared):
         k = "" if self.samples is None else f"K={self.samples}"
         below = ",\\, ".join(rf"\mathrm{{{m}}}" for m in (self.kernel, bias, k) if m)
         shown = ", ".join(m for m in (self.kernel, bias, k) if m)
+        text, latex, mathml = written_number(self.scale) if self.scale is not None else ("", "", "")
+        below += rf",\, {latex}" if latex else ""
         return Symbol(
-            marked("MMD²", self.kernel, bias, k),
+            marked("MMD²", self.kernel, bias, k, f"scale={text}" if text else ""),
             rf"\mathrm{{MMD}}^{{2}}_{{{below}}}",
-            f"<msubsup><mi>MMD</mi><mi>{shown}</mi><mn>2</mn></msubsup>",
+            f"<msubsup><mi>MMD</mi>{_below(shown, mathml)}<mn>2</mn></msubsup>",
         )
 
     def compare(self, lowering: Any, inside: Any, left: str, right: str) -> str:
@@ -156,6 +158,11 @@ def MMD(
     left, right, variable = sides("MMD", q, p, gradient)
     samples = count("MMD", "samples", samples)
     return Expression(MMDNode(left, right, variable, kernel, scales, bool(unbiased), samples, gradient, symbol))
+
+
+def _below(shown: str, scale: str) -> str:
+    """What stands below the sign in MathML."""
+    return f"<mrow><mi>{shown}</mi><mo>,</mo>{scale}</mrow>" if scale else f"<mi>{shown}</mi>"
 
 
 def _scales(scale: Any) -> tuple[float, ...]:

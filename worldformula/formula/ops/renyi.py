@@ -123,7 +123,7 @@ def Renyi(q: Distribution, p: Distribution, alpha: float | Expression, *, sample
     """
     order = _order("Renyi", alpha, zero=False)
     if samples is not None:
-        return -VRBound(q, p, alpha, samples=samples)
+        return -_bound(q, p, order, samples)
     left, right = distribution("Renyi", q), distribution("Renyi", p)
     normals = [u.factor for u in (*left, *right) if isinstance(u.factor.family, NormalFamily)]
     if len(normals) != 2 or len(left) != 1 or len(right) != 1:
@@ -148,7 +148,11 @@ def VRBound(q: Distribution, p: Distribution, alpha: float | Expression, *, samp
         alpha: the order, other than 1; 0 is the importance-weighted bound.
         samples: K, the draws of q.
     """
-    order = _order("VRBound", alpha, zero=True)
+    return _bound(q, p, _order("VRBound", alpha, zero=True), samples)
+
+
+def _bound(q: Distribution, p: Distribution, order: float | Node, samples: int | None) -> Expression:
+    """The bound of a checked order."""
     left, right = distribution("VRBound", q), distribution("VRBound", p)
     samples = count("VRBound", "samples", samples)
     if samples is None:
