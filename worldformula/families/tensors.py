@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from worldformula.errors import FormulaError, HeadError, ShapeError, table
@@ -37,6 +38,11 @@ def size(x: Tensor, rank: int) -> int:
 def is_number(x: Parameter, value: float) -> bool:
     """Whether a setting is this number. What a tensor holds is not looked at, as that would wait for the device."""
     return not isinstance(x, Tensor) and x == value
+
+
+def above_zero(raw: Tensor) -> Tensor:
+    """softplus(raw), greater than 0 where rounding would make it 0: in float32 that is below a raw of -87."""
+    return F.softplus(raw).clamp_min(torch.finfo(raw.dtype).tiny)
 
 
 def affine(x: Tensor, scale: Parameter, shift: Parameter) -> Tensor:

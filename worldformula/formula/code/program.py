@@ -170,6 +170,7 @@ class Program:
         self._calls: dict[bool, Any] = {}
         self._structured: frozenset[str] = frozenset()  # parameters that were seen to come as a dict
         self._proven: set[bool] = set()  # which of the emitted functions have once run to their end
+        self._held: tuple[Any, ...] = ()  # the numbers that the last call was seen to give; None where it was a tensor
         self._quick = False  # whether the emitted function is there and takes the arguments of `Binder.quick`
 
     @property
@@ -209,7 +210,7 @@ class Program:
         if call.deterministic not in self._proven and not is_compiling():
             return self._first(owner, values, call)
         if self.plan.checks and not is_compiling():
-            check_numbers(self.plan, self._arguments(values, call), tensors=False)
+            self._check_numbers(values, call)
         try:
             value, terms, samples = self._calls[call.deterministic](owner, *values)
         except DIAGNOSED as error:
@@ -218,6 +219,14 @@ class Program:
                 raise
             raise named from error
         return Out(value, terms, samples, self.plan, call)
+
+    def _check_numbers(self, values: list[Any], call: Call) -> None:
+        """Refuse numbers that cannot stand where they do, where the last call did not give the same."""
+        arguments = self._arguments(values, call)
+        given = tuple(None if isinstance(v := arguments[name], Tensor) else v for _, name in self.plan.symbols)
+        if given != self._held:
+            check_numbers(self.plan, arguments, tensors=False)
+            self._held = given
 
     def _arguments(self, values: list[Any], call: Call) -> dict[str, Any]:
         """The arguments of a call by name."""

@@ -60,11 +60,9 @@ def check_numbers(plan: Plan, arguments: Mapping[str, Any], *, tensors: bool = T
 
     Without ``tensors`` those are passed over: what they hold is on the device.
     """
-    held: dict[str, Any] = {}
-    for op in plan.ops:
-        if op.kind == "symbol":
-            held[op.name] = arguments[plan.argument(op)]
-        elif op.kind in ("binary", "negative", "detach", "function") and op.reads and held.keys() >= {*op.reads}:
+    held = {op.name: arguments[argument] for op, argument in plan.symbols}
+    for op in plan.ops if plan.checks else ():
+        if op.kind in ("binary", "negative", "detach", "function") and op.reads and held.keys() >= {*op.reads}:
             held[op.name] = RULES[op.kind].evaluate(None, op, [held[a] if isinstance(a, str) else a for a in op.args])
     for check, refs in plan.checks:
         values = [held[ref] if isinstance(ref, str) else ref for ref in refs]

@@ -181,8 +181,9 @@ class Wrapped(Factor):
         sizes = as_shape(shape, header)
         if asked := [name for name, value in fixed.items() if placeholder(value) is not None]:
             raise FormulaError(
-                f"{header}: expected {asked[0]}= as a number or a tensor, got a Symbol: an object of {of and of.__name__} has the "
-                f"axes of its event, which a number of the call has not\nlet a network return the distribution"
+                f"{header}: expected {asked[0]}= as a number or a tensor, got a Symbol: an object of "
+                f"torch.distributions has the axes of its event, which a number of the call has not\n"
+                f"let a network return the distribution"
             )
         filled = {
             name: torch.full(sizes, float(value)) if isinstance(value, int | float) and sizes is not None else value

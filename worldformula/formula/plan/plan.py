@@ -209,6 +209,11 @@ class Plan:
             named[key] = f"{key}_flags" if taken else plain  # data that are flags too are read as both
         return named
 
+    @cached_property
+    def symbols(self) -> tuple[tuple[Op, str], ...]:
+        """The numbers of the call, and their names in the emitted function."""
+        return tuple((op, self.argument(op)) for op in self.ops if op.kind == "symbol")
+
     def argument(self, op: Op) -> str:
         """The name in the emitted function of an input, of flags, or of a number of the call."""
         key = f"present_{op.how}" if op.kind == "present" else op.variable.key if op.variable else op.how

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
 from worldformula.errors import FormulaError
+from worldformula.formula.runtime import above_zero
 from worldformula.formula.syntax.learnt import Positive
 
 
@@ -37,11 +37,11 @@ class Constants(nn.Module):
 
     def value(self, name: str) -> Tensor:
         """A parameter of the distribution."""
-        return softplus(getattr(self, f"{name}_raw")) if name in self.positive else getattr(self, name)
+        return above_zero(getattr(self, f"{name}_raw")) if name in self.positive else getattr(self, name)
 
     def written(self, path: str, name: str) -> str:
         """The same in emitted code, where ``path`` is this module."""
-        return f"F.softplus({path}.{name}_raw)" if name in self.positive else f"{path}.{name}"
+        return f"above_zero({path}.{name}_raw)" if name in self.positive else f"{path}.{name}"
 
 
 class Multiplied:
