@@ -208,7 +208,10 @@ def check_independence(op: str, left: Node, right: Node) -> None:
 
 
 def check_exponent(exponent: Any) -> Any:
-    """An exponent, as written: a number, or made of numbers and of variables without an index, ``gamma ** (t - 1)``."""
+    """An exponent is a number, or made of numbers and of variables without an index: ``gamma ** (t - 1)``.
+
+    Returns it as written.
+    """
     node = getattr(exponent, "node", None)
     if isinstance(node, Node):
         leaves = [n for n in walk(node) if not isinstance(n, Binary | Negative)]
