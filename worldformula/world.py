@@ -133,11 +133,12 @@ class World(nn.Module):
         """States of the posterior along the data: ``[B, T, ...]`` for series ``[B, T, ...]``.
 
         ``batch`` may hold more series than the posterior reads. ``start`` is the state before the first step, with the
-        last action under its own name. ``options`` are those of a call: ``seed``, ``generator``, ``noise``,
-        ``deterministic``. A memory has its last value only: `last` gives the state that `observe` and `imagine` go on
-        from.
+        last action under its own name. ``options`` are those of a call, ``seed``, ``generator``, ``noise`` and
+        ``deterministic``, and the numbers that the posterior takes: ``tau=1.0`` of a ``Symbol``. A memory has its last
+        value only: `last` gives the state that `observe` and `imagine` go on from.
         """
-        wanted = self._filter.program.inputs
+        plan = self._filter.program.plan
+        wanted = [k for k, op in plan.inputs.items() if op.kind != "symbol"]
         if missing := [k for k in wanted if k not in batch]:
             rows = [(k, "series [B, T, ...]", "given" if k in batch else "missing") for k in wanted]
             raise MissingInputError(
@@ -150,9 +151,12 @@ class World(nn.Module):
         samples = out.samples
         return {k: samples[k] for k in self.carried} | (out.value or {})
 
-    def noise(self, batch: Mapping[str, Tensor], generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """The noise that `filter` would draw for this batch, by variable: ``noise=`` of a call."""
-        return self._filter.program.noise({k: batch[k] for k in self._filter.program.inputs}, generator)
+    def noise(
+        self, batch: Mapping[str, Tensor], generator: torch.Generator | None = None, **numbers: float | Tensor
+    ) -> dict[str, Tensor]:
+        """The noise that `filter` would draw for this batch and these numbers, by variable: ``noise=`` of a call."""
+        inputs = {**batch, **numbers}
+        return self._filter.program.noise({k: inputs[k] for k in self._filter.program.inputs}, generator)
 
     def observe(self, observation: Mapping[str, Tensor], state: State, **options: Any) -> State:
         """One step of the filter: ``observation`` and flags ``[B, ...]``, ``state`` with the last action; new state.
@@ -204,7 +208,8 @@ class World(nn.Module):
         With ``policy``, a factor such as π(a_t|h_t,z_t): ``horizon`` steps; returns the states with the start first,
         ``[N, horizon + 1, ...]``, and the action drawn at each of them under its own name. With ``actions``
         ``[N, H, ...]``, the first taken at the start: states ``[N, H + 1, ...]`` and those actions. A prior without an
-        action needs ``horizon`` alone.
+        action needs ``horizon`` alone. ``options`` are those of a call, and the numbers that the prior and the policy
+        take: ``tau=1.2`` of a ``Symbol``.
 
         Raises:
             TimeError: the prior reads a whole series, ``z_{1:T}``, which is known once the dream is over.
@@ -277,9 +282,13 @@ class World(nn.Module):
             like = next(iter(start.values()))
             options["generator"] = torch.Generator(like.device).manual_seed(options.pop("seed"))
         seen, modes = [start[c.key] for c in policy.conditions], bool(options.get("deterministic", False))
-        begin = {**start, key: policy.draw(seen, (), options.get("generator"), noise, modes)}
+        begin = {**start, key: self._policy_at(policy, options).draw(seen, (), options.get("generator"), noise, modes)}
         rollout = self.rollout(policy)
         return self._joined(begin, rollout(start=_begin(rollout, begin), horizon=horizon, **options))
+
+    def _policy_at(self, policy: Factor, options: Mapping[str, Any]) -> Factor:
+        """The policy with its numbers of the call."""
+        return policy.for_call({v.key: options[v.key] for v in policy.symbols if v.key in options})[0]
 
     def _follow(self, start: State, actions: Tensor, options: Mapping[str, Any]) -> State:
         """The prior under given actions."""
@@ -315,8 +324,13 @@ class World(nn.Module):
 
     # ---------------------------------------------------------------------------------------------------------- decode
 
-    def decode(self, states: Mapping[str, Tensor], heads: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """The mean of every head (or those named) at states ``[..., event]``: ``{"x": [..., H, W, C], "r": [...]}``."""
+    def decode(
+        self, states: Mapping[str, Tensor], heads: Iterable[str] | None = None, **numbers: float | Tensor
+    ) -> dict[str, Tensor]:
+        """The mean of every head (or those named) at states ``[..., event]``: ``{"x": [..., H, W, C], "r": [...]}``.
+
+        ``numbers`` are those that the heads take, by the names of their Symbols.
+        """
         found = {}
         for name in self.heads if heads is None else heads:
             if name not in self.heads:
@@ -331,7 +345,8 @@ class World(nn.Module):
             values = [states[c.key] for c in head.conditions]
             lead = values[0].shape[: values[0].ndim - self._rank(head.conditions[0].key)]
             flat = [v.reshape(-1, *v.shape[len(lead) :]) for v in values]
-            mean = torch.as_tensor(head.head(*flat) if head.family is None else head.family.mean(head.params(*flat)))
+            own, _ = head.for_call({v.key: numbers[v.key] for v in head.symbols if v.key in numbers})
+            mean = torch.as_tensor(own.head(*flat) if own.family is None else own.family.mean(own.params(*flat)))
             found[name] = mean.reshape(*lead, *mean.shape[1:])
         return found
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar, TypeAlias
 
@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import FormulaError, HeadError, NoClosedFormError, near, table
-from worldformula.families.domains import NUMBER, Domain, checked, checking, setting, told
+from worldformula.families.domains import NUMBER, Domain, checked, checking, told
+from worldformula.families.given import Given, settle
 from worldformula.families.opaque import ByName, Opaque, Unfoldable
 from worldformula.families.tensors import (
     Parameter,
@@ -43,6 +44,7 @@ from worldformula.families.tensors import (
     uniform,
     wide,
     widen,
+    with_event,
 )
 from worldformula.families.writing import Plain, Symbol
 
@@ -87,13 +89,16 @@ class Family(ABC):
     domains: ClassVar[Mapping[str, Domain]] = NOTHING  # type: ignore[assignment]
     defining: ClassVar[tuple[str, ...]] = ()
     reference: ClassVar[str] = ""
+    asked: ClassVar[tuple[Given, ...]] = ()
 
     def __post_init__(self) -> None:
-        """Settings as plain Python numbers, so that ``repr`` is source; raises `ConfigError` where one is no number."""
-        for f in fields(self):
-            kind = str(getattr(f.type, "__name__", f.type))
-            if kind in ("float", "int", "int | None", "bool"):
-                object.__setattr__(self, f.name, setting(self.name, f.name, getattr(self, f.name), kind))
+        """Settings as plain Python numbers, or `Given` by the call; raises `ConfigError` where one is no number."""
+        object.__setattr__(self, "asked", settle(self))
+        if not self.asked:
+            self.check_settings()
+
+    def check_settings(self) -> None:  # noqa: B027  most families have no settings
+        """Raises `ConfigError` where a setting lies outside its set; called once all are numbers."""
 
     # ------------------------------------------------------------------------------------------ parameters
 
@@ -152,6 +157,7 @@ class Family(ABC):
         """Every tensor seen with the batch axes of the others, as a learnt scale beside a network's location: what
         follows the batch or the time of a formula follows all parameters alike.
         """
+        params = params if self.class_axes else with_event(params, rank)
         known = [
             (p.ndim, self.axes(n, rank)) for n, p in zip(self.parameters, params, strict=True) if isinstance(p, Tensor)
         ]
@@ -214,7 +220,7 @@ class Family(ABC):
                 )
             if canonical in found:
                 raise HeadError(f"{self.name}: {name!r} is another name of {canonical!r}. Give one of the two.")
-            if not isinstance(value, Tensor):
+            if not isinstance(value, Tensor | float):
                 try:
                     value = float(value)
                 except (TypeError, ValueError):

@@ -22,7 +22,7 @@ from worldformula.families.mixture import MixtureFamily
 from worldformula.families.writing import Symbol
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ExpertsFamily(MixtureFamily):
     """A mixture whose weights no parameter moves, so that the path through the drawn component is unbiased.
 

@@ -60,8 +60,8 @@ class PoissonFamily(Family):
     domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"rate": FROM_0})
     reference: ClassVar[str] = "torch.distributions:Poisson"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_settings(self) -> None:
+        """As every family."""
         require_floor(self, "min_rate", self.min_rate)
 
     def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:

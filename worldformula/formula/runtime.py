@@ -21,9 +21,10 @@ Value = Any  # a tensor, or a family's parameters: a tuple of tensors, numbers a
 RUNTIME = (
     "flat", "steps", "stack", "kept", "shift", "restart", "repeat", "wide", "stop", "noise_for", "mode_like",
     "one_batch", "matched", "along", "fold", "unfold", "counted", "filled", "zeros", "support", "dreg", "leave_one_out",
-    "alive", "both", "padded", "behind", "widened", "finite", "advance",
+    "alive", "both", "padded", "behind", "widened", "finite", "advance", "above_zero",
 )  # fmt: skip
 widened, finite = tensors.wide, tensors.finite  # the precision of densities, and finite logits
+above_zero = tensors.above_zero  # of what moves in the place of a learnt scale
 
 
 def flat(x: Tensor, lead: int = 0) -> Tensor:

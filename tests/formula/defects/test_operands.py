@@ -7,7 +7,7 @@ from torch import nn
 from torch.distributions import Normal as Gauss
 from torch.nn.functional import softplus
 
-from tests.formula.defects.both import PATHS, refused, run, wrong
+from tests.formula.defects.both import PATHS, refused, run
 from worldformula import (
     KL,
     Bernoulli,
@@ -139,7 +139,6 @@ def renyi(loc, scale, order):
 @PATHS
 @pytest.mark.parametrize("case", ANNEALED)
 @pytest.mark.parametrize("tau", [0.5, 2.0])
-@wrong("a Symbol is refused where a number is a setting")
 def test_numbers_of_the_call_may_stand_in_settings(case, tau, path):
     build, given, expected = ANNEALED[case]
     torch.testing.assert_close(run(build(), path, **given, tau=tau).value, expected(tau))

@@ -13,14 +13,14 @@ from worldformula.errors import SupportError
 from worldformula.families.domains import REAL
 from worldformula.formula import runtime
 from worldformula.formula.plan.plan import Op, Plan
-from worldformula.formula.plan.rules import factor_of, family_of
+from worldformula.formula.plan.rules import RULES, factor_of, family_of
 
 SEEN_THROUGH = ("along", "repeat")  # operations that change neither values nor their event
 
 
 def check_value(plan: Plan, op: Op, value: Any) -> None:
     """Raise SupportError where the value of a log-density lies outside its support, or is NaN."""
-    if not isinstance(value, Tensor) or _vectorised(value):
+    if not isinstance(value, Tensor) or value.is_meta or _vectorised(value):
         return
     factor = factor_of(op)
     if fault := family_of(op).wrong_value(value, plan.rank_of(factor)):
@@ -43,6 +43,8 @@ def _vectorised(value: Tensor) -> bool:
 
 def check_inputs(plan: Plan, arguments: Mapping[str, Any]) -> None:
     """The same for everything that a call is given: done at the first call of a formula, without running it."""
+    if plan.checks:
+        check_numbers(plan, arguments)
     for op in plan.ops:
         if op.kind == "logp" and (given := _data(plan, plan.by_name[op.args[1]])) is not None:
             source, flags = given
@@ -50,6 +52,26 @@ def check_inputs(plan: Plan, arguments: Mapping[str, Any]) -> None:
             if isinstance(value, Tensor):
                 value = _kept(value, [arguments[plan.argument(flag)] for flag in flags])
             check_value(plan, op, value)
+
+
+def check_numbers(plan: Plan, arguments: Mapping[str, Any], *, tensors: bool = True) -> None:
+    """Hold the numbers of a call against what they have to be where they stand, as if they were written there.
+
+    Without ``tensors`` those are passed over: what they hold is on the device.
+    """
+    held = {op.name: arguments[argument] for op, argument in plan.symbols}
+    for op in plan.ops if plan.checks else ():
+        if op.kind in ("binary", "negative", "detach", "function") and op.reads and held.keys() >= {*op.reads}:
+            held[op.name] = RULES[op.kind].evaluate(None, op, [held[a] if isinstance(a, str) else a for a in op.args])
+    for check, refs in plan.checks:
+        values = [held[ref] if isinstance(ref, str) else ref for ref in refs]
+        if all(_known(value, tensors=tensors) for value in values):
+            check(*(value.detach().item() if isinstance(value, Tensor) else value for value in values))
+
+
+def _known(value: Any, *, tensors: bool) -> bool:
+    """Whether a number can be looked at."""
+    return not isinstance(value, Tensor) or (tensors and not value.is_meta and not _vectorised(value))
 
 
 def filled_in(plan: Plan, op: Op) -> bool:

@@ -26,6 +26,7 @@ from worldformula.formula.print.latex import latex, latex_lines
 from worldformula.formula.print.notebook import formula_html
 from worldformula.formula.syntax.check import (
     check_elements,
+    check_exponent,
     check_function,
     check_gradient,
     check_independence,
@@ -44,6 +45,7 @@ from worldformula.formula.syntax.nodes import (
     Node,
     Number,
     OverBatch,
+    Standing,
     StopGradient,
     Use,
     factors,
@@ -55,7 +57,7 @@ from worldformula.formula.syntax.text import text
 Number_ = int | float
 
 
-class Expression(nn.Module):
+class Expression(Standing, nn.Module):
     """A formula that can be printed, evaluated, differentiated, compiled, copied and saved.
 
     Call it with its variables as keywords. Reserved keywords: ``seed`` or ``generator`` (randomness of this call),
@@ -216,10 +218,11 @@ class Expression(nn.Module):
     def __neg__(self) -> Expression:
         return Expression(Negative(self.node))
 
-    def __pow__(self, exponent: Number_) -> Expression:
-        if not isinstance(exponent, Real) or isinstance(exponent, bool):
-            raise FormulaError(f"expected a number as the exponent, got {type(exponent).__name__} {exponent!r}")
-        return _binary("^", self, exponent)
+    def __pow__(self, exponent: Expression | Number_) -> Expression:
+        return _binary("^", self, check_exponent(exponent))
+
+    def __rpow__(self, base: Number_) -> Expression:
+        return _binary("^", base, check_exponent(self))
 
     def _refuse(self, _: object) -> NoReturn:
         raise FormulaError(
@@ -281,8 +284,7 @@ def _prepare(expression: Expression) -> bool:
     return True
 
 
-# So that torch.compile does not trace how code is written. This is all that torch.compiler.assume_constant_result does,
-# besides importing the whole compiler.
+# So that torch.compile does not trace how code is written: `assume_constant_result` without importing the compiler.
 _prepare._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 

@@ -13,6 +13,7 @@ from worldformula.formula.plan.draft import Draft
 from worldformula.formula.plan.plan import Op
 from worldformula.formula.plan.scope import Scope
 from worldformula.formula.syntax.constants import start_of
+from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.names import Variable
 
 CALL_OPTIONS = ("seed", "generator", "noise", "start", "horizon", "deterministic", "present")
@@ -116,6 +117,12 @@ def given(draft: Draft, variable: Variable, by: object, op: Op) -> str:
     """Data, or a number, that the call is given under the variable's key, as it is given."""
     if variable.key in CALL_OPTIONS:
         raise FormulaError(f"{by}: a variable cannot be called {variable.key!r}, which is an option of the call")
+    scalar = draft.scalar.setdefault(variable.key, op.kind == "symbol")
+    if scalar != (op.kind == "symbol"):
+        raise FormulaError(
+            f"{by if isinstance(by, Factor) else 'the formula'}: {variable.key} is both a Symbol, one number for the "
+            f"whole call, and a variable with a value per row\nrename one of them"
+        )
     if not variable.span:
         known = draft.known.setdefault(variable.key, variable)
         if known != variable:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from heapq import heappop, heappush
+from numbers import Real
+from typing import Any
 
 from worldformula.errors import (
     CycleError,
@@ -21,7 +23,19 @@ from worldformula.formula.syntax.drawn import drawn, one_draw
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import whole_number
 from worldformula.formula.syntax.names import Variable
-from worldformula.formula.syntax.nodes import Expectation, Integral, Node, Number, Product, Use, drawn_factors
+from worldformula.formula.syntax.nodes import (
+    Binary,
+    Expectation,
+    Integral,
+    Negative,
+    Node,
+    Number,
+    Product,
+    Use,
+    Value,
+    drawn_factors,
+    walk,
+)
 from worldformula.formula.syntax.text import text
 
 
@@ -191,6 +205,26 @@ def check_independence(op: str, left: Node, right: Node) -> None:
         check_function(NONLINEAR[op], left)
     if op in ("max", "min", "/"):
         check_function(NONLINEAR[op] if op != "/" else "inverse", right)
+
+
+def check_exponent(exponent: Any) -> Any:
+    """An exponent is a number, or made of numbers and of variables without an index: ``gamma ** (t - 1)``.
+
+    Returns it as written.
+    """
+    node = getattr(exponent, "node", None)
+    if isinstance(node, Node):
+        leaves = [n for n in walk(node) if not isinstance(n, Binary | Negative)]
+        values = [n.variable for n in leaves if isinstance(n, Value)]
+        if all(isinstance(n, Number | Value) for n in leaves) and all(v.index is None for v in values):
+            return exponent
+        raise FormulaError(
+            f"expected an exponent of numbers, symbols and the index, such as Value('t') - 1, got {text(node)}\n"
+            f"write exp(... * log(...)) for other powers"
+        )
+    if not isinstance(exponent, Real) or isinstance(exponent, bool):
+        raise FormulaError(f"expected a number as the exponent, got {type(exponent).__name__} {exponent!r}")
+    return exponent
 
 
 def check_function(name: str, body: Node) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
 from worldformula.errors import FormulaError
+from worldformula.formula.runtime import above_zero
 from worldformula.formula.syntax.learnt import Positive
 
 
@@ -43,12 +43,12 @@ class Constants(nn.Module):
     def value(self, name: str) -> Tensor:
         """A parameter of the distribution."""
         own: Tensor = getattr(self, self.attributes[name])
-        return softplus(own) if name in self.positive else own
+        return above_zero(own) if name in self.positive else own
 
     def written(self, path: str, name: str) -> str:
         """The same in emitted code, where ``path`` is this module."""
         own = f"{path}.{self.attributes[name]}"
-        return f"F.softplus({own})" if name in self.positive else own
+        return f"above_zero({own})" if name in self.positive else own
 
 
 def start_of(initial: Constants | None, key: str) -> Tensor | None:
