@@ -315,7 +315,16 @@ class TimeError(FormulaError):
 
 
 class ConfigError(WorldformulaError, ValueError):
-    """A configuration key does not exist, or its value is impossible."""
+    """A configuration key does not exist, or its value is impossible; or a call gives a setting an impossible number.
+
+    >>> from worldformula import RelaxedBernoulli, Symbol, log
+    >>> loss = log(RelaxedBernoulli("q(b)", shape=2, logits=0.0, temperature=Symbol("tau")))
+    >>> loss(b=torch.full((3, 2), 0.5), tau=0.0)
+    Traceback (most recent call last):
+    worldformula.errors.ConfigError: relaxed_bernoulli: the temperature must be positive, got 0.0.
+    >>> loss(b=torch.full((3, 2), 0.5), tau=1.0).value
+    tensor([0., 0., 0.])
+    """
 
     code = "config"
 

@@ -23,7 +23,7 @@ from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.factors.joint import Factor, Joint
 from worldformula.formula.plan.histories import held, lags, memories, refuse_ahead
 from worldformula.formula.print.notebook import parts_html
-from worldformula.formula.syntax.constants import Constants
+from worldformula.formula.syntax.constants import Constants, start_of
 from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import factors as factors_of
 from worldformula.nets.causal import Causal, Memory
@@ -148,27 +148,25 @@ class World(nn.Module):
         """States of the posterior along the data: ``[B, T, ...]`` for series ``[B, T, ...]``.
 
         ``batch`` may hold more series than the posterior reads. ``start`` is the state before the first step, with the
-        last action under its own name. ``options`` are those of a call: ``seed``, ``generator``, ``noise``,
-        ``deterministic``. A memory has its last value only: `last` gives the state that `observe` and `imagine` go on
-        from.
+        last action under its own name. ``options`` are those of a call, ``seed``, ``generator``, ``noise`` and
+        ``deterministic``, and the numbers that the posterior takes: ``tau=1.0`` of a ``Symbol``. A memory has its last
+        value only: `last` gives the state that `observe` and `imagine` go on from.
         """
         rollout = self._filter if start is None else self._go_on
-        wanted = rollout.program.inputs
-        if missing := [k for k in wanted if k not in batch]:
-            rows = [(k, "series [B, T, ...]", "given" if k in batch else "missing") for k in wanted]
-            raise MissingInputError(
-                f"filter needs {', '.join(missing)}\n"
-                + table(("variable", "declared", "got"), rows)
-                + f"\npass {', '.join(k + '=...' for k in missing)} in the batch"
-            )
+        wanted = [k for k, op in rollout.program.plan.inputs.items() if op.kind != "symbol"]
+        if missing := ", ".join(k + "=..." for k in wanted if k not in batch):
+            _require("filter needs", wanted, batch, "series [B, T, ...]", f"pass {missing} in the batch")
         start = None if start is None else carry_of(rollout, start)
         out = rollout(**{k: batch[k] for k in wanted}, start=start, **options)
         samples = out.samples
         return {k: samples[k] for k in self.carried} | (out.value or {})
 
-    def noise(self, batch: Mapping[str, Tensor], generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """The noise that `filter` would draw for this batch, by variable: ``noise=`` of a call."""
-        return self._filter.program.noise({k: batch[k] for k in self._filter.program.inputs}, generator)
+    def noise(
+        self, batch: Mapping[str, Tensor], generator: torch.Generator | None = None, **numbers: float | Tensor
+    ) -> dict[str, Tensor]:
+        """The noise that `filter` would draw for this batch and these numbers, by variable: ``noise=`` of a call."""
+        inputs = {**batch, **numbers}
+        return self._filter.program.noise({k: inputs[k] for k in self._filter.program.inputs}, generator)
 
     def observe(self, observation: Mapping[str, Tensor], state: State, **options: Any) -> State:
         """One step of the filter: ``observation`` and flags ``[B, ...]``, ``state`` with the last action; new state.
@@ -178,13 +176,7 @@ class World(nn.Module):
         """
         refuse_ahead("observe", self._go_on.program.plan)
         wanted = (*self.carried, *self.memory, *self.shifted)
-        if missing := [k for k in wanted if k not in state]:
-            rows = [(k, "state", "given" if k in state else "missing") for k in wanted]
-            raise MissingInputError(
-                f"observe: the state lacks {', '.join(missing)}\n"
-                + table(("variable", "belongs to", "got"), rows)
-                + "\nadd the action that was taken in it under its own name"
-            )
+        _require("observe: the state lacks", wanted, state, "state", "add the action taken in it under its own name")
         series = {k: v.unsqueeze(1) for k, v in observation.items()}
         # The filter reads these series at t−1, which is the start; the value of this step is never read.
         inputs = self._go_on.program.inputs
@@ -206,7 +198,7 @@ class World(nn.Module):
         shapes, found = self._imagine.program.plan.shapes, State()
         begun = starts(self._filter.clock, batch, options)
         for key in self.carried:
-            given = getattr(self._start, key, None)
+            given = start_of(self._start, key)
             if key in self._imagine.program.plan.lags and key not in shapes and given is None:
                 raise FormulaError(
                     f"initial: {key} is an older value of data, whose size no factor of the world declares\n"
@@ -238,20 +230,15 @@ class World(nn.Module):
         With ``policy``, a factor such as π(a_t|h_t,z_t): ``horizon`` steps; returns the states with the start first,
         ``[N, horizon + 1, ...]``, and the action drawn at each of them under its own name. With ``actions``
         ``[N, H, ...]``, the first taken at the start: states ``[N, H + 1, ...]`` and those actions. A prior without an
-        action needs ``horizon`` alone.
+        action needs ``horizon`` alone. ``options`` are those of a call, and the numbers that the prior and the policy
+        take: ``tau=1.2`` of a ``Symbol``.
 
         Raises:
             TimeError: the prior reads a whole series, ``z_{1:T}``, which is known once the dream is over.
         """
         refuse_ahead("imagine", self._imagine.program.plan)
         wanted = (*self.carried, *self._imagine.memories)
-        if missing := [k for k in wanted if k not in start]:
-            rows = [(k, "carried", "given" if k in start else "missing") for k in wanted]
-            raise MissingInputError(
-                f"imagine: the start lacks {', '.join(missing)}\n"
-                + table(("variable", "declared", "got"), rows)
-                + "\npass a state of filter, observe or initial"
-            )
+        _require("imagine: the start lacks", wanted, start, "carried", "pass a state of filter, observe or initial")
         start = {k: start[k] for k in wanted}
         lead = self._lead({k: start[k] for k in self.carried})
         if len(lead) != 1 and self._imagine.memories:
@@ -312,9 +299,13 @@ class World(nn.Module):
             like = next(iter(start.values()))
             options["generator"] = torch.Generator(like.device).manual_seed(options.pop("seed"))
         seen, modes = [start[held(c)] for c in policy.conditions], bool(options.get("deterministic", False))
-        begin = {**start, key: policy.draw(seen, (), options.get("generator"), noise, modes)}
+        begin = {**start, key: self._policy_at(policy, options).draw(seen, (), options.get("generator"), noise, modes)}
         rollout = self.rollout(policy)
         return self._joined(begin, rollout(start=carry_of(rollout, begin), horizon=horizon, **options))
+
+    def _policy_at(self, policy: Factor, options: Mapping[str, Any]) -> Factor:
+        """The policy with its numbers of the call."""
+        return policy.for_call({v.key: options[v.key] for v in policy.symbols if v.key in options})[0]
 
     def _follow(self, start: State, actions: Tensor, options: Mapping[str, Any]) -> State:
         """The prior under given actions."""
@@ -350,23 +341,25 @@ class World(nn.Module):
 
     # ---------------------------------------------------------------------------------------------------------- decode
 
-    def decode(self, states: Mapping[str, Tensor], heads: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """The mean of every head (or those named) at states ``[..., event]``: ``{"x": [..., H, W, C], "r": [...]}``."""
+    def decode(
+        self, states: Mapping[str, Tensor], heads: Iterable[str] | None = None, **numbers: float | Tensor
+    ) -> dict[str, Tensor]:
+        """The mean of every head (or those named) at states ``[..., event]``: ``{"x": [..., H, W, C], "r": [...]}``.
+
+        ``numbers`` are those that the heads take, by the names of their Symbols.
+        """
         found = {}
         for name in self.heads if heads is None else heads:
             if name not in self.heads:
                 known = ", ".join(self.heads)
                 raise UnknownVariableError(f"no head predicts {name!r}; these are: {known}.{near(name, self.heads)}")
             head = self.heads[name]
-            if missing := [held(c) for c in head.conditions if held(c) not in states]:
-                rows = [(c, head, "given" if held(c) in states else "missing") for c in head.conditions]
-                raise MissingInputError(
-                    f"decode: {head} needs {', '.join(missing)}\n" + table(("variable", "needed by", "got"), rows)
-                )
+            _require(f"decode: {head} needs", map(held, head.conditions), states, "state", "pass states of filter")
             values = [states[held(c)] for c in head.conditions]
             lead = values[0].shape[: values[0].ndim - self._rank(head.conditions[0].key)]
             flat = [v.reshape(-1, *v.shape[len(lead) :]) for v in values]
-            mean = torch.as_tensor(head.head(*flat) if head.family is None else head.family.mean(head.params(*flat)))
+            own, _ = head.for_call({v.key: numbers[v.key] for v in head.symbols if v.key in numbers})
+            mean = torch.as_tensor(own.head(*flat) if own.family is None else own.family.mean(own.params(*flat)))
             found[name] = mean.reshape(*lead, *mean.shape[1:])
         return found
 
@@ -394,6 +387,13 @@ class World(nn.Module):
                     + table(("variable", "needed by", "got"), needed)
                     + f"\na state holds what goes from step to step: {', '.join(imagined)}"
                 )
+
+
+def _require(what: str, wanted: Iterable[str], given: Mapping[str, Any], kind: str, advice: str) -> None:
+    """Raises `MissingInputError` where one of these is not given, with a table of all."""
+    rows = [(key, kind, "given" if key in given else "missing") for key in wanted]
+    if missing := ", ".join(key for key, _, got in rows if got == "missing"):
+        raise MissingInputError(f"{what} {missing}\n" + table(("variable", "declared", "got"), rows) + f"\n{advice}")
 
 
 def _joint(product: Joint | Factor) -> Joint:

@@ -8,7 +8,9 @@ import dataclasses
 import re
 from collections.abc import Mapping
 
+from worldformula.formula.ops.cross_entropy import CrossEntropyNode
 from worldformula.formula.ops.entropy import EntropyNode
+from worldformula.formula.ops.js import JSNode
 from worldformula.formula.ops.kl import ProductDivergence, SampledDivergence
 from worldformula.formula.syntax.factor import Constants, Factor
 from worldformula.formula.syntax.nodes import (
@@ -156,8 +158,16 @@ class Reader:
             self.need("]")
             return ProductDivergence(q, p) if found[1] is None else SampledDivergence(q, p, int(found[1]))
         if found := self.match(r"(?:H|Ĥ\{K=(\d+)\})\["):
-            q, _ = self.uses(), self.need("]")
-            return EntropyNode(q, None if found[1] is None else int(found[1]))
+            q, samples = self.uses(), None if found[1] is None else int(found[1])
+            if self.take(", "):
+                p, _ = self.uses(), self.need("]")
+                return CrossEntropyNode(q, p, samples)
+            self.need("]")
+            return EntropyNode(q, samples)
+        if found := self.match(r"(?:JS|JŜ\{K=(\d+)\})\["):
+            p, _, q = self.uses(), self.need(" ‖ "), self.uses()
+            self.need("]")
+            return JSNode(p, q, None if found[1] is None else int(found[1]))
         return self.expectation() if self.take("E_{") else None
 
     def expectation(self):

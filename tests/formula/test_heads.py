@@ -135,3 +135,45 @@ def test_a_name_that_the_family_does_not_know():
     loss = log(Normal("p(y|x)", lambda x: {"mean": x, "scale": 1.0}, shape=X))
     with pytest.raises(HeadError, match="p\\(y\\|x\\): normal has no parameter 'mean'"):
         loss(x=torch.randn(B, X), y=torch.randn(B, X))
+
+
+class Scaled(nn.Module):
+    """Two outputs, of which a constant that the backward pass needs makes one."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(X, Z)
+        self.register_buffer("constant", torch.randn(Z))
+
+    def forward(self, x):
+        hidden = self.linear(x) * self.constant
+        return hidden, hidden + 1.0
+
+
+def test_the_first_call_can_be_differentiated_beside_constant_buffers():
+    net = Scaled()
+    pair, p = Deterministic("a, b = g(x)", net, shape=[Z, Z]), Normal("p(y|a)", lambda a: a, scale=1.0, shape=Z)
+    x, y = torch.randn(B, X), torch.randn(B, Z)
+    value = E(pair, log(p))(x=x, y=y).value.sum()
+    (found,) = torch.autograd.grad(value, [net.linear.bias])
+    torch.testing.assert_close(found, ((y - net(x)[0]) * net.constant).sum(0))
+
+
+def test_the_first_call_moves_the_statistics_of_a_batch_norm_once():
+    net = nn.Sequential(nn.Linear(X, Z), nn.BatchNorm1d(Z))
+    twice = Deterministic("a, b = g(x)", Split(net), shape=[Z, Z])
+    x, y = torch.randn(B, X), torch.randn(B, Z)
+    E(twice, log(Normal("p(y|a)", lambda a: a, scale=1.0, shape=Z)))(x=x, y=y)
+    torch.testing.assert_close(net[1].running_mean, 0.1 * net[0](x).mean(0))
+
+
+class Split(nn.Module):
+    """The output of a network twice."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        hidden = self.net(x)
+        return hidden, hidden

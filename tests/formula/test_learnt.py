@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.formula.defects.both import PATHS, run
 from worldformula import (
     Bernoulli,
     E,
@@ -130,3 +131,36 @@ def test_draws_pass_their_gradient_to_what_moves():
     # of -(σ n)²/2 by σ: -σ n²; of σ = softplus(raw) by raw: 1 - exp(-σ)
     expected = -(2.0 * noise.square().sum()) * (1 - torch.exp(torch.tensor(-2.0)))
     torch.testing.assert_close(found, expected.reshape(1))
+
+
+@PATHS
+@pytest.mark.parametrize("raw", [-1e3, -104.0, -90.0, 0.0, 1e3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_wherever_training_takes_it_a_scale_is_greater_than_0(raw, dtype, path):
+    p = Normal("p(x)", shape=2, loc=0.0, scale=positive(nn.Parameter(torch.ones(2))))
+    loss = log(p).to(dtype)
+    with torch.no_grad():
+        p.constants.scale_raw.fill_(raw)
+    scale = p.params()[1]
+    assert (scale > 0).all()
+    assert scale.isfinite().all()
+    value = run(loss, path, x=torch.zeros(3, 2, dtype=dtype)).value
+    assert value.isfinite().all()
+    assert torch.autograd.grad(value.sum(), p.constants.scale_raw)[0].isfinite().all()
+
+
+def test_steps_of_any_size_leave_a_scale_in_its_set():
+    torch.manual_seed(0)
+    p = Normal("p(x)", shape=2, loc=0.0, scale=positive(nn.Parameter(torch.ones(2))))
+    loss = -log(p).mean()
+    optimiser = torch.optim.SGD(loss.parameters(), lr=30.0)
+    lowest = 1.0
+    for step in range(60):
+        optimiser.zero_grad()
+        loss(x=0.01 * torch.randn(16, 2) if step % 10 else torch.zeros(16, 2)).value.backward()
+        optimiser.step()
+        scale = p.params()[1]
+        assert (scale > 0).all()
+        assert scale.isfinite().all()
+        lowest = min(lowest, scale.min().item())
+    assert lowest < 1e-3  # the steps were large

@@ -5,7 +5,7 @@ from worldformula.families.experts import log_shares
 from worldformula.families.experts import mixed
 from worldformula.formula.runtime import along, fold, matched, one_batch, unfold, widened
 
-experts = ExpertsFamily(component=NormalFamily(min_scale=0.0), components=3, elementwise=False)
+experts = ExpertsFamily(component=NormalFamily(min_scale=0.0), components=3, factored=False)
 
 
 def formula(self, a, b, c, beta, noise_z):

@@ -6,7 +6,7 @@ from worldformula.families.experts import mixed
 from worldformula.families.experts import poe
 from worldformula.formula.runtime import along, fold, matched, one_batch, unfold, widened
 
-experts = ExpertsFamily(component=NormalFamily(min_scale=0.0), components=7, elementwise=False)
+experts = ExpertsFamily(component=NormalFamily(min_scale=0.0), components=7, factored=False)
 
 
 def formula(self, a, b, c, beta, noise_z):

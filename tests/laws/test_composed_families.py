@@ -52,10 +52,10 @@ CASES = [
     (RelaxedOneHotFamily(temperature=0.5), (2, 3)),
     (MixtureFamily(normal, 3), (4,)),
     (MixtureFamily(normal, 3), (2, 3)),
-    (MixtureFamily(normal, 3, elementwise=True), (2, 3)),
+    (MixtureFamily(normal, 3, factored=True), (2, 3)),
     (MixtureFamily(bernoulli, 3), (4,)),
     (MixtureFamily(one_hot, 2), (2, 3)),
-    (MixtureFamily(CategoricalFamily(classes=4), 2, elementwise=True), (2,)),
+    (MixtureFamily(CategoricalFamily(classes=4), 2, factored=True), (2,)),
     (MixtureFamily(multivariate_normal, 2), (3,)),
     (MixtureFamily(low_rank_normal, 2), (2, 3)),
 ]
@@ -136,7 +136,7 @@ def test_head_errors_say_what_to_do(family, head, shape, fixed, words):
         lambda: RelaxedBernoulliFamily(temperature=-1.0),
         lambda: MixtureFamily(normal, 0),
         lambda: MixtureFamily(MixtureFamily(normal, 2), 2),
-        lambda: MixtureFamily(multivariate_normal, 2, elementwise=True),
+        lambda: MixtureFamily(multivariate_normal, 2, factored=True),
     ],
 )
 def test_impossible_options(build):
@@ -215,7 +215,7 @@ def test_mixture_against_torch():
     torch.testing.assert_close(factor.family.mean((weights, loc, scale)), mixed.mean)
     posterior = (mixed.mixture_distribution.logits + mixed.component_distribution.log_prob(x.unsqueeze(1))).softmax(-1)
     torch.testing.assert_close(factor.responsibilities(x=x, h=h), posterior)
-    each = Mixture("p(x|h)", nn.Linear(3, 2 * 4 * 3), components=4, shape=2, elementwise=True)
+    each = Mixture("p(x|h)", nn.Linear(3, 2 * 4 * 3), components=4, shape=2, factored=True)
     weights, loc, scale = each.params(h)
     mixed = td.Independent(td.MixtureSameFamily(td.Categorical(logits=weights), td.Normal(loc, scale)), 1)
     torch.testing.assert_close(each.log_prob(x=x, h=h), mixed.log_prob(x))
@@ -277,7 +277,7 @@ def test_the_score_of_a_carried_mixture_would_miss_later_steps():
 
 def test_a_mixture_density_head_of_a_recurrent_world():
     """The MDN of Ha and Schmidhuber: data is scored at every step, the draw is not carried."""
-    core = Mixture("p(z_t|z_{t-1},a_{t-1})", Both(2 + 1, 2 * 5 * 3), components=5, shape=2, elementwise=True)
+    core = Mixture("p(z_t|z_{t-1},a_{t-1})", Both(2 + 1, 2 * 5 * 3), components=5, shape=2, factored=True)
     loss = Sum("t", -log(core)).mean()
     data = {"z": torch.randn(4, 6, 2), "a": torch.randn(4, 6, 1)}
     torch.testing.assert_close(loss(**data).value, loss.interpret(**data).value)

@@ -36,7 +36,7 @@ THOUSAND = MultinomialFamily(total_count=1000)
 COLD = RelaxedOneHotFamily(temperature=0.125)
 GRID = TwoHotFamily(bins=5, low=-4.0, high=4.0)
 LEVELS = DiscretisedLogisticFamily(components=2, levels=256)
-MIXTURE, ELEMENTS = (MixtureFamily(component=normal, components=2, elementwise=e) for e in (False, True))
+MIXTURE, ELEMENTS = (MixtureFamily(component=normal, components=2, factored=e) for e in (False, True))
 EXPERTS = ExpertsFamily(component=normal, components=2)
 
 

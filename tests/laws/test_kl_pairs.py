@@ -43,7 +43,7 @@ FAMILIES = {
     "hot relaxed Bernoulli": RelaxedBernoulliFamily(temperature=2.0),
     "hot relaxed one-hot": RelaxedOneHotFamily(temperature=2.0),
     "mixture": MixtureFamily(component=normal, components=2),
-    "mixture of elements": MixtureFamily(component=normal, components=2, elementwise=True),
+    "mixture of elements": MixtureFamily(component=normal, components=2, factored=True),
     "mixture of Bernoullis": MixtureFamily(component=bernoulli, components=2),
     "mixture of vectors": MixtureFamily(component=multivariate_normal, components=2),
     "wrapped": WrappedFamily(of="torch.distributions:Gumbel"),

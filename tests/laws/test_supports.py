@@ -235,8 +235,8 @@ def test_a_setting_becomes_a_python_number(build, expected, value):
 
 
 def test_whole_settings():
-    mixture = MixtureFamily(component=normal, components=np.int64(2), elementwise=np.bool_(True))
-    assert repr(mixture) == "MixtureFamily(component=NormalFamily(min_scale=0.0), components=2, elementwise=True)"
+    mixture = MixtureFamily(component=normal, components=np.int64(2), factored=np.bool_(True))
+    assert repr(mixture) == "MixtureFamily(component=NormalFamily(min_scale=0.0), components=2, factored=True)"
     assert repr(CategoricalFamily(classes=np.int64(3))) == "CategoricalFamily(unimix=0.0, classes=3)"
     assert repr(MultinomialFamily(total_count=T(4))) == "MultinomialFamily(total_count=4)"
     assert repr(LowRankNormalFamily(cov_rank=np.int32(2))) == "LowRankNormalFamily(cov_rank=2, min_variance=0.0)"
@@ -250,7 +250,7 @@ def test_whole_settings():
         (lambda: OneHotFamily(unimix="a"), "unimix= as a number, got 'a'"),
         (lambda: MultinomialFamily(total_count=2.5), "total_count= as a whole number, got 2.5"),
         (lambda: TwoHotFamily(bins=True), "bins= as a whole number"),
-        (lambda: MixtureFamily(component=normal, components=2, elementwise=1), "elementwise= as True or False"),
+        (lambda: MixtureFamily(component=normal, components=2, factored=1), "factored= as True or False"),
     ],
 )
 def test_what_is_no_number_is_refused(build, words):

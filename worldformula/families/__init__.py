@@ -20,6 +20,7 @@ from worldformula.families.discretised_logistic import DiscretisedLogisticFamily
 from worldformula.families.experts import ExpertsFamily, log_shares, mixed, poe
 from worldformula.families.flow import FlowFamily
 from worldformula.families.gamma import GammaFamily, gamma
+from worldformula.families.given import Given, completed
 from worldformula.families.laplace import LaplaceFamily, laplace
 from worldformula.families.log_normal import LogNormalFamily, log_normal
 from worldformula.families.low_rank_normal import LowRankNormalFamily, low_rank_normal
@@ -53,6 +54,7 @@ __all__ = [
     "Family",
     "FlowFamily",
     "GammaFamily",
+    "Given",
     "LaplaceFamily",
     "LogNormalFamily",
     "LowRankNormalFamily",
@@ -75,6 +77,7 @@ __all__ = [
     "bernoulli",
     "beta",
     "categorical",
+    "completed",
     "dirichlet",
     "discover",
     "discretised_logistic",

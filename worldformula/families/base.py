@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar, TypeAlias
 
@@ -21,8 +21,9 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import FormulaError, HeadError, NoClosedFormError, near, table
-from worldformula.families.domains import NUMBER, Domain, checked, checking, setting, told
-from worldformula.families.opaque import Opaque, Unfoldable
+from worldformula.families.domains import NUMBER, Domain, checked, checking, told
+from worldformula.families.given import Given, settle
+from worldformula.families.opaque import ByName, Opaque, Unfoldable
 from worldformula.families.tensors import (
     Parameter,
     Params,
@@ -43,6 +44,7 @@ from worldformula.families.tensors import (
     uniform,
     wide,
     widen,
+    with_event,
 )
 from worldformula.families.writing import Plain, Symbol
 
@@ -87,13 +89,16 @@ class Family(ABC):
     domains: ClassVar[Mapping[str, Domain]] = NOTHING  # type: ignore[assignment]
     defining: ClassVar[tuple[str, ...]] = ()
     reference: ClassVar[str] = ""
+    asked: ClassVar[tuple[Given, ...]] = ()
 
     def __post_init__(self) -> None:
-        """Settings as plain Python numbers, so that ``repr`` is source; raises `ConfigError` where one is no number."""
-        for f in fields(self):
-            kind = str(getattr(f.type, "__name__", f.type))
-            if kind in ("float", "int", "int | None", "bool"):
-                object.__setattr__(self, f.name, setting(self.name, f.name, getattr(self, f.name), kind))
+        """Settings as plain Python numbers, or `Given` by the call; raises `ConfigError` where one is no number."""
+        object.__setattr__(self, "asked", settle(self))
+        if not self.asked:
+            self.check_settings()
+
+    def check_settings(self) -> None:  # noqa: B027  most families have no settings
+        """Raises `ConfigError` where a setting lies outside its set; called once all are numbers."""
 
     # ------------------------------------------------------------------------------------------ parameters
 
@@ -117,7 +122,7 @@ class Family(ABC):
             return self.constrain(self.split(head, shape, self.parameters), self.parameters, shape)
         if head is None:
             return self._order(self._constants_or_raise(shape, self.parameters))
-        return self._finish(self.accept(self.named_head(head), shape, "the head"), shape, self.parameters)
+        return self._finish(self.accept(self.named_head(head, shape), shape, "the head"), shape, self.parameters)
 
     def _params_with_fixed(
         self, head: Tensor | Mapping[str, Parameter] | None, shape: Shape | None, fixed: Mapping[str, Parameter]
@@ -134,7 +139,7 @@ class Family(ABC):
                 )
             found = dict(zip(free, self.constrain(self.split(head, shape, free), free, shape), strict=True))
         else:
-            found = self.accept(self.named_head(head), shape, "the head")
+            found = self.accept(self.named_head(head, shape), shape, "the head")
             if twice := [name for name in found if name in given]:
                 raise HeadError(f"{self.name}: the head gives {', '.join(twice)}, which a keyword fixes. Keep one.")
         return self._finish({**given, **found}, shape, free)
@@ -152,13 +157,11 @@ class Family(ABC):
         """Every tensor seen with the batch axes of the others, as a learnt scale beside a network's location: what
         follows the batch or the time of a formula follows all parameters alike.
         """
-        known = [
-            (p.ndim, self.axes(n, rank)) for n, p in zip(self.parameters, params, strict=True) if isinstance(p, Tensor)
-        ]
-        batches = {ndim - own for ndim, own in known}
-        if len(batches) < 2 or max(batches) <= 0:
-            return params
-        return self.expand(params, self.shapes(params, rank)[0], rank)
+        params = params if self.class_axes else with_event(params, rank)
+        named = zip(self.parameters, params, strict=True)
+        batches = {p.ndim - self.axes(name, rank) for name, p in named if isinstance(p, Tensor)}
+        alike = len(batches) < 2 or max(batches) <= 0
+        return params if alike else self.expand(params, self.shapes(params, rank)[0], rank)
 
     def _order(self, found: Mapping[str, Parameter]) -> Params:
         return tuple(found[name] for name in self.parameters)
@@ -183,8 +186,11 @@ class Family(ABC):
         full = tuple(torch.broadcast_shapes(full, shape))  # type: ignore[no-untyped-call]
         return tuple(p.expand(full) if p is tensors[0] else p for p in params)
 
-    def named_head(self, head: object) -> Mapping[str, Parameter]:
+    def named_head(self, head: object, shape: Shape | None) -> Mapping[str, Parameter]:
         """A head that is no tensor: parameters by name. Raises `HeadError` on a tuple, or anything else."""
+        if isinstance(head, ByName):
+            rank = self.default_rank if shape is None else len(shape)
+            return head.read(lambda name: self.axes(self.alternatives.get(name, name), rank))
         if isinstance(head, Mapping):
             return head
         names = ", ".join(f"{name!r}: ..." for name in self.parameters)
@@ -211,7 +217,7 @@ class Family(ABC):
                 )
             if canonical in found:
                 raise HeadError(f"{self.name}: {name!r} is another name of {canonical!r}. Give one of the two.")
-            if not isinstance(value, Tensor):
+            if not isinstance(value, Tensor | float):
                 try:
                     value = float(value)
                 except (TypeError, ValueError):
@@ -226,8 +232,8 @@ class Family(ABC):
         rank = len(shape)
         got = tuple(value.shape)[: value.ndim + rank - self.axes(self.alternatives.get(name, name), rank)]
         if any(g not in (s, 1) for g, s in zip(reversed(got), reversed(shape), strict=False)):
-            rows = [(name, f"[..., {', '.join(map(str, shape))}]", list(value.shape))]
-            body = table(("parameter", "declared", "got"), rows)
+            row = (name, f"[..., {', '.join(map(str, shape))}]", list(value.shape))
+            body = table(("parameter", "declared", "got"), [row])
             raise HeadError(f"{self.name}: {name} does not fit the declared event shape {shape}.\n{body}")
 
     def split(self, head: Tensor, shape: Shape | None, names: Sequence[str]) -> tuple[Tensor, ...]:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldformula.errors import HeadError
+from worldformula.errors import ConfigError, HeadError
 from worldformula.families.base import (
     FEW,
     Family,
@@ -56,6 +56,11 @@ class BernoulliFamily(Family):
     values: ClassVar[Domain | None] = UNIT
     domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"probs": UNIT})
     reference: ClassVar[str] = "torch.distributions:Bernoulli"
+
+    def check_settings(self) -> None:
+        """As every family."""
+        if not self.temperature > 0.0:
+            raise ConfigError(f"bernoulli: the temperature must be positive, got {self.temperature}.")
 
     def convert(self, name: str, value: Parameter, shape: Shape | None) -> Parameter:
         """``probs`` into logits, a tensor clamped by one epsilon from 0 and 1; infinite logits into the largest finite.

@@ -72,8 +72,8 @@ class BetaFamily(Family):
     )
     reference: ClassVar[str] = "torch.distributions:Beta"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_settings(self) -> None:
+        """As every family."""
         require_floor(self, "min_concentration", self.min_concentration)
 
     def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:

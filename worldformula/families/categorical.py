@@ -61,8 +61,8 @@ class CategoricalFamily(Family):
     defining: ClassVar[tuple[str, ...]] = ("classes",)
     reference: ClassVar[str] = "torch.distributions:Categorical"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_settings(self) -> None:
+        """As every family."""
         if not 0.0 <= self.unimix < 1.0:
             raise ConfigError(f"categorical: unimix is a share of probability in [0, 1), got {self.unimix}.")
         if self.classes is not None and self.classes < 1:

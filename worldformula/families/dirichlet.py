@@ -73,8 +73,8 @@ class DirichletFamily(Family):
     domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"concentration": POSITIVE, "alpha": POSITIVE})
     reference: ClassVar[str] = "torch.distributions:Dirichlet"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_settings(self) -> None:
+        """As every family."""
         require_floor(self, "min_concentration", self.min_concentration)
 
     def params(

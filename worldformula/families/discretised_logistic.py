@@ -64,8 +64,8 @@ class DiscretisedLogisticFamily(Family):
     domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"logits": LOGITS})
     defining: ClassVar[tuple[str, ...]] = ("levels",)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_settings(self) -> None:
+        """As every family."""
         if self.components < 1 or self.levels < 2:
             got = f"components={self.components}, levels={self.levels}"
             raise ConfigError(f"discretised_logistic: expected at least 1 component and 2 levels, got {got}.")

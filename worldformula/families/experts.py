@@ -16,12 +16,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from worldformula.errors import HeadError
 from worldformula.families.base import Params, draw_class, wide
 from worldformula.families.mixture import MixtureFamily
 from worldformula.families.writing import Symbol
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ExpertsFamily(MixtureFamily):
     """A mixture whose weights no parameter moves, so that the path through the drawn component is unbiased.
 
@@ -61,26 +62,37 @@ def poe(*experts: Params, present: Sequence[Tensor | None] = ()) -> Params:
     product, and gets N(0, 1) in its place; a prior expert is what makes it one.
     """
     masks = (*present, *(None,) * (len(experts) - len(present)))
+    like = _widest("PoE", experts)
     precision: Tensor | float = 0.0
     weighted: Tensor | float = 0.0
     for (loc, scale), mask in zip(experts, masks, strict=True):
         own = wide(scale).pow(-2) if isinstance(scale, Tensor) else scale**-2
         if mask is not None:
-            like = next(p for p in (scale, loc) if isinstance(p, Tensor))
             there = (mask != 0).reshape(mask.shape + (1,) * (like.ndim - mask.ndim))
-            own = torch.where(there, own, 0.0)
-            loc = torch.where(there, loc, 0.0)
+            own, loc = (
+                torch.where(there, x if isinstance(x, Tensor) else like.new_full((), x), 0.0) for x in (own, loc)
+            )
         precision, weighted = precision + own, weighted + own * loc
-    assert isinstance(precision, Tensor)
-    if present:
+    if isinstance(precision, Tensor) and present:
         precision = torch.where(precision > 0.0, precision, 1.0)
-    return weighted / precision, precision.rsqrt()
+    return weighted / precision, precision**-0.5
+
+
+def _widest(name: str, experts: Sequence[Params]) -> Tensor:
+    """The tensor with the most axes among the parameters of all; raises `HeadError` where all are numbers."""
+    tensors = [p for params in experts for p in params if isinstance(p, Tensor)]
+    if not tensors:
+        raise HeadError(
+            f"{name}: the parameters of all experts are numbers; give one of them as a tensor, such as "
+            f"loc=torch.zeros(2)"
+        )
+    return max(tensors, key=lambda p: p.ndim)
 
 
 def mixed(*experts: Params, present: Sequence[Tensor | None] = (), rank: int = 1) -> Params:
     """The parameters of `ExpertsFamily`: log-weights ``[*batch, K]`` and those of the experts along a new axis K."""
     masks = (*present, *(None,) * (len(experts) - len(present)))
-    like = max((p for params in experts for p in params if isinstance(p, Tensor)), key=lambda p: p.ndim)
+    like = _widest("MoE", experts)
     lead = torch.broadcast_shapes(*(p.shape for params in experts for p in params if isinstance(p, Tensor)))  # type: ignore[no-untyped-call]
     parts: list[Tensor] = []
     for column in zip(*experts, strict=True):

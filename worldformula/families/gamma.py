@@ -71,8 +71,8 @@ class GammaFamily(Family):
     domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"concentration": POSITIVE, "rate": POSITIVE})
     reference: ClassVar[str] = "torch.distributions:Gamma"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_settings(self) -> None:
+        """As every family."""
         require_floor(self, "min_concentration", self.min_concentration)
         require_floor(self, "min_rate", self.min_rate)
 

@@ -54,8 +54,8 @@ class LaplaceFamily(Family):
     domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"scale": POSITIVE})
     reference: ClassVar[str] = "torch.distributions:Laplace"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_settings(self) -> None:
+        """As every family."""
         require_floor(self, "min_scale", self.min_scale)
 
     def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:

@@ -62,8 +62,8 @@ class LogNormalFamily(Family):
     domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"scale": POSITIVE})
     reference: ClassVar[str] = "torch.distributions:LogNormal"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_settings(self) -> None:
+        """As every family."""
         require_floor(self, "min_scale", self.min_scale)
 
     def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:

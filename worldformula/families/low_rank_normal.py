@@ -69,8 +69,8 @@ class LowRankNormalFamily(Family):
     domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"cov_diag": POSITIVE})
     reference: ClassVar[str] = "torch.distributions:LowRankMultivariateNormal"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_settings(self) -> None:
+        """As every family."""
         if self.cov_rank < 1 or not self.min_variance >= 0.0:
             got = f"cov_rank={self.cov_rank}, min_variance={self.min_variance}"
             raise ConfigError(f"low_rank_normal: expected cov_rank of at least 1 and min_variance >= 0, got {got}.")

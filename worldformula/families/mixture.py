@@ -4,8 +4,12 @@
     p(k|x)    = w_k·p_k(x) / p(x)               the responsibilities
 
 The components are mixed as whole events (a Gaussian mixture model, or a VampPrior with the encoder's outputs as
-components), or, ``elementwise``, each element of an event has a mixture of its own (the mixture density network of
+components), or, ``factored``, each element of an event has a mixture of its own (the mixture density network of
 Bishop 1994, and of Ha and Schmidhuber's world models, arXiv 1803.10122).
+
+A temperature τ makes a mixture of Normals less or more certain, as in the dreams of Ha and Schmidhuber: its logits are
+divided by τ and its scales multiplied by √τ. It is a distribution of its own, so draws, density, mean and
+responsibilities are all those of the tempered mixture.
 """
 
 from __future__ import annotations
@@ -35,6 +39,9 @@ from worldformula.families.base import (
     wide,
 )
 from worldformula.families.domains import LOGITS, WEIGHTS, told
+from worldformula.families.normal import NormalFamily
+from worldformula.families.opaque import ByName
+from worldformula.families.tensors import is_number
 from worldformula.families.writing import Symbol
 
 
@@ -43,17 +50,20 @@ class MixtureFamily(Family):
     """A mixture of ``components`` distributions of the family ``component``.
 
     Parameters: ``log_weights``, normalised over its last axis, K; then those of the component, with an axis K before
-    the event (``[*batch, K, *event]``), or behind it where ``elementwise`` (``[*batch, *event, K]``). ``weights`` is
+    the event (``[*batch, K, *event]``), or behind it where ``factored`` (``[*batch, *event, K]``). ``weights`` is
     accepted by name. A head gives K logits and then K heads of the component: for each event, or for each element.
 
     A sample draws the component and then its value from one tensor of noise, without a gradient: the choice of the
     component is discrete, and the path through the chosen one alone would be a biased estimate. So E takes
     ``gradient="score"``, which is unbiased.
+
+    ``temperature``, of a mixture of Normals: logits / τ and scales · √τ, in all that is asked of it.
     """
 
     component: Family
     components: int
-    elementwise: bool = False
+    factored: bool = False
+    temperature: float = 1.0
 
     name: ClassVar[str] = "mixture"
     symbol: ClassVar[Symbol] = Symbol("Mixture", r"\mathrm{Mix}")
@@ -64,40 +74,56 @@ class MixtureFamily(Family):
         super().__post_init__()
         if self.components < 1:
             raise ConfigError(f"mixture: expected at least 1 component, got {self.components}.")
+        if self.temperature != 1.0 and not isinstance(self.component, NormalFamily):
+            raise ConfigError(
+                f"mixture: a temperature widens Normal components, got {self.component.name}. Leave temperature= out."
+            )
         if isinstance(self.component, MixtureFamily):
             raise ConfigError(
                 "mixture: a mixture of mixtures is one mixture with the product of the weights. Write that."
             )
-        if self.elementwise and self.component.joint != 0:
+        if self.factored and self.component.joint != 0:
             raise ConfigError(
                 f"mixture: {self.component.name} scores a vector as a whole, so its elements cannot have mixtures of "
-                f"their own. Leave elementwise out."
+                f"their own. Leave factored out."
             )
         settings = {  # of the class in other families; here they follow from the component
             "parameters": ("log_weights", *self.component.parameters),
             "alternatives": {"weights": "log_weights", **self.component.alternatives},
             "default_rank": self.component.default_rank,
-            "joint": 0 if self.elementwise else None,
+            "joint": 0 if self.factored else None,
         }
         for name, value in settings.items():
             object.__setattr__(self, name, value)
+
+    def check_settings(self) -> None:
+        """As every family."""
+        if not self.temperature > 0.0:
+            raise ConfigError(f"mixture: the temperature must be positive, got {self.temperature}.")
+
+    def __repr__(self) -> str:
+        """Source, without a temperature of 1."""
+        cooled = "" if self.temperature == 1.0 else f", temperature={self.temperature!r}"
+        sizes = f"components={self.components!r}, factored={self.factored!r}"
+        return f"{type(self).__name__}(component={self.component!r}, {sizes}{cooled})"
 
     # ---------------------------------------------------------------------------------------------------- parameters
 
     def _inner(self, shape: Shape) -> Shape:
         """The event shape of one component."""
-        return () if self.elementwise else shape
+        return () if self.factored else shape
 
     def params(
         self, head: Tensor | Mapping[str, Parameter] | None, shape: Shape | None = None,
         fixed: Mapping[str, Parameter] = NOTHING,
     ) -> Params:  # fmt: skip
         """As every family; weights and components get the same batch axes. At least one parameter is a tensor."""
+        head = self.named_head(head, shape) if isinstance(head, ByName) else head
         if shape is None and not isinstance(head, Mapping):
             raise HeadError("mixture: the sizes of weights and components are unknown. Declare shape=...")
         known = {**fixed, **(head if isinstance(head, Mapping) else {})}
         weights, given = self._sorted(known, shape)
-        inner = self._inner(shape) if shape is not None else (1,) * (0 if self.elementwise else self.default_rank)
+        inner = self._inner(shape) if shape is not None else (1,) * (0 if self.factored else self.default_rank)
         rest = None
         if isinstance(head, Tensor):
             assert shape is not None
@@ -111,7 +137,16 @@ class MixtureFamily(Family):
             parts = self.component.params(rest, inner, given)
         if not any(isinstance(p, Tensor) for p in parts):
             raise HeadError("mixture: components of numbers alone are all alike. Give a parameter as [K, ...] tensor.")
-        return self._aligned(-math.log(self.components) if weights is None else weights, parts, len(inner))
+        weights, parts = self._tempered(-math.log(self.components) if weights is None else weights, parts)
+        return self._aligned(weights, parts, len(inner))
+
+    def _tempered(self, weights: Parameter, parts: Params) -> tuple[Parameter, Params]:
+        """Logits / τ and scales · √τ; equal weights stay equal."""
+        if is_number(self.temperature, 1.0):
+            return weights, parts
+        loc, scale = parts
+        weights = log_mix(weights / self.temperature, 0.0) if isinstance(weights, Tensor) else weights
+        return weights, (loc, scale * self.temperature**0.5)
 
     def _sorted(
         self, given: Mapping[str, Parameter], shape: Shape | None
@@ -139,13 +174,13 @@ class MixtureFamily(Family):
         """Logits ``[..., K]`` and heads ``[..., K, width]`` of the components, those that are not given."""
         width = self._component_width(shape, given)
         each = self.components * (width + weigh)
-        lead = shape if self.elementwise else ()
+        lead = shape if self.factored else ()
         flat = math.prod(lead) * each
         if not head.ndim or head.shape[-1] != flat:
             parts = f"{self.components} logits and " if weigh else ""
             raise HeadError(
                 f"mixture: expected a head [..., {flat}] for the event shape {shape} ({parts}{self.components} times "
-                f"{width} numbers{' for each element' if self.elementwise else ''}), got {list(head.shape)}. End the "
+                f"{width} numbers{' for each element' if self.factored else ''}), got {list(head.shape)}. End the "
                 f"network in {flat} features."
             )
         head = head.reshape((*head.shape[:-1], *lead, each))
@@ -192,16 +227,16 @@ class MixtureFamily(Family):
         """K·(1 + the component's), for each event or for each element."""
         weigh = all(self._canonical(name) != "log_weights" for name in fixed)
         width = self._component_width(shape, fixed) + weigh
-        return self.components * width * (math.prod(shape) if self.elementwise else 1)
+        return self.components * width * (math.prod(shape) if self.factored else 1)
 
     def axes(self, name: str, rank: int) -> int:
         """K, and behind or before it the axes of the event."""
-        outer, inner = (rank, 0) if self.elementwise else (0, rank)
+        outer, inner = (rank, 0) if self.factored else (0, rank)
         return outer + 1 + (0 if name == "log_weights" else self.component.axes(name, inner))
 
     def shapes(self, params: Params, rank: int) -> tuple[Shape, Shape]:
         """Batch and event shape of a value."""
-        lead, event = self.component.shapes(params[1:], 0 if self.elementwise else rank)
+        lead, event = self.component.shapes(params[1:], 0 if self.factored else rank)
         whole = (*lead[:-1], *event)
         return whole[: len(whole) - rank], whole[len(whole) - rank :]
 
@@ -210,7 +245,7 @@ class MixtureFamily(Family):
     def noise_shape(self, batch: Shape, shape: Shape, params: Params | None = None) -> Shape:
         """For each choice of a component one number, and the component's noise behind it, on one last axis."""
         inner = self.component.noise_shape((), self._inner(shape))
-        return (*batch, *(shape if self.elementwise else ()), 1 + math.prod(inner))
+        return (*batch, *(shape if self.factored else ()), 1 + math.prod(inner))
 
     def noise(
         self, shape: Shape, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
@@ -276,7 +311,7 @@ class MixtureFamily(Family):
     # ----------------------------------------------------------------------------------------------------- densities
 
     def _joint(self, params: Params, value: Tensor, inner: int) -> Tensor:
-        """log w_k + log p_k(value): ``[*batch, K]``, and before K the event where ``elementwise``."""
+        """log w_k + log p_k(value): ``[*batch, K]``, and before K the event where ``factored``."""
         weights, *parts = params
         assert isinstance(weights, Tensor)
         at = value.ndim - inner
@@ -286,13 +321,13 @@ class MixtureFamily(Family):
 
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """logsumexp_k(log w_k + log p_k(value)), summed over the last ``rank`` axes."""
-        if self.elementwise:
+        if self.factored:
             return total(self._joint(params, value, 0).logsumexp(-1), rank)
         return self._joint(params, value, rank).logsumexp(-1)
 
     def wrong_value(self, value: Tensor, rank: int, params: Params | None = None) -> str | None:
         """As of the component."""
-        return self.component.wrong_value(value, 0 if self.elementwise else rank)
+        return self.component.wrong_value(value, 0 if self.factored else rank)
 
     def wrong_parameters(self, given: Mapping[str, Parameter]) -> str | None:
         """Weights that are none, and what the component says of the rest."""
@@ -303,5 +338,5 @@ class MixtureFamily(Family):
         return self.component.wrong_parameters({k: v for k, v in given.items() if k not in domains})
 
     def responsibilities(self, params: Params, value: Tensor, rank: int) -> Tensor:
-        """p(k|value), the posterior of the component: ``[*batch, K]``; ``[*batch, *event, K]`` where elementwise."""
-        return self._joint(params, value, 0 if self.elementwise else rank).softmax(-1)
+        """p(k|value), the posterior of the component: ``[*batch, K]``; ``[*batch, *event, K]`` where factored."""
+        return self._joint(params, value, 0 if self.factored else rank).softmax(-1)

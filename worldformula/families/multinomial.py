@@ -59,8 +59,8 @@ class MultinomialFamily(Family):
     defining: ClassVar[tuple[str, ...]] = ("total_count",)
     reference: ClassVar[str] = "torch.distributions:Multinomial"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_settings(self) -> None:
+        """As every family."""
         if self.total_count < 1:
             raise ConfigError(f"multinomial: total_count must be a number of at least 1, got {self.total_count!r}.")
 

@@ -68,8 +68,8 @@ class MultivariateNormalFamily(Family):
     )
     reference: ClassVar[str] = "torch.distributions:MultivariateNormal"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_settings(self) -> None:
+        """As every family."""
         if not self.min_scale >= 0.0:
             raise ConfigError(f"multivariate_normal: min_scale must not be negative, got {self.min_scale}.")
 

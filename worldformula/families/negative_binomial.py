@@ -58,8 +58,8 @@ class NegativeBinomialFamily(Family):
     domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"total_count": POSITIVE, "probs": UNIT})
     reference: ClassVar[str] = "torch.distributions:NegativeBinomial"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_settings(self) -> None:
+        """As every family."""
         require_floor(self, "min_count", self.min_count)
 
     def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:

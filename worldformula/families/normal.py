@@ -37,7 +37,7 @@ from worldformula.families.base import (
     widen,
 )
 from worldformula.families.domains import POSITIVE, REAL, Domain
-from worldformula.families.tensors import floating
+from worldformula.families.tensors import floating, is_number
 from worldformula.families.writing import Plain, Symbol
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
@@ -63,8 +63,8 @@ class NormalFamily(Family):
     domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"scale": POSITIVE})
     reference: ClassVar[str] = "torch.distributions:Normal"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_settings(self) -> None:
+        """As every family."""
         if not self.min_scale >= 0.0:
             raise ConfigError(f"normal: min_scale must not be negative, got {self.min_scale}.")
 
@@ -73,7 +73,7 @@ class NormalFamily(Family):
         if names[-1] != "scale":
             return pieces
         scale = F.softplus(pieces[-1])
-        return (*pieces[:-1], scale + self.min_scale if self.min_scale else scale)
+        return (*pieces[:-1], scale if is_number(self.min_scale, 0.0) else scale + self.min_scale)
 
     def convert(self, name: str, value: Parameter, shape: Shape | None) -> Parameter:
         """A scale that is a number must be positive."""

@@ -78,11 +78,17 @@ class Wrapper(Opaque):
             )
         return found
 
-    def repeat(self, T: int) -> Wrapper:
+    def repeat(self, T: int, lead: int = 0) -> Wrapper:
         """Batch ``[B]`` into ``[B·T]``."""
-        return self.rebuilt(lambda x: x.repeat_interleave(T, 0)) or Wrapper(*self.parts * T)
+        found = self.rebuilt(lambda x: x.repeat_interleave(T, lead))
+        if found is None and lead:
+            raise FormulaError(
+                f"wrapped: several draws of what a {type(self.parts[0]).__name__} reads are not possible over time: "
+                f"its arguments are not at hand. Give the batch more rows instead."
+            )
+        return found or Wrapper(*self.parts * T)
 
-    def steps(self, B: int) -> Sequence[Wrapper]:
+    def steps(self, B: int, lead: int = 0) -> Sequence[Wrapper]:
         """Batch ``[B·T]`` into T of ``[B]``."""
         if len(self.parts) > 1:
             return [Wrapper(part) for part in self.parts]
@@ -92,7 +98,10 @@ class Wrapper(Opaque):
                 f"wrapped: a {type(self.parts[0]).__name__} of all steps cannot be cut into single steps."
             )
         arguments, build = found
-        cut = {k: v.unflatten(0, (B, -1)).unbind(1) for k, v in arguments.items()}  # type: ignore[no-untyped-call]
+        cut = {
+            k: v.unflatten(lead, (B, -1)).unbind(lead + 1)  # type: ignore[no-untyped-call]
+            for k, v in arguments.items()
+        }
         T = len(next(iter(cut.values())))
         return [Wrapper(build({k: v[t] for k, v in cut.items()})) for t in range(T)]
 
@@ -123,7 +132,7 @@ class Wrapper(Opaque):
             )
         return found
 
-    def stack(self, values: Sequence[Opaque]) -> Wrapper:
+    def stack(self, values: Sequence[Opaque], lead: int = 0) -> Wrapper:
         """T of batch ``[B]`` into one of ``[B·T]``: one object where its arguments are known, else one a step."""
         parts = [cast(Wrapper, value).distribution for value in values]
         found = [take_apart(part) for part in parts]
@@ -131,7 +140,7 @@ class Wrapper(Opaque):
         if len(known) < len(found) or len({type(part) for part in parts}) > 1:
             return Wrapper(*parts)
         (first, build), rest = known[0], [arguments for arguments, _ in known]
-        return Wrapper(build({k: torch.stack([a[k] for a in rest], 1).flatten(0, 1) for k in first}))
+        return Wrapper(build({k: torch.stack([a[k] for a in rest], lead + 1).flatten(lead, lead + 1) for k in first}))
 
 
 def take_apart(distribution: Distribution) -> tuple[Arguments, Callable[[Arguments], Distribution]] | None:

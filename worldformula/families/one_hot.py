@@ -56,10 +56,12 @@ class OneHotFamily(Family):
     domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"logits": LOGITS, "probs": WEIGHTS})
     reference: ClassVar[str] = "torch.distributions:OneHotCategorical"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_settings(self) -> None:
+        """As every family."""
         if not 0.0 <= self.unimix < 1.0:
             raise ConfigError(f"one_hot: unimix is a share of probability in [0, 1), got {self.unimix}.")
+        if not self.temperature > 0.0:
+            raise ConfigError(f"one_hot: the temperature must be positive, got {self.temperature}.")
 
     def split(self, head: Tensor, shape: Shape | None, names: Sequence[str]) -> tuple[Tensor, ...]:
         """As every family; the last axis of an event are the classes, so it cannot be ``()``."""

@@ -60,8 +60,8 @@ class PoissonFamily(Family):
     domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"rate": FROM_0})
     reference: ClassVar[str] = "torch.distributions:Poisson"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_settings(self) -> None:
+        """As every family."""
         require_floor(self, "min_rate", self.min_rate)
 
     def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:
@@ -103,7 +103,7 @@ class PoissonFamily(Family):
         (rate,) = precise(params)
         x = precise_value(self, params, value)
         none = x == 0.0  # nothing counted has a finite probability at rate 0, too
-        logs = torch.where(none, 0.0, x * log(torch.where(none, 1.0, rate)))
+        logs = torch.where(none, 0.0, x * log(torch.where(none, torch.ones_like(x), rate)))
         return rounded(total(logs - rate - (x + 1.0).lgamma(), rank), value, *params)
 
     def kl(self, q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
@@ -121,7 +121,9 @@ def kl_poisson(q_params: Params, p_params: Params, rank: int, shape: Shape | Non
         require_same(poisson, "q", shape_of(q_params), shape_of(p_params))
     (q,), (p,) = precise(q_params), precise(p_params)
     if isinstance(q, Tensor) or isinstance(p, Tensor):
-        a, b = torch.broadcast_tensors(torch.as_tensor(q), torch.as_tensor(p))  # type: ignore[no-untyped-call]
+        like = q if isinstance(q, Tensor) else p
+        assert isinstance(like, Tensor)
+        a, b = torch.broadcast_tensors(*(torch.as_tensor(x).to(like) for x in (q, p)))  # type: ignore[no-untyped-call]
         none = a == 0.0  # 0·log 0 is 0
         some, other = torch.where(none, 1.0, a), torch.where(none, 1.0, b)
         near = (other - some).abs() < 0.5 * some

@@ -32,6 +32,7 @@ from worldformula.families.base import (
     widen,
 )
 from worldformula.families.domains import UNIT, Domain
+from worldformula.families.special import log
 from worldformula.families.tensors import floating
 from worldformula.families.writing import Symbol
 
@@ -53,8 +54,8 @@ class RelaxedBernoulliFamily(Family):
     values: ClassVar[Domain | None] = UNIT
     domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"probs": UNIT})
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_settings(self) -> None:
+        """As every family."""
         if not self.temperature > 0.0:
             raise ConfigError(f"relaxed_bernoulli: the temperature must be positive, got {self.temperature}.")
 
@@ -91,7 +92,8 @@ class RelaxedBernoulliFamily(Family):
         (logits,) = params
         if isinstance(logits, Tensor):
             return (logits / self.temperature).sigmoid()
-        return 1.0 / (1.0 + math.exp(-logits / self.temperature))
+        score = -logits / self.temperature
+        return 1.0 / (1.0 + (score.exp() if isinstance(score, Tensor) else math.exp(score)))
 
     def mean(self, params: Params) -> Parameter:
         """An error: there is no closed form."""
@@ -107,7 +109,7 @@ class RelaxedBernoulliFamily(Family):
         value = value.clamp(info.tiny, 1.0 - info.eps)
         log_x, log_rest = value.log(), torch.log1p(-value)
         d = logits - self.temperature * (log_x - log_rest)
-        return total(math.log(self.temperature) + d - 2.0 * F.softplus(d) - log_x - log_rest, rank)
+        return total(log(self.temperature) + d - 2.0 * F.softplus(d) - log_x - log_rest, rank)
 
 
 relaxed_bernoulli = RelaxedBernoulliFamily()

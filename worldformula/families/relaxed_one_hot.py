@@ -34,6 +34,7 @@ from worldformula.families.base import (
     wide,
 )
 from worldformula.families.domains import LOGITS, SHARES, WEIGHTS, Domain
+from worldformula.families.special import log
 from worldformula.families.tensors import floating
 from worldformula.families.writing import Symbol
 
@@ -56,8 +57,8 @@ class RelaxedOneHotFamily(Family):
     values: ClassVar[Domain | None] = SHARES
     domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"logits": LOGITS, "probs": WEIGHTS})
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_settings(self) -> None:
+        """As every family."""
         if not self.temperature > 0.0:
             raise ConfigError(f"relaxed_one_hot: the temperature must be positive, got {self.temperature}.")
 
@@ -117,7 +118,7 @@ class RelaxedOneHotFamily(Family):
         log_x, K = value.clamp_min(torch.finfo(value.dtype).tiny).log(), value.shape[-1]
         score = logits - self.temperature * log_x
         each = (score - log_x).sum(-1) - K * score.logsumexp(-1)
-        return total(each + math.lgamma(K) + (K - 1) * math.log(self.temperature), rank - 1)
+        return total(each + math.lgamma(K) + (K - 1) * log(self.temperature), rank - 1)
 
 
 relaxed_one_hot = RelaxedOneHotFamily()

@@ -27,7 +27,7 @@ from worldformula.families.base import (
     shape_of,
     total,
 )
-from worldformula.families.tensors import floating, wide
+from worldformula.families.tensors import floating, is_number, wide
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 NEWTON_STEPS = 4  # of `log_gamma_quantile`: below the rounding of float32 for shapes from 1e-4 to 1e6
@@ -193,10 +193,10 @@ def require_floor(family: Family, name: str, floor: float) -> None:
         raise ConfigError(f"{family.name}: {name} must not be negative, got {floor}.")
 
 
-def positive(x: Tensor, floor: float) -> Tensor:
+def positive(x: Tensor, floor: Parameter) -> Tensor:
     """softplus(x) + floor: a piece of a head as a positive parameter."""
     x = F.softplus(x)
-    return x + floor if floor else x
+    return x if is_number(floor, 0.0) else x + floor
 
 
 def matching(family: Family, params: Params, value: Tensor) -> Tensor:

@@ -61,8 +61,8 @@ class StudentTFamily(Family):
     domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"df": POSITIVE, "scale": POSITIVE})
     reference: ClassVar[str] = "torch.distributions:StudentT"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_settings(self) -> None:
+        """As every family."""
         require_floor(self, "min_df", self.min_df)
         require_floor(self, "min_scale", self.min_scale)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from worldformula.errors import FormulaError, HeadError, ShapeError, table
@@ -34,8 +35,20 @@ def size(x: Tensor, rank: int) -> int:
     return math.prod(x.shape[x.ndim - rank :])
 
 
-def affine(x: Tensor, scale: float, shift: float) -> Tensor:
-    """``scale · x + shift`` in one operation."""
+def is_number(x: Parameter, value: float) -> bool:
+    """Whether a setting is this number. What a tensor holds is not looked at, as that would wait for the device."""
+    return not isinstance(x, Tensor) and x == value
+
+
+def above_zero(raw: Tensor) -> Tensor:
+    """softplus(raw), greater than 0 where rounding would make it 0: in float32 that is below a raw of -87."""
+    return F.softplus(raw).clamp_min(torch.finfo(raw.dtype).tiny)
+
+
+def affine(x: Tensor, scale: Parameter, shift: Parameter) -> Tensor:
+    """``scale · x + shift`` in one operation; in two where either is a tensor."""
+    if isinstance(scale, Tensor) or isinstance(shift, Tensor):
+        return x * scale + shift
     if shift == 0.0:
         return x if scale == 1.0 else x * scale
     return x + shift if scale == 1.0 else torch.rsub(x, shift, alpha=-scale)
@@ -76,6 +89,15 @@ def shape_of(params: Params) -> Shape:
     if all(shape == shapes[0] for shape in shapes[1:]):
         return tuple(shapes[0]) if shapes else ()
     return broadcast(*shapes)
+
+
+def with_event(params: Params, rank: int) -> Params:
+    """Tensors without axes, as a scale that a call gives, seen with the ``rank`` event axes of the others."""
+    if not rank or not any(isinstance(p, Tensor) and not p.ndim for p in params):
+        return params
+    whole = [p.shape[p.ndim - rank :] for p in params if isinstance(p, Tensor) and p.ndim >= rank]
+    event = broadcast(*whole) if whole else ()
+    return tuple(p.expand(event) if isinstance(p, Tensor) and not p.ndim else p for p in params)
 
 
 def has_tensor(params: Params) -> bool:
@@ -146,12 +168,18 @@ def uniform(
 # --------------------------------------------------------------------------------------------- classes
 
 
-def log_mix(logits: Tensor, unimix: float) -> Tensor:
+def log_mix(logits: Tensor, unimix: Parameter) -> Tensor:
     """Normalised log-probabilities of ``(1 - unimix)·softmax(logits) + unimix/K``, over the last axis, all finite.
 
     A class that is masked by a logit of -inf gets the lowest finite number, so that 0·log 0 stays 0 in the sums.
     """
     logits = wide(logits)
+    if isinstance(unimix, Tensor):  # which may be 0, and is not looked at
+        shares, tiny = (
+            affine(logits.softmax(-1), 1.0 - unimix, unimix / logits.shape[-1]),
+            torch.finfo(logits.dtype).tiny,
+        )
+        return torch.where(shares > tiny, shares.clamp_min(tiny).log(), log_mix(logits, 0.0))
     if unimix == 0.0:
         return logits.log_softmax(-1).clamp_min(torch.finfo(logits.dtype).min)
     return affine(logits.softmax(-1), 1.0 - unimix, unimix / logits.shape[-1]).log()

@@ -38,6 +38,7 @@ from worldformula.families.base import (
     wide,
 )
 from worldformula.families.domains import LOGITS, REAL, WEIGHTS, Domain
+from worldformula.families.tensors import is_number
 from worldformula.families.writing import Symbol
 
 
@@ -63,19 +64,19 @@ class TwoHotFamily(Family):
     domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"logits": LOGITS, "probs": WEIGHTS})
     defining: ClassVar[tuple[str, ...]] = ("bins", "low", "high")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_settings(self) -> None:
+        """As every family."""
         if self.bins < 2 or not self.low < self.high:
             got = f"{self.bins} bins from {self.low} to {self.high}"
             raise ConfigError(f"two_hot: expected at least 2 bins and low < high, got {got}.")
 
     @property
-    def step(self) -> float:
+    def step(self) -> Parameter:
         """Distance of neighbouring bins before symexp."""
         return (self.high - self.low) / (self.bins - 1)
 
     @property
-    def _centre(self) -> float:
+    def _centre(self) -> Parameter:
         return 0.5 * (self.low + self.high)
 
     @property
@@ -137,18 +138,20 @@ class TwoHotFamily(Family):
         """Σ p·b in float32 at least; for a symmetric grid Σ (p_{+k} - p_{-k})·b_k over the upper half."""
         (logits,) = params
         if not isinstance(logits, Tensor):
-            return 0.0 if self._centre == 0.0 else self._constant_mean()
+            return 0.0 if is_number(self._centre, 0.0) else self._constant_mean()
         probs = wide(logits).softmax(-1)
         half = self.bins // 2
-        if self._centre != 0.0:
+        if not is_number(self._centre, 0.0):
             return (probs * self.value_of(torch.arange(self.bins, device=probs.device), probs.dtype)).sum(-1)
         upper = torch.linspace(
             self.high - (half - 1) * self.step, self.high, half, dtype=probs.dtype, device=probs.device
         ).expm1()
         return ((probs[..., self.bins - half :] - probs[..., :half].flip(-1)) * upper).sum(-1)
 
-    def _constant_mean(self) -> float:
-        grid = (self.low + k * self.step for k in range(self.bins))
+    def _constant_mean(self) -> Parameter:
+        if isinstance(self._centre, Tensor):
+            return self.value_of(torch.arange(self.bins, device=self._centre.device), wide(self._centre).dtype).mean()
+        grid = [float(self.low + k * self.step) for k in range(self.bins)]
         return sum(math.copysign(math.expm1(abs(y)), y) for y in grid) / self.bins
 
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:

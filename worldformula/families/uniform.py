@@ -58,8 +58,8 @@ class UniformFamily(Family):
     domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"low": REAL, "high": REAL})
     reference: ClassVar[str] = "torch.distributions:Uniform"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_settings(self) -> None:
+        """As every family."""
         require_floor(self, "min_width", self.min_width)
 
     def params(

@@ -72,8 +72,8 @@ class VonMisesFamily(Family):
     values: ClassVar[Domain | None] = REAL
     domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"concentration": FROM_0})
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def check_settings(self) -> None:
+        """As every family."""
         require_floor(self, "min_concentration", self.min_concentration)
 
     def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:

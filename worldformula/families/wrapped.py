@@ -89,6 +89,8 @@ class WrappedFamily(Family):
         self, head: object = None, shape: Shape | None = None, fixed: Mapping[str, Parameter] = NOTHING
     ) -> Params:
         """The distribution as the only parameter: what the network returned, or built from head and keywords."""
+        if isinstance(head, Wrapper):  # of all steps
+            return cast(Params, (head,))
         if isinstance(head, Distribution):
             if len(fixed):  # under torch.compile, the bool of an empty mapping proxy is True
                 raise HeadError(f"wrapped: the network returns a distribution, so {', '.join(fixed)} cannot be fixed.")
@@ -104,6 +106,10 @@ class WrappedFamily(Family):
         distribution = kind(**dict(zip(self.parameters, arguments, strict=True)), validate_args=False)
         self._check_shape(distribution, shape)
         return cast(Params, (Wrapper(distribution),))
+
+    def _one_batch(self, params: Params, rank: int) -> Params:
+        """The class sees its arguments with one batch."""
+        return params
 
     def _check_shape(self, distribution: Distribution, shape: Shape | None) -> None:
         whole = tuple(distribution.batch_shape + distribution.event_shape)

@@ -14,15 +14,17 @@ from worldformula.errors import ShapeError, table
 from worldformula.families import tensors
 from worldformula.families.base import Family, Opaque, Unfoldable
 from worldformula.families.objects import Wrapper
+from worldformula.families.opaque import ByName, Folded, Stacked
 from worldformula.families.tensors import floating, with_axes
 
 Value = Any  # a tensor, or a family's parameters: a tuple of tensors, numbers and opaque objects
 RUNTIME = (
     "flat", "steps", "stack", "kept", "shift", "restart", "repeat", "wide", "stop", "noise_for", "mode_like",
     "one_batch", "matched", "along", "fold", "unfold", "counted", "filled", "zeros", "support", "dreg", "leave_one_out",
-    "alive", "both", "padded", "behind", "widened", "finite", "advance", "counting",
+    "alive", "both", "padded", "behind", "widened", "finite", "advance", "counting", "above_zero",
 )  # fmt: skip
 widened, finite = tensors.wide, tensors.finite  # the precision of densities, and finite logits
+above_zero = tensors.above_zero  # of what moves in the place of a learnt scale
 
 
 def flat(x: Tensor, lead: int = 0) -> Tensor:
@@ -34,7 +36,8 @@ def steps(x: Value, B: int, lead: int = 0) -> Sequence[Value]:
     """[B·T, ...] -> T values [B, ...] (views); ``lead`` sample axes come before."""
     if isinstance(x, tuple):
         parts = [
-            steps(p, B, lead) if isinstance(p, Tensor) else p.steps(B) if isinstance(p, Opaque) else None for p in x
+            steps(p, B, lead) if isinstance(p, Tensor) else p.steps(B, lead) if isinstance(p, Opaque) else None
+            for p in x
         ]
         T = next(len(part) for part in parts if part is not None)
         return [tuple(p if part is None else part[t] for p, part in zip(x, parts, strict=True)) for t in range(T)]
@@ -47,7 +50,11 @@ def stack(values: Sequence[Value], lead: int = 0) -> Value:
     if isinstance(values[0], tuple):
         return tuple(stack(v, lead) for v in zip(*values, strict=True))
     if isinstance(values[0], Opaque):
-        return values[0].stack(values)
+        return values[0].stack(values, lead)
+    if isinstance(values[0], Mapping | ByName):
+        return Stacked(values, lead)
+    if isinstance(values[0], Distribution):
+        return Wrapper(values[0]).stack([Wrapper(v) for v in values], lead)
     if not isinstance(values[0], Tensor):
         return values[0]
     return torch.stack(tuple(values), lead + 1).flatten(lead, lead + 1)
@@ -85,7 +92,8 @@ def repeat(x: Value, T: int, lead: int = 0) -> Value:
     """[B, ...] -> [B·T, ...]: a value that all steps share; ``lead`` sample axes come before."""
     if isinstance(x, tuple):
         return tuple(
-            repeat(p, T, lead) if isinstance(p, Tensor) else p.repeat(T) if isinstance(p, Opaque) else p for p in x
+            repeat(p, T, lead) if isinstance(p, Tensor) else p.repeat(T, lead) if isinstance(p, Opaque) else p
+            for p in x
         )
     head, rest = x.shape[: lead + 1], x.shape[lead + 1 :]
     return x.unsqueeze(lead + 1).expand(*head, T, *rest).flatten(lead, lead + 1)
@@ -118,7 +126,7 @@ def unfold(head: Any, *sizes: int) -> Any:
     if isinstance(head, Distribution):
         return Wrapper(head).unfold(*sizes).distribution
     if isinstance(head, Mapping):
-        return {name: unfold(value, *sizes) for name, value in head.items()}
+        return Folded(head, sizes)
     return tuple(unfold(value, *sizes) for value in head)
 
 

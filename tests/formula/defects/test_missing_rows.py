@@ -282,3 +282,21 @@ def test_what_fills_a_step_that_does_not_count_need_not_be_possible():
         torch.testing.assert_close(out.value, right)
         (slope,) = torch.autograd.grad(out.value, net[0].weight)
         assert slope.isfinite().all()
+
+
+@PATHS
+def test_nan_where_a_row_or_a_step_does_not_count_beside_a_mask(path):
+    """The first call looks at what both kinds of flags leave."""
+    y, h = torch.randn(3, 2, D), torch.randn(3, D)
+    mask, has = (torch.tensor(f) == 1 for f in ([[1, 0], [1, 1], [0, 1]], [[1, 1], [0, 1], [1, 0]]))
+    loss = Sum("t", log(Normal("p(y_t|h)", lambda h: h, shape=D, scale=1.0)), mask="m")
+    expected = torch.where(mask & has, Gauss(h[:, None], 1.0).log_prob(y).sum(-1), 0.0).sum(1)
+    dirty = y.where((mask & has)[..., None], float("nan"))
+    torch.testing.assert_close(run(loss, path, y=dirty, h=h, m=mask, present={"y": has}).value, expected)
+
+
+@PATHS
+def test_present_is_a_mapping_of_flags(path):
+    loss = log(Normal("p(y)", shape=D))
+    with refused("present", "flags by variable"):
+        run(loss, path, y=torch.zeros(3, D), present=torch.ones(3))

@@ -209,3 +209,24 @@ def test_flags_of_whole_numbers_read_as_data(path):
         h = torch.where(FIRST[:, t, None] == 1, 0.0, h) + FIRST[:, t, None]
         expected = expected + Gauss(h, 1.0).log_prob(x[:, t]).sum(-1)
     torch.testing.assert_close(run(loss, path, x=x, first=FIRST.long()).value, expected)
+
+
+@PATHS
+@pytest.mark.parametrize("name", ["value", "training", "names", "positive", "float", "h"])
+@pytest.mark.parametrize("given", ["it", "another"])
+def test_a_carry_called_as_an_attribute_of_a_module_starts_from_what_it_is_given(name, given, path):
+    """``training`` is true of a module: a start that nobody gave."""
+    core = Deterministic(
+        f"{name}_t, c_t = f({name}_{{t-1}},c_{{t-1}},x_t)", lambda h, c, x: (h + x, c - x), shape=[1, 1]
+    )
+    body = log(Normal(f"p(x_t|{name}_t,c_t)", lambda h, c: h + 2 * c, shape=1, scale=1.0))
+    start = torch.tensor([0.5])
+    loss = Sum("t", E(core, body), reset="first", initial={name if given == "it" else "c": start})
+    x, expected = torch.randn(B, T, 1), 0.0
+    first = [start if given == "it" else torch.zeros(1), torch.zeros(1) if given == "it" else start]
+    h, c = (s.expand(B, 1) for s in first)
+    for t in range(T):
+        again = FIRST[:, t, None] == 1
+        h, c = torch.where(again, first[0], h) + x[:, t], torch.where(again, first[1], c) - x[:, t]
+        expected = expected + Gauss(h + 2 * c, 1.0).log_prob(x[:, t]).sum(-1)
+    torch.testing.assert_close(run(loss, path, x=x, first=FIRST).value, expected)

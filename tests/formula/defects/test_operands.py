@@ -7,7 +7,7 @@ from torch import nn
 from torch.distributions import Normal as Gauss
 from torch.nn.functional import softplus
 
-from tests.formula.defects.both import PATHS, known, refused, run
+from tests.formula.defects.both import PATHS, refused, run
 from worldformula import (
     KL,
     Bernoulli,
@@ -137,9 +137,7 @@ def renyi(loc, scale, order):
 
 
 @PATHS
-@pytest.mark.parametrize(
-    "case", known(ANNEALED, {*ANNEALED} - {"exponent"}, "a Symbol is refused where a number is a setting")
-)
+@pytest.mark.parametrize("case", ANNEALED)
 @pytest.mark.parametrize("tau", [0.5, 2.0])
 def test_numbers_of_the_call_may_stand_in_settings(case, tau, path):
     build, given, expected = ANNEALED[case]
@@ -300,3 +298,29 @@ def test_weights_in_the_corruption_still_need_one():
     assert E(corrupt, total(Value("y", shape=X)), gradient="score") is not None
     with pytest.raises(FormulaError):
         log(Data("p_data(x)", shape=X) * bits)
+
+
+# ------------------------------------------------------------------------------------------- experts that give numbers
+
+
+def numbers(scale, loc=None):
+    return Normal("q(z|x)", lambda x: {"loc": x if loc is None else loc, "scale": scale}, shape=3)
+
+
+@PATHS
+@pytest.mark.parametrize("present", [False, True])
+def test_a_product_of_experts_whose_scales_are_numbers(present, path):
+    q, prior = numbers(2.0), Normal("p(z)", shape=3)
+    x, z, there = torch.randn(4, 3), torch.randn(4, 3), torch.tensor([1.0, 0.0, 1.0, 1.0])
+    given = {"present": {"x": there}} if present else {}
+    found = run(log(PoE([prior, q])), path, x=x, z=z, **given).value
+    precision = 1.0 + 0.25 * (there if present else torch.ones(4)).unsqueeze(-1)
+    right = Gauss((precision - 1.0) * x / precision, precision**-0.5).log_prob(z).sum(-1)
+    torch.testing.assert_close(found, right)
+
+
+@PATHS
+@pytest.mark.parametrize("mixture", [PoE, MoE])
+def test_experts_of_numbers_alone_are_refused(mixture, path):
+    with refused(mixture.__name__, "are numbers", "loc=torch.zeros(2)"):
+        run(log(mixture([Normal("p(z)", shape=3), numbers(2.0, 0.5)])), path, x=torch.randn(4, 3), z=torch.randn(4, 3))

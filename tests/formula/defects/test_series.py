@@ -6,7 +6,7 @@ from torch import nn
 from torch.distributions import Normal as Gauss
 
 from tests.formula.defects.both import PATHS, refused, run
-from worldformula import Deterministic, E, Normal, Sum, Value, log
+from worldformula import KL, Deterministic, E, Normal, Sum, Value, log
 from worldformula.errors import ShapeError, WorldformulaError
 
 B, T, X = 4, 3, 3
@@ -106,3 +106,17 @@ def test_the_number_of_a_time_step_may_be_read_or_is_refused_as_such(path):
         return
     ways = [(each * torch.arange(first, T + first)).sum(1) for first in (0.0, 1.0)]
     assert any(torch.allclose(found, way) for way in ways)
+
+
+# ------------------------------------------------------------------------------------------ the same number every step
+
+
+@PATHS
+def test_a_number_at_every_step_counts_as_often_as_there_are_steps_or_says_that_it_cannot(path):
+    q = Normal("q(z_t)", loc=nn.Parameter(torch.ones(X)), scale=1.0, shape=X)
+    unread, p = Normal("e(s_t|x_t)", nn.Linear(X, 2 * X), shape=X), Normal("p(z_t)", shape=X)
+    x = torch.randn(B, T, X)
+    with refused("the same number at every step", "times their number"):
+        run(Sum("t", E(unread, KL(q, p))), path, x=x)
+    found = run(Sum("t", KL(q, p) - log(Normal("p(x_t)", shape=X))), path, x=x).value
+    torch.testing.assert_close(found, T * 0.5 * X - Gauss(0.0, 1.0).log_prob(x).sum((1, 2)))

@@ -16,6 +16,7 @@ from worldformula.families.base import Family
 from worldformula.formula.code.support import check_type, pixels
 from worldformula.formula.plan.plan import Op, Plan
 from worldformula.formula.plan.variables import CALL_OPTIONS
+from worldformula.formula.syntax.constants import start_of
 from worldformula.formula.syntax.given import generator_of, whole_number
 from worldformula.nets.causal import Memory
 
@@ -310,7 +311,7 @@ class Binder:
         for key in (k for k in self.starts if k not in self.plan.memories):
             of = self.plan.lags.get(key, key)
             shape = tuple(given[of].shape[2:]) if key in self.plan.shifts else self.plan.shapes.get(key)
-            initial = getattr(self.plan.initial, key, None) if key in self.plan.carries else None
+            initial = start_of(self.plan.initial, key) if key in self.plan.carries else None
             if start is not None:
                 found[f"start_{key}"] = start[key]
                 if shape is not None and tuple(start[key].shape) != (B, *shape):

@@ -69,6 +69,7 @@ def _module(w: Writer, title: str) -> str:
     if w.plan.index is not None:
         body += _time_lines(w)
     body += w.lines(op for op in once if w.plan.moments[op.name] != "once" and op.name not in w.plan.awaited)
+    body = [*(line for _, line in w.completed.values()), *body]
     value = w.ref(w.plan.value) if w.plan.value is not None else "None"
     if w.plan.memories:
         kept = (f"{key!r}: {w.cache(w.ops[name])}" for key, name in w.plan.memories.items())
@@ -87,7 +88,8 @@ def _preamble(w: Writer, body: list[str]) -> list[str]:
     chosen = {n: f for f, n in w.families.items() if n not in plain}
     foreign = {n: chosen.pop(n) for n, f in list(chosen.items()) if not _ours(f)}
     built = re.findall(r"\b(\w+Family)\(", " ".join(map(repr, chosen.values())))  # components of a mixture too
-    imported = sorted({*plain, *(type(f).__name__ for f in chosen.values()), *built})
+    placeholders = ["Given"] if any(f.asked for f in chosen.values()) else []
+    imported = sorted({*plain, *(type(f).__name__ for f in chosen.values()), *built, *placeholders})
     lines = [f"from worldformula.families import {', '.join(imported)}"] if imported else []
     for known, (module, name) in sorted(w.imports.items(), key=lambda item: item[1]):
         lines.append(f"from {module} import {name}" + (f" as {known}" if known != name else ""))

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import HeadError, ShapeError, WorldformulaError, table
-from worldformula.families.base import checked
+from worldformula.families.base import Family, checked
+from worldformula.families.given import completed
 from worldformula.formula import runtime
 from worldformula.formula.code.support import check_value, filled_in
 from worldformula.formula.plan.plan import Op, Plan, Ref
@@ -64,6 +65,8 @@ class _Machine:
     def __init__(self, plan: Plan, arguments: Mapping[str, Any], deterministic: bool) -> None:
         self.plan, self.given, self.deterministic = plan, arguments, deterministic
         self.ops = plan.by_name
+        symbols = [op for op in plan.ops if op.kind == "symbol"]
+        self.numbers = {str(op.variable): arguments[plan.argument(op)] for op in symbols}
         self.once: Env = {}
         self.noise: dict[str, Tensor] = {}  # of the once-per-call sites
         self.history: dict[str, list[Any]] = {}
@@ -182,6 +185,10 @@ class _Machine:
         """Refuse a value outside the support of its density; what fills rows that do not count is no value."""
         if not filled_in(self.plan, op):
             check_value(self.plan, op, value)
+
+    def family(self, family: Family) -> Family:
+        """A family with the numbers of the call in its settings."""
+        return completed(family, self.numbers) if family.asked else family
 
     def compare(self, op: Op, args: list[Any]) -> None:
         """Refuse values of unlike batch shapes."""

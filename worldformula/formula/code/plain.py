@@ -34,7 +34,9 @@ def written_out(plan: Plan, deterministic: bool, structured: frozenset[str]) -> 
 def _text(plan: Plan, op: Op) -> Plain | None:
     """The text for parameters that all come from a head, over one axis."""
     factor = op.factor
-    if op.kind != "params" or factor is None or factor.family is None or factor.net is None or factor.given:
+    if op.kind != "params" or factor is None or factor.family is None or factor.net is None:
+        return None
+    if factor.given or factor.symbols:
         return None
     shape = plan.shape_of(factor)
     one_axis = plan.rank_of(factor) == 1 and (shape is None or len(shape) == 1)

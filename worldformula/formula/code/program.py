@@ -16,7 +16,7 @@ from worldformula.families.base import checked
 from worldformula.formula.code.bind import Binder, Call
 from worldformula.formula.code.emit import Emitted, emit
 from worldformula.formula.code.interpret import diagnose, interpret, noise_drawn
-from worldformula.formula.code.support import check_inputs
+from worldformula.formula.code.support import check_inputs, check_numbers
 from worldformula.formula.code.verify import verify
 from worldformula.formula.plan.passes import PASSES
 from worldformula.formula.plan.plan import Plan
@@ -175,6 +175,7 @@ class Program:
         self._calls: dict[bool, Any] = {}
         self._structured: frozenset[str] = frozenset()  # parameters that were seen to come as a dict
         self._proven: set[bool] = set()  # which of the emitted functions have once run to their end
+        self._held: tuple[Any, ...] = ()  # the numbers that the last call was seen to give; None where it was a tensor
         self._quick = False  # whether the emitted function is there and takes the arguments of `Binder.quick`
 
     @property
@@ -213,6 +214,8 @@ class Program:
             values = [call.arguments[name] for name in self.function(owner, call.deterministic).arguments]
         if call.deterministic not in self._proven and not is_compiling():
             return self._first(owner, values, call)
+        if self.plan.checks and not is_compiling():
+            self._check_numbers(values, call)
         try:
             value, terms, samples = self._calls[call.deterministic](owner, *values)
         except DIAGNOSED as error:
@@ -221,6 +224,14 @@ class Program:
                 raise
             raise named from error
         return Out(value, terms, samples, self.plan, call)
+
+    def _check_numbers(self, values: list[Any], call: Call) -> None:
+        """Refuse numbers that cannot stand where they do, where the last call did not give the same."""
+        arguments = self._arguments(values, call)
+        given = tuple(None if isinstance(v := arguments[name], Tensor) else v for _, name in self.plan.symbols)
+        if given != self._held:
+            check_numbers(self.plan, arguments, tensors=False)
+            self._held = given
 
     def _arguments(self, values: list[Any], call: Call) -> dict[str, Any]:
         """The arguments of a call by name."""
@@ -299,6 +310,14 @@ def rewinder(owner: nn.Module, generator: torch.Generator | None) -> Callable[[]
             generator.set_state(own)
         with torch.no_grad():
             for buffer, before in buffers:
-                buffer.copy_(before)
+                if not _same(buffer, before):  # a constant that autograd saved is not written to
+                    buffer.copy_(before)
 
     return rewind
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors hold the same values, NaN included. (The version counter misses what BatchNorm writes.)"""
+    if one.layout is not torch.strided:
+        return False
+    return bool(((one == other) | (one.isnan() & other.isnan())).all())

@@ -13,14 +13,14 @@ from worldformula.errors import SupportError
 from worldformula.families.domains import REAL
 from worldformula.formula import runtime
 from worldformula.formula.plan.plan import Op, Plan
-from worldformula.formula.plan.rules import factor_of, family_of
+from worldformula.formula.plan.rules import RULES, factor_of, family_of
 
 SEEN_THROUGH = ("along", "repeat")  # operations that change neither values nor their event
 
 
 def check_value(plan: Plan, op: Op, value: Any) -> None:
     """Raise SupportError where the value of a log-density lies outside its support, or is NaN."""
-    if not isinstance(value, Tensor) or _vectorised(value):
+    if not isinstance(value, Tensor) or value.is_meta or _vectorised(value):
         return
     factor = factor_of(op)
     if fault := family_of(op).wrong_value(value, plan.rank_of(factor)):
@@ -43,14 +43,35 @@ def _vectorised(value: Tensor) -> bool:
 
 def check_inputs(plan: Plan, arguments: Mapping[str, Any]) -> None:
     """The same for everything that a call is given: done at the first call of a formula, without running it."""
+    if plan.checks:
+        check_numbers(plan, arguments)
     for op in plan.ops:
         if op.kind == "logp" and (given := _data(plan, plan.by_name[op.args[1]])) is not None:
             source, flags = given
             value = arguments[plan.argument(source)]
-            for flag in flags:
-                if isinstance(value, Tensor) and flag.kind != "alive":
-                    value = _kept(value, arguments[plan.argument(flag)])
+            if isinstance(value, Tensor):
+                value = _kept(value, [arguments[plan.argument(flag)] for flag in flags])
             check_value(plan, op, value)
+
+
+def check_numbers(plan: Plan, arguments: Mapping[str, Any], *, tensors: bool = True) -> None:
+    """Hold the numbers of a call against what they have to be where they stand, as if they were written there.
+
+    Without ``tensors`` those are passed over: what they hold is on the device.
+    """
+    held = {op.name: arguments[argument] for op, argument in plan.symbols}
+    for op in plan.ops if plan.checks else ():
+        if op.kind in ("binary", "negative", "detach", "function") and op.reads and held.keys() >= {*op.reads}:
+            held[op.name] = RULES[op.kind].evaluate(None, op, [held[a] if isinstance(a, str) else a for a in op.args])
+    for check, refs in plan.checks:
+        values = [held[ref] if isinstance(ref, str) else ref for ref in refs]
+        if all(_known(value, tensors=tensors) for value in values):
+            check(*(value.detach().item() if isinstance(value, Tensor) else value for value in values))
+
+
+def _known(value: Any, *, tensors: bool) -> bool:
+    """Whether a number can be looked at."""
+    return not isinstance(value, Tensor) or (tensors and not value.is_meta and not _vectorised(value))
 
 
 def filled_in(plan: Plan, op: Op) -> bool:
@@ -71,9 +92,16 @@ def _data(plan: Plan, op: Op) -> tuple[Op, list[Op]] | None:
     return (op, known) if op.kind == "input" and len(known) == len(flags) else None
 
 
-def _kept(value: Tensor, flags: Tensor) -> Tensor:
-    """The rows (and steps) whose flag is set; flags [B] beside [B, T, ...] are of whole rows."""
-    return value[flags != 0] if flags.shape == value.shape[: flags.ndim] else value
+def _kept(value: Tensor, flags: list[Tensor]) -> Tensor:
+    """The rows (and steps) whose flags are all set; flags [B] beside [B, T, ...] are of whole rows."""
+    fitting = [flag != 0 for flag in flags if flag.shape == value.shape[: flag.ndim]]
+    if not fitting:
+        return value
+    axes = max(flag.ndim for flag in fitting)
+    keep = torch.ones(value.shape[:axes], dtype=torch.bool, device=value.device)
+    for flag in fitting:
+        keep = keep & flag.reshape(flag.shape + (1,) * (axes - flag.ndim))
+    return value[keep]
 
 
 def pixels(plan: Plan) -> frozenset[str]:

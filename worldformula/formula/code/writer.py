@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from worldformula.families.base import Family
+from worldformula.families.given import completed
 from worldformula.formula.code.plain import written_out
 from worldformula.formula.factors.experts import Experts
 from worldformula.formula.plan.plan import RESERVED, Op, Plan
@@ -38,6 +39,7 @@ class Writer:
         self.globals: dict[str, Any] = {}
         self.imports: dict[str, tuple[str, str]] = {}  # name -> module, and name there
         self.families: dict[Family, str] = {}
+        self.completed: dict[Family, tuple[str, str]] = {}  # families with numbers of the call: name, and line
         self.looked_up: dict[str, str] = {}  # networks that the loop calls: attribute -> name
         self._functions: dict[int, str] = {}
         self._derived: dict[tuple[str, str], str] = {}
@@ -165,7 +167,16 @@ class Writer:
             self.families[family] = name
             self.taken.add(name)
             self.globals[name] = family
-        return self.families[family]
+        return self._completed(family) if family.asked else self.families[family]
+
+    def _completed(self, family: Family) -> str:
+        """The name of a family with the numbers of the call in its settings, which is made before anything else."""
+        if family not in self.completed:
+            known = {str(op.variable): self.argument(op) for op in self.plan.ops if op.kind == "symbol"}
+            numbers = ", ".join(f"{asked.name!r}: {known[asked.name]}" for asked in family.asked)
+            name, source = self.fresh(f"{family.name}_now"), self.families[family]
+            self.completed[family] = name, f"{name} = {self.callable(completed)}({source}, {{{numbers}}})"
+        return self.completed[family][0]
 
     def network(self, net: Any) -> str:
         """``self.q_z_given_x``, or the name of a plain function."""
@@ -206,9 +217,9 @@ class Writer:
         return self._functions[id(value)]
 
     def constant(self, params: str) -> bool:
-        """Whether parameters are plain numbers."""
+        """Whether parameters are numbers, perhaps those of the call."""
         factor = self.ops[params].factor
-        return self.ops[params].kind == "params" and factor is not None and factor.constant
+        return self.ops[params].kind == "params" and factor is not None and factor.numeric
 
     # ----------------------------------------------------------------------------------------------------------- time
 
@@ -234,8 +245,8 @@ class Writer:
 
     def initial(self, key: str) -> str:
         """The argument that says what a carry starts from, where that is learnt."""
-        known = self.plan.initial is not None and hasattr(self.plan.initial, key)
-        return f", self.initial_state.{key}" if known else ""
+        known = self.plan.initial
+        return f", {known.written('self.initial_state', key)}" if known is not None and key in known.attributes else ""
 
     def cached(self, op: Op) -> bool:
         """Whether a network over a past steps with a cache."""

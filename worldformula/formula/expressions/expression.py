@@ -45,6 +45,7 @@ from worldformula.formula.syntax.nodes import (
     Node,
     Number,
     OverBatch,
+    Standing,
     StopGradient,
     Use,
     factors,
@@ -56,7 +57,7 @@ from worldformula.formula.syntax.text import text
 Number_ = int | float
 
 
-class Expression(nn.Module):
+class Expression(Standing, nn.Module):
     """A formula that can be printed, evaluated, differentiated, compiled, copied and saved.
 
     Call it with its variables as keywords. Reserved keywords: ``seed`` or ``generator`` (randomness of this call),
@@ -93,7 +94,7 @@ class Expression(nn.Module):
         rest = {k: v for k, v in inputs.items() if k != "present"}
         plan = self.program.plan
         going = rest.get("start") is not None and bool(plan.begins) and plan.reset is None
-        flags = inputs.get("present") or {}
+        flags = {} if inputs.get("present") is None else inputs["present"]
         check_present(plan, flags, rest)
         if not flags and not going:
             return self.program, rest
@@ -282,8 +283,7 @@ def _prepare(expression: Expression) -> bool:
     return True
 
 
-# So that torch.compile does not trace how code is written. This is all that torch.compiler.assume_constant_result does,
-# besides importing the whole compiler.
+# So that torch.compile does not trace how code is written: `assume_constant_result` without importing the compiler.
 _prepare._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 

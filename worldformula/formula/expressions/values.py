@@ -11,8 +11,9 @@ from worldformula.formula.syntax.check import check_function, check_product
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import Shape, as_shape, number
 from worldformula.formula.syntax.names import read_variable
-from worldformula.formula.syntax.nodes import Function, Node, OverEvent, Ratio, Use
+from worldformula.formula.syntax.nodes import Function, Node, OverEvent, Ratio, Use, of_numbers
 from worldformula.formula.syntax.nodes import Value as ValueNode
+from worldformula.formula.syntax.numbers import check_bounds
 
 
 def Value(variable: str, shape: Shape = None) -> Expression:
@@ -74,19 +75,27 @@ def relu(f: Expression) -> Expression:
     return _function("relu", f)
 
 
-def clamp(f: Expression, low: float | None = None, high: float | None = None) -> Expression:
-    """f kept between ``low`` and ``high``; no gradient outside."""
+def clamp(f: Expression, low: Expression | float | None = None, high: Expression | float | None = None) -> Expression:
+    """f kept between ``low`` and ``high``, numbers or Symbols; no gradient to f outside."""
     if low is None and high is None:
         raise FormulaError("clamp: expected a lower or an upper bound, got none")
-    bounds = tuple(number(bound) for bound in (low, high))
-    for bound, known in zip((low, high), bounds, strict=True):
-        if bound is not None and (known is None or math.isnan(known)):
-            raise FormulaError(f"clamp: expected numbers as bounds, got {bound!r}; of formulas write maximum, minimum")
-    if low is not None and high is not None and low > high:
-        raise FormulaError(f"clamp: expected a lower bound below the upper one, got {low} and {high}")
+    bounds = tuple(_bound(bound) for bound in (low, high))
+    first, last = bounds
+    if isinstance(first, int | float) and isinstance(last, int | float):
+        check_bounds(first, last)
     body = as_node(f)
     check_function("clamp", body)
     return Expression(Function("clamp", body, bounds))
+
+
+def _bound(bound: Expression | float | None) -> int | float | Node | None:
+    """A bound of a clamp: a number, or a node of numbers and Symbols alone."""
+    if bound is None or (isinstance(bound, Expression) and of_numbers(bound.node)):
+        return None if bound is None else bound.node
+    known = number(bound)
+    if known is None or math.isnan(known):
+        raise FormulaError(f"clamp: expected numbers as bounds, got {bound!r}; of formulas write maximum, minimum")
+    return known
 
 
 def _over_event(how: str, f: Expression) -> Expression:

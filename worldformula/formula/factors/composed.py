@@ -18,6 +18,7 @@ from worldformula.errors import FormulaError, HeaderError
 from worldformula.families.autoregressive import CausalHead
 from worldformula.families.base import Family, Params
 from worldformula.families.flow import FlowFamily, FlowHead, Invertible
+from worldformula.families.given import placeholder
 from worldformula.formula.factors.independent import Normal
 from worldformula.formula.factors.joint import Factor
 from worldformula.formula.syntax.factor import Head
@@ -106,8 +107,11 @@ class Mixture(Factor):
     """A mixture of ``components`` distributions of one kind: ``Mixture("p(z|h)", net, components=5, shape=32)``.
 
     ``component`` is a factor class, such as Normal, or a family with settings. The head gives K logits and K heads of
-    the component, for each event, or, ``elementwise``, for each element. Parameters as keywords have the axis K in
-    front of the event (behind it where elementwise): ``weights=[K]``, ``loc=[K, D]``.
+    the component, for each event, or, ``factored``, for each element. Parameters as keywords have the axis K in
+    front of the event (behind it where factored): ``weights=[K]``, ``loc=[K, D]``.
+
+    ``temperature`` of a mixture of Normals divides its logits and multiplies its scales by its square root, in draws
+    and density alike (Ha and Schmidhuber 2018).
     """
 
     def __init__(
@@ -118,11 +122,14 @@ class Mixture(Factor):
         components: int,
         shape: Shape,
         component: Family | type[Factor] = Normal,
-        elementwise: bool = False,
+        factored: bool = False,
+        temperature: float = 1.0,
         **fixed: Tensor | float,
     ) -> None:
         inner = component if isinstance(component, Family) else _family_of(header, component)
-        family = families.MixtureFamily(component=inner, components=components, elementwise=elementwise)
+        family = families.MixtureFamily(
+            component=inner, components=components, factored=factored, temperature=temperature
+        )
         if net is None:
             given = {family.alternatives.get(name, name) for name in fixed}
             missing = [name for name in inner.parameters if name not in given]
@@ -135,12 +142,14 @@ class Mixture(Factor):
 
     def responsibilities(self, **values: Any) -> Tensor:
         """p(k|x), the posterior of the component given the variable's value and its conditions: ``[*batch, K]``."""
-        assert isinstance(self.family, families.MixtureFamily)
+        factor, values = self.for_call(values)
         value, *conditions = self.arguments(values, (self.variable, *self.conditions))
-        params = self.params(*conditions)
+        params = factor.params(*conditions)
+        family = factor.family
+        assert isinstance(family, families.MixtureFamily)
         if self.unbatched:
-            params = self.family.expand(params, tuple(value.shape[: value.ndim - self.rank]), self.rank)
-        return self.family.responsibilities(params, value, self.rank)
+            params = family.expand(params, tuple(value.shape[: value.ndim - self.rank]), self.rank)
+        return family.responsibilities(params, value, self.rank)
 
 
 def _family_of(header: str, kind: type[Factor]) -> Family:
@@ -170,6 +179,12 @@ class Wrapped(Factor):
     ) -> None:
         family = families.WrappedFamily() if of is None else families.WrappedFamily(of=f"{of.__module__}:{of.__name__}")
         sizes = as_shape(shape, header)
+        if asked := [name for name, value in fixed.items() if placeholder(value) is not None]:
+            raise FormulaError(
+                f"{header}: expected {asked[0]}= as a number or a tensor, got a Symbol: an object of "
+                f"torch.distributions has the axes of its event, which a number of the call has not\n"
+                f"let a network return the distribution"
+            )
         filled = {
             name: torch.full(sizes, float(value)) if isinstance(value, int | float) and sizes is not None else value
             for name, value in fixed.items()
@@ -208,9 +223,14 @@ class Flow(Factor):
         if isinstance(bijection, nn.Module) and isinstance(lazy, nn.Module):  # a whole flow of zuko
             transform = bijection
             base = base if base is not None or _standard(lazy) else Wrapped("p(u)", lazy)
-        network = _FlowNetwork(transform, encoder, base)
+        network = _FlowNetwork(transform, encoder, base, len(sizes))
         family = FlowFamily(base=families.normal if base is None or base.family is None else base.family)
         super().__init__(header, network, family=family, shape=shape)
+        if base is not None and base.symbols:
+            raise FormulaError(
+                f"{self}: its base {base} takes {', '.join(v.key for v in base.symbols)} from the call, which the "
+                f"network of a flow does not see\ngive the base numbers or a network"
+            )
         if base is not None:
             network.order = self._order(base)
 
@@ -235,9 +255,9 @@ def _standard(lazy: nn.Module) -> bool:
 class _FlowNetwork(nn.Module):
     """The network of a Flow factor: what it returns holds the context and the base's parameters, each computed once."""
 
-    def __init__(self, transform: nn.Module, encoder: nn.Module | None, base: Factor | None) -> None:
+    def __init__(self, transform: nn.Module, encoder: nn.Module | None, base: Factor | None, rank: int) -> None:
         super().__init__()
-        self.flow, self.encoder, self.base = Invertible(transform), encoder, base
+        self.flow, self.encoder, self.base, self.rank = Invertible(transform), encoder, base, rank
         self.order: tuple[int, ...] = ()
 
     def forward(self, *conditions: Tensor) -> FlowHead:
@@ -250,6 +270,8 @@ class _FlowNetwork(nn.Module):
         base: Params = (0.0, 1.0)
         if self.base is not None:
             base = self.base.params(*(conditions[i] for i in self.order))
+            if context is not None and self.base.family is not None:  # a base without conditions has no batch axes
+                base = self.base.family.expand(base, tuple(context.shape[:-1]), self.rank)
         return FlowHead(self.flow, context, base)
 
 

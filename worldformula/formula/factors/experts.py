@@ -61,7 +61,7 @@ class Experts(Factor):
                 f"{type(self).__name__}: expected factors of one variable, family and declared shape\n"
                 + table(("variable", "declared by", "shape", "family"), rows)
             )
-        if all(part.constant for part in parts):
+        if all(part.numeric for part in parts):
             raise FormulaError(
                 f"{type(self).__name__}: the parameters of all its parts are numbers; give one of them a network or "
                 f"a tensor, such as loc=torch.zeros(2)"
@@ -83,7 +83,7 @@ class Experts(Factor):
         self.net, self.fixed, self.constants = None, {}, None
 
     @property
-    def constant(self) -> bool:
+    def numeric(self) -> bool:
         """Its parameters are computed from those of its parts."""
         return False
 

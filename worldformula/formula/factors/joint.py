@@ -19,6 +19,7 @@ from worldformula.formula.syntax.constants import Multiplied
 from worldformula.formula.syntax.given import check_axes, generator_of
 from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.nodes import Integral, Use
+from worldformula.formula.syntax.numbers import all_symbols, given_numbers, settled
 from worldformula.formula.syntax.pace import Pace
 
 
@@ -168,11 +169,12 @@ class Joint(Multiplied):
         ``given`` holds what no factor draws: ``h=`` is h_{t-1} where the product declares h_t, and ``x=`` is the datum
         of ``p_data(x)``. ``noise`` gives the noise itself, by variable; the other arguments are those of a factor.
         """
+        whole, given = self._for_call(given)
         held = ancestral.given(self, given)
         check_axes(self, sample_shape)
         weights = (t for f in self.factors for t in (*f.parameters(), *f.buffers()))
         rng = generator_of(seed, generator, (*held.values(), *weights))
-        return ancestral.sample(self, held, sample_shape, rng, ancestral.noises(self, noise), deterministic)
+        return ancestral.sample(whole, held, sample_shape, rng, ancestral.noises(self, noise), deterministic)
 
     def log_prob(self, **values: Any) -> Tensor:
         """Sum of the factors' log-densities; what deterministic factors declare is computed where it is not given.
@@ -181,7 +183,15 @@ class Joint(Multiplied):
         """
         if all(f.family is None for f in self.factors):
             raise FormulaError(f"{self}: no factor has a density")
-        return ancestral.log_prob(self, values)
+        whole, values = self._for_call(values)
+        return ancestral.log_prob(whole, values)
+
+    def _for_call(self, values: Mapping[str, Any]) -> tuple[Joint, dict[str, Any]]:
+        """The product with the numbers that a direct call gives it, and the other keywords."""
+        if not any(all_symbols(f) for f in self.factors):
+            return self, dict(values)
+        numbers, rest = given_numbers(self, self.factors, values)
+        return Joint(*(Use(settled(u.factor, numbers), u.stopped) for u in self.uses)), rest
 
 
 class Marginal(Joint):

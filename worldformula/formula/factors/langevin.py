@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +38,13 @@ def slope(net: Net, x: Tensor, *conditions: Tensor, rank: int, keep: bool | None
 
 
 def langevin(
-    net: Net, x: Tensor, noise: Tensor, *conditions: Tensor, rank: int, step_size: float, noise_scale: float | None
+    net: Net,
+    x: Tensor,
+    noise: Tensor,
+    *conditions: Tensor,
+    rank: int,
+    step_size: Tensor | float,
+    noise_scale: Tensor | float | None,
 ) -> Tensor:
     """The end of a chain of unadjusted Langevin steps, without gradient (Welling & Teh 2011; Roberts & Tweedie 1996).
 
@@ -54,7 +59,7 @@ def langevin(
         step_size: of the gradient.
         noise_scale: √(2·step_size) where None.
     """
-    scale = math.sqrt(2 * step_size) if noise_scale is None else noise_scale
+    scale = (2 * step_size) ** 0.5 if noise_scale is None else noise_scale
     x = x.detach()
     for drawn in noise.unbind(noise.ndim - rank - 1):
         down = slope(net, x, *(c.detach() for c in conditions), rank=rank, keep=False)

@@ -16,11 +16,22 @@ from worldformula.families.base import Family
 from worldformula.families.writing import Symbol
 from worldformula.formula.factors.independent import Normal
 from worldformula.formula.factors.joint import Joint, as_uses
+from worldformula.formula.print import latex, mathml
 from worldformula.formula.syntax.check import check_gradient, check_product, estimator
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import Shape, whole_number
 from worldformula.formula.syntax.names import Variable
-from worldformula.formula.syntax.nodes import Binary, Expectation, Integral, Node, Operator, Product, Use, drawn_factors
+from worldformula.formula.syntax.nodes import (
+    Binary,
+    Expectation,
+    Integral,
+    Node,
+    Operator,
+    Product,
+    Use,
+    Value,
+    drawn_factors,
+)
 
 FEW = 64  # values that an operator enumerates unasked
 Distribution = Factor | Joint | Use
@@ -139,7 +150,7 @@ def rows(x: Tensor, rank: int) -> Tensor:
     return x.flatten(0, x.ndim - rank - 1).flatten(1) if rank else x.reshape(-1, 1)
 
 
-def beside(variable: Variable, accent: str, net: Any, shape: Shape, **fixed: float) -> Use:
+def beside(variable: Variable, accent: str, net: Any, shape: Shape, **fixed: Any) -> Use:
     r"""A Normal that an operator draws beside a variable, of its shape: ``q(\tilde x|x)``."""
     name = replace(variable, accent=accent)
     if variable.accent:
@@ -344,3 +355,17 @@ def marked(symbol: str, *marks: str) -> str:
     """A symbol of plain text with its settings: ``MMD{gaussian; K=8}``."""
     kept = [m for m in marks if m]
     return f"{symbol}{{{'; '.join(kept)}}}" if kept else symbol
+
+
+def symbol_of(value: Any, kept: Callable[[Any], object]) -> Value | None:
+    """The node of a Symbol in the place of a setting, whose number ``kept`` checks at the call; None of all else."""
+    node = getattr(value, "node", None)
+    return replace(node, kept=kept) if isinstance(node, Value) and node.scalar else None
+
+
+def written_number(value: float | Node, show: Callable[[float], str] = repr) -> Symbol:
+    """A setting as it is printed: a number, or the Symbol of one."""
+    if isinstance(value, Value):
+        return Symbol(str(value.variable), latex.variable(value.variable), mathml.variable(value.variable))
+    assert isinstance(value, int | float)
+    return Symbol(show(value), show(value), f"<mn>{show(value)}</mn>")

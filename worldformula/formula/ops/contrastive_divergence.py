@@ -26,8 +26,9 @@ from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.factors.gibbs import Gibbs
 from worldformula.formula.factors.independent import Normal
 from worldformula.formula.factors.langevin import energies, langevin
-from worldformula.formula.ops.base import count
+from worldformula.formula.ops.base import count, symbol_of, written_number
 from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.given import number
 from worldformula.formula.syntax.names import Variable, read_variable
 from worldformula.formula.syntax.nodes import Node, Operator, Product, Use
 
@@ -52,16 +53,28 @@ class ContrastiveDivergenceNode(Operator):
     p: Gibbs
     steps: int
     start: Variable | Use | None
-    step_size: float
-    noise_scale: float | None
+    step_size: float | Node
+    noise_scale: float | Node | None
     noise: Use | None
     blocks: tuple[Product, ...]
 
     @property
     def sign(self) -> Symbol:
-        """CD with its number of steps."""
+        """CD with its number of steps, and what the call gives."""
         k = f"k={self.steps}"
-        return Symbol(f"CD{{{k}}}", rf"\mathrm{{CD}}_{{{k}}}", f"<msub><mi>CD</mi><mi>{k}</mi></msub>")
+        text, latex, mathml = (f"CD{{{k}", rf"\mathrm{{CD}}_{{{k}", f"<mi>{k}</mi>")
+        for name, letter, value in (("step", r"\eta", self.step_size), ("noise", r"\sigma", self.noise_scale)):
+            if isinstance(value, Node):
+                shown = written_number(value)
+                text, latex = f"{text}; {name}={shown.text}", rf"{latex},\, {letter}={shown.latex}"
+                mathml = f"{mathml}<mo>,</mo><mi>{name}</mi><mo>=</mo>{shown.mathml}"
+        below = f"<mrow>{mathml}</mrow>" if "," in mathml else mathml
+        return Symbol(f"{text}}}", f"{latex}}}", f"<msub><mi>CD</mi>{below}</msub>")
+
+    @property
+    def numbers(self) -> tuple[int | float | Node, ...]:
+        """The step size, and the deviation of the noise."""
+        return tuple(value for value in (self.step_size, self.noise_scale) if value is not None)
 
     @property
     def parts(self) -> tuple[Product | Node, ...]:
@@ -137,8 +150,8 @@ def ContrastiveDivergence(
     p: Gibbs,
     *,
     steps: int = 1,
-    step_size: float = 0.01,
-    noise: float | None = None,
+    step_size: float | Expression = 0.01,
+    noise: float | Expression | None = None,
     start: str | Factor | None = None,
     blocks: Sequence[Factor] = (),
 ) -> Expression:
@@ -160,10 +173,7 @@ def ContrastiveDivergence(
     steps = count("ContrastiveDivergence", "steps", steps)
     if steps is None:
         raise FormulaError("ContrastiveDivergence: expected steps= as a positive number")
-    if step_size <= 0 or (noise is not None and noise < 0):
-        raise FormulaError(
-            f"ContrastiveDivergence: expected step_size > 0 and noise ≥ 0, got {step_size!r} and {noise!r}"
-        )
+    size, scale = _size(step_size), None if noise is None else _scale(noise)
     if blocks and p.variable not in {v for f in blocks for v in f.variables}:
         raise FormulaError(f"ContrastiveDivergence: no block draws {p.variable}; expected e.g. [p(h|x), p(x|h)]")
     if isinstance(start, Factor) and start.variable != p.variable:
@@ -176,5 +186,22 @@ def ContrastiveDivergence(
         name = f"\\hat {p.variable}" if p.variable.accent is None else f"{p.variable}'"
         shape = None if p.shape is None else (steps, *p.shape)
         drawn = Use(Normal(f"q({name}|{p.variable})", _Steps(steps, rank), shape=shape, scale=1.0))
-    size, scale = float(step_size), None if noise is None else float(noise)
     return Expression(ContrastiveDivergenceNode(p, steps, first, size, scale, drawn, chain))
+
+
+def _size(value: Any) -> float | Node:
+    """A positive number, or a Symbol."""
+    if (symbol := symbol_of(value, _size)) is not None:
+        return symbol
+    if (number(value) or 0) <= 0:
+        raise FormulaError(f"ContrastiveDivergence: expected step_size= as a positive number, got {value!r}")
+    return float(value)
+
+
+def _scale(value: Any) -> float | Node:
+    """A number of at least 0, or a Symbol."""
+    if (symbol := symbol_of(value, _scale)) is not None:
+        return symbol
+    if (known := number(value)) is None or not known >= 0:
+        raise FormulaError(f"ContrastiveDivergence: expected noise= as a number of at least 0, got {value!r}")
+    return float(known)

@@ -17,9 +17,11 @@ from torch import Tensor
 from worldformula.errors import FormulaError, near
 from worldformula.families.writing import Symbol
 from worldformula.formula.expressions.expression import Expression
+from worldformula.formula.ops.base import symbol_of, written_number
 from worldformula.formula.print.latex import variable as latex_variable
 from worldformula.formula.print.mathml import variable as mathml_variable
 from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.given import number
 from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.nodes import Node, Operator, Product, Use
 
@@ -46,19 +48,24 @@ class GradientPenaltyNode(Operator):
 
     network: Use
     by: Variable
-    centre: float
+    centre: float | Node
 
     @property
     def sign(self) -> Symbol:
         """The norm of a gradient, squared, and where it is centred."""
-        c = "" if self.centre == 0 else f"{self.centre:g}"
+        text, c, shown = ("", "", "") if self.centre == 0 else written_number(self.centre, "{:g}".format)
         below = latex_variable(self.by)
         return Symbol(
-            f"‖∇_{self.by}‖²" if not c else f"(‖∇_{self.by}‖-{c})²",
+            f"‖∇_{self.by}‖²" if not c else f"(‖∇_{self.by}‖-{text})²",
             rf"\|\nabla_{{{below}}}\|^{{2}}" if not c else rf"(\|\nabla_{{{below}}}\| - {c})^{{2}}",
             f"<msup><mrow><mo>‖</mo><msub><mo>∇</mo>{mathml_variable(self.by)}</msub><mo>‖</mo>"
-            f"{f'<mo>−</mo><mn>{c}</mn>' if c else ''}</mrow><mn>2</mn></msup>",
+            f"{f'<mo>−</mo>{shown}' if c else ''}</mrow><mn>2</mn></msup>",
         )
+
+    @property
+    def numbers(self) -> tuple[int | float | Node, ...]:
+        """The centre."""
+        return (self.centre,)
 
     @property
     def parts(self) -> tuple[Product | Node, ...]:
@@ -82,7 +89,7 @@ class GradientPenaltyNode(Operator):
         return "exact, by automatic differentiation", "exact, through the gradient"
 
 
-def GradientPenalty(d: Factor, *, by: str | None = None, centre: float = 0.0) -> Expression:
+def GradientPenalty(d: Factor, *, by: str | None = None, centre: float | Expression = 0.0) -> Expression:
     """(‖∇_x d(x)‖ − centre)² for each row, at the value that the expression gives x: ``0.5 * γ * GradientPenalty(D)``.
 
     Args:
@@ -99,4 +106,13 @@ def GradientPenalty(d: Factor, *, by: str | None = None, centre: float = 0.0) ->
     name = d.conditions[0].key if by is None else by
     if name not in known:
         raise FormulaError(f"GradientPenalty: {d} does not read {name!r}.{near(name, known)}")
-    return Expression(GradientPenaltyNode(Use(d), known[name], float(centre)))
+    return Expression(GradientPenaltyNode(Use(d), known[name], _centre(centre)))
+
+
+def _centre(centre: Any) -> float | Node:
+    """Any number, or a Symbol."""
+    if (symbol := symbol_of(centre, _centre)) is not None:
+        return symbol
+    if (known := number(centre)) is None:
+        raise FormulaError(f"GradientPenalty: expected centre= as a number, got {centre!r}")
+    return float(known)

@@ -25,15 +25,25 @@ from torch import Tensor
 from worldformula.errors import FormulaError, near
 from worldformula.families.writing import Symbol
 from worldformula.formula.expressions.expression import Expression
-from worldformula.formula.ops.base import Compared, Distribution, count, marked, rows, sides
+from worldformula.formula.ops.base import Compared, Distribution, count, marked, rows, sides, symbol_of, written_number
+from worldformula.formula.syntax.given import number
 from worldformula.formula.syntax.names import Variable
-from worldformula.formula.syntax.nodes import Product
+from worldformula.formula.syntax.nodes import Node, Product
 
 KERNELS = ("gaussian", "imq")
 
 
-def squared_mmd(x: Tensor, y: Tensor, *, rank: int, kernel: str, scales: tuple[float, ...], unbiased: bool) -> Tensor:
-    """MMD² of samples ``[..., *event]`` with any number of batch axes: one number.
+def squared_mmd(
+    x: Tensor,
+    y: Tensor,
+    *,
+    rank: int,
+    kernel: str,
+    scales: tuple[float, ...],
+    unbiased: bool,
+    scale: Tensor | float | None = None,
+) -> Tensor:
+    """MMD² of samples ``[..., *event]`` with any number of batch axes: one number. ``scale`` is one of the call.
 
     Raises:
         FormulaError: fewer than two samples of a side, where the estimator leaves out pairs.
@@ -41,7 +51,7 @@ def squared_mmd(x: Tensor, y: Tensor, *, rank: int, kernel: str, scales: tuple[f
     x, y = rows(x, rank), rows(y, rank)
     if unbiased and min(len(x), len(y)) < 2:
         raise FormulaError(f"MMD: expected two samples of each side or more, got {len(x)} and {len(y)}")
-    whole = _kernel(torch.cat((x, y)), kernel, scales)
+    whole = _kernel(torch.cat((x, y)), kernel, scales if scale is None else (scale,))
     n = len(x)
     within_x, within_y, between = whole[:n, :n], whole[n:, n:], whole[:n, n:]
     if not unbiased:
@@ -52,7 +62,7 @@ def squared_mmd(x: Tensor, y: Tensor, *, rank: int, kernel: str, scales: tuple[f
     return first + second - 2 * between.mean()
 
 
-def _kernel(z: Tensor, kernel: str, scales: tuple[float, ...]) -> Tensor:
+def _kernel(z: Tensor, kernel: str, scales: Sequence[Tensor | float]) -> Tensor:
     """k(z_i, z_j), the mean over the scales: ``[N, D]`` to ``[N, N]``."""
     norms = z.square().sum(-1)
     squared = (norms[:, None] + norms - 2 * z @ z.T).clamp_min(0)  # rounding may leave −1e-7
@@ -75,6 +85,12 @@ class MMDNode(Compared):
     unbiased: bool
     samples: int | None
     gradient: str | None
+    scale: Node | None = None
+
+    @property
+    def numbers(self) -> tuple[int | float | Node, ...]:
+        """The scale, where the call gives it."""
+        return () if self.scale is None else (self.scale,)
 
     @property
     def sign(self) -> Symbol:
@@ -83,10 +99,12 @@ class MMDNode(Compared):
         k = "" if self.samples is None else f"K={self.samples}"
         below = ",\\, ".join(rf"\mathrm{{{m}}}" for m in (self.kernel, bias, k) if m)
         shown = ", ".join(m for m in (self.kernel, bias, k) if m)
+        text, latex, mathml = written_number(self.scale) if self.scale is not None else ("", "", "")
+        below += rf",\, {latex}" if latex else ""
         return Symbol(
-            marked("MMD²", self.kernel, bias, k),
+            marked("MMD²", self.kernel, bias, k, f"scale={text}" if text else ""),
             rf"\mathrm{{MMD}}^{{2}}_{{{below}}}",
-            f"<msubsup><mi>MMD</mi><mi>{shown}</mi><mn>2</mn></msubsup>",
+            f"<msubsup><mi>MMD</mi>{_below(shown, mathml)}<mn>2</mn></msubsup>",
         )
 
     def compare(self, lowering: Any, inside: Any, left: str, right: str) -> str:
@@ -96,6 +114,7 @@ class MMDNode(Compared):
             ("kernel", self.kernel),
             ("scales", self.scales),
             ("unbiased", self.unbiased),
+            *((("scale", self.scale),) if self.scale is not None else ()),
         )
         return str(lowering.call("mmd", squared_mmd, left, right, how="batch", options=options))
 
@@ -111,7 +130,7 @@ def MMD(
     p: Distribution,
     *,
     kernel: str = "gaussian",
-    scale: float | Sequence[float] = 1.0,
+    scale: float | Expression | Sequence[float] = 1.0,
     unbiased: bool = True,
     samples: int | None = None,
     gradient: str | None = None,
@@ -134,9 +153,21 @@ def MMD(
         raise FormulaError(
             f"MMD: expected kernel= as one of {', '.join(KERNELS)}, got {kernel!r}.{near(str(kernel), KERNELS)}"
         )
-    scales = tuple(float(s) for s in (scale if isinstance(scale, Sequence) else (scale,)))
-    if not scales or min(scales) <= 0:
-        raise FormulaError(f"MMD: expected scale= as positive numbers, got {scale!r}")
+    symbol = symbol_of(scale, _scales)
+    scales = () if symbol is not None else _scales(scale)
     left, right, variable = sides("MMD", q, p, gradient)
     samples = count("MMD", "samples", samples)
-    return Expression(MMDNode(left, right, variable, kernel, scales, bool(unbiased), samples, gradient))
+    return Expression(MMDNode(left, right, variable, kernel, scales, bool(unbiased), samples, gradient, symbol))
+
+
+def _below(shown: str, scale: str) -> str:
+    """What stands below the sign in MathML."""
+    return f"<mrow><mi>{shown}</mi><mo>,</mo>{scale}</mrow>" if scale else f"<mi>{shown}</mi>"
+
+
+def _scales(scale: Any) -> tuple[float, ...]:
+    """Positive numbers."""
+    known = tuple(number(s) for s in (scale if isinstance(scale, Sequence) else (scale,)))
+    if not known or not all(s is not None and s > 0 for s in known):
+        raise FormulaError(f"MMD: expected scale= as positive numbers, or one Symbol, got {scale!r}")
+    return tuple(float(s) for s in known if s is not None)

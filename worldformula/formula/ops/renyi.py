@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from worldformula.families.writing import Symbol
 from worldformula.formula.expressions.expression import E, Expression, log
 from worldformula.formula.expressions.values import exp
 from worldformula.formula.factors.joint import Joint
-from worldformula.formula.ops.base import Distribution, count, distribution, shown
+from worldformula.formula.ops.base import Distribution, count, distribution, shown, symbol_of, written_number
 from worldformula.formula.syntax.check import check_gradient
 from worldformula.formula.syntax.given import number
 from worldformula.formula.syntax.nodes import Node, Operator, Product, Use
@@ -31,7 +32,7 @@ from worldformula.formula.syntax.nodes import Node, Operator, Product, Use
 Params = tuple[Tensor | float, ...]
 
 
-def renyi_normal(q: Params, p: Params, alpha: float, rank: float, width: float) -> Tensor:
+def renyi_normal(q: Params, p: Params, alpha: Tensor | float, rank: float, width: float) -> Tensor:
     """D_α of two diagonal Normals: their parameters (loc, scale), ``[*batch, *event]``, to ``[*batch]``.
 
     ``width``: elements of an event, read only where all parameters are numbers.
@@ -58,16 +59,18 @@ class RenyiNode(Operator):
 
     q: Use
     p: Use
-    alpha: float
+    alpha: float | Node
 
     @property
     def sign(self) -> Symbol:
         """D with its order."""
-        return Symbol(
-            f"Renyi{{α={self.alpha!r}}}",
-            rf"D_{{{self.alpha!r}}}",
-            f"<msub><mi>D</mi><mn>{self.alpha!r}</mn></msub>",
-        )
+        text, latex, mathml = written_number(self.alpha)
+        return Symbol(f"Renyi{{α={text}}}", rf"D_{{{latex}}}", f"<msub><mi>D</mi>{mathml}</msub>")
+
+    @property
+    def numbers(self) -> tuple[int | float | Node, ...]:
+        """The order."""
+        return (self.alpha,)
 
     @property
     def parts(self) -> tuple[Product | Node, ...]:
@@ -85,7 +88,8 @@ class RenyiNode(Operator):
         width = 1
         for size in lowering.shapes.get(key, ()):
             width *= size
-        return str(lowering.call(f"renyi_{key}", renyi_normal, left, right, self.alpha, float(rank), float(width)))
+        alpha = lowering.lower(self.alpha, scope) if isinstance(self.alpha, Node) else self.alpha
+        return str(lowering.call(f"renyi_{key}", renyi_normal, left, right, alpha, float(rank), float(width)))
 
     @property
     def estimator(self) -> tuple[str, str]:
@@ -93,7 +97,9 @@ class RenyiNode(Operator):
         return "closed form (normal, normal)", "exact"
 
 
-def _order(what: str, alpha: Any, *, zero: bool) -> float:
+def _order(what: str, alpha: Any, *, zero: bool) -> float | Node:
+    if (symbol := symbol_of(alpha, partial(_order, what, zero=zero))) is not None:
+        return symbol
     known = number(alpha)
     fits = known is not None and math.isfinite(known) and alpha != 1 and (zero or alpha > 0)
     if not fits:
@@ -103,7 +109,7 @@ def _order(what: str, alpha: Any, *, zero: bool) -> float:
     return float(alpha)
 
 
-def Renyi(q: Distribution, p: Distribution, alpha: float, *, samples: int | None = None) -> Expression:
+def Renyi(q: Distribution, p: Distribution, alpha: float | Expression, *, samples: int | None = None) -> Expression:
     """D_α(q ‖ p), for each row of the batch: in closed form between Normals, else by Monte Carlo.
 
     Args:
@@ -117,13 +123,13 @@ def Renyi(q: Distribution, p: Distribution, alpha: float, *, samples: int | None
     """
     order = _order("Renyi", alpha, zero=False)
     if samples is not None:
-        return -VRBound(q, p, order, samples=samples)
+        return -_bound(q, p, order, samples)
     left, right = distribution("Renyi", q), distribution("Renyi", p)
     normals = [u.factor for u in (*left, *right) if isinstance(u.factor.family, NormalFamily)]
     if len(normals) != 2 or len(left) != 1 or len(right) != 1:
         raise NoClosedFormError(
             f"Renyi[{shown(left)} ‖ {shown(right)}]: a closed form exists between two Normals\n"
-            f"estimate it: Renyi(q, p, {order!r}, samples=8)"
+            f"estimate it: Renyi(q, p, {written_number(order).text}, samples=8)"
         )
     a, b = normals
     if a.variable != b.variable:
@@ -133,7 +139,7 @@ def Renyi(q: Distribution, p: Distribution, alpha: float, *, samples: int | None
     return Expression(RenyiNode(left[0], right[0], order))
 
 
-def VRBound(q: Distribution, p: Distribution, alpha: float, *, samples: int) -> Expression:
+def VRBound(q: Distribution, p: Distribution, alpha: float | Expression, *, samples: int) -> Expression:
     """The variational Rényi bound of log p(x), as a formula: 1/(1−α) · log E_q[(p / q)^{1−α}], K draws of q.
 
     Args:
@@ -142,7 +148,11 @@ def VRBound(q: Distribution, p: Distribution, alpha: float, *, samples: int) -> 
         alpha: the order, other than 1; 0 is the importance-weighted bound.
         samples: K, the draws of q.
     """
-    order = _order("VRBound", alpha, zero=True)
+    return _bound(q, p, _order("VRBound", alpha, zero=True), samples)
+
+
+def _bound(q: Distribution, p: Distribution, order: float | Node, samples: int | None) -> Expression:
+    """The bound of a checked order."""
     left, right = distribution("VRBound", q), distribution("VRBound", p)
     samples = count("VRBound", "samples", samples)
     if samples is None:
@@ -152,5 +162,5 @@ def VRBound(q: Distribution, p: Distribution, alpha: float, *, samples: int) -> 
     weight = log(theirs) - log(ours)
     if order == 0:
         return log(E(ours, exp(weight), samples=samples))
-    share = 1 - order
+    share = 1 - (Expression(order) if isinstance(order, Node) else order)
     return log(E(ours, exp(share * weight), samples=samples)) / share

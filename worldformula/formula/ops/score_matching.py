@@ -20,7 +20,7 @@ from worldformula.families.writing import Symbol
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.factors.gibbs import Gibbs
 from worldformula.formula.factors.langevin import slope
-from worldformula.formula.ops.base import beside
+from worldformula.formula.ops.base import beside, symbol_of, written_number
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import number
 from worldformula.formula.syntax.names import Variable
@@ -44,7 +44,9 @@ def _summed(x: Tensor, rank: int) -> Tensor:
     return x.sum(tuple(range(-rank, 0))) if rank else x
 
 
-def denoising(net: Net, x: Tensor, noisy: Tensor, *conditions: Tensor, rank: int, sigma: float, energy: bool) -> Tensor:
+def denoising(
+    net: Net, x: Tensor, noisy: Tensor, *conditions: Tensor, rank: int, sigma: Tensor | float, energy: bool
+) -> Tensor:
     """½‖s(noisy) − (x − noisy)/σ²‖² for each row: ``[*batch]``."""
     with torch.set_grad_enabled(torch.is_grad_enabled() or energy):
         gap = _score(net, noisy, conditions, rank, energy) - (x - noisy) / sigma**2
@@ -82,15 +84,25 @@ class ScoreMatchingNode(Operator):
     model: Use
     variable: Variable
     how: str
-    sigma: float
+    sigma: float | Node
     draw: Use | None
 
     @property
     def sign(self) -> Symbol:
         """SM with its kind."""
-        mark = f"σ={self.sigma:g}" if self.how == "denoising" else self.how
-        latex = rf"\sigma={self.sigma:g}" if self.how == "denoising" else rf"\mathrm{{{self.how}}}"
-        return Symbol(f"SM{{{mark}}}", rf"\mathrm{{SM}}_{{{latex}}}", f"<msub><mi>SM</mi><mi>{mark}</mi></msub>")
+        text, latex, mathml = written_number(self.sigma, "{:g}".format)
+        if self.how != "denoising":
+            below = rf"\mathrm{{{self.how}}}"
+            return Symbol(
+                f"SM{{{self.how}}}", rf"\mathrm{{SM}}_{{{below}}}", f"<msub><mi>SM</mi><mi>{self.how}</mi></msub>"
+            )
+        below = f"<mi>σ={text}</mi>" if isinstance(self.sigma, float) else f"<mrow><mi>σ</mi><mo>=</mo>{mathml}</mrow>"
+        return Symbol(f"SM{{σ={text}}}", rf"\mathrm{{SM}}_{{\sigma={latex}}}", f"<msub><mi>SM</mi>{below}</msub>")
+
+    @property
+    def numbers(self) -> tuple[int | float | Node, ...]:
+        """The level of noise."""
+        return (self.sigma,) if self.how == "denoising" else ()
 
     @property
     def parts(self) -> tuple[Product | Node, ...]:
@@ -115,6 +127,8 @@ class ScoreMatchingNode(Operator):
         rest = [lowering.read(c, scope, factor) for c in factor.conditions if c != self.variable]
         options: tuple[tuple[str, Any], ...] = (("rank", lowering.event_rank(self.variable)), ("energy", energy))
         drawn: list[str] = []
+        if isinstance(self.sigma, Node):  # what is wrong with it is said of the objective, not of the draw
+            lowering.lower(self.sigma, scope)
         if self.draw is not None:
             drawn += lowering.value_of(self.draw, inside)
         if self.how == "denoising":
@@ -130,7 +144,7 @@ class ScoreMatchingNode(Operator):
         return how[self.how], "exact, through the network"
 
 
-def ScoreMatching(model: Factor, how: str = "denoising", *, noise: float = 0.1) -> Expression:
+def ScoreMatching(model: Factor, how: str = "denoising", *, noise: float | Expression = 0.1) -> Expression:
     """The score-matching objective at the data, for each row: ``E(p_data, ScoreMatching(s, noise=0.1)).mean()``.
 
     Args:
@@ -151,12 +165,20 @@ def ScoreMatching(model: Factor, how: str = "denoising", *, noise: float = 0.1) 
         )
     if how not in HOW:
         raise FormulaError(f"ScoreMatching: expected {', '.join(HOW)}, got {how!r}")
-    if (number(noise) or 0) <= 0:
-        raise FormulaError(f"ScoreMatching: expected noise= as a positive number, got {noise!r}")
+    sigma = _sigma(noise)
     variable, shape = (model.variable if gibbs else model.conditions[0]), model.shape
     draw = None
     if how == "denoising":
-        draw = beside(variable, "tilde", torch.nn.Identity(), shape, scale=float(noise))
+        draw = beside(variable, "tilde", torch.nn.Identity(), shape, scale=noise if isinstance(sigma, Node) else sigma)
     elif how == "sliced":
         draw = beside(variable, "vec", torch.zeros_like, shape, scale=1.0)
-    return Expression(ScoreMatchingNode(Use(model), variable, how, float(noise), draw))
+    return Expression(ScoreMatchingNode(Use(model), variable, how, sigma, draw))
+
+
+def _sigma(noise: Any) -> float | Node:
+    """A positive number, or a Symbol."""
+    if (symbol := symbol_of(noise, _sigma)) is not None:
+        return symbol
+    if (number(noise) or 0) <= 0:
+        raise FormulaError(f"ScoreMatching: expected noise= as a positive number, got {noise!r}")
+    return float(noise)

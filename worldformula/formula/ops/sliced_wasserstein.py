@@ -16,16 +16,28 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import FormulaError, ShapeError, table
+from worldformula.families.tensors import is_number
 from worldformula.families.writing import Symbol
 from worldformula.formula.expressions.expression import Expression
-from worldformula.formula.ops.base import Compared, Distribution, beside, count, marked, rows, shape_in, sides
+from worldformula.formula.ops.base import (
+    Compared,
+    Distribution,
+    beside,
+    count,
+    marked,
+    rows,
+    shape_in,
+    sides,
+    symbol_of,
+    written_number,
+)
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import number
 from worldformula.formula.syntax.names import Variable
-from worldformula.formula.syntax.nodes import Product, Use
+from worldformula.formula.syntax.nodes import Node, Product, Use
 
 
-def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor, *, rank: int, order: float) -> Tensor:
+def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor, *, rank: int, order: Tensor | float) -> Tensor:
     """SW_r^r of equally many samples ``[..., *event]``: one number.
 
     ``directions`` has the shape of x; each row is one direction, scaled to length 1 here.
@@ -40,7 +52,7 @@ def sliced_wasserstein(x: Tensor, y: Tensor, directions: Tensor, *, rank: int, o
     theta = torch.nn.functional.normalize(theta, dim=-1)
     ours, theirs = ((side @ theta.T).sort(0).values for side in (x, y))
     gap = ours - theirs
-    return gap.square().mean() if order == 2 else gap.abs().pow(order).mean()
+    return gap.square().mean() if is_number(order, 2) else gap.abs().pow(order).mean()
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +63,7 @@ class SlicedWassersteinNode(Compared):
     p: Product
     variable: Variable
     directions: Use
-    order: float
+    order: float | Node
     samples: int | None
     gradient: str | None
 
@@ -66,15 +78,20 @@ class SlicedWassersteinNode(Compared):
         return (*super().drawn, self.directions.factor)
 
     @property
+    def numbers(self) -> tuple[int | float | Node, ...]:
+        """The order."""
+        return (self.order,)
+
+    @property
     def sign(self) -> Symbol:
         """SW with its order, and the number of samples."""
-        r = f"{self.order:g}"
+        text, r, shown = written_number(self.order, "{:g}".format)
         k = "" if self.samples is None else f"K={self.samples}"
         below = r + (rf",\, {k}" if k else "")
         return Symbol(
-            marked("SW", f"r={r}", k),
+            marked("SW", f"r={text}", k),
             rf"\mathrm{{SW}}_{{{below}}}^{{{r}}}",
-            f"<msubsup><mi>SW</mi><mrow><mn>{r}</mn><mi>{k}</mi></mrow><mn>{r}</mn></msubsup>",
+            f"<msubsup><mi>SW</mi><mrow>{shown}<mi>{k}</mi></mrow>{shown}</msubsup>",
         )
 
     def compare(self, lowering: Any, inside: Any, left: str, right: str) -> str:
@@ -90,7 +107,7 @@ def SlicedWasserstein(
     q: Distribution,
     p: Distribution,
     *,
-    order: float = 2.0,
+    order: float | Expression = 2.0,
     samples: int | None = None,
     gradient: str | None = None,
 ) -> Expression:
@@ -106,9 +123,17 @@ def SlicedWasserstein(
     Raises:
         FormulaError: no common variable, or an order below 1.
     """
-    if (number(order) or 0) < 1:
-        raise FormulaError(f"SlicedWasserstein: expected order= as a number of at least 1, got {order!r}")
+    known = _order(order)
     left, right, variable = sides("SlicedWasserstein", q, p, gradient)
     samples = count("SlicedWasserstein", "samples", samples)
     directions = beside(variable, "vec", torch.zeros_like, shape_in(variable, *left, *right), scale=1.0)
-    return Expression(SlicedWassersteinNode(left, right, variable, directions, float(order), samples, gradient))
+    return Expression(SlicedWassersteinNode(left, right, variable, directions, known, samples, gradient))
+
+
+def _order(order: Any) -> float | Node:
+    """A number of at least 1, or a Symbol."""
+    if (symbol := symbol_of(order, _order)) is not None:
+        return symbol
+    if (number(order) or 0) < 1:
+        raise FormulaError(f"SlicedWasserstein: expected order= as a number of at least 1, got {order!r}")
+    return float(order)

@@ -32,8 +32,10 @@ def unary(draft: Draft, kind: str, body: Ref) -> Ref:
     return draft.add(wish, Op("", kind, (body,), rank=draft.rank(body)))
 
 
-def function(draft: Draft, name: str, body: Ref, bounds: tuple[int | float | None, ...] = ()) -> Ref:
-    """An elementwise function; ``bounds`` are those of a clamp."""
+def function(draft: Draft, name: str, body: Ref, bounds: tuple[Ref | None, ...] = ()) -> Ref:
+    """An elementwise function; ``bounds`` are those of a clamp. Where the call gives one, they are arguments."""
+    if any(isinstance(bound, str) for bound in bounds):
+        return draft.add(name, Op("", "function", (body, *bounds), how=name, rank=draft.rank(body)))
     options = tuple(zip(("min", "max"), bounds, strict=True)) if name == "clamp" else ()
     return draft.add(name, Op("", "function", (body,), how=name, options=options, rank=draft.rank(body)))
 

@@ -12,7 +12,7 @@ from worldformula.formula.plan.iterations import drawn
 from worldformula.formula.plan.plan import Op
 from worldformula.formula.plan.scope import Scope
 from worldformula.formula.plan.variables import CALL_OPTIONS
-from worldformula.formula.syntax.nodes import OverTime
+from worldformula.formula.syntax.nodes import OverTime, factors
 from worldformula.formula.syntax.text import text
 
 
@@ -26,10 +26,7 @@ def over_time(draft: Draft, node: OverTime, scope: Scope) -> Steps:
     draft.check_alike(inside.leaves)
     if not draft.is_step(inner):
         if draft.number(inner) or not any(op.step for op in draft.ops.values()):
-            raise TimeError(
-                f"Sum over {node.index!r}: nothing inside has the index {node.index}\n"
-                f"give a variable its subscript, e.g. x_{node.index}; one number for the whole call belongs outside"
-            )
+            raise TimeError(f"Sum over {node.index!r}: {_why_not_a_step(node)}")
         inner = draft.add(f"{inner}_{node.index}", Op("", "repeat", (inner,), step=True))
     if draft.rank(inner):
         raise FormulaError(f"Sum over {node.index!r}: {text(node.body)} has event axes; write total(...) around it")
@@ -41,6 +38,19 @@ def over_time(draft: Draft, node: OverTime, scope: Scope) -> Steps:
     scope.leaves.append(name)
     draft.labels.setdefault(name, node)
     return name
+
+
+def _why_not_a_step(node: OverTime) -> str:
+    """Why what stands inside has one value for the whole call, and what to write."""
+    if any(v.index == node.index for f in factors(node.body) for v in f.variables):
+        return (
+            f"{text(node.body)} is the same number at every step, and no series is read, so nothing tells how many "
+            f"steps there are\none number for the whole call belongs outside, times their number"
+        )
+    return (
+        f"nothing inside has the index {node.index}\n"
+        f"give a variable its subscript, e.g. x_{node.index}; one number for the whole call belongs outside"
+    )
 
 
 def counted_steps(draft: Draft, node: OverTime) -> str | None:

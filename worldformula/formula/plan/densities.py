@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 from torch import nn
 
@@ -15,11 +16,12 @@ from worldformula.formula.plan.draft import Draft
 from worldformula.formula.plan.histories import history, refuse_absent
 from worldformula.formula.plan.plan import Op, Ref
 from worldformula.formula.plan.scope import Scope
-from worldformula.formula.plan.variables import gone, iteration, need_shape, presence, read, scored
+from worldformula.formula.plan.variables import given, gone, iteration, need_shape, presence, read, scored
 from worldformula.formula.syntax.check import draw_order, estimator
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.nodes import Expectation, Integral, OverTime, Product, Use
+from worldformula.formula.syntax.numbers import check_numbers
 
 # ------------------------------------------------------------------------------------------------ networks, parameters
 
@@ -75,7 +77,10 @@ def params(draft: Draft, use: Use, scope: Scope) -> str:
         name = draft.add(letter, _combined(draft, factor, scope))
     else:
         head = net(draft, factor, scope)
-        name = draft.add(letter, Op("", "params", () if head is None else (head,), factor))
+        asked = (given(draft, v, factor, Op("", "symbol", variable=v)) for v in factor.symbols)
+        name = draft.add(letter, Op("", "params", (*(() if head is None else (head,)), *asked), factor))
+        if factor.symbols:
+            draft.checks[name] = partial(check_numbers, factor), draft.ops[name].args[-len(factor.symbols) :]
     stopped = use.stopped or id(factor) in scope.held
     return stop(draft, name) if stopped else name
 

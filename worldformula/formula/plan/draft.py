@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from worldformula.errors import FormulaError, GradientError, ShapeError, TimeError, table
 from worldformula.formula.plan.declared import check_keys, declared_shapes
-from worldformula.formula.plan.plan import Op, Plan, Ref, Term
+from worldformula.formula.plan.plan import Check, Op, Plan, Ref, Term
 from worldformula.formula.plan.scope import Scope
 from worldformula.formula.plan.ssa import Assignments
 from worldformula.formula.runtime import filled, padded
@@ -34,6 +34,7 @@ class Draft(Assignments):
         self.begins: dict[str, str] = {}  # what is carried -> what it begins with, where a factor says so
         self.rows: dict[Variable, str] = {}  # the first rows that starts read, and the starts
         self.gone: dict[Variable, Factor] = {}  # the starts of a sum that goes on from a given one
+        self.checks: dict[object, Check] = {}  # of numbers of the call
         self.carried: set[Variable] = set()  # what is read at t−1 of something that a step declares
         self.time: OverTime | None = None
         self.declared: set[Variable] = set()
@@ -45,6 +46,7 @@ class Draft(Assignments):
         self.named: dict[str, Named] = {}
         self.flags_of_time: str | None = None  # the steps that count, where some do not
         self.known: dict[str, Variable] = {}  # inputs by key
+        self.scalar: dict[str, bool] = {}  # whether they are one number for the whole call
         self.letters: dict[str, Variable] = {}  # the same as they are first written
         self.fills = {
             f.variable.key: INSIDE_SUPPORT[f.family.name]
@@ -127,6 +129,7 @@ class Draft(Assignments):
             lags=self.lags,
             counter=self.counter,
             begins=self.begins,
+            checks=tuple(self.checks.values()),
             stages={op.name: "loop" if op.step else "once" for op in ops},
         )
 

@@ -42,6 +42,7 @@ from worldformula.formula.syntax.nodes import (
     factors,
     walk,
 )
+from worldformula.formula.syntax.numbers import check_bounds
 from worldformula.formula.syntax.text import text
 
 Answer = Ref | Steps
@@ -106,6 +107,11 @@ def _value(draft: Draft, node: Value, scope: Scope) -> Ref:
     if (place := variables.iteration(variable, scope)) is not None and not node.scalar:
         return place
     if node.scalar:
+        if node.kept is not None:
+            draft.checks[id(node)] = (
+                node.kept,
+                (variables.given(draft, variable, node, Op("", "symbol", variable=variable)),),
+            )
         return variables.given(draft, variable, node, Op("", "symbol", variable=variable))
     name = variables.read(draft, variable, scope, text(node))
     rank = draft.ranks.get(variable.key, len(draft.shapes.get(variable.key, ())))
@@ -124,7 +130,13 @@ def _divergence(draft: Draft, node: Divergence, scope: Scope) -> Ref:
 def _function(draft: Draft, node: Function, scope: Scope) -> Steps:
     if node.name == "log" and isinstance(node.body, Expectation) and estimates.is_sampled(node.body):
         return (yield from estimates.logarithm(draft, node, scope))
-    return arithmetic.function(draft, node.name, (yield node.body, scope), node.bounds)
+    body = yield node.body, scope
+    bounds = list[Ref | None]()
+    for bound in node.bounds:
+        bounds += [(yield bound, scope) if isinstance(bound, Node) else bound]
+    if any(isinstance(bound, str) for bound in bounds) and None not in bounds:
+        draft.checks[id(node)] = check_bounds, tuple(bounds)
+    return arithmetic.function(draft, node.name, body, tuple(bounds))
 
 
 def _over_event(draft: Draft, node: OverEvent, scope: Scope) -> Steps:
@@ -318,9 +330,15 @@ class Lowering(Draft):
         """The result of a function on the values of other operations and numbers, once per call or per step.
 
         ``net``: the factor whose network the function gets first. ``options``: keywords, with values that their repr
-        gives back. ``how="batch"`` marks a function that reduces the batch, and with it all sample axes.
+        gives back, or Symbols. ``how="batch"`` marks a function that reduces the batch, and with it all sample axes.
         """
-        return self.add(wish, Op("", "call", args, target=function, rank=rank, how=how, factor=net, options=options))
+        asked = {key: self.lower(value, Scope()) for key, value in options if isinstance(value, Node)}
+        plain = tuple((key, value) for key, value in options if key not in asked)
+        args, keywords = (*args, *asked.values()), tuple(asked)
+        return self.add(
+            wish,
+            Op("", "call", args, net, how=how, rank=rank, target=function, options=plain, keywords=keywords),
+        )
 
     def event_rank(self, variable: Variable) -> int:
         """How many event axes a variable has: those that are declared, or one."""

@@ -27,6 +27,7 @@ RESERVED = {
 Stage = Literal["once", "before", "loop", "after"]
 ORDER: dict[Stage, int] = {"once": 0, "before": 1, "loop": 2, "after": 3}
 Ref = str | float
+Check = tuple[Callable[..., object], tuple[Any, ...]]  # a function that refuses some values of these numbers
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class Op:
     axes: the sample axes that lead the value, the newest first; ``axis`` is the one that ``samples`` reduces.
     rank: the event axes of a value that arithmetic combines.
     target: what a ``call`` calls, with the network of its factor first where it has one, and ``options`` as keywords;
-        one that reduces the batch has ``how="batch"``.
+        one that reduces the batch has ``how="batch"``. ``keywords`` are those of its last arguments.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Op:
     rank: int = 0
     target: Callable[..., Any] | None = None
     options: tuple[tuple[str, Any], ...] = ()
+    keywords: tuple[str, ...] = ()
 
     @property
     def over_batch(self) -> bool:
@@ -102,7 +104,7 @@ class Plan:
     keeps to its operation, where that goes from call to call, as in the rollouts of a world. ``lags`` maps the key of
     what a state keeps of an older step, ``z_m1``, to that of its variable. ``counter`` is the index where it is read
     as a number, ``t``, which goes on from call to call too. ``begins`` maps what is carried to the operation that it
-    begins with, where a factor says so.
+    begins with, where a factor says so. ``checks`` are what the numbers of a call have to be.
     """
 
     ops: tuple[Op, ...]
@@ -123,6 +125,7 @@ class Plan:
     lags: dict[str, str] = field(default_factory=dict)
     counter: str | None = None
     begins: dict[str, str] = field(default_factory=dict)
+    checks: tuple[Check, ...] = ()
     stages: dict[str, Stage] = field(default_factory=dict)
 
     @property
@@ -215,6 +218,11 @@ class Plan:
             taken = key in self.flagged and (key in self.by_name or key in RESERVED)
             named[key] = f"{key}_flags" if taken else plain  # data that are flags too are read as both
         return named
+
+    @cached_property
+    def symbols(self) -> tuple[tuple[Op, str], ...]:
+        """The numbers of the call, and their names in the emitted function."""
+        return tuple((op, self.argument(op)) for op in self.ops if op.kind == "symbol")
 
     def argument(self, op: Op) -> str:
         """The name in the emitted function of an input, of flags, or of a number of the call."""

@@ -67,7 +67,8 @@ class Assignments:
     def add(self, wish: str, op: Op, distinct: object = None) -> str:
         """Append an operation, or find the one that already computes the same (and is not ``distinct`` from it)."""
         source = None if op.factor is None else id(op.factor.origin)
-        key = (op.kind, op.args, source, op.variable, op.how, op.axes, op.axis, op.target, op.options, distinct)
+        called = (op.target, op.options, op.keywords)
+        key = (op.kind, op.args, source, op.variable, op.how, op.axes, op.axis, called, distinct)
         if key in self._memo:
             return self._memo[key]
         op = self._placed(op)
@@ -203,5 +204,5 @@ class Assignments:
             return self.alike[op.reads[0]]
         args = tuple(self.alike[a] if isinstance(a, str) else a for a in op.args)
         how = "" if op.kind == "draw" else op.how
-        key = (op.kind, args, source, op.variable, how, op.target, op.options, distinct)
+        key = (op.kind, args, source, op.variable, how, op.target, op.options, op.keywords, distinct)
         return self._values.setdefault(key, op.name)

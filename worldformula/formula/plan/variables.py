@@ -12,6 +12,8 @@ from worldformula.formula.plan.declared import one_key
 from worldformula.formula.plan.draft import Draft
 from worldformula.formula.plan.plan import Op
 from worldformula.formula.plan.scope import Scope
+from worldformula.formula.syntax.constants import start_of
+from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.names import Variable, greek
 
 CALL_OPTIONS = ("seed", "generator", "noise", "start", "horizon", "deterministic", "present")
@@ -196,6 +198,12 @@ def given(draft: Draft, variable: Variable, by: object, op: Op) -> str:
     """Data, or a number, that the call is given under the variable's key, as it is given."""
     if variable.key in CALL_OPTIONS:
         raise FormulaError(f"{by}: a variable cannot be called {variable.key!r}, which is an option of the call")
+    scalar = draft.scalar.setdefault(variable.key, op.kind == "symbol")
+    if scalar != (op.kind == "symbol"):
+        raise FormulaError(
+            f"{by if isinstance(by, Factor) else 'the formula'}: {variable.key} is both a Symbol, one number for the "
+            f"whole call, and a variable with a value per row\nrename one of them"
+        )
     if not variable.span:
         known = draft.known.setdefault(variable.key, variable)
         if known != variable:
@@ -259,7 +267,7 @@ def stepwise(draft: Draft, key: str) -> bool:
 
 def need_shape(draft: Draft, variable: Variable, by: object, how: str) -> None:
     """What is carried starts from zeros of a known shape; noise is drawn for all steps before the first."""
-    initial = getattr(draft.time.initial, variable.key, None) if draft.time and how == "carries" else None
+    initial = start_of(draft.time.initial, variable.key) if draft.time and how == "carries" else None
     if variable.key not in draft.shapes and initial is None:
         what = f"{variable.at(-1)} from step to step" if how == "carries" else f"{variable} at every step"
         raise TimeError(

@@ -1,9 +1,11 @@
-"""What is explained below a formula: its named parts, its products and mixtures of experts, marginals, slow copies.
+"""What is explained below a formula: its named parts, its products and mixtures of experts, marginals, slow copies,
+settings that a call gives.
 
     recon = E_{q(z|x,y)}[log p(x|z)]
     q(z|x,y) ∝ p(z) q(z|x) q(z|y)
     p(x) = ∫ p(x|z) p(z) dz
     v̄(r|s): w̄ ← 0.98 w̄ + 0.02 w
+    q(k|x): temperature = tau
 
 and how a product of factors factorises: p(x,z) = p(x|z) p(z).
 """
@@ -15,21 +17,32 @@ from typing import Literal
 
 from worldformula.formula.factors.experts import Experts, MoE, PoE
 from worldformula.formula.syntax.factor import Factor
-from worldformula.formula.syntax.names import Header
+from worldformula.formula.syntax.names import Header, Variable
 from worldformula.formula.syntax.nodes import Integral, Node, Operator, Product, Use, uses, walk
+from worldformula.formula.syntax.numbers import places
 from worldformula.formula.syntax.pace import Pace
 from worldformula.formula.syntax.text import named
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Parameters and settings by name, with the number that a call gives for each."""
+
+    places: tuple[tuple[str, Variable], ...]
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name} = {variable}" for name, variable in self.places)
 
 
 @dataclass(frozen=True, eq=False)
 class Definition:
     """``left = right``, or ``left ∝ right``. Of several products on the right, the mean is meant.
 
-    ``left: right`` says how a slow copy follows.
+    ``left: right`` says how a slow copy follows, or which settings of a factor are numbers of the call.
     """
 
     left: str | Header
-    right: Node | tuple[Product, ...] | Pace
+    right: Node | tuple[Product, ...] | Pace | Settings
     relation: Literal["=", "∝", ":"] = "="
 
 
@@ -40,7 +53,7 @@ def definitions(node: Node) -> list[Definition]:
     for n in walk(node):
         shown = (u.factor for u in _printed(n) if id(u.factor) not in mixed)  # a mixture spells out its products
         found += [d for d in map(made, shown) if d is not None]
-        found += [d for u in _printed(n) for d in followed(u.factor)]
+        found += [d for u in _printed(n) for d in (*followed(u.factor), *given(u.factor))]
         sides = (v for v in vars(n).values() if isinstance(v, Integral))
         found += [d for d in map(factorised, sides) if d is not None]
     seen: dict[str, Definition] = {}
@@ -59,7 +72,7 @@ def _printed(node: Node) -> Product:
 def _key(d: Definition) -> str:
     if isinstance(d.right, Node):
         return str(d.left)
-    if isinstance(d.right, Pace):
+    if isinstance(d.right, Pace | Settings):
         return f"{d.left}: {d.right}"
     return f"{d.left} {' + '.join(' '.join(str(u.factor) for u in p) for p in d.right)}"
 
@@ -72,6 +85,12 @@ def made(factor: Factor) -> Definition | None:
         each = [part.parts if isinstance(part, Experts) else (part,) for part in factor.parts]
         return Definition(factor.header, tuple(map(_uses, each)))
     return None
+
+
+def given(factor: Factor) -> list[Definition]:
+    """Which settings a call gives a factor, or those that it is made of."""
+    found = {part.header: places(part) for part in factor.family_tree() if not part.parts}
+    return [Definition(header, Settings(shown), ":") for header, shown in found.items() if shown]
 
 
 def followed(factor: Factor) -> list[Definition]:

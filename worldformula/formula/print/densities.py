@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from worldformula import families
 from worldformula.formula.print.broken import WIDTH
-from worldformula.formula.print.definitions import factorised, made
+from worldformula.formula.print.definitions import Settings, factorised, made
 from worldformula.formula.print.mathml import (
     APPLY,
     COMMA,
@@ -13,11 +13,13 @@ from worldformula.formula.print.mathml import (
     factorisation,
     fenced,
     head,
+    rule,
     symbol,
     variable,
 )
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.nodes import Product
+from worldformula.formula.syntax.numbers import places
 
 
 def product_mathml(p: Product) -> str:
@@ -54,4 +56,6 @@ def factor_mathml(u: Factor) -> str:
         before = f"<msub><mrow>{x}</mrow><mrow><mo>&lt;</mo><mi>i</mi></mrow></msub>"
         right = f'<munder><mo movablelimits="false" largeop="true">∏</mo><mi>i</mi></munder>{letter}'
         right += fenced("(", each + bar + (COMMA.join((before, c)) if c else before), ")", stretchy=False)
-    return block([(0, f"<mrow>{left}<mo>=</mo>{right}</mrow>" if right else f"<mrow>{left}</mrow>")])
+    known = Settings(places(u))
+    behind = f'{COMMA}<mspace width="0.8em"/>{rule(known)}' if known.places else ""
+    return block([(0, f"<mrow>{left}<mo>=</mo>{right}{behind}</mrow>" if right else f"<mrow>{left}{behind}</mrow>")])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from worldformula import families
 from worldformula.formula.print.broken import WIDTH, Line, lines
-from worldformula.formula.print.definitions import Definition, definitions, factorised, made
+from worldformula.formula.print.definitions import Definition, Settings, definitions, factorised, made
 from worldformula.formula.syntax import text
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.functions import FUNCTIONS
@@ -32,9 +32,10 @@ from worldformula.formula.syntax.nodes import (
     Use,
     Value,
 )
+from worldformula.formula.syntax.numbers import places
 from worldformula.formula.syntax.pace import Pace
 from worldformula.formula.syntax.rules import Rule, applied, each
-from worldformula.formula.syntax.text import SUMMAND, bracketed, clock, strength, summed, typeset, written
+from worldformula.formula.syntax.text import SUMMAND, bracketed, clock, limits, strength, summed, typeset, written
 
 SUBSCRIPT = 36  # the longest list of draws on one line below an expectation that is broken, in characters
 SEPARATORS = {"‖": r" \,\|\, ", ",": r",\, ", ";": r";\, ", "+": " + "}
@@ -96,6 +97,11 @@ def pace(p: Pace) -> str:
     rule = rf"{decimal(p.decay)}\, \bar{{w}} + {decimal(p.rate)}\, w" if p.decay else "w"
     when = rf"\ \text{{{p.when}}}" if p.every > 1 else ""
     return rf"\bar{{w}} \leftarrow {rule}{when}"
+
+
+def settings(s: Settings) -> str:
+    r"""Which settings a call gives: ``\text{temperature} = \tau``."""
+    return r",\ ".join(rf"\text{{{name.replace('_', ' ')}}} = {variable(v)}" for name, v in s.places)
 
 
 def factor(u: Use) -> str:
@@ -189,10 +195,9 @@ def _latex(node: Node) -> Rule[str]:
                 inside += _behind((yield baseline))
             return rf"{_expected(node)}\left[ {inside} \right]"
         case Function("clamp", body, bounds):
-            low, high = (
-                sign if b is None else decimal(b) for b, sign in zip(bounds, (r"-\infty", r"\infty"), strict=True)
-            )
-            return rf"\operatorname{{clamp}}\left( {(yield body)},\, {low},\, {high} \right)"
+            shown = yield body
+            low, high = yield from limits(bounds, decimal, (r"-\infty", r"\infty"))
+            return rf"\operatorname{{clamp}}\left( {shown},\, {low},\, {high} \right)"
         case Function(name, body):
             return FUNCTIONS[name].latex.format((yield body))
         case OverEvent("norm2", body):
@@ -302,8 +307,8 @@ def _defined(d: Definition, width: int) -> list[Line]:
     """The lines of a definition, those after the first one indented."""
     left = symbol(d.left) if isinstance(d.left, str) else head(d.left)
     relation = {"=": " = ", "∝": r" \propto ", ":": r":\; "}[d.relation]
-    if isinstance(d.right, Pace):
-        return [(0, left + relation + pace(d.right))]
+    if isinstance(d.right, Pace | Settings):
+        return [(0, left + relation + (pace(d.right) if isinstance(d.right, Pace) else settings(d.right)))]
     if isinstance(d.right, Node):
         first, *rest = lines(d.right, width, _Latex())
         return [(0, left + relation + first[1]), *((depth + 1, shown) for depth, shown in rest)]
@@ -340,9 +345,11 @@ def factor_latex(u: Factor) -> str:
     Flow                  p(x \mid c) = p_{0}(f(x; c))\, |\det \partial f(x; c) / \partial x|
     Autoregressive        p(x \mid c) = \prod_{i} p(x_{i} \mid x_{<i}, c)
 
-    Behind a slow copy stands how it follows.
+    Behind a slow copy stands how it follows; behind one whose settings a call gives, which these are.
     """
-    return _made_of(u) if u.pace is None else rf"{_made_of(u)},\quad {pace(u.pace)}"
+    known = Settings(places(u))
+    behind = [*([pace(u.pace)] if u.pace is not None else []), *([settings(known)] if known.places else [])]
+    return r",\quad ".join([_made_of(u), *behind])
 
 
 def _made_of(u: Factor) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from html import escape, unescape
 
 from worldformula.formula.print.broken import WIDTH, Line, lines
-from worldformula.formula.print.definitions import Definition, definitions
+from worldformula.formula.print.definitions import Definition, Settings, definitions
 from worldformula.formula.print.latex import SUBSCRIPT, numbered
 from worldformula.formula.syntax import text
 from worldformula.formula.syntax.functions import FUNCTIONS
@@ -38,7 +38,7 @@ from worldformula.formula.syntax.nodes import (
 )
 from worldformula.formula.syntax.pace import Pace
 from worldformula.formula.syntax.rules import Rule, applied, each
-from worldformula.formula.syntax.text import SUMMAND, bracketed, clock, strength, summed, typeset, written
+from worldformula.formula.syntax.text import SUMMAND, bracketed, clock, limits, strength, summed, typeset, written
 
 _ACCENTS = {"hat": "^", "tilde": "~", "bar": "¯", "dot": "˙", "vec": "→"}
 _SIGNS = {"+": "+", "-": "−"}
@@ -137,12 +137,14 @@ def _barred(shown: str) -> str:
     return f'<mover accent="true">{shown}<mo stretchy="false">{_ACCENTS["bar"]}</mo></mover>'
 
 
-def pace(p: Pace) -> str:
-    """How a slow copy follows: ``w̄ ← 0.98 w̄ + 0.02 w``."""
+def rule(p: Pace | Settings) -> str:
+    """How a slow copy follows: ``w̄ ← 0.98 w̄ + 0.02 w``; or which settings a call gives: ``temperature = τ``."""
+    if isinstance(p, Settings):
+        return COMMA.join(f"<mtext>{name.replace('_', ' ')}</mtext><mo>=</mo>{variable(v)}" for name, v in p.places)
     space, slow = '<mspace width="0.17em"/>', _barred("<mi>w</mi>")
-    rule = f"{_decimal(p.decay)}{space}{slow}<mo>+</mo>{_decimal(p.rate)}{space}" if p.decay else ""
+    old = f"{_decimal(p.decay)}{space}{slow}<mo>+</mo>{_decimal(p.rate)}{space}" if p.decay else ""
     when = f'<mspace width="0.4em"/><mtext>{p.when}</mtext>' if p.every > 1 else ""
-    return f"{slow}<mo>←</mo>{rule}<mi>w</mi>{when}"
+    return f"{slow}<mo>←</mo>{old}<mi>w</mi>{when}"
 
 
 def factor(u: Use) -> str:
@@ -192,10 +194,9 @@ def _decimal(value: int | float) -> str:
     mantissa, e, exponent = shown.lstrip("-").partition("e")
     digits = f"<mn>{mantissa.replace('inf', '∞').replace('nan', 'NaN')}</mn>"
     if e:
-        power = str(abs(int(exponent)))
         sign = "<mo>−</mo>" if int(exponent) < 0 else ""
         digits = "" if mantissa == "1" else f"{digits}<mo>×</mo>"
-        digits += f"<msup><mn>10</mn><mrow>{sign}<mn>{power}</mn></mrow></msup>"
+        digits += f"<msup><mn>10</mn><mrow>{sign}<mn>{abs(int(exponent))}</mn></mrow></msup>"
     return f"<mrow>{minus}{digits}</mrow>" if minus or e else digits
 
 
@@ -303,8 +304,9 @@ def _further(node: Node) -> Rule[str]:
     """The nodes that stand for themselves: functions, names, operators, iterations."""
     match node:
         case Function("clamp", body, bounds):
-            low, high = (sign if b is None else _decimal(b) for b, sign in zip(bounds, ("−∞", "∞"), strict=True))
-            inside = COMMA.join(((yield body), f"<mrow>{low}</mrow>", f"<mrow>{high}</mrow>"))
+            shown = yield body
+            low, high = yield from limits(bounds, _decimal, ("−∞", "∞"))
+            inside = COMMA.join((shown, f"<mrow>{low}</mrow>", f"<mrow>{high}</mrow>"))
             return f"<mrow><mi>clamp</mi>{APPLY}{fenced('(', inside, ')')}</mrow>"
         case Function(name, body):
             return f"<mrow>{FUNCTIONS[name].mathml.format((yield body))}</mrow>"
@@ -373,8 +375,8 @@ class _MathML:
 def defined(d: Definition, width: int) -> list[Line]:
     """The lines of a definition, those after the first one indented."""
     left = (symbol(d.left) if isinstance(d.left, str) else head(d.left)) + f"<mo>{d.relation}</mo>"
-    if isinstance(d.right, Pace):
-        return [(0, f'{left}<mspace width="0.4em"/>{pace(d.right)}')]
+    if isinstance(d.right, Pace | Settings):
+        return [(0, f'{left}<mspace width="0.4em"/>{rule(d.right)}')]
     if isinstance(d.right, Node):
         first, *rest = lines(d.right, width, _MathML())
         return [(0, left + first[1]), *((depth + 1, shown) for depth, shown in rest)]

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import NoReturn
 
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
 from worldformula.errors import FormulaError
+from worldformula.formula.runtime import above_zero
 from worldformula.formula.syntax.learnt import Positive
 
 
@@ -20,28 +20,40 @@ class Constants(nn.Module):
     def __init__(self, values: Mapping[str, Tensor | Positive]) -> None:
         super().__init__()
         self.positive = tuple(name for name, value in values.items() if isinstance(value, Positive))
+        self.attributes: dict[str, str] = {}  # by name: itself, unless a module has such an attribute, as `value`
         for name, value in values.items():
+            own = f"{name}_raw" if isinstance(value, Positive) else name
+            while hasattr(self, own):
+                own += "_"
+            self.attributes[name] = own
             if isinstance(value, Positive):
-                self.register_parameter(f"{name}_raw", value.raw)
+                self.register_parameter(own, value.raw)
             elif isinstance(value, nn.Parameter):
-                self.register_parameter(name, value)
+                self.register_parameter(own, value)
             else:
-                self.register_buffer(name, value.contiguous())  # an expanded tensor could not be loaded into
+                self.register_buffer(own, value.contiguous())  # an expanded tensor could not be loaded into
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of all tensors, learnable or not."""
-        raw = {f"{name}_raw" for name in self.positive}
-        learnt = (name for name in dict(self.named_parameters()) if name not in raw)
-        return (*learnt, *self.positive, *dict(self.named_buffers()))
+        plain = [name for name in self.attributes if name not in self.positive]
+        learnt = [name for name in plain if self.attributes[name] in self._parameters]
+        return (*learnt, *self.positive, *(name for name in plain if name not in learnt))
 
     def value(self, name: str) -> Tensor:
         """A parameter of the distribution."""
-        return softplus(getattr(self, f"{name}_raw")) if name in self.positive else getattr(self, name)
+        own: Tensor = getattr(self, self.attributes[name])
+        return above_zero(own) if name in self.positive else own
 
     def written(self, path: str, name: str) -> str:
         """The same in emitted code, where ``path`` is this module."""
-        return f"F.softplus({path}.{name}_raw)" if name in self.positive else f"{path}.{name}"
+        own = f"{path}.{self.attributes[name]}"
+        return f"above_zero({own})" if name in self.positive else own
+
+
+def start_of(initial: Constants | None, key: str) -> Tensor | None:
+    """What a carry starts from; None where nobody says so: zeros."""
+    return None if initial is None or key not in initial.attributes else initial.value(key)
 
 
 class Multiplied:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from numbers import Real
+from types import MappingProxyType
 from typing import Any, NoReturn, Self
 
 import torch
@@ -39,6 +40,7 @@ from worldformula.formula.syntax.given import (
 from worldformula.formula.syntax.hidden import Found, found
 from worldformula.formula.syntax.learnt import Positive, check_learnt
 from worldformula.formula.syntax.names import Header, Variable, read_header, renamed
+from worldformula.formula.syntax.numbers import all_symbols, given_numbers, settled, symbols, taken_out
 from worldformula.formula.syntax.pace import Pace, SlowWeights
 
 Head = nn.Module | Callable[..., Any] | Mapping[str, Tensor | float] | Tensor | None
@@ -54,6 +56,7 @@ class Factor(Multiplied, nn.Module):
     parts: tuple[Factor, ...] = ()  # the factors that it is made of, such as the experts of a product
     unnormalised: bool = False  # whether its density is known up to a constant only: see `Gibbs`
     pace: Pace | None = None  # of a slow copy: how it follows
+    numbers: Mapping[str, Variable] = MappingProxyType({})  # the parameters that a call gives as numbers
 
     def __init__(
         self,
@@ -91,6 +94,7 @@ class Factor(Multiplied, nn.Module):
             )
         if isinstance(net, Mapping):
             fixed, net = {**net, **fixed}, None
+        self.numbers = taken_out(text, fixed, self.header.conditions, self.family)
         tensors: dict[str, Any] = {"head": net} if isinstance(net, Tensor) else {}
         network = net if isinstance(net, nn.Module) or (callable(net) and not isinstance(net, Tensor)) else None
         if net is not None and network is None and not tensors:
@@ -99,7 +103,7 @@ class Factor(Multiplied, nn.Module):
             )
         if self.family is not None:
             known = (*self.family.parameters, *self.family.alternatives)
-            for name in fixed:
+            for name in (*fixed, *self.numbers):
                 if name not in known:
                     raise FormulaError(
                         f"{text}: {self.family.name} has no parameter {name!r}; it has {', '.join(known)}."
@@ -123,10 +127,10 @@ class Factor(Multiplied, nn.Module):
     def _standard(self, fixed: dict[str, Tensor | float]) -> dict[str, Tensor | float]:
         """Complete what was given with the parameters of the family's standard distribution."""
         assert self.family is not None
-        given = {self.family.alternatives.get(name, name) for name in fixed}
+        given = {self.family.alternatives.get(name, name) for name in (*fixed, *self.numbers)}
         if given >= set(self.family.parameters):
             return fixed
-        if not fixed and self.header.conditions:
+        if not given and self.header.conditions:
             conditions = ", ".join(map(str, self.header.conditions))
             raise FormulaError(f"{self.header}: expected a network of {conditions}, got nothing")
         if self.shape is None:
@@ -179,8 +183,18 @@ class Factor(Multiplied, nn.Module):
 
     @property
     def constant(self) -> bool:
-        """Whether all parameters are plain numbers."""
+        """Whether all parameters are plain numbers, known before the call."""
+        return self.numeric and not self.symbols
+
+    @property
+    def numeric(self) -> bool:
+        """Whether all parameters are numbers, those of the call included."""
         return self.net is None and self.constants is None
+
+    @property
+    def symbols(self) -> tuple[Variable, ...]:
+        """The numbers that a call gives: parameters, and settings of the family."""
+        return symbols(self)
 
     @property
     def observed(self) -> bool:
@@ -241,6 +255,13 @@ class Factor(Multiplied, nn.Module):
         need(self, values, held, list(wanted), lambda _: self)
         return [held[v] for v in wanted]
 
+    def for_call(self, values: Mapping[str, Any]) -> tuple[Self, dict[str, Any]]:
+        """The factor with the numbers that a direct call gives it, and the other keywords."""
+        if not all_symbols(self):
+            return self, dict(values)
+        numbers, rest = given_numbers(self, (self,), values)
+        return settled(self, numbers), rest
+
     def head(self, *conditions: Any) -> Any:
         """What the network returns for these conditions (``None`` if the factor has only given parameters)."""
         if self.net is None:
@@ -259,6 +280,8 @@ class Factor(Multiplied, nn.Module):
     def params(self, *conditions: Any) -> tuple[Any, ...]:
         """The family's parameters under these conditions."""
         assert self.family is not None
+        if self.symbols:
+            given_numbers(self, (self,), {})
         return self.family.params(self.head(*conditions), self.shape, self.given)
 
     def sample(
@@ -277,10 +300,11 @@ class Factor(Multiplied, nn.Module):
         """
         if self.observed:
             return torch.as_tensor(self.arguments(conditions, (self.variable,))[0])  # a draw of data is the datum
+        factor, conditions = self.for_call(conditions)
         values = self.arguments(conditions, self.conditions)
         check_axes(self, sample_shape)
         rng = generator_of(seed, generator, chain(values, self.parameters(), self.buffers()))
-        return self.draw(values, sample_shape, rng, noise, deterministic)
+        return factor.draw(values, sample_shape, rng, noise, deterministic)
 
     def draw(
         self,
@@ -320,8 +344,9 @@ class Factor(Multiplied, nn.Module):
         """log-density of the variable's value: event axes summed, batch axes kept."""
         if self.family is None:
             raise FormulaError(f"{self} is deterministic: it has no density")
+        factor, values = self.for_call(values)
         value, *conditions = self.arguments(values, (self.variable, *self.conditions))
-        return self.density(value, conditions)
+        return factor.density(value, conditions)
 
     def density(self, value: Tensor, conditions: Sequence[Any]) -> Tensor:
         """:meth:`log_prob` with the values of the conditions in header order."""

@@ -59,6 +59,11 @@ def as_parameter(header: str, name: str, value: Any) -> Any:
     """
     if isinstance(value, Tensor | Positive):
         return value
+    if hasattr(value, "node"):
+        raise FormulaError(
+            f"{header}: expected {name}= as a number, a tensor or a Symbol, got a formula, {value!r}\nwrite "
+            f"{name}=Symbol({name!r}), and give the call the number that the formula makes"
+        )
     if not isinstance(value, Real) or isinstance(value, bool):
         raise FormulaError(
             f"{header}: expected {name}= as a number or a tensor, got {type(value).__name__} {value!r}; "

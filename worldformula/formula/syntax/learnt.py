@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import softplus
 
 from worldformula.errors import FormulaError
 from worldformula.families.base import Family
 from worldformula.families.domains import FROM_0, LOGITS, NUMBER, POSITIVE, REAL, WEIGHTS, Domain
+from worldformula.families.tensors import above_zero
 
 FREE, ABOVE_0 = (NUMBER, REAL, LOGITS), (POSITIVE, FROM_0)
 
@@ -28,7 +28,7 @@ class Positive:
     @property
     def value(self) -> Tensor:
         """softplus(raw), in the shape of the parameter."""
-        return softplus(self.raw)
+        return above_zero(self.raw)
 
     def __repr__(self) -> str:
         return f"<positive {list(self.raw.shape)}>"
@@ -37,7 +37,8 @@ class Positive:
 def positive(start: nn.Parameter) -> Any:
     """A parameter of a distribution that is learnt and stays greater than 0: ``scale=positive(nn.Parameter(...))``.
 
-    It begins at ``start`` and is the softplus of what moves, a new ``nn.Parameter`` of the same shape. Of
+    It begins at ``start`` and is the softplus of what moves, a new ``nn.Parameter`` of the same shape; wherever that
+    moves, the parameter stays greater than 0, in rounding too. Of
     ``Normal("p(x|z)", net, scale=positive(...))`` this is ``p_x_given_z_constants.scale_raw`` in the state of a loss.
 
     Raises:

@@ -6,10 +6,11 @@ file of their own with one rule per node.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from worldformula.families.given import Given
 from worldformula.families.writing import Symbol
 from worldformula.formula.syntax.constants import Constants
 from worldformula.formula.syntax.factor import Factor
@@ -42,6 +43,17 @@ class Integral(tuple[Use, ...]):  # noqa: SLOT001  a tuple with items cannot hav
         return tuple(self), self.hidden
 
 
+class Standing:
+    """What has a node; it may stand where a number stands if the node is a Symbol."""
+
+    node: Node
+
+    @property
+    def placeholder(self) -> Given | None:
+        """What the settings of families know a Symbol by; None where this is none."""
+        return Given(str(self.node.variable)) if isinstance(self.node, Value) and self.node.scalar else None
+
+
 class Node:
     """Base of all nodes; compared by identity."""
 
@@ -60,11 +72,15 @@ class Number(Node):
 
 @dataclass(frozen=True, eq=False)
 class Value(Node):
-    """The value of a variable: drawn, computed or given; ``scalar`` for a number that the whole call shares (β)."""
+    """The value of a variable: drawn, computed or given; ``scalar`` for a number that the whole call shares (β).
+
+    ``kept`` raises an error about a number that cannot stand where this one does.
+    """
 
     variable: Variable
     shape: tuple[int, ...] | None = None
     scalar: bool = False
+    kept: Callable[[int | float], object] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +154,7 @@ class Function(Node):
 
     name: str
     body: Node
-    bounds: tuple[int | float | None, ...] = ()
+    bounds: tuple[int | float | Node | None, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,6 +252,11 @@ class Operator(Node):
         raise NotImplementedError
 
     @property
+    def numbers(self) -> tuple[int | float | Node, ...]:
+        """Its settings that may be Symbols, such as an order."""
+        return ()
+
+    @property
     def extra(self) -> Product:
         """The factors that it reads or draws besides its parts, which are not printed."""
         return ()
@@ -263,23 +284,25 @@ def children(node: Node) -> tuple[Node, ...]:
             return left, right
         case Expectation(_, body, _, _, Node() as baseline):
             return body, baseline
+        case Function(_, body, bounds):
+            return (body, *(bound for bound in bounds if isinstance(bound, Node)))
         case (
-            Expectation()
-            | Negative()
-            | StopGradient()
-            | OverBatch()
-            | OverTime()
-            | OverSteps()
-            | Function()
-            | OverEvent()
-            | Named()
+            Expectation() | Negative() | StopGradient() | OverBatch() | OverTime() | OverSteps() | OverEvent() | Named()
         ):
             return (node.body,)
         case Group(_, bodies):
             return bodies
         case Operator():
-            return tuple(part for part in node.parts if isinstance(part, Node))
+            return tuple(part for part in (*node.parts, *node.numbers) if isinstance(part, Node))
     return ()
+
+
+def of_numbers(node: Node) -> bool:
+    """Whether a node is made of numbers and Symbols alone, so that it is one number for the whole call."""
+    inner = children(node)
+    if isinstance(node, Binary | Negative | Function):
+        return all(map(of_numbers, inner))
+    return isinstance(node, Number) or (isinstance(node, Value) and node.scalar)
 
 
 def uses(node: Node) -> tuple[Use, ...]:

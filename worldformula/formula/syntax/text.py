@@ -121,6 +121,16 @@ def summed(p: Integral) -> tuple[list[Variable], list[Variable]]:
     return listed, [v for v in p.hidden if v not in listed]
 
 
+def limits(
+    bounds: tuple[int | float | Node | None, ...], write: Callable[[int | float], str], free: tuple[str, str]
+) -> Generator[Node, str, list[str]]:
+    """The bounds of a clamp: numbers, those of the call by the rule that asks, and what says that there is none."""
+    found = list[str]()
+    for bound, none in zip(bounds, free, strict=True):
+        found += [(yield bound) if isinstance(bound, Node) else none if bound is None else write(bound)]
+    return found
+
+
 def _operand(node: Node, brackets: bool) -> Rule[str]:
     return f"({(yield node)})" if brackets else (yield node)
 
@@ -153,8 +163,9 @@ def _text(node: Node) -> Rule[str]:
                 inside += f"; baseline {(yield baseline)}"
             return f"E_{{{'; '.join((product(q), *node.marks))}}}[{inside}]"
         case Function("clamp", body, bounds):
-            low, high = ("" if b is None else number(b) for b in bounds)
-            return f"clamp({(yield body)}, {low}, {high})"
+            shown = yield body
+            low, high = yield from limits(bounds, number, ("", ""))
+            return f"clamp({shown}, {low}, {high})"
         case Function(name, body):
             return f"{name}({(yield body)})"
         case OverEvent(how, body):

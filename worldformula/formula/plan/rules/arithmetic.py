@@ -56,12 +56,19 @@ def _write_binary(w: Any, op: Op) -> str:
 
 def _function(m: Any, op: Op, args: list[Any]) -> Any:
     value = torch.as_tensor(args[0])
+    if len(args) > 1:
+        for side, bound in zip(("min", "max"), args[1:], strict=True):
+            value = value if bound is None else value.clamp(**{side: bound})
+        return value
     return value.clamp(**dict(op.options)) if op.how == "clamp" else FUNCTIONS[op.how].call(value)
 
 
 def _write_function(w: Any, op: Op) -> str:
     limits = ", ".join(f"{k}={v!r}" for k, v in op.options)
     rule = f"{{}}.clamp({limits})" if op.how == "clamp" else FUNCTIONS[op.how].code
+    if len(op.args) > 1:  # one by one, as either may be a number and the other a tensor
+        sides = zip(("min", "max"), op.args[1:], strict=True)
+        rule = "{}" + "".join(f".clamp({side}={w.ref(bound)})" for side, bound in sides if bound is not None)
     if w.number(op.args[0]):  # what the call is given may be a float
         return rule.format(f"torch.as_tensor({w.ref(op.args[0])})")
     return rule.format(w.ref(op.args[0], tight=not rule.startswith("F.")))
@@ -126,7 +133,7 @@ RULES: dict[str, Rule] = {
         ARITHMETIC,
     ),
     "detach": Rule(_detach, _write_detach, (0, 1), inside=ARITHMETIC),
-    "function": Rule(_function, _write_function, (0, 1), inside=ARITHMETIC),
+    "function": Rule(_function, _write_function, (0, 3), inside=ARITHMETIC),
     "event": Rule(_event, _write_event, (0, 1), inside=ARITHMETIC),
     "lift": Rule(
         _lift, lambda w, op: f"{w.ref(op.args[0], tight=True)}[...{', None' * int(op.how)}]", inside=ARITHMETIC

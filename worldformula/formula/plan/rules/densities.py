@@ -64,18 +64,22 @@ def _write_causal(w: Any, op: Op) -> str:
 
 def _params(m: Any, op: Op, args: list[Any]) -> Any:
     factor = factor_of(op)
-    if args and not isinstance(args[0], Tensor):
+    head, numbers = (factor.head(), args) if factor.net is None else (args[0], args[1:])
+    if factor.net is not None and not isinstance(head, Tensor):
         m.structured.add(op.name)
-    head = args[0] if args else factor.head()
-    return family_of(op).params(head, m.plan.shape_of(factor), factor.given)
+    known = dict(zip(factor.symbols, numbers, strict=True))
+    given = factor.given if not known else {**factor.given, **{k: known[v] for k, v in factor.numbers.items()}}
+    return m.family(family_of(op)).params(head, m.plan.shape_of(factor), given)
 
 
 def _write_params(w: Any, op: Op) -> str:
     factor, family = factor_of(op), family_of(op)
     if factor.constant:
         return repr(family.params(None, factor.shape, factor.fixed))
-    head = w.ref(op.args[0]) if op.args else "None"
+    head, numbers = ("None", op.args) if factor.net is None else (w.ref(op.args[0]), op.args[1:])
     given: dict[str, str] = {k: repr(v) for k, v in factor.fixed.items()}
+    known = dict(zip(factor.symbols, numbers, strict=True))
+    given |= {k: w.ref(known[v]) for k, v in factor.numbers.items()}
     if factor.constants is not None:
         path = w.network(factor.constants)
         for name in factor.constants.names:
@@ -109,7 +113,7 @@ def _write_combine(w: Any, op: Op) -> str:
 
 
 def _draw(m: Any, op: Op, args: list[Any]) -> Any:
-    factor, family, (params, noise) = factor_of(op), family_of(op), args
+    factor, family, (params, noise) = factor_of(op), m.family(family_of(op)), args
     new = m.plan.new_axes(op, op.reads[0])
     if m.deterministic and not factor.unbatched:
         return runtime.along(family.mode(params), *new)
@@ -141,7 +145,7 @@ def _write_draw(w: Any, op: Op) -> str:
 
 def _support(m: Any, op: Op, args: list[Any]) -> Any:
     factor = factor_of(op)
-    return runtime.support(family_of(op), m.plan.rank_of(factor), m.plan.shape_of(factor), *args)
+    return runtime.support(m.family(family_of(op)), m.plan.rank_of(factor), m.plan.shape_of(factor), *args)
 
 
 def _write_support(w: Any, op: Op) -> str:
@@ -151,7 +155,7 @@ def _write_support(w: Any, op: Op) -> str:
 
 def _wide(m: Any, op: Op, args: list[Any]) -> Any:
     of = None if op.other is None else op.other.family
-    return runtime.wide(family_of(op), args[0], args[1], m.plan.rank_of(factor_of(op)), of)
+    return runtime.wide(m.family(family_of(op)), args[0], args[1], m.plan.rank_of(factor_of(op)), of)
 
 
 def _write_wide(w: Any, op: Op) -> str:
@@ -162,7 +166,7 @@ def _write_wide(w: Any, op: Op) -> str:
 
 def _logp(m: Any, op: Op, args: list[Any]) -> Any:
     m.check_value(op, args[1])
-    return family_of(op).log_prob(args[0], args[1], _summed(m.plan, op))
+    return m.family(family_of(op)).log_prob(args[0], args[1], _summed(m.plan, op))
 
 
 def _write_logp(w: Any, op: Op) -> str:
@@ -176,9 +180,10 @@ def _summed(plan: Plan, op: Op) -> int:
 
 
 def _kl(m: Any, op: Op, args: list[Any]) -> Any:
-    factor = factor_of(op)
+    factor, left = factor_of(op), m.family(family_of(op))
     closed = kl_pair(family_of(op), _other(op))
     assert closed is not None
+    closed = left.kl if type(left) is type(_other(op)) else closed  # as numbers of the call are in it
     return torch.as_tensor(closed(args[0], args[1], m.plan.rank_of(factor), m.plan.shape_of(factor)))
 
 
@@ -189,7 +194,7 @@ def _write_kl(w: Any, op: Op) -> str:
     same = type(left) is type(right)
     name = f"{w.family(left)}.kl" if same else w.bound(f"kl_{left.name}_{right.name}", closed)
     call = f"{name}({', '.join(w.ref(a) for a in op.args)}, {w.plan.rank_of(q)}"
-    if not (q.constant and op.other.constant):
+    if not (q.numeric and op.other.numeric):
         return f"{call})"
     return f"torch.as_tensor({call}, {w.plan.shape_of(q)}))"  # of numbers alone it is a number
 
@@ -204,7 +209,7 @@ RULES: dict[str, Rule] = {
     "net": Rule(_net, _write_net, (0, None), inside=frozenset({"params"})),
     "causal": Rule(_causal, _write_causal, MANY, "step"),
     "item": Rule(lambda m, op, args: args[0][int(op.how)], lambda w, op: f"{w.ref(op.args[0])}[{op.how}]"),
-    "params": Rule(_params, _write_params, (0, 1)),
+    "params": Rule(_params, _write_params, (0, None)),
     "combine": Rule(_combine, _write_combine, MANY),
     "wide": Rule(_wide, _write_wide, (2, 2), inside=frozenset({"logp", "kl"})),
     "stop": Rule(lambda m, op, args: runtime.stop(args[0]), lambda w, op: f"stop({w.ref(op.args[0])})"),

@@ -9,6 +9,7 @@ import torch
 from worldformula.formula import runtime
 from worldformula.formula.plan.plan import Op
 from worldformula.formula.plan.rules.rule import ARITHMETIC, MANY, NONE, Rule, led
+from worldformula.formula.syntax.constants import start_of
 
 
 def _given(m: Any, op: Op, _: list[Any]) -> Any:
@@ -47,7 +48,7 @@ def _carry(m: Any, op: Op, args: list[Any]) -> Any:
     value = m.carry[key]
     if key in m.plan.begins:
         return _begun(m, value, args, m.once.get(m.plan.begins[key]))
-    return value if m.keep is None else runtime.restart(value, m.keep, getattr(m.plan.initial, key, None))
+    return value if m.keep is None else runtime.restart(value, m.keep, start_of(m.plan.initial, key))
 
 
 def _begun(m: Any, value: Any, starts: list[Any], once: Any) -> Any:

@@ -15,7 +15,10 @@ from worldformula.formula.plan.rules.rule import MANY, Rule
 def _call(m: Any, op: Op, args: list[Any]) -> Any:
     assert op.target is not None
     own = () if op.factor is None else (op.factor.net,)
-    value = op.target(*own, *args, **dict(op.options))
+    first = len(args) - len(op.keywords)
+    named = dict(op.options) | dict(zip(op.keywords, args[first:], strict=True))
+    target = Method(m.family(op.target.family), op.target.name) if isinstance(op.target, Method) else op.target
+    value = target(*own, *args[:first], **named)
     return torch.as_tensor(value) if isinstance(op.target, Method) else value
 
 
@@ -27,7 +30,9 @@ def _write_call(w: Any, op: Op) -> str:
         return f"torch.as_tensor({call})" if constant else call  # of numbers alone it is a number
     own = [w.network(op.factor.net)] if op.factor is not None else []
     named = [f"{key}={value!r}" for key, value in op.options]
-    return f"{w.callable(op.target)}({', '.join([*own, *args, *named])})"
+    first = len(args) - len(op.keywords)
+    named += [f"{key}={value}" for key, value in zip(op.keywords, args[first:], strict=True)]
+    return f"{w.callable(op.target)}({', '.join([*own, *args[:first], *named])})"
 
 
 def _write_along(w: Any, op: Op) -> str:

@@ -1,0 +1,51 @@
+"""Faults for whose sake the grower of random formulas leaves something out: what `soil.AWAITED` and its notes name."""
+
+import math
+
+import torch
+from torch import nn
+from torch.distributions import Normal as Gauss
+
+from tests.formula.defects.both import PATHS, run, wrong
+from worldformula import KL, Normal, PoE, Symbol, Value, log, norm2, sigmoid, softplus
+
+Z = 2
+
+
+@PATHS
+@wrong("a divergence of numbers is made a tensor of single precision")
+def test_a_divergence_of_numbers_alone_is_as_precise_as_the_data(path):
+    loss = KL(Normal("q(z)", shape=2, loc=-0.5, scale=1.5), Normal("p(z)", shape=2, loc=-0.165, scale=0.5))
+    right = 2 * (math.log(0.5 / 1.5) + (1.5**2 + 0.335**2) / (2 * 0.5**2) - 0.5)
+    x = torch.randn(3, dtype=torch.float64)
+    found = run(loss + Value("x", shape=()), path, x=x).value
+    torch.testing.assert_close(found, x + right, rtol=1e-12, atol=1e-12)
+
+
+@PATHS
+@wrong("a function of a number of the call is computed in single precision")
+def test_a_function_of_a_number_of_the_call_is_as_precise_as_the_data(path):
+    y = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    found = run(sigmoid(Symbol("omega")) * Value("y", shape=()), path, y=y, omega=0.7).value
+    torch.testing.assert_close(found, y / (1 + math.exp(-0.7)), rtol=1e-12, atol=1e-12)
+
+
+@PATHS
+@wrong("a function of a whole number is no real number")
+def test_a_function_of_a_whole_number_of_the_call(path):
+    found = run(softplus(Symbol("omega")) * norm2(Value("y", shape=2)), path, y=torch.ones(3, 2), omega=2).value
+    torch.testing.assert_close(found, torch.full((3,), 2 * math.log1p(math.exp(2.0))))
+
+
+@PATHS
+def test_a_number_as_the_scale_of_an_expert_that_some_rows_lack(path):
+    first, second = nn.Linear(3, Z).double(), nn.Linear(1, 2 * Z).double()
+    parts = [Normal("p(z)", shape=Z), Normal("r(z|x)", first, shape=Z, scale=0.511), Normal("s(z|y)", second, shape=Z)]
+    x, y, z = (torch.randn(4, n, dtype=torch.float64) for n in (3, 1, Z))
+    has = torch.tensor([True, False, True, False])
+    loc, raw = second(y).chunk(2, -1)
+    each = torch.where(has[:, None], torch.tensor(0.511**-2, dtype=torch.float64), 0.0)
+    weight = 1 + each + nn.functional.softplus(raw) ** -2
+    mean = (first(x) * each + loc * nn.functional.softplus(raw) ** -2) / weight
+    found = run(log(PoE(parts)), path, x=x, y=y, z=z, present={"x": has}).value
+    torch.testing.assert_close(found, Gauss(mean, weight**-0.5).log_prob(z).sum(-1), rtol=1e-11, atol=1e-11)
