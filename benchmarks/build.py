@@ -4,7 +4,8 @@
 
 terms: a sum of decoders of one latent, 10 to 2,000 of them. depth: ``tanh(f) * 0.5 + 0.1`` inside itself, 10 to 1,000
 times. steps: DRAW with 4 to 64 inner steps, `draw.paper` among them. modalities: PoE of 5 to 50 with ``present=``.
-dropped: the memory and the source lines that 1,000 different formulas leave behind.
+dropped: the memory and the source lines that 1,000 different formulas leave behind. walk: the functions of the language
+that run from the header of a VAE's encoder to its emitted code.
 
 Each time is processor time of one thread, from the first operator to the end of the first call with its gradient; the
 least of three. Aimed at: slopes of at most 1.15 over the last decade; 2,000 terms in 5 s; the paper's DRAW in 10 s.
@@ -14,17 +15,21 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import linecache
 import math
+import os
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 
 import torch
 from torch import nn
 
-from worldformula import Bernoulli, E, Normal, PoE, Value, log, tanh
+from worldformula import KL, Bernoulli, E, Normal, PoE, Value, log, tanh
 from worldformula.cards.run import machine, write_json
 from worldformula.formula.expressions.expression import Expression
 from worldformula.models import draw
@@ -136,6 +141,28 @@ def dropped(count: int = 1000) -> dict[str, int]:
     return {"formulas": count, "sources": sources() - before[0], "objects": len(gc.get_objects()) - before[1]}
 
 
+def walk() -> dict[str, int]:
+    """From ``Normal("q(z|x)", net)`` to the emitted code of a VAE: the functions of the language that run."""
+    encoder, decoder, calls = nn.Linear(X, 2 * Z), nn.Linear(Z, X), list[tuple[str, str]]()
+
+    def build() -> str:
+        q, p = Normal("q(z|x)", encoder, shape=Z), Normal("p(z)", shape=Z)
+        return (KL(q, p) - E(q, log(Bernoulli("p(x|z)", decoder, shape=X)))).mean().code
+
+    def note(frame: FrameType, event: str, _: object) -> None:
+        code = frame.f_code
+        if event == "call" and f"{os.sep}formula{os.sep}" in code.co_filename:
+            calls.append((code.co_filename, code.co_qualname))
+
+    build()  # what is done once for all formulas
+    sys.setprofile(note)
+    build()
+    sys.setprofile(None)
+    files = [file for file, _ in calls]
+    changes = sum(a != b for a, b in itertools.pairwise(files))
+    return {"calls": len(calls), "functions": len(set(calls)), "files": len(set(files)), "changes of file": changes}
+
+
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
@@ -151,6 +178,8 @@ def main() -> None:
         print(make.__name__, found[make.__name__], flush=True)
     found["dropped"] = dropped()
     print("dropped", found["dropped"])
+    found["walk"] = walk()
+    print("walk", found["walk"])
     write_json(args.json, {"benchmark": "build", "time": "CPU time of one thread", **machine(), **found})
 
 
