@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from worldformula import KL, E, Expression, Mixture, Normal, log
 from worldformula.families import NormalFamily
 from worldformula.families.base import Params
-from worldformula.families.writing import Plain, Symbol
+from worldformula.families.writing import Sign, SourceLines
 from worldformula.formula.factors.joint import Factor
 from worldformula.formula.syntax.nodes import Operator, Use
 
@@ -26,7 +26,7 @@ def wide_family() -> NormalFamily:
         def sample(self, params: Params, noise: Tensor) -> Tensor:
             return super().sample(params, 2.0 * noise)
 
-        def plain(self) -> Plain | None:
+        def plain(self) -> SourceLines | None:
             return None
 
     return WideFamily()
@@ -61,7 +61,7 @@ def test_an_operator_of_ones_own_needs_no_module() -> None:
     @dataclass(frozen=True, eq=False)
     class Doubled(Operator):
         q: Use
-        symbol = Symbol("Doubled", "D", "<mi>D</mi>")
+        symbol = Sign("Doubled", "D", "<mi>D</mi>")
 
         @property
         def parts(self) -> Any:

@@ -17,7 +17,7 @@ from worldformula.families import bernoulli, discover, normal
 from worldformula.families.normal import NormalFamily
 from worldformula.formula import runtime
 
-PLAIN = [family for family in discover().values() if family.plain() is not None]
+PLAIN = [family for family in discover().values() if family.source_lines() is not None]
 WIDTH, BATCH = 3, 5
 
 
@@ -66,7 +66,7 @@ def same(ours: Tensor, theirs: Tensor, heads: list[Tensor], *, density: bool = T
 @pytest.mark.parametrize("family", PLAIN, ids=str)
 def test_text_equals_method(family, declared, dtype):
     torch.manual_seed(0)
-    text, k = family.plain(), len(family.parameters)
+    text, k = family.source_lines(), len(family.parameters)
     heads = [torch.randn(BATCH, k * WIDTH, dtype=dtype, requires_grad=True) for _ in range(2)]
     noise, value = torch.randn(BATCH, WIDTH, dtype=dtype), torch.rand(BATCH, WIDTH, dtype=dtype)
     tensors = {"head": heads[0], "other": heads[1], "noise": noise, "value": value}
@@ -89,13 +89,15 @@ def test_half_precision_is_widened_before_anything_is_squared_or_summed(dtype):
     logits, pixels = (3 * torch.randn(1, 784)).to(dtype), torch.rand(1, 784).round().to(dtype)
     p = scipy.special.expit(logits.double().numpy())
     expected = scipy.stats.bernoulli(p).logpmf(pixels.double().numpy()).sum()
-    text = execute(bernoulli.plain().params, bernoulli.plain().log_prob, head=logits, other=logits, value=pixels)
+    text = execute(
+        bernoulli.source_lines().params, bernoulli.source_lines().log_prob, head=logits, other=logits, value=pixels
+    )
     assert text.item() == pytest.approx(expected, rel=1e-5)
     assert bernoulli.log_prob((logits,), pixels, 1).item() == pytest.approx(expected, rel=1e-5)
 
     head = torch.cat((torch.full((1, 2), 540.0), torch.zeros(1, 2)), -1).to(dtype)
     loc, scale = head[0, 0].item(), F.softplus(head[0, -1]).item()  # as rounded
-    plain = normal.plain()
+    plain = normal.source_lines()
     kl = execute(plain.undeclared, plain.kl_standard, head=head, other=head)
     assert kl.item() == pytest.approx(loc**2 + scale**2 - 1 - 2 * math.log(scale), rel=1e-5)
     density = execute(plain.undeclared, plain.log_prob, head=head, other=head, value=torch.zeros(1, 2, dtype=dtype))
@@ -107,7 +109,11 @@ def test_bits_of_any_type_are_scored_alike(dtype):
     logits, bits = torch.tensor([[0.5, -1.0, 2.0]], dtype=torch.float64), torch.tensor([[1, 0, 1]])
     expected = scipy.stats.bernoulli(scipy.special.expit(logits.numpy())).logpmf(bits.numpy()).sum()
     text = execute(
-        bernoulli.plain().params, bernoulli.plain().log_prob, head=logits, other=logits, value=bits.to(dtype)
+        bernoulli.source_lines().params,
+        bernoulli.source_lines().log_prob,
+        head=logits,
+        other=logits,
+        value=bits.to(dtype),
     )
     assert text.item() == pytest.approx(expected, rel=1e-14)
     assert bernoulli.log_prob((logits,), bits.to(dtype), 1).item() == pytest.approx(expected, rel=1e-14)
@@ -118,15 +124,17 @@ def test_bits_of_any_type_are_scored_alike(dtype):
 
 def test_normal_and_bernoulli_are_written_out_and_a_minimal_scale_is_not():
     assert {normal, bernoulli} <= set(PLAIN)
-    assert NormalFamily(min_scale=0.1).plain() is None
+    assert NormalFamily(min_scale=0.1).source_lines() is None
 
 
 def test_a_head_of_another_width_does_not_split():
     with pytest.raises(RuntimeError, match="split"):
-        execute(normal.plain().params, "q_loc", head=torch.zeros(2, 2 * WIDTH + 2), other=torch.zeros(2, 2 * WIDTH))
+        execute(
+            normal.source_lines().params, "q_loc", head=torch.zeros(2, 2 * WIDTH + 2), other=torch.zeros(2, 2 * WIDTH)
+        )
 
 
 def test_a_value_of_another_shape_is_refused():
     tensors = {"head": torch.zeros(2, 2 * WIDTH), "other": torch.zeros(2, 2 * WIDTH), "value": torch.zeros(1, WIDTH)}
     with pytest.raises(ShapeError):
-        execute(normal.plain().params, normal.plain().log_prob, **tensors)
+        execute(normal.source_lines().params, normal.source_lines().log_prob, **tensors)

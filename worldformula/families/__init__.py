@@ -38,7 +38,7 @@ from worldformula.families.two_hot import TwoHotFamily, two_hot
 from worldformula.families.uniform import UniformFamily, uniform
 from worldformula.families.von_mises import VonMisesFamily, von_mises
 from worldformula.families.wrapped import WrappedFamily
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 
 for _name in ("pairs", "covariances"):  # they register the closed KLs of two families
     importlib.import_module(f"worldformula.families.{_name}")
@@ -68,8 +68,8 @@ __all__ = [
     "PoissonFamily",
     "RelaxedBernoulliFamily",
     "RelaxedOneHotFamily",
+    "Sign",
     "StudentTFamily",
-    "Symbol",
     "TwoHotFamily",
     "UniformFamily",
     "VonMisesFamily",

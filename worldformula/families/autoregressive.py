@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from worldformula.errors import FormulaError, HeadError, ShapeError
 from worldformula.families.base import NOTHING, Family, Opaque, Parameter, Params, Shape
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 
 
 class CausalHead(NamedTuple):
@@ -70,7 +70,7 @@ class AutoregressiveFamily(Family):
     base: Family
 
     name: ClassVar[str] = "autoregressive"
-    symbol: ClassVar[Symbol] = Symbol("AR", r"\mathrm{AR}")
+    symbol: ClassVar[Sign] = Sign("AR", r"\mathrm{AR}")
     parameters: ClassVar[tuple[str, ...]] = ("net", "context")
     joint: ClassVar[int | None] = None
 

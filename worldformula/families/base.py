@@ -46,7 +46,7 @@ from worldformula.families.tensors import (
     widen,
     with_event,
 )
-from worldformula.families.writing import Plain, Symbol
+from worldformula.families.writing import Sign, SourceLines
 
 __all__ = [
     "NOTHING", "ClosedKL", "Family", "Opaque", "Parameter", "Params", "Shape", "Unfoldable", "affine", "broadcast",
@@ -75,7 +75,7 @@ class Family(ABC):
     """
 
     name: ClassVar[str]
-    symbol: ClassVar[Symbol]
+    symbol: ClassVar[Sign]
     parameters: ClassVar[tuple[str, ...]]
     alternatives: ClassVar[Mapping[str, str]] = NOTHING  # type: ignore[assignment]
     reparametrised: ClassVar[bool] = False
@@ -364,7 +364,7 @@ class Family(ABC):
 
     # ------------------------------------------------------------------------------------------ as plain PyTorch
 
-    def plain(self) -> Plain | None:
+    def source_lines(self) -> SourceLines | None:
         """The family's maths as source text for one event axis, or None where emitted code calls the methods."""
         return None
 

@@ -34,7 +34,7 @@ from worldformula.families.base import (
 )
 from worldformula.families.domains import UNIT, Domain
 from worldformula.families.tensors import finite, floating
-from worldformula.families.writing import Plain, Symbol
+from worldformula.families.writing import Sign, SourceLines
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class BernoulliFamily(Family):
     temperature: float = 1.0
 
     name: ClassVar[str] = "bernoulli"
-    symbol: ClassVar[Symbol] = Symbol("Bernoulli", r"\mathrm{Bernoulli}")
+    symbol: ClassVar[Sign] = Sign("Bernoulli", r"\mathrm{Bernoulli}")
     parameters: ClassVar[tuple[str, ...]] = ("logits",)
     alternatives: ClassVar[Mapping[str, str]] = MappingProxyType({"probs": "logits"})
     gradients: ClassVar[tuple[str, ...]] = ("straight-through", "gumbel", "score")
@@ -151,11 +151,11 @@ class BernoulliFamily(Family):
         """`kl_bernoulli`."""
         return kl_bernoulli(q_params, p_params, rank, shape)
 
-    def plain(self) -> Plain:
+    def source_lines(self) -> SourceLines:
         """The cross-entropy with logits; samples have no gradient and stay with the methods."""
         given = "widened({name}_logits), matched({value}, {name}_logits)"
         entropy = f'F.binary_cross_entropy_with_logits({given}, reduction="none")'
-        return Plain(
+        return SourceLines(
             params=("{name}_logits = {head}",),
             undeclared=("{name}_logits = {head}",),
             sample=None,

@@ -46,7 +46,7 @@ from worldformula.families.special import (
     rounded,
     summed,
 )
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class BetaFamily(Family):
     min_concentration: float = 0.01
 
     name: ClassVar[str] = "beta"
-    symbol: ClassVar[Symbol] = Symbol("Beta", r"\mathrm{Beta}")
+    symbol: ClassVar[Sign] = Sign("Beta", r"\mathrm{Beta}")
     parameters: ClassVar[tuple[str, ...]] = ("concentration1", "concentration0")
     alternatives: ClassVar[Mapping[str, str]] = MappingProxyType({"alpha": "concentration1", "beta": "concentration0"})
     reparametrised: ClassVar[bool] = True

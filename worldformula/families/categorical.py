@@ -36,7 +36,7 @@ from worldformula.families.base import (
     wide,
 )
 from worldformula.families.domains import LOGITS, WEIGHTS, Domain, levels_of, told
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class CategoricalFamily(Family):
     classes: int | None = None
 
     name: ClassVar[str] = "categorical"
-    symbol: ClassVar[Symbol] = Symbol("Categorical", r"\mathrm{Cat}")
+    symbol: ClassVar[Sign] = Sign("Categorical", r"\mathrm{Cat}")
     parameters: ClassVar[tuple[str, ...]] = ("logits",)
     alternatives: ClassVar[Mapping[str, str]] = MappingProxyType({"probs": "logits"})
     gradients: ClassVar[tuple[str, ...]] = ("score",)

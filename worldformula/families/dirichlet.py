@@ -48,7 +48,7 @@ from worldformula.families.special import (
     require_positive,
     rounded,
 )
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class DirichletFamily(Family):
     min_concentration: float = 0.01
 
     name: ClassVar[str] = "dirichlet"
-    symbol: ClassVar[Symbol] = Symbol("Dirichlet", r"\mathrm{Dir}")
+    symbol: ClassVar[Sign] = Sign("Dirichlet", r"\mathrm{Dir}")
     parameters: ClassVar[tuple[str, ...]] = ("concentration",)
     alternatives: ClassVar[Mapping[str, str]] = MappingProxyType({"alpha": "concentration"})
     reparametrised: ClassVar[bool] = True

@@ -38,7 +38,7 @@ from worldformula.families.base import (
     widen,
 )
 from worldformula.families.domains import LOGITS, Domain, levels_of, told
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class DiscretisedLogisticFamily(Family):
     min_log_scale: float = -7.0
 
     name: ClassVar[str] = "discretised_logistic"
-    symbol: ClassVar[Symbol] = Symbol("DLogistic", r"\mathrm{DLogistic}")
+    symbol: ClassVar[Sign] = Sign("DLogistic", r"\mathrm{DLogistic}")
     parameters: ClassVar[tuple[str, ...]] = ("logits", "loc", "log_scale")
     gradients: ClassVar[tuple[str, ...]] = ("score",)
     default_rank: ClassVar[int] = 1

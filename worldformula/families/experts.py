@@ -19,7 +19,7 @@ from torch import Tensor
 from worldformula.errors import HeadError
 from worldformula.families.base import Params, draw_class, wide
 from worldformula.families.mixture import MixtureFamily
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 
 
 @dataclass(frozen=True, repr=False)
@@ -30,7 +30,7 @@ class ExpertsFamily(MixtureFamily):
     """
 
     name: ClassVar[str] = "experts"
-    symbol: ClassVar[Symbol] = Symbol("MoE", r"\mathrm{MoE}")
+    symbol: ClassVar[Sign] = Sign("MoE", r"\mathrm{MoE}")
     reparametrised: ClassVar[bool] = True
     gradients: ClassVar[tuple[str, ...]] = ("reparametrised", "stratified")
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from worldformula.errors import FormulaError, HeadError, ShapeError
 from worldformula.families.base import NOTHING, Family, Opaque, Parameter, Params, Shape, require_same, wide
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 
 
 class Invertible(nn.Module):
@@ -102,7 +102,7 @@ class FlowFamily(Family):
     base: Family
 
     name: ClassVar[str] = "flow"
-    symbol: ClassVar[Symbol] = Symbol("Flow", r"\mathrm{Flow}")
+    symbol: ClassVar[Sign] = Sign("Flow", r"\mathrm{Flow}")
     parameters: ClassVar[tuple[str, ...]] = ("bijection", "context")
     joint: ClassVar[int | None] = None
 

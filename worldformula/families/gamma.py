@@ -47,7 +47,7 @@ from worldformula.families.special import (
     rounded,
     summed,
 )
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class GammaFamily(Family):
     min_rate: float = 0.0
 
     name: ClassVar[str] = "gamma"
-    symbol: ClassVar[Symbol] = Symbol("Gamma", r"\mathrm{Gamma}")
+    symbol: ClassVar[Sign] = Sign("Gamma", r"\mathrm{Gamma}")
     parameters: ClassVar[tuple[str, ...]] = ("concentration", "rate")
     reparametrised: ClassVar[bool] = True
     estimator: ClassVar[str | None] = "reparametrised"

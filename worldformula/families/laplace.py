@@ -33,7 +33,7 @@ from worldformula.families.base import (
 )
 from worldformula.families.domains import POSITIVE, REAL, Domain
 from worldformula.families.special import exp, inside, log, matching, positive, require_floor, require_positive, summed
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 
 LOG_2 = math.log(2.0)
 
@@ -45,7 +45,7 @@ class LaplaceFamily(Family):
     min_scale: float = 0.0
 
     name: ClassVar[str] = "laplace"
-    symbol: ClassVar[Symbol] = Symbol("Laplace", r"\mathrm{Laplace}")
+    symbol: ClassVar[Sign] = Sign("Laplace", r"\mathrm{Laplace}")
     parameters: ClassVar[tuple[str, ...]] = ("loc", "scale")
     reparametrised: ClassVar[bool] = True
     estimator: ClassVar[str | None] = "reparametrised"

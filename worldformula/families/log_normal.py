@@ -41,7 +41,7 @@ from worldformula.families.special import (
     rounded,
     summed,
 )
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -53,7 +53,7 @@ class LogNormalFamily(Family):
     min_scale: float = 0.0
 
     name: ClassVar[str] = "log_normal"
-    symbol: ClassVar[Symbol] = Symbol("LogNormal", r"\mathrm{LogNormal}")
+    symbol: ClassVar[Sign] = Sign("LogNormal", r"\mathrm{LogNormal}")
     parameters: ClassVar[tuple[str, ...]] = ("loc", "scale")
     reparametrised: ClassVar[bool] = True
     estimator: ClassVar[str | None] = "reparametrised"

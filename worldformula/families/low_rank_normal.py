@@ -41,7 +41,7 @@ from worldformula.families.base import (
 from worldformula.families.domains import POSITIVE, REAL, Domain
 from worldformula.families.special import precise, rounded
 from worldformula.families.tensors import floating
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 
 LOG_2PI = math.log(2.0 * math.pi)
 
@@ -58,7 +58,7 @@ class LowRankNormalFamily(Family):
     min_variance: float = 0.0
 
     name: ClassVar[str] = "low_rank_normal"
-    symbol: ClassVar[Symbol] = Symbol("N", r"\mathcal{N}")
+    symbol: ClassVar[Sign] = Sign("N", r"\mathcal{N}")
     parameters: ClassVar[tuple[str, ...]] = ("loc", "cov_factor", "cov_diag")
     reparametrised: ClassVar[bool] = True
     estimator: ClassVar[str | None] = "reparametrised"

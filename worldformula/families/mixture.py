@@ -42,7 +42,7 @@ from worldformula.families.domains import LOGITS, WEIGHTS, told
 from worldformula.families.normal import NormalFamily
 from worldformula.families.opaque import ByName
 from worldformula.families.tensors import is_number
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class MixtureFamily(Family):
     temperature: float = 1.0
 
     name: ClassVar[str] = "mixture"
-    symbol: ClassVar[Symbol] = Symbol("Mixture", r"\mathrm{Mix}")
+    symbol: ClassVar[Sign] = Sign("Mixture", r"\mathrm{Mix}")
     parameters: ClassVar[tuple[str, ...]] = ("log_weights",)
     gradients: ClassVar[tuple[str, ...]] = ("score",)
 

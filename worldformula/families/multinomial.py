@@ -36,7 +36,7 @@ from worldformula.families.base import (
 )
 from worldformula.families.domains import LOGITS, WEIGHTS, Domain, counts_of, told
 from worldformula.families.special import dtype_of, precise, precise_value, rounded
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class MultinomialFamily(Family):
     total_count: int = 1
 
     name: ClassVar[str] = "multinomial"
-    symbol: ClassVar[Symbol] = Symbol("Multinomial", r"\mathrm{Mult}")
+    symbol: ClassVar[Sign] = Sign("Multinomial", r"\mathrm{Mult}")
     parameters: ClassVar[tuple[str, ...]] = ("logits",)
     alternatives: ClassVar[Mapping[str, str]] = MappingProxyType({"probs": "logits"})
     gradients: ClassVar[tuple[str, ...]] = ("score",)

@@ -38,7 +38,7 @@ from worldformula.families.base import (
     widen,
 )
 from worldformula.families.domains import COVARIANCE, REAL, TRIANGLE, Domain
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -54,7 +54,7 @@ class MultivariateNormalFamily(Family):
     min_scale: float = 0.0
 
     name: ClassVar[str] = "multivariate_normal"
-    symbol: ClassVar[Symbol] = Symbol("N", r"\mathcal{N}")
+    symbol: ClassVar[Sign] = Sign("N", r"\mathcal{N}")
     parameters: ClassVar[tuple[str, ...]] = ("loc", "scale_tril")
     alternatives: ClassVar[Mapping[str, str]] = MappingProxyType({"covariance_matrix": "scale_tril"})
     reparametrised: ClassVar[bool] = True

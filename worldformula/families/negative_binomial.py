@@ -36,7 +36,7 @@ from worldformula.families.special import (
     rounded,
 )
 from worldformula.families.tensors import finite
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class NegativeBinomialFamily(Family):
     min_count: float = 0.01
 
     name: ClassVar[str] = "negative_binomial"
-    symbol: ClassVar[Symbol] = Symbol("NegativeBinomial", r"\mathrm{NB}")
+    symbol: ClassVar[Sign] = Sign("NegativeBinomial", r"\mathrm{NB}")
     parameters: ClassVar[tuple[str, ...]] = ("total_count", "logits")
     alternatives: ClassVar[Mapping[str, str]] = MappingProxyType({"probs": "logits"})
     gradients: ClassVar[tuple[str, ...]] = ("score",)

@@ -38,7 +38,7 @@ from worldformula.families.base import (
 )
 from worldformula.families.domains import POSITIVE, REAL, Domain
 from worldformula.families.tensors import floating, is_number
-from worldformula.families.writing import Plain, Symbol
+from worldformula.families.writing import Sign, SourceLines
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -53,7 +53,7 @@ class NormalFamily(Family):
     min_scale: float = 0.0
 
     name: ClassVar[str] = "normal"
-    symbol: ClassVar[Symbol] = Symbol("N", r"\mathcal{N}")
+    symbol: ClassVar[Sign] = Sign("N", r"\mathcal{N}")
     parameters: ClassVar[tuple[str, ...]] = ("loc", "scale")
     reparametrised: ClassVar[bool] = True
     estimator: ClassVar[str | None] = "reparametrised"
@@ -139,10 +139,10 @@ class NormalFamily(Family):
         """`kl_normal`."""
         return kl_normal(q_params, p_params, rank, shape)
 
-    def plain(self) -> Plain | None:
+    def source_lines(self) -> SourceLines | None:
         """Unless the scale has a minimum."""
         scale = "{name}_scale = F.softplus({name}_raw)"
-        return None if self.min_scale else Plain(
+        return None if self.min_scale else SourceLines(
             params=("{name}_loc, {name}_raw = {head}.split_with_sizes(({width}, {width}), -1)", scale),
             undeclared=("{name}_loc, {name}_raw = {head}.chunk(2, -1)", scale),
             sample="{name}_loc + {name}_scale * {noise}",

@@ -33,7 +33,7 @@ from worldformula.families.base import (
     wide,
 )
 from worldformula.families.domains import LOGITS, SHARES, WEIGHTS, Domain
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class OneHotFamily(Family):
     temperature: float = 1.0
 
     name: ClassVar[str] = "one_hot"
-    symbol: ClassVar[Symbol] = Symbol("OneHot", r"\mathrm{OneHot}")
+    symbol: ClassVar[Sign] = Sign("OneHot", r"\mathrm{OneHot}")
     parameters: ClassVar[tuple[str, ...]] = ("logits",)
     alternatives: ClassVar[Mapping[str, str]] = MappingProxyType({"probs": "logits"})
     reparametrised: ClassVar[bool] = True

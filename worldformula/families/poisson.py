@@ -43,7 +43,7 @@ from worldformula.families.special import (
     rounded,
     summed,
 )
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class PoissonFamily(Family):
     min_rate: float = 0.0
 
     name: ClassVar[str] = "poisson"
-    symbol: ClassVar[Symbol] = Symbol("Poisson", r"\mathrm{Poisson}")
+    symbol: ClassVar[Sign] = Sign("Poisson", r"\mathrm{Poisson}")
     parameters: ClassVar[tuple[str, ...]] = ("rate",)
     gradients: ClassVar[tuple[str, ...]] = ("score",)
     values: ClassVar[Domain | None] = COUNT

@@ -34,7 +34,7 @@ from worldformula.families.base import (
 from worldformula.families.domains import UNIT, Domain
 from worldformula.families.special import log
 from worldformula.families.tensors import floating
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class RelaxedBernoulliFamily(Family):
     temperature: float = 1.0
 
     name: ClassVar[str] = "relaxed_bernoulli"
-    symbol: ClassVar[Symbol] = Symbol("RelaxedBernoulli", r"\mathrm{BinConcrete}")
+    symbol: ClassVar[Sign] = Sign("RelaxedBernoulli", r"\mathrm{BinConcrete}")
     parameters: ClassVar[tuple[str, ...]] = ("logits",)
     alternatives: ClassVar[Mapping[str, str]] = MappingProxyType({"probs": "logits"})
     reparametrised: ClassVar[bool] = True

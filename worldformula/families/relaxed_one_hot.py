@@ -36,7 +36,7 @@ from worldformula.families.base import (
 from worldformula.families.domains import LOGITS, SHARES, WEIGHTS, Domain
 from worldformula.families.special import log
 from worldformula.families.tensors import floating
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class RelaxedOneHotFamily(Family):
     temperature: float = 1.0
 
     name: ClassVar[str] = "relaxed_one_hot"
-    symbol: ClassVar[Symbol] = Symbol("RelaxedOneHot", r"\mathrm{Concrete}")
+    symbol: ClassVar[Sign] = Sign("RelaxedOneHot", r"\mathrm{Concrete}")
     parameters: ClassVar[tuple[str, ...]] = ("logits",)
     alternatives: ClassVar[Mapping[str, str]] = MappingProxyType({"probs": "logits"})
     reparametrised: ClassVar[bool] = True

@@ -35,7 +35,7 @@ from worldformula.families.special import (
     rounded,
     summed,
 )
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 
 FAR = 1e6
 
@@ -52,7 +52,7 @@ class StudentTFamily(Family):
     min_scale: float = 0.0
 
     name: ClassVar[str] = "student_t"
-    symbol: ClassVar[Symbol] = Symbol("StudentT", r"\mathrm{St}")
+    symbol: ClassVar[Sign] = Sign("StudentT", r"\mathrm{St}")
     parameters: ClassVar[tuple[str, ...]] = ("df", "loc", "scale")
     reparametrised: ClassVar[bool] = True
     estimator: ClassVar[str | None] = "reparametrised"

@@ -39,7 +39,7 @@ from worldformula.families.base import (
 )
 from worldformula.families.domains import LOGITS, REAL, WEIGHTS, Domain
 from worldformula.families.tensors import is_number
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class TwoHotFamily(Family):
     high: float = 20.0
 
     name: ClassVar[str] = "two_hot"
-    symbol: ClassVar[Symbol] = Symbol("TwoHot", r"\mathrm{TwoHot}")
+    symbol: ClassVar[Sign] = Sign("TwoHot", r"\mathrm{TwoHot}")
     parameters: ClassVar[tuple[str, ...]] = ("logits",)
     alternatives: ClassVar[Mapping[str, str]] = MappingProxyType({"probs": "logits"})
     default_rank: ClassVar[int] = 0

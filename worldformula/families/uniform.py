@@ -36,7 +36,7 @@ from worldformula.families.base import (
 from worldformula.families.base import uniform as uniform_noise
 from worldformula.families.domains import POSITIVE, REAL, Domain, told
 from worldformula.families.special import dtype_of, log, matching, positive, require_floor, summed
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class UniformFamily(Family):
     min_width: float = 1e-3
 
     name: ClassVar[str] = "uniform"
-    symbol: ClassVar[Symbol] = Symbol("Uniform", r"\mathcal{U}")
+    symbol: ClassVar[Sign] = Sign("Uniform", r"\mathcal{U}")
     parameters: ClassVar[tuple[str, ...]] = ("low", "high")
     reparametrised: ClassVar[bool] = True
     estimator: ClassVar[str | None] = "reparametrised"

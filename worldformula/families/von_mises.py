@@ -47,7 +47,7 @@ from worldformula.families.special import (
     rounded,
     summed,
 )
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 
 LOG_2PI = math.log(2.0 * math.pi)
 NODES = 32  # of the quadrature of the distribution function
@@ -64,7 +64,7 @@ class VonMisesFamily(Family):
     min_concentration: float = 0.0
 
     name: ClassVar[str] = "von_mises"
-    symbol: ClassVar[Symbol] = Symbol("VonMises", r"\mathrm{vM}")
+    symbol: ClassVar[Sign] = Sign("VonMises", r"\mathrm{vM}")
     parameters: ClassVar[tuple[str, ...]] = ("loc", "concentration")
     reparametrised: ClassVar[bool] = True
     estimator: ClassVar[str | None] = "reparametrised"

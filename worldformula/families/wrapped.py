@@ -39,7 +39,7 @@ from worldformula.families.base import (
 )
 from worldformula.families.domains import Domain, told
 from worldformula.families.objects import Wrapper, draw
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class WrappedFamily(Family):
     of: str = ""
 
     name: ClassVar[str] = "wrapped"
-    symbol: ClassVar[Symbol] = Symbol("D", r"\mathcal{D}")
+    symbol: ClassVar[Sign] = Sign("D", r"\mathcal{D}")
     parameters: ClassVar[tuple[str, ...]] = ("distribution",)
     reparametrised: ClassVar[bool] = True
     estimator: ClassVar[str | None] = "reparametrised"
@@ -66,7 +66,7 @@ class WrappedFamily(Family):
         if self.of:
             settings = {
                 "parameters": self._names(),
-                "symbol": Symbol(self._kind().__name__, rf"\mathrm{{{self._kind().__name__}}}"),
+                "symbol": Sign(self._kind().__name__, rf"\mathrm{{{self._kind().__name__}}}"),
             }
             for name, value in settings.items():
                 object.__setattr__(self, name, value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class Symbol(NamedTuple):
+class Sign(NamedTuple):
     """How a family or an operator is written: ``text`` in a line of plain text, ``latex`` in a formula.
 
     ``mathml`` is what a browser sets; by default the text.
@@ -16,7 +16,7 @@ class Symbol(NamedTuple):
     mathml: str = ""
 
 
-class Plain(NamedTuple):
+class SourceLines(NamedTuple):
     """Lines of PyTorch, as format strings, for parameters that a head gives and events of one axis.
 
     ``{name}`` stands for the distribution, such as ``q_z``; ``{head}`` for the network's result; ``{width}`` for the

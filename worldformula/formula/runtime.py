@@ -17,7 +17,7 @@ from worldformula.families.objects import Wrapper
 from worldformula.families.opaque import ByName, Folded, Stacked
 from worldformula.families.tensors import floating, with_axes
 
-Value = Any  # a tensor, or a family's parameters: a tuple of tensors, numbers and opaque objects
+Operand = Any  # a tensor, or a family's parameters: a tuple of tensors, numbers and opaque objects
 RUNTIME = (
     "flat", "steps", "stack", "kept", "shift", "restart", "repeat", "wide", "stop", "noise_for", "mode_like",
     "one_batch", "matched", "along", "fold", "unfold", "counted", "filled", "zeros", "support", "dreg", "leave_one_out",
@@ -32,7 +32,7 @@ def flat(x: Tensor, lead: int = 0) -> Tensor:
     return x.flatten(lead, lead + 1)
 
 
-def steps(x: Value, B: int, lead: int = 0) -> Sequence[Value]:
+def steps(x: Operand, B: int, lead: int = 0) -> Sequence[Operand]:
     """[B·T, ...] -> T values [B, ...] (views); ``lead`` sample axes come before."""
     if isinstance(x, tuple):
         parts = [
@@ -45,7 +45,7 @@ def steps(x: Value, B: int, lead: int = 0) -> Sequence[Value]:
     return x.view(B, -1, *x.shape[1:]).unbind(1) if plain else torch.unflatten(x, lead, (B, -1)).unbind(lead + 1)
 
 
-def stack(values: Sequence[Value], lead: int = 0) -> Value:
+def stack(values: Sequence[Operand], lead: int = 0) -> Operand:
     """T values [B, ...] of the loop -> [B·T, ...]; ``lead`` sample axes come before."""
     if isinstance(values[0], tuple):
         return tuple(stack(v, lead) for v in zip(*values, strict=True))
@@ -88,7 +88,7 @@ def counting(start: Tensor, T: int, keep: Tensor | None = None) -> Tensor:
     return flat(torch.where(begun == 0, start.unsqueeze(1) + place, place - begun + 1))
 
 
-def repeat(x: Value, T: int, lead: int = 0) -> Value:
+def repeat(x: Operand, T: int, lead: int = 0) -> Operand:
     """[B, ...] -> [B·T, ...]: a value that all steps share; ``lead`` sample axes come before."""
     if isinstance(x, tuple):
         return tuple(
@@ -99,7 +99,7 @@ def repeat(x: Value, T: int, lead: int = 0) -> Value:
     return x.unsqueeze(lead + 1).expand(*head, T, *rest).flatten(lead, lead + 1)
 
 
-def along(x: Value, *sizes: int) -> Value:
+def along(x: Operand, *sizes: int) -> Operand:
     """A view with further sample axes in front: one size per axis, 0 for an axis that the value has already.
 
     >>> along(torch.zeros(3, 2), 50).shape, along(torch.zeros(4, 3), 0, 5).shape
@@ -112,7 +112,7 @@ def along(x: Value, *sizes: int) -> Value:
     return with_axes(x, sizes)
 
 
-def fold(x: Value, axes: int) -> Value:
+def fold(x: Operand, axes: int) -> Operand:
     """[K, B, ...] -> [K·B, ...]: the batch that networks see, whatever the samples."""
     return x.flatten(0, axes) if isinstance(x, Tensor) else x
 
@@ -193,7 +193,7 @@ def zeros(like: Tensor, rank: int, *shape: int) -> Tensor:
     return like.new_zeros((*like.shape[: like.ndim - rank], *shape))
 
 
-def support(family: Family, rank: int, shape: tuple[int, ...], params: Value, noise: Tensor | None = None) -> Tensor:
+def support(family: Family, rank: int, shape: tuple[int, ...], params: Operand, noise: Tensor | None = None) -> Tensor:
     """Every value of a discrete variable on a leading axis, with the batch axes of its parameters or of ``noise``."""
     like = noise if noise is not None else next(p for p in params if isinstance(p, Tensor))
     event = 0 if noise is None else len(family.noise_shape((), shape))
@@ -222,7 +222,7 @@ def dreg(log_weights: Tensor, axis: int, *draws: Tensor) -> Tensor:
     return log_weights.logsumexp(axis) - math.log(log_weights.shape[axis])
 
 
-def wide(family: Family, params: Value, like: Value, rank: int, of: Family | None = None) -> Value:
+def wide(family: Family, params: Operand, like: Operand, rank: int, of: Family | None = None) -> Operand:
     """Parameters without batch axes, seen with the batch axes of ``like``: a value, or parameters, of the family ``of``
     where that is another.
     """
@@ -231,7 +231,7 @@ def wide(family: Family, params: Value, like: Value, rank: int, of: Family | Non
     return family.expand(params, batch, rank)
 
 
-def stop(value: Value) -> Value:
+def stop(value: Operand) -> Operand:
     """Parameters, or a computed value, without gradient: sg(q). A number that a call is given has none."""
     if isinstance(value, tuple):
         return tuple(p.detach() if isinstance(p, Tensor | Opaque) else p for p in value)
@@ -239,7 +239,7 @@ def stop(value: Value) -> Value:
 
 
 def noise_for(
-    family: Family, params: Value, rank: int, noise: Tensor | None, rng: torch.Generator | None, *lead: int
+    family: Family, params: Operand, rank: int, noise: Tensor | None, rng: torch.Generator | None, *lead: int
 ) -> Tensor:
     """The given noise, or fresh noise in the shape of the parameters (for a variable whose shape is not declared).
 
@@ -255,7 +255,7 @@ def noise_for(
     return family.noise(shape, dtype=like.dtype, device=like.device, generator=rng)
 
 
-def mode_like(family: Family, params: Value, noise: Tensor) -> Tensor:
+def mode_like(family: Family, params: Operand, noise: Tensor) -> Tensor:
     """The mode of parameters without batch axes, with those of the noise that a sample would take."""
     mode = family.mode(params)
     if not isinstance(mode, Tensor):

@@ -97,8 +97,8 @@ class Binder:
         self.sites = tuple(self._site(op) for op in plan.sites)
         self.order = (*(i.name for i in self.inputs), *(s.name for s in self.sites))
         tensors = [i for i in self.inputs if not i.scalar]
-        self.plain = plan.index is None and bool(tensors) and all(s.event is not None for s in self.sites)
-        self.plain = self.plain and not (self.several or self.series)
+        self.simple = plan.index is None and bool(tensors) and all(s.event is not None for s in self.sites)
+        self.simple = self.simple and not (self.several or self.series)
         self.expected = tuple((i.key, i.shape or None) for i in tensors)
         self.scalars = tuple(i.key for i in self.inputs if i.scalar)
         self.drawn = tuple((s.family.noise, s.event) for s in self.sites if s.event is not None)
@@ -154,7 +154,7 @@ class Binder:
 
         A training step of a small network takes a third of a millisecond; this is the difference that it feels.
         """
-        if not self.plain or given.keys() != self.keys:
+        if not self.simple or given.keys() != self.keys:
             return None
         found: list[Tensor] = []
         for key, shape in self.expected:

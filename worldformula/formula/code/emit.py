@@ -25,13 +25,13 @@ Result = tuple[Any, tuple[Any, ...], tuple[Any, ...]]
 class Emitted:
     """A function ``f(self, *arguments) -> (value, terms, samples)`` and the source it was made from.
 
-    ``plain`` names the parameters that the source writes out, which needs a tensor from their network.
+    ``written`` names the parameters that the source writes out, which needs a tensor from their network.
     """
 
     source: str
     arguments: tuple[str, ...]
     call: Callable[..., Result]
-    plain: frozenset[str]
+    written: frozenset[str]
 
 
 _SERIAL = itertools.count()
@@ -59,7 +59,7 @@ def emit(
     # Without the cycle through its globals the function is freed with the formula, source and all.
     function = scope.pop("formula")
     weakref.finalize(function, linecache.cache.pop, filename, None).atexit = False
-    return Emitted(source, writer.arguments, function, frozenset(writer.plain))
+    return Emitted(source, writer.arguments, function, frozenset(writer.written))
 
 
 def _module(w: Writer, title: str) -> str:

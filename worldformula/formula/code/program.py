@@ -253,7 +253,7 @@ class Program:
             named, structured = diagnose(self.raw, arguments, deterministic=call.deterministic)
             if named is not None:
                 raise named from error
-            if not emitted.plain & structured:
+            if not emitted.written & structured:
                 raise
             self._structured |= structured
         else:

@@ -10,7 +10,7 @@ import torch
 
 from worldformula.families.base import Family
 from worldformula.families.given import completed
-from worldformula.formula.code.plain import written_out
+from worldformula.formula.code.written import written_out
 from worldformula.formula.factors.experts import Experts
 from worldformula.formula.plan.plan import RESERVED, Op, Plan
 from worldformula.formula.plan.rules import RULES, factor_of, family_of, written_inside
@@ -32,7 +32,7 @@ class Writer:
         self.outputs = {*shown, *([plan.value] if isinstance(plan.value, str) else []), *plan.carries.values()}
         self.keep = next((op.name for op in plan.ops if op.kind == "flags"), None)
         self.in_loop = False
-        self.plain = written_out(plan, deterministic, structured)
+        self.written = written_out(plan, deterministic, structured)
         self.inlined = self._inlined()
         self.numbers = self._numbers()
         self.text: dict[str, tuple[str, bool]] = {}  # what stands inside another's line, and whether it is loose
@@ -76,7 +76,7 @@ class Writer:
         for op in ops:
             if self._silent(op):
                 continue
-            if op.name in self.plain:
+            if op.name in self.written:
                 written += self._plain_params(op)
                 continue
             *first, expression = self._plain(op) or [RULES[op.kind].write(self, op)]
@@ -103,7 +103,7 @@ class Writer:
             return op.name not in self.arguments
         if op.step and op.kind in ("input", "mask", "present"):
             return not self.flattened(op)
-        if op.kind == "params" and op.name not in self.plain:
+        if op.kind == "params" and op.name not in self.written:
             readers = self.readers.get(op.name, ())
             return bool(readers) and all(self._by_name(self.ops[name]) for name in readers)  # a KL that is written out
         return False
@@ -275,30 +275,30 @@ class Writer:
 
     def parts(self, op: Op) -> list[str]:
         """The names that hold a value: one for each parameter of a distribution that is written out."""
-        if op.name not in self.plain:
+        if op.name not in self.written:
             return [op.name]
         return [f"{self.prefix(op.name)}_{part}" for part in family_of(op).parameters]
 
     def _plain_params(self, op: Op) -> list[str]:
         factor = factor_of(op)
-        shape, text = self.plan.shape_of(factor), self.plain[op.name]
+        shape, text = self.plan.shape_of(factor), self.written[op.name]
         lines, name = text.undeclared if shape is None else text.params, self.prefix(op.name)
         head, *rest = [s.format(name=name, head=self.ref(op.args[0]), width=shape and shape[0]) for s in lines]
         return [self._beside(head, str(factor)), *rest]
 
     def _by_name(self, op: Op) -> bool:
         """Whether an operation reads its first parameters by name."""
-        return op.kind in ("draw", "logp", "kl") and op.args[0] in self.plain
+        return op.kind in ("draw", "logp", "kl") and op.args[0] in self.written
 
     def _plain(self, op: Op) -> list[str]:
         """The text of an operation on parameters that are written out: lines, and its value."""
         if not self._by_name(op):
             return []
-        text, name = self.plain[op.args[0]], self.prefix(op.args[0])
+        text, name = self.written[op.args[0]], self.prefix(op.args[0])
         if op.kind == "kl":
             p = op.args[1]
-            lines = text.kl if p in self.plain else (text.kl_standard,)
-            other = self.prefix(p) if p in self.plain else ""
+            lines = text.kl if p in self.written else (text.kl_standard,)
+            other = self.prefix(p) if p in self.written else ""
             return [str(line).format(name=name, p=other, kl=self.prefix(op.name)) for line in lines or ()]
         if op.kind == "logp":
             return [text.log_prob.format(name=name, value=self.ref(op.args[1]))]

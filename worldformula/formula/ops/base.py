@@ -13,7 +13,7 @@ from torch import Tensor
 from worldformula.errors import FormulaError, GradientError, NoClosedFormError, table
 from worldformula.families import MixtureFamily, WrappedFamily
 from worldformula.families.base import Family
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 from worldformula.formula.factors.independent import Normal
 from worldformula.formula.factors.joint import Joint, as_uses
 from worldformula.formula.print import latex, mathml
@@ -65,7 +65,7 @@ class OwnEntropy(Operator):
     """The entropy of one factor given its conditions, in the closed form of its family."""
 
     q: Use
-    symbol = Symbol("H", r"\mathbb{H}", "<mi>ℍ</mi>")
+    symbol = Sign("H", r"\mathbb{H}", "<mi>ℍ</mi>")
 
     @property
     def parts(self) -> tuple[Product | Node, ...]:
@@ -184,13 +184,13 @@ def computed(p: Product) -> Product:
 
 def distribution(what: str, value: Any) -> Product:
     """A factor or a product with at least one density, checked."""
-    found = plain(what, check_product(as_uses(value)))
+    found = no_marginal(what, check_product(as_uses(value)))
     if not random(found):
         raise FormulaError(f"{what}: {shown(found)} has no density; expected a factor such as Normal, or a product")
     return found
 
 
-def plain(what: str, p: Product) -> Product:
+def no_marginal(what: str, p: Product) -> Product:
     """Refuse a marginal, whose density is an integral."""
     if isinstance(p, Integral):
         raise NoClosedFormError(
@@ -358,14 +358,14 @@ def marked(symbol: str, *marks: str) -> str:
 
 
 def symbol_of(value: Any, kept: Callable[[Any], object]) -> Value | None:
-    """The node of a Symbol in the place of a setting, whose number ``kept`` checks at the call; None of all else."""
+    """The node of a Sign in the place of a setting, whose number ``kept`` checks at the call; None of all else."""
     node = getattr(value, "node", None)
     return replace(node, kept=kept) if isinstance(node, Value) and node.scalar else None
 
 
-def written_number(value: float | Node, show: Callable[[float], str] = repr) -> Symbol:
-    """A setting as it is printed: a number, or the Symbol of one."""
+def written_number(value: float | Node, show: Callable[[float], str] = repr) -> Sign:
+    """A setting as it is printed: a number, or the Sign of one."""
     if isinstance(value, Value):
-        return Symbol(str(value.variable), latex.variable(value.variable), mathml.variable(value.variable))
+        return Sign(str(value.variable), latex.variable(value.variable), mathml.variable(value.variable))
     assert isinstance(value, int | float)
-    return Symbol(show(value), show(value), f"<mn>{show(value)}</mn>")
+    return Sign(show(value), show(value), f"<mn>{show(value)}</mn>")

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from worldformula.errors import FormulaError
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.factors.gibbs import Gibbs
 from worldformula.formula.factors.independent import Normal
@@ -59,7 +59,7 @@ class ContrastiveDivergenceNode(Operator):
     blocks: tuple[Product, ...]
 
     @property
-    def sign(self) -> Symbol:
+    def sign(self) -> Sign:
         """CD with its number of steps, and what the call gives."""
         k = f"k={self.steps}"
         text, latex, mathml = (f"CD{{{k}", rf"\mathrm{{CD}}_{{{k}", f"<mi>{k}</mi>")
@@ -69,7 +69,7 @@ class ContrastiveDivergenceNode(Operator):
                 text, latex = f"{text}; {name}={shown.text}", rf"{latex},\, {letter}={shown.latex}"
                 mathml = f"{mathml}<mo>,</mo><mi>{name}</mi><mo>=</mo>{shown.mathml}"
         below = f"<mrow>{mathml}</mrow>" if "," in mathml else mathml
-        return Symbol(f"{text}}}", f"{latex}}}", f"<msub><mi>CD</mi>{below}</msub>")
+        return Sign(f"{text}}}", f"{latex}}}", f"<msub><mi>CD</mi>{below}</msub>")
 
     @property
     def numbers(self) -> tuple[int | float | Node, ...]:

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from worldformula.errors import FormulaError
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.ops.base import Distribution, check_reparametrised, over_rows, random, shown, sides
 from worldformula.formula.syntax.factor import Factor
@@ -69,15 +69,13 @@ class RatioNode(Operator):
     gradient: str | None = None
 
     @property
-    def sign(self) -> Symbol:
+    def sign(self) -> Sign:
         """D with its kind; the loss with the name of the discriminator."""
         _, text, latex, (base, sub, sup) = SIGNS[self.how]
         if self.how == "loss":
             letter = self.ratio.factor.variable.base
-            return Symbol(
-                f"BCE_{letter}", rf"\mathrm{{BCE}}_{{{letter}}}", f"<msub><mi>BCE</mi><mi>{letter}</mi></msub>"
-            )
-        return Symbol(text, latex, f"<msubsup><mi>{base}</mi><mi>{sub}</mi><mi>{sup}</mi></msubsup>")
+            return Sign(f"BCE_{letter}", rf"\mathrm{{BCE}}_{{{letter}}}", f"<msub><mi>BCE</mi><mi>{letter}</mi></msub>")
+        return Sign(text, latex, f"<msubsup><mi>{base}</mi><mi>{sub}</mi><mi>{sup}</mi></msubsup>")
 
     @property
     def parts(self) -> tuple[Product | Node, ...]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from worldformula.errors import FormulaError
 from worldformula.families.experts import mean_of_present
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.factors.experts import MoE
 from worldformula.formula.factors.joint import Factor
@@ -30,11 +30,11 @@ class EachNode(Operator):
     separator = "+"
 
     @property
-    def sign(self) -> Symbol:
+    def sign(self) -> Sign:
         """One over their number."""
         count = len(self.bodies)
         fraction = f"<mfrac><mn>1</mn><mn>{count}</mn></mfrac>"
-        return Symbol(f"1/{count} ", rf"\frac{{1}}{{{count}}}", fraction)
+        return Sign(f"1/{count} ", rf"\frac{{1}}{{{count}}}", fraction)
 
     @property
     def parts(self) -> tuple[Product | Node, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from worldformula.errors import FormulaError
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.factors.gibbs import Gibbs
 from worldformula.formula.factors.langevin import energies
@@ -21,7 +21,7 @@ class EnergyNode(Operator):
     """E(x), one number per row."""
 
     p: Gibbs
-    symbol = Symbol("Energy", r"\mathcal{E}", "<mi>ℰ</mi>")
+    symbol = Sign("Energy", r"\mathcal{E}", "<mi>ℰ</mi>")
 
     @property
     def parts(self) -> tuple[Product | Node, ...]:

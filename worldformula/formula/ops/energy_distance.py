@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import FormulaError
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.ops.base import Compared, Distribution, count, marked, rows, sides
 from worldformula.formula.syntax.names import Variable
@@ -51,12 +51,12 @@ class EnergyDistanceNode(Compared):
     gradient: str | None
 
     @property
-    def sign(self) -> Symbol:
+    def sign(self) -> Sign:
         """D_E², with the number of samples."""
         k = "" if self.samples is None else f"K={self.samples}"
         below = r"\mathrm{E}" + (rf",\, {k}" if k else "")
         shown = "E" + (f", {k}" if k else "")
-        return Symbol(
+        return Sign(
             marked("ED²", k), rf"D_{{{below}}}^{{2}}", f"<msubsup><mi>D</mi><mi>{shown}</mi><mn>2</mn></msubsup>"
         )
 

@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from worldformula.errors import NoClosedFormError
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.ops.base import (
     Distribution,
@@ -39,13 +39,13 @@ class EntropyNode(Expanded):
     samples: int | None = None
 
     @property
-    def sign(self) -> Symbol:
+    def sign(self) -> Sign:
         """ℍ, with a hat and the number of samples where it is estimated."""
         if self.samples is None:
-            return Symbol("H", r"\mathbb{H}", "<mi>ℍ</mi>")
+            return Sign("H", r"\mathbb{H}", "<mi>ℍ</mi>")
         k = f"K={self.samples}"
         hat = '<mover accent="true"><mi>ℍ</mi><mo stretchy="false">^</mo></mover>'
-        return Symbol(f"Ĥ{{{k}}}", rf"\widehat{{\mathbb{{H}}}}^{{{k}}}", f"<msup>{hat}<mi>{k}</mi></msup>")
+        return Sign(f"Ĥ{{{k}}}", rf"\widehat{{\mathbb{{H}}}}^{{{k}}}", f"<msup>{hat}<mi>{k}</mi></msup>")
 
     @property
     def parts(self) -> tuple[Product | Node, ...]:

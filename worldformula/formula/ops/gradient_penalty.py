@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import FormulaError, near
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.ops.base import symbol_of, written_number
 from worldformula.formula.print.latex import variable as latex_variable
@@ -51,11 +51,11 @@ class GradientPenaltyNode(Operator):
     centre: float | Node
 
     @property
-    def sign(self) -> Symbol:
+    def sign(self) -> Sign:
         """The norm of a gradient, squared, and where it is centred."""
         text, c, shown = ("", "", "") if self.centre == 0 else written_number(self.centre, "{:g}".format)
         below = latex_variable(self.by)
-        return Symbol(
+        return Sign(
             f"‖∇_{self.by}‖²" if not c else f"(‖∇_{self.by}‖-{text})²",
             rf"\|\nabla_{{{below}}}\|^{{2}}" if not c else rf"(\|\nabla_{{{below}}}\| - {c})^{{2}}",
             f"<msup><mrow><mo>‖</mo><msub><mo>∇</mo>{mathml_variable(self.by)}</msub><mo>‖</mo>"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from worldformula.errors import FormulaError, NoClosedFormError, ShapeError
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.ops.base import (
     Distribution,
@@ -38,13 +38,13 @@ class JSNode(Expanded):
     samples: int | None = None
 
     @property
-    def sign(self) -> Symbol:
+    def sign(self) -> Sign:
         """D with a hat and the number of samples where it is estimated."""
         if self.samples is None:
-            return Symbol("JS", r"D_{\mathrm{JS}}", "<msub><mi>D</mi><mi>JS</mi></msub>")
+            return Sign("JS", r"D_{\mathrm{JS}}", "<msub><mi>D</mi><mi>JS</mi></msub>")
         k = f"K={self.samples}"
         hat = '<mover accent="true"><mi>D</mi><mo stretchy="false">^</mo></mover>'
-        return Symbol(
+        return Sign(
             f"JŜ{{{k}}}",
             rf"\widehat{{D}}_{{\mathrm{{JS}}}}^{{{k}}}",
             f"<msubsup>{hat}<mi>JS</mi><mi>{k}</mi></msubsup>",

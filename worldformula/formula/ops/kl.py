@@ -13,7 +13,7 @@ from functools import cached_property
 
 from worldformula.errors import FormulaError, NoClosedFormError, table
 from worldformula.families.base import kl_pair
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.factors.joint import as_uses
 from worldformula.formula.ops.base import (
@@ -24,7 +24,7 @@ from worldformula.formula.ops.base import (
     computed,
     count,
     enumerated,
-    plain,
+    no_marginal,
     random,
     shown,
 )
@@ -38,7 +38,7 @@ class ProductDivergence(Expanded):
 
     q: Product
     p: Product
-    symbol = Symbol("KL", r"D_{\mathrm{KL}}", "<msub><mi>D</mi><mi>KL</mi></msub>")
+    symbol = Sign("KL", r"D_{\mathrm{KL}}", "<msub><mi>D</mi><mi>KL</mi></msub>")
 
     @property
     def parts(self) -> tuple[Product | Node, ...]:
@@ -75,11 +75,11 @@ class SampledDivergence(Expanded):
     samples: int
 
     @property
-    def sign(self) -> Symbol:
+    def sign(self) -> Sign:
         """D with a hat, and the number of samples."""
         k = f"K={self.samples}"
         hat = '<mover accent="true"><mi>D</mi><mo stretchy="false">^</mo></mover>'
-        return Symbol(
+        return Sign(
             f"KL̂{{{k}}}",
             rf"\widehat{{D}}_{{\mathrm{{KL}}}}^{{{k}}}",
             f"<msubsup>{hat}<mi>KL</mi><mi>{k}</mi></msubsup>",
@@ -128,7 +128,7 @@ def divergence(q: Product, p: Product, samples: int | None = None) -> Node:
         FormulaError: the two sides are not over the same variables.
         NoClosedFormError: none of the exact ways exists, and ``samples`` is not given.
     """
-    left, right = plain("KL", check_product(q)), plain("KL", check_product(p))
+    left, right = no_marginal("KL", check_product(q)), no_marginal("KL", check_product(p))
     samples = count("KL", "samples", samples)
     if samples is None and len(left) == len(right) == 1:
         a, b = left[0].factor, right[0].factor

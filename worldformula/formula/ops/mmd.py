@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import FormulaError, near
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.ops.base import Compared, Distribution, count, marked, rows, sides, symbol_of, written_number
 from worldformula.formula.syntax.given import number
@@ -93,7 +93,7 @@ class MMDNode(Compared):
         return () if self.scale is None else (self.scale,)
 
     @property
-    def sign(self) -> Symbol:
+    def sign(self) -> Sign:
         """MMD² with its kernel."""
         bias = "" if self.unbiased else "biased"
         k = "" if self.samples is None else f"K={self.samples}"
@@ -101,7 +101,7 @@ class MMDNode(Compared):
         shown = ", ".join(m for m in (self.kernel, bias, k) if m)
         text, latex, mathml = written_number(self.scale) if self.scale is not None else ("", "", "")
         below += rf",\, {latex}" if latex else ""
-        return Symbol(
+        return Sign(
             marked("MMD²", self.kernel, bias, k, f"scale={text}" if text else ""),
             rf"\mathrm{{MMD}}^{{2}}_{{{below}}}",
             f"<msubsup><mi>MMD</mi>{_below(shown, mathml)}<mn>2</mn></msubsup>",
@@ -169,5 +169,5 @@ def _scales(scale: Any) -> tuple[float, ...]:
     """Positive numbers."""
     known = tuple(number(s) for s in (scale if isinstance(scale, Sequence) else (scale,)))
     if not known or not all(s is not None and s > 0 for s in known):
-        raise FormulaError(f"MMD: expected scale= as positive numbers, or one Symbol, got {scale!r}")
+        raise FormulaError(f"MMD: expected scale= as positive numbers, or one Sign, got {scale!r}")
     return tuple(float(s) for s in known if s is not None)

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from worldformula.errors import FormulaError, NoClosedFormError, ShapeError
 from worldformula.families import NormalFamily
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 from worldformula.formula.expressions.expression import E, Expression, log
 from worldformula.formula.expressions.values import exp
 from worldformula.formula.factors.joint import Joint
@@ -62,10 +62,10 @@ class RenyiNode(Operator):
     alpha: float | Node
 
     @property
-    def sign(self) -> Symbol:
+    def sign(self) -> Sign:
         """D with its order."""
         text, latex, mathml = written_number(self.alpha)
-        return Symbol(f"Renyi{{α={text}}}", rf"D_{{{latex}}}", f"<msub><mi>D</mi>{mathml}</msub>")
+        return Sign(f"Renyi{{α={text}}}", rf"D_{{{latex}}}", f"<msub><mi>D</mi>{mathml}</msub>")
 
     @property
     def numbers(self) -> tuple[int | float | Node, ...]:

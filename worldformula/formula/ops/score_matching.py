@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import FormulaError
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.factors.gibbs import Gibbs
 from worldformula.formula.factors.langevin import slope
@@ -88,16 +88,16 @@ class ScoreMatchingNode(Operator):
     draw: Use | None
 
     @property
-    def sign(self) -> Symbol:
+    def sign(self) -> Sign:
         """SM with its kind."""
         text, latex, mathml = written_number(self.sigma, "{:g}".format)
         if self.how != "denoising":
             below = rf"\mathrm{{{self.how}}}"
-            return Symbol(
+            return Sign(
                 f"SM{{{self.how}}}", rf"\mathrm{{SM}}_{{{below}}}", f"<msub><mi>SM</mi><mi>{self.how}</mi></msub>"
             )
         below = f"<mi>σ={text}</mi>" if isinstance(self.sigma, float) else f"<mrow><mi>σ</mi><mo>=</mo>{mathml}</mrow>"
-        return Symbol(f"SM{{σ={text}}}", rf"\mathrm{{SM}}_{{\sigma={latex}}}", f"<msub><mi>SM</mi>{below}</msub>")
+        return Sign(f"SM{{σ={text}}}", rf"\mathrm{{SM}}_{{\sigma={latex}}}", f"<msub><mi>SM</mi>{below}</msub>")
 
     @property
     def numbers(self) -> tuple[int | float | Node, ...]:

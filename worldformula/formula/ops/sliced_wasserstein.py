@@ -17,7 +17,7 @@ from torch import Tensor
 
 from worldformula.errors import FormulaError, ShapeError, table
 from worldformula.families.tensors import is_number
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.ops.base import (
     Compared,
@@ -83,12 +83,12 @@ class SlicedWassersteinNode(Compared):
         return (self.order,)
 
     @property
-    def sign(self) -> Symbol:
+    def sign(self) -> Sign:
         """SW with its order, and the number of samples."""
         text, r, shown = written_number(self.order, "{:g}".format)
         k = "" if self.samples is None else f"K={self.samples}"
         below = r + (rf",\, {k}" if k else "")
-        return Symbol(
+        return Sign(
             marked("SW", f"r={text}", k),
             rf"\mathrm{{SW}}_{{{below}}}^{{{r}}}",
             f"<msubsup><mi>SW</mi><mrow>{shown}<mi>{k}</mi></mrow>{shown}</msubsup>",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from worldformula.families.given import Given
-from worldformula.families.writing import Symbol
+from worldformula.families.writing import Sign
 from worldformula.formula.syntax.constants import Constants
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.names import Variable
@@ -50,7 +50,7 @@ class Standing:
 
     @property
     def placeholder(self) -> Given | None:
-        """What the settings of families know a Symbol by; None where this is none."""
+        """What the settings of families know a Sign by; None where this is none."""
         return Given(str(self.node.variable)) if isinstance(self.node, Value) and self.node.scalar else None
 
 
@@ -232,11 +232,11 @@ class Operator(Node):
     ``parts`` are the products and nodes inside the brackets, in written order; ``separator`` stands between them.
     """
 
-    symbol: ClassVar[Symbol]
+    symbol: ClassVar[Sign]
     separator: ClassVar[Literal["‖", ",", ";", "+"]] = "‖"
 
     @property
-    def sign(self) -> Symbol:
+    def sign(self) -> Sign:
         """The symbol of this instance, with its settings."""
         return self.symbol
 

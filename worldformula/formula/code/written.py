@@ -1,19 +1,19 @@
 """Which distributions emitted code writes out as plain PyTorch, and their lines.
 
-A family offers its maths as source text (`Family.plain`) for parameters that a network's head gives and events of one
-axis. Where every reader of the parameters can take them by name, the code holds that text; otherwise it calls the
+A family offers its maths as source text (`Family.source_lines`) for parameters that a network's head gives and events
+of one axis. Where every reader of the parameters can take them by name, the code holds that text; otherwise it calls the
 family's methods on a tuple of parameters. Both give the same numbers; the text is what one would write by hand.
 """
 
 from __future__ import annotations
 
-from worldformula.families.writing import Plain
+from worldformula.families.writing import SourceLines
 from worldformula.formula.plan.plan import Op, Plan
 
 STANDARD = (0.0, 1.0)
 
 
-def written_out(plan: Plan, deterministic: bool, structured: frozenset[str]) -> dict[str, Plain]:
+def written_out(plan: Plan, deterministic: bool, structured: frozenset[str]) -> dict[str, SourceLines]:
     """The parameters (by the name of their operation) that are written out, with their family's text.
 
     ``structured`` are those whose network is known to return a dict of parameters instead of one tensor.
@@ -31,7 +31,7 @@ def written_out(plan: Plan, deterministic: bool, structured: frozenset[str]) -> 
         found = {name: text for name, text in found.items() if name not in refused}
 
 
-def _text(plan: Plan, op: Op) -> Plain | None:
+def _text(plan: Plan, op: Op) -> SourceLines | None:
     """The text for parameters that all come from a head, over one axis."""
     factor = op.factor
     if op.kind != "params" or factor is None or factor.family is None or factor.net is None:
@@ -40,10 +40,10 @@ def _text(plan: Plan, op: Op) -> Plain | None:
         return None
     shape = plan.shape_of(factor)
     one_axis = plan.rank_of(factor) == 1 and (shape is None or len(shape) == 1)
-    return factor.family.plain() if one_axis else None
+    return factor.family.source_lines() if one_axis else None
 
 
-def _readable(plan: Plan, op: Op, params: str, found: dict[str, Plain], deterministic: bool) -> bool:
+def _readable(plan: Plan, op: Op, params: str, found: dict[str, SourceLines], deterministic: bool) -> bool:
     """Whether an operation can read these parameters by name."""
     text = found[params]
     if plan.stage(op.name) == "loop" and plan.stage(params) != "loop":
