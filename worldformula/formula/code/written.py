@@ -1,8 +1,8 @@
 """Which distributions emitted code writes out as plain PyTorch, and their lines.
 
 A family offers its maths as source text (`Family.source_lines`) for parameters that a network's head gives and events
-of one axis. Where every reader of the parameters can take them by name, the code holds that text; otherwise it calls the
-family's methods on a tuple of parameters. Both give the same numbers; the text is what one would write by hand.
+of one axis. Where every reader of the parameters can take them by name, the code holds that text; otherwise it calls
+the family's methods on a tuple of parameters. Both give the same numbers; the text is what one would write by hand.
 """
 
 from __future__ import annotations
