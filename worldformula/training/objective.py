@@ -184,6 +184,8 @@ class Objective(nn.Module):
         else:
             with torch.set_grad_enabled(torch.is_grad_enabled() and name in self.attached):
                 given = make(outs, batch, generator)
+            if name not in self.attached:  # what a function hands on as it is has a graph, whatever mode it runs in
+                given = {k: v.detach() if isinstance(v, Tensor) else v for k, v in given.items()}
         return given if term is None else term(**given, generator=generator)
 
     def _generator(self, seed: int | None, name: str) -> torch.Generator | None:
