@@ -1,7 +1,7 @@
 """A formula over time for ``torch.compile``: what lies before, in and after its loop, compiled apart.
 
-Compiled as one function, a loop of 64 steps is unrolled into one graph, whose compilation takes longer than the training
-that it would speed up. In pieces the body is compiled once and called at each step.
+Compiled as one function, a loop of 64 steps is unrolled into one graph, whose compilation takes longer than the
+training that it would speed up. In pieces the body is compiled once and called at each step.
 """
 
 from __future__ import annotations
