@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 from typing import Any
 
@@ -95,15 +96,16 @@ def test_the_first_row_forgets_the_state(agent: dreamer_v3.DreamerV3) -> None:
 def test_the_behaviour_losses_reach_the_world_only_through_replayed_values(agent: dreamer_v3.DreamerV3) -> None:
     rows = batch((32, 32, 3), 2)
     torch.nn.init.normal_(agent.learner.critic.head.weight)  # at zero, as initialised, it passes no gradient
-    out = agent.world.loss(**agent.perception.learn(rows, agent.device))
-    states = {k: out.samples[k] for k in agent.world.carried}
-    agent.behaviour_loss(states, rows)[0].backward()
-    assert agent.world.enc.image is not None
-    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in agent.world.enc.parameters())
-    agent.zero_grad()
-    agent.behaviour_loss({k: v.detach() for k, v in states.items()}, rows)[0].backward()
-    assert all(p.grad is None for p in agent.world.parameters())
-    assert any(p.grad is not None for p in agent.policy.parameters())
+    outs = agent.objective.run(rows)
+    weights = list(agent.world.parameters())
+    for part in ("actor", "critic"):
+        found = torch.autograd.grad(agent.objective.value(part, outs), weights, retain_graph=True, allow_unused=True)
+        assert all(g is None for g in found)
+    replayed = torch.autograd.grad(agent.objective.value("replay", outs), weights, allow_unused=True)
+    encoder = {id(p) for p in agent.world.enc.parameters()}
+    assert any(g is not None and g.abs().sum() > 0 for p, g in zip(weights, replayed, strict=True) if id(p) in encoder)
+    acted = torch.autograd.grad(agent.objective.value("actor", agent.objective.run(rows)), agent.policy.parameters())
+    assert any(g.abs().sum() > 0 for g in acted)
 
 
 def test_one_update_changes_every_trained_tensor_and_moves_the_slow_critic(agent: dreamer_v3.DreamerV3) -> None:
@@ -122,10 +124,7 @@ def test_checkpoint_restores_the_next_update_bit_for_bit(agent: dreamer_v3.Dream
     rows = batch((32, 32, 3), 2)
     agent.update(rows)
     saved = agent.checkpoint()
-    saved = {
-        "weights": {k: v.clone() for k, v in saved["weights"].items()},
-        "optimiser": [{k: v.clone() for k, v in s.items()} for s in saved["optimiser"]],
-    }
+    saved = copy.deepcopy(saved)
     other = dreamer_v3.build(dreamer_v3.tiny(), spaces({"image": (32, 32, 3)}), ActionSpec("continuous", 2), seed=7)
     other.restore(saved)
     for a in (agent, other):

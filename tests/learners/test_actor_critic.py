@@ -9,13 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldformula.errors import ShapeError
+from worldformula.errors import FormulaError, ShapeError
 from worldformula.families.normal import normal
 from worldformula.families.one_hot import OneHotFamily
 from worldformula.formula import Factor, Normal, OneHot
+from worldformula.formula.code.program import Out
 from worldformula.learners.imagination import BehaviourSettings, ImaginationActorCritic
 from worldformula.nets.actor import ContinuousActor, DiscreteActor
 from worldformula.nets.mlp import MLP
+from worldformula.training.slow import move_slow
 
 N, S, D, G, K, A = 3, 5, 4, 2, 3, 2
 WIDTH = D + G * K
@@ -33,11 +35,11 @@ class Case:
     def __init__(self, discrete: bool, rate: float = 0.01) -> None:
         torch.manual_seed(0)
         critic = MLP(WIDTH, BINS, units=8, layers=1)
-        self.learner = ImaginationActorCritic(critic, settings=BehaviourSettings(return_rate=rate)).double()
-        for p in self.learner.slow_critic.parameters():
-            nn.init.normal_(p, std=0.4)
         self.net = (DiscreteActor if discrete else ContinuousActor)(WIDTH, A, 8, outscale=1.0).double()
         self.policy = policy_of(self.net, discrete)
+        self.learner = ImaginationActorCritic(self.policy, critic, BehaviourSettings(return_rate=rate)).double()
+        for p in self.learner.slow_critic.parameters():
+            nn.init.normal_(p, std=0.4)
         self.discrete = discrete
         self.h = torch.randn(N, S, D).double().requires_grad_()
         self.z = torch.randn(N, S, G, K).double().requires_grad_()
@@ -50,8 +52,13 @@ class Case:
     def features(self) -> dict[str, Tensor]:
         return {"h": self.h, "z": self.z}
 
-    def losses(self, update: bool | None = None):
-        return self.learner.losses(self.features, self.actions, self.policy, self.reward, self.cont, update)
+    def losses(self, path: str = "call") -> Out:
+        dream = self.learner.dream
+        given = self.learner.dreamed(self.features, self.actions, self.reward, self.cont)
+        return (dream if path == "call" else dream.interpret)(**given)
+
+    def returns(self) -> Tensor:
+        return self.losses().samples["R"]
 
     def inputs(self) -> list[Tensor]:
         return [self.h, self.z, self.actions, self.reward, self.cont]
@@ -108,18 +115,19 @@ def reference(case: Case, scale: float) -> tuple[Tensor, Tensor]:
     return policy_loss / (N * (S - 1)), value_loss / (N * (S - 1))
 
 
+@pytest.mark.parametrize("path", ["call", "interpret"])
 @pytest.mark.parametrize("discrete", [True, False])
-def test_losses_and_gradients_against_a_loop(discrete: bool) -> None:
+def test_losses_and_gradients_against_a_loop(discrete: bool, path: str) -> None:
     case = Case(discrete, rate=1.0)  # the scale is then the range of this very batch, if updated before use
-    out = case.losses()
-    quantiles = torch.quantile(out.returns.flatten(), torch.tensor([0.05, 0.95]).double())
+    out = case.losses(path)
+    quantiles = torch.quantile(out.samples["R"][:, :-1].flatten(), torch.tensor([0.05, 0.95]).double())
     scale = float(quantiles[1] - quantiles[0])
     assert scale > 2
     policy_loss, value_loss = reference(case, scale)
-    torch.testing.assert_close(out.policy, policy_loss, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(out.value, value_loss, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(out.value["actor"], policy_loss, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(out.value["critic"], value_loss, rtol=1e-6, atol=1e-6)
     params = [*case.net.parameters(), *case.learner.critic.parameters()]
-    ours = torch.autograd.grad(out.policy + out.value, params)
+    ours = torch.autograd.grad(out.value["actor"] + out.value["critic"], params)
     theirs = torch.autograd.grad(policy_loss + value_loss, params)
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
@@ -132,25 +140,24 @@ def test_imagined_losses_reach_actor_and_critic_alone(discrete: bool) -> None:
     critic, actor = list(case.learner.critic.parameters()), list(case.net.parameters())
     everything = [*case.inputs(), *case.learner.slow_critic.parameters(), *critic, *actor]
     everything = [p for p in everything if p.requires_grad]
-    of_policy = torch.autograd.grad(out.policy, everything, allow_unused=True, retain_graph=True)
-    of_value = torch.autograd.grad(out.value, everything, allow_unused=True)
+    of_policy = torch.autograd.grad(out.value["actor"], everything, allow_unused=True, retain_graph=True)
+    of_value = torch.autograd.grad(out.value["critic"], everything, allow_unused=True)
     reached = {id(p) for p, g in zip(everything, of_policy, strict=True) if g is not None}
     assert reached == {id(p) for p in actor}
     reached = {id(p) for p, g in zip(everything, of_value, strict=True) if g is not None}
     assert reached == {id(p) for p in critic}
-    assert not out.returns.requires_grad
-    assert not any(m.requires_grad for m in out.metrics.values())
+    assert not out.samples["R"].requires_grad
 
 
 def test_the_return_bootstraps_from_the_critic_not_from_its_slow_copy() -> None:
     case = Case(discrete=True)
-    before = case.losses(update=False).returns
+    before = case.returns()
     for p in case.learner.slow_critic.parameters():
         nn.init.normal_(p)
-    assert torch.equal(case.losses(update=False).returns, before)
+    assert torch.equal(case.returns(), before)
     for p in case.learner.critic.parameters():
         nn.init.normal_(p)
-    assert not torch.allclose(case.losses(update=False).returns, before)
+    assert not torch.allclose(case.returns(), before)
 
 
 def test_the_return_scale_learns_while_training_only() -> None:
@@ -160,39 +167,39 @@ def test_the_return_scale_learns_while_training_only() -> None:
     case.losses()
     assert norm.upper.item() == 0
     case.learner.train()
-    case.losses(update=False)
-    assert norm.upper.item() == 0
     case.losses()
     assert norm.upper.item() != 0
 
 
 def test_the_last_action_is_never_scored() -> None:
     case = Case(discrete=False)
-    before = case.losses(update=False)
+    case.learner.eval()
+    before = case.losses().value["actor"]
     with torch.no_grad():
         case.actions[:, -1] += 5
-    after = case.losses(update=False)
-    assert torch.equal(before.policy, after.policy)
+    assert torch.equal(before, case.losses().value["actor"])
     with torch.no_grad():
         case.actions[:, -2] += 5
-    assert not torch.equal(before.policy, case.losses(update=False).policy)
+    assert not torch.equal(before, case.losses().value["actor"])
 
 
 def test_at_the_start_the_value_is_zero_and_its_loss_ln_255() -> None:
     torch.manual_seed(0)
-    learner = ImaginationActorCritic(MLP(WIDTH, BINS, units=8, layers=3, outscale=0.0))
+    net = ContinuousActor(WIDTH, A, 8)
+    policy = policy_of(net, discrete=False)
+    learner = ImaginationActorCritic(policy, MLP(WIDTH, BINS, units=8, layers=3, outscale=0.0))
     h, z = torch.randn(N, D), torch.randn(N, G, K)
     assert learner.value(h, z).tolist() == [0.0] * N
-    net = ContinuousActor(WIDTH, A, 8)
     ones = torch.ones(N, S)
     features = {"h": torch.randn(N, S, D), "z": torch.randn(N, S, G, K)}
-    out = learner.losses(features, torch.randn(N, S, A), policy_of(net, discrete=False), 3 * ones, ones)
-    assert out.value.item() == pytest.approx(2 * 5.541264, abs=1e-5)
-    boot = out.returns[:, :1].expand(N, S)
-    replayed = learner.replay_loss(features, ones, torch.zeros(N, S).bool(), torch.zeros(N, S).bool(), boot)
+    out = learner.dream(**learner.dreamed(features, torch.randn(N, S, A), 3 * ones, ones))
+    assert out.value["critic"].item() == pytest.approx(2 * 5.541264, abs=1e-5)
+    boot = out.samples["R"][:, :1].expand(N, S)
+    no = torch.zeros(N, S).bool()
+    replayed = learner.replay(**learner.replayed(features, ones, no, no, boot)).value
     assert replayed.item() == pytest.approx(2 * 5.541264, abs=1e-5)
     torch.nn.init.zeros_(net.mlp.head.weight)
-    params = policy_of(net, discrete=False).params(h, z)
+    params = policy.params(h, z)
     assert params[1][0].tolist() == pytest.approx([0.892717] * A, abs=1e-6)
     assert (normal.entropy(params, 1) / A).tolist() == pytest.approx([1.305453] * N, abs=1e-6)
 
@@ -203,7 +210,7 @@ def test_replay_loss_against_a_loop_and_its_gradient_reaches_the_features() -> N
     last = torch.tensor([[0, 0, 1, 0, 0], [0, 1, 0, 0, 1], [0, 0, 0, 0, 0]]).bool()
     terminal = torch.tensor([[0, 0, 1, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]).bool()
     boot = torch.randn(N, S).double()
-    loss = case.learner.replay_loss(case.features, case.reward, last, terminal, boot)
+    loss = case.learner.replay(**case.learner.replayed(case.features, case.reward, last, terminal, boot)).value
     gamma, expected = 1 - 1 / 333, torch.zeros(()).double()
     for n in range(N):
         after = boot[n, -1].item()
@@ -218,8 +225,7 @@ def test_replay_loss_against_a_loop_and_its_gradient_reaches_the_features() -> N
             expected = expected + two_hot_loss(logits, after) + two_hot_loss(logits, slow)
     torch.testing.assert_close(loss, expected / (N * (S - 1)), rtol=1e-6, atol=1e-6)
 
-    of_h, of_z, of_reward = torch.autograd.grad(loss, [case.h, case.z, case.reward], allow_unused=True)
-    assert of_reward is None
+    of_h, of_z = torch.autograd.grad(loss, [case.h, case.z])
     assert of_h[~last & (torch.arange(S) < S - 1)].abs().sum(-1).min() > 0
     assert not of_h[last].any()
     assert of_z.abs().max() > 0
@@ -228,13 +234,13 @@ def test_replay_loss_against_a_loop_and_its_gradient_reaches_the_features() -> N
 def test_slow_critic_starts_as_a_copy_and_follows_at_two_percent() -> None:
     torch.manual_seed(0)
     critic = MLP(WIDTH, BINS, units=8, layers=1)
-    learner = ImaginationActorCritic(critic)
+    learner = ImaginationActorCritic(policy_of(ContinuousActor(WIDTH, A, 8), discrete=False), critic)
     start = {k: v.clone() for k, v in critic.state_dict().items()}
     assert all(torch.equal(v, start[k]) for k, v in learner.slow_critic.state_dict().items())
     with torch.no_grad():
         for p in critic.parameters():
             p.add_(1.0)
-    learner.update_slow()
+    move_slow(learner)
     for name, slow in learner.slow_critic.state_dict().items():
         torch.testing.assert_close(slow, start[name] + 0.02)
     assert not any(p.requires_grad for p in learner.slow_critic.parameters())
@@ -245,10 +251,10 @@ def test_slow_critic_starts_as_a_copy_and_follows_at_two_percent() -> None:
 def test_reinforce_prefers_the_better_action() -> None:
     """A bandit in imagination: action 0 brings 1, action 1 brings 0; the policy learns it."""
     torch.manual_seed(0)
-    learner = ImaginationActorCritic(MLP(1, BINS, 8, 1, outscale=0.0))
     net = DiscreteActor(1, 2, units=8, layers=1)
     family = OneHotFamily(unimix=0.01)
-    policy = OneHot("π(a|s)", net, shape=2, unimix=0.01)
+    policy = OneHot("π(a_t|s_t)", net, shape=2, unimix=0.01)
+    learner = ImaginationActorCritic(policy, MLP(1, BINS, 8, 1, outscale=0.0))
     optimiser = torch.optim.Adam([*net.parameters(), *learner.critic.parameters()], lr=0.02)
     features = {"s": torch.ones(64, 2, 1)}
     for _ in range(60):
@@ -257,11 +263,11 @@ def test_reinforce_prefers_the_better_action() -> None:
             action = family.sample(params, family.noise((64, 2)))
         reward = torch.stack([torch.zeros(64), action[:, 0]], 1)
         cont = torch.tensor([1.0, 0.0]).expand(64, 2)
-        out = learner.losses(features, torch.stack([action, action], 1), policy, reward, cont)
+        out = learner.dream(**learner.dreamed(features, torch.stack([action, action], 1), reward, cont))
         optimiser.zero_grad()
-        (out.policy + out.value).backward()
+        sum(out.value.values()).backward()
         optimiser.step()
-        learner.update_slow()
+        move_slow(learner)
     probs = family.mean(policy.params(torch.ones(1, 1)))
     assert probs[0, 0].item() > 0.9
 
@@ -269,6 +275,24 @@ def test_reinforce_prefers_the_better_action() -> None:
 def test_sequences_of_different_length_are_refused() -> None:
     case = Case(discrete=True)
     with pytest.raises(ShapeError, match=r"one action, reward and continuation per state"):
-        case.learner.losses(case.features, case.actions[:, :-1], case.policy, case.reward, case.cont)
-    with pytest.raises(ShapeError, match=r"reward +\| \[3, 4\]"):
-        case.learner.replay_loss(case.features, case.reward[:, 1:], case.cont, case.cont, case.cont)
+        case.learner.dreamed(case.features, case.actions[:, :-1], case.reward, case.cont)
+    with pytest.raises(ShapeError, match=r"\n  r +\| \[3, 4\]"):
+        case.learner.replayed(case.features, case.reward[:, 1:], case.cont, case.cont, case.cont)
+
+
+def test_the_objective_prints_what_it_computes() -> None:
+    shown = str(Case(discrete=False).learner.dream)
+    for part in (
+        r"R_{t} = \lambda_{\mathrm{return}}(r_{1:T}, c_{1:T}, V_{1:T})", r"A_{t} = \mathrm{scaled}(R_{1:T}, V_{1:T})",
+        r"A_{t} \, \log \pi(a_{t} \mid h_{t}, z_{t}) + 0.0003 \, \mathbb{H}", r"\log v(R_{t} \mid l_{t})",
+        r"m_{t} = \bar{\mathrm{critic}}(h_{t}, z_{t})",
+    ):  # fmt: skip
+        assert part in shown
+
+
+def test_a_policy_without_time_or_with_a_name_of_the_losses_is_refused() -> None:
+    critic = MLP(1, BINS, 8, 1)
+    with pytest.raises(FormulaError, match=r"expected a policy over time .* such as π\(a_t\|h_t,z_t\)"):
+        ImaginationActorCritic(OneHot("π(a|s)", DiscreteActor(1, 2, units=8, layers=1), shape=2), critic)
+    with pytest.raises(FormulaError, match=r"call something of their own 'm'.*rename the variable of the world"):
+        ImaginationActorCritic(OneHot("π(a_t|m_t)", DiscreteActor(1, 2, units=8, layers=1), shape=2), critic)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ from worldformula.errors import CheckpointError, ConfigError
 from worldformula.learners.imagination import BehaviourSettings, ImaginationActorCritic
 from worldformula.nets.mlp import MLP
 from worldformula.planner import Planner
+from worldformula.training.objective import Minimises, Objective, Outs, Updates
 from worldformula.training.optimiser import LaProp
 from worldformula.world import State
 from worldformula.worlds import rssm
@@ -116,6 +118,8 @@ def tiny() -> DreamerConfig:
 class DreamerV3(nn.Module):
     """The agent: perception, world model, cost, actor and memory, and the learner that joins them."""
 
+    objective: Objective
+
     def __init__(
         self, config: DreamerConfig, observations: Mapping[str, tuple[int, ...]], kind: Any, actions: int
     ) -> None:
@@ -124,15 +128,24 @@ class DreamerV3(nn.Module):
         self.world = rssm.build(config.world, observations, actions)
         self.policy = policy(kind, actions, sizes, layers=config.layers)
         critic = MLP(sizes.feature, 255, sizes.units, config.layers, outscale=0.0)
-        self.learner = ImaginationActorCritic(critic, settings=config.behaviour)
-        self.optimiser = LaProp(
-            (p for p in self.parameters() if p.requires_grad), lr=config.lr, warmup=config.warmup, clip=config.clip
-        )
+        self.learner = ImaginationActorCritic(self.policy, critic, config.behaviour)
         self.names = rssm.Names.of(observations)
         self.perception = Perception(self.names.all, config.behaviour.discount)
         self.actor, self.cost = Actor(self.policy), Cost(self.world)
         self.planner: Planner | None = None
         self.memory = ShortTermMemory(self.world, actions)
+        # Out of the module tree: it holds the same networks, which must appear once in the state_dict.
+        self.__dict__["objective"] = Objective(
+            terms={"world": self.world.loss, "dream": self.learner.dream, "replay": self.learner.replay},
+            data={"world": self._seen, "dream": self._dreamed, "replay": self._replayed},
+            attached=("replay",),
+            agent=Minimises(
+                {"world": 1.0, "actor": 1.0, "critic": 1.0, "replay": config.replay_value},
+                moves=[self.world, self.policy, critic],
+                optimiser=partial(LaProp, lr=config.lr, warmup=config.warmup, clip=config.clip),
+            ),
+        )
+        self.updates = Updates(self.objective)
 
     @property
     def device(self) -> torch.device:
@@ -164,41 +177,48 @@ class DreamerV3(nn.Module):
 
     # ----------------------------------------------------------------------------------------------------------- learn
 
+    @property
+    def loss(self) -> Objective:
+        """All that it learns by, as formulas: ``agent.loss.terms["dream"].code``."""
+        return self.objective
+
     def update(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
         """One optimiser step on sequences ``[B, T, ...]``; returns detached metrics."""
-        inputs = self.perception.learn(batch, self.device)
-        out = self.world.loss(**inputs)
-        states = {k: out.samples[k] for k in self.world.carried}
-        behaviour, metrics = self.behaviour_loss(states, batch)
-        total = out.value + behaviour
-        self.optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        self.optimiser.step()
-        self.learner.update_slow()
-        terms = {f"loss/{text}": value.detach() for text, value in out.terms.items()}
-        return {**terms, "loss/world": out.value.detach(), **metrics, "loss/total": total.detach()}
+        outs = self.updates.update(batch)
+        world, dream = outs["world"], outs["dream"]
+        terms = {f"loss/{text}": value.detach() for text, value in world.terms.items()}
+        parts = {f"loss/{part}": self.objective.value(part, outs).detach() for part in self.objective.parts}
+        return {**terms, **parts, **self.learner.metrics(dream), "loss/total": outs["totals"]["agent"]}
 
-    def behaviour_loss(self, states: State, batch: Mapping[str, NDArray[Any]]) -> tuple[Tensor, dict[str, Tensor]]:
-        """L_π + L_v + 0.3 L_v,replay for dreams that start from states ``[B, T, ...]``."""
+    def _seen(self, outs: Outs, batch: Mapping[str, Any], _: torch.Generator | None) -> Mapping[str, Tensor]:
+        """What the world's loss reads."""
+        return self.perception.learn(batch, self.device)
+
+    def _late(self, outs: Outs) -> State:
+        """The last states of each sequence, ``[B, K, ...]``, from which dreams start."""
         keep = self.config.imag_last or self.config.length
-        late = {k: v[:, -keep:] for k, v in states.items()}
-        dream, reward, proceed = self.dream({k: v.detach().flatten(0, 1) for k, v in late.items()})
-        features = {k: dream[k] for k in self.world.carried}
-        losses = self.learner.losses(features, dream[self.world.action], self.policy, reward, proceed)
-        flags = {
-            k: torch.as_tensor(batch[k][:, -keep:], device=self.device) for k in ("reward", "is_last", "is_terminal")
-        }
-        boot = losses.returns[:, 0].unflatten(0, (-1, next(iter(late.values())).shape[1]))
-        replay = self.learner.replay_loss(late, flags["reward"], flags["is_last"], flags["is_terminal"], boot)
-        metrics = {f"behaviour/{k}": v for k, v in losses.metrics.items()}
-        shown = {"loss/policy": losses.policy, "loss/value": losses.value, "loss/value replay": replay}
-        total = losses.policy + losses.value + self.config.replay_value * replay
-        return total, metrics | {k: v.detach() for k, v in shown.items()}
+        return {k: outs["world"].samples[k][:, -keep:] for k in self.world.carried}
+
+    def _dreamed(self, outs: Outs, batch: Mapping[str, Any], generator: torch.Generator | None) -> Mapping[str, Tensor]:
+        """Dreams under the policy, with their rewards and continuations."""
+        start = {k: v.detach().flatten(0, 1) for k, v in self._late(outs).items()}
+        dream, reward, proceed = self.dream(start, generator)
+        return self.learner.dreamed(dream, dream[self.world.action], reward, proceed)
+
+    def _replayed(self, outs: Outs, batch: Mapping[str, Any], _: torch.Generator | None) -> Mapping[str, Tensor]:
+        """The same states with what the data say of them, and the returns of the dreams that start there."""
+        late = self._late(outs)
+        rows = next(iter(late.values())).shape[:2]
+        boot = outs["dream"].samples["R"][:, 0].unflatten(0, rows)
+        reward, last, terminal = (
+            torch.as_tensor(batch[k][:, -rows[1] :], device=self.device) for k in ("reward", "is_last", "is_terminal")
+        )
+        return self.learner.replayed(late, reward, last, terminal, boot)
 
     @torch.no_grad()
-    def dream(self, start: State) -> tuple[State, Tensor, Tensor]:
+    def dream(self, start: State, generator: torch.Generator | None = None) -> tuple[State, Tensor, Tensor]:
         """Imagined states and actions from ``start`` ``[N, ...]``, with rewards and continuations ``[N, H+1]``."""
-        dream = self.world.imagine(start, self.policy, horizon=self.config.imagine)
+        dream = self.world.imagine(start, self.policy, horizon=self.config.imagine, generator=generator)
         return dream, *self.cost.outcome(dream)
 
     # ------------------------------------------------------------------------------------------------------------ show
@@ -224,19 +244,15 @@ class DreamerV3(nn.Module):
 
     def checkpoint(self) -> dict[str, Any]:
         """Weights, slow critic and return scale, and the optimiser's state."""
-        state = self.optimiser.state_dict()
-        steps = [state["state"].get(i, {}) for i in range(len(state["param_groups"][0]["params"]))]
-        return {"weights": dict(self.state_dict()), "optimiser": steps}
+        return {"weights": dict(self.state_dict()), "optimiser": self.updates.state_dict()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Puts the answer of `checkpoint` back; raises CheckpointError where it is of another agent."""
         try:
             self.load_state_dict(state["weights"])
-        except RuntimeError as error:
+            self.updates.load_state_dict(state["optimiser"])
+        except (RuntimeError, ConfigError) as error:
             raise CheckpointError(f"the checkpoint is of another agent or size: {error}") from error
-        groups = self.optimiser.state_dict()["param_groups"]
-        found = {i: dict(s) for i, s in enumerate(state["optimiser"]) if s}
-        self.optimiser.load_state_dict({"state": found, "param_groups": groups})
 
 
 def build(config: DreamerConfig, observation_spaces: Mapping[str, Any], action: Any, seed: int = 0) -> DreamerV3:

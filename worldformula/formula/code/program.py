@@ -16,6 +16,7 @@ from worldformula.families.base import checked
 from worldformula.formula.code.bind import Binder, Call
 from worldformula.formula.code.emit import Emitted, emit
 from worldformula.formula.code.interpret import diagnose, interpret, noise_drawn
+from worldformula.formula.code.pieces import compiled
 from worldformula.formula.code.support import check_inputs, check_numbers
 from worldformula.formula.code.verify import verify
 from worldformula.formula.plan.passes import PASSES
@@ -189,7 +190,7 @@ class Program:
             emitted = emit(
                 self.plan, networks(owner), self.title, deterministic=deterministic, structured=self._structured
             )
-            call = emitted.call if self.options is None else torch.compile(emitted.call, **self.options)
+            call = emitted.call if self.options is None else compiled(emitted, self.options)
             self._calls[deterministic], self._functions[deterministic] = call, emitted
             self._quick = self._quick or (not deterministic and emitted.arguments == self.binder.order)
         return self._functions[deterministic]

@@ -1,7 +1,6 @@
 """Actor and critic learned in imagination, as in DreamerV3 (Hafner et al. 2025)."""
 
 from worldformula.learners.imagination.actor_critic import (
-    BehaviourLosses,
     BehaviourSettings,
     ImaginationActorCritic,
 )
@@ -9,7 +8,6 @@ from worldformula.learners.imagination.normalise import PercentileNorm
 from worldformula.learners.imagination.returns import lambda_return, replay_return
 
 __all__ = [
-    "BehaviourLosses",
     "BehaviourSettings",
     "ImaginationActorCritic",
     "PercentileNorm",

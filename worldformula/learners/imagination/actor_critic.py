@@ -1,10 +1,13 @@
 """DreamerV3's behaviour learner: an actor and a critic trained on imagined rollouts (Hafner et al. 2025, Nature).
 
-    R_t  = r_{t+1} + c_{t+1}·((1 − λ)·V_{t+1} + λ·R_{t+1})         w_t = Π_{k ≤ t} c_k
-    L_π  = mean w_t·( −sg((R_t − V_t) / max(1, S))·log π(a_t|s_t) − η·H[π(·|s_t)] )
-    L_v  = mean w_t·( −log v(sg R_t|s_t) − log v(sg v̄_t|s_t) )      v̄: mean of the slow critic
+    V_t = E[v(·|s_t)]        R_t = r_{t+1} + c_{t+1}·((1 − λ)·V_{t+1} + λ·R_{t+1})        w_t = Π_{k ≤ t} c_k
+    A_t = (R_t − V_t) / max(1, S)                                          S: running range of the returns
+    actor    mean_t  w_t·( −sg(A_t)·log π(a_t|s_t) − η·H[π(·|s_t)] )
+    critic   mean_t  w_t·( −log v(sg R_t|s_t) − log v(V̄_t|s_t) )           V̄: mean of the slow critic
+    replay   the critic's loss at replayed states, whose returns are bootstrapped with those of the dreams
 
-The world model, the actor and the optimiser live elsewhere; here are the critic, its slow copy and the return scale.
+Both losses are expressions over the states of a dream, as the world's loss is one over data: they print, and their code
+can be read. What actor and critic both need is computed once.
 
 | deviation | paper | authors' code | here |
 |---|---|---|---|
@@ -15,20 +18,22 @@ The world model, the actor and the optimiser live elsewhere; here are the critic
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from worldformula.errors import ConfigError, ShapeError, table
-from worldformula.families.base import Family, Parameter, Params
+from worldformula.errors import ConfigError, FormulaError, ShapeError, table
+from worldformula.families.base import Family
 from worldformula.families.two_hot import two_hot
-from worldformula.formula import Factor
-from worldformula.formula.syntax.pace import follow, frozen
+from worldformula.formula import Deterministic, E, Entropy, Expression, Factor, Mean, TwoHot, Value, log, sg, together
+from worldformula.formula.code.program import Out
 from worldformula.learners.imagination.normalise import PercentileNorm
-from worldformula.learners.imagination.returns import lambda_return, replay_return
+from worldformula.learners.imagination.returns import lambda_return, reach, replay_return, until_last
 
 Features = Mapping[str, Tensor]
+OWN = ("r", "c", "d", "e", "b", "l", "m", "A", "R", "V", "U", "w")
+"""What the losses call their own: rewards, continuations, ends, last steps, bootstraps, and what these give."""
 
 
 @dataclass(frozen=True)
@@ -65,123 +70,161 @@ class BehaviourSettings:
         return 1 - 1 / self.horizon
 
 
-@dataclass(frozen=True)
-class BehaviourLosses:
-    """policy, value: losses without axes. returns: λ-returns ``[N, S − 1]``, detached; column 0 bootstraps the replay
-    critic. metrics: detached numbers for the log.
-    """
-
-    policy: Tensor
-    value: Tensor
-    returns: Tensor
-    metrics: dict[str, Tensor] = field(default_factory=dict)
-
-
 class ImaginationActorCritic(nn.Module):
-    """Critic, slow critic and return scale, and the losses that train critic and actor.
+    """The losses that train actor and critic, with the critic, its slow copy and the scale of the returns.
 
-    critic: network from the features (in their order, ``[N, ...]`` each) to the head of ``family``, whose mean is the
-    value; DreamerV3: ``MLP(..., outputs=255, layers=3, outscale=0)`` with two_hot. The slow critic starts as its copy,
-    has no gradient, and moves by `update_slow`, to be called after every step of the optimiser.
+    Args:
+        policy: the factor π(a_t|s_t), e.g. ``Normal("π(a_t|h_t,z_t)", net, shape=2)``; its conditions are the features,
+            which the critic takes in the same order.
+        critic: network from the features ``[N, ...]`` to the logits of the value; DreamerV3: ``MLP(..., outputs=255,
+            layers=3, outscale=0)``.
+        settings: numbers.
+
+    Attributes:
+        dream: ``together(actor=..., critic=...)`` over imagined states, `dreamed` makes its data.
+        replay: the critic's loss over replayed states, `replayed` makes its data.
+        return_norm: moves before it is used, in training mode only.
+
+    The slow critic starts as a copy and has no gradient; `worldformula.training.slow.move_slow` moves it.
     """
 
-    def __init__(self, critic: nn.Module, family: Family = two_hot, settings: BehaviourSettings | None = None) -> None:
+    dream: Expression
+    replay: Expression
+
+    def __init__(self, policy: Factor, critic: nn.Module, settings: BehaviourSettings | None = None) -> None:
         super().__init__()
-        self.settings = settings or BehaviourSettings()
-        self.family = family
-        self.critic = critic
-        (self.slow_critic,) = frozen([critic])
-        self.return_norm = PercentileNorm(self.settings.return_rate)
+        self.settings, own = settings or BehaviourSettings(), settings or BehaviourSettings()
+        self.family: Family = two_hot
+        self.return_norm = PercentileNorm(own.return_rate)
+        self.names, self.action, t = _read(policy)
+        given = ",".join(f"{name}_{t}" for name in self.names)
 
-    def losses(
-        self, features: Features, actions: Tensor, policy: Factor, reward: Tensor, cont: Tensor,
-        update: bool | None = None,
-    ) -> BehaviourLosses:  # fmt: skip
-        """Losses of actor and critic on imagined rollouts of S states (the start and S − 1 imagined ones).
+        # What both losses say of a state: the logits l of its value, their mean V, and the slow copies m and U.
+        logits = Deterministic(f"l_{t} = critic({given})", critic)
+        slow = logits.slow(1 - own.slow_rate).rename(l="m")
+        mean = Deterministic(f"V_{t} = mean(l_{t})", _mean, shape=())
+        slow_mean = Deterministic(f"U_{t} = mean(m_{t})", _mean, shape=())
+        value = TwoHot(f"v(R_{t}|l_{t})", _same, shape=())
+        states = logits * slow * slow_mean
+        pull = log(value.rename(R="U"))
+        learnt = -Value(f"w_{t}") * (log(value) + (pull if own.slow_weight == 1 else own.slow_weight * pull))
 
-        features: ``[N, S, ...]`` each, such as ``{"h": [N, S, D], "z": [N, S, G, K]}``, in the order in which the
-        networks take them. actions: ``[N, S, A]``, column t drawn from π at state t. reward, cont: ``[N, S]``,
-        predicted means at the states. update: whether the return scale learns from these returns, by default while
-        training; it does so before it is used.
+        returns = Deterministic(f"R_{t} = λ_return(r_{{1:T}}, c_{{1:T}}, V_{{1:T}})", Returns(own.lam), shape=())
+        weight = Deterministic(f"w_{t} = reach(c_{{1:T}})", reach, shape=())
+        advantage = Deterministic(f"A_{t} = scaled(R_{{1:T}}, V_{{1:T}})", self.return_norm, shape=())
+        dream = states * mean * sg(returns) * weight
+        acted = -Value(f"w_{t}") * (Value(f"A_{t}") * log(policy) + own.entropy * Entropy(policy))
+        actor = Mean(t, E(dream * sg(advantage), acted)).mean()
+        self.__dict__["dream"] = together(actor=actor, critic=Mean(t, E(dream, learnt)).mean())
 
-        policy: the factor π(a_t|features), whose conditions are the features in their order.
+        back = ReplayReturns(own.discount, own.lam)
+        seen = Deterministic(f"R_{t} = λ_return(r_{{1:T}}, d_{{1:T}}, e_{{1:T}}, b_{{1:T}})", back, shape=())
+        going = Deterministic(f"w_{t} = going(e_{{1:T}})", until_last, shape=())
+        self.__dict__["replay"] = Mean(t, E(states * seen * going, learnt)).mean()
+        self.critic, self.slow_critic = critic, slow.net
+        self.slow_updates = slow.slow_weights  # what `move_slow` finds, and its count of updates
 
-        Everything given is detached: gradients reach the parameters of the policy (through log π and the entropy
-        alone) and of the critic. The last state only bootstraps.
+    def dreamed(self, states: Features, actions: Tensor, reward: Tensor, proceed: Tensor) -> dict[str, Tensor]:
+        """The data of ``dream``: S states of a rollout, the start and S − 1 imagined ones.
+
+        Args:
+            states: at least the features, ``[N, S, ...]`` each.
+            actions: ``[N, S, A]``, column t drawn from π at state t; the last one is not scored.
+            reward: ``[N, S]``, predicted means at the states; the first one is not read.
+            proceed: ``[N, S]``, predicted probabilities of going on, discount included.
+
+        Everything is detached: gradients reach the weights of the policy (through log π and the entropy alone) and of
+        the critic. The last state only bootstraps.
         """
-        require_axes({**features, "actions": actions, "reward": reward, "cont": cont})
-        features = {name: x.detach() for name, x in features.items()}
-        head = self.value_params(self.critic, features)
-        with torch.no_grad():
-            value = as_tensor(self.family.mean(head))
-            returns = lambda_return(reward.detach(), cont.detach(), value, self.settings.lam)
-            weight = cont.detach().cumprod(1)[:, :-1]
-            if self.training if update is None else update:
-                self.return_norm.update(returns)
-            scale = self.return_norm.scale
-            advantage = (returns - value[:, :-1]) / scale
+        given = {name: states[name] for name in self.names} | {self.action: actions, "r": reward, "c": proceed}
+        require_axes(given)
+        return {name: x.detach() for name, x in given.items()}
 
-        assert policy.family is not None
-        params, rank = policy.params(*(x.flatten(0, 1) for x in features.values())), policy.rank
-        log_prob = policy.family.log_prob(params, actions.detach().flatten(0, 1), rank).view_as(cont)[:, :-1]
-        entropy = as_tensor(policy.family.entropy(params, rank)).view_as(cont)[:, :-1]
-        policy_loss = -(weight * (advantage * log_prob + self.settings.entropy * entropy)).mean()
-        value_loss = (weight * self.cross_entropy(head, features, returns)).mean()
-        metrics = {
-            "return_mean": returns.mean(), "return_scale": scale, "value_mean": value.mean(),
-            "advantage_std": advantage.std(unbiased=False), "weight_mean": weight.mean(),
-            "policy_entropy": entropy.detach().mean(), "reward_mean": reward.detach()[:, 1:].mean(),
+    def replayed(
+        self, states: Features, reward: Tensor, is_last: Tensor, is_terminal: Tensor, boot: Tensor
+    ) -> dict[str, Tensor]:
+        """The data of ``replay``: posterior states, *not* detached, so that the critic shapes the world.
+
+        Args:
+            states: at least the features, ``[B, T, ...]`` each.
+            reward: ``[B, T]`` of the data.
+            is_last: ``[B, T]`` of the data.
+            is_terminal: ``[B, T]`` of the data.
+            boot: ``[B, T]``, the imagined return R_0 from each of these states. With imagination from the last K steps
+                alone, give the last K columns of everything.
+
+        Steps that end an episode have weight zero.
+        """
+        flags = {"d": is_terminal.to(boot.dtype), "e": is_last.to(boot.dtype)}
+        data = {"r": reward, **flags, "b": boot.detach()}
+        given = {name: states[name] for name in self.names} | data
+        require_axes(given)
+        return given
+
+    @torch.no_grad()
+    def metrics(self, dream: Out) -> dict[str, Tensor]:
+        """Numbers of a result of ``dream`` for the log; of its last state, which only bootstraps, none."""
+        found = {name: dream.samples[name][:, :-1] for name in ("R", "V", "A", "w")}
+        terms = list(dream.terms.values())
+        return {
+            "behaviour/return_mean": found["R"].mean(), "behaviour/return_scale": self.return_norm.scale,
+            "behaviour/value_mean": found["V"].mean(), "behaviour/advantage_std": found["A"].std(unbiased=False),
+            "behaviour/weight_mean": found["w"].mean(), "behaviour/policy_entropy": terms[1].detach(),
         }  # fmt: skip
-        return BehaviourLosses(policy_loss, value_loss, returns, metrics)
-
-    def replay_loss(
-        self, features: Features, reward: Tensor, is_last: Tensor, is_terminal: Tensor, boot: Tensor
-    ) -> Tensor:
-        """Loss of the critic on replayed steps; unlike `losses`, its gradient reaches the features.
-
-        features: posterior states ``[B, T, ...]`` each, *not* detached, so that the critic shapes the world model.
-        reward, is_last, is_terminal: ``[B, T]`` of the data. boot: ``[B, T]``, the imagined return R_0 from each of
-        these states (``losses(...).returns[:, 0].view(B, T)``). With imagination from the last K steps alone, give the
-        last K columns of everything. Returns a tensor without axes; steps that end an episode have weight zero.
-        """
-        require_axes({**features, "reward": reward, "is_last": is_last, "is_terminal": is_terminal, "boot": boot})
-        settings = self.settings
-        with torch.no_grad():
-            returns = replay_return(reward, is_terminal, is_last, boot, settings.discount, settings.lam)
-            weight = 1 - is_last[:, :-1].to(returns.dtype)
-        head = self.value_params(self.critic, features)
-        return (weight * self.cross_entropy(head, features, returns)).mean()
-
-    def value_params(self, critic: nn.Module, features: Features) -> Params:
-        """Parameters of the value at states ``[N, S, ...]``: ``[N, S, bins]``."""
-        rows = next(iter(features.values())).shape[:2]
-        return self.family.params(critic(*(x.flatten(0, 1) for x in features.values())).unflatten(0, rows), ())
-
-    def cross_entropy(self, head: Params, features: Features, returns: Tensor) -> Tensor:
-        """``−log v(R) − slow_weight·log v(slow value)`` at all states but the last: ``[N, S − 1]``.
-
-        head: parameters of the critic at all states. (Whole sequences flatten without a copy, so the networks see the
-        last state too.)
-        """
-        with torch.no_grad():
-            slow = as_tensor(self.family.mean(self.value_params(self.slow_critic, features)))[:, :-1]
-        head = tuple(p[:, :-1] if isinstance(p, Tensor) else p for p in head)
-        pull = self.family.log_prob(head, slow, 0)
-        return -self.family.log_prob(head, returns.detach(), 0) - self.settings.slow_weight * pull
 
     def value(self, *features: Tensor) -> Tensor:
         """The critic's mean at states ``[N, ...]``: ``[N]``, for planners and logs."""
-        return as_tensor(self.family.mean(self.family.params(self.critic(*features), ())))
-
-    def update_slow(self) -> None:
-        """Move the slow critic towards the critic by ``slow_rate``. Call after every step of the optimiser."""
-        follow([self.slow_critic], [self.critic], self.settings.slow_rate)
+        return _mean(self.critic(*features))
 
 
-def as_tensor(x: Parameter) -> Tensor:
-    """The statistic of a distribution whose parameters come from a network, which is never a plain number."""
-    assert isinstance(x, Tensor)
-    return x
+class Returns(nn.Module):
+    """λ-returns of a dream ``[N, S]``; at its last state the value there."""
+
+    def __init__(self, lam: float) -> None:
+        super().__init__()
+        self.lam = lam
+
+    def forward(self, reward: Tensor, proceed: Tensor, value: Tensor) -> Tensor:
+        """``[N, S]`` each."""
+        return torch.cat((lambda_return(reward, proceed, value, self.lam), value[:, -1:]), 1)
+
+
+class ReplayReturns(nn.Module):
+    """Returns along replayed experience ``[B, T]``; at the last row the bootstrap there."""
+
+    def __init__(self, discount: float, lam: float) -> None:
+        super().__init__()
+        self.discount, self.lam = discount, lam
+
+    def forward(self, reward: Tensor, terminal: Tensor, last: Tensor, boot: Tensor) -> Tensor:
+        """``[B, T]`` each."""
+        found = replay_return(reward, terminal, last, boot, self.discount, self.lam)
+        return torch.cat((found, boot[:, -1:]), 1)
+
+
+def _same(logits: Tensor) -> Tensor:
+    return logits
+
+
+def _mean(logits: Tensor) -> Tensor:
+    found = two_hot.mean((logits,))
+    assert isinstance(found, Tensor)
+    return found
+
+
+def _read(policy: Factor) -> tuple[tuple[str, ...], str, str]:
+    """The features of a policy, its action, and the index of time."""
+    index, names = policy.variable.index, tuple(c.key for c in policy.conditions)
+    if index is None or any(c.index != index or c.offset for c in policy.conditions):
+        raise FormulaError(
+            f"expected a policy over time that reads the state of its own step, such as π(a_t|h_t,z_t), got {policy}"
+        )
+    if taken := [name for name in (*names, policy.variable.key) if name in OWN]:
+        raise FormulaError(
+            f"{policy}: the losses of actor and critic call something of their own {taken[0]!r} (they use "
+            f"{', '.join(OWN)}); rename the variable of the world"
+        )
+    return names, policy.variable.key, str(index)
 
 
 def require_axes(tensors: Mapping[str, Tensor]) -> None:

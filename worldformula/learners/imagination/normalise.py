@@ -31,6 +31,12 @@ class PercentileNorm(nn.Module):
         self.lower.lerp_(low.to(self.lower.dtype), self.rate)
         self.upper.lerp_(high.to(self.upper.dtype), self.rate)
 
+    def forward(self, returns: Tensor, values: Tensor) -> Tensor:
+        """``A = (R − V) / S`` of dreams ``[N, S]``; in training mode the scale learns from these returns first."""
+        if self.training:
+            self.update(returns[:, :-1])
+        return (returns - values) / self.scale
+
     @property
     def scale(self) -> Tensor:
         """``max(limit, upper − lower)``, a tensor without axes."""

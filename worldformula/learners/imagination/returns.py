@@ -39,6 +39,25 @@ def replay_return(
     return accumulate(reward[:, 1:] + live * (1 - mix) * boot[:, 1:], live * mix, boot[:, -1])
 
 
+def reach(proceed: Tensor) -> Tensor:
+    """``w_t = Π_{k ≤ t} c_k``, how far a dream is real at t. ``[N, S]``.
+
+    The last state only bootstraps: its weight is 0, and the others make up for it in a mean over all S.
+    """
+    return until_last_state(proceed.cumprod(1))
+
+
+def until_last(last: Tensor) -> Tensor:
+    """1 at the rows ``[B, T]`` that have a next one in their episode, and in the sequence; scaled as in `reach`."""
+    return until_last_state(1 - last)
+
+
+def until_last_state(weight: Tensor) -> Tensor:
+    """Weights ``[N, S]`` of the first S − 1, so that their mean over S is that of S − 1."""
+    steps = weight.shape[1]
+    return torch.cat((weight[:, :-1] * (steps / (steps - 1)), weight.new_zeros(len(weight), 1)), 1)
+
+
 def accumulate(gain: Tensor, decay: Tensor, end: Tensor) -> Tensor:
     """``R_t = gain_t + decay_t · R_{t+1}`` from ``R_T = end`` back. gain, decay, result ``[B, T]``; end ``[B]``."""
     returns = []
