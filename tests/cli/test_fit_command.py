@@ -53,7 +53,9 @@ def test_a_run_says_what_it_does_and_leaves_a_folder(tmp_path: Path, capsys: pyt
     ):
         assert part in out
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["sizes"] == {"pixels": 256, "latent": 3, "hidden": [16], "activation": "SiLU"}
+    assert config["sizes"] == {
+        "pixels": 256, "latent": 3, "hidden": [16], "activation": "SiLU", "deviation": None, "picture": None,
+    }  # fmt: skip
     assert (config["fit"]["steps"], config["fit"]["ema"]) == (40, 0.9)
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [row["step"] for row in rows if "loss" in row] == list(range(4, 44, 4))
@@ -160,7 +162,7 @@ def test_open_model_brings_the_trained_weights(trained: Path) -> None:
         (["fit", "--data", "digits"], "say which model, e.g. worldformula fit vae"),
         (["fit", "vae", "--data", "digits", "--run", "nowhere", "--resume"], "nowhere holds no run to go on with"),
         (
-            ["fit", "vae", "--data", "sprites"],
+            ["fit", "vae", "--data", "sprites", "--set", "pixels=64"],
             "x        | [N, 64]            | [640, 256]\nThese data sets fit: digits",
         ),
     ],

@@ -11,9 +11,11 @@ from typing import Annotated, Any
 import tyro
 
 from worldformula import catalogue, data
+from worldformula.data import DataSet
+from worldformula.data.own import is_own, located, short
 from worldformula.errors import ConfigError, RunFolderError
 from worldformula.model.config import ModelConfig, read, start
-from worldformula.model.run import ModelRun, build
+from worldformula.model.run import ModelRun, build, sized
 from worldformula.training import checkpoint, devices, settings
 from worldformula.training.fit import FitConfig
 from worldformula.training.progress import Progress, duration
@@ -39,8 +41,9 @@ class Fit:
 
     name: Annotated[str | None, tyro.conf.Positional, _option("NAME", "that of the run folder")] = None
     """A model that `worldformula models` lists, e.g. vae."""
-    data: Annotated[str | None, _option("NAME", "that of the run folder")] = None
-    """What to train on, e.g. digits."""
+    data: Annotated[str | None, _option("NAME|PATH", "that of the run folder")] = None
+    """What to train on, e.g. digits; or your own: a folder of pictures (a class per subfolder), x.npz, t.csv, t.txt, or
+    module:function of the current folder. `worldformula data` lists and shows them."""
     preset: Annotated[str | None, _option("NAME", DEFAULT_PRESET)] = None
     """A preset of the model."""
     steps: Annotated[str | None, _option("N", f"{FitConfig.steps}")] = None
@@ -54,8 +57,8 @@ class Fit:
     out: Annotated[Path | None, _option("DIR", "runs/NAME-DATA", aliases=["--run"])] = None
     """The run folder."""
     settings: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")] = ()
-    """Any size of the model, setting of the fit, or named coefficient of the formula, e.g. --set latent=8 --set
-    lr=3e-4. All of them: worldformula fit NAME --help"""
+    """Any size of the model (by default those of the data), setting of the fit, option of the data, or named
+    coefficient of the formula, e.g. --set latent=8 --set lr=3e-4. All of them: worldformula fit NAME --help"""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on with the run in the folder."""
 
@@ -65,7 +68,7 @@ class Fit:
             return self.out
         if self.data is None:
             raise ConfigError(f"say what to train on, e.g. --data digits. There are: {', '.join(data.names())}.")
-        return Path("runs") / f"{self.system()}-{self.data}"
+        return Path("runs") / f"{self.system()}-{short(self.data) if is_own(self.data) else self.data}"
 
     def system(self) -> str:
         """The name of the model; only a run folder can go without it."""
@@ -75,6 +78,10 @@ class Fit:
 
     def config(self) -> ModelConfig:
         """What was asked for, on top of what the folder holds."""
+        return self.prepared()[0]
+
+    def prepared(self) -> tuple[ModelConfig, DataSet]:
+        """`config`, and the data, which a new run takes the sizes of the model from."""
         folder = RunFolder(self.folder())
         kept = bool(checkpoint.steps_in(folder.checkpoints))
         if folder.exists and kept and not self.resume:
@@ -84,7 +91,7 @@ class Fit:
             config = dataclasses.replace(
                 config,
                 model=config.model if self.name is None else self.system(),
-                data=self.data or config.data,
+                data=config.data if self.data is None else located(self.data),
                 preset=self.preset or config.preset,
             )
         elif self.resume:
@@ -99,16 +106,19 @@ class Fit:
         texts = [*(f"{k}={v}" for k, v in lengths.items() if v is not None), *self.settings]
         symbols = build(config).coefficients if texts else ()
         again = set(config.changes)  # a resumed run repeats its settings
-        return config.changed([text for text in texts if text not in again], symbols)
+        config = config.changed([text for text in texts if text not in again], symbols)
+        found = data.load(config.data, config.reading)
+        return config if self.resume else sized(config, found), found
 
     def run(self) -> int:
         """Trains, and writes the page."""
-        run = ModelRun(self.config(), self.folder(), say=print)
+        config, found = self.prepared()
+        run = ModelRun(config, self.folder(), say=print, data=found)
         for line in header(run):
             print(line, flush=True)
-        found = checkpoint.steps_in(run.folder.checkpoints)
+        before = checkpoint.steps_in(run.folder.checkpoints)
         try:
-            with Progress(run.config.fit.steps, int(found[-1].name) if found else 0) as show:
+            with Progress(run.config.fit.steps, int(before[-1].name) if before else 0) as show:
                 run.run(show)
         except KeyboardInterrupt:
             kept = [int(path.name) for path in checkpoint.steps_in(run.folder.checkpoints)]
@@ -125,10 +135,12 @@ def header(run: ModelRun) -> list[str]:
     config, first = run.config, next(iter(run.test.values()))
     weights = sum(p.numel() for p in run.model.loss.parameters() if p.requires_grad)
     rows = len(next(iter(run.data.train.values())))
+    sizes = [text.removeprefix("sizes.") for text in config.changes]
     return [
         f"device {devices.describe(run.device)}, {config.threads} CPU thread(s)",
         f"model {config.model}, preset {config.preset}, seed {config.seed}: {weights:,} parameters",
         f"data {run.data.name}: {rows:,} rows to train on, {len(first):,} to test on. {run.data.note}",
+        *([f"sizes {', '.join(sizes)}"] if sizes else []),
     ]
 
 

@@ -52,6 +52,11 @@ class Model:
         losses = self.loss.losses if isinstance(self.loss, Game) else {"loss": self.loss}
         return parts_html({**parts, **losses})
 
+    @property
+    def before_fit(self) -> str:
+        """What has to be done in Python before the loss alone trains the model; empty where nothing has."""
+        return ""
+
     # ----------------------------------------------------------------------------------------------------- its data
 
     @property
@@ -123,7 +128,7 @@ class Model:
         try:
             with torch.no_grad(), forked(0):
                 self.loss.eval()(**{k: v.to(self.device) for k, v in probe.items()}, **values)
-        except WorldformulaError as error:
+        except (WorldformulaError, RuntimeError, IndexError, ValueError, KeyError) as error:
             raise ShapeError(f"{name} does not suit this model: {error}") from error
         finally:
             self.loss.train(training)

@@ -30,7 +30,7 @@ from worldformula.report.parts import (
     settings,
     small,
 )
-from worldformula.report.pictures import PAIRED_ROWS, REACH, Pictures, draw
+from worldformula.report.pictures import REACH, Pictures, draw
 from worldformula.report.write import seconds
 from worldformula.training import devices
 from worldformula.training.game import Game
@@ -185,7 +185,7 @@ def _pictures(pictures: Pictures) -> str:
         figures.append(f"<h3>Samples</h3>{_figure(picture(pictures.samples, 'samples'), caption)}")
     if pictures.reconstructions is not None:
         caption = "Rows of the test data, and what the model makes of them."
-        image = _rows(["data", "model"] * PAIRED_ROWS, picture(pictures.reconstructions, "reconstructions"))
+        image = _rows(["data", "model"] * pictures.paired, picture(pictures.reconstructions, "reconstructions"))
         figures.append(f"<h3>Reconstructions</h3>{_figure(image, caption)}")
     if pictures.panels is not None:
         caption = "In each column a row of the test data, and what the model makes of parts of it."
