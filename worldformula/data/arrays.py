@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,8 +16,7 @@ from worldformula.errors import ConfigError
 CHANNELS = (1, 3)
 
 
-@dataclass(frozen=True)
-class Prepared:
+class Prepared(NamedTuple):
     """Arrays as models read them, the shape of a row of ``x``, and sentences about what was changed."""
 
     arrays: dict[str, Array]

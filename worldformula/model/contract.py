@@ -105,7 +105,7 @@ class Model:
         own = type(self).given is Model.given
         found = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items() if k in self.inputs or not own}
         events = self.events
-        shaped = {k: _shaped(v, events.get(k)) for k, v in found.items()}
+        shaped = {k: in_shape(v, events.get(k)) for k, v in found.items()}
         table_rows = [(k, _axes(events[k]), list(found[k].shape) if k in found else "missing") for k in self.inputs]
         if any(value is None for value in shaped.values()):
             shown = table(("variable", "the model declares", f"{name} has"), table_rows)
@@ -256,7 +256,7 @@ def _among(product: Joint, values: Mapping[str, Tensor], *, own: bool = False) -
     return {k: v for k, v in values.items() if k in read and (own or k not in declared)}
 
 
-def _shaped(value: Tensor, event: tuple[int, ...] | None) -> Tensor | None:
+def in_shape(value: Tensor, event: tuple[int, ...] | None) -> Tensor | None:
     """Rows in the declared event shape; None where they cannot have it."""
     if event is None or tuple(value.shape[1:]) == event:
         return value

@@ -31,6 +31,7 @@ from worldformula.training.fit import Fitting, measured
 from worldformula.training.game import Game
 from worldformula.training.run import Metrics, RunFolder
 from worldformula.training.seeding import derived, forked
+from worldformula.training.stop import Stop
 
 BUILD, TRAIN, TEST = 0, 1, 2  # what `derived` seeds are for
 TEST_ROWS, TEST_BATCH = 10_000, 1_000
@@ -92,9 +93,10 @@ class ModelRun:
             ) from None
 
     def run(self, show: Callable[[Fitting], None] | None = None) -> None:
-        """Trains to the end, or goes on to it.
+        """Trains to the end, or goes on to it; Ctrl-C ends it after the update, with a checkpoint.
 
         Raises:
+            KeyboardInterrupt: the run was interrupted.
             RunFolderError: the folder holds another run, or cannot be written.
             NonFiniteError: a value was NaN or infinite.
         """
@@ -103,15 +105,18 @@ class ModelRun:
             self.folder.create(self.config.to_dict())
             position, fitting, steps = self.restore(same_data=True), self.fitting, self.config.fit.steps
             every = max(1, steps // self.config.checkpoints)
-            with Metrics(self.folder, position=position, step=fitting.step) as metrics:
+            with Metrics(self.folder, position=position, step=fitting.step) as metrics, Stop() as stop:
                 while fitting.step < steps:
-                    known = len(fitting.history.rows)
-                    fitting.advance(min((fitting.step // every + 1) * every, steps), show=show)
+                    known, goal = len(fitting.history.rows), min((fitting.step // every + 1) * every, steps)
+                    fitting.advance(goal, show=show, callback=lambda *_: stop.asked)
                     for row in fitting.history.rows[known:]:
                         metrics.write(int(row["step"]), {k: v for k, v in row.items() if k != "step"})
-                    metrics.write(fitting.step, self.tested())
+                    if fitting.step == goal:
+                        metrics.write(fitting.step, self.tested())
                     state = {"fit": fitting.state_dict(), "metrics": metrics.position(), "data": self.data.digest()}
                     checkpoint.save(self.folder.checkpoints, fitting.step, state)
+                    if stop.asked and fitting.step < steps:
+                        raise KeyboardInterrupt
 
     def restore(self, *, same_data: bool = False) -> int:
         """Goes back to the newest good checkpoint, where there is one; the bytes of the metrics that count.
