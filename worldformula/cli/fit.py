@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import tyro
 
 from worldformula import catalogue, data
+from worldformula.cli.many import from_file, sweep
 from worldformula.data import DataSet
 from worldformula.data.own import is_own, located, short
 from worldformula.errors import ConfigError, RunFolderError
@@ -52,6 +53,8 @@ class Fit:
     """Rows of a batch."""
     seed: Annotated[str | None, _option("N", "0")] = None
     """Where all randomness comes from."""
+    seeds: Annotated[str | None, _option("S,S,…", "one run")] = None
+    """Several runs, e.g. 1,2,3: a folder seed-S each inside the run folder, and a table of what they reached."""
     device: Annotated[str | None, _option("NAME", "auto")] = None
     """auto, cpu, cuda, cuda:N or mps."""
     out: Annotated[Path | None, _option("DIR", "runs/NAME-DATA", aliases=["--run"])] = None
@@ -59,6 +62,9 @@ class Fit:
     settings: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")] = ()
     """Any size of the model (by default those of the data), setting of the fit, option of the data, or named
     coefficient of the formula, e.g. --set latent=8 --set lr=3e-4. All of them: worldformula fit NAME --help"""
+    config_file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")] = None
+    """These options from a TOML or JSON file: data = "./pngs", steps = 5000, and a group [set]. What is written on the
+    command line wins."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on with the run in the folder."""
 
@@ -112,6 +118,15 @@ class Fit:
 
     def run(self) -> int:
         """Trains, and writes the page."""
+        if self.config_file is not None:
+            return from_file(self, self.config_file).run()
+        if self.seeds is not None:
+            return sweep(self, self.seeds)
+        self.one()
+        return 0
+
+    def one(self) -> dict[str, float]:
+        """One run; what it reached on the test data."""
         config, found = self.prepared()
         run = ModelRun(config, self.folder(), say=print, data=found)
         for line in header(run):
@@ -126,8 +141,7 @@ class Fit:
             command = shlex.join(["worldformula", "fit", run.config.model, "--run", str(self.folder()), "--resume"])
             raise KeyboardInterrupt(f"interrupted at step {run.fitting.step:,}; {after}: {command}") from None
         print(f"{run.fitting.step:,} steps in {duration(run.fitting.history.seconds)}")
-        report(run)
-        return 0
+        return report(run)
 
 
 def header(run: ModelRun) -> list[str]:
@@ -144,10 +158,12 @@ def header(run: ModelRun) -> list[str]:
     ]
 
 
-def report(run: ModelRun) -> None:
-    """Measures the model, writes its page, and prints where it is."""
+def report(run: ModelRun) -> dict[str, float]:
+    """Measures the model, writes its page, and prints where it is; what is minimised, on the test data."""
     from worldformula.report.model import write_model
 
     shown = ("test/loss", *(f"test/loss/{player}" for player in run.fitting.players))
-    print("reached: " + ", ".join(f"{name} {value:.5g}" for name, value in run.tested().items() if name in shown))
+    reached = {name: value for name, value in run.tested().items() if name in shown}
+    print("reached: " + ", ".join(f"{name} {value:.5g}" for name, value in reached.items()))
     print(f"report: {write_model(run)}")
+    return reached

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from worldformula import catalogue, data
@@ -228,9 +230,15 @@ def suitable(model: Model) -> list[str]:
     found = []
     for name in data.names():
         with contextlib.suppress(WorldformulaError):
-            model.rows(data.load(name).train)
+            model.rows(_few(name))
             found.append(name)
     return found
+
+
+@functools.cache
+def _few(name: str) -> dict[str, NDArray[Any]]:
+    """The first rows of a data set of the package: some take seconds to make."""
+    return {key: array[:8].copy() for key, array in data.load(name).train.items()}
 
 
 @contextlib.contextmanager
