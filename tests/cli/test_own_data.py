@@ -131,7 +131,7 @@ def test_options_from_a_file(folder, capsys):
 
 SETS = ("digits", "digits-17", "sprites", "ring", "trimodal", "rooms")
 SMALL = {
-    "units": 8, "blocks": 1, "channels": 4, "samples": 2, "width": 8, "layers": 1, "heads": 2, "first": 2, "later": 1,
+    "units": 8, "blocks": 1, "channels": 4, "width": 8, "layers": 1, "heads": 2, "first": 2, "later": 1,
     "rounds": 1,
 }  # fmt: skip
 FURTHER = [("ddpm", "guidance"), ("vae", "pictures"), ("gan", "wgan_gp"), ("vq_vae", "by_loss"), ("flow", "plane")]
@@ -151,6 +151,13 @@ def configured(model, preset, name):
     return sized(config.changed([*small, "fit.steps=3", "fit.batch=8"]), few(name))
 
 
+@pytest.fixture
+def brief(monkeypatch):
+    """What a refusal suggests takes seconds to find, and has a test of its own."""
+    monkeypatch.setattr("worldformula.model.run.suitable", lambda model: [])
+    monkeypatch.setattr("worldformula.model.run.takers", lambda found: [])
+
+
 def runs(model, preset, name, folder):
     return ModelRun(configured(model, preset, name), folder, data=few(name))
 
@@ -159,9 +166,8 @@ def runs(model, preset, name, folder):
     ("model", "preset"),
     [*((name, "tiny") for name in catalogue.names("models") if name != "ldm"), *FURTHER],
 )  # fmt: skip
-def test_every_model_is_fitted_and_reported_on_a_set_that_suits_it(tmp_path, monkeypatch, model, preset):
-    monkeypatch.setattr("worldformula.model.run.suitable", lambda model: [])  # what they say has a test of its own
-    monkeypatch.setattr("worldformula.model.run.takers", lambda found: [])
+@pytest.mark.usefixtures("brief")
+def test_every_model_is_fitted_and_reported_on_a_set_that_suits_it(tmp_path, model, preset):
     for name in SETS:
         with contextlib.suppress(ShapeError, MissingInputError):
             run = runs(model, preset, name, tmp_path / name)
@@ -181,6 +187,7 @@ def test_every_model_is_fitted_and_reported_on_a_set_that_suits_it(tmp_path, mon
         ("jmvae", "digits", ShapeError, "a .* missing"),
     ],
 )
+@pytest.mark.usefixtures("brief")
 def test_pairs_that_once_ended_in_a_traceback(tmp_path, model, name, error, says):
     if error is None:
         run = runs(model, "tiny", name, tmp_path / "run")

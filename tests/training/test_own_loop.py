@@ -13,6 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from worldformula import Normal, log
+from worldformula.agent.saved import open_run
 from worldformula.catalogue import find
 from worldformula.data import load
 from worldformula.errors import ConfigError, RunFolderError
@@ -165,6 +166,8 @@ def test_a_run_folder_goes_on_exactly_after_ctrl_c(tmp_path, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
     assert read_metrics(tmp_path / "parts" / "metrics.jsonl") == read_metrics(tmp_path / "whole" / "metrics.jsonl")
     assert len(history["validation/loss"]) == 5
+    with pytest.raises(RunFolderError, match=r"no agent: .*Its page is report.html"):
+        open_run(tmp_path / "parts")
     page = (tmp_path / "parts" / "report.html").read_text()
     for part in ("loss on validation data", "best on validation data", "The code that runs"):
         assert part in page
