@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -53,7 +55,9 @@ def test_a_run_says_what_it_does_and_leaves_a_folder(tmp_path: Path, capsys: pyt
     ):
         assert part in out
     config = json.loads((tmp_path / "run" / "config.json").read_text())
-    assert config["sizes"] == {"pixels": 256, "latent": 3, "hidden": [16], "activation": "SiLU"}
+    assert config["sizes"] == {
+        "pixels": 256, "latent": 3, "hidden": [16], "activation": "SiLU", "deviation": None, "picture": None,
+    }  # fmt: skip
     assert (config["fit"]["steps"], config["fit"]["ema"]) == (40, 0.9)
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [row["step"] for row in rows if "loss" in row] == list(range(4, 44, 4))
@@ -93,23 +97,25 @@ def test_a_killed_run_goes_on_bit_for_bit(trained: Path, tmp_path: Path, at: int
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (trained / "metrics.jsonl").read_bytes()
 
 
-def test_an_interruption_says_how_to_go_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_an_interruption_leaves_a_checkpoint_and_says_how_to_go_on(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     update = Fitting._update
 
     def interrupted(self):
         if self.step == 13:
-            raise KeyboardInterrupt
+            os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C does; the update is made all the same
         return update(self)
 
     monkeypatch.setattr(Fitting, "_update", interrupted)
     assert main([*SHORT, "--run", str(tmp_path / "run")]) == 130
     said = capsys.readouterr().err
-    assert "interrupted at step 13; go on after step 12: worldformula fit vae --run " in said
+    assert "interrupted at step 14; go on after step 14: worldformula fit vae --run " in said
     monkeypatch.setattr(Fitting, "_update", update)
     assert main(shlex.split(said.partition(": worldformula ")[2])) == 0, "the command that was printed runs"
-    assert newest(tmp_path / "run").step == 40
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (trained / "metrics.jsonl").read_bytes()
+    for name in ("tensors.safetensors", "tree.json"):
+        assert (newest(tmp_path / "run").path / name).read_bytes() == (newest(trained).path / name).read_bytes()
 
 
 def test_resume_needs_the_folder_alone_and_may_go_further(trained: Path, tmp_path: Path) -> None:
@@ -160,7 +166,7 @@ def test_open_model_brings_the_trained_weights(trained: Path) -> None:
         (["fit", "--data", "digits"], "say which model, e.g. worldformula fit vae"),
         (["fit", "vae", "--data", "digits", "--run", "nowhere", "--resume"], "nowhere holds no run to go on with"),
         (
-            ["fit", "vae", "--data", "sprites"],
+            ["fit", "vae", "--data", "sprites", "--set", "pixels=64"],
             "x        | [N, 64]            | [640, 256]\nThese data sets fit: digits",
         ),
     ],

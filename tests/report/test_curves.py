@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worldformula.report.curves import Level, Series, line_chart, log_ticks, short, smoothed, ticks
+from worldformula.charts import Level, Series, line_chart, log_ticks, short, smoothed, ticks
 
 
 def chart(*series, **options):

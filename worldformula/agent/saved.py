@@ -38,6 +38,11 @@ def open_run(path: str | Path) -> SavedRun:
     """
     folder = RunFolder(path)
     values = folder.config()
+    if "command" in values:
+        raise RunFolderError(
+            f"{folder.path} holds a run of `{values['command']}`, and no agent: there is nothing to act with. Its page "
+            "is report.html there"
+        )
     try:
         if not isinstance(values["env"], dict) or "id" not in values["env"]:
             raise ConfigError(f"env expects the settings of the environment with its id, got {values['env']!r}")

@@ -11,9 +11,12 @@ from typing import Annotated, Any
 import tyro
 
 from worldformula import catalogue, data
+from worldformula.cli.many import from_file, sweep
+from worldformula.data import DataSet
+from worldformula.data.own import is_own, located, short
 from worldformula.errors import ConfigError, RunFolderError
 from worldformula.model.config import ModelConfig, read, start
-from worldformula.model.run import ModelRun, build
+from worldformula.model.run import ModelRun, build, sized
 from worldformula.training import checkpoint, devices, settings
 from worldformula.training.fit import FitConfig
 from worldformula.training.progress import Progress, duration
@@ -39,8 +42,9 @@ class Fit:
 
     name: Annotated[str | None, tyro.conf.Positional, _option("NAME", "that of the run folder")] = None
     """A model that `worldformula models` lists, e.g. vae."""
-    data: Annotated[str | None, _option("NAME", "that of the run folder")] = None
-    """What to train on, e.g. digits."""
+    data: Annotated[str | None, _option("NAME|PATH", "that of the run folder")] = None
+    """What to train on, e.g. digits; or your own: a folder of pictures (a class per subfolder), x.npz, t.csv, t.txt, or
+    module:function of the current folder. `worldformula data` lists and shows them."""
     preset: Annotated[str | None, _option("NAME", DEFAULT_PRESET)] = None
     """A preset of the model."""
     steps: Annotated[str | None, _option("N", f"{FitConfig.steps}")] = None
@@ -49,13 +53,18 @@ class Fit:
     """Rows of a batch."""
     seed: Annotated[str | None, _option("N", "0")] = None
     """Where all randomness comes from."""
+    seeds: Annotated[str | None, _option("S,S,…", "one run")] = None
+    """Several runs, e.g. 1,2,3: a folder seed-S each inside the run folder, and a table of what they reached."""
     device: Annotated[str | None, _option("NAME", "auto")] = None
     """auto, cpu, cuda, cuda:N or mps."""
     out: Annotated[Path | None, _option("DIR", "runs/NAME-DATA", aliases=["--run"])] = None
     """The run folder."""
     settings: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")] = ()
-    """Any size of the model, setting of the fit, or named coefficient of the formula, e.g. --set latent=8 --set
-    lr=3e-4. All of them: worldformula fit NAME --help"""
+    """Any size of the model (by default those of the data), setting of the fit, option of the data, or named
+    coefficient of the formula, e.g. --set latent=8 --set lr=3e-4. All of them: worldformula fit NAME --help"""
+    config_file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")] = None
+    """These options from a TOML or JSON file: data = "./pngs", steps = 5000, and a group [set]. What is written on the
+    command line wins."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on with the run in the folder."""
 
@@ -65,7 +74,7 @@ class Fit:
             return self.out
         if self.data is None:
             raise ConfigError(f"say what to train on, e.g. --data digits. There are: {', '.join(data.names())}.")
-        return Path("runs") / f"{self.system()}-{self.data}"
+        return Path("runs") / f"{self.system()}-{short(self.data) if is_own(self.data) else self.data}"
 
     def system(self) -> str:
         """The name of the model; only a run folder can go without it."""
@@ -75,6 +84,10 @@ class Fit:
 
     def config(self) -> ModelConfig:
         """What was asked for, on top of what the folder holds."""
+        return self.prepared()[0]
+
+    def prepared(self) -> tuple[ModelConfig, DataSet]:
+        """`config`, and the data, which a new run takes the sizes of the model from."""
         folder = RunFolder(self.folder())
         kept = bool(checkpoint.steps_in(folder.checkpoints))
         if folder.exists and kept and not self.resume:
@@ -84,7 +97,7 @@ class Fit:
             config = dataclasses.replace(
                 config,
                 model=config.model if self.name is None else self.system(),
-                data=self.data or config.data,
+                data=config.data if self.data is None else located(self.data),
                 preset=self.preset or config.preset,
             )
         elif self.resume:
@@ -99,16 +112,28 @@ class Fit:
         texts = [*(f"{k}={v}" for k, v in lengths.items() if v is not None), *self.settings]
         symbols = build(config).coefficients if texts else ()
         again = set(config.changes)  # a resumed run repeats its settings
-        return config.changed([text for text in texts if text not in again], symbols)
+        config = config.changed([text for text in texts if text not in again], symbols)
+        found = data.load(config.data, config.reading)
+        return config if self.resume else sized(config, found), found
 
     def run(self) -> int:
         """Trains, and writes the page."""
-        run = ModelRun(self.config(), self.folder(), say=print)
+        if self.config_file is not None:
+            return from_file(self, self.config_file).run()
+        if self.seeds is not None:
+            return sweep(self, self.seeds)
+        self.one()
+        return 0
+
+    def one(self) -> dict[str, float]:
+        """One run; what it reached on the test data."""
+        config, found = self.prepared()
+        run = ModelRun(config, self.folder(), say=print, data=found)
         for line in header(run):
             print(line, flush=True)
-        found = checkpoint.steps_in(run.folder.checkpoints)
+        before = checkpoint.steps_in(run.folder.checkpoints)
         try:
-            with Progress(run.config.fit.steps, int(found[-1].name) if found else 0) as show:
+            with Progress(run.config.fit.steps, int(before[-1].name) if before else 0) as show:
                 run.run(show)
         except KeyboardInterrupt:
             kept = [int(path.name) for path in checkpoint.steps_in(run.folder.checkpoints)]
@@ -116,8 +141,7 @@ class Fit:
             command = shlex.join(["worldformula", "fit", run.config.model, "--run", str(self.folder()), "--resume"])
             raise KeyboardInterrupt(f"interrupted at step {run.fitting.step:,}; {after}: {command}") from None
         print(f"{run.fitting.step:,} steps in {duration(run.fitting.history.seconds)}")
-        report(run)
-        return 0
+        return report(run)
 
 
 def header(run: ModelRun) -> list[str]:
@@ -125,17 +149,21 @@ def header(run: ModelRun) -> list[str]:
     config, first = run.config, next(iter(run.test.values()))
     weights = sum(p.numel() for p in run.model.loss.parameters() if p.requires_grad)
     rows = len(next(iter(run.data.train.values())))
+    sizes = [text.removeprefix("sizes.") for text in config.changes]
     return [
         f"device {devices.describe(run.device)}, {config.threads} CPU thread(s)",
         f"model {config.model}, preset {config.preset}, seed {config.seed}: {weights:,} parameters",
         f"data {run.data.name}: {rows:,} rows to train on, {len(first):,} to test on. {run.data.note}",
+        *([f"sizes {', '.join(sizes)}"] if sizes else []),
     ]
 
 
-def report(run: ModelRun) -> None:
-    """Measures the model, writes its page, and prints where it is."""
+def report(run: ModelRun) -> dict[str, float]:
+    """Measures the model, writes its page, and prints where it is; what is minimised, on the test data."""
     from worldformula.report.model import write_model
 
     shown = ("test/loss", *(f"test/loss/{player}" for player in run.fitting.players))
-    print("reached: " + ", ".join(f"{name} {value:.5g}" for name, value in run.tested().items() if name in shown))
+    reached = {name: value for name, value in run.tested().items() if name in shown}
+    print("reached: " + ", ".join(f"{name} {value:.5g}" for name, value in reached.items()))
     print(f"report: {write_model(run)}")
+    return reached

@@ -14,6 +14,7 @@ import worldformula
 from worldformula import catalogue
 from worldformula.agent.config import EnvConfig, RunConfig
 from worldformula.cli import commands
+from worldformula.cli.data import Data
 from worldformula.cli.fit import DEFAULT_PRESET, Fit
 from worldformula.errors import ConfigError, WorldformulaError, near
 from worldformula.model.config import start
@@ -29,6 +30,7 @@ COMMANDS: dict[str, Callable[..., commands.Command]] = {
     "report": commands.Report,
     "models": commands.Models,
     "envs": commands.Envs,
+    "data": Data,
     "reproduce": commands.Reproduce,
 }
 ABOUT = """World models, written as formulas.

@@ -1,7 +1,7 @@
 """Data sets by name, found by listing this folder; and the replay of an agent's experience (`replay`).
 
 A file that ends in ``DATA = {"name": function without arguments}`` offers data sets. All but those of `local` are made
-or come with scikit-learn: nothing is ever downloaded.
+or come with scikit-learn: nothing is ever downloaded. `load` reads your own data too, from a path: see `own`.
 
 >>> data = load("sprites")
 >>> data.shape, {key: array.shape for key, array in data.train.items()}
@@ -17,9 +17,10 @@ import importlib
 import pkgutil
 
 from worldformula.data.base import DataSet, Loader
-from worldformula.errors import CatalogueError, near
+from worldformula.data.own import KINDS, Reading, is_own, read
+from worldformula.errors import CatalogueError, ConfigError, near
 
-__all__ = ["DataSet", "load", "names"]
+__all__ = ["KINDS", "DataSet", "Reading", "load", "names"]
 
 
 def names() -> list[str]:
@@ -27,8 +28,12 @@ def names() -> list[str]:
     return sorted(_loaders())
 
 
-def load(name: str) -> DataSet:
-    """The data set of this name; the same arrays at every call. ``digits_17`` finds ``digits-17``.
+def load(name: str, how: Reading | None = None) -> DataSet:
+    """The data set of this name, or your own data; the same arrays at every call. ``digits_17`` finds ``digits-17``.
+
+    Args:
+        name: one of `names`, a path (a folder of pictures, .npz, .csv, .txt), or ``module:function``.
+        how: own data are read, see `Reading`.
 
     Raises:
         CatalogueError: no data set has this name.
@@ -36,11 +41,16 @@ def load(name: str) -> DataSet:
     """
     found = _loaders()
     wanted = name.replace("_", "-").lower()
-    if wanted not in found:
-        raise CatalogueError(
-            f"no data set is called {name!r}.{near(wanted, found)} There are: {', '.join(sorted(found))}."
-        )
-    return found[wanted]()
+    if wanted in found:
+        if how is not None and how != Reading():
+            raise ConfigError(f"{wanted} is read as it is; data.resize and its like are for data of your own")
+        return found[wanted]()
+    if is_own(name):
+        return read(name, how)
+    raise CatalogueError(
+        f"no data set is called {name!r}.{near(wanted, found)} There are: {', '.join(sorted(found))}. "
+        f"Data of your own are {KINDS}."
+    )
 
 
 def _loaders() -> dict[str, Loader]:

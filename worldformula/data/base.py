@@ -49,6 +49,8 @@ class DataSet(Arrays):
         test: the same names and event shapes, from other digits, scenes or draws than ``train``.
         shape: of one row of ``x``, as a picture or a sequence of pictures: ``(8, 8)``, ``(16, 8, 12)``.
         note: what it is and where it comes from, one sentence.
+        columns: names of the numbers of a row of ``x``, of a table.
+        alphabet: of a text, the character that each number of ``x`` stands for.
 
     Raises:
         ConfigError: parts with different names, or arrays of different lengths.
@@ -59,6 +61,8 @@ class DataSet(Arrays):
     test: Mapping[str, Array]
     shape: tuple[int, ...]
     note: str
+    columns: tuple[str, ...] = ()
+    alphabet: str = ""
 
     def __post_init__(self) -> None:
         if self.train.keys() != self.test.keys():

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from worldformula import catalogue
+from worldformula.data import Reading
+from worldformula.data.own import located
 from worldformula.errors import CatalogueError, ConfigError, RunFolderError, near
 from worldformula.training import settings
 from worldformula.training.fit import FitConfig
@@ -26,11 +28,13 @@ class ModelConfig:
     preset: str
     """The preset of the system that `sizes` started from."""
     data: str
-    """The data set, by its name in `worldformula.data`."""
+    """The data set, by its name in `worldformula.data`; or a path, or module:function."""
     sizes: Any
     """The system's own settings: the dataclass of its preset."""
     fit: FitConfig = field(default_factory=FitConfig)
     """How the loss is minimised."""
+    reading: Reading = field(default_factory=Reading)
+    """How data of one's own are read."""
     symbols: Mapping[str, float] = field(default_factory=dict)
     """Named coefficients of the formula that are held at a number, instead of the model's own."""
     seed: int = 0
@@ -50,14 +54,17 @@ class ModelConfig:
                 raise ConfigError(f"{name} expects a whole number of at least {least}, got {getattr(self, name)}")
 
     def changed(self, texts: Iterable[str], symbols: Iterable[str] = ()) -> ModelConfig:
-        """A copy with ``key=value`` texts applied: keys of the sizes, of `FitConfig`, or ``symbols`` of the formula.
+        """A copy with ``key=value`` texts applied: keys of the sizes, of `FitConfig`, of ``data``, or the
+        ``symbols`` of the formula.
 
-        A key that two of them have is written in full: ``fit.steps``, ``sizes.steps``.
+        A key that two of them have is written in full: ``fit.steps``, ``sizes.steps``; those of data always are.
 
         Raises:
             ConfigError: a key that none has (with the near misses), or that two have; or an impossible value.
         """
-        known = {"sizes": _keys(self.sizes), "fit": _keys(self.fit), "symbols": list(symbols)}
+        known = {
+            "sizes": _keys(self.sizes), "fit": _keys(self.fit), "symbols": list(symbols), "data": _keys(self.reading),
+        }  # fmt: skip
         groups: dict[str, list[str]] = {kind: [] for kind in known}
         changes = []
         for text in texts:
@@ -72,6 +79,7 @@ class ModelConfig:
             self,
             sizes=settings.override(self.sizes, groups["sizes"]),
             fit=settings.override(self.fit, groups["fit"]),
+            reading=settings.override(self.reading, groups["data"]),
             symbols={**self.symbols, **held},
             changes=(*self.changes, *changes),
         )
@@ -79,6 +87,7 @@ class ModelConfig:
     def available(self, symbols: Iterable[str] = ()) -> list[settings.Setting]:
         """Everything that `changed` can change, under the keys that it takes."""
         found = {"sizes": list(settings.leaves(self.sizes)), "fit": list(settings.leaves(self.fit))}
+        found["data"] = [dataclasses.replace(s, key=f"data.{s.key}") for s in settings.leaves(self.reading)]
         found["symbols"] = [settings.Setting(k, float, "", "A coefficient of the formula.") for k in symbols]
         count = Counter(setting.key for group in found.values() for setting in group)
         return [
@@ -101,11 +110,11 @@ def _kind(key: str, known: Mapping[str, Sequence[str]]) -> tuple[str, str]:
     kind, _, name = key.partition(".")
     if name in known.get(kind, ()):
         return kind, name
-    match [kind for kind, keys in known.items() if key in keys]:
+    match [kind for kind, keys in known.items() if key in keys and kind != "data"]:
         case [kind]:
             return kind, key
         case []:
-            every = [key for keys in known.values() for key in keys]
+            every = [f"data.{k}" if kind == "data" else k for kind, keys in known.items() for k in keys]
             raise ConfigError(f"unknown setting {key!r}.{near(key, every)} There are: {', '.join(every)}.")
         case several:
             full = " or ".join(f"{kind}.{key}" for kind in several)
@@ -122,7 +131,7 @@ def start(model: str, preset: str, data: str) -> ModelConfig:
     if system.kind != "models":
         known = ", ".join(catalogue.names("models"))
         raise CatalogueError(f"{system.name} is one of the {system.kind}; fit expects one of the models: {known}")
-    return ModelConfig(system.name, preset, data, system.sizes(preset))
+    return ModelConfig(system.name, preset, located(data), system.sizes(preset))
 
 
 def read(values: Mapping[str, Any], where: object) -> ModelConfig:
@@ -138,7 +147,8 @@ def read(values: Mapping[str, Any], where: object) -> ModelConfig:
         fresh = fresh.changed(values["changes"])
         own = {key: values[key] for key in ("seed", "device", "threads", "checkpoints")}
         fit = settings.from_dict(fresh.fit, values["fit"])
-        return dataclasses.replace(fresh, **own, fit=fit, symbols=dict(values["symbols"]))
+        reading = settings.from_dict(fresh.reading, values.get("reading", {}))
+        return dataclasses.replace(fresh, **own, fit=fit, reading=reading, symbols=dict(values["symbols"]))
     except (KeyError, TypeError, ConfigError) as error:
         raise RunFolderError(f"{where} is not a configuration of this version: {error}") from error
 

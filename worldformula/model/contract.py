@@ -52,6 +52,11 @@ class Model:
         losses = self.loss.losses if isinstance(self.loss, Game) else {"loss": self.loss}
         return parts_html({**parts, **losses})
 
+    @property
+    def before_fit(self) -> str:
+        """What has to be done in Python before the loss alone trains the model; empty where nothing has."""
+        return ""
+
     # ----------------------------------------------------------------------------------------------------- its data
 
     @property
@@ -100,7 +105,7 @@ class Model:
         own = type(self).given is Model.given
         found = {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in arrays.items() if k in self.inputs or not own}
         events = self.events
-        shaped = {k: _shaped(v, events.get(k)) for k, v in found.items()}
+        shaped = {k: in_shape(v, events.get(k)) for k, v in found.items()}
         table_rows = [(k, _axes(events[k]), list(found[k].shape) if k in found else "missing") for k in self.inputs]
         if any(value is None for value in shaped.values()):
             shown = table(("variable", "the model declares", f"{name} has"), table_rows)
@@ -123,7 +128,7 @@ class Model:
         try:
             with torch.no_grad(), forked(0):
                 self.loss.eval()(**{k: v.to(self.device) for k, v in probe.items()}, **values)
-        except WorldformulaError as error:
+        except (WorldformulaError, RuntimeError, IndexError, ValueError, KeyError) as error:
             raise ShapeError(f"{name} does not suit this model: {error}") from error
         finally:
             self.loss.train(training)
@@ -251,7 +256,7 @@ def _among(product: Joint, values: Mapping[str, Tensor], *, own: bool = False) -
     return {k: v for k, v in values.items() if k in read and (own or k not in declared)}
 
 
-def _shaped(value: Tensor, event: tuple[int, ...] | None) -> Tensor | None:
+def in_shape(value: Tensor, event: tuple[int, ...] | None) -> Tensor | None:
     """Rows in the declared event shape; None where they cannot have it."""
     if event is None or tuple(value.shape[1:]) == event:
         return value

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from worldformula import catalogue, data
+from worldformula.data import DataSet, load
 from worldformula.errors import (
     CatalogueError,
     CheckpointError,
@@ -22,13 +25,15 @@ from worldformula.errors import (
     WorldformulaError,
     table,
 )
-from worldformula.model.config import ModelConfig, differences, read
+from worldformula.model.config import ModelConfig, differences, read, start
 from worldformula.model.contract import Model
+from worldformula.model.sizes import inferred
 from worldformula.training import checkpoint, devices
 from worldformula.training.fit import Fitting, measured
 from worldformula.training.game import Game
 from worldformula.training.run import Metrics, RunFolder
 from worldformula.training.seeding import derived, forked
+from worldformula.training.stop import Stop
 
 BUILD, TRAIN, TEST = 0, 1, 2  # what `derived` seeds are for
 TEST_ROWS, TEST_BATCH = 10_000, 1_000
@@ -41,6 +46,7 @@ class ModelRun:
         config: what to do.
         folder: where it is written; nothing is written before `run`.
         say: called with a line of warning.
+        data: where they were read already.
 
     Raises:
         CatalogueError: no such data set, or the system's ``build`` does not return a `Model`.
@@ -48,11 +54,19 @@ class ModelRun:
         ConfigError: a named coefficient of the formula has no value.
     """
 
-    def __init__(self, config: ModelConfig, folder: str | Path, say: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        folder: str | Path,
+        say: Callable[[str], None] = lambda _: None,
+        data: DataSet | None = None,
+    ) -> None:
         self.config, self.folder, self.say = config, RunFolder(folder), say
         self.device = devices.choose(config.device)
-        self.data = data.load(config.data)
+        self.data = load(config.data, config.reading) if data is None else data
         self.model = build(config)
+        if reason := self.model.before_fit:
+            raise ConfigError(f"{config.model} cannot be trained by one fit: {reason}")
         self.model.loss.to(self.device)
         rows, test = (self._rows(part) for part in (self.data.train, self.data.test))
         self.test = {k: v[:TEST_ROWS] for k, v in test.items()}
@@ -73,42 +87,56 @@ class ModelRun:
         try:
             return self.model.rows(arrays, self.data.name)
         except (ShapeError, MissingInputError) as error:
-            fits = ", ".join(suitable(self.model)) or "none of this package"
-            raise type(error)(f"{error}\nThese data sets fit: {fits}. Or change the sizes, see --set.") from None
+            models = ", ".join(takers(self.data)) or "none of the catalogue"
+            sets = ", ".join(suitable(self.model)) or "none of this package"
+            raise type(error)(
+                f"{error}\nThese data sets fit: {sets}. Or change the sizes, see --set. "
+                f"These models take {self.data.name}: {models}."
+            ) from None
 
     def run(self, show: Callable[[Fitting], None] | None = None) -> None:
-        """Trains to the end, or goes on to it.
+        """Trains to the end, or goes on to it; Ctrl-C ends it after the update, with a checkpoint.
 
         Raises:
+            KeyboardInterrupt: the run was interrupted.
             RunFolderError: the folder holds another run, or cannot be written.
             NonFiniteError: a value was NaN or infinite.
         """
         with self.folder.locked(), _threads(self.config.threads):
             self._agree()
             self.folder.create(self.config.to_dict())
-            position, fitting, steps = self.restore(), self.fitting, self.config.fit.steps
+            position, fitting, steps = self.restore(same_data=True), self.fitting, self.config.fit.steps
             every = max(1, steps // self.config.checkpoints)
-            with Metrics(self.folder, position=position, step=fitting.step) as metrics:
+            with Metrics(self.folder, position=position, step=fitting.step) as metrics, Stop() as stop:
                 while fitting.step < steps:
-                    known = len(fitting.history.rows)
-                    fitting.advance(min((fitting.step // every + 1) * every, steps), show=show)
+                    known, goal = len(fitting.history.rows), min((fitting.step // every + 1) * every, steps)
+                    fitting.advance(goal, show=show, callback=lambda *_: stop.asked)
                     for row in fitting.history.rows[known:]:
                         metrics.write(int(row["step"]), {k: v for k, v in row.items() if k != "step"})
-                    metrics.write(fitting.step, self.tested())
-                    state = {"fit": fitting.state_dict(), "metrics": metrics.position()}
+                    if fitting.step == goal:
+                        metrics.write(fitting.step, self.tested())
+                    state = {"fit": fitting.state_dict(), "metrics": metrics.position(), "data": self.data.digest()}
                     checkpoint.save(self.folder.checkpoints, fitting.step, state)
+                    if stop.asked and fitting.step < steps:
+                        raise KeyboardInterrupt
 
-    def restore(self) -> int:
+    def restore(self, *, same_data: bool = False) -> int:
         """Goes back to the newest good checkpoint, where there is one; the bytes of the metrics that count.
 
         Raises:
             CheckpointError: there are checkpoints, and none is readable; or it is one of another model.
+            ConfigError: with ``same_data``, the data have changed since.
         """
         found = checkpoint.load_latest(self.folder.checkpoints)
         if found is None:
             return 0
         for line in found.rejected:
             self.say(f"warning: {line}; going on from step {found.step}")
+        if same_data and found.state.get("data", self.data.digest()) != self.data.digest():
+            raise ConfigError(
+                f"{self.config.data} has changed since step {found.step} of {self.folder.path}: the run cannot go on "
+                "exactly. Put the old data back, or begin a new run with another --run."
+            )
         try:
             self.fitting.load_state_dict(found.state["fit"])
             return int(found.state["metrics"])
@@ -177,14 +205,40 @@ def open_model(path: str | Path, device: str = "auto") -> ModelRun:
     return run
 
 
+def sized(config: ModelConfig, found: DataSet) -> ModelConfig:
+    """The configuration with the sizes that its data need, except for those that were set."""
+    given = {text.partition("=")[0].strip().removeprefix("sizes.") for text in config.changes}
+    return config.changed(inferred(config.sizes, found, given))
+
+
+def takers(found: DataSet) -> list[str]:
+    """The models that can be trained on these data, with the sizes of their preset ``tiny`` and of the data."""
+    names = []
+    few = {key: array[:8] for key, array in found.train.items()}
+    for name in catalogue.names("models"):
+        with contextlib.suppress(WorldformulaError, ValueError):
+            config = sized(start(name, "tiny", ""), found)
+            model = build(config)
+            if not model.before_fit:
+                model.rows(few)
+                names.append(name)
+    return names
+
+
 def suitable(model: Model) -> list[str]:
     """The data sets that a model can be trained on; those whose files are missing here are left out."""
     found = []
     for name in data.names():
         with contextlib.suppress(WorldformulaError):
-            model.rows(data.load(name).train)
+            model.rows(_few(name))
             found.append(name)
     return found
+
+
+@functools.cache
+def _few(name: str) -> dict[str, NDArray[Any]]:
+    """The first rows of a data set of the package: some take seconds to make."""
+    return {key: array[:8].copy() for key, array in data.load(name).train.items()}
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ x̂_0            clipped to [−1, 1] in code     clipped when L > 0     as the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -42,6 +42,7 @@ from worldformula import (
     norm2,
 )
 from worldformula.catalogue import System
+from worldformula.errors import MissingInputError
 from worldformula.model import Model
 from worldformula.model.density import evaluating
 from worldformula.nets import diffusion
@@ -135,6 +136,11 @@ class DDPM(Model):
     ends: Expression
     step: Expression
 
+    def given(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Without levels, the formula begins at x_0: the x of a data set."""
+        named = {"x_0": rows["x"]} if "x" in rows and "x" not in self.inputs else {}
+        return super().given({**named, **rows})
+
     @torch.no_grad()
     def generate(  # type: ignore[override]  # the sampler's settings are no conditions
         self, n: int, *, seed: int | None = None, generator: torch.Generator | None = None, mean: bool = False,
@@ -155,6 +161,8 @@ class DDPM(Model):
             generator = torch.Generator(self.device).manual_seed(seed)
         assert self.reverse.shape is not None
         x = torch.randn((n, *self.reverse.shape), device=self.device, generator=generator)
+        if missing := [c.key for c in self.decode.conditions[1:] if c.key not in given]:
+            raise MissingInputError(f"this model draws given a label: pass {missing[0]}= of {n} rows, one-hot")
         net, chain = cast(nn.Module, self.guess.net), cast(Reverse, self.reverse.net)
         with evaluating(self.loss), evaluating(self.decode):
             denoise = guided(net, given.get("y"), guidance)
@@ -165,7 +173,7 @@ class DDPM(Model):
                 x = diffusion.ddim(self.schedule, denoise, x, steps, clip=self.clip)
             conditions = [x, *(given[c.key] for c in self.decode.conditions[1:])]
             drawn = self.decode.draw(conditions, generator=generator, deterministic=mean)
-        return {self.decode.variable.key: drawn}
+        return {self.decode.variable.key: drawn, "x": drawn}
 
     @torch.no_grad()
     def bound(self, draws: int = 1, *, seed: int | None = None, chunk: int = 50, **data: Tensor) -> Tensor:

@@ -153,6 +153,17 @@ class LDM(Model):
     loss: Expression
     sizes: Sizes
 
+    @property
+    def before_fit(self) -> str:
+        """Stage 1, and its scale."""
+        if float(self.rescale.scale) != 1.0:
+            return ""
+        return (
+            "it diffuses the codes of a model that has to be trained first. In Python: stage = ldm.stage_one(sizes); "
+            "fit(stage, data); model = ldm.build(sizes, stage); model.calibrate(x); fit(model, data). "
+            "All of it, measured: worldformula reproduce ldm_digits"
+        )
+
     def given(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Texts ``c``, or the names of the labels ``y``."""
         if "c" in rows:

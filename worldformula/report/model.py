@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldformula import catalogue
+from worldformula.charts import Series, line_chart, short
 from worldformula.model.run import ModelRun, evaluating
-from worldformula.report.curves import Series, line_chart, short
 from worldformula.report.evidence import Written, machine, written
 from worldformula.report.parts import (
     Metrics,
@@ -30,7 +30,7 @@ from worldformula.report.parts import (
     settings,
     small,
 )
-from worldformula.report.pictures import PAIRED_ROWS, REACH, Pictures, draw
+from worldformula.report.pictures import REACH, Pictures, draw
 from worldformula.report.write import seconds
 from worldformula.training import devices
 from worldformula.training.game import Game
@@ -54,6 +54,8 @@ class Told:
         pictures: what could be drawn.
         machine: where and when.
         scheduled: coefficients of the loss that changed during training.
+        held: what the rows are called that are not learnt from.
+        over: what made the run, above its name.
     """
 
     name: str
@@ -65,6 +67,8 @@ class Told:
     pictures: Pictures
     machine: Mapping[str, str]
     scheduled: tuple[str, ...] = ()
+    held: str = "test"
+    over: str = "worldformula fit"
 
 
 def write_model(run: ModelRun) -> Path:
@@ -125,10 +129,10 @@ def page(told: Told) -> str:
     body = "".join(
         [
             _head(told),
-            _learning(told.metrics, told.scheduled),
+            _learning(told.metrics, told.scheduled, told.held),
             _pictures(told.pictures),
             *(formulas(formula, title) for title, formula in told.formulas.items()),
-            _terms(told.metrics),
+            _terms(told.metrics, told.held),
             settings(told.config),
             foot(told.machine),
         ]
@@ -143,22 +147,22 @@ def values(metrics: Metrics) -> list[str]:
 
 
 def _head(told: Told) -> str:
-    measured = [(name, column(told.metrics, f"test/{name}")[1]) for name in values(told.metrics)]
+    measured = [(name, column(told.metrics, f"{told.held}/{name}")[1]) for name in values(told.metrics)]
     results = [
-        f'<div><div class="big">{short(found[-1])}</div><p class="what">{escape(name)} on test data</p></div>'
+        f'<div><div class="big">{short(found[-1])}</div><p class="what">{escape(name)} on {told.held} data</p></div>'
         for name, found in measured
         if found
     ]
-    result = "".join(results) or '<p class="what">The test data were not measured yet.</p>'
+    result = "".join(results) or f'<p class="what">No {told.held} data were measured.</p>'
     return (
-        f'<header><p class="over">worldformula fit</p><h1>{escape(told.name)}</h1>'
+        f'<header><p class="over">{escape(told.over)}</p><h1>{escape(told.name)}</h1>'
         f'<p class="lead">{escape(told.title)}</p></header>'
         f'<div class="hero"><div class="beside">{result}</div>{pairs(told.facts)}</div>'
     )
 
 
-def _learning(metrics: Metrics, scheduled: Sequence[str] = ()) -> str:
-    """Value against updates, of training and test."""
+def _learning(metrics: Metrics, scheduled: Sequence[str] = (), held: str = "test") -> str:
+    """Value against updates, of training and of what is not learnt from."""
     annealed = f" It may rise, since {escape(', '.join(scheduled))} changed on the way." if scheduled else ""
     series: list[Series] = []
     for colour, name in enumerate(values(metrics)[:3]):
@@ -166,13 +170,14 @@ def _learning(metrics: Metrics, scheduled: Sequence[str] = ()) -> str:
         steps, trained = column(metrics, name)
         late = len(trained) // 20
         series.append(Series(player or "training", steps[late:], trained[late:], colour))
-        label, own = ("", colour) if player else ("test", 1)
-        series.append(Series(label, *column(metrics, f"test/{name}"), own, dots=True))
+        label, own = ("", colour) if player else (held, 1)
+        series.append(Series(label, *column(metrics, f"{held}/{name}"), own, dots=True))
     if not any(s.x for s in series):
         return ""
     return section(
         "Learning curve",
-        '<p class="note">The value that is minimised against updates, with natural logarithms; dots are the test data. '
+        '<p class="note">The value that is minimised against updates, with natural logarithms; dots are the '
+        f"{held} data. "
         f"The first twentieth, which is steep, is left out.{annealed}</p>",
         both(lambda w, h: line_chart(series, x_label="updates", y_label="loss", width=w, height=h)),
     )
@@ -185,7 +190,7 @@ def _pictures(pictures: Pictures) -> str:
         figures.append(f"<h3>Samples</h3>{_figure(picture(pictures.samples, 'samples'), caption)}")
     if pictures.reconstructions is not None:
         caption = "Rows of the test data, and what the model makes of them."
-        image = _rows(["data", "model"] * PAIRED_ROWS, picture(pictures.reconstructions, "reconstructions"))
+        image = _rows(["data", "model"] * pictures.paired, picture(pictures.reconstructions, "reconstructions"))
         figures.append(f"<h3>Reconstructions</h3>{_figure(image, caption)}")
     if pictures.panels is not None:
         caption = "In each column a row of the test data, and what the model makes of parts of it."
@@ -235,8 +240,8 @@ def scatter(points: NDArray[np.float32], label: str, frame: NDArray[np.float32] 
     )
 
 
-def _terms(metrics: Metrics) -> str:
+def _terms(metrics: Metrics, held: str = "test") -> str:
     """A small chart per term, training and test beside each other where both were measured."""
     names = list(dict.fromkeys(key for line in metrics for key in line))
-    shown = [n for n in names if n not in ("step", *values(metrics)) and not n.startswith("test/")]
+    shown = [n for n in names if n not in ("step", *values(metrics)) and not n.startswith(f"{held}/")]
     return section("Terms of the loss", small(metrics, shown)) if shown else ""

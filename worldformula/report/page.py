@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from worldformula.charts import Level, Series, line_chart, short, smoothed
 from worldformula.envs.returns import Score
 from worldformula.metrics.openloop import OpenLoop
-from worldformula.report.curves import Level, Series, line_chart, short, smoothed
 from worldformula.report.evidence import Evidence
 from worldformula.report.parts import (
     Metrics,

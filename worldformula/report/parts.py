@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from worldformula.report.curves import Series, line_chart
+from worldformula.charts import Series, line_chart
 from worldformula.report.evidence import Written
 from worldformula.report.highlight import highlight
 from worldformula.report.style import STYLE

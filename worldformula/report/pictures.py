@@ -34,6 +34,7 @@ class Pictures:
     Attributes:
         samples: WebP, means of the data given drawn latents.
         reconstructions: WebP, rows in pairs: test data above what the model makes of them.
+        paired: how many pairs.
         traversals: WebP, a row per latent, a column per value.
         traversed: which latents those are, variable and place, the most used first.
         panels: WebP, what else the model shows of test rows, one in each column: `Model.panels`.
@@ -43,6 +44,7 @@ class Pictures:
 
     samples: bytes | None = None
     reconstructions: bytes | None = None
+    paired: int = 0
     traversals: bytes | None = None
     traversed: tuple[tuple[str, int], ...] = ()
     panels: bytes | None = None
@@ -81,10 +83,9 @@ def draw(model: Model, data: DataSet, test: Mapping[str, Tensor], seed: int) -> 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         traversed, traversals = _traversals(model, test, canvas)
-        return Pictures(
-            _samples(model, test, canvas, seed), _reconstructions(model, test, canvas), traversals, traversed,
-            panels, captions,
-        )  # fmt: skip
+        reconstructions, paired = _reconstructions(model, test, canvas)
+        samples = _samples(model, test, canvas, seed)
+        return Pictures(samples, reconstructions, paired, traversals, traversed, panels, captions)
 
 
 @dataclass(frozen=True)
@@ -122,21 +123,24 @@ def generated(model: Model, test: Mapping[str, Tensor], n: int, seed: int, image
     return None
 
 
-def _reconstructions(model: Model, test: Mapping[str, Tensor], canvas: _Canvas) -> bytes | None:
+def _reconstructions(model: Model, test: Mapping[str, Tensor], canvas: _Canvas) -> tuple[bytes | None, int]:
+    """The picture, and its pairs of rows."""
     rows = {k: v[: COLUMNS * PAIRED_ROWS].to(model.device) for k, v in test.items()}
     with contextlib.suppress(WorldformulaError, NotImplementedError):
         inputs = model.given(rows)
         made = canvas.frames(model.reconstruct(**inputs)[canvas.image])
-        given = canvas.frames(rows[canvas.image])
-        pairs = zip(_cut(given), _cut(made), strict=True)
-        return canvas.paint(np.concatenate([row for pair in pairs for row in pair]), COLUMNS)
-    return None
+        given = canvas.frames(inputs.get(canvas.image, rows[canvas.image]))  # a model may read half of the rows
+        columns = min(COLUMNS, len(given))
+        pairs = zip(_cut(given, columns), _cut(made, columns), strict=True)
+        painted = canvas.paint(np.concatenate([row for pair in pairs for row in pair]), columns)
+        return painted, len(given) // columns
+    return None, 0
 
 
-def _cut(frames: Frames) -> Iterator[Frames]:
+def _cut(frames: Frames, columns: int) -> Iterator[Frames]:
     """Whole rows of pictures."""
-    for first in range(0, len(frames) - len(frames) % COLUMNS, COLUMNS):
-        yield frames[first : first + COLUMNS]
+    for first in range(0, len(frames) - len(frames) % columns, columns):
+        yield frames[first : first + columns]
 
 
 def _traversals(

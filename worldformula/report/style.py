@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worldformula.report.curves import STYLE as CHART_STYLE
+from worldformula.charts import STYLE as CHART_STYLE
 
 _LIGHT = (
     "--paper:#fff;--ink:#1c2024;--muted:#656d76;--rule:#e3e6ea;--wash:#f6f7f9;--accent:#2f5fd0;"

@@ -4,136 +4,39 @@ history = fit(loss, {"x": images}, steps=5000, batch=128, ema=0.999)
 with history.averaged():                     # the moving average of the weights
     pictures = decode.sample(z=prior.sample(sample_shape=(64,)))
 
-`fit` is a few lines around `Fitting`, which can also run in parts and be stored in between.
+`fit` is a few lines around `Fitting`, which can also run in parts and be stored in between. `fit` of
+`worldformula.fitting` takes a `Model` or a path as well, and leaves a run folder with a page.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
-import torch
-from torch import Tensor, nn
-
-from worldformula.display import decimals, note, stack, tabular
-from worldformula.errors import ConfigError, FormulaError, NonFiniteError
-from worldformula.formula.code.program import Out
+from worldformula.errors import ConfigError
 from worldformula.formula.expressions.expression import Expression
-from worldformula.training.average import Average
-from worldformula.training.game import Game, Player
+from worldformula.training.chosen import Make, chosen
+from worldformula.training.fitting import Callback, FitConfig, Fitting, Inputs
+from worldformula.training.game import Game
+from worldformula.training.history import Best, History, Picture, measured
 from worldformula.training.progress import Progress
-from worldformula.training.schedules import Feedback, Schedule, cosine
-from worldformula.training.seeding import derived, forked, rng_state, set_rng_state
-from worldformula.training.slow import followers
-from worldformula.training.source import Batch, Data, source
+from worldformula.training.schedules import Schedule
+from worldformula.training.seeding import derived
+from worldformula.training.source import Data, per_epoch, readied
+from worldformula.training.validation import Validation
 
-Inputs = Mapping[str, str] | Callable[[Batch], Batch]
-Callback = Callable[[int, Any], bool | None]
-ROWS = 200  # of a history, unless `log_every` says otherwise
-SAMPLED = 5  # steps that the mean of one row is taken over
-SHOWN_EVERY = 1.0  # seconds; nothing else waits for an accelerator
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """How a loss is minimised, by Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
-
-    steps: int = 5000
-    """Updates."""
-    batch: int = 128
-    """Rows of a batch."""
-    lr: float = 1e-3
-    """Step size."""
-    weight_decay: float = 0.0
-    """Decoupled: each update shrinks every weight by lr × weight_decay."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of the averages of gradient and squared gradient."""
-    clip: float | None = None
-    """Largest norm of the gradient."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Of the step size: constant, or to zero along half a cosine."""
-    ema: float | None = None
-    """Decay of a moving average of the weights, e.g. 0.999."""
-    log_every: int | None = None
-    """Updates per row of the history; by default a 200th of all."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} expects a whole number of at least 1, got {getattr(self, name)}")
-        if not self.lr > 0 or self.weight_decay < 0 or not all(0 <= b < 1 for b in self.betas):
-            raise ConfigError(
-                f"expected lr > 0, weight_decay ≥ 0 and betas in [0, 1), got lr={self.lr}, "
-                f"weight_decay={self.weight_decay}, betas={self.betas}"
-            )
-        if self.clip is not None and not self.clip > 0:
-            raise ConfigError(f"clip expects a number greater than 0, or none, got {self.clip}")
-        if self.schedule not in ("constant", "cosine"):
-            raise ConfigError(f"schedule expects 'constant' or 'cosine', got {self.schedule!r}")
-        if self.log_every is not None and self.log_every < 1:
-            raise ConfigError(f"log_every expects a whole number of at least 1, got {self.log_every}")
-
-    @property
-    def interval(self) -> int:
-        """Updates per row of the history."""
-        return self.log_every or max(1, self.steps // ROWS)
-
-
-@dataclass
-class History:
-    """What happened, a row of numbers per interval: the means over five of its steps, evenly spaced.
-
-    ``{"step": 50, "loss": 17.3, "loss/KL(q(z|x) ‖ p(z))": 5.1, ...}``; of a game, ``loss/d`` and ``d/log p(y|x)``. A
-    symbol that changes has its column, ``symbol/beta``.
-
-    Attributes:
-        rows: one dict per interval.
-        seconds: spent in the loop.
-        average: the moving average of the weights, where ``ema`` was asked for.
-    """
-
-    rows: list[dict[str, float]] = field(default_factory=list)
-    seconds: float = 0.0
-    average: Average | None = None
-
-    def __getitem__(self, name: str) -> list[float]:
-        """One column, from the rows that have it."""
-        return [row[name] for row in self.rows if name in row]
-
-    def __repr__(self) -> str:
-        if not self.rows:
-            return "<History, no rows>"
-        first, last = self.rows[0], self.rows[-1]
-        ends = ", ".join(f"{name} {first.get(name, math.nan):.5g} to {last[name]:.5g}" for name in last)
-        return f"<History of {len(self.rows)} rows in {self.seconds:.1f} s, {ends}>"
-
-    def _repr_html_(self) -> str:
-        count = min(6, len(self.rows))
-        some = [self.rows[round(i * (len(self.rows) - 1) / max(1, count - 1))] for i in range(count)]
-        names = [name for name in dict.fromkeys(key for row in some for key in row) if name != "step"]
-        header = ["step", *(f"{row['step']:.0f}" for row in some)]
-        rows = [(name, *decimals([row.get(name, math.nan) for row in some])) for name in names]
-        said = f"{count} of {len(self.rows)} rows, {self.seconds:.1f} s"
-        return stack(tabular(header, rows, numbers=range(1, count + 1)), note(said))
-
-    @contextlib.contextmanager
-    def averaged(self) -> Iterator[None]:
-        """The networks have their averaged weights inside the block; their own where no ``ema`` was asked for."""
-        with contextlib.nullcontext() if self.average is None else self.average.applied():
-            yield
+__all__ = ["Best", "FitConfig", "Fitting", "History", "Picture", "fit", "measured", "pursue", "updates"]
 
 
 def fit(
     loss: Expression | Game,
     data: Data,
     *,
-    steps: int,
     batch: int,
-    lr: float = 1e-3,
+    steps: int | None = None,
+    epochs: int | None = None,
+    lr: float | None = None,
     weight_decay: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.999),
     clip: float | None = None,
@@ -142,7 +45,10 @@ def fit(
     log_every: int | None = None,
     seed: int = 0,
     inputs: Inputs | None = None,
+    names: Sequence[str] = ("x", "y"),
     symbols: Mapping[str, Schedule | float] | None = None,
+    optimizer: Make | None = None,
+    validation: Data | None = None,
     callback: Callback | None = None,
     progress: bool = False,
 ) -> History:
@@ -152,10 +58,12 @@ def fit(
 
     Args:
         loss: an expression with a scalar value, or a `Game`.
-        data: name -> ``[N, ...]``, shuffled in epochs; a function that makes a batch; or an iterable of batches.
-        steps: updates.
-        batch: rows of a batch (of tensors; a function or an iterable decides itself).
-        lr: step size.
+        data: name -> ``[N, ...]`` tensors or arrays, shuffled in epochs; one array; a Dataset or rows as dicts, taken
+            one by one; a DataLoader or another iterable of batches; or a function that makes a batch.
+        batch: rows of a batch (a DataLoader, a function or an iterable decides itself).
+        steps: updates; or
+        epochs: passes over the data, exactly: the last batch of each is as short as it comes.
+        lr: step size, .001 by default.
         weight_decay: decoupled.
         betas: of Adam.
         clip: largest norm of the gradient.
@@ -165,226 +73,75 @@ def fit(
         seed: of the order of the data, the noise, and whatever the networks draw. Torch's own generators are put back.
         inputs: input of the loss -> column of the data, or a function from a batch to the inputs, where noise may be
             added or a value be hidden. By default a column serves the input of its name.
+        names: of the columns, where the data have none: of tuples ``(x, y)``, of one array.
         symbols: named coefficients of the formula: a number, a schedule, or a `Feedback` such as `Geco`.
+        optimizer: a class of torch.optim (called with ``lr``, where it is given), a function of the parameters, or for
+            one player an optimiser that was made; instead of AdamW.
+        validation: data of the same kinds; measured after every epoch, or twenty times; `History.best` is the best.
         callback: called as ``callback(step, out)`` after every update (of a game: outs by player); True ends the fit.
         progress: show a bar, or a line every few seconds where there is no terminal.
 
     Raises:
         FormulaError: the loss is no scalar, no network learns, or a slow copy follows weights that are not moved here.
+        ConfigError: neither or both of steps and epochs, or epochs of data without a length.
         NonFiniteError: a value was NaN or infinite; seen at the end of a second or of the fit, not at once.
     """
-    config = FitConfig(steps, batch, lr, weight_decay, betas, clip, schedule, ema, log_every)
-    fitting = Fitting(loss, data, config, seed=seed, inputs=inputs, symbols=symbols)
-    with Progress(steps) if progress else contextlib.nullcontext() as show:
-        return fitting.advance(steps, callback=callback, show=show)
+    ready = readied(data, names)
+    length = None if epochs is None else per_epoch(ready, batch)
+    config = FitConfig(
+        updates(steps, epochs, length),
+        batch,
+        FitConfig.lr if lr is None else lr,
+        weight_decay,
+        betas,
+        clip,
+        schedule,
+        ema,
+        log_every,
+    )
+    make = None if optimizer is None else chosen(optimizer, config, lr)
+    fitting = Fitting(
+        loss, ready, config, seed=seed, inputs=inputs, symbols=symbols, names=names, short=epochs is not None, make=make
+    )  # fmt: skip
+    judge = None if validation is None else Validation(fitting, validation, batch, names, derived(seed, 2))
+    with Progress(config.steps) if progress else contextlib.nullcontext() as show:
+        return pursue(fitting, length or max(1, config.steps // 20), judge, callback=callback, show=show)
 
 
-class Fitting:
-    """A fit that can stop and go on. What `state_dict` returns, with the weights in it, is all that it goes on from.
+def updates(steps: int | None, epochs: int | None, length: int | None) -> int:
+    """How many.
 
-    Arguments as those of `fit`. ``step`` counts the updates that were made.
+    Raises:
+        ConfigError: neither or both were given, or fewer than one.
     """
-
-    def __init__(
-        self,
-        loss: Expression | Game,
-        data: Data,
-        config: FitConfig,
-        *,
-        seed: int = 0,
-        inputs: Inputs | None = None,
-        symbols: Mapping[str, Schedule | float] | None = None,
-    ) -> None:
-        if not isinstance(loss, (Expression, Game)):
-            raise FormulaError(f"fit expects an expression or a Game, got {type(loss).__name__}")
-        self.loss, self.config, self.step = loss, config, 0
-        self.players = loss.players if isinstance(loss, Game) else {"loss": Player(loss, [loss])}
-        self.moved = {name: player.parameters() for name, player in self.players.items()}
-        if idle := [name for name, own in self.moved.items() if not own]:
-            raise FormulaError(f"{idle[0]} has no parameters to learn: give a factor a network or an nn.Parameter")
-        self.device = next(iter(self.moved.values()))[0].device
-        self.followers = followers(loss, self.moved)
-        self.optimisers = {name: self._optimiser(name) for name in self.players}
-        self.symbols = dict(symbols or {})
-        self.history = History(average=None if config.ema is None else Average(loss, config.ema))
-        self._inputs, self._names = inputs, loss.inputs if isinstance(loss, Game) else loss.program.inputs
-        self._pending: list[tuple[int, list[str], Tensor]] = []
-        self._sampled: list[dict[str, Tensor]] = []
-        with forked(derived(seed, 1)):
-            self.source = source(data, config.batch, derived(seed, 0), self.device)
-            self._rng = rng_state()
-
-    def advance(
-        self, until: int, *, callback: Callback | None = None, show: Callable[[Fitting], None] | None = None
-    ) -> History:
-        """Makes updates until there were ``until`` of them."""
-        self.loss.train()
-        began = shown = time.perf_counter()
-        with self._own_randomness():
-            while self.step < until:
-                outs = self._update()
-                self._log(outs)
-                self.step += 1
-                if callback is not None and callback(self.step, outs if isinstance(self.loss, Game) else outs["loss"]):
-                    break
-                if show is not None and time.perf_counter() - shown >= SHOWN_EVERY:
-                    self._settle()
-                    show(self)
-                    shown = time.perf_counter()
-        self._settle()
-        self.history.seconds += time.perf_counter() - began
-        if show is not None:
-            show(self)
-        return self.history
-
-    # ------------------------------------------------------------------------------------------------------ one update
-
-    def batch(self) -> dict[str, Any]:
-        """The next inputs of the loss, with this step's symbols."""
-        rows = self.source.take()
-        if callable(self._inputs):
-            given: dict[str, Any] = dict(self._inputs(rows))
-        elif self._inputs is not None:
-            given = {name: rows[column] for name, column in self._inputs.items()}
-        else:
-            given = {name: rows[name] for name in self._names if name in rows}
-        return given | self.coefficients()
-
-    def coefficients(self) -> dict[str, float | Tensor]:
-        """The symbols at this step."""
-        return {name: s(self.step) if callable(s) else s for name, s in self.symbols.items()}
-
-    def _update(self) -> dict[str, Out]:
-        """One update of everyone who moves at this step; the results by player."""
-        inputs, outs = self.batch(), dict[str, Out]()
-        if isinstance(self.loss, Game):
-            seed = int(torch.randint(2**62, ()))
-            turns = self.loss.turns(self.step)
-            for done, group in enumerate(turns, 1):
-                outs |= self._move(self.loss.evaluate({**inputs, "seed": seed}, group))
-                self._follow(group, {name for later in turns[done:] for name in later})
-        else:
-            outs = self._move({"loss": self.loss(**inputs)})
-            self._follow(["loss"])
-        if self.history.average is not None:
-            self.history.average.update()
-        for symbol in self.symbols.values():
-            if isinstance(symbol, Feedback):
-                symbol.observe(outs["loss"] if "loss" in outs else next(iter(outs.values())))
-        return outs
-
-    def _move(self, outs: dict[str, Out]) -> dict[str, Out]:
-        """Takes all gradients, each of a player's value on its own parameters alone, and then moves."""
-        for left, (name, out) in zip(range(len(outs) - 1, -1, -1), outs.items(), strict=True):
-            if out.value.ndim:
-                raise FormulaError(
-                    f"{name}: the value to minimise has the axes {list(out.value.shape)}; write .mean() behind it"
-                )
-            self.optimisers[name].zero_grad(set_to_none=True)
-            out.value.backward(inputs=self.moved[name], retain_graph=left > 0)  # players may share what was computed
-        factor = cosine(self.config.steps)(self.step) if self.config.schedule == "cosine" else 1.0
-        for name in outs:
-            player, optimiser = self.players[name], self.optimisers[name]
-            if (clip := player.clip or self.config.clip) is not None:
-                nn.utils.clip_grad_norm_(self.moved[name], clip)
-            for group in optimiser.param_groups:
-                group["lr"] = (player.lr or self.config.lr) * factor
-            optimiser.step()
-        return outs
-
-    def _follow(self, moved: Sequence[str], later: Collection[str] = ()) -> None:
-        """Moves the slow copies of these players' weights; one of several players' weights after the last of them."""
-        for slow, players in self.followers:
-            if not players.isdisjoint(moved) and players.isdisjoint(later):
-                slow.move()
-
-    def _optimiser(self, name: str) -> torch.optim.AdamW:
-        player, config = self.players[name], self.config
-        decay = config.weight_decay if player.weight_decay is None else player.weight_decay
-        return torch.optim.AdamW(
-            self.moved[name], lr=player.lr or config.lr, betas=player.betas or config.betas, weight_decay=decay,
-            fused=self.device.type in ("cpu", "cuda"),
-        )  # fmt: skip
-
-    # ------------------------------------------------------------------------------------------------------ the record
-
-    def _log(self, outs: Mapping[str, Out]) -> None:
-        """Samples the terms of some steps; nothing here waits for an accelerator."""
-        interval, done = self.config.interval, self.step + 1
-        if done % max(1, interval // SAMPLED) == 0:
-            moving = {f"symbol/{k}": v for k, v in self.coefficients().items() if callable(self.symbols[k])}
-            scalars = {k: torch.as_tensor(v, dtype=torch.float32, device=self.device) for k, v in moving.items()}
-            self._sampled.append(measured(outs, isinstance(self.loss, Game)) | scalars)
-        if done % interval == 0 and self._sampled:
-            names = list(dict.fromkeys(name for row in self._sampled for name in row))
-            means = [torch.stack([row[n] for row in self._sampled if n in row]).mean() for n in names]
-            self._pending.append((done, names, torch.stack(means)))
-            self._sampled = []
-
-    def _settle(self) -> None:
-        """Moves what was logged into the history; waits for the accelerator.
-
-        Raises:
-            NonFiniteError: a number is NaN or infinite.
-        """
-        for step, names, values in self._pending:
-            row = dict(zip(names, values.tolist(), strict=True))
-            if broken := next((n for n, v in row.items() if not math.isfinite(v)), None):
-                raise NonFiniteError(
-                    f"{broken} is {row[broken]} at step {step}. Lower lr, set clip (e.g. 1.0), or look at the data for "
-                    "values that the family cannot have; loss.interpret(...) walks the formula term by term."
-                )
-            self.history.rows.append({"step": step, **row})
-        self._pending = []
-
-    # ------------------------------------------------------------------------------------------------------ going on
-
-    def state_dict(self) -> dict[str, Any]:
-        """Weights, optimisers, average, place in the data, random numbers, schedules with memory, and the step."""
-        feedback = {name: s.state_dict() for name, s in self.symbols.items() if isinstance(s, Feedback)}
-        return {
-            "step": self.step,
-            "weights": self.loss.state_dict(),
-            "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
-            "average": None if self.history.average is None else self.history.average.state_dict(),
-            "source": self.source.state_dict(),
-            "symbols": feedback,
-            "sampled": self._sampled,
-            "rng": self._rng,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes back to what `state_dict` returned; the history starts anew."""
-        self.loss.load_state_dict(state["weights"])
-        for name, optimiser in self.optimisers.items():
-            optimiser.load_state_dict(state["optimisers"][name])
-        if self.history.average is not None:
-            self.history.average.load_state_dict(state["average"])
-        for name, symbol in self.symbols.items():
-            if isinstance(symbol, Feedback):
-                symbol.load_state_dict(state["symbols"][name])
-        self.source.load_state_dict(state["source"])
-        self.step, self._rng = int(state["step"]), state["rng"]
-        self._sampled = [{name: value.to(self.device) for name, value in row.items()} for row in state["sampled"]]
-        self._pending, self.history = [], History(average=self.history.average)
-
-    @contextlib.contextmanager
-    def _own_randomness(self) -> Iterator[None]:
-        """What is drawn inside comes from the fit's own stream, and others draw as if it had not run."""
-        before = rng_state()
-        set_rng_state(self._rng)
-        try:
-            yield
-        finally:
-            self._rng = rng_state()
-            set_rng_state(before)
+    if (steps is None) == (epochs is None):
+        raise ConfigError("fit expects either steps= (updates) or epochs= (passes over the data)")
+    if epochs is not None and epochs < 1:
+        raise ConfigError(f"epochs expects a whole number of at least 1, got {epochs}")
+    return (epochs or 1) * (length or 1) if steps is None else steps
 
 
-def measured(outs: Mapping[str, Out], game: bool = False) -> dict[str, Tensor]:
-    """Value and terms by name, without gradient: ``loss``, ``loss/KL(q ‖ p)``; of a game ``loss/d``, ``d/log p``."""
-    found: dict[str, Tensor] = {}
-    for name, out in outs.items():
-        found[f"loss/{name}" if game else "loss"] = out.value.detach()
-        prefix = name if game else "loss"
-        found |= {f"{prefix}/{text}": term.detach().float().mean() for text, term in out.terms.items()}
-    return found
+def pursue(
+    fitting: Fitting,
+    every: int,
+    validation: Validation | None = None,
+    *,
+    after: Callable[[], None] | None = None,
+    callback: Callback | None = None,
+    show: Callable[[Fitting], None] | None = None,
+) -> History:
+    """Makes all updates; after ``every`` few, measures the validation data and calls ``after``."""
+    steps = fitting.config.steps
+    if validation is None and after is None:
+        return fitting.advance(steps, callback=callback, show=show)
+    while fitting.step < steps:
+        goal = min((fitting.step // every + 1) * every, steps)
+        fitting.advance(goal, callback=callback, show=show)
+        ended = fitting.step < goal
+        if validation is not None and not ended:
+            validation.measure()
+        if after is not None:
+            after()
+        if ended:
+            break
+    return fitting.history

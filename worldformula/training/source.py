@@ -1,17 +1,23 @@
-"""Where `fit` takes its batches from: tensors, shuffled in epochs, or whatever yields batches."""
+"""Where `fit` takes its batches from: tensors or items, shuffled in epochs, or whatever yields batches.
+
+Tensors, arrays, items of a Dataset and functions go on exactly after a stop. A DataLoader, or another iterable, cannot:
+nobody knows where it stood.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from worldformula.errors import ConfigError, ShapeError, table
+from worldformula.training.rows import Items, columns, is_items, row, tensor
 
 Batch = Mapping[str, Tensor]
-Data = Batch | Callable[[], Batch] | Iterable[Batch]
+Data = Any  # what `readied` takes: arrays, Datasets, rows, loaders, functions
 
 RESIDENT = 2 * 1024**3  # bytes; tensors up to this size move to the device once, larger ones batch by batch
 
@@ -35,16 +41,21 @@ class Source(Protocol):
 class Shuffled:
     """Rows of tensors in epochs: every row once, in a new order each time; all batches are full.
 
-    The last rows of an epoch and the first of the next one share a batch.
+    The last rows of an epoch and the first of the next one share a batch; with ``short`` they do not, and the last
+    batch of an epoch is as short as it comes.
 
     Args:
         columns: name -> ``[N, ...]``.
         batch: rows of a batch.
         seed: of the one generator of all orders.
         device: where the batches are wanted.
+        short: whether an epoch ends in a short batch.
     """
 
-    def __init__(self, columns: Batch, batch: int, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, columns: Batch, batch: int, seed: int, device: torch.device, *, short: bool = False
+    ) -> None:  # fmt: skip
+        self._short = short
         rows = {name: len(value) for name, value in columns.items() if value.ndim}
         if len(set(rows.values())) != 1 or len(rows) != len(columns) or not next(iter(rows.values())):
             shown = table(("variable", "got"), [(name, list(value.shape)) for name, value in columns.items()])
@@ -69,6 +80,8 @@ class Shuffled:
             parts.append(part)
             self._at += len(part)
             wanted -= len(part)
+            if self._short and self._at == self._rows:
+                break
         chosen = parts[0] if len(parts) == 1 else torch.cat(parts)
         return {name: value[chosen].to(self._device, non_blocking=True) for name, value in self._columns.items()}
 
@@ -91,22 +104,18 @@ class Shuffled:
 class Made:
     """Batches from a function, which draws from torch's generators and so goes on exactly where it was."""
 
-    def __init__(self, make: Callable[[], Batch], device: torch.device) -> None:
-        self._make, self._device = make, device
+    def __init__(self, make: Callable[[], Any], device: torch.device, names: Sequence[str] = ("x", "y")) -> None:
+        self._make, self._device, self._names = make, device, names
 
     def take(self) -> Batch:
         """A new batch.
 
         Raises:
-            ConfigError: it is no dict of tensors by variable, such as the tuples of a ``TensorDataset``.
+            ConfigError: it holds no tensors by variable, nor in the order of the names.
         """
-        batch: Any = self._make()
-        if not isinstance(batch, Mapping) or not all(isinstance(value, Tensor) for value in batch.values()):
-            raise ConfigError(
-                f"expected batches as dicts of tensors by variable, {{'x': x, 'y': y}}, got {type(batch).__name__}; a "
-                f"DataLoader makes them of a data set whose items are dicts, or by collate_fn="
-            )
-        return {name: value.to(self._device, non_blocking=True) for name, value in batch.items()}
+        return {
+            name: value.to(self._device, non_blocking=True) for name, value in named(self._make(), self._names).items()
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing."""
@@ -119,12 +128,12 @@ class Made:
 class Given(Made):
     """Batches of an iterable, such as a DataLoader, which starts again when it ends."""
 
-    def __init__(self, batches: Iterable[Batch], device: torch.device) -> None:
-        self._batches: Iterable[Batch] = batches
-        self._running: Iterator[Batch] = iter(batches)
-        super().__init__(self._next, device)
+    def __init__(self, batches: Iterable[Any], device: torch.device, names: Sequence[str] = ("x", "y")) -> None:
+        self._batches: Iterable[Any] = batches
+        self._running: Iterator[Any] = iter(batches)
+        super().__init__(self._next, device, names)
 
-    def _next(self) -> Batch:
+    def _next(self) -> Any:
         for fresh in (False, True):
             if fresh:
                 self._running = iter(self._batches)
@@ -138,17 +147,116 @@ class Given(Made):
         Raises:
             ConfigError: always.
         """
-        raise ConfigError("a fit on an iterator cannot be resumed exactly; give tensors, or a function without state")
+        raise ConfigError(
+            "a fit on a DataLoader or another iterator cannot be resumed exactly, as nobody knows where it stood; give "
+            "tensors, arrays, the Dataset itself, or a function without state"
+        )
 
 
-def source(data: Data, batch: int, seed: int, device: torch.device) -> Source:
+class Shown:
+    """Items of a Dataset, shuffled as tensors are; the rest of the batch is theirs."""
+
+    def __init__(self, items: Items, batch: int, seed: int, device: torch.device, *, short: bool = False) -> None:
+        if not len(items):
+            raise ConfigError("expected a Dataset of one row or more, got none")
+        self._items, self._device = items, device
+        self._places = Shuffled({"i": torch.arange(len(items))}, batch, seed, torch.device("cpu"), short=short)
+
+    def take(self) -> Batch:
+        """The next items, stacked."""
+        found = self._items.take(self._places.take()["i"].tolist())
+        return {name: value.to(self._device, non_blocking=True) for name, value in found.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The order of this epoch, and the place in it."""
+        return self._places.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes back to there."""
+        self._places.load_state_dict(state)
+
+
+def named(batch: Any, names: Sequence[str]) -> dict[str, Tensor]:
+    """A batch as tensors by variable: a dict, a tuple in the order of ``names``, or one tensor.
+
+    Raises:
+        ConfigError: it holds something else, or more than there are names.
+    """
+    found = row(batch, names)
+    if wrong := next((k for k, v in found.items() if not isinstance(v, Tensor | np.ndarray)), None):
+        raise ConfigError(
+            f"expected batches as dicts of tensors by variable, {{'x': x, 'y': y}}, tuples of them, or one tensor; "
+            f"got {type(batch).__name__} with {wrong} {type(found[wrong]).__name__}"
+        )
+    return {name: tensor(value) for name, value in found.items()}
+
+
+def readied(data: Data, names: Sequence[str]) -> Any:
+    """Data as `source`, `once` and `per_epoch` know them: columns of tensors, `Items`, a function or an iterable.
+
+    Raises:
+        ConfigError: data of another kind.
+    """
+    if isinstance(data, Items):
+        return data
+    if (found := columns(data, names)) is not None:
+        return found
+    if is_items(data):
+        return Items(data, names)
+    if callable(data) or (isinstance(data, Iterable) and not isinstance(data, str | bytes)):
+        return data
+    raise ConfigError(
+        "expected data as a dict of tensors, an array, a Dataset, a DataLoader, rows, a function or an iterable, "
+        f"got {type(data).__name__}"
+    )
+
+
+def per_epoch(data: Any, batch: int) -> int:
+    """Batches of one pass over readied data.
+
+    Raises:
+        ConfigError: nobody knows how many.
+    """
+    if isinstance(data, Items | dict):
+        rows = len(data) if isinstance(data, Items) else len(next(iter(data.values())))
+        return -(-rows // batch)
+    try:
+        length = len(data)
+    except TypeError as error:
+        raise ConfigError(
+            f"epochs= needs data with a length, and {type(data).__name__} has none; give steps="
+        ) from error
+    if not length:
+        raise ConfigError("the data yield no batch; is drop_last set, and the batch larger than the data?")
+    return length
+
+
+def once(data: Any, batch: int, names: Sequence[str], device: torch.device) -> Iterator[Batch]:
+    """One pass over readied data, in order.
+
+    Raises:
+        ConfigError: it has no end, or nothing in it.
+    """
+    if isinstance(data, dict):
+        rows = len(next(iter(data.values())))
+        parts: Iterable[Any] = ({k: v[i : i + batch] for k, v in data.items()} for i in range(0, rows, batch))
+    elif isinstance(data, Items):
+        parts = (data.take(range(i, min(i + batch, len(data)))) for i in range(0, len(data), batch))
+    elif callable(data) or isinstance(data, Iterator):
+        raise ConfigError("validation data need an end, and a start to come back to: give arrays or a DataLoader")
+    else:
+        parts = data
+    for part in parts:
+        yield {name: value.to(device) for name, value in named(part, names).items()}
+
+
+def source(
+    data: Data, batch: int, seed: int, device: torch.device, names: Sequence[str] = ("x", "y"), *, short: bool = False
+) -> Source:
     """The source that fits the kind of data."""
-    if isinstance(data, Mapping):
-        if not data or not all(isinstance(v, Tensor) for v in data.values()):
-            raise ShapeError("expected data as a dict of tensors [N, ...], e.g. {'x': torch.from_numpy(images)}")
-        return Shuffled(data, batch, seed, device)
-    if callable(data):
-        return Made(data, device)
-    if isinstance(data, Iterable):
-        return Given(data, device)
-    raise ConfigError(f"expected data as a dict of tensors, a function or an iterable, got {type(data).__name__}")
+    ready = readied(data, names)
+    if isinstance(ready, dict):
+        return Shuffled(ready, batch, seed, device, short=short)
+    if isinstance(ready, Items):
+        return Shown(ready, batch, seed, device, short=short)
+    return Made(ready, device, names) if callable(ready) else Given(ready, device, names)
