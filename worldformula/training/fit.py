@@ -37,18 +37,18 @@ def fit(
     symbols: Mapping[str, Schedule | float] | None = None, optimizer: Make | None = None,
     validation: Data | None = None, callback: Callback | None = None, progress: bool = False,
 ) -> History:  # fmt: skip
-    """Minimises an expression, or plays a game, where its networks are; the weights change in place.
-
-    Slow copies, ``factor.slow(0.98)``, follow after each update of the weights that they are of.
+    """Minimises an expression, or plays a game: weights change in place, slow copies (``factor.slow``) follow them.
 
     Args:
         loss: an expression with a scalar value, or a `Game`.
         data: name -> ``[N, ...]`` tensors or arrays, shuffled in epochs; one array; a Dataset or rows as dicts, taken
             one by one; a DataLoader or another iterable of batches; or a function that makes a batch.
         batch: rows of a batch (a DataLoader, a function or an iterable decides itself).
-        steps: updates; or else epochs: passes over the data, exactly: the last batch is as short as it comes.
+        steps: updates; or
+        epochs: passes over the data, exactly: the last batch of each is as short as it comes.
         lr: step size, .001 by default.
-        weight_decay: decoupled, beside the betas of Adam.
+        weight_decay: decoupled.
+        betas: of Adam.
         clip: largest norm of the gradient.
         schedule: of the step size.
         ema: decay of a moving average of the weights; see `History.averaged`.
