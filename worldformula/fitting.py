@@ -77,10 +77,7 @@ def fit(
         validation = found.test
     ready, held = (_for(loss, part, names) for part in (found, validation))
     length = None if epochs is None else per_epoch(ready, batch)
-    known = {field.name for field in dataclasses.fields(FitConfig)} - {"steps", "batch", "lr"}
-    if wrong := sorted(more.keys() - known):
-        raise ConfigError(f"fit takes no {wrong[0]!r}; the settings of the fit are {', '.join(sorted(known))}")
-    config = FitConfig(updates(steps, epochs, length), batch, FitConfig.lr if lr is None else lr, **more)
+    config = FitConfig(updates(steps, epochs, length), batch, FitConfig.lr if lr is None else lr, **_known(more))
     objective = loss.loss if isinstance(loss, Model) else loss
     fitting = Fitting(
         objective, ready, config, seed=seed, inputs=_inputs(loss, inputs), names=names, short=epochs is not None,
@@ -174,6 +171,14 @@ class Folder:
                 int(best["step"]), float(best["value"]), best["weights"], self.fitting.loss
             )
         return int(found.state["metrics"])
+
+
+def _known(more: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The further settings, if there are such."""
+    known = {field.name for field in dataclasses.fields(FitConfig)} - {"steps", "batch", "lr"}
+    if wrong := sorted(more.keys() - known):
+        raise ConfigError(f"fit takes no {wrong[0]!r}; the settings of the fit are {', '.join(sorted(known))}")
+    return more
 
 
 def _for(loss: Loss, data: Any, names: Sequence[str]) -> Any:

@@ -153,7 +153,7 @@ def _head(told: Told) -> str:
         for name, found in measured
         if found
     ]
-    result = "".join(results) or f'<p class="what">No {told.held} data were measured.</p>'
+    result = "".join(results) or f'<p class="what">The {told.held} data were not measured yet.</p>'
     return (
         f'<header><p class="over">{escape(told.over)}</p><h1>{escape(told.name)}</h1>'
         f'<p class="lead">{escape(told.title)}</p></header>'

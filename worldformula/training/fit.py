@@ -30,31 +30,14 @@ __all__ = ["Best", "FitConfig", "Fitting", "History", "Picture", "fit", "measure
 
 
 def fit(
-    loss: Expression | Game,
-    data: Data,
-    *,
-    batch: int,
-    steps: int | None = None,
-    epochs: int | None = None,
-    lr: float | None = None,
-    weight_decay: float = 0.0,
-    betas: tuple[float, float] = (0.9, 0.999),
-    clip: float | None = None,
-    schedule: Literal["constant", "cosine"] = "constant",
-    ema: float | None = None,
-    log_every: int | None = None,
-    seed: int = 0,
-    inputs: Inputs | None = None,
-    names: Sequence[str] = ("x", "y"),
-    symbols: Mapping[str, Schedule | float] | None = None,
-    optimizer: Make | None = None,
-    validation: Data | None = None,
-    callback: Callback | None = None,
-    progress: bool = False,
-) -> History:
-    """Minimises an expression, or plays a game, where its networks are; the weights change in place.
-
-    Slow copies, ``factor.slow(0.98)``, follow after each update of the weights that they are of.
+    loss: Expression | Game, data: Data, *, batch: int, steps: int | None = None, epochs: int | None = None,
+    lr: float | None = None, weight_decay: float = 0.0, betas: tuple[float, float] = (0.9, 0.999),
+    clip: float | None = None, schedule: Literal["constant", "cosine"] = "constant", ema: float | None = None,
+    log_every: int | None = None, seed: int = 0, inputs: Inputs | None = None, names: Sequence[str] = ("x", "y"),
+    symbols: Mapping[str, Schedule | float] | None = None, optimizer: Make | None = None,
+    validation: Data | None = None, callback: Callback | None = None, progress: bool = False,
+) -> History:  # fmt: skip
+    """Minimises an expression, or plays a game: weights change in place, slow copies (``factor.slow``) follow them.
 
     Args:
         loss: an expression with a scalar value, or a `Game`.
