@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,14 +10,17 @@ import torch
 
 from worldformula.agent.configurator import Configuration
 from worldformula.agents import dreamer_v3
-from worldformula.envs.spaces import ActionSpec
+from worldformula.envs import ActionSpec, Column
 from worldformula.planners.cem import CEM
 
 WALKER = {"orientations": (14,), "height": (1,), "velocity": (9,)}
 
 
 def spaces(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    return {key: SimpleNamespace(shape=shape) for key, shape in shapes.items()}
+    return {
+        key: Column("image", shape, "uint8", 0, 255) if len(shape) == 3 else Column("vector", shape, "float32")
+        for key, shape in shapes.items()
+    }
 
 
 def count(agent: dreamer_v3.DreamerV3) -> int:
@@ -145,6 +147,8 @@ def test_every_kind_of_observation_and_action_updates(kind: Any, shapes: dict[st
     rows: dict[str, np.ndarray] = {}
     for shape in shapes.values():
         rows |= batch(shape, 3)
+    if kind == "discrete":
+        rows["action"] = np.random.default_rng(0).integers(3, size=rows["reward"].shape)
     if "speed" in shapes:
         rows["speed"] = rows.pop("vector")
     assert np.isfinite(float(agent.update(rows)["loss/total"]))

@@ -34,7 +34,7 @@ def seconds_left(loop: Loop) -> float:
         def turn() -> None:
             nonlocal rows, state
             actions, state = agent.act(rows, state)
-            seen.append({key: value[0] for key, value in {**rows, "action": actions}.items()})
+            seen.append({key: value[0] for key, value in {**rows, **envs.stored(actions)}.items()})
             rows = envs.step(actions)
 
         turn()  # the first one pays for set-up

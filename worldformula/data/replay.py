@@ -25,7 +25,7 @@ from worldformula.errors import ConfigError, ReplayError, table
 Spec = Mapping[str, tuple[tuple[int, ...], DTypeLike]]
 Batch = dict[str, NDArray[Any]]
 
-NEEDED = ("action", "is_first", "is_last")
+NEEDED = ("is_first", "is_last")
 DESCRIPTION = "replay.json"
 RESERVE_BYTES = 8 * 2**20  # disk is reserved this far ahead of the newest row
 UNSUPPORTED = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # what a file system answers that cannot reserve
@@ -74,7 +74,9 @@ class Replay:
                 f"expected streams ≥ 1, capacity ≥ streams and slack ≥ 0; got {streams=}, {capacity=}, {slack=}"
             )
         missing = [key for key in NEEDED if key not in spec]
-        if missing:
+        self._actions = tuple(key for key in spec if key == "action" or key.startswith("action/"))
+        if missing or not self._actions:
+            missing += [] if self._actions else ["action"]
             raise ReplayError(f"the description of the rows lacks {missing}; pass Envs.row_spec")
         self.spec = {key: (tuple(shape), np.dtype(dtype)) for key, (shape, dtype) in spec.items()}
         self.streams = streams
@@ -211,18 +213,19 @@ class Replay:
     def _held(self) -> int:
         return min(self._count, self.rows_per_stream)
 
-    def add(self, rows: Mapping[str, NDArray[Any]], actions: NDArray[np.float32]) -> None:
+    def add(self, rows: Mapping[str, NDArray[Any]], actions: NDArray[Any] | Mapping[str, NDArray[Any]]) -> None:
         """Append one row to each stream.
 
         Args:
             rows: ``[N, …]`` per column, as ``Envs`` answers.
-            actions: ``[N, A]`` float32, chosen at these rows; stored as zero where ``is_last``.
+            actions: chosen at these rows, ``[N, …]``: the single one, or by column, as ``Envs.stored`` answers. Zero is
+                stored where ``is_last``, for there nothing is executed.
 
         Raises:
             ReplayError: wrong keys, shapes or dtypes; the row would overwrite one that a checkpoint still needs; or
                 the disk is full.
         """
-        values = {**rows, "action": actions}
+        values = {**rows, **(actions if isinstance(actions, Mapping) else {"action": actions})}
         self._check(values)
         self._protect()
         if self._maps:
@@ -230,7 +233,8 @@ class Replay:
         position = self._count % self._ring
         for key, column in self._columns.items():
             column[:, position] = values[key]
-        self._columns["action"][rows["is_last"], position] = 0.0
+        for key in self._actions:
+            self._columns[key][rows["is_last"], position] = 0
         self._count += 1
         self._release(sum(column[:, 0].nbytes for column in self._columns.values()) if self._maps else 0)
 
@@ -292,7 +296,8 @@ class Replay:
         following = rows[:, 1:]
         abandoned = self._columns["is_first"][stream[:, None], following % self._ring] & (following < self._count)
         out["is_last"] |= abandoned
-        out["action"][abandoned] = 0.0
+        for key in self._actions:
+            out[key][abandoned] = 0
         self._release(sum(value.nbytes for value in out.values()) if self._maps else 0)
         return out
 
