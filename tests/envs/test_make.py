@@ -327,3 +327,101 @@ def test_check_env_finds_observations_outside_their_space():
 
     with pytest.raises(AssertionError, match="lie in their space.*broken"):
         check_env(Outside(), steps=5)
+
+
+class Wrong(gymnasium.Env):
+    """An environment of a picture, a number of three and a flag that answers something else in its second step."""
+
+    def __init__(self, **changes):
+        self.observation_space = spaces.Dict(
+            picture=spaces.Box(0, 255, (6, 5, 3), np.uint8),
+            room=spaces.Discrete(3),
+            speed=spaces.Box(-1.0, 1.0, (2,)),
+            lamps=spaces.MultiBinary(2),
+        )
+        self.action_space, self.changes = spaces.Discrete(2), changes
+
+    def answer(self):
+        found = {
+            "picture": np.zeros((6, 5, 3), np.uint8),
+            "room": 1,
+            "speed": np.zeros(2, np.float32),
+            "lamps": np.ones(2, np.int8),
+        }
+        late = self.count == 2
+        return {**found, **{k: v for k, v in self.changes.items() if late and k in found}}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count = 0
+        return self.answer(), {}
+
+    def step(self, action):
+        self.count += 1
+        late = self.changes if self.count == 2 else {}
+        terminated, reward = late.get("terminated", False), late.get("reward", 0.0)
+        return self.answer(), reward, terminated, False, late.get("info", {})
+
+
+FAULTS = [
+    ({"picture": np.full((6, 5, 3), 0.5)}, r"'picture' .* step 2 .* from 0.5 to 0.5: float64 for whole numbers"),
+    ({"picture": np.zeros((3, 6, 5), np.uint8)}, r"the shape differs: \(3, 6, 5\) for \(6, 5, 3\)"),
+    ({"picture": np.full((6, 5, 3), 300)}, "300 lies outside the declared range"),
+    ({"room": -1}, r"'room' .* expected Discrete\(3\), got -1: -1 lies outside"),
+    ({"room": 3}, "got 3: 3 lies outside"),
+    ({"room": 1.0}, "got 1.0: float64 for whole numbers"),
+    ({"room": None}, "got None: object for whole numbers"),
+    ({"room": np.array([1])}, r"the shape differs: \(1,\) for \(\)"),
+    ({"speed": np.array([0.0, 1.1], np.float32)}, "1.1.* lies outside the declared range"),
+    ({"speed": np.array([0.0, np.nan], np.float32)}, "'speed' .* step 2 of the episode is not finite"),
+    ({"speed": "fast"}, "got 'fast': .* for numbers"),
+    ({"lamps": np.array([0, 2], np.int8)}, "2 lies outside"),
+    ({"lamps": np.array([0.0, 1.0])}, "float64 for 0 and 1"),
+    ({"terminated": None}, "terminated of wrong at step 2 of the episode: expected True or False, got None"),
+    ({"terminated": 1}, "expected True or False, got 1; write bool"),
+    ({"reward": 1e39}, "the reward of wrong at step 2 of the episode is not finite in float32"),
+    ({"reward": np.zeros(2)}, "expected one number, got an array of shape"),
+    ({"info": None}, "the info of wrong at step 2 of the episode: expected a dictionary, got None"),
+]
+
+
+@pytest.mark.parametrize(("changes", "says"), FAULTS, ids=lambda v: next(iter(v)) if isinstance(v, dict) else "")
+def test_what_is_not_declared_is_refused_before_it_is_converted_and_the_checker_sees_it(changes, says):
+    env = Checked(Wrong(**changes), "wrong")
+    env.reset(seed=0)
+    env.step(0)
+    with pytest.raises((SpaceError, NonFiniteError), match=says):
+        env.step(0)
+    with pytest.raises(AssertionError, match="<- broken"):
+        check_env(Wrong(**changes), steps=5)
+
+
+def test_the_checker_accepts_the_environment_without_the_faults():
+    check_env(Wrong(), steps=5)
+    assert Envs(register()).reset()["vector"].shape == (1, 3)
+
+
+def test_a_float_may_lie_a_rounding_beyond_its_bound_and_no_more():
+    for value, fits in ((1.000001, True), (1.001, False)):
+        env = Checked(Wrong(speed=np.array([0.0, value])), "wrong")
+        env.reset(seed=0)
+        env.step(0)
+        if fits:
+            env.step(0)
+        else:
+            with pytest.raises(SpaceError, match="1.001 lies outside"):
+                env.step(0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "got"), [(np.zeros(3), "array of shape"), ((np.zeros(3), None), "an info that is None")]
+)
+def test_the_reset_of_an_old_environment_is_told_what_to_return(answer, got):
+    class Old(Counting):
+        def reset(self, *, seed=None, options=None):
+            return answer
+
+    with pytest.raises(SpaceError, match=rf"reset of old has to return \(observation, info\).*{got}.*gym before 0.26"):
+        Checked(Old(), "old").reset(seed=0)
+    with pytest.raises(AssertionError, match="reset returns an info dictionary.*broken"):
+        check_env(Old())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,10 @@ from worldformula.errors import NonFiniteError, SpaceError
 _OBSERVATIONS = "Box, Discrete, MultiDiscrete, MultiBinary, or a Dict of these"
 SMALLEST_FLOAT_PICTURE = 8  # edges of a float box with fewer pixels: a table of numbers
 ROUNDING = 1e-5  # how far beyond a declared bound a float may lie, relative to it
+
+
+class Picture(spaces.Box):
+    """A box that is known to be a picture ``[H, W, C]``, however many channels a stack gave it."""
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,8 @@ def _picture(space: spaces.Box, name: str, low: float, high: float) -> Arranged 
     and at least 8 × 8 pixels. The channels are the last axis, or the first one where that is shorter.
     """
     shape, dtype = tuple(space.shape), np.dtype(space.dtype)
+    if isinstance(space, Picture):
+        return shape, lambda value: value
     if dtype == np.uint8 and len(shape) == 2:
         return (*shape, 1), lambda value: value[..., None]
     floating = np.issubdtype(dtype, np.floating)
@@ -177,11 +183,6 @@ def _picture(space: spaces.Box, name: str, low: float, high: float) -> Arranged 
             "or make it a vector with gymnasium.wrappers.FlattenObservation"
         )
     return arranged
-
-
-def restacked(column: Column, **changes: Any) -> Column:
-    """The column with another shape, dtype or range."""
-    return replace(column, **changes)
 
 
 # ---------------------------------------------------------------------------------------------------------- values
