@@ -242,7 +242,7 @@ def test_an_environment_that_cannot_be_made_twice_trains_evaluates_and_has_a_flo
     assert score is not None
     assert score.n == 3
     assert Only.made == 1
-    with pytest.raises(ConfigError, match="env.single makes one environment, and env.num=4"):
+    with pytest.raises(ConfigError, match="env.single makes one environment in this process: set env.num=1"):
         EnvConfig("tests/Only-v0", num=4, single=True)
     midway = type(settings)(**{**vars(settings), "env": env, "eval_every": 100})
     with pytest.raises(ConfigError, match="cannot be made twice .*set eval_every=0, got 100"):

@@ -44,6 +44,9 @@ class EnvConfig:
     """Keys of info whose value at the last step of an episode is logged as episode/<key>; --log-info adds one."""
     single: bool = False
     """The environment cannot be made twice in one process: one instance serves everything in turn."""
+    timeout: float | None = None
+    """Seconds that an environment may take for one answer; each then runs in a process of its own, and one that hangs
+    is killed and made anew. Such a run is no longer the same to the last bit."""
     floor_episodes: int = 20
     """Episodes of random play that a return is compared with, at most 20,000 actions or a minute; 0 measures none."""
 
@@ -51,11 +54,13 @@ class EnvConfig:
         _at_least(self, num=1, action_repeat=1, stack=1, floor_episodes=0)
         if len(self.crop) not in (0, 4) or self.reach <= 0:
             raise ConfigError(f"expected crop as top, left, height, width and reach > 0, got {self.crop}, {self.reach}")
-        if self.single and self.num > 1:
-            raise ConfigError(f"env.single makes one environment, and env.num={self.num} asks for more: set env.num=1")
-        for name, least in (("size", 8), ("max_steps", 1)):
-            if getattr(self, name) is not None:
-                _at_least(self, **{name: least})
+        if self.timeout is not None and self.timeout <= 0:
+            raise ConfigError(f"timeout expects seconds above 0, or none; got {self.timeout}")
+        if self.single and (self.num > 1 or self.timeout is not None):
+            raise ConfigError(
+                "env.single makes one environment in this process: set env.num=1 and no env.timeout, got "
+                f"{self.num} and {self.timeout}"
+            )
 
     def options(self) -> dict[str, Any]:
         """The keyword arguments of `worldformula.envs.Envs`."""

@@ -119,6 +119,16 @@ class Stream:
         self._stuck = 0
         return self._row(observation, reward, first=False, last=self.over, terminal=terminated)
 
+    def prepare(self, action: Action) -> None:
+        """Lets an environment in another process begin with what `next` will ask for."""
+        ask = getattr(self.env, "ask", None)
+        if ask is None:
+            return
+        if self.over:
+            ask("reset", episode_seed(self.seed, self.index, self.episode + 1))
+        else:
+            ask("step", action)
+
     def next(self, action: Action) -> Row:
         """The row that follows: the arriving one, or the first of the next episode."""
         return self.begin(self.episode + 1) if self.over else self.advance(action)

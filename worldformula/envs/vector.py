@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from worldformula.envs.actions import Actions, ActionSpec, by_name, column_name, columns, mask_name
 from worldformula.envs.columns import Column, row_spec
 from worldformula.envs.factory import make
-from worldformula.envs.stream import FAILURES, Episode, Failure, Row, Stream
+from worldformula.envs.process import Remote
+from worldformula.envs.stream import FAILURES, Episode, Failure, Row, Served, Stream
 from worldformula.errors import ConfigError, SpaceError
 
 Rows = dict[str, NDArray[Any]]
@@ -35,6 +36,8 @@ class Envs:
         recover: an environment that raises an error or gives NaN is made anew and begins the next episode; the row
             before has no ``is_last``. Without, the error is raised.
         log_info: keys of ``info`` whose numbers at the last step are kept with each finished episode.
+        timeout: seconds that an environment may take for one answer. Each then runs in a process of its own, and one
+            that hangs is killed: a failure, which ``recover`` survives. None runs them here.
         options: keyword arguments of :func:`worldformula.envs.make`.
 
     Attributes:
@@ -60,6 +63,7 @@ class Envs:
         seed: int = 0,
         recover: bool = False,
         log_info: Sequence[str] = (),
+        timeout: float | None = None,
         **options: Any,
     ) -> None:
         if num < 1:
@@ -68,7 +72,13 @@ class Envs:
             raise ConfigError(f"{id} cannot be made twice (single=True), and num={num} asks for {num}; set num=1")
         self.id, self.num, self.seed = id, num, seed
         self._recover, self._log_info = recover, tuple(log_info)
-        self._streams = [Stream(lambda: make(id, **options), index, seed) for index in range(num)]
+        if timeout is not None and (timeout <= 0 or options.get("single")):
+            raise ConfigError(f"timeout expects seconds above 0, and not single=True; got {timeout}")
+
+        def build() -> Served:
+            return make(id, **options) if timeout is None else Remote(id, options, timeout)
+
+        self._streams = [Stream(build, index, seed) for index in range(num)]
         env = self._streams[0].env
         self.columns: dict[str, Column] = env.columns
         self.observations: dict[str, Column] = env.observations
@@ -146,6 +156,8 @@ class Envs:
         if len(next(iter(named.values()))) != self.num:
             raise SpaceError(f"expected actions for {self.num} streams, got {len(next(iter(named.values())))}")
         each = [{name: value[i] for name, value in named.items()} for i in range(self.num)]
+        for stream in self._streams:
+            stream.prepare(each[stream.index])
         found = [self._survived(s, lambda s: s.next(each[s.index])) for s in self._streams]
         return self._rows(found)
 
