@@ -17,18 +17,25 @@ import numpy as np
 import pytest
 import torch
 
-from tests.agent.systems.toy import ToyAgent, config
+from tests.agent.systems.toy import Toy, ToyAgent, config
 from tests.agent.test_loop import assert_same_run
 from worldformula.agent.config import EnvConfig
+from worldformula.agent.evaluate import evaluate
 from worldformula.agent.loop import Loop
+from worldformula.agents import dreamer_v3
+from worldformula.envs import Envs
 from worldformula.envs.pendulum import Pendulum
 from worldformula.errors import (
     BrokenEnvironmentError,
     CheckpointError,
+    ConfigError,
     ReplayError,
     RunFolderError,
+    ShapeError,
     SpaceError,
 )
+from worldformula.report.gather import play
+from worldformula.report.yardsticks import floor
 from worldformula.training import checkpoint
 from worldformula.training.run import read_metrics
 
@@ -222,6 +229,34 @@ def test_lost_checkpoints_never_cost_the_replay(tmp_path: Path) -> None:
     assert {file.name: file.read_bytes() for file in (folder / "replay").iterdir()} == rows
 
 
+def test_evaluation_and_floor_survive_failures_and_count_complete_episodes_alone() -> None:
+    agent = ToyAgent(Toy(), Envs("pendulum").observations, Envs("pendulum").actions, 0)
+    before = Random.failed
+    env = EnvConfig("tests/Random-v0", num=2, floor_episodes=4)
+    assert evaluate(agent, env, episodes=4, seed=0).lengths == (23,) * 4
+    score = floor(env, 0)
+    assert score is not None
+    assert score.n == 4
+    recorded, _ = play(agent, env, 3, 0)
+    assert [len(episode["reward"]) for episode in recorded] == [24] * 3
+    assert all(episode["is_first"].sum() == 1 for episode in recorded)
+    assert Random.failed > before
+
+
+def test_fewer_steps_than_the_run_has_are_refused(tmp_path: Path) -> None:
+    Loop(config(300, eval_episodes=0), ToyAgent, tmp_path / "run").run()
+    with pytest.raises(ConfigError, match="steps=200, and the run stands at step 30.: set more steps"):
+        Loop(config(200, eval_episodes=0), ToyAgent, tmp_path / "run")
+
+
+def test_a_single_row_without_streams_says_how_to_write_it() -> None:
+    envs = Envs("pendulum")
+    agent = dreamer_v3.build(dreamer_v3.tiny(), envs.observations, envs.actions)
+    row = {key: value[0] for key, value in envs.reset().items()}
+    with pytest.raises(ShapeError, match="rows .N, ….* got a single row; write"):
+        agent.act(row, agent.initial(1))
+
+
 # -------------------------------------------------------------------------------------------------------- a full disk
 
 
@@ -262,7 +297,7 @@ def test_a_file_that_may_not_grow_is_one_error(tmp_path: Path) -> None:
     pytest.importorskip("resource")
     script = """
         import resource, sys
-        from tests.agent.systems.toy import ToyAgent, config
+        from tests.agent.systems.toy import Toy, ToyAgent, config
         from worldformula.agent import loop
         from worldformula.agent.counters import Result
 from worldformula.agent.loop import Loop

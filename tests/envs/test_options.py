@@ -17,9 +17,11 @@ from tests.envs.rich import register as rich
 from worldformula import cli
 from worldformula.agent.config import EnvConfig
 from worldformula.agent.loop import Loop
-from worldformula.envs import Envs, make, random_policy_return
+from worldformula.agent.saved import open_run
+from worldformula.agents import dreamer_v3
+from worldformula.envs import ActionSpec, Column, Envs, make, random_policy_return
 from worldformula.envs.factory import argument
-from worldformula.errors import ConfigError, EnvironmentIdError, SpaceError
+from worldformula.errors import ConfigError, EnvironmentIdError, RunFolderError, SpaceError
 from worldformula.report.yardsticks import Yardsticks, floor, measured, yardsticks
 from worldformula.training.run import RunFolder, read_metrics
 
@@ -207,6 +209,38 @@ def test_an_own_environment_trains_from_the_command_line(folder: Path, capsys: p
     out = capsys.readouterr().out
     assert "vector vector (3,) float32 -1…1e+06; action: one of 4 choices" in out
     assert cli.main(["eval", str(folder / "run"), "--episodes", "2"]) == 0
+
+
+@pytest.mark.parametrize("more", [["--set", "env.stack=3"], ["--set", "env.grey=true", "--set", "env.stack=2"]])
+def test_stacked_pictures_are_learnt_and_dreamt(tmp_path: Path, capsys: pytest.CaptureFixture[str], more: Any) -> None:
+    command = ["train", "--env", "pendulum", "--pixels", "--run", str(tmp_path / "run"), "--steps", "60", *more]
+    for setting in (
+        "agent.prefill=40",
+        "env.num=2",
+        "env.max_steps=20",
+        "env.size=16",
+        "agent.length=4",
+        "agent.batch=2",
+    ):
+        command += ["--set", setting]
+    for setting in ("agent.train_ratio=8", "agent.imag_last=2", "eval_episodes=1", "env.floor_episodes=1"):
+        command += ["--set", setting]
+    assert cli.main([*command, "--device", "cpu"]) == 0, capsys.readouterr().err
+    assert cli.main(["dream", str(tmp_path / "run"), "--length", "10"]) == 0, capsys.readouterr().err
+
+
+def test_pictures_that_do_not_fit_the_networks_name_the_option_that_resizes_them() -> None:
+    for shape, says in (((84, 84, 3), "--set env.size=80"), ((64, 48, 3), "--set env.size=64")):
+        with pytest.raises((ConfigError, SpaceError), match=f"expected .*{says}"):
+            dreamer_v3.build(
+                dreamer_v3.tiny(), {"image": Column("image", shape, "uint8", 0, 255)}, ActionSpec("discrete", 2)
+            )
+
+
+def test_the_folder_of_a_fitted_model_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"command": "fit", "model": "vae"}')
+    with pytest.raises(RunFolderError, match="is a run of worldformula fit.*See it with worldformula report"):
+        open_run(tmp_path)
 
 
 # ------------------------------------------------------------------------------------ single, endless, slow, floors

@@ -27,7 +27,7 @@ def seconds_left(loop: Loop) -> float:
     with forked(config.seed):
         agent = loop.fresh_agent()
         learning = agent.config
-        envs = Envs(config.env.id, config.env.num, seed=config.seed, **config.env.options())
+        envs = Envs(config.env.id, config.env.num, seed=config.seed, recover=True, **config.env.options())
         rows, state = envs.reset(0), agent.initial(config.env.num)
         seen = []
 

@@ -118,6 +118,12 @@ class Loop:
                 f"capacity={config.capacity} leaves {config.capacity // config.env.num} rows for each of "
                 f"{config.env.num} streams, and a sequence has length={learning.length}. Set a larger capacity."
             )
+        overshoot = config.env.num * config.env.action_repeat  # a run may end so many steps late
+        if config.steps + overshoot <= self.resumes_at:
+            raise ConfigError(
+                f"steps={config.steps}, and the run stands at step {self.resumes_at}: set more steps, or take "
+                "another folder"
+            )
         if config.env.single and config.eval_every and config.eval_episodes:
             raise ConfigError(
                 f"{config.env.id} cannot be made twice (env.single), so an evaluation would end the episode of the "

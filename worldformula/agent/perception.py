@@ -12,7 +12,7 @@ from torch import Tensor
 
 from worldformula.envs.actions import SINGLE, ActionSpec
 from worldformula.envs.columns import Column
-from worldformula.errors import MissingInputError, table
+from worldformula.errors import MissingInputError, ShapeError, table
 
 
 class Perception:
@@ -34,6 +34,10 @@ class Perception:
         if missing := [key for key in (*self.names, "is_first") if key not in rows]:
             shown = table(("column", "got"), [(key, key in rows) for key in (*self.names, "is_first")])
             raise MissingInputError(f"perception needs the column {missing[0]!r} of the rows\n{shown}")
+        if not np.ndim(rows["is_first"]):
+            raise ShapeError(
+                "expected rows [N, …] of N streams, got a single row; write {key: row[key][None] for key in row}"
+            )
         found = {word: encoded(rows[key], self.columns[key], device) for key, word in self.names.items()}
         return found | {"first": torch.as_tensor(rows["is_first"], device=device)}
 

@@ -15,6 +15,7 @@ from worldformula.agent.loop import restore_agent
 from worldformula.catalogue import System
 from worldformula.envs import Actions, Envs, Rows
 from worldformula.errors import CheckpointError, ConfigError, RunFolderError
+from worldformula.model.config import COMMAND as FIT
 from worldformula.training import checkpoint, devices, settings
 from worldformula.training.run import RunFolder
 from worldformula.training.seeding import forked
@@ -38,6 +39,11 @@ def open_run(path: str | Path) -> SavedRun:
     """
     folder = RunFolder(path)
     values = folder.config()
+    if values.get("command") == FIT:
+        raise RunFolderError(
+            f"{folder.path} is a run of worldformula fit, a model on data; expected one of worldformula train. See "
+            f"it with worldformula report {folder.path}"
+        )
     try:
         if not isinstance(values["env"], dict) or "id" not in values["env"]:
             raise ConfigError(f"env expects the settings of the environment with its id, got {values['env']!r}")
@@ -72,7 +78,7 @@ def load_agent(run: SavedRun, device: str = "auto") -> tuple[Agent, checkpoint.C
 
 def record(agent: Agent, env: EnvConfig, *, sequences: int, length: int, seed: int) -> dict[str, NDArray[np.generic]]:
     """Plays, and returns what was seen and done as rows of experience ``[sequences, length, …]``, action included."""
-    envs = Envs(env.id, sequences, seed=seed, **env.options())
+    envs = Envs(env.id, sequences, seed=seed, recover=True, **env.options())
     columns: dict[str, list[NDArray[np.generic]]] = {key: [] for key in envs.row_spec}
     with forked(seed):
         rows, state = envs.reset(0), agent.initial(sequences)

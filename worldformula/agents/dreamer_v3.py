@@ -219,7 +219,10 @@ class DreamerV3(nn.Module):
 
     @torch.no_grad()
     def open_loop(self, batch: Mapping[str, NDArray[Any]], context: int = 5) -> dict[str, NDArray[np.uint8]]:
-        """Truth and dream, uint8 ``[B, T, H, W, C]``: ``context`` filtered rows, then the prior on the true actions."""
+        """Truth and dream, uint8 ``[B, T, H, W, C]``: ``context`` filtered rows, then the prior on the true actions.
+
+        Of a stack of pictures the newest is shown.
+        """
         inputs = self.perception.learn(batch, self.device)
         if not self.names.images:
             raise ConfigError("open_loop shows images, and this agent observes none")
@@ -232,7 +235,8 @@ class DreamerV3(nn.Module):
         dream = self.world.decode(joined, (variable,))[variable]
         shown = (dream * 255).round().clamp(0, 255).to(torch.uint8)
         truth = (inputs[variable] * 255).round().to(torch.uint8)
-        return {"truth": truth.cpu().numpy(), "dream": shown.cpu().numpy()}
+        newest = 3 if truth.shape[-1] % 3 == 0 else 1
+        return {"truth": truth[..., -newest:].cpu().numpy(), "dream": shown[..., -newest:].cpu().numpy()}
 
     # ------------------------------------------------------------------------------------------------------ checkpoint
 

@@ -47,7 +47,7 @@ def random_policy_return(
         The score of the episodes that ended in time; ``n`` is 0 where none did.
     """
     started, found = time.perf_counter(), list[float]()
-    envs, rng = Envs(id, 1, seed=seed, **options), np.random.default_rng(seed)
+    envs, rng = Envs(id, 1, seed=seed, recover=True, **options), np.random.default_rng(seed)
     rows = envs.reset()
     for _ in range(most):
         rows = envs.step(envs.random(rng, rows))

@@ -99,7 +99,7 @@ def play(
     Raises:
         ConfigError: an episode does not end.
     """
-    envs = Envs(env.id, episodes, seed=seed, **env.options())
+    envs = Envs(env.id, episodes, seed=seed, recover=True, **env.options())
     rng = np.random.default_rng(seed)
     rows, state = envs.reset(0), None if agent is None else agent.initial(episodes)
     table: list[Columns] = []
@@ -119,8 +119,10 @@ def play(
         rows = envs.step(actions)
     envs.close()
     ends = [next(t for t, r in enumerate(table) if r["is_last"][i]) for i in range(episodes)]
+    begins = [max(t for t in range(end + 1) if table[t]["is_first"][i]) for i, end in enumerate(ends)]
     recorded = [
-        {key: np.stack([r[key][i] for r in table[: end + 1]]) for key in table[0]} for i, end in enumerate(ends)
+        {key: np.stack([r[key][i] for r in table[begin : end + 1]]) for key in table[0]}
+        for i, (begin, end) in enumerate(zip(begins, ends, strict=True))
     ]
     return recorded, np.stack(pictures) if pictures else None
 
