@@ -300,7 +300,7 @@ def test_the_floor_of_an_endless_environment_is_not_known_and_a_limit_gives_it_o
 
 
 def test_a_slow_environment_is_measured_for_as_long_as_allowed_and_none_at_all_where_none_is_wanted(monkeypatch):
-    assert 1 <= random_policy_return(register(), 1000, seconds=0.05).n < 1000
+    assert 1 <= random_policy_return(register(), 10**7, most=10**9, seconds=0.5).n < 10**7
     monkeypatch.setattr("worldformula.report.yardsticks.random_policy_return", None)
     assert floor(EnvConfig(register(), floor_episodes=0), 0) is None
     assert str(Yardsticks(None, None)) == "return: floor not known; best known not known"

@@ -61,6 +61,9 @@ class EnvConfig:
                 "env.single makes one environment in this process: set env.num=1 and no env.timeout, got "
                 f"{self.num} and {self.timeout}"
             )
+        for name, least in (("size", 8), ("max_steps", 1)):
+            if getattr(self, name) is not None:
+                _at_least(self, **{name: least})
 
     def options(self) -> dict[str, Any]:
         """The keyword arguments of `worldformula.envs.Envs`."""

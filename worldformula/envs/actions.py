@@ -48,10 +48,14 @@ class ActionSpec:
     classes: tuple[int, ...] = ()
     space: Space[Any] | None = field(default=None, compare=False)
     reach: float = 1.0
+    _scale: tuple[NDArray[np.float64], ...] = field(default=(), init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.kind == "discrete" and not self.classes:
             object.__setattr__(self, "classes", (self.size,))
+        if isinstance(self.space, spaces.Box):
+            low, high = bounds(self.space, self.reach)
+            object.__setattr__(self, "_scale", (low, high, (low + high) / 2.0, (high - low) / 2.0))
 
     @property
     def column(self) -> Column:
@@ -138,10 +142,9 @@ class ActionSpec:
         if isinstance(space, spaces.MultiBinary):
             return action.reshape(space.shape).astype(space.dtype)
         assert isinstance(space, spaces.Box)
-        low, high = bounds(space, self.reach)
-        unit = action.astype(np.float64).reshape(space.shape)
-        scaled = (low + high) / 2.0 + (high - low) / 2.0 * unit
-        return np.clip(scaled, low, high).astype(space.dtype)
+        low, high, middle, half = self._scale
+        scaled = middle + half * action.astype(np.float64).reshape(space.shape)
+        return np.minimum(np.maximum(scaled, low), high).astype(space.dtype)
 
     def allowed(self, given: Any, name: str) -> NDArray[np.bool_]:
         """A mask as Gymnasium writes it (one array, or a tuple of one per element) as booleans ``[choices]``.

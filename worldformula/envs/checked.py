@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 from gymnasium.error import DependencyNotInstalled
 
-from worldformula.envs.spaces import checked, flattened, leaf
+from worldformula.envs.spaces import checked, flattened, leaf, limits
 from worldformula.errors import BrokenEnvironmentError, ConfigError, NonFiniteError, SpaceError, WorldformulaError
 
 Env = gymnasium.Env[Any, Any]
@@ -73,6 +73,7 @@ class Checked(gymnasium.Wrapper[Any, Any, Any, Any]):
         space = env.observation_space
         self._leaves = flattened(space) if isinstance(space, gymnasium.spaces.Dict) else {"": space}
         self._leaves = {k: v for k, v in self._leaves.items() if not keys or k in keys} if observations else {}
+        self._limits = {key: limits(inner) for key, inner in self._leaves.items() if _typed(inner)}
         self._steps = 0
 
     @property
@@ -143,8 +144,8 @@ class Checked(gymnasium.Wrapper[Any, Any, Any, Any]):
                 raise SpaceError(
                     f"{what} of {self.name} at {self.where} is missing: expected {str(space)[:200]}, got {have}"
                 ) from None
-            if isinstance(space, gymnasium.spaces.Space) and _typed(space):
-                checked(space, value, f"{what} of {self.name} at {self.where}")
+            if key in self._limits:
+                checked(space, value, f"{what} of {self.name} at {self.where}", self._limits[key])
 
 
 def number(reward: Any, where: str) -> float:

@@ -188,13 +188,16 @@ def _picture(space: spaces.Box, name: str, low: float, high: float) -> Arranged 
 # ---------------------------------------------------------------------------------------------------------- values
 
 
-def checked(space: Space[Any], value: Any, name: str) -> NDArray[Any]:
+def checked(
+    space: Space[Any], value: Any, name: str, within: tuple[NDArray[Any], NDArray[Any]] | None = None
+) -> NDArray[Any]:
     """``value`` as an array, once it is what its space declares.
 
     Args:
         space: Box, Discrete, MultiDiscrete or MultiBinary.
         value: what came.
         name: of the value, for the message: ``the observation 'speed' of Cart-v0 at step 3 of the episode``.
+        within: its `limits`, where they are known already.
 
     Raises:
         SpaceError: another shape, another kind of number, or outside the declared range.
@@ -212,7 +215,7 @@ def checked(space: Space[Any], value: Any, name: str) -> NDArray[Any]:
             f"{name} is not finite: {_told(value)}. Expected finite numbers; look for a diverging simulation or a "
             "division by zero in the environment."
         )
-    wrong = wrong or _outside(space, found)
+    wrong = wrong or _outside(within or limits(space), found)
     if wrong is not None:
         raise SpaceError(
             f"{name} is not what its space declares: expected {_declared(space)}, got {_told(value)}: {wrong}; correct "
@@ -232,7 +235,8 @@ def _wrong_kind(space: Space[Any], found: NDArray[Any]) -> str | None:
     return None if found.dtype.kind in "iu" else f"{found.dtype} for whole numbers"
 
 
-def _outside(space: Space[Any], found: NDArray[Any]) -> str | None:
+def limits(space: Space[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The smallest and the largest value of each element, with room for rounding where it is a float."""
     if isinstance(space, spaces.Discrete):
         low, high = np.asarray(space.start), np.asarray(space.start + space.n - 1)
     elif isinstance(space, spaces.MultiDiscrete):
@@ -246,9 +250,15 @@ def _outside(space: Space[Any], found: NDArray[Any]) -> str | None:
             low, high = (bound.astype(np.float64) for bound in (low, high))
             low = low - ROUNDING * np.maximum(1.0, np.abs(low))
             high = high + ROUNDING * np.maximum(1.0, np.abs(high))
-    if ((found >= low) & (found <= high)).all():
+    return low, high
+
+
+def _outside(within: tuple[NDArray[Any], NDArray[Any]], found: NDArray[Any]) -> str | None:
+    low, high = within
+    inside = (found >= low) & (found <= high)
+    if inside.all():
         return None
-    bad = found[~((found >= low) & (found <= high))] if found.ndim else found
+    bad = found[~inside] if found.ndim else found
     return f"{np.asarray(bad).reshape(-1)[0]} lies outside the declared range"
 
 
