@@ -13,6 +13,7 @@ from worldformula.data.replay import Replay
 from worldformula.envs import Envs
 from worldformula.errors import SpaceError
 from worldformula.testing import check_env
+from worldformula.training import checkpoint
 
 COLUMNS = {
     "camera": ((8, 10, 3), "uint8"),
@@ -184,3 +185,24 @@ def test_perception_scales_pictures_by_their_range_and_makes_the_one_hots():
 
 def test_the_checker_accepts_it():
     check_env(Rich())
+
+
+def test_running_episodes_go_on_from_a_checkpoint_to_the_last_bit(tmp_path):
+    rng, envs = np.random.default_rng(0), Envs(register(), 3, seed=4, labels=LABELS)
+    rows = envs.reset()
+    for _ in range(9):  # in the second episode
+        rows = envs.step(envs.random(rng, rows))
+    checkpoint.save(tmp_path, 9, {"envs": envs.state()})
+    other = Envs(register(), 3, seed=4, labels=LABELS)
+    found, cut = other.restore(checkpoint.load_latest(tmp_path).state["envs"])
+    assert cut == []
+    for _ in range(9):
+        assert found.keys() == rows.keys()
+        assert all((found[key] == rows[key]).all() for key in rows if not key.startswith("label/"))
+        actions = envs.random(rng, rows)
+        rows, found = envs.step(actions), other.step(actions)
+    state = envs.state()
+    state["digests"][1] = "0" * 32
+    again, cut = Envs(register(), 3, seed=4, labels=LABELS).restore(state)
+    assert cut == [1]
+    assert again["is_first"].tolist() == [bool(n == 1) for n in range(3)]
