@@ -57,7 +57,8 @@ def test_a_run_says_where_on_what_and_how_long(tmp_path: Path, capsys: pytest.Ca
     for part in (
         "1 CPU thread",
         "pendulum × 4",
-        "floor -",
+        "return: floor and best known are measured with the report",
+        "floor (random policy) -",
         "replay 0.0",
         " GB on disk",
         "time: about",

@@ -336,13 +336,27 @@ class EnvironmentIdError(WorldformulaError, ValueError):
 
 
 class SpaceError(WorldformulaError, ValueError):
-    """An observation or action space is not supported, or a value lies outside its space."""
+    """An observation or action space is not supported, or a value is not what its space declares.
+
+    >>> from worldformula.envs import Envs
+    >>> envs = Envs("cartpole", 2)
+    >>> rows = envs.reset()
+    >>> envs.step([1, 7])
+    Traceback (most recent call last):
+    worldformula.errors.SpaceError: expected 'action' as one of 2 choices, counted from 0; got [1, 7]
+    >>> envs.step([1, 0])["is_last"].shape
+    (2,)
+    """
 
     code = "space"
 
 
 class BrokenEnvironmentError(WorldformulaError, RuntimeError):
-    """The code of an environment raised an error of its own, which is chained: ``--debug`` shows where."""
+    """The code of an environment raised an error of its own, which is chained: ``--debug`` shows where.
+
+    Or it hung longer than ``env.timeout``, or its process ended. A run makes the environment anew and goes on, unless
+    that leads ten times in a row no further than the first step.
+    """
 
     code = "broken-environment"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 import subprocess
 import sys
@@ -14,21 +15,29 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch
 
-from tests.agent.systems.toy import ToyAgent, config
+from tests.agent.systems.toy import Toy, ToyAgent, config
 from tests.agent.test_loop import assert_same_run
 from worldformula.agent.config import EnvConfig
+from worldformula.agent.evaluate import evaluate
 from worldformula.agent.loop import Loop
+from worldformula.agents import dreamer_v3
+from worldformula.envs import Envs
 from worldformula.envs.pendulum import Pendulum
 from worldformula.errors import (
     BrokenEnvironmentError,
     CheckpointError,
-    NonFiniteError,
+    ConfigError,
     ReplayError,
     RunFolderError,
+    ShapeError,
     SpaceError,
 )
+from worldformula.report.gather import play
+from worldformula.report.yardsticks import floor
 from worldformula.training import checkpoint
+from worldformula.training.run import read_metrics
 
 
 class Failing(Pendulum):
@@ -54,15 +63,13 @@ def breaks(_: tuple[Any, ...]) -> tuple[Any, ...]:
 @pytest.mark.parametrize(
     ("fault", "error", "says"),
     [
-        (lambda a: (a[0] * np.nan, *a[1:]), NonFiniteError, "the observation 'vector' of tests/Failing-v0"),
-        (lambda a: (a[0], float("nan"), *a[2:]), NonFiniteError, "the reward of tests/Failing-v0 .*: nan"),
-        (lambda a: (a[0], float("inf"), *a[2:]), NonFiniteError, "the reward of tests/Failing-v0 .*: inf"),
-        (lambda a: (a[0][:2], *a[1:]), SpaceError, "lies outside its space"),
-        (lambda a: a[:4], BrokenEnvironmentError, "failed at step .* ValueError: not enough values to unpack"),
-        (breaks, BrokenEnvironmentError, "failed at step .* RuntimeError: the simulator broke"),
+        (lambda a: (a[0][:2], *a[1:]), SpaceError, "not what its space declares"),
+        (lambda a: (a[0], a[1], None, *a[3:]), SpaceError, "terminated of tests/Failing-v0 .* True or False, got None"),
+        (lambda a: a[:4], SpaceError, "has to return .observation, reward, .*got a tuple of 4.*gym before 0.26"),
+        (lambda a: (*a[:4], None), SpaceError, "the info of tests/Failing-v0 .* expected a dictionary, got None"),
     ],
 )
-def test_an_environment_that_fails_after_a_checkpoint_costs_nothing_else(
+def test_an_environment_that_is_wrong_after_a_checkpoint_costs_nothing_else(
     tmp_path: Path, fault: Any, error: type[Exception], says: str
 ) -> None:
     Failing.left, Failing.fault = 137, staticmethod(fault)
@@ -75,6 +82,179 @@ def test_an_environment_that_fails_after_a_checkpoint_costs_nothing_else(
     Loop(settings, ToyAgent, tmp_path / "run").run()  # it fails no second time
     Loop(settings, ToyAgent, tmp_path / "whole").run()
     assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        (lambda a: (a[0] * np.nan, *a[1:]), "the observation of tests/Failing-v0 at step .* is not finite"),
+        (lambda a: (a[0], float("nan"), *a[2:]), "the reward of tests/Failing-v0 at step .* is not finite: nan"),
+        (breaks, "failed at step .* RuntimeError: the simulator broke"),
+    ],
+)
+def test_an_environment_that_fails_once_is_made_anew_counted_and_told(tmp_path: Path, fault: Any, says: str) -> None:
+    Failing.left, Failing.fault = 137, staticmethod(fault)
+    settings, said = dataclasses.replace(config(steps=300), env=FAILING), list[str]()
+    result = Loop(settings, ToyAgent, tmp_path / "run", say=said.append).run()
+    assert result.counters.failures == 1
+    assert len(said) == 1
+    assert re.search(says, said[0])
+    assert "made anew with a fresh seed (1 so far)" in said[0]
+    assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-2]["env/failures"] == 1
+
+
+class Random(Pendulum):
+    """A pendulum that raises, or gives NaN, in one of twenty steps."""
+
+    rng = np.random.default_rng(3)
+    failed = 0
+
+    def step(self, action: Any) -> Any:
+        observation, *rest = super().step(action)
+        chance = Random.rng.random()
+        if chance < 0.05:
+            Random.failed += 1
+            if chance < 0.025:
+                raise RuntimeError("by chance")
+            observation = observation * np.nan
+        return observation, *rest
+
+
+gymnasium.register("tests/Random-v0", entry_point=Random, max_episode_steps=23)
+
+
+def test_a_hundred_random_failures_are_all_survived(tmp_path: Path) -> None:
+    Random.failed = 0
+    settings = dataclasses.replace(
+        config(steps=2500, eval_every=0, eval_episodes=0), env=EnvConfig("tests/Random-v0", num=3)
+    )
+    result = Loop(settings, ToyAgent, tmp_path / "run", say=lambda _: None).run()
+    assert Random.failed >= 100
+    assert result.counters.failures == Random.failed
+    assert result.counters.steps >= 2500
+
+
+def test_an_environment_that_fails_at_once_every_time_is_given_up(tmp_path: Path) -> None:
+    class Never(Pendulum):
+        def step(self, action: Any) -> Any:
+            raise RuntimeError("never")
+
+    gymnasium.registry.pop("tests/Never-v0", None)
+    gymnasium.register("tests/Never-v0", entry_point=Never)
+    settings = dataclasses.replace(config(steps=300), env=EnvConfig("tests/Never-v0", num=2))
+    with pytest.raises(BrokenEnvironmentError, match="RuntimeError: never"):
+        Loop(settings, ToyAgent, tmp_path / "run", say=lambda _: None).run()
+
+
+def test_a_failure_at_a_seeded_place_is_passed_by_a_resumed_run_too(tmp_path: Path) -> None:
+    class Fixed(Pendulum):
+        def reset(self, **options: Any) -> Any:
+            self.bad = options["seed"] % 3 == 0
+            self.count = 0
+            return super().reset(**options)
+
+        def step(self, action: Any) -> Any:
+            self.count += 1
+            if self.bad and self.count == 9:
+                raise RuntimeError("a bad seed")
+            return super().step(action)
+
+    gymnasium.registry.pop("tests/Fixed-v0", None)
+    gymnasium.register("tests/Fixed-v0", entry_point=Fixed, max_episode_steps=23)
+    env = EnvConfig("tests/Fixed-v0", num=3)
+    for steps in (200, 400, 600):
+        Loop(dataclasses.replace(config(steps, eval_episodes=0), env=env), ToyAgent, tmp_path / "run", say=str).run()
+    whole = Loop(
+        dataclasses.replace(config(600, eval_episodes=0), env=env), ToyAgent, tmp_path / "whole", say=str
+    ).run()
+    assert whole.counters.failures > 3
+    one, two = (checkpoint.load_latest(tmp_path / name / "checkpoints") for name in ("run", "whole"))
+    assert one is not None
+    assert two is not None
+    assert one.state["count"]["failures"] == two.state["count"]["failures"]
+    assert torch.equal(one.state["agent"]["weights"]["net.1.weight"], two.state["agent"]["weights"]["net.1.weight"])
+
+
+# -------------------------------------------------------------------------------------------- checkpoints and episodes
+
+
+def weights(folder: Path) -> torch.Tensor:
+    found = checkpoint.load_latest(folder / "checkpoints")
+    assert found is not None
+    return found.state["agent"]["weights"]["net.1.weight"]
+
+
+def test_a_checkpoint_never_changes_a_run(tmp_path: Path) -> None:
+    for every in (10, 70, 1000):
+        Loop(config(500, checkpoint_every=every), ToyAgent, tmp_path / str(every)).run()
+    rare, often, never = (tmp_path / name for name in ("70", "10", "1000"))
+    for other in (often, never):
+        assert (rare / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
+        assert torch.equal(weights(rare), weights(other))
+
+
+def test_episodes_longer_than_the_time_between_checkpoints_end(tmp_path: Path) -> None:
+    settings = config(600, checkpoint_every=30)
+    settings = dataclasses.replace(settings, env=dataclasses.replace(settings.env, max_steps=90))
+    assert Loop(settings, ToyAgent, tmp_path / "run").run().counters.episodes == 2 * 3
+
+
+def test_an_environment_that_does_not_repeat_itself_has_its_episodes_cut_and_counted(tmp_path: Path) -> None:
+    class Moody(Pendulum):
+        mood = 0.0
+
+        def step(self, action: Any) -> Any:
+            observation, reward, *rest = super().step(action)
+            return observation, reward + Moody.mood, *rest
+
+    gymnasium.registry.pop("tests/Moody-v0", None)
+    gymnasium.register("tests/Moody-v0", entry_point=Moody, max_episode_steps=23)
+    settings = dataclasses.replace(config(300, eval_episodes=0), env=EnvConfig("tests/Moody-v0", num=3))
+    Loop(settings, ToyAgent, tmp_path / "run").run()
+    Moody.mood, said = 1e-3, list[str]()
+    longer = dataclasses.replace(settings, steps=400)
+    assert Loop(longer, ToyAgent, tmp_path / "run", say=said.append).run().counters.cut == 3
+    assert len(said) == 1
+    assert "did not repeat itself" in said[0]
+    assert "those of 3 of 3 streams are cut at step" in said[0]
+
+
+def test_lost_checkpoints_never_cost_the_replay(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    Loop(config(300), ToyAgent, folder).run()
+    rows = {file.name: file.read_bytes() for file in (folder / "replay").iterdir()}
+    shutil.rmtree(folder / "checkpoints")
+    with pytest.raises(RunFolderError, match="has lost its checkpoints, and its replay holds .*take another folder"):
+        Loop(config(300), ToyAgent, folder).run()
+    assert {file.name: file.read_bytes() for file in (folder / "replay").iterdir()} == rows
+
+
+def test_evaluation_and_floor_survive_failures_and_count_complete_episodes_alone() -> None:
+    agent = ToyAgent(Toy(), Envs("pendulum").observations, Envs("pendulum").actions, 0)
+    before = Random.failed
+    env = EnvConfig("tests/Random-v0", num=2, floor_episodes=4)
+    assert evaluate(agent, env, episodes=4, seed=0).lengths == (23,) * 4
+    score = floor(env, 0)
+    assert score is not None
+    assert score.n == 4
+    recorded, _ = play(agent, env, 3, 0)
+    assert [len(episode["reward"]) for episode in recorded] == [24] * 3
+    assert all(episode["is_first"].sum() == 1 for episode in recorded)
+    assert Random.failed > before
+
+
+def test_fewer_steps_than_the_run_has_are_refused(tmp_path: Path) -> None:
+    Loop(config(300, eval_episodes=0), ToyAgent, tmp_path / "run").run()
+    with pytest.raises(ConfigError, match="steps=200, and the run stands at step 30.: set more steps"):
+        Loop(config(200, eval_episodes=0), ToyAgent, tmp_path / "run")
+
+
+def test_a_single_row_without_streams_says_how_to_write_it() -> None:
+    envs = Envs("pendulum")
+    agent = dreamer_v3.build(dreamer_v3.tiny(), envs.observations, envs.actions)
+    row = {key: value[0] for key, value in envs.reset().items()}
+    with pytest.raises(ShapeError, match="rows .N, ….* got a single row; write"):
+        agent.act(row, agent.initial(1))
 
 
 # -------------------------------------------------------------------------------------------------------- a full disk
@@ -117,9 +297,10 @@ def test_a_file_that_may_not_grow_is_one_error(tmp_path: Path) -> None:
     pytest.importorskip("resource")
     script = """
         import resource, sys
-        from tests.agent.systems.toy import ToyAgent, config
+        from tests.agent.systems.toy import Toy, ToyAgent, config
         from worldformula.agent import loop
-        from worldformula.agent.loop import Loop
+        from worldformula.agent.counters import Result
+from worldformula.agent.loop import Loop
         from worldformula.errors import WorldformulaError
 
         loop.SHOW_EVERY = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,18 @@ import torch
 
 from worldformula.agent.configurator import Configuration
 from worldformula.agents import dreamer_v3
-from worldformula.envs.spaces import ActionSpec
+from worldformula.envs import ActionSpec, Column
+from worldformula.errors import ConfigError
 from worldformula.planners.cem import CEM
 
 WALKER = {"orientations": (14,), "height": (1,), "velocity": (9,)}
 
 
 def spaces(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
-    return {key: SimpleNamespace(shape=shape) for key, shape in shapes.items()}
+    return {
+        key: Column("image", shape, "uint8", 0, 255) if len(shape) == 3 else Column("vector", shape, "float32")
+        for key, shape in shapes.items()
+    }
 
 
 def count(agent: dreamer_v3.DreamerV3) -> int:
@@ -144,6 +147,8 @@ def test_every_kind_of_observation_and_action_updates(kind: Any, shapes: dict[st
     rows: dict[str, np.ndarray] = {}
     for shape in shapes.values():
         rows |= batch(shape, 3)
+    if kind == "discrete":
+        rows["action"] = np.random.default_rng(0).integers(3, size=rows["reward"].shape)
     if "speed" in shapes:
         rows["speed"] = rows.pop("vector")
     assert np.isfinite(float(agent.update(rows)["loss/total"]))
@@ -168,3 +173,45 @@ def test_the_configurator_changes_cost_and_mode_without_touching_a_weight(agent:
     assert not np.allclose(planned, opposite)
     assert all(torch.equal(v, trained[k]) for k, v in agent.state_dict().items())
     assert before.keys() == trained.keys()
+
+
+def test_a_planner_of_a_discrete_agent_yields_choices_and_another_one_is_refused() -> None:
+    agent = dreamer_v3.build(dreamer_v3.tiny(), spaces({"vector": (5,)}), ActionSpec("discrete", 3))
+    rows = {k: v[:, 0] for k, v in batch((5,), 3).items()}
+    agent.configure(Configuration(planner=CEM(3, discrete=True, horizon=3, candidates=20, elites=4, iterations=2)))
+    action, state = agent.act(rows, agent.initial(2), explore=False)
+    assert action.dtype == np.int64
+    assert ((action >= 0) & (action < 3)).all()
+    assert torch.equal(state["a"], torch.eye(3)[torch.from_numpy(action)])
+    for wrong in (CEM(3), CEM(4, discrete=True)):
+        with pytest.raises(
+            ConfigError, match="this agent's action is one of 3 choices: expected a planner with discrete"
+        ):
+            agent.configure(Configuration(planner=wrong))
+
+
+def test_a_choice_is_read_as_a_one_hot_and_nothing_was_chosen_at_an_end() -> None:
+    agent = dreamer_v3.build(dreamer_v3.tiny(), spaces({"vector": (5,)}), ActionSpec("discrete", 3))
+    rows = batch((5,), 3)
+    rows["action"] = np.random.default_rng(0).integers(3, size=(2, 16))
+    read = agent.perception.learn(rows, agent.device)["a"].numpy()
+    assert (read[~rows["is_last"]] == np.eye(3)[rows["action"]][~rows["is_last"]]).all()
+    assert (read[rows["is_last"]] == 0).all()
+
+
+def test_integers_flags_scalars_and_float_pictures_are_observed_learnt_and_dreamt() -> None:
+    columns = {
+        "camera": Column("image", (16, 16, 2), "float32", -1, 1),
+        "token": Column("discrete", (), "int64", 2, 5, (4,), (2,)),
+        "lamps": Column("flag", (2,), "bool", 0, 1),
+        "heat": Column("vector", (), "float32"),
+    }
+    agent = dreamer_v3.build(dreamer_v3.tiny(), columns, ActionSpec("discrete", 3))
+    rng, rows = np.random.default_rng(0), batch((5,), 3)
+    rows |= {"action": rng.integers(3, size=(2, 16)), "token": rng.integers(2, 6, size=(2, 16))}
+    rows |= {"lamps": rng.integers(2, size=(2, 16, 2)) > 0, "heat": rng.normal(size=(2, 16)).astype(np.float32)}
+    rows["camera"] = rng.uniform(-1, 1, (2, 16, 16, 16, 2)).astype(np.float32)
+    assert np.isfinite(float(agent.update(rows)["loss/total"]))
+    frames = agent.open_loop(rows, context=4)
+    assert frames["truth"].dtype == np.uint8
+    assert frames["truth"] == pytest.approx(np.round((rows["camera"] + 1) / 2 * 255), abs=1)

@@ -24,7 +24,7 @@ class Counting(gymnasium.Env):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.step_number = 0
-        self.episode = 1 if seed is not None else self.episode + 1
+        self.episode += 1
         return self._observe(NOWHERE), {}
 
     def step(self, action):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from worldformula.errors import ConfigError
@@ -13,27 +13,61 @@ class EnvConfig:
     """The environments of a run."""
 
     id: str
-    """A name that `worldformula envs` lists, or any Gymnasium id."""
+    """A name that `worldformula envs` lists, any Gymnasium id, or module:ID and module:Class of a module of yours."""
     num: int = 4
     """How many copies are stepped together."""
     pixels: bool = False
     """Observe pictures of the environment instead of its own vector."""
     size: int | None = None
-    """Edge of the pictures in pixels; none is 32, for Atari 64. Pictures of an environment's own keep their size."""
+    """Edge of all pictures in pixels; none keeps those of the environment, drawn ones have 32, Atari 64."""
     action_repeat: int = 1
     """Environment steps per action; their rewards add up."""
     max_steps: int | None = None
     """Truncate episodes after this many environment steps; none keeps the environment's own limit."""
+    keys: tuple[str, ...] = ()
+    """The observations to keep, of those that an environment gives by name; empty keeps all."""
+    crop: tuple[int, ...] = ()
+    """Top, left, height and width of what is kept of every picture; empty keeps all."""
+    grey: bool = False
+    """Pictures in grey."""
+    stack: int = 1
+    """The last so many pictures, as channels of one."""
+    reach: float = 1.0
+    """What an agent's ±1 means in dimensions of actions without bounds; what is beyond is clipped."""
+    args: tuple[str, ...] = ()
+    """Arguments of the environment, key=value each; --env-arg adds one."""
+    wrap: tuple[str, ...] = ()
+    """Wrappers around the environment, module:Wrapper each, the first one innermost; --wrap adds one."""
+    labels: tuple[str, ...] = ()
+    """Keys of info that are stored beside the observations, as the columns label/<key>; no agent observes them."""
+    log_info: tuple[str, ...] = ()
+    """Keys of info whose value at the last step of an episode is logged as episode/<key>; --log-info adds one."""
+    single: bool = False
+    """The environment cannot be made twice in one process: one instance serves everything in turn."""
+    timeout: float | None = None
+    """Seconds that an environment may take for one answer; each then runs in a process of its own, and one that hangs
+    is killed and made anew. Such a run is no longer the same to the last bit."""
+    floor_episodes: int = 20
+    """Episodes of random play that a return is compared with, at most 20,000 actions or a minute; 0 measures none."""
 
     def __post_init__(self) -> None:
-        _at_least(self, num=1, action_repeat=1)
+        _at_least(self, num=1, action_repeat=1, stack=1, floor_episodes=0)
+        if len(self.crop) not in (0, 4) or self.reach <= 0:
+            raise ConfigError(f"expected crop as top, left, height, width and reach > 0, got {self.crop}, {self.reach}")
+        if self.timeout is not None and self.timeout <= 0:
+            raise ConfigError(f"timeout expects seconds above 0, or none; got {self.timeout}")
+        if self.single and (self.num > 1 or self.timeout is not None):
+            raise ConfigError(
+                "env.single makes one environment in this process: set env.num=1 and no env.timeout, got "
+                f"{self.num} and {self.timeout}"
+            )
         for name, least in (("size", 8), ("max_steps", 1)):
             if getattr(self, name) is not None:
                 _at_least(self, **{name: least})
 
     def options(self) -> dict[str, Any]:
-        """The keyword arguments of `worldformula.envs.make`."""
-        return {name: getattr(self, name) for name in ("pixels", "size", "action_repeat", "max_steps")}
+        """The keyword arguments of `worldformula.envs.Envs`."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("id", "num", "floor_episodes")}
 
 
 MOST_THREADS = 1024  # torch starts as many as it is told, until the system has none left
@@ -62,7 +96,7 @@ class RunConfig:
     capacity: int = 1_000_000
     """Rows that the replay holds, all streams together."""
     checkpoint_every: int = 5_000
-    """Environment steps between checkpoints; at each, all environments start a new episode."""
+    """Environment steps between checkpoints; how many there are changes nothing."""
     log_every: int = 500
     """Environment steps between the lines of metrics.jsonl."""
     eval_every: int = 0

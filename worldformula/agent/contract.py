@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from worldformula.envs import Actions
 
 Rows = Mapping[str, NDArray[Any]]
 AgentState = dict[str, torch.Tensor]
@@ -55,8 +56,8 @@ class Agent(Protocol):
         """The state before the first row, for ``num`` streams."""
         ...
 
-    def act(self, rows: Rows, state: AgentState, explore: bool = True) -> tuple[NDArray[np.float32], AgentState]:
-        """Actions ``[num, A]`` at rows ``[num, …]``, and the next state; starts anew where ``is_first``."""
+    def act(self, rows: Rows, state: AgentState, explore: bool = True) -> tuple[Actions, AgentState]:
+        """Actions at rows ``[num, …]``, an array or one per name, and the next state; anew where ``is_first``."""
         ...
 
     def update(self, batch: Rows) -> Metrics:
@@ -81,4 +82,4 @@ class Agent(Protocol):
 
 
 Build = Callable[..., Agent]
-"""``build(config, observation_spaces, action_spec, seed)``."""
+"""``build(config, observations, actions, seed)``: columns by observation key, specifications by name of the action."""

@@ -27,14 +27,14 @@ def seconds_left(loop: Loop) -> float:
     with forked(config.seed):
         agent = loop.fresh_agent()
         learning = agent.config
-        envs = Envs(config.env.id, config.env.num, seed=config.seed, **config.env.options())
+        envs = Envs(config.env.id, config.env.num, seed=config.seed, recover=True, **config.env.options())
         rows, state = envs.reset(0), agent.initial(config.env.num)
         seen = []
 
         def turn() -> None:
             nonlocal rows, state
             actions, state = agent.act(rows, state)
-            seen.append({key: value[0] for key, value in {**rows, "action": actions}.items()})
+            seen.append({key: value[0] for key, value in {**rows, **envs.stored(actions)}.items()})
             rows = envs.step(actions)
 
         turn()  # the first one pays for set-up

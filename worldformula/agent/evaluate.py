@@ -46,7 +46,8 @@ class Evaluation:
 def evaluate(agent: Agent, env: EnvConfig, *, episodes: int, seed: int, explore: bool = False) -> Evaluation:
     """Plays ``episodes`` complete episodes, shared out evenly among the streams beforehand.
 
-    Which episodes count is fixed before the first one ends: taking the first to finish would favour short ones.
+    Which episodes count is fixed before the first one ends: taking the first to finish would favour short ones. An
+    episode that an environment failed in does not count; the stream plays another one.
 
     Args:
         agent: the agent; it is not changed.
@@ -63,7 +64,7 @@ def evaluate(agent: Agent, env: EnvConfig, *, episodes: int, seed: int, explore:
     num = min(episodes, env.num)
     quota = np.full(num, episodes // num) + (np.arange(num) < episodes % num)
     found: list[list[tuple[float, int]]] = [[] for _ in range(num)]
-    envs = Envs(env.id, num, seed=seed, **env.options())
+    envs = Envs(env.id, num, seed=seed, recover=True, **env.options())
     with forked(seed):
         rows, state = envs.reset(0), agent.initial(num)
         for _ in range(LONGEST * int(quota.max())):

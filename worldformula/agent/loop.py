@@ -1,10 +1,12 @@
 """The loop: act, remember, learn, write down, and go on after any death as if nothing had happened.
 
 One turn: the agent acts at the present rows, the rows and actions enter the replay, the environments step, and the
-agent learns as often as its train ratio says (the fraction that is left is carried). Every `checkpoint_every`
-environment steps there is a *boundary*: all environments abandon their episodes and start anew with seeds of
-(run seed, number of the boundary, stream). Interrupted and uninterrupted runs do so alike; hence a checkpoint needs no
-environment state, and a resumed run on the same CPU ends with the same bits.
+agent learns as often as its train ratio says (the fraction that is left is carried). A checkpoint changes nothing:
+every episode has a seed of its own, and a checkpoint holds the actions of the episodes that it cuts through. A resumed
+run plays them again, compares the rows with a fingerprint, and on the same CPU ends with the same bits. Where an
+environment does not repeat itself, that episode is cut there, counted, and told.
+
+An environment that raises an error or gives NaN is made anew and begins the next episode; that is counted and told too.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +23,10 @@ import torch
 
 from worldformula.agent.config import FREE_ON_RESUME, RunConfig
 from worldformula.agent.contract import Agent, AgentState, Build
+from worldformula.agent.counters import Counters, Result, means
 from worldformula.agent.evaluate import Evaluation, evaluate
 from worldformula.data.replay import Replay
-from worldformula.envs import Envs
-from worldformula.envs.vector import Rows
+from worldformula.envs import Envs, Episode, Rows
 from worldformula.errors import (
     CheckpointError,
     ConfigError,
@@ -36,43 +37,16 @@ from worldformula.errors import (
 )
 from worldformula.training import checkpoint, devices, settings
 from worldformula.training.run import Metrics, RunFolder, writing
-from worldformula.training.seeding import derived, rng_state, seed_everything, set_rng_state
+from worldformula.training.seeding import derived, forked, rng_state, seed_everything, set_rng_state
 
 NOT_FINITE = (
     "Expected finite numbers. The last checkpoint is from before; look at the terms of the loss in metrics.jsonl, "
     "lower the learning rate, or check the environment's observations and rewards."
 )
 SHOW_EVERY = 0.25  # seconds between two calls of `show`
+FAILURES_TOLD = 5  # failures of environments that are told one by one
+CHECKPOINTED = "checkpointed"  # a file in the replay: from the first checkpoint on, its rows are worth keeping
 EVALUATION = 1  # what `derived` seeds are for
-
-
-@dataclass
-class Counters:
-    """How far a run is. All of it is in every checkpoint."""
-
-    steps: int = 0
-    """Environment steps."""
-    updates: int = 0
-    episodes: int = 0
-    epoch: int = 0
-    """Number of boundaries so far."""
-    debt: float = 0.0
-    """Updates that the train ratio still owes, below 1 after each turn."""
-    last_return: float | None = None
-    mean_return: float | None = None
-    """Moving average over episodes."""
-    evaluated: int = -1
-    """Step of the latest evaluation."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run reached."""
-
-    folder: Path
-    counters: Counters
-    evaluation: Evaluation | None
-    seconds: float
 
 
 class Loop:
@@ -81,7 +55,7 @@ class Loop:
     Args:
         config: what to run. In a folder that holds a run already, it must be that run's configuration, except for
             the settings in `FREE_ON_RESUME`.
-        build: ``build(config.agent, observation_spaces, action_spec, seed)`` makes the agent.
+        build: ``build(config.agent, observations, actions, seed)`` makes the agent.
         folder: the run folder.
         show: called a few times per second with the loop itself, for a progress display.
         say: called with a line of text where something needs saying, such as a damaged checkpoint.
@@ -117,17 +91,18 @@ class Loop:
         self.latest: dict[str, float] = {}
         self.evaluation: Evaluation | None = None
         env = self.config.env
-        self.envs = Envs(env.id, env.num, seed=self.config.seed, **env.options())
+        self.envs = Envs(env.id, env.num, seed=self.config.seed, recover=True, **env.options())
         seed_everything(self.config.seed)
         self.agent = self.fresh_agent()
         self._check()
         self._sums: dict[str, float] = {}
         self._summed = 0
-        self._finished: list[tuple[float, int]] = []
+        self._finished: list[Episode] = []
+        self._known = 0  # failures of the environments of this process that were told
 
     def fresh_agent(self) -> Agent:
         """An agent as a new run starts with, on the device of the run."""
-        agent = self.build(self.config.agent, self.envs.observation_spaces, self.envs.action, self.config.seed)
+        agent = self.build(self.config.agent, self.envs.observations, self.envs.actions, self.config.seed)
         agent.to(self.device)
         return agent
 
@@ -142,6 +117,17 @@ class Loop:
             raise ConfigError(
                 f"capacity={config.capacity} leaves {config.capacity // config.env.num} rows for each of "
                 f"{config.env.num} streams, and a sequence has length={learning.length}. Set a larger capacity."
+            )
+        overshoot = config.env.num * config.env.action_repeat  # a run may end so many steps late
+        if config.steps + overshoot <= self.resumes_at:
+            raise ConfigError(
+                f"steps={config.steps}, and the run stands at step {self.resumes_at}: set more steps, or take "
+                "another folder"
+            )
+        if config.env.single and config.eval_every and config.eval_episodes:
+            raise ConfigError(
+                f"{config.env.id} cannot be made twice (env.single), so an evaluation would end the episode of the "
+                f"training: set eval_every=0, got {config.eval_every}; the evaluation at the end stays"
             )
 
     @property
@@ -190,7 +176,7 @@ class Loop:
 
     def _collect_and_learn(self) -> None:
         shown = 0.0
-        rows, state = self._start()
+        rows, state = self._acting
         while self.count.steps < self.config.steps:
             before = self.count.steps
             rows, state = self._turn(rows, state)
@@ -199,8 +185,7 @@ class Loop:
             if self.config.eval_episodes and self._passed(before, self.config.eval_every):
                 self._evaluate()
             if self._passed(before, self.config.checkpoint_every) or self.count.steps >= self.config.steps:
-                self._boundary()
-                rows, state = self._start()
+                self._checkpoint(state)
             if time.perf_counter() - shown > SHOW_EVERY and self.count.steps < self.config.steps:
                 self.show(self)
                 shown = time.perf_counter()
@@ -209,26 +194,38 @@ class Loop:
     def _passed(self, before: int, every: int) -> bool:
         return bool(every) and self.count.steps // every > before // every
 
-    def _start(self) -> tuple[Rows, AgentState]:
-        return self.envs.reset(self.count.epoch), self.agent.initial(self.config.env.num)
-
     def _turn(self, rows: Rows, state: AgentState) -> tuple[Rows, AgentState]:
         actions, state = self.agent.act(rows, state)
-        self.replay.add(rows, actions)
+        self.replay.add(rows, self.envs.stored(actions))
         rows = self.envs.step(actions)
         taken = int((~rows["is_first"]).sum())  # in the other streams this turn was a reset
         self.count.steps += taken * self.config.env.action_repeat
         for episode in self.envs.finished:
-            self._episode(episode.score, episode.length)
+            self._episode(episode)
+        if len(self.envs.failures) > self._known:
+            self._failed()
         self._learn(taken)
         return rows, state
 
-    def _episode(self, score: float, length: int) -> None:
-        self._finished.append((score, length))
-        count = self.count
+    def _episode(self, episode: Episode) -> None:
+        self._finished.append(episode)
+        count, score = self.count, episode.score
         count.episodes += 1
         count.last_return = score
         count.mean_return = score if count.mean_return is None else 0.9 * count.mean_return + 0.1 * score
+
+    def _failed(self) -> None:
+        """Counts the failures of this turn, and tells of the first few."""
+        found = self.envs.failures
+        self.count.failures += len(found) - self._known
+        self._known = len(found)
+        if self.count.failures <= FAILURES_TOLD:
+            last = found[-1]
+            more = "; further ones are counted only" if self.count.failures == FAILURES_TOLD else ""
+            self.say(
+                f"warning: stream {last.stream}, action {last.step + 1} of its episode {last.episode}: {last.reason} "
+                f"The environment was made anew with a fresh seed ({self.count.failures} so far{more})"
+            )
 
     def _learn(self, taken: int) -> None:
         learning = self.agent.config
@@ -262,12 +259,11 @@ class Loop:
     # ------------------------------------------------------------------------------------------------- writing down
 
     def _log(self) -> None:
-        """Means since the last log; a boundary logs too, so no sum has to live in a checkpoint."""
+        """Means since the last log."""
         values: dict[str, float] = {"updates": self.count.updates, "episodes": self.count.episodes}
-        if self._finished:
-            returns, lengths = zip(*self._finished, strict=True)
-            values["episode/return"] = sum(returns) / len(returns)
-            values["episode/length"] = sum(lengths) / len(lengths)
+        values |= means(self._finished)
+        if self.count.failures:
+            values["env/failures"] = self.count.failures
         values |= {name: total / self._summed for name, total in self._sums.items()}
         self._sums, self._summed, self._finished = {}, 0, []
         self._metrics.write(self.count.steps, values)
@@ -279,45 +275,86 @@ class Loop:
         self.count.evaluated = self.count.steps
         self._metrics.write(self.count.steps, self.evaluation.metrics())
 
-    # ------------------------------------------------------------------------------------------------- the boundary
+    # ------------------------------------------------------------------------------------------------ checkpoints
 
-    def _boundary(self) -> None:
-        if self._summed or self._finished:
-            self._log()
-        done = self.count.steps >= self.config.steps
-        if done and self.config.eval_episodes and self.count.evaluated != self.count.steps:
-            self._evaluate()
+    def _checkpoint(self, acting: AgentState) -> None:
+        """Everything that decides how the run goes on; taking it changes nothing."""
+        if self.count.steps >= self.config.steps:
+            self._end()
         self.count.epoch += 1
         self.replay.flush()
         state = {
             "count": dataclasses.asdict(self.count),
             "evaluation": dataclasses.asdict(self.evaluation) if self.evaluation else None,
             "metrics": self._metrics.position(),
+            "sums": {"sums": self._sums, "summed": self._summed},
+            "finished": [dataclasses.asdict(episode) for episode in self._finished],
             "agent": self.agent.checkpoint(),
+            "acting": acting,
+            "envs": self.envs.state(),
             "replay": self.replay.state(),
             "rng": rng_state(),
         }
         checkpoint.save(self.folder.checkpoints, self.count.steps, state)
         self.replay.checkpointed()
+        (self.folder.replay / CHECKPOINTED).touch()
+
+    def _end(self) -> None:
+        """The last line of the metrics and the evaluation at the end."""
+        if self._summed or self._finished:
+            self._log()
+        if self.config.eval_episodes and self.count.evaluated != self.count.steps:
+            self._evaluate()
 
     def _resume(self) -> int:
         """Restores the newest good checkpoint; returns the position of the metrics that count."""
         found = checkpoint.load_latest(self.folder.checkpoints)
         if found is None:  # new, or killed before its first checkpoint: what that left behind must not count
-            shutil.rmtree(self.folder.replay, ignore_errors=True)
-            shutil.rmtree(self.folder.tensorboard, ignore_errors=True)
+            self._clear()
             self.replay = self.new_replay()
+            self._acting = self.envs.reset(), self.agent.initial(self.config.env.num)
             return 0
         for line in found.rejected:
             self.say(f"warning: {line}; going on from step {found.step}")
         self.replay = self.new_replay()
         restore_agent(self.agent, found)
         state = found.state
+        if missing := [key for key in ("envs", "acting", "sums", "finished") if key not in state]:
+            raise CheckpointError(
+                f"{found.path} is of an earlier version: it lacks {', '.join(missing)}; start a new run"
+            )
         self.replay.restore(state["replay"])
         self.count = Counters(**state["count"])
         self.evaluation = Evaluation(**state["evaluation"]) if state["evaluation"] else None
+        self._sums, self._summed = dict(state["sums"]["sums"]), int(state["sums"]["summed"])
+        self._finished = [Episode(**episode) for episode in state["finished"]]
         set_rng_state(state["rng"])
+        with forked(self.config.seed):
+            rows, cut = self.envs.restore(state["envs"])
+        self._acting = rows, {key: value.to(self.device) for key, value in state["acting"].items()}
+        self._known = len(self.envs.failures)
+        if cut:
+            self.count.cut += len(cut)
+            self.say(
+                f"warning: {self.config.env.id} did not repeat itself when its episodes were played again, so those "
+                f"of {len(cut)} of {self.config.env.num} streams are cut at step {found.step} ({self.count.cut} so far)"
+            )
         return int(state["metrics"])
+
+    def _clear(self) -> None:
+        """Removes what a run left behind that never reached a checkpoint.
+
+        Raises:
+            RunFolderError: the folder held checkpoints once. Experience is not deleted because they were lost.
+        """
+        if (self.folder.replay / CHECKPOINTED).exists():
+            raise RunFolderError(
+                f"{self.folder.path} has lost its checkpoints, and its replay holds the experience of a run: nothing "
+                f"is deleted. Bring back {self.folder.checkpoints}, take another folder with --run, or delete "
+                f"{self.folder.path} yourself."
+            )
+        shutil.rmtree(self.folder.replay, ignore_errors=True)
+        shutil.rmtree(self.folder.tensorboard, ignore_errors=True)
 
 
 def restore_agent(agent: Agent, found: checkpoint.Checkpoint) -> None:

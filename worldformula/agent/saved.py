@@ -13,7 +13,7 @@ from worldformula.agent.config import EnvConfig, RunConfig
 from worldformula.agent.contract import Agent
 from worldformula.agent.loop import restore_agent
 from worldformula.catalogue import System
-from worldformula.envs import Envs
+from worldformula.envs import Actions, Envs, Rows
 from worldformula.errors import CheckpointError, ConfigError, RunFolderError
 from worldformula.training import checkpoint, devices, settings
 from worldformula.training.run import RunFolder
@@ -68,7 +68,7 @@ def load_agent(run: SavedRun, device: str = "auto") -> tuple[Agent, checkpoint.C
         raise CheckpointError(f"{run.folder.path} has no checkpoint yet; train it first: worldformula train --run …")
     config = run.config
     envs = Envs(config.env.id, 1, **config.env.options())
-    agent = run.system.build(config.agent, envs.observation_spaces, envs.action, config.seed)
+    agent = run.system.build(config.agent, envs.observations, envs.actions, config.seed)
     envs.close()
     agent.to(devices.choose(device))
     restore_agent(agent, found)
@@ -77,15 +77,22 @@ def load_agent(run: SavedRun, device: str = "auto") -> tuple[Agent, checkpoint.C
 
 def record(agent: Agent, env: EnvConfig, *, sequences: int, length: int, seed: int) -> dict[str, NDArray[np.generic]]:
     """Plays, and returns what was seen and done as rows of experience ``[sequences, length, …]``, action included."""
-    envs = Envs(env.id, sequences, seed=seed, **env.options())
+    envs = Envs(env.id, sequences, seed=seed, recover=True, **env.options())
     columns: dict[str, list[NDArray[np.generic]]] = {key: [] for key in envs.row_spec}
     with forked(seed):
         rows, state = envs.reset(0), agent.initial(sequences)
         for _ in range(length):
             actions, state = agent.act(rows, state, explore=False)
-            stored = np.where(rows["is_last"][:, None], 0.0, actions).astype(np.float32)
-            for key, value in {**rows, "action": stored}.items():
+            for key, value in {**rows, **executed(envs, rows, actions)}.items():
                 columns[key].append(value)
             rows = envs.step(actions)
     envs.close()
     return {key: np.stack(values, axis=1) for key, values in columns.items()}
+
+
+def executed(envs: Envs, rows: Rows, actions: Actions) -> dict[str, NDArray[np.generic]]:
+    """The columns of actions as they are executed at rows; nothing is, where an episode ended."""
+    found = envs.stored(actions)
+    for column in found.values():
+        column[rows["is_last"]] = 0
+    return found

@@ -32,8 +32,10 @@ from worldformula.agent.actor import Actor, policy
 from worldformula.agent.configurator import Configuration
 from worldformula.agent.cost import Cost
 from worldformula.agent.memory import ShortTermMemory
-from worldformula.agent.perception import Perception
+from worldformula.agent.perception import Perception, encoded
 from worldformula.catalogue import System
+from worldformula.envs.actions import ActionSpec, single
+from worldformula.envs.columns import Column
 from worldformula.errors import CheckpointError, ConfigError
 from worldformula.learners.imagination import BehaviourSettings, ImaginationActorCritic
 from worldformula.nets.mlp import MLP
@@ -120,20 +122,19 @@ class DreamerV3(nn.Module):
 
     objective: Objective
 
-    def __init__(
-        self, config: DreamerConfig, observations: Mapping[str, tuple[int, ...]], kind: Any, actions: int
-    ) -> None:
+    def __init__(self, config: DreamerConfig, columns: Mapping[str, Column], action: ActionSpec) -> None:
         super().__init__()
         self.config, sizes = config, config.world.sizes
-        self.world = rssm.build(config.world, observations, actions)
-        self.policy = policy(kind, actions, sizes, layers=config.layers)
+        observations = {key: column.encoded for key, column in columns.items()}
+        self.world = rssm.build(config.world, observations, action.size)
+        self.policy = policy("discrete" if action.classes else "continuous", action.size, sizes, layers=config.layers)
         critic = MLP(sizes.feature, 255, sizes.units, config.layers, outscale=0.0)
         self.learner = ImaginationActorCritic(self.policy, critic, config.behaviour)
         self.names = rssm.Names.of(observations)
-        self.perception = Perception(self.names.all, config.behaviour.discount)
+        self.perception = Perception(self.names.all, config.behaviour.discount, columns, action)
         self.actor, self.cost = Actor(self.policy), Cost(self.world)
         self.planner: Planner | None = None
-        self.memory = ShortTermMemory(self.world, actions)
+        self.memory = ShortTermMemory(self.world, action.size)
         # Out of the module tree: it holds the same networks, which must appear once in the state_dict.
         self.__dict__["objective"] = Objective(
             terms={"world": self.world.loss, "dream": self.learner.dream, "replay": self.learner.replay},
@@ -159,19 +160,32 @@ class DreamerV3(nn.Module):
         return self.memory.initial(num, self.device)
 
     @torch.no_grad()
-    def act(
-        self, rows: Mapping[str, NDArray[Any]], state: State, explore: bool = True
-    ) -> tuple[NDArray[np.float32], State]:
-        """Actions ``[num, A]`` at rows ``[num, ...]``; ``explore`` samples, otherwise means and modes."""
+    def act(self, rows: Mapping[str, NDArray[Any]], state: State, explore: bool = True) -> tuple[NDArray[Any], State]:
+        """Actions at rows ``[num, ...]``, as `ActionSpec` says; ``explore`` samples, otherwise means and modes."""
         seen = self.world.observe(self.perception.observe(rows, self.device), state, deterministic=not explore)
         if self.planner is None:
             action = self.actor.act(seen, explore=explore)
         else:
             action = self.planner.plan(self.world, self.cost, seen).actions[:, 0]
-        return action.cpu().numpy(), self.memory.update(seen, action)
+        chosen = self.perception.act(action)
+        if self.perception.action.classes:  # what a planner returns between the corners is not what is executed
+            action = encoded(chosen, self.perception.action.column, self.device)
+        return chosen, self.memory.update(seen, action)
 
     def configure(self, configuration: Configuration) -> None:
-        """Another task with the same networks: weights of the cost, and Mode-2 where it names a planner."""
+        """Another task with the same networks: weights of the cost, and Mode-2 where it names a planner.
+
+        Raises:
+            ConfigError: a planner for actions of another kind or width.
+        """
+        planner, action = configuration.planner, self.perception.action
+        found = [getattr(planner, name, None) for name in ("discrete", "actions")]
+        wanted = [bool(action.classes), action.size]
+        if any(f is not None and f != w for f, w in zip(found, wanted, strict=True)):
+            raise ConfigError(
+                f"this agent's action is {action.told}: expected a planner with discrete={wanted[0]} and "
+                f"actions={wanted[1]}, got discrete={found[0]} and actions={found[1]}"
+            )
         self.cost = replace(self.cost, weights=dict(configuration.weights))
         self.planner = configuration.planner
 
@@ -225,7 +239,10 @@ class DreamerV3(nn.Module):
 
     @torch.no_grad()
     def open_loop(self, batch: Mapping[str, NDArray[Any]], context: int = 5) -> dict[str, NDArray[np.uint8]]:
-        """Truth and dream, uint8 ``[B, T, H, W, C]``: ``context`` filtered rows, then the prior on the true actions."""
+        """Truth and dream, uint8 ``[B, T, H, W, C]``: ``context`` filtered rows, then the prior on the true actions.
+
+        Of a stack of pictures the newest is shown.
+        """
         inputs = self.perception.learn(batch, self.device)
         if not self.names.images:
             raise ConfigError("open_loop shows images, and this agent observes none")
@@ -237,8 +254,9 @@ class DreamerV3(nn.Module):
         joined = {k: torch.cat((states[k], future[k][:, 1:]), 1) for k in states}
         dream = self.world.decode(joined, (variable,))[variable]
         shown = (dream * 255).round().clamp(0, 255).to(torch.uint8)
-        key = next(iter(self.names.images))
-        return {"truth": np.asarray(batch[key]), "dream": shown.cpu().numpy()}
+        truth = (inputs[variable] * 255).round().to(torch.uint8)
+        newest = 3 if truth.shape[-1] % 3 == 0 else 1
+        return {"truth": truth[..., -newest:].cpu().numpy(), "dream": shown[..., -newest:].cpu().numpy()}
 
     # ------------------------------------------------------------------------------------------------------ checkpoint
 
@@ -255,11 +273,14 @@ class DreamerV3(nn.Module):
             raise CheckpointError(f"the checkpoint is of another agent or size: {error}") from error
 
 
-def build(config: DreamerConfig, observation_spaces: Mapping[str, Any], action: Any, seed: int = 0) -> DreamerV3:
-    """The agent for these observation spaces (key -> space with a shape) and this action specification."""
+def build(config: DreamerConfig, columns: Mapping[str, Column], action: Any, seed: int = 0) -> DreamerV3:
+    """The agent for these observations (key -> column) and this action: its `ActionSpec`, or the only one by name.
+
+    Raises:
+        SpaceError: several actions, or one that is neither numbers nor one choice.
+    """
     torch.manual_seed(seed)
-    shapes = {key: tuple(space.shape) for key, space in observation_spaces.items()}
-    return DreamerV3(config, shapes, action.kind, action.size)
+    return DreamerV3(config, columns, single(action))
 
 
 SYSTEM = System(

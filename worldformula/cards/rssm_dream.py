@@ -26,7 +26,7 @@ def measure(seed: int) -> dict[str, float]:
     """
     torch.manual_seed(seed)
     envs = Envs("pendulum", 4, seed=seed, pixels=True, action_repeat=2)
-    agent = build(tiny(), envs.observation_spaces, envs.action, seed)
+    agent = build(tiny(), envs.observations, envs.action, seed)
     train(agent, record(envs, ROWS, seed))
     held_out = Envs("pendulum", 48, seed=seed + 10_000, pixels=True, action_repeat=2)
     batch = record(held_out, 48 * (CONTEXT + HORIZON), seed + 10_000).sample(48, CONTEXT + HORIZON)
@@ -42,8 +42,8 @@ def record(envs: Envs, rows: int, seed: int) -> Replay:
     replay = Replay(rows, envs.row_spec, streams=envs.num, seed=seed)
     now = envs.reset(0)
     for _ in range(rows // envs.num):
-        actions = envs.action.random(rng, envs.num)
-        replay.add(now, actions)
+        actions = envs.random(rng, now)
+        replay.add(now, envs.stored(actions))
         now = envs.step(actions)
     return replay
 

@@ -19,9 +19,10 @@ import tyro
 from worldformula import cards, catalogue
 from worldformula.agent.config import EnvConfig, RunConfig
 from worldformula.agent.contract import Agent, Rows
+from worldformula.agent.counters import Result
 from worldformula.agent.estimate import seconds_left
 from worldformula.agent.evaluate import evaluate
-from worldformula.agent.loop import Loop, Result
+from worldformula.agent.loop import Loop
 from worldformula.agent.saved import load_agent, open_run, record
 from worldformula.cards import demo
 from worldformula.cli import fit, header
@@ -30,6 +31,7 @@ from worldformula.envs import Score
 from worldformula.errors import ConfigError
 from worldformula.model.config import COMMAND
 from worldformula.model.run import open_model
+from worldformula.report.yardsticks import yardsticks
 from worldformula.training import checkpoint, devices, settings
 from worldformula.training.progress import duration
 from worldformula.training.run import RunFolder, writing
@@ -75,6 +77,12 @@ class Train:
     """Observe pictures of the environment instead of its own numbers."""
     no_pixels: Annotated[Flag, tyro.conf.arg(help_behavior_hint="(default; env.pixels=false)")] = False
     """Observe the environment's own numbers."""
+    env_arg: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """An argument of the environment, e.g. --env-arg render_mode=rgb_array; may be given several times."""
+    wrap: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="MODULE:WRAPPER")] = ()
+    """A wrapper around the environment, from a module, in the current folder too; the first one is innermost."""
+    log_info: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY")] = ()
+    """A key of the environment's info, e.g. success: its value at the end of episodes is logged as episode/KEY."""
     model: Annotated[str | None, option("NAME", DEFAULT_MODEL)] = None
     """A system that `worldformula models` lists."""
     preset: Annotated[str | None, option("NAME", DEFAULT_PRESET)] = None
@@ -109,6 +117,9 @@ class Train:
             if self.pixels and self.no_pixels:
                 raise ConfigError("got both --pixels and --no-pixels; write one of them")
             env.append(f"env.pixels={self.pixels}")
+        given_env = {"args": self.env_arg, "wrap": self.wrap, "log_info": self.log_info}
+        changes: dict[str, Any] = {name: values for name, values in given_env.items() if values}
+        config = dataclasses.replace(config, env=dataclasses.replace(config.env, **changes))
         return settings.override(config, [*env, *options, *self.settings])
 
     def run(self) -> int:
@@ -165,7 +176,7 @@ class Eval:
             f"{run.config.model} on {env.id} after {found.step:,} steps (training seed {run.config.seed}): "
             f"return {Score(score.mean, score.error, self.episodes)}, mean ± standard error"
         )
-        print(header.yardsticks(env, run.config.seed))
+        print(yardsticks(env, run.config.seed, run.folder))
         return 0
 
 
@@ -261,7 +272,7 @@ class Envs:
         from worldformula.envs import registry
 
         for entry in registry.entries():
-            scores = f"; {header.yardsticks(EnvConfig(entry.alias), seed=0)}" if self.scores else ""
+            scores = f"; {yardsticks(EnvConfig(entry.alias), seed=0)}" if self.scores else ""
             print(f"{entry.alias} ({entry.id}, {entry.max_steps} steps per episode){scores}")
         return 0
 
@@ -336,7 +347,11 @@ def train(config: RunConfig, folder: Path) -> Result:
             goes_on = f"goes on after step {kept[-1]:,}" if kept else "starts again: it had no checkpoint yet"
             raise KeyboardInterrupt(f"interrupted at step {loop.count.steps:,}; the same command {goes_on}") from None
     count = result.counters
-    print(f"{count.steps:,} steps, {count.updates:,} updates, {count.episodes} episodes in {duration(result.seconds)}")
+    print(
+        f"{count.steps:,} steps, {count.updates:,} updates, {count.episodes} episodes in {duration(result.seconds)}"
+        + (f"; the environment failed {count.failures} times and was made anew" if count.failures else "")
+        + (f"; {count.cut} episodes were cut where the run went on" if count.cut else "")
+    )
     write_report(loop.folder, loop.agent, devices.describe(loop.device))
     return result
 
@@ -349,7 +364,8 @@ def write_report(folder: RunFolder, agent: Agent, device: str) -> None:
     page = write(folder.path, agent, device=device)
     found = load(folder.path) or Evidence()
     best = "not known" if found.best is None else found.best
-    print(f"reached: return {found.reached}; floor (random policy) {found.floor}; best known {best}")
+    floor = "not known" if found.floor is None else found.floor
+    print(f"reached: return {found.reached}; floor (random policy) {floor}; best known {best}")
     print(f"report: {page}")
 
 

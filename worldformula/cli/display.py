@@ -70,6 +70,8 @@ class Display:
         status["updates"] = (
             f"{count.updates:,}" if count.updates else f"0 (collecting {loop.agent.config.prefill:,} steps)"
         )
+        if count.failures:
+            status["failures"] = f"{count.failures:,}"
         status |= {name: f"{value:.3g}" for name, value in terms.items()}
         status |= {"steps/s": f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}", "left": self._left(loop, now, speed)}
         return status

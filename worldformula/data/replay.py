@@ -7,28 +7,27 @@ episodes: the model resets its state where ``is_first``.
 
 from __future__ import annotations
 
-import errno
 import json
 import mmap
-import os
 import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from worldformula.data.bounds import bounds
+from worldformula.data.storage import allocate
 from worldformula.errors import ConfigError, ReplayError, table
 
 Spec = Mapping[str, tuple[tuple[int, ...], DTypeLike]]
 Batch = dict[str, NDArray[Any]]
 
-NEEDED = ("action", "is_first", "is_last")
+NEEDED = ("is_first", "is_last")
 DESCRIPTION = "replay.json"
 RESERVE_BYTES = 8 * 2**20  # disk is reserved this far ahead of the newest row
-UNSUPPORTED = (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS)  # what a file system answers that cannot reserve
 RELEASE_BYTES = 128 * 2**20  # touched file pages count as memory of the process; they are given back after this many
 
 
@@ -74,7 +73,9 @@ class Replay:
                 f"expected streams ≥ 1, capacity ≥ streams and slack ≥ 0; got {streams=}, {capacity=}, {slack=}"
             )
         missing = [key for key in NEEDED if key not in spec]
-        if missing:
+        self._actions = tuple(key for key in spec if key == "action" or key.startswith("action/"))
+        if missing or not self._actions:
+            missing += [] if self._actions else ["action"]
             raise ReplayError(f"the description of the rows lacks {missing}; pass Envs.row_spec")
         self.spec = {key: (tuple(shape), np.dtype(dtype)) for key, (shape, dtype) in spec.items()}
         self.streams = streams
@@ -90,6 +91,7 @@ class Replay:
         self._maps: list[mmap.mmap] = []
         self._files: dict[str, Path] = {}
         self._reopened = False
+        self._bounds: tuple[int, NDArray[np.int64]] | None = None  # of the episodes held when so many rows were added
         self._columns = self._in_memory() if self.directory is None else self._in_files(self.directory)
 
     # ------------------------------------------------------------------------------------------------------- storage
@@ -184,7 +186,7 @@ class Replay:
         try:
             for key, file in self._files.items():
                 starts = [(stream * self._ring + position) * row[key] for stream in range(self.streams)]
-                _allocate(file, starts, rows * row[key])
+                allocate(file, starts, rows * row[key])
         except OSError as error:
             raise ReplayError(
                 f"the disk has no room for more rows in {self.directory} ({error.strerror or error}); the replay holds "
@@ -211,18 +213,19 @@ class Replay:
     def _held(self) -> int:
         return min(self._count, self.rows_per_stream)
 
-    def add(self, rows: Mapping[str, NDArray[Any]], actions: NDArray[np.float32]) -> None:
+    def add(self, rows: Mapping[str, NDArray[Any]], actions: NDArray[Any] | Mapping[str, NDArray[Any]]) -> None:
         """Append one row to each stream.
 
         Args:
             rows: ``[N, …]`` per column, as ``Envs`` answers.
-            actions: ``[N, A]`` float32, chosen at these rows; stored as zero where ``is_last``.
+            actions: chosen at these rows, ``[N, …]``: the single one, or by column, as ``Envs.stored`` answers. Zero is
+                stored where ``is_last``, for there nothing is executed.
 
         Raises:
             ReplayError: wrong keys, shapes or dtypes; the row would overwrite one that a checkpoint still needs; or
                 the disk is full.
         """
-        values = {**rows, "action": actions}
+        values = {**rows, **(actions if isinstance(actions, Mapping) else {"action": actions})}
         self._check(values)
         self._protect()
         if self._maps:
@@ -230,9 +233,26 @@ class Replay:
         position = self._count % self._ring
         for key, column in self._columns.items():
             column[:, position] = values[key]
-        self._columns["action"][rows["is_last"], position] = 0.0
+        for key in self._actions:
+            self._columns[key][rows["is_last"], position] = 0
         self._count += 1
         self._release(sum(column[:, 0].nbytes for column in self._columns.values()) if self._maps else 0)
+
+    def fill(self, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Put whole columns ``[N, R, …]``, actions included, into an empty replay in memory that has room for R rows.
+
+        Raises:
+            ReplayError: it is not empty, lies in files, or has less room; wrong keys, shapes or dtypes.
+        """
+        count = next(iter(columns.values())).shape[1]
+        if self._count or self._maps or not 0 < count <= self._ring:
+            raise ReplayError(f"expected an empty replay in memory with room for {count} rows, not {self._ring}")
+        self._check({key: value[:, 0] for key, value in columns.items()})
+        for key, column in self._columns.items():
+            column[:, :count] = columns[key]
+        for key in self._actions:
+            self._columns[key][:, :count][columns["is_last"]] = 0
+        self._count = count
 
     def _check(self, values: Mapping[str, NDArray[Any]]) -> None:
         if values.keys() != self.spec.keys():
@@ -259,22 +279,26 @@ class Replay:
 
     # ------------------------------------------------------------------------------------------------------- sampling
 
-    def sample(self, batch: int, length: int) -> Batch:
+    def sample(self, batch: int, length: int, where: Literal["any", "start", "end"] = "any") -> Batch:
         """Random sequences.
 
         Args:
             batch: number of sequences B.
             length: rows per sequence T.
+            where: "any" begins anywhere and crosses episodes; "start" begins with an episode and "end" stops with one.
 
         Returns:
             Every column as ``[B, T, …]``, copies. ``is_first`` is as recorded: the first row of a sequence is usually
-            in the middle of an episode.
+            in the middle of an episode. At starts and ends a sequence stays within one episode; there is a further
+            column ``valid`` ``[B, T]``, and where an episode is shorter, the rows behind it are zero and not valid.
 
         Raises:
-            ReplayError: no stream holds ``length`` rows.
+            ReplayError: no stream holds ``length`` rows, or no episode begins or ends in what is held.
         """
         if batch < 1 or length < 1:
             raise ReplayError(f"expected at least one sequence of at least one row, got {batch} of {length}")
+        if where != "any":
+            return self._sample_episodes(batch, length, where)
         starts = self._held - length + 1
         if starts < 1:
             raise ReplayError(
@@ -285,6 +309,23 @@ class Replay:
         stream, start = np.divmod(self._rng.integers(starts * self.streams, size=batch), starts)
         return self._gather(stream, start + self._count - self._held, length)
 
+    def _sample_episodes(self, batch: int, length: int, where: str) -> Batch:
+        if self._bounds is None or self._bounds[0] != self._count:
+            held = np.arange(self._count - self._held, self._count)
+            first, last = (self._columns[key][:, held % self._ring] for key in ("is_first", "is_last"))
+            self._bounds = self._count, bounds(first, last, held)
+        found = self._bounds[1]
+        choices = found[found[:, 3 if where == "start" else 4] == 1]
+        if where not in ("start", "end") or not len(choices):
+            raise ReplayError(f'expected where="any", "start" or "end", and an episode with one in the rows; {where=}')
+        stream, start, stop = choices[self._rng.integers(len(choices), size=batch), :3].T
+        rows = np.minimum(stop - start, length)
+        out = self._gather(stream, start if where == "start" else stop - rows, length)
+        out["valid"] = valid = np.arange(length) < rows[:, None]
+        for value in out.values():
+            value[~valid] = 0
+        return out
+
     def _gather(self, stream: NDArray[np.int64], start: NDArray[np.int64], length: int) -> Batch:
         rows = start[:, None] + np.arange(length + 1)
         index = stream[:, None], rows[:, :-1] % self._ring
@@ -292,7 +333,8 @@ class Replay:
         following = rows[:, 1:]
         abandoned = self._columns["is_first"][stream[:, None], following % self._ring] & (following < self._count)
         out["is_last"] |= abandoned
-        out["action"][abandoned] = 0.0
+        for key in self._actions:
+            out[key][abandoned] = 0
         self._release(sum(value.nbytes for value in out.values()) if self._maps else 0)
         return out
 
@@ -348,31 +390,11 @@ class Replay:
                 f"the checkpoint needs {state['count']} rows per stream, and {self.directory} held no replay files. "
                 "Bring back the replay folder of the interrupted run, or start a new run in another folder."
             )
-        self._count = self._reserved = int(state["count"])
+        self._count, self._bounds = int(state["count"]), None
+        self._reserved = self._count
         if not self._maps:
             held = np.arange(self._count - self._held, self._count) % self._ring
             for key, column in self._columns.items():
                 column[:, held] = state["columns"][key]
         self._marks = (*(int(mark) for mark in state["marks"]), self._count)[-2:]
         self._rng.bit_generator.state = state["rng"]
-
-
-def _allocate(file: Path, starts: list[int], size: int) -> None:
-    """Blocks for ``size`` bytes from each start; where the system cannot reserve them, they must at least be free.
-
-    Raises:
-        OSError: the disk is full, or the file cannot be opened.
-    """
-    reserved = hasattr(os, "posix_fallocate")  # Linux has it; macOS and Windows do not
-    handle = os.open(file, os.O_RDWR)
-    try:
-        for start in starts if reserved else ():
-            os.posix_fallocate(handle, start, size)
-    except OSError as error:
-        if error.errno not in UNSUPPORTED:
-            raise
-        reserved = False
-    finally:
-        os.close(handle)
-    if not reserved and shutil.disk_usage(file.parent).free < size * len(starts):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

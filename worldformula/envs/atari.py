@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from worldformula.envs.wrappers import blamed
+from worldformula.envs.checked import blamed
 from worldformula.errors import ConfigError, EnvironmentIdError, near
 
 SIZE, REPEAT, NOOPS, FRAME_LIMIT = 64, 4, 30, 108_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,8 @@ import gymnasium
 import numpy as np
 
 from worldformula.envs import registry
-from worldformula.envs.factory import ids, make
+from worldformula.envs.factory import ids
+from worldformula.envs.vector import Envs
 from worldformula.errors import EnvironmentIdError
 
 Actor = Callable[[dict[str, Any]], Any]  # from Gymnasium's info to an action
@@ -18,28 +20,42 @@ Actor = Callable[[dict[str, Any]], Any]  # from Gymnasium's info to an action
 
 @dataclass(frozen=True)
 class Score:
-    """Mean return of ``n`` complete episodes and its standard error."""
+    """Mean return of ``n`` complete episodes and its standard error; NaN where there is none."""
 
     mean: float
     error: float
     n: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.1f} ± {self.error:.1f} (n = {self.n})"
+        return f"{self.mean:.1f} ± {self.error:.1f} (n = {self.n})" if self.n else "not known"
 
 
-def random_policy_return(id: str, episodes: int = 20, seed: int = 0, **options: Any) -> Score:
-    """Return of uniformly random actions.
+def random_policy_return(
+    id: str, episodes: int = 20, seed: int = 0, *, most: int = 20_000, seconds: float = 60.0, **options: Any
+) -> Score:
+    """Return of uniformly random actions, among those that a mask allows.
 
     Args:
         id: as for :func:`worldformula.envs.make`.
         episodes: number of complete episodes.
         seed: of the environment and of the actions.
-        **options: as for :func:`worldformula.envs.make`.
+        most: actions of all episodes together, after which no more is measured: an environment may be endless.
+        seconds: time, after which no more is measured: an environment may be slow.
+        **options: as for :class:`worldformula.envs.Envs`.
+
+    Returns:
+        The score of the episodes that ended in time; ``n`` is 0 where none did.
     """
-    env = make(id, **options)
-    spec, rng = env.get_wrapper_attr("spec_of_actions"), np.random.default_rng(seed)
-    return _score(_episode(env, lambda _: spec.random(rng, 1)[0], s) for s in _seeds(seed, episodes))
+    started, found = time.perf_counter(), list[float]()
+    envs, rng = Envs(id, 1, seed=seed, recover=True, **options), np.random.default_rng(seed)
+    rows = envs.reset()
+    for _ in range(most):
+        rows = envs.step(envs.random(rng, rows))
+        found += [episode.score for episode in envs.finished]
+        if len(found) >= episodes or time.perf_counter() - started > seconds:
+            break
+    envs.close()
+    return _score(found)
 
 
 def reference_return(id: str, episodes: int = 20, seed: int = 0) -> Score:
@@ -70,5 +86,7 @@ def _episode(env: Any, actor: Actor, seed: int) -> float:
 
 def _score(returns: Iterable[float]) -> Score:
     values = np.array(list(returns))
+    if not len(values):
+        return Score(float("nan"), float("nan"), 0)
     spread = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
     return Score(float(values.mean()), float(spread), len(values))

@@ -1,37 +1,20 @@
-"""The wrappers between a Gymnasium environment and the rows of experience, innermost first in :mod:`.factory`."""
+"""Wrappers between a checked environment and typed columns: repeated actions, drawn pictures, their size and stack."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.error import DependencyNotInstalled
 from numpy.typing import NDArray
 
-from worldformula.envs.spaces import action_converter, action_spec, observation_parts
-from worldformula.errors import BrokenEnvironmentError, ConfigError, NonFiniteError, SpaceError, WorldformulaError
-
-Env = gymnasium.Env[Any, Any]
-Step = tuple[Any, float, bool, bool, dict[str, Any]]
-
-
-EXTRAS = {
-    "box2d": "box2d", "swig": "box2d", "mujoco": "control", "pygame": "envs", "minigrid": "envs", "ale": "atari",
-    "dm_control": "dmc",
-}  # fmt: skip
-"""What a complaint about a missing package mentions -> the extra of worldformula that installs it."""
-
-
-def missing_package(id: str, error: Exception) -> ConfigError:
-    """The error for an environment whose package is not installed."""
-    said = str(error).partition("\n")[0]
-    extra = next((extra for word, extra in EXTRAS.items() if word in said.lower()), None)
-    advice = f"pip install 'worldformula[{extra}]'" if extra else "install it with pip"
-    return ConfigError(f"{id} needs a package that is not installed: {advice} (it says: {said})")
+from worldformula.envs.actions import MASK
+from worldformula.envs.checked import Env, Step
+from worldformula.envs.spaces import Part, Picture, flattened, leaf, observation_parts
+from worldformula.errors import ConfigError, SpaceError, near
 
 
 class ActionRepeat(gymnasium.Wrapper[Any, Any, Any, Any]):
@@ -62,17 +45,17 @@ class PixelObservation(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: Env, size: int) -> None:
         super().__init__(env)
         self.size = size
-        image = spaces.Box(0, 255, (size, size, 3), np.uint8)
+        image = Picture(0, 255, (size, size, 3), np.uint8)
         self.observation_space = spaces.Dict({"image": image})
         self._image = np.zeros(image.shape, np.uint8)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        _, info = self.env.reset(seed=seed, options=options)
-        return self._observe(), info
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._observe(), _with_mask(observation, info)
 
     def step(self, action: Any) -> Step:
-        _, reward, terminated, truncated, info = self.env.step(action)
-        return self._observe(), reward, terminated, truncated, info  # type: ignore[return-value]  # Checked converts it
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return self._observe(), float(reward), terminated, truncated, _with_mask(observation, info)
 
     def _observe(self) -> dict[str, NDArray[np.uint8]]:
         try:
@@ -89,115 +72,157 @@ class PixelObservation(gymnasium.Wrapper[Any, Any, Any, Any]):
         return self._image.copy()
 
 
-def resize(frame: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """``frame`` ``[H, W, 3]`` averaged down (or up) to ``[size, size, 3]``; the same array if it fits already."""
+def _with_mask(observation: Any, info: dict[str, Any]) -> dict[str, Any]:
+    """A mask that stood in the observation is not lost with it."""
+    return {MASK: observation[MASK], **info} if isinstance(observation, Mapping) and MASK in observation else info
+
+
+class Only(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Keeps some keys of a Dict observation, and the mask of actions where there is one.
+
+    Raises:
+        SpaceError: no such key (with the near misses), or no Dict.
+    """
+
+    def __init__(self, env: Env, keys: tuple[str, ...], name: str) -> None:
+        super().__init__(env)
+        space = env.observation_space
+        if not isinstance(space, spaces.Dict):
+            raise SpaceError(f"keys={','.join(keys)} chooses among observations, and {name} has a single one: {space}")
+        found = flattened(space)
+        for key in keys:
+            if key not in found:
+                raise SpaceError(f"{name} observes no {key!r}.{near(key, found)} It observes {', '.join(found)}.")
+        mask = {key: inner for key, inner in space.spaces.items() if key == MASK}
+        self.observation_space = spaces.Dict({key: found[key] for key in keys} | mask)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._kept(observation), info
+
+    def step(self, action: Any) -> Step:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return self._kept(observation), float(reward), terminated, truncated, info
+
+    def _kept(self, observation: Any) -> Any:
+        assert isinstance(self.observation_space, spaces.Dict)
+        return {key: leaf(observation, key) for key in self.observation_space.spaces}
+
+
+def resize(frame: NDArray[Any], size: int) -> NDArray[Any]:
+    """``frame`` ``[H, W, C]`` averaged down (or up) to ``[size, size, C]``; the same array if it fits already."""
     if frame.shape[:2] == (size, size):
         return frame
     from PIL import Image
 
-    return np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BOX))
+    if frame.dtype == np.uint8 and frame.shape[-1] == 3:
+        return np.asarray(Image.fromarray(frame).resize((size, size), Image.Resampling.BOX))
+    kind = np.uint8 if frame.dtype == np.uint8 else np.float32
+    channels = [Image.fromarray(np.ascontiguousarray(frame[..., i], kind)) for i in range(frame.shape[-1])]
+    small = [np.asarray(channel.resize((size, size), Image.Resampling.BOX)) for channel in channels]
+    return np.stack(small, -1).astype(frame.dtype)
 
 
-class DictObservation(gymnasium.ObservationWrapper[Any, Any, Any]):
-    """Any supported observation as a dictionary of pictures (uint8) and vectors (float32)."""
+class Pictures(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Every picture among the observations, cropped, in grey, resized and stacked, in this order.
 
-    def __init__(self, env: Env) -> None:
-        super().__init__(env)
-        self._parts = observation_parts(env.observation_space)
-        self._bare = not isinstance(env.observation_space, spaces.Dict)
-        self.observation_space = spaces.Dict({key: part.space for key, part in self._parts.items()})
-
-    def observation(self, observation: Any) -> dict[str, NDArray[Any]]:
-        values = {next(iter(self._parts)): observation} if self._bare else observation
-        found = {}
-        for key, part in self._parts.items():
-            try:
-                found[key] = part.convert(values[key])
-            except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
-                raise SpaceError(self._misfit(key, values)) from error
-            if found[key].shape != part.space.shape:
-                raise SpaceError(self._misfit(key, values))
-        return found
-
-    def _misfit(self, key: str, values: Any) -> str:
-        space = self.env.observation_space if self._bare else self.env.observation_space[key]  # type: ignore[index]
-        value = values[key] if isinstance(values, Mapping) and key in values else "nothing"
-        got = f"an array of shape {value.shape}" if isinstance(value, np.ndarray) else repr(value)[:200]
-        name = self.env.spec.id if self.env.spec else type(self.env.unwrapped).__name__
-        return (
-            f"the observation {key!r} of {name} lies outside its space: expected {str(space)[:200]}, got {got}; "
-            "correct the environment's observation_space, or what its reset and step return"
-        )
-
-
-class VectorAction(gymnasium.ActionWrapper[Any, Any, Any]):
-    """Every action is a float32 vector: [−1, 1] per dimension of a Box, one-hot for a Discrete space."""
-
-    def __init__(self, env: Env) -> None:
-        super().__init__(env)
-        self.spec_of_actions = action_spec(env.action_space)
-        self._convert = action_converter(env.action_space)
-        low = 0.0 if self.spec_of_actions.kind == "discrete" else -1.0
-        self.action_space = spaces.Box(low, 1.0, (self.spec_of_actions.size,), np.float32)
-
-    def action(self, action: NDArray[np.float32]) -> Any:
-        return self._convert(action)
-
-
-class Checked(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Refuses NaN and infinite observations and rewards where they arise, and names the environment that fails.
+    Args:
+        env: checked; its other observations pass as they are.
+        crop: top, left, height and width of what is kept, in pixels.
+        grey: one channel, by the luma weights .299, .587 and .114.
+        size: edge of the square that it is averaged down (or stretched up) to.
+        stack: the last so many pictures, as channels, the newest last; an episode begins with copies of its first.
 
     Raises:
-        NonFiniteError: names the key, the step of the episode and the environment.
-        BrokenEnvironmentError: the environment raised an error of its own; it is chained.
-        ConfigError: a package that it needs is not installed.
+        SpaceError: there is no picture, or one that the crop does not fit into.
     """
 
-    def __init__(self, env: Env, name: str) -> None:
+    def __init__(
+        self,
+        env: Env,
+        *,
+        crop: tuple[int, ...] = (),
+        grey: bool = False,
+        size: int | None = None,
+        stack: int = 1,
+    ) -> None:
         super().__init__(env)
-        self.name = name
-        self._steps = 0
+        space = env.observation_space
+        inner = flattened(space) if isinstance(space, spaces.Dict) else {"": space}
+        self._pictures = {key: part for key, part in _pictures(inner).items() if part.column.kind == "image"}
+        if not self._pictures:
+            raise SpaceError(f"crop, grey, size and stack change pictures, and there are none in {space}")
+        self._crop, self._grey, self._size, self._stack = crop, grey, size, stack
+        self._frames: dict[str, deque[NDArray[Any]]] = {}
+        self._inner = tuple(inner)
+        found = {key: self._space(key, part) if (part := self._pictures.get(key)) else inner[key] for key in inner}
+        self._bare = "" in found
+        self.observation_space = found[""] if self._bare else spaces.Dict(found)
+
+    def _space(self, key: str, part: Part) -> spaces.Box:
+        column = part.column
+        height, width, _ = column.shape
+        if self._crop:
+            top, left, tall, wide = self._crop
+            if min(top, left) < 0 or min(tall, wide) < 1 or top + tall > height or left + wide > width:
+                raise SpaceError(
+                    f"crop={self._crop} (top, left, height, width) leaves the picture {key!r} {column.shape}"
+                )
+        dtype: Any = np.dtype(column.dtype).type
+        shape = self._still(np.zeros(column.shape, column.dtype)).shape
+        return Picture(dtype(column.low), dtype(column.high), (*shape[:2], shape[2] * self._stack), dtype)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        self._steps = 0
-        with blamed(self.name, "reset"):
-            observation, info = self.env.reset(seed=seed, options=options)
-        self._check(observation)
-        return observation, info
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._frames = {}
+        return self._changed(observation), info
 
     def step(self, action: Any) -> Step:
-        self._steps += 1
-        with blamed(self.name, f"step {self._steps} of the episode"):
-            observation, reward, terminated, truncated, info = self.env.step(action)
-            number = np.asarray(reward, np.float64).item()
-        self._check(observation)
-        if not np.isfinite(number):
-            self._refuse("the reward", reward)
-        return observation, number, bool(terminated), bool(truncated), info
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return self._changed(observation), float(reward), terminated, truncated, info
 
-    def _check(self, observation: Mapping[str, NDArray[Any]]) -> None:
-        for key, value in observation.items():
-            if value.dtype != np.uint8 and not np.isfinite(value).all():
-                self._refuse(f"the observation {key!r}", value)
+    def _changed(self, observation: Any) -> Any:
+        if self._bare:
+            return self._picture("", observation)
+        values = {key: leaf(observation, key) for key in self._inner}
+        return {key: self._picture(key, value) if key in self._pictures else value for key, value in values.items()}
 
-    def _refuse(self, what: str, value: Any) -> None:
-        raise NonFiniteError(
-            f"{what} of {self.name} is not finite at step {self._steps} of the episode: {value}. Expected finite "
-            "numbers; look for a diverging simulation or a division by zero in the environment."
-        )
+    def _picture(self, key: str, value: Any) -> NDArray[Any]:
+        frame = self._still(self._pictures[key].convert(np.asarray(value)))
+        frames = self._frames.setdefault(key, deque([frame] * self._stack, self._stack))
+        frames.append(frame)
+        return np.concatenate(frames, -1)
+
+    def _still(self, frame: NDArray[Any]) -> NDArray[Any]:
+        if self._crop:
+            top, left, tall, wide = self._crop
+            frame = frame[top : top + tall, left : left + wide]
+        if self._grey:
+            frame = grey(frame)
+        return frame if self._size is None else resize(frame, self._size)
 
 
-@contextlib.contextmanager
-def blamed(id: str, where: str) -> Iterator[None]:
-    """A block that runs the code of an environment: whatever it raises becomes one of our errors, and is chained."""
-    try:
-        yield
-    except WorldformulaError:
-        raise
-    except (DependencyNotInstalled, ImportError) as error:
-        raise missing_package(id, error) from error
-    except Exception as error:
-        raise BrokenEnvironmentError(
-            f"the environment {id} failed at {where}: {type(error).__name__}: {error}. Its own code raised this; "
-            "--debug shows where, and worldformula.testing.check_env checks an environment."
-        ) from error
+def arranged(env: Env, crop: Sequence[int], grey: bool, size: int | None, stack: int) -> Env:
+    """`Pictures` around an environment where there is something to do; a size alone asks for no picture."""
+    wanted = bool(crop) or grey or stack > 1
+    space = env.observation_space
+    inner = flattened(space) if isinstance(space, spaces.Dict) else {"": space}
+    if not wanted and (size is None or not any(p.column.kind == "image" for p in _pictures(inner).values())):
+        return env
+    return Pictures(env, crop=tuple(crop), grey=grey, size=size, stack=stack)
+
+
+def _pictures(inner: dict[str, Any]) -> dict[str, Part]:
+    """The boxes among these spaces that are supported, as parts."""
+    boxes = {key: space for key, space in inner.items() if isinstance(space, spaces.Box)}
+    return {key: next(iter(observation_parts(space).values())) for key, space in boxes.items()}
+
+
+def grey(frame: NDArray[Any]) -> NDArray[Any]:
+    """``[H, W, 3·k]`` as ``[H, W, k]``: every three channels are red, green and blue; one channel stays as it is."""
+    if frame.shape[-1] % 3:
+        if frame.shape[-1] == 1:
+            return frame
+        raise SpaceError(f"grey reads red, green and blue, and a picture has the shape {frame.shape}")
+    colours = frame.reshape(*frame.shape[:2], -1, 3).astype(np.float64) @ np.array([0.299, 0.587, 0.114])
+    return (colours.round() if frame.dtype == np.uint8 else colours).astype(frame.dtype)

@@ -172,9 +172,10 @@ def resolution(size: int, stages: int, patch: int) -> int:
     """Height of the smallest map after folding and ``stages`` halvings; ConfigError if ``size`` does not divide."""
     divisor = patch * 2**stages
     if size % divisor:
+        nearest = max(divisor, round(size / divisor) * divisor)
         raise ConfigError(
             f"expected an image size that halves {stages} times after patches of {patch} (a multiple of {divisor}), "
-            f"got {size}. Resize the images or use fewer stages."
+            f"got {size}. Resize the images (--set env.size={nearest}), take smaller patches or fewer stages."
         )
     return size // divisor
 

@@ -13,17 +13,19 @@ from numpy.typing import NDArray
 from worldformula.agent.config import EnvConfig
 from worldformula.agent.contract import Agent, Rows
 from worldformula.agent.evaluate import LONGEST
+from worldformula.agent.saved import executed
 from worldformula.envs import Envs, registry
-from worldformula.envs.returns import Score, random_policy_return, reference_return
+from worldformula.envs.returns import Score
 from worldformula.errors import ConfigError
 from worldformula.metrics.openloop import OpenLoop, open_loop_error
 from worldformula.report.evidence import Evidence, machine, written
 from worldformula.report.video import dream_video, filmstrip, webp
+from worldformula.report.yardsticks import REPORT, yardsticks
+from worldformula.training import settings
 from worldformula.training.devices import describe
 from worldformula.training.run import RunFolder
 from worldformula.training.seeding import derived, forked
 
-REPORT = 2  # what `derived` seeds are for; 1 is the evaluation during training
 CONTEXT, HORIZON = 5, 30
 SEQUENCES, SHOWN = 48, 6
 STRIP = (0, 1, 5, 10, 15, 20, 25, 30)
@@ -58,7 +60,7 @@ def gather(run: str | Path, agent: Agent, *, episodes: int = 10, device: str = "
     if episodes < 1:
         raise ConfigError(f"expected at least one evaluation episode, got {episodes}")
     config = RunFolder(run).config()
-    env = EnvConfig(**config["env"])
+    env = settings.from_dict(EnvConfig(""), config["env"])
     seed = derived(int(config["seed"]), REPORT)
     with forked(seed):
         recorded, pictures = play(agent, env, episodes, seed)
@@ -67,11 +69,12 @@ def gather(run: str | Path, agent: Agent, *, episodes: int = 10, device: str = "
         wandering, _ = play(None, env, episodes, seed + 1)
         measured, shown, steps = _dream(agent, wandering)
     loss = getattr(getattr(agent, "world", None), "loss", None)
+    levels = yardsticks(env, int(config["seed"]), RunFolder(run))
     return Evidence(
         formula=None if loss is None else written(loss),
         reached=_score([float(e["reward"].sum()) for e in recorded]),
-        floor=floor(env, seed),
-        best=reference(env, seed),
+        floor=levels.floor,
+        best=levels.best,
         open_loop=measured,
         videos=videos | shown,
         strip_steps=steps,
@@ -96,7 +99,7 @@ def play(
     Raises:
         ConfigError: an episode does not end.
     """
-    envs = Envs(env.id, episodes, seed=seed, **env.options())
+    envs = Envs(env.id, episodes, seed=seed, recover=True, **env.options())
     rng = np.random.default_rng(seed)
     rows, state = envs.reset(0), None if agent is None else agent.initial(episodes)
     table: list[Columns] = []
@@ -106,18 +109,20 @@ def play(
         if len(table) > LONGEST:
             raise ConfigError(f"an episode of {env.id} did not end within {LONGEST} actions; set env.max_steps")
         if agent is None or state is None:
-            actions = envs.action.random(rng, episodes)
+            actions = envs.random(rng, rows)
         else:
             actions, state = agent.act(rows, state, explore=False)
-        table.append({**rows, "action": np.where(rows["is_last"][:, None], 0, actions).astype(np.float32)})
+        table.append({**rows, **executed(envs, rows, actions)})
         if running[0] and (picture := _picture(rows, envs)) is not None:
             pictures.append(picture)
         running &= ~rows["is_last"]
         rows = envs.step(actions)
     envs.close()
     ends = [next(t for t, r in enumerate(table) if r["is_last"][i]) for i in range(episodes)]
+    begins = [max(t for t in range(end + 1) if table[t]["is_first"][i]) for i, end in enumerate(ends)]
     recorded = [
-        {key: np.stack([r[key][i] for r in table[: end + 1]]) for key in table[0]} for i, end in enumerate(ends)
+        {key: np.stack([r[key][i] for r in table[begin : end + 1]]) for key in table[0]}
+        for i, (begin, end) in enumerate(zip(begins, ends, strict=True))
     ]
     return recorded, np.stack(pictures) if pictures else None
 
@@ -155,18 +160,6 @@ def windows(recorded: list[Columns], length: int, most: int) -> Columns:
     chosen = np.unique(np.linspace(0, len(starts) - 1, min(most, len(starts))).round().astype(int))
     cut = [{k: c[starts[i][1] : starts[i][1] + length] for k, c in recorded[starts[i][0]].items()} for i in chosen]
     return {key: np.stack([c[key] for c in cut]) for key in cut[0]}
-
-
-def floor(env: EnvConfig, seed: int, episodes: int = 20) -> Score:
-    """Return of a random policy in the run's environment."""
-    return random_policy_return(env.id, episodes, seed, action_repeat=env.action_repeat, max_steps=env.max_steps)
-
-
-def reference(env: EnvConfig, seed: int, episodes: int = 20) -> Score | None:
-    """Return of the environment's own controller; None where it has none, or where the run cuts episodes short."""
-    if registry.find(env.id) is None or env.max_steps is not None:
-        return None
-    return reference_return(env.id, episodes, seed)
 
 
 def _device(agent: Agent) -> str:

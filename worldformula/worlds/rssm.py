@@ -132,8 +132,7 @@ def _square(images: Mapping[str, tuple[int, ...]]) -> int:
     if len(edges) != 1:
         shapes = ", ".join(f"{key} {shape}" for key, shape in images.items())
         raise SpaceError(
-            f"expected square images of one size, got {shapes}; resize them with gymnasium.wrappers.ResizeObservation, "
-            "or observe what the environment draws with --pixels (pixels=True), which is resized"
+            f"expected square images of one size, got {shapes}; resize them with --set env.size=64 (size=64 of Envs)"
         )
     return edges.pop()
 
@@ -141,7 +140,7 @@ def _square(images: Mapping[str, tuple[int, ...]]) -> int:
 # -------------------------------------------------------------------------------------------------------------- formula
 
 
-TAKEN = {*"acefhpqrtyzT", "sg", "enc", "symlog", "first", *CALL_OPTIONS}
+TAKEN = {*"acefhpqrtyzT", "self", "sg", "enc", "symlog", "first", *CALL_OPTIONS}
 """Names that mean something else in the formula or in a call of it."""
 
 

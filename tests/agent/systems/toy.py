@@ -21,6 +21,7 @@ from torch import nn
 from worldformula.agent.config import EnvConfig, RunConfig
 from worldformula.agent.loop import Loop
 from worldformula.catalogue import System
+from worldformula.envs.actions import single
 
 
 @dataclass(frozen=True)
@@ -33,9 +34,9 @@ class Toy:
 
 
 class ToyAgent(nn.Module):
-    def __init__(self, config: Toy, observations: Mapping[str, Any], action: Any, seed: int) -> None:
+    def __init__(self, config: Toy, observations: Mapping[str, Any], actions: Any, seed: int) -> None:
         super().__init__()
-        self.config = config
+        self.config, action = config, single(actions)
         width = observations["vector"].shape[0] + action.size
         generator = torch.Generator().manual_seed(seed)
         self.net = nn.Sequential(nn.Dropout(0.2), nn.Linear(width, action.size))
@@ -75,7 +76,7 @@ class ToyAgent(nn.Module):
 
 
 def config(steps: int = 600, **changes: Any) -> RunConfig:
-    """Episodes of 23 steps, boundaries every 100: they cut most episodes short. The replay is full halfway."""
+    """Episodes of 23 steps, checkpoints every 100. The replay is full halfway."""
     values: dict[str, Any] = {"capacity": 300, "checkpoint_every": 100, "log_every": 70, "threads": 1} | changes
     values = {"eval_every": 250, "eval_episodes": 3, "tensorboard": False} | values
     return RunConfig("toy", "tiny", EnvConfig("pendulum", num=3, max_steps=23), Toy(), steps=steps, **values)

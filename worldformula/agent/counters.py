@@ -1,0 +1,54 @@
+"""How far a run is, and what it reached."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from worldformula.agent.evaluate import Evaluation
+from worldformula.envs import Episode
+
+
+@dataclass
+class Counters:
+    """How far a run is. All of it is in every checkpoint."""
+
+    steps: int = 0
+    """Environment steps."""
+    updates: int = 0
+    episodes: int = 0
+    epoch: int = 0
+    """Number of checkpoints so far."""
+    failures: int = 0
+    """Times that an environment failed and was made anew."""
+    cut: int = 0
+    """Episodes that did not come out the same when the run went on."""
+    debt: float = 0.0
+    """Updates that the train ratio still owes, below 1 after each turn."""
+    last_return: float | None = None
+    mean_return: float | None = None
+    """Moving average over episodes."""
+    evaluated: int = -1
+    """Step of the latest evaluation."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run reached."""
+
+    folder: Path
+    counters: Counters
+    evaluation: Evaluation | None
+    seconds: float
+
+
+def means(episodes: Sequence[Episode]) -> dict[str, float]:
+    """Mean return, length and logged numbers of finished episodes, by the name of their metric."""
+    if not episodes:
+        return {}
+    found = {"episode/return": fmean(e.score for e in episodes), "episode/length": fmean(e.length for e in episodes)}
+    for key in dict.fromkeys(key for episode in episodes for key in episode.info):
+        found[f"episode/{key}"] = fmean(e.info[key] for e in episodes if key in e.info)
+    return found
