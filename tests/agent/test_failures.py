@@ -299,8 +299,7 @@ def test_a_file_that_may_not_grow_is_one_error(tmp_path: Path) -> None:
         import resource, sys
         from tests.agent.systems.toy import Toy, ToyAgent, config
         from worldformula.agent import loop
-        from worldformula.agent.counters import Result
-from worldformula.agent.loop import Loop
+        from worldformula.agent.loop import Loop
         from worldformula.errors import WorldformulaError
 
         loop.SHOW_EVERY = 0
