@@ -30,4 +30,13 @@ class Hanging(Counting):
         return answer
 
 
+class Unlike(Counting):
+    """Refuses the last choice."""
+
+    def step(self, action):
+        if action == 3:
+            raise RuntimeError("not this one")
+        return super().step(action)
+
+
 gymnasium.register("tests/Hanging-v0", entry_point=Hanging)

@@ -63,6 +63,19 @@ def test_without_recovery_the_error_is_raised():
     envs.close()
 
 
+def test_after_an_error_every_stream_answers_what_it_is_asked_now():
+    envs = Envs("tests.envs.hanging:Unlike", 2, timeout=30.0)
+    here = Envs("tests.envs.hanging:Unlike", 2)
+    for both in (envs, here):
+        both.reset()
+        with pytest.raises(BrokenEnvironmentError, match="not this one"):
+            both.step(np.array([3, 2]))
+    assert all((one == two).all() for one, two in zip(envs.reset(4).values(), here.reset(4).values(), strict=True))
+    one, two = (both.step(np.array([1, 2])) for both in (envs, here))
+    assert one["reward"].tolist() == two["reward"].tolist() == [11, 12]
+    envs.close()
+
+
 def test_errors_come_across_as_what_they_are():
     with pytest.raises(EnvironmentIdError, match="no environment has the id 'tests.envs.hanging:tests/Hangin-v0'"):
         Envs("tests.envs.hanging:tests/Hangin-v0", timeout=30.0)

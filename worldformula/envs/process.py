@@ -44,21 +44,24 @@ class Remote:
         self._process = context.Process(target=serve, args=(theirs, id, dict(options)), daemon=True)
         self._process.start()
         theirs.close()
-        self._asked: str | None = "describe"
-        found = self._answer("describe", START + timeout)
+        self._asked: tuple[str, Any] | None = ("describe", None)
+        found = self._answer(START + timeout)
         self.columns: dict[str, Column] = found[0]
         self.observations: dict[str, Column] = found[1]
         self.actions: dict[str, ActionSpec] = found[2]
 
     def ask(self, what: str, value: Any = None) -> None:
         """Sends a question whose answer is fetched later, so that several environments think at the same time."""
+        if self._asked is not None and self._process.is_alive():  # nobody fetched it: another stream failed meanwhile
+            with contextlib.suppress(WorldformulaError):
+                self._answer(self.timeout)
         with contextlib.suppress(OSError):  # a process that is gone is told when its answer is fetched
             self._pipe.send((what, value))
-        self._asked = what
+        self._asked = (what, value)
 
-    def _answer(self, what: str, timeout: float) -> Any:
-        assert self._asked == what
-        self._asked = None
+    def _answer(self, timeout: float) -> Any:
+        assert self._asked is not None
+        what, self._asked = self._asked[0], None
         try:
             if not self._pipe.poll(timeout):
                 self.kill()
@@ -78,9 +81,11 @@ class Remote:
         return found
 
     def _call(self, what: str, value: Any = None) -> Any:
-        if self._asked is None:
+        asked = self._asked
+        same = asked is not None and asked[0] == what and asked[1] is value  # what was asked for beforehand
+        if not same:
             self.ask(what, value)
-        return self._answer(what, self.timeout)
+        return self._answer(self.timeout)
 
     def reset(self, *, seed: int | None = None) -> tuple[Row, dict[str, Any]]:
         """The first row of an episode."""

@@ -120,13 +120,11 @@ class Stream:
         return self._row(observation, reward, first=False, last=self.over, terminal=terminated)
 
     def prepare(self, action: Action) -> None:
-        """Lets an environment in another process begin with what `next` will ask for."""
+        """Lets an environment in another process begin with the step that `next` will ask for."""
         ask = getattr(self.env, "ask", None)
         if ask is None:
             return
-        if self.over:
-            ask("reset", episode_seed(self.seed, self.index, self.episode + 1))
-        else:
+        if not self.over:
             ask("step", action)
 
     def next(self, action: Action) -> Row:
