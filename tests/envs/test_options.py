@@ -239,7 +239,7 @@ def test_pictures_that_do_not_fit_the_networks_name_the_option_that_resizes_them
 
 def test_the_folder_of_a_fitted_model_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"command": "fit", "model": "vae"}')
-    with pytest.raises(RunFolderError, match="is a run of worldformula fit.*See it with worldformula report"):
+    with pytest.raises(RunFolderError, match="holds a run of `fit`, and no agent: .* Its page is report.html there"):
         open_run(tmp_path)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from worldformula import KL, E, Expression, Mixture, Normal, log
 from worldformula.families import NormalFamily
 from worldformula.families.base import Params
-from worldformula.families.writing import Sign, SourceLines
+from worldformula.families.writing import Sign
 from worldformula.formula.factors.joint import Factor
 from worldformula.formula.syntax.nodes import Operator, Use
 
@@ -26,10 +26,7 @@ def wide_family() -> NormalFamily:
         def sample(self, params: Params, noise: Tensor) -> Tensor:
             return super().sample(params, 2.0 * noise)
 
-        def plain(self) -> SourceLines | None:
-            return None
-
-    return WideFamily()
+    return WideFamily()  # the text of a Normal, which it inherits, is not its own
 
 
 def agree(loss: Expression, **given: Tensor) -> None:

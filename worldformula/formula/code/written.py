@@ -7,10 +7,13 @@ the family's methods on a tuple of parameters. Both give the same numbers; the t
 
 from __future__ import annotations
 
+from worldformula.families.base import Family
 from worldformula.families.writing import SourceLines
 from worldformula.formula.plan.plan import Op, Plan
 
 STANDARD = (0.0, 1.0)
+METHODS = ("params", "split", "constrain", "convert", "sample", "mode", "mean", "log_prob", "kl", "entropy")
+"""Of a family: what its text stands for."""
 
 
 def written_out(plan: Plan, deterministic: bool, structured: frozenset[str]) -> dict[str, SourceLines]:
@@ -40,7 +43,14 @@ def _text(plan: Plan, op: Op) -> SourceLines | None:
         return None
     shape = plan.shape_of(factor)
     one_axis = plan.rank_of(factor) == 1 and (shape is None or len(shape) == 1)
-    return factor.family.source_lines() if one_axis else None
+    return factor.family.source_lines() if one_axis and _is_of(factor.family) else None
+
+
+def _is_of(family: Family) -> bool:
+    """Whether the text is that of the methods: a subclass that overrides one of them has none until it writes it."""
+    own = next((kind for kind in type(family).__mro__ if "source_lines" in vars(kind)), Family)
+    later = type(family).__mro__[: type(family).__mro__.index(own)]
+    return not any(name in vars(kind) for kind in later for name in METHODS)
 
 
 def _readable(plan: Plan, op: Op, params: str, found: dict[str, SourceLines], deterministic: bool) -> bool:

@@ -358,13 +358,13 @@ def marked(symbol: str, *marks: str) -> str:
 
 
 def symbol_of(value: Any, kept: Callable[[Any], object]) -> Value | None:
-    """The node of a Sign in the place of a setting, whose number ``kept`` checks at the call; None of all else."""
+    """The node of a Symbol in the place of a setting, whose number ``kept`` checks at the call; None of all else."""
     node = getattr(value, "node", None)
     return replace(node, kept=kept) if isinstance(node, Value) and node.scalar else None
 
 
 def written_number(value: float | Node, show: Callable[[float], str] = repr) -> Sign:
-    """A setting as it is printed: a number, or the Sign of one."""
+    """A setting as it is printed: a number, or the Symbol of one."""
     if isinstance(value, Value):
         return Sign(str(value.variable), latex.variable(value.variable), mathml.variable(value.variable))
     assert isinstance(value, int | float)

@@ -50,7 +50,7 @@ class Standing:
 
     @property
     def placeholder(self) -> Given | None:
-        """What the settings of families know a Sign by; None where this is none."""
+        """What the settings of families know a Symbol by; None where this is none."""
         return Given(str(self.node.variable)) if isinstance(self.node, Value) and self.node.scalar else None
 
 
