@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from worldformula.agent.configurator import Configuration
+from worldformula.agent.imagination import ImaginationAgent
 from worldformula.agents import dreamer_v3
 from worldformula.envs import ActionSpec, Column
 from worldformula.errors import ConfigError
@@ -25,7 +26,7 @@ def spaces(shapes: dict[str, tuple[int, ...]]) -> dict[str, Any]:
     }
 
 
-def count(agent: dreamer_v3.DreamerV3) -> int:
+def count(agent: ImaginationAgent) -> int:
     return sum(p.numel() for p in agent.parameters() if p.requires_grad)
 
 
@@ -59,11 +60,11 @@ def test_size1m_on_pixels_has_the_published_number_of_parameters() -> None:
 
 
 @pytest.fixture
-def agent() -> dreamer_v3.DreamerV3:
+def agent() -> ImaginationAgent:
     return dreamer_v3.build(dreamer_v3.tiny(), spaces({"image": (32, 32, 3)}), ActionSpec("continuous", 2), seed=0)
 
 
-def test_acting_and_learning_see_the_same_pixels(agent: dreamer_v3.DreamerV3) -> None:
+def test_acting_and_learning_see_the_same_pixels(agent: ImaginationAgent) -> None:
     rows = batch((32, 32, 3), 2)
     learned = agent.perception.learn(rows, agent.device)["x"][:, 3]
     acted = agent.perception.observe({k: v[:, 3] for k, v in rows.items()}, agent.device)["x"]
@@ -72,13 +73,13 @@ def test_acting_and_learning_see_the_same_pixels(agent: dreamer_v3.DreamerV3) ->
     assert torch.allclose(learned, torch.as_tensor(rows["image"][:, 3]) / 255)
 
 
-def test_continuation_target_is_the_discount_and_zero_at_the_end(agent: dreamer_v3.DreamerV3) -> None:
+def test_continuation_target_is_the_discount_and_zero_at_the_end(agent: ImaginationAgent) -> None:
     c = agent.perception.learn(batch((32, 32, 3), 2), agent.device)["c"]
     assert c[0, 7] == 0
     assert c[0, 6] == pytest.approx(1 - 1 / 50)
 
 
-def test_the_policy_depends_on_the_observation(agent: dreamer_v3.DreamerV3) -> None:
+def test_the_policy_depends_on_the_observation(agent: ImaginationAgent) -> None:
     rows = {k: v[:, 0] for k, v in batch((32, 32, 3), 2).items()}
     dark = {**rows, "image": np.zeros_like(rows["image"])}
     one, _ = agent.act(rows, agent.initial(2), explore=False)
@@ -86,7 +87,7 @@ def test_the_policy_depends_on_the_observation(agent: dreamer_v3.DreamerV3) -> N
     assert not np.allclose(one, two, atol=1e-6)
 
 
-def test_the_first_row_forgets_the_state(agent: dreamer_v3.DreamerV3) -> None:
+def test_the_first_row_forgets_the_state(agent: ImaginationAgent) -> None:
     rows = {k: v[:, 0] for k, v in batch((32, 32, 3), 2).items()}
     other = {k: torch.randn_like(v) for k, v in agent.initial(2).items()}
     one, _ = agent.act(rows, agent.initial(2), explore=False)
@@ -96,7 +97,7 @@ def test_the_first_row_forgets_the_state(agent: dreamer_v3.DreamerV3) -> None:
     assert not np.array_equal(agent.act(going, other, explore=False)[0], one)
 
 
-def test_the_behaviour_losses_reach_the_world_only_through_replayed_values(agent: dreamer_v3.DreamerV3) -> None:
+def test_the_behaviour_losses_reach_the_world_only_through_replayed_values(agent: ImaginationAgent) -> None:
     rows = batch((32, 32, 3), 2)
     torch.nn.init.normal_(agent.learner.critic.head.weight)  # at zero, as initialised, it passes no gradient
     outs = agent.objective.run(rows)
@@ -111,7 +112,7 @@ def test_the_behaviour_losses_reach_the_world_only_through_replayed_values(agent
     assert any(g.abs().sum() > 0 for g in acted)
 
 
-def test_one_update_changes_every_trained_tensor_and_moves_the_slow_critic(agent: dreamer_v3.DreamerV3) -> None:
+def test_one_update_changes_every_trained_tensor_and_moves_the_slow_critic(agent: ImaginationAgent) -> None:
     rows = batch((32, 32, 3), 2)
     before = {k: v.clone() for k, v in agent.state_dict().items()}
     for _ in range(
@@ -123,7 +124,7 @@ def test_one_update_changes_every_trained_tensor_and_moves_the_slow_critic(agent
     assert not still, still
 
 
-def test_checkpoint_restores_the_next_update_bit_for_bit(agent: dreamer_v3.DreamerV3) -> None:
+def test_checkpoint_restores_the_next_update_bit_for_bit(agent: ImaginationAgent) -> None:
     rows = batch((32, 32, 3), 2)
     agent.update(rows)
     saved = agent.checkpoint()
@@ -158,7 +159,7 @@ def test_every_kind_of_observation_and_action_updates(kind: Any, shapes: dict[st
         assert frames["dream"].dtype == np.uint8
 
 
-def test_the_configurator_changes_cost_and_mode_without_touching_a_weight(agent: dreamer_v3.DreamerV3) -> None:
+def test_the_configurator_changes_cost_and_mode_without_touching_a_weight(agent: ImaginationAgent) -> None:
     rows = {k: v[:, 0] for k, v in batch((32, 32, 3), 2).items()}
     before = {k: v.clone() for k, v in agent.state_dict().items()}
     torch.nn.init.normal_(agent.world.heads["r"].net.head.weight)  # at zero, as initialised, every plan costs the same

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from worldformula.agents.dreamer_v3 import DreamerV3, build, tiny
+from worldformula.agent.imagination import ImaginationAgent
+from worldformula.agents.dreamer_v3 import build, tiny
 from worldformula.data.replay import Replay
 from worldformula.envs import Envs
 from worldformula.metrics.openloop import open_loop_error
@@ -48,7 +49,7 @@ def record(envs: Envs, rows: int, seed: int) -> Replay:
     return replay
 
 
-def train(agent: DreamerV3, replay: Replay) -> None:
+def train(agent: ImaginationAgent, replay: Replay) -> None:
     """The world model's loss alone; the actor and the critic learn nothing."""
     optimiser = LaProp(agent.world.parameters(), lr=1e-3, warmup=100)
     for _ in range(UPDATES):

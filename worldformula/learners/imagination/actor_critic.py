@@ -90,6 +90,7 @@ class ImaginationActorCritic(nn.Module):
 
     dream: Expression
     replay: Expression
+    policy: Factor
 
     def __init__(self, policy: Factor, critic: nn.Module, settings: BehaviourSettings | None = None) -> None:
         super().__init__()
@@ -97,6 +98,7 @@ class ImaginationActorCritic(nn.Module):
         self.family: Family = two_hot
         self.return_norm = PercentileNorm(own.return_rate)
         self.names, self.action, t = _read(policy)
+        self.__dict__["policy"] = policy  # the agent's, which registers it
         given = ",".join(f"{name}_{t}" for name in self.names)
 
         # What both losses say of a state: the logits l of its value, their mean V, and the slow copies m and U.
