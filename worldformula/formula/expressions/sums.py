@@ -37,16 +37,30 @@ def _over_time(
     if not isinstance(step, Expression):
         raise FormulaError(f"expected Sum('t', expression), got {type(step).__name__}")
     if steps is not None:
-        if (whole_number(steps) or 0) < 1 or reset or initial or mask or burn_in or until:
-            raise FormulaError(
-                f"steps=: expected a positive number of iterations and no clock beside it, got {steps!r}"
-            )
+        _check_steps(index, steps, reset=reset, initial=initial, mask=mask, burn_in=burn_in, until=until)
         return Expression(OverSteps(how, index, int(steps), step.node))
     values, begin = _first_values(index, initial)
     check_clock(index, step.node, reset, values, mask, burn_in, until)
     check_begin(index, step.node, begin, values if isinstance(values, Mapping) else {})
     start = Constants(values) if values else None
     return Expression(OverTime(how, index, step.node, reset, start, mask, int(burn_in), until, begin))
+
+
+def _check_steps(index: str, steps: Any, **clock: object) -> None:
+    """A number of iterations, and nothing beside it that belongs to time."""
+    if (whole_number(steps) or 0) < 1:
+        raise FormulaError(f"steps=: expected a positive number of iterations, got {steps!r}")
+    given = [name for name, value in clock.items() if value is not None and not (name == "burn_in" and value == 0)]
+    if given:
+        advice = {
+            "initial": f"the first iteration reads a variable of subscript 0 that is drawn or computed around the sum: "
+            f"E(q(z_0|x), Sum({index!r}, ..., steps={steps}))",
+            "reset": "iterations begin once a call; leave it out",
+        }
+        raise FormulaError(
+            f"Sum over {index}: {given[0]}= belongs to a sum over time, and steps={steps} makes this one a sum over "
+            f"iterations\n{advice.get(given[0], 'leave it out; all iterations count')}"
+        )
 
 
 def _first_values(index: str, initial: Any) -> tuple[Any, Product]:

@@ -12,7 +12,7 @@ from worldformula.formula.plan.iterations import drawn
 from worldformula.formula.plan.plan import Op
 from worldformula.formula.plan.scope import Scope
 from worldformula.formula.plan.variables import CALL_OPTIONS
-from worldformula.formula.syntax.nodes import OverTime, factors
+from worldformula.formula.syntax.nodes import Binary, Named, Negative, Node, OverTime, StopGradient, Value, factors
 from worldformula.formula.syntax.text import text
 
 
@@ -79,6 +79,16 @@ def enter_time(draft: Draft, node: OverTime) -> None:
     draft.declared |= {v for v in drawn(node.body) if v.index == node.index}
     if node.reset is not None:
         flags(draft, "reset", node.reset)
+
+
+def restarts(node: OverTime, weight: Node) -> bool:
+    """Whether a weight of a step is zero where no sequence begins: the flags of the restart, or a product with them."""
+    if isinstance(weight, Binary) and weight.op in ("*", "/"):
+        return restarts(node, weight.left) or (weight.op == "*" and restarts(node, weight.right))
+    if isinstance(weight, Negative | Named | StopGradient):
+        return restarts(node, weight.body)
+    flags = weight.variable if isinstance(weight, Value) else None
+    return flags is not None and (flags.key, flags.index, flags.offset) == (node.reset, node.index, 0)
 
 
 def _begun(node: OverTime) -> list[int]:

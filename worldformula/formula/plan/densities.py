@@ -168,7 +168,10 @@ def draw(draft: Draft, node: Expectation, scope: Scope, axis: int | None = None)
     values = dict(scope.values)
     for use in draw_order(node.q):
         how = estimator(use.factor, node.q, node.gradient)
-        names = value_of(draft, use, scope.with_values(values), how, axis)
+        here = scope.with_values(values)
+        if any(v.key in draft.elsewhere for v in use.factor.variables):
+            here = replace(here, begun=False)  # other steps read it than those at which a sequence begins
+        names = value_of(draft, use, here, how, axis)
         for variable, name in zip(use.factor.variables, names, strict=True):
             if scope.private:
                 values[variable] = name
@@ -206,6 +209,11 @@ def _bind(draft: Draft, variable: Variable, name: str, use: Use, values: dict[Va
         raise DuplicateVariableError(
             f"two factors declare {variable} in nested expectations; the inner is {use.factor}\n"
             f"rename one of them, e.g. {variable.base}'"
+        )
+    if draft.rows.get(variable, name) != name:
+        raise DuplicateVariableError(
+            f"{use.factor} draws {variable}, and initial= draws the one that the sum begins with\n"
+            f"leave out the E over it: terms beside the Sum read the {variable} of initial="
         )
     values[variable] = name
     place = scope.place.get(str(variable.index))

@@ -13,6 +13,7 @@ from worldformula.formula.runtime import filled, padded
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.names import Variable, greek
 from worldformula.formula.syntax.nodes import Named, Node, OverTime, Value
+from worldformula.formula.syntax.starts import begins, zeroth
 from worldformula.formula.syntax.text import text
 
 INSIDE_SUPPORT = {"log_normal": 1.0, "gamma": 1.0, "beta": 0.5, "dirichlet": 0.5}  # zero is outside, or at its edge
@@ -58,6 +59,10 @@ class Draft(Assignments):
         self.indexed = set(self.stepped)  # the series, as factors and values write them
         self._computed = {v.key for f in used if not f.observed for v in f.variables}
         self._shown: set[Term] = set()  # the named parts that are terms already
+        self.written = {v.key: v for f in used for v in (*f.variables, *f.conditions)}
+        self.elsewhere: set[str] = set()  # the keys of what other steps than its own read
+        self._note_readers(c for f in used for c in f.conditions)
+        self.zeroed: dict[str, Variable] = {}  # what the first iteration reads of the one before, which is zeros
         check_keys(used)
 
     def declare(self, values: Sequence[Value]) -> None:
@@ -72,10 +77,16 @@ class Draft(Assignments):
                         + "\ndeclare the same shape= on both"
                     )  # fmt: skip
                 self.ranks[key] = len(value.shape)
+        self._note_readers(value.variable for value in values)
+        self.written |= {value.variable.key: value.variable for value in values}
         self.indexed |= {value.variable.key for value in values if value.variable.index}
         for value in values:  # what no factor and no other value says otherwise of has no event axes
             if value.variable.key not in self._computed:
                 self.ranks.setdefault(value.variable.key, 0)
+
+    def _note_readers(self, read: Iterable[Variable]) -> None:
+        """Note what is read at other steps: z_{t-1}, z_{<t}, z_{1:T} and z_T."""
+        self.elsewhere |= {v.key for v in read if v.offset or v.several or (v.index or "").isupper()}
 
     def term(self, node: Node, value: Ref, scope: Scope) -> Ref:
         """Note a KL, a log-density or an expectation of one as a term that ``out.terms`` shows."""
@@ -108,6 +119,7 @@ class Draft(Assignments):
         """What was written, with everything of a time step in the loop."""
         carried = {v.key for v in self.carried}
         self._refuse_taken_keys()
+        self._refuse_ignored_starts()
         self._refuse_carried({name for key, name in self.carries.items() if key in carried})
         ops = self.ordered()
         return Plan(
@@ -149,6 +161,26 @@ class Draft(Assignments):
                 f"{key} is what a state keeps of an older {self.lags[key]}, and a variable is called so too\n"
                 f"rename the variable"
             )
+
+    def _refuse_ignored_starts(self) -> None:
+        """Refuse z_0 beside z_{t-1} that does not begin with it: the reader of the formula takes it for its start."""
+        before = {v.key: (v, "zeros") for v in self.zeroed.values()}
+        for kind in ("carry", "shift"):
+            before |= {op.variable.key: (op.variable, kind) for op in self.of_kind.get(kind, ()) if op.variable}
+        for start in filter(zeroth, self.written.values()):
+            variable, kind = before.get(begins(start), (start, ""))
+            if not kind or variable.key in self.begins or start in self.gone:
+                continue
+            index, now = variable.index, variable.at(0)
+            advice = {
+                "zeros": f"draw it around the sum, E(q({start}), Sum({index!r}, ...)), or take it from the call so, "
+                f"E(p_data({start}), ...)",
+                "carry": f"begin the sum with the factor of {start}, Sum({index!r}, ..., initial=q({start})), where it "
+                f"is drawn or computed once for all, or rename {start}",
+                "shift": f"carry a copy of {now}, c_{index} = f({now}), that begins with c_0 = f({start}) in initial=, "
+                f"and read c_{{{index}-1}}, or rename {start}",
+            }[kind]
+            raise TimeError(f"{variable} of the first step is not {start}, which nothing begins the sum with\n{advice}")
 
     def _refuse_carried(self, carried: set[str]) -> None:
         """The score estimator of a draw sees the terms inside its E, not those of the steps that the draw leads to;

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from worldformula.errors import FormulaError, TimeError
+from worldformula.errors import FormulaError, ShapeError, TimeError, table
 from worldformula.formula import runtime
 from worldformula.formula.plan.arithmetic import binary
 from worldformula.formula.plan.draft import Draft
@@ -15,6 +15,7 @@ from worldformula.formula.plan.scope import Scope
 from worldformula.formula.plan.variables import is_index, read
 from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.nodes import Expectation, Node, OverSteps, Value, factors, walk
+from worldformula.formula.syntax.starts import begins, zeroth
 from worldformula.formula.syntax.text import text
 
 
@@ -27,6 +28,7 @@ def over_steps(draft: Draft, node: OverSteps, scope: Scope) -> Steps:
             f"{text(node)}: a factor declares {node.index}, which is the number of the iteration\n"
             f"call the variable otherwise"
         )
+    _refuse_numbered(draft, node)
     total: Ref | None = None
     draft.counts[node.index] = node.steps
     around = {a for name in scope.values.values() for a in draft.ops[name].axes}
@@ -58,16 +60,35 @@ def _older(previous: Mapping[Variable, str], done: Mapping[Variable, str], place
     return before | older | {v.at(-1): n for v, n in done.items()}
 
 
+def _refuse_numbered(draft: Draft, node: OverSteps) -> None:
+    """The draws of the iterations are ``z_1``, ``z_2``, … in the samples, so nothing else is called so."""
+    for variable in (v for v in drawn(node.body) if v.index == node.index):
+        for place in range(1, node.steps + 1):
+            if (other := draft.written.get(f"{variable.key}_{place}")) is not None:
+                raise FormulaError(
+                    f"{text(node)}: {variable} of iteration {place} is {other} in the samples, and another variable "
+                    f"is called so\nrename one of them, e.g. {other.base}'"
+                )
+
+
 def _forget(draft: Draft, index: str) -> None:
     for variable in [v for v in draft.iterated if v.index == index]:
         del draft.iterated[variable]
 
 
 def _first_values(draft: Draft, node: OverSteps, scope: Scope) -> Iterator[tuple[Variable, str]]:
-    """Zeros for every variable that the first iterations read of those before."""
+    """What the first iterations read of those before: z_0 where it is drawn or computed around here, and zeros."""
     for condition, by in lagged(node.body, node.index):
         if condition in scope.values:
             continue
+        start = next((v for v in scope.values if zeroth(v) and begins(v) == condition.key), None)
+        if start is not None:
+            _same_shape(draft, condition, start)
+            yield condition.at(-1), scope.values[start]
+            if condition.offset == -1:
+                continue
+        else:
+            draft.zeroed[condition.key] = condition.at(-1)
         shape = draft.shapes.get(condition.key)
         if shape is None:
             raise TimeError(
@@ -81,8 +102,19 @@ def _first_values(draft: Draft, node: OverSteps, scope: Scope) -> Iterator[tuple
         known = source.variable or (source.factor.variable if source.factor else None)
         rank = draft.ranks.get(known.key, 1) + (known.key in draft.inner) if known else 1
         zeros = draft.add(condition.identifier, Op("", "call", (like, rank, *shape), target=runtime.zeros))
-        for offset in range(condition.offset, 0):
+        for offset in range(condition.offset, 0 if start is None else -1):
             yield condition.at(offset), zeros
+
+
+def _same_shape(draft: Draft, condition: Variable, start: Variable) -> None:
+    """What stands before the first iteration has the event shape of the iterations."""
+    known = [(v, draft.shapes[v.key]) for v in (condition.at(0), start) if v.key in draft.shapes]
+    if len({shape for _, shape in known}) > 1:
+        raise ShapeError(
+            f"{condition} of the first iteration is {start}, which has another event shape\n"
+            + table(("variable", "declared"), known)
+            + "\ndeclare the same shape= on both"
+        )
 
 
 def _like(draft: Draft, node: OverSteps, scope: Scope) -> str | None:

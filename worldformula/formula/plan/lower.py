@@ -7,6 +7,7 @@ its scope and is sent the value. `Lowering.lower` drives them, so that no tree i
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import replace
 from types import GeneratorType
 from typing import Any, cast
 
@@ -144,9 +145,16 @@ def _over_event(draft: Draft, node: OverEvent, scope: Scope) -> Steps:
 
 
 def _binary(draft: Draft, node: Binary, scope: Scope) -> Steps:
-    left = yield node.left, scope
-    right = yield node.right, scope
+    left = yield node.left, _beside(draft, node, node.right, scope)
+    right = yield node.right, _beside(draft, node, node.left, scope)
     return arithmetic.binary(draft, node.op, left, right)
+
+
+def _beside(draft: Draft, node: Binary, other: Node, scope: Scope) -> Scope:
+    """The scope of a factor in a product: where the other one is the flag of a restart, it counts only there."""
+    if node.op == "*" and draft.time is not None and clocks.restarts(draft.time, other):
+        return replace(scope, begun=True)
+    return scope
 
 
 def _negative(draft: Draft, node: Negative, scope: Scope) -> Steps:

@@ -16,7 +16,8 @@ class Scope:
     place: which iteration, by the index of every sum with ``steps=`` around here.
     inside: whether this is a part of a term. private: whether no other term and no later step sees what is drawn.
     held: the factors whose densities hold their parameters fixed. expert: whether this belongs to an expert.
-    excused: absent inputs whose rows do not count here. reductions: how the formula reduces what stands here.
+    begun: whether this counts only where a sequence begins. excused: absent inputs whose rows do not count here.
+    reductions: how the formula reduces what stands here.
     leaves: what is combined elementwise here, collected until the next reduction.
     """
 
@@ -27,6 +28,7 @@ class Scope:
     private: bool = False
     expert: bool = False
     held: frozenset[int] = frozenset()
+    begun: bool = False
     excused: frozenset[str] = frozenset()
     reductions: tuple[str, ...] = ()
     leaves: list[str] = field(default_factory=list)

@@ -12,6 +12,12 @@ def begins(start: Variable) -> str:
     return _without(start, "0").key
 
 
+def zeroth(variable: Variable) -> bool:
+    """Whether a variable has the number 0, as what stands before a first step: ``z_0``, not ``z_10``."""
+    known = variable.subscript or ""
+    return variable.index is None and not variable.several and known.endswith("0") and not known[-2:-1].isdigit()
+
+
 def series(row: Variable, index: str) -> Variable | None:
     """The step of the series whose first rows these may be, x_t for ``x_1`` and ``x_{1:2}``; None for other names."""
     if row.first:
