@@ -112,7 +112,9 @@ def is_flat(head: Tensor, lead: Shape, width: int) -> bool:
     """
     if not head.ndim or head.shape[-1] != width:
         return False
-    return not lead or head.ndim < len(lead) + 2 or tuple(head.shape[-1 - len(lead) : -1]) != lead
+    if not lead or head.ndim < len(lead) + 2 or math.prod(lead) != 1:
+        return True
+    return tuple(head.shape[-1 - len(lead) : -1]) != lead
 
 
 def with_ones(head: Tensor, lead: Shape, batch: int) -> Tensor:

@@ -155,3 +155,14 @@ def test_contrastive_divergence(rows, path, steps):
     loss = ContrastiveDivergence(Gibbs("p(x)", net, shape=3), steps=steps, step_size=0.1)
     found = run(loss, path, x=x, noise={"hat_x": noise})
     torch.testing.assert_close(found.value, (net(x) - net(y)).squeeze(1))
+
+
+@PATHS
+def test_a_flat_head_beside_a_batch_of_the_size_of_an_event_axis(path):
+    """Two rows, two components of an event (2, 3): features of a whole event are no event axis."""
+    torch.manual_seed(0)
+    net, x, y = nn.Linear(4, 12), torch.randn(2, 4), torch.randn(2, 2, 3)
+    p = Mixture("p(y|x)", net, components=2, shape=(2, 3), scale=1.0, weights=torch.tensor([0.3, 0.7]))
+    each = distributions.Normal(net(x).reshape(2, 2, 2, 3), 1.0).log_prob(y[:, None]).sum((2, 3))
+    expected = (each + torch.tensor([0.3, 0.7]).log()).logsumexp(1)
+    torch.testing.assert_close(run(log(p), path, x=x, y=y).value, expected)
