@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from worldformula.errors import FormulaError, HeadError, ShapeError
 from worldformula.families.base import NOTHING, Family, Opaque, Parameter, Params, Shape
+from worldformula.families.tensors import with_ones
 from worldformula.families.writing import Sign
 
 
@@ -121,7 +122,10 @@ class AutoregressiveFamily(Family):
     def conditionals(self, params: Params, value: Tensor) -> Params:
         """The base's parameters of every element, given the elements before it."""
         net, context = _parts(params)
-        return self.base.params(net.head(value, context), net.shape)
+        lead, head = self.base.leading(net.shape) if net.shape else (), net.head(value, context)
+        if all(size == 1 for size in lead):
+            head = with_ones(head, lead, value.ndim - len(net.shape))
+        return self.base.params(head, net.shape)
 
     # ------------------------------------------------------------------------------------------------------ sampling
 

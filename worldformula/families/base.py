@@ -112,7 +112,8 @@ class Family(ABC):
         are not ``fixed``, each then constrained; or a mapping of parameters that are taken as they are; or None for
         the standard distribution of `constants`. For a declared event ``shape`` a tensor ends either flat, in
         ``k·prod(shape)`` features, or in ``(*shape[:-1], k·shape[-1])``, with k free parameters. (Where both readings
-        fit, because all leading event axes are 1, the head is flat.) Without a shape the last axis alone is split.
+        fit, because all leading event axes are 1, it has those axes if it has a batch axis in front of them too.)
+        Without a shape the last axis alone is split.
 
         Raises `HeadError` on a width that does not split and on names that the family does not know.
         """
@@ -256,6 +257,10 @@ class Family(ABC):
         """Features of a flat head for one event of ``shape``; None where the family leaves it open."""
         taken = {self.alternatives.get(name, name) for name in fixed}
         return sum(name not in taken for name in self.parameters) * math.prod(shape)
+
+    def leading(self, shape: Shape) -> Shape:
+        """The event axes in front of the features of a head that is not flat."""
+        return shape if self.class_axes else shape[:-1]
 
     def axes(self, name: str, rank: int) -> int:
         """How many of a parameter's last axes are not batch axes, for events of ``rank`` axes."""

@@ -36,6 +36,7 @@ from worldformula.families.base import (
     wide,
 )
 from worldformula.families.domains import LOGITS, WEIGHTS, Domain, levels_of, told
+from worldformula.families.tensors import is_flat
 from worldformula.families.writing import Sign
 
 
@@ -73,7 +74,7 @@ class CategoricalFamily(Family):
         if self.classes is not None:
             return split_head(self.name, head, (*(shape or ()), self.classes), names)
         shape = shape or ()
-        if head.ndim and math.prod(shape) == 1:
+        if head.ndim and math.prod(shape) == 1 and is_flat(head, shape, head.shape[-1]):
             return (head.reshape((*head.shape[:-1], *shape, head.shape[-1])) if shape else head,)
         if head.ndim > len(shape) and tuple(head.shape[-1 - len(shape) : -1]) == shape:
             return (head,)

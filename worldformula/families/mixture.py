@@ -41,7 +41,7 @@ from worldformula.families.base import (
 from worldformula.families.domains import LOGITS, WEIGHTS, told
 from worldformula.families.normal import NormalFamily
 from worldformula.families.opaque import ByName
-from worldformula.families.tensors import is_number
+from worldformula.families.tensors import is_flat, is_number, with_ones
 from worldformula.families.writing import Sign
 
 
@@ -134,6 +134,8 @@ class MixtureFamily(Family):
                 raise HeadError(f"mixture: {', '.join(missing)} of the components come from nowhere. Give a network.")
             parts = self.component.params(given, inner if shape is not None else None)
         else:
+            ones = self.component.leading(inner) if inner else ()  # a flat head, also beside an axis of one component
+            rest = with_ones(rest, ones, rest.ndim - 1) if math.prod(ones) == 1 else rest
             parts = self.component.params(rest, inner, given)
         if not any(isinstance(p, Tensor) for p in parts):
             raise HeadError("mixture: components of numbers alone are all alike. Give a parameter as [K, ...] tensor.")
@@ -176,14 +178,15 @@ class MixtureFamily(Family):
         each = self.components * (width + weigh)
         lead = shape if self.factored else ()
         flat = math.prod(lead) * each
-        if not head.ndim or head.shape[-1] != flat:
+        ends_flat = is_flat(head, lead, flat)
+        if not ends_flat and not (math.prod(lead) == 1 and tuple(head.shape[-1 - len(lead) :]) == (*lead, each)):
             parts = f"{self.components} logits and " if weigh else ""
             raise HeadError(
                 f"mixture: expected a head [..., {flat}] for the event shape {shape} ({parts}{self.components} times "
                 f"{width} numbers{' for each element' if self.factored else ''}), got {list(head.shape)}. End the "
                 f"network in {flat} features."
             )
-        head = head.reshape((*head.shape[:-1], *lead, each))
+        head = head.reshape((*head.shape[:-1], *lead, each)) if ends_flat else head
         logits = head[..., : self.components] if weigh else None
         rest = head[..., self.components :] if weigh else head
         return logits, rest.unflatten(-1, (self.components, width)) if width else None  # type: ignore[no-untyped-call]
@@ -228,6 +231,10 @@ class MixtureFamily(Family):
         weigh = all(self._canonical(name) != "log_weights" for name in fixed)
         width = self._component_width(shape, fixed) + weigh
         return self.components * width * (math.prod(shape) if self.factored else 1)
+
+    def leading(self, shape: Shape) -> Shape:
+        """Those of every element of which a mixture is made."""
+        return shape if self.factored else ()
 
     def axes(self, name: str, rank: int) -> int:
         """K, and behind or before it the axes of the event."""

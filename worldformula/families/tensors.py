@@ -105,6 +105,23 @@ def has_tensor(params: Params) -> bool:
     return any(isinstance(p, Tensor) for p in params)
 
 
+def is_flat(head: Tensor, lead: Shape, width: int) -> bool:
+    """Whether a head ends in ``width`` features for a whole event, and not in ``(*lead, features)``.
+
+    Where all leading event axes are 1 both may fit; then it has them if it has a batch axis in front of them too.
+    """
+    if not head.ndim or head.shape[-1] != width:
+        return False
+    if not lead or head.ndim < len(lead) + 2 or math.prod(lead) != 1:
+        return True
+    return tuple(head.shape[-1 - len(lead) : -1]) != lead
+
+
+def with_ones(head: Tensor, lead: Shape, batch: int) -> Tensor:
+    """A head of ``batch`` batch axes with the leading event axes, all of size 1, that it lacks where it is flat."""
+    return head.reshape((*head.shape[:-1], *lead, head.shape[-1])) if head.ndim == batch + 1 else head
+
+
 def split_head(family: str, head: Tensor, shape: Shape | None, names: Sequence[str]) -> tuple[Tensor, ...]:
     """Split a head along its last axis into equal pieces, one for each name, and give each the event ``shape``."""
     k = len(names)
@@ -112,7 +129,7 @@ def split_head(family: str, head: Tensor, shape: Shape | None, names: Sequence[s
         if head.ndim and head.shape[-1] % k == 0:
             return (head,) if k == 1 else head.chunk(k, -1)
         raise _head_error(family, head, names, None, [f"[..., {k}·n]"])
-    if head.ndim and head.shape[-1] == k * math.prod(shape):
+    if is_flat(head, shape[:-1], k * math.prod(shape)):
         pieces = (head,) if k == 1 else head.chunk(k, -1)
         return pieces if len(shape) == 1 else tuple(p.reshape((*p.shape[:-1], *shape)) for p in pieces)
     structured = (*shape[:-1], k * shape[-1]) if shape else (k,)
@@ -133,7 +150,7 @@ def split_vectors(
         raise HeadError(f"{family}: the size of a vector is unknown. Declare shape=D, got {shape}.")
     each = [widths(name, shape[-1]) for name in names]
     flat = math.prod(shape[:-1]) * sum(each)
-    if head.ndim and head.shape[-1] == flat:
+    if is_flat(head, shape[:-1], flat):
         head = head.reshape((*head.shape[:-1], *shape[:-1], sum(each)))
     elif tuple(head.shape[-len(shape) :]) != (*shape[:-1], sum(each)):
         parts = " + ".join(f"{width} ({name})" for name, width in zip(names, each, strict=True))

@@ -117,10 +117,13 @@ def fold(x: Operand, axes: int) -> Operand:
     return x.flatten(0, axes) if isinstance(x, Tensor) else x
 
 
-def unfold(head: Any, *sizes: int) -> Any:
-    """[K·B, ...] -> [K, B, ...], also where a network returns a dict, a tuple, a distribution or a flow."""
+def unfold(head: Any, *sizes: int, ones: int = 0) -> Any:
+    """[K·B, ...] -> [K, B, ...], also where a network returns a dict, a tuple, a distribution or a flow.
+
+    ``ones``: the leading event axes of size 1 that a flat head lacks, as a batch of one row would be taken for them.
+    """
     if isinstance(head, Tensor):
-        return torch.unflatten(head, 0, sizes)
+        return torch.unflatten(tensors.with_ones(head, (1,) * ones, 1) if ones else head, 0, sizes)
     if isinstance(head, Unfoldable):
         return head.unfold(*sizes)
     if isinstance(head, Distribution):

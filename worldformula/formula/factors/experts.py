@@ -107,10 +107,10 @@ class Experts(Factor):
         """Further arguments of `combine`."""
         return {}
 
-    def params(self, *conditions: Any) -> tuple[Any, ...]:
-        """The family's parameters under these conditions."""
+    def params(self, *conditions: Any, batch: int | None = None) -> tuple[Any, ...]:
+        """The family's parameters under these conditions, of ``batch`` batch axes where that is known."""
         held = dict(zip(self.conditions, conditions, strict=True))
-        found = [part.params(*(held[c] for c in part.conditions)) for part in self.parts]
+        found = [part.params(*(held[c] for c in part.conditions), batch=batch) for part in self.parts]
         return self.combine(*found, **self.settings)
 
     def params_where(self, values: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Params:

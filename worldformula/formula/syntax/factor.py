@@ -20,12 +20,14 @@ from torch import Tensor, nn
 from worldformula.errors import (
     FormulaError,
     HeaderError,
+    HeadError,
     ShapeError,
     WorldformulaError,
     near,
     table,
 )
 from worldformula.families.base import Family
+from worldformula.families.tensors import with_ones
 from worldformula.formula.syntax.constants import Constants, Multiplied
 from worldformula.formula.syntax.given import (
     Shape,
@@ -277,12 +279,31 @@ class Factor(Multiplied, nn.Module):
                 f"{self}: its network failed: {error}\n{table(('variable', 'got'), rows)}\nmake it take these shapes"
             ) from error
 
-    def params(self, *conditions: Any) -> tuple[Any, ...]:
-        """The family's parameters under these conditions."""
+    def params(self, *conditions: Any, batch: int | None = None) -> tuple[Any, ...]:
+        """The family's parameters under these conditions, of ``batch`` batch axes where that is known."""
         assert self.family is not None
         if self.symbols:
             given_numbers(self, (self,), {})
-        return self.family.params(self.head(*conditions), self.shape, self.given)
+        return self.family.params(self._one_reading(self.head(*conditions), conditions, batch), self.shape, self.given)
+
+    def _one_reading(self, head: Any, conditions: Sequence[Any], batch: int | None) -> Any:
+        """A head that may be flat or have the leading event axes, all of size 1, told apart by the batch axes."""
+        assert self.family is not None
+        lead = self.family.leading(self.shape) if self.shape else ()
+        if not lead or not isinstance(head, Tensor) or not conditions or any(size != 1 for size in lead):
+            return head
+        if batch is not None:
+            return with_ones(head, lead, batch)
+        before = head.shape[:-1]
+        inputs = [c for c in conditions if isinstance(c, Tensor)]
+        if head.ndim > len(lead) + 1 and before[-len(lead) :] == lead and all(_begins(c, before) for c in inputs):
+            rows = [("head", f"[..., {', '.join(map(str, (*lead, 'n')))}] or [..., n]", list(head.shape))]
+            raise HeadError(
+                f"{self}: the axes of size 1 in front of the last may be of the batch or of the event {self.shape}\n"
+                + table(("variable", "expected", "got"), rows + [("condition", "-", list(c.shape)) for c in inputs])
+                + "\ngive the conditions one batch axis and end the network flat, or drop the axes of size 1 in shape="
+            )
+        return head
 
     def sample(
         self,
@@ -353,7 +374,13 @@ class Factor(Multiplied, nn.Module):
         assert self.family is not None
         check_value(self, self.variable, self.shape, value)
         with naming(self):
-            return self.family.log_prob(spread(self.params(*conditions), value, self), value, self.rank)
+            params = self.params(*conditions, batch=value.ndim - self.rank)
+            return self.family.log_prob(spread(params, value, self), value, self.rank)
+
+
+def _begins(condition: Tensor, batch: Sequence[int]) -> bool:
+    """Whether the first axes of a condition may be these batch axes."""
+    return tuple(condition.shape[: len(batch)]) == tuple(batch)
 
 
 @contextmanager

@@ -25,7 +25,16 @@ def _net(m: Any, op: Op, args: list[Any]) -> Any:
     if folds <= 0:
         return m.checked(op, net(*args))
     sizes = (*m.plan.lead(op), *((-1,) if m.plan.batched else ()))
-    return m.checked(op, runtime.unfold(net(*(runtime.fold(a, folds) for a in args)), *sizes))
+    head = net(*(runtime.fold(a, folds) for a in args))
+    return m.checked(op, runtime.unfold(head, *sizes, ones=_ones(m.plan, op)))
+
+
+def _ones(plan: Plan, op: Op) -> int:
+    """How many leading event axes a head has, where all are of size 1."""
+    factor = factor_of(op)
+    shape = plan.shape_of(factor)
+    lead = factor.family.leading(shape) if shape and factor.family is not None else ()
+    return len(lead) if all(size == 1 for size in lead) else 0
 
 
 def _write_net(w: Any, op: Op) -> str:
@@ -37,7 +46,8 @@ def _write_net(w: Any, op: Op) -> str:
         return f"{network}({', '.join(args)})"
     sizes = (*w.plan.lead(op), *((-1,) if w.plan.batched else ()))
     folded = ", ".join(f"fold({a}, {folds})" for a in args)
-    return f"unfold({network}({folded}), {', '.join(map(str, sizes))})"
+    ones = f", ones={n}" if (n := _ones(w.plan, op)) else ""
+    return f"unfold({network}({folded}), {', '.join(map(str, sizes))}{ones})"
 
 
 def _causal(m: Any, op: Op, args: list[Any]) -> Any:
