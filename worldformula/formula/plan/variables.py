@@ -73,8 +73,8 @@ def _start(draft: Draft, variable: Variable, scope: Scope, by: object) -> str:
     if draft.is_step(name) and not scope.begun and clock is not None:
         raise TimeError(
             f"{by} reads {variable}, and with reset={clock.reset!r} a step knows only the {variable} of a sequence "
-            f"that begins at it\ncount the term where one begins, Value('{clock.reset}_{clock.index}') * ..., or carry the "
-            f"value along: c_{clock.index} = f(c_{{{clock.index}-1}}), which begins with c_0 = f({variable}) in "
+            f"that begins at it\ncount the term where one begins, Value('{clock.reset}_{clock.index}') * ..., or carry "
+            f"the value along: c_{clock.index} = f(c_{{{clock.index}-1}}), which begins with c_0 = f({variable}) in "
             f"initial=, and read c_{clock.index}"
         )
     return name
