@@ -251,6 +251,39 @@ def test_a_variable_that_is_called_like_the_draw_of_an_iteration_is_refused(path
         torch.testing.assert_close(found.samples[name], times * x)
 
 
+@PATHS
+def test_the_noise_of_an_iteration_has_the_name_of_its_draw_too(path):
+    step = Normal("q(z_l|z_{l-1},x)", lambda z, x: z + x, shape=X, scale=2.0)
+    loss = Sum("l", E(step, Value("l") * norm2(Value("z_l", shape=X))), steps=L)
+    x, noise = series()[:, 0], series()[:, 1 : 1 + L]
+    z, expected = torch.zeros(B, X), 0.0
+    for number in range(1, L + 1):
+        z = z + x + 2 * noise[:, number - 1]
+        expected = expected + number * (z**2).sum(-1)
+    named = {f"z_{number}": noise[:, number - 1] for number in range(1, L + 1)}
+    torch.testing.assert_close(run(loss, path, x=x, noise=named).value, expected)
+    plain = dict(zip(loss.noise(x=x), noise.unbind(1), strict=True))
+    torch.testing.assert_close(run(loss, path, x=x, noise=plain).value, expected)
+    with refused("z_1", "one draw"):
+        run(loss, path, x=x, noise={"z": x, "z_1": x})
+
+
+@PATHS
+def test_a_second_draw_beside_a_variable_of_its_number_keeps_both_apart(path):
+    q, apart = Normal("q(z|x)", lambda x: x, shape=X, scale=1.0), Normal("q(z_2|x)", lambda x: -x, shape=X, scale=1.0)
+    size, other = total(Value("z", shape=X)), total(Value("z_2", shape=X))
+    loss = E(q, size) + 10 * E(q.fresh(), size) + 100 * E(apart, other)
+    x = series()[:, 0]
+    noise = loss.noise(x=x, seed=0)
+    assert len(noise) == 3
+    found = run(loss, path, x=x, noise=noise)
+    assert len(found.samples) == 3
+    torch.testing.assert_close(found.samples["z_2"], noise["z_2"] - x)
+    (again,) = (key for key in noise if key not in ("z", "z_2"))
+    expected = (noise["z"] + x).sum(-1) + 10 * (noise[again] + x).sum(-1) + 100 * (noise["z_2"] - x).sum(-1)
+    torch.testing.assert_close(found.value, expected)
+
+
 @pytest.mark.parametrize(
     "clock",
     [{"initial": {"z": torch.ones(X)}}, {"reset": "first"}, {"mask": "valid"}, {"burn_in": 1}, {"until": "end"}],

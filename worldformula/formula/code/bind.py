@@ -356,7 +356,7 @@ class Binder:
         given: Mapping[str, Tensor] | None, deterministic: bool, inputs: Mapping[str, Tensor],
     ) -> dict[str, Tensor | None]:  # fmt: skip
         """The noise of every site whose shape is declared, in the order of the sites; None for the others."""
-        given = given or {}
+        given = self.plan.noise_by_site(given or {})
         known = [site.key for site in self.sites] if given else []
         for key in given:
             if key not in known:

@@ -218,7 +218,11 @@ def _bind(draft: Draft, variable: Variable, name: str, use: Use, values: dict[Va
     values[variable] = name
     place = scope.place.get(str(variable.index))
     key = variable.key if place is None else f"{variable.key}_{place}"
-    draft.samples[name if draft.samples.get(key, name) != name else key] = name
+    if draft.samples.get(key, name) != name:
+        key = name  # drawn again: z_2, or a longer name where another variable is called so
+        while draft.samples.get(key, name) != name or key in draft.written:
+            key += "_"
+    draft.samples[key] = name
     if place is not None:
         draft.iterated[variable] = name
     if scope.bound(variable) and draft.carries.setdefault(variable.key, name) != name and variable in draft.carried:

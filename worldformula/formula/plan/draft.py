@@ -175,8 +175,8 @@ class Draft(Assignments):
             advice = {
                 "zeros": f"draw it around the sum, E(q({start}), Sum({index!r}, ...)), or take it from the call so, "
                 f"E(p_data({start}), ...)",
-                "carry": f"begin the sum with the factor of {start}, Sum({index!r}, ..., initial=q({start})), where it "
-                f"is drawn or computed once for all, or rename {start}",
+                "carry": f"begin the sum with a factor of {start}, Sum({index!r}, ..., initial=q({start})), or of a "
+                f"given value, {start} = f(s), or rename {start}",
                 "shift": f"carry a copy of {now}, c_{index} = f({now}), that begins with c_0 = f({start}) in initial=, "
                 f"and read c_{{{index}-1}}, or rename {start}",
             }[kind]

@@ -7,11 +7,12 @@ can. What an operation computes, and how it is written, stands in `rules`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
+from worldformula.errors import FormulaError
 from worldformula.families.base import Family
 from worldformula.formula.runtime import RUNTIME
 from worldformula.formula.syntax.constants import Constants
@@ -265,15 +266,36 @@ class Plan:
 
     @cached_property
     def noise_keys(self) -> dict[str, str]:
-        """The keyword of every site in ``noise=``: its variable, ``z``; of what is drawn again ``z_2``."""
+        """The keyword of every site in ``noise=``: its variable, ``z``; of what is drawn again ``z_2``, or the next
+        number where another variable is called so.
+        """
         found: dict[str, str] = {}
         counts: dict[str, int] = {}
+        variables = {site.variable.key for site in self.sites if site.variable}
         for site in self.sites:
             assert site.variable is not None
             key = site.variable.key
             counts[key] = count = counts.get(key, 0) + 1
+            while count > 1 and f"{key}_{count}" in variables:
+                counts[key] = count = count + 1
             found[site.name] = key if count == 1 else f"{key}_{count}"
         return found
+
+    def noise_by_site(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Given noise by the keys of the sites, where some has the name of a draw in the samples."""
+        aliases = self.noise_aliases if given else {}
+        for key in aliases.keys() & given.keys():
+            if aliases[key] in given:
+                raise FormulaError(f"noise: {key!r} and {aliases[key]!r} are one draw; give one of them")
+        return {aliases.get(key, key): value for key, value in given.items()}
+
+    @cached_property
+    def noise_aliases(self) -> dict[str, str]:
+        """Other keywords in ``noise=``: those of the draws in the samples, ``z_1`` of the first iteration."""
+        keys = self.noise_keys
+        drawn = [(key, self.by_name[name]) for key, name in self.samples.items()]
+        found = {key: keys[a] for key, op in drawn if op.kind == "draw" for a in op.reads if a in keys}
+        return {key: site for key, site in found.items() if key not in keys.values()}
 
     @cached_property
     def reference(self) -> tuple[str, int] | None:
