@@ -310,7 +310,7 @@ def test_a_value_that_is_made_of_an_absent_input(path):
     h = Deterministic("h = f(x)", nn.Linear(2, 3), shape=3)
     x, has = torch.randn(4, 2), torch.tensor([True, False, True, True])
     for loss in (E(h, total(Value("h", shape=3))), norm2(Value("x", shape=2))):
-        with refused("depends on x", "some rows lack", "counts as 0", "PoE"):
+        with refused("depends on x", "some rows lack", "which is 0 there", "PoE"):
             run(loss, path, x=x, present={"x": has})
     found = run(E(h, total(Value("h", shape=3))), path, x=x).value
     torch.testing.assert_close(found, h.net(x).sum(1))

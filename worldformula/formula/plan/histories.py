@@ -87,8 +87,8 @@ def refuse_value(draft: Draft, node: Node, name: str, scope: Scope) -> None:
     if missing := draft.absent(name) - scope.excused:
         keys = ", ".join(sorted(missing))
         raise FormulaError(
-            f"{text(node)} depends on {keys}, which some rows lack (present=), and nothing takes its place\nscore it by "
-            f"a density, which counts as 0 there; draw what is made of it from PoE or MoE, whose experts are left out; "
+            f"{text(node)} depends on {keys}, which some rows lack (present=), and nothing takes its place\nscore it "
+            f"by a density, which is 0 there; draw what is made of it from PoE or MoE, whose experts are left out; "
             f"or give {keys} with zeros instead of present= and multiply by flags of your own, Value('has') * ..."
         )
 

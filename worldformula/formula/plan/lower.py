@@ -118,6 +118,8 @@ def _value(draft: Draft, node: Value, scope: Scope) -> Ref:
     refuse_value(draft, node, name, scope)
     rank = draft.ranks.get(variable.key, len(draft.shapes.get(variable.key, ())))
     draft.event_axes[name] = rank
+    if variable.key in draft.shapes:
+        draft.events[name] = draft.shapes[variable.key]
     if draft.ops[name].kind == "input":
         draft.ranks.setdefault(variable.key, rank)
     if not rank:
