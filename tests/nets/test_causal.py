@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from worldformula.errors import ConfigError, ShapeError
 from worldformula.nets.causal import Causal
@@ -40,6 +41,30 @@ def test_the_laws_find_a_network_that_looks_ahead_and_one_that_forgets_to_reset(
         check_causal(Ahead(W + 1, 4, context=3), *series)
     with pytest.raises(AssertionError, match="sees nothing before a reset"):
         check_causal(Deaf(W + 1, 4, context=3), *series)
+
+
+def test_the_laws_find_a_network_that_mixes_the_rows_of_a_batch():
+    class Centred(WindowMLP):
+        def forward(self, *series, reset=None):
+            y = super().forward(*series, reset=reset)
+            return y - y.mean(0, keepdim=True)
+
+        def step(self, cache, *x, reset=None):
+            cache, y = super().step(cache, *x, reset=reset)
+            return cache, y - y.mean(0, keepdim=True)
+
+    with pytest.raises(AssertionError, match=r"a row sees no other row .*<- broken"):
+        check_causal(Centred(W, 4, context=3), torch.randn(B, T, W))
+
+
+def test_what_is_no_causal_network_and_series_that_are_too_short_are_told_in_words():
+    x, net = torch.randn(B, T, W), WindowMLP(W, 4, context=1)
+    with pytest.raises(AssertionError, match="is a Causal: has context, cache and step .*<- broken"):
+        check_causal(nn.Linear(W, 4), x)
+    for series in ((x[:, :1],), (x[:, :3],), (x[:1],), (x, x[:, 1:]), ()):
+        with pytest.raises(ShapeError, match="at least 2 rows and of at least 4 steps"):
+            check_causal(net, *series)
+    check_causal(net, x[:2, :4])
 
 
 def test_a_frame_stack_reads_the_last_positions_zeros_before_the_first():

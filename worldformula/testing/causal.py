@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from worldformula.errors import ShapeError, table
 from worldformula.nets.causal import Causal
 from worldformula.testing.laws import Laws
 
@@ -17,8 +18,8 @@ def check_causal(net: torch.nn.Module, *series: Tensor, reset: Tensor | None = N
     The laws: a whole series, chunks of it, and one position after the other give the same values and gradients, with
     resets and without; without gradients too, where a cache may be written in place; position t sees neither what comes
     later, nor what was before a reset, nor more than ``context`` positions, so that a chunk from the middle of an
-    episode equals the whole behind its first context − 1 rows; a cache is a value: two futures begin at one past, and
-    its rows may be selected and repeated.
+    episode equals the whole behind its first context − 1 rows; a row sees no other row; a cache is a value: two futures
+    begin at one past, and its rows may be selected and repeated.
 
     Args:
         net: The network, in the dtype of the series.
@@ -27,9 +28,13 @@ def check_causal(net: torch.nn.Module, *series: Tensor, reset: Tensor | None = N
 
     Raises:
         AssertionError: A law does not hold; the message is the table of laws.
+        ShapeError: There is no series, or one has other axes.
     """
     laws = Laws(f"causal network {type(net).__name__}")
-    laws.equal("is a Causal", True, isinstance(net, Causal))
+    laws.equal("is a Causal: has context, cache and step", True, isinstance(net, Causal))
+    if not isinstance(net, Causal):
+        laws.close()
+    _enough(series)
     B, T = series[0].shape[:2]
     if reset is None:
         reset = torch.rand(B, T, generator=torch.Generator().manual_seed(0)) < 0.2
@@ -37,8 +42,24 @@ def check_causal(net: torch.nn.Module, *series: Tensor, reset: Tensor | None = N
     for flags in (None, reset):
         _equal(laws, net, series, flags)
     _blind(laws, net, series, reset)
+    _rows(laws, net, series, reset)
     _values(laws, net, series)
     laws.close()
+
+
+def _enough(series: tuple[Tensor, ...]) -> None:
+    """Refuse series in which the laws cannot be seen."""
+    shapes = [list(s.shape) for s in series]
+    fit = all(
+        s.ndim >= 2 and s.shape[0] >= 2 and s.shape[1] >= 4 and s.shape[:2] == series[0].shape[:2] for s in series
+    )
+    if not series or not fit:
+        rows = [(f"series {place}", "[B >= 2, T >= 4, ...]", shape) for place, shape in enumerate(shapes, 1)]
+        raise ShapeError(
+            "check_causal: expected series of one batch of at least 2 rows and of at least 4 steps\n"
+            + table(("what", "expected", "got"), rows or [("series 1", "[B >= 2, T >= 4, ...]", "none")])
+            + "\npass what the network reads, as check_causal(net, torch.randn(3, 9, 5))"
+        )
 
 
 def _steps(net: torch.nn.Module, series: tuple[Tensor, ...], reset: Tensor | None, sizes: list[int]) -> Tensor:
@@ -95,6 +116,18 @@ def _blind(laws: Laws, net: torch.nn.Module, series: tuple[Tensor, ...], reset: 
         if isinstance(context, int) and context <= T - 1:
             chunk = net(*(s[:, 1:] for s in series))[:, context - 1 :]
             laws.equal("a chunk equals the whole behind context - 1 rows", whole[:, context:], chunk, close)
+
+
+def _rows(laws: Laws, net: torch.nn.Module, series: tuple[Tensor, ...], reset: Tensor) -> None:
+    """A row is what it is beside any others, in one piece and step by step."""
+    T, close = series[0].shape[1], CLOSE[series[0].dtype]
+    mixed = tuple(torch.cat((s[:1], s[1:].flip(1) + 1)) for s in series)
+    with torch.no_grad():
+        for named, flags in (("", None), (", with resets", reset)):
+            whole, beside = net(*series, reset=flags), net(*mixed, reset=flags)
+            laws.equal(f"a row sees no other row{named}", whole[:1], beside[:1], close)
+            beside = _steps(net, mixed, flags, [1] * T)
+            laws.equal(f"a row sees no other row, step by step{named}", whole[:1], beside[:1], close)
 
 
 def _values(laws: Laws, net: torch.nn.Module, series: tuple[Tensor, ...]) -> None:

@@ -7,7 +7,7 @@ from torch.distributions import Normal as Gauss
 from torch.distributions import kl_divergence
 
 from tests.formula.defects.both import PATHS, finite_gradients, refused, run
-from worldformula import KL, Deterministic, Dirichlet, E, Mean, MoE, Normal, PoE, Sum, log
+from worldformula import KL, Deterministic, Dirichlet, E, Mean, MoE, Normal, PoE, Sum, Value, log, norm2, total
 from worldformula.errors import WorldformulaError
 
 D = 2
@@ -300,3 +300,40 @@ def test_present_is_a_mapping_of_flags(path):
     loss = log(Normal("p(y)", shape=D))
     with refused("present", "flags by variable"):
         run(loss, path, y=torch.zeros(3, D), present=torch.ones(3))
+
+
+# ------------------------------------------------------------------------------- values made of what some rows lack
+
+
+@PATHS
+def test_a_value_that_is_made_of_an_absent_input(path):
+    h = Deterministic("h = f(x)", nn.Linear(2, 3), shape=3)
+    x, has = torch.randn(4, 2), torch.tensor([True, False, True, True])
+    for loss in (E(h, total(Value("h", shape=3))), norm2(Value("x", shape=2))):
+        with refused("depends on x", "some rows lack", "which is 0 there", "PoE"):
+            run(loss, path, x=x, present={"x": has})
+    found = run(E(h, total(Value("h", shape=3))), path, x=x).value
+    torch.testing.assert_close(found, h.net(x).sum(1))
+
+
+@PATHS
+def test_a_carry_that_is_made_of_an_absent_input(path):
+    h = Deterministic("h_t = f(h_{t-1},x_t)", torch.add, shape=2)
+    decode = Normal("p(y_t|h_{t-1})", nn.Linear(2, 2), shape=2, scale=1.0)
+    x, y, has = torch.randn(3, 4, 2), torch.randn(3, 4, 2), torch.rand(3, 4) < 0.6
+    with refused("h_t = f(h_{t-1},x_t)", "made of x", "later steps", "PoE"):
+        run(Sum("t", E(h, log(decode))), path, x=x, y=y, present={"x": has})
+
+
+@PATHS
+def test_an_expert_that_reads_what_is_made_of_an_absent_input_is_left_out(path):
+    """Its draw may be read by arithmetic and carried on."""
+    torch.manual_seed(0)
+    f, g = nn.Linear(2, 3), nn.Linear(3, 4)
+    prior, e = Normal("p(z)", shape=2), Deterministic("e = f(x)", f, shape=3)
+    loss = E(e * PoE([prior, Normal("q(z|e)", g, shape=2)]), total(Value("z", shape=2)))
+    x, has = torch.randn(4, 2), torch.tensor([True, False, True, False])
+    loc, scale = g(f(x))[:, :2], nn.functional.softplus(g(f(x))[:, 2:])
+    weight = torch.where(has[:, None], scale**-2, 0.0)
+    expected = (loc * weight / (1 + weight)).sum(1)
+    torch.testing.assert_close(run(loss, path, x=x, present={"x": has}, deterministic=True).value, expected)

@@ -30,7 +30,9 @@ from worldformula import (
     clamp,
     each,
     log,
+    norm2,
     sg,
+    tanh,
     total,
 )
 from worldformula.errors import FormulaError, WorldformulaError
@@ -324,3 +326,36 @@ def test_a_product_of_experts_whose_scales_are_numbers(present, path):
 def test_experts_of_numbers_alone_are_refused(mixture, path):
     with refused(mixture.__name__, "are numbers", "loc=torch.zeros(2)"):
         run(log(mixture([Normal("p(z)", shape=3), numbers(2.0, 0.5)])), path, x=torch.randn(4, 3), z=torch.randn(4, 3))
+
+
+# ------------------------------------------------------------------------------------------- events of unlike shapes
+
+UNLIKE = {
+    "crosswise": lambda: norm2(Value("a", shape=(1, 3)) - Value("b", shape=(3, 1))),
+    "of one element": lambda: total(2 * Value("a", shape=(1, 3)) * -Value("b", shape=(1, 1))),
+    "of fewer axes": lambda: norm2(Value("a", shape=(3, 3)) * Value("b", shape=3)),
+    "through a function": lambda: total(tanh(Value("a", shape=(2, 3))) + sg(Value("b", shape=(1, 3)))),
+}
+
+
+@PATHS
+@pytest.mark.parametrize("unlike", UNLIKE)
+def test_events_of_unlike_shapes_are_refused(unlike, path):
+    with refused("unlike event shapes", "nothing is broadcast", "the same shape="):
+        run(UNLIKE[unlike](), path, a=torch.ones(2, 1, 3), b=torch.ones(2, 3, 1))
+
+
+@PATHS
+def test_a_weight_of_another_shape_than_the_elements_of_a_density_is_refused(path):
+    with refused("log p(x)", "unlike event shapes"):
+        loss = total(Value("m", shape=1) * log(Normal("p(x)", shape=3), event=True))
+        run(loss, path, x=torch.ones(2, 3), m=torch.ones(2, 1))
+
+
+@PATHS
+def test_events_of_one_shape_and_numbers_of_rows(path):
+    torch.manual_seed(0)
+    a, b, w = torch.randn(2, 1, 3), torch.randn(2, 1, 3), torch.randn(2)
+    loss = norm2(Value("w") * Value("a", shape=(1, 3)) - 2 * Value("b", shape=(1, 3)))
+    expected = (w[:, None, None] * a - 2 * b).square().sum((1, 2))
+    torch.testing.assert_close(run(loss, path, a=a, b=b, w=w).value, expected)

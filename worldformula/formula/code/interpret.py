@@ -17,7 +17,7 @@ from worldformula.errors import HeadError, ShapeError, WorldformulaError, table
 from worldformula.families.base import Family, checked
 from worldformula.families.given import completed
 from worldformula.formula import runtime
-from worldformula.formula.code.support import check_value, filled_in
+from worldformula.formula.code.support import check_output, check_value, filled_in
 from worldformula.formula.plan.plan import Op, Plan, Ref
 from worldformula.formula.plan.rules import RULES, factor_of
 from worldformula.formula.syntax.factor import naming
@@ -158,8 +158,8 @@ class _Machine:
             advice = "\nmake the network take these shapes, with one batch" if op.kind in NETWORKS else self._bare(op)
             raise ShapeError(f"{whose}{what}: {error}\n" + self.shapes(op, args) + advice) from error
 
-    def checked(self, op: Op, value: Any) -> Any:
-        """What a network returned; for a deterministic factor it must end in the declared shape."""
+    def checked(self, op: Op, value: Any, args: list[Any]) -> Any:
+        """What a network returned for these values; for a deterministic factor a batch of the declared shape."""
         factor = factor_of(op)
         if factor.family is not None:
             return value
@@ -170,15 +170,8 @@ class _Machine:
             raise HeadError(
                 f"{factor}: expected {expected} from its network, got {got}; a header names all outputs, 'a, b = f(x)'"
             )
-        shape = factor.shape
-        if shape is None or count > 1:
-            return value
-        if value.shape[max(value.ndim - len(shape), 0) :] != shape:
-            raise HeadError(
-                f"{factor}: the network's result does not end in the declared event shape\n"
-                + table(("variable", "declared", "got"), [(factor.variable, list(shape), list(value.shape))])
-                + "\nchange the network, or shape="
-            )
+        for variable, part in zip(factor.variables, value if several else [value], strict=True):
+            check_output(factor, variable, part, args, step=op.step)
         return value
 
     def check_value(self, op: Op, value: Any) -> None:

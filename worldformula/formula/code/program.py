@@ -17,7 +17,7 @@ from worldformula.formula.code.bind import Binder, Call
 from worldformula.formula.code.emit import Emitted, emit
 from worldformula.formula.code.interpret import diagnose, interpret, noise_drawn
 from worldformula.formula.code.pieces import compiled
-from worldformula.formula.code.support import check_inputs, check_numbers
+from worldformula.formula.code.support import check_inputs, check_numbers, check_outputs
 from worldformula.formula.code.verify import verify
 from worldformula.formula.plan.passes import PASSES
 from worldformula.formula.plan.plan import Plan
@@ -267,7 +267,8 @@ class Program:
         return self._first(owner, values, call)
 
     def _check_outputs(self, owner: nn.Module, arguments: dict[str, Any], call: Call, samples: tuple[Any, ...]) -> None:
-        """Raise HeadError where a network did not return the values that the header of its factor names.
+        """Raise HeadError where a network did not return the values that the header of its factor names, or no batch of
+        the declared shape.
 
         Code that takes a tensor for a tuple of outputs runs, with rows in the place of outputs.
         """
@@ -277,6 +278,7 @@ class Program:
             rewind()
             if named is not None:
                 raise named
+        check_outputs(self.plan, arguments, samples)
 
     def interpret(self, given: dict[str, Any]) -> Out:
         """Evaluate the formula node by node, with shape checks."""

@@ -1,19 +1,23 @@
-"""Values at which densities are taken, held against their support: unscaled images, negative counts, NaN."""
+"""Values held against what is declared: those at which densities are taken against their support (unscaled images,
+negative counts, NaN), those that a network computes against their shape.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._C import _functorch as functorch
 
-from worldformula.errors import SupportError
+from worldformula.errors import HeadError, SupportError, table
 from worldformula.families.domains import REAL
 from worldformula.formula import runtime
 from worldformula.formula.plan.plan import Op, Plan
 from worldformula.formula.plan.rules import RULES, factor_of, family_of
+from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.names import Variable
 
 SEEN_THROUGH = ("along", "repeat")  # operations that change neither values nor their event
 
@@ -102,6 +106,59 @@ def _kept(value: Tensor, flags: list[Tensor]) -> Tensor:
     for flag in fitting:
         keep = keep & flag.reshape(flag.shape + (1,) * (axes - flag.ndim))
     return value[keep]
+
+
+def check_output(
+    factor: Factor, variable: Variable, value: Any, inputs: Sequence[Any], *, lead: int = 0, step: bool = False
+) -> None:
+    """Raise HeadError where what the network of a deterministic factor returned is no batch of declared events.
+
+    ``inputs``: what it read, of which one has the same batch axes; at a ``step`` there is one. ``lead``: how many axes
+    are in front of them.
+    """
+    shape = dict(factor.event_shapes())[variable]
+    if shape is None or not isinstance(value, Tensor):
+        return
+    end = value.ndim - len(shape)
+    batch = tuple(value.shape[lead : max(end, 0)])
+    ends = end >= lead and tuple(value.shape[end:]) == shape
+    known = [tuple(x.shape[: len(batch)]) for x in inputs if isinstance(x, Tensor)]
+    if ends and not (known and batch not in known) and not (step and len(batch) != 1):
+        return
+    declared = f"[{', '.join(('*batch', *map(str, shape)))}]" if ends else list(shape)
+    rows = [(variable, declared, list(value.shape))]
+    read = zip(factor.conditions, inputs if ends else (), strict=False)
+    rows += [(condition, "-", list(x.shape)) for condition, x in read if isinstance(x, Tensor)]
+    what = "have the batch axes of what it reads" if ends else "end in the declared event shape"
+    raise HeadError(
+        f"{factor}: the network's result does not {what}\n"
+        + table(("variable", "declared", "got"), rows)
+        + "\nchange the network, or shape="
+    )
+
+
+def check_outputs(plan: Plan, arguments: Mapping[str, Any], samples: Sequence[Any]) -> None:
+    """The same for what the networks of a call computed, without running them once more."""
+    held = dict(zip(plan.samples.values(), samples, strict=True))
+    for name, value in held.items():
+        op, step = plan.by_name[name], plan.by_name[name].step
+        while op.kind in ("stop", "unroll"):
+            op = plan.by_name[op.reads[0]]
+        if op.kind in ("net", "item") and op.factor is not None and op.factor.family is None:
+            reads = op.reads if op.kind == "net" and not step else ()
+            found = [_batch(plan, plan.by_name[ref], arguments, held) for ref in reads]
+            inputs = found if all(x is not None for x in found) else []
+            check_output(op.factor, op.variable or op.factor.variable, value, inputs, lead=len(op.axes), step=step)
+
+
+def _batch(plan: Plan, op: Op, arguments: Mapping[str, Any], held: Mapping[str, Any]) -> Tensor | None:
+    """A value behind its sample axes, where the call gave or returned it; None where neither did."""
+    while op.target is runtime.filled:
+        op = plan.by_name[op.reads[0]]
+    value = arguments.get(plan.argument(op)) if op.kind in ("input", "whole") else held.get(op.name)
+    if not isinstance(value, Tensor) or value.ndim < len(op.axes):
+        return None
+    return value if not op.axes else value[(0,) * len(op.axes)]
 
 
 def pixels(plan: Plan) -> frozenset[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from worldformula.errors import FormulaError
+from worldformula.errors import FormulaError, ShapeError, table
 from worldformula.formula.plan.draft import Draft
 from worldformula.formula.plan.plan import Op, Ref
 from worldformula.formula.plan.scope import Scope
@@ -21,23 +21,45 @@ WISHES = {
 
 def binary(draft: Draft, op: str, left: Ref, right: Ref) -> Ref:
     """Left op right; what has fewer event axes is seen with those of the other."""
-    rank = max(draft.rank(left), draft.rank(right))
+    rank, event = max(draft.rank(left), draft.rank(right)), _event(draft, left, right)
     left, right = (_lift(draft, side, rank) for side in (left, right))
-    return draft.add(WISHES[op], Op("", "binary", (left, right), how=op, rank=rank))
+    return _known(draft, draft.add(WISHES[op], Op("", "binary", (left, right), how=op, rank=rank)), event)
+
+
+def _event(draft: Draft, *refs: Ref | None) -> tuple[int, ...] | None:
+    """The event shape of values that are combined, where one is declared; unlike ones would broadcast in silence."""
+    found = {ref: draft.events[ref] for ref in refs if isinstance(ref, str) and draft.events.get(ref)}
+    if len({*found.values()}) > 1:
+        rows = [(draft.label(ref), list(shape)) for ref, shape in found.items()]
+        raise ShapeError(
+            "values of unlike event shapes are combined element by element, and nothing is broadcast silently\n"
+            + table(("value", "event shape"), rows)
+            + "\ngive both the same shape=, with x.expand(...) of what the call is given, or reduce one, total(...)"
+        )
+    return next(iter(found.values()), None)
+
+
+def _known(draft: Draft, name: str, event: tuple[int, ...] | None) -> str:
+    """Note the event shape of a value."""
+    if event is not None and draft.rank(name) == len(event):
+        draft.events[name] = event
+    return name
 
 
 def unary(draft: Draft, kind: str, body: Ref) -> Ref:
     """Minus, or stop-gradient."""
     wish = f"{kind}_{body}" if isinstance(body, str) and len(body) < LONG else kind
-    return draft.add(wish, Op("", kind, (body,), rank=draft.rank(body)))
+    return _known(draft, draft.add(wish, Op("", kind, (body,), rank=draft.rank(body))), _event(draft, body))
 
 
 def function(draft: Draft, name: str, body: Ref, bounds: tuple[Ref | None, ...] = ()) -> Ref:
     """An elementwise function; ``bounds`` are those of a clamp. Where the call gives one, they are arguments."""
     if any(isinstance(bound, str) for bound in bounds):
-        return draft.add(name, Op("", "function", (body, *bounds), how=name, rank=draft.rank(body)))
+        given = Op("", "function", (body, *bounds), how=name, rank=draft.rank(body))
+        return _known(draft, draft.add(name, given), _event(draft, body))
     options = tuple(zip(("min", "max"), bounds, strict=True)) if name == "clamp" else ()
-    return draft.add(name, Op("", "function", (body,), how=name, options=options, rank=draft.rank(body)))
+    op = Op("", "function", (body,), how=name, options=options, rank=draft.rank(body))
+    return _known(draft, draft.add(name, op), _event(draft, body))
 
 
 def _lift(draft: Draft, ref: Ref, rank: int) -> Ref:

@@ -251,6 +251,8 @@ def log_density(draft: Draft, p: Product, scope: Scope, *, event: bool = False) 
         term = draft.add(wish, Op("", "logp", (known, value), factor, options=elements, rank=rank))
         if (flags := presence(draft, draft.absent(value))) is not None:
             term = draft.add(f"{wish}_here", Op("", "call", (term, flags, rank), target=runtime.filled, rank=rank))
+        if rank and (shape := draft.shapes.get(factor.variable.key)) is not None:
+            draft.events[term] = shape[:rank]
         draft.labels.setdefault(term, f"log {factor}")
         if len(p) > 1:
             scope.leaves.append(term)

@@ -194,6 +194,11 @@ class Draft(Assignments):
                     f"what is carried\nto the next step, which is one value; give the batch more rows instead, "
                     f"x.repeat_interleave(K, 0)"
                 )
+            if missing := ", ".join(sorted(self.absent(name))):
+                raise FormulaError(
+                    f"{op.factor or op.name} is made of {missing}, which some rows lack (present=), and is carried to "
+                    f"later steps\nlet it read a draw of PoE([prior, q]) or MoE, whose experts are left out there"
+                )
             if self.facts[name].scored:
                 raise GradientError(
                     f"E over {self._scored_in(name).factor}: gradient='score' would miss what the draw does to later "

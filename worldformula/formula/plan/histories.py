@@ -15,6 +15,8 @@ from worldformula.formula.plan.scope import Scope
 from worldformula.formula.plan.variables import is_index, read
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.nodes import Node
+from worldformula.formula.syntax.text import text
 from worldformula.nets.causal import Causal
 
 
@@ -77,6 +79,17 @@ def refuse_absent(draft: Draft, factor: Factor, conditions: tuple[Ref, ...], sco
         raise FormulaError(
             f"{factor} reads {', '.join(sorted(missing))}, which some rows lack (present=), and nothing takes its "
             f"place\nuse PoE([prior, q(z|x_1), q(z|x_2)]) or MoE, whose experts are left out of such rows"
+        )
+
+
+def refuse_value(draft: Draft, node: Node, name: str, scope: Scope) -> None:
+    """What arithmetic reads has no density, which would count as 0 in rows that lack it or what it is made of."""
+    if missing := draft.absent(name) - scope.excused:
+        keys = ", ".join(sorted(missing))
+        raise FormulaError(
+            f"{text(node)} depends on {keys}, which some rows lack (present=), and nothing takes its place\nscore it "
+            f"by a density, which is 0 there; draw what is made of it from PoE or MoE, whose experts are left out; "
+            f"or give {keys} with zeros instead of present= and multiply by flags of your own, Value('has') * ..."
         )
 
 

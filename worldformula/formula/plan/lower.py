@@ -15,6 +15,7 @@ from worldformula.errors import FormulaError, TimeError
 from worldformula.formula.plan import arithmetic, clocks, densities, estimates, iterations, starts, variables
 from worldformula.formula.plan.draft import Draft
 from worldformula.formula.plan.estimates import Steps
+from worldformula.formula.plan.histories import refuse_value
 from worldformula.formula.plan.plan import Method, Op, Plan, Ref
 from worldformula.formula.plan.scope import Scope
 from worldformula.formula.syntax.factor import Factor
@@ -115,8 +116,11 @@ def _value(draft: Draft, node: Value, scope: Scope) -> Ref:
             )
         return variables.given(draft, variable, node, Op("", "symbol", variable=variable))
     name = variables.read(draft, variable, scope, text(node))
+    refuse_value(draft, node, name, scope)
     rank = draft.ranks.get(variable.key, len(draft.shapes.get(variable.key, ())))
     draft.event_axes[name] = rank
+    if variable.key in draft.shapes:
+        draft.events[name] = draft.shapes[variable.key]
     if draft.ops[name].kind == "input":
         draft.ranks.setdefault(variable.key, rank)
     if not rank:

@@ -55,6 +55,7 @@ class Assignments:
         self.of_kind: dict[str, list[Op]] = {}
         self.place: dict[str, int] = {}
         self.event_axes: dict[str, int] = {}  # of the values of variables that arithmetic combines
+        self.events: dict[str, tuple[int, ...]] = {}  # the event shapes of these, where they are declared
         self._memo: dict[object, str] = {}
         self._values: dict[object, str] = {}
         self._counts: dict[str, int] = {}

@@ -10,12 +10,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
 
 from worldformula.errors import FormulaError
 from worldformula.families.base import Family
 from worldformula.families.domains import FROM_0, LOGITS, NUMBER, POSITIVE, REAL, WEIGHTS, Domain
 from worldformula.families.tensors import above_zero
 
+MADE: Any = WeakIdKeyDictionary()  # of every nn.Parameter that still exists, its start and what `positive` made of it
 FREE, ABOVE_0 = (NUMBER, REAL, LOGITS), (POSITIVE, FROM_0)
 
 
@@ -38,11 +40,13 @@ def positive(start: nn.Parameter) -> Any:
     """A parameter of a distribution that is learnt and stays greater than 0: ``scale=positive(nn.Parameter(...))``.
 
     It begins at ``start`` and is the softplus of what moves, a new ``nn.Parameter`` of the same shape; wherever that
-    moves, the parameter stays greater than 0, in rounding too. Of
+    moves, the parameter stays greater than 0, in rounding too. Of one ``nn.Parameter`` it is one weight, wherever and
+    however often it is written. Of
     ``Normal("p(x|z)", net, scale=positive(...))`` this is ``p_x_given_z_constants.scale_raw`` in the state of a loss.
 
     Raises:
-        FormulaError: no ``nn.Parameter`` of real numbers, or one that does not begin greater than 0.
+        FormulaError: no ``nn.Parameter`` of real numbers, one that does not begin greater than 0, or one that holds
+            other numbers than when its weight was made.
     """
     if not isinstance(start, nn.Parameter) or not start.is_floating_point():
         raise FormulaError(
@@ -53,8 +57,23 @@ def positive(start: nn.Parameter) -> Any:
     if value.device.type != "meta" and not bool((value > 0).all() & value.isfinite().all()):
         wrong = value[~((value > 0) & value.isfinite())].flatten()[0].item()
         raise FormulaError(f"positive: expected a start greater than 0, got {wrong:.4g} in the nn.Parameter")
+    if start in MADE:
+        return _made(start)
     raw = value + torch.log(-torch.expm1(-value))  # the inverse of softplus, without overflow
-    return Positive(nn.Parameter(raw, start.requires_grad))
+    MADE[start] = value.clone(), Positive(nn.Parameter(raw, start.requires_grad))
+    return MADE[start][1]
+
+
+def _made(start: nn.Parameter) -> Any:
+    """The same weight once more: two of one ``nn.Parameter`` would begin alike and move apart."""
+    before, made = MADE[start]
+    same = before.shape == start.shape and before.device == start.device and before.dtype == start.dtype
+    if not same or (start.device.type != "meta" and not torch.equal(before, start.detach())):
+        raise FormulaError(
+            "positive: this nn.Parameter has changed since its weight was made, which does not follow it\nwrite "
+            "positive(nn.Parameter(...)) with a new one, or keep what positive(...) returned and use it again"
+        )
+    return made
 
 
 def check_learnt(header: str, family: Family, fixed: Mapping[str, Any]) -> None:

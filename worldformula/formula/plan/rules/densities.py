@@ -23,10 +23,10 @@ def _net(m: Any, op: Op, args: list[Any]) -> Any:
     net = net[int(op.how)] if op.how else net
     folds = len(op.axes) - (not m.plan.batched)
     if folds <= 0:
-        return m.checked(op, net(*args))
+        return m.checked(op, net(*args), args)
     sizes = (*m.plan.lead(op), *((-1,) if m.plan.batched else ()))
-    head = net(*(runtime.fold(a, folds) for a in args))
-    return m.checked(op, runtime.unfold(head, *sizes, ones=_ones(m.plan, op)))
+    folded = [runtime.fold(a, folds) for a in args]
+    return runtime.unfold(m.checked(op, net(*folded), folded), *sizes, ones=_ones(m.plan, op))
 
 
 def _ones(plan: Plan, op: Op) -> int:
@@ -59,7 +59,7 @@ def _causal(m: Any, op: Op, args: list[Any]) -> Any:
         fresh = net.cache(len(args[0]), m.given["T"], like.device, like.dtype) if key is None else None
         m.caches[op.name] = fresh if key is None else m.given[f"start_{key}"]
     m.caches[op.name], value = runtime.advance(net, m.caches[op.name], m.keep, len(args[0]), *args)
-    return m.checked(op, value)
+    return m.checked(op, value, args)
 
 
 def _write_causal(w: Any, op: Op) -> str:
