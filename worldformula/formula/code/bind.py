@@ -18,6 +18,7 @@ from worldformula.formula.plan.plan import Op, Plan
 from worldformula.formula.plan.variables import CALL_OPTIONS
 from worldformula.formula.syntax.constants import start_of
 from worldformula.formula.syntax.given import generator_of, whole_number
+from worldformula.formula.syntax.spelling import by_keyword
 from worldformula.nets.causal import Memory
 
 FLAGS = ("flags", "mask", "present")  # inputs with one entry per row or step
@@ -121,7 +122,8 @@ class Binder:
         if given.keys() != self.keys:
             options = {k: v for k, v in given.items() if k in CALL_OPTIONS and v is not None}
             check_options(options)
-            given = {k: v for k, v in given.items() if k not in CALL_OPTIONS}
+            options |= {k: by_keyword(options[k]) for k in ("noise", "start") if k in options}
+            given = dict(by_keyword({k: v for k, v in given.items() if k not in CALL_OPTIONS}))
             if given.keys() != self.keys:
                 self.refuse(given)
         arguments: dict[str, Any] = {}

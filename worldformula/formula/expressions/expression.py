@@ -52,6 +52,7 @@ from worldformula.formula.syntax.nodes import (
     initial_of,
     innermost_first,
 )
+from worldformula.formula.syntax.spelling import by_keyword
 from worldformula.formula.syntax.text import text
 
 Number_ = int | float
@@ -91,10 +92,11 @@ class Expression(Standing, nn.Module):
 
     def _program_for(self, inputs: dict[str, Any]) -> tuple[Program, dict[str, Any]]:
         """The program for a call, which is another with flags of present rows or from a start; and its inputs."""
-        rest = {k: v for k, v in inputs.items() if k != "present"}
+        rest = dict(by_keyword({k: v for k, v in inputs.items() if k != "present"}))
         plan = self.program.plan
         going = rest.get("start") is not None and bool(plan.begins) and plan.reset is None
         flags = {} if inputs.get("present") is None else inputs["present"]
+        flags = by_keyword(flags) if isinstance(flags, dict) else flags
         check_present(plan, flags, rest)
         if not flags and not going:
             return self.program, rest

@@ -11,8 +11,9 @@ from worldformula.formula.plan.scope import Scope
 from worldformula.formula.plan.ssa import Assignments
 from worldformula.formula.runtime import filled, padded
 from worldformula.formula.syntax.factor import Factor
-from worldformula.formula.syntax.names import Variable, greek
+from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.nodes import Named, Node, OverTime, Value
+from worldformula.formula.syntax.spelling import greek
 from worldformula.formula.syntax.text import text
 
 INSIDE_SUPPORT = {"log_normal": 1.0, "gamma": 1.0, "beta": 0.5, "dirichlet": 0.5}  # zero is outside, or at its edge

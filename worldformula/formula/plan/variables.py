@@ -14,7 +14,8 @@ from worldformula.formula.plan.plan import Op
 from worldformula.formula.plan.scope import Scope
 from worldformula.formula.syntax.constants import start_of
 from worldformula.formula.syntax.factor import Factor
-from worldformula.formula.syntax.names import Variable, greek
+from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.spelling import greek
 
 CALL_OPTIONS = ("seed", "generator", "noise", "start", "horizon", "deterministic", "present")
 

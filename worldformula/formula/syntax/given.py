@@ -13,6 +13,7 @@ from torch import Tensor
 from worldformula.errors import FormulaError, MissingInputError, ShapeError, UnknownVariableError, near, table
 from worldformula.formula.syntax.learnt import Positive
 from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.spelling import by_keyword
 
 Shape = int | tuple[int, ...] | None
 Who = Callable[[Variable], object]
@@ -152,7 +153,7 @@ def by_variable(
     A keyword means a variable that is ``wanted`` before an ``optional`` one, so ``h=`` is h_{t-1} where a factor of
     the product declares h_t. ``drawn`` are variables that cannot be given, and ``who`` says who declares a variable.
     """
-    wanted, optional = list(wanted), list(optional)
+    wanted, optional, given = list(wanted), list(optional), by_keyword(given)
     found: dict[Variable, Any] = {}
     for name, value in given.items():
         variable = _meant(name, wanted, given) or _meant(name, optional, given)

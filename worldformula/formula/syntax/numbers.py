@@ -13,6 +13,7 @@ from worldformula.families.base import Family
 from worldformula.families.given import asked, check, completed, placeholder
 from worldformula.formula.syntax.given import as_parameter
 from worldformula.formula.syntax.names import Variable, read_variable
+from worldformula.formula.syntax.spelling import by_keyword
 
 
 class Numbered(Protocol):
@@ -113,7 +114,7 @@ def given_numbers(
     Raises:
         MissingInputError: a number is missing.
     """
-    wanted = dict.fromkeys(v for f in factors for v in all_symbols(f))
+    wanted, values = dict.fromkeys(v for f in factors for v in all_symbols(f)), by_keyword(values)
     if missing := [v.key for v in wanted if v.key not in values]:
         rows = [(v.key, "a number of the call", "missing" if v.key in missing else "given") for v in wanted]
         raise MissingInputError(
