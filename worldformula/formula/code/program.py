@@ -24,7 +24,8 @@ from worldformula.formula.plan.plan import Plan
 from worldformula.formula.syntax.networks import networks
 
 DIAGNOSED = (
-    WorldformulaError, RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError, NameError
+    WorldformulaError, RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError, NameError,
+    ArithmeticError
 )  # fmt: skip
 Tensors = dict[str, Tensor]
 QUICK = Call({}, 0, False)  # stands for the call that `Binder.quick` prepares, which has no time and no option

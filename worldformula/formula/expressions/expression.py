@@ -33,7 +33,7 @@ from worldformula.formula.syntax.check import (
     check_product,
 )
 from worldformula.formula.syntax.factor import Factor
-from worldformula.formula.syntax.given import whole_number
+from worldformula.formula.syntax.given import fits, whole_number
 from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import (
     Binary,
@@ -294,8 +294,9 @@ def as_node(value: Expression | Number_) -> Node:
     if isinstance(value, Expression):
         return value.node
     if isinstance(value, Real) and not isinstance(value, bool):
-        if math.isnan(value):
-            raise FormulaError("expected an expression or a number, got nan")
+        if not fits(value) or math.isnan(value):
+            got = "nan" if fits(value) else "one that is larger than floats go"
+            raise FormulaError(f"expected an expression or a number, got {got}")
         return Number(int(value) if isinstance(value, Integral) else float(value))
     hint = ""
     if isinstance(value, (Factor, Joint)):

@@ -169,5 +169,5 @@ def _scales(scale: Any) -> tuple[float, ...]:
     """Positive numbers."""
     known = tuple(number(s) for s in (scale if isinstance(scale, Sequence) else (scale,)))
     if not known or not all(s is not None and s > 0 for s in known):
-        raise FormulaError(f"MMD: expected scale= as positive numbers, or one Sign, got {scale!r}")
+        raise FormulaError(f"MMD: expected scale= as positive numbers, or one Symbol, got {scale!r}")
     return tuple(float(s) for s in known if s is not None)

@@ -17,6 +17,7 @@ from worldformula.formula.plan.estimates import Steps
 from worldformula.formula.plan.plan import Method, Op, Plan, Ref
 from worldformula.formula.plan.scope import Scope
 from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.given import fitting
 from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.nodes import (
     Binary,
@@ -98,7 +99,7 @@ def lower_rollout(
 
 
 def _number(draft: Draft, node: Number, scope: Scope) -> Ref:
-    return node.value
+    return fitting(node.value)
 
 
 def _value(draft: Draft, node: Value, scope: Scope) -> Ref:

@@ -11,7 +11,7 @@ from torch import Tensor
 from worldformula.errors import FormulaError, MissingInputError, table
 from worldformula.families.base import Family
 from worldformula.families.given import asked, check, completed, placeholder
-from worldformula.formula.syntax.given import as_parameter
+from worldformula.formula.syntax.given import as_parameter, one_number
 from worldformula.formula.syntax.names import Variable, read_variable
 from worldformula.formula.syntax.spelling import by_keyword
 
@@ -121,7 +121,7 @@ def given_numbers(
             f"{whose} needs {', '.join(missing)}; pass {', '.join(k + '=...' for k in missing)}\n"
             + table(("variable", "declared by", "got"), rows)
         )
-    numbers = {str(v): values[v.key] for v in wanted}
+    numbers = {str(v): one_number(v.key, values[v.key]) for v in wanted}
     keys = {v.key for v in wanted}
     for factor in (part for f in factors for part in f.family_tree()):
         check_numbers(factor, *(numbers[str(v)] for v in symbols(factor)))
