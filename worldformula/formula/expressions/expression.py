@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, NoReturn
 
@@ -87,7 +88,7 @@ class Expression(Standing, nn.Module):
     def program(self) -> Program:
         """The plan and the functions emitted from it, made at first use."""
         if self._program is None:
-            self._program = Program(lower(self.node), text(self.node))
+            self._program = Program(lower(self.node), text(self.node), lowered=partial(lower, self.node))
         return self._program
 
     def _program_for(self, inputs: dict[str, Any]) -> tuple[Program, dict[str, Any]]:
@@ -102,7 +103,8 @@ class Expression(Standing, nn.Module):
             return self.program, rest
         kind = (frozenset(flags), going)
         if kind not in self._masked:
-            self._masked[kind] = Program(lower(self.node, *kind), text(self.node), self.program.options)
+            lowered = partial(lower, self.node, *kind)
+            self._masked[kind] = Program(lowered(), text(self.node), self.program.options, lowered)
         return self._masked[kind], rest | {f"present_{k}": v for k, v in flags.items()}
 
     def __getstate__(self) -> dict[str, Any]:

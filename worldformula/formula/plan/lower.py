@@ -10,6 +10,8 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from types import GeneratorType
 from typing import Any, cast
 
+import torch
+
 from worldformula.errors import FormulaError, TimeError
 from worldformula.formula.plan import arithmetic, clocks, densities, estimates, iterations, starts, variables
 from worldformula.formula.plan.draft import Draft
@@ -49,11 +51,18 @@ from worldformula.formula.syntax.text import text
 Answer = Ref | Steps
 
 
-def lower(node: Node, masked: frozenset[str] = frozenset(), going: bool = False) -> Plan:
+def lower(
+    node: Node,
+    masked: frozenset[str] = frozenset(),
+    going: bool = False,
+    floats: tuple[frozenset[str], torch.dtype] | None = None,
+) -> Plan:
     """The plan of an expression; ``masked`` are the inputs that some rows lack, told by ``present=``; ``going`` is one
-    that goes on from a given start, behind that which factors draw or compute.
+    that goes on from a given start, behind that which factors draw or compute. ``floats`` are the inputs of whole
+    numbers, and the numbers that they are where arithmetic reads them.
     """
     lowering = Lowering(factors(node), masked)
+    lowering.floats = floats
     lowering.declare([n for n in walk(node) if isinstance(n, Value)])
     for clock in (n for n in walk(node) if isinstance(n, OverTime) and n.begin):
         if not (lowering.begins or lowering.gone):
@@ -119,6 +128,8 @@ def _value(draft: Draft, node: Value, scope: Scope) -> Ref:
     draft.event_axes[name] = rank
     if draft.ops[name].kind == "input":
         draft.ranks.setdefault(variable.key, rank)
+    name = variables.number_of(draft, name)
+    draft.event_axes[name] = rank
     if not rank:
         scope.leaves.append(name)
     return name

@@ -229,6 +229,20 @@ def _given(draft: Draft, variable: Variable, by: object, op: Op, scope: Scope) -
     return name
 
 
+def number_of(draft: Draft, name: str) -> str:
+    """A value as arithmetic reads it: data that are whole numbers or flags are numbers of floating point there."""
+    op = draft.ops[name]
+    while op.kind == "shift" or op.target in (runtime.filled, runtime.padded, torch.select):
+        op = draft.ops[op.reads[0]]
+    if op.kind not in ("input", "whole", "first") or op.variable is None:
+        return name
+    draft.valued.add(op.variable.key)
+    if draft.floats is None or op.variable.key not in draft.floats[0]:
+        return name
+    wide = Op("", "call", (name,), target=runtime.as_floats, options=(("dtype", draft.floats[1]),))
+    return draft.add(f"{name}_number", wide)
+
+
 def _inside(draft: Draft, variable: Variable) -> tuple[tuple[str, float], ...]:
     """What fills a variable where zero is outside its support."""
     return (("value", draft.fills[variable.key]),) if variable.key in draft.fills else ()
