@@ -151,3 +151,9 @@ def test_no_variable_is_called_self(build):
 def test_a_network_may_be_called_self(path):
     f, x = Deterministic("y = self(x)", nn.Linear(2, Z), shape=Z), torch.randn(3, 2)
     torch.testing.assert_close(run(E(f, total(Value("y"))), path, x=x).value, f.net(x).sum(-1))
+
+
+@PATHS
+def test_a_symbol_called_as_an_option_is_refused_by_its_name(path):
+    with refused("noise: a variable cannot be called 'noise', which is an option of the call", error=FormulaError):
+        run(Symbol("noise") * Value("w"), path, w=torch.ones(2), noise=2.0)

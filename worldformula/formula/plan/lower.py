@@ -117,12 +117,10 @@ def _value(draft: Draft, node: Value, scope: Scope) -> Ref:
     if (place := variables.iteration(variable, scope)) is not None and not node.scalar:
         return place
     if node.scalar:
+        known = variables.given(draft, variable, text(node), Op("", "symbol", variable=variable))
         if node.kept is not None:
-            draft.checks[id(node)] = (
-                node.kept,
-                (variables.given(draft, variable, node, Op("", "symbol", variable=variable)),),
-            )
-        return variables.given(draft, variable, node, Op("", "symbol", variable=variable))
+            draft.checks[id(node)] = node.kept, (known,)
+        return known
     name = variables.read(draft, variable, scope, text(node))
     rank = draft.ranks.get(variable.key, len(draft.shapes.get(variable.key, ())))
     draft.event_axes[name] = rank
