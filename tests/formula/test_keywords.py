@@ -33,11 +33,6 @@ def test_a_variable_may_be_called_like_a_name_that_emitted_code_derives():
 
 
 REFUSED = {
-    "self": (
-        FormulaError,
-        lambda: log(Normal("p(self|x)", nn.Linear(X, 4))),
-        "p(self|x): a variable cannot be called 'self', the first argument of every call",
-    ),
     "two spellings": (
         FormulaError,
         lambda: log(Normal("p(x'|x_{prime})", nn.Linear(X, 2 * X))),

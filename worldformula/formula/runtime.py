@@ -21,7 +21,7 @@ Operand = Any  # a tensor, or a family's parameters: a tuple of tensors, numbers
 RUNTIME = (
     "flat", "steps", "stack", "kept", "shift", "restart", "repeat", "wide", "stop", "noise_for", "mode_like",
     "one_batch", "matched", "along", "fold", "unfold", "counted", "filled", "zeros", "support", "dreg", "leave_one_out",
-    "alive", "both", "padded", "behind", "widened", "finite", "advance", "counting", "above_zero",
+    "alive", "both", "padded", "behind", "as_floats", "widened", "finite", "advance", "counting", "above_zero",
 )  # fmt: skip
 widened, finite = tensors.wide, tensors.finite  # the precision of densities, and finite logits
 above_zero = tensors.above_zero  # of what moves in the place of a learnt scale
@@ -63,6 +63,11 @@ def stack(values: Sequence[Operand], lead: int = 0) -> Operand:
 def kept(flags: Tensor) -> Tensor:
     """Reset flags [B, T] -> true where the carry goes on, false where the sequence restarts."""
     return flags == 0
+
+
+def as_floats(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Whole numbers and flags as numbers to compute with, which neither wrap around nor are true or false."""
+    return x if x.is_floating_point() or x.is_complex() else x.to(dtype)
 
 
 def restart(carry: Tensor, keep: Tensor, initial: Tensor | None = None) -> Tensor:

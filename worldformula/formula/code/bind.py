@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, NamedTuple, NoReturn
 
 import torch
@@ -17,7 +16,8 @@ from worldformula.formula.code.support import check_type, pixels
 from worldformula.formula.plan.plan import Op, Plan
 from worldformula.formula.plan.variables import CALL_OPTIONS
 from worldformula.formula.syntax.constants import start_of
-from worldformula.formula.syntax.given import generator_of, whole_number
+from worldformula.formula.syntax.given import generator_of, one_number, whole_number
+from worldformula.formula.syntax.spelling import by_keyword
 from worldformula.nets.causal import Memory
 
 FLAGS = ("flags", "mask", "present")  # inputs with one entry per row or step
@@ -121,16 +121,18 @@ class Binder:
         if given.keys() != self.keys:
             options = {k: v for k, v in given.items() if k in CALL_OPTIONS and v is not None}
             check_options(options)
-            given = {k: v for k, v in given.items() if k not in CALL_OPTIONS}
+            options |= {k: by_keyword(options[k]) for k in ("noise", "start") if k in options}
+            given = dict(by_keyword({k: v for k, v in given.items() if k not in CALL_OPTIONS}))
             if given.keys() != self.keys:
                 self.refuse(given)
         arguments: dict[str, Any] = {}
         like = None  # noise and zeros take the dtype and device of the first tensor of floating point
         for known in self.inputs:
-            value = arguments[known.name] = given[known.key]
+            value = given[known.key]
             if known.scalar:
-                self.check_scalar(known, value)
+                arguments[known.name] = one_number(known.key, value)
                 continue
+            arguments[known.name] = value
             self.check(known, value)
             if like is None and value.is_floating_point():
                 like = value
@@ -200,17 +202,6 @@ class Binder:
                 else "\npass batch axes + event axes, or change shape= on its factor"
             )
         )
-
-    @staticmethod
-    def check_scalar(known: _Input, value: Any) -> None:
-        """One number for the whole call: a Python number, or a tensor without axes."""
-        number = isinstance(value, Real) and not isinstance(value, bool)
-        if not number and not (isinstance(value, Tensor) and value.ndim == 0):
-            got = f"a tensor of shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise ShapeError(
-                f"{known.key}: expected one number for the whole call, got {got}; pass {known.key}=0.5, or write "
-                f"Value({known.key!r}) for one value per row"
-            )
 
     def refuse(self, given: Mapping[str, Any]) -> NoReturn:
         """Unknown and missing variables, with the table *variable | declared by | needed by*."""

@@ -96,6 +96,8 @@ def _preamble(w: Writer, body: list[str]) -> list[str]:
     called = [name for name in runtime.RUNTIME if name in words]
     lines += [f"from worldformula.formula.runtime import {', '.join(sorted(called))}"] if called else []
     imports = ["import torch", *(["import torch.nn.functional as F"] if "F." in "\n".join(body) else [])]
+    if any(re.search(r"\binf\b", repr(family)) for family in chosen.values()):
+        imports.insert(0, "from math import inf")
     lines += [f"# {n} is {f!r} of {type(f).__module__}" for n, f in foreign.items()]
     return [*imports, *lines, *([""] if chosen else []), *(f"{n} = {f!r}" for n, f in chosen.items())]
 

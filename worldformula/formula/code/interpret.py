@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldformula.errors import HeadError, ShapeError, WorldformulaError, table
+from worldformula.errors import FormulaError, HeadError, ShapeError, WorldformulaError, table
 from worldformula.families.base import Family, checked
 from worldformula.families.given import completed
 from worldformula.formula import runtime
@@ -152,6 +152,12 @@ class _Machine:
                 return RULES[op.kind].evaluate(self, op, args)
         except (torch.OutOfMemoryError, WorldformulaError):
             raise
+        except ArithmeticError as error:  # of numbers of the call, which Python computes with
+            raise FormulaError(
+                f"{op.kind} {op.how} of these numbers: {error}\n"
+                + self.shapes(op, args)
+                + "\ngive the call numbers of which it can be computed"
+            ) from error
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             what = "its network failed" if op.kind in NETWORKS else f"{op.kind} {op.how}".strip() + " failed"
             whose = f"{op.factor}: " if op.factor is not None else ""

@@ -22,11 +22,14 @@ from worldformula.formula.code.verify import verify
 from worldformula.formula.plan.passes import PASSES
 from worldformula.formula.plan.plan import Plan
 from worldformula.formula.syntax.networks import networks
+from worldformula.formula.syntax.spelling import by_keyword
 
 DIAGNOSED = (
-    WorldformulaError, RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError, NameError
+    WorldformulaError, RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError, NameError,
+    ArithmeticError
 )  # fmt: skip
 Tensors = dict[str, Tensor]
+Floats = tuple[frozenset[str], torch.dtype]  # inputs of whole numbers, and what they become
 QUICK = Call({}, 0, False)  # stands for the call that `Binder.quick` prepares, which has no time and no option
 
 
@@ -165,13 +168,21 @@ def _shown(value: Any) -> str:
 class Program:
     """The plan of a formula with its emitted functions, made at first use and never copied or saved."""
 
-    def __init__(self, plan: Plan, title: str, options: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        title: str,
+        options: dict[str, Any] | None = None,
+        lowered: Callable[..., Plan] | None = None,
+    ) -> None:
         self.raw, self.title = verify(plan, "lowered"), title
         self.plan = plan
         for step in PASSES:
             self.plan = verify(step(self.plan), step.__name__)
         self.binder = Binder(self.plan)
         self.options = options  # of ``torch.compile``
+        self.lowered = lowered  # the same formula as another plan, with ``floats=``
+        self.of_floats: dict[Floats, Program] = {}  # the programs of calls that give whole numbers to compute with
         self._functions: dict[bool, Emitted] = {}
         self._calls: dict[bool, Any] = {}
         self._structured: frozenset[str] = frozenset()  # parameters that were seen to come as a dict
@@ -198,6 +209,7 @@ class Program:
     def compile(self, options: dict[str, Any]) -> None:
         """From now on, run the emitted functions through ``torch.compile``."""
         self.options = options
+        self.of_floats.clear()
         self._forget()
 
     def _forget(self) -> None:
@@ -211,6 +223,8 @@ class Program:
         values = self.binder.quick(given) if self._quick else None
         call = QUICK
         if values is None:
+            if (other := self.computing(given, owner)) is not self:
+                return other.run(owner, given)
             call = self.binder.bind(given)
             values = [call.arguments[name] for name in self.function(owner, call.deterministic).arguments]
         if call.deterministic not in self._proven and not is_compiling():
@@ -225,6 +239,23 @@ class Program:
                 raise
             raise named from error
         return Out(value, terms, samples, self.plan, call)
+
+    def computing(self, given: Mapping[str, Any], owner: nn.Module | None = None) -> Program:
+        """The program for a call: another where it gives whole numbers or flags that arithmetic reads."""
+        if self.lowered is None or not self.plan.valued:
+            return self
+        tensors = {k: v for k, v in by_keyword(given).items() if isinstance(v, Tensor)}
+        kinds = {k: v.dtype for k, v in tensors.items() if v.is_floating_point()}
+        whole = frozenset(
+            k for k in self.plan.valued if k in tensors and k not in kinds and not tensors[k].is_complex()
+        )
+        if not whole:
+            return self
+        widest = torch.get_default_dtype()
+        for kind in kinds.values() or (self.binder.like(tensors, given.get("start")).dtype,):
+            widest = torch.promote_types(widest, kind)
+        _lower_again(self, whole, widest, owner)
+        return self.of_floats[whole, widest]
 
     def _check_numbers(self, values: list[Any], call: Call) -> None:
         """Refuse numbers that cannot stand where they do, where the last call did not give the same."""
@@ -282,6 +313,8 @@ class Program:
 
     def interpret(self, given: dict[str, Any]) -> Out:
         """Evaluate the formula node by node, with shape checks."""
+        if (other := self.computing(given)) is not self:
+            return other.interpret(given)
         call = self.binder.bind(given)
         check_inputs(self.raw, call.arguments)
         value, terms, samples = interpret(self.raw, call.arguments, deterministic=call.deterministic)
@@ -289,11 +322,27 @@ class Program:
 
     def noise(self, given: Mapping[str, Any], generator: torch.Generator | None) -> dict[str, Tensor]:
         """The noise that a call with these inputs would draw, by variable."""
+        if (other := self.computing(given)) is not self:
+            return other.noise(given, generator)
         call = self.binder.bind({**given, "generator": generator})
         found = call.arguments
         if any(found[site.name] is None for site in self.binder.sites):
             found = noise_drawn(self.raw, found)
         return {site.key: found[site.name] for site in self.binder.sites}
+
+
+def _lower_again(program: Program, whole: frozenset[str], widest: torch.dtype, owner: nn.Module | None) -> bool:
+    if (whole, widest) not in program.of_floats:
+        assert program.lowered is not None
+        plan = program.lowered(floats=(whole, widest))
+        made = program.of_floats[whole, widest] = Program(plan, program.title, program.options)
+        if owner is not None:
+            made.function(owner, deterministic=False)
+    return True
+
+
+# So that torch.compile does not trace how code is written: `assume_constant_result` without importing the compiler.
+_lower_again._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def rewinder(owner: nn.Module, generator: torch.Generator | None) -> Callable[[], None]:

@@ -13,7 +13,7 @@ from worldformula.families.given import completed
 from worldformula.formula.code.written import written_out
 from worldformula.formula.factors.experts import Experts
 from worldformula.formula.plan.plan import RESERVED, Op, Plan
-from worldformula.formula.plan.rules import RULES, factor_of, family_of, written_inside
+from worldformula.formula.plan.rules import RULES, factor_of, family_of, literal, written_inside
 from worldformula.formula.runtime import RUNTIME
 
 LONGEST = 64  # operations in one line
@@ -116,7 +116,7 @@ class Writer:
     def ref(self, ref: Any, tight: bool = False) -> str:
         """An argument as written in a line: a number, a name, one step of a series, or an inlined expression."""
         if not isinstance(ref, str):
-            return f"({ref!r})" if tight and ref < 0 else repr(ref)
+            return f"({literal(ref)})" if tight and ref < 0 else literal(ref)
         if ref in self.text:
             shown, loose = self.text[ref]
             return f"({shown})" if tight and loose else shown

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from numbers import Integral, Real
 from typing import Any, NoReturn
 
@@ -33,7 +34,7 @@ from worldformula.formula.syntax.check import (
     check_product,
 )
 from worldformula.formula.syntax.factor import Factor
-from worldformula.formula.syntax.given import whole_number
+from worldformula.formula.syntax.given import fits, whole_number
 from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import (
     Binary,
@@ -52,6 +53,7 @@ from worldformula.formula.syntax.nodes import (
     initial_of,
     innermost_first,
 )
+from worldformula.formula.syntax.spelling import by_keyword
 from worldformula.formula.syntax.text import text
 
 Number_ = int | float
@@ -86,21 +88,23 @@ class Expression(Standing, nn.Module):
     def program(self) -> Program:
         """The plan and the functions emitted from it, made at first use."""
         if self._program is None:
-            self._program = Program(lower(self.node), text(self.node))
+            self._program = Program(lower(self.node), text(self.node), lowered=partial(lower, self.node))
         return self._program
 
     def _program_for(self, inputs: dict[str, Any]) -> tuple[Program, dict[str, Any]]:
         """The program for a call, which is another with flags of present rows or from a start; and its inputs."""
-        rest = {k: v for k, v in inputs.items() if k != "present"}
+        rest = dict(by_keyword({k: v for k, v in inputs.items() if k != "present"}))
         plan = self.program.plan
         going = rest.get("start") is not None and bool(plan.begins) and plan.reset is None
         flags = {} if inputs.get("present") is None else inputs["present"]
+        flags = by_keyword(flags) if isinstance(flags, dict) else flags
         check_present(plan, flags, rest)
         if not flags and not going:
             return self.program, rest
         kind = (frozenset(flags), going)
         if kind not in self._masked:
-            self._masked[kind] = Program(lower(self.node, *kind), text(self.node), self.program.options)
+            lowered = partial(lower, self.node, *kind)
+            self._masked[kind] = Program(lowered(), text(self.node), self.program.options, lowered)
         return self._masked[kind], rest | {f"present_{k}": v for k, v in flags.items()}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -292,8 +296,9 @@ def as_node(value: Expression | Number_) -> Node:
     if isinstance(value, Expression):
         return value.node
     if isinstance(value, Real) and not isinstance(value, bool):
-        if math.isnan(value):
-            raise FormulaError("expected an expression or a number, got nan")
+        if not fits(value) or math.isnan(value):
+            got = "nan" if fits(value) else "one that is larger than floats go"
+            raise FormulaError(f"expected an expression or a number, got {got}")
         return Number(int(value) if isinstance(value, Integral) else float(value))
     hint = ""
     if isinstance(value, (Factor, Joint)):

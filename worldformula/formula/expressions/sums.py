@@ -16,6 +16,7 @@ from worldformula.formula.syntax.constants import Constants
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import whole_number
 from worldformula.formula.syntax.nodes import Group, OverSteps, OverTime, Product, Use
+from worldformula.formula.syntax.spelling import by_keyword, keyword, normal
 from worldformula.formula.syntax.starts import begins
 
 Initial = Mapping[str, Tensor | Factor | Joint] | Factor | Joint
@@ -34,12 +35,16 @@ def _over_time(
 ) -> Expression:
     if not isinstance(index, str):
         raise FormulaError(f"expected Sum('t', expression), got {type(index).__name__} as the index")
+    index = normal(index)  # as in the names that have it
+    reset, mask, until = (keyword(name) if isinstance(name, str) else name for name in (reset, mask, until))
     if not isinstance(step, Expression):
         raise FormulaError(f"expected Sum('t', expression), got {type(step).__name__}")
     if steps is not None:
         _check_steps(index, steps, reset=reset, initial=initial, mask=mask, burn_in=burn_in, until=until)
         return Expression(OverSteps(how, index, int(steps), step.node))
     values, begin = _first_values(index, initial)
+    if isinstance(values, Mapping):
+        values = by_keyword(values)
     check_clock(index, step.node, reset, values, mask, burn_in, until)
     check_begin(index, step.node, begin, values if isinstance(values, Mapping) else {})
     start = Constants(values) if values else None

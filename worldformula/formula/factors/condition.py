@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from worldformula.errors import FormulaError, UnknownVariableError, near
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.names import Variable, read_header
+from worldformula.formula.syntax.spelling import by_keyword
 
 F = TypeVar("F", bound=Factor)
 NONE: Mapping[Variable, int] = MappingProxyType({})
@@ -62,7 +63,7 @@ class Held(nn.Module):
     @staticmethod
     def of(factor: F, values: Mapping[str, Tensor], known_ranks: Mapping[Variable, int] = NONE) -> F:
         """The factor with these conditions held; ``known_ranks`` are the event axes of others, as far as declared."""
-        known = {c.key: c for c in factor.conditions}
+        known, values = {c.key: c for c in factor.conditions}, by_keyword(values)
         for name, value in values.items():
             if name not in known:
                 raise UnknownVariableError(f"{factor} has no condition {name!r}.{near(name, known)}")

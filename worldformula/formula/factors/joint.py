@@ -21,6 +21,7 @@ from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.nodes import Integral, Use
 from worldformula.formula.syntax.numbers import all_symbols, given_numbers, settled
 from worldformula.formula.syntax.pace import Pace
+from worldformula.formula.syntax.spelling import by_keyword, keyword
 
 
 class Factor(base.Factor):
@@ -90,6 +91,7 @@ class Joint(Multiplied):
 
     def rename(self, **names: str) -> Joint:
         """The product with other names; weights are shared."""
+        names = dict(by_keyword(names))
         keys = {name for f in self.factors for v in (*f.variables, *f.conditions) for name in (v.key, v.identifier)}
         if unknown := [name for name in names if name not in keys]:
             raise UnknownVariableError(f"{self} has no variable {unknown[0]!r}.{near(unknown[0], keys)}")
@@ -118,6 +120,7 @@ class Joint(Multiplied):
         known = {v.key: v for u in self.uses for v in u.factor.variables if v.key not in gone}
         if not names:
             raise FormulaError(f"{self}: expected the variables to sum out, e.g. .marginal({next(iter(known))!r})")
+        names = tuple(keyword(name) if isinstance(name, str) else name for name in names)
         for name in names:
             if name not in known:
                 hint = near(str(name), known)
@@ -130,7 +133,7 @@ class Joint(Multiplied):
 
     def condition(self, **values: Tensor) -> Joint:
         """The product with some of its conditions held at these values, which need no batch axes."""
-        declared = {v.key for u in self.uses for v in u.factor.variables}
+        declared, values = {v.key for u in self.uses for v in u.factor.variables}, dict(by_keyword(values))
         if fixed := [name for name in values if name in declared]:
             raise FormulaError(
                 f"{self} draws {fixed[0]}: what is left given {fixed[0]} is a posterior, which needs a factor of its "
@@ -207,6 +210,7 @@ class Marginal(Joint):
 
     def rename(self, **names: str) -> Joint:
         """The marginal with other names."""
+        names = dict(by_keyword(names))
         keys = {v.key: names.get(v.key, v.key) for v in self.hidden}
         return Joint(*self.uses).rename(**names).marginal(*keys.values())
 

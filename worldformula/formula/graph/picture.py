@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from worldformula.formula.graph.layout import PAD, RADIUS, Curve, Frame, boxes, place, route
 from worldformula.formula.graph.model import Edge, Graph, Vertex
-from worldformula.formula.syntax.names import GREEK, Variable
+from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.spelling import GREEK
 
 _STYLE = (
     ":root.wf-graph{color:#1b1f24}@media(prefers-color-scheme:dark){:root.wf-graph{color:#e6e9ee}}"

@@ -78,6 +78,8 @@ def _lift(draft: Draft, ref: Ref, rank: int) -> Ref:
 
 def over_event(draft: Draft, how: str, body: Ref, scope: Scope) -> Ref:
     """The sum over event axes of a value, or of its squares."""
+    if _of_numbers(draft, body):  # one number for the call, whatever the event
+        return body if how == "total" else binary(draft, "*", body, body)
     op = Op("", "event", (body,), how=how, options=(("rank", draft.rank(body)),))
     name = draft.add(how, op)
     if not draft.number(name):
@@ -92,4 +94,12 @@ def over_batch(draft: Draft, how: str, body: Ref) -> Ref:
             f".{how}() is over the batch, and what stands inside has event or sample axes too\n"
             f"reduce these first, by total(...) or norm2(...), and put .{how}() outside an E with samples="
         )
+    if _of_numbers(draft, body):
+        return body
     return draft.add(how + "_value", Op("", "batch", (body,), how=how))
+
+
+def _of_numbers(draft: Draft, ref: Ref) -> bool:
+    """Whether a value is made of numbers and Symbols alone: it has no axes, and may be no tensor."""
+    known = {"symbol", "binary", "negative", "detach", "function"}
+    return draft.number(ref) and all(op.kind in known for op in draft.leading_to({str(ref)}))

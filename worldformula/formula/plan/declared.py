@@ -25,8 +25,6 @@ def check_keys(used: list[Factor]) -> None:
                 )  # fmt: skip
             index = variable.index if spans.get(variable.key) else None
             plain = replace(variable.now, index=index, offset=0, inner=None)
-            if plain.key == "self":
-                raise FormulaError(f"{factor}: a variable cannot be called 'self', the first argument of every call")
             if first.setdefault(plain.key, plain) != plain:
                 raise one_key(first[plain.key], plain, factor)
 

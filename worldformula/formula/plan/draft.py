@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from torch import dtype
+
 from worldformula.errors import FormulaError, GradientError, ShapeError, TimeError, table
 from worldformula.formula.plan.declared import check_keys, declared_shapes
 from worldformula.formula.plan.plan import Check, Op, Plan, Ref, Term
@@ -11,8 +13,9 @@ from worldformula.formula.plan.scope import Scope
 from worldformula.formula.plan.ssa import Assignments
 from worldformula.formula.runtime import filled, padded
 from worldformula.formula.syntax.factor import Factor
-from worldformula.formula.syntax.names import Variable, greek
+from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.nodes import Named, Node, OverTime, Value
+from worldformula.formula.syntax.spelling import greek
 from worldformula.formula.syntax.starts import begins, zeroth
 from worldformula.formula.syntax.text import text
 
@@ -36,6 +39,8 @@ class Draft(Assignments):
         self.rows: dict[Variable, str] = {}  # the first rows that starts read, and the starts
         self.gone: dict[Variable, Factor] = {}  # the starts of a sum that goes on from a given one
         self.checks: dict[object, Check] = {}  # of numbers of the call
+        self.valued: set[str] = set()  # the inputs that arithmetic reads
+        self.floats: tuple[frozenset[str], dtype] | None = None  # those of whole numbers, and what they become there
         self.carried: set[Variable] = set()  # what is read at t−1 of something that a step declares
         self.time: OverTime | None = None
         self.declared: set[Variable] = set()
@@ -142,6 +147,7 @@ class Draft(Assignments):
             counter=self.counter,
             begins=self.begins,
             checks=tuple(self.checks.values()),
+            valued=frozenset(self.valued),
             stages={op.name: "loop" if op.step else "once" for op in ops},
         )
 

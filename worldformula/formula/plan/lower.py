@@ -11,6 +11,8 @@ from dataclasses import replace
 from types import GeneratorType
 from typing import Any, cast
 
+import torch
+
 from worldformula.errors import FormulaError, TimeError
 from worldformula.formula.plan import arithmetic, clocks, densities, estimates, iterations, starts, variables
 from worldformula.formula.plan.draft import Draft
@@ -19,6 +21,7 @@ from worldformula.formula.plan.histories import refuse_value
 from worldformula.formula.plan.plan import Method, Op, Plan, Ref
 from worldformula.formula.plan.scope import Scope
 from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.given import fitting
 from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.nodes import (
     Binary,
@@ -50,11 +53,18 @@ from worldformula.formula.syntax.text import text
 Answer = Ref | Steps
 
 
-def lower(node: Node, masked: frozenset[str] = frozenset(), going: bool = False) -> Plan:
+def lower(
+    node: Node,
+    masked: frozenset[str] = frozenset(),
+    going: bool = False,
+    floats: tuple[frozenset[str], torch.dtype] | None = None,
+) -> Plan:
     """The plan of an expression; ``masked`` are the inputs that some rows lack, told by ``present=``; ``going`` is one
-    that goes on from a given start, behind that which factors draw or compute.
+    that goes on from a given start, behind that which factors draw or compute. ``floats`` are the inputs of whole
+    numbers, and the numbers that they are where arithmetic reads them.
     """
     lowering = Lowering(factors(node), masked)
+    lowering.floats = floats
     lowering.declare([n for n in walk(node) if isinstance(n, Value)])
     for clock in (n for n in walk(node) if isinstance(n, OverTime) and n.begin):
         if not (lowering.begins or lowering.gone):
@@ -100,7 +110,7 @@ def lower_rollout(
 
 
 def _number(draft: Draft, node: Number, scope: Scope) -> Ref:
-    return node.value
+    return fitting(node.value)
 
 
 def _value(draft: Draft, node: Value, scope: Scope) -> Ref:
@@ -109,12 +119,10 @@ def _value(draft: Draft, node: Value, scope: Scope) -> Ref:
     if (place := variables.iteration(variable, scope)) is not None and not node.scalar:
         return place
     if node.scalar:
+        known = variables.given(draft, variable, text(node), Op("", "symbol", variable=variable))
         if node.kept is not None:
-            draft.checks[id(node)] = (
-                node.kept,
-                (variables.given(draft, variable, node, Op("", "symbol", variable=variable)),),
-            )
-        return variables.given(draft, variable, node, Op("", "symbol", variable=variable))
+            draft.checks[id(node)] = node.kept, (known,)
+        return known
     name = variables.read(draft, variable, scope, text(node))
     refuse_value(draft, node, name, scope)
     rank = draft.ranks.get(variable.key, len(draft.shapes.get(variable.key, ())))
@@ -123,6 +131,8 @@ def _value(draft: Draft, node: Value, scope: Scope) -> Ref:
         draft.events[name] = draft.shapes[variable.key]
     if draft.ops[name].kind == "input":
         draft.ranks.setdefault(variable.key, rank)
+    name = variables.number_of(draft, name)
+    draft.event_axes[name] = rank
     if not rank:
         scope.leaves.append(name)
     return name

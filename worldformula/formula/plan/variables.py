@@ -14,7 +14,8 @@ from worldformula.formula.plan.plan import Op
 from worldformula.formula.plan.scope import Scope
 from worldformula.formula.syntax.constants import start_of
 from worldformula.formula.syntax.factor import Factor
-from worldformula.formula.syntax.names import Variable, greek
+from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.spelling import greek
 
 CALL_OPTIONS = ("seed", "generator", "noise", "start", "horizon", "deterministic", "present")
 
@@ -233,6 +234,20 @@ def _given(draft: Draft, variable: Variable, by: object, op: Op, scope: Scope) -
     elif op.step and scope.index is not None and (counts := _counts(draft, variable)):
         name = draft.add(f"{variable.key}_padded", Op("", "call", (name, counts), target=runtime.padded))
     return name
+
+
+def number_of(draft: Draft, name: str) -> str:
+    """A value as arithmetic reads it: data that are whole numbers or flags are numbers of floating point there."""
+    op = draft.ops[name]
+    while op.kind == "shift" or op.target in (runtime.filled, runtime.padded, torch.select):
+        op = draft.ops[op.reads[0]]
+    if op.kind not in ("input", "whole", "first") or op.variable is None:
+        return name
+    draft.valued.add(op.variable.key)
+    if draft.floats is None or op.variable.key not in draft.floats[0]:
+        return name
+    wide = Op("", "call", (name,), target=runtime.as_floats, options=(("dtype", draft.floats[1]),))
+    return draft.add(f"{name}_number", wide)
 
 
 def _inside(draft: Draft, variable: Variable) -> tuple[tuple[str, float], ...]:

@@ -8,7 +8,7 @@ from worldformula.formula.print.definitions import Definition, Settings, definit
 from worldformula.formula.syntax import text
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.functions import FUNCTIONS
-from worldformula.formula.syntax.names import GREEK, Header, Variable, greek
+from worldformula.formula.syntax.names import Header, Variable
 from worldformula.formula.syntax.nodes import (
     Binary,
     Divergence,
@@ -35,6 +35,7 @@ from worldformula.formula.syntax.nodes import (
 from worldformula.formula.syntax.numbers import places
 from worldformula.formula.syntax.pace import Pace
 from worldformula.formula.syntax.rules import Rule, applied, each
+from worldformula.formula.syntax.spelling import GREEK, greek
 from worldformula.formula.syntax.text import SUMMAND, bracketed, clock, limits, strength, summed, typeset, written
 
 SUBSCRIPT = 36  # the longest list of draws on one line below an expectation that is broken, in characters

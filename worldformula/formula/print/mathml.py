@@ -12,7 +12,7 @@ from worldformula.formula.print.definitions import Definition, Settings, definit
 from worldformula.formula.print.latex import SUBSCRIPT, numbered
 from worldformula.formula.syntax import text
 from worldformula.formula.syntax.functions import FUNCTIONS
-from worldformula.formula.syntax.names import GREEK, Header, Variable
+from worldformula.formula.syntax.names import Header, Variable
 from worldformula.formula.syntax.nodes import (
     Binary,
     Divergence,
@@ -38,6 +38,7 @@ from worldformula.formula.syntax.nodes import (
 )
 from worldformula.formula.syntax.pace import Pace
 from worldformula.formula.syntax.rules import Rule, applied, each
+from worldformula.formula.syntax.spelling import GREEK
 from worldformula.formula.syntax.text import SUMMAND, bracketed, clock, limits, strength, summed, typeset, written
 
 _ACCENTS = {"hat": "^", "tilde": "~", "bar": "¯", "dot": "˙", "vec": "→"}

@@ -13,6 +13,7 @@ from torch import Tensor
 from worldformula.errors import FormulaError, MissingInputError, ShapeError, UnknownVariableError, near, table
 from worldformula.formula.syntax.learnt import Positive
 from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.spelling import by_keyword
 
 Shape = int | tuple[int, ...] | None
 Who = Callable[[Variable], object]
@@ -27,7 +28,42 @@ def number(value: Any) -> int | float | None:
     """A real number of any kind as Python's, whose repr code can be written with; None is what is none."""
     if isinstance(value, Real) and not isinstance(value, bool | Integral):
         return float(value)
-    return whole_number(value)
+    known = whole_number(value)
+    return None if known is None or not fits(known) else fitting(known)
+
+
+LARGEST = 2**63  # whole numbers below it are numbers to PyTorch
+
+
+def fitting(number: int | float) -> int | float:
+    """A whole number that PyTorch has no room for, as a float."""
+    return number if isinstance(number, float) or -LARGEST <= number < LARGEST else float(number)
+
+
+def fits(number: Any) -> bool:
+    """Whether a number is no larger than floats go."""
+    try:
+        float(number)
+    except OverflowError:
+        return False
+    return True
+
+
+def one_number(key: str, value: Any) -> float | Tensor:
+    """What a call gives for a Symbol, one real number for all rows: a float, or a tensor of floats without axes."""
+    if isinstance(value, Real) and not isinstance(value, bool) and fits(value):
+        return float(value)
+    if isinstance(value, Tensor) and value.ndim == 0 and not value.is_complex() and value.dtype != torch.bool:
+        return value if value.is_floating_point() else value.to(torch.get_default_dtype())
+    got = type(value).__name__
+    if isinstance(value, Tensor):
+        got = f"a tensor of {value.dtype}" if value.ndim == 0 else f"a tensor of shape {list(value.shape)}"
+    elif isinstance(value, Real) and not isinstance(value, bool):
+        got = "one that is larger than floats go"
+    raise ShapeError(
+        f"{key}: expected one number for the whole call, got {got}; pass {key}=0.5, or write Value({key!r}) for one "
+        f"value per row"
+    )
 
 
 def as_shape(shape: Shape, header: str) -> tuple[int, ...] | None:
@@ -152,7 +188,7 @@ def by_variable(
     A keyword means a variable that is ``wanted`` before an ``optional`` one, so ``h=`` is h_{t-1} where a factor of
     the product declares h_t. ``drawn`` are variables that cannot be given, and ``who`` says who declares a variable.
     """
-    wanted, optional = list(wanted), list(optional)
+    wanted, optional, given = list(wanted), list(optional), by_keyword(given)
     found: dict[Variable, Any] = {}
     for name, value in given.items():
         variable = _meant(name, wanted, given) or _meant(name, optional, given)

@@ -8,30 +8,14 @@ index: ``Sum("t", ...)`` binds it. ``z_{<t}``, ``z_{\le t}`` and ``z_{t-3:t}`` a
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from worldformula.errors import HeaderError, TimeError, UnknownVariableError, near
+from worldformula.formula.syntax.spelling import belongs, by_keyword, greek, normal
 
-GREEK = [
-    "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu",
-    "nu", "xi", "pi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega", "Gamma", "Delta",
-    "Theta", "Lambda", "Xi", "Pi", "Sigma", "Upsilon", "Phi", "Psi", "Omega",
-]  # fmt: skip
 ACCENTS = ("hat", "tilde", "bar", "dot", "vec")
-
-
-def greek(letter: str) -> str:
-    """``"π"`` -> ``"pi"``; any other letter (or word) stays."""
-    if letter.isascii() or len(letter) > 1:
-        return letter
-    words = unicodedata.name(letter, "").replace("LAMDA", "LAMBDA").split()  # Unicode spells it as modern Greek does
-    if words[:1] == ["GREEK"] and words[-1].lower() in GREEK:
-        name = words[-1].lower()
-        return name if "SMALL" in words else name.capitalize()
-    return letter
 
 
 @dataclass(frozen=True)
@@ -168,7 +152,7 @@ class _Reader:
     """A cursor over one header; every method's docstring is its line of the grammar."""
 
     def __init__(self, text: str) -> None:
-        self.text, self.at = text, 0
+        self.text, self.at = normal(text), 0
 
     def fail(self, expected: str) -> HeaderError:
         found = repr(self.text[self.at]) if self.at < len(self.text) else "the end"
@@ -193,8 +177,15 @@ class _Reader:
         found = pattern.match(self.text, self.at)
         if not found:
             raise self.fail(expected)
+        self.fits(found.group(), expected)
         self.at = found.end()
         return found.group()
+
+    def fits(self, word: str, expected: str) -> None:
+        """Refuse what is a letter but cannot stand in a name of Python's: x²."""
+        if not belongs(word):
+            self.at = next(i for i in range(self.at, len(self.text)) if not belongs(self.text[i]))
+            raise self.fail(f"{expected} of letters and digits that names in Python may have")
 
     def variable(self) -> Variable:
         r"""variable := ['\' accent] name {"'"} ['_' subscript | '_{' subscript {',' subscript} '}']"""
@@ -215,7 +206,11 @@ class _Reader:
         while self.at < len(self.text) and self.text[self.at] == "'":
             self.at, primes = self.at + 1, primes + 1
         variable = Variable(greek(name), accent, primes)  # \theta and θ are one variable
-        return self.subscripted(variable) if self.at < len(self.text) and self.text[self.at] == "_" else variable
+        if self.at < len(self.text) and self.text[self.at] == "_":
+            variable = self.subscripted(variable)
+        if variable.key == "self":
+            raise HeaderError(f"{self.text}: a variable cannot be called 'self', the first argument of every call")
+        return variable
 
     def subscripted(self, variable: Variable) -> Variable:
         r"""subscript := letter [('+'|'-') digits] | word | ('<'|'<='|'\\le') letter | letter ['-' digits] ':' letter"""
@@ -232,6 +227,7 @@ class _Reader:
                 continue
             if not re.fullmatch(r"[^\W_]+([+-]\d+)?|1:([A-Z]|[1-9]\d*)", part):
                 raise self.fail("a subscript such as 't-1' or '1:T'")
+            self.fits(re.sub(r"[^\w]", "", part), "a subscript")
             variable = self._with(variable, part)
         self.at = end + 1
         return variable
@@ -320,7 +316,7 @@ def read_header(text: str, *, deterministic: bool = False) -> Header:
             conditions = reader.variables(")")
     reader.need(")")
     reader.space()
-    if reader.at < len(text):
+    if reader.at < len(reader.text):
         raise reader.fail("the end")
     _refuse_repeats(text, variables, conditions)
     return Header(letter, variables, conditions, deterministic, text, bar)
@@ -337,7 +333,7 @@ def read_variable(text: str) -> Variable:
     reader = _Reader(text)
     variable = reader.variable()
     reader.space()
-    if reader.at < len(text):
+    if reader.at < len(reader.text):
         raise reader.fail("the end")
     return variable
 
@@ -352,6 +348,7 @@ def renamed(header: Header, names: Mapping[str, str]) -> Header:
     >>> print(renamed(read_header("h_t = f(h_{t-1})", deterministic=True), {"h": "h''", "h_prev": "h'"}))
     h''_t = f(h'_{t-1})
     """
+    names = by_keyword(names)
     known = {name: v for v in (*header.variables, *header.conditions) for name in (v.key, v.identifier)}
     for name in names:
         if name not in known:

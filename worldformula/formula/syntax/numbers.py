@@ -11,8 +11,9 @@ from torch import Tensor
 from worldformula.errors import FormulaError, MissingInputError, table
 from worldformula.families.base import Family
 from worldformula.families.given import asked, check, completed, placeholder
-from worldformula.formula.syntax.given import as_parameter
+from worldformula.formula.syntax.given import as_parameter, one_number
 from worldformula.formula.syntax.names import Variable, read_variable
+from worldformula.formula.syntax.spelling import by_keyword
 
 
 class Numbered(Protocol):
@@ -113,14 +114,14 @@ def given_numbers(
     Raises:
         MissingInputError: a number is missing.
     """
-    wanted = dict.fromkeys(v for f in factors for v in all_symbols(f))
+    wanted, values = dict.fromkeys(v for f in factors for v in all_symbols(f)), by_keyword(values)
     if missing := [v.key for v in wanted if v.key not in values]:
         rows = [(v.key, "a number of the call", "missing" if v.key in missing else "given") for v in wanted]
         raise MissingInputError(
             f"{whose} needs {', '.join(missing)}; pass {', '.join(k + '=...' for k in missing)}\n"
             + table(("variable", "declared by", "got"), rows)
         )
-    numbers = {str(v): values[v.key] for v in wanted}
+    numbers = {str(v): one_number(v.key, values[v.key]) for v in wanted}
     keys = {v.key for v in wanted}
     for factor in (part for f in factors for part in f.family_tree()):
         check_numbers(factor, *(numbers[str(v)] for v in symbols(factor)))

@@ -11,7 +11,7 @@ from torch import Tensor
 from worldformula.families.base import total
 from worldformula.formula import runtime
 from worldformula.formula.plan.plan import Op
-from worldformula.formula.plan.rules.rule import ARITHMETIC, MANY, Rule
+from worldformula.formula.plan.rules.rule import ARITHMETIC, MANY, Rule, literal
 from worldformula.formula.syntax.functions import FUNCTIONS
 
 
@@ -64,7 +64,7 @@ def _function(m: Any, op: Op, args: list[Any]) -> Any:
 
 
 def _write_function(w: Any, op: Op) -> str:
-    limits = ", ".join(f"{k}={v!r}" for k, v in op.options)
+    limits = ", ".join(f"{k}={literal(v)}" for k, v in op.options)
     rule = f"{{}}.clamp({limits})" if op.how == "clamp" else FUNCTIONS[op.how].code
     if len(op.args) > 1:  # one by one, as either may be a number and the other a tensor
         sides = zip(("min", "max"), op.args[1:], strict=True)

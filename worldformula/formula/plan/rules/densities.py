@@ -12,7 +12,7 @@ from worldformula.families.base import Family, kl_pair
 from worldformula.formula import runtime
 from worldformula.formula.factors.experts import Experts
 from worldformula.formula.plan.plan import Op, Plan
-from worldformula.formula.plan.rules.rule import MANY, Rule, factor_of, family_of
+from worldformula.formula.plan.rules.rule import MANY, Rule, factor_of, family_of, literal
 
 DRAWS = {"straight-through": "straight_through", "gumbel": "gumbel", "stratified": "stratified"}  # else ``sample``
 
@@ -85,9 +85,9 @@ def _params(m: Any, op: Op, args: list[Any]) -> Any:
 def _write_params(w: Any, op: Op) -> str:
     factor, family = factor_of(op), family_of(op)
     if factor.constant:
-        return repr(family.params(None, factor.shape, factor.fixed))
+        return literal(family.params(None, factor.shape, factor.fixed))
     head, numbers = ("None", op.args) if factor.net is None else (w.ref(op.args[0]), op.args[1:])
-    given: dict[str, str] = {k: repr(v) for k, v in factor.fixed.items()}
+    given: dict[str, str] = {k: literal(v) for k, v in factor.fixed.items()}
     known = dict(zip(factor.symbols, numbers, strict=True))
     given |= {k: w.ref(known[v]) for k, v in factor.numbers.items()}
     if factor.constants is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -46,6 +47,15 @@ def family_of(op: Op) -> Family:
     assert op.factor is not None
     assert op.factor.family is not None
     return op.factor.family
+
+
+def literal(value: Any) -> str:
+    """Numbers as emitted code writes them: the repr of what is infinite is no Python."""
+    if isinstance(value, tuple):
+        return f"({', '.join(map(literal, value))}{',' if len(value) == 1 else ''})"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "torch.nan" if math.isnan(value) else "torch.inf" if value > 0 else "-torch.inf"
+    return repr(value)
 
 
 def led(shown: str, op: Op) -> str:

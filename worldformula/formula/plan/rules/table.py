@@ -9,7 +9,7 @@ import torch
 from worldformula.formula import runtime
 from worldformula.formula.plan.plan import Method, Op
 from worldformula.formula.plan.rules import arithmetic, densities, given
-from worldformula.formula.plan.rules.rule import MANY, Rule
+from worldformula.formula.plan.rules.rule import MANY, Rule, literal
 
 
 def _call(m: Any, op: Op, args: list[Any]) -> Any:
@@ -29,7 +29,7 @@ def _write_call(w: Any, op: Op) -> str:
         constant = all(w.constant(name) for name in op.reads)
         return f"torch.as_tensor({call})" if constant else call  # of numbers alone it is a number
     own = [w.network(op.factor.net)] if op.factor is not None else []
-    named = [f"{key}={value!r}" for key, value in op.options]
+    named = [f"{key}={literal(value)}" for key, value in op.options]
     first = len(args) - len(op.keywords)
     named += [f"{key}={value}" for key, value in zip(op.keywords, args[first:], strict=True)]
     return f"{w.callable(op.target)}({', '.join([*own, *args[:first], *named])})"
