@@ -94,7 +94,7 @@ class Binder:
         self.burn_in = max((n for op in plan.ops for key, n in op.options if key == "burn_in"), default=0)
         ours = [op.factor for op in plan.ops if op.factor is not None and op.factor.shape is not None]
         self.declared: dict[str, object] = {f.variable.key: f for f in reversed(ours)} | {str(flags): "reset="}
-        self.sites = tuple(self._site(op) for op in plan.sites)
+        self.sites, self.aliases = tuple(self._site(op) for op in plan.sites), plan.noise_aliases
         self.order = (*(i.name for i in self.inputs), *(s.name for s in self.sites))
         tensors = [i for i in self.inputs if not i.scalar]
         self.simple = plan.index is None and bool(tensors) and all(s.event is not None for s in self.sites)
@@ -347,7 +347,7 @@ class Binder:
         given: Mapping[str, Tensor] | None, deterministic: bool, inputs: Mapping[str, Tensor],
     ) -> dict[str, Tensor | None]:  # fmt: skip
         """The noise of every site whose shape is declared, in the order of the sites; None for the others."""
-        given = self.plan.noise_by_site(given or {})
+        given = self.plan.noise_by_site(given or {}, self.aliases)
         known = [site.key for site in self.sites] if given else []
         for key in given:
             if key not in known:

@@ -283,9 +283,9 @@ class Plan:
             found[site.name] = key if count == 1 else f"{key}_{count}"
         return found
 
-    def noise_by_site(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+    @staticmethod
+    def noise_by_site(given: Mapping[str, Any], aliases: Mapping[str, str]) -> Mapping[str, Any]:
         """Given noise by the keys of the sites, where some has the name of a draw in the samples."""
-        aliases = self.noise_aliases if given else {}
         for key in aliases.keys() & given.keys():
             if aliases[key] in given:
                 raise FormulaError(f"noise: {key!r} and {aliases[key]!r} are one draw; give one of them")
