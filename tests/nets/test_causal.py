@@ -57,6 +57,16 @@ def test_the_laws_find_a_network_that_mixes_the_rows_of_a_batch():
         check_causal(Centred(W, 4, context=3), torch.randn(B, T, W))
 
 
+def test_the_laws_find_steps_without_gradient():
+    class Still(WindowMLP):
+        def step(self, cache, *x, reset=None):
+            with torch.no_grad():
+                return super().step(cache, *x, reset=reset)
+
+    with pytest.raises(AssertionError, match="can be differentiated .*<- broken"):
+        check_causal(Still(W, 4, context=3), torch.randn(B, T, W))
+
+
 def test_what_is_no_causal_network_and_series_that_are_too_short_are_told_in_words():
     x, net = torch.randn(B, T, W), WindowMLP(W, 4, context=1)
     with pytest.raises(AssertionError, match="is a Causal: has context, cache and step .*<- broken"):

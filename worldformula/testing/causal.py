@@ -82,10 +82,16 @@ def _equal(laws: Laws, net: torch.nn.Module, series: tuple[Tensor, ...], reset: 
     named = "" if reset is None else ", with resets"
     leaves = tuple(s.detach().clone().requires_grad_() for s in series)
     whole = net(*leaves, reset=reset)
+    laws.equal(f"can be differentiated{named}", True, whole.requires_grad)
+    if not whole.requires_grad:
+        return
     weight = torch.linspace(0.5, 1.5, whole[0].numel(), dtype=whole.dtype, device=whole.device).view(whole[0].shape)
     wanted = torch.autograd.grad((whole.square() * weight).mean(), [*leaves, *net.parameters()], allow_unused=True)
     for how, sizes in (("steps", [1] * T), ("chunks", [2, 1, T - 3])):
         y = _steps(net, leaves, reset, sizes)
+        laws.equal(f"{how}: can be differentiated{named}", True, y.requires_grad)
+        if not y.requires_grad:
+            continue
         got = torch.autograd.grad((y.square() * weight).mean(), [*leaves, *net.parameters()], allow_unused=True)
         laws.equal(f"{how}: value{named}", whole.detach(), y.detach(), close)
         for place, (left, right) in enumerate(zip(wanted, got, strict=True)):

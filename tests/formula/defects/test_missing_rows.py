@@ -337,3 +337,11 @@ def test_an_expert_that_reads_what_is_made_of_an_absent_input_is_left_out(path):
     weight = torch.where(has[:, None], scale**-2, 0.0)
     expected = (loc * weight / (1 + weight)).sum(1)
     torch.testing.assert_close(run(loss, path, x=x, present={"x": has}, deterministic=True).value, expected)
+
+
+@PATHS
+def test_an_expert_of_the_step_before_is_refused_as_the_flags_are_those_of_another_step(path):
+    prior, q = Normal("p(z_t)", shape=2), Normal("q(z_t|x_{t-1})", nn.Linear(2, 4), shape=2)
+    x, has = torch.randn(2, 3, 2), torch.tensor([[True, False, True], [True, True, True]])
+    with refused("x_{t-1}", "some rows lack", "a variable of their own"):
+        run(Sum("t", KL(PoE([prior, q]), prior)), path, x=x, present={"x": has})

@@ -127,6 +127,11 @@ def _before(draft: Draft, variable: Variable, scope: Scope, by: object) -> str:
         now = keep_lag(draft, variable.at(0), lag - 1, source)
         variable = now.at(-1)
     if kind == "shift":
+        if now.key in draft.masked:
+            raise FormulaError(
+                f"{by} reads {variable}, and some rows lack {now} (present=), whose flags are those of step {now.index}"
+                f"\ngive the call the earlier steps as a variable of their own, with present= flags of their own"
+            )
         return draft.add(written.identifier, Op("", "shift", (str(source),), variable=variable, step=True))
     draft.carried.add(now)
     begin = draft.begins.get(now.key)
