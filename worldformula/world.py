@@ -359,10 +359,8 @@ class World(nn.Module):
             lead = values[0].shape[: values[0].ndim - self._rank(head.conditions[0].key)]
             flat = [v.reshape(-1, *v.shape[len(lead) :]) for v in values]
             own, _ = head.for_call({v.key: numbers[v.key] for v in head.symbols if v.key in numbers})
-            mean = torch.as_tensor(
-                own.head(*flat) if own.family is None else own.family.mean(own.params(*flat, batch=1))
-            )
-            found[name] = mean.reshape(*lead, *mean.shape[1:])
+            mean = own.head(*flat) if own.family is None else own.family.mean(own.params(*flat, batch=1))
+            found[name] = torch.as_tensor(mean).reshape(*lead, *torch.as_tensor(mean).shape[1:])
         return found
 
     def _rank(self, key: str) -> int:

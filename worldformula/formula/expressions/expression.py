@@ -103,8 +103,8 @@ class Expression(Standing, nn.Module):
             return self.program, rest
         kind = (frozenset(flags), going)
         if kind not in self._masked:
-            lowered = partial(lower, self.node, *kind)
-            self._masked[kind] = Program(lowered(), text(self.node), self.program.options, lowered)
+            plans = partial(lower, self.node, *kind)
+            self._masked[kind] = Program(plans(), text(self.node), self.program.options, plans)
         return self._masked[kind], rest | {f"present_{k}": v for k, v in flags.items()}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -297,8 +297,7 @@ def as_node(value: Expression | Number_) -> Node:
         return value.node
     if isinstance(value, Real) and not isinstance(value, bool):
         if not fits(value) or math.isnan(value):
-            got = "nan" if fits(value) else "one that is larger than floats go"
-            raise FormulaError(f"expected an expression or a number, got {got}")
+            raise FormulaError(f"expected an expression or a number, got {'nan' if fits(value) else 'too large a one'}")
         return Number(int(value) if isinstance(value, Integral) else float(value))
     hint = ""
     if isinstance(value, (Factor, Joint)):
