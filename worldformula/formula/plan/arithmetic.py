@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from worldformula.errors import FormulaError, ShapeError, table
 from worldformula.formula.plan.draft import Draft
 from worldformula.formula.plan.plan import Op, Ref
@@ -27,8 +29,12 @@ def binary(draft: Draft, op: str, left: Ref, right: Ref) -> Ref:
 
 
 def _event(draft: Draft, *refs: Ref | None) -> tuple[int, ...] | None:
-    """The event shape of values that are combined, where one is declared; unlike ones would broadcast in silence."""
-    found = {ref: draft.events[ref] for ref in refs if isinstance(ref, str) and draft.events.get(ref)}
+    """The event shape of values that are combined, where one is declared; unlike ones would broadcast in silence.
+
+    An event of one number, as a scale ``[B, 1]``, meets every element of the other.
+    """
+    known = {ref: draft.events[ref] for ref in refs if isinstance(ref, str) and draft.events.get(ref)}
+    found = {ref: shape for ref, shape in known.items() if math.prod(shape) != 1} or known
     if len({*found.values()}) > 1:
         rows = [(draft.label(ref), list(shape)) for ref, shape in found.items()]
         raise ShapeError(
