@@ -70,8 +70,7 @@ class Family(ABC):
     ``default_rank`` (event axes where no shape is declared), ``class_axes`` (axes that the parameters have beyond the
     value: 1 for the classes of a categorical; see `axes` where they differ), ``joint`` (how many of an event's last
     axes are one draw, whose density is no sum over them: 1 for a vector with a covariance; None for the whole event),
-    ``reference`` (``"module:Class"`` of a distribution that must agree; read only by the laws of
-    `worldformula.testing`; empty where there is none).
+    ``reference`` (``"module:Class"`` of a distribution that must agree, for the laws of `worldformula.testing`).
     """
 
     name: ClassVar[str]
@@ -111,9 +110,8 @@ class Family(ABC):
         ``head`` is the output of a network: one tensor, split equally along its last axis into the parameters that
         are not ``fixed``, each then constrained; or a mapping of parameters that are taken as they are; or None for
         the standard distribution of `constants`. For a declared event ``shape`` a tensor ends either flat, in
-        ``k·prod(shape)`` features, or in ``(*shape[:-1], k·shape[-1])``, with k free parameters. (Where both readings
-        fit, because all leading event axes are 1, it has those axes if it has a batch axis in front of them too.)
-        Without a shape the last axis alone is split.
+        ``k·prod(shape)`` features, or in ``(*shape[:-1], k·shape[-1])``, with k free parameters. (Where both fit, as
+        all leading event axes are 1, it has those if it has a batch axis too.) Without a shape the last axis is split.
 
         Raises `HeadError` on a width that does not split and on names that the family does not know.
         """
@@ -134,10 +132,8 @@ class Family(ABC):
             found = self._constants_or_raise(shape, free)
         elif isinstance(head, Tensor):
             if not free:
-                raise HeadError(
-                    f"{self.name}: every parameter ({', '.join(self.parameters)}) is fixed, so a network has nothing "
-                    f"to give. Drop the network, or one of the keywords {', '.join(fixed)}."
-                )
+                told = f"every parameter ({', '.join(self.parameters)}) is fixed, so a network has nothing to give"
+                raise HeadError(f"{self.name}: {told}. Drop the network, or one of the keywords {', '.join(fixed)}.")
             found = dict(zip(free, self.constrain(self.split(head, shape, free), free, shape), strict=True))
         else:
             found = self.accept(self.named_head(head, shape), shape, "the head")
@@ -194,10 +190,9 @@ class Family(ABC):
             return head.read(lambda name: self.axes(self.alternatives.get(name, name), rank))
         if isinstance(head, Mapping):
             return head
-        names = ", ".join(f"{name!r}: ..." for name in self.parameters)
         raise HeadError(
-            f"{self.name}: expected a head of one tensor, got {type(head).__name__}. Join its parts by "
-            f"torch.cat([...], -1), or return the parameters by name, {{{names}}}."
+            f"{self.name}: expected a head of one tensor, got {type(head).__name__}. Join its parts by torch.cat([...], "
+            f"-1), or return the parameters by name, {{{', '.join(f'{name!r}: ...' for name in self.parameters)}}}."
         )
 
     def accept(self, given: Mapping[str, Parameter], shape: Shape | None, whose: str) -> dict[str, Parameter]:

@@ -93,16 +93,14 @@ class Expression(Standing, nn.Module):
 
     def _program_for(self, inputs: dict[str, Any]) -> tuple[Program, dict[str, Any]]:
         """The program for a call, which is another with flags of present rows or from a start; and its inputs."""
-        rest = dict(by_keyword({k: v for k, v in inputs.items() if k != "present"}))
-        plan = self.program.plan
+        rest, plan = dict(by_keyword({k: v for k, v in inputs.items() if k != "present"})), self.program.plan
         going = rest.get("start") is not None and bool(plan.begins) and plan.reset is None
-        flags = {} if inputs.get("present") is None else inputs["present"]
-        flags = by_keyword(flags) if isinstance(flags, dict) else flags
+        given = {} if inputs.get("present") is None else inputs["present"]
+        flags = by_keyword(given) if isinstance(given, dict) else given
         check_present(plan, flags, rest)
-        if not flags and not going:
+        if not (flags or going):
             return self.program, rest
-        kind = (frozenset(flags), going)
-        if kind not in self._masked:
+        if (kind := (frozenset(flags), going)) not in self._masked:
             plans = partial(lower, self.node, *kind)
             self._masked[kind] = Program(plans(), text(self.node), self.program.options, plans)
         return self._masked[kind], rest | {f"present_{k}": v for k, v in flags.items()}
@@ -383,10 +381,8 @@ def sg(x: Any) -> Any:
     match x:
         case Expression():
             return Expression(StopGradient(x.node))
-        case Factor():
-            return Stopped(x, stopped=True)
-        case Use():
-            return Stopped(x.factor, stopped=True)
+        case Factor() | Use():
+            return Stopped(x if isinstance(x, Factor) else x.factor, stopped=True)
         case Joint():
             stopped = Joint(*(Use(u.factor, stopped=True) for u in x.uses))
             return stopped.marginal(*(v.key for v in x.hidden)) if x.hidden else stopped

@@ -296,7 +296,11 @@ class Factor(Multiplied, nn.Module):
             return with_ones(head, lead, batch)
         before = head.shape[:-1]
         inputs = [c for c in conditions if isinstance(c, Tensor)]
-        if head.ndim > len(lead) + 1 and before[-len(lead) :] == lead and all(_begins(c, before) for c in inputs):
+        if (
+            head.ndim > len(lead) + 1
+            and before[-len(lead) :] == lead
+            and all(c.shape[: len(before)] == before for c in inputs)
+        ):
             rows = [("head", f"[..., {', '.join(map(str, (*lead, 'n')))}] or [..., n]", list(head.shape))]
             raise HeadError(
                 f"{self}: the axes of size 1 in front of the last may be of the batch or of the event {self.shape}\n"
@@ -378,11 +382,6 @@ class Factor(Multiplied, nn.Module):
             return self.family.log_prob(spread(params, value, self), value, self.rank)
 
 
-def _begins(condition: Tensor, batch: Sequence[int]) -> bool:
-    """Whether the first axes of a condition may be these batch axes."""
-    return tuple(condition.shape[: len(batch)]) == tuple(batch)
-
-
 @contextmanager
 def naming(factor: Factor) -> Iterator[None]:
     """Errors inside name the factor."""
@@ -396,7 +395,6 @@ def naming(factor: Factor) -> Iterator[None]:
 
 def spread(params: tuple[Any, ...], like: Tensor, factor: Factor) -> tuple[Any, ...]:
     """Give the parameters of a factor without conditions the batch axes of ``like`` (a view)."""
-    if not factor.unbatched:
+    if not factor.unbatched or factor.family is None:
         return params
-    assert factor.family is not None
     return factor.family.expand(params, tuple(like.shape[: like.ndim - factor.rank]), factor.rank)
