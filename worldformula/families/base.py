@@ -191,8 +191,8 @@ class Family(ABC):
         if isinstance(head, Mapping):
             return head
         raise HeadError(
-            f"{self.name}: expected a head of one tensor, got {type(head).__name__}. Join its parts by torch.cat([...], "
-            f"-1), or return the parameters by name, {{{', '.join(f'{name!r}: ...' for name in self.parameters)}}}."
+            f"{self.name}: expected a head of one tensor, got {type(head).__name__}. Join its parts by "
+            f"torch.cat([...], -1), or return them by name, {{{': ..., '.join(map(repr, self.parameters))}: ...}}."
         )
 
     def accept(self, given: Mapping[str, Parameter], shape: Shape | None, whose: str) -> dict[str, Parameter]:

@@ -15,7 +15,6 @@ from worldformula import (
     Deterministic,
     E,
     Mean,
-    MoE,
     Normal,
     Sum,
     Symbol,
@@ -163,15 +162,6 @@ def test_data_factors_give_numbers_to_formulas_and_classes_to_networks(path):
     loss = E(Data("p_data(k)", shape=()) * f, norm2(Value("y", shape=1)) + Value("k") ** 30)
     right = net(k).squeeze(-1).square() + k.float() ** 30
     torch.testing.assert_close(run(loss, path, k=k).value, right)
-
-
-@PATHS
-def test_rows_that_lack_what_is_computed_with(path):
-    q = MoE([Normal("p(z)", shape=1), Normal("q(z|a)", lambda a: a.float(), shape=1, scale=1.0)])
-    a, there = torch.tensor([[200], [100]], dtype=torch.uint8), torch.tensor([True, True])
-    loss = E(q, total(Value("a", shape=1)) * 2, samples=2)
-    found = run(loss, path, a=a, present={"a": there}, seed=0).value
-    torch.testing.assert_close(found.reshape(-1, 2)[0], torch.tensor([400.0, 200.0]))
 
 
 # ------------------------------------------------------------------------------------------------ which numbers, where
