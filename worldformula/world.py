@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from worldformula.display import grouped
-from worldformula.errors import FormulaError, MissingInputError, ShapeError, UnknownVariableError, near, table
+from worldformula.errors import FormulaError, ShapeError, UnknownVariableError, near, table
 from worldformula.formula.code.program import Out
-from worldformula.formula.code.rollout import Rollout, carry_of, clock_of, starts
+from worldformula.formula.code.rollout import Rollout, carry_of, clock_of, require, starts
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.factors.joint import Factor, Joint
 from worldformula.formula.plan.histories import held, lags, memories, refuse_ahead
@@ -155,7 +155,7 @@ class World(nn.Module):
         rollout = self._filter if start is None else self._go_on
         wanted = [k for k, op in rollout.program.plan.inputs.items() if op.kind != "symbol"]
         if missing := ", ".join(k + "=..." for k in wanted if k not in batch):
-            _require("filter needs", wanted, batch, "series [B, T, ...]", f"pass {missing} in the batch")
+            require("filter needs", wanted, batch, "series [B, T, ...]", f"pass {missing} in the batch")
         start = None if start is None else carry_of(rollout, start)
         out = rollout(**{k: batch[k] for k in wanted}, start=start, **options)
         samples = out.samples
@@ -176,7 +176,7 @@ class World(nn.Module):
         """
         refuse_ahead("observe", self._go_on.program.plan)
         wanted = (*self.carried, *self.memory, *self.shifted)
-        _require("observe: the state lacks", wanted, state, "state", "add the action taken in it under its own name")
+        require("observe: the state lacks", wanted, state, "state", "add the action taken in it under its own name")
         series = {k: v.unsqueeze(1) for k, v in observation.items()}
         # The filter reads these series at t−1, which is the start; the value of this step is never read.
         inputs = self._go_on.program.inputs
@@ -238,7 +238,7 @@ class World(nn.Module):
         """
         refuse_ahead("imagine", self._imagine.program.plan)
         wanted = (*self.carried, *self._imagine.memories)
-        _require("imagine: the start lacks", wanted, start, "carried", "pass a state of filter, observe or initial")
+        require("imagine: the start lacks", wanted, start, "carried", "pass a state of filter, observe or initial")
         start = {k: start[k] for k in wanted}
         lead = self._lead({k: start[k] for k in self.carried})
         if len(lead) != 1 and self._imagine.memories:
@@ -354,13 +354,14 @@ class World(nn.Module):
                 known = ", ".join(self.heads)
                 raise UnknownVariableError(f"no head predicts {name!r}; these are: {known}.{near(name, self.heads)}")
             head = self.heads[name]
-            _require(f"decode: {head} needs", map(held, head.conditions), states, "state", "pass states of filter")
+            require(f"decode: {head} needs", map(held, head.conditions), states, "state", "pass states of filter")
             values = [states[held(c)] for c in head.conditions]
             lead = values[0].shape[: values[0].ndim - self._rank(head.conditions[0].key)]
             flat = [v.reshape(-1, *v.shape[len(lead) :]) for v in values]
             own, _ = head.for_call({v.key: numbers[v.key] for v in head.symbols if v.key in numbers})
-            mean = own.head(*flat) if own.family is None else own.family.mean(own.params(*flat, batch=1))
-            found[name] = torch.as_tensor(mean).reshape(*lead, *torch.as_tensor(mean).shape[1:])
+            value = own.head(*flat) if own.family is None else own.family.mean(own.params(*flat, batch=1))
+            mean = torch.as_tensor(value)
+            found[name] = mean.reshape(*lead, *mean.shape[1:])
         return found
 
     def _rank(self, key: str) -> int:
@@ -387,13 +388,6 @@ class World(nn.Module):
                     + table(("variable", "needed by", "got"), needed)
                     + f"\na state holds what goes from step to step: {', '.join(imagined)}"
                 )
-
-
-def _require(what: str, wanted: Iterable[str], given: Mapping[str, Any], kind: str, advice: str) -> None:
-    """Raises `MissingInputError` where one of these is not given, with a table of all."""
-    rows = [(key, kind, "given" if key in given else "missing") for key in wanted]
-    if missing := ", ".join(key for key, _, got in rows if got == "missing"):
-        raise MissingInputError(f"{what} {missing}\n" + table(("variable", "declared", "got"), rows) + f"\n{advice}")
 
 
 def _joint(product: Joint | Factor) -> Joint:

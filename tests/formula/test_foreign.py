@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from worldformula import KL, E, Expression, Mixture, Normal, log
-from worldformula.families import NormalFamily
+from worldformula import KL, E, Entropy, Expression, Mixture, Normal, log
+from worldformula.errors import NoClosedFormError
+from worldformula.families import NormalFamily, kl_pair
 from worldformula.families.base import Params
 from worldformula.families.writing import Sign
 from worldformula.formula.factors.joint import Factor
@@ -44,6 +46,34 @@ def test_a_family_of_ones_own_is_bound() -> None:
     noise = torch.ones(5, 2)
     drawn = loss(x=torch.zeros(5, 3), noise={"z": noise}).samples["z"]
     torch.testing.assert_close(drawn, q.sample(x=torch.zeros(5, 3), noise=noise))
+
+
+def test_closed_forms_are_of_a_density_and_not_inherited_beside_another() -> None:
+    """Half as wide a density: KL and entropy of the Normal would be those of another distribution."""
+
+    @dataclass(frozen=True)
+    class Narrow(NormalFamily):
+        name: ClassVar[str] = "narrow"
+
+        def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
+            loc, scale = params
+            return super().log_prob((loc, 0.5 * scale), value, rank)
+
+        def sample(self, params: Params, noise: Tensor) -> Tensor:
+            loc, scale = params
+            return super().sample((loc, 0.5 * scale), noise)
+
+    q, p = Factor("q(z|x)", nn.Linear(3, 4), family=Narrow(), shape=2), Normal("p(z)", shape=2)
+    assert kl_pair(q.family, p.family) is None
+    with pytest.raises(NoClosedFormError, match=r"Entropy\(q\(z\|x\)\): no closed form for narrow"):
+        Entropy(q)(x=torch.zeros(5, 3))
+    x = torch.randn(400, 3)
+    loc, scale = q.params(x)
+    own = torch.distributions.Normal(loc, 0.5 * scale)
+    right = torch.distributions.kl_divergence(own, torch.distributions.Normal(0.0, 1.0)).sum(-1)
+    draws = KL(q, p, samples=400)(x=x, seed=0).value
+    assert abs(draws - right).mean() < 0.1 * right.mean()
+    assert kl_pair(wide_family(), p.family) is kl_pair(p.family, p.family)  # the density says what it is
 
 
 def test_a_family_of_ones_own_is_a_component() -> None:

@@ -194,7 +194,7 @@ def test_what_is_saved_goes_on_to_the_last_bit(order) -> None:
 
 
 def test_a_further_term_shifts_no_draw_of_another() -> None:
-    parts, rows = Parts(), data()
+    rows = data()
     noisy = E(Normal("q(z|x)", nn.Linear(X, 2 * Z), shape=Z), norm2(Value("z"))).mean()
     more = E(Normal("q(s|x)", nn.Linear(X, 2 * Z), shape=Z), norm2(Value("s"))).mean()
     nets = list(noisy.children())
@@ -206,7 +206,6 @@ def test_a_further_term_shifts_no_draw_of_another() -> None:
     x = {"x": rows["x"]}
     assert torch.equal(alone.run(x, seed=3)["noisy"].value, both.run(x, seed=3)["noisy"].value)
     assert not torch.equal(alone.run(x, seed=3)["noisy"].value, alone.run(x, seed=4)["noisy"].value)
-    del parts
 
 
 def test_what_cannot_be_an_objective_is_refused() -> None:

@@ -11,10 +11,11 @@ import importlib
 import pkgutil
 
 from worldformula.families.autoregressive import AutoregressiveFamily
-from worldformula.families.base import Family, Params, kl_pair, register_kl
+from worldformula.families.base import Family, Params
 from worldformula.families.bernoulli import BernoulliFamily, bernoulli
 from worldformula.families.beta import BetaFamily, beta
 from worldformula.families.categorical import CategoricalFamily, categorical
+from worldformula.families.closed import kl_pair, register_kl
 from worldformula.families.dirichlet import DirichletFamily, dirichlet
 from worldformula.families.discretised_logistic import DiscretisedLogisticFamily, discretised_logistic
 from worldformula.families.experts import ExpertsFamily, log_shares, mixed, poe

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -49,12 +49,11 @@ from worldformula.families.tensors import (
 from worldformula.families.writing import Sign, SourceLines
 
 __all__ = [
-    "NOTHING", "ClosedKL", "Family", "Opaque", "Parameter", "Params", "Shape", "Unfoldable", "affine", "broadcast",
-    "checked", "draw_class", "has_tensor", "kl_pair", "log_mix", "log_probs", "register_kl", "require_event",
+    "NOTHING", "Family", "Opaque", "Parameter", "Params", "Shape", "Unfoldable", "affine", "broadcast",
+    "checked", "draw_class", "has_tensor", "log_mix", "log_probs", "require_event",
     "require_same", "shape_of", "size", "split_head", "split_vectors", "total", "uniform", "wide", "widen",
 ]  # fmt: skip
 
-ClosedKL: TypeAlias = Callable[..., Parameter]
 FEW = 4096  # values that an enumeration may have
 NOTHING: Mapping[str, Parameter] = MappingProxyType({})
 
@@ -89,6 +88,13 @@ class Family(ABC):
     defining: ClassVar[tuple[str, ...]] = ()
     reference: ClassVar[str] = ""
     asked: ClassVar[tuple[Given, ...]] = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """A subclass with a density of its own has none of the closed forms of the density that it replaces."""
+        super().__init_subclass__(**options)
+        for name in ("entropy", "kl"):
+            if "log_prob" in vars(cls) and name not in vars(cls):
+                setattr(cls, name, getattr(Family, name))
 
     def __post_init__(self) -> None:
         """Settings as plain Python numbers, or `Given` by the call; raises `ConfigError` where one is no number."""
@@ -192,7 +198,7 @@ class Family(ABC):
             return head
         raise HeadError(
             f"{self.name}: expected a head of one tensor, got {type(head).__name__}. Join its parts by "
-            f"torch.cat([...], -1), or return them by name, {{{': ..., '.join(map(repr, self.parameters))}: ...}}."
+            f"torch.cat([...], -1), or return them by name, {{{', '.join(f'{n!r}: ...' for n in self.parameters)}}}."
         )
 
     def accept(self, given: Mapping[str, Parameter], shape: Shape | None, whose: str) -> dict[str, Parameter]:
@@ -367,34 +373,3 @@ class Family(ABC):
     def source_lines(self) -> SourceLines | None:
         """The family's maths as source text for one event axis, or None where emitted code calls the methods."""
         return None
-
-
-# --------------------------------------------------------------------------------------------- closed KLs
-
-_CLOSED: dict[tuple[type[Family], type[Family]], ClosedKL] = {}
-
-
-def register_kl(q: type[Family], p: type[Family]) -> Callable[[ClosedKL], ClosedKL]:
-    """Decorator: ``f(q_params, p_params, rank, shape=None)`` is the closed KL of these two families."""
-
-    def register(function: ClosedKL) -> ClosedKL:
-        _CLOSED[q, p] = function
-        return function
-
-    return register
-
-
-def kl_pair(q: Family, p: Family) -> ClosedKL | None:
-    """The closed KL(q ‖ p) of two families, ``f(q_params, p_params, rank, shape=None)``, or None if there is none.
-
-    It is registered for the pair, or the family's own `Family.kl` where both are of one class; in both cases the two
-    must agree about the settings that decide which values there are.
-    """
-    settings = ((getattr(q, name), getattr(p, name, None)) for name in q.defining)
-    if any(a != b and None not in (a, b) for a, b in settings):
-        return None
-    for a in type(q).__mro__:
-        for b in type(p).__mro__:
-            if (a, b) in _CLOSED:
-                return _CLOSED[a, b]
-    return q.kl if type(q) is type(p) and type(q).kl is not Family.kl else None

@@ -24,7 +24,6 @@ from worldformula.families.base import (
     Parameter,
     Params,
     Shape,
-    register_kl,
     require_event,
     require_same,
     total,
@@ -32,6 +31,7 @@ from worldformula.families.base import (
     wide,
     widen,
 )
+from worldformula.families.closed import register_kl
 from worldformula.families.domains import UNIT, Domain
 from worldformula.families.tensors import finite, floating
 from worldformula.families.writing import Sign, SourceLines

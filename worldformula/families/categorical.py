@@ -27,7 +27,6 @@ from worldformula.families.base import (
     draw_class,
     log_mix,
     log_probs,
-    register_kl,
     require_event,
     require_same,
     split_head,
@@ -35,6 +34,7 @@ from worldformula.families.base import (
     uniform,
     wide,
 )
+from worldformula.families.closed import register_kl
 from worldformula.families.domains import LOGITS, WEIGHTS, Domain, levels_of, told
 from worldformula.families.tensors import is_flat
 from worldformula.families.writing import Sign

@@ -18,13 +18,13 @@ from worldformula.families.base import (
     Shape,
     broadcast,
     has_tensor,
-    register_kl,
     require_event,
     require_same,
     total,
     wide,
     widen,
 )
+from worldformula.families.closed import register_kl
 from worldformula.families.low_rank_normal import LowRankNormalFamily, low_rank_normal
 from worldformula.families.multivariate_normal import MultivariateNormalFamily, multivariate_normal
 from worldformula.families.normal import NormalFamily, normal

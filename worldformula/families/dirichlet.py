@@ -27,7 +27,6 @@ from worldformula.families.base import (
     Params,
     Shape,
     has_tensor,
-    register_kl,
     require_event,
     require_same,
     shape_of,
@@ -35,6 +34,7 @@ from worldformula.families.base import (
     uniform,
     widen,
 )
+from worldformula.families.closed import register_kl
 from worldformula.families.domains import POSITIVE, SHARES, Domain
 from worldformula.families.special import (
     digamma,

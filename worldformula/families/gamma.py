@@ -24,13 +24,13 @@ from worldformula.families.base import (
     Params,
     Shape,
     has_tensor,
-    register_kl,
     require_same,
     shape_of,
     total,
     uniform,
     widen,
 )
+from worldformula.families.closed import register_kl
 from worldformula.families.domains import FROM_0, POSITIVE, Domain
 from worldformula.families.special import (
     digamma,

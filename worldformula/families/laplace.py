@@ -24,13 +24,13 @@ from worldformula.families.base import (
     Params,
     Shape,
     has_tensor,
-    register_kl,
     require_same,
     shape_of,
     total,
     uniform,
     widen,
 )
+from worldformula.families.closed import register_kl
 from worldformula.families.domains import POSITIVE, REAL, Domain
 from worldformula.families.special import exp, inside, log, matching, positive, require_floor, require_positive, summed
 from worldformula.families.writing import Sign

@@ -23,12 +23,12 @@ from worldformula.families.base import (
     Params,
     Shape,
     has_tensor,
-    register_kl,
     require_same,
     shape_of,
     total,
     widen,
 )
+from worldformula.families.closed import register_kl
 from worldformula.families.domains import POSITIVE, Domain
 from worldformula.families.special import (
     exp,

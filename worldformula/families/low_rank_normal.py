@@ -32,12 +32,12 @@ from worldformula.families.base import (
     Params,
     Shape,
     has_tensor,
-    register_kl,
     require_event,
     require_same,
     split_vectors,
     total,
 )
+from worldformula.families.closed import register_kl
 from worldformula.families.domains import POSITIVE, REAL, Domain
 from worldformula.families.special import precise, rounded
 from worldformula.families.tensors import floating

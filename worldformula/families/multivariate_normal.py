@@ -29,7 +29,6 @@ from worldformula.families.base import (
     Shape,
     affine,
     has_tensor,
-    register_kl,
     require_event,
     require_same,
     split_vectors,
@@ -37,6 +36,7 @@ from worldformula.families.base import (
     wide,
     widen,
 )
+from worldformula.families.closed import register_kl
 from worldformula.families.domains import COVARIANCE, REAL, TRIANGLE, Domain
 from worldformula.families.writing import Sign
 

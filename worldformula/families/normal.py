@@ -28,7 +28,6 @@ from worldformula.families.base import (
     Shape,
     affine,
     has_tensor,
-    register_kl,
     require_event,
     require_same,
     shape_of,
@@ -36,6 +35,7 @@ from worldformula.families.base import (
     total,
     widen,
 )
+from worldformula.families.closed import register_kl
 from worldformula.families.domains import POSITIVE, REAL, Domain
 from worldformula.families.tensors import floating, is_number
 from worldformula.families.writing import Sign, SourceLines

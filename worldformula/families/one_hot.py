@@ -25,13 +25,13 @@ from worldformula.families.base import (
     Shape,
     log_mix,
     log_probs,
-    register_kl,
     require_event,
     require_same,
     total,
     uniform,
     wide,
 )
+from worldformula.families.closed import register_kl
 from worldformula.families.domains import LOGITS, SHARES, WEIGHTS, Domain
 from worldformula.families.writing import Sign
 

@@ -12,19 +12,10 @@ import math
 import torch
 from torch import Tensor
 
-from worldformula.families.base import (
-    Family,
-    Parameter,
-    Params,
-    Shape,
-    has_tensor,
-    register_kl,
-    require_same,
-    shape_of,
-    widen,
-)
+from worldformula.families.base import Family, Parameter, Params, Shape, has_tensor, require_same, shape_of, widen
 from worldformula.families.bernoulli import BernoulliFamily, bernoulli
 from worldformula.families.beta import BetaFamily, beta
+from worldformula.families.closed import register_kl
 from worldformula.families.gamma import GammaFamily, gamma
 from worldformula.families.laplace import LaplaceFamily, laplace
 from worldformula.families.normal import NormalFamily, normal

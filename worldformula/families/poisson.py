@@ -23,12 +23,12 @@ from worldformula.families.base import (
     Params,
     Shape,
     has_tensor,
-    register_kl,
     require_same,
     shape_of,
     total,
     uniform,
 )
+from worldformula.families.closed import register_kl
 from worldformula.families.domains import COUNT, FROM_0, Domain
 from worldformula.families.special import (
     dtype_of,

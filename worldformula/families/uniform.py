@@ -26,7 +26,6 @@ from worldformula.families.base import (
     Params,
     Shape,
     has_tensor,
-    register_kl,
     require_same,
     shape_of,
     total,
@@ -34,6 +33,7 @@ from worldformula.families.base import (
     widen,
 )
 from worldformula.families.base import uniform as uniform_noise
+from worldformula.families.closed import register_kl
 from worldformula.families.domains import POSITIVE, REAL, Domain, told
 from worldformula.families.special import dtype_of, log, matching, positive, require_floor, summed
 from worldformula.families.writing import Sign

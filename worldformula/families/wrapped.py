@@ -25,18 +25,8 @@ from torch.distributions import Distribution, kl_divergence, transform_to
 from torch.distributions.constraints import _Dependent
 
 from worldformula.errors import FormulaError, HeadError, NoClosedFormError, ShapeError
-from worldformula.families.base import (
-    NOTHING,
-    Family,
-    Parameter,
-    Params,
-    Shape,
-    register_kl,
-    require_same,
-    split_head,
-    total,
-    wide,
-)
+from worldformula.families.base import NOTHING, Family, Parameter, Params, Shape, require_same, split_head, total, wide
+from worldformula.families.closed import register_kl
 from worldformula.families.domains import Domain, told
 from worldformula.families.objects import Wrapper, draw
 from worldformula.families.writing import Sign

@@ -14,22 +14,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from worldformula.errors import ConfigError, FormulaError, UnknownVariableError, near, table
+from worldformula.errors import FormulaError, UnknownVariableError, near
 from worldformula.formula.code.program import Out
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.expressions.sums import together
 from worldformula.formula.plan.plan import Plan
 from worldformula.formula.print.notebook import parts_html
-from worldformula.formula.syntax.networks import register_networks
-from worldformula.formula.syntax.nodes import factors, initial_of
+from worldformula.training.players import Order, check_moved, check_order, check_turns, register, weights_of
 from worldformula.training.seeding import derived
-
-Order = Literal["alternating", "simultaneous"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,15 +54,12 @@ class Player:
     def __post_init__(self) -> None:
         if not isinstance(self.loss, Expression):
             raise FormulaError(f"a player minimises an expression, got {type(self.loss).__name__}")
-        if isinstance(self.moves, nn.Module) or not all(isinstance(m, nn.Module) for m in self.moves):
-            raise FormulaError("a player moves a list of factors or modules: Player(loss, moves=[decode])")
-        if self.every < 1:
-            raise ConfigError(f"expected every= of at least 1, got {self.every}")
+        written = "a player moves a list of factors or modules: Player(loss, moves=[decode])"
+        check_turns(self.moves, self.every, written)
 
     def parameters(self) -> list[nn.Parameter]:
         """What it moves, each once."""
-        own = {id(p): p for module in self.moves for p in module.parameters() if p.requires_grad}
-        return list(own.values())
+        return weights_of(self.moves)
 
 
 class Game(nn.Module):
@@ -83,36 +77,23 @@ class Game(nn.Module):
 
     def __init__(self, order: Order = "alternating", **players: Player) -> None:
         super().__init__()
-        if order not in ("alternating", "simultaneous"):
-            raise ConfigError(f"expected order='alternating' or 'simultaneous', got {order!r}")
+        check_order(order)
         if not players or not all(isinstance(p, Player) for p in players.values()):
             raise FormulaError("expected players by name: Game(d=Player(...), g=Player(...))")
         self.order: Order = order
         # Kept out of the module tree: the expressions hold the same networks, which must appear once in the state_dict.
         self.__dict__["players"] = dict(players)
         self.__dict__["_together"] = {}
-        nodes = [p.loss.node for p in players.values()]
-        used = {id(f): f for node in nodes for f in factors(node)}
-        initial = next((found for node in nodes if (found := initial_of(node)) is not None), None)
-        register_networks(self, list(used.values()), initial)
+        register(self, [p.loss for p in players.values()])
         self._check()
 
     def _check(self) -> None:
         """Every parameter has one player that moves it."""
-        names = {id(p): name for name, p in self.named_parameters() if p.requires_grad}
-        moved: dict[int, list[str]] = {key: [] for key in names}
-        for name, player in self.players.items():
-            for p in player.parameters():
-                if id(p) not in moved:
-                    raise FormulaError(f"{name} moves a module that no player's expression reads")
-                moved[id(p)].append(name)
-        wrong = [(names[key], " and ".join(who) or "nobody") for key, who in moved.items() if len(who) != 1]
-        if wrong:
-            raise FormulaError(
-                "every parameter of a game is moved by one player\n"
-                + table(("parameter", "moved by"), wrong[:8])
-                + "\nlist its factor in moves= of one player, or freeze it: requires_grad_(False)"
-            )
+        moved = {name: player.parameters() for name, player in self.players.items()}
+        read = {id(p) for p in self.parameters()}
+        if unread := [name for name, own in moved.items() if any(id(p) not in read for p in own)]:
+            raise FormulaError(f"{unread[0]} moves a module that no player's expression reads")
+        check_moved(self, moved, "of a game")
 
     def __repr__(self) -> str:
         return f"<Game {self.order}, {', '.join(f'{name}: {player.loss!r}' for name, player in self.players.items())}>"

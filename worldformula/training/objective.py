@@ -22,12 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from worldformula.errors import ConfigError, FormulaError, UnknownVariableError, near, table
+from worldformula.errors import ConfigError, FormulaError, UnknownVariableError, near
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.print.notebook import parts_html
-from worldformula.formula.syntax.networks import register_networks
-from worldformula.formula.syntax.nodes import Group, factors, initial_of
-from worldformula.training.game import Order
+from worldformula.formula.syntax.nodes import Group
+from worldformula.training.players import Order, check_moved, check_order, check_turns, register, weights_of
 from worldformula.training.seeding import derived
 from worldformula.training.slow import followers
 
@@ -57,15 +56,12 @@ class Minimises:
     def __post_init__(self) -> None:
         if not isinstance(self.weights, Mapping) or not self.weights:
             raise FormulaError("expected weights of terms, such as Minimises({'world': 1.0}, moves=[...])")
-        if isinstance(self.moves, nn.Module) or not all(isinstance(m, nn.Module) for m in self.moves):
-            raise FormulaError("expected a list of factors or modules: Minimises({...}, moves=[world, policy])")
-        if self.every < 1:
-            raise ConfigError(f"expected every= of at least 1, got {self.every}")
+        written = "expected a list of factors or modules: Minimises({...}, moves=[world, policy])"
+        check_turns(self.moves, self.every, written)
 
     def parameters(self) -> list[nn.Parameter]:
         """What it moves, each once."""
-        own = {id(p): p for module in self.moves for p in module.parameters() if p.requires_grad}
-        return list(own.values())
+        return weights_of(self.moves)
 
     def __str__(self) -> str:
         return " + ".join(part if w == 1 else f"{w:g} {part}" for part, w in self.weights.items())
@@ -97,16 +93,12 @@ class Objective(nn.Module):
         attached: Collection[str] = (), **players: Minimises,
     ) -> None:  # fmt: skip
         super().__init__()
-        if order not in ("alternating", "simultaneous"):
-            raise ConfigError(f"expected order='alternating' or 'simultaneous', got {order!r}")
+        check_order(order)
         self.order: Order = order
         self.attached = frozenset(attached)
         # Kept out of the module tree: the expressions hold the same networks, which must appear once in the state_dict.
         self.__dict__.update(players=dict(players), terms=dict(terms), data=dict(data), read={})
-        nodes = [term.node for term in self.terms.values() if term is not None]
-        used = {id(f): f for node in nodes for f in factors(node)}
-        initial = next((found for node in nodes if (found := initial_of(node)) is not None), None)
-        register_networks(self, list(used.values()), initial)
+        register(self, [term for term in self.terms.values() if term is not None])
         self.parts = self._parts()
         self._check()
 
@@ -132,15 +124,8 @@ class Objective(nn.Module):
                     )
         for name in {*self.data, *self.attached} - set(self.terms):
             raise UnknownVariableError(f"data of {name!r}, which is no term.{near(name, self.terms)}")
-        moved = [id(p) for player in self.players.values() for p in player.parameters()]
-        names = {id(p): name for name, p in self.named_parameters() if p.requires_grad}
-        wrong = [(name, f"{moved.count(key)} players") for key, name in names.items() if moved.count(key) != 1]
-        if wrong:
-            raise FormulaError(
-                "every parameter that the terms read is moved by one player\n"
-                + table(("parameter", "moved by"), wrong[:8])
-                + "\nlist its factor in moves= of one player, or freeze it: requires_grad_(False)"
-            )
+        moved = {name: player.parameters() for name, player in self.players.items()}
+        check_moved(self, moved, "that the terms read")
 
     def __repr__(self) -> str:
         return f"<Objective {self.order}, {', '.join(f'{name}: {term!r}' for name, term in self.terms.items())}>"

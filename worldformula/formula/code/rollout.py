@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from worldformula.display import Source
-from worldformula.errors import FormulaError
+from worldformula.errors import FormulaError, MissingInputError, table
 from worldformula.formula.code.program import Out, Program
 from worldformula.formula.factors.joint import Joint
 from worldformula.formula.plan.lower import lower_rollout
@@ -106,3 +106,10 @@ def clock_of(loss: Node) -> OverTime:
             return node
         waiting += children(node)
     raise FormulaError("expected a loss over time, e.g. Sum('t', step, reset='first').mean()")
+
+
+def require(what: str, wanted: Iterable[str], given: Mapping[str, Any], kind: str, advice: str) -> None:
+    """Raises `MissingInputError` where one of these is not given, with a table of all."""
+    rows = [(key, kind, "given" if key in given else "missing") for key in wanted]
+    if missing := ", ".join(key for key, _, got in rows if got == "missing"):
+        raise MissingInputError(f"{what} {missing}\n" + table(("variable", "declared", "got"), rows) + f"\n{advice}")

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from worldformula.errors import FormulaError, NoClosedFormError, table
-from worldformula.families.base import kl_pair
+from worldformula.families.closed import kl_pair
 from worldformula.families.writing import Sign
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.ops.base import (

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from worldformula.errors import FormulaError, NoClosedFormError, table
-from worldformula.families.base import kl_pair
+from worldformula.families.closed import kl_pair
 from worldformula.families.writing import Sign
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.factors.joint import as_uses

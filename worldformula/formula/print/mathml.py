@@ -66,8 +66,8 @@ def block(rows: list[Line]) -> str:
     """One ``<math>`` of these lines."""
     if len(rows) == 1:
         return f'<math display="block">{rows[0][1]}</math>'
-    left = '<mtr><mtd style="text-align:left"><mrow><mspace width="'
-    table = "".join(f'{left}{1.6 * depth:g}em"/>{shown}</mrow></mtd></mtr>' for depth, shown in rows)
+    cell = '<mtr><mtd style="text-align:left"><mrow><mspace width="{:g}em"/>{}</mrow></mtd></mtr>'
+    table = "".join(cell.format(1.6 * depth, shown) for depth, shown in rows)
     return f'<math display="block"><mtable displaystyle="true">{table}</mtable></math>'
 
 

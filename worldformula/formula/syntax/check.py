@@ -18,7 +18,8 @@ from worldformula.errors import (
     UnnormalisedError,
     table,
 )
-from worldformula.families.base import Family, kl_pair
+from worldformula.families.base import Family
+from worldformula.families.closed import kl_pair
 from worldformula.formula.syntax.drawn import drawn, one_draw
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import whole_number

@@ -24,7 +24,6 @@ import torch
 from torch import Tensor, nn
 
 from worldformula.errors import ConfigError, FormulaError, ShapeError, table
-from worldformula.families.base import Family
 from worldformula.families.two_hot import two_hot
 from worldformula.formula import Deterministic, E, Entropy, Expression, Factor, Mean, TwoHot, Value, log, sg, together
 from worldformula.formula.code.program import Out
@@ -94,8 +93,7 @@ class ImaginationActorCritic(nn.Module):
 
     def __init__(self, policy: Factor, critic: nn.Module, settings: BehaviourSettings | None = None) -> None:
         super().__init__()
-        self.settings, own = settings or BehaviourSettings(), settings or BehaviourSettings()
-        self.family: Family = two_hot
+        self.settings = own = settings or BehaviourSettings()
         self.return_norm = PercentileNorm(own.return_rate)
         self.names, self.action, t = _read(policy)
         self.__dict__["policy"] = policy  # the agent's, which registers it
@@ -165,13 +163,13 @@ class ImaginationActorCritic(nn.Module):
 
     @torch.no_grad()
     def metrics(self, dream: Out) -> dict[str, Tensor]:
-        """Numbers of a result of ``dream`` for the log; of its last state, which only bootstraps, none."""
+        """Numbers of a result of ``dream`` for the log; all but the entropy without the state that only bootstraps."""
         found = {name: dream.samples[name][:, :-1] for name in ("R", "V", "A", "w")}
-        terms = list(dream.terms.values())
+        entropy = dream.terms[f"H[{self.policy}]"].detach()
         return {
             "behaviour/return_mean": found["R"].mean(), "behaviour/return_scale": self.return_norm.scale,
             "behaviour/value_mean": found["V"].mean(), "behaviour/advantage_std": found["A"].std(unbiased=False),
-            "behaviour/weight_mean": found["w"].mean(), "behaviour/policy_entropy": terms[1].detach(),
+            "behaviour/weight_mean": found["w"].mean(), "behaviour/policy_entropy": entropy,
         }  # fmt: skip
 
     def value(self, *features: Tensor) -> Tensor:

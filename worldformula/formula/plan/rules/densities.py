@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from worldformula import families
-from worldformula.families.base import Family, kl_pair
+from worldformula.families.base import Family
+from worldformula.families.closed import kl_pair
 from worldformula.formula import runtime
 from worldformula.formula.factors.experts import Experts
 from worldformula.formula.plan.plan import Op, Plan
