@@ -22,6 +22,7 @@ from worldformula import (
     MoPoE,
     OneHot,
     PoE,
+    Sum,
     Symbol,
     Value,
     log,
@@ -361,6 +362,19 @@ def test_the_separation_lies_between_the_slices():
     for name, (centre, radius) in circles(picture).items():
         assert (centre[0] + radius < x) == ("t-1" in name)
     assert "separator" not in svg(graph(vae())).split("</style>")[1]
+
+
+def test_time_runs_from_left_to_right():
+    """What lies further back is further left, and what a sequence begins with is left of all its steps."""
+    q, p = normal("q(z_t|z_{t-1},z_{t-2},z_{t-3},x_t)"), normal("p(x_t|z_t)")
+    where = circles(svg(graph([q, p, normal("p(z_t|z_{t-1},z_{t-2},z_{t-3})")])))
+    at = [where[name][0][0] for name in ("z_{t-3}", "z_{t-2}", "z_{t-1}", "z_t")]
+    assert all(a + 2 * where["z_t"][1] < b for a, b in itertools.pairwise(at))
+    chain = E(normal("q(z_t|z_{t-1},x_t)"), log(p) - KL(normal("q(z_t|z_{t-1},x_t)"), normal("p(z_t|z_{t-1})")))
+    where = circles(svg(graph(Sum("t", chain, initial=normal("q(z_0|x_1)")).node)))
+    at = [where[name][0][0] for name in ("x_1", "z_0", "z_{t-1}", "z_t")]
+    assert all(a < b for a, b in itertools.pairwise(at))
+    assert where["x_t"][0][0] > where["z_{t-1}"][0][0]
 
 
 def test_labels_are_typeset():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -50,7 +51,7 @@ def place(
 
     Args:
         rows: the row of every circle, 0 at the top.
-        sides: −1 for circles left of the separation, 0 for the others.
+        sides: the slice of every circle: below 0 left of the separation, the earlier the further left; 0 the others.
         edges: pairs (source, target).
         radius: of all circles.
         plates: the circles of every plate; the others stay out of its rectangle.
@@ -70,14 +71,16 @@ def _starts(row: Columns, side: Columns) -> Iterator[Columns]:
     """The rows in written order, in reverse, and shuffled; always the same ones."""
     count, shuffle = len(row), np.random.default_rng(0)
     orders = [np.arange(count), np.arange(count)[::-1], *(shuffle.permutation(count) for _ in range(_SHUFFLED))]
-    widest = max(np.sum((row == r) & (side == s)) for r in set(row) for s in set(side))
+    earlier = side < 0
+    widest = max(np.sum((row == r) & (earlier == e)) for r in set(row) for e in set(earlier))
     for order in orders:
         columns = np.zeros(count, int)
-        for s in set(side):
+        for e in set(earlier):
             for r in set(row):
-                members = order[(row[order] == r) & (side[order] == s)]
+                members = order[(row[order] == r) & (earlier[order] == e)]
+                members = members[np.argsort(side[members], kind="stable")]
                 first = widest - len(members)
-                columns[members] = first + 2 * np.arange(len(members)) - (2 * widest - 2 + _GAP if s == -1 else 0)
+                columns[members] = first + 2 * np.arange(len(members)) - (2 * widest - 2 + _GAP if e else 0)
         yield columns
 
 
@@ -91,6 +94,12 @@ class _Picture:
     scale: Points
     radius: float
     plates: Sequence[NDArray[np.bool_]]
+
+    @cached_property
+    def before(self) -> list[tuple[int, int]]:
+        """Circles of slices before the current one, of which the first belongs left of the second."""
+        past = np.flatnonzero(self.side < 0)
+        return [(int(i), int(j)) for i in past for j in past if self.side[i] < self.side[j]]
 
 
 def _descend(columns: Columns, picture: _Picture) -> tuple[Columns, float]:
@@ -110,9 +119,9 @@ def _descend(columns: Columns, picture: _Picture) -> tuple[Columns, float]:
 def _moves(columns: Columns, row: Columns, side: Columns, i: int) -> Iterator[Columns]:
     """Circle ``i`` elsewhere in its row, exchanged with another, or together with its whole row."""
     reach = 2 * max(np.sum(row == r) for r in set(row)) + 2
-    low, high = (-reach - _GAP, -_GAP) if side[i] == -1 else (0, reach - 1)
+    low, high = (-reach - _GAP, -_GAP) if side[i] < 0 else (0, reach - 1)
     mates = np.flatnonzero((row == row[i]) & (np.arange(len(row)) != i))
-    own = np.flatnonzero((row == row[i]) & (side == side[i]))
+    own = np.flatnonzero((row == row[i]) & ((side < 0) == (side[i] < 0)))
     for column in range(low, high + 1):
         if np.all(np.abs(column - columns[mates]) >= 2):
             trial = columns.copy()
@@ -129,11 +138,13 @@ def _moves(columns: Columns, row: Columns, side: Columns, i: int) -> Iterator[Co
 
 
 def _costs(columns: Columns, picture: _Picture) -> Points:
-    """What disturbs a reader of each picture, columns ``[T, N]``: arrows through circles, circles in plates of others,
-    crossings, slanted and long arrows, wide pictures and plates.
+    """What disturbs a reader of each picture, columns ``[T, N]``: earlier steps right of later ones, arrows through
+    circles, circles in plates of others, crossings, slanted and long arrows, wide pictures and plates.
     """
     row, links = picture.row, picture.links
     costs: Points = 2.0 * np.ptp(columns, axis=1)
+    for early, late in picture.before:
+        costs += _HIT * (columns[:, early] >= columns[:, late])
     for inside in picture.plates:
         left, right = columns[:, inside].min(1, keepdims=True), columns[:, inside].max(1, keepdims=True)
         within = (row >= row[inside].min()) & (row <= row[inside].max()) & (columns > left - 2) & (columns < right + 2)

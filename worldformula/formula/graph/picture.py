@@ -38,7 +38,7 @@ def svg(graph: Graph) -> str:
     """A self-contained SVG in the colour of the page around it; alone, in that of the reader's scheme."""
     order = {v.variable: i for i, v in enumerate(graph.vertices)}
     pairs = [(order[e.source], order[e.target]) for e in graph.edges]
-    sides = [-1 if v.slice == -1 else 0 for v in graph.vertices]
+    sides = _sides(graph, pairs)
     radius = max([RADIUS, *(_label_width(v.variable, 12.0) / 2 + 8 for v in graph.vertices)])
     radius = min(radius, 1.7 * RADIUS)
     whole = [p.label for p in graph.plates if len(p.members) == len(graph.vertices)]
@@ -52,7 +52,7 @@ def svg(graph: Graph) -> str:
     ends = np.concatenate(reach) if len(centres) else np.zeros((1, 2))
     low, high = ends.min(0), ends.max(0)
     body = [_plate(label, frame) for (label, _), frame in zip(part, frames, strict=True)]
-    if -1 in sides and 0 in sides:
+    if min(sides, default=0) < 0 and 0 in sides:
         low = low - np.array([0.0, _SLICES])
         stepped = [i for i, v in enumerate(graph.vertices) if v.slice is not None and _stepped(v.variable)]
         bottom = max([centres[stepped, 1].max() + radius + PAD, *(f.high[1] for f in frames if f.high[1] < high[1])])
@@ -69,6 +69,19 @@ def svg(graph: Graph) -> str:
         f'height="{size[1]:.0f}" viewBox="{low[0]:.1f} {low[1]:.1f} {size[0]:.1f} {size[1]:.1f}" '
         f'aria-label="Graphical model: {escape(names)}"><style>{_STYLE}</style>{"".join(body)}</svg>'
     )
+
+
+def _sides(graph: Graph, pairs: Sequence[tuple[int, int]]) -> list[int]:
+    """The slice of every circle; what a sequence begins with, ``z_0`` and what it reads, lies before what it leads to.
+
+    A history, z_{<t}, is no step: it stands beside the current one.
+    """
+    sides = [min(v.slice or 0, 0) for v in graph.vertices]
+    for _ in graph.vertices:  # a start may read another one
+        for source, target in pairs:
+            if graph.vertices[source].slice is None and sides[target] < 0:
+                sides[source] = min(sides[source], sides[target] - 1)
+    return sides
 
 
 _WORDS = {"partial": "partly observed"}
@@ -151,7 +164,7 @@ def _stepped(variable: Variable) -> bool:
 
 
 def _separator(index: str, centres: Points, sides: Sequence[int], low: Points, bottom: float) -> str:
-    earlier = np.array(sides) == -1
+    earlier = np.array(sides) < 0
     x = (centres[earlier, 0].max() + centres[~earlier, 0].min()) / 2
     y = low[1] + 16
     return (
