@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import numpy as np
@@ -21,3 +22,11 @@ def _seed(doctest_namespace: dict[str, object]) -> Iterator[None]:
     with torch.enable_grad():
         yield
     torch.set_default_dtype(dtype)
+
+
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """Ctrl-C as in a terminal: whoever starts the suite in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -97,6 +97,7 @@ def test_a_killed_run_goes_on_bit_for_bit(trained: Path, tmp_path: Path, at: int
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (trained / "metrics.jsonl").read_bytes()
 
 
+@pytest.mark.usefixtures("terminal")
 def test_an_interruption_leaves_a_checkpoint_and_says_how_to_go_on(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

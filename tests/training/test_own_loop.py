@@ -142,6 +142,7 @@ def test_what_cannot_be_is_said(change, says):
         fit(regression(), **arguments)
 
 
+@pytest.mark.usefixtures("terminal")
 def test_a_run_folder_goes_on_exactly_after_ctrl_c(tmp_path, monkeypatch):
     settings = {"data": {"x": X, "y": Y}, "epochs": 5, "batch": 4, "validation": (X, Y), **QUIET}
     whole = regression()
