@@ -27,7 +27,7 @@ from worldformula.training.chosen import chosen
 from worldformula.training.fit import Best, FitConfig, Fitting, History, pursue, updates
 from worldformula.training.game import Game
 from worldformula.training.progress import Progress
-from worldformula.training.run import Metrics, RunFolder, read_metrics
+from worldformula.training.run import MetricsLog, RunFolder, read_metrics
 from worldformula.training.seeding import derived
 from worldformula.training.source import per_epoch, readied
 from worldformula.training.stop import Stop
@@ -122,7 +122,7 @@ class Folder:
                 self._agree()
             self.paths.create(self.written)
             position = self._restore()
-            with Metrics(self.paths, position=position, step=fitting.step) as metrics, Stop() as stop:
+            with MetricsLog(self.paths, position=position, step=fitting.step) as metrics, Stop() as stop:
                 fitting.history.rows = read_metrics(self.paths.metrics_file)
                 told = len(fitting.history.rows)
 

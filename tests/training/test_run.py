@@ -13,20 +13,20 @@ import torch
 
 from worldformula.errors import ConfigError, NonFiniteError, RunFolderError
 from worldformula.training import devices
-from worldformula.training.run import Metrics, RunFolder, read_metrics
+from worldformula.training.run import MetricsLog, RunFolder, read_metrics
 
 
 def test_metrics_go_on_at_the_checkpoint_and_forget_what_came_after(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run")
     folder.create({"steps": 5})
-    with Metrics(folder, tensorboard=False) as metrics:
+    with MetricsLog(folder, tensorboard=False) as metrics:
         metrics.write(1, {"loss": 0.1})
         position = metrics.position()
         metrics.write(2, {"loss": 0.2})
     folder.metrics_file.open("a").write('{"step": 3, "lo')
     folder.timing_file.open("a").write('{"step": 3, "se')
     assert [line["step"] for line in read_metrics(folder.metrics_file)] == [1, 2]
-    with Metrics(folder, position=position, step=1, tensorboard=False) as metrics:
+    with MetricsLog(folder, position=position, step=1, tensorboard=False) as metrics:
         metrics.write(2, {"loss": 0.25})
     assert read_metrics(folder.metrics_file) == [{"step": 1, "loss": 0.1}, {"step": 2, "loss": 0.25}]
     assert [line["step"] for line in read_metrics(folder.timing_file)] == [1, 2]
@@ -34,7 +34,10 @@ def test_metrics_go_on_at_the_checkpoint_and_forget_what_came_after(tmp_path: Pa
 
 def test_a_number_that_is_not_finite_is_named(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    with Metrics(folder, tensorboard=False) as metrics, pytest.raises(NonFiniteError, match="loss/kl is nan at step 7"):
+    with (
+        MetricsLog(folder, tensorboard=False) as metrics,
+        pytest.raises(NonFiniteError, match="loss/kl is nan at step 7"),
+    ):
         metrics.write(7, {"loss/image": 1.0, "loss/kl": math.nan, "loss/reward": math.inf})
     assert folder.metrics_file.read_text() == ""
 
@@ -42,7 +45,7 @@ def test_a_number_that_is_not_finite_is_named(tmp_path: Path) -> None:
 def test_tensorboard_events_are_written(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     folder = RunFolder(tmp_path)
-    with Metrics(folder) as metrics:
+    with MetricsLog(folder) as metrics:
         metrics.write(1, {"loss": 0.5})
     assert any(p.stat().st_size > 0 for p in folder.tensorboard.iterdir())
 

@@ -8,9 +8,9 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from numpy.typing import NDArray
 
-from worldformula.envs import Actions
+from worldformula.envs import Actions, Rows
 
-Rows = Mapping[str, NDArray[Any]]
+Batch = Mapping[str, NDArray[Any]]
 AgentState = dict[str, torch.Tensor]
 Metrics = Mapping[str, float | torch.Tensor]
 
@@ -60,7 +60,7 @@ class Agent(Protocol):
         """Actions at rows ``[num, …]``, an array or one per name, and the next state; anew where ``is_first``."""
         ...
 
-    def update(self, batch: Rows) -> Metrics:
+    def update(self, batch: Batch) -> Metrics:
         """One step of learning on sequences ``[batch, length, …]``; returns named numbers (0-d tensors or floats)."""
         ...
 

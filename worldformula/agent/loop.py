@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from worldformula.agent.config import FREE_ON_RESUME, RunConfig
-from worldformula.agent.contract import Agent, AgentState, Build
+from worldformula.agent.contract import Agent, AgentState, Batch, Build
 from worldformula.agent.counters import Counters, Result, means
 from worldformula.agent.evaluate import Evaluation, evaluate
 from worldformula.data.replay import Replay
@@ -36,7 +36,7 @@ from worldformula.errors import (
     table,
 )
 from worldformula.training import checkpoint, devices, settings
-from worldformula.training.run import Metrics, RunFolder, writing
+from worldformula.training.run import MetricsLog, RunFolder, writing
 from worldformula.training.seeding import derived, forked, rng_state, seed_everything, set_rng_state
 
 NOT_FINITE = (
@@ -169,7 +169,7 @@ class Loop:
             self.folder.create(settings.to_dict(self.config))
             position = self._resume()
             events = self.config.tensorboard
-            with Metrics(self.folder, position=position, step=self.count.steps, tensorboard=events) as self._metrics:
+            with MetricsLog(self.folder, position=position, step=self.count.steps, tensorboard=events) as self._metrics:
                 self._collect_and_learn()
         self.envs.close()
         return Result(self.folder.path, self.count, self.evaluation, time.perf_counter() - started)
@@ -241,7 +241,7 @@ class Loop:
             self._summed += 1
             self.count.updates += 1
 
-    def _update(self, batch: Rows) -> dict[str, float]:
+    def _update(self, batch: Batch) -> dict[str, float]:
         """One update, whose terms are checked at once: from the next one on all of them would be NaN."""
         where = f"at update {self.count.updates + 1:,}, step {self.count.steps:,}"
         try:

@@ -18,7 +18,7 @@ import tyro
 
 from worldformula import cards, catalogue
 from worldformula.agent.config import EnvConfig, RunConfig
-from worldformula.agent.contract import Agent, Rows
+from worldformula.agent.contract import Agent, Batch
 from worldformula.agent.counters import Result
 from worldformula.agent.estimate import seconds_left
 from worldformula.agent.evaluate import evaluate
@@ -369,7 +369,7 @@ def write_report(folder: RunFolder, agent: Agent, device: str) -> None:
     print(f"report: {page}")
 
 
-def write_dream(agent: Agent, batch: Rows, context: int, folder: RunFolder) -> Path:
+def write_dream(agent: Agent, batch: Batch, context: int, folder: RunFolder) -> Path:
     """Writes videos/dream.webp: truth, dream and error of each sequence; returns its path.
 
     Raises:

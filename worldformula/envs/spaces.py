@@ -24,7 +24,7 @@ SMALLEST_FLOAT_PICTURE = 8  # edges of a float box with fewer pixels: a table of
 ROUNDING = 1e-5  # how far beyond a declared bound a float may lie, relative to it
 
 
-class Picture(spaces.Box):
+class PictureSpace(spaces.Box):
     """A box that is known to be a picture ``[H, W, C]``, however many channels a stack gave it."""
 
 
@@ -147,7 +147,7 @@ def _picture(space: spaces.Box, name: str, low: float, high: float) -> Arranged 
     and at least 8 × 8 pixels. The channels are the last axis, or the first one where that is shorter.
     """
     shape, dtype = tuple(space.shape), np.dtype(space.dtype)
-    if isinstance(space, Picture):
+    if isinstance(space, PictureSpace):
         return shape, lambda value: value
     if dtype == np.uint8 and len(shape) == 2:
         return (*shape, 1), lambda value: value[..., None]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from worldformula.envs.actions import MASK
 from worldformula.envs.checked import Env, Step
-from worldformula.envs.spaces import Part, Picture, flattened, leaf, observation_parts
+from worldformula.envs.spaces import Part, PictureSpace, flattened, leaf, observation_parts
 from worldformula.errors import ConfigError, SpaceError, near
 
 
@@ -45,7 +45,7 @@ class PixelObservation(gymnasium.Wrapper[Any, Any, Any, Any]):
     def __init__(self, env: Env, size: int) -> None:
         super().__init__(env)
         self.size = size
-        image = Picture(0, 255, (size, size, 3), np.uint8)
+        image = PictureSpace(0, 255, (size, size, 3), np.uint8)
         self.observation_space = spaces.Dict({"image": image})
         self._image = np.zeros(image.shape, np.uint8)
 
@@ -170,7 +170,7 @@ class Pictures(gymnasium.Wrapper[Any, Any, Any, Any]):
                 )
         dtype: Any = np.dtype(column.dtype).type
         shape = self._still(np.zeros(column.shape, column.dtype)).shape
-        return Picture(dtype(column.low), dtype(column.high), (*shape[:2], shape[2] * self._stack), dtype)
+        return PictureSpace(dtype(column.low), dtype(column.high), (*shape[:2], shape[2] * self._stack), dtype)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)

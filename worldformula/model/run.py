@@ -31,7 +31,7 @@ from worldformula.model.sizes import inferred
 from worldformula.training import checkpoint, devices
 from worldformula.training.fit import Fitting, measured
 from worldformula.training.game import Game
-from worldformula.training.run import Metrics, RunFolder
+from worldformula.training.run import MetricsLog, RunFolder
 from worldformula.training.seeding import derived, forked
 from worldformula.training.stop import Stop
 
@@ -107,7 +107,7 @@ class ModelRun:
             self.folder.create(self.config.to_dict())
             position, fitting, steps = self.restore(same_data=True), self.fitting, self.config.fit.steps
             every = max(1, steps // self.config.checkpoints)
-            with Metrics(self.folder, position=position, step=fitting.step) as metrics, Stop() as stop:
+            with MetricsLog(self.folder, position=position, step=fitting.step) as metrics, Stop() as stop:
                 while fitting.step < steps:
                     known, goal = len(fitting.history.rows), min((fitting.step // every + 1) * every, steps)
                     fitting.advance(goal, show=show, callback=lambda *_: stop.asked)

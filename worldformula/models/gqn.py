@@ -140,7 +140,7 @@ class Canvas(nn.Module):
         return u + torch.as_tensor(self.up(h))
 
 
-class Picture(nn.Module):
+class CanvasToPicture(nn.Module):
     """η: the canvas to a picture [B, S, S, 3]."""
 
     def __init__(self, sizes: Sizes) -> None:
@@ -223,7 +223,7 @@ def build(sizes: Sizes) -> GQN:
         Normal("π(z_l|h_{l-1})", Moments(sizes), shape=latent),
         Normal("q(z_l|e_l)", Moments(sizes), shape=latent),
     )
-    picture = Picture(sizes)
+    picture = CanvasToPicture(sizes)
     decode = Normal("p(x'|u_L)", picture, shape=(S, S, 3), scale=1.0)
     error = -log(decode) - 0.5 * math.log(2 * math.pi) * 3 * S * S  # ½ ‖x' − η‖²
     steps = Sum("l", E(see * q * core * canvas, KL(q, prior)), steps=sizes.steps)

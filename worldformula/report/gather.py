@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from worldformula.agent.config import EnvConfig
-from worldformula.agent.contract import Agent, Rows
+from worldformula.agent.contract import Agent, Batch
 from worldformula.agent.evaluate import LONGEST
 from worldformula.agent.saved import executed
 from worldformula.envs import Envs, registry
@@ -38,7 +38,7 @@ Columns = dict[str, NDArray[Any]]
 class Dreams(Protocol):
     """An agent that can show what its world model predicts."""
 
-    def open_loop(self, batch: Rows, context: int) -> Mapping[str, NDArray[np.uint8]]:
+    def open_loop(self, batch: Batch, context: int) -> Mapping[str, NDArray[np.uint8]]:
         """``truth`` and ``dream``, uint8 ``[B, T, H, W, C]``: filtered for ``context`` rows, then imagined with the
         actions of the batch.
         """

@@ -16,7 +16,7 @@ from worldformula.charts import Series, line_chart, short
 from worldformula.model.run import ModelRun, evaluating
 from worldformula.report.evidence import Written, machine, written
 from worldformula.report.parts import (
-    Metrics,
+    Measured,
     both,
     column,
     document,
@@ -61,7 +61,7 @@ class Told:
     name: str
     title: str
     config: Mapping[str, Any]
-    metrics: Metrics
+    metrics: Measured
     facts: tuple[tuple[str, str], ...]
     formulas: Mapping[str, Written]
     pictures: Pictures
@@ -140,7 +140,7 @@ def page(told: Told) -> str:
     return document(told.name, body)
 
 
-def values(metrics: Metrics) -> list[str]:
+def values(metrics: Measured) -> list[str]:
     """The names of what is minimised: ``loss``, or ``loss/d`` and ``loss/g`` of a game."""
     names = dict.fromkeys(key for line in metrics for key in line)
     return ["loss"] if "loss" in names else [n for n in names if n.startswith("loss/")]
@@ -161,7 +161,7 @@ def _head(told: Told) -> str:
     )
 
 
-def _learning(metrics: Metrics, scheduled: Sequence[str] = (), held: str = "test") -> str:
+def _learning(metrics: Measured, scheduled: Sequence[str] = (), held: str = "test") -> str:
     """Value against updates, of training and of what is not learnt from."""
     annealed = f" It may rise, since {escape(', '.join(scheduled))} changed on the way." if scheduled else ""
     series: list[Series] = []
@@ -240,7 +240,7 @@ def scatter(points: NDArray[np.float32], label: str, frame: NDArray[np.float32] 
     )
 
 
-def _terms(metrics: Metrics, held: str = "test") -> str:
+def _terms(metrics: Measured, held: str = "test") -> str:
     """A small chart per term, training and test beside each other where both were measured."""
     names = list(dict.fromkeys(key for line in metrics for key in line))
     shown = [n for n in names if n not in ("step", *values(metrics)) and not n.startswith(f"{held}/")]

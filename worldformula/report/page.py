@@ -13,7 +13,7 @@ from worldformula.envs.returns import Score
 from worldformula.metrics.openloop import OpenLoop
 from worldformula.report.evidence import Evidence
 from worldformula.report.parts import (
-    Metrics,
+    Measured,
     both,
     column,
     document,
@@ -46,7 +46,7 @@ class Run:
 
     name: str
     config: Mapping[str, Any]
-    metrics: Metrics
+    metrics: Measured
     seconds: float | None = None
 
 
@@ -249,7 +249,7 @@ def _horizon(found: OpenLoop | None) -> str:
     )
 
 
-def _terms(metrics: Metrics) -> str:
+def _terms(metrics: Measured) -> str:
     names = list(dict.fromkeys(key for line in metrics for key in line))
     names = [n for n in names if n not in _COUNTS and not n.startswith(("episode/", "eval/"))]
     losses = [n for n in names if n.split("/")[0] == "loss"]

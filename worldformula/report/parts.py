@@ -18,7 +18,7 @@ from worldformula.report.style import STYLE
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
-Metrics = Sequence[Mapping[str, float]]
+Measured = Sequence[Mapping[str, float]]
 
 
 def document(name: str, body: str) -> str:
@@ -42,7 +42,7 @@ def pairs(rows: Iterable[tuple[str, object]]) -> str:
     return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in rows) + "</dl>"
 
 
-def column(metrics: Metrics, key: str) -> tuple[list[float], list[float]]:
+def column(metrics: Measured, key: str) -> tuple[list[float], list[float]]:
     """(steps, values) of the lines that have this number."""
     lines = [line for line in metrics if key in line]
     return [line["step"] for line in lines], [line[key] for line in lines]
@@ -110,7 +110,7 @@ def formulas(formula: Written | None, title: str) -> str:
     )
 
 
-def small(metrics: Metrics, names: Sequence[str]) -> str:
+def small(metrics: Measured, names: Sequence[str]) -> str:
     """A small chart per number; a logarithmic axis where the values span more than a factor of thirty."""
     charts = []
     for name in names:

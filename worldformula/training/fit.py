@@ -19,14 +19,14 @@ from worldformula.formula.expressions.expression import Expression
 from worldformula.training.chosen import Make, chosen
 from worldformula.training.fitting import Callback, FitConfig, Fitting, Inputs
 from worldformula.training.game import Game
-from worldformula.training.history import Best, History, Picture, measured
+from worldformula.training.history import Best, Chart, History, measured
 from worldformula.training.progress import Progress
 from worldformula.training.schedules import Schedule
 from worldformula.training.seeding import derived
 from worldformula.training.source import Data, per_epoch, readied
 from worldformula.training.validation import Validation
 
-__all__ = ["Best", "FitConfig", "Fitting", "History", "Picture", "fit", "measured", "pursue", "updates"]
+__all__ = ["Best", "Chart", "FitConfig", "Fitting", "History", "fit", "measured", "pursue", "updates"]
 
 
 def fit(

@@ -20,7 +20,7 @@ from worldformula.training.game import Game
 
 
 @dataclass(frozen=True)
-class Picture:
+class Chart:
     """A drawing as ``<svg>``: notebooks show it, `save` writes it."""
 
     svg: str
@@ -88,7 +88,7 @@ class History:
         said = f"{count} of {len(self.rows)} rows, {self.seconds:.1f} s"
         return stack(tabular(header, rows, numbers=range(1, count + 1)), note(said))
 
-    def plot(self, *names: str, log: bool = False, width: int = 860, height: int = 340) -> Picture:
+    def plot(self, *names: str, log: bool = False, width: int = 860, height: int = 340) -> Chart:
         """Curves of columns against updates, as SVG: shown by notebooks, written by ``.save("curve.svg")``.
 
         Args:
@@ -109,7 +109,7 @@ class History:
             Series(name, [row["step"] for row in self.rows if name in row], self[name], colour, dots="/" in name)
             for colour, name in enumerate(shown[:4])
         ]
-        return Picture(line_chart(series, x_label="updates", width=width, height=height, log=log))
+        return Chart(line_chart(series, x_label="updates", width=width, height=height, log=log))
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:

@@ -106,7 +106,7 @@ class RunFolder:
             yield
 
 
-class Metrics:
+class MetricsLog:
     """Appends numbers to `metrics.jsonl` (and `timing.jsonl`, and TensorBoard), going on at a known position.
 
     Args:
@@ -169,7 +169,7 @@ class Metrics:
                 if self._events is not None:
                     self._events.close()
 
-    def __enter__(self) -> Metrics:
+    def __enter__(self) -> MetricsLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
