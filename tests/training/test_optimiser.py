@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from worldformula.errors import ConfigError
-from worldformula.training.optimiser import LaProp, clip_to_weights
+from worldformula.nets.sizes import Sizes
+from worldformula.training.optimiser import ClipUnits, LaProp, clip_to_weights
 
 GRADIENTS = [(6.0, 8.0), (0.3, -0.4), (0.0, 2.0)]
 CLIPPED = [(0.9, 1.2), (0.3, -0.4), (0.0, 1.499976)]
@@ -125,3 +127,54 @@ def test_it_minimises_and_returns_the_loss_of_a_closure() -> None:
 def test_impossible_settings_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"betas=\(0.9, 1.0\)"):
         LaProp([nn.Parameter(torch.ones(1))], betas=(0.9, 1.0))
+
+
+def clipped_by_hand(gradients: list[np.ndarray], weights: list[np.ndarray]) -> list[np.ndarray]:
+    """One unit, all of whose tensors share a norm."""
+    size = np.sqrt(sum((g**2).sum() for g in gradients))
+    limit = 0.3 * max(1e-3, np.sqrt(sum((w**2).sum() for w in weights)))
+    return [g * min(1.0, limit / size) for g in gradients]
+
+
+class Kept(nn.Module):
+    """Two rows that are tensors of their own elsewhere, and two matrices that are one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.randn(5, 3))
+        self.left, self.right = nn.Parameter(torch.randn(4, 2)), nn.Parameter(torch.randn(6))
+        self.alone = nn.Parameter(torch.randn(3))
+        self.clip_units = {"rows": (2, 3), "left": "matrix", "right": "matrix"}
+
+
+def test_units_of_clipping_against_arithmetic_by_hand() -> None:
+    torch.manual_seed(3)
+    nets = nn.ModuleList([Kept(), Kept()]).double()
+    units, weights = ClipUnits.of(nets), list(nets.parameters())
+    gradients = [torch.randn_like(w) * 10.0 ** (i % 4 - 1) for i, w in enumerate(weights)]
+    found = clip_to_weights(gradients, weights, 0.3, 1e-3, units)
+    for k in (0, 4):  # of one module and then the other: the labels of units are a module's own
+        w, g = ([t.detach().numpy() for t in side[k : k + 4]] for side in (weights, gradients))
+        parts = [clipped_by_hand([g[0][cut]], [w[0][cut]])[0] for cut in (slice(2), slice(2, 5))]
+        right = [np.concatenate(parts), *clipped_by_hand(g[1:3], w[1:3]), *clipped_by_hand(g[3:], w[3:])]
+        for ours, hand in zip(found[k : k + 4], right, strict=True):
+            np.testing.assert_allclose(ours.numpy(), hand, rtol=1e-12)
+
+
+def test_dreamer_clips_what_its_authors_keep_as_tensors() -> None:
+    """Mean and deviation of the policy, every key's output, the three norms of the core apart; its one matrix whole."""
+    from worldformula.agents.dreamer_v3 import DreamerConfig, build
+    from worldformula.envs import Envs
+    from worldformula.worlds import rssm
+
+    config = DreamerConfig(rssm.RSSMConfig(Sizes(deter=16, hidden=8, classes=4, groups=4, blocks=2, depth=2, units=8)))
+    envs = Envs("pendulum", 1)
+    agent = build(config, envs.observations, envs.actions)
+    assert isinstance(optimiser := agent.updates.optimisers["agent"], LaProp)
+    known = {id(p): name for name, p in agent.named_parameters()}
+    apart = {known[id(p)]: rows for p, rows in optimiser.units.apart.items()}
+    together = sorted(known[id(p)] for p in optimiser.units.together)
+    heads = [name for name in apart if "mlp.head" in name]
+    assert [apart[name] for name in heads if "π" in name or "pi" in name or "policy" in name] == [(1, 1)] * 2
+    assert [rows for name, rows in apart.items() if name.endswith("read_norm.scale")] == [(1, 1, 1)]
+    assert [name.rpartition(".")[2] for name in together] == ["weight", "shared"]

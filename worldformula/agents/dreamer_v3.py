@@ -12,7 +12,6 @@ replay context        1 step        1 step, latents    carry starts at zero    t
 online queue          yes           yes                uniform replay          one sampler to resume exactly
 dream starts          all states    all (imag_last 0)  last ``imag_last``      cheap on a CPU; 0 takes all
 evaluation            –             samples            means and modes         repeatable; ``explore=True`` samples
-clipping of the core  one matrix    one matrix         its two halves apart    each is a tensor of its own here
 `tiny`                –             –                  small, faster rates     see cards/demo.toml
 """
 
@@ -34,7 +33,7 @@ from worldformula.envs.columns import Column
 from worldformula.errors import ConfigError
 from worldformula.learners.imagination import BehaviourSettings, ImaginationActorCritic
 from worldformula.nets.mlp import MLP
-from worldformula.training.optimiser import LaProp
+from worldformula.training.optimiser import ClipUnits, LaProp
 from worldformula.worlds import rssm
 
 
@@ -127,7 +126,9 @@ def build(config: DreamerConfig, columns: Mapping[str, Column], action: Any, see
         ImaginationActorCritic(actor, critic, config.behaviour),
         Perception(rssm.Names.of(observations).all, config.behaviour.discount, columns, own),
         weights={"world": 1.0, "actor": 1.0, "critic": 1.0, "replay": config.replay_value},
-        optimiser=partial(LaProp, lr=config.lr, warmup=config.warmup, clip=config.clip),
+        optimiser=partial(
+            LaProp, lr=config.lr, warmup=config.warmup, clip=config.clip, units=ClipUnits.of(world, actor, critic)
+        ),
         horizon=config.imagine,
         late=config.imag_last or config.length,
     )

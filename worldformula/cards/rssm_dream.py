@@ -13,7 +13,7 @@ from worldformula.agents.dreamer_v3 import build, tiny
 from worldformula.data.replay import Replay
 from worldformula.envs import Envs
 from worldformula.metrics.openloop import open_loop_error
-from worldformula.training.optimiser import LaProp
+from worldformula.training.optimiser import ClipUnits, LaProp
 
 UPDATES, ROWS, BATCH, LENGTH, CONTEXT, HORIZON = 2_500, 6_000, 8, 32, 5, 30
 
@@ -51,7 +51,7 @@ def record(envs: Envs, rows: int, seed: int) -> Replay:
 
 def train(agent: ImaginationAgent, replay: Replay) -> None:
     """The world model's loss alone; the actor and the critic learn nothing."""
-    optimiser = LaProp(agent.world.parameters(), lr=1e-3, warmup=100)
+    optimiser = LaProp(agent.world.parameters(), lr=1e-3, warmup=100, units=ClipUnits.of(agent.world))
     for _ in range(UPDATES):
         batch: dict[str, NDArray[Any]] = replay.sample(BATCH, LENGTH)
         optimiser.zero_grad()

@@ -32,6 +32,8 @@ class ContinuousActor(nn.Module):
     def __init__(self, inputs: int, actions: int, units: int, layers: int = 3, outscale: float = 0.01) -> None:
         super().__init__()
         self.mlp = MLP(inputs, 2 * actions, units, layers, outscale)
+        # Mean and deviation are tensors of their own in the authors' code.
+        self.clip_units = dict.fromkeys(("mlp.head.weight", "mlp.head.bias"), (actions, actions))
 
     def forward(self, *features: Tensor) -> dict[str, Tensor]:
         """Features ``[N, ...]`` in the order of the header to ``{"loc": [N, actions], "scale": [N, actions]}``."""

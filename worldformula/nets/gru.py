@@ -38,6 +38,8 @@ class BlockGRU(nn.Module):
         init_weight(self.shared, fan_in)
         self.norm = RMSNorm(deter)
         self.gates = BlockLinear(deter, 3 * deter, blocks)
+        # As the authors keep them: one matrix, three norms.
+        self.clip_units = {"own.weight": "matrix", "shared": "matrix", "read_norm.scale": (1, 1, 1)}
 
     def forward(self, h: Tensor, z: Tensor, a: Tensor) -> Tensor:
         """h ``[N, D]``, z ``[N, G, K]`` or ``[N, S]``, a ``[N, A]`` or ``[N]``; returns h' ``[N, D]``.

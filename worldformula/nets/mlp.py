@@ -91,11 +91,16 @@ class VectorDecoder(nn.Module):
     The output is in symlog space: score it against ``symlog(x)`` with a squared error summed over the entries. Several
     keys decoded by one network are slices of the output in the order in which they were concatenated; integer keys take
     ``width · classes`` logits.
+
+    outputs: the width of each key, or of all together.
     """
 
-    def __init__(self, deter: int, stoch: int, outputs: int, units: int, layers: int = 3) -> None:
+    def __init__(self, deter: int, stoch: int, outputs: int | Sequence[int], units: int, layers: int = 3) -> None:
         super().__init__()
-        self.mlp = MLP(stoch + deter, outputs, units, layers)
+        widths = (outputs,) if isinstance(outputs, int) else tuple(outputs)
+        self.mlp = MLP(stoch + deter, sum(widths), units, layers)
+        # Every key has an output layer of its own in the authors' code.
+        self.clip_units = dict.fromkeys(("mlp.head.weight", "mlp.head.bias"), widths)
 
     def forward(self, h: Tensor, z: Tensor) -> Tensor:
         """h ``[N, D]``, z ``[N, G, K]`` or ``[N, S]``; returns ``[N, outputs]``."""

@@ -6,15 +6,42 @@ LaProp: Ziyin, Wang & Ueda 2020, arXiv 2002.04839 · AGC: Brock et al. 2021, arX
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from worldformula.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class ClipUnits:
+    """What adaptive clipping takes as one tensor, where that is not the parameter itself.
+
+    A module whose parameters hold what a paper keeps apart, or keep apart what it holds as one, says so in an attribute
+    ``clip_units``: parameter name -> the rows of its parts, or -> a label that the parameters of one unit share.
+
+    apart: parameter -> rows of its parts. together: parameter -> its unit.
+    """
+
+    apart: Mapping[Tensor, tuple[int, ...]] = field(default_factory=dict)
+    together: Mapping[Tensor, object] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, *modules: nn.Module) -> ClipUnits:
+        """What these modules, and all in them, say."""
+        apart, together = dict[Tensor, tuple[int, ...]](), dict[Tensor, object]()
+        for owner in (part for module in modules for part in module.modules()):
+            for name, unit in getattr(owner, "clip_units", {}).items():
+                if isinstance(unit, str):
+                    together[owner.get_parameter(name)] = (id(owner), unit)
+                else:
+                    apart[owner.get_parameter(name)] = tuple(unit)
+        return cls(apart, together)
 
 
 class LaProp(Optimizer):
@@ -30,12 +57,12 @@ class LaProp(Optimizer):
     from zero, so the first update changes nothing when ``warmup`` > 0. A parameter without a gradient is left alone.
 
     lr: step size. betas: momentum and size. eps: guard of the division. clip: ratio of the clipping, 0 switches it off.
-    min_norm: smallest ‖w‖ that counts. warmup: updates until the full step size.
+    min_norm: smallest ‖w‖ that counts. warmup: updates until the full step size. units: what counts as one tensor.
     """
 
     def __init__(
         self, params: ParamsT, lr: float = 4e-5, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-20,
-        clip: float = 0.3, min_norm: float = 1e-3, warmup: int = 1000,
+        clip: float = 0.3, min_norm: float = 1e-3, warmup: int = 1000, units: ClipUnits | None = None,
     ) -> None:  # fmt: skip
         if lr < 0 or not all(0 <= b < 1 for b in betas) or clip < 0 or warmup < 0:
             raise ConfigError(
@@ -44,6 +71,7 @@ class LaProp(Optimizer):
             )
         defaults = {"lr": lr, "betas": betas, "eps": eps, "clip": clip, "min_norm": min_norm, "warmup": warmup}
         super().__init__(params, defaults)
+        self.units = units or ClipUnits()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -75,7 +103,7 @@ class LaProp(Optimizer):
         sizes = [self.state[p]["size"] for p in params]
         momenta = [self.state[p]["momentum"] for p in params]
         if group["clip"]:
-            grads = clip_to_weights(grads, params, group["clip"], group["min_norm"])
+            grads = clip_to_weights(grads, params, group["clip"], group["min_norm"], self.units)
         torch._foreach_mul_(sizes, beta2)
         torch._foreach_addcmul_(sizes, grads, grads, 1 - beta2)
         # g / (√(ν/c) + eps) = √c · g / (√ν + eps·√c): the correction costs scalars, not a pass over the tensors.
@@ -94,10 +122,30 @@ def learning_rate(lr: float, n: int, warmup: int) -> float:
 
 
 @torch.no_grad()
-def clip_to_weights(grads: list[Tensor], weights: list[Tensor], clip: float, min_norm: float) -> list[Tensor]:
-    """New gradients with ``‖g‖ ≤ clip · max(min_norm, ‖w‖)`` per tensor; nothing leaves the device."""
-    limits = torch._foreach_clamp_min(torch._foreach_norm(weights), min_norm)
+def clip_to_weights(
+    grads: list[Tensor], weights: list[Tensor], clip: float, min_norm: float, units: ClipUnits | None = None
+) -> list[Tensor]:
+    """New gradients with ``‖g‖ ≤ clip · max(min_norm, ‖w‖)`` per unit, else per tensor; nothing leaves the device."""
+    units = units or ClipUnits()
+    rows = [units.apart.get(w, ()) for w in weights]
+    owners = [units.together.get(w) for w in weights]
+    g = [part for grad, cut in zip(grads, rows, strict=True) for part in (grad.split(cut) if cut else (grad,))]
+    w = [part for weight, cut in zip(weights, rows, strict=True) for part in (weight.split(cut) if cut else (weight,))]
+    names = [owner for owner, cut in zip(owners, rows, strict=True) for _ in (cut or (0,))]
+    limits, norms = (_joint(torch._foreach_norm(side), names) for side in (w, g))
+    limits = torch._foreach_clamp_min(limits, min_norm)
     torch._foreach_mul_(limits, clip)
     # A gradient of zero gives limit / 0 = inf, which the upper bound of 1 removes.
-    factors = torch._foreach_div(limits, torch._foreach_norm(grads))
-    return list(torch._foreach_mul(grads, torch._foreach_clamp_max(factors, 1.0)))
+    factors = torch._foreach_div(limits, norms)
+    clipped = iter(torch._foreach_mul(g, torch._foreach_clamp_max(factors, 1.0)))
+    return [torch.cat([next(clipped) for _ in cut]) if cut else next(clipped) for cut in rows]
+
+
+def _joint(norms: tuple[Tensor, ...], names: list[object]) -> list[Tensor]:
+    """The norm of the whole unit in the place of each of its members."""
+    members: dict[object, list[Tensor]] = {}
+    for norm, name in zip(norms, names, strict=True):
+        if name is not None:
+            members.setdefault(name, []).append(norm)
+    whole = {name: torch.stack(found).norm() for name, found in members.items()}
+    return [norm if name is None else whole[name] for norm, name in zip(norms, names, strict=True)]

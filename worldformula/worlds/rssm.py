@@ -223,11 +223,11 @@ def _decoders(
         decoders.append(Normal(f"p({Names.at(names.images[key])}|h_t,z_t)", picture, shape=shape, scale=math.sqrt(0.5)))
     if not vectors:
         return decoders, None
-    width = sum(math.prod(shape) for shape in vectors.values())
+    widths = [math.prod(shape) for shape in vectors.values()]
     given = ", ".join(Names.at(names.vectors[key]) for key in vectors)
-    target = Deterministic(f"y_t = symlog({given})", Symlog(), shape=width)
-    net = VectorDecoder(size.deter, size.stoch, width, size.units)
-    return [*decoders, Normal("p(y_t|h_t,z_t)", net, shape=width, scale=math.sqrt(0.5))], target
+    target = Deterministic(f"y_t = symlog({given})", Symlog(), shape=sum(widths))
+    net = VectorDecoder(size.deter, size.stoch, widths, size.units)
+    return [*decoders, Normal("p(y_t|h_t,z_t)", net, shape=sum(widths), scale=math.sqrt(0.5))], target
 
 
 def _demo() -> None:
