@@ -170,7 +170,8 @@ def test_dreamer_clips_what_its_authors_keep_as_tensors() -> None:
     config = DreamerConfig(rssm.RSSMConfig(Sizes(deter=16, hidden=8, classes=4, groups=4, blocks=2, depth=2, units=8)))
     envs = Envs("pendulum", 1)
     agent = build(config, envs.observations, envs.actions)
-    assert isinstance(optimiser := agent.updates.optimisers["agent"], LaProp)
+    optimiser = agent.updates.optimisers["agent"]
+    assert isinstance(optimiser, LaProp)
     known = {id(p): name for name, p in agent.named_parameters()}
     apart = {known[id(p)]: rows for p, rows in optimiser.units.apart.items()}
     together = sorted(known[id(p)] for p in optimiser.units.together)
