@@ -132,8 +132,8 @@ def clip_to_weights(
     g = [part for grad, cut in zip(grads, rows, strict=True) for part in (grad.split(cut) if cut else (grad,))]
     w = [part for weight, cut in zip(weights, rows, strict=True) for part in (weight.split(cut) if cut else (weight,))]
     names = [owner for owner, cut in zip(owners, rows, strict=True) for _ in (cut or (0,))]
-    limits, norms = (_joint(torch._foreach_norm(side), names) for side in (w, g))
-    limits = torch._foreach_clamp_min(limits, min_norm)
+    sizes, norms = (_joint(torch._foreach_norm(side), names) for side in (w, g))
+    limits = torch._foreach_clamp_min(sizes, min_norm)
     torch._foreach_mul_(limits, clip)
     # A gradient of zero gives limit / 0 = inf, which the upper bound of 1 removes.
     factors = torch._foreach_div(limits, norms)
