@@ -314,7 +314,7 @@ def test_a_disk_that_fills_up_later_stops_adding_and_kills_nobody(small_disk):
         small_disk,
         """
         from pathlib import Path
-        import worldformula.data.replay as module
+        import worldformula.data.ring as module
         module.RESERVE_BYTES = 100_000
         folder = Path(sys.argv[1])
         replay = Replay(80_000, SPEC, streams=2, directory=folder / "replay", slack=0)
@@ -346,7 +346,7 @@ def test_where_disk_cannot_be_reserved_it_must_be_free(tmp_path, monkeypatch, an
         monkeypatch.delattr(os, "posix_fallocate", raising=False)
     else:
         monkeypatch.setattr(os, "posix_fallocate", unsupported, raising=False)
-    monkeypatch.setattr("worldformula.data.replay.RESERVE_BYTES", 1000)
+    monkeypatch.setattr("worldformula.data.ring.RESERVE_BYTES", 1000)
     replay = Replay(2000, SPEC, streams=2, directory=tmp_path)
     fill(replay, 0, 20)
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=10))

@@ -1,10 +1,12 @@
 """Values without batch axes: learned priors, means over the batch, symbols, formulas without data."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
-from worldformula import KL, E, Normal, OneHot, Sum, Symbol, Value, log, norm2
+from worldformula import KL, E, Mean, Normal, OneHot, Sum, Symbol, Value, log, norm2
 from worldformula.errors import TimeError
 
 B, Z = 3, 2
@@ -70,6 +72,29 @@ def test_a_sum_over_time_of_one_number_is_refused():
     q, step = Normal("q(z_t|x_t)", nn.Linear(3, 2 * Z), shape=Z), Symbol("beta") * KL(prior(), Normal("r(z)", shape=Z))
     with pytest.raises(TimeError, match="one number for the whole call belongs outside"):
         Sum("t", E(q, step))(x=torch.randn(B, 4, 3), beta=0.5)
+
+
+@pytest.mark.parametrize("learned", [True, False])
+@pytest.mark.parametrize("run", ["forward", "interpret"])
+def test_flags_tell_how_often_a_number_counts(learned, run):
+    """The KL of two priors of a step, over the steps that count: by hand, those times that many."""
+    loc = nn.Parameter(torch.tensor([0.5, 0.5]).double()) if learned else 0.5
+    closed = KL(Normal("q(v_t)", shape=Z, loc=loc, scale=1.5), Normal("p(v_t)", shape=Z))
+    each = Z * (0.5 * (1.5**2 + 0.5**2 - 1) - math.log(1.5))
+    valid = torch.tensor([[1, 1, 0, 1], [1, 0, 0, 1]]).bool()
+    end = torch.tensor([[0, 0, 1, 0], [1, 0, 0, 0]]).bool()
+    for flags, steps in (
+        ({"mask": "valid"}, (3, 2)),
+        ({"until": "end"}, (3, 1)),
+        ({"mask": "valid", "until": "end"}, (2, 1)),
+    ):
+        given = {name: {"valid": valid, "end": end}[name] for name in flags.values()}
+        found = getattr(Sum("t", closed, **flags), run)(**given).value
+        torch.testing.assert_close(found.double(), each * torch.tensor(steps).double(), rtol=1e-6, atol=1e-6)
+        mean = getattr(Mean("t", closed, **flags), run)(**given).value
+        torch.testing.assert_close(mean.double(), torch.full((2,), each).double(), rtol=1e-6, atol=1e-6)
+    with pytest.raises(TimeError, match="nothing tells how many steps there are"):
+        Sum("t", closed)()
 
 
 def test_without_data_the_weights_tell_the_dtype():

@@ -22,6 +22,7 @@ RUNTIME = (
     "flat", "steps", "stack", "kept", "shift", "restart", "repeat", "wide", "stop", "noise_for", "mode_like",
     "one_batch", "matched", "along", "fold", "unfold", "counted", "filled", "zeros", "support", "dreg", "leave_one_out",
     "alive", "both", "padded", "behind", "as_floats", "widened", "finite", "advance", "counting", "above_zero",
+    "at_every_step",
 )  # fmt: skip
 widened, finite = tensors.wide, tensors.finite  # the precision of densities, and finite logits
 above_zero = tensors.above_zero  # of what moves in the place of a learnt scale
@@ -167,6 +168,12 @@ def alive(until: Tensor) -> Tensor:
 def both(first: Tensor, second: Tensor) -> Tensor:
     """Whether both flags are set."""
     return (first != 0) & (second != 0)
+
+
+def at_every_step(flags: Tensor, value: Tensor | float) -> Tensor:
+    """A number as a series: [B, T] like the flags of its steps."""
+    found = torch.as_tensor(value, device=flags.device)
+    return found.expand(flags.shape)
 
 
 def behind(x: Tensor, burn_in: int) -> Tensor:

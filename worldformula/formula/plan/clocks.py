@@ -24,6 +24,9 @@ def over_time(draft: Draft, node: OverTime, scope: Scope) -> Steps:
     inner = yield node.body, inside
     draft.flags_of_time = outer
     draft.check_alike(inside.leaves)
+    told = counted_steps(draft, node)  # flags say how many steps there are
+    if not draft.is_step(inner) and draft.number(inner) and told is not None and _indexed(node):
+        inner = draft.add("every_step", Op("", "call", (told, inner), target=runtime.at_every_step))
     if not draft.is_step(inner):
         if draft.number(inner) or not any(op.step for op in draft.ops.values()):
             raise TimeError(f"Sum over {node.index!r}: {_why_not_a_step(node)}")
@@ -42,15 +45,20 @@ def over_time(draft: Draft, node: OverTime, scope: Scope) -> Steps:
 
 def _why_not_a_step(node: OverTime) -> str:
     """Why what stands inside has one value for the whole call, and what to write."""
-    if any(v.index == node.index for f in factors(node.body) for v in f.variables):
+    if _indexed(node):
         return (
-            f"{text(node.body)} is the same number at every step, and no series is read, so nothing tells how many "
+            f"{text(node.body)} is the same number at every step, and needs no series, so nothing tells how many "
             f"steps there are\none number for the whole call belongs outside, times their number"
         )
     return (
         f"nothing inside has the index {node.index}\n"
         f"give a variable its subscript, e.g. x_{node.index}; one number for the whole call belongs outside"
     )
+
+
+def _indexed(node: OverTime) -> bool:
+    """Whether a factor inside has the index of the sum."""
+    return any(v.index == node.index for f in factors(node.body) for v in f.variables)
 
 
 def counted_steps(draft: Draft, node: OverTime) -> str | None:
