@@ -1,0 +1,134 @@
+"""One whole update of DreamerV3 on replayed sequences, beside the matrix products that it needs, in the same run.
+
+    python -m benchmarks.dreamer_step [--rounds 10] [--compile] [--json benchmarks/results/dreamer_step.json]
+
+Size 1M, 16 sequences of 64 rows, 24 numbers observed, 6 actions, dreams of 15 steps from all 1,024 states, one thread.
+`products` are the matrix products and convolutions of one update, forward and backward, alone: what no implementation
+of this model does without. Each contender runs an update in turn, and time is that of the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.timing import interleave, show
+from worldformula.agent.imagination import ImaginationAgent
+from worldformula.agents.dreamer_v3 import build, size1m
+from worldformula.cards.run import machine, write_json
+from worldformula.envs.actions import action_specs
+from worldformula.envs.spaces import observation_parts
+
+RESULT = Path(__file__).parent / "results" / "dreamer_step.json"
+B, T, NUMBERS, ACTIONS = 16, 64, 24, 6
+PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backward")
+
+
+def agent() -> ImaginationAgent:
+    """The agent, untrained."""
+    observed = spaces.Box(-np.inf, np.inf, (NUMBERS,), np.float32)
+    columns = {key: part.column for key, part in observation_parts(observed).items()}
+    return build(size1m(), columns, action_specs(spaces.Box(-1, 1, (ACTIONS,), np.float32)), seed=0)
+
+
+def sequences(seed: int) -> dict[str, NDArray[Any]]:
+    """Random rows, every fourth sequence with an end in its middle."""
+    rng = np.random.default_rng(seed)
+    first, last = np.zeros((2, B, T), bool)
+    last[::4, T // 2 - 1] = first[::4, T // 2] = True
+    numbers = {"vector": rng.normal(size=(B, T, NUMBERS)), "reward": rng.normal(size=(B, T))}
+    numbers |= {"action": rng.uniform(-1, 1, (B, T, ACTIONS))}
+    flags = {"is_first": first, "is_last": last, "is_terminal": last}
+    return {key: value.astype(np.float32) for key, value in numbers.items()} | flags
+
+
+class Recorder(TorchDispatchMode):
+    """Counts matrix products and convolutions by the shapes, strides and options that they are called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[tuple[Any, tuple[Any, ...]]] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs the operation; remembers what it was where it is one of `PRODUCTS`."""
+        if func.overloadpacket.__name__ in PRODUCTS:
+            self.calls[func, tuple(_shape(a) for a in args)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def _shape(value: Any) -> Any:
+    return ("tensor", tuple(value.shape), tuple(value.stride())) if isinstance(value, Tensor) else _frozen(value)
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def products(update: Callable[[], object]) -> tuple[Callable[[], None], float, int]:
+    """A function that runs the products of an update alone; how many 10⁹ operations on numbers, and how many calls."""
+    with Recorder() as recorder:
+        update()
+    calls = [(func, [_made(a) for a in args], count) for (func, args), count in recorder.calls.items()]
+
+    def run() -> None:
+        for func, args, count in calls:
+            for _ in range(count):
+                func(*args)
+
+    with FlopCounterMode(display=False) as flops:
+        run()
+    return torch.no_grad()(run), flops.get_total_flops() / 1e9, sum(recorder.calls.values())
+
+
+def _made(value: Any) -> Any:
+    if isinstance(value, tuple) and value[:1] == ("tensor",):
+        return torch.randn(2 * sum(s * (n - 1) for n, s in zip(value[1], value[2], strict=True)) + 1).as_strided(
+            *value[1:]
+        )
+    return list(value) if isinstance(value, tuple) else value
+
+
+def main() -> None:
+    """Measures and writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--compile", action="store_true", help="measure the compiled update too; compiles for minutes")
+    parser.add_argument("--json", type=Path, default=RESULT)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    ours, batch = agent(), sequences(0)
+    alone, flops, count = products(lambda: ours.update(batch))
+    steps: dict[str, Callable[[], object]] = {"products": alone, "eager": lambda: ours.update(batch)}
+    told: Mapping[str, Any] = {"GFLOP": round(flops, 2), "products": count}
+    if asked.compile:
+        other = agent()
+        other.compile()
+        began, cpu = time.perf_counter(), time.process_time()
+        other.update(batch)
+        other.update(batch)
+        told = {**told, "compile_seconds": round(time.perf_counter() - began, 1)}
+        told = {**told, "compile_cpu_seconds": round(time.process_time() - cpu, 1)}
+        steps["compiled"] = lambda: other.update(batch)
+    rows = interleave(steps, "products", asked.rounds, seconds=0.3, warmup=1)
+    title = f"DreamerV3 update, size 1M, B {B}, T {T}, dreams of {size1m().imagine} from {B * T} states"
+    show(title, rows)
+    print(told)
+    head = {"benchmark": "dreamer_step", "time": "CPU time of one process", "seed": 0, "rounds": asked.rounds}
+    write_json(asked.json, {**head, **machine(), **told, "rows": {title: rows}})
+
+
+if __name__ == "__main__":
+    main()
