@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from worldformula import Deterministic, E, Mean, Normal, Value, World, log, norm2, sg, together
+from worldformula import Deterministic, E, Expression, Mean, Normal, Value, World, log, sg, together
 from worldformula.learners.imagination.actor_critic import Returns
 from worldformula.training.objective import Minimises, Objective, Updates
 
@@ -183,6 +183,11 @@ def equal(parts: Parts, hand: Hand, still: tuple[str, ...] = ()) -> None:
         assert torch.equal(ours, before) == (name.partition(".")[0] in still), f"{name} has moved, or should have"
 
 
+def error(value: str) -> Expression:
+    """½ (V − R)² at a step."""
+    return 0.5 * (Value(value) - Value("R_t")) ** 2
+
+
 def test_dreamer_v1_learns_through_its_dreams(both) -> None:
     """Hafner et al. 2020 (arXiv:1912.01603): max Σ V_λ by gradients through the world; min ½ (v − sg V_λ)²."""
     parts, hand = both
@@ -190,7 +195,7 @@ def test_dreamer_v1_learns_through_its_dreams(both) -> None:
     kept = Deterministic("k_t = keep(z_t)", nn.Identity(), shape=Z)
     dream = together(
         actor=Mean("t", E(parts.values * parts.returns, -Value("R_t"))).mean(),
-        critic=Mean("t", E(parts.values * sg(parts.returns) * sg(kept) * seen, 0.5 * (Value("u_t") - Value("R_t")) ** 2)).mean(),
+        critic=Mean("t", E(parts.values * sg(parts.returns) * sg(kept) * seen, error("u_t"))).mean(),
     )  # fmt: skip
     parts.learn(
         attached=("dream",), dream=dream,
@@ -204,7 +209,8 @@ def test_dreamer_v1_learns_through_its_dreams(both) -> None:
         returns = hand.returns(reward, n.critic(z))
         values = n.critic(z.detach())
         hand.step(
-            (loss, nn.ModuleList([n.encoder, n.prior, n.decoder, n.reward])), (-returns.mean(), nn.ModuleList([n.policy])),
+            (loss, nn.ModuleList([n.encoder, n.prior, n.decoder, n.reward])),
+            (-returns.mean(), nn.ModuleList([n.policy])),
             (0.5 * (values - returns.detach()).square().mean(), nn.ModuleList([n.critic])),
         )  # fmt: skip
     equal(parts, hand)
@@ -226,7 +232,7 @@ def test_dreamer_v2_moves_one_after_the_other_and_mixes_two_gradients(both) -> N
     gain = rho * scored * sg(Value("R_t") - Value("V_t")) + (1 - rho) * Value("R_t")
     dream = together(
         actor=Mean("t", E(parts.values * slow * returns * sg(kept), -gain)).mean(),
-        critic=Mean("t", E(sg(kept) * slow * sg(returns) * parts.values.rename(z="k"), 0.5 * (Value("V_t") - Value("R_t")) ** 2)).mean(),
+        critic=Mean("t", E(sg(kept) * slow * sg(returns) * parts.values.rename(z="k"), error("V_t"))).mean(),
     )  # fmt: skip
     parts.learn(
         "alternating", attached=("dream",), dream=dream,
@@ -242,8 +248,8 @@ def test_dreamer_v2_moves_one_after_the_other_and_mixes_two_gradients(both) -> N
         reinforce = log_policy(n.policy, z.detach(), a.detach()) * (found - n.critic(z)).detach()
         hand.step((-(rho * reinforce + (1 - rho) * found).mean(), nn.ModuleList([n.policy])))
         z, _, reward = hand.dream(start)  # of the policy that has moved
-        error = n.critic(z.detach()) - hand.returns(reward, lazy(z)).detach()
-        hand.step((0.5 * error.square().mean(), nn.ModuleList([n.critic])))
+        missed = n.critic(z.detach()) - hand.returns(reward, lazy(z)).detach()
+        hand.step((0.5 * missed.square().mean(), nn.ModuleList([n.critic])))
         with torch.no_grad():
             for s, w in zip(lazy.parameters(), n.critic.parameters(), strict=True):
                 s.mul_(decay).add_(w, alpha=1 - decay)
