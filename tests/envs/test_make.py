@@ -227,7 +227,7 @@ def test_pictures_with_other_axes_are_moved_never_scrambled():
 @pytest.mark.parametrize(
     ("space", "words"),
     [
-        (spaces.Tuple([spaces.Discrete(2)]), "Tuple space; supported are Box"),
+        (spaces.Graph(spaces.Discrete(2), None), "Graph space; supported are Box"),
         (spaces.Text(5), "Text space.*env.keys"),
         (spaces.Dict(reward=spaces.Discrete(2)), "reserved"),
         (spaces.Dict({"mask/x": spaces.Discrete(2)}), "reserved"),

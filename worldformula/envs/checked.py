@@ -71,7 +71,9 @@ class Checked(gymnasium.Wrapper[Any, Any, Any, Any]):
         super().__init__(env)
         self.name, self._observations = name, observations
         space = env.observation_space
-        self._leaves = flattened(space) if isinstance(space, gymnasium.spaces.Dict) else {"": space}
+        self._leaves = (
+            flattened(space) if isinstance(space, gymnasium.spaces.Dict | gymnasium.spaces.Tuple) else {"": space}
+        )
         self._leaves = {k: v for k, v in self._leaves.items() if not keys or k in keys} if observations else {}
         self._limits = {key: limits(inner) for key, inner in self._leaves.items() if _typed(inner)}
         self._steps = 0

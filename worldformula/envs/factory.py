@@ -156,13 +156,40 @@ def _bare(
 
         env, limit = make_atari(id, size=size or SIZE, max_steps=max_steps, **options), None
     else:
-        env = _build(id, size or DEFAULT_SIZE, pixels, options)
+        env = _foreign(id, size, options) or _build(id, size or DEFAULT_SIZE, pixels, options)
         limit = max_steps or _limit(id)
     for name in wrap:
         wrapper = _named(name, "--wrap expects module:Wrapper")
         with blamed(id, f"the wrapper {name}"):
             env = wrapper(env)
     return env, limit
+
+
+REGISTERS = {"MiniGrid-": ("minigrid", "envs"), "BabyAI-": ("minigrid", "envs"), "popgym-": ("popgym", "popgym")}
+"""What ids of packages begin with that register with Gymnasium only once they are imported; and their extra."""
+
+
+def _foreign(id: str, size: int | None, options: dict[str, Any]) -> Env | None:
+    """An environment of a package that Gymnasium does not know by itself; others are registered here."""
+    if id.startswith("dm_control/"):
+        from worldformula.envs.control_suite import make_control
+
+        return make_control(id, size or 64, options)
+    if id.startswith("crafter/"):
+        from worldformula.envs.crafter import ID, make_crafter
+
+        if id != ID:
+            raise EnvironmentIdError(f"no environment has the id {id!r}; the game is {ID}")
+        return make_crafter(size or 64, options)
+    for prefix, (package, extra) in REGISTERS.items():
+        if id.startswith(prefix) and id not in gymnasium.registry:
+            try:
+                importlib.import_module(package)
+            except ImportError as error:
+                raise ConfigError(
+                    f"{id} needs {package}: pip install 'worldformula[{extra}]' (it says: {error})"
+                ) from error
+    return None
 
 
 def _limit(id: str) -> int | None:

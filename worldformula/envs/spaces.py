@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from worldformula.envs.columns import PREFIXES, RESERVED, Column
 from worldformula.errors import NonFiniteError, SpaceError
 
-_OBSERVATIONS = "Box, Discrete, MultiDiscrete, MultiBinary, or a Dict of these"
+_OBSERVATIONS = "Box, Discrete, MultiDiscrete, MultiBinary, or a Dict or Tuple of these"
 SMALLEST_FLOAT_PICTURE = 8  # edges of a float box with fewer pixels: a table of numbers
 ROUNDING = 1e-5  # how far beyond a declared bound a float may lie, relative to it
 
@@ -41,16 +41,16 @@ def observation_parts(space: Space[Any]) -> dict[str, Part]:
     """How each key of an observation is stored.
 
     A space that is not a Dict gets the key "image" for a picture and "vector" for anything else. A Dict inside a Dict
-    is flattened: ``arm/joints``.
+    is flattened: ``arm/joints``; entries of a Tuple are called by their place: ``0``, ``1``.
 
     Raises:
         SpaceError: for a space that is not supported; the message says what to wrap.
     """
-    if not isinstance(space, spaces.Dict):
+    if not isinstance(space, spaces.Dict | spaces.Tuple):
         part = _part(space, "the observation")
         return {"image" if part.column.kind == "image" else "vector": part}
     if not space.spaces:
-        raise SpaceError(f"the observation space is an empty Dict; expected {_OBSERVATIONS}")
+        raise SpaceError(f"the observation space is an empty {type(space).__name__}; expected {_OBSERVATIONS}")
     found = flattened(space)
     taken = [key for key in found if key in RESERVED or key.startswith(PREFIXES)]
     if taken:

@@ -50,7 +50,7 @@ class Typed(gymnasium.Wrapper[Any, Any, Any, Any]):
         if isinstance(space, spaces.Dict) and self._mask_key:
             space = spaces.Dict({key: inner for key, inner in space.spaces.items() if key != MASK})
         self._parts = observation_parts(space)
-        self._bare = not isinstance(space, spaces.Dict)
+        self._bare = not isinstance(space, spaces.Dict | spaces.Tuple)
         self.observations: dict[str, Column] = {key: part.column for key, part in self._parts.items()}
         self._masked, self._labels = self._probe(labels)
         masks: dict[str, Column] = {mask_name(name): _mask_column(self.actions[name]) for name in self._masked}
