@@ -1,4 +1,4 @@
-"""Environments of other packages, with stand-ins that answer as these do; ``python -m tests.extras`` has the real ones."""
+"""Environments of other packages, with stand-ins that answer as they do. ``python -m tests.extras`` plays real ones."""
 
 import sys
 from types import ModuleType, SimpleNamespace
