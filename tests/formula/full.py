@@ -28,7 +28,10 @@ from worldformula.errors import WorldformulaError
 
 SECONDS = 20  # for one formula
 # What the grower may be refused, and nothing else.
-LEGITIMATE = ("which some rows lack", "nothing inside has the index")
+LEGITIMATE = (
+    "which some rows lack", "nothing inside has the index", "needs no series, so nothing tells how many steps",
+    "is the number of the step, and elsewhere it would be given",
+)  # fmt: skip
 
 
 def kind_of(grown, tally=None):
