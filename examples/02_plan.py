@@ -30,6 +30,6 @@ planner = CEM(actions=2, horizon=5)
 for step in range(8):
     plan = planner.plan(world, lambda states: (states["s"] - goal).square().sum(-1), state)
     dream = world.imagine(state, actions=plan.actions[:, :1])
-    state = {"s": dream["s"][:, -1]}
+    state = dream.last().only("s")
     x, y = state["s"][0].tolist()
     print(f"step {step + 1}: at ({x:+.2f}, {y:+.2f}), predicted cost {plan.cost.item():.3f}, {plan.calls} model steps")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import ShapeError, table
-from worldformula.world import State, World
+from worldformula.world import State, Values, World
 
 StateCost = Callable[[State], Tensor]
 """``states [N, T, ...] -> [N, T]``, lower is better."""
@@ -42,7 +42,7 @@ class Planner(ABC):
         self,
         world: World,
         cost: StateCost,
-        state: State,
+        state: Values,
         *,
         generators: Sequence[torch.Generator] | None = None,
         warm: Tensor | None = None,
@@ -54,15 +54,15 @@ class Planner(ABC):
         """
 
 
-def rollout_cost(world: World, cost: StateCost, state: State, actions: Tensor) -> Tensor:
+def rollout_cost(world: World, cost: StateCost, state: Values, actions: Tensor) -> Tensor:
     """The cost ``[B, N]`` of action sequences ``[B, N, H, A]`` from states ``[B, ...]``, summed over the H states.
 
     Means and modes are imagined, so equal actions cost the same in every call.
     """
     B, N = actions.shape[:2]
-    start = world.repeat({key: state[key] for key in (*world.carried, *world.memory)}, N)
+    start = State({key: state[key] for key in (*world.carried, *world.memory)}).repeat(N)
     dream = world.imagine(start, actions=actions.flatten(0, 1), deterministic=True)
-    total = cost({key: dream[key][:, 1:] for key in world.carried})
+    total = cost(dream.only(world.carried).span(1))
     if tuple(total.shape) != (B * N, actions.shape[2]):
         rows = [("cost", (B * N, actions.shape[2]), tuple(total.shape))]
         raise ShapeError("expected one cost per imagined state\n" + table(("value", "expected", "got"), rows))

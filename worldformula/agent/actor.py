@@ -9,7 +9,7 @@ from torch import Tensor
 from worldformula.formula import Factor, Normal, OneHot
 from worldformula.nets.actor import ContinuousActor, DiscreteActor
 from worldformula.nets.sizes import Sizes
-from worldformula.world import State
+from worldformula.world import Values
 
 
 def policy(
@@ -28,7 +28,7 @@ class Actor:
     def __init__(self, factor: Factor) -> None:
         self.factor = factor
 
-    def act(self, state: State, *, explore: bool) -> Tensor:
+    def act(self, state: Values, *, explore: bool) -> Tensor:
         """The action at a state ``[N, ...]``: ``[N, A]``."""
         conditions: dict[str, Any] = {c.key: state[c.key] for c in self.factor.conditions}
         return self.factor.sample(deterministic=not explore, **conditions)

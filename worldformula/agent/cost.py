@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from worldformula.world import State, World
+from worldformula.world import Values, World
 
-Measure = Callable[[State], Tensor]
+Measure = Callable[[Values], Tensor]
 
 
 @dataclass(frozen=True)
@@ -30,14 +30,14 @@ class Cost:
     reward: str = "r"
     proceed: str = "c"
 
-    def __call__(self, states: State) -> Tensor:
+    def __call__(self, states: Values) -> Tensor:
         """The total at states ``[..., event]``, lower is better: negated reward and every further term."""
         total = -self.weights.get(self.reward, 1.0) * self.world.decode(states, (self.reward,))[self.reward]
         for name, measure in (self.intrinsic | self.critics).items():
             total = total + self.weights.get(name, 1.0) * measure(states)
         return total
 
-    def outcome(self, states: State) -> tuple[Tensor, Tensor]:
+    def outcome(self, states: Values) -> tuple[Tensor, Tensor]:
         """Reward (the negated immediate cost) and continuation at states ``[..., event]``: two tensors ``[...]``."""
         decoded = self.world.decode(states, (self.reward, self.proceed))
         reward = self.weights.get(self.reward, 1.0) * decoded[self.reward]

@@ -24,7 +24,7 @@ from worldformula.errors import CheckpointError, ConfigError
 from worldformula.learners.imagination import ImaginationActorCritic
 from worldformula.planner import Planner
 from worldformula.training.objective import Minimises, Objective, Outs, Updates
-from worldformula.world import State, World
+from worldformula.world import State, Values, World
 
 
 class ImaginationAgent(nn.Module):
@@ -79,7 +79,7 @@ class ImaginationAgent(nn.Module):
         return self.memory.initial(num, self.device)
 
     @torch.no_grad()
-    def act(self, rows: Mapping[str, NDArray[Any]], state: State, explore: bool = True) -> tuple[NDArray[Any], State]:
+    def act(self, rows: Mapping[str, NDArray[Any]], state: Values, explore: bool = True) -> tuple[NDArray[Any], State]:
         """Actions at rows ``[num, ...]``, as `ActionSpec` says; ``explore`` samples, otherwise means and modes."""
         seen = self.world.observe(self.perception.observe(rows, self.device), state, deterministic=not explore)
         if self.planner is None:
@@ -129,18 +129,17 @@ class ImaginationAgent(nn.Module):
 
     def _late(self, outs: Outs) -> State:
         """The last states of each sequence, ``[B, K, ...]``, from which dreams start."""
-        return {k: outs["world"].samples[k][:, -self.late :] for k in self.world.carried}
+        return State(outs["world"].samples, 2).only(self.world.carried).span(-self.late)
 
     def _dreamed(self, outs: Outs, batch: Mapping[str, Any], generator: torch.Generator | None) -> Mapping[str, Tensor]:
         """Dreams under the policy, with their rewards and continuations."""
-        start = {k: v.detach().flatten(0, 1) for k, v in self._late(outs).items()}
-        dream, reward, proceed = self.dream(start, generator)
+        dream, reward, proceed = self.dream(self._late(outs).detach().starts(), generator)
         return self.learner.dreamed(dream, dream[self.world.action], reward, proceed)
 
     def _replayed(self, outs: Outs, batch: Mapping[str, Any], _: torch.Generator | None) -> Mapping[str, Tensor]:
         """The same states with what the data say of them, and the returns of the dreams that start there."""
         late = self._late(outs)
-        rows = next(iter(late.values())).shape[:2]
+        rows = late.lead
         boot = outs["dream"].samples["R"][:, 0].unflatten(0, rows)
         reward, last, terminal = (
             torch.as_tensor(batch[k][:, -rows[1] :], device=self.device) for k in ("reward", "is_last", "is_terminal")
@@ -148,7 +147,7 @@ class ImaginationAgent(nn.Module):
         return self.learner.replayed(late, reward, last, terminal, boot)
 
     @torch.no_grad()
-    def dream(self, start: State, generator: torch.Generator | None = None) -> tuple[State, Tensor, Tensor]:
+    def dream(self, start: Values, generator: torch.Generator | None = None) -> tuple[State, Tensor, Tensor]:
         """Imagined states and actions from ``start`` ``[N, ...]``, with rewards and continuations ``[N, H+1]``."""
         dream = self.world.imagine(start, self.policy, horizon=self.horizon, generator=generator)
         return dream, *self.cost.outcome(dream)
@@ -168,10 +167,8 @@ class ImaginationAgent(nn.Module):
         variable = images[0]
         seen = {k: v[:, :context] for k, v in inputs.items()}
         states = self.world.filter(seen, deterministic=True)
-        last = {k: v[:, -1] for k, v in states.items()}
-        future = self.world.imagine(last, actions=inputs["a"][:, context - 1 : -1], deterministic=True)
-        joined = {k: torch.cat((states[k], future[k][:, 1:]), 1) for k in states}
-        dream = self.world.decode(joined, (variable,))[variable]
+        future = self.world.imagine(states.last(), actions=inputs["a"][:, context - 1 : -1], deterministic=True)
+        dream = self.world.decode(states.then(future.span(1)), (variable,))[variable]
         shown = (dream * 255).round().clamp(0, 255).to(torch.uint8)
         truth = (inputs[variable] * 255).round().to(torch.uint8)
         newest = 3 if truth.shape[-1] % 3 == 0 else 1

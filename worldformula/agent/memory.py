@@ -19,8 +19,8 @@ class ShortTermMemory:
     def initial(self, streams: int, device: torch.device) -> State:
         """Before the first row: zeros."""
         empty = torch.zeros(streams, self.action_size, device=device)
-        return {**self.world.initial(streams, device=device), self.world.action: empty}
+        return self.world.initial(streams, device=device) | {self.world.action: empty}
 
     def update(self, state: State, action: torch.Tensor) -> State:
         """The state with the action that was chosen in it."""
-        return {**state, self.world.action: action}
+        return state | {self.world.action: action}

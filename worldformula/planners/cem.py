@@ -24,7 +24,7 @@ from torch import Tensor
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
 from worldformula.planner import Plan, Planner, StateCost, per_episode, rollout_cost
-from worldformula.world import State, World
+from worldformula.world import Values, World
 
 
 @final
@@ -60,7 +60,7 @@ class CEM(Planner):
         self,
         world: World,
         cost: StateCost,
-        state: State,
+        state: Values,
         *,
         generators: Sequence[torch.Generator] | None = None,
         warm: Tensor | None = None,

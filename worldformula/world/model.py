@@ -26,14 +26,14 @@ from worldformula.formula.print.notebook import parts_html
 from worldformula.formula.syntax.constants import Constants, start_of
 from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import factors as factors_of
-from worldformula.nets.causal import Causal, Memory
+from worldformula.nets.causal import Causal
+from worldformula.world.state import State, Values
 
-State = dict[str, Any]  # tensors by variable, and the memories of networks that read a past
 ROOM = 64  # positions that the memory of a new state has room for; it grows where more come
 
 
 class World(nn.Module):
-    """A model through time. A state is a dict of named tensors: what the prior carries from step to step and what the
+    """A model through time. A `State` holds named tensors: what the prior carries from step to step and what the
     heads read, ``{"h": ..., "z": ...}``.
 
     ``prior`` and ``posterior`` are products that both declare the variables of a state; what the posterior carries, the
@@ -113,21 +113,6 @@ class World(nn.Module):
         """What else a state holds: what networks keep of the past that they read, behind the last step."""
         return tuple(self._memories)
 
-    @staticmethod
-    def last(states: State) -> State:
-        """The last of states ``[..., T, event]`` of `filter` or `imagine`; a memory is that of the last step already.
-
-        States of ``[B, T, ...]`` only.
-        """
-        return {k: v if isinstance(v, Memory) else v[:, -1] for k, v in states.items()}
-
-    @staticmethod
-    def repeat(state: State, times: int) -> State:
-        """Every row of a state ``times`` times, one behind the other: candidates, which share what they remember."""
-        return {
-            k: v.repeat(times) if isinstance(v, Memory) else v.repeat_interleave(times, 0) for k, v in state.items()
-        }
-
     @cached_property
     def shifted(self) -> tuple[str, ...]:
         """The series that the prior reads at t−1 and does not declare itself: the action, where there is one."""
@@ -144,13 +129,13 @@ class World(nn.Module):
 
     # ---------------------------------------------------------------------------------------------------------- filter
 
-    def filter(self, batch: Mapping[str, Tensor], start: State | None = None, **options: Any) -> State:
+    def filter(self, batch: Mapping[str, Tensor], start: Values | None = None, **options: Any) -> State:
         """States of the posterior along the data: ``[B, T, ...]`` for series ``[B, T, ...]``.
 
         ``batch`` may hold more series than the posterior reads. ``start`` is the state before the first step, with the
         last action under its own name. ``options`` are those of a call, ``seed``, ``generator``, ``noise`` and
         ``deterministic``, and the numbers that the posterior takes: ``tau=1.0`` of a ``Symbol``. A memory has its last
-        value only: `last` gives the state that `observe` and `imagine` go on from.
+        value only: `State.last` gives the state that `observe` and `imagine` go on from.
         """
         rollout = self._filter if start is None else self._go_on
         wanted = [k for k, op in rollout.program.plan.inputs.items() if op.kind != "symbol"]
@@ -159,7 +144,7 @@ class World(nn.Module):
         start = None if start is None else carry_of(rollout, start)
         out = rollout(**{k: batch[k] for k in wanted}, start=start, **options)
         samples = out.samples
-        return {k: samples[k] for k in self.carried} | (out.value or {})
+        return State({k: samples[k] for k in self.carried} | (out.value or {}), 2)
 
     def noise(
         self, batch: Mapping[str, Tensor], generator: torch.Generator | None = None, **numbers: float | Tensor
@@ -168,7 +153,7 @@ class World(nn.Module):
         inputs = {**batch, **numbers}
         return self._filter.program.noise({k: inputs[k] for k in self._filter.program.inputs}, generator)
 
-    def observe(self, observation: Mapping[str, Tensor], state: State, **options: Any) -> State:
+    def observe(self, observation: Mapping[str, Tensor], state: Values, **options: Any) -> State:
         """One step of the filter: ``observation`` and flags ``[B, ...]``, ``state`` with the last action; new state.
 
         Raises:
@@ -181,7 +166,7 @@ class World(nn.Module):
         # The filter reads these series at t−1, which is the start; the value of this step is never read.
         inputs = self._go_on.program.inputs
         series |= {k: state[k].unsqueeze(1) for k in self._go_on.program.plan.shifts if k in state and k in inputs}
-        return self.last(self.filter(series, start=state, **options))
+        return self.filter(series, start=state, **options).last()
 
     def initial(
         self, batch: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None, **options: Any
@@ -218,7 +203,7 @@ class World(nn.Module):
 
     def imagine(
         self,
-        start: State,
+        start: Values,
         policy: Factor | None = None,
         *,
         actions: Tensor | None = None,
@@ -239,20 +224,18 @@ class World(nn.Module):
         refuse_ahead("imagine", self._imagine.program.plan)
         wanted = (*self.carried, *self._imagine.memories)
         require("imagine: the start lacks", wanted, start, "carried", "pass a state of filter, observe or initial")
-        start = {k: start[k] for k in wanted}
         lead = self._lead({k: start[k] for k in self.carried})
+        start = State({k: start[k] for k in wanted}, len(lead))
         if len(lead) != 1 and self._imagine.memories:
             raise ShapeError(
                 f"imagine: the prior reads a history, so a dream begins at one state a row, [N, ...]; this start has "
-                f"the leading axes {list(lead)}\ntake the last state, World.last(states)"
+                f"the leading axes {list(lead)}\ntake the last state, states.last()"
             )
         if actions is not None:
             self._check_actions(actions, lead)
         if len(lead) != 1:
-            flat = {k: v.reshape(-1, *v.shape[len(lead) :]) for k, v in start.items()}
             actions = None if actions is None else actions.reshape(-1, *actions.shape[len(lead) :])
-            dream = self.imagine(flat, policy, actions=actions, horizon=horizon, **options)
-            return {k: v.reshape(*lead, *v.shape[1:]) for k, v in dream.items()}
+            return self.imagine(start.flat(), policy, actions=actions, horizon=horizon, **options).unflat(lead)
         acts = bool(self.shifted)
         if acts == (policy is None and actions is None) or (policy is not None and actions is not None):
             expected = "imagine(start, policy, horizon=...) or imagine(start, actions=...)"
@@ -299,7 +282,7 @@ class World(nn.Module):
             like = next(iter(start.values()))
             options["generator"] = torch.Generator(like.device).manual_seed(options.pop("seed"))
         seen, modes = [start[held(c)] for c in policy.conditions], bool(options.get("deterministic", False))
-        begin = {**start, key: self._policy_at(policy, options).draw(seen, (), options.get("generator"), noise, modes)}
+        begin = start | {key: self._policy_at(policy, options).draw(seen, (), options.get("generator"), noise, modes)}
         rollout = self.rollout(policy)
         return self._joined(begin, rollout(start=carry_of(rollout, begin), horizon=horizon, **options))
 
@@ -311,10 +294,10 @@ class World(nn.Module):
         """The prior under given actions."""
         key = self.action
         series = torch.cat((actions[:, 1:], actions[:, -1:]), 1)  # step t reads the action of t-1; the last is not read
-        begin = carry_of(self._imagine, {**start, key: actions[:, 0]})
+        begin = carry_of(self._imagine, start | {key: actions[:, 0]})
         return self._joined(start, self._imagine(**{key: series}, start=begin, **options)) | {key: actions}
 
-    def _lead(self, state: State) -> tuple[int, ...]:
+    def _lead(self, state: Values) -> tuple[int, ...]:
         """The leading axes of a state, which all its tensors share."""
         leads = {k: tuple(v.shape[: v.ndim - self._rank(k)]) for k, v in state.items()}
         if len(set(leads.values())) > 1:
@@ -336,13 +319,13 @@ class World(nn.Module):
     def _joined(begin: State, out: Out) -> State:
         """The start, then the steps; the memories behind the last."""
         samples = out.samples
-        series = {k: v for k, v in begin.items() if not isinstance(v, Memory)}
-        return {k: torch.cat((v.unsqueeze(1), samples[k]), 1) for k, v in series.items()} | (out.value or {})
+        series = {k: torch.cat((v.unsqueeze(1), samples[k]), 1) for k, v in begin.series.items()}
+        return State(series | (out.value or {}), 2)
 
     # ---------------------------------------------------------------------------------------------------------- decode
 
     def decode(
-        self, states: Mapping[str, Tensor], heads: Iterable[str] | None = None, **numbers: float | Tensor
+        self, states: Values, heads: Iterable[str] | None = None, **numbers: float | Tensor
     ) -> dict[str, Tensor]:
         """The mean of every head (or those named) at states ``[..., event]``: ``{"x": [..., H, W, C], "r": [...]}``.
 
