@@ -168,7 +168,7 @@ def test_the_configurator_changes_cost_and_mode_without_touching_a_weight(agent:
     planner = CEM(2, horizon=3, candidates=20, elites=4, iterations=2)
     agent.configure(Configuration(planner=planner))
     planned, _ = agent.act(rows, agent.initial(2), explore=False)
-    agent.configure(Configuration({"r": -1.0}, planner))
+    agent.configure(Configuration({"reward": -1.0}, planner))
     opposite, _ = agent.act(rows, agent.initial(2), explore=False)
     assert not np.allclose(policy, planned)
     assert not np.allclose(planned, opposite)

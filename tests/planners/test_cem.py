@@ -115,7 +115,7 @@ def test_bad_input_is_refused(make, error) -> None:
 
 
 def test_a_configurator_is_a_table_and_knows_near_misses() -> None:
-    configurator = Configurator({"swing up": Configuration(), "save force": Configuration({"r": 2.0}, CEM(1))})
-    assert configurator("save force").weights == {"r": 2.0}
+    configurator = Configurator({"swing up": Configuration(), "save force": Configuration({"reward": 2.0}, CEM(1))})
+    assert configurator("save force").weights == {"reward": 2.0}
     with pytest.raises(CatalogueError, match="Did you mean 'swing up'"):
         configurator("swingup")

@@ -55,7 +55,7 @@ class ImaginationAgent(nn.Module):
         self.config, self.horizon, self.late = config, horizon, late
         self.world, self.learner, self.perception = world, learner, perception
         self.policy = learner.policy
-        self.actor, self.cost = Actor(self.policy), Cost(world)
+        self.actor, self.cost = Actor(self.policy), Cost(world, discount=learner.settings.discount)
         self.planner: Planner | None = None
         self.memory = ShortTermMemory(world, perception.action.size)
         # Out of the module tree: it holds the same networks, which must appear once in the state_dict.

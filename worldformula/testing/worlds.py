@@ -64,7 +64,7 @@ class _Case:
 
     def start(self, states: State, step: int) -> State:
         """What a filter goes on from after states that end at a step: the last one, and the action taken at it."""
-        return states.last() | {k: self.batch[k][:, step] for k in self.world.shifted}
+        return states.last() | {k: self.batch[k][:, step] for k in self.world.actions}
 
 
 def _same(laws: Laws, law: str, expected: Mapping[str, Any], got: Mapping[str, Any]) -> None:
@@ -108,7 +108,7 @@ def _filtering(case: _Case, laws: Laws) -> None:
     rest = world.filter(case.cut(slice(half, T)), start=case.start(head, half - 1), noise=tail)
     _same(laws, "two chunks are one sequence", whole, head.then(rest))
     state = case.start(world.filter(case.cut(slice(0, 1)), deterministic=True), 0)
-    seen = {k: v[:, 1] for k, v in batch.items() if k not in world.shifted}
+    seen = {k: v[:, 1] for k, v in batch.items() if k not in world.actions}
     step = world.observe(seen, state, deterministic=True)
     _same(laws, "observe is one step of filter", states.series.at(1), step.series)
     alone = world.filter({k: v[:1] for k, v in batch.items()}, deterministic=True)
@@ -132,7 +132,7 @@ def _imagining(case: _Case, laws: Laws) -> None:
     """Two steps are one step twice."""
     world = case.world
     start = world.filter(case.cut(slice(0, 1)), deterministic=True).last()
-    if not world.shifted:
+    if not world.actions:
         _twice(laws, world, start, [{"horizon": 1}, {"horizon": 1}], {"horizon": 2})
         return
     actions = case.batch[world.action]

@@ -1,8 +1,8 @@
 """The contract of a world model: prior, posterior, heads and loss, written as formulas; filter, imagine, decode follow.
 
 world = World(prior=core * prior, posterior=embed * core * post, heads=[image, reward], loss=loss)
-states = world.filter(batch)                        # q, [B, T, ...]
-dream  = world.imagine(state, policy, horizon=15)   # p, with π(a_t|h_t,z_t) as one more factor
+states = world.filter(batch)                                    # q, [B, T, ...]
+dream  = world.imagine(states.last(), policy, horizon=15)       # p, with π(a_t|h_t,z_t) as one more factor
 """
 
 from __future__ import annotations
@@ -13,67 +13,80 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
-from worldformula.display import grouped
-from worldformula.errors import FormulaError, ShapeError, UnknownVariableError, near, table
-from worldformula.formula.code.program import Out
-from worldformula.formula.code.rollout import Rollout, carry_of, clock_of, require, starts
+from worldformula.errors import FormulaError, table
+from worldformula.formula.code.rollout import Rollout, carry_of, clock_of, require
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.factors.joint import Factor, Joint
-from worldformula.formula.plan.histories import held, lags, memories, refuse_ahead
+from worldformula.formula.plan.histories import lags, memories, refuse_ahead
 from worldformula.formula.print.notebook import parts_html
-from worldformula.formula.syntax.constants import Constants, start_of
 from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import factors as factors_of
-from worldformula.nets.causal import Causal
+from worldformula.world import heads as predicted
+from worldformula.world.contract import Actions
+from worldformula.world.dynamics import PriorDynamics, Setting, first, joint
 from worldformula.world.state import State, Values
-
-ROOM = 64  # positions that the memory of a new state has room for; it grows where more come
 
 
 class World(nn.Module):
-    """A model through time. A `State` holds named tensors: what the prior carries from step to step and what the
-    heads read, ``{"h": ..., "z": ...}``.
+    """A model through time: a posterior, which infers states from data, a loss, and what can be imagined from a state.
 
-    ``prior`` and ``posterior`` are products that both declare the variables of a state; what the posterior carries, the
-    prior carries too (a summary of observations by ``Deterministic("b_t = keep(b_{t-1})", nn.Identity())``). ``heads``
-    are factors over states; ``loss`` is a plain expression, which may have networks of its own. The
-    networks are registered once, whatever number of formulas shares them. Where the prior or the posterior reads a
-    history, ``z_{<t}``, a state also holds what their networks keep of it, a `Memory` of the last step: ``z_cache``.
-    Where something reads further back than one step, or a head back at all, it holds the older values too: ``z_m1`` is
-    z one step before the state's own.
+    Args:
+        prior: a product that leads from a step to the next; a series that it reads at t−1 and does not declare is an
+            action. The variables of a state are declared by the posterior too, and what the posterior carries, the
+            prior carries (a summary of observations by ``Deterministic("b_t = keep(b_{t-1})", nn.Identity())``).
+        posterior: a product over the data.
+        heads: factors over states, by name; of a list, the name of a head is its variable. Two heads of one variable
+            have two names: ``heads={"image": fine, "image_coarse": coarse}``.
+        loss: a plain expression with a sum over time, which may have networks of its own.
+        roles: which head is the "reward", which says "continue", and what else somebody looks for, by role.
+        observations: which variable an observation of an environment is, ``{"image": "x"}``.
+        levels: instead of prior, heads and roles: several `PriorDynamics` by name, such as a fine and a coarse one.
+            Each carries a part of what the posterior declares, and imagines alone: ``world.levels["fine"].imagine``.
+
+    The networks are registered once, whatever number of formulas shares them. A `State` holds what goes from step to
+    step and what else the heads read. Where the prior or the posterior reads a history, ``z_{<t}``, it also holds what
+    their networks keep of it, a `Memory` of the last step: ``z_cache``. Where something reads further back than one
+    step, or a head back at all, it holds the older values too: ``z_m1`` is z one step before the state's own.
     """
 
     loss: Expression
+    levels: dict[str, PriorDynamics]
     _filter: Rollout
     _go_on: Rollout
-    _imagine: Rollout
-    _policies: dict[int, tuple[Factor, Rollout]]
-    _factors: tuple[Factor, ...]
-    _memories: dict[str, Factor]
-    _lags: tuple[Any, ...]
-    _start: Constants | None
+    _setting: Setting
 
     def __init__(
-        self, *, prior: Joint | Factor, posterior: Joint | Factor, heads: Iterable[Factor], loss: Expression
+        self,
+        *,
+        posterior: Joint | Factor,
+        loss: Expression,
+        prior: Joint | Factor | None = None,
+        heads: predicted.Given = (),
+        roles: Mapping[str, str] | None = None,
+        observations: Mapping[str, str] | None = None,
+        levels: Mapping[str, PriorDynamics] | None = None,
     ) -> None:
         super().__init__()
-        self.prior, self.posterior = _joint(prior), _joint(posterior)
-        self.heads = {head.variable.key: head for head in heads}
-        factors = (*self.posterior.factors, *self.prior.factors, *self.heads.values())
+        self.posterior = joint(posterior)
+        given = _given(prior, predicted.by_name(heads), roles, levels)
+        several = levels is not None
+        priors = tuple(dict.fromkeys(f for p, _, _ in given.values() for f in joint(p).factors))
+        self.heads, self.roles = _merged(given)
+        self.observations = dict(observations or {})
+        factors = (*self.posterior.factors, *priors, *self.heads.values())
         clock = clock_of(loss.node)
         self.index, self.reset_name = clock.index, clock.reset
         register_networks(self, [*factors, *factors_of(loss.node)], clock.initial)
+        kept = memories(priors, self.posterior.factors, self.heads.values())
+        older = lags(clock.index, (*priors, *self.posterior.factors), self.heads.values())
         # Kept out of the module tree: they hold the same networks, which must appear once in the state_dict.
         self.__dict__["loss"] = loss
-        self.__dict__["_factors"] = factors
-        self.__dict__["_start"] = clock.initial
-        self.__dict__["_memories"] = kept = memories(self.prior.factors, self.posterior.factors, self.heads.values())
-        ours = {key: f for key, f in kept.items() if any(f is known for known in self.prior.factors)}
-        self.__dict__["_lags"] = older = lags(
-            clock.index, (*self.prior.factors, *self.posterior.factors), self.heads.values()
-        )
+        self.__dict__["_setting"] = own = Setting(clock, factors, older, kept)
+        self.__dict__["levels"] = {
+            name: PriorDynamics(p, h, roles=r, within=_within(own, p, h) if several else own)
+            for name, (p, h, r) in given.items()
+        }
         self.__dict__["_filter"] = Rollout(
             self.posterior, clock.index, clock.reset, factors, clock.initial, kept, older, clock.begin
         )
@@ -82,50 +95,65 @@ class World(nn.Module):
         self.__dict__["_go_on"] = (
             Rollout(self.posterior, clock.index, None, factors, clock.initial, kept, older) if once else self._filter
         )
-        self.__dict__["_imagine"] = Rollout(self.prior, clock.index, None, factors, clock.initial, ours, older)
-        self.__dict__["_policies"] = {}
-        self._check()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_policies": {}}
+        self._check(several)
 
     def __repr__(self) -> str:
         heads = ", ".join(map(str, self.heads.values()))
-        return f"<World prior {self.prior}; posterior {self.posterior}; heads {heads}>"
+        priors = "; ".join(f"{name or 'prior'} {level.prior}" for name, level in self.levels.items())
+        return f"<World {priors}; posterior {self.posterior}; heads {heads}>"
 
     def _repr_html_(self) -> str:
+        priors = {name or "prior": level.prior for name, level in self.levels.items()}
         heads = {f"head {name}": head for name, head in self.heads.items()}
-        shapes = self._imagine.program.plan.shapes
-        state = ", ".join(f"{key} {list(shapes[key]) if key in shapes else ''}".strip() for key in self.carried)
-        count = grouped(sum(p.numel() for p in self.parameters() if not is_lazy(p)))
-        said = f"state: {state}; action: {', '.join(self.shifted) or 'none'}; {count} weights"
-        return parts_html({"prior": self.prior, "posterior": self.posterior, **heads, "loss": self.loss}, said)
+        said = [level.told(self.parameters()) for level in self.levels.values()]
+        return parts_html({**priors, "posterior": self.posterior, **heads, "loss": self.loss}, "; ".join(said))
+
+    # ------------------------------------------------------------------------------------------------------- of levels
+
+    @property
+    def dynamics(self) -> PriorDynamics:
+        """What can be imagined, in a world of one level.
+
+        Raises:
+            FormulaError: it has several.
+        """
+        if len(self.levels) > 1:
+            name = next(iter(self.levels))
+            raise FormulaError(
+                f"this world imagines at {len(self.levels)} levels, {', '.join(self.levels)}: take one of them, "
+                f"world.levels[{name!r}]"
+            )
+        return next(iter(self.levels.values()))
+
+    @property
+    def prior(self) -> Joint:
+        """The prior of a world of one level."""
+        return self.dynamics.prior
 
     @cached_property
     def carried(self) -> tuple[str, ...]:
-        """The variables of a state: those that go from step to step, then what else the heads read."""
-        read = (held(c) for head in self.heads.values() for c in head.conditions)
-        older = (held(v) for v in self._lags)
-        return tuple(dict.fromkeys((*self._imagine.carried, *(k for k in read if k not in self.shifted), *older)))
+        """The variables of a state, at all levels: those that go from step to step, then what else the heads read."""
+        every = [key for level in self.levels.values() for key in level.carried]
+        return tuple(dict.fromkeys((*every, *self._filter.carried) if len(self.levels) > 1 else every))
 
     @property
     def memory(self) -> tuple[str, ...]:
         """What else a state holds: what networks keep of the past that they read, behind the last step."""
-        return tuple(self._memories)
+        return tuple(self._setting.memories)
 
     @cached_property
-    def shifted(self) -> tuple[str, ...]:
-        """The series that the prior reads at t−1 and does not declare itself: the action, where there is one."""
-        plan = self._imagine.program.plan
-        return tuple(key for key in plan.shifts if key not in plan.lags)
+    def actions(self) -> tuple[str, ...]:
+        """The series that the priors read at t−1 and do not declare themselves."""
+        return tuple(dict.fromkeys(key for level in self.levels.values() for key in level.actions))
 
     @property
     def action(self) -> str:
-        """The variable of the action."""
-        if len(self.shifted) != 1:
-            found = ", ".join(self.shifted) or "none"
-            raise FormulaError(f"expected one action series at t-1 in the prior {self.prior}, found: {found}")
-        return self.shifted[0]
+        """The variable of the action, where there is one."""
+        return self.dynamics.action
+
+    def head_of(self, role: str) -> str:
+        """The name of the head with this role; an error says what to write where there is none."""
+        return self.dynamics.head_of(role)
 
     # ---------------------------------------------------------------------------------------------------------- filter
 
@@ -133,7 +161,7 @@ class World(nn.Module):
         """States of the posterior along the data: ``[B, T, ...]`` for series ``[B, T, ...]``.
 
         ``batch`` may hold more series than the posterior reads. ``start`` is the state before the first step, with the
-        last action under its own name. ``options`` are those of a call, ``seed``, ``generator``, ``noise`` and
+        last actions under their own names. ``options`` are those of a call, ``seed``, ``generator``, ``noise`` and
         ``deterministic``, and the numbers that the posterior takes: ``tau=1.0`` of a ``Symbol``. A memory has its last
         value only: `State.last` gives the state that `observe` and `imagine` go on from.
         """
@@ -154,13 +182,13 @@ class World(nn.Module):
         return self._filter.program.noise({k: inputs[k] for k in self._filter.program.inputs}, generator)
 
     def observe(self, observation: Mapping[str, Tensor], state: Values, **options: Any) -> State:
-        """One step of the filter: ``observation`` and flags ``[B, ...]``, ``state`` with the last action; new state.
+        """One step of the filter: ``observation`` and flags ``[B, ...]``, ``state`` with the last actions; new state.
 
         Raises:
             TimeError: the posterior reads a whole series, ``x_{1:T}``, of which one step knows the past alone.
         """
         refuse_ahead("observe", self._go_on.program.plan)
-        wanted = (*self.carried, *self.memory, *self.shifted)
+        wanted = (*self.carried, *self.memory, *self.actions)
         require("observe: the state lacks", wanted, state, "state", "add the action taken in it under its own name")
         series = {k: v.unsqueeze(1) for k, v in observation.items()}
         # The filter reads these series at t−1, which is the start; the value of this step is never read.
@@ -171,207 +199,110 @@ class World(nn.Module):
     def initial(
         self, batch: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None, **options: Any
     ) -> State:
-        """The state before the first step, without the action: what the loss starts from, zeros unless it says so.
-
-        A start that a factor draws, p(z_0), is drawn; ``options`` are those of `Joint.sample`: ``seed``, ``generator``,
-        ``noise``, ``deterministic``. One that reads the first row, x_1, is not known before it: NaN, which a step with
-        the reset flag replaces.
-
-        Raises:
-            FormulaError: a start reads data, and no ``reset=`` says where a sequence begins; `filter` begins there.
-        """
-        shapes, found = self._imagine.program.plan.shapes, State()
-        begun = starts(self._filter.clock, batch, options)
-        for key in self.carried:
-            given = start_of(self._start, key)
-            if key in self._imagine.program.plan.lags and key not in shapes and given is None:
-                raise FormulaError(
-                    f"initial: {key} is an older value of data, whose size no factor of the world declares\n"
-                    f"begin with filter, or give a factor of the world the shape, e.g. the policy as one of its heads"
-                )
-            zeros = torch.zeros(
-                batch, *shapes.get(key, () if given is None else given.shape), device=device, dtype=dtype
-            )
-            given = begun.get(key, given)
-            found[key] = zeros if given is None else given.to(zeros).expand_as(zeros)
-        for key, factor in self._memories.items():
-            assert isinstance(factor.net, Causal)
-            found[key] = factor.net.cache(batch, ROOM, device, dtype)
-        return found
+        """The state before the first step, without actions: see `PriorDynamics.initial`; of all levels."""
+        plans = [level.plan for level in self.levels.values()]
+        plans += [self._filter.program.plan] if len(plans) > 1 else []
+        return first(self._setting, self.carried, plans, batch, device, dtype, options)
 
     # --------------------------------------------------------------------------------------------------------- imagine
 
     def imagine(
         self,
         start: Values,
-        policy: Factor | None = None,
+        policy: Factor | Joint | None = None,
         *,
-        actions: Tensor | None = None,
+        actions: Actions | None = None,
         horizon: int | None = None,
         **options: Any,
     ) -> State:
-        """Roll the prior forward from ``start`` ``[N, ...]``; other leading axes, such as ``[B, T]``, stay as they are.
+        """A dream of the prior: see `PriorDynamics.imagine`. Of a world of several levels, ask one of them."""
+        return self.dynamics.imagine(start, policy, actions=actions, horizon=horizon, **options)
 
-        With ``policy``, a factor such as π(a_t|h_t,z_t): ``horizon`` steps; returns the states with the start first,
-        ``[N, horizon + 1, ...]``, and the action drawn at each of them under its own name. With ``actions``
-        ``[N, H, ...]``, the first taken at the start: states ``[N, H + 1, ...]`` and those actions. A prior without an
-        action needs ``horizon`` alone. ``options`` are those of a call, and the numbers that the prior and the policy
-        take: ``tau=1.2`` of a ``Symbol``.
-
-        Raises:
-            TimeError: the prior reads a whole series, ``z_{1:T}``, which is known once the dream is over.
-        """
-        refuse_ahead("imagine", self._imagine.program.plan)
-        wanted = (*self.carried, *self._imagine.memories)
-        require("imagine: the start lacks", wanted, start, "carried", "pass a state of filter, observe or initial")
-        lead = self._lead({k: start[k] for k in self.carried})
-        start = State({k: start[k] for k in wanted}, len(lead))
-        if len(lead) != 1 and self._imagine.memories:
-            raise ShapeError(
-                f"imagine: the prior reads a history, so a dream begins at one state a row, [N, ...]; this start has "
-                f"the leading axes {list(lead)}\ntake the last state, states.last()"
-            )
-        if actions is not None:
-            self._check_actions(actions, lead)
-        if len(lead) != 1:
-            actions = None if actions is None else actions.reshape(-1, *actions.shape[len(lead) :])
-            return self.imagine(start.flat(), policy, actions=actions, horizon=horizon, **options).unflat(lead)
-        acts = bool(self.shifted)
-        if acts == (policy is None and actions is None) or (policy is not None and actions is not None):
-            expected = "imagine(start, policy, horizon=...) or imagine(start, actions=...)"
-            raise FormulaError(
-                f"expected {expected if acts else 'imagine(start, horizon=...): the prior has no action'}"
-            )
-        if actions is not None:
-            return self._follow(start, actions, options)
-        if horizon is None or horizon < 1:
-            raise FormulaError(f"expected horizon= of at least 1, got {horizon}")
-        if policy is None:
-            begin = carry_of(self._imagine, start)
-            return self._joined(start, self._imagine(start=begin, horizon=horizon, **options))
-        return self._act(start, policy, horizon, options)
-
-    def rollout(self, policy: Factor) -> Rollout:
-        """The compiled rollout of the prior with a policy; one is kept per policy object."""
-        if id(policy) not in self._policies:
-            known = (self._factors, self._start, self._imagine.memories, self._lags)
-            rollout = Rollout(self.prior * policy, self.index, None, *known)
-            self._policies[id(policy)] = (policy, rollout)
-        return self._policies[id(policy)][1]
-
-    def _act(self, start: State, policy: Factor, horizon: int, options: Mapping[str, Any]) -> State:
-        """The action at the start, then the prior with the policy as one more factor."""
-        key, options = self.action, dict(options)
-        if not isinstance(policy, Factor):
-            given = ",".join(f"{k}_t" for k in self.carried)
-            raise FormulaError(
-                f"expected the policy as a factor, got {type(policy).__name__}; "
-                f"write Normal('π({key}_t|{given})', net, shape=...), or OneHot(...) for discrete actions"
-            )
-        unknown = [c for c in policy.conditions if held(c) not in start or c.several]
-        if policy.variable.key != key or unknown:
-            rows = [(c, policy, "not in a state" if c in unknown else "carried") for c in policy.conditions]
-            raise FormulaError(
-                f"expected a policy over {key} given variables of the state ({', '.join(start)}), got {policy}\n"
-                + table(("variable", "declared by", "got"), rows)
-            )
-        noise = options.get("noise")
-        if noise is not None:  # that of the action covers the start as well: [N, horizon + 1, ...]
-            options["noise"], noise = {**noise, key: noise[key][:, 1:]}, noise[key][:, 0]
-        if options.get("seed") is not None:  # one stream of random numbers for the first action and the rest
-            like = next(iter(start.values()))
-            options["generator"] = torch.Generator(like.device).manual_seed(options.pop("seed"))
-        seen, modes = [start[held(c)] for c in policy.conditions], bool(options.get("deterministic", False))
-        begin = start | {key: self._policy_at(policy, options).draw(seen, (), options.get("generator"), noise, modes)}
-        rollout = self.rollout(policy)
-        return self._joined(begin, rollout(start=carry_of(rollout, begin), horizon=horizon, **options))
-
-    def _policy_at(self, policy: Factor, options: Mapping[str, Any]) -> Factor:
-        """The policy with its numbers of the call."""
-        return policy.for_call({v.key: options[v.key] for v in policy.symbols if v.key in options})[0]
-
-    def _follow(self, start: State, actions: Tensor, options: Mapping[str, Any]) -> State:
-        """The prior under given actions."""
-        key = self.action
-        series = torch.cat((actions[:, 1:], actions[:, -1:]), 1)  # step t reads the action of t-1; the last is not read
-        begin = carry_of(self._imagine, start | {key: actions[:, 0]})
-        return self._joined(start, self._imagine(**{key: series}, start=begin, **options)) | {key: actions}
-
-    def _lead(self, state: Values) -> tuple[int, ...]:
-        """The leading axes of a state, which all its tensors share."""
-        leads = {k: tuple(v.shape[: v.ndim - self._rank(k)]) for k, v in state.items()}
-        if len(set(leads.values())) > 1:
-            rows = [(k, "[N, ...]", list(v.shape)) for k, v in state.items()]
-            raise ShapeError("the start has different batch shapes\n" + table(("variable", "declared", "got"), rows))
-        return next(iter(leads.values()))
-
-    @staticmethod
-    def _check_actions(actions: Tensor, lead: tuple[int, ...]) -> None:
-        """``[*lead, H, ...]`` with at least one step."""
-        axes = len(lead)
-        if actions.ndim <= axes or tuple(actions.shape[:axes]) != lead or actions.shape[axes] < 1:
-            rows = [("actions", f"[{', '.join(map(str, lead))}{', ' if lead else ''}H ≥ 1, ...]", list(actions.shape))]
-            raise ShapeError(
-                "imagine: the actions do not fit the start\n" + table(("variable", "expected", "got"), rows)
-            )
-
-    @staticmethod
-    def _joined(begin: State, out: Out) -> State:
-        """The start, then the steps; the memories behind the last."""
-        samples = out.samples
-        series = {k: torch.cat((v.unsqueeze(1), samples[k]), 1) for k, v in begin.series.items()}
-        return State(series | (out.value or {}), 2)
-
-    # ---------------------------------------------------------------------------------------------------------- decode
+    def rollout(self, policy: Factor | Joint) -> Rollout:
+        """The compiled rollout of the prior with a policy; one is kept for the same factors."""
+        return self.dynamics.rollout(policy)
 
     def decode(
         self, states: Values, heads: Iterable[str] | None = None, **numbers: float | Tensor
     ) -> dict[str, Tensor]:
         """The mean of every head (or those named) at states ``[..., event]``: ``{"x": [..., H, W, C], "r": [...]}``.
 
-        ``numbers`` are those that the heads take, by the names of their Symbols.
+        Of all levels; the heads of one level are decoded by that level. ``numbers`` are those that the heads take, by
+        the names of their Symbols.
         """
-        found = {}
-        for name in self.heads if heads is None else heads:
-            if name not in self.heads:
-                known = ", ".join(self.heads)
-                raise UnknownVariableError(f"no head predicts {name!r}; these are: {known}.{near(name, self.heads)}")
-            head = self.heads[name]
-            require(f"decode: {head} needs", map(held, head.conditions), states, "state", "pass states of filter")
-            values = [states[held(c)] for c in head.conditions]
-            lead = values[0].shape[: values[0].ndim - self._rank(head.conditions[0].key)]
-            flat = [v.reshape(-1, *v.shape[len(lead) :]) for v in values]
-            own, _ = head.for_call({v.key: numbers[v.key] for v in head.symbols if v.key in numbers})
-            value = own.head(*flat) if own.family is None else own.family.mean(own.params(*flat, batch=1))
-            mean = torch.as_tensor(value)
-            found[name] = mean.reshape(*lead, *mean.shape[1:])
-        return found
+        return predicted.decode(self.heads, states, heads, numbers, self._rank)
 
     def _rank(self, key: str) -> int:
         """How many event axes a variable of the state has."""
-        return self._imagine.program.plan.ranks.get(key, 1)
+        return next((r for level in self.levels.values() if (r := level.plan.ranks.get(key)) is not None), 1)
 
-    def _check(self) -> None:
-        """The prior carries what the posterior carries, and both declare all that a state holds."""
-        filtered, imagined = self._filter.carried, self._imagine.carried
-        declared = [{v.key for f in p.factors for v in f.variables} for p in (self.prior, self.posterior)]
-        of = self._imagine.program.plan.lags
-        if not (set(filtered) <= set(imagined) and {of.get(k, k) for k in imagined} <= declared[1]):
-            rows = [(k, k in imagined, k in filtered) for k in sorted({*filtered, *imagined})]
-            shown = table(("variable", "prior", "posterior"), rows)
-            raise FormulaError(
-                f"prior and posterior carry different variables\n{shown}\nread the same z_{{t-1}} in both"
-            )
-        known = {*imagined, *self.shifted, *(declared[0] & declared[1]), self._imagine.program.plan.counter}
-        for head in self.heads.values():
-            if unknown := [c for c in head.conditions if c.key not in known or c.several]:
-                needed = [(c, head, "not carried" if c in unknown else "carried") for c in head.conditions]
-                raise FormulaError(
-                    f"the head {head} reads what a state does not hold\n"
-                    + table(("variable", "needed by", "got"), needed)
-                    + f"\na state holds what goes from step to step: {', '.join(imagined)}"
+    # ----------------------------------------------------------------------------------------------------------- check
+
+    def _check(self, several: bool) -> None:
+        """A prior carries what the posterior declares; that of a single level carries what the posterior carries."""
+        declared = {v.key for f in self.posterior.factors for v in f.variables}
+        for level in self.levels.values():
+            filtered, plan = self._filter.carried, level.plan
+            missing = {plan.lags.get(k, k) for k in plan.carries} - declared
+            if missing or not (several or set(filtered) <= plan.carries.keys()):
+                rows = [(k, k in plan.carries, k in filtered) for k in sorted({*filtered, *plan.carries})]
+                shown = table(("variable", "prior", "posterior"), rows)
+                advice = (
+                    f"let the posterior declare {', '.join(sorted(missing))} too"
+                    if several
+                    else "read the same z_{t-1} in both"
                 )
+                raise FormulaError(f"prior and posterior carry different variables\n{shown}\n{advice}")
+            ours = {v.key for f in level.prior.factors for v in f.variables}
+            known = {*plan.carries, *level.actions, *(ours & declared), plan.counter}
+            predicted.check_read(level.heads.values(), known, plan.carries)
 
 
-def _joint(product: Joint | Factor) -> Joint:
-    return product if isinstance(product, Joint) else Joint() * product
+_Level = tuple[Joint | Factor, dict[str, Factor], dict[str, str]]
+
+
+def _given(
+    prior: Joint | Factor | None,
+    heads: dict[str, Factor],
+    roles: Mapping[str, str] | None,
+    levels: Mapping[str, PriorDynamics] | None,
+) -> dict[str, _Level]:
+    """What can be imagined, by level, as it was written: the single level has no name."""
+    if (prior is None) == (levels is None) or (levels is not None and (heads or roles)):
+        raise FormulaError(
+            "expected World(prior=..., heads=..., roles=...), or World(levels={'fine': PriorDynamics(prior, heads), "
+            "...}), whose levels have heads and roles of their own"
+        )
+    if levels is None:
+        assert prior is not None
+        return {"": (prior, heads, predicted.checked_roles(roles, heads))}
+    if not levels:
+        raise FormulaError("levels: expected at least one level")
+    for name, level in levels.items():
+        if not isinstance(level, PriorDynamics):
+            raise FormulaError(f"levels: expected {name!r} as PriorDynamics(prior, heads), got {level!r}")
+        if level.start_given:
+            raise FormulaError(
+                f"levels: {name!r} has initial=..., and a world begins as its loss does; write it there, "
+                f"Sum('t', ..., initial=...)"
+            )
+    return {name: (level.prior, level.heads, level.roles) for name, level in levels.items()}
+
+
+def _merged(given: Mapping[str, _Level]) -> tuple[dict[str, Factor], dict[str, str]]:
+    """The heads of all levels by name, and the roles of the single one."""
+    heads: dict[str, Factor] = {}
+    for _, own, _ in given.values():
+        if doubled := [name for name in own if name in heads and heads[name] is not own[name]]:
+            raise FormulaError(
+                f"two levels have a head called {doubled[0]!r}: {heads[doubled[0]]} and {own[doubled[0]]}\n"
+                f"name the heads of each level, PriorDynamics(prior, heads={{'{doubled[0]}_coarse': ...}})"
+            )
+        heads |= own
+    return heads, dict(next(iter(given.values()))[2]) if len(given) == 1 else {}
+
+
+def _within(whole: Setting, prior: Joint | Factor, heads: Mapping[str, Factor]) -> Setting:
+    """What one of several levels shares with the world: it keeps the older values that it reads itself."""
+    older = lags(whole.clock.index, joint(prior).factors, heads.values())
+    return Setting(whole.clock, whole.known, older, whole.memories)

@@ -208,7 +208,10 @@ def build(config: RSSMConfig, observations: Mapping[str, tuple[int, ...]], actio
         step = step - log(factor)
     draws = embed * core * post if target is None else target * embed * core * post
     loss = Mean("t", E(draws, step), reset="first").mean()
-    return World(prior=core * prior, posterior=embed * core * post, heads=[*decoders, reward, proceed], loss=loss)
+    return World(
+        prior=core * prior, posterior=embed * core * post, heads=[*decoders, reward, proceed], loss=loss,
+        roles={"reward": "r", "continue": "c"}, observations=names.all,
+    )  # fmt: skip
 
 
 def _decoders(
