@@ -19,8 +19,10 @@ from worldformula.agent.configurator import Configuration
 from worldformula.agent.contract import LearningConfig
 from worldformula.agent.cost import Cost
 from worldformula.agent.memory import ShortTermMemory
-from worldformula.agent.perception import Perception, encoded
+from worldformula.agent.perception import Perception
+from worldformula.envs.actions import Actions, single
 from worldformula.errors import CheckpointError, ConfigError
+from worldformula.formula.factors.joint import Joint
 from worldformula.learners.imagination import ImaginationActorCritic
 from worldformula.planner import Planner
 from worldformula.training.objective import Minimises, Objective, Outs, Updates
@@ -54,10 +56,11 @@ class ImaginationAgent(nn.Module):
         super().__init__()
         self.config, self.horizon, self.late = config, horizon, late
         self.world, self.learner, self.perception = world, learner, perception
-        self.policy = learner.policy
-        self.actor, self.cost = Actor(self.policy), Cost(world, discount=learner.settings.discount)
+        acts = learner.policy
+        self.policy: nn.Module = nn.ModuleList(acts.factors) if isinstance(acts, Joint) else acts
+        self.actor, self.cost = Actor(acts, world.actions), Cost(world, discount=learner.settings.discount)
         self.planner: Planner | None = None
-        self.memory = ShortTermMemory(world, perception.action.size)
+        self.memory = ShortTermMemory(world, {act.variable: act.size for act in perception.acts})
         # Out of the module tree: it holds the same networks, which must appear once in the state_dict.
         self.__dict__["objective"] = Objective(
             terms={"world": world.loss, "dream": learner.dream, "replay": learner.replay},
@@ -79,17 +82,18 @@ class ImaginationAgent(nn.Module):
         return self.memory.initial(num, self.device)
 
     @torch.no_grad()
-    def act(self, rows: Mapping[str, NDArray[Any]], state: Values, explore: bool = True) -> tuple[NDArray[Any], State]:
-        """Actions at rows ``[num, ...]``, as `ActionSpec` says; ``explore`` samples, otherwise means and modes."""
+    def act(self, rows: Mapping[str, NDArray[Any]], state: Values, explore: bool = True) -> tuple[Actions, State]:
+        """Actions at rows ``[num, ...]``, as `ActionSpec` says, an array or one per name, and the next state.
+
+        ``explore`` samples, otherwise means and modes. What a column of masks does not allow is not chosen.
+        """
         seen = self.world.observe(self.perception.observe(rows, self.device), state, deterministic=not explore)
         if self.planner is None:
-            action = self.actor.act(seen, explore=explore)
+            masks = self.perception.masks(rows, self.device)
+            actions = self.actor.act(seen, explore=explore, masks=masks)
         else:
-            action = self.planner.plan(self.world, self.cost, seen).actions[:, 0]
-        chosen = self.perception.act(action)
-        if self.perception.action.classes:  # what a planner returns between the corners is not what is executed
-            action = encoded(chosen, self.perception.action.column, self.device)
-        return chosen, self.memory.update(seen, action)
+            actions = {self.world.action: self.planner.plan(self.world, self.cost, seen).actions[:, 0]}
+        return self.perception.act(actions), self.memory.update(seen, actions)
 
     def configure(self, configuration: Configuration) -> None:
         """Another task with the same networks: weights of the cost, and Mode-2 where it names a planner.
@@ -97,7 +101,7 @@ class ImaginationAgent(nn.Module):
         Raises:
             ConfigError: a planner for actions of another kind or width.
         """
-        planner, action = configuration.planner, self.perception.action
+        planner, action = configuration.planner, single(self.perception.actions)
         found = [getattr(planner, name, None) for name in ("discrete", "actions")]
         wanted = [bool(action.classes), action.size]
         if any(f is not None and f != w for f, w in zip(found, wanted, strict=True)):
@@ -134,7 +138,7 @@ class ImaginationAgent(nn.Module):
     def _dreamed(self, outs: Outs, batch: Mapping[str, Any], generator: torch.Generator | None) -> Mapping[str, Tensor]:
         """Dreams under the policy, with their rewards and continuations."""
         dream, reward, proceed = self.dream(self._late(outs).detach().starts(), generator)
-        return self.learner.dreamed(dream, dream[self.world.action], reward, proceed)
+        return self.learner.dreamed(dream, dream, reward, proceed)
 
     def _replayed(self, outs: Outs, batch: Mapping[str, Any], _: torch.Generator | None) -> Mapping[str, Tensor]:
         """The same states with what the data say of them, and the returns of the dreams that start there."""
@@ -149,7 +153,7 @@ class ImaginationAgent(nn.Module):
     @torch.no_grad()
     def dream(self, start: Values, generator: torch.Generator | None = None) -> tuple[State, Tensor, Tensor]:
         """Imagined states and actions from ``start`` ``[N, ...]``, with rewards and continuations ``[N, H+1]``."""
-        dream = self.world.imagine(start, self.policy, horizon=self.horizon, generator=generator)
+        dream = self.world.imagine(start, self.learner.policy, horizon=self.horizon, generator=generator)
         return dream, *self.cost.outcome(dream)
 
     # ------------------------------------------------------------------------------------------------------------ show
@@ -167,7 +171,8 @@ class ImaginationAgent(nn.Module):
         variable = images[0]
         seen = {k: v[:, :context] for k, v in inputs.items()}
         states = self.world.filter(seen, deterministic=True)
-        future = self.world.imagine(states.last(), actions=inputs["a"][:, context - 1 : -1], deterministic=True)
+        taken = {key: inputs[key][:, context - 1 : -1] for key in self.world.actions}
+        future = self.world.imagine(states.last(), actions=taken, deterministic=True)
         dream = self.world.decode(states.then(future.span(1)), (variable,))[variable]
         shown = (dream * 255).round().clamp(0, 255).to(torch.uint8)
         truth = (inputs[variable] * 255).round().to(torch.uint8)
