@@ -9,6 +9,7 @@ from worldformula import KL, Deterministic, E, Normal, Sum, log
 from worldformula.errors import FormulaError, MissingInputError, ShapeError
 from worldformula.nets.transformer import CausalTransformer
 from worldformula.nets.window import WindowMLP
+from worldformula.planner import ActionSet, Task
 from worldformula.planners.cem import CEM
 from worldformula.testing import check_world
 from worldformula.world import World
@@ -131,11 +132,11 @@ def test_a_planner_searches_over_the_memory():
     world = gpt()
     start = world.filter(batch(), deterministic=True).last()
 
-    def cost(states):
-        return states["z"].square().sum(-1)
+    task = Task(lambda states, actions: states["z"].square().sum(-1))
 
     with torch.no_grad():
-        plan = CEM(actions=A, horizon=3, candidates=32, elites=4, iterations=3).plan(world, cost, start)
+        planner = CEM(horizon=3, candidates=32, elites=4, iterations=3)
+        plan = planner.plan(world, task, start, space={"a": ActionSet(A)})
         dream = world.imagine(start, actions=plan.actions, deterministic=True)["z"][:, 1:]
         idle = world.imagine(start, actions=torch.zeros(B, 3, A), deterministic=True)["z"][:, 1:]
     torch.testing.assert_close(plan.cost, dream.square().sum((1, 2)), rtol=1e-4, atol=1e-5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,8 +13,7 @@ from torch import Tensor
 
 from worldformula.envs.actions import SINGLE, Actions, ActionSpec, column_name, mask_name
 from worldformula.errors import MissingInputError
-
-Kind = Literal["numbers", "choice", "flags"]
+from worldformula.planner import ActionSet, Kind
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,11 @@ def acts_of(actions: Mapping[str, ActionSpec]) -> tuple[Act, ...]:
     if len(found) == 1:
         return tuple(found)
     return tuple(replace(act, variable=f"a_{i}") for i, act in enumerate(found, 1))
+
+
+def space_of(acts: Iterable[Act]) -> dict[str, ActionSet]:
+    """The sets that a planner searches in, by variable."""
+    return {act.variable: ActionSet(act.size, act.kind) for act in acts}
 
 
 def encoded(acts: Iterable[Act], columns: Mapping[str, NDArray[Any]], device: torch.device) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import ConfigError, near
+from worldformula.planner import Task
 from worldformula.world import Dynamics, State, head_of
 
 Measure = Callable[[State], Tensor]
@@ -78,6 +79,18 @@ class Cost:
             return reward, torch.full_like(reward, self.discount)
         name = head_of(self.dynamics, CONTINUE)
         return reward, self.dynamics.decode(states, (name,))[name]
+
+    def task(self) -> Task:
+        """What a planner searches by: the total at every state that is reached, weighed by how probably the episode has
+        gone on until there.
+        """
+
+        def proceed(states: State) -> Tensor:
+            name = head_of(self.dynamics, CONTINUE)
+            return self.dynamics.decode(states, (name,))[name]
+
+        going = proceed if CONTINUE in getattr(self.dynamics, "roles", {}) else None
+        return Task(lambda states, _: self(states), proceed=going)
 
     def _reward(self, states: State) -> Tensor:
         name = head_of(self.dynamics, REWARD)

@@ -15,16 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from worldformula.agent.actor import Actor
+from worldformula.agent.acts import space_of
 from worldformula.agent.configurator import Configuration
 from worldformula.agent.contract import LearningConfig
 from worldformula.agent.cost import Cost
 from worldformula.agent.memory import ShortTermMemory
 from worldformula.agent.perception import Perception
-from worldformula.envs.actions import Actions, single
+from worldformula.agent.search import Search
+from worldformula.envs.actions import Actions
 from worldformula.errors import CheckpointError, ConfigError
 from worldformula.formula.factors.joint import Joint
 from worldformula.learners.imagination import ImaginationActorCritic
-from worldformula.planner import Planner
 from worldformula.training.objective import Minimises, Objective, Outs, Updates
 from worldformula.world import State, Values, World
 
@@ -59,7 +60,7 @@ class ImaginationAgent(nn.Module):
         acts = learner.policy
         self.policy: nn.Module = nn.ModuleList(acts.factors) if isinstance(acts, Joint) else acts
         self.actor, self.cost = Actor(acts, world.actions), Cost(world, discount=learner.settings.discount)
-        self.planner: Planner | None = None
+        self.search: Search | None = None
         self.memory = ShortTermMemory(world, {act.variable: act.size for act in perception.acts})
         # Out of the module tree: it holds the same networks, which must appear once in the state_dict.
         self.__dict__["objective"] = Objective(
@@ -87,30 +88,27 @@ class ImaginationAgent(nn.Module):
 
         ``explore`` samples, otherwise means and modes. What a column of masks does not allow is not chosen.
         """
-        seen = self.world.observe(self.perception.observe(rows, self.device), state, deterministic=not explore)
-        if self.planner is None:
-            masks = self.perception.masks(rows, self.device)
+        observed = self.perception.observe(rows, self.device)
+        seen = self.world.observe(observed, state, deterministic=not explore)
+        masks, kept = self.perception.masks(rows, self.device), dict[str, Tensor]()
+        if self.search is None:
             actions = self.actor.act(seen, explore=explore, masks=masks)
         else:
-            actions = {self.world.action: self.planner.plan(self.world, self.cost, seen).actions[:, 0]}
-        return self.perception.act(actions), self.memory.update(seen, actions)
+            begins = observed["first"].bool()
+            actions, kept = self.search.act(
+                self.world, self.cost.task(), seen, state, begins, explore=explore, masks=masks
+            )
+        return self.perception.act(actions), self.memory.update(seen, actions) | kept
 
     def configure(self, configuration: Configuration) -> None:
         """Another task with the same networks: weights of the cost, and Mode-2 where it names a planner.
 
         Raises:
-            ConfigError: a planner for actions of another kind or width.
+            ConfigError: a weight of no term of the cost.
         """
-        planner, action = configuration.planner, single(self.perception.actions)
-        found = [getattr(planner, name, None) for name in ("discrete", "actions")]
-        wanted = [bool(action.classes), action.size]
-        if any(f is not None and f != w for f, w in zip(found, wanted, strict=True)):
-            raise ConfigError(
-                f"this agent's action is {action.told}: expected a planner with discrete={wanted[0]} and "
-                f"actions={wanted[1]}, got discrete={found[0]} and actions={found[1]}"
-            )
+        planner, space = configuration.planner, space_of(self.perception.acts)
         self.cost = replace(self.cost, weights=dict(configuration.weights))
-        self.planner = configuration.planner
+        self.search = None if planner is None else Search(planner, space, configuration.noise)
 
     # ----------------------------------------------------------------------------------------------------------- learn
 

@@ -220,6 +220,15 @@ class PriorDynamics(nn.Module):
             return _joined(start, self._imagine(start=begin, horizon=horizon, **options))
         return self._act(start, policy, horizon, options)
 
+    def dream_noise(
+        self, start: Values, actions: Mapping[str, Tensor], generator: torch.Generator | None = None, **numbers: Any
+    ) -> dict[str, Tensor]:
+        """The noise that `imagine` would draw from a start ``[N, ...]`` under actions ``[N, H, ...]``: by variable,
+        ``[N, H, ...]``. Given as ``noise=``, dreams under other actions share it.
+        """
+        begin = carry_of(self._imagine, {**start, **{key: value[:, 0] for key, value in actions.items()}})
+        return self._imagine.program.noise({**actions, **numbers, "start": begin}, generator)
+
     def rollout(self, policy: Factor | Joint) -> Rollout:
         """The compiled rollout of the prior with a policy; one is kept for the same factors."""
         product = joint(policy)
