@@ -160,7 +160,7 @@ def dreams(rounds: int) -> dict[str, dict[str, object]]:
     world = by_formula(hand, reset=False)
     x, a = torch.randn(B, PAST, X), torch.randn(B, PAST + max(HORIZONS), A)
     states = world.filter({"x": x, "a": a[:, :PAST]}, deterministic=True)
-    start = world.last(states)
+    start = states.last()
     actions = a[:, PAST - 1 :]  # the first is taken at the start
     got = world.imagine(start, actions=actions[:, :8], deterministic=True)["z"][:, 1:]
     torch.testing.assert_close(got, hand.dream(states["z"], a, 8), rtol=1e-4, atol=1e-4)

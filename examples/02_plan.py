@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from worldformula import Deterministic, E, Normal, Sum, World, log
+from worldformula.planner import ActionSet, Task
 from worldformula.planners.cem import CEM
 
 
@@ -25,11 +26,12 @@ world = World(prior=move, posterior=move, heads=[seen], loss=loss)
 
 goal = torch.tensor([0.8, -0.4])
 state = {"s": torch.zeros(1, 2)}
-planner = CEM(actions=2, horizon=5)
+planner, space = CEM(horizon=5), {"a": ActionSet(2)}
+task = Task(lambda states, _: (states["s"] - goal).square().sum(-1))
+warm = None
 
 for step in range(8):
-    plan = planner.plan(world, lambda states: (states["s"] - goal).square().sum(-1), state)
-    dream = world.imagine(state, actions=plan.actions[:, :1])
-    state = {"s": dream["s"][:, -1]}
+    plan = planner.plan(world, task, state, space=space, warm=warm)
+    state, warm = plan.states.at(1), plan.shifted()
     x, y = state["s"][0].tolist()
     print(f"step {step + 1}: at ({x:+.2f}, {y:+.2f}), predicted cost {plan.cost.item():.3f}, {plan.calls} model steps")

@@ -33,7 +33,7 @@ print(next(line for line in loss.code.splitlines() if "flat(self." in line).stri
 heard = melodies(200)
 with torch.no_grad():
     states = world.filter({"x": heard[:, :8]})  # two rounds of the melody
-    dream = world.imagine(world.last(states), horizon=8, deterministic=True)["z"][:, 1:].argmax(-1)
+    dream = world.imagine(states.last(), horizon=8, deterministic=True)["z"][:, 1:].argmax(-1)
 right = (dream == heard[:, 8:]).float().mean().item()
 print(f"heard {heard[0, :8].tolist()}, dreamt {dream[0].tolist()}")
 print(f"notes that are right: {right:.3f}, by chance {1 / NOTES:.3f}")

@@ -1,37 +1,128 @@
-"""The contract of a planner, Mode-2: search for actions in a world's imagination, at the cost that one hands it.
+"""The contract of a planner, Mode-2: search for actions in what can be imagined, at the cost of a task.
 
-A planner knows no model and no task: it rolls `World.imagine` and sums a cost over the imagined states. Episodes are
+A planner knows no model and no task: it imagines with a `Dynamics` and asks a `Task` what the dreams cost. Episodes are
 planned side by side, each with a generator of its own, so a plan does not depend on what else is in the batch.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from worldformula.errors import ShapeError, table
-from worldformula.world import State, World
+from worldformula.errors import ConfigError, NonFiniteError, ShapeError, table
+from worldformula.world import Dynamics, State, Values
 
-StateCost = Callable[[State], Tensor]
-"""``states [N, T, ...] -> [N, T]``, lower is better."""
+Named = Mapping[str, Tensor]
+"""Actions by name: ``[N, H, size]`` of N dreams, ``[B, N, H, size]`` of N candidates for each of B episodes."""
+
+Kind = Literal["numbers", "choice", "flags"]
+
+
+@dataclass(frozen=True)
+class ActionSet:
+    """What one action may be: ``size`` "numbers" in [−1, 1], a one-hot "choice" of so many, or "flags" of 0 and 1."""
+
+    size: int
+    kind: Kind = "numbers"
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.kind not in ("numbers", "choice", "flags"):
+            raise ConfigError(
+                f"expected an action of size ≥ 1, of kind numbers, choice or flags, got {self.size} and {self.kind!r}"
+            )
+
+    def holds(self, actions: Tensor) -> bool:
+        """Whether all of ``[..., size]`` are such actions."""
+        if self.kind == "numbers":
+            return bool((actions.abs() <= 1).all())
+        binary = bool(((actions == 0) | (actions == 1)).all())
+        return binary and (self.kind == "flags" or bool((actions.sum(-1) == 1).all()))
+
+
+Space = Mapping[str, ActionSet]
+"""The actions of a dynamics by name."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What dreams cost; lower is better.
+
+    Attributes:
+        cost: ``cost(states, actions) -> [N, T]`` of the states ``[N, T, ...]`` that N dreams arrive at, and the actions
+            ``[N, T, ...]`` by name, each taken one step before its state.
+        value: what is to come after the last state, ``[N, ...] -> [N]``, which is added: a negated value function.
+        proceed: ``[N, T, ...] -> [N, T]``, how probably an episode goes on after each state: what comes later, and the
+            value, weigh by the product.
+        samples: dreams that each candidate is imagined in, with noise that all candidates of an episode share; 0
+            imagines means and modes, one dream.
+        risk: how many standard deviations over the samples are added to their mean.
+        reduce: "sum" over the steps, or the "last" alone.
+        numbers: what the dynamics takes by name, ``{"tau": 1.0}`` of a ``Symbol``.
+    """
+
+    cost: Callable[[State, Named], Tensor]
+    value: Callable[[State], Tensor] | None = None
+    proceed: Callable[[State], Tensor] | None = None
+    samples: int = 0
+    risk: float = 0.0
+    reduce: Literal["sum", "last"] = "sum"
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.samples < 0 or self.reduce not in ("sum", "last"):
+            raise ConfigError(
+                f"expected samples ≥ 0 and reduce as 'sum' or 'last', got {self.samples} and {self.reduce!r}"
+            )
+        if self.risk and self.samples < 2:
+            raise ConfigError(f"risk={self.risk} needs a deviation: expected samples ≥ 2, got {self.samples}")
+
+    def of(self, states: State, actions: Named) -> Tensor:
+        """The cost ``[N]`` of dreams: states ``[N, T, ...]`` that were arrived at, actions ``[N, T, ...]``."""
+        shape = states.lead
+        costs = _shaped("cost", self.cost(states, actions), shape, "one per imagined state")
+        weight = None
+        if self.proceed is not None:
+            going = _shaped("proceed", self.proceed(states), shape, "one per imagined state")
+            weight = going.cumprod(1)  # of what comes after each state
+            costs = torch.cat((costs[:, :1], costs[:, 1:] * weight[:, :-1]), 1)
+        total = costs.sum(1) if self.reduce == "sum" else costs[:, -1]
+        if self.value is None:
+            return total
+        end = _shaped("value", self.value(states.last()), shape[:1], "one per dream")
+        return total + (end if weight is None else weight[:, -1] * end)
 
 
 @dataclass(frozen=True)
 class Plan:
     """What a search found.
 
-    actions: ``[B, H, A]``, in the units of the world's actions. cost: ``[B]``, of these actions, summed over the H
-    imagined states. trace: the best cost after each iteration, ``[B]`` each. calls: steps of the model per episode.
+    Attributes:
+        actions: ``[B, H, size]`` by name, each in its set.
+        states: ``[B, H + 1, ...]``, means and modes under these actions, the start first.
+        cost: ``[B]``, what the task says of these actions.
+        trace: the best cost after each iteration, ``[B]`` each.
+        calls: steps of the model per episode.
     """
 
-    actions: Tensor
+    actions: dict[str, Tensor]
+    states: State
     cost: Tensor
     trace: tuple[Tensor, ...]
     calls: int
+
+    @property
+    def first(self) -> dict[str, Tensor]:
+        """The actions to take now, ``[B, size]`` by name."""
+        return {name: value[:, 0] for name, value in self.actions.items()}
+
+    def shifted(self) -> dict[str, Tensor]:
+        """The plan one step later, its last action repeated: where the next search may begin, as ``warm``."""
+        return {name: torch.cat((value[:, 1:], value[:, -1:]), 1) for name, value in self.actions.items()}
 
 
 class Planner(ABC):
@@ -40,33 +131,163 @@ class Planner(ABC):
     @abstractmethod
     def plan(
         self,
-        world: World,
-        cost: StateCost,
-        state: State,
+        dynamics: Dynamics,
+        task: Task,
+        state: Values,
         *,
+        space: Space,
         generators: Sequence[torch.Generator] | None = None,
-        warm: Tensor | None = None,
+        warm: Named | None = None,
+        proposals: Named | None = None,
+        mask: Named | None = None,
     ) -> Plan:
         """Search from states ``[B, ...]``.
 
-        generators: one per episode, on the device of the state; by default seeded 0, 1, … in order. warm: actions
-        ``[B, H, A]`` to start from, such as the last plan shifted by one step.
+        Args:
+            dynamics: what imagines.
+            task: what dreams cost.
+            state: where to begin; it may hold more than the dynamics reads.
+            space: the set of each action; the result stays inside.
+            generators: one per episode, on the device of the state; by default seeded 0, 1, … in order.
+            warm: actions ``[B, H, size]`` to begin from, such as `Plan.shifted` of the last plan; an episode whose
+                entries are NaN begins without.
+            proposals: sequences ``[B, P, H, size]`` that are candidates too, such as those of a policy.
+            mask: booleans ``[B, size]`` by name: which choices are allowed at the first step. At later steps of a dream
+                all are.
         """
 
 
-def rollout_cost(world: World, cost: StateCost, state: State, actions: Tensor) -> Tensor:
-    """The cost ``[B, N]`` of action sequences ``[B, N, H, A]`` from states ``[B, ...]``, summed over the H states.
+class Score:
+    """The cost ``[B, N]`` of candidates ``[B, N, H, size]`` from states ``[B, ...]``; equal actions cost the same.
 
-    Means and modes are imagined, so equal actions cost the same in every call.
+    The noise of sampled dreams is drawn once, for each episode from its own generator, and all candidates share it.
+
+    Raises:
+        ConfigError: a task with samples, and dynamics that cannot say what noise they draw.
     """
-    B, N = actions.shape[:2]
-    start = world.repeat({key: state[key] for key in (*world.carried, *world.memory)}, N)
-    dream = world.imagine(start, actions=actions.flatten(0, 1), deterministic=True)
-    total = cost({key: dream[key][:, 1:] for key in world.carried})
-    if tuple(total.shape) != (B * N, actions.shape[2]):
-        rows = [("cost", (B * N, actions.shape[2]), tuple(total.shape))]
-        raise ShapeError("expected one cost per imagined state\n" + table(("value", "expected", "got"), rows))
-    return total.sum(1).view(B, N)
+
+    def __init__(
+        self,
+        dynamics: Dynamics,
+        task: Task,
+        state: Values,
+        space: Space,
+        horizon: int,
+        generators: Sequence[torch.Generator],
+    ) -> None:
+        check_space(dynamics, space)
+        self.dynamics, self.task, self.horizon = dynamics, task, horizon
+        self.state = State({k: v for k, v in state.items() if k not in dynamics.actions})
+        self.noise: dict[str, Tensor] | None = None
+        if task.samples:
+            draw = getattr(dynamics, "dream_noise", None)
+            if draw is None:
+                raise ConfigError(
+                    f"samples={task.samples}: candidates share their noise, and {type(dynamics).__name__} has no "
+                    f"dream_noise(start, actions, generator) that gives it; set samples=0, or write it as "
+                    f"PriorDynamics.dream_noise"
+                )
+            self.noise = self._shared(draw, space, generators)
+
+    def _shared(
+        self, draw: Callable[..., dict[str, Tensor]], space: Space, generators: Sequence[torch.Generator]
+    ) -> dict[str, Tensor]:
+        """Noise ``[B, S, H, ...]`` by variable, which does not depend on the actions."""
+        like, S = next(iter(self.state.series.values())), self.task.samples
+        still = {name: like.new_zeros(S, self.horizon, own.size) for name, own in space.items()}
+        found = [
+            draw(
+                self.state.select(torch.tensor([b], device=like.device)).repeat(S),
+                still,
+                generator,
+                **self.task.numbers,
+            )
+            for b, generator in enumerate(generators)
+        ]
+        return {key: torch.stack([noise[key] for noise in found]) for key in found[0]}
+
+    def __call__(self, actions: Named) -> Tensor:
+        """Candidates ``[B, N, H, size]`` by name to ``[B, N]``."""
+        B, N, S = *next(iter(actions.values())).shape[:2], max(self.task.samples, 1)
+        flat = {k: v.unsqueeze(2).expand(-1, -1, S, *v.shape[2:]).flatten(0, 2) for k, v in actions.items()}
+        noise = {
+            k: v.unsqueeze(1).expand(-1, N, *v.shape[1:]).flatten(0, 2) for k, v in (self.noise or {}).items()
+        }  # fmt: skip
+        options: dict[str, Any] = {"deterministic": True} if self.noise is None else {"noise": noise}
+        dream = State(self.dynamics.imagine(self.state.repeat(N * S), actions=flat, **options, **self.task.numbers), 2)
+        states = dream.only(k for k in dream.series if k not in flat).span(1)
+        costs = self.task.of(states, flat).view(B, N, S)
+        mean = costs.mean(-1)
+        return mean + self.task.risk * costs.std(-1) if self.task.risk else mean
+
+    def found(self, actions: Named, cost: Tensor, trace: Sequence[Tensor], calls: int) -> Plan:
+        """The plan with the states that it leads through.
+
+        Raises:
+            NonFiniteError: no candidate has a cost that is a number.
+        """
+        if bool(cost.isnan().any()):
+            episodes = ", ".join(map(str, cost.isnan().nonzero()[:, 0].tolist()))
+            raise NonFiniteError(
+                f"the cost of every candidate is NaN in the episodes {episodes}; expected a number of at least one"
+            )
+        dream = self.dynamics.imagine(self.state, actions=dict(actions), deterministic=True, **self.task.numbers)
+        states = State(dream, 2)
+        own = states.only(k for k in states if k not in actions)
+        return Plan(dict(actions), own, cost, tuple(trace), calls + self.horizon)
+
+
+def check_space(dynamics: Dynamics, space: Space) -> None:
+    """A space has exactly the actions of the dynamics.
+
+    Raises:
+        ConfigError: it has others.
+    """
+    if set(space) != set(dynamics.actions) or not space:
+        raise ConfigError(
+            f"expected a space of the actions {', '.join(dynamics.actions) or 'none'}, got {', '.join(space) or 'none'}"
+            f"\nwrite space={{{', '.join(f'{a!r}: ActionSet(...)' for a in dynamics.actions)}}}"
+        )
+
+
+def check_given(what: str, given: Named | None, space: Space, shape: tuple[int | None, ...]) -> None:
+    """Tensors by action of this shape, whose last axis is the size of the action; None is any number.
+
+    Raises:
+        ShapeError: another action, or another shape.
+    """
+    if given is None:
+        return
+    if what == "proposals" and (lacking := [name for name in space if name not in given]):
+        raise ShapeError(f"{what}: expected sequences of every action, and {lacking[0]!r} is missing")
+    for name, value in given.items():
+        expected = (*shape, space[name].size if name in space else None)
+        fits = len(expected) == value.ndim and all(e in (None, n) for e, n in zip(expected, value.shape, strict=True))
+        if name not in space or not fits:
+            rows = [
+                (k, [*shape, space[k].size] if k in space else "no such action", list(v.shape))
+                for k, v in given.items()
+            ]
+            raise ShapeError(f"{what}: expected these actions\n" + table(("action", "expected", "got"), rows))
+        if what == "proposals" and not space[name].holds(value):
+            raise ConfigError(f"{what}: {name!r} holds actions that are none of {space[name]}")
+        if what == "mask" and space[name].kind != "choice":
+            raise ConfigError(f"{what}: expected masks of choices, and {name!r} is {space[name].kind}")
+
+
+def allowed(masks: Named | None, first: Named) -> Tensor | None:
+    """Which candidates ``[B, N]`` take no forbidden choice at first, ``[B, N, size]`` by name; None where all may."""
+    found: Tensor | None = None
+    for name, mask in (masks or {}).items():
+        own = ~((first[name] > 0) & ~some(mask).unsqueeze(1)).any(-1)
+        found = own if found is None else found & own
+    return found
+
+
+def some(mask: Tensor) -> Tensor:
+    """A mask of choices ``[B, size]`` as booleans; where nothing is allowed, the first choice is."""
+    mask = mask.bool()
+    return torch.cat((mask[:, :1] | ~mask.any(-1, keepdim=True), mask[:, 1:]), -1)
 
 
 def per_episode(
@@ -78,3 +299,10 @@ def per_episode(
     if len(generators) != batch:
         raise ShapeError(f"expected one generator per episode, {batch} of them, got {len(generators)}")
     return generators
+
+
+def _shaped(what: str, value: Tensor, shape: tuple[int, ...], told: str) -> Tensor:
+    if tuple(value.shape) != tuple(shape):
+        rows = [(what, tuple(shape), tuple(value.shape))]
+        raise ShapeError(f"expected {told}\n" + table(("value", "expected", "got"), rows))
+    return value

@@ -8,6 +8,10 @@ from torch import Tensor, nn
 
 from worldformula import Bernoulli, Deterministic, E, Normal, Sum, World, log
 from worldformula.agent.cost import Cost
+from worldformula.errors import ConfigError, FormulaError
+from worldformula.world import State
+
+ROLES = {"reward": "r", "continue": "c"}
 
 
 class Add(nn.Module):
@@ -23,7 +27,7 @@ def world() -> World:
     reward = Normal("p(r_t|s_t)", nn.Linear(2, 1), shape=(), scale=1.0)
     proceed = Bernoulli("p(c_t|s_t)", nn.Linear(2, 1), shape=())
     loss = Sum("t", E(move, -log(reward) - log(proceed))).mean()
-    return World(prior=move, posterior=move, heads=[reward, proceed], loss=loss)
+    return World(prior=move, posterior=move, heads=[reward, proceed], loss=loss, roles=ROLES)
 
 
 def distance(states: dict[str, Tensor]) -> Tensor:
@@ -37,7 +41,7 @@ def value(states: dict[str, Tensor]) -> Tensor:
 def test_the_total_is_the_weighted_sum_of_its_terms(world: World) -> None:
     states = {"s": torch.randn(3, 4, 2)}
     reward = world.decode(states, ("r",))["r"]
-    weights = {"r": 0.5, "distance": 2.0, "value": -3.0}
+    weights = {"reward": 0.5, "distance": 2.0, "value": -3.0}
     cost = Cost(world, {"distance": distance}, {"value": value}, weights)
     torch.testing.assert_close(cost(states), -0.5 * reward + 2.0 * distance(states) - 3.0 * value(states))
     assert cost(states).shape == (3, 4)
@@ -57,3 +61,41 @@ def test_gradients_reach_the_states(world: World) -> None:
     Cost(world, {"distance": distance})({"s": s}).sum().backward()
     expected = 2 * s.detach() - world.heads["r"].net.weight.detach()
     torch.testing.assert_close(s.grad, expected)
+
+
+@pytest.fixture
+def silent() -> World:
+    """A world that predicts what it sees, and no reward."""
+    move = Deterministic("s_t = f(s_{t-1}, a_{t-1})", Add(), shape=2)
+    seen = Normal("p(x_t|s_t)", nn.Linear(2, 2), shape=2, scale=1.0)
+    return World(prior=move, posterior=move, heads=[seen], loss=Sum("t", E(move, -log(seen))).mean())
+
+
+def test_a_world_without_a_reward_costs_what_the_other_terms_say(silent: World) -> None:
+    states = State({"s": torch.randn(3, 4, 2)}, 2)
+    cost = Cost(silent, {"distance": distance}, {"value": value}, {"distance": 2.0}, discount=0.9)
+    torch.testing.assert_close(cost(states), 2.0 * distance(states) + value(states))
+    reward, proceed = cost.outcome(states)
+    torch.testing.assert_close(reward, -2.0 * distance(states))
+    torch.testing.assert_close(proceed, torch.full((3, 4), 0.9))
+
+
+def test_a_reward_that_is_not_there_is_an_error_that_says_what_to_write(silent: World) -> None:
+    states = State({"s": torch.randn(3, 2)})
+    for asked in (Cost(silent), Cost(silent).outcome, Cost(silent, critics={"value": value}).outcome):
+        with pytest.raises(FormulaError) as caught:
+            asked(states)
+        assert str(caught.value) == (
+            "no head of this World has the role 'reward' (roles: none; heads: x).\n"
+            "say which head it is, World(..., roles={'reward': 'r'}), or use a cost that does not need it"
+        )
+
+
+def test_weights_of_no_term_and_terms_named_twice(world: World, silent: World) -> None:
+    with pytest.raises(ConfigError, match=r"no term of this cost is called 'r'; these are: reward, far"):
+        Cost(world, {"far": distance}, weights={"r": 2.0})
+    with pytest.raises(ConfigError, match="no term of this cost is called 'reward'; these are: none"):
+        Cost(silent, weights={"reward": 2.0})
+    for terms in ({"reward": distance}, {"far": distance}):
+        with pytest.raises(ConfigError, match="names of their own"):
+            Cost(world, terms, {"far": value})

@@ -13,7 +13,6 @@ from worldformula.agent.configurator import Configuration
 from worldformula.agent.imagination import ImaginationAgent
 from worldformula.agents import dreamer_v3
 from worldformula.envs import ActionSpec, Column
-from worldformula.errors import ConfigError
 from worldformula.planners.cem import CEM
 
 WALKER = {"orientations": (14,), "height": (1,), "velocity": (9,)}
@@ -165,30 +164,15 @@ def test_the_configurator_changes_cost_and_mode_without_touching_a_weight(agent:
     torch.nn.init.normal_(agent.world.heads["r"].net.head.weight)  # at zero, as initialised, every plan costs the same
     trained = {k: v.clone() for k, v in agent.state_dict().items()}
     policy, _ = agent.act(rows, agent.initial(2), explore=False)
-    planner = CEM(2, horizon=3, candidates=20, elites=4, iterations=2)
+    planner = CEM(horizon=3, candidates=20, elites=4, iterations=2)
     agent.configure(Configuration(planner=planner))
     planned, _ = agent.act(rows, agent.initial(2), explore=False)
-    agent.configure(Configuration({"r": -1.0}, planner))
+    agent.configure(Configuration({"reward": -1.0}, planner))
     opposite, _ = agent.act(rows, agent.initial(2), explore=False)
     assert not np.allclose(policy, planned)
     assert not np.allclose(planned, opposite)
     assert all(torch.equal(v, trained[k]) for k, v in agent.state_dict().items())
     assert before.keys() == trained.keys()
-
-
-def test_a_planner_of_a_discrete_agent_yields_choices_and_another_one_is_refused() -> None:
-    agent = dreamer_v3.build(dreamer_v3.tiny(), spaces({"vector": (5,)}), ActionSpec("discrete", 3))
-    rows = {k: v[:, 0] for k, v in batch((5,), 3).items()}
-    agent.configure(Configuration(planner=CEM(3, discrete=True, horizon=3, candidates=20, elites=4, iterations=2)))
-    action, state = agent.act(rows, agent.initial(2), explore=False)
-    assert action.dtype == np.int64
-    assert ((action >= 0) & (action < 3)).all()
-    assert torch.equal(state["a"], torch.eye(3)[torch.from_numpy(action)])
-    for wrong in (CEM(3), CEM(4, discrete=True)):
-        with pytest.raises(
-            ConfigError, match="this agent's action is one of 3 choices: expected a planner with discrete"
-        ):
-            agent.configure(Configuration(planner=wrong))
 
 
 def test_a_choice_is_read_as_a_one_hot_and_nothing_was_chosen_at_an_end() -> None:

@@ -148,7 +148,7 @@ def test_the_state_of_a_world_holds_the_number():
     states = world.filter(batch)
     torch.testing.assert_close(states["t"], numbers(batch["first"]))
     torch.testing.assert_close(world.initial(B)["t"], torch.zeros(B))
-    begin, actions = world.last(states), torch.randn(B, 3, X)
+    begin, actions = states.last(), torch.randn(B, 3, X)
     dream = world.imagine(begin, actions=actions, deterministic=True)
     z, t = begin["z"], begin["t"]
     for k in range(3):

@@ -282,7 +282,7 @@ def test_newtonian_dynamics_of_a_latent(path):
         torch.testing.assert_close(got, right)
     dream = World(prior=prior, posterior=q, heads=[image], loss=loss.mean())
     start = dream.filter({"i": i, "u": u, "first": first}, deterministic=True)
-    begin = dream.last(start)
+    begin = start.last()
     ahead = dream.imagine(begin, actions=u[:, :2], deterministic=True)["x"]
     torch.testing.assert_close(ahead[:, 1], newton(begin["x"], begin["x_m1"], u[:, 0]))
     torch.testing.assert_close(ahead[:, 2], newton(ahead[:, 1], begin["x"], u[:, 1]))

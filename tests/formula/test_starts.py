@@ -350,7 +350,7 @@ def test_a_filter_without_resets_begins_once_and_goes_on():
     batch = {"x": torch.randn(B, T, X), "a": torch.randn(B, T, X)}
     whole = model.filter(batch, deterministic=True)
     head = model.filter({k: v[:, :5] for k, v in batch.items()}, deterministic=True)
-    state = model.last(head) | {"a": batch["a"][:, 4]}
+    state = head.last() | {"a": batch["a"][:, 4]}
     torch.testing.assert_close(model.observe({"x": batch["x"][:, 5]}, state, deterministic=True)["z"], whole["z"][:, 5])
     rest = model.filter({k: v[:, 5:] for k, v in batch.items()}, state, deterministic=True)
     torch.testing.assert_close(rest["z"], whole["z"][:, 5:])

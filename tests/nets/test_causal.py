@@ -146,7 +146,7 @@ def test_messages():
         cache[:, -1]
     assert str(error.value) == (
         "a memory has its last value only, so it cannot be cut over time\n"
-        "take the last state by World.last(states), and some of its rows by memory.select(rows)"
+        "take the last state by states.last(), and some of its rows by states.last().select(rows)"
     )
     assert isinstance(WindowMLP(W, 2, context=2), Causal)
     assert not isinstance(torch.nn.GRU(W, 2), Causal)

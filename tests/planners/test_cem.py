@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from worldformula.agent.configurator import Configuration, Configurator
-from worldformula.errors import CatalogueError, ConfigError, ShapeError
+from worldformula.errors import CatalogueError, ConfigError, NonFiniteError, ShapeError
 from worldformula.formula import Deterministic, E, Normal, Sum, log
+from worldformula.planner import ActionSet, Score, Task
 from worldformula.planners.cem import CEM
-from worldformula.world import World
+from worldformula.world import PriorDynamics, State, World
 
 
 class Point(nn.Module):
@@ -35,15 +37,19 @@ class Corridor(nn.Module):
         return s + torch.stack((a[:, 2] - a[:, 0], torch.zeros_like(a[:, 0])), -1)
 
 
-def distance(goal: Tensor):
-    return lambda states: (states["s"] - goal).square().sum(-1)
+def distance(goal: Tensor) -> Task:
+    return Task(lambda states, actions: (states["s"] - goal).square().sum(-1))
+
+
+TWO, MOVES = {"a": ActionSet(2)}, {"a": ActionSet(3, "choice")}
 
 
 def test_the_straight_way_is_found() -> None:
     goal = torch.tensor([1.0, -0.6])
     start = {"s": torch.tensor([[0.0, 0.0], [1.0, 1.0]])}
-    plan = CEM(2, horizon=8, candidates=400, elites=40, iterations=12).plan(world(), distance(goal), start)
-    end = start["s"] + 0.2 * plan.actions.sum(1)
+    plan = CEM(horizon=8, candidates=400, elites=40, iterations=12).plan(world(), distance(goal), start, space=TWO)
+    actions = plan.actions["a"]
+    end = start["s"] + 0.2 * actions.sum(1)
     assert (end - goal).abs().max() < 0.15
     # The best any plan can do: full speed along each axis until there.
     best = torch.zeros(2)
@@ -52,70 +58,219 @@ def test_the_straight_way_is_found() -> None:
         best[b] += sum((gap - min(0.2 * k, gap)) ** 2 for k in range(1, 9))
     assert (plan.cost <= 1.15 * best + 0.05).all()
     assert (plan.cost >= best - 1e-5).all()
-    assert plan.calls == 12 * 400 * 8
-    assert (plan.actions.abs() <= 1).all()
+    assert plan.calls == 12 * 400 * 8 + 8
+    assert (actions.abs() <= 1).all()
 
 
 def test_discrete_actions_are_one_hot_and_find_the_exhaustive_optimum() -> None:
     goal, start = torch.tensor([2.0, 0.0]), {"s": torch.zeros(1, 2)}
-    plan = CEM(3, discrete=True, horizon=5, candidates=100, elites=10).plan(world(3), distance(goal), start)
+    plan = CEM(horizon=5, candidates=100, elites=10).plan(world(3), distance(goal), start, space=MOVES)
     costs = []
     for moves in itertools.product((-1, 0, 1), repeat=5):
         position = torch.tensor(moves, dtype=torch.float).cumsum(0)
         costs.append(float((position - 2).square().sum()))
     assert plan.cost.item() == pytest.approx(min(costs))
-    assert torch.equal(plan.actions.sum(-1), torch.ones(1, 5))
+    assert MOVES["a"].holds(plan.actions["a"])
 
 
 def test_a_plan_does_not_depend_on_the_batch_it_was_made_in() -> None:
-    planner, goal = CEM(2, horizon=4, candidates=50, elites=5, iterations=3), torch.tensor([0.5, 0.5])
+    planner, goal = CEM(horizon=4, candidates=50, elites=5, iterations=3), torch.tensor([0.5, 0.5])
     starts = torch.randn(16, 2)
     together = planner.plan(
-        world(), distance(goal), {"s": starts}, generators=[torch.Generator().manual_seed(i) for i in range(16)]
+        world(),
+        distance(goal),
+        {"s": starts},
+        space=TWO,
+        generators=[torch.Generator().manual_seed(i) for i in range(16)],
     )
     for i in (0, 7, 15):
         alone = planner.plan(
-            world(), distance(goal), {"s": starts[i : i + 1]}, generators=[torch.Generator().manual_seed(i)]
+            world(), distance(goal), {"s": starts[i : i + 1]}, space=TWO, generators=[torch.Generator().manual_seed(i)]
         )
-        torch.testing.assert_close(together.actions[i], alone.actions[0])
+        torch.testing.assert_close(together.actions["a"][i], alone.actions["a"][0])
 
 
 def test_the_trace_never_rises_and_ends_at_the_cost() -> None:
-    plan = CEM(2, horizon=6).plan(world(), distance(torch.ones(2)), {"s": torch.zeros(3, 2)})
+    plan = CEM(horizon=6).plan(world(), distance(torch.ones(2)), {"s": torch.zeros(3, 2)}, space=TWO)
     trace = torch.stack(plan.trace)
     assert (trace[1:] <= trace[:-1]).all()
     assert torch.equal(trace[-1], plan.cost)
 
 
 def test_a_warm_start_at_the_optimum_stays_there() -> None:
-    goal, planner = torch.tensor([0.4, 0.0]), CEM(2, horizon=4, candidates=100, elites=10, iterations=4, std=0.2)
+    goal, planner = torch.tensor([0.4, 0.0]), CEM(horizon=4, candidates=100, elites=10, iterations=4, std=0.2)
     warm = torch.tensor([[[1.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 0.0]]])
-    cold = planner.plan(world(), distance(goal), {"s": torch.zeros(1, 2)})
-    warmed = planner.plan(world(), distance(goal), {"s": torch.zeros(1, 2)}, warm=warm)
+    cold = planner.plan(world(), distance(goal), {"s": torch.zeros(1, 2)}, space=TWO)
+    warmed = planner.plan(world(), distance(goal), {"s": torch.zeros(1, 2)}, space=TWO, warm={"a": warm})
     assert warmed.cost < cold.cost
 
 
+def test_a_mask_forbids_choices_at_the_first_step_alone() -> None:
+    goal, start = torch.tensor([2.0, 0.0]), {"s": torch.zeros(1, 2)}
+    planner = CEM(horizon=5, candidates=100, elites=10)
+    mask = {"a": torch.tensor([[True, True, False]])}  # not to the right
+    plan = planner.plan(world(3), distance(goal), start, space=MOVES, mask=mask)
+    costs = [
+        float((torch.tensor(moves, dtype=torch.float).cumsum(0) - 2).square().sum())
+        for moves in itertools.product((-1, 0, 1), repeat=5)
+        if moves[0] < 1
+    ]
+    assert plan.cost.item() == pytest.approx(min(costs))
+    assert plan.actions["a"][0].argmax(-1).tolist()[:3] == [1, 2, 2]
+    right = torch.nn.functional.one_hot(torch.full((1, 1, 5), 2), 3).float()
+    proposed = planner.plan(world(3), distance(goal), start, space=MOVES, mask=mask, proposals={"a": right})
+    assert proposed.actions["a"][0, 0, 2] == 0, "a forbidden proposal is not taken"
+    nothing = planner.plan(world(3), distance(goal), start, space=MOVES, mask={"a": torch.zeros(1, 3)})
+    assert nothing.actions["a"][0, 0].tolist() == [1, 0, 0], "where nothing is allowed, the first choice"
+
+
+def test_a_proposal_that_nobody_would_draw_is_taken_if_it_is_best() -> None:
+    goal, planner = torch.tensor([0.4, 0.0]), CEM(horizon=3, candidates=2, elites=1, iterations=1)
+    best = torch.tensor([[[[1.0, 0.0], [1.0, 0.0], [0.0, 0.0]]]])
+    plan = planner.plan(world(), distance(goal), {"s": torch.zeros(1, 2)}, space=TWO, proposals={"a": best})
+    torch.testing.assert_close(plan.actions["a"], best[:, 0])
+    assert plan.calls == 3 * 3 + 3
+    torch.testing.assert_close(plan.states["s"][0, :, 0], torch.tensor([0.0, 0.2, 0.4, 0.4]))
+    torch.testing.assert_close(plan.shifted()["a"][0, :, 0], torch.tensor([1.0, 0.0, 0.0]))
+
+
+# --------------------------------------------------------------------------------------------------------------- tasks
+
+
+def scored(task: Task, actions: Tensor, dynamics: World | PriorDynamics, seed: int = 0) -> Tensor:
+    start = {"s": torch.zeros(len(actions), 2)}
+    generators = [torch.Generator().manual_seed(seed + i) for i in range(len(actions))]
+    return Score(dynamics, task, start, TWO, actions.shape[2], generators)({"a": actions})
+
+
+def test_a_task_sees_arriving_states_and_the_actions_that_led_there() -> None:
+    actions = torch.rand(2, 3, 4, 2)
+    s = 0.2 * actions.cumsum(2)
+    both = Task(lambda states, a: states["s"].sum(-1) * 10 + a["a"].square().sum(-1))
+    torch.testing.assert_close(scored(both, actions, world()), (10 * s.sum(-1) + actions.square().sum(-1)).sum(-1))
+    last = Task(lambda states, a: states["s"].sum(-1), reduce="last")
+    torch.testing.assert_close(scored(last, actions, world()), s[:, :, -1].sum(-1))
+
+
+def test_what_comes_after_an_end_weighs_less_and_the_value_stands_behind_the_last_state() -> None:
+    actions = torch.rand(1, 2, 3, 2)
+    s = 0.2 * actions.cumsum(2)
+    task = Task(
+        lambda states, a: states["s"].sum(-1),
+        value=lambda state: state["s"].square().sum(-1),
+        proceed=lambda states: 0.5 + 0.1 * states["s"][..., 0],
+    )
+    cost, going, end = s.sum(-1), 0.5 + 0.1 * s[..., 0], s[:, :, -1].square().sum(-1)
+    by_hand = cost[..., 0] + going[..., 0] * cost[..., 1] + going[..., 0] * going[..., 1] * cost[..., 2]
+    by_hand = by_hand + going.prod(-1) * end
+    torch.testing.assert_close(scored(task, actions, world()), by_hand)
+
+
+class Noisy:
+    """s_t ~ N(s_{t-1} + 0.2 a_{t-1}, 1)."""
+
+    def __new__(cls) -> PriorDynamics:
+        return PriorDynamics(Normal("p(s_t|s_{t-1},a_{t-1})", Point(), shape=2, scale=1.0))
+
+
+def test_all_candidates_of_an_episode_share_the_noise_of_their_dreams() -> None:
+    """Cost s_T: two candidates differ by what their actions differ, whatever the noise; samples are averaged."""
+    task = Task(lambda states, a: states["s"].sum(-1), samples=5, reduce="last")
+    actions = torch.rand(2, 3, 4, 2)
+    cost = scored(task, actions, Noisy())
+    moved = 0.2 * actions.sum((2, 3))
+    torch.testing.assert_close(cost - cost[:, :1], moved - moved[:, :1])
+    noise = (cost - moved)[:, 0]
+    assert noise.abs().min() > 1e-3
+    assert (noise[0] - noise[1]).abs() > 1e-3, "each episode has its own"
+    torch.testing.assert_close(scored(task, actions[1:], Noisy(), seed=1), cost[1:])
+
+
+def test_risk_adds_deviations_over_the_samples() -> None:
+    """With a cost s² the risky task prefers what the mean does not see: by hand from the dreams under shared noise."""
+    actions, model = torch.rand(1, 2, 3, 2), Noisy()
+    generator = torch.Generator().manual_seed(0)
+    noise = model.dream_noise({"s": torch.zeros(4, 2)}, {"a": torch.zeros(4, 3, 2)}, generator)["s"]
+    s = (0.2 * actions[0][:, None] + noise[None]).cumsum(2)  # [candidates, samples, H, 2]
+    cost = s.square().sum((2, 3))
+    got = scored(Task(lambda states, a: states["s"].square().sum(-1), samples=4, risk=2.0), actions, model)
+    torch.testing.assert_close(got[0], cost.mean(1) + 2.0 * cost.std(1))
+
+
+class Simulator:
+    """The point, written by hand: no formula, no noise."""
+
+    actions = ("a",)
+
+    def initial(self, batch, *, device=None, dtype=None, **options):
+        return State({"s": torch.zeros(batch, 2)})
+
+    def imagine(self, start, policy=None, *, actions=None, horizon=None, **options):
+        s = start["s"][:, None] + torch.cat((torch.zeros_like(actions["a"][:, :1]), 0.2 * actions["a"]), 1).cumsum(1)
+        return {"s": s, "a": actions["a"]}
+
+    def decode(self, states, heads=None, **numbers):
+        return {}
+
+
+def test_a_simulator_by_hand_is_planned_on_as_a_world_is() -> None:
+    goal, planner = torch.tensor([0.5, -0.5]), CEM(horizon=4, candidates=50, elites=5, iterations=3)
+    start = {"s": torch.zeros(2, 2)}
+    one, two = (planner.plan(model, distance(goal), start, space=TWO) for model in (world(), Simulator()))
+    torch.testing.assert_close(one.actions, two.actions)
+    torch.testing.assert_close(dict(one.states), dict(two.states))
+    with pytest.raises(ConfigError, match="Simulator has no dream_noise"):
+        planner.plan(Simulator(), Task(lambda s, a: s["s"].sum(-1), samples=2), start, space=TWO)
+
+
+def plan_with(**changes: Any) -> None:
+    given = {"space": TWO, "state": {"s": torch.zeros(2, 2)}, "task": distance(torch.ones(2))} | changes
+    CEM(horizon=4, candidates=20, elites=4, iterations=2).plan(world(), given.pop("task"), given.pop("state"), **given)
+
+
 @pytest.mark.parametrize(
-    ("make", "error"),
+    ("make", "error", "told"),
     [
-        (lambda: CEM(2, elites=0), ConfigError),
-        (lambda: CEM(2, candidates=5, elites=6), ConfigError),
-        (lambda: CEM(0), ConfigError),
-        (lambda: CEM(2).plan(world(), distance(torch.ones(2)), {"s": torch.zeros(2, 2)}, generators=[]), ShapeError),
-        (lambda: CEM(2).plan(world(), lambda s: s["s"], {"s": torch.zeros(2, 2)}), ShapeError),
+        (lambda: CEM(elites=0), ConfigError, "expected 1 ≤ elites"),
+        (lambda: CEM(candidates=5, elites=6), ConfigError, "expected 1 ≤ elites"),
+        (lambda: CEM(horizon=0), ConfigError, "expected horizon"),
+        (lambda: ActionSet(0), ConfigError, "expected an action of size"),
+        (lambda: ActionSet(2, "choise"), ConfigError, "expected an action of size"),
+        (lambda: Task(lambda s, a: s, reduce="mean"), ConfigError, "expected samples ≥ 0 and reduce"),
+        (lambda: Task(lambda s, a: s, risk=1.0), ConfigError, "needs a deviation"),
+        (lambda: plan_with(generators=[]), ShapeError, "one generator per episode, 2"),
+        (lambda: plan_with(task=Task(lambda s, a: s["s"])), ShapeError, "expected one per imagined state"),
+        (lambda: plan_with(space={"b": ActionSet(2)}), ConfigError, "expected a space of the actions a, got b"),
+        (lambda: plan_with(warm={"a": torch.zeros(2, 3, 2)}), ShapeError, "warm: expected these actions"),
+        (lambda: plan_with(warm={"b": torch.zeros(2, 4, 2)}), ShapeError, "no such action"),
+        (lambda: plan_with(proposals={"a": torch.full((2, 1, 4, 2), 3.0)}), ConfigError, "none of ActionSet"),
+        (lambda: plan_with(proposals={}), ShapeError, "'a' is missing"),
+        (lambda: plan_with(mask={"a": torch.ones(2, 2)}), ConfigError, "expected masks of choices"),
         (
-            lambda: CEM(2).plan(world(), distance(torch.ones(2)), {"s": torch.zeros(1, 2)}, warm=torch.zeros(1, 3, 2)),
-            ConfigError,
+            lambda: plan_with(task=Task(lambda s, a: s["s"].sum(-1) * torch.nan)),
+            NonFiniteError,
+            "cost of every candidate is NaN in the episodes 0, 1",
         ),
     ],
 )
-def test_bad_input_is_refused(make, error) -> None:
-    with pytest.raises(error, match="expected"):
+def test_bad_input_is_refused(make, error, told) -> None:
+    with pytest.raises(error, match=told):
         make()
 
 
+def test_candidates_without_a_cost_are_never_the_plan() -> None:
+    task = Task(lambda states, a: torch.where(a["a"][..., 0] > 0, torch.nan, a["a"].sum(-1)))
+    plan = CEM(horizon=2, candidates=60, elites=4, iterations=2).plan(
+        world(), task, {"s": torch.zeros(2, 2)}, space=TWO
+    )
+    assert plan.cost.isfinite().all()
+    assert (plan.actions["a"][..., 0] <= 0).all()
+
+
 def test_a_configurator_is_a_table_and_knows_near_misses() -> None:
-    configurator = Configurator({"swing up": Configuration(), "save force": Configuration({"r": 2.0}, CEM(1))})
-    assert configurator("save force").weights == {"r": 2.0}
+    configurator = Configurator(
+        {"swing up": Configuration(), "save force": Configuration({"reward": 2.0}, CEM(horizon=3))}
+    )
+    assert configurator("save force").weights == {"reward": 2.0}
     with pytest.raises(CatalogueError, match="Did you mean 'swing up'"):
         configurator("swingup")

@@ -9,6 +9,7 @@ from worldformula import KL, Deterministic, E, Normal, Sum, log
 from worldformula.errors import FormulaError, MissingInputError, ShapeError
 from worldformula.nets.transformer import CausalTransformer
 from worldformula.nets.window import WindowMLP
+from worldformula.planner import ActionSet, Task
 from worldformula.planners.cem import CEM
 from worldformula.testing import check_world
 from worldformula.world import World
@@ -63,19 +64,19 @@ def test_filter_is_observe_step_by_step(build):
             torch.testing.assert_close(state[key], states[key][:, t], rtol=1e-4, atol=1e-5)
         state |= {"a": data["a"][:, t]}
     actions = torch.randn(B, 3, A)
-    wanted, got = (world.imagine(s, actions=actions, deterministic=True)["z"] for s in (world.last(states), state))
+    wanted, got = (world.imagine(s, actions=actions, deterministic=True)["z"] for s in (states.last(), state))
     torch.testing.assert_close(wanted, got, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("build", WORLDS.values(), ids=WORLDS)
 def test_a_rollout_is_one_step_repeated(build):
     world = build()
-    start = world.last(world.filter(batch(), seed=0))
+    start = world.filter(batch(), seed=0).last()
     actions, noise = torch.randn(B, 4, A), torch.randn(B, 4, Z)
     whole, state = world.imagine(start, actions=actions, noise={"z": noise}), start
     for t in range(4):
         step = {"actions": actions[:, t : t + 1], "noise": {"z": noise[:, t : t + 1]}}
-        state = world.last(world.imagine(state, **step))
+        state = world.imagine(state, **step).last()
         torch.testing.assert_close(state["z"], whole["z"][:, t + 1], rtol=1e-4, atol=1e-5)
 
 
@@ -85,7 +86,7 @@ def test_a_dream_of_the_gpt_is_attention_over_everything_so_far_by_hand():
     net = world.prior.factors[0].net
     data["first"][1, 3] = False
     states, actions = world.filter(data, deterministic=True), torch.randn(B, 4, A)
-    dream = world.imagine(world.last(states), actions=actions, deterministic=True)
+    dream = world.imagine(states.last(), actions=actions, deterministic=True)
     z, a = states["z"], torch.cat((data["a"][:, :-1], actions), 1)
     for t in range(4):
         inputs = [torch.cat((torch.zeros(B, 1, s.shape[-1]), s), 1) for s in (z, a[:, : T + t])]
@@ -105,19 +106,19 @@ def test_training_calls_the_network_once_and_a_dream_once_a_step():
     net.step = lambda cache, *x, reset=None: (sizes.append(x[0].shape[1]), step(cache, *x, reset=reset))[1]
     states = world.filter(data)
     assert sizes == [T]  # a whole batch in one piece
-    world.imagine(world.last(states), actions=torch.randn(B, 5, A))
+    world.imagine(states.last(), actions=torch.randn(B, 5, A))
     assert sizes == [T, *[1] * 5]
 
 
 def test_a_policy_dreams_with_the_memory_and_candidates_share_it():
     world, data = gpt(), batch()
     policy = Normal("π(a_t|z_t)", nn.Linear(Z, 2 * A), shape=A)
-    start = world.last(world.filter(data, deterministic=True))
+    start = world.filter(data, deterministic=True).last()
     dream = world.imagine(start, policy, horizon=3, seed=0)
     again = world.imagine(start, actions=dream["a"][:, :3], deterministic=True)
     assert dream["z"].shape == again["z"].shape == (B, 4, Z)
     with torch.no_grad():
-        many = world.repeat(start, 5)
+        many = start.repeat(5)
         assert many["z_cache"].shared[0].shape[1] == B
         actions = torch.randn(B * 5, 3, A)
         dreams = world.imagine(many, actions=actions, deterministic=True)["z"]
@@ -129,13 +130,13 @@ def test_a_policy_dreams_with_the_memory_and_candidates_share_it():
 def test_a_planner_searches_over_the_memory():
     """The cost of a plan is that of its dream, and the best plan is no worse than none."""
     world = gpt()
-    start = world.last(world.filter(batch(), deterministic=True))
+    start = world.filter(batch(), deterministic=True).last()
 
-    def cost(states):
-        return states["z"].square().sum(-1)
+    task = Task(lambda states, actions: states["z"].square().sum(-1))
 
     with torch.no_grad():
-        plan = CEM(actions=A, horizon=3, candidates=32, elites=4, iterations=3).plan(world, cost, start)
+        planner = CEM(horizon=3, candidates=32, elites=4, iterations=3)
+        plan = planner.plan(world, task, start, space={"a": ActionSet(A)})
         dream = world.imagine(start, actions=plan.actions, deterministic=True)["z"][:, 1:]
         idle = world.imagine(start, actions=torch.zeros(B, 3, A), deterministic=True)["z"][:, 1:]
     torch.testing.assert_close(plan.cost, dream.square().sum((1, 2)), rtol=1e-4, atol=1e-5)
@@ -149,7 +150,7 @@ def test_a_dream_has_gradients_through_its_memory():
     data["first"][1, 3] = False
     states = world.filter(data, deterministic=True)
     z, actions = states["z"].detach(), torch.randn(B, 3, A, requires_grad=True)
-    dream = world.imagine(world.last(states), actions=actions, deterministic=True)["z"]
+    dream = world.imagine(states.last(), actions=actions, deterministic=True)["z"]
     got = torch.autograd.grad(dream[:, -1].sum(), actions)[0]
     a = torch.cat((data["a"][:, :-1], actions), 1)
     for t in range(3):
@@ -167,7 +168,7 @@ def test_what_is_refused():
         world.imagine(states, actions=torch.randn(B, T, 3, A))
     assert str(error.value) == (
         f"imagine: the prior reads a history, so a dream begins at one state a row, [N, ...]; this start has the "
-        f"leading axes [{B}, {T}]\ntake the last state, World.last(states)"
+        f"leading axes [{B}, {T}]\ntake the last state, states.last()"
     )
     head = Normal("p(x_t|z_{<t})", CausalTransformer(Z, 2 * X, width=8, heads=1), shape=X)
     with pytest.raises(FormulaError) as error:
@@ -178,4 +179,4 @@ def test_what_is_refused():
     )
     policy = Normal("π(a_t|z_{<t})", CausalTransformer(Z, 2 * A, width=8, heads=1), shape=A)
     with pytest.raises(FormulaError, match=r"z_\{<t\}.*not in a state"):
-        world.imagine(world.last(states), policy, horizon=2)
+        world.imagine(states.last(), policy, horizon=2)

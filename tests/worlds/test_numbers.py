@@ -43,7 +43,7 @@ def test_a_dream_runs_at_a_temperature():
     world = mdn_world()
     batch = {"x": torch.randn(B, T, X), "a": torch.randn(B, T, A), "first": torch.zeros(B, T)}
     states = world.filter(batch)
-    last, actions = world.last(states), torch.randn(B, 3, A)
+    last, actions = states.last(), torch.randn(B, 3, A)
     noise = {"z": torch.rand(B, 3, Z, 2)}
     dream = world.imagine(last, actions=actions, noise=noise, tau=1.2)
     h, z = last["h"], last["z"]
@@ -57,8 +57,8 @@ def test_a_dream_runs_at_a_temperature():
         torch.testing.assert_close(dream["z"][:, t + 1], z)
     for tau in (1.2, torch.tensor(1.2)):
         torch.testing.assert_close(world.imagine(last, actions=actions, noise=noise, tau=tau)["z"], dream["z"])
-    cold = world.imagine(World.repeat(last, 500), actions=actions.repeat_interleave(500, 0), seed=0, tau=0.2)["z"]
-    warm = world.imagine(World.repeat(last, 500), actions=actions.repeat_interleave(500, 0), seed=0, tau=2.0)["z"]
+    cold = world.imagine(last.repeat(500), actions=actions.repeat_interleave(500, 0), seed=0, tau=0.2)["z"]
+    warm = world.imagine(last.repeat(500), actions=actions.repeat_interleave(500, 0), seed=0, tau=2.0)["z"]
     assert cold[:, 1].view(B, 500, Z).std(1).mean() < 0.7 * warm[:, 1].view(B, 500, Z).std(1).mean()
     with pytest.raises(MissingInputError, match=r"^the formula needs tau; pass tau=\.\.\."):
         world.imagine(last, actions=actions)

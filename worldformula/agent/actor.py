@@ -1,34 +1,68 @@
-"""Actor, Mode-1: the policy π(a_t|h_t,z_t), a factor of the language like any other."""
+"""Actor, Mode-1: the policy π(a_t|h_t,z_t), a factor of the language, or a product of one factor for each action."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any
 
+import torch
 from torch import Tensor
 
-from worldformula.formula import Factor, Normal, OneHot
+from worldformula.agent.acts import Act
+from worldformula.formula import Bernoulli, Factor, Normal, OneHot
+from worldformula.formula.factors.joint import Joint
 from worldformula.nets.actor import ContinuousActor, DiscreteActor
 from worldformula.nets.sizes import Sizes
-from worldformula.world import State
+from worldformula.world import State, Values
+from worldformula.world.policies import acting
 
 
-def policy(
-    kind: Literal["discrete", "continuous"], actions: int, sizes: Sizes, *, layers: int = 3, unimix: float = 0.01
-) -> Factor:
-    """The policy over one-hot actions (with ``unimix`` of the uniform distribution) or over real vectors."""
-    if kind == "discrete":
-        net = DiscreteActor(sizes.feature, actions, sizes.units, layers)
-        return OneHot("π(a_t|h_t,z_t)", net, shape=actions, unimix=unimix)
-    return Normal("π(a_t|h_t,z_t)", ContinuousActor(sizes.feature, actions, sizes.units, layers), shape=actions)
+def policy(acts: Iterable[Act], sizes: Sizes, *, layers: int = 3, unimix: float = 0.01) -> Factor | Joint:
+    """The policy over these actions given h_t and z_t: over one-hot choices (with ``unimix`` of the uniform
+    distribution), over real vectors, over flags. Each action has a factor and a network of its own; several are a
+    product, whose log-density and entropy are sums.
+    """
+    factors = [_factor(act, sizes, layers, unimix) for act in acts]
+    return factors[0] if len(factors) == 1 else Joint.of(*factors)
+
+
+def _factor(act: Act, sizes: Sizes, layers: int, unimix: float) -> Factor:
+    header = f"π({act.at}|h_t,z_t)"
+    if act.kind == "numbers":
+        return Normal(header, ContinuousActor(sizes.feature, act.size, sizes.units, layers), shape=act.size)
+    net = DiscreteActor(sizes.feature, act.size, sizes.units, layers)
+    if act.kind == "flags":
+        return Bernoulli(header, net, shape=act.size)
+    return OneHot(header, net, shape=act.size, unimix=unimix)
 
 
 class Actor:
-    """Acts by sampling its policy, or by the policy's mode."""
+    """Acts by sampling its policy, or by the policy's mode; of masked choices among those that are allowed."""
 
-    def __init__(self, factor: Factor) -> None:
-        self.factor = factor
+    def __init__(self, policy: Factor | Joint, actions: tuple[str, ...]) -> None:
+        self.policy, self.actions = policy, actions
 
-    def act(self, state: State, *, explore: bool) -> Tensor:
-        """The action at a state ``[N, ...]``: ``[N, A]``."""
-        conditions: dict[str, Any] = {c.key: state[c.key] for c in self.factor.conditions}
-        return self.factor.sample(deterministic=not explore, **conditions)
+    def act(self, state: Values, *, explore: bool, masks: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The actions at a state ``[N, ...]``, by variable: ``[N, A]``; ``masks`` are booleans ``[N, A]``."""
+        state = State(state)
+        for factor in acting(self.policy, self.actions, state):
+            key, allowed = factor.variable.key, (masks or {}).get(factor.variable.key)
+            conditions: dict[str, Any] = {c.key: state[c.key] for c in factor.conditions}
+            if allowed is None:
+                drawn = factor.sample(deterministic=not explore, **conditions)
+            else:
+                drawn = _among(factor, tuple(conditions.values()), allowed, explore=explore)
+            state |= {key: drawn}
+        return dict(state.only(self.actions))
+
+
+def _among(factor: Factor, conditions: tuple[Tensor, ...], allowed: Tensor, *, explore: bool) -> Tensor:
+    """A choice among those that are allowed, in proportion to their probabilities, or the most probable of them."""
+    (logits,) = factor.params(*conditions)
+    family = factor.family
+    assert family is not None
+    inside = (logits.masked_fill(~allowed, -torch.inf).log_softmax(-1),)
+    noise = family.noise(tuple(logits.shape), dtype=logits.dtype, device=logits.device) if explore else None
+    found = family.mode(inside) if noise is None else family.sample(inside, noise)
+    assert isinstance(found, Tensor)
+    return found

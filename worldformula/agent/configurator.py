@@ -15,10 +15,14 @@ from worldformula.planner import Planner
 
 @dataclass(frozen=True)
 class Configuration:
-    """The weights of the cost by term, and the planner of Mode-2; without one the agent acts by its policy."""
+    """The weights of the cost by term, and the planner of Mode-2; without one the agent acts by its policy.
+
+    ``noise`` is how much a planning agent explores: see `worldformula.agent.search.Search`.
+    """
 
     weights: Mapping[str, float] = field(default_factory=dict)
     planner: Planner | None = None
+    noise: float = 0.3
 
 
 @dataclass(frozen=True)

@@ -1,46 +1,105 @@
 """Cost: what an agent minimises at a state, Σ uᵢ·intrinsicᵢ (fixed) + Σ vⱼ·criticⱼ (trained) (LeCun 2022, section 3.2).
 
 Dreamer's intrinsic cost is the negated reward head, its critic the negated value; both signs are kept here, so that
-planners minimise and actor-critic learners read the reward.
+planners minimise and actor-critic learners read the reward. A world without a reward has other terms alone: a distance
+to a goal, an energy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
 
-from worldformula.world import State, World
+from worldformula.errors import ConfigError, near
+from worldformula.planner import Task
+from worldformula.world import Dynamics, State, head_of
 
 Measure = Callable[[State], Tensor]
+REWARD, CONTINUE = "reward", "continue"
+"""The roles of heads that a cost reads."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Intrinsic terms and critics, each ``states [..., event] -> [...]``, with their weights.
+    """Intrinsic terms and critics, each ``states [..., event] -> [...]``, with their weights, 1 unless they are given.
 
-    The weights are data: a configurator changes them without retraining anything.
+    The negated reward is one of the terms, called "reward", where a head of the dynamics has that role. The weights are
+    data: a configurator changes them without retraining anything. ``discount`` is the continuation of every step where
+    no head has the role "continue".
+
+    Raises:
+        ConfigError: a term called "reward", or a weight of no term.
     """
 
-    world: World
-    intrinsic: dict[str, Measure] = field(default_factory=dict)
-    critics: dict[str, Measure] = field(default_factory=dict)
-    weights: dict[str, float] = field(default_factory=dict)
-    reward: str = "r"
-    proceed: str = "c"
+    dynamics: Dynamics
+    intrinsic: Mapping[str, Measure] = field(default_factory=dict)
+    critics: Mapping[str, Measure] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+    discount: float = 1.0
+
+    def __post_init__(self) -> None:
+        own = (*self.intrinsic, *self.critics)
+        if taken := [name for name in own if name == REWARD or own.count(name) > 1]:
+            raise ConfigError(f"expected terms of a cost with names of their own, got {taken[0]!r} twice")
+        known = (*((REWARD,) if self.rewarded else ()), *own)
+        for name in self.weights:
+            if name not in known:
+                raise ConfigError(
+                    f"no term of this cost is called {name!r}; these are: {', '.join(known) or 'none'}."
+                    f"{near(name, known)}"
+                )
+
+    @property
+    def rewarded(self) -> bool:
+        """Whether a head of the dynamics is the reward."""
+        return REWARD in getattr(self.dynamics, "roles", {})
 
     def __call__(self, states: State) -> Tensor:
-        """The total at states ``[..., event]``, lower is better: negated reward and every further term."""
-        total = -self.weights.get(self.reward, 1.0) * self.world.decode(states, (self.reward,))[self.reward]
-        for name, measure in (self.intrinsic | self.critics).items():
-            total = total + self.weights.get(name, 1.0) * measure(states)
-        return total
+        """The total at states ``[..., event]``, lower is better: negated reward and every further term.
+
+        Raises:
+            FormulaError: no term, and no head that is the reward.
+        """
+        terms = {**self.intrinsic, **self.critics}
+        total = None if terms and not self.rewarded else -self._reward(states)
+        return self._with(total, terms, states, 1.0)
 
     def outcome(self, states: State) -> tuple[Tensor, Tensor]:
-        """Reward (the negated immediate cost) and continuation at states ``[..., event]``: two tensors ``[...]``."""
-        decoded = self.world.decode(states, (self.reward, self.proceed))
-        reward = self.weights.get(self.reward, 1.0) * decoded[self.reward]
-        for name, measure in self.intrinsic.items():
-            reward = reward - self.weights.get(name, 1.0) * measure(states)
-        return reward, decoded[self.proceed]
+        """Reward (the negated immediate cost) and continuation at states ``[..., event]``: two tensors ``[...]``.
+
+        Raises:
+            FormulaError: no intrinsic term, and no head that is the reward.
+        """
+        first = None if self.intrinsic and not self.rewarded else self._reward(states)
+        reward = self._with(first, self.intrinsic, states, -1.0)
+        if CONTINUE not in getattr(self.dynamics, "roles", {}):
+            return reward, torch.full_like(reward, self.discount)
+        name = head_of(self.dynamics, CONTINUE)
+        return reward, self.dynamics.decode(states, (name,))[name]
+
+    def task(self) -> Task:
+        """What a planner searches by: the total at every state that is reached, weighed by how probably the episode has
+        gone on until there.
+        """
+
+        def proceed(states: State) -> Tensor:
+            name = head_of(self.dynamics, CONTINUE)
+            return self.dynamics.decode(states, (name,))[name]
+
+        going = proceed if CONTINUE in getattr(self.dynamics, "roles", {}) else None
+        return Task(lambda states, _: self(states), proceed=going)
+
+    def _reward(self, states: State) -> Tensor:
+        name = head_of(self.dynamics, REWARD)
+        return self.weights.get(REWARD, 1.0) * self.dynamics.decode(states, (name,))[name]
+
+    def _with(self, total: Tensor | None, terms: Mapping[str, Measure], states: State, sign: float) -> Tensor:
+        """What there is, and these terms with their weights."""
+        for name, measure in terms.items():
+            more = sign * self.weights.get(name, 1.0) * measure(states)
+            total = more if total is None else total + more
+        assert total is not None
+        return total

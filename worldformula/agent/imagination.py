@@ -15,16 +15,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from worldformula.agent.actor import Actor
+from worldformula.agent.acts import space_of
 from worldformula.agent.configurator import Configuration
 from worldformula.agent.contract import LearningConfig
 from worldformula.agent.cost import Cost
 from worldformula.agent.memory import ShortTermMemory
-from worldformula.agent.perception import Perception, encoded
+from worldformula.agent.perception import Perception
+from worldformula.agent.search import Search
+from worldformula.envs.actions import Actions
 from worldformula.errors import CheckpointError, ConfigError
+from worldformula.formula.factors.joint import Joint
 from worldformula.learners.imagination import ImaginationActorCritic
-from worldformula.planner import Planner
 from worldformula.training.objective import Minimises, Objective, Outs, Updates
-from worldformula.world import State, World
+from worldformula.world import State, Values, World
 
 
 class ImaginationAgent(nn.Module):
@@ -54,10 +57,11 @@ class ImaginationAgent(nn.Module):
         super().__init__()
         self.config, self.horizon, self.late = config, horizon, late
         self.world, self.learner, self.perception = world, learner, perception
-        self.policy = learner.policy
-        self.actor, self.cost = Actor(self.policy), Cost(world)
-        self.planner: Planner | None = None
-        self.memory = ShortTermMemory(world, perception.action.size)
+        acts = learner.policy
+        self.policy: nn.Module = nn.ModuleList(acts.factors) if isinstance(acts, Joint) else acts
+        self.actor, self.cost = Actor(acts, world.actions), Cost(world, discount=learner.settings.discount)
+        self.search: Search | None = None
+        self.memory = ShortTermMemory(world, {act.variable: act.size for act in perception.acts})
         # Out of the module tree: it holds the same networks, which must appear once in the state_dict.
         self.__dict__["objective"] = Objective(
             terms={"world": world.loss, "dream": learner.dream, "replay": learner.replay},
@@ -79,34 +83,32 @@ class ImaginationAgent(nn.Module):
         return self.memory.initial(num, self.device)
 
     @torch.no_grad()
-    def act(self, rows: Mapping[str, NDArray[Any]], state: State, explore: bool = True) -> tuple[NDArray[Any], State]:
-        """Actions at rows ``[num, ...]``, as `ActionSpec` says; ``explore`` samples, otherwise means and modes."""
-        seen = self.world.observe(self.perception.observe(rows, self.device), state, deterministic=not explore)
-        if self.planner is None:
-            action = self.actor.act(seen, explore=explore)
+    def act(self, rows: Mapping[str, NDArray[Any]], state: Values, explore: bool = True) -> tuple[Actions, State]:
+        """Actions at rows ``[num, ...]``, as `ActionSpec` says, an array or one per name, and the next state.
+
+        ``explore`` samples, otherwise means and modes. What a column of masks does not allow is not chosen.
+        """
+        observed = self.perception.observe(rows, self.device)
+        seen = self.world.observe(observed, state, deterministic=not explore)
+        masks, kept = self.perception.masks(rows, self.device), dict[str, Tensor]()
+        if self.search is None:
+            actions = self.actor.act(seen, explore=explore, masks=masks)
         else:
-            action = self.planner.plan(self.world, self.cost, seen).actions[:, 0]
-        chosen = self.perception.act(action)
-        if self.perception.action.classes:  # what a planner returns between the corners is not what is executed
-            action = encoded(chosen, self.perception.action.column, self.device)
-        return chosen, self.memory.update(seen, action)
+            begins = observed["first"].bool()
+            actions, kept = self.search.act(
+                self.world, self.cost.task(), seen, state, begins, explore=explore, masks=masks
+            )
+        return self.perception.act(actions), self.memory.update(seen, actions) | kept
 
     def configure(self, configuration: Configuration) -> None:
         """Another task with the same networks: weights of the cost, and Mode-2 where it names a planner.
 
         Raises:
-            ConfigError: a planner for actions of another kind or width.
+            ConfigError: a weight of no term of the cost.
         """
-        planner, action = configuration.planner, self.perception.action
-        found = [getattr(planner, name, None) for name in ("discrete", "actions")]
-        wanted = [bool(action.classes), action.size]
-        if any(f is not None and f != w for f, w in zip(found, wanted, strict=True)):
-            raise ConfigError(
-                f"this agent's action is {action.told}: expected a planner with discrete={wanted[0]} and "
-                f"actions={wanted[1]}, got discrete={found[0]} and actions={found[1]}"
-            )
+        planner, space = configuration.planner, space_of(self.perception.acts)
         self.cost = replace(self.cost, weights=dict(configuration.weights))
-        self.planner = configuration.planner
+        self.search = None if planner is None else Search(planner, space, configuration.noise)
 
     # ----------------------------------------------------------------------------------------------------------- learn
 
@@ -129,18 +131,17 @@ class ImaginationAgent(nn.Module):
 
     def _late(self, outs: Outs) -> State:
         """The last states of each sequence, ``[B, K, ...]``, from which dreams start."""
-        return {k: outs["world"].samples[k][:, -self.late :] for k in self.world.carried}
+        return State(outs["world"].samples, 2).only(self.world.carried).span(-self.late)
 
     def _dreamed(self, outs: Outs, batch: Mapping[str, Any], generator: torch.Generator | None) -> Mapping[str, Tensor]:
         """Dreams under the policy, with their rewards and continuations."""
-        start = {k: v.detach().flatten(0, 1) for k, v in self._late(outs).items()}
-        dream, reward, proceed = self.dream(start, generator)
-        return self.learner.dreamed(dream, dream[self.world.action], reward, proceed)
+        dream, reward, proceed = self.dream(self._late(outs).detach().starts(), generator)
+        return self.learner.dreamed(dream, dream, reward, proceed)
 
     def _replayed(self, outs: Outs, batch: Mapping[str, Any], _: torch.Generator | None) -> Mapping[str, Tensor]:
         """The same states with what the data say of them, and the returns of the dreams that start there."""
         late = self._late(outs)
-        rows = next(iter(late.values())).shape[:2]
+        rows = late.lead
         boot = outs["dream"].samples["R"][:, 0].unflatten(0, rows)
         reward, last, terminal = (
             torch.as_tensor(batch[k][:, -rows[1] :], device=self.device) for k in ("reward", "is_last", "is_terminal")
@@ -148,9 +149,9 @@ class ImaginationAgent(nn.Module):
         return self.learner.replayed(late, reward, last, terminal, boot)
 
     @torch.no_grad()
-    def dream(self, start: State, generator: torch.Generator | None = None) -> tuple[State, Tensor, Tensor]:
+    def dream(self, start: Values, generator: torch.Generator | None = None) -> tuple[State, Tensor, Tensor]:
         """Imagined states and actions from ``start`` ``[N, ...]``, with rewards and continuations ``[N, H+1]``."""
-        dream = self.world.imagine(start, self.policy, horizon=self.horizon, generator=generator)
+        dream = self.world.imagine(start, self.learner.policy, horizon=self.horizon, generator=generator)
         return dream, *self.cost.outcome(dream)
 
     # ------------------------------------------------------------------------------------------------------------ show
@@ -168,10 +169,9 @@ class ImaginationAgent(nn.Module):
         variable = images[0]
         seen = {k: v[:, :context] for k, v in inputs.items()}
         states = self.world.filter(seen, deterministic=True)
-        last = {k: v[:, -1] for k, v in states.items()}
-        future = self.world.imagine(last, actions=inputs["a"][:, context - 1 : -1], deterministic=True)
-        joined = {k: torch.cat((states[k], future[k][:, 1:]), 1) for k in states}
-        dream = self.world.decode(joined, (variable,))[variable]
+        taken = {key: inputs[key][:, context - 1 : -1] for key in self.world.actions}
+        future = self.world.imagine(states.last(), actions=taken, deterministic=True)
+        dream = self.world.decode(states.then(future.span(1)), (variable,))[variable]
         shown = (dream * 255).round().clamp(0, 255).to(torch.uint8)
         truth = (inputs[variable] * 255).round().to(torch.uint8)
         newest = 3 if truth.shape[-1] % 3 == 0 else 1

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldformula.envs.actions import SINGLE, ActionSpec
+from worldformula.agent import acts
+from worldformula.envs.actions import Actions, ActionSpec
 from worldformula.envs.columns import Column
 from worldformula.errors import MissingInputError, ShapeError, table
 
@@ -20,14 +21,22 @@ class Perception:
 
     names: observation key -> variable (``{"image": "x"}``). discount: γ of the continuation target
     ``c = (1 − terminal)·γ``, so that imagination needs no discount of its own (Hafner et al. 2025; γ = 1 − 1/333).
-    columns: what the observations are. action: what the agent gives.
+    columns: what the observations are. actions: what the agent gives, by name, or the only one.
+
+    Attributes:
+        acts: the actions as variables of the world.
     """
 
     def __init__(
-        self, names: Mapping[str, str], discount: float, columns: Mapping[str, Column], action: ActionSpec
+        self,
+        names: Mapping[str, str],
+        discount: float,
+        columns: Mapping[str, Column],
+        actions: ActionSpec | Mapping[str, ActionSpec],
     ) -> None:
         self.names, self.discount = dict(names), discount
-        self.columns, self.action = dict(columns), action
+        self.columns, self.actions = dict(columns), acts.named(actions)
+        self.acts = acts.acts_of(self.actions)
 
     def observe(self, rows: Mapping[str, NDArray[Any]], device: torch.device) -> dict[str, Tensor]:
         """Observations and the reset flag: images as [0, 1], classes as one-hots, vectors as they are, ``first``."""
@@ -42,22 +51,29 @@ class Perception:
         return found | {"first": torch.as_tensor(rows["is_first"], device=device)}
 
     def learn(self, batch: Mapping[str, NDArray[Any]], device: torch.device) -> dict[str, Tensor]:
-        """Everything that a loss reads: observations, ``first``, action ``a``, reward ``r`` and continuation ``c``."""
+        """Everything that a loss reads: observations, ``first``, actions, reward ``r`` and continuation ``c``."""
         terminal = torch.as_tensor(batch["is_terminal"], device=device).float()
-        action = encoded(batch[SINGLE], self.action.column, device)
-        if self.action.classes:  # nothing is executed at the last row: no class, where numbers are zero already
-            action = action * ~torch.as_tensor(batch["is_last"], device=device)[..., None]
-        return self.observe(batch, device) | {
-            "a": action,
-            "r": torch.as_tensor(np.ascontiguousarray(batch["reward"]), device=device).float(),
-            "c": (1 - terminal) * self.discount,
-        }
+        taken = acts.encoded(self.acts, batch, device)
+        going = ~torch.as_tensor(batch["is_last"], device=device)[..., None]
+        for act in self.acts:  # nothing is executed at the last row: no class, where numbers are zero already
+            if act.kind == "choice":
+                taken[act.variable] = taken[act.variable] * going
+        return (
+            self.observe(batch, device)
+            | taken
+            | {
+                "r": torch.as_tensor(np.ascontiguousarray(batch["reward"]), device=device).float(),
+                "c": (1 - terminal) * self.discount,
+            }
+        )
 
-    def act(self, action: Tensor) -> NDArray[Any]:
-        """What an agent chose, ``[N, A]``, as the column of its action: numbers, or the index of the one-hot."""
-        if self.action.kind == "discrete":
-            return action.argmax(-1).cpu().numpy()
-        return action.cpu().numpy()
+    def act(self, actions: Mapping[str, Tensor]) -> Actions:
+        """What an agent chose, ``[N, A]`` by variable, as columns by action: numbers, indices of one-hots, booleans."""
+        return acts.chosen(self.acts, actions)
+
+    def masks(self, rows: Mapping[str, NDArray[Any]], device: torch.device) -> dict[str, Tensor]:
+        """Which choices are allowed at rows ``[N, ...]``, booleans by variable, where a column says so."""
+        return acts.masks(self.acts, rows, device)
 
 
 def encoded(column: NDArray[Any], kind: Column, device: torch.device) -> Tensor:

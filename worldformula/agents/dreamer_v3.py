@@ -20,15 +20,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 
 from worldformula.agent.actor import policy
+from worldformula.agent.acts import acts_of, named
 from worldformula.agent.imagination import ImaginationAgent
 from worldformula.agent.perception import Perception
 from worldformula.catalogue import System
-from worldformula.envs.actions import single
+from worldformula.envs.actions import ActionSpec
 from worldformula.envs.columns import Column
 from worldformula.errors import ConfigError
 from worldformula.learners.imagination import BehaviourSettings, ImaginationActorCritic
@@ -108,23 +108,25 @@ def tiny() -> DreamerConfig:
     )  # fmt: skip
 
 
-def build(config: DreamerConfig, columns: Mapping[str, Column], action: Any, seed: int = 0) -> ImaginationAgent:
-    """The agent for these observations (key -> column) and this action: its `ActionSpec`, or the only one by name.
+def build(
+    config: DreamerConfig, columns: Mapping[str, Column], actions: ActionSpec | Mapping[str, ActionSpec], seed: int = 0
+) -> ImaginationAgent:
+    """The agent for these observations (key -> column) and actions: `ActionSpec` by name, or the only one.
 
-    Raises:
-        SpaceError: several actions, or one that is neither numbers nor one choice.
+    One action is the paper's a_t; several, and the choices of a MultiDiscrete, are a_1, a_2, … with a factor of the
+    policy each, and the world reads them side by side.
     """
     torch.manual_seed(seed)
-    own, sizes = single(action), config.world.sizes
-    observations = {key: column.encoded for key, column in columns.items()}
-    world = rssm.build(config.world, observations, own.size)
-    actor = policy("discrete" if own.classes else "continuous", own.size, sizes, layers=config.layers)
+    sizes, perceived = config.world.sizes, {key: column.encoded for key, column in columns.items()}
+    acts = acts_of(named(actions))
+    world = rssm.build(config.world, perceived, {act.variable: act.size for act in acts})
+    actor = policy(acts, sizes, layers=config.layers)
     critic = MLP(sizes.feature, 255, sizes.units, config.layers, outscale=0.0)
     return ImaginationAgent(
         config,
         world,
         ImaginationActorCritic(actor, critic, config.behaviour),
-        Perception(rssm.Names.of(observations).all, config.behaviour.discount, columns, own),
+        Perception(world.observations, config.behaviour.discount, columns, actions),
         weights={"world": 1.0, "actor": 1.0, "critic": 1.0, "replay": config.replay_value},
         optimiser=partial(
             LaProp, lr=config.lr, warmup=config.warmup, clip=config.clip, units=ClipUnits.of(world, actor, critic)

@@ -80,7 +80,7 @@ def last_beliefs(world: World, walks: GridWorlds) -> Beliefs:
     data = series(walks)
     with torch.no_grad():
         parts = [
-            world.filter(given({k: v[at : at + CHUNK] for k, v in data.items()}), seed=0)["b"][:, -1]
+            world.filter(given({k: v[at : at + CHUNK] for k, v in data.items()}), seed=0).last()["b"]
             for at in range(0, len(walks.maps), CHUNK)
         ]
     return torch.cat(parts).double().numpy()

@@ -32,7 +32,7 @@ def measure(seed: int) -> dict[str, float]:
     with torch.no_grad():
         states = {part: world.filter(given, seed=seed) for part, (given, _) in data.items()}
     frames, beliefs = data["test"][0]["x"], {part: found["b"] for part, found in states.items()}
-    start = {k: v[:, AFTER] for k, v in states["test"].items()}
+    start = states["test"].at(AFTER)
     found = {f"jump_{k}": wrong(world, start, [k], frames, seed) for k in (1, 2, 4)}
     found |= {f"steps_{k}": wrong(world, start, [1] * k, frames, seed) for k in (2, 4)}
     found["jumps_8"] = wrong(world, start, [4, 4], frames, seed)
@@ -72,7 +72,7 @@ def wrong(world: World, start: State, jumps: list[int], frames: Tensor, seed: in
     sizes = F.one_hot(torch.tensor(jumps) - 1, tiny().jump).float()
     with torch.no_grad():
         dream = world.imagine(start, actions=sizes.expand(len(frames), -1, -1), seed=seed)
-        shown = world.decode({k: v[:, -1] for k, v in dream.items()})["x"]
+        shown = world.decode(dream.last())["x"]
     return errors((shown > 0.5).float(), frames[:, AFTER + sum(jumps)])
 
 

@@ -26,7 +26,7 @@ def lines(loop: Loop) -> Iterator[str]:
     yield f"learning: {loop.update_rate:.3g} updates per action (train ratio {learning.train_ratio:g}), each {rows}"
     yield f"replay {loop.replay_bytes / 1e9:.3g} GB on disk once its {config.capacity:,} rows are full"
     if masks := [key for key in loop.envs.columns if key.startswith("mask/")]:
-        yield f"{', '.join(masks)}: stored, and kept by random play; {config.model} chooses among all actions"
+        yield f"{', '.join(masks)}: stored, and kept in acting; dreams choose among all actions"
     if env.timeout is not None:
         yield f"processes: an environment is killed after {env.timeout:g} s, so the run is not the same to the last bit"
     known = measured(env, config.seed, loop.folder)

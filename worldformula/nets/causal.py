@@ -39,7 +39,7 @@ class Memory:
     def __getitem__(self, at: Any) -> NoReturn:
         raise ShapeError(
             "a memory has its last value only, so it cannot be cut over time\n"
-            "take the last state by World.last(states), and some of its rows by memory.select(rows)"
+            "take the last state by states.last(), and some of its rows by states.last().select(rows)"
         )
 
 

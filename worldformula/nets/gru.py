@@ -18,7 +18,7 @@ class BlockGRU(nn.Module):
 
         r = σ(reset)   c = tanh(r · candidate)   u = σ(update − 1)   h' = u·c + (1 − u)·h
 
-    deter, stoch, action: widths of h, of the flattened z, and of a.
+    deter, stoch, action: widths of h, of the flattened z, and of all actions together.
 
     The joint matrix [shared input; own slice] of a block is kept as its two halves: multiplying the shared half once
     for all blocks is an ordinary matrix product and nothing has to be repeated. Both halves are initialised with the
@@ -41,13 +41,15 @@ class BlockGRU(nn.Module):
         # As the authors keep them: one matrix, three norms.
         self.clip_units = {"own.weight": "matrix", "shared": "matrix", "read_norm.scale": (1, 1, 1)}
 
-    def forward(self, h: Tensor, z: Tensor, a: Tensor) -> Tensor:
-        """h ``[N, D]``, z ``[N, G, K]`` or ``[N, S]``, a ``[N, A]`` or ``[N]``; returns h' ``[N, D]``.
+    def forward(self, h: Tensor, z: Tensor, *actions: Tensor) -> Tensor:
+        """h ``[N, D]``, z ``[N, G, K]`` or ``[N, S]``, actions ``[N, A]`` or ``[N]``; returns h' ``[N, D]``.
+
+        Several actions are read side by side, as one.
 
         An action longer than 1 in any entry is cut to the range ±1; no gradient flows through the divisor.
         """
         z = join((z,), self.stoch, "BlockGRU.z")
-        a = join((a,), self.action, "BlockGRU.a")
+        a = join(actions, self.action, "BlockGRU.a")
         a = a / a.detach().abs().clamp(min=1.0)
         read = torch.stack((self.read_h(h), self.read_z(z), self.read_a(a)), 1)
         x = F.silu(self.read_norm(read)).flatten(1)

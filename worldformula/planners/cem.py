@@ -4,8 +4,8 @@ Rubinstein 1999; for latent dynamics PlaNet (Hafner et al. 2019, arXiv:1811.0455
 
     a_{1:H} ~ N(μ, σ²)  →  cost of each in imagination  →  (μ, σ) ← mean and deviation of the elites
 
-Continuous actions live in [−1, 1]. One-hot actions (``discrete=True``) come from a table of probabilities per step,
-fitted to the elites with ``smoothing`` towards the old table.
+Numbers live in [−1, 1]. One-hot choices come from a table of probabilities per step, fitted to the elites with
+``smoothing`` towards the old table, flags from one probability each. Of several actions each has a law of its own.
 
 Deviations        PlaNet                 here                        why
 candidates        1000, 10 iterations    200, 6 (`tiny`)             milliseconds on a CPU; `paper` has PlaNet's
@@ -14,7 +14,7 @@ warm start        none                   shifted plan, if given      asked for b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -23,8 +23,23 @@ from torch import Tensor
 
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
-from worldformula.planner import Plan, Planner, StateCost, per_episode, rollout_cost
-from worldformula.world import State, World
+from worldformula.planner import (
+    ActionSet,
+    Named,
+    Plan,
+    Planner,
+    Score,
+    Space,
+    Task,
+    allowed,
+    check_given,
+    per_episode,
+    some,
+)
+from worldformula.world import Dynamics, State, Values
+
+Law = tuple[Tensor, ...]
+"""What an action is drawn from: mean and deviation ``[B, H, A]`` each, or one table of probabilities ``[B, H, A]``."""
 
 
 @final
@@ -32,10 +47,6 @@ from worldformula.world import State, World
 class CEM(Planner):
     """The search; see the module for the method."""
 
-    actions: int
-    """Width of an action."""
-    discrete: bool = False
-    """One-hot actions instead of numbers in [−1, 1]."""
     horizon: int = 12
     """Steps of a plan."""
     candidates: int = 200
@@ -45,76 +56,108 @@ class CEM(Planner):
     iterations: int = 6
     """Rounds of sampling and fitting."""
     std: float = 1.0
-    """Deviation at the start (continuous)."""
+    """Deviation at the start (numbers)."""
     smoothing: float = 0.1
-    """Share of the old table in the new one (discrete)."""
+    """Share of the old table in the new one (choices and flags)."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.elites <= self.candidates:
             raise ConfigError(f"expected 1 ≤ elites ≤ candidates, got {self.elites} and {self.candidates}")
-        if min(self.actions, self.horizon, self.iterations) < 1:
-            raise ConfigError("expected actions, horizon and iterations of at least 1")
+        if min(self.horizon, self.iterations) < 1:
+            raise ConfigError("expected horizon and iterations of at least 1")
 
     @torch.no_grad()
     def plan(
         self,
-        world: World,
-        cost: StateCost,
-        state: State,
+        dynamics: Dynamics,
+        task: Task,
+        state: Values,
         *,
+        space: Space,
         generators: Sequence[torch.Generator] | None = None,
-        warm: Tensor | None = None,
+        warm: Named | None = None,
+        proposals: Named | None = None,
+        mask: Named | None = None,
     ) -> Plan:
         """Search from states ``[B, ...]``; the result is the best sequence seen in any iteration."""
-        first = next(iter(state.values()))
+        first = next(iter(State(state).series.values()))
         own = per_episode(generators, len(first), first.device)
-        law = self._start(len(first), warm, first)
-        best, least, trace = None, None, list[Tensor]()
+        check_given("warm", warm, space, (len(first), self.horizon))
+        check_given("proposals", proposals, space, (len(first), None, self.horizon))
+        check_given("mask", mask, space, (len(first),))
+        score = Score(dynamics, task, state, space, self.horizon, own)
+        laws = {name: self._start(name, space[name], len(first), warm, first) for name in space}
+        best: dict[str, Tensor] | None = None
+        least, trace, tried = torch.zeros(()), list[Tensor](), 0
         for _ in range(self.iterations):
-            drawn = self._draw(law, own)
-            total = rollout_cost(world, cost, state, drawn)
+            laws = {name: _allowed(law, (mask or {}).get(name)) for name, law in laws.items()}
+            drawn = self._draw(space, laws, own)
+            if proposals is not None and best is None:
+                drawn = {k: torch.cat((v, proposals[k].to(v)), 1) if k in proposals else v for k, v in drawn.items()}
+            total = score(drawn)
+            if (
+                proposals is not None
+                and (inside := allowed(mask, {k: v[:, :, 0] for k, v in drawn.items()})) is not None
+            ):
+                total = total.masked_fill(~inside, torch.inf)
+            tried += total.shape[1]
             order = total.topk(self.elites, dim=1, largest=False).indices
-            elites = drawn.gather(1, order[:, :, None, None].expand(-1, -1, *drawn.shape[2:]))
-            law = self._fit(law, elites)
-            lowest = total.gather(1, order[:, :1])[:, 0]
-            if best is None or least is None:
-                best, least = elites[:, 0], lowest
+            elites = {k: v.gather(1, order[:, :, None, None].expand(-1, -1, *v.shape[2:])) for k, v in drawn.items()}
+            laws = {name: self._fit(space[name], law, elites[name]) for name, law in laws.items()}
+            lowest, top = total.gather(1, order[:, :1])[:, 0], {k: v[:, 0] for k, v in elites.items()}
+            if best is None:
+                best, least = top, lowest
             else:
-                better = lowest < least
-                best = torch.where(better[:, None, None], elites[:, 0], best)
+                better = (lowest < least) | least.isnan()
+                best = {k: torch.where(better[:, None, None], v, best[k]) for k, v in top.items()}
                 least = torch.where(better, lowest, least)
             trace.append(least)
         assert best is not None
-        assert least is not None
-        return Plan(best, least, tuple(trace), self.iterations * self.candidates * self.horizon)
+        return score.found(best, least, trace, tried * self.horizon * max(task.samples, 1))
 
-    # The law of the candidates is (mean, deviation) [B, H, A] each, or one table of probabilities [B, H, A].
+    def _start(self, name: str, own: ActionSet, batch: int, warm: Named | None, like: Tensor) -> Law:
+        """The law of the first candidates: around the warm start, where an episode has one."""
+        shape = (batch, self.horizon, own.size)
+        level = {"numbers": 0.0, "choice": 1 / own.size, "flags": 0.5}[own.kind]
+        middle = torch.full(shape, level, dtype=like.dtype, device=like.device)
+        if warm is not None and name in warm:
+            given = warm[name].to(middle)
+            known = ~given.isnan().flatten(1).any(1)[:, None, None]
+            middle = torch.where(known, given if own.kind == "numbers" else 0.5 * (middle + given), middle)
+        return (middle, torch.full_like(middle, self.std)) if own.kind == "numbers" else (middle,)
 
-    def _start(self, batch: int, warm: Tensor | None, like: Tensor) -> tuple[Tensor, ...]:
-        shape = (batch, self.horizon, self.actions)
-        if warm is not None and tuple(warm.shape) != shape:
-            raise ConfigError(f"warm: expected actions of shape {shape}, got {tuple(warm.shape)}")
-        if self.discrete:
-            uniform = torch.full(shape, 1 / self.actions, dtype=like.dtype, device=like.device)
-            return (uniform if warm is None else 0.5 * (uniform + warm),)
-        mean = torch.zeros(shape, dtype=like.dtype, device=like.device) if warm is None else warm
-        return mean, torch.full_like(mean, self.std)
+    def _draw(self, space: Space, laws: Mapping[str, Law], generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
+        """Candidates ``[B, N, H, A]`` by name, each episode from its own generator."""
+        found = {}
+        for name, own in space.items():
+            like, N = laws[name][0], self.candidates
+            shape = (N, self.horizon) if own.kind == "choice" else (N, self.horizon, own.size)
+            draw = torch.randn if own.kind == "numbers" else torch.rand
+            noise = torch.stack([draw(shape, generator=g, dtype=like.dtype, device=like.device) for g in generators])
+            if own.kind == "numbers":
+                found[name] = (like.unsqueeze(1) + laws[name][1].unsqueeze(1) * noise).clamp(-1, 1)
+            elif own.kind == "flags":
+                found[name] = (noise < like.unsqueeze(1)).to(like.dtype)
+            else:
+                shares = like.cumsum(-1)
+                below = (shares / shares[..., -1:])[:, None, :, :-1] <= noise.unsqueeze(-1)  # never an impossible one
+                found[name] = torch.nn.functional.one_hot(below.sum(-1), own.size).to(like.dtype)
+        return found
 
-    def _draw(self, law: tuple[Tensor, ...], generators: Sequence[torch.Generator]) -> Tensor:
-        """Candidates ``[B, N, H, A]``, each episode from its own generator."""
-        shape = (self.candidates, self.horizon, self.actions)
-        like = law[0]
-        if self.discrete:
-            uniform = [torch.rand(shape[:2], generator=g, dtype=like.dtype, device=like.device) for g in generators]
-            below = law[0].cumsum(-1)[:, None, :, :-1] <= torch.stack(uniform).unsqueeze(-1)
-            return torch.nn.functional.one_hot(below.sum(-1), self.actions).to(like.dtype)
-        noise = torch.stack([torch.randn(shape, generator=g, dtype=like.dtype, device=like.device) for g in generators])
-        return (law[0].unsqueeze(1) + law[1].unsqueeze(1) * noise).clamp(-1, 1)
+    def _fit(self, own: ActionSet, law: Law, elites: Tensor) -> Law:
+        if own.kind == "numbers":
+            return elites.mean(1), (elites.var(1, correction=0) + 1e-6).sqrt()
+        return (self.smoothing * law[0] + (1 - self.smoothing) * elites.mean(1),)
 
-    def _fit(self, law: tuple[Tensor, ...], elites: Tensor) -> tuple[Tensor, ...]:
-        if self.discrete:
-            return (self.smoothing * law[0] + (1 - self.smoothing) * elites.mean(1),)
-        return elites.mean(1), (elites.var(1, correction=0) + 1e-6).sqrt()
+
+def _allowed(law: Law, mask: Tensor | None) -> Law:
+    """The law in which the first step has no forbidden choice."""
+    if mask is None:
+        return law
+    mask = some(mask)
+    inside = law[0][:, 0] * mask
+    inside = torch.where(inside.sum(-1, keepdim=True) > 0, inside, mask.to(inside))  # all mass was on what is forbidden
+    return (torch.cat(((inside / inside.sum(-1, keepdim=True)).unsqueeze(1), law[0][:, 1:]), 1),)
 
 
 def paper() -> dict[str, int]:
@@ -127,9 +170,9 @@ def tiny() -> dict[str, int]:
     return {"horizon": 12, "candidates": 200, "elites": 20, "iterations": 6}
 
 
-def build(sizes: dict[str, int], actions: int, *, discrete: bool = False) -> CEM:
-    """The planner for actions of this width."""
-    return CEM(actions, discrete, **sizes)
+def build(sizes: dict[str, int]) -> CEM:
+    """The planner."""
+    return CEM(**sizes)
 
 
 SYSTEM = System(

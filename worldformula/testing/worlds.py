@@ -64,18 +64,14 @@ class _Case:
 
     def start(self, states: State, step: int) -> State:
         """What a filter goes on from after states that end at a step: the last one, and the action taken at it."""
-        return self.world.last(states) | {k: self.batch[k][:, step] for k in self.world.shifted}
+        return states.last() | {k: self.batch[k][:, step] for k in self.world.actions}
 
 
-def _same(laws: Laws, law: str, expected: State, got: State) -> None:
+def _same(laws: Laws, law: str, expected: Mapping[str, Any], got: Mapping[str, Any]) -> None:
     laws.equal(f"{law}: variables", sorted(expected), sorted(got))
-    for key in _series(expected).keys() & got.keys():  # what a memory holds shows in what follows from it
-        laws.equal(f"{law}: {key}", expected[key], got[key], CLOSE)
-
-
-def _series(states: State) -> State:
-    """States without the memories, which have no axis of time."""
-    return {k: v for k, v in states.items() if isinstance(v, Tensor)}
+    for key, value in expected.items():
+        if isinstance(value, Tensor) and key in got:  # what a memory holds shows in what follows from it
+            laws.equal(f"{law}: {key}", value, got[key], CLOSE)
 
 
 def _weights(case: _Case, laws: Laws) -> None:
@@ -100,7 +96,7 @@ def _filtering(case: _Case, laws: Laws) -> None:
     held = sorted((*world.carried, *world.memory))
     laws.equal("filter gives what is carried", held, sorted(states))
     laws.equal("so does initial", held, sorted(world.initial(B)))
-    for key, value in _series(world.initial(B)).items():
+    for key, value in world.initial(B).series.items():
         laws.equal(f"filter adds the time axis: {key}", (B, T, *value.shape[1:]), tuple(states[key].shape))
     _same(laws, "filter without sampling repeats itself", states, case.states)
     one, two = (world.filter(batch, seed=case.seed) for _ in range(2))
@@ -110,13 +106,13 @@ def _filtering(case: _Case, laws: Laws) -> None:
     head = world.filter(case.cut(slice(0, half)), noise={k: v[:, :half] for k, v in noise.items()})
     tail = {k: v[:, half:] for k, v in noise.items()}
     rest = world.filter(case.cut(slice(half, T)), start=case.start(head, half - 1), noise=tail)
-    _same(laws, "two chunks are one sequence", _series(whole), _chain(head, rest))
+    _same(laws, "two chunks are one sequence", whole, head.then(rest))
     state = case.start(world.filter(case.cut(slice(0, 1)), deterministic=True), 0)
-    seen = {k: v[:, 1] for k, v in batch.items() if k not in world.shifted}
+    seen = {k: v[:, 1] for k, v in batch.items() if k not in world.actions}
     step = world.observe(seen, state, deterministic=True)
-    _same(laws, "observe is one step of filter", {k: v[:, 1] for k, v in _series(states).items()}, _series(step))
+    _same(laws, "observe is one step of filter", states.series.at(1), step.series)
     alone = world.filter({k: v[:1] for k, v in batch.items()}, deterministic=True)
-    _same(laws, "rows do not see each other", {k: v[:1] for k, v in _series(states).items()}, _series(alone))
+    _same(laws, "rows do not see each other", states.select(torch.tensor([0])), alone)
 
 
 def _resets(case: _Case, laws: Laws) -> None:
@@ -129,14 +125,14 @@ def _resets(case: _Case, laws: Laws) -> None:
     flags[:, T // 2] = 1
     whole = world.filter({**case.batch, name: flags}, deterministic=True)
     rest = world.filter({**case.cut(slice(T // 2, T)), name: flags[:, T // 2 :]}, deterministic=True)
-    _same(laws, "a reset forgets", {k: v[:, T // 2 :] for k, v in _series(whole).items()}, _series(rest))
+    _same(laws, "a reset forgets", whole.span(T // 2), rest)
 
 
 def _imagining(case: _Case, laws: Laws) -> None:
     """Two steps are one step twice."""
     world = case.world
-    start = world.last(world.filter(case.cut(slice(0, 1)), deterministic=True))
-    if not world.shifted:
+    start = world.filter(case.cut(slice(0, 1)), deterministic=True).last()
+    if not world.actions:
         _twice(laws, world, start, [{"horizon": 1}, {"horizon": 1}], {"horizon": 2})
         return
     actions = case.batch[world.action]
@@ -152,15 +148,9 @@ def _twice(laws: Laws, world: World, start: State, steps: list[dict[str, Any]], 
     how = ", ".join(key for key in both if key != "horizon") or "no action"
     whole = world.imagine(start, **both, deterministic=True)
     first = world.imagine(start, **steps[0], deterministic=True)
-    second = world.imagine({**start, **world.last(first)}, **steps[1], deterministic=True)
-    names = _series(start)
-    expected = {k: torch.cat((first[k], second[k][:, 1:]), 1) for k in names}
-    _same(laws, f"two steps are one step twice ({how})", expected, {k: whole[k] for k in names})
-
-
-def _chain(head: State, rest: State) -> State:
-    """Two pieces of one sequence."""
-    return {k: torch.cat((v, rest[k]), 1) for k, v in _series(head).items()}
+    second = world.imagine(start | first.last(), **steps[1], deterministic=True)
+    expected = first.only(start).then(second.only(start).span(1))
+    _same(laws, f"two steps are one step twice ({how})", expected, whole.only(start))
 
 
 def _policy(world: World, shape: tuple[int, ...]) -> Factor:
@@ -186,5 +176,5 @@ def _decoding(case: _Case, laws: Laws) -> None:
     for key, value in decoded.items():
         if key in case.batch:
             laws.equal(f"decode has the shape of the data: {key}", tuple(case.batch[key].shape), tuple(value.shape))
-    last = world.decode(world.last(states))
+    last = world.decode(states.last())
     _same(laws, "decode of one step", {k: v[:, -1] for k, v in decoded.items()}, last)

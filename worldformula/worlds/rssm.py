@@ -172,16 +172,17 @@ class Names:
         return self.images | self.vectors
 
     @staticmethod
-    def at(word: str) -> str:
-        """The variable with its time index: ``x_t``, ``o_{1,t}``."""
+    def at(word: str, time: str = "t") -> str:
+        """The variable with its time index: ``x_t``, ``o_{1,t}``, ``a_{t-1}``."""
         base, _, number = word.partition("_")
-        return f"{base}_{{{number},t}}" if number else f"{base}_t"
+        return f"{base}_{{{number},{time}}}" if number else f"{base}_t" if time == "t" else f"{base}_{{{time}}}"
 
 
-def build(config: RSSMConfig, observations: Mapping[str, tuple[int, ...]], actions: int) -> World:
-    """The world model over these observations (key -> shape) and actions of this width."""
+def build(config: RSSMConfig, observations: Mapping[str, tuple[int, ...]], actions: int | Mapping[str, int]) -> World:
+    """The world model over these observations (key -> shape) and actions: the width of a_t, or widths by name, a_1 …"""
     names, size = Names.of(observations), config.sizes
-    if actions < 1:
+    widths = {"a": actions} if isinstance(actions, int) else dict(actions)
+    if not widths or min(widths.values()) < 1:
         raise ConfigError(f"expected at least one action dimension, got {actions}")
     images = {k: tuple(observations[k]) for k in names.images}
     vectors = {k: tuple(observations[k]) for k in names.vectors}
@@ -193,8 +194,9 @@ def build(config: RSSMConfig, observations: Mapping[str, tuple[int, ...]], actio
 
     given = ", ".join(Names.at(word) for word in names.all.values())
     embed = Deterministic(f"e_t = enc({given})", encoder)
-    gru = BlockGRU(size.deter, size.stoch, actions, size.hidden, size.blocks)
-    core = Deterministic("h_t = f(h_{t-1}, z_{t-1}, a_{t-1})", gru, shape=size.deter)
+    gru = BlockGRU(size.deter, size.stoch, sum(widths.values()), size.hidden, size.blocks)
+    acted = ", ".join(Names.at(word, "t-1") for word in widths)
+    core = Deterministic(f"h_t = f(h_{{t-1}}, z_{{t-1}}, {acted})", gru, shape=size.deter)
     prior = OneHot("p(z_t|h_t)", MLP(size.deter, size.stoch, size.hidden, 2), shape=latent, unimix=config.unimix)
     posterior_net = MLP(size.deter + encoder.width, size.stoch, size.hidden, 1)
     post = OneHot("q(z_t|h_t,e_t)", posterior_net, shape=latent, unimix=config.unimix)
@@ -208,7 +210,10 @@ def build(config: RSSMConfig, observations: Mapping[str, tuple[int, ...]], actio
         step = step - log(factor)
     draws = embed * core * post if target is None else target * embed * core * post
     loss = Mean("t", E(draws, step), reset="first").mean()
-    return World(prior=core * prior, posterior=embed * core * post, heads=[*decoders, reward, proceed], loss=loss)
+    return World(
+        prior=core * prior, posterior=embed * core * post, heads=[*decoders, reward, proceed], loss=loss,
+        roles={"reward": "r", "continue": "c"}, observations=names.all,
+    )  # fmt: skip
 
 
 def _decoders(

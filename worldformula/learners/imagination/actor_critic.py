@@ -2,7 +2,7 @@
 
     V_t = E[v(·|s_t)]        R_t = r_{t+1} + c_{t+1}·((1 − λ)·V_{t+1} + λ·R_{t+1})        w_t = Π_{k ≤ t} c_k
     A_t = (R_t − V_t) / max(1, S)                                          S: running range of the returns
-    actor    mean_t  w_t·( −sg(A_t)·log π(a_t|s_t) − η·H[π(·|s_t)] )
+    actor    mean_t  w_t·( −sg(A_t)·log π(a_t|s_t) − η·H[π(·|s_t)] )         of several actions: sums
     critic   mean_t  w_t·( −log v(sg R_t|s_t) − log v(V̄_t|s_t) )           V̄: mean of the slow critic
     replay   the critic's loss at replayed states, whose returns are bootstrapped with those of the dreams
 
@@ -17,7 +17,7 @@ can be read. What actor and critic both need is computed once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,7 @@ from worldformula.errors import ConfigError, FormulaError, ShapeError, table
 from worldformula.families.two_hot import two_hot
 from worldformula.formula import Deterministic, E, Entropy, Expression, Factor, Mean, TwoHot, Value, log, sg, together
 from worldformula.formula.code.program import Out
+from worldformula.formula.factors.joint import Joint
 from worldformula.learners.imagination.normalise import PercentileNorm
 from worldformula.learners.imagination.returns import lambda_return, reach, replay_return, until_last
 
@@ -73,7 +74,8 @@ class ImaginationActorCritic(nn.Module):
     """The losses that train actor and critic, with the critic, its slow copy and the scale of the returns.
 
     Args:
-        policy: the factor π(a_t|s_t), e.g. ``Normal("π(a_t|h_t,z_t)", net, shape=2)``; its conditions are the features,
+        policy: the factor π(a_t|s_t), e.g. ``Normal("π(a_t|h_t,z_t)", net, shape=2)``, or a product of one for each
+            action, whose log-density and entropy are sums; its conditions, but for other actions, are the features,
             which the critic takes in the same order.
         critic: network from the features ``[N, ...]`` to the logits of the value; DreamerV3: ``MLP(..., outputs=255,
             layers=3, outscale=0)``.
@@ -89,13 +91,13 @@ class ImaginationActorCritic(nn.Module):
 
     dream: Expression
     replay: Expression
-    policy: Factor
+    policy: Factor | Joint
 
-    def __init__(self, policy: Factor, critic: nn.Module, settings: BehaviourSettings | None = None) -> None:
+    def __init__(self, policy: Factor | Joint, critic: nn.Module, settings: BehaviourSettings | None = None) -> None:
         super().__init__()
         self.settings = own = settings or BehaviourSettings()
         self.return_norm = PercentileNorm(own.return_rate)
-        self.names, self.action, t = _read(policy)
+        self.names, self.actions, t = _read(policy)
         self.__dict__["policy"] = policy  # the agent's, which registers it
         given = ",".join(f"{name}_{t}" for name in self.names)
 
@@ -113,7 +115,8 @@ class ImaginationActorCritic(nn.Module):
         weight = Deterministic(f"w_{t} = reach(c_{{1:T}})", reach, shape=())
         advantage = Deterministic(f"A_{t} = scaled(R_{{1:T}}, V_{{1:T}})", self.return_norm, shape=())
         dream = states * mean * sg(returns) * weight
-        acted = -Value(f"w_{t}") * (Value(f"A_{t}") * log(policy) + own.entropy * Entropy(policy))
+        likely, entropy = _summed(log, policy), _summed(Entropy, policy)
+        acted = -Value(f"w_{t}") * (Value(f"A_{t}") * likely + own.entropy * entropy)
         actor = Mean(t, E(dream * sg(advantage), acted)).mean()
         self.__dict__["dream"] = together(actor=actor, critic=Mean(t, E(dream, learnt)).mean())
 
@@ -124,19 +127,23 @@ class ImaginationActorCritic(nn.Module):
         self.critic, self.slow_critic = critic, slow.net
         self.slow_updates = slow.slow_weights  # what `move_slow` finds, and its count of updates
 
-    def dreamed(self, states: Features, actions: Tensor, reward: Tensor, proceed: Tensor) -> dict[str, Tensor]:
+    def dreamed(
+        self, states: Features, actions: Tensor | Features, reward: Tensor, proceed: Tensor
+    ) -> dict[str, Tensor]:
         """The data of ``dream``: S states of a rollout, the start and S − 1 imagined ones.
 
         Args:
             states: at least the features, ``[N, S, ...]`` each.
-            actions: ``[N, S, A]``, column t drawn from π at state t; the last one is not scored.
+            actions: ``[N, S, A]`` by name, or the tensor of the only one, column t drawn from π at state t; the last
+                one is not scored.
             reward: ``[N, S]``, predicted means at the states; the first one is not read.
             proceed: ``[N, S]``, predicted probabilities of going on, discount included.
 
         Everything is detached: gradients reach the weights of the policy (through log π and the entropy alone) and of
         the critic. The last state only bootstraps.
         """
-        given = {name: states[name] for name in self.names} | {self.action: actions, "r": reward, "c": proceed}
+        taken = {self.actions[0]: actions} if isinstance(actions, Tensor) else {k: actions[k] for k in self.actions}
+        given = {name: states[name] for name in self.names} | taken | {"r": reward, "c": proceed}
         require_axes(given)
         return {name: x.detach() for name, x in given.items()}
 
@@ -165,7 +172,8 @@ class ImaginationActorCritic(nn.Module):
     def metrics(self, dream: Out) -> dict[str, Tensor]:
         """Numbers of a result of ``dream`` for the log; all but the entropy without the state that only bootstraps."""
         found = {name: dream.samples[name][:, :-1] for name in ("R", "V", "A", "w")}
-        entropy = dream.terms[f"H[{self.policy}]"].detach()
+        entropies = [dream.terms[f"H[{factor}]"].detach() for factor in _factors(self.policy)]
+        entropy = entropies[0] if len(entropies) == 1 else torch.stack(entropies).sum()
         return {
             "behaviour/return_mean": found["R"].mean(), "behaviour/return_scale": self.return_norm.scale,
             "behaviour/value_mean": found["V"].mean(), "behaviour/advantage_std": found["A"].std(unbiased=False),
@@ -212,19 +220,35 @@ def _mean(logits: Tensor) -> Tensor:
     return found
 
 
-def _read(policy: Factor) -> tuple[tuple[str, ...], str, str]:
-    """The features of a policy, its action, and the index of time."""
-    index, names = policy.variable.index, tuple(c.key for c in policy.conditions)
-    if index is None or any(c.index != index or c.offset for c in policy.conditions):
+def _factors(policy: Factor | Joint) -> tuple[Factor, ...]:
+    return policy.factors if isinstance(policy, Joint) else (policy,)
+
+
+def _summed(what: Callable[[Factor], Expression], policy: Factor | Joint) -> Expression:
+    """log π or ℍ[π] of a policy: of several factors the sum, where each reads what was chosen before it."""
+    first, *rest = (what(factor) for factor in _factors(policy))
+    for more in rest:
+        first = first + more
+    return first
+
+
+def _read(policy: Factor | Joint) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+    """The features of a policy, its actions, and the index of time."""
+    factors = _factors(policy)
+    actions, index = tuple(f.variable.key for f in factors), factors[0].variable.index
+    conditions = [c for f in factors for c in f.conditions]
+    names = tuple(dict.fromkeys(c.key for c in conditions if c.key not in actions))
+    indices = {v.index for v in (*conditions, *(f.variable for f in factors))}
+    if index is None or indices != {index} or any(c.offset for c in conditions):
         raise FormulaError(
             f"expected a policy over time that reads the state of its own step, such as π(a_t|h_t,z_t), got {policy}"
         )
-    if taken := [name for name in (*names, policy.variable.key) if name in OWN]:
+    if taken := [name for name in (*names, *actions) if name in OWN]:
         raise FormulaError(
             f"{policy}: the losses of actor and critic call something of their own {taken[0]!r} (they use "
             f"{', '.join(OWN)}); rename the variable of the world"
         )
-    return names, policy.variable.key, str(index)
+    return names, actions, str(index)
 
 
 def require_axes(tensors: Mapping[str, Tensor]) -> None:

@@ -1,0 +1,89 @@
+"""Actor, Mode-2: a planner that searches at every row, from where the last plan of the same episode went on.
+
+What an episode needs lies in the acting state, so a run that resumes plans as one that was never interrupted: the last
+plan, the seed of the episode's random numbers, and how many plans it has made. Each plan draws from a generator made of
+the latter two, whatever else is in the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from worldformula.planner import Kind, Named, Planner, Space, Task
+from worldformula.training.seeding import derived
+from worldformula.world import Dynamics, State, Values
+
+SEED, COUNT, PLAN = "plan_seed", "plan_count", "plan/"
+"""Keys of an acting state: the seed of each stream's episode, its number of plans, and its last plan by action."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """Mode-2.
+
+    Attributes:
+        planner: what searches.
+        space: the set of each action.
+        noise: of an agent that explores: the deviation of what is added to numbers, and the probability that a choice
+            or a flag is drawn anew (PlaNet adds 0.3).
+    """
+
+    planner: Planner
+    space: Space
+    noise: float = 0.3
+
+    @torch.no_grad()
+    def act(
+        self, dynamics: Dynamics, task: Task, seen: State, kept: Values, begins: Tensor, *,
+        explore: bool, masks: Mapping[str, Tensor] | None = None,
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:  # fmt: skip
+        """Actions ``[N, size]`` by name at a state ``[N, ...]``, and what the next act is to be given as ``kept``.
+
+        ``begins`` says which streams are at the first row of an episode, ``[N]``: they forget what was kept.
+        """
+        new = torch.randint(2**62, begins.shape)  # of the global generator, whatever begins, so that counts agree
+        begins = begins.cpu()
+        seeds = torch.where(begins, new, kept[SEED].cpu()) if SEED in kept else new
+        counts = torch.where(begins, 0, kept[COUNT].cpu()) if SEED in kept else torch.zeros_like(new)
+        device = next(iter(seen.series.values())).device
+        own = [
+            torch.Generator(device).manual_seed(derived(seed, count))
+            for seed, count in zip(seeds.tolist(), counts.tolist(), strict=True)
+        ]
+        warm = {name: kept[PLAN + name] for name in self.space if PLAN + name in kept}
+        if any(v.shape[1] != getattr(self.planner, "horizon", v.shape[1]) for v in warm.values()):
+            warm = {}  # another planner was configured within the episode
+        if warm:
+            warm = {k: v.masked_fill(begins.to(v.device)[:, None, None], torch.nan) for k, v in warm.items()}
+        found = self.planner.plan(
+            dynamics, task, seen, space=self.space, generators=own, warm=warm or None, mask=masks or None
+        )
+        actions = self._explored(found.first, own, masks or {}) if explore else found.first
+        after = {PLAN + name: value for name, value in found.shifted().items()}
+        return actions, {SEED: seeds.to(device), COUNT: (counts + 1).to(device), **after}
+
+    def _explored(self, actions: Named, own: list[torch.Generator], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The actions with noise, each episode from its own generator; choices stay among those that are allowed."""
+        found = {}
+        for name, value in actions.items():
+            allowed = masks.get(name, torch.ones_like(value, dtype=torch.bool))
+            rows = zip(value, own, allowed, strict=True)
+            found[name] = torch.stack([self._disturbed(self.space[name].kind, *row) for row in rows])
+        return found
+
+    def _disturbed(self, kind: Kind, action: Tensor, generator: torch.Generator, allowed: Tensor) -> Tensor:
+        """The action ``[size]`` of one episode with noise."""
+        device = action.device
+        if kind == "numbers":
+            noise = torch.randn(action.shape, generator=generator, dtype=action.dtype, device=device)
+            return (action + self.noise * noise).clamp(-1, 1)
+        scores = torch.rand(len(action) + 1, generator=generator, dtype=action.dtype, device=device)
+        if scores[0] >= self.noise:
+            return action
+        if kind == "flags":
+            return (scores[1:] < 0.5).to(action)
+        return torch.nn.functional.one_hot(scores[1:].masked_fill(~allowed, -1).argmax(), len(action)).to(action)

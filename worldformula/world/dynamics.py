@@ -1,0 +1,353 @@
+"""Dynamics made of formulas: a prior, which imagines, and heads, which say what is seen.
+
+dream = PriorDynamics(prior=core * prior, heads=[image]).imagine(start, actions=...)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from worldformula.display import grouped
+from worldformula.errors import FormulaError, ShapeError, table
+from worldformula.formula.code.program import Out
+from worldformula.formula.code.rollout import Rollout, carry_of, clock_of, require, starts
+from worldformula.formula.expressions.expression import Expression
+from worldformula.formula.expressions.sums import Initial, Sum
+from worldformula.formula.factors.joint import Factor, Joint
+from worldformula.formula.plan.histories import held, lags, memories, refuse_ahead
+from worldformula.formula.plan.plan import Plan
+from worldformula.formula.print.notebook import parts_html
+from worldformula.formula.syntax import factor as base
+from worldformula.formula.syntax.constants import start_of
+from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.networks import register_networks
+from worldformula.formula.syntax.nodes import Expectation, Number, OverTime
+from worldformula.nets.causal import Causal
+from worldformula.world import heads as predicted
+from worldformula.world.contract import Actions, head_of
+from worldformula.world.policies import acting, first_action
+from worldformula.world.state import State, Values
+
+ROOM = 64  # positions that the memory of a new state has room for; it grows where more come
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a prior shares with the world around it.
+
+    clock: its time, and what a sequence begins with. known: factors whose declared shapes hold here too. lags: what
+    states keep of older steps. memories: the factors that read a past, by the key of what they keep.
+    """
+
+    clock: OverTime
+    known: tuple[Factor, ...]
+    lags: tuple[Variable, ...]
+    memories: Mapping[str, base.Factor]
+
+
+class PriorDynamics(nn.Module):
+    """A `Dynamics` of a product of factors, without a posterior: a simulator of formulas, or one level of a `World`.
+
+    Args:
+        prior: the factors that lead from a step to the next, such as h_t = f(h_{t-1}, z_{t-1}, a_{t-1}) and p(z_t|h_t).
+            A series that they read at t−1 and do not declare is an action.
+        heads: factors over states, by name; of a list, the name of a head is its variable.
+        roles: which head is the "reward", which says "continue", and what else somebody looks for, by role.
+        initial: what a sequence begins with, as of `Sum`; zeros otherwise.
+        index: the index of time.
+
+    A state holds what goes from step to step, and what else the heads read.
+    """
+
+    _imagine: Rollout
+    _setting: Setting
+    _policies: dict[tuple[int, ...], tuple[Joint, Rollout]]
+
+    def __init__(
+        self,
+        prior: Joint | Factor,
+        heads: predicted.Given = (),
+        *,
+        roles: Mapping[str, str] | None = None,
+        initial: Initial | None = None,
+        index: str = "t",
+        within: Setting | None = None,
+    ) -> None:
+        super().__init__()
+        self.prior, self.heads = joint(prior), predicted.by_name(heads)
+        self.roles = predicted.checked_roles(roles, self.heads)
+        own = (*self.prior.factors, *self.heads.values())
+        if within is None:
+            nothing = Expression(Expectation(self.prior.uses, Number(0)))
+            clock = clock_of(Sum(index, nothing, initial=initial).node)
+            older = lags(clock.index, self.prior.factors, self.heads.values())
+            within = Setting(clock, own, older, memories(self.prior.factors, (), self.heads.values()))
+        register_networks(self, own, within.clock.initial)
+        ours = {k: f for k, f in within.memories.items() if any(f is known for known in self.prior.factors)}
+        # Out of the module tree: it holds the same networks, which must appear once in the state_dict.
+        self.__dict__["_setting"] = Setting(within.clock, within.known, within.lags, ours)
+        self.__dict__["_imagine"] = self._rollout(self.prior)
+        self.__dict__["_policies"] = {}
+        known = {*self.plan.carries, *self.actions, *(v.key for f in self.prior.factors for v in f.variables)}
+        predicted.check_read(self.heads.values(), {*known, self.plan.counter}, self.plan.carries)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_policies": {}}
+
+    def __repr__(self) -> str:
+        return f"<PriorDynamics {self.prior}; heads {', '.join(map(str, self.heads.values()))}>"
+
+    def _repr_html_(self) -> str:
+        heads = {f"head {name}": head for name, head in self.heads.items()}
+        return parts_html({"prior": self.prior, **heads}, self.told(self.parameters()))
+
+    @property
+    def start_given(self) -> bool:
+        """Whether it says what a sequence begins with."""
+        return self._setting.clock.initial is not None or bool(self._setting.clock.begin)
+
+    def told(self, weights: Iterable[nn.Parameter]) -> str:
+        """State, actions and size in words."""
+        shapes = self.plan.shapes
+        state = ", ".join(f"{key} {list(shapes[key]) if key in shapes else ''}".strip() for key in self.carried)
+        count = grouped(sum(p.numel() for p in weights if not is_lazy(p)))
+        return f"state: {state}; action: {', '.join(self.actions) or 'none'}; {count} weights"
+
+    @property
+    def plan(self) -> Plan:
+        """What one step does."""
+        return self._imagine.program.plan
+
+    @cached_property
+    def carried(self) -> tuple[str, ...]:
+        """The variables of a state: those that go from step to step, then what else the heads read."""
+        read = (held(c) for head in self.heads.values() for c in head.conditions)
+        older = (held(v) for v in self._setting.lags)
+        return tuple(dict.fromkeys((*self._imagine.carried, *(k for k in read if k not in self.actions), *older)))
+
+    @property
+    def memory(self) -> tuple[str, ...]:
+        """What else a state holds: what networks keep of the past that they read, behind the last step."""
+        return tuple(self._imagine.memories)
+
+    @cached_property
+    def actions(self) -> tuple[str, ...]:
+        """The series that the prior reads at t−1 and does not declare itself."""
+        return tuple(key for key in self.plan.shifts if key not in self.plan.lags)
+
+    @property
+    def action(self) -> str:
+        """The variable of the action, where there is one."""
+        if len(self.actions) != 1:
+            found = ", ".join(self.actions) or "none"
+            raise FormulaError(f"expected one action series at t-1 in the prior {self.prior}, found: {found}")
+        return self.actions[0]
+
+    def head_of(self, role: str) -> str:
+        """The name of the head with this role; an error says what to write where there is none."""
+        return head_of(self, role)
+
+    # --------------------------------------------------------------------------------------------------------- imagine
+
+    def initial(
+        self, batch: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None, **options: Any
+    ) -> State:
+        """The state before the first step, without actions: what a sequence begins with, zeros unless it is said.
+
+        A start that a factor draws, p(z_0), is drawn; ``options`` are those of `Joint.sample`: ``seed``, ``generator``,
+        ``noise``, ``deterministic``. One that reads the first row, x_1, is not known before it: NaN, which a step with
+        the reset flag replaces.
+
+        Raises:
+            FormulaError: a start reads data, and no ``reset=`` says where a sequence begins; `World.filter` begins
+                there.
+        """
+        return first(self._setting, self.carried, [self.plan], batch, device, dtype, options)
+
+    def imagine(
+        self,
+        start: Values,
+        policy: Factor | Joint | None = None,
+        *,
+        actions: Actions | None = None,
+        horizon: int | None = None,
+        **options: Any,
+    ) -> State:
+        """Roll the prior forward from ``start`` ``[N, ...]``; other leading axes, such as ``[B, T]``, stay as they are.
+
+        With ``policy``, a factor such as π(a_t|h_t,z_t), or a product of one factor for each action: ``horizon``
+        steps; returns the states with the start first, ``[N, horizon + 1, ...]``, and the actions drawn at each of
+        them by name. With ``actions`` ``[N, H, ...]`` by name (the tensor itself where there is one), the first taken
+        at the start: states ``[N, H + 1, ...]`` and those actions. A prior without an action needs ``horizon`` alone.
+        ``options`` are those of a call, and the numbers that prior and policy take: ``tau=1.2`` of a ``Symbol``.
+
+        Raises:
+            TimeError: the prior reads a whole series, ``z_{1:T}``, which is known once the dream is over.
+        """
+        refuse_ahead("imagine", self.plan)
+        wanted = (*self.carried, *self.memory)
+        require("imagine: the start lacks", wanted, start, "carried", "pass a state of filter, observe or initial")
+        lead = self._lead({k: start[k] for k in self.carried})
+        start = State({k: start[k] for k in wanted}, len(lead))
+        if len(lead) != 1 and self.memory:
+            raise ShapeError(
+                f"imagine: the prior reads a history, so a dream begins at one state a row, [N, ...]; this start has "
+                f"the leading axes {list(lead)}\ntake the last state, states.last()"
+            )
+        series = None if actions is None else self._series(actions, lead)
+        if len(lead) != 1:
+            flat = None if series is None else {k: v.reshape(-1, *v.shape[len(lead) :]) for k, v in series.items()}
+            return self.imagine(start.flat(), policy, actions=flat, horizon=horizon, **options).unflat(lead)
+        acts = bool(self.actions)
+        if acts == (policy is None and series is None) or (policy is not None and series is not None):
+            expected = "imagine(start, policy, horizon=...) or imagine(start, actions=...)"
+            raise FormulaError(
+                f"expected {expected if acts else 'imagine(start, horizon=...): the prior has no action'}"
+            )
+        if series is not None:
+            return self._follow(start, series, options)
+        if horizon is None or horizon < 1:
+            raise FormulaError(f"expected horizon= of at least 1, got {horizon}")
+        if policy is None:
+            begin = carry_of(self._imagine, start)
+            return _joined(start, self._imagine(start=begin, horizon=horizon, **options))
+        return self._act(start, policy, horizon, options)
+
+    def dream_noise(
+        self, start: Values, actions: Mapping[str, Tensor], generator: torch.Generator | None = None, **numbers: Any
+    ) -> dict[str, Tensor]:
+        """The noise that `imagine` would draw from a start ``[N, ...]`` under actions ``[N, H, ...]``: by variable,
+        ``[N, H, ...]``. Given as ``noise=``, dreams under other actions share it.
+        """
+        begin = carry_of(self._imagine, {**start, **{key: value[:, 0] for key, value in actions.items()}})
+        return self._imagine.program.noise({**actions, **numbers, "start": begin}, generator)
+
+    def rollout(self, policy: Factor | Joint) -> Rollout:
+        """The compiled rollout of the prior with a policy; one is kept for the same factors."""
+        product = joint(policy)
+        key = tuple(id(factor) for factor in product.factors)
+        if key not in self._policies:
+            self._policies[key] = (product, self._rollout(self.prior * product))
+        return self._policies[key][1]
+
+    def _rollout(self, product: Joint) -> Rollout:
+        own = self._setting
+        clock = own.clock
+        return Rollout(product, clock.index, None, own.known, clock.initial, own.memories, own.lags)
+
+    def _act(self, start: State, policy: Factor | Joint, horizon: int, options: Mapping[str, Any]) -> State:
+        """The actions at the start, then the prior with the policy as further factors."""
+        options = dict(options)
+        factors = acting(policy, self.actions, start)
+        noise = options.get("noise")
+        if noise is not None:  # that of an action covers the start as well: [N, horizon + 1, ...]
+            options["noise"] = {k: v[:, 1:] if k in self.actions else v for k, v in noise.items()}
+            noise = {k: v[:, 0] for k, v in noise.items() if k in self.actions}
+        if options.get("seed") is not None:  # one stream of random numbers for the first actions and the rest
+            like = next(iter(start.values()))
+            options["generator"] = torch.Generator(like.device).manual_seed(options.pop("seed"))
+        begin = first_action(factors, start, options, noise)
+        rollout = self.rollout(policy)
+        return _joined(begin, rollout(start=carry_of(rollout, begin), horizon=horizon, **options))
+
+    def _follow(self, start: State, actions: Mapping[str, Tensor], options: Mapping[str, Any]) -> State:
+        """The prior under given actions."""
+        # Step t reads the action of t-1; the last is not read.
+        series = {k: torch.cat((v[:, 1:], v[:, -1:]), 1) for k, v in actions.items()}
+        begin = carry_of(self._imagine, start | {k: v[:, 0] for k, v in actions.items()})
+        return _joined(start, self._imagine(**series, start=begin, **options)) | actions
+
+    def _lead(self, state: Values) -> tuple[int, ...]:
+        """The leading axes of a state, which all its tensors share."""
+        leads = {k: tuple(v.shape[: v.ndim - self.rank(k)]) for k, v in state.items()}
+        if len(set(leads.values())) > 1:
+            rows = [(k, "[N, ...]", list(v.shape)) for k, v in state.items()]
+            raise ShapeError("the start has different batch shapes\n" + table(("variable", "declared", "got"), rows))
+        return next(iter(leads.values()))
+
+    def _series(self, actions: Actions, lead: tuple[int, ...]) -> dict[str, Tensor]:
+        """The actions by name, ``[*lead, H, ...]`` with one H of at least one step."""
+        if isinstance(actions, Tensor):
+            if len(self.actions) > 1:
+                written = ", ".join(f"{key!r}: ..." for key in self.actions)
+                raise FormulaError(
+                    f"the prior {self.prior} reads {len(self.actions)} actions, got one tensor; write "
+                    f"actions={{{written}}}"
+                )
+            actions = {self.actions[0] if self.actions else "actions": actions}
+        elif actions.keys() != set(self.actions):
+            raise FormulaError(
+                f"expected the actions {', '.join(self.actions) or 'none'} by name, got {', '.join(actions) or 'none'}"
+            )
+        axes = len(lead)
+        shapes = [tuple(v.shape[: axes + 1]) for v in actions.values()]
+        if any(len(s) <= axes or s[:axes] != lead or s[axes] < 1 for s in shapes) or len(set(shapes)) > 1:
+            expected = f"[{', '.join(map(str, lead))}{', ' if lead else ''}H ≥ 1, ...]"
+            rows = [(key, expected, list(v.shape)) for key, v in actions.items()]
+            raise ShapeError(
+                f"imagine: the actions do not fit the start{', or one another' if len(shapes) > 1 else ''}\n"
+                + table(("variable", "expected", "got"), rows)
+            )
+        return dict(actions)
+
+    # ---------------------------------------------------------------------------------------------------------- decode
+
+    def decode(
+        self, states: Values, heads: Iterable[str] | None = None, **numbers: float | Tensor
+    ) -> dict[str, Tensor]:
+        """The mean of every head (or those named) at states ``[..., event]``: ``{"x": [..., H, W, C], "r": [...]}``.
+
+        ``numbers`` are those that the heads take, by the names of their Symbols.
+        """
+        return predicted.decode(self.heads, states, heads, numbers, self.rank)
+
+    def rank(self, key: str) -> int:
+        """How many event axes a variable of the state has."""
+        return self.plan.ranks.get(key, 1)
+
+
+def joint(product: Joint | Factor) -> Joint:
+    """A product, also of a single factor."""
+    return product if isinstance(product, Joint) else Joint() * product
+
+
+def first(
+    setting: Setting,
+    keys: Iterable[str],
+    plans: Iterable[Plan],
+    batch: int,
+    device: torch.device | None,
+    dtype: torch.dtype | None,
+    options: Mapping[str, Any],
+) -> State:
+    """What a sequence begins with, for these variables of a state, whose shapes the plans know; and the memories."""
+    shapes = {key: shape for plan in plans for key, shape in plan.shapes.items()}
+    older = {key for plan in plans for key in plan.lags}
+    begun, found = starts(setting.clock, batch, options), State()
+    for key in keys:
+        given = start_of(setting.clock.initial, key)
+        if key in older and key not in shapes and given is None:
+            raise FormulaError(
+                f"initial: {key} is an older value of data, whose size no factor of the world declares\n"
+                f"begin with filter, or give a factor of the world the shape, e.g. the policy as one of its heads"
+            )
+        zeros = torch.zeros(batch, *shapes.get(key, () if given is None else given.shape), device=device, dtype=dtype)
+        given = begun.get(key, given)
+        found[key] = zeros if given is None else given.to(zeros).expand_as(zeros)
+    for key, factor in setting.memories.items():
+        found[key] = cast(Causal, factor.net).cache(batch, ROOM, device, dtype)
+    return found
+
+
+def _joined(begin: State, out: Out) -> State:
+    """The start, then the steps; the memories behind the last."""
+    samples = out.samples
+    series = {k: torch.cat((v.unsqueeze(1), samples[k]), 1) for k, v in begin.series.items()}
+    return State(series | (out.value or {}), 2)

@@ -1,0 +1,95 @@
+"""The heads of a world, by name: what is predicted at a state, and which of it is the reward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from worldformula.errors import FormulaError, UnknownVariableError, near, table
+from worldformula.formula.code.rollout import require
+from worldformula.formula.factors.joint import Factor
+from worldformula.formula.plan.histories import held
+from worldformula.world.state import Values
+
+Given = Mapping[str, Factor] | Iterable[Factor]
+"""Heads by name; of a list, the name of a head is its variable."""
+
+
+def by_name(heads: Given) -> dict[str, Factor]:
+    """The heads by name.
+
+    Raises:
+        FormulaError: two in a list predict one variable; something that is no factor.
+    """
+    found: dict[str, Factor] = {}
+    pairs = heads.items() if isinstance(heads, Mapping) else ((getattr(h, "variable", None), h) for h in heads)
+    for name, head in pairs:
+        if not isinstance(head, Factor):
+            raise FormulaError(f"expected heads as factors, such as Normal('p(x_t|h_t)', net), got {head!r}")
+        key = name if isinstance(name, str) else head.variable.key
+        if key in found:
+            raise FormulaError(
+                f"two heads predict {key}: {found[key]} and {head}\ngive each a name, heads={{{key!r}: ..., "
+                f"'{key}_coarse': ...}}"
+            )
+        found[key] = head
+    return found
+
+
+def checked_roles(roles: Mapping[str, str] | None, heads: Mapping[str, Factor]) -> dict[str, str]:
+    """The roles, each of a head that is there.
+
+    Raises:
+        UnknownVariableError: a role of a head that is not there.
+    """
+    for role, name in (roles or {}).items():
+        if name not in heads:
+            known = ", ".join(heads) or "none"
+            raise UnknownVariableError(
+                f"roles={{{role!r}: {name!r}}}: no head has the name {name!r}; these are: {known}.{near(name, heads)}"
+            )
+    return dict(roles or {})
+
+
+def check_read(heads: Iterable[Factor], known: Iterable[str | None], carried: Iterable[str]) -> None:
+    """Heads read what a state holds: ``known`` are the keys of its variables.
+
+    Raises:
+        FormulaError: one reads something else.
+    """
+    known = set(known)
+    for head in heads:
+        if unknown := [c for c in head.conditions if c.key not in known or c.several]:
+            needed = [(c, head, "not carried" if c in unknown else "carried") for c in head.conditions]
+            raise FormulaError(
+                f"the head {head} reads what a state does not hold\n"
+                + table(("variable", "needed by", "got"), needed)
+                + f"\na state holds what goes from step to step: {', '.join(carried)}"
+            )
+
+
+def decode(
+    heads: Mapping[str, Factor],
+    states: Values,
+    names: Iterable[str] | None,
+    numbers: Mapping[str, float | Tensor],
+    rank: Callable[[str], int],
+) -> dict[str, Tensor]:
+    """The means of heads at states ``[..., event]``; ``rank`` says how many event axes a variable of a state has."""
+    found = {}
+    for name in heads if names is None else names:
+        if name not in heads:
+            known = ", ".join(heads)
+            raise UnknownVariableError(f"no head predicts {name!r}; these are: {known}.{near(name, heads)}")
+        head = heads[name]
+        require(f"decode: {head} needs", map(held, head.conditions), states, "state", "pass states of filter")
+        values = [states[held(c)] for c in head.conditions]
+        lead = values[0].shape[: values[0].ndim - rank(head.conditions[0].key)]
+        flat = [v.reshape(-1, *v.shape[len(lead) :]) for v in values]
+        own, _ = head.for_call({v.key: numbers[v.key] for v in head.symbols if v.key in numbers})
+        value = own.head(*flat) if own.family is None else own.family.mean(own.params(*flat, batch=1))
+        mean = torch.as_tensor(value)
+        found[name] = mean.reshape(*lead, *mean.shape[1:])
+    return found

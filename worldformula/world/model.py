@@ -1,0 +1,308 @@
+"""The contract of a world model: prior, posterior, heads and loss, written as formulas; filter, imagine, decode follow.
+
+world = World(prior=core * prior, posterior=embed * core * post, heads=[image, reward], loss=loss)
+states = world.filter(batch)                                    # q, [B, T, ...]
+dream  = world.imagine(states.last(), policy, horizon=15)       # p, with π(a_t|h_t,z_t) as one more factor
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from worldformula.errors import FormulaError, table
+from worldformula.formula.code.rollout import Rollout, carry_of, clock_of, require
+from worldformula.formula.expressions.expression import Expression
+from worldformula.formula.factors.joint import Factor, Joint
+from worldformula.formula.plan.histories import lags, memories, refuse_ahead
+from worldformula.formula.print.notebook import parts_html
+from worldformula.formula.syntax.networks import register_networks
+from worldformula.formula.syntax.nodes import factors as factors_of
+from worldformula.world import heads as predicted
+from worldformula.world.contract import Actions
+from worldformula.world.dynamics import PriorDynamics, Setting, first, joint
+from worldformula.world.state import State, Values
+
+
+class World(nn.Module):
+    """A model through time: a posterior, which infers states from data, a loss, and what can be imagined from a state.
+
+    Args:
+        prior: a product that leads from a step to the next; a series that it reads at t−1 and does not declare is an
+            action. The variables of a state are declared by the posterior too, and what the posterior carries, the
+            prior carries (a summary of observations by ``Deterministic("b_t = keep(b_{t-1})", nn.Identity())``).
+        posterior: a product over the data.
+        heads: factors over states, by name; of a list, the name of a head is its variable. Two heads of one variable
+            have two names: ``heads={"image": fine, "image_coarse": coarse}``.
+        loss: a plain expression with a sum over time, which may have networks of its own.
+        roles: which head is the "reward", which says "continue", and what else somebody looks for, by role.
+        observations: which variable an observation of an environment is, ``{"image": "x"}``.
+        levels: instead of prior, heads and roles: several `PriorDynamics` by name, such as a fine and a coarse one.
+            Each carries a part of what the posterior declares, and imagines alone: ``world.levels["fine"].imagine``.
+
+    The networks are registered once, whatever number of formulas shares them. A `State` holds what goes from step to
+    step and what else the heads read. Where the prior or the posterior reads a history, ``z_{<t}``, it also holds what
+    their networks keep of it, a `Memory` of the last step: ``z_cache``. Where something reads further back than one
+    step, or a head back at all, it holds the older values too: ``z_m1`` is z one step before the state's own.
+    """
+
+    loss: Expression
+    levels: dict[str, PriorDynamics]
+    _filter: Rollout
+    _go_on: Rollout
+    _setting: Setting
+
+    def __init__(
+        self,
+        *,
+        posterior: Joint | Factor,
+        loss: Expression,
+        prior: Joint | Factor | None = None,
+        heads: predicted.Given = (),
+        roles: Mapping[str, str] | None = None,
+        observations: Mapping[str, str] | None = None,
+        levels: Mapping[str, PriorDynamics] | None = None,
+    ) -> None:
+        super().__init__()
+        self.posterior = joint(posterior)
+        given = _given(prior, predicted.by_name(heads), roles, levels)
+        several = levels is not None
+        priors = tuple(dict.fromkeys(f for p, _, _ in given.values() for f in joint(p).factors))
+        self.heads, self.roles = _merged(given)
+        self.observations = dict(observations or {})
+        factors = (*self.posterior.factors, *priors, *self.heads.values())
+        clock = clock_of(loss.node)
+        self.index, self.reset_name = clock.index, clock.reset
+        register_networks(self, [*factors, *factors_of(loss.node)], clock.initial)
+        kept = memories(priors, self.posterior.factors, self.heads.values())
+        older = lags(clock.index, (*priors, *self.posterior.factors), self.heads.values())
+        # Kept out of the module tree: they hold the same networks, which must appear once in the state_dict.
+        self.__dict__["loss"] = loss
+        self.__dict__["_setting"] = own = Setting(clock, factors, older, kept)
+        self.__dict__["levels"] = {
+            name: PriorDynamics(p, h, roles=r, within=_within(own, p, h) if several else own)
+            for name, (p, h, r) in given.items()
+        }
+        self.__dict__["_filter"] = Rollout(
+            self.posterior, clock.index, clock.reset, factors, clock.initial, kept, older, clock.begin
+        )
+        # Without resets a start is of the first step alone: what goes on from a state needs none.
+        once = bool(clock.begin) and clock.reset is None
+        self.__dict__["_go_on"] = (
+            Rollout(self.posterior, clock.index, None, factors, clock.initial, kept, older) if once else self._filter
+        )
+        self._check(several)
+
+    def __repr__(self) -> str:
+        heads = ", ".join(map(str, self.heads.values()))
+        priors = "; ".join(f"{name or 'prior'} {level.prior}" for name, level in self.levels.items())
+        return f"<World {priors}; posterior {self.posterior}; heads {heads}>"
+
+    def _repr_html_(self) -> str:
+        priors = {name or "prior": level.prior for name, level in self.levels.items()}
+        heads = {f"head {name}": head for name, head in self.heads.items()}
+        said = [level.told(self.parameters()) for level in self.levels.values()]
+        return parts_html({**priors, "posterior": self.posterior, **heads, "loss": self.loss}, "; ".join(said))
+
+    # ------------------------------------------------------------------------------------------------------- of levels
+
+    @property
+    def dynamics(self) -> PriorDynamics:
+        """What can be imagined, in a world of one level.
+
+        Raises:
+            FormulaError: it has several.
+        """
+        if len(self.levels) > 1:
+            name = next(iter(self.levels))
+            raise FormulaError(
+                f"this world imagines at {len(self.levels)} levels, {', '.join(self.levels)}: take one of them, "
+                f"world.levels[{name!r}]"
+            )
+        return next(iter(self.levels.values()))
+
+    @property
+    def prior(self) -> Joint:
+        """The prior of a world of one level."""
+        return self.dynamics.prior
+
+    @cached_property
+    def carried(self) -> tuple[str, ...]:
+        """The variables of a state, at all levels: those that go from step to step, then what else the heads read."""
+        every = [key for level in self.levels.values() for key in level.carried]
+        return tuple(dict.fromkeys((*every, *self._filter.carried) if len(self.levels) > 1 else every))
+
+    @property
+    def memory(self) -> tuple[str, ...]:
+        """What else a state holds: what networks keep of the past that they read, behind the last step."""
+        return tuple(self._setting.memories)
+
+    @cached_property
+    def actions(self) -> tuple[str, ...]:
+        """The series that the priors read at t−1 and do not declare themselves."""
+        return tuple(dict.fromkeys(key for level in self.levels.values() for key in level.actions))
+
+    @property
+    def action(self) -> str:
+        """The variable of the action, where there is one."""
+        return self.dynamics.action
+
+    def head_of(self, role: str) -> str:
+        """The name of the head with this role; an error says what to write where there is none."""
+        return self.dynamics.head_of(role)
+
+    # ---------------------------------------------------------------------------------------------------------- filter
+
+    def filter(self, batch: Mapping[str, Tensor], start: Values | None = None, **options: Any) -> State:
+        """States of the posterior along the data: ``[B, T, ...]`` for series ``[B, T, ...]``.
+
+        ``batch`` may hold more series than the posterior reads. ``start`` is the state before the first step, with the
+        last actions under their own names. ``options`` are those of a call, ``seed``, ``generator``, ``noise`` and
+        ``deterministic``, and the numbers that the posterior takes: ``tau=1.0`` of a ``Symbol``. A memory has its last
+        value only: `State.last` gives the state that `observe` and `imagine` go on from.
+        """
+        rollout = self._filter if start is None else self._go_on
+        wanted = [k for k, op in rollout.program.plan.inputs.items() if op.kind != "symbol"]
+        if missing := ", ".join(k + "=..." for k in wanted if k not in batch):
+            require("filter needs", wanted, batch, "series [B, T, ...]", f"pass {missing} in the batch")
+        start = None if start is None else carry_of(rollout, start)
+        out = rollout(**{k: batch[k] for k in wanted}, start=start, **options)
+        samples = out.samples
+        return State({k: samples[k] for k in self.carried} | (out.value or {}), 2)
+
+    def noise(
+        self, batch: Mapping[str, Tensor], generator: torch.Generator | None = None, **numbers: float | Tensor
+    ) -> dict[str, Tensor]:
+        """The noise that `filter` would draw for this batch and these numbers, by variable: ``noise=`` of a call."""
+        inputs = {**batch, **numbers}
+        return self._filter.program.noise({k: inputs[k] for k in self._filter.program.inputs}, generator)
+
+    def observe(self, observation: Mapping[str, Tensor], state: Values, **options: Any) -> State:
+        """One step of the filter: ``observation`` and flags ``[B, ...]``, ``state`` with the last actions; new state.
+
+        Raises:
+            TimeError: the posterior reads a whole series, ``x_{1:T}``, of which one step knows the past alone.
+        """
+        refuse_ahead("observe", self._go_on.program.plan)
+        wanted = (*self.carried, *self.memory, *self.actions)
+        require("observe: the state lacks", wanted, state, "state", "add the action taken in it under its own name")
+        series = {k: v.unsqueeze(1) for k, v in observation.items()}
+        # The filter reads these series at t−1, which is the start; the value of this step is never read.
+        inputs = self._go_on.program.inputs
+        series |= {k: state[k].unsqueeze(1) for k in self._go_on.program.plan.shifts if k in state and k in inputs}
+        return self.filter(series, start=state, **options).last()
+
+    def initial(
+        self, batch: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None, **options: Any
+    ) -> State:
+        """The state before the first step, without actions: see `PriorDynamics.initial`; of all levels."""
+        plans = [level.plan for level in self.levels.values()]
+        plans += [self._filter.program.plan] if len(plans) > 1 else []
+        return first(self._setting, self.carried, plans, batch, device, dtype, options)
+
+    # --------------------------------------------------------------------------------------------------------- imagine
+
+    def imagine(
+        self,
+        start: Values,
+        policy: Factor | Joint | None = None,
+        *,
+        actions: Actions | None = None,
+        horizon: int | None = None,
+        **options: Any,
+    ) -> State:
+        """A dream of the prior: see `PriorDynamics.imagine`. Of a world of several levels, ask one of them."""
+        return self.dynamics.imagine(start, policy, actions=actions, horizon=horizon, **options)
+
+    def rollout(self, policy: Factor | Joint) -> Rollout:
+        """The compiled rollout of the prior with a policy; one is kept for the same factors."""
+        return self.dynamics.rollout(policy)
+
+    def decode(
+        self, states: Values, heads: Iterable[str] | None = None, **numbers: float | Tensor
+    ) -> dict[str, Tensor]:
+        """The mean of every head (or those named) at states ``[..., event]``: ``{"x": [..., H, W, C], "r": [...]}``.
+
+        Of all levels; the heads of one level are decoded by that level. ``numbers`` are those that the heads take, by
+        the names of their Symbols.
+        """
+        return predicted.decode(self.heads, states, heads, numbers, self._rank)
+
+    def _rank(self, key: str) -> int:
+        """How many event axes a variable of the state has."""
+        return next((r for level in self.levels.values() if (r := level.plan.ranks.get(key)) is not None), 1)
+
+    # ----------------------------------------------------------------------------------------------------------- check
+
+    def _check(self, several: bool) -> None:
+        """A prior carries what the posterior declares; that of a single level carries what the posterior carries."""
+        declared = {v.key for f in self.posterior.factors for v in f.variables}
+        for level in self.levels.values():
+            filtered, plan = self._filter.carried, level.plan
+            missing = {plan.lags.get(k, k) for k in plan.carries} - declared
+            if missing or not (several or set(filtered) <= plan.carries.keys()):
+                rows = [(k, k in plan.carries, k in filtered) for k in sorted({*filtered, *plan.carries})]
+                shown = table(("variable", "prior", "posterior"), rows)
+                advice = (
+                    f"let the posterior declare {', '.join(sorted(missing))} too"
+                    if several
+                    else "read the same z_{t-1} in both"
+                )
+                raise FormulaError(f"prior and posterior carry different variables\n{shown}\n{advice}")
+            ours = {v.key for f in level.prior.factors for v in f.variables}
+            known = {*plan.carries, *level.actions, *(ours & declared), plan.counter}
+            predicted.check_read(level.heads.values(), known, plan.carries)
+
+
+_Level = tuple[Joint | Factor, dict[str, Factor], dict[str, str]]
+
+
+def _given(
+    prior: Joint | Factor | None,
+    heads: dict[str, Factor],
+    roles: Mapping[str, str] | None,
+    levels: Mapping[str, PriorDynamics] | None,
+) -> dict[str, _Level]:
+    """What can be imagined, by level, as it was written: the single level has no name."""
+    if (prior is None) == (levels is None) or (levels is not None and (heads or roles)):
+        raise FormulaError(
+            "expected World(prior=..., heads=..., roles=...), or World(levels={'fine': PriorDynamics(prior, heads), "
+            "...}), whose levels have heads and roles of their own"
+        )
+    if levels is None:
+        assert prior is not None
+        return {"": (prior, heads, predicted.checked_roles(roles, heads))}
+    if not levels:
+        raise FormulaError("levels: expected at least one level")
+    for name, level in levels.items():
+        if not isinstance(level, PriorDynamics):
+            raise FormulaError(f"levels: expected {name!r} as PriorDynamics(prior, heads), got {level!r}")
+        if level.start_given:
+            raise FormulaError(
+                f"levels: {name!r} has initial=..., and a world begins as its loss does; write it there, "
+                f"Sum('t', ..., initial=...)"
+            )
+    return {name: (level.prior, level.heads, level.roles) for name, level in levels.items()}
+
+
+def _merged(given: Mapping[str, _Level]) -> tuple[dict[str, Factor], dict[str, str]]:
+    """The heads of all levels by name, and the roles of the single one."""
+    heads: dict[str, Factor] = {}
+    for _, own, _ in given.values():
+        if doubled := [name for name in own if name in heads and heads[name] is not own[name]]:
+            raise FormulaError(
+                f"two levels have a head called {doubled[0]!r}: {heads[doubled[0]]} and {own[doubled[0]]}\n"
+                f"name the heads of each level, PriorDynamics(prior, heads={{'{doubled[0]}_coarse': ...}})"
+            )
+        heads |= own
+    return heads, dict(next(iter(given.values()))[2]) if len(given) == 1 else {}
+
+
+def _within(whole: Setting, prior: Joint | Factor, heads: Mapping[str, Factor]) -> Setting:
+    """What one of several levels shares with the world: it keeps the older values that it reads itself."""
+    older = lags(whole.clock.index, joint(prior).factors, heads.values())
+    return Setting(whole.clock, whole.known, older, whole.memories)

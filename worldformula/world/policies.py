@@ -1,0 +1,64 @@
+"""What acts in a dream: one factor for each action, which may read the state and the actions chosen before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from torch import Tensor
+
+from worldformula.errors import FormulaError, table
+from worldformula.formula.factors.joint import Factor, Joint
+from worldformula.formula.plan.histories import held
+from worldformula.formula.syntax.check import draw_order
+from worldformula.world.state import State
+
+
+def acting(policy: Factor | Joint, actions: tuple[str, ...], state: State) -> tuple[Factor, ...]:
+    """The factors of a policy, those first that others read.
+
+    Raises:
+        FormulaError: not one factor for each action, or one that reads what is neither in the state nor chosen.
+    """
+    if not isinstance(policy, Factor | Joint):
+        given = ",".join(f"{k}_t" for k in state.series)
+        raise FormulaError(
+            f"expected the policy as a factor, got {type(policy).__name__}; "
+            f"write Normal('π({actions[0]}_t|{given})', net, shape=...), or OneHot(...) for discrete actions"
+        )
+    factors = policy.factors if isinstance(policy, Joint) else (policy,)
+    declared = {f.variable.key for f in factors}
+    unknown = {
+        c
+        for f in factors
+        for c in f.conditions
+        if c.several or (held(c) not in state and (c.key not in declared or c.offset))
+    }
+    if sorted(f.variable.key for f in factors) != sorted(actions) or unknown:
+        rows = [
+            (c, f, "not in a state" if c in unknown else "chosen" if c.key in declared else "carried")
+            for f in factors
+            for c in f.conditions
+        ]
+        several = "" if len(actions) == 1 else ", one factor for each,"
+        raise FormulaError(
+            f"expected a policy over {', '.join(actions)}{several} given variables of the state "
+            f"({', '.join(state)}), got {policy}\n" + table(("variable", "declared by", "got"), rows)
+        )
+    if not isinstance(policy, Joint):
+        return factors
+    return tuple(cast(Factor, use.factor) for use in draw_order(policy.uses))
+
+
+def first_action(
+    factors: tuple[Factor, ...], start: State, options: Mapping[str, Any], noise: Mapping[str, Tensor] | None
+) -> State:
+    """The start with the actions that are drawn at it; ``noise`` by action."""
+    modes, generator = bool(options.get("deterministic", False)), options.get("generator")
+    for factor in factors:
+        key = factor.variable.key
+        own, _ = factor.for_call({v.key: options[v.key] for v in factor.symbols if v.key in options})
+        seen = [start[held(c)] for c in factor.conditions]
+        given = None if noise is None else noise.get(key)
+        start = start | {key: own.draw(seen, (), generator, given, modes)}
+    return start
