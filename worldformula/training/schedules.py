@@ -59,8 +59,8 @@ def linear(start: float, end: float, steps: int) -> Schedule:
 def cyclical(start: float, end: float, period: int, share: float = 0.5) -> Schedule:
     """Every ``period`` steps anew: linear over the first ``share`` of them, then ``end`` (Fu et al. 2019).
 
-    arXiv:1903.10145, eq. 6: share is its R. Unlike there, the last of the rising steps has ``end``, as in `linear`: with
-    a share of 1 no step would have it.
+    arXiv:1903.10145, eq. 6: share is its R. Unlike there, the last of the rising steps has ``end``, as in `linear`:
+    with a share of 1 no step would have it.
 
     >>> [cyclical(0.0, 1.0, 10)(step) for step in (0, 2, 4, 9, 10, 12)]
     [0.0, 0.5, 1.0, 1.0, 0.0, 0.5]

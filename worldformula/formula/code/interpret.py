@@ -21,6 +21,7 @@ from worldformula.formula.code.support import check_output, check_value, filled_
 from worldformula.formula.plan.plan import Op, Plan, Ref
 from worldformula.formula.plan.rules import RULES, factor_of
 from worldformula.formula.syntax.factor import naming
+from worldformula.formula.syntax.kinds import of_other_kind
 
 Env = dict[str, Any]
 NETWORKS = ("net", "causal")
@@ -159,6 +160,8 @@ class _Machine:
                 + "\ngive the call numbers of which it can be computed"
             ) from error
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            if op.kind in NETWORKS and (other := of_other_kind(factor_of(op), args, error, self._inputs())):
+                raise other from error
             what = "its network failed" if op.kind in NETWORKS else f"{op.kind} {op.how}".strip() + " failed"
             whose = f"{op.factor}: " if op.factor is not None else ""
             advice = "\nmake the network take these shapes, with one batch" if op.kind in NETWORKS else self._bare(op)
@@ -194,6 +197,10 @@ class _Machine:
         shapes = [(self.plan.label(n), v.shape) for n, v in zip(op.reads, args, strict=True) if v.ndim]
         if len({shape for _, shape in shapes}) > 1:
             raise ShapeError(runtime.batch_table(shapes))
+
+    def _inputs(self) -> dict[str, Any]:
+        """What the call was given, by keyword."""
+        return {key: self.given.get(self.plan.arguments[key]) for key in self.plan.inputs}
 
     def _bare(self, op: Op) -> str:
         """Advice about a value whose event axes nobody declares, where that may be why an operation failed."""
