@@ -5,6 +5,7 @@ negative counts, NaN), those that a network computes against their shape.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -66,10 +67,14 @@ def check_numbers(plan: Plan, arguments: Mapping[str, Any], *, tensors: bool = T
     held = {op.name: arguments[argument] for op, argument in plan.symbols}
     for op in plan.ops if plan.checks else ():
         if op.kind in ("binary", "negative", "detach", "function") and op.reads and held.keys() >= {*op.reads}:
-            held[op.name] = RULES[op.kind].evaluate(None, op, [held[a] if isinstance(a, str) else a for a in op.args])
+            values = [held[a] if isinstance(a, str) else a for a in op.args]
+            with suppress(ArithmeticError):  # refused below, or where the formula itself is run
+                held[op.name] = RULES[op.kind].evaluate(None, op, values)
+            if isinstance(held.get(op.name), complex):
+                del held[op.name]
     for check, refs in plan.checks:
-        values = [held[ref] if isinstance(ref, str) else ref for ref in refs]
-        if all(_known(value, tensors=tensors) for value in values):
+        values = [held.get(ref) if isinstance(ref, str) else ref for ref in refs]
+        if all(value is not None and _known(value, tensors=tensors) for value in values):
             check(*(value.detach().item() if isinstance(value, Tensor) else value for value in values))
 
 
