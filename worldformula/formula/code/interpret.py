@@ -17,7 +17,7 @@ from worldformula.errors import FormulaError, HeadError, ShapeError, Worldformul
 from worldformula.families.base import Family, checked
 from worldformula.families.given import completed
 from worldformula.formula import runtime
-from worldformula.formula.code.support import check_output, check_value, filled_in
+from worldformula.formula.code.support import check_numeric, check_output, check_value, filled_in
 from worldformula.formula.plan.plan import Op, Plan, Ref
 from worldformula.formula.plan.rules import RULES, factor_of
 from worldformula.formula.syntax.factor import naming
@@ -181,6 +181,7 @@ class _Machine:
             )
         for variable, part in zip(factor.variables, value if several else [value], strict=True):
             check_output(factor, variable, part, args, step=op.step)
+            check_numeric(self.plan, factor, variable, part)
         return value
 
     def check_value(self, op: Op, value: Any) -> None:

@@ -142,6 +142,21 @@ def check_output(
     )
 
 
+def check_numeric(plan: Plan, factor: Factor, variable: Variable, value: Any) -> None:
+    """Raise HeadError where a formula computes with the whole numbers or flags that a network returned: they wrap
+    around, 200 + 100 = 44 in uint8, and flags add up to flags.
+    """
+    if variable.key not in plan.reckoned or not isinstance(value, Tensor):
+        return
+    if not (value.is_floating_point() or value.is_complex()):
+        kind = str(value.dtype).removeprefix("torch.")
+        raise HeadError(
+            f"{factor}: its network returned {variable} as {kind}, and the formula computes with {variable}\nwhole "
+            f"numbers wrap around and flags do not add up: end the network in .float(); where another network reads "
+            f"them as classes, return both, '{variable}, n = {factor.header.letter}(...)'"
+        )
+
+
 def check_outputs(plan: Plan, arguments: Mapping[str, Any], samples: Sequence[Any]) -> None:
     """The same for what the networks of a call computed, without running them once more."""
     held = dict(zip(plan.samples.values(), samples, strict=True))
@@ -153,7 +168,9 @@ def check_outputs(plan: Plan, arguments: Mapping[str, Any], samples: Sequence[An
             reads = op.reads if op.kind == "net" and not step else ()
             found = [_batch(plan, plan.by_name[ref], arguments, held) for ref in reads]
             inputs = found if all(x is not None for x in found) else []
-            check_output(op.factor, op.variable or op.factor.variable, value, inputs, lead=len(op.axes), step=step)
+            variable = op.variable or op.factor.variable
+            check_output(op.factor, variable, value, inputs, lead=len(op.axes), step=step)
+            check_numeric(plan, op.factor, variable, value)
 
 
 def _batch(plan: Plan, op: Op, arguments: Mapping[str, Any], held: Mapping[str, Any]) -> Tensor | None:

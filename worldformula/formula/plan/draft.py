@@ -40,6 +40,7 @@ class Draft(Assignments):
         self.gone: dict[Variable, Factor] = {}  # the starts of a sum that goes on from a given one
         self.checks: dict[object, Check] = {}  # of numbers of the call
         self.valued: set[str] = set()  # the inputs that arithmetic reads
+        self.reckoned: set[str] = set()  # all variables that arithmetic reads
         self.floats: tuple[frozenset[str], dtype] | None = None  # those of whole numbers, and what they become there
         self.carried: set[Variable] = set()  # what is read at t−1 of something that a step declares
         self.time: OverTime | None = None
@@ -148,6 +149,7 @@ class Draft(Assignments):
             begins=self.begins,
             checks=tuple(self.checks.values()),
             valued=frozenset(self.valued),
+            reckoned=frozenset(self.reckoned),
             stages={op.name: "loop" if op.step else "once" for op in ops},
         )
 

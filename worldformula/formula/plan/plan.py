@@ -106,7 +106,7 @@ class Plan:
     what a state keeps of an older step, ``z_m1``, to that of its variable. ``counter`` is the index where it is read
     as a number, ``t``, which goes on from call to call too. ``begins`` maps what is carried to the operation that it
     begins with, where a factor says so. ``checks`` are what the numbers of a call have to be.
-    ``valued`` are the inputs that arithmetic reads.
+    ``valued`` are the inputs that arithmetic reads, ``reckoned`` all variables that it does.
     """
 
     ops: tuple[Op, ...]
@@ -129,6 +129,7 @@ class Plan:
     begins: dict[str, str] = field(default_factory=dict)
     checks: tuple[Check, ...] = ()
     valued: frozenset[str] = frozenset()
+    reckoned: frozenset[str] = frozenset()
     stages: dict[str, Stage] = field(default_factory=dict)
 
     @property
