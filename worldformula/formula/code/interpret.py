@@ -21,6 +21,7 @@ from worldformula.formula.code.support import check_numeric, check_output, check
 from worldformula.formula.plan.plan import Op, Plan, Ref
 from worldformula.formula.plan.rules import RULES, factor_of
 from worldformula.formula.syntax.factor import naming
+from worldformula.formula.syntax.heads import refuse_per_row
 from worldformula.formula.syntax.kinds import of_other_kind
 
 Env = dict[str, Any]
@@ -171,6 +172,7 @@ class _Machine:
         """What a network returned for these values; for a deterministic factor a batch of the declared shape."""
         factor = factor_of(op)
         if factor.family is not None:
+            refuse_per_row(factor, value, args)
             return value
         count, several = len(factor.variables), isinstance(value, tuple | list)
         if (len(value) != count if several else count > 1) or not (several or isinstance(value, Tensor)):

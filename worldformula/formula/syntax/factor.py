@@ -37,7 +37,7 @@ from worldformula.formula.syntax.given import (
     need,
     options_of,
 )
-from worldformula.formula.syntax.heads import network_failed, one_reading
+from worldformula.formula.syntax.heads import network_failed, one_reading, refuse_per_row
 from worldformula.formula.syntax.hidden import Found, found
 from worldformula.formula.syntax.learnt import Positive, check_learnt
 from worldformula.formula.syntax.names import Header, Variable, read_header, renamed
@@ -268,11 +268,13 @@ class Factor(Multiplied, nn.Module):
         if self.net is None:
             return getattr(self.constants, "head", None)
         try:
-            return self.net(*conditions)
+            head = self.net(*conditions)
         except (torch.OutOfMemoryError, WorldformulaError):
             raise
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise network_failed(self, conditions, error) from error
+        refuse_per_row(self, head, conditions)
+        return head
 
     def params(self, *conditions: Any, batch: int | None = None) -> tuple[Any, ...]:
         """The family's parameters under these conditions, of ``batch`` batch axes where that is known."""

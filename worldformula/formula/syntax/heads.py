@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from worldformula.errors import FormulaError, HeadError, ShapeError, table
 from worldformula.families.tensors import with_ones
@@ -45,3 +46,56 @@ def one_reading(factor: Any, head: Any, conditions: Sequence[Any], batch: int | 
             + "\ngive the conditions one batch axis and end the network flat, or drop the axes of size 1 in shape="
         )
     return head
+
+
+def refuse_per_row(factor: Any, head: Any, conditions: Sequence[Any]) -> None:
+    """Refuse a parameter that a network gives by name as one number per row, ``[B]``.
+
+    Without batch axes it is one event for all rows, as a learnt scale. Where a batch has as many rows as the event has
+    elements, the shapes do not tell; so the network is asked about one row more.
+    """
+    if not isinstance(head, Mapping) or factor.family is None or torch.compiler.is_compiling():
+        return
+    rows = {c.shape[0] for c in conditions if isinstance(c, Tensor) and c.ndim}
+    names = {name: factor.family.alternatives.get(name, name) for name in head}
+    doubtful = [
+        name
+        for name, p in head.items()
+        if isinstance(p, Tensor) and 0 < p.ndim <= factor.family.axes(names[name], factor.rank) and p.shape[0] in rows
+    ]
+    if not doubtful or rows == {1}:
+        return
+    more = _asked_again(factor.net, [_one_more(c, rows) for c in conditions])
+    for name in doubtful:
+        p, other = head[name], more.get(name)
+        if isinstance(other, Tensor) and other.shape[:1] == (p.shape[0] + 1,):
+            raise HeadError(
+                f"{factor}: {factor.family.name}: {name} is one number per row, and without the axes of the event it "
+                f"would be read as one event for all rows\n"
+                + table(("parameter", "declared", "got"), [(name, "batch + event", list(p.shape))])
+                + f"\ngive it an axis for the event: {name}[..., None]"
+            )
+
+
+def _one_more(condition: Any, rows: set[int]) -> Any:
+    """The rows of a condition, and the first of them once more."""
+    if not isinstance(condition, Tensor) or not condition.ndim or condition.shape[0] not in rows:
+        return condition
+    return torch.cat((condition, condition[:1]))
+
+
+def _asked_again(net: Any, conditions: Sequence[Any]) -> Mapping[str, Any]:
+    """What a network returns, as it is judged, and without a trace: no gradient, statistics or random numbers."""
+    modes = [(m, m.training) for m in net.modules()] if isinstance(net, nn.Module) else []
+    devices = {c.device for c in conditions if isinstance(c, Tensor) and c.device.type == "cuda"}
+    try:
+        for module, _ in modes:
+            module.training = False
+        with torch.no_grad(), torch.random.fork_rng(devices=devices):
+            found = net(*conditions)
+    except Exception:  # noqa: BLE001  a network that takes no other batch has told nothing
+        return {}
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    return found if isinstance(found, Mapping) else {}
