@@ -13,15 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldformula.errors import FormulaError, HeadError, ShapeError, WorldformulaError, table
+from worldformula.errors import FormulaError, ShapeError, WorldformulaError, table
 from worldformula.families.base import Family, checked
 from worldformula.families.given import completed
 from worldformula.formula import runtime
-from worldformula.formula.code.support import check_numeric, check_output, check_value, filled_in
+from worldformula.formula.code.support import check_numeric, check_value, filled_in
 from worldformula.formula.plan.plan import Op, Plan, Ref
 from worldformula.formula.plan.rules import RULES, factor_of
 from worldformula.formula.syntax.factor import naming
-from worldformula.formula.syntax.heads import refuse_per_row
+from worldformula.formula.syntax.heads import check_output, outputs, refuse_per_row
 from worldformula.formula.syntax.kinds import of_other_kind
 
 Env = dict[str, Any]
@@ -174,15 +174,8 @@ class _Machine:
         if factor.family is not None:
             refuse_per_row(factor, value, args)
             return value
-        count, several = len(factor.variables), isinstance(value, tuple | list)
-        if (len(value) != count if several else count > 1) or not (several or isinstance(value, Tensor)):
-            expected = "a tensor" if count == 1 else f"a tuple of {count} tensors"
-            got = f"{type(value).__name__} of {len(value)}" if several else type(value).__name__
-            raise HeadError(
-                f"{factor}: expected {expected} from its network, got {got}; a header names all outputs, 'a, b = f(x)'"
-            )
-        for variable, part in zip(factor.variables, value if several else [value], strict=True):
-            check_output(factor, variable, part, args, step=op.step)
+        for variable, part in zip(factor.variables, outputs(factor, value), strict=True):
+            check_output(factor, variable, part, args, self.plan.shape_of_output(factor, variable), step=op.step)
             check_numeric(self.plan, factor, variable, part)
         return value
 

@@ -329,6 +329,11 @@ class Plan:
         """The declared event shape of a factor's variable."""
         return None if factor is None else self.shapes.get(factor.variable.key)
 
+    def shape_of_output(self, factor: Factor, variable: Variable) -> tuple[int, ...] | None:
+        """The event shape of what a factor computes: its own, or what another declares, as the one that a start has."""
+        shape = dict(factor.event_shapes())[variable]
+        return self.shapes.get(variable.key) if shape is None else shape
+
     def rank_of(self, factor: Factor) -> int:
         """How many event axes a factor's variable has."""
         return self.ranks.get(factor.variable.key, factor.rank)

@@ -37,7 +37,7 @@ from worldformula.formula.syntax.given import (
     need,
     options_of,
 )
-from worldformula.formula.syntax.heads import network_failed, one_reading, refuse_per_row
+from worldformula.formula.syntax.heads import check_output, network_failed, one_reading, outputs, refuse_per_row
 from worldformula.formula.syntax.hidden import Found, found
 from worldformula.formula.syntax.learnt import Positive, check_learnt
 from worldformula.formula.syntax.names import Header, Variable, read_header, renamed
@@ -273,7 +273,7 @@ class Factor(Multiplied, nn.Module):
             raise
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise network_failed(self, conditions, error) from error
-        refuse_per_row(self, head, conditions)
+        refuse_per_row(self, head, conditions, direct=True)
         return head
 
     def params(self, *conditions: Any, batch: int | None = None) -> tuple[Any, ...]:
@@ -316,8 +316,10 @@ class Factor(Multiplied, nn.Module):
         """:meth:`sample` with the values of the conditions in header order."""
         with naming(self):
             if self.family is None:
-                found = self.head(*values)
-                return torch.as_tensor(found) if len(self.variables) == 1 else tuple(found)  # type: ignore[return-value]
+                found = outputs(self, self.head(*values))
+                for (variable, shape), value in zip(self.event_shapes(), found, strict=True):
+                    check_output(self, variable, value, values, shape)
+                return found[0] if len(self.variables) == 1 else tuple(found)  # type: ignore[return-value]
             params = self.params(*values)
             batch, _ = self.family.shapes(params, self.rank)
             like = next((t for t in chain(params, self.parameters()) if isinstance(t, Tensor)), torch.empty(0))

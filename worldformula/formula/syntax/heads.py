@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from worldformula.errors import FormulaError, HeadError, ShapeError, table
 from worldformula.families.tensors import with_ones
 from worldformula.formula.syntax.kinds import of_other_kind
+from worldformula.formula.syntax.names import Variable
 
 
 def network_failed(factor: Any, conditions: Sequence[Any], error: Exception) -> FormulaError:
@@ -48,11 +49,59 @@ def one_reading(factor: Any, head: Any, conditions: Sequence[Any], batch: int | 
     return head
 
 
-def refuse_per_row(factor: Any, head: Any, conditions: Sequence[Any]) -> None:
+def outputs(factor: Any, value: Any) -> list[Any]:
+    """What the network of a deterministic factor returned, one for each variable of its header."""
+    count, several = len(factor.variables), isinstance(value, tuple | list)
+    if (len(value) != count if several else count > 1) or not (several or isinstance(value, Tensor)):
+        expected = "a tensor" if count == 1 else f"a tuple of {count} tensors"
+        got = f"{type(value).__name__} of {len(value)}" if several else type(value).__name__
+        raise HeadError(
+            f"{factor}: expected {expected} from its network, got {got}; a header names all outputs, 'a, b = f(x)'"
+        )
+    return list(value) if several else [value]
+
+
+def check_output(
+    factor: Any,
+    variable: Variable,
+    value: Any,
+    inputs: Sequence[Any],
+    shape: tuple[int, ...] | None,
+    *,
+    lead: int = 0,
+    step: bool = False,
+) -> None:
+    """Raise HeadError where what the network of a deterministic factor returned is no batch of events of this shape.
+
+    ``inputs``: what it read, of which one has the same batch axes; at a ``step`` there is one. ``lead``: how many axes
+    are in front of them.
+    """
+    if shape is None or not isinstance(value, Tensor):
+        return
+    end = value.ndim - len(shape)
+    batch = tuple(value.shape[lead : max(end, 0)])
+    ends = end >= lead and tuple(value.shape[end:]) == shape
+    known = [tuple(x.shape[: len(batch)]) for x in inputs if isinstance(x, Tensor)]
+    if ends and not (known and batch not in known) and not (step and len(batch) != 1):
+        return
+    declared = f"[{', '.join(('*batch', *map(str, shape)))}]" if ends else list(shape)
+    rows = [(variable, declared, list(value.shape))]
+    read = zip(factor.conditions, inputs if ends else (), strict=False)
+    rows += [(condition, "-", list(x.shape)) for condition, x in read if isinstance(x, Tensor)]
+    what = "have the batch axes of what it reads" if ends else "end in the declared event shape"
+    raise HeadError(
+        f"{factor}: the network's result does not {what}\n"
+        + table(("variable", "declared", "got"), rows)
+        + "\nchange the network, or shape="
+    )
+
+
+def refuse_per_row(factor: Any, head: Any, conditions: Sequence[Any], *, direct: bool = False) -> None:
     """Refuse a parameter that a network gives by name as one number per row, ``[B]``.
 
     Without batch axes it is one event for all rows, as a learnt scale. Where a batch has as many rows as the event has
-    elements, the shapes do not tell; so the network is asked about one row more.
+    elements, the shapes do not tell; so the network is asked about one row more. Conditions of a ``direct`` call may have
+    no batch axes, and then no parameter has.
     """
     if not isinstance(head, Mapping) or factor.family is None or torch.compiler.is_compiling():
         return
@@ -63,7 +112,8 @@ def refuse_per_row(factor: Any, head: Any, conditions: Sequence[Any]) -> None:
         for name, p in head.items()
         if isinstance(p, Tensor) and 0 < p.ndim <= factor.family.axes(names[name], factor.rank) and p.shape[0] in rows
     ]
-    if not doubtful or rows == {1}:
+    tensors = sum(isinstance(p, Tensor) for p in head.values())
+    if not doubtful or rows == {1} or (direct and len(doubtful) == tensors):
         return
     more = _asked_again(factor.net, [_one_more(c, rows) for c in conditions])
     for name in doubtful:
