@@ -100,8 +100,8 @@ def refuse_per_row(factor: Any, head: Any, conditions: Sequence[Any], *, direct:
     """Refuse a parameter that a network gives by name as one number per row, ``[B]``.
 
     Without batch axes it is one event for all rows, as a learnt scale. Where a batch has as many rows as the event has
-    elements, the shapes do not tell; so the network is asked about one row more. Conditions of a ``direct`` call may have
-    no batch axes, and then no parameter has.
+    elements, the shapes do not tell; so the network is asked about one row more. What a ``direct`` call gives may have
+    no batch axes, and then no parameter has any.
     """
     if not isinstance(head, Mapping) or factor.family is None or torch.compiler.is_compiling():
         return
