@@ -185,8 +185,9 @@ class Draft(Assignments):
                 f"E(p_data({start}), ...)",
                 "carry": f"begin the sum with a factor of {start}, Sum({index!r}, ..., initial=q({start})), or of a "
                 f"given value, {start} = f(s), or rename {start}",
-                "shift": f"carry a copy of {now}, c_{index} = f({now}), that begins with c_0 = f({start}) in initial=, "
-                f"and read c_{{{index}-1}}, or rename {start}",
+                "shift": f"carry a copy of {now}, Deterministic('c_{index} = f({now})', nn.Identity(), shape=...), "
+                f"that begins with the other, initial=Deterministic('c_0 = f({start})', nn.Identity()), and read "
+                f"c_{{{index}-1}} in the place of {variable}; or rename {start}",
             }[kind]
             raise TimeError(f"{variable} of the first step is not {start}, which nothing begins the sum with\n{advice}")
 
