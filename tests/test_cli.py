@@ -132,7 +132,7 @@ def test_a_loaded_agent_is_the_trained_one(trained: Path) -> None:
         (["--model", "vae"], "vae is one of the models; train expects an agent: "),
         (["--steps", "many"], "steps expects a whole number, got 'many'"),
         (["--set", "threads=100000"], "threads expects a whole number of at most 1024"),
-        (["--steps", "30"], "nothing would be learnt"),
+        (["--steps", "30"], "nothing would be learnt. Set more steps, or a smaller prefill: --set agent.prefill=15"),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_no_folder(

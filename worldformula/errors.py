@@ -6,28 +6,8 @@ A message says what was expected, what came, and what to write instead. Shape er
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
-
-
-def near(word: str, known: Iterable[str], cutoff: float = 0.5) -> str:
-    """The hint for a misspelt word, upper and lower case alike: ``" Did you mean 'reward'?"`` or an empty string.
-
-    >>> near("rewrd", ["reward", "action"]), near("CARTPOLE", ["cartpole"])
-    (" Did you mean 'reward'?", " Did you mean 'cartpole'?")
-    """
-    spelt: dict[str, list[str]] = {}
-    for name in known:
-        spelt.setdefault(name.casefold(), []).append(name)
-    matches = [m for f in difflib.get_close_matches(word.casefold(), spelt, n=3, cutoff=cutoff) for m in spelt[f]]
-    return f" Did you mean {' or '.join(repr(m) for m in matches)}?" if matches else ""
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A plain text table, indented by two spaces, for the body of a message."""
-    cells = [list(header), *([str(c) for c in row] for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    return "\n".join("  " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
+from worldformula.wording import near as near  # noqa: PLC0414 - given on to all who raise
+from worldformula.wording import table as table  # noqa: PLC0414
 
 
 class WorldformulaError(Exception):

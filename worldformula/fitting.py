@@ -147,6 +147,7 @@ class Folder:
         return None if best is None else {"step": best.step, "value": best.value, "weights": dict(best.weights)}
 
     def _agree(self) -> None:
+        checkpoint.refuse_fewer(self.paths.checkpoints, self.fitting.config.steps, "steps=")
         stored, wanted = self.paths.config(), self.written
         steps = {**wanted["fit"], "steps": stored.get("fit", {}).get("steps")}
         asked = {**wanted, "fit": steps, "epochs": stored.get("epochs")}

@@ -127,6 +127,22 @@ def test_resume_needs_the_folder_alone_and_may_go_further(trained: Path, tmp_pat
     assert read_metrics(folder / "metrics.jsonl")[-1]["step"] == 60
 
 
+def test_a_run_is_not_asked_for_fewer_steps_than_it_has_done(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert main(["fit", "--run", str(folder), "--resume", "--steps", "12"]) == 1
+    done = newest(folder).step
+    assert capsys.readouterr().err == (
+        f"error: {folder} stands at step {done}, and --steps 12 is less: nothing would be learnt. Ask for more than "
+        f"{done}, or begin in another folder\n"
+    )
+    assert before == {path: path.read_bytes() for path in before}, "the folder is as it was"
+    assert main(["fit", "--run", str(folder), "--resume"]) == 0, "a run that has ended writes its page again"
+
+
 def test_report_is_made_again_from_the_folder(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -87,6 +87,17 @@ def test_a_model_that_cannot_take_the_data_says_which_can(folder, capsys):
     assert not (folder / "runs").exists()
 
 
+def test_a_table_says_which_options_it_lacks(folder, capsys):
+    command = ["fit", "cvae", "--data", "t.csv", "--set", "data.missing=fill"]
+    assert main(command) == 1
+    assert "\ny is the column of classes: name it, as in --set data.label=kind\n" in capsys.readouterr().err
+    assert main([*command, "--set", "data.label=kind"]) == 1
+    assert "\nNumeric columns go from 0 to 1 with --set data.scale=unit\n" in capsys.readouterr().err
+    assert main([*command, "--set", "data.label=kind", "--set", "data.scale=unit", *FEW, "--run", "run"]) == 0
+    assert main(["fit", "transformer_ar", "--data", "x.npz"]) == 1
+    assert "data.scale" not in capsys.readouterr().err
+
+
 def test_ldm_is_refused_before_its_first_stage_is_trained(folder, capsys):
     assert main(["fit", "ldm", "--data", "digits-grey"]) == 1
     assert "stage = ldm.stage_one(sizes)" in capsys.readouterr().err

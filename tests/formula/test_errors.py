@@ -302,6 +302,11 @@ gradient='gumbel'
         "q(z): normal has no parameter 'scal'; it has loc, scale. Did you mean 'scale'?",
         lambda: Normal("q(z)", scal=1.0, shape=2),
     ),
+    "misspelt option": (
+        FormulaError,
+        "q(z): normal has no parameter 'shpae'; it has loc, scale. Did you mean 'shape'?",
+        lambda: Normal("q(z)", shpae=2),
+    ),
     "no network": (FormulaError, "q(z|x): expected a network of x, got nothing", lambda: prior("q(z|x)")),
     "factor for an expression": (
         FormulaError,
@@ -351,6 +356,12 @@ def without(data, key):
 
 def series_elbo(factor):
     return Sum("t", KL(factor, prior("p(z_t)")))
+
+
+def one_step():
+    core = Deterministic("h_t = f(h_{t-1}, z_{t-1})", lambda h, z: h + z, shape=Z)
+    post = Normal("q(z_t|h_t,x_t)", Join(Z + X, 2 * Z), shape=Z)
+    return E(core * post, KL(post, prior("p(z_t)")))
 
 
 CALLS = {
@@ -417,6 +428,80 @@ CALLS = {
         """,
         rssm,
         lambda: without(sequences(), "a"),
+    ),
+    "no Sum around what is carried": (
+        MissingInputError,
+        """
+        the formula needs h_prev, z_prev. h_{t-1} and z_{t-1} are of an earlier step, and no Sum goes over t
+          variable | declared by | needed by                | got
+          h_prev   | data        | h_t = f(h_{t-1},z_{t-1}) | missing
+          z_prev   | data        | h_t = f(h_{t-1},z_{t-1}) | missing
+          x        | data        | q(z_t|h_t,x_t)           | given
+        write Sum('t', ...) around what belongs to a step; for one step alone, pass h_prev=..., z_prev=...
+        """,
+        lambda: one_step().mean(),
+        lambda: {"x": x(B, T)},
+    ),
+    "no Sum around lagged data": (
+        UnknownVariableError,
+        """
+        the formula has no input 'a'. a_{t-1} is of an earlier step, and no Sum goes over t
+          variable | declared by | needed by      | got
+          x        | data        | p(x_t|a_{t-1}) | given
+          a_prev   | data        | p(x_t|a_{t-1}) | missing
+        write Sum('t', ...) around what belongs to a step; for one step alone, pass a_prev=...
+        """,
+        lambda: log(Normal("p(x_t|a_{t-1})", nn.Linear(A, 2 * X), shape=X)).mean(),
+        lambda: {"x": x(B, T), "a": torch.zeros(B, T, A)},
+    ),
+    "float64 data": (
+        FormulaError,
+        """
+        q(z|x): its network failed: mat1 and mat2 must have the same dtype, but got Double and Float
+          variable | got
+          x        | float64 [3, 6]
+          weights  | float32
+        pass x=x.float(); or compute in float64 throughout: loss.double()
+        """,
+        lambda: E(encode(), log(decode())),
+        lambda: {"x": x(B).double()},
+    ),
+    "float64 networks": (
+        FormulaError,
+        """
+        q(z|x): its network failed: mat1 and mat2 must have the same dtype, but got Float and Double
+          variable | got
+          x        | float32 [3, 6]
+          weights  | float64
+        pass x=x.double(); or compute in float32 throughout: loss.float()
+        """,
+        lambda: E(encode(), log(decode())).double(),
+        lambda: {"x": x(B)},
+    ),
+    "float64 data behind what is carried": (
+        FormulaError,
+        """
+        q(z_t|h_t,x_t): its network failed: mat1 and mat2 must have the same dtype, but got Double and Float
+          variable | got
+          h_t      | float64 [3, 2]
+          x_t      | float64 [3, 6]
+          weights  | float32
+        pass x=x.float(); or compute in float64 throughout: loss.double()
+        """,
+        lambda: Sum("t", one_step()).mean(),
+        lambda: {"x": x(B, T).double()},
+    ),
+    "whole numbers before a layer": (
+        FormulaError,
+        """
+        p(x|z): its network failed: mat1 and mat2 must have the same dtype, but got Long and Float
+          variable | got
+          z        | int64 [3, 2]
+          weights  | float32
+        pass z=z.float(); or, where they are classes, z=torch.nn.functional.one_hot(z, n).float()
+        """,
+        lambda: log(decode()),
+        lambda: {"x": x(B), "z": torch.zeros(B, Z, dtype=torch.int64)},
     ),
     "event shape": (
         ShapeError,
@@ -700,6 +785,28 @@ def test_positional_arguments():
 
 
 FACTORS = {
+    "dtype": (
+        FormulaError,
+        """
+        q(z|x): its network failed: mat1 and mat2 must have the same dtype, but got Double and Float
+          variable | got
+          x        | float64 [3, 6]
+          weights  | float32
+        pass x=x.float(); or compute in float64 throughout: q.double()
+        """,
+        lambda: encode().sample(x=x(B).double()),
+    ),
+    "floats for an index": (
+        FormulaError,
+        """
+        q(z|x): its network failed: one_hot is only applicable to index tensor of type LongTensor.
+          variable | got
+          x        | float32 [3]
+          weights  | none
+        it takes whole numbers: pass x=x.long()
+        """,
+        lambda: Normal("q(z|x)", lambda x: nn.functional.one_hot(x, 2 * Z).float(), shape=Z).sample(x=torch.ones(B)),
+    ),
     "log_prob": (
         MissingInputError,
         """

@@ -19,7 +19,9 @@ from worldformula import (
     LogNormal,
     MoE,
     MoPoE,
+    MultivariateNormal,
     Normal,
+    OneHot,
     PoE,
     Sum,
     log,
@@ -28,8 +30,9 @@ from worldformula import (
     subsets,
 )
 from worldformula.errors import FormulaError
-from worldformula.families import normal
+from worldformula.families import LaplaceFamily, normal
 from worldformula.families.experts import mixed, poe
+from worldformula.formula.factors.joint import Factor
 from worldformula.formula.ops.each import each
 from worldformula.formula.print.mathml import mathml
 
@@ -601,3 +604,40 @@ def test_letters_as_subscripts_are_indices_and_cannot_tell_modalities_apart(prio
     parts = [Normal(f"q(z|x_{m})", nn.Linear(X, 2 * Z), shape=Z) for m in "ab"]
     with pytest.raises(FormulaError, match="both be 'x' in a call"):
         KL(PoE([prior, *parts]), prior)(x=torch.zeros(1, X))
+
+
+def test_parts_of_a_mixture_with_other_settings_are_refused():
+    """The settings of the first were those of all."""
+    q_a = OneHot("q(z|a)", nn.Linear(X, 3), shape=3, unimix=0.5)
+    with pytest.raises(FormulaError) as refused:
+        MoE([q_a, OneHot("q(z|b)", nn.Linear(X, 3), shape=3)])
+    assert str(refused.value) == (
+        "MoE: its parts are mixed as one family, one_hot, with the same settings\n"
+        "  declared by | unimix\n"
+        "  q(z|a)      | 0.5\n"
+        "  q(z|b)      | 0.0\n"
+        "give all parts the same unimix"
+    )
+    q_b = OneHot("q(z|b)", nn.Linear(X, 3), shape=3, unimix=0.5)
+    a, b, k = torch.randn(B, X), torch.randn(B, X), torch.arange(B) % 3
+    shares = [0.5 * q.net(x).softmax(-1) + 0.5 / 3 for q, x in ((q_a, a), (q_b, b))]
+    expected = (0.5 * (shares[0] + shares[1]))[torch.arange(B), k].log()
+    torch.testing.assert_close(log(MoE([q_a, q_b]))(a=a, b=b, z=torch.eye(3)[k]).value, expected)
+
+
+def test_parts_of_a_mixture_keep_their_own_floors():
+    family = [LaplaceFamily(min_scale=floor) for floor in (0.5, 0.0)]
+    parts = [Factor(f"q(z|{n})", nn.Linear(X, 2), family=f, shape=1) for n, f in zip("ab", family, strict=True)]
+    a, b, z = torch.randn(B, X), torch.randn(B, X), torch.randn(B, 1)
+    each = []
+    for part, x, floor in zip(parts, (a, b), (0.5, 0.0), strict=True):
+        loc, raw = part.net(x).unbind(-1)
+        each.append(torch.distributions.Laplace(loc, nn.functional.softplus(raw) + floor).log_prob(z[:, 0]))
+    expected = torch.stack(each).logsumexp(0) - torch.tensor(2.0).log()
+    torch.testing.assert_close(log(MoE(parts))(a=a, b=b, z=z).value, expected)
+
+
+def test_experts_whose_parameters_have_axes_of_their_own_are_refused():
+    parts = [MultivariateNormal(f"q(z|{n})", nn.Linear(X, 5), shape=2) for n in "ab"]
+    with pytest.raises(FormulaError, match="MoE: multivariate_normal has parameters with more axes than its values"):
+        MoE(parts)

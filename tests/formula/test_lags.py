@@ -8,6 +8,7 @@ from torch.distributions import Normal as Gauss
 from tests.formula.defects.both import PATHS, refused, run
 from worldformula import KL, Deterministic, E, Normal, Sum, Value, World, log, norm2
 from worldformula.errors import FormulaError, TimeError, UnknownVariableError
+from worldformula.nets.window import WindowMLP
 from worldformula.testing import check_world
 
 B, T, X = 4, 7, 2
@@ -234,11 +235,31 @@ def test_they_print_and_are_read_back():
     from tests.formula.reader import read, same
     from worldformula.formula.syntax.text import text
 
-    loss = second(Second(), reset="first", initial={"z_m1": torch.ones(X)}) + Sum("t", Value("u_{t-2}"), reset="first")
+    begin = {"z": torch.zeros(X), "z_m1": torch.ones(X)}
+    loss = second(Second(), reset="first", initial=begin) + Sum("t", Value("u_{t-2}"), reset="first")
     assert same(read(text(loss.node), loss.node), loss.node)
     assert "z_{t-2}" in loss.latex
     assert "<mo>−</mo><mn>2</mn>" in loss._repr_html_()
     assert loss.graph()
+
+
+def test_older_values_have_the_names_that_the_reference_says():
+    """At a step z_prev and z_m2; between steps z and z_m1; histories in the code alone."""
+    p = Normal("p(z_t|z_{t-1},z_{t-2})", lambda a, b: a + 10 * b, shape=X, scale=1.0)
+    one, two, z = torch.full((B, X), 1.0), torch.full((B, X), 2.0), torch.randn(B, X)
+    expected = Gauss(1.0 + 20.0, 1.0).log_prob(z).sum(-1)
+    alone = log(p)
+    assert set(alone.program.inputs) == {"z", "z_prev", "z_m2"}
+    torch.testing.assert_close(alone(z=z, z_prev=one, z_m2=two).value, expected)
+    torch.testing.assert_close(p.log_prob(z=z, z_prev=one, z_m2=two), expected)
+    assert str(p.rename(z_prev="a", z_m2="b")) == "p(z_t|a_{t-1},b_{t-2})"
+    loss = Sum("t", log(p))
+    assert "p_z_given_z_prev_z_m2" in loss.code or "(z_prev, z_m2)" in loss.code
+    assert set(loss(z=torch.randn(B, T, X)).last) == {"z", "z_m1"}
+    torch.testing.assert_close(loss(z=z[:, None], start={"z": one, "z_m1": two}).value, expected)
+    u = [f"u_t = f(z_{{{past}}})" for past in ("<t", "\\le t", "t-1:t")]
+    names = [Deterministic(header, WindowMLP(X, X, context=2), shape=X).conditions[0].identifier for header in u]
+    assert names == ["z_past", "z_so_far", "z_window"]
 
 
 class Newton(nn.Module):

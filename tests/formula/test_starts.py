@@ -359,12 +359,49 @@ def test_a_filter_without_resets_begins_once_and_goes_on():
 # ------------------------------------------------------------------------------------------------------------- refused
 
 
+def twice_back(**clock):
+    post = Normal("q(z_t|z_{t-1},z_{t-2},x_t)", lambda a, b, x: torch.cat([a + 2 * b, x], -1), shape=X)
+    return Sum("t", E(post, log(Normal("p(x_t|z_t)", lambda z: z, shape=X, scale=1.0))), **clock)
+
+
 E_ROW = Deterministic("z_0 = e(x_1)", nn.Linear(X, X), shape=X)
 REFUSED = {
     "what nothing carries": (
         lambda: walk(nn.Linear(X, X), Normal("p(w_0)", shape=X)),
         UnknownVariableError,
         "Sum over t: initial= p(w_0) declares w_0, which is not what a carry begins with; these are: z_0",
+    ),
+    "the step before data": (
+        lambda: Sum("t", log(Normal("p(x_t|x_{t-1})", nn.Linear(X, 2 * X), shape=X)), initial={"x": torch.ones(X)}),
+        UnknownVariableError,
+        (
+            "Sum over t: initial= gives 'x', and x_t is data: before its first step are zeros, or what the call gives "
+            "in start=\nto begin otherwise, carry a copy, Deterministic('c_t = f(x_t)', nn.Identity(), shape=...), "
+            "give initial={'c': ...}, and read c_{t-1} in the place of x_{t-1}"
+        ),
+    ),
+    "data that a factor draws": (
+        lambda: Sum(
+            "t", log(Normal("p(x_t|x_{t-1})", nn.Linear(X, 2 * X), shape=X)), initial=Normal("p(x_0)", shape=X)
+        ),
+        UnknownVariableError,
+        "Sum over t: initial= gives 'x', and x_t is data: before its first step are zeros, or what the call gives in ",
+    ),
+    "the newer of two steps alone": (
+        lambda: twice_back(initial=Normal("p(z_0)", shape=X)),
+        TimeError,
+        (
+            "Sum over t: initial= says what z begins with, and not z_m1, and z_{t-2} of the first steps reads that "
+            "too\ngive all, initial={..., 'z_m1': torch.zeros(...)}, or a product of factors, ... * p(z_m1)"
+        ),
+    ),
+    "the older of two steps alone": (
+        lambda: twice_back(initial={"z_m1": torch.ones(X)}, reset="first"),
+        TimeError,
+        (
+            "Sum over t: initial= says what z_m1 begins with, and not z, and z_{t-2} of the first steps reads that "
+            "too\ngive all, initial={..., 'z': torch.zeros(...)}, or a product of factors, ... * p(z_0)"
+        ),
     ),
     "a variable of a step": (
         lambda: walk(nn.Linear(X, X), Normal("p(z_t)", shape=X)),
@@ -484,6 +521,45 @@ def test_a_start_that_cannot_be_is_refused(case):
     with pytest.raises(kind) as caught:
         build()
     assert str(caught.value).startswith(said)
+
+
+def advised(first, code):
+    """What the messages about the step before data say: a copy that is carried and begins as it is told."""
+    net = nn.Linear(X, 2 * X)
+    carried = eval(code.replace("...", str(X)), {"nn": nn, "Deterministic": Deterministic})
+    return net, Sum("t", E(carried, log(Normal("p(x_t|c_{t-1})", net, shape=X))), initial=first)
+
+
+@PATHS
+def test_what_the_messages_advise_about_the_step_before_data_is_right(path):
+    x, x_0 = torch.randn(B, T, X), torch.randn(B, X)
+    lagged = Sum("t", log(Normal("p(x_t|x_{t-1},x_0)", lambda a, b: torch.cat([a, b], -1), shape=X)))
+    with pytest.raises(TimeError) as caught:
+        lagged(x=x, x_0=x_0)
+    assert str(caught.value) == (
+        "x_{t-1} of the first step is not x_0, which nothing begins the sum with\n"
+        "carry a copy of x_t, Deterministic('c_t = f(x_t)', nn.Identity(), shape=...), that begins with the other, "
+        "initial=Deterministic('c_0 = f(x_0)', nn.Identity()), and read c_{t-1} in the place of x_{t-1}; or rename x_0"
+    )
+    copy = "Deterministic('c_t = f(x_t)', nn.Identity(), shape=...)"
+    ones = torch.ones(X)
+    for first, given, begin in (
+        (Deterministic("c_0 = f(x_0)", nn.Identity()), {"x_0": x_0}, x_0[:, None]),
+        ({"c": ones}, {}, ones.expand(B, 1, X)),
+    ):
+        net, loss = advised(first, copy)
+        loc, raw = net(torch.cat((begin, x[:, :-1]), 1)).chunk(2, -1)
+        expected = Gauss(loc, nn.functional.softplus(raw)).log_prob(x).sum((1, 2))
+        torch.testing.assert_close(run(loss, path, x=x, **given).value, expected)
+
+
+@PATHS
+def test_both_of_two_steps_begin_as_they_are_told(path):
+    """z_1 has the mean z_0 + 2 z_{-1}."""
+    begin = {"z": torch.tensor(0.5).expand(X), "z_m1": torch.tensor(-1.5).expand(X)}
+    x = torch.randn(B, 1, X)
+    found = run(twice_back(initial=begin), path, x=x, deterministic=True).samples["z"]
+    torch.testing.assert_close(found, torch.full((B, 1, X), 0.5 - 3.0))
 
 
 def test_rows_that_are_missing_or_too_few():

@@ -41,6 +41,7 @@ from worldformula import (
     clamp,
     families,
     log,
+    sqrt,
     total,
 )
 from worldformula.errors import ConfigError, FormulaError, MissingInputError, ShapeError
@@ -353,6 +354,51 @@ def test_the_gradient_reaches_bounds_and_exponents(path):
     (slope,) = torch.autograd.grad(run((Value("a") ** TAU).sum(), path, a=a.abs(), tau=tau).value, tau)
     torch.testing.assert_close(slope, (a.abs().log() * a.abs() ** 0.5).sum())
     assert (Value("a") ** (2 * TAU)).latex == r"a^{2 \, \tau}"
+
+
+NOT_REAL = "is no real number\ngive the call a base of at least 0, or a whole exponent"
+DIVIDES = "divides by 0\ngive the call another base, or an exponent from 0 on"
+
+
+@PATHS
+@KINDS
+@pytest.mark.parametrize(
+    ("build", "numbers", "says"),
+    [
+        (lambda: TAU ** Symbol("n"), (-2.0, 0.5), f"(-2.0) ** 0.5 {NOT_REAL}"),
+        (lambda: (-2.0) ** TAU, (0.5, 1.0), f"(-2.0) ** 0.5 {NOT_REAL}"),
+        (lambda: (TAU - 3) ** Symbol("n"), (1.0, 1.5), f"(-2.0) ** 1.5 {NOT_REAL}"),
+        (lambda: clamp(Value("a"), TAU ** Symbol("n"), 3.0), (-2.0, 0.5), f"(-2.0) ** 0.5 {NOT_REAL}"),
+        (lambda: TAU ** Symbol("n"), (0.0, -1.0), f"0.0 ** -1.0 {DIVIDES}"),
+        (lambda: sqrt(TAU), (-4.0, 0.0), "sqrt(-4.0) is no real number\ngive the call a number of at least 0"),
+        (lambda: log(2 * TAU), (-0.5, 0.0), "log(-1.0) is no real number\ngive the call a number of at least 0"),
+    ],
+)
+def test_what_is_no_real_number_is_refused(build, numbers, says, kind, path):
+    loss = Value("a") + Symbol("n") * 0 + build()
+    given = {"a": torch.ones(B), "tau": kind(numbers[0]), "n": kind(numbers[1])}
+    with pytest.raises(FormulaError) as refused:
+        run(loss, path, **given)
+    assert str(refused.value) == says
+
+
+@PATHS
+@KINDS
+def test_powers_and_roots_that_are_real_are_computed(kind, path):
+    power = Value("a") + TAU ** Symbol("n")
+    a = torch.ones(B)
+    for base, exponent, expected in ((-2.0, 3.0, -8.0), (-2.0, -2.0, 0.25), (0.0, 0.0, 1.0), (0.0, 2.5, 0.0)):
+        found = run(power, path, a=a, tau=kind(base), n=kind(exponent)).value
+        torch.testing.assert_close(found, torch.full((B,), 1.0 + expected))
+    torch.testing.assert_close(run(Value("a") + sqrt(TAU), path, a=a, tau=kind(6.25)).value, torch.full((B,), 3.5))
+
+
+def test_powers_that_turn_wrong_later_are_refused_too():
+    loss = (Value("a") * TAU ** Symbol("n")).mean()
+    assert loss(a=torch.ones(B), tau=4.0, n=0.5).value == 2.0
+    with pytest.raises(FormulaError, match="is no real number"):
+        loss(a=torch.ones(B), tau=-4.0, n=0.5)
+    assert loss(a=torch.ones(B), tau=-4.0, n=2.0).value == 16.0
 
 
 OPERATORS = {

@@ -10,7 +10,7 @@ import torch
 from worldformula.errors import ConfigError
 from worldformula.models.hierarchical import SYSTEM, Posterior, bounded, build, ladder, tiny
 
-SMALL = replace(tiny(), pixels=5, latents=(2, 3), hidden=7)
+SMALL = replace(tiny(), pixels=5, latents=(2, 3), hidden=7, warm_up=101)
 BETAS = {"beta_1": 0.5, "beta_2": 0.25}
 
 

@@ -1,5 +1,7 @@
 """Causal networks: the laws, and what each computes against attention and windows by hand."""
 
+import re
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -37,10 +39,28 @@ def test_the_laws_find_a_network_that_looks_ahead_and_one_that_forgets_to_reset(
             return super().step(cache, *x)
 
     series = torch.randn(B, T, W), torch.randn(B, T)
-    with pytest.raises(AssertionError, match="sees nothing that comes later"):
+    with pytest.raises(AssertionError, match="sees nothing that comes later .*<- broken"):
         check_causal(Ahead(W + 1, 4, context=3), *series)
-    with pytest.raises(AssertionError, match="sees nothing before a reset"):
+    with pytest.raises(AssertionError, match="sees nothing before a reset .*<- broken"):
         check_causal(Deaf(W + 1, 4, context=3), *series)
+
+
+def test_the_verdict_comes_first_and_the_report_is_short():
+    class Ahead(CausalTransformer):
+        def forward(self, *series, reset=None):
+            return super().forward(*(s.roll(-1, 1) for s in series), reset=reset)
+
+    with pytest.raises(AssertionError) as caught:
+        check_causal(Ahead(W, 4), torch.randn(B, T, W))
+    lines = str(caught.value).splitlines()
+    number, of = re.fullmatch(r"causal network Ahead: (\d+) of (\d+) laws broken", lines[0]).groups()
+    shown = [line for line in lines if line.endswith("<- broken")]
+    assert shown[0].split("|")[0].strip() == "sees nothing that comes later"
+    assert len(shown) == 12 < int(number), "the table is bounded"
+    assert lines[2:14] == shown
+    assert lines[14].startswith(f"  … and {int(number) - 12} more: ")
+    assert lines[15].startswith(f"  {int(of) - int(number)} hold: is a Causal: has context, cache and step; ")
+    assert len(lines) == 16
 
 
 def test_the_laws_find_a_network_that_mixes_the_rows_of_a_batch():
@@ -65,6 +85,15 @@ def test_the_laws_find_steps_without_gradient():
 
     with pytest.raises(AssertionError, match="can be differentiated .*<- broken"):
         check_causal(Still(W, 4, context=3), torch.randn(B, T, W))
+
+
+def test_a_gradient_that_differs_is_named():
+    class Cut(WindowMLP):
+        def step(self, cache, *x, reset=None):
+            return super().step(cache, *(s.detach() if s.shape[1] == 1 else s for s in x), reset=reset)
+
+    with pytest.raises(AssertionError, match=r"steps: gradients that differ +\| none +\| series 1 +\| <- broken"):
+        check_causal(Cut(W, 4, context=3), torch.randn(B, T, W))
 
 
 def test_what_is_no_causal_network_and_series_that_are_too_short_are_told_in_words():

@@ -203,6 +203,19 @@ def test_geco_raises_its_multiplier_while_the_constraint_is_broken_and_lowers_it
     assert not isinstance(schedules.linear(0, 1, 5), schedules.Feedback)
 
 
+def test_the_last_update_of_a_schedule_has_its_last_value():
+    loss = (Symbol("beta") * KL(Normal("q(z|x)", nn.Linear(6, 4), shape=2), Normal("p(z)", shape=2))).mean()
+    beta = {"beta": schedules.linear(2.0, 0.3, 7)}
+    history = fit(loss, {"x": PIXELS}, steps=7, batch=40, log_every=1, symbols=beta, progress=False)
+    assert history["symbol/beta"] == pytest.approx([2.0 - 1.7 * n / 6 for n in range(7)], rel=1e-6)
+    assert [beta["beta"](n) for n in (0, 6, 7, 900)] == [2.0, 0.3, 0.3, 0.3]
+    assert [schedules.linear(2.0, 0.3, 1)(n) for n in (0, 1)] == [0.3, 0.3]
+    saw = schedules.cyclical(1.0, 4.0, 4, share=1.0)
+    assert [saw(n) for n in range(8)] == [1.0, 2.0, 3.0, 4.0] * 2
+    assert [schedules.cyclical(0.0, 3.0, 2, share=0.4)(n) for n in range(4)] == [3.0] * 4  # less than one step rises
+    assert schedules.capacity(25.0, 6)(5) == 25.0
+
+
 def test_symbols_follow_their_schedules_and_stand_in_the_history():
     torch.manual_seed(0)
     prior, encode = Normal("p(z)", shape=2), Normal("q(z|x)", nn.Linear(6, 4), shape=2)
@@ -211,7 +224,7 @@ def test_symbols_follow_their_schedules_and_stand_in_the_history():
     seen = []
     data = {"x": PIXELS}
     history = fit(
-        loss, data, steps=4, batch=40, lr=1e-9, log_every=1, symbols={"beta": schedules.linear(0, 1, 2)},
+        loss, data, steps=4, batch=40, lr=1e-9, log_every=1, symbols={"beta": schedules.linear(0, 1, 3)},
         callback=lambda _, out: seen.append(out.value.item()),
     )  # fmt: skip
     whole = kl(x=PIXELS).value.item()

@@ -162,6 +162,9 @@ def test_a_run_folder_goes_on_exactly_after_ctrl_c(tmp_path, monkeypatch):
         fit(regression(), run=tmp_path / "parts", **settings)
     with pytest.raises(RunFolderError, match="seed"):
         fit(regression(), run=tmp_path / "parts", resume=True, seed=3, **settings)
+    fewer = {"epochs": 1, "steps": None}
+    with pytest.raises(ConfigError, match=r"parts stands at step 8, and steps=\d is less: nothing would be learnt"):
+        fit(regression(), run=tmp_path / "parts", resume=True, **{**settings, **fewer})
     parts = regression()
     history = fit(parts, run=tmp_path / "parts", resume=True, **settings)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))

@@ -111,7 +111,7 @@ class Loop:
         if learning.prefill >= config.steps:
             raise ConfigError(
                 f"steps={config.steps}, but learning starts after {learning.prefill} steps (prefill): nothing would "
-                "be learnt. Set more steps, or a smaller prefill."
+                f"be learnt. Set more steps, or a smaller prefill: --set agent.prefill={config.steps // 2}"
             )
         if config.capacity // config.env.num < learning.length:
             raise ConfigError(

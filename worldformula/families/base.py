@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import FormulaError, HeadError, NoClosedFormError, near, table
-from worldformula.families.domains import NUMBER, Domain, checked, checking, told
+from worldformula.families.domains import NUMBER, Domain, checked, checking, given_by_name, told
 from worldformula.families.given import Given, settle
 from worldformula.families.opaque import ByName, Opaque, Unfoldable
 from worldformula.families.tensors import (
@@ -193,8 +193,10 @@ class Family(ABC):
         """A head that is no tensor: parameters by name. Raises `HeadError` on a tuple, or anything else."""
         if isinstance(head, ByName):
             rank = self.default_rank if shape is None else len(shape)
+            given_by_name(self.name)
             return head.read(lambda name: self.axes(self.alternatives.get(name, name), rank))
         if isinstance(head, Mapping):
+            given_by_name(self.name)
             return head
         raise HeadError(
             f"{self.name}: expected a head of one tensor, got {type(head).__name__}. Join its parts by "

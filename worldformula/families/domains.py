@@ -101,22 +101,32 @@ def levels_of(n: int) -> Domain:
     return Domain(f"of whole numbers from 0 to {n - 1}", lambda x: _whole(x) & (x <= n - 1))
 
 
-_CHECKS: ContextVar[bool] = ContextVar("checks", default=False)
+_CHECKS: ContextVar[set[str] | None] = ContextVar("checks", default=None)
 
 
 @contextmanager
-def checked() -> Iterator[None]:
-    """Inside, parameters that networks give by name are held against their sets; it waits for the device each time."""
-    token = _CHECKS.set(True)
+def checked() -> Iterator[set[str]]:
+    """Inside, parameters that networks give by name are held against their sets; it waits for the device each time.
+
+    It yields the families that were given some.
+    """
+    named = set[str]()
+    token = _CHECKS.set(named)
     try:
-        yield
+        yield named
     finally:
         _CHECKS.reset(token)
 
 
 def checking() -> bool:
     """Whether this is inside `checked`. A compiler knows neither context variables nor values, so there it is not."""
-    return not torch.compiler.is_compiling() and _CHECKS.get()
+    return not torch.compiler.is_compiling() and _CHECKS.get() is not None
+
+
+def given_by_name(family: str) -> None:
+    """Inside `checked`, note that a network gave the parameters of a family by name."""
+    if checking() and (named := _CHECKS.get()) is not None:
+        named.add(family)
 
 
 NUMBER = Domain("as a number", lambda x: ~x.isnan())

@@ -55,8 +55,10 @@ def affine(x: Tensor, scale: Parameter, shift: Parameter) -> Tensor:
 
 
 def wide(x: Tensor) -> Tensor:
-    """At least float32: log-probabilities of half-precision tensors lose too much."""
-    return x.float() if x.dtype is torch.float16 or x.dtype is torch.bfloat16 else x
+    """At least float32: log-probabilities of half-precision tensors lose too much, and whole numbers wrap around."""
+    if x.is_floating_point():
+        return x.float() if x.dtype is torch.float16 or x.dtype is torch.bfloat16 else x
+    return x if x.is_complex() else x.to(torch.get_default_dtype())
 
 
 def floating(value: Tensor, like: Parameter) -> Tensor:

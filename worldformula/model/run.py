@@ -22,6 +22,7 @@ from worldformula.errors import (
     MissingInputError,
     RunFolderError,
     ShapeError,
+    SupportError,
     WorldformulaError,
     table,
 )
@@ -90,9 +91,21 @@ class ModelRun:
             models = ", ".join(takers(self.data)) or "none of the catalogue"
             sets = ", ".join(suitable(self.model)) or "none of this package"
             raise type(error)(
-                f"{error}\nThese data sets fit: {sets}. Or change the sizes, see --set. "
+                f"{error}{self._options(error)}\nThese data sets fit: {sets}. Or change the sizes, see --set. "
                 f"These models take {self.data.name}: {models}."
             ) from None
+
+    def _options(self, error: WorldformulaError) -> str:
+        """Which options of a table may make its rows those that the model reads, as one line to write."""
+        reading = self.config.reading
+        if not self.data.columns:
+            return ""
+        if isinstance(error, MissingInputError) and "y" in self.model.inputs and not reading.label:
+            texts = [name.partition("=")[0] for name in self.data.columns if "=" in name]
+            return f"\ny is the column of classes: name it, as in --set data.label={(*texts, *self.data.columns)[0]}"
+        if isinstance(error.__cause__, SupportError) and reading.scale != "unit":
+            return "\nNumeric columns go from 0 to 1 with --set data.scale=unit"
+        return ""
 
     def run(self, show: Callable[[Fitting], None] | None = None) -> None:
         """Trains to the end, or goes on to it; Ctrl-C ends it after the update, with a checkpoint.
@@ -165,6 +178,7 @@ class ModelRun:
         """The folder holds nothing yet, or this very run."""
         if not self.folder.exists or not checkpoint.steps_in(self.folder.checkpoints):
             return
+        checkpoint.refuse_fewer(self.folder.checkpoints, self.config.fit.steps, "--steps ")
         stored = read(self.folder.config(), self.folder.path)
         if changed := differences(stored, self.config):
             rows = table(("setting", "in the folder", "wanted now"), [(k, *pair) for k, pair in changed.items()])

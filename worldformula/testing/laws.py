@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from worldformula.errors import table
 
 ERRORS = 3.0  # how many standard errors an estimate may be off
+SHOWN, FEW = 12, 6  # broken laws in the table, and names in a line
 
 
 @dataclass
@@ -52,11 +53,21 @@ class Laws:
         self.rows.append((law, _short(expected), _short(got), "" if holds else "<- broken"))
 
     def close(self) -> None:
-        """Raise AssertionError, with the table of all laws, if one of them does not hold."""
-        broken = sum(bool(row[-1]) for row in self.rows)
-        if broken:
-            body = table(("law", "expected", "got", ""), self.rows)
-            raise AssertionError(f"{self.subject}: {broken} of {len(self.rows)} laws broken\n{body}")
+        """Raise AssertionError if a law does not hold: how many, a table of the first of them, and which hold."""
+        broken, held = ([r for r in self.rows if bool(r[-1]) is wrong] for wrong in (True, False))
+        if not broken:
+            return
+        body = [table(("law", "expected", "got", ""), broken[:SHOWN])]
+        if len(broken) > SHOWN:
+            body.append(f"  … and {len(broken) - SHOWN} more: {_names(broken[SHOWN:])}")
+        if held:
+            body.append(f"  {len(held)} hold: {_names(held)}")
+        raise AssertionError("\n".join((f"{self.subject}: {len(broken)} of {len(self.rows)} laws broken", *body)))
+
+
+def _names(rows: Sequence[tuple[str, ...]]) -> str:
+    names = [row[0] for row in rows]
+    return "; ".join(names[:FEW]) + ("; …" if len(names) > FEW else "")
 
 
 def _short(value: object) -> str:

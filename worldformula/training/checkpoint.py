@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldformula.errors import CheckpointError
+from worldformula.errors import CheckpointError, ConfigError
 
 FORMAT = 1
 TENSORS = "tensors.safetensors"
@@ -129,6 +129,20 @@ def steps_in(folder: str | os.PathLike[str]) -> list[Path]:
     """The checkpoint folders, oldest first. Unfinished drafts are not among them."""
     folder = Path(folder)
     return sorted(p for p in folder.iterdir() if p.is_dir() and p.name.isdigit()) if folder.is_dir() else []
+
+
+def refuse_fewer(folder: str | os.PathLike[str], steps: int, option: str) -> None:
+    """A run is gone on with to a later step, which ``option`` says, or to the one at which it ended.
+
+    Raises:
+        ConfigError: its newest checkpoint is of a later step than it is asked to go to.
+    """
+    done = int(kept[-1].name) if (kept := steps_in(folder)) else 0
+    if steps < done:
+        raise ConfigError(
+            f"{Path(folder).parent} stands at step {done:,}, and {option}{steps} is less: nothing would be learnt. Ask "
+            f"for more than {done}, or begin in another folder"
+        )
 
 
 # ------------------------------------------------------------------------------------------------- state to JSON

@@ -45,38 +45,43 @@ def constant(value: float) -> Schedule:
 
 
 def linear(start: float, end: float, steps: int) -> Schedule:
-    """From ``start`` to ``end`` in ``steps`` steps, then ``end``: the warm-up of a KL (Bowman et al. 2016).
+    """From ``start`` to ``end`` in ``steps`` updates, then ``end``: the warm-up of a KL (Bowman et al. 2016).
 
-    >>> [linear(0.0, 1.0, 4)(step) for step in (0, 1, 4, 9)]
+    The first update has ``start``, the last of the ``steps`` has ``end``; a single one has ``end``.
+
+    >>> [linear(0.0, 1.0, 5)(step) for step in (0, 1, 4, 9)]
     [0.0, 0.25, 1.0, 1.0]
     """
     _positive(steps=steps)
-    return lambda step: start + (end - start) * min(step / steps, 1.0)
+    return lambda step: _between(start, end, step, steps)
 
 
 def cyclical(start: float, end: float, period: int, share: float = 0.5) -> Schedule:
     """Every ``period`` steps anew: linear over the first ``share`` of them, then ``end`` (Fu et al. 2019).
 
-    arXiv:1903.10145, eq. 6: share is its R.
+    arXiv:1903.10145, eq. 6: share is its R. Unlike there, the last of the rising steps has ``end``, as in `linear`:
+    with a share of 1 no step would have it.
 
-    >>> [cyclical(0.0, 1.0, 8)(step) for step in (0, 2, 4, 7, 8, 10)]
+    >>> [cyclical(0.0, 1.0, 10)(step) for step in (0, 2, 4, 9, 10, 12)]
     [0.0, 0.5, 1.0, 1.0, 0.0, 0.5]
     """
     _positive(period=period, share=share)
-    return lambda step: start + (end - start) * min(step % period / (share * period), 1.0)
+    return lambda step: _between(start, end, step % period, share * period)
 
 
 def capacity(limit: float, steps: int) -> Schedule:
     """The capacity C of ``gamma * |KL - C|``: from 0 to ``limit`` nats (Burgess et al. 2018, arXiv:1804.03599, eq. 8).
 
-    >>> capacity(25.0, 100)(50)
-    12.5
+    >>> [capacity(25.0, 101)(step) for step in (0, 50, 100)]
+    [0.0, 12.5, 25.0]
     """
     return linear(0.0, limit, steps)
 
 
 def cosine(steps: int, floor: float = 0.0) -> Callable[[int], float]:
     """From 1 to ``floor`` along half a cosine (Loshchilov & Hutter 2017, arXiv:1608.03983): a factor of the step size.
+
+    It is at ``floor`` behind the last of the ``steps`` updates: none of them has a step size of 0.
 
     >>> [round(cosine(4)(step), 3) for step in (0, 2, 4)]
     [1.0, 0.5, 0.0]
@@ -132,6 +137,11 @@ class Geco:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Puts `state_dict` back."""
         self._multiplier, self._average = state["multiplier"], state["average"]
+
+
+def _between(start: float, end: float, step: float, steps: float) -> float:
+    """Of so many steps, counted from 0: the first has ``start``, the last and all behind it exactly ``end``."""
+    return end if step >= steps - 1 else start + (end - start) * step / (steps - 1)
 
 
 def _positive(**values: float) -> None:

@@ -6,6 +6,7 @@ from torch import nn
 
 from tests.formula.defects.both import PATHS, refused, run
 from worldformula import Deterministic, E, Normal, Sum, Value, log, total
+from worldformula.errors import HeadError
 
 WRONG = {
     "too many features": (nn.Linear(4, 5), 3),
@@ -76,3 +77,41 @@ def test_the_check_is_made_once():
     loss(x=torch.zeros(2, 4))
     loss(x=torch.zeros(2, 4))
     assert len(seen) == 2  # no network is run once more
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_direct_draw_is_held_against_its_shape_too(wrong):
+    net, shape = WRONG[wrong]
+    d = Deterministic("d = D(x)", net, shape=shape)
+    for whole in (d, d * Normal("p(w)", shape=2)):
+        with refused("d = D(x)", "declared", "change the network", error=HeadError):
+            whole.sample(x=torch.randn(6, 4))
+
+
+def test_a_direct_draw_of_several_outputs():
+    both = Deterministic("a, b = f(x)", lambda x: (x, x[:, :1]), shape=[4, 2])
+    with refused("a,b = f(x)", "b        | [2]      | [6, 1]", error=HeadError):
+        both.sample(x=torch.randn(6, 4))
+    one = Deterministic("a, b = f(x)", nn.Linear(4, 2), shape=[1, 1])
+    with refused("expected a tuple of 2 tensors from its network, got Tensor", error=HeadError):
+        one.sample(x=torch.randn(2, 4))
+    right = Deterministic("a, b = f(x)", lambda x: (x, x[:, :1]), shape=[4, 1])
+    x = torch.randn(6, 4)
+    a, b = right.sample(x=x)
+    assert torch.equal(a, x)
+    assert torch.equal(b, x[:, :1])
+
+
+@PATHS
+@pytest.mark.parametrize("shape", [3, None], ids=["declared", "that of what it begins"])
+@pytest.mark.parametrize("wrong", ["one number", "another width", "a batch of one"])
+@pytest.mark.parametrize("reset", [None, "first"])
+def test_a_start_is_held_against_the_shape_of_what_begins_with_it(reset, wrong, shape, path):
+    """A start [B, 1] would be broadcast by the first step that adds to it."""
+    nets = {"one number": nn.Linear(4, 1), "another width": nn.Linear(4, 4), "a batch of one": lambda x: x[:1, :3]}
+    core = Deterministic("h_t = f(h_{t-1},x_t)", lambda h, x: h + x[:, :3], shape=3)
+    begin = Deterministic("h_0 = e(x_1)", nets[wrong], shape=shape)
+    loss = Sum("t", E(core, total(Value("h_t"))), initial=begin, reset=reset)
+    flags = {} if reset is None else {"first": torch.eye(5)[:2]}
+    with refused("h_0 = e(x_1)", "declared", "change the network", error=HeadError):
+        run(loss, path, x=torch.randn(2, 5, 4), **flags)

@@ -10,6 +10,7 @@ from torch.distributions import Normal as Gauss
 
 from tests.formula.defects.both import PATHS, run
 from worldformula import (
+    KL,
     Categorical,
     Data,
     Deterministic,
@@ -31,6 +32,7 @@ from worldformula import (
     together,
     total,
 )
+from worldformula.errors import HeadError
 
 KINDS = [torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.bool]
 A, B_ = Value("a"), Value("b")
@@ -220,3 +222,49 @@ def test_noise_belongs_to_the_same_draws(path):
     out = run(loss, path, x=x, w=w, noise=noise)
     torch.testing.assert_close(out.value, z.sum(-1) * w)
     torch.testing.assert_close(out.samples["z"], z)
+
+
+@PATHS
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("formula", [lambda k: total(k * k), norm2, lambda k: total(k + k), total])
+def test_whole_numbers_of_a_network_are_not_computed_with(formula, kind, path):
+    """They would wrap around: 200² is 64 in uint8; two flags add up to one."""
+    k = Deterministic("k = f(x)", lambda x: x.to(kind), shape=2)
+    loss = E(k, formula(Value("k")))
+    with pytest.raises(HeadError) as refused:
+        run(loss, path, x=torch.full((3, 2), 100.0))
+    assert str(refused.value) == (
+        f"k = f(x): its network returned k as {str(kind).removeprefix('torch.')}, and the formula computes with k\n"
+        "whole numbers wrap around and flags do not add up: end the network in .float(); where another network reads "
+        "them as classes, return both, 'k, n = f(...)'"
+    )
+
+
+@PATHS
+def test_classes_that_a_network_computes_are_read_as_classes(path):
+    table = nn.Embedding(5, 3)
+    both = Deterministic("k, n = f(x)", lambda x: (x.argmax(-1), x.argmax(-1).float()), shape=[(), ()])
+    look = Deterministic("e = g(k)", table, shape=3)
+    x = torch.eye(5)[[3, 0, 4]]
+    found = run(E(both * look, total(Value("e")) + 100 * Value("n")), path, x=x).value
+    torch.testing.assert_close(found, table.weight[[3, 0, 4]].sum(-1) + torch.tensor([300.0, 0.0, 400.0]))
+
+
+@PATHS
+def test_whole_numbers_that_are_carried_are_not_computed_with(path):
+    count = Deterministic("k_t = f(k_{t-1},x_t)", lambda k, x: (k + x).to(torch.uint8), shape=())
+    with pytest.raises(HeadError, match="returned k_t as uint8, and the formula computes with k_t"):
+        run(Sum("t", E(count, Value("k_t") * Value("k_t"))), path, x=torch.full((2, 3), 100.0))
+    with pytest.raises(HeadError, match="returned k_t as uint8, and the formula computes with k_t"):
+        run(Sum("t", E(count, Value("k_{t-1}") * 2 + Value("x_t"))), path, x=torch.full((2, 3), 100.0))
+
+
+@PATHS
+def test_parameters_of_whole_numbers_do_not_wrap_around(path):
+    """KL(N(200, 1) ‖ N(0, 1)) = 200² / 2, and 200² is 64 in uint8."""
+    q = Normal("q(z|x)", lambda x: {"loc": (x * 100).to(torch.uint8), "scale": x.to(torch.uint8) // 2}, shape=2)
+    x = torch.full((3, 2), 2.0)
+    found = run(KL(q, Normal("p(z)", shape=2)), path, x=x).value
+    torch.testing.assert_close(found, torch.full((3,), 40000.0))
+    density = run(log(q), path, x=x, z=torch.full((3, 2), 201.0)).value
+    torch.testing.assert_close(density, Gauss(torch.tensor(200.0), 1.0).log_prob(torch.tensor(201.0)).expand(3) * 2)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from worldformula.errors import FormulaError, MissingInputError, ShapeError, UnknownVariableError, near, table
 from worldformula.families.base import Family
+from worldformula.formula.code.refusals import refuse, refuse_start
 from worldformula.formula.code.support import check_type, pixels
 from worldformula.formula.plan.plan import Op, Plan
 from worldformula.formula.plan.variables import CALL_OPTIONS
@@ -124,7 +125,7 @@ class Binder:
             options |= {k: by_keyword(options[k]) for k in ("noise", "start") if k in options}
             given = dict(by_keyword({k: v for k, v in given.items() if k not in CALL_OPTIONS}))
             if given.keys() != self.keys:
-                self.refuse(given)
+                refuse(self.plan, given)
         arguments: dict[str, Any] = {}
         like = None  # noise and zeros take the dtype and device of the first tensor of floating point
         for known in self.inputs:
@@ -203,47 +204,6 @@ class Binder:
             )
         )
 
-    def refuse(self, given: Mapping[str, Any]) -> NoReturn:
-        """Unknown and missing variables, with the table *variable | declared by | needed by*."""
-        plan = self.plan
-        declared = {op.variable.key: op.factor for op in plan.ops if op.kind in ("draw", "noise") and op.variable}
-        rows = [
-            (k, declared.get(k, "data"), self._needed_by(op), "given" if k in given else "missing")
-            for k, op in plan.inputs.items()
-        ]
-        shown = table(("variable", "declared by", "needed by", "got"), rows) if rows else "  it reads no data at all"
-        for name in given:
-            if name not in self.keys:
-                hint = near(name, [*self.keys, *(o for o in CALL_OPTIONS if o != "present")])
-                raise UnknownVariableError(f"the formula has no input {name!r}.{hint}\n{shown}")
-        missing = [k for k in plan.inputs if k not in given]
-        hints = {k: near(k, [key for key in plan.samples if key != k], 0.6) for k in missing}
-        also = "".join(
-            f"\n{k}:{hint} It is drawn inside an E; a term that reads it belongs there."
-            for k, hint in hints.items()
-            if hint
-        )
-        also += "".join(
-            f"\n{k}: {declared[k]} draws it for an operator alone, whose draws other terms and later steps do not see; "
-            f"write E over the factors around the operator"
-            for k in missing
-            if k in declared
-        )
-        raise MissingInputError(
-            f"the formula needs {', '.join(missing)}; pass {', '.join(k + '=...' for k in missing)}\n{shown}{also}"
-        )
-
-    def _needed_by(self, op: Op) -> str:
-        ops = self.plan.ops
-        direct = [o for o in ops if op.name in o.reads]
-        through = [o for s in direct if s.kind == "shift" for o in ops if s.name in o.reads]
-        readers = (
-            ["the formula"]
-            if op.kind == "symbol"
-            else [str(o.factor) for o in (*direct, *through) if o.factor is not None]
-        )
-        return ", ".join(dict.fromkeys(readers)) or ("reset" if op.kind == "flags" else "-")
-
     def like(self, given: Mapping[str, Any], start: Mapping[str, Any] | None) -> Tensor:
         """Where no input is of floating point: a start that is, or a weight, or the default dtype."""
         weights = (p for op in self.plan.ops if op.factor is not None for p in op.factor.parameters())
@@ -292,7 +252,7 @@ class Binder:
                 f"pass whole sequences, with reset= flags where one begins; World.filter goes on from a state"
             )
         if start is not None and start.keys() != set(self.starts):
-            self.refuse_start(start)
+            refuse_start(self.plan, start)
         if start is None and self.rows > T:
             raise ShapeError(f"the series have {T} steps, and a start reads the first {self.rows}; pass longer ones")
         found: dict[str, Any] = {}
@@ -317,23 +277,6 @@ class Binder:
             else:
                 found[f"start_{key}"] = like.new_zeros((B, *(shape or ())))
         return found
-
-    def refuse_start(self, start: Mapping[str, Tensor]) -> NoReturn:
-        """A start that is not a whole state."""
-        known = ", ".join(self.starts) or "nothing"
-        for key in start:
-            if key not in self.starts:
-                hint = near(key, self.starts)
-                raise UnknownVariableError(f"start: no variable {key!r} is carried; these are: {known}.{hint}")
-        rows = [(key, "carried", "given" if key in start else "missing") for key in self.plan.carries]
-        rows += [(key, "last value of the series", "given" if key in start else "missing") for key in self.plan.shifts]
-        rows += [(key, "memory", "given" if key in start else "missing") for key in self.plan.memories]
-        rows += [(key, "number of the step", "missing") for key in (self.plan.counter,) if key and key not in start]
-        raise MissingInputError(
-            "start: expected all that goes from step to step\n"
-            + table(("variable", "declared", "got"), rows)
-            + "\npass the whole out.last of the call before, or no start= for zeros"
-        )
 
     # -------------------------------------------------------------------------------------------------------- noise
 

@@ -13,14 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldformula.errors import FormulaError, HeadError, ShapeError, WorldformulaError, table
+from worldformula.errors import FormulaError, ShapeError, WorldformulaError, table
 from worldformula.families.base import Family, checked
 from worldformula.families.given import completed
 from worldformula.formula import runtime
-from worldformula.formula.code.support import check_output, check_value, filled_in
+from worldformula.formula.code.support import check_numeric, check_value, filled_in
 from worldformula.formula.plan.plan import Op, Plan, Ref
 from worldformula.formula.plan.rules import RULES, factor_of
 from worldformula.formula.syntax.factor import naming
+from worldformula.formula.syntax.heads import check_output, outputs, refuse_per_row
+from worldformula.formula.syntax.kinds import of_other_kind
 
 Env = dict[str, Any]
 NETWORKS = ("net", "causal")
@@ -159,6 +161,8 @@ class _Machine:
                 + "\ngive the call numbers of which it can be computed"
             ) from error
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            if op.kind in NETWORKS and (other := of_other_kind(factor_of(op), args, error, self._inputs())):
+                raise other from error
             what = "its network failed" if op.kind in NETWORKS else f"{op.kind} {op.how}".strip() + " failed"
             whose = f"{op.factor}: " if op.factor is not None else ""
             advice = "\nmake the network take these shapes, with one batch" if op.kind in NETWORKS else self._bare(op)
@@ -168,16 +172,11 @@ class _Machine:
         """What a network returned for these values; for a deterministic factor a batch of the declared shape."""
         factor = factor_of(op)
         if factor.family is not None:
+            refuse_per_row(factor, value, args)
             return value
-        count, several = len(factor.variables), isinstance(value, tuple | list)
-        if (len(value) != count if several else count > 1) or not (several or isinstance(value, Tensor)):
-            expected = "a tensor" if count == 1 else f"a tuple of {count} tensors"
-            got = f"{type(value).__name__} of {len(value)}" if several else type(value).__name__
-            raise HeadError(
-                f"{factor}: expected {expected} from its network, got {got}; a header names all outputs, 'a, b = f(x)'"
-            )
-        for variable, part in zip(factor.variables, value if several else [value], strict=True):
-            check_output(factor, variable, part, args, step=op.step)
+        for variable, part in zip(factor.variables, outputs(factor, value), strict=True):
+            check_output(factor, variable, part, args, self.plan.shape_of_output(factor, variable), step=op.step)
+            check_numeric(self.plan, factor, variable, part)
         return value
 
     def check_value(self, op: Op, value: Any) -> None:
@@ -194,6 +193,10 @@ class _Machine:
         shapes = [(self.plan.label(n), v.shape) for n, v in zip(op.reads, args, strict=True) if v.ndim]
         if len({shape for _, shape in shapes}) > 1:
             raise ShapeError(runtime.batch_table(shapes))
+
+    def _inputs(self) -> dict[str, Any]:
+        """What the call was given, by keyword."""
+        return {key: self.given.get(self.plan.arguments[key]) for key in self.plan.inputs}
 
     def _bare(self, op: Op) -> str:
         """Advice about a value whose event axes nobody declares, where that may be why an operation failed."""

@@ -279,7 +279,7 @@ class Program:
         check_inputs(self.plan, arguments)
         rewind = rewinder(owner, arguments.get("rng"))
         try:
-            with checked():
+            with checked() as named_heads:
                 value, terms, samples = self._calls[call.deterministic](owner, *values)
         except DIAGNOSED as error:
             named, structured = diagnose(self.raw, arguments, deterministic=call.deterministic)
@@ -289,7 +289,7 @@ class Program:
                 raise
             self._structured |= structured
         else:
-            self._check_outputs(owner, arguments, call, samples)
+            self._check_outputs(owner, arguments, call, samples, again=bool(named_heads))
             self._proven.add(call.deterministic)
             return Out(value, terms, samples, self.plan, call)
         self._forget()
@@ -297,13 +297,16 @@ class Program:
         rewind()
         return self._first(owner, values, call)
 
-    def _check_outputs(self, owner: nn.Module, arguments: dict[str, Any], call: Call, samples: tuple[Any, ...]) -> None:
+    def _check_outputs(
+        self, owner: nn.Module, arguments: dict[str, Any], call: Call, samples: tuple[Any, ...], *, again: bool
+    ) -> None:
         """Raise HeadError where a network did not return the values that the header of its factor names, or no batch of
         the declared shape.
 
-        Code that takes a tensor for a tuple of outputs runs, with rows in the place of outputs.
+        Code that takes a tensor for a tuple of outputs runs, with rows in the place of outputs; and so does code that
+        takes numbers of the rows for those of an event, ``again``: where a network gives parameters by name.
         """
-        if any(op.kind == "item" for op in self.raw.ops) or not all(isinstance(s, Tensor) for s in samples):
+        if again or any(op.kind == "item" for op in self.raw.ops) or not all(isinstance(s, Tensor) for s in samples):
             rewind = rewinder(owner, arguments.get("rng"))
             named, _ = diagnose(self.raw, arguments, deterministic=call.deterministic)
             rewind()

@@ -5,18 +5,20 @@ negative counts, NaN), those that a network computes against their shape.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch._C import _functorch as functorch
 
-from worldformula.errors import HeadError, SupportError, table
+from worldformula.errors import HeadError, SupportError
 from worldformula.families.domains import REAL
 from worldformula.formula import runtime
 from worldformula.formula.plan.plan import Op, Plan
 from worldformula.formula.plan.rules import RULES, factor_of, family_of
 from worldformula.formula.syntax.factor import Factor
+from worldformula.formula.syntax.heads import check_output
 from worldformula.formula.syntax.names import Variable
 
 SEEN_THROUGH = ("along", "repeat")  # operations that change neither values nor their event
@@ -66,10 +68,14 @@ def check_numbers(plan: Plan, arguments: Mapping[str, Any], *, tensors: bool = T
     held = {op.name: arguments[argument] for op, argument in plan.symbols}
     for op in plan.ops if plan.checks else ():
         if op.kind in ("binary", "negative", "detach", "function") and op.reads and held.keys() >= {*op.reads}:
-            held[op.name] = RULES[op.kind].evaluate(None, op, [held[a] if isinstance(a, str) else a for a in op.args])
+            values = [held[a] if isinstance(a, str) else a for a in op.args]
+            with suppress(ArithmeticError):  # refused below, or where the formula itself is run
+                held[op.name] = RULES[op.kind].evaluate(None, op, values)
+            if isinstance(held.get(op.name), complex):
+                del held[op.name]
     for check, refs in plan.checks:
-        values = [held[ref] if isinstance(ref, str) else ref for ref in refs]
-        if all(_known(value, tensors=tensors) for value in values):
+        values = [held.get(ref) if isinstance(ref, str) else ref for ref in refs]
+        if all(value is not None and _known(value, tensors=tensors) for value in values):
             check(*(value.detach().item() if isinstance(value, Tensor) else value for value in values))
 
 
@@ -108,53 +114,47 @@ def _kept(value: Tensor, flags: list[Tensor]) -> Tensor:
     return value[keep]
 
 
-def check_output(
-    factor: Factor, variable: Variable, value: Any, inputs: Sequence[Any], *, lead: int = 0, step: bool = False
-) -> None:
-    """Raise HeadError where what the network of a deterministic factor returned is no batch of declared events.
-
-    ``inputs``: what it read, of which one has the same batch axes; at a ``step`` there is one. ``lead``: how many axes
-    are in front of them.
+def check_numeric(plan: Plan, factor: Factor, variable: Variable, value: Any) -> None:
+    """Raise HeadError where a formula computes with the whole numbers or flags that a network returned: they wrap
+    around, 200 + 100 = 44 in uint8, and flags add up to flags.
     """
-    shape = dict(factor.event_shapes())[variable]
-    if shape is None or not isinstance(value, Tensor):
+    if variable.key not in plan.reckoned or not isinstance(value, Tensor):
         return
-    end = value.ndim - len(shape)
-    batch = tuple(value.shape[lead : max(end, 0)])
-    ends = end >= lead and tuple(value.shape[end:]) == shape
-    known = [tuple(x.shape[: len(batch)]) for x in inputs if isinstance(x, Tensor)]
-    if ends and not (known and batch not in known) and not (step and len(batch) != 1):
-        return
-    declared = f"[{', '.join(('*batch', *map(str, shape)))}]" if ends else list(shape)
-    rows = [(variable, declared, list(value.shape))]
-    read = zip(factor.conditions, inputs if ends else (), strict=False)
-    rows += [(condition, "-", list(x.shape)) for condition, x in read if isinstance(x, Tensor)]
-    what = "have the batch axes of what it reads" if ends else "end in the declared event shape"
-    raise HeadError(
-        f"{factor}: the network's result does not {what}\n"
-        + table(("variable", "declared", "got"), rows)
-        + "\nchange the network, or shape="
-    )
+    if not (value.is_floating_point() or value.is_complex()):
+        kind = str(value.dtype).removeprefix("torch.")
+        raise HeadError(
+            f"{factor}: its network returned {variable} as {kind}, and the formula computes with {variable}\nwhole "
+            f"numbers wrap around and flags do not add up: end the network in .float(); where another network reads "
+            f"them as classes, return both, '{variable}, n = {factor.header.letter}(...)'"
+        )
 
 
 def check_outputs(plan: Plan, arguments: Mapping[str, Any], samples: Sequence[Any]) -> None:
     """The same for what the networks of a call computed, without running them once more."""
     held = dict(zip(plan.samples.values(), samples, strict=True))
+    series = [arguments[plan.argument(op)] for op in plan.inputs.values() if plan.series(op)]
+    rows = [torch.empty(series[0].shape[:2].numel(), device="meta")] if series else []  # B·T of the steps
     for name, value in held.items():
         op, step = plan.by_name[name], plan.by_name[name].step
         while op.kind in ("stop", "unroll"):
             op = plan.by_name[op.reads[0]]
         if op.kind in ("net", "item") and op.factor is not None and op.factor.family is None:
-            reads = op.reads if op.kind == "net" and not step else ()
-            found = [_batch(plan, plan.by_name[ref], arguments, held) for ref in reads]
+            reads = (op if op.kind == "net" else plan.by_name[op.reads[0]]).reads if not step else ()
+            found = rows if step else [_batch(plan, plan.by_name[ref], arguments, held) for ref in reads]
             inputs = found if all(x is not None for x in found) else []
-            check_output(op.factor, op.variable or op.factor.variable, value, inputs, lead=len(op.axes), step=step)
+            variable = op.variable or op.factor.variable
+            shape = plan.shape_of_output(op.factor, variable)
+            check_output(op.factor, variable, value, inputs, shape, lead=len(op.axes), step=step)
+            check_numeric(plan, op.factor, variable, value)
 
 
 def _batch(plan: Plan, op: Op, arguments: Mapping[str, Any], held: Mapping[str, Any]) -> Tensor | None:
     """A value behind its sample axes, where the call gave or returned it; None where neither did."""
     while op.target is runtime.filled:
         op = plan.by_name[op.reads[0]]
+    if op.kind == "first" and op.variable is not None:
+        given = arguments.get(plan.arguments[op.variable.key])
+        return given[:, 0] if isinstance(given, Tensor) else None
     value = arguments.get(plan.argument(op)) if op.kind in ("input", "whole") else held.get(op.name)
     if not isinstance(value, Tensor) or value.ndim < len(op.axes):
         return None

@@ -10,7 +10,7 @@ from torch import Tensor
 from worldformula.errors import FormulaError
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.factors.joint import Joint, as_uses
-from worldformula.formula.plan.clock import check_begin, check_clock
+from worldformula.formula.plan.clock import check_begin, check_clock, check_older
 from worldformula.formula.syntax.check import check_product
 from worldformula.formula.syntax.constants import Constants
 from worldformula.formula.syntax.factor import Factor
@@ -46,7 +46,9 @@ def _over_time(
     if isinstance(values, Mapping):
         values = by_keyword(values)
     check_clock(index, step.node, reset, values, mask, burn_in, until)
-    check_begin(index, step.node, begin, values if isinstance(values, Mapping) else {})
+    known = values if isinstance(values, Mapping) else {}
+    check_begin(index, step.node, begin, known)
+    check_older(index, step.node, known, begin)
     start = Constants(values) if values else None
     return Expression(OverTime(how, index, step.node, reset, start, mask, int(burn_in), until, begin))
 

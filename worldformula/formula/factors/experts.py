@@ -11,6 +11,7 @@ gets the prior where that is an expert; a mixture without any component there is
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -187,6 +188,19 @@ class MoE(Experts):
         if component is None:
             raise FormulaError(f"MoE: expected a list of random factors, got {list(experts)!r}")
         super().__init__(experts, families.ExpertsFamily(component, len(experts)), header)
+        if any(component.axes(name, self.rank) != self.rank for name in component.parameters):
+            raise FormulaError(
+                f"MoE: {component.name} has parameters with more axes than its values, and no mixture of such experts "
+                f"is offered\nmix experts whose parameters have the axes of the values, such as Normal or OneHot"
+            )
+        settings = [_settings(part.family) for part in self.parts]
+        if unlike := [name for name in settings[0] if len({str(own.get(name)) for own in settings}) > 1]:
+            rows = [(p, *(own[name] for name in unlike)) for p, own in zip(self.parts, settings, strict=True)]
+            raise FormulaError(
+                f"MoE: its parts are mixed as one family, {component.name}, with the same settings\n"
+                + table(("declared by", *unlike), rows)
+                + f"\ngive all parts the same {', '.join(unlike)}"
+            )
 
     @property
     def combine(self) -> Callable[..., Params]:
@@ -207,6 +221,12 @@ class MoE(Experts):
     def of(self, parts: Sequence[Factor]) -> Factor:
         """The mixture of other experts."""
         return MoE(parts)
+
+
+def _settings(family: Family | None) -> dict[str, Any]:
+    """The settings of a family by name, without the floors (min_scale), which each part keeps by itself."""
+    known = {field.name: getattr(family, field.name) for field in dataclasses.fields(family)} if family else {}
+    return {name: value for name, value in known.items() if not name.startswith("min_")}
 
 
 def MoPoE(experts: Sequence[Factor], prior: Factor | None = None, *, prior_in: str = "all") -> MoE:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 from worldformula.errors import FormulaError, ShapeError, table
 from worldformula.formula.plan.draft import Draft
 from worldformula.formula.plan.plan import Op, Ref
 from worldformula.formula.plan.scope import Scope
 from worldformula.formula.plan.ssa import LONG
+from worldformula.formula.syntax.numbers import check_power, check_root
 
 WISHES = {
     "+": "total",
@@ -25,6 +27,8 @@ def binary(draft: Draft, op: str, left: Ref, right: Ref) -> Ref:
     """Left op right; what has fewer event axes is seen with those of the other."""
     rank, event = max(draft.rank(left), draft.rank(right)), _event(draft, left, right)
     left, right = (_lift(draft, side, rank) for side in (left, right))
+    if op == "^" and _of_the_call(draft, left, right):
+        draft.checks["^", left, right] = check_power, (left, right)
     return _known(draft, draft.add(WISHES[op], Op("", "binary", (left, right), how=op, rank=rank)), event)
 
 
@@ -63,6 +67,8 @@ def function(draft: Draft, name: str, body: Ref, bounds: tuple[Ref | None, ...] 
     if any(isinstance(bound, str) for bound in bounds):
         given = Op("", "function", (body, *bounds), how=name, rank=draft.rank(body))
         return _known(draft, draft.add(name, given), _event(draft, body))
+    if name in ("log", "sqrt") and _of_the_call(draft, body):
+        draft.checks[name, body] = partial(check_root, name), (body,)
     options = tuple(zip(("min", "max"), bounds, strict=True)) if name == "clamp" else ()
     op = Op("", "function", (body,), how=name, options=options, rank=draft.rank(body))
     return _known(draft, draft.add(name, op), _event(draft, body))
@@ -103,6 +109,13 @@ def over_batch(draft: Draft, how: str, body: Ref) -> Ref:
     if _of_numbers(draft, body):
         return body
     return draft.add(how + "_value", Op("", "batch", (body,), how=how))
+
+
+def _of_the_call(draft: Draft, *refs: Ref) -> bool:
+    """Whether values are made of numbers and Symbols alone, one of them at least of Symbols."""
+    return any(isinstance(ref, str) for ref in refs) and all(
+        not isinstance(ref, str) or _of_numbers(draft, ref) for ref in refs
+    )
 
 
 def _of_numbers(draft: Draft, ref: Ref) -> bool:

@@ -50,6 +50,7 @@ def check_clock(
     carried, shapes = _carried(index, body)
     for name, value in initial.items():
         if name not in carried:
+            _refuse_data(index, body, str(name))
             known = ", ".join(carried) or "nothing"
             hint = near(str(name), carried)
             raise UnknownVariableError(
@@ -71,17 +72,54 @@ def check_clock(
 
 def _carried(index: str, body: Node) -> tuple[dict[str, Factor], dict[str, tuple[int, ...]]]:
     """What goes from step to step, and of each who makes it; and the event shapes that are declared."""
-    used = factors(body)
-    read = [c for f in used for c in f.conditions] + [n.variable for n in walk(body) if isinstance(n, Value)]
-    depth: dict[Variable, int] = {}  # how far back a variable is read
-    for v in read:
-        if v.offset < 0 and v.index == index:
-            depth[v.at(0)] = max(depth.get(v.at(0), 1), 1 if v.past else -v.offset)
+    used, depth = factors(body), _depths(index, body)
     kept = [(f, v, lag) for f in _declared(body) for v in f.variables for lag in range(depth.get(v, 0))]
     carried = {v.lag(lag).key if lag else v.key: f for f, v, lag in kept}
     declared = {v.key: shape for f in used for v, shape in f.event_shapes() if shape is not None}
     shapes = {v.lag(lag).key if lag else v.key: declared[v.key] for _, v, lag in kept if v.key in declared}
     return carried, shapes
+
+
+def _depths(index: str, body: Node) -> dict[Variable, int]:
+    """How far back each variable is read."""
+    read = [c for f in factors(body) for c in f.conditions] + [n.variable for n in walk(body) if isinstance(n, Value)]
+    depth: dict[Variable, int] = {}
+    for v in read:
+        if v.offset < 0 and v.index == index:
+            depth[v.at(0)] = max(depth.get(v.at(0), 1), 1 if v.past else -v.offset)
+    return depth
+
+
+def _refuse_data(index: str, body: Node, name: str) -> None:
+    """Refuse the start of data, which the call gives."""
+    made = {v.key for f in _declared(body) for v in f.variables}
+    data = [v.at(0) for v in _depths(index, body) if v.key not in made and name in (v.key, v.lag(1).key)]
+    if not data:
+        return
+    v = data[0]
+    raise UnknownVariableError(
+        f"Sum over {index}: initial= gives {name!r}, and {v} is data: before its first step are zeros, or what the "
+        f"call gives in start=\nto begin otherwise, carry a copy, Deterministic('c_{index} = f({v})', nn.Identity(), "
+        f"shape=...), give initial={{'c': ...}}, and read c_{{{index}-1}} in the place of {v.at(-1)}"
+    )
+
+
+def check_older(index: str, body: Node, initial: Mapping[str, object], begin: Product) -> None:
+    """Refuse a start of z beside z_{t-2} that leaves the step before it, ``z_m1``, at zeros without a word."""
+    given = {*initial, *(begins(v) for use in begin for v in use.factor.variables)}
+    depths = _depths(index, body)
+    for v in [v for f in _declared(body) for v in f.variables]:
+        steps = [v.key, *(v.lag(lag).key for lag in range(1, depths.get(v, 0)))]
+        missing = [key for key in steps if key not in given]
+        if not missing or len(missing) == len(steps):
+            continue
+        values = ", ".join(f"{key!r}: torch.zeros(...)" for key in missing)
+        product = " * ".join(f"p({f'{key}_0' if key == v.key else key})" for key in missing)
+        raise TimeError(
+            f"Sum over {index}: initial= says what {', '.join(k for k in steps if k in given)} begins with, and not "
+            f"{', '.join(missing)}, and {v.at(-depths[v])} of the first steps reads that too\n"
+            f"give all, initial={{..., {values}}}, or a product of factors, ... * {product}"
+        )
 
 
 def check_begin(index: str, body: Node, begin: Product, initial: Mapping[str, object]) -> None:
@@ -105,6 +143,8 @@ def check_begin(index: str, body: Node, begin: Product, initial: Mapping[str, ob
             )
         for variable, shape in factor.event_shapes():
             key = begins(variable)
+            if variable.index is None and key not in carried:
+                _refuse_data(index, body, key)
             if variable.index is not None or (key == variable.key and "_m" not in key) or key not in carried:
                 known = ", ".join(f"{name}_0" if "_m" not in name else name for name in carried) or "nothing"
                 raise UnknownVariableError(

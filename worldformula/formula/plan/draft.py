@@ -40,6 +40,7 @@ class Draft(Assignments):
         self.gone: dict[Variable, Factor] = {}  # the starts of a sum that goes on from a given one
         self.checks: dict[object, Check] = {}  # of numbers of the call
         self.valued: set[str] = set()  # the inputs that arithmetic reads
+        self.reckoned: set[str] = set()  # all variables that arithmetic reads
         self.floats: tuple[frozenset[str], dtype] | None = None  # those of whole numbers, and what they become there
         self.carried: set[Variable] = set()  # what is read at t−1 of something that a step declares
         self.time: OverTime | None = None
@@ -148,6 +149,7 @@ class Draft(Assignments):
             begins=self.begins,
             checks=tuple(self.checks.values()),
             valued=frozenset(self.valued),
+            reckoned=frozenset(self.reckoned),
             stages={op.name: "loop" if op.step else "once" for op in ops},
         )
 
@@ -183,8 +185,9 @@ class Draft(Assignments):
                 f"E(p_data({start}), ...)",
                 "carry": f"begin the sum with a factor of {start}, Sum({index!r}, ..., initial=q({start})), or of a "
                 f"given value, {start} = f(s), or rename {start}",
-                "shift": f"carry a copy of {now}, c_{index} = f({now}), that begins with c_0 = f({start}) in initial=, "
-                f"and read c_{{{index}-1}}, or rename {start}",
+                "shift": f"carry a copy of {now}, Deterministic('c_{index} = f({now})', nn.Identity(), shape=...), "
+                f"that begins with the other, initial=Deterministic('c_0 = f({start})', nn.Identity()), and read "
+                f"c_{{{index}-1}} in the place of {variable}; or rename {start}",
             }[kind]
             raise TimeError(f"{variable} of the first step is not {start}, which nothing begins the sum with\n{advice}")
 

@@ -131,6 +131,7 @@ def _value(draft: Draft, node: Value, scope: Scope) -> Ref:
         draft.events[name] = draft.shapes[variable.key]
     if draft.ops[name].kind == "input":
         draft.ranks.setdefault(variable.key, rank)
+    draft.reckoned.add(variable.key)
     name = variables.number_of(draft, name)
     draft.event_axes[name] = rank
     if not rank:

@@ -106,7 +106,7 @@ class Plan:
     what a state keeps of an older step, ``z_m1``, to that of its variable. ``counter`` is the index where it is read
     as a number, ``t``, which goes on from call to call too. ``begins`` maps what is carried to the operation that it
     begins with, where a factor says so. ``checks`` are what the numbers of a call have to be.
-    ``valued`` are the inputs that arithmetic reads.
+    ``valued`` are the inputs that arithmetic reads, ``reckoned`` all variables that it does.
     """
 
     ops: tuple[Op, ...]
@@ -129,6 +129,7 @@ class Plan:
     begins: dict[str, str] = field(default_factory=dict)
     checks: tuple[Check, ...] = ()
     valued: frozenset[str] = frozenset()
+    reckoned: frozenset[str] = frozenset()
     stages: dict[str, Stage] = field(default_factory=dict)
 
     @property
@@ -327,6 +328,11 @@ class Plan:
     def shape_of(self, factor: Factor | None) -> tuple[int, ...] | None:
         """The declared event shape of a factor's variable."""
         return None if factor is None else self.shapes.get(factor.variable.key)
+
+    def shape_of_output(self, factor: Factor, variable: Variable) -> tuple[int, ...] | None:
+        """The event shape of what a factor computes: its own, or what another declares, as the one that a start has."""
+        shape = dict(factor.event_shapes())[variable]
+        return self.shapes.get(variable.key) if shape is None else shape
 
     def rank_of(self, factor: Factor) -> int:
         """How many event axes a factor's variable has."""

@@ -20,14 +20,11 @@ from torch import Tensor, nn
 from worldformula.errors import (
     FormulaError,
     HeaderError,
-    HeadError,
     ShapeError,
     WorldformulaError,
     near,
-    table,
 )
 from worldformula.families.base import Family
-from worldformula.families.tensors import with_ones
 from worldformula.formula.syntax.constants import Constants, Multiplied
 from worldformula.formula.syntax.given import (
     Shape,
@@ -38,7 +35,9 @@ from worldformula.formula.syntax.given import (
     check_value,
     generator_of,
     need,
+    options_of,
 )
+from worldformula.formula.syntax.heads import check_output, network_failed, one_reading, outputs, refuse_per_row
 from worldformula.formula.syntax.hidden import Found, found
 from worldformula.formula.syntax.learnt import Positive, check_learnt
 from worldformula.formula.syntax.names import Header, Variable, read_header, renamed
@@ -109,7 +108,7 @@ class Factor(Multiplied, nn.Module):
                 if name not in known:
                     raise FormulaError(
                         f"{text}: {self.family.name} has no parameter {name!r}; it has {', '.join(known)}."
-                        + near(name, known)
+                        + near(name, (*known, *options_of(self)))
                     )
             if network is None and not tensors:
                 fixed = self._standard(fixed)
@@ -269,45 +268,20 @@ class Factor(Multiplied, nn.Module):
         if self.net is None:
             return getattr(self.constants, "head", None)
         try:
-            return self.net(*conditions)
+            head = self.net(*conditions)
         except (torch.OutOfMemoryError, WorldformulaError):
             raise
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
-            got = [str(list(c.shape)) if isinstance(c, Tensor) else repr(c) for c in conditions]
-            rows = list(zip(map(str, self.conditions), got, strict=False))
-            raise ShapeError(
-                f"{self}: its network failed: {error}\n{table(('variable', 'got'), rows)}\nmake it take these shapes"
-            ) from error
+            raise network_failed(self, conditions, error) from error
+        refuse_per_row(self, head, conditions, direct=True)
+        return head
 
     def params(self, *conditions: Any, batch: int | None = None) -> tuple[Any, ...]:
         """The family's parameters under these conditions, of ``batch`` batch axes where that is known."""
         assert self.family is not None
         if self.symbols:
             given_numbers(self, (self,), {})
-        return self.family.params(self._one_reading(self.head(*conditions), conditions, batch), self.shape, self.given)
-
-    def _one_reading(self, head: Any, conditions: Sequence[Any], batch: int | None) -> Any:
-        """A head that may be flat or have the leading event axes, all of size 1, told apart by the batch axes."""
-        assert self.family is not None
-        lead = self.family.leading(self.shape) if self.shape else ()
-        if not lead or not isinstance(head, Tensor) or not conditions or any(size != 1 for size in lead):
-            return head
-        if batch is not None:
-            return with_ones(head, lead, batch)
-        before = head.shape[:-1]
-        inputs = [c for c in conditions if isinstance(c, Tensor)]
-        if (
-            head.ndim > len(lead) + 1
-            and before[-len(lead) :] == lead
-            and all(c.shape[: len(before)] == before for c in inputs)
-        ):
-            rows = [("head", f"[..., {', '.join(map(str, (*lead, 'n')))}] or [..., n]", list(head.shape))]
-            raise HeadError(
-                f"{self}: the axes of size 1 in front of the last may be of the batch or of the event {self.shape}\n"
-                + table(("variable", "expected", "got"), rows + [("condition", "-", list(c.shape)) for c in inputs])
-                + "\ngive the conditions one batch axis and end the network flat, or drop the axes of size 1 in shape="
-            )
-        return head
+        return self.family.params(one_reading(self, self.head(*conditions), conditions, batch), self.shape, self.given)
 
     def sample(
         self,
@@ -342,8 +316,10 @@ class Factor(Multiplied, nn.Module):
         """:meth:`sample` with the values of the conditions in header order."""
         with naming(self):
             if self.family is None:
-                found = self.head(*values)
-                return torch.as_tensor(found) if len(self.variables) == 1 else tuple(found)  # type: ignore[return-value]
+                found = outputs(self, self.head(*values))
+                for (variable, shape), value in zip(self.event_shapes(), found, strict=True):
+                    check_output(self, variable, value, values, shape)
+                return found[0] if len(self.variables) == 1 else tuple(found)  # type: ignore[return-value]
             params = self.params(*values)
             batch, _ = self.family.shapes(params, self.rank)
             like = next((t for t in chain(params, self.parameters()) if isinstance(t, Tensor)), torch.empty(0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from inspect import signature
 from numbers import Integral, Real
 from typing import Any
 
@@ -64,6 +65,11 @@ def one_number(key: str, value: Any) -> float | Tensor:
         f"{key}: expected one number for the whole call, got {got}; pass {key}=0.5, or write Value({key!r}) for one "
         f"value per row"
     )
+
+
+def options_of(factor: object) -> tuple[str, ...]:
+    """The keywords of a factor's class that are no parameters: shape=, and settings such as unimix=."""
+    return tuple(name for name, p in signature(type(factor)).parameters.items() if p.kind is p.KEYWORD_ONLY)
 
 
 def as_shape(shape: Shape, header: str) -> tuple[int, ...] | None:

@@ -60,6 +60,22 @@ def check_bounds(low: float, high: float) -> None:
         raise FormulaError(f"clamp: expected a lower bound below the upper one, got {low} and {high}")
 
 
+def check_power(base: float, exponent: float) -> None:
+    """Refuse powers of numbers that are no real number."""
+    if base < 0 and exponent % 1 != 0:
+        raise FormulaError(
+            f"({base}) ** {exponent} is no real number\ngive the call a base of at least 0, or a whole exponent"
+        )
+    if base == 0 and exponent < 0:
+        raise FormulaError(f"{base} ** {exponent} divides by 0\ngive the call another base, or an exponent from 0 on")
+
+
+def check_root(name: str, number: float) -> None:
+    """Refuse the logarithm and the root of a number below 0."""
+    if number < 0:
+        raise FormulaError(f"{name}({number}) is no real number\ngive the call a number of at least 0")
+
+
 def symbols(factor: Numbered) -> tuple[Variable, ...]:
     """The numbers that a call gives a factor itself."""
     settings = (read_variable(known.name) for known in getattr(factor.family, "asked", ()))
