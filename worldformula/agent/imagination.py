@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,7 @@ class ImaginationAgent(nn.Module):
         optimiser: makes the optimiser from the weights.
         horizon: steps of a dream.
         late: dreams start from the last so many states of each sequence.
+        context: whether sequences go on from the states that the replay keeps, see `latents`.
 
     Attributes:
         objective: all that it learns by, as formulas; `loss` is its short name.
@@ -52,10 +54,10 @@ class ImaginationAgent(nn.Module):
     def __init__(
         self, config: LearningConfig, world: World, learner: ImaginationActorCritic, perception: Perception, *,
         weights: Mapping[str, float], optimiser: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
-        horizon: int, late: int,
+        horizon: int, late: int, context: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.config, self.horizon, self.late = config, horizon, late
+        self.config, self.horizon, self.late, self.context = config, horizon, late, context
         self.world, self.learner, self.perception = world, learner, perception
         acts = learner.policy
         self.policy: nn.Module = nn.ModuleList(acts.factors) if isinstance(acts, Joint) else acts
@@ -119,15 +121,37 @@ class ImaginationAgent(nn.Module):
 
     def update(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
         """One optimiser step on sequences ``[B, T, ...]``; returns detached metrics."""
+        return self.learn(batch)[0]
+
+    def learn(self, batch: Mapping[str, NDArray[Any]]) -> tuple[dict[str, Tensor], dict[str, NDArray[Any]]]:
+        """`update`, and the states of its rows ``[B, T, ...]`` for the replay, where it keeps `latents`."""
         outs = self.updates.update(batch)
         world, dream = outs["world"], outs["dream"]
         terms = {f"loss/{text}": value.detach() for text, value in world.terms.items()}
         parts = {f"loss/{part}": self.objective.value(part, outs).detach() for part in self.objective.parts}
-        return {**terms, **parts, **self.learner.metrics(dream), "loss/total": outs["totals"]["agent"]}
+        metrics = {**terms, **parts, **self.learner.metrics(dream), "loss/total": outs["totals"]["agent"]}
+        return metrics, self.stored(world.samples)
 
-    def _seen(self, outs: Outs, batch: Mapping[str, Any], _: torch.Generator | None) -> Mapping[str, Tensor]:
-        """What the world's loss reads."""
-        return self.perception.learn(batch, self.device)
+    @cached_property
+    def latents(self) -> dict[str, tuple[int, ...]]:
+        """What a replay shall keep of every row, name -> shape: the state of the world there; nothing without context.
+
+        A sequence then goes on from the state before its first row, ``batch["start/h"]``, and not from zeros.
+        """
+        start = self.world.initial(1) if self.context else {}
+        return {name: tuple(start[name].shape[1:]) for name in self.world.carried if name in start}
+
+    def stored(self, state: Values) -> dict[str, NDArray[Any]]:
+        """The latents of a state ``[..., event]``, as the replay keeps them."""
+        return {name: state[name].detach().float().cpu().numpy() for name in self.latents}
+
+    def _seen(self, outs: Outs, batch: Mapping[str, Any], _: torch.Generator | None) -> Mapping[str, Any]:
+        """What the world's loss reads, and where it begins."""
+        seen = self.perception.learn(batch, self.device)
+        if not self.latents:
+            return seen
+        before = {name: torch.as_tensor(batch[f"start/{name}"], device=self.device) for name in self.latents}
+        return {**seen, "start": before | self.perception.before(batch, self.device)}
 
     def _late(self, outs: Outs) -> State:
         """The last states of each sequence, ``[B, K, ...]``, from which dreams start."""

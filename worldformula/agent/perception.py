@@ -67,6 +67,11 @@ class Perception:
             }
         )
 
+    def before(self, batch: Mapping[str, NDArray[Any]], device: torch.device) -> dict[str, Tensor]:
+        """The actions of the rows before sequences, ``start/<column>``, ``[B, A]`` by variable."""
+        columns = {key.removeprefix("start/"): value for key, value in batch.items() if key.startswith("start/")}
+        return acts.encoded(self.acts, columns, device)
+
     def act(self, actions: Mapping[str, Tensor]) -> Actions:
         """What an agent chose, ``[N, A]`` by variable, as columns by action: numbers, indices of one-hots, booleans."""
         return acts.chosen(self.acts, actions)

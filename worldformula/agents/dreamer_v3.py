@@ -8,8 +8,8 @@
 
 Deviations            paper         official code      here                    why
 unimix of the actor   0.01          ignored            0.01                    the paper's text
-replay context        1 step        1 step, latents    carry starts at zero    the replay holds data only
-online queue          yes           yes                uniform replay          one sampler to resume exactly
+replay context        1 step        1 step, latents    as they; `tiny` zeros   a third less work for the replay
+online queue          yes           yes                as they; `tiny` none    every row is seen often there
 dream starts          all states    all (imag_last 0)  last ``imag_last``      cheap on a CPU; 0 takes all
 evaluation            –             samples            means and modes         repeatable; ``explore=True`` samples
 `tiny`                –             –                  small, faster rates     see cards/demo.toml
@@ -31,6 +31,7 @@ from worldformula.catalogue import System
 from worldformula.envs.actions import ActionSpec
 from worldformula.envs.columns import Column
 from worldformula.errors import ConfigError
+from worldformula.formula import Joint
 from worldformula.learners.imagination import BehaviourSettings, ImaginationActorCritic
 from worldformula.nets.mlp import MLP
 from worldformula.training.optimiser import ClipUnits, LaProp
@@ -57,6 +58,10 @@ class DreamerConfig:
     """Steps of a dream."""
     imag_last: int = 0
     """Dreams start from the last so many states of each sequence; 0 takes all."""
+    context: int = 0
+    """Rows before each sequence whose latents, kept in the replay, the world goes on from; 0 begins at zeros."""
+    online: bool = False
+    """Serve every row once while it is new, before rows are drawn at random."""
     replay_value: float = 0.3
     """Weight of the critic's loss on replayed steps."""
     layers: int = 3
@@ -81,23 +86,25 @@ class DreamerConfig:
             )
         if not 0 <= self.imag_last <= self.length:
             raise ConfigError(f"expected imag_last between 0 and length={self.length}, got {self.imag_last}")
+        if self.context not in (0, 1):
+            raise ConfigError(f"expected a context of 0 or 1 rows, got {self.context}")
         if 0 < self.imag_last < 2:
             raise ConfigError("expected imag_last of at least 2: the replay critic needs a next state")
 
 
 def paper() -> DreamerConfig:
     """The paper's protocol for control from pixels: 12M parameters, ratio 512."""
-    return DreamerConfig(rssm.paper())
+    return DreamerConfig(rssm.paper(), context=1, online=True)
 
 
 def official() -> DreamerConfig:
     """The default of the authors' code: 200M parameters, ratio 256 for control from pixels."""
-    return DreamerConfig(rssm.official(), train_ratio=256.0)
+    return DreamerConfig(rssm.official(), train_ratio=256.0, context=1, online=True)
 
 
 def size1m() -> DreamerConfig:
     """0.64M parameters, ratio 1024: the authors' preset for control from sensors."""
-    return DreamerConfig(rssm.size1m(), train_ratio=1024.0)
+    return DreamerConfig(rssm.size1m(), train_ratio=1024.0, context=1, online=True)
 
 
 def tiny() -> DreamerConfig:
@@ -122,17 +129,18 @@ def build(
     world = rssm.build(config.world, perceived, {act.variable: act.size for act in acts})
     actor = policy(acts, sizes, layers=config.layers)
     critic = MLP(sizes.feature, 255, sizes.units, config.layers, outscale=0.0)
+    factors = actor.factors if isinstance(actor, Joint) else (actor,)
+    units = ClipUnits.of(world, critic, *factors)
     return ImaginationAgent(
         config,
         world,
         ImaginationActorCritic(actor, critic, config.behaviour),
         Perception(world.observations, config.behaviour.discount, columns, actions),
         weights={"world": 1.0, "actor": 1.0, "critic": 1.0, "replay": config.replay_value},
-        optimiser=partial(
-            LaProp, lr=config.lr, warmup=config.warmup, clip=config.clip, units=ClipUnits.of(world, actor, critic)
-        ),
+        optimiser=partial(LaProp, lr=config.lr, warmup=config.warmup, clip=config.clip, units=units),
         horizon=config.imagine,
         late=config.imag_last or config.length,
+        context=bool(config.context),
     )
 
 
