@@ -43,14 +43,16 @@ def agent() -> ImaginationAgent:
     return build(size1m(), columns, action_specs(spaces.Box(-1, 1, (ACTIONS,), np.float32)), seed=0)
 
 
-def sequences(seed: int) -> dict[str, NDArray[Any]]:
-    """Random rows, every fourth sequence with an end in its middle."""
+def sequences(latents: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str, NDArray[Any]]:
+    """Random rows, every fourth sequence with an end in its middle; and what the replay keeps of the rows before."""
     rng = np.random.default_rng(seed)
     first, last = np.zeros((2, B, T), bool)
     last[::4, T // 2 - 1] = first[::4, T // 2] = True
     numbers = {"vector": rng.normal(size=(B, T, NUMBERS)), "reward": rng.normal(size=(B, T))}
     numbers |= {"action": rng.uniform(-1, 1, (B, T, ACTIONS))}
     flags = {"is_first": first, "is_last": last, "is_terminal": last}
+    numbers |= {f"start/{name}": np.zeros((B, *shape)) for name, shape in latents.items()}
+    numbers |= {"start/action": numbers["action"][:, 0]}
     return {key: value.astype(np.float32) for key, value in numbers.items()} | flags
 
 
@@ -109,7 +111,8 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    ours, batch = agent(), sequences(0)
+    ours = agent()
+    batch = sequences(ours.latents)
     alone, flops, count = products(lambda: ours.update(batch))
     steps: dict[str, Callable[[], object]] = {"products": alone, "eager": lambda: ours.update(batch)}
     told: Mapping[str, Any] = {"GFLOP": round(flops, 2), "products": count}

@@ -82,3 +82,17 @@ def test_presets() -> None:
         assert (preset().context, preset().online) == (1, True)
     with pytest.raises(ConfigError, match="expected a context of 0 or 1 rows, got 2"):
         replace(CONFIG, context=2)
+
+
+def test_a_compiled_update_is_the_update() -> None:
+    """Every term and the dreams through the compiler's front end; no kernels are made, so that it takes seconds."""
+    agent, replay = played(CONFIG)
+    compiled, _ = played(CONFIG)
+    assert compiled.compile(backend="eager") is compiled
+    for _ in range(2):
+        batch = replay.sample(3, 6, context=1)
+        found = []
+        for one in (agent, compiled):
+            torch.manual_seed(5)
+            found.append({name: float(value) for name, value in one.learn(batch)[0].items()})
+        assert found[1] == pytest.approx(found[0], rel=1e-4, abs=1e-5)

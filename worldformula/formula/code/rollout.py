@@ -66,6 +66,11 @@ class Rollout(nn.Module):
         """The PyTorch that runs."""
         return Source(self.program.function(self, deterministic=False).source)
 
+    def compile(self, **options: Any) -> Rollout:  # type: ignore[override]
+        """Compile the emitted function with ``torch.compile(**options)``; returns the rollout itself."""
+        self.program.compile(options)
+        return self
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_program": None}
 
