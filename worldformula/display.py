@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Sequence
 from html import escape, unescape
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from worldformula.errors import table
@@ -77,6 +78,11 @@ class Picture(Display):
 
     def _repr_svg_(self) -> str:
         return str(self)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes a file that browsers and drawing programs open; returns its path."""
+        Path(path).write_text(str(self), encoding="utf-8")
+        return Path(path)
 
     def _plain(self) -> str:
         """What the picture says of itself: its source is not for reading."""

@@ -377,6 +377,62 @@ def test_time_runs_from_left_to_right():
     assert where["x_t"][0][0] > where["z_{t-1}"][0][0]
 
 
+def slices(picture: str) -> dict[str, float]:
+    """The middle of the name of every slice."""
+    return {
+        "".join(text.itertext()): float(text.get("x"))
+        for text in ET.fromstring(picture).iter(f"{NS}text")
+        if text.get("class") == "slice"
+    }
+
+
+def test_every_slice_has_its_name_above_it():
+    picture = svg(graph([normal("p(x_t|x_{t-1},x_{t-3},h_{t-1})")]))
+    where = circles(picture)
+    named = slices(picture)
+    assert set(named) == {"t \u2212 3", "t \u2212 1", "t"}
+    assert named["t \u2212 3"] == where["x_{t-3}"][0][0]
+    assert named["t"] == where["x_t"][0][0]
+    assert named["t \u2212 1"] == (where["x_{t-1}"][0][0] + where["h_{t-1}"][0][0]) / 2
+    assert slices(svg(graph(vae()))) == {}
+
+
+def test_a_history_is_one_arrow_from_the_past_with_a_mark_of_its_own():
+    """z_t is no part of z_{<t}: there is no way back."""
+    drawn = graph([normal("q(z_t|x_t)"), normal("p(z_t|z_{<t},a_{<t})"), normal("p(x_t|z_t)")])
+    pairs = {(str(e.source), str(e.target)) for e in drawn.edges}
+    assert pairs == {("x_t", "z_t"), ("z_{<t}", "z_t"), ("a_{<t}", "z_t"), ("z_t", "x_t")}
+    picture = svg(drawn)
+    where = circles(picture)
+    assert max(where["z_{<t}"][0][0], where["a_{<t}"][0][0]) < min(where["z_t"][0][0], where["x_t"][0][0])
+    assert set(slices(picture)) == {"< t", "t"}
+    marked = [g.find(f"{NS}title").text for g in ET.fromstring(picture).iter(f"{NS}g") if _arcs(g)]
+    assert sorted(marked) == ["a_{<t}: observed", "z_{<t}: latent"]
+    upto = graph([function("u_t = f(x_{\\le t})"), function("x_t = g(y_t)"), normal("p(w_t|u_t)")])
+    assert ("x_t", "x_{≤t}") in {(str(e.source), str(e.target)) for e in upto.edges}, "x_t is a part of x_{≤t}"
+
+
+def _arcs(group: ET.Element) -> list[ET.Element]:
+    return [path for path in group.findall(f"{NS}path") if path.get("class") == "several"]
+
+
+def test_what_two_steps_begin_with_leads_to_each_of_them():
+    q = normal("q(z_t|z_{t-1},z_{t-2},x_t)")
+    loss = Sum("t", E(q, log(normal("p(x_t|z_t)"))), initial=Normal("p(z_0)", shape=2) * Normal("p(z_m1)", shape=2))
+    pairs = {(str(e.source), str(e.target)) for e in graph(loss.node).edges}
+    assert {("z_0", "z_{t-1}"), ("z_{m1}", "z_{t-2}")} <= pairs
+    where = circles(svg(graph(loss.node)))
+    assert where["z_{m1}"][0][0] < where["z_{t-2}"][0][0] < where["z_{t-1}"][0][0]
+
+
+def test_a_picture_is_saved_as_a_file(tmp_path):
+    loss = E(normal("q(z|x)"), log(normal("p(x|z)")))
+    path = loss.graph().save(tmp_path / "model.svg")
+    assert path == tmp_path / "model.svg"
+    assert path.read_text(encoding="utf-8") == str(loss.graph()) == loss.graph()._repr_svg_()
+    assert ET.parse(path).getroot().tag == f"{NS}svg"
+
+
 def test_labels_are_typeset():
     text = re.sub(r"<[^>]*>", "", svg(graph([normal(r"p(\hat x_t|theta, h'_{t-1})")])).split("</style>")[1])
     assert "x\u0302t" in text

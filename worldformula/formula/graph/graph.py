@@ -2,8 +2,9 @@
 
 Observed variables are shaded, latent ones white, deterministic ones have a double ring; what is observed in one term
 and drawn in another is half shaded. Generative edges are solid and straight, the edges of the inference model dashed
-and bent. A formula with a time index is drawn as two slices: the current step in full, and of the step before what it
-reads. Plates hold what is repeated: rows of data (N), samples (K), iterations that are not time, experts.
+and bent. A formula with a time index is drawn as slices: the current step in full, and of the steps before what it
+reads. A history, z_{<t}, stands among these with the mark of several steps, two arcs. Plates hold what is repeated:
+rows of data (N), samples (K), iterations that are not time, experts.
 """
 
 from __future__ import annotations
@@ -77,19 +78,25 @@ def _within_step(edge: Edge) -> bool:
 
 
 def _links(variables: Sequence[Variable], edges: Sequence[Edge]) -> list[Edge]:
-    """From a variable of a step to the whole series ``x_{1:T}``, to a history, and to the last value ``c_L``; from what
-    a series begins with, ``z_0``, to the step before.
+    """From a variable of a step to the whole series ``x_{1:T}``, to a history that it is part of, ``x_{≤t}``, and to
+    the last value ``c_L``; from what a series begins with, ``z_0``, to the step before, and from ``z_m1`` to the one
+    further back.
     """
     found = []
     for v in variables:
-        begun = [b for b in variables if v.key != b.key == begins(v) and b.offset == -1 and not b.several]
+        begun = [b for b in variables if b.offset < 0 and not b.several and v.key != b.key and _first(b) == begins(v)]
         found += [Edge(v, b, "generative") for b in begun if v.index is None]
-        if v.index is not None and (v.several or v.index.isupper()):
+        if v.index is not None and (v.several or v.index.isupper()) and not (v.past and v.offset < 0):
             one = slot(v)
             kinds = {e.kind for e in edges if e.source == v}
             if one in variables and one != v:
                 found.append(Edge(one, v, "inference" if kinds == {"inference"} else "generative"))
     return found
+
+
+def _first(before: Variable) -> str:
+    """The key of what a step before the first reads in the place of this: ``z`` for z_{t-1}, ``z_m1`` for z_{t-2}."""
+    return before.key if before.offset == -1 else before.at(0).lag(-before.offset - 1).key
 
 
 def _edge_kinds(known: Sequence[Factor], drawn: set[int] | None) -> list[EdgeKind]:

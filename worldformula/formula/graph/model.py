@@ -26,8 +26,8 @@ class Vertex:
 
     @property
     def slice(self) -> int | None:
-        """Steps from the current one: 0 or −1; None outside time."""
-        return None if self.variable.index is None else 0 if self.variable.past else self.variable.offset
+        """Steps from the current one: 0, −1, −2 …; of a history that of its last step; None outside time."""
+        return None if self.variable.index is None else self.variable.offset
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ _STYLE = (
     ".wf-graph{font-family:'STIX Two Text','Latin Modern Roman','Times New Roman',Georgia,serif}"
     ".wf-graph circle,.wf-graph rect{fill:none;stroke:currentColor;stroke-width:1.5}"
     ".wf-graph .observed circle,.wf-graph .half{fill:currentColor;fill-opacity:.17}"
+    ".wf-graph .several{stroke-opacity:.6}"
     ".wf-graph path{fill:none;stroke:currentColor;stroke-width:1.35}.wf-graph path.half{stroke:none}"
     ".wf-graph .inference path{stroke-dasharray:5 4}.wf-graph rect{stroke-width:1;stroke-opacity:.6}"
     ".wf-graph polygon,.wf-graph text{fill:currentColor}.wf-graph text{text-anchor:middle}"
@@ -56,7 +57,8 @@ def svg(graph: Graph) -> str:
         low = low - np.array([0.0, _SLICES])
         stepped = [i for i, v in enumerate(graph.vertices) if v.slice is not None and _stepped(v.variable)]
         bottom = max([centres[stepped, 1].max() + radius + PAD, *(f.high[1] for f in frames if f.high[1] < high[1])])
-        body.append(_separator(graph.index or "t", centres, sides, low, bottom if whole or part else high[1]))
+        body.append(_separator(centres, sides, low, bottom if whole or part else high[1]))
+        body += _slices(graph, centres, low)
     for label in whole:
         low, high = low - PAD, high + np.array([PAD, PAD + _LABEL])
         body.append(_plate(label, Frame(low, high, high - np.array([7.0, 6.0]))))
@@ -72,10 +74,7 @@ def svg(graph: Graph) -> str:
 
 
 def _sides(graph: Graph, pairs: Sequence[tuple[int, int]]) -> list[int]:
-    """The slice of every circle; what a sequence begins with, ``z_0`` and what it reads, lies before what it leads to.
-
-    A history, z_{<t}, is no step: it stands beside the current one.
-    """
+    """The slice of every circle; what a sequence begins with, z_0 and what it reads, lies before what it leads to."""
     sides = [min(v.slice or 0, 0) for v in graph.vertices]
     for _ in graph.vertices:  # a start may read another one
         for source, target in pairs:
@@ -141,11 +140,20 @@ def _vertex(vertex: Vertex, x: float, y: float, radius: float) -> str:
         inside = (
             f'<path class="half" d="M{x:.1f} {y - radius:.1f}a{radius:.1f} {radius:.1f} 0 0 0 0 {2 * radius:.1f}"/>'
         )
+    if vertex.variable.past:  # the mark of several steps
+        inside += "".join(_arc(x, y, radius + beyond) for beyond in (4.5, 9.0))
     size = min(21.0, room / _label_width(vertex.variable, 1.0))
     return (
         f'<g class="{vertex.kind}"><title>{escape(vertex.name)}: {_WORDS.get(vertex.kind, vertex.kind)}</title>'
         f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}"/>{inside}{_label(vertex.variable, x, y, size)}</g>'
     )
+
+
+def _arc(x: float, y: float, radius: float) -> str:
+    """A part of a circle, to the left of its centre."""
+    dx, dy = 0.9 * radius, 0.436 * radius
+    start, end = f"{x - dx:.1f} {y + dy:.1f}", f"{x - dx:.1f} {y - dy:.1f}"
+    return f'<path class="several" d="M{start}A{radius:.1f} {radius:.1f} 0 0 1 {end}"/>'
 
 
 def _plate(label: str, frame: Frame) -> str:
@@ -163,16 +171,26 @@ def _stepped(variable: Variable) -> bool:
     return variable.index is not None and not variable.several and not variable.index.isupper()
 
 
-def _separator(index: str, centres: Points, sides: Sequence[int], low: Points, bottom: float) -> str:
+def _separator(centres: Points, sides: Sequence[int], low: Points, bottom: float) -> str:
+    """The line between the steps before and the current one."""
     earlier = np.array(sides) < 0
     x = (centres[earlier, 0].max() + centres[~earlier, 0].min()) / 2
-    y = low[1] + 16
-    return (
-        f'<path class="separator" d="M{x:.1f} {low[1]:.1f}V{bottom:.1f}"/>'
-        f'<text class="slice" x="{x - 34:.1f}" y="{y:.1f}">'
-        f'<tspan font-style="italic">{escape(index)}</tspan> \u2212 1</text>'
-        f'<text class="slice" x="{x + 22:.1f}" y="{y:.1f}" font-style="italic">{escape(index)}</text>'
-    )
+    return f'<path class="separator" d="M{x:.1f} {low[1]:.1f}V{bottom:.1f}"/>'
+
+
+def _slices(graph: Graph, centres: Points, low: Points) -> list[str]:
+    """The name of every slice above the middle of its circles; where there are histories alone, it is theirs."""
+    index = f'<tspan font-style="italic">{escape(graph.index or "t")}</tspan>'
+    members: dict[int, list[int]] = {}
+    for i, vertex in enumerate(graph.vertices):
+        if _stepped(vertex.variable):
+            members.setdefault(vertex.variable.offset, []).append(i)
+    names = {n: index if n == 0 else f"{index} \u2212 {-n}" if n < 0 else f"{index} + {n}" for n in members}
+    past = [i for i, v in enumerate(graph.vertices) if v.variable.past and v.variable.offset < 0]
+    if past and -1 not in members:
+        members[-1], names[-1] = past, f"&lt; {index}"
+    middle = {n: (centres[own, 0].min() + centres[own, 0].max()) / 2 for n, own in members.items()}
+    return [f'<text class="slice" x="{middle[n]:.1f}" y="{low[1] + 16:.1f}">{names[n]}</text>' for n in sorted(members)]
 
 
 # ------------------------------------------------------------------------------------------------------ the labels

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from worldformula.errors import FormulaError, table
 
-_TOLD = re.compile(r"dtype|scalar type|tensor of type|[Tt]ype \(|LongTensor", re.ASCII)
+_TOLD = re.compile(r"dtype|scalar type|tensor of type|[Tt]ype \(|LongTensor|not implemented for '", re.ASCII)
 _SHORT = {torch.float32: "float", torch.float64: "double", torch.float16: "half", torch.bfloat16: "bfloat16"}
 
 
@@ -49,8 +49,7 @@ def _advice(
 ) -> str:
     """The line to write: which of what was given becomes what."""
     kinds = {p.dtype for p in _weights(factor) if p.is_floating_point()}
-    floats = [v.dtype for v in read.values() if v.is_floating_point()]
-    wanted = next(iter(kinds)) if len(kinds) == 1 else floats[0] if floats else torch.get_default_dtype()
+    wanted = next(iter(kinds)) if len(kinds) == 1 else torch.get_default_dtype()
     direct = [name for name in read if name in given and read[name].dtype != wanted]
     strangers = direct or [k for k, v in given.items() if v.is_floating_point() and v.dtype != wanted]
     if not strangers and "Long" in str(error) and (real := [k for k in read if k in given]):

@@ -1,0 +1,55 @@
+"""Data of another dtype than the networks: the message names both, and the line to write makes it right."""
+
+import pytest
+import torch
+from torch import nn
+
+from tests.formula.defects.both import PATHS, run
+from worldformula import Normal, log
+from worldformula.errors import FormulaError
+
+B, X = 3, 4
+
+
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.GRU(X, X, batch_first=True)
+
+    def forward(self, x):
+        return self.layer(x[:, None])[0][:, 0]
+
+
+NETWORKS = {
+    "linear": lambda: nn.Linear(X, X),
+    "GRU": Recurrent,
+    "GRU cell": lambda: nn.GRUCell(X, X),
+    "normalised": lambda: nn.LayerNorm(X),
+    "normalised over the batch": lambda: nn.BatchNorm1d(X),
+    "convolution": lambda: nn.Sequential(nn.Unflatten(1, (1, X)), nn.Conv1d(1, 1, 1), nn.Flatten()),
+    "a function": lambda: lambda x: x @ torch.eye(X),
+}
+
+
+@PATHS
+@pytest.mark.parametrize("kind", [torch.float64, torch.int64], ids=str)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_line_that_the_message_says_is_right(name, kind, path):
+    torch.manual_seed(0)
+    loss = log(Normal("p(z|x)", NETWORKS[name](), shape=X // 2)).mean()
+    given = {"x": (10 * torch.randn(B, X)).to(kind), "z": torch.zeros(B, X // 2)}
+    with pytest.raises(FormulaError) as refused:
+        run(loss, path, **given)
+    said = str(refused.value).splitlines()
+    assert said[0].startswith("p(z|x): its network failed: ")
+    assert said[2].split("|")[1].strip() == f"{str(kind).removeprefix('torch.')} [3, 4]"
+    assert said[3].split("|")[1].strip() == ("none" if name == "a function" else "float32")
+    line = said[4].removeprefix("pass ").split(";")[0]
+    assert line == "x=x.float()"
+    assert run(loss, path, **given | {"x": given["x"].float()}).value.isfinite()
+
+
+def test_a_failure_of_shapes_is_still_one_of_shapes():
+    loss = log(Normal("p(z|x)", nn.Linear(X + 1, X), shape=X // 2)).mean()
+    with pytest.raises(FormulaError, match="make the network take these shapes"):
+        loss(x=torch.zeros(B, X), z=torch.zeros(B, X // 2))
