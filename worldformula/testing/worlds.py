@@ -188,7 +188,7 @@ def _decoding(case: _Case, laws: Laws) -> None:
     laws.equal("decode answers for every head", sorted(world.heads), sorted(decoded))
     for name, value in decoded.items():
         datum = case.batch.get(world.heads[name].variable.key)
-        if datum is not None and datum.is_floating_point():  # the mean of a choice is a table of probabilities
+        if datum is not None and datum.is_floating_point():  # of class numbers, probabilities are decoded
             laws.equal(f"decode has the shape of the data: {name}", tuple(datum.shape), tuple(value.shape))
     last = world.decode(states.last())
     _same(laws, "decode of one step", {k: v[:, -1] for k, v in decoded.items()}, last)
