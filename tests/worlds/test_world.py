@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tests.formula.models import A, B, D, Join, T, X, Z
-from worldformula import Deterministic, E, Normal, OneHot, Sum, log
+from worldformula import Categorical, Deterministic, E, Normal, OneHot, Sum, log
 from worldformula.errors import FormulaError, MissingInputError, ShapeError, TimeError, UnknownVariableError
 from worldformula.testing import check_world
 from worldformula.world import World
@@ -311,3 +311,12 @@ def test_one_step_of_a_dream_looks_up_no_names():
     finally:
         sys.setprofile(None)
     assert calls <= 150
+
+
+def test_class_numbers_are_decoded_as_probabilities():
+    words = Categorical("p(w_t|h_t,z_t)", Join(D + Z, 5), shape=())
+    world, _ = build(image=words)
+    states = world.filter(batch(), seed=0)
+    h, z = states["h"].flatten(0, 1), states["z"].flatten(0, 1)
+    expected = words.net(h, z).softmax(-1).unflatten(0, (B, T))
+    torch.testing.assert_close(world.decode(states)["w"], expected)

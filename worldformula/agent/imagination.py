@@ -206,7 +206,8 @@ class ImaginationAgent(nn.Module):
         states = self.world.filter(seen, deterministic=True)
         taken = {key: inputs[key][:, context - 1 : -1] for key in self.world.actions}
         future = self.world.imagine(states.last(), actions=taken, deterministic=True)
-        dream = self.world.decode(states.then(future.span(1)), (variable,))[variable]
+        head = next(name for name, factor in self.world.heads.items() if factor.variable.key == variable)
+        dream = self.world.decode(states.then(future.span(1)), (head,))[head]
         shown = (dream * 255).round().clamp(0, 255).to(torch.uint8)
         truth = (inputs[variable] * 255).round().to(torch.uint8)
         newest = 3 if truth.shape[-1] % 3 == 0 else 1

@@ -12,6 +12,15 @@ from worldformula.testing.families import check_family
 from worldformula.testing.laws import Laws
 from worldformula.testing.models import check_model
 from worldformula.testing.planners import check_planner
-from worldformula.testing.worlds import check_world
+from worldformula.testing.worlds import check_dynamics, check_world
 
-__all__ = ["Laws", "check_causal", "check_env", "check_family", "check_model", "check_planner", "check_world"]
+__all__ = [
+    "Laws",
+    "check_causal",
+    "check_dynamics",
+    "check_env",
+    "check_family",
+    "check_model",
+    "check_planner",
+    "check_world",
+]

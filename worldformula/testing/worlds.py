@@ -1,4 +1,4 @@
-"""The laws of a world model: filter, imagine and decode mean what the formula says."""
+"""The laws of what can be imagined, and of a world model: filter, imagine and decode mean what the formula says."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldformula.formula.factors.independent import Factor, Normal
+from worldformula.formula.factors.joint import Joint
 from worldformula.formula.syntax.names import Variable
 from worldformula.testing.laws import Laws
-from worldformula.world import State, World
+from worldformula.world import Dynamics, PriorDynamics, State, World
 
 CLOSE = 1e-4  # float32, over a few steps
 
@@ -21,14 +22,14 @@ CLOSE = 1e-4  # float32, over a few steps
 def check_world(world: World, batch: Mapping[str, Tensor], *, seed: int = 0) -> None:
     """Check that a world keeps the contract of `worldformula.world.World`.
 
-    The laws: the loss reaches every weight; filter, initial and imagine carry the same variables; filtering in two
-    chunks or step by step is filtering at once; a reset forgets; rows do not see each other; imagining two steps is
-    imagining one step twice, under actions and under a policy; decode keeps the batch axes; each weight is in the
-    state_dict once.
+    The laws: the loss reaches every weight of its factors, and knows those of prior and posterior; filter and initial
+    hold the same variables; filtering in two chunks or step by step is filtering at once; a reset forgets; rows do not
+    see each other; decode keeps the batch axes, for every head; each weight is in the state_dict once; every level
+    begins from the state of the posterior and keeps the laws of `check_dynamics`.
 
     Args:
         world: The world to check; it is copied and set to float32 evaluation.
-        batch: Series ``[B, T, ...]`` with everything that the loss reads, B ≥ 2 and T ≥ 2.
+        batch: Series ``[B, T, ...]`` with everything that the loss reads and every action, B ≥ 2 and T ≥ 2.
         seed: Seed of all draws.
 
     Raises:
@@ -36,8 +37,47 @@ def check_world(world: World, batch: Mapping[str, Tensor], *, seed: int = 0) -> 
     """
     laws = Laws(f"world {world.posterior}")
     case = _Case(copy.deepcopy(world).eval(), batch, seed)
-    for check in (_weights, _filtering, _resets, _imagining, _decoding):
+    for check in (_weights, _filtering, _resets, _decoding):
         check(case, laws)
+    begin = case.world.filter(case.cut(slice(0, 1)), deterministic=True).last()
+    for name, level in case.world.levels.items():
+        of = f"{name}: " if name else ""
+        laws.equal(
+            f"{of}it begins from a state of the posterior", True, {*level.carried, *level.memory} <= begin.keys()
+        )
+        actions = {key: batch[key][:, :2] for key in level.actions}
+        _dynamics(laws, level, begin, actions, seed, of)
+    laws.close()
+
+
+def check_dynamics(
+    dynamics: Dynamics, actions: Mapping[str, Tensor] | None = None, *, batch: int = 3, seed: int = 0
+) -> None:
+    """Check that a prior, or a simulator written by hand, keeps the contract of `worldformula.world.Dynamics`.
+
+    The laws: it takes the actions that it names; a dream has the start first and gives back the actions; imagining two
+    steps is imagining one step twice, under actions, and under a policy where it is a prior of formulas; rows do not
+    see each other; a seed repeats; decode answers for its heads and keeps the batch axes.
+
+    Args:
+        dynamics: What is checked; a module is copied and set to evaluation.
+        actions: Two steps of each action, ``[B, 2, size]`` by name.
+        batch: Rows of the start, where there are no actions.
+        seed: Seed of all draws.
+
+    Raises:
+        AssertionError: A law does not hold; the message is the table of laws.
+    """
+    own = copy.deepcopy(dynamics)
+    if isinstance(own, nn.Module):
+        own.eval()
+    given = dict(actions or {})
+    rows = len(next(iter(given.values()))) if given else batch
+    laws = Laws(f"dynamics {type(dynamics).__name__}")
+    laws.equal("it answers to the protocol", True, isinstance(dynamics, Dynamics))
+    laws.equal("these are its actions", sorted(own.actions), sorted(given))
+    if not any(row[-1] for row in laws.rows):
+        _dynamics(laws, own, State(own.initial(rows, seed=seed)), given, seed, "")
     laws.close()
 
 
@@ -63,7 +103,7 @@ class _Case:
         return {k: v[:, time] for k, v in self.batch.items()}
 
     def start(self, states: State, step: int) -> State:
-        """What a filter goes on from after states that end at a step: the last one, and the action taken at it."""
+        """What a filter goes on from after states that end at a step: the last one, and the actions taken at it."""
         return states.last() | {k: self.batch[k][:, step] for k in self.world.actions}
 
 
@@ -79,14 +119,23 @@ def _weights(case: _Case, laws: Laws) -> None:
     world = case.world
     value = world.loss(**{k: case.batch[k] for k in world.loss.program.inputs}, seed=case.seed).value
     laws.equal("the loss is a finite number", (True, ()), (bool(value.isfinite()), tuple(value.shape)))
-    weights = {name: p for name, p in world.named_parameters() if p.requires_grad}
-    gradients = torch.autograd.grad(value, list(weights.values()), allow_unused=True)
+    known = {id(p) for p in world.loss.parameters()}
+    weights = {name: p for name, p in world.named_parameters() if p.requires_grad and id(p) in known}
+    gradients = torch.autograd.grad(value, list(weights.values()), allow_unused=True) if weights else ()
     unused = [name for name, g in zip(weights, gradients, strict=True) if g is None]
     laws.equal("the loss reaches every weight", [], unused)
+    priors = [f for level in world.levels.values() for f in level.prior.factors]
+    alone = [str(f) for f in (*priors, *world.posterior.factors) if any(_free(p, known) for p in f.parameters())]
+    laws.equal("the loss knows the weights of prior and posterior", [], list(dict.fromkeys(alone)))
     tensors = [v.data_ptr() for v in world.state_dict().values() if v.numel()]
     laws.equal("each weight is in the state_dict once", len(tensors), len(set(tensors)))
     ours = {p.data_ptr() for p in world.parameters()}
     laws.equal("the loss has no weight of its own", True, all(p.data_ptr() in ours for p in world.loss.parameters()))
+
+
+def _free(weight: nn.Parameter, known: set[int]) -> bool:
+    """Whether it is to be learnt, and the loss does not have it."""
+    return weight.requires_grad and id(weight) not in known
 
 
 def _filtering(case: _Case, laws: Laws) -> None:
@@ -102,9 +151,13 @@ def _filtering(case: _Case, laws: Laws) -> None:
     one, two = (world.filter(batch, seed=case.seed) for _ in range(2))
     _same(laws, "filter repeats with its seed", one, two)
     noise, half = world.noise(batch), T // 2
+    first = world.noise(case.cut(slice(0, half)))
     whole = world.filter(batch, noise=noise)
-    head = world.filter(case.cut(slice(0, half)), noise={k: v[:, :half] for k, v in noise.items()})
-    tail = {k: v[:, half:] for k, v in noise.items()}
+    series = {k for k, v in first.items() if v.shape != noise[k].shape}  # what begins a sequence is drawn once
+    head = world.filter(
+        case.cut(slice(0, half)), noise={k: noise[k][:, :half] if k in series else noise[k] for k in first}
+    )
+    tail = {k: noise[k][:, half:] for k in series}
     rest = world.filter(case.cut(slice(half, T)), start=case.start(head, half - 1), noise=tail)
     _same(laws, "two chunks are one sequence", whole, head.then(rest))
     state = case.start(world.filter(case.cut(slice(0, 1)), deterministic=True), 0)
@@ -128,53 +181,83 @@ def _resets(case: _Case, laws: Laws) -> None:
     _same(laws, "a reset forgets", whole.span(T // 2), rest)
 
 
-def _imagining(case: _Case, laws: Laws) -> None:
-    """Two steps are one step twice."""
-    world = case.world
-    start = world.filter(case.cut(slice(0, 1)), deterministic=True).last()
-    if not world.actions:
-        _twice(laws, world, start, [{"horizon": 1}, {"horizon": 1}], {"horizon": 2})
-        return
-    actions = case.batch[world.action]
-    steps: list[dict[str, Any]] = [{"actions": actions[:, :1]}, {"actions": actions[:, 1:2]}]
-    _twice(laws, world, start, steps, {"actions": actions[:, :2]})
-    chosen: dict[str, Any] = {"policy": _policy(world, tuple(actions.shape[2:])), "horizon": 1}
-    _twice(laws, world, start, [chosen, chosen], {**chosen, "horizon": 2})
-    one, two = (world.imagine(start, **{**chosen, "horizon": 2}, seed=case.seed) for _ in range(2))
-    _same(laws, "imagine repeats with its seed", one, two)
-
-
-def _twice(laws: Laws, world: World, start: State, steps: list[dict[str, Any]], both: dict[str, Any]) -> None:
-    how = ", ".join(key for key in both if key != "horizon") or "no action"
-    whole = world.imagine(start, **both, deterministic=True)
-    first = world.imagine(start, **steps[0], deterministic=True)
-    second = world.imagine(start | first.last(), **steps[1], deterministic=True)
-    expected = first.only(start).then(second.only(start).span(1))
-    _same(laws, f"two steps are one step twice ({how})", expected, whole.only(start))
-
-
-def _policy(world: World, shape: tuple[int, ...]) -> Factor:
-    """π(a_t|state), some smooth function of the state."""
-    size = int(torch.Size(shape).numel())
-
-    def net(*state: Tensor) -> Tensor:
-        return torch.cat([s.reshape(len(s), -1) for s in state], -1).mean(1, keepdim=True).tanh().repeat(1, size)
-
-    written: dict[str, Variable] = {}
-    for factor in world.prior.factors:
-        for variable in (factor.variable, *factor.conditions):
-            written.setdefault(variable.key, variable.at(0))
-    state = ",".join(str(written[key]) for key in world.carried if key in written)
-    return Normal(f"π({written[world.action]}|{state})", net, shape=shape, scale=0.1)
-
-
 def _decoding(case: _Case, laws: Laws) -> None:
     """One prediction per head, with the batch axes of the states."""
     world, states = case.world, case.states
     decoded = world.decode(states)
     laws.equal("decode answers for every head", sorted(world.heads), sorted(decoded))
-    for key, value in decoded.items():
-        if key in case.batch:
-            laws.equal(f"decode has the shape of the data: {key}", tuple(case.batch[key].shape), tuple(value.shape))
+    for name, value in decoded.items():
+        datum = case.batch.get(world.heads[name].variable.key)
+        if datum is not None and datum.is_floating_point():  # of class numbers, probabilities are decoded
+            laws.equal(f"decode has the shape of the data: {name}", tuple(datum.shape), tuple(value.shape))
     last = world.decode(states.last())
     _same(laws, "decode of one step", {k: v[:, -1] for k, v in decoded.items()}, last)
+
+
+def _dynamics(laws: Laws, dynamics: Dynamics, start: State, actions: Mapping[str, Tensor], seed: int, of: str) -> None:
+    """Two steps are one step twice; rows; seeds; heads."""
+    own = start.only(k for k in start if k in (*getattr(dynamics, "carried", start), *getattr(dynamics, "memory", ())))
+    steps: list[dict[str, Any]] = [{"horizon": 1}, {"horizon": 1}]
+    both: dict[str, Any] = {"horizon": 2}
+    if actions:
+        steps = [{"actions": {k: v[:, t : t + 1] for k, v in actions.items()}} for t in range(2)]
+        both = {"actions": dict(actions)}
+    dream = _twice(laws, dynamics, own, steps, both, of)
+    _same(laws, f"{of}a dream has the start first", own.series, dream.series.only(own.series).at(0))
+    for key, value in actions.items():
+        laws.equal(f"{of}a dream gives back its actions: {key}", value, dream[key])
+    few = {"actions": {k: v[:1] for k, v in actions.items()}} if actions else both
+    alone = State(dynamics.imagine(own.select(torch.tensor([0])), **few, deterministic=True), 2)
+    names = [*own.series]
+    _same(laws, f"{of}dreams do not see each other", dream.select(torch.tensor([0])).only(names), alone.only(names))
+    one, two = (State(dynamics.imagine(own, **both, seed=seed), 2) for _ in range(2))
+    _same(laws, f"{of}imagine repeats with its seed", one, two)
+    if isinstance(dynamics, PriorDynamics) and actions:
+        chosen: dict[str, Any] = {"policy": _policy(dynamics, actions), "horizon": 1}
+        _twice(laws, dynamics, own, [chosen, chosen], {**chosen, "horizon": 2}, of)
+        one, two = (dynamics.imagine(own, **{**chosen, "horizon": 2}, seed=seed) for _ in range(2))
+        _same(laws, f"{of}imagine repeats with its seed (policy)", one, two)
+    decoded = dynamics.decode(dream)
+    laws.equal(f"{of}decode answers for every head", sorted(getattr(dynamics, "heads", decoded)), sorted(decoded))
+    last = dynamics.decode(dream.last())
+    _same(laws, f"{of}decode of one step of a dream", {k: v[:, -1] for k, v in decoded.items()}, last)
+    for role, name in getattr(dynamics, "roles", {}).items():
+        if role in ("reward", "continue"):
+            laws.equal(f"{of}{role} is one number a state", (len(last[name]),), tuple(last[name].shape))
+
+
+def _twice(
+    laws: Laws, dynamics: Dynamics, start: State, steps: list[dict[str, Any]], both: dict[str, Any], of: str
+) -> State:
+    how = ", ".join(key for key in both if key != "horizon") or "no action"
+    whole = State(dynamics.imagine(start, **both, deterministic=True), 2)
+    first = State(dynamics.imagine(start, **steps[0], deterministic=True), 2)
+    second = State(dynamics.imagine(start | first.last(), **steps[1], deterministic=True), 2)
+    expected = first.only(start).then(second.only(start).span(1))
+    _same(laws, f"{of}two steps are one step twice ({how})", expected, whole.only(start))
+    return whole
+
+
+def _policy(dynamics: PriorDynamics, actions: Mapping[str, Tensor]) -> Joint | Factor:
+    """π(a_t|state) for each action, some smooth function of the state."""
+    written: dict[str, Variable] = {}
+    for factor in dynamics.prior.factors:
+        for variable in (factor.variable, *factor.conditions):
+            written.setdefault(variable.key, variable.at(0))
+    state = ",".join(str(written[key]) for key in dynamics.carried if key in written)
+    factors = [
+        Normal(f"π({written[key]}|{state})", _Smooth(tuple(value.shape[2:])), shape=tuple(value.shape[2:]), scale=0.1)
+        for key, value in actions.items()
+    ]
+    return factors[0] if len(factors) == 1 else Joint.of(*factors)
+
+
+class _Smooth:
+    """A function of the state with values of this shape."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.size = int(torch.Size(shape).numel())
+
+    def __call__(self, *state: Tensor) -> Tensor:
+        flat = torch.cat([s.reshape(len(s), -1).float() for s in state], -1)
+        return flat.mean(1, keepdim=True).tanh().repeat(1, self.size)

@@ -304,7 +304,7 @@ class PriorDynamics(nn.Module):
     ) -> dict[str, Tensor]:
         """The mean of every head (or those named) at states ``[..., event]``: ``{"x": [..., H, W, C], "r": [...]}``.
 
-        ``numbers`` are those that the heads take, by the names of their Symbols.
+        Of a Categorical, probabilities ``[..., K]``. ``numbers`` are what heads take, by the names of their Symbols.
         """
         return predicted.decode(self.heads, states, heads, numbers, self.rank)
 

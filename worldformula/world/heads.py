@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import FormulaError, UnknownVariableError, near, table
+from worldformula.families.categorical import CategoricalFamily
 from worldformula.formula.code.rollout import require
 from worldformula.formula.factors.joint import Factor
 from worldformula.formula.plan.histories import held
@@ -77,7 +78,10 @@ def decode(
     numbers: Mapping[str, float | Tensor],
     rank: Callable[[str], int],
 ) -> dict[str, Tensor]:
-    """The means of heads at states ``[..., event]``; ``rank`` says how many event axes a variable of a state has."""
+    """The means of heads at states ``[..., event]``; ``rank`` says how many event axes a variable of a state has.
+
+    Class numbers have no mean: of a Categorical it is the probabilities of the classes, ``[..., event, K]``.
+    """
     found = {}
     for name in heads if names is None else names:
         if name not in heads:
@@ -89,7 +93,16 @@ def decode(
         lead = values[0].shape[: values[0].ndim - rank(head.conditions[0].key)]
         flat = [v.reshape(-1, *v.shape[len(lead) :]) for v in values]
         own, _ = head.for_call({v.key: numbers[v.key] for v in head.symbols if v.key in numbers})
-        value = own.head(*flat) if own.family is None else own.family.mean(own.params(*flat, batch=1))
-        mean = torch.as_tensor(value)
+        mean = torch.as_tensor(_mean(own, flat))
         found[name] = mean.reshape(*lead, *mean.shape[1:])
     return found
+
+
+def _mean(head: Factor, given: list[Tensor]) -> Tensor | float:
+    if head.family is None:
+        value: Tensor = head.head(*given)
+        return value
+    params = head.params(*given, batch=1)
+    if isinstance(head.family, CategoricalFamily):
+        return torch.as_tensor(params[0]).exp()
+    return head.family.mean(params)
