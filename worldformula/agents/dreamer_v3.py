@@ -126,7 +126,8 @@ def build(
     torch.manual_seed(seed)
     sizes, perceived = config.world.sizes, {key: column.encoded for key, column in columns.items()}
     acts = acts_of(named(actions))
-    world = rssm.build(config.world, perceived, {act.variable: act.size for act in acts})
+    classes = {key: column.classes for key, column in columns.items() if column.kind == "discrete"}
+    world = rssm.build(config.world, perceived, {act.variable: act.size for act in acts}, classes)
     actor = policy(acts, sizes, layers=config.layers)
     critic = MLP(sizes.feature, 255, sizes.units, config.layers, outscale=0.0)
     factors = actor.factors if isinstance(actor, Joint) else (actor,)

@@ -39,10 +39,14 @@ def symlog(x: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class VectorKey:
-    """One vector observation: ``width`` numbers, or ``width`` integers below ``classes`` when ``classes`` > 0."""
+    """One vector observation: ``width`` numbers, or ``width`` integers below ``classes`` when ``classes`` > 0.
+
+    encoded: the ``width`` numbers are one-hots already, which are read as they are.
+    """
 
     width: int
     classes: int = 0
+    encoded: bool = False
 
     @property
     def inputs(self) -> int:
@@ -76,6 +80,8 @@ class VectorEncoder(nn.Module):
 def encode_key(x: Tensor, key: VectorKey, dtype: torch.dtype) -> Tensor:
     """One observation ``[N, width]`` to symlog ``[N, width]`` or one-hot ``[N, width·classes]``; zero if missing."""
     x = join((x,), key.width, "VectorEncoder")
+    if key.encoded:
+        return x.to(dtype)
     if key.classes:
         missing = (x < 0).any(-1, keepdim=True)
         x = F.one_hot(x.long().clamp(min=0), key.classes).flatten(1).to(dtype)

@@ -7,7 +7,8 @@
 
     loss = mean_{B,T} [ max(1, KL(sg q ‖ p)) + 0.1 max(1, KL(q ‖ sg p)) − log p(x_t) − log p(r_t) − log p(c_t) ]
 
-Images x_t are [N, H, W, C] in [0, 1]; vectors are compared in symlog space, y_t = symlog(o_t); r_t, c_t are scalars.
+Images x_t are [N, H, W, C] in [0, 1], several of them one picture i_t with all their channels; vectors are compared in
+symlog space, y_t = symlog(o_t); whole numbers are one-hots k_t, in and out; r_t, c_t are scalars.
 A reward belongs to the arriving step; c_t is the continuation probability to predict, (1 − terminal)(1 − 1/333).
 
 Deviations       paper                       official code             here                 why
@@ -18,8 +19,9 @@ context step     first step from the replay  latents stored in replay  zeros, or
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,12 +30,27 @@ from torch import Tensor, nn
 
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError, SpaceError
-from worldformula.formula import KL, Bernoulli, Deterministic, E, Factor, Mean, Normal, OneHot, TwoHot, log, maximum, sg
+from worldformula.formula import (
+    KL,
+    Bernoulli,
+    Deterministic,
+    E,
+    Factor,
+    Joint,
+    Mean,
+    Normal,
+    OneHot,
+    TwoHot,
+    log,
+    maximum,
+    sg,
+)
 from worldformula.formula.plan.variables import CALL_OPTIONS
 from worldformula.nets import sizes as published
 from worldformula.nets.conv import STAGES, ImageDecoder, ImageEncoder, Style
 from worldformula.nets.gru import BlockGRU
-from worldformula.nets.mlp import MLP, VectorDecoder, VectorEncoder, symlog
+from worldformula.nets.mlp import MLP, VectorDecoder, VectorEncoder, VectorKey, symlog
+from worldformula.nets.parts import Choices, Part, Parts, Stack
 from worldformula.nets.sizes import Sizes
 from worldformula.world import World
 
@@ -97,8 +114,9 @@ class Encoder(nn.Module):
     """All observations of a step, images first, to one token [N, width]."""
 
     def __init__(
-        self, images: Mapping[str, tuple[int, ...]], vectors: Mapping[str, tuple[int, ...]], config: RSSMConfig
-    ) -> None:
+        self, images: Mapping[str, tuple[int, ...]], vectors: Mapping[str, tuple[int, ...]], config: RSSMConfig,
+        choices: Collection[str] = (),
+    ) -> None:  # fmt: skip
         super().__init__()
         self.count, sizes = len(images), config.sizes
         self.image = self.vector = None
@@ -108,7 +126,8 @@ class Encoder(nn.Module):
                 size, channels, sizes.depth, stages=config.stages, style=config.style, patch=config.patch
             )
         if vectors:
-            self.vector = VectorEncoder([math.prod(shape) for shape in vectors.values()], sizes.units)
+            keys = [VectorKey(math.prod(shape), encoded=key in choices) for key, shape in vectors.items()]
+            self.vector = VectorEncoder(keys, sizes.units)
         self.width = (self.image.width if self.image else 0) + (sizes.units if self.vector else 0)
 
     def forward(self, *observations: Tensor) -> Tensor:
@@ -140,7 +159,7 @@ def _square(images: Mapping[str, tuple[int, ...]]) -> int:
 # -------------------------------------------------------------------------------------------------------------- formula
 
 
-TAKEN = {*"acefhpqrtyzT", "self", "sg", "enc", "symlog", "first", *CALL_OPTIONS}
+TAKEN = {*"acdefghikpqrtyzT", "self", "sg", "enc", "symlog", "first", *CALL_OPTIONS}
 """Names that mean something else in the formula or in a call of it."""
 
 
@@ -178,15 +197,21 @@ class Names:
         return f"{base}_{{{number},{time}}}" if number else f"{base}_t" if time == "t" else f"{base}_{{{time}}}"
 
 
-def build(config: RSSMConfig, observations: Mapping[str, tuple[int, ...]], actions: int | Mapping[str, int]) -> World:
-    """The world model over these observations (key -> shape) and actions: the width of a_t, or widths by name, a_1 …"""
+def build(
+    config: RSSMConfig, observations: Mapping[str, tuple[int, ...]], actions: int | Mapping[str, int],
+    classes: Mapping[str, Sequence[int]] | None = None,
+) -> World:  # fmt: skip
+    """The world model over these observations (key -> shape) and actions: the width of a_t, or widths by name, a_1 …
+
+    ``classes``: of the observations that are one-hots, how many classes each of their choices has.
+    """
     names, size = Names.of(observations), config.sizes
     widths = {"a": actions} if isinstance(actions, int) else dict(actions)
     if not widths or min(widths.values()) < 1:
         raise ConfigError(f"expected at least one action dimension, got {actions}")
     images = {k: tuple(observations[k]) for k in names.images}
     vectors = {k: tuple(observations[k]) for k in names.vectors}
-    encoder = Encoder(images, vectors, config)
+    encoder = Encoder(images, vectors, config, classes or {})
     latent, head = (
         (size.groups, size.classes),
         lambda outputs, layers, outscale=1.0: MLP(size.feature, outputs, size.units, layers, outscale),
@@ -202,37 +227,105 @@ def build(config: RSSMConfig, observations: Mapping[str, tuple[int, ...]], actio
     post = OneHot("q(z_t|h_t,e_t)", posterior_net, shape=latent, unimix=config.unimix)
     reward = TwoHot("p(r_t|h_t,z_t)", head(255, 1, 0.0))
     proceed = Bernoulli("p(c_t|h_t,z_t)", head(1, 1), shape=())
-    decoders, target = _decoders(config, images, vectors, names)
+    seen = _Decoded.of(config, images, vectors, names, dict(classes or {}))
 
     dyn, rep = KL(sg(post), prior), KL(post, sg(prior))
     step = config.dynamics * maximum(dyn, config.free_nats) + config.representation * maximum(rep, config.free_nats)
-    for factor in (*decoders, reward, proceed):
+    for factor in (*seen.scored, reward, proceed):
         step = step - log(factor)
-    draws = embed * core * post if target is None else target * embed * core * post
+    draws = Joint.of(*seen.targets, embed, core, post, *seen.trunk)
     loss = Mean("t", E(draws, step), reset="first").mean()
     return World(
-        prior=core * prior, posterior=embed * core * post, heads=[*decoders, reward, proceed], loss=loss,
+        prior=core * prior, posterior=embed * core * post, heads=[*seen.heads, reward, proceed], loss=loss,
         roles={"reward": "r", "continue": "c"}, observations=names.all,
     )  # fmt: skip
 
 
-def _decoders(
-    config: RSSMConfig, images: Mapping[str, tuple[int, ...]], vectors: Mapping[str, tuple[int, ...]], names: Names
-) -> tuple[list[Factor], Factor | None]:
-    """One decoder per image, one for all vectors together, and the latter's target y_t = symlog(o_t, ...)."""
-    size, decoders = config.sizes, list[Factor]()
-    for key, shape in images.items():
-        picture = ImageDecoder(
-            shape[0], shape[2], size.depth, size.deter, size.stoch, size.units, config.stages, size.blocks, config.patch
-        )
-        decoders.append(Normal(f"p({Names.at(names.images[key])}|h_t,z_t)", picture, shape=shape, scale=math.sqrt(0.5)))
-    if not vectors:
-        return decoders, None
-    widths = [math.prod(shape) for shape in vectors.values()]
-    given = ", ".join(Names.at(names.vectors[key]) for key in vectors)
-    target = Deterministic(f"y_t = symlog({given})", Symlog(), shape=sum(widths))
-    net = VectorDecoder(size.deter, size.stoch, widths, size.units)
-    return [*decoders, Normal("p(y_t|h_t,z_t)", net, shape=sum(widths), scale=math.sqrt(0.5))], target
+ERROR = math.sqrt(0.5)  # the scale of a Normal whose −log p is a squared error without its ½
+
+
+@dataclass
+class _Decoded:
+    """What is predicted of the observations: what the loss scores, what that reads, and the heads of the world."""
+
+    scored: list[Factor] = field(default_factory=list)
+    targets: list[Factor] = field(default_factory=list)
+    trunk: list[Factor] = field(default_factory=list)
+    heads: list[Factor] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls, config: RSSMConfig, images: Mapping[str, tuple[int, ...]], vectors: Mapping[str, tuple[int, ...]],
+        names: Names, classes: Mapping[str, Sequence[int]],
+    ) -> _Decoded:  # fmt: skip
+        """One decoder for all images, and one for all vectors together."""
+        found = cls()
+        if images:
+            found._images(config, {names.images[key]: shape for key, shape in images.items()})
+        if vectors:
+            widths = {names.vectors[k]: math.prod(s) for k, s in vectors.items() if k not in classes}
+            choices = {names.vectors[k]: tuple(classes[k]) for k in vectors if k in classes}
+            found._vectors(config, widths, choices)
+        return found
+
+    def _images(self, config: RSSMConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        size, first = config.sizes, next(iter(shapes.values()))
+        channels = [shape[-1] for shape in shapes.values()]
+        net = ImageDecoder(
+            first[0], sum(channels), size.depth, size.deter, size.stoch, size.units, config.stages, size.blocks,
+            config.patch,
+        )  # fmt: skip
+        if len(shapes) == 1:
+            (word,) = shapes
+            self.scored = [Normal(f"p({Names.at(word)}|h_t,z_t)", net, shape=first, scale=ERROR)]
+            self.heads = list(self.scored)
+            return
+        whole = (*first[:2], sum(channels))
+        self.targets = [Deterministic(f"i_t = stack({', '.join(map(Names.at, shapes))})", Stack(), shape=whole)]
+        self.scored = [Normal("p(i_t|h_t,z_t)", net, shape=whole, scale=ERROR)]
+        ends = list(itertools.accumulate(channels))
+        for (word, shape), stop in zip(shapes.items(), ends, strict=True):
+            part = Part(net, stop - shape[-1], stop)
+            self.heads.append(Normal(f"p({Names.at(word)}|h_t,z_t)", part, shape=shape, scale=ERROR))
+
+    def _vectors(self, config: RSSMConfig, widths: Mapping[str, int], choices: Mapping[str, tuple[int, ...]]) -> None:
+        """Numbers together are y_t, whole numbers a choice k_{1,t}, k_{2,t}, … each."""
+        size, total = config.sizes, sum(widths.values())
+        counts = [n for several in choices.values() for n in several]
+        net = VectorDecoder(size.deter, size.stoch, [*widths.values(), *counts], size.units)
+        if widths:
+            given = ", ".join(map(Names.at, widths))
+            self.targets.append(Deterministic(f"y_t = symlog({given})", Symlog(), shape=total))
+        if not choices:
+            self.scored.append(Normal("p(y_t|h_t,z_t)", net, shape=total, scale=ERROR))
+            self.heads.append(self.scored[-1])
+            return
+        words, logits = [Names.at(word) for word in choices], ["g_t"]
+        if len(counts) > 1:
+            given = ", ".join(words)
+            words, logits = ([f"{name}_{{{i},t}}" for i in range(1, len(counts) + 1)] for name in "kg")
+            apart = Deterministic(
+                f"{', '.join(words)} = choices({given})", Choices(counts), shape=[(n,) for n in counts]
+            )
+            self.targets.append(apart)
+        elif not widths:
+            self.scored.append(OneHot(f"p({words[0]}|h_t,z_t)", net, shape=total + counts[0]))
+            self.heads.append(self.scored[-1])
+            return
+        parts = [("d_t", "y_t", total), *zip(logits, words, counts, strict=True)][0 if widths else 1 :]
+        read = ", ".join(name for name, _, _ in parts)
+        split = Parts(net, [width for *_, width in parts])
+        self.trunk.append(Deterministic(f"{read} = dec(h_t, z_t)", split, shape=[(width,) for *_, width in parts]))
+        start = 0
+        for name, word, width in parts:
+            part = Part(net, start, start := start + width)
+            for given, own, kept in ((name, nn.Identity(), self.scored), ("h_t,z_t", part, self.heads)):
+                numbers = word == "y_t"
+                kept.append(
+                    Normal(f"p(y_t|{given})", own, shape=width, scale=ERROR)
+                    if numbers
+                    else OneHot(f"p({word}|{given})", own, shape=width)
+                )
 
 
 def _demo() -> None:

@@ -1,0 +1,60 @@
+"""Tensors side by side and apart: what several observations share, and what one network gives to several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Stack(nn.Module):
+    """Images [N, H, W, C] of one step as one, with all their channels."""
+
+    def forward(self, *images: Tensor) -> Tensor:
+        """Images in the order of the formula."""
+        return torch.cat(images, -1)
+
+
+class Choices(nn.Module):
+    """One-hots [N, n] of one step, side by side, as one for each choice."""
+
+    def __init__(self, classes: Sequence[int]) -> None:
+        super().__init__()
+        self.classes = list(classes)
+
+    def forward(self, *keys: Tensor) -> tuple[Tensor, ...]:
+        """Observations in the order of the formula."""
+        return torch.cat([k.flatten(1) for k in keys], -1).split(self.classes, -1)
+
+
+class Part(nn.Module):
+    """A part of what a network returns, along its last axis.
+
+    The network belongs to somebody else, a loss that reads all of it: it is no weight of this module.
+    """
+
+    net: nn.Module
+
+    def __init__(self, net: nn.Module, start: int, stop: int) -> None:
+        super().__init__()
+        self.__dict__["net"] = net  # out of the module tree, or it would stand in a state_dict twice
+        self.start, self.stop = start, stop
+
+    def forward(self, *given: Tensor) -> Tensor:
+        """What the network takes."""
+        found: Tensor = self.net(*given)
+        return found[..., self.start : self.stop]
+
+
+class Parts(nn.Module):
+    """All parts of what a network returns, along its last axis."""
+
+    def __init__(self, net: nn.Module, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.net, self.widths = net, list(widths)
+
+    def forward(self, *given: Tensor) -> tuple[Tensor, ...]:
+        """What the network takes."""
+        found: Tensor = self.net(*given)
+        return found.split(self.widths, -1)
