@@ -201,11 +201,6 @@ def _refuse(what: str, key: str) -> NoReturn:
     )
 
 
-def state_of(values: Values, axes: int) -> State:
-    """A state of these leading axes."""
-    return values if isinstance(values, State) and values.axes == axes else State(values, axes)
-
-
 def _flatten(state: State) -> tuple[list[Any], tuple[tuple[str, ...], int]]:
     return list(state.values()), (tuple(state), state.axes)
 
