@@ -76,7 +76,7 @@ from worldformula.formula import (
 )
 from worldformula.model import Model
 from worldformula.training.game import Game, Player
-from worldformula.world import World
+from worldformula.world import PriorDynamics, State, World
 
 __version__ = "0.1.0"
 
@@ -124,11 +124,13 @@ __all__ = [
     "Player",
     "PoE",
     "Poisson",
+    "PriorDynamics",
     "RelaxedBernoulli",
     "RelaxedOneHot",
     "Renyi",
     "ScoreMatching",
     "SlicedWasserstein",
+    "State",
     "StudentT",
     "Sum",
     "Symbol",

@@ -10,6 +10,8 @@ from torch import nn
 from tests.formula.models import A, B, D, Join, T, X, Z
 from worldformula import Bernoulli, Deterministic, E, Normal, OneHot, Sum, World, log
 from worldformula.errors import FormulaError, MissingInputError, ShapeError, UnknownVariableError
+from worldformula.nets.transformer import CausalTransformer
+from worldformula.testing import check_world
 from worldformula.world import Dynamics, PriorDynamics, State
 
 U = 3
@@ -262,6 +264,35 @@ def test_levels_start_from_one_state_and_carry_their_own_part():
     assert set(made.decode(states)) == {"image", "image_coarse"}
     unique = [v.data_ptr() for v in made.state_dict().values() if v.numel()]
     assert len(unique) == len(set(unique))
+
+
+def test_levels_of_different_pasts():
+    """A fine level of the second order, a coarse one that attends to all draws: states hold what each of them needs."""
+    q = Normal("q(z_t|z_{t-1},x_t)", Join(Z + X, 2 * Z), shape=Z)
+    fine = Normal("p(z_t|z_{t-1},z_{t-2},a_{t-1})", Join(2 * Z + A, 2 * Z), shape=Z)
+    coarse = Normal("p_c(z_t|z_{<t})", CausalTransformer(Z, 2 * Z, width=16, heads=2), shape=Z)
+    image = Normal("p(x_t|z_t)", Join(Z, 2 * X), shape=X)
+    loss = Sum("t", E(q, log(q) - log(fine) - log(coarse) - log(image)), reset="first").mean()
+    levels = {"fine": PriorDynamics(fine, {"image": image}), "coarse": PriorDynamics(coarse)}
+    made = World(posterior=q, loss=loss, levels=levels)
+    assert [set(level.carried) | set(level.memory) for level in made.levels.values()] == [
+        {"z", "z_m1"},
+        {"z", "z_cache"},
+    ]
+    batch = data()
+    check_world(made, batch)
+    states = made.filter(batch, deterministic=True)
+    assert set(states) == set(made.initial(B)) == {"z", "z_m1", "z_cache"}
+    z, actions = states["z"], torch.randn(B, 2, A)
+    dream = made.levels["fine"].imagine(states.last(), actions=actions, deterministic=True)
+    first = fine.params(z[:, -1], z[:, -2], actions[:, 0])[0]
+    torch.testing.assert_close(dream["z"][:, 1], first)
+    torch.testing.assert_close(dream["z"][:, 2], fine.params(first, z[:, -1], actions[:, 1])[0])
+    batch["first"][:, 1:] = False
+    states = made.filter(batch, deterministic=True)
+    ahead = made.levels["coarse"].imagine(states.last(), horizon=1, deterministic=True)
+    whole = coarse.net(torch.cat((torch.zeros(B, 1, Z), states["z"]), 1))[:, -1, :Z]
+    torch.testing.assert_close(ahead["z"][:, 1], whole, rtol=1e-4, atol=1e-5)
 
 
 def test_a_copy_of_levels_shares_nothing_with_its_original():

@@ -109,6 +109,21 @@ def test_what_is_added_makes_a_new_state():
     assert "a" not in state
 
 
+def test_a_step_has_no_action_where_none_was_given():
+    """H given actions, H + 1 states: the last state has none, and a start has none where another has."""
+    states = sequence((N, T))
+    dream = states | {"a": torch.randn(N, T - 1, 2)}
+    assert set(dream.last()) == set(states)
+    assert set(dream.at(-2)) == {*states, "a"}
+    torch.testing.assert_close(dream.at(-2)["a"], dream["a"][:, T - 2])
+    torch.testing.assert_close(dream.at(-2)["h"], states["h"][:, T - 2])
+    late = dream.span(-2)
+    torch.testing.assert_close((late["h"], late["a"]), (states["h"][:, T - 2 :], dream["a"][:, T - 2 :]))
+    assert set(dream.starts(last=2)) == set(states)
+    with pytest.raises(ShapeError, match="a state has common leading axes"):
+        dream.flat()
+
+
 def test_no_gradient_goes_through_what_is_detached():
     weight = torch.ones(N, T, 1, requires_grad=True)
     states = State({"h": weight * 2, "z_cache": Last(weight[:, 0, 0] * 3)}, 2)

@@ -96,7 +96,7 @@ class ImaginationAgent(nn.Module):
         if self.search is None:
             actions = self.actor.act(seen, explore=explore, masks=masks)
         else:
-            begins = observed["first"].bool()
+            begins = torch.as_tensor(rows["is_first"], device=self.device).bool()
             actions, kept = self.search.act(
                 self.world, self.cost.task(), seen, state, begins, explore=explore, masks=masks
             )

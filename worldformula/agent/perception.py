@@ -13,7 +13,8 @@ from torch import Tensor
 from worldformula.agent import acts
 from worldformula.envs.actions import Actions, ActionSpec
 from worldformula.envs.columns import Column
-from worldformula.errors import MissingInputError, ShapeError, table
+from worldformula.errors import ConfigError, MissingInputError, ShapeError, table
+from worldformula.world import World
 
 
 class Perception:
@@ -21,7 +22,8 @@ class Perception:
 
     names: observation key -> variable (``{"image": "x"}``). discount: γ of the continuation target
     ``c = (1 − terminal)·γ``, so that imagination needs no discount of its own (Hafner et al. 2025; γ = 1 − 1/333).
-    columns: what the observations are. actions: what the agent gives, by name, or the only one.
+    columns: what the observations are. actions: what the agent gives, by name, or the only one. reward, proceed, reset:
+    the variables of reward and continuation, None where the world has no such variable, and of flags.
 
     Attributes:
         acts: the actions as variables of the world.
@@ -33,13 +35,51 @@ class Perception:
         discount: float,
         columns: Mapping[str, Column],
         actions: ActionSpec | Mapping[str, ActionSpec],
+        *,
+        reward: str | None = "r",
+        proceed: str | None = "c",
+        reset: str = "first",
     ) -> None:
         self.names, self.discount = dict(names), discount
         self.columns, self.actions = dict(columns), acts.named(actions)
         self.acts = acts.acts_of(self.actions)
+        self.reward, self.proceed, self.reset = reward, proceed, reset
+
+    @classmethod
+    def of(
+        cls,
+        world: World,
+        discount: float,
+        columns: Mapping[str, Column],
+        actions: ActionSpec | Mapping[str, ActionSpec],
+    ) -> Perception:
+        """What a world reads: its observations, its actions, what its roles "reward" and "continue" predict, its flags.
+
+        Raises:
+            ConfigError: an observation of the world that is no column, other actions than the world's, or a world that
+                goes on from one episode into the next.
+        """
+        if unknown := [key for key in world.observations if key not in columns]:
+            raise ConfigError(f"the world observes {unknown[0]!r}, and the columns are {', '.join(columns)}")
+        if world.reset_name is None:
+            raise ConfigError(
+                "the world of an agent begins anew with each episode: expected a loss with flags of the first rows, "
+                "Sum('t', ..., reset='first')"
+            )
+        predicted = {role: world.heads[name].variable.key for role, name in world.roles.items()}
+        found = cls(
+            world.observations, discount, columns, actions, reward=predicted.get("reward"),
+            proceed=predicted.get("continue"), reset=world.reset_name,
+        )  # fmt: skip
+        if sorted(own := [act.variable for act in found.acts]) != sorted(world.actions):
+            raise ConfigError(
+                f"expected a world with the actions {', '.join(own)} (a where there is one, else a_1, a_2, …, one for "
+                f"each choice), got one with {', '.join(world.actions) or 'none'}"
+            )
+        return found
 
     def observe(self, rows: Mapping[str, NDArray[Any]], device: torch.device) -> dict[str, Tensor]:
-        """Observations and the reset flag: images as [0, 1], classes as one-hots, vectors as they are, ``first``."""
+        """Observations and the flags of the reset: images as [0, 1], classes as one-hots, vectors as they are."""
         if missing := [key for key in (*self.names, "is_first") if key not in rows]:
             shown = table(("column", "got"), [(key, key in rows) for key in (*self.names, "is_first")])
             raise MissingInputError(f"perception needs the column {missing[0]!r} of the rows\n{shown}")
@@ -48,24 +88,22 @@ class Perception:
                 "expected rows [N, …] of N streams, got a single row; write {key: row[key][None] for key in row}"
             )
         found = {word: encoded(rows[key], self.columns[key], device) for key, word in self.names.items()}
-        return found | {"first": torch.as_tensor(rows["is_first"], device=device)}
+        return found | {self.reset: torch.as_tensor(rows["is_first"], device=device)}
 
     def learn(self, batch: Mapping[str, NDArray[Any]], device: torch.device) -> dict[str, Tensor]:
-        """Everything that a loss reads: observations, ``first``, actions, reward ``r`` and continuation ``c``."""
+        """Everything that a loss reads: observations, flags, actions, reward and continuation."""
         terminal = torch.as_tensor(batch["is_terminal"], device=device).float()
         taken = acts.encoded(self.acts, batch, device)
         going = ~torch.as_tensor(batch["is_last"], device=device)[..., None]
         for act in self.acts:  # nothing is executed at the last row: no class, where numbers are zero already
             if act.kind == "choice":
                 taken[act.variable] = taken[act.variable] * going
-        return (
-            self.observe(batch, device)
-            | taken
-            | {
-                "r": torch.as_tensor(np.ascontiguousarray(batch["reward"]), device=device).float(),
-                "c": (1 - terminal) * self.discount,
-            }
-        )
+        found = self.observe(batch, device) | taken
+        if self.reward is not None:
+            found[self.reward] = torch.as_tensor(np.ascontiguousarray(batch["reward"]), device=device).float()
+        if self.proceed is not None:
+            found[self.proceed] = (1 - terminal) * self.discount
+        return found
 
     def before(self, batch: Mapping[str, NDArray[Any]], device: torch.device) -> dict[str, Tensor]:
         """The actions of the rows before sequences, ``start/<column>``, ``[B, A]`` by variable."""

@@ -136,7 +136,7 @@ def build(
         config,
         world,
         ImaginationActorCritic(actor, critic, config.behaviour),
-        Perception(world.observations, config.behaviour.discount, columns, actions),
+        Perception.of(world, config.behaviour.discount, columns, actions),
         weights={"world": 1.0, "actor": 1.0, "critic": 1.0, "replay": config.replay_value},
         optimiser=partial(LaProp, lr=config.lr, warmup=config.warmup, clip=config.clip, units=units),
         horizon=config.imagine,

@@ -21,7 +21,9 @@ class State(dict[str, Any]):
 
     Every tensor has the same leading axes, then its event: ``axes=1`` is one step of N sequences, ``[N, event]``;
     ``axes=2`` is ``[N, T, event]``, with time on the last leading axis. A `Memory` has no axis of time: it is that of
-    the last step. The methods give new states and change none; what comes out shares its numbers with what went in.
+    the last step. In a dream under H given actions there are H + 1 states, and no action at the last one: a series that
+    ends before a step is not part of that step. The methods give new states and change none; what comes out shares its
+    numbers with what went in.
     """
 
     __slots__ = ("axes",)
@@ -56,13 +58,14 @@ class State(dict[str, Any]):
         Raises:
             ShapeError: a state of one step; a step that is not there; a memory at another step than the last.
         """
-        length = self._length("at")
+        length, axis = self._length("at"), self.axes - 1
         if not -length <= t < length:
             raise ShapeError(f"at: expected a step between {-length} and {length - 1}, got {t}")
-        if t not in (-1, length - 1):
+        t %= length
+        if t < length - 1:
             self._refuse_memory(f"at({t})")
-        before = (slice(None),) * (self.axes - 1)
-        return State({k: v if isinstance(v, Memory) else v[(*before, t)] for k, v in self.items()}, self.axes - 1)
+        there = {k: v for k, v in self.items() if isinstance(v, Memory) or t < v.shape[axis]}
+        return State({k: v if isinstance(v, Memory) else v.select(axis, t) for k, v in there.items()}, axis)
 
     def last(self) -> State:
         """The last step of a sequence, which a world goes on from: ``[N, event]`` of ``[N, T, event]``.
@@ -78,10 +81,11 @@ class State(dict[str, Any]):
         Raises:
             ShapeError: a state of one step; steps before the last of a state with a memory.
         """
-        if stop is not None and stop < self._length("span"):
+        length = self._length("span")
+        begin, end, _ = slice(first, stop).indices(length)
+        if end < length:
             self._refuse_memory(f"span({first}, {stop})")
-        self._length("span")
-        cut = (*(slice(None),) * (self.axes - 1), slice(first, stop))
+        cut = (*(slice(None),) * (self.axes - 1), slice(begin, end))
         return State({k: v if isinstance(v, Memory) else v[cut] for k, v in self.items()}, self.axes)
 
     def starts(self, last: int | None = None) -> State:
@@ -98,7 +102,8 @@ class State(dict[str, Any]):
             if last not in (None, 1):
                 self._refuse_memory(f"starts(last={last})")
             return self.last().flat()
-        return (self if last is None else self.span(-last)).flat()
+        whole = State({k: v for k, v in self.items() if v.shape[self.axes - 1] == length}, self.axes)
+        return (whole if last is None else whole.span(-last)).flat()
 
     def then(self, later: State) -> State:
         """One sequence and what follows it, joined over time, of the variables that both have; the later memory."""
@@ -130,11 +135,12 @@ class State(dict[str, Any]):
         """All leading axes as one: ``[N·T, event]`` of ``[N, T, event]``.
 
         Raises:
-            ShapeError: several axes, and a memory, which has one.
+            ShapeError: several axes, and a memory, which has one; series of different lengths.
         """
         if self.axes == 1:
             return self
         self._refuse_memory("flat")
+        _ = self.lead
         return State({k: v.reshape(-1, *v.shape[self.axes :]) for k, v in self.items()})
 
     def unflat(self, lead: tuple[int, ...]) -> State:
@@ -186,7 +192,7 @@ class State(dict[str, Any]):
                 f"{'axis' if self.axes == 1 else 'axes'}: {self!r}\nfilter and imagine give such states"
             )
         series = self.series
-        return int(next(iter(series.values())).shape[self.axes - 1]) if series else 1
+        return max((int(v.shape[self.axes - 1]) for v in series.values()), default=1)
 
     def _refuse_memory(self, what: str) -> None:
         for key, value in self.items():
@@ -199,11 +205,6 @@ def _refuse(what: str, key: str) -> NoReturn:
         f"{what}: {key} is a memory, which has its last value only\n"
         f"take the last state, states.last(), or its other variables, states.series"
     )
-
-
-def state_of(values: Values, axes: int) -> State:
-    """A state of these leading axes."""
-    return values if isinstance(values, State) and values.axes == axes else State(values, axes)
 
 
 def _flatten(state: State) -> tuple[list[Any], tuple[tuple[str, ...], int]]:
