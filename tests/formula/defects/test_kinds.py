@@ -53,3 +53,21 @@ def test_a_failure_of_shapes_is_still_one_of_shapes():
     loss = log(Normal("p(z|x)", nn.Linear(X + 1, X), shape=X // 2)).mean()
     with pytest.raises(FormulaError, match="make the network take these shapes"):
         loss(x=torch.zeros(B, X), z=torch.zeros(B, X // 2))
+
+
+@PATHS
+def test_classes_beside_data_of_another_dtype_stay_classes(path):
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.look, self.layer = nn.Embedding(5, X), nn.Linear(X, X)
+
+        def forward(self, k, x):
+            return self.look(k) + self.layer(x)
+
+    loss = log(Normal("p(z|k,x)", Both(), shape=X // 2)).mean()
+    given = {"k": torch.arange(B), "x": torch.zeros(B, X, dtype=torch.float64), "z": torch.zeros(B, X // 2)}
+    with pytest.raises(FormulaError) as refused:
+        run(loss, path, **given)
+    assert str(refused.value).splitlines()[-1] == "pass x=x.float(); or compute in float64 throughout: loss.double()"
+    assert run(loss, path, **given | {"x": torch.zeros(B, X)}).value.isfinite()

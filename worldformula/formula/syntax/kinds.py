@@ -51,9 +51,10 @@ def _advice(
     kinds = {p.dtype for p in _weights(factor) if p.is_floating_point()}
     wanted = next(iter(kinds)) if len(kinds) == 1 else torch.get_default_dtype()
     direct = [name for name in read if name in given and read[name].dtype != wanted]
-    strangers = direct or [k for k, v in given.items() if v.is_floating_point() and v.dtype != wanted]
-    if not strangers and "Long" in str(error) and (real := [k for k in read if k in given]):
-        return f"it takes whole numbers: pass {real[0]}={real[0]}.long()"
+    real = [name for name in direct if read[name].is_floating_point()]  # whole numbers beside them may be classes
+    strangers = real or direct or [k for k, v in given.items() if v.is_floating_point() and v.dtype != wanted]
+    if not strangers and "Long" in str(error) and (known := [k for k in read if k in given]):
+        return f"it takes whole numbers: pass {known[0]}={known[0]}.long()"
     if not strangers:
         return f"make the network compute in one dtype, that of what it reads: {whole}.{_short(wanted)}()"
     line = ", ".join(f"{name}={name}.{_short(wanted)}()" for name in strangers)
