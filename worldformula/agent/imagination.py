@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from worldformula.agent.actor import Actor
 from worldformula.agent.configurator import Configuration
-from worldformula.agent.contract import LearningConfig
 from worldformula.agent.cost import Cost
 from worldformula.agent.memory import ShortTermMemory
 from worldformula.agent.perception import Perception, encoded
 from worldformula.errors import CheckpointError, ConfigError
 from worldformula.learners.imagination import ImaginationActorCritic
 from worldformula.planner import Planner
+from worldformula.run.contract import LearningConfig
 from worldformula.training.objective import Minimises, Objective, Outs, Updates
 from worldformula.world import State, World
 

@@ -17,24 +17,24 @@ from typing import Annotated, Any, Protocol
 import tyro
 
 from worldformula import cards, catalogue
-from worldformula.agent.config import EnvConfig, RunConfig
-from worldformula.agent.contract import Agent, Batch
-from worldformula.agent.counters import Result
-from worldformula.agent.estimate import seconds_left
-from worldformula.agent.evaluate import evaluate
-from worldformula.agent.loop import Loop
-from worldformula.agent.saved import load_agent, open_run, record
 from worldformula.cards import demo
 from worldformula.cli import fit, header
 from worldformula.cli.display import Display
 from worldformula.envs import Score
 from worldformula.errors import ConfigError
-from worldformula.model.config import COMMAND
 from worldformula.model.run import open_model
 from worldformula.report.yardsticks import yardsticks
-from worldformula.training import checkpoint, devices, settings
+from worldformula.run.config import EnvConfig, RunConfig
+from worldformula.run.contract import Agent, Batch
+from worldformula.run.counters import Result
+from worldformula.run.estimate import seconds_left
+from worldformula.run.evaluate import evaluate
+from worldformula.run.folder import RunFolder, writing
+from worldformula.run.interact import Interact
+from worldformula.run.kinds import expect, kind_of
+from worldformula.run.saved import load_agent, open_run, record
+from worldformula.training import devices, settings
 from worldformula.training.progress import duration
-from worldformula.training.run import RunFolder, writing
 
 Settings = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")]
 Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
@@ -101,7 +101,7 @@ class Train:
         given = {"steps": self.steps, "seed": self.seed, "device": self.device}
         options = [f"{key}={value}" for key, value in given.items() if value is not None]
         if RunFolder(self.run_folder).exists:
-            config = open_run(self.run_folder).config
+            config = open_run(self.run_folder, "worldformula train").config
             config = dataclasses.replace(config, model=self.model or config.model, preset=self.preset or config.preset)
         else:
             if self.env is None:
@@ -167,7 +167,7 @@ class Eval:
         """Evaluates."""
         at_least(0, seed=self.seed)
         at_least(1, episodes=self.episodes)
-        run = open_run(self.folder)
+        run = open_run(self.folder, "worldformula eval")
         agent, found = load_agent(run, self.device)
         warn(found.rejected)
         env = run.config.env
@@ -203,7 +203,7 @@ class Dream:
             raise ConfigError(f"expected 0 < context < length, got context={self.context}, length={self.length}")
         at_least(0, seed=self.seed)
         at_least(1, sequences=self.sequences)
-        run = open_run(self.folder)
+        run = open_run(self.folder, "worldformula dream")
         agent, found = load_agent(run, self.device)
         warn(found.rejected)
         batch = record(agent, run.config.env, sequences=self.sequences, length=self.length, seed=self.seed)
@@ -222,7 +222,8 @@ class Report:
 
     def run(self) -> int:
         """Writes the page."""
-        if RunFolder(self.folder).config().get("command") == COMMAND:
+        folder = RunFolder(self.folder)
+        if kind_of(expect(folder, ("fit", "interact"), "worldformula report"), folder.path) == "fit":
             fit.report(open_model(self.folder, self.device))
             return 0
         run = open_run(self.folder)
@@ -335,17 +336,12 @@ def writable(path: Path) -> None:
 def train(config: RunConfig, folder: Path) -> Result:
     """Runs a configuration with its header, its display and its report."""
     with Display() as display:
-        loop = Loop(config, catalogue.find(config.model).build, folder, show=display)
+        loop = Interact(config, catalogue.find(config.model).build, folder, show=display)
         for line in header.lines(loop):
             print(line, flush=True)
         display.expected = seconds_left(loop)
         print(header.time_line(loop, display.expected), flush=True)
-        try:
-            result = loop.run()
-        except KeyboardInterrupt:
-            kept = [int(path.name) for path in checkpoint.steps_in(loop.folder.checkpoints)]
-            goes_on = f"goes on after step {kept[-1]:,}" if kept else "starts again: it had no checkpoint yet"
-            raise KeyboardInterrupt(f"interrupted at step {loop.count.steps:,}; the same command {goes_on}") from None
+        result = loop.run()
     count = result.counters
     print(
         f"{count.steps:,} steps, {count.updates:,} updates, {count.episodes} episodes in {duration(result.seconds)}"

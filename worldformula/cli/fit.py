@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,10 +16,12 @@ from worldformula.data.own import is_own, located, short
 from worldformula.errors import ConfigError, RunFolderError
 from worldformula.model.config import ModelConfig, read, start
 from worldformula.model.run import ModelRun, build, sized
-from worldformula.training import checkpoint, devices, settings
+from worldformula.run.folder import RunFolder
+from worldformula.run.kinds import expect
+from worldformula.run.run import kept
+from worldformula.training import devices, settings
 from worldformula.training.fit import FitConfig
 from worldformula.training.progress import Progress, duration
-from worldformula.training.run import RunFolder
 
 DEFAULT_PRESET = "tiny"
 
@@ -89,11 +90,10 @@ class Fit:
     def prepared(self) -> tuple[ModelConfig, DataSet]:
         """`config`, and the data, which a new run takes the sizes of the model from."""
         folder = RunFolder(self.folder())
-        kept = bool(checkpoint.steps_in(folder.checkpoints))
-        if folder.exists and kept and not self.resume:
+        if folder.exists and kept(folder) and not self.resume:
             raise RunFolderError(f"{folder.path} holds a run: add --resume to go on with it, or choose another --run")
         if folder.exists and self.resume:
-            config = read(folder.config(), folder.path)
+            config = read(expect(folder, ("fit",), "worldformula fit"), folder.path)
             config = dataclasses.replace(
                 config,
                 model=config.model if self.name is None else self.system(),
@@ -131,22 +131,15 @@ class Fit:
         run = ModelRun(config, self.folder(), say=print, data=found)
         for line in header(run):
             print(line, flush=True)
-        before = checkpoint.steps_in(run.folder.checkpoints)
-        try:
-            with Progress(run.config.fit.steps, int(before[-1].name) if before else 0) as show:
-                run.run(show)
-        except KeyboardInterrupt:
-            kept = [int(path.name) for path in checkpoint.steps_in(run.folder.checkpoints)]
-            after = f"go on after step {kept[-1]:,}" if kept else "start again, as it had no checkpoint yet"
-            command = shlex.join(["worldformula", "fit", run.config.model, "--run", str(self.folder()), "--resume"])
-            raise KeyboardInterrupt(f"interrupted at step {run.fitting.step:,}; {after}: {command}") from None
+        with Progress(run.config.fit.steps, max(kept(run.folder), default=0)) as show:
+            run.run(show)
         print(f"{run.fitting.step:,} steps in {duration(run.fitting.history.seconds)}")
         return report(run)
 
 
 def header(run: ModelRun) -> list[str]:
     """The first lines of a run: where, what, on what."""
-    config, first = run.config, next(iter(run.test.values()))
+    config, first = run.config, next(iter(run.test_rows.values()))
     weights = sum(p.numel() for p in run.model.loss.parameters() if p.requires_grad)
     rows = len(next(iter(run.data.train.values())))
     sizes = [text.removeprefix("sizes.") for text in config.changes]

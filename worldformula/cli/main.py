@@ -12,13 +12,13 @@ import tyro
 
 import worldformula
 from worldformula import catalogue
-from worldformula.agent.config import EnvConfig, RunConfig
 from worldformula.cli import commands
 from worldformula.cli.data import Data
 from worldformula.cli.fit import DEFAULT_PRESET, Fit
 from worldformula.errors import ConfigError, WorldformulaError, near
 from worldformula.model.config import start
 from worldformula.model.run import build
+from worldformula.run.config import EnvConfig, RunConfig
 from worldformula.training import settings
 
 COMMANDS: dict[str, Callable[..., commands.Command]] = {

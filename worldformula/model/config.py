@@ -15,7 +15,6 @@ from worldformula.errors import CatalogueError, ConfigError, RunFolderError, nea
 from worldformula.training import settings
 from worldformula.training.fit import FitConfig
 
-COMMAND = "fit"  # what `config.json` says, so that a folder of another kind of run is told apart
 FREE_ON_RESUME = ("fit.steps", "device", "changes")  # of the last one, the sizes tell
 
 
@@ -98,7 +97,8 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """As `config.json` holds it; ``sizes`` is there to be read, ``changes`` to be applied again."""
-        return {"command": COMMAND, **_written(settings.to_dict(self))}
+        found: dict[str, Any] = _written(settings.to_dict(self))
+        return found
 
 
 def _keys(part: Any) -> list[str]:
@@ -138,10 +138,8 @@ def read(values: Mapping[str, Any], where: object) -> ModelConfig:
     """The configuration that a `config.json` holds.
 
     Raises:
-        RunFolderError: it is that of another kind of run, or of another version.
+        RunFolderError: it is that of another version.
     """
-    if values.get("command") != COMMAND:
-        raise RunFolderError(f"{where} holds no run of `worldformula fit`: it trains an agent, or something else")
     try:
         fresh = start(values["model"], values["preset"], values["data"])
         fresh = fresh.changed(values["changes"])

@@ -32,9 +32,9 @@ from worldformula.report.parts import (
 )
 from worldformula.report.pictures import REACH, Pictures, draw
 from worldformula.report.write import seconds
+from worldformula.run.folder import read_metrics, writing
 from worldformula.training import devices
 from worldformula.training.game import Game
-from worldformula.training.run import read_metrics, writing
 from worldformula.training.seeding import derived, forked
 
 REPORT = 3  # what `derived` seeds are for; 0 to 2 are those of the run
@@ -95,7 +95,7 @@ def gather(run: ModelRun) -> Told:
     config, folder, loss = run.config, run.folder, run.model.loss
     seed = derived(config.seed, REPORT)
     with forked(seed), evaluating(run):
-        pictures = draw(run.model, run.data, run.test, seed)
+        pictures = draw(run.model, run.data, run.test_rows, seed)
     if isinstance(loss, Game):
         losses = {f"What {name} minimises": player.loss for name, player in loss.players.items()}
     else:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from worldformula.errors import ConfigError
+from worldformula.training import settings
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,24 @@ class RunConfig:
 
 FREE_ON_RESUME = ("steps", "device")
 """Settings that may change when a run goes on: how long it shall be, and where it runs."""
+FIXED = ("model", "preset", "env", "seed", "capacity", "checkpoint_every")
+"""Settings that no run of an agent can change: its replay, its episodes and its place in the catalogue hang on them."""
+
+
+def deliberate(config: Any, texts: Sequence[str], fixed: Sequence[str]) -> tuple[Any, dict[str, tuple[Any, Any]]]:
+    """A configuration with ``key=value`` changes for a run that goes on, and each change as (before, now).
+
+    Raises:
+        ConfigError: what cannot change, or an unknown setting or an impossible value.
+    """
+    changed = settings.override(config, texts)
+    found = settings.differences(config, changed)
+    if wrong := [key for key in found if any(key == f or key.startswith(f"{f}.") for f in fixed)]:
+        raise ConfigError(
+            f"--resume-with cannot change {wrong[0]}: the run was made with {found[wrong[0]][0]!r}. Begin a new run "
+            f"with another --run, from these weights if you like: --init. What no run can change: {', '.join(fixed)}"
+        )
+    return changed, found
 
 
 def _at_least(config: object, **limits: int) -> None:
