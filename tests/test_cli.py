@@ -105,7 +105,7 @@ def test_eval_report_and_dream_take_a_run_folder(trained: Path, capsys: pytest.C
 
 def test_a_loaded_agent_is_the_trained_one(trained: Path) -> None:
     run = open_run(trained)
-    agent, found = load_agent(run, "cpu")
+    agent, found, _ = load_agent(run, "cpu")
     saved = found.state["agent"]["weights"]["net.1.weight"]
     assert torch.equal(dict(agent.named_parameters())["net.1.weight"], saved)
     rows = record(agent, run.config.env, sequences=2, length=45, seed=0)

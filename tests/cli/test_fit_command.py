@@ -152,7 +152,7 @@ def test_open_model_brings_the_trained_weights(trained: Path) -> None:
     [
         (["fit", "vae"], "say what to train on, e.g. --data digits. There are: "),
         (["fit", "vea", "--data", "digits"], "Did you mean 'vae'"),
-        (["fit", "rssm", "--data", "digits"], "rssm is one of the worlds; fit expects one of the models: "),
+        (["fit", "cem", "--data", "digits"], "cem is one of the planners; fit expects a model or a world: "),
         (["fit", "vae", "--data", "digit"], "Did you mean 'digits'"),
         (["fit", "vae", "--data", "digits", "--set", "latnt=3"], "unknown setting 'latnt'. Did you mean 'latent'"),
         (["fit", "vae", "--data", "digits", "--set", "lr=0"], "lr > 0"),

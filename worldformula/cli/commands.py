@@ -168,7 +168,7 @@ class Eval:
         at_least(0, seed=self.seed)
         at_least(1, episodes=self.episodes)
         run = open_run(self.folder, "worldformula eval")
-        agent, found = load_agent(run, self.device)
+        agent, found, _ = load_agent(run, self.device)
         warn(found.rejected)
         env = run.config.env
         score = evaluate(agent, env, episodes=self.episodes, seed=self.seed, explore=self.explore)
@@ -182,7 +182,10 @@ class Eval:
 
 @dataclass(frozen=True)
 class Dream:
-    """Write videos/dream.webp: what happened beside what the world model imagines from the same start."""
+    """Write videos/dream.webp: what happened beside what the world model imagines from the same start.
+
+    An agent plays anew for it; a world that was fitted dreams windows of its data that it did not learn from.
+    """
 
     folder: Folder
     """The run folder."""
@@ -203,8 +206,12 @@ class Dream:
             raise ConfigError(f"expected 0 < context < length, got context={self.context}, length={self.length}")
         at_least(0, seed=self.seed)
         at_least(1, sequences=self.sequences)
-        run = open_run(self.folder, "worldformula dream")
-        agent, found = load_agent(run, self.device)
+        folder = RunFolder(self.folder)
+        if kind_of(expect(folder, ("fit", "interact"), "worldformula dream"), folder.path) == "fit":
+            print(fit.dream(open_model(self.folder, self.device), self.context, self.length, self.sequences, self.seed))
+            return 0
+        run = open_run(self.folder)
+        agent, found, _ = load_agent(run, self.device)
         warn(found.rejected)
         batch = record(agent, run.config.env, sequences=self.sequences, length=self.length, seed=self.seed)
         print(write_dream(agent, batch, self.context, run.folder))
@@ -227,7 +234,7 @@ class Report:
             fit.report(open_model(self.folder, self.device))
             return 0
         run = open_run(self.folder)
-        agent, found = load_agent(run, self.device)
+        agent, found, _ = load_agent(run, self.device)
         warn(found.rejected)
         write_report(run.folder, agent, devices.describe(devices.choose(self.device)))
         return 0

@@ -1,4 +1,4 @@
-"""``worldformula fit``: trains a static model, goes on with it, and writes its page."""
+"""``worldformula fit``: trains a model or a world, goes on with it, and writes its page."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from worldformula.data import DataSet
 from worldformula.data.own import is_own, located, short
 from worldformula.errors import ConfigError, RunFolderError
 from worldformula.model.config import ModelConfig, read, start
-from worldformula.model.run import ModelRun, build, sized
-from worldformula.run.folder import RunFolder
+from worldformula.model.run import ModelRun, build, evaluating, loaded, sized
+from worldformula.model.through_time import ThroughTime
+from worldformula.run.folder import RunFolder, writing
 from worldformula.run.kinds import expect
 from worldformula.run.run import kept
 from worldformula.training import devices, settings
@@ -32,9 +33,10 @@ def _option(metavar: str, default: str, **more: Any) -> Any:
 
 @dataclass(frozen=True)
 class Fit:
-    """Train a static model, or go on exactly where an interrupted run stopped.
+    """Train a model, or a world on episodes, or go on exactly where an interrupted run stopped.
 
     For example: worldformula fit vae --data digits --set latent=8 --set lr=3e-4
+    or: worldformula fit rssm --data episodes.npz
 
     The run folder gets the configuration, metrics.jsonl, checkpoints, and report.html with samples, reconstructions and
     traversals. After Ctrl-C, or after a crash: the same command with --resume. What is not given is then taken from
@@ -42,10 +44,11 @@ class Fit:
     """
 
     name: Annotated[str | None, tyro.conf.Positional, _option("NAME", "that of the run folder")] = None
-    """A model that `worldformula models` lists, e.g. vae."""
+    """A model or a world that `worldformula models` lists, e.g. vae or rssm."""
     data: Annotated[str | None, _option("NAME|PATH", "that of the run folder")] = None
     """What to train on, e.g. digits; or your own: a folder of pictures (a class per subfolder), x.npz, t.csv, t.txt, or
-    module:function of the current folder. `worldformula data` lists and shows them."""
+    module:function of the current folder. `worldformula data` lists and shows them. For a world: episodes.npz with
+    arrays [N, T, …], minari:ID, module:function, or a data set whose rows are series."""
     preset: Annotated[str | None, _option("NAME", DEFAULT_PRESET)] = None
     """A preset of the model."""
     steps: Annotated[str | None, _option("N", f"{FitConfig.steps}")] = None
@@ -113,7 +116,7 @@ class Fit:
         symbols = build(config).coefficients if texts else ()
         again = set(config.changes)  # a resumed run repeats its settings
         config = config.changed([text for text in texts if text not in again], symbols)
-        found = data.load(config.data, config.reading)
+        found = loaded(config)
         return config if self.resume else sized(config, found), found
 
     def run(self) -> int:
@@ -137,16 +140,41 @@ class Fit:
         return report(run)
 
 
+def dream(run: ModelRun, context: int, length: int, sequences: int, seed: int) -> Path:
+    """Writes videos/dream.webp of a fitted world; returns its path.
+
+    Raises:
+        ConfigError: it is no world, or observes no pictures.
+    """
+    from worldformula.report.dreams import dreams
+
+    if not isinstance(run.model, ThroughTime):
+        raise ConfigError(f"{run.config.model} is no world, it has no time to dream in; its page: worldformula report")
+    rows = {key: value[:, :length] for key, value in run.test_rows.items()}
+    with evaluating(run):
+        video = dreams(run.model, rows, context=context, seed=seed).video(sequences)
+    path = run.folder.videos / "dream.webp"
+    with writing(run.folder.path):
+        run.folder.videos.mkdir(exist_ok=True)
+        path.write_bytes(video)
+    return path
+
+
 def header(run: ModelRun) -> list[str]:
     """The first lines of a run: where, what, on what."""
     config, first = run.config, next(iter(run.test_rows.values()))
     weights = sum(p.numel() for p in run.model.loss.parameters() if p.requires_grad)
-    rows = len(next(iter(run.data.train.values())))
+    rows, seen = len(next(iter(run.data.train.values()))), list[str]()
+    what = "windows" if isinstance(run.model, ThroughTime) else "rows"
+    if isinstance(run.model, ThroughTime):
+        unread = "" if "a" in run.model.inputs or run.model.actions is None else "; this world reads no action"
+        seen = [f"observed {', '.join(run.model.names)}{unread}"]
     sizes = [text.removeprefix("sizes.") for text in config.changes]
     return [
         f"device {devices.describe(run.device)}, {config.threads} CPU thread(s)",
         f"model {config.model}, preset {config.preset}, seed {config.seed}: {weights:,} parameters",
-        f"data {run.data.name}: {rows:,} rows to train on, {len(first):,} to test on. {run.data.note}",
+        f"data {run.data.name}: {rows:,} {what} to train on, {len(first):,} to test on. {run.data.note}",
+        *seen,
         *([f"sizes {', '.join(sizes)}"] if sizes else []),
     ]
 

@@ -46,6 +46,8 @@ class ModelConfig:
     """How many checkpoints, evenly spaced; at each the test data are measured too."""
     changes: tuple[str, ...] = ()
     """The ``key=value`` texts that made `sizes` from the preset."""
+    columns: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of a world: what its data hold, by column; see `worldformula.model.through_time.columns_of`."""
 
     def __post_init__(self) -> None:
         for name, least in (("seed", 0), ("threads", 1), ("checkpoints", 1)):
@@ -128,10 +130,11 @@ def start(model: str, preset: str, data: str) -> ModelConfig:
         CatalogueError: no such system or preset, or the system is of another kind.
     """
     system = catalogue.find(model)
-    if system.kind != "models":
-        known = ", ".join(catalogue.names("models"))
-        raise CatalogueError(f"{system.name} is one of the {system.kind}; fit expects one of the models: {known}")
-    return ModelConfig(system.name, preset, located(data), system.sizes(preset))
+    if system.kind not in ("models", "worlds"):
+        known = ", ".join((*catalogue.names("models"), *catalogue.names("worlds")))
+        raise CatalogueError(f"{system.name} is one of the {system.kind}; fit expects a model or a world: {known}")
+    how = FitConfig(batch=16, clip=1.0) if system.kind == "worlds" else FitConfig()  # a row is a window of many steps
+    return ModelConfig(system.name, preset, located(data), system.sizes(preset), how)
 
 
 def read(values: Mapping[str, Any], where: object) -> ModelConfig:
@@ -146,7 +149,8 @@ def read(values: Mapping[str, Any], where: object) -> ModelConfig:
         own = {key: values[key] for key in ("seed", "device", "threads", "checkpoints")}
         fit = settings.from_dict(fresh.fit, values["fit"])
         reading = settings.from_dict(fresh.reading, values.get("reading", {}))
-        return dataclasses.replace(fresh, **own, fit=fit, reading=reading, symbols=dict(values["symbols"]))
+        more = {"symbols": dict(values["symbols"]), "columns": values.get("columns", {})}
+        return dataclasses.replace(fresh, **own, **more, fit=fit, reading=reading)
     except (KeyError, TypeError, ConfigError) as error:
         raise RunFolderError(f"{where} is not a configuration of this version: {error}") from error
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldformula import catalogue, data
-from worldformula.data import DataSet, load
+from worldformula.data import DataSet, load, sequences
 from worldformula.errors import (
     CatalogueError,
     CheckpointError,
@@ -26,6 +26,7 @@ from worldformula.errors import (
 from worldformula.model.config import ModelConfig, differences, read, start
 from worldformula.model.contract import Model
 from worldformula.model.sizes import inferred
+from worldformula.model.through_time import PLACEHOLDER, ThroughTime, built, columns_of, fitted
 from worldformula.run.fit import Fit
 from worldformula.run.folder import RunFolder
 from worldformula.run.kinds import expect
@@ -63,7 +64,7 @@ class ModelRun(Fit):
     ) -> None:
         self.config, self.folder, self.say = config, RunFolder(folder), say
         self.device = devices.choose(config.device)
-        self.data = load(config.data, config.reading) if data is None else data
+        self.data = loaded(config) if data is None else data
         self._digest: str | None = self.data.digest()
         self.threads = config.threads
         self.model = build(config)
@@ -83,6 +84,8 @@ class ModelRun(Fit):
 
     def _rows(self, arrays: Mapping[str, Any]) -> dict[str, Tensor]:
         """A part of the data for this model, or an error that ends in the data sets that would fit."""
+        if isinstance(self.model, ThroughTime):
+            return self.model.rows(arrays, self.data.name)
         try:
             return self.model.rows(arrays, self.data.name)
         except (ShapeError, MissingInputError) as error:
@@ -146,7 +149,10 @@ def build(config: ModelConfig) -> Model:
         CatalogueError: the system's ``build`` returns something else.
     """
     with forked(derived(config.seed, BUILD)):
-        model = catalogue.find(config.model).build(config.sizes)
+        system = catalogue.find(config.model)
+        if system.kind == "worlds":
+            return built(system, config.sizes, config.columns or PLACEHOLDER)
+        model = system.build(config.sizes)
     if not isinstance(model, Model):
         raise CatalogueError(
             f"{config.model}: expected its build to return a Model, got {type(model).__name__}; "
@@ -172,9 +178,19 @@ def open_model(path: str | Path, device: str = "auto", doing: str = "this") -> M
 
 
 def sized(config: ModelConfig, found: DataSet) -> ModelConfig:
-    """The configuration with the sizes that its data need, except for those that were set."""
+    """The configuration with the sizes that its data need, except for those that were set; of a world, its columns."""
     given = {text.partition("=")[0].strip().removeprefix("sizes.") for text in config.changes}
+    if catalogue.find(config.model).kind == "worlds":
+        columns = columns_of(found)
+        return dataclasses.replace(config.changed(fitted(config.sizes, columns, given)), columns=columns)
     return config.changed(inferred(config.sizes, found, given))
+
+
+def loaded(config: ModelConfig) -> DataSet:
+    """The data of a configuration: rows for a model, windows of episodes for a world."""
+    if catalogue.find(config.model).kind == "worlds":
+        return sequences.load(config.data, config.reading)
+    return load(config.data, config.reading)
 
 
 def takers(found: DataSet) -> list[str]:

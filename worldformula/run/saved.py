@@ -56,8 +56,8 @@ def open_run(path: str | Path, doing: str = "this") -> SavedRun:
         raise RunFolderError(f"{folder.config_file} is not a configuration of this version: {error}") from error
 
 
-def load_agent(run: SavedRun, device: str = "auto") -> tuple[Agent, checkpoint.Checkpoint]:
-    """The agent as of the newest good checkpoint, on any device that this machine has.
+def load_agent(run: SavedRun, device: str = "auto") -> tuple[Agent, checkpoint.Checkpoint, Envs]:
+    """The agent as of the newest good checkpoint, on any device that this machine has; and environments like its own.
 
     Raises:
         CheckpointError: there is no checkpoint yet, none can be read, or none fits.
@@ -72,7 +72,7 @@ def load_agent(run: SavedRun, device: str = "auto") -> tuple[Agent, checkpoint.C
     agent.to(devices.choose(device))
     with checked(found):
         agent.restore(found.state["agent"])
-    return agent, found
+    return agent, found, envs
 
 
 def record(agent: Acting, env: EnvConfig, *, sequences: int, length: int, seed: int) -> dict[str, NDArray[Any]]:
