@@ -16,8 +16,8 @@ import torch
 import worldformula
 import worldformula.agents
 from worldformula.cli import main
-from worldformula.cli.commands import Train
 from worldformula.cli.display import Display
+from worldformula.cli.train import Train
 from worldformula.errors import CheckpointError, ConfigError
 from worldformula.run.folder import read_metrics
 from worldformula.run.interact import Interact

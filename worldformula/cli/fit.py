@@ -25,6 +25,9 @@ from worldformula.training.fit import FitConfig
 from worldformula.training.progress import Progress, duration
 
 DEFAULT_PRESET = "tiny"
+IN_FILE = {"model": "name", "run": "out"} | {
+    name: name for name in ("data", "preset", "steps", "batch", "seed", "seeds", "device", "resume", "init", "freeze")
+}  # what --config may hold, and the field
 
 
 def _option(metavar: str, default: str, **more: Any) -> Any:
@@ -71,6 +74,12 @@ class Fit:
     command line wins."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on with the run in the folder."""
+    resume_with: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """A setting that shall change as the run goes on, e.g. --resume-with lr=1e-4; config.json lists them all."""
+    init: Annotated[Path | None, _option("RUN", "new weights")] = None
+    """Another run (or a folder of save_pretrained) whose weights a new run begins with."""
+    freeze: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME")] = ()
+    """A part that does not learn, by the name of its weights, e.g. q_z_given_x; may be given several times."""
 
     def folder(self) -> Path:
         """Where the run lies."""
@@ -109,6 +118,11 @@ class Fit:
             if self.data is None:
                 raise ConfigError(f"say what to train on, e.g. --data digits. There are: {', '.join(data.names())}.")
             config = start(self.system(), self.preset or DEFAULT_PRESET, self.data)
+        if self.resume_with and not (self.resume and kept(folder)):
+            raise ConfigError("--resume-with changes a run that goes on: add --resume, or write --set for a new run")
+        if self.init is not None:
+            config = dataclasses.replace(config, init=str(self.init.expanduser().resolve()))
+        config = dataclasses.replace(config, freeze=self.freeze or config.freeze)
         options = {"seed": self.seed, "device": self.device}
         config = settings.override(config, [f"{k}={v}" for k, v in options.items() if v is not None])
         lengths = {"fit.steps": self.steps, "fit.batch": self.batch}
@@ -122,7 +136,7 @@ class Fit:
     def run(self) -> int:
         """Trains, and writes the page."""
         if self.config_file is not None:
-            return from_file(self, self.config_file).run()
+            return from_file(self, self.config_file, IN_FILE).run()
         if self.seeds is not None:
             return sweep(self, self.seeds)
         self.one()
@@ -131,7 +145,7 @@ class Fit:
     def one(self) -> dict[str, float]:
         """One run; what it reached on the test data."""
         config, found = self.prepared()
-        run = ModelRun(config, self.folder(), say=print, data=found)
+        run = ModelRun(config, self.folder(), print, found, self.resume_with)
         for line in header(run):
             print(line, flush=True)
         with Progress(run.config.fit.steps, max(kept(run.folder), default=0)) as show:

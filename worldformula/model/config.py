@@ -46,6 +46,10 @@ class ModelConfig:
     """How many checkpoints, evenly spaced; at each the test data are measured too."""
     changes: tuple[str, ...] = ()
     """The ``key=value`` texts that made `sizes` from the preset."""
+    init: str = ""
+    """Another run, or a folder of save_pretrained, whose weights a new run begins with; --init."""
+    freeze: tuple[str, ...] = ()
+    """Parts that do not learn, by the names of their weights; --freeze adds one."""
     columns: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Of a world: what its data hold, by column; see `worldformula.model.through_time.columns_of`."""
 
@@ -150,9 +154,32 @@ def read(values: Mapping[str, Any], where: object) -> ModelConfig:
         fit = settings.from_dict(fresh.fit, values["fit"])
         reading = settings.from_dict(fresh.reading, values.get("reading", {}))
         more = {"symbols": dict(values["symbols"]), "columns": values.get("columns", {})}
+        more |= {"init": values.get("init", ""), "freeze": tuple(values.get("freeze", ()))}
         return dataclasses.replace(fresh, **own, **more, fit=fit, reading=reading)
     except (KeyError, TypeError, ConfigError) as error:
         raise RunFolderError(f"{where} is not a configuration of this version: {error}") from error
+
+
+def deliberate(config: ModelConfig, texts: Iterable[str]) -> tuple[ModelConfig, dict[str, tuple[Any, Any]]]:
+    """The configuration of a run that goes on with other settings, and each change as (before, now).
+
+    Raises:
+        ConfigError: what cannot change.
+    """
+    symbols, rest = [t for t in texts if t.partition("=")[0].strip() in config.symbols], list(texts)
+    own = [t for t in rest if t.partition("=")[0].strip() in ("checkpoints", "threads")]
+    changed = config.changed([t for t in rest if t not in own], [t.partition("=")[0].strip() for t in symbols])
+    changed = settings.override(changed, own)
+    found = differences(config, changed)
+    allowed = ("fit.", "symbols.", "checkpoints", "threads")
+    wrong = [key for key in found if not key.startswith(allowed) or (key == "fit.ema" and None in found[key])]
+    if wrong:
+        raise ConfigError(
+            f"--resume-with cannot change {wrong[0]}: the run was made with {found[wrong[0]][0]!r}. Begin a new run "
+            "with another --run, from these weights if you like: --init. What a run can change: lr, batch, clip, "
+            "schedule, weight_decay, betas, log_every, checkpoints, threads, and coefficients that were set"
+        )
+    return changed, found
 
 
 def differences(stored: ModelConfig, wanted: ModelConfig) -> dict[str, tuple[Any, Any]]:

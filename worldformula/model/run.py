@@ -23,10 +23,11 @@ from worldformula.errors import (
     ShapeError,
     WorldformulaError,
 )
-from worldformula.model.config import ModelConfig, differences, read, start
+from worldformula.model.config import ModelConfig, deliberate, differences, read, start
 from worldformula.model.contract import Model
 from worldformula.model.sizes import inferred
 from worldformula.model.through_time import PLACEHOLDER, ThroughTime, built, columns_of, fitted
+from worldformula.run import transfer
 from worldformula.run.fit import Fit
 from worldformula.run.folder import RunFolder
 from worldformula.run.kinds import expect
@@ -48,6 +49,7 @@ class ModelRun(Fit):
         folder: where it is written; nothing is written before `run`.
         say: called with a line of warning.
         data: where they were read already.
+        resume_with: ``key=value`` texts: settings that shall change as the run goes on.
 
     Raises:
         CatalogueError: no such data set, or the system's ``build`` does not return a `Model`.
@@ -61,8 +63,11 @@ class ModelRun(Fit):
         folder: str | Path,
         say: Callable[[str], None] = lambda _: None,
         data: DataSet | None = None,
+        resume_with: tuple[str, ...] = (),
     ) -> None:
-        self.config, self.folder, self.say = config, RunFolder(folder), say
+        self.folder, self.say, self.asked = RunFolder(folder), say, config
+        config, self.changed = deliberate(config, resume_with) if resume_with else (config, {})
+        self.config = config
         self.device = devices.choose(config.device)
         self.data = loaded(config) if data is None else data
         self._digest: str | None = self.data.digest()
@@ -70,6 +75,7 @@ class ModelRun(Fit):
         self.model = build(config)
         if reason := self.model.before_fit:
             raise ConfigError(f"{config.model} cannot be trained by one fit: {reason}")
+        transfer.prepare(self.model.loss, "" if kept(self.folder) else config.init, config.freeze, say)
         self.model.loss.to(self.device)
         rows, test = (self._rows(part) for part in (self.data.train, self.data.test))
         self.test_rows = {k: v[:TEST_ROWS] for k, v in test.items()}
@@ -99,7 +105,7 @@ class ModelRun(Fit):
     def run(self, show: Callable[[Fitting], None] | None = None) -> None:
         """Trains to the end, or goes on to it; Ctrl-C ends it after the update, with a checkpoint. See `Run.go`."""
         self.show = show
-        Run(self, self.folder, say=self.say).go()
+        Run(self, self.folder, say=self.say, changed=self.changed).go()
 
     def open(self) -> None:
         """Goes back to the newest good checkpoint, where there is one, whatever the data are now."""
@@ -135,7 +141,7 @@ class ModelRun(Fit):
 
     def differences(self, stored: Mapping[str, Any]) -> Mapping[str, tuple[Any, Any]]:
         """Against the settings of the folder."""
-        return differences(read(stored, self.folder.path), self.config)
+        return differences(read(stored, self.folder.path), self.asked)
 
     def resume_hint(self) -> str:
         """The command."""

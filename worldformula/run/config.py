@@ -107,6 +107,10 @@ class RunConfig:
     """Episodes per evaluation; 0 switches evaluation off."""
     tensorboard: bool = True
     """Write TensorBoard events too, where TensorBoard is installed."""
+    init: str = ""
+    """Another run, or a folder of save_pretrained, whose weights a new run begins with; --init."""
+    freeze: tuple[str, ...] = ()
+    """Parts that do not learn, by the names of their weights; --freeze adds one."""
 
     def __post_init__(self) -> None:
         _at_least(self, steps=1, seed=0, threads=0, capacity=1, checkpoint_every=1, log_every=1)
@@ -117,7 +121,7 @@ class RunConfig:
 
 FREE_ON_RESUME = ("steps", "device")
 """Settings that may change when a run goes on: how long it shall be, and where it runs."""
-FIXED = ("model", "preset", "env", "seed", "capacity", "checkpoint_every")
+FIXED = ("model", "preset", "env", "seed", "capacity", "checkpoint_every", "init", "freeze")
 """Settings that no run of an agent can change: its replay, its episodes and its place in the catalogue hang on them."""
 
 

@@ -27,6 +27,7 @@ import torch
 from worldformula.data.replay import Replay
 from worldformula.envs import Envs, Episode
 from worldformula.errors import CheckpointError, ConfigError, NonFiniteError, RunFolderError, WorldformulaError
+from worldformula.run import transfer
 from worldformula.run.config import FIXED, FREE_ON_RESUME, RunConfig, deliberate
 from worldformula.run.contract import Agent, Batch, Build, Learning, Write
 from worldformula.run.counters import Counters, Result, means
@@ -97,9 +98,12 @@ class Interact:
         self.evaluation: Evaluation | None = None
         env = self.config.env
         self.envs = Envs(env.id, env.num, seed=self.config.seed, recover=True, **env.options())
+        if any(key.startswith("agent.") for key in self.changed):
+            transfer.same_sizes(build, self.asked, self.config, self.envs, self.changed)
         seed_everything(self.config.seed)
         self.agent = self.fresh_agent()
         self._check()
+        transfer.prepare(self.agent, "" if steps else self.config.init, self.config.freeze, say)
         self._sums: dict[str, float] = {}
         self._summed = 0
         self._finished: list[Episode] = []

@@ -51,8 +51,10 @@ class Run:
             before = folder.config().get("changed", []) if found and folder.exists else []
             now = [{"step": self._step(found), "setting": k, "from": a, "to": b} for k, (a, b) in self.changed.items()]
             more = {"changed": [*before, *now]} if before or now else {}
+            position = self._restored(found) if found else 0  # before anything is written: it may be refused
             folder.create({"kind": task.kind, **task.written(), **more})
-            position = self._restored(found)
+            if not found:
+                task.begin()
             events = task.tensorboard
             with MetricsLog(folder, position=position, step=task.step, tensorboard=events) as log, Stop() as stop:
                 try:
@@ -78,7 +80,8 @@ class Run:
     def open(self) -> checkpoint.Checkpoint | None:
         """Restores the task from the newest good checkpoint, where there is one, without going on."""
         found = self._found()
-        self._restored(found)
+        if found is not None:
+            self._restored(found)
         return found
 
     def _found(self) -> checkpoint.Checkpoint | None:
@@ -91,11 +94,8 @@ class Run:
     def _step(found: checkpoint.Checkpoint | None) -> int:
         return found.step if found else 0
 
-    def _restored(self, found: checkpoint.Checkpoint | None) -> int:
+    def _restored(self, found: checkpoint.Checkpoint) -> int:
         """Puts a checkpoint into the task; the bytes of the metrics that count."""
-        if found is None:
-            self.task.begin()
-            return 0
         with checked(found):
             self.task.restore(found.state)
             return int(found.state["metrics"])
