@@ -15,15 +15,15 @@ import torch
 
 import worldformula
 import worldformula.agents
-from worldformula.agent.loop import Loop
-from worldformula.agent.saved import load_agent, open_run, record
 from worldformula.cli import main
-from worldformula.cli.commands import Train
 from worldformula.cli.display import Display
+from worldformula.cli.train import Train
 from worldformula.errors import CheckpointError, ConfigError
+from worldformula.run.folder import read_metrics
+from worldformula.run.interact import Interact
+from worldformula.run.saved import load_agent, open_run, record
 from worldformula.training import checkpoint
 from worldformula.training.progress import duration
-from worldformula.training.run import read_metrics
 
 SYSTEMS = str(Path(__file__).parent / "agent" / "systems")
 SMALL = ["--set", "env.max_steps=20", "--set", "eval_episodes=2", "--set", "tensorboard=no", "--set=threads=1"]
@@ -105,7 +105,7 @@ def test_eval_report_and_dream_take_a_run_folder(trained: Path, capsys: pytest.C
 
 def test_a_loaded_agent_is_the_trained_one(trained: Path) -> None:
     run = open_run(trained)
-    agent, found = load_agent(run, "cpu")
+    agent, found, _ = load_agent(run, "cpu")
     saved = found.state["agent"]["weights"]["net.1.weight"]
     assert torch.equal(dict(agent.named_parameters())["net.1.weight"], saved)
     rows = record(agent, run.config.env, sequences=2, length=45, seed=0)
@@ -217,22 +217,22 @@ def test_an_interrupted_run_says_where_it_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(after: int) -> None:
-        def call(display: Display, loop: Loop) -> None:
+        def call(display: Display, loop: Interact) -> None:
             if loop.count.steps > after:
                 raise KeyboardInterrupt
 
         monkeypatch.setattr(Display, "__call__", call)
 
-    monkeypatch.setattr("worldformula.agent.loop.SHOW_EVERY", 0.0)
+    monkeypatch.setattr("worldformula.run.interact.SHOW_EVERY", 0.0)
     more = ("--set", "checkpoint_every=60")
     interrupt(40)
     assert train(tmp_path / "run", *more) == 130
-    assert (
-        capsys.readouterr().err == "\ninterrupted at step 44; the same command starts again: it had no checkpoint yet\n"
-    )
+    command = f"worldformula train --run {tmp_path / 'run'}"
+    again = "start again, as it had no checkpoint yet"
+    assert capsys.readouterr().err == f"\ninterrupted at step 44; {again}: {command}\n"
     interrupt(100)
     assert train(tmp_path / "run", *more) == 130
-    assert capsys.readouterr().err == "\ninterrupted at step 104; the same command goes on after step 60\n"
+    assert capsys.readouterr().err == f"\ninterrupted at step 104; go on after step 60: {command}\n"
 
 
 def test_damaged_logs(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

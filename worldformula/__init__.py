@@ -1,5 +1,8 @@
 """World models, written as formulas."""
 
+import importlib
+from typing import Any
+
 from worldformula.formula import (
     JS,
     KL,
@@ -80,6 +83,15 @@ from worldformula.world import PriorDynamics, State, World
 
 __version__ = "0.1.0"
 
+_OPENED = ("load", "save_pretrained", "from_pretrained")  # of `saved`, which needs what needs this file
+
+
+def __getattr__(name: str) -> Any:
+    if name in _OPENED:
+        return getattr(importlib.import_module("worldformula.saved"), name)
+    raise AttributeError(f"module 'worldformula' has no attribute {name!r}")
+
+
 __all__ = [
     "JS",
     "KL",
@@ -144,6 +156,8 @@ __all__ = [
     "clamp",
     "each",
     "exp",
+    "from_pretrained",
+    "load",
     "log",
     "maximum",
     "minimum",
@@ -151,6 +165,7 @@ __all__ = [
     "positive",
     "ratio",
     "relu",
+    "save_pretrained",
     "sg",
     "sigmoid",
     "softplus",

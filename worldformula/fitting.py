@@ -17,23 +17,23 @@ from torch import Tensor
 
 from worldformula.data import DataSet, load
 from worldformula.data.base import digest
-from worldformula.errors import CheckpointError, ConfigError, RunFolderError, ShapeError, WorldformulaError, table
+from worldformula.errors import ConfigError, RunFolderError, ShapeError
 from worldformula.formula.expressions.expression import Expression
 from worldformula.model import Model
 from worldformula.model.contract import in_shape
 from worldformula.report.fitted import write_fit
+from worldformula.run.fit import Fit
+from worldformula.run.folder import RunFolder, read_metrics
+from worldformula.run.run import Run, kept
 from worldformula.training import checkpoint, settings
 from worldformula.training.chosen import chosen
 from worldformula.training.fit import Best, FitConfig, Fitting, History, pursue, updates
 from worldformula.training.game import Game
 from worldformula.training.progress import Progress
-from worldformula.training.run import MetricsLog, RunFolder, read_metrics
 from worldformula.training.seeding import derived
 from worldformula.training.source import per_epoch, readied
-from worldformula.training.stop import Stop
 from worldformula.training.validation import Validation
 
-COMMAND = "worldformula.fitting.fit"
 Loss = Expression | Game | Model
 
 
@@ -72,6 +72,25 @@ def fit(
         RunFolderError: the folder holds a run, or one with other settings.
         NonFiniteError: a value was NaN or infinite.
     """
+    made = task(
+        loss, data, run, batch=batch, steps=steps, epochs=epochs, lr=lr, seed=seed, names=names, inputs=inputs,
+        symbols=symbols, optimizer=optimizer, validation=validation, **more,
+    )  # fmt: skip
+    if run is None:
+        with Progress(made.goal) if progress else _silent() as show:
+            return pursue(made.fitting, made.every, made.judge, show=show)
+    made.run(resume=resume, progress=progress)
+    write_fit(made.folder, made.fitting, made.written(), *made.told)
+    return made.fitting.history
+
+
+def task(
+    loss: Loss, data: Any, run: str | Path | RunFolder | None, *, batch: int = FitConfig.batch,
+    steps: int | None = None, epochs: int | None = None, lr: float | None = None, seed: int = 0,
+    names: Sequence[str] = ("x", "y"), inputs: Any = None, symbols: Any = None, optimizer: Any = None,
+    validation: Any = None, **more: Any,
+) -> PythonFit:  # fmt: skip
+    """What `fit` does, as a task, e.g. for a phase of `worldformula.run.phases`; arguments as there."""
     found = load(str(data)) if isinstance(data, str | Path) else data
     if isinstance(found, DataSet) and validation is None:
         validation = found.test
@@ -85,93 +104,66 @@ def fit(
         make=None if optimizer is None else chosen(optimizer, config, lr),
     )  # fmt: skip
     judge = None if held is None else Validation(fitting, held, batch, names, derived(seed, 2))
-    every = length or max(1, config.steps // 20)
-    if run is None:
-        with Progress(config.steps) if progress else _silent() as show:
-            return pursue(fitting, every, judge, show=show)
     written = {
-        "command": COMMAND, "formula": _formulas(objective), "data": _said(ready), "seed": seed, "epochs": epochs,
+        "formula": _formulas(objective), "data": _said(ready), "seed": seed, "epochs": epochs,
         "optimizer": "AdamW" if optimizer is None else _name(optimizer), "fit": settings.to_dict(config),
     }  # fmt: skip
-    folder = Folder(RunFolder(run), written, fitting, resume=resume)
-    folder.fill(every, judge, progress=progress)
-    write_fit(folder.paths, fitting, written, loss, found, held)
-    return fitting.history
+    folder = run if isinstance(run, RunFolder) else RunFolder("" if run is None else run)
+    return PythonFit(fitting, length or max(1, config.steps // 20), judge, folder, written, (loss, found, held))
 
 
-class Folder:
+class PythonFit(Fit):
     """The run folder of a fit in Python: what is written on the way, and what it goes on from."""
 
-    def __init__(self, paths: RunFolder, written: dict[str, Any], fitting: Fitting, *, resume: bool) -> None:
-        self.paths, self.written, self.fitting = paths, written, fitting
-        kept = bool(checkpoint.steps_in(paths.checkpoints))
-        if kept and not resume:
-            raise RunFolderError(f"{paths.path} holds a run: pass resume=True to go on with it, or choose another run=")
-        if resume and not kept:
-            raise RunFolderError(f"{paths.path} holds no run to go on with; leave resume out to begin one")
+    kind = "python"
 
-    def fill(self, every: int, judge: Validation | None, *, progress: bool) -> None:
-        """Trains to the end, or goes on to it; Ctrl-C leaves a checkpoint.
+    def __init__(
+        self, fitting: Fitting, every: int, judge: Validation | None, folder: RunFolder, written: dict[str, Any],
+        told: tuple[Any, Any, Any],
+    ) -> None:  # fmt: skip
+        super().__init__(fitting, every, judge)
+        self.folder, self._written, self.told = folder, written, told
 
-        Raises:
-            KeyboardInterrupt: says how to go on.
-        """
-        fitting = self.fitting
-        with self.paths.locked():
-            if checkpoint.steps_in(self.paths.checkpoints):
-                self._agree()
-            self.paths.create(self.written)
-            position = self._restore()
-            with MetricsLog(self.paths, position=position, step=fitting.step) as metrics, Stop() as stop:
-                fitting.history.rows = read_metrics(self.paths.metrics_file)
-                told = len(fitting.history.rows)
+    def run(self, *, resume: bool, progress: bool) -> None:
+        """Trains to the end, or goes on to it; Ctrl-C leaves a checkpoint. See `Run.go`."""
+        path, held = self.folder.path, bool(kept(self.folder))
+        if held and not resume:
+            raise RunFolderError(f"{path} holds a run: pass resume=True to go on with it, or choose another run=")
+        if resume and not held:
+            raise RunFolderError(f"{path} holds no run to go on with; leave resume out to begin one")
+        with Progress(self.goal, max(kept(self.folder), default=0)) if progress else _silent() as self.show:
+            Run(self, self.folder).go()
 
-                def after() -> None:
-                    nonlocal told
-                    for row in fitting.history.rows[told:]:
-                        metrics.write(int(row["step"]), {k: v for k, v in row.items() if k != "step"})
-                    told = len(fitting.history.rows)
-                    state = {"fit": fitting.state_dict(), "metrics": metrics.position(), "best": self._best()}
-                    checkpoint.save(self.paths.checkpoints, fitting.step, state)
+    def written(self) -> Mapping[str, Any]:
+        """As in ``config.json``."""
+        return self._written
 
-                with Progress(fitting.config.steps, fitting.step) if progress else _silent() as show:
-                    pursue(fitting, every, judge, after=after, callback=lambda *_: stop.asked, show=show)
-        if stop.asked and fitting.step < fitting.config.steps:
-            raise KeyboardInterrupt(
-                f"interrupted after step {fitting.step:,}, which {self.paths.path} holds; "
-                "the same call with resume=True goes on"
-            )
-
-    def _best(self) -> dict[str, Any] | None:
-        best = self.fitting.history.best
-        return None if best is None else {"step": best.step, "value": best.value, "weights": dict(best.weights)}
-
-    def _agree(self) -> None:
-        checkpoint.refuse_fewer(self.paths.checkpoints, self.fitting.config.steps, "steps=")
-        stored, wanted = self.paths.config(), self.written
+    def differences(self, stored: Mapping[str, Any]) -> Mapping[str, tuple[Any, Any]]:
+        """Against the settings of the folder; it may have become longer."""
+        checkpoint.refuse_fewer(self.folder.checkpoints, self.fitting.config.steps, "steps=")
+        wanted = self._written
         steps = {**wanted["fit"], "steps": stored.get("fit", {}).get("steps")}
         asked = {**wanted, "fit": steps, "epochs": stored.get("epochs")}
-        if changed := {k: (stored.get(k), v) for k, v in asked.items() if stored.get(k) != _json(v)}:
-            rows = table(("setting", "in the folder", "wanted now"), [(k, *pair) for k, pair in changed.items()])
-            raise RunFolderError(f"{self.paths.path} holds a run with other settings:\n{rows}\nChoose another run=.")
+        return {k: (stored.get(k), v) for k, v in asked.items() if stored.get(k) != _json(v)}
 
-    def _restore(self) -> int:
-        """Bytes of the metrics that count."""
-        found = checkpoint.load_latest(self.paths.checkpoints)
-        if found is None:
-            return 0
-        try:
-            self.fitting.load_state_dict(found.state["fit"])
-            best = found.state["best"]
-        except WorldformulaError:
-            raise
-        except (RuntimeError, KeyError, ValueError, TypeError) as error:
-            raise CheckpointError(f"the checkpoint {found.path} does not fit this loss: {error}") from error
+    def resume_hint(self) -> str:
+        """The call."""
+        return "the same call with resume=True"
+
+    def state(self) -> dict[str, Any]:
+        """With the weights that were best on validation data."""
+        best = self.fitting.history.best
+        held = None if best is None else {"step": best.step, "value": best.value, "weights": dict(best.weights)}
+        return {**super().state(), "best": held}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes back to there, with the rows that were written until then."""
+        super().restore(state)
+        history, best = self.fitting.history, state["best"]
+        history.rows = [row for row in read_metrics(self.folder.metrics_file) if row["step"] <= self.step]
+        self._told = len(history.rows)
         if best is not None:
-            self.fitting.history.best = Best(
-                int(best["step"]), float(best["value"]), best["weights"], self.fitting.loss
-            )
-        return int(found.state["metrics"])
+            history.best = Best(int(best["step"]), float(best["value"]), best["weights"], self.fitting.loss)
 
 
 def _known(more: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from worldformula import catalogue
-from worldformula.agent.config import EnvConfig, RunConfig
-from worldformula.agent.loop import Loop
 from worldformula.cli import main
+from worldformula.run.config import EnvConfig, RunConfig
+from worldformula.run.interact import Interact
 from worldformula.training import checkpoint
 from worldformula.training.settings import override
 
@@ -39,7 +39,7 @@ class Stopped(Exception):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    result = Loop(CONFIG, SYSTEM.build, folder).run()
+    result = Interact(CONFIG, SYSTEM.build, folder).run()
     assert result.counters.updates > 10
     return folder
 
@@ -47,14 +47,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_interrupted_and_resumed_it_ends_with_the_same_bits(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(loop: Loop) -> None:
+    def stop(loop: Interact) -> None:
         if loop.count.steps > 45:
             raise Stopped
 
-    monkeypatch.setattr("worldformula.agent.loop.SHOW_EVERY", 0.0)
+    monkeypatch.setattr("worldformula.run.interact.SHOW_EVERY", 0.0)
     with pytest.raises(Stopped):
-        Loop(CONFIG, SYSTEM.build, tmp_path / "run", show=stop).run()
-    Loop(CONFIG, SYSTEM.build, tmp_path / "run").run()
+        Interact(CONFIG, SYSTEM.build, tmp_path / "run", show=stop).run()
+    Interact(CONFIG, SYSTEM.build, tmp_path / "run").run()
     assert (whole / "metrics.jsonl").read_bytes() == (tmp_path / "run" / "metrics.jsonl").read_bytes()
     one, two = (checkpoint.steps_in(f / "checkpoints")[-1] for f in (whole, tmp_path / "run"))
     for file in (checkpoint.TENSORS, checkpoint.TREE):

@@ -18,10 +18,7 @@ import pytest
 import torch
 
 from tests.agent.systems.toy import Toy, ToyAgent, config
-from tests.agent.test_loop import assert_same_run
-from worldformula.agent.config import EnvConfig
-from worldformula.agent.evaluate import evaluate
-from worldformula.agent.loop import Loop
+from tests.run.test_interact import assert_same_run
 from worldformula.agents import dreamer_v3
 from worldformula.envs import Envs
 from worldformula.envs.pendulum import Pendulum
@@ -34,10 +31,13 @@ from worldformula.errors import (
     ShapeError,
     SpaceError,
 )
-from worldformula.report.gather import play
+from worldformula.report.gather import recorded
 from worldformula.report.yardsticks import floor
+from worldformula.run.config import EnvConfig
+from worldformula.run.evaluate import evaluate
+from worldformula.run.folder import read_metrics
+from worldformula.run.interact import Interact
 from worldformula.training import checkpoint
-from worldformula.training.run import read_metrics
 
 
 class Failing(Pendulum):
@@ -75,12 +75,12 @@ def test_an_environment_that_is_wrong_after_a_checkpoint_costs_nothing_else(
     Failing.left, Failing.fault = 137, staticmethod(fault)
     settings = dataclasses.replace(config(steps=300), env=FAILING)
     with pytest.raises(error, match=says):
-        Loop(settings, ToyAgent, tmp_path / "run").run()
+        Interact(settings, ToyAgent, tmp_path / "run").run()
     found = checkpoint.load_latest(tmp_path / "run" / "checkpoints")
     assert found is not None
     assert 100 <= found.step < 103
-    Loop(settings, ToyAgent, tmp_path / "run").run()  # it fails no second time
-    Loop(settings, ToyAgent, tmp_path / "whole").run()
+    Interact(settings, ToyAgent, tmp_path / "run").run()  # it fails no second time
+    Interact(settings, ToyAgent, tmp_path / "whole").run()
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
@@ -95,7 +95,7 @@ def test_an_environment_that_is_wrong_after_a_checkpoint_costs_nothing_else(
 def test_an_environment_that_fails_once_is_made_anew_counted_and_told(tmp_path: Path, fault: Any, says: str) -> None:
     Failing.left, Failing.fault = 137, staticmethod(fault)
     settings, said = dataclasses.replace(config(steps=300), env=FAILING), list[str]()
-    result = Loop(settings, ToyAgent, tmp_path / "run", say=said.append).run()
+    result = Interact(settings, ToyAgent, tmp_path / "run", say=said.append).run()
     assert result.counters.failures == 1
     assert len(said) == 1
     assert re.search(says, said[0])
@@ -128,7 +128,7 @@ def test_a_hundred_random_failures_are_all_survived(tmp_path: Path) -> None:
     settings = dataclasses.replace(
         config(steps=2500, eval_every=0, eval_episodes=0), env=EnvConfig("tests/Random-v0", num=3)
     )
-    result = Loop(settings, ToyAgent, tmp_path / "run", say=lambda _: None).run()
+    result = Interact(settings, ToyAgent, tmp_path / "run", say=lambda _: None).run()
     assert Random.failed >= 100
     assert result.counters.failures == Random.failed
     assert result.counters.steps >= 2500
@@ -143,7 +143,7 @@ def test_an_environment_that_fails_at_once_every_time_is_given_up(tmp_path: Path
     gymnasium.register("tests/Never-v0", entry_point=Never)
     settings = dataclasses.replace(config(steps=300), env=EnvConfig("tests/Never-v0", num=2))
     with pytest.raises(BrokenEnvironmentError, match="RuntimeError: never"):
-        Loop(settings, ToyAgent, tmp_path / "run", say=lambda _: None).run()
+        Interact(settings, ToyAgent, tmp_path / "run", say=lambda _: None).run()
 
 
 def test_a_failure_at_a_seeded_place_is_passed_by_a_resumed_run_too(tmp_path: Path) -> None:
@@ -163,8 +163,10 @@ def test_a_failure_at_a_seeded_place_is_passed_by_a_resumed_run_too(tmp_path: Pa
     gymnasium.register("tests/Fixed-v0", entry_point=Fixed, max_episode_steps=23)
     env = EnvConfig("tests/Fixed-v0", num=3)
     for steps in (200, 400, 600):
-        Loop(dataclasses.replace(config(steps, eval_episodes=0), env=env), ToyAgent, tmp_path / "run", say=str).run()
-    whole = Loop(
+        Interact(
+            dataclasses.replace(config(steps, eval_episodes=0), env=env), ToyAgent, tmp_path / "run", say=str
+        ).run()
+    whole = Interact(
         dataclasses.replace(config(600, eval_episodes=0), env=env), ToyAgent, tmp_path / "whole", say=str
     ).run()
     assert whole.counters.failures > 3
@@ -186,7 +188,7 @@ def weights(folder: Path) -> torch.Tensor:
 
 def test_a_checkpoint_never_changes_a_run(tmp_path: Path) -> None:
     for every in (10, 70, 1000):
-        Loop(config(500, checkpoint_every=every), ToyAgent, tmp_path / str(every)).run()
+        Interact(config(500, checkpoint_every=every), ToyAgent, tmp_path / str(every)).run()
     rare, often, never = (tmp_path / name for name in ("70", "10", "1000"))
     for other in (often, never):
         assert (rare / "metrics.jsonl").read_bytes() == (other / "metrics.jsonl").read_bytes()
@@ -196,7 +198,7 @@ def test_a_checkpoint_never_changes_a_run(tmp_path: Path) -> None:
 def test_episodes_longer_than_the_time_between_checkpoints_end(tmp_path: Path) -> None:
     settings = config(600, checkpoint_every=30)
     settings = dataclasses.replace(settings, env=dataclasses.replace(settings.env, max_steps=90))
-    assert Loop(settings, ToyAgent, tmp_path / "run").run().counters.episodes == 2 * 3
+    assert Interact(settings, ToyAgent, tmp_path / "run").run().counters.episodes == 2 * 3
 
 
 def test_an_environment_that_does_not_repeat_itself_has_its_episodes_cut_and_counted(tmp_path: Path) -> None:
@@ -210,10 +212,10 @@ def test_an_environment_that_does_not_repeat_itself_has_its_episodes_cut_and_cou
     gymnasium.registry.pop("tests/Moody-v0", None)
     gymnasium.register("tests/Moody-v0", entry_point=Moody, max_episode_steps=23)
     settings = dataclasses.replace(config(300, eval_episodes=0), env=EnvConfig("tests/Moody-v0", num=3))
-    Loop(settings, ToyAgent, tmp_path / "run").run()
+    Interact(settings, ToyAgent, tmp_path / "run").run()
     Moody.mood, said = 1e-3, list[str]()
     longer = dataclasses.replace(settings, steps=400)
-    assert Loop(longer, ToyAgent, tmp_path / "run", say=said.append).run().counters.cut == 3
+    assert Interact(longer, ToyAgent, tmp_path / "run", say=said.append).run().counters.cut == 3
     assert len(said) == 1
     assert "did not repeat itself" in said[0]
     assert "those of 3 of 3 streams are cut at step" in said[0]
@@ -221,11 +223,11 @@ def test_an_environment_that_does_not_repeat_itself_has_its_episodes_cut_and_cou
 
 def test_lost_checkpoints_never_cost_the_replay(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    Loop(config(300), ToyAgent, folder).run()
+    Interact(config(300), ToyAgent, folder).run()
     rows = {file.name: file.read_bytes() for file in (folder / "replay").iterdir()}
     shutil.rmtree(folder / "checkpoints")
     with pytest.raises(RunFolderError, match="has lost its checkpoints, and its replay holds .*take another folder"):
-        Loop(config(300), ToyAgent, folder).run()
+        Interact(config(300), ToyAgent, folder).run()
     assert {file.name: file.read_bytes() for file in (folder / "replay").iterdir()} == rows
 
 
@@ -237,16 +239,16 @@ def test_evaluation_and_floor_survive_failures_and_count_complete_episodes_alone
     score = floor(env, 0)
     assert score is not None
     assert score.n == 4
-    recorded, _ = play(agent, env, 3, 0)
-    assert [len(episode["reward"]) for episode in recorded] == [24] * 3
-    assert all(episode["is_first"].sum() == 1 for episode in recorded)
+    found, _ = recorded(agent, env, 3, 0)
+    assert [len(episode["reward"]) for episode in found] == [24] * 3
+    assert all(episode["is_first"].sum() == 1 for episode in found)
     assert Random.failed > before
 
 
 def test_fewer_steps_than_the_run_has_are_refused(tmp_path: Path) -> None:
-    Loop(config(300, eval_episodes=0), ToyAgent, tmp_path / "run").run()
+    Interact(config(300, eval_episodes=0), ToyAgent, tmp_path / "run").run()
     with pytest.raises(ConfigError, match="steps=200, and the run stands at step 30.: set more steps"):
-        Loop(config(200, eval_episodes=0), ToyAgent, tmp_path / "run")
+        Interact(config(200, eval_episodes=0), ToyAgent, tmp_path / "run")
 
 
 def test_a_single_row_without_streams_says_how_to_write_it() -> None:
@@ -276,20 +278,20 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_disk_that_fills_up_stops_the_run_and_it_goes_on_when_there_is_room(
     small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: int
 ) -> None:
-    def fill(loop: Loop) -> None:
-        if loop.count.epoch == 2 and not others.exists():
+    def fill(loop: Interact) -> None:
+        if len(checkpoint.steps_in(loop.folder.checkpoints)) == 2 and not others.exists():
             others.write_bytes(bytes(shutil.disk_usage(small_disk).free - left))
 
     others, settings = small_disk / "others", config(steps=600, log_every=3)
-    monkeypatch.setattr("worldformula.agent.loop.SHOW_EVERY", 0.0)
+    monkeypatch.setattr("worldformula.run.interact.SHOW_EVERY", 0.0)
     with pytest.raises((RunFolderError, CheckpointError, ReplayError), match="No space left on device"):
-        Loop(settings, ToyAgent, small_disk / "run", show=fill).run()
+        Interact(settings, ToyAgent, small_disk / "run", show=fill).run()
     found = checkpoint.load_latest(small_disk / "run" / "checkpoints")
     assert found is not None
-    assert found.state["count"]["epoch"] >= 2
+    assert found.step >= 200
     others.unlink()
-    Loop(settings, ToyAgent, small_disk / "run").run()
-    Loop(settings, ToyAgent, tmp_path / "whole").run()
+    Interact(settings, ToyAgent, small_disk / "run").run()
+    Interact(settings, ToyAgent, tmp_path / "whole").run()
     assert_same_run(small_disk / "run", tmp_path / "whole")
 
 
@@ -298,19 +300,20 @@ def test_a_file_that_may_not_grow_is_one_error(tmp_path: Path) -> None:
     script = """
         import resource, sys
         from tests.agent.systems.toy import Toy, ToyAgent, config
-        from worldformula.agent import loop
-        from worldformula.agent.loop import Loop
+        from worldformula.run import interact
+        from worldformula.run.interact import Interact
         from worldformula.errors import WorldformulaError
+        from worldformula.training import checkpoint
 
-        loop.SHOW_EVERY = 0
+        interact.SHOW_EVERY = 0
 
         def limit(run):
-            if run.count.epoch == 2:
+            if len(checkpoint.steps_in(run.folder.checkpoints)) == 2:
                 size = run.folder.metrics_file.stat().st_size
                 resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
         try:
-            Loop(config(), ToyAgent, sys.argv[1], show=limit).run()
+            Interact(config(), ToyAgent, sys.argv[1], show=limit).run()
         except WorldformulaError as error:
             sys.exit(f"{type(error).__name__}: {error}")
     """
@@ -321,4 +324,4 @@ def test_a_file_that_may_not_grow_is_one_error(tmp_path: Path) -> None:
     assert "File too large" in done.stderr
     assert "Traceback" not in done.stderr
     assert checkpoint.load_latest(tmp_path / "run" / "checkpoints") is not None
-    Loop(config(), ToyAgent, tmp_path / "run").run()
+    Interact(config(), ToyAgent, tmp_path / "run").run()

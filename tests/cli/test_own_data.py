@@ -16,8 +16,8 @@ from worldformula.errors import MissingInputError, ShapeError
 from worldformula.model.config import start
 from worldformula.model.run import ModelRun, open_model, sized
 from worldformula.report.model import write_model
+from worldformula.run.folder import read_metrics
 from worldformula.training import settings
-from worldformula.training.run import read_metrics
 
 FEW = ["--steps", "4", "--batch", "4"]
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from worldformula.agent.config import EnvConfig
 from worldformula.envs import Envs
 from worldformula.envs.atari import AtariFrames
+from worldformula.run.config import EnvConfig
 
 
 class Frames(gymnasium.Env):

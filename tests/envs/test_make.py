@@ -12,7 +12,6 @@ import pytest
 from gymnasium import spaces
 
 from tests.envs.counting import Counting, register
-from worldformula.agent.config import EnvConfig
 from worldformula.envs import Envs, ids, make
 from worldformula.envs.actions import action_specs, columns
 from worldformula.envs.checked import Checked
@@ -20,6 +19,7 @@ from worldformula.envs.columns import row_spec
 from worldformula.envs.spaces import observation_parts
 from worldformula.envs.wrappers import resize
 from worldformula.errors import BrokenEnvironmentError, ConfigError, EnvironmentIdError, NonFiniteError, SpaceError
+from worldformula.run.config import EnvConfig
 from worldformula.testing import check_env
 
 

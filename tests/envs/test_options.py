@@ -15,15 +15,15 @@ from tests.agent.systems.toy import ToyAgent, config
 from tests.envs.counting import Counting, register
 from tests.envs.rich import register as rich
 from worldformula import cli
-from worldformula.agent.config import EnvConfig
-from worldformula.agent.loop import Loop
-from worldformula.agent.saved import open_run
 from worldformula.agents import dreamer_v3
 from worldformula.envs import ActionSpec, Column, Envs, make, random_policy_return
 from worldformula.envs.factory import argument
 from worldformula.errors import ConfigError, EnvironmentIdError, RunFolderError, SpaceError
 from worldformula.report.yardsticks import Yardsticks, floor, measured, yardsticks
-from worldformula.training.run import RunFolder, read_metrics
+from worldformula.run.config import EnvConfig
+from worldformula.run.folder import RunFolder, read_metrics
+from worldformula.run.interact import Interact
+from worldformula.run.saved import open_run
 
 
 class Film(gymnasium.Env):
@@ -239,7 +239,7 @@ def test_pictures_that_do_not_fit_the_networks_name_the_option_that_resizes_them
 
 def test_the_folder_of_a_fitted_model_is_told_apart(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"command": "fit", "model": "vae"}')
-    with pytest.raises(RunFolderError, match="holds a run of `fit`, and no agent: .* Its page is report.html there"):
+    with pytest.raises(RunFolderError, match="holds a model or a world on data, and this expects an agent"):
         open_run(tmp_path)
 
 
@@ -269,7 +269,7 @@ gymnasium.register("tests/Only-v0", entry_point=Only)
 def test_an_environment_that_cannot_be_made_twice_trains_evaluates_and_has_a_floor(tmp_path: Path) -> None:
     env = EnvConfig("tests/Only-v0", num=1, single=True, floor_episodes=3)
     settings = config(200, eval_every=0, eval_episodes=2)
-    result = Loop(type(settings)(**{**vars(settings), "env": env}), ToyAgent, tmp_path / "run").run()
+    result = Interact(type(settings)(**{**vars(settings), "env": env}), ToyAgent, tmp_path / "run").run()
     assert result.evaluation is not None
     assert result.evaluation.lengths == (5, 5)
     score = floor(env, 0)
@@ -280,7 +280,7 @@ def test_an_environment_that_cannot_be_made_twice_trains_evaluates_and_has_a_flo
         EnvConfig("tests/Only-v0", num=4, single=True)
     midway = type(settings)(**{**vars(settings), "env": env, "eval_every": 100})
     with pytest.raises(ConfigError, match="cannot be made twice .*set eval_every=0, got 100"):
-        Loop(midway, ToyAgent, tmp_path / "other")
+        Interact(midway, ToyAgent, tmp_path / "other")
 
 
 class Endless(Counting):
@@ -345,7 +345,7 @@ def test_numbers_of_info_at_the_end_of_episodes_are_logged(tmp_path: Path) -> No
         found += [episode.info for episode in envs.finished]
     assert found == [{"success": 1.0}] * 2
     settings = config(200, eval_episodes=0)
-    Loop(type(settings)(**{**vars(settings), "env": env}), ToyAgent, tmp_path / "run").run()
+    Interact(type(settings)(**{**vars(settings), "env": env}), ToyAgent, tmp_path / "run").run()
     logged = [line["episode/success"] for line in read_metrics(tmp_path / "run" / "metrics.jsonl") if "loss" in line]
     assert logged
     assert set(logged) == {1.0}

@@ -15,15 +15,15 @@ import pytest
 import torch
 
 from tests.report.dreamer import Dreamer
-from worldformula.agent.config import EnvConfig
 from worldformula.envs import random_policy_return, reference_return
 from worldformula.errors import ConfigError, RunFolderError
 from worldformula.metrics.openloop import open_loop_error
 from worldformula.report.evidence import Evidence, load
-from worldformula.report.gather import CONTEXT, gather, play, windows
+from worldformula.report.gather import CONTEXT, gather, recorded, windows
 from worldformula.report.page import Run, page
 from worldformula.report.write import seconds, write
-from worldformula.training.run import RunFolder
+from worldformula.run.config import EnvConfig
+from worldformula.run.folder import RunFolder
 from worldformula.training.seeding import derived
 
 EVIL = "<img src=x onerror=alert(1)>\"'&"
@@ -158,14 +158,14 @@ def test_windows_stay_within_an_episode_and_overlap_nowhere():
 def test_recorded_episodes_are_complete_and_end_without_an_action():
     torch.manual_seed(0)
     env = EnvConfig("pendulum", pixels=True, size=16, max_steps=12)
-    recorded, pictures = play(Dreamer(), env, 2, seed=1)
-    assert [len(e["reward"]) for e in recorded] == [13, 13]
-    for episode in recorded:
+    found, pictures = recorded(Dreamer(), env, 2, seed=1)
+    assert [len(e["reward"]) for e in found] == [13, 13]
+    for episode in found:
         assert episode["is_first"].tolist() == [True] + 12 * [False]
         assert episode["is_last"].tolist() == 12 * [False] + [True]
         assert np.abs(episode["action"][:-1]).min() > 0
         assert not episode["action"][-1].any()
-    assert np.array_equal(pictures, recorded[0]["image"])
+    assert np.array_equal(pictures, found[0]["image"])
 
 
 class Blind:

@@ -13,14 +13,14 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from worldformula import Normal, log
-from worldformula.agent.saved import open_run
 from worldformula.catalogue import find
 from worldformula.data import load
 from worldformula.errors import ConfigError, RunFolderError
 from worldformula.fitting import fit
+from worldformula.run.folder import read_metrics
+from worldformula.run.saved import open_run
 from worldformula.training.fit import fit as plain
-from worldformula.training.fitting import Fitting
-from worldformula.training.run import read_metrics
+from worldformula.training.minimise import Fitting
 
 X = torch.linspace(-1, 1, 30).reshape(10, 3)
 Y = X.sum(1, keepdim=True)
@@ -155,7 +155,7 @@ def test_a_run_folder_goes_on_exactly_after_ctrl_c(tmp_path, monkeypatch):
         return update(self)
 
     monkeypatch.setattr(Fitting, "_update", interrupted)
-    with pytest.raises(KeyboardInterrupt, match="after step 8, .* resume=True goes on"):
+    with pytest.raises(KeyboardInterrupt, match="after step 8: .* resume=True"):
         fit(regression(), run=tmp_path / "parts", **settings)
     monkeypatch.setattr(Fitting, "_update", update)
     with pytest.raises(RunFolderError, match="pass resume=True"):
@@ -170,7 +170,7 @@ def test_a_run_folder_goes_on_exactly_after_ctrl_c(tmp_path, monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
     assert read_metrics(tmp_path / "parts" / "metrics.jsonl") == read_metrics(tmp_path / "whole" / "metrics.jsonl")
     assert len(history["validation/loss"]) == 5
-    with pytest.raises(RunFolderError, match=r"no agent: .*Its page is report.html"):
+    with pytest.raises(RunFolderError, match=r"holds a fit in Python, and this expects an agent"):
         open_run(tmp_path / "parts")
     page = (tmp_path / "parts" / "report.html").read_text()
     for part in ("loss on validation data", "best on validation data", "The code that runs"):

@@ -8,8 +8,8 @@ from typing import Literal
 
 import pytest
 
-from worldformula.agent.config import EnvConfig, RunConfig
 from worldformula.errors import ConfigError
+from worldformula.run.config import EnvConfig, RunConfig
 from worldformula.training import settings
 
 

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from worldformula.agent.actor import Actor
 from worldformula.agent.acts import space_of
 from worldformula.agent.configurator import Configuration
-from worldformula.agent.contract import LearningConfig
 from worldformula.agent.cost import Cost
 from worldformula.agent.memory import ShortTermMemory
 from worldformula.agent.perception import Perception
@@ -27,6 +26,7 @@ from worldformula.envs.actions import Actions
 from worldformula.errors import CheckpointError, ConfigError
 from worldformula.formula.factors.joint import Joint
 from worldformula.learners.imagination import ImaginationActorCritic
+from worldformula.run.contract import LearningConfig
 from worldformula.training.objective import Minimises, Objective, Outs, Updates
 from worldformula.world import State, Values, World
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from worldformula import catalogue
-from worldformula.agent.config import EnvConfig, RunConfig
-from worldformula.agent.evaluate import evaluate
-from worldformula.agent.loop import Loop
 from worldformula.report.gather import gather
+from worldformula.run.config import EnvConfig, RunConfig
+from worldformula.run.evaluate import evaluate
+from worldformula.run.interact import Interact
 
 STEPS = 12_000
 CAPACITY = 24_000  # fixed, so that a demo can be made longer
@@ -34,7 +34,9 @@ def measure(seed: int) -> dict[str, float]:
         ``open_loop_ratio_15``: pixel error 15 steps ahead over that of repeating the last frame; ``train_seconds``.
     """
     with tempfile.TemporaryDirectory() as folder:
-        loop = Loop(config(seed=seed), catalogue.find("dreamer_v3").build, Path(folder) / "demo", say=lambda _: None)
+        loop = Interact(
+            config(seed=seed), catalogue.find("dreamer_v3").build, Path(folder) / "demo", say=lambda _: None
+        )
         result = loop.run()
         score = evaluate(loop.agent, loop.config.env, episodes=EPISODES, seed=10_000 + seed)
         seen = gather(result.folder, loop.agent, episodes=10)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from worldformula.agent.loop import Loop
+from worldformula.run.interact import Interact
 from worldformula.training.progress import duration
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ SHORT = 12  # characters of a name that fits into a plain line
 
 
 class Display:
-    """Shows a `Loop`; to be given as its ``show`` inside a ``with`` block.
+    """Shows a `Interact`; to be given as its ``show`` inside a ``with`` block.
 
     Attributes:
         expected: seconds that the run was estimated to take; used until learning has begun and its speed is known.
@@ -45,7 +45,7 @@ class Display:
         if self._live is not None:
             self._live.stop()
 
-    def __call__(self, loop: Loop) -> None:
+    def __call__(self, loop: Interact) -> None:
         """Shows the present state of the loop."""
         now = time.perf_counter()
         if self._start is None:
@@ -60,7 +60,7 @@ class Display:
             terms = {name: value for name, value in losses(loop).items() if len(name) <= SHORT}
             print(" | ".join(f"{name} {value}" for name, value in self._status(loop, now, terms).items()), flush=True)
 
-    def _status(self, loop: Loop, now: float, terms: dict[str, float]) -> dict[str, str]:
+    def _status(self, loop: Interact, now: float, terms: dict[str, float]) -> dict[str, str]:
         count = loop.count
         since = [moment for moment in (self._learning, self._start) if moment is not None]
         speed = next((s for s in (moment.speed(now, count.steps) for moment in since) if s), 0.0)
@@ -76,7 +76,7 @@ class Display:
         status |= {"steps/s": f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}", "left": self._left(loop, now, speed)}
         return status
 
-    def _left(self, loop: Loop, now: float, speed: float) -> str:
+    def _left(self, loop: Interact, now: float, speed: float) -> str:
         """Collecting is much faster than learning, so its speed says nothing about the rest of the run."""
         if loop.count.steps >= loop.config.steps:
             return "0 s"
@@ -99,13 +99,13 @@ class Moment:
         return (steps - self.steps) / (now - self.seconds) if now > self.seconds else 0.0
 
 
-def losses(loop: Loop) -> dict[str, float]:
+def losses(loop: Interact) -> dict[str, float]:
     """The terms of the latest loss, without ``loss/``; or else whatever the agent reports."""
     named = {name.removeprefix("loss/"): value for name, value in loop.latest.items() if "loss" in name.lower()}
     return dict(named or loop.latest)
 
 
-def _panel(loop: Loop, status: dict[str, str]) -> RenderableType:
+def _panel(loop: Interact, status: dict[str, str]) -> RenderableType:
     from rich.progress_bar import ProgressBar
     from rich.table import Table
 

@@ -1,9 +1,8 @@
-"""``worldformula fit``: trains a static model, goes on with it, and writes its page."""
+"""``worldformula fit``: trains a model or a world, goes on with it, and writes its page."""
 
 from __future__ import annotations
 
 import dataclasses
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,13 +15,19 @@ from worldformula.data import DataSet
 from worldformula.data.own import is_own, located, short
 from worldformula.errors import ConfigError, RunFolderError
 from worldformula.model.config import ModelConfig, read, start
-from worldformula.model.run import ModelRun, build, sized
-from worldformula.training import checkpoint, devices, settings
+from worldformula.model.run import ModelRun, build, evaluating, loaded, sized
+from worldformula.model.through_time import ThroughTime
+from worldformula.run.folder import RunFolder, writing
+from worldformula.run.kinds import expect
+from worldformula.run.run import kept
+from worldformula.training import devices, settings
 from worldformula.training.fit import FitConfig
 from worldformula.training.progress import Progress, duration
-from worldformula.training.run import RunFolder
 
 DEFAULT_PRESET = "tiny"
+IN_FILE = {"model": "name", "run": "out"} | {
+    name: name for name in ("data", "preset", "steps", "batch", "seed", "seeds", "device", "resume", "init", "freeze")
+}  # what --config may hold, and the field
 
 
 def _option(metavar: str, default: str, **more: Any) -> Any:
@@ -31,9 +36,10 @@ def _option(metavar: str, default: str, **more: Any) -> Any:
 
 @dataclass(frozen=True)
 class Fit:
-    """Train a static model, or go on exactly where an interrupted run stopped.
+    """Train a model, or a world on episodes, or go on exactly where an interrupted run stopped.
 
     For example: worldformula fit vae --data digits --set latent=8 --set lr=3e-4
+    or: worldformula fit rssm --data episodes.npz
 
     The run folder gets the configuration, metrics.jsonl, checkpoints, and report.html with samples, reconstructions and
     traversals. After Ctrl-C, or after a crash: the same command with --resume. What is not given is then taken from
@@ -41,10 +47,11 @@ class Fit:
     """
 
     name: Annotated[str | None, tyro.conf.Positional, _option("NAME", "that of the run folder")] = None
-    """A model that `worldformula models` lists, e.g. vae."""
+    """A model or a world that `worldformula models` lists, e.g. vae or rssm."""
     data: Annotated[str | None, _option("NAME|PATH", "that of the run folder")] = None
     """What to train on, e.g. digits; or your own: a folder of pictures (a class per subfolder), x.npz, t.csv, t.txt, or
-    module:function of the current folder. `worldformula data` lists and shows them."""
+    module:function of the current folder. `worldformula data` lists and shows them. For a world: episodes.npz with
+    arrays [N, T, …], minari:ID, module:function, or a data set whose rows are series."""
     preset: Annotated[str | None, _option("NAME", DEFAULT_PRESET)] = None
     """A preset of the model."""
     steps: Annotated[str | None, _option("N", f"{FitConfig.steps}")] = None
@@ -67,6 +74,12 @@ class Fit:
     command line wins."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on with the run in the folder."""
+    resume_with: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """A setting that shall change as the run goes on, e.g. --resume-with lr=1e-4; config.json lists them all."""
+    init: Annotated[Path | None, _option("RUN", "new weights")] = None
+    """Another run (or a folder of save_pretrained) whose weights a new run begins with."""
+    freeze: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME")] = ()
+    """A part that does not learn, by the name of its weights, e.g. q_z_given_x; may be given several times."""
 
     def folder(self) -> Path:
         """Where the run lies."""
@@ -89,11 +102,10 @@ class Fit:
     def prepared(self) -> tuple[ModelConfig, DataSet]:
         """`config`, and the data, which a new run takes the sizes of the model from."""
         folder = RunFolder(self.folder())
-        kept = bool(checkpoint.steps_in(folder.checkpoints))
-        if folder.exists and kept and not self.resume:
+        if folder.exists and kept(folder) and not self.resume:
             raise RunFolderError(f"{folder.path} holds a run: add --resume to go on with it, or choose another --run")
         if folder.exists and self.resume:
-            config = read(folder.config(), folder.path)
+            config = read(expect(folder, ("fit",), "worldformula fit"), folder.path)
             config = dataclasses.replace(
                 config,
                 model=config.model if self.name is None else self.system(),
@@ -106,6 +118,11 @@ class Fit:
             if self.data is None:
                 raise ConfigError(f"say what to train on, e.g. --data digits. There are: {', '.join(data.names())}.")
             config = start(self.system(), self.preset or DEFAULT_PRESET, self.data)
+        if self.resume_with and not (self.resume and kept(folder)):
+            raise ConfigError("--resume-with changes a run that goes on: add --resume, or write --set for a new run")
+        if self.init is not None:
+            config = dataclasses.replace(config, init=str(self.init.expanduser().resolve()))
+        config = dataclasses.replace(config, freeze=self.freeze or config.freeze)
         options = {"seed": self.seed, "device": self.device}
         config = settings.override(config, [f"{k}={v}" for k, v in options.items() if v is not None])
         lengths = {"fit.steps": self.steps, "fit.batch": self.batch}
@@ -113,13 +130,13 @@ class Fit:
         symbols = build(config).coefficients if texts else ()
         again = set(config.changes)  # a resumed run repeats its settings
         config = config.changed([text for text in texts if text not in again], symbols)
-        found = data.load(config.data, config.reading)
+        found = loaded(config)
         return config if self.resume else sized(config, found), found
 
     def run(self) -> int:
         """Trains, and writes the page."""
         if self.config_file is not None:
-            return from_file(self, self.config_file).run()
+            return from_file(self, self.config_file, IN_FILE).run()
         if self.seeds is not None:
             return sweep(self, self.seeds)
         self.one()
@@ -128,32 +145,50 @@ class Fit:
     def one(self) -> dict[str, float]:
         """One run; what it reached on the test data."""
         config, found = self.prepared()
-        run = ModelRun(config, self.folder(), say=print, data=found)
+        run = ModelRun(config, self.folder(), print, found, self.resume_with)
         for line in header(run):
             print(line, flush=True)
-        before = checkpoint.steps_in(run.folder.checkpoints)
-        try:
-            with Progress(run.config.fit.steps, int(before[-1].name) if before else 0) as show:
-                run.run(show)
-        except KeyboardInterrupt:
-            kept = [int(path.name) for path in checkpoint.steps_in(run.folder.checkpoints)]
-            after = f"go on after step {kept[-1]:,}" if kept else "start again, as it had no checkpoint yet"
-            command = shlex.join(["worldformula", "fit", run.config.model, "--run", str(self.folder()), "--resume"])
-            raise KeyboardInterrupt(f"interrupted at step {run.fitting.step:,}; {after}: {command}") from None
+        with Progress(run.config.fit.steps, max(kept(run.folder), default=0)) as show:
+            run.run(show)
         print(f"{run.fitting.step:,} steps in {duration(run.fitting.history.seconds)}")
         return report(run)
 
 
+def dream(run: ModelRun, context: int, length: int, sequences: int, seed: int) -> Path:
+    """Writes videos/dream.webp of a fitted world; returns its path.
+
+    Raises:
+        ConfigError: it is no world, or observes no pictures.
+    """
+    from worldformula.report.dreams import dreams
+
+    if not isinstance(run.model, ThroughTime):
+        raise ConfigError(f"{run.config.model} is no world, it has no time to dream in; its page: worldformula report")
+    rows = {key: value[:, :length] for key, value in run.test_rows.items()}
+    with evaluating(run):
+        video = dreams(run.model, rows, context=context, seed=seed).video(sequences)
+    path = run.folder.videos / "dream.webp"
+    with writing(run.folder.path):
+        run.folder.videos.mkdir(exist_ok=True)
+        path.write_bytes(video)
+    return path
+
+
 def header(run: ModelRun) -> list[str]:
     """The first lines of a run: where, what, on what."""
-    config, first = run.config, next(iter(run.test.values()))
+    config, first = run.config, next(iter(run.test_rows.values()))
     weights = sum(p.numel() for p in run.model.loss.parameters() if p.requires_grad)
-    rows = len(next(iter(run.data.train.values())))
+    rows, seen = len(next(iter(run.data.train.values()))), list[str]()
+    what = "windows" if isinstance(run.model, ThroughTime) else "rows"
+    if isinstance(run.model, ThroughTime):
+        unread = "" if "a" in run.model.inputs or run.model.actions is None else "; this world reads no action"
+        seen = [f"observed {', '.join(run.model.names)}{unread}"]
     sizes = [text.removeprefix("sizes.") for text in config.changes]
     return [
         f"device {devices.describe(run.device)}, {config.threads} CPU thread(s)",
         f"model {config.model}, preset {config.preset}, seed {config.seed}: {weights:,} parameters",
-        f"data {run.data.name}: {rows:,} rows to train on, {len(first):,} to test on. {run.data.note}",
+        f"data {run.data.name}: {rows:,} {what} to train on, {len(first):,} to test on. {run.data.note}",
+        *seen,
         *([f"sizes {', '.join(sizes)}"] if sizes else []),
     ]
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import torch
 
-from worldformula.agent.loop import Loop
 from worldformula.report.yardsticks import measured
+from worldformula.run.interact import Interact
 from worldformula.training import devices
 from worldformula.training.progress import duration
 
 
-def lines(loop: Loop) -> Iterator[str]:
+def lines(loop: Interact) -> Iterator[str]:
     """The header of a run, line by line: what has to be measured comes after what is known at once."""
     config = loop.config
     env, learning = config.env, loop.agent.config
@@ -33,13 +33,13 @@ def lines(loop: Loop) -> Iterator[str]:
     yield str(known or "return: floor and best known are measured with the report")
 
 
-def time_line(loop: Loop, seconds: float) -> str:
+def time_line(loop: Interact, seconds: float) -> str:
     """How long the run will take, and where it goes on."""
     left = loop.config.steps - loop.resumes_at
     resumed = f", going on after {loop.resumes_at:,}" if loop.resumes_at else ""
     return f"time: about {duration(seconds)} for {left:,} environment steps{resumed}" if left > 0 else "time: none left"
 
 
-def parameters(loop: Loop) -> int:
+def parameters(loop: Interact) -> int:
     """Trainable numbers of the agent."""
     return sum(p.numel() for p in loop.agent.parameters() if p.requires_grad)

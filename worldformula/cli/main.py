@@ -12,19 +12,20 @@ import tyro
 
 import worldformula
 from worldformula import catalogue
-from worldformula.agent.config import EnvConfig, RunConfig
-from worldformula.cli import commands
+from worldformula.cli import commands, train
+from worldformula.cli.completion import Completion
 from worldformula.cli.data import Data
 from worldformula.cli.fit import DEFAULT_PRESET, Fit
 from worldformula.errors import ConfigError, WorldformulaError, near
 from worldformula.model.config import start
 from worldformula.model.run import build
+from worldformula.run.config import EnvConfig, RunConfig
 from worldformula.training import settings
 
 COMMANDS: dict[str, Callable[..., commands.Command]] = {
-    "demo": commands.Demo,
+    "demo": train.Demo,
     "fit": Fit,
-    "train": commands.Train,
+    "train": train.Train,
     "eval": commands.Eval,
     "dream": commands.Dream,
     "report": commands.Report,
@@ -32,13 +33,14 @@ COMMANDS: dict[str, Callable[..., commands.Command]] = {
     "envs": commands.Envs,
     "data": Data,
     "reproduce": commands.Reproduce,
+    "completion": Completion,
 }
 ABOUT = """World models, written as formulas.
 
 Begin with: worldformula demo
 
 Every command answers to --help. An error is one message and the exit code 1; --debug shows its traceback, --version the
-version, and --tyro-print-completion bash (or zsh) the tab completion of your shell."""
+version. Tab completion: source <(worldformula completion bash), or zsh."""
 INTERRUPTED = 130  # what a shell expects after Ctrl-C
 
 
@@ -86,8 +88,8 @@ def _parse(given: list[str]) -> commands.Command:
 
 def settings_help(given: Sequence[str]) -> str:
     """Every key that ``train --set`` takes, with its default and its meaning, for the model and preset in ``given``."""
-    model = _option(given, "--model") or commands.DEFAULT_MODEL
-    preset = _option(given, "--preset") or commands.DEFAULT_PRESET
+    model = _option(given, "--model") or train.DEFAULT_MODEL
+    preset = _option(given, "--preset") or train.DEFAULT_PRESET
     config = RunConfig(model, preset, EnvConfig(_option(given, "--env") or "ID"), catalogue.find(model).sizes(preset))
     return _listed(model, preset, [s for s in settings.leaves(config) if s.key not in ("model", "preset")])
 

@@ -7,21 +7,45 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from worldformula.errors import ConfigError, near, table
 from worldformula.training import settings
 
-if TYPE_CHECKING:
-    from worldformula.cli.fit import Fit
-
-NAMES: Mapping[str, str] = {"model": "name", "run": "out"}  # how the command line calls them, and how `Fit` does
+T = TypeVar("T", bound="Asked")
 
 
-def from_file(asked: Fit, path: Path) -> Fit:
+class Asked(Protocol):
+    """A command that trains in a folder."""
+
+    @property
+    def seed(self) -> str | None:
+        """Where its randomness comes from, where that was said."""
+        ...
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """``key=value`` texts."""
+        ...
+
+    def folder(self) -> Path:
+        """The run folder."""
+        ...
+
+    def one(self) -> dict[str, float]:
+        """One run; what it reached."""
+        ...
+
+
+def from_file(asked: T, path: Path, options: Mapping[str, str]) -> T:
     """The command with the options of a file behind those that were given.
+
+    Args:
+        asked: what was given.
+        path: TOML, or JSON.
+        options: as the command line calls them -> the field.
 
     Raises:
         ConfigError: it cannot be read, or holds an option that there is not.
@@ -34,23 +58,30 @@ def from_file(asked: Fit, path: Path) -> Fit:
         raise ConfigError(f"--config {path} cannot be read as {kind}: {error}") from error
     if not isinstance(found, Mapping):
         raise ConfigError(f"--config {path}: expected options by name, got {type(found).__name__}")
-    options = ["model", "data", "preset", "steps", "batch", "seed", "seeds", "device", "run", "resume", "set"]
-    if wrong := [key for key in found if key not in options]:
-        known = ", ".join(options)
+    if wrong := [key for key in found if key not in options and key != "set"]:
+        known = ", ".join((*options, "set"))
         raise ConfigError(f"--config {path}: no option {wrong[0]!r}.{near(wrong[0], options)} There are: {known}.")
     if not isinstance(found.get("set", {}), Mapping):
         raise ConfigError(f"--config {path}: expected a group [set], got {found['set']!r}")
     texts = tuple(f"{key}={_text(value)}" for key, value in _flat(found.get("set", {})))
     changes: dict[str, Any] = {"config_file": None, "settings": (*texts, *asked.settings)}
     for key, value in dict[str, Any](found).items():
-        name = NAMES.get(key) or key
-        if key == "set" or getattr(asked, name) not in (None, False):
-            continue
-        changes[name] = value if isinstance(value, bool) else Path(str(value)) if key == "run" else _text(value)
-    return dataclasses.replace(asked, **changes)
+        if key != "set" and getattr(asked, options[key]) in (None, False, ()):
+            changes[options[key]] = _given(key, value, getattr(asked, options[key]))
+    return dataclasses.replace(asked, **changes)  # type: ignore[type-var]
 
 
-def sweep(asked: Fit, seeds: str) -> int:
+def _given(key: str, value: Any, default: Any) -> Any:
+    """A value of a file as the command line would have given it."""
+    if isinstance(default, tuple):
+        pairs = [f"{k}={_text(v)}" for k, v in value.items()] if isinstance(value, Mapping) else None
+        return tuple(pairs or map(_text, value if isinstance(value, list) else [value]))
+    if isinstance(value, bool) and isinstance(default, bool):
+        return value
+    return Path(str(value)) if key == "run" else _text(value)
+
+
+def sweep(asked: T, seeds: str) -> int:
     """A run per seed, and a table of what each reached.
 
     Raises:
@@ -63,8 +94,8 @@ def sweep(asked: Fit, seeds: str) -> int:
         raise ConfigError("got both --seed and --seeds; write one of them")
     folder, reached = asked.folder(), dict[int, dict[str, float]]()
     for seed in chosen:
-        one = dataclasses.replace(asked, seeds=None, seed=str(seed), out=folder / f"seed-{seed}")
-        reached[seed] = one.one()
+        more: dict[str, Any] = {"seeds": None, "seed": str(seed), "out": folder / f"seed-{seed}"}
+        reached[seed] = dataclasses.replace(asked, **more).one()  # type: ignore[type-var]
     names = list(next(iter(reached.values())))
     rows = [(str(seed), *(f"{found[name]:.5g}" for name in names)) for seed, found in reached.items()]
     if len(chosen) > 1:

@@ -40,7 +40,7 @@ def from_episodes(episodes: Iterable[Mapping[str, Any]] | Mapping[Any, Mapping[s
         ReplayError: there are none, or one lacks a column, has another shape, other lengths, or NaN; it is told which.
     """
     named = episodes.items() if isinstance(episodes, Mapping) else enumerate(episodes)
-    rows = [(name, _rows(episode, f"episode {name!r}")) for name, episode in named]
+    rows = [(name, as_rows(episode, f"episode {name!r}")) for name, episode in named]
     if not rows:
         raise ReplayError("expected at least one episode, got none")
     spec = {key: (value.shape[1:], value.dtype) for key, value in rows[0][1].items()}
@@ -83,12 +83,12 @@ def _action(key: str) -> bool:
     return key == "action" or key.startswith("action/")
 
 
-def _rows(episode: Mapping[str, Any], name: str) -> dict[str, NDArray[Any]]:
-    """One episode as rows of experience."""
+def as_rows(episode: Mapping[str, Any], name: str, *, acts: bool = True) -> dict[str, NDArray[Any]]:
+    """One episode as rows of experience; without ``acts`` it needs no action."""
     given = {key: np.asarray(value) for key, value in episode.items() if key not in (*FLAGS, *ENDS)}
     observed = [key for key in given if not _action(key) and key != "reward"]
     actions = [key for key in given if _action(key)]
-    if not observed or not actions:
+    if not observed or (acts and not actions):
         raise ReplayError(f"{name}: expected observations and an action, got {', '.join(given) or 'nothing'}")
     length = len(given[observed[0]])
     given.setdefault("reward", np.zeros(length, np.float32))

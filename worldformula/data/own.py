@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from worldformula.data.table_file import table_file
 from worldformula.data.text_file import text_file
 from worldformula.errors import ConfigError
 
+MINARI = "minari:"  # before the name of one of its data sets, for worlds
 KINDS = "a folder of pictures, .npz, .npy, .csv, .tsv, .txt, or module:function"
 
 
@@ -48,7 +50,7 @@ class Reading:
     names: tuple[str, ...] = ()
     """Arrays: new names, e.g. x=images,y=labels."""
     length: int = 64
-    """Texts: characters of a row."""
+    """Texts: characters of a row. Episodes: rows of a window."""
     test: float = 0.2
     """Share of the rows that is kept for tests."""
 
@@ -66,17 +68,21 @@ class Reading:
 def is_own(text: str) -> bool:
     """Whether a text means data of the user's: a path or module:function, and no name of a data set."""
     signs = (os.sep, "/", ".")
-    return _is_function(text) or any(sign in text for sign in signs) or (text != "" and Path(text).exists())
+    return is_function(text) or any(sign in text for sign in signs) or (text != "" and Path(text).exists())
 
 
 def located(text: str) -> str:
     """A path from the root on, so that a run finds its data from every folder; module:function as it is."""
-    return text if _is_function(text) or not is_own(text) else str(Path(text).expanduser().resolve())
+    if is_function(text) or text.startswith(MINARI) or not is_own(text):
+        return text
+    return str(Path(text).expanduser().resolve())
 
 
 def short(text: str) -> str:
     """What a run folder is called after: ``pngs`` of ``./pngs``, ``t`` of ``t.csv``, ``f`` of ``module:f``."""
-    return text.rpartition(":")[2] if _is_function(text) else Path(text).expanduser().resolve().stem
+    if text.startswith(MINARI):
+        return re.sub(r"\W+", "-", text.removeprefix(MINARI))
+    return text.rpartition(":")[2] if is_function(text) else Path(text).expanduser().resolve().stem
 
 
 def read(text: str, how: Reading | None = None) -> DataSet:
@@ -86,7 +92,7 @@ def read(text: str, how: Reading | None = None) -> DataSet:
         ConfigError: nothing is there, or it cannot be read as data; the message says what to write instead.
     """
     how = how or Reading()
-    if _is_function(text):
+    if is_function(text):
         return _made(text, how)
     path = Path(text).expanduser()
     if not path.exists():
@@ -106,13 +112,18 @@ def read(text: str, how: Reading | None = None) -> DataSet:
             )
 
 
-def _is_function(text: str) -> bool:
+def is_function(text: str) -> bool:
+    """Whether a text is ``module:function``."""
     module, colon, name = text.partition(":")
     return bool(colon) and name.isidentifier() and all(part.isidentifier() for part in module.split("."))
 
 
-def _made(text: str, how: Reading) -> DataSet:
-    """What a function without arguments returns: a `DataSet`, arrays by name, one array, or a pair (train, test)."""
+def called(text: str) -> Any:
+    """What the function ``module:function`` of the current folder, or installed, returns.
+
+    Raises:
+        ConfigError: there is no such module or function.
+    """
     module, _, name = text.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
@@ -126,7 +137,12 @@ def _made(text: str, how: Reading) -> DataSet:
         raise ConfigError(f"{text}: no module {module!r} in {here}, nor installed") from error
     except AttributeError as error:
         raise ConfigError(f"{text}: {module} has no {name}") from error
-    made = function()
+    return function()
+
+
+def _made(text: str, how: Reading) -> DataSet:
+    """What a function without arguments returns: a `DataSet`, arrays by name, one array, or a pair (train, test)."""
+    made = called(text)
     if isinstance(made, DataSet):
         return dataclasses.replace(made, name=text)
     note = f"What {text} returned."

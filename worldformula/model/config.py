@@ -15,7 +15,6 @@ from worldformula.errors import CatalogueError, ConfigError, RunFolderError, nea
 from worldformula.training import settings
 from worldformula.training.fit import FitConfig
 
-COMMAND = "fit"  # what `config.json` says, so that a folder of another kind of run is told apart
 FREE_ON_RESUME = ("fit.steps", "device", "changes")  # of the last one, the sizes tell
 
 
@@ -47,6 +46,12 @@ class ModelConfig:
     """How many checkpoints, evenly spaced; at each the test data are measured too."""
     changes: tuple[str, ...] = ()
     """The ``key=value`` texts that made `sizes` from the preset."""
+    init: str = ""
+    """Another run, or a folder of save_pretrained, whose weights a new run begins with; --init."""
+    freeze: tuple[str, ...] = ()
+    """Parts that do not learn, by the names of their weights; --freeze adds one."""
+    columns: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of a world: what its data hold, by column; see `worldformula.model.through_time.columns_of`."""
 
     def __post_init__(self) -> None:
         for name, least in (("seed", 0), ("threads", 1), ("checkpoints", 1)):
@@ -98,7 +103,8 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """As `config.json` holds it; ``sizes`` is there to be read, ``changes`` to be applied again."""
-        return {"command": COMMAND, **_written(settings.to_dict(self))}
+        found: dict[str, Any] = _written(settings.to_dict(self))
+        return found
 
 
 def _keys(part: Any) -> list[str]:
@@ -128,29 +134,52 @@ def start(model: str, preset: str, data: str) -> ModelConfig:
         CatalogueError: no such system or preset, or the system is of another kind.
     """
     system = catalogue.find(model)
-    if system.kind != "models":
-        known = ", ".join(catalogue.names("models"))
-        raise CatalogueError(f"{system.name} is one of the {system.kind}; fit expects one of the models: {known}")
-    return ModelConfig(system.name, preset, located(data), system.sizes(preset))
+    if system.kind not in ("models", "worlds"):
+        known = ", ".join((*catalogue.names("models"), *catalogue.names("worlds")))
+        raise CatalogueError(f"{system.name} is one of the {system.kind}; fit expects a model or a world: {known}")
+    how = FitConfig(batch=16, clip=1.0) if system.kind == "worlds" else FitConfig()  # a row is a window of many steps
+    return ModelConfig(system.name, preset, located(data), system.sizes(preset), how)
 
 
 def read(values: Mapping[str, Any], where: object) -> ModelConfig:
     """The configuration that a `config.json` holds.
 
     Raises:
-        RunFolderError: it is that of another kind of run, or of another version.
+        RunFolderError: it is that of another version.
     """
-    if values.get("command") != COMMAND:
-        raise RunFolderError(f"{where} holds no run of `worldformula fit`: it trains an agent, or something else")
     try:
         fresh = start(values["model"], values["preset"], values["data"])
         fresh = fresh.changed(values["changes"])
         own = {key: values[key] for key in ("seed", "device", "threads", "checkpoints")}
         fit = settings.from_dict(fresh.fit, values["fit"])
         reading = settings.from_dict(fresh.reading, values.get("reading", {}))
-        return dataclasses.replace(fresh, **own, fit=fit, reading=reading, symbols=dict(values["symbols"]))
+        more = {"symbols": dict(values["symbols"]), "columns": values.get("columns", {})}
+        more |= {"init": values.get("init", ""), "freeze": tuple(values.get("freeze", ()))}
+        return dataclasses.replace(fresh, **own, **more, fit=fit, reading=reading)
     except (KeyError, TypeError, ConfigError) as error:
         raise RunFolderError(f"{where} is not a configuration of this version: {error}") from error
+
+
+def deliberate(config: ModelConfig, texts: Iterable[str]) -> tuple[ModelConfig, dict[str, tuple[Any, Any]]]:
+    """The configuration of a run that goes on with other settings, and each change as (before, now).
+
+    Raises:
+        ConfigError: what cannot change.
+    """
+    symbols, rest = [t for t in texts if t.partition("=")[0].strip() in config.symbols], list(texts)
+    own = [t for t in rest if t.partition("=")[0].strip() in ("checkpoints", "threads")]
+    changed = config.changed([t for t in rest if t not in own], [t.partition("=")[0].strip() for t in symbols])
+    changed = settings.override(changed, own)
+    found = differences(config, changed)
+    allowed = ("fit.", "symbols.", "checkpoints", "threads")
+    wrong = [key for key in found if not key.startswith(allowed) or (key == "fit.ema" and None in found[key])]
+    if wrong:
+        raise ConfigError(
+            f"--resume-with cannot change {wrong[0]}: the run was made with {found[wrong[0]][0]!r}. Begin a new run "
+            "with another --run, from these weights if you like: --init. What a run can change: lr, batch, clip, "
+            "schedule, weight_decay, betas, log_every, checkpoints, threads, and coefficients that were set"
+        )
+    return changed, found
 
 
 def differences(stored: ModelConfig, wanted: ModelConfig) -> dict[str, tuple[Any, Any]]:

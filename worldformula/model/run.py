@@ -5,42 +5,44 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from worldformula import catalogue, data
-from worldformula.data import DataSet, load
+from worldformula.data import DataSet, load, sequences
 from worldformula.errors import (
     CatalogueError,
     CheckpointError,
     ConfigError,
     MissingInputError,
-    RunFolderError,
     ShapeError,
     SupportError,
     WorldformulaError,
-    table,
 )
-from worldformula.model.config import ModelConfig, differences, read, start
+from worldformula.model.config import ModelConfig, deliberate, differences, read, start
 from worldformula.model.contract import Model
 from worldformula.model.sizes import inferred
+from worldformula.model.through_time import PLACEHOLDER, ThroughTime, built, columns_of, fitted
+from worldformula.run import transfer
+from worldformula.run.fit import Fit
+from worldformula.run.folder import RunFolder
+from worldformula.run.kinds import expect
+from worldformula.run.run import Run, kept
 from worldformula.training import checkpoint, devices
-from worldformula.training.fit import Fitting, measured
-from worldformula.training.game import Game
-from worldformula.training.run import MetricsLog, RunFolder
+from worldformula.training.fit import Fitting
 from worldformula.training.seeding import derived, forked
-from worldformula.training.stop import Stop
+from worldformula.training.validation import Validation
 
 BUILD, TRAIN, TEST = 0, 1, 2  # what `derived` seeds are for
 TEST_ROWS, TEST_BATCH = 10_000, 1_000
 
 
-class ModelRun:
+class ModelRun(Fit):
     """One model, one data set, one run folder.
 
     Args:
@@ -48,6 +50,7 @@ class ModelRun:
         folder: where it is written; nothing is written before `run`.
         say: called with a line of warning.
         data: where they were read already.
+        resume_with: ``key=value`` texts: settings that shall change as the run goes on.
 
     Raises:
         CatalogueError: no such data set, or the system's ``build`` does not return a `Model`.
@@ -61,30 +64,35 @@ class ModelRun:
         folder: str | Path,
         say: Callable[[str], None] = lambda _: None,
         data: DataSet | None = None,
+        resume_with: tuple[str, ...] = (),
     ) -> None:
-        self.config, self.folder, self.say = config, RunFolder(folder), say
+        self.folder, self.say, self.asked = RunFolder(folder), say, config
+        config, self.changed = deliberate(config, resume_with) if resume_with else (config, {})
+        self.config = config
         self.device = devices.choose(config.device)
-        self.data = load(config.data, config.reading) if data is None else data
+        self.data = loaded(config) if data is None else data
+        self._digest: str | None = self.data.digest()
+        self.threads = config.threads
         self.model = build(config)
         if reason := self.model.before_fit:
             raise ConfigError(f"{config.model} cannot be trained by one fit: {reason}")
+        transfer.prepare(self.model.loss, "" if kept(self.folder) else config.init, config.freeze, say)
         self.model.loss.to(self.device)
         rows, test = (self._rows(part) for part in (self.data.train, self.data.test))
-        self.test = {k: v[:TEST_ROWS] for k, v in test.items()}
-        symbols = {**self.model.symbols, **config.symbols}
+        self.test_rows = {k: v[:TEST_ROWS] for k, v in test.items()}
+        seed, symbols = config.seed, {**self.model.symbols, **config.symbols}
         if missing := [name for name in self.model.coefficients if name not in symbols]:
             raise ConfigError(f"the formula of {config.model} has the coefficient {missing[0]}: --set {missing[0]}=1.0")
-        self.fitting = Fitting(
-            self.model.loss,
-            rows,
-            config.fit,
-            seed=derived(config.seed, TRAIN),
-            inputs=self.model.given,
-            symbols=symbols,
-        )
+        fitting = Fitting(
+            self.model.loss, rows, config.fit, seed=derived(seed, TRAIN), inputs=self.model.given, symbols=symbols
+        )  # fmt: skip
+        judge = Validation(fitting, self.test_rows, TEST_BATCH, (), derived(seed, TEST), called="test", keep=False)
+        super().__init__(fitting, max(1, config.fit.steps // config.checkpoints), judge)
 
     def _rows(self, arrays: Mapping[str, Any]) -> dict[str, Tensor]:
         """A part of the data for this model, or an error that ends in the data sets that would fit."""
+        if isinstance(self.model, ThroughTime):
+            return self.model.rows(arrays, self.data.name)
         try:
             return self.model.rows(arrays, self.data.name)
         except (ShapeError, MissingInputError) as error:
@@ -108,84 +116,50 @@ class ModelRun:
         return ""
 
     def run(self, show: Callable[[Fitting], None] | None = None) -> None:
-        """Trains to the end, or goes on to it; Ctrl-C ends it after the update, with a checkpoint.
+        """Trains to the end, or goes on to it; Ctrl-C ends it after the update, with a checkpoint. See `Run.go`."""
+        self.show = show
+        Run(self, self.folder, say=self.say, changed=self.changed).go()
+
+    def open(self) -> None:
+        """Goes back to the newest good checkpoint, where there is one, whatever the data are now."""
+        digest, self._digest = self._digest, None
+        Run(self, self.folder, say=self.say).open()
+        self._digest = digest
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes back to there.
 
         Raises:
-            KeyboardInterrupt: the run was interrupted.
-            RunFolderError: the folder holds another run, or cannot be written.
-            NonFiniteError: a value was NaN or infinite.
+            ConfigError: the data have changed since.
         """
-        with self.folder.locked(), _threads(self.config.threads):
-            self._agree()
-            self.folder.create(self.config.to_dict())
-            position, fitting, steps = self.restore(same_data=True), self.fitting, self.config.fit.steps
-            every = max(1, steps // self.config.checkpoints)
-            with MetricsLog(self.folder, position=position, step=fitting.step) as metrics, Stop() as stop:
-                while fitting.step < steps:
-                    known, goal = len(fitting.history.rows), min((fitting.step // every + 1) * every, steps)
-                    fitting.advance(goal, show=show, callback=lambda *_: stop.asked)
-                    for row in fitting.history.rows[known:]:
-                        metrics.write(int(row["step"]), {k: v for k, v in row.items() if k != "step"})
-                    if fitting.step == goal:
-                        metrics.write(fitting.step, self.tested())
-                    state = {"fit": fitting.state_dict(), "metrics": metrics.position(), "data": self.data.digest()}
-                    checkpoint.save(self.folder.checkpoints, fitting.step, state)
-                    if stop.asked and fitting.step < steps:
-                        raise KeyboardInterrupt
-
-    def restore(self, *, same_data: bool = False) -> int:
-        """Goes back to the newest good checkpoint, where there is one; the bytes of the metrics that count.
-
-        Raises:
-            CheckpointError: there are checkpoints, and none is readable; or it is one of another model.
-            ConfigError: with ``same_data``, the data have changed since.
-        """
-        found = checkpoint.load_latest(self.folder.checkpoints)
-        if found is None:
-            return 0
-        for line in found.rejected:
-            self.say(f"warning: {line}; going on from step {found.step}")
-        if same_data and found.state.get("data", self.data.digest()) != self.data.digest():
+        if self._digest is not None and state.get("data", self._digest) != self._digest:
             raise ConfigError(
-                f"{self.config.data} has changed since step {found.step} of {self.folder.path}: the run cannot go on "
-                "exactly. Put the old data back, or begin a new run with another --run."
+                f"{self.config.data} has changed since step {state['fit']['step']} of {self.folder.path}: the run "
+                "cannot go on exactly. Put the old data back, or begin a new run with another --run."
             )
-        try:
-            self.fitting.load_state_dict(found.state["fit"])
-            return int(found.state["metrics"])
-        except WorldformulaError:
-            raise
-        except (RuntimeError, KeyError, ValueError, TypeError) as error:
-            raise CheckpointError(f"the checkpoint {found.path} does not fit this model: {error}") from error
+        super().restore(state)
 
-    @torch.no_grad()
+    def state(self) -> dict[str, Any]:
+        """With what tells two versions of the data apart."""
+        return {**super().state(), "data": self._digest}
+
     def tested(self) -> dict[str, float]:
         """Value and terms on the test data, ``test/loss``, by the averaged weights where there are any."""
-        loss, total = self.model.loss, dict[str, Tensor]()
-        n = len(next(iter(self.test.values())))
-        coefficients = {k: s(self.fitting.step) if callable(s) else s for k, s in self.fitting.symbols.items()}
-        with forked(derived(self.config.seed, TEST)), evaluating(self):
-            for first in range(0, n, TEST_BATCH):
-                rows = {k: v[first : first + TEST_BATCH].to(self.device) for k, v in self.test.items()}
-                inputs = {**self.model.given(rows), **coefficients}
-                outs = loss.evaluate(inputs) if isinstance(loss, Game) else {"loss": loss(**inputs)}
-                share = len(next(iter(rows.values()))) / n
-                for name, value in measured(outs, isinstance(loss, Game)).items():
-                    total[name] = total.get(name, torch.zeros_like(value)) + share * value
-        return {f"test/{name}": float(value) for name, value in total.items()}
+        assert self.judge is not None
+        return self.judge.values()
 
-    def _agree(self) -> None:
-        """The folder holds nothing yet, or this very run."""
-        if not self.folder.exists or not checkpoint.steps_in(self.folder.checkpoints):
-            return
+    def written(self) -> Mapping[str, Any]:
+        """As in ``config.json``."""
+        return self.config.to_dict()
+
+    def differences(self, stored: Mapping[str, Any]) -> Mapping[str, tuple[Any, Any]]:
+        """Against the settings of the folder."""
         checkpoint.refuse_fewer(self.folder.checkpoints, self.config.fit.steps, "--steps ")
-        stored = read(self.folder.config(), self.folder.path)
-        if changed := differences(stored, self.config):
-            rows = table(("setting", "in the folder", "wanted now"), [(k, *pair) for k, pair in changed.items()])
-            raise RunFolderError(
-                f"{self.folder.path} holds a run with other settings:\n{rows}\n"
-                "Choose another folder for a new run, or leave these settings out to go on with this one."
-            )
+        return differences(read(stored, self.folder.path), self.asked)
+
+    def resume_hint(self) -> str:
+        """The command."""
+        return shlex.join(["worldformula", "fit", self.config.model, "--run", str(self.folder.path), "--resume"])
 
 
 def build(config: ModelConfig) -> Model:
@@ -195,7 +169,10 @@ def build(config: ModelConfig) -> Model:
         CatalogueError: the system's ``build`` returns something else.
     """
     with forked(derived(config.seed, BUILD)):
-        model = catalogue.find(config.model).build(config.sizes)
+        system = catalogue.find(config.model)
+        if system.kind == "worlds":
+            return built(system, config.sizes, config.columns or PLACEHOLDER)
+        model = system.build(config.sizes)
     if not isinstance(model, Model):
         raise CatalogueError(
             f"{config.model}: expected its build to return a Model, got {type(model).__name__}; "
@@ -204,7 +181,7 @@ def build(config: ModelConfig) -> Model:
     return model
 
 
-def open_model(path: str | Path, device: str = "auto") -> ModelRun:
+def open_model(path: str | Path, device: str = "auto", doing: str = "this") -> ModelRun:
     """The run in a folder, with the weights of its newest good checkpoint.
 
     Raises:
@@ -212,17 +189,28 @@ def open_model(path: str | Path, device: str = "auto") -> ModelRun:
         CheckpointError: there is no checkpoint yet, none can be read, or none fits.
     """
     folder = RunFolder(path)
-    run = ModelRun(dataclasses.replace(read(folder.config(), folder.path), device=device), path)
-    if not checkpoint.steps_in(folder.checkpoints):
+    stored = expect(folder, ("fit",), doing)
+    run = ModelRun(dataclasses.replace(read(stored, folder.path), device=device), path)
+    if not kept(folder):
         raise CheckpointError(f"{folder.path} has no checkpoint yet; train it first: worldformula fit …")
-    run.restore()
+    run.open()
     return run
 
 
 def sized(config: ModelConfig, found: DataSet) -> ModelConfig:
-    """The configuration with the sizes that its data need, except for those that were set."""
+    """The configuration with the sizes that its data need, except for those that were set; of a world, its columns."""
     given = {text.partition("=")[0].strip().removeprefix("sizes.") for text in config.changes}
+    if catalogue.find(config.model).kind == "worlds":
+        columns = columns_of(found)
+        return dataclasses.replace(config.changed(fitted(config.sizes, columns, given)), columns=columns)
     return config.changed(inferred(config.sizes, found, given))
+
+
+def loaded(config: ModelConfig) -> DataSet:
+    """The data of a configuration: rows for a model, windows of episodes for a world."""
+    if catalogue.find(config.model).kind == "worlds":
+        return sequences.load(config.data, config.reading)
+    return load(config.data, config.reading)
 
 
 def takers(found: DataSet) -> list[str]:
@@ -266,13 +254,3 @@ def evaluating(run: ModelRun) -> Iterator[None]:
             yield
     finally:
         loss.train(before)
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -25,7 +25,7 @@ import worldformula
 from worldformula.envs.returns import Score
 from worldformula.errors import RunFolderError
 from worldformula.metrics.openloop import OpenLoop
-from worldformula.training.run import writing
+from worldformula.run.folder import writing
 
 if TYPE_CHECKING:
     from worldformula.formula.expressions.expression import Expression

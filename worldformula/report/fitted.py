@@ -14,10 +14,10 @@ from worldformula.report.model import Told, page
 from worldformula.report.parts import duration, grouped
 from worldformula.report.pictures import Pictures, draw
 from worldformula.report.write import seconds
+from worldformula.run.folder import RunFolder, read_metrics, writing
 from worldformula.training import devices
 from worldformula.training.fit import Fitting
 from worldformula.training.game import Game
-from worldformula.training.run import RunFolder, read_metrics, writing
 from worldformula.training.seeding import forked
 
 SEED = 3

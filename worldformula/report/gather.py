@@ -10,10 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from worldformula.agent.config import EnvConfig
-from worldformula.agent.contract import Agent, Batch
-from worldformula.agent.evaluate import LONGEST
-from worldformula.agent.saved import executed
 from worldformula.envs import Envs, registry
 from worldformula.envs.returns import Score
 from worldformula.errors import ConfigError
@@ -21,9 +17,12 @@ from worldformula.metrics.openloop import OpenLoop, open_loop_error
 from worldformula.report.evidence import Evidence, machine, written
 from worldformula.report.video import dream_video, filmstrip, webp
 from worldformula.report.yardsticks import REPORT, yardsticks
+from worldformula.run.config import EnvConfig
+from worldformula.run.contract import Agent, Batch
+from worldformula.run.folder import RunFolder
+from worldformula.run.play import LONGEST, Randomly, executed, play
 from worldformula.training import settings
 from worldformula.training.devices import describe
-from worldformula.training.run import RunFolder
 from worldformula.training.seeding import derived, forked
 
 CONTEXT, HORIZON = 5, 30
@@ -63,16 +62,16 @@ def gather(run: str | Path, agent: Agent, *, episodes: int = 10, device: str = "
     env = settings.from_dict(EnvConfig(""), config["env"])
     seed = derived(int(config["seed"]), REPORT)
     with forked(seed):
-        recorded, pictures = play(agent, env, episodes, seed)
+        played, pictures = recorded(agent, env, episodes, seed)
         videos = {"episode": webp(pictures, fps=15, scale=_scale(pictures))} if pictures is not None else {}
         # Under random actions: a policy that holds an unstable balance makes every open-loop prediction fail.
-        wandering, _ = play(None, env, episodes, seed + 1)
+        wandering, _ = recorded(None, env, episodes, seed + 1)
         measured, shown, steps = _dream(agent, wandering)
     loss = getattr(getattr(agent, "world", None), "loss", None)
     levels = yardsticks(env, int(config["seed"]), RunFolder(run))
     return Evidence(
         formula=None if loss is None else written(loss),
-        reached=_score([float(e["reward"].sum()) for e in recorded]),
+        reached=_score([float(e["reward"].sum()) for e in played]),
         floor=levels.floor,
         best=levels.best,
         open_loop=measured,
@@ -82,7 +81,7 @@ def gather(run: str | Path, agent: Agent, *, episodes: int = 10, device: str = "
     )
 
 
-def play(
+def recorded(
     agent: Agent | None, env: EnvConfig, episodes: int, seed: int
 ) -> tuple[list[Columns], NDArray[np.uint8] | None]:
     """One complete episode per stream, and the pictures ``[T, H, W, 3]`` of the first stream where there are any.
@@ -100,31 +99,27 @@ def play(
         ConfigError: an episode does not end.
     """
     envs = Envs(env.id, episodes, seed=seed, recover=True, **env.options())
-    rng = np.random.default_rng(seed)
-    rows, state = envs.reset(0), None if agent is None else agent.initial(episodes)
     table: list[Columns] = []
     pictures: list[NDArray[np.uint8]] = []
-    running = np.ones(episodes, bool)
+    running, rows = np.ones(episodes, bool), envs.reset(0)
+    turns = play(envs, Randomly(envs, seed) if agent is None else agent, rows, explore=False)
     while running.any():
         if len(table) > LONGEST:
             raise ConfigError(f"an episode of {env.id} did not end within {LONGEST} actions; set env.max_steps")
-        if agent is None or state is None:
-            actions = envs.random(rng, rows)
-        else:
-            actions, state = agent.act(rows, state, explore=False)
-        table.append({**rows, **executed(envs, rows, actions)})
         if running[0] and (picture := _picture(rows, envs)) is not None:
             pictures.append(picture)
-        running &= ~rows["is_last"]
-        rows = envs.step(actions)
+        turn = next(turns)
+        table.append(executed(envs, turn))
+        running &= ~turn.rows["is_last"]
+        rows = turn.after
     envs.close()
     ends = [next(t for t, r in enumerate(table) if r["is_last"][i]) for i in range(episodes)]
     begins = [max(t for t in range(end + 1) if table[t]["is_first"][i]) for i, end in enumerate(ends)]
-    recorded = [
+    found = [
         {key: np.stack([r[key][i] for r in table[begin : end + 1]]) for key in table[0]}
         for i, (begin, end) in enumerate(zip(begins, ends, strict=True))
     ]
-    return recorded, np.stack(pictures) if pictures else None
+    return found, np.stack(pictures) if pictures else None
 
 
 def _picture(rows: Columns, envs: Envs) -> NDArray[np.uint8] | None:

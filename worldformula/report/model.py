@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from worldformula import catalogue
 from worldformula.charts import Series, line_chart, short
 from worldformula.model.run import ModelRun, evaluating
+from worldformula.model.through_time import ThroughTime
+from worldformula.report.dreams import dreams, dreamt
 from worldformula.report.evidence import Written, machine, written
 from worldformula.report.parts import (
     Measured,
@@ -32,9 +34,9 @@ from worldformula.report.parts import (
 )
 from worldformula.report.pictures import REACH, Pictures, draw
 from worldformula.report.write import seconds
+from worldformula.run.folder import read_metrics, writing
 from worldformula.training import devices
 from worldformula.training.game import Game
-from worldformula.training.run import read_metrics, writing
 from worldformula.training.seeding import derived, forked
 
 REPORT = 3  # what `derived` seeds are for; 0 to 2 are those of the run
@@ -53,6 +55,7 @@ class Told:
         formulas: heading -> loss; one of a model, one per player of a game.
         pictures: what could be drawn.
         machine: where and when.
+        dreams: of a world, a part of the page that is written already.
         scheduled: coefficients of the loss that changed during training.
         held: what the rows are called that are not learnt from.
         over: what made the run, above its name.
@@ -66,6 +69,7 @@ class Told:
     formulas: Mapping[str, Written]
     pictures: Pictures
     machine: Mapping[str, str]
+    dreams: str = ""
     scheduled: tuple[str, ...] = ()
     held: str = "test"
     over: str = "worldformula fit"
@@ -95,7 +99,9 @@ def gather(run: ModelRun) -> Told:
     config, folder, loss = run.config, run.folder, run.model.loss
     seed = derived(config.seed, REPORT)
     with forked(seed), evaluating(run):
-        pictures = draw(run.model, run.data, run.test, seed)
+        through = run.model if isinstance(run.model, ThroughTime) else None
+        shown = dreamt(dreams(through, run.test_rows, seed=seed)) if through else ""
+        pictures = Pictures() if through else draw(run.model, run.data, run.test_rows, seed)
     if isinstance(loss, Game):
         losses = {f"What {name} minimises": player.loss for name, player in loss.players.items()}
     else:
@@ -119,6 +125,7 @@ def gather(run: ModelRun) -> Told:
         facts=facts,
         formulas={title: written(formula) for title, formula in losses.items()},
         pictures=pictures,
+        dreams=shown,
         machine=machine(devices.describe(run.device)),
         scheduled=tuple(name for name, value in run.fitting.symbols.items() if callable(value)),
     )
@@ -130,6 +137,7 @@ def page(told: Told) -> str:
         [
             _head(told),
             _learning(told.metrics, told.scheduled, told.held),
+            told.dreams,
             _pictures(told.pictures),
             *(formulas(formula, title) for title, formula in told.formulas.items()),
             _terms(told.metrics, told.held),

@@ -56,7 +56,7 @@ def page(run: Run, evidence: Evidence) -> str:
         [
             _learning(run, evidence),
             _pictures(evidence),
-            _horizon(evidence.open_loop),
+            horizon(evidence.open_loop),
             formulas(evidence.formula, "The world model's loss"),
             _terms(run.metrics),
             settings(run.config),
@@ -228,7 +228,8 @@ def _rows(*names: str, image: str) -> str:
     return f'<div class="dream"><div class="rows">{labels}</div>{image}</div>'
 
 
-def _horizon(found: OpenLoop | None) -> str:
+def horizon(found: OpenLoop | None, on: str = "pixels in [0, 1]") -> str:
+    """The error of a dream against how far it is, beside that of repeating what was seen last."""
     if found is None:
         return ""
     k = min(_AT, found.horizon)
@@ -241,7 +242,7 @@ def _horizon(found: OpenLoop | None) -> str:
     x, y = "steps since the last seen frame", "mean squared error"
     return section(
         "Prediction error against horizon",
-        '<p class="note">Mean squared error on pixels in [0, 1], open loop with the true actions after '
+        f'<p class="note">Mean squared error on {on}, open loop with the true actions after '
         f"{found.context} frames of context, over {found.sequences} sequences; the band is the standard error. "
         f"Persistence repeats the last frame that was seen. <b>At {k} steps the model makes {found.ratio(k):.2g} "
         "times the error of persistence.</b></p>",

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from worldformula.agent.contract import Agent
 from worldformula.report.evidence import Evidence, load
 from worldformula.report.page import Run, page
-from worldformula.training.run import RunFolder, read_metrics, writing
+from worldformula.run.contract import Agent
+from worldformula.run.folder import RunFolder, read_metrics, writing
 
 
 def write(run: str | Path, agent: Agent | None = None, *, episodes: int = 10, device: str = "") -> Path:

@@ -9,10 +9,10 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from worldformula.agent.config import EnvConfig
 from worldformula.envs import registry
 from worldformula.envs.returns import Score, random_policy_return, reference_return
-from worldformula.training.run import RunFolder, writing
+from worldformula.run.config import EnvConfig
+from worldformula.run.folder import RunFolder, writing
 from worldformula.training.seeding import derived
 from worldformula.training.settings import to_dict
 

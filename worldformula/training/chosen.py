@@ -11,7 +11,7 @@ from torch import nn
 from worldformula.errors import ConfigError
 
 if TYPE_CHECKING:
-    from worldformula.training.fitting import FitConfig
+    from worldformula.training.minimise import FitConfig
 
 Make = Callable[[Sequence[nn.Parameter]], torch.optim.Optimizer] | torch.optim.Optimizer | Any
 

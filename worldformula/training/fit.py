@@ -17,9 +17,9 @@ from typing import Literal
 from worldformula.errors import ConfigError
 from worldformula.formula.expressions.expression import Expression
 from worldformula.training.chosen import Make, chosen
-from worldformula.training.fitting import Callback, FitConfig, Fitting, Inputs
 from worldformula.training.game import Game
 from worldformula.training.history import Best, Chart, History, measured
+from worldformula.training.minimise import Callback, FitConfig, Fitting, Inputs
 from worldformula.training.progress import Progress
 from worldformula.training.schedules import Schedule
 from worldformula.training.seeding import derived

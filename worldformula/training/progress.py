@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from worldformula.training.fitting import Fitting
+    from worldformula.training.minimise import Fitting
 
 LINE_EVERY = 5.0  # seconds between two plain lines
 

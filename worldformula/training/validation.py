@@ -14,7 +14,7 @@ from worldformula.training.seeding import forked
 from worldformula.training.source import Batch, Data, once, readied
 
 if TYPE_CHECKING:
-    from worldformula.training.fitting import Fitting
+    from worldformula.training.minimise import Fitting
 
 
 class Validation:
@@ -26,15 +26,32 @@ class Validation:
         batch: rows at once.
         names: as in `fit`.
         seed: of the noise.
+        called: what stands before the names of the numbers.
+        keep: whether the weights of the lowest value are kept.
     """
 
-    def __init__(self, fitting: Fitting, data: Data, batch: int, names: Sequence[str], seed: int) -> None:
+    def __init__(
+        self, fitting: Fitting, data: Data, batch: int, names: Sequence[str], seed: int, *, called: str = "validation",
+        keep: bool = True,
+    ) -> None:  # fmt: skip
         self.fitting, self.batch, self.names, self.seed = fitting, batch, names, seed
+        self.called, self.keep = called, keep
         self.data = readied(data, names)
 
-    @torch.no_grad()
     def measure(self) -> dict[str, float]:
         """``validation/loss`` and its terms, added to the history; the best weights of one loss are kept."""
+        fitting = self.fitting
+        found = self.values()
+        last = fitting.history.rows[-1:]
+        if last and last[0]["step"] == fitting.step:
+            last[0].update(found)
+        else:
+            fitting.history.rows.append({"step": fitting.step, **found})
+        return found
+
+    @torch.no_grad()
+    def values(self) -> dict[str, float]:
+        """The same numbers, which nobody notes down."""
         fitting, loss = self.fitting, self.fitting.loss
         sums, rows, training = dict[str, Tensor](), 0, loss.training
         loss.eval()
@@ -47,15 +64,11 @@ class Validation:
                     rows += count
                     for name, value in measured(outs, isinstance(loss, Game)).items():
                         sums[name] = sums.get(name, torch.zeros_like(value)) + count * value
-                found = {f"validation/{name}": float(value / rows) for name, value in sums.items()}
-                self._keep(found)
+                found = {f"{self.called}/{name}": float(value / rows) for name, value in sums.items()}
+                if self.keep:
+                    self._keep(found)
         finally:
             loss.train(training)
-        last = fitting.history.rows[-1:]
-        if last and last[0]["step"] == fitting.step:
-            last[0].update(found)
-        else:
-            fitting.history.rows.append({"step": fitting.step, **found})
         return found
 
     def _batches(self) -> Iterator[Batch]:
@@ -64,7 +77,7 @@ class Validation:
     def _keep(self, found: dict[str, float]) -> None:
         """A game has no one value that says which weights are best."""
         history, loss = self.fitting.history, self.fitting.loss
-        value = found.get("validation/loss")
+        value = found.get(f"{self.called}/loss")
         if value is not None and (history.best is None or value < history.best.value):
             weights: dict[str, Any] = {k: v.detach().clone() for k, v in loss.state_dict().items()}
             history.best = Best(self.fitting.step, value, weights, loss)

@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from worldformula.agent.config import EnvConfig, RunConfig
-from worldformula.agent.loop import Loop
 from worldformula.catalogue import System
 from worldformula.envs.actions import single
+from worldformula.run.config import EnvConfig, RunConfig
+from worldformula.run.interact import Interact
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ SYSTEM = System(
 if __name__ == "__main__":
     for _ in sys.stdin:
         if (child := os.fork()) == 0:
-            Loop(config(int(sys.argv[2])), ToyAgent, sys.argv[1]).run()
+            Interact(config(int(sys.argv[2])), ToyAgent, sys.argv[1]).run()
             os._exit(0)
         print(child, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)

@@ -8,46 +8,44 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from worldformula.agent.loop import Loop
 from worldformula.envs import Envs
+from worldformula.run.interact import Interact
+from worldformula.run.play import play
 from worldformula.training.seeding import forked
 
 TURNS = 12
 
 
-def seconds_left(loop: Loop) -> float:
-    """An estimate of the seconds until ``loop`` ends; evaluation and checkpoints are not in it.
+def seconds_left(run: Interact) -> float:
+    """An estimate of the seconds until ``run`` ends; evaluation and checkpoints are not in it.
 
     A fresh agent acts a few turns in environments of its own and learns twice from what it saw. The run does not
     notice: its generators are put back, and nothing enters its replay.
     """
-    config = loop.config
-    if loop.resumes_at >= config.steps:
+    config = run.config
+    if run.resumes_at >= config.steps:
         return 0.0
     with forked(config.seed):
-        agent = loop.fresh_agent()
+        agent = run.fresh_agent()
         learning = agent.config
         envs = Envs(config.env.id, config.env.num, seed=config.seed, recover=True, **config.env.options())
-        rows, state = envs.reset(0), agent.initial(config.env.num)
-        seen = []
+        turns, seen = play(envs, agent), []
 
         def turn() -> None:
-            nonlocal rows, state
-            actions, state = agent.act(rows, state)
-            seen.append({key: value[0] for key, value in {**rows, **envs.stored(actions)}.items()})
-            rows = envs.step(actions)
+            made = next(turns)
+            seen.append({key: value[0] for key, value in {**made.rows, **envs.stored(made.actions)}.items()})
 
         turn()  # the first one pays for set-up
-        per_turn = _timed(loop.device, turn, TURNS)
+        per_turn = _timed(run.device, turn, TURNS)
         repeated = [seen[i % len(seen)] for i in range(learning.length)]
         sequence = {key: np.stack([row[key] for row in repeated]) for key in seen[0]}
         batch = {key: np.repeat(value[None], learning.batch, 0) for key, value in sequence.items()}
         agent.update(batch)
-        per_update = _timed(loop.device, lambda: agent.update(batch), 1)
+        per_update = _timed(run.device, lambda: agent.update(batch), 1)
         envs.close()
-    actions = (config.steps - loop.resumes_at) / config.env.action_repeat
-    learnt = max(0.0, config.steps - max(learning.prefill, loop.resumes_at)) / config.env.action_repeat
-    return actions / config.env.num * per_turn + learnt * loop.update_rate * per_update
+    actions = (config.steps - run.resumes_at) / config.env.action_repeat
+    learnt = max(0.0, config.steps - max(learning.prefill, run.resumes_at)) / config.env.action_repeat
+    return float(actions / config.env.num * per_turn + learnt * run.update_rate * per_update)
 
 
 def _timed(device: torch.device, call: Callable[[], object], times: int) -> float:

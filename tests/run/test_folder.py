@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from worldformula.errors import ConfigError, NonFiniteError, RunFolderError
+from worldformula.run.folder import MetricsLog, RunFolder, read_metrics
 from worldformula.training import devices
-from worldformula.training.run import MetricsLog, RunFolder, read_metrics
 
 
 def test_metrics_go_on_at_the_checkpoint_and_forget_what_came_after(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_a_folder_without_permission_is_a_clear_error(tmp_path: Path) -> None:
 
 HOLD = """
 import sys
-from worldformula.training.run import RunFolder
+from worldformula.run.folder import RunFolder
 with RunFolder(sys.argv[1]).locked():
     print("held", flush=True)
     sys.stdin.read()

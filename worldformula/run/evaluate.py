@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worldformula.agent.config import EnvConfig
-from worldformula.agent.contract import Agent
 from worldformula.envs import Envs
 from worldformula.errors import ConfigError
+from worldformula.run.config import EnvConfig
+from worldformula.run.contract import Acting
+from worldformula.run.play import LONGEST, play
 from worldformula.training.seeding import forked
-
-LONGEST = 100_000
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Evaluation:
         }
 
 
-def evaluate(agent: Agent, env: EnvConfig, *, episodes: int, seed: int, explore: bool = False) -> Evaluation:
+def evaluate(agent: Acting, env: EnvConfig, *, episodes: int, seed: int, explore: bool = False) -> Evaluation:
     """Plays ``episodes`` complete episodes, shared out evenly among the streams beforehand.
 
     Which episodes count is fixed before the first one ends: taking the first to finish would favour short ones. An
@@ -66,10 +65,9 @@ def evaluate(agent: Agent, env: EnvConfig, *, episodes: int, seed: int, explore:
     found: list[list[tuple[float, int]]] = [[] for _ in range(num)]
     envs = Envs(env.id, num, seed=seed, recover=True, **env.options())
     with forked(seed):
-        rows, state = envs.reset(0), agent.initial(num)
+        turns = play(envs, agent, explore=explore)
         for _ in range(LONGEST * int(quota.max())):
-            actions, state = agent.act(rows, state, explore=explore)
-            rows = envs.step(actions)
+            next(turns)
             for episode in envs.finished:
                 if len(found[episode.stream]) < quota[episode.stream]:
                     found[episode.stream].append((episode.score, episode.length))

@@ -18,16 +18,16 @@ import pytest
 import torch
 
 from tests.agent.systems.toy import Toy, ToyAgent, config
-from worldformula.agent.config import EnvConfig
-from worldformula.agent.evaluate import evaluate
-from worldformula.agent.loop import Loop
 from worldformula.envs import Envs
 from worldformula.errors import CheckpointError, ConfigError, NonFiniteError, RunFolderError
+from worldformula.run.config import EnvConfig
+from worldformula.run.evaluate import evaluate
+from worldformula.run.folder import RunFolder, read_metrics
+from worldformula.run.interact import Interact
 from worldformula.training import checkpoint
-from worldformula.training.run import RunFolder, read_metrics
 from worldformula.training.settings import override
 
-TOY = Path(__file__).parent / "systems" / "toy.py"
+TOY = Path(__file__).parents[1] / "agent" / "systems" / "toy.py"
 
 
 def final(folder: Path) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def assert_same_run(a: Path, b: Path) -> None:
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "uninterrupted"
-    Loop(config(), ToyAgent, folder).run()
+    Interact(config(), ToyAgent, folder).run()
     return folder
 
 
@@ -59,7 +59,6 @@ def test_a_run_counts_learns_and_writes_down(uninterrupted: Path) -> None:
     assert 600 <= count["steps"] < 603
     # 7 replayed rows per action, 20 rows per update, from the 40 steps of the prefill on
     assert count["updates"] == pytest.approx((count["steps"] - 40) * 7 / 20, abs=2)
-    assert count["epoch"] == 6
     # an episode is 23 actions and a reset; checkpoints after every 100 steps cut none of them off
     turns = -(-count["steps"] // 3)
     assert count["episodes"] == pytest.approx(3 * turns / 24, abs=3)
@@ -78,9 +77,9 @@ def final_weights_of_new_agent() -> torch.Tensor:
 
 
 def test_equal_configurations_are_equal_runs_and_seeds_matter(uninterrupted: Path, tmp_path: Path) -> None:
-    Loop(config(), ToyAgent, tmp_path / "again").run()
+    Interact(config(), ToyAgent, tmp_path / "again").run()
     assert_same_run(uninterrupted, tmp_path / "again")
-    Loop(config(seed=1), ToyAgent, tmp_path / "other").run()
+    Interact(config(seed=1), ToyAgent, tmp_path / "other").run()
     a, b = (final(f)["agent"]["weights"]["net.1.weight"] for f in (uninterrupted, tmp_path / "other"))
     assert not torch.equal(a, b)
 
@@ -89,7 +88,7 @@ def test_equal_configurations_are_equal_runs_and_seeds_matter(uninterrupted: Pat
 def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     steps = 1500
     started = time.perf_counter()
-    Loop(config(steps), ToyAgent, tmp_path / "whole").run()
+    Interact(config(steps), ToyAgent, tmp_path / "whole").run()
     seconds = time.perf_counter() - started
     rng = random.Random(7)
     command = [sys.executable, str(TOY), str(tmp_path / "killed"), str(steps)]
@@ -143,8 +142,8 @@ def test_interrupted_at_an_exact_place(uninterrupted: Path, tmp_path: Path, plac
             return super().checkpoint()
 
     with pytest.raises(Killed):
-        Loop(config(), Fragile, tmp_path / "run").run()
-    Loop(config(), ToyAgent, tmp_path / "run").run()
+        Interact(config(), Fragile, tmp_path / "run").run()
+    Interact(config(), ToyAgent, tmp_path / "run").run()
     assert_same_run(uninterrupted, tmp_path / "run")
 
 
@@ -154,7 +153,7 @@ def test_a_damaged_newest_checkpoint_costs_one_interval_and_nothing_else(uninter
     newest = checkpoint.steps_in(folder / "checkpoints")[-1]
     (newest / checkpoint.TENSORS).write_bytes(b"x")
     said: list[str] = []
-    Loop(config(), ToyAgent, folder, say=said.append).run()
+    Interact(config(), ToyAgent, folder, say=said.append).run()
     assert len(said) == 1
     assert newest.name in said[0]
     assert_same_run(uninterrupted, folder)
@@ -166,17 +165,17 @@ def test_without_a_good_checkpoint_it_says_so(uninterrupted: Path, tmp_path: Pat
     for path in checkpoint.steps_in(folder / "checkpoints"):
         (path / checkpoint.TREE).unlink()
     with pytest.raises(CheckpointError, match="no readable checkpoint"):
-        Loop(config(), ToyAgent, folder).run()
+        Interact(config(), ToyAgent, folder).run()
 
 
 def test_a_finished_run_stays_as_it_is_and_can_be_extended(uninterrupted: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(uninterrupted, folder)
-    result = Loop(config(), ToyAgent, folder).run()
+    result = Interact(config(), ToyAgent, folder).run()
     assert result.evaluation is not None
     assert len(result.evaluation.returns) == 3
     assert_same_run(uninterrupted, folder)
-    Loop(config(steps=800), ToyAgent, folder).run()
+    Interact(config(steps=800), ToyAgent, folder).run()
     assert final(folder)["count"]["steps"] >= 800
     assert RunFolder(folder).config()["steps"] == 800
     old, new = (read_metrics(f / "metrics.jsonl") for f in (uninterrupted, folder))
@@ -186,7 +185,7 @@ def test_a_finished_run_stays_as_it_is_and_can_be_extended(uninterrupted: Path, 
 @pytest.mark.parametrize("change", ["env.num=4", "agent.rate=0.1", "seed=2", "checkpoint_every=50", "threads=2"])
 def test_another_configuration_is_refused_and_named(uninterrupted: Path, change: str) -> None:
     with pytest.raises(RunFolderError, match=rf"{change.partition('=')[0]} +\|"):
-        Loop(override(config(), [change]), ToyAgent, uninterrupted)
+        Interact(override(config(), [change]), ToyAgent, uninterrupted)
 
 
 def test_a_run_that_never_reached_a_checkpoint_binds_nobody(tmp_path: Path) -> None:
@@ -195,8 +194,8 @@ def test_a_run_that_never_reached_a_checkpoint_binds_nobody(tmp_path: Path) -> N
             raise Killed
 
     with pytest.raises(Killed):
-        Loop(config(), Broken, tmp_path / "run").run()
-    Loop(config(steps=100, capacity=200, seed=3), ToyAgent, tmp_path / "run").run()
+        Interact(config(), Broken, tmp_path / "run").run()
+    Interact(config(steps=100, capacity=200, seed=3), ToyAgent, tmp_path / "run").run()
     assert RunFolder(tmp_path / "run").config()["seed"] == 3
 
 
@@ -208,8 +207,8 @@ def test_a_checkpoint_of_another_agent_is_refused(uninterrupted: Path, tmp_path:
 
     folder = tmp_path / "run"
     shutil.copytree(uninterrupted, folder)
-    with pytest.raises(CheckpointError, match="does not fit this agent"):
-        Loop(config(steps=700), Wider, folder).run()
+    with pytest.raises(CheckpointError, match="does not fit this run"):
+        Interact(config(steps=700), Wider, folder).run()
 
 
 @pytest.mark.parametrize(
@@ -218,7 +217,7 @@ def test_a_checkpoint_of_another_agent_is_refused(uninterrupted: Path, tmp_path:
 )
 def test_settings_that_contradict_each_other(tmp_path: Path, change: str, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
-        Loop(override(config(), [change]), ToyAgent, tmp_path / "run")
+        Interact(override(config(), [change]), ToyAgent, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -228,7 +227,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_next_checkpoint(tmp_
             return {**super().update(batch), "loss/kl": float("nan")}
 
     with pytest.raises(NonFiniteError, match="loss/kl is nan at update 1, step"):
-        Loop(config(), Broken, tmp_path / "run").run()
+        Interact(config(), Broken, tmp_path / "run").run()
     assert checkpoint.load_latest(tmp_path / "run" / "checkpoints") is None
 
 
@@ -243,14 +242,14 @@ def test_an_update_that_stumbles_over_its_own_weights_says_so(tmp_path: Path) ->
                 next(self.parameters()).fill_(float("nan"))
 
     with pytest.raises(NonFiniteError, match="weights are not finite at update 1,.*lower the learning rate"):
-        Loop(config(), Broken, tmp_path / "run").run()
+        Interact(config(), Broken, tmp_path / "run").run()
     Broken.spoil = lambda self: None
     with pytest.raises(IndexError):  # finite weights: the error is the agent's own
-        Loop(config(), Broken, tmp_path / "run").run()
+        Interact(config(), Broken, tmp_path / "run").run()
 
 
 def test_evaluation_leaves_no_trace_in_the_run(uninterrupted: Path, tmp_path: Path) -> None:
-    Loop(config(eval_every=100, eval_episodes=5), ToyAgent, tmp_path / "run").run()
+    Interact(config(eval_every=100, eval_episodes=5), ToyAgent, tmp_path / "run").run()
     a, b = (final(f)["agent"]["weights"]["net.1.weight"] for f in (uninterrupted, tmp_path / "run"))
     assert torch.equal(a, b)
 
@@ -272,6 +271,6 @@ def test_evaluation_shares_episodes_out_beforehand() -> None:
 def test_action_repeat_counts_environment_steps(tmp_path: Path) -> None:
     base = config(steps=240, eval_episodes=0)
     repeated = dataclasses.replace(base, env=dataclasses.replace(base.env, action_repeat=2, max_steps=None))
-    result = Loop(repeated, ToyAgent, tmp_path / "run").run()
+    result = Interact(repeated, ToyAgent, tmp_path / "run").run()
     assert 240 <= result.counters.steps < 246
     assert result.counters.updates == pytest.approx((result.counters.steps - 40) / 2 * 7 / 20, abs=2)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from worldformula.errors import ConfigError
+from worldformula.training import settings
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,10 @@ class RunConfig:
     """Episodes per evaluation; 0 switches evaluation off."""
     tensorboard: bool = True
     """Write TensorBoard events too, where TensorBoard is installed."""
+    init: str = ""
+    """Another run, or a folder of save_pretrained, whose weights a new run begins with; --init."""
+    freeze: tuple[str, ...] = ()
+    """Parts that do not learn, by the names of their weights; --freeze adds one."""
 
     def __post_init__(self) -> None:
         _at_least(self, steps=1, seed=0, threads=0, capacity=1, checkpoint_every=1, log_every=1)
@@ -115,6 +121,24 @@ class RunConfig:
 
 FREE_ON_RESUME = ("steps", "device")
 """Settings that may change when a run goes on: how long it shall be, and where it runs."""
+FIXED = ("model", "preset", "env", "seed", "capacity", "checkpoint_every", "init", "freeze")
+"""Settings that no run of an agent can change: its replay, its episodes and its place in the catalogue hang on them."""
+
+
+def deliberate(config: Any, texts: Sequence[str], fixed: Sequence[str]) -> tuple[Any, dict[str, tuple[Any, Any]]]:
+    """A configuration with ``key=value`` changes for a run that goes on, and each change as (before, now).
+
+    Raises:
+        ConfigError: what cannot change, or an unknown setting or an impossible value.
+    """
+    changed = settings.override(config, texts)
+    found = settings.differences(config, changed)
+    if wrong := [key for key in found if any(key == f or key.startswith(f"{f}.") for f in fixed)]:
+        raise ConfigError(
+            f"--resume-with cannot change {wrong[0]}: the run was made with {found[wrong[0]][0]!r}. Begin a new run "
+            f"with another --run, from these weights if you like: --init. What no run can change: {', '.join(fixed)}"
+        )
+    return changed, found
 
 
 def _at_least(config: object, **limits: int) -> None:

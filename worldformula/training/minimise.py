@@ -263,7 +263,11 @@ class Fitting:
         """Goes back to what `state_dict` returned; the history starts anew."""
         self.loss.load_state_dict(state["weights"])
         for name, optimiser in self.optimisers.items():
-            optimiser.load_state_dict(state["optimisers"][name])
+            stored = state["optimisers"][name]
+            if not self._own:  # settings are those of the configuration, which may have changed deliberately
+                groups = zip(optimiser.state_dict()["param_groups"], stored["param_groups"], strict=True)
+                stored = {**stored, "param_groups": [{**there, **own} for own, there in groups]}
+            optimiser.load_state_dict(stored)
         if self.history.average is not None:
             self.history.average.load_state_dict(state["average"])
         for name, symbol in self.symbols.items():

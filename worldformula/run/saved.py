@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from worldformula import catalogue
-from worldformula.agent.config import EnvConfig, RunConfig
-from worldformula.agent.contract import Agent
-from worldformula.agent.loop import restore_agent
 from worldformula.catalogue import System
-from worldformula.envs import Actions, Envs, Rows
+from worldformula.envs import Envs
 from worldformula.errors import CheckpointError, ConfigError, RunFolderError
+from worldformula.run.config import EnvConfig, RunConfig
+from worldformula.run.contract import Acting, Agent
+from worldformula.run.folder import RunFolder
+from worldformula.run.kinds import expect, settings_of
+from worldformula.run.play import executed, play
+from worldformula.run.run import checked
 from worldformula.training import checkpoint, devices, settings
-from worldformula.training.run import RunFolder
 from worldformula.training.seeding import forked
 
 
@@ -29,20 +33,15 @@ class SavedRun:
     system: System
 
 
-def open_run(path: str | Path) -> SavedRun:
-    """The run in a folder.
+def open_run(path: str | Path, doing: str = "this") -> SavedRun:
+    """The run of an agent in a folder.
 
     Raises:
-        RunFolderError: no run is there, or this version of the library cannot read its configuration.
+        RunFolderError: no such run is there, or this version of the library cannot read its configuration.
         CatalogueError: this version of the library does not have its system.
     """
     folder = RunFolder(path)
-    values = folder.config()
-    if "command" in values:
-        raise RunFolderError(
-            f"{folder.path} holds a run of `{values['command']}`, and no agent: there is nothing to act with. Its page "
-            "is report.html there"
-        )
+    values = settings_of(expect(folder, ("interact",), doing))
     try:
         if not isinstance(values["env"], dict) or "id" not in values["env"]:
             raise ConfigError(f"env expects the settings of the environment with its id, got {values['env']!r}")
@@ -57,8 +56,8 @@ def open_run(path: str | Path) -> SavedRun:
         raise RunFolderError(f"{folder.config_file} is not a configuration of this version: {error}") from error
 
 
-def load_agent(run: SavedRun, device: str = "auto") -> tuple[Agent, checkpoint.Checkpoint]:
-    """The agent as of the newest good checkpoint, on any device that this machine has.
+def load_agent(run: SavedRun, device: str = "auto") -> tuple[Agent, checkpoint.Checkpoint, Envs]:
+    """The agent as of the newest good checkpoint, on any device that this machine has; and environments like its own.
 
     Raises:
         CheckpointError: there is no checkpoint yet, none can be read, or none fits.
@@ -71,28 +70,15 @@ def load_agent(run: SavedRun, device: str = "auto") -> tuple[Agent, checkpoint.C
     agent = run.system.build(config.agent, envs.observations, envs.actions, config.seed)
     envs.close()
     agent.to(devices.choose(device))
-    restore_agent(agent, found)
-    return agent, found
+    with checked(found):
+        agent.restore(found.state["agent"])
+    return agent, found, envs
 
 
-def record(agent: Agent, env: EnvConfig, *, sequences: int, length: int, seed: int) -> dict[str, NDArray[np.generic]]:
+def record(agent: Acting, env: EnvConfig, *, sequences: int, length: int, seed: int) -> dict[str, NDArray[Any]]:
     """Plays, and returns what was seen and done as rows of experience ``[sequences, length, …]``, action included."""
     envs = Envs(env.id, sequences, seed=seed, recover=True, **env.options())
-    columns: dict[str, list[NDArray[np.generic]]] = {key: [] for key in envs.row_spec}
     with forked(seed):
-        rows, state = envs.reset(0), agent.initial(sequences)
-        for _ in range(length):
-            actions, state = agent.act(rows, state, explore=False)
-            for key, value in {**rows, **executed(envs, rows, actions)}.items():
-                columns[key].append(value)
-            rows = envs.step(actions)
+        turns = [executed(envs, turn) for turn in itertools.islice(play(envs, agent, explore=False), length)]
     envs.close()
-    return {key: np.stack(values, axis=1) for key, values in columns.items()}
-
-
-def executed(envs: Envs, rows: Rows, actions: Actions) -> dict[str, NDArray[np.generic]]:
-    """The columns of actions as they are executed at rows; nothing is, where an episode ended."""
-    found = envs.stored(actions)
-    for column in found.values():
-        column[rows["is_last"]] = 0
-    return found
+    return {key: np.stack([turn[key] for turn in turns], axis=1) for key in envs.row_spec}

@@ -1,4 +1,4 @@
-"""How far a run is, and what it reached."""
+"""How far a run in environments is, and what it reached."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from worldformula.agent.evaluate import Evaluation
 from worldformula.envs import Episode
+from worldformula.run.evaluate import Evaluation
 
 
 @dataclass
@@ -19,8 +19,6 @@ class Counters:
     """Environment steps."""
     updates: int = 0
     episodes: int = 0
-    epoch: int = 0
-    """Number of checkpoints so far."""
     failures: int = 0
     """Times that an environment failed and was made anew."""
     cut: int = 0

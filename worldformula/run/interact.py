@@ -1,4 +1,4 @@
-"""The loop: act, remember, learn, write down, and go on after any death as if nothing had happened.
+"""Interact: act, remember, learn, write down; a task for `worldformula.run.run.Run`.
 
 One turn: the agent acts at the present rows, the rows and actions enter the replay, the environments step, and the
 agent learns as often as its train ratio says (the fraction that is left is carried). A checkpoint changes nothing:
@@ -7,36 +7,36 @@ run plays them again, compares the rows with a fingerprint, and on the same CPU 
 environment does not repeat itself, that episode is cut there, counted, and told.
 
 An environment that raises an error or gives NaN is made anew and begins the next episode; that is counted and told too.
+What acts without learning (no `update`) fills the replay alone.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from worldformula.agent.config import FREE_ON_RESUME, RunConfig
-from worldformula.agent.contract import Agent, AgentState, Batch, Build
-from worldformula.agent.counters import Counters, Result, means
-from worldformula.agent.evaluate import Evaluation, evaluate
 from worldformula.data.replay import Replay
-from worldformula.envs import Envs, Episode, Rows
-from worldformula.errors import (
-    CheckpointError,
-    ConfigError,
-    NonFiniteError,
-    RunFolderError,
-    WorldformulaError,
-    table,
-)
-from worldformula.training import checkpoint, devices, settings
-from worldformula.training.run import MetricsLog, RunFolder, writing
+from worldformula.envs import Envs, Episode
+from worldformula.errors import CheckpointError, ConfigError, NonFiniteError, RunFolderError, WorldformulaError
+from worldformula.run import transfer
+from worldformula.run.config import FIXED, FREE_ON_RESUME, RunConfig, deliberate
+from worldformula.run.contract import Agent, Batch, Build, Learning, Write
+from worldformula.run.counters import Counters, Result, means
+from worldformula.run.evaluate import Evaluation, evaluate
+from worldformula.run.folder import RunFolder, writing
+from worldformula.run.kinds import settings_of
+from worldformula.run.play import Turn, play
+from worldformula.run.run import Run, agree, kept
+from worldformula.training import devices, settings
 from worldformula.training.seeding import derived, forked, rng_state, seed_everything, set_rng_state
 
 NOT_FINITE = (
@@ -49,16 +49,17 @@ CHECKPOINTED = "checkpointed"  # a file in the replay: from the first checkpoint
 EVALUATION = 1  # what `derived` seeds are for
 
 
-class Loop:
-    """One run in one folder: new, or going on where its last checkpoint is.
+class Interact:
+    """An agent in environments: a new run, or going on where its last checkpoint is. ``Interact(…).run()``.
 
     Args:
         config: what to run. In a folder that holds a run already, it must be that run's configuration, except for
             the settings in `FREE_ON_RESUME`.
         build: ``build(config.agent, observations, actions, seed)`` makes the agent.
         folder: the run folder.
-        show: called a few times per second with the loop itself, for a progress display.
+        show: called a few times per second with the task itself, for a progress display.
         say: called with a line of text where something needs saying, such as a damaged checkpoint.
+        resume_with: ``key=value`` texts: settings that shall change as the run goes on.
 
     Attributes:
         count: how far it is.
@@ -72,48 +73,58 @@ class Loop:
         ConfigError: settings that contradict each other.
     """
 
+    kind = "interact"
+
     def __init__(
-        self,
-        config: RunConfig,
-        build: Build,
-        folder: str | Path | RunFolder,
-        *,
-        show: Callable[[Loop], None] = lambda _: None,
-        say: Callable[[str], None] = print,
-    ) -> None:
+        self, config: RunConfig, build: Build, folder: str | Path | RunFolder, *,
+        show: Callable[[Interact], None] = lambda _: None, say: Callable[[str], None] = print,
+        resume_with: tuple[str, ...] = (),
+    ) -> None:  # fmt: skip
         self.folder = folder if isinstance(folder, RunFolder) else RunFolder(folder)
-        self.config = agreed(config, self.folder)
-        self.device = devices.choose(self.config.device)
+        steps = kept(self.folder)
+        stored = self.folder.config() if steps and self.folder.exists else {}
+        threads = config.threads or int(stored.get("threads", 0)) or torch.get_num_threads()
+        self.asked = dataclasses.replace(config, threads=threads)
+        agree(self.folder, self)
+        self.config, self.changed = deliberate(self.asked, resume_with, FIXED)
+        self.every, self.tensorboard = self.config.checkpoint_every, self.config.tensorboard
+        self.threads: int | None = self.config.threads
         torch.set_num_threads(self.config.threads)
+        self.device = devices.choose(self.config.device)
         self.build, self.show, self.say = build, show, say
         self.count = Counters()
-        self.resumes_at = max((int(path.name) for path in checkpoint.steps_in(self.folder.checkpoints)), default=0)
+        self.resumes_at = steps[-1] if steps else 0
         self.latest: dict[str, float] = {}
         self.evaluation: Evaluation | None = None
         env = self.config.env
         self.envs = Envs(env.id, env.num, seed=self.config.seed, recover=True, **env.options())
+        if any(key.startswith("agent.") for key in self.changed):
+            transfer.same_sizes(build, self.asked, self.config, self.envs, self.changed)
         seed_everything(self.config.seed)
         self.agent = self.fresh_agent()
         self._check()
+        transfer.prepare(self.agent, "" if steps else self.config.init, self.config.freeze, say)
         self._sums: dict[str, float] = {}
         self._summed = 0
         self._finished: list[Episode] = []
         self._known = 0  # failures of the environments of this process that were told
+        self._shown = 0.0
 
     def fresh_agent(self) -> Agent:
         """An agent as a new run starts with, on the device of the run."""
         agent = self.build(self.config.agent, self.envs.observations, self.envs.actions, self.config.seed)
-        agent.to(self.device)
+        if isinstance(agent, Learning):
+            agent.to(self.device)
         return agent
 
     def _check(self) -> None:
-        learning, config = self.agent.config, self.config
-        if learning.prefill >= config.steps:
+        config, learning = self.config, self.agent.config if isinstance(self.agent, Learning) else None
+        if learning and learning.prefill >= config.steps:
             raise ConfigError(
                 f"steps={config.steps}, but learning starts after {learning.prefill} steps (prefill): nothing would "
                 f"be learnt. Set more steps, or a smaller prefill: --set agent.prefill={config.steps // 2}"
             )
-        if config.capacity // config.env.num < learning.length:
+        if learning and config.capacity // config.env.num < learning.length:
             raise ConfigError(
                 f"capacity={config.capacity} leaves {config.capacity // config.env.num} rows for each of "
                 f"{config.env.num} streams, and a sequence has length={learning.length}. Set a larger capacity."
@@ -133,6 +144,8 @@ class Loop:
     @property
     def update_rate(self) -> float:
         """Updates per action taken."""
+        if not isinstance(self.agent, Learning):
+            return 0.0
         learning = self.agent.config
         return learning.train_ratio / (learning.batch * learning.length)
 
@@ -140,7 +153,7 @@ class Loop:
     def replay_bytes(self) -> int:
         """What the replay takes on disk once it is full."""
         sizes = (math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self.envs.row_spec.values())
-        return self.config.capacity * sum(sizes)
+        return int(self.config.capacity * sum(sizes))
 
     def new_replay(self) -> Replay:
         """The replay of this run, in its folder. Its slack outlives two checkpoint intervals of reset-heavy rows."""
@@ -156,56 +169,80 @@ class Loop:
                 seed=config.seed,
             )
 
-    # ------------------------------------------------------------------------------------------------------ the run
+    # ----------------------------------------------------------------------------------------------------- as a task
+
+    @property
+    def step(self) -> int:
+        """Environment steps so far."""
+        return self.count.steps
+
+    @property
+    def goal(self) -> int:
+        """Environment steps of the whole run."""
+        return int(self.config.steps)
+
+    def written(self) -> Mapping[str, Any]:
+        """As in ``config.json``."""
+        return settings.to_dict(self.config)
+
+    def differences(self, stored: Mapping[str, Any]) -> Mapping[str, tuple[Any, Any]]:
+        """Against the settings of the folder; what was changed deliberately is none."""
+        try:
+            before = settings.from_dict(self.asked, settings_of(stored))
+        except ConfigError as error:
+            raise RunFolderError(
+                f"{self.folder.config_file} does not fit this version of {self.asked.model}: {error}"
+            ) from error
+        return {k: v for k, v in settings.differences(before, self.asked).items() if k not in FREE_ON_RESUME}
+
+    def resume_hint(self) -> str:
+        """The command; that of `worldformula demo` goes on in the same way."""
+        return shlex.join(["worldformula", "train", "--run", str(self.folder.path)])
 
     def run(self) -> Result:
         """Runs to the end of `config.steps`; returns at once what a finished run reached.
 
         Raises:
-            NonFiniteError: a loss, an action, an observation or a reward is NaN or infinite.
+            NonFiniteError: a loss, an action, an observation or a reward is NaN or infinite. See `Run.go`.
         """
         started = time.perf_counter()
-        with self.folder.locked():
-            self.folder.create(settings.to_dict(self.config))
-            position = self._resume()
-            events = self.config.tensorboard
-            with MetricsLog(self.folder, position=position, step=self.count.steps, tensorboard=events) as self._metrics:
-                self._collect_and_learn()
+        Run(self, self.folder, say=self.say, changed=self.changed).go()
+        self.show(self)
         self.envs.close()
         return Result(self.folder.path, self.count, self.evaluation, time.perf_counter() - started)
 
-    def _collect_and_learn(self) -> None:
-        shown = 0.0
-        rows, state = self._acting
-        while self.count.steps < self.config.steps:
+    def advance(self, until: int, write: Write, asked: Callable[[], bool]) -> None:
+        """Turns, until there were so many steps; the last one of a run is logged and evaluated."""
+        while self.count.steps < until and not asked():
             before = self.count.steps
-            rows, state = self._turn(rows, state)
+            self._turn(next(self._turns))
             if self._passed(before, self.config.log_every):
-                self._log()
+                self._log(write)
             if self.config.eval_episodes and self._passed(before, self.config.eval_every):
-                self._evaluate()
-            if self._passed(before, self.config.checkpoint_every) or self.count.steps >= self.config.steps:
-                self._checkpoint(state)
-            if time.perf_counter() - shown > SHOW_EVERY and self.count.steps < self.config.steps:
+                write(self.count.steps, self.test())
+            if time.perf_counter() - self._shown > SHOW_EVERY and self.count.steps < self.config.steps:
                 self.show(self)
-                shown = time.perf_counter()
-        self.show(self)
+                self._shown = time.perf_counter()
+        if self.count.steps >= self.config.steps:
+            if self._summed or self._finished:
+                self._log(write)
+            if self.config.eval_episodes and self.count.evaluated != self.count.steps:
+                write(self.count.steps, self.test())
 
     def _passed(self, before: int, every: int) -> bool:
         return bool(every) and self.count.steps // every > before // every
 
-    def _turn(self, rows: Rows, state: AgentState) -> tuple[Rows, AgentState]:
-        actions, state = self.agent.act(rows, state)
-        self.replay.add(rows, self.envs.stored(actions))
-        rows = self.envs.step(actions)
-        taken = int((~rows["is_first"]).sum())  # in the other streams this turn was a reset
+    def _turn(self, turn: Turn) -> None:
+        self.replay.add(turn.rows, self.envs.stored(turn.actions))
+        self._state = turn.state
+        taken = int((~turn.after["is_first"]).sum())  # in the other streams this turn was a reset
         self.count.steps += taken * self.config.env.action_repeat
         for episode in self.envs.finished:
             self._episode(episode)
         if len(self.envs.failures) > self._known:
             self._failed()
-        self._learn(taken)
-        return rows, state
+        if isinstance(self.agent, Learning):
+            self._learn(taken)
 
     def _episode(self, episode: Episode) -> None:
         self._finished.append(episode)
@@ -258,7 +295,7 @@ class Loop:
 
     # ------------------------------------------------------------------------------------------------- writing down
 
-    def _log(self) -> None:
+    def _log(self, write: Write) -> None:
         """Means since the last log."""
         values: dict[str, float] = {"updates": self.count.updates, "episodes": self.count.episodes}
         values |= means(self._finished)
@@ -266,83 +303,40 @@ class Loop:
             values["env/failures"] = self.count.failures
         values |= {name: total / self._summed for name, total in self._sums.items()}
         self._sums, self._summed, self._finished = {}, 0, []
-        self._metrics.write(self.count.steps, values)
+        write(self.count.steps, values)
 
-    def _evaluate(self) -> None:
+    def test(self) -> dict[str, float]:
+        """An evaluation."""
         config = self.config
         seed = derived(config.seed, EVALUATION)  # the same episodes each time, so that evaluations compare
         self.evaluation = evaluate(self.agent, config.env, episodes=config.eval_episodes, seed=seed)
         self.count.evaluated = self.count.steps
-        self._metrics.write(self.count.steps, self.evaluation.metrics())
+        return self.evaluation.metrics()
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 
-    def _checkpoint(self, acting: AgentState) -> None:
+    def state(self) -> dict[str, Any]:
         """Everything that decides how the run goes on; taking it changes nothing."""
-        if self.count.steps >= self.config.steps:
-            self._end()
-        self.count.epoch += 1
         self.replay.flush()
-        state = {
+        return {
             "count": dataclasses.asdict(self.count),
             "evaluation": dataclasses.asdict(self.evaluation) if self.evaluation else None,
-            "metrics": self._metrics.position(),
             "sums": {"sums": self._sums, "summed": self._summed},
             "finished": [dataclasses.asdict(episode) for episode in self._finished],
-            "agent": self.agent.checkpoint(),
-            "acting": acting,
+            "agent": self.agent.checkpoint() if isinstance(self.agent, Learning) else {},
+            "acting": self._state,
             "envs": self.envs.state(),
             "replay": self.replay.state(),
             "rng": rng_state(),
         }
-        checkpoint.save(self.folder.checkpoints, self.count.steps, state)
+
+    def kept(self) -> None:
+        """From now on the rows are worth keeping."""
         self.replay.checkpointed()
         (self.folder.replay / CHECKPOINTED).touch()
 
-    def _end(self) -> None:
-        """The last line of the metrics and the evaluation at the end."""
-        if self._summed or self._finished:
-            self._log()
-        if self.config.eval_episodes and self.count.evaluated != self.count.steps:
-            self._evaluate()
-
-    def _resume(self) -> int:
-        """Restores the newest good checkpoint; returns the position of the metrics that count."""
-        found = checkpoint.load_latest(self.folder.checkpoints)
-        if found is None:  # new, or killed before its first checkpoint: what that left behind must not count
-            self._clear()
-            self.replay = self.new_replay()
-            self._acting = self.envs.reset(), self.agent.initial(self.config.env.num)
-            return 0
-        for line in found.rejected:
-            self.say(f"warning: {line}; going on from step {found.step}")
-        self.replay = self.new_replay()
-        restore_agent(self.agent, found)
-        state = found.state
-        if missing := [key for key in ("envs", "acting", "sums", "finished") if key not in state]:
-            raise CheckpointError(
-                f"{found.path} is of an earlier version: it lacks {', '.join(missing)}; start a new run"
-            )
-        self.replay.restore(state["replay"])
-        self.count = Counters(**state["count"])
-        self.evaluation = Evaluation(**state["evaluation"]) if state["evaluation"] else None
-        self._sums, self._summed = dict(state["sums"]["sums"]), int(state["sums"]["summed"])
-        self._finished = [Episode(**episode) for episode in state["finished"]]
-        set_rng_state(state["rng"])
-        with forked(self.config.seed):
-            rows, cut = self.envs.restore(state["envs"])
-        self._acting = rows, {key: value.to(self.device) for key, value in state["acting"].items()}
-        self._known = len(self.envs.failures)
-        if cut:
-            self.count.cut += len(cut)
-            self.say(
-                f"warning: {self.config.env.id} did not repeat itself when its episodes were played again, so those "
-                f"of {len(cut)} of {self.config.env.num} streams are cut at step {found.step} ({self.count.cut} so far)"
-            )
-        return int(state["metrics"])
-
-    def _clear(self) -> None:
-        """Removes what a run left behind that never reached a checkpoint.
+    def begin(self) -> None:
+        """A new replay. What a run left behind that never reached a checkpoint is removed.
 
         Raises:
             RunFolderError: the folder held checkpoints once. Experience is not deleted because they were lost.
@@ -355,40 +349,34 @@ class Loop:
             )
         shutil.rmtree(self.folder.replay, ignore_errors=True)
         shutil.rmtree(self.folder.tensorboard, ignore_errors=True)
+        self.replay = self.new_replay()
+        self._turns = play(self.envs, self.agent, self.envs.reset(), self.agent.initial(self.config.env.num))
 
-
-def restore_agent(agent: Agent, found: checkpoint.Checkpoint) -> None:
-    """Puts the agent's part of a checkpoint back.
-
-    Raises:
-        CheckpointError: the checkpoint is of another agent, or of other sizes.
-    """
-    try:
-        agent.restore(found.state["agent"])
-    except WorldformulaError:
-        raise
-    except (RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(f"the checkpoint {found.path} does not fit this agent: {error}") from error
-
-
-def agreed(config: RunConfig, folder: RunFolder) -> RunConfig:
-    """The configuration that a run in this folder has: ``config`` itself, once it does not contradict the folder.
-
-    Raises:
-        RunFolderError: the folder holds a run with other settings; the message lists them.
-    """
-    if not folder.exists or not checkpoint.steps_in(folder.checkpoints):  # nothing is there that could be contradicted
-        return dataclasses.replace(config, threads=config.threads or torch.get_num_threads())
-    try:
-        stored = settings.from_dict(config, folder.config())
-    except ConfigError as error:
-        raise RunFolderError(f"{folder.config_file} does not fit this version of {config.model}: {error}") from error
-    config = dataclasses.replace(config, threads=config.threads or stored.threads)
-    changed = {k: v for k, v in settings.differences(stored, config).items() if k not in FREE_ON_RESUME}
-    if changed:
-        rows = table(("setting", "in the folder", "wanted now"), [(key, *pair) for key, pair in changed.items()])
-        raise RunFolderError(
-            f"{folder.path} holds a run with other settings:\n{rows}\n"
-            "Choose another folder for a new run, or leave these settings out to go on with this one."
-        )
-    return config
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a checkpoint: the running episodes are played again."""
+        self.replay = self.new_replay()
+        if isinstance(self.agent, Learning):
+            self.agent.restore(state["agent"])
+        if missing := [key for key in ("envs", "acting", "sums", "finished") if key not in state]:
+            raise CheckpointError(
+                f"the checkpoint is of an earlier version: it lacks {', '.join(missing)}; start a new run"
+            )
+        self.replay.restore(state["replay"])
+        known = {field.name for field in dataclasses.fields(Counters)}
+        self.count = Counters(**{key: value for key, value in state["count"].items() if key in known})
+        self.evaluation = Evaluation(**state["evaluation"]) if state["evaluation"] else None
+        self._sums, self._summed = dict(state["sums"]["sums"]), int(state["sums"]["summed"])
+        self._finished = [Episode(**episode) for episode in state["finished"]]
+        set_rng_state(state["rng"])
+        with forked(self.config.seed):
+            rows, cut = self.envs.restore(state["envs"])
+        self._state = {key: value.to(self.device) for key, value in state["acting"].items()}
+        self._turns = play(self.envs, self.agent, rows, self._state)
+        self._known = len(self.envs.failures)
+        if cut:
+            self.count.cut += len(cut)
+            self.say(
+                f"warning: {self.config.env.id} did not repeat itself when its episodes were played again, so those "
+                f"of {len(cut)} of {self.config.env.num} streams are cut at step {self.count.steps} "
+                f"({self.count.cut} so far)"
+            )

@@ -1,0 +1,187 @@
+"""Kills runs of every kind at random moments (SIGKILL), lets them go on, and compares with one that was left alone.
+
+    python -m benchmarks.kills                   20 kills of each subject; minutes
+    python -m benchmarks.kills --kills 2 --only world --only phases
+
+A subject runs once undisturbed. Then, for every kill, it runs in a new folder until a moment that is drawn evenly over
+the time that the first one took, is killed there, and goes on to its end in a new process. The last checkpoints must be
+equal to the last byte: weights, optimisers, random numbers, replay, and the log. Exit code 1 if one is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from worldformula import Normal, catalogue, log
+from worldformula.data import sequences
+from worldformula.data.own import Reading
+from worldformula.fitting import task
+from worldformula.model.config import start
+from worldformula.model.run import ModelRun, sized
+from worldformula.run.config import EnvConfig, RunConfig
+from worldformula.run.interact import Interact
+from worldformula.run.phases import Phase, Phases
+from worldformula.training import checkpoint
+from worldformula.training.settings import override
+
+AGENT = ["agent.batch=2", "agent.length=6", "agent.imag_last=3", "agent.prefill=16", "agent.train_ratio=4"]
+
+
+def agent_config(*, pixels: bool, steps: int = 60) -> RunConfig:
+    """DreamerV3 `tiny`, tinier."""
+    system = catalogue.find("dreamer_v3")
+    env = EnvConfig("pendulum", num=2, pixels=pixels, size=16 if pixels else None, max_steps=25)
+    every = {"capacity": 400, "checkpoint_every": 20, "log_every": 10, "eval_episodes": 1, "tensorboard": False}
+    return override(RunConfig(system.name, "tiny", env, system.sizes("tiny"), steps, **every), AGENT)
+
+
+def interact(folder: Path, *, pixels: bool) -> None:
+    """An agent in environments."""
+    Interact(agent_config(pixels=pixels), catalogue.find("dreamer_v3").build, folder, say=_quiet).run()
+
+
+def model(folder: Path) -> None:
+    """A VAE on sprites, with an average of its weights."""
+    config = start("vae", "tiny", "sprites").changed(["steps=300", "batch=32", "ema=0.9", "pixels=256", "hidden=32"])
+    ModelRun(config, folder).run()
+
+
+def world(folder: Path) -> None:
+    """An RSSM on walks of random length."""
+    rng = np.random.default_rng(0)
+    action = rng.normal(size=(16, 12, 1)).astype(np.float32)
+    walks = {"place": action.cumsum(1), "action": action, "lengths": rng.integers(6, 13, 16)}
+    found = sequences.sequences("walks", sequences.episodes(walks), Reading(length=6), "Random walks.")
+    config = sized(start("rssm", "tiny", "walks").changed(["steps=40", "batch=4"]), found)
+    ModelRun(config, folder, data=found).run()
+
+
+def phases(folder: Path) -> None:
+    """Collect with an agent, then fit a line, then one to the first one's answers."""
+
+    def line(seed: int) -> Any:
+        torch.manual_seed(seed)
+        return -log(Normal("p(y|x)", nn.Linear(3, 1), scale=1.0)).mean()
+
+    def rows(run: Interact) -> Any:
+        drawn = run.replay.sample(64, 1)
+        return {"x": torch.from_numpy(drawn["vector"][:, 0]), "y": torch.from_numpy(drawn["reward"])}
+
+    def answers(folder: Any, had: Any) -> Any:
+        with torch.no_grad():
+            y = had["line"](had["rows"]["x"])
+        return task(line(1), {"x": had["rows"]["x"], "y": y}, folder, steps=400, batch=8)
+
+    def collect(at: Any, _: Any) -> Any:
+        return Interact(agent_config(pixels=False, steps=50), catalogue.find("dreamer_v3").build, at, say=_quiet)
+
+    found = {"line": lambda t: next(m for m in t.fitting.loss.modules() if isinstance(m, nn.Linear))}
+    one, two = Phase("collect", collect, {"rows": rows}), Phase("answers", answers, takes=("rows", "line"))
+    fit = Phase("line", lambda at, had: task(line(0), had["rows"], at, steps=400, batch=8), found, ("rows",))
+    Phases([one, fit, two], folder, say=_quiet).run()
+
+
+SUBJECTS: dict[str, Callable[[Path], None]] = {
+    "agent": lambda folder: interact(folder, pixels=False),
+    "pixels": lambda folder: interact(folder, pixels=True),
+    "model": model,
+    "world": world,
+    "phases": phases,
+}
+
+
+def _quiet(_: str) -> None:
+    return None
+
+
+def child(name: str, folder: Path) -> int:
+    """The subject in a process of its own; its number."""
+    if pid := os.fork():
+        return pid
+    try:
+        with Path(os.devnull).open("w") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        SUBJECTS[name](folder)
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def finished(name: str, folder: Path) -> float:
+    """Runs it to its end; seconds."""
+    began = time.perf_counter()
+    _, status = os.waitpid(child(name, folder), 0)
+    if code := os.waitstatus_to_exitcode(status):
+        sys.exit(f"{name} failed with {code} in {folder}")
+    return time.perf_counter() - began
+
+
+def killed(name: str, folder: Path, after: float) -> bool:
+    """Runs it, and kills it after so many seconds; whether it was still running."""
+    pid = child(name, folder)
+    time.sleep(after)
+    os.kill(pid, signal.SIGKILL)
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+
+
+def last_bytes(folder: Path) -> dict[str, bytes]:
+    """The newest checkpoint and the log of every run in a folder."""
+    found = {}
+    for config in sorted(folder.rglob("config.json")):
+        at = config.parent
+        newest = checkpoint.steps_in(at / "checkpoints")[-1]
+        files = (newest / checkpoint.TENSORS, newest / checkpoint.TREE, at / "metrics.jsonl")
+        found |= {f"{at.relative_to(folder)}/{file.name}": file.read_bytes() for file in files}
+    return found
+
+
+def trial(name: str, folder: Path, kills: int, rng: random.Random) -> list[str]:
+    """Kills and goes on; a line for whatever differs."""
+    seconds, wrong = finished(name, folder / "whole"), list[str]()
+    whole = last_bytes(folder / "whole")
+    for number in range(kills):
+        after, tries = rng.uniform(0.02, 0.98) * seconds, 0
+        while not killed(name, at := folder / f"killed-{number}-{tries}", after):  # others use the machine too
+            after, tries = 0.8 * after, tries + 1
+        kept = [len(checkpoint.steps_in(c.parent / "checkpoints")) for c in at.rglob("config.json")]
+        finished(name, at)
+        parts = last_bytes(at)
+        differs = [file for file in whole if parts.get(file) != whole[file]]
+        wrong += [f"{name}: {file} differs after a kill at {after:.2f} s" for file in differs]
+        print(f"  {name}: killed after {after:.2f} of {seconds:.2f} s, {sum(kept)} checkpoints; differs: {differs}")
+    print(f"{name}: {kills} kills, {len(wrong)} differences", flush=True)
+    return wrong
+
+
+def main() -> int:
+    """Every subject; 1 if anything differed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", action="append", choices=SUBJECTS)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    wrong: list[str] = []
+    for name in given.only or SUBJECTS:
+        with tempfile.TemporaryDirectory() as folder:
+            wrong += trial(name, Path(folder), given.kills, random.Random(given.seed))  # noqa: S311 (no secret)
+    print("\n".join(wrong) or "every run ended with the same bits")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

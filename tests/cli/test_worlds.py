@@ -1,0 +1,173 @@
+"""``worldformula fit`` of worlds: their columns, their page, and the same bits after a kill."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.cli.test_fit_command import KILLED, newest
+from worldformula import catalogue
+from worldformula.cli import main
+from worldformula.data import DataSet
+from worldformula.envs import Envs
+from worldformula.model.run import open_model
+from worldformula.model.through_time import DISCOUNT, ThroughTime, built, columns_of
+from worldformula.report.dreams import dreams
+from worldformula.run.folder import read_metrics
+
+
+def arrays(pixels: bool, n: int = 6, rows: int = 12, env: str = "pendulum") -> dict[str, Any]:
+    """Episodes of random actions, ``[N, T, …]``."""
+    envs = Envs(env, n, seed=3, pixels=pixels, max_steps=rows - 1, **({"size": 16} if pixels else {}))
+    rng, now, found = np.random.default_rng(0), envs.reset(0), dict[str, list[Any]]()
+    for _ in range(rows):
+        actions = envs.random(rng, now)
+        for key, value in {**now, **envs.stored(actions)}.items():
+            found.setdefault(key, []).append(value)
+        now = envs.step(actions)
+    columns = {key: np.stack(values, 1) for key, values in found.items() if not key.startswith("is_")}
+    return columns | {"terminated": found["is_terminal"][-1]}
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("episodes")
+    np.savez(folder / "pixels.npz", **arrays(True))
+    np.savez(folder / "vectors.npz", **arrays(False))
+    rng = np.random.default_rng(0)
+    bits, moves = rng.integers(0, 2, (6, 12, 25), dtype=np.uint8), rng.integers(0, 4, (6, 12))
+    np.savez(folder / "bits.npz", x=bits.astype(np.float32), action=moves)
+    np.savez(folder / "still.npz", x=bits.astype(np.float32))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("world", "data", "more", "shown"),
+    [
+        ("rssm", "pixels", [], "dream.webp"),
+        ("rssm", "vectors", [], "curves"),
+        ("dmm", "still", ["--set", "inference=left"], "curves"),
+        ("dmm", "bits", [], "curves"),
+        ("vrnn", "still", [], "curves"),
+        ("td_vae", "bits", [], "curves"),
+        ("simcore", "bits", ["--set", "horizons=1,2"], "curves"),
+    ],
+)
+def test_every_world_learns_from_episodes(
+    files: Path, tmp_path: Path, world: str, data: str, more: list[str], shown: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    short = ["--steps", "12", "--batch", "3", "--set", "log_every=3", *more]
+    assert main(["fit", world, "--data", str(files / f"{data}.npz"), *short, "--run", str(folder)]) == 0
+    out = capsys.readouterr().out
+    assert "windows to train on" in out
+    assert ("this world reads no action" in out) == (world == "td_vae" and data == "bits")
+    rows = read_metrics(folder / "metrics.jsonl")
+    assert rows[-1]["test/loss"] < rows[0]["test/loss"]
+    page = (folder / "report.html").read_text()
+    for part in ("What it dreams", "Prediction error against horizon", "persistence", "Terms of the loss", "The loss"):
+        assert part in page
+    assert ("data:image/webp" in page) == (shown == "dream.webp")
+    capsys.readouterr()
+    done = main(["dream", str(folder), "--context", "3", "--sequences", "1", "--length", "8"])
+    said = capsys.readouterr()
+    if shown == "curves":
+        assert (done, "is no picture" in said.err) == (1, True)
+    else:
+        assert done == 0
+        with Image.open(folder / "videos" / "dream.webp") as video:
+            assert video.n_frames == 8
+
+
+def test_columns_become_the_variables_of_the_loss() -> None:
+    train = {
+        "image": np.full((2, 3, 16, 16, 3), 51, np.uint8),
+        "place": np.arange(12, dtype=np.float32).reshape(2, 3, 2),
+        "room": np.array([[0, 1, 4], [2, 2, 2]]),
+        "action": np.array([[0, 2, 0], [1, 1, 0]]),
+        "reward": np.ones((2, 3), np.float32),
+        "is_first": np.array([[1, 0, 0], [0, 1, 0]], bool),
+        "is_last": np.array([[0, 0, 1], [1, 0, 0]], bool),
+        "is_terminal": np.array([[0, 0, 1], [0, 0, 0]], bool),
+    }
+    columns = columns_of(DataSet("toy", train, train, (), "by hand"))
+    system = catalogue.find("rssm")
+    model = built(system, system.sizes("tiny"), columns)
+    assert json.loads(json.dumps(columns)) == columns
+    rows = model.rows(train)
+    given = model.given(rows)
+    assert torch.allclose(given["image"], torch.full((2, 3, 16, 16, 3), 0.2))
+    assert torch.equal(given["place"], torch.arange(12.0).view(2, 3, 2))
+    assert given["room"].argmax(-1).tolist() == train["room"].tolist()
+    assert given["room"].shape == (2, 3, 5)
+    assert given["a"].tolist() == [[[1, 0, 0], [0, 0, 1], [0, 0, 0]], [[0, 0, 0], [0, 1, 0], [1, 0, 0]]]
+    assert torch.allclose(given["c"], DISCOUNT * torch.tensor([[1.0, 1, 0], [1, 1, 1]]))
+    assert DISCOUNT == 1 - 1 / 333
+    assert math.isfinite(float(model.loss(**given, seed=0).value))
+
+
+def test_a_dream_is_what_the_world_says_and_persistence_is_the_last_row(files: Path, tmp_path: Path) -> None:
+    given = ["--data", str(files / "vectors.npz"), "--steps", "4", "--batch", "3", "--run", str(tmp_path / "run")]
+    assert main(["fit", "rssm", *given]) == 0
+    run = open_model(tmp_path / "run")
+    assert isinstance(run.model, ThroughTime)
+    found = dreams(run.model, run.test_rows, context=4, seed=0)
+    x = run.test_rows["vector"].numpy()
+    assert np.allclose(found.truth, np.sign(x) * np.log1p(np.abs(x)), atol=1e-6)
+    still = ((found.truth[:, 4:] - found.truth[:, 3:4]) ** 2).mean((0, 2))
+    assert np.allclose(found.measured.persistence, still, rtol=1e-5)
+    world, inputs = run.model.world, run.model.given(run.test_rows)
+    with torch.no_grad():
+        state = world.last(world.filter({k: v[:, :4] for k, v in inputs.items()}, seed=0, deterministic=True))
+        dream = world.imagine(state, actions=inputs["a"][:, 3:-1], seed=0, deterministic=True)
+        shown = world.decode(dream, ("y",))["y"][:, 1:]
+    assert np.allclose(found.dream[:, 4:], shown.numpy(), atol=1e-6)
+
+
+def test_a_killed_fit_of_a_world_goes_on_bit_for_bit(files: Path, tmp_path: Path) -> None:
+    short = ["fit", "rssm", "--data", str(files / "vectors.npz"), "--steps", "12", "--batch", "3", "--run"]
+    assert main([*short, str(tmp_path / "whole")]) == 0
+    command = [sys.executable, "-c", KILLED, "7", *short, str(tmp_path / "run")]
+    assert subprocess.run(command, capture_output=True, check=False).returncode == -signal.SIGKILL
+    assert main([*short, str(tmp_path / "run"), "--resume"]) == 0
+    for name in ("tensors.safetensors", "tree.json"):
+        assert (newest(tmp_path / "run").path / name).read_bytes() == (
+            newest(tmp_path / "whole").path / name
+        ).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("world", "data", "more", "says"),
+    [
+        ("rssm", "still", [], "rssm reads actions, and the data have no column action"),
+        ("simcore", "still", [], "has no column action"),
+        ("dmm", "pixels", ["--set", "data.length=5", "--set", "pixels=3"], "does not suit this model"),
+        ("vrnn", "vectors", [], "does not suit this model"),
+        ("cem", "still", [], "is one of the planners; fit expects a model or a world"),
+    ],
+)
+def test_what_a_world_cannot_learn_from(
+    files: Path, tmp_path: Path, world: str, data: str, more: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--data", str(files / f"{data}.npz"), "--steps", "2", "--run", str(tmp_path / "run")]
+    assert main(["fit", world, *given, *more]) == 1
+    assert says in capsys.readouterr().err
+
+
+def test_whole_series_refuse_windows_of_two_episodes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bits = np.random.default_rng(0).integers(0, 2, (6, 8, 5)).astype(np.float32)
+    np.savez(tmp_path / "e.npz", x=bits, lengths=np.array([8, 3, 8, 3, 3, 8]))
+    given = ["--data", str(tmp_path / "e.npz"), "--steps", "2", "--batch", "2"]
+    assert main(["fit", "dmm", *given, "--run", str(tmp_path / "a")]) == 1
+    assert "set data.length to at most the length of the shortest episode" in capsys.readouterr().err
+    assert main(["fit", "dmm", *given, "--set", "data.length=3", "--run", str(tmp_path / "b")]) == 0

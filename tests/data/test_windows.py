@@ -1,0 +1,160 @@
+"""Episodes of every form become the same windows; what does not fit is told."""
+
+from __future__ import annotations
+
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from worldformula.data.own import Reading, located, short
+from worldformula.data.sequences import episodes, load, windows
+from worldformula.errors import ConfigError, ReplayError
+
+RNG = np.random.default_rng(0)
+N, T = 5, 9
+PLACE = RNG.normal(size=(N, T, 2)).astype(np.float32)
+ACTION = RNG.integers(0, 3, size=(N, T))
+REWARD = RNG.normal(size=(N, T)).astype(np.float32)
+ARRAYS: dict[str, Any] = {"place": PLACE, "action": ACTION, "reward": REWARD, "terminated": np.array([1, 0, 0, 1, 0])}
+
+
+def test_a_dictionary_a_list_a_table_and_a_file_give_the_same_windows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez(tmp_path / "e.npz", **ARRAYS)
+    listed = [{k: v[i : i + 1] if k == "terminated" else v[i] for k, v in ARRAYS.items()} for i in range(N)]
+    table = {k: v.reshape(N * T, *v.shape[2:]) for k, v in ARRAYS.items() if k != "terminated"}
+    table["is_first"] = np.arange(N * T) % T == 0
+    table["terminated"] = np.repeat(ARRAYS["terminated"], T)
+    made = types.ModuleType("forms")
+    made.one, made.two = lambda: listed, lambda: table  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "forms", made)
+    whole = load(str(tmp_path / "e.npz"), Reading(length=4))
+    for name in ("forms:one", "forms:two"):
+        other = load(name, Reading(length=4))
+        for part in ("train", "test"):
+            ours, theirs = getattr(whole, part), getattr(other, part)
+            assert ours.keys() == theirs.keys()
+            assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
+    assert {k: v.shape[1:] for k, v in whole.train.items()} == {
+        "place": (4, 2), "reward": (4,), "action": (4,), "is_first": (4,), "is_last": (4,), "is_terminal": (4,),
+    }  # fmt: skip
+    assert len(whole.test["place"]) == 3, "one episode of nine rows: two windows, and one up to its end"
+
+
+def test_windows_by_hand() -> None:
+    def rows(length: int, start: int) -> dict[str, Any]:
+        at = np.arange(length)
+        return {"x": start + at, "is_first": at == 0}
+
+    cut = windows([rows(5, 0), rows(2, 10), rows(1, 20)], 2)
+    assert cut["x"].tolist() == [[0, 1], [2, 3], [3, 4], [10, 11], [20, 20]]
+    assert cut["is_first"].tolist() == [[1, 0], [0, 0], [0, 0], [1, 0], [1, 1]]
+
+
+def test_lengths_and_valid_flags_leave_padding_out() -> None:
+    lengths = np.array([9, 4, 1, 9, 2])
+    padded = PLACE.copy()
+    valid = np.arange(T) < lengths[:, None]
+    padded[~valid] = np.nan
+    base = {"place": padded, "action": ACTION}
+    one, two = episodes({**base, "lengths": lengths}), episodes({**base, "valid": valid})
+    for i, (a, b) in enumerate(zip(one, two, strict=True)):
+        assert len(a["place"]) == lengths[i]
+        assert np.array_equal(a["place"], b["place"])
+        assert np.array_equal(a["place"], PLACE[i, : lengths[i]])
+    short_actions = episodes({"place": padded, "action": ACTION[:, :-1], "lengths": lengths})
+    assert [len(e["action"]) for e in short_actions] == (lengths - 1).tolist()
+    gaps = valid.copy()
+    gaps[0, 3] = False
+    with pytest.raises(ConfigError, match="got gaps"):
+        episodes({**base, "valid": gaps})
+    with pytest.raises(ConfigError, match="lengths expects 5 whole numbers from 1 to 9"):
+        episodes({**base, "lengths": lengths + 1})
+
+
+def test_boundaries_inside_a_row_of_arrays_are_episodes() -> None:
+    first = np.zeros((N, T), bool)
+    first[:, 0] = first[:, 6] = True
+    found = episodes({"place": PLACE, "action": ACTION, "is_first": first})
+    assert [len(e["place"]) for e in found] == [6, 3] * N
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        (3, "expected episodes as a dictionary .* got int"),
+        ({"place": PLACE[0, :, 0]}, r"expected arrays \[N, T, …\]"),
+        ({"place": PLACE, "action": ACTION[:3]}, "one number of episodes"),
+    ],
+)
+def test_what_are_no_episodes(made: Any, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        episodes(made)
+
+
+def test_nan_and_single_episodes_are_refused(tmp_path: Path) -> None:
+    broken = PLACE.copy()
+    broken[3, 2] = np.nan
+    np.savez(tmp_path / "nan.npz", place=broken, action=ACTION)
+    with pytest.raises(ReplayError, match=r"episode 3: 'place' is not finite in row 2"):
+        load(str(tmp_path / "nan.npz"))
+    np.savez(tmp_path / "one.npz", place=PLACE[:1], action=ACTION[:1])
+    with pytest.raises(ConfigError, match="at least two episodes"):
+        load(str(tmp_path / "one.npz"))
+    with pytest.raises(ConfigError, match=r"expected episodes.npz, module:function, minari:ID"):
+        load("./pictures.png")
+
+
+def test_a_data_set_of_series_has_time_first() -> None:
+    found = load("rolling")
+    assert found.train["x"].shape[1:] == (16, 8, 12)
+    assert found.train["is_first"].sum() == len(found.train["x"])
+
+
+class Stub(types.ModuleType):
+    """The documented calls of Minari: `load_dataset`, `iterate_episodes`, and the fields of an episode."""
+
+    def load_dataset(self, name: str) -> Any:
+        if name != "D4RL/toy-v2":
+            raise FileNotFoundError("Dataset not found locally")
+        episode = types.SimpleNamespace
+        return types.SimpleNamespace(
+            iterate_episodes=lambda: iter(
+                episode(
+                    observations={"place": PLACE[i], "goal": {"at": PLACE[i, :, :1]}}, actions=ACTION[i, :-1],
+                    rewards=REWARD[i, 1:].astype(np.float64), terminations=np.arange(1, T) == T - 1,
+                    truncations=np.zeros(T - 1, bool), infos={},
+                )
+                for i in range(N)
+            )
+        )  # fmt: skip
+
+
+def test_minari_observations_are_one_longer_than_actions(monkeypatch: pytest.MonkeyPatch) -> None:
+    stub = Stub("minari")
+    stub.__spec__ = types.SimpleNamespace(name="minari")  # type: ignore[assignment]
+    monkeypatch.setitem(sys.modules, "minari", stub)
+    found = load("minari:D4RL/toy-v2", Reading(length=T))
+    assert found.train["place"].shape == (4, T, 2)
+    assert found.train["at"].shape == (4, T, 1)
+    rows = {len(p): p for p in (found.train, found.test)}
+    part = next(iter(rows.values()))
+    i = next(i for i in range(N) if np.array_equal(PLACE[i], part["place"][0]))
+    assert np.array_equal(part["action"][0], [*ACTION[i, :-1], 0])
+    assert np.allclose(part["reward"][0], [0, *REWARD[i, 1:]], atol=1e-6)
+    assert part["is_terminal"][0].tolist() == [False] * (T - 1) + [True]
+    with pytest.raises(ConfigError, match="Get it with: minari download D4RL/none-v0"):
+        load("minari:D4RL/none-v0")
+    assert located("minari:D4RL/toy-v2") == "minari:D4RL/toy-v2"
+    assert short("minari:D4RL/toy-v2") == "D4RL-toy-v2"
+
+
+def test_without_minari_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'worldformula\[minari\]'"):
+        load("minari:D4RL/toy-v2")

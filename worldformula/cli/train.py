@@ -1,0 +1,194 @@
+"""``worldformula train`` and ``demo``: an agent in environments, with its header, its display and its report."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from worldformula import catalogue
+from worldformula.cards import demo
+from worldformula.cli import header
+from worldformula.cli.display import Display
+from worldformula.cli.many import from_file, sweep
+from worldformula.errors import ConfigError
+from worldformula.run.config import EnvConfig, RunConfig
+from worldformula.run.contract import Agent
+from worldformula.run.estimate import seconds_left
+from worldformula.run.folder import RunFolder
+from worldformula.run.interact import Interact
+from worldformula.run.run import kept
+from worldformula.run.saved import open_run
+from worldformula.training import devices, settings
+from worldformula.training.progress import duration
+
+Settings = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")]
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+Number = Annotated[int, tyro.conf.arg(metavar="N")]
+Device = Annotated[str, tyro.conf.arg(metavar="NAME")]
+DEFAULT_MODEL = "dreamer_v3"
+DEFAULT_PRESET = "tiny"
+IN_FILE = {"run": "out", "env-arg": "env_arg", "log-info": "log_info"} | {
+    name: name
+    for name in ("env", "pixels", "wrap", "model", "preset", "steps", "seed", "seeds", "device", "init", "freeze")
+}  # what --config may hold, and the field
+
+
+def option(metavar: str, default: str) -> Any:
+    """How an option is shown whose default is decided later, by the run folder."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train an agent, or go on exactly where an interrupted run stopped.
+
+    For example: worldformula train --env cartpole_swingup --pixels --run runs/first
+
+    In a folder that holds a run, everything that is not given here is taken from that run; what is given must agree
+    with it, except for --steps and --device. So after Ctrl-C, or after a crash: worldformula train --run runs/first
+    """
+
+    out: Annotated[Path | None, tyro.conf.arg(name="run", metavar="DIR", help_behavior_hint="(required)")] = None
+    """The run folder, e.g. runs/first."""
+    env: Annotated[str | None, option("ID", "that of the run folder")] = None
+    """A name that `worldformula envs` lists, any Gymnasium id, or module:ID where a module of yours registers it."""
+    pixels: Annotated[Flag, tyro.conf.arg(help_behavior_hint="(the same as --set env.pixels=true)")] = False
+    """Observe pictures of the environment instead of its own numbers."""
+    no_pixels: Annotated[Flag, tyro.conf.arg(help_behavior_hint="(default; env.pixels=false)")] = False
+    """Observe the environment's own numbers."""
+    env_arg: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """An argument of the environment, e.g. --env-arg render_mode=rgb_array; may be given several times."""
+    wrap: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="MODULE:WRAPPER")] = ()
+    """A wrapper around the environment, from a module, in the current folder too; the first one is innermost."""
+    log_info: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY")] = ()
+    """A key of the environment's info, e.g. success: its value at the end of episodes is logged as episode/KEY."""
+    model: Annotated[str | None, option("NAME", DEFAULT_MODEL)] = None
+    """A system that `worldformula models` lists."""
+    preset: Annotated[str | None, option("NAME", DEFAULT_PRESET)] = None
+    """A preset of that system."""
+    settings: Settings = ()
+    """Any setting of the list below, e.g. --set agent.imagine=10 --set env.num=8."""
+    steps: Annotated[str | None, option("N", "20000")] = None
+    """Environment steps of the whole run: actions × env.action_repeat."""
+    seed: Annotated[str | None, option("N", "0")] = None
+    """Where all randomness comes from."""
+    seeds: Annotated[str | None, option("S,S,…", "one run")] = None
+    """Several runs, e.g. 1,2,3: a folder seed-S each inside the run folder, and a table of what they reached."""
+    device: Annotated[str | None, option("NAME", "auto")] = None
+    """auto, cpu, cuda, cuda:N or mps."""
+    config_file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")] = None
+    """These options from a TOML or JSON file: env = "pendulum", steps = 50000, and a group [set]. What is written on
+    the command line wins."""
+    resume_with: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """A setting that shall change as the run goes on, e.g. --resume-with agent.lr=1e-4; config.json lists them all."""
+    init: Annotated[Path | None, option("RUN", "new weights")] = None
+    """Another run (or a folder of save_pretrained) whose weights a new run begins with."""
+    freeze: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME")] = ()
+    """A part that does not learn, by the name of its weights, e.g. world; may be given several times."""
+
+    def config(self) -> RunConfig:
+        """The configuration that was asked for, on top of that of the run folder where there is one."""
+        given = {"steps": self.steps, "seed": self.seed, "device": self.device}
+        options = [f"{key}={value}" for key, value in given.items() if value is not None]
+        folder = self.folder()
+        if RunFolder(folder).exists:
+            config = open_run(folder, "worldformula train").config
+            config = dataclasses.replace(config, model=self.model or config.model, preset=self.preset or config.preset)
+        else:
+            if self.env is None:
+                raise ConfigError(f"{folder} holds no run yet: say what to train on, e.g. --env pendulum")
+            system = catalogue.find(self.model or DEFAULT_MODEL)
+            if system.kind != "agents":
+                agents = ", ".join(catalogue.names("agents"))
+                raise ConfigError(f"{system.name} is one of the {system.kind}; train expects an agent: {agents}")
+            preset = self.preset or DEFAULT_PRESET
+            config = RunConfig(system.name, preset, EnvConfig(self.env), system.sizes(preset))
+        env = [f"env.id={self.env}"] if self.env is not None else []
+        if self.pixels or self.no_pixels:
+            if self.pixels and self.no_pixels:
+                raise ConfigError("got both --pixels and --no-pixels; write one of them")
+            env.append(f"env.pixels={self.pixels}")
+        given_env = {"args": self.env_arg, "wrap": self.wrap, "log_info": self.log_info}
+        changes: dict[str, Any] = {name: values for name, values in given_env.items() if values}
+        more: dict[str, Any] = {"freeze": self.freeze} if self.freeze else {}
+        more |= {} if self.init is None else {"init": str(self.init.expanduser().resolve())}
+        config = dataclasses.replace(config, env=dataclasses.replace(config.env, **changes), **more)
+        return settings.override(config, [*env, *options, *self.settings])
+
+    def folder(self) -> Path:
+        """Where the run lies."""
+        if self.out is None:
+            raise ConfigError("say where the run shall lie, e.g. --run runs/first")
+        return self.out
+
+    def run(self) -> int:
+        """Trains."""
+        if self.config_file is not None:
+            return from_file(self, self.config_file, IN_FILE).run()
+        if self.seeds is not None:
+            return sweep(self, self.seeds)
+        self.one()
+        return 0
+
+    def one(self) -> dict[str, float]:
+        """One run; the mean return that its report measured."""
+        if self.resume_with and not kept(RunFolder(self.folder())):
+            raise ConfigError("--resume-with changes a run that goes on; write --set for a new run")
+        return {"return": train(self.config(), self.folder(), self.resume_with)}
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Minutes on a laptop: DreamerV3 learns to swing up a pendulum from pixels, then writes a page about its dreams.
+
+    Interrupted, the same command goes on where it stopped.
+    """
+
+    run_folder: Annotated[Path, tyro.conf.arg(name="run", metavar="DIR")] = Path("runs/demo")
+    """The run folder; started again, the demo goes on there."""
+    steps: Number = demo.STEPS
+    """Environment steps."""
+    seed: Number = 0
+    """Where all randomness comes from."""
+
+    def run(self) -> int:
+        """Trains and reports."""
+        train(demo.config(self.steps, self.seed), self.run_folder)
+        return 0
+
+
+def train(config: RunConfig, folder: Path, resume_with: tuple[str, ...] = ()) -> float:
+    """Runs a configuration with its header, its display and its report; the mean return that was reached."""
+    with Display() as display:
+        loop = Interact(config, catalogue.find(config.model).build, folder, show=display, resume_with=resume_with)
+        for line in header.lines(loop):
+            print(line, flush=True)
+        display.expected = seconds_left(loop)
+        print(header.time_line(loop, display.expected), flush=True)
+        result = loop.run()
+    count = result.counters
+    print(
+        f"{count.steps:,} steps, {count.updates:,} updates, {count.episodes} episodes in {duration(result.seconds)}"
+        + (f"; the environment failed {count.failures} times and was made anew" if count.failures else "")
+        + (f"; {count.cut} episodes were cut where the run went on" if count.cut else "")
+    )
+    return write_report(loop.folder, loop.agent, devices.describe(loop.device))
+
+
+def write_report(folder: RunFolder, agent: Agent, device: str) -> float:
+    """Measures the agent, writes report.html, prints what was reached and where the page is; the mean return."""
+    from worldformula.report.evidence import Evidence, load
+    from worldformula.report.write import write
+
+    page = write(folder.path, agent, device=device)
+    found = load(folder.path) or Evidence()
+    best = "not known" if found.best is None else found.best
+    floor = "not known" if found.floor is None else found.floor
+    print(f"reached: return {found.reached}; floor (random policy) {floor}; best known {best}")
+    print(f"report: {page}")
+    return math.nan if found.reached is None else found.reached.mean

@@ -1,0 +1,214 @@
+"""Sequences for worlds: episodes of your own, of Minari, or data sets whose rows are series, cut into windows.
+
+    episodes.npz          arrays [N, T, …] by name, with `lengths` [N] or `valid` [N, T] where they differ in length;
+                          or one table [R, …] with `is_first` (or `is_last`) [R]
+    module:function       returns the same arrays, or a list of episodes as dictionaries of arrays [T, …]
+    minari:ID             a data set that the package `minari` has on this machine
+    rolling, digits …     a data set of the list: the first axis of a row is time
+
+Columns: `action`, `reward`, `terminated`; everything else is observed. A window holds `length` rows; it lies within one
+episode where episodes are that long, and shorter ones follow each other in it, each beginning with `is_first`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldformula import data
+from worldformula.data.base import Array, DataSet
+from worldformula.data.episodes import FLAGS, as_rows, split
+from worldformula.data.own import MINARI, Reading, called, is_function, is_own
+from worldformula.errors import ConfigError, ReplayError
+
+NOT_OBSERVED = (*FLAGS, "reward", "action")
+MARKS = ("valid", "lengths")
+Episode = dict[str, Array]
+
+
+def load(text: str, how: Reading | None = None) -> DataSet:
+    """Windows ``[M, T, …]`` of the rows of episodes, by column; a part of the episodes is kept for tests.
+
+    Args:
+        text: a path, ``module:function``, ``minari:ID`` or the name of a data set.
+        how: ``length`` of a window, and the share for ``test``.
+
+    Raises:
+        ConfigError: nothing is there, or it cannot be read; the message says what to write instead.
+        ReplayError: an episode lacks a column, has other shapes than the first, or NaN.
+    """
+    how = how or Reading()
+    if text.startswith(MINARI):
+        found, note = minari(text.removeprefix(MINARI)), f"{text}, as it lies on this machine."
+    elif is_function(text):
+        found, note = episodes(called(text)), f"What {text} returned."
+    elif Path(text).suffix == ".npz" and Path(text).expanduser().is_file():
+        with np.load(Path(text).expanduser(), allow_pickle=False) as file:
+            found, note = episodes(dict(file)), f"{Path(text).name}."
+    elif not is_own(text):
+        return _of_set(data.load(text), how)
+    else:
+        raise ConfigError(
+            f"a world learns from sequences: expected episodes.npz, module:function, {MINARI}ID, or a data set of the "
+            f"list, got {text!r}"
+        )
+    return sequences(text, found, how, note)
+
+
+def episodes(made: Any) -> list[Episode]:
+    """Episodes as dictionaries of arrays ``[T, …]`` from any of the forms that the head of this file names.
+
+    Raises:
+        ConfigError: another form, or lengths that do not fit.
+    """
+    if not isinstance(made, Mapping):
+        if isinstance(made, np.ndarray):
+            return episodes({"x": made})
+        listed = list(made) if isinstance(made, Iterable) else [made]
+        if not all(isinstance(episode, Mapping) for episode in listed):
+            raise ConfigError(
+                "expected episodes as a dictionary of arrays [N, T, …] or a list of dictionaries of arrays [T, …], got "
+                f"{type(made).__name__}"
+            )
+        return [{k: np.asarray(v) for k, v in episode.items()} for episode in listed]
+    arrays = {key: np.asarray(value) for key, value in made.items()}
+    flags = [arrays[key] for key in ("is_first", "is_last") if key in arrays]
+    if flags and flags[0].ndim == 1:
+        return split(arrays)
+    columns = {key: value for key, value in arrays.items() if key not in MARKS}
+    if not columns or min(value.ndim for key, value in columns.items() if key != "terminated") < 2:
+        shown = ", ".join(f"{key} {list(value.shape)}" for key, value in arrays.items()) or "nothing"
+        raise ConfigError(f"expected arrays [N, T, …], or one table [R, …] with is_first [R]; got {shown}")
+    count = {key: len(value) for key, value in arrays.items()}
+    if len(set(count.values())) != 1:
+        raise ConfigError(f"expected one number of episodes in all arrays, got {count}")
+    found: list[Episode] = []
+    for i, length in enumerate(_lengths(arrays)):
+        ends = {k: length + v.shape[1] - _steps(columns) for k, v in columns.items() if v.ndim > 1}
+        episode = {k: v[i][: ends[k]] if k in ends else v[i : i + 1] for k, v in columns.items()}
+        found += split(episode) if flags else [episode]
+    return found
+
+
+def minari(name: str) -> list[Episode]:
+    """The episodes of a Minari data set; observations that are dictionaries become a column per key.
+
+    Raises:
+        ConfigError: the package or the data set is missing here.
+    """
+    if importlib.util.find_spec("minari") is None:
+        raise ConfigError(f"{MINARI}{name} is read by the package minari: pip install 'worldformula[minari]'")
+    import minari as package
+
+    try:
+        found = package.load_dataset(name)
+    except (FileNotFoundError, ValueError) as error:
+        raise ConfigError(
+            f"{MINARI}{name} is not on this machine: {error}. Get it with: minari download {name}"
+        ) from error
+    return [
+        {
+            **_named(episode.observations, "observation"),
+            **_named(episode.actions, "action"),
+            "reward": np.asarray(episode.rewards),
+            "terminated": np.asarray(episode.terminations)[-1:],
+        }
+        for episode in found.iterate_episodes()
+    ]
+
+
+def sequences(name: str, found: list[Episode], how: Reading, note: str) -> DataSet:
+    """The windows of episodes.
+
+    Raises:
+        ConfigError: fewer than two episodes, or too short ones.
+    """
+    if len(found) < 2:
+        raise ConfigError(f"{name}: expected at least two episodes, one of them to test on; got {len(found)}")
+    acts = any(key == "action" or key.startswith("action/") for key in found[0])
+    rows = [as_rows(episode, f"{name}: episode {i}", acts=acts) for i, episode in enumerate(found)]
+    spec = {key: (value.shape[1:], value.dtype) for key, value in rows[0].items()}
+    for i, columns in enumerate(rows):
+        if (other := {key: (value.shape[1:], value.dtype) for key, value in columns.items()}) != spec:
+            raise ReplayError(f"{name}: episode {i} has other columns than the first: {other} for {spec}")
+    lengths = [len(columns["is_first"]) for columns in rows]
+    length = min(how.length, max(lengths))
+    if length < 2:
+        raise ConfigError(f"{name}: expected episodes of two rows or more, got {max(lengths)}")
+    order = np.random.default_rng(0).permutation(len(rows))
+    tests = min(len(rows) - 1, max(1, round(how.test * len(rows))))
+    parts = [[rows[i] for i in sorted(chosen)] for chosen in (order[tests:], order[:tests])]
+    said = f"{note} {len(rows)} episodes of {min(lengths)} to {max(lengths)} rows, windows of {length}"
+    train, test = (windows(part, length) for part in parts)
+    return DataSet(name, train, test, (), said)
+
+
+def windows(rows: list[Episode], length: int) -> Episode:
+    """Windows ``[M, length, …]``: of a long episode one after the other, the last up to its end; short ones joined."""
+    cut: list[Episode] = []
+    short = [columns for columns in rows if len(columns["is_first"]) < length]
+    for columns in rows:
+        last = len(columns["is_first"]) - length
+        starts = sorted({*range(0, last + 1, length), last} if last >= 0 else ())
+        cut += [{key: value[start : start + length] for key, value in columns.items()} for start in starts]
+    if short:
+        joined = {key: np.concatenate([columns[key] for columns in short]) for key in short[0]}
+        total = len(joined["is_first"])
+        for start in range(0, total, length):  # the last window goes on with the first episodes
+            index = (start + np.arange(length)) % total
+            cut.append({key: value[index] for key, value in joined.items()})
+    return {key: np.stack([window[key] for window in cut]) for key in cut[0]}
+
+
+def observed(columns: Iterable[str]) -> list[str]:
+    """The columns that a world may see."""
+    return [k for k in columns if k not in NOT_OBSERVED and not k.startswith(("action/", "label/", "mask/"))]
+
+
+def _of_set(found: DataSet, how: Reading) -> DataSet:
+    """A data set whose rows of x are series: the first axis of its shape is time."""
+    if len(found.shape) < 2:
+        raise ConfigError(f"{found.name}: a row of x has the shape {found.shape}, and a series needs a time and more")
+    parts = []
+    for part in (found.train, found.test):
+        series = part["x"].reshape(len(part["x"]), *found.shape)
+        rows = [as_rows({"x": row}, found.name, acts=False) for row in series]
+        parts.append(windows(rows, min(how.length, found.shape[0])))
+    note = f"{found.note} The first axis of a row, {found.shape[0]}, is time."
+    return DataSet(found.name, parts[0], parts[1], (), note)
+
+
+def _lengths(arrays: Mapping[str, Array]) -> list[int]:
+    """Rows of every episode: as `lengths` says, or as far as `valid` is true without a gap, or all."""
+    steps = _steps({k: v for k, v in arrays.items() if k not in MARKS})
+    n = len(next(iter(arrays.values())))
+    if "lengths" in arrays:
+        found = [int(length) for length in arrays["lengths"].reshape(-1)]
+    elif "valid" in arrays:
+        valid = arrays["valid"].astype(bool).reshape(n, -1)
+        found = valid.sum(1).tolist()
+        if any(valid[i, length:].any() for i, length in enumerate(found)):
+            raise ConfigError("valid expects the rows of an episode first and its padding behind, got gaps")
+    else:
+        found = [steps] * n
+    if len(found) != n or min(found) < 1 or max(found) > steps:
+        raise ConfigError(f"lengths expects {n} whole numbers from 1 to {steps}, got {found[:8]}")
+    return found
+
+
+def _steps(columns: Mapping[str, Array]) -> int:
+    """T of the observations; actions and rewards may be one shorter."""
+    return max(value.shape[1] for value in columns.values() if value.ndim > 1)
+
+
+def _named(value: Any, name: str) -> dict[str, Array]:
+    if not isinstance(value, Mapping):
+        return {name: np.asarray(value)}
+    found: dict[str, Array] = {}
+    for key, inner in value.items():
+        found |= _named(inner, f"{name}/{key}" if name == "action" else str(key))
+    return found

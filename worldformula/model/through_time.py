@@ -1,0 +1,172 @@
+"""A world of the catalogue as a `Model` on sequences, so that it is trained as every model is.
+
+Columns of experience become the variables of its loss: what is observed x (of several columns the world's own names),
+the action a, the reward r, the continuation c = (1 − terminal)(1 − 1/333) and the flag first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from worldformula.catalogue import System
+from worldformula.data import DataSet
+from worldformula.data.sequences import observed
+from worldformula.errors import ConfigError, MissingInputError, ShapeError, TimeError
+from worldformula.formula.expressions.expression import Expression
+from worldformula.formula.plan.histories import refuse_ahead
+from worldformula.model.contract import Model, Values
+
+DISCOUNT = 1 - 1 / 333  # Hafner et al. 2025: the horizon of the continuation target
+PICTURE = 3  # axes of a picture, the last one its 1, 3 or 4 channels
+Columns = dict[str, dict[str, Any]]
+
+
+def columns_of(found: DataSet) -> Columns:
+    """What the columns hold, as JSON: kind (image, vector or classes), shape of a step, number of classes."""
+    actions = [key for key in found.train if key == "action" or key.startswith("action/")]
+    if len(actions) > 1:
+        raise ConfigError(f"{found.name}: the worlds of the catalogue read one action, got {', '.join(actions)}")
+    return {key: _column(key, found) for key in (*observed(found.train), *actions)}
+
+
+def _column(key: str, found: DataSet) -> dict[str, Any]:
+    array = found.train[key]
+    shape = list(array.shape[2:])
+    if array.dtype.kind in "iu" and (array.dtype != np.uint8 or len(shape) < 2):
+        parts = [part[key] for part in (found.train, found.test)]
+        if min(int(part.min()) for part in parts) < 0:
+            raise ConfigError(f"{found.name}: {key} holds whole numbers below 0; classes are counted from 0")
+        return {"kind": "classes", "shape": shape, "classes": 1 + max(int(part.max()) for part in parts)}
+    if len(shape) == PICTURE and shape[-1] in (1, 3, 4):
+        return {"kind": "image", "shape": shape, "scale": 255 if array.dtype == np.uint8 else 1}
+    return {"kind": "vector", "shape": shape, "scale": 255 if array.dtype == np.uint8 else 1}
+
+
+def width(column: Mapping[str, Any]) -> int:
+    """Numbers of a step of a column as networks read it."""
+    return int(math.prod(column["shape"])) * int(column.get("classes", 1))
+
+
+def encoded(value: Tensor, column: Mapping[str, Any]) -> Tensor:
+    """A column ``[B, T, …]`` as float32: ``[B, T, H, W, C]`` in [0, 1] for a picture, else ``[B, T, width]``."""
+    if column["kind"] == "classes":
+        flat = value.reshape(*value.shape[:2], -1).long()
+        return nn.functional.one_hot(flat, int(column["classes"])).flatten(2).float()
+    scaled = value.float() / column["scale"] if column["scale"] != 1 else value.float()
+    return scaled if column["kind"] == "image" else scaled.reshape(*value.shape[:2], -1)
+
+
+PLACEHOLDER: Columns = {
+    key: {"kind": "vector", "shape": [1], "scale": 1} for key in ("x", "action")
+}  # for what does not depend on data, such as the names of coefficients
+
+
+def fitted(sizes: Any, columns: Columns, given: Collection[str]) -> list[str]:
+    """``key=value`` texts that fit ``sizes`` to columns: ``pixels`` of what is observed, ``actions``."""
+    have = {f.name: getattr(sizes, f.name) for f in dataclasses.fields(sizes)}
+    acts = [column for key, column in columns.items() if key == "action" or key.startswith("action/")]
+    found = {"pixels": sum(map(width, columns.values())) - sum(map(width, acts))}
+    if acts:
+        found["actions"] = width(acts[0])
+    return [f"sizes.{k}={v}" for k, v in found.items() if k in have and k not in given and have[k] != v]
+
+
+@dataclass(frozen=True, eq=False)
+class ThroughTime(Model):
+    """A world, and how columns become the variables of its loss.
+
+    Attributes:
+        world: of `worldformula.worlds`.
+        loss: the world's.
+        columns: as `columns_of` gives them.
+        names: column -> variable of what is observed.
+    """
+
+    world: Any
+    loss: Expression
+    columns: Mapping[str, Mapping[str, Any]]
+    names: Mapping[str, str]
+
+    @property
+    def ahead(self) -> bool:
+        """Whether the posterior reads whole series, x_{1:T}: then no window may hold two episodes."""
+        try:
+            refuse_ahead("a window of two episodes", self.loss.program.plan)
+        except TimeError:
+            return True
+        return False
+
+    @property
+    def actions(self) -> str | None:
+        """The column of the action."""
+        return next((key for key in self.columns if key == "action" or key.startswith("action/")), None)
+
+    def given(self, rows: Mapping[str, Tensor]) -> Values:
+        """Windows ``[B, T, …]`` of columns to the inputs of the loss."""
+        found = {word: encoded(rows[key], self.columns[key]) for key, word in self.names.items() if key in rows}
+        if self.actions in rows and self.actions is not None:
+            column = self.columns[self.actions]
+            found["a"] = encoded(rows[self.actions], column)
+            if column["kind"] == "classes":  # nothing is executed at the last row: no class
+                found["a"] = found["a"] * ~rows["is_last"][..., None]
+        found |= {"r": rows["reward"].float(), "first": rows["is_first"]}
+        found["c"] = (1 - rows["is_terminal"].float()) * DISCOUNT
+        return {name: found[name] for name in self.inputs if name in found}
+
+    def rows(self, arrays: Mapping[str, NDArray[Any]], name: str = "the data") -> Values:
+        """Windows as tensors, in the types that they have.
+
+        Raises:
+            MissingInputError: the loss reads what the data do not have.
+            ShapeError: the loss refuses two windows.
+        """
+        needed = (*self.columns, "reward", "is_first", "is_last", "is_terminal")
+        if missing := [key for key in needed if key not in arrays]:
+            raise MissingInputError(f"{name} has no column {missing[0]!r}; it has {', '.join(arrays)}")
+        found = {key: torch.from_numpy(np.ascontiguousarray(arrays[key])) for key in needed}
+        probe = self.given({key: value[:2] for key, value in found.items()})
+        if lacking := [key for key in self.inputs if key not in probe]:
+            said = {"a": "column action"}.get(lacking[0], lacking[0])
+            raise MissingInputError(f"{name} has no {said}, and this world reads one; it has {', '.join(self.columns)}")
+        if self.ahead and bool(found["is_first"][:, 1:].any()):
+            raise ShapeError(
+                f"{name}: this world reads whole series, and windows of {found['is_first'].shape[1]} rows hold parts "
+                "of two episodes; set data.length to at most the length of the shortest episode"
+            )
+        self._try(probe, name)
+        return found
+
+
+def built(system: System, sizes: Any, columns: Mapping[str, Mapping[str, Any]]) -> ThroughTime:
+    """A world of the catalogue for these columns.
+
+    Raises:
+        ConfigError: it does not take what is observed, or lacks an action.
+    """
+    seen = {key: column for key, column in columns.items() if key != "action" and not key.startswith("action/")}
+    action = next((column for key, column in columns.items() if key not in seen), None)
+    if "observations" in inspect.signature(system.build).parameters:
+        if action is None:
+            raise ConfigError(f"{system.name} reads actions, and the data have no column action")
+        shapes = {k: tuple(c["shape"]) if c["kind"] == "image" else (width(c),) for k, c in seen.items()}
+        world = system.build(sizes, shapes, width(action))
+        words = importlib.import_module(system.build.__module__).Names.of(shapes).all
+        return ThroughTime(world, world.loss, columns, words)
+    if len(seen) != 1:
+        raise ConfigError(
+            f"{system.name} observes one column, and the data have {', '.join(seen) or 'none'}; leave out the others "
+            "(names of columns that begin with label/ are not observed)"
+        )
+    world = system.build(sizes)
+    return ThroughTime(world, world.loss, columns, dict.fromkeys(seen, "x"))

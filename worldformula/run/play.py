@@ -1,0 +1,68 @@
+"""Acting in environments: the one loop that training, evaluation, recordings, estimates and reports share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldformula.envs import Actions, Envs, Rows
+from worldformula.run.contract import Acting, AgentState
+
+LONGEST = 100_000  # actions that an episode may take where somebody waits for its end
+
+
+class Turn(NamedTuple):
+    """What one stream after another saw, did, and saw then."""
+
+    rows: Rows
+    actions: Actions
+    after: Rows
+    state: AgentState
+    """Of the actor, before it has seen ``after``."""
+
+
+def play(
+    envs: Envs, actor: Acting, rows: Rows | None = None, state: AgentState | None = None, *, explore: bool = True
+) -> Iterator[Turn]:
+    """Acts for as long as one asks: the rows of a turn are those that its actions were chosen at.
+
+    Args:
+        envs: the environments.
+        actor: what acts; it is not changed.
+        rows: where to go on; None begins the first episode of every stream.
+        state: of the actor at ``rows``.
+        explore: sample actions as in training, instead of the mode.
+    """
+    rows = envs.reset(0) if rows is None else rows
+    state = actor.initial(envs.num) if state is None else state
+    while True:
+        actions, state = actor.act(rows, state, explore=explore)
+        after = envs.step(actions)
+        yield Turn(rows, actions, after, state)
+        rows = after
+
+
+class Randomly:
+    """Acts uniformly at random, among what the masks allow."""
+
+    def __init__(self, envs: Envs, seed: int) -> None:
+        self._envs, self._rng = envs, np.random.default_rng(seed)
+
+    def initial(self, num: int) -> AgentState:
+        """Nothing."""
+        return {}
+
+    def act(self, rows: Rows, state: AgentState, explore: bool = True) -> tuple[Actions, AgentState]:
+        """Actions at rows ``[num, …]``."""
+        return self._envs.random(self._rng, rows), state
+
+
+def executed(envs: Envs, turn: Turn) -> dict[str, NDArray[Any]]:
+    """The rows of a turn with the columns of their actions as executed; nothing is, where an episode ended."""
+    found = envs.stored(turn.actions)
+    for column in found.values():
+        column[turn.rows["is_last"]] = 0
+    return {**turn.rows, **found}

@@ -1,0 +1,131 @@
+"""Beginning with another run's weights, and parts that stay as they are while others learn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from worldformula.errors import CheckpointError, ConfigError, RunFolderError, table
+from worldformula.run.contract import Build
+from worldformula.run.folder import RunFolder
+from worldformula.run.kinds import kind_of
+from worldformula.training import checkpoint
+
+WORLD = "world."  # before the names of an agent's world, which is also trained by itself
+PRETRAINED = "model.safetensors"
+TOLD = 8  # names that are told one by one
+
+
+def weights_of(run: str | Path) -> dict[str, Tensor]:
+    """The newest weights of a run, or those of a folder of `worldformula.save_pretrained`; averaged where they are.
+
+    Raises:
+        RunFolderError: nothing is there that has weights. CheckpointError: no checkpoint yet, or none can be read.
+    """
+    path = Path(run)
+    if (path / PRETRAINED).is_file():
+        from safetensors.torch import load_file
+
+        return dict(load_file(path / PRETRAINED))
+    kind = kind_of(RunFolder(path).config(), path)
+    if kind == "phases":
+        raise RunFolderError(f"--init {path}: it is a chain of phases; name the folder of one of them")
+    found = checkpoint.load_latest(path / "checkpoints")
+    if found is None:
+        raise CheckpointError(f"--init {path}: it has no checkpoint yet")
+    if kind == "interact":
+        return dict(found.state["agent"]["weights"])
+    average = found.state["fit"]["average"]
+    return {**found.state["fit"]["weights"], **({} if average is None else average["means"])}
+
+
+def prepare(networks: Any, init: str, frozen: Sequence[str], say: Callable[[str], None]) -> None:
+    """What a new run begins with, and what it does not train. ``init`` is empty where a run goes on.
+
+    Raises:
+        ConfigError: an agent that is no module; or see `take` and `freeze`.
+    """
+    if not init and not frozen:
+        return
+    if not isinstance(networks, nn.Module):
+        raise ConfigError(f"init and freeze need an agent that is a torch.nn.Module, got {type(networks).__name__}")
+    if init:
+        take(networks, init, say)
+    freeze(networks, frozen)
+
+
+def same_sizes(build: Build, asked: Any, config: Any, envs: Any, changed: Iterable[str]) -> None:
+    """What changes as a run goes on may change no network.
+
+    Raises:
+        ConfigError: it does.
+    """
+    made = [build(c.agent, envs.observations, envs.actions, c.seed) for c in (asked, config)]
+    shapes = [[tuple(p.shape) for p in agent.parameters()] for agent in made]
+    if shapes[0] != shapes[1]:
+        keys = ", ".join(key for key in changed if key.startswith("agent."))
+        raise ConfigError(f"--resume-with cannot change {keys}: networks of other sizes have other weights")
+
+
+def take(module: nn.Module, run: str | Path, say: Callable[[str], None]) -> None:
+    """Puts the weights of another run into ``module``, by name; an agent's world and a fitted one find each other.
+
+    Says how many were taken, and which were found on one side alone: those keep their new values, or are not used.
+
+    Raises:
+        ConfigError: no name agrees, or tensors of one name have different shapes; they are listed.
+    """
+    own, there = module.state_dict(), weights_of(run)
+    forms = (
+        there,
+        {WORLD + name: value for name, value in there.items()},
+        {name.removeprefix(WORLD): value for name, value in there.items() if name.startswith(WORLD)},
+    )
+    found = max(forms, key=lambda form: len(own.keys() & form.keys()))
+    same = [name for name in own if name in found]
+    if not same:
+        raise ConfigError(
+            f"--init {run}: none of its weights has a name that this run knows, such as {next(iter(own))}"
+        )
+    if wrong := [name for name in same if own[name].shape != found[name].shape]:
+        rows = [(name, list(own[name].shape), list(found[name].shape)) for name in wrong]
+        raise ConfigError(
+            f"--init {run}: shapes that differ\n{table(('weight', 'of this run', f'in {Path(run).name}'), rows)}\n"
+            "Give this run the sizes of the other one with --set."
+        )
+    with torch.no_grad():
+        for name in same:
+            own[name].copy_(found[name])
+    say(f"init {run}: {len(same)} of {len(own)} tensors of this run")
+    _say(say, "new here, and not taken", [name for name in own if name not in found])
+    _say(say, "not used from there", [name for name in found if name not in own])
+
+
+def _say(say: Callable[[str], None], what: str, names: list[str]) -> None:
+    if names:
+        more = f" and {len(names) - TOLD} more" if len(names) > TOLD else ""
+        say(f"  {what}: {', '.join(names[:TOLD])}{more}")
+
+
+def freeze(module: nn.Module, parts: Iterable[str]) -> None:
+    """Takes the parameters of these parts out of the training: names of networks, or any leading or inner part of one.
+
+    Raises:
+        ConfigError: no parameter has such a name.
+    """
+    named = dict(module.named_parameters())
+    for part in parts:
+        chosen = [p for name, p in named.items() if f".{part}." in f".{name}."]
+        if not chosen:
+            known = dict.fromkeys(name.partition(".")[0] for name in named)
+            inner = dict.fromkeys(".".join(name.split(".")[:2]) for name in named)
+            shown = ", ".join(known if len(known) > 2 else inner)
+            raise ConfigError(f"--freeze {part}: no weights have this name; there are {shown}")
+        for p in chosen:
+            p.requires_grad_(False)
+    if named and not any(p.requires_grad for p in named.values()):
+        raise ConfigError(f"--freeze {', '.join(parts)}: nothing is left to learn")

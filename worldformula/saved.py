@@ -1,0 +1,363 @@
+"""What was trained, opened again: from its run folder, or from a folder that is kept and passed on.
+
+agent = load("runs/swingup")                 # a model, a world, or an agent to act with
+save_pretrained(agent, "swingup")            # safetensors, JSON, and a README with the formula; nothing is executed
+agent = from_pretrained("swingup")
+player = agent.player(1)                     # holds what the agent remembers
+action = player.act(observation)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from worldformula.errors import CheckpointError, ConfigError, RunFolderError, ShapeError
+
+if TYPE_CHECKING:
+    from worldformula.run.config import EnvConfig
+
+DESCRIPTION, WEIGHTS, CARD = "worldformula.json", "model.safetensors", "README.md"
+FORMAT = 1
+
+
+class Player:
+    """Acts with an agent, and holds what it remembers between one observation and the next.
+
+    Args:
+        agent: what acts.
+        num: how many streams of observations at once.
+        explore: sample actions as in training, instead of the policy's mode.
+    """
+
+    def __init__(self, agent: TrainedAgent, num: int = 1, *, explore: bool = False) -> None:
+        if num < 1:
+            raise ConfigError(f"expected at least one stream, got num={num}")
+        self.agent, self.num, self.explore = agent, num, explore
+        self._first = np.ones(num, bool)
+        self._state = agent.inner.initial(num)
+
+    def reset(self, *streams: int) -> None:
+        """The next observation begins an episode: in these streams, or in all."""
+        self._first[list(streams) or slice(None)] = True
+
+    def act(self, observation: Any) -> Any:
+        """The action at an observation.
+
+        Args:
+            observation: arrays by column, ``[num, …]``, or of one stream without that axis; a single array where the
+                agent observes one column.
+
+        Returns:
+            Numbers from −1 to 1 or choices counted from 0, as `worldformula.envs.Envs` takes them: ``[num, …]``, or
+            without that axis as the observation. An array, or one per name where there are several actions.
+
+        Raises:
+            ShapeError: a column is missing, or has another shape than the agent was trained on.
+        """
+        rows, alone = self._rows(observation)
+        with torch.no_grad():
+            actions, self._state = self.agent.inner.act(
+                {**rows, "is_first": self._first.copy()}, self._state, explore=self.explore
+            )
+        self._first[:] = False
+        if not alone:
+            return actions
+        return {k: v[0] for k, v in actions.items()} if isinstance(actions, Mapping) else actions[0]
+
+    def _rows(self, observation: Any) -> tuple[dict[str, NDArray[Any]], bool]:
+        columns = self.agent.observations
+        if not isinstance(observation, Mapping):
+            if len(columns) > 1:
+                raise ShapeError(f"expected observations by column, {', '.join(columns)}; got a single array")
+            observation = {next(iter(columns)): observation}
+        if missing := [key for key in columns if key not in observation]:
+            raise ShapeError(f"expected the columns {', '.join(columns)}; {missing[0]} is missing")
+        arrays = {key: np.asarray(observation[key]) for key in columns}
+        alone = self.num == 1 and all(v.shape == tuple(columns[k].shape) for k, v in arrays.items())
+        rows = {key: value[None] if alone else value for key, value in arrays.items()}
+        for key, value in rows.items():
+            if value.shape != (self.num, *columns[key].shape):
+                raise ShapeError(
+                    f"expected {key} of shape {(self.num, *columns[key].shape)}"
+                    + (f" or {tuple(columns[key].shape)}" if self.num == 1 else "")
+                    + f", got {arrays[key].shape}"
+                )
+        return {key: value.astype(columns[key].dtype, copy=False) for key, value in rows.items()}, alone
+
+
+class TrainedAgent:
+    """An agent with its weights, ready to act. ``inner`` is the agent itself, with its world, policy and losses.
+
+    Attributes:
+        inner: as the catalogue builds it.
+        observations: what it observes, by column.
+        actions: what it gives, by name.
+        env: the environment that it was trained in; None where nobody knows.
+        origin: where it comes from, as JSON.
+    """
+
+    def __init__(self, inner: Any, observations: Any, actions: Any, env: EnvConfig | None, origin: Any) -> None:
+        self.inner, self.env, self.origin = inner, env, origin
+        self.observations, self.actions = dict(observations), dict(actions)
+        self._player: Player | None = None
+
+    def player(self, num: int = 1, *, explore: bool = False) -> Player:
+        """A session of ``num`` streams, from the beginning of their episodes."""
+        return Player(self, num, explore=explore)
+
+    def act(self, observation: Any, *, first: bool = False) -> Any:
+        """The action at one observation, or at many at once; ``first`` begins an episode. See `Player.act`.
+
+        It remembers what was seen since ``first``; several games at once, or one after another, are better with
+        `player`.
+        """
+        key = next(iter(self.observations))
+        value = np.asarray(observation[key] if isinstance(observation, Mapping) and key in observation else observation)
+        num = len(value) if value.ndim > len(self.observations[key].shape) else 1
+        if first or self._player is None or self._player.num != num:
+            self._player = self.player(num)
+        return self._player.act(observation)
+
+
+def load(run: str | Path, device: str = "auto") -> Any:
+    """What a run folder, or a folder of `save_pretrained`, holds, with its trained weights.
+
+    Args:
+        run: the folder.
+        device: auto, cpu, cuda, cuda:N or mps.
+
+    Returns:
+        A `worldformula.Model`, a `worldformula.World`, or a `TrainedAgent`. Averaged weights where there are any.
+
+    Raises:
+        RunFolderError: nothing is there, or a run that knows no recipe for its networks; the message says what to do.
+        CheckpointError: there is no checkpoint yet, or none can be read.
+    """
+    from worldformula.run.folder import RunFolder
+    from worldformula.run.kinds import kind_of
+
+    path = Path(run)
+    if (path / DESCRIPTION).is_file():
+        return from_pretrained(path, device)
+    folder = RunFolder(path)
+    kind = kind_of(folder.config(), path)
+    if kind == "interact":
+        return _agent(path, device)
+    if kind == "fit":
+        return _model(path, device)
+    if kind == "phases":
+        inner = ", ".join(str(path / name) for name in folder.config()["phases"])
+        raise RunFolderError(f"{path} is a chain of phases; load one of them: {inner}")
+    raise RunFolderError(
+        f"{path} is a fit in Python, and only your code knows its networks: build the same loss, then "
+        f"loss.load_state_dict(load_latest({str(folder.checkpoints)!r}).state['fit']['weights']), with load_latest of "
+        "worldformula.training.checkpoint"
+    )
+
+
+def save_pretrained(thing: Any, folder: str | Path) -> Path:
+    """Writes what `load` returned into a folder: ``model.safetensors``, ``worldformula.json`` and a ``README.md`` card.
+
+    Raises:
+        ConfigError: it did not come from `load` or `from_pretrained`.
+        RunFolderError: the folder holds something else, or cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    from worldformula.run.folder import writing
+
+    origin, path = getattr(thing, "origin", None), Path(folder)
+    if not isinstance(origin, Mapping):
+        raise ConfigError(
+            f"a {type(thing).__name__} that was not loaded from a run says nothing about how to build it again: train "
+            "it with `worldformula fit` or `train`, and pass what worldformula.load(run) returns"
+        )
+    with writing(path):
+        if path.is_dir() and any(path.iterdir()) and not (path / DESCRIPTION).is_file():
+            raise RunFolderError(f"{path} holds other files; choose a new folder")
+        path.mkdir(parents=True, exist_ok=True)
+        weights = {k: v.detach().cpu().contiguous().clone() for k, v in _networks(thing).state_dict().items()}
+        save_file(weights, path / WEIGHTS)
+        (path / DESCRIPTION).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
+        (path / CARD).write_text(_card(thing, origin, path.resolve().name), encoding="utf-8")
+    return path
+
+
+def from_pretrained(folder: str | Path, device: str = "auto") -> Any:
+    """What `save_pretrained` wrote: a model, a world or an agent, without a run folder, its data or its environment.
+
+    Raises:
+        RunFolderError: no such folder, or one of a newer version.
+        CheckpointError: the weights are damaged, or of another model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from worldformula.training.devices import choose
+
+    path = Path(folder)
+    try:
+        origin = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
+        known = isinstance(origin, dict) and origin.get("format") == FORMAT
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{path} holds nothing that save_pretrained wrote: {error}") from error
+    if not known:
+        raise RunFolderError(f"{path / DESCRIPTION} is not of format {FORMAT}, which this version reads")
+    thing = _built(origin, path)
+    try:
+        _networks(thing).load_state_dict(load_file(path / WEIGHTS))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise CheckpointError(f"{path / WEIGHTS} does not fit {origin['system']}: {error}") from error
+    _networks(thing).to(choose(device)).eval()
+    return thing
+
+
+# ------------------------------------------------------------------------------------------------------------- inside
+
+
+def _networks(thing: Any) -> torch.nn.Module:
+    """The module that holds all weights: of a model or a world its loss, which what it draws with shares."""
+    found: torch.nn.Module = thing.inner if isinstance(thing, TrainedAgent) else thing.loss
+    return found
+
+
+def _marked(thing: Any, origin: Mapping[str, Any]) -> Any:
+    """With where it comes from; a `Model` is a frozen data class, a `World` a module."""
+    object.__setattr__(thing, "origin", dict(origin))
+    return thing
+
+
+def _model(path: Path, device: str) -> Any:
+    """Of a fit; its data are not needed."""
+    from worldformula.model.config import read
+    from worldformula.model.run import build
+    from worldformula.model.through_time import ThroughTime
+    from worldformula.run.run import checked
+    from worldformula.training import checkpoint
+    from worldformula.training.devices import choose
+
+    values = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    config = read(values, path)
+    found = checkpoint.load_latest(path / "checkpoints")
+    if found is None:
+        raise CheckpointError(f"{path} has no checkpoint yet; train it first: worldformula fit …")
+    model = build(config)
+    with checked(found):
+        model.loss.load_state_dict(found.state["fit"]["weights"])
+        if (average := found.state["fit"]["average"]) is not None:
+            model.loss.load_state_dict(average["means"], strict=False)
+    model.loss.to(choose(device)).eval()
+    own = {key: values.get(key) for key in ("preset", "changes", "columns", "symbols", "data", "seed", "reading")}
+    origin = {"format": FORMAT, "kind": "fit", "system": config.model, "steps": found.step, **own}
+    return _marked(model.world if isinstance(model, ThroughTime) else model, origin)
+
+
+def _agent(path: Path, device: str) -> TrainedAgent:
+    from worldformula.run.saved import load_agent, open_run
+    from worldformula.training import settings
+
+    run = open_run(path, "worldformula.load")
+    agent, found, envs = load_agent(run, device)
+    config = run.config
+    if isinstance(agent, torch.nn.Module):
+        agent.eval()
+    origin = {
+        "format": FORMAT, "kind": "interact", "system": config.model, "preset": config.preset, "seed": config.seed,
+        "steps": found.step, "agent": settings.to_dict(config.agent), "env": settings.to_dict(config.env),
+        "observations": {key: _plain(column) for key, column in envs.observations.items()},
+        "actions": {key: _plain(spec) for key, spec in envs.actions.items()},
+    }  # fmt: skip
+    return TrainedAgent(agent, envs.observations, envs.actions, config.env, origin)
+
+
+def _built(origin: Mapping[str, Any], path: Path) -> Any:
+    """New networks, as a description says."""
+    from worldformula import catalogue
+    from worldformula.envs.actions import ActionSpec
+    from worldformula.envs.columns import Column
+    from worldformula.model.config import start
+    from worldformula.model.run import build
+    from worldformula.model.through_time import ThroughTime
+    from worldformula.run.config import EnvConfig
+    from worldformula.training import settings
+
+    try:
+        if origin["kind"] == "fit":
+            config = start(origin["system"], origin["preset"], "").changed(origin["changes"])
+            model = build(dataclasses.replace(config, columns=origin.get("columns") or {}))
+            return _marked(model.world if isinstance(model, ThroughTime) else model, origin)
+        system = catalogue.find(origin["system"])
+        sizes = settings.from_dict(system.sizes(origin["preset"]), origin["agent"])
+        observations = {key: _made(Column, values) for key, values in origin["observations"].items()}
+        actions = {key: _made(ActionSpec, values) for key, values in origin["actions"].items()}
+        agent = system.build(sizes, observations, actions, int(origin["seed"]))
+        return TrainedAgent(
+            agent, observations, actions, settings.from_dict(EnvConfig(""), origin["env"]), dict(origin)
+        )  # fmt: skip
+    except (KeyError, TypeError) as error:
+        raise RunFolderError(f"{path / DESCRIPTION} is damaged, or of another version: {error}") from error
+
+
+def _plain(spec: Any) -> dict[str, Any]:
+    """A data class of numbers as JSON, infinite ones as text; without the environment's own space."""
+    values = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec) if field.init}
+    values.pop("space", None)
+    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+
+
+def _made(kind: Any, values: Mapping[str, Any]) -> Any:
+    """The data class again."""
+    numbers = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
+    lists = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return kind(**{key: numbers.get(value, value) if isinstance(value, str) else value for key, value in lists.items()})
+
+
+def _card(thing: Any, origin: Mapping[str, Any], name: str) -> str:
+    """The README: what it is, its formula, how to load it."""
+    from worldformula import catalogue
+    from worldformula.training.game import Game
+
+    system = catalogue.find(origin["system"])
+    networks = _networks(thing)
+    weights = sum(p.numel() for p in networks.parameters())
+    if isinstance(thing, TrainedAgent):
+        world = getattr(thing.inner, "world", None)
+        losses = {"What its world learns by": world.loss} if world is not None else {}
+    else:
+        loss = thing.loss
+        losses = {f"What {k} minimises": p.loss for k, p in loss.players.items()} if isinstance(loss, Game) else {
+            "What it minimises": loss
+        }  # fmt: skip
+    learnt = f"`{origin['env']['id']}`" if origin["kind"] == "interact" else f"`{origin.get('data')}`"
+    shown = "\n".join(f"\n## {title}\n\n```math\n{formula}\n```" for title, formula in losses.items())
+    return f"""---
+library_name: worldformula
+tags: [world-models, {origin["system"]}]
+---
+
+# {name}
+
+{system.summary} {system.paper}.
+
+- system `{origin["system"]}`, preset `{origin["preset"]}`, {weights:,} weights
+- trained on {learnt}, {origin["steps"]:,} steps, seed {origin["seed"]}
+
+```python
+import worldformula as wf
+trained = wf.from_pretrained({name!r})
+```
+{shown}
+
+```bibtex
+{system.bibtex.strip()}
+```
+"""
