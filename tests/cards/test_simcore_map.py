@@ -8,6 +8,7 @@ import torch
 
 from worldformula.cards import simcore_map as card
 from worldformula.data.gridworld import gridworld
+from worldformula.world import State
 
 WALKS = gridworld(60, seed=5)
 
@@ -68,7 +69,7 @@ class Answers:
         maps = [self.maps[x.numpy().astype(np.uint8).tobytes()] for x in batch["x"]]
         b = torch.tensor(np.array(maps)).float().flatten(1) @ self.turn
         last = b + self.noise * torch.randn(b.shape, generator=self.generator)
-        return {"b": torch.stack((torch.zeros_like(b), last), 1)}
+        return State({"b": torch.stack((torch.zeros_like(b), last), 1)}, 2)
 
 
 def test_the_probe_reads_what_is_linear_in_the_last_belief_and_nothing_else(monkeypatch):

@@ -296,3 +296,32 @@ def test_a_policy_without_time_or_with_a_name_of_the_losses_is_refused() -> None
         ImaginationActorCritic(OneHot("π(a|s)", DiscreteActor(1, 2, units=8, layers=1), shape=2), critic)
     with pytest.raises(FormulaError, match=r"call something of their own 'm'.*rename the variable of the world"):
         ImaginationActorCritic(OneHot("π(a_t|m_t)", DiscreteActor(1, 2, units=8, layers=1), shape=2), critic)
+
+
+def test_a_policy_of_two_actions_of_which_one_reads_the_other() -> None:
+    """log π = log π(m|h,z) + log π(u|h,m) and the entropies of both given what was drawn, by torch.distributions."""
+    torch.manual_seed(0)
+    move = Normal("π(x_t|h_t,z_t)", ContinuousActor(WIDTH, A, 8, outscale=1.0), shape=A)
+    say = OneHot("π(y_t|h_t,x_t)", DiscreteActor(D + A, 3, 8, outscale=1.0), shape=3)
+    learner = ImaginationActorCritic(move * say, MLP(WIDTH, BINS, units=8, layers=1))
+    assert (learner.names, learner.actions) == (("h", "z"), ("x", "y"))
+    h, z, x = torch.randn(N, S, D), torch.randn(N, S, G, K), torch.randn(N, S, A)
+    y = F.one_hot(torch.randint(3, (N, S)), 3).float()
+    states = {"h": h, "z": z, "x": x, "y": y}
+    out = learner.dream(**learner.dreamed(states, states, torch.randn(N, S), torch.rand(N, S)))
+    head, logits = move.net(h.flatten(0, 1), z.flatten(0, 1)), say.net(h.flatten(0, 1), x.flatten(0, 1))
+    moved = torch.distributions.Normal(head["loc"], head["scale"])
+    said = torch.distributions.OneHotCategorical(logits=logits)
+    likely = moved.log_prob(x.flatten(0, 1)).sum(-1) + said.log_prob(y.flatten(0, 1))
+    entropy = moved.entropy().sum(-1) + said.entropy()
+    weight, advantage = out.samples["w"].flatten(), out.samples["A"].flatten()
+    expected = -(weight * (advantage * likely + 3e-4 * entropy)).view(N, S).mean()
+    torch.testing.assert_close(out.value["actor"], expected)
+    torch.testing.assert_close(learner.metrics(out)["behaviour/policy_entropy"], entropy.mean())
+
+
+def test_a_policy_that_reads_another_step_is_refused() -> None:
+    late = OneHot("π(y_t|h_t,x_{t-1})", DiscreteActor(D + A, 3, 8), shape=3)
+    move = Normal("π(x_t|h_t)", ContinuousActor(D, A, 8), shape=A)
+    with pytest.raises(FormulaError, match="reads the state of its own step"):
+        ImaginationActorCritic(move * late, MLP(WIDTH, BINS, units=8, layers=1))

@@ -68,7 +68,7 @@ def test_roles_name_heads_and_observations_name_variables():
     assert made.head_of("reward") == "score"
     assert made.observations == {"image": "x"}
     with pytest.raises(
-        FormulaError, match=r"has the role 'rewards' \(roles: reward is score; heads: score\)\. Did you"
+        FormulaError, match=r"of this World has the role 'rewards' \(roles: reward is score; heads: score\)\. Did you"
     ):
         made.head_of("rewards")
     with pytest.raises(UnknownVariableError, match=r"no head has the name 'scor'; these are: score. Did you mean"):
@@ -308,7 +308,7 @@ def test_a_copy_of_levels_shares_nothing_with_its_original():
 
 def test_a_world_of_several_levels_asks_which():
     made, _ = levelled()
-    for ask in (lambda: made.imagine(made.initial(B), horizon=1), lambda: made.prior, lambda: made.action):
+    for ask in (lambda: made.imagine(made.initial(B), horizon=1), lambda: made.prior, lambda: made.head_of("reward")):
         with pytest.raises(
             FormulaError, match=r"imagines at 2 levels, fine, coarse: take one of them, world.levels\['fine'\]"
         ):

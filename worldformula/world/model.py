@@ -23,7 +23,7 @@ from worldformula.formula.print.notebook import parts_html
 from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import factors as factors_of
 from worldformula.world import heads as predicted
-from worldformula.world.contract import Actions
+from worldformula.world.contract import Actions, head_of
 from worldformula.world.dynamics import PriorDynamics, Setting, first, joint
 from worldformula.world.state import State, Values
 
@@ -153,7 +153,8 @@ class World(nn.Module):
 
     def head_of(self, role: str) -> str:
         """The name of the head with this role; an error says what to write where there is none."""
-        return self.dynamics.head_of(role)
+        _ = self.dynamics  # of several levels each has roles of its own
+        return head_of(self, role)
 
     # ---------------------------------------------------------------------------------------------------------- filter
 
