@@ -40,8 +40,8 @@ def rssm():
 
 
 def begun():
-    """A state of the second order that begins with the first row, and a discount."""
-    begin = Normal("q(z_0|x_1)", Join(X, 2 * Z), shape=Z)
+    """A state of the second order that begins with the first row, and zeros before it, and a discount."""
+    begin = {"z": Normal("q(z_0|x_1)", Join(X, 2 * Z), shape=Z), "z_m1": torch.zeros(Z)}
     core = Normal("p(z_t|z_{t-1},z_{t-2},a_{t-1})", Join(2 * Z + A, 2 * Z), shape=Z)
     image = Normal("p(x_t|z_t)", Join(Z, X), shape=X, scale=1.0)
     return Sum("t", 0.9 ** (Value("t") - 1) * E(core, log(image)), reset="first", initial=begin).mean()

@@ -90,7 +90,9 @@ def part(noise, rows, steps):
 def chosen(build, start, **options):
     torch.manual_seed(0)
     if start != "none":
-        options["initial"] = STARTS[start]()
+        begin, lags = STARTS[start](), 2 if build is second else 1
+        older = [f"z_m{lag}" for lag in range(1 + (start == "two"), 1 + lags)]  # zeros, as nothing else says
+        options["initial"] = {"z": begin, **{key: torch.zeros(X) for key in older}}
     return build(**options)
 
 

@@ -5,7 +5,7 @@ from worldformula.formula.runtime import counting, flat, kept, one_batch, restar
 
 
 def formula(self, x, a, first, start_z_m1, start_z, start_a, start_t, noise_z_0, noise_z):
-    """mean(Σ_{t; reset=first; initial=q(z_0|x_1)} 0.9 ^ (t - 1) * E_{p(z_t|z_{t-1},z_{t-2},a_{t-1})}[log p(x_t|z_t)])"""
+    """mean(Σ_{t; reset=first; initial=z_m1; initial=q(z_0|x_1)} 0.9 ^ (t - 1) * E_{p(z_t|z_{t-1},z_{t-2},a_{t-1})}[log p(x_t|z_t)])"""
     B, T = x.shape[:2]
     # before the loop: needs data only, all steps at once
     keep = kept(first)
@@ -28,7 +28,7 @@ def formula(self, x, a, first, start_z_m1, start_z, start_a, start_t, noise_z_0,
     z = start_z
     p_z_given_z_prev_z_m2_a_prev = self.p_z_given_z_prev_z_m2_a_prev
     for t in range(T):
-        z_m2 = restart(z_prev, keep_s[t])
+        z_m2 = restart(z_prev, keep_s[t], self.initial_state.z_m1)
         z_prev = restart(z, keep_s[t], z_0_s[t])
         p_z_loc, p_z_raw = p_z_given_z_prev_z_m2_a_prev(z_prev, z_m2, a_prev_s[t]).split_with_sizes((2, 2), -1)  # p(z_t|z_{t-1},z_{t-2},a_{t-1})
         p_z_scale = F.softplus(p_z_raw)
