@@ -218,7 +218,8 @@ class PythonFit(Fit):
         """Goes back to there, with the rows that were written until then."""
         super().restore(state)
         history, best = self.fitting.history, state["best"]
-        history.rows = [row for row in read_metrics(self.folder.metrics_file) if row["step"] <= self.step]
+        written = self.folder.metrics_file
+        history.rows = [r for r in read_metrics(written) if r["step"] <= self.step] if written.is_file() else []
         self._told = len(history.rows)
         if best is not None:
             history.best = Best(int(best["step"]), float(best["value"]), best["weights"], self.fitting.loss)
