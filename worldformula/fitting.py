@@ -11,19 +11,27 @@ import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 from torch import Tensor
 
+from worldformula import catalogue
 from worldformula.data import DataSet, load
 from worldformula.data.base import digest
-from worldformula.errors import ConfigError, RunFolderError, ShapeError
+from worldformula.data.sequences import episodes as listed
+from worldformula.data.sequences import table
+from worldformula.errors import CatalogueError, ConfigError, RunFolderError, ShapeError
 from worldformula.formula.expressions.expression import Expression
 from worldformula.model import Model
+from worldformula.model.config import start
 from worldformula.model.contract import in_shape
+from worldformula.model.run import ModelRun, loaded, sized
+from worldformula.model.through_time import ThroughTime
 from worldformula.report.fitted import write_fit
+from worldformula.report.model import write_model
 from worldformula.run.fit import Fit
-from worldformula.run.folder import RunFolder, read_metrics
+from worldformula.run.folder import EPISODES, RunFolder, read_metrics, writing
 from worldformula.run.run import Run, kept
 from worldformula.training import checkpoint, settings
 from worldformula.training.chosen import chosen
@@ -112,6 +120,61 @@ def task(
     return PythonFit(fitting, length or max(1, config.steps // 20), judge, folder, written, (loss, found, held))
 
 
+def fit_world(
+    world: str, episodes: Any, run: str | Path, *, preset: str = "tiny", steps: int = FitConfig.steps,
+    change: Sequence[str] = (), seed: int = 0, resume: bool = False, progress: bool = True,
+) -> Any:  # fmt: skip
+    """Fits a world of the catalogue to episodes, as ``worldformula fit rssm --data episodes.npz`` does; the `World`.
+
+    The episodes are kept in the run folder, so that the command line goes on with it and makes its page again.
+
+    Args:
+        world: its name, e.g. ``"rssm"``.
+        episodes: a dictionary of arrays ``[N, T, …]``, with ``lengths`` ``[N]`` or ``valid`` ``[N, T]`` where they end
+            earlier; one table ``[R, …]`` with ``is_first``; or a list of dictionaries of arrays ``[T, …]``. Columns:
+            ``action``, ``reward``, ``terminated``; everything else is observed.
+        run: the run folder, with checkpoints, metrics and a page of dreams.
+        preset: of the world.
+        steps: updates.
+        change: ``key=value`` texts, as ``--set``: sizes, settings of the fit, ``data.length=32``.
+        seed: of everything that is random.
+        resume: go on with the run in the folder, with the episodes that it has.
+        progress: show a bar, or a line every few seconds.
+
+    Raises:
+        ConfigError: what cannot be; the message says what to write instead. Also ReplayError, ShapeError.
+        RunFolderError: the folder holds a run, or one with other settings.
+    """
+    folder = RunFolder(run)
+    _resumable(folder, resume=resume)
+    path = folder.path.resolve() / EPISODES
+    config = start(world, preset, str(path)).changed([*change, f"fit.steps={steps}"])
+    if catalogue.find(world).kind != "worlds":
+        raise CatalogueError(f"{world} is no world; fit_world expects one of {', '.join(catalogue.names('worlds'))}")
+    if not resume:
+        columns = table(listed(episodes))
+        with writing(folder.path):
+            folder.path.mkdir(parents=True, exist_ok=True)
+            np.savez(path, allow_pickle=False, **columns)
+    config = dataclasses.replace(config, seed=seed)
+    data = loaded(config)
+    made = ModelRun(sized(config, data), folder.path, data=data)
+    with Progress(steps, max(kept(folder), default=0)) if progress else _silent() as show:
+        made.run(show)
+    write_model(made)
+    made.model.loss.eval()
+    return cast("ThroughTime", made.model).world
+
+
+def _resumable(folder: RunFolder, *, resume: bool) -> None:
+    """Going on is asked for where there is something, and there alone."""
+    held = bool(kept(folder))
+    if held and not resume:
+        raise RunFolderError(f"{folder.path} holds a run: pass resume=True to go on with it, or choose another run=")
+    if resume and not held:
+        raise RunFolderError(f"{folder.path} holds no run to go on with; leave resume out to begin one")
+
+
 class PythonFit(Fit):
     """The run folder of a fit in Python: what is written on the way, and what it goes on from."""
 
@@ -126,11 +189,7 @@ class PythonFit(Fit):
 
     def run(self, *, resume: bool, progress: bool) -> None:
         """Trains to the end, or goes on to it; Ctrl-C leaves a checkpoint. See `Run.go`."""
-        path, held = self.folder.path, bool(kept(self.folder))
-        if held and not resume:
-            raise RunFolderError(f"{path} holds a run: pass resume=True to go on with it, or choose another run=")
-        if resume and not held:
-            raise RunFolderError(f"{path} holds no run to go on with; leave resume out to begin one")
+        _resumable(self.folder, resume=resume)
         with Progress(self.goal, max(kept(self.folder), default=0)) if progress else _silent() as self.show:
             Run(self, self.folder).go()
 
@@ -160,7 +219,8 @@ class PythonFit(Fit):
         """Goes back to there, with the rows that were written until then."""
         super().restore(state)
         history, best = self.fitting.history, state["best"]
-        history.rows = [row for row in read_metrics(self.folder.metrics_file) if row["step"] <= self.step]
+        written = self.folder.metrics_file
+        history.rows = [r for r in read_metrics(written) if r["step"] <= self.step] if written.is_file() else []
         self._told = len(history.rows)
         if best is not None:
             history.best = Best(int(best["step"]), float(best["value"]), best["weights"], self.fitting.loss)

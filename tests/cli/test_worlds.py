@@ -16,10 +16,12 @@ import torch
 from PIL import Image
 
 from tests.cli.test_fit_command import KILLED, newest
-from worldformula import catalogue
+from worldformula import World, catalogue
 from worldformula.cli import main
 from worldformula.data import DataSet
 from worldformula.envs import Envs
+from worldformula.errors import CatalogueError, RunFolderError
+from worldformula.fitting import fit_world
 from worldformula.model.run import open_model
 from worldformula.model.through_time import DISCOUNT, ThroughTime, built, columns_of
 from worldformula.report.dreams import dreams
@@ -171,3 +173,32 @@ def test_whole_series_refuse_windows_of_two_episodes(tmp_path: Path, capsys: pyt
     assert main(["fit", "dmm", *given, "--run", str(tmp_path / "a")]) == 1
     assert "set data.length to at most the length of the shortest episode" in capsys.readouterr().err
     assert main(["fit", "dmm", *given, "--set", "data.length=3", "--run", str(tmp_path / "b")]) == 0
+
+
+def test_a_world_on_episodes_in_python_is_the_same_run(tmp_path: Path) -> None:
+    made = arrays(False)
+    np.savez(tmp_path / "e.npz", **made)
+    short = ["--steps", "6", "--batch", "3", "--set", "data.length=6"]
+    assert main(["fit", "rssm", "--data", str(tmp_path / "e.npz"), *short, "--run", str(tmp_path / "shell")]) == 0
+    change = ["batch=3", "data.length=6"]
+    listed = [{k: v[i : i + 1] if k == "terminated" else v[i] for k, v in made.items()} for i in range(6)]
+    for name, episodes in (("dictionary", made), ("list", listed)):
+        world = fit_world("rssm", episodes, tmp_path / name, steps=6, change=change, progress=False)
+        assert isinstance(world, World)
+        assert not world.loss.training
+        ours, theirs = (newest(tmp_path / n).state["fit"]["weights"] for n in (name, "shell"))
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert main(["fit", "--run", str(tmp_path / "list"), "--resume", "--steps", "8"]) == 0
+    assert main(["report", str(tmp_path / "list")]) == 0
+    again = fit_world("rssm", None, tmp_path / "list", steps=9, change=change, resume=True, progress=False)
+    assert all(p.isfinite().all() for p in again.parameters())
+    assert newest(tmp_path / "list").step == 9
+    with pytest.raises(RunFolderError, match="pass resume=True"):
+        fit_world("rssm", made, tmp_path / "list", steps=9, change=change, progress=False)
+    with pytest.raises(RunFolderError, match="no run to go on with"):
+        fit_world("rssm", made, tmp_path / "new", resume=True, progress=False)
+    with pytest.raises(CatalogueError, match="fit expects a model or a world"):
+        fit_world("cem", made, tmp_path / "new", progress=False)
+    with pytest.raises(CatalogueError, match="vae is no world; fit_world expects one of dmm"):
+        fit_world("vae", made, tmp_path / "new", progress=False)
+    assert not (tmp_path / "new").exists()

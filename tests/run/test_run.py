@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -62,19 +63,29 @@ def test_ctrl_c_leaves_a_checkpoint_of_an_agent_too(tmp_path: Path) -> None:
 
 def test_what_only_acts_fills_the_replay(tmp_path: Path) -> None:
     def build(agent: Any, observations: Any, actions: Any, seed: int) -> Any:
-        envs = Envs("pendulum", 3)
-        return Randomly(envs, seed)
+        return Randomly(actions)
 
     run = Interact(config(90, **QUIET), build, tmp_path / "run")
     assert isinstance(run.agent, Acting)
     assert not isinstance(run.agent, Learning)
     assert run.run().counters.updates == 0
     assert len(run.replay) >= 90
+    whole = Interact(config(150, **QUIET), build, tmp_path / "whole")
+    whole.run()
+    longer = Interact(config(150, **QUIET), build, tmp_path / "run")
+    longer.run()  # goes on with the actions that it would have drawn
+    a, b = (r.replay.sample(20, 4)["action"] for r in (whole, longer))
+    assert np.array_equal(a, b)
+    envs, rng = Envs("pendulum", 2), np.random.default_rng(5)
+    by_environments = [envs.random(rng, None) for _ in range(3)]
+    actor = Randomly(envs.actions, 5)
+    ours = [actor.act({"is_first": np.zeros(2, bool)}, {})[0] for _ in range(3)]
+    assert all(np.array_equal(a, b) for a, b in zip(by_environments, ours, strict=True))
 
 
 def test_play_yields_where_it_acted_and_what_came() -> None:
     envs = Envs("pendulum", 2)
-    actor = Randomly(envs, 0)
+    actor = Randomly(envs.actions, 0)
     turns = play(envs, actor)
     one, two = next(turns), next(turns)
     assert one.rows["is_first"].all()

@@ -164,6 +164,21 @@ def windows(rows: list[Episode], length: int) -> Episode:
     return {key: np.stack([window[key] for window in cut]) for key in cut[0]}
 
 
+def table(found: list[Episode]) -> Episode:
+    """Episodes as one table ``[R, …]`` with ``is_first``, as a file holds them.
+
+    Raises:
+        ReplayError: an episode lacks a column, or has other shapes than the first.
+    """
+    acts = bool(found) and any(key == "action" or key.startswith("action/") for key in found[0])
+    rows = [as_rows(episode, f"episode {i}", acts=acts) for i, episode in enumerate(found)]
+    if wrong := [i for i, columns in enumerate(rows) if columns.keys() != rows[0].keys()]:
+        raise ReplayError(
+            f"episode {wrong[0]} has the columns {', '.join(rows[wrong[0]])}; the first {', '.join(rows[0])}"
+        )
+    return {key: np.concatenate([columns[key] for columns in rows]) for key in rows[0]}
+
+
 def observed(columns: Iterable[str]) -> list[str]:
     """The columns that a world may see."""
     return [k for k in columns if k not in NOT_OBSERVED and not k.startswith(("action/", "label/", "mask/"))]

@@ -102,7 +102,7 @@ def recorded(
     table: list[Columns] = []
     pictures: list[NDArray[np.uint8]] = []
     running, rows = np.ones(episodes, bool), envs.reset(0)
-    turns = play(envs, Randomly(envs, seed) if agent is None else agent, rows, explore=False)
+    turns = play(envs, Randomly(envs.actions, seed) if agent is None else agent, rows, explore=False)
     while running.any():
         if len(table) > LONGEST:
             raise ConfigError(f"an episode of {env.id} did not end within {LONGEST} actions; set env.max_steps")

@@ -6,6 +6,7 @@ timing.jsonl     the seconds that belong to those lines
 tensorboard/     the same numbers as events, where TensorBoard is installed
 checkpoints/     see `worldformula.training.checkpoint`
 replay/          the rows of experience
+episodes.npz     what `fit_world` was given
 videos/, report.html
 """
 
@@ -24,6 +25,8 @@ from types import TracebackType
 from typing import IO, Any
 
 from worldformula.errors import NonFiniteError, RunFolderError, WorldformulaError
+
+EPISODES = "episodes.npz"  # what a world was given in Python, written before the run begins
 
 
 class RunFolder:
@@ -65,7 +68,7 @@ class RunFolder:
 
     def _only_leftovers(self) -> bool:
         """Whether nothing is here but what a kill in the first moments of a run leaves behind."""
-        return {p.name for p in self.path.iterdir()} <= {".lock", "config.draft"}
+        return {p.name for p in self.path.iterdir()} <= {".lock", "config.draft", EPISODES}
 
     def config(self) -> dict[str, Any]:
         """What `config.json` holds.

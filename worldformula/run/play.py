@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from worldformula.envs import Actions, Envs, Rows
+from worldformula.envs.actions import ActionSpec, mask_name
 from worldformula.run.contract import Acting, AgentState
 
 LONGEST = 100_000  # actions that an episode may take where somebody waits for its end
@@ -46,10 +48,16 @@ def play(
 
 
 class Randomly:
-    """Acts uniformly at random, among what the masks allow."""
+    """Acts uniformly at random, among what the masks allow.
 
-    def __init__(self, envs: Envs, seed: int) -> None:
-        self._envs, self._rng = envs, np.random.default_rng(seed)
+    Args:
+        actions: by name, as `Envs.actions`.
+        seed: of a stream of its own; None draws from torch's, so that a run that goes on draws what it would have.
+    """
+
+    def __init__(self, actions: Mapping[str, ActionSpec], seed: int | None = None) -> None:
+        self._actions = actions
+        self._rng = None if seed is None else np.random.default_rng(seed)
 
     def initial(self, num: int) -> AgentState:
         """Nothing."""
@@ -57,7 +65,10 @@ class Randomly:
 
     def act(self, rows: Rows, state: AgentState, explore: bool = True) -> tuple[Actions, AgentState]:
         """Actions at rows ``[num, …]``."""
-        return self._envs.random(self._rng, rows), state
+        rng = self._rng or np.random.default_rng(int(torch.randint(2**62, ())))
+        num = len(rows["is_first"])
+        found = {name: spec.random(rng, num, rows.get(mask_name(name))) for name, spec in self._actions.items()}
+        return found if len(found) > 1 else next(iter(found.values())), state
 
 
 def executed(envs: Envs, turn: Turn) -> dict[str, NDArray[Any]]:

@@ -257,7 +257,7 @@ class Updates:
             totals[turn[0]].backward()  # type: ignore[no-untyped-call]
         else:
             for name in turn:
-                own = self._moved[name]
+                own = [p for p in self._moved[name] if p.requires_grad]  # what was frozen since does not move
                 found = torch.autograd.grad(totals[name], own, retain_graph=name != turn[-1], allow_unused=True)
                 for p, gradient in zip(own, found, strict=True):
                     p.grad = gradient
