@@ -18,6 +18,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PLAY = """
 import numpy as np
 from worldformula.envs import Envs
@@ -58,14 +59,13 @@ def check(name: str, folder: Path) -> str:
     run([sys.executable, "-m", "venv", str(place)])
     run([str(python), "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt"), *requirements(name)])
     # Behind what the extra brings, so that what it forgets is missing.
-    (packages(place) / "behind.pth").write_text(f"{core(folder)}\n")
+    (packages(place) / "behind.pth").write_text(f"{core(folder)}\n{ROOT}\n")
     return run([str(python), "-c", USED.get(name) or PLAY.format(made=MADE[name])])
 
 
 def requirements(name: str) -> list[str]:
     """What an extra asks for."""
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return list(project["optional-dependencies"][name])
+    return list(PROJECT["optional-dependencies"][name])
 
 
 def core(folder: Path) -> Path:
@@ -75,7 +75,8 @@ def core(folder: Path) -> Path:
         run([sys.executable, "-m", "venv", str(place)])
         pip = [str(place / "bin" / "python"), "-m", "pip", "install", "-q", "-c", str(ROOT / "constraints.txt")]
         run([*pip, "torch", *shlex.split(os.environ.get("TORCH_INDEX", ""))])
-        run([*pip, str(ROOT)])
+        run([*pip, *PROJECT["dependencies"]])
+        (packages(place) / "project.pth").write_text(f"{ROOT}\n")
     return packages(place)
 
 

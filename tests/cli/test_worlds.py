@@ -130,7 +130,7 @@ def test_a_dream_is_what_the_world_says_and_persistence_is_the_last_row(files: P
     assert np.allclose(found.measured.persistence, still, rtol=1e-5)
     world, inputs = run.model.world, run.model.given(run.test_rows)
     with torch.no_grad():
-        state = world.last(world.filter({k: v[:, :4] for k, v in inputs.items()}, seed=0, deterministic=True))
+        state = world.filter({k: v[:, :4] for k, v in inputs.items()}, seed=0, deterministic=True).last()
         dream = world.imagine(state, actions=inputs["a"][:, 3:-1], seed=0, deterministic=True)
         shown = world.decode(dream, ("y",))["y"][:, 1:]
     assert np.allclose(found.dream[:, 4:], shown.numpy(), atol=1e-6)

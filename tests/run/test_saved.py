@@ -80,7 +80,7 @@ def test_a_model_and_a_world_work(runs: Path) -> None:
     assert isinstance(world, wf.World)
     given = {"x": torch.rand(2, 5, 3), "a": torch.rand(2, 5, 1), "first": torch.zeros(2, 5, dtype=torch.bool)}
     states = world.filter(given, seed=0)
-    assert world.imagine(world.last(states), actions=torch.rand(2, 4, 1), seed=0)["h"].shape == (2, 5, 128)
+    assert world.imagine(states.last(), actions=torch.rand(2, 4, 1), seed=0)["h"].shape == (2, 5, 128)
 
 
 def test_a_player_acts_as_the_agent_does_in_its_environments(runs: Path, tmp_path: Path) -> None:

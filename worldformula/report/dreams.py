@@ -86,8 +86,8 @@ def dreams(model: ThroughTime, rows: Mapping[str, Tensor], *, context: int | Non
         raise ConfigError(f"expected 0 < context < {length} rows of a window, got {context}")
     options: dict[str, Any] = {"seed": seed, "deterministic": True}
     states = world.filter({k: v[:, :context] for k, v in given.items()}, **options)
-    last = world.last(states)
-    if not world.shifted:
+    last = states.last()
+    if not world.actions:
         future = world.imagine(last, horizon=length - context, **options)
     else:
         future = world.imagine(last, actions=_actions(model, given, context, length), **options)
