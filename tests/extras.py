@@ -92,7 +92,9 @@ def run(command: list[str]) -> str:
     Raises:
         RuntimeError: it failed.
     """
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": ""})
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={"MUJOCO_GL": "egl", **os.environ, "PYTHONPATH": ""}
+    )
     if done.returncode:
         raise RuntimeError((done.stdout + done.stderr)[-1500:])
     return done.stdout.strip()

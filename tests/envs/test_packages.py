@@ -81,6 +81,19 @@ def test_what_ends_a_task_for_good_is_terminal(suite):
     assert row["height"] == [1.0]
 
 
+def test_pictures_without_a_graphics_library(suite, monkeypatch):
+    engine = module(
+        "dm_control.mujoco.engine", Camera=lambda *_, **__: (_ for _ in ()).throw(ValueError("no OpenGL\nat all"))
+    )
+    monkeypatch.setitem(sys.modules, "dm_control.mujoco", module("dm_control.mujoco", engine=engine))
+    monkeypatch.setitem(sys.modules, "dm_control.mujoco.engine", engine)
+    monkeypatch.setitem(sys.modules, "mujoco", module("mujoco"))
+    env = make("dm_control/walker-walk-v0", pixels=True)
+    env.unwrapped._task.physics.model = SimpleNamespace(vis=SimpleNamespace(quality=SimpleNamespace()))
+    with pytest.raises(ConfigError, match=r"MUJOCO_GL=egl or MUJOCO_GL=osmesa.*\(MuJoCo says: no OpenGL\)"):
+        env.reset(seed=0)
+
+
 def test_an_unknown_task_and_a_missing_package(suite, monkeypatch):
     with pytest.raises(EnvironmentIdError, match=r"'dm_control/walker-wolk-v0'.*dm_control/walker-walk-v0"):
         make("dm_control/walker-wolk-v0")

@@ -72,7 +72,15 @@ class ControlSuite(gymnasium.Env[Any, Any]):
         """The picture ``[size, size, 3]`` of the present state."""
         physics = self._task.physics
         if self._drawn is None or self._drawn[0] is not physics.model:
-            self._drawn = physics.model, self._camera(physics)
+            try:
+                self._drawn = physics.model, self._camera(physics)
+            except Exception as error:
+                if "OpenGL" not in str(error) and "GL" not in type(error).__name__:
+                    raise
+                raise ConfigError(
+                    "drawing needs a graphics library: start Python with MUJOCO_GL=egl or MUJOCO_GL=osmesa in its "
+                    f"environment, and with that library installed (MuJoCo says: {str(error).splitlines()[0]})"
+                ) from error
         return np.asarray(self._drawn[1].render(), np.uint8).copy()
 
     def _camera(self, physics: Any) -> Any:
