@@ -83,12 +83,12 @@ from worldformula.world import PriorDynamics, State, World
 
 __version__ = "0.1.0"
 
-_OPENED = ("load", "save_pretrained", "from_pretrained")  # of `saved`, which needs what needs this file
+_OPENED = ("load", "save_pretrained", "from_pretrained")  # of `trained`, which needs what needs this file
 
 
 def __getattr__(name: str) -> Any:
     if name in _OPENED:
-        return getattr(importlib.import_module("worldformula.saved"), name)
+        return getattr(importlib.import_module("worldformula.trained"), name)
     raise AttributeError(f"module 'worldformula' has no attribute {name!r}")
 
 

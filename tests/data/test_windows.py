@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from worldformula import data
 from worldformula.data.own import Reading, located, short
 from worldformula.data.sequences import episodes, load, windows
 from worldformula.errors import ConfigError, ReplayError
@@ -152,6 +153,8 @@ def test_minari_observations_are_one_longer_than_actions(monkeypatch: pytest.Mon
         load("minari:D4RL/none-v0")
     assert located("minari:D4RL/toy-v2") == "minari:D4RL/toy-v2"
     assert short("minari:D4RL/toy-v2") == "D4RL-toy-v2"
+    with pytest.raises(ConfigError, match="which are for worlds: worldformula fit rssm --data minari:D4RL/toy-v2"):
+        data.load("minari:D4RL/toy-v2")
 
 
 def test_without_minari_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -224,5 +224,13 @@ def test_folders_of_earlier_versions_are_known_by_what_they_say(folders: dict[st
     values = json.loads((folder / "config.json").read_text())
     assert values.pop("kind") == "interact"
     (folder / "config.json").write_text(json.dumps(values))
+    fitted = tmp_path / "fitted"
+    shutil.copytree(folders["fit"], fitted)
+    older = json.loads((fitted / "config.json").read_text())
+    for key in ("kind", "init", "freeze", "columns"):
+        older.pop(key)
+    (fitted / "config.json").write_text(json.dumps({"command": "fit", **older}))
+    assert main(["fit", "--run", str(fitted), "--resume", "--steps", "3"]) == 0
+    assert main(["report", str(fitted)]) == 0
     Interact(config(90, **QUIET), ToyAgent, folder).run()
     assert checkpoint.steps_in(folder / "checkpoints")[-1].name >= "000000000090"

@@ -94,6 +94,8 @@ def read(text: str, how: Reading | None = None) -> DataSet:
     how = how or Reading()
     if is_function(text):
         return _made(text, how)
+    if text.startswith(MINARI):
+        raise ConfigError(f"{text} holds episodes, which are for worlds: worldformula fit rssm --data {text}")
     path = Path(text).expanduser()
     if not path.exists():
         raise ConfigError(f"{path} does not exist. Data of your own are {KINDS}.")

@@ -22,7 +22,7 @@ from worldformula.envs import Envs
 from worldformula.errors import CheckpointError, ConfigError, RunFolderError, ShapeError
 from worldformula.fitting import fit
 from worldformula.run.interact import Interact
-from worldformula.saved import TrainedAgent
+from worldformula.trained import TrainedAgent
 from worldformula.training import checkpoint
 from worldformula.training.settings import override
 
