@@ -30,6 +30,7 @@ from worldformula.run.kinds import KINDS, kind_of
 from worldformula.run.phases import Phase, Phases
 from worldformula.run.play import Randomly, play
 from worldformula.training import checkpoint
+from worldformula.training.minimise import Fitting
 
 QUIET = {"tensorboard": False, "eval_episodes": 0}
 
@@ -154,6 +155,26 @@ def test_a_chain_killed_in_its_second_or_third_phase_goes_on_there_bit_for_bit(t
             assert a.read_bytes() == b.read_bytes()
     assert json.loads((tmp_path / "whole" / "config.json").read_text())["kind"] == "phases"
     assert [row["step"] for row in read_metrics(tmp_path / "whole" / "metrics.jsonl")] == [1, 2, 3]
+
+
+@pytest.mark.usefixtures("terminal")
+def test_ctrl_c_in_a_phase_leaves_a_checkpoint_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = chain(tmp_path / "whole", steps=30).run()["loss"].state_dict()
+    update, calls = Fitting._update, [0]
+
+    def pressed(self: Fitting) -> Any:
+        calls[0] += 1
+        if calls[0] == 40:
+            os.kill(os.getpid(), signal.SIGINT)
+        return update(self)
+
+    monkeypatch.setattr(Fitting, "_update", pressed)
+    with pytest.raises(KeyboardInterrupt, match=r"step 2; go on after step 2: run the same phases in the same folder"):
+        chain(tmp_path / "parts", steps=30).run()
+    assert checkpoint.steps_in(tmp_path / "parts" / "second" / "checkpoints")[-1].name == "000000000010"
+    monkeypatch.setattr(Fitting, "_update", update)
+    parts = chain(tmp_path / "parts", steps=30).run()["loss"].state_dict()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
 def test_a_chain_of_other_phases_is_refused(tmp_path: Path) -> None:
