@@ -193,7 +193,7 @@ class Score:
         self, draw: Callable[..., dict[str, Tensor]], space: Space, generators: Sequence[torch.Generator]
     ) -> dict[str, Tensor]:
         """Noise ``[B, S, H, ...]`` by variable, which does not depend on the actions."""
-        like, S = next(iter(self.state.series.values())), self.task.samples
+        like, S = next(v for v in self.state.series.values() if v.is_floating_point()), self.task.samples
         still = {name: like.new_zeros(S, self.horizon, own.size) for name, own in space.items()}
         found = [
             draw(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -184,6 +185,16 @@ def test_all_candidates_of_an_episode_share_the_noise_of_their_dreams() -> None:
     assert noise.abs().min() > 1e-3
     assert (noise[0] - noise[1]).abs() > 1e-3, "each episode has its own"
     torch.testing.assert_close(scored(task, actions[1:], Noisy(), seed=1), cost[1:])
+
+
+def test_a_world_is_sampled_as_its_prior_and_a_certain_one_costs_what_its_modes_cost() -> None:
+    move = Normal("p(s_t|s_{t-1},a_{t-1})", Point(), shape=2, scale=1.0)
+    seen = Normal("q(s_t|x_t)", nn.Identity(), shape=2, scale=1.0)
+    whole = World(prior=move, posterior=seen, loss=Sum("t", E(seen, log(seen) - log(move))).mean())
+    actions, task = torch.rand(2, 3, 4, 2), Task(lambda states, a: states["s"].sum(-1), samples=3)
+    torch.testing.assert_close(scored(task, actions, whole), scored(task, actions, Noisy()))
+    certain = replace(task, samples=0)
+    torch.testing.assert_close(scored(task, actions, world()), scored(certain, actions, world()))
 
 
 def test_risk_adds_deviations_over_the_samples() -> None:

@@ -80,7 +80,7 @@ class CEM(Planner):
         mask: Named | None = None,
     ) -> Plan:
         """Search from states ``[B, ...]``; the result is the best sequence seen in any iteration."""
-        first = next(iter(State(state).series.values()))
+        first = next(v for v in State(state).series.values() if v.is_floating_point())
         own = per_episode(generators, len(first), first.device)
         check_given("warm", warm, space, (len(first), self.horizon))
         check_given("proposals", proposals, space, (len(first), None, self.horizon))

@@ -219,6 +219,12 @@ class World(nn.Module):
         """A dream of the prior: see `PriorDynamics.imagine`. Of a world of several levels, ask one of them."""
         return self.dynamics.imagine(start, policy, actions=actions, horizon=horizon, **options)
 
+    def dream_noise(
+        self, start: Values, actions: Mapping[str, Tensor], generator: torch.Generator | None = None, **numbers: Any
+    ) -> dict[str, Tensor]:
+        """The noise of a dream under given actions: see `PriorDynamics.dream_noise`."""
+        return self.dynamics.dream_noise(start, actions, generator, **numbers)
+
     def rollout(self, policy: Factor | Joint) -> Rollout:
         """The compiled rollout of the prior with a policy; one is kept for the same factors."""
         return self.dynamics.rollout(policy)
