@@ -32,6 +32,9 @@ CONFIG = override(
 )
 
 
+RECALLING = override(CONFIG, ["agent.context=1", "agent.online=true"])
+
+
 class Stopped(Exception):
     """Ends a run at a chosen moment."""
 
@@ -59,6 +62,30 @@ def test_interrupted_and_resumed_it_ends_with_the_same_bits(
     one, two = (checkpoint.steps_in(f / "checkpoints")[-1] for f in (whole, tmp_path / "run"))
     for file in (checkpoint.TENSORS, checkpoint.TREE):
         assert (one / file).read_bytes() == (two / file).read_bytes()
+
+
+def test_a_run_that_writes_latents_back_resumes_with_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped past its second checkpoint: what was written into the replay since is as if it had not been."""
+    Interact(RECALLING, SYSTEM.build, tmp_path / "whole").run()
+
+    def stop(loop: Interact) -> None:
+        assert loop.replay.latents is not None
+        if loop.count.steps > 72:
+            raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr("worldformula.run.interact.SHOW_EVERY", 0.0)
+        with pytest.raises(Stopped):
+            Interact(RECALLING, SYSTEM.build, tmp_path / "run", show=stop).run()
+    Interact(RECALLING, SYSTEM.build, tmp_path / "run").run()
+    one, two = (checkpoint.steps_in(tmp_path / name / "checkpoints")[-1] for name in ("whole", "run"))
+    for file in (checkpoint.TENSORS, checkpoint.TREE):
+        assert (one / file).read_bytes() == (two / file).read_bytes()
+    for name in ("latent_h", "latent_z"):
+        (a,) = (tmp_path / "whole" / "replay").glob(f"*{name}.bin")
+        assert a.stat().st_size == next((tmp_path / "run" / "replay").glob(f"*{name}.bin")).stat().st_size
 
 
 def test_the_folder_is_enough_to_evaluate_and_to_dream(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -105,6 +105,8 @@ class RunConfig:
     """Environment steps between evaluations; 0 evaluates at the end alone."""
     eval_episodes: int = 20
     """Episodes per evaluation; 0 switches evaluation off."""
+    compile: bool = False
+    """Compile updates with torch.compile: faster ones, after a first one that takes minutes. Changes the last bits."""
     tensorboard: bool = True
     """Write TensorBoard events too, where TensorBoard is installed."""
     init: str = ""

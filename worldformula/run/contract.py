@@ -88,6 +88,24 @@ class Learning(Protocol):
 
 
 @runtime_checkable
+class Recalling(Learning, Protocol):
+    """Whatever learns from sequences that go on from the state before them, which the replay keeps for it."""
+
+    @property
+    def latents(self) -> Mapping[str, tuple[int, ...]]:
+        """What the replay keeps of every row, name -> shape; empty where it begins at nothing."""
+        ...
+
+    def stored(self, state: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+        """The latents of an acting state ``[num, …]``."""
+        ...
+
+    def learn(self, batch: Batch) -> tuple[Metrics, Mapping[str, NDArray[Any]]]:
+        """`update`, and the newer latents ``[batch, length, …]`` of its rows."""
+        ...
+
+
+@runtime_checkable
 class Agent(Acting, Learning, Protocol):
     """An agent acts and learns."""
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from worldformula.envs import Envs
+from worldformula.run.contract import Recalling
 from worldformula.run.interact import Interact
 from worldformula.run.play import play
 from worldformula.training.seeding import forked
@@ -40,6 +41,10 @@ def seconds_left(run: Interact) -> float:
         repeated = [seen[i % len(seen)] for i in range(learning.length)]
         sequence = {key: np.stack([row[key] for row in repeated]) for key in seen[0]}
         batch = {key: np.repeat(value[None], learning.batch, 0) for key, value in sequence.items()}
+        if isinstance(agent, Recalling):  # nothing was kept: zeros take as long
+            starts = {name: np.zeros((learning.batch, *shape), np.float32) for name, shape in agent.latents.items()}
+            starts |= {key: value[:, 0] for key, value in batch.items() if key.startswith("action")}
+            batch |= {f"start/{name}": value for name, value in starts.items()}
         agent.update(batch)
         per_update = _timed(run.device, lambda: agent.update(batch), 1)
         envs.close()

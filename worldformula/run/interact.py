@@ -29,7 +29,7 @@ from worldformula.envs import Envs, Episode
 from worldformula.errors import CheckpointError, ConfigError, NonFiniteError, RunFolderError, WorldformulaError
 from worldformula.run import transfer
 from worldformula.run.config import FIXED, FREE_ON_RESUME, RunConfig, deliberate
-from worldformula.run.contract import Agent, Batch, Build, Learning, Write
+from worldformula.run.contract import Agent, Batch, Build, Learning, Recalling, Write
 from worldformula.run.counters import Counters, Result, means
 from worldformula.run.evaluate import Evaluation, evaluate
 from worldformula.run.folder import RunFolder, writing
@@ -104,6 +104,8 @@ class Interact:
         self.agent = self.fresh_agent()
         self._check()
         transfer.prepare(self.agent, "" if steps else self.config.init, self.config.freeze, say)
+        if self.config.compile and isinstance(self.agent, torch.nn.Module) and devices.compiles(say):
+            self.agent.compile()
         self._sums: dict[str, float] = {}
         self._summed = 0
         self._finished: list[Episode] = []
@@ -142,6 +144,11 @@ class Interact:
             )
 
     @property
+    def recalling(self) -> Recalling | None:
+        """The agent, where its sequences go on from latents that the replay keeps."""
+        return self.agent if isinstance(self.agent, Recalling) and self.agent.latents else None
+
+    @property
     def update_rate(self) -> float:
         """Updates per action taken."""
         if not isinstance(self.agent, Learning):
@@ -167,6 +174,8 @@ class Interact:
                 directory=self.folder.replay,
                 slack=4 * turns,
                 seed=config.seed,
+                latents=recalling.latents if (recalling := self.recalling) else None,
+                online=bool(getattr(config.agent, "online", False)),
             )
 
     # ----------------------------------------------------------------------------------------------------- as a task
@@ -233,7 +242,8 @@ class Interact:
         return bool(every) and self.count.steps // every > before // every
 
     def _turn(self, turn: Turn) -> None:
-        self.replay.add(turn.rows, self.envs.stored(turn.actions))
+        latents = recalling.stored(turn.state) if (recalling := self.recalling) else None
+        self.replay.add(turn.rows, self.envs.stored(turn.actions), latents)
         self._state = turn.state
         taken = int((~turn.after["is_first"]).sum())  # in the other streams this turn was a reset
         self.count.steps += taken * self.config.env.action_repeat
@@ -267,12 +277,13 @@ class Interact:
     def _learn(self, taken: int) -> None:
         learning = self.agent.config
         rows_per_stream = len(self.replay) // self.config.env.num
-        if self.count.steps < learning.prefill or rows_per_stream < learning.length:
+        context = int(self.recalling is not None)
+        if self.count.steps < learning.prefill or rows_per_stream < learning.length + context:
             return
         self.count.debt += taken * self.update_rate
         while self.count.debt >= 1:
             self.count.debt -= 1
-            self.latest = self._update(self.replay.sample(learning.batch, learning.length))
+            self.latest = self._update(self.replay.sample(learning.batch, learning.length, context=context))
             for name, value in self.latest.items():
                 self._sums[name] = self._sums.get(name, 0.0) + value
             self._summed += 1
@@ -282,7 +293,12 @@ class Interact:
         """One update, whose terms are checked at once: from the next one on all of them would be NaN."""
         where = f"at update {self.count.updates + 1:,}, step {self.count.steps:,}"
         try:
-            found = {name: float(value) for name, value in self.agent.update(batch).items()}
+            if (recalling := self.recalling) is None:
+                metrics = self.agent.update(batch)
+            else:
+                metrics, latents = recalling.learn(batch)
+                self.replay.write(batch, latents)
+            found = {name: float(value) for name, value in metrics.items()}
         except (RuntimeError, ValueError, IndexError) as error:  # some networks stumble over NaN before a loss shows it
             if isinstance(error, WorldformulaError) or all(p.isfinite().all() for p in self.agent.parameters()):
                 raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -39,6 +39,21 @@ def describe(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"{device} ({platform.machine()})"
+
+
+def compiles(say: Callable[[str], None]) -> bool:
+    """Whether ``torch.compile`` makes code here, which needs a C++ compiler on a CPU; ``say`` is told why it does not."""
+    try:
+        torch.compile(_probe)(torch.ones(3))
+    except Exception as error:  # noqa: BLE001 - whatever it is, the run can go on without it
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        say(f"warning: torch.compile does not work here, so the run goes on without it (it says: {reason})")
+        return False
+    return True
+
+
+def _probe(x: torch.Tensor) -> torch.Tensor:
+    return (x * 2).sin()
 
 
 @contextlib.contextmanager
