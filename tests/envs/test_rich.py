@@ -8,9 +8,9 @@ import torch
 
 from tests.envs.rich import LENGTH, Rich, register
 from worldformula.agent.perception import encoded
-from worldformula.agents import dreamer_v3
 from worldformula.data.replay import Replay
 from worldformula.envs import Envs
+from worldformula.envs.actions import single
 from worldformula.errors import SpaceError
 from worldformula.testing import check_env
 from worldformula.training import checkpoint
@@ -160,7 +160,7 @@ def test_a_single_array_for_several_actions_is_refused():
 def test_an_agent_that_gives_one_action_says_so():
     envs = Envs(register(), 1)
     with pytest.raises(SpaceError, match="this agent gives one action.*choice: one of 3 choices; force: 2 numbers"):
-        dreamer_v3.build(dreamer_v3.tiny(), envs.observations, envs.actions)
+        single(envs.actions)
 
 
 def test_perception_scales_pictures_by_their_range_and_makes_the_one_hots():
