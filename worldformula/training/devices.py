@@ -42,7 +42,7 @@ def describe(device: torch.device) -> str:
 
 
 def compiles(say: Callable[[str], None]) -> bool:
-    """Whether ``torch.compile`` makes code here, which needs a C++ compiler on a CPU; ``say`` is told why it does not."""
+    """Whether ``torch.compile`` makes code here, with a C++ compiler on a CPU; ``say`` is told why it does not."""
     try:
         torch.compile(_probe)(torch.ones(3))
     except Exception as error:  # noqa: BLE001 - whatever it is, the run can go on without it
