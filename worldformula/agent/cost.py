@@ -80,6 +80,15 @@ class Cost:
         name = head_of(self.dynamics, CONTINUE)
         return reward, self.dynamics.decode(states, (name,))[name]
 
+    @torch.no_grad()
+    def received(self, states: State, reward: Tensor) -> Tensor:
+        """As `outcome`, of replayed states ``[B, T, ...]`` with the reward of the data, ``[B, T]``, and not a head's.
+
+        Without gradient: it is what the data say.
+        """
+        first = self.weights.get(REWARD, 1.0) * reward if self.rewarded else torch.zeros_like(reward)
+        return self._with(first, self.intrinsic, states, -1.0)
+
     def task(self) -> Task:
         """What a planner searches by: the total at every state that is reached, weighed by how probably the episode has
         gone on until there.

@@ -181,7 +181,7 @@ class ImaginationAgent(nn.Module):
         reward, last, terminal = (
             torch.as_tensor(batch[k][:, -rows[1] :], device=self.device) for k in ("reward", "is_last", "is_terminal")
         )
-        return self.learner.replayed(late, reward, last, terminal, boot)
+        return self.learner.replayed(late, self.cost.received(late, reward), last, terminal, boot)
 
     @torch.no_grad()
     def dream(self, start: Values, generator: torch.Generator | None = None) -> tuple[State, Tensor, Tensor]:
