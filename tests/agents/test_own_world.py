@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.formula.models import Join
+from tests.worlds.sketches import transformer
 from worldformula import KL, Deterministic, E, Normal, Sum, World, log
 from worldformula.agent.configurator import Configuration
 from worldformula.agent.cost import Cost
@@ -17,7 +18,7 @@ from worldformula.agent.imagination import ImaginationAgent
 from worldformula.agent.perception import Perception
 from worldformula.agents.dreamer_v3 import DreamerConfig, tiny
 from worldformula.envs import ActionSpec, Column
-from worldformula.errors import FormulaError
+from worldformula.errors import ConfigError, FormulaError
 from worldformula.learners.imagination import ImaginationActorCritic
 from worldformula.planners.cem import CEM
 from worldformula.training.optimiser import LaProp
@@ -93,6 +94,16 @@ def test_it_learns_by_another_cost_where_there_is_no_reward() -> None:
     dream, reward, proceed = agent.dream(agent.world.initial(N))
     torch.testing.assert_close(reward, -dream["s"].square().sum(-1))
     assert (proceed == 0.9).all()
+
+
+def test_a_world_that_remembers_its_last_step_alone_is_refused() -> None:
+    made = transformer.build()
+    learner = ImaginationActorCritic(Normal("π(a_t|h_t,z_t)", Join(11, 2 * A), shape=A), Join(11, 255))
+    with pytest.raises(ConfigError, match="keeps h_cache of the last one alone"):
+        ImaginationAgent(
+            SETTINGS, made, learner, Perception({}, 0.9, {}, ActionSpec("continuous", A)), weights={}, optimiser=LaProp,
+            horizon=3, late=4,
+        )  # fmt: skip
 
 
 def test_replayed_rows_are_worth_what_dreams_are_worth() -> None:

@@ -45,6 +45,9 @@ class ImaginationAgent(nn.Module):
         late: dreams start from the last so many states of each sequence.
         context: whether sequences go on from the states that the replay keeps, see `latents`.
 
+    Raises:
+        ConfigError: the world remembers a past, of which it knows the last step of a sequence alone.
+
     Attributes:
         objective: all that it learns by, as formulas; `loss` is its short name.
     """
@@ -59,6 +62,11 @@ class ImaginationAgent(nn.Module):
         super().__init__()
         self.config, self.horizon, self.late, self.context = config, horizon, late, context
         self.world, self.learner, self.perception = world, learner, perception
+        if world.memory:
+            raise ConfigError(
+                f"this agent dreams from many states of each sequence, and the world keeps {', '.join(world.memory)} "
+                f"of the last one alone: expected a world that carries what it remembers, h_t = f(h_{{t-1}}, ...)"
+            )
         acts = learner.policy
         self.policy: nn.Module = nn.ModuleList(acts.factors) if isinstance(acts, Joint) else acts
         self.actor, self.cost = Actor(acts, world.actions), Cost(world, discount=learner.settings.discount)
