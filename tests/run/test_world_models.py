@@ -1,4 +1,4 @@
-"""World Models (Ha & Schmidhuber 2018, arXiv:1803.10122) in small, as phases: collect at random, fit V and M, evolve C."""
+"""World Models (Ha & Schmidhuber 2018, arXiv:1803.10122) in small: collect at random, fit V and M, evolve C; phases."""
 
 from __future__ import annotations
 
