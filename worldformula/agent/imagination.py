@@ -84,7 +84,12 @@ class ImaginationAgent(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return next(self.parameters()).device
+        return self._weight.device
+
+    @cached_property
+    def _weight(self) -> Tensor:
+        """Any of them; to look one up takes longer than a layer."""
+        return next(self.parameters())
 
     # ------------------------------------------------------------------------------------------------------------- act
 
