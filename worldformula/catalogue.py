@@ -18,7 +18,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from worldformula.display import stack, tabular, title
@@ -39,6 +39,7 @@ class System:
         presets: name -> function that returns the sizes: ``paper``, ``official``, ``tiny`` as far as they exist.
         build: sizes -> the system (a model, a world, a planner, an agent).
         summary: one sentence.
+        runs: name of a preset -> settings of a run that belong to it, as of ``--set``: ``("env.num=16",)``.
     """
 
     name: str
@@ -48,6 +49,7 @@ class System:
     presets: Mapping[str, Callable[[], Any]]
     build: Callable[..., Any]
     summary: str
+    runs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def sizes(self, preset: str) -> Any:
         """The sizes of one preset; raises CatalogueError with the near misses."""

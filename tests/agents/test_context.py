@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from worldformula.agent.imagination import ImaginationAgent
 from worldformula.agents import dreamer_v3
 from worldformula.agents.dreamer_v3 import DreamerConfig
+from worldformula.cli.train import Train
 from worldformula.data.replay import Replay
 from worldformula.envs import Envs
 from worldformula.errors import ConfigError
@@ -80,6 +82,9 @@ def test_presets() -> None:
     assert (dreamer_v3.tiny().context, dreamer_v3.tiny().online) == (0, False)
     for preset in (dreamer_v3.paper, dreamer_v3.official, dreamer_v3.size1m):
         assert (preset().context, preset().online) == (1, True)
+    assert (dreamer_v3.official().unimix, dreamer_v3.paper().unimix) == (0.0, 0.01)
+    with pytest.raises(ConfigError, match="expected a unimix"):
+        replace(CONFIG, unimix=1.0)
     with pytest.raises(ConfigError, match="expected a context of 0 or 1 rows, got 2"):
         replace(CONFIG, context=2)
 
@@ -96,3 +101,11 @@ def test_a_compiled_update_is_the_update() -> None:
             torch.manual_seed(5)
             found.append({name: float(value) for name, value in one.learn(batch)[0].items()})
         assert found[1] == pytest.approx(found[0], rel=1e-4, abs=1e-5)
+
+
+def test_a_preset_brings_settings_of_its_run(tmp_path: Path) -> None:
+    official = Train(out=tmp_path / "run", env="pendulum", preset="official").config()
+    assert (official.env.num, official.capacity) == (16, 5_000_000)
+    own = Train(out=tmp_path / "run", env="pendulum", preset="official", settings=("env.num=2",)).config()
+    assert (own.env.num, own.capacity) == (2, 5_000_000)
+    assert Train(out=tmp_path / "run", env="pendulum").config().env.num == 4

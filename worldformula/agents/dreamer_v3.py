@@ -7,7 +7,10 @@
     one sum, one optimiser: L_world + L_π + L_v + 0.3 L_v,replay
 
 Deviations            paper         official code      here                    why
-unimix of the actor   0.01          ignored            0.01                    the paper's text
+unimix of the actor   0.01          ignored            0.01; `official` 0      as each of them
+streams, capacity     –, –          16, 5·10⁶          4, 10⁶; `official` 16   memory and disk of one machine
+rows of resets        –             count as steps     do not                  a step is an action
+flags                 –             classes            numbers                 two classes say no more than one number
 replay context        1 step        1 step, latents    as they; `tiny` zeros   a third less work for the replay
 online queue          yes           yes                as they; `tiny` none    every row is seen often there
 dream starts          all states    all (imag_last 0)  last ``imag_last``      cheap on a CPU; 0 takes all
@@ -62,6 +65,8 @@ class DreamerConfig:
     """Rows before each sequence whose latents, kept in the replay, the world goes on from; 0 begins at zeros."""
     online: bool = False
     """Serve every row once while it is new, before rows are drawn at random."""
+    unimix: float = 0.01
+    """Share of the uniform distribution in a policy of choices."""
     replay_value: float = 0.3
     """Weight of the critic's loss on replayed steps."""
     layers: int = 3
@@ -86,6 +91,8 @@ class DreamerConfig:
             )
         if not 0 <= self.imag_last <= self.length:
             raise ConfigError(f"expected imag_last between 0 and length={self.length}, got {self.imag_last}")
+        if not 0 <= self.unimix < 1:
+            raise ConfigError(f"expected a unimix from 0 to less than 1, got {self.unimix}")
         if self.context not in (0, 1):
             raise ConfigError(f"expected a context of 0 or 1 rows, got {self.context}")
         if 0 < self.imag_last < 2:
@@ -99,7 +106,7 @@ def paper() -> DreamerConfig:
 
 def official() -> DreamerConfig:
     """The default of the authors' code: 200M parameters, ratio 256 for control from pixels."""
-    return DreamerConfig(rssm.official(), train_ratio=256.0, context=1, online=True)
+    return DreamerConfig(rssm.official(), train_ratio=256.0, context=1, online=True, unimix=0.0)
 
 
 def size1m() -> DreamerConfig:
@@ -128,7 +135,7 @@ def build(
     acts = acts_of(named(actions))
     classes = {key: column.classes for key, column in columns.items() if column.kind == "discrete"}
     world = rssm.build(config.world, perceived, {act.variable: act.size for act in acts}, classes)
-    actor = policy(acts, sizes, layers=config.layers)
+    actor = policy(acts, sizes, layers=config.layers, unimix=config.unimix)
     critic = MLP(sizes.feature, 255, sizes.units, config.layers, outscale=0.0)
     factors = actor.factors if isinstance(actor, Joint) else (actor,)
     units = ClipUnits.of(world, critic, *factors)
@@ -153,4 +160,5 @@ SYSTEM = System(
     presets={"paper": paper, "official": official, "size1m": size1m, "tiny": tiny},
     build=build,
     summary="Actor and critic learned in the imagination of an RSSM, one set of hyper-parameters for every domain.",
+    runs={"official": ("env.num=16", "capacity=5000000")},
 )

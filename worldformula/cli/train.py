@@ -111,6 +111,7 @@ class Train:
                 raise ConfigError(f"{system.name} is one of the {system.kind}; train expects an agent: {agents}")
             preset = self.preset or DEFAULT_PRESET
             config = RunConfig(system.name, preset, EnvConfig(self.env), system.sizes(preset))
+            config = settings.override(config, system.runs.get(preset, ()))
         env = [f"env.id={self.env}"] if self.env is not None else []
         if self.pixels or self.no_pixels:
             if self.pixels and self.no_pixels:
