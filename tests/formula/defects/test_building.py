@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.formula.defects.both import known, wrong
+from tests.formula.defects.both import known
 from worldformula import KL, Bernoulli, Deterministic, E, Normal, Sum, Value, exp, log, maximum, sg, sigmoid, tanh
 from worldformula.formula.plan.plan import Plan
 
@@ -188,7 +188,6 @@ def test_long_and_deep_formulas_print(build, how):
     assert shown[0]
 
 
-@wrong("what stands in several places is lowered and printed in each of them")
 def test_a_deep_nest_of_other_operators():
     """What a formula nests besides tanh: two-argument functions, stop-gradients, and powers."""
 
@@ -205,6 +204,57 @@ def test_a_deep_nest_of_other_operators():
         torch.testing.assert_close(loss(a=a).value, expected)
 
     calls(run)
+
+
+def shared(depth):
+    """A log-density and a divergence that every level reads twice, over time and inside an expectation."""
+    q = Normal("q(z_t|x_t)", nn.Linear(1, 2), shape=1)
+    found = KL(q, Normal("p(z_t)", shape=1)) - log(Normal("p(x_t|z_t)", nn.Linear(1, 1), shape=1, scale=1.0))
+    for _ in range(depth):
+        found = tanh(found) * 0.5 + found / 2
+    return Sum("t", E(q, found), mask="valid").mean() + found_outside(depth)
+
+
+def found_outside(depth):
+    found = Value("a", shape=()) * 0.5
+    for _ in range(depth):
+        found = sg(found) * 0.5 + tanh(found)
+    return found.mean()
+
+
+def test_what_stands_in_several_places_is_one_operation():
+    """Construction, code and print grow as the number of operators, not as the tree, which has 2^depth of them."""
+    linear(lambda n: shared(n).code, (16, 32, 64))
+    linear(lambda n: (repr(shared(n)), shared(n).latex_lines(), str(shared(n).explain())), (16, 32, 64))
+    linear(lambda n: shared(n).graph(), (16, 32, 64))
+
+
+def test_a_formula_with_names_for_its_parts_has_the_value_and_the_terms_of_one_without():
+    torch.manual_seed(0)
+    x, a = torch.randn(3, 4, 1), torch.randn(3, requires_grad=True)
+    valid = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [1, 1, 1, 1]]).bool()
+    loss = shared(14)
+    assert " u_" in repr(loss)
+    assert "u_1 = " in str(loss.latex_lines()).replace("\\mathrm{u\\_1}", "u_1")
+    out = loss(x=x, a=a, valid=valid, seed=0)
+    q, decode = (m for m in loss.modules() if isinstance(m, nn.Linear))
+    loc, raw = q(x).chunk(2, -1)
+    z, scale = out.samples["z"], torch.nn.functional.softplus(raw)
+    kl = (0.5 * (scale**2 + loc**2 - 1) - scale.log()).sum(-1)
+    value = kl + (0.5 * (x - decode(z)) ** 2).sum(-1) + 0.5 * torch.log(torch.tensor(2 * torch.pi))
+    outside = a * 0.5
+    for _ in range(14):
+        value, outside = value.tanh() * 0.5 + value / 2, outside.detach() * 0.5 + outside.tanh()
+    expected = (value * valid).sum(1).mean() + outside.mean()
+    torch.testing.assert_close(out.value, expected, rtol=1e-5, atol=1e-5)
+    ours, hand = (
+        torch.autograd.grad(v, [a, q.weight, decode.weight], retain_graph=True) for v in (out.value, expected)
+    )
+    for one, other in zip(ours, hand, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(loss.interpret(x=x, a=a, valid=valid, seed=0).value, out.value)
+    names = {name.partition(" (")[0] for name in out.terms}  # the same leaf in several places is told apart by a number
+    assert names == {"KL(q(z_t|x_t) ‖ p(z_t))", "log p(x_t|z_t)"}
 
 
 def test_fifty_decoders_give_the_sum_of_their_densities():

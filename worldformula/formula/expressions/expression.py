@@ -53,6 +53,7 @@ from worldformula.formula.syntax.nodes import (
     initial_of,
     innermost_first,
 )
+from worldformula.formula.syntax.shared import compact
 from worldformula.formula.syntax.spelling import by_keyword
 from worldformula.formula.syntax.text import text
 
@@ -88,7 +89,8 @@ class Expression(Standing, nn.Module):
     def program(self) -> Program:
         """The plan and the functions emitted from it, made at first use."""
         if self._program is None:
-            self._program = Program(lower(self.node), text(self.node), lowered=partial(lower, self.node))
+            node = compact(self.node)
+            self._program = Program(lower(node), text(node), lowered=partial(lower, node))
         return self._program
 
     def _program_for(self, inputs: dict[str, Any]) -> tuple[Program, dict[str, Any]]:
@@ -101,8 +103,8 @@ class Expression(Standing, nn.Module):
         if not (flags or going):
             return self.program, rest
         if (kind := (frozenset(flags), going)) not in self._masked:
-            plans = partial(lower, self.node, *kind)
-            self._masked[kind] = Program(plans(), text(self.node), self.program.options, plans)
+            plans = partial(lower, compact(self.node), *kind)
+            self._masked[kind] = Program(plans(), text(compact(self.node)), self.program.options, plans)
         return self._masked[kind], rest | {f"present_{k}": v for k, v in flags.items()}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -156,29 +158,29 @@ class Expression(Standing, nn.Module):
     @property
     def latex(self) -> str:
         """The formula in LaTeX, exactly as written."""
-        return latex(self.node)
+        return latex(compact(self.node))
 
     def latex_lines(self, width: int = 72) -> str:
         """The formula in LaTeX, broken at its sums into lines of an ``aligned`` environment where it is longer than
         ``width`` characters, with its named parts, experts and marginals explained below.
         """
-        return latex_lines(self.node, width)
+        return latex_lines(compact(self.node), width)
 
     def explain(self, stages: bool = False) -> Table:
         """Which estimator each term uses, what is drawn, and (with ``stages``) the plan after every pass."""
-        return explain(self.node, self.program, stages)
+        return explain(compact(self.node), self.program, stages)
 
     def __str__(self) -> str:
-        return latex(self.node)
+        return latex(compact(self.node))
 
     def __repr__(self) -> str:
-        return f"<Expression {text(self.node)}>"
+        return f"<Expression {text(compact(self.node))}>"
 
     def _repr_latex_(self) -> str:
         return f"$\\displaystyle {self.latex_lines()}$"
 
     def _repr_html_(self) -> str:
-        return formula_html(self.node)
+        return formula_html(compact(self.node))
 
     # ------------------------------------------------------------------------------------------------------ arithmetic
 
@@ -237,10 +239,7 @@ class Expression(Standing, nn.Module):
         return Expression(Function("abs", self.node))
 
     def named(self, name: str) -> Expression:
-        """The same under a name, which is printed in its place and explained below: ``recon = E(...).named("recon")``.
-
-        ``out.terms`` has it under this name.
-        """
+        """The same under a name, printed in its place, explained below, and a term: ``E(...).named("recon")``."""
         if not isinstance(name, str) or not name.isidentifier():
             raise FormulaError(f"expected a name such as 'recon', got {name!r}")
         return Expression(Named(name, self.node))

@@ -40,12 +40,14 @@ def inner(node: Node) -> tuple[Node, ...]:
 
 
 def everything(node: Node) -> Iterable[Node]:
-    """A node and all below it, through what operators stand for."""
-    waiting = [node]
+    """A node and all below it, through what operators stand for; each once."""
+    waiting, seen = [node], set[int]()
     while waiting:
         node = waiting.pop()
-        yield node
-        waiting.extend(reversed(inner(node)))
+        if id(node) not in seen:
+            seen.add(id(node))
+            yield node
+            waiting.extend(reversed(inner(node)))
 
 
 def inferring(node: Node) -> set[int]:
@@ -75,10 +77,13 @@ def free(node: Node) -> set[Variable]:
 
     The variables of a factor inside a logarithm are such, unless an expectation around it draws them.
     """
-    found = set[Variable]()
+    found, seen = set[Variable](), set[tuple[int, frozenset[Variable]]]()
     waiting: list[tuple[Node, frozenset[Variable]]] = [(node, frozenset())]
     while waiting:
         node, bound = waiting.pop()
+        if (id(node), bound) in seen:
+            continue
+        seen.add((id(node), bound))
         own = bound.union(map(slot, _bound(node)))
         found |= _free(node, bound, own)
         inside = inner(node)

@@ -12,7 +12,7 @@ from worldformula.formula.syntax.check import check_gradient
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import whole_number
 from worldformula.formula.syntax.names import Variable
-from worldformula.formula.syntax.nodes import Expectation, Node, Product, Value, children, factors, walk
+from worldformula.formula.syntax.nodes import Expectation, Node, Product, Value, factors, walk
 from worldformula.formula.syntax.starts import begins
 
 
@@ -173,5 +173,4 @@ def check_begin(index: str, body: Node, begin: Product, initial: Mapping[str, ob
 
 def _declared(node: Node) -> list[Factor]:
     """The factors that the expectations inside a node draw or compute (not the data)."""
-    here = [u.factor for u in node.q if not u.factor.observed] if isinstance(node, Expectation) else []
-    return here + [factor for child in children(node) for factor in _declared(child)]
+    return [u.factor for n in walk(node) if isinstance(n, Expectation) for u in n.q if not u.factor.observed]

@@ -51,6 +51,7 @@ class Draft(Assignments):
             Variable, str
         ] = {}  # the values of this iteration, and the last ones of those that are done
         self.named: dict[str, Named] = {}
+        self.known_parts: dict[tuple[int, int], tuple[Ref, Scope]] = {}  # values of parts, by part and scope
         self.flags_of_time: str | None = None  # the steps that count, where some do not
         self.known: dict[str, Variable] = {}  # inputs by key
         self.scalar: dict[str, bool] = {}  # whether they are one number for the whole call

@@ -48,6 +48,7 @@ from worldformula.formula.syntax.nodes import (
     walk,
 )
 from worldformula.formula.syntax.numbers import check_bounds
+from worldformula.formula.syntax.shared import Shared
 from worldformula.formula.syntax.text import text
 
 Answer = Ref | Steps
@@ -187,6 +188,14 @@ def _named(draft: Draft, node: Named, scope: Scope) -> Steps:
     return value
 
 
+def _shared(draft: Draft, node: Shared, scope: Scope) -> Steps:
+    """A part that was given a name because it stands in many places: one value for each place of the formula."""
+    key = (id(node), id(scope))
+    if key not in draft.known_parts:
+        draft.known_parts[key] = (yield node.body, scope), scope  # kept, so that its identity stays its own
+    return draft.known_parts[key][0]
+
+
 def _group(draft: Draft, node: Group, scope: Scope) -> Steps:
     """Several values under their names."""
     values = []
@@ -255,6 +264,7 @@ RULES: dict[type[Node], Callable[[Any, Any, Scope], Answer]] = {
     Negative: _negative,
     StopGradient: _stopped,
     Named: _named,
+    Shared: _shared,
     Group: _group,
     OverBatch: _over_batch,
     OverTime: _over_time,

@@ -299,10 +299,9 @@ def children(node: Node) -> tuple[Node, ...]:
 
 def of_numbers(node: Node) -> bool:
     """Whether a node is made of numbers and Symbols alone, so that it is one number for the whole call."""
-    inner = children(node)
-    if isinstance(node, Binary | Negative | Function):
-        return all(map(of_numbers, inner))
-    return isinstance(node, Number) or (isinstance(node, Value) and node.scalar)
+    return all(
+        isinstance(n, Binary | Negative | Function | Number) or (isinstance(n, Value) and n.scalar) for n in walk(node)
+    )
 
 
 def uses(node: Node) -> tuple[Use, ...]:
