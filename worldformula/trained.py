@@ -111,7 +111,7 @@ class TrainedAgent:
         self._player: Player | None = None
 
     def player(self, num: int = 1, *, explore: bool = False) -> Player:
-        """A session of ``num`` streams, from the beginning of their episodes."""
+        """Acts in ``num`` streams, from the beginning of their episodes on."""
         return Player(self, num, explore=explore)
 
     def act(self, observation: Any, *, first: bool = False) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -73,6 +74,7 @@ def test_every_world_learns_from_episodes(
     assert main(["fit", world, "--data", str(files / f"{data}.npz"), *short, "--run", str(folder)]) == 0
     out = capsys.readouterr().out
     assert "windows to train on" in out
+    assert re.search(r"reached: test/loss \S+, error_\d+/persistence \d", out)
     assert ("this world reads no action" in out) == (world == "td_vae" and data == "bits")
     rows = read_metrics(folder / "metrics.jsonl")
     assert rows[-1]["test/loss"] < rows[0]["test/loss"]
@@ -115,7 +117,7 @@ def test_columns_become_the_variables_of_the_loss() -> None:
     assert given["a"].tolist() == [[[1, 0, 0], [0, 0, 1], [0, 0, 0]], [[0, 0, 0], [0, 1, 0], [1, 0, 0]]]
     assert torch.allclose(given["c"], DISCOUNT * torch.tensor([[1.0, 1, 0], [1, 1, 1]]))
     assert DISCOUNT == 1 - 1 / 333
-    assert math.isfinite(float(model.loss(**given, seed=0).value))
+    assert math.isfinite(float(model.loss(**given, seed=0).value.detach()))
 
 
 def test_a_dream_is_what_the_world_says_and_persistence_is_the_last_row(files: Path, tmp_path: Path) -> None:
@@ -202,3 +204,22 @@ def test_a_world_on_episodes_in_python_is_the_same_run(tmp_path: Path) -> None:
     with pytest.raises(CatalogueError, match="vae is no world; fit_world expects one of dmm"):
         fit_world("vae", made, tmp_path / "new", progress=False)
     assert not (tmp_path / "new").exists()
+
+
+def test_no_more_windows_are_measured_at_once_than_it_learns_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand windows of pictures would fill the memory of most machines."""
+    sizes: list[int] = []
+    given = ThroughTime.given
+
+    def counted(self: ThroughTime, rows: Any) -> Any:
+        sizes.append(len(next(iter(rows.values()))))
+        return given(self, rows)
+
+    monkeypatch.setattr(ThroughTime, "given", counted)
+    np.savez(tmp_path / "e.npz", **arrays(False, n=30))
+    short = ["--steps", "2", "--batch", "4", "--set", "data.length=4", "--run", str(tmp_path / "run")]
+    assert main(["fit", "rssm", "--data", str(tmp_path / "e.npz"), *short]) == 0
+    assert max(sizes[:-2]) == 4, "the last ones are dreams, without gradients"
+    assert 4 < sizes[-1] <= 48

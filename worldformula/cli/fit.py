@@ -23,6 +23,7 @@ from worldformula.run.run import kept
 from worldformula.training import devices, settings
 from worldformula.training.fit import FitConfig
 from worldformula.training.progress import Progress, duration
+from worldformula.training.seeding import derived
 
 DEFAULT_PRESET = "tiny"
 IN_FILE = {"model": "name", "run": "out"} | {
@@ -194,11 +195,20 @@ def header(run: ModelRun) -> list[str]:
 
 
 def report(run: ModelRun) -> dict[str, float]:
-    """Measures the model, writes its page, and prints where it is; what is minimised, on the test data."""
-    from worldformula.report.model import write_model
+    """Measures the model, writes its page, and prints where it is; what is minimised, on the test data.
+
+    Of a world also the error of its dreams, in those of repeating what was seen last.
+    """
+    from worldformula.report.dreams import FAR, dreams
+    from worldformula.report.model import REPORT, write_model
 
     shown = ("test/loss", *(f"test/loss/{player}" for player in run.fitting.players))
     reached = {name: value for name, value in run.tested().items() if name in shown}
+    if isinstance(run.model, ThroughTime):
+        with evaluating(run):
+            found = dreams(run.model, run.test_rows, seed=derived(run.config.seed, REPORT)).measured
+        far = min(FAR, found.horizon)
+        reached[f"error_{far}/persistence"] = found.ratio(far)
     print("reached: " + ", ".join(f"{name} {value:.5g}" for name, value in reached.items()))
     print(f"report: {write_model(run)}")
     return reached

@@ -40,6 +40,7 @@ from worldformula.training.validation import Validation
 
 BUILD, TRAIN, TEST = 0, 1, 2  # what `derived` seeds are for
 TEST_ROWS, TEST_BATCH = 10_000, 1_000
+TEST_WINDOWS = 256  # of a world, each of which is a row of many steps; as many at once as it learns from
 
 
 class ModelRun(Fit):
@@ -79,14 +80,16 @@ class ModelRun(Fit):
         transfer.prepare(self.model.loss, "" if kept(self.folder) else config.init, config.freeze, say)
         self.model.loss.to(self.device)
         rows, test = (self._rows(part) for part in (self.data.train, self.data.test))
-        self.test_rows = {k: v[:TEST_ROWS] for k, v in test.items()}
+        through_time = isinstance(self.model, ThroughTime)
+        most, at_once = (TEST_WINDOWS, config.fit.batch) if through_time else (TEST_ROWS, TEST_BATCH)
+        self.test_rows = {k: v[:most] for k, v in test.items()}
         seed, symbols = config.seed, {**self.model.symbols, **config.symbols}
         if missing := [name for name in self.model.coefficients if name not in symbols]:
             raise ConfigError(f"the formula of {config.model} has the coefficient {missing[0]}: --set {missing[0]}=1.0")
         fitting = Fitting(
             self.model.loss, rows, config.fit, seed=derived(seed, TRAIN), inputs=self.model.given, symbols=symbols
         )  # fmt: skip
-        judge = Validation(fitting, self.test_rows, TEST_BATCH, (), derived(seed, TEST), called="test", keep=False)
+        judge = Validation(fitting, self.test_rows, at_once, (), derived(seed, TEST), called="test", keep=False)
         super().__init__(fitting, max(1, config.fit.steps // config.checkpoints), judge)
 
     def _rows(self, arrays: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from worldformula.report.parts import both, picture, section
 from worldformula.report.video import dream_video, filmstrip, webp
 
 CONTEXT, SEQUENCES, SHOWN, CURVES = 5, 48, 6, 4
+FAR = 15  # steps ahead that a result speaks of, where windows are that long
 STRIP = (0, 1, 2, 5, 10, 15, 20, 30, 45)
 EDGE = 96  # pixels of one picture on the page, about
 
