@@ -12,13 +12,13 @@ from gymnasium import spaces
 
 from worldformula import catalogue
 from worldformula.agent.acts import acts_of
-from worldformula.agent.config import EnvConfig, RunConfig
 from worldformula.agent.imagination import ImaginationAgent
-from worldformula.agent.loop import Loop
 from worldformula.agents import dreamer_v3
 from worldformula.envs import ActionSpec, Column
 from worldformula.envs.actions import by_name
 from worldformula.errors import MissingInputError
+from worldformula.run.config import EnvConfig, RunConfig
+from worldformula.run.interact import Interact
 from worldformula.training.settings import override
 
 SPECS = {
@@ -213,7 +213,7 @@ def test_a_run_acts_stores_and_learns_with_masks(tmp_path: Path) -> None:
         ),
         ["agent.batch=2", "agent.length=6", "agent.imag_last=3", "agent.prefill=16", "agent.train_ratio=4"],
     )  # fmt: skip
-    loop = Loop(config, system.build, tmp_path / "run")
+    loop = Interact(config, system.build, tmp_path / "run")
     result = loop.run()
     assert result.counters.updates > 5
     assert result.counters.failures == 0

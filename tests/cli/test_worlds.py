@@ -168,6 +168,14 @@ def test_what_a_world_cannot_learn_from(
     assert says in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["gone.npz", "gone"])
+def test_episodes_that_are_not_there_are_said_to_be_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert main(["fit", "rssm", "--data", str(tmp_path / name), "--run", str(tmp_path / "run")]) == 1
+    assert f"{tmp_path / name} does not exist. A world learns from episodes.npz" in capsys.readouterr().err
+
+
 def test_whole_series_refuse_windows_of_two_episodes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bits = np.random.default_rng(0).integers(0, 2, (6, 8, 5)).astype(np.float32)
     np.savez(tmp_path / "e.npz", x=bits, lengths=np.array([8, 3, 8, 3, 3, 8]))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from worldformula import Autoregressive, Bernoulli, Categorical, Data, E, Normal, log, sg
+from worldformula import Autoregressive, Bernoulli, Categorical, Data, E, Normal, OneHot, log, sg
 from worldformula.errors import FormulaError, ShapeError
 from worldformula.families import MultivariateNormalFamily
 from worldformula.nets.masked import CausalTransformer, MaskedMLP
@@ -105,8 +105,9 @@ def test_errors_say_what_to_do():
         Autoregressive("p(x)", binary(), family=Bernoulli, shape=None)
     with pytest.raises(FormulaError, match="causal network"):
         Autoregressive("p(x)", lambda x: x, family=Bernoulli, shape=3)
-    with pytest.raises(FormulaError, match="independent elements"):
-        Autoregressive("p(x)", binary(), family=MultivariateNormalFamily(), shape=3)
+    for family in (MultivariateNormalFamily(), OneHot):  # the ones of a one-hot vector exclude each other
+        with pytest.raises(FormulaError, match="independent elements"):
+            Autoregressive("p(x)", binary(), family=family, shape=3)
     p = Autoregressive("p(x)", binary(), family=Bernoulli, shape=3)
     with pytest.raises(ShapeError):
         p.log_prob(x=torch.zeros(2, 4))

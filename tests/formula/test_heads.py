@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from tests.formula.models import B, T, X, Z, gradients
-from worldformula import KL, Bernoulli, Categorical, Deterministic, E, Normal, OneHot, Sum, TwoHot, families, log
-from worldformula.errors import HeadError
+from worldformula import KL, Bernoulli, Categorical, Deterministic, E, Gamma, Normal, OneHot, Sum, TwoHot, families, log
+from worldformula.errors import HeadError, ShapeError
 
 CLASSES = 4
 
@@ -177,3 +177,42 @@ class Split(nn.Module):
     def forward(self, x):
         hidden = self.net(x)
         return hidden, hidden
+
+
+def forgets(x):
+    """The network of a user who forgot ``return``."""
+    x.exp()
+
+
+@pytest.mark.parametrize("fixed", [{}, {"scale": 2.0}])
+@pytest.mark.parametrize("ask", ["call", "interpret", "log_prob", "sample", "steps", "divergence"])
+def test_a_network_that_returns_nothing_is_no_standard_distribution(ask, fixed):
+    p = Normal("p(z|x)", forgets, shape=Z, **fixed)
+    step = Normal("p(z_t|x_t)", forgets, shape=Z, **fixed)
+    x, z = torch.randn(B, X), torch.randn(B, Z)
+    asked = {
+        "call": lambda: log(p)(x=x, z=z),
+        "interpret": lambda: log(p).interpret(x=x, z=z),
+        "log_prob": lambda: p.log_prob(x=x, z=z),
+        "sample": lambda: p.sample(x=x),
+        "steps": lambda: Sum("t", log(step))(x=x.expand(T, B, X), z=z.expand(T, B, Z)),
+        "divergence": lambda: KL(p, Normal("p(z)", shape=Z))(x=x),
+    }
+    with pytest.raises(HeadError, match=r"its network returned None\nend it in return head"):
+        asked[ask]()
+
+
+@pytest.mark.parametrize("kind", ["bernoulli", "gamma"])
+def test_nothing_is_refused_of_families_whose_code_is_written_out_and_of_others(kind):
+    factor, y = {"bernoulli": (Bernoulli, torch.ones(B, Z)), "gamma": (Gamma, torch.rand(B, Z) + 0.1)}[kind]
+    with pytest.raises(HeadError, match="its network returned None"):
+        log(factor("p(y|x)", forgets, shape=Z))(x=torch.randn(B, X), y=y)
+    concentrated = {"gamma": {"concentration": torch.full((Z,), 2.0)}, "bernoulli": {"probs": torch.full((Z,), 0.5)}}
+    assert log(factor("p(y)", shape=Z, **concentrated[kind]))(y=y).value.isfinite().all()
+
+
+def test_a_network_without_anything_to_read_is_told_what_its_header_lacks():
+    p = Normal("p(z)", nn.Linear(X, 2 * Z), shape=Z)
+    for ask in (lambda: log(p)(z=torch.zeros(B, Z)), lambda: p.log_prob(z=torch.zeros(B, Z))):
+        with pytest.raises(ShapeError, match=r"names no condition[^\n]*\nname what it reads, p\(z\|\.\.\.\)"):
+            ask()

@@ -253,7 +253,8 @@ def test_several_draws_and_values_of_a_history_are_refused():
         Sum("t", E(post, -log(read), samples=3))(x=torch.randn(B, T, X))
     assert str(error.value) == (
         "p(x_t|z_{≤t}) reads what is drawn several times (samples= or gradient='exact'), and a history is one value a "
-        "row\ngive the batch more rows instead, x.repeat_interleave(K, 0)"
+        "row\ngive the batch more rows instead, x.repeat_interleave(K, 0): their mean is that of K samples, and a log "
+        "of it is yours to take"
     )
     with pytest.raises(TimeError, match=r"a history, which is read by the network of a factor: f\(z_\{<t\}\)"):
         Sum("t", E(post, Value("z_{<t}")))(x=torch.randn(B, T, X))

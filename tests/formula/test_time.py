@@ -8,6 +8,7 @@ from torch import nn
 
 from tests.formula.models import A, B, D, G, Join, K, T, X, Z, gradients, rssm, sequences
 from worldformula import KL, Deterministic, E, Mean, Normal, OneHot, Sum, TwoHot, log, maximum, sg
+from worldformula.errors import FormulaError
 
 NETWORKS = ("enc", "f", "q_z_given_h_e", "p_z_given_h", "p_x_given_h_z", "p_r_given_h_z")
 
@@ -245,3 +246,24 @@ def test_a_step_back_that_is_read_behind_the_step_itself_is_the_last_value(clock
     for path in (loss, loss.interpret):
         drawn = path(**data, noise={"z": noise}).samples
         torch.testing.assert_close(torch.cat([drawn["z"], drawn["w"]], -1), torch.stack(expected, 1))
+
+
+@pytest.mark.parametrize("net", [None, Join(A, X)])
+@pytest.mark.parametrize("lead", [(B,), (T,), (B * T,)])
+def test_a_parameter_of_each_row_is_no_constant_of_the_steps(net, lead):
+    """Before the loop rows and steps are one axis, so that numbers of the rows would be read as those of the steps."""
+    scale, x, a = torch.rand(*lead, X) + 0.1, torch.randn(B, T, X), torch.randn(B, T, A)
+    p = Normal(f"p(x_t{'|a_t' if net else ''})", net, shape=X, scale=scale)
+    for path in (Sum("t", log(p)), Sum("t", log(p)).interpret):
+        with pytest.raises(FormulaError, match=r"scale= has more axes than an event.*\nlet a network return it"):
+            path(x=x, **({"a": a} if net else {}))
+
+
+def test_a_parameter_of_each_row_is_given_as_the_refusal_says():
+    scale, x = torch.rand(B, X) + 0.1, torch.randn(B, T, X)
+    p = Normal("p(x_t|s)", lambda s: {"loc": torch.zeros(X), "scale": s}, shape=X)
+    expected = torch.distributions.Normal(0.0, scale[:, None]).log_prob(x).sum((1, 2))
+    torch.testing.assert_close(Sum("t", log(p))(x=x, s=scale).value, expected)
+    one = Normal("p(x_t)", shape=X, scale=scale[:1])  # an axis of size 1 is no row of its own
+    expected = torch.distributions.Normal(0.0, scale[0]).log_prob(x).sum((1, 2))
+    torch.testing.assert_close(Sum("t", log(one))(x=x).value, expected)

@@ -137,6 +137,7 @@ def test_head_errors_say_what_to_do(family, head, shape, fixed, words):
         lambda: MixtureFamily(normal, 0),
         lambda: MixtureFamily(MixtureFamily(normal, 2), 2),
         lambda: MixtureFamily(multivariate_normal, 2, factored=True),
+        lambda: MixtureFamily(one_hot, 2, factored=True),
     ],
 )
 def test_impossible_options(build):

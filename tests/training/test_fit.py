@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -154,7 +155,9 @@ def test_data_may_be_made_streamed_renamed_or_prepared():
         ({"ema": 1.0}, ConfigError, "between 0 and 1"),
         ({"schedule": "cosin"}, ConfigError, "'constant' or 'cosine'"),
         ({"loss": log(Normal("p(x)", shape=3)).mean()}, FormulaError, "no parameters to learn"),
-        ({"loss": nn.Linear(1, 1)}, FormulaError, "expression or a Game"),
+        ({"loss": nn.Linear(1, 1)}, FormulaError, "expression or a Game, got Linear$"),
+        ({"loss": SimpleNamespace(loss=None)}, FormulaError, r"fit\(world.loss, ...\)"),
+        ({"inputs": ("x", "y")}, ConfigError, r"columns of tuples are called by names=\('x', 'y'\)"),
         ({"loss": log(Normal("p(y|x)", nn.Linear(3, 2), shape=1))}, FormulaError, r"axes \[4\]; write .mean\(\)"),
     ],
 )

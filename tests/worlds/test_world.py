@@ -204,6 +204,20 @@ def test_a_head_that_reads_what_is_not_carried():
         build(image=Normal("p(x_t|e_t)", nn.Linear(D, 2 * X), shape=X))
 
 
+def test_what_a_state_holds_is_told_where_the_prior_was_left_without_its_core():
+    _, parts = build()
+    told = r"h_t +\| p\(x_t\|h_t,z_t\) \| not in the state\n  z_t +\| p\(x_t\|h_t,z_t\) \| in the state\n.*: z$"
+    post = parts["core"] * parts["post"]
+    with pytest.raises(FormulaError, match=told):
+        World(prior=parts["prior"], posterior=post, heads=[parts["image"]], loss=build()[0].loss)
+
+
+def test_a_world_is_not_called():
+    world, _ = build()
+    with pytest.raises(FormulaError, match=r"world.loss\(x=...\) is what is minimised"):
+        world(**batch())
+
+
 def test_policies_and_horizons():
     world, _ = build()
     start, policy = world.initial(B), Normal("π(a_t|h_t)", Join(D, A), shape=A, scale=1.0)
@@ -270,6 +284,8 @@ def test_observe_needs_the_last_action_in_the_state():
     world, _ = build()
     with pytest.raises(MissingInputError, match="the state lacks a"):
         world.observe({"x": torch.zeros(B, X), "first": torch.zeros(B)}, world.initial(B))
+    with pytest.raises(MissingInputError, match=r"(?s)the state lacks h, z.*the observation first"):
+        world.observe(world.initial(B), {"x": torch.zeros(B, X), "first": torch.zeros(B), "a": torch.zeros(B, A)})
 
 
 def test_a_state_holds_what_the_heads_read_and_the_posterior_need_not_carry_all_of_it():

@@ -26,6 +26,7 @@ from worldformula.data.own import MINARI, Reading, called, is_function, is_own
 from worldformula.errors import ConfigError, ReplayError
 
 NOT_OBSERVED = (*FLAGS, "reward", "action")
+EXPECTED = f"episodes.npz, module:function, {MINARI}ID, or a data set of the list"
 MARKS = ("valid", "lengths")
 Episode = dict[str, Array]
 
@@ -51,11 +52,10 @@ def load(text: str, how: Reading | None = None) -> DataSet:
             found, note = episodes(dict(file)), f"{Path(text).name}."
     elif not is_own(text):
         return _of_set(data.load(text), how)
+    elif not Path(text).expanduser().exists():
+        raise ConfigError(f"{text} does not exist. A world learns from {EXPECTED}.")
     else:
-        raise ConfigError(
-            f"a world learns from sequences: expected episodes.npz, module:function, {MINARI}ID, or a data set of the "
-            f"list, got {text!r}"
-        )
+        raise ConfigError(f"a world learns from sequences: expected {EXPECTED}, got {text!r}")
     return sequences(text, found, how, note)
 
 

@@ -77,7 +77,7 @@ class AutoregressiveFamily(Family):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.base.joint != 0:
+        if not self.base.of_elements:
             raise FormulaError(
                 f"autoregressive: expected a base of independent elements, such as Bernoulli, Categorical or Normal, "
                 f"got {self.base.name}"

@@ -102,6 +102,11 @@ class Family(ABC):
         if not self.asked:
             self.check_settings()
 
+    @property
+    def of_elements(self) -> bool:
+        """Whether an event is drawn element by element, none of which says anything of another."""
+        return self.joint == 0 and not (self.values is not None and self.values.joint)
+
     def check_settings(self) -> None:  # noqa: B027  most families have no settings
         """Raises `ConfigError` where a setting lies outside its set; called once all are numbers."""
 
@@ -175,6 +180,8 @@ class Family(ABC):
                 f"{self.name}: {', '.join(free)} come from nowhere: no network and no shape. Give a network, the "
                 f"parameters as keywords, or shape=... for the standard distribution."
             )
+        if free:  # formulas write numbers out, so in a call it is a network that returned None
+            given_by_name(self.name)
         constants = self.constants(shape) if shape is not None and free else {}
         return {name: constants[name] for name in free}
 
@@ -209,14 +216,14 @@ class Family(ABC):
         Inside `checked`, so is a value out of range.
         """
         if checking() and (fault := self.wrong_parameters(given)):
-            raise HeadError(f"{self.name}: {fault}, which {whose} give")
+            raise HeadError(f"{self.name}: {fault}, from {whose}")
         found: dict[str, Parameter] = {}
         for name, value in given.items():
             canonical = self.alternatives.get(name, name)
             if canonical not in self.parameters:
                 known = [*self.parameters, *self.alternatives]
                 raise HeadError(
-                    f"{self.name} has no parameter {name!r}, which {whose} give; it has {', '.join(known)}."
+                    f"{self.name} has no parameter {name!r}, which comes from {whose}; it has {', '.join(known)}."
                     + near(name, known)
                 )
             if canonical in found:

@@ -108,7 +108,7 @@ _CHECKS: ContextVar[set[str] | None] = ContextVar("checks", default=None)
 def checked() -> Iterator[set[str]]:
     """Inside, parameters that networks give by name are held against their sets; it waits for the device each time.
 
-    It yields the families that were given some.
+    It yields the families that were given some, or nothing at all.
     """
     named = set[str]()
     token = _CHECKS.set(named)
@@ -124,7 +124,7 @@ def checking() -> bool:
 
 
 def given_by_name(family: str) -> None:
-    """Inside `checked`, note that a network gave the parameters of a family by name."""
+    """Inside `checked`, note that a network gave the parameters of a family by name, or gave none."""
     if checking() and (named := _CHECKS.get()) is not None:
         named.add(family)
 

@@ -82,9 +82,9 @@ class MixtureFamily(Family):
             raise ConfigError(
                 "mixture: a mixture of mixtures is one mixture with the product of the weights. Write that."
             )
-        if self.factored and self.component.joint != 0:
+        if self.factored and not self.component.of_elements:
             raise ConfigError(
-                f"mixture: {self.component.name} scores a vector as a whole, so its elements cannot have mixtures of "
+                f"mixture: {self.component.name} draws a vector as a whole, so its elements cannot have mixtures of "
                 f"their own. Leave factored out."
             )
         settings = {  # of the class in other families; here they follow from the component

@@ -96,7 +96,13 @@ class Fitting:
         make: Callable[..., torch.optim.Optimizer] | None = None,
     ) -> None:
         if not isinstance(loss, (Expression, Game)):
-            raise FormulaError(f"fit expects an expression or a Game, got {type(loss).__name__}")
+            own = "; pass its loss, fit(world.loss, ...)" if hasattr(loss, "loss") else ""
+            raise FormulaError(f"fit expects an expression or a Game, got {type(loss).__name__}{own}")
+        if not (inputs is None or callable(inputs) or isinstance(inputs, Mapping)):
+            raise ConfigError(
+                f"expected inputs= as input -> column, or a function of a batch, got {inputs!r}; the columns of tuples "
+                f"are called by names=('x', 'y')"
+            )
         self.loss, self.config, self.step = loss, config, 0
         self.players = loss.players if isinstance(loss, Game) else {"loss": Player(loss, [loss])}
         self.moved = {name: player.parameters() for name, player in self.players.items()}

@@ -63,11 +63,12 @@ def check_read(heads: Iterable[Factor], known: Iterable[str | None], carried: It
     known = set(known)
     for head in heads:
         if unknown := [c for c in head.conditions if c.key not in known or c.several]:
-            needed = [(c, head, "not carried" if c in unknown else "carried") for c in head.conditions]
+            needed = [(c, head, "not in the state" if c in unknown else "in the state") for c in head.conditions]
+            held = dict.fromkeys((*carried, *sorted(key for key in known if key)))
             raise FormulaError(
                 f"the head {head} reads what a state does not hold\n"
                 + table(("variable", "needed by", "got"), needed)
-                + f"\na state holds what goes from step to step: {', '.join(carried)}"
+                + f"\na state holds what the prior computes, and what goes from step to step: {', '.join(held)}"
             )
 
 

@@ -108,6 +108,17 @@ class World(nn.Module):
         said = [level.told(self.parameters()) for level in self.levels.values()]
         return parts_html({**priors, "posterior": self.posterior, **heads, "loss": self.loss}, "; ".join(said))
 
+    def forward(self, *_: Any, **__: Any) -> None:
+        """An error: what a world computes has names.
+
+        Raises:
+            FormulaError: always.
+        """
+        raise FormulaError(
+            "a world is not called: world.loss(x=...) is what is minimised, and world.filter(batch), observe, imagine "
+            "and decode are what it can do"
+        )
+
     # ------------------------------------------------------------------------------------------------------- of levels
 
     @property
@@ -190,7 +201,12 @@ class World(nn.Module):
         """
         refuse_ahead("observe", self._go_on.program.plan)
         wanted = (*self.carried, *self.memory, *self.actions)
-        require("observe: the state lacks", wanted, state, "state", "add the action taken in it under its own name")
+        advice = "add the action taken in it under its own name"
+        if any(key not in state for key in wanted if key not in self.actions):
+            advice = (
+                "pass the observation first, then a state of initial, filter or observe, with the action taken in it"
+            )
+        require("observe: the state lacks", wanted, state, "state", advice)
         series = {k: v.unsqueeze(1) for k, v in observation.items()}
         # The filter reads these series at t−1, which is the start; the value of this step is never read.
         inputs = self._go_on.program.inputs

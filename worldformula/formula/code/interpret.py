@@ -21,7 +21,7 @@ from worldformula.formula.code.support import check_numeric, check_value, filled
 from worldformula.formula.plan.plan import Op, Plan, Ref
 from worldformula.formula.plan.rules import RULES, factor_of
 from worldformula.formula.syntax.factor import naming
-from worldformula.formula.syntax.heads import check_output, outputs, refuse_per_row
+from worldformula.formula.syntax.heads import check_output, outputs, refuse_nothing, refuse_per_row, unread
 from worldformula.formula.syntax.kinds import of_other_kind
 
 Env = dict[str, Any]
@@ -163,6 +163,8 @@ class _Machine:
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             if op.kind in NETWORKS and (other := of_other_kind(factor_of(op), args, error, self._inputs())):
                 raise other from error
+            if op.kind in NETWORKS and not factor_of(op).conditions:
+                raise ShapeError(unread(factor_of(op), error)) from error
             what = "its network failed" if op.kind in NETWORKS else f"{op.kind} {op.how}".strip() + " failed"
             whose = f"{op.factor}: " if op.factor is not None else ""
             advice = "\nmake the network take these shapes, with one batch" if op.kind in NETWORKS else self._bare(op)
@@ -172,6 +174,7 @@ class _Machine:
         """What a network returned for these values; for a deterministic factor a batch of the declared shape."""
         factor = factor_of(op)
         if factor.family is not None:
+            refuse_nothing(factor, value)
             refuse_per_row(factor, value, args)
             return value
         for variable, part in zip(factor.variables, outputs(factor, value), strict=True):

@@ -17,7 +17,7 @@ from worldformula.formula.plan.histories import history, refuse_absent
 from worldformula.formula.plan.plan import Op, Ref
 from worldformula.formula.plan.scope import Scope
 from worldformula.formula.plan.variables import given, gone, iteration, need_shape, presence, read, scored
-from worldformula.formula.syntax.check import draw_order, estimator
+from worldformula.formula.syntax.check import check_rows, draw_order, estimator
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.nodes import Expectation, Integral, OverTime, Product, Use
@@ -76,6 +76,8 @@ def params(draft: Draft, use: Use, scope: Scope) -> str:
     if isinstance(factor, Experts):
         name = draft.add(letter, _combined(draft, factor, scope))
     else:
+        if draft.time is not None:
+            check_rows(factor, draft.time.index)
         head = net(draft, factor, scope)
         asked = (given(draft, v, factor, Op("", "symbol", variable=v)) for v in factor.symbols)
         name = draft.add(letter, Op("", "params", (*(() if head is None else (head,)), *asked), factor))

@@ -202,7 +202,7 @@ class Draft(Assignments):
                 raise TimeError(
                     f"{op.factor or op.name} is drawn several times (samples= or gradient='exact') and leads to "
                     f"what is carried\nto the next step, which is one value; give the batch more rows instead, "
-                    f"x.repeat_interleave(K, 0)"
+                    f"x.repeat_interleave(K, 0): their mean is that of K samples, and a log of it is yours to take"
                 )
             if missing := ", ".join(sorted(self.absent(name))):
                 raise FormulaError(

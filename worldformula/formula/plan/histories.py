@@ -35,7 +35,8 @@ def history(draft: Draft, factor: Factor, scope: Scope) -> Op:
     if any(draft.ops[name].axes for name in values):
         raise TimeError(
             f"{factor} reads what is drawn several times (samples= or gradient='exact'), and a history is one value a "
-            f"row\ngive the batch more rows instead, x.repeat_interleave(K, 0)"
+            f"row\ngive the batch more rows instead, x.repeat_interleave(K, 0): their mean is that of K samples, and a "
+            f"log of it is yours to take"
         )
     return Op("", "causal", values, factor, step=True)
 

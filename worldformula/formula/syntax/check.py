@@ -74,6 +74,26 @@ def check_elements(uses: Product) -> None:
         )
 
 
+def check_rows(factor: Factor, index: str) -> None:
+    """Refuse a parameter that is given for each row of the batch, of a factor of the steps: before and after the loop
+    rows and steps share one axis.
+    """
+    family, constants = factor.family, factor.constants
+    stepped = any(v.index == index for v in (*factor.variables, *factor.conditions))
+    if family is None or constants is None or not stepped:
+        return
+    for name in constants.names:
+        shape = constants.value(name).shape
+        axes = family.axes(family.alternatives.get(name, name), factor.rank)
+        if name != "head" and shape[: len(shape) - axes].numel() > 1:
+            raise FormulaError(
+                f"{factor}: {name}= has more axes than an event, {list(shape)}, and inside the Sum over {index} a "
+                f"parameter is one for all rows and steps\nlet a network return it, {{{name!r}: ...}}, and read it "
+                f"as a condition: of each row, p(x_{index}|s) called with s=..., or of each of its steps, "
+                f"p(x_{index}|s_{index})"
+            )
+
+
 def check_normalised(factor: Factor) -> None:
     """Refuse a Gibbs factor where a density or a draw is needed: its normalising constant is unknown."""
     if factor.unnormalised:

@@ -37,7 +37,14 @@ from worldformula.formula.syntax.given import (
     need,
     options_of,
 )
-from worldformula.formula.syntax.heads import check_output, network_failed, one_reading, outputs, refuse_per_row
+from worldformula.formula.syntax.heads import (
+    check_output,
+    network_failed,
+    one_reading,
+    outputs,
+    refuse_nothing,
+    refuse_per_row,
+)
 from worldformula.formula.syntax.hidden import Found, found
 from worldformula.formula.syntax.learnt import Positive, check_learnt
 from worldformula.formula.syntax.names import Header, Variable, read_header, renamed
@@ -273,6 +280,7 @@ class Factor(Multiplied, nn.Module):
             raise
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise network_failed(self, conditions, error) from error
+        refuse_nothing(self, head)
         refuse_per_row(self, head, conditions, direct=True)
         return head
 

@@ -62,8 +62,8 @@ def one_number(key: str, value: Any) -> float | Tensor:
     elif isinstance(value, Real) and not isinstance(value, bool):
         got = "one that is larger than floats go"
     raise ShapeError(
-        f"{key}: expected one number for the whole call, got {got}; pass {key}=0.5, or write Value({key!r}) for one "
-        f"value per row"
+        f"{key}: expected one number for the whole call, got {got}; pass {key}=0.5\nfor one value per row write "
+        f"Value({key!r}) in the place of a coefficient, and a condition, p(...|{key}), in that of a parameter"
     )
 
 

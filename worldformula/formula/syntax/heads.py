@@ -18,11 +18,30 @@ def network_failed(factor: Any, conditions: Sequence[Any], error: Exception) -> 
     """The error that names the factor, with what its network was given."""
     if (other := of_other_kind(factor, conditions, error)) is not None:
         return other
+    if not factor.conditions:
+        return ShapeError(unread(factor, error))
     got = [str(list(c.shape)) if isinstance(c, Tensor) else repr(c) for c in conditions]
     rows = list(zip(map(str, factor.conditions), got, strict=False))
     return ShapeError(
         f"{factor}: its network failed: {error}\n{table(('variable', 'got'), rows)}\nmake it take these shapes"
     )
+
+
+def unread(factor: Any, error: Exception) -> str:
+    """What to write where the network of a factor without conditions failed: it was called with nothing."""
+    return (
+        f"{factor}: its network failed: {error}\nits header names no condition, so the network is called without "
+        f"arguments\nname what it reads, {factor.header.letter}({factor.variable}|...), or leave the network out"
+    )
+
+
+def refuse_nothing(factor: Any, head: Any) -> None:
+    """Refuse the None of a network that lacks its ``return``: the standard distribution is meant by no network."""
+    if head is None:
+        raise HeadError(
+            f"{factor}: its network returned None\nend it in return head; without a network, and without conditions, a "
+            f"factor is the standard distribution"
+        )
 
 
 def one_reading(factor: Any, head: Any, conditions: Sequence[Any], batch: int | None) -> Any:
