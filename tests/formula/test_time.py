@@ -267,3 +267,14 @@ def test_a_parameter_of_each_row_is_given_as_the_refusal_says():
     one = Normal("p(x_t)", shape=X, scale=scale[:1])  # an axis of size 1 is no row of its own
     expected = torch.distributions.Normal(0.0, scale[0]).log_prob(x).sum((1, 2))
     torch.testing.assert_close(Sum("t", log(one))(x=x).value, expected)
+
+
+@pytest.mark.parametrize("rows", [B, B * T])
+def test_a_condition_that_is_held_at_values_of_the_rows_is_refused_in_steps_and_given_to_the_call(rows):
+    p, x, s = Normal("p(x_t|s)", nn.Linear(Z, 2 * X), shape=X), torch.randn(B, T, X), torch.randn(rows, Z)
+    with pytest.raises(FormulaError, match=r"(?s)held at one value for each row.*leave out .condition"):
+        Sum("t", log(p.condition(s=s)))(x=x)
+    one, each = Sum("t", log(p.condition(s=s[0])))(x=x).value, Sum("t", log(p))(x=x, s=s[:1].expand(B, Z)).value
+    torch.testing.assert_close(one, each)
+    scores = torch.stack([p.log_prob(x=x[:, t], s=s[:B]) for t in range(T)]).sum(0)
+    torch.testing.assert_close(Sum("t", log(p))(x=x, s=s[:B]).value, scores)

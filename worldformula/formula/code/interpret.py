@@ -163,7 +163,7 @@ class _Machine:
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             if op.kind in NETWORKS and (other := of_other_kind(factor_of(op), args, error, self._inputs())):
                 raise other from error
-            if op.kind in NETWORKS and not factor_of(op).conditions:
+            if isinstance(error, TypeError) and op.kind in NETWORKS and not factor_of(op).conditions:
                 raise ShapeError(unread(factor_of(op), error)) from error
             what = "its network failed" if op.kind in NETWORKS else f"{op.kind} {op.how}".strip() + " failed"
             whose = f"{op.factor}: " if op.factor is not None else ""

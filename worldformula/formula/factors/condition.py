@@ -53,6 +53,12 @@ class Held(nn.Module):
             inputs.append(value.expand(*batch, *value.shape) if value.ndim == self.ranks[place] else value)
         return self.net(*inputs)
 
+    @property
+    def by_row(self) -> tuple[int, ...]:
+        """The places of the inputs that are held at another value for each row."""
+        held = {place: getattr(self, f"input_{place}") for place in self.places}
+        return tuple(place for place, value in held.items() if value.ndim > self.ranks[place] and len(value) > 1)
+
     def _batch(self, given: Sequence[Tensor]) -> tuple[int, ...]:
         """The batch axes of an input whose event axes are known; else the first axis."""
         for x, rank in zip(given, self.others, strict=True):
@@ -83,3 +89,16 @@ class Held(nn.Module):
         other.net = Held(factor.net, places, ranks, len(factor.conditions), [known_ranks.get(c) for c in rest])
         object.__setattr__(other, "origin", other)
         return other
+
+
+def refuse_held_rows(factor: Factor, index: str) -> None:
+    """Refuse a condition that is held at a value of each row, of a factor of the steps: before and after the loop rows
+    and steps share one axis.
+    """
+    stepped = any(v.index == index for v in (*factor.variables, *factor.conditions))
+    if stepped and isinstance(factor.net, Held) and (rows := factor.net.by_row):
+        shape = list(getattr(factor.net, f"input_{rows[0]}").shape)
+        raise FormulaError(
+            f"{factor}: a condition is held at one value for each row, {shape}, and inside the Sum over {index} it is "
+            f"one for all rows and steps\nleave out .condition(...), and give the call a value of each row"
+        )

@@ -10,6 +10,7 @@ from torch import nn
 
 from worldformula.errors import DuplicateVariableError, TimeError
 from worldformula.formula import runtime
+from worldformula.formula.factors.condition import refuse_held_rows
 from worldformula.formula.factors.experts import Experts
 from worldformula.formula.plan.arithmetic import binary
 from worldformula.formula.plan.draft import Draft
@@ -30,6 +31,8 @@ def net(draft: Draft, factor: Factor, scope: Scope) -> str | None:
     """What a factor's network returns for its conditions."""
     if factor.net is None:
         return None
+    if draft.time is not None:
+        refuse_held_rows(factor, draft.time.index)
     wish = factor.variable.key if factor.family is None else f"head_{factor.header.letter}_{factor.variable.key}"
     if any(c.past for c in factor.conditions):
         return draft.add(wish, history(draft, factor, scope))

@@ -18,7 +18,7 @@ def network_failed(factor: Any, conditions: Sequence[Any], error: Exception) -> 
     """The error that names the factor, with what its network was given."""
     if (other := of_other_kind(factor, conditions, error)) is not None:
         return other
-    if not factor.conditions:
+    if isinstance(error, TypeError) and not factor.conditions:
         return ShapeError(unread(factor, error))
     got = [str(list(c.shape)) if isinstance(c, Tensor) else repr(c) for c in conditions]
     rows = list(zip(map(str, factor.conditions), got, strict=False))
