@@ -1,5 +1,6 @@
 """Values without batch axes: learned priors, means over the batch, symbols, formulas without data."""
 
+import copy
 import math
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 
 from worldformula import KL, E, Mean, Normal, OneHot, Sum, Symbol, Value, log, norm2
-from worldformula.errors import TimeError
+from worldformula.errors import SupportError, TimeError
 
 B, Z = 3, 2
 
@@ -119,3 +120,37 @@ def test_an_estimator_beside_a_reparametrised_sample_is_for_the_discrete_one():
     nested, product = E(q, E(k, f, gradient="exact")), E(q * k, f, gradient="exact")
     noise = nested.noise(x=x)
     torch.testing.assert_close(product(x=x, noise=noise).value, nested(x=x, noise=noise).value)
+
+
+FLAGS = {
+    "first": (Sum("t", log(Normal("p(x_t|x_{t-1})", nn.Linear(1, 2), shape=1)), reset="first"), "first", False),
+    "end": (Sum("t", log(Normal("p(x_t)", shape=1)), until="end"), "end", False),
+    "valid": (Sum("t", log(Normal("p(x_t)", shape=1)), mask="valid"), "valid", True),
+}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), 0.5, 2.0, -1.0])
+def test_flags_that_are_neither_set_nor_unset_are_refused(name, bad):
+    """NaN counted as set, and so did a half; a mask may hold weights."""
+    loss, key, soft = FLAGS[name]
+    loss, flags = copy.deepcopy(loss), torch.tensor([[1.0, 0.0, bad], [1.0, 0.0, 0.0]])
+    x = torch.randn(2, 3, 1)
+    if soft and math.isfinite(bad):
+        each = -0.5 * x[..., 0] ** 2 - 0.5 * math.log(2 * math.pi)
+        torch.testing.assert_close(loss(x=x, valid=flags).value, (each * flags).sum(1))
+        return
+    wanted = "finite weights" if soft else "flags as booleans, or as 0 and 1"
+    with pytest.raises(SupportError, match=f"{key}: expected {wanted}, got {bad:g} among them"):
+        loss(x=x, **{key: flags})
+    for kind in (torch.bool, torch.uint8, torch.float64):
+        loss(x=x, **{key: (flags == 1).to(kind)})
+
+
+def test_flags_of_presence_are_set_or_unset():
+    loss = log(Normal("p(x|y)", nn.Linear(1, 2), shape=1))
+    x = torch.randn(2, 1)
+    with pytest.raises(
+        SupportError, match=r"present of x: expected flags .*, got 2 among them\nwrite e.g. present=\{'x': flags == 1\}"
+    ):
+        loss(x=x, y=x, present={"x": torch.tensor([2, 0])})

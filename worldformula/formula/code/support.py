@@ -51,6 +51,10 @@ def check_inputs(plan: Plan, arguments: Mapping[str, Any]) -> None:
     """The same for everything that a call is given: done at the first call of a formula, without running it."""
     if plan.checks:
         check_numbers(plan, arguments)
+    ends = {op.how for op in plan.ops if op.kind == "alive"}
+    for op in plan.inputs.values():
+        if op.kind in ("flags", "mask", "present"):
+            check_flag_values(op, arguments.get(plan.argument(op)), soft=op.kind == "mask" and op.how not in ends)
     for op in plan.ops:
         if op.kind == "logp" and (given := _data(plan, plan.by_name[op.args[1]])) is not None:
             source, flags = given
@@ -58,6 +62,28 @@ def check_inputs(plan: Plan, arguments: Mapping[str, Any]) -> None:
             if isinstance(value, Tensor):
                 value = _kept(value, [arguments[plan.argument(flag)] for flag in flags])
             check_value(plan, op, value)
+
+
+def check_flag_values(op: Op, value: Any, *, soft: bool) -> None:
+    """Flags are booleans, or 0 and 1; the weights of a mask may be ``soft``, but never NaN, which counts as set.
+
+    Raises:
+        SupportError: they are something else.
+    """
+    if not isinstance(value, Tensor) or value.dtype == torch.bool or value.is_meta or _vectorised(value):
+        return
+    right = value.isfinite() if soft and value.is_floating_point() else (value == 0) | (value == 1)
+    if (soft and not value.is_floating_point()) or bool(right.all()):
+        return
+    bad = value[~right].flatten()[0].item()
+    present = op.kind == "present"
+    name, written = (
+        (f"present of {op.how}", f"present={{{op.how!r}: flags == 1}}")
+        if present
+        else (op.how, f"{op.how}=(flags == 1)")
+    )
+    wanted = "finite weights" if soft else "flags as booleans, or as 0 and 1"
+    raise SupportError(f"{name}: expected {wanted}, got {bad:g} among them\nwrite e.g. {written}")
 
 
 def check_numbers(plan: Plan, arguments: Mapping[str, Any], *, tensors: bool = True) -> None:
