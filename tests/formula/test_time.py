@@ -259,6 +259,20 @@ def test_a_parameter_of_each_row_is_no_constant_of_the_steps(net, lead):
             path(x=x, **({"a": a} if net else {}))
 
 
+@pytest.mark.parametrize("lead", [(6,), (2,), (2, 3)])
+def test_a_learnt_head_of_each_row_is_no_head_of_the_steps(lead):
+    x = torch.randn(2, 3, 4)
+    loss = Sum("t", log(Normal("p(x_t)", nn.Parameter(torch.randn(*lead, 8)), shape=4)))
+    with pytest.raises(FormulaError, match="what is learnt has more axes than an event.*one for all rows and steps"):
+        loss(x=x)
+    head = torch.randn(8)
+    loc, raw = head.split(4)
+    right = torch.distributions.Normal(loc, torch.nn.functional.softplus(raw)).log_prob(x).sum((1, 2))
+    for kept in (head, head[None]):  # one row is one for all
+        found = Sum("t", log(Normal("p(x_t)", nn.Parameter(kept.clone()), shape=4)))(x=x).value
+        torch.testing.assert_close(found, right)
+
+
 def test_a_parameter_of_each_row_is_given_as_the_refusal_says():
     scale, x = torch.rand(B, X) + 0.1, torch.randn(B, T, X)
     p = Normal("p(x_t|s)", lambda s: {"loc": torch.zeros(X), "scale": s}, shape=X)
