@@ -87,10 +87,11 @@ def check_rows(factor: Factor, index: str) -> None:
         learnt = name == "head"  # a head is flat, or has the axes of an event
         axes = max(factor.rank, 1) if learnt else family.axes(family.alternatives.get(name, name), factor.rank)
         if len(shape) > axes and shape[: len(shape) - axes].numel() > 1:
+            what, written = ("what is learnt", "") if learnt else (f"{name}=", f", {{{name!r}: ...}}")
             raise FormulaError(
-                f"{factor}: {'what is learnt' if learnt else name + '='} has more axes than an event, {list(shape)}, and inside the Sum over {index} a "
-                f"parameter is one for all rows and steps\nlet a network return it{'' if learnt else f', {{{name!r}: ...}}'}, and read it "
-                f"as a condition: of each row, p(x_{index}|s) called with s=..., or of each of its steps, "
+                f"{factor}: {what} has more axes than an event, {list(shape)}, and inside the Sum over {index} a "
+                f"parameter is one for all rows and steps\nlet a network return it{written}, and read it as a "
+                f"condition: of each row, p(x_{index}|s) called with s=..., or of each of its steps, "
                 f"p(x_{index}|s_{index})"
             )
 
