@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 
+import worldformula
 from worldformula import catalogue
 from worldformula.agents import dreamer_v3
 from worldformula.cards import load
 from worldformula.cards.own_environment import config, example, ruled
 from worldformula.envs import Envs
+from worldformula.errors import CardError
 from worldformula.run.config import EnvConfig, RunConfig
 from worldformula.run.play import play
 from worldformula.testing import check_env
@@ -38,6 +40,12 @@ def test_the_command_of_the_tutorial_trains_what_the_card_measures(carousel: Mod
     told = RunConfig(system.name, "tiny", EnvConfig(re.findall(r"--env (\S+)", command)[0]), system.sizes("tiny"))
     told = override(told, [*re.findall(r"--set (\S+)", command), f"steps={re.findall(r'--steps (.+?) ', command)[0]}"])
     assert (told.env, told.agent, told.steps) == (card.env, card.agent, card.steps)
+
+
+def test_an_installed_package_says_that_the_example_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(worldformula, "__file__", str(tmp_path / "worldformula" / "__init__.py"))
+    with pytest.raises(CardError, match="expected examples/04_own_environment.py beside the package"):
+        example()
 
 
 def test_it_keeps_the_laws_of_an_environment(carousel: ModuleType) -> None:

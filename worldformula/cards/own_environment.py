@@ -1,4 +1,4 @@
-"""An environment that the package does not know, ``examples/04_own_environment.py``, as a card: DreamerV3 learns it."""
+"""An environment that the package does not know, ``examples/04_own_environment.py``, as a card of DreamerV3 `tiny`."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def example() -> Any:
 
 
 def config(steps: int = STEPS, seed: int = 0) -> RunConfig:
-    """What the card trains: the preset, with shorter dreams and a replay that fits the run."""
+    """What the card trains: the preset, with short sequences and dreams, and more random play and entropy to explore."""
     example()
     system = catalogue.find("dreamer_v3")
     env = EnvConfig(f"{MODULE}:Carousel", num=4)
