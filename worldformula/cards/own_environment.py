@@ -40,7 +40,7 @@ def example() -> Any:
 
 
 def config(steps: int = STEPS, seed: int = 0) -> RunConfig:
-    """What the card trains: the preset, with short sequences and dreams, and more random play and entropy to explore."""
+    """What the card trains: the preset, with short sequences and dreams, more random play and more entropy."""
     example()
     system = catalogue.find("dreamer_v3")
     env = EnvConfig(f"{MODULE}:Carousel", num=4)
