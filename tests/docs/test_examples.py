@@ -40,3 +40,9 @@ def test_the_dream_goes_on_with_the_melody() -> None:
     shown = run(EXAMPLES[2])
     assert float(re.findall(r"right: ([\d.]+)", shown)[-1]) > 0.9  # by chance 0.125
     assert "flat(self.p_z_given_z_past(" in shown
+
+
+def test_the_environment_has_a_best_return_that_random_play_is_far_from() -> None:
+    best, floor = re.findall(r"by rule (\d+), at random ([\d.]+)", run(EXAMPLES[3]))[0]
+    assert int(best) == 12
+    assert 1 < float(floor) < 3
