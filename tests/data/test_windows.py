@@ -107,7 +107,7 @@ def test_nan_and_single_episodes_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "one.npz", place=PLACE[:1], action=ACTION[:1])
     with pytest.raises(ConfigError, match="at least two episodes"):
         load(str(tmp_path / "one.npz"))
-    with pytest.raises(ConfigError, match=r"expected episodes.npz, module:function, minari:ID"):
+    with pytest.raises(ConfigError, match=r"pictures.png does not exist. A world learns from episodes.npz"):
         load("./pictures.png")
 
 
