@@ -146,19 +146,20 @@ def test_in_memory_a_checkpoint_holds_them():
 
 
 def test_every_row_is_served_once_while_it_is_new():
-    """Two streams of 200 rows, sequences of 5: what comes first is each sequence once, in order, then any."""
+    """Sequences of 5, stream by stream, wait in a queue kept by hand; each batch begins with those that wait."""
     found = Replay(1000, SPEC, streams=STREAMS, online=True)
-    served = Counter()
+    waiting, served = [], Counter()
     for time in range(200):
         found.add(*row(time, STREAMS))
+        if time % 5 == 4:
+            waiting += [(stream, time - 4) for stream in range(STREAMS)]
         if time >= 10 and time % 2:
-            batch = found.sample(3, 5)
-            fresh = [(int(s), int(t)) for s, t in batch["place"][:, 0] if t % 5 == 0 and (int(s), int(t)) not in served]
-            for place in fresh:
-                served[place] += 1
-    batch = found.sample(200, 5)
-    assert [tuple(map(int, p)) for p in batch["place"][:1, 0]] not in list(served)
-    assert set(served) >= {(s, t) for s in range(STREAMS) for t in range(0, 190, 5)}
+            drawn = [(int(stream), int(start)) for stream, start in found.sample(3, 5)["place"][:, 0]]
+            new, waiting = waiting[:3], waiting[3:]
+            assert drawn[: len(new)] == new
+            served.update(new)
+    assert set(served.values()) == {1}
+    assert set(served) | set(waiting) == {(s, t) for s in range(STREAMS) for t in range(0, 200, 5)}
 
 
 def test_the_online_queue_is_as_the_count_of_those_served():
