@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import tyro
 
 from worldformula import catalogue, data
-from worldformula.cli.many import from_file, sweep
+from worldformula.cli import many
 from worldformula.data import DataSet
 from worldformula.data.own import is_own, located, short
 from worldformula.errors import ConfigError, RunFolderError
@@ -136,12 +136,7 @@ class Fit:
 
     def run(self) -> int:
         """Trains, and writes the page."""
-        if self.config_file is not None:
-            return from_file(self, self.config_file, IN_FILE).run()
-        if self.seeds is not None:
-            return sweep(self, self.seeds)
-        self.one()
-        return 0
+        return many.start(self, IN_FILE)
 
     def one(self) -> dict[str, float]:
         """One run; what it reached on the test data."""

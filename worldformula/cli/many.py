@@ -30,6 +30,16 @@ class Asked(Protocol):
         """``key=value`` texts."""
         ...
 
+    @property
+    def config_file(self) -> Path | None:
+        """Where further options stand."""
+        ...
+
+    @property
+    def seeds(self) -> str | None:
+        """Several runs, by seed."""
+        ...
+
     def folder(self) -> Path:
         """The run folder."""
         ...
@@ -37,6 +47,16 @@ class Asked(Protocol):
     def one(self) -> dict[str, float]:
         """One run; what it reached."""
         ...
+
+
+def start(asked: T, options: Mapping[str, str]) -> int:
+    """Runs a command that trains: with the options of its file, once or for each seed; the exit code."""
+    if asked.config_file is not None:
+        asked = from_file(asked, asked.config_file, options)
+    if asked.seeds is not None:
+        return sweep(asked, asked.seeds)
+    asked.one()
+    return 0
 
 
 def from_file(asked: T, path: Path, options: Mapping[str, str]) -> T:

@@ -12,9 +12,8 @@ import tyro
 
 from worldformula import catalogue
 from worldformula.cards import demo
-from worldformula.cli import header
+from worldformula.cli import header, many
 from worldformula.cli.display import Display
-from worldformula.cli.many import from_file, sweep
 from worldformula.errors import ConfigError
 from worldformula.run.config import EnvConfig, RunConfig
 from worldformula.run.contract import Agent
@@ -132,12 +131,7 @@ class Train:
 
     def run(self) -> int:
         """Trains."""
-        if self.config_file is not None:
-            return from_file(self, self.config_file, IN_FILE).run()
-        if self.seeds is not None:
-            return sweep(self, self.seeds)
-        self.one()
-        return 0
+        return many.start(self, IN_FILE)
 
     def one(self) -> dict[str, float]:
         """One run; the mean return that its report measured."""
