@@ -24,6 +24,7 @@ from worldformula.formula.syntax.nodes import (
     StopGradient,
     Value,
     children,
+    innermost_first,
     of_numbers,
     uses,
     walk,
@@ -72,7 +73,7 @@ def compact(node: Node) -> Node:
             places[id(inner)] = places.get(id(inner), 0) + 1
     letter, made = _letter(found), dict[int, Node]()
     count = 0
-    for n in _inner_first(node):
+    for n in innermost_first(node):
         new = _with(n, made)
         if isinstance(n, PARTS) and places.get(id(n), 0) > 1 and _known(n) > 3 and not of_numbers(n):
             count += 1
@@ -88,20 +89,6 @@ def _letter(nodes: list[Node]) -> str:
     taken |= {c.key[:1] for n in nodes for use in uses(n) for c in use.factor.conditions}
     taken |= {n.name[:1] for n in nodes if isinstance(n, Named)}
     return next((letter for letter in LETTERS if letter not in taken), "part")
-
-
-def _inner_first(node: Node) -> list[Node]:
-    """Every node once, behind those inside it."""
-    waiting, done = [node], dict[int, Node]()
-    while waiting:
-        last = waiting[-1]
-        if id(last) not in done:
-            if missing := [n for n in children(last) if id(n) not in done]:
-                waiting.extend(missing)
-                continue
-            done[id(last)] = last
-        waiting.pop()
-    return list(done.values())
 
 
 def _with(node: Node, made: dict[int, Node]) -> Node:
