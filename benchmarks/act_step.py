@@ -29,8 +29,9 @@ def by_hand(agent: ImaginationAgent, seen: Tensor) -> Callable[[], Tensor]:
     """The networks of an agent with one observation ``x`` and one action of numbers."""
     embed, core, post = (factor.net for factor in agent.world.posterior.factors)
     policy: Any = agent.learner.policy
-    groups, classes = 16, 8
-    h, z, a = torch.zeros(1, 128), torch.zeros(1, groups, classes), torch.zeros(1, 1)
+    begin = agent.initial(1)
+    h, z, a = (begin[name] for name in "hza")
+    groups, classes = z.shape[1:]
 
     @torch.no_grad()
     def step() -> Tensor:

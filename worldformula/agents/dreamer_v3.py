@@ -11,7 +11,7 @@ unimix of the actor   0.01          ignored            0.01; `official` 0      a
 streams, capacity     –, –          16, 5·10⁶          4, 10⁶; `official` 16   memory and disk of one machine
 rows of resets        –             count as steps     do not                  a step is an action
 flags                 –             classes            numbers                 two classes say no more than one number
-replay context        1 step        1 step, latents    as they; `tiny` zeros   a third less work for the replay
+replay context        1 step        1 step, latents    as they; `tiny` zeros   short episodes begin there
 online queue          yes           yes                as they; `tiny` none    every row is seen often there
 dream starts          all states    all (imag_last 0)  last ``imag_last``      cheap on a CPU; 0 takes all
 evaluation            –             samples            means and modes         repeatable; ``explore=True`` samples

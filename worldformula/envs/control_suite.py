@@ -1,7 +1,7 @@
 """Tasks of the DeepMind Control Suite, ``dm_control/walker-walk-v0``, over the optional package dm_control.
 
 Numbers are a Dict of the suite's own keys; ``pixels`` are drawn by the task's first camera (the third of a quadruped,
-which follows it). Shadows, reflections and smoothing of edges are off: on a CPU they take thirty times as long as the
+which follows it). Shadows, reflections and smoothing of edges are off: on a CPU they take many times as long as the
 picture without them. An episode of 1,000 steps is truncated, not terminated (Tassa et al. 2018, arXiv:1801.00690).
 """
 

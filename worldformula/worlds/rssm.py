@@ -14,7 +14,7 @@ A reward belongs to the arriving step; c_t is the continuation probability to pr
 Deviations       paper                       official code             here                 why
 image loss       squared error               squared error, no ½       Normal, scale √½     equal up to a constant
 free nats        1                           1                        1, `tiny` 0.01       see cards/rssm_dream.toml
-context step     first step from the replay  latents stored in replay  zeros, or ``start``  the replay holds data only
+context step     first step from the replay  latents stored in replay  zeros, or ``start``  the agent decides
 """
 
 from __future__ import annotations
