@@ -203,7 +203,7 @@ def _frame(
     left = 14 + 7.2 * max((len(short(m)) for m in marks), default=1)
     x = (min(xs), max(xs)) if max(xs) > min(xs) else (min(xs) - 0.5, min(xs) + 0.5)
     names = [s.label for s in series] + [_named(level) for level in levels]
-    room = 6.7 * max(map(len, names)) + 8
+    room = 7.4 * max(map(len, names)) + 12  # wide letters, as in "dream", take more than the mean
     beside = any(names) and (width >= _WIDE or room <= _BESIDE * width)
     right = width - (room if beside else 18)
     return _Frame(left, right, 34 if above else 12, height - (42 if below else 24), x, (low, high), log, beside)
