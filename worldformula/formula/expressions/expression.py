@@ -35,6 +35,7 @@ from worldformula.formula.syntax.check import (
 )
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import fits, whole_number
+from worldformula.formula.syntax.habits import NoTensor, without_axis
 from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import (
     Binary,
@@ -60,7 +61,7 @@ from worldformula.formula.syntax.text import text
 Number_ = int | float
 
 
-class Expression(Standing, nn.Module):
+class Expression(NoTensor, Standing, nn.Module):
     """A formula that can be printed, evaluated, differentiated, compiled, copied and saved.
 
     Call it with its variables as keywords. Reserved keywords: ``seed`` or ``generator`` (randomness of this call),
@@ -76,9 +77,7 @@ class Expression(Standing, nn.Module):
         super().__init__()
         self.node = node
         self._program: Program | None = None
-        self._masked: dict[
-            tuple[frozenset[str], bool], Program
-        ] = {}  # by the inputs that some rows lack, and whether it goes on
+        self._masked: dict[tuple[frozenset[str], bool], Program] = {}  # by inputs that rows lack, and going on
         if type(self) is Expression:
             del self.__dict__["_modules"]
             self.__class__ = _Unregistered
@@ -184,10 +183,12 @@ class Expression(Standing, nn.Module):
 
     # ------------------------------------------------------------------------------------------------------ arithmetic
 
+    @without_axis
     def mean(self) -> Expression:
         """Mean over all batch axes."""
         return Expression(OverBatch("mean", self.node))
 
+    @without_axis
     def sum(self) -> Expression:
         """Sum over all batch axes."""
         return Expression(OverBatch("sum", self.node))

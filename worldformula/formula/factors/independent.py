@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from worldformula import families
-from worldformula.errors import FormulaError, HeaderError
+from worldformula.errors import FormulaError, HeaderError, near
 from worldformula.formula.factors.joint import Factor, Joint
 from worldformula.formula.syntax.factor import Head
 from worldformula.formula.syntax.given import Shape
@@ -187,8 +187,15 @@ class Deterministic(Factor):
     """
 
     def __init__(
-        self, header: str, net: nn.Module | Callable[..., Any], *, shape: Shape | Sequence[Shape] = None
+        self,
+        header: str,
+        net: nn.Module | Callable[..., Any],
+        *,
+        shape: Shape | Sequence[Shape] = None,
+        **unknown: Any,
     ) -> None:
+        for name in unknown:
+            raise FormulaError(f"{header}: a deterministic factor has no parameter {name!r}.{near(name, ['shape'])}")
         if not callable(net):
             raise FormulaError(f"{header}: expected a network or function, got {type(net).__name__}")
         super().__init__(header, net, family=None, shape=shape, deterministic=True)
@@ -197,7 +204,9 @@ class Deterministic(Factor):
 class Data(Factor):
     """``p_data(x)``: the empirical distribution; a draw is the input that the call is given."""
 
-    def __init__(self, header: str, *, shape: Shape = None) -> None:
+    def __init__(self, header: str, *, shape: Shape = None, **unknown: Any) -> None:
+        for name in unknown:
+            raise FormulaError(f"{header}: data has no parameter {name!r}.{near(name, ['shape'])}")
         super().__init__(header, None, family=None, shape=shape)
         if self.conditions:
             raise HeaderError(f"{header}: expected data without conditions, e.g. p_data({self.variable})")
