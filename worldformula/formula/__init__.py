@@ -70,12 +70,15 @@ from worldformula.formula.ops.energy import Energy
 from worldformula.formula.ops.energy_distance import EnergyDistance
 from worldformula.formula.ops.entropy import Entropy
 from worldformula.formula.ops.gradient_penalty import GradientPenalty
+from worldformula.formula.ops.info_nce import InfoNCE
 from worldformula.formula.ops.js import JS
 from worldformula.formula.ops.kl import KL
 from worldformula.formula.ops.mmd import MMD
+from worldformula.formula.ops.redundancy import Redundancy
 from worldformula.formula.ops.renyi import Renyi, VRBound
 from worldformula.formula.ops.score_matching import ScoreMatching
 from worldformula.formula.ops.sliced_wasserstein import SlicedWasserstein
+from worldformula.formula.ops.vicreg import Covariance, Variance
 from worldformula.formula.syntax.learnt import positive
 
 bind()
@@ -89,6 +92,7 @@ __all__ = [
     "Beta",
     "Categorical",
     "ContrastiveDivergence",
+    "Covariance",
     "CrossEntropy",
     "Data",
     "DensityRatio",
@@ -105,6 +109,7 @@ __all__ = [
     "Gamma",
     "Gibbs",
     "GradientPenalty",
+    "InfoNCE",
     "Joint",
     "Laplace",
     "LogNormal",
@@ -121,6 +126,7 @@ __all__ = [
     "Out",
     "PoE",
     "Poisson",
+    "Redundancy",
     "RelaxedBernoulli",
     "RelaxedOneHot",
     "Renyi",
@@ -133,6 +139,7 @@ __all__ = [
     "Uniform",
     "VRBound",
     "Value",
+    "Variance",
     "VonMises",
     "Wrapped",
     "clamp",
