@@ -79,10 +79,13 @@ class ModelRun(Fit):
             raise ConfigError(f"{config.model} cannot be trained by one fit: {reason}")
         transfer.prepare(self.model.loss, "" if kept(self.folder) else config.init, config.freeze, say)
         self.model.loss.to(self.device)
-        rows, test = (self._rows(part) for part in (self.data.train, self.data.test))
-        through_time = isinstance(self.model, ThroughTime)
-        most, at_once = (TEST_WINDOWS, config.fit.batch) if through_time else (TEST_ROWS, TEST_BATCH)
-        self.test_rows = {k: v[:most] for k, v in test.items()}
+        rows: Any
+        if isinstance(self.model, ThroughTime):
+            rows, at_once = self.model.drawn(self.data, config.fit.batch), config.fit.batch
+            self.test_rows = self.model.tests(self.data, TEST_WINDOWS)
+        else:
+            rows, at_once = self._rows(self.data.train), TEST_BATCH
+            self.test_rows = {k: v[:TEST_ROWS] for k, v in self._rows(self.data.test).items()}
         seed, symbols = config.seed, {**self.model.symbols, **config.symbols}
         if missing := [name for name in self.model.coefficients if name not in symbols]:
             raise ConfigError(f"the formula of {config.model} has the coefficient {missing[0]}: --set {missing[0]}=1.0")
@@ -94,8 +97,6 @@ class ModelRun(Fit):
 
     def _rows(self, arrays: Mapping[str, Any]) -> dict[str, Tensor]:
         """A part of the data for this model, or an error that ends in the data sets that would fit."""
-        if isinstance(self.model, ThroughTime):
-            return self.model.rows(arrays, self.data.name)
         try:
             return self.model.rows(arrays, self.data.name)
         except (ShapeError, MissingInputError) as error:
