@@ -13,6 +13,7 @@ from pathlib import Path
 from textwrap import fill
 from typing import Annotated, Protocol
 
+import numpy as np
 import tyro
 
 from worldformula import cards, catalogue
@@ -246,6 +247,11 @@ def write_dream(agent: Agent, batch: Batch, context: int, folder: RunFolder) -> 
     if not isinstance(agent, Dreams):
         raise ConfigError(f"a {type(agent).__name__} has no open_loop(batch, context): it does not predict pictures")
     frames = agent.open_loop(batch, context)
+    if frames["truth"].dtype != np.uint8:
+        raise ConfigError(
+            "this agent observes numbers, and a video shows pictures; what it dreams of numbers stands on its page: "
+            f"worldformula report {folder.path}"
+        )
     path = folder.videos / "dream.webp"
     with writing(folder.path):
         folder.videos.mkdir(exist_ok=True)
