@@ -103,6 +103,15 @@ def convert(value: Any, kind: Any, key: str) -> Any:
         raise ConfigError(f"{key} expects {type_name(kind)}, got {value!r}") from error
 
 
+def written(value: object) -> str:
+    """A value as ``--set`` reads it."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    if callable(value):
+        return getattr(value, "__name__", str(value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
 def type_name(kind: Any) -> str:
     """The words for a declared type: ``a whole number``, ``one of 'silu', 'relu'``."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
