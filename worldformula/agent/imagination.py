@@ -205,26 +205,46 @@ class ImaginationAgent(nn.Module):
     # ------------------------------------------------------------------------------------------------------------ show
 
     @torch.no_grad()
-    def open_loop(self, batch: Mapping[str, NDArray[Any]], context: int = 5) -> dict[str, NDArray[np.uint8]]:
-        """Truth and dream, uint8 ``[B, T, H, W, C]``: ``context`` filtered rows, then the prior on the true actions.
+    def open_loop(self, batch: Mapping[str, NDArray[Any]], context: int = 5) -> dict[str, NDArray[Any]]:
+        """Truth and dream: ``context`` filtered rows, then the prior on the true actions.
 
-        Of a stack of pictures the newest is shown.
+        Pictures are uint8 ``[B, T, H, W, C]``; of a stack the newest is shown. Where none are observed it is numbers as
+        the world predicts them (of an RSSM their symlog), float32 ``[B, T, D]``, and ``names`` ``[D]`` says which.
+
+        Raises:
+            ConfigError: the world predicts nothing that it observes.
         """
         inputs = self.perception.learn(batch, self.device)
-        images = [word for key, word in self.perception.names.items() if self.perception.columns[key].kind == "image"]
-        if not images:
-            raise ConfigError("open_loop shows images, and this agent observes none")
-        variable = images[0]
-        seen = {k: v[:, :context] for k, v in inputs.items()}
-        states = self.world.filter(seen, deterministic=True)
+        head, target = self._predicted(inputs)
+        states = self.world.filter({k: v[:, :context] for k, v in inputs.items()}, deterministic=True)
         taken = {key: inputs[key][:, context - 1 : -1] for key in self.world.actions}
         future = self.world.imagine(states.last(), actions=taken, deterministic=True)
-        head = next(name for name, factor in self.world.heads.items() if factor.variable.key == variable)
         dream = self.world.decode(states.then(future.span(1)), (head,))[head]
-        shown = (dream * 255).round().clamp(0, 255).to(torch.uint8)
-        truth = (inputs[variable] * 255).round().to(torch.uint8)
-        newest = 3 if truth.shape[-1] % 3 == 0 else 1
-        return {"truth": truth[..., -newest:].cpu().numpy(), "dream": shown[..., -newest:].cpu().numpy()}
+        if (images := self.perception.of_kind("image")) and self.world.heads[head].variable.key in images.values():
+            truth, shown = ((v * 255).round().clamp(0, 255).to(torch.uint8) for v in (target, dream))
+            newest = 3 if truth.shape[-1] % 3 == 0 else 1
+            return {"truth": truth[..., -newest:].cpu().numpy(), "dream": shown[..., -newest:].cpu().numpy()}
+        numbers = [v.flatten(2).float().cpu().numpy() for v in (target, dream)]
+        names = self.perception.numbers()
+        if len(names) != numbers[0].shape[2]:
+            names = [f"{head} {i}" for i in range(1, 1 + numbers[0].shape[2])]
+        return {"truth": numbers[0], "dream": numbers[1], "names": np.array(names)}
+
+    def _predicted(self, inputs: Mapping[str, Tensor]) -> tuple[str, Tensor]:
+        """The head that shows a dream, and the truth as it predicts it: a picture, else numbers, else classes."""
+        others = {self.world.roles[role] for role in ("reward", "continue") if role in self.world.roles}
+        by_variable = {f.variable.key: name for name, f in self.world.heads.items() if name not in others}
+        for kind in ("image", "vector", "flag"):
+            for word in self.perception.of_kind(kind).values():
+                if word in by_variable:
+                    return by_variable[word], inputs[word]
+        made = self.world.loss(**inputs, seed=0).samples if by_variable.keys() - inputs.keys() else {}
+        for key, name in by_variable.items():  # what the formula makes of several, such as y_t = symlog(...)
+            if key in made and made[key].is_floating_point():
+                return name, made[key]
+        if seen := [key for key in by_variable if key in inputs]:
+            return by_variable[seen[0]], inputs[seen[0]]
+        raise ConfigError(f"the world predicts {', '.join(by_variable) or 'nothing'}, and nothing that it observes")
 
     # ------------------------------------------------------------------------------------------------------ checkpoint
 

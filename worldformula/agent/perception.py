@@ -90,6 +90,15 @@ class Perception:
         found = {word: encoded(rows[key], self.columns[key], device) for key, word in self.names.items()}
         return found | {self.reset: torch.as_tensor(rows["is_first"], device=device)}
 
+    def of_kind(self, kind: str) -> dict[str, str]:
+        """The observations whose column is of a kind: key -> variable."""
+        return {key: word for key, word in self.names.items() if self.columns[key].kind == kind}
+
+    def numbers(self) -> list[str]:
+        """A name for every observed number, in the order of the variables; no pictures, no classes."""
+        found = [(key, self.columns[key].width) for key in self.names if self.columns[key].kind in ("vector", "flag")]
+        return [key if width == 1 else f"{key} {i}" for key, width in found for i in range(1, width + 1)]
+
     def learn(self, batch: Mapping[str, NDArray[Any]], device: torch.device) -> dict[str, Tensor]:
         """Everything that a loss reads: observations, flags, actions, reward and continuation."""
         terminal = torch.as_tensor(batch["is_terminal"], device=device).float()
