@@ -32,7 +32,7 @@ from worldformula.formula.syntax.nodes import Expectation, Number, OverTime
 from worldformula.nets.causal import Causal
 from worldformula.world import heads as predicted
 from worldformula.world.contract import Actions, head_of
-from worldformula.world.policies import acting, first_action
+from worldformula.world.policies import acting, first_action, read_masks
 from worldformula.world.state import State, Values
 
 ROOM = 64  # positions that the memory of a new state has room for; it grows where more come
@@ -59,7 +59,8 @@ class PriorDynamics(nn.Module):
         prior: the factors that lead from a step to the next, such as h_t = f(h_{t-1}, z_{t-1}, a_{t-1}) and p(z_t|h_t).
             A series that they read at t−1 and do not declare is an action.
         heads: factors over states, by name; of a list, the name of a head is its variable.
-        roles: which head is the "reward", which says "continue", and what else somebody looks for, by role.
+        roles: which head is the "reward", which says "continue", which is "mask/a", what is allowed of the choice a,
+            and what else somebody looks for, by role.
         initial: what a sequence begins with, as of `Sum`; zeros otherwise.
         index: the index of time.
 
@@ -69,6 +70,7 @@ class PriorDynamics(nn.Module):
     _imagine: Rollout
     _setting: Setting
     _policies: dict[tuple[int, ...], tuple[Joint, Rollout]]
+    _masks: dict[str, Factor]
 
     def __init__(
         self,
@@ -97,6 +99,7 @@ class PriorDynamics(nn.Module):
         self.__dict__["_policies"] = {}
         known = {*self.plan.carries, *self.actions, *(v.key for f in self.prior.factors for v in f.variables)}
         predicted.check_read(self.heads.values(), {*known, self.plan.counter}, self.plan.carries)
+        self.__dict__["_masks"] = predicted.allowing(self.roles, self.heads, self.actions)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_policies": {}}
@@ -184,9 +187,11 @@ class PriorDynamics(nn.Module):
 
         With ``policy``, a factor such as π(a_t|h_t,z_t), or a product of one factor for each action: ``horizon``
         steps; returns the states with the start first, ``[N, horizon + 1, ...]``, and the actions drawn at each of
-        them by name. With ``actions`` ``[N, H, ...]`` by name (the tensor itself where there is one), the first taken
-        at the start: states ``[N, H + 1, ...]`` and those actions. A prior without an action needs ``horizon`` alone.
-        ``options`` are those of a call, and the numbers that prior and policy take: ``tau=1.2`` of a ``Symbol``.
+        them by name. A policy that reads a mask, π(a_t|h_t,M_t), reads what the head with the role "mask/a" allows:
+        what is more probable than ½, and at least the most probable choice; the states then hold it too.
+        With ``actions`` ``[N, H, ...]`` by name (the tensor itself where there is one), the first taken at the start:
+        states ``[N, H + 1, ...]`` and those actions. A prior without an action needs ``horizon`` alone. ``options`` are
+        those of a call, and the numbers that prior and policy take: ``tau=1.2`` of a ``Symbol``.
 
         Raises:
             TimeError: the prior reads a whole series, ``z_{1:T}``, which is known once the dream is over.
@@ -234,7 +239,8 @@ class PriorDynamics(nn.Module):
         product = joint(policy)
         key = tuple(id(factor) for factor in product.factors)
         if key not in self._policies:
-            self._policies[key] = (product, self._rollout(self.prior * product))
+            allowed = Joint.of(*read_masks(policy, self._masks)) if self._masks else Joint()
+            self._policies[key] = (product, self._rollout(self.prior * allowed * product))
         return self._policies[key][1]
 
     def _rollout(self, product: Joint) -> Rollout:
@@ -245,7 +251,9 @@ class PriorDynamics(nn.Module):
     def _act(self, start: State, policy: Factor | Joint, horizon: int, options: Mapping[str, Any]) -> State:
         """The actions at the start, then the prior with the policy as further factors."""
         options = dict(options)
-        factors = acting(policy, self.actions, start)
+        allowed = read_masks(policy, self._masks)
+        known = (*start, *(f.variable.key for f in allowed))
+        factors = (*allowed, *acting(policy, self.actions, known))
         noise = options.get("noise")
         if noise is not None:  # that of an action covers the start as well: [N, horizon + 1, ...]
             options["noise"] = {k: v[:, 1:] if k in self.actions else v for k, v in noise.items()}

@@ -39,7 +39,8 @@ class World(nn.Module):
         heads: factors over states, by name; of a list, the name of a head is its variable. Two heads of one variable
             have two names: ``heads={"image": fine, "image_coarse": coarse}``.
         loss: a plain expression with a sum over time, which may have networks of its own.
-        roles: which head is the "reward", which says "continue", and what else somebody looks for, by role.
+        roles: which head is the "reward", which says "continue", which is "mask/a", what is allowed of the choice a,
+            and what else somebody looks for, by role.
         observations: which variable an observation of an environment is, ``{"image": "x"}``.
         levels: instead of prior, heads and roles: several `PriorDynamics` by name, such as a fine and a coarse one.
             Each carries a part of what the posterior declares, and imagines alone: ``world.levels["fine"].imagine``.
