@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,21 +13,35 @@ from worldformula.errors import MissingInputError
 from worldformula.formula import Bernoulli, Factor, Normal, OneHot
 from worldformula.formula.factors.joint import Joint
 from worldformula.nets.actor import ContinuousActor, DiscreteActor, MaskedActor
+from worldformula.nets.mlp import MLP
 from worldformula.nets.sizes import Sizes
 from worldformula.world import State, Values
 from worldformula.world.policies import acting
 
 
 def policy(
-    acts: Iterable[Act], sizes: Sizes, *, layers: int = 3, unimix: float = 0.01, masks: bool = False
+    acts: Iterable[Act],
+    sizes: Sizes,
+    *,
+    layers: int = 3,
+    unimix: float = 0.01,
+    masks: bool = False,
+    one_trunk: bool = False,
 ) -> Factor | Joint:
     """The policy over these actions given h_t and z_t: over one-hot choices (with ``unimix`` of the uniform
     distribution), over real vectors, over flags. Each action has a factor and a network of its own; several are a
     product, whose log-density and entropy are sums. With ``masks``, a choice that has a mask reads it:
-    π(a_t|h_t,z_t,M_t) gives what M_t forbids no probability.
+    π(a_t|h_t,z_t,M_t) gives what M_t forbids no probability. With ``one_trunk`` the networks of several actions share
+    their hidden layers, which are weights of the first factor.
     """
     factors = [_factor(act, sizes, layers, unimix, masks and act.masked) for act in acts]
+    for factor in factors[1:] if one_trunk else ():
+        _mlp(factor).share(_mlp(factors[0]))
     return factors[0] if len(factors) == 1 else Joint.of(*factors)
+
+
+def _mlp(factor: Factor) -> MLP:
+    return cast("DiscreteActor | ContinuousActor", factor.net).mlp
 
 
 def _factor(act: Act, sizes: Sizes, layers: int, unimix: float, reads_mask: bool) -> Factor:

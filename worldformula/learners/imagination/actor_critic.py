@@ -178,14 +178,18 @@ class ImaginationActorCritic(nn.Module):
 
     @torch.no_grad()
     def metrics(self, dream: Out) -> dict[str, Tensor]:
-        """Numbers of a result of ``dream`` for the log; all but the entropy without the state that only bootstraps."""
+        """Numbers of a result of ``dream`` for the log; all but the entropies without the state that only bootstraps.
+
+        Of several actions the entropy of each, and their sum.
+        """
         found = {name: dream.samples[name][:, :-1] for name in ("R", "V", "A", "w")}
-        entropies = [dream.terms[f"H[{factor}]"].detach() for factor in _factors(self.policy)]
-        entropy = entropies[0] if len(entropies) == 1 else torch.stack(entropies).sum()
+        entropies = {f.variable.key: dream.terms[f"H[{f}]"].detach() for f in _factors(self.policy)}
+        each = {f"behaviour/entropy/{key}": value for key, value in entropies.items()} if len(entropies) > 1 else {}
         return {
             "behaviour/return_mean": found["R"].mean(), "behaviour/return_scale": self.return_norm.scale,
             "behaviour/value_mean": found["V"].mean(), "behaviour/advantage_std": found["A"].std(unbiased=False),
-            "behaviour/weight_mean": found["w"].mean(), "behaviour/policy_entropy": entropy,
+            "behaviour/weight_mean": found["w"].mean(),
+            "behaviour/policy_entropy": torch.stack([*entropies.values()]).sum(), **each,
         }  # fmt: skip
 
     def value(self, *features: Tensor) -> Tensor:
