@@ -198,7 +198,8 @@ def _decoding(case: _Case, laws: Laws) -> None:
 
 def _dynamics(laws: Laws, dynamics: Dynamics, start: State, actions: Mapping[str, Tensor], seed: int, of: str) -> None:
     """Two steps are one step twice; rows; seeds; heads."""
-    own = start.only(k for k in start if k in (*getattr(dynamics, "carried", start), *getattr(dynamics, "memory", ())))
+    kept = [getattr(dynamics, name, ()) for name in ("memory", "conditions")]
+    own = start.only(k for k in start if k in (*getattr(dynamics, "carried", start), *kept[0], *kept[1]))
     steps: list[dict[str, Any]] = [{"horizon": 1}, {"horizon": 1}]
     both: dict[str, Any] = {"horizon": 2}
     if actions:

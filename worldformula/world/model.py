@@ -231,10 +231,11 @@ class World(nn.Module):
         *,
         actions: Actions | None = None,
         horizon: int | None = None,
+        given: Mapping[str, Tensor] | None = None,
         **options: Any,
     ) -> State:
         """A dream of the prior: see `PriorDynamics.imagine`. Of a world of several levels, ask one of them."""
-        return self.dynamics.imagine(start, policy, actions=actions, horizon=horizon, **options)
+        return self.dynamics.imagine(start, policy, actions=actions, horizon=horizon, given=given, **options)
 
     def dream_noise(
         self, start: Values, actions: Mapping[str, Tensor], generator: torch.Generator | None = None, **numbers: Any
@@ -278,7 +279,7 @@ class World(nn.Module):
                 )
                 raise FormulaError(f"prior and posterior carry different variables\n{shown}\n{advice}")
             ours = {v.key for f in level.prior.factors for v in f.variables}
-            known = {*plan.carries, *level.actions, *(ours & declared), plan.counter}
+            known = {*plan.carries, *level.actions, *(ours & declared), plan.counter, *level.conditions}
             predicted.check_read(level.heads.values(), known, plan.carries)
 
 
