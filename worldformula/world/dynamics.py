@@ -211,9 +211,8 @@ class PriorDynamics(nn.Module):
         wanted = (*self.carried, *self.memory)
         require("imagine: the start lacks", wanted, start, "carried", "pass a state of filter, observe or initial")
         lead = self._lead({k: start[k] for k in self.carried})
-        names = read_by(self.plan, self.heads.values(), policy if isinstance(policy, Factor | Joint) else None)
-        given = {**(given or {}), **{k: options.pop(k) for k in names if k in options}}
-        values = held_values(names, [k for k in names if k in self.plan.inputs], start, given, lead)
+        names = self.conditions if policy is None else read_by(self.plan, self.heads.values(), policy)
+        values = held_values(names, self.plan, start, given or {}, options, lead) if names or given else {}
         start = State({k: start[k] for k in wanted}, len(lead))
         if len(lead) != 1 and self.memory:
             raise ShapeError(
@@ -232,18 +231,15 @@ class PriorDynamics(nn.Module):
                 f"expected {expected if acts else 'imagine(start, horizon=...): the prior has no action'}"
             )
         if series is not None:
-            steps = next(iter(series.values())).shape[1]
-            return throughout(self._follow(start, series, values, options), values, steps + 1)
-        if horizon is None or horizon < 1:
+            dream = self._follow(start, series, values, options)
+        elif horizon is None or horizon < 1:
             raise FormulaError(f"expected horizon= of at least 1, got {horizon}")
-        if policy is None:
-            begin = carry_of(self._imagine, start)
-            dream = _joined(
-                start, self._imagine(start=begin, horizon=horizon, **_read(self._imagine, values), **options)
-            )
+        elif policy is None:
+            own, begin = _read(self._imagine, values), carry_of(self._imagine, start)
+            dream = _joined(start, self._imagine(start=begin, horizon=horizon, **own, **options))
         else:
             dream = self._act(start, policy, horizon, values, options)
-        return throughout(dream, values, horizon + 1)
+        return throughout(dream, values) if values else dream
 
     def dream_noise(
         self, start: Values, actions: Mapping[str, Tensor], generator: torch.Generator | None = None, **numbers: Any
