@@ -18,80 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from worldformula.errors import CheckpointError, ConfigError, RunFolderError, ShapeError
+from worldformula.errors import CheckpointError, ConfigError, RunFolderError
+from worldformula.run.player import Player
 
 if TYPE_CHECKING:
     from worldformula.run.config import EnvConfig
 
 DESCRIPTION, WEIGHTS, CARD = "worldformula.json", "model.safetensors", "README.md"
 FORMAT = 1
-
-
-class Player:
-    """Acts with an agent, and holds what it remembers between one observation and the next.
-
-    Args:
-        agent: what acts.
-        num: how many streams of observations at once.
-        explore: sample actions as in training, instead of the policy's mode.
-    """
-
-    def __init__(self, agent: TrainedAgent, num: int = 1, *, explore: bool = False) -> None:
-        if num < 1:
-            raise ConfigError(f"expected at least one stream, got num={num}")
-        self.agent, self.num, self.explore = agent, num, explore
-        self._first = np.ones(num, bool)
-        self._state = agent.inner.initial(num)
-
-    def reset(self, *streams: int) -> None:
-        """The next observation begins an episode: in these streams, or in all."""
-        self._first[list(streams) or slice(None)] = True
-
-    def act(self, observation: Any) -> Any:
-        """The action at an observation.
-
-        Args:
-            observation: arrays by column, ``[num, …]``, or of one stream without that axis; a single array where the
-                agent observes one column.
-
-        Returns:
-            Numbers from −1 to 1 or choices counted from 0, as `worldformula.envs.Envs` takes them: ``[num, …]``, or
-            without that axis as the observation. An array, or one per name where there are several actions.
-
-        Raises:
-            ShapeError: a column is missing, or has another shape than the agent was trained on.
-        """
-        rows, alone = self._rows(observation)
-        with torch.no_grad():
-            actions, self._state = self.agent.inner.act(
-                {**rows, "is_first": self._first.copy()}, self._state, explore=self.explore
-            )
-        self._first[:] = False
-        if not alone:
-            return actions
-        return {k: v[0] for k, v in actions.items()} if isinstance(actions, Mapping) else actions[0]
-
-    def _rows(self, observation: Any) -> tuple[dict[str, NDArray[Any]], bool]:
-        columns = self.agent.observations
-        if not isinstance(observation, Mapping):
-            if len(columns) > 1:
-                raise ShapeError(f"expected observations by column, {', '.join(columns)}; got a single array")
-            observation = {next(iter(columns)): observation}
-        if missing := [key for key in columns if key not in observation]:
-            raise ShapeError(f"expected the columns {', '.join(columns)}; {missing[0]} is missing")
-        arrays = {key: np.asarray(observation[key]) for key in columns}
-        alone = self.num == 1 and all(v.shape == tuple(columns[k].shape) for k, v in arrays.items())
-        rows = {key: value[None] if alone else value for key, value in arrays.items()}
-        for key, value in rows.items():
-            if value.shape != (self.num, *columns[key].shape):
-                raise ShapeError(
-                    f"expected {key} of shape {(self.num, *columns[key].shape)}"
-                    + (f" or {tuple(columns[key].shape)}" if self.num == 1 else "")
-                    + f", got {arrays[key].shape}"
-                )
-        return {key: value.astype(columns[key].dtype, copy=False) for key, value in rows.items()}, alone
 
 
 class TrainedAgent:
@@ -114,7 +49,7 @@ class TrainedAgent:
         """Acts in ``num`` streams, from the beginning of their episodes on."""
         return Player(self, num, explore=explore)
 
-    def act(self, observation: Any, *, first: bool = False) -> Any:
+    def act(self, observation: Any, *, first: bool = False, mask: Any = None) -> Any:
         """The action at one observation, or at many at once; ``first`` begins an episode. See `Player.act`.
 
         It remembers what was seen since ``first``; several games at once, or one after another, are better with
@@ -125,7 +60,7 @@ class TrainedAgent:
         num = len(value) if value.ndim > len(self.observations[key].shape) else 1
         if first or self._player is None or self._player.num != num:
             self._player = self.player(num)
-        return self._player.act(observation)
+        return self._player.act(observation, mask=mask)
 
 
 def load(run: str | Path, device: str = "auto") -> Any:

@@ -124,6 +124,34 @@ def test_columns_become_the_variables_of_the_loss() -> None:
     assert math.isfinite(float(model.loss(**given, seed=0).value.detach()))
 
 
+def test_whole_numbers_are_predicted_as_classes() -> None:
+    """The loss of a column of classes is the cross-entropy of each of its choices, and not a squared error."""
+    rng = np.random.default_rng(0)
+    flags = {
+        "is_first": np.zeros((2, 3), bool),
+        "is_last": np.zeros((2, 3), bool),
+        "is_terminal": np.zeros((2, 3), bool),
+    }
+    train = {
+        "room": rng.integers(5, size=(2, 3)), "dice": rng.integers(1, 4, size=(2, 3, 2)),
+        "action": np.zeros((2, 3), int), "reward": np.ones((2, 3), np.float32), **flags,
+    }  # fmt: skip
+    train["room"][0, 0], train["dice"][0, 0, 0] = 4, 3
+    system = catalogue.find("rssm")
+    model = built(system, system.sizes("tiny"), columns_of(DataSet("toy", train, train, (), "by hand")))
+    given = model.given(model.rows(train))
+    out = model.loss(**given, seed=0)
+    h, z = out.samples["h"].flatten(0, 1), out.samples["z"].flatten(0, 1)
+    parts = [model.world.heads[f"k_{i}"].net(h, z) for i in (1, 2, 3)]
+    chosen = [train["dice"][..., 0], train["dice"][..., 1], train["room"]]
+    by_hand = [
+        torch.nn.functional.cross_entropy(logits, torch.from_numpy(index).flatten()).item()
+        for logits, index in zip(parts, chosen, strict=True)
+    ]
+    told = [-float(v) for k, v in out.terms.items() if "k_{" in k]
+    assert told == pytest.approx(by_hand, rel=1e-5)
+
+
 def test_a_dream_is_what_the_world_says_and_persistence_is_the_last_row(files: Path, tmp_path: Path) -> None:
     given = ["--data", str(files / "vectors.npz"), "--steps", "4", "--batch", "3", "--run", str(tmp_path / "run")]
     assert main(["fit", "rssm", *given]) == 0

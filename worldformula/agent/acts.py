@@ -27,6 +27,7 @@ class Act:
         size: numbers, choices or flags.
         element: which choice of a MultiDiscrete it is; None where the action is the choice.
         first: where its choices begin among those of the action.
+        masked: whether rows say which of its choices are allowed.
     """
 
     variable: str
@@ -35,12 +36,24 @@ class Act:
     size: int
     element: int | None = None
     first: int = 0
+    masked: bool = False
 
     @property
     def at(self) -> str:
         """The variable with its index of time, ``a_t`` or ``a_{1,t}``."""
-        base, _, number = self.variable.partition("_")
-        return f"{base}_{{{number},t}}" if number else f"{base}_t"
+        return timed(self.variable)
+
+    @property
+    def mask(self) -> str:
+        """The variable of its mask, ``M`` or ``M_1``."""
+        _, line, number = self.variable.partition("_")
+        return f"M{line}{number}"
+
+
+def timed(variable: str) -> str:
+    """A variable with its index of time: ``M_t`` of M, ``M_{1,t}`` of M_1."""
+    base, _, number = variable.partition("_")
+    return f"{base}_{{{number},t}}" if number else f"{base}_t"
 
 
 def named(actions: ActionSpec | Mapping[str, ActionSpec]) -> dict[str, ActionSpec]:
@@ -54,10 +67,10 @@ def acts_of(actions: Mapping[str, ActionSpec]) -> tuple[Act, ...]:
     for name, spec in actions.items():
         if spec.kind == "multi_discrete":
             firsts = [sum(spec.classes[:i]) for i in range(len(spec.classes))]
-            found += [Act("a", name, "choice", n, i, firsts[i]) for i, n in enumerate(spec.classes)]
+            found += [Act("a", name, "choice", n, i, firsts[i], spec.masked) for i, n in enumerate(spec.classes)]
         else:
             kind: Kind = "choice" if spec.classes else "flags" if spec.kind == "flags" else "numbers"
-            found.append(Act("a", name, kind, spec.size))
+            found.append(Act("a", name, kind, spec.size, masked=spec.masked))
     if len(found) == 1:
         return tuple(found)
     return tuple(replace(act, variable=f"a_{i}") for i, act in enumerate(found, 1))

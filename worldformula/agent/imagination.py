@@ -69,7 +69,8 @@ class ImaginationAgent(nn.Module):
             )
         acts = learner.policy
         self.policy: nn.Module = nn.ModuleList(acts.factors) if isinstance(acts, Joint) else acts
-        self.actor, self.cost = Actor(acts, world.actions), Cost(world, discount=learner.settings.discount)
+        read = {action: word for action, word in perception.allowed.items() if word in learner.masks}
+        self.actor, self.cost = Actor(acts, world.actions, read), Cost(world, discount=learner.settings.discount)
         self.search: Search | None = None
         self.memory = ShortTermMemory(world, {act.variable: act.size for act in perception.acts})
         # Out of the module tree: it holds the same networks, which must appear once in the state_dict.

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldformula.agent import acts
-from worldformula.envs.actions import Actions, ActionSpec
+from worldformula.envs.actions import Actions, ActionSpec, mask_name
 from worldformula.envs.columns import Column
 from worldformula.errors import ConfigError, MissingInputError, ShapeError, table
-from worldformula.world import World
+from worldformula.world import MASK, World
 
 
 class Perception:
@@ -23,7 +23,8 @@ class Perception:
     names: observation key -> variable (``{"image": "x"}``). discount: γ of the continuation target
     ``c = (1 − terminal)·γ``, so that imagination needs no discount of its own (Hafner et al. 2025; γ = 1 − 1/333).
     columns: what the observations are. actions: what the agent gives, by name, or the only one. reward, proceed, reset:
-    the variables of reward and continuation, None where the world has no such variable, and of flags.
+    the variables of reward and continuation, None where the world has no such variable, and of flags. allowed: the
+    variables of masks that the world predicts, by that of the action.
 
     Attributes:
         acts: the actions as variables of the world.
@@ -39,11 +40,13 @@ class Perception:
         reward: str | None = "r",
         proceed: str | None = "c",
         reset: str = "first",
+        allowed: Mapping[str, str] | None = None,
     ) -> None:
         self.names, self.discount = dict(names), discount
         self.columns, self.actions = dict(columns), acts.named(actions)
         self.acts = acts.acts_of(self.actions)
         self.reward, self.proceed, self.reset = reward, proceed, reset
+        self.allowed = dict(allowed or {})
 
     @classmethod
     def of(
@@ -67,9 +70,10 @@ class Perception:
                 "Sum('t', ..., reset='first')"
             )
         predicted = {role: world.heads[name].variable.key for role, name in world.roles.items()}
+        allowed = {role.removeprefix(MASK): word for role, word in predicted.items() if role.startswith(MASK)}
         found = cls(
             world.observations, discount, columns, actions, reward=predicted.get("reward"),
-            proceed=predicted.get("continue"), reset=world.reset_name,
+            proceed=predicted.get("continue"), reset=world.reset_name, allowed=allowed,
         )  # fmt: skip
         if sorted(own := [act.variable for act in found.acts]) != sorted(world.actions):
             raise ConfigError(
@@ -100,7 +104,7 @@ class Perception:
         return [key if width == 1 else f"{key} {i}" for key, width in found for i in range(1, width + 1)]
 
     def learn(self, batch: Mapping[str, NDArray[Any]], device: torch.device) -> dict[str, Tensor]:
-        """Everything that a loss reads: observations, flags, actions, reward and continuation."""
+        """Everything that a loss reads: observations, flags, actions, reward, continuation, and what was allowed."""
         terminal = torch.as_tensor(batch["is_terminal"], device=device).float()
         taken = acts.encoded(self.acts, batch, device)
         going = ~torch.as_tensor(batch["is_last"], device=device)[..., None]
@@ -112,7 +116,11 @@ class Perception:
             found[self.reward] = torch.as_tensor(np.ascontiguousarray(batch["reward"]), device=device).float()
         if self.proceed is not None:
             found[self.proceed] = (1 - terminal) * self.discount
-        return found
+        masks = self.masks(batch, device)
+        if missing := [act for act in self.acts if act.variable in self.allowed and act.variable not in masks]:
+            column = mask_name(missing[0].action)
+            raise MissingInputError(f"perception needs the column {column!r} of the rows, got {', '.join(batch)}")
+        return found | {word: masks[action].float() for action, word in self.allowed.items()}
 
     def before(self, batch: Mapping[str, NDArray[Any]], device: torch.device) -> dict[str, Tensor]:
         """The actions of the rows before sequences, ``start/<column>``, ``[B, A]`` by variable."""

@@ -8,6 +8,9 @@
 
 Deviations            paper         official code      here                    why
 unimix of the actor   0.01          ignored            0.01; `official` 0      as each of them
+several actions       –             one trunk          a network each;         their policies may differ in pace
+                                                       `official` one trunk
+masks                 –             –                  predicted, in dreams    else dreams choose what is forbidden
 streams, capacity     –, –          16, 5·10⁶          4, 10⁶; `official` 16   memory and disk of one machine
 rows of resets        –             count as steps     do not                  a step is an action
 flags                 –             classes            numbers                 two classes say no more than one number
@@ -67,6 +70,10 @@ class DreamerConfig:
     """Serve every row once while it is new, before rows are drawn at random."""
     unimix: float = 0.01
     """Share of the uniform distribution in a policy of choices."""
+    one_trunk: bool = False
+    """Of several actions: one network with a last layer for each, as in the authors' code, not a network each."""
+    masks: bool = True
+    """Where rows say which choices are allowed: predict it, and let the policy choose among them in dreams too."""
     replay_value: float = 0.3
     """Weight of the critic's loss on replayed steps."""
     layers: int = 3
@@ -106,7 +113,7 @@ def paper() -> DreamerConfig:
 
 def official() -> DreamerConfig:
     """The default of the authors' code: 200M parameters, ratio 256 for control from pixels."""
-    return DreamerConfig(rssm.official(), train_ratio=256.0, context=1, online=True, unimix=0.0)
+    return DreamerConfig(rssm.official(), train_ratio=256.0, context=1, online=True, unimix=0.0, one_trunk=True)
 
 
 def size1m() -> DreamerConfig:
@@ -128,21 +135,24 @@ def build(
     """The agent for these observations (key -> column) and actions: `ActionSpec` by name, or the only one.
 
     One action is the paper's a_t; several, and the choices of a MultiDiscrete, are a_1, a_2, … with a factor of the
-    policy each, and the world reads them side by side.
+    policy each, and the world reads them side by side. Of choices with a mask the world predicts it, p(M_t|h_t,z_t).
     """
     torch.manual_seed(seed)
     sizes, perceived = config.world.sizes, {key: column.encoded for key, column in columns.items()}
     acts = acts_of(named(actions))
     classes = {key: column.classes for key, column in columns.items() if column.kind == "discrete"}
-    world = rssm.build(config.world, perceived, {act.variable: act.size for act in acts}, classes)
-    actor = policy(acts, sizes, layers=config.layers, unimix=config.unimix)
+    masks = {act.variable: act.mask for act in acts if act.masked and config.masks}
+    world = rssm.build(config.world, perceived, {act.variable: act.size for act in acts}, classes, masks)
+    actor = policy(
+        acts, sizes, layers=config.layers, unimix=config.unimix, masks=config.masks, one_trunk=config.one_trunk
+    )
     critic = MLP(sizes.feature, 255, sizes.units, config.layers, outscale=0.0)
     factors = actor.factors if isinstance(actor, Joint) else (actor,)
     units = ClipUnits.of(world, critic, *factors)
     return ImaginationAgent(
         config,
         world,
-        ImaginationActorCritic(actor, critic, config.behaviour),
+        ImaginationActorCritic(actor, critic, config.behaviour, tuple(masks.values())),
         Perception.of(world, config.behaviour.discount, columns, actions),
         weights={"world": 1.0, "actor": 1.0, "critic": 1.0, "replay": config.replay_value},
         optimiser=partial(LaProp, lr=config.lr, warmup=config.warmup, clip=config.clip, units=units),

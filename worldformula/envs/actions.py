@@ -41,6 +41,7 @@ class ActionSpec:
         space: the environment's own space; None for a specification that was made by hand.
         reach: in a dimension without bounds, an agent's −1 … 1 executes as −reach … reach; with one bound, from it on
             2·reach far. Everything beyond ±1 is clipped, and the clipped action is the one that is stored.
+        masked: whether rows have a column that says which choices are allowed.
     """
 
     kind: Literal["continuous", "discrete", "multi_discrete", "flags"]
@@ -48,6 +49,7 @@ class ActionSpec:
     classes: tuple[int, ...] = ()
     space: Space[Any] | None = field(default=None, compare=False)
     reach: float = 1.0
+    masked: bool = False
     _scale: tuple[NDArray[np.float64], ...] = field(default=(), init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -54,6 +55,7 @@ class Typed(gymnasium.Wrapper[Any, Any, Any, Any]):
         self.observations: dict[str, Column] = {key: part.column for key, part in self._parts.items()}
         self._masked, self._labels = self._probe(labels)
         masks: dict[str, Column] = {mask_name(name): _mask_column(self.actions[name]) for name in self._masked}
+        self.actions = {name: replace(spec, masked=name in self._masked) for name, spec in self.actions.items()}
         self.columns = self.observations | masks | {f"label/{key}": column for key, column in self._labels.items()}
         self.observation_space = spaces.Dict({key: _space(column) for key, column in self.columns.items()})
         taken = {action: _space(spec.column) for action, spec in self.actions.items()}

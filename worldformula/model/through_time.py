@@ -182,7 +182,8 @@ def built(system: System, sizes: Any, columns: Mapping[str, Mapping[str, Any]]) 
         if action is None:
             raise ConfigError(f"{system.name} reads actions, and the data have no column action")
         shapes = {k: tuple(c["shape"]) if c["kind"] == "image" else (width(c),) for k, c in seen.items()}
-        world = system.build(sizes, shapes, width(action))
+        classes = {k: (c["classes"],) * math.prod(c["shape"]) for k, c in seen.items() if c["kind"] == "classes"}
+        world = system.build(sizes, shapes, width(action), **({"classes": classes} if classes else {}))
         words = importlib.import_module(system.build.__module__).Names.of(shapes).all
         return ThroughTime(world, world.loss, columns, words)
     if len(seen) != 1:

@@ -22,6 +22,36 @@ class DiscreteActor(nn.Module):
         return self.mlp(*features)
 
 
+class MaskedActor(DiscreteActor):
+    """``π(a_t|h_t,z_t,M_t)``: what M_t forbids has probability 0, the rest shares 1.
+
+    ``unimix`` of the uniform distribution over what is allowed is mixed in. Where nothing is allowed, everything is.
+    """
+
+    def __init__(
+        self, inputs: int, actions: int, units: int, layers: int = 3, outscale: float = 0.01, unimix: float = 0.0
+    ) -> None:
+        super().__init__(inputs, actions, units, layers, outscale)
+        self.unimix = unimix
+
+    def forward(self, *features: Tensor) -> Tensor:
+        """Features, then the mask ``[N, actions]``, above ½ where a choice is allowed, to logits ``[N, actions]``."""
+        *given, mask = features
+        allowed = mask > 0.5
+        logits = masked(super().forward(*given), allowed)
+        if not self.unimix:
+            return logits
+        even = allowed.to(logits.dtype)
+        share = self.unimix * even / even.sum(-1, keepdim=True).clamp_min(1)
+        mixed = (1 - self.unimix) * logits.softmax(-1) + share
+        return masked(mixed.masked_fill(~allowed, 1.0).log(), allowed)  # a gradient through log 0 would be NaN
+
+
+def masked(logits: Tensor, allowed: Tensor) -> Tensor:
+    """Logits that are so low where nothing is allowed that the probability is 0, and its product with them too."""
+    return logits.masked_fill(~allowed, torch.finfo(logits.dtype).min / 4)
+
+
 class ContinuousActor(nn.Module):
     """``π(a_t|h_t,z_t)`` over ``actions`` real numbers: ``Normal(tanh m, 0.1 + 0.9·σ(s + 2))``, samples not squashed.
 

@@ -31,6 +31,15 @@ class MLP(nn.Module):
         """Conditions ``[N, ...]`` to the head ``[N, outputs]``."""
         return self.head(self.trunk(join(inputs, self.inputs, "MLP")))
 
+    def share(self, other: MLP) -> None:
+        """Take the dense layers of another one, of the same sizes: they stay weights of the other alone."""
+        if self.inputs != other.inputs or [p.shape for p in self.trunk.parameters()] != [
+            p.shape for p in other.trunk.parameters()
+        ]:
+            raise ShapeError("share: expected dense layers of the same sizes")
+        del self.trunk
+        self.__dict__["trunk"] = other.trunk  # out of the module tree, or it would stand in a state_dict twice
+
 
 def symlog(x: Tensor) -> Tensor:
     """``sign(x) · ln(1 + |x|)``."""

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from worldformula.formula.factors.independent import Factor, Normal
+from worldformula.formula.factors.independent import Factor, Normal, OneHot
 from worldformula.formula.factors.joint import Joint
 from worldformula.formula.syntax.names import Variable
+from worldformula.nets.actor import masked
 from worldformula.testing.laws import Laws
-from worldformula.world import Dynamics, PriorDynamics, State, World
+from worldformula.world import MASK, Dynamics, PriorDynamics, State, World
 
 CLOSE = 1e-4  # float32, over a few steps
 
@@ -57,7 +58,8 @@ def check_dynamics(
 
     The laws: it takes the actions that it names; a dream has the start first and gives back the actions; imagining two
     steps is imagining one step twice, under actions, and under a policy where it is a prior of formulas; rows do not
-    see each other; a seed repeats; decode answers for its heads and keeps the batch axes.
+    see each other; a seed repeats; decode answers for its heads and keeps the batch axes; a head with the role "mask/a"
+    says something of each choice of a, and a policy that reads it keeps to it in dreams.
 
     Args:
         dynamics: What is checked; a module is copied and set to evaluation.
@@ -196,7 +198,8 @@ def _decoding(case: _Case, laws: Laws) -> None:
 
 def _dynamics(laws: Laws, dynamics: Dynamics, start: State, actions: Mapping[str, Tensor], seed: int, of: str) -> None:
     """Two steps are one step twice; rows; seeds; heads."""
-    own = start.only(k for k in start if k in (*getattr(dynamics, "carried", start), *getattr(dynamics, "memory", ())))
+    kept = [getattr(dynamics, name, ()) for name in ("memory", "conditions")]
+    own = start.only(k for k in start if k in (*getattr(dynamics, "carried", start), *kept[0], *kept[1]))
     steps: list[dict[str, Any]] = [{"horizon": 1}, {"horizon": 1}]
     both: dict[str, Any] = {"horizon": 2}
     if actions:
@@ -224,6 +227,35 @@ def _dynamics(laws: Laws, dynamics: Dynamics, start: State, actions: Mapping[str
     for role, name in getattr(dynamics, "roles", {}).items():
         if role in ("reward", "continue"):
             laws.equal(f"{of}{role} is one number a state", (len(last[name]),), tuple(last[name].shape))
+        elif role.startswith(MASK):
+            action = role.removeprefix(MASK)
+            laws.equal(f"{of}{role} is of an action", True, action in actions)
+            if action in actions:
+                shape = (len(last[name]), *actions[action].shape[2:])
+                laws.equal(f"{of}{role} is one number a choice", shape, tuple(last[name].shape))
+                if isinstance(dynamics, PriorDynamics) and tuple(last[name].shape) == shape:
+                    _masked(laws, dynamics, own, actions, action, seed, of)
+
+
+def _masked(
+    laws: Laws, dynamics: PriorDynamics, start: State, actions: Mapping[str, Tensor], action: str, seed: int, of: str
+) -> None:
+    """A policy that reads what is allowed dreams of nothing else."""
+    name = dynamics.roles[MASK + action]
+    head = dynamics.heads[name]
+    written = next(v for f in dynamics.prior.factors for v in f.conditions if v.key == action).at(0)
+    choice: Joint | Factor = OneHot(f"π({written}|{head.variable})", _inside, shape=actions[action].shape[2])
+    if others := {key: value for key, value in actions.items() if key != action}:
+        choice = choice * _policy(dynamics, others)
+    dream = dynamics.imagine(start, choice, horizon=2, seed=seed)
+    likely = dynamics.decode(dream, (name,))[name]
+    allowed = (likely > 0.5) | (likely == likely.amax(-1, keepdim=True))
+    laws.equal(f"{of}a dream keeps to {name}", 0.0, float((dream[action] * ~allowed).sum()))
+
+
+def _inside(mask: Tensor) -> Tensor:
+    """Even logits where a choice is allowed."""
+    return masked(torch.zeros_like(mask), mask > 0.5)
 
 
 def _twice(

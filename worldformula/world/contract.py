@@ -43,12 +43,13 @@ class Dynamics(Protocol):
         *,
         actions: Actions | None = None,
         horizon: int | None = None,
+        given: Mapping[str, Tensor] | None = None,
         **options: Any,
     ) -> State:
         """States ``[N, H + 1, ...]`` from ``start`` ``[N, ...]``, the start first, and the actions by name.
 
-        ``start`` may hold more than is read. ``options`` are ``seed``, ``generator``, ``noise``, ``deterministic``, and
-        numbers by name.
+        ``start`` may hold more than is read. ``given`` are conditions that are held through the dream. ``options`` are
+        ``seed``, ``generator``, ``noise``, ``deterministic``, and numbers by name.
         """
         ...
 

@@ -31,8 +31,10 @@ from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import Expectation, Number, OverTime
 from worldformula.nets.causal import Causal
 from worldformula.world import heads as predicted
+from worldformula.world.conditions import held as held_values
+from worldformula.world.conditions import read_by, throughout
 from worldformula.world.contract import Actions, head_of
-from worldformula.world.policies import acting, first_action
+from worldformula.world.policies import acting, first_action, read_masks
 from worldformula.world.state import State, Values
 
 ROOM = 64  # positions that the memory of a new state has room for; it grows where more come
@@ -59,7 +61,8 @@ class PriorDynamics(nn.Module):
         prior: the factors that lead from a step to the next, such as h_t = f(h_{t-1}, z_{t-1}, a_{t-1}) and p(z_t|h_t).
             A series that they read at t−1 and do not declare is an action.
         heads: factors over states, by name; of a list, the name of a head is its variable.
-        roles: which head is the "reward", which says "continue", and what else somebody looks for, by role.
+        roles: which head is the "reward", which says "continue", which is "mask/a", what is allowed of the choice a,
+            and what else somebody looks for, by role.
         initial: what a sequence begins with, as of `Sum`; zeros otherwise.
         index: the index of time.
 
@@ -69,6 +72,7 @@ class PriorDynamics(nn.Module):
     _imagine: Rollout
     _setting: Setting
     _policies: dict[tuple[int, ...], tuple[Joint, Rollout]]
+    _masks: dict[str, Factor]
 
     def __init__(
         self,
@@ -96,7 +100,8 @@ class PriorDynamics(nn.Module):
         self.__dict__["_imagine"] = self._rollout(self.prior)
         self.__dict__["_policies"] = {}
         known = {*self.plan.carries, *self.actions, *(v.key for f in self.prior.factors for v in f.variables)}
-        predicted.check_read(self.heads.values(), {*known, self.plan.counter}, self.plan.carries)
+        predicted.check_read(self.heads.values(), {*known, self.plan.counter, *self.conditions}, self.plan.carries)
+        self.__dict__["_masks"] = predicted.allowing(self.roles, self.heads, self.actions)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_policies": {}}
@@ -130,7 +135,8 @@ class PriorDynamics(nn.Module):
         """The variables of a state: those that go from step to step, then what else the heads read."""
         read = (held(c) for head in self.heads.values() for c in head.conditions)
         older = (held(v) for v in self._setting.lags)
-        return tuple(dict.fromkeys((*self._imagine.carried, *(k for k in read if k not in self.actions), *older)))
+        more = (k for k in read if k not in self.actions and k not in self.conditions)
+        return tuple(dict.fromkeys((*self._imagine.carried, *more, *older)))
 
     @property
     def memory(self) -> tuple[str, ...]:
@@ -141,6 +147,11 @@ class PriorDynamics(nn.Module):
     def actions(self) -> tuple[str, ...]:
         """The series that the prior reads at t−1 and does not declare itself."""
         return tuple(key for key in self.plan.shifts if key not in self.plan.lags)
+
+    @cached_property
+    def conditions(self) -> tuple[str, ...]:
+        """What prior and heads read that has no time, such as a goal y: it is held through a dream."""
+        return read_by(self.plan, self.heads.values())
 
     @property
     def action(self) -> str:
@@ -178,15 +189,20 @@ class PriorDynamics(nn.Module):
         *,
         actions: Actions | None = None,
         horizon: int | None = None,
+        given: Mapping[str, Tensor] | None = None,
         **options: Any,
     ) -> State:
         """Roll the prior forward from ``start`` ``[N, ...]``; other leading axes, such as ``[B, T]``, stay as they are.
 
         With ``policy``, a factor such as π(a_t|h_t,z_t), or a product of one factor for each action: ``horizon``
         steps; returns the states with the start first, ``[N, horizon + 1, ...]``, and the actions drawn at each of
-        them by name. With ``actions`` ``[N, H, ...]`` by name (the tensor itself where there is one), the first taken
-        at the start: states ``[N, H + 1, ...]`` and those actions. A prior without an action needs ``horizon`` alone.
-        ``options`` are those of a call, and the numbers that prior and policy take: ``tau=1.2`` of a ``Symbol``.
+        them by name. A policy that reads a mask, π(a_t|h_t,M_t), reads what the head with the role "mask/a" allows:
+        what is more probable than ½, and at least the most probable choice; the states then hold it too.
+        With ``actions`` ``[N, H, ...]`` by name (the tensor itself where there is one), the first taken at the start:
+        states ``[N, H + 1, ...]`` and those actions. A prior without an action needs ``horizon`` alone. ``given`` are
+        conditions that have no time, such as a goal y of π(a_t|h_t,y), ``[N, ...]``: held through the dream, whose
+        states show them; a start that holds them gives them too. ``options`` are those of a call, and the numbers that
+        prior and policy take: ``tau=1.2`` of a ``Symbol``.
 
         Raises:
             TimeError: the prior reads a whole series, ``z_{1:T}``, which is known once the dream is over.
@@ -195,6 +211,8 @@ class PriorDynamics(nn.Module):
         wanted = (*self.carried, *self.memory)
         require("imagine: the start lacks", wanted, start, "carried", "pass a state of filter, observe or initial")
         lead = self._lead({k: start[k] for k in self.carried})
+        names = self.conditions if policy is None else read_by(self.plan, self.heads.values(), policy)
+        values = held_values(names, self.plan, start, given or {}, options, lead) if names or given else {}
         start = State({k: start[k] for k in wanted}, len(lead))
         if len(lead) != 1 and self.memory:
             raise ShapeError(
@@ -204,7 +222,8 @@ class PriorDynamics(nn.Module):
         series = None if actions is None else self._series(actions, lead)
         if len(lead) != 1:
             flat = None if series is None else {k: v.reshape(-1, *v.shape[len(lead) :]) for k, v in series.items()}
-            return self.imagine(start.flat(), policy, actions=flat, horizon=horizon, **options).unflat(lead)
+            whole = (start | values).flat()
+            return self.imagine(whole, policy, actions=flat, horizon=horizon, **options).unflat(lead)
         acts = bool(self.actions)
         if acts == (policy is None and series is None) or (policy is not None and series is not None):
             expected = "imagine(start, policy, horizon=...) or imagine(start, actions=...)"
@@ -212,13 +231,15 @@ class PriorDynamics(nn.Module):
                 f"expected {expected if acts else 'imagine(start, horizon=...): the prior has no action'}"
             )
         if series is not None:
-            return self._follow(start, series, options)
-        if horizon is None or horizon < 1:
+            dream = self._follow(start, series, values, options)
+        elif horizon is None or horizon < 1:
             raise FormulaError(f"expected horizon= of at least 1, got {horizon}")
-        if policy is None:
-            begin = carry_of(self._imagine, start)
-            return _joined(start, self._imagine(start=begin, horizon=horizon, **options))
-        return self._act(start, policy, horizon, options)
+        elif policy is None:
+            own, begin = _read(self._imagine, values), carry_of(self._imagine, start)
+            dream = _joined(start, self._imagine(start=begin, horizon=horizon, **own, **options))
+        else:
+            dream = self._act(start, policy, horizon, values, options)
+        return throughout(dream, values) if values else dream
 
     def dream_noise(
         self, start: Values, actions: Mapping[str, Tensor], generator: torch.Generator | None = None, **numbers: Any
@@ -227,14 +248,16 @@ class PriorDynamics(nn.Module):
         ``[N, H, ...]``. Given as ``noise=``, dreams under other actions share it.
         """
         begin = carry_of(self._imagine, {**start, **{key: value[:, 0] for key, value in actions.items()}})
-        return self._imagine.program.noise({**actions, **numbers, "start": begin}, generator)
+        own = _read(self._imagine, {k: start[k] for k in self.conditions if k in start})
+        return self._imagine.program.noise({**actions, **own, **numbers, "start": begin}, generator)
 
     def rollout(self, policy: Factor | Joint) -> Rollout:
         """The compiled rollout of the prior with a policy; one is kept for the same factors."""
         product = joint(policy)
         key = tuple(id(factor) for factor in product.factors)
         if key not in self._policies:
-            self._policies[key] = (product, self._rollout(self.prior * product))
+            allowed = Joint.of(*read_masks(policy, self._masks)) if self._masks else Joint()
+            self._policies[key] = (product, self._rollout(self.prior * allowed * product))
         return self._policies[key][1]
 
     def _rollout(self, product: Joint) -> Rollout:
@@ -242,10 +265,19 @@ class PriorDynamics(nn.Module):
         clock = own.clock
         return Rollout(product, clock.index, None, own.known, clock.initial, own.memories, own.lags)
 
-    def _act(self, start: State, policy: Factor | Joint, horizon: int, options: Mapping[str, Any]) -> State:
+    def _act(
+        self,
+        start: State,
+        policy: Factor | Joint,
+        horizon: int,
+        values: Mapping[str, Tensor],
+        options: Mapping[str, Any],
+    ) -> State:
         """The actions at the start, then the prior with the policy as further factors."""
         options = dict(options)
-        factors = acting(policy, self.actions, start)
+        allowed = read_masks(policy, self._masks)
+        known = (*start, *values, *(f.variable.key for f in allowed))
+        factors = (*allowed, *acting(policy, self.actions, known))
         noise = options.get("noise")
         if noise is not None:  # that of an action covers the start as well: [N, horizon + 1, ...]
             options["noise"] = {k: v[:, 1:] if k in self.actions else v for k, v in noise.items()}
@@ -253,16 +285,20 @@ class PriorDynamics(nn.Module):
         if options.get("seed") is not None:  # one stream of random numbers for the first actions and the rest
             like = next(iter(start.values()))
             options["generator"] = torch.Generator(like.device).manual_seed(options.pop("seed"))
-        begin = first_action(factors, start, options, noise)
+        begin = first_action(factors, start | values, options, noise)
+        begin = begin.only(k for k in begin if k not in values)
         rollout = self.rollout(policy)
-        return _joined(begin, rollout(start=carry_of(rollout, begin), horizon=horizon, **options))
+        own = _read(rollout, values)
+        return _joined(begin, rollout(start=carry_of(rollout, begin), horizon=horizon, **own, **options))
 
-    def _follow(self, start: State, actions: Mapping[str, Tensor], options: Mapping[str, Any]) -> State:
+    def _follow(
+        self, start: State, actions: Mapping[str, Tensor], values: Mapping[str, Tensor], options: Mapping[str, Any]
+    ) -> State:
         """The prior under given actions."""
         # Step t reads the action of t-1; the last is not read.
         series = {k: torch.cat((v[:, 1:], v[:, -1:]), 1) for k, v in actions.items()}
         begin = carry_of(self._imagine, start | {k: v[:, 0] for k, v in actions.items()})
-        return _joined(start, self._imagine(**series, start=begin, **options)) | actions
+        return _joined(start, self._imagine(**series, start=begin, **_read(self._imagine, values), **options)) | actions
 
     def _lead(self, state: Values) -> tuple[int, ...]:
         """The leading axes of a state, which all its tensors share."""
@@ -344,6 +380,11 @@ def first(
     for key, factor in setting.memories.items():
         found[key] = cast(Causal, factor.net).cache(batch, ROOM, device, dtype)
     return found
+
+
+def _read(rollout: Rollout, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those of the values that a rollout reads."""
+    return {k: v for k, v in values.items() if k in rollout.program.inputs}
 
 
 def _joined(begin: State, out: Out) -> State:

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldformula.errors import FormulaError, UnknownVariableError, near, table
+from worldformula.families.bernoulli import BernoulliFamily
 from worldformula.families.categorical import CategoricalFamily
 from worldformula.formula.code.rollout import require
+from worldformula.formula.factors.independent import Deterministic
 from worldformula.formula.factors.joint import Factor
 from worldformula.formula.plan.histories import held
 from worldformula.world.state import Values
 
 Given = Mapping[str, Factor] | Iterable[Factor]
 """Heads by name; of a list, the name of a head is its variable."""
+
+MASK = "mask/"
+"""A head with the role ``mask/a`` says which choices of the action a are allowed at a state."""
 
 
 def by_name(heads: Given) -> dict[str, Factor]:
@@ -52,6 +57,51 @@ def checked_roles(roles: Mapping[str, str] | None, heads: Mapping[str, Factor]) 
                 f"roles={{{role!r}: {name!r}}}: no head has the name {name!r}; these are: {known}.{near(name, heads)}"
             )
     return dict(roles or {})
+
+
+def allowing(roles: Mapping[str, str], heads: Mapping[str, Factor], actions: Iterable[str]) -> dict[str, Factor]:
+    """What is allowed at a state of a dream, as heads say it: a Deterministic for each mask, by its variable.
+
+    Raises:
+        FormulaError: a mask of no action, or a head that gives no probability for each choice.
+    """
+    found: dict[str, Factor] = {}
+    actions = tuple(actions)
+    for role, name in roles.items():
+        if not role.startswith(MASK):
+            continue
+        if (action := role.removeprefix(MASK)) not in actions:
+            raise FormulaError(
+                f"roles={{{role!r}: {name!r}}}: the prior has no action {action!r}; its actions are: "
+                f"{', '.join(actions) or 'none'}.{near(action, actions)}"
+            )
+        head = heads[name]
+        if head.family is not None and not isinstance(head.family, BernoulliFamily):
+            raise FormulaError(
+                f"roles={{{role!r}: {name!r}}}: expected a head that says of each choice whether it is allowed, such "
+                f"as Bernoulli('p({head.variable}|...)', net, shape=...), got {head.family.name}"
+            )
+        header = f"{head.variable} = allowed({','.join(map(str, head.conditions))})"
+        found[head.variable.key] = Deterministic(header, Allowed(head), shape=head.shape)
+    return found
+
+
+class Allowed(nn.Module):
+    """1 for each choice whose probability of being allowed is above ½, else 0; the most probable one is always allowed.
+
+    The head belongs to a world: it is no weight of this module.
+    """
+
+    head: Factor
+
+    def __init__(self, head: Factor) -> None:
+        super().__init__()
+        self.__dict__["head"] = head
+
+    def forward(self, *given: Tensor) -> Tensor:
+        """Conditions of the head to zeros and ones ``[N, choices]``."""
+        mean = torch.as_tensor(_mean(self.head, list(given)))
+        return ((mean > 0.5) | (mean == mean.amax(-1, keepdim=True))).to(mean.dtype)
 
 
 def check_read(heads: Iterable[Factor], known: Iterable[str | None], carried: Iterable[str]) -> None:

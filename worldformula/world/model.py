@@ -39,7 +39,8 @@ class World(nn.Module):
         heads: factors over states, by name; of a list, the name of a head is its variable. Two heads of one variable
             have two names: ``heads={"image": fine, "image_coarse": coarse}``.
         loss: a plain expression with a sum over time, which may have networks of its own.
-        roles: which head is the "reward", which says "continue", and what else somebody looks for, by role.
+        roles: which head is the "reward", which says "continue", which is "mask/a", what is allowed of the choice a,
+            and what else somebody looks for, by role.
         observations: which variable an observation of an environment is, ``{"image": "x"}``.
         levels: instead of prior, heads and roles: several `PriorDynamics` by name, such as a fine and a coarse one.
             Each carries a part of what the posterior declares, and imagines alone: ``world.levels["fine"].imagine``.
@@ -230,10 +231,11 @@ class World(nn.Module):
         *,
         actions: Actions | None = None,
         horizon: int | None = None,
+        given: Mapping[str, Tensor] | None = None,
         **options: Any,
     ) -> State:
         """A dream of the prior: see `PriorDynamics.imagine`. Of a world of several levels, ask one of them."""
-        return self.dynamics.imagine(start, policy, actions=actions, horizon=horizon, **options)
+        return self.dynamics.imagine(start, policy, actions=actions, horizon=horizon, given=given, **options)
 
     def dream_noise(
         self, start: Values, actions: Mapping[str, Tensor], generator: torch.Generator | None = None, **numbers: Any
@@ -277,7 +279,7 @@ class World(nn.Module):
                 )
                 raise FormulaError(f"prior and posterior carry different variables\n{shown}\n{advice}")
             ours = {v.key for f in level.prior.factors for v in f.variables}
-            known = {*plan.carries, *level.actions, *(ours & declared), plan.counter}
+            known = {*plan.carries, *level.actions, *(ours & declared), plan.counter, *level.conditions}
             predicted.check_read(level.heads.values(), known, plan.carries)
 
 

@@ -1,8 +1,11 @@
-"""What acts in a dream: one factor for each action, which may read the state and the actions chosen before it."""
+"""What acts in a dream: one factor for each action, which may read the state and the actions chosen before it.
+
+One that reads the mask of a choice, π(a_t|h_t,z_t,M_t), reads what a head of the world says is allowed.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from torch import Tensor
@@ -14,14 +17,22 @@ from worldformula.formula.syntax.check import draw_order
 from worldformula.world.state import State
 
 
-def acting(policy: Factor | Joint, actions: tuple[str, ...], state: State) -> tuple[Factor, ...]:
-    """The factors of a policy, those first that others read.
+def read_masks(policy: Factor | Joint, masks: Mapping[str, Factor]) -> tuple[Factor, ...]:
+    """What says what is allowed, of those masks that a policy reads."""
+    factors = policy.factors if isinstance(policy, Joint) else (policy,) if isinstance(policy, Factor) else ()
+    read = {c.key for f in factors for c in f.conditions if not c.offset}
+    return tuple(factor for key, factor in masks.items() if key in read)
+
+
+def acting(policy: Factor | Joint, actions: tuple[str, ...], state: Iterable[str]) -> tuple[Factor, ...]:
+    """The factors of a policy, those first that others read; ``state`` are the variables that are known before it.
 
     Raises:
         FormulaError: not one factor for each action, or one that reads what is neither in the state nor chosen.
     """
     if not isinstance(policy, Factor | Joint):
-        given = ",".join(f"{k}_t" for k in state.series)
+        known = state.series if isinstance(state, State) else state
+        given = ",".join(f"{k}_t" for k in known)
         raise FormulaError(
             f"expected the policy as a factor, got {type(policy).__name__}; "
             f"write Normal('π({actions[0]}_t|{given})', net, shape=...), or OneHot(...) for discrete actions"

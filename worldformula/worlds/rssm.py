@@ -52,7 +52,7 @@ from worldformula.nets.gru import BlockGRU
 from worldformula.nets.mlp import MLP, VectorDecoder, VectorEncoder, VectorKey, symlog
 from worldformula.nets.parts import Choices, Part, Parts, Stack
 from worldformula.nets.sizes import Sizes
-from worldformula.world import World
+from worldformula.world import MASK, World
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _square(images: Mapping[str, tuple[int, ...]]) -> int:
 # -------------------------------------------------------------------------------------------------------------- formula
 
 
-TAKEN = {*"acdefghikpqrtyzT", "self", "sg", "enc", "symlog", "first", *CALL_OPTIONS}
+TAKEN = {*"acdefghikpqrtyzMT", "self", "sg", "enc", "symlog", "first", *CALL_OPTIONS}
 """Names that mean something else in the formula or in a call of it."""
 
 
@@ -199,11 +199,12 @@ class Names:
 
 def build(
     config: RSSMConfig, observations: Mapping[str, tuple[int, ...]], actions: int | Mapping[str, int],
-    classes: Mapping[str, Sequence[int]] | None = None,
+    classes: Mapping[str, Sequence[int]] | None = None, masks: Mapping[str, str] | None = None,
 ) -> World:  # fmt: skip
     """The world model over these observations (key -> shape) and actions: the width of a_t, or widths by name, a_1 …
 
-    ``classes``: of the observations that are one-hots, how many classes each of their choices has.
+    ``classes``: of the observations that are one-hots, how many classes each of their choices has. ``masks``: of which
+    actions it predicts what is allowed, and the variable of each mask, ``{"a": "M"}``.
     """
     names, size = Names.of(observations), config.sizes
     widths = {"a": actions} if isinstance(actions, int) else dict(actions)
@@ -228,16 +229,21 @@ def build(
     reward = TwoHot("p(r_t|h_t,z_t)", head(255, 1, 0.0))
     proceed = Bernoulli("p(c_t|h_t,z_t)", head(1, 1), shape=())
     seen = _Decoded.of(config, images, vectors, names, dict(classes or {}))
+    allowed = {
+        action: Bernoulli(f"p({Names.at(word)}|h_t,z_t)", head(widths[action], 1), shape=widths[action])
+        for action, word in (masks or {}).items()
+    }
 
     dyn, rep = KL(sg(post), prior), KL(post, sg(prior))
     step = config.dynamics * maximum(dyn, config.free_nats) + config.representation * maximum(rep, config.free_nats)
-    for factor in (*seen.scored, reward, proceed):
+    for factor in (*seen.scored, reward, proceed, *allowed.values()):
         step = step - log(factor)
     draws = Joint.of(*seen.targets, embed, core, post, *seen.trunk)
     loss = Mean("t", E(draws, step), reset="first").mean()
     return World(
-        prior=core * prior, posterior=embed * core * post, heads=[*seen.heads, reward, proceed], loss=loss,
-        roles={"reward": "r", "continue": "c"}, observations=names.all,
+        prior=core * prior, posterior=embed * core * post, heads=[*seen.heads, reward, proceed, *allowed.values()],
+        loss=loss, roles={"reward": "r", "continue": "c"} | {MASK + a: f.variable.key for a, f in allowed.items()},
+        observations=names.all,
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ can be read. What actor and critic both need is computed once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -75,11 +75,12 @@ class ImaginationActorCritic(nn.Module):
 
     Args:
         policy: the factor π(a_t|s_t), e.g. ``Normal("π(a_t|h_t,z_t)", net, shape=2)``, or a product of one for each
-            action, whose log-density and entropy are sums; its conditions, but for other actions, are the features,
-            which the critic takes in the same order.
+            action, whose log-density and entropy are sums; its conditions, but for other actions and masks, are the
+            features, which the critic takes in the same order.
         critic: network from the features ``[N, ...]`` to the logits of the value; DreamerV3: ``MLP(..., outputs=255,
             layers=3, outscale=0)``.
         settings: numbers.
+        masks: what of the conditions of the policy is a mask of what is allowed, such as M of π(a_t|h_t,z_t,M_t).
 
     Attributes:
         dream: ``together(actor=..., critic=...)`` over imagined states, `dreamed` makes its data.
@@ -93,11 +94,18 @@ class ImaginationActorCritic(nn.Module):
     replay: Expression
     policy: Factor | Joint
 
-    def __init__(self, policy: Factor | Joint, critic: nn.Module, settings: BehaviourSettings | None = None) -> None:
+    def __init__(
+        self,
+        policy: Factor | Joint,
+        critic: nn.Module,
+        settings: BehaviourSettings | None = None,
+        masks: Collection[str] = (),
+    ) -> None:
         super().__init__()
         self.settings = own = settings or BehaviourSettings()
         self.return_norm = PercentileNorm(own.return_rate)
-        self.names, self.actions, t = _read(policy)
+        self.masks = tuple(masks)
+        self.names, self.actions, t = _read(policy, self.masks)
         self.__dict__["policy"] = policy  # the agent's, which registers it
         given = ",".join(f"{name}_{t}" for name in self.names)
 
@@ -133,7 +141,7 @@ class ImaginationActorCritic(nn.Module):
         """The data of ``dream``: S states of a rollout, the start and S − 1 imagined ones.
 
         Args:
-            states: at least the features, ``[N, S, ...]`` each.
+            states: at least the features, and the masks that the policy reads, ``[N, S, ...]`` each.
             actions: ``[N, S, A]`` by name, or the tensor of the only one, column t drawn from π at state t; the last
                 one is not scored.
             reward: ``[N, S]``, predicted means at the states; the first one is not read.
@@ -143,7 +151,7 @@ class ImaginationActorCritic(nn.Module):
         the critic. The last state only bootstraps.
         """
         taken = {self.actions[0]: actions} if isinstance(actions, Tensor) else {k: actions[k] for k in self.actions}
-        given = {name: states[name] for name in self.names} | taken | {"r": reward, "c": proceed}
+        given = {name: states[name] for name in (*self.names, *self.masks)} | taken | {"r": reward, "c": proceed}
         require_axes(given)
         return {name: x.detach() for name, x in given.items()}
 
@@ -170,14 +178,18 @@ class ImaginationActorCritic(nn.Module):
 
     @torch.no_grad()
     def metrics(self, dream: Out) -> dict[str, Tensor]:
-        """Numbers of a result of ``dream`` for the log; all but the entropy without the state that only bootstraps."""
+        """Numbers of a result of ``dream`` for the log; all but the entropies without the state that only bootstraps.
+
+        Of several actions the entropy of each, and their sum.
+        """
         found = {name: dream.samples[name][:, :-1] for name in ("R", "V", "A", "w")}
-        entropies = [dream.terms[f"H[{factor}]"].detach() for factor in _factors(self.policy)]
-        entropy = entropies[0] if len(entropies) == 1 else torch.stack(entropies).sum()
+        entropies = {f.variable.key: dream.terms[f"H[{f}]"].detach() for f in _factors(self.policy)}
+        each = {f"behaviour/entropy/{key}": value for key, value in entropies.items()} if len(entropies) > 1 else {}
         return {
             "behaviour/return_mean": found["R"].mean(), "behaviour/return_scale": self.return_norm.scale,
             "behaviour/value_mean": found["V"].mean(), "behaviour/advantage_std": found["A"].std(unbiased=False),
-            "behaviour/weight_mean": found["w"].mean(), "behaviour/policy_entropy": entropy,
+            "behaviour/weight_mean": found["w"].mean(),
+            "behaviour/policy_entropy": torch.stack([*entropies.values()]).sum(), **each,
         }  # fmt: skip
 
     def value(self, *features: Tensor) -> Tensor:
@@ -232,18 +244,20 @@ def _summed(what: Callable[[Factor], Expression], policy: Factor | Joint) -> Exp
     return first
 
 
-def _read(policy: Factor | Joint) -> tuple[tuple[str, ...], tuple[str, ...], str]:
+def _read(policy: Factor | Joint, masks: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...], str]:
     """The features of a policy, its actions, and the index of time."""
     factors = _factors(policy)
     actions, index = tuple(f.variable.key for f in factors), factors[0].variable.index
     conditions = [c for f in factors for c in f.conditions]
-    names = tuple(dict.fromkeys(c.key for c in conditions if c.key not in actions))
+    names = tuple(dict.fromkeys(c.key for c in conditions if c.key not in (*actions, *masks)))
     indices = {v.index for v in (*conditions, *(f.variable for f in factors))}
     if index is None or indices != {index} or any(c.offset for c in conditions):
         raise FormulaError(
             f"expected a policy over time that reads the state of its own step, such as π(a_t|h_t,z_t), got {policy}"
         )
-    if taken := [name for name in (*names, *actions) if name in OWN]:
+    if unread := [name for name in masks if name not in {c.key for c in conditions}]:
+        raise FormulaError(f"masks: {policy} does not read {unread[0]}")
+    if taken := [name for name in (*names, *actions, *masks) if name in OWN]:
         raise FormulaError(
             f"{policy}: the losses of actor and critic call something of their own {taken[0]!r} (they use "
             f"{', '.join(OWN)}); rename the variable of the world"
