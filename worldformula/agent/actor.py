@@ -37,10 +37,13 @@ def _factor(act: Act, sizes: Sizes, layers: int, unimix: float) -> Factor:
 
 
 class Actor:
-    """Acts by sampling its policy, or by the policy's mode; of masked choices among those that are allowed."""
+    """Acts by sampling its policy, or by the policy's mode; of masked choices among those that are allowed.
 
-    def __init__(self, policy: Factor | Joint, actions: tuple[str, ...]) -> None:
-        self.policy, self.actions = policy, actions
+    ``noise`` is the deviation of what is added to numbers where it explores, within [−1, 1].
+    """
+
+    def __init__(self, policy: Factor | Joint, actions: tuple[str, ...], noise: float = 0.0) -> None:
+        self.policy, self.actions, self.noise = policy, actions, noise
 
     def act(self, state: Values, *, explore: bool, masks: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """The actions at a state ``[N, ...]``, by variable: ``[N, A]``; ``masks`` are booleans ``[N, A]``."""
@@ -52,6 +55,8 @@ class Actor:
                 drawn = factor.sample(deterministic=not explore, **conditions)
             else:
                 drawn = _among(factor, tuple(conditions.values()), allowed, explore=explore)
+            if explore and self.noise and not isinstance(factor, OneHot | Bernoulli):
+                drawn = (drawn + self.noise * torch.randn_like(drawn)).clamp(-1, 1)
             state |= {key: drawn}
         return dict(state.only(self.actions))
 

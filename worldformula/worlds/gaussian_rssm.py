@@ -258,8 +258,8 @@ def _loss(config: GaussianRSSMConfig, own: _States, filtering: Joint, error: Exp
     """Divergence and error, with free nats of a step or of the mean, and what overshooting adds."""
     draws = filtering * own.further
     if config.free == "mean":
-        nats = Mean("t", E(draws, own.divergence), reset="first").mean()
-        return maximum(nats, config.free_nats) + Mean("t", E(draws, error), reset="first").mean()
+        nats = Mean("t", E(draws, own.divergence, samples=1), reset="first").mean()
+        return maximum(nats, config.free_nats) + Mean("t", E(draws, error, samples=1), reset="first").mean()
     step = maximum(own.divergence - config.free_nats, 0) + error
     if config.overshooting > 1:
         further, found = overshot(config, own.core, own.prior, own.post)

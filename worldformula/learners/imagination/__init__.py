@@ -4,10 +4,12 @@ from worldformula.learners.imagination.actor_critic import (
     BehaviourSettings,
     ImaginationActorCritic,
 )
+from worldformula.learners.imagination.contract import Behaviour
 from worldformula.learners.imagination.normalise import PercentileNorm
 from worldformula.learners.imagination.returns import lambda_return, replay_return
 
 __all__ = [
+    "Behaviour",
     "BehaviourSettings",
     "ImaginationActorCritic",
     "PercentileNorm",

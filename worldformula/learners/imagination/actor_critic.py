@@ -28,10 +28,10 @@ from worldformula.families.two_hot import two_hot
 from worldformula.formula import Deterministic, E, Entropy, Expression, Factor, Mean, TwoHot, Value, log, sg, together
 from worldformula.formula.code.program import Out
 from worldformula.formula.factors.joint import Joint
+from worldformula.learners.imagination.contract import Features
 from worldformula.learners.imagination.normalise import PercentileNorm
 from worldformula.learners.imagination.returns import lambda_return, reach, replay_return, until_last
 
-Features = Mapping[str, Tensor]
 OWN = ("r", "c", "d", "e", "b", "l", "m", "A", "R", "V", "U", "w")
 """What the losses call their own: rewards, continuations, ends, last steps, bootstraps, and what these give."""
 
@@ -127,9 +127,22 @@ class ImaginationActorCritic(nn.Module):
         self.critic, self.slow_critic = critic, slow.net
         self.slow_updates = slow.slow_weights  # what `move_slow` finds, and its count of updates
 
+    attached = ("replay",)
+
+    @property
+    def terms(self) -> dict[str, Expression]:
+        """Both losses by name."""
+        return {"dream": self.dream, "replay": self.replay}
+
+    @property
+    def discount(self) -> float:
+        """γ of the settings."""
+        return self.settings.discount
+
     def dreamed(
-        self, states: Features, actions: Tensor | Features, reward: Tensor, proceed: Tensor
-    ) -> dict[str, Tensor]:
+        self, states: Features, actions: Tensor | Features, reward: Tensor, proceed: Tensor,
+        terminal: Tensor | None = None,
+    ) -> dict[str, Tensor]:  # fmt: skip
         """The data of ``dream``: S states of a rollout, the start and S − 1 imagined ones.
 
         Args:
@@ -138,6 +151,7 @@ class ImaginationActorCritic(nn.Module):
                 one is not scored.
             reward: ``[N, S]``, predicted means at the states; the first one is not read.
             proceed: ``[N, S]``, predicted probabilities of going on, discount included.
+            terminal: ``[N]``, not read: what is predicted at a start says as much.
 
         Everything is detached: gradients reach the weights of the policy (through log π and the entropy alone) and of
         the critic. The last state only bootstraps.
