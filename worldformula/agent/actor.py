@@ -2,38 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from worldformula.agent.acts import Act
-from worldformula.formula import Bernoulli, Factor, Normal, OneHot
+from worldformula.formula import Bernoulli, Factor, Normal, OneHot, TanhNormal, TruncatedNormal
 from worldformula.formula.factors.joint import Joint
-from worldformula.nets.actor import ContinuousActor, DiscreteActor
+from worldformula.nets.actor import ContinuousActor, DiscreteActor, SquashedActor, TruncatedActor
+from worldformula.nets.plain import Plain
 from worldformula.nets.sizes import Sizes
 from worldformula.world import State, Values
 from worldformula.world.policies import acting
 
 
 def policy(acts: Iterable[Act], sizes: Sizes, *, layers: int = 3, unimix: float = 0.01) -> Factor | Joint:
-    """The policy over these actions given h_t and z_t: over one-hot choices (with ``unimix`` of the uniform
+    """DreamerV3's policy over these actions given h_t and z_t: over one-hot choices (with ``unimix`` of the uniform
     distribution), over real vectors, over flags. Each action has a factor and a network of its own; several are a
     product, whose log-density and entropy are sums.
     """
-    factors = [_factor(act, sizes, layers, unimix) for act in acts]
+
+    def factor(act: Act, header: str) -> Factor:
+        if act.kind == "numbers":
+            return Normal(header, ContinuousActor(sizes.feature, act.size, sizes.units, layers), shape=act.size)
+        net = DiscreteActor(sizes.feature, act.size, sizes.units, layers)
+        if act.kind == "flags":
+            return Bernoulli(header, net, shape=act.size)
+        return OneHot(header, net, shape=act.size, unimix=unimix)
+
+    return product(acts, factor)
+
+
+def squashed_policy(acts: Iterable[Act], features: int, units: int, *, first: float = 5.0) -> Factor | Joint:
+    """Dreamer v1's policy over numbers: tanh of a Normal; ``features`` is the width of h_t and z_t."""
+
+    def factor(act: Act, header: str) -> Factor:
+        return TanhNormal(header, SquashedActor(features, act.size, units, first=first), shape=act.size)
+
+    return product(acts, factor)
+
+
+def truncated_policy(acts: Iterable[Act], features: int, units: int) -> Factor | Joint:
+    """Dreamer v2's policy: truncated Normals of numbers, one-hot choices, flags; ``features`` as for v1."""
+
+    def factor(act: Act, header: str) -> Factor:
+        if act.kind == "numbers":
+            return TruncatedNormal(header, TruncatedActor(features, act.size, units), shape=act.size)
+        net = Plain(features, act.size, units, 4, stopped=True)
+        return (OneHot if act.kind == "choice" else Bernoulli)(header, net, shape=act.size)
+
+    return product(acts, factor)
+
+
+def product(acts: Iterable[Act], factor: Callable[[Act, str], Factor]) -> Factor | Joint:
+    """``factor(act, "π(a_t|h_t,z_t)")`` of every action; of several the product."""
+    factors = [factor(act, f"π({act.at}|h_t,z_t)") for act in acts]
     return factors[0] if len(factors) == 1 else Joint.of(*factors)
-
-
-def _factor(act: Act, sizes: Sizes, layers: int, unimix: float) -> Factor:
-    header = f"π({act.at}|h_t,z_t)"
-    if act.kind == "numbers":
-        return Normal(header, ContinuousActor(sizes.feature, act.size, sizes.units, layers), shape=act.size)
-    net = DiscreteActor(sizes.feature, act.size, sizes.units, layers)
-    if act.kind == "flags":
-        return Bernoulli(header, net, shape=act.size)
-    return OneHot(header, net, shape=act.size, unimix=unimix)
 
 
 class Actor:

@@ -74,12 +74,13 @@ def require_kinds(agent: System, acts: Iterable[Act]) -> None:
     acts = tuple(acts)
     for act in acts:
         if act.kind not in agent.acts:
-            kinds = {own.kind for own in acts}
+            kinds = {each.kind for each in acts}
             fit = [system.name for system in catalogue.discover("agents") if kinds <= set(system.acts)]
             words = {"numbers": "numbers in [−1, 1]", "choice": f"a choice of {act.size}", "flags": "flags"}
+            own = " and ".join(words[kind] for kind in agent.acts)
             raise SpaceError(
-                f"{agent.name} acts by {' and '.join(words[kind] for kind in agent.acts)}, and the action "
-                f"{act.action!r} is {words[act.kind]}\ntake an agent for such actions: {', '.join(fit) or 'none is here'}"
+                f"{agent.name} acts by {own}, and the action {act.action!r} is {words[act.kind]}\n"
+                f"take an agent for such actions: {', '.join(fit) or 'none is here'}"
             )
 
 

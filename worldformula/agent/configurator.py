@@ -17,8 +17,8 @@ from worldformula.planner import Planner
 class Configuration:
     """The weights of the cost by term, and the planner of Mode-2; without one the agent acts by its policy.
 
-    ``noise`` is how much a planning agent explores, ``warm`` whether a plan goes on from the last one of its episode: see
-    `worldformula.agent.search.Search`.
+    ``noise`` is how much a planning agent explores, ``warm`` whether a plan goes on from the last one of its episode:
+    see `worldformula.agent.search.Search`.
     """
 
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -33,7 +33,7 @@ class Habits:
 
     Attributes:
         usual: the configuration that it begins with.
-        random: explore uniformly at random until the first update, as the authors of PlaNet and of Dreamer v1 and v2 do.
+        random: explore uniformly at random until the first update, as PlaNet and Dreamer v1 and v2 do.
         noise: of a policy that explores: the deviation of what is added to numbers, which stay in [−1, 1].
     """
 

@@ -1,7 +1,7 @@
 """An agent that acts by the dreams of its world: perception, world, cost, actor, memory and what it learns by.
 
-A published agent configures it (`worldformula.agents`): its world, and either a policy and a critic that learn in dreams
-or a planner that searches in them; who moves which weights, and by which optimiser.
+A published agent configures it (`worldformula.agents`): its world, and either a policy and a critic that learn in
+dreams or a planner that searches in them; who moves which weights, and by which optimiser.
 """
 
 from __future__ import annotations

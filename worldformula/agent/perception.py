@@ -23,7 +23,8 @@ class Perception:
     names: observation key -> variable (``{"image": "x"}``). discount: γ of the continuation target
     ``c = (1 − terminal)·γ``, so that imagination needs no discount of its own (Hafner et al. 2025; γ = 1 − 1/333).
     columns: what the observations are. actions: what the agent gives, by name, or the only one. reward, proceed, reset:
-    the variables of reward and continuation, None where the world has no such variable, and of flags.
+    the variables of reward and continuation, None where the world has no such variable, and of flags. bounded: tanh of
+    the rewards.
 
     Attributes:
         acts: the actions as variables of the world.
@@ -39,7 +40,9 @@ class Perception:
         reward: str | None = "r",
         proceed: str | None = "c",
         reset: str = "first",
+        bounded: bool = False,
     ) -> None:
+        self.bounded = bounded
         self.names, self.discount = dict(names), discount
         self.columns, self.actions = dict(columns), acts.named(actions)
         self.acts = acts.acts_of(self.actions)
@@ -52,6 +55,8 @@ class Perception:
         discount: float,
         columns: Mapping[str, Column],
         actions: ActionSpec | Mapping[str, ActionSpec],
+        *,
+        bounded: bool = False,
     ) -> Perception:
         """What a world reads: its observations, its actions, what its roles "reward" and "continue" predict, its flags.
 
@@ -69,7 +74,7 @@ class Perception:
         predicted = {role: world.heads[name].variable.key for role, name in world.roles.items()}
         found = cls(
             world.observations, discount, columns, actions, reward=predicted.get("reward"),
-            proceed=predicted.get("continue"), reset=world.reset_name,
+            proceed=predicted.get("continue"), reset=world.reset_name, bounded=bounded,
         )  # fmt: skip
         if sorted(own := [act.variable for act in found.acts]) != sorted(world.actions):
             raise ConfigError(
@@ -100,7 +105,8 @@ class Perception:
                 taken[act.variable] = taken[act.variable] * going
         found = self.observe(batch, device) | taken
         if self.reward is not None:
-            found[self.reward] = torch.as_tensor(np.ascontiguousarray(batch["reward"]), device=device).float()
+            reward = torch.as_tensor(np.ascontiguousarray(batch["reward"]), device=device).float()
+            found[self.reward] = torch.tanh(reward) if self.bounded else reward
         if self.proceed is not None:
             found[self.proceed] = (1 - terminal) * self.discount
         return found

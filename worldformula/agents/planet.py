@@ -1,9 +1,9 @@
 """PlaNet (Hafner, Lillicrap, Fischer, Villegas, Ha, Lee & Davidson 2019, ICML; arXiv:1811.04551).
 
-    world    h_t = f(h_{t-1}, z_{t-1}, a_{t-1}),  z_t ~ q(z_t|h_t,e_t),  p(x_t, r_t | h_t, z_t)     worlds/gaussian_rssm.py
+    world    h_t = f(h_{t-1}, z_{t-1}, a_{t-1}),  z_t ~ q(z_t|h_t,e_t),  p(x_t, r_t | h_t, z_t)   worlds/gaussian_rssm
     learns   max(0, KL(q ‖ p) − 3) − log p(x_t) − 10 log p(r_t)
     acts     a_{t:t+H} ~ N(μ, σ²) → Σ r of each in imagination → (μ, σ) of the best 100, 10 times → the first of μ
-             planners/cem.py, at every step anew; it explores by N(0, 0.3²)
+             planners/cem, at every step anew; it explores by N(0, 0.3²)
 
 It has no policy and no value: what is worth doing is searched for in the world.
 
@@ -94,7 +94,11 @@ def tiny() -> PlaNetConfig:
 def build(
     config: PlaNetConfig, columns: Mapping[str, Column], actions: ActionSpec | Mapping[str, ActionSpec], seed: int = 0
 ) -> ImaginationAgent:
-    """The agent for these observations (key -> column) and actions of numbers: `ActionSpec` by name, or the only one."""
+    """The agent for these observations (key -> column) and actions of numbers: by name, or the only one.
+
+    Raises:
+        SpaceError: an action is no numbers; the message names the agents that take it.
+    """
     torch.manual_seed(seed)
     acts = acts_of(named(actions))
     require_kinds(SYSTEM, acts)
@@ -119,6 +123,6 @@ SYSTEM = System(
     presets={"paper": paper, "official": paper, "overshooting": overshooting, "tiny": tiny},
     build=build,
     summary="Planning by the cross-entropy method in the latent space of a Gaussian RSSM; it has no policy.",
-    runs={name: ("env.num=1", "env.action_repeat=4") for name in ("paper", "official", "overshooting")},
+    runs=dict.fromkeys(("paper", "official", "overshooting"), ("env.num=1", "env.action_repeat=4")),
     acts=("numbers",),
 )

@@ -72,8 +72,8 @@ class Objective(nn.Module):
 
     Args:
         order: "simultaneous": all gradients are taken at the same weights, then all move (DreamerV3). "alternating":
-            players move in written order, and what depends on weights that have moved is evaluated again. Or the turns,
-            ``(("world",), ("actor", "critic"))``: the players of a turn move at once, one turn after another (DreamerV2).
+            players move in written order, and what depends on weights that have moved is evaluated again. Or the turns
+            themselves, ``(("world",), ("actor", "critic"))``: the players of a turn move at once (DreamerV2).
         terms: expressions, in the order in which they run; a `together` has a name for each of its parts. None is a
             stage without a loss, whose result are its data.
         data: what a term is given; one without is given what it reads of the batch.

@@ -113,7 +113,8 @@ class Observed:
             names: their variables.
             given: what the heads read, ``h_t,z_t``.
             inputs: the width of that.
-            images, vectors: the activations of networks of images and of vectors.
+            images: makes the activations of networks of images.
+            vectors: makes those of networks of vectors.
             bits: of a colour, as PlaNet reads images; 0 reads them as they are.
         """
         pictures, numbers = ({k: tuple(shapes[k]) for k in group} for group in (names.images, names.vectors))
@@ -140,8 +141,6 @@ class Observed:
                 found.before.append(Deterministic(f"{read[key]} = bits({word}, {noise})", Bits(bits), shape=shape))
             found.heads.append(Normal(f"p({word}|{given})", net, shape=shape, scale=1.0))
             found.scored.append(
-                found.heads[-1]
-                if read[key] == word
-                else Normal(f"p({read[key]}|{given})", net, shape=shape, scale=1.0)
+                found.heads[-1] if read[key] == word else Normal(f"p({read[key]}|{given})", net, shape=shape, scale=1.0)
             )
         return found

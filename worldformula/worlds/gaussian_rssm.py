@@ -10,7 +10,8 @@
     overshooting  + w mean_{2 ≤ d ≤ D} mean_{B,T} max(0, KL(sg q ‖ p_d) − 3),  p_d: the prior, d steps unseen
 
 Free nats of a step hold for each step by itself; those of the mean leave it to the world where to spend them. PlaNet's
-ablations: ``state="ssm"`` has no recurrent state, h_t = f(z_{t-1}, a_{t-1}) and p(x_t|z_t); ``"deterministic"`` no draws.
+ablations: ``state="ssm"`` has no recurrent state, h_t = f(z_{t-1}, a_{t-1}) and p(x_t|z_t); ``"deterministic"`` draws
+nothing.
 
 Deviations           paper               official code             here                     why
 colours              5 bits, noise       the same                  the same; v1 8 bits      as each of them
@@ -24,7 +25,7 @@ several images       none                none                      one decoder e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -34,7 +35,20 @@ from torch import nn
 
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
-from worldformula.formula import KL, Bernoulli, Deterministic, E, Expression, Factor, Joint, Mean, Normal, log, maximum, sg
+from worldformula.formula import (
+    KL,
+    Bernoulli,
+    Deterministic,
+    E,
+    Expression,
+    Factor,
+    Joint,
+    Mean,
+    Normal,
+    log,
+    maximum,
+    sg,
+)
 from worldformula.nets.loc_scale import LocScale
 from worldformula.nets.plain import Cell, Core, Plain
 from worldformula.world import World
@@ -191,7 +205,9 @@ def _states(config: GaussianRSSMConfig, acted: str, actions: int, seen: int) -> 
     """RSSM, or one of its ablations; ``seen`` is the width of e_t."""
     Z, D = config.stoch, config.deter
     if config.state == "ssm":
-        core: Factor = Deterministic(f"h_t = f(z_{{t-1}}, {acted})", Believed(gaussian(Z + actions, config)), shape=2 * Z)
+        core: Factor = Deterministic(
+            f"h_t = f(z_{{t-1}}, {acted})", Believed(gaussian(Z + actions, config)), shape=2 * Z
+        )
         prior: Factor = Normal("p(z_t|h_t)", Apart(), shape=Z)
         post: Factor = Normal("q(z_t|h_t,e_t)", gaussian(2 * Z + seen, config), shape=Z)
         return _States(core, prior, post, Joint(), KL(post, prior), "z_t", Z)
@@ -222,12 +238,11 @@ def overshot(config: GaussianRSSMConfig, core: Factor, prior: Factor, post: Fact
 
 
 def build(
-    config: GaussianRSSMConfig, observations: Mapping[str, tuple[int, ...]], actions: int | Mapping[str, int],
-    classes: Mapping[str, Sequence[int]] | None = None,
-) -> World:  # fmt: skip
+    config: GaussianRSSMConfig, observations: Mapping[str, tuple[int, ...]], actions: int | Mapping[str, int]
+) -> World:
     """The world model over these observations (key -> shape) and actions: the width of a_t, or widths by name, a_1 …
 
-    ``classes`` is what worlds with a head for choices are told; here their one-hots are numbers with unit variance.
+    Observations that are one-hots are numbers like others, with unit variance.
     """
     names, widths = Names.of(observations), {"a": actions} if isinstance(actions, int) else dict(actions)
     if not widths or min(widths.values()) < 1:
@@ -242,7 +257,8 @@ def build(
     head = partial(Plain, own.features, 1, config.units, activation=act)
     reward = Normal(f"p(r_t|{own.given})", head(layers=config.reward_layers), shape=(), scale=1.0)
     heads: list[Factor] = [*seen.heads, reward]
-    error = -sum((log(f) for f in seen.scored[1:]), log(seen.scored[0])) - config.reward * log(reward)
+    error = -sum((log(f) for f in seen.scored[1:]), log(seen.scored[0]))
+    error = error - (log(reward) if config.reward == 1 else config.reward * log(reward))
     if config.proceed:
         heads.append(Bernoulli(f"p(c_t|{own.given})", head(layers=3), shape=()))
         error = error - config.proceed * log(heads[-1])
