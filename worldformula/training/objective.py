@@ -294,5 +294,9 @@ class Updates:
         self.count = int(state["count"])
 
     def _names(self, player: str) -> Iterator[str]:
+        """The names of what a player moves. A policy that dreams are differentiated through stands in no term."""
         known = {id(p): name for name, p in self.objective.named_parameters()}
+        for number, module in enumerate(self.objective.players[player].moves):
+            for name, p in module.named_parameters():
+                known.setdefault(id(p), f"moves.{number}.{name}")
         return (known[id(p)] for p in self._moved[player])
