@@ -103,7 +103,7 @@ def test_a_world_that_remembers_its_last_step_alone_is_refused() -> None:
     learner = ImaginationActorCritic(Normal("π(a_t|h_t,z_t)", Join(11, 2 * A), shape=A), Join(11, 255))
     with pytest.raises(ConfigError, match="keeps h_cache of the last one alone"):
         ImaginationAgent(
-            SETTINGS, made, Perception({}, 0.9, {}, ActionSpec("continuous", A)), learner, players={}, horizon=3, late=4,
+            SETTINGS, made, Perception({}, 0.9, {}, ActionSpec("continuous", A)), learner, players={}, horizon=3,
         )  # fmt: skip
 
 

@@ -132,7 +132,7 @@ def build(
     error = -sum((log(f) for f in (*seen.scored[1:], reward)), log(seen.scored[0]))
     if config.proceed:
         heads.append(Bernoulli("p(c_t|h_t,z_t)", head(), shape=()))
-        error = error - config.proceed * log(heads[-1])
+        error = error - (log(heads[-1]) if config.proceed == 1 else config.proceed * log(heads[-1]))
     draws = Joint.of(seen.embed, core, post)
     dyn, rep = (
         maximum(Mean("t", E(draws, kl, samples=1), reset="first").mean(), config.free_nats)

@@ -261,7 +261,7 @@ def build(
     error = error - (log(reward) if config.reward == 1 else config.reward * log(reward))
     if config.proceed:
         heads.append(Bernoulli(f"p(c_t|{own.given})", head(layers=3), shape=()))
-        error = error - config.proceed * log(heads[-1])
+        error = error - (log(heads[-1]) if config.proceed == 1 else config.proceed * log(heads[-1]))
     filtering = Joint.of(*seen.before, seen.embed, own.core, own.post)
     roles = {"reward": "r"} | ({"continue": "c"} if config.proceed else {})
     return World(
