@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,20 +43,24 @@ from worldformula.run.phases import Phase, Phases
 from worldformula.training import checkpoint
 from worldformula.training.settings import override
 
-AGENT = ["agent.batch=2", "agent.length=6", "agent.imag_last=3", "agent.prefill=16", "agent.train_ratio=4"]
+AGENT = ["agent.batch=2", "agent.length=6", "agent.prefill=16", "agent.train_ratio=4"]
+DREAMS = ["agent.imag_last=3"]
+SEARCH = [f"agent.planner.{text}" for text in ("horizon=4", "candidates=20", "elites=4", "iterations=2")]
 
 
-def agent_config(*, pixels: bool, steps: int = 60) -> RunConfig:
-    """DreamerV3 `tiny`, tinier."""
-    system = catalogue.find("dreamer_v3")
+def agent_config(*, pixels: bool, steps: int = 60, model: str = "dreamer_v3") -> RunConfig:
+    """An agent of the catalogue, `tiny`, tinier."""
+    system = catalogue.find(model)
     env = EnvConfig("pendulum", num=2, pixels=pixels, size=16 if pixels else None, max_steps=25)
     every = {"capacity": 400, "checkpoint_every": 20, "log_every": 10, "eval_episodes": 1, "tensorboard": False}
-    return override(RunConfig(system.name, "tiny", env, system.sizes("tiny"), steps, **every), AGENT)
+    own = SEARCH if model == "planet" else DREAMS
+    return override(RunConfig(system.name, "tiny", env, system.sizes("tiny"), steps, **every), [*AGENT, *own])
 
 
-def interact(folder: Path, *, pixels: bool) -> None:
+def interact(folder: Path, *, pixels: bool, model: str = "dreamer_v3") -> None:
     """An agent in environments."""
-    Interact(agent_config(pixels=pixels), catalogue.find("dreamer_v3").build, folder, say=_quiet).run()
+    config = agent_config(pixels=pixels, model=model)
+    Interact(config, catalogue.find(model).build, folder, say=_quiet).run()
 
 
 def model(folder: Path) -> None:
@@ -102,6 +107,7 @@ def phases(folder: Path) -> None:
 SUBJECTS: dict[str, Callable[[Path], None]] = {
     "agent": lambda folder: interact(folder, pixels=False),
     "pixels": lambda folder: interact(folder, pixels=True),
+    **{name: partial(interact, pixels=True, model=name) for name in ("planet", "dreamer_v1", "dreamer_v2")},
     "model": model,
     "world": world,
     "phases": phases,

@@ -24,7 +24,7 @@ class Perception:
     ``c = (1 − terminal)·γ``, so that imagination needs no discount of its own (Hafner et al. 2025; γ = 1 − 1/333).
     columns: what the observations are. actions: what the agent gives, by name, or the only one. reward, proceed, reset:
     the variables of reward and continuation, None where the world has no such variable, and of flags. allowed: the
-    variables of masks that the world predicts, by that of the action.
+    variables of masks that the world predicts, by that of the action. bounded: tanh of the rewards.
 
     Attributes:
         acts: the actions as variables of the world.
@@ -41,7 +41,9 @@ class Perception:
         proceed: str | None = "c",
         reset: str = "first",
         allowed: Mapping[str, str] | None = None,
+        bounded: bool = False,
     ) -> None:
+        self.bounded = bounded
         self.names, self.discount = dict(names), discount
         self.columns, self.actions = dict(columns), acts.named(actions)
         self.acts = acts.acts_of(self.actions)
@@ -55,6 +57,8 @@ class Perception:
         discount: float,
         columns: Mapping[str, Column],
         actions: ActionSpec | Mapping[str, ActionSpec],
+        *,
+        bounded: bool = False,
     ) -> Perception:
         """What a world reads: its observations, its actions, what its roles "reward" and "continue" predict, its flags.
 
@@ -73,7 +77,7 @@ class Perception:
         allowed = {role.removeprefix(MASK): word for role, word in predicted.items() if role.startswith(MASK)}
         found = cls(
             world.observations, discount, columns, actions, reward=predicted.get("reward"),
-            proceed=predicted.get("continue"), reset=world.reset_name, allowed=allowed,
+            proceed=predicted.get("continue"), reset=world.reset_name, allowed=allowed, bounded=bounded,
         )  # fmt: skip
         if sorted(own := [act.variable for act in found.acts]) != sorted(world.actions):
             raise ConfigError(
@@ -113,7 +117,8 @@ class Perception:
                 taken[act.variable] = taken[act.variable] * going
         found = self.observe(batch, device) | taken
         if self.reward is not None:
-            found[self.reward] = torch.as_tensor(np.ascontiguousarray(batch["reward"]), device=device).float()
+            reward = torch.as_tensor(np.ascontiguousarray(batch["reward"]), device=device).float()
+            found[self.reward] = torch.tanh(reward) if self.bounded else reward
         if self.proceed is not None:
             found[self.proceed] = (1 - terminal) * self.discount
         masks = self.masks(batch, device)

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from worldformula.catalogue import System
-from worldformula.errors import ConfigError, SpaceError
+from worldformula.errors import ConfigError
 from worldformula.formula import (
     KL,
     Bernoulli,
@@ -45,7 +45,6 @@ from worldformula.formula import (
     maximum,
     sg,
 )
-from worldformula.formula.plan.variables import CALL_OPTIONS
 from worldformula.nets import sizes as published
 from worldformula.nets.conv import STAGES, ImageDecoder, ImageEncoder, Style
 from worldformula.nets.gru import BlockGRU
@@ -53,6 +52,7 @@ from worldformula.nets.mlp import MLP, VectorDecoder, VectorEncoder, VectorKey, 
 from worldformula.nets.parts import Choices, Part, Parts, Stack
 from worldformula.nets.sizes import Sizes
 from worldformula.world import MASK, World
+from worldformula.world.observations import Names, square
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class Encoder(nn.Module):
         self.count, sizes = len(images), config.sizes
         self.image = self.vector = None
         if images:
-            size, channels = _square(images), sum(shape[-1] for shape in images.values())
+            size, channels = square(images), sum(shape[-1] for shape in images.values())
             self.image = ImageEncoder(
                 size, channels, sizes.depth, stages=config.stages, style=config.style, patch=config.patch
             )
@@ -145,56 +145,7 @@ class Symlog(nn.Module):
         return symlog(torch.cat([v.flatten(1) for v in vectors], -1))
 
 
-def _square(images: Mapping[str, tuple[int, ...]]) -> int:
-    """The one edge that all images share."""
-    edges = {edge for shape in images.values() for edge in shape[:2]}
-    if len(edges) != 1:
-        shapes = ", ".join(f"{key} {shape}" for key, shape in images.items())
-        raise SpaceError(
-            f"expected square images of one size, got {shapes}; resize them with --set env.size=64 (size=64 of Envs)"
-        )
-    return edges.pop()
-
-
 # -------------------------------------------------------------------------------------------------------------- formula
-
-
-TAKEN = {*"acdefghikpqrtyzMT", "self", "sg", "enc", "symlog", "first", *CALL_OPTIONS}
-"""Names that mean something else in the formula or in a call of it."""
-
-
-@dataclass(frozen=True)
-class Names:
-    """Observation keys as variables of the formula: a single observation is the paper's x, several keep their names."""
-
-    images: dict[str, str]
-    vectors: dict[str, str]
-
-    @classmethod
-    def of(cls, shapes: Mapping[str, tuple[int, ...]]) -> Names:
-        """``shapes``: observation key -> shape; three axes are an image."""
-        if not shapes:
-            raise SpaceError("expected at least one observation, got none")
-        words = {key: "".join(c for c in key if c.isalpha() and c.isascii()) or "o" for key in sorted(shapes)}
-        if len(set(words.values())) < len(words) or TAKEN & set(words.values()):
-            words = {key: f"o_{i}" for i, key in enumerate(words, 1)}
-        if len(shapes) == 1:
-            words = dict.fromkeys(shapes, "x")
-        return cls(
-            {k: w for k, w in words.items() if len(shapes[k]) == 3},
-            {k: w for k, w in words.items() if len(shapes[k]) != 3},
-        )
-
-    @property
-    def all(self) -> dict[str, str]:
-        """Observation key -> variable, images first."""
-        return self.images | self.vectors
-
-    @staticmethod
-    def at(word: str, time: str = "t") -> str:
-        """The variable with its time index: ``x_t``, ``o_{1,t}``, ``a_{t-1}``."""
-        base, _, number = word.partition("_")
-        return f"{base}_{{{number},{time}}}" if number else f"{base}_t" if time == "t" else f"{base}_{{{time}}}"
 
 
 def build(

@@ -31,6 +31,8 @@ __all__ = [
     "OneHot",
     "Poisson",
     "StudentT",
+    "TanhNormal",
+    "TruncatedNormal",
     "TwoHot",
     "Uniform",
     "VonMises",
@@ -112,6 +114,24 @@ class StudentT(Factor):
 
     def __init__(self, header: str, net: Head = None, *, shape: Shape = None, **fixed: Tensor | float) -> None:
         super().__init__(header, net, family=families.student_t, shape=shape, fixed=fixed)
+
+
+class TanhNormal(Factor):
+    """tanh of a Normal(loc, scale), in (−1, 1). A head gives loc and softplus⁻¹(scale)."""
+
+    def __init__(self, header: str, net: Head = None, *, shape: Shape = None, **fixed: Tensor | float) -> None:
+        super().__init__(header, net, family=families.tanh_normal, shape=shape, fixed=fixed)
+
+
+class TruncatedNormal(Factor):
+    """Normal(loc, scale) held between ``low`` and ``high``. A head gives loc and softplus⁻¹(scale)."""
+
+    def __init__(
+        self, header: str, net: Head = None, *, shape: Shape = None, low: float = -1.0, high: float = 1.0,
+        **fixed: Tensor | float,
+    ) -> None:  # fmt: skip
+        family = families.TruncatedNormalFamily(low=low, high=high)
+        super().__init__(header, net, family=family, shape=shape, fixed=fixed)
 
 
 class LogNormal(Factor):
