@@ -29,6 +29,7 @@ from worldformula.learners.imagination import ImaginationActorCritic
 from worldformula.run.contract import LearningConfig
 from worldformula.training.objective import Minimises, Objective, Outs, Updates
 from worldformula.world import State, Values, World
+from worldformula.world.heads import Means, decode, means_of
 
 
 class ImaginationAgent(nn.Module):
@@ -80,6 +81,7 @@ class ImaginationAgent(nn.Module):
             agent=Minimises(weights, moves=[world, self.policy, learner.critic], optimiser=optimiser),
         )
         self.updates = Updates(self.objective)
+        self._means: Means | None = None  # `means_of`, compiled
 
     @property
     def device(self) -> torch.device:
@@ -163,11 +165,19 @@ class ImaginationAgent(nn.Module):
 
         What lies before, in and after a loop over time is compiled apart. The first update then takes minutes.
         """
-        for term in self.objective.terms.values():
-            if term is not None:
-                term.compile(**options)
+        for name, term in self.objective.terms.items():
+            if term is not None:  # the critic learns through the world's states; nothing else is learnt through samples
+                term.compile(detached=name != "world", **options)
         self.world.rollout(self.learner.policy).compile(**options)
+        self._means = torch.compile(means_of, **options)
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_means": None}
+
+    def _decode(self, states: State, names: Iterable[str]) -> dict[str, Tensor]:
+        """The means of heads in a dream, through compiled code where there is some."""
+        return decode(self.world.heads, states, names, {}, self.world.dynamics.rank, self._means)
 
     def _seen(self, outs: Outs, batch: Mapping[str, Any], _: torch.Generator | None) -> Mapping[str, Any]:
         """What the world's loss reads, and where it begins."""
@@ -200,7 +210,7 @@ class ImaginationAgent(nn.Module):
     def dream(self, start: Values, generator: torch.Generator | None = None) -> tuple[State, Tensor, Tensor]:
         """Imagined states and actions from ``start`` ``[N, ...]``, with rewards and continuations ``[N, H+1]``."""
         dream = self.world.imagine(start, self.learner.policy, horizon=self.horizon, generator=generator)
-        return dream, *self.cost.outcome(dream)
+        return dream, *self.cost.outcome(dream, self._decode)
 
     # ------------------------------------------------------------------------------------------------------------ show
 

@@ -142,10 +142,12 @@ class Expression(Standing, nn.Module):
         program, inputs = self._program_for(inputs)
         return program.noise(inputs, generator)
 
-    def compile(self, **options: Any) -> Expression:  # type: ignore[override]
-        """Compile the emitted function with ``torch.compile(**options)``; returns the expression itself."""
+    def compile(self, *, detached: bool = False, **options: Any) -> Expression:  # type: ignore[override]
+        """Compile the emitted function with ``torch.compile(**options)``; returns the expression itself. ``detached``:
+        only ``out.value`` has a gradient. Compiled code goes back through all that it returned, used or not.
+        """
         for program in (self.program, *self._masked.values()):
-            program.compile(options)
+            program.compile({**options, "detached": detached})
         return self
 
     # --------------------------------------------------------------------------------------------------- read it back
