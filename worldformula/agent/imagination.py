@@ -106,8 +106,11 @@ class ImaginationAgent(nn.Module):
         ``explore`` samples, otherwise means and modes. What a column of masks does not allow is not chosen.
         """
         observed = self.perception.observe(rows, self.device)
-        seen = self.world.observe(observed, state, deterministic=not explore)
         masks, kept = self.perception.masks(rows, self.device), dict[str, Tensor]()
+        if self.search is None and not masks:
+            acted = self.world.act(observed, state, self.learner.policy, deterministic=not explore)
+            return self.perception.act(acted), acted
+        seen = self.world.observe(observed, state, deterministic=not explore)
         if self.search is None:
             actions = self.actor.act(seen, explore=explore, masks=masks)
         else:
