@@ -6,7 +6,7 @@ dreams or a planner that searches in them; who moves which weights, and by which
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -31,6 +31,7 @@ from worldformula.run.contract import LearningConfig
 from worldformula.training.objective import Minimises, Objective, Outs, Updates
 from worldformula.training.players import Order, Turns
 from worldformula.world import State, Values, World
+from worldformula.world.heads import Means, decode, means_of
 
 
 class ImaginationAgent(nn.Module):
@@ -93,6 +94,7 @@ class ImaginationAgent(nn.Module):
             **players,
         )
         self.updates = Updates(self.objective)
+        self._means: Means | None = None  # `means_of`, compiled
 
     @property
     def device(self) -> torch.device:
@@ -117,9 +119,14 @@ class ImaginationAgent(nn.Module):
         ``explore`` samples, otherwise means and modes. What a column of masks does not allow is not chosen.
         """
         observed = self.perception.observe(rows, self.device)
-        seen = self.world.observe(observed, state, deterministic=not explore)
         masks, kept = self.perception.masks(rows, self.device), dict[str, Tensor]()
-        if explore and self.habits.random and not self.updates.count:
+        anything = explore and self.habits.random and not self.updates.count
+        plain = self.search is None and not anything and not masks
+        if plain and self.learner is not None and not (explore and self.habits.noise):
+            acted = self.world.act(observed, state, self.learner.policy, deterministic=not explore)
+            return self.perception.act(acted), acted
+        seen = self.world.observe(observed, state, deterministic=not explore)
+        if anything:
             actions = self._anything(masks, len(rows["is_first"]))
         elif self.search is None:
             assert self.actor is not None
@@ -192,12 +199,20 @@ class ImaginationAgent(nn.Module):
 
         What lies before, in and after a loop over time is compiled apart. The first update then takes minutes.
         """
-        for term in self.objective.terms.values():
-            if term is not None:
-                term.compile(**options)
+        for name, term in self.objective.terms.items():
+            if term is not None:  # others learn through the world's states; nothing else is learnt through samples
+                term.compile(detached=name != "world", **options)
         if self.learner is not None:
             self.world.rollout(self.learner.policy).compile(**options)
+        self._means = torch.compile(means_of, **options)
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_means": None}
+
+    def _decode(self, states: State, names: Iterable[str]) -> dict[str, Tensor]:
+        """The means of heads in a dream, through compiled code where there is some."""
+        return decode(self.world.heads, states, names, {}, self.world.dynamics.rank, self._means)
 
     def _seen(self, outs: Outs, batch: Mapping[str, Any], _: torch.Generator | None) -> Mapping[str, Any]:
         """What the world's loss reads, and where it begins."""
@@ -234,7 +249,7 @@ class ImaginationAgent(nn.Module):
         if self.learner is None:
             raise ConfigError("this agent has no policy to dream under: expected world.imagine(start, actions=...)")
         dream = self.world.imagine(start, self.learner.policy, horizon=self.horizon, generator=generator)
-        return dream, *self.cost.outcome(dream)
+        return dream, *self.cost.outcome(dream, self._decode)
 
     @torch.no_grad()
     def dream(self, start: Values, generator: torch.Generator | None = None) -> tuple[State, Tensor, Tensor]:

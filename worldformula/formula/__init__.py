@@ -1,7 +1,7 @@
 """The formula language, in the order a formula travels: names, factors, nodes, check, lower, plan, passes, emit."""
 
 from worldformula.formula.code.program import Out
-from worldformula.formula.expressions.expression import E, Expression, log, maximum, minimum, sg
+from worldformula.formula.expressions.expression import E, Expression, log, sg
 from worldformula.formula.expressions.sums import (
     Mean,
     Sum,
@@ -12,6 +12,8 @@ from worldformula.formula.expressions.values import (
     Value,
     clamp,
     exp,
+    maximum,
+    minimum,
     norm2,
     ratio,
     relu,

@@ -43,6 +43,8 @@ def steps(x: Operand, B: int, lead: int = 0) -> Sequence[Operand]:
         ]
         T = next(len(part) for part in parts if part is not None)
         return [tuple(p if part is None else part[t] for p, part in zip(x, parts, strict=True)) for t in range(T)]
+    if x.shape[lead] == B:  # one step, as an agent takes: nothing to cut
+        return (x,)
     plain = lead == 0 and x.is_contiguous()
     return x.view(B, -1, *x.shape[1:]).unbind(1) if plain else torch.unflatten(x, lead, (B, -1)).unbind(lead + 1)
 
@@ -59,7 +61,7 @@ def stack(values: Sequence[Operand], lead: int = 0) -> Operand:
         return Wrapper(values[0]).stack([Wrapper(v) for v in values], lead)
     if not isinstance(values[0], Tensor):
         return values[0]
-    return torch.stack(tuple(values), lead + 1).flatten(lead, lead + 1)
+    return values[0] if len(values) == 1 else torch.stack(tuple(values), lead + 1).flatten(lead, lead + 1)
 
 
 def kept(flags: Tensor) -> Tensor:
@@ -82,7 +84,9 @@ def shift(x: Tensor, start: Tensor, keep: Tensor | None, initial: Tensor | None 
     """x_{t-1} as [B·T, ...]: the series [B, T, ...] one step later, ``start`` first; zero, or the initial value, where
     it restarts.
     """
-    late = torch.cat((start.unsqueeze(1).to(x.dtype), x[:, :-1]), 1)
+    late = start.unsqueeze(1).to(x.dtype)
+    if x.shape[1] > 1:
+        late = torch.cat((late, x[:, :-1]), 1)
     return flat(late if keep is None else restart(late, keep, initial))
 
 

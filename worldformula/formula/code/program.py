@@ -93,6 +93,13 @@ class Out:
         older = {key: samples[key][:, -1] for key in kept}
         return carried | {key: series[:, -1] for key, series in given.items()} | older
 
+    @property
+    def ends(self) -> dict[str, Tensor]:
+        """The last step of every series among the samples, ``[B, ...]``; of one step it is what was computed."""
+        ops, one = self._plan.by_name, self._call.length == 1
+        pairs = zip(self._plan.samples.items(), self._samples, strict=True)
+        return {key: v if one and ops[name].step else self._series(v)[:, -1] for (key, name), v in pairs}
+
     def split(self, plans: Iterable[Plan]) -> list[Out]:
         """The result of `together` as one for each of its formulas, in their order; ``plans`` are their own."""
         samples, found, begin = dict(zip(self._plan.samples, self._samples, strict=True)), list[Out](), 0

@@ -141,10 +141,12 @@ class Expression(NoTensor, Standing, nn.Module):
         program, inputs = self._program_for(inputs)
         return program.noise(inputs, generator)
 
-    def compile(self, **options: Any) -> Expression:  # type: ignore[override]
-        """Compile the emitted function with ``torch.compile(**options)``; returns the expression itself."""
+    def compile(self, *, detached: bool = False, **options: Any) -> Expression:  # type: ignore[override]
+        """Compile the emitted function with ``torch.compile(**options)``; returns the expression itself. ``detached``:
+        only ``out.value`` has a gradient. Compiled code goes back through all that it returned, used or not.
+        """
         for program in (self.program, *self._masked.values()):
-            program.compile(options)
+            program.compile({**options, "detached": detached})
         return self
 
     # --------------------------------------------------------------------------------------------------- read it back
@@ -194,39 +196,39 @@ class Expression(NoTensor, Standing, nn.Module):
         return Expression(OverBatch("sum", self.node))
 
     def __add__(self, other: Expression | Number_) -> Expression:
-        return _binary("+", self, other)
+        return binary("+", self, other)
 
     def __radd__(self, other: Number_) -> Expression:
         if type(other) is int and other == 0:
             return self  # where Python's sum starts: the sum of a list prints as what was summed
-        return _binary("+", other, self)
+        return binary("+", other, self)
 
     def __sub__(self, other: Expression | Number_) -> Expression:
-        return _binary("-", self, other)
+        return binary("-", self, other)
 
     def __rsub__(self, other: Number_) -> Expression:
-        return _binary("-", other, self)
+        return binary("-", other, self)
 
     def __mul__(self, other: Expression | Number_) -> Expression:
-        return _binary("*", self, other)
+        return binary("*", self, other)
 
     def __rmul__(self, other: Number_) -> Expression:
-        return _binary("*", other, self)
+        return binary("*", other, self)
 
     def __truediv__(self, other: Expression | Number_) -> Expression:
-        return _binary("/", self, other)
+        return binary("/", self, other)
 
     def __rtruediv__(self, other: Number_) -> Expression:
-        return _binary("/", other, self)
+        return binary("/", other, self)
 
     def __neg__(self) -> Expression:
         return Expression(Negative(self.node))
 
     def __pow__(self, exponent: Expression | Number_) -> Expression:
-        return _binary("^", self, check_exponent(exponent))
+        return binary("^", self, check_exponent(exponent))
 
     def __rpow__(self, base: Number_) -> Expression:
-        return _binary("^", base, check_exponent(self))
+        return binary("^", base, check_exponent(self))
 
     def _refuse(self, _: object) -> NoReturn:
         raise FormulaError(
@@ -308,7 +310,8 @@ def as_node(value: Expression | Number_) -> Node:
     raise FormulaError(f"expected an expression or a number, got {type(value).__name__}{hint}")
 
 
-def _binary(op: Any, left: Expression | Number_, right: Expression | Number_) -> Expression:
+def binary(op: Any, left: Expression | Number_, right: Expression | Number_) -> Expression:
+    """Two operands under an operator: + − * / ^, max, min."""
     first, second = as_node(left), as_node(right)
     check_independence(op, first, second)
     return Expression(Binary(op, first, second))
@@ -387,13 +390,3 @@ def sg(x: Any) -> Any:
             stopped = Joint(*(Use(u.factor, stopped=True) for u in x.uses))
             return stopped.marginal(*(v.key for v in x.hidden)) if x.hidden else stopped
     raise FormulaError(f"expected an expression or a factor, got {type(x).__name__}")
-
-
-def maximum(a: Expression | Number_, b: Expression | Number_) -> Expression:
-    """The larger of the two, elementwise over the batch."""
-    return _binary("max", a, b)
-
-
-def minimum(a: Expression | Number_, b: Expression | Number_) -> Expression:
-    """The smaller of the two, elementwise over the batch."""
-    return _binary("min", a, b)
