@@ -52,6 +52,7 @@ from worldformula.nets.mlp import MLP, VectorDecoder, VectorEncoder, VectorKey, 
 from worldformula.nets.parts import Choices, Part, Parts, Stack
 from worldformula.nets.sizes import Sizes
 from worldformula.world import MASK, World
+from worldformula.world.embeddings import Target, predicted, require_target
 from worldformula.world.observations import Names, square
 
 
@@ -75,8 +76,11 @@ class RSSMConfig:
     """Weight of KL(sg q ‖ p)."""
     representation: float = 0.1
     """Weight of KL(q ‖ sg p)."""
+    target: Target = "reconstruction"
+    """What a state has to tell of its step: reconstruction, or in the place of all decoders barlow, info_nce, none."""
 
     def __post_init__(self) -> None:
+        require_target(self.target)
         if not self.stages or min(self.stages) < 1 or self.patch < 1:
             raise ConfigError(f"expected stages ≥ 1 each and patch ≥ 1, got stages={self.stages}, patch={self.patch}")
         if min(self.free_nats, self.dynamics, self.representation) < 0:
@@ -179,7 +183,9 @@ def build(
     post = OneHot("q(z_t|h_t,e_t)", posterior_net, shape=latent, unimix=config.unimix)
     reward = TwoHot("p(r_t|h_t,z_t)", head(255, 1, 0.0))
     proceed = Bernoulli("p(c_t|h_t,z_t)", head(1, 1), shape=())
-    seen = _Decoded.of(config, images, vectors, names, dict(classes or {}))
+    decoded = config.target == "reconstruction"
+    seen = _Decoded.of(config, images, vectors, names, dict(classes or {})) if decoded else _Decoded()
+    extra, told = predicted(config.target, size.feature, encoder.width)
     allowed = {
         action: Bernoulli(f"p({Names.at(word)}|h_t,z_t)", head(widths[action], 1), shape=widths[action])
         for action, word in (masks or {}).items()
@@ -189,7 +195,8 @@ def build(
     step = config.dynamics * maximum(dyn, config.free_nats) + config.representation * maximum(rep, config.free_nats)
     for factor in (*seen.scored, reward, proceed, *allowed.values()):
         step = step - log(factor)
-    draws = Joint.of(*seen.targets, embed, core, post, *seen.trunk)
+    step = step if told is None else step + told
+    draws = Joint.of(*seen.targets, embed, core, post, *seen.trunk, *extra)
     loss = Mean("t", E(draws, step), reset="first").mean()
     return World(
         prior=core * prior, posterior=embed * core * post, heads=[*seen.heads, reward, proceed, *allowed.values()],

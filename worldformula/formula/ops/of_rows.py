@@ -94,7 +94,10 @@ def of_all_rows(values: tuple[Tensor, ...], ranks: tuple[int, ...], by_step: boo
     leads = [tuple(x.shape[: x.ndim - rank]) for x, rank in zip(values, ranks, strict=True)]
     if len(set(leads)) > 1:
         shown = table(("value", "rows"), [(i, list(lead)) for i, lead in enumerate(leads, 1)])
-        raise ShapeError(f"{what}: expected values of the same rows\n{shown}")
+        raise ShapeError(
+            f"{what}: expected values of the same rows\n{shown}\n"
+            f"if one of them has event axes, declare them: shape= on its factor, or Value('e', shape=...)"
+        )
     flat = [x.reshape(*lead, -1) for x, lead in zip(values, leads, strict=True)]
     lead = leads[0]
     if by_step:
