@@ -218,8 +218,74 @@ def test_what_has_no_rows_or_unlike_ones():
             make()
 
 
-def test_steps_that_do_not_count_are_refused():
+def test_a_sum_whose_first_steps_do_not_count_is_refused():
     term = Redundancy(Value("a_t", shape=D), Value("c_t", shape=D))
-    for clock in ({"mask": "valid"}, {"burn_in": 1}):
-        with refused("would count among its rows", error=FormulaError):
-            _ = Sum("t", norm2(Value("a_t", shape=D)) + term, **clock).program
+    with refused("burn_in=", "mask=", error=FormulaError):
+        _ = Sum("t", norm2(Value("a_t", shape=D)) + term, burn_in=1).program
+
+
+# ------------------------------------------------------------------------------------------------------ rows that count
+
+
+@PATHS
+@pytest.mark.parametrize("case", CASES)
+def test_rows_that_do_not_count_are_as_if_they_were_not_there(case, path):
+    _, right = CASES[case]
+    where = Value("w", shape=())
+    made = {
+        "redundancy": lambda: Redundancy(A, C, where=where),
+        "redundancy, weight": lambda: Redundancy(A, C, weight=0.3, where=where),
+        "InfoNCE": lambda: InfoNCE(A, C, where=where),
+        "InfoNCE, cosine": lambda: InfoNCE(A, C, temperature=0.2, cosine=True, where=where),
+        "variance": lambda: Variance(A, where=where),
+        "variance, target": lambda: Variance(A, target=2.5, where=where),
+        "covariance": lambda: Covariance(A, where=where),
+    }[case]()
+    assert "where" in repr(made)
+    flags = torch.tensor([1, 0, 1, 1, 0], dtype=torch.float64)
+    given = {k: v.clone() for k, v in data(2).items()}
+    kept = [given[k][flags.bool()].numpy() for k in "ac"]
+    for value in given.values():
+        value[1] = torch.nan
+        value[4] = 1e6
+    for value in given.values():
+        value.requires_grad_()
+    out = run(made, path, **needed(made, given), w=flags).value
+    assert out.item() == pytest.approx(right(*kept), rel=1e-7)
+    gradient = torch.autograd.grad(out, given["a"])[0]
+    assert gradient.isfinite().all()
+    assert not gradient[[1, 4]].any()
+
+
+@PATHS
+def test_steps_that_a_sum_leaves_out_do_not_count(path):
+    a, c = (torch.randn(B, T, D, dtype=torch.float64) for _ in "ac")
+    valid = torch.ones(B, T, dtype=torch.bool)
+    valid[0, 2:] = valid[3, 1:] = False
+    for term, right in (
+        (Redundancy(Value("a_t", shape=D), Value("c_t", shape=D)), lambda x, y: barlow(x, y, 5e-4)),
+        (InfoNCE(Value("a_t", shape=D), Value("c_t", shape=D)), nce),
+        (Covariance(Value("a_t", shape=D)), lambda x, y: shared(x)),
+    ):
+        loss = Mean("t", term, mask="valid").mean()
+        given = {"a": a, "c": c, "valid": valid}
+        found = run(loss, path, **{k: v for k, v in given.items() if k in loss.program.inputs}).value
+        assert found.item() == pytest.approx(right(a[valid].numpy(), c[valid].numpy()), rel=1e-7)
+
+
+def test_a_step_with_fewer_than_two_rows_says_nothing():
+    a, c = (torch.randn(B, T, D, dtype=torch.float64) for _ in "ac")
+    valid = torch.ones(B, T, dtype=torch.bool)
+    valid[1:, 3] = False
+    valid[2, 1] = False
+    a_t, c_t = Value("a_t", shape=D), Value("c_t", shape=D)
+    for term, right in (
+        (InfoNCE(a_t, c_t, negatives="step"), nce),
+        (Variance(a_t, by_step=True), lambda x, y: spread(x)),
+        (Covariance(a_t, by_step=True), lambda x, y: shared(x)),
+    ):
+        loss = Mean("t", term, mask="valid").mean()
+        given = {"a": a, "c": c, "valid": valid}
+        found = loss(**{k: v for k, v in given.items() if k in loss.program.inputs}).value
+        expected = np.mean([right(a[:, t][valid[:, t]].numpy(), c[:, t][valid[:, t]].numpy()) for t in range(3)])
+        assert found.item() == pytest.approx(expected, rel=1e-7)

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldformula.errors import FormulaError, ShapeError, near
+from worldformula.errors import FormulaError, near
 from worldformula.families.writing import Sign
 from worldformula.formula.expressions.expression import Expression, as_node
 from worldformula.formula.ops.base import marked, symbol_of, written_number
-from worldformula.formula.ops.of_rows import OfRows, as_single, of_all_rows
+from worldformula.formula.ops.of_rows import OfRows, Rows, counted
 from worldformula.formula.syntax.given import number
 from worldformula.formula.syntax.nodes import Node
 
@@ -27,27 +27,23 @@ NEGATIVES = ("rows", "step")
 
 
 def info_nce(
-    a: Tensor,
-    b: Tensor,
-    *,
-    ranks: tuple[int, int],
-    temperature: Tensor | float,
-    cosine: bool = False,
-    by_step: bool = False,
+    *given: Tensor, ranks: tuple[int, int], temperature: Tensor | float, cosine: bool = False, by_step: bool = False
 ) -> Tensor:
-    """NCE_τ of two values ``[..., D]`` of the same rows: one number, from 0.
+    """NCE_τ of two values ``[..., D]`` of the same rows, and behind them flags of those that count: a number from 0.
 
     Raises:
         ShapeError: unequal rows or widths, or one row.
     """
-    a, b = (as_single(x) for x in of_all_rows((a, b), ranks, by_step, "InfoNCE"))
-    if a.shape != b.shape:
-        raise ShapeError(f"InfoNCE: expected two values of one width, got {a.shape[-1]} and {b.shape[-1]}")
+    rows = Rows("InfoNCE", given, ranks, by_step=by_step, alike=True)
+    a, b = rows.values
     if cosine:
         a, b = F.normalize(a, dim=-1), F.normalize(b, dim=-1)
     scores = a @ b.mT / temperature
     right = torch.diagonal(scores, dim1=-2, dim2=-1)
-    return (scores.logsumexp(-1) - right).mean()
+    if rows.weight is not None:  # what does not count is no negative
+        scores = scores.masked_fill((rows.weight == 0).unsqueeze(-2), torch.finfo(scores.dtype).min)
+    found = (scores.logsumexp(-1) - right)[..., None]
+    return rows.over_steps(rows.mean(found)[..., 0])
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +55,7 @@ class InfoNCENode(OfRows):
     temperature: float | Node
     cosine: bool
     by_step: bool  # negatives of the same step alone
+    where: Node | None = None
     statistic = info_nce
     wish = "info_nce"
 
@@ -82,7 +79,7 @@ class InfoNCENode(OfRows):
         """NCE with what is not as usual."""
         plain = self.temperature == 1.0
         text, latex, shown = ("", "", "") if plain else written_number(self.temperature, "{:g}".format)
-        words = [word for word, said in (("cos", self.cosine), ("step", self.by_step)) if said]
+        words = [*(["cos"] if self.cosine else []), *self.marks]
         below = r",\, ".join([*([latex] if latex else []), *(rf"\mathrm{{{w}}}" for w in words)])
         mathml = shown + "".join(f"<mi>{w}</mi>" for w in words)
         return Sign(
@@ -99,6 +96,7 @@ def InfoNCE(
     temperature: float | Expression = 1.0,
     cosine: bool = False,
     negatives: str = "rows",
+    where: Expression | None = None,
 ) -> Expression:
     r"""−mean log softmax of the scores of each row's own target among those of all rows: a number without batch axes.
 
@@ -108,6 +106,7 @@ def InfoNCE(
         temperature: what the scores are divided by.
         cosine: score by the cosine instead of the inner product.
         negatives: ``"rows"``, all others, those of other steps included; or ``"step"``, those of the same step.
+        where: which rows count, also as negatives, 1 or 0. Those of steps that a sum leaves out never do.
 
     Raises:
         FormulaError: no formulas, a temperature that is not positive, or unknown negatives.
@@ -118,7 +117,9 @@ def InfoNCE(
             f"InfoNCE: expected negatives= as one of {', '.join(NEGATIVES)}, got {negatives!r}."
             f"{near(str(negatives), NEGATIVES)}"
         )
-    return Expression(InfoNCENode(as_node(a), as_node(b), _positive(temperature), bool(cosine), negatives == "step"))
+    step = negatives == "step"
+    node = InfoNCENode(as_node(a), as_node(b), _positive(temperature), bool(cosine), step, counted(where))
+    return Expression(node)
 
 
 def _positive(temperature: Any) -> float | Node:

@@ -14,27 +14,27 @@ from typing import Any
 
 from torch import Tensor
 
-from worldformula.errors import FormulaError, ShapeError
+from worldformula.errors import FormulaError
 from worldformula.families.writing import Sign
 from worldformula.formula.expressions.expression import Expression, as_node
 from worldformula.formula.ops.base import marked, symbol_of, written_number
-from worldformula.formula.ops.of_rows import OfRows, as_single, of_all_rows, standardised
+from worldformula.formula.ops.of_rows import OfRows, Rows, counted
 from worldformula.formula.syntax.given import number
 from worldformula.formula.syntax.nodes import Node
 
 
-def redundancy(a: Tensor, b: Tensor, *, ranks: tuple[int, int], weight: Tensor | float) -> Tensor:
-    """B_λ of two values ``[..., D]`` of the same rows: one number.
+def redundancy(*given: Tensor, ranks: tuple[int, int], weight: Tensor | float) -> Tensor:
+    """B_λ of two values ``[..., D]`` of the same rows, and behind them flags of those that count: one number.
 
     Raises:
         ShapeError: unequal rows or widths, or one row.
     """
-    a, b = (as_single(x) for x in of_all_rows((a, b), ranks, False, "Redundancy"))
-    if a.shape != b.shape:
-        raise ShapeError(f"Redundancy: expected two values of one width, got {a.shape[1]} and {b.shape[1]}")
-    c = standardised(a).T @ standardised(b) / len(a)
+    rows = Rows("Redundancy", given, ranks, alike=True)
+    a, b = map(rows.standardised, rows.values)
+    c = a.T @ b / rows.count
     own = c.diagonal()
-    return (1 - own).square().sum() + weight * (c.square().sum() - own.square().sum())
+    beside = c.square().sum() - own.square().sum()
+    return (1 - own).square().sum() + beside * weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +44,7 @@ class RedundancyNode(OfRows):
     a: Node
     b: Node
     weight: float | Node
+    where: Node | None = None
     statistic = redundancy
     wish = "redundancy"
 
@@ -66,10 +67,16 @@ class RedundancyNode(OfRows):
     def sign(self) -> Sign:
         """B with its weight."""
         text, latex, shown = written_number(self.weight, "{:g}".format)
-        return Sign(marked("Redundancy", f"λ={text}"), rf"\mathcal{{B}}_{{{latex}}}", f"<msub><mi>ℬ</mi>{shown}</msub>")
+        return Sign(
+            marked("Redundancy", f"λ={text}", *self.marks),
+            rf"\mathcal{{B}}_{{{latex}}}",
+            f"<msub><mi>ℬ</mi>{shown}</msub>",
+        )
 
 
-def Redundancy(a: Expression, b: Expression, *, weight: float | Expression = 5e-4) -> Expression:
+def Redundancy(
+    a: Expression, b: Expression, *, weight: float | Expression = 5e-4, where: Expression | None = None
+) -> Expression:
     r"""Σ_i (1 − C_ii)² + λ Σ_{i≠j} C_ij² of the cross-correlation of two values over all rows: a number without batch
     axes.
 
@@ -77,12 +84,13 @@ def Redundancy(a: Expression, b: Expression, *, weight: float | Expression = 5e-
         a: a value of every row, ``Value(r"\hat e")``.
         b: another of the same width; ``sg(...)`` of it where it is a target.
         weight: λ, of the entries beside the diagonal.
+        where: which rows count, 1 or 0: ``1 - Value("first_t")``. Those of steps that a sum leaves out never do.
 
     Raises:
         FormulaError: no formulas, or a negative weight.
         ShapeError: at the call, for unequal widths or one row.
     """
-    return Expression(RedundancyNode(as_node(a), as_node(b), _weight(weight)))
+    return Expression(RedundancyNode(as_node(a), as_node(b), _weight(weight), counted(where)))
 
 
 def _weight(weight: Any) -> float | Node:

@@ -20,27 +20,27 @@ from worldformula.errors import FormulaError
 from worldformula.families.writing import Sign
 from worldformula.formula.expressions.expression import Expression, as_node
 from worldformula.formula.ops.base import marked
-from worldformula.formula.ops.of_rows import OfRows, as_single, of_all_rows
+from worldformula.formula.ops.of_rows import OfRows, Rows, counted
 from worldformula.formula.syntax.given import number
 from worldformula.formula.syntax.nodes import Node
 
 EPSILON = 1e-4
 
 
-def hinged_deviation(a: Tensor, *, ranks: tuple[int], target: float, by_step: bool = False) -> Tensor:
-    """V_γ of a value ``[..., D]``: one number."""
-    (a,) = (as_single(x) for x in of_all_rows((a,), ranks, by_step, "Variance"))
-    return torch.relu(target - (a.var(-2) + EPSILON).sqrt()).mean()
+def hinged_deviation(*given: Tensor, ranks: tuple[int], target: float, by_step: bool = False) -> Tensor:
+    """V_γ of a value ``[..., D]``, and behind it flags of the rows that count: one number."""
+    rows = Rows("Variance", given, ranks, by_step=by_step)
+    deviation = (rows.variance(rows.values[0]) + EPSILON).sqrt()
+    return rows.over_steps(torch.relu(target - deviation).mean(-1))
 
 
-def covariance(a: Tensor, *, ranks: tuple[int], by_step: bool = False) -> Tensor:
-    """C of a value ``[..., D]``: one number."""
-    (a,) = (as_single(x) for x in of_all_rows((a,), ranks, by_step, "Covariance"))
-    centred = a - a.mean(-2, keepdim=True)
-    c = centred.mT @ centred / (a.shape[-2] - 1)
+def covariance(*given: Tensor, ranks: tuple[int], by_step: bool = False) -> Tensor:
+    """C of a value ``[..., D]``, and behind it flags of the rows that count: one number."""
+    rows = Rows("Covariance", given, ranks, by_step=by_step)
+    centred = rows.centred(rows.values[0])
+    c = centred.mT @ centred / (rows.count - 1).clamp_min(1).unsqueeze(-1)
     own = torch.diagonal(c, dim1=-2, dim2=-1)
-    beside = c.square().sum((-2, -1)) - own.square().sum(-1)
-    return beside.mean() / a.shape[-1]
+    return rows.over_steps((c.square().sum((-2, -1)) - own.square().sum(-1)) / centred.shape[-1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +50,7 @@ class VarianceNode(OfRows):
     a: Node
     target: float
     by_step: bool
+    where: Node | None = None
     statistic = hinged_deviation
     wish = "hinged_deviation"
 
@@ -66,7 +67,7 @@ class VarianceNode(OfRows):
     @property
     def sign(self) -> Sign:
         """V with its target."""
-        return _sign("Variance", "V", f"γ={self.target:g}", f"{self.target:g}", self.by_step)
+        return _sign("Variance", "V", f"γ={self.target:g}", f"{self.target:g}", self.marks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +76,7 @@ class CovarianceNode(OfRows):
 
     a: Node
     by_step: bool
+    where: Node | None = None
     statistic = covariance
     wish = "covariance"
 
@@ -86,27 +88,30 @@ class CovarianceNode(OfRows):
     @property
     def sign(self) -> Sign:
         """C."""
-        return _sign("Covariance", "C", "", "", self.by_step)
+        return _sign("Covariance", "C", "", "", self.marks)
 
 
-def _sign(word: str, letter: str, mark: str, below: str, by_step: bool) -> Sign:
-    marks = [m for m in (below, "step" if by_step else "") if m]
+def _sign(word: str, letter: str, mark: str, below: str, words: tuple[str, ...]) -> Sign:
+    marks = [m for m in (below, *words) if m]
     latex = r",\, ".join(rf"\mathrm{{{m}}}" if m.isalpha() else m for m in marks)
     shown = "".join(f"<mi>{m}</mi>" for m in marks)
     return Sign(
-        marked(word, mark, "step" if by_step else ""),
+        marked(word, mark, *words),
         rf"\mathcal{{{letter}}}" + (f"_{{{latex}}}" if latex else ""),
         f"<msub><mi>{letter}</mi><mrow>{shown}</mrow></msub>" if shown else f"<mi>{letter}</mi>",
     )
 
 
-def Variance(a: Expression, *, target: float = 1.0, by_step: bool = False) -> Expression:
+def Variance(
+    a: Expression, *, target: float = 1.0, by_step: bool = False, where: Expression | None = None
+) -> Expression:
     """mean_d max(0, γ − √(Var a_d + 1e-4)) over all rows, which keeps a code from collapsing; it has no batch axes.
 
     Args:
         a: a value of every row, ``Value("e")``.
         target: γ, the deviation that a column should have.
         by_step: inside a sum over time, the variance over the batch at each step, and the mean of these.
+        where: which rows count, 1 or 0. Those of steps that a sum leaves out never do.
 
     Raises:
         FormulaError: no formula, or a target that is not positive.
@@ -114,17 +119,18 @@ def Variance(a: Expression, *, target: float = 1.0, by_step: bool = False) -> Ex
     known = number(target)
     if known is None or not known > 0:
         raise FormulaError(f"Variance: expected target= as a positive number, got {target!r}")
-    return Expression(VarianceNode(as_node(a), float(known), bool(by_step)))
+    return Expression(VarianceNode(as_node(a), float(known), bool(by_step), counted(where)))
 
 
-def Covariance(a: Expression, *, by_step: bool = False) -> Expression:
+def Covariance(a: Expression, *, by_step: bool = False, where: Expression | None = None) -> Expression:
     """Σ_{i≠j} Cov(a)_ij² / D over all rows, which keeps columns from saying the same: a number without batch axes.
 
     Args:
         a: a value of every row.
         by_step: inside a sum over time, the covariance over the batch at each step, and the mean of these.
+        where: which rows count, 1 or 0. Those of steps that a sum leaves out never do.
 
     Raises:
         FormulaError: no formula.
     """
-    return Expression(CovarianceNode(as_node(a), bool(by_step)))
+    return Expression(CovarianceNode(as_node(a), bool(by_step), counted(where)))
