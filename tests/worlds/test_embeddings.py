@@ -39,14 +39,14 @@ def built(target):
     return rssm.build(config(target), SHAPES, 2)
 
 
-@pytest.mark.parametrize("target", ["barlow", "info_nce", "none"])
+@pytest.mark.parametrize("target", ["barlow", "info_nce", "next", "none"])
 def test_the_laws_of_a_world_hold_and_no_observation_is_decoded(target):
     world = built(target)
     assert set(world.heads) == {"r", "c"}
     check_world(world, batch())
 
 
-@pytest.mark.parametrize("target", ["reconstruction", "barlow", "info_nce", "none"])
+@pytest.mark.parametrize("target", ["reconstruction", "barlow", "info_nce", "next", "none"])
 def test_the_rest_of_the_loss_is_that_of_every_target(target):
     """With equal weights and draws, KL, reward and continuation are the same numbers."""
     one, other = built("none"), built(target)
@@ -83,7 +83,7 @@ def test_the_embedding_is_a_target_alone():
     """Nothing of the term reaches the encoder but through the prediction, that is, the posterior's draw."""
     world = built("barlow")
     encoder = next(f.net for f in world.posterior.factors if f.variable.key == "e")
-    draws, _ = predicted("barlow", 16 + 6, encoder.width)
+    draws, _ = predicted("barlow", 16 + 6, encoder.width, {"a": 2})
     loss = Mean(
         "t", E(world.posterior * draws[0], Redundancy(sg(Value(r"\hat e_t")), sg(Value("e_t", shape=encoder.width))))
     ).mean()
@@ -91,6 +91,30 @@ def test_the_embedding_is_a_target_alone():
     assert not value.requires_grad
     world.loss(**batch(), seed=0).value.backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())
+
+
+def test_the_next_embedding_is_told_by_the_past_of_its_episode_alone():
+    """Rows behind a reset and those before it do not hear of each other; a step without a past does not count."""
+    world, given = built("next"), batch()
+    one = world.loss(**given, seed=1)
+    moved = {**given, "image": given["image"].clone()}
+    moved["image"][1, 2] = 1 - moved["image"][1, 2]  # the step before the reset of the second sequence
+    other = world.loss(**moved, seed=1)
+    a, b = (out.samples["hat_e"].detach().reshape(B, T, -1) for out in (one, other))
+    torch.testing.assert_close(a[1, 3:], b[1, 3:])
+    torch.testing.assert_close(a[1, :3], b[1, :3])  # it tells the next step, and there is none
+    moved["a"] = given["a"].clone()
+    moved["a"][1, 1] += 1.0
+    c = world.loss(**moved, seed=1).samples["hat_e"].detach().reshape(B, T, -1)
+    assert not torch.allclose(a[1, 2], c[1, 2])
+    counted = ~given["first"]
+    e = one.samples["e"].detach().double().reshape(B, T, -1)[counted].numpy()
+    hat = a.double()[counted].numpy()
+    e, hat = ((x - x.mean(0)) / (x.std(0, ddof=1) + 1e-8) for x in (e, hat))
+    matrix = hat.T @ e / len(e)
+    right = ((1 - np.diag(matrix)) ** 2).sum() + 5e-4 * ((matrix**2).sum() - (np.diag(matrix) ** 2).sum())
+    (name,) = [name for name in one.terms if name.startswith("Redundancy")]
+    assert one.terms[name].item() == pytest.approx(right, rel=1e-3)
 
 
 def test_another_word_is_refused():

@@ -4,14 +4,17 @@ r"""What may stand where a decoder stood: one term that makes a state tell what 
     "reconstruction"  −log p(x_t|h_t,z_t)                                             Dreamer
     "barlow"          0.05 · B_λ[\hat e, sg e], λ = 5e-4                              R2-Dreamer, arXiv:2603.18202
     "info_nce"        NCE[\hat e, sg e]                                               its baseline
+    "next"            B_λ[\hat e, sg e], \hat e_t = g(h_{<t}, z_{<t}, a_{<t})        NE-Dreamer, arXiv:2603.02765
     "none"            nothing: reward and continuation alone                          Dreamer v1, fig. 9
 
-W has no bias. The embedding is a target only, and learns through q(z_t|h_t,e_t): the authors call the stop essential.
+W has no bias; g is a causal transformer of two layers, which ends at resets, and a step without a past does not count.
+The embedding is a target only, and learns through q(z_t|h_t,e_t): the authors call the stop essential.
 Rows are all steps of all sequences.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import torch
@@ -19,9 +22,11 @@ from torch import Tensor, nn
 
 from worldformula.errors import ConfigError, near
 from worldformula.formula import Deterministic, Expression, InfoNCE, Redundancy, Value, sg
+from worldformula.nets.transformer import CausalTransformer
 
-Target = Literal["reconstruction", "barlow", "info_nce", "none"]
+Target = Literal["reconstruction", "barlow", "info_nce", "next", "none"]
 BARLOW = 0.05  # the weight of the authors' code, for embeddings of their width
+WIDEST = 256  # of the transformer
 
 
 class Projection(nn.Module):
@@ -37,18 +42,27 @@ class Projection(nn.Module):
         return found
 
 
-def predicted(target: Target, features: int, width: int) -> tuple[tuple[Deterministic, ...], Expression | None]:
+def predicted(
+    target: Target, features: int, width: int, actions: Mapping[str, int], units: int = WIDEST
+) -> tuple[tuple[Deterministic, ...], Expression | None]:
     """What is drawn for the term, and the term; nothing where there is none, as for a reconstruction.
 
     Args:
         target: one of the table.
         features: the numbers of h_t and z_t together.
         width: of e_t.
+        actions: the widths of the actions, by variable.
+        units: of the transformer, where it is used.
     """
     if target in ("none", "reconstruction"):
         return (), None
-    hat = Deterministic(r"\hat e_t = W(h_t,z_t)", Projection(features, width), shape=width)
     ours, theirs = Value(r"\hat e_t"), sg(Value("e_t", shape=width))
+    if target == "next":
+        past = ", ".join(f"{name}_{{<t}}" for name in ("h", "z", *actions))
+        net = CausalTransformer(features + sum(actions.values()), width, min(units, WIDEST))
+        hat = Deterministic(rf"\hat e_t = g({past})", net, shape=width)
+        return (hat,), Redundancy(ours, theirs, where=1 - Value("first_t"))
+    hat = Deterministic(r"\hat e_t = W(h_t, z_t)", Projection(features, width), shape=width)
     return (hat,), BARLOW * Redundancy(ours, theirs) if target == "barlow" else InfoNCE(ours, theirs)
 
 

@@ -77,7 +77,7 @@ class RSSMConfig:
     representation: float = 0.1
     """Weight of KL(q ‖ sg p)."""
     target: Target = "reconstruction"
-    """What a state has to tell of its step: reconstruction, or in the place of all decoders barlow, info_nce, none."""
+    """What a state has to tell: its reconstruction, or in the place of all decoders barlow, info_nce, next or none."""
 
     def __post_init__(self) -> None:
         require_target(self.target)
@@ -185,7 +185,7 @@ def build(
     proceed = Bernoulli("p(c_t|h_t,z_t)", head(1, 1), shape=())
     decoded = config.target == "reconstruction"
     seen = _Decoded.of(config, images, vectors, names, dict(classes or {})) if decoded else _Decoded()
-    extra, told = predicted(config.target, size.feature, encoder.width)
+    extra, told = predicted(config.target, size.feature, encoder.width, widths, size.units)
     allowed = {
         action: Bernoulli(f"p({Names.at(word)}|h_t,z_t)", head(widths[action], 1), shape=widths[action])
         for action, word in (masks or {}).items()
