@@ -186,7 +186,7 @@ def trial(name: str, folder: Path, kills: int, rng: random.Random) -> Iterator[d
     (first, seconds), found = finished(name, folder / "whole"), list[dict[str, Any]]()
     whole = last_bytes(folder / "whole")
     for number in range(kills):
-        late, tries = number % 4 != 0, 0
+        late, tries = number % 4 != 3, 0
         after = rng.uniform(0.02, 0.98) * (seconds - first if late else first)
         while not killed(name, at := folder / f"killed-{number}-{tries}", after, late=late):
             after, tries = 0.8 * after, tries + 1  # others use the machine too
