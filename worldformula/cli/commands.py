@@ -15,7 +15,8 @@ import tyro
 
 from worldformula import cards
 from worldformula.cli import fit
-from worldformula.cli.train import Device, Flag, Number, option, write_report
+from worldformula.cli.many import option
+from worldformula.cli.train import Device, Flag, Number, write_report
 from worldformula.envs import Score
 from worldformula.errors import ConfigError
 from worldformula.model.run import open_model

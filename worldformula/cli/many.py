@@ -10,11 +10,18 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import tyro
 
 from worldformula.errors import ConfigError, near, table
 from worldformula.training import settings
 
 T = TypeVar("T", bound="Asked")
+DEFAULT_PRESET = "tiny"
+
+
+def option(metavar: str, default: str, **more: Any) -> Any:
+    """How an option is shown whose default is decided later, by the run folder."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})", **more)
 
 
 class Asked(Protocol):

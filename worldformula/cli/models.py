@@ -15,8 +15,7 @@ import tyro
 
 from worldformula import cards, catalogue
 from worldformula.catalogue import System
-from worldformula.cli.fit import DEFAULT_PRESET
-from worldformula.cli.train import option
+from worldformula.cli.many import DEFAULT_PRESET, option
 from worldformula.envs import Envs
 from worldformula.errors import ConfigError
 from worldformula.formula.expressions.expression import Expression
