@@ -5,9 +5,9 @@
     python -m benchmarks.kills --json benchmarks/results/kills.json      keeps what was found, after every kill
 
 A subject runs once undisturbed. Then, for every kill, it runs in a new folder until a moment that is drawn evenly over
-the time that the first one took, is killed there, and goes on to its end in a new process. The last checkpoints must be
-equal to the last byte: weights, optimisers, random numbers, the files of the replay, and the log. Exit code 1 if one is
-not.
+the time that the first one took from its first checkpoint on (of every fourth kill: until its first checkpoint), is
+killed there, and goes on to its end in a new process. The last checkpoints must be equal to the last byte: weights,
+optimisers, random numbers, the files of the replay, and the log. Exit code 1 if one is not.
 """
 
 from __future__ import annotations
@@ -43,16 +43,17 @@ from worldformula.run.phases import Phase, Phases
 from worldformula.training import checkpoint
 from worldformula.training.settings import override
 
+TICK = 0.02  # seconds between two looks at a folder
 AGENT = ["agent.batch=2", "agent.length=6", "agent.prefill=16", "agent.train_ratio=4"]
 DREAMS = ["agent.imag_last=3"]
 SEARCH = [f"agent.planner.{text}" for text in ("horizon=4", "candidates=20", "elites=4", "iterations=2")]
 
 
-def agent_config(*, pixels: bool, steps: int = 60, model: str = "dreamer_v3") -> RunConfig:
+def agent_config(*, pixels: bool, steps: int = 100, model: str = "dreamer_v3") -> RunConfig:
     """An agent of the catalogue, `tiny`, tinier."""
     system = catalogue.find(model)
     env = EnvConfig("pendulum", num=2, pixels=pixels, size=16 if pixels else None, max_steps=25)
-    every = {"capacity": 400, "checkpoint_every": 20, "log_every": 10, "eval_episodes": 1, "tensorboard": False}
+    every = {"capacity": 400, "checkpoint_every": 10, "log_every": 10, "eval_episodes": 1, "tensorboard": False}
     own = SEARCH if model == "planet" else DREAMS
     return override(RunConfig(system.name, "tiny", env, system.sizes("tiny"), steps, **every), [*AGENT, *own])
 
@@ -131,18 +132,34 @@ def child(name: str, folder: Path) -> int:
         os._exit(1)
 
 
-def finished(name: str, folder: Path) -> float:
-    """Runs it to its end; seconds."""
-    began = time.perf_counter()
-    _, status = os.waitpid(child(name, folder), 0)
+def stored(folder: Path) -> int:
+    """How many checkpoints lie in a folder and those one below it."""
+    return sum(len(checkpoint.steps_in(c)) for c in (folder / "checkpoints", *folder.glob("*/checkpoints")))
+
+
+def running(pid: int) -> bool:
+    """Whether a child has not ended; it is not waited for."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+
+def finished(name: str, folder: Path) -> tuple[float, float]:
+    """Runs it to its end; the seconds until its first checkpoint was seen, and all."""
+    began, first, pid = time.perf_counter(), 0.0, child(name, folder)
+    while running(pid):
+        if not first and stored(folder):
+            first = time.perf_counter() - began
+        time.sleep(TICK)
+    _, status = os.waitpid(pid, 0)
     if code := os.waitstatus_to_exitcode(status):
         sys.exit(f"{name} failed with {code} in {folder}")
-    return time.perf_counter() - began
+    return first, time.perf_counter() - began
 
 
-def killed(name: str, folder: Path, after: float) -> bool:
-    """Runs it, and kills it after so many seconds; whether it was still running."""
+def killed(name: str, folder: Path, after: float, *, late: bool) -> bool:
+    """Runs it, and kills it after so many seconds, counted from its first checkpoint on; whether it was running."""
     pid = child(name, folder)
+    while late and running(pid) and not stored(folder):
+        time.sleep(TICK)
     time.sleep(after)
     os.kill(pid, signal.SIGKILL)
     _, status = os.waitpid(pid, 0)
@@ -172,18 +189,19 @@ def unlike(one: bytes, two: bytes | None) -> int:
 
 def trial(name: str, folder: Path, kills: int, rng: random.Random) -> Iterator[dict[str, Any]]:
     """Kills and goes on; after every kill, what was found so far."""
-    seconds, found = finished(name, folder / "whole"), list[dict[str, Any]]()
+    (first, seconds), found = finished(name, folder / "whole"), list[dict[str, Any]]()
     whole = last_bytes(folder / "whole")
     for number in range(kills):
-        after, tries = rng.uniform(0.02, 0.98) * seconds, 0
-        while not killed(name, at := folder / f"killed-{number}-{tries}", after):  # others use the machine too
-            after, tries = 0.8 * after, tries + 1
-        kept = sum(len(checkpoint.steps_in(c.parent / "checkpoints")) for c in at.rglob("config.json"))
+        late, tries = number % 4 != 3, 0
+        after = rng.uniform(0.02, 0.98) * (seconds - first if late else first)
+        while not killed(name, at := folder / f"killed-{number}-{tries}", after, late=late):
+            after, tries = 0.8 * after, tries + 1  # others use the machine too
+        kept = stored(at)
         finished(name, at)
         parts = last_bytes(at)
         differs = {file: count for file in whole if (count := unlike(whole[file], parts.get(file)))}
-        found.append({"after": round(after, 2), "checkpoints": kept, "differs": differs})
-        print(f"  {name}: killed after {after:.2f} of {seconds:.2f} s, {kept} checkpoints; differs: {differs}")
+        found.append({"after": round(after + late * first, 2), "checkpoints": kept, "differs": differs})
+        print(f"  {name}: killed after {found[-1]['after']} of {seconds:.2f} s, {kept} checkpoints; differs: {differs}")
         shutil.rmtree(at)
         size = sum(map(len, whole.values()))
         yield {"kills": len(found), "seconds": round(seconds, 2), "files": len(whole), "bytes": size, "found": found}
@@ -199,10 +217,13 @@ def main() -> int:
     given = parser.parse_args()
     torch.set_num_threads(1)
     record = json.loads(given.json.read_text()) if given.json and given.json.is_file() else {"subjects": {}}
+    if "subjects" not in record:
+        sys.exit(f"{given.json} is no record of kills; name another file")
     wrong = 0
     for name in given.only or SUBJECTS:
         differences = 0
         with tempfile.TemporaryDirectory() as folder:
+            SUBJECTS[name](Path(folder) / "warm")  # what is imported late is imported here, and not in every child
             for row in trial(name, Path(folder), given.kills, random.Random(given.seed)):  # noqa: S311 (no secret)
                 differences = sum(len(kill["differs"]) for kill in row["found"])
                 record = {"benchmark": "kills", "seed": given.seed, **machine(), "subjects": record["subjects"]}

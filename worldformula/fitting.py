@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,7 +36,7 @@ from worldformula.run.run import Run, kept
 from worldformula.training import checkpoint, settings
 from worldformula.training.chosen import chosen
 from worldformula.training.fit import Best, FitConfig, Fitting, History, pursue, updates
-from worldformula.training.game import Game
+from worldformula.training.game import Game, losses
 from worldformula.training.progress import Progress
 from worldformula.training.seeding import derived
 from worldformula.training.source import per_epoch, readied
@@ -85,7 +85,7 @@ def fit(
         symbols=symbols, optimizer=optimizer, validation=validation, **more,
     )  # fmt: skip
     if run is None:
-        with Progress(made.goal) if progress else _silent() as show:
+        with Progress(made.goal) if progress else contextlib.nullcontext() as show:
             return pursue(made.fitting, made.every, made.judge, show=show)
     made.run(resume=resume, progress=progress)
     write_fit(made.folder, made.fitting, made.written(), *made.told)
@@ -159,7 +159,7 @@ def fit_world(
     config = dataclasses.replace(config, seed=seed)
     data = loaded(config)
     made = ModelRun(sized(config, data), folder.path, data=data)
-    with Progress(steps, max(kept(folder), default=0)) if progress else _silent() as show:
+    with Progress(steps, max(kept(folder), default=0)) if progress else contextlib.nullcontext() as show:
         made.run(show)
     write_model(made)
     made.model.loss.eval()
@@ -190,7 +190,11 @@ class PythonFit(Fit):
     def run(self, *, resume: bool, progress: bool) -> None:
         """Trains to the end, or goes on to it; Ctrl-C leaves a checkpoint. See `Run.go`."""
         _resumable(self.folder, resume=resume)
-        with Progress(self.goal, max(kept(self.folder), default=0)) if progress else _silent() as self.show:
+        with (
+            Progress(self.goal, max(kept(self.folder), default=0))
+            if progress
+            else contextlib.nullcontext() as self.show
+        ):
             Run(self, self.folder).go()
 
     def written(self) -> Mapping[str, Any]:
@@ -260,8 +264,7 @@ def _inputs(loss: Loss, inputs: Any) -> Any:
 
 
 def _formulas(loss: Expression | Game) -> dict[str, str]:
-    players = {name: player.loss for name, player in loss.players.items()} if isinstance(loss, Game) else {"loss": loss}
-    return {name: str(formula) for name, formula in players.items()}
+    return {name or "loss": str(formula) for name, formula in losses(loss).items()}
 
 
 def _said(ready: Any) -> str:
@@ -280,8 +283,3 @@ def _name(value: Any) -> str:
 def _json(value: Any) -> Any:
     """As config.json gives it back."""
     return json.loads(json.dumps(value))
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    yield None

@@ -176,16 +176,13 @@ def _model(path: Path, device: str) -> Any:
     from worldformula.model.config import read
     from worldformula.model.run import build
     from worldformula.model.through_time import ThroughTime
-    from worldformula.run.run import checked
-    from worldformula.training import checkpoint
+    from worldformula.run.folder import RunFolder
+    from worldformula.run.run import checked, newest
     from worldformula.training.devices import choose
 
     values = json.loads((path / "config.json").read_text(encoding="utf-8"))
     config = read(values, path)
-    found = checkpoint.load_latest(path / "checkpoints")
-    if found is None:
-        raise CheckpointError(f"{path} has no checkpoint yet; train it first: worldformula fit …")
-    model = build(config)
+    found, model = newest(RunFolder(path), "worldformula fit …"), build(config)
     with checked(found):
         model.loss.load_state_dict(found.state["fit"]["weights"])
         if (average := found.state["fit"]["average"]) is not None:
@@ -259,7 +256,7 @@ def _made(kind: Any, values: Mapping[str, Any]) -> Any:
 def _card(thing: Any, origin: Mapping[str, Any], name: str) -> str:
     """The README: what it is, its formula, how to load it."""
     from worldformula import catalogue
-    from worldformula.training.game import Game
+    from worldformula.training.game import titled
 
     system = catalogue.find(origin["system"])
     networks = _networks(thing)
@@ -268,10 +265,7 @@ def _card(thing: Any, origin: Mapping[str, Any], name: str) -> str:
         world = getattr(thing.inner, "world", None)
         losses = {"What its world learns by": world.loss} if world is not None else {}
     else:
-        loss = thing.loss
-        losses = {f"What {k} minimises": p.loss for k, p in loss.players.items()} if isinstance(loss, Game) else {
-            "What it minimises": loss
-        }  # fmt: skip
+        losses = titled(thing.loss)
     learnt = f"`{origin['env']['id']}`" if origin["kind"] == "interact" else f"`{origin.get('data')}`"
     shown = "\n".join(f"\n## {title}\n\n```math\n{formula}\n```" for title, formula in losses.items())
     return f"""---

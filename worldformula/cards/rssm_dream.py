@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -13,6 +13,7 @@ from worldformula.agents.dreamer_v3 import build, tiny
 from worldformula.data.replay import Replay
 from worldformula.envs import Envs
 from worldformula.metrics.openloop import open_loop_error
+from worldformula.run.play import Randomly, play
 from worldformula.training.optimiser import ClipUnits, LaProp
 
 UPDATES, ROWS, BATCH, LENGTH, CONTEXT, HORIZON = 2_500, 6_000, 8, 32, 5, 30
@@ -39,13 +40,9 @@ def measure(seed: int) -> dict[str, float]:
 
 def record(envs: Envs, rows: int, seed: int) -> Replay:
     """A replay of uniformly random actions, ``rows`` of them over all streams."""
-    rng = np.random.default_rng(seed)
     replay = Replay(rows, envs.row_spec, streams=envs.num, seed=seed)
-    now = envs.reset(0)
-    for _ in range(rows // envs.num):
-        actions = envs.random(rng, now)
-        replay.add(now, envs.stored(actions))
-        now = envs.step(actions)
+    for turn in islice(play(envs, Randomly(envs.actions, seed)), rows // envs.num):
+        replay.add(turn.rows, envs.stored(turn.actions))
     return replay
 
 

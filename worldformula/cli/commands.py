@@ -15,7 +15,8 @@ import tyro
 
 from worldformula import cards
 from worldformula.cli import fit
-from worldformula.cli.train import Device, Flag, Number, option, write_report
+from worldformula.cli.many import option
+from worldformula.cli.train import Device, Flag, Number, write_report
 from worldformula.envs import Score
 from worldformula.errors import ConfigError
 from worldformula.model.run import open_model
@@ -25,8 +26,9 @@ from worldformula.run.contract import Agent, Batch
 from worldformula.run.evaluate import evaluate
 from worldformula.run.folder import RunFolder, writing
 from worldformula.run.kinds import expect, kind_of
-from worldformula.run.saved import load_agent, open_run, record
+from worldformula.run.saved import SavedRun, load_agent, open_run, record
 from worldformula.training import devices, settings
+from worldformula.training.checkpoint import Checkpoint
 
 Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
 Card = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CARD", help=f"One of {', '.join(cards.names())}.")]
@@ -59,9 +61,7 @@ class Eval:
         """Evaluates."""
         at_least(0, seed=self.seed)
         at_least(1, episodes=self.episodes)
-        run = open_run(self.folder, "worldformula eval")
-        agent, found, _ = load_agent(run, self.device)
-        warn(found.rejected)
+        run, agent, found = opened(self.folder, self.device, "worldformula eval")
         env = run.config.env
         score = evaluate(agent, env, episodes=self.episodes, seed=self.seed, explore=self.explore)
         print(
@@ -102,9 +102,7 @@ class Dream:
         if kind_of(expect(folder, ("fit", "interact"), "worldformula dream"), folder.path) == "fit":
             print(fit.dream(open_model(self.folder, self.device), self.context, self.length, self.sequences, self.seed))
             return 0
-        run = open_run(self.folder)
-        agent, found, _ = load_agent(run, self.device)
-        warn(found.rejected)
+        run, agent, _ = opened(self.folder, self.device)
         batch = record(agent, run.config.env, sequences=self.sequences, length=self.length, seed=self.seed)
         print(write_dream(agent, batch, self.context, run.folder))
         return 0
@@ -125,9 +123,7 @@ class Report:
         if kind_of(expect(folder, ("fit", "interact"), "worldformula report"), folder.path) == "fit":
             fit.report(open_model(self.folder, self.device))
             return 0
-        run = open_run(self.folder)
-        agent, found, _ = load_agent(run, self.device)
-        warn(found.rejected)
+        run, agent, _ = opened(self.folder, self.device)
         write_report(run.folder, agent, devices.describe(devices.choose(self.device)))
         return 0
 
@@ -228,7 +224,10 @@ def write_dream(agent: Agent, batch: Batch, context: int, folder: RunFolder) -> 
     return path
 
 
-def warn(rejected: tuple[str, ...]) -> None:
-    """Says which checkpoints were unreadable."""
-    for line in rejected:
+def opened(folder: Path, device: str, doing: str = "this") -> tuple[SavedRun, Agent, Checkpoint]:
+    """The run of an agent, and the agent of its newest good checkpoint; says which ones were unreadable."""
+    run = open_run(folder, doing)
+    agent, found, _ = load_agent(run, device)
+    for line in found.rejected:
         print(f"warning: {line}; an older checkpoint is used")
+    return run, agent, found

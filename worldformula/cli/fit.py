@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
 from worldformula import catalogue, data
 from worldformula.cli import many
+from worldformula.cli.many import DEFAULT_PRESET, option
 from worldformula.data import DataSet
 from worldformula.data.own import is_own, located, short
 from worldformula.errors import ConfigError, RunFolderError
@@ -25,14 +26,9 @@ from worldformula.training.fit import FitConfig
 from worldformula.training.progress import Progress, duration
 from worldformula.training.seeding import derived
 
-DEFAULT_PRESET = "tiny"
 IN_FILE = {"model": "name", "run": "out"} | {
     name: name for name in ("data", "preset", "steps", "batch", "seed", "seeds", "device", "resume", "init", "freeze")
 }  # what --config may hold, and the field
-
-
-def _option(metavar: str, default: str, **more: Any) -> Any:
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})", **more)
 
 
 @dataclass(frozen=True)
@@ -47,25 +43,25 @@ class Fit:
     the folder; what is given must agree with it, except for --steps and --device. So --run DIR --resume is enough.
     """
 
-    name: Annotated[str | None, tyro.conf.Positional, _option("NAME", "that of the run folder")] = None
+    name: Annotated[str | None, tyro.conf.Positional, option("NAME", "that of the run folder")] = None
     """A model or a world that `worldformula models` lists, e.g. vae or rssm."""
-    data: Annotated[str | None, _option("NAME|PATH", "that of the run folder")] = None
+    data: Annotated[str | None, option("NAME|PATH", "that of the run folder")] = None
     """What to train on, e.g. digits; or your own: a folder of pictures (a class per subfolder), x.npz, t.csv, t.txt, or
     module:function of the current folder. `worldformula data` lists and shows them. For a world: episodes.npz with
     arrays [N, T, …], minari:ID, module:function, or a data set whose rows are series."""
-    preset: Annotated[str | None, _option("NAME", DEFAULT_PRESET)] = None
+    preset: Annotated[str | None, option("NAME", DEFAULT_PRESET)] = None
     """A preset of the model."""
-    steps: Annotated[str | None, _option("N", f"{FitConfig.steps}")] = None
+    steps: Annotated[str | None, option("N", f"{FitConfig.steps}")] = None
     """Updates."""
-    batch: Annotated[str | None, _option("N", f"{FitConfig.batch}")] = None
+    batch: Annotated[str | None, option("N", f"{FitConfig.batch}")] = None
     """Rows of a batch."""
-    seed: Annotated[str | None, _option("N", "0")] = None
+    seed: Annotated[str | None, option("N", "0")] = None
     """Where all randomness comes from."""
-    seeds: Annotated[str | None, _option("S,S,…", "one run")] = None
+    seeds: Annotated[str | None, option("S,S,…", "one run")] = None
     """Several runs, e.g. 1,2,3: a folder seed-S each inside the run folder, and a table of what they reached."""
-    device: Annotated[str | None, _option("NAME", "auto")] = None
+    device: Annotated[str | None, option("NAME", "auto")] = None
     """auto, cpu, cuda, cuda:N or mps."""
-    out: Annotated[Path | None, _option("DIR", "runs/NAME-DATA", aliases=["--run"])] = None
+    out: Annotated[Path | None, option("DIR", "runs/NAME-DATA", aliases=["--run"])] = None
     """The run folder."""
     settings: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")] = ()
     """Any size of the model (by default those of the data), setting of the fit, option of the data, or named
@@ -77,7 +73,7 @@ class Fit:
     """Go on with the run in the folder."""
     resume_with: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")] = ()
     """A setting that shall change as the run goes on, e.g. --resume-with lr=1e-4; config.json lists them all."""
-    init: Annotated[Path | None, _option("RUN", "new weights")] = None
+    init: Annotated[Path | None, option("RUN", "new weights")] = None
     """Another run (or a folder of save_pretrained) whose weights a new run begins with."""
     freeze: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME")] = ()
     """A part that does not learn, by the name of its weights, e.g. q_z_given_x; may be given several times."""

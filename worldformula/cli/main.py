@@ -15,7 +15,8 @@ from worldformula import catalogue
 from worldformula.cli import commands, train
 from worldformula.cli.completion import Completion
 from worldformula.cli.data import Data
-from worldformula.cli.fit import DEFAULT_PRESET, Fit
+from worldformula.cli.fit import Fit
+from worldformula.cli.many import DEFAULT_PRESET
 from worldformula.cli.models import Models
 from worldformula.errors import ConfigError, WorldformulaError, near
 from worldformula.model.config import start
@@ -90,7 +91,7 @@ def _parse(given: list[str]) -> commands.Command:
 def settings_help(given: Sequence[str]) -> str:
     """Every key that ``train --set`` takes, with its default and its meaning, for the model and preset in ``given``."""
     model = _option(given, "--model") or train.DEFAULT_MODEL
-    preset = _option(given, "--preset") or train.DEFAULT_PRESET
+    preset = _option(given, "--preset") or DEFAULT_PRESET
     config = RunConfig(model, preset, EnvConfig(_option(given, "--env") or "ID"), catalogue.find(model).sizes(preset))
     return _listed(model, preset, [s for s in settings.leaves(config) if s.key not in ("model", "preset")])
 

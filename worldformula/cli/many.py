@@ -10,11 +10,18 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import tyro
 
 from worldformula.errors import ConfigError, near, table
 from worldformula.training import settings
 
 T = TypeVar("T", bound="Asked")
+DEFAULT_PRESET = "tiny"
+
+
+def option(metavar: str, default: str, **more: Any) -> Any:
+    """How an option is shown whose default is decided later, by the run folder."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})", **more)
 
 
 class Asked(Protocol):
@@ -83,7 +90,7 @@ def from_file(asked: T, path: Path, options: Mapping[str, str]) -> T:
         raise ConfigError(f"--config {path}: no option {wrong[0]!r}.{near(wrong[0], options)} There are: {known}.")
     if not isinstance(found.get("set", {}), Mapping):
         raise ConfigError(f"--config {path}: expected a group [set], got {found['set']!r}")
-    texts = tuple(f"{key}={_text(value)}" for key, value in _flat(found.get("set", {})))
+    texts = tuple(f"{key}={settings.written(value)}" for key, value in settings.flat(found.get("set", {})))
     changes: dict[str, Any] = {"config_file": None, "settings": (*texts, *asked.settings)}
     for key, value in dict[str, Any](found).items():
         if key != "set" and getattr(asked, options[key]) in (None, False, ()):
@@ -94,11 +101,11 @@ def from_file(asked: T, path: Path, options: Mapping[str, str]) -> T:
 def _given(key: str, value: Any, default: Any) -> Any:
     """A value of a file as the command line would have given it."""
     if isinstance(default, tuple):
-        pairs = [f"{k}={_text(v)}" for k, v in value.items()] if isinstance(value, Mapping) else None
-        return tuple(pairs or map(_text, value if isinstance(value, list) else [value]))
+        pairs = [f"{k}={settings.written(v)}" for k, v in value.items()] if isinstance(value, Mapping) else None
+        return tuple(pairs or map(settings.written, value if isinstance(value, list) else [value]))
     if isinstance(value, bool) and isinstance(default, bool):
         return value
-    return Path(str(value)) if key == "run" else _text(value)
+    return Path(str(value)) if key == "run" else settings.written(value)
 
 
 def sweep(asked: T, seeds: str) -> int:
@@ -127,18 +134,3 @@ def sweep(asked: T, seeds: str) -> int:
     (folder / "seeds.txt").write_text(text + "\n", encoding="utf-8")
     print(text)
     return 0
-
-
-def _flat(group: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested groups under dotted keys: [set.data] resize = 32."""
-    found: list[tuple[str, Any]] = []
-    for key, value in group.items():
-        found += _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else [(f"{prefix}{key}", value)]
-    return found
-
-
-def _text(value: Any) -> str:
-    """A value as the command line has it."""
-    if isinstance(value, list | tuple):
-        return ",".join(map(_text, value))
-    return str(value).lower() if isinstance(value, bool) else "none" if value is None else str(value)

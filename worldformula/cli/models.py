@@ -15,8 +15,7 @@ import tyro
 
 from worldformula import cards, catalogue
 from worldformula.catalogue import System
-from worldformula.cli.fit import DEFAULT_PRESET
-from worldformula.cli.train import option
+from worldformula.cli.many import DEFAULT_PRESET, option
 from worldformula.envs import Envs
 from worldformula.errors import ConfigError
 from worldformula.formula.expressions.expression import Expression
@@ -24,7 +23,7 @@ from worldformula.formula.syntax.text import text
 from worldformula.model.config import start
 from worldformula.model.run import build, suitable
 from worldformula.training import settings
-from worldformula.training.game import Game
+from worldformula.training.game import losses
 from worldformula.training.objective import Objective
 
 ENVIRONMENT = "pendulum"  # what an agent is shown with
@@ -88,11 +87,11 @@ def shown(system: System, preset: str | None = None) -> Iterator[str]:
     preset = preset or (DEFAULT_PRESET if DEFAULT_PRESET in system.presets else next(iter(system.presets)))
     sizes = system.sizes(preset)
     made = _made(system, preset, sizes)
-    losses = _losses(getattr(made, "loss", None))
-    for who, loss in losses.items():
+    formulas = _losses(getattr(made, "loss", None))
+    for who, loss in formulas.items():
         yield f"\nformula{f' of {who}' if who else ''}"
         yield f"    {text(loss.node)}"
-    for who, loss in losses.items():
+    for who, loss in formulas.items():
         yield f"\nLaTeX{f' of {who}' if who else ''}"
         yield indent(loss.latex_lines(), "    ")
     counted = "" if made is None else f": {_weights(made):,} parameters"
@@ -118,11 +117,9 @@ def _made(system: System, preset: str, sizes: Any) -> Any:
 
 def _losses(loss: Any) -> dict[str, Expression]:
     """What is minimised, by name; nameless where it is one."""
-    if isinstance(loss, Game):
-        return {name: player.loss for name, player in loss.players.items()}
     if isinstance(loss, Objective):
         return {name: term for name, term in loss.terms.items() if isinstance(term, Expression)}
-    return {"": loss} if isinstance(loss, Expression) else {}
+    return {} if loss is None else losses(loss)
 
 
 def _weights(made: Any) -> int:

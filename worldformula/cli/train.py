@@ -14,6 +14,7 @@ from worldformula import catalogue
 from worldformula.cards import demo
 from worldformula.cli import header, many
 from worldformula.cli.display import Display
+from worldformula.cli.many import DEFAULT_PRESET, option
 from worldformula.errors import ConfigError
 from worldformula.run.config import EnvConfig, RunConfig
 from worldformula.run.contract import Agent
@@ -30,16 +31,10 @@ Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Number = Annotated[int, tyro.conf.arg(metavar="N")]
 Device = Annotated[str, tyro.conf.arg(metavar="NAME")]
 DEFAULT_MODEL = "dreamer_v3"
-DEFAULT_PRESET = "tiny"
 IN_FILE = {"run": "out", "env-arg": "env_arg", "log-info": "log_info"} | {
     name: name
     for name in ("env", "pixels", "wrap", "model", "preset", "steps", "seed", "seeds", "device", "init", "freeze")
 }  # what --config may hold, and the field
-
-
-def option(metavar: str, default: str) -> Any:
-    """How an option is shown whose default is decided later, by the run folder."""
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})")
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,15 @@ class Score:
     error: float
     n: int
 
+    @classmethod
+    def of(cls, returns: Iterable[float]) -> Score:
+        """Of the returns of complete episodes."""
+        values = np.array(list(returns))
+        if not len(values):
+            return cls(float("nan"), float("nan"), 0)
+        spread = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
+        return cls(float(values.mean()), float(spread), len(values))
+
     def __str__(self) -> str:
         return f"{self.mean:.1f} ± {self.error:.1f} (n = {self.n})" if self.n else "not known"
 
@@ -55,7 +64,7 @@ def random_policy_return(
         if len(found) >= episodes or time.perf_counter() - started > seconds:
             break
     envs.close()
-    return _score(found)
+    return Score.of(found)
 
 
 def reference_return(id: str, episodes: int = 20, seed: int = 0) -> Score:
@@ -68,7 +77,7 @@ def reference_return(id: str, episodes: int = 20, seed: int = 0) -> Score:
     if entry is None:
         raise EnvironmentIdError(f"{id!r} has no reference controller; environments that have one: {', '.join(ids())}")
     env = gymnasium.make(entry.id, disable_env_checker=True)
-    return _score(_episode(env, lambda info: entry.reference(info["state"]), s) for s in _seeds(seed, episodes))
+    return Score.of(_episode(env, lambda info: entry.reference(info["state"]), s) for s in _seeds(seed, episodes))
 
 
 def _seeds(seed: int, episodes: int) -> list[int]:
@@ -82,11 +91,3 @@ def _episode(env: Any, actor: Actor, seed: int) -> float:
         _, reward, terminated, truncated, info = env.step(actor(info))
         total, done = total + float(reward), terminated or truncated
     return total
-
-
-def _score(returns: Iterable[float]) -> Score:
-    values = np.array(list(returns))
-    if not len(values):
-        return Score(float("nan"), float("nan"), 0)
-    spread = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
-    return Score(float(values.mean()), float(spread), len(values))

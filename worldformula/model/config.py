@@ -184,16 +184,9 @@ def deliberate(config: ModelConfig, texts: Iterable[str]) -> tuple[ModelConfig, 
 
 def differences(stored: ModelConfig, wanted: ModelConfig) -> dict[str, tuple[Any, Any]]:
     """What a run cannot change when it goes on, ``{"fit.lr": (1e-3, 1e-4)}``."""
-    before, after = (_flat(config.to_dict()) for config in (stored, wanted))
+    before, after = (dict(settings.flat(config.to_dict())) for config in (stored, wanted))
     keys = [k for k in dict.fromkeys([*before, *after]) if k not in FREE_ON_RESUME]
     return {k: (before.get(k), after.get(k)) for k in keys if before.get(k) != after.get(k)}
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
 
 
 def _written(value: Any) -> Any:

@@ -28,7 +28,7 @@ from worldformula.formula.factors.joint import Factor, Joint, as_uses
 from worldformula.formula.print.notebook import parts_html
 from worldformula.formula.syntax.check import draw_order
 from worldformula.metrics.likelihood import importance_bound
-from worldformula.training.game import Game
+from worldformula.training.game import Game, losses
 from worldformula.training.schedules import Schedule
 from worldformula.training.seeding import forked
 
@@ -49,8 +49,8 @@ class Model:
 
     def _repr_html_(self) -> str:
         parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "loss"}  # type: ignore[arg-type]
-        losses = self.loss.losses if isinstance(self.loss, Game) else {"loss": self.loss}
-        return parts_html({**parts, **losses})
+        shown = self.loss.losses if isinstance(self.loss, Game) else {"loss": self.loss}
+        return parts_html({**parts, **shown})
 
     @property
     def before_fit(self) -> str:
@@ -78,7 +78,7 @@ class Model:
 
     @property
     def _losses(self) -> list[Expression]:
-        return [p.loss for p in self.loss.players.values()] if isinstance(self.loss, Game) else [self.loss]
+        return list(losses(self.loss).values())
 
     @property
     def events(self) -> dict[str, tuple[int, ...] | None]:

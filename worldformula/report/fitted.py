@@ -17,7 +17,7 @@ from worldformula.report.write import seconds
 from worldformula.run.folder import RunFolder, read_metrics, writing
 from worldformula.training import devices
 from worldformula.training.fit import Fitting
-from worldformula.training.game import Game
+from worldformula.training.game import titled
 from worldformula.training.seeding import forked
 
 SEED = 3
@@ -28,11 +28,6 @@ def write_fit(
 ) -> Path:  # fmt: skip
     """Writes the page into the run folder; returns its path. The networks are as before afterwards."""
     objective = fitting.loss
-    losses = (
-        {f"What {name} minimises": player.loss for name, player in objective.players.items()}
-        if isinstance(objective, Game)
-        else {"The loss": objective}
-    )
     best, spent = fitting.history.best, seconds(folder)
     weights = sum(p.numel() for p in objective.parameters() if p.requires_grad)
     facts = (
@@ -49,7 +44,7 @@ def write_fit(
         config=config,
         metrics=read_metrics(folder.metrics_file),
         facts=facts,
-        formulas={title: written(formula) for title, formula in losses.items()},
+        formulas={title: written(formula) for title, formula in titled(objective).items()},
         pictures=_pictures(fitting, loss, data, held),
         machine=machine(devices.describe(fitting.device)),
         scheduled=tuple(name for name, value in fitting.symbols.items() if callable(value)),

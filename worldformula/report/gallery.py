@@ -16,6 +16,7 @@ from worldformula import Expression, Game
 from worldformula.catalogue import System, discover
 from worldformula.formula.graph.graph import Graph, graph, svg
 from worldformula.formula.syntax.nodes import Group
+from worldformula.training.game import losses
 
 KINDS = {"models": "Models", "worlds": "Worlds"}
 ENVIRONMENT = ({"image": (16, 16, 3)}, 2)  # observations and width of actions, for a world that asks for them
@@ -69,10 +70,8 @@ def entries(kind: str) -> Iterator[Entry]:
         wanted = [p for p in inspect.signature(system.build).parameters.values() if p.default is p.empty]
         made = system.build(system.sizes(preset), *(ENVIRONMENT if len(wanted) > 1 else ()))
         loss = getattr(made, "loss", None)
-        if isinstance(loss, Game):
-            yield Entry(system, {name: player.loss for name, player in loss.players.items()})
-        elif isinstance(loss, Expression):
-            yield Entry(system, {"": loss})
+        if isinstance(loss, (Game, Expression)):
+            yield Entry(system, losses(loss))
 
 
 def gallery() -> tuple[str, dict[str, Graph]]:

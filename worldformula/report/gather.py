@@ -74,7 +74,7 @@ def gather(run: str | Path, agent: Agent, *, episodes: int = 10, device: str = "
     return dataclasses.replace(
         dreamt,
         formula=None if loss is None else written(loss),
-        reached=_score([float(e["reward"].sum()) for e in played]),
+        reached=Score.of(float(e["reward"].sum()) for e in played),
         floor=levels.floor,
         best=levels.best,
         videos={**videos, **dreamt.videos},
@@ -167,12 +167,6 @@ def windows(recorded: list[Columns], length: int, most: int) -> Columns:
 def _device(agent: Agent) -> str:
     weights = agent.parameters() if isinstance(agent, torch.nn.Module) else ()
     return next((describe(p.device) for p in weights), "")
-
-
-def _score(returns: list[float]) -> Score:
-    values = np.array(returns)
-    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else float("nan")
-    return Score(float(values.mean()), float(error), len(values))
 
 
 def _scale(pictures: NDArray[np.uint8]) -> int:

@@ -36,7 +36,7 @@ from worldformula.report.pictures import REACH, Pictures, draw
 from worldformula.report.write import seconds
 from worldformula.run.folder import read_metrics, writing
 from worldformula.training import devices
-from worldformula.training.game import Game
+from worldformula.training.game import titled
 from worldformula.training.seeding import derived, forked
 
 REPORT = 3  # what `derived` seeds are for; 0 to 2 are those of the run
@@ -102,10 +102,6 @@ def gather(run: ModelRun) -> Told:
         through = run.model if isinstance(run.model, ThroughTime) else None
         shown = dreamt(dreams(through, run.test_rows, seed=seed)) if through else ""
         pictures = Pictures() if through else draw(run.model, run.data, run.test_rows, seed)
-    if isinstance(loss, Game):
-        losses = {f"What {name} minimises": player.loss for name, player in loss.players.items()}
-    else:
-        losses = {"The loss": loss}
     spent = seconds(folder)
     weights = sum(p.numel() for p in loss.parameters() if p.requires_grad)
     rows = len(next(iter(run.data.train.values())))
@@ -123,7 +119,7 @@ def gather(run: ModelRun) -> Told:
         config=config.to_dict(),
         metrics=read_metrics(folder.metrics_file) if folder.metrics_file.is_file() else [],
         facts=facts,
-        formulas={title: written(formula) for title, formula in losses.items()},
+        formulas={title: written(formula) for title, formula in titled(loss).items()},
         pictures=pictures,
         dreams=shown,
         machine=machine(devices.describe(run.device)),

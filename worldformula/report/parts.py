@@ -15,6 +15,7 @@ from worldformula.charts import Series, line_chart
 from worldformula.report.evidence import Written
 from worldformula.report.highlight import highlight
 from worldformula.report.style import STYLE
+from worldformula.training.settings import flat
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
@@ -123,16 +124,8 @@ def small(metrics: Measured, names: Sequence[str]) -> str:
 
 def settings(config: Mapping[str, Any]) -> str:
     """Every setting of a run."""
-    rows = "".join(f"<tr><td>{escape(key)}</td><td>{escape(str(value))}</td></tr>" for key, value in _flat(config))
+    rows = "".join(f"<tr><td>{escape(key)}</td><td>{escape(str(value))}</td></tr>" for key, value in flat(config))
     return section("Settings", f'<div class="settings"><table>{rows}</table></div>') if rows else ""
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, object]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def foot(machine: Mapping[str, str]) -> str:

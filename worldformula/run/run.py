@@ -112,6 +112,18 @@ def checked(found: checkpoint.Checkpoint) -> Iterator[None]:
         raise CheckpointError(f"the checkpoint {found.path} does not fit this run: {error}") from error
 
 
+def newest(folder: RunFolder, train: str) -> checkpoint.Checkpoint:
+    """The newest good checkpoint of a run; ``train`` is the command that would make the first one.
+
+    Raises:
+        CheckpointError: there is none yet, or none can be read.
+    """
+    found = checkpoint.load_latest(folder.checkpoints)
+    if found is None:
+        raise CheckpointError(f"{folder.path} has no checkpoint yet; train it first: {train}")
+    return found
+
+
 def kept(folder: RunFolder) -> list[int]:
     """The steps of the checkpoints in a folder, oldest first."""
     return [int(path.name) for path in checkpoint.steps_in(folder.checkpoints)]

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from worldformula import catalogue
 from worldformula.catalogue import System
 from worldformula.envs import Envs
-from worldformula.errors import CheckpointError, ConfigError, RunFolderError
+from worldformula.errors import ConfigError, RunFolderError
 from worldformula.run.config import EnvConfig, RunConfig
 from worldformula.run.contract import Acting, Agent
 from worldformula.run.folder import RunFolder
 from worldformula.run.kinds import expect, settings_of
 from worldformula.run.play import executed, play
-from worldformula.run.run import checked
+from worldformula.run.run import checked, newest
 from worldformula.training import checkpoint, devices, settings
 from worldformula.training.seeding import forked
 
@@ -62,10 +62,7 @@ def load_agent(run: SavedRun, device: str = "auto") -> tuple[Agent, checkpoint.C
     Raises:
         CheckpointError: there is no checkpoint yet, none can be read, or none fits.
     """
-    found = checkpoint.load_latest(run.folder.checkpoints)
-    if found is None:
-        raise CheckpointError(f"{run.folder.path} has no checkpoint yet; train it first: worldformula train --run …")
-    config = run.config
+    found, config = newest(run.folder, "worldformula train --run …"), run.config
     envs = Envs(config.env.id, 1, **config.env.options())
     agent = run.system.build(config.agent, envs.observations, envs.actions, config.seed)
     envs.close()

@@ -214,3 +214,13 @@ def _alike(joined: Plan, own: Sequence[Plan]) -> bool:
         and all(sites.get(site.name) == (site.factor, p.lead(site)) for p in own for site in p.sites)
         and len(joined.terms) == sum(len(p.terms) for p in own)
     )
+
+
+def losses(loss: Expression | Game) -> dict[str, Expression]:
+    """What is minimised: by player, or under no name where it is one formula."""
+    return {name: player.loss for name, player in loss.players.items()} if isinstance(loss, Game) else {"": loss}
+
+
+def titled(loss: Expression | Game) -> dict[str, Expression]:
+    """The same under headings."""
+    return {f"What {name} minimises" if name else "The loss": formula for name, formula in losses(loss).items()}

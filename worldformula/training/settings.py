@@ -105,11 +105,20 @@ def convert(value: Any, kind: Any, key: str) -> Any:
 
 def written(value: object) -> str:
     """A value as ``--set`` reads it."""
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
+    if isinstance(value, tuple | list):
+        return ",".join(map(written, value))
     if callable(value):
         return getattr(value, "__name__", str(value))
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested groups under dotted keys, ``{"set": {"lr": 1}}`` as ``("set.lr", 1)``."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def type_name(kind: Any) -> str:
