@@ -77,7 +77,7 @@ def test_an_agent_prints_all_that_it_learns_by(name: str) -> None:
     assert ("λ_return" in text) == (name != "planet")
     assert isinstance(agent.learner, Behaviour) == (name != "planet")
     if name == "dreamer_v2":
-        assert text.startswith("<Objective model, then actor_player and critic_player")
+        assert text.startswith("<Objective world, then actor and critic")
         assert "after every 100th update" in agent.loss.terms["dream"].explain()
 
 
