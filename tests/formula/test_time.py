@@ -292,3 +292,37 @@ def test_a_condition_that_is_held_at_values_of_the_rows_is_refused_in_steps_and_
     torch.testing.assert_close(one, each)
     scores = torch.stack([p.log_prob(x=x[:, t], s=s[:B]) for t in range(T)]).sum(0)
     torch.testing.assert_close(Sum("t", log(p))(x=x, s=s[:B]).value, scores)
+
+
+def test_one_sample_of_what_is_carried_is_one_draw_which_a_maximum_of_its_mean_may_use():
+    """Free nats of a batch, max(3, mean KL) − mean log p over the same draws, by hand; refused without samples=1."""
+    q, p = Normal("q(z_t|z_{t-1},x_t)", Join(Z + X, 2 * Z), shape=Z), Normal("p(z_t|z_{t-1})", Join(Z, 2 * Z), shape=Z)
+    image, x, first = Normal("p(x_t|z_t)", Join(Z, X), shape=X, scale=1.0), torch.randn(B, T, X), torch.zeros(B, T)
+    first[1, 2] = 1
+    with pytest.raises(FormulaError, match="the maximum of an expectation, which one draw estimates"):
+        maximum(Mean("t", E(q, KL(q, p))).mean(), 3)
+    values = {}
+    for free in (0.01, 100.0):
+        nats = Mean("t", E(q, KL(q, p), samples=1), reset="first").mean()
+        loss = maximum(nats, free) + Mean("t", E(q, -log(image), samples=1), reset="first").mean()
+        assert "1 shared sample " in loss.explain()
+        noise = torch.randn(B, T, Z, generator=torch.Generator().manual_seed(0))
+        out = loss(x=x, first=first, noise={"z": noise})
+        z, kls, errors = torch.zeros(B, Z), [], []
+        for t in range(T):
+            z = z * (1 - first[:, t : t + 1])
+            (m, s), (n, r) = (
+                (h.chunk(2, -1)[0], torch.nn.functional.softplus(h.chunk(2, -1)[1]))
+                for h in (q.net(z, x[:, t]), p.net(z))
+            )
+            kls.append((r.log() - s.log() + (s**2 + (m - n) ** 2) / (2 * r**2) - 0.5).sum(-1))
+            z = m + s * noise[:, t]
+            errors.append(-torch.distributions.Normal(image.net(z), 1.0).log_prob(x[:, t]).sum(-1))
+        expected = torch.stack(kls).mean().clamp(min=free) + torch.stack(errors).mean()
+        torch.testing.assert_close(out.value, expected)
+        assert out.samples["z"].shape == (B, T, Z)
+        torch.testing.assert_close(loss.interpret(x=x, first=first, noise={"z": noise}).value, expected)
+        weights = [*p.net.parameters()]
+        values[free] = torch.autograd.grad(out.value, weights, allow_unused=True, materialize_grads=True)
+    assert any(g.any() for g in values[0.01])
+    assert not any(g.any() for g in values[100.0])

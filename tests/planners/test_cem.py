@@ -285,3 +285,31 @@ def test_a_configurator_is_a_table_and_knows_near_misses() -> None:
     assert configurator("save force").weights == {"reward": 2.0}
     with pytest.raises(CatalogueError, match="Did you mean 'swing up'"):
         configurator("swingup")
+
+
+def test_planet_acts_by_the_mean_of_the_last_elites():
+    """The search written out, 3 rounds, the best 5 of 40, and the mean of the last; a point moves by its actions."""
+    target, N, H, best, rounds = 0.7, 40, 4, 5, 3
+
+    class Point:
+        actions, heads = ("a",), ()
+
+        def imagine(self, start, policy=None, *, actions=None, **options):
+            steps = actions["a"].cumsum(1)
+            return State({"s": torch.cat((start["s"][:, None], start["s"][:, None] + steps), 1), **actions}, 2)
+
+    task = Task(lambda states, actions: (states["s"][..., 0] - target) ** 2)
+    planner = CEM(horizon=H, candidates=N, elites=best, iterations=rounds, answer="mean")
+    start = State({"s": torch.tensor([[-0.4]])})
+    found = planner.plan(Point(), task, start, space={"a": ActionSet(1)}, generators=[torch.Generator().manual_seed(3)])
+    draws, mean, std = torch.Generator().manual_seed(3), torch.zeros(H), torch.ones(H)
+    for _ in range(rounds):
+        tried = (mean + std * torch.randn(N, H, 1, generator=draws)[..., 0]).clamp(-1, 1)
+        costs = ((-0.4 + tried.cumsum(1) - target) ** 2).sum(1)
+        elites = tried[costs.argsort()[:best]]
+        mean, std = elites.mean(0), (elites.var(0, correction=0) + 1e-6).sqrt()
+    torch.testing.assert_close(found.actions["a"][0, :, 0], mean)
+    torch.testing.assert_close(found.cost, ((-0.4 + mean.cumsum(0) - target) ** 2).sum()[None])
+    assert found.calls == (rounds * N + 1) * H + H
+    with pytest.raises(ConfigError, match="'best' or 'mean'"):
+        CEM(answer="median")

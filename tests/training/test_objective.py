@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from functools import partial
 
 import pytest
@@ -224,3 +225,38 @@ def test_what_cannot_be_an_objective_is_refused() -> None:
     updates = Updates(parts.objective(all=Minimises({"world": 1.0}, whole)))
     with pytest.raises(ConfigError, match=r"the state of all is of another objective: it has 'code.other'"):
         updates.load_state_dict({"count": 0, "all": {"code.other": {}}})
+
+
+def test_players_of_a_turn_move_at_once_and_what_is_kept_is_evaluated_once() -> None:
+    """y = w·x first, then two that read what it said before it moved: by hand, one gradient step each."""
+    torch.manual_seed(0)
+    nets = {name: nn.Linear(1, 1, bias=False).double() for name in ("one", "two", "three")}
+    before = {name: net.weight.item() for name, net in nets.items()}
+    calls = []
+    nets["one"].register_forward_hook(lambda *_: calls.append(1))
+    y = Normal("p(y|x)", nets["one"], shape=1, scale=1.0)
+    z, v = Normal("p(z|y)", nets["two"], shape=1, scale=1.0), Normal("p(v|y)", nets["three"], shape=1, scale=1.0)
+    x, rate = torch.full((4, 1), 2.0).double(), 0.1
+    sgd = partial(torch.optim.SGD, lr=rate)
+    objective = Objective(
+        (("first",), ("second", "third")),
+        terms={"y": (-log(y)).mean(), "z": (-log(z)).mean(), "v": (-log(v)).mean()},
+        data={
+            "y": lambda outs, batch, _: {"x": x, "y": torch.ones_like(x)},
+            "z": lambda outs, batch, _: {"y": torch.full_like(x, outs["y"].value.item()), "z": torch.ones_like(x)},
+            "v": lambda outs, batch, _: {"y": torch.full_like(x, outs["y"].value.item()), "v": torch.ones_like(x)},
+        },
+        kept=("y",),
+        first=Minimises({"y": 1.0}, [nets["one"]], sgd),
+        second=Minimises({"z": 1.0}, [nets["two"]], sgd),
+        third=Minimises({"v": 1.0}, [nets["three"]], sgd),
+    )  # fmt: skip
+    Updates(objective).update({})
+    assert len(calls) == 1
+    said = 0.5 * (1 - before["one"] * 2) ** 2 + 0.5 * math.log(2 * math.pi)
+    assert nets["one"].weight.item() == pytest.approx(before["one"] + rate * 2 * (1 - before["one"] * 2))
+    for name in ("two", "three"):
+        assert nets[name].weight.item() == pytest.approx(before[name] + rate * said * (1 - before[name] * said))
+    for wrong in ((("first",),), (("first", "second"), ("third", "first")), (("first", "second", "fourth"),)):
+        with pytest.raises(ConfigError, match="expected turns of the players first, second, third, each once"):
+            Objective(wrong, terms=objective.terms, data=objective.data, **objective.players)

@@ -131,9 +131,9 @@ def build(
         Perception.of(world, config.behaviour.discount, columns, actions),
         DynamicsActorCritic(actor, critic, config.behaviour),
         players={
-            "model": Minimises({"world": 1.0}, [world], partial(adam, lr=config.model_lr), config.clip),
-            "actor_player": Minimises({"actor": 1.0}, [*factors], partial(adam, lr=config.actor_lr), config.clip),
-            "critic_player": Minimises({"critic": 1.0}, [critic], partial(adam, lr=config.critic_lr), config.clip),
+            "world": Minimises({"world": 1.0}, [world], partial(adam, lr=config.model_lr), config.clip),
+            "actor": Minimises({"actor": 1.0}, [*factors], partial(adam, lr=config.actor_lr), config.clip),
+            "critic": Minimises({"critic": 1.0}, [critic], partial(adam, lr=config.critic_lr), config.clip),
         },
         habits=Habits(random=True, noise=config.noise),
         horizon=config.imagine,

@@ -110,7 +110,7 @@ def build(
         config,
         world,
         Perception.of(world, 1.0, columns, actions),
-        players={"model": Minimises({"world": 1.0}, moves=[world], optimiser=adam, clip=config.clip)},
+        players={"world": Minimises({"world": 1.0}, moves=[world], optimiser=adam, clip=config.clip)},
         habits=Habits(usual, random=True),
     )
 

@@ -1,4 +1,4 @@
-"""The demo as a card: DreamerV3 `tiny` learns the pendulum swing-up from 32 × 32 pixels in minutes on two cores."""
+"""The demo as a card: an agent, `tiny`, learns the pendulum swing-up from 32 × 32 pixels in minutes on two cores."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ CAPACITY = 24_000  # fixed, so that a demo can be made longer
 EPISODES = 50
 
 
-def config(steps: int = STEPS, seed: int = 0) -> RunConfig:
-    """What ``worldformula demo`` runs; ``steps`` are environment steps, two per action."""
-    system = catalogue.find("dreamer_v3")
+def config(steps: int = STEPS, seed: int = 0, model: str = "dreamer_v3") -> RunConfig:
+    """What ``worldformula demo`` runs, also of another agent; ``steps`` are environment steps, two per action."""
+    system = catalogue.find(model)
     env = EnvConfig("pendulum", num=4, pixels=True, size=32, action_repeat=2)
     agent = system.sizes("tiny")
     every = RunConfig(system.name, "tiny", env, agent, steps, seed, capacity=CAPACITY, checkpoint_every=4_000)
@@ -27,16 +27,35 @@ def config(steps: int = STEPS, seed: int = 0) -> RunConfig:
 
 
 def measure(seed: int) -> dict[str, float]:
-    """Trains as the demo does, then plays episodes that training never saw.
+    """DreamerV3: see `learnt`."""
+    return learnt("dreamer_v3", seed)
+
+
+def planet(seed: int) -> dict[str, float]:
+    """PlaNet: see `learnt`."""
+    return learnt("planet", seed)
+
+
+def dreamer_v1(seed: int) -> dict[str, float]:
+    """Dreamer v1: see `learnt`."""
+    return learnt("dreamer_v1", seed)
+
+
+def dreamer_v2(seed: int) -> dict[str, float]:
+    """Dreamer v2: see `learnt`."""
+    return learnt("dreamer_v2", seed)
+
+
+def learnt(model: str, seed: int) -> dict[str, float]:
+    """Trains an agent as the demo does, then plays episodes that training never saw.
 
     Returns:
-        ``return``: mean return of 50 episodes with the policy's mode; ``return_error``: its standard error;
+        ``return``: mean return of 50 episodes without exploring; ``return_error``: its standard error;
         ``open_loop_ratio_15``: pixel error 15 steps ahead over that of repeating the last frame; ``train_seconds``.
     """
     with tempfile.TemporaryDirectory() as folder:
-        loop = Interact(
-            config(seed=seed), catalogue.find("dreamer_v3").build, Path(folder) / "demo", say=lambda _: None
-        )
+        asked = config(seed=seed, model=model)
+        loop = Interact(asked, catalogue.find(model).build, Path(folder) / "demo", say=lambda _: None)
         result = loop.run()
         score = evaluate(loop.agent, loop.config.env, episodes=EPISODES, seed=10_000 + seed)
         seen = gather(result.folder, loop.agent, episodes=10)

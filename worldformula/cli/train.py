@@ -42,6 +42,7 @@ class Train:
     """Train an agent, or go on exactly where an interrupted run stopped.
 
     For example: worldformula train --env cartpole_swingup --pixels --run runs/first
+    or another agent: worldformula train planet --env pendulum --pixels --run runs/planet
 
     In a folder that holds a run, everything that is not given here is taken from that run; what is given must agree
     with it, except for --steps and --device. So after Ctrl-C, or after a crash: worldformula train --run runs/first
@@ -86,6 +87,15 @@ class Train:
     """Another run (or a folder of save_pretrained) whose weights a new run begins with."""
     freeze: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME")] = ()
     """A part that does not learn, by the name of its weights, e.g. world; may be given several times."""
+
+    agent: Annotated[str | None, tyro.conf.Positional, option("AGENT", DEFAULT_MODEL)] = None
+    """The agent, as --model."""
+
+    def __post_init__(self) -> None:
+        if self.agent is not None:
+            if self.model not in (None, self.agent):
+                raise ConfigError(f"got the agents {self.agent} and --model {self.model}; write one of them")
+            object.__setattr__(self, "model", self.agent)
 
     def config(self) -> RunConfig:
         """The configuration that was asked for, on top of that of the run folder where there is one."""

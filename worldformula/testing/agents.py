@@ -112,8 +112,7 @@ def _going_on(laws: Laws, agent: Agent, other: Agent, batch: Rows, rows: Rows) -
         for one in (agent, other):
             torch.manual_seed(1)
             found.append(_flat(one.act(rows, one.initial(2), explore=explore)[0]))
-        before, after = found
-        laws.equal(f"it acts alike after a checkpoint, explore={explore}", before, after)
+        laws.equal(f"it acts alike after a checkpoint, explore={explore}", found[0], found[1])
 
 
 def _acted(agent: Agent, rows: Rows, state: Any, actions: Mapping[str, ActionSpec]) -> dict[str, torch.Tensor]:

@@ -38,7 +38,7 @@ Steps = Generator[tuple[Node, Scope], Ref, Ref]
 
 def expectation(draft: Draft, node: Expectation, scope: Scope) -> Steps:
     """Draw, then the body at the draws. One of a single thing is a term of its own, as is one with a surrogate."""
-    sampled = is_sampled(node)
+    sampled = bool(_enumerated(node)) if _once(draft, node) else is_sampled(node)
     whole = sampled or node.gradient == "score" or not isinstance(
         node.body, Binary | Negative | OverTime | OverSteps | Expectation | Named
     )  # fmt: skip
@@ -87,6 +87,11 @@ def is_sampled(node: Expectation) -> bool:
     return node.samples is not None or any(u.factor.family is not None for u in _enumerated(node))
 
 
+def _once(draft: Draft, node: Expectation) -> bool:
+    """Whether one sample of every step is asked for: it has no axis, as later steps read it."""
+    return node.samples == 1 and draft.time is not None
+
+
 def _enumerated(node: Expectation) -> list[Use]:
     """The uses whose factors take every value (or component) in turn, in the order in which they are drawn."""
     return [u for u in draw_order(node.q) if estimator(u.factor, node.q, node.gradient) in ("exact", "stratified")]
@@ -124,9 +129,9 @@ def log_expectation(draft: Draft, node: Expectation, scope: Scope) -> Steps:
 
 
 def _enter(draft: Draft, node: Expectation, scope: Scope) -> tuple[Scope, int | None]:
-    """Draw; returns the scope inside and the axis of K samples. One sample of a step has none: later steps read it."""
+    """Draw; returns the scope inside and the axis of K samples."""
     axis = None
-    if node.samples is not None and not (node.samples == 1 and draft.time is not None):
+    if node.samples is not None and not _once(draft, node):
         axis = samples_axis(draft, node.q, scope.values, scope, node.samples)
         if axis is None:
             raise FormulaError(f"{text(node)}: nothing random is drawn here, so samples= has no meaning")
