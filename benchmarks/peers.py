@@ -63,7 +63,7 @@ def torchrl(
     from torchrl.objectives import DreamerV3Loss, DreamerV3ModelLoss, DreamerV3ValueLoss, SoftUpdate
     from torchrl.trainers.algorithms import DreamerV3OptimizationStepper, DreamerV3Optimizer
 
-    width, actions, stoch = batch["vector"].shape[-1], batch["action"].shape[-1], sizes.stoch
+    width, actions = batch["vector"].shape[-1], batch["action"].shape[-1]
     features, units = sizes.feature, sizes.units
     prior_net = RSSMPriorV3(
         action_shape=(actions,), hidden_dim=sizes.hidden, rnn_hidden_dim=sizes.deter, num_categoricals=sizes.groups,
@@ -129,8 +129,12 @@ def _behaviour(
     value: Any, horizon: int,
 ) -> Any:  # fmt: skip
     """torchrl's actor loss on dreams of its model-based environment."""
-    from tensordict.nn import ProbabilisticTensorDictModule, ProbabilisticTensorDictSequential, TensorDictModule
-    from tensordict.nn import TensorDictSequential
+    from tensordict.nn import (
+        ProbabilisticTensorDictModule,
+        ProbabilisticTensorDictSequential,
+        TensorDictModule,
+        TensorDictSequential,
+    )
     from torchrl.data import Bounded, Composite, Unbounded
     from torchrl.envs.model_based import DreamerEnv
     from torchrl.modules import DreamerV3MLP, IndependentNormal, WorldModelWrapper
