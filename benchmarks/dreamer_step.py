@@ -5,7 +5,7 @@
 Size 1M, 16 sequences of 64 rows, 24 numbers observed, 6 actions, dreams of 15 steps from all 1,024 states, one thread.
 `products` are the matrix products and convolutions of one update, forward and backward, alone: what no implementation
 of this model does without. Each contender runs an update in turn, and time is that of the process, which keeps the
-memory that it frees, as `worldformula train` does. Where torchrl is installed, its update takes part (`peers.py`).
+memory that it frees, as `worldformula train` does. Other libraries take part where they are installed (`peers.py`).
 """
 
 from __future__ import annotations
@@ -124,11 +124,12 @@ def main() -> None:
     steps: dict[str, Callable[[], object]] = {"products": alone, "eager": lambda: ours.update(batch)}
     weights = sum(p.numel() for p in ours.parameters() if p.requires_grad)
     told: Mapping[str, Any] = {"memory_kept": kept, "GFLOP": round(flops, 2), "products": count, "weights": weights}
-    if importlib.util.find_spec("torchrl"):
-        peer = peers.torchrl(size1m().world.sizes, batch, size1m().imagine)
-        _, flops, count = products(peer.update)
-        found = {"version": version("torchrl"), "GFLOP": round(flops, 2), "products": count, "weights": peer.weights}
-        steps["torchrl"], told = peer.update, {**told, "torchrl": found}
+    for name, make in {"torchrl": peers.torchrl, "sheeprl": peers.sheeprl}.items():
+        if importlib.util.find_spec(name):
+            peer = make(size1m().world.sizes, batch, size1m().imagine)
+            _, flops, count = products(peer.update)
+            found = {"version": version(name), "GFLOP": round(flops, 2), "products": count, "weights": peer.weights}
+            steps[name], told = peer.update, {**told, name: found}
     if asked.compile:
         other = agent()
         other.compile()

@@ -1,10 +1,11 @@
 """DreamerV3 updates of other libraries, at the sizes of `dreamer_step`, for whoever has installed them.
 
-    pip install torch==2.13.0 && pip install torchrl==0.14.1
+    pip install torch==2.13.0 && pip install torchrl==0.14.1 && pip install --no-deps sheeprl==0.8.4
+    pip install hydra-core==1.3.8 lightning python-dotenv tensorboard torchmetrics opencv-python-headless moviepy
 
-Each is written through the library's public modules and its own optimiser: block GRU, latent groups and classes, heads,
-bins, starts of dreams, horizon, slow critic and replay critic are those of size 1M. What differs is printed: weights,
-and matrix products.
+Each is written through the library's public functions, with its own optimiser: width of the GRU, latent groups and
+classes, layers, bins, starts of dreams, horizon and slow critic are those of size 1M. What differs is counted: weights
+and products.
 """
 
 from __future__ import annotations
@@ -186,3 +187,66 @@ def _sample(batch: Mapping[str, NDArray[Any]], sizes: Sizes) -> Any:
     now = {"state": torch.zeros(*lead, sizes.stoch), "belief": torch.zeros(*lead, sizes.deter)}
     now |= {"action": torch.as_tensor(batch["action"]), "is_init": flags["is_first"]}
     return TensorDict({**now, "next": after}, lead)
+
+
+def sheeprl(sizes: Sizes, batch: Mapping[str, NDArray[Any]], horizon: int, compiled: bool = False) -> Peer:
+    """The update of sheeprl's `dreamer_v3.train`; raises ImportError where sheeprl is not installed.
+
+    Its GRU is one dense matrix, its optimisers are three, and it has no replay critic: more products in the loop, fewer
+    behind it.
+    """
+    import gymnasium
+    import hydra
+    from lightning.fabric import Fabric
+    from sheeprl.algos.dreamer_v3.agent import build_agent
+    from sheeprl.algos.dreamer_v3.dreamer_v3 import train
+    from sheeprl.algos.dreamer_v3.utils import Moments
+    from sheeprl.utils.utils import dotdict
+
+    width, actions = batch["vector"].shape[-1], batch["action"].shape[-1]
+    world, layers = "algo.world_model", {"encoder": 3, "observation_model": 3, "reward_model": 1, "discount_model": 1}
+    asked = {
+        "algo.cnn_keys.encoder": "[]", "algo.cnn_keys.decoder": "[]", "algo.mlp_keys.encoder": "[vector]",
+        "algo.mlp_keys.decoder": "[vector]", "algo.dense_units": sizes.units,
+        "algo.horizon": horizon, "algo.mlp_layers": 3, "algo.actor.objective_mix": 1.0,
+        "algo.compile.enabled": compiled, "algo.compile.mode": "default", "metric.log_level": 0,
+        f"{world}.discrete_size": sizes.classes, f"{world}.stochastic_size": sizes.groups,
+        f"{world}.recurrent_model.recurrent_state_size": sizes.deter,
+        f"{world}.transition_model.hidden_size": sizes.hidden,
+        f"{world}.representation_model.hidden_size": sizes.hidden, "distribution.type": "auto",
+    } | {f"{world}.{name}.mlp_layers": count for name, count in layers.items()}  # fmt: skip
+    with hydra.initialize_config_module("sheeprl.configs", version_base="1.3"):
+        found = hydra.compose("config", ["exp=dreamer_v3", "env=dummy", *(f"{k}={v}" for k, v in asked.items())])
+    config = dotdict(_settings(found))
+    fabric = Fabric(accelerator="cpu", devices=1)
+    space = gymnasium.spaces.Dict({"vector": gymnasium.spaces.Box(-20, 20, (width,))})
+    model, actor, critic, slow, _ = build_agent(fabric, (actions,), True, config, space)
+    parts = {"world_model": model, "actor": actor, "critic": critic}
+    optimisers = [
+        fabric.setup_optimizers(hydra.utils.instantiate(dict(config.algo[name].optimizer), params=part.parameters()))
+        for name, part in parts.items()
+    ]
+    own = config.algo.actor.moments
+    moments = Moments(own.decay, own.max, own.percentile.low, own.percentile.high)
+    turned = {key: torch.as_tensor(batch[key]).float().transpose(0, 1).contiguous() for key in batch if "/" not in key}
+    data = {
+        "vector": turned["vector"], "actions": turned["action"], "rewards": turned["reward"][..., None],
+        "terminated": turned["is_terminal"][..., None], "is_first": turned["is_first"][..., None],
+    }  # fmt: skip
+
+    def update() -> None:
+        train(fabric, model, actor, critic, slow, *optimisers, dict(data), None, config, True, (actions,), moments)
+        with torch.no_grad():  # as its loop does at every update
+            for mine, theirs in zip(slow.parameters(), critic.parameters(), strict=True):
+                mine.lerp_(theirs, config.algo.critic.tau)
+
+    return Peer(update, sum(p.numel() for part in parts.values() for p in part.parameters() if p.requires_grad))
+
+
+def _settings(config: Any) -> Any:
+    """A configuration as a dict; what it says must be given on a command line is None."""
+    from omegaconf import OmegaConf
+
+    for key in [key for key in config if OmegaConf.is_missing(config, key)]:
+        config[key] = None
+    return OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
