@@ -60,44 +60,15 @@ def torchrl(
 ) -> Peer:
     """The update of torchrl's `DreamerV3OptimizationStepper`; raises ImportError where torchrl is not installed."""
     from tensordict.nn import TensorDictModule, TensorDictSequential
-    from torchrl.modules import DreamerV3MLP, RSSMPosteriorV3, RSSMPriorV3, RSSMRolloutV3, SymExpTwoHot
+    from torchrl.modules import DreamerV3MLP, SymExpTwoHot
     from torchrl.objectives import DreamerV3Loss, DreamerV3ModelLoss, DreamerV3ValueLoss, SoftUpdate
     from torchrl.trainers.algorithms import DreamerV3OptimizationStepper, DreamerV3Optimizer
 
     width, actions = batch["vector"].shape[-1], batch["action"].shape[-1]
     features, units = sizes.feature, sizes.units
-    prior_net = RSSMPriorV3(
-        action_shape=(actions,), hidden_dim=sizes.hidden, rnn_hidden_dim=sizes.deter, num_categoricals=sizes.groups,
-        num_classes=sizes.classes, action_dim=actions, recurrent_model="block_gru", num_blocks=sizes.blocks,
-        unimix=0.01,
-    )  # fmt: skip
-    posterior_net = RSSMPosteriorV3(
-        hidden_dim=sizes.hidden, rnn_hidden_dim=sizes.deter, num_categoricals=sizes.groups, num_classes=sizes.classes,
-        obs_embed_dim=units, use_rms_norm=True, unimix=0.01,
-    )  # fmt: skip
-    seen = [("next", "state"), ("next", "belief")]
     reward, proceed = DreamerV3MLP(features, 255, 1, units, outscale=0.0), DreamerV3MLP(features, 1, 1, units)
     decoded = SymExpTwoHot(255)
-    world = TensorDictSequential(
-        TensorDictModule(
-            Symlogged(DreamerV3MLP(width, None, 3, units)),
-            in_keys=[("next", "observation")], out_keys=[("next", "encoded")],
-        ),
-        RSSMRolloutV3(
-            TensorDictModule(
-                prior_net, in_keys=["state", "belief", "action"],
-                out_keys=[("next", "prior_logits"), ("next", "state"), ("next", "belief")],
-            ),
-            TensorDictModule(
-                posterior_net, in_keys=[("next", "belief"), ("next", "encoded")],
-                out_keys=[("next", "posterior_logits"), ("next", "state")],
-            ),
-        ),
-        TensorDictModule(DreamerV3MLP(features, width, 3, units), in_keys=seen, out_keys=[("next", "reco_pixels")]),
-        TensorDictModule(reward, in_keys=seen, out_keys=[("next", "reward_logits")]),
-        TensorDictModule(decoded, in_keys=[("next", "reward_logits")], out_keys=[("next", "reward")]),
-        TensorDictModule(proceed, in_keys=seen, out_keys=[("next", "continue_pred")]),
-    )  # fmt: skip
+    world, prior_net = _world(sizes, width, actions, (reward, decoded, proceed))
     value = TensorDictSequential(
         TensorDictModule(
             DreamerV3MLP(features, 255, 3, units, outscale=0.0),
@@ -123,6 +94,48 @@ def torchrl(
     if compiled:
         stepper.warmup(sample)
     return Peer(lambda: stepper.step(None, sample), sum(p.numel() for p in trained))
+
+
+def _world(
+    sizes: Sizes, width: int, actions: int, heads: tuple[nn.Module, nn.Module, nn.Module]
+) -> tuple[Any, nn.Module]:
+    """torchrl's world model, and the prior that dreams; ``heads``: reward, its decoded mean, continuation."""
+    from tensordict.nn import TensorDictModule, TensorDictSequential
+    from torchrl.modules import DreamerV3MLP, RSSMPosteriorV3, RSSMPriorV3, RSSMRolloutV3
+
+    features, units = sizes.feature, sizes.units
+    reward, decoded, proceed = heads
+    prior_net = RSSMPriorV3(
+        action_shape=(actions,), hidden_dim=sizes.hidden, rnn_hidden_dim=sizes.deter, num_categoricals=sizes.groups,
+        num_classes=sizes.classes, action_dim=actions, recurrent_model="block_gru", num_blocks=sizes.blocks,
+        unimix=0.01,
+    )  # fmt: skip
+    posterior_net = RSSMPosteriorV3(
+        hidden_dim=sizes.hidden, rnn_hidden_dim=sizes.deter, num_categoricals=sizes.groups, num_classes=sizes.classes,
+        obs_embed_dim=units, use_rms_norm=True, unimix=0.01,
+    )  # fmt: skip
+    seen = [("next", "state"), ("next", "belief")]
+    world = TensorDictSequential(
+        TensorDictModule(
+            Symlogged(DreamerV3MLP(width, None, 3, units)),
+            in_keys=[("next", "observation")], out_keys=[("next", "encoded")],
+        ),
+        RSSMRolloutV3(
+            TensorDictModule(
+                prior_net, in_keys=["state", "belief", "action"],
+                out_keys=[("next", "prior_logits"), ("next", "state"), ("next", "belief")],
+            ),
+            TensorDictModule(
+                posterior_net, in_keys=[("next", "belief"), ("next", "encoded")],
+                out_keys=[("next", "posterior_logits"), ("next", "state")],
+            ),
+        ),
+        TensorDictModule(DreamerV3MLP(features, width, 3, units), in_keys=seen, out_keys=[("next", "reco_pixels")]),
+        TensorDictModule(reward, in_keys=seen, out_keys=[("next", "reward_logits")]),
+        TensorDictModule(decoded, in_keys=[("next", "reward_logits")], out_keys=[("next", "reward")]),
+        TensorDictModule(proceed, in_keys=seen, out_keys=[("next", "continue_pred")]),
+    )  # fmt: skip
+    return world, prior_net
 
 
 def _behaviour(
