@@ -4,15 +4,18 @@
 
 Size 1M, 16 sequences of 64 rows, 24 numbers observed, 6 actions, dreams of 15 steps from all 1,024 states, one thread.
 `products` are the matrix products and convolutions of one update, forward and backward, alone: what no implementation
-of this model does without. Each contender runs an update in turn, and time is that of the process.
+of this model does without. Each contender runs an update in turn, and time is that of the process, which keeps the
+memory that it frees, as `worldformula train` does. Other libraries take part where they are installed (`peers.py`).
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +27,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import peers
 from benchmarks.timing import interleave, show
 from worldformula.agent.imagination import ImaginationAgent
 from worldformula.agents.dreamer_v3 import build, size1m
 from worldformula.cards.run import machine, write_json
 from worldformula.envs.actions import action_specs
 from worldformula.envs.spaces import observation_parts
+from worldformula.training import devices
 
 RESULT = Path(__file__).parent / "results" / "dreamer_step.json"
 B, T, NUMBERS, ACTIONS = 16, 64, 24, 6
@@ -112,11 +117,19 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    kept = devices.keep_memory()
     ours = agent()
     batch = sequences(ours.latents)
     alone, flops, count = products(lambda: ours.update(batch))
     steps: dict[str, Callable[[], object]] = {"products": alone, "eager": lambda: ours.update(batch)}
-    told: Mapping[str, Any] = {"GFLOP": round(flops, 2), "products": count}
+    weights = sum(p.numel() for p in ours.parameters() if p.requires_grad)
+    told: Mapping[str, Any] = {"memory_kept": kept, "GFLOP": round(flops, 2), "products": count, "weights": weights}
+    for name, make in {"torchrl": peers.torchrl, "sheeprl": peers.sheeprl}.items():
+        if importlib.util.find_spec(name):
+            peer = make(size1m().world.sizes, batch, size1m().imagine)
+            _, flops, count = products(peer.update)
+            found = {"version": version(name), "GFLOP": round(flops, 2), "products": count, "weights": peer.weights}
+            steps[name], told = peer.update, {**told, name: found}
     if asked.compile:
         other = agent()
         other.compile()

@@ -1,10 +1,11 @@
 """DreamerV3 updates of other libraries, at the sizes of `dreamer_step`, for whoever has installed them.
 
-    pip install torch==2.13.0 && pip install torchrl==0.14.1
+    pip install torch==2.13.0 && pip install torchrl==0.14.1 && pip install --no-deps sheeprl==0.8.4
+    pip install hydra-core==1.3.8 lightning python-dotenv tensorboard torchmetrics opencv-python-headless moviepy
 
-Each is written through the library's public modules and its own optimiser: block GRU, latent groups and classes, heads,
-bins, starts of dreams, horizon, slow critic and replay critic are those of size 1M. What differs is printed: weights,
-and matrix products.
+Each is written through the library's public functions, with its own optimiser: width of the GRU, latent groups and
+classes, layers, bins, starts of dreams, horizon and slow critic are those of size 1M. What differs is counted: weights
+and products.
 """
 
 from __future__ import annotations
@@ -59,44 +60,15 @@ def torchrl(
 ) -> Peer:
     """The update of torchrl's `DreamerV3OptimizationStepper`; raises ImportError where torchrl is not installed."""
     from tensordict.nn import TensorDictModule, TensorDictSequential
-    from torchrl.modules import DreamerV3MLP, RSSMPosteriorV3, RSSMPriorV3, RSSMRolloutV3, SymExpTwoHot
+    from torchrl.modules import DreamerV3MLP, SymExpTwoHot
     from torchrl.objectives import DreamerV3Loss, DreamerV3ModelLoss, DreamerV3ValueLoss, SoftUpdate
     from torchrl.trainers.algorithms import DreamerV3OptimizationStepper, DreamerV3Optimizer
 
     width, actions = batch["vector"].shape[-1], batch["action"].shape[-1]
     features, units = sizes.feature, sizes.units
-    prior_net = RSSMPriorV3(
-        action_shape=(actions,), hidden_dim=sizes.hidden, rnn_hidden_dim=sizes.deter, num_categoricals=sizes.groups,
-        num_classes=sizes.classes, action_dim=actions, recurrent_model="block_gru", num_blocks=sizes.blocks,
-        unimix=0.01,
-    )  # fmt: skip
-    posterior_net = RSSMPosteriorV3(
-        hidden_dim=sizes.hidden, rnn_hidden_dim=sizes.deter, num_categoricals=sizes.groups, num_classes=sizes.classes,
-        obs_embed_dim=units, use_rms_norm=True, unimix=0.01,
-    )  # fmt: skip
-    seen = [("next", "state"), ("next", "belief")]
     reward, proceed = DreamerV3MLP(features, 255, 1, units, outscale=0.0), DreamerV3MLP(features, 1, 1, units)
     decoded = SymExpTwoHot(255)
-    world = TensorDictSequential(
-        TensorDictModule(
-            Symlogged(DreamerV3MLP(width, None, 3, units)),
-            in_keys=[("next", "observation")], out_keys=[("next", "encoded")],
-        ),
-        RSSMRolloutV3(
-            TensorDictModule(
-                prior_net, in_keys=["state", "belief", "action"],
-                out_keys=[("next", "prior_logits"), ("next", "state"), ("next", "belief")],
-            ),
-            TensorDictModule(
-                posterior_net, in_keys=[("next", "belief"), ("next", "encoded")],
-                out_keys=[("next", "posterior_logits"), ("next", "state")],
-            ),
-        ),
-        TensorDictModule(DreamerV3MLP(features, width, 3, units), in_keys=seen, out_keys=[("next", "reco_pixels")]),
-        TensorDictModule(reward, in_keys=seen, out_keys=[("next", "reward_logits")]),
-        TensorDictModule(decoded, in_keys=[("next", "reward_logits")], out_keys=[("next", "reward")]),
-        TensorDictModule(proceed, in_keys=seen, out_keys=[("next", "continue_pred")]),
-    )  # fmt: skip
+    world, prior_net = _world(sizes, width, actions, (reward, decoded, proceed))
     value = TensorDictSequential(
         TensorDictModule(
             DreamerV3MLP(features, 255, 3, units, outscale=0.0),
@@ -122,6 +94,48 @@ def torchrl(
     if compiled:
         stepper.warmup(sample)
     return Peer(lambda: stepper.step(None, sample), sum(p.numel() for p in trained))
+
+
+def _world(
+    sizes: Sizes, width: int, actions: int, heads: tuple[nn.Module, nn.Module, nn.Module]
+) -> tuple[Any, nn.Module]:
+    """torchrl's world model, and the prior that dreams; ``heads``: reward, its decoded mean, continuation."""
+    from tensordict.nn import TensorDictModule, TensorDictSequential
+    from torchrl.modules import DreamerV3MLP, RSSMPosteriorV3, RSSMPriorV3, RSSMRolloutV3
+
+    features, units = sizes.feature, sizes.units
+    reward, decoded, proceed = heads
+    prior_net = RSSMPriorV3(
+        action_shape=(actions,), hidden_dim=sizes.hidden, rnn_hidden_dim=sizes.deter, num_categoricals=sizes.groups,
+        num_classes=sizes.classes, action_dim=actions, recurrent_model="block_gru", num_blocks=sizes.blocks,
+        unimix=0.01,
+    )  # fmt: skip
+    posterior_net = RSSMPosteriorV3(
+        hidden_dim=sizes.hidden, rnn_hidden_dim=sizes.deter, num_categoricals=sizes.groups, num_classes=sizes.classes,
+        obs_embed_dim=units, use_rms_norm=True, unimix=0.01,
+    )  # fmt: skip
+    seen = [("next", "state"), ("next", "belief")]
+    world = TensorDictSequential(
+        TensorDictModule(
+            Symlogged(DreamerV3MLP(width, None, 3, units)),
+            in_keys=[("next", "observation")], out_keys=[("next", "encoded")],
+        ),
+        RSSMRolloutV3(
+            TensorDictModule(
+                prior_net, in_keys=["state", "belief", "action"],
+                out_keys=[("next", "prior_logits"), ("next", "state"), ("next", "belief")],
+            ),
+            TensorDictModule(
+                posterior_net, in_keys=[("next", "belief"), ("next", "encoded")],
+                out_keys=[("next", "posterior_logits"), ("next", "state")],
+            ),
+        ),
+        TensorDictModule(DreamerV3MLP(features, width, 3, units), in_keys=seen, out_keys=[("next", "reco_pixels")]),
+        TensorDictModule(reward, in_keys=seen, out_keys=[("next", "reward_logits")]),
+        TensorDictModule(decoded, in_keys=[("next", "reward_logits")], out_keys=[("next", "reward")]),
+        TensorDictModule(proceed, in_keys=seen, out_keys=[("next", "continue_pred")]),
+    )  # fmt: skip
+    return world, prior_net
 
 
 def _behaviour(
@@ -186,3 +200,66 @@ def _sample(batch: Mapping[str, NDArray[Any]], sizes: Sizes) -> Any:
     now = {"state": torch.zeros(*lead, sizes.stoch), "belief": torch.zeros(*lead, sizes.deter)}
     now |= {"action": torch.as_tensor(batch["action"]), "is_init": flags["is_first"]}
     return TensorDict({**now, "next": after}, lead)
+
+
+def sheeprl(sizes: Sizes, batch: Mapping[str, NDArray[Any]], horizon: int, compiled: bool = False) -> Peer:
+    """The update of sheeprl's `dreamer_v3.train`; raises ImportError where sheeprl is not installed.
+
+    Its GRU is one dense matrix, its optimisers are three, and it has no replay critic: more products in the loop, fewer
+    behind it.
+    """
+    import gymnasium
+    import hydra
+    from lightning.fabric import Fabric
+    from sheeprl.algos.dreamer_v3.agent import build_agent
+    from sheeprl.algos.dreamer_v3.dreamer_v3 import train
+    from sheeprl.algos.dreamer_v3.utils import Moments
+    from sheeprl.utils.utils import dotdict
+
+    width, actions = batch["vector"].shape[-1], batch["action"].shape[-1]
+    world, layers = "algo.world_model", {"encoder": 3, "observation_model": 3, "reward_model": 1, "discount_model": 1}
+    asked = {
+        "algo.cnn_keys.encoder": "[]", "algo.cnn_keys.decoder": "[]", "algo.mlp_keys.encoder": "[vector]",
+        "algo.mlp_keys.decoder": "[vector]", "algo.dense_units": sizes.units,
+        "algo.horizon": horizon, "algo.mlp_layers": 3, "algo.actor.objective_mix": 1.0,
+        "algo.compile.enabled": compiled, "algo.compile.mode": "default", "metric.log_level": 0,
+        f"{world}.discrete_size": sizes.classes, f"{world}.stochastic_size": sizes.groups,
+        f"{world}.recurrent_model.recurrent_state_size": sizes.deter,
+        f"{world}.transition_model.hidden_size": sizes.hidden,
+        f"{world}.representation_model.hidden_size": sizes.hidden, "distribution.type": "auto",
+    } | {f"{world}.{name}.mlp_layers": count for name, count in layers.items()}  # fmt: skip
+    with hydra.initialize_config_module("sheeprl.configs", version_base="1.3"):
+        found = hydra.compose("config", ["exp=dreamer_v3", "env=dummy", *(f"{k}={v}" for k, v in asked.items())])
+    config = dotdict(_settings(found))
+    fabric = Fabric(accelerator="cpu", devices=1)
+    space = gymnasium.spaces.Dict({"vector": gymnasium.spaces.Box(-20, 20, (width,))})
+    model, actor, critic, slow, _ = build_agent(fabric, (actions,), True, config, space)
+    parts = {"world_model": model, "actor": actor, "critic": critic}
+    optimisers = [
+        fabric.setup_optimizers(hydra.utils.instantiate(dict(config.algo[name].optimizer), params=part.parameters()))
+        for name, part in parts.items()
+    ]
+    own = config.algo.actor.moments
+    moments = Moments(own.decay, own.max, own.percentile.low, own.percentile.high)
+    turned = {key: torch.as_tensor(batch[key]).float().transpose(0, 1).contiguous() for key in batch if "/" not in key}
+    data = {
+        "vector": turned["vector"], "actions": turned["action"], "rewards": turned["reward"][..., None],
+        "terminated": turned["is_terminal"][..., None], "is_first": turned["is_first"][..., None],
+    }  # fmt: skip
+
+    def update() -> None:
+        train(fabric, model, actor, critic, slow, *optimisers, dict(data), None, config, True, (actions,), moments)
+        with torch.no_grad():  # as its loop does at every update
+            for mine, theirs in zip(slow.parameters(), critic.parameters(), strict=True):
+                mine.lerp_(theirs, config.algo.critic.tau)
+
+    return Peer(update, sum(p.numel() for part in parts.values() for p in part.parameters() if p.requires_grad))
+
+
+def _settings(config: Any) -> Any:
+    """A configuration as a dict; what it says must be given on a command line is None."""
+    from omegaconf import OmegaConf
+
+    for key in [key for key in config if OmegaConf.is_missing(config, key)]:
+        config[key] = None
+    return OmegaConf.to_container(config, resolve=True, throw_on_missing=False)

@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.formula.models import B, D, Join, T, X, Z, gradients
 from worldformula import KL, Deterministic, E, Mean, Normal, Sum, Value, log
-from worldformula.formula.code.pieces import _pieces
+from worldformula.formula.code.pieces import Repeated, _pieces
 from worldformula.worlds import rssm
 
 
@@ -117,3 +117,67 @@ def test_the_loop_of_an_rssm_is_cut_in_three() -> None:
 def test_a_formula_without_a_loop_is_compiled_whole() -> None:
     loss = memoryless()
     assert _pieces(loss.program.function(loss, deterministic=False)) is None
+
+
+@pytest.mark.parametrize("case", ["state space", "no loop"])
+def test_detached_results_leave_value_and_gradient_as_they_are(case) -> None:
+    loss = CASES[case]()
+    given = series(loss)
+    before = loss(**given, seed=1)
+    expected = gradients(before.value, loss)
+    loss.compile(backend="aot_eager", detached=True)
+    out = loss(**given, seed=1)
+    torch.testing.assert_close(out.value, before.value)
+    torch.testing.assert_close(gradients(out.value, loss), expected)
+    assert not any(term.requires_grad for term in out.terms.values())
+
+
+class Doubled(nn.Module):
+    """Twice as much in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Join(D + 2, D)
+
+    def forward(self, *given: torch.Tensor) -> torch.Tensor:
+        return self.net(*given) * (2 if self.training else 1)
+
+
+def test_a_loop_trusts_its_later_steps_and_no_other_call() -> None:
+    """What changes between two calls is seen, as the mode of a network."""
+    core = Deterministic("h_t = f(h_{t-1},a_t)", Doubled(), shape=D)
+    loss, backend = Sum("t", E(core, log(Normal("p(x_t|h_t)", nn.Linear(D, 2 * X), shape=X)))).mean(), Counted()
+    given = series(loss, 6)
+    expected = {mode: loss.train(mode)(**given).value.item() for mode in (True, False)}
+    loss.compile(backend=backend)
+    for mode in (True, False, True):
+        assert loss.train(mode)(**given).value.item() == pytest.approx(expected[mode])
+    assert expected[True] != pytest.approx(expected[False])
+
+
+def test_a_step_whose_arguments_change_is_looked_at_anew() -> None:
+    seen = []
+
+    def step(x: torch.Tensor) -> torch.Tensor:
+        return x + 1
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[object]) -> object:
+        seen.append(inputs)
+        return graph.forward
+
+    compiled = torch.compile(step, backend=backend, dynamic=False)
+    given = [torch.zeros(2), torch.zeros(2, dtype=torch.float64), torch.zeros(3), torch.zeros(3), torch.zeros(3)]
+    with Repeated(compiled) as again:
+        found = [again(x) for x in given]
+    assert [(y.dtype, y.shape) for y in found] == [(x.dtype, x.shape) for x in given]
+    assert len(seen) == 3
+    torch.testing.assert_close(compiled(torch.zeros(5)), torch.ones(5))  # guards are looked at again
+    assert len(seen) == 4
+
+
+def test_a_stance_that_the_user_asked_for_holds_in_the_loop() -> None:
+    loss, backend = state_space(), Counted()
+    loss.compile(backend=backend)
+    with torch.compiler.set_stance("force_eager"):
+        loss(**series(loss, 6), seed=1)
+    assert not backend.graphs

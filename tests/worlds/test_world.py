@@ -73,6 +73,29 @@ def test_observe_goes_on_from_the_last_state_and_action():
         state |= {"a": data["a"][:, t]}
 
 
+def test_act_is_observe_and_then_the_policy():
+    world, parts = build()
+    policy = Normal("π(a_t|h_t,z_t)", Join(D + Z, 2 * A), shape=A)
+    state = {"h": torch.randn(B, D), "z": torch.randn(B, Z), "a": torch.randn(B, A)}
+    seen = {"x": torch.randn(B, X), "first": torch.tensor([False, True] + [False] * (B - 2))}
+    noise = {"z": torch.randn(B, 1, Z), "a": torch.randn(B, 1, A)}
+    for modes in (False, True):
+        keep = ~seen["first"][:, None]
+        h = parts["core"].net(*(state[k] * keep for k in "hza"))
+        loc, scale = parts["post"].params(h, seen["x"])
+        z = loc if modes else loc + scale * noise["z"][:, 0]
+        loc, scale = policy.params(h, z)
+        a = loc if modes else loc + scale * noise["a"][:, 0]
+        found = world.act(seen, state, policy, noise=noise, deterministic=modes)
+        torch.testing.assert_close(dict(found), {"h": h, "z": z, "a": a})
+        torch.testing.assert_close(dict(copy.deepcopy(world).act(seen, state, policy, noise=noise)), dict(
+            world.act(seen, state, policy, noise=noise)))  # fmt: skip
+    with pytest.raises(MissingInputError, match="act: the state lacks a"):
+        world.act(seen, {k: state[k] for k in "hz"}, policy)
+    with pytest.raises(FormulaError, match="expected a policy over a given variables of the state"):
+        world.act(seen, state, Normal("π(b_t|h_t)", Join(D, 2 * A), shape=A))
+
+
 def test_imagine_under_actions_is_the_prior_step_by_step():
     world, parts = build()
     start = {"h": torch.randn(B, D), "z": torch.randn(B, Z)}

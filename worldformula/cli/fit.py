@@ -136,6 +136,7 @@ class Fit:
 
     def one(self) -> dict[str, float]:
         """One run; what it reached on the test data."""
+        devices.keep_memory()
         config, found = self.prepared()
         run = ModelRun(config, self.folder(), print, found, self.resume_with)
         for line in header(run):

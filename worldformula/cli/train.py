@@ -167,6 +167,7 @@ class Demo:
 
 def train(config: RunConfig, folder: Path, resume_with: tuple[str, ...] = ()) -> float:
     """Runs a configuration with its header, its display and its report; the mean return that was reached."""
+    devices.keep_memory()
     with Display() as display:
         loop = Interact(config, catalogue.find(config.model).build, folder, show=display, resume_with=resume_with)
         for line in header.lines(loop):

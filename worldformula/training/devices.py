@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import os
 import platform
 from collections.abc import Callable, Iterator
 
@@ -54,6 +56,23 @@ def compiles(say: Callable[[str], None]) -> bool:
 
 def _probe(x: torch.Tensor) -> torch.Tensor:
     return (x * 2).sin()
+
+
+KEPT = 1 << 30  # bytes; larger tensors are still given back
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # of malloc.h
+
+
+def keep_memory() -> bool:
+    """Let this process keep the memory of tensors that are freed; whether it does.
+
+    An update frees large tensors and asks for them again; glibc gives them back to the system each time, which then
+    clears every page anew: a tenth of an update of DreamerV3 on a CPU. It is a setting of the whole process, so
+    commands make it and the library does not; who sets MALLOC_ variables or GLIBC_TUNABLES has said what they want.
+    """
+    if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
+        return False
+    change = getattr(ctypes.CDLL(None), "mallopt", None) if platform.libc_ver()[0] == "glibc" else None
+    return change is not None and all(change(what, KEPT) for what in (_MMAP_THRESHOLD, _TRIM_THRESHOLD))
 
 
 @contextlib.contextmanager
