@@ -42,8 +42,8 @@ def example() -> Any:
 def config(steps: int = STEPS, seed: int = 0) -> RunConfig:
     """What the card trains: the preset, with short sequences and dreams, more random play and more entropy.
 
-    The critic learns in dreams alone: what it learnt at replayed steps would shape the world, and keep it from finding
-    what is rewarded.
+    The critic learns in dreams alone, so that the data alone shape the world. Dreams keep to the mask, which the world
+    predicts.
     """
     example()
     system = catalogue.find("dreamer_v3")
