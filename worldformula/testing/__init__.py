@@ -1,4 +1,4 @@
-"""The laws that families, models, worlds, planners and environments keep, as functions for anyone's own class.
+"""The laws that families, models, worlds, planners, agents and environments keep, as functions for anyone's own class.
 
 Our own suite calls the same functions.
 
@@ -6,6 +6,7 @@ Our own suite calls the same functions.
 >>> check_family(NormalFamily(min_scale=0.1), shape=(3,))
 """
 
+from worldformula.testing.agents import check_agent
 from worldformula.testing.causal import check_causal
 from worldformula.testing.environments import check_env
 from worldformula.testing.families import check_family
@@ -16,6 +17,7 @@ from worldformula.testing.worlds import check_dynamics, check_world
 
 __all__ = [
     "Laws",
+    "check_agent",
     "check_causal",
     "check_dynamics",
     "check_env",

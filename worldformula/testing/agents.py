@@ -1,0 +1,155 @@
+"""The laws of an agent: what it does is allowed and repeatable, streams are apart, and learning can be gone on with."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from worldformula.data.replay import Replay
+from worldformula.envs import Envs
+from worldformula.envs.actions import by_name, mask_name
+from worldformula.errors import WorldformulaError
+from worldformula.run.contract import Acting, Learning, Recalling
+from worldformula.run.play import Turn, play
+from worldformula.testing.laws import Laws
+from worldformula.training.seeding import forked
+from worldformula.world import MASK, State
+
+ROOM = 8  # turns beyond a sequence that are played for the replay
+
+
+def check_agent(agent: Any, envs: Envs, *, turns: int = 40, seed: int = 0) -> None:
+    """Check that an agent keeps the contract of `worldformula.run.contract`, in these environments.
+
+    The laws: it gives what the environments take, and no choice that their masks forbid; it repeats itself with torch's
+    generators, changes no state that it was given, forgets at a first row, and no stream sees another; updates give
+    finite numbers and move weights; a copy that takes its checkpoint learns on to the same bits; where its world
+    predicts what is allowed, its dreams keep to that.
+
+    Args:
+        agent: what acts, and may learn; it is copied.
+        envs: two streams or more, that the agent was built for; they are reset.
+        turns: acted in each way.
+        seed: of everything that is drawn.
+
+    Raises:
+        AssertionError: a law does not hold; the message is the table of laws.
+    """
+    laws, own = Laws(f"agent {type(agent).__name__}"), copy.deepcopy(agent)
+    laws.equal("it acts", True, isinstance(own, Acting))
+    if isinstance(own, Acting):
+        with forked(seed):
+            for explore in (True, False):
+                _acting(laws, own, envs, explore, turns, seed)
+            if isinstance(own, Learning):
+                _learning(laws, own, envs, seed)
+            _dreaming(laws, own, envs)
+    laws.close()
+
+
+def _acting(laws: Laws, agent: Acting, envs: Envs, explore: bool, turns: int, seed: int) -> None:
+    how = "exploring" if explore else "without exploring"
+    fits, forbidden, played = True, 0, list[Turn]()
+    try:
+        for turn in islice(play(envs, agent, explore=explore), turns):
+            played.append(turn)
+            forbidden += _forbidden(turn, envs)
+    except WorldformulaError as error:
+        fits = False
+        laws.equal(f"the environments take what it does, {how}", "taken", str(error))
+    if not (fits and played):
+        return
+    laws.equal(f"the environments take what it does, {how}", True, fits)
+    laws.equal(f"nothing forbidden is chosen, {how}", 0, forbidden)
+    rows, state = played[-1].after, played[-1].state
+    before = {key: value.clone() for key, value in state.items()}
+    found = []
+    for _ in range(2):
+        torch.manual_seed(seed)
+        found.append(_flat(envs, agent.act(rows, state, explore=explore)[0]))
+    laws.equal(f"it repeats itself, {how}", found[0], found[1])
+    same = all(torch.equal(value, state[key]) for key, value in before.items())
+    laws.equal(f"the state that it was given stays, {how}", True, same)
+    if not explore:
+        alone, _ = agent.act(_first(rows), State(state).select(torch.tensor([0])), explore=False)
+        laws.equal("streams do not see each other", found[0][:1], _flat(envs, alone), 1e-5)
+        begun = {**rows, "is_first": np.ones(envs.num, bool)}
+        kept, fresh = (_flat(envs, agent.act(begun, s, explore=False)[0]) for s in (state, agent.initial(envs.num)))
+        laws.equal("it forgets at a first row", fresh, kept, 1e-5)
+
+
+def _learning(laws: Laws, agent: Any, envs: Envs, seed: int) -> None:
+    length, recalling = agent.config.length, isinstance(agent, Recalling) and bool(agent.latents)
+    replay = Replay(
+        envs.num * (length + 2 * ROOM), envs.row_spec, streams=envs.num, seed=seed,
+        latents=agent.latents if recalling else None,
+    )  # fmt: skip
+    for turn in islice(play(envs, agent), length + ROOM):
+        replay.add(turn.rows, envs.stored(turn.actions), agent.stored(turn.state) if recalling else None)
+    batches = [replay.sample(agent.config.batch, length, context=int(recalling)) for _ in range(2)]
+    weights = [p.detach().clone() for p in agent.parameters()]
+    wrong = []
+    for _ in range(3):  # the first one may begin a warm-up at a rate of zero
+        metrics = agent.update(batches[0])
+        wrong += [name for name, value in metrics.items() if not math.isfinite(float(value))]
+    laws.equal("an update gives finite numbers", [], wrong)
+    moved = any(not torch.equal(p, old) for p, old in zip(agent.parameters(), weights, strict=True))
+    laws.equal("updates move weights", True, moved)
+    other = copy.deepcopy(agent)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.add_(1.0)
+    other.restore(copy.deepcopy(agent.checkpoint()))  # as a file holds it
+    for one in (agent, other):
+        torch.manual_seed(seed)
+        one.update(batches[1])
+    same = all(torch.equal(p, q) for p, q in zip(agent.parameters(), other.parameters(), strict=True))
+    laws.equal("what takes its checkpoint learns on to the same bits", True, same)
+
+
+def _dreaming(laws: Laws, agent: Any, envs: Envs) -> None:
+    """Where a world says what is allowed."""
+    world, policy = getattr(agent, "world", None), getattr(getattr(agent, "learner", None), "policy", None)
+    masks = {role: name for role, name in getattr(world, "roles", {}).items() if role.startswith(MASK)}
+    if world is None or policy is None or not masks:
+        return
+    with torch.no_grad():
+        dream = world.imagine(State(agent.initial(envs.num)).only(world.carried), policy, horizon=8)
+        likely = world.decode(dream, masks.values())
+    for role, name in masks.items():
+        allowed = (likely[name] > 0.5) | (likely[name] == likely[name].amax(-1, keepdim=True))
+        taken = float((dream[role.removeprefix(MASK)] * ~allowed).sum())
+        laws.equal(f"dreams keep to {role}", 0.0, taken)
+
+
+def _forbidden(turn: Turn, envs: Envs) -> int:
+    """How many choices of a turn the masks of its rows do not allow."""
+    count, actions = 0, by_name(turn.actions, envs.actions)
+    for name, spec in envs.actions.items():
+        mask = turn.rows.get(mask_name(name))
+        if mask is None:
+            continue
+        ends = np.cumsum(spec.classes)
+        for i, (size, end) in enumerate(zip(spec.classes, ends, strict=True)):
+            part, chosen = mask[:, end - size : end], actions[name].reshape(envs.num, -1)[:, i]
+            inside = part[np.arange(envs.num), chosen] | (~part.any(1) & (chosen == 0))
+            count += int((~inside).sum())
+    return count
+
+
+def _flat(envs: Envs, actions: Any) -> torch.Tensor:
+    """Actions side by side, ``[N, …]``."""
+    named: Mapping[str, NDArray[Any]] = actions if isinstance(actions, Mapping) else {next(iter(envs.actions)): actions}
+    parts = [np.asarray(named[name]).reshape(len(named[name]), -1).astype(np.float64) for name in envs.actions]
+    return torch.as_tensor(np.concatenate(parts, 1))
+
+
+def _first(rows: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    return {key: value[:1] for key, value in rows.items()}
