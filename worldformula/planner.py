@@ -6,6 +6,7 @@ planned side by side, each with a generator of its own, so a plan does not depen
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -68,6 +69,8 @@ class Task:
         value: what is to come after the last state, ``[N, ...] -> [N]``, which is added: a negated value function.
         proceed: ``[N, T, ...] -> [N, T]``, how probably an episode goes on after each state: what comes later, and the
             value, weigh by the product.
+        discount: γ, what a cost one step later weighs; where the dynamics has a ``duration``, a step that takes Δ steps
+            of time weighs what comes after it by γ^Δ.
         samples: dreams that each candidate is imagined in, with noise that all candidates of an episode share; 0
             imagines means and modes, one dream.
         risk: how many standard deviations over the samples are added to their mean.
@@ -78,6 +81,7 @@ class Task:
     cost: Callable[[State, Named], Tensor]
     value: Callable[[State], Tensor] | None = None
     proceed: Callable[[State], Tensor] | None = None
+    discount: float = 1.0
     samples: int = 0
     risk: float = 0.0
     reduce: Literal["sum", "last"] = "sum"
@@ -88,17 +92,25 @@ class Task:
             raise ConfigError(
                 f"expected samples ≥ 0 and reduce as 'sum' or 'last', got {self.samples} and {self.reduce!r}"
             )
+        if not 0 <= self.discount <= 1:
+            raise ConfigError(f"expected a discount from 0 to 1, got {self.discount}")
         if self.risk and self.samples < 2:
             raise ConfigError(f"risk={self.risk} needs a deviation: expected samples ≥ 2, got {self.samples}")
 
-    def of(self, states: State, actions: Named) -> Tensor:
-        """The cost ``[N]`` of dreams: states ``[N, T, ...]`` that were arrived at, actions ``[N, T, ...]``."""
+    def of(self, states: State, actions: Named, durations: Tensor | None = None) -> Tensor:
+        """The cost ``[N]`` of dreams: states ``[N, T, ...]`` that were arrived at, actions ``[N, T, ...]``.
+
+        ``durations`` ``[N, T]`` are how long each step took, 1 unless they are given.
+        """
         shape = states.lead
         costs = _shaped("cost", self.cost(states, actions), shape, "one per imagined state")
-        weight = None
+        factors = []
         if self.proceed is not None:
-            going = _shaped("proceed", self.proceed(states), shape, "one per imagined state")
-            weight = going.cumprod(1)  # of what comes after each state
+            factors.append(_shaped("proceed", self.proceed(states), shape, "one per imagined state"))
+        if self.discount < 1:
+            factors.append(self.discount ** (torch.ones_like(costs) if durations is None else durations))
+        weight = math.prod(factors[1:], start=factors[0]).cumprod(1) if factors else None  # of what comes after a state
+        if weight is not None:
             costs = torch.cat((costs[:, :1], costs[:, 1:] * weight[:, :-1]), 1)
         total = costs.sum(1) if self.reduce == "sum" else costs[:, -1]
         if self.value is None:
@@ -117,6 +129,7 @@ class Plan:
         cost: ``[B]``, what the task says of these actions.
         trace: the best cost after each iteration, ``[B]`` each.
         calls: steps of the model per episode.
+        durations: how long each step takes, ``[B, H]``, where the dynamics says it.
     """
 
     actions: dict[str, Tensor]
@@ -124,6 +137,7 @@ class Plan:
     cost: Tensor
     trace: tuple[Tensor, ...]
     calls: int
+    durations: Tensor | None = None
 
     @property
     def first(self) -> dict[str, Tensor]:
@@ -226,7 +240,7 @@ class Score:
         options: dict[str, Any] = {"deterministic": True} if self.noise is None else {"noise": noise}
         dream = State(self.dynamics.imagine(self.state.repeat(N * S), actions=flat, **options, **self.task.numbers), 2)
         states = dream.only(k for k in dream.series if k not in flat).span(1)
-        costs = self.task.of(states, flat).view(B, N, S)
+        costs = self.task.of(states, flat, self._durations(dream)).view(B, N, S)
         mean = costs.mean(-1)
         return mean + self.task.risk * costs.std(-1) if self.task.risk else mean
 
@@ -244,7 +258,24 @@ class Score:
         dream = self.dynamics.imagine(self.state, actions=dict(actions), deterministic=True, **self.task.numbers)
         states = State(dream, 2)
         own = states.only(k for k in states if k not in actions)
-        return Plan(dict(actions), own, cost, tuple(trace), calls + self.horizon)
+        return Plan(dict(actions), own, cost, tuple(trace), calls + self.horizon, self._durations(states))
+
+    def _durations(self, dream: State) -> Tensor | None:
+        """How long each step of a dream takes, ``[N, T]``, where the dynamics says it.
+
+        Raises:
+            ShapeError: it is not one number a step.
+            ConfigError: a step that takes no time, or less.
+        """
+        name: str | None = getattr(self.dynamics, "duration", None)
+        if name is None:
+            return None
+        found, lead = dream[name][:, 1:].float(), (len(dream[name]), self.horizon)
+        found = found.squeeze(-1) if found.ndim > len(lead) else found
+        found = _shaped(name, found, lead, "one duration a step")
+        if bool((found <= 0).any()):
+            raise ConfigError(f"expected durations {name} above 0, got {float(found.min()):g}")
+        return found
 
 
 def check_space(dynamics: Dynamics, space: Space) -> None:

@@ -161,6 +161,24 @@ def test_units_of_clipping_against_arithmetic_by_hand() -> None:
             np.testing.assert_allclose(ours.numpy(), hand, rtol=1e-12)
 
 
+def test_a_copy_clips_by_the_units_of_its_own_weights() -> None:
+    torch.manual_seed(0)
+    net = Kept()
+    optimiser = LaProp(net.parameters(), lr=0.1, warmup=0, units=ClipUnits.of(net))
+    twin, its = copy.deepcopy((net, optimiser))
+    own = {id(p) for p in twin.parameters()}
+    assert {id(p) for p in (*its.units.apart, *its.units.together)} <= own
+    assert len(its.units.apart) == 1
+    assert len(its.units.together) == 2
+    for _ in range(3):
+        gradients = [10 * torch.randn_like(p) for p in net.parameters()]
+        for one, by in ((net, optimiser), (twin, its)):
+            for p, g in zip(one.parameters(), gradients, strict=True):
+                p.grad = g.clone()
+            by.step()
+    assert all(torch.equal(p, q) for p, q in zip(net.parameters(), twin.parameters(), strict=True))
+
+
 def test_dreamer_clips_what_its_authors_keep_as_tensors() -> None:
     """Mean and deviation of the policy, every key's output, the three norms of the core apart; its one matrix whole."""
     from worldformula.agents.dreamer_v3 import DreamerConfig, build

@@ -18,7 +18,7 @@ from worldformula.run.evaluate import evaluate
 from worldformula.run.interact import Interact
 
 MODULE = "04_own_environment"
-STEPS = 5_000
+STEPS = 7_000
 EPISODES = 50
 
 
@@ -40,12 +40,16 @@ def example() -> Any:
 
 
 def config(steps: int = STEPS, seed: int = 0) -> RunConfig:
-    """What the card trains: the preset, with short sequences and dreams, more random play and more entropy."""
+    """What the card trains: the preset, with short sequences and dreams, more random play and more entropy.
+
+    The critic learns in dreams alone, so that the data alone shape the world. Dreams keep to the mask, which the world
+    predicts.
+    """
     example()
     system = catalogue.find("dreamer_v3")
     env = EnvConfig(f"{MODULE}:Carousel", num=4)
     agent = replace(system.sizes("tiny"), batch=24, length=8, imagine=5, imag_last=4, train_ratio=96.0, prefill=2000)
-    agent = replace(agent, behaviour=replace(agent.behaviour, entropy=1e-2, horizon=20.0))
+    agent = replace(agent, replay_value=0.0, behaviour=replace(agent.behaviour, entropy=1e-2, horizon=20.0))
     every = RunConfig(system.name, "tiny", env, agent, steps, seed, capacity=10_000, checkpoint_every=4_000)
     return replace(every, log_every=250, eval_episodes=0)
 

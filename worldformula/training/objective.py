@@ -225,7 +225,7 @@ class Updates:
 
     def __init__(self, objective: Objective) -> None:
         self.objective, players = objective, objective.players
-        self.count, self._latest = 0, dict[str, Any]()
+        self.count = 0
         self.optimisers = {name: p.optimiser(p.parameters()) for name, p in players.items()}
         self._moved = {name: p.parameters() for name, p in players.items()}
         self._followers = followers(objective, self._moved)
@@ -235,18 +235,18 @@ class Updates:
         moving = [name for name, p in self.objective.players.items() if self.count % p.every == 0]
         turns = [found for turn in self.objective.turns if (found := [name for name in turn if name in moving])]
         outs: dict[str, Any] = {}
-        self._latest = {}
+        stale: dict[str, Any] = {}  # results of weights that have moved since
         totals: dict[str, Tensor] = {}
         for turn in turns:
-            totals |= self._turn(turn, batch, seed, outs)
+            totals |= self._turn(turn, batch, seed, outs, stale)
         for slow, players in self._followers:
             if players & set(moving):
                 slow.move()
         self.count += 1
-        return {**self._latest, **outs, "totals": totals}
+        return {**stale, **outs, "totals": totals}
 
     def _turn(
-        self, turn: list[str], batch: Mapping[str, Any], seed: int | None, outs: dict[str, Any]
+        self, turn: list[str], batch: Mapping[str, Any], seed: int | None, outs: dict[str, Any], stale: dict[str, Any]
     ) -> dict[str, Tensor]:  # fmt: skip
         """These players move at once. What depends on weights that moved before is evaluated again."""
         objective = self.objective
@@ -270,7 +270,7 @@ class Updates:
             self.optimisers[name].step()
         if len(objective.turns) > 1:
             for name in objective.stale([p for player in turn for p in self._moved[player]]):
-                self._latest[name] = outs.pop(name, None)
+                stale[name] = outs.pop(name, None)
         return {name: total.detach() for name, total in totals.items()}
 
     # ---------------------------------------------------------------------------------------------------- checkpoint

@@ -73,6 +73,10 @@ class LaProp(Optimizer):
         super().__init__(params, defaults)
         self.units = units or ClipUnits()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes: torch's optimisers name what they know, and know no units."""
+        return {**super().__getstate__(), "units": self.units}
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update every parameter that has a gradient; returns the closure's value when one is given."""

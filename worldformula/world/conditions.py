@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from worldformula.errors import FormulaError, MissingInputError, ShapeError, near, table
@@ -59,6 +60,16 @@ def held(
             "imagine: what is held has other rows than the start\n" + table(("variable", "expected", "got"), rows)
         )
     return found
+
+
+def no_time(
+    duration: str | None, plan: Plan, carried: Collection[str], start: Values, lead: tuple[int, ...]
+) -> dict[str, Tensor]:
+    """The duration of a start, to which no step has led: 0."""
+    if duration is None or duration in carried:
+        return {}
+    like = next(v for v in start.values() if isinstance(v, Tensor))
+    return {duration: torch.zeros(*lead, *plan.shapes.get(duration, ()), device=like.device)}
 
 
 def throughout(dream: State, values: Mapping[str, Tensor]) -> State:

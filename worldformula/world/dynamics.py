@@ -32,7 +32,7 @@ from worldformula.formula.syntax.nodes import Expectation, Number, OverTime
 from worldformula.nets.causal import Causal
 from worldformula.world import heads as predicted
 from worldformula.world.conditions import held as held_values
-from worldformula.world.conditions import read_by, throughout
+from worldformula.world.conditions import no_time, read_by, throughout
 from worldformula.world.contract import Actions, head_of
 from worldformula.world.policies import acting, first_action, read_masks
 from worldformula.world.state import State, Values
@@ -65,6 +65,7 @@ class PriorDynamics(nn.Module):
             and what else somebody looks for, by role.
         initial: what a sequence begins with, as of `Sum`; zeros otherwise.
         index: the index of time.
+        duration: the variable that says how many steps of time a step took, where the prior jumps; dreams hold it.
 
     A state holds what goes from step to step, and what else the heads read.
     """
@@ -82,11 +83,13 @@ class PriorDynamics(nn.Module):
         roles: Mapping[str, str] | None = None,
         initial: Initial | None = None,
         index: str = "t",
+        duration: str | None = None,
         within: Setting | None = None,
     ) -> None:
         super().__init__()
         self.prior, self.heads = joint(prior), predicted.by_name(heads)
         self.roles = predicted.checked_roles(roles, self.heads)
+        self.duration = predicted.checked_duration(duration, self.prior.factors)
         own = (*self.prior.factors, *self.heads.values())
         if within is None:
             nothing = Expression(Expectation(self.prior.uses, Number(0)))
@@ -213,7 +216,9 @@ class PriorDynamics(nn.Module):
         lead = self._lead({k: start[k] for k in self.carried})
         names = self.conditions if policy is None else read_by(self.plan, self.heads.values(), policy)
         values = held_values(names, self.plan, start, given or {}, options, lead) if names or given else {}
-        start = State({k: start[k] for k in wanted}, len(lead))
+        start = State(
+            {k: start[k] for k in wanted} | no_time(self.duration, self.plan, self.carried, start, lead), len(lead)
+        )
         if len(lead) != 1 and self.memory:
             raise ShapeError(
                 f"imagine: the prior reads a history, so a dream begins at one state a row, [N, ...]; this start has "

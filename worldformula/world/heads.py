@@ -59,6 +59,20 @@ def checked_roles(roles: Mapping[str, str] | None, heads: Mapping[str, Factor]) 
     return dict(roles or {})
 
 
+def checked_duration(duration: str | None, prior: Iterable[Factor]) -> str | None:
+    """The variable that says how long a step takes.
+
+    Raises:
+        UnknownVariableError: the prior declares no such variable.
+    """
+    declared = [v.key for f in prior for v in f.variables]
+    if duration is not None and duration not in declared:
+        raise UnknownVariableError(
+            f"duration={duration!r}: the prior declares {', '.join(declared)}.{near(duration, declared)}"
+        )
+    return duration
+
+
 def allowing(roles: Mapping[str, str], heads: Mapping[str, Factor], actions: Iterable[str]) -> dict[str, Factor]:
     """What is allowed at a state of a dream, as heads say it: a Deterministic for each mask, by its variable.
 

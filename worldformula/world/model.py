@@ -43,6 +43,7 @@ class World(nn.Module):
         roles: which head is the "reward", which says "continue", which is "mask/a", what is allowed of the choice a,
             and what else somebody looks for, by role.
         observations: which variable an observation of an environment is, ``{"image": "x"}``.
+        duration: the variable that says how many steps of time a step of a dream takes, where the prior jumps.
         levels: instead of prior, heads and roles: several `PriorDynamics` by name, such as a fine and a coarse one.
             Each carries a part of what the posterior declares, and imagines alone: ``world.levels["fine"].imagine``.
 
@@ -69,12 +70,13 @@ class World(nn.Module):
         roles: Mapping[str, str] | None = None,
         observations: Mapping[str, str] | None = None,
         levels: Mapping[str, PriorDynamics] | None = None,
+        duration: str | None = None,
     ) -> None:
         super().__init__()
         self.posterior = joint(posterior)
-        given = _given(prior, predicted.by_name(heads), roles, levels)
+        given = _given(prior, predicted.by_name(heads), roles, levels, duration)
         several = levels is not None
-        priors = tuple(dict.fromkeys(f for p, _, _ in given.values() for f in joint(p).factors))
+        priors = tuple(dict.fromkeys(f for p, *_ in given.values() for f in joint(p).factors))
         self.heads, self.roles = _merged(given)
         self.observations = dict(observations or {})
         factors = (*self.posterior.factors, *priors, *self.heads.values())
@@ -87,8 +89,8 @@ class World(nn.Module):
         self.__dict__["loss"] = loss
         self.__dict__["_setting"] = own = Setting(clock, factors, older, kept)
         self.__dict__["levels"] = {
-            name: PriorDynamics(p, h, roles=r, within=_within(own, p, h) if several else own)
-            for name, (p, h, r) in given.items()
+            name: PriorDynamics(p, h, roles=r, duration=d, within=_within(own, p, h) if several else own)
+            for name, (p, h, r, d) in given.items()
         }
         self.__dict__["_filter"] = Rollout(
             self.posterior, clock.index, clock.reset, factors, clock.initial, kept, older, clock.begin
@@ -163,6 +165,11 @@ class World(nn.Module):
     def actions(self) -> tuple[str, ...]:
         """The series that the priors read at t−1 and do not declare themselves."""
         return tuple(dict.fromkeys(key for level in self.levels.values() for key in level.actions))
+
+    @property
+    def duration(self) -> str | None:
+        """The variable that says how long a step of a dream takes, in a world of one level."""
+        return self.dynamics.duration
 
     @property
     def action(self) -> str:
@@ -321,7 +328,7 @@ class World(nn.Module):
             predicted.check_read(level.heads.values(), known, plan.carries)
 
 
-_Level = tuple[Joint | Factor, dict[str, Factor], dict[str, str]]
+_Level = tuple[Joint | Factor, dict[str, Factor], dict[str, str], str | None]
 
 
 def _given(
@@ -329,16 +336,17 @@ def _given(
     heads: dict[str, Factor],
     roles: Mapping[str, str] | None,
     levels: Mapping[str, PriorDynamics] | None,
+    duration: str | None,
 ) -> dict[str, _Level]:
     """What can be imagined, by level, as it was written: the single level has no name."""
-    if (prior is None) == (levels is None) or (levels is not None and (heads or roles)):
+    if (prior is None) == (levels is None) or (levels is not None and (heads or roles or duration)):
         raise FormulaError(
             "expected World(prior=..., heads=..., roles=...), or World(levels={'fine': PriorDynamics(prior, heads), "
-            "...}), whose levels have heads and roles of their own"
+            "...}), whose levels have heads, roles and durations of their own"
         )
     if levels is None:
         assert prior is not None
-        return {"": (prior, heads, predicted.checked_roles(roles, heads))}
+        return {"": (prior, heads, predicted.checked_roles(roles, heads), duration)}
     if not levels:
         raise FormulaError("levels: expected at least one level")
     for name, level in levels.items():
@@ -349,13 +357,13 @@ def _given(
                 f"levels: {name!r} has initial=..., and a world begins as its loss does; write it there, "
                 f"Sum('t', ..., initial=...)"
             )
-    return {name: (level.prior, level.heads, level.roles) for name, level in levels.items()}
+    return {name: (level.prior, level.heads, level.roles, level.duration) for name, level in levels.items()}
 
 
 def _merged(given: Mapping[str, _Level]) -> tuple[dict[str, Factor], dict[str, str]]:
     """The heads of all levels by name, and the roles of the single one."""
     heads: dict[str, Factor] = {}
-    for _, own, _ in given.values():
+    for _, own, *_ in given.values():
         if doubled := [name for name in own if name in heads and heads[name] is not own[name]]:
             raise FormulaError(
                 f"two levels have a head called {doubled[0]!r}: {heads[doubled[0]]} and {own[doubled[0]]}\n"
