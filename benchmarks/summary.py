@@ -131,6 +131,20 @@ def samples() -> list[str]:
     return lines
 
 
+def runs() -> list[str]:
+    """What long and killed runs do."""
+    flat, subjects = result("memory_flat"), result("kills")["subjects"].values()
+    kills, size = sum(one["kills"] for one in subjects), sum(one["kills"] * one["bytes"] for one in subjects)
+    unlike = sum(sum(kill["differs"].values()) for one in subjects for kill in one["found"])
+    steps = f"{flat['steps']:,}".replace(",", " ")
+    grown = f"{100 * flat['growth']['VmRSS']:.2f} %".replace("-", "−")
+    return [
+        f"Over {steps} environment steps of an agent, behind the first fifth, memory grows by {grown}.",
+        f"{kills} runs of {len(subjects)} kinds, killed at random moments, went on; of the {size / 1e6:,.0f} million",
+        f"bytes compared at their ends {unlike} differ.",
+    ]
+
+
 def table() -> str:
     """The whole passage in Markdown."""
     demo, replay, floors = result("demo"), result("replay_memory"), result("env_floors")["scores"]["pendulum"]
@@ -152,9 +166,10 @@ def table() -> str:
         "",
         f"The pendulum's floor is a random policy ({random}), its best known an energy controller that sees the state",
         f"({best}). A replay of 10⁶ frames of 64 × 64 × 3 takes {disk} GB of disk (extrapolated from 10⁵) and at most",
-        f"{memory / 1e9:.2f} GB of memory. Their commands are `python -m benchmarks.vae_step`, `rssm_step`,",
-        "`temporal`, `iwae_step`, `replay_memory`, `render_speed`, and `python -m worldformula.envs.reference`;",
-        "their results lie in",
+        f"{memory / 1e9:.2f} GB of memory.",
+        *runs(),
+        "Their commands are `python -m benchmarks.vae_step`, `rssm_step`, `temporal`, `iwae_step`, `replay_memory`,",
+        "`memory_flat`, `kills`, `render_speed`, and `python -m worldformula.envs.reference`; their results lie in",
         "[benchmarks/results](benchmarks/results), those of the claims in",
         "[worldformula/cards/results](worldformula/cards/results).",
     ]
