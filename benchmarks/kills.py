@@ -2,22 +2,27 @@
 
     python -m benchmarks.kills                   20 kills of each subject; minutes
     python -m benchmarks.kills --kills 2 --only world --only phases
+    python -m benchmarks.kills --json benchmarks/results/kills.json      keeps what was found, after every kill
 
 A subject runs once undisturbed. Then, for every kill, it runs in a new folder until a moment that is drawn evenly over
 the time that the first one took, is killed there, and goes on to its end in a new process. The last checkpoints must be
-equal to the last byte: weights, optimisers, random numbers, replay, and the log. Exit code 1 if one is not.
+equal to the last byte: weights, optimisers, random numbers, the files of the replay, and the log. Exit code 1 if one is
+not.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import random
+import shutil
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +31,7 @@ import torch
 from torch import nn
 
 from worldformula import Normal, catalogue, log
+from worldformula.cards.run import machine, write_json
 from worldformula.data import sequences
 from worldformula.data.own import Reading
 from worldformula.fitting import task
@@ -37,20 +43,24 @@ from worldformula.run.phases import Phase, Phases
 from worldformula.training import checkpoint
 from worldformula.training.settings import override
 
-AGENT = ["agent.batch=2", "agent.length=6", "agent.imag_last=3", "agent.prefill=16", "agent.train_ratio=4"]
+AGENT = ["agent.batch=2", "agent.length=6", "agent.prefill=16", "agent.train_ratio=4"]
+DREAMS = ["agent.imag_last=3"]
+SEARCH = [f"agent.planner.{text}" for text in ("horizon=4", "candidates=20", "elites=4", "iterations=2")]
 
 
-def agent_config(*, pixels: bool, steps: int = 60) -> RunConfig:
-    """DreamerV3 `tiny`, tinier."""
-    system = catalogue.find("dreamer_v3")
+def agent_config(*, pixels: bool, steps: int = 60, model: str = "dreamer_v3") -> RunConfig:
+    """An agent of the catalogue, `tiny`, tinier."""
+    system = catalogue.find(model)
     env = EnvConfig("pendulum", num=2, pixels=pixels, size=16 if pixels else None, max_steps=25)
     every = {"capacity": 400, "checkpoint_every": 20, "log_every": 10, "eval_episodes": 1, "tensorboard": False}
-    return override(RunConfig(system.name, "tiny", env, system.sizes("tiny"), steps, **every), AGENT)
+    own = SEARCH if model == "planet" else DREAMS
+    return override(RunConfig(system.name, "tiny", env, system.sizes("tiny"), steps, **every), [*AGENT, *own])
 
 
-def interact(folder: Path, *, pixels: bool) -> None:
+def interact(folder: Path, *, pixels: bool, model: str = "dreamer_v3") -> None:
     """An agent in environments."""
-    Interact(agent_config(pixels=pixels), catalogue.find("dreamer_v3").build, folder, say=_quiet).run()
+    config = agent_config(pixels=pixels, model=model)
+    Interact(config, catalogue.find(model).build, folder, say=_quiet).run()
 
 
 def model(folder: Path) -> None:
@@ -97,6 +107,7 @@ def phases(folder: Path) -> None:
 SUBJECTS: dict[str, Callable[[Path], None]] = {
     "agent": lambda folder: interact(folder, pixels=False),
     "pixels": lambda folder: interact(folder, pixels=True),
+    **{name: partial(interact, pixels=True, model=name) for name in ("planet", "dreamer_v1", "dreamer_v2")},
     "model": model,
     "world": world,
     "phases": phases,
@@ -139,32 +150,43 @@ def killed(name: str, folder: Path, after: float) -> bool:
 
 
 def last_bytes(folder: Path) -> dict[str, bytes]:
-    """The newest checkpoint and the log of every run in a folder."""
+    """The newest checkpoint, the log and the rows of the replay of every run in a folder."""
     found = {}
     for config in sorted(folder.rglob("config.json")):
         at = config.parent
         newest = checkpoint.steps_in(at / "checkpoints")[-1]
         files = (newest / checkpoint.TENSORS, newest / checkpoint.TREE, at / "metrics.jsonl")
-        found |= {f"{at.relative_to(folder)}/{file.name}": file.read_bytes() for file in files}
+        rows = sorted((at / "replay").glob("*.bin"))
+        found |= {f"{at.relative_to(folder)}/{file.name}": file.read_bytes() for file in (*files, *rows)}
     return found
 
 
-def trial(name: str, folder: Path, kills: int, rng: random.Random) -> list[str]:
-    """Kills and goes on; a line for whatever differs."""
-    seconds, wrong = finished(name, folder / "whole"), list[str]()
+def unlike(one: bytes, two: bytes | None) -> int:
+    """How many bytes differ; what one of them alone has, counts."""
+    if two is None:
+        return len(one)
+    short = min(len(one), len(two))
+    first, second = (np.frombuffer(part[:short], np.uint8) for part in (one, two))
+    return int((first != second).sum()) + abs(len(one) - len(two))
+
+
+def trial(name: str, folder: Path, kills: int, rng: random.Random) -> Iterator[dict[str, Any]]:
+    """Kills and goes on; after every kill, what was found so far."""
+    seconds, found = finished(name, folder / "whole"), list[dict[str, Any]]()
     whole = last_bytes(folder / "whole")
     for number in range(kills):
         after, tries = rng.uniform(0.02, 0.98) * seconds, 0
         while not killed(name, at := folder / f"killed-{number}-{tries}", after):  # others use the machine too
             after, tries = 0.8 * after, tries + 1
-        kept = [len(checkpoint.steps_in(c.parent / "checkpoints")) for c in at.rglob("config.json")]
+        kept = sum(len(checkpoint.steps_in(c.parent / "checkpoints")) for c in at.rglob("config.json"))
         finished(name, at)
         parts = last_bytes(at)
-        differs = [file for file in whole if parts.get(file) != whole[file]]
-        wrong += [f"{name}: {file} differs after a kill at {after:.2f} s" for file in differs]
-        print(f"  {name}: killed after {after:.2f} of {seconds:.2f} s, {sum(kept)} checkpoints; differs: {differs}")
-    print(f"{name}: {kills} kills, {len(wrong)} differences", flush=True)
-    return wrong
+        differs = {file: count for file in whole if (count := unlike(whole[file], parts.get(file)))}
+        found.append({"after": round(after, 2), "checkpoints": kept, "differs": differs})
+        print(f"  {name}: killed after {after:.2f} of {seconds:.2f} s, {kept} checkpoints; differs: {differs}")
+        shutil.rmtree(at)
+        size = sum(map(len, whole.values()))
+        yield {"kills": len(found), "seconds": round(seconds, 2), "files": len(whole), "bytes": size, "found": found}
 
 
 def main() -> int:
@@ -173,13 +195,23 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", choices=SUBJECTS)
+    parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    wrong: list[str] = []
+    record = json.loads(given.json.read_text()) if given.json and given.json.is_file() else {"subjects": {}}
+    wrong = 0
     for name in given.only or SUBJECTS:
+        differences = 0
         with tempfile.TemporaryDirectory() as folder:
-            wrong += trial(name, Path(folder), given.kills, random.Random(given.seed))  # noqa: S311 (no secret)
-    print("\n".join(wrong) or "every run ended with the same bits")
+            for row in trial(name, Path(folder), given.kills, random.Random(given.seed)):  # noqa: S311 (no secret)
+                differences = sum(len(kill["differs"]) for kill in row["found"])
+                record = {"benchmark": "kills", "seed": given.seed, **machine(), "subjects": record["subjects"]}
+                record["subjects"][name] = row
+                if given.json:
+                    write_json(given.json, record)
+        print(f"{name}: {given.kills} kills, {differences} differences", flush=True)
+        wrong += differences
+    print("every run ended with the same bits" if not wrong else f"{wrong} files differ")
     return 1 if wrong else 0
 
 

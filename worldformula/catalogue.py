@@ -40,6 +40,7 @@ class System:
         build: sizes -> the system (a model, a world, a planner, an agent).
         summary: one sentence.
         runs: name of a preset -> settings of a run that belong to it, as of ``--set``: ``("env.num=16",)``.
+        acts: the kinds of actions that an agent takes: numbers in [−1, 1], choices, flags.
     """
 
     name: str
@@ -50,6 +51,7 @@ class System:
     build: Callable[..., Any]
     summary: str
     runs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    acts: tuple[str, ...] = ("numbers", "choice", "flags")
 
     def sizes(self, preset: str) -> Any:
         """The sizes of one preset; raises CatalogueError with the near misses."""

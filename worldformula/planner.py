@@ -44,6 +44,16 @@ class ActionSet:
         binary = bool(((actions == 0) | (actions == 1)).all())
         return binary and (self.kind == "flags" or bool((actions.sum(-1) == 1).all()))
 
+    def random(self, num: int, device: torch.device, allowed: Tensor | None = None) -> Tensor:
+        """Uniformly random actions ``[num, size]`` of torch's generator; of choices those that are ``allowed``."""
+        drawn = torch.rand(num, self.size, device=device)
+        if self.kind == "numbers":
+            return 2 * drawn - 1
+        if self.kind == "flags":
+            return (drawn < 0.5).to(drawn)
+        best = drawn.argmax(-1) if allowed is None else drawn.masked_fill(~some(allowed), -1).argmax(-1)
+        return torch.nn.functional.one_hot(best, self.size).to(drawn)
+
 
 Space = Mapping[str, ActionSet]
 """The actions of a dynamics by name."""

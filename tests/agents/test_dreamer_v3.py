@@ -200,3 +200,37 @@ def test_integers_flags_scalars_and_float_pictures_are_observed_learnt_and_dream
     frames = agent.open_loop(rows, context=4)
     assert frames["truth"].dtype == np.uint8
     assert frames["truth"] == pytest.approx(np.round((rows["camera"][..., -1:] + 1) / 2 * 255), abs=1)  # the newest
+
+
+def test_without_pictures_numbers_are_dreamt_as_the_world_predicts_them() -> None:
+    """Truth by hand, sign(x) log(1 + |x|) of the numbers in the order of their names; dreams by the world itself."""
+    columns = {
+        "speed": Column("vector", (), "float32"),
+        "arm": Column("vector", (2,), "float32"),
+        "token": Column("discrete", (), "int64", 0, 3, (4,), (0,)),
+    }
+    agent = dreamer_v3.build(dreamer_v3.tiny(), columns, ActionSpec("box", 2))
+    rng, rows = np.random.default_rng(0), batch((5,), 2)
+    rows |= {"speed": rng.normal(size=(2, 16)).astype(np.float32), "token": rng.integers(4, size=(2, 16))}
+    rows["arm"] = 5 * rng.normal(size=(2, 16, 2)).astype(np.float32)
+    found = agent.open_loop(rows, context=4)
+    assert found["names"].tolist() == ["arm 1", "arm 2", "speed"]
+    x = np.concatenate([rows["arm"], rows["speed"][..., None]], -1)
+    assert np.allclose(found["truth"], np.sign(x) * np.log1p(np.abs(x)), atol=1e-6)
+    inputs = agent.perception.learn(rows, agent.device)
+    with torch.no_grad():
+        seen = agent.world.filter({k: v[:, :4] for k, v in inputs.items()}, deterministic=True)
+        dream = agent.world.imagine(seen.last(), actions=inputs["a"][:, 3:-1], deterministic=True)
+        shown = agent.world.decode(dream, ("y",))["y"]
+    assert np.allclose(found["dream"][:, 3:], shown.numpy(), atol=1e-6)
+    assert found["dream"].shape == found["truth"].shape
+
+
+def test_of_classes_alone_the_dream_shows_their_shares() -> None:
+    agent = dreamer_v3.build(
+        dreamer_v3.tiny(), {"token": Column("discrete", (), "int64", 0, 3, (4,), (0,))}, ActionSpec("box", 2)
+    )
+    rows = batch((5,), 2) | {"token": np.random.default_rng(0).integers(4, size=(2, 16))}
+    found = agent.open_loop(rows, context=4)
+    assert (found["truth"] == np.eye(4)[rows["token"]]).all()
+    assert found["names"].tolist() == ["x 1", "x 2", "x 3", "x 4"]

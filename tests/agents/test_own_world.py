@@ -21,6 +21,7 @@ from worldformula.envs import ActionSpec, Column
 from worldformula.errors import ConfigError, FormulaError
 from worldformula.learners.imagination import ImaginationActorCritic
 from worldformula.planners.cem import CEM
+from worldformula.training.objective import Minimises
 from worldformula.training.optimiser import LaProp
 
 N, T, X, A, H, Z = 3, 8, 4, 2, 6, 3
@@ -47,11 +48,12 @@ def world(*, rewarded: bool) -> World:
 
 def agent_of(made: World) -> ImaginationAgent:
     policy = Normal("π(a_t|g_t,s_t)", Join(H + Z, 2 * A), shape=A)
+    learner = ImaginationActorCritic(policy, Join(H + Z, 255))
+    weights = {"world": 1.0, "actor": 1.0, "critic": 1.0, "replay": 0.3}
+    player = Minimises(weights, [made, policy, learner.critic], partial(LaProp, lr=1e-3, warmup=0))
     return ImaginationAgent(
-        SETTINGS, made, ImaginationActorCritic(policy, Join(H + Z, 255)),
-        Perception.of(made, 0.9, COLUMNS, ActionSpec("continuous", A)),
-        weights={"world": 1.0, "actor": 1.0, "critic": 1.0, "replay": 0.3},
-        optimiser=partial(LaProp, lr=1e-3, warmup=0), horizon=3, late=4,
+        SETTINGS, made, Perception.of(made, 0.9, COLUMNS, ActionSpec("continuous", A)), learner,
+        players={"agent": player}, horizon=3, late=4,
     )  # fmt: skip
 
 
@@ -101,8 +103,7 @@ def test_a_world_that_remembers_its_last_step_alone_is_refused() -> None:
     learner = ImaginationActorCritic(Normal("π(a_t|h_t,z_t)", Join(11, 2 * A), shape=A), Join(11, 255))
     with pytest.raises(ConfigError, match="keeps h_cache of the last one alone"):
         ImaginationAgent(
-            SETTINGS, made, learner, Perception({}, 0.9, {}, ActionSpec("continuous", A)), weights={}, optimiser=LaProp,
-            horizon=3, late=4,
+            SETTINGS, made, Perception({}, 0.9, {}, ActionSpec("continuous", A)), learner, players={}, horizon=3,
         )  # fmt: skip
 
 

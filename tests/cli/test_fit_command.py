@@ -96,6 +96,35 @@ def test_a_killed_run_goes_on_bit_for_bit(trained: Path, tmp_path: Path, at: int
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (trained / "metrics.jsonl").read_bytes()
 
 
+FULL = """
+import resource, sys
+from worldformula.cli import main
+from worldformula.training.fit import Fitting
+step = Fitting._update
+def update(self):
+    if self.step == 13:  # from here on no file may become longer than this
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+    return step(self)
+Fitting._update = update
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="file size limits are a POSIX feature")
+def test_a_run_whose_disk_is_full_goes_on_bit_for_bit_once_there_is_room(trained: Path, tmp_path: Path) -> None:
+    command = [*SHORT, "--run", str(tmp_path / "run")]
+    died = subprocess.run([sys.executable, "-c", FULL, *command], capture_output=True, text=True, check=False)
+    assert died.returncode == 1
+    assert re.search(r"error: the checkpoint of step 16 could not be written to \S+tensors.safetensors: ", died.stderr)
+    assert re.search(r"It takes \d\.\d MB, and [\d,.]+ MB are free there. Free some space", died.stderr)
+    folder = tmp_path / "run" / "checkpoints"
+    assert [path.name for path in sorted(folder.iterdir())] == ["000000000008", "000000000012"], "no draft is left"
+    assert main([*command, "--resume"]) == 0
+    for name in ("tensors.safetensors", "tree.json"):
+        assert (newest(tmp_path / "run").path / name).read_bytes() == (newest(trained).path / name).read_bytes()
+    assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == (trained / "metrics.jsonl").read_bytes()
+
+
 @pytest.mark.usefixtures("terminal")
 def test_an_interruption_leaves_a_checkpoint_and_says_how_to_go_on(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -20,6 +20,8 @@ from tests.cli.test_fit_command import KILLED, newest
 from worldformula import World, catalogue
 from worldformula.cli import main
 from worldformula.data import DataSet
+from worldformula.data.own import Reading
+from worldformula.data.sequences import sequences
 from worldformula.envs import Envs
 from worldformula.errors import CatalogueError, RunFolderError
 from worldformula.fitting import fit_world
@@ -73,12 +75,13 @@ def test_every_world_learns_from_episodes(
     short = ["--steps", "12", "--batch", "3", "--set", "log_every=3", *more]
     assert main(["fit", world, "--data", str(files / f"{data}.npz"), *short, "--run", str(folder)]) == 0
     out = capsys.readouterr().out
-    assert "windows to train on" in out
+    assert re.search(r"60 rows to train on, \d windows to test on", out), "five of six episodes of twelve rows"
     assert re.search(r"reached: test/loss \S+, error_\d+/persistence \d", out)
     assert ("this world reads no action" in out) == (world == "td_vae" and data == "bits")
     rows = read_metrics(folder / "metrics.jsonl")
     assert rows[-1]["test/loss"] < rows[0]["test/loss"]
     page = (folder / "report.html").read_text()
+    assert "<dt>training rows</dt><dd>60, in windows of 12</dd>" in page
     for part in ("What it dreams", "Prediction error against horizon", "persistence", "Terms of the loss", "The loss"):
         assert part in page
     assert ("data:image/webp" in page) == (shown == "dream.webp")
@@ -94,7 +97,7 @@ def test_every_world_learns_from_episodes(
 
 
 def test_columns_become_the_variables_of_the_loss() -> None:
-    train = {
+    windows = {
         "image": np.full((2, 3, 16, 16, 3), 51, np.uint8),
         "place": np.arange(12, dtype=np.float32).reshape(2, 3, 2),
         "room": np.array([[0, 1, 4], [2, 2, 2]]),
@@ -104,15 +107,16 @@ def test_columns_become_the_variables_of_the_loss() -> None:
         "is_last": np.array([[0, 0, 1], [1, 0, 0]], bool),
         "is_terminal": np.array([[0, 0, 1], [0, 0, 0]], bool),
     }
-    columns = columns_of(DataSet("toy", train, train, (), "by hand"))
+    train = {key: value.reshape(6, *value.shape[2:]) for key, value in windows.items()}
+    columns = columns_of(DataSet("toy", train, train, (), "by hand", window=3))
     system = catalogue.find("rssm")
     model = built(system, system.sizes("tiny"), columns)
     assert json.loads(json.dumps(columns)) == columns
-    rows = model.rows(train)
+    rows = model.rows(windows)
     given = model.given(rows)
     assert torch.allclose(given["image"], torch.full((2, 3, 16, 16, 3), 0.2))
     assert torch.equal(given["place"], torch.arange(12.0).view(2, 3, 2))
-    assert given["room"].argmax(-1).tolist() == train["room"].tolist()
+    assert given["room"].argmax(-1).tolist() == windows["room"].tolist()
     assert given["room"].shape == (2, 3, 5)
     assert given["a"].tolist() == [[[1, 0, 0], [0, 0, 1], [0, 0, 0]], [[0, 0, 0], [0, 1, 0], [1, 0, 0]]]
     assert torch.allclose(given["c"], DISCOUNT * torch.tensor([[1.0, 1, 0], [1, 1, 1]]))
@@ -259,3 +263,24 @@ def test_no_more_windows_are_measured_at_once_than_it_learns_from(
     assert main(["fit", "rssm", "--data", str(tmp_path / "e.npz"), *short]) == 0
     assert max(sizes[:-2]) == 4, "the last ones are dreams, without gradients"
     assert 4 < sizes[-1] <= 48
+
+
+def test_windows_to_learn_from_are_drawn_anew_at_other_places_of_an_episode() -> None:
+    """Every step of a walk says which row it is, so that a batch shows where its windows begin."""
+    at = np.arange(40, dtype=np.float32)
+    walks = [{"place": 100 * i + at[:, None], "action": np.zeros((40, 1))} for i in range(3)]
+    found = sequences("walks", walks, Reading(length=8), "By hand.")
+    system = catalogue.find("rssm")
+    model = built(system, system.sizes("tiny"), columns_of(found))
+    draw = model.drawn(found, 16)
+    torch.manual_seed(3)
+    first, second = draw(), draw()
+    for batch in (first, second):
+        place = batch["place"][..., 0]
+        assert torch.equal(place, place[:, :1] + torch.arange(8))
+        assert torch.equal(batch["is_first"], place % 100 == 0)
+    begins = [set((b["place"][:, 0, 0] % 100).tolist()) for b in (first, second)]
+    assert begins[0] != begins[1]
+    assert any(begin % 8 for begin in begins[0])
+    torch.manual_seed(3)
+    assert torch.equal(draw()["place"], first["place"])

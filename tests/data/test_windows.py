@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from worldformula import data
 from worldformula.data.own import Reading, located, short
-from worldformula.data.sequences import episodes, load, windows
+from worldformula.data.sequences import Windows, episodes, load
 from worldformula.errors import ConfigError, ReplayError
 
 RNG = np.random.default_rng(0)
@@ -23,7 +24,7 @@ REWARD = RNG.normal(size=(N, T)).astype(np.float32)
 ARRAYS: dict[str, Any] = {"place": PLACE, "action": ACTION, "reward": REWARD, "terminated": np.array([1, 0, 0, 1, 0])}
 
 
-def test_a_dictionary_a_list_a_table_and_a_file_give_the_same_windows(
+def test_a_dictionary_a_list_a_table_and_a_file_give_the_same_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     np.savez(tmp_path / "e.npz", **ARRAYS)
@@ -41,20 +42,44 @@ def test_a_dictionary_a_list_a_table_and_a_file_give_the_same_windows(
             ours, theirs = getattr(whole, part), getattr(other, part)
             assert ours.keys() == theirs.keys()
             assert all(np.array_equal(ours[key], theirs[key]) for key in ours)
-    assert {k: v.shape[1:] for k, v in whole.train.items()} == {
-        "place": (4, 2), "reward": (4,), "action": (4,), "is_first": (4,), "is_last": (4,), "is_terminal": (4,),
+    assert {k: v.shape for k, v in whole.train.items()} == {
+        "place": (36, 2), "reward": (36,), "action": (36,), "is_first": (36,), "is_last": (36,), "is_terminal": (36,),
     }  # fmt: skip
-    assert len(whole.test["place"]) == 3, "one episode of nine rows: two windows, and one up to its end"
+    assert len(whole.test["place"]) == T, "one episode of five"
+    assert whole.window == 4
 
 
-def test_windows_by_hand() -> None:
-    def rows(length: int, start: int) -> dict[str, Any]:
-        at = np.arange(length)
-        return {"x": start + at, "is_first": at == 0}
+def flags(*lengths: int) -> NDArray[np.bool_]:
+    """``is_first`` of episodes of these lengths."""
+    found = np.zeros(sum(lengths), bool)
+    found[np.cumsum([0, *lengths[:-1]])] = True
+    return found
 
-    cut = windows([rows(5, 0), rows(2, 10), rows(1, 20)], 2)
-    assert cut["x"].tolist() == [[0, 1], [2, 3], [3, 4], [10, 11], [20, 20]]
-    assert cut["is_first"].tolist() == [[1, 0], [0, 0], [0, 0], [1, 0], [1, 1]]
+
+def test_windows_to_test_on_by_hand() -> None:
+    cut = Windows(flags(5, 2, 1), 2)
+    assert cut.cut().tolist() == [[0, 1], [2, 3], [3, 4], [5, 6], [7, 7]]
+    assert Windows(flags(2, 5, 2), 3).cut().tolist() == [[2, 3, 4], [4, 5, 6], [0, 1, 7], [8, 0, 1]]
+    assert Windows(flags(4, 4), 4).cut().tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert (cut.joined, Windows(flags(4, 4), 4).joined) == (True, False)
+
+
+@pytest.mark.parametrize("lengths", [(9, 12), (3, 9, 2, 4), (2, 1, 3), (4,)])
+def test_windows_to_learn_from_begin_anywhere_and_leave_no_row_out(lengths: tuple[int, ...]) -> None:
+    """Against a list of all windows that lie within one episode, made by a loop; short ones are joined in a ring."""
+    length, ends = 4, np.cumsum(lengths)
+    found = Windows(flags(*lengths), length)
+    drawn = found.rows(found.starts)
+    whole = [range(e - n, e) for n, e in zip(lengths, ends, strict=True) if n >= length]
+    short = [row for n, e in zip(lengths, ends, strict=True) if n < length for row in range(e - n, e)]
+    inside = [tuple(e[i : i + length]) for e in whole for i in range(len(e) - length + 1)]
+    ring = [tuple(short[(i + k) % len(short)] for k in range(length)) for i in range(len(short))]
+    assert set(map(tuple, drawn.tolist())) == {*inside, *ring}
+    often = np.bincount(drawn.reshape(-1), minlength=sum(lengths))
+    assert often.min() >= length, "a row at the edge of an episode is learnt from as often as one in its middle"
+    for episode in whole:
+        middle = often[episode.start + length : episode.stop - length]
+        assert (middle == length).all()
 
 
 def test_lengths_and_valid_flags_leave_padding_out() -> None:
@@ -113,8 +138,9 @@ def test_nan_and_single_episodes_are_refused(tmp_path: Path) -> None:
 
 def test_a_data_set_of_series_has_time_first() -> None:
     found = load("rolling")
-    assert found.train["x"].shape[1:] == (16, 8, 12)
-    assert found.train["is_first"].sum() == len(found.train["x"])
+    assert found.train["x"].shape[1:] == (8, 12)
+    assert found.window == 16
+    assert np.array_equal(np.flatnonzero(found.train["is_first"]), np.arange(0, len(found.train["x"]), 16))
 
 
 class Stub(types.ModuleType):
@@ -141,14 +167,13 @@ def test_minari_observations_are_one_longer_than_actions(monkeypatch: pytest.Mon
     stub.__spec__ = types.SimpleNamespace(name="minari")  # type: ignore[assignment]
     monkeypatch.setitem(sys.modules, "minari", stub)
     found = load("minari:D4RL/toy-v2", Reading(length=T))
-    assert found.train["place"].shape == (4, T, 2)
-    assert found.train["at"].shape == (4, T, 1)
-    rows = {len(p): p for p in (found.train, found.test)}
-    part = next(iter(rows.values()))
-    i = next(i for i in range(N) if np.array_equal(PLACE[i], part["place"][0]))
-    assert np.array_equal(part["action"][0], [*ACTION[i, :-1], 0])
-    assert np.allclose(part["reward"][0], [0, *REWARD[i, 1:]], atol=1e-6)
-    assert part["is_terminal"][0].tolist() == [False] * (T - 1) + [True]
+    assert found.train["place"].shape == (4 * T, 2)
+    assert found.train["at"].shape == (4 * T, 1)
+    part = {key: value[:T] for key, value in found.train.items()}
+    i = next(i for i in range(N) if np.array_equal(PLACE[i], part["place"]))
+    assert np.array_equal(part["action"], [*ACTION[i, :-1], 0])
+    assert np.allclose(part["reward"], [0, *REWARD[i, 1:]], atol=1e-6)
+    assert part["is_terminal"].tolist() == [False] * (T - 1) + [True]
     with pytest.raises(ConfigError, match="Get it with: minari download D4RL/none-v0"):
         load("minari:D4RL/none-v0")
     assert located("minari:D4RL/toy-v2") == "minari:D4RL/toy-v2"

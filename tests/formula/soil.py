@@ -25,7 +25,7 @@ FEATURES = (
 # what each of them gives now. A name is taken out as its fault is mended; the suite then asks for it. Numbers of the
 # call are coefficients only, as functions of them are computed in single precision (`defects/test_awaited.py`).
 AWAITED = {
-    "numbers alone", "numbers of the call in settings", "the index as a number",
+    "numbers of the call in settings", "the index as a number",
 }  # fmt: skip
 ORDINARY = ("z", "w", "u", "c", "b", "v'", r"\hat z", "theta")
 MACHINE = (

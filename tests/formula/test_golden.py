@@ -25,7 +25,8 @@ CASES = {
 }
 CATALOGUE = [*names("models"), *names("worlds")]
 LARGE = 60_000  # characters of code, beyond which nobody reads a difference
-SIZES = {"rssm": ({"image": (16, 16, 3), "speed": (3,)}, 2)}  # what a world is told of its environment
+SEEN = ({"image": (16, 16, 3), "speed": (3,)}, 2)  # what a world is told of its environment
+SIZES = dict.fromkeys(("rssm", "gaussian_rssm", "discrete_rssm"), SEEN)
 
 
 def kept(name: str, text: str) -> None:

@@ -22,7 +22,7 @@ from worldformula.formula.syntax.nodes import Binary, Expectation, drawn_factors
 
 settings.register_profile("tests", derandomize=True, deadline=None, max_examples=40)
 settings.load_profile("tests")
-STATIC, TEMPORAL, PARTS = 5000, 600, 8  # formulas of each kind, in so many tests
+STATIC, TEMPORAL, PARTS = 2400, 400, 8  # formulas of each kind, in so many tests; `full.py` grows more
 POOL, TIME = Static(), Temporal()
 REDUCED = (lambda f: f, lambda f: f.mean(), lambda f: f.sum())
 
@@ -150,7 +150,7 @@ def test_the_random_formulas_have_everything_that_the_language_has():
 
 
 def test_a_formula_minus_itself_is_zero_and_prints_as_written():
-    for seed in range(0, STATIC, 12):
+    for seed in range(0, STATIC, 10):
         expression = static(seed)
         difference = expression - expression
         assert same(read(line(difference), difference.node), Binary("-", expression.node, expression.node))
@@ -170,7 +170,8 @@ def test_latex_parses_and_braces_balance():
         assert text.count("{") == text.count("}")
         assert text.count(r"\left") == text.count(r"\right")
         assert str(expression) == text
-        assert expression.graph().startswith("<svg")
+        if seed % 15 == 0:  # laying one out takes longer than all else here
+            assert expression.graph().startswith("<svg")
 
 
 @pytest.mark.parametrize("op", ["*", "/", maximum, minimum])

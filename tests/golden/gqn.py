@@ -1,6 +1,6 @@
 import torch
 from worldformula.families import normal
-from worldformula.formula.runtime import one_batch, zeros
+from worldformula.formula.runtime import of_number, one_batch, zeros
 
 
 def formula(self, x_series, v_series, k_series, x_prime, v_prime, sigma, noise_z, noise_z_2, noise_z_3, noise_z_4):
@@ -56,5 +56,5 @@ def formula(self, x_series, v_series, k_series, x_prime, v_prime, sigma, noise_z
     p_x_prime = normal.params(self.p_x_prime_given_u(u_4), (16, 16, 3), {'scale': 1.0})  # p(x'|u_L)
     log_p_x_prime = normal.log_prob(p_x_prime, x_prime, 3)
     one_batch(kl_z, kl_z_2, kl_z_3, kl_z_4, total_3, log_p_x_prime)
-    mean_value = (total_3 + (-log_p_x_prime - 705.7447935011886) / (sigma ** 2) + 768 * (torch.as_tensor(sigma).log() + 0.9189385332046727)).mean()
+    mean_value = (total_3 + (-log_p_x_prime - 705.7447935011886) / (sigma ** 2) + 768 * (of_number(torch.log, sigma) + 0.9189385332046727)).mean()
     return mean_value, (total_3, log_p_x_prime), (r_series, e_2, n, z, h_2, m, u, e_4, n_2, z_2, h_4, m_2, u_2, e_6, n_3, z_3, h_6, m_3, u_3, e_8, n_4, z_4, h_8, m_4, u_4)

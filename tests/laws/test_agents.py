@@ -1,111 +1,118 @@
-"""The laws of agents: DreamerV3 keeps them with and without masks, and what breaks one is named."""
+"""The laws of an agent, for every agent of the catalogue, and for agents that break them."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-import gymnasium
-import numpy as np
 import pytest
 import torch
 
-from tests.agents.test_several_actions import Steered
-from worldformula.agents import dreamer_v3
-from worldformula.envs import Envs
-from worldformula.run.play import Randomly
+from worldformula.catalogue import find, names
+from worldformula.envs import ActionSpec, Column
+from worldformula.errors import SpaceError
 from worldformula.testing import check_agent
-from worldformula.training.settings import override
+from worldformula.training import settings
 
-SMALL = ["batch=2", "length=6", "imag_last=3", "imagine=3"]
-
-
-@pytest.fixture
-def envs() -> Envs:
-    """Four actions, one of them with a mask; the environment asserts that nothing forbidden is executed."""
-    if "tests/Steered-v0" not in gymnasium.registry:
-        gymnasium.register("tests/Steered-v0", entry_point=Steered)
-    return Envs("tests/Steered-v0", 2, seed=0)
+COLUMNS = {"image": Column("image", (16, 16, 3), "uint8", 0, 255), "speed": Column("vector", (2,), "float32")}
+ACTIONS = {
+    "numbers": {"action": ActionSpec("continuous", 2)},
+    "choice": {"action": ActionSpec("discrete", 3)},
+    "flags": {"push": ActionSpec("flags", 2), "dice": ActionSpec("multi_discrete", 5, (2, 3))},
+}
+CHEAP = {"imagine": 3, "imag_last": 3, "batch": 2, "length": 8, "warmup": 1}
 
 
-def dreamer(envs: Envs, *settings: str) -> Any:
-    config = override(dreamer_v3.tiny(), [*SMALL, *settings])
-    return dreamer_v3.build(config, envs.observations, envs.actions, seed=0)
+def tiny(name: str) -> Any:
+    """The preset, with short dreams and a cheap search."""
+    found = find(name).sizes("tiny")
+    known = {leaf.key for leaf in settings.leaves(found)}
+    found = replace(found, **{key: value for key, value in CHEAP.items() if key in known})
+    cheap = [f"planner.{key}" for key in ("candidates=20", "elites=4", "iterations=2", "horizon=3")]
+    cheap = cheap if "planner.horizon" in known else []
+    return settings.override(found, [*cheap, "world.free_nats=0"])  # below them a prior learns nothing
 
 
-@pytest.mark.parametrize("settings", [(), ("masks=false", "one_trunk=true"), ("context=1",)])
-def test_dreamer_keeps_them(envs: Envs, settings: tuple[str, ...]) -> None:
-    check_agent(dreamer(envs, *settings), envs, turns=20)
+@pytest.mark.parametrize("kind", ACTIONS)
+@pytest.mark.parametrize("name", names("agents"))
+def test_every_agent_of_the_catalogue(name: str, kind: str) -> None:
+    system, actions = find(name), ACTIONS[kind]
+
+    def build(seed: int) -> Any:
+        return system.build(tiny(name), COLUMNS, actions, seed)
+
+    wanted = {"numbers": {"numbers"}, "choice": {"choice"}, "flags": {"flags", "choice"}}[kind]
+    if wanted <= set(system.acts):
+        check_agent(build, COLUMNS, actions)
+        return
+    fit = [other for other in names("agents") if wanted <= set(find(other).acts)]
+    assert fit
+    told = rf"{name} acts by numbers .+\ntake an agent for such actions: {', '.join(fit)}"
+    with pytest.raises(SpaceError, match=told):
+        build(0)
 
 
-def test_what_acts_without_learning_keeps_them(envs: Envs) -> None:
-    class Still(Randomly):
-        """The same choice at every row: the first that is allowed."""
+@pytest.mark.parametrize(
+    ("broken", "law"),
+    [
+        ("remembers", r"the first row forgets: action +\|.+<- broken"),
+        ("batch", r"a stream alone acts alike: action +\|.+<- broken"),
+        ("restless", r"an action repeats: action +\|.+<- broken"),
+        ("lazy", r"weights that learn and have not moved +\|.+<- broken"),
+        ("forgetful", r"weights that learn otherwise after a checkpoint +\|.+<- broken"),
+    ],
+)
+def test_a_broken_law_is_found(broken: str, law: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    columns, actions = {"speed": COLUMNS["speed"]}, ACTIONS["numbers"]
 
-        def act(self, rows: Any, state: Any, explore: bool = True) -> Any:
-            count = len(rows["is_first"])
-            actions = {name: spec.zeros(count) for name, spec in envs.actions.items()}
-            return actions | {"choice": rows["mask/choice"].argmax(1)}, state
+    def build(seed: int) -> Any:
+        agent = find("dreamer_v1").build(tiny("dreamer_v1"), columns, actions, seed)
+        act, checkpoint, calls = agent.act, agent.checkpoint, [0]
 
-    check_agent(Still(envs.actions), envs, turns=20)
+        def acted(rows: Any, state: Any, explore: bool = True) -> Any:
+            calls[0] += 1
+            if broken == "remembers":
+                rows = {**rows, "is_first": rows["is_first"] & False}
+            found, after = act(rows, state, explore)
+            found = found / len(found) if broken == "batch" else found
+            return found * (1 - 0.1 * calls[0]) if broken == "restless" else found, after
 
+        agent.act = acted
+        if broken == "lazy":
+            agent.world.register_parameter("never", torch.nn.Parameter(torch.zeros(1)))
+        if broken == "forgetful":
+            agent.checkpoint = lambda: {**checkpoint(), "optimiser": build(0).updates.state_dict()}
+        return agent
 
-def broken(law: str) -> Any:
-    return pytest.raises(AssertionError, match=f"(?s){law}.*<- broken")
-
-
-def test_what_breaks_a_law_is_named(envs: Envs) -> None:
-    class Leaky(dreamer_v3.ImaginationAgent):
-        """The first stream looks at the mean of all, and the state is written to."""
-
-        def act(self, rows: Any, state: Any, explore: bool = True) -> Any:
-            rows = {**rows, "vector": np.repeat(rows["vector"].mean(0, keepdims=True), len(rows["vector"]), 0)}
-            actions, after = super().act(rows, state, explore)
-            state["h"].add_(1.0)
-            return actions, after
-
-    agent = dreamer(envs)
-    agent.__class__ = Leaky
-    with broken("the state that it was given stays"):
-        check_agent(agent, envs, turns=10)
-    with broken("streams do not see each other"):
-        check_agent(agent, envs, turns=10)
-
-    class Stuck(dreamer_v3.ImaginationAgent):
-        """Learns nothing, and keeps nothing."""
-
-        def update(self, batch: Any) -> Any:
-            return {"loss": torch.tensor(torch.nan)}
-
-        def restore(self, state: Any) -> None:
-            return
-
-    agent = dreamer(envs)
-    agent.__class__ = Stuck
-    for law in (
-        "an update gives finite numbers",
-        "updates move weights",
-        "its checkpoint learns on to the same bits",
-    ):
-        with broken(law):
-            check_agent(agent, envs, turns=5)
+    with pytest.raises(AssertionError, match=law):
+        check_agent(build, columns, actions)
 
 
-def test_an_agent_that_ignores_masks_is_told(envs: Envs) -> None:
-    class Wild(dreamer_v3.ImaginationAgent):
-        """Plays on what its masks forbid, in an environment that lets it."""
+SPEED = {"speed": COLUMNS["speed"]}
+MASKED = {
+    "tool": ActionSpec("discrete", 3, masked=True), "dice": ActionSpec("multi_discrete", 5, (2, 3), masked=True),
+    "force": ActionSpec("continuous", 1),
+}  # fmt: skip
 
-        def act(self, rows: Any, state: Any, explore: bool = True) -> Any:
-            actions, after = super().act(rows, state, explore)
-            return {**actions, "choice": np.asarray((~rows["mask/choice"]).argmax(1))}, after
 
-    class Lenient(Steered):
-        def step(self, action: Any) -> Any:
-            return super().step({**action, "choice": (self.count + 1) % 3})
+@pytest.mark.parametrize("changes", [[], ["masks=false", "one_trunk=true"], ["context=1"]])
+def test_an_agent_with_masks(changes: list[str]) -> None:
+    config = settings.override(tiny("dreamer_v3"), changes)
+    check_agent(lambda seed: find("dreamer_v3").build(config, SPEED, MASKED, seed), SPEED, MASKED)
 
-    if "tests/Lenient-v0" not in gymnasium.registry:
-        gymnasium.register("tests/Lenient-v0", entry_point=Lenient)
-    lenient = Envs("tests/Lenient-v0", 2, seed=0)
-    agent = dreamer(lenient)
-    agent.__class__ = Wild
-    with broken("nothing forbidden is chosen, exploring"):
-        check_agent(agent, lenient, turns=10)
+
+def test_an_agent_that_ignores_masks_is_told() -> None:
+    def build(seed: int) -> Any:
+        agent = find("dreamer_v3").build(tiny("dreamer_v3"), SPEED, MASKED, seed)
+        act = agent.act
+
+        def acted(rows: Any, state: Any, explore: bool = True) -> Any:
+            actions, after = act(rows, state, explore)
+            return {**actions, "tool": (~rows["mask/tool"]).argmax(1)}, after
+
+        agent.act = acted
+        return agent
+
+    told = r"nothing forbidden is chosen, before it learns, exploring: tool +\|.+<- broken"
+    with pytest.raises(AssertionError, match=told):
+        check_agent(build, SPEED, MASKED)

@@ -26,6 +26,8 @@ from worldformula.families import (
     normal,
     poisson,
     student_t,
+    tanh_normal,
+    truncated_normal,
     uniform,
     von_mises,
 )
@@ -33,6 +35,7 @@ from worldformula.families.beta import BetaFamily
 from worldformula.families.gamma import GammaFamily
 from worldformula.families.special import digamma, log_gamma_quantile, poisson_quantile
 from worldformula.families.student_t import StudentTFamily
+from worldformula.families.truncated_normal import TruncatedNormalFamily
 from worldformula.testing import check_family
 
 DOUBLE = torch.float64
@@ -41,6 +44,9 @@ CASES = [
     (laplace, ()),
     (log_normal, (2, 3)),
     (student_t, (2, 3)),
+    (tanh_normal, (2, 3)),
+    (truncated_normal, (2, 3)),
+    (TruncatedNormalFamily(low=-2.0, high=0.5, min_scale=0.1), ()),
     (StudentTFamily(min_df=3.0, min_scale=0.1), ()),
     (beta, (2, 3)),
     (beta, ()),
@@ -96,6 +102,52 @@ def test_density_entropy_and_mean_are_those_of_scipy(family, params, reference, 
         assert family.entropy(params, 0).numpy() == pytest.approx(reference.entropy(), rel=1e-9, abs=1e-9)
     if family is not von_mises:
         assert family.mean(params).numpy() == pytest.approx(reference.mean(), rel=1e-12)
+
+
+def test_a_squashed_normal_is_that_of_torch_and_its_mode_the_top_of_its_density():
+    loc, scale = double([-3.0, -0.2, 0.0, 0.4, 2.0, 5.0], [0.1, 0.3, 0.6, 0.9, 2.0, 5.0])
+    theirs = torch.distributions.TransformedDistribution(
+        torch.distributions.Normal(loc, scale), torch.distributions.TanhTransform(cache_size=1)
+    )
+    noise = torch.randn(6, dtype=DOUBLE, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
+    value = tanh_normal.sample((loc, scale), noise)
+    inside = value.abs() < 1 - 1e-9
+    assert inside.sum() >= 4
+    got, expected = tanh_normal.log_prob((loc, scale), value, 0), theirs.log_prob(value)
+    assert got[inside].numpy() == pytest.approx(expected[inside].numpy(), rel=1e-6)
+    u = np.linspace(-60, 60, 2_000_001)
+    for m, s, mode in zip(loc.tolist(), scale.tolist(), tanh_normal.mode((loc, scale)).tolist(), strict=True):
+        top = scipy.stats.norm.logpdf(u, m, s) - 2 * (np.log(2) - np.abs(u) - np.log1p(np.exp(-2 * np.abs(u))))
+        assert mode == pytest.approx(np.tanh(u[top.argmax()]), abs=1e-4)
+    assert tanh_normal.mode((0.0, 0.5)) == pytest.approx(0.0, abs=1e-6)  # one top in the middle
+    with pytest.raises(FormulaError, match="no closed form"):
+        tanh_normal.mean((loc, scale))
+
+
+def test_a_truncated_normal_is_that_of_scipy():
+    m, s, x = np.array([0.3, -1.2, 2.5, 0.0]), np.array([1.7, 0.6, 3.0, 0.1]), np.array([0.2, -0.9, 0.999, -0.3])
+    params, reference = double(m, s), scipy.stats.truncnorm((-1 - m) / s, (1 - m) / s, m, s)
+    assert truncated_normal.log_prob(params, *double(x), 0).numpy() == pytest.approx(reference.logpdf(x), rel=1e-9)
+    assert truncated_normal.entropy(params, 0).numpy() == pytest.approx(reference.entropy(), rel=1e-9)
+    assert truncated_normal.mean(params).numpy() == pytest.approx(reference.mean(), rel=1e-9, abs=1e-12)
+    with pytest.raises(ConfigError, match="low below high"):
+        TruncatedNormalFamily(low=1.0, high=0.0)
+
+
+@pytest.mark.parametrize("loc", [-30.0, -1.5, 0.0, 0.7, 30.0])
+def test_samples_of_a_truncated_normal_are_quantiles_also_far_outside(loc):
+    u, scale = np.linspace(0.01, 0.99, 25), 0.8
+    reference = scipy.stats.truncnorm((-1 - loc) / scale, (1 - loc) / scale, loc, scale)
+    found = truncated_normal.sample((torch.full((25,), loc, dtype=DOUBLE), scale), *double(u)).numpy()
+    assert found == pytest.approx(reference.ppf(u), rel=1e-6, abs=1e-9)
+    params = torch.full((25,), loc, dtype=DOUBLE, requires_grad=True)
+    (gradient,) = torch.autograd.grad(truncated_normal.sample((params, scale), *double(u)).sum(), params)
+    step = 1e-4
+    up, down = (
+        scipy.stats.truncnorm((-1 - m) / scale, (1 - m) / scale, m, scale).ppf(u) for m in (loc + step, loc - step)
+    )
+    assert gradient.numpy() == pytest.approx((up - down) / (2 * step), rel=1e-3, abs=1e-6)
+    assert truncated_normal.mode((loc, scale)) == min(max(loc, -1), 1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
@@ -367,7 +419,8 @@ def test_d1_multinomial_total_count():
 
 
 FACTORS = {
-    wf.Laplace: 6, wf.StudentT: 9, wf.LogNormal: 6, wf.Beta: 6, wf.Gamma: 6, wf.Dirichlet: 3, wf.Uniform: 6,
+    wf.Laplace: 6, wf.TanhNormal: 6, wf.TruncatedNormal: 6, wf.StudentT: 9, wf.LogNormal: 6, wf.Beta: 6, wf.Gamma: 6,
+    wf.Dirichlet: 3, wf.Uniform: 6,
     wf.VonMises: 6, wf.Poisson: 3, wf.NegativeBinomial: 6, wf.Multinomial: 3,
 }  # fmt: skip
 

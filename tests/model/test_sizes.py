@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 import torch
 
 from worldformula import data
 from worldformula.catalogue import find
-from worldformula.data import DataSet
+from worldformula.cli import main
+from worldformula.data import DataSet, digits, known, local, rooms
+from worldformula.errors import MissingInputError, WorldformulaError
 from worldformula.model.config import start
-from worldformula.model.run import build, sized, takers
+from worldformula.model.run import build, sized, suitable, takers
 from worldformula.model.sizes import inferred
 from worldformula.nets.pictures import PictureDecoder, PictureEncoder
 
@@ -83,6 +87,55 @@ def test_the_models_that_take_data():
     assert {"vae", "score_sde"} <= set(table)
     assert not {"cvae", "pixel_cnn", "ldm", "transformer_ar"} & set(table)
     assert "transformer_ar" in takers(own((6,), whole=4))
+
+
+@pytest.mark.parametrize("name", known.ROWS)
+def test_what_is_said_of_a_data_set_is_what_it_holds(name):
+    found, said = data.load(name), known.like(name)
+    assert (found.train.keys(), found.shape) == (said.train.keys(), said.shape)
+    for key, array in found.train.items():
+        _, kind, low, high = known.ROWS[name][key]
+        assert (kind == "bits") == (array.dtype.kind == "f" and bool(np.isin(array, (0, 1)).all()))
+        assert (array.dtype, array.shape[1:]) == (said.train[key].dtype, said.train[key].shape[1:])
+        assert low <= array.min() <= array.max() <= high
+        assert high - low <= 1.1 * float(array.max() - array.min()) + 0.1, "it is said more closely"
+        assert array.dtype.kind == "f" or (array.min(), array.max()) == (low, high)
+
+
+def test_nothing_is_said_of_sets_that_there_are_not():
+    assert sorted((*known.ROWS, *local.SOURCES)) == data.names()
+
+
+@pytest.mark.parametrize("model", ["vae", "cvae", "gqn", "pixel_cnn", "mopoe", "transformer_ar", "ddpm"])
+def test_the_sets_that_suit_a_model_are_those_that_it_takes(model):
+    """Against the sets themselves, made and tried one by one."""
+    taken = []
+    for name in known.ROWS:
+        with contextlib.suppress(WorldformulaError, ValueError):
+            found = data.load(name)
+            build(sized(start(model, "tiny", ""), found)).rows({k: v[:8] for k, v in found.train.items()})
+            taken.append(name)
+    assert suitable(model, "tiny") == taken
+    assert taken
+
+
+def test_a_refusal_makes_no_data_set_to_say_which_would_fit(tmp_path, monkeypatch, capsys):
+    made = []
+    for kind in (rooms, digits):
+        for name in kind.DATA:
+            monkeypatch.setitem(kind.DATA, name, lambda name=name: made.append(name))
+    assert main(["fit", "gqn", "--data", "sprites", "--run", str(tmp_path / "run")]) == 1
+    said = capsys.readouterr().err
+    assert "These data sets fit: rooms." in said
+    assert "These models take sprites: beta_tcvae, ddpm" in said
+    assert made == []
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_looks_for_a_column_by_itself_says_that_it_is_missing():
+    model = build(start("ldm", "tiny", ""))
+    with pytest.raises(MissingInputError, match="own has no y, which this model reads; it has x"):
+        model.rows(own((8, 8)).train, "own")
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 1), (5, 9, 3), (1, 7, 3)])

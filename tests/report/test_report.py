@@ -15,10 +15,12 @@ import pytest
 import torch
 
 from tests.report.dreamer import Dreamer
+from worldformula.cli.commands import write_dream
 from worldformula.envs import random_policy_return, reference_return
 from worldformula.errors import ConfigError, RunFolderError
 from worldformula.metrics.openloop import open_loop_error
-from worldformula.report.evidence import Evidence, load
+from worldformula.report.curves import lines
+from worldformula.report.evidence import Curve, Evidence, load
 from worldformula.report.gather import CONTEXT, gather, recorded, windows
 from worldformula.report.page import Run, page
 from worldformula.report.write import seconds, write
@@ -191,6 +193,48 @@ def test_an_agent_without_dreams_gets_a_page_without_them(tmp_path):
     html = (run / "report.html").read_text(encoding="utf-8")
     parsed(html)
     assert "horizon</h2>" not in html
+
+
+class Numbers(Blind):
+    """Observes three numbers, and dreams that each keeps what it was last."""
+
+    def open_loop(self, batch, context):
+        truth = batch["vector"]
+        dream = np.concatenate([truth[:, :context], np.repeat(truth[:, context - 1 : context], 30, 1)], 1)
+        return {"truth": truth, "dream": dream, "names": np.array(["cos <θ>", "sin", "speed"])}
+
+
+def test_an_agent_that_observes_numbers_shows_lines_of_truth_and_dream(tmp_path):
+    env = {"id": "pendulum", "num": 1, "max_steps": 40}
+    run = make_run(tmp_path / "numbers", env=env)
+    write(run, Numbers(), episodes=2)
+    evidence, html = load(run), (run / "report.html").read_text(encoding="utf-8")
+    parsed(html)
+    assert set(evidence.videos) == {"episode"}
+    played, _ = recorded(None, EnvConfig("pendulum", num=1, max_steps=40), 2, seed=derived(3, 2) + 1)
+    first = played[0]["vector"][:35]
+    order = np.argsort(-first.std(0))
+    assert [curve.name for curve in evidence.curves] == [["cos <θ>", "sin", "speed"][i] for i in order]
+    for curve, i in zip(evidence.curves, order, strict=True):
+        assert np.allclose(curve.truth, first[:, i])
+        assert np.allclose(curve.dream[CONTEXT:], first[CONTEXT - 1, i])
+    assert evidence.open_loop.model == pytest.approx(evidence.open_loop.persistence), "it dreams that nothing moves"
+    assert "<h2>What it dreams</h2>" in html
+    assert "cos &lt;θ&gt;" in html
+    assert "3 numbers as the world predicts them" in html
+    (run / "report.html").unlink()
+    assert write(run).read_text(encoding="utf-8") == html, "again, without the agent"
+    with pytest.raises(ConfigError, match=r"what it dreams of numbers stands on its page: worldformula report \S+"):
+        write_dream(Numbers(), {key: value[None] for key, value in played[0].items()}, 11, RunFolder(run))
+
+
+def test_a_line_of_a_dream_begins_at_the_last_row_that_was_seen():
+    curve = Curve("x", tuple(map(float, range(8))), tuple(10.0 + t for t in range(8)))
+    paths = re.findall(r'class="line" d="M([^"]*)"', lines([curve], 3))
+    points = [[float(n) for n in re.findall(r"([\d.]+)[ ,][\d.]+", path)] for path in paths]
+    assert [len(path) for path in points] == [8, 6] * 2, "wide and narrow"
+    truth, dream = points[:2]
+    assert dream[0] == truth[2]
 
 
 def test_a_run_that_was_never_measured_shows_its_log(tmp_path):

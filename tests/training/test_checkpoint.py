@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -150,12 +152,32 @@ print([p.name for p in checkpoint.steps_in(sys.argv[1])])
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are a POSIX feature")
 def test_a_disk_that_is_full_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert "step 2 could not be written" in done.stdout
+    assert f"step 2 could not be written to {tmp_path / '.draft-000000000002' / checkpoint.TENSORS}: " in done.stdout
+    assert "It takes 0.4 MB, and " in done.stdout, "a hundred thousand numbers of four bytes"
+    assert "MB are free there" in done.stdout
     assert "['000000000001']" in done.stdout
     found = checkpoint.load_latest(tmp_path)
     assert found is not None
     assert torch.equal(found.state["w"], torch.ones(10))
     assert [p.name for p in tmp_path.iterdir()] == ["000000000001"]
+
+
+@pytest.mark.parametrize("late", [checkpoint.TREE, "000000000002"])
+def test_whatever_cannot_be_written_leaves_the_last_good_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: str
+) -> None:
+    """The disk is full at the second file, or the rename fails at the very end."""
+    checkpoint.save(tmp_path, 1, {"w": torch.ones(10)})
+
+    def full(self: Path, *given: Any, **more: Any) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+    monkeypatch.setattr(Path, "write_text" if late == checkpoint.TREE else "rename", full)
+    with pytest.raises(CheckpointError, match=r"No space left on device.*checkpoints written before are untouched"):
+        checkpoint.save(tmp_path, 2, {"w": torch.ones(10)})
+    monkeypatch.undo()
+    assert [p.name for p in tmp_path.iterdir()] == ["000000000001"]
+    assert checkpoint.load_latest(tmp_path) is not None
 
 
 def draw() -> list[float]:

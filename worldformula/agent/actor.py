@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 import torch
@@ -10,10 +10,11 @@ from torch import Tensor
 
 from worldformula.agent.acts import Act, timed
 from worldformula.errors import MissingInputError
-from worldformula.formula import Bernoulli, Factor, Normal, OneHot
+from worldformula.formula import Bernoulli, Factor, Normal, OneHot, TanhNormal, TruncatedNormal
 from worldformula.formula.factors.joint import Joint
-from worldformula.nets.actor import ContinuousActor, DiscreteActor, MaskedActor
+from worldformula.nets.actor import ContinuousActor, DiscreteActor, MaskedActor, SquashedActor, TruncatedActor
 from worldformula.nets.mlp import MLP
+from worldformula.nets.plain import Plain
 from worldformula.nets.sizes import Sizes
 from worldformula.world import State, Values
 from worldformula.world.policies import acting
@@ -28,45 +29,77 @@ def policy(
     masks: bool = False,
     one_trunk: bool = False,
 ) -> Factor | Joint:
-    """The policy over these actions given h_t and z_t: over one-hot choices (with ``unimix`` of the uniform
+    """DreamerV3's policy over these actions given h_t and z_t: over one-hot choices (with ``unimix`` of the uniform
     distribution), over real vectors, over flags. Each action has a factor and a network of its own; several are a
     product, whose log-density and entropy are sums. With ``masks``, a choice that has a mask reads it:
     π(a_t|h_t,z_t,M_t) gives what M_t forbids no probability. With ``one_trunk`` the networks of several actions share
     their hidden layers, which are weights of the first factor.
     """
-    factors = [_factor(act, sizes, layers, unimix, masks and act.masked) for act in acts]
-    for factor in factors[1:] if one_trunk else ():
-        _mlp(factor).share(_mlp(factors[0]))
-    return factors[0] if len(factors) == 1 else Joint.of(*factors)
+
+    def factor(act: Act, header: str) -> Factor:
+        if masks and act.masked:
+            inside = MaskedActor(sizes.feature, act.size, sizes.units, layers, unimix=unimix)
+            return OneHot(f"{header[:-1]},{timed(act.mask)})", inside, shape=act.size)
+        if act.kind == "numbers":
+            return Normal(header, ContinuousActor(sizes.feature, act.size, sizes.units, layers), shape=act.size)
+        net = DiscreteActor(sizes.feature, act.size, sizes.units, layers)
+        if act.kind == "flags":
+            return Bernoulli(header, net, shape=act.size)
+        return OneHot(header, net, shape=act.size, unimix=unimix)
+
+    found = product(acts, factor)
+    first, *others = found.factors if isinstance(found, Joint) else (found,)
+    for other in others if one_trunk else ():
+        _mlp(other).share(_mlp(first))
+    return found
 
 
 def _mlp(factor: Factor) -> MLP:
     return cast("DiscreteActor | ContinuousActor", factor.net).mlp
 
 
-def _factor(act: Act, sizes: Sizes, layers: int, unimix: float, reads_mask: bool) -> Factor:
-    header = f"π({act.at}|h_t,z_t)"
-    if reads_mask:
-        inside = MaskedActor(sizes.feature, act.size, sizes.units, layers, unimix=unimix)
-        return OneHot(f"π({act.at}|h_t,z_t,{timed(act.mask)})", inside, shape=act.size)
-    if act.kind == "numbers":
-        return Normal(header, ContinuousActor(sizes.feature, act.size, sizes.units, layers), shape=act.size)
-    net = DiscreteActor(sizes.feature, act.size, sizes.units, layers)
-    if act.kind == "flags":
-        return Bernoulli(header, net, shape=act.size)
-    return OneHot(header, net, shape=act.size, unimix=unimix)
+def squashed_policy(acts: Iterable[Act], features: int, units: int, *, first: float = 5.0) -> Factor | Joint:
+    """Dreamer v1's policy over numbers: tanh of a Normal; ``features`` is the width of h_t and z_t."""
+
+    def factor(act: Act, header: str) -> Factor:
+        return TanhNormal(header, SquashedActor(features, act.size, units, first=first), shape=act.size)
+
+    return product(acts, factor)
+
+
+def truncated_policy(acts: Iterable[Act], features: int, units: int) -> Factor | Joint:
+    """Dreamer v2's policy: truncated Normals of numbers, one-hot choices, flags; ``features`` as for v1."""
+
+    def factor(act: Act, header: str) -> Factor:
+        if act.kind == "numbers":
+            return TruncatedNormal(header, TruncatedActor(features, act.size, units), shape=act.size)
+        net = Plain(features, act.size, units, 4, stopped=True)
+        return (OneHot if act.kind == "choice" else Bernoulli)(header, net, shape=act.size)
+
+    return product(acts, factor)
+
+
+def product(acts: Iterable[Act], factor: Callable[[Act, str], Factor]) -> Factor | Joint:
+    """``factor(act, "π(a_t|h_t,z_t)")`` of every action; of several the product."""
+    factors = [factor(act, f"π({act.at}|h_t,z_t)") for act in acts]
+    return factors[0] if len(factors) == 1 else Joint.of(*factors)
 
 
 class Actor:
     """Acts by sampling its policy, or by the policy's mode; of masked choices among those that are allowed.
 
-    masks: the variables of masks that the policy reads, by action.
+    masks: the variables of masks that the policy reads, by action. noise: the deviation of what is added to numbers
+    where it explores, within [−1, 1].
     """
 
     def __init__(
-        self, policy: Factor | Joint, actions: tuple[str, ...], masks: Mapping[str, str] | None = None
+        self,
+        policy: Factor | Joint,
+        actions: tuple[str, ...],
+        masks: Mapping[str, str] | None = None,
+        noise: float = 0.0,
     ) -> None:
-        self.policy, self.actions, self.masks = policy, actions, dict(masks or {})
+        self.policy, self.actions, self.masks, self.noise = policy, actions, dict(masks or {}), noise
 
     def act(self, state: Values, *, explore: bool, masks: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """The actions at a state ``[N, ...]``, by variable: ``[N, A]``; ``masks`` are booleans ``[N, A]``.
@@ -88,6 +121,8 @@ class Actor:
                 drawn = factor.sample(deterministic=not explore, **conditions)
             else:
                 drawn = _among(factor, tuple(conditions.values()), masks[key], explore=explore)
+            if explore and self.noise and not isinstance(factor, OneHot | Bernoulli):
+                drawn = (drawn + self.noise * torch.randn_like(drawn)).clamp(-1, 1)
             state |= {key: drawn}
         return dict(state.only(self.actions))
 

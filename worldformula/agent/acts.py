@@ -11,8 +11,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldformula import catalogue
+from worldformula.catalogue import System
 from worldformula.envs.actions import SINGLE, Actions, ActionSpec, column_name, mask_name
-from worldformula.errors import MissingInputError
+from worldformula.errors import MissingInputError, SpaceError
 from worldformula.planner import ActionSet, Kind
 
 
@@ -74,6 +76,25 @@ def acts_of(actions: Mapping[str, ActionSpec]) -> tuple[Act, ...]:
     if len(found) == 1:
         return tuple(found)
     return tuple(replace(act, variable=f"a_{i}") for i, act in enumerate(found, 1))
+
+
+def require_kinds(agent: System, acts: Iterable[Act]) -> None:
+    """Whether an agent takes these actions.
+
+    Raises:
+        SpaceError: it does not; the message names the agents that do.
+    """
+    acts = tuple(acts)
+    for act in acts:
+        if act.kind not in agent.acts:
+            kinds = {each.kind for each in acts}
+            fit = [system.name for system in catalogue.discover("agents") if kinds <= set(system.acts)]
+            words = {"numbers": "numbers in [−1, 1]", "choice": f"a choice of {act.size}", "flags": "flags"}
+            own = " and ".join(words[kind] for kind in agent.acts)
+            raise SpaceError(
+                f"{agent.name} acts by {own}, and the action {act.action!r} is {words[act.kind]}\n"
+                f"take an agent for such actions: {', '.join(fit) or 'none is here'}"
+            )
 
 
 def space_of(acts: Iterable[Act]) -> dict[str, ActionSet]:

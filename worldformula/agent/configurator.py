@@ -17,12 +17,29 @@ from worldformula.planner import Planner
 class Configuration:
     """The weights of the cost by term, and the planner of Mode-2; without one the agent acts by its policy.
 
-    ``noise`` is how much a planning agent explores: see `worldformula.agent.search.Search`.
+    ``noise`` is how much a planning agent explores, ``warm`` whether a plan goes on from the last one of its episode:
+    see `worldformula.agent.search.Search`.
     """
 
     weights: Mapping[str, float] = field(default_factory=dict)
     planner: Planner | None = None
     noise: float = 0.3
+    warm: bool = True
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How an agent acts by itself.
+
+    Attributes:
+        usual: the configuration that it begins with.
+        random: explore uniformly at random until the first update, as PlaNet and Dreamer v1 and v2 do.
+        noise: of a policy that explores: the deviation of what is added to numbers, which stay in [−1, 1].
+    """
+
+    usual: Configuration = field(default_factory=Configuration)
+    random: bool = False
+    noise: float = 0.0
 
 
 @dataclass(frozen=True)

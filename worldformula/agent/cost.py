@@ -7,7 +7,7 @@ to a goal, an energy.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +18,7 @@ from worldformula.planner import Task
 from worldformula.world import Dynamics, State, head_of
 
 Measure = Callable[[State], Tensor]
+Decode = Callable[[State, Iterable[str]], dict[str, Tensor]]
 REWARD, CONTINUE = "reward", "continue"
 """The roles of heads that a cost reads."""
 
@@ -67,18 +68,21 @@ class Cost:
         total = None if terms and not self.rewarded else -self._reward(states)
         return self._with(total, terms, states, 1.0)
 
-    def outcome(self, states: State) -> tuple[Tensor, Tensor]:
+    def outcome(self, states: State, decode: Decode | None = None) -> tuple[Tensor, Tensor]:
         """Reward (the negated immediate cost) and continuation at states ``[..., event]``: two tensors ``[...]``.
+
+        ``decode`` takes the place of that of the dynamics, for the heads that both need.
 
         Raises:
             FormulaError: no intrinsic term, and no head that is the reward.
         """
-        first = None if self.intrinsic and not self.rewarded else self._reward(states)
+        wanted = [] if self.intrinsic and not self.rewarded else [head_of(self.dynamics, REWARD)]
+        proceeds = CONTINUE in getattr(self.dynamics, "roles", {})
+        wanted += [head_of(self.dynamics, CONTINUE)] if proceeds else []
+        found = (decode or self.dynamics.decode)(states, wanted) if wanted else {}
+        first = None if self.intrinsic and not self.rewarded else self._weighed(found[wanted[0]])
         reward = self._with(first, self.intrinsic, states, -1.0)
-        if CONTINUE not in getattr(self.dynamics, "roles", {}):
-            return reward, torch.full_like(reward, self.discount)
-        name = head_of(self.dynamics, CONTINUE)
-        return reward, self.dynamics.decode(states, (name,))[name]
+        return reward, found[wanted[-1]] if proceeds else torch.full_like(reward, self.discount)
 
     @torch.no_grad()
     def received(self, states: State, reward: Tensor) -> Tensor:
@@ -103,7 +107,10 @@ class Cost:
 
     def _reward(self, states: State) -> Tensor:
         name = head_of(self.dynamics, REWARD)
-        return self.weights.get(REWARD, 1.0) * self.dynamics.decode(states, (name,))[name]
+        return self._weighed(self.dynamics.decode(states, (name,))[name])
+
+    def _weighed(self, reward: Tensor) -> Tensor:
+        return self.weights.get(REWARD, 1.0) * reward
 
     def _with(self, total: Tensor | None, terms: Mapping[str, Measure], states: State, sign: float) -> Tensor:
         """What there is, and these terms with their weights."""

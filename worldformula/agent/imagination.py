@@ -1,11 +1,12 @@
-"""An agent that learns to act in the dreams of its world: perception, world, cost, actor, memory and what it learns by.
+"""An agent that acts by the dreams of its world: perception, world, cost, actor, memory and what it learns by.
 
-A published agent configures it (`worldformula.agents`): its world, policy and critic, and what its player minimises.
+A published agent configures it (`worldformula.agents`): its world, and either a policy and a critic that learn in
+dreams or a planner that searches in them; who moves which weights, and by which optimiser.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from worldformula.agent.actor import Actor
 from worldformula.agent.acts import space_of
-from worldformula.agent.configurator import Configuration
+from worldformula.agent.configurator import Configuration, Habits
 from worldformula.agent.cost import Cost
 from worldformula.agent.memory import ShortTermMemory
 from worldformula.agent.perception import Perception
@@ -25,28 +26,32 @@ from worldformula.agent.search import Search
 from worldformula.envs.actions import Actions
 from worldformula.errors import CheckpointError, ConfigError
 from worldformula.formula.factors.joint import Joint
-from worldformula.learners.imagination import ImaginationActorCritic
+from worldformula.learners.imagination import Behaviour, ImaginationActorCritic
 from worldformula.run.contract import LearningConfig
 from worldformula.training.objective import Minimises, Objective, Outs, Updates
+from worldformula.training.players import Order, Turns
 from worldformula.world import State, Values, World
+from worldformula.world.heads import Means, decode, means_of
 
 
 class ImaginationAgent(nn.Module):
-    """The six modules of an agent whose actor and critic learn in imagination, with one optimiser for all.
+    """The six modules of an agent that imagines.
 
     Args:
         config: its settings, which `checkpoint` does not hold.
         world: the world model.
-        learner: actor and critic, and their losses; its policy acts.
         perception: from rows to the variables of the world.
-        weights: of the terms world, actor, critic and replay in the one sum that is minimised.
-        optimiser: makes the optimiser from the weights.
+        learner: actor and critic, and their losses; its policy acts. None is an agent that plans alone.
+        players: what minimises which terms, "world" and those of the learner, and moves what; by name.
+        order: who moves first, as of `Objective`; in later turns, dreams start from the states of the first.
+        habits: how it acts by itself.
         horizon: steps of a dream.
         late: dreams start from the last so many states of each sequence.
         context: whether sequences go on from the states that the replay keeps, see `latents`.
 
     Raises:
-        ConfigError: the world remembers a past, of which it knows the last step of a sequence alone.
+        ConfigError: the world remembers a past, of which it knows the last step of a sequence alone; neither a learner
+            nor a planner.
 
     Attributes:
         objective: all that it learns by, as formulas; `loss` is its short name.
@@ -55,32 +60,41 @@ class ImaginationAgent(nn.Module):
     objective: Objective
 
     def __init__(
-        self, config: LearningConfig, world: World, learner: ImaginationActorCritic, perception: Perception, *,
-        weights: Mapping[str, float], optimiser: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
-        horizon: int, late: int, context: bool = False,
+        self, config: LearningConfig, world: World, perception: Perception, learner: Behaviour | None = None, *,
+        players: Mapping[str, Minimises], order: Order | Turns = "simultaneous", habits: Habits | None = None,
+        horizon: int = 1, late: int = 1, context: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self.config, self.horizon, self.late, self.context = config, horizon, late, context
         self.world, self.learner, self.perception = world, learner, perception
+        self.habits = habits or Habits()
         if world.memory:
             raise ConfigError(
                 f"this agent dreams from many states of each sequence, and the world keeps {', '.join(world.memory)} "
                 f"of the last one alone: expected a world that carries what it remembers, h_t = f(h_{{t-1}}, ...)"
             )
-        acts = learner.policy
-        self.policy: nn.Module = nn.ModuleList(acts.factors) if isinstance(acts, Joint) else acts
-        read = {action: word for action, word in perception.allowed.items() if word in learner.masks}
-        self.actor, self.cost = Actor(acts, world.actions, read), Cost(world, discount=learner.settings.discount)
-        self.search: Search | None = None
+        self.actor: Actor | None = None
+        if learner is not None:
+            acts = learner.policy
+            self.policy: nn.Module = nn.ModuleList(acts.factors) if isinstance(acts, Joint) else acts
+            read = {action: word for action, word in perception.allowed.items() if word in learner.masks}
+            self.actor = Actor(acts, world.actions, read, self.habits.noise)
+        self.cost = Cost(world, discount=perception.discount if learner is None else learner.discount)
         self.memory = ShortTermMemory(world, {act.variable: act.size for act in perception.acts})
+        self.configure(self.habits.usual)
         # Out of the module tree: it holds the same networks, which must appear once in the state_dict.
+        makers = {"dream": self._dreamed, "replay": self._replayed}
+        terms = {} if learner is None else dict(learner.terms)
         self.__dict__["objective"] = Objective(
-            terms={"world": world.loss, "dream": learner.dream, "replay": learner.replay},
-            data={"world": self._seen, "dream": self._dreamed, "replay": self._replayed},
-            attached=("replay",),
-            agent=Minimises(weights, moves=[world, self.policy, learner.critic], optimiser=optimiser),
+            order,
+            terms={"world": world.loss, **terms},
+            data={"world": self._seen, **{name: makers[name] for name in terms}},
+            attached=() if learner is None else learner.attached,
+            kept=("world",),
+            **players,
         )
         self.updates = Updates(self.objective)
+        self._means: Means | None = None  # `means_of`, compiled
 
     @property
     def device(self) -> torch.device:
@@ -105,9 +119,17 @@ class ImaginationAgent(nn.Module):
         ``explore`` samples, otherwise means and modes. What a column of masks does not allow is not chosen.
         """
         observed = self.perception.observe(rows, self.device)
-        seen = self.world.observe(observed, state, deterministic=not explore)
         masks, kept = self.perception.masks(rows, self.device), dict[str, Tensor]()
-        if self.search is None:
+        anything = explore and self.habits.random and not self.updates.count
+        plain = self.search is None and not anything and not masks
+        if plain and self.learner is not None and not (explore and self.habits.noise):
+            acted = self.world.act(observed, state, self.learner.policy, deterministic=not explore)
+            return self.perception.act(acted), acted
+        seen = self.world.observe(observed, state, deterministic=not explore)
+        if anything:
+            actions = self._anything(masks, len(rows["is_first"]))
+        elif self.search is None:
+            assert self.actor is not None
             actions = self.actor.act(seen, explore=explore, masks=masks)
         else:
             begins = torch.as_tensor(rows["is_first"], device=self.device).bool()
@@ -116,15 +138,25 @@ class ImaginationAgent(nn.Module):
             )
         return self.perception.act(actions), self.memory.update(seen, actions) | kept
 
+    def _anything(self, masks: Mapping[str, Tensor], num: int) -> dict[str, Tensor]:
+        """Uniformly random actions ``[num, size]`` by variable, among those that are allowed."""
+        space = space_of(self.perception.acts)
+        return {name: own.random(num, self.device, masks.get(name)) for name, own in space.items()}
+
     def configure(self, configuration: Configuration) -> None:
         """Another task with the same networks: weights of the cost, and Mode-2 where it names a planner.
 
         Raises:
-            ConfigError: a weight of no term of the cost.
+            ConfigError: a weight of no term of the cost; no planner, and the agent has no policy.
         """
         planner, space = configuration.planner, space_of(self.perception.acts)
+        if planner is None and self.actor is None:
+            raise ConfigError(
+                "this agent has no policy, so it acts by a planner alone: expected Configuration(planner=...), such as "
+                "that of agent.habits.usual"
+            )
         self.cost = replace(self.cost, weights=dict(configuration.weights))
-        self.search = None if planner is None else Search(planner, space, configuration.noise)
+        self.search = None if planner is None else Search(planner, space, configuration.noise, configuration.warm)
 
     # ----------------------------------------------------------------------------------------------------------- learn
 
@@ -140,10 +172,13 @@ class ImaginationAgent(nn.Module):
     def learn(self, batch: Mapping[str, NDArray[Any]]) -> tuple[dict[str, Tensor], dict[str, NDArray[Any]]]:
         """`update`, and the states of its rows ``[B, T, ...]`` for the replay, where it keeps `latents`."""
         outs = self.updates.update(batch)
-        world, dream = outs["world"], outs["dream"]
+        world = outs["world"]
         terms = {f"loss/{text}": value.detach() for text, value in world.terms.items()}
         parts = {f"loss/{part}": self.objective.value(part, outs).detach() for part in self.objective.parts}
-        metrics = {**terms, **parts, **self.learner.metrics(dream), "loss/total": outs["totals"]["agent"]}
+        totals = list(outs["totals"].values())
+        metrics = {**terms, **parts, "loss/total": sum(totals[1:], totals[0])}
+        if self.learner is not None:
+            metrics |= self.learner.metrics(outs["dream"])
         return metrics, self.stored(world.samples)
 
     @cached_property
@@ -164,11 +199,20 @@ class ImaginationAgent(nn.Module):
 
         What lies before, in and after a loop over time is compiled apart. The first update then takes minutes.
         """
-        for term in self.objective.terms.values():
-            if term is not None:
-                term.compile(**options)
-        self.world.rollout(self.learner.policy).compile(**options)
+        for name, term in self.objective.terms.items():
+            if term is not None:  # others learn through the world's states; nothing else is learnt through samples
+                term.compile(detached=name != "world", **options)
+        if self.learner is not None:
+            self.world.rollout(self.learner.policy).compile(**options)
+        self._means = torch.compile(means_of, **options)
         return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_means": None}
+
+    def _decode(self, states: State, names: Iterable[str]) -> dict[str, Tensor]:
+        """The means of heads in a dream, through compiled code where there is some."""
+        return decode(self.world.heads, states, names, {}, self.world.dynamics.rank, self._means)
 
     def _seen(self, outs: Outs, batch: Mapping[str, Any], _: torch.Generator | None) -> Mapping[str, Any]:
         """What the world's loss reads, and where it begins."""
@@ -183,12 +227,16 @@ class ImaginationAgent(nn.Module):
         return State(outs["world"].samples, 2).only(self.world.carried).span(-self.late)
 
     def _dreamed(self, outs: Outs, batch: Mapping[str, Any], generator: torch.Generator | None) -> Mapping[str, Tensor]:
-        """Dreams under the policy, with their rewards and continuations."""
-        dream, reward, proceed = self.dream(self._late(outs).detach().starts(), generator)
-        return self.learner.dreamed(dream, dream, reward, proceed)
+        """Dreams under the policy, with their rewards and continuations; with a graph where the learner asks for it."""
+        assert self.learner is not None
+        late = self._late(outs)
+        terminal = torch.as_tensor(batch["is_terminal"][:, -late.lead[1] :], device=self.device)
+        dream, reward, proceed = self._imagined(late.detach().starts(), generator)
+        return self.learner.dreamed(dream, dream, reward, proceed, terminal.flatten())
 
     def _replayed(self, outs: Outs, batch: Mapping[str, Any], _: torch.Generator | None) -> Mapping[str, Tensor]:
         """The same states with what the data say of them, and the returns of the dreams that start there."""
+        assert isinstance(self.learner, ImaginationActorCritic)
         late = self._late(outs)
         rows = late.lead
         boot = outs["dream"].samples["R"][:, 0].unflatten(0, rows)
@@ -197,35 +245,64 @@ class ImaginationAgent(nn.Module):
         )
         return self.learner.replayed(late, self.cost.received(late, reward), last, terminal, boot)
 
+    def _imagined(self, start: Values, generator: torch.Generator | None) -> tuple[State, Tensor, Tensor]:
+        if self.learner is None:
+            raise ConfigError("this agent has no policy to dream under: expected world.imagine(start, actions=...)")
+        dream = self.world.imagine(start, self.learner.policy, horizon=self.horizon, generator=generator)
+        return dream, *self.cost.outcome(dream, self._decode)
+
     @torch.no_grad()
     def dream(self, start: Values, generator: torch.Generator | None = None) -> tuple[State, Tensor, Tensor]:
-        """Imagined states and actions from ``start`` ``[N, ...]``, with rewards and continuations ``[N, H+1]``."""
-        dream = self.world.imagine(start, self.learner.policy, horizon=self.horizon, generator=generator)
-        return dream, *self.cost.outcome(dream)
+        """Imagined states and actions from ``start`` ``[N, ...]``, with rewards and continuations ``[N, H+1]``.
+
+        Raises:
+            ConfigError: the agent has no policy.
+        """
+        return self._imagined(start, generator)
 
     # ------------------------------------------------------------------------------------------------------------ show
 
     @torch.no_grad()
-    def open_loop(self, batch: Mapping[str, NDArray[Any]], context: int = 5) -> dict[str, NDArray[np.uint8]]:
-        """Truth and dream, uint8 ``[B, T, H, W, C]``: ``context`` filtered rows, then the prior on the true actions.
+    def open_loop(self, batch: Mapping[str, NDArray[Any]], context: int = 5) -> dict[str, NDArray[Any]]:
+        """Truth and dream: ``context`` filtered rows, then the prior on the true actions.
 
-        Of a stack of pictures the newest is shown.
+        Pictures are uint8 ``[B, T, H, W, C]``; of a stack the newest is shown. Where none are observed it is numbers as
+        the world predicts them (of an RSSM their symlog), float32 ``[B, T, D]``, and ``names`` ``[D]`` says which.
+
+        Raises:
+            ConfigError: the world predicts nothing that it observes.
         """
         inputs = self.perception.learn(batch, self.device)
-        images = [word for key, word in self.perception.names.items() if self.perception.columns[key].kind == "image"]
-        if not images:
-            raise ConfigError("open_loop shows images, and this agent observes none")
-        variable = images[0]
-        seen = {k: v[:, :context] for k, v in inputs.items()}
-        states = self.world.filter(seen, deterministic=True)
+        head, target = self._predicted(inputs)
+        states = self.world.filter({k: v[:, :context] for k, v in inputs.items()}, deterministic=True)
         taken = {key: inputs[key][:, context - 1 : -1] for key in self.world.actions}
         future = self.world.imagine(states.last(), actions=taken, deterministic=True)
-        head = next(name for name, factor in self.world.heads.items() if factor.variable.key == variable)
         dream = self.world.decode(states.then(future.span(1)), (head,))[head]
-        shown = (dream * 255).round().clamp(0, 255).to(torch.uint8)
-        truth = (inputs[variable] * 255).round().to(torch.uint8)
-        newest = 3 if truth.shape[-1] % 3 == 0 else 1
-        return {"truth": truth[..., -newest:].cpu().numpy(), "dream": shown[..., -newest:].cpu().numpy()}
+        if (images := self.perception.of_kind("image")) and self.world.heads[head].variable.key in images.values():
+            truth, shown = ((v * 255).round().clamp(0, 255).to(torch.uint8) for v in (target, dream))
+            newest = 3 if truth.shape[-1] % 3 == 0 else 1
+            return {"truth": truth[..., -newest:].cpu().numpy(), "dream": shown[..., -newest:].cpu().numpy()}
+        numbers = [v.flatten(2).float().cpu().numpy() for v in (target, dream)]
+        names = self.perception.numbers()
+        if len(names) != numbers[0].shape[2]:
+            names = [f"{head} {i}" for i in range(1, 1 + numbers[0].shape[2])]
+        return {"truth": numbers[0], "dream": numbers[1], "names": np.array(names)}
+
+    def _predicted(self, inputs: Mapping[str, Tensor]) -> tuple[str, Tensor]:
+        """The head that shows a dream, and the truth as it predicts it: a picture, else numbers, else classes."""
+        others = {self.world.roles[role] for role in ("reward", "continue") if role in self.world.roles}
+        by_variable = {f.variable.key: name for name, f in self.world.heads.items() if name not in others}
+        for kind in ("image", "vector", "flag"):
+            for word in self.perception.of_kind(kind).values():
+                if word in by_variable:
+                    return by_variable[word], inputs[word]
+        made = self.world.loss(**inputs, seed=0).samples if by_variable.keys() - inputs.keys() else {}
+        for key, name in by_variable.items():  # what the formula makes of several, such as y_t = symlog(...)
+            if key in made and made[key].is_floating_point():
+                return name, made[key]
+        if seen := [key for key in by_variable if key in inputs]:
+            return by_variable[seen[0]], inputs[seen[0]]
+        raise ConfigError(f"the world predicts {', '.join(by_variable) or 'nothing'}, and nothing that it observes")
 
     # ------------------------------------------------------------------------------------------------------ checkpoint
 

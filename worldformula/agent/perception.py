@@ -24,7 +24,7 @@ class Perception:
     ``c = (1 − terminal)·γ``, so that imagination needs no discount of its own (Hafner et al. 2025; γ = 1 − 1/333).
     columns: what the observations are. actions: what the agent gives, by name, or the only one. reward, proceed, reset:
     the variables of reward and continuation, None where the world has no such variable, and of flags. allowed: the
-    variables of masks that the world predicts, by that of the action.
+    variables of masks that the world predicts, by that of the action. bounded: tanh of the rewards.
 
     Attributes:
         acts: the actions as variables of the world.
@@ -41,7 +41,9 @@ class Perception:
         proceed: str | None = "c",
         reset: str = "first",
         allowed: Mapping[str, str] | None = None,
+        bounded: bool = False,
     ) -> None:
+        self.bounded = bounded
         self.names, self.discount = dict(names), discount
         self.columns, self.actions = dict(columns), acts.named(actions)
         self.acts = acts.acts_of(self.actions)
@@ -55,6 +57,8 @@ class Perception:
         discount: float,
         columns: Mapping[str, Column],
         actions: ActionSpec | Mapping[str, ActionSpec],
+        *,
+        bounded: bool = False,
     ) -> Perception:
         """What a world reads: its observations, its actions, what its roles "reward" and "continue" predict, its flags.
 
@@ -73,7 +77,7 @@ class Perception:
         allowed = {role.removeprefix(MASK): word for role, word in predicted.items() if role.startswith(MASK)}
         found = cls(
             world.observations, discount, columns, actions, reward=predicted.get("reward"),
-            proceed=predicted.get("continue"), reset=world.reset_name, allowed=allowed,
+            proceed=predicted.get("continue"), reset=world.reset_name, allowed=allowed, bounded=bounded,
         )  # fmt: skip
         if sorted(own := [act.variable for act in found.acts]) != sorted(world.actions):
             raise ConfigError(
@@ -94,6 +98,15 @@ class Perception:
         found = {word: encoded(rows[key], self.columns[key], device) for key, word in self.names.items()}
         return found | {self.reset: torch.as_tensor(rows["is_first"], device=device)}
 
+    def of_kind(self, kind: str) -> dict[str, str]:
+        """The observations whose column is of a kind: key -> variable."""
+        return {key: word for key, word in self.names.items() if self.columns[key].kind == kind}
+
+    def numbers(self) -> list[str]:
+        """A name for every observed number, in the order of the variables; no pictures, no classes."""
+        found = [(key, self.columns[key].width) for key in self.names if self.columns[key].kind in ("vector", "flag")]
+        return [key if width == 1 else f"{key} {i}" for key, width in found for i in range(1, width + 1)]
+
     def learn(self, batch: Mapping[str, NDArray[Any]], device: torch.device) -> dict[str, Tensor]:
         """Everything that a loss reads: observations, flags, actions, reward, continuation, and what was allowed."""
         terminal = torch.as_tensor(batch["is_terminal"], device=device).float()
@@ -104,7 +117,8 @@ class Perception:
                 taken[act.variable] = taken[act.variable] * going
         found = self.observe(batch, device) | taken
         if self.reward is not None:
-            found[self.reward] = torch.as_tensor(np.ascontiguousarray(batch["reward"]), device=device).float()
+            reward = torch.as_tensor(np.ascontiguousarray(batch["reward"]), device=device).float()
+            found[self.reward] = torch.tanh(reward) if self.bounded else reward
         if self.proceed is not None:
             found[self.proceed] = (1 - terminal) * self.discount
         masks = self.masks(batch, device)

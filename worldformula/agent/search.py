@@ -30,11 +30,13 @@ class Search:
         space: the set of each action.
         noise: of an agent that explores: the deviation of what is added to numbers, and the probability that a choice
             or a flag is drawn anew (PlaNet adds 0.3).
+        warm: begin each search where the last plan of the episode went on; PlaNet begins anew.
     """
 
     planner: Planner
     space: Space
     noise: float = 0.3
+    warm: bool = True
 
     @torch.no_grad()
     def act(
@@ -54,7 +56,7 @@ class Search:
             torch.Generator(device).manual_seed(derived(seed, count))
             for seed, count in zip(seeds.tolist(), counts.tolist(), strict=True)
         ]
-        warm = {name: kept[PLAN + name] for name in self.space if PLAN + name in kept}
+        warm = {name: kept[PLAN + name] for name in self.space if self.warm and PLAN + name in kept}
         if any(v.shape[1] != getattr(self.planner, "horizon", v.shape[1]) for v in warm.values()):
             warm = {}  # another planner was configured within the episode
         if warm:
@@ -63,7 +65,7 @@ class Search:
             dynamics, task, seen, space=self.space, generators=own, warm=warm or None, mask=masks or None
         )
         actions = self._explored(found.first, own, masks or {}) if explore else found.first
-        after = {PLAN + name: value for name, value in found.shifted().items()}
+        after = {PLAN + name: value for name, value in found.shifted().items()} if self.warm else {}
         return actions, {SEED: seeds.to(device), COUNT: (counts + 1).to(device), **after}
 
     def _explored(self, actions: Named, own: list[torch.Generator], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:

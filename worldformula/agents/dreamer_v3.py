@@ -40,6 +40,7 @@ from worldformula.errors import ConfigError
 from worldformula.formula import Joint
 from worldformula.learners.imagination import BehaviourSettings, ImaginationActorCritic
 from worldformula.nets.mlp import MLP
+from worldformula.training.objective import Minimises
 from worldformula.training.optimiser import ClipUnits, LaProp
 from worldformula.worlds import rssm
 
@@ -149,13 +150,17 @@ def build(
     critic = MLP(sizes.feature, 255, sizes.units, config.layers, outscale=0.0)
     factors = actor.factors if isinstance(actor, Joint) else (actor,)
     units = ClipUnits.of(world, critic, *factors)
+    all_in_one = Minimises(
+        {"world": 1.0, "actor": 1.0, "critic": 1.0, "replay": config.replay_value},
+        moves=[world, *factors, critic],
+        optimiser=partial(LaProp, lr=config.lr, warmup=config.warmup, clip=config.clip, units=units),
+    )
     return ImaginationAgent(
         config,
         world,
-        ImaginationActorCritic(actor, critic, config.behaviour, tuple(masks.values())),
         Perception.of(world, config.behaviour.discount, columns, actions),
-        weights={"world": 1.0, "actor": 1.0, "critic": 1.0, "replay": config.replay_value},
-        optimiser=partial(LaProp, lr=config.lr, warmup=config.warmup, clip=config.clip, units=units),
+        ImaginationActorCritic(actor, critic, config.behaviour, tuple(masks.values())),
+        players={"agent": all_in_one},
         horizon=config.imagine,
         late=config.imag_last or config.length,
         context=bool(config.context),

@@ -6,16 +6,14 @@
 from __future__ import annotations
 
 import os
-import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import fill
 from typing import Annotated, Protocol
 
+import numpy as np
 import tyro
 
-from worldformula import cards, catalogue
+from worldformula import cards
 from worldformula.cli import fit
 from worldformula.cli.train import Device, Flag, Number, option, write_report
 from worldformula.envs import Score
@@ -135,34 +133,6 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Models:
-    """List every system of the catalogue: its presets, its paper, its file, and what was measured last."""
-
-    kind: Annotated[str | None, option("KIND", "all")] = None
-    """models, worlds, planners or agents."""
-
-    def run(self) -> int:
-        """Lists."""
-        from worldformula.cards.results import latest
-
-        claims = [cards.load(name) for name in cards.names()]
-        width = max(shutil.get_terminal_size().columns, 40) if sys.stdout.isatty() else sys.maxsize  # whole, for grep
-        for kind in catalogue.KINDS if self.kind is None else (self.kind,):
-            for system in catalogue.discover(kind):
-                own = [card for card in claims if card.covers(system.name)]
-                print(f"{system.name} ({kind}; presets: {', '.join(system.presets)})")
-                for line in (
-                    system.summary,
-                    system.paper,
-                    f"worldformula/{kind}/{system.name}.py",
-                    *(str(latest(card) or f"not measured: {card.command}") for card in own),
-                    *([] if own else ["no card"]),
-                ):
-                    print(fill(line, width, initial_indent="    ", subsequent_indent="      ", break_long_words=False))
-        return 0
-
-
-@dataclass(frozen=True)
 class Envs:
     """List the environments of this package; any other Gymnasium id works too."""
 
@@ -246,6 +216,11 @@ def write_dream(agent: Agent, batch: Batch, context: int, folder: RunFolder) -> 
     if not isinstance(agent, Dreams):
         raise ConfigError(f"a {type(agent).__name__} has no open_loop(batch, context): it does not predict pictures")
     frames = agent.open_loop(batch, context)
+    if frames["truth"].dtype != np.uint8:
+        raise ConfigError(
+            "this agent observes numbers, and a video shows pictures; what it dreams of numbers stands on its page: "
+            f"worldformula report {folder.path}"
+        )
     path = folder.videos / "dream.webp"
     with writing(folder.path):
         folder.videos.mkdir(exist_ok=True)

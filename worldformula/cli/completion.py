@@ -43,6 +43,7 @@ def names() -> Mapping[str, list[str]]:
     trained = [*catalogue.names("models"), *catalogue.names("worlds")]
     return {
         "fit": trained,
+        "models": [name for kind in catalogue.KINDS for name in catalogue.names(kind)],
         "--data|data": data.names(),
         "--model": catalogue.names("agents"),
         "--env": [entry.alias for entry in registry.entries()],

@@ -175,7 +175,7 @@ def header(run: ModelRun) -> list[str]:
     config, first = run.config, next(iter(run.test_rows.values()))
     weights = sum(p.numel() for p in run.model.loss.parameters() if p.requires_grad)
     rows, seen = len(next(iter(run.data.train.values()))), list[str]()
-    what = "windows" if isinstance(run.model, ThroughTime) else "rows"
+    what = "windows" if run.data.window else "rows"
     if isinstance(run.model, ThroughTime):
         unread = "" if "a" in run.model.inputs or run.model.actions is None else "; this world reads no action"
         seen = [f"observed {', '.join(run.model.names)}{unread}"]
@@ -183,7 +183,7 @@ def header(run: ModelRun) -> list[str]:
     return [
         f"device {devices.describe(run.device)}, {config.threads} CPU thread(s)",
         f"model {config.model}, preset {config.preset}, seed {config.seed}: {weights:,} parameters",
-        f"data {run.data.name}: {rows:,} {what} to train on, {len(first):,} to test on. {run.data.note}",
+        f"data {run.data.name}: {rows:,} rows to train on, {len(first):,} {what} to test on. {run.data.note}",
         *seen,
         *([f"sizes {', '.join(sizes)}"] if sizes else []),
     ]

@@ -16,6 +16,7 @@ from worldformula.cli import commands, train
 from worldformula.cli.completion import Completion
 from worldformula.cli.data import Data
 from worldformula.cli.fit import DEFAULT_PRESET, Fit
+from worldformula.cli.models import Models
 from worldformula.errors import ConfigError, WorldformulaError, near
 from worldformula.model.config import start
 from worldformula.model.run import build
@@ -29,7 +30,7 @@ COMMANDS: dict[str, Callable[..., commands.Command]] = {
     "eval": commands.Eval,
     "dream": commands.Dream,
     "report": commands.Report,
-    "models": commands.Models,
+    "models": Models,
     "envs": commands.Envs,
     "data": Data,
     "reproduce": commands.Reproduce,
@@ -104,7 +105,7 @@ def sizes_help(given: Sequence[str]) -> str:
 def _listed(model: str, preset: str, found: Iterable[settings.Setting]) -> str:
     lines = [f"settings for --set KEY=VALUE ({model}, preset {preset}):"]
     for setting in found:
-        lines.append(f"  {setting.key}={_written(setting.value)}  ({settings.type_name(setting.type)})")
+        lines.append(f"  {setting.key}={settings.written(setting.value)}  ({settings.type_name(setting.type)})")
         lines += [f"      {setting.doc}"] if setting.doc else []
     return "\n".join(lines)
 
@@ -117,12 +118,3 @@ def _option(given: Sequence[str], name: str) -> str | None:
         if word.startswith(f"{name}="):
             return word.partition("=")[2]
     return None
-
-
-def _written(value: object) -> str:
-    """A value as ``--set`` reads it."""
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    if callable(value):
-        return getattr(value, "__name__", str(value))
-    return str(value).lower() if value is None or isinstance(value, bool) else str(value)

@@ -51,6 +51,7 @@ class DataSet(Arrays):
         note: what it is and where it comes from, one sentence.
         columns: names of the numbers of a row of ``x``, of a table.
         alphabet: of a text, the character that each number of ``x`` stands for.
+        window: of episodes, whose rows follow each other, how many of them are learnt from at once; 0 of other data.
 
     Raises:
         ConfigError: parts with different names, or arrays of different lengths.
@@ -63,6 +64,7 @@ class DataSet(Arrays):
     note: str
     columns: tuple[str, ...] = ()
     alphabet: str = ""
+    window: int = 0
 
     def __post_init__(self) -> None:
         if self.train.keys() != self.test.keys():

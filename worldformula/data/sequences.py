@@ -1,4 +1,4 @@
-"""Sequences for worlds: episodes of your own, of Minari, or data sets whose rows are series, cut into windows.
+"""Sequences for worlds: episodes of your own, of Minari, or data sets whose rows are series; windows are cut from them.
 
     episodes.npz          arrays [N, T, …] by name, with `lengths` [N] or `valid` [N, T] where they differ in length;
                           or one table [R, …] with `is_first` (or `is_last`) [R]
@@ -7,7 +7,8 @@
     rolling, digits …     a data set of the list: the first axis of a row is time
 
 Columns: `action`, `reward`, `terminated`; everything else is observed. A window holds `length` rows; it lies within one
-episode where episodes are that long, and shorter ones follow each other in it, each beginning with `is_first`.
+episode where episodes are that long, and shorter ones follow each other in it, each beginning with `is_first`. What is
+learnt from begins at any row, drawn anew each time; what is tested on is cut one window after the other.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Episode = dict[str, Array]
 
 
 def load(text: str, how: Reading | None = None) -> DataSet:
-    """Windows ``[M, T, …]`` of the rows of episodes, by column; a part of the episodes is kept for tests.
+    """The rows of episodes ``[R, …]``, by column, and how long a window is; a part of the episodes is kept for tests.
 
     Args:
         text: a path, ``module:function``, ``minari:ID`` or the name of a data set.
@@ -122,7 +123,7 @@ def minari(name: str) -> list[Episode]:
 
 
 def sequences(name: str, found: list[Episode], how: Reading, note: str) -> DataSet:
-    """The windows of episodes.
+    """The rows of episodes, one behind the other.
 
     Raises:
         ConfigError: fewer than two episodes, or too short ones.
@@ -143,25 +144,48 @@ def sequences(name: str, found: list[Episode], how: Reading, note: str) -> DataS
     tests = min(len(rows) - 1, max(1, round(how.test * len(rows))))
     parts = [[rows[i] for i in sorted(chosen)] for chosen in (order[tests:], order[:tests])]
     said = f"{note} {len(rows)} episodes of {min(lengths)} to {max(lengths)} rows, windows of {length}"
-    train, test = (windows(part, length) for part in parts)
-    return DataSet(name, train, test, (), said)
+    train, test = ({key: np.concatenate([e[key] for e in part]) for key in part[0]} for part in parts)
+    return DataSet(name, train, test, (), said, window=length)
 
 
-def windows(rows: list[Episode], length: int) -> Episode:
-    """Windows ``[M, length, …]``: of a long episode one after the other, the last up to its end; short ones joined."""
-    cut: list[Episode] = []
-    short = [columns for columns in rows if len(columns["is_first"]) < length]
-    for columns in rows:
-        last = len(columns["is_first"]) - length
-        starts = sorted({*range(0, last + 1, length), last} if last >= 0 else ())
-        cut += [{key: value[start : start + length] for key, value in columns.items()} for start in starts]
-    if short:
-        joined = {key: np.concatenate([columns[key] for columns in short]) for key in short[0]}
-        total = len(joined["is_first"])
-        for start in range(0, total, length):  # the last window goes on with the first episodes
-            index = (start + np.arange(length)) % total
-            cut.append({key: value[index] for key, value in joined.items()})
-    return {key: np.stack([window[key] for window in cut]) for key in cut[0]}
+class Windows:
+    """Where the windows of a table of episodes lie.
+
+    Args:
+        first: ``is_first`` of its rows, ``[R]``; the first row begins an episode in any case.
+        length: rows of a window.
+
+    Attributes:
+        starts: every place where a window may begin. Those of a long episode lie between its first row and the last one
+            that leaves a whole window; both stand there as often as a window would begin before or end behind it, so
+            that its ends are drawn as often as its middle. Short episodes are joined in a ring.
+        joined: whether there are short ones, so that a window may hold parts of two episodes.
+    """
+
+    def __init__(self, first: Array, length: int) -> None:
+        begins = np.union1d(np.flatnonzero(first), [0])
+        episodes = np.split(np.arange(len(first)), begins[1:])
+        long, short = ([e for e in episodes if (len(e) < length) is few] for few in (False, True))
+        self._order = np.concatenate([*long, *short])
+        self._long = [(int(o), len(e)) for o, e in zip(np.cumsum([0, *map(len, long)]), long, strict=False)]
+        self._length, self._ring = length, sum(map(len, long))
+        inside = [begin + np.arange(1 - length, rows).clip(0, rows - length) for begin, rows in self._long]
+        self.starts = np.concatenate([*inside, np.arange(self._ring, len(first))]).astype(np.int64)
+        self.joined = bool(short)
+
+    def rows(self, starts: Array) -> Array:
+        """The rows of the windows that begin there, ``[B, length]``."""
+        place = starts[:, None] + np.arange(self._length)
+        round_ = max(1, len(self._order) - self._ring)
+        in_ring = self._ring + (place - self._ring) % round_
+        return np.asarray(self._order[np.where(starts[:, None] < self._ring, place, in_ring)])
+
+    def cut(self) -> Array:
+        """All rows as windows ``[M, length]``: of a long episode one after the other, the last up to its end."""
+        inside = [o + np.union1d(np.arange(0, n - self._length + 1, self._length), [n - self._length])
+                  for o, n in self._long]  # fmt: skip
+        ring = np.arange(self._ring, len(self._order), self._length)  # the last one goes on with the first episodes
+        return self.rows(np.concatenate([*inside, ring]).astype(np.int64))
 
 
 def table(found: list[Episode]) -> Episode:
@@ -188,13 +212,10 @@ def _of_set(found: DataSet, how: Reading) -> DataSet:
     """A data set whose rows of x are series: the first axis of its shape is time."""
     if len(found.shape) < 2:
         raise ConfigError(f"{found.name}: a row of x has the shape {found.shape}, and a series needs a time and more")
-    parts = []
-    for part in (found.train, found.test):
-        series = part["x"].reshape(len(part["x"]), *found.shape)
-        rows = [as_rows({"x": row}, found.name, acts=False) for row in series]
-        parts.append(windows(rows, min(how.length, found.shape[0])))
+    series = [list(part["x"].reshape(len(part["x"]), *found.shape)) for part in (found.train, found.test)]
+    train, test = (table([{"x": row} for row in part]) for part in series)
     note = f"{found.note} The first axis of a row, {found.shape[0]}, is time."
-    return DataSet(found.name, parts[0], parts[1], (), note)
+    return DataSet(found.name, train, test, (), note, window=min(how.length, found.shape[0]))
 
 
 def _lengths(arrays: Mapping[str, Array]) -> list[int]:

@@ -35,6 +35,8 @@ from worldformula.families.poisson import PoissonFamily, poisson
 from worldformula.families.relaxed_bernoulli import RelaxedBernoulliFamily, relaxed_bernoulli
 from worldformula.families.relaxed_one_hot import RelaxedOneHotFamily, relaxed_one_hot
 from worldformula.families.student_t import StudentTFamily, student_t
+from worldformula.families.tanh_normal import TanhNormalFamily, tanh_normal
+from worldformula.families.truncated_normal import TruncatedNormalFamily, truncated_normal
 from worldformula.families.two_hot import TwoHotFamily, two_hot
 from worldformula.families.uniform import UniformFamily, uniform
 from worldformula.families.von_mises import VonMisesFamily, von_mises
@@ -71,6 +73,8 @@ __all__ = [
     "RelaxedOneHotFamily",
     "Sign",
     "StudentTFamily",
+    "TanhNormalFamily",
+    "TruncatedNormalFamily",
     "TwoHotFamily",
     "UniformFamily",
     "VonMisesFamily",
@@ -100,6 +104,8 @@ __all__ = [
     "relaxed_bernoulli",
     "relaxed_one_hot",
     "student_t",
+    "tanh_normal",
+    "truncated_normal",
     "two_hot",
     "uniform",
     "von_mises",

@@ -108,13 +108,16 @@ def mixed(*experts: Params, present: Sequence[Tensor | None] = (), rank: int = 1
     return weights, *parts
 
 
-def mean_of_present(*values: Tensor, flagged: Sequence[int] = ()) -> Tensor:
+def mean_of_present(*values: Tensor | float, flagged: Sequence[int] = ()) -> Tensor:
     """The mean of the values whose expert is present, row by row; those of the others count for nothing, NaN included.
 
-    values: one ``[*batch]`` for each expert, and behind them the flags of those whose places are in ``flagged``.
+    values: one ``[*batch]`` for each expert, a number where it is constant, and behind them the flags of those whose
+    places are in ``flagged``.
     """
     count = len(values) - len(flagged)
-    each, flags = list(values[:count]), dict(zip(flagged, values[count:], strict=True))
+    like = next((v for v in values[:count] if isinstance(v, Tensor)), torch.empty(0, dtype=torch.float64))
+    each = [v if isinstance(v, Tensor) else like.new_tensor(v) for v in values[:count]]
+    flags = {place: flag for place, flag in zip(flagged, values[count:], strict=True) if isinstance(flag, Tensor)}
     for place, flag in flags.items():
         each[place] = torch.where(flag != 0, each[place], 0.0)
     each = torch.broadcast_tensors(*each)  # type: ignore[no-untyped-call]  # that of a constant expert has no batch

@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from worldformula.errors import ConfigError, FormulaError, HeadError
 from worldformula.families.base import (
@@ -93,7 +94,8 @@ class OneHotFamily(Family):
     ) -> Tensor:  # fmt: skip
         """Gumbel noise: the largest of logits + noise is a sample of the classes. Always finite."""
         u = uniform(shape, dtype, device, generator)
-        noise = -torch.log(-torch.log(u.clamp_min(torch.finfo(u.dtype).tiny)))
+        # In place: over the steps of a dream this is a large tensor.
+        noise = u.clamp_min_(torch.finfo(u.dtype).tiny).log_().neg_().log_().neg_()
         return noise if dtype is None else noise.to(dtype)
 
     def sample(self, params: Params, noise: Tensor) -> Tensor:
@@ -181,5 +183,11 @@ def kl_one_hot(q_params: Params, p_params: Params, rank: int, shape: Shape | Non
 
 
 def _one_hot(scores: Tensor, dtype: torch.dtype) -> Tensor:
+    """1 at the first of the largest scores; a NaN counts as the largest."""
+    if is_compiling():  # comparisons are made for many rows at once, an argmax row by row
+        place = torch.arange(scores.shape[-1], device=scores.device)
+        largest = (scores == scores.amax(-1, keepdim=True)) | scores.isnan()
+        first = torch.where(largest, place, scores.shape[-1]).amin(-1, keepdim=True)
+        return (place == first).to(dtype)
     index = scores.argmax(-1, keepdim=True)
     return torch.scatter(torch.zeros_like(scores, dtype=dtype), -1, index, 1.0)

@@ -19,6 +19,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from worldformula.errors import ConfigError, FormulaError
 from worldformula.families.base import (
@@ -161,7 +162,15 @@ class TwoHotFamily(Family):
             return total(torch.full(value.shape, logits, device=value.device), rank)
         require_same(self, "the value", value.shape, logits.shape[:-1])
         index, weight = self.neighbours(value.to(wide(logits).dtype))
-        both = wide(logits).log_softmax(-1).gather(-1, torch.stack((index, index + 1), -1))
+        logs = wide(logits).log_softmax(-1)
+        if is_compiling():
+            # Compiled, a sum over all bins is one pass over the logits, and so is its gradient; picking two of them
+            # would be several. Numbers of one type are compared for many bins at once.
+            place = torch.arange(self.bins, dtype=logs.dtype, device=logs.device)
+            below, weight = index.to(logs.dtype).unsqueeze(-1), weight.unsqueeze(-1)
+            shares = torch.where(place == below, logs * (1 - weight), 0.0)
+            return total(torch.where(place == below + 1, logs * weight, shares).sum(-1), rank)
+        both = logs.gather(-1, torch.stack((index, index + 1), -1))
         return total(torch.lerp(both[..., 0], both[..., 1], weight), rank)
 
     def neighbours(self, value: Tensor) -> tuple[Tensor, Tensor]:

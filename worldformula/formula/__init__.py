@@ -1,7 +1,7 @@
 """The formula language, in the order a formula travels: names, factors, nodes, check, lower, plan, passes, emit."""
 
 from worldformula.formula.code.program import Out
-from worldformula.formula.expressions.expression import E, Expression, log, maximum, minimum, sg
+from worldformula.formula.expressions.expression import E, Expression, log, sg
 from worldformula.formula.expressions.sums import (
     Mean,
     Sum,
@@ -12,6 +12,8 @@ from worldformula.formula.expressions.values import (
     Value,
     clamp,
     exp,
+    maximum,
+    minimum,
     norm2,
     ratio,
     relu,
@@ -58,6 +60,8 @@ from worldformula.formula.factors.independent import (
     OneHot,
     Poisson,
     StudentT,
+    TanhNormal,
+    TruncatedNormal,
     TwoHot,
     Uniform,
     VonMises,
@@ -70,12 +74,15 @@ from worldformula.formula.ops.energy import Energy
 from worldformula.formula.ops.energy_distance import EnergyDistance
 from worldformula.formula.ops.entropy import Entropy
 from worldformula.formula.ops.gradient_penalty import GradientPenalty
+from worldformula.formula.ops.info_nce import InfoNCE
 from worldformula.formula.ops.js import JS
 from worldformula.formula.ops.kl import KL
 from worldformula.formula.ops.mmd import MMD
+from worldformula.formula.ops.redundancy import Redundancy
 from worldformula.formula.ops.renyi import Renyi, VRBound
 from worldformula.formula.ops.score_matching import ScoreMatching
 from worldformula.formula.ops.sliced_wasserstein import SlicedWasserstein
+from worldformula.formula.ops.vicreg import Covariance, Variance
 from worldformula.formula.syntax.learnt import positive
 
 bind()
@@ -89,6 +96,7 @@ __all__ = [
     "Beta",
     "Categorical",
     "ContrastiveDivergence",
+    "Covariance",
     "CrossEntropy",
     "Data",
     "DensityRatio",
@@ -105,6 +113,7 @@ __all__ = [
     "Gamma",
     "Gibbs",
     "GradientPenalty",
+    "InfoNCE",
     "Joint",
     "Laplace",
     "LogNormal",
@@ -121,6 +130,7 @@ __all__ = [
     "Out",
     "PoE",
     "Poisson",
+    "Redundancy",
     "RelaxedBernoulli",
     "RelaxedOneHot",
     "Renyi",
@@ -129,10 +139,13 @@ __all__ = [
     "StudentT",
     "Sum",
     "Symbol",
+    "TanhNormal",
+    "TruncatedNormal",
     "TwoHot",
     "Uniform",
     "VRBound",
     "Value",
+    "Variance",
     "VonMises",
     "Wrapped",
     "clamp",

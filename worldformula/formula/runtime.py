@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 from torch.distributions import Distribution
 
 from worldformula.errors import ShapeError, table
@@ -22,7 +23,7 @@ RUNTIME = (
     "flat", "steps", "stack", "kept", "shift", "restart", "repeat", "wide", "stop", "noise_for", "mode_like",
     "one_batch", "matched", "along", "fold", "unfold", "counted", "filled", "zeros", "support", "dreg", "leave_one_out",
     "alive", "both", "padded", "behind", "as_floats", "widened", "finite", "advance", "counting", "above_zero",
-    "at_every_step",
+    "at_every_step", "of_number", "bounded", "as_value",
 )  # fmt: skip
 widened, finite = tensors.wide, tensors.finite  # the precision of densities, and finite logits
 above_zero = tensors.above_zero  # of what moves in the place of a learnt scale
@@ -42,6 +43,8 @@ def steps(x: Operand, B: int, lead: int = 0) -> Sequence[Operand]:
         ]
         T = next(len(part) for part in parts if part is not None)
         return [tuple(p if part is None else part[t] for p, part in zip(x, parts, strict=True)) for t in range(T)]
+    if x.shape[lead] == B:  # one step, as an agent takes: nothing to cut
+        return (x,)
     plain = lead == 0 and x.is_contiguous()
     return x.view(B, -1, *x.shape[1:]).unbind(1) if plain else torch.unflatten(x, lead, (B, -1)).unbind(lead + 1)
 
@@ -58,7 +61,7 @@ def stack(values: Sequence[Operand], lead: int = 0) -> Operand:
         return Wrapper(values[0]).stack([Wrapper(v) for v in values], lead)
     if not isinstance(values[0], Tensor):
         return values[0]
-    return torch.stack(tuple(values), lead + 1).flatten(lead, lead + 1)
+    return values[0] if len(values) == 1 else torch.stack(tuple(values), lead + 1).flatten(lead, lead + 1)
 
 
 def kept(flags: Tensor) -> Tensor:
@@ -81,7 +84,9 @@ def shift(x: Tensor, start: Tensor, keep: Tensor | None, initial: Tensor | None 
     """x_{t-1} as [B·T, ...]: the series [B, T, ...] one step later, ``start`` first; zero, or the initial value, where
     it restarts.
     """
-    late = torch.cat((start.unsqueeze(1).to(x.dtype), x[:, :-1]), 1)
+    late = start.unsqueeze(1).to(x.dtype)
+    if x.shape[1] > 1:
+        late = torch.cat((late, x[:, :-1]), 1)
     return flat(late if keep is None else restart(late, keep, initial))
 
 
@@ -174,6 +179,35 @@ def at_every_step(flags: Tensor, value: Tensor | float) -> Tensor:
     """A number as a series: [B, T] like the flags of its steps."""
     found = torch.as_tensor(value, device=flags.device)
     return found.expand(flags.shape)
+
+
+def of_number(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """A function of a number is a number, found in double precision, whatever the data are; that of a tensor, as a
+    number of the call may be, is a tensor.
+    """
+    if isinstance(value, Tensor):
+        return function(value)
+    found = function(torch.tensor(value, dtype=torch.float64))
+    return found if is_compiling() else found.item()  # traced, an item would break the graph
+
+
+def as_value(result: Any) -> Any:
+    """What a formula is: a number as a tensor of double precision."""
+    return torch.tensor(result, dtype=torch.float64) if isinstance(result, int | float) else result
+
+
+def bounded(value: Any, low: Any = None, high: Any = None) -> Any:
+    """A value within bounds, each of them a number or a tensor."""
+    for bound, side, choose in ((low, "min", max), (high, "max", min)):
+        if bound is None:
+            continue
+        if isinstance(value, Tensor):
+            value = value.clamp(**{side: bound})
+        elif isinstance(bound, Tensor):
+            value = bound.clamp(**{side: value})
+        else:
+            value = choose(value, bound)
+    return value
 
 
 def behind(x: Tensor, burn_in: int) -> Tensor:

@@ -111,7 +111,12 @@ class Model:
             shown = table(("variable", "the model declares", f"{name} has"), table_rows)
             raise ShapeError(f"{name} does not have the shapes of this model\n{shown}")
         whole = {k: v for k, v in shaped.items() if v is not None}
-        probe = self.given({k: v[:2] for k, v in whole.items()})
+        try:
+            probe = self.given({k: v[:2] for k, v in whole.items()})
+        except KeyError as lacking:  # one that is written by hand looks for its columns
+            raise MissingInputError(
+                f"{name} has no {lacking.args[0]}, which this model reads; it has {', '.join(arrays)}"
+            ) from lacking
         if missing := [k for k in self.inputs if k not in probe]:
             shown = table(("variable", "the model declares", f"{name} has"), table_rows)
             raise MissingInputError(

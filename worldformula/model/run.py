@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
 from torch import Tensor
 
-from worldformula import catalogue, data
-from worldformula.data import DataSet, load, sequences
+from worldformula import catalogue
+from worldformula.data import DataSet, known, load, sequences
 from worldformula.errors import (
     CatalogueError,
     CheckpointError,
@@ -79,10 +77,13 @@ class ModelRun(Fit):
             raise ConfigError(f"{config.model} cannot be trained by one fit: {reason}")
         transfer.prepare(self.model.loss, "" if kept(self.folder) else config.init, config.freeze, say)
         self.model.loss.to(self.device)
-        rows, test = (self._rows(part) for part in (self.data.train, self.data.test))
-        through_time = isinstance(self.model, ThroughTime)
-        most, at_once = (TEST_WINDOWS, config.fit.batch) if through_time else (TEST_ROWS, TEST_BATCH)
-        self.test_rows = {k: v[:most] for k, v in test.items()}
+        rows: Any
+        if isinstance(self.model, ThroughTime):
+            rows, at_once = self.model.drawn(self.data, config.fit.batch), config.fit.batch
+            self.test_rows = self.model.tests(self.data, TEST_WINDOWS)
+        else:
+            rows, at_once = self._rows(self.data.train), TEST_BATCH
+            self.test_rows = {k: v[:TEST_ROWS] for k, v in self._rows(self.data.test).items()}
         seed, symbols = config.seed, {**self.model.symbols, **config.symbols}
         if missing := [name for name in self.model.coefficients if name not in symbols]:
             raise ConfigError(f"the formula of {config.model} has the coefficient {missing[0]}: --set {missing[0]}=1.0")
@@ -94,13 +95,11 @@ class ModelRun(Fit):
 
     def _rows(self, arrays: Mapping[str, Any]) -> dict[str, Tensor]:
         """A part of the data for this model, or an error that ends in the data sets that would fit."""
-        if isinstance(self.model, ThroughTime):
-            return self.model.rows(arrays, self.data.name)
         try:
             return self.model.rows(arrays, self.data.name)
         except (ShapeError, MissingInputError) as error:
             models = ", ".join(takers(self.data)) or "none of the catalogue"
-            sets = ", ".join(suitable(self.model)) or "none of this package"
+            sets = ", ".join(suitable(self.config.model, self.config.preset)) or "none of this package"
             raise type(error)(
                 f"{error}{self._options(error)}\nThese data sets fit: {sets}. Or change the sizes, see --set. "
                 f"These models take {self.data.name}: {models}."
@@ -218,32 +217,28 @@ def loaded(config: ModelConfig) -> DataSet:
 
 def takers(found: DataSet) -> list[str]:
     """The models that can be trained on these data, with the sizes of their preset ``tiny`` and of the data."""
-    names = []
     few = {key: array[:8] for key, array in found.train.items()}
-    for name in catalogue.names("models"):
-        with contextlib.suppress(WorldformulaError, ValueError):
-            config = sized(start(name, "tiny", ""), found)
-            model = build(config)
-            if not model.before_fit:
-                model.rows(few)
-                names.append(name)
-    return names
+    return [name for name in catalogue.names("models") if _takes(name, "tiny", found, few)]
 
 
-def suitable(model: Model) -> list[str]:
-    """The data sets that a model can be trained on; those whose files are missing here are left out."""
+def suitable(model: str, preset: str) -> list[str]:
+    """The data sets that a model can be trained on, with their sizes; those whose files are missing are left out."""
     found = []
-    for name in data.names():
-        with contextlib.suppress(WorldformulaError):
-            model.rows(_few(name))
-            found.append(name)
+    for name in known.here():
+        with contextlib.suppress(ConfigError):
+            data = known.like(name)
+            found += [name] if _takes(model, preset, data, data.train) else []
     return found
 
 
-@functools.cache
-def _few(name: str) -> dict[str, NDArray[Any]]:
-    """The first rows of a data set of the package: some take seconds to make."""
-    return {key: array[:8].copy() for key, array in data.load(name).train.items()}
+def _takes(model: str, preset: str, found: DataSet, rows: Mapping[str, Any]) -> bool:
+    """Whether a model that has the sizes of these data can be fitted to them."""
+    with contextlib.suppress(WorldformulaError, ValueError):
+        made = build(sized(start(model, preset, ""), found))
+        if not made.before_fit:
+            made.rows(rows)
+            return True
+    return False
 
 
 @contextlib.contextmanager

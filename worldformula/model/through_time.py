@@ -10,7 +10,7 @@ import dataclasses
 import importlib
 import inspect
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from worldformula.catalogue import System
 from worldformula.data import DataSet
-from worldformula.data.sequences import observed
+from worldformula.data.sequences import Windows, observed
 from worldformula.errors import ConfigError, MissingInputError, ShapeError, TimeError
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.plan.histories import refuse_ahead
@@ -42,7 +42,7 @@ def columns_of(found: DataSet) -> Columns:
 
 def _column(key: str, found: DataSet) -> dict[str, Any]:
     array = found.train[key]
-    shape = list(array.shape[2:])
+    shape = list(array.shape[1:])
     if array.dtype.kind in "iu" and (array.dtype != np.uint8 or len(shape) < 2):
         parts = [part[key] for part in (found.train, found.test)]
         if min(int(part.min()) for part in parts) < 0:
@@ -146,6 +146,28 @@ class ThroughTime(Model):
             )
         self._try(probe, name)
         return found
+
+    def tests(self, data: DataSet, most: int) -> Values:
+        """The first windows of the rows to test on, one after the other; errors as those of `rows`."""
+        index = Windows(data.test["is_first"], data.window).cut()[:most]
+        return self.rows({key: value[index] for key, value in data.test.items()}, data.name)
+
+    def drawn(self, data: DataSet, batch: int) -> Callable[[], Values]:
+        """Draws windows ``[batch, T, …]`` of the rows to learn from, which begin anywhere; errors as those of `rows`.
+
+        Where they begin comes from torch's generator, so that a fit that goes on draws what it would have.
+        """
+        windows = Windows(data.train["is_first"], data.window)
+        shown = windows.rows(windows.starts[-2:])  # of the short episodes, where there are any
+        read = self.rows({key: value[shown] for key, value in data.train.items()}, data.name)
+        columns = {key: torch.from_numpy(np.ascontiguousarray(data.train[key])) for key in read}
+
+        def draw() -> Values:
+            begins = windows.starts[torch.randint(len(windows.starts), (batch,)).numpy()]
+            index = torch.from_numpy(windows.rows(begins))
+            return {key: value[index] for key, value in columns.items()}
+
+        return draw
 
 
 def built(system: System, sizes: Any, columns: Mapping[str, Mapping[str, Any]]) -> ThroughTime:

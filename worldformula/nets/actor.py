@@ -1,11 +1,15 @@
-"""The policy networks of DreamerV3."""
+"""The policy networks of Dreamer v1, v2 and v3."""
 
 from __future__ import annotations
 
+import math
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldformula.nets.mlp import MLP
+from worldformula.nets.plain import Plain
 
 MIN_STD, MAX_STD = 0.1, 1.0
 
@@ -69,3 +73,38 @@ class ContinuousActor(nn.Module):
         """Features ``[N, ...]`` in the order of the header to ``{"loc": [N, actions], "scale": [N, actions]}``."""
         mean, std = self.mlp(*features).chunk(2, -1)
         return {"loc": torch.tanh(mean), "scale": MIN_STD + (MAX_STD - MIN_STD) * torch.sigmoid(std + 2.0)}
+
+
+class SquashedActor(nn.Module):
+    """Dreamer v1's, of numbers: ``TanhNormal(5·tanh(m/5), softplus(s + softplus⁻¹(first)) + 1e-4)``.
+
+    No gradient goes back into the features, so that an action in a dream is answered for at its own step.
+
+    inputs: width of the features. actions, units, layers: as in the other actors. first: the deviation at the start.
+    """
+
+    def __init__(self, inputs: int, actions: int, units: int, layers: int = 4, first: float = 5.0) -> None:
+        super().__init__()
+        self.mlp = Plain(inputs, 2 * actions, units, layers, stopped=True)
+        self.raw = math.log(math.expm1(first))
+
+    def forward(self, *features: Tensor) -> dict[str, Tensor]:
+        """Features ``[N, ...]`` to ``{"loc": [N, actions], "scale": [N, actions]}``."""
+        mean, std = self.mlp(*features).chunk(2, -1)
+        return {"loc": 5 * torch.tanh(mean / 5), "scale": F.softplus(std + self.raw) + 1e-4}
+
+
+class TruncatedActor(nn.Module):
+    """Dreamer v2's, of numbers: ``TruncatedNormal(tanh m, 2·σ(s/2) + 0.1)`` within [−1, 1].
+
+    No gradient goes back into the features.
+    """
+
+    def __init__(self, inputs: int, actions: int, units: int, layers: int = 4) -> None:
+        super().__init__()
+        self.mlp = Plain(inputs, 2 * actions, units, layers, stopped=True)
+
+    def forward(self, *features: Tensor) -> dict[str, Tensor]:
+        """Features ``[N, ...]`` to ``{"loc": [N, actions], "scale": [N, actions]}``."""
+        mean, std = self.mlp(*features).chunk(2, -1)
+        return {"loc": torch.tanh(mean), "scale": 2 * torch.sigmoid(std / 2) + MIN_STD}

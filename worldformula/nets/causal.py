@@ -7,12 +7,13 @@ their equality as a law.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NoReturn, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from worldformula.errors import ShapeError
+from worldformula.errors import CheckpointError, ShapeError
 
 
 class Memory:
@@ -36,11 +37,32 @@ class Memory:
         """The same without gradient."""
         raise NotImplementedError
 
+    def stored(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it: tensors, numbers, and tuples of them, by name."""
+        raise CheckpointError(f"{type(self).__name__} cannot be stored: write stored() and restored(kept, device)")
+
+    def restored(self, kept: Mapping[str, Any], device: torch.device) -> Self:
+        """A memory of the same network, whatever this one holds, with what `stored` returned."""
+        raise NotImplementedError
+
     def __getitem__(self, at: Any) -> NoReturn:
         raise ShapeError(
             "a memory has its last value only, so it cannot be cut over time\n"
             "take the last state by states.last(), and some of its rows by states.last().select(rows)"
         )
+
+
+def stored(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state, tensors and memories by name, as a checkpoint holds it."""
+    return {key: value.stored() if isinstance(value, Memory) else value for key, value in state.items()}
+
+
+def restored(kept: Mapping[str, Any], fresh: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """What `stored` returned, as a state again. ``fresh`` is any state of the same kind, which knows its memories."""
+    return {
+        key: fresh[key].restored(value, device) if isinstance(value, Mapping) else value.to(device)
+        for key, value in kept.items()
+    }
 
 
 @runtime_checkable

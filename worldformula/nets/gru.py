@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from worldformula.nets.layers import BlockLinear, Linear, RMSNorm, from_blocks, init_weight, join, to_blocks
 
@@ -53,7 +54,11 @@ class BlockGRU(nn.Module):
         a = a / a.detach().abs().clamp(min=1.0)
         read = torch.stack((self.read_h(h), self.read_z(z), self.read_a(a)), 1)
         x = F.silu(self.read_norm(read)).flatten(1)
-        x = torch.addmm(from_blocks(self.own(to_blocks(h, self.blocks))), x, self.shared)
+        own = from_blocks(self.own(to_blocks(h, self.blocks)))
+        if is_compiling():  # see Linear
+            x = ((x @ self.shared).unsqueeze(0) + own).squeeze(0)
+        else:
+            x = torch.addmm(own, x, self.shared)
         x = F.silu(self.norm(x))
         reset, candidate, update = self.gates(to_blocks(x, self.blocks)).chunk(3, -1)
         c = torch.tanh(torch.sigmoid(reset) * candidate)

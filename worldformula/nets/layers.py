@@ -11,6 +11,7 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from worldformula.errors import ShapeError
 
@@ -57,6 +58,12 @@ class Linear(nn.Linear):
         """Draw the weights anew from torch's global generator."""
         init_weight(self.weight, self.in_features, self.outscale)
         nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[..., inputs]`` to ``[..., outputs]``."""
+        if is_compiling():  # the bias joins what follows; a product with a bias would first write it to every row
+            return (F.linear(x, self.weight).unsqueeze(0) + self.bias).squeeze(0)
+        return F.linear(x, self.weight, self.bias)
 
 
 class RMSNorm(nn.Module):
@@ -113,6 +120,8 @@ class BlockLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[blocks, N, inputs / blocks]`` to ``[blocks, N, outputs / blocks]``."""
+        if is_compiling():  # see Linear
+            return torch.bmm(x, self.weight) + self.bias
         return torch.baddbmm(self.bias, x, self.weight)
 
 

@@ -7,7 +7,9 @@ last ``window`` positions, or all of them.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -62,6 +64,20 @@ class Cache(Memory):
         """The same without gradient."""
         own, shared = (tuple(t.detach() for t in layers) for layers in (self.own, self.shared))
         return replace(self, own=own, shared=shared)
+
+    def stored(self) -> dict[str, Any]:
+        """The written positions alone, and the room that their buffers have: what follows is computed alike."""
+        own = tuple(layer[:, :, :, : self.count].clone() for layer in self.own)
+        return {"own": own, "room": self.own[0].shape[3], "shared": self.shared, "begin": self.begin}
+
+    def restored(self, kept: Mapping[str, Any], device: torch.device) -> Cache:
+        """With these positions."""
+        own, shared = (tuple(layer.to(device) for layer in kept[key]) for key in ("own", "shared"))
+        count, rooms = own[0].shape[3], []
+        for layer in own:
+            rooms.append(layer.new_zeros(*layer.shape[:3], int(kept["room"]), layer.shape[4]))
+            rooms[-1][:, :, :, :count] = layer
+        return Cache(tuple(rooms), shared, kept["begin"].to(device), count, Written(count))
 
     def of(self, dtype: torch.dtype) -> Cache:
         """The same in another dtype: what is written in place would be cut to that of the buffer."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +31,14 @@ class Frames(Memory):
     def detach(self) -> Frames:
         """The same without gradient."""
         return replace(self, frames=self.frames.detach())
+
+    def stored(self) -> dict[str, Any]:
+        """The frames."""
+        return {"frames": self.frames}
+
+    def restored(self, kept: Mapping[str, Any], device: torch.device) -> Frames:
+        """With these frames."""
+        return replace(self, frames=kept["frames"].to(device))
 
 
 class WindowMLP(nn.Module):

@@ -10,13 +10,15 @@ Numbers live in [−1, 1]. One-hot choices come from a table of probabilities pe
 Deviations        PlaNet                 here                        why
 candidates        1000, 10 iterations    200, 6 (`tiny`)             milliseconds on a CPU; `paper` has PlaNet's
 warm start        none                   shifted plan, if given      asked for by callers, off by default
+what is done      the last mean          the best sequence seen      no plan is worse than what was tried; `paper` has
+                                                                     the mean, of choices and flags the best
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
@@ -59,8 +61,12 @@ class CEM(Planner):
     """Deviation at the start (numbers)."""
     smoothing: float = 0.1
     """Share of the old table in the new one (choices and flags)."""
+    answer: Literal["best", "mean"] = "best"
+    """The plan: the best sequence seen, or the mean of the last elites, as PlaNet acts (numbers)."""
 
     def __post_init__(self) -> None:
+        if self.answer not in ("best", "mean"):
+            raise ConfigError(f"expected answer as 'best' or 'mean', got {self.answer!r}")
         if not 1 <= self.elites <= self.candidates:
             raise ConfigError(f"expected 1 ≤ elites ≤ candidates, got {self.elites} and {self.candidates}")
         if min(self.horizon, self.iterations) < 1:
@@ -79,7 +85,7 @@ class CEM(Planner):
         proposals: Named | None = None,
         mask: Named | None = None,
     ) -> Plan:
-        """Search from states ``[B, ...]``; the result is the best sequence seen in any iteration."""
+        """Search from states ``[B, ...]``; the result is the best sequence seen in any iteration, or the last mean."""
         first = next(v for v in State(state).series.values() if v.is_floating_point())
         own = per_episode(generators, len(first), first.device)
         check_given("warm", warm, space, (len(first), self.horizon))
@@ -113,6 +119,10 @@ class CEM(Planner):
                 least = torch.where(better, lowest, least)
             trace.append(least)
         assert best is not None
+        if self.answer == "mean":
+            best |= {name: laws[name][0] for name, own in space.items() if own.kind == "numbers"}
+            least = score({name: value.unsqueeze(1) for name, value in best.items()})[:, 0]
+            trace, tried = [*trace, least], tried + 1
         return score.found(best, least, trace, tried * self.horizon * max(task.samples, 1))
 
     def _start(self, name: str, own: ActionSet, batch: int, warm: Named | None, like: Tensor) -> Law:
@@ -160,17 +170,17 @@ def _allowed(law: Law, mask: Tensor | None) -> Law:
     return (torch.cat(((inside / inside.sum(-1, keepdim=True)).unsqueeze(1), law[0][:, 1:]), 1),)
 
 
-def paper() -> dict[str, int]:
-    """PlaNet's search: 1000 candidates, 10 iterations, 100 elites, horizon 12."""
-    return {"horizon": 12, "candidates": 1000, "elites": 100, "iterations": 10}
+def paper() -> dict[str, Any]:
+    """PlaNet's search: 1000 candidates, 10 iterations, 100 elites, horizon 12; it acts by the last mean."""
+    return {"horizon": 12, "candidates": 1000, "elites": 100, "iterations": 10, "answer": "mean"}
 
 
-def tiny() -> dict[str, int]:
+def tiny() -> dict[str, Any]:
     """Milliseconds on a CPU."""
     return {"horizon": 12, "candidates": 200, "elites": 20, "iterations": 6}
 
 
-def build(sizes: dict[str, int]) -> CEM:
+def build(sizes: dict[str, Any]) -> CEM:
     """The planner."""
     return CEM(**sizes)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -13,15 +13,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldformula.charts import Series, line_chart
 from worldformula.errors import ConfigError
 from worldformula.metrics.openloop import OpenLoop, open_loop_error
 from worldformula.model.through_time import ThroughTime
+from worldformula.report.curves import lines, varying
 from worldformula.report.page import horizon
-from worldformula.report.parts import both, picture, section
+from worldformula.report.parts import picture, section
 from worldformula.report.video import dream_video, filmstrip, webp
 
-CONTEXT, SEQUENCES, SHOWN, CURVES = 5, 48, 6, 4
+CONTEXT, SEQUENCES, SHOWN = 5, 48, 6
 FAR = 15  # steps ahead that a result speaks of, where windows are that long
 STRIP = (0, 1, 2, 5, 10, 15, 20, 30, 45)
 EDGE = 96  # pixels of one picture on the page, about
@@ -129,10 +129,6 @@ def _seen(model: ThroughTime, given: Mapping[str, Tensor]) -> tuple[str, str, Te
     return "y", "symlog of " + ", ".join(model.names), joined.sign() * joined.abs().log1p()
 
 
-def _curves(curves: list[Series], width: int, height: int) -> str:
-    return line_chart(curves, x_label="rows", width=width, height=height)
-
-
 def dreamt(found: Dreams) -> str:
     """The part of the page: pictures or curves, then the error against horizon."""
     truth, context = found.truth, found.context
@@ -151,13 +147,9 @@ def dreamt(found: Dreams) -> str:
         parts.append(f"<figure>{strip}<figcaption>The first window, still: truth above dream.</figcaption></figure>")
     else:
         flat = [v[0].reshape(truth.shape[1], -1) for v in (truth, found.dream)]
-        at = list(range(truth.shape[1]))
-        for i in np.argsort(-flat[0].std(0))[:CURVES].tolist():
-            curves = [Series(n, at, flat[c][:, i].tolist(), c) for c, n in enumerate(("truth", "dream"))]
-            parts.append(both(partial(_curves, curves)))
         parts.append(
-            f'<p class="note">{found.name}: the numbers of a window that vary most. The world sees the first {context} '
-            "rows, then it dreams.</p>"
+            f'<p class="note">{escape(found.name)}: the numbers of a window that vary most, of rows that it did not '
+            f"learn from. The world sees the first {context}, then it dreams.</p>{lines(varying(*flat), context)}"
         )
     on = f"{found.name}{' in [0, 1]' if found.pictured else ''}"
     return section("What it dreams", *parts) + horizon(found.measured, on)

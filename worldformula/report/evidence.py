@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 FOLDER, FILE = "report", "evidence.json"
 VIDEOS = ("episode", "dream", "strip")
+PIXELS = "pixels in [0, 1]"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,21 @@ class Written:
 
 
 @dataclass(frozen=True)
+class Curve:
+    """One number through a window.
+
+    Attributes:
+        name: what it is.
+        truth: as it was, row by row.
+        dream: what the world made of it, ``[T]`` too; of the rows that it saw, what it makes of them.
+    """
+
+    name: str
+    truth: tuple[float, ...]
+    dream: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Evidence:
     """Measurements of a trained agent. What was not measured, or does not exist, is None.
 
@@ -62,7 +78,9 @@ class Evidence:
         reached: return of evaluation episodes that were not trained on.
         floor: return of a random policy.
         best: return of the best controller known, which may see the true state.
-        open_loop: prediction error on pixels of episodes of random actions that were not trained on.
+        open_loop: prediction error in episodes of random actions that were not trained on, on pixels or on numbers.
+        on: what that error is of.
+        curves: numbers of one such window beside what was dreamt, where no pictures are observed.
         videos: animated WebP by name: ``episode``, ``dream`` (rows truth, dream, error) and the still ``strip``.
         strip_steps: horizons of the columns of ``strip``; 0 is the last frame that the model saw.
         machine: where it was measured: versions, device, date.
@@ -73,6 +91,8 @@ class Evidence:
     floor: Score | None = None
     best: Score | None = None
     open_loop: OpenLoop | None = None
+    on: str = PIXELS
+    curves: tuple[Curve, ...] = ()
     videos: Mapping[str, bytes] = field(default_factory=dict)
     strip_steps: tuple[int, ...] = ()
     machine: Mapping[str, str] = field(default_factory=dict)
@@ -123,6 +143,8 @@ def load(run: Path) -> Evidence | None:
         return Evidence(
             **parts,  # type: ignore[arg-type]
             videos={n: file.read_bytes() for n, file in videos.items() if file.is_file()},
+            on=str(values.get("on", PIXELS)),
+            curves=tuple(Curve(**_numbers(curve)) for curve in values.get("curves", ())),
             strip_steps=tuple(values["strip_steps"]),
             machine=values["machine"],
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 from worldformula.envs import Envs, registry
 from worldformula.envs.returns import Score
 from worldformula.errors import ConfigError
-from worldformula.metrics.openloop import OpenLoop, open_loop_error
+from worldformula.metrics.openloop import open_loop_error
+from worldformula.report.curves import varying
 from worldformula.report.evidence import Evidence, machine, written
 from worldformula.report.video import dream_video, filmstrip, webp
 from worldformula.report.yardsticks import REPORT, yardsticks
@@ -37,9 +39,9 @@ Columns = dict[str, NDArray[Any]]
 class Dreams(Protocol):
     """An agent that can show what its world model predicts."""
 
-    def open_loop(self, batch: Batch, context: int) -> Mapping[str, NDArray[np.uint8]]:
-        """``truth`` and ``dream``, uint8 ``[B, T, H, W, C]``: filtered for ``context`` rows, then imagined with the
-        actions of the batch.
+    def open_loop(self, batch: Batch, context: int) -> Mapping[str, NDArray[Any]]:
+        """``truth`` and ``dream``, pictures uint8 ``[B, T, H, W, C]``: filtered for ``context`` rows, then imagined
+        with the actions of the batch. Where none are observed, numbers ``[B, T, D]``, and their ``names`` ``[D]``.
         """
 
 
@@ -66,17 +68,16 @@ def gather(run: str | Path, agent: Agent, *, episodes: int = 10, device: str = "
         videos = {"episode": webp(pictures, fps=15, scale=_scale(pictures))} if pictures is not None else {}
         # Under random actions: a policy that holds an unstable balance makes every open-loop prediction fail.
         wandering, _ = recorded(None, env, episodes, seed + 1)
-        measured, shown, steps = _dream(agent, wandering)
+        dreamt = _dream(agent, wandering)
     loss = getattr(getattr(agent, "world", None), "loss", None)
     levels = yardsticks(env, int(config["seed"]), RunFolder(run))
-    return Evidence(
+    return dataclasses.replace(
+        dreamt,
         formula=None if loss is None else written(loss),
         reached=_score([float(e["reward"].sum()) for e in played]),
         floor=levels.floor,
         best=levels.best,
-        open_loop=measured,
-        videos=videos | shown,
-        strip_steps=steps,
+        videos={**videos, **dreamt.videos},
         machine=machine(device or _device(agent)),
     )
 
@@ -130,23 +131,29 @@ def _picture(rows: Columns, envs: Envs) -> NDArray[np.uint8] | None:
     return envs.render()[0] if registry.find(envs.id) is not None else None
 
 
-def _dream(agent: Agent, recorded: list[Columns]) -> tuple[OpenLoop | None, dict[str, bytes], tuple[int, ...]]:
-    """Error against horizon and the videos of it, from windows that lie within one episode each."""
+def _dream(agent: Agent, recorded: list[Columns]) -> Evidence:
+    """Error against horizon and what shows it, from windows that lie within one episode each."""
     longest = max(len(e["reward"]) for e in recorded)
     length = min(CONTEXT + HORIZON, longest)
-    pictured = any(column.dtype == np.uint8 and column.ndim == 4 for column in recorded[0].values())
-    if not isinstance(agent, Dreams) or not pictured or length <= CONTEXT:
-        return None, {}, ()
-    batch = windows(recorded, length, SEQUENCES)
-    found = agent.open_loop(batch, CONTEXT)
+    if not isinstance(agent, Dreams) or length <= CONTEXT:
+        return Evidence()
+    try:
+        found = agent.open_loop(windows(recorded, length, SEQUENCES), CONTEXT)
+    except ConfigError:  # its world predicts nothing that it observes
+        return Evidence()
     truth, dream = np.asarray(found["truth"]), np.asarray(found["dream"])
+    measured = open_loop_error(truth, dream, CONTEXT)
+    if truth.dtype != np.uint8:
+        names = [str(name) for name in found["names"]]
+        on = f"{len(names)} numbers as the world predicts them"
+        return Evidence(open_loop=measured, on=on, curves=varying(truth[0], dream[0], names))
     chosen = np.unique(np.linspace(0, len(truth) - 1, SHOWN).round().astype(int))
     clip = dream_video(truth[chosen], dream[chosen], CONTEXT)
     steps = tuple(k for k in STRIP if CONTEXT - 1 + k < length)
     strip = filmstrip(truth[chosen[0]], dream[chosen[0]], [CONTEXT - 1 + k for k in steps])
     scale = max(1, round(96 / truth.shape[3]))
     videos = {"dream": webp(clip, fps=8, scale=scale), "strip": webp(strip, scale=scale)}
-    return open_loop_error(truth, dream, CONTEXT), videos, steps
+    return Evidence(open_loop=measured, videos=videos, strip_steps=steps)
 
 
 def windows(recorded: list[Columns], length: int, most: int) -> Columns:

@@ -112,7 +112,7 @@ def gather(run: ModelRun) -> Told:
     facts = (
         ("updates", grouped(run.fitting.step)),
         ("parameters", grouped(weights)),
-        ("training rows", grouped(rows)),
+        ("training rows", grouped(rows) + (f", in windows of {run.data.window}" if run.data.window else "")),
         ("training time", "–" if spent is None else duration(spent)),
         ("device", devices.describe(run.device)),
         ("seed", str(config.seed)),

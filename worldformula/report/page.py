@@ -11,7 +11,8 @@ from typing import Any
 from worldformula.charts import Level, Series, line_chart, short, smoothed
 from worldformula.envs.returns import Score
 from worldformula.metrics.openloop import OpenLoop
-from worldformula.report.evidence import Evidence
+from worldformula.report.curves import lines
+from worldformula.report.evidence import PIXELS, Evidence
 from worldformula.report.parts import (
     Measured,
     both,
@@ -56,7 +57,8 @@ def page(run: Run, evidence: Evidence) -> str:
         [
             _learning(run, evidence),
             _pictures(evidence),
-            horizon(evidence.open_loop),
+            _numbers(evidence),
+            horizon(evidence.open_loop, evidence.on),
             formulas(evidence.formula, "The world model's loss"),
             _terms(run.metrics),
             settings(run.config),
@@ -222,13 +224,26 @@ def _pictures(evidence: Evidence) -> str:
     return section("What it does, and what it dreams", pair) if pair else ""
 
 
+def _numbers(evidence: Evidence) -> str:
+    """What a world that observes no pictures dreams."""
+    if not evidence.curves or evidence.open_loop is None:
+        return ""
+    return section(
+        "What it dreams",
+        f'<p class="note">The numbers of one window that vary most: {escape(evidence.on)}. The world model sees the '
+        f"first {evidence.open_loop.context} rows, then it dreams, given the true actions alone. The window is from an "
+        "episode of random actions that was not trained on.</p>",
+        lines(evidence.curves, evidence.open_loop.context),
+    )
+
+
 def _rows(*names: str, image: str) -> str:
     """A picture with the names of its rows to the left."""
     labels = "".join(f"<span>{name}</span>" for name in names)
     return f'<div class="dream"><div class="rows">{labels}</div>{image}</div>'
 
 
-def horizon(found: OpenLoop | None, on: str = "pixels in [0, 1]") -> str:
+def horizon(found: OpenLoop | None, on: str = PIXELS) -> str:
     """The error of a dream against how far it is, beside that of repeating what was seen last."""
     if found is None:
         return ""
@@ -242,7 +257,7 @@ def horizon(found: OpenLoop | None, on: str = "pixels in [0, 1]") -> str:
     x, y = "steps since the last seen frame", "mean squared error"
     return section(
         "Prediction error against horizon",
-        f'<p class="note">Mean squared error on {on}, open loop with the true actions after '
+        f'<p class="note">Mean squared error on {escape(on)}, open loop with the true actions after '
         f"{found.context} frames of context, over {found.sequences} sequences; the band is the standard error. "
         f"Persistence repeats the last frame that was seen. <b>At {k} steps the model makes {found.ratio(k):.2g} "
         "times the error of persistence.</b></p>",

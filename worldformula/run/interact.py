@@ -27,6 +27,7 @@ import torch
 from worldformula.data.replay import Replay
 from worldformula.envs import Envs, Episode
 from worldformula.errors import CheckpointError, ConfigError, NonFiniteError, RunFolderError, WorldformulaError
+from worldformula.nets import causal
 from worldformula.run import transfer
 from worldformula.run.config import FIXED, FREE_ON_RESUME, RunConfig, deliberate
 from worldformula.run.contract import Agent, Batch, Build, Learning, Recalling, Write
@@ -340,7 +341,7 @@ class Interact:
             "sums": {"sums": self._sums, "summed": self._summed},
             "finished": [dataclasses.asdict(episode) for episode in self._finished],
             "agent": self.agent.checkpoint() if isinstance(self.agent, Learning) else {},
-            "acting": self._state,
+            "acting": causal.stored(self._state),
             "envs": self.envs.state(),
             "replay": self.replay.state(),
             "rng": rng_state(),
@@ -386,7 +387,7 @@ class Interact:
         set_rng_state(state["rng"])
         with forked(self.config.seed):
             rows, cut = self.envs.restore(state["envs"])
-        self._state = {key: value.to(self.device) for key, value in state["acting"].items()}
+            self._state = causal.restored(state["acting"], self.agent.initial(self.config.env.num), self.device)
         self._turns = play(self.envs, self.agent, rows, self._state)
         self._known = len(self.envs.failures)
         if cut:

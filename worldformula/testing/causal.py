@@ -19,7 +19,7 @@ def check_causal(net: torch.nn.Module, *series: Tensor, reset: Tensor | None = N
     resets and without; without gradients too, where a cache may be written in place; position t sees neither what comes
     later, nor what was before a reset, nor more than ``context`` positions, so that a chunk from the middle of an
     episode equals the whole behind its first context − 1 rows; a row sees no other row; a cache is a value: two futures
-    begin at one past, and its rows may be selected and repeated.
+    begin at one past, its rows may be selected and repeated, and what it stores for a checkpoint goes on exactly alike.
 
     Args:
         net: The network, in the dtype of the series.
@@ -162,4 +162,8 @@ def _values(laws: Laws, net: torch.nn.Module, series: tuple[Tensor, ...]) -> Non
         laws.equal("repeat", first.repeat_interleave(3, 0), torch.cat(found, 1), close)
         again = net.step(many.repeat(2), *(r[:, :1].repeat_interleave(6, 0) for r in rest))[1]  # type: ignore[operator]
         plain = net.step(many, *(r[:, :1].repeat_interleave(3, 0) for r in rest))[1]  # type: ignore[operator]
+        for law, held, times in (("stored", past, 1), ("stored, of repeated rows", many, 3)):
+            kept = held.restored(held.stored(), series[0].device)
+            new = tuple(r[:, :1].repeat_interleave(times, 0) for r in rest)
+            laws.equal(law, net.step(held, *new)[1], net.step(kept, *new)[1])  # type: ignore[operator]
         laws.equal("repeat twice", plain.repeat_interleave(2, 0), again, close)

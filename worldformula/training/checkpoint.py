@@ -55,23 +55,27 @@ def save(folder: str | os.PathLike[str], step: int, state: dict[str, Any], *, ke
     tensors: dict[str, torch.Tensor] = {}
     tree = _encode(state, tensors, "state")
     draft = folder / f".draft-{step:012d}"
+    file = draft
     try:
         folder.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir()
-        save_file(tensors, draft / TENSORS)
-        document = {"format": FORMAT, "step": step, "tensors_sha256": _digest(draft / TENSORS)}
+        file = draft / TENSORS
+        save_file(tensors, file)
+        document = {"format": FORMAT, "step": step, "tensors_sha256": _digest(file)}
         document |= {"tree_sha256": _digest_tree(tree), "tree": tree}
-        (draft / TREE).write_text(json.dumps(document), encoding="utf-8")
-        for path in (draft / TENSORS, draft / TREE, draft):
-            _to_disk(path)
+        file = draft / TREE
+        file.write_text(json.dumps(document), encoding="utf-8")
+        for file in (draft / TENSORS, draft / TREE, draft):
+            _to_disk(file)
         target = folder / f"{step:012d}"
         _replace(draft, target)
         _to_disk(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)
+        size = sum(t.numel() * t.element_size() for t in tensors.values()) + len(json.dumps(tree))
         raise CheckpointError(
-            f"the checkpoint of step {step} could not be written to {folder}: {error}. "
+            f"the checkpoint of step {step} could not be written to {file}: {error}. {_room(folder, size)} "
             "Free some space or choose another run folder; the checkpoints written before are untouched."
         ) from error
     _tidy(folder, step, keep)
@@ -216,6 +220,13 @@ def _digest(path: Path) -> str:
 
 def _digest_tree(tree: Any) -> str:
     return hashlib.sha256(json.dumps(tree).encode()).hexdigest()
+
+
+def _room(folder: Path, size: int) -> str:
+    """How much a checkpoint of ``size`` bytes takes, and how much there is."""
+    there = next((path for path in (folder, *folder.parents) if path.exists()), None)
+    free = f", and {shutil.disk_usage(there).free / 1e6:,.1f} MB are free there" if there else ""
+    return f"It takes {size / 1e6:,.1f} MB{free}."
 
 
 def _to_disk(path: Path) -> None:

@@ -26,7 +26,7 @@ from worldformula.errors import ConfigError, FormulaError, UnknownVariableError,
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.print.notebook import parts_html
 from worldformula.formula.syntax.nodes import Group
-from worldformula.training.players import Order, check_moved, check_order, check_turns, register, weights_of
+from worldformula.training.players import Order, Turns, check_moved, check_turns, register, turns_of, weights_of
 from worldformula.training.seeding import derived
 from worldformula.training.slow import followers
 
@@ -72,11 +72,13 @@ class Objective(nn.Module):
 
     Args:
         order: "simultaneous": all gradients are taken at the same weights, then all move (DreamerV3). "alternating":
-            players move in written order, and what depends on weights that have moved is evaluated again (DreamerV2).
+            players move in written order, and what depends on weights that have moved is evaluated again. Or the turns
+            themselves, ``(("world",), ("actor", "critic"))``: the players of a turn move at once (DreamerV2).
         terms: expressions, in the order in which they run; a `together` has a name for each of its parts. None is a
             stage without a loss, whose result are its data.
         data: what a term is given; one without is given what it reads of the batch.
         attached: terms whose data keep their gradients; all other data are made without.
+        kept: terms that are evaluated once an update, whatever moves (DreamerV2's posterior, from which dreams start).
         players: by name; ``Minimises({"critic": 1.0}, moves=[critic])``.
 
     Raises:
@@ -89,13 +91,13 @@ class Objective(nn.Module):
     read: dict[str, set[str]]
 
     def __init__(
-        self, order: Order = "simultaneous", *, terms: Mapping[str, Expression | None], data: Mapping[str, Data],
-        attached: Collection[str] = (), **players: Minimises,
+        self, order: Order | Turns = "simultaneous", *, terms: Mapping[str, Expression | None],
+        data: Mapping[str, Data], attached: Collection[str] = (), kept: Collection[str] = (), **players: Minimises,
     ) -> None:  # fmt: skip
         super().__init__()
-        check_order(order)
-        self.order: Order = order
-        self.attached = frozenset(attached)
+        self.turns = turns_of(order, players)
+        self.order = order if isinstance(order, str) else ", then ".join(" and ".join(turn) for turn in order)
+        self.attached, self.kept = frozenset(attached), frozenset(kept)
         # Kept out of the module tree: the expressions hold the same networks, which must appear once in the state_dict.
         self.__dict__.update(players=dict(players), terms=dict(terms), data=dict(data), read={})
         register(self, [term for term in self.terms.values() if term is not None])
@@ -122,7 +124,7 @@ class Objective(nn.Module):
                     raise UnknownVariableError(
                         f"{name} minimises {part!r}, which is no term; these are: {known}.{near(part, self.parts)}"
                     )
-        for name in {*self.data, *self.attached} - set(self.terms):
+        for name in {*self.data, *self.attached, *self.kept} - set(self.terms):
             raise UnknownVariableError(f"data of {name!r}, which is no term.{near(name, self.terms)}")
         moved = {name: player.parameters() for name, player in self.players.items()}
         check_moved(self, moved, "that the terms read")
@@ -184,7 +186,7 @@ class Objective(nn.Module):
         keys, found = {id(p) for p in moved}, set[str]()
         for name, term in self.terms.items():
             own = () if term is None else term.parameters()
-            if any(id(p) in keys for p in own) or self.read.get(name, set()) & found:
+            if name not in self.kept and (any(id(p) in keys for p in own) or self.read.get(name, set()) & found):
                 found.add(name)
         return found
 
@@ -231,7 +233,7 @@ class Updates:
     def update(self, batch: Mapping[str, Any], *, seed: int | None = None) -> dict[str, Any]:
         """One update of every player whose turn it is; returns the results of the terms, and ``totals`` by player."""
         moving = [name for name, p in self.objective.players.items() if self.count % p.every == 0]
-        turns = [moving] if self.objective.order == "simultaneous" else [[name] for name in moving]
+        turns = [found for turn in self.objective.turns if (found := [name for name in turn if name in moving])]
         outs: dict[str, Any] = {}
         self._latest = {}
         totals: dict[str, Tensor] = {}
@@ -266,7 +268,7 @@ class Updates:
             if player.clip is not None:
                 nn.utils.clip_grad_norm_(self._moved[name], player.clip)
             self.optimisers[name].step()
-        if objective.order == "alternating":
+        if len(objective.turns) > 1:
             for name in objective.stale([p for player in turn for p in self._moved[player]]):
                 self._latest[name] = outs.pop(name, None)
         return {name: total.detach() for name, total in totals.items()}
@@ -292,5 +294,9 @@ class Updates:
         self.count = int(state["count"])
 
     def _names(self, player: str) -> Iterator[str]:
+        """The names of what a player moves. A policy that dreams are differentiated through stands in no term."""
         known = {id(p): name for name, p in self.objective.named_parameters()}
+        for number, module in enumerate(self.objective.players[player].moves):
+            for name, p in module.named_parameters():
+                known.setdefault(id(p), f"moves.{number}.{name}")
         return (known[id(p)] for p in self._moved[player])

@@ -13,12 +13,29 @@ from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import factors, initial_of
 
 Order = Literal["alternating", "simultaneous"]
+Turns = Sequence[Sequence[str]]
+"""Players by name: those of a turn move at once, one turn after another."""
 
 
 def check_order(order: str) -> None:
     """Raises ConfigError on another word."""
     if order not in ("alternating", "simultaneous"):
         raise ConfigError(f"expected order='alternating' or 'simultaneous', got {order!r}")
+
+
+def turns_of(order: Order | Turns, players: Iterable[str]) -> Turns:
+    """Who moves together, and in which order.
+
+    Raises:
+        ConfigError: another word, or turns in which a player is missing, unknown or twice.
+    """
+    names = list(players)
+    if isinstance(order, str):
+        check_order(order)
+        return [names] if order == "simultaneous" else [[name] for name in names]
+    if sorted(name for turn in order for name in turn) != sorted(names):
+        raise ConfigError(f"expected turns of the players {', '.join(names)}, each once, got {order!r}")
+    return order
 
 
 def check_turns(moves: Sequence[nn.Module], every: int, written: str) -> None:

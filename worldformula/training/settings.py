@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import inspect
 import itertools
 import math
@@ -34,7 +35,8 @@ class Setting:
 
 def leaves(config: Any, prefix: str = "") -> Iterator[Setting]:
     """Every setting of a dataclass instance, nested ones under dotted keys, in the order they are written."""
-    hints, docs = typing.get_type_hints(type(config)), field_docs(type(config))
+    cls: Any = type(config)
+    hints, docs = _hints(config), field_docs(cls)
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
@@ -101,6 +103,15 @@ def convert(value: Any, kind: Any, key: str) -> Any:
         raise ConfigError(f"{key} expects {type_name(kind)}, got {value!r}") from error
 
 
+def written(value: object) -> str:
+    """A value as ``--set`` reads it."""
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    if callable(value):
+        return getattr(value, "__name__", str(value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
+
+
 def type_name(kind: Any) -> str:
     """The words for a declared type: ``a whole number``, ``one of 'silu', 'relu'``."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -115,7 +126,8 @@ def type_name(kind: Any) -> str:
     return words.get(kind, getattr(kind, "__name__", str(kind)))
 
 
-def field_docs(cls: type) -> dict[str, str]:
+@functools.cache
+def field_docs(cls: type) -> Mapping[str, str]:
     """The string under each field of a dataclass, as one line each."""
     try:
         tree = ast.parse(inspect.cleandoc("\n" + inspect.getsource(cls)))
@@ -133,11 +145,22 @@ def field_docs(cls: type) -> dict[str, str]:
 # ---------------------------------------------------------------------------------------------------------- inside
 
 
+def _hints(config: Any) -> Mapping[str, Any]:
+    """The declared types of a configuration."""
+    cls: Any = type(config)
+    return _declared(cls)
+
+
+@functools.cache
+def _declared(cls: type) -> Mapping[str, Any]:
+    return typing.get_type_hints(cls)
+
+
 def _type_of(config: Any, key: str) -> Any:
     """The declared type of the setting ``key``."""
     kind, root = Any, config
     for name in key.split("."):
-        hints = typing.get_type_hints(type(config)) if dataclasses.is_dataclass(config) else {}
+        hints = _hints(config) if dataclasses.is_dataclass(config) else {}
         if name not in hints:
             raise ConfigError(f"unknown setting {key!r}.{_near_key(key, root)}")
         kind, config = hints[name], getattr(config, name)
@@ -149,7 +172,7 @@ def _type_of(config: Any, key: str) -> Any:
 
 def _read(example: Any, values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     """The values of a JSON object in the types that ``example`` declares."""
-    hints = typing.get_type_hints(type(example))
+    hints = _hints(example)
     found: dict[str, Any] = {}
     for name, value in values.items():
         key = f"{prefix}{name}"

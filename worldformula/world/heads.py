@@ -142,12 +142,16 @@ def decode(
     names: Iterable[str] | None,
     numbers: Mapping[str, float | Tensor],
     rank: Callable[[str], int],
+    means: Means | None = None,
 ) -> dict[str, Tensor]:
     """The means of heads at states ``[..., event]``; ``rank`` says how many event axes a variable of a state has.
 
-    Class numbers have no mean: of a Categorical it is the probabilities of the classes, ``[..., event, K]``.
+    Class numbers have no mean: of a Categorical it is the probabilities of the classes, ``[..., event, K]``. ``means``
+    is `means_of`, or the same compiled.
     """
-    found = {}
+    own: list[Factor] = []
+    given: list[list[Tensor]] = []
+    leads: dict[str, tuple[int, ...]] = {}
     for name in heads if names is None else names:
         if name not in heads:
             known = ", ".join(heads)
@@ -155,12 +159,19 @@ def decode(
         head = heads[name]
         require(f"decode: {head} needs", map(held, head.conditions), states, "state", "pass states of filter")
         values = [states[held(c)] for c in head.conditions]
-        lead = values[0].shape[: values[0].ndim - rank(head.conditions[0].key)]
-        flat = [v.reshape(-1, *v.shape[len(lead) :]) for v in values]
-        own, _ = head.for_call({v.key: numbers[v.key] for v in head.symbols if v.key in numbers})
-        mean = torch.as_tensor(_mean(own, flat))
-        found[name] = mean.reshape(*lead, *mean.shape[1:])
-    return found
+        lead = leads[name] = values[0].shape[: values[0].ndim - rank(head.conditions[0].key)]
+        given.append([v.reshape(-1, *v.shape[len(lead) :]) for v in values])
+        own.append(head.for_call({v.key: numbers[v.key] for v in head.symbols if v.key in numbers})[0])
+    found = (means or means_of)(own, given)
+    return {n: mean.reshape(*lead, *mean.shape[1:]) for (n, lead), mean in zip(leads.items(), found, strict=True)}
+
+
+Means = Callable[[list[Factor], list[list[Tensor]]], list[Tensor]]
+
+
+def means_of(heads: list[Factor], given: list[list[Tensor]]) -> list[Tensor]:
+    """The means of heads under their conditions ``[N, ...]``."""
+    return [torch.as_tensor(_mean(head, values)) for head, values in zip(heads, given, strict=True)]
 
 
 def _mean(head: Factor, given: list[Tensor]) -> Tensor | float:

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from worldformula.catalogue import System
-from worldformula.errors import ConfigError, SpaceError
+from worldformula.errors import ConfigError
 from worldformula.formula import (
     KL,
     Bernoulli,
@@ -45,7 +45,6 @@ from worldformula.formula import (
     maximum,
     sg,
 )
-from worldformula.formula.plan.variables import CALL_OPTIONS
 from worldformula.nets import sizes as published
 from worldformula.nets.conv import STAGES, ImageDecoder, ImageEncoder, Style
 from worldformula.nets.gru import BlockGRU
@@ -53,6 +52,8 @@ from worldformula.nets.mlp import MLP, VectorDecoder, VectorEncoder, VectorKey, 
 from worldformula.nets.parts import Choices, Part, Parts, Stack
 from worldformula.nets.sizes import Sizes
 from worldformula.world import MASK, World
+from worldformula.world.embeddings import Target, predicted, require_target
+from worldformula.world.observations import Names, square
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,11 @@ class RSSMConfig:
     """Weight of KL(sg q ‖ p)."""
     representation: float = 0.1
     """Weight of KL(q ‖ sg p)."""
+    target: Target = "reconstruction"
+    """What a state has to tell of its step: reconstruction, or in the place of all decoders barlow, info_nce, none."""
 
     def __post_init__(self) -> None:
+        require_target(self.target)
         if not self.stages or min(self.stages) < 1 or self.patch < 1:
             raise ConfigError(f"expected stages ≥ 1 each and patch ≥ 1, got stages={self.stages}, patch={self.patch}")
         if min(self.free_nats, self.dynamics, self.representation) < 0:
@@ -121,7 +125,7 @@ class Encoder(nn.Module):
         self.count, sizes = len(images), config.sizes
         self.image = self.vector = None
         if images:
-            size, channels = _square(images), sum(shape[-1] for shape in images.values())
+            size, channels = square(images), sum(shape[-1] for shape in images.values())
             self.image = ImageEncoder(
                 size, channels, sizes.depth, stages=config.stages, style=config.style, patch=config.patch
             )
@@ -145,56 +149,7 @@ class Symlog(nn.Module):
         return symlog(torch.cat([v.flatten(1) for v in vectors], -1))
 
 
-def _square(images: Mapping[str, tuple[int, ...]]) -> int:
-    """The one edge that all images share."""
-    edges = {edge for shape in images.values() for edge in shape[:2]}
-    if len(edges) != 1:
-        shapes = ", ".join(f"{key} {shape}" for key, shape in images.items())
-        raise SpaceError(
-            f"expected square images of one size, got {shapes}; resize them with --set env.size=64 (size=64 of Envs)"
-        )
-    return edges.pop()
-
-
 # -------------------------------------------------------------------------------------------------------------- formula
-
-
-TAKEN = {*"acdefghikpqrtyzMT", "self", "sg", "enc", "symlog", "first", *CALL_OPTIONS}
-"""Names that mean something else in the formula or in a call of it."""
-
-
-@dataclass(frozen=True)
-class Names:
-    """Observation keys as variables of the formula: a single observation is the paper's x, several keep their names."""
-
-    images: dict[str, str]
-    vectors: dict[str, str]
-
-    @classmethod
-    def of(cls, shapes: Mapping[str, tuple[int, ...]]) -> Names:
-        """``shapes``: observation key -> shape; three axes are an image."""
-        if not shapes:
-            raise SpaceError("expected at least one observation, got none")
-        words = {key: "".join(c for c in key if c.isalpha() and c.isascii()) or "o" for key in sorted(shapes)}
-        if len(set(words.values())) < len(words) or TAKEN & set(words.values()):
-            words = {key: f"o_{i}" for i, key in enumerate(words, 1)}
-        if len(shapes) == 1:
-            words = dict.fromkeys(shapes, "x")
-        return cls(
-            {k: w for k, w in words.items() if len(shapes[k]) == 3},
-            {k: w for k, w in words.items() if len(shapes[k]) != 3},
-        )
-
-    @property
-    def all(self) -> dict[str, str]:
-        """Observation key -> variable, images first."""
-        return self.images | self.vectors
-
-    @staticmethod
-    def at(word: str, time: str = "t") -> str:
-        """The variable with its time index: ``x_t``, ``o_{1,t}``, ``a_{t-1}``."""
-        base, _, number = word.partition("_")
-        return f"{base}_{{{number},{time}}}" if number else f"{base}_t" if time == "t" else f"{base}_{{{time}}}"
 
 
 def build(
@@ -228,7 +183,9 @@ def build(
     post = OneHot("q(z_t|h_t,e_t)", posterior_net, shape=latent, unimix=config.unimix)
     reward = TwoHot("p(r_t|h_t,z_t)", head(255, 1, 0.0))
     proceed = Bernoulli("p(c_t|h_t,z_t)", head(1, 1), shape=())
-    seen = _Decoded.of(config, images, vectors, names, dict(classes or {}))
+    decoded = config.target == "reconstruction"
+    seen = _Decoded.of(config, images, vectors, names, dict(classes or {})) if decoded else _Decoded()
+    extra, told = predicted(config.target, size.feature, encoder.width)
     allowed = {
         action: Bernoulli(f"p({Names.at(word)}|h_t,z_t)", head(widths[action], 1), shape=widths[action])
         for action, word in (masks or {}).items()
@@ -238,7 +195,8 @@ def build(
     step = config.dynamics * maximum(dyn, config.free_nats) + config.representation * maximum(rep, config.free_nats)
     for factor in (*seen.scored, reward, proceed, *allowed.values()):
         step = step - log(factor)
-    draws = Joint.of(*seen.targets, embed, core, post, *seen.trunk)
+    step = step if told is None else step + told
+    draws = Joint.of(*seen.targets, embed, core, post, *seen.trunk, *extra)
     loss = Mean("t", E(draws, step), reset="first").mean()
     return World(
         prior=core * prior, posterior=embed * core * post, heads=[*seen.heads, reward, proceed, *allowed.values()],

@@ -6,14 +6,13 @@ import torch
 from torch import nn
 from torch.distributions import Normal as Gauss
 
-from tests.formula.defects.both import PATHS, run, wrong
+from tests.formula.defects.both import PATHS, run
 from worldformula import KL, Normal, PoE, Symbol, Value, log, norm2, sigmoid, softplus
 
 Z = 2
 
 
 @PATHS
-@wrong("a divergence of numbers is made a tensor of single precision")
 def test_a_divergence_of_numbers_alone_is_as_precise_as_the_data(path):
     loss = KL(Normal("q(z)", shape=2, loc=-0.5, scale=1.5), Normal("p(z)", shape=2, loc=-0.165, scale=0.5))
     right = 2 * (math.log(0.5 / 1.5) + (1.5**2 + 0.335**2) / (2 * 0.5**2) - 0.5)
@@ -23,7 +22,6 @@ def test_a_divergence_of_numbers_alone_is_as_precise_as_the_data(path):
 
 
 @PATHS
-@wrong("a function of a number of the call is computed in single precision")
 def test_a_function_of_a_number_of_the_call_is_as_precise_as_the_data(path):
     y = torch.tensor([1.0, 2.0], dtype=torch.float64)
     found = run(sigmoid(Symbol("omega")) * Value("y", shape=()), path, y=y, omega=0.7).value

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import nn
 
-from tests.formula.defects.both import known
 from worldformula import KL, Bernoulli, Deterministic, E, Normal, Sum, Value, exp, log, maximum, sg, sigmoid, tanh
 from worldformula.formula.plan.plan import Plan
 
@@ -111,7 +110,7 @@ def printed(build):
 BUILDS = {"terms": terms, "numbers": numbers, "nest": nest, "hierarchy": hierarchy, "decoders": decoders}
 
 
-@pytest.mark.parametrize("case", known(BUILDS, ["hierarchy"], "a product that grows by a factor is checked as a whole"))
+@pytest.mark.parametrize("case", BUILDS)
 def test_construction_is_linear(case):
     linear(BUILDS[case], (20, 40, 80))
 

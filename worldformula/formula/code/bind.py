@@ -312,6 +312,13 @@ class Binder:
                 if given[site.key].shape != shape:
                     rows = [(site.key, list(shape), list(given[site.key].shape))]
                     raise ShapeError("noise: expected batch + event\n" + table(("variable", "declared", "got"), rows))
+                if torch.promote_types(given[site.key].dtype, like.dtype) != like.dtype:
+                    kinds = [str(v.dtype).removeprefix("torch.") for v in (like, given[site.key])]
+                    shown = table(("variable", "declared", "got"), [(site.key, *kinds)])
+                    raise ShapeError(
+                        f"noise: expected the dtype of the data\n{shown}\n"
+                        f"write noise={{{site.key!r}: noise.to(torch.{kinds[0]})}}"
+                    )
             else:
                 found[site.name] = site.family.noise(shape, dtype=like.dtype, device=like.device, generator=generator)
         return found

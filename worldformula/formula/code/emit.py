@@ -70,14 +70,15 @@ def _module(w: Writer, title: str) -> str:
         body += _time_lines(w)
     body += w.lines(op for op in once if w.plan.moments[op.name] != "once" and op.name not in w.plan.awaited)
     body = [*(line for _, line in w.completed.values()), *body]
-    value = w.ref(w.plan.value) if w.plan.value is not None else "None"
+    value = w.result(w.plan.value) if w.plan.value is not None else "None"
     if w.plan.memories:
         kept = (f"{key!r}: {w.cache(w.ops[name])}" for key, name in w.plan.memories.items())
         value = f"{{{', '.join(kept)}}}"
     terms = _tuple(w.ref(t.name) for t in w.plan.terms)
     samples = _tuple(w.ref(name) for name in w.plan.samples.values())
     head = f"def formula({', '.join(['self', *w.arguments])}):"
-    lines = [f'"""{title}"""'.replace("\\", "\\\\"), *body, f"return {value}, {terms}, {samples}"]
+    body.append(f"return {value}, {terms}, {samples}")
+    lines = [f'"""{title}"""'.replace("\\", "\\\\"), *body]
     return "\n".join([*_preamble(w, body), "", "", head, *(f"    {line}" for line in lines), ""])
 
 

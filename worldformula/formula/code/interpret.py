@@ -100,7 +100,8 @@ class _Machine:
         samples = tuple(self.result(name) for name in self.plan.samples.values())
         if self.plan.memories:
             return {key: self.caches[name] for key, name in self.plan.memories.items()}, terms, samples
-        return (None if self.plan.value is None else self.result(self.plan.value)), terms, samples
+        value = None if self.plan.value is None else runtime.as_value(self.result(self.plan.value))
+        return value, terms, samples
 
     def _walks(self) -> dict[str, int]:
         """Which walk through time an operation belongs to, or how many a once-per-call one waits for. A carry belongs

@@ -2,36 +2,60 @@
 
 Compiled as one function, a loop of 64 steps is unrolled into one graph, whose compilation takes longer than the
 training that it would speed up. In pieces the body is compiled once and called at each step.
+
+Before it runs compiled code, ``torch.compile`` looks whether all that it assumed still holds, which of many networks
+takes a while. Within one loop nothing changes but the tensors, so it looks at the first steps alone, see `Repeated`.
 """
 
 from __future__ import annotations
 
 import ast
 import linecache
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling, set_stance
 
 from worldformula.formula.code.emit import Emitted, Result
 
 
 def compiled(emitted: Emitted, options: dict[str, Any]) -> Callable[..., Result]:
-    """The function of a formula through ``torch.compile(**options)``, in pieces where it has a loop over time."""
+    """The function of a formula through ``torch.compile(**options)``, in pieces where it has a loop over time.
+
+    With ``detached`` among the options, only its value has a gradient.
+    """
+    detached, options = options.get("detached", False), {k: v for k, v in options.items() if k != "detached"}
+    ending: Callable[..., Any] = _detached if detached else _unchanged
     pieces = _pieces(emitted)
     if pieces is None:
-        return torch.compile(emitted.call, **options)
+        return torch.compile(ending(emitted.call), **options)
     filename = f"{emitted.call.__code__.co_filename} in pieces"
     source = pieces.source
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    scope = {**emitted.call.__globals__, "differentiable": differentiable}
+    scope = {**emitted.call.__globals__, "differentiable": differentiable, "Repeated": Repeated}
     exec(compile(source, filename, "exec"), scope)
     for name in pieces.names:
-        scope[name] = torch.compile(scope[name], **options)
+        scope[name] = torch.compile(ending(scope[name]) if name == "after" else scope[name], **options)
     call: Callable[..., Result] = scope["formula"]
     return call
+
+
+def _unchanged(call: Callable[..., Result]) -> Callable[..., Result]:
+    return call
+
+
+def _detached(call: Callable[..., Result]) -> Callable[..., Result]:
+    """The same with a gradient of its value alone."""
+
+    def of_value(*arguments: Any) -> Result:
+        value, *others = call(*arguments)
+        return value, *(tuple(x.detach() if isinstance(x, Tensor) else x for x in xs) for xs in others)
+
+    return of_value
 
 
 def differentiable(start: Any) -> Any:
@@ -39,6 +63,47 @@ def differentiable(start: Any) -> Any:
     if not isinstance(start, Tensor) or start.requires_grad or not start.is_floating_point():
         return start
     return start.detach().requires_grad_() if torch.is_grad_enabled() else start
+
+
+class Repeated:
+    """A compiled step in one loop: ``with Repeated(step) as again: for ...: again(...)``.
+
+    Once two calls in a row have had arguments of one kind (shape, strides, dtype, device, whether a gradient is asked
+    for), all later calls have them too, as a step is given what the step before it returned. What else was assumed of
+    the networks was looked at by these calls, and nothing but the step runs until the loop ends.
+    """
+
+    def __init__(self, step: Callable[..., Any]) -> None:
+        self.step, self.kinds, self.trusted = step, None, None  # type: tuple[Callable[..., Any], Any, Any]
+
+    def __enter__(self) -> Callable[..., Any]:
+        return self.step if is_compiling() else self
+
+    def __call__(self, *arguments: Any) -> Any:
+        """One step."""
+        if self.trusted is None:
+            kinds = [_kind(x) for x in arguments]
+            if kinds == self.kinds and _as_usual():
+                self.trusted = set_stance(skip_guard_eval_unsafe=True)
+            self.kinds = kinds
+        return self.step(*arguments)
+
+    def __exit__(self, *error: object) -> None:
+        if self.trusted is not None:
+            self.trusted.__exit__(None, None, None)
+
+
+def _as_usual() -> bool:
+    """Whether ``torch.compile`` does what it does by default, and not what a user's ``set_stance`` asked for."""
+    stance = getattr(sys.modules.get("torch._dynamo.eval_frame"), "_stance", None)
+    return getattr(stance, "stance", "") == "default" and getattr(stance, "backend", "") is None
+
+
+def _kind(x: Any) -> Any:
+    """What compiled code takes for granted of an argument; of what is neither a tensor nor a tuple, which it is."""
+    if isinstance(x, Tensor):
+        return x.dtype, x.shape, x.stride(), x.device, x.requires_grad
+    return tuple(map(_kind, x)) if isinstance(x, tuple) else id(x)
 
 
 @dataclass(frozen=True)
@@ -94,9 +159,9 @@ def _pieces(emitted: Emitted) -> _Pieces | None:
     names, found = calls["step"][1:]
     driver += [*map(ast.unparse, rest)]
     driver += [f"{name} = differentiable({name})" for name in names if name in found]
-    driver.append("for t in range(T):")
-    driver.append(f"    {_call('step', tuple(_indexed(n) for n in names), found)}")
-    driver += [f"    {ast.unparse(s)}" for s in appends]
+    driver += ["with Repeated(step) as again:", "    for t in range(T):"]
+    driver.append(f"        {_call('again', tuple(_indexed(n) for n in names), found)}")
+    driver += [f"        {ast.unparse(s)}" for s in appends]
     driver += [*map(ast.unparse, stacks), f"return after({', '.join(calls['after'][1])})"]
     head = f"def formula({', '.join(a.arg for a in function.args.args)}):"
     lines.append("\n".join([head, *(f"    {line}" for line in driver)]))

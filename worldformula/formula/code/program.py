@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.utils._pytree import register_pytree_node
 
-from worldformula.errors import WorldformulaError
+from worldformula.errors import FormulaError, WorldformulaError
 from worldformula.families.base import checked
 from worldformula.formula.code.bind import Binder, Call
 from worldformula.formula.code.emit import Emitted, emit
@@ -92,6 +92,13 @@ class Out:
         kept = (*(key for key in plan.shifts if key in plan.lags), *((plan.counter,) if plan.counter else ()))
         older = {key: samples[key][:, -1] for key in kept}
         return carried | {key: series[:, -1] for key, series in given.items()} | older
+
+    @property
+    def ends(self) -> dict[str, Tensor]:
+        """The last step of every series among the samples, ``[B, ...]``; of one step it is what was computed."""
+        ops, one = self._plan.by_name, self._call.length == 1
+        pairs = zip(self._plan.samples.items(), self._samples, strict=True)
+        return {key: v if one and ops[name].step else self._series(v)[:, -1] for (key, name), v in pairs}
 
     def split(self, plans: Iterable[Plan]) -> list[Out]:
         """The result of `together` as one for each of its formulas, in their order; ``plans`` are their own."""
@@ -234,11 +241,21 @@ class Program:
         try:
             value, terms, samples = self._calls[call.deterministic](owner, *values)
         except DIAGNOSED as error:
-            named, _ = diagnose(self.raw, self._arguments(values, call), deterministic=call.deterministic)
+            named, dicts = diagnose(self.raw, self._arguments(values, call), deterministic=call.deterministic)
+            named = named or self._changed(dicts, call)
             if named is None:
                 raise
             raise named from error
         return Out(value, terms, samples, self.plan, call)
+
+    def _changed(self, dicts: frozenset[str], call: Call) -> FormulaError | None:
+        """That a network now returns a dict of parameters, where it returned one tensor before."""
+        for name in sorted(self._functions[call.deterministic].written & dicts):
+            return FormulaError(
+                f"{self.plan.by_name[name].factor}: its network returned one tensor at the first call, and a dict of "
+                f"parameters now\nlet it always return the same"
+            )
+        return None
 
     def computing(self, given: Mapping[str, Any], owner: nn.Module | None = None) -> Program:
         """The program for a call: another where it gives whole numbers or flags that arithmetic reads."""

@@ -48,6 +48,7 @@ def refuse(plan: Plan, given: Mapping[str, Any]) -> NoReturn:
 def _steps_before(plan: Plan, missing: Iterable[str]) -> dict[str, Variable]:
     """The missing inputs that are values of another step of an index which nothing sums over, such as h_{t-1}."""
     read = {c.identifier: c for op in plan.ops if op.factor is not None for c in op.factor.conditions if c.offset < 0}
+    read |= {v.identifier: v for op in plan.inputs.values() if (v := op.variable) is not None and v.offset < 0}
     return {key: read[key] for key in missing if key in read and read[key].index is not None}
 
 

@@ -34,7 +34,6 @@ class Writer:
         self.in_loop = False
         self.written = written_out(plan, deterministic, structured)
         self.inlined = self._inlined()
-        self.numbers = self._numbers()
         self.text: dict[str, tuple[str, bool]] = {}  # what stands inside another's line, and whether it is loose
         self.globals: dict[str, Any] = {}
         self.imports: dict[str, tuple[str, str]] = {}  # name -> module, and name there
@@ -128,16 +127,11 @@ class Writer:
 
     def number(self, ref: Any) -> bool:
         """Whether a value is a number, one that the call is given, or arithmetic of such."""
-        return not isinstance(ref, str) or ref in self.numbers
+        return not isinstance(ref, str) or ref in self.plan.numbers
 
-    def _numbers(self) -> frozenset[str]:
-        """The operations that are numbers: symbols, and arithmetic of numbers."""
-        found: set[str] = set()
-        for op in self.plan.ops:
-            arithmetic = op.kind in ("binary", "negative", "detach", "function")
-            if op.kind == "symbol" or (arithmetic and found.issuperset(op.reads)):
-                found.add(op.name)
-        return frozenset(found)
+    def result(self, ref: Any) -> str:
+        """A value that the function returns, which is a tensor."""
+        return f"as_value({self.ref(ref)})" if self.number(ref) else self.ref(ref)
 
     # ---------------------------------------------------------------------------------------------------------- names
 
@@ -215,11 +209,6 @@ class Writer:
             self._functions[id(value)] = name = self.fresh(wish)
             self.globals[name] = value
         return self._functions[id(value)]
-
-    def constant(self, params: str) -> bool:
-        """Whether parameters are numbers, perhaps those of the call."""
-        factor = self.ops[params].factor
-        return self.ops[params].kind == "params" and factor is not None and factor.numeric
 
     # ----------------------------------------------------------------------------------------------------------- time
 

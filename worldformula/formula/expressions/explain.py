@@ -86,7 +86,7 @@ def _estimated(factor: Factor, node: Expectation) -> tuple[str, str]:
     chosen = estimator(factor, node.q, node.gradient)
     if chosen == "exact":
         return "exact: every value, weighted by its probability", "exact"
-    count = "1 shared sample" if node.samples is None else f"{node.samples} shared samples"
+    count = "1 shared sample" if node.samples in (None, 1) else f"{node.samples} shared samples"
     how = chosen or family.estimator or "reparametrised"
     if node.gradient == "dreg" and not chosen:
         how = "doubly reparametrised"

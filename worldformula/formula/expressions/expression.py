@@ -35,6 +35,7 @@ from worldformula.formula.syntax.check import (
 )
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import fits, whole_number
+from worldformula.formula.syntax.habits import NoTensor, without_axis
 from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import (
     Binary,
@@ -60,7 +61,7 @@ from worldformula.formula.syntax.text import text
 Number_ = int | float
 
 
-class Expression(Standing, nn.Module):
+class Expression(NoTensor, Standing, nn.Module):
     """A formula that can be printed, evaluated, differentiated, compiled, copied and saved.
 
     Call it with its variables as keywords. Reserved keywords: ``seed`` or ``generator`` (randomness of this call),
@@ -76,9 +77,7 @@ class Expression(Standing, nn.Module):
         super().__init__()
         self.node = node
         self._program: Program | None = None
-        self._masked: dict[
-            tuple[frozenset[str], bool], Program
-        ] = {}  # by the inputs that some rows lack, and whether it goes on
+        self._masked: dict[tuple[frozenset[str], bool], Program] = {}  # by inputs that rows lack, and going on
         if type(self) is Expression:
             del self.__dict__["_modules"]
             self.__class__ = _Unregistered
@@ -142,10 +141,12 @@ class Expression(Standing, nn.Module):
         program, inputs = self._program_for(inputs)
         return program.noise(inputs, generator)
 
-    def compile(self, **options: Any) -> Expression:  # type: ignore[override]
-        """Compile the emitted function with ``torch.compile(**options)``; returns the expression itself."""
+    def compile(self, *, detached: bool = False, **options: Any) -> Expression:  # type: ignore[override]
+        """Compile the emitted function with ``torch.compile(**options)``; returns the expression itself. ``detached``:
+        only ``out.value`` has a gradient. Compiled code goes back through all that it returned, used or not.
+        """
         for program in (self.program, *self._masked.values()):
-            program.compile(options)
+            program.compile({**options, "detached": detached})
         return self
 
     # --------------------------------------------------------------------------------------------------- read it back
@@ -184,48 +185,50 @@ class Expression(Standing, nn.Module):
 
     # ------------------------------------------------------------------------------------------------------ arithmetic
 
+    @without_axis
     def mean(self) -> Expression:
         """Mean over all batch axes."""
         return Expression(OverBatch("mean", self.node))
 
+    @without_axis
     def sum(self) -> Expression:
         """Sum over all batch axes."""
         return Expression(OverBatch("sum", self.node))
 
     def __add__(self, other: Expression | Number_) -> Expression:
-        return _binary("+", self, other)
+        return binary("+", self, other)
 
     def __radd__(self, other: Number_) -> Expression:
         if type(other) is int and other == 0:
             return self  # where Python's sum starts: the sum of a list prints as what was summed
-        return _binary("+", other, self)
+        return binary("+", other, self)
 
     def __sub__(self, other: Expression | Number_) -> Expression:
-        return _binary("-", self, other)
+        return binary("-", self, other)
 
     def __rsub__(self, other: Number_) -> Expression:
-        return _binary("-", other, self)
+        return binary("-", other, self)
 
     def __mul__(self, other: Expression | Number_) -> Expression:
-        return _binary("*", self, other)
+        return binary("*", self, other)
 
     def __rmul__(self, other: Number_) -> Expression:
-        return _binary("*", other, self)
+        return binary("*", other, self)
 
     def __truediv__(self, other: Expression | Number_) -> Expression:
-        return _binary("/", self, other)
+        return binary("/", self, other)
 
     def __rtruediv__(self, other: Number_) -> Expression:
-        return _binary("/", other, self)
+        return binary("/", other, self)
 
     def __neg__(self) -> Expression:
         return Expression(Negative(self.node))
 
     def __pow__(self, exponent: Expression | Number_) -> Expression:
-        return _binary("^", self, check_exponent(exponent))
+        return binary("^", self, check_exponent(exponent))
 
     def __rpow__(self, base: Number_) -> Expression:
-        return _binary("^", base, check_exponent(self))
+        return binary("^", base, check_exponent(self))
 
     def _refuse(self, _: object) -> NoReturn:
         raise FormulaError(
@@ -307,7 +310,8 @@ def as_node(value: Expression | Number_) -> Node:
     raise FormulaError(f"expected an expression or a number, got {type(value).__name__}{hint}")
 
 
-def _binary(op: Any, left: Expression | Number_, right: Expression | Number_) -> Expression:
+def binary(op: Any, left: Expression | Number_, right: Expression | Number_) -> Expression:
+    """Two operands under an operator: + − * / ^, max, min."""
     first, second = as_node(left), as_node(right)
     check_independence(op, first, second)
     return Expression(Binary(op, first, second))
@@ -386,13 +390,3 @@ def sg(x: Any) -> Any:
             stopped = Joint(*(Use(u.factor, stopped=True) for u in x.uses))
             return stopped.marginal(*(v.key for v in x.hidden)) if x.hidden else stopped
     raise FormulaError(f"expected an expression or a factor, got {type(x).__name__}")
-
-
-def maximum(a: Expression | Number_, b: Expression | Number_) -> Expression:
-    """The larger of the two, elementwise over the batch."""
-    return _binary("max", a, b)
-
-
-def minimum(a: Expression | Number_, b: Expression | Number_) -> Expression:
-    """The smaller of the two, elementwise over the batch."""
-    return _binary("min", a, b)

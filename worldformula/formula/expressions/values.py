@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from worldformula.errors import FormulaError
-from worldformula.formula.expressions.expression import Expression, as_node
+from worldformula.formula.expressions.expression import Expression, Number_, as_node, binary
 from worldformula.formula.factors.joint import Joint, as_uses
 from worldformula.formula.syntax.check import check_function, check_product
 from worldformula.formula.syntax.factor import Factor
@@ -113,3 +113,13 @@ def total(f: Expression) -> Expression:
 def norm2(f: Expression) -> Expression:
     """The squared norm over the event axes: ``norm2(Value("x") - Value("y"))``."""
     return _over_event("norm2", f)
+
+
+def maximum(a: Expression | Number_, b: Expression | Number_) -> Expression:
+    """The larger of the two, elementwise over the batch."""
+    return binary("max", a, b)
+
+
+def minimum(a: Expression | Number_, b: Expression | Number_) -> Expression:
+    """The smaller of the two, elementwise over the batch."""
+    return binary("min", a, b)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -9,7 +10,7 @@ from typing import TypeVar
 
 from torch import Tensor, nn
 
-from worldformula.errors import FormulaError, UnknownVariableError, near
+from worldformula.errors import FormulaError, ShapeError, UnknownVariableError, near
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.names import Variable, read_header
 from worldformula.formula.syntax.spelling import by_keyword
@@ -49,9 +50,22 @@ class Held(nn.Module):
             if place not in self.places:
                 inputs.append(next(rest))
                 continue
-            value = getattr(self, f"input_{place}")
-            inputs.append(value.expand(*batch, *value.shape) if value.ndim == self.ranks[place] else value)
+            inputs.append(self._held(place, batch))
         return self.net(*inputs)
+
+    def _held(self, place: int, batch: tuple[int, ...]) -> Tensor:
+        """A held value with the batch axes of the inputs that are given."""
+        value: Tensor = getattr(self, f"input_{place}")
+        event = value.shape[value.ndim - self.ranks[place] :]
+        if value.ndim == self.ranks[place] or len(value) == 1:
+            return value.expand(*batch, *event)
+        if batch and len(value) != math.prod(batch):
+            raise ShapeError(
+                f"a condition is held at {len(value)} values, one for each row, {list(value.shape)}, and the network "
+                f"is called with {math.prod(batch)} rows (with samples=K, K for each row of the data)\n"
+                f"leave out .condition(...), and give the call a value for each row"
+            )
+        return value
 
     @property
     def by_row(self) -> tuple[int, ...]:

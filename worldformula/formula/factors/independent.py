@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from worldformula import families
-from worldformula.errors import FormulaError, HeaderError
+from worldformula.errors import FormulaError, HeaderError, near
 from worldformula.formula.factors.joint import Factor, Joint
 from worldformula.formula.syntax.factor import Head
 from worldformula.formula.syntax.given import Shape
@@ -31,6 +31,8 @@ __all__ = [
     "OneHot",
     "Poisson",
     "StudentT",
+    "TanhNormal",
+    "TruncatedNormal",
     "TwoHot",
     "Uniform",
     "VonMises",
@@ -114,6 +116,24 @@ class StudentT(Factor):
         super().__init__(header, net, family=families.student_t, shape=shape, fixed=fixed)
 
 
+class TanhNormal(Factor):
+    """tanh of a Normal(loc, scale), in (−1, 1). A head gives loc and softplus⁻¹(scale)."""
+
+    def __init__(self, header: str, net: Head = None, *, shape: Shape = None, **fixed: Tensor | float) -> None:
+        super().__init__(header, net, family=families.tanh_normal, shape=shape, fixed=fixed)
+
+
+class TruncatedNormal(Factor):
+    """Normal(loc, scale) held between ``low`` and ``high``. A head gives loc and softplus⁻¹(scale)."""
+
+    def __init__(
+        self, header: str, net: Head = None, *, shape: Shape = None, low: float = -1.0, high: float = 1.0,
+        **fixed: Tensor | float,
+    ) -> None:  # fmt: skip
+        family = families.TruncatedNormalFamily(low=low, high=high)
+        super().__init__(header, net, family=family, shape=shape, fixed=fixed)
+
+
 class LogNormal(Factor):
     """Log-Normal(loc, scale) over positive values: log x is Normal(loc, scale)."""
 
@@ -187,8 +207,15 @@ class Deterministic(Factor):
     """
 
     def __init__(
-        self, header: str, net: nn.Module | Callable[..., Any], *, shape: Shape | Sequence[Shape] = None
+        self,
+        header: str,
+        net: nn.Module | Callable[..., Any],
+        *,
+        shape: Shape | Sequence[Shape] = None,
+        **unknown: Any,
     ) -> None:
+        for name in unknown:
+            raise FormulaError(f"{header}: a deterministic factor has no parameter {name!r}.{near(name, ['shape'])}")
         if not callable(net):
             raise FormulaError(f"{header}: expected a network or function, got {type(net).__name__}")
         super().__init__(header, net, family=None, shape=shape, deterministic=True)
@@ -197,7 +224,9 @@ class Deterministic(Factor):
 class Data(Factor):
     """``p_data(x)``: the empirical distribution; a draw is the input that the call is given."""
 
-    def __init__(self, header: str, *, shape: Shape = None) -> None:
+    def __init__(self, header: str, *, shape: Shape = None, **unknown: Any) -> None:
+        for name in unknown:
+            raise FormulaError(f"{header}: data has no parameter {name!r}.{near(name, ['shape'])}")
         super().__init__(header, None, family=None, shape=shape)
         if self.conditions:
             raise HeaderError(f"{header}: expected data without conditions, e.g. p_data({self.variable})")

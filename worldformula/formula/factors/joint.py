@@ -11,12 +11,13 @@ from torch import Tensor
 from worldformula.errors import FormulaError, NoClosedFormError, UnknownVariableError, near
 from worldformula.formula.factors import ancestral
 from worldformula.formula.factors.condition import Held
-from worldformula.formula.factors.slow import slow_of
+from worldformula.formula.factors.slow import slow_of, weightless
 from worldformula.formula.syntax import factor as base
 from worldformula.formula.syntax import text
-from worldformula.formula.syntax.check import check_product
+from worldformula.formula.syntax.check import Checked, check_product
 from worldformula.formula.syntax.constants import Multiplied
 from worldformula.formula.syntax.given import check_axes, generator_of
+from worldformula.formula.syntax.habits import named_only
 from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.nodes import Integral, Use
 from worldformula.formula.syntax.numbers import all_symbols, given_numbers, settled
@@ -78,6 +79,7 @@ class Joint(Multiplied):
 
     def __init__(self, *uses: Use) -> None:
         self.uses: tuple[Use, ...] = uses
+        self._checked: Checked | None = None
 
     @classmethod
     def of(cls, *factors: Factor) -> Joint:
@@ -105,10 +107,22 @@ class Joint(Multiplied):
     def __mul__(self, other: Factor | Joint | Use) -> Joint:
         if not isinstance(other, (Factor, Joint, Use)):
             self._refuse(other)
-        uses = check_product((*self.uses, *as_uses(other)))
+        checked = (self._checked or Checked().times(self.uses)).times(as_uses(other))
         hidden = {v.key: v for side in (self, other) if isinstance(side, Joint) for v in side.hidden}
-        product = Joint(*uses)
+        product = Joint(*checked.uses)
+        product._checked = checked
         return product.marginal(*hidden) if hidden else product
+
+    def fresh(self) -> Joint:
+        """The same factors for an independent draw of all of them: see `Factor.fresh`."""
+        return Joint(*(Use(u.factor.fresh(), u.stopped) for u in self.uses))
+
+    def slow(self, decay: float, every: int = 1) -> Joint:
+        """The product of the slow copies of those factors that have weights: see `Factor.slow`."""
+        known = [u.factor if weightless(u.factor) else slow_of(u.factor, Pace(decay, every)) for u in self.uses]
+        if all(slow is u.factor for slow, u in zip(known, self.uses, strict=True)):
+            raise FormulaError(f"{self} has no weights to average: its slow copy would be the product itself")
+        return Joint(*(Use(slow, u.stopped) for slow, u in zip(known, self.uses, strict=True)))
 
     def marginal(self, *names: str) -> Marginal:
         """What is left of the product when these variables are summed out: ``(prior * decode).marginal("z")`` is p(x).
@@ -157,6 +171,7 @@ class Joint(Multiplied):
     def __repr__(self) -> str:
         return f"<Joint {self}>"
 
+    @named_only("sample(sample_shape=(5,)) for several draws, and what is given by its name, sample(x=...)")
     def sample(
         self,
         *,
@@ -179,6 +194,7 @@ class Joint(Multiplied):
         rng = generator_of(seed, generator, (*held.values(), *weights))
         return ancestral.sample(whole, held, sample_shape, rng, ancestral.noises(self, noise), deterministic)
 
+    @named_only("log_prob(x=..., z=...)")
     def log_prob(self, **values: Any) -> Tensor:
         """Sum of the factors' log-densities; what deterministic factors declare is computed where it is not given.
 

@@ -38,7 +38,7 @@ def _slow_copy(factor: F, pace: Pace) -> F:
     """
     if factor.pace is not None:
         raise FormulaError(f"{factor} is a slow copy already ({factor.pace}); take the slow copy of the factor itself")
-    if _weightless(factor):
+    if weightless(factor):
         raise FormulaError(f"{factor} has no weights to average: its slow copy would be the factor itself")
     first = None if factor.origin is factor else slow_of(factor.origin, pace)
     other = factor.fresh()
@@ -47,7 +47,7 @@ def _slow_copy(factor: F, pace: Pace) -> F:
     other.__dict__["_modules"] = dict(factor._modules)
     other.__dict__.pop("_energy", None)  # of a Gibbs factor, which reads the weights that are followed
     if factor.parts:
-        parts = tuple(p if _weightless(p) else slow_of(p, pace) for p in factor.parts)
+        parts = tuple(p if weightless(p) else slow_of(p, pace) for p in factor.parts)
         other.__dict__["parts"] = parts
         other.__dict__["_modules"] = {f"part_{number}": part for number, part in enumerate(parts)}
     elif first is not None:
@@ -62,10 +62,10 @@ def _slow_copy(factor: F, pace: Pace) -> F:
     return other
 
 
-def _weightless(factor: Factor) -> bool:
+def weightless(factor: Factor) -> bool:
     """Whether nothing in a factor can change: no parameters, and no buffers that a network keeps."""
     if factor.parts:
-        return all(map(_weightless, factor.parts))
+        return all(map(weightless, factor.parts))
     net = factor.net
     if net is not None and not isinstance(net, nn.Module):
         raise FormulaError(

@@ -90,7 +90,7 @@ def _lift(draft: Draft, ref: Ref, rank: int) -> Ref:
 
 def over_event(draft: Draft, how: str, body: Ref, scope: Scope) -> Ref:
     """The sum over event axes of a value, or of its squares."""
-    if _of_numbers(draft, body):  # one number for the call, whatever the event
+    if draft.plain(body):  # one number for the call, whatever the event
         return body if how == "total" else binary(draft, "*", body, body)
     op = Op("", "event", (body,), how=how, options=(("rank", draft.rank(body)),))
     name = draft.add(how, op)
@@ -106,7 +106,7 @@ def over_batch(draft: Draft, how: str, body: Ref) -> Ref:
             f".{how}() is over the batch, and what stands inside has event or sample axes too\n"
             f"reduce these first, by total(...) or norm2(...), and put .{how}() outside an E with samples="
         )
-    if _of_numbers(draft, body):
+    if draft.plain(body):
         return body
     return draft.add(how + "_value", Op("", "batch", (body,), how=how))
 
@@ -114,11 +114,5 @@ def over_batch(draft: Draft, how: str, body: Ref) -> Ref:
 def _of_the_call(draft: Draft, *refs: Ref) -> bool:
     """Whether values are made of numbers and Symbols alone, one of them at least of Symbols."""
     return any(isinstance(ref, str) for ref in refs) and all(
-        not isinstance(ref, str) or _of_numbers(draft, ref) for ref in refs
+        not isinstance(ref, str) or draft.plain(ref) for ref in refs
     )
-
-
-def _of_numbers(draft: Draft, ref: Ref) -> bool:
-    """Whether a value is made of numbers and Symbols alone: it has no axes, and may be no tensor."""
-    known = {"symbol", "binary", "negative", "detach", "function"}
-    return draft.number(ref) and all(op.kind in known for op in draft.leading_to({str(ref)}))

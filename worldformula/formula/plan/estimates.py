@@ -124,9 +124,9 @@ def log_expectation(draft: Draft, node: Expectation, scope: Scope) -> Steps:
 
 
 def _enter(draft: Draft, node: Expectation, scope: Scope) -> tuple[Scope, int | None]:
-    """Draw; returns the scope inside and the axis of K samples."""
+    """Draw; returns the scope inside and the axis of K samples. One sample of a step has none: later steps read it."""
     axis = None
-    if node.samples is not None:
+    if node.samples is not None and not (node.samples == 1 and draft.time is not None):
         axis = samples_axis(draft, node.q, scope.values, scope, node.samples)
         if axis is None:
             raise FormulaError(f"{text(node)}: nothing random is drawn here, so samples= has no meaning")

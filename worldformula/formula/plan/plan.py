@@ -85,6 +85,16 @@ class Op:
         return tuple(a for a in self.args if isinstance(a, str))
 
 
+def made_of_numbers(op: Op, known: Callable[[str], bool]) -> bool:
+    """Whether an operation is a number that the formula or the call gives, or is computed of such alone; or the
+    parameters of a factor that are. ``known`` says it of what the operation reads.
+    """
+    if op.kind in ("params", "combine"):
+        return op.factor is not None and op.factor.numeric
+    computed = op.kind in ("binary", "negative", "detach", "function", "kl") or isinstance(op.target, Method)
+    return op.kind == "symbol" or (computed and all(map(known, op.reads)))
+
+
 @dataclass(frozen=True)
 class Term:
     """One term that ``out.terms`` shows: its node (or its name), its operation, and how the formula reduces it."""
@@ -183,6 +193,15 @@ class Plan:
             found[shown] = count = found.get(shown, 0) + 1
             titles.append(shown if count == 1 else f"{shown} ({count})")
         return tuple(titles)
+
+    @cached_property
+    def numbers(self) -> frozenset[str]:
+        """The operations that are numbers, or parameters that are: they have no axes, and may be no tensor."""
+        found: set[str] = set()
+        for op in self.ops:
+            if made_of_numbers(op, found.__contains__):
+                found.add(op.name)
+        return frozenset(found)
 
     @cached_property
     def by_name(self) -> dict[str, Op]:

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from worldformula.formula.plan.plan import RESERVED, Method, Op
+from worldformula.formula.plan.plan import RESERVED, Method, Op, made_of_numbers
 from worldformula.formula.runtime import filled
 
 OWN_AXES = (
@@ -29,7 +29,7 @@ class Facts(NamedTuple):
 
     number: one number for the whole call. unbatched: parameters without batch axes. absent: the inputs that it depends
     on and that some rows lack. density: whether an event was summed in it. scored: whether it depends on a draw whose
-    gradient is that of the score function.
+    gradient is that of the score function. plain: made of numbers alone, which may be no tensor.
     """
 
     number: bool = False
@@ -37,6 +37,7 @@ class Facts(NamedTuple):
     absent: frozenset[str] = frozenset()
     density: bool = False
     scored: bool = False
+    plain: bool = False
 
 
 NOTHING: frozenset[str] = frozenset()
@@ -163,6 +164,10 @@ class Assignments:
         """A number, a named one, a mean over the batch, a KL of factors without batch axes, or arithmetic of such."""
         return not isinstance(ref, str) or self.facts[ref].number
 
+    def plain(self, ref: Any) -> bool:
+        """Whether a value is made of numbers alone, the formula's and the call's: no axes, and perhaps no tensor."""
+        return not isinstance(ref, str) or self.facts[ref].plain
+
     def absent(self, ref: Any) -> frozenset[str]:
         """The inputs that a value depends on and that some rows lack."""
         return self.facts[ref].absent if isinstance(ref, str) else NOTHING
@@ -197,7 +202,9 @@ class Assignments:
         carried = op.kind in ("binary", "negative", "detach", "function", "samples", "along", "repeat", "lift", "over")
         carried = carried or op.target is filled
         scored = (op.kind == "draw" and op.how == "score") or any(f.scored for f in known)
-        return Facts(number, unbatched, absent, summed or (carried and any(f.density for f in known)), scored)
+        density = summed or (carried and any(f.density for f in known))
+        plain = made_of_numbers(op, lambda name: self.facts[name].plain)
+        return Facts(number, unbatched, absent, density, scored, plain)
 
     def _first_alike(self, op: Op, source: int | None, distinct: object) -> str:
         """The first operation of the same value, whatever its gradient: what is stopped draws with the same noise."""

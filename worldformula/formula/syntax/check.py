@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from heapq import heappop, heappush
 from numbers import Real
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple, NoReturn
 
 from worldformula.errors import (
     CycleError,
@@ -40,22 +42,42 @@ from worldformula.formula.syntax.nodes import (
 from worldformula.formula.syntax.text import text
 
 
+class Checked(NamedTuple):
+    """A product that passed, and what the next factor is held against: who declares what, and what is needed."""
+
+    uses: Product = ()
+    declared: Mapping[Variable, Use] = MappingProxyType({})
+    needed: frozenset[Variable] = frozenset()
+
+    def times(self, uses: Product) -> Checked:
+        """The product times more factors. What passed is not walked again, unless the new ones may close a cycle."""
+        declared, needed = dict(self.declared), set[Variable]()
+        for use in uses:
+            check_normalised(use.factor)
+            needed.update(c.now for c in use.factor.conditions)
+            for variable in use.factor.variables:
+                if variable in declared:
+                    _refuse_twice(variable, declared[variable].factor, use.factor)
+                declared[variable] = use
+        found = Checked((*self.uses, *uses), declared, self.needed | needed)
+        new = [variable for use in uses for variable in use.factor.variables]
+        if not needed.isdisjoint(declared) and not found.needed.isdisjoint(new):
+            draw_order(found.uses)
+        return found
+
+
 def check_product(uses: Product) -> Product:
     """Refuse two factors for one variable, and factors that need each other; returns ``uses`` as written."""
-    for use in uses:
-        check_normalised(use.factor)
-    declared: dict[object, Use] = {}
-    for use, variable in ((u, v) for u in uses for v in u.factor.variables):
-        if variable in declared:
-            first = declared[variable].factor
-            raise DuplicateVariableError(
-                f"two factors declare {variable}: {first} and {use.factor}\n"
-                + table(("variable", "declared by", "got"), [(variable, first, use.factor)])
-                + f"\nrename one of them, e.g. {variable.base}', or leave one out of the product"
-            )
-        declared[variable] = use
-    draw_order(uses)
+    Checked().times(uses)
     return uses
+
+
+def _refuse_twice(variable: Variable, first: Factor, second: Factor) -> NoReturn:
+    raise DuplicateVariableError(
+        f"two factors declare {variable}: {first} and {second}\n"
+        + table(("variable", "declared by", "got"), [(variable, first, second)])
+        + f"\nrename one of them, e.g. {variable.base}', or leave one out of the product"
+    )
 
 
 def check_elements(uses: Product) -> None:

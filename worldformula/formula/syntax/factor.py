@@ -37,6 +37,7 @@ from worldformula.formula.syntax.given import (
     need,
     options_of,
 )
+from worldformula.formula.syntax.habits import named_only
 from worldformula.formula.syntax.heads import (
     check_output,
     network_failed,
@@ -291,6 +292,7 @@ class Factor(Multiplied, nn.Module):
             given_numbers(self, (self,), {})
         return self.family.params(one_reading(self, self.head(*conditions), conditions, batch), self.shape, self.given)
 
+    @named_only("sample(sample_shape=(5,)) for several draws, and a condition by its name, sample(x=...)")
     def sample(
         self,
         *,
@@ -349,6 +351,7 @@ class Factor(Multiplied, nn.Module):
         assert self.family is not None
         return self.family.shapes(params, self.rank)[1]
 
+    @named_only("log_prob({name}=...), the conditions too")
     def log_prob(self, **values: Any) -> Tensor:
         """log-density of the variable's value: event axes summed, batch axes kept."""
         if self.family is None:

@@ -17,21 +17,22 @@ can be read. What actor and critic both need is computed once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from worldformula.errors import ConfigError, FormulaError, ShapeError, table
+from worldformula.errors import ConfigError
 from worldformula.families.two_hot import two_hot
 from worldformula.formula import Deterministic, E, Entropy, Expression, Factor, Mean, TwoHot, Value, log, sg, together
 from worldformula.formula.code.program import Out
 from worldformula.formula.factors.joint import Joint
+from worldformula.learners.imagination.contract import Features
 from worldformula.learners.imagination.normalise import PercentileNorm
+from worldformula.learners.imagination.policies import factors_of, read_policy, require_axes, summed
 from worldformula.learners.imagination.returns import lambda_return, reach, replay_return, until_last
 
-Features = Mapping[str, Tensor]
 OWN = ("r", "c", "d", "e", "b", "l", "m", "A", "R", "V", "U", "w")
 """What the losses call their own: rewards, continuations, ends, last steps, bootstraps, and what these give."""
 
@@ -105,7 +106,7 @@ class ImaginationActorCritic(nn.Module):
         self.settings = own = settings or BehaviourSettings()
         self.return_norm = PercentileNorm(own.return_rate)
         self.masks = tuple(masks)
-        self.names, self.actions, t = _read(policy, self.masks)
+        self.names, self.actions, t = read_policy(policy, OWN, self.masks)
         self.__dict__["policy"] = policy  # the agent's, which registers it
         given = ",".join(f"{name}_{t}" for name in self.names)
 
@@ -123,7 +124,7 @@ class ImaginationActorCritic(nn.Module):
         weight = Deterministic(f"w_{t} = reach(c_{{1:T}})", reach, shape=())
         advantage = Deterministic(f"A_{t} = scaled(R_{{1:T}}, V_{{1:T}})", self.return_norm, shape=())
         dream = states * mean * sg(returns) * weight
-        likely, entropy = _summed(log, policy), _summed(Entropy, policy)
+        likely, entropy = summed(log, policy), summed(Entropy, policy)
         acted = -Value(f"w_{t}") * (Value(f"A_{t}") * likely + own.entropy * entropy)
         actor = Mean(t, E(dream * sg(advantage), acted)).mean()
         self.__dict__["dream"] = together(actor=actor, critic=Mean(t, E(dream, learnt)).mean())
@@ -135,9 +136,22 @@ class ImaginationActorCritic(nn.Module):
         self.critic, self.slow_critic = critic, slow.net
         self.slow_updates = slow.slow_weights  # what `move_slow` finds, and its count of updates
 
+    attached = ("replay",)
+
+    @property
+    def terms(self) -> dict[str, Expression]:
+        """Both losses by name."""
+        return {"dream": self.dream, "replay": self.replay}
+
+    @property
+    def discount(self) -> float:
+        """γ of the settings."""
+        return self.settings.discount
+
     def dreamed(
-        self, states: Features, actions: Tensor | Features, reward: Tensor, proceed: Tensor
-    ) -> dict[str, Tensor]:
+        self, states: Features, actions: Tensor | Features, reward: Tensor, proceed: Tensor,
+        terminal: Tensor | None = None,
+    ) -> dict[str, Tensor]:  # fmt: skip
         """The data of ``dream``: S states of a rollout, the start and S − 1 imagined ones.
 
         Args:
@@ -146,6 +160,7 @@ class ImaginationActorCritic(nn.Module):
                 one is not scored.
             reward: ``[N, S]``, predicted means at the states; the first one is not read.
             proceed: ``[N, S]``, predicted probabilities of going on, discount included.
+            terminal: ``[N]``, not read: what is predicted at a start says as much.
 
         Everything is detached: gradients reach the weights of the policy (through log π and the entropy alone) and of
         the critic. The last state only bootstraps.
@@ -183,7 +198,7 @@ class ImaginationActorCritic(nn.Module):
         Of several actions the entropy of each, and their sum.
         """
         found = {name: dream.samples[name][:, :-1] for name in ("R", "V", "A", "w")}
-        entropies = {f.variable.key: dream.terms[f"H[{f}]"].detach() for f in _factors(self.policy)}
+        entropies = {f.variable.key: dream.terms[f"H[{f}]"].detach() for f in factors_of(self.policy)}
         each = {f"behaviour/entropy/{key}": value for key, value in entropies.items()} if len(entropies) > 1 else {}
         return {
             "behaviour/return_mean": found["R"].mean(), "behaviour/return_scale": self.return_norm.scale,
@@ -230,48 +245,3 @@ def _mean(logits: Tensor) -> Tensor:
     found = two_hot.mean((logits,))
     assert isinstance(found, Tensor)
     return found
-
-
-def _factors(policy: Factor | Joint) -> tuple[Factor, ...]:
-    return policy.factors if isinstance(policy, Joint) else (policy,)
-
-
-def _summed(what: Callable[[Factor], Expression], policy: Factor | Joint) -> Expression:
-    """log π or ℍ[π] of a policy: of several factors the sum, where each reads what was chosen before it."""
-    first, *rest = (what(factor) for factor in _factors(policy))
-    for more in rest:
-        first = first + more
-    return first
-
-
-def _read(policy: Factor | Joint, masks: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...], str]:
-    """The features of a policy, its actions, and the index of time."""
-    factors = _factors(policy)
-    actions, index = tuple(f.variable.key for f in factors), factors[0].variable.index
-    conditions = [c for f in factors for c in f.conditions]
-    names = tuple(dict.fromkeys(c.key for c in conditions if c.key not in (*actions, *masks)))
-    indices = {v.index for v in (*conditions, *(f.variable for f in factors))}
-    if index is None or indices != {index} or any(c.offset for c in conditions):
-        raise FormulaError(
-            f"expected a policy over time that reads the state of its own step, such as π(a_t|h_t,z_t), got {policy}"
-        )
-    if unread := [name for name in masks if name not in {c.key for c in conditions}]:
-        raise FormulaError(f"masks: {policy} does not read {unread[0]}")
-    if taken := [name for name in (*names, *actions, *masks) if name in OWN]:
-        raise FormulaError(
-            f"{policy}: the losses of actor and critic call something of their own {taken[0]!r} (they use "
-            f"{', '.join(OWN)}); rename the variable of the world"
-        )
-    return names, actions, str(index)
-
-
-def require_axes(tensors: Mapping[str, Tensor]) -> None:
-    """ShapeError unless all tensors have the same two leading axes, of which the second is at least 2."""
-    rows = [tuple(x.shape[:2]) for x in tensors.values()]
-    if len(rows[0]) == 2 and rows[0][1] >= 2 and all(r == rows[0] for r in rows):
-        return
-    raise ShapeError(
-        "the behaviour learner expected sequences with the same two leading axes [N, S ≥ 2].\n"
-        + table(("variable", "shape"), [(name, list(x.shape)) for name, x in tensors.items()])
-        + "\nGive one action, reward and continuation per state, the start included."
-    )

@@ -7,7 +7,7 @@ leaving state t brought, and entry 0 is never read. Both functions give the T �
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldformula.errors import ShapeError, table
 
@@ -20,6 +20,17 @@ def lambda_return(reward: Tensor, cont: Tensor, value: Tensor, lam: float = 0.95
     require_shape(tuple(value.shape), value=value, reward=reward, cont=cont)
     reward, cont, ahead = reward[:, 1:], cont[:, 1:], value[:, 1:]
     return accumulate(reward + cont * ahead * (1 - lam), cont * lam, value[:, -1])
+
+
+def state_return(reward: Tensor, cont: Tensor, value: Tensor, lam: float = 0.95) -> Tensor:
+    """``R_t = r_t + c_t·((1 − λ)·V_{t+1} + λ·R_{t+1})``, ``R_{T−1} = V_{T−1}`` (Hafner et al. 2020, 2021).
+
+    The reward is that of the state itself, so that entry 0 counts and the last one does not. All ``[B, T]``; returns
+    ``[B, T − 1]``.
+    """
+    require_shape(tuple(value.shape), value=value, reward=reward, cont=cont)
+    reward, cont = reward[:, :-1], cont[:, :-1]
+    return accumulate(reward + cont * value[:, 1:] * (1 - lam), cont * lam, value[:, -1])
 
 
 def replay_return(
@@ -45,6 +56,16 @@ def reach(proceed: Tensor) -> Tensor:
     The last state only bootstraps: its weight is 0, and the others make up for it in a mean over all S.
     """
     return until_last_state(proceed.cumprod(1))
+
+
+def reached(proceed: Tensor, dropped: int = 1) -> Tensor:
+    """``w_t = Π_{i < t} c_i``, how far a dream is real before t, and 0 at the last ``dropped`` states. ``[N, S]``.
+
+    The others make up for these in a mean over all S.
+    """
+    steps = proceed.shape[1]
+    before = torch.cat((torch.ones_like(proceed[:, :1]), proceed[:, : steps - dropped - 1]), 1).cumprod(1)
+    return torch.cat((before * (steps / (steps - dropped)), proceed.new_zeros(len(proceed), dropped)), 1)
 
 
 def until_last(last: Tensor) -> Tensor:
@@ -77,3 +98,27 @@ def require_shape(shape: tuple[int, ...], **tensors: Tensor) -> None:
         + table(("variable", "shape"), rows)
         + "\nDrop trailing axes of width 1 (x.squeeze(-1)), and give at least two steps."
     )
+
+
+class StateReturns(nn.Module):
+    """λ-returns of a dream ``[N, S]`` whose rewards are those of the states; at its last state the value there."""
+
+    def __init__(self, lam: float) -> None:
+        super().__init__()
+        self.lam = lam
+
+    def forward(self, reward: Tensor, proceed: Tensor, value: Tensor) -> Tensor:
+        """``[N, S]`` each."""
+        return torch.cat((state_return(reward, proceed, value, self.lam), value[:, -1:]), 1)
+
+
+class Reached(nn.Module):
+    """`reached`, with so many states dropped at the end."""
+
+    def __init__(self, dropped: int) -> None:
+        super().__init__()
+        self.dropped = dropped
+
+    def forward(self, proceed: Tensor) -> Tensor:
+        """``[N, S]``."""
+        return reached(proceed, self.dropped)

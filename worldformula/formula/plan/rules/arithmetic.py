@@ -30,10 +30,7 @@ def _binary(m: Any, op: Op, args: list[Any]) -> Any:
             return left**right
     if isinstance(left, Tensor) and isinstance(right, Tensor):
         return torch.maximum(left, right) if op.how == "max" else torch.minimum(left, right)
-    if not isinstance(left, Tensor) and not isinstance(right, Tensor):
-        return max(left, right) if op.how == "max" else min(left, right)
-    tensor, bound = (left, right) if isinstance(left, Tensor) else (right, left)
-    return tensor.clamp(min=bound) if op.how == "max" else tensor.clamp(max=bound)
+    return runtime.bounded(left, **{"low" if op.how == "max" else "high": right})
 
 
 def _write_binary(w: Any, op: Op) -> str:
@@ -44,8 +41,8 @@ def _write_binary(w: Any, op: Op) -> str:
             tensor = next(a for a in op.args if not w.number(a))
             return f"{w.ref(tensor, tight=True)}.clamp({bound}={w.ref(numbers[0])})"
         if len(numbers) == 2:  # what the call is given may be a float
-            literal, given = map(w.ref, numbers)
-            return f"torch.as_tensor({given}).clamp({bound}={literal})"
+            side = "low" if op.how == "max" else "high"
+            return f"bounded({w.ref(numbers[1])}, {side}={w.ref(numbers[0])})"
         return f"torch.{op.how}imum({', '.join(w.ref(a) for a in op.args)})"
     left, right = op.args
     if op.how == "^":
@@ -55,23 +52,24 @@ def _write_binary(w: Any, op: Op) -> str:
 
 
 def _function(m: Any, op: Op, args: list[Any]) -> Any:
-    value = torch.as_tensor(args[0])
-    if len(args) > 1:
-        for side, bound in zip(("min", "max"), args[1:], strict=True):
-            value = value if bound is None else value.clamp(**{side: bound})
-        return value
-    return value.clamp(**dict(op.options)) if op.how == "clamp" else FUNCTIONS[op.how].call(value)
+    if op.how == "clamp":
+        return runtime.bounded(args[0], *(args[1:] or dict(op.options).values()))
+    return runtime.of_number(FUNCTIONS[op.how].call, args[0])
 
 
 def _write_function(w: Any, op: Op) -> str:
-    limits = ", ".join(f"{k}={literal(v)}" for k, v in op.options)
-    rule = f"{{}}.clamp({limits})" if op.how == "clamp" else FUNCTIONS[op.how].code
-    if len(op.args) > 1:  # one by one, as either may be a number and the other a tensor
-        sides = zip(("min", "max"), op.args[1:], strict=True)
-        rule = "{}" + "".join(f".clamp({side}={w.ref(bound)})" for side, bound in sides if bound is not None)
-    if w.number(op.args[0]):  # what the call is given may be a float
-        return rule.format(f"torch.as_tensor({w.ref(op.args[0])})")
-    return rule.format(w.ref(op.args[0], tight=not rule.startswith("F.")))
+    body, *bounds = op.args
+    if op.how == "clamp":
+        if bounds or w.number(body):  # what the call is given may be a float
+            sides = bounds or [v for _, v in op.options]
+            return f"bounded({w.ref(body)}, {', '.join('None' if v is None else w.ref(v) for v in sides)})"
+        limits = ", ".join(f"{k}={literal(v)}" for k, v in op.options)
+        return f"{w.ref(body, tight=True)}.clamp({limits})"
+    rule = FUNCTIONS[op.how].code
+    if w.number(body):
+        named = rule.partition("(")[0] if rule.startswith("F.") else f"torch.{op.how}"
+        return f"of_number({named}, {w.ref(body)})"
+    return rule.format(w.ref(body, tight=not rule.startswith("F.")))
 
 
 def _detach(m: Any, op: Op, args: list[Any]) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from worldformula import families
@@ -195,7 +194,7 @@ def _kl(m: Any, op: Op, args: list[Any]) -> Any:
     closed = kl_pair(family_of(op), _other(op))
     assert closed is not None
     closed = left.kl if type(left) is type(_other(op)) else closed  # as numbers of the call are in it
-    return torch.as_tensor(closed(args[0], args[1], m.plan.rank_of(factor), m.plan.shape_of(factor)))
+    return closed(args[0], args[1], m.plan.rank_of(factor), m.plan.shape_of(factor))
 
 
 def _write_kl(w: Any, op: Op) -> str:
@@ -204,10 +203,8 @@ def _write_kl(w: Any, op: Op) -> str:
     closed = kl_pair(left, right)
     same = type(left) is type(right)
     name = f"{w.family(left)}.kl" if same else w.bound(f"kl_{left.name}_{right.name}", closed)
-    call = f"{name}({', '.join(w.ref(a) for a in op.args)}, {w.plan.rank_of(q)}"
-    if not (q.numeric and op.other.numeric):
-        return f"{call})"
-    return f"torch.as_tensor({call}, {w.plan.shape_of(q)}))"  # of numbers alone it is a number
+    shape = f", {w.plan.shape_of(q)}" if w.number(op.name) else ""  # of numbers alone it is a number
+    return f"{name}({', '.join(w.ref(a) for a in op.args)}, {w.plan.rank_of(q)}{shape})"
 
 
 def _other(op: Op) -> Family:

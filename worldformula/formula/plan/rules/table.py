@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from worldformula.formula import runtime
 from worldformula.formula.plan.plan import Method, Op
 from worldformula.formula.plan.rules import arithmetic, densities, given
@@ -18,16 +16,13 @@ def _call(m: Any, op: Op, args: list[Any]) -> Any:
     first = len(args) - len(op.keywords)
     named = dict(op.options) | dict(zip(op.keywords, args[first:], strict=True))
     target = Method(m.family(op.target.family), op.target.name) if isinstance(op.target, Method) else op.target
-    value = target(*own, *args[:first], **named)
-    return torch.as_tensor(value) if isinstance(op.target, Method) else value
+    return target(*own, *args[:first], **named)
 
 
 def _write_call(w: Any, op: Op) -> str:
     args = [w.ref(a) for a in op.args]
     if isinstance(op.target, Method):
-        call = f"{w.family(op.target.family)}.{op.target.name}({', '.join(args)})"
-        constant = all(w.constant(name) for name in op.reads)
-        return f"torch.as_tensor({call})" if constant else call  # of numbers alone it is a number
+        return f"{w.family(op.target.family)}.{op.target.name}({', '.join(args)})"
     own = [w.network(op.factor.net)] if op.factor is not None else []
     named = [f"{key}={literal(value)}" for key, value in op.options]
     first = len(args) - len(op.keywords)
@@ -55,8 +50,10 @@ RULES: dict[str, Rule] = {
     "along": Rule(lambda m, op, args: runtime.along(args[0], *m.plan.new_axes(op, op.reads[0])), _write_along),
     "same": Rule(_same, _write_same, MANY),
     "group": Rule(
-        lambda m, op, args: dict(zip(op.how.split(), args, strict=True)),
-        lambda w, op: "{" + ", ".join(f"{k!r}: {w.ref(v)}" for k, v in zip(op.how.split(), op.args, strict=True)) + "}",
+        lambda m, op, args: dict(zip(op.how.split(), map(runtime.as_value, args), strict=True)),
+        lambda w, op: (
+            "{" + ", ".join(f"{k!r}: {w.result(v)}" for k, v in zip(op.how.split(), op.args, strict=True)) + "}"
+        ),
         (0, None),
         "once",
     ),

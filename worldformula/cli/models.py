@@ -1,0 +1,145 @@
+"""``worldformula models``: lists the catalogue, or shows one system of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from textwrap import fill, indent
+from typing import Annotated, Any
+
+import torch
+import tyro
+
+from worldformula import cards, catalogue
+from worldformula.catalogue import System
+from worldformula.cli.fit import DEFAULT_PRESET
+from worldformula.cli.train import option
+from worldformula.envs import Envs
+from worldformula.errors import ConfigError
+from worldformula.formula.expressions.expression import Expression
+from worldformula.formula.syntax.text import text
+from worldformula.model.config import start
+from worldformula.model.run import build, suitable
+from worldformula.training import settings
+from worldformula.training.game import Game
+from worldformula.training.objective import Objective
+
+ENVIRONMENT = "pendulum"  # what an agent is shown with
+
+
+@dataclass(frozen=True)
+class Models:
+    """List every system of the catalogue, with its paper and what was measured last; or show one of them.
+
+    For example: worldformula models vae
+
+    Of one system you see the formula, as text and as LaTeX, its sizes, how many numbers it learns, its card, and the
+    command that trains it.
+    """
+
+    name: Annotated[str | None, tyro.conf.Positional, option("NAME", "all")] = None
+    """A system, e.g. vae, rssm or dreamer_v3."""
+    kind: Annotated[str | None, option("KIND", "all")] = None
+    """models, worlds, planners or agents."""
+    preset: Annotated[str | None, option("NAME", DEFAULT_PRESET)] = None
+    """Of the system that is shown, a preset that gives the sizes."""
+
+    def run(self) -> int:
+        """Lists, or shows."""
+        if self.name is None:
+            if self.preset is not None:
+                raise ConfigError("--preset is for one system: worldformula models NAME --preset NAME")
+            for kind in catalogue.KINDS if self.kind is None else (self.kind,):
+                for system in catalogue.discover(kind):
+                    print("\n".join(about(system)))
+            return 0
+        if self.kind is not None:
+            raise ConfigError("--kind is for the list; leave it out to show one system")
+        for line in shown(catalogue.find(self.name), self.preset):
+            print(line)
+        return 0
+
+
+def about(system: System) -> Iterator[str]:
+    """Name and presets, then summary, paper, file, and what was measured last."""
+    from worldformula.cards.results import latest
+
+    own = [card for card in map(cards.load, cards.names()) if card.covers(system.name)]
+    width = max(shutil.get_terminal_size().columns, 40) if sys.stdout.isatty() else sys.maxsize  # whole, for grep
+    yield f"{system.name} ({system.kind}; presets: {', '.join(system.presets)})"
+    for line in (
+        system.summary,
+        system.paper,
+        f"worldformula/{system.kind}/{system.name}.py",
+        *(str(latest(card) or f"not measured: {card.command}") for card in own),
+        *([] if own else ["no card"]),
+    ):
+        yield fill(line, width, initial_indent="    ", subsequent_indent="      ", break_long_words=False)
+
+
+def shown(system: System, preset: str | None = None) -> Iterator[str]:
+    """All of one system, with the sizes of a preset: by default ``tiny``, else its first."""
+    yield from about(system)
+    if not system.presets:
+        return
+    preset = preset or (DEFAULT_PRESET if DEFAULT_PRESET in system.presets else next(iter(system.presets)))
+    sizes = system.sizes(preset)
+    made = _made(system, preset, sizes)
+    losses = _losses(getattr(made, "loss", None))
+    for who, loss in losses.items():
+        yield f"\nformula{f' of {who}' if who else ''}"
+        yield f"    {text(loss.node)}"
+    for who, loss in losses.items():
+        yield f"\nLaTeX{f' of {who}' if who else ''}"
+        yield indent(loss.latex_lines(), "    ")
+    counted = "" if made is None else f": {_weights(made):,} parameters"
+    yield f"\npreset {preset}{counted}"
+    if not dataclasses.is_dataclass(sizes):  # of a planner they are its arguments
+        yield from (f"    {key}={value}" for key, value in sizes.items())
+        return
+    for setting in settings.leaves(sizes):
+        yield f"    {setting.key}={settings.written(setting.value)}" + (f"    {setting.doc}" if setting.doc else "")
+    if command := _command(system, preset):
+        yield f"\nto train it\n    {command}"
+
+
+def _made(system: System, preset: str, sizes: Any) -> Any:
+    """The system: an agent in an environment of this package, a world for numbers; None of a planner."""
+    if system.kind in ("models", "worlds"):
+        return build(start(system.name, preset, ""))
+    if system.kind == "agents":
+        envs = Envs(ENVIRONMENT, 1)
+        return system.build(sizes, envs.observations, envs.actions)
+    return None
+
+
+def _losses(loss: Any) -> dict[str, Expression]:
+    """What is minimised, by name; nameless where it is one."""
+    if isinstance(loss, Game):
+        return {name: player.loss for name, player in loss.players.items()}
+    if isinstance(loss, Objective):
+        return {name: term for name, term in loss.terms.items() if isinstance(term, Expression)}
+    return {"": loss} if isinstance(loss, Expression) else {}
+
+
+def _weights(made: Any) -> int:
+    """How many numbers it learns."""
+    networks = made if isinstance(made, torch.nn.Module) else made.loss
+    return sum(p.numel() for p in networks.parameters() if p.requires_grad)
+
+
+def _command(system: System, preset: str) -> str:
+    """What trains it from the command line; empty where nothing does."""
+    chosen = "" if preset == DEFAULT_PRESET else f" --preset {preset}"
+    match system.kind:
+        case "models":
+            sets = suitable(system.name, preset)
+            return f"worldformula fit {system.name} --data {sets[0]}{chosen}" if sets else ""
+        case "worlds":
+            return f"worldformula fit {system.name} --data episodes.npz{chosen}"
+        case "agents":
+            return f"worldformula train --model {system.name} --env {ENVIRONMENT}{chosen}"
+    return ""

@@ -1,0 +1,62 @@
+"""What the habits of PyTorch lead one to write of a formula or a factor: refused, with what to write here."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar, cast
+
+from worldformula.errors import FormulaError
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def named_only(write: str) -> Callable[[Method], Method]:
+    """A method whose arguments have names; ``write`` is its call in a message, with a place for the first argument."""
+
+    def decorate(method: Method) -> Method:
+        @functools.wraps(method)
+        def call(self: Any, *unnamed: Any, **named: Any) -> Any:
+            if unnamed:
+                shown = repr(unnamed[0]) if isinstance(unnamed[0], int | float | tuple) else "..."
+                name = getattr(self, "variable", "x")
+                raise FormulaError(
+                    f"{self}.{method.__name__}: expected arguments by name, got {shown} without one\n"
+                    f"write {write.format(shown, name=getattr(name, 'key', name))}"
+                )
+            return method(self, **named)
+
+        return cast(Method, call)
+
+    return decorate
+
+
+def without_axis(method: Method) -> Method:
+    """A reduction of a formula, which is over all batch axes."""
+
+    @functools.wraps(method)
+    def call(self: Any, *given: Any, **named: Any) -> Any:
+        if given or named:
+            asked = ", ".join([*map(repr, given), *(f"{k}={v!r}" for k, v in named.items())])
+            raise FormulaError(
+                f".{method.__name__}({asked}): a formula is reduced over all its batch axes, .{method.__name__}()\n"
+                f"total(...) sums the axes of an event, Sum('t', ...) those of time; or reduce the number that a call "
+                f"gives, loss(...).value.{method.__name__}({asked})"
+            )
+        return method(self)
+
+    return cast(Method, call)
+
+
+class NoTensor:
+    """A formula is no tensor: it has no elements."""
+
+    def __getitem__(self, key: object) -> NoReturn:
+        raise FormulaError(
+            f"[{key!r}]: a formula has no elements before it is called\n"
+            f"take them of what a call gives, loss(...).value; a part of a variable is a Deterministic of it, "
+            f"Deterministic('y = f(x)', lambda x: x[..., :2])"
+        )
+
+    def __iter__(self) -> NoReturn:
+        raise FormulaError("a formula has no elements to go through; call it, and go through what it gives")

@@ -1,0 +1,54 @@
+"""What an agent asks of whatever learns to act in its dreams: a policy, formulas, and the data that they read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from worldformula.formula import Expression
+from worldformula.formula.code.program import Out
+from worldformula.formula.factors.joint import Factor, Joint
+
+Features = Mapping[str, Tensor]
+
+
+@runtime_checkable
+class Behaviour(Protocol):
+    """A behaviour learner: `worldformula.learners.imagination` has those of Dreamer v1, v2 and v3."""
+
+    policy: Factor | Joint
+
+    @property
+    def terms(self) -> Mapping[str, Expression]:
+        """Its losses: "dream" over imagined states, and where it has one "replay" over those of the data."""
+        ...
+
+    @property
+    def attached(self) -> Collection[str]:
+        """The terms whose data keep their gradients: a dream that is differentiated through, replayed states."""
+        ...
+
+    @property
+    def masks(self) -> Collection[str]:
+        """What its policy reads that says which choices are allowed, M of π(a_t|h_t,z_t,M_t)."""
+        ...
+
+    @property
+    def discount(self) -> float:
+        """γ of a step, where no head of the world says how probably an episode goes on."""
+        ...
+
+    def dreamed(
+        self, states: Features, actions: Tensor | Features, reward: Tensor, proceed: Tensor,
+        terminal: Tensor | None = None,
+    ) -> Mapping[str, Tensor]:  # fmt: skip
+        """The data of "dream": S states ``[N, S, ...]``, the start first, the action drawn at each, reward and
+        continuation ``[N, S]`` predicted at them, and which starts ended their episode, ``[N]``.
+        """
+        ...
+
+    def metrics(self, dream: Out) -> dict[str, Tensor]:
+        """Numbers of a result of "dream" for the log."""
+        ...

@@ -1,0 +1,146 @@
+"""Observations of an environment as variables of a formula: names, and heads that score each with unit variance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import nn
+
+from worldformula.errors import SpaceError
+from worldformula.formula import Deterministic, Factor, Normal, Uniform
+from worldformula.formula.plan.variables import CALL_OPTIONS
+from worldformula.nets.plain import Plain
+from worldformula.nets.strided import Bits, Sight, StridedDecoder, StridedEncoder
+
+TAKEN = {*"acdefghikpqrtuyzMT", "self", "sg", "enc", "symlog", "first", *CALL_OPTIONS}
+"""Names that mean something else in the formula or in a call of it."""
+
+
+@dataclass(frozen=True)
+class Names:
+    """Observation keys as variables of the formula: a single observation is the paper's x, several keep their names."""
+
+    images: dict[str, str]
+    vectors: dict[str, str]
+
+    @classmethod
+    def of(cls, shapes: Mapping[str, tuple[int, ...]]) -> Names:
+        """``shapes``: observation key -> shape; three axes are an image."""
+        if not shapes:
+            raise SpaceError("expected at least one observation, got none")
+        words = {key: "".join(c for c in key if c.isalpha() and c.isascii()) or "o" for key in sorted(shapes)}
+        if len(set(words.values())) < len(words) or TAKEN & set(words.values()):
+            words = {key: f"o_{i}" for i, key in enumerate(words, 1)}
+        if len(shapes) == 1:
+            words = dict.fromkeys(shapes, "x")
+        return cls(
+            {k: w for k, w in words.items() if len(shapes[k]) == 3},
+            {k: w for k, w in words.items() if len(shapes[k]) != 3},
+        )
+
+    @property
+    def all(self) -> dict[str, str]:
+        """Observation key -> variable, images first."""
+        return self.images | self.vectors
+
+    @staticmethod
+    def at(word: str, time: str = "t") -> str:
+        """The variable with its time index: ``x_t``, ``o_{1,t}``, ``a_{t-1}``."""
+        base, _, number = word.partition("_")
+        return f"{base}_{{{number},{time}}}" if number else f"{base}_t" if time == "t" else f"{base}_{{{time}}}"
+
+
+def square(images: Mapping[str, tuple[int, ...]]) -> int:
+    """The one edge that all images share."""
+    edges = {edge for shape in images.values() for edge in shape[:2]}
+    if len(edges) != 1:
+        shapes = ", ".join(f"{key} {shape}" for key, shape in images.items())
+        raise SpaceError(
+            f"expected square images of one size, got {shapes}; resize them with --set env.size=64 (size=64 of Envs)"
+        )
+    return edges.pop()
+
+
+Activation = Callable[[], nn.Module]
+
+
+class Widths(Protocol):
+    """What the networks of observations read of a world's settings."""
+
+    @property
+    def depth(self) -> int:
+        """Channels of the first stage of an image."""
+        ...
+
+    @property
+    def units(self) -> int:
+        """Hidden layers of networks of vectors."""
+        ...
+
+    @property
+    def seen_layers(self) -> int:
+        """How many of them there are."""
+        ...
+
+
+@dataclass
+class Observed:
+    """What a world sees, and what it predicts of that, each observation with a network and unit variance of its own.
+
+    embed: e_t of all observations. before: what of them is computed or drawn first. scored: the factors of the loss.
+    heads: the factors of the world, over the observations themselves. width: of e_t.
+    """
+
+    embed: Deterministic
+    width: int
+    before: list[Factor] = field(default_factory=list)
+    scored: list[Factor] = field(default_factory=list)
+    heads: list[Factor] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls, config: Widths, shapes: Mapping[str, tuple[int, ...]], names: Names, *, given: str, inputs: int,
+        images: Activation, vectors: Activation, bits: int = 0,
+    ) -> Observed:  # fmt: skip
+        """Networks and factors.
+
+        Args:
+            config: widths.
+            shapes: observation key -> shape; three axes are an image.
+            names: their variables.
+            given: what the heads read, ``h_t,z_t``.
+            inputs: the width of that.
+            images: makes the activations of networks of images.
+            vectors: makes those of networks of vectors.
+            bits: of a colour, as PlaNet reads images; 0 reads them as they are.
+        """
+        pictures, numbers = ({k: tuple(shapes[k]) for k in group} for group in (names.images, names.vectors))
+        edge = square(pictures) if pictures else 0
+        channels = sum(shape[-1] for shape in pictures.values())
+        sight = StridedEncoder(edge, channels, config.depth, images) if pictures else None
+        wide = sum(math.prod(shape) for shape in numbers.values())
+        felt = Plain(wide, config.units, config.units, config.seen_layers - 1, vectors) if numbers else None
+        width = (sight.width if sight else 0) + (config.units if felt else 0)
+        words = {key: Names.at(word) for key, word in names.all.items()}
+        read = {key: f"\\hat {word}" if bits and key in pictures else word for key, word in words.items()}
+        embed = Deterministic(f"e_t = enc({', '.join(read.values())})", Sight(sight, len(pictures), felt, vectors()))
+        found = cls(embed, width)
+        for i, (key, word) in enumerate(words.items(), 1):
+            shape = pictures.get(key) or (math.prod(numbers[key]),)
+            net: nn.Module = (
+                StridedDecoder(inputs, edge, shape[-1], config.depth, images)
+                if key in pictures
+                else Plain(inputs, shape[0], config.units, config.seen_layers, vectors)
+            )
+            if read[key] != word:
+                noise = "u_t" if len(pictures) == 1 else f"u_{{{i},t}}"
+                found.before.append(Uniform(f"p({noise})", shape=shape))
+                found.before.append(Deterministic(f"{read[key]} = bits({word}, {noise})", Bits(bits), shape=shape))
+            found.heads.append(Normal(f"p({word}|{given})", net, shape=shape, scale=1.0))
+            found.scored.append(
+                found.heads[-1] if read[key] == word else Normal(f"p({read[key]}|{given})", net, shape=shape, scale=1.0)
+            )
+        return found
