@@ -105,7 +105,7 @@ def test_free_nats_of_a_step_and_of_the_mean_are_two_things() -> None:
 
     for free in ("step", "mean"):
         base = value(free, 0.0)
-        between = between or float(base.terms["KL(q(z_t|h_t,e_t) ‖ p(z_t|h_t))"])  # the mean over steps
+        between = between or base.terms["KL(q(z_t|h_t,e_t) ‖ p(z_t|h_t))"].item()  # the mean over steps
         losses[free] = base.value - value(free, between).value
     torch.testing.assert_close(losses["mean"], torch.tensor(0.0), atol=1e-5, rtol=0)  # max(mean, mean) is the mean
     # Σ max(0, k) − Σ max(0, k − m) is more than nothing, and less than m: some steps lie above, some below.

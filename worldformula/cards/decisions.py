@@ -46,12 +46,12 @@ def _search(agent: object, planner: CEM, state: State) -> Callable[[], object]:
 
 
 def _seconds(call: Callable[[], object], times: int) -> float:
-    """Of one call: the fastest of so many, as others use the machine too."""
+    """Processor time of one call: the fastest of so many, as others use the machine too."""
     call()
     found = []
     with torch.no_grad():
         for _ in range(times):
-            begin = time.perf_counter()
+            begin = time.process_time()
             call()
-            found.append(time.perf_counter() - begin)
+            found.append(time.process_time() - begin)
     return min(found)
