@@ -109,7 +109,7 @@ def test_free_nats_of_a_step_and_of_the_mean_are_two_things() -> None:
         losses[free] = base.value - value(free, between).value
     torch.testing.assert_close(losses["mean"], torch.tensor(0.0), atol=1e-5, rtol=0)  # max(mean, mean) is the mean
     # Σ max(0, k) − Σ max(0, k − m) is more than nothing, and less than m: some steps lie above, some below.
-    assert 0 < float(losses["step"]) < between
+    assert 0 < losses["step"].item() < between
 
 
 def test_the_balance_shares_the_gradient_between_prior_and_posterior() -> None:
