@@ -337,7 +337,7 @@ def test_a_network_of_the_batch_gives_its_parameters_by_name_step_by_step(kind, 
 @PATHS
 @pytest.mark.parametrize(("samples", "batch", "steps"), [(1, 2, 2), (2, 1, 2), (2, 2, 2), (2, 3, 2), (3, 2, 1)])
 def test_a_network_of_the_batch_that_sees_several_samples_step_by_step(path, samples, batch, steps):
-    """It sees K·B rows, which share a scale that differs from step to step. One draw of a step has no axis of its own."""
+    """It sees K·B rows, which share a scale that differs from step to step. A single draw has no axis of its own."""
     net, encode = OfTheBatch("both"), nn.Linear(Z, 2 * Z)
     core = Deterministic("h_t = f(h_{t-1},x_t)", lambda h, x: torch.tanh(h + x), shape=Z)
     q, p = Normal("q(w_t|h_t)", encode, shape=Z), Normal("p(y_t|w_t)", net, shape=2)
