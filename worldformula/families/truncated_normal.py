@@ -88,13 +88,13 @@ class TruncatedNormalFamily(Family):
         # Φ(a) + u·Z by its logarithm, so that a far tail does not vanish.
         level = torch.logaddexp(cut.lower, torch.log(u) + cut.mass)
         z = torch.where(cut.turned, -1.0, 1.0) * _quantile(level)
-        return (cut.loc + cut.scale * z).clamp(self.low, self.high).to(dtype_of(params, noise))
+        return (cut.loc + cut.scale * z).clamp(min=self.low).clamp(max=self.high).to(dtype_of(params, noise))
 
     def mode(self, params: Params) -> Parameter:
         """loc, or the end that is nearest to it."""
         loc = params[0]
         if isinstance(loc, Tensor):
-            return loc.clamp(self.low, self.high) + 0.0 * params[1]
+            return loc.clamp(min=self.low).clamp(max=self.high) + 0.0 * params[1]
         return min(max(loc, self.low), self.high)
 
     def mean(self, params: Params) -> Parameter:
@@ -114,6 +114,8 @@ class TruncatedNormalFamily(Family):
 
     def wrong_value(self, value: Tensor, rank: int, params: Params | None = None) -> str | None:
         """A value beyond an end."""
+        if not all(isinstance(end, int | float) for end in (self.low, self.high)):
+            return None  # an end that the call gives: what lies beyond it has the density 0
         between = Domain(f"between {self.low:g} and {self.high:g}", lambda x: (x >= self.low) & (x <= self.high))
         fault = told(between, value, missing=True)
         return None if fault is None else f"truncated_normal: expected a value {fault}"
