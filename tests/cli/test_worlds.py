@@ -138,7 +138,8 @@ def test_whole_numbers_are_predicted_as_classes() -> None:
     }  # fmt: skip
     train["room"][0, 0], train["dice"][0, 0, 0] = 4, 3
     system = catalogue.find("rssm")
-    model = built(system, system.sizes("tiny"), columns_of(DataSet("toy", train, train, (), "by hand")))
+    rows = {key: value.reshape(-1, *value.shape[2:]) for key, value in train.items()}
+    model = built(system, system.sizes("tiny"), columns_of(DataSet("toy", rows, rows, (), "by hand", window=3)))
     given = model.given(model.rows(train))
     out = model.loss(**given, seed=0)
     h, z = out.samples["h"].flatten(0, 1), out.samples["z"].flatten(0, 1)
