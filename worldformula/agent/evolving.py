@@ -256,7 +256,7 @@ class EvolvingAgent(nn.Module):
         optimisers = {part: optimiser.state_dict() for part, optimiser in self.optimisers.items()}
         return {
             "weights": dict(self.state_dict()), "optimisers": optimisers, "steps": dict(self.steps),
-            "search": self.search.state(),
+            "search": self.search.state(), "seed": self.seed,
         }  # fmt: skip
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -268,4 +268,5 @@ class EvolvingAgent(nn.Module):
         except (RuntimeError, ConfigError, ValueError, KeyError) as error:
             raise CheckpointError(f"the checkpoint is of another agent or size: {error}") from error
         self.steps = {part: int(count) for part, count in state["steps"].items()}
+        self.seed = int(state["seed"])
         self.search.restore(state["search"])

@@ -60,7 +60,9 @@ class Stage:
         """The first rows of episodes, ``[n, 1, ...]``; of data without one, the first rows of windows."""
         if self._firsts is None:
             rows, times = np.nonzero(self.data["is_first"])
-            rows, times = (rows, times) if len(rows) else (np.arange(len(self.data["is_first"])), 0)
+            if not len(rows):
+                rows = np.arange(len(self.data["is_first"]))
+                times = np.zeros_like(rows)
             found = {key: value[rows, times][:, None] for key, value in self.data.items()}
             self._firsts = {**found, "is_first": np.ones((len(rows), 1), bool)}
         return self._firsts

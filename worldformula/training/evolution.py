@@ -3,8 +3,8 @@
     search = Evolution(numbers=867, population=64, spread=0.1, seed=0)
     search.tell(worths(search.ask()))            # [64, 867] -> [64], higher is better
 
-What it was told decides, with the seed, what it asks: so its state is the told values alone, and a search that goes on
-is told them again. That takes the time of its own arithmetic, and none of the evaluations. Nothing is pickled.
+What it was told decides, with the seed, what it asks: so its state is both, and a search that goes on is told them
+again. That takes the time of its own arithmetic, and none of the evaluations. Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ class Evolution:
         self._asked = None
 
     def state(self) -> dict[str, Any]:
-        """What it was told, ``[generations, population]``."""
-        return {"told": np.stack(self.told) if self.told else np.zeros((0, self.population))}
+        """Its seed, and what it was told, ``[generations, population]``."""
+        return {"seed": self.seed, "told": np.stack(self.told) if self.told else np.zeros((0, self.population))}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes back to there: the search begins anew, and is told the same.
@@ -107,6 +107,7 @@ class Evolution:
                 f"the stored search has {list(told.shape)} worths, and this one {self.population} candidates a "
                 "generation"
             )
+        self.seed = int(state["seed"])
         self._strategy, self.told, self._asked = self._new(), [], None
         for worths in told:
             self.tell(worths)

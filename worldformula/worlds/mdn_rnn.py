@@ -104,7 +104,7 @@ class Stored(nn.Module):
 
 
 class Joined(nn.Module):
-    """A linear layer on what it reads, side by side: [N, outputs], or [N] of one output."""
+    """A linear layer on what it reads, side by side: [N, 1]."""
 
     def __init__(self, inputs: int) -> None:
         super().__init__()
