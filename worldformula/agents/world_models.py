@@ -57,6 +57,8 @@ class WorldModelsConfig:
     """Numbers Z of a code."""
     depth: int = 32
     """Channels of the first stage of V."""
+    deviation: float = math.sqrt(0.5)
+    """Of V's pictures around what it makes of a code: √½ is the paper's squared error, less shows smaller things."""
     hidden: int = 512
     """Cells of M's LSTM."""
     components: int = 5
@@ -102,10 +104,10 @@ class WorldModelsConfig:
                 f"2, got {', '.join(map(str, widths))}, {self.collect}, {self.generations}, {self.frames}, "
                 f"{self.batch} and {self.length}"
             )
-        if min(self.lr_v, self.lr_m, self.clip, self.train_ratio) <= 0 or self.sees not in READ:
+        if min(self.lr_v, self.lr_m, self.clip, self.train_ratio, self.deviation) <= 0 or self.sees not in READ:
             raise ConfigError(
-                f"expected lr_v, lr_m, clip and train_ratio > 0 and sees of {', '.join(READ)}, got {self.lr_v}, "
-                f"{self.lr_m}, {self.clip}, {self.train_ratio} and {self.sees!r}"
+                f"expected lr_v, lr_m, clip, train_ratio and deviation > 0 and sees of {', '.join(READ)}, got "
+                f"{self.lr_v}, {self.lr_m}, {self.clip}, {self.train_ratio}, {self.deviation} and {self.sees!r}"
             )
         if min(self.v_steps, self.m_steps, self.prefill) < 0:
             raise ConfigError(
@@ -128,9 +130,9 @@ def car_racing() -> WorldModelsConfig:
 def tiny() -> WorldModelsConfig:
     """Small pictures on two CPU cores in minutes."""
     return WorldModelsConfig(
-        latent=16, depth=8, hidden=64, sees="zh", bias=True, collect=20_000, v_steps=1500, m_steps=1500,
-        generations=60, frames=64, batch=16, length=64, lr_v=1e-3, lr_m=3e-3, train_ratio=128.0,
-        prefill=2000, dreams=Dreams(population=32, rollouts=8, horizon=300),
+        latent=32, depth=8, deviation=0.1, hidden=128, sees="zh", bias=True, collect=40_000, v_steps=2500, m_steps=2000,
+        generations=60, frames=64, batch=16, length=64, lr_v=1e-3, lr_m=2e-3, train_ratio=128.0, prefill=2000,
+        dreams=Dreams(population=32, rollouts=8, horizon=300),
     )  # fmt: skip
 
 
@@ -152,7 +154,7 @@ def build(
 def vision(config: WorldModelsConfig, columns: Mapping[str, Column]) -> vae.Sizes:
     """V for these columns: convolutions of one picture, a perceptron of anything else."""
     shapes = [tuple(column.encoded) for column in columns.values()]
-    pixels, deviation = sum(math.prod(shape) for shape in shapes), math.sqrt(0.5)
+    pixels, deviation = sum(math.prod(shape) for shape in shapes), config.deviation
     column = next(iter(columns.values()))
     if len(shapes) > 1 or column.kind != "image":
         return vae.Sizes(pixels, config.latent, (16 * config.depth,), nn.ReLU, deviation=deviation, free=0.5)
