@@ -46,6 +46,7 @@ from worldformula.run.phases import Phase, Phases
 from worldformula.run.play import Randomly
 from worldformula.worlds import mdn_rnn
 
+Sees = Literal["z", "h", "zh", "zhc"]
 READ = {"z": ("z",), "h": ("h",), "zh": ("z", "h"), "zhc": ("z", "h", "c")}
 
 
@@ -63,7 +64,7 @@ class WorldModelsConfig:
     """Cells of M's LSTM."""
     components: int = 5
     """Of each mixture of M."""
-    sees: Literal["z", "h", "zh", "zhc"] = "zhc"
+    sees: Sees = "zhc"
     """What C reads: the code, M's output, M's cells."""
     bias: bool = False
     """Whether C has a bias for each output."""

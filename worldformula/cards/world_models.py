@@ -9,7 +9,7 @@ from typing import Any
 
 from worldformula.agent.evolving import EvolvingAgent
 from worldformula.agent.stages import Stage
-from worldformula.agents.world_models import WorldModelsConfig, build, chain, tiny
+from worldformula.agents.world_models import Sees, WorldModelsConfig, build, chain, tiny
 from worldformula.run.config import EnvConfig
 from worldformula.run.evaluate import evaluate
 from worldformula.run.folder import RunFolder
@@ -34,7 +34,8 @@ def measure(seed: int) -> dict[str, float]:
         given = chain(config, ENV, Path(folder) / "chain", seed=seed, say=lambda _: None).run()
         agent, data = given["agent"], given["data"]
         found |= scores("", agent, seed)
-        for name, sees, trained in (("_z", "z", True), ("_untrained", "zh", False)):
+        others: tuple[tuple[str, Sees, bool], ...] = (("_z", "z", True), ("_untrained", "zh", False))
+        for name, sees, trained in others:
             other = beside(agent, dataclasses.replace(config, sees=sees), given["run"].envs, seed, trained=trained)
             stage = Stage(other, "C", config.generations, data, config.frames)
             Run(stage, RunFolder(Path(folder) / f"act{name}"), say=lambda _: None).go()

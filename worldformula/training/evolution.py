@@ -31,7 +31,8 @@ class Evolution:
         seed: of all its randomness, which is its own: NumPy's global generator is not touched.
 
     Raises:
-        ConfigError: the package is not installed, or fewer than 2 numbers (which it cannot adapt) or 4 candidates.
+        ConfigError: fewer than 2 numbers, which it cannot adapt, or 4 candidates; or, as soon as it is asked, that the
+            package is not installed.
     """
 
     def __init__(self, numbers: int, population: int, spread: float, seed: int) -> None:
@@ -41,8 +42,18 @@ class Evolution:
             )
         self.numbers, self.population, self.spread, self.seed = numbers, population, spread, seed
         self.told: list[Floats] = []
-        self._strategy = self._new()
+        self._made: Any = None  # by the first who needs it: whoever acts with what was found does not
         self._asked: list[Floats] | None = None
+
+    @property
+    def _strategy(self) -> Any:
+        """The search of the package, which was told everything."""
+        if self._made is None:
+            made = self._new()
+            for values in self.told:
+                made.tell(made.ask(), list(-values))
+            self._made = made
+        return self._made
 
     def _new(self) -> Any:
         try:
@@ -96,7 +107,7 @@ class Evolution:
         return {"seed": self.seed, "told": np.stack(self.told) if self.told else np.zeros((0, self.population))}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes back to there: the search begins anew, and is told the same.
+        """Goes back to there: the search begins anew, and is told the same once it is asked.
 
         Raises:
             CheckpointError: it is the state of a search of another population.
@@ -108,6 +119,4 @@ class Evolution:
                 "generation"
             )
         self.seed = int(state["seed"])
-        self._strategy, self.told, self._asked = self._new(), [], None
-        for worths in told:
-            self.tell(worths)
+        self.told, self._made, self._asked = list(told), None, None
