@@ -201,3 +201,16 @@ def test_a_stage_refuses_a_folder_of_other_data(tmp_path: Any) -> None:
     Run(Stage(agent(), "M", 2, windows(), 8), RunFolder(tmp_path), say=quiet).go()
     with pytest.raises(RunFolderError, match="data"):
         Run(Stage(agent(), "M", 2, windows(rows=7), 8), RunFolder(tmp_path), say=quiet).go()
+
+
+def test_only_gradients_of_m_are_cut() -> None:
+    """Adam's first step is lr · sign(g) whatever is cut, so the moments tell: (1 − β₁) g, of M at most that of 1."""
+    made, data = agent(dataclasses.replace(SMALL, clip=1e-4)), windows()
+    made.learn_to_see(made.flat(data).flatten(0, 1))
+    made.learn_to_remember(made.series(data))
+    largest = {
+        part: max(float(state["exp_avg"].abs().max()) for state in optimiser.state.values())
+        for part, optimiser in made.optimisers.items()
+    }
+    assert largest["M"] == pytest.approx(0.1 * 1e-4, rel=1e-3)
+    assert largest["V"] > 1.0

@@ -67,7 +67,7 @@ class EvolvingAgent(nn.Module):
         columns, actions: the agent's observations and actions by name.
         dreams: how C evolves.
         rates: learning rates of Adam, of V and of M.
-        clip: the largest element of a gradient.
+        clip: the largest element of a gradient of M.
         bias: whether C has one.
         seed: of C's evolution, and of what V and M draw as they learn.
     """
@@ -183,7 +183,8 @@ class EvolvingAgent(nn.Module):
         optimiser.zero_grad(set_to_none=True)
         out = loss(**inputs, seed=derived(self.seed, 2, ord(part), count))
         out.value.backward()
-        nn.utils.clip_grad_value_([p for group in optimiser.param_groups for p in group["params"]], self.clip)
+        if part == M:  # the paper's: V's squared errors are sums over pixels, of which nothing is to be cut
+            nn.utils.clip_grad_value_(self.memory.parameters(), self.clip)
         optimiser.step()
         self.steps[part] = count + 1
         terms = {f"{part}/{text}": value.detach().mean() for text, value in out.terms.items()}

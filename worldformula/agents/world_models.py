@@ -89,7 +89,7 @@ class WorldModelsConfig:
     lr_m: float = 1e-3
     """Learning rate of M."""
     clip: float = 1.0
-    """The largest element of a gradient."""
+    """The largest element of a gradient of M."""
     dreams: Dreams = field(default_factory=Dreams)
     """How C evolves."""
     train_ratio: float = 500.0
