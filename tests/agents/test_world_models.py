@@ -14,7 +14,7 @@ from worldformula.agent.controller import Dreams
 from worldformula.agent.stages import Stage
 from worldformula.agents.world_models import WorldModelsConfig, build, car_racing, chain, paper, tiny, vision
 from worldformula.envs import ActionSpec, Column, Envs
-from worldformula.errors import ConfigError, RunFolderError
+from worldformula.errors import ConfigError, RunFolderError, SpaceError
 from worldformula.run.config import EnvConfig
 from worldformula.run.folder import RunFolder, read_metrics
 from worldformula.run.play import play
@@ -214,3 +214,9 @@ def test_only_gradients_of_m_are_cut() -> None:
     }
     assert largest["M"] == pytest.approx(0.1 * 1e-4, rel=1e-3)
     assert largest["V"] > 1.0
+
+
+def test_what_is_allowed_is_not_read_and_so_refused() -> None:
+    masked = dataclasses.replace(ACTION, masked=True)
+    with pytest.raises(SpaceError, match="expected an action without masks"):
+        build(SMALL, COLUMNS, masked, 0)

@@ -20,7 +20,7 @@ from worldformula.agent.controller import Controllers, Dreams, policy, worths
 from worldformula.agent.perception import encoded
 from worldformula.envs.actions import Actions, ActionSpec, column_name
 from worldformula.envs.columns import Column
-from worldformula.errors import CheckpointError, ConfigError
+from worldformula.errors import CheckpointError, ConfigError, SpaceError
 from worldformula.formula import Expression, Factor
 from worldformula.run.contract import LearningConfig
 from worldformula.training.evolution import Evolution
@@ -52,12 +52,6 @@ class Vision(Protocol):
 class EvolvingAgent(nn.Module):
     """V, M and C.
 
-    Attributes:
-        search: the evolution of C.
-        steps: of V and of M so far.
-        dream: M's dynamics, in which C evolves.
-        controller: C.
-
     Args:
         config: its settings, which `checkpoint` does not hold.
         vision: V.
@@ -70,6 +64,15 @@ class EvolvingAgent(nn.Module):
         clip: the largest element of a gradient of M.
         bias: whether C has one.
         seed: of C's evolution, and of what V and M draw as they learn.
+
+    Raises:
+        SpaceError: rows say which choices of an action are allowed, which C does not read.
+
+    Attributes:
+        search: the evolution of C.
+        steps: of V and of M so far.
+        dream: M's dynamics, in which C evolves.
+        controller: C.
     """
 
     vision: Vision
@@ -85,6 +88,11 @@ class EvolvingAgent(nn.Module):
         self.config, self.columns, self.seed = config, dict(columns), seed
         self.dreams, self.clip = dreams, clip
         self.specifications, self.acts = named(actions), acts_of(named(actions))
+        if masked := [act.action for act in self.acts if act.masked]:
+            raise SpaceError(
+                f"C chooses among all choices, and rows say which of {masked[0]!r} are allowed: expected an action "
+                "without masks; dreamer_v2 and dreamer_v3 read them"
+            )
         self.see, self.memory, self.sees = vision.loss, memory, tuple(sees)
         widths = memory.initial(1)
         features = sum(widths[key].shape[-1] for key in self.sees)
