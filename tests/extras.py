@@ -47,6 +47,7 @@ USED = {
     "eval": "import sklearn.datasets; print(sklearn.datasets.load_digits().images.shape)",
     "track": "import torch.utils.tensorboard",
     "flows": "import zuko; print(zuko.flows.NSF(2).__class__.__name__)",
+    "evolution": "import cma; print(cma.fmin2(cma.ff.sphere, [1, 1], 0.3, {'verbose': -9})[0])",
     "data": "import datasets; print(datasets.Dataset.from_dict({'x': [1, 2]}).num_rows)",
     "bench": "import pixyz, pyro",
 }

@@ -84,7 +84,13 @@ def test_starts():
 
 @pytest.mark.parametrize(
     ("id", "floor", "best"),
-    [("pendulum", -900, -280), ("cartpole", 40, 499), ("cartpole_swingup", 40, 195), ("cartpole_balance", 140, 240)],
+    [
+        ("pendulum", -900, -280),
+        ("cartpole", 40, 499),
+        ("cartpole_swingup", 40, 195),
+        ("cartpole_balance", 140, 240),
+        ("dodge", 60, 299),
+    ],
 )
 def test_references_stand_well_above_the_floor(id, floor, best):
     assert random_policy_return(id, 8).mean < floor

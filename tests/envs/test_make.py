@@ -26,7 +26,7 @@ from worldformula.testing import check_env
 def test_names_and_ids_lead_to_the_same_environment():
     for name, id in (("pendulum", "worldformula/Pendulum-v0"), ("cartpole_swingup", "worldformula/CartPoleSwingup-v0")):
         assert type(make(name).unwrapped) is type(make(id).unwrapped) is type(gymnasium.make(id).unwrapped)
-    assert {"pendulum", "cartpole", "cartpole_swingup", "cartpole_balance"} <= set(ids())
+    assert {"pendulum", "cartpole", "cartpole_swingup", "cartpole_balance", "dodge"} <= set(ids())
 
 
 @pytest.mark.parametrize(

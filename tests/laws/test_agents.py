@@ -102,7 +102,9 @@ def tiny(name: str) -> Any:
     found = replace(found, **{key: value for key, value in CHEAP.items() if key in known})
     cheap = [f"planner.{key}" for key in ("candidates=20", "elites=4", "iterations=2", "horizon=3")]
     cheap = cheap if "planner.horizon" in known else []
-    return override(found, [*cheap, "world.free_nats=0"])  # below them a prior learns nothing
+    cheap += ["dreams.population=4", "dreams.rollouts=2", "dreams.horizon=4"] if "dreams.horizon" in known else []
+    free = ["world.free_nats=0"] if "world.free_nats" in known else []  # below them a prior learns nothing
+    return override(found, [*cheap, *free, *(["dreams.every=2"] if "dreams.every" in known else [])])
 
 
 @pytest.mark.parametrize("kind", SPACES)

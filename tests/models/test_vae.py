@@ -1,5 +1,6 @@
 """The VAE file and what its card measures, against sizes of the paper, quadrature and counting."""
 
+import dataclasses
 import math
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from torch import nn
 
 from worldformula.cards.vae_digits import importance_bound, mixture_floor
-from worldformula.models.vae import SYSTEM, Sizes, build, mlp, paper
+from worldformula.errors import ConfigError
+from worldformula.models.vae import SYSTEM, Sizes, build, mlp, paper, world_models
 
 
 def test_paper_has_the_networks_of_the_paper():
@@ -66,3 +68,36 @@ def test_two_components_find_two_prototypes():
     train = torch.cat((torch.zeros(500, 8), torch.ones(500, 8)))
     assert mixture_floor(train, train, components=1) == pytest.approx(8 * math.log(2), rel=1e-3)
     assert mixture_floor(train, train, components=8) == pytest.approx(math.log(2), abs=0.05)
+
+
+def test_v_of_world_models_has_the_weights_of_the_paper():
+    model = build(world_models())
+    assert sum(p.numel() for p in model.loss.parameters()) == 4_348_547
+
+
+def test_v_minimises_squared_errors_and_nats_beyond_those_that_are_free():
+    """By hand, on small pictures: Σ (x − x̂)² and Normal(x; x̂, ½)'s constant; a KL below ½ Z counts as ½ Z."""
+    sizes = Sizes(768, 4, (3, 6), nn.ReLU, deviation=math.sqrt(0.5), picture=(16, 16, 3), strided=True, free=0.5)
+    torch.manual_seed(0)
+    model = build(sizes)
+    x = torch.rand(40, 768)
+    for much in (1.0, 20.0):  # nothing is said, and much
+        with torch.no_grad():
+            model.encode.net.net[1].weight.mul_(much)
+        out = model.loss(x=x, seed=0)
+        loc, raw = model.encode.net(x).split(4, -1)
+        scale = nn.functional.softplus(raw)
+        nats = (0.5 * (loc**2 + scale**2 - 1) - scale.log()).sum(-1)
+        error = ((x - model.decode.net(out.samples["z"])) ** 2).sum(-1) + 384 * math.log(math.pi)
+        torch.testing.assert_close(out.value, (nats.clamp(min=2.0) + error).mean())
+    assert (nats > 2).any()
+    assert model.decode.net(torch.randn(5, 4) * 50).amin() >= 0
+
+
+@pytest.mark.parametrize(
+    "change", [{"picture": (16, 12, 3)}, {"hidden": (3, 7)}, {"pixels": 767}, {"picture": (16, 16, 1)}]
+)
+def test_strided_convolutions_refuse_other_pictures(change):
+    sizes = Sizes(768, 4, (3, 6), nn.ReLU, picture=(16, 16, 3), strided=True)
+    with pytest.raises(ConfigError, match="strided convolutions expect square pictures"):
+        build(dataclasses.replace(sizes, **change))
