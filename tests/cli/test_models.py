@@ -23,7 +23,7 @@ def test_a_model_shows_formula_sizes_card_and_a_command_that_trains_it(
     assert f"preset tiny: {weights:,} parameters" in said
     assert "mean(KL(q(z|x) ‖ p(z)) - E_{q(z|x)}[log p(x|z)])" in said
     assert r"D_{\mathrm{KL}}\left[ q(z \mid x) \,\|\, p(z) \right]" in said
-    assert "vae (models; presets: paper, tiny, pictures)" in said
+    assert "vae (models; presets: paper, tiny, pictures, world_models)" in said
     assert "Kingma & Welling 2013" in said
     assert "    latent=16\n" in said
     assert re.search(r"(PASS|FAIL) vae_digits: ", said)
