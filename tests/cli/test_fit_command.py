@@ -55,7 +55,8 @@ def test_a_run_says_what_it_does_and_leaves_a_folder(tmp_path: Path, capsys: pyt
         assert part in out
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["sizes"] == {
-        "pixels": 256, "latent": 3, "hidden": [16], "activation": "SiLU", "deviation": None, "picture": None, "free": 0.0, "strided": False,
+        "pixels": 256, "latent": 3, "hidden": [16], "activation": "SiLU", "deviation": None, "picture": None,
+        "free": 0.0, "strided": False,
     }  # fmt: skip
     assert (config["fit"]["steps"], config["fit"]["ema"]) == (40, 0.9)
     rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
