@@ -22,11 +22,8 @@ FEATURES = (
 )  # fmt: skip
 # What is known to be wrong today, and stays out of the ordinary suite: features of the grower (above), oddities (by
 # name, see `oddities`), and the rest; each has an xfail in `defects`. `python -m tests.formula.full --awaited` shows
-# what each of them gives now. A name is taken out as its fault is mended; the suite then asks for it. Numbers of the
-# call are coefficients only, as functions of them are computed in single precision (`defects/test_awaited.py`).
-AWAITED = {
-    "numbers of the call in settings", "the index as a number",
-}  # fmt: skip
+# what each of them gives now. A name is taken out as its fault is mended; the suite then asks for it.
+AWAITED: frozenset[str] = frozenset()
 ORDINARY = ("z", "w", "u", "c", "b", "v'", r"\hat z", "theta")
 MACHINE = (
     "s", "loc", "scale", "raw", "logits", "flags", "carry", "code", "program", "value", "formula", "T", "B", "t",

@@ -1,13 +1,28 @@
-"""Faults for whose sake the grower of random formulas leaves something out: what `soil.AWAITED` and its notes name."""
+"""Faults for whose sake the grower left something out, such as what is made of numbers alone."""
 
 import math
 
+import pytest
 import torch
 from torch import nn
 from torch.distributions import Normal as Gauss
+from torch.distributions import kl_divergence
 
 from tests.formula.defects.both import PATHS, run
-from worldformula import KL, Normal, PoE, Symbol, Value, log, norm2, sigmoid, softplus
+from worldformula import (
+    KL,
+    CrossEntropy,
+    Entropy,
+    Normal,
+    PoE,
+    Renyi,
+    Symbol,
+    Value,
+    log,
+    norm2,
+    sigmoid,
+    softplus,
+)
 
 Z = 2
 
@@ -19,6 +34,35 @@ def test_a_divergence_of_numbers_alone_is_as_precise_as_the_data(path):
     x = torch.randn(3, dtype=torch.float64)
     found = run(loss + Value("x", shape=()), path, x=x).value
     torch.testing.assert_close(found, x + right, rtol=1e-12, atol=1e-12)
+
+
+@PATHS
+@pytest.mark.parametrize(
+    ("operator", "right"),
+    [
+        (KL, kl_divergence),
+        (CrossEntropy, lambda q, p: kl_divergence(q, p) + q.entropy()),
+        (lambda q, p: Entropy(q), lambda q, p: q.entropy()),
+        (lambda q, p: Renyi(p, q, 0.5), lambda q, p: renyi(p, q, 0.5)),
+    ],
+    ids=["KL", "cross-entropy", "entropy", "Renyi"],
+)
+def test_operators_on_numbers_alone_and_their_terms_are_as_precise_as_the_data(operator, right, path):
+    loss = operator(Normal("q(z)", shape=2, loc=-0.5, scale=1.5), Normal("p(z)", shape=2, loc=-0.165, scale=0.5))
+    q, p = (Gauss(*(torch.tensor(v, dtype=torch.float64) for v in given)) for given in ((-0.5, 1.5), (-0.165, 0.5)))
+    x = torch.randn(3, dtype=torch.float64)
+    out = run(loss + Value("x", shape=()), path, x=x)
+    expected = 2 * right(q, p)
+    torch.testing.assert_close(out.value, x + expected, rtol=1e-12, atol=1e-12)
+    (term,) = out.terms.values()
+    torch.testing.assert_close(term.double(), expected, rtol=1e-12, atol=1e-12)
+
+
+def renyi(q, p, alpha):
+    """Of two Normals (van Erven & Harremoës 2014, eq. 10)."""
+    mixed = alpha * p.variance + (1 - alpha) * q.variance
+    shift = 0.5 * alpha * (q.loc - p.loc) ** 2 / mixed
+    return shift + (mixed.sqrt() / (q.scale ** (1 - alpha) * p.scale**alpha)).log() / (1 - alpha)
 
 
 @PATHS

@@ -21,6 +21,7 @@ from worldformula.formula.code.support import check_inputs, check_numbers, check
 from worldformula.formula.code.verify import verify
 from worldformula.formula.plan.passes import PASSES
 from worldformula.formula.plan.plan import Plan
+from worldformula.formula.runtime import as_value
 from worldformula.formula.syntax.networks import networks
 from worldformula.formula.syntax.spelling import by_keyword
 
@@ -60,7 +61,7 @@ class Out:
         """Each named term; no second pass: the values were computed by the call."""
         found = {}
         for title, term, value in zip(self._plan.titles, self._plan.terms, self._terms, strict=True):
-            value = torch.as_tensor(value)
+            value = as_value(value)
             for reduction in term.reductions:
                 how = reduction.removeprefix("time ")
                 if how == reduction:

@@ -39,7 +39,7 @@ def renyi_normal(q: Params, p: Params, alpha: Tensor | float, rank: float, width
     """
     like = next((v for v in (*q, *p) if isinstance(v, Tensor)), None)
     if like is None:
-        like = torch.zeros(int(width))
+        like = torch.zeros(int(width), dtype=torch.float64)
         rank = 1
     loc_q, scale_q, loc_p, scale_p = (torch.as_tensor(v, dtype=like.dtype, device=like.device) for v in (*q, *p))
     var_q, var_p = scale_q.square(), scale_p.square()
