@@ -10,16 +10,13 @@ each summed over the event. With ``scale=1.0`` fixed, ``-log_prob`` is the absol
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from worldformula.families.base import (
-    Family,
     Parameter,
     Params,
     Shape,
@@ -31,44 +28,22 @@ from worldformula.families.base import (
     widen,
 )
 from worldformula.families.closed import register_kl
-from worldformula.families.domains import POSITIVE, REAL, Domain
-from worldformula.families.special import exp, inside, log, matching, positive, require_floor, require_positive, summed
+from worldformula.families.domains import REAL, Domain
+from worldformula.families.loc_scale import LocScaleFamily
+from worldformula.families.special import exp, inside, log, matching, summed
 from worldformula.families.writing import Sign
 
 LOG_2 = math.log(2.0)
 
 
 @dataclass(frozen=True)
-class LaplaceFamily(Family):
+class LaplaceFamily(LocScaleFamily):
     """Laplace with parameters ``loc`` and ``scale``; of a head, scale = softplus(·) + ``min_scale``."""
-
-    min_scale: float = 0.0
 
     name: ClassVar[str] = "laplace"
     symbol: ClassVar[Sign] = Sign("Laplace", r"\mathrm{Laplace}")
-    parameters: ClassVar[tuple[str, ...]] = ("loc", "scale")
-    reparametrised: ClassVar[bool] = True
-    estimator: ClassVar[str | None] = "reparametrised"
-    gradients: ClassVar[tuple[str, ...]] = ("reparametrised",)
     values: ClassVar[Domain | None] = REAL
-    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"scale": POSITIVE})
     reference: ClassVar[str] = "torch.distributions:Laplace"
-
-    def check_settings(self) -> None:
-        """As every family."""
-        require_floor(self, "min_scale", self.min_scale)
-
-    def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:
-        """softplus(·) + min_scale for the scale; loc as it is."""
-        return pieces if names[-1] != "scale" else (*pieces[:-1], positive(pieces[-1], self.min_scale))
-
-    def convert(self, name: str, value: Parameter, shape: Shape | None) -> Parameter:
-        """A scale that is a number must be positive."""
-        return require_positive(self, name, value) if name == "scale" else value
-
-    def constants(self, shape: Shape) -> dict[str, Parameter]:
-        """loc 0, scale 1, as numbers."""
-        return {"loc": 0.0, "scale": 1.0}
 
     def noise(
         self, shape: Shape, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None,

@@ -9,16 +9,13 @@ each summed over the event. The KL of two log-Normals is that of the Normals.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from worldformula.families.base import (
-    Family,
     Parameter,
     Params,
     Shape,
@@ -30,14 +27,12 @@ from worldformula.families.base import (
 )
 from worldformula.families.closed import register_kl
 from worldformula.families.domains import POSITIVE, Domain
+from worldformula.families.loc_scale import LocScaleFamily
 from worldformula.families.special import (
     exp,
     log,
-    positive,
     precise,
     precise_value,
-    require_floor,
-    require_positive,
     rounded,
     summed,
 )
@@ -47,36 +42,13 @@ HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
 @dataclass(frozen=True)
-class LogNormalFamily(Family):
+class LogNormalFamily(LocScaleFamily):
     """Log-Normal with parameters ``loc`` and ``scale`` of log x; of a head, scale = softplus(·) + ``min_scale``."""
-
-    min_scale: float = 0.0
 
     name: ClassVar[str] = "log_normal"
     symbol: ClassVar[Sign] = Sign("LogNormal", r"\mathrm{LogNormal}")
-    parameters: ClassVar[tuple[str, ...]] = ("loc", "scale")
-    reparametrised: ClassVar[bool] = True
-    estimator: ClassVar[str | None] = "reparametrised"
-    gradients: ClassVar[tuple[str, ...]] = ("reparametrised",)
     values: ClassVar[Domain | None] = POSITIVE
-    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"scale": POSITIVE})
     reference: ClassVar[str] = "torch.distributions:LogNormal"
-
-    def check_settings(self) -> None:
-        """As every family."""
-        require_floor(self, "min_scale", self.min_scale)
-
-    def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:
-        """softplus(·) + min_scale for the scale; loc as it is."""
-        return pieces if names[-1] != "scale" else (*pieces[:-1], positive(pieces[-1], self.min_scale))
-
-    def convert(self, name: str, value: Parameter, shape: Shape | None) -> Parameter:
-        """A scale that is a number must be positive."""
-        return require_positive(self, name, value) if name == "scale" else value
-
-    def constants(self, shape: Shape) -> dict[str, Parameter]:
-        """loc 0, scale 1, as numbers."""
-        return {"loc": 0.0, "scale": 1.0}
 
     def noise(
         self, shape: Shape, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None,

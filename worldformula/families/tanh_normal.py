@@ -10,27 +10,23 @@ u = loc + 2·scale²·tanh u, by Newton's method from the side of loc; of a wide
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from worldformula.errors import NoClosedFormError
-from worldformula.families.base import Family, Parameter, Params, Shape, total
+from worldformula.families.base import Parameter, Params, Shape, total
 from worldformula.families.closed import register_kl
-from worldformula.families.domains import POSITIVE, Domain
+from worldformula.families.domains import Domain
+from worldformula.families.loc_scale import LocScaleFamily
 from worldformula.families.normal import kl_normal
 from worldformula.families.special import (
     HALF_LOG_2PI,
     log,
-    positive,
     precise,
     precise_value,
-    require_floor,
-    require_positive,
     rounded,
 )
 from worldformula.families.writing import Sign
@@ -40,38 +36,15 @@ NEWTON_STEPS = 20  # of the mode: from above they never overshoot
 
 
 @dataclass(frozen=True)
-class TanhNormalFamily(Family):
+class TanhNormalFamily(LocScaleFamily):
     """tanh of a Normal, with its parameters ``loc`` and ``scale``; of a head, scale = softplus(·) + ``min_scale``.
 
     A value that rounding has put onto an end is scored as the nearest one inside.
     """
 
-    min_scale: float = 0.0
-
     name: ClassVar[str] = "tanh_normal"
     symbol: ClassVar[Sign] = Sign("TanhNormal", r"\mathrm{TanhNormal}")
-    parameters: ClassVar[tuple[str, ...]] = ("loc", "scale")
-    reparametrised: ClassVar[bool] = True
-    estimator: ClassVar[str | None] = "reparametrised"
-    gradients: ClassVar[tuple[str, ...]] = ("reparametrised",)
     values: ClassVar[Domain | None] = BETWEEN
-    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"scale": POSITIVE})
-
-    def check_settings(self) -> None:
-        """As every family."""
-        require_floor(self, "min_scale", self.min_scale)
-
-    def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:
-        """softplus(·) + min_scale for the scale; loc as it is."""
-        return pieces if names[-1] != "scale" else (*pieces[:-1], positive(pieces[-1], self.min_scale))
-
-    def convert(self, name: str, value: Parameter, shape: Shape | None) -> Parameter:
-        """A scale that is a number must be positive."""
-        return require_positive(self, name, value) if name == "scale" else value
-
-    def constants(self, shape: Shape) -> dict[str, Parameter]:
-        """loc 0, scale 1, as numbers."""
-        return {"loc": 0.0, "scale": 1.0}
 
     def noise(
         self, shape: Shape, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None,

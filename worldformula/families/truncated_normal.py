@@ -10,26 +10,22 @@ differentiable. With loc on the wrong side of an end, all is computed in the low
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from worldformula.errors import ConfigError
-from worldformula.families.base import Family, Parameter, Params, Shape, total, uniform
-from worldformula.families.domains import POSITIVE, Domain, told
+from worldformula.families.base import Parameter, Params, Shape, total, uniform
+from worldformula.families.domains import Domain, told
+from worldformula.families.loc_scale import LocScaleFamily
 from worldformula.families.special import (
     HALF_LOG_2PI,
     dtype_of,
     inside,
-    positive,
     precise,
     precise_value,
-    require_floor,
-    require_positive,
     rounded,
     summed,
 )
@@ -37,7 +33,7 @@ from worldformula.families.writing import Sign
 
 
 @dataclass(frozen=True)
-class TruncatedNormalFamily(Family):
+class TruncatedNormalFamily(LocScaleFamily):
     """Normal between ``low`` and ``high`` with parameters ``loc`` and ``scale`` of the Normal that is cut.
 
     Of a head, scale = softplus(·) + ``min_scale``.
@@ -45,29 +41,15 @@ class TruncatedNormalFamily(Family):
 
     low: float = -1.0
     high: float = 1.0
-    min_scale: float = 0.0
 
     name: ClassVar[str] = "truncated_normal"
     symbol: ClassVar[Sign] = Sign("TruncatedNormal", r"\mathrm{TruncatedNormal}")
-    parameters: ClassVar[tuple[str, ...]] = ("loc", "scale")
-    reparametrised: ClassVar[bool] = True
-    estimator: ClassVar[str | None] = "reparametrised"
-    gradients: ClassVar[tuple[str, ...]] = ("reparametrised",)
-    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"scale": POSITIVE})
 
     def check_settings(self) -> None:
         """As every family; low is below high."""
-        require_floor(self, "min_scale", self.min_scale)
+        super().check_settings()
         if not self.low < self.high:
             raise ConfigError(f"truncated_normal: expected low below high, got {self.low} and {self.high}")
-
-    def constrain(self, pieces: tuple[Tensor, ...], names: Sequence[str], shape: Shape | None) -> tuple[Tensor, ...]:
-        """softplus(·) + min_scale for the scale; loc as it is."""
-        return pieces if names[-1] != "scale" else (*pieces[:-1], positive(pieces[-1], self.min_scale))
-
-    def convert(self, name: str, value: Parameter, shape: Shape | None) -> Parameter:
-        """A scale that is a number must be positive."""
-        return require_positive(self, name, value) if name == "scale" else value
 
     def constants(self, shape: Shape) -> dict[str, Parameter]:
         """loc in the middle, scale half the width, as numbers."""

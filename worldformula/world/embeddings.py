@@ -5,7 +5,7 @@ r"""What may stand where a decoder stood: one term that makes a state tell what 
     "barlow"          0.05 · B_λ[\hat e, sg e], λ = 5e-4                              R2-Dreamer, arXiv:2603.18202
     "info_nce"        NCE[\hat e, sg e]                                               its baseline
     "next"            B_λ[\hat e, sg e], \hat e_t = g(h_{<t}, z_{<t}, a_{<t})        NE-Dreamer, arXiv:2603.02765
-    "none"            nothing: reward and continuation alone                          Dreamer v1, fig. 9
+    "none"            nothing: reward and continuation alone                          an ablation
 
 W has no bias; g is a causal transformer of two layers, which ends at resets, and a step without a past does not count.
 The embedding is a target only, and learns through q(z_t|h_t,e_t): the authors call the stop essential.

@@ -30,7 +30,7 @@ from worldformula.formula.code.program import Out
 from worldformula.formula.factors.joint import Joint
 from worldformula.learners.imagination.contract import Features
 from worldformula.learners.imagination.normalise import PercentileNorm
-from worldformula.learners.imagination.policies import factors_of, read_policy, require_axes, summed
+from worldformula.learners.imagination.policies import by_name, factors_of, read_policy, require_axes, summed
 from worldformula.learners.imagination.returns import lambda_return, reach, replay_return, until_last
 
 OWN = ("r", "c", "d", "e", "b", "l", "m", "A", "R", "V", "U", "w")
@@ -165,7 +165,7 @@ class ImaginationActorCritic(nn.Module):
         Everything is detached: gradients reach the weights of the policy (through log π and the entropy alone) and of
         the critic. The last state only bootstraps.
         """
-        taken = {self.actions[0]: actions} if isinstance(actions, Tensor) else {k: actions[k] for k in self.actions}
+        taken = by_name(actions, self.actions)
         given = {name: states[name] for name in (*self.names, *self.masks)} | taken | {"r": reward, "c": proceed}
         require_axes(given)
         return {name: x.detach() for name, x in given.items()}

@@ -27,7 +27,15 @@ from worldformula.formula import Deterministic, E, Entropy, Expression, Factor, 
 from worldformula.formula.code.program import Out
 from worldformula.formula.factors.joint import Joint
 from worldformula.learners.imagination.contract import Features
-from worldformula.learners.imagination.policies import Scalar, column, factors_of, read_policy, require_axes, summed
+from worldformula.learners.imagination.policies import (
+    Scalar,
+    by_name,
+    column,
+    factors_of,
+    read_policy,
+    require_axes,
+    summed,
+)
 from worldformula.learners.imagination.returns import Reached, StateReturns
 
 OWN = ("r", "c", "G", "R", "V", "U", "w", "v")
@@ -136,7 +144,7 @@ class MixedActorCritic(nn.Module):
             proceed: ``[N, S]``, predicted continuations, or γ; that of the start is replaced.
             terminal: ``[N]``, which dreams began at a state that ended an episode.
         """
-        taken = {self.actions[0]: actions} if isinstance(actions, Tensor) else {k: actions[k] for k in self.actions}
+        taken = by_name(actions, self.actions)
         if terminal is not None:
             first = self.settings.discount * (1 - terminal.to(proceed))
             proceed = torch.cat((first[:, None], proceed[:, 1:]), 1)

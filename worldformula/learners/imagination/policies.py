@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -50,6 +50,11 @@ def read_policy(
             f"{', '.join(own)}); rename the variable of the world"
         )
     return names, actions, str(index)
+
+
+def by_name(actions: Tensor | Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+    """The actions of a policy by name; the tensor of the only one may be given without."""
+    return {names[0]: actions} if isinstance(actions, Tensor) else {name: actions[name] for name in names}
 
 
 def require_axes(tensors: Mapping[str, Tensor]) -> None:
