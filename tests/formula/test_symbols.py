@@ -35,6 +35,7 @@ from worldformula import (
     SlicedWasserstein,
     Sum,
     Symbol,
+    TruncatedNormal,
     Value,
     VRBound,
     Wrapped,
@@ -660,3 +661,12 @@ def test_objects_and_bases_of_flows_take_no_symbols():
     with pytest.raises(FormulaError) as refused:
         MMD(Data("p_data(x)", shape=X), reference(), scale=[1.0, TAU])
     assert str(refused.value).startswith("MMD: expected scale= as positive numbers, or one Symbol, got [1.0, ")
+
+
+def test_a_truncated_normal_whose_end_the_call_gives_needs_a_place_and_a_width():
+    with pytest.raises(ConfigError, match=r"the call gives an end.*write loc=, scale="):
+        log(TruncatedNormal("p(y)", shape=Z, low=Symbol("c"), high=2.0))
+    found = log(TruncatedNormal("p(y)", shape=Z, low=Symbol("c"), high=2.0, loc=0.0, scale=1.0))
+    mass = td.Normal(0.0, 1.0).cdf(torch.tensor(2.0)) - td.Normal(0.0, 1.0).cdf(torch.tensor(-1.5))
+    expected = Z * (td.Normal(0.0, 1.0).log_prob(torch.tensor(0.5)) - mass.log())
+    torch.testing.assert_close(found(y=torch.full((B, Z), 0.5), c=-1.5).value, expected.expand(B))

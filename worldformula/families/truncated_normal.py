@@ -51,8 +51,21 @@ class TruncatedNormalFamily(LocScaleFamily):
         if not self.low < self.high:
             raise ConfigError(f"truncated_normal: expected low below high, got {self.low} and {self.high}")
 
+    @property
+    def _ends_known(self) -> bool:
+        """Whether both ends are numbers, and none is given by the call."""
+        return isinstance(self.low, int | float) and isinstance(self.high, int | float)
+
     def constants(self, shape: Shape) -> dict[str, Parameter]:
-        """loc in the middle, scale half the width, as numbers."""
+        """loc in the middle, scale half the width, as numbers.
+
+        Raises:
+            ConfigError: the call gives an end, so that neither is known.
+        """
+        if not self._ends_known:
+            raise ConfigError(
+                "truncated_normal: the call gives an end, and loc and scale hang on it: write loc=, scale="
+            )
         return {"loc": 0.5 * (self.low + self.high), "scale": 0.5 * (self.high - self.low)}
 
     def noise(
@@ -96,7 +109,7 @@ class TruncatedNormalFamily(LocScaleFamily):
 
     def wrong_value(self, value: Tensor, rank: int, params: Params | None = None) -> str | None:
         """A value beyond an end."""
-        if not all(isinstance(end, int | float) for end in (self.low, self.high)):
+        if not self._ends_known:
             return None  # an end that the call gives: what lies beyond it has the density 0
         between = Domain(f"between {self.low:g} and {self.high:g}", lambda x: (x >= self.low) & (x <= self.high))
         fault = told(between, value, missing=True)
