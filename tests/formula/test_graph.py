@@ -214,6 +214,12 @@ def test_samples_and_rows_have_a_plate():
     assert plates(graph(iwae())) == {"N": {"z", "x"}, "K = 5": {"z"}}
 
 
+def test_one_draw_has_no_plate():
+    q, p = Normal("q(z|x)", nn.Linear(3, 4), shape=2), Normal("p(z)", shape=2)
+    assert plates(graph(E(q, log(p), samples=1))) == {}
+    assert plates(graph(E(q, log(p), samples=2))) == {"K = 2": {"z"}}
+
+
 def test_iterations_have_a_plate_and_end_in_their_last_value():
     g = graph(temporal.draw()[0])
     assert plates(g)["l = 1, …, 4"] == {"e_l", "e_{l-1}", "z_l", "h_l", "h_{l-1}", "c_l", "c_{l-1}"}

@@ -37,7 +37,7 @@ def plates(node: Node, factors: Sequence[Factor], variables: Sequence[Variable])
         if isinstance(n, OverSteps):
             label = f"{n.index} = 1" + {1: "", 2: ", 2"}.get(n.steps, f", …, {n.steps}")
             found.setdefault(label, set()).update(v for v in variables if v.index == n.index and not v.several)
-        if isinstance(n, Expectation | Compared) and n.samples is not None:
+        if isinstance(n, Expectation | Compared) and n.samples not in (None, 1):  # one draw repeats nothing
             found.setdefault(f"K = {n.samples}", set()).update(_sampled(n))
     for parts, label in _experts(node, factors):
         conditions = {c for part in parts for c in part.conditions}
