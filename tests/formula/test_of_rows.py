@@ -108,6 +108,11 @@ def test_gradients(case):
 def test_what_is_printed():
     assert repr(Redundancy(A, sg(C))) == "<Expression Redundancy{λ=0.0005}[a, sg(c)]>"
     assert str(Redundancy(A, sg(C))) == r"\mathcal{B}_{0.0005}\left[ a,\, \mathrm{sg}\left[ c \right] \right]"
+    a, c = Value("a_t", shape=D), Value("c_t", shape=D)
+    assert repr(Redundancy(a, c, where=Value("w_t"))) == "<Expression Redundancy{λ=0.0005; 1:T; where}[a_t, c_t, w_t]>"
+    assert str(Redundancy(a, c)) == r"\mathcal{B}_{0.0005,\, 1:T}\left[ a_{t},\, c_{t} \right]"
+    assert repr(Variance(a, by_step=True)) == "<Expression Variance{γ=1; step}[a_t]>"
+    assert repr(Covariance(a)) == "<Expression Covariance{1:T}[a_t]>"
     assert repr(InfoNCE(A, C, temperature=0.1, cosine=True)) == "<Expression InfoNCE{τ=0.1; cos}[a, c]>"
     assert str(InfoNCE(A, C)) == r"\mathrm{NCE}\left[ a,\, c \right]"
     assert repr(25.0 * Variance(A) + Covariance(A)) == "<Expression 25.0 * Variance{γ=1}[a] + Covariance[a]>"

@@ -19,7 +19,7 @@ from worldformula.errors import FormulaError, near
 from worldformula.families.writing import Sign
 from worldformula.formula.expressions.expression import Expression, as_node
 from worldformula.formula.ops.base import marked, symbol_of, written_number
-from worldformula.formula.ops.of_rows import OfRows, Rows, counted
+from worldformula.formula.ops.of_rows import OfRows, Rows, counted, subscript
 from worldformula.formula.syntax.given import number
 from worldformula.formula.syntax.nodes import Node
 
@@ -80,12 +80,12 @@ class InfoNCENode(OfRows):
         plain = self.temperature == 1.0
         text, latex, shown = ("", "", "") if plain else written_number(self.temperature, "{:g}".format)
         words = [*(["cos"] if self.cosine else []), *self.marks]
-        below = r",\, ".join([*([latex] if latex else []), *(rf"\mathrm{{{w}}}" for w in words)])
-        mathml = shown + "".join(f"<mi>{w}</mi>" for w in words)
+        rows, mathml = subscript(*words)
+        below = r",\, ".join(part for part in (latex, rows) if part)
         return Sign(
             marked("InfoNCE", f"τ={text}" if text else "", *words),
             r"\mathrm{NCE}" + (f"_{{{below}}}" if below else ""),
-            f"<msub><mi>NCE</mi><mrow>{mathml}</mrow></msub>" if mathml else "<mi>NCE</mi>",
+            f"<msub><mi>NCE</mi><mrow>{shown}{mathml}</mrow></msub>" if below else "<mi>NCE</mi>",
         )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from worldformula.errors import FormulaError, ShapeError, table
 from worldformula.formula.expressions.expression import Expression, as_node
 from worldformula.formula.plan.plan import Op
-from worldformula.formula.syntax.nodes import Node, Operator, Product
+from worldformula.formula.syntax.nodes import Node, Operator, Product, Value, walk
 from worldformula.formula.syntax.text import text
 
 
@@ -47,8 +47,10 @@ class OfRows(Operator):
 
     @property
     def marks(self) -> tuple[str, ...]:
-        """What its sign says of the rows."""
-        return (*(["step"] if self.by_step else []), *([] if self.where is None else ["where"]))
+        """What its sign says of the rows: those of all steps, of each step apart, or some of them."""
+        indices = {n.variable.index for node in self.values for n in walk(node) if isinstance(n, Value)} - {None}
+        steps = ["step"] if self.by_step else [f"1:{str(index).upper()}" for index in sorted(map(str, indices))]
+        return (*steps, *([] if self.where is None else ["where"]))
 
     @property
     def estimator(self) -> tuple[str, str]:
@@ -93,6 +95,13 @@ class OfRows(Operator):
         if not lowering.is_step(name):
             raise FormulaError(f"{text(self)}: which rows count has to be said of each step")
         return str(lowering.add(f"{name}_series", Op("", "series", (name,), rank=rank)))
+
+
+def subscript(*marks: str) -> tuple[str, str]:
+    """Marks below a sign, in LaTeX and in MathML: words upright, numbers as they are."""
+    kept = [mark for mark in marks if mark]
+    latex = r",\, ".join(rf"\mathrm{{{m}}}" if m.isalpha() else m for m in kept)
+    return latex, "".join(f"<mi>{m}</mi>" if m[:1].isalpha() else f"<mn>{m}</mn>" for m in kept)
 
 
 def each_row(value: Tensor, like: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from worldformula.errors import FormulaError
 from worldformula.families.writing import Sign
 from worldformula.formula.expressions.expression import Expression, as_node
 from worldformula.formula.ops.base import marked, symbol_of, written_number
-from worldformula.formula.ops.of_rows import OfRows, Rows, counted
+from worldformula.formula.ops.of_rows import OfRows, Rows, counted, subscript
 from worldformula.formula.syntax.given import number
 from worldformula.formula.syntax.nodes import Node
 
@@ -67,10 +67,12 @@ class RedundancyNode(OfRows):
     def sign(self) -> Sign:
         """B with its weight."""
         text, latex, shown = written_number(self.weight, "{:g}".format)
+        rows, mathml = subscript(*self.marks)
+        below = rf"{latex},\, {rows}" if rows else latex
         return Sign(
             marked("Redundancy", f"λ={text}", *self.marks),
-            rf"\mathcal{{B}}_{{{latex}}}",
-            f"<msub><mi>ℬ</mi>{shown}</msub>",
+            rf"\mathcal{{B}}_{{{below}}}",
+            f"<msub><mi>ℬ</mi><mrow>{shown}{mathml}</mrow></msub>",
         )
 
 

@@ -20,7 +20,7 @@ from worldformula.errors import FormulaError
 from worldformula.families.writing import Sign
 from worldformula.formula.expressions.expression import Expression, as_node
 from worldformula.formula.ops.base import marked
-from worldformula.formula.ops.of_rows import OfRows, Rows, counted
+from worldformula.formula.ops.of_rows import OfRows, Rows, counted, subscript
 from worldformula.formula.syntax.given import number
 from worldformula.formula.syntax.nodes import Node
 
@@ -92,9 +92,7 @@ class CovarianceNode(OfRows):
 
 
 def _sign(word: str, letter: str, mark: str, below: str, words: tuple[str, ...]) -> Sign:
-    marks = [m for m in (below, *words) if m]
-    latex = r",\, ".join(rf"\mathrm{{{m}}}" if m.isalpha() else m for m in marks)
-    shown = "".join(f"<mi>{m}</mi>" for m in marks)
+    latex, shown = subscript(below, *words)
     return Sign(
         marked(word, mark, *words),
         rf"\mathcal{{{letter}}}" + (f"_{{{latex}}}" if latex else ""),
