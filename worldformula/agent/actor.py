@@ -12,7 +12,14 @@ from worldformula.agent.acts import Act, timed
 from worldformula.errors import MissingInputError
 from worldformula.formula import Bernoulli, Factor, Normal, OneHot, TanhNormal, TruncatedNormal
 from worldformula.formula.factors.joint import Joint
-from worldformula.nets.actor import ContinuousActor, DiscreteActor, MaskedActor, SquashedActor, TruncatedActor
+from worldformula.nets.actor import (
+    ContinuousActor,
+    DiscreteActor,
+    LatentActor,
+    MaskedActor,
+    SquashedActor,
+    TruncatedActor,
+)
 from worldformula.nets.mlp import MLP
 from worldformula.nets.plain import Plain
 from worldformula.nets.sizes import Sizes
@@ -79,9 +86,20 @@ def truncated_policy(acts: Iterable[Act], features: int, units: int) -> Factor |
     return product(acts, factor)
 
 
-def product(acts: Iterable[Act], factor: Callable[[Act, str], Factor]) -> Factor | Joint:
+def latent_policy(acts: Iterable[Act], latent: int, units: int) -> Factor | Joint:
+    """TD-MPC2's policy over numbers: tanh of a Normal, given z_t alone, whose width is ``latent``."""
+
+    def factor(act: Act, header: str) -> Factor:
+        return TanhNormal(header, LatentActor(latent, act.size, units), shape=act.size)
+
+    return product(acts, factor, "z_t")
+
+
+def product(
+    acts: Iterable[Act], factor: Callable[[Act, str], Factor], given: str = "h_t,z_t"
+) -> Factor | Joint:
     """``factor(act, "π(a_t|h_t,z_t)")`` of every action; of several the product."""
-    factors = [factor(act, f"π({act.at}|h_t,z_t)") for act in acts]
+    factors = [factor(act, f"π({act.at}|{given})") for act in acts]
     return factors[0] if len(factors) == 1 else Joint.of(*factors)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,8 @@ from worldformula.agent.search import Search
 from worldformula.envs.actions import Actions
 from worldformula.errors import CheckpointError, ConfigError
 from worldformula.formula.factors.joint import Joint
-from worldformula.learners.imagination import Behaviour, ImaginationActorCritic
+from worldformula.learners.imagination import Behaviour, Dreaming, Following, ImaginationActorCritic
+from worldformula.planner import Task
 from worldformula.run.contract import LearningConfig
 from worldformula.training.objective import Minimises, Objective, Outs, Updates
 from worldformula.training.players import Order, Turns
@@ -84,11 +85,12 @@ class ImaginationAgent(nn.Module):
         self.configure(self.habits.usual)
         # Out of the module tree: it holds the same networks, which must appear once in the state_dict.
         makers = {"dream": self._dreamed, "replay": self._replayed}
+        following = {name: partial(self._followed, name) for name in ({} if learner is None else learner.terms)}
         terms = {} if learner is None else dict(learner.terms)
         self.__dict__["objective"] = Objective(
             order,
             terms={"world": world.loss, **terms},
-            data={"world": self._seen, **{name: makers[name] for name in terms}},
+            data={"world": self._seen, **{name: makers.get(name, following[name]) for name in terms}},
             attached=() if learner is None else learner.attached,
             kept=("world",),
             **players,
@@ -134,7 +136,7 @@ class ImaginationAgent(nn.Module):
         else:
             begins = torch.as_tensor(rows["is_first"], device=self.device).bool()
             actions, kept = self.search.act(
-                self.world, self.cost.task(), seen, state, begins, explore=explore, masks=masks
+                self.world, self.task(), seen, state, begins, explore=explore, masks=masks
             )
         return self.perception.act(actions), self.memory.update(seen, actions) | kept
 
@@ -147,7 +149,8 @@ class ImaginationAgent(nn.Module):
         """Another task with the same networks: weights of the cost, and Mode-2 where it names a planner.
 
         Raises:
-            ConfigError: a weight of no term of the cost; no planner, and the agent has no policy.
+            ConfigError: a weight of no term of the cost; no planner, and the agent has no policy; proposals or a value,
+                and it has neither.
         """
         planner, space = configuration.planner, space_of(self.perception.acts)
         if planner is None and self.actor is None:
@@ -155,8 +158,27 @@ class ImaginationAgent(nn.Module):
                 "this agent has no policy, so it acts by a planner alone: expected Configuration(planner=...), such as "
                 "that of agent.habits.usual"
             )
+        if self.learner is None and (configuration.proposals or configuration.value):
+            raise ConfigError(
+                "this agent has neither a policy nor a value: expected Configuration(proposals=0, value=False), got "
+                f"{configuration.proposals} and {configuration.value}"
+            )
         self.cost = replace(self.cost, weights=dict(configuration.weights))
-        self.search = None if planner is None else Search(planner, space, configuration.noise, configuration.warm)
+        self.valued, policy = configuration.value, None if self.learner is None else self.learner.policy
+        self.search = None
+        if planner is not None:
+            self.search = Search(
+                planner, space, configuration.noise, configuration.warm, policy, configuration.proposals
+            )
+
+    def task(self) -> Task:
+        """What Mode-2 searches by."""
+        return self.cost.task(self._value if self.valued else None)
+
+    def _value(self, states: State) -> Tensor:
+        """What the critic says is to come after states ``[N, ...]``."""
+        assert self.learner is not None
+        return self.learner.value(*(states[name] for name in self.learner.names))
 
     # ----------------------------------------------------------------------------------------------------------- learn
 
@@ -178,7 +200,7 @@ class ImaginationAgent(nn.Module):
         totals = list(outs["totals"].values())
         metrics = {**terms, **parts, "loss/total": sum(totals[1:], totals[0])}
         if self.learner is not None:
-            metrics |= self.learner.metrics(outs["dream"])
+            metrics |= self.learner.metrics(outs[next(iter(self.learner.terms))])
         return metrics, self.stored(world.samples)
 
     @cached_property
@@ -228,7 +250,7 @@ class ImaginationAgent(nn.Module):
 
     def _dreamed(self, outs: Outs, batch: Mapping[str, Any], generator: torch.Generator | None) -> Mapping[str, Tensor]:
         """Dreams under the policy, with their rewards and continuations; with a graph where the learner asks for it."""
-        assert self.learner is not None
+        assert isinstance(self.learner, Dreaming)
         late = self._late(outs)
         terminal = torch.as_tensor(batch["is_terminal"][:, -late.lead[1] :], device=self.device)
         dream, reward, proceed = self._imagined(late.detach().starts(), generator)
@@ -244,6 +266,15 @@ class ImaginationAgent(nn.Module):
             torch.as_tensor(batch[k][:, -rows[1] :], device=self.device) for k in ("reward", "is_last", "is_terminal")
         )
         return self.learner.replayed(late, self.cost.received(late, reward), last, terminal, boot)
+
+    def _followed(
+        self, name: str, outs: Outs, batch: Mapping[str, Any], _: torch.Generator | None
+    ) -> Mapping[str, Tensor]:
+        """What the world's own loss has rolled out, and what the data say."""
+        assert isinstance(self.learner, Following)
+        terminal, first = (torch.as_tensor(batch[key], device=self.device) for key in ("is_terminal", "is_first"))
+        seen = self.perception.learn(batch, self.device)
+        return self.learner.followed(name, outs["world"].samples, seen, terminal, first)
 
     def _imagined(self, start: Values, generator: torch.Generator | None) -> tuple[State, Tensor, Tensor]:
         if self.learner is None:

@@ -106,3 +106,26 @@ class Ensemble(nn.Module):
                 x = x * mask.transpose(0, 1) / self.kept
             x = F.mish(F.layer_norm(x, x.shape[-1:]) * self.scales[i] + self.shifts[i])
         return torch.baddbmm(self.biases[2], x, self.weights[2]).transpose(0, 1)
+
+
+class Regressed(nn.Module):
+    """symexp of the mean bin: logits ``[..., bins]`` of the symlog of a number as the number ``[...]``.
+
+    The bins stand evenly between −reach and reach.
+    """
+
+    grid: Tensor
+
+    def __init__(self, bins: int, reach: float) -> None:
+        super().__init__()
+        self.register_buffer("grid", torch.linspace(-reach, reach, bins), persistent=False)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """``[..., bins]`` to ``[...]``."""
+        mean = (logits.softmax(-1) * self.grid).sum(-1)
+        return torch.copysign(torch.expm1(mean.abs()), mean)
+
+
+def symlog(x: Tensor) -> Tensor:
+    """sign(x)·log(1 + |x|)."""
+    return torch.copysign(torch.log1p(x.abs()), x)

@@ -5,7 +5,7 @@ r"""The implicit world model of TD-MPC2: it predicts its own latents and rewards
     l_t = R(\hat z_{t-1}, a_{t-1})            l_t [N, 101]    logits of the reward that is arrived with
     s_t = symlog(r_t),  p(s_t|l_t)            two-hot on a linear grid from −10 to 10;  r_t = symexp(Σ_k p_k b_k)
 
-    (1/H) Σ_{t = 2 … H+1} ρ^{t−2} ( 20 ‖\hat z_t − sg z_t‖²/512 − 0.1 log p(s_t|l_t) )       [ − log p(c_t|\hat z_t) ]
+    mean_{t = 2 … H+1} ρ^{t−2} ( 20 ‖\hat z_t − sg z_t‖²/512 − 0.1 log p(s_t|l_t) )       [ − log p(c_t|\hat z_t) ]
 
 A rollout begins anew where an episode does. Nothing is drawn: what follows from a state is one state.
 
@@ -31,9 +31,9 @@ from torch import Tensor, nn
 
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
-from worldformula.formula import Bernoulli, Deterministic, E, Expression, Factor, Joint, Sum, TwoHot, Value, clamp, log
+from worldformula.formula import Bernoulli, Deterministic, E, Expression, Factor, Joint, Mean, TwoHot, Value, clamp, log
 from worldformula.formula import norm2, sg
-from worldformula.nets.normed import Normed
+from worldformula.nets.normed import Normed, Regressed, symlog
 from worldformula.nets.strided import StridedEncoder
 from worldformula.world import World
 from worldformula.world.observations import Names, square
@@ -59,8 +59,6 @@ class ImplicitConfig:
     """Bins of the reward."""
     reach: float = 10.0
     """They stand between −reach and reach, of the symlog."""
-    horizon: int = 3
-    """H, steps of a rollout, by which the loss is divided."""
     rho: float = 0.5
     """ρ, what a step later weighs."""
     consistency: float = 20.0
@@ -71,10 +69,10 @@ class ImplicitConfig:
     """Whether it predicts ends: −log p(c_t|z_t), with weight 1."""
 
     def __post_init__(self) -> None:
-        widths = (self.latent, self.simplex, self.encoder, self.depth, self.units, self.horizon)
+        widths = (self.latent, self.simplex, self.encoder, self.depth, self.units)
         if min(widths) < 1 or self.encoder_layers < 0 or self.latent % self.simplex:
             raise ConfigError(
-                "expected latent, simplex, encoder, depth, units and horizon ≥ 1, encoder_layers ≥ 0 and a latent of "
+                "expected latent, simplex, encoder, depth and units ≥ 1, encoder_layers ≥ 0 and a latent of "
                 f"whole simplices, got {', '.join(map(str, widths))} and {self.encoder_layers}"
             )
         if self.bins < 2 or self.reach <= 0 or not 0 < self.rho <= 1 or min(self.consistency, self.reward) <= 0:
@@ -120,29 +118,9 @@ class Encoder(nn.Module):
         return found
 
 
-class Regressed(nn.Module):
-    """symexp of the mean bin: logits ``[..., bins]`` of the symlog of a number as the number ``[...]``."""
-
-    grid: Tensor
-
-    def __init__(self, bins: int, reach: float) -> None:
-        super().__init__()
-        self.register_buffer("grid", torch.linspace(-reach, reach, bins), persistent=False)
-
-    def forward(self, logits: Tensor) -> Tensor:
-        """``[..., bins]`` to ``[...]``."""
-        mean = (logits.softmax(-1) * self.grid).sum(-1)
-        return torch.copysign(torch.expm1(mean.abs()), mean)
-
-
 def begun(led: Tensor, encoded: Tensor, step: Tensor) -> Tensor:
     """What the dynamics leads to, ``[N, L]``; at the first step, t = 1 of ``[N]``, what is encoded."""
     return torch.where((step == 1).unsqueeze(-1), encoded, led)
-
-
-def symlog(x: Tensor) -> Tensor:
-    """sign(x)·log(1 + |x|)."""
-    return torch.copysign(torch.log1p(x.abs()), x)
 
 
 # -------------------------------------------------------------------------------------------------------------- formula
@@ -188,13 +166,13 @@ def _loss(
     regressed = TwoHot(
         "p(s_t|l_t)", nn.Identity(), bins=config.bins, low=-config.reach, high=config.reach, spacing="linear"
     )
-    later = clamp(Value("t") - 1, 0, 1)  # 0 at the first step, where nothing has been predicted
+    later = clamp(Value("t") - 1, 0, 1)  # 0 where an episode begins, and nothing has been predicted
     far = config.consistency * norm2(Value(r"\hat z_t", shape=L) - sg(Value("z_t", shape=L))) / L
     step = later * config.rho ** (Value("t") - 2) * (far - config.reward * log(regressed))
     for end in ends:
         step = step - later * log(end.rename(z=r"\hat z"))
     draws = Joint.of(embed, led, rolled, logits.rename(z=r"\hat z"), squashed)
-    return Sum("t", E(draws, step), reset="first").mean() / config.horizon
+    return Mean("t", E(draws, step), reset="first", burn_in=1).mean()
 
 
 def _demo() -> None:
