@@ -112,8 +112,8 @@ def size1m() -> TDMPC2Config:
 def tiny() -> TDMPC2Config:
     """Numbers on one CPU core in minutes."""
     return TDMPC2Config(
-        implicit.tiny(), LatentSettings(units=128, bins=51), MPPI(candidates=128, elites=16, iterations=4),
-        proposals=12, batch=64, train_ratio=256.0, prefill=1000, units=128, lr=1e-3,
+        implicit.tiny(), LatentSettings(units=64, bins=51), MPPI(candidates=96, elites=12, iterations=4),
+        proposals=8, batch=64, train_ratio=256.0, prefill=1000, units=64, lr=1e-3,
     )  # fmt: skip
 
 

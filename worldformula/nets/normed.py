@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from worldformula.errors import ConfigError
 from worldformula.nets.layers import join
@@ -32,6 +33,23 @@ class SimNorm(nn.Module):
         return x.unflatten(-1, (-1, self.group)).softmax(-1).flatten(-2)
 
 
+class Mish(nn.Module):
+    """x·tanh(softplus x) of each element (Misra 2019, arXiv:1908.08681)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[...]`` to the same shape."""
+        return mish(x)
+
+
+def mish(x: Tensor) -> Tensor:
+    """x·tanh(softplus x). A search on a CPU spends half its time here, so that there it is x·n/(n + 2), n = eˣ(eˣ + 2)."""
+    if torch.is_grad_enabled() or x.device.type != "cpu" or is_compiling():
+        return F.mish(x)
+    w = x.clamp(max=20.0).exp_()
+    n = (w + 2).mul_(w)
+    return n.div_(n + 2).mul_(x)
+
+
 class Normed(nn.Module):
     """Dense layers with a layer norm and Mish, on all conditions side by side, then a linear layer.
 
@@ -49,7 +67,7 @@ class Normed(nn.Module):
         super().__init__()
         self.inputs, layers, width = inputs, list[nn.Module](), inputs
         for units in hidden:
-            layers += [dense(width, units), nn.LayerNorm(units), nn.Mish()]
+            layers += [dense(width, units), nn.LayerNorm(units), Mish()]
             width = units
         layers.append(dense(width, outputs, 0.0 if silent else STD))
         if simplices:
@@ -104,7 +122,7 @@ class Ensemble(nn.Module):
             x = torch.baddbmm(self.biases[i], x, self.weights[i])
             if mask is not None and not i:
                 x = x * mask.transpose(0, 1) / self.kept
-            x = F.mish(F.layer_norm(x, x.shape[-1:]) * self.scales[i] + self.shifts[i])
+            x = mish(F.layer_norm(x, x.shape[-1:]) * self.scales[i] + self.shifts[i])
         return torch.baddbmm(self.biases[2], x, self.weights[2]).transpose(0, 1)
 
 
@@ -114,15 +132,14 @@ class Regressed(nn.Module):
     The bins stand evenly between −reach and reach.
     """
 
-    grid: Tensor
-
     def __init__(self, bins: int, reach: float) -> None:
         super().__init__()
-        self.register_buffer("grid", torch.linspace(-reach, reach, bins), persistent=False)
+        self.bins, self.reach = bins, reach
 
     def forward(self, logits: Tensor) -> Tensor:
         """``[..., bins]`` to ``[...]``."""
-        mean = (logits.softmax(-1) * self.grid).sum(-1)
+        grid = torch.linspace(-self.reach, self.reach, self.bins, dtype=logits.dtype, device=logits.device)
+        mean = (logits.softmax(-1) * grid).sum(-1)
         return torch.copysign(torch.expm1(mean.abs()), mean)
 
 

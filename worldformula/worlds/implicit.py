@@ -94,7 +94,7 @@ def size1m() -> ImplicitConfig:
 
 def tiny() -> ImplicitConfig:
     """For numbers on one CPU core in minutes."""
-    return ImplicitConfig(latent=64, encoder=64, depth=8, units=128, bins=51)
+    return ImplicitConfig(latent=64, encoder=64, depth=8, units=64, bins=51)
 
 
 # ------------------------------------------------------------------------------------------------------------- networks
