@@ -33,9 +33,7 @@ def start(name: str, own: ActionSet, horizon: int, std: float, warm: Named | Non
     return (middle, torch.full_like(middle, std)) if own.kind == "numbers" else (middle,)
 
 
-def draw(
-    space: Space, laws: Mapping[str, Law], count: int, generators: Sequence[torch.Generator]
-) -> dict[str, Tensor]:
+def draw(space: Space, laws: Mapping[str, Law], count: int, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
     """Candidates ``[B, count, H, A]`` by name, each episode from its own generator."""
     found = {}
     for name, own in space.items():

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.agents.early import A, CHOICE, COLUMNS, HALF_LOG_2PI, NUMBERS, Adam, Weights, double, normal, rows, tensors
+from tests.agents.early import CHOICE, COLUMNS, HALF_LOG_2PI, NUMBERS, A, Adam, Weights, double, normal, rows, tensors
 from worldformula.agent.configurator import Configuration
 from worldformula.agent.imagination import ImaginationAgent
 from worldformula.agents import dreamer_v1, planet, tdmpc2
@@ -200,9 +200,7 @@ def test_it_updates_the_model_first_and_then_the_policy_as_by_hand(episodic: boo
         climbed = -(RHO**since * (q / scale + 0.03 * entropy)).mean()
         torch.testing.assert_close(out["policy"].value.detach(), climbed.detach(), rtol=1e-9, atol=1e-9)
         actor.step(actor.gradients(climbed))
-        for name in slow:
-            fast = hand[name.replace("slow_critic", "critic")].detach()
-            slow[name] = 0.9 * slow[name] + 0.1 * fast
+        slow = {k: 0.9 * v + 0.1 * hand[k.replace("slow_critic", "critic")].detach() for k, v in slow.items()}
     for name, ours in agent.named_parameters():
         expected = hand[name] if ours.requires_grad else slow[name]
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=1e-9, msg=lambda text, n=name: f"{n}: {text}")
@@ -375,6 +373,22 @@ def test_what_an_agent_lacks_is_refused() -> None:
         agent.act({"body": np.zeros((1, 4), np.float32), "is_first": np.ones(1, bool)}, agent.initial(1))
     with pytest.raises(ConfigError, match="fewer proposals than the 20 candidates, 20"):
         config(proposals=20)
+
+
+def test_what_it_dreams_is_shown_as_its_reward() -> None:
+    agent = tdmpc2.build(config(), COLUMNS, NUMBERS, seed=0)
+    stirred(agent)
+    hand, batch = dict(agent.named_parameters()), rows()
+    found = agent.open_loop(batch, context=2)
+    assert [*found["names"]] == ["reward"]
+    np.testing.assert_array_equal(found["truth"][..., 0], batch["reward"])
+    data = tensors(batch)
+    z = network(hand, "world.e.net.layers", data["x"][:, 1], hidden=1, end=True)
+    for t in range(2, 5):
+        given = z, data["a"][:, t - 1]
+        expected = mean(network(hand, "world.R.layers", *given, hidden=2))
+        np.testing.assert_allclose(found["dream"][:, t, 0], expected.detach(), rtol=1e-5)
+        z = network(hand, "world.d.layers", *given, hidden=2, end=True)
 
 
 def test_several_actions_share_one_value() -> None:

@@ -95,9 +95,7 @@ def latent_policy(acts: Iterable[Act], latent: int, units: int) -> Factor | Join
     return product(acts, factor, "z_t")
 
 
-def product(
-    acts: Iterable[Act], factor: Callable[[Act, str], Factor], given: str = "h_t,z_t"
-) -> Factor | Joint:
+def product(acts: Iterable[Act], factor: Callable[[Act, str], Factor], given: str = "h_t,z_t") -> Factor | Joint:
     """``factor(act, "π(a_t|h_t,z_t)")`` of every action; of several the product."""
     factors = [factor(act, f"π({act.at}|{given})") for act in acts]
     return factors[0] if len(factors) == 1 else Joint.of(*factors)

@@ -19,8 +19,8 @@ class Configuration:
     """The weights of the cost by term, and the planner of Mode-2; without one the agent acts by its policy.
 
     ``noise`` is how much a planning agent explores, ``warm`` whether a plan goes on from the last one of its episode,
-    ``proposals`` how many sequences of its policy are candidates: see `worldformula.agent.search.Search`. With ``value``
-    a plan ends with what the agent's critic says is to come, and is discounted.
+    ``proposals`` how many sequences of its policy are candidates: see `worldformula.agent.search.Search`. With
+    ``value`` a plan ends with what the agent's critic says is to come, and is discounted.
     """
 
     weights: Mapping[str, float] = field(default_factory=dict)

@@ -135,9 +135,7 @@ class ImaginationAgent(nn.Module):
             actions = self.actor.act(seen, explore=explore, masks=masks)
         else:
             begins = torch.as_tensor(rows["is_first"], device=self.device).bool()
-            actions, kept = self.search.act(
-                self.world, self.task(), seen, state, begins, explore=explore, masks=masks
-            )
+            actions, kept = self.search.act(self.world, self.task(), seen, state, begins, explore=explore, masks=masks)
         return self.perception.act(actions), self.memory.update(seen, actions) | kept
 
     def _anything(self, masks: Mapping[str, Tensor], num: int) -> dict[str, Tensor]:
@@ -298,10 +296,11 @@ class ImaginationAgent(nn.Module):
         """Truth and dream: ``context`` filtered rows, then the prior on the true actions.
 
         Pictures are uint8 ``[B, T, H, W, C]``; of a stack the newest is shown. Where none are observed it is numbers as
-        the world predicts them (of an RSSM their symlog), float32 ``[B, T, D]``, and ``names`` ``[D]`` says which.
+        the world predicts them (of an RSSM their symlog), float32 ``[B, T, D]``, and ``names`` ``[D]`` says which. Of a
+        world without a decoder it is the reward.
 
         Raises:
-            ConfigError: the world predicts nothing that it observes.
+            ConfigError: the world predicts nothing that it observes, and no reward.
         """
         inputs = self.perception.learn(batch, self.device)
         head, target = self._predicted(inputs)
@@ -313,14 +312,16 @@ class ImaginationAgent(nn.Module):
             truth, shown = ((v * 255).round().clamp(0, 255).to(torch.uint8) for v in (target, dream))
             newest = 3 if truth.shape[-1] % 3 == 0 else 1
             return {"truth": truth[..., -newest:].cpu().numpy(), "dream": shown[..., -newest:].cpu().numpy()}
-        numbers = [v.flatten(2).float().cpu().numpy() for v in (target, dream)]
-        names = self.perception.numbers()
+        numbers = [v.reshape(*v.shape[:2], -1).float().cpu().numpy() for v in (target, dream)]
+        names = ["reward"] if head == self.world.roles.get("reward") else self.perception.numbers()
         if len(names) != numbers[0].shape[2]:
             names = [f"{head} {i}" for i in range(1, 1 + numbers[0].shape[2])]
         return {"truth": numbers[0], "dream": numbers[1], "names": np.array(names)}
 
     def _predicted(self, inputs: Mapping[str, Tensor]) -> tuple[str, Tensor]:
-        """The head that shows a dream, and the truth as it predicts it: a picture, else numbers, else classes."""
+        """The head that shows a dream, and the truth as it predicts it: a picture, else numbers, else classes, else the
+        reward.
+        """
         others = {self.world.roles[role] for role in ("reward", "continue") if role in self.world.roles}
         by_variable = {f.variable.key: name for name, f in self.world.heads.items() if name not in others}
         for kind in ("image", "vector", "flag"):
@@ -333,6 +334,8 @@ class ImaginationAgent(nn.Module):
                 return name, made[key]
         if seen := [key for key in by_variable if key in inputs]:
             return by_variable[seen[0]], inputs[seen[0]]
+        if not by_variable and (reward := self.world.roles.get("reward")) is not None:
+            return reward, inputs[self.world.heads[reward].variable.key]
         raise ConfigError(f"the world predicts {', '.join(by_variable) or 'nothing'}, and nothing that it observes")
 
     # ------------------------------------------------------------------------------------------------------ checkpoint

@@ -92,8 +92,8 @@ class Search:
                 start.repeat(self.proposals), self.policy, horizon=max(steps - 1, 1), generator=generator,
                 **task.numbers,
             )  # fmt: skip
-            for name in found:
-                found[name].append(self.space[name].inside(dream[name][:, :steps]))
+            for name, sequences in found.items():
+                sequences.append(self.space[name].inside(dream[name][:, :steps]))
         return {name: torch.stack(rows) for name, rows in found.items()}
 
     def _explored(self, plan: Plan, own: list[torch.Generator], masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -114,7 +114,8 @@ class Search:
             return torch.zeros_like(action)
         if plan.spread is None:
             raise ConfigError(
-                f"noise='plan': a plan of {type(self.planner).__name__} says no deviation of its actions; write a number"
+                f"noise='plan': a plan of {type(self.planner).__name__} says no deviation of its actions; write a "
+                f"number"
             )
         return plan.spread[name]
 

@@ -1,6 +1,6 @@
 r"""TD-MPC2 (Hansen, Su & Wang 2024, ICLR; arXiv:2310.16828).
 
-    world    z_t = e(x_t),  \hat z_t = d(\hat z_{t-1}, a_{t-1}),  r_t by R(\hat z_{t-1}, a_{t-1})           worlds/implicit
+    world    z_t = e(x_t),  \hat z_t = d(\hat z_{t-1}, a_{t-1}),  r_t by R(\hat z_{t-1}, a_{t-1})        worlds/implicit
     learns   20 ‖\hat z_t − sg z_t‖²/L + 0.1 reward + 0.1 value, ρ^t over H = 3 steps; then the policy
     value    five two-hot Q_k, targets by the lower of a drawn pair of slow copies     learners/imagination/latent_q
     acts     512 sequences, 24 of the policy, weighed by Σ γ^t r_t + γ^H Q(z_H, π(z_H)), six times   planners/mppi
@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -91,7 +92,9 @@ class TDMPC2Config:
         if min(self.train_ratio, self.value, self.lr, self.encoder_lr, self.policy_eps, self.clip) <= 0:
             raise ConfigError("expected train_ratio, value, lr, encoder_lr, policy_eps and clip > 0")
         if self.planner.candidates <= self.proposals:
-            raise ConfigError(f"expected fewer proposals than the {self.planner.candidates} candidates, {self.proposals}")
+            raise ConfigError(
+                f"expected fewer proposals than the {self.planner.candidates} candidates, {self.proposals}"
+            )
 
 
 def paper() -> TDMPC2Config:
@@ -163,7 +166,8 @@ def two_rates(
     """Adam whose first parameters, the ``slower`` ones, move at a share of the rate."""
     own, every = {id(p) for p in slower}, list(parameters)
     first, others = ([p for p in every if (id(p) in own) == inside] for inside in (True, False))
-    return torch.optim.Adam([{"params": first, "lr": lr * share}, {"params": others}], lr=lr)
+    groups: list[dict[str, Any]] = [{"params": first, "lr": lr * share}, {"params": others}]
+    return torch.optim.Adam(groups, lr=lr)
 
 
 SYSTEM = System(

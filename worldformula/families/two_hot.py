@@ -50,8 +50,8 @@ from worldformula.families.writing import Sign
 class TwoHotFamily(Family):
     """Two-hot with parameter ``logits`` of shape ``(*batch, *event, bins)``, not normalised.
 
-    ``low`` and ``high`` are the ends of the grid before symexp, or of a linear one. Values beyond the outer bins count as the outer bin.
-    A sample is the value of one drawn bin and carries no gradient.
+    ``low`` and ``high`` are the ends of the grid before symexp, or of a linear one. Values beyond the outer bins count
+    as the outer bin. A sample is the value of one drawn bin and carries no gradient.
     """
 
     bins: int = 255

@@ -1,7 +1,7 @@
 """Networks of TD-MPC2: dense layers with a layer norm and Mish, latents on simplices, an ensemble of Q-functions.
 
-Hansen, Su & Wang 2024 (arXiv:2310.16828); layer lists of the authors' code. Weights begin as Normal(0, 0.02²), biases at
-zero.
+Hansen, Su & Wang 2024 (arXiv:2310.16828); layer lists of the authors' code. Weights begin as Normal(0, 0.02²), biases
+at zero.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Mish(nn.Module):
 
 
 def mish(x: Tensor) -> Tensor:
-    """x·tanh(softplus x). A search on a CPU spends half its time here, so that there it is x·n/(n + 2), n = eˣ(eˣ + 2)."""
+    """x·tanh(softplus x). Searches on a CPU spend half their time here, so there it is x·n/(n + 2), n = eˣ(eˣ + 2)."""
     if torch.is_grad_enabled() or x.device.type != "cpu" or is_compiling():
         return F.mish(x)
     w = x.clamp(max=20.0).exp_()

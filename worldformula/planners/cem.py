@@ -16,7 +16,7 @@ what is done      the last mean          the best sequence seen      no plan is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
@@ -39,6 +39,7 @@ from worldformula.planner import (
     per_episode,
 )
 from worldformula.world import Dynamics, State, Values
+
 
 @final
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
 """Model predictive path integral control: candidates weigh by their value, and the next ones are drawn around them.
 
-Williams, Aldrich & Theodorou 2015 (arXiv:1509.01149); with elites, a policy's proposals and a value at the end as TD-MPC2
-plans (Hansen, Su & Wang 2024, arXiv:2310.16828).
+Williams, Aldrich & Theodorou 2015 (arXiv:1509.01149); with elites, a policy's proposals and a value at the end as
+TD-MPC2 plans (Hansen, Su & Wang 2024, arXiv:2310.16828).
 
     a_{1:H} ~ N(μ, σ²) and the proposals  →  J of each in imagination  →  w ∝ exp(τ (J − max J)) of the elites
     μ ← Σ w a,   σ² ← Σ w (a − μ)², held between two ends               the plan: an elite, drawn by w
 
-J is the negated cost of a `Task`, whose value is what TD-MPC2 puts behind the last state. Numbers live in [−1, 1]; tables
-of choices and flags are fitted by the same weights, with ``smoothing`` towards the old table. The next search of an
-episode begins with μ one step later, and nothing behind it.
+J is the negated cost of a `Task`, whose value is what TD-MPC2 puts behind the last state. Numbers live in [−1, 1];
+tables of choices and flags are fitted by the same weights, with ``smoothing`` towards the old table. The next search of
+an episode begins with μ one step later, and nothing behind it.
 
 Deviations           MPPI                   TD-MPC2                here                  why
 candidates           all weigh              64 elites of 512       the same; `tiny` less –
@@ -106,7 +106,9 @@ class MPPI(Planner):
         given = {k: proposals[k].to(first) for k in space} if proposals is not None else {}
         count = self.candidates - (next(iter(given.values())).shape[1] if given else 0)
         if count < 1:
-            raise ConfigError(f"candidates={self.candidates}: expected more than the {self.candidates - count} proposals")
+            raise ConfigError(
+                f"candidates={self.candidates}: expected more than the {self.candidates - count} proposals"
+            )
         score = Score(dynamics, task, state, space, self.horizon, own)
         laws = {name: start(name, space[name], self.horizon, self.most, warm, first) for name in space}
         best, least, trace = dict[str, Tensor](), torch.zeros(()), list[Tensor]()

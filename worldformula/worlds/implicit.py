@@ -10,8 +10,8 @@ r"""The implicit world model of TD-MPC2: it predicts its own latents and rewards
 A rollout begins anew where an episode does. Nothing is drawn: what follows from a state is one state.
 
 Deviations           authors' code                   here                            why
-wd of a row          within one episode              may hold two: a new rollout     as every world here
-termination          ``episodic``, off               the same; each step alike       –
+sequences            within one episode              may cross an end: a new         as the replay is
+                                                     rollout begins there
 pictures             7, 5, 3, 3 kernels, 3 frames,   nets/strided, no shift; frames  one encoder of pictures for all
                      random shift of 3 pixels        by ``env.stack``                worlds
 several observations one                             side by side                    as the other worlds
@@ -31,8 +31,21 @@ from torch import Tensor, nn
 
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
-from worldformula.formula import Bernoulli, Deterministic, E, Expression, Factor, Joint, Mean, TwoHot, Value, clamp, log
-from worldformula.formula import norm2, sg
+from worldformula.formula import (
+    Bernoulli,
+    Deterministic,
+    E,
+    Expression,
+    Factor,
+    Joint,
+    Mean,
+    TwoHot,
+    Value,
+    clamp,
+    log,
+    norm2,
+    sg,
+)
 from worldformula.nets.normed import Normed, Regressed, symlog
 from worldformula.nets.strided import StridedEncoder
 from worldformula.world import World
@@ -194,7 +207,7 @@ SYSTEM = System(
   author={Hansen, Nicklas and Su, Hao and Wang, Xiaolong}, booktitle={ICLR}, year={2024}}""",
     presets={"paper": paper, "official": paper, "size1m": size1m, "tiny": tiny},
     build=build,
-    summary="Latents on simplices that predict themselves and rewards, and nothing that is seen: TD-MPC2's world model.",
+    summary="Latents on simplices that predict themselves and rewards, nothing that is seen: TD-MPC2's world model.",
 )
 
 if __name__ == "__main__":

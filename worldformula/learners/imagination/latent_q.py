@@ -1,13 +1,13 @@
-r"""TD-MPC2's behaviour learner: Q-functions, and a policy that climbs them, along rollouts that follow replayed actions.
+r"""TD-MPC2's behaviour learner: Q-functions and a policy that climbs them, along rollouts that follow replayed actions.
 
     value     mean_{t ≤ H} −w_t ρ^{t−1} (1/K) Σ_k log Q_k(s_t|l_t)      l_t = Q(z_t, a_t, m_t),  s_t = symlog(y_t)
               y_t = r_t + γ (1 − d_t) min over a drawn pair of \bar Q(z'_t, a'_t),   a'_t ~ π(·|z'_t)
     policy    mean_{t ≤ H+1} −ρ^{t−1} ( mean of a drawn pair of Q(z_t, a_t)/S + β A ℍ[ν] ),   a_t ~ π(·|sg z_t)
 
-z_t are the latents of a rollout that began with an encoded row, z'_t the encoded latents that it should have led to; r_t
-and d_t come with these. K = 5 Q-functions are two-hot on a linear grid of symlog values, with dropout m_t in their first
-layer, which the targets' slow copies \bar Q do without. S is a running range of the first step's values, at least 1; ν
-the Normal whose tanh π is, A the width of the actions. Hansen, Su & Wang 2024 (arXiv:2310.16828).
+z_t are the latents of a rollout that began with an encoded row, z'_t the encoded latents that it should have led to;
+r_t and d_t come with these. K = 5 Q-functions are two-hot on a linear grid of symlog values, with dropout m_t in their
+first layer, which the targets' slow copies \bar Q do without. S is a running range of the first step's values, at least
+1; ν the Normal whose tanh π is, A the width of the actions. Hansen, Su & Wang 2024 (arXiv:2310.16828).
 
 | deviation | paper | authors' code | here | why |
 |---|---|---|---|---|
@@ -179,7 +179,9 @@ class LatentActorCritic(nn.Module):
             entropy = own.entropy * -summed(log, policy)
         else:
             before = [
-                Normal(f"ν({str(f.variable).replace('a', 'u')}|{','.join(map(str, f.conditions))})", f.net, shape=f.shape)
+                Normal(
+                    f"ν({str(f.variable).replace('a', 'u')}|{','.join(map(str, f.conditions))})", f.net, shape=f.shape
+                )
                 for f in factors_of(policy)
             ]
             entropy = own.entropy * width * summed(Entropy, before[0] if len(before) == 1 else Joint.of(*before))

@@ -46,8 +46,8 @@ class PercentileNorm(nn.Module):
 class RangeNorm(nn.Module):
     """A running average of the range between two quantiles, at least ``limit``: TD-MPC2's scale of values.
 
-    Where `PercentileNorm` averages both quantiles, this averages their distance, which begins at 1 and is bounded before
-    it is averaged; and it learns from the first step of each sequence alone.
+    Where `PercentileNorm` averages both quantiles, this averages their distance, which begins at 1 and is bounded
+    before it is averaged; and it learns from the first step of each sequence alone.
     """
 
     quantiles: Tensor
