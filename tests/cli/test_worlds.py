@@ -56,6 +56,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("world", "data", "more", "shown"),
     [
@@ -171,6 +172,7 @@ def test_a_dream_is_what_the_world_says_and_persistence_is_the_last_row(files: P
     assert np.allclose(found.dream[:, 4:], shown.numpy(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_killed_fit_of_a_world_goes_on_bit_for_bit(files: Path, tmp_path: Path) -> None:
     given = ["--data", str(files / "vectors.npz"), "--set", "data.length=5"]  # windows that begin anywhere
     short = ["fit", "rssm", *given, "--steps", "12", "--batch", "3", "--run"]
