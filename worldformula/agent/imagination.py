@@ -87,8 +87,10 @@ class ImaginationAgent(nn.Module):
         # Out of the module tree: it holds the same networks, which must appear once in the state_dict.
         makers = {"dream": self._dreamed, "replay": self._replayed}
         terms = {} if learner is None else dict(learner.terms)
-        if late == 1 and terms.pop("replay", None) and any("replay" in p.weights for p in players.values()):
-            raise ConfigError('late=1: a return from the data needs two states, so nobody minimises "replay" here')
+        if late == 1 and "replay" in terms:
+            del terms["replay"]
+            if any("replay" in player.weights for player in players.values()):
+                raise ConfigError('late=1: a return from the data needs two states, so nobody minimises "replay" here')
         self.__dict__["objective"] = Objective(
             order,
             terms={"world": world.loss, **terms},
