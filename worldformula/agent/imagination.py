@@ -255,7 +255,8 @@ class ImaginationAgent(nn.Module):
         reward, last, terminal = (
             torch.as_tensor(batch[k][:, -rows[1] :], device=self.device) for k in ("reward", "is_last", "is_terminal")
         )
-        return self.learner.replayed(late, self.cost.received(late, reward), last, terminal, boot)
+        received = self.cost.received(late, self.perception.rewards(reward))
+        return self.learner.replayed(late, received, last, terminal, boot)
 
     def _imagined(self, start: Values, generator: torch.Generator | None) -> tuple[State, Tensor, Tensor]:
         if self.learner is None:
