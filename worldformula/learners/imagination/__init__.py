@@ -4,7 +4,7 @@ from worldformula.learners.imagination.actor_critic import (
     BehaviourSettings,
     ImaginationActorCritic,
 )
-from worldformula.learners.imagination.contract import Behaviour, Dreaming, Following
+from worldformula.learners.imagination.contract import Behaviour, Dreaming, Following, Replaying
 from worldformula.learners.imagination.dynamics import DynamicsActorCritic, DynamicsSettings
 from worldformula.learners.imagination.latent_q import LatentActorCritic, LatentSettings
 from worldformula.learners.imagination.mixed import MixedActorCritic, MixedSettings
@@ -25,6 +25,7 @@ __all__ = [
     "MixedSettings",
     "PercentileNorm",
     "RangeNorm",
+    "Replaying",
     "lambda_return",
     "replay_return",
 ]

@@ -18,8 +18,8 @@ Features = Mapping[str, Tensor]
 class Behaviour(Protocol):
     """A behaviour learner: `worldformula.learners.imagination` has those of Dreamer v1, v2 and v3, and TD-MPC2's.
 
-    What its terms read an agent asks of it: of "dream" as `Dreaming` says, of "replay" as `ImaginationActorCritic`, of
-    any other as `Following`. names: the features of a state that its policy and its value read.
+    What its terms read an agent asks of it: of "dream" as `Dreaming` says, of "replay" as `Replaying`, of any other as
+    `Following`. names: the features of a state that its policy and its value read.
     """
 
     policy: Factor | Joint
@@ -80,5 +80,18 @@ class Following(Behaviour, Protocol):
     ) -> Mapping[str, Tensor]:
         """The data of a term: what the world's loss made, with its gradients, ``[B, T, ...]`` by name; what it read;
         which rows ended an episode for good and which began one, ``[B, T]``.
+        """
+        ...
+
+
+@runtime_checkable
+class Replaying(Behaviour, Protocol):
+    """A behaviour learner with the term "replay": its critic learns at the states of the data too."""
+
+    def replayed(
+        self, states: Features, reward: Tensor, is_last: Tensor, is_terminal: Tensor, boot: Tensor
+    ) -> Mapping[str, Tensor]:
+        """The data of "replay": states ``[B, K, ...]`` with their graph, what was received and ended there, and the
+        returns ``[B, K]`` of the dreams that start at them.
         """
         ...
