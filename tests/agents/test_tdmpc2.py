@@ -404,3 +404,14 @@ def test_several_actions_share_one_value() -> None:
     moved = [not torch.equal(p, old) for p, old in zip(agent.parameters(), before, strict=True)]
     assert all(moved)
     assert "a'_{1,t}" in repr(agent.loss.terms["value"])
+
+
+def test_the_agent_prints_its_whole_objective() -> None:
+    agent = tdmpc2.build(config(), COLUMNS, NUMBERS, seed=0)
+    said = {name: repr(term) for name, term in agent.loss.terms.items()}
+    assert "0.6 ^ (t - 2) * (20.0 * norm2(\\hat z_t - sg(z_t)) / 8 - 0.1 * log p(s_t|l_t))" in said["world"]
+    assert "n_t = \\bar Q(z'_t,a'_t), U_t = low(n_t,k_t), y_t = backup(r_t,d_t,U_t)" in said["value"]
+    assert "((-w_t * 0.6 ^ (t - 1)) * log Q(s_t|l_t)) / 3" in said["value"]
+    assert "(v_t + 0.06 * H[ν(u_t|z_t)])" in said["policy"]
+    for term in agent.loss.terms.values():
+        assert "def formula(self" in term.code

@@ -48,7 +48,7 @@ from worldformula.learners.imagination.normalise import RangeNorm
 from worldformula.learners.imagination.policies import factors_of, read_policy, summed
 from worldformula.nets.normed import Ensemble, Regressed, symlog
 
-OWN = ("r", "d", "w", "k", "l", "m", "n", "s", "u", "y", "S", "U", "V")
+OWN = ("r", "d", "w", "k", "l", "m", "n", "s", "u", "v", "y", "U", "V")
 """What the losses call their own: rewards, ends, weights, pairs, logits, masks, and what these give."""
 
 
@@ -174,7 +174,7 @@ class LatentActorCritic(nn.Module):
         """The loss of the policy."""
         own, policy = self.settings, self.policy
         middle = Deterministic(f"V_{t} = middle(l_{t}, k_{t})", Paired(self.regressed, pairs, lowest=False), shape=())
-        scaled = Deterministic(f"S_{t} = scaled(V_{{1:T}})", self.range, shape=())
+        scaled = Deterministic(f"v_{t} = scaled(V_{{1:T}})", self.range, shape=())
         if own.squashed:
             entropy = own.entropy * -summed(log, policy)
         else:
@@ -186,7 +186,7 @@ class LatentActorCritic(nn.Module):
             ]
             entropy = own.entropy * width * summed(Entropy, before[0] if len(before) == 1 else Joint.of(*before))
         drawn = Joint.of(*factors_of(policy), pair) * draws * logits * middle * scaled
-        step = E(drawn, -(own.rho ** (Value(t) - 1)) * (Value(f"S_{t}") + entropy))
+        step = E(drawn, -(own.rho ** (Value(t) - 1)) * (Value(f"v_{t}") + entropy))
         return Mean(t, step, reset="first").mean()
 
     @property
