@@ -69,7 +69,7 @@ class TDMPC2Config:
     train_ratio: float = 1024.0
     """Replayed rows per action in the environment: one update."""
     prefill: int = 5000
-    """Environment steps at random before learning starts."""
+    """Environment steps at random before learning starts: the authors' five episodes, of 1000 steps each."""
     units: int = 512
     """The two hidden layers of the policy."""
     value: float = 0.1
