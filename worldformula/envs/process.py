@@ -99,6 +99,14 @@ class Remote:
         """Its picture."""
         return self._call("render")
 
+    def lasting(self) -> dict[str, Any] | None:
+        """What lasts beyond an episode."""
+        return self._call("lasting")
+
+    def return_to(self, lasting: Mapping[str, Any]) -> None:
+        """Puts the answer of `lasting` back."""
+        self._call("return_to", dict(lasting))
+
     def kill(self) -> None:
         """Ends the process at once."""
         self._process.kill()
@@ -123,7 +131,12 @@ def serve(pipe: Connection, id: str, options: dict[str, Any]) -> None:
     except WorldformulaError as error:
         pipe.send((type(error).__name__, str(error)))
         return
-    calls = {"reset": lambda seed: env.reset(seed=seed), "step": env.step, "render": lambda _: env.render()}
+    calls: dict[str, Any] = {
+        "reset": lambda seed: env.reset(seed=seed),
+        "step": env.step,
+        "render": lambda _: env.render(),
+    }
+    calls |= {"lasting": lambda _: env.lasting(), "return_to": env.return_to}
     while True:
         what, value = pipe.recv()
         if what == "close":
