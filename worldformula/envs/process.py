@@ -36,10 +36,7 @@ class Remote:
 
     def __init__(self, id: str, options: Mapping[str, Any], timeout: float) -> None:
         self.id, self.timeout = id, timeout
-        clean = "forkserver" in multiprocessing.get_all_start_methods()  # Windows has it not
-        context: Any = multiprocessing.get_context("forkserver" if clean else "spawn")
-        if clean:
-            context.set_forkserver_preload([__name__, "worldformula.envs.factory"])
+        context = clean_context()
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, id, dict(options)), daemon=True)
         self._process.start()
@@ -118,6 +115,15 @@ class Remote:
         self._process.join(1.0)
         self.kill()
         self._pipe.close()
+
+
+def clean_context() -> Any:
+    """Of ``multiprocessing``: processes that begin without the threads and locks of this one."""
+    clean = "forkserver" in multiprocessing.get_all_start_methods()  # Windows has it not
+    context: Any = multiprocessing.get_context("forkserver" if clean else "spawn")
+    if clean:
+        context.set_forkserver_preload([__name__, "worldformula.envs.factory"])
+    return context
 
 
 def serve(pipe: Connection, id: str, options: dict[str, Any]) -> None:

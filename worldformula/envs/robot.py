@@ -147,6 +147,7 @@ class RobotEnv(gymnasium.Env[Any, Any]):
 
     Attributes:
         resets: False: what follows a reset depends on what was before it.
+        real: it is not simulated: it does nothing twice, and nobody measures a floor with it.
 
     ``info`` has the ``age`` of the reading in ticks, how many ticks have been ``silent`` and ``late``, and of a
     simulated robot the true ``state``.
@@ -161,6 +162,7 @@ class RobotEnv(gymnasium.Env[Any, Any]):
     def __init__(self, robot: RobotInterface, *, patience: int = 20) -> None:
         self.robot, self.patience = robot, patience
         self._told = robot if isinstance(robot, Simulated) else None  # whose time passes only when it is told so
+        self.real = self._told is None
         self.metadata = {"render_modes": ["rgb_array"], "render_fps": robot.rate}
         self.render_mode = "rgb_array"
         self.observation_space, self.action_space = robot.observation_space, robot.action_space

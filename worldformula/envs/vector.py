@@ -98,6 +98,11 @@ class Envs:
         return next(iter(self.actions.values()))
 
     @property
+    def bare(self) -> list[Any]:
+        """The environments as they were written, one per stream; those in processes of their own cannot be had."""
+        return [getattr(stream.env, "unwrapped", None) for stream in self._streams]
+
+    @property
     def infos(self) -> list[dict[str, Any]]:
         """Gymnasium's info of the latest rows, one per stream."""
         return [stream.info for stream in self._streams]

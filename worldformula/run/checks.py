@@ -6,7 +6,30 @@ from typing import Any
 
 from worldformula.errors import ConfigError
 from worldformula.run.config import RunConfig
-from worldformula.run.contract import Learning
+from worldformula.run.contract import HandsOver, Learning
+
+
+def settled(config: RunConfig) -> None:
+    """Refuses what a run by the wall clock cannot do, before a robot is touched.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    if config.drive.clock != "wall":
+        return
+    env = config.env
+    if env.num != 1 or env.timeout is not None:
+        raise ConfigError(
+            f"drive.clock=wall acts on one robot, in a process of its own: expected env.num=1 and no env.timeout, got "
+            f"{env.num} and {env.timeout}"
+        )
+    if env.log_info:
+        raise ConfigError(f"drive.clock=wall logs no numbers of info: leave env.log_info out, got {env.log_info}")
+    if config.eval_every and config.eval_episodes:
+        raise ConfigError(
+            f"drive.clock=wall leaves no time for evaluations while the robot goes on: set eval_every=0, got "
+            f"{config.eval_every}; the evaluation at the end stays"
+        )
 
 
 def possible(config: RunConfig, agent: Any, resumes_at: int) -> None:
@@ -35,4 +58,17 @@ def possible(config: RunConfig, agent: Any, resumes_at: int) -> None:
         raise ConfigError(
             f"{config.env.id} cannot be made twice (env.single), so an evaluation would end the episode of the "
             f"training: set eval_every=0, got {config.eval_every}; the evaluation at the end stays"
+        )
+
+
+def require(agent: Any, config: RunConfig) -> None:
+    """Refuses an agent that cannot act with weights that are handed over.
+
+    Raises:
+        ConfigError: it has no ``weights()`` and ``take_over(weights)``.
+    """
+    if not isinstance(agent, HandsOver):
+        raise ConfigError(
+            f"drive.clock={config.drive.clock} lets {config.model} act beside its learning, and it cannot hand over "
+            "its weights: expected an agent with weights() and take_over(weights), or drive.clock=none"
         )

@@ -16,10 +16,11 @@ from typing import Any, Protocol
 import torch
 
 from worldformula.envs import Envs
-from worldformula.errors import ConfigError
 from worldformula.nets import causal
+from worldformula.run.apart import Apart, Away
+from worldformula.run.checks import require
 from worldformula.run.config import RunConfig
-from worldformula.run.contract import Acting, HandsOver, Learning, Weights
+from worldformula.run.contract import Acting, Build, Learning, Weights
 from worldformula.run.play import Turn, play
 from worldformula.training.seeding import forked
 
@@ -56,6 +57,10 @@ class Driver(Protocol):
         """The updates that followed were made: so many of this process."""
         ...
 
+    def metrics(self) -> dict[str, float]:
+        """Numbers since the last time, for the log."""
+        ...
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint has to hold."""
         ...
@@ -76,8 +81,9 @@ class InTurn:
     """
 
     def __init__(self, config: RunConfig, envs: Envs, agent: Acting, device: torch.device) -> None:
-        self.config, self.envs, self.actor, self.device = config, envs, agent, device
+        self.config, self.envs, self.device = config, envs, device
         self.agent: Any = agent
+        self.actor: Any = agent
 
     @property
     def rate(self) -> float:
@@ -112,6 +118,10 @@ class InTurn:
 
     def learnt(self, taken: int, updates: int) -> None:
         """The actor is the learner."""
+
+    def metrics(self) -> dict[str, float]:
+        """Turns take the time that they take."""
+        return {}
 
     def state(self) -> dict[str, Any]:
         """The acting state, and the episodes."""
@@ -176,14 +186,16 @@ class Virtual(InTurn):
         return {**super().state(), "drive": drive}
 
 
-def require(agent: Any, config: RunConfig) -> None:
-    """Refuses an agent that cannot act with weights that are handed over.
+def environments(config: RunConfig) -> Any:
+    """Where a run acts: `Envs` in this process, or a robot that another one acts on."""
+    if config.drive.clock == "wall":
+        return Away(config)
+    env = config.env
+    return Envs(env.id, env.num, seed=config.seed, recover=True, **env.options())
 
-    Raises:
-        ConfigError: it has no ``weights()`` and ``take_over(weights)``.
-    """
-    if not isinstance(agent, HandsOver):
-        raise ConfigError(
-            f"drive.clock={config.drive.clock} lets {config.model} act beside its learning, and it cannot hand over "
-            "its weights: expected an agent with weights() and take_over(weights), or drive.clock=none"
-        )
+
+def driver(config: RunConfig, envs: Any, agent: Any, build: Build, device: torch.device) -> Driver:
+    """The one that the settings ask for."""
+    if config.drive.clock == "wall":
+        return Apart(config, envs, agent, build)
+    return (Virtual if config.drive.clock == "virtual" else InTurn)(config, envs, agent, device)

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 
 from worldformula.data.replay import Replay
-from worldformula.envs import Envs, Episode
+from worldformula.envs import Episode
 from worldformula.errors import (
     CheckpointError,
     ConfigError,
@@ -35,11 +35,11 @@ from worldformula.errors import (
     WorldformulaError,
 )
 from worldformula.run import transfer
-from worldformula.run.checks import possible
+from worldformula.run.checks import possible, settled
 from worldformula.run.config import FIXED, FREE_ON_RESUME, RunConfig, deliberate
 from worldformula.run.contract import Agent, Batch, Build, Learning, Recalling, Write
 from worldformula.run.counters import Counters, Result, means
-from worldformula.run.drive import Driver, InTurn, Virtual
+from worldformula.run.drive import driver, environments
 from worldformula.run.evaluate import Evaluation, evaluate
 from worldformula.run.folder import RunFolder, writing
 from worldformula.run.kinds import settings_of
@@ -105,14 +105,14 @@ class Interact:
         self.resumes_at = steps[-1] if steps else 0
         self.latest: dict[str, float] = {}
         self.evaluation: Evaluation | None = None
-        env = self.config.env
-        self.envs = Envs(env.id, env.num, seed=self.config.seed, recover=True, **env.options())
+        settled(self.config)
+        self.envs = environments(self.config)
         if any(key.startswith("agent.") for key in self.changed):
             transfer.same_sizes(build, self.asked, self.config, self.envs, self.changed)
         seed_everything(self.config.seed)
         self.agent = self.fresh_agent()
         possible(self.config, self.agent, self.resumes_at)
-        self.driver = self._driver()
+        self.driver = driver(self.config, self.envs, self.agent, build, self.device)
         transfer.prepare(self.agent, "" if steps else self.config.init, self.config.freeze, say)
         if self.config.compile and isinstance(self.agent, torch.nn.Module) and devices.compiles(say):
             self.agent.compile()
@@ -122,10 +122,6 @@ class Interact:
         self._known = 0  # failures of the environments of this process that were told
         self._shown = 0.0
         self._halted: RobotError | None = None
-
-    def _driver(self) -> Driver:
-        kind = Virtual if self.config.drive.clock == "virtual" else InTurn
-        return kind(self.config, self.envs, self.agent, self.device)
 
     def fresh_agent(self) -> Agent:
         """An agent as a new run starts with, on the device of the run."""
@@ -203,7 +199,10 @@ class Interact:
             NonFiniteError: a loss, an action, an observation or a reward is NaN or infinite. See `Run.go`.
         """
         started = time.perf_counter()
-        Run(self, self.folder, say=self.say, changed=self.changed).go()
+        try:
+            Run(self, self.folder, say=self.say, changed=self.changed).go()
+        finally:
+            self.driver.halt()
         self.show(self)
         self.envs.close()
         return Result(self.folder.path, self.count, self.evaluation, time.perf_counter() - started)
@@ -227,6 +226,7 @@ class Interact:
                 self.show(self)
                 self._shown = time.perf_counter()
         if self.count.steps >= self.config.steps:
+            self.driver.halt()
             if self._summed or self._finished:
                 self._log(write)
             if self.config.eval_episodes and self.count.evaluated != self.count.steps:
@@ -310,6 +310,7 @@ class Interact:
         values |= means(self._finished)
         if self.count.failures:
             values["env/failures"] = self.count.failures
+        values |= self.driver.metrics()
         values |= {name: total / self._summed for name, total in self._sums.items()}
         self._sums, self._summed, self._finished = {}, 0, []
         write(self.count.steps, values)
