@@ -1,4 +1,4 @@
-"""Measures DayDreamer on a pendulum that nobody resets: the light fades and pushes begin; it goes on learning, or not."""
+"""Measures DayDreamer on a pendulum that nobody resets: light fades, pushes begin; it goes on learning, or does not."""
 
 from __future__ import annotations
 

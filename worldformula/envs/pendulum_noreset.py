@@ -113,6 +113,7 @@ def make(
     size: int = 32, *, sensor_delay: int = 1, actuation_delay: int = 1, jitter: float = 0.1, loss: float = 0.01,
     smooth: float = 0.0, patience: int = 20, noise: float = 0.01, pushes: float = 0.0, push: float = 4.0,
     push_from: int = 0, fade: float = 0.0, wear: float = 0.0, drift_from: int = 0, drift_ticks: int = 1200,
+    realtime: bool = False,
 ) -> RobotEnv:  # fmt: skip
     """The environment of this file.
 
@@ -132,12 +133,17 @@ def make(
         wear: what the motor's gain loses in the end.
         drift_from: the tick at which both begin to fall.
         drift_ticks: over how many ticks they fall.
+        realtime: a tick takes its 0.05 s, as that of a robot that is none of a simulation.
     """
     rod = Rod(
         size=size, noise=noise, pushes=pushes, push=push, push_from=push_from, fade=fade, wear=wear,
         drift_from=drift_from, drift_ticks=drift_ticks,
     )  # fmt: skip
-    return RobotEnv(SimulatedRobot(rod, Link(sensor_delay, actuation_delay, jitter, loss, smooth)), patience=patience)
+    link = Link(sensor_delay, actuation_delay, jitter, loss, smooth)
+    env = RobotEnv(SimulatedRobot(rod, link), patience=patience)
+    if realtime:
+        env.keep_time()
+    return env
 
 
 def reference(state: Mapping[str, NDArray[np.floating]]) -> NDArray[np.float32]:
