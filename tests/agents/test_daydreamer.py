@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from worldformula import catalogue
+from worldformula.cli import header
 from worldformula.cli.train import Train
 from worldformula.envs import Envs
 from worldformula.envs.actions import ActionSpec
@@ -82,6 +83,13 @@ def test_it_learns_on_the_robot(tmp_path: Path, clock: str, least: int) -> None:
     assert task.count.updates >= least
     assert any((value != start[name]).any() for name, value in task.agent.state_dict().items())
     assert np.isfinite(task.replay._columns["reward"][0, : task.count.steps]).all()
+
+
+@pytest.mark.parametrize(("clock", "said"), [("virtual", "0.5 updates a tick"), ("wall", "all the time")])
+def test_the_header_says_how_acting_and_learning_share_time(tmp_path: Path, clock: str, said: str) -> None:
+    task = Interact(asked(tmp_path, f"drive.clock={clock}"), SYSTEM.build, tmp_path / "run", say=lambda _: None)
+    assert f"learning: {said}" in "\n".join(header.lines(task))
+    task.envs.close()
 
 
 def test_it_keeps_the_laws_of_agents() -> None:

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from worldformula.cards import daydreamer as card
-from worldformula.envs import make
+from worldformula.envs import Envs
 
 
 def test_the_change_begins_where_the_frozen_policy_stops_learning() -> None:
     config = card.config(seed=3, learn=700)
     assert (config.steps, config.seed, config.drive.clock) == (700, 3, "virtual")
-    body = make(config.env.id, **config.env.options()).unwrapped.robot.body
+    body = Envs(config.env.id, 1, **config.env.options()).bare[0].robot.body
     assert (body.drift_from, body.push_from, body.drift_ticks) == (700, 700, 1200)
     assert (body.fade, body.pushes) == (card.FADE, card.PUSHES)
 
@@ -37,7 +37,7 @@ def test_both_are_scored_in_lives_that_are_calm_or_changed_from_the_start(
     assert card.scored(None, calm=calm, seed=5) == -1.0  # type: ignore[arg-type]
     ((env, options),) = asked
     assert options == {"episodes": 24, "seed": 10_005}
-    body = make(env.id, **env.options()).unwrapped.robot.body
+    body = Envs(env.id, 1, **env.options()).bare[0].robot.body
     assert 1 - body.fade * float(body.drift(1)) == pytest.approx(light)
     assert (body.push_from == 0) == pushed
 
