@@ -40,8 +40,8 @@ def paced(loop: Interact) -> str:
         return f"all the time, beside the robot; weights are handed over every {drive.sync} ticks"
     if drive.clock == "virtual":
         return (
-            f"{drive.updates:g} updates a tick of a virtual clock; weights are handed over every {drive.sync} ticks, and "
-            f"{drive.lag} on their way"
+            f"{drive.updates:g} updates a tick of a virtual clock; weights are handed over every {drive.sync} ticks, "
+            f"and are {drive.lag} on their way"
         )
     return f"{loop.update_rate:.3g} updates per action (train ratio {learning.train_ratio:g})"
 
