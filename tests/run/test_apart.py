@@ -192,6 +192,7 @@ def test_a_robot_that_falls_silent_ends_the_run_with_a_checkpoint(tmp_path: Path
     assert 100 <= final(tmp_path / "run")["count"]["steps"] <= 107
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="sends a signal")
 def test_where_the_actor_is_killed_the_run_is_stored(tmp_path: Path) -> None:
     task = Interact(walled(4000), Shared, tmp_path / "run", say=lambda _: None)
@@ -236,6 +237,7 @@ Interact(walled(4000, env=env), Shared, sys.argv[2], show=lambda run: print(run.
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="sends a signal")
 def test_where_the_learner_is_killed_the_robot_is_paused(tmp_path: Path) -> None:
     file = tmp_path / "said"

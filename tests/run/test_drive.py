@@ -137,6 +137,7 @@ def test_interrupted_it_ends_as_if_it_had_not_been(tmp_path: Path, turn: int) ->
     assert rows(tmp_path / "whole") == rows(tmp_path / "killed")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="uses fork")
 def test_killed_three_times_a_dreamer_on_a_robot_ends_with_the_same_bits() -> None:
     """SIGKILL at random moments; weights, optimisers, log and replay are compared byte by byte."""
