@@ -34,6 +34,8 @@ from worldformula.training.players import Order, Turns
 from worldformula.world import State, Values, World
 from worldformula.world.heads import Means, decode, means_of
 
+UPDATES = "updates"  # beside the weights that are handed over: until the first one, some agents act at random
+
 
 class ImaginationAgent(nn.Module):
     """The six modules of an agent that imagines.
@@ -351,6 +353,16 @@ class ImaginationAgent(nn.Module):
         raise ConfigError(f"the world predicts {', '.join(by_variable) or 'nothing'}, and nothing that it observes")
 
     # ------------------------------------------------------------------------------------------------------ checkpoint
+
+    def weights(self) -> dict[str, Tensor]:
+        """Copies of the weights, and the number of updates: all that decides how it acts."""
+        found = {name: value.detach().clone() for name, value in self.state_dict().items()}
+        return found | {UPDATES: torch.tensor(self.updates.count)}
+
+    def take_over(self, weights: Mapping[str, Tensor]) -> None:
+        """Acts from now on as the agent whose `weights` these are."""
+        self.load_state_dict({name: value for name, value in weights.items() if name != UPDATES})
+        self.updates.count = int(weights[UPDATES])
 
     def checkpoint(self) -> dict[str, Any]:
         """Weights, slow critic and return scale, and the optimiser's state."""
