@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -86,3 +87,62 @@ def test_join_flattens_events_and_names_a_wrong_width() -> None:
     assert join((h, z, r), 8, "net")[0].tolist() == [0, 0, 0, 1, 1, 1, 1, 5]
     with pytest.raises(ShapeError, match=r"net expected inputs of 7 numbers in all, got 3 \+ 4 \+ 1 = 8"):
         join((h, z, r), 7, "net")
+
+
+def test_many_numbers_side_by_side_are_multiplied_apart_and_give_what_few_do() -> None:
+    torch.manual_seed(0)
+    layer = Linear(40, 6).double()
+    torch.nn.init.normal_(layer.bias)
+    parts = [torch.randn(3000, n, dtype=torch.float64, requires_grad=True) for n in (30, 3, 7)]
+    joined = torch.cat([p.detach() for p in parts], -1).requires_grad_()
+    expected = joined @ layer.weight.detach().T + layer.bias.detach()
+    found = layer(*parts)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(layer(*(p[:2] for p in parts)), expected[:2])
+    g = torch.randn_like(found)
+    of_parts = torch.autograd.grad(found, [layer.weight, layer.bias, *parts], g)
+    torch.testing.assert_close(of_parts[0], g.T @ joined.detach())
+    torch.testing.assert_close(of_parts[1], g.sum(0))
+    torch.testing.assert_close(torch.cat(of_parts[2:], -1), g @ layer.weight.detach())
+
+
+@pytest.mark.parametrize("stack", [1, 3])
+def test_the_gradients_of_a_norm_are_those_of_its_definition_and_have_gradients(stack: int) -> None:
+    torch.manual_seed(0)
+    norm = RMSNorm(5, stack).double()
+    torch.nn.init.normal_(norm.scale)
+    x = (0.02 * torch.randn(4, 3, 5, dtype=torch.float64)).requires_grad_()  # so small that the 1e-4 counts
+    weights = torch.randn(4, 3, 5, dtype=torch.float64)
+
+    def by_hand(x: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        return x / torch.sqrt((x**2).sum(-1, keepdim=True) / 5 + 1e-4) * scale
+
+    for first, second in zip(*(_two_gradients(f, x, norm.scale, weights) for f in (_of(norm), by_hand)), strict=True):
+        torch.testing.assert_close(first, second)
+
+
+def _of(norm: RMSNorm) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    return lambda x, scale: norm(x)
+
+
+def _two_gradients(
+    f: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], x: torch.Tensor, scale: torch.Tensor, weights: torch.Tensor
+) -> list[torch.Tensor]:
+    """Of a weighted sum, and of the squares of these."""
+    first = torch.autograd.grad((f(x, scale) * weights).sum(), (x, scale), create_graph=True)
+    second = torch.autograd.grad(sum(g.square().sum() for g in first), (x, scale))
+    return [*first, *second]
+
+
+def test_a_norm_under_transforms_of_torch_func() -> None:
+    torch.manual_seed(0)
+    norm, x = RMSNorm(4).double(), torch.randn(3, 4, dtype=torch.float64)
+    torch.nn.init.normal_(norm.scale)
+
+    def loss(scale: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(norm, {"scale": scale}, (row,)).square().sum()
+
+    each = torch.func.vmap(torch.func.grad(loss), (None, 0))(norm.scale.detach(), x)
+    for row, found in zip(x, each, strict=True):
+        (expected,) = torch.autograd.grad(norm(row).square().sum(), norm.scale)
+        torch.testing.assert_close(found, expected)
