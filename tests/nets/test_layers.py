@@ -3,11 +3,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
 from worldformula.errors import ShapeError
-from worldformula.nets.layers import BlockLinear, Dense, Linear, RMSNorm, from_blocks, join, to_blocks
+from worldformula.nets.layers import BlockLinear, Dense, Linear, RMSNorm, from_blocks, join, tanh, to_blocks
 
 
 def test_weights_are_truncated_at_two_deviations_and_have_variance_one_over_fan_in() -> None:
@@ -146,3 +147,14 @@ def test_a_norm_under_transforms_of_torch_func() -> None:
     for row, found in zip(x, each, strict=True):
         (expected,) = torch.autograd.grad(norm(row).square().sum(), norm.scale)
         torch.testing.assert_close(found, expected)
+
+
+def test_tanh_and_its_gradient_everywhere() -> None:
+    x = torch.cat((torch.linspace(-12, 12, 1001), torch.tensor([0.0, 1e-6, -90.0, 1e4, -math.inf, math.inf])))
+    exact = torch.from_numpy(np.tanh(x.double().numpy()))
+    assert (tanh(x).double() - exact).abs().max() < 3e-7
+    assert tanh(torch.tensor([0.0])).item() == 0.0
+    assert tanh(torch.tensor([math.nan])).isnan()
+    inner = x[:-2].double().requires_grad_()
+    (gradient,) = torch.autograd.grad(tanh(inner).sum(), inner)
+    assert (gradient - (1 - exact[:-2] ** 2)).abs().max() < 1e-14
