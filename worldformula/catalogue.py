@@ -41,6 +41,7 @@ class System:
         summary: one sentence.
         runs: name of a preset -> settings of a run that belong to it, as of ``--set``: ``("env.num=16",)``.
         acts: the kinds of actions that an agent takes: numbers in [−1, 1], choices, flags.
+        agent: of a world that reads what another network makes, the agent that trains both.
     """
 
     name: str
@@ -52,6 +53,7 @@ class System:
     summary: str
     runs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     acts: tuple[str, ...] = ("numbers", "choice", "flags")
+    agent: str = ""
 
     def sizes(self, preset: str) -> Any:
         """The sizes of one preset; raises CatalogueError with the near misses."""

@@ -239,7 +239,7 @@ class Score:
         }  # fmt: skip
         options: dict[str, Any] = {"deterministic": True} if self.noise is None else {"noise": noise}
         dream = State(self.dynamics.imagine(self.state.repeat(N * S), actions=flat, **options, **self.task.numbers), 2)
-        states = dream.only(k for k in dream.series if k not in flat).span(1)
+        states = dream.only(k for k in dream.series if k not in self.dynamics.actions).span(1)
         costs = self.task.of(states, flat, self._durations(dream)).view(B, N, S)
         mean = costs.mean(-1)
         return mean + self.task.risk * costs.std(-1) if self.task.risk else mean
@@ -257,7 +257,7 @@ class Score:
             )
         dream = self.dynamics.imagine(self.state, actions=dict(actions), deterministic=True, **self.task.numbers)
         states = State(dream, 2)
-        own = states.only(k for k in states if k not in actions)
+        own = states.only(k for k in states if k not in self.dynamics.actions)
         return Plan(dict(actions), own, cost, tuple(trace), calls + self.horizon, self._durations(states))
 
     def _durations(self, dream: State) -> Tensor | None:
@@ -279,12 +279,13 @@ class Score:
 
 
 def check_space(dynamics: Dynamics, space: Space) -> None:
-    """A space has exactly the actions of the dynamics.
+    """A space has the actions of the dynamics, and besides them nothing but its choices.
 
     Raises:
-        ConfigError: it has others.
+        ConfigError: it has others, or lacks one.
     """
-    if set(space) != set(dynamics.actions) or not space:
+    known = {*dynamics.actions, *getattr(dynamics, "choices", ())}
+    if not set(dynamics.actions) <= set(space) <= known or not space:
         raise ConfigError(
             f"expected a space of the actions {', '.join(dynamics.actions) or 'none'}, got {', '.join(space) or 'none'}"
             f"\nwrite space={{{', '.join(f'{a!r}: ActionSet(...)' for a in dynamics.actions)}}}"

@@ -274,6 +274,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)  # the error's traceback still holds the files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("left", [0, 4096, 12_288])
 def test_a_disk_that_fills_up_stops_the_run_and_it_goes_on_when_there_is_room(
     small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: int
@@ -295,6 +296,7 @@ def test_a_disk_that_fills_up_stops_the_run_and_it_goes_on_when_there_is_room(
     assert_same_run(small_disk / "run", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_file_that_may_not_grow_is_one_error(tmp_path: Path) -> None:
     pytest.importorskip("resource")
     script = """

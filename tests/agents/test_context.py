@@ -89,6 +89,7 @@ def test_presets() -> None:
         replace(CONFIG, context=2)
 
 
+@pytest.mark.slow
 def test_a_compiled_update_is_the_update() -> None:
     """Every term and the dreams through the compiler's front end; no kernels are made, so that it takes seconds."""
     agent, replay = played(CONFIG)

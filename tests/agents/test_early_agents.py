@@ -143,12 +143,19 @@ def test_an_agent_without_a_policy_needs_a_planner_and_dreams_under_given_action
     assert dream["h"].shape == (2, 5, 8)
 
 
-def test_rewards_are_bounded_where_the_preset_says_so() -> None:
-    for bounded in (True, False):
-        agent = tiny("dreamer_v2", bounded=bounded)
-        batch = {**rows(), "reward": np.full((3, 5), 2.0, np.float32)}
-        expected = np.tanh(2.0) if bounded else 2.0
-        assert agent.perception.learn(batch, agent.device)["r"].numpy() == pytest.approx(expected)
+@pytest.mark.parametrize(
+    ("name", "settings", "expected"),
+    [
+        ("dreamer_v2", {"bounded": True, "unit": 1.0}, np.tanh(2.0)),
+        ("dreamer_v2", {"bounded": True, "unit": 4.0}, np.tanh(0.5)),
+        ("dreamer_v2", {"bounded": False, "unit": 1.0}, 2.0),
+        ("dreamer_v1", {"unit": 4.0}, 0.5),
+    ],
+)
+def test_rewards_are_learnt_as_the_preset_says(name: str, settings: dict[str, Any], expected: float) -> None:
+    agent = tiny(name, **settings)
+    batch = {**rows(), "reward": np.full((3, 5), 2.0, np.float32)}
+    assert agent.perception.learn(batch, agent.device)["r"].numpy() == pytest.approx(expected)
 
 
 def test_the_share_of_reinforce_follows_the_kind_of_action_unless_it_is_set() -> None:

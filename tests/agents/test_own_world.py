@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -17,10 +18,12 @@ from worldformula.agent.cost import Cost
 from worldformula.agent.imagination import ImaginationAgent
 from worldformula.agent.perception import Perception
 from worldformula.agents.dreamer_v3 import DreamerConfig, tiny
-from worldformula.envs import ActionSpec, Column
+from worldformula.envs import ActionSpec, Column, Envs
 from worldformula.errors import ConfigError, FormulaError
 from worldformula.learners.imagination import ImaginationActorCritic
+from worldformula.nets.transformer import CausalTransformer
 from worldformula.planners.cem import CEM
+from worldformula.testing import check_agent
 from worldformula.training.objective import Minimises
 from worldformula.training.optimiser import LaProp
 
@@ -98,13 +101,71 @@ def test_it_learns_by_another_cost_where_there_is_no_reward() -> None:
     assert (proceed == 0.9).all()
 
 
-def test_a_world_that_remembers_its_last_step_alone_is_refused() -> None:
-    made = transformer.build()
-    learner = ImaginationActorCritic(Normal("π(a_t|h_t,z_t)", Join(11, 2 * A), shape=A), Join(11, 255))
-    with pytest.raises(ConfigError, match="keeps h_cache of the last one alone"):
-        ImaginationAgent(
-            SETTINGS, made, Perception({}, 0.9, {}, ActionSpec("continuous", A)), learner, players={}, horizon=3,
-        )  # fmt: skip
+def remembering(*, late: int = 1, context: bool = False, replay: bool = False) -> ImaginationAgent:
+    """Dreams over a transformer: what it attends to goes on from the rows into the dream."""
+    made = transformer.build(observations={"body": "x"})
+    policy = Normal("π(a_t|h_t,z_t)", Join(11, 2 * A), shape=A)
+    learner = ImaginationActorCritic(policy, Join(11, 255))
+    weights = {"world": 1.0, "actor": 1.0, "critic": 1.0} | ({"replay": 0.3} if replay else {})
+    player = Minimises(weights, [made, policy, learner.critic], partial(LaProp, lr=1e-3, warmup=0))
+    columns = {"body": Column("vector", (transformer.X,), "float32")}
+    return ImaginationAgent(
+        SETTINGS, made, Perception.of(made, 0.9, columns, ActionSpec("continuous", A)), learner,
+        players={"agent": player}, horizon=3, late=late, context=context,
+    )  # fmt: skip
+
+
+def test_dreams_go_on_from_what_a_world_remembers() -> None:
+    torch.manual_seed(0)
+    agent, data = remembering(), rows()
+    data["body"] = np.repeat(data["body"], 2, 2)[..., : transformer.X]
+    data["action"] = np.random.default_rng(1).uniform(-1, 1, (N, T, A)).astype(np.float32)
+    before = {k: v.clone() for k, v in agent.state_dict().items()}
+    assert all(torch.isfinite(torch.as_tensor(v)).all() for v in agent.update(data).values())
+    assert not [k for k, v in agent.state_dict().items() if torch.equal(v, before[k])]
+
+    begin = agent._remembered(data, torch.Generator().manual_seed(0))
+    dream, *_ = agent.dream(begin, torch.Generator().manual_seed(0))
+    net = next(m for m in agent.world.modules() if isinstance(m, CausalTransformer))
+    filtered = agent.world.filter(agent.perception.learn(data, CPU), generator=torch.Generator().manual_seed(0))
+    drawn = torch.cat((filtered["z"], dream["z"][:, 1:-1]), 1).flatten(2)  # of the rows, then of the dream
+    acts = torch.cat((torch.as_tensor(data["action"])[:, :-1], dream["a"][:, :-1]), 1)
+    first = torch.zeros(N, T + 3, dtype=torch.bool)
+    first[:, :T] = torch.as_tensor(data["is_first"])
+    past = torch.cat((torch.zeros(N, 1, drawn.shape[2] + A), torch.cat((drawn, acts), -1)), 1)
+    whole = net(past.masked_fill(first[..., None], 0.0), reset=first)
+    torch.testing.assert_close(dream["h"][:, 1:], whole[:, T:], rtol=1e-4, atol=1e-5)
+
+
+class Six(gymnasium.Env[Any, Any]):
+    """Six random numbers for whatever is done with two forces; episodes of seven steps."""
+
+    observation_space = gymnasium.spaces.Dict({"body": gymnasium.spaces.Box(-9, 9, (6,))})
+    action_space = gymnasium.spaces.Box(-1, 1, (A,))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.step_count = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.step_count += 1
+        return self.observation_space.sample(), float(action.sum()), self.step_count == 7, False, {}
+
+
+def test_an_agent_whose_world_remembers_keeps_the_laws() -> None:
+    if "tests/Six-v0" not in gymnasium.registry:
+        gymnasium.register("tests/Six-v0", entry_point=Six)
+    torch.manual_seed(0)
+    check_agent(remembering(), Envs("tests/Six-v0", 2, seed=0), turns=20)
+
+
+@pytest.mark.parametrize(("option", "said"), [({"late": 2}, "late=2"), ({"context": True}, "context=True")])
+def test_a_world_that_remembers_its_last_step_alone_starts_dreams_there(option: Any, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"{said}: the world keeps h_cache of the last step"):
+        remembering(**option)
+    with pytest.raises(ConfigError, match="a return from the data needs two states"):
+        remembering(replay=True)
 
 
 def test_replayed_rows_are_worth_what_dreams_are_worth() -> None:

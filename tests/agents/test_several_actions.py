@@ -202,6 +202,7 @@ class Steered(gymnasium.Env):
         return self.at.astype(np.float32), float(action["lamps"].sum()), self.count == 8, False, self._info()
 
 
+@pytest.mark.slow
 def test_a_run_acts_stores_and_learns_with_masks(tmp_path: Path) -> None:
     if "tests/Steered-v0" not in gymnasium.registry:
         gymnasium.register("tests/Steered-v0", entry_point=Steered)

@@ -84,6 +84,7 @@ main(sys.argv[2:])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [2, 23])
 def test_a_killed_run_goes_on_bit_for_bit(trained: Path, tmp_path: Path, at: int) -> None:
     command = [*SHORT, "--run", str(tmp_path / "run")]
@@ -111,6 +112,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="file size limits are a POSIX feature")
 def test_a_run_whose_disk_is_full_goes_on_bit_for_bit_once_there_is_room(trained: Path, tmp_path: Path) -> None:
     command = [*SHORT, "--run", str(tmp_path / "run")]

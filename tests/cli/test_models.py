@@ -51,6 +51,9 @@ def test_every_kind_of_system_is_shown(name: str, capsys: pytest.CaptureFixture[
     assert said.startswith(f"{name} ({system.kind}; presets: ")
     assert ("\nformula" in said) == (system.kind != "planners")
     assert ("to train it" in said) == (system.kind != "planners")
+    trained = next((line for line in said.splitlines() if line.startswith("    worldformula fit ")), "")
+    assert (name == "mdn_rnn") == ("worldformula train --model world_models" in said)  # it reads what a VAE sees
+    assert bool(trained) == (system.kind in ("models", "worlds") and name != "mdn_rnn")
     assert (name != "cem") or "    horizon=12\n" in said
 
 

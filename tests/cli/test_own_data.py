@@ -173,6 +173,7 @@ def runs(model, preset, name, folder):
     return ModelRun(configured(model, preset, name), folder, data=few(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "preset"),
     [*((name, "tiny") for name in catalogue.names("models") if name != "ldm"), *FURTHER],

@@ -56,6 +56,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("world", "data", "more", "shown"),
     [
@@ -171,6 +172,7 @@ def test_a_dream_is_what_the_world_says_and_persistence_is_the_last_row(files: P
     assert np.allclose(found.dream[:, 4:], shown.numpy(), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_killed_fit_of_a_world_goes_on_bit_for_bit(files: Path, tmp_path: Path) -> None:
     given = ["--data", str(files / "vectors.npz"), "--set", "data.length=5"]  # windows that begin anywhere
     short = ["fit", "rssm", *given, "--steps", "12", "--batch", "3", "--run"]
@@ -286,3 +288,15 @@ def test_windows_to_learn_from_are_drawn_anew_at_other_places_of_an_episode() ->
     assert any(begin % 8 for begin in begins[0])
     torch.manual_seed(3)
     assert torch.equal(draw()["place"], first["place"])
+
+
+def test_a_world_that_reads_what_a_network_makes_names_the_agent_that_trains_both(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    first = np.zeros(40, bool)
+    first[::10] = True
+    np.savez(tmp_path / "e.npz", x=rng.random((40, 4), np.float32), action=rng.random((40, 1), np.float32),
+             reward=np.zeros(40, np.float32), is_first=first)  # fmt: skip
+    assert main(["fit", "mdn_rnn", "--data", str(tmp_path / "e.npz"), "--run", str(tmp_path / "run")]) != 0
+    assert "worldformula train --model world_models" in capsys.readouterr().err

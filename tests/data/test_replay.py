@@ -309,6 +309,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_later_stops_adding_and_kills_nobody(small_disk):
     done = script(
         small_disk,

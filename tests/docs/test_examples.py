@@ -24,6 +24,7 @@ def test_an_example_is_short_and_numbered(path: Path) -> None:
     assert len(path.read_text(encoding="utf-8").splitlines()) <= 80
 
 
+@pytest.mark.slow
 def test_the_vae_beats_one_bernoulli_per_pixel() -> None:
     shown = re.findall(r"epoch +\d+: ([\d.]+) nats", run(EXAMPLES[0]))
     assert len(shown) == 4
@@ -36,12 +37,14 @@ def test_the_planner_reaches_the_goal() -> None:
     assert abs(float(y) + 0.4) < 0.1
 
 
+@pytest.mark.slow
 def test_the_dream_goes_on_with_the_melody() -> None:
     shown = run(EXAMPLES[2])
     assert float(re.findall(r"right: ([\d.]+)", shown)[-1]) > 0.9  # by chance 0.125
     assert "flat(self.p_z_given_z_past(" in shown
 
 
+@pytest.mark.slow
 def test_the_environment_has_a_best_return_that_random_play_is_far_from() -> None:
     best, floor = re.findall(r"by rule (\d+), at random ([\d.]+)", run(EXAMPLES[3]))[0]
     assert int(best) == 12

@@ -211,6 +211,7 @@ def test_an_own_environment_trains_from_the_command_line(folder: Path, capsys: p
     assert cli.main(["eval", str(folder / "run"), "--episodes", "2"]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [["--set", "env.stack=3"], ["--set", "env.grey=true", "--set", "env.stack=2"]])
 def test_stacked_pictures_are_learnt_and_dreamt(tmp_path: Path, capsys: pytest.CaptureFixture[str], more: Any) -> None:
     command = ["train", "--env", "pendulum", "--pixels", "--run", str(tmp_path / "run"), "--steps", "60", *more]

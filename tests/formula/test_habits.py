@@ -54,6 +54,18 @@ def test_a_formula_has_no_elements():
         list(log(PRIOR))
 
 
+def test_a_function_of_tensors_takes_neither_a_formula_nor_a_factor():
+    with refused("got a formula", "write exp(...)", "from worldformula import exp", error=FormulaError):
+        torch.exp(log(PRIOR))
+    with refused("mse_loss", "got a formula", "Deterministic('y = f(x)', mse_loss)", error=FormulaError):
+        nn.functional.mse_loss(torch.ones(2), log(PRIOR))
+    with refused("got a factor", error=FormulaError):
+        torch.exp(PRIOR)
+    for operate in (lambda: torch.ones(2) * log(PRIOR), lambda: torch.ones(2) / log(PRIOR)):
+        with refused("got Tensor", "Symbol('beta')", error=FormulaError):  # the formula answers, not torch
+            operate()
+
+
 @pytest.mark.parametrize(
     "made", [lambda **k: Deterministic("y = f(x)", nn.Linear(2, 2), **k), lambda **k: Data("p(x)", **k)]
 )

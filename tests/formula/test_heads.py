@@ -116,6 +116,7 @@ def test_a_compiled_formula(fullgraph):
         torch.testing.assert_close(loss(x=x, seed=0).value, value)
 
 
+@pytest.mark.slow
 def test_inside_a_compiled_function():
     loss, x = encoder(), torch.randn(B, X)
     noise = loss.noise(x=x)

@@ -304,6 +304,7 @@ def test_a_network_that_mixes_rows_keeps_a_history_in_the_loop():
         torch.testing.assert_close(loss(**data, **options).value, loss.interpret(**data, **options).value)
 
 
+@pytest.mark.slow
 def test_a_formula_with_a_history_compiles_and_is_copied():
     loss = gpt(reset="first")[0]
     data = series(loss)

@@ -65,6 +65,7 @@ def test_a_network_outlives_the_formulas_that_use_it_and_nothing_else_holds_it()
     assert ref() is None
 
 
+@pytest.mark.slow
 def test_ten_thousand_steps_do_not_grow():
     torch.manual_seed(0)
     loss, x = vae(), torch.rand(B, X).bernoulli()

@@ -38,6 +38,10 @@ def temporal(seed):
     return REDUCED[seed % 3](TIME.clocked(grower.rng, grower.grow(2)))
 
 
+# A quarter of them runs with every change, the rest with the slow tests.
+EACH = [*range(PARTS // 4), *(pytest.param(part, marks=pytest.mark.slow) for part in range(PARTS // 4, PARTS))]
+
+
 def share(count, part):
     return range(count * part // PARTS, count * (part + 1) // PARTS)
 
@@ -76,7 +80,7 @@ def compare(expression, data, plan=None, **options):
     return first
 
 
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("part", EACH)
 def test_formulas_read_back_and_run_as_interpreted(part):
     refused = 0
     for seed in share(STATIC, part):
@@ -92,7 +96,7 @@ def test_formulas_read_back_and_run_as_interpreted(part):
     assert refused < 0.1 * len(share(STATIC, part))
 
 
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("part", EACH)
 def test_formulas_over_time_read_back_and_run_as_interpreted(part):
     for seed in share(TEMPORAL, part):
         expression = temporal(seed)
@@ -162,6 +166,7 @@ def test_a_formula_minus_itself_is_zero_and_prints_as_written():
         assert not torch.as_tensor(value).any(), f"seed {seed}: {line(difference)}"
 
 
+@pytest.mark.slow
 def test_latex_parses_and_braces_balance():
     for seed in range(0, 600, 3):
         expression = static(seed) if seed % 2 else temporal(seed)

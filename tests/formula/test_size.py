@@ -177,6 +177,7 @@ def test_among_factors_that_are_ready_the_written_order_holds():
 SHORT = {("named", how) for how in ("str", "repr", "latex")}  # the outermost name is all there is to print
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("shape", "how"), [(s, h) for s in SHAPES for h in PRINTED if (s, h) not in SHORT])
 def test_printing_is_linear(shape, how):
     build, size = SHAPES[shape]

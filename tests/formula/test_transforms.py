@@ -133,6 +133,7 @@ def test_loss_compile_is_one_graph(build, data):
     agrees(loss, loss, given)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("build", "data"), [(vae, lambda: {"x": pixels(B)}), (rssm, lambda: sequences(length=2))])
 @pytest.mark.parametrize("called_before", [False, True])
 def test_torch_compile_of_the_loss_is_one_graph(build, data, called_before):
@@ -150,6 +151,7 @@ def test_compile_of_a_function_that_reads_the_value():
     assert train(pixels(B)).shape == ()
 
 
+@pytest.mark.slow
 def test_inductor():
     loss, x = vae(), pixels(B)
     agrees(loss, torch.compile(loss, fullgraph=True), {"x": x})

@@ -22,12 +22,16 @@ STATIC, TEMPORAL, PARTS = 240, 80, 4
 UNLIKE = {frozenset(pair) for pair in (("Bernoulli", "OneHot"), ("Bernoulli", "Categorical"))}  # supports
 
 
+# A quarter of them runs with every change, the rest with the slow tests.
+EACH = [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, PARTS))]
+
+
 def share(count, part):
     return range(count * part // PARTS, count * (part + 1) // PARTS)
 
 
 @pytest.mark.parametrize("kind", ["static", "temporal"])
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize("part", EACH)
 def test_formulas_are_worth_what_the_witness_says(kind, part):
     for seed in share(STATIC if kind == "static" else TEMPORAL, part):
         got = kind_of(grow(kind, seed))
@@ -74,6 +78,7 @@ def test_the_grower_uses_all_that_it_may():
     assert {d.family for d in nodes if type(d).__name__ == "Dist"} >= {
         "Normal", "Laplace", "StudentT", "MultivariateNormal", "Mixture", "Bernoulli", "Categorical", "OneHot",
         "Poisson", "NegativeBinomial", "Gamma", "LogNormal", "Beta", "Uniform", "Dirichlet",
+        "TanhNormal", "TruncatedNormal",
     }  # fmt: skip
     draws, clocks = ([n for n in nodes if isinstance(n, kind)] for kind in (Draw, Clock))
     assert {d.how for d in draws} == {None, "score", "exact", "straight-through"}

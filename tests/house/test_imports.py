@@ -60,6 +60,7 @@ def run(code, *args):
     return subprocess.run([sys.executable, "-c", code, *args], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_import_adds_no_package_to_torch():
     result = run(NEW_PACKAGES)
     assert result.returncode == 0, result.stderr
@@ -70,6 +71,7 @@ def exists(name):
     return (ROOT / "worldformula" / name).is_dir() or (ROOT / "worldformula" / f"{name}.py").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="each package is imported in a fork of one process")
 def test_core_needs_torch_and_numpy_alone():
     result = run(f"BLOCKED = {OPTIONAL!r}\n" + ONLY_TORCH_AND_NUMPY, *(n for n in CORE if exists(n)))

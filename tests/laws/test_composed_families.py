@@ -444,3 +444,18 @@ def test_a_distribution_without_an_icdf_is_refused_with_a_way_out():
         q.sample(x=torch.randn(5, 3))
     with pytest.raises(ShapeError, match="declared event shape"):
         Wrapped("q(z|x)", Returns(3, 2, gumbel), shape=3).sample(x=torch.randn(5, 3))
+
+
+@pytest.mark.parametrize("factored", [False, True])
+def test_parameters_of_which_it_is_not_clear_what_they_belong_to_are_refused(factored):
+    pair = torch.tensor([1.0, 2.0])
+    write = "[D, K]" if factored else "[K, 1] or as [1, D]"
+    for given in ({"loc": pair, "scale": 1.0}, {"loc": torch.zeros(2, 2), "scale": pair}):
+        with pytest.raises(FormulaError, match="per component or per element") as told:
+            Mixture("p(x)", components=2, shape=2, factored=factored, **given)
+        assert write in str(told.value)
+    wrong = torch.ones((1, 3) if factored else (3, 1))
+    with pytest.raises(HeadError, match="an axis of K = 2 components"):
+        Mixture("p(x)", components=2, shape=3, loc=wrong, scale=1.0, factored=factored).log_prob(x=torch.zeros(3))
+    weighed = Mixture("p(x)", components=2, shape=2, loc=torch.eye(2), scale=1.0, weights=torch.tensor([0.5, 0.5]))
+    assert weighed.log_prob(x=torch.zeros(2)).item() == pytest.approx(-math.log(2 * math.pi) - 0.5)

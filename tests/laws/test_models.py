@@ -17,6 +17,7 @@ from worldformula.testing import check_model
 SETS = ("digits", "digits-grey", "digits-17", "sprites", "ring", "trimodal", "moving", "rolling", "rooms", "speech")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", names("models"))
 def test_every_model_of_the_catalogue(name):
     system = find(name)

@@ -111,6 +111,7 @@ def network():
         return digit_features(grey, y), grey, torch.from_numpy(data.test["grey"]), torch.from_numpy(data.test["y"])
 
 
+@pytest.mark.slow
 def test_fd32_tells_real_digits_from_independent_pixels(network):
     net, train, test, y = network
     assert net.accuracy(test, y) > 0.975

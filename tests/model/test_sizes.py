@@ -106,6 +106,7 @@ def test_nothing_is_said_of_sets_that_there_are_not():
     assert sorted((*known.ROWS, *local.SOURCES)) == data.names()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["vae", "cvae", "gqn", "pixel_cnn", "mopoe", "transformer_ar", "ddpm"])
 def test_the_sets_that_suit_a_model_are_those_that_it_takes(model):
     """Against the sets themselves, made and tried one by one."""

@@ -55,6 +55,7 @@ def test_every_preset_takes_a_step_that_lowers_its_loss(preset):
     assert model.loss(**rows, seed=0).value < before
 
 
+@pytest.mark.slow
 def test_together_the_modules_know_more_and_seeds_repeat():
     x, sounds, y = pairs()
     scores = []

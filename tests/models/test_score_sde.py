@@ -36,6 +36,7 @@ def test_what_it_prints():
     assert r"p(l),\, \sigma = \mathrm{exp}(l),\, p(\epsilon)" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("exact", [True, False])
 def test_the_likelihood_of_the_ode_is_that_of_the_blurred_gaussian(perfect, exact):
     x = torch.randn(3000 if not exact else 6, 2, generator=torch.Generator().manual_seed(0)) * SPREAD

@@ -84,6 +84,7 @@ def test_equal_configurations_are_equal_runs_and_seeds_matter(uninterrupted: Pat
     assert not torch.equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="uses fork")
 def test_killed_at_any_moment_a_run_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     steps = 1500

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="uses fork")
 def test_agents_from_vectors_and_from_pixels_end_with_the_same_bits() -> None:
     subjects = ("agent", "pixels", "planet", "dreamer_v1", "dreamer_v2")

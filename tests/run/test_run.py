@@ -140,6 +140,7 @@ chain(Path(sys.argv[1])).run()
 """
 
 
+@pytest.mark.slow
 def test_a_chain_killed_in_its_second_or_third_phase_goes_on_there_bit_for_bit(tmp_path: Path) -> None:
     whole = chain(tmp_path / "whole").run()["loss"].state_dict()
     for at, done in ((20, 1), (75, 2)):

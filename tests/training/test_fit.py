@@ -249,6 +249,7 @@ def constrained(steps):
     return Fitting(loss, data, FitConfig(steps=steps, batch=8, lr=0.05), symbols={"m": geco}), w
 
 
+@pytest.mark.slow
 def test_geco_meets_its_constraint():
     fitting, w = constrained(2000)
     fitting.advance(2000)

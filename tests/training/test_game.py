@@ -152,6 +152,7 @@ def test_every_decides_at_which_steps_a_player_moves():
     assert moved == [True, False, False, True, False, False, True]
 
 
+@pytest.mark.slow
 def test_the_generator_finds_the_data():
     game, _, make = gan()
     fit(game, DATA, steps=1500, batch=64, lr=5e-3, betas=(0.5, 0.9), seed=1)

@@ -225,6 +225,7 @@ def process(rank, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_under_ddp_copies_are_equal_on_both_ranks_and_to_a_single_run(tmp_path):
     mp.spawn(process, (str(tmp_path),), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))

@@ -26,7 +26,7 @@ from worldformula.agent.search import Search
 from worldformula.envs.actions import Actions
 from worldformula.errors import CheckpointError, ConfigError
 from worldformula.formula.factors.joint import Joint
-from worldformula.learners.imagination import Behaviour, ImaginationActorCritic
+from worldformula.learners.imagination import Behaviour, Replaying
 from worldformula.run.contract import LearningConfig
 from worldformula.training.objective import Minimises, Objective, Outs, Updates
 from worldformula.training.players import Order, Turns
@@ -46,12 +46,12 @@ class ImaginationAgent(nn.Module):
         order: who moves first, as of `Objective`; in later turns, dreams start from the states of the first.
         habits: how it acts by itself.
         horizon: steps of a dream.
-        late: dreams start from the last so many states of each sequence.
+        late: dreams start from the last so many states of each sequence; 1 where the world remembers a past.
         context: whether sequences go on from the states that the replay keeps, see `latents`.
 
     Raises:
-        ConfigError: the world remembers a past, of which it knows the last step of a sequence alone; neither a learner
-            nor a planner.
+        ConfigError: the world remembers a past, of which it knows the last step of a sequence alone, and dreams shall
+            start from others too; neither a learner nor a planner.
 
     Attributes:
         objective: all that it learns by, as formulas; `loss` is its short name.
@@ -68,10 +68,12 @@ class ImaginationAgent(nn.Module):
         self.config, self.horizon, self.late, self.context = config, horizon, late, context
         self.world, self.learner, self.perception = world, learner, perception
         self.habits = habits or Habits()
-        if world.memory:
+        if world.memory and (late > 1 or context):
+            what = f"late={late}" if late > 1 else "context=True"
             raise ConfigError(
-                f"this agent dreams from many states of each sequence, and the world keeps {', '.join(world.memory)} "
-                f"of the last one alone: expected a world that carries what it remembers, h_t = f(h_{{t-1}}, ...)"
+                f"{what}: the world keeps {', '.join(world.memory)} of the last step of a sequence alone, and neither "
+                f"earlier ones nor the replay have it\nexpected late=1, context=False, or a world that carries what it "
+                f"remembers, h_t = f(h_{{t-1}}, ...)"
             )
         self.actor: Actor | None = None
         if learner is not None:
@@ -85,11 +87,15 @@ class ImaginationAgent(nn.Module):
         # Out of the module tree: it holds the same networks, which must appear once in the state_dict.
         makers = {"dream": self._dreamed, "replay": self._replayed}
         terms = {} if learner is None else dict(learner.terms)
+        if late == 1 and "replay" in terms:
+            del terms["replay"]
+            if any("replay" in player.weights for player in players.values()):
+                raise ConfigError('late=1: a return from the data needs two states, so nobody minimises "replay" here')
         self.__dict__["objective"] = Objective(
             order,
             terms={"world": world.loss, **terms},
             data={"world": self._seen, **{name: makers[name] for name in terms}},
-            attached=() if learner is None else learner.attached,
+            attached=() if learner is None else set(learner.attached) & set(terms),
             kept=("world",),
             **players,
         )
@@ -231,19 +237,26 @@ class ImaginationAgent(nn.Module):
         assert self.learner is not None
         late = self._late(outs)
         terminal = torch.as_tensor(batch["is_terminal"][:, -late.lead[1] :], device=self.device)
-        dream, reward, proceed = self._imagined(late.detach().starts(), generator)
+        start = self._remembered(batch, generator) if self.world.memory else late.detach().starts()
+        dream, reward, proceed = self._imagined(start, generator)
         return self.learner.dreamed(dream, dream, reward, proceed, terminal.flatten())
+
+    @torch.no_grad()
+    def _remembered(self, batch: Mapping[str, Any], generator: torch.Generator | None) -> State:
+        """The last state of each sequence with what the world then remembers, which a loss does not keep."""
+        return self.world.filter(self.perception.learn(batch, self.device), generator=generator).last()
 
     def _replayed(self, outs: Outs, batch: Mapping[str, Any], _: torch.Generator | None) -> Mapping[str, Tensor]:
         """The same states with what the data say of them, and the returns of the dreams that start there."""
-        assert isinstance(self.learner, ImaginationActorCritic)
+        assert isinstance(self.learner, Replaying)
         late = self._late(outs)
         rows = late.lead
         boot = outs["dream"].samples["R"][:, 0].unflatten(0, rows)
         reward, last, terminal = (
             torch.as_tensor(batch[k][:, -rows[1] :], device=self.device) for k in ("reward", "is_last", "is_terminal")
         )
-        return self.learner.replayed(late, self.cost.received(late, reward), last, terminal, boot)
+        received = self.cost.received(late, self.perception.rewards(reward))
+        return self.learner.replayed(late, received, last, terminal, boot)
 
     def _imagined(self, start: Values, generator: torch.Generator | None) -> tuple[State, Tensor, Tensor]:
         if self.learner is None:

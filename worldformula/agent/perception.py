@@ -24,7 +24,8 @@ class Perception:
     ``c = (1 − terminal)·γ``, so that imagination needs no discount of its own (Hafner et al. 2025; γ = 1 − 1/333).
     columns: what the observations are. actions: what the agent gives, by name, or the only one. reward, proceed, reset:
     the variables of reward and continuation, None where the world has no such variable, and of flags. allowed: the
-    variables of masks that the world predicts, by that of the action. bounded: tanh of the rewards.
+    variables of masks that the world predicts, by that of the action. unit: what rewards are divided by. bounded: their
+    tanh is learnt.
 
     Attributes:
         acts: the actions as variables of the world.
@@ -42,8 +43,9 @@ class Perception:
         reset: str = "first",
         allowed: Mapping[str, str] | None = None,
         bounded: bool = False,
+        unit: float = 1.0,
     ) -> None:
-        self.bounded = bounded
+        self.bounded, self.unit = bounded, unit
         self.names, self.discount = dict(names), discount
         self.columns, self.actions = dict(columns), acts.named(actions)
         self.acts = acts.acts_of(self.actions)
@@ -59,6 +61,7 @@ class Perception:
         actions: ActionSpec | Mapping[str, ActionSpec],
         *,
         bounded: bool = False,
+        unit: float = 1.0,
     ) -> Perception:
         """What a world reads: its observations, its actions, what its roles "reward" and "continue" predict, its flags.
 
@@ -78,6 +81,7 @@ class Perception:
         found = cls(
             world.observations, discount, columns, actions, reward=predicted.get("reward"),
             proceed=predicted.get("continue"), reset=world.reset_name, allowed=allowed, bounded=bounded,
+            unit=unit,
         )  # fmt: skip
         if sorted(own := [act.variable for act in found.acts]) != sorted(world.actions):
             raise ConfigError(
@@ -97,6 +101,11 @@ class Perception:
             )
         found = {word: encoded(rows[key], self.columns[key], device) for key, word in self.names.items()}
         return found | {self.reset: torch.as_tensor(rows["is_first"], device=device)}
+
+    def rewards(self, received: Tensor) -> Tensor:
+        """Rewards as they are learnt."""
+        scaled = received if self.unit == 1.0 else received / self.unit
+        return torch.tanh(scaled) if self.bounded else scaled
 
     def of_kind(self, kind: str) -> dict[str, str]:
         """The observations whose column is of a kind: key -> variable."""
@@ -118,7 +127,7 @@ class Perception:
         found = self.observe(batch, device) | taken
         if self.reward is not None:
             reward = torch.as_tensor(np.ascontiguousarray(batch["reward"]), device=device).float()
-            found[self.reward] = torch.tanh(reward) if self.bounded else reward
+            found[self.reward] = self.rewards(reward)
         if self.proceed is not None:
             found[self.proceed] = (1 - terminal) * self.discount
         masks = self.masks(batch, device)

@@ -66,6 +66,8 @@ class DreamerV1Config:
     """Deviation of what is added to actions where it explores."""
     spread: float = 5.0
     """Deviation of the policy at the start, before tanh."""
+    unit: float = 1.0
+    """What rewards are divided by: those of the control suite lie in [0, 2], and the heads have unit variances."""
     model_lr: float = 6e-4
     """Learning rate of the world model."""
     actor_lr: float = 8e-5
@@ -81,8 +83,8 @@ class DreamerV1Config:
                 "expected batch ≥ 1, imagine ≥ 2, length ≥ 2 and train_ratio > 0, got "
                 f"{self.batch}, {self.imagine}, {self.length} and {self.train_ratio}"
             )
-        if min(self.model_lr, self.actor_lr, self.critic_lr, self.clip, self.spread) <= 0:
-            raise ConfigError("expected model_lr, actor_lr, critic_lr, clip and spread > 0")
+        if min(self.model_lr, self.actor_lr, self.critic_lr, self.clip, self.spread, self.unit) <= 0:
+            raise ConfigError("expected model_lr, actor_lr, critic_lr, clip, spread and unit > 0")
         if min(self.noise, self.prefill) < 0 or not 0 <= self.imag_last <= self.length:
             raise ConfigError("expected noise and prefill ≥ 0, and imag_last between 0 and length")
 
@@ -96,11 +98,11 @@ def tiny() -> DreamerV1Config:
     """Small pictures on two CPU cores in minutes: smaller, with faster rates and a shorter horizon."""
     world = gaussian_rssm.GaussianRSSMConfig(
         deter=96, stoch=16, hidden=96, depth=8, units=96, reward_layers=2, activation="elu", cell="keras", bits=0,
-        free="mean", free_nats=1.0, reward=1.0,
+        free="mean", free_nats=1.0, reward=10.0,
     )  # fmt: skip
     return DreamerV1Config(
         world, DynamicsSettings(discount=0.98), batch=8, length=32, train_ratio=128.0, prefill=1000, imag_last=8,
-        model_lr=1e-3, actor_lr=3e-4, critic_lr=1e-3,
+        unit=16.0, model_lr=1e-3, actor_lr=3e-4, critic_lr=1e-3,
     )  # fmt: skip
 
 
@@ -128,7 +130,7 @@ def build(
     return ImaginationAgent(
         config,
         world,
-        Perception.of(world, config.behaviour.discount, columns, actions),
+        Perception.of(world, config.behaviour.discount, columns, actions, unit=config.unit),
         DynamicsActorCritic(actor, critic, config.behaviour),
         players={
             "world": Minimises({"world": 1.0}, [world], partial(adam, lr=config.model_lr), config.clip),

@@ -16,6 +16,8 @@ state at their start  –                goes on from the last    zeros         
 precision             –                float16                  float32                 the same everywhere
 dream starts          all states       all states               last ``imag_last``      cheap on a CPU; 0 takes all
 weight decay          10⁻⁶             w ← (1 − 10⁻⁶) w         the same                decoupled from Adam
+masks                 –                –                        predicted, in dreams    else dreams choose what is
+                                                                                        forbidden
 Adam's ε              10⁻⁵             beside √v                beside √(v/(1−β₂ⁿ))     PyTorch's
 `tiny`                –                –                        small, faster rates     see cards/dreamer_v2.toml
 """
@@ -66,6 +68,10 @@ class DreamerV2Config:
     """Dreams start from the last so many states of each sequence; 0 takes all."""
     bounded: bool = True
     """Learn tanh of the rewards."""
+    unit: float = 1.0
+    """What rewards are divided by: those of the control suite lie in [0, 2], and the heads have unit variances."""
+    masks: bool = True
+    """Where rows say which choices are allowed: predict it, and let the policy choose among them in dreams too."""
     noise: float = 0.0
     """Deviation of what is added to numbers where it explores."""
     model_lr: float = 1e-4
@@ -87,8 +93,8 @@ class DreamerV2Config:
                 "expected batch ≥ 1, imagine ≥ 2, length ≥ 2 and train_ratio > 0, got "
                 f"{self.batch}, {self.imagine}, {self.length} and {self.train_ratio}"
             )
-        if min(self.model_lr, self.actor_lr, self.critic_lr, self.clip, self.eps) <= 0:
-            raise ConfigError("expected model_lr, actor_lr, critic_lr, eps and clip > 0")
+        if min(self.model_lr, self.actor_lr, self.critic_lr, self.clip, self.eps, self.unit) <= 0:
+            raise ConfigError("expected model_lr, actor_lr, critic_lr, eps, clip and unit > 0")
         if min(self.noise, self.prefill, self.decay) < 0 or not 0 <= self.imag_last <= self.length:
             raise ConfigError("expected noise, prefill and decay ≥ 0, and imag_last between 0 and length")
 
@@ -118,7 +124,7 @@ def tiny() -> DreamerV2Config:
     """Small pictures on two CPU cores in minutes: smaller, with faster rates and a shorter horizon."""
     return DreamerV2Config(
         discrete_rssm.tiny(), MixedSettings(discount=0.98, entropy=1e-3), batch=8, length=32, train_ratio=128.0,
-        prefill=1000, imag_last=8, bounded=False, model_lr=1e-3, actor_lr=3e-4, critic_lr=1e-3,
+        prefill=1000, imag_last=8, bounded=False, unit=16.0, model_lr=1e-3, actor_lr=3e-4, critic_lr=1e-3,
     )  # fmt: skip
 
 
@@ -132,9 +138,10 @@ def build(
     torch.manual_seed(seed)
     acts = acts_of(named(actions))
     shapes = {key: column.encoded for key, column in columns.items()}
-    world = discrete_rssm.build(config.world, shapes, {act.variable: act.size for act in acts})
+    masks = {act.variable: act.mask for act in acts if act.masked and config.masks}
+    world = discrete_rssm.build(config.world, shapes, {act.variable: act.size for act in acts}, masks)
     features, units = config.world.deter + config.world.stoch, config.world.units
-    actor = truncated_policy(acts, features, units)
+    actor = truncated_policy(acts, features, units, masks=config.masks)
     critic = Plain(features, 1, units, 4)
     factors = actor.factors if isinstance(actor, Joint) else (actor,)
 
@@ -144,8 +151,8 @@ def build(
     return ImaginationAgent(
         config,
         world,
-        Perception.of(world, config.behaviour.discount, columns, actions, bounded=config.bounded),
-        MixedActorCritic(actor, critic, config.behaviour),
+        Perception.of(world, config.behaviour.discount, columns, actions, bounded=config.bounded, unit=config.unit),
+        MixedActorCritic(actor, critic, config.behaviour, tuple(masks.values())),
         players={
             "world": Minimises({"world": 1.0}, [world], adam(config.model_lr), config.clip),
             "actor": Minimises({"actor": 1.0}, [*factors], adam(config.actor_lr), config.clip),

@@ -135,6 +135,8 @@ def _command(system: System, preset: str) -> str:
         case "models":
             sets = suitable(system.name, preset)
             return f"worldformula fit {system.name} --data {sets[0]}{chosen}" if sets else ""
+        case "worlds" if system.agent:
+            return _command(catalogue.find(system.agent), preset)
         case "worlds":
             return f"worldformula fit {system.name} --data episodes.npz{chosen}"
         case "agents":

@@ -210,6 +210,12 @@ class MixtureFamily(Family):
     def _aligned(self, weights: Parameter, parts: Params, inner: int) -> Params:
         """Weights and components with the same batch axes, so that either may lack them where it is given."""
         lead, _ = self.component.shapes(parts, inner)
+        if lead[-1:] not in ((), (1,), (self.components,)):
+            where = "behind the event, [..., D, K]" if self.factored else "in front of the event, [..., K, D]"
+            raise HeadError(
+                f"mixture: expected parameters with an axis of K = {self.components} components {where}, got "
+                f"{lead[-1]} in its place."
+            )
         lead = broadcast(lead, (self.components,))
         if isinstance(weights, Tensor):
             lead = broadcast(lead, tuple(weights.shape))

@@ -176,6 +176,11 @@ def built(system: System, sizes: Any, columns: Mapping[str, Mapping[str, Any]]) 
     Raises:
         ConfigError: it does not take what is observed, or lacks an action.
     """
+    if system.agent:
+        raise ConfigError(
+            f"{system.name} reads what another network makes of the data; {system.agent} trains both: "
+            f"worldformula train --model {system.agent} --env ... --run runs/first"
+        )
     seen = {key: column for key, column in columns.items() if key != "action" and not key.startswith("action/")}
     action = next((column for key, column in columns.items() if key not in seen), None)
     if "observations" in inspect.signature(system.build).parameters:

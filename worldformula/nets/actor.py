@@ -51,6 +51,19 @@ class MaskedActor(DiscreteActor):
         return masked(mixed.masked_fill(~allowed, 1.0).log(), allowed)  # a gradient through log 0 would be NaN
 
 
+class Allowing(nn.Module):
+    """Logits of a network of the features, with a mask behind them: ``π(a_t|h_t,z_t,M_t)``, as `MaskedActor`."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, *features: Tensor) -> Tensor:
+        """Features, then the mask ``[N, actions]``, above ½ where a choice is allowed, to logits ``[N, actions]``."""
+        *given, mask = features
+        return masked(self.net(*given), mask > 0.5)
+
+
 def masked(logits: Tensor, allowed: Tensor) -> Tensor:
     """Logits that are so low where nothing is allowed that the probability is 0, and its product with them too."""
     return logits.masked_fill(~allowed, torch.finfo(logits.dtype).min / 4)

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.utils._pytree import tree_leaves
 
 from worldformula.data.replay import Replay
 from worldformula.envs import Envs
 from worldformula.envs.actions import by_name, mask_name
 from worldformula.errors import WorldformulaError
+from worldformula.nets.causal import stored
 from worldformula.run.contract import Acting, Learning, Recalling
 from worldformula.run.play import Turn, play
 from worldformula.testing.laws import Laws
@@ -70,13 +72,14 @@ def _acting(laws: Laws, agent: Acting, envs: Envs, explore: bool, turns: int, se
     laws.equal(f"nothing forbidden is chosen, {how}", 0, forbidden)
     rows, state = played[-1].after, played[-1].state
     rows = {**rows, "is_first": np.zeros(envs.num, bool)}  # where an episode begins, a search draws a seed
-    before = {key: value.clone() for key, value in state.items()}
+    before = copy.deepcopy(stored(state))
     found = []
     for _ in range(2):
         torch.manual_seed(seed)
         found.append(_flat(envs, agent.act(rows, state, explore=explore)[0]))
     laws.equal(f"it repeats itself, {how}", found[0], found[1])
-    same = all(torch.equal(value, state[key]) for key, value in before.items())
+    pairs = zip(tree_leaves(before), tree_leaves(stored(state)), strict=True)
+    same = all(torch.equal(torch.as_tensor(old), torch.as_tensor(new)) for old, new in pairs)
     laws.equal(f"the state that it was given stays, {how}", True, same)
     if not explore:
         torch.manual_seed(seed)  # of a search
@@ -127,7 +130,7 @@ def _dreaming(laws: Laws, agent: Any, envs: Envs) -> None:
     if world is None or policy is None or not masks:
         return
     with torch.no_grad():
-        dream = world.imagine(State(agent.initial(envs.num)).only(world.carried), policy, horizon=8)
+        dream = world.imagine(State(agent.initial(envs.num)).only((*world.carried, *world.memory)), policy, horizon=8)
         likely = world.decode(dream, masks.values())
     for role, name in masks.items():
         allowed = (likely[name] > 0.5) | (likely[name] == likely[name].amax(-1, keepdim=True))

@@ -23,7 +23,8 @@ class Dynamics(Protocol):
     `worldformula.world.PriorDynamics` answers to it with a product of factors, `worldformula.world.World` with its
     prior, and a simulator written by hand may answer too. Where it also has ``roles``, a mapping of roles such as
     "reward" and "continue" to the names of heads, costs find those heads. Where it has a ``duration``, the name of a
-    variable of its dreams, that says how many steps of time each step took.
+    variable of its dreams, that says how many steps of time each step took. Where it has ``choices``, names of what it
+    draws, they may stand among the actions of a dream.
     """
 
     @property

@@ -34,7 +34,7 @@ from worldformula.world import heads as predicted
 from worldformula.world.conditions import held as held_values
 from worldformula.world.conditions import no_time, read_by, throughout
 from worldformula.world.contract import Actions, head_of
-from worldformula.world.policies import acting, first_action, read_masks
+from worldformula.world.policies import acting, first_action, followed, read_masks
 from worldformula.world.state import State, Values
 
 ROOM = 64  # positions that the memory of a new state has room for; it grows where more come
@@ -74,6 +74,7 @@ class PriorDynamics(nn.Module):
     _setting: Setting
     _policies: dict[tuple[int, ...], tuple[Joint, Rollout]]
     _masks: dict[str, Factor]
+    _chosen: dict[tuple[str, ...], Rollout]
 
     def __init__(
         self,
@@ -101,13 +102,13 @@ class PriorDynamics(nn.Module):
         # Out of the module tree: it holds the same networks, which must appear once in the state_dict.
         self.__dict__["_setting"] = Setting(within.clock, within.known, within.lags, ours)
         self.__dict__["_imagine"] = self._rollout(self.prior)
-        self.__dict__["_policies"] = {}
+        self.__dict__["_policies"], self.__dict__["_chosen"] = {}, {}
         known = {*self.plan.carries, *self.actions, *(v.key for f in self.prior.factors for v in f.variables)}
         predicted.check_read(self.heads.values(), {*known, self.plan.counter, *self.conditions}, self.plan.carries)
         self.__dict__["_masks"] = predicted.allowing(self.roles, self.heads, self.actions)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_policies": {}}
+        return {**self.__dict__, "_policies": {}, "_chosen": {}}
 
     def __repr__(self) -> str:
         return f"<PriorDynamics {self.prior}; heads {', '.join(map(str, self.heads.values()))}>"
@@ -150,6 +151,15 @@ class PriorDynamics(nn.Module):
     def actions(self) -> tuple[str, ...]:
         """The series that the prior reads at t−1 and does not declare itself."""
         return tuple(key for key in self.plan.shifts if key not in self.plan.lags)
+
+    @cached_property
+    def choices(self) -> tuple[str, ...]:
+        """What the prior draws; a dream may be given it as it is given actions, and a planner may search for it.
+
+        Not what a factor draws that remembers its past: it would not know of what is chosen.
+        """
+        own = [f for f in self.prior.factors if f.family is not None]
+        return tuple(f.variable.key for f in own if not any(f is known for known in self._setting.memories.values()))
 
     @cached_property
     def conditions(self) -> tuple[str, ...]:
@@ -202,10 +212,10 @@ class PriorDynamics(nn.Module):
         them by name. A policy that reads a mask, π(a_t|h_t,M_t), reads what the head with the role "mask/a" allows:
         what is more probable than ½, and at least the most probable choice; the states then hold it too.
         With ``actions`` ``[N, H, ...]`` by name (the tensor itself where there is one), the first taken at the start:
-        states ``[N, H + 1, ...]`` and those actions. A prior without an action needs ``horizon`` alone. ``given`` are
-        conditions that have no time, such as a goal y of π(a_t|h_t,y), ``[N, ...]``: held through the dream, whose
-        states show them; a start that holds them gives them too. ``options`` are those of a call, and the numbers that
-        prior and policy take: ``tau=1.2`` of a ``Symbol``.
+        states ``[N, H + 1, ...]`` and those actions. `choices` may stand among them, which are then not drawn: the
+        first is the value one step behind the start. A prior without an action needs ``horizon`` alone. ``given`` are
+        conditions without time, such as a goal y of π(a_t|h_t,y), ``[N, ...]``: held through the dream, whose states
+        show them; a start may hold them too. ``options`` are those of a call, and numbers, ``tau=1.2`` of a ``Symbol``.
 
         Raises:
             TimeError: the prior reads a whole series, ``z_{1:T}``, which is known once the dream is over.
@@ -224,13 +234,13 @@ class PriorDynamics(nn.Module):
                 f"imagine: the prior reads a history, so a dream begins at one state a row, [N, ...]; this start has "
                 f"the leading axes {list(lead)}\ntake the last state, states.last()"
             )
-        series = None if actions is None else self._series(actions, lead)
+        series = None if actions is None else followed(actions, lead, self.actions, self.choices, self.prior)
         if len(lead) != 1:
             flat = None if series is None else {k: v.reshape(-1, *v.shape[len(lead) :]) for k, v in series.items()}
             whole = (start | values).flat()
             return self.imagine(whole, policy, actions=flat, horizon=horizon, **options).unflat(lead)
         acts = bool(self.actions)
-        if acts == (policy is None and series is None) or (policy is not None and series is not None):
+        if (series is None and acts == (policy is None)) or (policy is not None and series is not None):
             expected = "imagine(start, policy, horizon=...) or imagine(start, actions=...)"
             raise FormulaError(
                 f"expected {expected if acts else 'imagine(start, horizon=...): the prior has no action'}"
@@ -252,9 +262,10 @@ class PriorDynamics(nn.Module):
         """The noise that `imagine` would draw from a start ``[N, ...]`` under actions ``[N, H, ...]``: by variable,
         ``[N, H, ...]``. Given as ``noise=``, dreams under other actions share it.
         """
-        begin = carry_of(self._imagine, {**start, **{key: value[:, 0] for key, value in actions.items()}})
-        own = _read(self._imagine, {k: start[k] for k in self.conditions if k in start})
-        return self._imagine.program.noise({**actions, **own, **numbers, "start": begin}, generator)
+        rollout = self._without(actions)
+        begin = carry_of(rollout, {**start, **{key: actions[key][:, 0] for key in self.actions}})
+        own = _read(rollout, {**actions, **{k: start[k] for k in self.conditions if k in start}})
+        return rollout.program.noise({**own, **numbers, "start": begin}, generator) if rollout.product.uses else {}
 
     def rollout(self, policy: Factor | Joint) -> Rollout:
         """The compiled rollout of the prior with a policy; one is kept for the same factors."""
@@ -299,11 +310,23 @@ class PriorDynamics(nn.Module):
     def _follow(
         self, start: State, actions: Mapping[str, Tensor], values: Mapping[str, Tensor], options: Mapping[str, Any]
     ) -> State:
-        """The prior under given actions."""
+        """The prior under given actions, and choices."""
+        rollout, chosen = self._without(actions), {k: actions[k] for k in actions if k in self.choices}
         # Step t reads the action of t-1; the last is not read.
-        series = {k: torch.cat((v[:, 1:], v[:, -1:]), 1) for k, v in actions.items()}
-        begin = carry_of(self._imagine, start | {k: v[:, 0] for k, v in actions.items()})
-        return _joined(start, self._imagine(**series, start=begin, **_read(self._imagine, values), **options)) | actions
+        taken = {k: torch.cat((v[:, 1:], v[:, -1:]), 1) for k, v in actions.items() if k not in chosen}
+        begin = carry_of(rollout, start | {k: actions[k][:, 0] for k in taken})
+        own = _read(rollout, {**taken, **chosen, **values})
+        out = rollout(**own, start=begin, **options) if rollout.product.uses else None
+        kept = {k: torch.cat((start[k].unsqueeze(1), v), 1) for k, v in chosen.items() if k in start}
+        rest = State(axes=2) if out is None else _joined(start.only(k for k in start if k not in chosen), out)
+        return rest | kept | {k: actions[k] for k in taken}
+
+    def _without(self, actions: Mapping[str, Tensor]) -> Rollout:
+        """The rollout of the prior without the factors of what is chosen; one is kept for the same choices."""
+        key = tuple(k for k in self.choices if k in actions)
+        if key not in self._chosen:
+            self._chosen[key] = self._rollout(Joint.of(*(f for f in self.prior.factors if f.variable.key not in key)))
+        return self._chosen[key] if key else self._imagine
 
     def _lead(self, state: Values) -> tuple[int, ...]:
         """The leading axes of a state, which all its tensors share."""
@@ -312,31 +335,6 @@ class PriorDynamics(nn.Module):
             rows = [(k, "[N, ...]", list(v.shape)) for k, v in state.items()]
             raise ShapeError("the start has different batch shapes\n" + table(("variable", "declared", "got"), rows))
         return next(iter(leads.values()))
-
-    def _series(self, actions: Actions, lead: tuple[int, ...]) -> dict[str, Tensor]:
-        """The actions by name, ``[*lead, H, ...]`` with one H of at least one step."""
-        if isinstance(actions, Tensor):
-            if len(self.actions) > 1:
-                written = ", ".join(f"{key!r}: ..." for key in self.actions)
-                raise FormulaError(
-                    f"the prior {self.prior} reads {len(self.actions)} actions, got one tensor; write "
-                    f"actions={{{written}}}"
-                )
-            actions = {self.actions[0] if self.actions else "actions": actions}
-        elif actions.keys() != set(self.actions):
-            raise FormulaError(
-                f"expected the actions {', '.join(self.actions) or 'none'} by name, got {', '.join(actions) or 'none'}"
-            )
-        axes = len(lead)
-        shapes = [tuple(v.shape[: axes + 1]) for v in actions.values()]
-        if any(len(s) <= axes or s[:axes] != lead or s[axes] < 1 for s in shapes) or len(set(shapes)) > 1:
-            expected = f"[{', '.join(map(str, lead))}{', ' if lead else ''}H ≥ 1, ...]"
-            rows = [(key, expected, list(v.shape)) for key, v in actions.items()]
-            raise ShapeError(
-                f"imagine: the actions do not fit the start{', or one another' if len(shapes) > 1 else ''}\n"
-                + table(("variable", "expected", "got"), rows)
-            )
-        return dict(actions)
 
     # ---------------------------------------------------------------------------------------------------------- decode
 

@@ -172,6 +172,11 @@ class World(nn.Module):
         return self.dynamics.duration
 
     @property
+    def choices(self) -> tuple[str, ...]:
+        """What the prior draws, which a dream may be given: see `PriorDynamics.choices`."""
+        return self.dynamics.choices
+
+    @property
     def action(self) -> str:
         """The variable of the action, where there is one."""
         return self.dynamics.action

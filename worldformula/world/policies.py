@@ -10,10 +10,11 @@ from typing import Any, cast
 
 from torch import Tensor
 
-from worldformula.errors import FormulaError, table
+from worldformula.errors import FormulaError, ShapeError, table
 from worldformula.formula.factors.joint import Factor, Joint
 from worldformula.formula.plan.histories import held
 from worldformula.formula.syntax.check import draw_order
+from worldformula.world.contract import Actions
 from worldformula.world.state import State
 
 
@@ -73,3 +74,35 @@ def first_action(
         given = None if noise is None else noise.get(key)
         start = start | {key: own.draw(seen, (), generator, given, modes)}
     return start
+
+
+def followed(
+    actions: Actions, lead: tuple[int, ...], names: tuple[str, ...], choices: tuple[str, ...], prior: Joint
+) -> dict[str, Tensor]:
+    """What a dream is given, by name, ``[*lead, H, ...]`` with one H of at least one step: every action of the prior,
+    and what it draws where that is chosen.
+    """
+    if isinstance(actions, Tensor):
+        if len(names) > 1:
+            written = ", ".join(f"{key!r}: ..." for key in names)
+            raise FormulaError(
+                f"the prior {prior} reads {len(names)} actions, got one tensor; write actions={{{written}}}"
+            )
+        if not names:
+            raise FormulaError(f"expected imagine(start, horizon=...): the prior {prior} has no action")
+        actions = {names[0]: actions}
+    elif not set(names) <= actions.keys() <= {*names, *choices}:
+        raise FormulaError(
+            f"expected the actions {', '.join(names) or 'none'} by name, got {', '.join(actions) or 'none'}\n"
+            f"of what the prior draws may be chosen too: {', '.join(choices) or 'nothing'}"
+        )
+    axes = len(lead)
+    shapes = [tuple(v.shape[: axes + 1]) for v in actions.values()]
+    if any(len(s) <= axes or s[:axes] != lead or s[axes] < 1 for s in shapes) or len(set(shapes)) > 1:
+        expected = f"[{', '.join(map(str, lead))}{', ' if lead else ''}H ≥ 1, ...]"
+        rows = [(key, expected, list(v.shape)) for key, v in actions.items()]
+        raise ShapeError(
+            f"imagine: the actions do not fit the start{', or one another' if len(shapes) > 1 else ''}\n"
+            + table(("variable", "expected", "got"), rows)
+        )
+    return dict(actions)

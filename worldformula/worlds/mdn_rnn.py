@@ -165,6 +165,7 @@ SYSTEM = System(
     presets={"paper": paper, "car_racing": car_racing, "tiny": tiny},
     build=build,
     summary="An LSTM that predicts the next code of a VAE, a mixture for each number; dreams have a temperature.",
+    agent="world_models",
 )
 
 

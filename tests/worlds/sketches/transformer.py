@@ -12,7 +12,7 @@ from worldformula.nets.transformer import CausalTransformer
 G, K = 2, 3
 
 
-def build():
+def build(**options):
     past = CausalTransformer(G * K + A, D, width=16, heads=2, layers=2)
     core = Deterministic("h_t = f(z_{<t}, a_{<t})", past, shape=D)
     prior = OneHot("p(z_t|h_t)", Net(D, G * K), shape=(G, K), unimix=0.01)
@@ -27,6 +27,7 @@ def build():
         heads={"image": image, "reward": reward, "going": proceed},
         roles={"reward": "reward", "continue": "going"},
         loss=Sum("t", E(core * post, step), reset="first").mean(),
+        **options,
     )
 
 

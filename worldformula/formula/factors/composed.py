@@ -139,6 +139,14 @@ class Mixture(Factor):
                     f"{header}: expected a network, or {what}= as a tensor with an axis of {components} components"
                 )
         super().__init__(header, net, family=family, shape=shape, fixed=fixed)
+        for name, value in fixed.items():  # one axis, and both sizes are its own
+            both = isinstance(value, Tensor) and value.ndim == 1 and value.shape == self.shape == (components,)
+            if both and components > 1 and family.alternatives.get(name, name) in inner.parameters:
+                write = "[D, K]" if factored else "[K, 1] or as [1, D]"
+                raise FormulaError(
+                    f"{header}: {name}= of shape [{components}] may be one number per component or per element, of "
+                    f"which there are {components} each\nwrite it as {write}"
+                )
 
     def responsibilities(self, **values: Any) -> Tensor:
         """p(k|x), the posterior of the component given the variable's value and its conditions: ``[*batch, K]``."""

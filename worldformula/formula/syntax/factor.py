@@ -37,7 +37,7 @@ from worldformula.formula.syntax.given import (
     need,
     options_of,
 )
-from worldformula.formula.syntax.habits import named_only
+from worldformula.formula.syntax.habits import NoArgumentOfTorch, named_only
 from worldformula.formula.syntax.heads import (
     check_output,
     network_failed,
@@ -55,7 +55,7 @@ from worldformula.formula.syntax.pace import Pace, SlowWeights
 Head = nn.Module | Callable[..., Any] | Mapping[str, Tensor | float] | Tensor | None
 
 
-class Factor(Multiplied, nn.Module):
+class Factor(NoArgumentOfTorch, Multiplied, nn.Module):
     """A named conditional distribution, or a deterministic function, as everything that reads formulas knows it.
 
     ``net`` is called positionally with the conditions in header order. ``shape`` is the event shape of the variable.

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar, cast
 
 from worldformula.errors import FormulaError
+from worldformula.formula.syntax.functions import FUNCTIONS
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
@@ -48,8 +49,31 @@ def without_axis(method: Method) -> Method:
     return cast(Method, call)
 
 
-class NoTensor:
-    """A formula is no tensor: it has no elements."""
+OPERATORS = frozenset({"add", "sub", "mul", "div", "pow", "matmul"})  # of a tensor on the left: the formula answers
+OURS = frozenset({*FUNCTIONS, "clamp", "maximum", "minimum"}) - {"abs"}
+
+
+class NoArgumentOfTorch:
+    """A factor or a formula: functions of tensors do not take it."""
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Callable[..., Any], types: object, given: tuple[Any, ...] = (), named: object = None
+    ) -> Any:
+        name = getattr(function, "__name__", str(function))
+        if name in OPERATORS:
+            return NotImplemented
+        kind = "a formula" if issubclass(cls, NoTensor) else "a factor"
+        ours = f"write {name}(...) with `from worldformula import {name}`"
+        variable = f"write it of a variable, Deterministic('y = f(x)', {name})"
+        raise FormulaError(
+            f"{name}: expected tensors, got {kind}, which has no value before it is called\n"
+            f"{ours if name in OURS else variable}; or apply it to the number that a call gives, loss(...).value"
+        )
+
+
+class NoTensor(NoArgumentOfTorch):
+    """A formula has no elements."""
 
     def __getitem__(self, key: object) -> NoReturn:
         raise FormulaError(

@@ -4,7 +4,7 @@ from worldformula.learners.imagination.actor_critic import (
     BehaviourSettings,
     ImaginationActorCritic,
 )
-from worldformula.learners.imagination.contract import Behaviour
+from worldformula.learners.imagination.contract import Behaviour, Replaying
 from worldformula.learners.imagination.dynamics import DynamicsActorCritic, DynamicsSettings
 from worldformula.learners.imagination.mixed import MixedActorCritic, MixedSettings
 from worldformula.learners.imagination.normalise import PercentileNorm
@@ -19,6 +19,7 @@ __all__ = [
     "MixedActorCritic",
     "MixedSettings",
     "PercentileNorm",
+    "Replaying",
     "lambda_return",
     "replay_return",
 ]

@@ -52,3 +52,16 @@ class Behaviour(Protocol):
     def metrics(self, dream: Out) -> dict[str, Tensor]:
         """Numbers of a result of "dream" for the log."""
         ...
+
+
+@runtime_checkable
+class Replaying(Behaviour, Protocol):
+    """A behaviour learner with the term "replay": its critic learns at the states of the data too."""
+
+    def replayed(
+        self, states: Features, reward: Tensor, is_last: Tensor, is_terminal: Tensor, boot: Tensor
+    ) -> Mapping[str, Tensor]:
+        """The data of "replay": states ``[B, K, ...]`` with their graph, what was received and ended there, and the
+        returns ``[B, K]`` of the dreams that start at them.
+        """
+        ...
