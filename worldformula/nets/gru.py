@@ -54,7 +54,8 @@ class BlockGRU(nn.Module):
         a = a / a.detach().abs().clamp(min=1.0)
         read = torch.stack((self.read_h(h), self.read_z(z), self.read_a(a)), 1)
         x = F.silu(self.read_norm(read)).flatten(1)
-        own = from_blocks(self.own(to_blocks(h, self.blocks)))
+        before = to_blocks(h, self.blocks)
+        own = from_blocks(self.own(before))
         if is_compiling():  # see Linear
             x = ((x @ self.shared).unsqueeze(0) + own).squeeze(0)
         else:
@@ -63,4 +64,4 @@ class BlockGRU(nn.Module):
         reset, candidate, update = self.gates(to_blocks(x, self.blocks)).chunk(3, -1)
         c = tanh(torch.sigmoid(reset) * candidate)
         u = torch.sigmoid(update - 1.0)
-        return from_blocks(torch.lerp(to_blocks(h, self.blocks), c, u))
+        return from_blocks(torch.lerp(before, c, u))
