@@ -158,3 +158,15 @@ def test_tanh_and_its_gradient_everywhere() -> None:
     inner = x[:-2].double().requires_grad_()
     (gradient,) = torch.autograd.grad(tanh(inner).sum(), inner)
     assert (gradient - (1 - exact[:-2] ** 2)).abs().max() < 1e-14
+
+
+def test_the_gradient_of_a_norm_is_in_float32_where_it_is_taken_under_autocast() -> None:
+    torch.manual_seed(0)
+    norm, x = RMSNorm(64), torch.randn(5, 64, requires_grad=True)
+    weights = torch.randn(5, 64)
+    expected = torch.autograd.grad((norm(x) * weights).sum(), (x, norm.scale))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch.autograd.grad((norm(x) * weights).sum(), (x, norm.scale))
+    for one, other in zip(found, expected, strict=True):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one, other)

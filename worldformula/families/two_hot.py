@@ -147,7 +147,7 @@ class TwoHotFamily(Family):
         upper = torch.linspace(
             self.high - (half - 1) * self.step, self.high, half, dtype=probs.dtype, device=probs.device
         ).expm1()
-        return (probs[..., self.bins - half :] - probs[..., :half].flip(-1)) @ upper
+        return ((probs[..., self.bins - half :] - probs[..., :half].flip(-1)) * upper).sum(-1)
 
     def _constant_mean(self) -> Parameter:
         if isinstance(self._centre, Tensor):

@@ -136,8 +136,8 @@ class _Normed(torch.autograd.Function):
         if torch.is_grad_enabled():  # a gradient of this gradient goes through what was kept too
             shares, size = _normed(x)
         product = gradient * shares
-        mean = (product @ scale).unsqueeze(-1) if scale.ndim == 1 else (product * scale).sum(-1, keepdim=True)
-        of_x = torch.addcmul(gradient * scale, shares, mean, value=-1 / x.shape[-1]) * size
+        mean = (product * scale).mean(-1, keepdim=True)  # no product of matrices, which autocast would take in bfloat16
+        of_x = torch.addcmul(gradient * scale, shares, mean, value=-1) * size
         return of_x, product.sum_to_size(scale.shape)
 
 
