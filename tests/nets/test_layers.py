@@ -170,3 +170,15 @@ def test_the_gradient_of_a_norm_is_in_float32_where_it_is_taken_under_autocast()
     for one, other in zip(found, expected, strict=True):
         assert one.dtype == torch.float32
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch's own rules of forward differentiation
+def test_a_norm_is_differentiated_forwards() -> None:
+    torch.manual_seed(0)
+    norm, x, direction = RMSNorm(4).double(), *torch.randn(2, 3, 4, dtype=torch.float64)
+    step = 1e-6
+    with torch.autograd.forward_ad.dual_level():
+        found = norm(torch.autograd.forward_ad.make_dual(x, direction))
+        tangent = torch.autograd.forward_ad.unpack_dual(found).tangent
+    expected = (norm(x + step * direction) - norm(x - step * direction)) / (2 * step)
+    torch.testing.assert_close(tangent, expected, rtol=1e-8, atol=1e-8)

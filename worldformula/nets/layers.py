@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from worldformula.errors import ShapeError
@@ -111,12 +112,19 @@ class RMSNorm(nn.Module):
         """``[..., width]`` (``[..., stack, width]``) to the same shape."""
         if x.dtype in (torch.float16, torch.bfloat16):
             return (F.rms_norm(x.float(), (self.width,), eps=NORM_EPS) * self.scale.float()).to(x.dtype)
-        if is_compiling() or torch._C._are_functorch_transforms_active():
+        if _transformed():
             return F.rms_norm(x, (self.width,), eps=NORM_EPS) * self.scale
         if not torch.is_grad_enabled():
             return _normed(x)[0].mul_(self.scale)
         found: Tensor = _Normed.apply(x, self.scale)  # type: ignore[no-untyped-call]
         return found
+
+
+def _transformed() -> bool:
+    """Whether torch.compile, torch.func or forward differentiation looks into what runs: a written-out gradient is
+    none of theirs.
+    """
+    return is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 class _Normed(torch.autograd.Function):
