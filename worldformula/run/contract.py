@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Batch = Mapping[str, NDArray[Any]]
 AgentState = dict[str, torch.Tensor]
+Weights = Mapping[str, torch.Tensor]
 Metrics = Mapping[str, float | torch.Tensor]
 
 
@@ -102,6 +103,19 @@ class Recalling(Learning, Protocol):
 
     def learn(self, batch: Batch) -> tuple[Metrics, Mapping[str, NDArray[Any]]]:
         """`update`, and the newer latents ``[batch, length, …]`` of its rows."""
+        ...
+
+
+@runtime_checkable
+class HandsOver(Protocol):
+    """Whatever can act with the weights of another of its kind, which learns meanwhile."""
+
+    def weights(self) -> Weights:
+        """Copies of all that decides how it acts, but its acting state."""
+        ...
+
+    def take_over(self, weights: Weights) -> None:
+        """Acts from now on as the one whose `weights` these are; an acting state goes on."""
         ...
 
 
