@@ -166,6 +166,22 @@ def test_kl_with_one_percent_uniform():
     )
 
 
+@pytest.mark.parametrize("classes", [2, 3, 7, 8, 11])
+@pytest.mark.parametrize("groups", [1, 300])
+def test_mixed_shares_of_few_and_of_many_classes(classes, groups):
+    logits = torch.randn(4, groups, classes, dtype=DOUBLE) * 9
+    logits[0, 0, 0], logits[1, 0, 1] = -math.inf, 80.0
+    given = logits.clone().requires_grad_()
+    (found,) = OneHotFamily(unimix=0.01).params(given, (groups, classes))
+    shares = scipy.special.softmax(logits.numpy(), -1)
+    assert found.is_contiguous()
+    assert np.abs(found.detach().exp().numpy() - (0.99 * shares + 0.01 / classes)).max() < 1e-14
+    weights = torch.randn(found.shape, dtype=DOUBLE)
+    (gradient,) = torch.autograd.grad((found.exp() * weights).sum(), given)
+    expected = 0.99 * shares * (weights.numpy() - (shares * weights.numpy()).sum(-1, keepdims=True))
+    assert np.abs(gradient.numpy() - expected).max() < 1e-13
+
+
 def test_unimix_mixes_the_probabilities_everywhere():
     logits = torch.randn(3, 2, 4, dtype=DOUBLE)
     expected = 0.9 * logits.softmax(-1) + 0.1 / 4
