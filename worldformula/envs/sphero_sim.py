@@ -9,7 +9,9 @@ dt = 0.05 s each:
 
 Readings are x and y with Gaussian noise, or a picture. Neither shows where the ball is heading, which takes a memory. A
 command works a tick after it was given; of a hundred readings one never arrives. Nobody puts the ball back: a
-pseudo-episode is 100 ticks, 50 seconds. The light may fade as that of `worldformula.envs.pendulum_noreset`.
+pseudo-episode is 100 ticks, 50 seconds. Random play reaches about −80 in one of a life, the reference controller about
+−0.1 in the mean of a hundred (``python -m worldformula.envs.reference sphero_sim`` measures). The light may fade as
+that of `worldformula.envs.pendulum_noreset`.
 """
 
 from __future__ import annotations
