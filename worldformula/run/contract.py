@@ -186,6 +186,15 @@ class Task(Protocol):
         ...
 
 
+@runtime_checkable
+class Halting(Protocol):
+    """A task with something that goes on by itself, such as a robot."""
+
+    def halt(self) -> None:
+        """It shall not go on any more. Called whenever a run ends, in whatever way."""
+        ...
+
+
 Write = Callable[[int, Mapping[str, float]], None]
 """``write(step, numbers)``: a line of ``metrics.jsonl``."""
 
