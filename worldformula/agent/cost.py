@@ -96,7 +96,16 @@ class Cost:
     def task(self) -> Task:
         """What a planner searches by: the total at every state that is reached, weighed by how probably the episode has
         gone on until there.
+
+        Raises:
+            ConfigError: a term of steps that counts: what a planner is told begins behind the first one.
         """
+        for name, term in self.intrinsic.items():
+            if getattr(term, "arrives", False) and self.weights.get(name, 1.0):
+                raise ConfigError(
+                    f"{name} is a cost of steps, and a planner knows the states that it arrives at alone: let a policy "
+                    f"learn by it, or plan with Configuration(weights={{{name!r}: 0.0}}, planner=...)"
+                )
 
         def proceed(states: State) -> Tensor:
             name = head_of(self.dynamics, CONTINUE)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from worldformula.agent.actor import Actor
-from worldformula.agent.acts import space_of
+from worldformula.agent.acts import encoded, space_of
 from worldformula.agent.configurator import Configuration, Habits
 from worldformula.agent.cost import Cost
 from worldformula.agent.memory import ShortTermMemory
@@ -26,6 +26,7 @@ from worldformula.agent.search import Search
 from worldformula.envs.actions import Actions
 from worldformula.errors import CheckpointError, ConfigError
 from worldformula.formula.factors.joint import Joint
+from worldformula.learners.curiosity import Curious
 from worldformula.learners.imagination import Behaviour, Replaying
 from worldformula.run.contract import LearningConfig
 from worldformula.training.objective import Minimises, Objective, Outs, Updates
@@ -46,6 +47,7 @@ class ImaginationAgent(nn.Module):
         order: who moves first, as of `Objective`; in later turns, dreams start from the states of the first.
         habits: how it acts by itself.
         horizon: steps of a dream.
+        curious: bonuses by name, which it learns as terms of these names and counts as costs of its own.
         late: dreams start from the last so many states of each sequence; 1 where the world remembers a past.
         context: whether sequences go on from the states that the replay keeps, see `latents`.
 
@@ -62,7 +64,7 @@ class ImaginationAgent(nn.Module):
     def __init__(
         self, config: LearningConfig, world: World, perception: Perception, learner: Behaviour | None = None, *,
         players: Mapping[str, Minimises], order: Order | Turns = "simultaneous", habits: Habits | None = None,
-        horizon: int = 1, late: int = 1, context: bool = False,
+        horizon: int = 1, late: int = 1, context: bool = False, curious: Mapping[str, Curious] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.config, self.horizon, self.late, self.context = config, horizon, late, context
@@ -81,7 +83,9 @@ class ImaginationAgent(nn.Module):
             self.policy: nn.Module = nn.ModuleList(acts.factors) if isinstance(acts, Joint) else acts
             read = {action: word for action, word in perception.allowed.items() if word in learner.masks}
             self.actor = Actor(acts, world.actions, read, self.habits.noise)
-        self.cost = Cost(world, discount=perception.discount if learner is None else learner.discount)
+        self.curious = nn.ModuleDict(curious or {})
+        discount = perception.discount if learner is None else learner.discount
+        self.cost = Cost(world, dict(self.curious.items()), discount=discount)
         self.memory = ShortTermMemory(world, {act.variable: act.size for act in perception.acts})
         self.configure(self.habits.usual)
         # Out of the module tree: it holds the same networks, which must appear once in the state_dict.
@@ -91,10 +95,11 @@ class ImaginationAgent(nn.Module):
             del terms["replay"]
             if any("replay" in player.weights for player in players.values()):
                 raise ConfigError('late=1: a return from the data needs two states, so nobody minimises "replay" here')
+        bonuses, made = dict(curious or {}), {name: makers[name] for name in terms}
         self.__dict__["objective"] = Objective(
             order,
-            terms={"world": world.loss, **terms},
-            data={"world": self._seen, **{name: makers[name] for name in terms}},
+            terms={"world": world.loss, **{name: own.loss for name, own in bonuses.items()}, **terms},
+            data={"world": self._seen, **{name: partial(self._stepped, name) for name in bonuses}, **made},
             attached=() if learner is None else set(learner.attached) & set(terms),
             kept=("world",),
             **players,
@@ -232,6 +237,20 @@ class ImaginationAgent(nn.Module):
         """The last states of each sequence, ``[B, K, ...]``, from which dreams start."""
         return State(outs["world"].samples, 2).only(self.world.carried).span(-self.late)
 
+    def _taken(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The actions of rows ``[B, T, size]`` by variable."""
+        return encoded(self.perception.acts, batch, self.device)
+
+    def _stepped(
+        self, name: str, outs: Outs, batch: Mapping[str, Any], _: torch.Generator | None
+    ) -> Mapping[str, Tensor]:
+        """What a bonus learns from: the states of the data, what was done there, and where episodes begin."""
+        states = {key: x.detach() for key, x in outs["world"].samples.items()} | self._taken(batch)
+        return self._bonus(name).data(states, torch.as_tensor(batch["is_first"], device=self.device))
+
+    def _bonus(self, name: str) -> Curious:
+        return cast("Curious", self.curious[name])
+
     def _dreamed(self, outs: Outs, batch: Mapping[str, Any], generator: torch.Generator | None) -> Mapping[str, Tensor]:
         """Dreams under the policy, with their rewards and continuations; with a graph where the learner asks for it."""
         assert self.learner is not None
@@ -255,7 +274,8 @@ class ImaginationAgent(nn.Module):
         reward, last, terminal = (
             torch.as_tensor(batch[k][:, -rows[1] :], device=self.device) for k in ("reward", "is_last", "is_terminal")
         )
-        received = self.cost.received(late, self.perception.rewards(reward))
+        taken = {name: x[:, -rows[1] :] for name, x in self._taken(batch).items()} if self.curious else {}
+        received = self.cost.received(State({**late, **taken}, 2), self.perception.rewards(reward))
         return self.learner.replayed(late, received, last, terminal, boot)
 
     def _imagined(self, start: Values, generator: torch.Generator | None) -> tuple[State, Tensor, Tensor]:

@@ -26,11 +26,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import cast
 
 import torch
 
 from worldformula.agent.actor import policy
-from worldformula.agent.acts import acts_of, named
+from worldformula.agent.acts import acts_of, named, space_of
+from worldformula.agent.configurator import Configuration, Habits
 from worldformula.agent.imagination import ImaginationAgent
 from worldformula.agent.perception import Perception
 from worldformula.catalogue import System
@@ -38,6 +40,7 @@ from worldformula.envs.actions import ActionSpec
 from worldformula.envs.columns import Column
 from worldformula.errors import ConfigError
 from worldformula.formula import Joint
+from worldformula.learners.curiosity import CuriositySettings, curious_by
 from worldformula.learners.imagination import BehaviourSettings, ImaginationActorCritic
 from worldformula.nets.mlp import MLP
 from worldformula.training.objective import Minimises
@@ -53,6 +56,8 @@ class DreamerConfig:
     """The world model."""
     behaviour: BehaviourSettings = field(default_factory=BehaviourSettings)
     """The behaviour learner."""
+    curiosity: CuriositySettings = field(default_factory=CuriositySettings)
+    """A bonus of what is worth a visit; none by itself."""
     batch: int = 16
     """Sequences per update."""
     length: int = 64
@@ -149,10 +154,12 @@ def build(
     )
     critic = MLP(sizes.feature, 255, sizes.units, config.layers, outscale=0.0)
     factors = actor.factors if isinstance(actor, Joint) else (actor,)
+    features = {"h": (sizes.deter,), "z": (sizes.groups, sizes.classes)}
+    curious = curious_by(config.curiosity, features, space_of(acts), cast("rssm.Encoder", world.enc).width)
     units = ClipUnits.of(world, critic, *factors)
     all_in_one = Minimises(
-        {"world": 1.0, "actor": 1.0, "critic": 1.0, "replay": config.replay_value},
-        moves=[world, *factors, critic],
+        {"world": 1.0, "actor": 1.0, "critic": 1.0, "replay": config.replay_value, **dict.fromkeys(curious, 1.0)},
+        moves=[world, *factors, critic, *curious.values()],
         optimiser=partial(LaProp, lr=config.lr, warmup=config.warmup, clip=config.clip, units=units),
     )
     return ImaginationAgent(
@@ -161,6 +168,8 @@ def build(
         Perception.of(world, config.behaviour.discount, columns, actions),
         ImaginationActorCritic(actor, critic, config.behaviour, tuple(masks.values())),
         players={"agent": all_in_one},
+        habits=Habits(Configuration(config.curiosity.weights)),
+        curious=curious,
         horizon=config.imagine,
         late=config.imag_last or config.length,
         context=bool(config.context),
