@@ -122,9 +122,12 @@ class Cost:
         return self.weights.get(REWARD, 1.0) * reward
 
     def _with(self, total: Tensor | None, terms: Mapping[str, Measure], states: State, sign: float) -> Tensor:
-        """What there is, and these terms with their weights."""
+        """What there is, and these terms with their weights; a further term that weighs nothing is not asked."""
         for name, measure in terms.items():
-            more = sign * self.weights.get(name, 1.0) * measure(states)
+            weight = self.weights.get(name, 1.0)
+            if total is not None and not weight:
+                continue
+            more = sign * weight * measure(states)
             total = more if total is None else total + more
         assert total is not None
         return total
