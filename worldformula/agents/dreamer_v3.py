@@ -162,11 +162,12 @@ def build(
         moves=[world, *factors, critic, *curious.values()],
         optimiser=partial(LaProp, lr=config.lr, warmup=config.warmup, clip=config.clip, units=units),
     )
+    learner = ImaginationActorCritic(actor, critic, config.behaviour, tuple(masks.values()))
     return ImaginationAgent(
         config,
         world,
-        Perception.of(world, config.behaviour.discount, columns, actions),
-        ImaginationActorCritic(actor, critic, config.behaviour, tuple(masks.values())),
+        Perception.of(world, learner.discount, columns, actions),
+        learner,
         players={"agent": all_in_one},
         habits=Habits(Configuration(config.curiosity.weights)),
         curious=curious,
