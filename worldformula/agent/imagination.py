@@ -6,7 +6,7 @@ dreams or a planner that searches in them; who moves which weights, and by which
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, cast
@@ -48,6 +48,7 @@ class ImaginationAgent(nn.Module):
         habits: how it acts by itself.
         horizon: steps of a dream.
         curious: bonuses by name, which it learns as terms of these names and counts as costs of its own.
+        surprising: of a result of the world's loss, what it is at every row, ``[B, T]``: `surprise` then keeps it.
         late: dreams start from the last so many states of each sequence; 1 where the world remembers a past.
         context: whether sequences go on from the states that the replay keeps, see `latents`.
 
@@ -65,6 +66,7 @@ class ImaginationAgent(nn.Module):
         self, config: LearningConfig, world: World, perception: Perception, learner: Behaviour | None = None, *,
         players: Mapping[str, Minimises], order: Order | Turns = "simultaneous", habits: Habits | None = None,
         horizon: int = 1, late: int = 1, context: bool = False, curious: Mapping[str, Curious] | None = None,
+        surprising: Callable[[Any], Tensor] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.config, self.horizon, self.late, self.context = config, horizon, late, context
@@ -105,6 +107,7 @@ class ImaginationAgent(nn.Module):
             **players,
         )
         self.updates = Updates(self.objective)
+        self.surprising, self.surprise = surprising, cast("NDArray[Any] | None", None)
         self._means: Means | None = None  # `means_of`, compiled
 
     @property
@@ -184,6 +187,8 @@ class ImaginationAgent(nn.Module):
         """`update`, and the states of its rows ``[B, T, ...]`` for the replay, where it keeps `latents`."""
         outs = self.updates.update(batch)
         world = outs["world"]
+        if self.surprising is not None:
+            self.surprise = self.surprising(world).detach().float().cpu().numpy()
         terms = {f"loss/{text}": value.detach() for text, value in world.terms.items()}
         parts = {f"loss/{part}": self.objective.value(part, outs).detach() for part in self.objective.parts}
         totals = list(outs["totals"].values())

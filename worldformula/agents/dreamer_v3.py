@@ -36,6 +36,7 @@ from worldformula.agent.configurator import Configuration, Habits
 from worldformula.agent.imagination import ImaginationAgent
 from worldformula.agent.perception import Perception
 from worldformula.catalogue import System
+from worldformula.data.mixture import Mixture
 from worldformula.envs.actions import ActionSpec
 from worldformula.envs.columns import Column
 from worldformula.errors import ConfigError
@@ -74,6 +75,8 @@ class DreamerConfig:
     """Rows before each sequence whose latents, kept in the replay, the world goes on from; 0 begins at zeros."""
     online: bool = False
     """Serve every row once while it is new, before rows are drawn at random."""
+    mixture: Mixture = field(default_factory=Mixture)
+    """Which sequences are drawn from the replay; all starts alike by itself."""
     unimix: float = 0.01
     """Share of the uniform distribution in a policy of choices."""
     one_trunk: bool = False
@@ -171,6 +174,7 @@ def build(
         players={"agent": all_in_one},
         habits=Habits(Configuration(config.curiosity.weights)),
         curious=curious,
+        surprising=partial(rssm.surprise, config.world) if config.mixture.priority else None,
         horizon=config.imagine,
         late=config.imag_last or config.length,
         context=bool(config.context),

@@ -45,6 +45,7 @@ from worldformula.formula import (
     maximum,
     sg,
 )
+from worldformula.formula.code.program import Out
 from worldformula.nets import sizes as published
 from worldformula.nets.conv import STAGES, ImageDecoder, ImageEncoder, Style
 from worldformula.nets.gru import BlockGRU
@@ -203,6 +204,21 @@ def build(
         loss=loss, roles={"reward": "r", "continue": "c"} | {MASK + a: f.variable.key for a, f in allowed.items()},
         observations=names.all,
     )  # fmt: skip
+
+
+def surprise(config: RSSMConfig, out: Out) -> Tensor:
+    """The loss at every step, ``[B, T]``, of a result of ``world.loss``: divergences above their free nats, less the
+    log-densities, with the weights of the settings. What is a number of all rows together (``target``) is left out.
+    """
+    total: Any = 0.0
+    for title, value in out.steps.items():
+        if title.startswith("KL("):
+            weight = config.dynamics if title.startswith("KL(sg(") else config.representation
+            total = total + weight * value.clamp(min=config.free_nats)
+        elif title.startswith("log "):
+            total = total - value
+    found: Tensor = total.detach()
+    return found
 
 
 ERROR = math.sqrt(0.5)  # the scale of a Normal whose −log p is a squared error without its ½
