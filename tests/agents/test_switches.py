@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,9 @@ import torch
 from tests.agents.early import COLUMNS, NUMBERS, rows
 from worldformula import catalogue
 from worldformula.agent.imagination import ImaginationAgent
-from worldformula.errors import ConfigError
+from worldformula.errors import ConfigError, FormulaError
+from worldformula.learners.imagination import ImaginationActorCritic
+from worldformula.training.objective import Minimises
 from worldformula.training.settings import override
 
 SMALL = ["batch=3", "length=5", "imag_last=3", "imagine=3", "warmup=0"]
@@ -87,3 +91,53 @@ def test_scales_are_weights_of_the_agent_that_move() -> None:
     assert np.isfinite(float(metrics["loss/total"]))
     with pytest.raises(ConfigError, match="expected target=reconstruction"):
         built("world.harmony=true", "world.target=barlow")
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_last_layers_of_actor_and_critic_begin_anew_with_their_slow_copy(layers: int) -> None:
+    """At every third update, alone; the optimiser forgets them, and a checkpoint before it draws the same."""
+    agent = built("reset_every=3", f"reset_layers={layers}", "behaviour.slow_rate=0.5")
+    learner = agent.learner
+    assert isinstance(learner, ImaginationActorCritic)
+    for _ in range(2):
+        agent.update(rows())
+    saved, before = copy.deepcopy(agent.checkpoint()), {k: v.clone() for k, v in agent.state_dict().items()}
+    torch.manual_seed(8)
+    agent.update(rows())
+    plain = built("behaviour.slow_rate=0.5")
+    plain.restore(copy.deepcopy(saved))
+    torch.manual_seed(8)
+    plain.update(rows())
+    heads = ("head.weight", "head.bias") + (("trunk.1.linear", "trunk.1.norm") if layers == 2 else ())
+    own = plain.state_dict()
+    found = {k for k, v in agent.state_dict().items() if not torch.equal(v, own[k])}
+    assert found == {k for k in before if ("critic." in k or k.startswith("policy")) and any(h in k for h in heads)}
+    assert (learner.critic.head.weight == 0).all()  # as it was in the beginning
+    assert (learner.slow_critic.head.weight == 0).all()
+    actor = agent.policy.net.mlp.head
+    assert 0 < actor.weight.std() < 2 * 0.01
+    assert (actor.bias == 0).all()
+    steps = agent.checkpoint()["optimiser"]["agent"]
+    assert not [k for k in steps if "head" in k and ("critic" in k or "π" in k or k.startswith("policy"))]
+    other = built("reset_every=3", f"reset_layers={layers}", "behaviour.slow_rate=0.5")
+    other.restore(saved)
+    torch.manual_seed(8)
+    other.update(rows())
+    assert all(torch.equal(v, other.state_dict()[k]) for k, v in agent.state_dict().items())
+
+
+def test_what_is_frozen_or_cannot_begin_anew_does_not() -> None:
+    agent = built("reset_every=1")
+    head = agent.policy.net.mlp.head
+    head.requires_grad_(False)
+    before = head.weight.clone()
+    agent.update(rows())
+    assert torch.equal(head.weight, before)
+    own = torch.nn.ParameterList([torch.nn.Parameter(torch.zeros(1))])
+    with pytest.raises(FormulaError, match="ParameterList cannot begin anew"):
+        Minimises({"x": 1.0}, [own], renews=[own], renews_every=1)
+    layer = torch.nn.Linear(1, 1)
+    with pytest.raises(FormulaError, match="Linear has weights that this player does not move"):
+        Minimises({"x": 1.0}, [torch.nn.Linear(1, 1)], renews=[layer], renews_every=1)
+    with pytest.raises(ConfigError, match="reset_every ≥ 0"):
+        built("reset_every=-1")

@@ -87,6 +87,10 @@ class DreamerConfig:
     """Weight of the critic's loss on replayed steps."""
     layers: int = 3
     """Hidden layers of actor and critic."""
+    reset_every: int = 0
+    """Updates after which the last layers of actor and critic begin anew, again and again; 0 never resets them."""
+    reset_layers: int = 1
+    """Layers that begin anew then, the output layer among them."""
     lr: float = 4e-5
     """Learning rate."""
     warmup: int = 1000
@@ -104,6 +108,10 @@ class DreamerConfig:
             raise ConfigError(
                 "expected prefill, layers, warmup, replay_value and clip ≥ 0, got "
                 f"{self.prefill}, {self.layers}, {self.warmup}, {self.replay_value} and {self.clip}"
+            )
+        if self.reset_every < 0 or self.reset_layers < 1:
+            raise ConfigError(
+                f"expected reset_every ≥ 0 and reset_layers ≥ 1, got {self.reset_every} and {self.reset_layers}"
             )
         if not 0 <= self.imag_last <= self.length:
             raise ConfigError(f"expected imag_last between 0 and length={self.length}, got {self.imag_last}")
@@ -160,10 +168,13 @@ def build(
     features = {"h": (sizes.deter,), "z": (sizes.groups, sizes.classes)}
     curious = curious_by(config.curiosity, features, space_of(acts), cast("rssm.Encoder", world.enc).width)
     units = ClipUnits.of(world, critic, *factors)
+    nets = [net for part in (*factors, critic) for net in part.modules() if isinstance(net, MLP)]
     all_in_one = Minimises(
         {"world": 1.0, "actor": 1.0, "critic": 1.0, "replay": config.replay_value, **dict.fromkeys(curious, 1.0)},
         moves=[world, *factors, critic, *curious.values()],
         optimiser=partial(LaProp, lr=config.lr, warmup=config.warmup, clip=config.clip, units=units),
+        renews=[layer for net in nets for layer in net.last(config.reset_layers)] if config.reset_every else [],
+        renews_every=config.reset_every,
     )
     learner = ImaginationActorCritic(actor, critic, config.behaviour, tuple(masks.values()))
     return ImaginationAgent(

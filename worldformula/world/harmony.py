@@ -2,9 +2,9 @@ r"""Scales of the parts of a world's loss that are learnt with it (HarmonyDream;
 
     for i of reward, observation, divergence:    e^{−s_i} L_i + log(1 + e^{s_i}),    s_i = 0 in the beginning
 
-The rectified form of the paper: the least is at L = e^{2s} / (1 + e^s), so that a large loss weighs 1/L and counts as 1,
-and a small one weighs 1/√L and counts as √L. A scale is a weight like any other, moved by the optimiser of the world. It
-cannot serve a loss below 0.
+The rectified form of the paper: the least is at L = e^{2s} / (1 + e^s), so that a large loss weighs 1/L and counts as
+1, and a small one weighs 1/√L and counts as √L. A scale is a weight like any other, and the world's optimiser moves it.
+It cannot serve a loss below 0.
 """
 
 from __future__ import annotations
