@@ -47,7 +47,7 @@ from worldformula.formula import (
     maximum,
     sg,
 )
-from worldformula.formula.code.program import Out
+from worldformula.formula.code.out import Out
 from worldformula.nets import sizes as published
 from worldformula.nets.conv import STAGES, ImageDecoder, ImageEncoder, Style
 from worldformula.nets.gru import BlockGRU
