@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ from worldformula.data.own import Reading
 from worldformula.fitting import task
 from worldformula.model.config import start
 from worldformula.model.run import ModelRun, sized
-from worldformula.run.config import EnvConfig, RunConfig
+from worldformula.run.config import DriveConfig, EnvConfig, RunConfig
 from worldformula.run.interact import Interact
 from worldformula.run.phases import Phase, Phases
 from worldformula.training import checkpoint
@@ -54,7 +55,7 @@ def agent_config(*, pixels: bool, steps: int = 100, model: str = "dreamer_v3") -
     system = catalogue.find(model)
     env = EnvConfig("pendulum", num=2, pixels=pixels, size=16 if pixels else None, max_steps=25)
     every = {"capacity": 400, "checkpoint_every": 10, "log_every": 10, "eval_episodes": 1, "tensorboard": False}
-    own = SEARCH if model == "planet" else DREAMS
+    own = {"planet": SEARCH, "tdmpc2": [*SEARCH, "agent.proposals=3"]}.get(model, DREAMS)
     return override(RunConfig(system.name, "tiny", env, system.sizes("tiny"), steps, **every), [*AGENT, *own])
 
 
@@ -62,6 +63,15 @@ def interact(folder: Path, *, pixels: bool, model: str = "dreamer_v3") -> None:
     """An agent in environments."""
     config = agent_config(pixels=pixels, model=model)
     Interact(config, catalogue.find(model).build, folder, say=_quiet).run()
+
+
+def robot(folder: Path) -> None:
+    """An agent on a robot that nobody resets, by a virtual clock: weights are on their way when it is killed."""
+    config = agent_config(pixels=False)
+    env = EnvConfig("pendulum_noreset", num=1, max_steps=25, args=("pushes=0.1",))
+    drive = DriveConfig("virtual", updates=0.4, sync=3, lag=7)
+    config = replace(config, env=env, drive=drive)
+    Interact(config, catalogue.find("dreamer_v3").build, folder, say=_quiet).run()
 
 
 def model(folder: Path) -> None:
@@ -109,6 +119,8 @@ SUBJECTS: dict[str, Callable[[Path], None]] = {
     "agent": lambda folder: interact(folder, pixels=False),
     "pixels": lambda folder: interact(folder, pixels=True),
     **{name: partial(interact, pixels=True, model=name) for name in ("planet", "dreamer_v1", "dreamer_v2")},
+    "tdmpc2": partial(interact, pixels=False, model="tdmpc2"),
+    "robot": robot,
     "model": model,
     "world": world,
     "phases": phases,

@@ -341,6 +341,16 @@ class BrokenEnvironmentError(WorldformulaError, RuntimeError):
     code = "broken-environment"
 
 
+class RobotError(WorldformulaError, RuntimeError):
+    """A robot does not answer any more, failed, or said something that is no number. It was paused.
+
+    A run stores a checkpoint and ends; the message says how to go on once the robot is well again. Nothing is tried
+    anew by itself, and what was done is never played again on a robot that is not simulated.
+    """
+
+    code = "robot"
+
+
 class NonFiniteError(WorldformulaError, ValueError):
     """An observation, a reward or a loss is NaN or infinite."""
 

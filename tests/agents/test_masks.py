@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, OneHotCategorical
 
 from worldformula.agent.imagination import ImaginationAgent
-from worldformula.agents import dreamer_v3
+from worldformula.agents import dreamer_v2, dreamer_v3
 from worldformula.envs import ActionSpec, Column
 from worldformula.errors import FormulaError, MissingInputError
 from worldformula.formula import Bernoulli, Deterministic, E, Normal, OneHot, Sum, log
@@ -51,7 +51,15 @@ def batch(rows: int = B, steps: int = T) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def agent() -> ImaginationAgent:
-    built = dreamer_v3.build(dreamer_v3.tiny(), COLUMNS, SPECS, seed=0)
+    return spread(dreamer_v3.build(dreamer_v3.tiny(), COLUMNS, SPECS, seed=0))
+
+
+@pytest.fixture(params=[dreamer_v3, dreamer_v2], ids=lambda module: module.__name__.rpartition(".")[2])
+def dreamer(request: pytest.FixtureRequest) -> ImaginationAgent:
+    return spread(request.param.build(request.param.tiny(), COLUMNS, SPECS, seed=0))
+
+
+def spread(built: ImaginationAgent) -> ImaginationAgent:
     torch.manual_seed(0)
     for factor in (*built.learner.policy.factors, *built.world.heads.values()):  # away from uniform
         for weight in factor.parameters():
@@ -277,7 +285,8 @@ def first_if_none(mask: np.ndarray) -> Tensor:
     return found
 
 
-def test_its_dreams_choose_what_their_world_allows(agent: ImaginationAgent) -> None:
+def test_its_dreams_choose_what_their_world_allows(dreamer: ImaginationAgent) -> None:
+    agent = dreamer
     start = State(agent.world.filter(agent.perception.learn(batch(), agent.device), seed=0)).only(("h", "z"))
     dream = agent.world.imagine(State(start, 2).starts(), agent.learner.policy, horizon=6, seed=1)
     for action, word in (("a_1", "M_1"), ("a_3", "M_3"), ("a_4", "M_4")):
@@ -314,7 +323,8 @@ def test_log_density_and_entropy_are_those_of_the_masked_policy(agent: Imaginati
     torch.testing.assert_close(out.value["actor"], by_hand, rtol=1e-4, atol=1e-5)
 
 
-def test_an_update_moves_the_heads_of_the_masks(agent: ImaginationAgent) -> None:
+def test_an_update_moves_the_heads_of_the_masks(dreamer: ImaginationAgent) -> None:
+    agent = dreamer
     before = {k: v.clone() for k, v in agent.world.heads["M_1"].state_dict().items()}
     for _ in range(2):
         metrics = agent.update(batch(8, 32))
@@ -324,9 +334,10 @@ def test_an_update_moves_the_heads_of_the_masks(agent: ImaginationAgent) -> None
     assert not any(torch.equal(after[k], v) for k, v in before.items())
 
 
-def test_without_masks_the_dreams_know_none() -> None:
-    free = dreamer_v3.build(override(dreamer_v3.tiny(), ["masks=false"]), COLUMNS, SPECS, seed=0)
-    assert free.world.roles == {"reward": "r", "continue": "c"}
+@pytest.mark.parametrize("module", [dreamer_v3, dreamer_v2])
+def test_without_masks_the_dreams_know_none(module: Any) -> None:
+    free = module.build(override(module.tiny(), ["masks=false"]), COLUMNS, SPECS, seed=0)
+    assert not any(role.startswith("mask") for role in free.world.roles)
     assert not any("M" in str(f) for f in free.learner.policy.factors)
     rows = {k: v[:, 0] for k, v in batch().items()}
     actions, _ = free.act(rows, free.initial(B))
@@ -335,8 +346,11 @@ def test_without_masks_the_dreams_know_none() -> None:
 
 
 @pytest.mark.parametrize("explore", [True, False])
-def test_it_acts_within_the_mask_of_the_rows_and_not_the_predicted_one(agent: ImaginationAgent, explore: bool) -> None:
-    N = 400
+def test_it_acts_within_the_mask_of_the_rows_and_not_the_predicted_one(
+    dreamer: ImaginationAgent, explore: bool
+) -> None:
+    agent, N = dreamer, 400
+    agent.update(batch())  # before it, Dreamer v2 acts at random
     rows = {k: np.repeat(v[:1, 0], N, 0) for k, v in batch().items()}
     rows["mask/tool"] = np.tile([False, True, True], (N, 1))
     with torch.no_grad():

@@ -17,7 +17,7 @@ from worldformula.errors import WorldformulaError
 
 EVENTS = {  # the families whose events have one shape can meet
     (2,): ("Normal", "Laplace", "StudentT", "LogNormal", "Gamma", "Beta", "Uniform", "Poisson", "NegativeBinomial",
-           "Bernoulli", "MultivariateNormal", "VonMises", "Mixture"),
+           "Bernoulli", "MultivariateNormal", "VonMises", "Mixture", "TanhNormal", "TruncatedNormal"),
     (3,): ("Normal", "Gamma", "Beta", "Bernoulli", "OneHot", "Dirichlet", "Poisson"),
     (): ("Normal", "Gamma", "Bernoulli", "Categorical", "Poisson"),
 }  # fmt: skip

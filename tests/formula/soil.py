@@ -39,7 +39,7 @@ TARGETS = {  # what data may be scored by
     "y": ("Normal", "Normal", "Laplace", "StudentT", "MultivariateNormal", "LowRankNormal", "Mixture", "Mixture"),
     "v": ("Bernoulli", "Mixture"),
     "i": ("Categorical",), "k3": ("OneHot",), "n": ("Poisson", "NegativeBinomial"), "g": ("Gamma", "LogNormal"),
-    "f": ("Beta", "Uniform"), "w3": ("Dirichlet",),
+    "f": ("Beta", "Uniform", "TanhNormal", "TruncatedNormal"), "w3": ("Dirichlet",),
 }  # fmt: skip
 PARAMETERS = {
     "Normal": ("loc", "scale"), "Laplace": ("loc", "scale"), "StudentT": ("df", "loc", "scale"),
@@ -47,7 +47,7 @@ PARAMETERS = {
     "Bernoulli": ("logits",), "Categorical": ("logits",), "OneHot": ("logits",), "Poisson": ("rate",),
     "NegativeBinomial": ("total_count", "logits"), "Uniform": ("low", "high"), "Dirichlet": ("concentration",),
     "MultivariateNormal": ("loc", "scale_tril"), "LowRankNormal": ("loc", "cov_factor", "cov_diag"),
-    "VonMises": ("loc", "concentration"),
+    "VonMises": ("loc", "concentration"), "TanhNormal": ("loc", "scale"), "TruncatedNormal": ("loc", "scale"),
 }  # fmt: skip
 OTHER = {
     "Bernoulli": {"logits": "probs"}, "Categorical": {"logits": "probs"}, "OneHot": {"logits": "probs"},

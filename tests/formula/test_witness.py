@@ -78,6 +78,7 @@ def test_the_grower_uses_all_that_it_may():
     assert {d.family for d in nodes if type(d).__name__ == "Dist"} >= {
         "Normal", "Laplace", "StudentT", "MultivariateNormal", "Mixture", "Bernoulli", "Categorical", "OneHot",
         "Poisson", "NegativeBinomial", "Gamma", "LogNormal", "Beta", "Uniform", "Dirichlet",
+        "TanhNormal", "TruncatedNormal",
     }  # fmt: skip
     draws, clocks = ([n for n in nodes if isinstance(n, kind)] for kind in (Draw, Clock))
     assert {d.how for d in draws} == {None, "score", "exact", "straight-through"}

@@ -12,6 +12,7 @@ DEFAULTS = {
     "Categorical": {"logits": 0.0}, "MultivariateNormal": {"loc": 0.0, "scale_tril": None},
     "NegativeBinomial": {"total_count": 1.0, "logits": 0.0}, "Dirichlet": {"concentration": 1.0},
     "LowRankNormal": {"loc": 0.0, "cov_factor": None, "cov_diag": 1.0}, "VonMises": {"loc": 0.0, "concentration": 1.0},
+    "TanhNormal": {"loc": 0.0, "scale": 1.0}, "TruncatedNormal": {"loc": 0.0, "scale": 1.0},
 }  # fmt: skip
 OTHER_NAMES = {
     "probs": "logits", "covariance_matrix": "scale_tril", "alpha": {"Beta": "concentration1", "": "concentration"},
@@ -42,5 +43,38 @@ def made_of(family, found, event):
         found = {n: v.expand(event) if v.ndim == 0 else v for n, v in found.items()}
     if family == "Dirichlet" and found["concentration"].ndim == 0:
         found = {"concentration": found["concentration"].expand(event)}
+    if family == "TanhNormal":
+        return D.TransformedDistribution(D.Normal(**found, validate_args=False), [D.TanhTransform(cache_size=1)])
+    if family == "TruncatedNormal":
+        return Truncated(**found)
     kind = {"OneHot": "OneHotCategorical", "LowRankNormal": "LowRankMultivariateNormal"}.get(family, family)
     return getattr(D, kind)(**found, validate_args=False)
+
+
+class Truncated(D.Distribution):
+    """The Normal that is held between -1 and 1, by its density and by the inverse of its distribution function."""
+
+    support = D.constraints.interval(-1.0, 1.0)
+
+    def __init__(self, loc, scale):
+        self.whole = D.Normal(loc, scale, validate_args=False)
+        super().__init__(self.whole.batch_shape, validate_args=False)
+
+    def expand(self, shape, _instance=None):
+        return Truncated(self.whole.loc.expand(shape), self.whole.scale.expand(shape))
+
+    def _ends(self):
+        return (self.whole.cdf(torch.full_like(self.whole.loc, end)) for end in (-1.0, 1.0))
+
+    def log_prob(self, value):
+        low, high = self._ends()
+        return self.whole.log_prob(value) - (high - low).log()
+
+    def rsample(self, sample_shape=()):
+        low, high = self._ends()
+        u = torch.rand(*sample_shape, *self.batch_shape, dtype=low.dtype)
+        return self.whole.icdf(low + u * (high - low))
+
+    def sample(self, sample_shape=()):
+        with torch.no_grad():
+            return self.rsample(sample_shape)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.agents.test_several_actions import Steered
-from worldformula.agents import dreamer_v3
+from worldformula.agents import dreamer_v2, dreamer_v3
 from worldformula.catalogue import find, names
 from worldformula.envs import Envs
 from worldformula.errors import SpaceError
@@ -39,6 +39,11 @@ def dreamer(envs: Envs, *settings: str) -> Any:
 @pytest.mark.parametrize("settings", [(), ("masks=false", "one_trunk=true"), ("context=1",)])
 def test_dreamer_keeps_them(envs: Envs, settings: tuple[str, ...]) -> None:
     check_agent(dreamer(envs, *settings), envs, turns=20)
+
+
+def test_dreamer_v2_keeps_them_with_masks(envs: Envs) -> None:
+    config = override(dreamer_v2.tiny(), [*SMALL, "world.free_nats=0"])
+    check_agent(dreamer_v2.build(config, envs.observations, envs.actions, seed=0), envs, turns=20)
 
 
 def test_what_acts_without_learning_keeps_them(envs: Envs) -> None:

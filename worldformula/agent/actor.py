@@ -12,7 +12,15 @@ from worldformula.agent.acts import Act, timed
 from worldformula.errors import MissingInputError
 from worldformula.formula import Bernoulli, Factor, Normal, OneHot, TanhNormal, TruncatedNormal
 from worldformula.formula.factors.joint import Joint
-from worldformula.nets.actor import ContinuousActor, DiscreteActor, MaskedActor, SquashedActor, TruncatedActor
+from worldformula.nets.actor import (
+    Allowing,
+    ContinuousActor,
+    DiscreteActor,
+    LatentActor,
+    MaskedActor,
+    SquashedActor,
+    TruncatedActor,
+)
 from worldformula.nets.mlp import MLP
 from worldformula.nets.plain import Plain
 from worldformula.nets.sizes import Sizes
@@ -39,7 +47,7 @@ def policy(
     def factor(act: Act, header: str) -> Factor:
         if masks and act.masked:
             inside = MaskedActor(sizes.feature, act.size, sizes.units, layers, unimix=unimix)
-            return OneHot(f"{header[:-1]},{timed(act.mask)})", inside, shape=act.size)
+            return OneHot(within(header, act), inside, shape=act.size)
         if act.kind == "numbers":
             return Normal(header, ContinuousActor(sizes.feature, act.size, sizes.units, layers), shape=act.size)
         net = DiscreteActor(sizes.feature, act.size, sizes.units, layers)
@@ -67,21 +75,39 @@ def squashed_policy(acts: Iterable[Act], features: int, units: int, *, first: fl
     return product(acts, factor)
 
 
-def truncated_policy(acts: Iterable[Act], features: int, units: int) -> Factor | Joint:
-    """Dreamer v2's policy: truncated Normals of numbers, one-hot choices, flags; ``features`` as for v1."""
+def truncated_policy(acts: Iterable[Act], features: int, units: int, *, masks: bool = False) -> Factor | Joint:
+    """Dreamer v2's policy: truncated Normals of numbers, one-hot choices, flags; ``features`` as for v1, ``masks`` as
+    of `policy`.
+    """
 
     def factor(act: Act, header: str) -> Factor:
         if act.kind == "numbers":
             return TruncatedNormal(header, TruncatedActor(features, act.size, units), shape=act.size)
         net = Plain(features, act.size, units, 4, stopped=True)
+        if masks and act.masked:
+            return OneHot(within(header, act), Allowing(net), shape=act.size)
         return (OneHot if act.kind == "choice" else Bernoulli)(header, net, shape=act.size)
 
     return product(acts, factor)
 
 
-def product(acts: Iterable[Act], factor: Callable[[Act, str], Factor]) -> Factor | Joint:
+def latent_policy(acts: Iterable[Act], latent: int, units: int) -> Factor | Joint:
+    """TD-MPC2's policy over numbers: tanh of a Normal, given z_t alone, whose width is ``latent``."""
+
+    def factor(act: Act, header: str) -> Factor:
+        return TanhNormal(header, LatentActor(latent, act.size, units), shape=act.size)
+
+    return product(acts, factor, "z_t")
+
+
+def within(header: str, act: Act) -> str:
+    """The header of a choice that reads what is allowed: π(a_t|h_t,z_t,M_t)."""
+    return f"{header[:-1]},{timed(act.mask)})"
+
+
+def product(acts: Iterable[Act], factor: Callable[[Act, str], Factor], given: str = "h_t,z_t") -> Factor | Joint:
     """``factor(act, "π(a_t|h_t,z_t)")`` of every action; of several the product."""
-    factors = [factor(act, f"π({act.at}|h_t,z_t)") for act in acts]
+    factors = [factor(act, f"π({act.at}|{given})") for act in acts]
     return factors[0] if len(factors) == 1 else Joint.of(*factors)
 
 

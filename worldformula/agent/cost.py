@@ -93,9 +93,12 @@ class Cost:
         first = self.weights.get(REWARD, 1.0) * reward if self.rewarded else torch.zeros_like(reward)
         return self._with(first, self.intrinsic, states, -1.0)
 
-    def task(self) -> Task:
+    def task(self, value: Measure | None = None) -> Task:
         """What a planner searches by: the total at every state that is reached, weighed by how probably the episode has
         gone on until there.
+
+        With ``value``, what is to come after a state ``[N, ...] -> [N]``, higher is better, dreams are discounted, and
+        end with its negation.
 
         Raises:
             ConfigError: a term of steps that counts: what a planner is told begins behind the first one.
@@ -112,7 +115,10 @@ class Cost:
             return self.dynamics.decode(states, (name,))[name]
 
         going = proceed if CONTINUE in getattr(self.dynamics, "roles", {}) else None
-        return Task(lambda states, _: self(states), proceed=going)
+        if value is None:
+            return Task(lambda states, _: self(states), proceed=going)
+        discount = self.discount if going is None else 1.0  # what is predicted to go on has γ inside
+        return Task(lambda states, _: self(states), lambda last: -value(last), going, discount)
 
     def _reward(self, states: State) -> Tensor:
         name = head_of(self.dynamics, REWARD)

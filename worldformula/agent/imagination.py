@@ -27,12 +27,15 @@ from worldformula.envs.actions import Actions
 from worldformula.errors import CheckpointError, ConfigError
 from worldformula.formula.factors.joint import Joint
 from worldformula.learners.curiosity import Curious
-from worldformula.learners.imagination import Behaviour, Replaying
+from worldformula.learners.imagination import Behaviour, Dreaming, Following, Replaying
+from worldformula.planner import Task
 from worldformula.run.contract import LearningConfig
 from worldformula.training.objective import Minimises, Objective, Outs, Updates
 from worldformula.training.players import Order, Turns
 from worldformula.world import State, Values, World
 from worldformula.world.heads import Means, decode, means_of
+
+UPDATES = "updates"  # beside the weights that are handed over: until the first one, some agents act at random
 
 
 class ImaginationAgent(nn.Module):
@@ -97,7 +100,8 @@ class ImaginationAgent(nn.Module):
             del terms["replay"]
             if any("replay" in player.weights for player in players.values()):
                 raise ConfigError('late=1: a return from the data needs two states, so nobody minimises "replay" here')
-        bonuses, made = dict(curious or {}), {name: makers[name] for name in terms}
+        bonuses = dict(curious or {})
+        made = {name: makers.get(name, partial(self._followed, name)) for name in terms}
         self.__dict__["objective"] = Objective(
             order,
             terms={"world": world.loss, **{name: own.loss for name, own in bonuses.items()}, **terms},
@@ -147,9 +151,7 @@ class ImaginationAgent(nn.Module):
             actions = self.actor.act(seen, explore=explore, masks=masks)
         else:
             begins = torch.as_tensor(rows["is_first"], device=self.device).bool()
-            actions, kept = self.search.act(
-                self.world, self.cost.task(), seen, state, begins, explore=explore, masks=masks
-            )
+            actions, kept = self.search.act(self.world, self.task(), seen, state, begins, explore=explore, masks=masks)
         return self.perception.act(actions), self.memory.update(seen, actions) | kept
 
     def _anything(self, masks: Mapping[str, Tensor], num: int) -> dict[str, Tensor]:
@@ -161,7 +163,8 @@ class ImaginationAgent(nn.Module):
         """Another task with the same networks: weights of the cost, and Mode-2 where it names a planner.
 
         Raises:
-            ConfigError: a weight of no term of the cost; no planner, and the agent has no policy.
+            ConfigError: a weight of no term of the cost; no planner, and the agent has no policy; proposals or a value,
+                and it has neither.
         """
         planner, space = configuration.planner, space_of(self.perception.acts)
         if planner is None and self.actor is None:
@@ -169,8 +172,27 @@ class ImaginationAgent(nn.Module):
                 "this agent has no policy, so it acts by a planner alone: expected Configuration(planner=...), such as "
                 "that of agent.habits.usual"
             )
+        if self.learner is None and (configuration.proposals or configuration.value):
+            raise ConfigError(
+                "this agent has neither a policy nor a value: expected Configuration(proposals=0, value=False), got "
+                f"{configuration.proposals} and {configuration.value}"
+            )
         self.cost = replace(self.cost, weights=dict(configuration.weights))
-        self.search = None if planner is None else Search(planner, space, configuration.noise, configuration.warm)
+        self.valued, policy = configuration.value, None if self.learner is None else self.learner.policy
+        self.search = None
+        if planner is not None:
+            self.search = Search(
+                planner, space, configuration.noise, configuration.warm, policy, configuration.proposals
+            )
+
+    def task(self) -> Task:
+        """What Mode-2 searches by."""
+        return self.cost.task(self._value if self.valued else None)
+
+    def _value(self, states: State) -> Tensor:
+        """What the critic says is to come after states ``[N, ...]``."""
+        assert self.learner is not None
+        return self.learner.value(*(states[name] for name in self.learner.names))
 
     # ----------------------------------------------------------------------------------------------------------- learn
 
@@ -194,7 +216,7 @@ class ImaginationAgent(nn.Module):
         totals = list(outs["totals"].values())
         metrics = {**terms, **parts, "loss/total": sum(totals[1:], totals[0])}
         if self.learner is not None:
-            metrics |= self.learner.metrics(outs["dream"])
+            metrics |= self.learner.metrics(outs[next(iter(self.learner.terms))])
         return metrics, self.stored(world.samples)
 
     @cached_property
@@ -251,14 +273,11 @@ class ImaginationAgent(nn.Module):
     ) -> Mapping[str, Tensor]:
         """What a bonus learns from: the states of the data, what was done there, and where episodes begin."""
         states = {key: x.detach() for key, x in outs["world"].samples.items()} | self._taken(batch)
-        return self._bonus(name).data(states, torch.as_tensor(batch["is_first"], device=self.device))
-
-    def _bonus(self, name: str) -> Curious:
-        return cast("Curious", self.curious[name])
+        return cast("Curious", self.curious[name]).data(states, torch.as_tensor(batch["is_first"], device=self.device))
 
     def _dreamed(self, outs: Outs, batch: Mapping[str, Any], generator: torch.Generator | None) -> Mapping[str, Tensor]:
         """Dreams under the policy, with their rewards and continuations; with a graph where the learner asks for it."""
-        assert self.learner is not None
+        assert isinstance(self.learner, Dreaming)
         late = self._late(outs)
         terminal = torch.as_tensor(batch["is_terminal"][:, -late.lead[1] :], device=self.device)
         start = self._remembered(batch, generator) if self.world.memory else late.detach().starts()
@@ -283,6 +302,15 @@ class ImaginationAgent(nn.Module):
         received = self.cost.received(State({**late, **taken}, 2), self.perception.rewards(reward))
         return self.learner.replayed(late, received, last, terminal, boot)
 
+    def _followed(
+        self, name: str, outs: Outs, batch: Mapping[str, Any], _: torch.Generator | None
+    ) -> Mapping[str, Tensor]:
+        """What the world's own loss has rolled out, and what the data say."""
+        assert isinstance(self.learner, Following)
+        terminal, first = (torch.as_tensor(batch[key], device=self.device) for key in ("is_terminal", "is_first"))
+        seen = self.perception.learn(batch, self.device)
+        return self.learner.followed(name, outs["world"].samples, seen, terminal, first)
+
     def _imagined(self, start: Values, generator: torch.Generator | None) -> tuple[State, Tensor, Tensor]:
         if self.learner is None:
             raise ConfigError("this agent has no policy to dream under: expected world.imagine(start, actions=...)")
@@ -305,10 +333,11 @@ class ImaginationAgent(nn.Module):
         """Truth and dream: ``context`` filtered rows, then the prior on the true actions.
 
         Pictures are uint8 ``[B, T, H, W, C]``; of a stack the newest is shown. Where none are observed it is numbers as
-        the world predicts them (of an RSSM their symlog), float32 ``[B, T, D]``, and ``names`` ``[D]`` says which.
+        the world predicts them (of an RSSM their symlog), float32 ``[B, T, D]``, and ``names`` ``[D]`` says which. Of a
+        world without a decoder it is the reward.
 
         Raises:
-            ConfigError: the world predicts nothing that it observes.
+            ConfigError: the world predicts nothing that it observes, and no reward.
         """
         inputs = self.perception.learn(batch, self.device)
         head, target = self._predicted(inputs)
@@ -320,14 +349,16 @@ class ImaginationAgent(nn.Module):
             truth, shown = ((v * 255).round().clamp(0, 255).to(torch.uint8) for v in (target, dream))
             newest = 3 if truth.shape[-1] % 3 == 0 else 1
             return {"truth": truth[..., -newest:].cpu().numpy(), "dream": shown[..., -newest:].cpu().numpy()}
-        numbers = [v.flatten(2).float().cpu().numpy() for v in (target, dream)]
-        names = self.perception.numbers()
+        numbers = [v.reshape(*v.shape[:2], -1).float().cpu().numpy() for v in (target, dream)]
+        names = ["reward"] if head == self.world.roles.get("reward") else self.perception.numbers()
         if len(names) != numbers[0].shape[2]:
             names = [f"{head} {i}" for i in range(1, 1 + numbers[0].shape[2])]
         return {"truth": numbers[0], "dream": numbers[1], "names": np.array(names)}
 
     def _predicted(self, inputs: Mapping[str, Tensor]) -> tuple[str, Tensor]:
-        """The head that shows a dream, and the truth as it predicts it: a picture, else numbers, else classes."""
+        """The head that shows a dream, and the truth as it predicts it: a picture, else numbers, else classes, else the
+        reward.
+        """
         others = {self.world.roles[role] for role in ("reward", "continue") if role in self.world.roles}
         by_variable = {f.variable.key: name for name, f in self.world.heads.items() if name not in others}
         for kind in ("image", "vector", "flag"):
@@ -340,9 +371,21 @@ class ImaginationAgent(nn.Module):
                 return name, made[key]
         if seen := [key for key in by_variable if key in inputs]:
             return by_variable[seen[0]], inputs[seen[0]]
+        if not by_variable and (reward := self.world.roles.get("reward")) is not None:
+            return reward, inputs[self.world.heads[reward].variable.key]
         raise ConfigError(f"the world predicts {', '.join(by_variable) or 'nothing'}, and nothing that it observes")
 
     # ------------------------------------------------------------------------------------------------------ checkpoint
+
+    def weights(self) -> dict[str, Tensor]:
+        """Copies of the weights, and the number of updates: all that decides how it acts."""
+        found = {name: value.detach().clone() for name, value in self.state_dict().items()}
+        return found | {UPDATES: torch.tensor(self.updates.count)}
+
+    def take_over(self, weights: Mapping[str, Tensor]) -> None:
+        """Acts from now on as the agent whose `weights` these are."""
+        self.load_state_dict({name: value for name, value in weights.items() if name != UPDATES})
+        self.updates.count = int(weights[UPDATES])
 
     def checkpoint(self) -> dict[str, Any]:
         """Weights, slow critic and return scale, and the optimiser's state."""

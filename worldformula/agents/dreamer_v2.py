@@ -16,6 +16,8 @@ state at their start  –                goes on from the last    zeros         
 precision             –                float16                  float32                 the same everywhere
 dream starts          all states       all states               last ``imag_last``      cheap on a CPU; 0 takes all
 weight decay          10⁻⁶             w ← (1 − 10⁻⁶) w         the same                decoupled from Adam
+masks                 –                –                        predicted, in dreams    else dreams choose what is
+                                                                                        forbidden
 Adam's ε              10⁻⁵             beside √v                beside √(v/(1−β₂ⁿ))     PyTorch's
 `tiny`                –                –                        small, faster rates     see cards/dreamer_v2.toml
 """
@@ -68,6 +70,8 @@ class DreamerV2Config:
     """Learn tanh of the rewards."""
     unit: float = 1.0
     """What rewards are divided by: those of the control suite lie in [0, 2], and the heads have unit variances."""
+    masks: bool = True
+    """Where rows say which choices are allowed: predict it, and let the policy choose among them in dreams too."""
     noise: float = 0.0
     """Deviation of what is added to numbers where it explores."""
     model_lr: float = 1e-4
@@ -134,9 +138,10 @@ def build(
     torch.manual_seed(seed)
     acts = acts_of(named(actions))
     shapes = {key: column.encoded for key, column in columns.items()}
-    world = discrete_rssm.build(config.world, shapes, {act.variable: act.size for act in acts})
+    masks = {act.variable: act.mask for act in acts if act.masked and config.masks}
+    world = discrete_rssm.build(config.world, shapes, {act.variable: act.size for act in acts}, masks)
     features, units = config.world.deter + config.world.stoch, config.world.units
-    actor = truncated_policy(acts, features, units)
+    actor = truncated_policy(acts, features, units, masks=config.masks)
     critic = Plain(features, 1, units, 4)
     factors = actor.factors if isinstance(actor, Joint) else (actor,)
 
@@ -147,7 +152,7 @@ def build(
         config,
         world,
         Perception.of(world, config.behaviour.discount, columns, actions, bounded=config.bounded, unit=config.unit),
-        MixedActorCritic(actor, critic, config.behaviour),
+        MixedActorCritic(actor, critic, config.behaviour, tuple(masks.values())),
         players={
             "world": Minimises({"world": 1.0}, [world], adam(config.model_lr), config.clip),
             "actor": Minimises({"actor": 1.0}, [*factors], adam(config.actor_lr), config.clip),

@@ -23,7 +23,7 @@ def lines(loop: Interact) -> Iterator[str]:
     yield f"device {devices.describe(loop.device)}, {config.threads} CPU thread(s), torch {torch.__version__}"
     yield f"environment {env.id} × {env.num}: {seen}; {done}{repeat}"
     yield f"model {config.model}, preset {config.preset}, seed {config.seed}: {parameters(loop):,} parameters"
-    yield f"learning: {loop.update_rate:.3g} updates per action (train ratio {learning.train_ratio:g}), each {rows}"
+    yield f"learning: {paced(loop)}, each {rows}"
     yield f"replay {loop.replay_bytes / 1e9:.3g} GB on disk once its {config.capacity:,} rows are full"
     if masks := [key for key in loop.envs.columns if key.startswith("mask/")]:
         yield f"{', '.join(masks)}: stored, and kept in acting; dreams choose among all actions"
@@ -31,6 +31,19 @@ def lines(loop: Interact) -> Iterator[str]:
         yield f"processes: an environment is killed after {env.timeout:g} s, so the run is not the same to the last bit"
     known = measured(env, config.seed, loop.folder)
     yield str(known or "return: floor and best known are measured with the report")
+
+
+def paced(loop: Interact) -> str:
+    """How acting and learning share time, in words."""
+    drive, learning = loop.config.drive, loop.agent.config
+    if drive.clock == "wall":
+        return f"all the time, beside the robot; weights are handed over every {drive.sync} ticks"
+    if drive.clock == "virtual":
+        return (
+            f"{drive.updates:g} updates a tick of a virtual clock; weights are handed over every {drive.sync} ticks, "
+            f"and are {drive.lag} on their way"
+        )
+    return f"{loop.update_rate:.3g} updates per action (train ratio {learning.train_ratio:g})"
 
 
 def time_line(loop: Interact, seconds: float) -> str:

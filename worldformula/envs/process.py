@@ -36,10 +36,7 @@ class Remote:
 
     def __init__(self, id: str, options: Mapping[str, Any], timeout: float) -> None:
         self.id, self.timeout = id, timeout
-        clean = "forkserver" in multiprocessing.get_all_start_methods()  # Windows has it not
-        context: Any = multiprocessing.get_context("forkserver" if clean else "spawn")
-        if clean:
-            context.set_forkserver_preload([__name__, "worldformula.envs.factory"])
+        context = clean_context()
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, id, dict(options)), daemon=True)
         self._process.start()
@@ -99,6 +96,14 @@ class Remote:
         """Its picture."""
         return self._call("render")
 
+    def lasting(self) -> dict[str, Any] | None:
+        """What lasts beyond an episode."""
+        return self._call("lasting")
+
+    def return_to(self, lasting: Mapping[str, Any]) -> None:
+        """Puts the answer of `lasting` back."""
+        self._call("return_to", dict(lasting))
+
     def kill(self) -> None:
         """Ends the process at once."""
         self._process.kill()
@@ -112,6 +117,15 @@ class Remote:
         self._pipe.close()
 
 
+def clean_context() -> Any:
+    """Of ``multiprocessing``: processes that begin without the threads and locks of this one."""
+    clean = "forkserver" in multiprocessing.get_all_start_methods()  # Windows has it not
+    context: Any = multiprocessing.get_context("forkserver" if clean else "spawn")
+    if clean:
+        context.set_forkserver_preload([__name__, "worldformula.envs.factory"])
+    return context
+
+
 def serve(pipe: Connection, id: str, options: dict[str, Any]) -> None:
     """The other process: makes the environment and answers until it is told to close."""
     from worldformula.envs.factory import make
@@ -123,7 +137,12 @@ def serve(pipe: Connection, id: str, options: dict[str, Any]) -> None:
     except WorldformulaError as error:
         pipe.send((type(error).__name__, str(error)))
         return
-    calls = {"reset": lambda seed: env.reset(seed=seed), "step": env.step, "render": lambda _: env.render()}
+    calls: dict[str, Any] = {
+        "reset": lambda seed: env.reset(seed=seed),
+        "step": env.step,
+        "render": lambda _: env.render(),
+    }
+    calls |= {"lasting": lambda _: env.lasting(), "return_to": env.return_to}
     while True:
         what, value = pipe.recv()
         if what == "close":

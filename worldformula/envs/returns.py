@@ -53,12 +53,14 @@ def random_policy_return(
         **options: as for :class:`worldformula.envs.Envs`.
 
     Returns:
-        The score of the episodes that ended in time; ``n`` is 0 where none did.
+        The score of the episodes that ended in time; ``n`` is 0 where none did, and of a robot that is not simulated:
+        it is not moved at random only to be measured.
     """
     started, found = time.perf_counter(), list[float]()
     envs, rng = Envs(id, 1, seed=seed, recover=True, **options), np.random.default_rng(seed)
-    rows = envs.reset()
-    for _ in range(most):
+    real = any(getattr(bare, "real", False) for bare in envs.bare)
+    rows = {} if real else envs.reset()
+    for _ in range(0 if real else most):
         rows = envs.step(envs.random(rng, rows))
         found += [episode.score for episode in envs.finished]
         if len(found) >= episodes or time.perf_counter() - started > seconds:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -41,6 +41,14 @@ class Served(Protocol):
 
     def render(self) -> Any:
         """Its picture."""
+        ...
+
+    def lasting(self) -> dict[str, Any] | None:
+        """What lasts beyond an episode; None where it cannot be put back, as the place of a robot."""
+        ...
+
+    def return_to(self, lasting: Mapping[str, Any]) -> None:
+        """Puts the answer of `lasting` back."""
         ...
 
     def close(self) -> None:
@@ -86,6 +94,7 @@ class Stream:
         over: its last row was given.
         score: its rewards so far.
         actions: its actions so far, as they were executed.
+        lasting: what lasted from before the present one, as `Served.lasting`.
         failures: what went wrong so far.
     """
 
@@ -95,6 +104,7 @@ class Stream:
         self.episode, self.over, self.score = -1, True, 0.0
         self.actions: list[Action] = []
         self.info: dict[str, Any] = {}
+        self.lasting: dict[str, Any] | None = {}
         self.failures: list[Failure] = []
         self._stuck = 0
         self._hash = hashlib.blake2b(digest_size=16)
@@ -108,6 +118,7 @@ class Stream:
         """The first row of an episode."""
         self.episode, self.over, self.score, self.actions = episode, False, 0.0, []
         self._hash = hashlib.blake2b(digest_size=16)
+        self.lasting = self.env.lasting()
         observation, self.info = self.env.reset(seed=episode_seed(self.seed, self.index, episode))
         return self._row(observation, 0.0, first=True, last=False, terminal=False)
 
@@ -156,14 +167,19 @@ class Stream:
             self.failures = [*self.failures]
         self.env = self._build()
 
-    def rerun(self, episode: int, actions: list[Action], digest: str) -> tuple[Row, bool]:
-        """The present row of an episode that was interrupted, from its seed and its actions.
+    def rerun(
+        self, episode: int, actions: list[Action], digest: str, lasting: Mapping[str, Any] | None
+    ) -> tuple[Row, bool]:
+        """The present row of an episode that was interrupted, from its seed, its actions and what lasted before it.
 
         Returns:
             The row, and whether every row was the same to the last bit. If not, the episode is cut: the row is the
-            first of the next one.
+            first of the next one. So it is where nothing can be put back: a robot does not do anything twice.
         """
+        if lasting is None or self.env.lasting() is None:
+            return self.begin(episode + 1), False
         try:
+            self.env.return_to(lasting)
             row = self.begin(episode)
             for action in actions:
                 row = self.advance(action)

@@ -92,6 +92,17 @@ class Typed(gymnasium.Wrapper[Any, Any, Any, Any]):
         observation, reward, terminated, truncated, info = answer
         return self._row(observation, info), float(reward), terminated, truncated, info
 
+    def lasting(self) -> dict[str, Any] | None:
+        """What lasts beyond an episode: nothing, but of a robot; None where it cannot be put back."""
+        bare: Any = self.unwrapped
+        return bare.snapshot() if getattr(bare, "resets", True) is False else {}
+
+    def return_to(self, lasting: Mapping[str, Any]) -> None:
+        """Puts the answer of `lasting` back."""
+        bare: Any = self.unwrapped
+        if getattr(bare, "resets", True) is False:
+            bare.return_to(lasting)
+
     def _row(self, observation: Any, info: Mapping[str, Any]) -> Row:
         row: Row = {}
         for key, part in self._parts.items():

@@ -98,6 +98,11 @@ class Envs:
         return next(iter(self.actions.values()))
 
     @property
+    def bare(self) -> list[Any]:
+        """The environments as they were written, one per stream; those in processes of their own cannot be had."""
+        return [getattr(stream.env, "unwrapped", None) for stream in self._streams]
+
+    @property
     def infos(self) -> list[dict[str, Any]]:
         """Gymnasium's info of the latest rows, one per stream."""
         return [stream.info for stream in self._streams]
@@ -185,9 +190,12 @@ class Envs:
     # --------------------------------------------------------------------------------------------------- exact resume
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint has to hold: each stream's episode, its actions so far, and a fingerprint of its rows."""
+        """What a checkpoint has to hold: each stream's episode, what lasted from before it, its actions so far, and a
+        fingerprint of its rows.
+        """
         found: dict[str, Any] = {"episodes": [s.episode for s in self._streams]}
         found["digests"] = [s.digest for s in self._streams]
+        found["lasting"] = [s.lasting for s in self._streams]
         found["actions"] = [
             {name: np.stack([a[name] for a in s.actions]) for name in self.actions} if s.actions else {}
             for s in self._streams
@@ -202,12 +210,13 @@ class Envs:
             and the row is the first of the next one.
         """
         rows, cut = [], []
+        lasting = state.get("lasting", [{}] * self.num)
         for stream in self._streams:
             taken = {name: np.asarray(v) for name, v in state["actions"][stream.index].items()}
             count = len(next(iter(taken.values()))) if taken else 0
             actions = [{name: value[t] for name, value in taken.items()} for t in range(count)]
             digest, episode = state["digests"][stream.index], state["episodes"][stream.index]
-            row, same = stream.rerun(int(episode), actions, digest)
+            row, same = stream.rerun(int(episode), actions, digest, lasting[stream.index])
             rows.append(row)
             if not same:
                 cut.append(stream.index)

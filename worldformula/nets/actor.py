@@ -1,4 +1,4 @@
-"""The policy networks of Dreamer v1, v2 and v3."""
+"""The policy networks of Dreamer v1, v2 and v3, and of TD-MPC2."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldformula.nets.mlp import MLP
+from worldformula.nets.normed import Normed
 from worldformula.nets.plain import Plain
 
 MIN_STD, MAX_STD = 0.1, 1.0
+LOW, HIGH = -10.0, 2.0  # of the logarithms of TD-MPC2's deviations
 
 
 class DiscreteActor(nn.Module):
@@ -49,6 +51,19 @@ class MaskedActor(DiscreteActor):
         share = self.unimix * even / even.sum(-1, keepdim=True).clamp_min(1)
         mixed = (1 - self.unimix) * logits.softmax(-1) + share
         return masked(mixed.masked_fill(~allowed, 1.0).log(), allowed)  # a gradient through log 0 would be NaN
+
+
+class Allowing(nn.Module):
+    """Logits of a network of the features, with a mask behind them: ``π(a_t|h_t,z_t,M_t)``, as `MaskedActor`."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, *features: Tensor) -> Tensor:
+        """Features, then the mask ``[N, actions]``, above ½ where a choice is allowed, to logits ``[N, actions]``."""
+        *given, mask = features
+        return masked(self.net(*given), mask > 0.5)
 
 
 def masked(logits: Tensor, allowed: Tensor) -> Tensor:
@@ -108,3 +123,19 @@ class TruncatedActor(nn.Module):
         """Features ``[N, ...]`` to ``{"loc": [N, actions], "scale": [N, actions]}``."""
         mean, std = self.mlp(*features).chunk(2, -1)
         return {"loc": torch.tanh(mean), "scale": 2 * torch.sigmoid(std / 2) + MIN_STD}
+
+
+class LatentActor(nn.Module):
+    """TD-MPC2's, of numbers: ``TanhNormal(m, exp(−10 + 6·(1 + tanh s)))``, whose deviation lies between e⁻¹⁰ and e².
+
+    inputs: width of the latent. actions, units: as in the other actors.
+    """
+
+    def __init__(self, inputs: int, actions: int, units: int) -> None:
+        super().__init__()
+        self.mlp = Normed(inputs, 2 * actions, (units, units))
+
+    def forward(self, *features: Tensor) -> dict[str, Tensor]:
+        """Features ``[N, ...]`` to ``{"loc": [N, actions], "scale": [N, actions]}``."""
+        mean, raw = self.mlp(*features).chunk(2, -1)
+        return {"loc": mean, "scale": torch.exp(LOW + 0.5 * (HIGH - LOW) * (torch.tanh(raw) + 1))}

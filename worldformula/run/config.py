@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 from worldformula.errors import ConfigError
 from worldformula.training import settings
@@ -72,6 +72,27 @@ class EnvConfig:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("id", "num", "floor_episodes")}
 
 
+@dataclass(frozen=True)
+class DriveConfig:
+    """How acting and learning share time."""
+
+    clock: Literal["none", "virtual", "wall"] = "none"
+    """none: acting waits for learning, as the train ratio says. wall: a robot is acted on at its own rate by a process
+    of its own, while this one learns, and neither waits. virtual: the same order of events without the chance of two
+    processes, to the last bit."""
+    updates: float = 0.5
+    """By the virtual clock, updates in a tick."""
+    sync: int = 20
+    """Ticks between two times at which the weights are handed over to the actor."""
+    lag: int = 1
+    """By the virtual clock, ticks until the actor has them."""
+
+    def __post_init__(self) -> None:
+        _at_least(self, sync=1, lag=0)
+        if self.updates <= 0:
+            raise ConfigError(f"drive.updates expects a number above 0, got {self.updates}")
+
+
 MOST_THREADS = 1024  # torch starts as many as it is told, until the system has none left
 
 
@@ -113,6 +134,8 @@ class RunConfig:
     """Another run, or a folder of save_pretrained, whose weights a new run begins with; --init."""
     freeze: tuple[str, ...] = ()
     """Parts that do not learn, by the names of their weights; --freeze adds one."""
+    drive: DriveConfig = field(default_factory=DriveConfig)
+    """How acting and learning share time."""
 
     def __post_init__(self) -> None:
         _at_least(self, steps=1, seed=0, threads=0, capacity=1, checkpoint_every=1, log_every=1)
@@ -123,7 +146,7 @@ class RunConfig:
 
 FREE_ON_RESUME = ("steps", "device")
 """Settings that may change when a run goes on: how long it shall be, and where it runs."""
-FIXED = ("model", "preset", "env", "seed", "capacity", "checkpoint_every", "init", "freeze")
+FIXED = ("model", "preset", "env", "drive.clock", "seed", "capacity", "checkpoint_every", "init", "freeze")
 """Settings that no run of an agent can change: its replay, its episodes and its place in the catalogue hang on them."""
 
 

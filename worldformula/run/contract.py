@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 Batch = Mapping[str, NDArray[Any]]
 AgentState = dict[str, torch.Tensor]
+Weights = Mapping[str, torch.Tensor]
 Metrics = Mapping[str, float | torch.Tensor]
 
 
@@ -112,6 +113,19 @@ class Surprised(Learning, Protocol):
     @property
     def surprise(self) -> NDArray[Any] | None:
         """The world's loss at every row of the last batch, ``[batch, length]``; None where it keeps none."""
+        ...
+
+
+@runtime_checkable
+class HandsOver(Protocol):
+    """Whatever can act with the weights of another of its kind, which learns meanwhile."""
+
+    def weights(self) -> Weights:
+        """Copies of all that decides how it acts, but its acting state."""
+        ...
+
+    def take_over(self, weights: Weights) -> None:
+        """Acts from now on as the one whose `weights` these are; an acting state goes on."""
         ...
 
 

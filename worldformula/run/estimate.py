@@ -26,6 +26,8 @@ def seconds_left(run: Interact) -> float:
     config = run.config
     if run.resumes_at >= config.steps:
         return 0.0
+    if config.drive.clock == "wall":
+        return float((config.steps - run.resumes_at) / config.env.action_repeat * run.envs.period)
     with forked(config.seed):
         agent = run.fresh_agent()
         learning = agent.config

@@ -25,20 +25,28 @@ import numpy as np
 import torch
 
 from worldformula.data.replay import Replay
-from worldformula.envs import Envs, Episode
-from worldformula.errors import CheckpointError, ConfigError, NonFiniteError, RunFolderError, WorldformulaError
-from worldformula.nets import causal
+from worldformula.envs import Episode
+from worldformula.errors import (
+    CheckpointError,
+    ConfigError,
+    NonFiniteError,
+    RobotError,
+    RunFolderError,
+    WorldformulaError,
+)
 from worldformula.run import transfer
+from worldformula.run.checks import possible, settled
 from worldformula.run.config import FIXED, FREE_ON_RESUME, RunConfig, deliberate
 from worldformula.run.contract import Agent, Batch, Build, Learning, Recalling, Write
 from worldformula.run.counters import Counters, Result, means
+from worldformula.run.drive import driver, environments
 from worldformula.run.evaluate import Evaluation, evaluate
 from worldformula.run.folder import RunFolder, writing
 from worldformula.run.kinds import settings_of
-from worldformula.run.play import Turn, play
+from worldformula.run.play import Turn
 from worldformula.run.run import Run, agree, kept
 from worldformula.training import devices, settings
-from worldformula.training.seeding import derived, forked, rng_state, seed_everything, set_rng_state
+from worldformula.training.seeding import derived, rng_state, seed_everything, set_rng_state
 
 NOT_FINITE = (
     "Expected finite numbers. The last checkpoint is from before; look at the terms of the loss in metrics.jsonl, "
@@ -97,13 +105,14 @@ class Interact:
         self.resumes_at = steps[-1] if steps else 0
         self.latest: dict[str, float] = {}
         self.evaluation: Evaluation | None = None
-        env = self.config.env
-        self.envs = Envs(env.id, env.num, seed=self.config.seed, recover=True, **env.options())
+        settled(self.config)
+        self.envs = environments(self.config)
         if any(key.startswith("agent.") for key in self.changed):
             transfer.same_sizes(build, self.asked, self.config, self.envs, self.changed)
         seed_everything(self.config.seed)
         self.agent = self.fresh_agent()
-        self._check()
+        possible(self.config, self.agent, self.resumes_at)
+        self.driver = driver(self.config, self.envs, self.agent, build, self.device)
         transfer.prepare(self.agent, "" if steps else self.config.init, self.config.freeze, say)
         if self.config.compile and isinstance(self.agent, torch.nn.Module) and devices.compiles(say):
             self.agent.compile()
@@ -112,6 +121,7 @@ class Interact:
         self._finished: list[Episode] = []
         self._known = 0  # failures of the environments of this process that were told
         self._shown = 0.0
+        self._halted: RobotError | None = None
 
     def fresh_agent(self) -> Agent:
         """An agent as a new run starts with, on the device of the run."""
@@ -119,30 +129,6 @@ class Interact:
         if isinstance(agent, Learning):
             agent.to(self.device)
         return agent
-
-    def _check(self) -> None:
-        config, learning = self.config, self.agent.config if isinstance(self.agent, Learning) else None
-        if learning and learning.prefill >= config.steps:
-            raise ConfigError(
-                f"steps={config.steps}, but learning starts after {learning.prefill} steps (prefill): nothing would "
-                f"be learnt. Set more steps, or a smaller prefill: --set agent.prefill={config.steps // 2}"
-            )
-        if learning and config.capacity // config.env.num < learning.length:
-            raise ConfigError(
-                f"capacity={config.capacity} leaves {config.capacity // config.env.num} rows for each of "
-                f"{config.env.num} streams, and a sequence has length={learning.length}. Set a larger capacity."
-            )
-        overshoot = config.env.num * config.env.action_repeat  # a run may end so many steps late
-        if config.steps + overshoot <= self.resumes_at:
-            raise ConfigError(
-                f"steps={config.steps}, and the run stands at step {self.resumes_at}: set more steps, or take "
-                "another folder"
-            )
-        if config.env.single and config.eval_every and config.eval_episodes:
-            raise ConfigError(
-                f"{config.env.id} cannot be made twice (env.single), so an evaluation would end the episode of the "
-                f"training: set eval_every=0, got {config.eval_every}; the evaluation at the end stays"
-            )
 
     @property
     def recalling(self) -> Recalling | None:
@@ -152,10 +138,7 @@ class Interact:
     @property
     def update_rate(self) -> float:
         """Updates per action taken."""
-        if not isinstance(self.agent, Learning):
-            return 0.0
-        learning = self.agent.config
-        return learning.train_ratio / (learning.batch * learning.length)
+        return self.driver.rate
 
     @property
     def replay_bytes(self) -> int:
@@ -214,7 +197,10 @@ class Interact:
             NonFiniteError: a loss, an action, an observation or a reward is NaN or infinite. See `Run.go`.
         """
         started = time.perf_counter()
-        Run(self, self.folder, say=self.say, changed=self.changed).go()
+        try:
+            Run(self, self.folder, say=self.say, changed=self.changed).go()
+        finally:
+            self.driver.halt()
         self.show(self)
         self.envs.close()
         return Result(self.folder.path, self.count, self.evaluation, time.perf_counter() - started)
@@ -223,7 +209,13 @@ class Interact:
         """Turns, until there were so many steps; the last one of a run is logged and evaluated."""
         while self.count.steps < until and not asked():
             before = self.count.steps
-            self._turn(next(self._turns))
+            try:
+                taken = sum(self._turn(turn) for turn in self.driver.turns())
+            except RobotError as error:
+                self._halted = error
+                return
+            if isinstance(self.agent, Learning):
+                self._learn(taken)
             if self._passed(before, self.config.log_every):
                 self._log(write)
             if self.config.eval_episodes and self._passed(before, self.config.eval_every):
@@ -232,6 +224,7 @@ class Interact:
                 self.show(self)
                 self._shown = time.perf_counter()
         if self.count.steps >= self.config.steps:
+            self.driver.halt()
             if self._summed or self._finished:
                 self._log(write)
             if self.config.eval_episodes and self.count.evaluated != self.count.steps:
@@ -240,18 +233,17 @@ class Interact:
     def _passed(self, before: int, every: int) -> bool:
         return bool(every) and self.count.steps // every > before // every
 
-    def _turn(self, turn: Turn) -> None:
+    def _turn(self, turn: Turn) -> int:
+        """Remembers a turn; the actions that it took."""
         latents = recalling.stored(turn.state) if (recalling := self.recalling) else None
         self.replay.add(turn.rows, self.envs.stored(turn.actions), latents)
-        self._state = turn.state
         taken = int((~turn.after["is_first"]).sum())  # in the other streams this turn was a reset
         self.count.steps += taken * self.config.env.action_repeat
         for episode in self.envs.finished:
             self._episode(episode)
         if len(self.envs.failures) > self._known:
             self._failed()
-        if isinstance(self.agent, Learning):
-            self._learn(taken)
+        return taken
 
     def _episode(self, episode: Episode) -> None:
         self._finished.append(episode)
@@ -277,9 +269,8 @@ class Interact:
         learning = self.agent.config
         rows_per_stream = len(self.replay) // self.config.env.num
         context = int(self.recalling is not None)
-        if self.count.steps < learning.prefill or rows_per_stream < learning.length + context:
-            return
-        self.count.debt += taken * self.update_rate
+        ready = self.count.steps >= learning.prefill and rows_per_stream >= learning.length + context
+        self.count.debt += self.driver.owed(taken) if ready else 0.0
         while self.count.debt >= 1:
             self.count.debt -= 1
             self.latest = self._update(self.replay.sample(learning.batch, learning.length, context=context))
@@ -287,6 +278,7 @@ class Interact:
                 self._sums[name] = self._sums.get(name, 0.0) + value
             self._summed += 1
             self.count.updates += 1
+        self.driver.learnt(taken, self.count.updates)
 
     def _update(self, batch: Batch) -> dict[str, float]:
         """One update, whose terms are checked at once: from the next one on all of them would be NaN."""
@@ -317,6 +309,7 @@ class Interact:
         values |= means(self._finished)
         if self.count.failures:
             values["env/failures"] = self.count.failures
+        values |= self.driver.metrics()
         values |= {name: total / self._summed for name, total in self._sums.items()}
         self._sums, self._summed, self._finished = {}, 0, []
         write(self.count.steps, values)
@@ -340,16 +333,24 @@ class Interact:
             "sums": {"sums": self._sums, "summed": self._summed},
             "finished": [dataclasses.asdict(episode) for episode in self._finished],
             "agent": self.agent.checkpoint() if isinstance(self.agent, Learning) else {},
-            "acting": causal.stored(self._state),
-            "envs": self.envs.state(),
+            **self.driver.state(),
             "replay": self.replay.state(),
             "rng": rng_state(),
         }
 
     def kept(self) -> None:
-        """From now on the rows are worth keeping."""
+        """From now on the rows are worth keeping.
+
+        Raises:
+            RobotError: the robot does not go on; what was learnt until then is safe.
+        """
         self.replay.checkpointed()
         (self.folder.replay / CHECKPOINTED).touch()
+        if self._halted is not None:
+            why, self._halted = self._halted, None
+            raise RobotError(
+                f"{why}. The run was stored at step {self.step:,}; go on with {self.resume_hint()}"
+            ) from why
 
     def begin(self) -> None:
         """A new replay. What a run left behind that never reached a checkpoint is removed.
@@ -366,7 +367,7 @@ class Interact:
         shutil.rmtree(self.folder.replay, ignore_errors=True)
         shutil.rmtree(self.folder.tensorboard, ignore_errors=True)
         self.replay = self.new_replay()
-        self._turns = play(self.envs, self.agent, self.envs.reset(), self.agent.initial(self.config.env.num))
+        self.driver.begin()
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes on from a checkpoint: the running episodes are played again."""
@@ -384,10 +385,7 @@ class Interact:
         self._sums, self._summed = dict(state["sums"]["sums"]), int(state["sums"]["summed"])
         self._finished = [Episode(**episode) for episode in state["finished"]]
         set_rng_state(state["rng"])
-        with forked(self.config.seed):
-            rows, cut = self.envs.restore(state["envs"])
-            self._state = causal.restored(state["acting"], self.agent.initial(self.config.env.num), self.device)
-        self._turns = play(self.envs, self.agent, rows, self._state)
+        cut = self.driver.restore(state)
         self._known = len(self.envs.failures)
         if cut:
             self.count.cut += len(cut)

@@ -16,7 +16,8 @@ def check_env(env: Any, *, steps: int = 200, seed: int = 0) -> None:
 
     The laws: what ``reset`` and ``step`` return has the form of Gymnasium 1.x; observations are what their spaces
     declare, before anything is converted; rewards are finite numbers, the two flags booleans; ``reset(seed=...)`` fixes
-    everything that follows; observations are not written to after they were returned.
+    everything that follows; observations are not written to after they were returned. Of an environment that says
+    ``resets = False``, as a robot does, the second trajectory is that of a copy.
 
     >>> check_env("cartpole")
 
@@ -29,16 +30,19 @@ def check_env(env: Any, *, steps: int = 200, seed: int = 0) -> None:
         SpaceError: A space is not supported; the message says what to wrap.
         AssertionError: A law does not hold; the message is the table of laws.
     """
+    import copy
+
     from worldformula.envs.actions import action_specs
     from worldformula.envs.factory import make
     from worldformula.envs.typed import Typed
 
     name = env if isinstance(env, str) else type(env.unwrapped).__name__
     bare = make(env).unwrapped if isinstance(env, str) else env
+    again = copy.deepcopy(bare) if getattr(bare, "resets", True) is False else bare  # a life begins once
     laws = Laws(f"environment {name}")
     try:
         first, kept = _play(bare, laws, steps, seed)
-        second, _ = _play(bare, Laws(""), steps, seed)
+        second, _ = _play(again, Laws(""), steps, seed)
     except Stopped:
         laws.close()
         raise AssertionError(f"environment {name}: its first trajectory ended, its second did not") from None

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -30,7 +29,7 @@ from worldformula.catalogue import System
 from worldformula.errors import ConfigError
 from worldformula.formula import KL, Bernoulli, Deterministic, E, Factor, Joint, Mean, Normal, OneHot, log, maximum, sg
 from worldformula.nets.plain import Core, Plain
-from worldformula.world import World
+from worldformula.world import MASK, World
 from worldformula.world.observations import Names, Observed
 
 
@@ -108,11 +107,13 @@ def tiny() -> DiscreteRSSMConfig:
 
 
 def build(
-    config: DiscreteRSSMConfig, observations: Mapping[str, tuple[int, ...]], actions: int | Mapping[str, int]
-) -> World:
+    config: DiscreteRSSMConfig, observations: Mapping[str, tuple[int, ...]], actions: int | Mapping[str, int],
+    masks: Mapping[str, str] | None = None,
+) -> World:  # fmt: skip
     """The world model over these observations (key -> shape) and actions: the width of a_t, or widths by name, a_1 …
 
-    Observations that are one-hots are numbers like others, with unit variance.
+    Observations that are one-hots are numbers like others, with unit variance. ``masks``: of which actions it predicts
+    what is allowed, and the variable of each mask, ``{"a": "M"}``.
     """
     names, widths = Names.of(observations), {"a": actions} if isinstance(actions, int) else dict(actions)
     if not widths or min(widths.values()) < 1:
@@ -126,10 +127,17 @@ def build(
     core = Deterministic(f"h_t = f(h_{{t-1}}, z_{{t-1}}, {acted})", gru, shape=D)
     prior = OneHot("p(z_t|h_t)", Plain(D, S, config.hidden, 1), shape=latent)
     post = OneHot("q(z_t|h_t,e_t)", Plain(D + seen.width, S, config.hidden, 1), shape=latent)
-    head = partial(Plain, D + S, 1, config.units, config.layers)
+
+    def head(width: int = 1) -> Plain:
+        return Plain(D + S, width, config.units, config.layers)
+
     reward = Normal("p(r_t|h_t,z_t)", head(), shape=(), scale=1.0)
-    heads: list[Factor] = [*seen.heads, reward]
-    error = -sum((log(f) for f in (*seen.scored[1:], reward)), log(seen.scored[0]))
+    allowed = {
+        action: Bernoulli(f"p({Names.at(word)}|h_t,z_t)", head(widths[action]), shape=widths[action])
+        for action, word in (masks or {}).items()
+    }
+    heads: list[Factor] = [*seen.heads, reward, *allowed.values()]
+    error = -sum((log(f) for f in (*seen.scored[1:], reward, *allowed.values())), log(seen.scored[0]))
     if config.proceed:
         heads.append(Bernoulli("p(c_t|h_t,z_t)", head(), shape=()))
         error = error - (log(heads[-1]) if config.proceed == 1 else config.proceed * log(heads[-1]))
@@ -141,9 +149,10 @@ def build(
     balanced = config.balance * dyn + round(1 - config.balance, 12) * rep
     weighed = balanced if config.divergence == 1 else config.divergence * balanced
     loss = weighed + Mean("t", E(draws, error, samples=1), reset="first").mean()
+    roles = {"reward": "r"} | ({"continue": "c"} if config.proceed else {})
     return World(
         prior=core * prior, posterior=draws, heads=heads, loss=loss,
-        roles={"reward": "r"} | ({"continue": "c"} if config.proceed else {}), observations=names.all,
+        roles=roles | {MASK + action: f.variable.key for action, f in allowed.items()}, observations=names.all,
     )  # fmt: skip
 
 

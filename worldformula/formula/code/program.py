@@ -74,16 +74,6 @@ class Out:
         return found
 
     @property
-    def steps(self) -> dict[str, Tensor]:
-        """The terms of a sum over time at every step, ``[B, T]``, before anything is reduced."""
-        ops = self._plan.by_name
-        return {
-            title: self._series(value)
-            for title, term, value in zip(self._plan.titles, self._plan.terms, self._terms, strict=True)
-            if isinstance(term.name, str) and ops[term.name].step and not ops[term.name].axes
-        }
-
-    @property
     def samples(self) -> dict[str, Tensor]:
         """Every variable that the formula drew or computed."""
         ops = self._plan.by_name

@@ -17,6 +17,7 @@ critic is copied now and then; the copy is also the baseline. Paper: arXiv:2010.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
@@ -74,6 +75,7 @@ class MixedActorCritic(nn.Module):
         policy: a factor over the features of a state, or a product of one per action.
         critic: network from the features ``[N, ...]`` to the value ``[N, 1]``.
         settings: numbers.
+        masks: what of the conditions of the policy is a mask of what is allowed, such as M of π(a_t|h_t,z_t,M_t).
 
     Attributes:
         dream: ``together(actor=..., critic=...)``; `dreamed` makes its data.
@@ -82,12 +84,14 @@ class MixedActorCritic(nn.Module):
 
     dream: Expression
     policy: Factor | Joint
-    masks: tuple[str, ...] = ()
 
-    def __init__(self, policy: Factor | Joint, critic: nn.Module, settings: MixedSettings | None = None) -> None:
+    def __init__(
+        self, policy: Factor | Joint, critic: nn.Module, settings: MixedSettings | None = None,
+        masks: Collection[str] = (),
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.settings = own = settings or MixedSettings()
-        self.names, self.actions, t = read_policy(policy, OWN)
+        self.settings, self.masks = (own := settings or MixedSettings()), tuple(masks)
+        self.names, self.actions, t = read_policy(policy, OWN, self.masks)
         self.__dict__["policy"] = policy  # the agent's, which registers it
         self.rho = float(not _pathwise(policy)) if own.rho is None else own.rho
         given = ",".join(f"{name}_{t}" for name in self.names)
@@ -137,7 +141,7 @@ class MixedActorCritic(nn.Module):
         """The data of ``dream``, with their gradients where the dream has them: S states, the start first.
 
         Args:
-            states: at least the features, ``[N, S, ...]`` each.
+            states: at least the features, and the masks that the policy reads, ``[N, S, ...]`` each.
             actions: ``[N, S, A]`` by name, or the tensor of the only one, column t drawn from π at state t. They are
                 scored, held; the last two are not.
             reward: ``[N, S]``, predicted means at the states.
@@ -148,7 +152,7 @@ class MixedActorCritic(nn.Module):
         if terminal is not None:
             first = self.settings.discount * (1 - terminal.to(proceed))
             proceed = torch.cat((first[:, None], proceed[:, 1:]), 1)
-        given = {name: states[name] for name in self.names} | {"r": reward, "c": proceed}
+        given = {name: states[name] for name in (*self.names, *self.masks)} | {"r": reward, "c": proceed}
         given |= {name: value.detach() for name, value in taken.items()}
         require_axes(given)
         return {name: x for name, x in given.items() if name in self.dream.program.inputs}
