@@ -8,7 +8,7 @@ from worldformula.formula.code.program import Out
 
 
 def steps_of(out: Out) -> dict[str, Tensor]:
-    """The terms of a result that are one number a step: title -> ``[B, T]``; those of all rows together are left out."""
+    """The terms of a result that are one number a step, ``[B, T]`` by title; those of all rows together are none."""
     plan = out.plan
     found = {}
     for title, term, value in zip(plan.titles, plan.terms, out._terms, strict=True):
