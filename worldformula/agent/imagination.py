@@ -273,10 +273,7 @@ class ImaginationAgent(nn.Module):
     ) -> Mapping[str, Tensor]:
         """What a bonus learns from: the states of the data, what was done there, and where episodes begin."""
         states = {key: x.detach() for key, x in outs["world"].samples.items()} | self._taken(batch)
-        return self._bonus(name).data(states, torch.as_tensor(batch["is_first"], device=self.device))
-
-    def _bonus(self, name: str) -> Curious:
-        return cast("Curious", self.curious[name])
+        return cast("Curious", self.curious[name]).data(states, torch.as_tensor(batch["is_first"], device=self.device))
 
     def _dreamed(self, outs: Outs, batch: Mapping[str, Any], generator: torch.Generator | None) -> Mapping[str, Tensor]:
         """Dreams under the policy, with their rewards and continuations; with a graph where the learner asks for it."""
