@@ -99,7 +99,16 @@ class Cost:
 
         With ``value``, what is to come after a state ``[N, ...] -> [N]``, higher is better, dreams are discounted, and
         end with its negation.
+
+        Raises:
+            ConfigError: a term of steps that counts: what a planner is told begins behind the first one.
         """
+        for name, term in self.intrinsic.items():
+            if getattr(term, "arrives", False) and self.weights.get(name, 1.0):
+                raise ConfigError(
+                    f"{name} is a cost of steps, and a planner knows the states that it arrives at alone: let a policy "
+                    f"learn by it, or plan with Configuration(weights={{{name!r}: 0.0}}, planner=...)"
+                )
 
         def proceed(states: State) -> Tensor:
             name = head_of(self.dynamics, CONTINUE)
@@ -119,9 +128,12 @@ class Cost:
         return self.weights.get(REWARD, 1.0) * reward
 
     def _with(self, total: Tensor | None, terms: Mapping[str, Measure], states: State, sign: float) -> Tensor:
-        """What there is, and these terms with their weights."""
+        """What there is, and these terms with their weights; a further term that weighs nothing is not asked."""
         for name, measure in terms.items():
-            more = sign * self.weights.get(name, 1.0) * measure(states)
+            weight = self.weights.get(name, 1.0)
+            if total is not None and not weight:
+                continue
+            more = sign * weight * measure(states)
             total = more if total is None else total + more
         assert total is not None
         return total

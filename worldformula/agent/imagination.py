@@ -6,26 +6,27 @@ dreams or a planner that searches in them; who moves which weights, and by which
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from worldformula.agent.actor import Actor
-from worldformula.agent.acts import space_of
+from worldformula.agent.acts import encoded, space_of
 from worldformula.agent.configurator import Configuration, Habits
 from worldformula.agent.cost import Cost
 from worldformula.agent.memory import ShortTermMemory
+from worldformula.agent.open_loop import open_loop
 from worldformula.agent.perception import Perception
 from worldformula.agent.search import Search
 from worldformula.envs.actions import Actions
 from worldformula.errors import CheckpointError, ConfigError
 from worldformula.formula.factors.joint import Joint
+from worldformula.learners.curiosity import Curious
 from worldformula.learners.imagination import Behaviour, Dreaming, Following, Replaying
 from worldformula.planner import Task
 from worldformula.run.contract import LearningConfig
@@ -49,6 +50,8 @@ class ImaginationAgent(nn.Module):
         order: who moves first, as of `Objective`; in later turns, dreams start from the states of the first.
         habits: how it acts by itself.
         horizon: steps of a dream.
+        curious: bonuses by name, which it learns as terms of these names and counts as costs of its own.
+        surprising: of a result of the world's loss, what it is at every row, ``[B, T]``: `surprise` then keeps it.
         late: dreams start from the last so many states of each sequence; 1 where the world remembers a past.
         context: whether sequences go on from the states that the replay keeps, see `latents`.
 
@@ -65,7 +68,8 @@ class ImaginationAgent(nn.Module):
     def __init__(
         self, config: LearningConfig, world: World, perception: Perception, learner: Behaviour | None = None, *,
         players: Mapping[str, Minimises], order: Order | Turns = "simultaneous", habits: Habits | None = None,
-        horizon: int = 1, late: int = 1, context: bool = False,
+        horizon: int = 1, late: int = 1, context: bool = False, curious: Mapping[str, Curious] | None = None,
+        surprising: Callable[[Any], Tensor] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.config, self.horizon, self.late, self.context = config, horizon, late, context
@@ -84,7 +88,9 @@ class ImaginationAgent(nn.Module):
             self.policy: nn.Module = nn.ModuleList(acts.factors) if isinstance(acts, Joint) else acts
             read = {action: word for action, word in perception.allowed.items() if word in learner.masks}
             self.actor = Actor(acts, world.actions, read, self.habits.noise)
-        self.cost = Cost(world, discount=perception.discount if learner is None else learner.discount)
+        self.curious = nn.ModuleDict(curious or {})
+        discount = perception.discount if learner is None else learner.discount
+        self.cost = Cost(world, dict(self.curious.items()), discount=discount)
         self.memory = ShortTermMemory(world, {act.variable: act.size for act in perception.acts})
         self.configure(self.habits.usual)
         # Out of the module tree: it holds the same networks, which must appear once in the state_dict.
@@ -94,15 +100,18 @@ class ImaginationAgent(nn.Module):
             del terms["replay"]
             if any("replay" in player.weights for player in players.values()):
                 raise ConfigError('late=1: a return from the data needs two states, so nobody minimises "replay" here')
+        bonuses = dict(curious or {})
+        made = {name: makers.get(name, partial(self._followed, name)) for name in terms}
         self.__dict__["objective"] = Objective(
             order,
-            terms={"world": world.loss, **terms},
-            data={"world": self._seen, **{name: makers.get(name, partial(self._followed, name)) for name in terms}},
+            terms={"world": world.loss, **{name: own.loss for name, own in bonuses.items()}, **terms},
+            data={"world": self._seen, **{name: partial(self._stepped, name) for name in bonuses}, **made},
             attached=() if learner is None else set(learner.attached) & set(terms),
             kept=("world",),
             **players,
         )
         self.updates = Updates(self.objective)
+        self.surprising, self.surprise = surprising, cast("NDArray[Any] | None", None)
         self._means: Means | None = None  # `means_of`, compiled
 
     @property
@@ -200,6 +209,8 @@ class ImaginationAgent(nn.Module):
         """`update`, and the states of its rows ``[B, T, ...]`` for the replay, where it keeps `latents`."""
         outs = self.updates.update(batch)
         world = outs["world"]
+        if self.surprising is not None:
+            self.surprise = self.surprising(world).detach().float().cpu().numpy()
         terms = {f"loss/{text}": value.detach() for text, value in world.terms.items()}
         parts = {f"loss/{part}": self.objective.value(part, outs).detach() for part in self.objective.parts}
         totals = list(outs["totals"].values())
@@ -253,6 +264,17 @@ class ImaginationAgent(nn.Module):
         """The last states of each sequence, ``[B, K, ...]``, from which dreams start."""
         return State(outs["world"].samples, 2).only(self.world.carried).span(-self.late)
 
+    def _taken(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The actions of rows ``[B, T, size]`` by variable."""
+        return encoded(self.perception.acts, batch, self.device)
+
+    def _stepped(
+        self, name: str, outs: Outs, batch: Mapping[str, Any], _: torch.Generator | None
+    ) -> Mapping[str, Tensor]:
+        """What a bonus learns from: the states of the data, what was done there, and where episodes begin."""
+        states = {key: x.detach() for key, x in outs["world"].samples.items()} | self._taken(batch)
+        return cast("Curious", self.curious[name]).data(states, torch.as_tensor(batch["is_first"], device=self.device))
+
     def _dreamed(self, outs: Outs, batch: Mapping[str, Any], generator: torch.Generator | None) -> Mapping[str, Tensor]:
         """Dreams under the policy, with their rewards and continuations; with a graph where the learner asks for it."""
         assert isinstance(self.learner, Dreaming)
@@ -276,7 +298,8 @@ class ImaginationAgent(nn.Module):
         reward, last, terminal = (
             torch.as_tensor(batch[k][:, -rows[1] :], device=self.device) for k in ("reward", "is_last", "is_terminal")
         )
-        received = self.cost.received(late, self.perception.rewards(reward))
+        taken = {name: x[:, -rows[1] :] for name, x in self._taken(batch).items()} if self.curious else {}
+        received = self.cost.received(State({**late, **taken}, 2), self.perception.rewards(reward))
         return self.learner.replayed(late, received, last, terminal, boot)
 
     def _followed(
@@ -316,41 +339,7 @@ class ImaginationAgent(nn.Module):
         Raises:
             ConfigError: the world predicts nothing that it observes, and no reward.
         """
-        inputs = self.perception.learn(batch, self.device)
-        head, target = self._predicted(inputs)
-        states = self.world.filter({k: v[:, :context] for k, v in inputs.items()}, deterministic=True)
-        taken = {key: inputs[key][:, context - 1 : -1] for key in self.world.actions}
-        future = self.world.imagine(states.last(), actions=taken, deterministic=True)
-        dream = self.world.decode(states.then(future.span(1)), (head,))[head]
-        if (images := self.perception.of_kind("image")) and self.world.heads[head].variable.key in images.values():
-            truth, shown = ((v * 255).round().clamp(0, 255).to(torch.uint8) for v in (target, dream))
-            newest = 3 if truth.shape[-1] % 3 == 0 else 1
-            return {"truth": truth[..., -newest:].cpu().numpy(), "dream": shown[..., -newest:].cpu().numpy()}
-        numbers = [v.reshape(*v.shape[:2], -1).float().cpu().numpy() for v in (target, dream)]
-        names = ["reward"] if head == self.world.roles.get("reward") else self.perception.numbers()
-        if len(names) != numbers[0].shape[2]:
-            names = [f"{head} {i}" for i in range(1, 1 + numbers[0].shape[2])]
-        return {"truth": numbers[0], "dream": numbers[1], "names": np.array(names)}
-
-    def _predicted(self, inputs: Mapping[str, Tensor]) -> tuple[str, Tensor]:
-        """The head that shows a dream, and the truth as it predicts it: a picture, else numbers, else classes, else the
-        reward.
-        """
-        others = {self.world.roles[role] for role in ("reward", "continue") if role in self.world.roles}
-        by_variable = {f.variable.key: name for name, f in self.world.heads.items() if name not in others}
-        for kind in ("image", "vector", "flag"):
-            for word in self.perception.of_kind(kind).values():
-                if word in by_variable:
-                    return by_variable[word], inputs[word]
-        made = self.world.loss(**inputs, seed=0).samples if by_variable.keys() - inputs.keys() else {}
-        for key, name in by_variable.items():  # what the formula makes of several, such as y_t = symlog(...)
-            if key in made and made[key].is_floating_point():
-                return name, made[key]
-        if seen := [key for key in by_variable if key in inputs]:
-            return by_variable[seen[0]], inputs[seen[0]]
-        if not by_variable and (reward := self.world.roles.get("reward")) is not None:
-            return reward, inputs[self.world.heads[reward].variable.key]
-        raise ConfigError(f"the world predicts {', '.join(by_variable) or 'nothing'}, and nothing that it observes")
+        return open_loop(self.world, self.perception, batch, self.device, context)
 
     # ------------------------------------------------------------------------------------------------------ checkpoint
 

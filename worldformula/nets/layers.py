@@ -108,6 +108,10 @@ class RMSNorm(nn.Module):
         self.width = width
         self.scale = nn.Parameter(torch.ones(width) if stack == 1 else torch.ones(stack, width))
 
+    def reset_parameters(self) -> None:
+        """The scale as it was in the beginning."""
+        nn.init.ones_(self.scale)
+
     def forward(self, x: Tensor) -> Tensor:
         """``[..., width]`` (``[..., stack, width]``) to the same shape."""
         if x.dtype in (torch.float16, torch.bfloat16):

@@ -35,6 +35,11 @@ class MLP(nn.Module):
             x = layer(x)
         return x
 
+    def last(self, layers: int) -> list[nn.Module]:
+        """The last so many layers, at most all, the output layer among them."""
+        hidden = list(self.trunk)
+        return [*hidden[max(0, len(hidden) - layers + 1) :], self.head]
+
     def share(self, other: MLP) -> None:
         """Take the dense layers of another one, of the same sizes: they stay weights of the other alone."""
         if self.inputs != other.inputs or [p.shape for p in self.trunk.parameters()] != [

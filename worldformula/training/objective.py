@@ -27,6 +27,7 @@ from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.print.notebook import parts_html
 from worldformula.formula.syntax.nodes import Group
 from worldformula.training.players import Order, Turns, check_moved, check_turns, register, turns_of, weights_of
+from worldformula.training.renewal import check_renewed, renew
 from worldformula.training.seeding import derived
 from worldformula.training.slow import followers
 
@@ -45,6 +46,10 @@ class Minimises:
         optimiser: makes its optimiser from its parameters.
         clip: largest norm of its gradient.
         every: it moves at every ``every``-th update only.
+        renews: layers that begin anew now and then, with all that its optimiser knows of them (Nikishin et al. 2022,
+            arXiv:2205.07802); each has ``reset_parameters``, which draws from torch's global generator. Slow copies of
+            them begin with them.
+        renews_every: updates between two of these beginnings; 0 is never.
     """
 
     weights: Mapping[str, float]
@@ -52,12 +57,17 @@ class Minimises:
     optimiser: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = torch.optim.Adam
     clip: float | None = None
     every: int = 1
+    renews: Sequence[nn.Module] = ()
+    renews_every: int = 0
 
     def __post_init__(self) -> None:
+        if self.renews_every < 0:
+            raise ConfigError(f"expected renews_every ≥ 0, got {self.renews_every}")
         if not isinstance(self.weights, Mapping) or not self.weights:
             raise FormulaError("expected weights of terms, such as Minimises({'world': 1.0}, moves=[...])")
         written = "expected a list of factors or modules: Minimises({...}, moves=[world, policy])"
         check_turns(self.moves, self.every, written)
+        check_renewed(self.renews, self.parameters())
 
     def parameters(self) -> list[nn.Parameter]:
         """What it moves, each once."""
@@ -260,6 +270,9 @@ class Updates:
             if players & set(moving):
                 slow.move()
         self.count += 1
+        for name, player in self.objective.players.items():
+            if player.renews_every and self.count % player.renews_every == 0:
+                renew(player.renews, self.optimisers[name], [slow for slow, _ in self._followers])
         return {**stale, **outs, "totals": totals}
 
     def _turn(
