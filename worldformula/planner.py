@@ -44,6 +44,10 @@ class ActionSet:
         binary = bool(((actions == 0) | (actions == 1)).all())
         return binary and (self.kind == "flags" or bool((actions.sum(-1) == 1).all()))
 
+    def inside(self, actions: Tensor) -> Tensor:
+        """``[..., size]`` as such actions: numbers are held within their bounds, others are as they should be."""
+        return actions.clamp(-1, 1) if self.kind == "numbers" else actions
+
     def random(self, num: int, device: torch.device, allowed: Tensor | None = None) -> Tensor:
         """Uniformly random actions ``[num, size]`` of torch's generator; of choices those that are ``allowed``."""
         drawn = torch.rand(num, self.size, device=device)
@@ -130,6 +134,8 @@ class Plan:
         trace: the best cost after each iteration, ``[B]`` each.
         calls: steps of the model per episode.
         durations: how long each step takes, ``[B, H]``, where the dynamics says it.
+        spread: of a search that says it, the deviation of the law that the first actions came from, ``[B, size]``.
+        next: of a search that says it, where the next one of the episode begins, ``[B, H, size]``.
     """
 
     actions: dict[str, Tensor]
@@ -138,6 +144,8 @@ class Plan:
     trace: tuple[Tensor, ...]
     calls: int
     durations: Tensor | None = None
+    spread: dict[str, Tensor] | None = None
+    next: dict[str, Tensor] | None = None
 
     @property
     def first(self) -> dict[str, Tensor]:
@@ -145,7 +153,11 @@ class Plan:
         return {name: value[:, 0] for name, value in self.actions.items()}
 
     def shifted(self) -> dict[str, Tensor]:
-        """The plan one step later, its last action repeated: where the next search may begin, as ``warm``."""
+        """Where the next search may begin, as ``warm``: what the search says, else the plan one step later, its last
+        action repeated.
+        """
+        if self.next is not None:
+            return dict(self.next)
         return {name: torch.cat((value[:, 1:], value[:, -1:]), 1) for name, value in self.actions.items()}
 
 

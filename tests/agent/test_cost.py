@@ -80,6 +80,18 @@ def test_a_world_without_a_reward_costs_what_the_other_terms_say(silent: World) 
     torch.testing.assert_close(proceed, torch.full((3, 4), 0.9))
 
 
+def test_a_term_that_weighs_nothing_is_not_asked(world: World, silent: World) -> None:
+    def refuses(_: State) -> torch.Tensor:
+        raise AssertionError("asked")
+
+    states = State({"s": torch.randn(3, 4, 2)}, 2)
+    torch.testing.assert_close(Cost(world, {"far": refuses}, weights={"far": 0.0})(states), Cost(world)(states))
+    with pytest.raises(AssertionError, match="asked"):
+        Cost(world, {"far": refuses})(states)
+    alone = Cost(silent, {"distance": distance}, weights={"distance": 0.0})
+    assert (alone(states) == 0).all()  # the only one says what shape nothing has
+
+
 def test_a_reward_that_is_not_there_is_an_error_that_says_what_to_write(silent: World) -> None:
     states = State({"s": torch.randn(3, 2)})
     for asked in (Cost(silent), Cost(silent).outcome, Cost(silent, critics={"value": value}).outcome):

@@ -18,6 +18,7 @@ from worldformula.envs.actions import by_name
 from worldformula.errors import ConfigError
 from worldformula.planner import Plan, Planner
 from worldformula.planners.cem import CEM
+from worldformula.planners.mppi import MPPI
 from worldformula.world import State
 
 COLUMNS = {"vector": Column("vector", (4,), "float32")}
@@ -65,6 +66,29 @@ def test_a_discrete_agent_plans_choices_and_remembers_what_it_chose() -> None:
         assert action.dtype == np.int64
         assert ((action >= 0) & (action < 3)).all()
         assert torch.equal(state["a"], torch.eye(3)[torch.from_numpy(action)])
+
+
+@pytest.mark.parametrize("planner", [CHEAP, MPPI(candidates=20, elites=4, iterations=2)], ids=["cem", "mppi"])
+def test_a_policy_proposes_numbers_choices_and_flags_of_each_episode_by_itself(planner: Planner) -> None:
+    agent = agent_of(SPECS)
+    agent.configure(Configuration(planner=planner, proposals=5, value=True))
+    assert agent.search is not None
+    seen = State(agent.world.initial(N)) | {"h": torch.randn(N, 128)}
+    task = agent.task()
+    own = [torch.Generator().manual_seed(b) for b in range(N)]
+    found = agent.search._proposed(agent.world, task, seen, own)
+    one = torch.tensor([1])
+    alone = agent.search._proposed(agent.world, task, seen.select(one), [torch.Generator().manual_seed(1)])
+    assert found is not None
+    assert alone is not None
+    for name, space in agent.search.space.items():
+        assert found[name].shape == (N, 5, 3, space.size)
+        assert space.holds(found[name])
+        torch.testing.assert_close(found[name][1:2], alone[name])
+    state = agent.initial(N)
+    for t in range(3):
+        actions, state = agent.act(rows(t, [t == 0] * N), state, explore=t > 0)
+        assert by_name(actions, SPECS).keys() == SPECS.keys()
 
 
 def test_several_actions_are_planned_together() -> None:

@@ -172,6 +172,23 @@ def test_a_dream_is_what_the_world_says_and_persistence_is_the_last_row(files: P
     assert np.allclose(found.dream[:, 4:], shown.numpy(), atol=1e-6)
 
 
+def test_a_world_without_a_decoder_dreams_of_its_reward(files: Path, tmp_path: Path) -> None:
+    given = ["--data", str(files / "vectors.npz"), "--steps", "4", "--batch", "3", "--run", str(tmp_path / "run")]
+    assert main(["fit", "implicit", *given]) == 0
+    assert "Mean squared error on reward" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    run = open_model(tmp_path / "run")
+    assert isinstance(run.model, ThroughTime)
+    found = dreams(run.model, run.test_rows, context=4, seed=0)
+    assert np.array_equal(found.truth[..., 0], run.test_rows["reward"].float().numpy())
+    world, inputs = run.model.world, run.model.given(run.test_rows)
+    z = world.e(inputs["x"][:, 3])
+    with torch.no_grad():
+        for t in range(4, found.truth.shape[1]):
+            y = (world.R(z, inputs["a"][:, t - 1]).softmax(-1) * torch.linspace(-10, 10, 51)).sum(-1)
+            assert np.allclose(found.dream[:, t, 0], (y.sign() * (y.abs().exp() - 1)).numpy(), atol=1e-5)
+            z = world.d(z, inputs["a"][:, t - 1])
+
+
 @pytest.mark.slow
 def test_a_killed_fit_of_a_world_goes_on_bit_for_bit(files: Path, tmp_path: Path) -> None:
     given = ["--data", str(files / "vectors.npz"), "--set", "data.length=5"]  # windows that begin anywhere

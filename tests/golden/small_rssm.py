@@ -3,7 +3,7 @@ from worldformula.families import OneHotFamily, TwoHotFamily, normal
 from worldformula.formula.runtime import flat, kept, one_batch, restart, shift, stack, steps, stop
 
 one_hot = OneHotFamily(unimix=0.01, temperature=1.0)
-two_hot = TwoHotFamily(bins=11, low=-20.0, high=20.0)
+two_hot = TwoHotFamily(bins=11, low=-20.0, high=20.0, spacing='symexp')
 
 
 def formula(self, x, a, r, first, start_h, start_z, start_a, noise_z):

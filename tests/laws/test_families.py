@@ -43,6 +43,7 @@ CASES = [
     (two_hot, (3,)),
     (TwoHotFamily(bins=10, low=-5.0, high=5.0), ()),
     (TwoHotFamily(bins=11, low=-2.0, high=5.0), (2,)),
+    (TwoHotFamily(bins=11, low=-2.0, high=5.0, spacing="linear"), (2,)),
 ]
 
 
@@ -165,6 +166,22 @@ def test_kl_with_one_percent_uniform():
     )
 
 
+@pytest.mark.parametrize("classes", [2, 3, 7, 8, 11])
+@pytest.mark.parametrize("groups", [1, 300])
+def test_mixed_shares_of_few_and_of_many_classes(classes, groups):
+    logits = torch.randn(4, groups, classes, dtype=DOUBLE) * 9
+    logits[0, 0, 0], logits[1, 0, 1] = -math.inf, 80.0
+    given = logits.clone().requires_grad_()
+    (found,) = OneHotFamily(unimix=0.01).params(given, (groups, classes))
+    shares = scipy.special.softmax(logits.numpy(), -1)
+    assert found.is_contiguous()
+    assert np.abs(found.detach().exp().numpy() - (0.99 * shares + 0.01 / classes)).max() < 1e-14
+    weights = torch.randn(found.shape, dtype=DOUBLE)
+    (gradient,) = torch.autograd.grad((found.exp() * weights).sum(), given)
+    expected = 0.99 * shares * (weights.numpy() - (shares * weights.numpy()).sum(-1, keepdims=True))
+    assert np.abs(gradient.numpy() - expected).max() < 1e-13
+
+
 def test_unimix_mixes_the_probabilities_everywhere():
     logits = torch.randn(3, 2, 4, dtype=DOUBLE)
     expected = 0.9 * logits.softmax(-1) + 0.1 / 4
@@ -243,6 +260,25 @@ def test_two_hot_against_linear_interpolation(family):
     assert np.abs(gradient.numpy() - (target - np.exp(log_probs))).max() < 1e-9
     means = (np.exp(log_probs) * bins).sum(-1)
     assert np.allclose(family.mean((logits,)).detach().numpy(), means, rtol=1e-9, atol=1e-9 * np.abs(bins).max())
+
+
+@pytest.mark.parametrize(("bins", "low", "high"), [(101, -10.0, 10.0), (10, -5.0, 5.0), (11, -2.0, 5.0)])
+def test_two_hot_on_a_linear_grid_against_linear_interpolation(bins, low, high):
+    family = TwoHotFamily(bins=bins, low=low, high=high, spacing="linear")
+    line = np.linspace(low, high, bins)
+    logits = torch.randn(200, bins, dtype=DOUBLE)
+    values = np.concatenate([np.random.default_rng(0).normal(0, 5, 194), [0, 1e-9, -1e-9, 0.5, 2e9, -2e9]])
+    log_probs = scipy.special.log_softmax(logits.numpy(), -1)
+    expected = [np.interp(y, line, row) for y, row in zip(values, log_probs, strict=True)]
+    got = family.log_prob((logits,), torch.tensor(values), 0)
+    assert np.abs(got.numpy() - np.array(expected)).max() < 1e-9
+    assert np.abs(family.mean((logits,)).numpy() - (np.exp(log_probs) * line).sum(-1)).max() < 1e-12
+    assert float(family.mean((0.0,))) == pytest.approx(line.mean(), abs=1e-12)
+
+
+def test_two_hot_of_an_unknown_spacing_is_refused():
+    with pytest.raises(ConfigError, match="expected spacing as 'symexp' or 'linear', got 'log'"):
+        TwoHotFamily(spacing="log")
 
 
 # ------------------------------------------------------------------------------------------- heads

@@ -225,7 +225,7 @@ def test_a_uniform_angle_is_a_von_mises_of_concentration_0():
         (lambda v: RelaxedBernoulliFamily(temperature=v), "RelaxedBernoulliFamily(temperature=0.5)"),
         (lambda v: RelaxedOneHotFamily(temperature=v), "RelaxedOneHotFamily(temperature=0.5)"),
         (lambda v: OneHotFamily(unimix=v), "OneHotFamily(unimix=0.5, temperature=1.0)"),
-        (lambda v: TwoHotFamily(high=v), "TwoHotFamily(bins=255, low=-20.0, high=0.5)"),
+        (lambda v: TwoHotFamily(high=v), "TwoHotFamily(bins=255, low=-20.0, high=0.5, spacing='symexp')"),
         (lambda v: NormalFamily(min_scale=v), "NormalFamily(min_scale=0.5)"),
         (lambda v: BernoulliFamily(temperature=v), "BernoulliFamily(temperature=0.5)"),
     ],

@@ -260,3 +260,28 @@ def test_players_of_a_turn_move_at_once_and_what_is_kept_is_evaluated_once() -> 
     for wrong in ((("first",),), (("first", "second"), ("third", "first")), (("first", "second", "fourth"),)):
         with pytest.raises(ConfigError, match="expected turns of the players first, second, third, each once"):
             Objective(wrong, terms=objective.terms, data=objective.data, **objective.players)
+
+
+def test_a_turn_evaluates_what_it_wants_and_what_that_reads_alone() -> None:
+    parts, evaluated = Parts(), list[str]()
+    parts.seen = lambda *given: (evaluated.append("critic"), Parts.seen(*given))[1]
+    parts.dreamt = lambda *given: (evaluated.append("actor"), Parts.dreamt(*given))[1]
+    objective = parts.objective(
+        (("model",), ("actor",)),
+        model=Minimises({"world": 1.0, "critic": 1.0}, [parts.code, parts.critic], SGD),
+        actor=Minimises({"actor": 1.0}, [parts.actor], SGD),
+    )
+    outs = Updates(objective).update(data())
+    assert evaluated == ["critic", "actor"]  # the critic's loss moves in the first turn, and no later one reads it
+    assert all(math.isfinite(float(objective.value(name, outs).detach())) for name in ("world", "critic", "actor"))
+
+
+@pytest.mark.parametrize("wanted", [("actor",), ("critic", "actor")])
+def test_a_wanted_term_brings_those_that_it_reads_with_their_gradients(wanted) -> None:
+    parts = Parts()
+    objective = parts.three(SGD)
+    outs = objective.run(data(), wanted=wanted)
+    assert set(outs) == {"world", *wanted}
+    assert outs["world"].value.requires_grad
+    whole = objective.run(data())
+    assert all(torch.equal(outs[name].value, whole[name].value) for name in outs)

@@ -16,6 +16,7 @@ from worldformula.nets.actor import (
     Allowing,
     ContinuousActor,
     DiscreteActor,
+    LatentActor,
     MaskedActor,
     SquashedActor,
     TruncatedActor,
@@ -90,14 +91,23 @@ def truncated_policy(acts: Iterable[Act], features: int, units: int, *, masks: b
     return product(acts, factor)
 
 
+def latent_policy(acts: Iterable[Act], latent: int, units: int) -> Factor | Joint:
+    """TD-MPC2's policy over numbers: tanh of a Normal, given z_t alone, whose width is ``latent``."""
+
+    def factor(act: Act, header: str) -> Factor:
+        return TanhNormal(header, LatentActor(latent, act.size, units), shape=act.size)
+
+    return product(acts, factor, "z_t")
+
+
 def within(header: str, act: Act) -> str:
     """The header of a choice that reads what is allowed: π(a_t|h_t,z_t,M_t)."""
     return f"{header[:-1]},{timed(act.mask)})"
 
 
-def product(acts: Iterable[Act], factor: Callable[[Act, str], Factor]) -> Factor | Joint:
+def product(acts: Iterable[Act], factor: Callable[[Act, str], Factor], given: str = "h_t,z_t") -> Factor | Joint:
     """``factor(act, "π(a_t|h_t,z_t)")`` of every action; of several the product."""
-    factors = [factor(act, f"π({act.at}|h_t,z_t)") for act in acts]
+    factors = [factor(act, f"π({act.at}|{given})") for act in acts]
     return factors[0] if len(factors) == 1 else Joint.of(*factors)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from worldformula.errors import CatalogueError, near
 from worldformula.planner import Planner
@@ -17,14 +18,17 @@ from worldformula.planner import Planner
 class Configuration:
     """The weights of the cost by term, and the planner of Mode-2; without one the agent acts by its policy.
 
-    ``noise`` is how much a planning agent explores, ``warm`` whether a plan goes on from the last one of its episode:
-    see `worldformula.agent.search.Search`.
+    ``noise`` is how much a planning agent explores, ``warm`` whether a plan goes on from the last one of its episode,
+    ``proposals`` how many sequences of its policy are candidates: see `worldformula.agent.search.Search`. With
+    ``value`` a plan ends with what the agent's critic says is to come, and is discounted.
     """
 
     weights: Mapping[str, float] = field(default_factory=dict)
     planner: Planner | None = None
-    noise: float = 0.3
+    noise: float | Literal["plan"] = 0.3
     warm: bool = True
+    proposals: int = 0
+    value: bool = False
 
 
 @dataclass(frozen=True)

@@ -93,17 +93,32 @@ class Cost:
         first = self.weights.get(REWARD, 1.0) * reward if self.rewarded else torch.zeros_like(reward)
         return self._with(first, self.intrinsic, states, -1.0)
 
-    def task(self) -> Task:
+    def task(self, value: Measure | None = None) -> Task:
         """What a planner searches by: the total at every state that is reached, weighed by how probably the episode has
         gone on until there.
+
+        With ``value``, what is to come after a state ``[N, ...] -> [N]``, higher is better, dreams are discounted, and
+        end with its negation.
+
+        Raises:
+            ConfigError: a term of steps that counts: what a planner is told begins behind the first one.
         """
+        for name, term in self.intrinsic.items():
+            if getattr(term, "arrives", False) and self.weights.get(name, 1.0):
+                raise ConfigError(
+                    f"{name} is a cost of steps, and a planner knows the states that it arrives at alone: let a policy "
+                    f"learn by it, or plan with Configuration(weights={{{name!r}: 0.0}}, planner=...)"
+                )
 
         def proceed(states: State) -> Tensor:
             name = head_of(self.dynamics, CONTINUE)
             return self.dynamics.decode(states, (name,))[name]
 
         going = proceed if CONTINUE in getattr(self.dynamics, "roles", {}) else None
-        return Task(lambda states, _: self(states), proceed=going)
+        if value is None:
+            return Task(lambda states, _: self(states), proceed=going)
+        discount = self.discount if going is None else 1.0  # what is predicted to go on has γ inside
+        return Task(lambda states, _: self(states), lambda last: -value(last), going, discount)
 
     def _reward(self, states: State) -> Tensor:
         name = head_of(self.dynamics, REWARD)
@@ -113,9 +128,12 @@ class Cost:
         return self.weights.get(REWARD, 1.0) * reward
 
     def _with(self, total: Tensor | None, terms: Mapping[str, Measure], states: State, sign: float) -> Tensor:
-        """What there is, and these terms with their weights."""
+        """What there is, and these terms with their weights; a further term that weighs nothing is not asked."""
         for name, measure in terms.items():
-            more = sign * self.weights.get(name, 1.0) * measure(states)
+            weight = self.weights.get(name, 1.0)
+            if total is not None and not weight:
+                continue
+            more = sign * weight * measure(states)
             total = more if total is None else total + more
         assert total is not None
         return total

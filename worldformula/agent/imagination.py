@@ -6,27 +6,29 @@ dreams or a planner that searches in them; who moves which weights, and by which
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, cast
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from worldformula.agent.actor import Actor
-from worldformula.agent.acts import space_of
+from worldformula.agent.acts import encoded, space_of
 from worldformula.agent.configurator import Configuration, Habits
 from worldformula.agent.cost import Cost
 from worldformula.agent.memory import ShortTermMemory
+from worldformula.agent.open_loop import open_loop
 from worldformula.agent.perception import Perception
 from worldformula.agent.search import Search
 from worldformula.envs.actions import Actions
 from worldformula.errors import CheckpointError, ConfigError
 from worldformula.formula.factors.joint import Joint
-from worldformula.learners.imagination import Behaviour, Replaying
+from worldformula.learners.curiosity import Curious
+from worldformula.learners.imagination import Behaviour, Dreaming, Following, Replaying
+from worldformula.planner import Task
 from worldformula.run.contract import LearningConfig
 from worldformula.training.objective import Minimises, Objective, Outs, Updates
 from worldformula.training.players import Order, Turns
@@ -48,6 +50,8 @@ class ImaginationAgent(nn.Module):
         order: who moves first, as of `Objective`; in later turns, dreams start from the states of the first.
         habits: how it acts by itself.
         horizon: steps of a dream.
+        curious: bonuses by name, which it learns as terms of these names and counts as costs of its own.
+        surprising: of a result of the world's loss, what it is at every row, ``[B, T]``: `surprise` then keeps it.
         late: dreams start from the last so many states of each sequence; 1 where the world remembers a past.
         context: whether sequences go on from the states that the replay keeps, see `latents`.
 
@@ -64,7 +68,8 @@ class ImaginationAgent(nn.Module):
     def __init__(
         self, config: LearningConfig, world: World, perception: Perception, learner: Behaviour | None = None, *,
         players: Mapping[str, Minimises], order: Order | Turns = "simultaneous", habits: Habits | None = None,
-        horizon: int = 1, late: int = 1, context: bool = False,
+        horizon: int = 1, late: int = 1, context: bool = False, curious: Mapping[str, Curious] | None = None,
+        surprising: Callable[[Any], Tensor] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.config, self.horizon, self.late, self.context = config, horizon, late, context
@@ -83,7 +88,9 @@ class ImaginationAgent(nn.Module):
             self.policy: nn.Module = nn.ModuleList(acts.factors) if isinstance(acts, Joint) else acts
             read = {action: word for action, word in perception.allowed.items() if word in learner.masks}
             self.actor = Actor(acts, world.actions, read, self.habits.noise)
-        self.cost = Cost(world, discount=perception.discount if learner is None else learner.discount)
+        self.curious = nn.ModuleDict(curious or {})
+        discount = perception.discount if learner is None else learner.discount
+        self.cost = Cost(world, dict(self.curious.items()), discount=discount)
         self.memory = ShortTermMemory(world, {act.variable: act.size for act in perception.acts})
         self.configure(self.habits.usual)
         # Out of the module tree: it holds the same networks, which must appear once in the state_dict.
@@ -93,15 +100,18 @@ class ImaginationAgent(nn.Module):
             del terms["replay"]
             if any("replay" in player.weights for player in players.values()):
                 raise ConfigError('late=1: a return from the data needs two states, so nobody minimises "replay" here')
+        bonuses = dict(curious or {})
+        made = {name: makers.get(name, partial(self._followed, name)) for name in terms}
         self.__dict__["objective"] = Objective(
             order,
-            terms={"world": world.loss, **terms},
-            data={"world": self._seen, **{name: makers[name] for name in terms}},
+            terms={"world": world.loss, **{name: own.loss for name, own in bonuses.items()}, **terms},
+            data={"world": self._seen, **{name: partial(self._stepped, name) for name in bonuses}, **made},
             attached=() if learner is None else set(learner.attached) & set(terms),
             kept=("world",),
             **players,
         )
         self.updates = Updates(self.objective)
+        self.surprising, self.surprise = surprising, cast("NDArray[Any] | None", None)
         self._means: Means | None = None  # `means_of`, compiled
 
     @property
@@ -141,9 +151,7 @@ class ImaginationAgent(nn.Module):
             actions = self.actor.act(seen, explore=explore, masks=masks)
         else:
             begins = torch.as_tensor(rows["is_first"], device=self.device).bool()
-            actions, kept = self.search.act(
-                self.world, self.cost.task(), seen, state, begins, explore=explore, masks=masks
-            )
+            actions, kept = self.search.act(self.world, self.task(), seen, state, begins, explore=explore, masks=masks)
         return self.perception.act(actions), self.memory.update(seen, actions) | kept
 
     def _anything(self, masks: Mapping[str, Tensor], num: int) -> dict[str, Tensor]:
@@ -155,7 +163,8 @@ class ImaginationAgent(nn.Module):
         """Another task with the same networks: weights of the cost, and Mode-2 where it names a planner.
 
         Raises:
-            ConfigError: a weight of no term of the cost; no planner, and the agent has no policy.
+            ConfigError: a weight of no term of the cost; no planner, and the agent has no policy; proposals or a value,
+                and it has neither.
         """
         planner, space = configuration.planner, space_of(self.perception.acts)
         if planner is None and self.actor is None:
@@ -163,8 +172,27 @@ class ImaginationAgent(nn.Module):
                 "this agent has no policy, so it acts by a planner alone: expected Configuration(planner=...), such as "
                 "that of agent.habits.usual"
             )
+        if self.learner is None and (configuration.proposals or configuration.value):
+            raise ConfigError(
+                "this agent has neither a policy nor a value: expected Configuration(proposals=0, value=False), got "
+                f"{configuration.proposals} and {configuration.value}"
+            )
         self.cost = replace(self.cost, weights=dict(configuration.weights))
-        self.search = None if planner is None else Search(planner, space, configuration.noise, configuration.warm)
+        self.valued, policy = configuration.value, None if self.learner is None else self.learner.policy
+        self.search = None
+        if planner is not None:
+            self.search = Search(
+                planner, space, configuration.noise, configuration.warm, policy, configuration.proposals
+            )
+
+    def task(self) -> Task:
+        """What Mode-2 searches by."""
+        return self.cost.task(self._value if self.valued else None)
+
+    def _value(self, states: State) -> Tensor:
+        """What the critic says is to come after states ``[N, ...]``."""
+        assert self.learner is not None
+        return self.learner.value(*(states[name] for name in self.learner.names))
 
     # ----------------------------------------------------------------------------------------------------------- learn
 
@@ -181,12 +209,14 @@ class ImaginationAgent(nn.Module):
         """`update`, and the states of its rows ``[B, T, ...]`` for the replay, where it keeps `latents`."""
         outs = self.updates.update(batch)
         world = outs["world"]
+        if self.surprising is not None:
+            self.surprise = self.surprising(world).detach().float().cpu().numpy()
         terms = {f"loss/{text}": value.detach() for text, value in world.terms.items()}
         parts = {f"loss/{part}": self.objective.value(part, outs).detach() for part in self.objective.parts}
         totals = list(outs["totals"].values())
         metrics = {**terms, **parts, "loss/total": sum(totals[1:], totals[0])}
         if self.learner is not None:
-            metrics |= self.learner.metrics(outs["dream"])
+            metrics |= self.learner.metrics(outs[next(iter(self.learner.terms))])
         return metrics, self.stored(world.samples)
 
     @cached_property
@@ -234,9 +264,20 @@ class ImaginationAgent(nn.Module):
         """The last states of each sequence, ``[B, K, ...]``, from which dreams start."""
         return State(outs["world"].samples, 2).only(self.world.carried).span(-self.late)
 
+    def _taken(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The actions of rows ``[B, T, size]`` by variable."""
+        return encoded(self.perception.acts, batch, self.device)
+
+    def _stepped(
+        self, name: str, outs: Outs, batch: Mapping[str, Any], _: torch.Generator | None
+    ) -> Mapping[str, Tensor]:
+        """What a bonus learns from: the states of the data, what was done there, and where episodes begin."""
+        states = {key: x.detach() for key, x in outs["world"].samples.items()} | self._taken(batch)
+        return cast("Curious", self.curious[name]).data(states, torch.as_tensor(batch["is_first"], device=self.device))
+
     def _dreamed(self, outs: Outs, batch: Mapping[str, Any], generator: torch.Generator | None) -> Mapping[str, Tensor]:
         """Dreams under the policy, with their rewards and continuations; with a graph where the learner asks for it."""
-        assert self.learner is not None
+        assert isinstance(self.learner, Dreaming)
         late = self._late(outs)
         terminal = torch.as_tensor(batch["is_terminal"][:, -late.lead[1] :], device=self.device)
         start = self._remembered(batch, generator) if self.world.memory else late.detach().starts()
@@ -257,8 +298,18 @@ class ImaginationAgent(nn.Module):
         reward, last, terminal = (
             torch.as_tensor(batch[k][:, -rows[1] :], device=self.device) for k in ("reward", "is_last", "is_terminal")
         )
-        received = self.cost.received(late, self.perception.rewards(reward))
+        taken = {name: x[:, -rows[1] :] for name, x in self._taken(batch).items()} if self.curious else {}
+        received = self.cost.received(State({**late, **taken}, 2), self.perception.rewards(reward))
         return self.learner.replayed(late, received, last, terminal, boot)
+
+    def _followed(
+        self, name: str, outs: Outs, batch: Mapping[str, Any], _: torch.Generator | None
+    ) -> Mapping[str, Tensor]:
+        """What the world's own loss has rolled out, and what the data say."""
+        assert isinstance(self.learner, Following)
+        terminal, first = (torch.as_tensor(batch[key], device=self.device) for key in ("is_terminal", "is_first"))
+        seen = self.perception.learn(batch, self.device)
+        return self.learner.followed(name, outs["world"].samples, seen, terminal, first)
 
     def _imagined(self, start: Values, generator: torch.Generator | None) -> tuple[State, Tensor, Tensor]:
         if self.learner is None:
@@ -282,42 +333,13 @@ class ImaginationAgent(nn.Module):
         """Truth and dream: ``context`` filtered rows, then the prior on the true actions.
 
         Pictures are uint8 ``[B, T, H, W, C]``; of a stack the newest is shown. Where none are observed it is numbers as
-        the world predicts them (of an RSSM their symlog), float32 ``[B, T, D]``, and ``names`` ``[D]`` says which.
+        the world predicts them (of an RSSM their symlog), float32 ``[B, T, D]``, and ``names`` ``[D]`` says which. Of a
+        world without a decoder it is the reward.
 
         Raises:
-            ConfigError: the world predicts nothing that it observes.
+            ConfigError: the world predicts nothing that it observes, and no reward.
         """
-        inputs = self.perception.learn(batch, self.device)
-        head, target = self._predicted(inputs)
-        states = self.world.filter({k: v[:, :context] for k, v in inputs.items()}, deterministic=True)
-        taken = {key: inputs[key][:, context - 1 : -1] for key in self.world.actions}
-        future = self.world.imagine(states.last(), actions=taken, deterministic=True)
-        dream = self.world.decode(states.then(future.span(1)), (head,))[head]
-        if (images := self.perception.of_kind("image")) and self.world.heads[head].variable.key in images.values():
-            truth, shown = ((v * 255).round().clamp(0, 255).to(torch.uint8) for v in (target, dream))
-            newest = 3 if truth.shape[-1] % 3 == 0 else 1
-            return {"truth": truth[..., -newest:].cpu().numpy(), "dream": shown[..., -newest:].cpu().numpy()}
-        numbers = [v.flatten(2).float().cpu().numpy() for v in (target, dream)]
-        names = self.perception.numbers()
-        if len(names) != numbers[0].shape[2]:
-            names = [f"{head} {i}" for i in range(1, 1 + numbers[0].shape[2])]
-        return {"truth": numbers[0], "dream": numbers[1], "names": np.array(names)}
-
-    def _predicted(self, inputs: Mapping[str, Tensor]) -> tuple[str, Tensor]:
-        """The head that shows a dream, and the truth as it predicts it: a picture, else numbers, else classes."""
-        others = {self.world.roles[role] for role in ("reward", "continue") if role in self.world.roles}
-        by_variable = {f.variable.key: name for name, f in self.world.heads.items() if name not in others}
-        for kind in ("image", "vector", "flag"):
-            for word in self.perception.of_kind(kind).values():
-                if word in by_variable:
-                    return by_variable[word], inputs[word]
-        made = self.world.loss(**inputs, seed=0).samples if by_variable.keys() - inputs.keys() else {}
-        for key, name in by_variable.items():  # what the formula makes of several, such as y_t = symlog(...)
-            if key in made and made[key].is_floating_point():
-                return name, made[key]
-        if seen := [key for key in by_variable if key in inputs]:
-            return by_variable[seen[0]], inputs[seen[0]]
-        raise ConfigError(f"the world predicts {', '.join(by_variable) or 'nothing'}, and nothing that it observes")
+        return open_loop(self.world, self.perception, batch, self.device, context)
 
     # ------------------------------------------------------------------------------------------------------ checkpoint
 

@@ -26,18 +26,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from typing import cast
 
 import torch
 
 from worldformula.agent.actor import policy
-from worldformula.agent.acts import acts_of, named
+from worldformula.agent.acts import acts_of, named, space_of
+from worldformula.agent.configurator import Configuration, Habits
 from worldformula.agent.imagination import ImaginationAgent
 from worldformula.agent.perception import Perception
 from worldformula.catalogue import System
+from worldformula.data.mixture import Mixture
 from worldformula.envs.actions import ActionSpec
 from worldformula.envs.columns import Column
 from worldformula.errors import ConfigError
 from worldformula.formula import Joint
+from worldformula.learners.curiosity import CuriositySettings, curious_by
 from worldformula.learners.imagination import BehaviourSettings, ImaginationActorCritic
 from worldformula.nets.mlp import MLP
 from worldformula.training.objective import Minimises
@@ -53,6 +57,8 @@ class DreamerConfig:
     """The world model."""
     behaviour: BehaviourSettings = field(default_factory=BehaviourSettings)
     """The behaviour learner."""
+    curiosity: CuriositySettings = field(default_factory=CuriositySettings)
+    """A bonus of what is worth a visit; none by itself."""
     batch: int = 16
     """Sequences per update."""
     length: int = 64
@@ -69,6 +75,8 @@ class DreamerConfig:
     """Rows before each sequence whose latents, kept in the replay, the world goes on from; 0 begins at zeros."""
     online: bool = False
     """Serve every row once while it is new, before rows are drawn at random."""
+    mixture: Mixture = field(default_factory=Mixture)
+    """Which sequences are drawn from the replay; all starts alike by itself."""
     unimix: float = 0.01
     """Share of the uniform distribution in a policy of choices."""
     one_trunk: bool = False
@@ -79,6 +87,10 @@ class DreamerConfig:
     """Weight of the critic's loss on replayed steps."""
     layers: int = 3
     """Hidden layers of actor and critic."""
+    reset_every: int = 0
+    """Updates after which the last layers of actor and critic begin anew, again and again; 0 never resets them."""
+    reset_layers: int = 1
+    """Layers that begin anew then, the output layer among them."""
     lr: float = 4e-5
     """Learning rate."""
     warmup: int = 1000
@@ -96,6 +108,10 @@ class DreamerConfig:
             raise ConfigError(
                 "expected prefill, layers, warmup, replay_value and clip ≥ 0, got "
                 f"{self.prefill}, {self.layers}, {self.warmup}, {self.replay_value} and {self.clip}"
+            )
+        if self.reset_every < 0 or self.reset_layers < 1:
+            raise ConfigError(
+                f"expected reset_every ≥ 0 and reset_layers ≥ 1, got {self.reset_every} and {self.reset_layers}"
             )
         if not 0 <= self.imag_last <= self.length:
             raise ConfigError(f"expected imag_last between 0 and length={self.length}, got {self.imag_last}")
@@ -149,18 +165,27 @@ def build(
     )
     critic = MLP(sizes.feature, 255, sizes.units, config.layers, outscale=0.0)
     factors = actor.factors if isinstance(actor, Joint) else (actor,)
+    features = {"h": (sizes.deter,), "z": (sizes.groups, sizes.classes)}
+    curious = curious_by(config.curiosity, features, space_of(acts), cast("rssm.Encoder", world.enc).width)
     units = ClipUnits.of(world, critic, *factors)
+    nets = [net for part in (*factors, critic) for net in part.modules() if isinstance(net, MLP)]
     all_in_one = Minimises(
-        {"world": 1.0, "actor": 1.0, "critic": 1.0, "replay": config.replay_value},
-        moves=[world, *factors, critic],
+        {"world": 1.0, "actor": 1.0, "critic": 1.0, "replay": config.replay_value, **dict.fromkeys(curious, 1.0)},
+        moves=[world, *factors, critic, *curious.values()],
         optimiser=partial(LaProp, lr=config.lr, warmup=config.warmup, clip=config.clip, units=units),
+        renews=[layer for net in nets for layer in net.last(config.reset_layers)] if config.reset_every else [],
+        renews_every=config.reset_every,
     )
+    learner = ImaginationActorCritic(actor, critic, config.behaviour, tuple(masks.values()))
     return ImaginationAgent(
         config,
         world,
-        Perception.of(world, config.behaviour.discount, columns, actions),
-        ImaginationActorCritic(actor, critic, config.behaviour, tuple(masks.values())),
+        Perception.of(world, learner.discount, columns, actions),
+        learner,
         players={"agent": all_in_one},
+        habits=Habits(Configuration(config.curiosity.weights)),
+        curious=curious,
+        surprising=partial(rssm.surprise, config.world) if config.mixture.priority else None,
         horizon=config.imagine,
         late=config.imag_last or config.length,
         context=bool(config.context),

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from worldformula.data.bounds import bounds
 from worldformula.data.latents import PREFIX, Latents, stored
+from worldformula.data.mixture import Mixture, Priorities, newest
 from worldformula.data.ring import Ring, Spec
 from worldformula.errors import ConfigError, ReplayError, table
 
@@ -47,6 +48,7 @@ class Replay:
             ``sample(context=1)`` and written anew by `write`.
         online: serve every row once while it is new: from each stream, one sequence after another as they become
             whole, before any is drawn at random (the online queue of DreamerV3).
+        mixture: which shares of the sequences are drawn by priority and by recency; without, all starts are alike.
 
     Raises:
         ConfigError: impossible sizes.
@@ -56,6 +58,7 @@ class Replay:
     def __init__(
         self, capacity: int, spec: Spec, *, streams: int = 1, directory: str | Path | None = None, slack: int = 10_000,
         seed: int = 0, latents: Mapping[str, tuple[int, ...]] | None = None, online: bool = False,
+        mixture: Mixture | None = None,
     ) -> None:  # fmt: skip
         if streams < 1 or capacity < streams or slack < 0:
             raise ConfigError(
@@ -82,6 +85,8 @@ class Replay:
         self._marks: tuple[int, ...] = ()  # count at the last two checkpoints
         self._rng = np.random.default_rng(seed)
         self.online = online
+        self.mixture = mixture or Mixture()
+        self.priorities = Priorities(streams, self._ring.length, self.mixture) if self.mixture.priority else None
         self._served = 0  # sequences of the online queue that were served
         self._bounds: tuple[int, NDArray[np.int64]] | None = None  # of the episodes held when so many rows were added
 
@@ -130,6 +135,8 @@ class Replay:
             column[:, position] = values[key]
         for key in self._actions:
             self._columns[key][rows["is_last"], position] = 0
+        if self.priorities is not None:
+            self.priorities.forget(position)
         if self.latents is not None and latents is not None:
             self.latents.put((np.arange(self.streams), np.full(self.streams, position)), latents)
         self._count += 1
@@ -187,6 +194,26 @@ class Replay:
             (stream[held], row[held] % self._ring.length), {key: value[held] for key, value in latents.items()}
         )
 
+    def reviewed(self, batch: Mapping[str, NDArray[Any]], loss: NDArray[Any] | None) -> None:
+        """A world was trained on a batch that ``sample`` gave, with this loss of every row, ``[B, T]``.
+
+        Rows that are held no more are left out. Where nothing is drawn by priority, nothing is noted.
+
+        Raises:
+            ReplayError: a loss of another shape, or none.
+        """
+        if self.priorities is None:
+            return
+        if loss is None:
+            raise ReplayError(
+                "to draw by priority, expected an agent whose `surprise` is the world's loss of every row"
+            )
+        stream, row = np.broadcast_arrays(batch["stream"][:, None], batch["row"])
+        if loss.shape != row.shape:
+            raise ReplayError(f"expected a loss of every row, {row.shape}, got {loss.shape}")
+        held = row >= self._count - self._held
+        self.priorities.reviewed(stream[held], row[held] % self._ring.length, loss[held])
+
     # ------------------------------------------------------------------------------------------------------- sampling
 
     def sample(
@@ -228,10 +255,27 @@ class Replay:
                 "or sample shorter sequences"
             )
         fresh = self._next_online(batch, whole) if self.online else np.zeros((2, 0), np.int64)
-        drawn = np.divmod(self._rng.integers(starts * self.streams, size=batch - fresh.shape[1]), starts)
+        drawn = self._drawn(batch - fresh.shape[1], starts, context)
         stream, start = np.concatenate([fresh, [drawn[0], drawn[1] + self._count - self._held]], 1)
         out = self._gather(stream, start + context, length)
+        if self.priorities is not None:
+            out |= {"stream": stream, "row": (start + context)[:, None] + np.arange(length)}
         return out | self._context(stream, start, length) if context else out
+
+    def _drawn(self, num: int, starts: int, context: int) -> NDArray[np.int64]:
+        """Streams and starts ``[2, num]``, counted from the oldest row, by the shares of the mixture."""
+        own = self.mixture
+        if not own.priority and not own.recent:
+            return np.stack(np.divmod(self._rng.integers(starts * self.streams, size=num), starts))
+        kind = self._rng.random(num)
+        curious, recent = kind < own.priority, (kind >= own.priority) & (kind < own.priority + own.recent)
+        found = np.stack(np.divmod(self._rng.integers(starts * self.streams, size=num), starts))
+        if recent.any():
+            found[:, recent] = newest(self._rng, int(recent.sum()), self.streams, starts, own.exponent)
+        if self.priorities is not None and curious.any():
+            first = (self._count - self._held + context + np.arange(starts)) % self._ring.length
+            found[:, curious] = self.priorities.draw(self._rng, int(curious.sum()), first)
+        return found
 
     def _next_online(self, batch: int, length: int) -> NDArray[np.int64]:
         """Streams and first rows of the oldest sequences that were not served yet, ``[2, up to B]``.
@@ -311,6 +355,8 @@ class Replay:
             state["columns"] = {key: column[:, held] for key, column in self._ring.columns.items()}
         if self.latents is not None:
             state["latents"] = self.latents.state()
+        if self.priorities is not None:
+            state["priorities"] = self.priorities.state()
         return state
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -328,6 +374,8 @@ class Replay:
             raise ReplayError("a replay with a directory and one in memory cannot restore each other's checkpoints")
         if ("latents" in state) != (self.latents is not None):
             raise ReplayError("a replay with latents and one without cannot restore each other's checkpoints")
+        if ("priorities" in state) != (self.priorities is not None):
+            raise ReplayError("a replay with priorities and one without cannot restore each other's checkpoints")
         if self._ring.in_files and not self._ring.reopened and state["count"] > self._count:
             self._ring.forget()  # or the next attempt would take our empty files for those rows
             raise ReplayError(
@@ -344,3 +392,5 @@ class Replay:
         self._rng.bit_generator.state = state["rng"]
         if self.latents is not None:
             self.latents.restore(state["latents"])
+        if self.priorities is not None:
+            self.priorities.restore(state["priorities"])

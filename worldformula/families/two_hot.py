@@ -7,6 +7,9 @@ around zero, coarse far out. The head gives one logit for each. A value x betwee
 
 so ``-log_prob`` is the cross-entropy, which at zero logits is log(bins). The mean is Σ_k p_k·b_k; for the symmetric
 grid it pairs mirrored bins, so it is exactly 0 at zero logits although the outer bins are ±5e8.
+
+With ``spacing="linear"`` the bins are ``low + k·step`` themselves: of values that a formula has taken the symlog of, as
+TD-MPC2 does (arXiv 2310.16828).
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -47,13 +50,14 @@ from worldformula.families.writing import Sign
 class TwoHotFamily(Family):
     """Two-hot with parameter ``logits`` of shape ``(*batch, *event, bins)``, not normalised.
 
-    ``low`` and ``high`` are the ends of the grid before symexp. Values beyond the outer bins count as the outer bin.
-    A sample is the value of one drawn bin and carries no gradient.
+    ``low`` and ``high`` are the ends of the grid before symexp, or of a linear one. Values beyond the outer bins count
+    as the outer bin. A sample is the value of one drawn bin and carries no gradient.
     """
 
     bins: int = 255
     low: float = -20.0
     high: float = 20.0
+    spacing: Literal["symexp", "linear"] = "symexp"
 
     name: ClassVar[str] = "two_hot"
     symbol: ClassVar[Sign] = Sign("TwoHot", r"\mathrm{TwoHot}")
@@ -63,13 +67,15 @@ class TwoHotFamily(Family):
     class_axes: ClassVar[int] = 1
     values: ClassVar[Domain | None] = REAL
     domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"logits": LOGITS, "probs": WEIGHTS})
-    defining: ClassVar[tuple[str, ...]] = ("bins", "low", "high")
+    defining: ClassVar[tuple[str, ...]] = ("bins", "low", "high", "spacing")
 
     def check_settings(self) -> None:
         """As every family."""
         if self.bins < 2 or not self.low < self.high:
             got = f"{self.bins} bins from {self.low} to {self.high}"
             raise ConfigError(f"two_hot: expected at least 2 bins and low < high, got {got}.")
+        if self.spacing not in ("symexp", "linear"):
+            raise ConfigError(f"two_hot: expected spacing as 'symexp' or 'linear', got {self.spacing!r}.")
 
     @property
     def step(self) -> Parameter:
@@ -111,13 +117,13 @@ class TwoHotFamily(Family):
         return uniform(shape, dtype, device, generator)
 
     def value_of(self, index: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The real number of a bin, ``index`` counted from 0: ``symexp(low + index·step)``."""
+        """The real number of a bin, ``index`` counted from 0: ``symexp(low + index·step)``, or that without symexp."""
         return self._value(affine(index.to(dtype), 1.0, -float(self.bins // 2)))
 
     def _value(self, centred: Tensor) -> Tensor:
         """Bins counted from the centre, so that the middle one is exactly 0 and the others mirror each other."""
         y = affine(affine(centred, 1.0, self._offset), self.step, self._centre)
-        return torch.copysign(torch.expm1(y.abs()), y)
+        return y if self.spacing == "linear" else torch.copysign(torch.expm1(y.abs()), y)
 
     def sample(self, params: Params, noise: Tensor) -> Tensor:
         """The real number of one drawn bin, float32 at least. No gradient."""
@@ -142,7 +148,7 @@ class TwoHotFamily(Family):
             return 0.0 if is_number(self._centre, 0.0) else self._constant_mean()
         probs = wide(logits).softmax(-1)
         half = self.bins // 2
-        if not is_number(self._centre, 0.0):
+        if self.spacing == "linear" or not is_number(self._centre, 0.0):
             return (probs * self.value_of(torch.arange(self.bins, device=probs.device), probs.dtype)).sum(-1)
         upper = torch.linspace(
             self.high - (half - 1) * self.step, self.high, half, dtype=probs.dtype, device=probs.device
@@ -150,6 +156,8 @@ class TwoHotFamily(Family):
         return ((probs[..., self.bins - half :] - probs[..., :half].flip(-1)) * upper).sum(-1)
 
     def _constant_mean(self) -> Parameter:
+        if self.spacing == "linear":
+            return self._centre
         if isinstance(self._centre, Tensor):
             return self.value_of(torch.arange(self.bins, device=self._centre.device), wide(self._centre).dtype).mean()
         grid = [float(self.low + k * self.step) for k in range(self.bins)]
@@ -178,9 +186,9 @@ class TwoHotFamily(Family):
 
         The weight of NaN is NaN, and so is its density.
         """
-        symlog = torch.copysign(torch.log1p(value.abs()), value)
+        place = value if self.spacing == "linear" else torch.copysign(torch.log1p(value.abs()), value)
         half = self.bins // 2
-        below = affine(symlog, 1.0 / self.step, -self._offset - self._centre / self.step).floor()
+        below = affine(place, 1.0 / self.step, -self._offset - self._centre / self.step).floor()
         below = below.clamp(-half, self.bins - half - 2)
         lower, upper = self._value(below), self._value(below + 1.0)
         return (below + half).nan_to_num(0.0).long(), ((value - lower) / (upper - lower)).clamp(0.0, 1.0)

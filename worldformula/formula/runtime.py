@@ -66,7 +66,7 @@ def stack(values: Sequence[Operand], lead: int = 0) -> Operand:
 
 def kept(flags: Tensor) -> Tensor:
     """Reset flags [B, T] -> true where the carry goes on, false where the sequence restarts."""
-    return flags == 0
+    return flags.logical_not()
 
 
 def as_floats(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -1,4 +1,4 @@
-"""The policy networks of Dreamer v1, v2 and v3."""
+"""The policy networks of Dreamer v1, v2 and v3, and of TD-MPC2."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldformula.nets.mlp import MLP
+from worldformula.nets.normed import Normed
 from worldformula.nets.plain import Plain
 
 MIN_STD, MAX_STD = 0.1, 1.0
+LOW, HIGH = -10.0, 2.0  # of the logarithms of TD-MPC2's deviations
 
 
 class DiscreteActor(nn.Module):
@@ -121,3 +123,19 @@ class TruncatedActor(nn.Module):
         """Features ``[N, ...]`` to ``{"loc": [N, actions], "scale": [N, actions]}``."""
         mean, std = self.mlp(*features).chunk(2, -1)
         return {"loc": torch.tanh(mean), "scale": 2 * torch.sigmoid(std / 2) + MIN_STD}
+
+
+class LatentActor(nn.Module):
+    """TD-MPC2's, of numbers: ``TanhNormal(m, exp(−10 + 6·(1 + tanh s)))``, whose deviation lies between e⁻¹⁰ and e².
+
+    inputs: width of the latent. actions, units: as in the other actors.
+    """
+
+    def __init__(self, inputs: int, actions: int, units: int) -> None:
+        super().__init__()
+        self.mlp = Normed(inputs, 2 * actions, (units, units))
+
+    def forward(self, *features: Tensor) -> dict[str, Tensor]:
+        """Features ``[N, ...]`` to ``{"loc": [N, actions], "scale": [N, actions]}``."""
+        mean, raw = self.mlp(*features).chunk(2, -1)
+        return {"loc": mean, "scale": torch.exp(LOW + 0.5 * (HIGH - LOW) * (torch.tanh(raw) + 1))}

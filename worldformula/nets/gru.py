@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from worldformula.nets.layers import BlockLinear, Linear, RMSNorm, from_blocks, init_weight, join, to_blocks
+from worldformula.nets.layers import BlockLinear, Linear, RMSNorm, from_blocks, init_weight, join, tanh, to_blocks
 
 
 class BlockGRU(nn.Module):
@@ -54,13 +54,14 @@ class BlockGRU(nn.Module):
         a = a / a.detach().abs().clamp(min=1.0)
         read = torch.stack((self.read_h(h), self.read_z(z), self.read_a(a)), 1)
         x = F.silu(self.read_norm(read)).flatten(1)
-        own = from_blocks(self.own(to_blocks(h, self.blocks)))
+        before = to_blocks(h, self.blocks)
+        own = from_blocks(self.own(before))
         if is_compiling():  # see Linear
             x = ((x @ self.shared).unsqueeze(0) + own).squeeze(0)
         else:
             x = torch.addmm(own, x, self.shared)
         x = F.silu(self.norm(x))
         reset, candidate, update = self.gates(to_blocks(x, self.blocks)).chunk(3, -1)
-        c = torch.tanh(torch.sigmoid(reset) * candidate)
+        c = tanh(torch.sigmoid(reset) * candidate)
         u = torch.sigmoid(update - 1.0)
-        return from_blocks(torch.lerp(to_blocks(h, self.blocks), c, u))
+        return from_blocks(torch.lerp(before, c, u))

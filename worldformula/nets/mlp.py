@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldformula.errors import ShapeError
-from worldformula.nets.layers import Dense, Linear, join
+from worldformula.nets.layers import Dense, Linear, flattened, join
 
 
 class MLP(nn.Module):
@@ -29,7 +29,16 @@ class MLP(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Conditions ``[N, ...]`` to the head ``[N, outputs]``."""
-        return self.head(self.trunk(join(inputs, self.inputs, "MLP")))
+        first, *others = (*self.trunk, self.head)
+        x: Tensor = first(*flattened(inputs, self.inputs, "MLP"))
+        for layer in others:
+            x = layer(x)
+        return x
+
+    def last(self, layers: int) -> list[nn.Module]:
+        """The last so many layers, at most all, the output layer among them."""
+        hidden = list(self.trunk)
+        return [*hidden[max(0, len(hidden) - layers + 1) :], self.head]
 
     def share(self, other: MLP) -> None:
         """Take the dense layers of another one, of the same sizes: they stay weights of the other alone."""

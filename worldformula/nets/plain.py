@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from worldformula.errors import ConfigError
-from worldformula.nets.layers import join
+from worldformula.nets.layers import join, tanh
 from worldformula.nets.perceptron import Perceptron
 
 Cell = Literal["block", "keras", "norm"]
@@ -91,7 +91,7 @@ class ResetCell(nn.Module):
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """x ``[N, inputs]`` and h ``[N, size]``; h'."""
         reset, keep = torch.sigmoid(self.gates(torch.cat((x, h), -1))).chunk(2, -1)
-        candidate = torch.tanh(self.candidate(torch.cat((x, reset * h), -1)))
+        candidate = tanh(self.candidate(torch.cat((x, reset * h), -1)))
         return torch.lerp(candidate, h, keep)
 
 
@@ -108,7 +108,7 @@ class NormCell(nn.Module):
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """x ``[N, inputs]`` and h ``[N, size]``; h'."""
         reset, candidate, update = self.norm(self.gates(torch.cat((x, h), -1))).chunk(3, -1)
-        return torch.lerp(h, torch.tanh(torch.sigmoid(reset) * candidate), torch.sigmoid(update - 1))
+        return torch.lerp(h, tanh(torch.sigmoid(reset) * candidate), torch.sigmoid(update - 1))
 
 
 def gru_cell(inputs: int, size: int) -> nn.GRUCell:

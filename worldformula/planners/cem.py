@@ -16,13 +16,14 @@ what is done      the last mean          the best sequence seen      no plan is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
 
+from worldformula.candidates import Law, chosen, draw, start, within
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
 from worldformula.planner import (
@@ -36,12 +37,8 @@ from worldformula.planner import (
     allowed,
     check_given,
     per_episode,
-    some,
 )
 from worldformula.world import Dynamics, State, Values
-
-Law = tuple[Tensor, ...]
-"""What an action is drawn from: mean and deviation ``[B, H, A]`` each, or one table of probabilities ``[B, H, A]``."""
 
 
 @final
@@ -92,12 +89,12 @@ class CEM(Planner):
         check_given("proposals", proposals, space, (len(first), None, self.horizon))
         check_given("mask", mask, space, (len(first),))
         score = Score(dynamics, task, state, space, self.horizon, own)
-        laws = {name: self._start(name, space[name], len(first), warm, first) for name in space}
+        laws = {name: start(name, space[name], self.horizon, self.std, warm, first) for name in space}
         best: dict[str, Tensor] | None = None
         least, trace, tried = torch.zeros(()), list[Tensor](), 0
         for _ in range(self.iterations):
-            laws = {name: _allowed(law, (mask or {}).get(name)) for name, law in laws.items()}
-            drawn = self._draw(space, laws, own)
+            laws = {name: within(law, (mask or {}).get(name)) for name, law in laws.items()}
+            drawn = draw(space, laws, self.candidates, own)
             if proposals is not None and best is None:
                 drawn = {k: torch.cat((v, proposals[k].to(v)), 1) if k in proposals else v for k, v in drawn.items()}
             total = score(drawn)
@@ -108,7 +105,7 @@ class CEM(Planner):
                 total = total.masked_fill(~inside, torch.inf)
             tried += total.shape[1]
             order = total.topk(self.elites, dim=1, largest=False).indices
-            elites = {k: v.gather(1, order[:, :, None, None].expand(-1, -1, *v.shape[2:])) for k, v in drawn.items()}
+            elites = chosen(drawn, order)
             laws = {name: self._fit(space[name], law, elites[name]) for name, law in laws.items()}
             lowest, top = total.gather(1, order[:, :1])[:, 0], {k: v[:, 0] for k, v in elites.items()}
             if best is None:
@@ -125,49 +122,10 @@ class CEM(Planner):
             trace, tried = [*trace, least], tried + 1
         return score.found(best, least, trace, tried * self.horizon * max(task.samples, 1))
 
-    def _start(self, name: str, own: ActionSet, batch: int, warm: Named | None, like: Tensor) -> Law:
-        """The law of the first candidates: around the warm start, where an episode has one."""
-        shape = (batch, self.horizon, own.size)
-        level = {"numbers": 0.0, "choice": 1 / own.size, "flags": 0.5}[own.kind]
-        middle = torch.full(shape, level, dtype=like.dtype, device=like.device)
-        if warm is not None and name in warm:
-            given = warm[name].to(middle)
-            known = ~given.isnan().flatten(1).any(1)[:, None, None]
-            middle = torch.where(known, given if own.kind == "numbers" else 0.5 * (middle + given), middle)
-        return (middle, torch.full_like(middle, self.std)) if own.kind == "numbers" else (middle,)
-
-    def _draw(self, space: Space, laws: Mapping[str, Law], generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
-        """Candidates ``[B, N, H, A]`` by name, each episode from its own generator."""
-        found = {}
-        for name, own in space.items():
-            like, N = laws[name][0], self.candidates
-            shape = (N, self.horizon) if own.kind == "choice" else (N, self.horizon, own.size)
-            draw = torch.randn if own.kind == "numbers" else torch.rand
-            noise = torch.stack([draw(shape, generator=g, dtype=like.dtype, device=like.device) for g in generators])
-            if own.kind == "numbers":
-                found[name] = (like.unsqueeze(1) + laws[name][1].unsqueeze(1) * noise).clamp(-1, 1)
-            elif own.kind == "flags":
-                found[name] = (noise < like.unsqueeze(1)).to(like.dtype)
-            else:
-                shares = like.cumsum(-1)
-                below = (shares / shares[..., -1:])[:, None, :, :-1] <= noise.unsqueeze(-1)  # never an impossible one
-                found[name] = torch.nn.functional.one_hot(below.sum(-1), own.size).to(like.dtype)
-        return found
-
     def _fit(self, own: ActionSet, law: Law, elites: Tensor) -> Law:
         if own.kind == "numbers":
             return elites.mean(1), (elites.var(1, correction=0) + 1e-6).sqrt()
         return (self.smoothing * law[0] + (1 - self.smoothing) * elites.mean(1),)
-
-
-def _allowed(law: Law, mask: Tensor | None) -> Law:
-    """The law in which the first step has no forbidden choice."""
-    if mask is None:
-        return law
-    mask = some(mask)
-    inside = law[0][:, 0] * mask
-    inside = torch.where(inside.sum(-1, keepdim=True) > 0, inside, mask.to(inside))  # all mass was on what is forbidden
-    return (torch.cat(((inside / inside.sum(-1, keepdim=True)).unsqueeze(1), law[0][:, 1:]), 1),)
 
 
 def paper() -> dict[str, Any]:

@@ -117,12 +117,17 @@ def _actions(model: ThroughTime, given: Mapping[str, Tensor], context: int, leng
 
 
 def _seen(model: ThroughTime, given: Mapping[str, Tensor]) -> tuple[str, str, Tensor]:
-    """What is compared: the head, the name of its column, and the truth as the head predicts it."""
+    """What is compared: the head, the name of its column, and the truth as the head predicts it; where nothing that is
+    seen is predicted, the reward.
+    """
     heads = model.world.heads
     for key, word in model.names.items():
         if word in heads:
             return word, key, given[word]
     vectors = [word for key, word in model.names.items() if model.columns[key]["kind"] != "image"]
+    reward = model.world.roles.get("reward")
+    if reward is not None and {*heads} <= {reward, model.world.roles.get("continue")}:
+        return reward, "reward", given[heads[reward].variable.key]  # a world without a decoder
     if "y" not in heads or not vectors:
         raise ConfigError(f"no head of this world predicts what it observes: {', '.join(heads)}")
     joined = torch.cat([given[word] for word in vectors], -1)

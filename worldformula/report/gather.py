@@ -145,7 +145,8 @@ def _dream(agent: Agent, recorded: list[Columns]) -> Evidence:
     measured = open_loop_error(truth, dream, CONTEXT)
     if truth.dtype != np.uint8:
         names = [str(name) for name in found["names"]]
-        on = f"{len(names)} numbers as the world predicts them"
+        one = f"the {names[0]} as the world predicts it"
+        on = one if len(names) == 1 else f"{len(names)} numbers as the world predicts them"
         return Evidence(open_loop=measured, on=on, curves=varying(truth[0], dream[0], names))
     chosen = np.unique(np.linspace(0, len(truth) - 1, SHOWN).round().astype(int))
     clip = dream_video(truth[chosen], dream[chosen], CONTEXT)

@@ -120,6 +120,16 @@ class HandsOver(Protocol):
 
 
 @runtime_checkable
+class Surprised(Learning, Protocol):
+    """Whatever says how badly its world knew the rows of its last update, for a replay that draws by priority."""
+
+    @property
+    def surprise(self) -> NDArray[Any] | None:
+        """The world's loss at every row of the last batch, ``[batch, length]``; None where it keeps none."""
+        ...
+
+
+@runtime_checkable
 class Agent(Acting, Learning, Protocol):
     """An agent acts and learns."""
 

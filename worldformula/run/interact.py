@@ -155,13 +155,11 @@ class Interact:
             return Replay(
                 config.capacity,
                 self.envs.row_spec,
-                streams=config.env.num,
-                directory=self.folder.replay,
-                slack=4 * turns,
-                seed=config.seed,
+                streams=config.env.num, directory=self.folder.replay, slack=4 * turns, seed=config.seed,
                 latents=recalling.latents if (recalling := self.recalling) else None,
                 online=bool(getattr(config.agent, "online", False)),
-            )
+                mixture=getattr(config.agent, "mixture", None),
+            )  # fmt: skip
 
     # ----------------------------------------------------------------------------------------------------- as a task
 
@@ -289,6 +287,7 @@ class Interact:
             else:
                 metrics, latents = recalling.learn(batch)
                 self.replay.write(batch, latents)
+            self.replay.reviewed(batch, getattr(self.agent, "surprise", None))
             found = {name: float(value) for name, value in metrics.items()}
         except (RuntimeError, ValueError, IndexError) as error:  # some networks stumble over NaN before a loss shows it
             if isinstance(error, WorldformulaError) or all(p.isfinite().all() for p in self.agent.parameters()):

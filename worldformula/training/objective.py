@@ -27,6 +27,7 @@ from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.print.notebook import parts_html
 from worldformula.formula.syntax.nodes import Group
 from worldformula.training.players import Order, Turns, check_moved, check_turns, register, turns_of, weights_of
+from worldformula.training.renewal import check_renewed, renew
 from worldformula.training.seeding import derived
 from worldformula.training.slow import followers
 
@@ -45,6 +46,10 @@ class Minimises:
         optimiser: makes its optimiser from its parameters.
         clip: largest norm of its gradient.
         every: it moves at every ``every``-th update only.
+        renews: layers that begin anew now and then, with all that its optimiser knows of them (Nikishin et al. 2022,
+            arXiv:2205.07802); each has ``reset_parameters``, which draws from torch's global generator. Slow copies of
+            them begin with them.
+        renews_every: updates between two of these beginnings; 0 is never.
     """
 
     weights: Mapping[str, float]
@@ -52,12 +57,17 @@ class Minimises:
     optimiser: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = torch.optim.Adam
     clip: float | None = None
     every: int = 1
+    renews: Sequence[nn.Module] = ()
+    renews_every: int = 0
 
     def __post_init__(self) -> None:
+        if self.renews_every < 0:
+            raise ConfigError(f"expected renews_every ≥ 0, got {self.renews_every}")
         if not isinstance(self.weights, Mapping) or not self.weights:
             raise FormulaError("expected weights of terms, such as Minimises({'world': 1.0}, moves=[...])")
         written = "expected a list of factors or modules: Minimises({...}, moves=[world, policy])"
         check_turns(self.moves, self.every, written)
+        check_renewed(self.renews, self.parameters())
 
     def parameters(self) -> list[nn.Parameter]:
         """What it moves, each once."""
@@ -149,20 +159,30 @@ class Objective(nn.Module):
             seed: of all draws; each term has a stream of its own, so that a further term shifts no other's. None is
                 torch's global generator.
             known: results that are not computed again.
-            wanted: terms after the last of which it stops; all by default.
+            wanted: the terms to evaluate, with those that they read; all by default.
         """
         outs = dict(known or {})
-        last = max((list(self.terms).index(name) for name in (wanted or self.terms)), default=-1)
-        for name, term in list(self.terms.items())[: last + 1]:
-            if name not in outs:
-                outs[name] = self._evaluate(name, term, outs, batch, seed)
+        for name in self.terms:
+            if name not in outs and (wanted is None or name in wanted):
+                self._evaluate(name, outs, batch, seed)
         return outs
 
-    def _evaluate(
-        self, name: str, term: Expression | None, outs: Outs, batch: Mapping[str, Any], seed: int | None
+    def _evaluate(self, name: str, outs: dict[str, Any], batch: Mapping[str, Any], seed: int | None) -> None:
+        """The result of a term, among the others; those that it reads are evaluated first."""
+        graph = torch.is_grad_enabled()
+
+        def missing(other: str) -> Any:
+            with torch.set_grad_enabled(graph):
+                self._evaluate(other, outs, batch, seed)
+            return outs[other]
+
+        earlier = list(self.terms)[: list(self.terms).index(name)]
+        outs[name] = self._result(name, self.terms[name], _Noted(outs, earlier, missing), batch, seed)
+
+    def _result(
+        self, name: str, term: Expression | None, outs: _Noted, batch: Mapping[str, Any], seed: int | None
     ) -> Any:
-        generator = self._generator(seed, name)
-        make, outs = self.data.get(name), _Noted(outs)
+        generator, make = self._generator(seed, name), self.data.get(name)
         self.read[name] = outs.names
         if make is None:
             given: Mapping[str, Any] = (
@@ -205,14 +225,21 @@ class Objective(nn.Module):
 
 
 class _Noted(dict[str, Any]):
-    """Results, and whose were read."""
+    """Results, and whose were read; that of an earlier term is evaluated where it is missing."""
 
-    def __init__(self, outs: Outs) -> None:
+    def __init__(self, outs: Outs, earlier: Collection[str], evaluate: Callable[[str], Any]) -> None:
         super().__init__(outs)
         self.names: set[str] = set()
+        self.earlier, self.evaluate = earlier, evaluate
 
     def __getitem__(self, name: str) -> Any:
         self.names.add(name)
+        return super().__getitem__(name)
+
+    def __missing__(self, name: str) -> Any:
+        if name not in self.earlier:
+            raise KeyError(name)
+        self[name] = self.evaluate(name)
         return super().__getitem__(name)
 
 
@@ -243,6 +270,9 @@ class Updates:
             if players & set(moving):
                 slow.move()
         self.count += 1
+        for name, player in self.objective.players.items():
+            if player.renews_every and self.count % player.renews_every == 0:
+                renew(player.renews, self.optimisers[name], [slow for slow, _ in self._followers])
         return {**stale, **outs, "totals": totals}
 
     def _turn(
@@ -269,8 +299,8 @@ class Updates:
                 nn.utils.clip_grad_norm_(self._moved[name], player.clip)
             self.optimisers[name].step()
         if len(objective.turns) > 1:
-            for name in objective.stale([p for player in turn for p in self._moved[player]]):
-                stale[name] = outs.pop(name, None)
+            for name in objective.stale([p for player in turn for p in self._moved[player]]) & outs.keys():
+                stale[name] = outs.pop(name)
         return {name: total.detach() for name, total in totals.items()}
 
     # ---------------------------------------------------------------------------------------------------- checkpoint

@@ -232,7 +232,7 @@ class World(nn.Module):
         One function does both, which takes an agent less time than one after the other. The policy is a factor such as
         π(a_t|h_t,z_t), or a product of one for each action.
         """
-        key = tuple(id(factor) for factor in joint(policy).factors)
+        key = tuple(map(id, policy.factors if isinstance(policy, Joint) else (policy,)))
         if key not in self._acting:
             factors, own, clock = acting(policy, self.actions, State(state)), self._setting, self._go_on.clock
             rollout = Rollout(

@@ -14,6 +14,7 @@ A reward belongs to the arriving step; c_t is the continuation probability to pr
 Deviations       paper                       official code             here                 why
 image loss       squared error               squared error, no ½       Normal, scale √½     equal up to a constant
 free nats        1                           1                        1, `tiny` 0.01       see cards/rssm_dream.toml
+harmony          –                           –                         ``harmony``, off     vectors are scaled too
 context step     first step from the replay  latents stored in replay  zeros, or ``start``  the agent decides
 """
 
@@ -35,6 +36,7 @@ from worldformula.formula import (
     Bernoulli,
     Deterministic,
     E,
+    Expression,
     Factor,
     Joint,
     Mean,
@@ -45,13 +47,14 @@ from worldformula.formula import (
     maximum,
     sg,
 )
+from worldformula.formula.code.out import Out
 from worldformula.nets import sizes as published
 from worldformula.nets.conv import STAGES, ImageDecoder, ImageEncoder, Style
 from worldformula.nets.gru import BlockGRU
 from worldformula.nets.mlp import MLP, VectorDecoder, VectorEncoder, VectorKey, symlog
 from worldformula.nets.parts import Choices, Part, Parts, Stack
 from worldformula.nets.sizes import Sizes
-from worldformula.world import MASK, World
+from worldformula.world import MASK, World, harmony
 from worldformula.world.embeddings import Target, predicted, require_target
 from worldformula.world.observations import Names, square
 
@@ -78,9 +81,16 @@ class RSSMConfig:
     """Weight of KL(q ‖ sg p)."""
     target: Target = "reconstruction"
     """What a state has to tell: its reconstruction, or in the place of all decoders barlow, info_nce, next or none."""
+    harmony: bool = False
+    """Learn the scales of reward, reconstruction and divergences (HarmonyDream), instead of their weights."""
 
     def __post_init__(self) -> None:
         require_target(self.target)
+        if self.harmony and (self.target != "reconstruction" or not self.dynamics + self.representation > 0):
+            raise ConfigError(
+                f"harmony scales a reconstruction and divergences: expected target=reconstruction and dynamics or "
+                f"representation > 0, got {self.target}, {self.dynamics} and {self.representation}"
+            )
         if not self.stages or min(self.stages) < 1 or self.patch < 1:
             raise ConfigError(f"expected stages ≥ 1 each and patch ≥ 1, got stages={self.stages}, patch={self.patch}")
         if min(self.free_nats, self.dynamics, self.representation) < 0:
@@ -192,8 +202,13 @@ def build(
     }
 
     dyn, rep = KL(sg(post), prior), KL(post, sg(prior))
-    step = config.dynamics * maximum(dyn, config.free_nats) + config.representation * maximum(rep, config.free_nats)
-    for factor in (*seen.scored, reward, proceed, *allowed.values()):
+    dyn, rep = maximum(dyn, config.free_nats), maximum(rep, config.free_nats)
+    plain: tuple[Factor, ...] = (*seen.scored, reward)
+    if config.harmony:
+        extra, step, plain = (*extra, harmony.scales("first")), _harmonised(config, dyn, rep, reward, seen.scored), ()
+    else:
+        step = config.dynamics * dyn + config.representation * rep
+    for factor in (*plain, proceed, *allowed.values()):
         step = step - log(factor)
     step = step if told is None else step + told
     draws = Joint.of(*seen.targets, embed, core, post, *seen.trunk, *extra)
@@ -203,6 +218,44 @@ def build(
         loss=loss, roles={"reward": "r", "continue": "c"} | {MASK + a: f.variable.key for a, f in allowed.items()},
         observations=names.all,
     )  # fmt: skip
+
+
+def _harmonised(
+    config: RSSMConfig, dyn: Expression, rep: Expression, reward: Factor, scored: Sequence[Factor]
+) -> Expression:
+    """Reward, reconstruction and divergences by scales that are learnt; the divergences by their shares, and the price
+    of their scale with that of the first.
+
+    Of a Normal the squared error alone is scaled: its constant would be a part of the loss that nothing can lessen.
+    """
+    whole = config.dynamics + config.representation
+    error: Expression | None = None
+    for factor in scored:
+        one = -log(factor)
+        if isinstance(factor, Normal):
+            one = one - 0.5 * math.log(math.pi) * math.prod(factor.shape or ())
+        error = one if error is None else error + one
+    assert error is not None
+    step = (config.dynamics / whole) * (
+        harmony.weighed(harmony.DIVERGENCE, dyn) + harmony.price(harmony.DIVERGENCE)
+    ) + (config.representation / whole) * harmony.weighed(harmony.DIVERGENCE, rep)
+    step = step + harmony.weighed(harmony.OBSERVATION, error) + harmony.price(harmony.OBSERVATION)
+    return step + harmony.weighed(harmony.REWARD, -log(reward)) + harmony.price(harmony.REWARD)
+
+
+def surprise(config: RSSMConfig, out: Out) -> Tensor:
+    """The loss at every step, ``[B, T]``, of a result of ``world.loss``: divergences above their free nats, less the
+    log-densities, with the weights of the settings. What is a number of all rows together (``target``) is left out.
+    """
+    total: Any = 0.0
+    for title, value in out.steps.items():
+        if title.startswith("KL("):
+            weight = config.dynamics if title.startswith("KL(sg(") else config.representation
+            total = total + weight * value.clamp(min=config.free_nats)
+        elif title.startswith("log "):
+            total = total - value
+    found: Tensor = total.detach()
+    return found
 
 
 ERROR = math.sqrt(0.5)  # the scale of a Normal whose −log p is a squared error without its ½

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -86,7 +86,7 @@ class OneHot(Factor):
 
 
 class TwoHot(Factor):
-    """A scalar as a distribution over ``bins`` symexp-spaced values (Hafner et al. 2023)."""
+    """A scalar as a distribution over ``bins`` symexp-spaced values (Hafner et al. 2023), or evenly spaced ones."""
 
     def __init__(
         self,
@@ -97,8 +97,9 @@ class TwoHot(Factor):
         bins: int = 255,
         low: float = -20.0,
         high: float = 20.0,
+        spacing: Literal["symexp", "linear"] = "symexp",
     ) -> None:
-        family = families.TwoHotFamily(bins=bins, low=low, high=high)
+        family = families.TwoHotFamily(bins=bins, low=low, high=high, spacing=spacing)
         super().__init__(header, net, family=family, shape=shape)
 
 

@@ -1,24 +1,30 @@
-"""Actor and critic learned in imagination: those of Dreamer v1, v2 and v3 (Hafner et al. 2020, 2021, 2025)."""
+"""Actor and critic learned in imagination: those of Dreamer v1, v2 and v3 (Hafner et al. 2020, 2021, 2025), TD-MPC2."""
 
 from worldformula.learners.imagination.actor_critic import (
     BehaviourSettings,
     ImaginationActorCritic,
 )
-from worldformula.learners.imagination.contract import Behaviour, Replaying
+from worldformula.learners.imagination.contract import Behaviour, Dreaming, Following, Replaying
 from worldformula.learners.imagination.dynamics import DynamicsActorCritic, DynamicsSettings
+from worldformula.learners.imagination.latent_q import LatentActorCritic, LatentSettings
 from worldformula.learners.imagination.mixed import MixedActorCritic, MixedSettings
-from worldformula.learners.imagination.normalise import PercentileNorm
+from worldformula.learners.imagination.normalise import PercentileNorm, RangeNorm
 from worldformula.learners.imagination.returns import lambda_return, replay_return
 
 __all__ = [
     "Behaviour",
     "BehaviourSettings",
+    "Dreaming",
     "DynamicsActorCritic",
     "DynamicsSettings",
+    "Following",
     "ImaginationActorCritic",
+    "LatentActorCritic",
+    "LatentSettings",
     "MixedActorCritic",
     "MixedSettings",
     "PercentileNorm",
+    "RangeNorm",
     "Replaying",
     "lambda_return",
     "replay_return",

@@ -11,12 +11,16 @@ can be read. What actor and critic both need is computed once.
 
 | deviation | paper | authors' code | here |
 |---|---|---|---|
-| values in the return | slow critic or critic | critic (slowtar off) | critic |
+| values in the return | slow critic or critic | critic (slowtar off) | critic; ``slow_target`` |
+| values | as they are | the same (valnorm off) | the same; ``value_rate`` |
+| advantages | scaled by S alone | the same (advnorm off) | the same; ``advantage_rate`` |
+| γ of dreams | in the continuation | the same (contdisc on) | the same; ``discount_learnt`` |
 | unimix of a discrete policy | 1 % | ignored by the head | the policy's family decides; OneHot(unimix=0.01) |
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 
@@ -26,15 +30,17 @@ from torch import Tensor, nn
 from worldformula.errors import ConfigError
 from worldformula.families.two_hot import two_hot
 from worldformula.formula import Deterministic, E, Entropy, Expression, Factor, Mean, TwoHot, Value, log, sg, together
-from worldformula.formula.code.program import Out
+from worldformula.formula.code.out import Out
 from worldformula.formula.factors.joint import Joint
 from worldformula.learners.imagination.contract import Features
-from worldformula.learners.imagination.normalise import PercentileNorm
+from worldformula.learners.imagination.normalise import MeanNorm, Normed, PercentileNorm
 from worldformula.learners.imagination.policies import by_name, factors_of, read_policy, require_axes, summed
-from worldformula.learners.imagination.returns import lambda_return, reach, replay_return, until_last
+from worldformula.learners.imagination.returns import Reach, lambda_return, reach, replay_return, until_last
 
 OWN = ("r", "c", "d", "e", "b", "l", "m", "A", "R", "V", "U", "w")
 """What the losses call their own: rewards, continuations, ends, last steps, bootstraps, and what these give."""
+NORMED = ("y", "u")
+"""What they call returns and slow values in the unit of the critic, where that is another."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +59,24 @@ class BehaviourSettings:
     """Weight of the critic's pull to its slow copy."""
     return_rate: float = 0.01
     """Step of the running percentiles that scale the returns."""
+    slow_target: bool = False
+    """Returns and advantages of dreams by the values of the slow critic, not of the critic."""
+    advantage_rate: float = 0.0
+    """Step of the running mean and deviation that advantages are normalised by; 0 leaves them as they are."""
+    value_rate: float = 0.0
+    """Step of the running mean and deviation of returns, in which the critic predicts them; 0 as they are."""
+    discount_learnt: bool = True
+    """The continuation that the world learns holds the discount; else it is 1 − terminal, and dreams multiply by γ."""
 
     def __post_init__(self) -> None:
         if self.horizon <= 1 or not 0 <= self.lam <= 1 or min(self.entropy, self.slow_weight) < 0:
             raise ConfigError(
                 "expected horizon > 1, lam in [0, 1], entropy ≥ 0 and slow_weight ≥ 0, "
                 f"got {self.horizon}, {self.lam}, {self.entropy} and {self.slow_weight}"
+            )
+        if not (0 <= self.advantage_rate <= 1 and 0 <= self.value_rate <= 1):
+            raise ConfigError(
+                f"expected advantage_rate and value_rate in [0, 1], got {self.advantage_rate} and {self.value_rate}"
             )
         if not (0 < self.slow_rate <= 1 and 0 < self.return_rate <= 1):
             raise ConfigError(
@@ -105,34 +123,45 @@ class ImaginationActorCritic(nn.Module):
         super().__init__()
         self.settings = own = settings or BehaviourSettings()
         self.return_norm = PercentileNorm(own.return_rate)
+        self.advantage_norm = MeanNorm(own.advantage_rate) if own.advantage_rate else None
+        self.value_norm = norm = MeanNorm(own.value_rate) if own.value_rate else None
         self.masks = tuple(masks)
-        self.names, self.actions, t = read_policy(policy, OWN, self.masks)
+        self.names, self.actions, t = read_policy(policy, OWN if norm is None else (*OWN, *NORMED), self.masks)
         self.__dict__["policy"] = policy  # the agent's, which registers it
         given = ",".join(f"{name}_{t}" for name in self.names)
 
         # What both losses say of a state: the logits l of its value, their mean V, and the slow copies m and U.
         logits = Deterministic(f"l_{t} = critic({given})", critic)
         slow = logits.slow(1 - own.slow_rate).rename(l="m")
-        mean = Deterministic(f"V_{t} = mean(l_{t})", _mean, shape=())
-        slow_mean = Deterministic(f"U_{t} = mean(m_{t})", _mean, shape=())
+        read = _mean if norm is None else Unnormed(norm)
+        mean = Deterministic(f"V_{t} = mean(l_{t})", read, shape=())
+        slow_mean = Deterministic(f"U_{t} = mean(m_{t})", read, shape=())
         value = TwoHot(f"v(R_{t}|l_{t})", _same, shape=())
-        states = logits * slow * slow_mean
-        pull = log(value.rename(R="U"))
-        learnt = -Value(f"w_{t}") * (log(value) + (pull if own.slow_weight == 1 else own.slow_weight * pull))
+        states, told = logits * slow * slow_mean, []
+        if norm is not None:  # the critic says numbers of another unit: so do what it learns and its slow copy
+            states = states * Deterministic(f"u_{t} = mean(m_{t})", _mean, shape=())
+            told = [sg(Deterministic(f"y_{t} = normed(R_{{1:T}})", Target(norm), shape=()))]
+        unit = {"R": "R", "U": "U"} if norm is None else {"R": "y", "U": "u"}
+        target, pull = (log(value if to == "R" else value.rename(R=to)) for to in (unit["R"], unit["U"]))
+        learnt = -Value(f"w_{t}") * (target + (pull if own.slow_weight == 1 else own.slow_weight * pull))
 
-        returns = Deterministic(f"R_{t} = λ_return(r_{{1:T}}, c_{{1:T}}, V_{{1:T}})", Returns(own.lam), shape=())
-        weight = Deterministic(f"w_{t} = reach(c_{{1:T}})", reach, shape=())
-        advantage = Deterministic(f"A_{t} = scaled(R_{{1:T}}, V_{{1:T}})", self.return_norm, shape=())
-        dream = states * mean * sg(returns) * weight
+        of = "U" if own.slow_target else "V"
+        further = 1.0 if own.discount_learnt else own.discount
+        back = Returns(own.lam, further)
+        returns = Deterministic(f"R_{t} = λ_return(r_{{1:T}}, c_{{1:T}}, {of}_{{1:T}})", back, shape=())
+        weight = Deterministic(f"w_{t} = reach(c_{{1:T}})", reach if further == 1 else Reach(further), shape=())
+        scaled = self.return_norm if self.advantage_norm is None else Normed(self.return_norm, self.advantage_norm)
+        advantage = Deterministic(f"A_{t} = scaled(R_{{1:T}}, {of}_{{1:T}})", scaled, shape=())
+        dream = math.prod(told, start=states * mean * sg(returns)) * weight
         likely, entropy = summed(log, policy), summed(Entropy, policy)
         acted = -Value(f"w_{t}") * (Value(f"A_{t}") * likely + own.entropy * entropy)
         actor = Mean(t, E(dream * sg(advantage), acted)).mean()
         self.__dict__["dream"] = together(actor=actor, critic=Mean(t, E(dream, learnt)).mean())
 
-        back = ReplayReturns(own.discount, own.lam)
-        seen = Deterministic(f"R_{t} = λ_return(r_{{1:T}}, d_{{1:T}}, e_{{1:T}}, b_{{1:T}})", back, shape=())
+        replayed = ReplayReturns(own.discount, own.lam)
+        seen = Deterministic(f"R_{t} = λ_return(r_{{1:T}}, d_{{1:T}}, e_{{1:T}}, b_{{1:T}})", replayed, shape=())
         going = Deterministic(f"w_{t} = going(e_{{1:T}})", until_last, shape=())
-        self.__dict__["replay"] = Mean(t, E(states * seen * going, learnt)).mean()
+        self.__dict__["replay"] = Mean(t, E(math.prod(told, start=states * seen) * going, learnt)).mean()
         self.critic, self.slow_critic = critic, slow.net
         self.slow_updates = slow.slow_weights  # what `move_slow` finds, and its count of updates
 
@@ -145,8 +174,8 @@ class ImaginationActorCritic(nn.Module):
 
     @property
     def discount(self) -> float:
-        """γ of the settings."""
-        return self.settings.discount
+        """γ of the settings where what a dream says of going on shall hold it; else 1, and the losses multiply."""
+        return self.settings.discount if self.settings.discount_learnt else 1.0
 
     def dreamed(
         self, states: Features, actions: Tensor | Features, reward: Tensor, proceed: Tensor,
@@ -209,18 +238,20 @@ class ImaginationActorCritic(nn.Module):
 
     def value(self, *features: Tensor) -> Tensor:
         """The critic's mean at states ``[N, ...]``: ``[N]``, for planners and logs."""
-        return _mean(self.critic(*features))
+        logits = self.critic(*features)
+        return _mean(logits) if self.value_norm is None else Unnormed(self.value_norm)(logits)
 
 
 class Returns(nn.Module):
-    """λ-returns of a dream ``[N, S]``; at its last state the value there."""
+    """λ-returns of a dream ``[N, S]``; at its last state the value there. Continuations times ``discount``."""
 
-    def __init__(self, lam: float) -> None:
+    def __init__(self, lam: float, discount: float = 1.0) -> None:
         super().__init__()
-        self.lam = lam
+        self.lam, self.discount = lam, discount
 
     def forward(self, reward: Tensor, proceed: Tensor, value: Tensor) -> Tensor:
         """``[N, S]`` each."""
+        proceed = proceed if self.discount == 1 else self.discount * proceed
         return torch.cat((lambda_return(reward, proceed, value, self.lam), value[:, -1:]), 1)
 
 
@@ -235,6 +266,33 @@ class ReplayReturns(nn.Module):
         """``[B, T]`` each."""
         found = replay_return(reward, terminal, last, boot, self.discount, self.lam)
         return torch.cat((found, boot[:, -1:]), 1)
+
+
+class Unnormed(nn.Module):
+    """The mean of logits of a critic that predicts normalised returns, as returns."""
+
+    def __init__(self, norm: MeanNorm) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """``[N, bins]`` to ``[N]``."""
+        return self.norm.back(_mean(logits))
+
+
+class Target(nn.Module):
+    """Returns ``[N, S]`` as the critic learns them; in training mode the running averages learn from them first."""
+
+    def __init__(self, norm: MeanNorm) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, returns: Tensor) -> Tensor:
+        """The last one, which only bootstraps, counts for no average."""
+        if self.training:
+            self.norm.update(returns[:, :-1])
+        normed: Tensor = self.norm(returns)
+        return normed
 
 
 def _same(logits: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from worldformula.formula import Expression
-from worldformula.formula.code.program import Out
+from worldformula.formula.code.out import Out
 from worldformula.formula.factors.joint import Factor, Joint
 
 Features = Mapping[str, Tensor]
@@ -16,13 +16,21 @@ Features = Mapping[str, Tensor]
 
 @runtime_checkable
 class Behaviour(Protocol):
-    """A behaviour learner: `worldformula.learners.imagination` has those of Dreamer v1, v2 and v3."""
+    """A behaviour learner: `worldformula.learners.imagination` has those of Dreamer v1, v2 and v3, and TD-MPC2's.
+
+    What its terms read an agent asks of it: of "dream" as `Dreaming` says, of "replay" as `Replaying`, of any other as
+    `Following`. names: the features of a state that its policy and its value read.
+    """
 
     policy: Factor | Joint
+    names: tuple[str, ...]
 
     @property
     def terms(self) -> Mapping[str, Expression]:
-        """Its losses: "dream" over imagined states, and where it has one "replay" over those of the data."""
+        """Its losses: "dream" over imagined states, "replay" over those of the data, others over rollouts.
+
+        The first one is what `metrics` tells of.
+        """
         ...
 
     @property
@@ -40,6 +48,19 @@ class Behaviour(Protocol):
         """γ of a step, where no head of the world says how probably an episode goes on."""
         ...
 
+    def metrics(self, dream: Out) -> dict[str, Tensor]:
+        """Numbers of a result of its first term for the log."""
+        ...
+
+    def value(self, *features: Tensor) -> Tensor:
+        """What is to come after states ``[N, ...]``, the features as ``names`` has them: ``[N]``."""
+        ...
+
+
+@runtime_checkable
+class Dreaming(Behaviour, Protocol):
+    """One that learns in dreams under its policy."""
+
     def dreamed(
         self, states: Features, actions: Tensor | Features, reward: Tensor, proceed: Tensor,
         terminal: Tensor | None = None,
@@ -49,8 +70,17 @@ class Behaviour(Protocol):
         """
         ...
 
-    def metrics(self, dream: Out) -> dict[str, Tensor]:
-        """Numbers of a result of "dream" for the log."""
+
+@runtime_checkable
+class Following(Behaviour, Protocol):
+    """One that learns along the rollouts that the world's own loss has made, under the actions of the data."""
+
+    def followed(
+        self, name: str, states: Features, seen: Mapping[str, Tensor], terminal: Tensor, first: Tensor
+    ) -> Mapping[str, Tensor]:
+        """The data of a term: what the world's loss made, with its gradients, ``[B, T, ...]`` by name; what it read;
+        which rows ended an episode for good and which began one, ``[B, T]``.
+        """
         ...
 
 

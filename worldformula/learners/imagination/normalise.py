@@ -1,4 +1,4 @@
-"""The scale of returns: a running range between two percentiles (Hafner et al. 2025, eq. 6)."""
+"""The scale of returns: a running range between two percentiles (Hafner et al. 2025, eq. 6); and of advantages."""
 
 from __future__ import annotations
 
@@ -41,3 +41,89 @@ class PercentileNorm(nn.Module):
     def scale(self) -> Tensor:
         """``max(limit, upper − lower)``, a tensor without axes."""
         return (self.upper - self.lower).clamp(min=self.limit)
+
+
+class RangeNorm(nn.Module):
+    """A running average of the range between two quantiles, at least ``limit``: TD-MPC2's scale of values.
+
+    Where `PercentileNorm` averages both quantiles, this averages their distance, which begins at 1 and is bounded
+    before it is averaged; and it learns from the first step of each sequence alone.
+    """
+
+    quantiles: Tensor
+    scale: Tensor
+
+    def __init__(self, rate: float = 0.01, low: float = 0.05, high: float = 0.95, limit: float = 1.0) -> None:
+        super().__init__()
+        self.rate, self.limit = rate, limit
+        self.register_buffer("quantiles", torch.tensor([low, high]), persistent=False)
+        self.register_buffer("scale", torch.ones(()))
+
+    @torch.no_grad()
+    def update(self, x: Tensor) -> None:
+        """Move the scale towards the range of all entries of ``x``."""
+        low, high = torch.quantile(x.detach().flatten(), self.quantiles.to(x))
+        self.scale.lerp_((high - low).clamp(min=self.limit).to(self.scale), self.rate)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """``[N, S]`` divided by the scale, which in training mode learns from ``[:, 0]`` first."""
+        if self.training:
+            self.update(values[:, 0])
+        return values / self.scale.clone()  # the first call is looked at twice, and the buffer put back in between
+
+
+class MeanNorm(nn.Module):
+    """Running mean and deviation: ``(x − mean) / max(limit, deviation)``; the authors' `advnorm` as ``meanstd``.
+
+    rate: weight of the newest batch in the averages of x and x², which are debiased. They are saved in the state_dict.
+    """
+
+    first: Tensor
+    second: Tensor
+    weight: Tensor
+
+    def __init__(self, rate: float = 0.01, limit: float = 1e-8) -> None:
+        super().__init__()
+        self.rate, self.limit = rate, limit
+        for name in ("first", "second", "weight"):
+            self.register_buffer(name, torch.zeros(()))
+
+    @torch.no_grad()
+    def update(self, x: Tensor) -> None:
+        """Move the averages towards those of all entries of ``x``. Call before `forward`."""
+        for average, value in ((self.first, x.mean()), (self.second, x.square().mean())):
+            average.lerp_(value.to(average), self.rate)
+        self.weight.lerp_(torch.ones_like(self.weight), self.rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x`` of any shape; as it is before the first update."""
+        mean, spread = self._now()
+        return (x - mean) / spread
+
+    def back(self, x: Tensor) -> Tensor:
+        """What `forward` turns into ``x``."""
+        mean, spread = self._now()
+        return x * spread + mean
+
+    def _now(self) -> tuple[Tensor, Tensor]:
+        begun = self.weight > 0
+        total = torch.where(begun, self.weight, 1.0)
+        mean = self.first / total
+        spread = (self.second / total - mean.square()).clamp(min=0).sqrt().clamp(min=self.limit)
+        return mean, torch.where(begun, spread, 1.0)
+
+
+class Normed(nn.Module):
+    """Advantages of dreams ``[N, S]``, scaled as returns are and then normalised; in training mode it learns first."""
+
+    def __init__(self, returns: PercentileNorm, advantages: MeanNorm) -> None:
+        super().__init__()
+        self.returns, self.advantages = returns, advantages
+
+    def forward(self, returns: Tensor, values: Tensor) -> Tensor:
+        """The last state, which only bootstraps, counts for no average."""
+        found = self.returns(returns, values)
+        if self.training:
+            self.advantages.update(found[:, :-1])
+        normed: Tensor = self.advantages(found)
+        return normed

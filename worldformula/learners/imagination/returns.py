@@ -58,6 +58,18 @@ def reach(proceed: Tensor) -> Tensor:
     return until_last_state(proceed.cumprod(1))
 
 
+class Reach(nn.Module):
+    """`reach` where continuations hold no discount: ``w_t = γ^t Π_{k ≤ t} c_k``."""
+
+    def __init__(self, discount: float) -> None:
+        super().__init__()
+        self.discount = discount
+
+    def forward(self, proceed: Tensor) -> Tensor:
+        """``[N, S]``."""
+        return until_last_state((self.discount * proceed).cumprod(1) / self.discount)
+
+
 def reached(proceed: Tensor, dropped: int = 1) -> Tensor:
     """``w_t = Π_{i < t} c_i``, how far a dream is real before t, and 0 at the last ``dropped`` states. ``[N, S]``.
 

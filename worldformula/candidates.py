@@ -1,0 +1,70 @@
+"""What searches by sampling draw their candidates from: a law for each action, of its kind.
+
+Numbers live in [−1, 1] and come from a Normal per step that is clipped to it, one-hot choices from a table of
+probabilities per step, flags from one probability each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from worldformula.planner import ActionSet, Named, Space, some
+
+Law = tuple[Tensor, ...]
+"""What an action is drawn from: mean and deviation ``[B, H, A]`` each, or one table of probabilities ``[B, H, A]``."""
+
+
+def level(own: ActionSet) -> float:
+    """The middle of what an action may be, where nothing is known."""
+    return {"numbers": 0.0, "choice": 1 / own.size, "flags": 0.5}[own.kind]
+
+
+def start(name: str, own: ActionSet, horizon: int, std: float, warm: Named | None, like: Tensor) -> Law:
+    """The law of the first candidates, of the batch of ``like``: around the warm start, where an episode has one."""
+    shape = (len(like), horizon, own.size)
+    middle = torch.full(shape, level(own), dtype=like.dtype, device=like.device)
+    if warm is not None and name in warm:
+        given = warm[name].to(middle)
+        known = ~given.isnan().flatten(1).any(1)[:, None, None]
+        middle = torch.where(known, given if own.kind == "numbers" else 0.5 * (middle + given), middle)
+    return (middle, torch.full_like(middle, std)) if own.kind == "numbers" else (middle,)
+
+
+def draw(space: Space, laws: Mapping[str, Law], count: int, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
+    """Candidates ``[B, count, H, A]`` by name, each episode from its own generator."""
+    found = {}
+    for name, own in space.items():
+        like = laws[name][0]
+        shape = (count, *like.shape[1 : 2 if own.kind == "choice" else 3])
+        random = torch.randn if own.kind == "numbers" else torch.rand
+        noise = torch.stack([random(shape, generator=g, dtype=like.dtype, device=like.device) for g in generators])
+        if own.kind == "numbers":
+            found[name] = (like.unsqueeze(1) + laws[name][1].unsqueeze(1) * noise).clamp(-1, 1)
+        elif own.kind == "flags":
+            found[name] = (noise < like.unsqueeze(1)).to(like.dtype)
+        else:
+            shares = like.cumsum(-1)
+            below = (shares / shares[..., -1:])[:, None, :, :-1] <= noise.unsqueeze(-1)  # never an impossible one
+            found[name] = torch.nn.functional.one_hot(below.sum(-1), own.size).to(like.dtype)
+    return found
+
+
+def within(law: Law, mask: Tensor | None) -> Law:
+    """The law in which the first step has no forbidden choice."""
+    if mask is None:
+        return law
+    mask = some(mask)
+    inside = law[0][:, 0] * mask
+    inside = torch.where(inside.sum(-1, keepdim=True) > 0, inside, mask.to(inside))  # all mass was on what is forbidden
+    return (torch.cat(((inside / inside.sum(-1, keepdim=True)).unsqueeze(1), law[0][:, 1:]), 1),)
+
+
+def chosen(candidates: Named, rows: Tensor) -> dict[str, Tensor]:
+    """Candidates ``[B, N, H, A]`` by name at rows ``[B, K]``: ``[B, K, H, A]``."""
+    return {
+        name: value.gather(1, rows[:, :, None, None].expand(-1, -1, *value.shape[2:]))
+        for name, value in candidates.items()
+    }

@@ -1,0 +1,191 @@
+"""Model predictive path integral control: candidates weigh by their value, and the next ones are drawn around them.
+
+Williams, Aldrich & Theodorou 2015 (arXiv:1509.01149); with elites, a policy's proposals and a value at the end as
+TD-MPC2 plans (Hansen, Su & Wang 2024, arXiv:2310.16828).
+
+    a_{1:H} ~ N(μ, σ²) and the proposals  →  J of each in imagination  →  w ∝ exp(τ (J − max J)) of the elites
+    μ ← Σ w a,   σ² ← Σ w (a − μ)², held between two ends               the plan: an elite, drawn by w
+
+J is the negated cost of a `Task`, whose value is what TD-MPC2 puts behind the last state. Numbers live in [−1, 1];
+tables of choices and flags are fitted by the same weights, with ``smoothing`` towards the old table. The next search of
+an episode begins with μ one step later, and nothing behind it.
+
+Deviations           MPPI                   TD-MPC2                here                  why
+candidates           all weigh              64 elites of 512       the same; `tiny` less –
+τ                    divides                multiplies             multiplies            as TD-MPC2
+σ                    fixed                  fitted, in [.05, 2]    the same              –
+what is done         μ                      an elite by w          as they; `tiny` best  no plan is worse than what
+                                                                                         was tried
+proposals            –                      in every iteration     the same              –
+J that is NaN        –                      0                      last                  0 may be the best of all
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, final
+
+import torch
+from torch import Tensor
+
+from worldformula.candidates import Law, chosen, draw, level, start, within
+from worldformula.catalogue import System
+from worldformula.errors import ConfigError
+from worldformula.planner import (
+    ActionSet,
+    Named,
+    Plan,
+    Planner,
+    Score,
+    Space,
+    Task,
+    allowed,
+    check_given,
+    per_episode,
+)
+from worldformula.world import Dynamics, State, Values
+
+
+@final
+@dataclass(frozen=True)
+class MPPI(Planner):
+    """The search; see the module for the method."""
+
+    horizon: int = 3
+    """Steps of a plan."""
+    candidates: int = 512
+    """Sequences per iteration, proposals among them."""
+    elites: int = 64
+    """How many of them weigh."""
+    iterations: int = 6
+    """Rounds of sampling and fitting."""
+    temperature: float = 0.5
+    """τ, how much better candidates weigh more."""
+    least: float = 0.05
+    """The smallest deviation of numbers."""
+    most: float = 2.0
+    """The largest one, with which a search begins."""
+    smoothing: float = 0.1
+    """Share of the old table in the new one (choices and flags)."""
+    answer: Literal["elite", "mean", "best"] = "elite"
+    """The plan: an elite drawn by its weight, the mean of the last law (numbers), or the best sequence seen."""
+
+    def __post_init__(self) -> None:
+        if self.answer not in ("elite", "mean", "best"):
+            raise ConfigError(f"expected answer as 'elite', 'mean' or 'best', got {self.answer!r}")
+        if not 1 <= self.elites <= self.candidates:
+            raise ConfigError(f"expected 1 ≤ elites ≤ candidates, got {self.elites} and {self.candidates}")
+        if min(self.horizon, self.iterations) < 1:
+            raise ConfigError("expected horizon and iterations of at least 1")
+        if not 0 < self.least <= self.most or self.temperature <= 0 or not 0 <= self.smoothing <= 1:
+            raise ConfigError(
+                "expected 0 < least ≤ most, temperature > 0 and smoothing in [0, 1], got "
+                f"{self.least}, {self.most}, {self.temperature} and {self.smoothing}"
+            )
+
+    @torch.no_grad()
+    def plan(
+        self,
+        dynamics: Dynamics,
+        task: Task,
+        state: Values,
+        *,
+        space: Space,
+        generators: Sequence[torch.Generator] | None = None,
+        warm: Named | None = None,
+        proposals: Named | None = None,
+        mask: Named | None = None,
+    ) -> Plan:
+        """Search from states ``[B, ...]``; the result is as ``answer`` says."""
+        first = next(v for v in State(state).series.values() if v.is_floating_point())
+        own, masks = per_episode(generators, len(first), first.device), mask or {}
+        check_given("warm", warm, space, (len(first), self.horizon))
+        check_given("proposals", proposals, space, (len(first), None, self.horizon))
+        check_given("mask", mask, space, (len(first),))
+        given = {k: proposals[k].to(first) for k in space} if proposals is not None else {}
+        count = self.candidates - (next(iter(given.values())).shape[1] if given else 0)
+        if count < 1:
+            raise ConfigError(
+                f"candidates={self.candidates}: expected more than the {self.candidates - count} proposals"
+            )
+        score = Score(dynamics, task, state, space, self.horizon, own)
+        laws = {name: start(name, space[name], self.horizon, self.most, warm, first) for name in space}
+        best, least, trace = dict[str, Tensor](), torch.zeros(()), list[Tensor]()
+        for _ in range(self.iterations):
+            laws = {name: within(law, masks.get(name)) for name, law in laws.items()}
+            drawn = draw(space, laws, count, own)
+            drawn = {k: torch.cat((given[k], v), 1) if given else v for k, v in drawn.items()}
+            total = score(drawn)
+            if given and (inside := allowed(mask, {k: v[:, :, 0] for k, v in drawn.items()})) is not None:
+                total = total.masked_fill(~inside, torch.inf)
+            cost, order = total.topk(self.elites, dim=1, largest=False)  # NaN comes last
+            elites, weights = chosen(drawn, order), self._weights(cost)
+            laws = {name: self._fit(space[name], law, elites[name], weights) for name, law in laws.items()}
+            better = (cost[:, 0] < least) | least.isnan() if best else torch.ones_like(cost[:, 0], dtype=torch.bool)
+            best = {k: torch.where(better[:, None, None], v[:, 0], best.get(k, v[:, 0])) for k, v in elites.items()}
+            least = torch.where(better, cost[:, 0], least)
+            trace.append(least)
+        numbers, tried = [name for name in space if space[name].kind == "numbers"], self.iterations * self.candidates
+        if self.answer == "elite":
+            index = torch.stack([_pick(w, g) for w, g in zip(weights, own, strict=True)])[:, None]
+            best = {k: v[:, 0] for k, v in chosen(elites, index).items()}
+            trace.append(least := cost.gather(1, index)[:, 0])
+        elif self.answer == "mean":
+            best |= {name: laws[name][0] for name in numbers}
+            trace.append(least := score({k: v.unsqueeze(1) for k, v in best.items()})[:, 0])
+            tried += 1
+        plan = score.found(best, least, trace, tried * self.horizon * max(task.samples, 1))
+        spread = {name: laws[name][1][:, 0] for name in numbers}
+        ahead = {
+            name: torch.cat((law[0][:, 1:], torch.full_like(law[0][:, :1], level(space[name]))), 1)
+            for name, law in laws.items()
+        }
+        return replace(plan, spread=spread, next=ahead)
+
+    def _weights(self, cost: Tensor) -> Tensor:
+        """Of elites ``[B, E]``, the best first: shares that sum to 1; of NaN none."""
+        shares = torch.exp(self.temperature * (cost[:, :1] - cost)).nan_to_num(0.0)
+        return shares / shares.sum(1, keepdim=True).clamp(min=torch.finfo(shares.dtype).tiny)
+
+    def _fit(self, own: ActionSet, law: Law, elites: Tensor, weights: Tensor) -> Law:
+        shares = weights[:, :, None, None]
+        mean = (shares * elites).sum(1)
+        if own.kind == "numbers":
+            variance = (shares * (elites - mean.unsqueeze(1)).square()).sum(1)
+            return mean, variance.sqrt().clamp(self.least, self.most)
+        return (self.smoothing * law[0] + (1 - self.smoothing) * mean,)
+
+
+def _pick(weights: Tensor, generator: torch.Generator) -> Tensor:
+    """One index of weights ``[E]``, in proportion to them."""
+    drawn = torch.rand((), generator=generator, dtype=weights.dtype, device=weights.device)
+    return (weights.cumsum(0) / weights.sum() <= drawn).sum().clamp(max=len(weights) - 1)
+
+
+def paper() -> dict[str, Any]:
+    """TD-MPC2's: 512 candidates, 64 elites, 6 iterations of 3 steps."""
+    return {"horizon": 3, "candidates": 512, "elites": 64, "iterations": 6, "answer": "elite"}
+
+
+def tiny() -> dict[str, Any]:
+    """Milliseconds on a CPU."""
+    return {"horizon": 3, "candidates": 128, "elites": 16, "iterations": 4, "answer": "best"}
+
+
+def build(sizes: dict[str, Any]) -> MPPI:
+    """The planner."""
+    return MPPI(**sizes)
+
+
+SYSTEM = System(
+    name="mppi",
+    kind="planners",
+    paper="Williams, Aldrich & Theodorou 2015, arXiv:1509.01149; Hansen, Su & Wang 2024, arXiv:2310.16828",
+    bibtex="""@article{williams2015mppi, title={Model predictive path integral control using covariance variable
+  importance sampling}, author={Williams, Grady and Aldrich, Andrew and Theodorou, Evangelos}, journal={arXiv preprint
+  arXiv:1509.01149}, year={2015}}""",
+    presets={"paper": paper, "tiny": tiny},
+    build=build,
+    summary="Path integral control over imagined action sequences: candidates weigh by their value.",
+)
