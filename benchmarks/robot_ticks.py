@@ -6,7 +6,8 @@
 actor in a process of its own, while the learner's process makes one update after the other. `alone`: the same actor,
 and the learner waits for rows that never are enough. `turns`: one process, acting and learning in turn, half an update
 a tick, on the same robot in the same time. What is claimed: the 99th percentile of the jitter is below a tenth of the
-period, `apart`. The load of the machine stands beside it: whatever else runs there takes part in the ticks.
+period, `apart`. The load of the machine stands beside it, and the share of a core that the learner's process got:
+whatever else runs there takes part in the ticks.
 """
 
 from __future__ import annotations
@@ -45,18 +46,16 @@ def config(clock: str, ticks: int, prefill: int, *, realtime: bool = False) -> R
 
 
 class Timed(Interact):
-    """Notes when each turn was there, and which ticks were missed."""
+    """Notes when each turn was there."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.turned: list[float] = []
-        self.missed = 0
 
     def _turn(self, turn: Any) -> int:
         taken = super()._turn(turn)
         if taken:
             self.turned.append(time.perf_counter())
-            self.missed += int(self.envs.infos[0]["late"]) if hasattr(self.envs, "infos") else 0
         return taken
 
 

@@ -12,7 +12,6 @@ from tests.agents.early import COLUMNS, NUMBERS, rows
 from worldformula import catalogue
 from worldformula.agent.imagination import ImaginationAgent
 from worldformula.errors import ConfigError, FormulaError
-from worldformula.formula.code.steps import steps_of
 from worldformula.learners.imagination import ImaginationActorCritic
 from worldformula.training.objective import Minimises
 from worldformula.training.settings import override
@@ -47,7 +46,7 @@ def test_the_surprise_of_a_row_is_the_worlds_loss_there() -> None:
         )
     )  # fmt: skip
     kl = (log_q.exp() * (log_q - log_p)).sum().item()
-    steps = {title: value[1, 2].item() for title, value in steps_of(out).items() if title.startswith("log ")}
+    steps = {title: value[1, 2].item() for title, value in out.steps.items() if title.startswith("log ")}
     assert len(steps) == 3
     assert found[1, 2] == pytest.approx(1.1 * max(kl, 0.3) - sum(steps.values()), rel=1e-4)
     seen = -((out.samples["y"][1, 2] - again.world.heads["y"].net(h, z)[0]) ** 2).sum() - 2 * np.log(np.pi)
@@ -67,7 +66,7 @@ def test_scales_of_the_loss_are_learnt_as_published() -> None:
     for s, value in zip(scales, (0.3, -0.4, 0.7), strict=True):
         s.data.fill_(value)
     out = agent.objective.run(rows(), seed=1, wanted=["world"])["world"]
-    steps = {title: value.detach().numpy().astype(float) for title, value in steps_of(out).items()}
+    steps = {title: value.detach().numpy().astype(float) for title, value in out.steps.items()}
     dyn = np.maximum(next(v for k, v in steps.items() if k.startswith("KL(sg(")), 0.1)
     error = -steps["log p(y_t|h_t,z_t)"] - 2 * np.log(np.pi)
     reward, going = -steps["log p(r_t|h_t,z_t)"], -steps["log p(c_t|h_t,z_t)"]

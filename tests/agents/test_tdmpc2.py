@@ -291,7 +291,7 @@ def test_from_twenty_action_dimensions_on_the_search_has_two_more_iterations() -
 
 
 def test_choices_are_refused_and_the_agents_that_take_them_are_named() -> None:
-    with pytest.raises(SpaceError, match="tdmpc2 acts by numbers.*is a choice of 2\n.*: dreamer_v2, dreamer_v3"):
+    with pytest.raises(SpaceError, match="tdmpc2 acts by numbers.*is a choice of 2\n.*dreamer_v2, dreamer_v3"):
         tdmpc2.build(tdmpc2.tiny(), COLUMNS, CHOICE)
 
 

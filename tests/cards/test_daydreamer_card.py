@@ -18,6 +18,7 @@ def test_the_change_begins_where_the_frozen_policy_stops_learning() -> None:
     body = Envs(config.env.id, 1, **config.env.options()).bare[0].robot.body
     assert (body.drift_from, body.push_from, body.drift_ticks) == (700, 700, 1200)
     assert (body.fade, body.pushes) == (card.FADE, card.PUSHES)
+    assert config.env.action_repeat == 2
 
 
 @pytest.mark.parametrize(("calm", "light", "pushed"), [(True, 1.0, False), (False, 0.4, True)])

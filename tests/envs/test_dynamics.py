@@ -91,6 +91,7 @@ def test_starts():
         ("cartpole_balance", 140, 240),
         ("dodge", 60, 299),
         ("pendulum_noreset", -600, -40),
+        ("sphero_sim", -40, -5),
     ],
 )
 def test_references_stand_well_above_the_floor(id, floor, best):

@@ -13,7 +13,7 @@ from worldformula.errors import FormulaError, ShapeError
 from worldformula.families.normal import normal
 from worldformula.families.one_hot import OneHotFamily
 from worldformula.formula import Factor, Normal, OneHot
-from worldformula.formula.code.program import Out
+from worldformula.formula.code.out import Out
 from worldformula.learners.imagination import BehaviourSettings, ImaginationActorCritic
 from worldformula.nets.actor import ContinuousActor, DiscreteActor
 from worldformula.nets.mlp import MLP

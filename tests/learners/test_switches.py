@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tests.learners.test_actor_critic import BINS, WIDTH, A, D, G, K, N, S, bins, policy_of
 from worldformula.errors import ConfigError, FormulaError
-from worldformula.formula.code.program import Out
+from worldformula.formula.code.out import Out
 from worldformula.learners.imagination import BehaviourSettings, ImaginationActorCritic
 from worldformula.nets.actor import ContinuousActor
 from worldformula.nets.mlp import MLP

@@ -10,7 +10,6 @@ import signal
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from worldformula.errors import ConfigError, RobotError
 from worldformula.run.apart import jitter
 from worldformula.run.config import DriveConfig, EnvConfig
 from worldformula.run.interact import Interact
+from worldformula.run.phases import Phase, Phases
 from worldformula.run.shared import Exchange, Newest, Ring, layout_of
 
 SPEC = {"x": ((2,), "float32"), "n": ((), "int64")}
@@ -192,16 +192,25 @@ def test_a_robot_that_falls_silent_ends_the_run_with_a_checkpoint(tmp_path: Path
     assert 100 <= final(tmp_path / "run")["count"]["steps"] <= 107
 
 
+class Once:
+    """Does something once, when a run has got ten steps far."""
+
+    def __init__(self, do: Any) -> None:
+        self.do, self.done = do, False
+
+    def __call__(self, run: Interact) -> None:
+        if run.count.steps >= 10 and not self.done:
+            self.done = True
+            self.do()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="sends a signal")
 def test_where_the_actor_is_killed_the_run_is_stored(tmp_path: Path) -> None:
-    task = Interact(walled(4000), Shared, tmp_path / "run", say=lambda _: None)
-    pid = task.envs.process.pid
-    timer = threading.Timer(6.0, lambda: os.kill(pid, signal.SIGKILL))
-    timer.start()
+    once = Once(lambda: os.kill(task.envs.process.pid, signal.SIGKILL))
+    task = Interact(walled(4000), Shared, tmp_path / "run", say=lambda _: None, show=once)
     with pytest.raises(RobotError, match="ended by itself .exit code -9"):
         task.run()
-    timer.join()
     assert final(tmp_path / "run")["count"]["steps"] == task.count.steps < 4000
 
 
@@ -221,6 +230,22 @@ def test_what_a_wall_clock_cannot_do_is_refused(tmp_path: Path, changes: Any, sa
 
 def test_no_floor_is_measured_with_a_robot_that_is_not_simulated() -> None:
     assert random_policy_return("tests.envs.test_robot:real", 2, max_steps=5).n == 0
+
+
+@pytest.mark.slow
+def test_in_a_chain_of_phases_too_nobody_acts_once_it_was_interrupted(tmp_path: Path) -> None:
+    made: list[Interact] = []
+
+    def collect(folder: Any, _: Any) -> Interact:
+        once = Once(lambda: os.kill(os.getpid(), signal.SIGINT))
+        made.append(Interact(walled(4000), Shared, folder, say=lambda _: None, show=once))
+        return made[-1]
+
+    chain = Phases([Phase("collect", collect)], tmp_path / "chain", say=lambda _: None)
+    with pytest.raises(KeyboardInterrupt):
+        chain.run()
+    assert not made[0].envs.process.is_alive()
+    assert final(tmp_path / "chain" / "collect")["count"]["steps"] == made[0].count.steps > 0
 
 
 def noted(path: str) -> RobotEnv:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from tests.agent.systems.toy import Toy, ToyAgent
-from tests.envs.test_robot import Odd
+from tests.envs.test_robot import Odd, real
 from tests.run.test_interact import assert_same_run, final
 from worldformula.envs.pendulum_noreset import make
 from worldformula.envs.robot import RobotEnv
@@ -188,3 +188,38 @@ def test_a_reward_that_is_nan_ends_the_run_and_never_enters_the_replay(tmp_path:
     assert task.count.steps == 3
     assert not np.isnan(stored).any()
     assert math.isfinite(float(stored.sum()))
+
+
+TOLD: list[Any] = []
+
+
+def noted() -> RobotEnv:
+    """A robot that is not simulated, whose commands can be read in the end."""
+    env = real()
+    env.robot.told = TOLD
+    return env
+
+
+def test_a_robot_that_is_not_simulated_has_no_virtual_clock(tmp_path: Path) -> None:
+    given = config(env=EnvConfig(f"{__name__}:noted", num=1, max_steps=50))
+    with pytest.raises(ConfigError, match="passes by itself: set drive.clock=wall"):
+        Interact(given, Shared, tmp_path / "run", say=lambda _: None)
+
+
+@pytest.mark.parametrize("stops", [None, 30])
+def test_a_robot_is_paused_when_the_run_ends_or_is_interrupted(tmp_path: Path, stops: int | None) -> None:
+    def show(run: Interact) -> None:
+        if stops and run.count.steps >= stops:
+            raise KeyboardInterrupt
+
+    TOLD.clear()
+    steps = 60 if stops is None else 400
+    given = config("none", steps, env=EnvConfig(f"{__name__}:noted", num=1, max_steps=50))
+    task = Interact(given, Shared, tmp_path / "run", say=lambda _: None, show=show)
+    if stops is None:
+        task.run()
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            task.run()
+    assert math.inf in TOLD
+    assert all(word == math.inf for word in TOLD[TOLD.index(math.inf) :])

@@ -11,7 +11,6 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, cast
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from worldformula.agent.acts import encoded, space_of
 from worldformula.agent.configurator import Configuration, Habits
 from worldformula.agent.cost import Cost
 from worldformula.agent.memory import ShortTermMemory
+from worldformula.agent.open_loop import open_loop
 from worldformula.agent.perception import Perception
 from worldformula.agent.search import Search
 from worldformula.envs.actions import Actions
@@ -339,41 +339,7 @@ class ImaginationAgent(nn.Module):
         Raises:
             ConfigError: the world predicts nothing that it observes, and no reward.
         """
-        inputs = self.perception.learn(batch, self.device)
-        head, target = self._predicted(inputs)
-        states = self.world.filter({k: v[:, :context] for k, v in inputs.items()}, deterministic=True)
-        taken = {key: inputs[key][:, context - 1 : -1] for key in self.world.actions}
-        future = self.world.imagine(states.last(), actions=taken, deterministic=True)
-        dream = self.world.decode(states.then(future.span(1)), (head,))[head]
-        if (images := self.perception.of_kind("image")) and self.world.heads[head].variable.key in images.values():
-            truth, shown = ((v * 255).round().clamp(0, 255).to(torch.uint8) for v in (target, dream))
-            newest = 3 if truth.shape[-1] % 3 == 0 else 1
-            return {"truth": truth[..., -newest:].cpu().numpy(), "dream": shown[..., -newest:].cpu().numpy()}
-        numbers = [v.reshape(*v.shape[:2], -1).float().cpu().numpy() for v in (target, dream)]
-        names = ["reward"] if head == self.world.roles.get("reward") else self.perception.numbers()
-        if len(names) != numbers[0].shape[2]:
-            names = [f"{head} {i}" for i in range(1, 1 + numbers[0].shape[2])]
-        return {"truth": numbers[0], "dream": numbers[1], "names": np.array(names)}
-
-    def _predicted(self, inputs: Mapping[str, Tensor]) -> tuple[str, Tensor]:
-        """The head that shows a dream, and the truth as it predicts it: a picture, else numbers, else classes, else the
-        reward.
-        """
-        others = {self.world.roles[role] for role in ("reward", "continue") if role in self.world.roles}
-        by_variable = {f.variable.key: name for name, f in self.world.heads.items() if name not in others}
-        for kind in ("image", "vector", "flag"):
-            for word in self.perception.of_kind(kind).values():
-                if word in by_variable:
-                    return by_variable[word], inputs[word]
-        made = self.world.loss(**inputs, seed=0).samples if by_variable.keys() - inputs.keys() else {}
-        for key, name in by_variable.items():  # what the formula makes of several, such as y_t = symlog(...)
-            if key in made and made[key].is_floating_point():
-                return name, made[key]
-        if seen := [key for key in by_variable if key in inputs]:
-            return by_variable[seen[0]], inputs[seen[0]]
-        if not by_variable and (reward := self.world.roles.get("reward")) is not None:
-            return reward, inputs[self.world.heads[reward].variable.key]
-        raise ConfigError(f"the world predicts {', '.join(by_variable) or 'nothing'}, and nothing that it observes")
+        return open_loop(self.world, self.perception, batch, self.device, context)
 
     # ------------------------------------------------------------------------------------------------------ checkpoint
 

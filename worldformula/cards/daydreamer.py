@@ -15,6 +15,7 @@ from worldformula.run.evaluate import evaluate
 from worldformula.run.interact import Interact
 
 LEARN, ADAPT = 12_000, 12_000  # ticks of 0.05 s: ten minutes each
+REPEAT = 2  # ticks that a command holds
 FADE, PUSHES, MINUTE = 0.6, 0.005, 1_200
 EPISODES = 24  # of 200 ticks, in 4 lives
 HURT = 100.0  # what the change has to take from the frozen policy's return, or there is nothing to recover from
@@ -23,7 +24,7 @@ HURT = 100.0  # what the change has to take from the frozen policy's return, or 
 def config(seed: int = 0, learn: int = LEARN) -> RunConfig:
     """A life of which light and peace end after ``learn`` ticks; to ``learn`` ticks, where the run is halted."""
     system = catalogue.find("daydreamer")
-    drive = DriveConfig("virtual", updates=0.5, sync=20, lag=2)
+    drive = DriveConfig("virtual", updates=0.5, sync=10, lag=1)
     found = RunConfig(system.name, "tiny", robot(learn, MINUTE), system.sizes("tiny"), learn, seed, drive=drive)
     return replace(found, capacity=50_000, checkpoint_every=3_000, log_every=600, eval_episodes=0, tensorboard=False)
 
@@ -31,7 +32,7 @@ def config(seed: int = 0, learn: int = LEARN) -> RunConfig:
 def robot(begins: int, takes: int, num: int = 1) -> EnvConfig:
     """A robot whose light fades from tick ``begins`` on, and which is pushed from then on."""
     args = (f"fade={FADE}", f"pushes={PUSHES}", f"drift_from={begins}", f"push_from={begins}", f"drift_ticks={takes}")
-    return EnvConfig("pendulum_noreset", num=num, pixels=True, args=args)
+    return EnvConfig("pendulum_noreset", num=num, pixels=True, action_repeat=REPEAT, args=args)
 
 
 def measure(seed: int, learn: int = LEARN, adapt: int = ADAPT) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """The formula language, in the order a formula travels: names, factors, nodes, check, lower, plan, passes, emit."""
 
-from worldformula.formula.code.program import Out
+from worldformula.formula.code.out import Out
 from worldformula.formula.expressions.expression import E, Expression, log, sg
 from worldformula.formula.expressions.sums import (
     Mean,

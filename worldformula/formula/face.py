@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from worldformula.display import Picture
-from worldformula.formula.code.program import Out
+from worldformula.formula.code.out import Out
 from worldformula.formula.expressions.expression import Expression, log
 from worldformula.formula.factors.joint import Factor, Joint, Marginal
 from worldformula.formula.graph.graph import graph as graph_of

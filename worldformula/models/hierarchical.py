@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from worldformula import KL, Bernoulli, Deterministic, E, Expression, Factor, Joint, Normal, Symbol, log
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError, near
-from worldformula.formula.code.program import Out
+from worldformula.formula.code.out import Out
 from worldformula.model import Model
 from worldformula.nets.perceptron import Perceptron
 from worldformula.training.schedules import Schedule, linear

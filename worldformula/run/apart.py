@@ -32,6 +32,7 @@ from worldformula.run.play import Turn
 from worldformula.run.shared import Exchange, Newest, Ring, layout_of
 
 MINUTES = 10  # of rows that the ring holds, while this process stores a checkpoint or compiles
+KEPT = 100_000  # ticks whose times are remembered
 SOON = 20.0  # seconds that the actor may take to end
 
 
@@ -117,7 +118,7 @@ class Apart:
         self.config, self.envs, self.agent, self.build = config, envs, agent, build
         self.episode, self.ticks = 0, 0
         self._handed, self._handed_at, self._again, self._learning = 0, 0, False, False
-        self.times: list[tuple[float, float, bool]] = []  # of every tick: its beginning, its command, was it taken
+        self.times: list[tuple[float, float, bool]] = []  # of the last ticks: beginning, command, was it taken
         self._ring: Ring | None = None
         self._newest: Newest | None = None
         self._logged = 0
@@ -194,7 +195,9 @@ class Apart:
 
     def metrics(self) -> dict[str, float]:
         """Of the ticks since the last time."""
-        since, self._logged = self.times[self._logged :], len(self.times)
+        since = self.times[self._logged :]
+        del self.times[:-KEPT]
+        self._logged = len(self.times)
         return jitter(since, self.envs.period)
 
     def state(self) -> dict[str, Any]:

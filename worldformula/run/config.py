@@ -81,7 +81,7 @@ class DriveConfig:
     of its own, while this one learns, and neither waits. virtual: the same order of events without the chance of two
     processes, to the last bit."""
     updates: float = 0.5
-    """By the virtual clock, updates in a tick."""
+    """By the virtual clock, updates in a tick: an action, which with env.action_repeat lasts several of a robot's."""
     sync: int = 20
     """Ticks between two times at which the weights are handed over to the actor."""
     lag: int = 1

@@ -107,16 +107,6 @@ class Recalling(Learning, Protocol):
 
 
 @runtime_checkable
-class Surprised(Learning, Protocol):
-    """Whatever says how badly its world knew the rows of its last update, for a replay that draws by priority."""
-
-    @property
-    def surprise(self) -> NDArray[Any] | None:
-        """The world's loss at every row of the last batch, ``[batch, length]``; None where it keeps none."""
-        ...
-
-
-@runtime_checkable
 class HandsOver(Protocol):
     """Whatever can act with the weights of another of its kind, which learns meanwhile."""
 
@@ -126,6 +116,16 @@ class HandsOver(Protocol):
 
     def take_over(self, weights: Weights) -> None:
         """Acts from now on as the one whose `weights` these are; an acting state goes on."""
+        ...
+
+
+@runtime_checkable
+class Surprised(Learning, Protocol):
+    """Whatever says how badly its world knew the rows of its last update, for a replay that draws by priority."""
+
+    @property
+    def surprise(self) -> NDArray[Any] | None:
+        """The world's loss at every row of the last batch, ``[batch, length]``; None where it keeps none."""
         ...
 
 
@@ -193,6 +193,15 @@ class Task(Protocol):
 
     def resume_hint(self) -> str:
         """How to go on after an interruption: a command, or a call."""
+        ...
+
+
+@runtime_checkable
+class Halting(Protocol):
+    """A task with something that goes on by itself, such as a robot."""
+
+    def halt(self) -> None:
+        """It shall not go on any more. Called whenever a run ends, in whatever way."""
         ...
 
 

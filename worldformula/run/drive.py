@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 
 from worldformula.envs import Envs
+from worldformula.errors import ConfigError
 from worldformula.nets import causal
 from worldformula.run.apart import Apart, Away
 from worldformula.run.checks import require
@@ -128,7 +129,13 @@ class InTurn:
         return {"acting": causal.stored(self._state), "envs": self.envs.state()}
 
     def halt(self) -> None:
-        """Environments wait by themselves."""
+        """Environments wait by themselves; a robot that is not simulated is paused."""
+        for robot in self._robots():
+            robot.pause()
+
+    def _robots(self) -> list[Any]:
+        """Those that are not simulated."""
+        return [bare.robot for bare in self.envs.bare if getattr(bare, "real", False)]
 
 
 class Virtual(InTurn):
@@ -141,13 +148,18 @@ class Virtual(InTurn):
         device: of the agent.
 
     Raises:
-        ConfigError: the agent cannot hand over its weights.
+        ConfigError: the agent cannot hand over its weights; the robot is not simulated, so that its time passes.
     """
 
     def __init__(self, config: RunConfig, envs: Envs, agent: Any, device: torch.device) -> None:
         super().__init__(config, envs, agent, device)
         self.drive = config.drive
         require(agent, config)
+        if self._robots():
+            raise ConfigError(
+                f"drive.clock=virtual makes the time of a robot, and that of {envs.id} passes by itself: set "
+                "drive.clock=wall"
+            )
         self.actor = copy.deepcopy(agent)
         self.ticks, self._updates, self._handed = 0, 0, 0
         self._coming: deque[tuple[int, Weights]] = deque()  # weights by the tick from which on the actor has them

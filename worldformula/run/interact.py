@@ -197,10 +197,7 @@ class Interact:
             NonFiniteError: a loss, an action, an observation or a reward is NaN or infinite. See `Run.go`.
         """
         started = time.perf_counter()
-        try:
-            Run(self, self.folder, say=self.say, changed=self.changed).go()
-        finally:
-            self.driver.halt()
+        Run(self, self.folder, say=self.say, changed=self.changed).go()
         self.show(self)
         self.envs.close()
         return Result(self.folder.path, self.count, self.evaluation, time.perf_counter() - started)
@@ -351,6 +348,10 @@ class Interact:
             raise RobotError(
                 f"{why}. The run was stored at step {self.step:,}; go on with {self.resume_hint()}"
             ) from why
+
+    def halt(self) -> None:
+        """Nobody acts any more: a robot is paused."""
+        self.driver.halt()
 
     def begin(self) -> None:
         """A new replay. What a run left behind that never reached a checkpoint is removed.

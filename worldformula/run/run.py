@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from worldformula.errors import CheckpointError, RunFolderError, WorldformulaError, table
-from worldformula.run.contract import Task
+from worldformula.run.contract import Halting, Task
 from worldformula.run.folder import MetricsLog, RunFolder
 from worldformula.run.kinds import expect
 from worldformula.training import checkpoint, devices
@@ -45,7 +45,7 @@ class Run:
             NonFiniteError: a number was NaN or infinite.
         """
         task, folder = self.task, self.folder
-        with folder.locked(), devices.threads(task.threads):
+        with folder.locked(), devices.threads(task.threads), halted(task):
             agree(folder, task)
             found = self._found()
             before = folder.config().get("changed", []) if found and folder.exists else []
@@ -79,9 +79,10 @@ class Run:
 
     def open(self) -> checkpoint.Checkpoint | None:
         """Restores the task from the newest good checkpoint, where there is one, without going on."""
-        found = self._found()
-        if found is not None:
-            self._restored(found)
+        with halted(self.task):
+            found = self._found()
+            if found is not None:
+                self._restored(found)
         return found
 
     def _found(self) -> checkpoint.Checkpoint | None:
@@ -99,6 +100,16 @@ class Run:
         with checked(found):
             self.task.restore(found.state)
             return int(found.state["metrics"])
+
+
+@contextlib.contextmanager
+def halted(task: Task) -> Iterator[None]:
+    """Behind the block nothing of a task goes on by itself."""
+    try:
+        yield
+    finally:
+        if isinstance(task, Halting):
+            task.halt()
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import ConfigError
-from worldformula.formula.code.program import Out
+from worldformula.formula.code.out import Out
 
 
 class Chains:

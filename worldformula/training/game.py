@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from worldformula.errors import FormulaError, UnknownVariableError, near
-from worldformula.formula.code.program import Out
+from worldformula.formula.code.out import Out
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.expressions.sums import together
 from worldformula.formula.plan.plan import Plan

@@ -13,7 +13,7 @@ from torch import Tensor
 from worldformula.charts import STYLE, Series, line_chart
 from worldformula.display import decimals, note, stack, tabular
 from worldformula.errors import ConfigError, near
-from worldformula.formula.code.program import Out
+from worldformula.formula.code.out import Out
 from worldformula.formula.expressions.expression import Expression
 from worldformula.training.average import Average
 from worldformula.training.game import Game

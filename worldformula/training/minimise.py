@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from worldformula.errors import ConfigError, FormulaError, NonFiniteError
-from worldformula.formula.code.program import Out
+from worldformula.formula.code.out import Out
 from worldformula.formula.expressions.expression import Expression
 from worldformula.training.average import Average
 from worldformula.training.game import Game, Player

@@ -16,7 +16,7 @@ from torch.nn.parameter import is_lazy
 
 from worldformula.display import grouped
 from worldformula.errors import FormulaError, ShapeError, table
-from worldformula.formula.code.program import Out
+from worldformula.formula.code.out import Out
 from worldformula.formula.code.rollout import Rollout, carry_of, clock_of, require, starts
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.expressions.sums import Initial, Sum

@@ -47,8 +47,7 @@ from worldformula.formula import (
     maximum,
     sg,
 )
-from worldformula.formula.code.program import Out
-from worldformula.formula.code.steps import steps_of
+from worldformula.formula.code.out import Out
 from worldformula.nets import sizes as published
 from worldformula.nets.conv import STAGES, ImageDecoder, ImageEncoder, Style
 from worldformula.nets.gru import BlockGRU
@@ -249,7 +248,7 @@ def surprise(config: RSSMConfig, out: Out) -> Tensor:
     log-densities, with the weights of the settings. What is a number of all rows together (``target``) is left out.
     """
     total: Any = 0.0
-    for title, value in steps_of(out).items():
+    for title, value in out.steps.items():
         if title.startswith("KL("):
             weight = config.dynamics if title.startswith("KL(sg(") else config.representation
             total = total + weight * value.clamp(min=config.free_nats)

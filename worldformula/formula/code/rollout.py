@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from worldformula.display import Source
 from worldformula.errors import FormulaError, MissingInputError, table
-from worldformula.formula.code.program import Out, Program
+from worldformula.formula.code.out import Out
+from worldformula.formula.code.program import Program
 from worldformula.formula.factors.joint import Joint
 from worldformula.formula.plan.lower import lower_rollout
 from worldformula.formula.syntax.constants import Constants

@@ -18,8 +18,9 @@ from torch.compiler import is_compiling
 
 from worldformula.display import Picture, Source, Table
 from worldformula.errors import FormulaError, GradientError
+from worldformula.formula.code.out import Out
 from worldformula.formula.code.present import check_present
-from worldformula.formula.code.program import Out, Program
+from worldformula.formula.code.program import Program
 from worldformula.formula.expressions.explain import explain
 from worldformula.formula.factors.joint import Joint, Marginal, Stopped, as_uses
 from worldformula.formula.plan.lower import lower

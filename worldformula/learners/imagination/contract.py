@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from worldformula.formula import Expression
-from worldformula.formula.code.program import Out
+from worldformula.formula.code.out import Out
 from worldformula.formula.factors.joint import Factor, Joint
 
 Features = Mapping[str, Tensor]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from worldformula.errors import ConfigError
 from worldformula.formula import Deterministic, E, Expression, Factor, Mean, Normal, Value, log, sg, together
-from worldformula.formula.code.program import Out
+from worldformula.formula.code.out import Out
 from worldformula.formula.factors.joint import Joint
 from worldformula.learners.imagination.contract import Features
 from worldformula.learners.imagination.policies import Scalar, column, read_policy, require_axes

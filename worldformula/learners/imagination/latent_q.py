@@ -42,7 +42,7 @@ from worldformula.formula import (
     log,
     sg,
 )
-from worldformula.formula.code.program import Out
+from worldformula.formula.code.out import Out
 from worldformula.learners.imagination.contract import Features
 from worldformula.learners.imagination.normalise import RangeNorm
 from worldformula.learners.imagination.policies import factors_of, read_policy, summed

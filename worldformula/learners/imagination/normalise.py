@@ -43,6 +43,35 @@ class PercentileNorm(nn.Module):
         return (self.upper - self.lower).clamp(min=self.limit)
 
 
+class RangeNorm(nn.Module):
+    """A running average of the range between two quantiles, at least ``limit``: TD-MPC2's scale of values.
+
+    Where `PercentileNorm` averages both quantiles, this averages their distance, which begins at 1 and is bounded
+    before it is averaged; and it learns from the first step of each sequence alone.
+    """
+
+    quantiles: Tensor
+    scale: Tensor
+
+    def __init__(self, rate: float = 0.01, low: float = 0.05, high: float = 0.95, limit: float = 1.0) -> None:
+        super().__init__()
+        self.rate, self.limit = rate, limit
+        self.register_buffer("quantiles", torch.tensor([low, high]), persistent=False)
+        self.register_buffer("scale", torch.ones(()))
+
+    @torch.no_grad()
+    def update(self, x: Tensor) -> None:
+        """Move the scale towards the range of all entries of ``x``."""
+        low, high = torch.quantile(x.detach().flatten(), self.quantiles.to(x))
+        self.scale.lerp_((high - low).clamp(min=self.limit).to(self.scale), self.rate)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """``[N, S]`` divided by the scale, which in training mode learns from ``[:, 0]`` first."""
+        if self.training:
+            self.update(values[:, 0])
+        return values / self.scale.clone()  # the first call is looked at twice, and the buffer put back in between
+
+
 class MeanNorm(nn.Module):
     """Running mean and deviation: ``(x − mean) / max(limit, deviation)``; the authors' `advnorm` as ``meanstd``.
 
@@ -98,32 +127,3 @@ class Normed(nn.Module):
             self.advantages.update(found[:, :-1])
         normed: Tensor = self.advantages(found)
         return normed
-
-
-class RangeNorm(nn.Module):
-    """A running average of the range between two quantiles, at least ``limit``: TD-MPC2's scale of values.
-
-    Where `PercentileNorm` averages both quantiles, this averages their distance, which begins at 1 and is bounded
-    before it is averaged; and it learns from the first step of each sequence alone.
-    """
-
-    quantiles: Tensor
-    scale: Tensor
-
-    def __init__(self, rate: float = 0.01, low: float = 0.05, high: float = 0.95, limit: float = 1.0) -> None:
-        super().__init__()
-        self.rate, self.limit = rate, limit
-        self.register_buffer("quantiles", torch.tensor([low, high]), persistent=False)
-        self.register_buffer("scale", torch.ones(()))
-
-    @torch.no_grad()
-    def update(self, x: Tensor) -> None:
-        """Move the scale towards the range of all entries of ``x``."""
-        low, high = torch.quantile(x.detach().flatten(), self.quantiles.to(x))
-        self.scale.lerp_((high - low).clamp(min=self.limit).to(self.scale), self.rate)
-
-    def forward(self, values: Tensor) -> Tensor:
-        """``[N, S]`` divided by the scale, which in training mode learns from ``[:, 0]`` first."""
-        if self.training:
-            self.update(values[:, 0])
-        return values / self.scale.clone()  # the first call is looked at twice, and the buffer put back in between

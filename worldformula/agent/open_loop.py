@@ -1,0 +1,58 @@
+"""What a person compares: what happened, and what a world dreams of it from its first rows and the true actions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldformula.agent.perception import Perception
+from worldformula.errors import ConfigError
+from worldformula.world import World
+
+
+@torch.no_grad()
+def open_loop(
+    world: World, perception: Perception, batch: Mapping[str, NDArray[Any]], device: torch.device, context: int
+) -> dict[str, NDArray[Any]]:
+    """See `worldformula.agent.imagination.ImaginationAgent.open_loop`."""
+    inputs = perception.learn(batch, device)
+    head, target = _predicted(world, perception, inputs)
+    states = world.filter({k: v[:, :context] for k, v in inputs.items()}, deterministic=True)
+    taken = {key: inputs[key][:, context - 1 : -1] for key in world.actions}
+    future = world.imagine(states.last(), actions=taken, deterministic=True)
+    dream = world.decode(states.then(future.span(1)), (head,))[head]
+    if (images := perception.of_kind("image")) and world.heads[head].variable.key in images.values():
+        truth, shown = ((v * 255).round().clamp(0, 255).to(torch.uint8) for v in (target, dream))
+        newest = 3 if truth.shape[-1] % 3 == 0 else 1
+        return {"truth": truth[..., -newest:].cpu().numpy(), "dream": shown[..., -newest:].cpu().numpy()}
+    numbers = [v.reshape(*v.shape[:2], -1).float().cpu().numpy() for v in (target, dream)]
+    names = ["reward"] if head == world.roles.get("reward") else perception.numbers()
+    if len(names) != numbers[0].shape[2]:
+        names = [f"{head} {i}" for i in range(1, 1 + numbers[0].shape[2])]
+    return {"truth": numbers[0], "dream": numbers[1], "names": np.array(names)}
+
+
+def _predicted(world: World, perception: Perception, inputs: Mapping[str, Tensor]) -> tuple[str, Tensor]:
+    """The head that shows a dream, and the truth as it predicts it: a picture, else numbers, else classes, else the
+    reward.
+    """
+    others = {world.roles[role] for role in ("reward", "continue") if role in world.roles}
+    by_variable = {f.variable.key: name for name, f in world.heads.items() if name not in others}
+    for kind in ("image", "vector", "flag"):
+        for word in perception.of_kind(kind).values():
+            if word in by_variable:
+                return by_variable[word], inputs[word]
+    made = world.loss(**inputs, seed=0).samples if by_variable.keys() - inputs.keys() else {}
+    for key, name in by_variable.items():  # what the formula makes of several, such as y_t = symlog(...)
+        if key in made and made[key].is_floating_point():
+            return name, made[key]
+    if seen := [key for key in by_variable if key in inputs]:
+        return by_variable[seen[0]], inputs[seen[0]]
+    if not by_variable and (reward := world.roles.get("reward")) is not None:
+        return reward, inputs[world.heads[reward].variable.key]
+    raise ConfigError(f"the world predicts {', '.join(by_variable) or 'nothing'}, and nothing that it observes")
