@@ -35,6 +35,17 @@ CONFIG = override(
 RECALLING = override(CONFIG, ["agent.context=1", "agent.online=true"])
 
 
+SWITCHED = override(
+    CONFIG,
+    [
+        "env.pixels=false", "agent.context=1", "agent.mixture.priority=0.5", "agent.mixture.recent=0.2",
+        "agent.curiosity.kind=disagreement", "agent.curiosity.units=16", "agent.curiosity.members=3",
+        "agent.world.harmony=true", "agent.reset_every=7", "agent.behaviour.slow_target=true",
+        "agent.behaviour.value_rate=0.1", "agent.behaviour.advantage_rate=0.1", "agent.behaviour.discount_learnt=false",
+    ],
+)  # fmt: skip
+
+
 class Stopped(Exception):
     """Ends a run at a chosen moment."""
 
@@ -86,6 +97,27 @@ def test_a_run_that_writes_latents_back_resumes_with_the_same_bits(
     for name in ("latent_h", "latent_z"):
         (a,) = (tmp_path / "whole" / "replay").glob(f"*{name}.bin")
         assert a.stat().st_size == next((tmp_path / "run" / "replay").glob(f"*{name}.bin")).stat().st_size
+
+
+def test_a_run_with_every_switch_resumes_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Priorities, running sizes, layers that began anew: all of it is in the checkpoint."""
+    whole = Interact(SWITCHED, SYSTEM.build, tmp_path / "whole")
+    whole.run()
+    assert whole.replay.priorities is not None
+    assert whole.replay.priorities.visits.sum() == whole.count.updates * 2 * 6 > 100
+
+    def stop(loop: Interact) -> None:
+        if loop.count.steps > 72:
+            raise Stopped
+
+    with monkeypatch.context() as patch:
+        patch.setattr("worldformula.run.interact.SHOW_EVERY", 0.0)
+        with pytest.raises(Stopped):
+            Interact(SWITCHED, SYSTEM.build, tmp_path / "run", show=stop).run()
+    Interact(SWITCHED, SYSTEM.build, tmp_path / "run").run()
+    one, two = (checkpoint.steps_in(tmp_path / name / "checkpoints")[-1] for name in ("whole", "run"))
+    for file in (checkpoint.TENSORS, checkpoint.TREE):
+        assert (one / file).read_bytes() == (two / file).read_bytes()
 
 
 def test_the_folder_is_enough_to_evaluate_and_to_dream(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:

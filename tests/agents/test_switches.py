@@ -141,3 +141,13 @@ def test_what_is_frozen_or_cannot_begin_anew_does_not() -> None:
         Minimises({"x": 1.0}, [torch.nn.Linear(1, 1)], renews=[layer], renews_every=1)
     with pytest.raises(ConfigError, match="reset_every ≥ 0"):
         built("reset_every=-1")
+
+
+@pytest.mark.parametrize("learnt", [True, False])
+def test_a_discount_that_is_not_learnt_holds_for_plans_that_end_with_a_value(learnt: bool) -> None:
+    agent = built(f"behaviour.discount_learnt={learnt}", "behaviour.horizon=4")
+    seen = agent.perception.learn(rows(), agent.device)["c"]
+    terminal = torch.as_tensor(rows()["is_terminal"])
+    torch.testing.assert_close(seen, (1 - terminal.float()) * (0.75 if learnt else 1.0))
+    assert agent.cost.task(lambda states: states["h"].sum(-1)).discount == (1.0 if learnt else 0.75)
+    assert agent.cost.discount == (0.75 if learnt else 1.0)  # of a world without a head of going on

@@ -36,7 +36,14 @@ def dreamer(envs: Envs, *settings: str) -> Any:
     return dreamer_v3.build(config, envs.observations, envs.actions, seed=0)
 
 
-@pytest.mark.parametrize("settings", [(), ("masks=false", "one_trunk=true"), ("context=1",)])
+SWITCHED = (
+    "curiosity.kind=icm", "curiosity.units=8", "curiosity.width=8", "world.harmony=true", "reset_every=4",
+    "behaviour.slow_target=true", "behaviour.value_rate=0.1", "behaviour.advantage_rate=0.1",
+    "behaviour.discount_learnt=false", "mixture.priority=0.5",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", [(), ("masks=false", "one_trunk=true"), ("context=1",), SWITCHED])
 def test_dreamer_keeps_them(envs: Envs, settings: tuple[str, ...]) -> None:
     check_agent(dreamer(envs, *settings), envs, turns=20)
 

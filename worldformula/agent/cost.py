@@ -29,7 +29,8 @@ class Cost:
 
     The negated reward is one of the terms, called "reward", where a head of the dynamics has that role. The weights are
     data: a configurator changes them without retraining anything. ``discount`` is the continuation of every step where
-    no head has the role "continue".
+    no head has the role "continue". ``further`` is what a learner multiplies continuations by, where they hold no
+    discount themselves: plans that end with a value are discounted by it too.
 
     Raises:
         ConfigError: a term called "reward", or a weight of no term.
@@ -40,6 +41,7 @@ class Cost:
     critics: Mapping[str, Measure] = field(default_factory=dict)
     weights: Mapping[str, float] = field(default_factory=dict)
     discount: float = 1.0
+    further: float = 1.0
 
     def __post_init__(self) -> None:
         own = (*self.intrinsic, *self.critics)
@@ -117,7 +119,7 @@ class Cost:
         going = proceed if CONTINUE in getattr(self.dynamics, "roles", {}) else None
         if value is None:
             return Task(lambda states, _: self(states), proceed=going)
-        discount = self.discount if going is None else 1.0  # what is predicted to go on has γ inside
+        discount = self.further * (self.discount if going is None else 1.0)  # what is predicted to go on has γ inside
         return Task(lambda states, _: self(states), lambda last: -value(last), going, discount)
 
     def _reward(self, states: State) -> Tensor:

@@ -90,7 +90,8 @@ class ImaginationAgent(nn.Module):
             self.actor = Actor(acts, world.actions, read, self.habits.noise)
         self.curious = nn.ModuleDict(curious or {})
         discount = perception.discount if learner is None else learner.discount
-        self.cost = Cost(world, dict(self.curious.items()), discount=discount)
+        further = getattr(learner, "further", 1.0)
+        self.cost = Cost(world, dict(self.curious.items()), discount=discount, further=further)
         self.memory = ShortTermMemory(world, {act.variable: act.size for act in perception.acts})
         self.configure(self.habits.usual)
         # Out of the module tree: it holds the same networks, which must appear once in the state_dict.

@@ -146,7 +146,7 @@ class ImaginationActorCritic(nn.Module):
         learnt = -Value(f"w_{t}") * (target + (pull if own.slow_weight == 1 else own.slow_weight * pull))
 
         of = "U" if own.slow_target else "V"
-        further = 1.0 if own.discount_learnt else own.discount
+        further = self.further
         back = Returns(own.lam, further)
         returns = Deterministic(f"R_{t} = λ_return(r_{{1:T}}, c_{{1:T}}, {of}_{{1:T}})", back, shape=())
         weight = Deterministic(f"w_{t} = reach(c_{{1:T}})", reach if further == 1 else Reach(further), shape=())
@@ -176,6 +176,11 @@ class ImaginationActorCritic(nn.Module):
     def discount(self) -> float:
         """γ of the settings where what a dream says of going on shall hold it; else 1, and the losses multiply."""
         return self.settings.discount if self.settings.discount_learnt else 1.0
+
+    @property
+    def further(self) -> float:
+        """What the losses multiply continuations by: γ where these hold no discount."""
+        return 1.0 if self.settings.discount_learnt else self.settings.discount
 
     def dreamed(
         self, states: Features, actions: Tensor | Features, reward: Tensor, proceed: Tensor,
