@@ -1,6 +1,7 @@
 """Reading a card, deciding, and the lines and files that a measurement leaves."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -88,6 +89,12 @@ def test_the_last_line_passes_and_shows_everything(card, capsys, tmp_path):
 def test_one_bad_seed_fails_the_card(card, capsys):
     assert not measure(card, seeds=[1, 3, 2])
     assert capsys.readouterr().out.splitlines()[-1].startswith("FAIL squares: square 9 units (worst of 3")
+
+
+def test_the_value_that_decides_is_the_farthest_of_those_that_fail(card):
+    assert card.worst([1.0, 9.0, 16.0]) == 16.0
+    assert replace(card, direction="higher").worst([-1.0, -3.0, -2.0]) == -3.0
+    assert math.isnan(card.worst([1.0, math.nan, 16.0]))
 
 
 def test_higher_is_better_turns_the_sign(card, capsys):

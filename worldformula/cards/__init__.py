@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 import tomllib
+from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
 from importlib import resources
 from typing import Any
@@ -75,6 +76,12 @@ class Card:
         if not math.isfinite(value):
             return False
         return value <= self.threshold if self.direction == "lower" else value >= self.threshold
+
+    def worst(self, values: Iterable[float]) -> float:
+        """The value that decides: one that is not finite, else the farthest on the wrong side."""
+        found = list(values)
+        broken = [value for value in found if not math.isfinite(value)]
+        return broken[0] if broken else max(found) if self.direction == "lower" else min(found)
 
 
 def names() -> list[str]:

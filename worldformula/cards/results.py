@@ -43,10 +43,8 @@ class Result:
 
     @property
     def worst(self) -> float:
-        """The value that decides: that of a failing seed, if there is one."""
-        values = list(self.values.values())
-        failing = [v for v in values if not self.card.passes(v)]
-        return failing[0] if failing else max(values) if self.card.direction == "lower" else min(values)
+        """The value that decides, see `Card.worst`."""
+        return self.card.worst(self.values.values())
 
     def __str__(self) -> str:
         sign = "≤" if self.card.direction == "lower" else "≥"

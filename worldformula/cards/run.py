@@ -85,12 +85,11 @@ def threads(count: int) -> Iterator[None]:
 
 def verdict(card: Card, values: Sequence[float], seconds: float) -> str:
     """The last line: the worst value decides, and stands beside everything that it must be compared with."""
-    failing = [v for v in values if not card.passes(v)]
-    worst = failing[0] if failing else (max(values) if card.direction == "lower" else min(values))
+    worst = card.worst(values)
     sign = "<=" if card.direction == "lower" else ">="
     unit = f" {card.unit}" if card.unit else ""
     return (
-        f"{'FAIL' if failing else 'PASS'} {card.name}: {card.metric} {_number(worst)}{unit} "
+        f"{'PASS' if card.passes(worst) else 'FAIL'} {card.name}: {card.metric} {_number(worst)}{unit} "
         f"(worst of {len(values)}, needed {sign} {_number(card.threshold)}) | floor {_number(card.floor)} | "
         f"ceiling {_number(card.ceiling)} | published {_number(card.published)} | {seconds:.1f} s"
     )

@@ -107,6 +107,8 @@ def shown(system: System, preset: str | None = None) -> Iterator[str]:
 
 def _made(system: System, preset: str, sizes: Any) -> Any:
     """The system: an agent in an environment of this package, a world for numbers; None of a planner."""
+    if system.agent:  # of what another network makes, which no data set has
+        return system.build(sizes)
     if system.kind in ("models", "worlds"):
         return build(start(system.name, preset, ""))
     if system.kind == "agents":
