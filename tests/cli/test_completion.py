@@ -43,7 +43,7 @@ def test_names_stand_behind_commands_and_options(script: Path, tmp_path: Path) -
     ]  # fmt: skip
     assert set(complete(script, "worldformula", "reproduce", "")) == set(cards.names())
     assert complete(script, "worldformula", "models", "dreamer_v3") == ["dreamer_v3"]
-    assert complete(script, "worldformula", "train", "--env", "pend") == ["pendulum"]
+    assert complete(script, "worldformula", "train", "--env", "pend") == ["pendulum", "pendulum_noreset"]
     assert complete(script, "worldformula", "eval", "r", folder=tmp_path) == ["runs"]
     assert complete(script, "worldformula", "fit", "--run", "", folder=tmp_path) == ["runs"]
 

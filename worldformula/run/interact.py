@@ -1,10 +1,11 @@
 """Interact: act, remember, learn, write down; a task for `worldformula.run.run.Run`.
 
 One turn: the agent acts at the present rows, the rows and actions enter the replay, the environments step, and the
-agent learns as often as its train ratio says (the fraction that is left is carried). A checkpoint changes nothing:
-every episode has a seed of its own, and a checkpoint holds the actions of the episodes that it cuts through. A resumed
-run plays them again, compares the rows with a fingerprint, and on the same CPU ends with the same bits. Where an
-environment does not repeat itself, that episode is cut there, counted, and told.
+agent learns as often as its train ratio says (the fraction that is left is carried), or as another driver has it
+(`worldformula.run.drive`). A checkpoint changes nothing: every episode has a seed of its own, and a checkpoint holds
+the actions of the episodes that it cuts through. A resumed run plays them again, compares the rows with a fingerprint,
+and on the same CPU ends with the same bits. Where an environment does not repeat itself, that episode is cut there,
+counted, and told.
 
 An environment that raises an error or gives NaN is made anew and begins the next episode; that is counted and told too.
 What acts without learning (no `update`) fills the replay alone.
