@@ -222,3 +222,61 @@ def test_settings_name_the_bonus_and_its_weights() -> None:
     assert str(made["disagreement"].loss.latex).count("p_{2}(z' \\mid h, z, a)") == 1
     told = curious_by(CuriositySettings("icm", units=4, layers=1), features, space, E_)["icm"]
     assert told.features == ("z",)
+
+
+SIDE, NOISE = 5, 40
+MOVES = torch.tensor([[0, 1], [0, -1], [1, 0], [-1, 0]])
+
+
+def walks(rows: int, steps: int, columns: int = SIDE, noise: int = NOISE) -> dict[str, Tensor]:
+    """Random steps on a grid, within its first columns, seen as a one-hot beside coins that no action has thrown."""
+    place = torch.randint(0, columns, (rows, 2))
+    seen, done = [], []
+    for _ in range(steps):
+        action = torch.randint(0, 4, (rows,))
+        where = nn.functional.one_hot(place[:, 0] * SIDE + place[:, 1], SIDE**2)
+        seen.append(torch.cat([where, torch.randint(0, 2, (rows, noise))], -1).float())
+        done.append(nn.functional.one_hot(action, 4).float())
+        place = (place + MOVES[action]).clamp(0, columns - 1)
+    return {"x": torch.stack(seen, 1), "a": torch.stack(done, 1)}
+
+
+def learnt(own: Curious, updates: int, **options: int) -> Curious:
+    optimiser = torch.optim.Adam(own.parameters(), 2e-3)
+    for _ in range(updates):
+        data = own.data(walks(16, 9, **options), torch.zeros(16, 9, dtype=torch.bool))
+        optimiser.zero_grad()
+        own.loss(**data).value.backward()
+        optimiser.step()
+    return own
+
+
+@pytest.mark.slow
+def test_noise_that_no_action_makes_earns_hardly_a_bonus() -> None:
+    """Familiar steps beside steps to a shuffled successor; the ratio for the best model of the pixels is known."""
+    torch.manual_seed(0)
+    own = learnt(ICM({"x": (SIDE**2 + NOISE,)}, {"a": ActionSet(4, "choice")}, width=16, units=64, rate=0.0), 700)
+    given = walks(64, 9)
+    before, after = ({k: v.flatten(0, 1) for k, v in side.items()} for side in (
+        {k: v[:, :-1] for k, v in given.items()}, {"x": given["x"][:, 1:]},
+    ))  # fmt: skip
+    other = {"x": after["x"][torch.randperm(len(after["x"]))]}
+    with torch.no_grad():
+        familiar, shuffled = (own.bonus(before, side).mean().item() for side in (after, other))
+    pixels = NOISE * 0.25 / (after["x"] - other["x"]).square().sum(-1).mean().item()  # a coin's variance is ¼
+    assert pixels > 0.4
+    assert familiar / shuffled < 0.2
+
+
+@pytest.mark.slow
+def test_members_disagree_where_nobody_has_been() -> None:
+    torch.manual_seed(0)
+    own = Disagreement({"x": (SIDE**2,)}, {"a": 4}, ("x", (SIDE**2,)), members=5, units=64, layers=1, rate=0.0)
+    learnt(own, 500, columns=3, noise=0)
+    place = torch.arange(SIDE**2)
+    inside = (place // SIDE < 2) & (place % SIDE < 2)
+    seen = {"x": torch.eye(SIDE**2).repeat_interleave(4, 0), "a": torch.eye(4).repeat(SIDE**2, 1)}
+    with torch.no_grad():
+        found = own.bonus(seen, {}).unflatten(0, (SIDE**2, 4)).mean(1)
+    beyond = (place // SIDE > 2) | (place % SIDE > 2)
+    assert found[beyond].mean() > 5 * found[inside].mean()
