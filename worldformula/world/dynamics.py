@@ -6,9 +6,8 @@ dream = PriorDynamics(prior=core * prior, heads=[image]).imagine(start, actions=
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,41 +16,22 @@ from torch.nn.parameter import is_lazy
 from worldformula.display import grouped
 from worldformula.errors import FormulaError, ShapeError, table
 from worldformula.formula.code.out import Out
-from worldformula.formula.code.rollout import Rollout, carry_of, clock_of, require, starts
+from worldformula.formula.code.rollout import Rollout, carry_of, clock_of, require
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.expressions.sums import Initial, Sum
 from worldformula.formula.factors.joint import Factor, Joint
 from worldformula.formula.plan.histories import held, lags, memories, refuse_ahead
 from worldformula.formula.plan.plan import Plan
 from worldformula.formula.print.notebook import parts_html
-from worldformula.formula.syntax import factor as base
-from worldformula.formula.syntax.constants import start_of
-from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.networks import register_networks
-from worldformula.formula.syntax.nodes import Expectation, Number, OverTime
-from worldformula.nets.causal import Causal
+from worldformula.formula.syntax.nodes import Expectation, Number
 from worldformula.world import heads as predicted
 from worldformula.world.conditions import held as held_values
 from worldformula.world.conditions import no_time, read_by, throughout
 from worldformula.world.contract import Actions, head_of
 from worldformula.world.policies import acting, first_action, followed, read_masks
+from worldformula.world.setting import Setting, first
 from worldformula.world.state import State, Values
-
-ROOM = 64  # positions that the memory of a new state has room for; it grows where more come
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a prior shares with the world around it.
-
-    clock: its time, and what a sequence begins with. known: factors whose declared shapes hold here too. lags: what
-    states keep of older steps. memories: the factors that read a past, by the key of what they keep.
-    """
-
-    clock: OverTime
-    known: tuple[Factor, ...]
-    lags: tuple[Variable, ...]
-    memories: Mapping[str, base.Factor]
 
 
 class PriorDynamics(nn.Module):
@@ -158,8 +138,8 @@ class PriorDynamics(nn.Module):
 
         Not what a factor draws that remembers its past: it would not know of what is chosen.
         """
-        own = [f for f in self.prior.factors if f.family is not None]
-        return tuple(f.variable.key for f in own if not any(f is known for known in self._setting.memories.values()))
+        own = [f for f in self.prior.factors if f.family and all(f is not g for g in self._setting.memories.values())]
+        return tuple(f.variable.key for f in own)
 
     @cached_property
     def conditions(self) -> tuple[str, ...]:
@@ -311,15 +291,20 @@ class PriorDynamics(nn.Module):
         self, start: State, actions: Mapping[str, Tensor], values: Mapping[str, Tensor], options: Mapping[str, Any]
     ) -> State:
         """The prior under given actions, and choices."""
-        rollout, chosen = self._without(actions), {k: actions[k] for k in actions if k in self.choices}
         # Step t reads the action of t-1; the last is not read.
-        taken = {k: torch.cat((v[:, 1:], v[:, -1:]), 1) for k, v in actions.items() if k not in chosen}
-        begin = carry_of(rollout, start | {k: actions[k][:, 0] for k in taken})
-        own = _read(rollout, {**taken, **chosen, **values})
-        out = rollout(**own, start=begin, **options) if rollout.product.uses else None
+        series = {k: torch.cat((v[:, 1:], v[:, -1:]), 1) if k in self.actions else v for k, v in actions.items()}
+        begin = start | {k: actions[k][:, 0] for k in self.actions}
+        if len(actions) == len(self.actions):
+            own = _read(self._imagine, values)
+            out = self._imagine(**series, start=carry_of(self._imagine, begin), **own, **options)
+            return _joined(start, out) | actions
+        rollout, chosen = self._without(actions), {k: v for k, v in actions.items() if k not in self.actions}
+        own, rest = _read(rollout, {**series, **values}), State(axes=2)
+        if rollout.product.uses:
+            out = rollout(**own, start=carry_of(rollout, begin), **options)
+            rest = _joined(start.only(k for k in start if k not in chosen), out)
         kept = {k: torch.cat((start[k].unsqueeze(1), v), 1) for k, v in chosen.items() if k in start}
-        rest = State(axes=2) if out is None else _joined(start.only(k for k in start if k not in chosen), out)
-        return rest | kept | {k: actions[k] for k in taken}
+        return rest | kept | {k: actions[k] for k in self.actions}
 
     def _without(self, actions: Mapping[str, Tensor]) -> Rollout:
         """The rollout of the prior without the factors of what is chosen; one is kept for the same choices."""
@@ -330,11 +315,11 @@ class PriorDynamics(nn.Module):
 
     def _lead(self, state: Values) -> tuple[int, ...]:
         """The leading axes of a state, which all its tensors share."""
-        leads = {k: tuple(v.shape[: v.ndim - self.rank(k)]) for k, v in state.items()}
-        if len(set(leads.values())) > 1:
-            rows = [(k, "[N, ...]", list(v.shape)) for k, v in state.items()]
-            raise ShapeError("the start has different batch shapes\n" + table(("variable", "declared", "got"), rows))
-        return next(iter(leads.values()))
+        leads = {tuple(v.shape[: v.ndim - self.rank(k)]) for k, v in state.items()}
+        if len(leads) > 1:
+            shown = table(("variable", "declared", "got"), [(k, "[N, ...]", list(v.shape)) for k, v in state.items()])
+            raise ShapeError(f"the start has different batch shapes\n{shown}")
+        return leads.pop()
 
     # ---------------------------------------------------------------------------------------------------------- decode
 
@@ -355,34 +340,6 @@ class PriorDynamics(nn.Module):
 def joint(product: Joint | Factor) -> Joint:
     """A product, also of a single factor."""
     return product if isinstance(product, Joint) else Joint() * product
-
-
-def first(
-    setting: Setting,
-    keys: Iterable[str],
-    plans: Iterable[Plan],
-    batch: int,
-    device: torch.device | None,
-    dtype: torch.dtype | None,
-    options: Mapping[str, Any],
-) -> State:
-    """What a sequence begins with, for these variables of a state, whose shapes the plans know; and the memories."""
-    shapes = {key: shape for plan in plans for key, shape in plan.shapes.items()}
-    older = {key for plan in plans for key in plan.lags}
-    begun, found = starts(setting.clock, batch, options), State()
-    for key in keys:
-        given = start_of(setting.clock.initial, key)
-        if key in older and key not in shapes and given is None:
-            raise FormulaError(
-                f"initial: {key} is an older value of data, whose size no factor of the world declares\n"
-                f"begin with filter, or give a factor of the world the shape, e.g. the policy as one of its heads"
-            )
-        zeros = torch.zeros(batch, *shapes.get(key, () if given is None else given.shape), device=device, dtype=dtype)
-        given = begun.get(key, given)
-        found[key] = zeros if given is None else given.to(zeros).expand_as(zeros)
-    for key, factor in setting.memories.items():
-        found[key] = cast(Causal, factor.net).cache(batch, ROOM, device, dtype)
-    return found
 
 
 def _read(rollout: Rollout, values: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -24,8 +24,9 @@ from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import factors as factors_of
 from worldformula.world import heads as predicted
 from worldformula.world.contract import Actions, head_of
-from worldformula.world.dynamics import PriorDynamics, Setting, first, joint
+from worldformula.world.dynamics import PriorDynamics, joint
 from worldformula.world.policies import acting
+from worldformula.world.setting import Setting, first
 from worldformula.world.state import State, Values
 
 
