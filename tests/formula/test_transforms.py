@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
+from torch.utils._pytree import tree_map
 
 from tests.formula.models import A, B, D, T, X, gradients, rssm, sequences, vae
 from worldformula import KL, E, Normal, log
+from worldformula.errors import FormulaError
 
 
 def pixels(*batch):
@@ -93,6 +95,16 @@ def test_vmap_over_data():
     values = vmap(lambda x: loss(x=x).value, randomness="different")(pixels(1).expand(50, X))
     assert values.shape == (50,)
     assert values.unique().numel() == 50
+
+
+def test_the_steps_of_a_result_that_something_else_made_are_refused():
+    loss, data = rssm(), sequences(6)
+    whole = loss(**data)
+    assert whole.steps
+    again = tree_map(lambda v: v, whole)
+    torch.testing.assert_close(again.terms, whole.terms)
+    with pytest.raises(FormulaError, match="its terms are reduced"):
+        _ = again.steps
 
 
 def test_vmap_over_stacked_weights():

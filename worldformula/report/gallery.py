@@ -6,6 +6,7 @@ python -m worldformula.report.gallery elsewhere  # into another folder
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import sys
 from collections.abc import Iterator, Mapping
@@ -105,5 +106,7 @@ def write(folder: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    written = write(Path(sys.argv[1] if len(sys.argv) > 1 else "docs"))
+    parser = argparse.ArgumentParser(description="Writes gallery.md and gallery/NAME.svg, one for each system.")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("docs"), help="where to; docs, unless it is said")
+    written = write(parser.parse_args().folder)
     sys.stdout.write(f"{written[0]}: {len(written) - 1} systems\n")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node
 
+from worldformula.errors import FormulaError
 from worldformula.formula.code.bind import Call
 from worldformula.formula.plan.plan import Plan
 from worldformula.formula.runtime import as_value
@@ -146,6 +147,18 @@ class _Settled(Out):
     def titles(self) -> tuple[str, ...]:
         """The names of the terms."""
         return tuple(self._parts[0])
+
+    @property
+    def steps(self) -> dict[str, Tensor]:
+        """None is left.
+
+        Raises:
+            FormulaError: always; what made this result took the reduced terms alone.
+        """
+        raise FormulaError(
+            "steps: this result was made of an earlier one's value, terms and samples (by vmap, or data-parallel "
+            "training), and its terms are reduced\nread .steps of the result of the formula itself"
+        )
 
 
 def _flat(out: Out) -> tuple[list[Any], None]:
