@@ -317,3 +317,14 @@ def test_a_world_that_reads_what_a_network_makes_names_the_agent_that_trains_bot
              reward=np.zeros(40, np.float32), is_first=first)  # fmt: skip
     assert main(["fit", "mdn_rnn", "--data", str(tmp_path / "e.npz"), "--run", str(tmp_path / "run")]) != 0
     assert "worldformula train --model world_models" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("rewarded", "said"), [(2, ""), (1, "in 1 of them no column reward"), (0, "; no column reward")]
+)
+def test_rewards_that_nobody_gave_are_told(rewarded: int, said: str) -> None:
+    walk = {"x": np.zeros((5, 2), np.float32), "action": np.ones((4, 1), np.float32)}
+    found = [walk | {"reward": np.ones(4, np.float32)} if i < rewarded else dict(walk) for i in range(2)]
+    note = sequences("walks", found, Reading(), "Two walks.").note
+    assert said in note
+    assert ("so that it is 0" in note) == (rewarded < 2)

@@ -144,6 +144,9 @@ def sequences(name: str, found: list[Episode], how: Reading, note: str) -> DataS
     tests = min(len(rows) - 1, max(1, round(how.test * len(rows))))
     parts = [[rows[i] for i in sorted(chosen)] for chosen in (order[tests:], order[:tests])]
     said = f"{note} {len(rows)} episodes of {min(lengths)} to {max(lengths)} rows, windows of {length}"
+    without = sum("reward" not in episode for episode in found)
+    if without:
+        said += f"; {'no' if without == len(found) else f'in {without} of them no'} column reward, so that it is 0"
     train, test = ({key: np.concatenate([e[key] for e in part]) for key in part[0]} for part in parts)
     return DataSet(name, train, test, (), said, window=length)
 
