@@ -233,6 +233,7 @@ def test_no_floor_is_measured_with_a_robot_that_is_not_simulated() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("terminal")
 def test_in_a_chain_of_phases_too_nobody_acts_once_it_was_interrupted(tmp_path: Path) -> None:
     made: list[Interact] = []
 
