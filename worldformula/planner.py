@@ -302,6 +302,16 @@ def check_space(dynamics: Dynamics, space: Space) -> None:
             f"expected a space of the actions {', '.join(dynamics.actions) or 'none'}, got {', '.join(space) or 'none'}"
             f"\nwrite space={{{', '.join(f'{a!r}: ActionSet(...)' for a in dynamics.actions)}}}"
         )
+    drawn = {f.variable.key: f for f in getattr(getattr(dynamics, "prior", None), "factors", ())}
+    kinds: dict[str, Kind] = {"one_hot": "choice", "bernoulli": "flags"}
+    for name in set(space) - set(dynamics.actions):
+        family = getattr(drawn.get(name), "family", None)
+        kind = kinds.get(getattr(family, "name", ""), "numbers")
+        if family is not None and space[name].kind != kind:
+            raise ConfigError(
+                f"{name}: the prior draws it by {drawn[name]}, and what is chosen for it is of kind "
+                f"{space[name].kind}\nwrite ActionSet({space[name].size}, {kind!r})"
+            )
 
 
 def check_given(what: str, given: Named | None, space: Space, shape: tuple[int | None, ...]) -> None:

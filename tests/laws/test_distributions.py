@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import mpmath
 import numpy as np
 import pytest
 import scipy.special
@@ -132,6 +133,39 @@ def test_a_truncated_normal_is_that_of_scipy():
     assert truncated_normal.mean(params).numpy() == pytest.approx(reference.mean(), rel=1e-9, abs=1e-12)
     with pytest.raises(ConfigError, match="low below high"):
         TruncatedNormalFamily(low=1.0, high=0.0)
+
+
+@pytest.mark.parametrize(("m", "s"), [(0.3, 1.2), (-5.0, 0.5), (8.0, 2.0)])
+@pytest.mark.parametrize(("low", "high"), [(0.0, math.inf), (-math.inf, 1.0), (-math.inf, math.inf)])
+def test_a_normal_that_is_cut_at_one_end_or_at_none(low, high, m, s):
+    """Entropy, mean and density in 40 digits, and their gradient by differences."""
+    mpmath.mp.dps = 40
+    x = min(max(m + 0.1 * s, low + 0.01), high - 0.01)
+
+    def whole(loc, scale):
+        a, b = (mpmath.mpf(-60 if end == -math.inf else 60) if math.isinf(end) else (end - loc) / scale
+                for end in (low, high))  # fmt: skip
+        z = mpmath.ncdf(-a) - mpmath.ncdf(-b) if a > 0 else mpmath.ncdf(b) - mpmath.ncdf(a)
+        entropy = mpmath.log(mpmath.sqrt(2 * mpmath.pi * mpmath.e) * scale * z)
+        entropy += (a * mpmath.npdf(a) - b * mpmath.npdf(b)) / (2 * z)
+        mean = loc + scale * (mpmath.npdf(a) - mpmath.npdf(b)) / z
+        return entropy + mean + mpmath.log(mpmath.npdf((x - loc) / scale) / scale / z)
+
+    family, params = (
+        TruncatedNormalFamily(low=low, high=high),
+        [torch.tensor(v).double().requires_grad_() for v in (m, s)],
+    )
+    found = family.entropy(params, 0) + family.mean(params) + family.log_prob(params, torch.tensor(x).double(), 0)
+    at, h = (mpmath.mpf(m), mpmath.mpf(s)), mpmath.mpf(10) ** -12
+    by_hand = [whole(at[0] + h, at[1]) - whole(at[0] - h, at[1]), whole(at[0], at[1] + h) - whole(at[0], at[1] - h)]
+    assert found.item() == pytest.approx(float(whole(*at)), rel=1e-11)
+    slopes = torch.autograd.grad(found, params)
+    assert [g.item() for g in slopes] == pytest.approx([float(d / 2 / h) for d in by_hand], rel=1e-9, abs=1e-12)
+
+
+def test_between_infinite_ends_there_is_no_middle():
+    with pytest.raises(ConfigError, match="write loc=, scale="):
+        TruncatedNormalFamily(low=0.0, high=math.inf).constants((2,))
 
 
 @pytest.mark.parametrize("loc", [-30.0, -1.5, 0.0, 0.7, 30.0])

@@ -13,6 +13,7 @@ from tests.learners.test_actor_critic import BINS, WIDTH, A, D, G, K, N, S, bins
 from worldformula.errors import ConfigError, FormulaError
 from worldformula.formula.code.out import Out
 from worldformula.learners.imagination import BehaviourSettings, ImaginationActorCritic
+from worldformula.learners.imagination.normalise import MeanNorm
 from worldformula.nets.actor import ContinuousActor
 from worldformula.nets.mlp import MLP
 
@@ -118,7 +119,7 @@ def test_advantages_may_have_mean_0_and_deviation_1() -> None:
         assert got == pytest.approx(by_hand(case, (advantage - first / total) / deviation, weight), rel=1e-4)
     case.learner.eval()
     assert case.dream().value["actor"].item() == pytest.approx(got, rel=1e-6)
-    assert "advantage_norm.first" in case.learner.state_dict()
+    assert "advantage_norm.mean" in case.learner.state_dict()
 
 
 def test_a_critic_may_predict_returns_in_another_unit() -> None:
@@ -176,3 +177,16 @@ def test_impossible_rates_and_taken_names_are_refused() -> None:
     ImaginationActorCritic(policy, MLP(3, BINS, 4, 1))
     with pytest.raises(FormulaError, match="something of their own 'y'"):
         ImaginationActorCritic(policy, MLP(3, BINS, 4, 1), BehaviourSettings(value_rate=0.1))
+
+
+@pytest.mark.parametrize(("middle", "spread"), [(300.0, 0.1), (100.0, 0.01), (-1000.0, 1.0), (0.0, 2.0)])
+def test_a_small_spread_far_from_zero_is_kept(middle: float, spread: float) -> None:
+    """In single precision; the batches are the same one, so that the averages are its own."""
+    norm, rng = MeanNorm(), np.random.default_rng(0)
+    batch = torch.from_numpy(rng.normal(size=512)).mul(spread).add(middle).float()
+    for _ in range(500):
+        norm.update(batch)
+    exact = batch.double()
+    right = (exact - exact.mean()) / exact.std(unbiased=False)
+    torch.testing.assert_close(norm(batch).double(), right, rtol=1e-2, atol=1e-2)
+    torch.testing.assert_close(norm.back(norm(batch)), batch)

@@ -11,8 +11,8 @@ from tests.formula.models import A, B, D, Join, Z
 from tests.worlds.sketches import transformer
 from tests.worlds.test_dynamics import world
 from tests.worlds.test_history_worlds import gpt
-from worldformula import Deterministic, Normal
-from worldformula.errors import FormulaError, ShapeError
+from worldformula import Deterministic, Normal, OneHot
+from worldformula.errors import ConfigError, FormulaError, ShapeError
 from worldformula.planner import ActionSet, Task
 from worldformula.planners.cem import CEM
 from worldformula.world import PriorDynamics
@@ -107,3 +107,14 @@ def test_what_may_be_chosen_is_told():
         PriorDynamics(Normal("p(z_t|z_{t-1})", Join(Z, 2 * Z), shape=Z)).imagine(
             {"z": torch.zeros(B, Z)}, actions=torch.zeros(B, H, Z)
         )
+
+
+def test_a_one_hot_is_no_numbers():
+    made = PriorDynamics(OneHot("p(k_t|k_{t-1})", Join(3, 3), shape=3))
+    task = Task(lambda states, actions: states["k"][..., 0])
+    with pytest.raises(ConfigError, match=r"of kind numbers\nwrite ActionSet\(3, 'choice'\)"):
+        CEM(horizon=2, candidates=20, elites=4).plan(made, task, made.initial(2), space={"k": ActionSet(3)})
+    plan = CEM(horizon=2, candidates=40, elites=4).plan(
+        made, task, made.initial(2), space={"k": ActionSet(3, "choice")}
+    )
+    assert (plan.actions["k"][..., 0] == 0).all()

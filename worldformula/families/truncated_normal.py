@@ -31,6 +31,8 @@ from worldformula.families.special import (
 )
 from worldformula.families.writing import Sign
 
+NOTHING = 40.0  # deviations from the middle: Φ(-40) is 4e-350
+
 
 @dataclass(frozen=True)
 class TruncatedNormalFamily(LocScaleFamily):
@@ -60,11 +62,15 @@ class TruncatedNormalFamily(LocScaleFamily):
         """loc in the middle, scale half the width, as numbers.
 
         Raises:
-            ConfigError: the call gives an end, so that neither is known.
+            ConfigError: the call gives an end, or one is infinite, so that neither is known.
         """
         if not self._ends_known:
             raise ConfigError(
                 "truncated_normal: the call gives an end, and loc and scale hang on it: write loc=, scale="
+            )
+        if not math.isfinite(self.high - self.low):
+            raise ConfigError(
+                f"truncated_normal: between {self.low:g} and {self.high:g} there is no middle: write loc=, scale="
             )
         return {"loc": 0.5 * (self.low + self.high), "scale": 0.5 * (self.high - self.low)}
 
@@ -123,6 +129,12 @@ class TruncatedNormalFamily(LocScaleFamily):
         return rounded(summed(self, each, precise(params), rank, shape), *params)
 
 
+def _near(end: Parameter, loc: Tensor, scale: Tensor) -> Tensor:
+    """An end; an infinite one where nothing is left behind it in float64, as its gradient would be NaN."""
+    given = torch.as_tensor(end, dtype=torch.float64, device=loc.device)
+    return torch.where(given.isinf(), (loc + given.sign() * NOTHING * scale).detach(), given)
+
+
 @dataclass(frozen=True)
 class _Cut:
     """What the ends cut off, in float64, mirrored where loc lies below the middle: a < b, and Φ(a) is not near 1.
@@ -144,7 +156,8 @@ class _Cut:
     def of(cls, family: TruncatedNormalFamily, params: Params) -> _Cut:
         loc, scale = (torch.as_tensor(p, dtype=torch.float64) for p in precise(params))
         turned = loc < 0.5 * (family.low + family.high)
-        below, above = (family.low - loc) / scale, (family.high - loc) / scale
+        low, high = (_near(end, loc, scale) for end in (family.low, family.high))
+        below, above = (low - loc) / scale, (high - loc) / scale
         a, b = torch.where(turned, -above, below), torch.where(turned, -below, above)
         lower, upper = _log_cdf(a), _log_cdf(b)
         mass = upper + torch.log(-torch.expm1(lower - upper))

@@ -75,25 +75,29 @@ class RangeNorm(nn.Module):
 class MeanNorm(nn.Module):
     """Running mean and deviation: ``(x − mean) / max(limit, deviation)``; the authors' `advnorm` as ``meanstd``.
 
-    rate: weight of the newest batch in the averages of x and x², which are debiased. They are saved in the state_dict.
+    rate: weight of the newest batch in the averages of x and x², which are debiased. What is saved is the mean, and the
+    squares around it (West 1979, doi:10.1145/359146.359153): of a small spread far from zero, x² has no digit left.
     """
 
-    first: Tensor
-    second: Tensor
+    mean: Tensor
+    around: Tensor
     weight: Tensor
 
     def __init__(self, rate: float = 0.01, limit: float = 1e-8) -> None:
         super().__init__()
         self.rate, self.limit = rate, limit
-        for name in ("first", "second", "weight"):
+        for name in ("mean", "around", "weight"):
             self.register_buffer(name, torch.zeros(()))
 
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
         """Move the averages towards those of all entries of ``x``. Call before `forward`."""
-        for average, value in ((self.first, x.mean()), (self.second, x.square().mean())):
-            average.lerp_(value.to(average), self.rate)
-        self.weight.lerp_(torch.ones_like(self.weight), self.rate)
+        kept = (1 - self.rate) * self.weight
+        weight, step = kept + self.rate, x.mean().to(self.mean) - self.mean
+        spread = x.var(unbiased=False).to(self.around) + kept / weight * step.square()
+        self.around.mul_(1 - self.rate).add_(self.rate * spread)
+        self.mean.add_(self.rate / weight * step)
+        self.weight.copy_(weight)
 
     def forward(self, x: Tensor) -> Tensor:
         """``x`` of any shape; as it is before the first update."""
@@ -107,10 +111,8 @@ class MeanNorm(nn.Module):
 
     def _now(self) -> tuple[Tensor, Tensor]:
         begun = self.weight > 0
-        total = torch.where(begun, self.weight, 1.0)
-        mean = self.first / total
-        spread = (self.second / total - mean.square()).clamp(min=0).sqrt().clamp(min=self.limit)
-        return mean, torch.where(begun, spread, 1.0)
+        spread = (self.around / torch.where(begun, self.weight, 1.0)).sqrt().clamp(min=self.limit)
+        return self.mean.clone(), torch.where(begun, spread, 1.0)
 
 
 class Normed(nn.Module):
