@@ -165,7 +165,7 @@ def test_a_mistake_is_one_line_and_leaves_no_folder(
         (["dream", "nowhere", "--sequences", "0"], "--sequences expects a whole number of at least 1, got 0"),
         (["dream", "nowhere", "--seed", "-1"], "--seed expects a whole number of at least 0, got -1"),
         (["demo", "--seed", "-1", "--run", "nowhere"], "seed expects a whole number of at least 0, got -1"),
-        (["demo", "--steps", "900", "--run", "nowhere"], "nothing would be learnt"),
+        (["demo", "--steps", "900", "--run", "nowhere"], "expected --steps above that, got 900"),
     ],
 )
 def test_other_mistakes(capsys: pytest.CaptureFixture[str], arguments: list[str], says: str) -> None:
@@ -362,7 +362,7 @@ def test_the_package_runs_as_a_module() -> None:
     command = [sys.executable, "-m", "worldformula", "eval", "nowhere"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == "error: nowhere is not a run folder: it has no config.json\n"
+    assert done.stderr == "error: nowhere is not a run folder: there is no such folder\n"
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,10 @@ def test_an_agent_shows_all_that_it_learns_by(capsys: pytest.CaptureFixture[str]
     said = capsys.readouterr().out
     for part in ("formula of world", "formula of dream", "formula of replay", "world.sizes.deter=128    The recurrent"):
         assert part in said
-    assert said.strip().splitlines()[-1].strip() == "worldformula train --model dreamer_v3 --env pendulum"
+    assert (
+        said.strip().splitlines()[-1].strip()
+        == "worldformula train --model dreamer_v3 --env pendulum --run runs/dreamer_v3"
+    )
 
 
 @pytest.mark.parametrize(

@@ -151,11 +151,10 @@ def test_a_normal_that_is_cut_at_one_end_or_at_none(low, high, m, s):
         mean = loc + scale * (mpmath.npdf(a) - mpmath.npdf(b)) / z
         return entropy + mean + mpmath.log(mpmath.npdf((x - loc) / scale) / scale / z)
 
-    family, params = (
-        TruncatedNormalFamily(low=low, high=high),
-        [torch.tensor(v).double().requires_grad_() for v in (m, s)],
-    )
-    found = family.entropy(params, 0) + family.mean(params) + family.log_prob(params, torch.tensor(x).double(), 0)
+    family = TruncatedNormalFamily(low=low, high=high)
+    params = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in (m, s)]
+    found = family.entropy(params, 0) + family.mean(params)
+    found = found + family.log_prob(params, torch.tensor(x, dtype=torch.float64), 0)
     at, h = (mpmath.mpf(m), mpmath.mpf(s)), mpmath.mpf(10) ** -12
     by_hand = [whole(at[0] + h, at[1]) - whole(at[0] - h, at[1]), whole(at[0], at[1] + h) - whole(at[0], at[1] - h)]
     assert found.item() == pytest.approx(float(whole(*at)), rel=1e-11)

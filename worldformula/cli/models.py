@@ -142,5 +142,5 @@ def _command(system: System, preset: str) -> str:
         case "worlds":
             return f"worldformula fit {system.name} --data episodes.npz{chosen}"
         case "agents":
-            return f"worldformula train --model {system.name} --env {ENVIRONMENT}{chosen}"
+            return f"worldformula train --model {system.name} --env {ENVIRONMENT} --run runs/{system.name}{chosen}"
     return ""

@@ -161,7 +161,10 @@ class Demo:
 
     def run(self) -> int:
         """Trains and reports."""
-        train(demo.config(self.steps, self.seed), self.run_folder)
+        config = demo.config(self.steps, self.seed)
+        if self.steps <= (least := config.agent.prefill):
+            raise ConfigError(f"the demo learns after {least:,} steps: expected --steps above that, got {self.steps:,}")
+        train(config, self.run_folder)
         return 0
 
 
@@ -189,6 +192,7 @@ def write_report(folder: RunFolder, agent: Agent, device: str) -> float:
     from worldformula.report.evidence import Evidence, load
     from worldformula.report.write import write
 
+    print("acting without exploring, and writing the page …", flush=True)
     page = write(folder.path, agent, device=device)
     found = load(folder.path) or Evidence()
     best = "not known" if found.best is None else found.best

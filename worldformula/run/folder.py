@@ -79,7 +79,8 @@ class RunFolder:
         try:
             values = json.loads(self.config_file.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError) as error:
-            raise RunFolderError(f"{self.path} is not a run folder: it has no config.json") from error
+            why = "it has no config.json" if self.path.is_dir() else "there is no such folder"
+            raise RunFolderError(f"{self.path} is not a run folder: {why}") from error
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{self.config_file} cannot be read: {error}") from error
         if not isinstance(values, dict):
