@@ -16,7 +16,11 @@ WRITE = "if that is right: python -m tests.docs.fences docs/tutorials/*.md"
 PAGES = sorted((ROOT / "docs/tutorials").glob("[0-9]*.md"))
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.stem)
+# The first one with every change, the others with the slow tests.
+EACH = [PAGES[0], *(pytest.param(path, marks=pytest.mark.slow) for path in PAGES[1:])]
+
+
+@pytest.mark.parametrize("path", EACH, ids=lambda p: p.stem)
 def test_a_tutorial_runs_and_shows_what_it_prints(path: Path) -> None:
     torch.manual_seed(0)
     scope = fences.session(path)
