@@ -10,6 +10,7 @@ from worldformula.report.yardsticks import measured
 from worldformula.run.interact import Interact
 from worldformula.training import devices
 from worldformula.training.progress import duration
+from worldformula.world import MASK
 
 
 def lines(loop: Interact) -> Iterator[str]:
@@ -23,10 +24,12 @@ def lines(loop: Interact) -> Iterator[str]:
     yield f"device {devices.describe(loop.device)}, {config.threads} CPU thread(s), torch {torch.__version__}"
     yield f"environment {env.id} × {env.num}: {seen}; {done}{repeat}"
     yield f"model {config.model}, preset {config.preset}, seed {config.seed}: {parameters(loop):,} parameters"
-    yield f"learning: {paced(loop)}, each {rows}"
+    yield f"learning: {paced(loop)}; {rows} an update"
     yield f"replay {loop.replay_bytes / 1e9:.3g} GB on disk once its {config.capacity:,} rows are full"
     if masks := [key for key in loop.envs.columns if key.startswith("mask/")]:
-        yield f"{', '.join(masks)}: stored, and kept in acting; dreams choose among all actions"
+        told = any(role.startswith(MASK) for role in getattr(getattr(loop.agent, "world", None), "roles", {}))
+        dreams = "predicted, and kept to in dreams too" if told else "dreams choose among all actions"
+        yield f"{', '.join(masks)}: stored, and kept to in acting; {dreams}"
     if env.timeout is not None:
         yield f"processes: an environment is killed after {env.timeout:g} s, so the run is not the same to the last bit"
     known = measured(env, config.seed, loop.folder)
@@ -40,8 +43,8 @@ def paced(loop: Interact) -> str:
         return f"all the time, beside the robot; weights are handed over every {drive.sync} ticks"
     if drive.clock == "virtual":
         return (
-            f"{drive.updates:g} updates a tick of a virtual clock; weights are handed over every {drive.sync} ticks, "
-            f"and are {drive.lag} on their way"
+            f"{drive.updates:g} updates a tick of a virtual clock (drive.updates; agent.train_ratio is not read); "
+            f"weights are handed over every {drive.sync} ticks and arrive {drive.lag} ticks later"
         )
     return f"{loop.update_rate:.3g} updates per action (train ratio {learning.train_ratio:g})"
 

@@ -81,6 +81,8 @@ class Train:
     config_file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")] = None
     """These options from a TOML or JSON file: env = "pendulum", steps = 50000, and a group [set]. What is written on
     the command line wins."""
+    resume: Flag = False
+    """Not needed: a run that lies in its folder always goes on; as `fit` has it."""
     resume_with: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")] = ()
     """A setting that shall change as the run goes on, e.g. --resume-with agent.lr=1e-4; config.json lists them all."""
     init: Annotated[Path | None, option("RUN", "new weights")] = None
