@@ -17,12 +17,13 @@ import torch
 from tests.report.dreamer import Dreamer
 from worldformula.cli.commands import write_dream
 from worldformula.envs import random_policy_return, reference_return
+from worldformula.envs.returns import Score
 from worldformula.errors import ConfigError, RunFolderError
 from worldformula.metrics.openloop import open_loop_error
 from worldformula.report.curves import lines
 from worldformula.report.evidence import Curve, Evidence, load
 from worldformula.report.gather import CONTEXT, gather, recorded, windows
-from worldformula.report.page import Run, page
+from worldformula.report.page import Run, _scale, page
 from worldformula.report.write import seconds, write
 from worldformula.run.config import EnvConfig
 from worldformula.run.folder import RunFolder
@@ -296,3 +297,13 @@ def test_errors_say_what_to_do(tmp_path, measured):
         write(run)
     with pytest.raises(ConfigError, match="got 0"):
         gather(measured[0], measured[1], episodes=0)
+
+
+@pytest.mark.parametrize(
+    ("mean", "error", "said"),
+    [(-300.0, 20.0, "<b>83 %</b> of the way"), (-1060.0, 110.0, "No different"), (-1500.0, 30.0, "Worse</b> than")],
+)
+def test_the_headline_compares_with_a_random_policy(mean: float, error: float, said: str) -> None:
+    shown = _scale(Score(mean, error, 10), Score(-1121.0, 48.0, 20), Score(-131.0, 7.0, 20))
+    assert said in shown
+    assert ("of the way" in shown) == (mean == -300.0)

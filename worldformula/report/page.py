@@ -115,10 +115,11 @@ def _result(run: Run, evidence: Evidence) -> str:
     mean, error = rounded(reached.mean, reached.error)
     spread = f" <small>± {error}</small>" if error else ""
     number = f'<div class="big">{mean}{spread}</div><p class="what">{what.format(n=reached.n)}</p>'
-    return number + _scale(reached.mean, evidence.floor, evidence.best)
+    return number + _scale(reached, evidence.floor, evidence.best)
 
 
-def _scale(value: float, floor: Score | None, best: Score | None) -> str:
+def _scale(reached: Score, floor: Score | None, best: Score | None) -> str:
+    value = reached.mean
     marks = [("random policy", floor), ("best known", best)]
     known = [(label, score.mean) for label, score in marks if score is not None]
     low, high = min([value, *(m for _, m in known)]), max([value, *(m for _, m in known)])
@@ -141,8 +142,16 @@ def _scale(value: float, floor: Score | None, best: Score | None) -> str:
     parts.append(f'<i class="now" style="left:{at(value):.1f}%"></i>')
     share = ""
     if floor is not None and best is not None and best.mean > floor.mean:
-        way = (value - floor.mean) / (best.mean - floor.mean)
-        share = f'<p class="what"><b>{_percent(way)}</b> of the way from a random policy to the best known return</p>'
+        way, errors = (
+            (value - floor.mean) / (best.mean - floor.mean),
+            [e for e in (reached.error, floor.error) if e > 0],
+        )
+        share = f"<b>{_percent(way)}</b> of the way from a random policy to the best known return"
+        if abs(value - floor.mean) < 2 * math.hypot(*errors):
+            share = "No different from a random policy, within the errors"
+        elif way < 0:
+            share = "<b>Worse</b> than a random policy"
+        share = f'<p class="what">{share}</p>'
     return f'<div class="scale">{"".join(parts)}</div>{share}'
 
 
