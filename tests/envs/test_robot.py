@@ -306,6 +306,59 @@ def real() -> RobotEnv:
     return RobotEnv(Real())
 
 
+class Says(Real):
+    """Answers something else from its third reading on."""
+
+    def __init__(self, answer: Any) -> None:
+        super().__init__()
+        self.answer = answer
+
+    def read(self) -> Any:
+        if self.reads < 2:
+            return super().read()
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+
+ZERO = np.zeros(1, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ((ZERO, 0.0, 3), r"read\(\) gave \(array.*expected a Reading, or None"),
+        (Reading(ZERO, None, 3), "the reward of tick 3 is None; expected one finite number"),  # type: ignore[arg-type]
+        (Reading(ZERO, "1", 3), "the reward of tick 3 is '1'"),  # type: ignore[arg-type]
+        (Reading(ZERO, np.zeros(2), 3), "the reward of tick 3 is array"),  # type: ignore[arg-type]
+        (Reading(ZERO, 0.0, "x"), "the tick of a reading is 'x'"),  # type: ignore[arg-type]
+        (Reading(None, 0.0, 3), "the observation of tick 3 is not what its space declares"),
+        (Reading("x", 0.0, 3), "the observation of tick 3 is not what its space declares"),
+        (Reading({"a": {"b": 1.0}}, 0.0, 3), "the observation of tick 3 is not what its space declares"),
+        (Reading(np.zeros(3, np.float32), 0.0, 3), "the shape differs"),
+        (SystemExit("driver quits"), "failed at read, tick 2: SystemExit: driver quits"),
+    ],
+)
+def test_what_is_no_reading_pauses_the_robot(answer: Any, said: str) -> None:
+    env = RobotEnv(Says(answer))
+    env.reset()
+    env.step(ZERO)
+    with pytest.raises(RobotError, match=said):
+        env.step(ZERO)
+    assert env.robot.told == [0.0, 0.0, math.inf]
+
+
+def test_a_missing_part_of_an_observation_pauses_the_robot() -> None:
+    robot = Says(Reading({"place": ZERO}, 0.0, 3))
+    env = RobotEnv(robot)
+    env.reset()
+    env.step(ZERO)
+    env.observation_space = spaces.Dict({"place": robot.observation_space, "speed": robot.observation_space})
+    with pytest.raises(RobotError, match="the speed of tick 3 is missing"):
+        env.step(ZERO)
+    assert robot.told[-1] == math.inf
+
+
 def test_what_was_done_is_never_done_again_on_a_real_robot():
     id = f"{__name__}:real"
     envs = Envs(id, 1, max_steps=50)

@@ -14,18 +14,21 @@ import numpy as np
 import pytest
 import torch
 
+from tests.envs.test_robot import Real
 from tests.report.dreamer import Dreamer
 from worldformula.cli.commands import write_dream
 from worldformula.envs import random_policy_return, reference_return
 from worldformula.envs.returns import Score
+from worldformula.envs.robot import RobotEnv
 from worldformula.errors import ConfigError, RunFolderError
 from worldformula.metrics.openloop import open_loop_error
 from worldformula.report.curves import lines
 from worldformula.report.evidence import Curve, Evidence, load
-from worldformula.report.gather import CONTEXT, gather, recorded, windows
+from worldformula.report.gather import CONTEXT, LEFT_OUT, gather, recorded, windows
 from worldformula.report.page import Run, _scale, page
 from worldformula.report.write import seconds, write
 from worldformula.run.config import EnvConfig
+from worldformula.run.evaluate import evaluate
 from worldformula.run.folder import RunFolder
 from worldformula.training.seeding import derived
 
@@ -194,6 +197,57 @@ def test_an_agent_without_dreams_gets_a_page_without_them(tmp_path):
     html = (run / "report.html").read_text(encoding="utf-8")
     parsed(html)
     assert "horizon</h2>" not in html
+
+
+DRIVERS: list = []
+
+
+def driver():
+    DRIVERS.append(Real())
+    return RobotEnv(DRIVERS[-1])
+
+
+class Idle(Blind):
+    """Must not be asked."""
+
+    def act(self, rows, state, explore=True):
+        raise AssertionError
+
+
+@pytest.mark.parametrize("limit", [None, 20])
+def test_the_page_of_a_run_on_a_real_robot_is_made_without_acting(tmp_path, limit):
+    DRIVERS.clear()
+    run = make_run(tmp_path / "robot", env={"id": f"{__name__}:driver", "num": 1, "max_steps": limit})
+    write(run, Idle(), episodes=3)
+    evidence, html = load(run), (run / "report.html").read_text(encoding="utf-8")
+    parsed(html)
+    assert (evidence.reached, evidence.floor, evidence.open_loop, evidence.videos) == (None, None, None, {})
+    assert evidence.left_out == LEFT_OUT
+    assert "<h2>What was not measured</h2><p>This run acted on a robot that is not simulated" in html
+    assert len(DRIVERS) == 1
+    assert set(DRIVERS[0].told) <= {math.inf}, "paused, and nothing else"
+    assert DRIVERS[0].reads == 0
+
+
+def test_nobody_acts_on_a_real_robot_to_record_episodes():
+    DRIVERS.clear()
+    with pytest.raises(ConfigError, match="nobody acts on it to record episodes"):
+        recorded(None, EnvConfig(f"{__name__}:driver", num=1, max_steps=5), 1, seed=0)
+    with pytest.raises(ConfigError, match="expected one stream"):
+        recorded(None, EnvConfig(f"{__name__}:driver", num=1, max_steps=5), 4, seed=0)
+    assert [set(made.told) for made in DRIVERS] == [{math.inf}, {math.inf}]
+
+
+def test_an_evaluation_on_a_real_robot_has_one_driver_and_a_limit():
+    DRIVERS.clear()
+    env = EnvConfig(f"{__name__}:driver", num=1)
+    with pytest.raises(ConfigError, match="needs env.max_steps, such as --set env.max_steps=200"):
+        evaluate(Idle(), env, episodes=2, seed=0)
+    assert set(DRIVERS.pop().told) == {math.inf}
+    found = evaluate(Blind(), dataclasses.replace(env, max_steps=5), episodes=2, seed=0)
+    assert found.lengths == (5, 5)
+    assert len(DRIVERS) == 1
+    assert DRIVERS[0].told == 10 * [1.0] + [math.inf]
 
 
 class Numbers(Blind):

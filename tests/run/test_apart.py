@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import multiprocessing
 import os
@@ -25,6 +26,7 @@ from worldformula.envs.pendulum_noreset import make
 from worldformula.envs.process import clean_context
 from worldformula.envs.robot import RobotEnv
 from worldformula.errors import ConfigError, RobotError
+from worldformula.run import apart
 from worldformula.run.apart import jitter
 from worldformula.run.config import DriveConfig, EnvConfig
 from worldformula.run.interact import Interact
@@ -190,6 +192,26 @@ def test_a_robot_that_falls_silent_ends_the_run_with_a_checkpoint(tmp_path: Path
     with pytest.raises(RobotError, match=r"no reading for 6 ticks.*stored at step 10\d; go on with"):
         Interact(given, Shared, tmp_path / "run", say=lambda _: None).run()
     assert 100 <= final(tmp_path / "run")["count"]["steps"] <= 107
+
+
+def hanging(path: str) -> RobotEnv:
+    """Its driver waits for ever at its 30th reading."""
+    env = noted(path)
+    read, count = env.robot.read, itertools.count(1)
+    env.robot.read = lambda: time.sleep(1000) if next(count) == 30 else read()  # type: ignore[method-assign]
+    return env
+
+
+@pytest.mark.slow
+def test_a_driver_that_hangs_ends_the_run_with_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart, "SLACK", 0.5)
+    env = EnvConfig("tests.run.test_apart:hanging", num=1, max_steps=1000, args=(f"path={tmp_path / 'said'}",))
+    task = Interact(walled(400, env=env), Shared, tmp_path / "run", say=lambda _: None)
+    with pytest.raises(RobotError, match=r"nothing has come from .* for 1\.\d s.*stored at step 2\d; go on with"):
+        task.run()
+    assert not task.envs.process.is_alive()
+    assert (tmp_path / "said").read_text() == "paused"
+    assert 25 <= final(tmp_path / "run")["count"]["steps"] <= 29
 
 
 class Once:

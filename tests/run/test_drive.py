@@ -11,15 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 
 from tests.agent.systems.toy import Toy, ToyAgent
-from tests.envs.test_robot import Odd, real
+from tests.envs.test_robot import Odd, Real, Says, real
 from tests.run.test_interact import assert_same_run, final
 from worldformula.envs.pendulum_noreset import make
-from worldformula.envs.robot import RobotEnv
+from worldformula.envs.robot import Reading, RobotEnv
 from worldformula.errors import ConfigError, RobotError
 from worldformula.run.config import DriveConfig, EnvConfig, RunConfig
 from worldformula.run.interact import Interact
@@ -204,6 +205,102 @@ def test_a_robot_that_is_not_simulated_has_no_virtual_clock(tmp_path: Path) -> N
     given = config(env=EnvConfig(f"{__name__}:noted", num=1, max_steps=50))
     with pytest.raises(ConfigError, match="passes by itself: set drive.clock=wall"):
         Interact(given, Shared, tmp_path / "run", say=lambda _: None)
+
+
+MADE: list[Any] = []
+
+
+def says() -> RobotEnv:
+    """A robot whose observations have another shape than it declared, from its third reading on."""
+    MADE.append(Says(Reading(np.zeros(3, np.float32), 0.0, 3)))
+    return RobotEnv(MADE[-1])
+
+
+class Broken(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """Fails at its third step, by itself."""
+
+    def step(self, action: Any) -> Any:
+        MADE.append(self.unwrapped.robot)  # type: ignore[attr-defined]
+        if len(MADE) == 3:
+            raise ValueError("sums went wrong")
+        return super().step(action)
+
+
+def broken() -> Any:
+    return Broken(real())
+
+
+@pytest.mark.parametrize(
+    ("robot", "step", "said"), [("says", 1, "the shape differs"), ("broken", 2, "ValueError: sums went wrong")]
+)
+def test_a_real_robot_that_fails_in_turn_ends_the_run_and_is_not_made_anew(
+    tmp_path: Path, robot: str, step: int, said: str
+) -> None:
+    MADE.clear()
+    given = config("none", env=EnvConfig(f"{__name__}:{robot}", num=1, max_steps=50))
+    with pytest.raises(RobotError, match=rf"{said}.*paused.*stored at step {step}; go on with"):
+        run(tmp_path / "run", given)
+    assert final(tmp_path / "run")["count"]["steps"] == step
+    assert len({id(made) for made in MADE}) == 1
+    assert MADE[0].told[-1] == math.inf
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"eval_episodes": 2}, "needs env.max_steps, such as --set env.max_steps=200.*eval_episodes=0"),
+        ({"eval_episodes": 2, "eval_every": 20, "max_steps": 50}, "set eval_every=0"),
+        ({"num": 2}, r"expected one stream \(env.num=1"),
+        pytest.param({"timeout": 5.0}, "leave env.timeout out", marks=pytest.mark.slow),
+    ],
+)
+def test_what_a_real_robot_cannot_do_is_refused(tmp_path: Path, changes: Any, said: str) -> None:
+    env = {key: changes.pop(key) for key in ("max_steps", "num", "timeout") if key in changes}
+    given = config("none", env=EnvConfig(f"{__name__}:noted", **{"num": 1, **env}), **changes)
+    TOLD.clear()
+    with pytest.raises(ConfigError, match=said):
+        Interact(given, Shared, tmp_path / "run", say=lambda _: None)
+    assert [word for word in TOLD if word != math.inf] == []
+
+
+def test_a_real_robot_is_evaluated_by_the_driver_that_is_there(tmp_path: Path) -> None:
+    """60 commands of the training, and 2 · 10 of the evaluation, to one driver."""
+    MADE.clear()
+    given = config("none", 60, env=EnvConfig(f"{__name__}:counted", num=1, max_steps=10), eval_episodes=2)
+    task = run(tmp_path / "run", given)
+    assert task.evaluation is not None
+    assert task.evaluation.lengths == (10, 10)
+    assert len(MADE) == 1
+    assert len([word for word in MADE[0].told if word != math.inf]) == 80
+    assert MADE[0].told[-1] == math.inf
+
+
+def test_a_real_robot_that_fails_in_the_last_evaluation_is_told_after_a_checkpoint(tmp_path: Path) -> None:
+    MADE.clear()
+    given = config("none", 60, env=EnvConfig(f"{__name__}:counted", num=1, max_steps=10), eval_episodes=2)
+    task = Interact(given, Shared, tmp_path / "run", say=lambda _: None, show=lambda _: None)
+    MADE[0].command = fails_after(65, MADE[0].command)
+    with pytest.raises(RobotError, match=r"failed at command.*cable.*stored at step 60; go on with"):
+        task.run()
+    assert final(tmp_path / "run")["count"]["steps"] == 60
+    assert MADE[0].told[-1] == math.inf
+
+
+def fails_after(times: int, command: Any) -> Any:
+    left = iter(range(times))
+
+    def checked(action: Any) -> None:
+        if next(left, None) is None:
+            raise OSError("cable")
+        command(action)
+
+    return checked
+
+
+def counted() -> RobotEnv:
+    MADE.append(Real())
+    MADE[-1].rate = 1000.0
+    return RobotEnv(MADE[-1])
 
 
 @pytest.mark.parametrize("stops", [None, 30])

@@ -199,6 +199,7 @@ def write_report(folder: RunFolder, agent: Agent, device: str) -> float:
     found = load(folder.path) or Evidence()
     best = "not known" if found.best is None else found.best
     floor = "not known" if found.floor is None else found.floor
-    print(f"reached: return {found.reached}; floor (random policy) {floor}; best known {best}")
+    reached = "not measured" if found.reached is None else f"return {found.reached}"
+    print(f"reached: {reached}; floor (random policy) {floor}; best known {best}")
     print(f"report: {page}")
     return math.nan if found.reached is None else found.reached.mean

@@ -58,9 +58,8 @@ def random_policy_return(
     """
     started, found = time.perf_counter(), list[float]()
     envs, rng = Envs(id, 1, seed=seed, recover=True, **options), np.random.default_rng(seed)
-    real = any(getattr(bare, "real", False) for bare in envs.bare)
-    rows = {} if real else envs.reset()
-    for _ in range(0 if real else most):
+    rows = {} if envs.real else envs.reset()
+    for _ in range(0 if envs.real else most):
         rows = envs.step(envs.random(rng, rows))
         found += [episode.score for episode in envs.finished]
         if len(found) >= episodes or time.perf_counter() - started > seconds:

@@ -14,13 +14,18 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from worldformula.errors import RobotError
+from worldformula.envs.spaces import checked, flattened, leaf
+from worldformula.errors import NonFiniteError, RobotError, SpaceError
+
+ARRAYS = (
+    gymnasium.spaces.Box, gymnasium.spaces.Discrete, gymnasium.spaces.MultiDiscrete, gymnasium.spaces.MultiBinary
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -153,8 +158,8 @@ class RobotEnv(gymnasium.Env[Any, Any]):
     simulated robot the true ``state``.
 
     Raises:
-        RobotError: the robot was silent for longer than its patience, raised an error, or gave a reward or an
-            observation that is not finite. It was paused before.
+        RobotError: the robot was silent for longer than its patience, raised an error, or gave something else than a
+            `Reading` of one finite reward and an observation that its space declares. It was paused before.
     """
 
     resets = False
@@ -206,19 +211,36 @@ class RobotEnv(gymnasium.Env[Any, Any]):
     def _read(self) -> None:
         with self._guarded("read"):
             found = self.robot.read()
-        if found is None:
-            self.silent += 1
-            if self.silent > self.patience:
-                self._refuse(f"the robot has given no reading for {self.silent} ticks, until tick {self.ticks}")
-            return
+            if found is None:
+                self.silent += 1
+                if self.silent > self.patience:
+                    self._refuse(f"the robot has given no reading for {self.silent} ticks, until tick {self.ticks}")
+                return
+            self._check(found)
         self.silent = 0
-        if not np.isfinite(found.reward):
-            self._refuse(f"the reward of tick {found.tick} is {found.reward}; expected a finite number")
-        leaves = found.observation if isinstance(found.observation, Mapping) else {"observation": found.observation}
-        for key, value in leaves.items():
-            if not np.isfinite(np.asarray(value, np.float64)).all():
-                self._refuse(f"the {key} of tick {found.tick} is not finite: {value!r:.100}")
         self.reading = found
+
+    def _check(self, found: Any) -> None:
+        """Refuses what is no reading, before anything trusts it."""
+        if not isinstance(found, Reading):
+            self._refuse(f"read() gave {found!r:.100} at tick {self.ticks}; expected a Reading, or None")
+        if not isinstance(found.tick, int | np.integer):
+            self._refuse(f"the tick of a reading is {found.tick!r:.100}, at tick {self.ticks}; expected a whole number")
+        reward = np.asarray(found.reward)
+        with np.errstate(over="ignore"):  # rewards are stored in float32
+            number = reward.size == 1 and reward.dtype.kind in "fiub" and np.isfinite(np.float32(reward.item()))
+        if not number:
+            self._refuse(f"the reward of tick {found.tick} is {found.reward!r:.100}; expected one finite number")
+        leaves = {"observation": self.observation_space}
+        if nested := isinstance(self.observation_space, gymnasium.spaces.Dict | gymnasium.spaces.Tuple):
+            leaves = flattened(self.observation_space)
+        for key, space in leaves.items():
+            if isinstance(space, ARRAYS):
+                try:
+                    value = leaf(found.observation, key) if nested else found.observation
+                    checked(space, value, f"the {key} of tick {found.tick}")
+                except (LookupError, TypeError):
+                    self._refuse(f"the {key} of tick {found.tick} is missing: {found.observation!r:.100}")
 
     @contextlib.contextmanager
     def _guarded(self, what: str) -> Iterator[None]:
@@ -226,11 +248,13 @@ class RobotEnv(gymnasium.Env[Any, Any]):
             yield
         except RobotError:
             raise
-        except Exception as error:  # noqa: BLE001 - a driver may raise anything; the robot must not go on moving
+        except (NonFiniteError, SpaceError) as error:
+            self._refuse(str(error), error)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a driver may raise anything; it must not move on
             self._refuse(f"the robot failed at {what}, tick {self.ticks}: {type(error).__name__}: {error}", error)
 
-    def _refuse(self, why: str, error: Exception | None = None) -> None:
-        with contextlib.suppress(Exception):
+    def _refuse(self, why: str, error: BaseException | None = None) -> NoReturn:
+        with contextlib.suppress(Exception, SystemExit):
             self.robot.pause()
         raise RobotError(f"{why}. The robot was paused") from error
 

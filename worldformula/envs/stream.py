@@ -110,6 +110,11 @@ class Stream:
         self._hash = hashlib.blake2b(digest_size=16)
 
     @property
+    def real(self) -> bool:
+        """Whether it is a robot that is not simulated: nothing of it can be put back."""
+        return self.env.lasting() is None
+
+    @property
     def digest(self) -> str:
         """A fingerprint of all rows of the present episode."""
         return self._hash.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +14,7 @@ from worldformula.envs.columns import Column, row_spec
 from worldformula.envs.factory import make
 from worldformula.envs.process import Remote
 from worldformula.envs.stream import FAILURES, Episode, Failure, Row, Served, Stream
-from worldformula.errors import ConfigError, SpaceError
+from worldformula.errors import ConfigError, RobotError, SpaceError, WorldformulaError
 
 Rows = dict[str, NDArray[Any]]
 
@@ -34,7 +35,8 @@ class Envs:
         num: number of streams.
         seed: all randomness derives from it.
         recover: an environment that raises an error or gives NaN is made anew and begins the next episode; the row
-            before has no ``is_last``. Without, the error is raised.
+            before has no ``is_last``. Without, the error is raised. Of a robot that is not simulated a
+            `RobotError` is raised either way, after a pause: no driver is made anew.
         log_info: keys of ``info`` whose numbers at the last step are kept with each finished episode.
         timeout: seconds that an environment may take for one answer. Each then runs in a process of its own, and one
             that hangs is killed: a failure, which ``recover`` survives. None runs them here.
@@ -45,6 +47,7 @@ class Envs:
         observations: those of them that an agent observes: no masks, no labels.
         actions: one :class:`~worldformula.envs.actions.ActionSpec` per named action.
         row_spec: shape and dtype of every column, actions included, as ``Replay`` takes it.
+        real: it is a robot that is not simulated, of which there is one.
         finished: the episodes that ended at the latest rows.
         infos: Gymnasium's info of the latest rows, one per stream.
 
@@ -78,7 +81,15 @@ class Envs:
         def build() -> Served:
             return make(id, **options) if timeout is None else Remote(id, options, timeout)
 
-        self._streams = [Stream(build, index, seed) for index in range(num)]
+        self._streams = [Stream(build, 0, seed)]
+        self.real = self._streams[0].real
+        if self.real and num > 1:
+            self.close()
+            raise ConfigError(
+                f"{id} is a robot that is not simulated, and nobody acts on several at once: expected one stream "
+                f"(env.num=1, or --sequences 1), got {num}"
+            )
+        self._streams += [Stream(build, index, seed) for index in range(1, num)]
         env = self._streams[0].env
         self.columns: dict[str, Column] = env.columns
         self.observations: dict[str, Column] = env.observations
@@ -169,8 +180,14 @@ class Envs:
     def _survived(self, stream: Stream, call: Any) -> Row:
         try:
             return call(stream)
-        except FAILURES as error:
-            if not self._recover:
+        except RobotError:
+            raise
+        except WorldformulaError as error:
+            if self.real:
+                with contextlib.suppress(Exception):
+                    stream.env.close()
+                raise RobotError(f"{error} The robot was paused") from error
+            if not self._recover or not isinstance(error, FAILURES):
                 raise
             return stream.recover(error)
 

@@ -83,6 +83,7 @@ class Evidence:
         curves: numbers of one such window beside what was dreamt, where no pictures are observed.
         videos: animated WebP by name: ``episode``, ``dream`` (rows truth, dream, error) and the still ``strip``.
         strip_steps: horizons of the columns of ``strip``; 0 is the last frame that the model saw.
+        left_out: a sentence that says what was not measured, and why; empty where nothing was left out.
         machine: where it was measured: versions, device, date.
     """
 
@@ -95,6 +96,7 @@ class Evidence:
     curves: tuple[Curve, ...] = ()
     videos: Mapping[str, bytes] = field(default_factory=dict)
     strip_steps: tuple[int, ...] = ()
+    left_out: str = ""
     machine: Mapping[str, str] = field(default_factory=dict)
 
     def save(self, run: Path) -> None:
@@ -146,6 +148,7 @@ def load(run: Path) -> Evidence | None:
             on=str(values.get("on", PIXELS)),
             curves=tuple(Curve(**_numbers(curve)) for curve in values.get("curves", ())),
             strip_steps=tuple(values["strip_steps"]),
+            left_out=str(values.get("left_out", "")),
             machine=values["machine"],
         )
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

@@ -27,6 +27,11 @@ from worldformula.training import settings
 from worldformula.training.devices import describe
 from worldformula.training.seeding import derived, forked
 
+LEFT_OUT = (
+    "This run acted on a robot that is not simulated, and nobody acts on it for a page: there are no evaluation "
+    "episodes of the page's own, no return of a random policy, and no dreams. Where env.max_steps is set, worldformula "
+    "eval plays episodes on it."
+)
 CONTEXT, HORIZON = 5, 30
 SEQUENCES, SHOWN = 48, 6
 STRIP = (0, 1, 5, 10, 15, 20, 25, 30)
@@ -48,6 +53,8 @@ class Dreams(Protocol):
 def gather(run: str | Path, agent: Agent, *, episodes: int = 10, device: str = "") -> Evidence:
     """Plays evaluation episodes and measures everything that a report shows. The agent is not changed.
 
+    With a robot that is not simulated nobody acts: what needs it is left out, and the page says so.
+
     Args:
         run: the run folder; its configuration says which environment and which seed.
         agent: the trained agent. With ``world.loss`` the report shows the formula, with ``open_loop`` the dreams.
@@ -63,23 +70,33 @@ def gather(run: str | Path, agent: Agent, *, episodes: int = 10, device: str = "
     config = RunFolder(run).config()
     env = settings.from_dict(EnvConfig(""), config["env"])
     seed = derived(int(config["seed"]), REPORT)
+    loss = getattr(getattr(agent, "world", None), "loss", None)
+    formula, where = None if loss is None else written(loss), machine(device or _device(agent))
+    if real(env):
+        return Evidence(formula=formula, left_out=LEFT_OUT, machine=where)
     with forked(seed):
         played, pictures = recorded(agent, env, episodes, seed)
         videos = {"episode": webp(pictures, fps=15, scale=_scale(pictures))} if pictures is not None else {}
         # Under random actions: a policy that holds an unstable balance makes every open-loop prediction fail.
         wandering, _ = recorded(None, env, episodes, seed + 1)
         dreamt = _dream(agent, wandering)
-    loss = getattr(getattr(agent, "world", None), "loss", None)
     levels = yardsticks(env, int(config["seed"]), RunFolder(run))
     return dataclasses.replace(
         dreamt,
-        formula=None if loss is None else written(loss),
+        formula=formula,
         reached=Score.of(float(e["reward"].sum()) for e in played),
         floor=levels.floor,
         best=levels.best,
         videos={**videos, **dreamt.videos},
-        machine=machine(device or _device(agent)),
+        machine=where,
     )
+
+
+def real(env: EnvConfig) -> bool:
+    """Whether it is a robot that is not simulated. It is made for that, and nobody acts on it."""
+    envs = Envs(env.id, 1, **env.options())
+    envs.close()
+    return envs.real
 
 
 def recorded(
@@ -97,9 +114,12 @@ def recorded(
         Per episode the columns ``[T, …]`` of its rows, from ``is_first`` to ``is_last``, with their actions.
 
     Raises:
-        ConfigError: an episode does not end.
+        ConfigError: an episode does not end; the environment is a robot that is not simulated.
     """
     envs = Envs(env.id, episodes, seed=seed, recover=True, **env.options())
+    if envs.real:
+        envs.close()
+        raise ConfigError(f"{env.id} is a robot that is not simulated: nobody acts on it to record episodes")
     table: list[Columns] = []
     pictures: list[NDArray[np.uint8]] = []
     running, rows = np.ones(episodes, bool), envs.reset(0)

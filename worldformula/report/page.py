@@ -56,6 +56,7 @@ def page(run: Run, evidence: Evidence) -> str:
     body = "".join(
         [
             _learning(run, evidence),
+            section("What was not measured", f"<p>{escape(evidence.left_out)}</p>") if evidence.left_out else "",
             _pictures(evidence),
             _numbers(evidence),
             horizon(evidence.open_loop, evidence.on),

@@ -63,6 +63,7 @@ class Orders:
 def serve(pipe: Connection, exchange: Exchange, id: str, options: dict[str, Any], seed: int) -> None:
     """The process: describes the robot, waits for its orders, acts until it is told to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the learner, which then ends this process
+    signal.signal(signal.SIGTERM, _leave)  # where the robot's driver hangs: it is woken, and paused
     torch.set_num_threads(1)
     envs = None
     try:
@@ -73,7 +74,8 @@ def serve(pipe: Connection, exchange: Exchange, id: str, options: dict[str, Any]
                 f"drive.clock=wall acts on a robot, and {id} is none: expected worldformula.envs.robot.RobotEnv, or "
                 "drive.clock=virtual"
             )
-        pipe.send(("answer", (envs.columns, envs.observations, envs.actions, envs.row_spec, robot.robot.rate)))
+        described = (envs.columns, envs.observations, envs.actions, envs.row_spec)
+        pipe.send(("answer", (*described, robot.robot.rate, robot.patience, robot.real)))
         orders = pipe.recv()
         if isinstance(orders, Orders):
             act(pipe, exchange, envs, orders, robot.keep_time())
@@ -87,6 +89,10 @@ def serve(pipe: Connection, exchange: Exchange, id: str, options: dict[str, Any]
     finally:
         if envs is not None:
             envs.close()
+
+
+def _leave(number: int, _: Any) -> None:
+    raise SystemExit(number)
 
 
 def act(pipe: Connection, exchange: Exchange, envs: Envs, orders: Orders, clock: WallClock) -> None:

@@ -12,6 +12,7 @@ and what is learnt between two rows hangs on the computer. By the virtual clock 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -34,6 +35,8 @@ from worldformula.run.shared import Exchange, Newest, Ring, layout_of
 MINUTES = 10  # of rows that the ring holds, while this process stores a checkpoint or compiles
 KEPT = 100_000  # ticks whose times are remembered
 SOON = 20.0  # seconds that the actor may take to end
+SLACK = 5.0  # seconds beyond the robot's patience that no row may come for: the computer may be busy
+LAST = 2.0  # seconds that an actor which hangs has to pause its robot
 
 
 class Away:
@@ -61,12 +64,13 @@ class Away:
         if not self.pipe.poll(START):
             self.process.kill()
             raise RobotError(f"the process of {self.id} has not made its robot within {START:g} s")
-        columns, observations, actions, spec, rate = self.said("answer")
+        columns, observations, actions, spec, rate, patience, self.real = self.said("answer")
         self.columns: dict[str, Column] = columns
         self.observations: dict[str, Column] = observations
         self.actions: dict[str, ActionSpec] = actions
         self.row_spec: dict[str, tuple[tuple[int, ...], str]] = spec
         self.period = config.env.action_repeat / float(rate)
+        self.patience = patience / float(rate)
         self.finished: list[Episode] = []
         self.failures: list[Failure] = []
 
@@ -92,6 +96,13 @@ class Away:
         """The actions of a turn are those that were executed."""
         assert isinstance(actions, dict)
         return actions
+
+    def end(self) -> None:
+        """Ends the other process, whatever it is at; it has a moment to pause its robot."""
+        self.process.terminate()
+        self.process.join(LAST)
+        self.process.kill()
+        self.process.join()
 
     def close(self) -> None:
         """Tells the other process to end, which pauses the robot."""
@@ -119,6 +130,7 @@ class Apart:
         self.episode, self.ticks = 0, 0
         self._handed, self._handed_at, self._again, self._learning = 0, 0, False, False
         self.times: list[tuple[float, float, bool]] = []  # of the last ticks: beginning, command, was it taken
+        self._limit, self._empty, self._looked = START, 0.0, math.inf  # how long no row may come, and how long none has
         self._ring: Ring | None = None
         self._newest: Newest | None = None
         self._logged = 0
@@ -162,9 +174,30 @@ class Apart:
             yield from map(self._turn, found)
             self.envs.said("over")
             raise RobotError(f"the process that acts on {self.envs.id} ended before the run did")
-        if not found and not self._learning:
-            time.sleep(self.envs.period / 4)
+        if not found:
+            self._watch()
+            if not self._learning:
+                time.sleep(self.envs.period / 4)
+        else:
+            self._limit, self._empty, self._looked = self.envs.patience + self.envs.period + SLACK, 0.0, math.inf
         yield from map(self._turn, found)
+
+    def _watch(self) -> None:
+        """No row was there. An actor says so itself where its robot is silent, but not while the driver hangs.
+
+        Raises:
+            RobotError: there has been none for too long.
+        """
+        now = time.perf_counter()
+        self._empty += min(max(0.0, now - self._looked), 1.0)  # this process may have been busy, and then a lock held
+        self._looked = now
+        if self._empty > self._limit:
+            self.envs.end()
+            raise RobotError(
+                f"nothing has come from {self.envs.id} for {self._empty:.1f} s: its driver seems to hang in "
+                "read() or command(). Its process was told to pause the robot and has ended; look whether the robot "
+                "holds still"
+            )
 
     def _turn(self, row: dict[str, NDArray[Any]]) -> Turn:
         self.envs.finished = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from worldformula.errors import ConfigError
-from worldformula.run.config import RunConfig
+from worldformula.run.config import EnvConfig, RunConfig
 from worldformula.run.contract import HandsOver, Learning
 
 
@@ -57,6 +57,52 @@ def possible(config: RunConfig, agent: Any, resumes_at: int) -> None:
     if config.env.single and config.eval_every and config.eval_episodes:
         raise ConfigError(
             f"{config.env.id} cannot be made twice (env.single), so an evaluation would end the episode of the "
+            f"training: set eval_every=0, got {config.eval_every}; the evaluation at the end stays"
+        )
+
+
+def limited(env: EnvConfig, real: bool, episodes: int) -> None:
+    """Refuses episodes of evaluation that have no end: of a robot an episode is as long as one says.
+
+    Args:
+        env: the environments.
+        real: it is a robot that is not simulated.
+        episodes: of evaluation.
+
+    Raises:
+        ConfigError: says what to write.
+    """
+    if real and episodes and env.max_steps is None:
+        raise ConfigError(
+            f"{env.id} is a robot that is not simulated, whose episodes have no end by themselves: a run that is "
+            "evaluated on it needs env.max_steps, such as --set env.max_steps=200, when it begins; train without "
+            "evaluation with --set eval_episodes=0"
+        )
+
+
+def alone(config: RunConfig, envs: Any) -> None:
+    """Refuses what a run on a robot that is not simulated cannot do: there is one, and the run acts on it.
+
+    Raises:
+        ConfigError: says what to write. ``envs`` is closed before.
+    """
+    try:
+        _alone(config, envs.real)
+    except ConfigError:
+        envs.close()
+        raise
+
+
+def _alone(config: RunConfig, real: bool) -> None:
+    limited(config.env, real, config.eval_episodes)
+    if real and config.env.timeout is not None:
+        raise ConfigError(
+            f"{config.env.id} is a robot that is not simulated, and cannot be paused in a process that env.timeout "
+            "kills: leave env.timeout out; drive.clock=wall notices a driver that hangs"
+        )
+    if real and config.eval_every and config.eval_episodes:
+        raise ConfigError(
+            f"{config.env.id} is a robot that is not simulated, so an evaluation would end the episode of the "
             f"training: set eval_every=0, got {config.eval_every}; the evaluation at the end stays"
         )
 

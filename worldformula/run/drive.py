@@ -155,7 +155,7 @@ class Virtual(InTurn):
         super().__init__(config, envs, agent, device)
         self.drive = config.drive
         require(agent, config)
-        if self._robots():
+        if envs.real:
             raise ConfigError(
                 f"drive.clock=virtual makes the time of a robot, and that of {envs.id} passes by itself: set "
                 "drive.clock=wall"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 
@@ -21,13 +22,17 @@ def seconds_left(run: Interact) -> float:
     """An estimate of the seconds until ``run`` ends; evaluation and checkpoints are not in it.
 
     A fresh agent acts a few turns in environments of its own and learns twice from what it saw. The run does not
-    notice: its generators are put back, and nothing enters its replay.
+    notice: its generators are put back, and nothing enters its replay. With a robot that is not simulated nobody acts
+    for it: its ticks are what is counted.
     """
     config = run.config
     if run.resumes_at >= config.steps:
         return 0.0
     if config.drive.clock == "wall":
         return float((config.steps - run.resumes_at) / config.env.action_repeat * run.envs.period)
+    if run.envs.real:
+        rate = run.envs.bare[0].metadata.get("render_fps", math.inf)
+        return float((config.steps - run.resumes_at) / rate)
     with forked(config.seed):
         agent = run.fresh_agent()
         learning = agent.config

@@ -9,6 +9,7 @@ import numpy as np
 
 from worldformula.envs import Envs
 from worldformula.errors import ConfigError
+from worldformula.run.checks import limited
 from worldformula.run.config import EnvConfig
 from worldformula.run.contract import Acting
 from worldformula.run.play import LONGEST, play
@@ -42,7 +43,9 @@ class Evaluation:
         }
 
 
-def evaluate(agent: Acting, env: EnvConfig, *, episodes: int, seed: int, explore: bool = False) -> Evaluation:
+def evaluate(
+    agent: Acting, env: EnvConfig, *, episodes: int, seed: int, explore: bool = False, on: Envs | None = None
+) -> Evaluation:
     """Plays ``episodes`` complete episodes, shared out evenly among the streams beforehand.
 
     Which episodes count is fixed before the first one ends: taking the first to finish would favour short ones. An
@@ -54,16 +57,28 @@ def evaluate(agent: Acting, env: EnvConfig, *, episodes: int, seed: int, explore
         episodes: how many, at least 1.
         seed: of the environments and of the agent's samples.
         explore: sample actions as in training, instead of the policy's mode.
+        on: the robot, where a driver of it is there already: no second one is made. It stays open.
 
     Raises:
-        ConfigError: no episodes asked for, or an episode that does not end within 100 000 actions.
+        ConfigError: no episodes asked for, an episode that does not end within 100 000 actions, or a robot that is not
+            simulated without ``env.max_steps``.
     """
     if episodes < 1:
         raise ConfigError(f"expected at least one episode of evaluation, got {episodes}")
     num = min(episodes, env.num)
+    envs = on or Envs(env.id, num, seed=seed, recover=True, **env.options())
+    try:
+        limited(env, envs.real, episodes)
+        return _played(agent, envs, episodes, seed, explore)
+    finally:
+        if on is None:
+            envs.close()
+
+
+def _played(agent: Acting, envs: Envs, episodes: int, seed: int, explore: bool) -> Evaluation:
+    num = envs.num
     quota = np.full(num, episodes // num) + (np.arange(num) < episodes % num)
     found: list[list[tuple[float, int]]] = [[] for _ in range(num)]
-    envs = Envs(env.id, num, seed=seed, recover=True, **env.options())
     with forked(seed):
         turns = play(envs, agent, explore=explore)
         for _ in range(LONGEST * int(quota.max())):
@@ -74,7 +89,6 @@ def evaluate(agent: Acting, env: EnvConfig, *, episodes: int, seed: int, explore
             if all(len(f) >= q for f, q in zip(found, quota, strict=True)):
                 break
         else:
-            raise ConfigError(f"an episode of {env.id} did not end within {LONGEST} actions; set env.max_steps")
-    envs.close()
+            raise ConfigError(f"an episode of {envs.id} did not end within {LONGEST} actions; set env.max_steps")
     ordered = [pair for stream in found for pair in stream]
     return Evaluation(tuple(score for score, _ in ordered), tuple(length for _, length in ordered))

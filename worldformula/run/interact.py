@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from worldformula.data.replay import Replay
-from worldformula.envs import Episode
+from worldformula.envs import Envs, Episode
 from worldformula.errors import (
     CheckpointError,
     ConfigError,
@@ -36,7 +36,7 @@ from worldformula.errors import (
     WorldformulaError,
 )
 from worldformula.run import transfer
-from worldformula.run.checks import possible, settled
+from worldformula.run.checks import alone, possible, settled
 from worldformula.run.config import FIXED, FREE_ON_RESUME, RunConfig, deliberate
 from worldformula.run.contract import Agent, Batch, Build, Learning, Recalling, Write
 from worldformula.run.counters import Counters, Result, means
@@ -108,6 +108,7 @@ class Interact:
         self.evaluation: Evaluation | None = None
         settled(self.config)
         self.envs = environments(self.config)
+        alone(self.config, self.envs)
         if any(key.startswith("agent.") for key in self.changed):
             transfer.same_sizes(build, self.asked, self.config, self.envs, self.changed)
         seed_everything(self.config.seed)
@@ -226,7 +227,10 @@ class Interact:
             if self._summed or self._finished:
                 self._log(write)
             if self.config.eval_episodes and self.count.evaluated != self.count.steps:
-                write(self.count.steps, self.test())
+                try:
+                    write(self.count.steps, self.test())
+                except RobotError as error:
+                    self._halted = error
 
     def _passed(self, before: int, every: int) -> bool:
         return bool(every) and self.count.steps // every > before // every
@@ -316,7 +320,10 @@ class Interact:
         """An evaluation."""
         config = self.config
         seed = derived(config.seed, EVALUATION)  # the same episodes each time, so that evaluations compare
-        self.evaluation = evaluate(self.agent, config.env, episodes=config.eval_episodes, seed=seed)
+        robot = self.envs if isinstance(self.envs, Envs) and self.envs.real else None
+        self.evaluation = evaluate(self.agent, config.env, episodes=config.eval_episodes, seed=seed, on=robot)
+        if robot is not None:
+            self.driver.halt()
         self.count.evaluated = self.count.steps
         return self.evaluation.metrics()
 
