@@ -194,7 +194,7 @@ def write_report(folder: RunFolder, agent: Agent, device: str) -> float:
     from worldformula.report.evidence import Evidence, load
     from worldformula.report.write import write
 
-    print("acting without exploring, and writing the page …", flush=True)
+    print("measuring what the page shows, and writing it …", flush=True)
     page = write(folder.path, agent, device=device)
     found = load(folder.path) or Evidence()
     best = "not known" if found.best is None else found.best
