@@ -46,7 +46,7 @@ def paced(loop: Interact) -> str:
             f"{drive.updates:g} updates a tick of a virtual clock (drive.updates; agent.train_ratio is not read); "
             f"weights are handed over every {drive.sync} ticks and arrive {drive.lag} ticks later"
         )
-    return f"{loop.update_rate:.3g} updates per action (train ratio {learning.train_ratio:g})"
+    return f"{loop.driver.rate:.3g} updates per action (train ratio {learning.train_ratio:g})"
 
 
 def time_line(loop: Interact, seconds: float) -> str:

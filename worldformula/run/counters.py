@@ -31,6 +31,12 @@ class Counters:
     evaluated: int = -1
     """Step of the latest evaluation."""
 
+    def ended(self, score: float) -> None:
+        """Counts an episode."""
+        self.episodes += 1
+        self.last_return = score
+        self.mean_return = score if self.mean_return is None else 0.9 * self.mean_return + 0.1 * score
+
 
 @dataclass(frozen=True)
 class Result:

@@ -57,7 +57,7 @@ def seconds_left(run: Interact) -> float:
         envs.close()
     actions = (config.steps - run.resumes_at) / config.env.action_repeat
     learnt = max(0.0, config.steps - max(learning.prefill, run.resumes_at)) / config.env.action_repeat
-    return float(actions / config.env.num * per_turn + learnt * run.update_rate * per_update)
+    return float(actions / config.env.num * per_turn + learnt * run.driver.rate * per_update)
 
 
 def _timed(device: torch.device, call: Callable[[], object], times: int) -> float:

@@ -138,11 +138,6 @@ class Interact:
         return self.agent if isinstance(self.agent, Recalling) and self.agent.latents else None
 
     @property
-    def update_rate(self) -> float:
-        """Updates per action taken."""
-        return self.driver.rate
-
-    @property
     def replay_bytes(self) -> int:
         """What the replay takes on disk once it is full."""
         sizes = (math.prod(shape) * np.dtype(dtype).itemsize for shape, dtype in self.envs.row_spec.values())
@@ -249,10 +244,7 @@ class Interact:
 
     def _episode(self, episode: Episode) -> None:
         self._finished.append(episode)
-        count, score = self.count, episode.score
-        count.episodes += 1
-        count.last_return = score
-        count.mean_return = score if count.mean_return is None else 0.9 * count.mean_return + 0.1 * score
+        self.count.ended(episode.score)
 
     def _failed(self) -> None:
         """Counts the failures of this turn, and tells of the first few."""
