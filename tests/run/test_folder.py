@@ -53,7 +53,7 @@ def test_tensorboard_events_are_written(tmp_path: Path) -> None:
 def test_the_configuration_round_trips_and_damage_is_named(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "a" / "b")
     assert not folder.exists
-    with pytest.raises(RunFolderError, match=r"not a run folder: it has no config\.json"):
+    with pytest.raises(RunFolderError, match=r"not a run folder: there is no such folder"):
         folder.config()
     folder.create({"steps": 5})
     assert folder.config() == {"steps": 5}
