@@ -162,6 +162,14 @@ def test_a_normal_that_is_cut_at_one_end_or_at_none(low, high, m, s):
     assert [g.item() for g in slopes] == pytest.approx([float(d / 2 / h) for d in by_hand], rel=1e-9, abs=1e-12)
 
 
+def test_what_is_infinite_and_cannot_be_is_refused():
+    with pytest.raises(ConfigError, match="low < high, both finite"):
+        wf.TwoHot("p(x|y)", torch.nn.Linear(2, 11), bins=11, low=-math.inf, high=1.0)
+    for given in ({"loc": math.inf, "scale": 1.0}, {"loc": 0.0, "scale": math.inf}):
+        with pytest.raises(FormulaError, match="finite"):
+            wf.TruncatedNormal("p(x)", shape=1, **given).log_prob(x=torch.zeros(1))
+
+
 def test_between_infinite_ends_there_is_no_middle():
     with pytest.raises(ConfigError, match="write loc=, scale="):
         TruncatedNormalFamily(low=0.0, high=math.inf).constants((2,))

@@ -10,7 +10,9 @@ differentiable. With loc on the wrong side of an end, all is computed in the low
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import ClassVar
 
 import torch
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from worldformula.errors import ConfigError
 from worldformula.families.base import Parameter, Params, Shape, total, uniform
-from worldformula.families.domains import Domain, told
+from worldformula.families.domains import REAL, Domain, told
 from worldformula.families.loc_scale import LocScaleFamily
 from worldformula.families.special import (
     HALF_LOG_2PI,
@@ -31,6 +33,7 @@ from worldformula.families.special import (
 )
 from worldformula.families.writing import Sign
 
+SPREAD = Domain("greater than 0 and finite", lambda x: (x > 0) & x.isfinite())
 NOTHING = 40.0  # deviations from the middle: Φ(-40) is 4e-350
 
 
@@ -46,6 +49,7 @@ class TruncatedNormalFamily(LocScaleFamily):
 
     name: ClassVar[str] = "truncated_normal"
     symbol: ClassVar[Sign] = Sign("TruncatedNormal", r"\mathrm{TruncatedNormal}")
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"loc": REAL, "scale": SPREAD})
 
     def check_settings(self) -> None:
         """As every family; low is below high."""

@@ -71,9 +71,9 @@ class TwoHotFamily(Family):
 
     def check_settings(self) -> None:
         """As every family."""
-        if self.bins < 2 or not self.low < self.high:
+        if self.bins < 2 or not self.low < self.high or not math.isfinite(self.high - self.low):
             got = f"{self.bins} bins from {self.low} to {self.high}"
-            raise ConfigError(f"two_hot: expected at least 2 bins and low < high, got {got}.")
+            raise ConfigError(f"two_hot: expected at least 2 bins and low < high, both finite, got {got}.")
         if self.spacing not in ("symexp", "linear"):
             raise ConfigError(f"two_hot: expected spacing as 'symexp' or 'linear', got {self.spacing!r}.")
 

@@ -143,10 +143,8 @@ def _scale(reached: Score, floor: Score | None, best: Score | None) -> str:
     parts.append(f'<i class="now" style="left:{at(value):.1f}%"></i>')
     share = ""
     if floor is not None and best is not None and best.mean > floor.mean:
-        way, errors = (
-            (value - floor.mean) / (best.mean - floor.mean),
-            [e for e in (reached.error, floor.error) if e > 0],
-        )
+        way = (value - floor.mean) / (best.mean - floor.mean)
+        errors = [e for e in (reached.error, floor.error) if e > 0]  # of one episode it is not known
         share = f"<b>{_percent(way)}</b> of the way from a random policy to the best known return"
         if abs(value - floor.mean) < 2 * math.hypot(*errors):
             share = "No different from a random policy, within the errors"
