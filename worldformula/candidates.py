@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from worldformula.errors import ConfigError
 from worldformula.planner import ActionSet, Named, Space, some
 
 Law = tuple[Tensor, ...]
@@ -68,3 +69,19 @@ def chosen(candidates: Named, rows: Tensor) -> dict[str, Tensor]:
         name: value.gather(1, rows[:, :, None, None].expand(-1, -1, *value.shape[2:]))
         for name, value in candidates.items()
     }
+
+
+def check_sizes(candidates: int, elites: int, horizon: int, iterations: int) -> None:
+    """ConfigError for sizes with which no search can be made."""
+    if not 1 <= elites <= candidates:
+        raise ConfigError(f"expected 1 ≤ elites ≤ candidates, got {elites} and {candidates}")
+    if min(horizon, iterations) < 1:
+        raise ConfigError("expected horizon and iterations of at least 1")
+
+
+def better(best: Named | None, least: Tensor, top: Named, lowest: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """The better of the best sequences so far, ``[B, H, A]`` at costs ``[B]``, and of those of a new iteration."""
+    if best is None:
+        return dict(top), lowest
+    new = (lowest < least) | least.isnan()
+    return {k: torch.where(new[:, None, None], v, best[k]) for k, v in top.items()}, torch.where(new, lowest, least)

@@ -23,7 +23,7 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor
 
-from worldformula.candidates import Law, chosen, draw, start, within
+from worldformula.candidates import Law, better, check_sizes, chosen, draw, start, within
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
 from worldformula.planner import (
@@ -64,10 +64,7 @@ class CEM(Planner):
     def __post_init__(self) -> None:
         if self.answer not in ("best", "mean"):
             raise ConfigError(f"expected answer as 'best' or 'mean', got {self.answer!r}")
-        if not 1 <= self.elites <= self.candidates:
-            raise ConfigError(f"expected 1 ≤ elites ≤ candidates, got {self.elites} and {self.candidates}")
-        if min(self.horizon, self.iterations) < 1:
-            raise ConfigError("expected horizon and iterations of at least 1")
+        check_sizes(self.candidates, self.elites, self.horizon, self.iterations)
 
     @torch.no_grad()
     def plan(
@@ -108,12 +105,7 @@ class CEM(Planner):
             elites = chosen(drawn, order)
             laws = {name: self._fit(space[name], law, elites[name]) for name, law in laws.items()}
             lowest, top = total.gather(1, order[:, :1])[:, 0], {k: v[:, 0] for k, v in elites.items()}
-            if best is None:
-                best, least = top, lowest
-            else:
-                better = (lowest < least) | least.isnan()
-                best = {k: torch.where(better[:, None, None], v, best[k]) for k, v in top.items()}
-                least = torch.where(better, lowest, least)
+            best, least = better(best, least, top, lowest)
             trace.append(least)
         assert best is not None
         if self.answer == "mean":

@@ -29,7 +29,7 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor
 
-from worldformula.candidates import Law, chosen, draw, level, start, within
+from worldformula.candidates import Law, better, check_sizes, chosen, draw, level, start, within
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
 from worldformula.planner import (
@@ -74,10 +74,7 @@ class MPPI(Planner):
     def __post_init__(self) -> None:
         if self.answer not in ("elite", "mean", "best"):
             raise ConfigError(f"expected answer as 'elite', 'mean' or 'best', got {self.answer!r}")
-        if not 1 <= self.elites <= self.candidates:
-            raise ConfigError(f"expected 1 ≤ elites ≤ candidates, got {self.elites} and {self.candidates}")
-        if min(self.horizon, self.iterations) < 1:
-            raise ConfigError("expected horizon and iterations of at least 1")
+        check_sizes(self.candidates, self.elites, self.horizon, self.iterations)
         if not 0 < self.least <= self.most or self.temperature <= 0 or not 0 <= self.smoothing <= 1:
             raise ConfigError(
                 "expected 0 < least ≤ most, temperature > 0 and smoothing in [0, 1], got "
@@ -111,7 +108,8 @@ class MPPI(Planner):
             )
         score = Score(dynamics, task, state, space, self.horizon, own)
         laws = {name: start(name, space[name], self.horizon, self.most, warm, first) for name in space}
-        best, least, trace = dict[str, Tensor](), torch.zeros(()), list[Tensor]()
+        best: dict[str, Tensor] | None = None
+        least, trace = torch.zeros(()), list[Tensor]()
         for _ in range(self.iterations):
             laws = {name: within(law, masks.get(name)) for name, law in laws.items()}
             drawn = draw(space, laws, count, own)
@@ -122,10 +120,9 @@ class MPPI(Planner):
             cost, order = total.topk(self.elites, dim=1, largest=False)  # NaN comes last
             elites, weights = chosen(drawn, order), self._weights(cost)
             laws = {name: self._fit(space[name], law, elites[name], weights) for name, law in laws.items()}
-            better = (cost[:, 0] < least) | least.isnan() if best else torch.ones_like(cost[:, 0], dtype=torch.bool)
-            best = {k: torch.where(better[:, None, None], v[:, 0], best.get(k, v[:, 0])) for k, v in elites.items()}
-            least = torch.where(better, cost[:, 0], least)
+            best, least = better(best, least, {k: v[:, 0] for k, v in elites.items()}, cost[:, 0])
             trace.append(least)
+        assert best is not None
         numbers, tried = [name for name in space if space[name].kind == "numbers"], self.iterations * self.candidates
         if self.answer == "elite":
             index = torch.stack([_pick(w, g) for w, g in zip(weights, own, strict=True)])[:, None]
