@@ -161,7 +161,7 @@ class Virtual(InTurn):
                 "drive.clock=wall"
             )
         self.actor = copy.deepcopy(agent)
-        self.ticks, self._updates, self._handed = 0, 0, 0
+        self.ticks, self._handed = 0, 0
         self._coming: deque[tuple[int, Weights]] = deque()  # weights by the tick from which on the actor has them
 
     @property

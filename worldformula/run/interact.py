@@ -38,7 +38,7 @@ from worldformula.errors import (
 from worldformula.run import transfer
 from worldformula.run.checks import alone, possible, settled
 from worldformula.run.config import FIXED, FREE_ON_RESUME, RunConfig, deliberate
-from worldformula.run.contract import Agent, Batch, Build, Learning, Recalling, Write
+from worldformula.run.contract import Agent, Batch, Build, Learning, Recalling, Surprised, Write
 from worldformula.run.counters import Counters, Result, means
 from worldformula.run.drive import driver, environments
 from worldformula.run.evaluate import Evaluation, evaluate
@@ -283,7 +283,7 @@ class Interact:
             else:
                 metrics, latents = recalling.learn(batch)
                 self.replay.write(batch, latents)
-            self.replay.reviewed(batch, getattr(self.agent, "surprise", None))
+            self.replay.reviewed(batch, self.agent.surprise if isinstance(self.agent, Surprised) else None)
             found = {name: float(value) for name, value in metrics.items()}
         except (RuntimeError, ValueError, IndexError) as error:  # some networks stumble over NaN before a loss shows it
             if isinstance(error, WorldformulaError) or all(p.isfinite().all() for p in self.agent.parameters()):

@@ -92,11 +92,13 @@ class Curious(nn.Module, ABC):
     @torch.no_grad()
     def _measure(self, before: Sequences, after: Sequences, weight: Tensor) -> None:
         """Moves the running size by the mean bonus of steps that count."""
-        if not (self.training and self.rate and weight.sum() > 0):
+        if not (self.training and self.rate):
             return
-        mean = (weight * self.bonus(before, after)).sum() / weight.sum()
-        self.count += 1
-        self.size.lerp_(mean.to(self.size), max(self.rate, 1 / float(self.count)))
+        total = weight.sum()
+        mean, counts = (weight * self.bonus(before, after)).sum() / total.clamp_min(1), (total > 0).to(self.size)
+        self.count += counts
+        step = counts * (1 / self.count.clamp_min(1)).clamp_min(self.rate)  # on the device, which nobody waits for
+        self.size.lerp_(mean.to(self.size), step)
 
 
 def transitions(states: Sequences, before: Sequence[str], after: Sequence[str], first: Tensor) -> dict[str, Tensor]:
