@@ -20,6 +20,7 @@ from worldformula import (
     Value,
     log,
     norm2,
+    sg,
     sigmoid,
     softplus,
 )
@@ -90,3 +91,20 @@ def test_a_number_as_the_scale_of_an_expert_that_some_rows_lack(path):
     mean = (first(x) * each + loc * nn.functional.softplus(raw) ** -2) / weight
     found = run(log(PoE(parts)), path, x=x, y=y, z=z, present={"x": has}).value
     torch.testing.assert_close(found, Gauss(mean, weight**-0.5).log_prob(z).sum(-1), rtol=1e-11, atol=1e-11)
+
+
+@PATHS
+@pytest.mark.parametrize(("left", "right"), [(True, False), (False, True), (True, True)])
+def test_what_is_stopped_of_numbers_alone_has_its_event_too(path, left, right):
+    """KL(N(.3, 1.5²) ‖ N(0, 1)) of two elements, by hand; a number of the call has no gradient where it is stopped."""
+    q, p = Normal("q(u)", shape=2, loc=0.3, scale=1.5), Normal("p(u)", shape=2)
+    by_hand = 2 * (-math.log(1.5) + 0.5 * (1.5**2 + 0.3**2 - 1))
+    sides = sg(q) if left else q, sg(p) if right else p
+    assert run(KL(*sides), path).value.item() == pytest.approx(by_hand, rel=1e-12)
+    entropy = 2 * (0.5 * math.log(2 * math.pi * math.e) + math.log(1.5))
+    assert run(CrossEntropy(*sides), path).value.item() == pytest.approx(by_hand + entropy, rel=1e-12)
+    given = Normal("q(u)", shape=2, loc=0.3, scale=Symbol("s"))
+    s = torch.tensor(1.5, requires_grad=True)
+    value = run(KL(sg(given), p), path, s=s).value
+    assert value.item() == pytest.approx(by_hand, rel=1e-6)
+    assert not value.requires_grad

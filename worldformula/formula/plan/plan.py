@@ -91,7 +91,7 @@ def made_of_numbers(op: Op, known: Callable[[str], bool]) -> bool:
     """
     if op.kind in ("params", "combine"):
         return op.factor is not None and op.factor.numeric
-    computed = op.kind in ("binary", "negative", "detach", "function", "kl") or isinstance(op.target, Method)
+    computed = op.kind in ("binary", "negative", "detach", "stop", "function", "kl") or isinstance(op.target, Method)
     return op.kind == "symbol" or (computed and all(map(known, op.reads)))
 
 
