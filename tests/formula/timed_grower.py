@@ -78,7 +78,9 @@ class TimedGrower(StaticGrower):
     def clock(self):
         """Flags of any kind, the burn-in, and first values."""
         found = {}
-        for kind, names in FLAGS.items():
+        for kind, words in FLAGS.items():
+            # A flag that is read cannot be told from a variable of its name: that is refused.
+            names = [n for n in words if "flags read as data" not in self.chosen or n not in (self.h, self.z, self.c)]
             if self.rng.random() < 0.35:
                 name = self.rng.choice(names) if self.may("machine names") else names[0]
                 raw = self.randn(self.batch, self.steps) > (0.3 if kind != "mask" else -0.5)
