@@ -58,9 +58,9 @@ def test_gradient():
 def test_of_many_rows_it_is_that_of_their_law(deviation, right):
     """An integral of e^{−σ²t²/2}, to three digits as published for 17 knots."""
     rng = torch.Generator().manual_seed(0)
-    x = deviation * torch.randn(40_000, 4, generator=rng, dtype=torch.float64)
-    found = SIGReg(Value("a", shape=4), scaled=False)(a=x, seed=0).value.item()
-    assert found == pytest.approx(right, abs=6e-4 + 8 * deviation / math.sqrt(len(x)))
+    x = deviation * torch.randn(20_000, 4, generator=rng, dtype=torch.float64)
+    found = SIGReg(Value("a", shape=4), directions=16, scaled=False)(a=x, seed=0).value.item()
+    assert found == pytest.approx(right, abs=6e-4 + 3 * deviation / math.sqrt(len(x)))
 
 
 def test_of_normal_rows_it_is_105_whatever_their_number():
@@ -110,7 +110,7 @@ def test_descent_makes_a_point_normal():
     x = (0.01 * torch.randn(128, 2)).requires_grad_()
     adam, term = torch.optim.Adam([x], lr=0.05), SIGReg(Value("x", shape=2), directions=16)
     before = term(x=x, seed=1000).value.item()
-    for i in range(120):
+    for i in range(160):
         adam.zero_grad()
         term(x=x, seed=i).value.backward()
         adam.step()

@@ -44,7 +44,8 @@ def normality(
     each = torch.cat((each[:1] / 2, each[1:-1], each[-1:] / 2))
     angle = (x @ theta.mT).unsqueeze(-1) * t
     real, imaginary = rows.mean(angle.cos().flatten(-2)), rows.mean(angle.sin().flatten(-2))
-    far = (real.unflatten(-1, (-1, knots)) - normal).square() + imaginary.unflatten(-1, (-1, knots)).square()
+    shape = (*real.shape[:-1], len(theta), knots)
+    far = (real.reshape(shape) - normal).square() + imaginary.reshape(shape).square()
     found = (far @ each).mean(-1)
     return rows.over_steps(found * rows.count[..., 0] if scaled else found)
 
