@@ -78,7 +78,7 @@ def test_an_agent_prints_all_that_it_learns_by(name: str) -> None:
     assert isinstance(agent.learner, Behaviour) == (name != "planet")
     if name == "dreamer_v2":
         assert text.startswith("<Objective world, then actor and critic")
-        assert "after every 100th update" in agent.loss.terms["dream"].explain()
+        assert "after every 25th update" in agent.loss.terms["dream"].explain()
 
 
 @pytest.mark.parametrize("name", NAMES)

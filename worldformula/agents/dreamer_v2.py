@@ -25,7 +25,7 @@ Adam's ε              10⁻⁵             beside √v                beside �
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -123,8 +123,9 @@ def control() -> DreamerV2Config:
 def tiny() -> DreamerV2Config:
     """Small pictures on two CPU cores in minutes: smaller, with faster rates and a shorter horizon."""
     return DreamerV2Config(
-        discrete_rssm.tiny(), MixedSettings(discount=0.98, entropy=1e-3), batch=8, length=32, train_ratio=128.0,
-        prefill=1000, imag_last=8, bounded=False, unit=16.0, model_lr=1e-3, actor_lr=3e-4, critic_lr=1e-3,
+        replace(discrete_rssm.tiny(), reward=10.0), MixedSettings(discount=0.98, entropy=1e-3, slow_every=25), batch=8,
+        length=32, train_ratio=128.0, prefill=1000, imag_last=8, bounded=False, unit=16.0, model_lr=1e-3,
+        actor_lr=3e-4, critic_lr=1e-3,
     )  # fmt: skip
 
 

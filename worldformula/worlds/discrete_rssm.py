@@ -57,6 +57,8 @@ class DiscreteRSSMConfig:
     """KL, averaged over batch and time, that costs nothing."""
     divergence: float = 1.0
     """Weight of the divergences."""
+    reward: float = 1.0
+    """Weight of −log p(r_t)."""
     proceed: float = 1.0
     """Weight of −log p(c_t), the continuation; 0 predicts none."""
 
@@ -64,10 +66,10 @@ class DiscreteRSSMConfig:
         widths = (self.deter, self.hidden, self.groups, self.classes, self.depth, self.units, self.layers)
         if min(widths) < 1:
             raise ConfigError(f"expected widths, groups, classes and layers ≥ 1, got {', '.join(map(str, widths))}")
-        if not 0 <= self.balance <= 1 or min(self.free_nats, self.divergence, self.proceed) < 0:
+        if not 0 <= self.balance <= 1 or min(self.free_nats, self.divergence, self.reward, self.proceed) < 0:
             raise ConfigError(
-                "expected balance in [0, 1], and free_nats, divergence and proceed ≥ 0, got "
-                f"{self.balance}, {self.free_nats}, {self.divergence} and {self.proceed}"
+                "expected balance in [0, 1], and free_nats, divergence, reward and proceed ≥ 0, got "
+                f"{self.balance}, {self.free_nats}, {self.divergence}, {self.reward} and {self.proceed}"
             )
 
     @property
@@ -137,7 +139,8 @@ def build(
         for action, word in (masks or {}).items()
     }
     heads: list[Factor] = [*seen.heads, reward, *allowed.values()]
-    error = -sum((log(f) for f in (*seen.scored[1:], reward, *allowed.values())), log(seen.scored[0]))
+    told = [*map(log, seen.scored), log(reward) if config.reward == 1 else config.reward * log(reward)]
+    error = -sum((*told[1:], *map(log, allowed.values())), told[0])
     if config.proceed:
         heads.append(Bernoulli("p(c_t|h_t,z_t)", head(), shape=()))
         error = error - (log(heads[-1]) if config.proceed == 1 else config.proceed * log(heads[-1]))
