@@ -12,7 +12,19 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import ConfigError
-from worldformula.planner import ActionSet, Named, Space, some
+from worldformula.planner import (
+    ActionSet,
+    Named,
+    Plan,
+    Score,
+    Space,
+    Task,
+    allowed,
+    check_given,
+    per_episode,
+    some,
+)
+from worldformula.world import Dynamics, State, Values
 
 Law = tuple[Tensor, ...]
 """What an action is drawn from: mean and deviation ``[B, H, A]`` each, or one table of probabilities ``[B, H, A]``."""
@@ -85,3 +97,74 @@ def better(best: Named | None, least: Tensor, top: Named, lowest: Tensor) -> tup
         return dict(top), lowest
     new = (lowest < least) | least.isnan()
     return {k: torch.where(new[:, None, None], v, best[k]) for k, v in top.items()}, torch.where(new, lowest, least)
+
+
+class Pool:
+    """A search by sampling: the law of each action, and what was tried.
+
+    Attributes:
+        laws: what the next candidates are drawn from, by action; a search replaces them.
+        given: proposals ``[B, P, H, A]`` by action, nothing where there are none.
+        generators: one for each episode.
+        best: the best sequence so far, ``[B, H, A]`` by action, of cost ``least``, ``[B]``.
+    """
+
+    def __init__(
+        self, dynamics: Dynamics, task: Task, state: Values, *, space: Space, horizon: int, std: float,
+        generators: Sequence[torch.Generator] | None = None, warm: Named | None = None,
+        proposals: Named | None = None, mask: Named | None = None,
+    ) -> None:  # fmt: skip
+        first = next(v for v in State(state).series.values() if v.is_floating_point())
+        self.space, self.mask, self.like = space, mask or {}, first
+        self.generators = per_episode(generators, len(first), first.device)
+        check_given("warm", warm, space, (len(first), horizon))
+        check_given("proposals", proposals, space, (len(first), None, horizon))
+        check_given("mask", mask, space, (len(first),))
+        self.given = {} if proposals is None else {name: proposals[name].to(first) for name in space}
+        self.score = Score(dynamics, task, state, space, horizon, self.generators)
+        self.laws = {name: start(name, space[name], horizon, std, warm, first) for name in space}
+        self.best: dict[str, Tensor] = {}
+        self.least, self.trace, self.tried = first.new_zeros(()), list[Tensor](), 0
+
+    @property
+    def proposed(self) -> int:
+        """How many sequences were proposed."""
+        return next(iter(self.given.values())).shape[1] if self.given else 0
+
+    def draw(self, count: int) -> dict[str, Tensor]:
+        """Candidates ``[B, count, H, A]`` by name, whose first step takes no forbidden choice."""
+        self.laws = {name: within(law, self.mask.get(name)) for name, law in self.laws.items()}
+        return draw(self.space, self.laws, count, self.generators)
+
+    def try_(self, candidates: Named, elites: int) -> tuple[dict[str, Tensor], Tensor]:
+        """The best so many of candidates ``[B, N, H, A]``: ``[B, elites, H, A]``, the best one first, and their costs,
+        ``[B, elites]``. What is forbidden costs ∞, and NaN comes last.
+        """
+        total = self.score(candidates)
+        if self.given and (inside := allowed(self.mask, {k: v[:, :, 0] for k, v in candidates.items()})) is not None:
+            total = total.masked_fill(~inside, torch.inf)
+        cost, order = total.topk(elites, dim=1, largest=False)
+        found = chosen(candidates, order)
+        self.best, self.least = better(
+            self.best or None, self.least, {k: v[:, 0] for k, v in found.items()}, cost[:, 0]
+        )
+        self.trace.append(self.least)
+        self.tried += total.shape[1]
+        return found, cost
+
+    def settle(self, actions: Named, cost: Tensor | None = None) -> None:
+        """Take these actions, ``[B, H, A]`` by name, whatever they cost."""
+        self.best = dict(actions)
+        if cost is None:
+            cost, self.tried = self.score({k: v.unsqueeze(1) for k, v in actions.items()})[:, 0], self.tried + 1
+        self.least = cost
+        self.trace.append(cost)
+
+    def plan(self) -> Plan:
+        """The plan of the best sequence.
+
+        Raises:
+            NonFiniteError: no candidate has a cost that is a number.
+        """
+        horizon, samples = next(iter(self.best.values())).shape[1], max(self.score.task.samples, 1)
+        return self.score.found(self.best, self.least, self.trace, self.tried * horizon * samples)
