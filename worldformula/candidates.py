@@ -6,7 +6,7 @@ probabilities per step, flags from one probability each.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -46,23 +46,44 @@ def start(name: str, own: ActionSet, horizon: int, std: float, warm: Named | Non
     return (middle, torch.full_like(middle, std)) if own.kind == "numbers" else (middle,)
 
 
-def draw(space: Space, laws: Mapping[str, Law], count: int, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
-    """Candidates ``[B, count, H, A]`` by name, each episode from its own generator."""
+Noise = Callable[[torch.Generator, tuple[int, int, int], Tensor], Tensor]
+"""Noise ``[count, H, A]`` of unit deviation, of the generator of an episode, in the type of a tensor."""
+
+
+def white(generator: torch.Generator, shape: tuple[int, int, int], like: Tensor) -> Tensor:
+    """Noise of which each step knows nothing of the others."""
+    return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+
+
+def draw(
+    space: Space, laws: Mapping[str, Law], count: int, generators: Sequence[torch.Generator], noisy: Noise = white
+) -> dict[str, Tensor]:
+    """Candidates ``[B, count, H, A]`` by name, each episode from its own generator; of numbers with this noise."""
     found = {}
     for name, own in space.items():
         like = laws[name][0]
-        shape = (count, *like.shape[1 : 2 if own.kind == "choice" else 3])
-        random = torch.randn if own.kind == "numbers" else torch.rand
-        noise = torch.stack([random(shape, generator=g, dtype=like.dtype, device=like.device) for g in generators])
         if own.kind == "numbers":
+            noise = torch.stack([noisy(g, (count, *like.shape[1:]), like) for g in generators])
             found[name] = (like.unsqueeze(1) + laws[name][1].unsqueeze(1) * noise).clamp(-1, 1)
-        elif own.kind == "flags":
+            continue
+        shape = (count, *like.shape[1 : 2 if own.kind == "choice" else 3])
+        noise = torch.stack([torch.rand(shape, generator=g, dtype=like.dtype, device=like.device) for g in generators])
+        if own.kind == "flags":
             found[name] = (noise < like.unsqueeze(1)).to(like.dtype)
         else:
             shares = like.cumsum(-1)
             below = (shares / shares[..., -1:])[:, None, :, :-1] <= noise.unsqueeze(-1)  # never an impossible one
             found[name] = torch.nn.functional.one_hot(below.sum(-1), own.size).to(like.dtype)
     return found
+
+
+def middle(own: ActionSet, law: Law) -> Tensor:
+    """The sequence ``[B, H, A]`` that a law is around: the mean, the most probable choice, the likely flags."""
+    if own.kind == "numbers":
+        return law[0].clamp(-1, 1)
+    if own.kind == "flags":
+        return (law[0] > 0.5).to(law[0])
+    return torch.nn.functional.one_hot(law[0].argmax(-1), own.size).to(law[0])
 
 
 def within(law: Law, mask: Tensor | None) -> Law:
@@ -131,10 +152,15 @@ class Pool:
         """How many sequences were proposed."""
         return next(iter(self.given.values())).shape[1] if self.given else 0
 
-    def draw(self, count: int) -> dict[str, Tensor]:
+    def draw(self, count: int, noisy: Noise = white) -> dict[str, Tensor]:
         """Candidates ``[B, count, H, A]`` by name, whose first step takes no forbidden choice."""
         self.laws = {name: within(law, self.mask.get(name)) for name, law in self.laws.items()}
-        return draw(self.space, self.laws, count, self.generators)
+        return draw(self.space, self.laws, count, self.generators, noisy)
+
+    def middle(self) -> dict[str, Tensor]:
+        """The sequence that the laws are around, as one candidate, ``[B, 1, H, A]`` by name."""
+        laws = {name: within(law, self.mask.get(name)) for name, law in self.laws.items()}
+        return {name: middle(own, laws[name]).unsqueeze(1) for name, own in self.space.items()}
 
     def try_(self, candidates: Named, elites: int) -> tuple[dict[str, Tensor], Tensor]:
         """The best so many of candidates ``[B, N, H, A]``: ``[B, elites, H, A]``, the best one first, and their costs,
@@ -143,6 +169,10 @@ class Pool:
         total = self.score(candidates)
         if self.given and (inside := allowed(self.mask, {k: v[:, :, 0] for k, v in candidates.items()})) is not None:
             total = total.masked_fill(~inside, torch.inf)
+        return self.keep(candidates, total, elites)
+
+    def keep(self, candidates: Named, total: Tensor, elites: int = 1) -> tuple[dict[str, Tensor], Tensor]:
+        """As `try_`, where it is known what candidates cost, ``[B, N]``."""
         cost, order = total.topk(elites, dim=1, largest=False)
         found = chosen(candidates, order)
         self.best, self.least = better(
