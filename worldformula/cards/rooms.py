@@ -78,7 +78,8 @@ class Outcome:
 def play(episodes: Episodes, acting: Acting, steps: int | None = None) -> Outcome:
     """All episodes side by side."""
     at, count = episodes.starts.copy(), len(episodes.starts)
-    ever, spent, decided, left = np.zeros(count, bool), 0.0, 0, np.zeros((count, 0, 2))
+    ever, spent, decided = np.zeros(count, bool), 0.0, 0
+    left: Floats = np.zeros((count, 0, 2))
     for _ in range(STEPS[episodes.layout] if steps is None else steps):
         if not left.shape[1]:
             began = time.process_time()
