@@ -6,13 +6,25 @@ probabilities per step, flags from one probability each.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from worldformula.errors import ConfigError
-from worldformula.planner import ActionSet, Named, Space, some
+from worldformula.planner import (
+    ActionSet,
+    Named,
+    Plan,
+    Score,
+    Space,
+    Task,
+    allowed,
+    check_given,
+    per_episode,
+    some,
+)
+from worldformula.world import Dynamics, State, Values
 
 Law = tuple[Tensor, ...]
 """What an action is drawn from: mean and deviation ``[B, H, A]`` each, or one table of probabilities ``[B, H, A]``."""
@@ -34,23 +46,44 @@ def start(name: str, own: ActionSet, horizon: int, std: float, warm: Named | Non
     return (middle, torch.full_like(middle, std)) if own.kind == "numbers" else (middle,)
 
 
-def draw(space: Space, laws: Mapping[str, Law], count: int, generators: Sequence[torch.Generator]) -> dict[str, Tensor]:
-    """Candidates ``[B, count, H, A]`` by name, each episode from its own generator."""
+Noise = Callable[[torch.Generator, tuple[int, int, int], Tensor], Tensor]
+"""Noise ``[count, H, A]`` of unit deviation, of the generator of an episode, in the type of a tensor."""
+
+
+def white(generator: torch.Generator, shape: tuple[int, int, int], like: Tensor) -> Tensor:
+    """Noise of which each step knows nothing of the others."""
+    return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
+
+
+def draw(
+    space: Space, laws: Mapping[str, Law], count: int, generators: Sequence[torch.Generator], noisy: Noise = white
+) -> dict[str, Tensor]:
+    """Candidates ``[B, count, H, A]`` by name, each episode from its own generator; of numbers with this noise."""
     found = {}
     for name, own in space.items():
         like = laws[name][0]
-        shape = (count, *like.shape[1 : 2 if own.kind == "choice" else 3])
-        random = torch.randn if own.kind == "numbers" else torch.rand
-        noise = torch.stack([random(shape, generator=g, dtype=like.dtype, device=like.device) for g in generators])
         if own.kind == "numbers":
+            noise = torch.stack([noisy(g, (count, *like.shape[1:]), like) for g in generators])
             found[name] = (like.unsqueeze(1) + laws[name][1].unsqueeze(1) * noise).clamp(-1, 1)
-        elif own.kind == "flags":
+            continue
+        shape = (count, *like.shape[1 : 2 if own.kind == "choice" else 3])
+        noise = torch.stack([torch.rand(shape, generator=g, dtype=like.dtype, device=like.device) for g in generators])
+        if own.kind == "flags":
             found[name] = (noise < like.unsqueeze(1)).to(like.dtype)
         else:
             shares = like.cumsum(-1)
             below = (shares / shares[..., -1:])[:, None, :, :-1] <= noise.unsqueeze(-1)  # never an impossible one
             found[name] = torch.nn.functional.one_hot(below.sum(-1), own.size).to(like.dtype)
     return found
+
+
+def middle(own: ActionSet, law: Law) -> Tensor:
+    """The sequence ``[B, H, A]`` that a law is around: the mean, the most probable choice, the likely flags."""
+    if own.kind == "numbers":
+        return law[0].clamp(-1, 1)
+    if own.kind == "flags":
+        return (law[0] > 0.5).to(law[0])
+    return torch.nn.functional.one_hot(law[0].argmax(-1), own.size).to(law[0])
 
 
 def within(law: Law, mask: Tensor | None) -> Law:
@@ -85,3 +118,83 @@ def better(best: Named | None, least: Tensor, top: Named, lowest: Tensor) -> tup
         return dict(top), lowest
     new = (lowest < least) | least.isnan()
     return {k: torch.where(new[:, None, None], v, best[k]) for k, v in top.items()}, torch.where(new, lowest, least)
+
+
+class Pool:
+    """A search by sampling: the law of each action, and what was tried.
+
+    Attributes:
+        laws: what the next candidates are drawn from, by action; a search replaces them.
+        given: proposals ``[B, P, H, A]`` by action, nothing where there are none.
+        generators: one for each episode.
+        best: the best sequence so far, ``[B, H, A]`` by action, of cost ``least``, ``[B]``.
+    """
+
+    def __init__(
+        self, dynamics: Dynamics, task: Task, state: Values, *, space: Space, horizon: int, std: float,
+        generators: Sequence[torch.Generator] | None = None, warm: Named | None = None,
+        proposals: Named | None = None, mask: Named | None = None,
+    ) -> None:  # fmt: skip
+        first = next(v for v in State(state).series.values() if v.is_floating_point())
+        self.space, self.mask, self.like = space, mask or {}, first
+        self.generators = per_episode(generators, len(first), first.device)
+        check_given("warm", warm, space, (len(first), horizon))
+        check_given("proposals", proposals, space, (len(first), None, horizon))
+        check_given("mask", mask, space, (len(first),))
+        self.given = {} if proposals is None else {name: proposals[name].to(first) for name in space}
+        self.score = Score(dynamics, task, state, space, horizon, self.generators)
+        self.laws = {name: start(name, space[name], horizon, std, warm, first) for name in space}
+        self.best: dict[str, Tensor] = {}
+        self.least, self.trace, self.tried = first.new_zeros(()), list[Tensor](), 0
+
+    @property
+    def proposed(self) -> int:
+        """How many sequences were proposed."""
+        return next(iter(self.given.values())).shape[1] if self.given else 0
+
+    def draw(self, count: int, noisy: Noise = white) -> dict[str, Tensor]:
+        """Candidates ``[B, count, H, A]`` by name, whose first step takes no forbidden choice."""
+        self.laws = {name: within(law, self.mask.get(name)) for name, law in self.laws.items()}
+        return draw(self.space, self.laws, count, self.generators, noisy)
+
+    def middle(self) -> dict[str, Tensor]:
+        """The sequence that the laws are around, as one candidate, ``[B, 1, H, A]`` by name."""
+        laws = {name: within(law, self.mask.get(name)) for name, law in self.laws.items()}
+        return {name: middle(own, laws[name]).unsqueeze(1) for name, own in self.space.items()}
+
+    def try_(self, candidates: Named, elites: int) -> tuple[dict[str, Tensor], Tensor]:
+        """The best so many of candidates ``[B, N, H, A]``: ``[B, elites, H, A]``, the best one first, and their costs,
+        ``[B, elites]``. What is forbidden costs ∞, and NaN comes last.
+        """
+        total = self.score(candidates)
+        if self.given and (inside := allowed(self.mask, {k: v[:, :, 0] for k, v in candidates.items()})) is not None:
+            total = total.masked_fill(~inside, torch.inf)
+        return self.keep(candidates, total, elites)
+
+    def keep(self, candidates: Named, total: Tensor, elites: int = 1) -> tuple[dict[str, Tensor], Tensor]:
+        """As `try_`, where it is known what candidates cost, ``[B, N]``."""
+        cost, order = total.topk(elites, dim=1, largest=False)
+        found = chosen(candidates, order)
+        self.best, self.least = better(
+            self.best or None, self.least, {k: v[:, 0] for k, v in found.items()}, cost[:, 0]
+        )
+        self.trace.append(self.least)
+        self.tried += total.shape[1]
+        return found, cost
+
+    def settle(self, actions: Named, cost: Tensor | None = None) -> None:
+        """Take these actions, ``[B, H, A]`` by name, whatever they cost."""
+        self.best = dict(actions)
+        if cost is None:
+            cost, self.tried = self.score({k: v.unsqueeze(1) for k, v in actions.items()})[:, 0], self.tried + 1
+        self.least = cost
+        self.trace.append(cost)
+
+    def plan(self) -> Plan:
+        """The plan of the best sequence.
+
+        Raises:
+            NonFiniteError: no candidate has a cost that is a number.
+        """
+        horizon, samples = next(iter(self.best.values())).shape[1], max(self.score.task.samples, 1)
+        return self.score.found(self.best, self.least, self.trace, self.tried * horizon * samples)

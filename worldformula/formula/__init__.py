@@ -81,6 +81,7 @@ from worldformula.formula.ops.mmd import MMD
 from worldformula.formula.ops.redundancy import Redundancy
 from worldformula.formula.ops.renyi import Renyi, VRBound
 from worldformula.formula.ops.score_matching import ScoreMatching
+from worldformula.formula.ops.sigreg import SIGReg
 from worldformula.formula.ops.sliced_wasserstein import SlicedWasserstein
 from worldformula.formula.ops.vicreg import Covariance, Variance
 from worldformula.formula.syntax.learnt import positive
@@ -134,6 +135,7 @@ __all__ = [
     "RelaxedBernoulli",
     "RelaxedOneHot",
     "Renyi",
+    "SIGReg",
     "ScoreMatching",
     "SlicedWasserstein",
     "StudentT",

@@ -23,22 +23,11 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor
 
-from worldformula.candidates import Law, better, check_sizes, chosen, draw, start, within
+from worldformula.candidates import Law, Pool, check_sizes
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
-from worldformula.planner import (
-    ActionSet,
-    Named,
-    Plan,
-    Planner,
-    Score,
-    Space,
-    Task,
-    allowed,
-    check_given,
-    per_episode,
-)
-from worldformula.world import Dynamics, State, Values
+from worldformula.planner import ActionSet, Named, Plan, Planner, Space, Task
+from worldformula.world import Dynamics, Values
 
 
 @final
@@ -80,39 +69,20 @@ class CEM(Planner):
         mask: Named | None = None,
     ) -> Plan:
         """Search from states ``[B, ...]``; the result is the best sequence seen in any iteration, or the last mean."""
-        first = next(v for v in State(state).series.values() if v.is_floating_point())
-        own = per_episode(generators, len(first), first.device)
-        check_given("warm", warm, space, (len(first), self.horizon))
-        check_given("proposals", proposals, space, (len(first), None, self.horizon))
-        check_given("mask", mask, space, (len(first),))
-        score = Score(dynamics, task, state, space, self.horizon, own)
-        laws = {name: start(name, space[name], self.horizon, self.std, warm, first) for name in space}
-        best: dict[str, Tensor] | None = None
-        least, trace, tried = torch.zeros(()), list[Tensor](), 0
-        for _ in range(self.iterations):
-            laws = {name: within(law, (mask or {}).get(name)) for name, law in laws.items()}
-            drawn = draw(space, laws, self.candidates, own)
-            if proposals is not None and best is None:
-                drawn = {k: torch.cat((v, proposals[k].to(v)), 1) if k in proposals else v for k, v in drawn.items()}
-            total = score(drawn)
-            if (
-                proposals is not None
-                and (inside := allowed(mask, {k: v[:, :, 0] for k, v in drawn.items()})) is not None
-            ):
-                total = total.masked_fill(~inside, torch.inf)
-            tried += total.shape[1]
-            order = total.topk(self.elites, dim=1, largest=False).indices
-            elites = chosen(drawn, order)
-            laws = {name: self._fit(space[name], law, elites[name]) for name, law in laws.items()}
-            lowest, top = total.gather(1, order[:, :1])[:, 0], {k: v[:, 0] for k, v in elites.items()}
-            best, least = better(best, least, top, lowest)
-            trace.append(least)
-        assert best is not None
+        pool = Pool(
+            dynamics, task, state, space=space, horizon=self.horizon, std=self.std, generators=generators, warm=warm,
+            proposals=proposals, mask=mask,
+        )  # fmt: skip
+        for i in range(self.iterations):
+            drawn = pool.draw(self.candidates)
+            if pool.given and i == 0:
+                drawn = {name: torch.cat((value, pool.given[name]), 1) for name, value in drawn.items()}
+            elites, _ = pool.try_(drawn, self.elites)
+            pool.laws = {name: self._fit(space[name], law, elites[name]) for name, law in pool.laws.items()}
         if self.answer == "mean":
-            best |= {name: laws[name][0] for name, own in space.items() if own.kind == "numbers"}
-            least = score({name: value.unsqueeze(1) for name, value in best.items()})[:, 0]
-            trace, tried = [*trace, least], tried + 1
-        return score.found(best, least, trace, tried * self.horizon * max(task.samples, 1))
+            numbers = [name for name, own in space.items() if own.kind == "numbers"]
+            pool.settle(pool.best | {name: pool.laws[name][0] for name in numbers})
+        return pool.plan()
 
     def _fit(self, own: ActionSet, law: Law, elites: Tensor) -> Law:
         if own.kind == "numbers":

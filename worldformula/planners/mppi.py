@@ -29,22 +29,11 @@ from typing import Any, Literal, final
 import torch
 from torch import Tensor
 
-from worldformula.candidates import Law, better, check_sizes, chosen, draw, level, start, within
+from worldformula.candidates import Law, Pool, check_sizes, chosen, level
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
-from worldformula.planner import (
-    ActionSet,
-    Named,
-    Plan,
-    Planner,
-    Score,
-    Space,
-    Task,
-    allowed,
-    check_given,
-    per_episode,
-)
-from worldformula.world import Dynamics, State, Values
+from worldformula.planner import ActionSet, Named, Plan, Planner, Space, Task
+from worldformula.world import Dynamics, Values
 
 
 @final
@@ -95,50 +84,29 @@ class MPPI(Planner):
         mask: Named | None = None,
     ) -> Plan:
         """Search from states ``[B, ...]``; the result is as ``answer`` says."""
-        first = next(v for v in State(state).series.values() if v.is_floating_point())
-        own, masks = per_episode(generators, len(first), first.device), mask or {}
-        check_given("warm", warm, space, (len(first), self.horizon))
-        check_given("proposals", proposals, space, (len(first), None, self.horizon))
-        check_given("mask", mask, space, (len(first),))
-        given = {k: proposals[k].to(first) for k in space} if proposals is not None else {}
-        count = self.candidates - (next(iter(given.values())).shape[1] if given else 0)
-        if count < 1:
-            raise ConfigError(
-                f"candidates={self.candidates}: expected more than the {self.candidates - count} proposals"
-            )
-        score = Score(dynamics, task, state, space, self.horizon, own)
-        laws = {name: start(name, space[name], self.horizon, self.most, warm, first) for name in space}
-        best: dict[str, Tensor] | None = None
-        least, trace = torch.zeros(()), list[Tensor]()
+        pool = Pool(
+            dynamics, task, state, space=space, horizon=self.horizon, std=self.most, generators=generators, warm=warm,
+            proposals=proposals, mask=mask,
+        )  # fmt: skip
+        if (count := self.candidates - pool.proposed) < 1:
+            raise ConfigError(f"candidates={self.candidates}: expected more than the {pool.proposed} proposals")
         for _ in range(self.iterations):
-            laws = {name: within(law, masks.get(name)) for name, law in laws.items()}
-            drawn = draw(space, laws, count, own)
-            drawn = {k: torch.cat((given[k], v), 1) if given else v for k, v in drawn.items()}
-            total = score(drawn)
-            if given and (inside := allowed(mask, {k: v[:, :, 0] for k, v in drawn.items()})) is not None:
-                total = total.masked_fill(~inside, torch.inf)
-            cost, order = total.topk(self.elites, dim=1, largest=False)  # NaN comes last
-            elites, weights = chosen(drawn, order), self._weights(cost)
-            laws = {name: self._fit(space[name], law, elites[name], weights) for name, law in laws.items()}
-            best, least = better(best, least, {k: v[:, 0] for k, v in elites.items()}, cost[:, 0])
-            trace.append(least)
-        assert best is not None
-        numbers, tried = [name for name in space if space[name].kind == "numbers"], self.iterations * self.candidates
+            drawn = pool.draw(count)
+            drawn = {name: torch.cat((pool.given[name], v), 1) if pool.given else v for name, v in drawn.items()}
+            elites, cost = pool.try_(drawn, self.elites)
+            weights = self._weights(cost)
+            pool.laws = {name: self._fit(space[name], law, elites[name], weights) for name, law in pool.laws.items()}
+        numbers = [name for name in space if space[name].kind == "numbers"]
         if self.answer == "elite":
-            index = torch.stack([_pick(w, g) for w, g in zip(weights, own, strict=True)])[:, None]
-            best = {k: v[:, 0] for k, v in chosen(elites, index).items()}
-            trace.append(least := cost.gather(1, index)[:, 0])
+            index = torch.stack([_pick(w, g) for w, g in zip(weights, pool.generators, strict=True)])[:, None]
+            pool.settle({k: v[:, 0] for k, v in chosen(elites, index).items()}, cost.gather(1, index)[:, 0])
         elif self.answer == "mean":
-            best |= {name: laws[name][0] for name in numbers}
-            trace.append(least := score({k: v.unsqueeze(1) for k, v in best.items()})[:, 0])
-            tried += 1
-        plan = score.found(best, least, trace, tried * self.horizon * max(task.samples, 1))
-        spread = {name: laws[name][1][:, 0] for name in numbers}
+            pool.settle(pool.best | {name: pool.laws[name][0] for name in numbers})
         ahead = {
             name: torch.cat((law[0][:, 1:], torch.full_like(law[0][:, :1], level(space[name]))), 1)
-            for name, law in laws.items()
+            for name, law in pool.laws.items()
         }
-        return replace(plan, spread=spread, next=ahead)
+        return replace(pool.plan(), spread={name: pool.laws[name][1][:, 0] for name in numbers}, next=ahead)
 
     def _weights(self, cost: Tensor) -> Tensor:
         """Of elites ``[B, E]``, the best first: shares that sum to 1; of NaN none."""

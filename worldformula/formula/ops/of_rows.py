@@ -20,6 +20,7 @@ class OfRows(Operator):
     axes; inside a sum over time they are all steps of all rows that the sum counts, and it is the same number at each.
 
     A subclass is a dataclass with the nodes of the values. ``statistic`` gets a `Rows`; ``options`` are its keywords.
+    What ``extra`` draws stands between the values and the flags.
     ``where`` are numbers of the rows that say which count, 1 or 0. With ``by_step`` the rows of a step are compared
     among themselves, and the number is the mean over the steps.
     """
@@ -71,6 +72,9 @@ class OfRows(Operator):
         if any(steps) and not all(steps):
             once = text(self.values[steps.index(False)])
             raise FormulaError(f"{text(self)}: {once} is one value for all steps, and the others are of each step")
+        for use in self.extra:
+            (drawn,) = lowering.value_of(use, scope.part(private=True))
+            found.append((drawn, lowering.rank(drawn)))
         if self.where is not None:
             found.append(((yield self.where, scope.part(private=True)), 0))
         ranks = tuple(rank for _, rank in found[: len(steps)])

@@ -1,0 +1,84 @@
+"""Diagnostics of collapse, against NumPy and codes whose rank is known."""
+
+import numpy as np
+import pytest
+import torch
+
+from worldformula.errors import ShapeError
+from worldformula.metrics.collapse import lidar, rank_me, spread, straightness
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def test_spread_is_that_of_each_number():
+    codes = normal(50, 4, 5) * torch.tensor([1.0, 0.05, 2.0, 0.01, 0.5])
+    right = codes.reshape(-1, 5).numpy().std(0, ddof=1)
+    found = spread(codes)
+    assert (found.least, found.median) == pytest.approx((right.min(), np.median(right)))
+    assert found.share == 0.4
+
+
+@pytest.mark.parametrize("rank", [1, 3, 8])
+def test_rank_me_counts_equal_directions(rank):
+    directions = torch.linalg.qr(normal(8, 8, seed=1)).Q[:rank]
+    codes = torch.linalg.qr(normal(100, rank, seed=2)).Q @ directions  # equal singular values
+    assert rank_me(codes) == pytest.approx(rank, rel=1e-4)
+    assert rank_me(5 * codes) == pytest.approx(rank, rel=1e-4)
+
+
+def test_rank_me_is_the_entropy_of_singular_values():
+    codes = normal(30, 6) + 4.0
+    for center in (False, True):
+        x = codes.numpy() - (codes.numpy().mean(0) if center else 0)
+        share = np.linalg.svd(x, compute_uv=False)
+        share = share / share.sum()
+        assert rank_me(codes, center=center) == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-5)
+    assert rank_me(codes) < rank_me(codes, center=True) - 1  # the mean outweighs the others
+
+
+def test_a_constant_has_rank_one():
+    assert rank_me(torch.ones(9, 4)) == pytest.approx(1, rel=1e-4)
+    assert rank_me(torch.ones(9, 4), center=True) == 1
+    assert spread(torch.ones(9, 4)).share == 1
+
+
+def test_lidar_counts_directions_between_classes_alone():
+    """Three directions tell the classes apart; views differ in all eight."""
+    between = torch.zeros(400, 8, dtype=torch.float64)
+    between[:, :3] = normal(400, 3)
+    codes = 10 * between[:, None] + 0.01 * normal(400, 5, 8, seed=1)
+    assert lidar(codes) == pytest.approx(3, abs=0.1)
+    assert lidar(normal(400, 5, 8)) > 7  # noise of all views is a difference in every direction
+
+
+def test_lidar_is_that_of_scipy():
+    codes = normal(12, 4, 3) * torch.tensor([1.0, 2.0, 0.3]) + normal(12, 1, 3, seed=5)
+    x = codes.numpy()
+    means = x.mean(1)
+    b = np.cov(means.T)
+    w = sum(np.cov(own.T) for own in x) / len(x) + 1e-4 * np.eye(3)
+    values = np.linalg.eigvals(np.linalg.solve(w, b)).real  # those of W^-½ B W^-½
+    share = values / values.sum()
+    assert lidar(codes) == pytest.approx(np.exp(-(share * np.log(share)).sum()), rel=1e-5)
+
+
+def test_straightness_of_lines_circles_and_walks():
+    t = torch.arange(20, dtype=torch.float64)
+    line = torch.stack((t, 2 * t, -t), -1)[None]
+    assert straightness(line) == pytest.approx(1)
+    turn = torch.stack(((0.3 * t).cos(), (0.3 * t).sin()), -1)[None]
+    assert straightness(turn) == pytest.approx(np.cos(0.3))
+    assert abs(straightness(normal(200, 50, 16).cumsum(1))) < 0.01
+    still = torch.cat((line[:, :5], line[:, 4:5].expand(-1, 5, -1)), 1)
+    assert straightness(still) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("call", "shape"),
+    [(spread, (4,)), (rank_me, (1, 4)), (lidar, (4, 1, 3)), (lidar, (1, 4, 3)), (straightness, (4, 2, 3))],
+)
+def test_refused(call, shape):
+    with pytest.raises(ShapeError, match="expected codes"):
+        call(torch.ones(shape))

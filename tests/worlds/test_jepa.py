@@ -1,0 +1,112 @@
+"""The joint-embedding world: its loss by hand in NumPy, its laws, and what happens without what keeps latents apart."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from worldformula.errors import ConfigError
+from worldformula.testing import check_world
+from worldformula.worlds import jepa
+
+B, T, D = 4, 5, 6
+SMALL = jepa.JEPAConfig(latent=D, channels=(4, 4), units=8, covariance=0.3)
+SHAPES = {"image": (9, 9, 3), "body": (2,)}
+
+
+def rows(seed=0, dtype=torch.float64):
+    torch.manual_seed(seed)
+    first = torch.zeros(B, T, dtype=torch.bool)
+    first[:, 0] = first[1, 3] = True
+    seen = {"image": torch.rand(B, T, 9, 9, 3, dtype=dtype), "body": torch.randn(B, T, 2, dtype=dtype)}
+    return {**seen, "a": torch.rand(B, T, 2, dtype=dtype) * 2 - 1, "first": first}
+
+
+def by_hand(config, world, given):
+    """Everything but the networks themselves, by loops over rows and steps."""
+    e, f = world.posterior.factors[0].net, world.dynamics.prior.factors[0].net
+    g = dict(world.loss.named_children()).get("g")
+    a, first = given["a"], given["first"].numpy()
+    z = e(given["image"].flatten(0, 1), given["body"].flatten(0, 1)).unflatten(0, (B, T)).detach().numpy()
+    predicted, similar, inverse = np.zeros((3, B, T))
+    for b in range(B):
+        for t in range(T):
+            if first[b, t]:
+                rolled = z[b, t]
+                continue
+            led = f(torch.from_numpy(rolled)[None], a[b, t - 1][None])[0]
+            rolled = led.detach().numpy()
+            predicted[b, t] = ((rolled - z[b, t]) ** 2).mean()
+            similar[b, t] = ((z[b, t] - z[b, t - 1]) ** 2).mean()
+            if g is not None:
+                guess = g(torch.from_numpy(z[b, t - 1])[None], torch.from_numpy(z[b, t])[None])[0].detach().numpy()
+                inverse[b, t] = ((guess - a[b, t - 1].numpy()) ** 2).mean()
+    apart = np.mean([np.maximum(0, 1 - np.sqrt(z[:, t].var(0, ddof=1) + 1e-4)).mean() for t in range(T)])
+    alike = []
+    for t in range(T):
+        c = np.cov(z[:, t].T)
+        alike.append(((c**2).sum() - (np.diag(c) ** 2).sum()) / D)
+    return (
+        predicted.mean() + config.deviation * apart + config.covariance * np.mean(alike)
+        + config.similarity * similar.mean() + config.inverse * inverse.mean()
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("config", [SMALL, replace(SMALL, similarity=0.0, inverse=0.0)], ids=["PLDM", "VICReg"])
+@pytest.mark.parametrize("path", ["call", "interpret"])
+def test_the_loss_is_that_of_loops_over_rows(config, path):
+    torch.manual_seed(1)
+    world = jepa.build(config, SHAPES, 2).double()
+    torch.nn.init.normal_(world.dynamics.prior.factors[0].net.net.head.weight)  # it begins as a copy of the latent
+    given = rows()
+    loss = world.loss if path == "call" else world.loss.interpret
+    assert loss(**given).value.item() == pytest.approx(by_hand(config, world, given), rel=1e-9)
+
+
+def test_laws():
+    torch.manual_seed(0)
+    check_world(jepa.build(SMALL, SHAPES, 2), rows(dtype=torch.float32))
+    check_world(jepa.build(SMALL, {"body": (3,)}, {"left": 1, "right": 2}), {
+        "x": torch.randn(B, T, 3), "left": torch.rand(B, T, 1), "right": torch.rand(B, T, 2),
+        "first": rows()["first"],
+    })  # fmt: skip
+
+
+def test_it_begins_by_predicting_no_change():
+    world = jepa.build(SMALL, SHAPES, 2)
+    start = world.filter(rows(dtype=torch.float32)).last()
+    ahead = world.imagine(start, actions=torch.rand(B, 3, 2))["z"]
+    torch.testing.assert_close(ahead, start["z"].unsqueeze(1).expand(-1, 4, -1))
+
+
+def deviation_after(config, steps=200):
+    """The deviation of each number of z after learning from a point that actions move."""
+    torch.manual_seed(0)
+    world = jepa.build(config, {"x": (2,)}, 2)
+    adam = torch.optim.Adam(world.parameters(), lr=3e-3)
+    first = torch.zeros(32, 6, dtype=torch.bool)
+    first[:, 0] = True
+    for _ in range(steps):
+        a = torch.rand(32, 6, 2) * 2 - 1
+        x = torch.randn(32, 1, 2) + torch.cat((torch.zeros(32, 1, 2), a[:, :-1].cumsum(1)), 1)
+        adam.zero_grad()
+        world.loss(x=x, a=a, first=first).value.backward()
+        adam.step()
+    with torch.no_grad():
+        return world.posterior.factors[0].net(x.flatten(0, 1)).std(0)
+
+
+def test_without_variance_and_covariance_it_collapses_and_with_them_it_does_not():
+    small = replace(SMALL, inverse=0.0)
+    assert deviation_after(replace(small, deviation=0.0, covariance=0.0)).max() < 0.05
+    assert deviation_after(small).min() > 0.3
+
+
+def test_refused():
+    with pytest.raises(ConfigError, match="channels ≥ 1"):
+        jepa.JEPAConfig(channels=())
+    with pytest.raises(ConfigError, match="inverse ≥ 0"):
+        jepa.JEPAConfig(inverse=-1.0)
+    with pytest.raises(ConfigError, match="action dimension"):
+        jepa.build(SMALL, SHAPES, 0)

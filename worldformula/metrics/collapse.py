@@ -1,0 +1,102 @@
+"""Collapse: do the codes of a joint-embedding model still differ, in how many directions, and how do they move?
+
+`spread` looks at each number of a code alone; `rank_me` (Garrido et al. 2023, arXiv:2210.02885) and `lidar` (Thilak et
+al. 2024, arXiv:2312.04000) count directions; `straightness` looks at how codes move in time (Hénaff et al. 2019). None
+says *what* is encoded: print a probe beside them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from worldformula.errors import ShapeError
+
+DEAD = 0.1  # a deviation below which a number counts as collapsed
+EPSILON = 1e-7  # of the logarithm in RankMe
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Deviations of the numbers of a code: the ``least``, the ``median``, and which ``share`` lies below 0.1."""
+
+    least: float
+    median: float
+    share: float
+
+
+def spread(codes: Tensor) -> Spread:
+    """Of codes ``[..., D]``, over all rows, by the unbiased deviation."""
+    found = _rows("spread", codes).std(0)
+    return Spread(float(found.min()), float(found.median()), float((found < DEAD).double().mean()))
+
+
+def rank_me(codes: Tensor, *, center: bool = False) -> float:
+    """exp of the entropy of the normalised singular values of codes ``[..., D]``: from 1, a line, to D.
+
+    Args:
+        codes: more rows than D say more.
+        center: take the mean off first; the paper does not, and then a mean far from 0 counts as a direction.
+    """
+    rows = _rows("rank_me", codes)
+    rows = rows - rows.mean(0) if center else rows
+    return _effective(torch.linalg.svdvals(rows))
+
+
+def lidar(codes: Tensor, *, delta: float = 1e-4) -> float:
+    """RankMe of what differs between classes, measured by how much their views differ: from 1 to D.
+
+    Args:
+        codes: ``[N, Q, ..., D]``, Q ≥ 2 views of N classes; of a world, the frames of short windows.
+        delta: is added to the covariance within classes.
+
+    Raises:
+        ShapeError: fewer than two classes or views.
+    """
+    if codes.ndim < 3 or min(codes.shape[:2]) < 2:
+        raise ShapeError(
+            f"lidar expected codes [N, Q, ..., D] of N ≥ 2 classes and Q ≥ 2 views, got {list(codes.shape)}"
+        )
+    x = codes.detach().double().flatten(1, -2)
+    means = x.mean(1)
+    apart, inside = means - means.mean(0), (x - means[:, None]).flatten(0, 1)
+    between = apart.mT @ apart / (len(x) - 1)
+    within = inside.mT @ inside / (len(x) * (x.shape[1] - 1)) + delta * torch.eye(x.shape[-1], dtype=x.dtype).to(
+        x.device
+    )
+    values, vectors = torch.linalg.eigh(within)
+    white = vectors @ torch.diag(values.rsqrt()) @ vectors.mT
+    return _effective(torch.linalg.eigvalsh(white @ between @ white).clamp_min(0))
+
+
+def straightness(codes: Tensor) -> float:
+    """The mean cosine between one step and the next of codes ``[B, T, ..., D]``: 1 is a straight line, 0 a random walk.
+
+    Steps of length 0 have no direction and are left out.
+
+    Raises:
+        ShapeError: fewer than three steps.
+    """
+    if codes.ndim < 3 or codes.shape[1] < 3:
+        raise ShapeError(f"straightness expected codes [B, T, ..., D] with T ≥ 3, got {list(codes.shape)}")
+    steps = codes.detach().double().diff(dim=1)
+    length = steps.norm(dim=-1)
+    moves = (length[:, 1:] > 0) & (length[:, :-1] > 0)
+    cosine = (steps[:, 1:] * steps[:, :-1]).sum(-1) / (length[:, 1:] * length[:, :-1]).clamp_min(1e-300)
+    return float(cosine[moves].mean())
+
+
+def _effective(values: Tensor) -> float:
+    total = values.sum()
+    if not total > 0:
+        return 1.0
+    share = values / total + EPSILON
+    return float(torch.exp(-(share * share.log()).sum()))
+
+
+def _rows(what: str, codes: Tensor) -> Tensor:
+    if codes.ndim < 2 or codes.shape[:-1].numel() < 2:
+        raise ShapeError(f"{what} expected codes [..., D] of two rows or more, got {list(codes.shape)}")
+    return codes.detach().double().flatten(0, -2)

@@ -1,0 +1,213 @@
+r"""Joint-embedding world model: it predicts its own latents, and nothing that is seen (LeCun 2022, section 4.4).
+
+    z_t = e(x_t)                               z_t [N, D]   the latent state
+    \hat z_t = f(\hat z_{t-1}, a_{t-1})        the same along a rollout that begins with z_1
+    \hat a_{t-1} = g(z_{t-1}, z_t)             the action, read from two latents
+
+    mean_t [ ‖\hat z_t − z_t‖²/D + α V_1[z_t] + β C[z_t] + δ ‖z_t − z_{t-1}‖²/D + ω ‖\hat a_{t-1} − a_{t-1}‖² ]
+
+V and C are variance and covariance of VICReg over the batch at each step: without both, everything is predicted best by
+a constant. With inverse dynamics (ω) and similarity over time (δ) this is PLDM (Sobal et al. 2025, arXiv:2502.14819):
+what varies slowly and says nothing of the action would be enough for V and C alone. `vicreg` has neither.
+
+Deviations           authors' code (PLDM)            here                            why
+encoder              Impala, 512                     nets/pictures                   a CPU
+predictor            GRU, shared layer norm          a residual perceptron           no hidden state but z
+C                    divided by D(D − 1)             by D; β is smaller by D − 1     as VICReg's paper
+deviation over time  a further V, weight .245        none                            δ pulls the other way
+several observations one                             side by side                    as the other worlds
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from worldformula.catalogue import System
+from worldformula.errors import ConfigError
+from worldformula.formula import (
+    Covariance,
+    Deterministic,
+    E,
+    Expression,
+    Factor,
+    Joint,
+    Mean,
+    Value,
+    Variance,
+    clamp,
+    norm2,
+)
+from worldformula.nets.perceptron import Perceptron
+from worldformula.nets.pictures import PictureEncoder
+from worldformula.world import World
+from worldformula.world.observations import Names, square
+
+
+@dataclass(frozen=True)
+class JEPAConfig:
+    """Widths and loss weights of the world model; the weights are PLDM's of two rooms."""
+
+    latent: int = 512
+    """D, the latent state z."""
+    channels: tuple[int, ...] = (32, 64, 64)
+    """Channels of the convolutions, each of which halves the picture."""
+    units: int = 512
+    """The hidden layers of the networks of numbers."""
+    deviation: float = 3.98
+    """α, weight of V: what keeps each number of z apart from a constant."""
+    covariance: float = 6.92 / 511
+    """β, weight of C: what keeps numbers of z from saying the same."""
+    similarity: float = 0.742
+    """δ, weight of the squared step from one latent to the next."""
+    inverse: float = 1.07
+    """ω, weight of the squared error of the action."""
+
+    def __post_init__(self) -> None:
+        if min(self.latent, self.units, *self.channels, 1) < 1 or not self.channels:
+            raise ConfigError(
+                f"expected latent, units and channels ≥ 1, got {self.latent}, {self.units} and {self.channels}"
+            )
+        if min(self.deviation, self.covariance, self.similarity, self.inverse) < 0:
+            raise ConfigError(
+                "expected deviation, covariance, similarity and inverse ≥ 0, got "
+                f"{self.deviation}, {self.covariance}, {self.similarity} and {self.inverse}"
+            )
+
+
+def paper() -> JEPAConfig:
+    """PLDM's of two rooms."""
+    return JEPAConfig()
+
+
+def vicreg() -> JEPAConfig:
+    """Variance and covariance alone."""
+    return JEPAConfig(similarity=0.0, inverse=0.0)
+
+
+def tiny() -> JEPAConfig:
+    """For pictures of 33 pixels on one CPU core in minutes."""
+    return JEPAConfig(latent=64, channels=(16, 32, 32), units=128, covariance=6.92 / 63)
+
+
+# ------------------------------------------------------------------------------------------------------------- networks
+
+
+class Encoder(nn.Module):
+    """All observations of a step to the latent ``[N, D]``: pictures first, their features beside the numbers."""
+
+    def __init__(self, config: JEPAConfig, pictures: Mapping[str, tuple[int, ...]], numbers: int) -> None:
+        super().__init__()
+        self.count, D = len(pictures), config.latent
+        edge, depth = (square(pictures), sum(shape[-1] for shape in pictures.values())) if pictures else (0, 0)
+        self.sight = PictureEncoder((edge, edge, depth), D, config.channels) if pictures else None
+        self.mix = Perceptron((D if pictures else 0) + numbers, D, (config.units,)) if numbers else None
+
+    def forward(self, *observations: Tensor) -> Tensor:
+        """Images ``[N, H, W, C]``, then vectors ``[N, n]``."""
+        seen: list[Tensor] = []
+        if self.sight is not None:
+            images = observations[: self.count]
+            picture = torch.cat(images, -1) if len(images) > 1 else images[0]
+            seen = [self.sight(picture.flatten(1) - 0.5)]
+        if self.mix is None:
+            return seen[0]
+        found: Tensor = self.mix(*seen, *observations[self.count :])
+        return found
+
+
+class Residual(nn.Module):
+    """z and what the perceptron of all conditions adds to it, at the start nothing: ``[N, D]``."""
+
+    def __init__(self, latent: int, inputs: int, units: int) -> None:
+        super().__init__()
+        self.net = Perceptron(latent + inputs, latent, (units, units))
+        nn.init.zeros_(self.net.head.weight)
+        nn.init.zeros_(self.net.head.bias)
+
+    def forward(self, z: Tensor, *actions: Tensor) -> Tensor:
+        """``[N, D]``, ``[N, A]``, …"""
+        found: Tensor = z + self.net(z, *actions)
+        return found
+
+
+def begun(led: Tensor, encoded: Tensor, step: Tensor) -> Tensor:
+    """What the predictor leads to, ``[N, D]``; at the first step, t = 1 of ``[N]``, what is encoded."""
+    return torch.where((step == 1).unsqueeze(-1), encoded, led)
+
+
+# -------------------------------------------------------------------------------------------------------------- formula
+
+
+def build(config: JEPAConfig, observations: Mapping[str, tuple[int, ...]], actions: int | Mapping[str, int]) -> World:
+    """The world model over these observations (key -> shape) and actions: the width of a_t, or widths by name, a_1 …"""
+    names, widths = Names.of(observations), {"a": actions} if isinstance(actions, int) else dict(actions)
+    if not widths or min(widths.values()) < 1:
+        raise ConfigError(f"expected at least one action dimension, got {actions}")
+    D, pictures = config.latent, {key: tuple(observations[key]) for key in names.images}
+    numbers = sum(math.prod(observations[key]) for key in names.vectors)
+    seen = ", ".join(Names.at(word) for word in names.all.values())
+    acted = ", ".join(Names.at(word, "t-1") for word in widths)
+    predictor = Residual(D, sum(widths.values()), config.units)
+    embed = Deterministic(f"z_t = e({seen})", Encoder(config, pictures, numbers), shape=D)
+    core = Deterministic(f"z_t = f(z_{{t-1}}, {acted})", predictor, shape=D)
+    return World(
+        prior=core, posterior=embed, heads=[], loss=_loss(config, embed, predictor, widths), observations=names.all
+    )
+
+
+def _loss(config: JEPAConfig, embed: Factor, predictor: nn.Module, widths: Mapping[str, int]) -> Expression:
+    """Prediction along rollouts from the first row of every sequence, and what keeps latents from collapsing."""
+    D, acted = config.latent, ", ".join(Names.at(word, "t-1") for word in widths)
+    z, before = Value("z_t", shape=D), Value("z_{t-1}", shape=D)
+    led = Deterministic(rf"y_t = f(\hat z_{{t-1}}, {acted})", predictor, shape=D)
+    rolled = Deterministic(r"\hat z_t = begun(y_t, z_t, t)", begun, shape=D)
+    draws: list[Factor] = [embed, led, rolled]
+    later = clamp(Value("t") - 1, 0, 1)  # 0 where an episode begins, and nothing has been predicted
+    step = later * norm2(Value(r"\hat z_t", shape=D) - z) / D
+    if config.deviation:
+        step = step + config.deviation * Variance(z, by_step=True)
+    if config.covariance:
+        step = step + config.covariance * Covariance(z, by_step=True)
+    if config.similarity:
+        step = step + config.similarity * later * norm2(z - before) / D
+    if config.inverse:
+        for word, size in widths.items():
+            guess = rf"\hat {Names.at(word)}"
+            inverse = Perceptron(2 * D, size, (config.units,))
+            draws.append(Deterministic(rf"{guess} = g(z_{{t-1}}, z_t)", inverse, shape=size))
+            told = norm2(Value(guess, shape=size) - Value(Names.at(word, "t-1"), shape=size))
+            step = step + config.inverse * later * told / size
+    return Mean("t", E(Joint.of(*draws), step), reset="first").mean()
+
+
+def _demo() -> None:
+    """Print the formula and the emitted code; take one training step on random numbers."""
+    world = build(tiny(), {"image": (33, 33, 3)}, 2)
+    print(world.loss, world.loss.code, world.loss.explain(), sep="\n\n")
+    B, T = 4, 5
+    batch: dict[str, Any] = {"x": torch.rand(B, T, 33, 33, 3), "a": torch.rand(B, T, 2)}
+    out = world.loss(**batch, first=torch.zeros(B, T, dtype=torch.bool), seed=0)
+    out.value.backward()
+    print({term: round(value.item(), 3) for term, value in out.terms.items()})
+
+
+SYSTEM = System(
+    name="jepa",
+    kind="worlds",
+    paper="LeCun 2022, openreview.net/forum?id=BZ5a1r-kVsf; Sobal et al. 2025, arXiv:2502.14819",
+    bibtex="""@article{sobal2025pldm, title={Learning from reward-free offline data: A case for planning with latent
+  dynamics models}, author={Sobal, Vlad and Zhang, Wancong and Cho, Kyunghyun and Balestriero, Randall and
+  Rudner, Tim G. J. and LeCun, Yann}, journal={arXiv:2502.14819}, year={2025}}""",
+    presets={"paper": paper, "vicreg": vicreg, "tiny": tiny},
+    build=build,
+    summary="A joint-embedding world: it predicts its own latents, which VICReg keeps apart; with PLDM's terms.",
+)
+
+if __name__ == "__main__":
+    _demo()
