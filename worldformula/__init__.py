@@ -4,6 +4,7 @@ import importlib
 from typing import Any
 
 from worldformula.formula import (
+    CPC,
     JS,
     KL,
     MMD,
@@ -54,6 +55,7 @@ from worldformula.formula import (
     SlicedWasserstein,
     StudentT,
     Sum,
+    SwAV,
     Symbol,
     TanhNormal,
     TruncatedNormal,
@@ -99,6 +101,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "CPC",
     "JS",
     "KL",
     "MMD",
@@ -154,6 +157,7 @@ __all__ = [
     "State",
     "StudentT",
     "Sum",
+    "SwAV",
     "Symbol",
     "TanhNormal",
     "TruncatedNormal",

@@ -119,6 +119,11 @@ class DreamerConfig:
             raise ConfigError(f"expected a unimix from 0 to less than 1, got {self.unimix}")
         if self.context not in (0, 1):
             raise ConfigError(f"expected a context of 0 or 1 rows, got {self.context}")
+        if self.context and self.world.target == "next":
+            raise ConfigError(
+                "world.target=next reads all of the past that a sequence has, and a replay keeps of the rows before it "
+                f"the last latents alone: expected context=0, got {self.context}"
+            )
         if 0 < self.imag_last < 2:
             raise ConfigError("expected imag_last of at least 2: the replay critic needs a next state")
 

@@ -67,6 +67,7 @@ from worldformula.formula.factors.independent import (
     VonMises,
 )
 from worldformula.formula.ops.contrastive_divergence import ContrastiveDivergence
+from worldformula.formula.ops.cpc import CPC
 from worldformula.formula.ops.cross_entropy import CrossEntropy
 from worldformula.formula.ops.density_ratio import DensityRatio
 from worldformula.formula.ops.each import each
@@ -82,12 +83,14 @@ from worldformula.formula.ops.redundancy import Redundancy
 from worldformula.formula.ops.renyi import Renyi, VRBound
 from worldformula.formula.ops.score_matching import ScoreMatching
 from worldformula.formula.ops.sliced_wasserstein import SlicedWasserstein
+from worldformula.formula.ops.swav import SwAV
 from worldformula.formula.ops.vicreg import Covariance, Variance
 from worldformula.formula.syntax.learnt import positive
 
 bind()
 
 __all__ = [
+    "CPC",
     "JS",
     "KL",
     "MMD",
@@ -138,6 +141,7 @@ __all__ = [
     "SlicedWasserstein",
     "StudentT",
     "Sum",
+    "SwAV",
     "Symbol",
     "TanhNormal",
     "TruncatedNormal",

@@ -27,6 +27,7 @@ class OfRows(Operator):
     separator = ","
     statistic: ClassVar[Callable[..., Tensor]]
     wish: ClassVar[str]  # its name in emitted code
+    flags_rank: ClassVar[int] = 0  # event axes of ``where``
     by_step: bool = False
     where: Node | None = None
 
@@ -72,7 +73,7 @@ class OfRows(Operator):
             once = text(self.values[steps.index(False)])
             raise FormulaError(f"{text(self)}: {once} is one value for all steps, and the others are of each step")
         if self.where is not None:
-            found.append(((yield self.where, scope.part(private=True)), 0))
+            found.append(((yield self.where, scope.part(private=True)), self.flags_rank))
         ranks = tuple(rank for _, rank in found[: len(steps)])
         if any(steps):
             if lowering.time.burn_in:
