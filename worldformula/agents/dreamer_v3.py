@@ -44,6 +44,7 @@ from worldformula.formula import Joint
 from worldformula.learners.curiosity import CuriositySettings, curious_by
 from worldformula.learners.imagination import BehaviourSettings, ImaginationActorCritic
 from worldformula.nets.mlp import MLP
+from worldformula.nets.sizes import PUBLISHED
 from worldformula.training.objective import Minimises
 from worldformula.training.optimiser import ClipUnits, LaProp
 from worldformula.worlds import rssm
@@ -140,7 +141,12 @@ def official() -> DreamerConfig:
 
 def size1m() -> DreamerConfig:
     """0.64M parameters, ratio 1024: the authors' preset for control from sensors."""
-    return DreamerConfig(rssm.size1m(), train_ratio=1024.0, context=1, online=True)
+    return sized("size1m")
+
+
+def sized(name: str) -> DreamerConfig:
+    """That preset with the widths of any published size, ``size1m`` to ``size400m``."""
+    return DreamerConfig(rssm.sized(name), train_ratio=1024.0, context=1, online=True)
 
 
 def tiny() -> DreamerConfig:
@@ -202,8 +208,9 @@ SYSTEM = System(
     kind="agents",
     paper="Hafner, Pasukonis, Ba & Lillicrap 2025, Nature 640; arXiv:2301.04104",
     bibtex=rssm.SYSTEM.bibtex,
-    presets={"paper": paper, "official": official, "size1m": size1m, "tiny": tiny},
+    presets={"paper": paper, "official": official, "tiny": tiny} | {name: partial(sized, name) for name in PUBLISHED},
     build=build,
     summary="Actor and critic learned in the imagination of an RSSM, one set of hyper-parameters for every domain.",
+    counted={"size1m": 640_867},
     runs={"official": ("env.num=16", "capacity=5000000")},
 )

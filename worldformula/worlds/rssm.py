@@ -24,6 +24,7 @@ import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -115,9 +116,9 @@ def official() -> RSSMConfig:
     return RSSMConfig(published.size200m())
 
 
-def size1m() -> RSSMConfig:
-    """The smallest published size."""
-    return RSSMConfig(published.size1m())
+def sized(name: str) -> RSSMConfig:
+    """Any published size, ``size1m`` to ``size400m``."""
+    return RSSMConfig(published.PUBLISHED[name]())
 
 
 def tiny() -> RSSMConfig:
@@ -381,7 +382,8 @@ SYSTEM = System(
     bibtex="""@article{hafner2025dreamerv3, title={Mastering diverse control tasks through world models},
   author={Hafner, Danijar and Pasukonis, Jurgis and Ba, Jimmy and Lillicrap, Timothy}, journal={Nature}, volume={640},
   year={2025}}""",
-    presets={"paper": paper, "official": official, "size1m": size1m, "tiny": tiny},
+    presets={"paper": paper, "official": official, "tiny": tiny}
+    | {name: partial(sized, name) for name in published.PUBLISHED},
     build=build,
     summary="Recurrent state-space model with categorical latents, the world model of DreamerV3.",
 )
