@@ -1,6 +1,6 @@
 """One update of DreamerV3 from pictures of 64 × 64, with a decoder and with what may stand in its place, in one run.
 
-    python -m benchmarks.targets_step [--size size1m] [--rounds 6] [--json benchmarks/results/targets_step.json]
+    python -m benchmarks.targets_step [--size size1m] [--only barlow ...] [--rounds 6] [--json FILE]
 
 8 sequences of 32 rows, 6 actions, dreams of 15 steps from all 256 states, one thread. `world` is the loss of the world
 and its gradient alone; `update` is all of `agent.update`. Each target runs in turn, and time is that of the process.
@@ -64,12 +64,13 @@ def main() -> None:
     """Measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("size1m", "paper"), default="size1m")
+    parser.add_argument("--only", nargs="+", choices=get_args(Target), default=get_args(Target), help="these targets")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--json", type=Path, default=RESULT)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     batch, rows, parameters = sequences(), {}, {}
-    agents = {target: agent(asked.size, target) for target in get_args(Target)}
+    agents = {target: agent(asked.size, target) for target in dict.fromkeys(("reconstruction", *asked.only))}
     for what in ("world", "update"):
         steps: dict[str, Callable[[], object]] = {
             target: partial(world_alone, one, batch) if what == "world" else partial(one.update, batch)

@@ -4,6 +4,7 @@ import importlib
 from typing import Any
 
 from worldformula.formula import (
+    CPC,
     JS,
     KL,
     MMD,
@@ -55,6 +56,7 @@ from worldformula.formula import (
     SlicedWasserstein,
     StudentT,
     Sum,
+    SwAV,
     Symbol,
     TanhNormal,
     TruncatedNormal,
@@ -100,6 +102,7 @@ def __getattr__(name: str) -> Any:
 
 
 __all__ = [
+    "CPC",
     "JS",
     "KL",
     "MMD",
@@ -156,6 +159,7 @@ __all__ = [
     "State",
     "StudentT",
     "Sum",
+    "SwAV",
     "Symbol",
     "TanhNormal",
     "TruncatedNormal",

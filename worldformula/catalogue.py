@@ -41,6 +41,8 @@ class System:
         summary: one sentence.
         runs: name of a preset -> settings of a run that belong to it, as of ``--set``: ``("env.num=16",)``.
         acts: the kinds of actions that an agent takes: numbers in [−1, 1], choices, flags.
+        counted: name of a preset -> how many parameters the authors' code counts of an agent that observes 24
+            numbers and gives 6, those of the task walker-walk, where that is known.
         agent: of a world that reads what another network makes, the agent that trains both.
     """
 
@@ -53,6 +55,7 @@ class System:
     summary: str
     runs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     acts: tuple[str, ...] = ("numbers", "choice", "flags")
+    counted: Mapping[str, int] = field(default_factory=dict)
     agent: str = ""
 
     def sizes(self, preset: str) -> Any:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import resource
+from itertools import pairwise
 
 import pytest
 
 from worldformula import catalogue
 from worldformula.cli import main
+from worldformula.cli.models import weighed
 from worldformula.model.config import start
 from worldformula.model.run import build
 from worldformula.models import vae
@@ -81,3 +84,66 @@ def test_an_agent_shows_all_that_it_learns_by(capsys: pytest.CaptureFixture[str]
 def test_what_is_misspelt_is_told(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", *arguments]) == 1
     assert says in capsys.readouterr().err
+
+
+OBSERVED, ACTIONS, BINS = 24, 6, 255
+PUBLISHED_SIZES = {  # deter, hidden, classes, depth, units, as in the paper's table and the authors' code
+    "size1m": (512, 64, 4, 4, 64), "size12m": (2048, 256, 16, 16, 256), "size25m": (3072, 384, 24, 24, 384),
+    "size50m": (4096, 512, 32, 32, 512), "size100m": (6144, 768, 48, 48, 768), "size200m": (8192, 1024, 64, 64, 1024),
+    "size400m": (12288, 1536, 96, 96, 1536),
+}  # fmt: skip
+
+
+def by_hand(d: int, h: int, classes: int, depth: int, u: int, picture: bool) -> int:
+    """The parameters of DreamerV3 layer by layer, of 24 numbers or a picture of 64 × 64 × 3, and 6 actions."""
+
+    def linear(inputs: int, outputs: int) -> int:
+        return inputs * outputs + outputs
+
+    def dense(inputs: int, outputs: int) -> int:
+        return linear(inputs, outputs) + outputs  # and the scale of its norm
+
+    def trunk(inputs: int, layers: int) -> int:
+        return dense(inputs, u) + (layers - 1) * dense(u, u)
+
+    s, blocks = 32 * classes, 8
+    f, channels = d + s, [2 * depth, 3 * depth, 4 * depth, 4 * depth]
+    read = dense(d, h) + dense(s, h) + dense(ACTIONS, h)
+    core = (d * (d // blocks + 3 * h) + d + d) + (d * 3 * d // blocks + 3 * d)
+    prior = dense(d, h) + dense(h, h) + linear(h, s)
+    if picture:
+        seen, tokens = sum(25 * i * o + o + o for i, o in pairwise([3, *channels])), 4 * 4 * channels[-1]
+        decoded = (d * tokens // blocks + tokens) + dense(s, 2 * u) + linear(2 * u, tokens) + channels[-1]
+        decoded += sum(25 * i * o + o + o for i, o in pairwise(channels[::-1])) + 25 * channels[0] * 3 + 3
+    else:
+        seen, tokens = trunk(OBSERVED, 3), u
+        decoded = trunk(f, 3) + linear(u, OBSERVED)
+    posterior = dense(d + tokens, h) + linear(h, s)
+    heads = trunk(f, 1) + linear(u, BINS) + trunk(f, 1) + linear(u, 1)
+    behaviour = trunk(f, 3) + 2 * linear(u, ACTIONS) + trunk(f, 3) + linear(u, BINS)
+    return seen + read + core + prior + posterior + decoded + heads + behaviour
+
+
+def test_every_size_of_dreamer_v3_has_the_parameters_of_its_layers() -> None:
+    rows = {preset: counts for preset, *counts in weighed(catalogue.find("dreamer_v3"))}
+    for name, widths in PUBLISHED_SIZES.items():
+        assert rows[name][:2] == [f"{by_hand(*widths, picture=picture):,}" for picture in (False, True)], name
+    assert rows["size1m"] == ["640,867", "686,846", "640,867"]  # the last is what the authors' code counts
+    assert rows["paper"][:2] == rows["size12m"][:2]
+    assert rows["official"][:2] == rows["size200m"][:2]
+
+
+def test_parameters_are_counted_without_room_for_them() -> None:
+    """Those of the largest size would take 1.4 GB, and their slow copies more."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    system = catalogue.find("dreamer_v3")
+    assert [row[0] for row in weighed(system)] == list(system.presets)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024  # kB
+
+
+@pytest.mark.parametrize("name", [name for name in catalogue.names("agents") if name != "dreamer_v3"])
+def test_an_agent_shows_the_parameters_of_each_preset(name: str) -> None:
+    system = catalogue.find(name)
+    found = list(weighed(system))
+    assert [row[0] for row in found] == list(system.presets)
+    assert all(row[2] != "–" for row in found)  # all of them see pictures

@@ -8,6 +8,7 @@ from torch import nn
 
 from tests.formula.models import Join
 from worldformula import (
+    CPC,
     JS,
     KL,
     MMD,
@@ -35,6 +36,7 @@ from worldformula import (
     SIGReg,
     SlicedWasserstein,
     Sum,
+    SwAV,
     Value,
     Variance,
     VRBound,
@@ -94,6 +96,10 @@ def bits(header):
     return Bernoulli(header, Join(X, 2), shape=2)
 
 
+def codes():
+    return Deterministic("a = f(x)", nn.Sequential(Join(X, 6), nn.Unflatten(1, (2, 3))), shape=(2, 3))
+
+
 CASES = {
     "entropy": lambda: Entropy(q_z()),
     "entropy of a product": lambda: Entropy(joints()[0]),
@@ -113,6 +119,8 @@ CASES = {
     "energy distance": lambda: EnergyDistance(q_z(), p_z()),
     "redundancy": lambda: E(q_z(), Redundancy(Value("z"), sg(Value("z")))),
     "InfoNCE": lambda: E(q_z(), InfoNCE(Value("z"), Value("z"), temperature=0.5, cosine=True)),
+    "CPC": lambda: E(codes(), CPC(Value("a"), sg(Value("a")))),
+    "SwAV": lambda: E(q_z(), SwAV(Value("z"), sg(Value("z")), temperature=0.5)),
     "variance": lambda: E(q_z(), Variance(Value("z"), target=2.0)),
     "covariance": lambda: E(q_z(), Covariance(Value("z"))),
     "SIGReg": lambda: E(q_z(), SIGReg(Value("z"), directions=3)),

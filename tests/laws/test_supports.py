@@ -269,3 +269,11 @@ def test_code_with_such_settings_runs():
     x, r = torch.randn(4, 3), torch.randn(4)
     assert torch.equal(loss(x=x, r=r, seed=0).value, loss.interpret(x=x, r=r, seed=0).value)
     assert "temperature=0.5" in loss.code
+
+
+def test_numbers_are_looked_at_on_any_default_device() -> None:
+    """What is built without room for its weights, too."""
+    with torch.device("meta"):
+        assert wf.Normal("p(x)", shape=2, loc=0.0, scale=0.5).shape == (2,)
+        with pytest.raises(FormulaError, match="greater than 0, got -0.5"):
+            wf.Normal("p(x)", shape=2, loc=0.0, scale=-0.5)

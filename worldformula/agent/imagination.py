@@ -25,13 +25,15 @@ from worldformula.agent.perception import Perception
 from worldformula.agent.search import Search
 from worldformula.envs.actions import Actions
 from worldformula.errors import CheckpointError, ConfigError
-from worldformula.formula.factors.joint import Joint
+from worldformula.formula.factors.joint import Factor, Joint
+from worldformula.formula.syntax.nodes import factors as factors_of
 from worldformula.learners.curiosity import Curious
 from worldformula.learners.imagination import Behaviour, Dreaming, Following, Replaying
 from worldformula.planner import Task
 from worldformula.run.contract import LearningConfig
 from worldformula.training.objective import Minimises, Objective, Outs, Updates
 from worldformula.training.players import Order, Turns
+from worldformula.training.precision import in_bfloat16
 from worldformula.world import State, Values, World
 from worldformula.world.heads import Means, decode, means_of
 
@@ -114,6 +116,7 @@ class ImaginationAgent(nn.Module):
         self.updates = Updates(self.objective)
         self.surprising, self.surprise = surprising, cast("NDArray[Any] | None", None)
         self._means: Means | None = None  # `means_of`, compiled
+        self._halved = False
 
     @property
     def device(self) -> torch.device:
@@ -233,11 +236,28 @@ class ImaginationAgent(nn.Module):
         """The latents of a state ``[..., event]``, as the replay keeps them."""
         return {name: state[name].detach().float().cpu().numpy() for name in self.latents}
 
+    def use_bfloat16(self) -> ImaginationAgent:
+        """From now on its networks compute in bfloat16, in updates, dreams and acting; see `training.precision`."""
+        if self._halved:
+            return self
+        parts: list[Factor | Joint] = [self.world.posterior, *self.world.heads.values()]
+        parts += [level.prior for level in self.world.levels.values()]
+        parts += [] if self.learner is None else [self.learner.policy]
+        found = [factor for part in parts for factor in (part.factors if isinstance(part, Joint) else (part,))]
+        terms = [factors_of(term.node) for term in self.objective.terms.values() if term is not None]
+        self._halved = bool(in_bfloat16((*found, *(factor for several in terms for factor in several))))
+        return self
+
     def compile(self, **options: Any) -> ImaginationAgent:  # type: ignore[override]
         """Compile all that an update runs with ``torch.compile(**options)``: every term, and the dreams.
 
         What lies before, in and after a loop over time is compiled apart. The first update then takes minutes.
+
+        Raises:
+            ConfigError: its networks compute in bfloat16.
         """
+        if self._halved:
+            raise ConfigError("what is compiled computes in float32: expected precision=float32, or compile=false")
         for name, term in self.objective.terms.items():
             if term is not None:  # others learn through the world's states; nothing else is learnt through samples
                 term.compile(detached=name != "world", **options)

@@ -16,6 +16,7 @@ rows of resets        –             count as steps     do not                 
 flags                 –             classes            numbers                 two classes say no more than one number
 replay context        1 step        1 step, latents    as they; `tiny` zeros   short episodes begin there
 online queue          yes           yes                as they; `tiny` none    every row is seen often there
+precision             –             bfloat16           float32; `precision`    bfloat16 is slow on a CPU
 dream starts          all states    all (imag_last 0)  last ``imag_last``      cheap on a CPU; 0 takes all
 evaluation            –             samples            means and modes         repeatable; ``explore=True`` samples
 `tiny`                –             –                  small, faster rates     see cards/demo.toml
@@ -44,8 +45,10 @@ from worldformula.formula import Joint
 from worldformula.learners.curiosity import CuriositySettings, curious_by
 from worldformula.learners.imagination import BehaviourSettings, ImaginationActorCritic
 from worldformula.nets.mlp import MLP
+from worldformula.nets.sizes import PUBLISHED
 from worldformula.training.objective import Minimises
 from worldformula.training.optimiser import ClipUnits, LaProp
+from worldformula.training.precision import Precision, require_precision
 from worldformula.worlds import rssm
 
 
@@ -95,6 +98,8 @@ class DreamerConfig:
     """Learning rate."""
     warmup: int = 1000
     """Updates over which the learning rate rises from zero."""
+    precision: Precision = "float32"
+    """What networks compute in: float32, or bfloat16, which is for accelerators; everything else is of float32."""
     clip: float = 0.3
     """Adaptive gradient clipping: the largest ratio of gradient to weight norm."""
 
@@ -117,8 +122,14 @@ class DreamerConfig:
             raise ConfigError(f"expected imag_last between 0 and length={self.length}, got {self.imag_last}")
         if not 0 <= self.unimix < 1:
             raise ConfigError(f"expected a unimix from 0 to less than 1, got {self.unimix}")
+        require_precision(self.precision)
         if self.context not in (0, 1):
             raise ConfigError(f"expected a context of 0 or 1 rows, got {self.context}")
+        if self.context and self.world.target == "next":
+            raise ConfigError(
+                "world.target=next reads all of the past that a sequence has, and a replay keeps of the rows before it "
+                f"the last latents alone: expected context=0, got {self.context}"
+            )
         if 0 < self.imag_last < 2:
             raise ConfigError("expected imag_last of at least 2: the replay critic needs a next state")
 
@@ -135,7 +146,12 @@ def official() -> DreamerConfig:
 
 def size1m() -> DreamerConfig:
     """0.64M parameters, ratio 1024: the authors' preset for control from sensors."""
-    return DreamerConfig(rssm.size1m(), train_ratio=1024.0, context=1, online=True)
+    return sized("size1m")
+
+
+def sized(name: str) -> DreamerConfig:
+    """That preset with the widths of any published size, ``size1m`` to ``size400m``."""
+    return DreamerConfig(rssm.sized(name), train_ratio=1024.0, context=1, online=True)
 
 
 def tiny() -> DreamerConfig:
@@ -177,7 +193,7 @@ def build(
         renews_every=config.reset_every,
     )
     learner = ImaginationActorCritic(actor, critic, config.behaviour, tuple(masks.values()))
-    return ImaginationAgent(
+    agent = ImaginationAgent(
         config,
         world,
         Perception.of(world, learner.discount, columns, actions),
@@ -190,6 +206,7 @@ def build(
         late=config.imag_last or config.length,
         context=bool(config.context),
     )
+    return agent.use_bfloat16() if config.precision == "bfloat16" else agent
 
 
 SYSTEM = System(
@@ -197,8 +214,9 @@ SYSTEM = System(
     kind="agents",
     paper="Hafner, Pasukonis, Ba & Lillicrap 2025, Nature 640; arXiv:2301.04104",
     bibtex=rssm.SYSTEM.bibtex,
-    presets={"paper": paper, "official": official, "size1m": size1m, "tiny": tiny},
+    presets={"paper": paper, "official": official, "tiny": tiny} | {name: partial(sized, name) for name in PUBLISHED},
     build=build,
     summary="Actor and critic learned in the imagination of an RSSM, one set of hyper-parameters for every domain.",
+    counted={"size1m": 640_867},
     runs={"official": ("env.num=16", "capacity=5000000")},
 )

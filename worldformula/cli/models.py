@@ -16,8 +16,8 @@ import tyro
 from worldformula import cards, catalogue
 from worldformula.catalogue import System
 from worldformula.cli.many import DEFAULT_PRESET, option
-from worldformula.envs import Envs
-from worldformula.errors import ConfigError
+from worldformula.envs import ActionSpec, Column, Envs
+from worldformula.errors import ConfigError, SpaceError, table
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.syntax.text import text
 from worldformula.model.config import start
@@ -27,6 +27,11 @@ from worldformula.training.game import losses
 from worldformula.training.objective import Objective
 
 ENVIRONMENT = "pendulum"  # what an agent is shown with
+NUMBERS = ActionSpec("continuous", 6)
+SPACES = {  # what the sizes of agents are compared by, with six numbers as an action
+    "24 numbers": {key: Column("vector", (n,), "float32") for key, n in (("angles", 14), ("height", 1), ("speed", 9))},
+    "a picture of 64 × 64": {"image": Column("image", (64, 64, 3), "uint8")},
+}
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,9 @@ def shown(system: System, preset: str | None = None) -> Iterator[str]:
         return
     for setting in settings.leaves(sizes):
         yield f"    {setting.key}={settings.written(setting.value)}" + (f"    {setting.doc}" if setting.doc else "")
+    if system.kind == "agents":
+        yield ""
+        yield from table(("parameters of each preset", *SPACES, "authors' code"), weighed(system)).splitlines()
     if command := _command(system, preset):
         yield f"\nto train it\n    {command}"
 
@@ -115,6 +123,22 @@ def _made(system: System, preset: str, sizes: Any) -> Any:
         envs = Envs(ENVIRONMENT, 1)
         return system.build(sizes, envs.observations, envs.actions)
     return None
+
+
+def weighed(system: System) -> Iterator[tuple[str, str, str, str]]:
+    """Of every preset of an agent how many numbers it learns, by `SPACES`, and what is published of the first; a dash
+    stands for what it cannot observe. Nothing is allocated for it.
+    """
+    for preset in system.presets:
+        found = []
+        for columns in SPACES.values():
+            try:
+                with torch.device("meta"):
+                    found.append(f"{_weights(system.build(system.sizes(preset), columns, NUMBERS)):,}")
+            except SpaceError:
+                found.append("–")
+        known = system.counted.get(preset)
+        yield preset, found[0], found[1], "–" if known is None else f"{known:,}"
 
 
 def _losses(loss: Any) -> dict[str, Expression]:

@@ -32,7 +32,9 @@ class Domain(NamedTuple):
 def told(domain: Domain, x: Any, *, missing: bool = False) -> str | None:
     """``"greater than 0, got -3"`` where some of x lies outside, else None; with ``missing``, NaN does not count."""
     if not isinstance(x, Tensor):
-        if domain.joint or not isinstance(x, Real) or bool(domain.inside(torch.tensor(float(x), dtype=torch.double))):
+        if domain.joint or not isinstance(x, Real):
+            return None
+        if bool(domain.inside(torch.tensor(float(x), dtype=torch.double, device="cpu"))):  # whatever is the default
             return None
         return f"{domain.words}, got {x!r}"
     if x.device.type == "meta" or x.ndim < domain.joint or not x.numel():

@@ -67,6 +67,7 @@ from worldformula.formula.factors.independent import (
     VonMises,
 )
 from worldformula.formula.ops.contrastive_divergence import ContrastiveDivergence
+from worldformula.formula.ops.cpc import CPC
 from worldformula.formula.ops.cross_entropy import CrossEntropy
 from worldformula.formula.ops.density_ratio import DensityRatio
 from worldformula.formula.ops.each import each
@@ -83,12 +84,14 @@ from worldformula.formula.ops.renyi import Renyi, VRBound
 from worldformula.formula.ops.score_matching import ScoreMatching
 from worldformula.formula.ops.sigreg import SIGReg
 from worldformula.formula.ops.sliced_wasserstein import SlicedWasserstein
+from worldformula.formula.ops.swav import SwAV
 from worldformula.formula.ops.vicreg import Covariance, Variance
 from worldformula.formula.syntax.learnt import positive
 
 bind()
 
 __all__ = [
+    "CPC",
     "JS",
     "KL",
     "MMD",
@@ -140,6 +143,7 @@ __all__ = [
     "SlicedWasserstein",
     "StudentT",
     "Sum",
+    "SwAV",
     "Symbol",
     "TanhNormal",
     "TruncatedNormal",

@@ -61,7 +61,9 @@ class BlockGRU(nn.Module):
         else:
             x = torch.addmm(own, x, self.shared)
         x = F.silu(self.norm(x))
-        reset, candidate, update = self.gates(to_blocks(x, self.blocks)).chunk(3, -1)
+        gates = self.gates(to_blocks(x, self.blocks))
+        gates = gates if gates.dtype == h.dtype else gates.to(h.dtype)  # of autocast; the state keeps its precision
+        reset, candidate, update = gates.chunk(3, -1)
         c = tanh(torch.sigmoid(reset) * candidate)
         u = torch.sigmoid(update - 1.0)
         return from_blocks(torch.lerp(before, c, u))

@@ -89,3 +89,10 @@ def size200m() -> Sizes:
 def size400m() -> Sizes:
     """345.5 million parameters with 24 sensor values and 6 actions."""
     return scaled(1536, 96)
+
+
+PUBLISHED = {
+    "size1m": size1m, "size12m": size12m, "size25m": size25m, "size50m": size50m, "size100m": size100m,
+    "size200m": size200m, "size400m": size400m,
+}  # fmt: skip
+"""All of them, by name."""

@@ -5,10 +5,13 @@ r"""What may stand where a decoder stood: one term that makes a state tell what 
     "barlow"          0.05 · B_λ[\hat e, sg e], λ = 5e-4                              R2-Dreamer, arXiv:2603.18202
     "info_nce"        NCE[\hat e, sg e]                                               its baseline
     "next"            B_λ[\hat e, sg e], \hat e_t = g(h_{<t}, z_{<t}, a_{<t})        NE-Dreamer, arXiv:2603.02765
+    "cpc"             CPC_γ[\hat g, g'], of crops that are seen up to nine steps on    see `worldformula.world.views`
+    "twister"         the same beside the reconstruction                              TWISTER (Burchi & Timofte 2025)
+    "prototypes"      S[\hat y, sg y'] and S[y, sg y'], assignments to prototypes      DreamerPro, arXiv:2110.14565
     "none"            nothing: reward and continuation alone                          an ablation
 
 W has no bias; g is a causal transformer of two layers, which ends at resets, and a step without a past does not count.
-The embedding is a target only, and learns through q(z_t|h_t,e_t): the authors call the stop essential.
+The embedding that W predicts is a target only, and learns through q(z_t|h_t,e_t): the authors call the stop essential.
 Rows are all steps of all sequences.
 """
 
@@ -21,10 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from worldformula.errors import ConfigError, near
-from worldformula.formula import Deterministic, Expression, InfoNCE, Redundancy, Value, sg
+from worldformula.formula import Deterministic, Expression, Factor, InfoNCE, Redundancy, Value, sg
 from worldformula.nets.transformer import CausalTransformer
 
-Target = Literal["reconstruction", "barlow", "info_nce", "next", "none"]
+Target = Literal["reconstruction", "barlow", "info_nce", "next", "cpc", "twister", "prototypes", "none"]
+DECODED = ("reconstruction", "twister")  # what decodes observations
 BARLOW = 0.05  # the weight of the authors' code, for embeddings of their width
 WIDEST = 256  # of the transformer
 
@@ -44,8 +48,8 @@ class Projection(nn.Module):
 
 def predicted(
     target: Target, features: int, width: int, actions: Mapping[str, int], units: int = WIDEST
-) -> tuple[tuple[Deterministic, ...], Expression | None]:
-    """What is drawn for the term, and the term; nothing where there is none, as for a reconstruction.
+) -> tuple[tuple[Factor, ...], Expression | None]:
+    """What is drawn for a term about e_t itself, and the term; nothing where there is none, as for a reconstruction.
 
     Args:
         target: one of the table.

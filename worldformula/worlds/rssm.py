@@ -24,6 +24,7 @@ import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -54,8 +55,8 @@ from worldformula.nets.gru import BlockGRU
 from worldformula.nets.mlp import MLP, VectorDecoder, VectorEncoder, VectorKey, symlog
 from worldformula.nets.parts import Choices, Part, Parts, Stack
 from worldformula.nets.sizes import Sizes
-from worldformula.world import MASK, World, harmony
-from worldformula.world.embeddings import Target, predicted, require_target
+from worldformula.world import MASK, World, harmony, views
+from worldformula.world.embeddings import DECODED, Target, predicted, require_target
 from worldformula.world.observations import Names, square
 
 
@@ -80,7 +81,10 @@ class RSSMConfig:
     representation: float = 0.1
     """Weight of KL(q ‖ sg p)."""
     target: Target = "reconstruction"
-    """What a state has to tell: its reconstruction, or in the place of all decoders barlow, info_nce, next or none."""
+    """What a state has to tell: its reconstruction; in the place of all decoders barlow, info_nce, next, cpc,
+    prototypes or none; or twister, cpc beside the reconstruction."""
+    prototypes: int = 2500
+    """How many prototypes there are, where they are the target."""
     harmony: bool = False
     """Learn the scales of reward, reconstruction and divergences (HarmonyDream), instead of their weights."""
 
@@ -93,6 +97,8 @@ class RSSMConfig:
             )
         if not self.stages or min(self.stages) < 1 or self.patch < 1:
             raise ConfigError(f"expected stages ≥ 1 each and patch ≥ 1, got stages={self.stages}, patch={self.patch}")
+        if self.prototypes < 2:
+            raise ConfigError(f"expected two prototypes or more, got {self.prototypes}")
         if min(self.free_nats, self.dynamics, self.representation) < 0:
             raise ConfigError(
                 f"expected free_nats, dynamics and representation ≥ 0, got {self.free_nats}, {self.dynamics}, "
@@ -110,15 +116,15 @@ def official() -> RSSMConfig:
     return RSSMConfig(published.size200m())
 
 
-def size1m() -> RSSMConfig:
-    """The smallest published size."""
-    return RSSMConfig(published.size1m())
+def sized(name: str) -> RSSMConfig:
+    """Any published size, ``size1m`` to ``size400m``."""
+    return RSSMConfig(published.PUBLISHED[name]())
 
 
 def tiny() -> RSSMConfig:
     """For 32-pixel images on two CPU cores."""
     sizes = Sizes(deter=128, hidden=64, classes=8, groups=16, blocks=1, depth=8, units=64)
-    return RSSMConfig(sizes, stages=(4, 8), style="stride", patch=4, free_nats=0.01)
+    return RSSMConfig(sizes, stages=(4, 8), style="stride", patch=4, free_nats=0.01, prototypes=256)
 
 
 # ------------------------------------------------------------------------------------------------------------- networks
@@ -193,9 +199,9 @@ def build(
     post = OneHot("q(z_t|h_t,e_t)", posterior_net, shape=latent, unimix=config.unimix)
     reward = TwoHot("p(r_t|h_t,z_t)", head(255, 1, 0.0))
     proceed = Bernoulli("p(c_t|h_t,z_t)", head(1, 1), shape=())
-    decoded = config.target == "reconstruction"
+    decoded = config.target in DECODED
     seen = _Decoded.of(config, images, vectors, names, dict(classes or {})) if decoded else _Decoded()
-    extra, told = predicted(config.target, size.feature, encoder.width, widths, size.units)
+    extra, told = _told(config, embed, prior, list(names.images.values()), encoder.width, widths)
     allowed = {
         action: Bernoulli(f"p({Names.at(word)}|h_t,z_t)", head(widths[action], 1), shape=widths[action])
         for action, word in (masks or {}).items()
@@ -218,6 +224,19 @@ def build(
         loss=loss, roles={"reward": "r", "continue": "c"} | {MASK + a: f.variable.key for a, f in allowed.items()},
         observations=names.all,
     )  # fmt: skip
+
+
+def _told(
+    config: RSSMConfig, embed: Deterministic, prior: Factor, pictures: Sequence[str], width: int,
+    actions: Mapping[str, int],
+) -> tuple[tuple[Factor, ...], Expression | None]:  # fmt: skip
+    """What is drawn for the term in the place of a decoder, or beside it, and the term."""
+    size = config.sizes
+    if config.target in ("cpc", "twister"):
+        return views.foreseen(embed, prior, pictures, size.feature, width, actions, size.units)
+    if config.target == "prototypes":
+        return views.prototyped(embed, pictures, size.feature, width, config.prototypes)
+    return predicted(config.target, size.feature, width, actions, size.units)
 
 
 def _harmonised(
@@ -363,7 +382,8 @@ SYSTEM = System(
     bibtex="""@article{hafner2025dreamerv3, title={Mastering diverse control tasks through world models},
   author={Hafner, Danijar and Pasukonis, Jurgis and Ba, Jimmy and Lillicrap, Timothy}, journal={Nature}, volume={640},
   year={2025}}""",
-    presets={"paper": paper, "official": official, "size1m": size1m, "tiny": tiny},
+    presets={"paper": paper, "official": official, "tiny": tiny}
+    | {name: partial(sized, name) for name in published.PUBLISHED},
     build=build,
     summary="Recurrent state-space model with categorical latents, the world model of DreamerV3.",
 )

@@ -28,6 +28,7 @@ class OfRows(Operator):
     separator = ","
     statistic: ClassVar[Callable[..., Tensor]]
     wish: ClassVar[str]  # its name in emitted code
+    flags_rank: ClassVar[int] = 0  # event axes of ``where``
     by_step: bool = False
     where: Node | None = None
 
@@ -76,7 +77,7 @@ class OfRows(Operator):
             (drawn,) = lowering.value_of(use, scope.part(private=True))
             found.append((drawn, lowering.rank(drawn)))
         if self.where is not None:
-            found.append(((yield self.where, scope.part(private=True)), 0))
+            found.append(((yield self.where, scope.part(private=True)), self.flags_rank))
         ranks = tuple(rank for _, rank in found[: len(steps)])
         if any(steps):
             if lowering.time.burn_in:
