@@ -79,8 +79,9 @@ TASKS = {
             ), ceiling=962.0,
         ),
         Task(
-            "door_key", "MiniGrid DoorKey 5 × 5", EnvConfig("MiniGrid-DoorKey-5x5-v0", keys=("image", "direction")),
-            ("dreamer_v3",), 50_000, 20.0, 5_000, 20, published=(Published(0.964, "PPO", 100_000, ZOO),), ceiling=0.964,
+            "door_key", "MiniGrid DoorKey 5 × 5, as flat numbers",
+            EnvConfig("MiniGrid-DoorKey-5x5-v0", wrap=("minigrid.wrappers:FlatObsWrapper",)), ("ppo", "dreamer_v3"),
+            50_000, 20.0, 5_000, 20, published=(Published(0.964, "PPO", 100_000, ZOO),), ceiling=0.964,
         ),
     )
 }  # fmt: skip

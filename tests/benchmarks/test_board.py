@@ -175,6 +175,11 @@ def test_the_page_shows_every_seed_the_floor_and_what_was_not_reached(world: Wor
         assert svg.count('class="line"') == 4
 
 
+def test_the_page_of_the_project_is_that_of_its_rows() -> None:
+    page = board_page.text(Book(), list(agents.TASKS.values()))
+    assert board_page.PAGE.read_text(encoding="utf-8") == page, "run: python -m benchmarks.agents --write"
+
+
 # --------------------------------------------------------------------------------------------- what really learns
 
 
