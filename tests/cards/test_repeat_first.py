@@ -1,0 +1,33 @@
+"""The card of memory: both agents differ by one setting, and what nobody passes without memory is counted."""
+
+from fractions import Fraction
+
+import pytest
+
+from worldformula import cards
+from worldformula.cards import repeat_first
+from worldformula.training.settings import differences
+
+
+def test_the_agents_differ_by_what_they_carry_alone():
+    one, other = repeat_first.config(3), repeat_first.config(3, carry=False)
+    assert differences(one, other) == {"agent.world.carry": (True, False)}
+    assert one.seed == 3
+    assert one.agent.length > 52  # rows of an episode: most sequences hold a first card
+
+
+def test_a_measurement_is_the_difference_of_both(monkeypatch):
+    monkeypatch.setattr(repeat_first, "score", lambda asked: 0.9 if asked.agent.world.carry else -0.5)
+    assert repeat_first.measure(7) == {"gain": pytest.approx(1.4), "with": 0.9, "without": -0.5}
+
+
+def test_without_memory_nobody_passes_what_the_card_says():
+    """By symmetry a memoryless rule answers with the suit that it sees, or with another one: expected returns."""
+    steps = 51  # 52 cards of 4 suits; the answer to the first is worth as much as any other
+    seen = (1 + 50 * Fraction(12, 51)) / steps
+    another = 50 * Fraction(13, 51) / steps
+    best = 2 * max(seen, another) - 1
+    assert float(best) == pytest.approx(-0.4994, abs=5e-5)
+    card = cards.load("repeat_first")
+    assert "−0.4994" in card.notes
+    assert card.threshold == (1 + 0.5) / 2
