@@ -48,8 +48,8 @@ def text(book: Book, tasks: Sequence[Task]) -> str:
     for task in tasks:
         if rows := book.of(task.name):
             lines += ["", *section(task, book.floors[task.name], rows)]
-    missing = [f"{task.title} (`{task.name}`)" for task in tasks if not book.of(task.name)]
-    lines += ["", f"Not run yet: {'; '.join(missing)}."] if missing else []
+    missing = [f"- {task.title} (`{task.name}`)" for task in tasks if not book.of(task.name)]
+    lines += ["", "## Not run yet", "", *missing] if missing else []
     return "\n".join(lines) + "\n"
 
 
