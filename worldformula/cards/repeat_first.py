@@ -5,6 +5,9 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, SupportsFloat
+
+import gymnasium
 
 from worldformula.agents import dreamer_v3
 from worldformula.run.config import EnvConfig, RunConfig
@@ -13,15 +16,26 @@ from worldformula.run.interact import Interact
 from worldformula.training.settings import override
 
 TASK = "popgym-RepeatFirstEasy-v0"
-STEPS, EPISODES = 15_000, 50
-SETTINGS = ("batch=8", "length=64", "context=1", "behaviour.horizon=20")
-"""Sequences go on from the latents that the replay keeps: an episode's first row is not in most of them."""
+STEPS, EPISODES, ANSWERS = 15_000, 50, 51
+SETTINGS = ("batch=8", "length=64", "context=1", "imagine=5", "behaviour.horizon=20")
+"""Sequences as long as an episode, which go on from the latents that the replay keeps; what is answered changes no
+later card, so short dreams tell all.
+"""
+
+
+class Answers(gymnasium.RewardWrapper[Any, Any]):
+    """1 for a right answer and −1 for a wrong one, where the task gives ±1/51."""
+
+    def reward(self, reward: SupportsFloat) -> float:
+        """Of an answer."""
+        return ANSWERS * float(reward)
 
 
 def config(seed: int = 0, *, carry: bool = True, steps: int = STEPS) -> RunConfig:
     """The run; without ``carry``, a state tells the present card alone."""
     agent = override(dreamer_v3.tiny(), [*SETTINGS, f"world.carry={carry}"])
-    every = RunConfig("dreamer_v3", "tiny", EnvConfig(TASK, num=4), agent, steps, seed, capacity=24_000)
+    env = EnvConfig(TASK, num=4, wrap=(f"{__name__}:{Answers.__name__}",))
+    every = RunConfig("dreamer_v3", "tiny", env, agent, steps, seed, capacity=24_000)
     return replace(every, checkpoint_every=5_000, log_every=500, eval_episodes=0, tensorboard=False)
 
 
@@ -37,8 +51,8 @@ def measure(seed: int) -> dict[str, float]:
 
 
 def score(asked: RunConfig) -> float:
-    """The mean return of a run's agent."""
+    """The mean return of a run's agent, in the units of the task."""
     with tempfile.TemporaryDirectory() as folder:
         loop = Interact(asked, dreamer_v3.build, Path(folder) / "run", say=lambda _: None)
         loop.run()
-        return evaluate(loop.agent, asked.env, episodes=EPISODES, seed=10_000 + asked.seed).mean
+        return evaluate(loop.agent, asked.env, episodes=EPISODES, seed=10_000 + asked.seed).mean / ANSWERS
