@@ -43,7 +43,7 @@ class Published:
 
     def __str__(self) -> str:
         budget = "budget not stated" if self.steps is None else f"{self.steps:,} steps".replace(",", " ")
-        return f"{self.of} {self.value:g} ({budget}; {self.source})"
+        return f"{self.of} {self.value:g} ({budget}; {self.source})".replace(" -", " −")
 
 
 @dataclass(frozen=True)

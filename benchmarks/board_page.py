@@ -61,7 +61,7 @@ def section(task: Task, floor: Row, rows: Sequence[Row]) -> list[str]:
     printed = "; ".join(map(str, task.published)) or "none at this budget"
     target = "" if score is None else f" | to {short(score)}: steps, CPU minutes"
     by_steps, by_time = Budget(steps=task.steps), Budget(minutes=task.minutes)
-    random = f"{_number(floor['mean'])} ± {_number(floor['error'])}, {floor['n']} episodes"
+    random = f"{_number(floor['mean'])} ± {floor['error']:.2g}, {floor['n']} episodes"
     lines = [
         f"## {task.title}", "",
         f"`{task.env.id}`{repeat}; {task.episodes} episodes a look. Floor (random actions): {random}.",
