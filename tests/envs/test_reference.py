@@ -3,6 +3,7 @@
 import json
 
 from worldformula.envs import reference
+from worldformula.envs.returns import Score
 
 
 def test_scores_are_added_to_those_that_are_there(tmp_path):
@@ -19,3 +20,9 @@ def test_scores_are_added_to_those_that_are_there(tmp_path):
     assert found["MountainCar-v0"]["random"] == {"mean": -200.0, "error": 0.0, "n": 2}  # it never gets there
     assert found["MountainCar-v0"]["seed"] == 4
     assert [path.name for path in tmp_path.iterdir()] == ["floors.json"]
+
+
+def test_small_returns_show_their_digits():
+    assert str(Score(-0.4976, 0.01199, 100)) == "-0.498 ± 0.012 (n = 100)"
+    assert str(Score(-1228.48, 21.87, 200)) == "-1228.5 ± 21.9 (n = 200)"
+    assert str(Score.of([])) == "not known"
