@@ -239,6 +239,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         board_page.write(book, list(TASKS.values()))
         return 0
     filling, failed = Filling(book, asked.runs), 0
+    board.commit()  # that of the code that is loaded now
     for name in asked.tasks:
         if name not in TASKS:
             raise ConfigError(f"no task is called {name!r}.{near(name, TASKS)} There are: {', '.join(TASKS)}")

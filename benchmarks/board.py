@@ -7,6 +7,7 @@ unchanged settings is not made again. A curve tells of every budget that is smal
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -240,15 +241,25 @@ def digest(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+@functools.cache
 def commit() -> str:
-    """The commit that was measured, or "unknown" outside a checkout."""
-    command = ["git", "rev-parse", "--short=10", "HEAD"]
+    """The commit that this process was started at, with a + where its code was changed since; "unknown" elsewhere.
+
+    Asked for before the first run: a process goes on with what it has loaded.
+    """
     try:
-        done = subprocess.run(  # noqa: S603 (a command of ours)
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True
-        )
+        head, changed = _git("rev-parse", "--short=10", "HEAD"), _git("status", "--porcelain", "--", "*.py")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+    return head + ("+" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    """What it answers at the root of the project."""
+    done = subprocess.run(  # noqa: S603 (a command of ours)
+        ["git", *arguments],  # noqa: S607 (whichever is installed)
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True,
+    )  # fmt: skip
     return done.stdout.strip()
 
 

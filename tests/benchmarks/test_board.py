@@ -275,3 +275,16 @@ def test_a_peer_acts_in_rows_and_remembers_what_it_wants_to() -> None:
         found.append(round(float(actions[0, 0]) * 100))
         rows = envs.step(actions)
     assert found == [1, 2, 3, 4, 1, 2]  # the fourth is at the last row of the first episode
+
+
+def test_the_commit_is_that_of_the_start_and_says_whether_code_was_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"rev-parse": "0123456789", "status": ""}
+    monkeypatch.setattr(board, "_git", lambda what, *_: answers[what])
+    board.commit.cache_clear()
+    assert board.commit() == "0123456789"
+    answers["rev-parse"] = "later"
+    assert board.commit() == "0123456789"
+    board.commit.cache_clear()
+    answers["status"] = " M worldformula/worlds/rssm.py"
+    assert board.commit() == "later+"
+    board.commit.cache_clear()
