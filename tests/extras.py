@@ -41,7 +41,7 @@ MADE = {
     "control": [("HalfCheetah-v5", {}), ("InvertedPendulum-v5", PICTURES)],
     "dmc": [("dm_control/walker-walk-v0", {"action_repeat": 2}), ("dm_control/cartpole-balance-v0", PICTURES)],
     "crafter": [("crafter/Crafter-v1", {})],
-    "popgym": [("popgym-AutoencodeEasy-v0", {})],
+    "popgym": [("popgym-AutoencodeEasy-v0", {}), ("popgym-RepeatFirstEasy-v0", {})],
 }  # fmt: skip
 USED = {
     "eval": "import sklearn.datasets; print(sklearn.datasets.load_digits().images.shape)",
@@ -49,7 +49,7 @@ USED = {
     "flows": "import zuko; print(zuko.flows.NSF(2).__class__.__name__)",
     "evolution": "import cma; print(cma.fmin2(cma.ff.sphere, [1, 1], 0.3, {'verbose': -9})[0])",
     "data": "import datasets; print(datasets.Dataset.from_dict({'x': [1, 2]}).num_rows)",
-    "bench": "import pixyz, pyro",
+    "bench": "import pixyz, pyro, sb3_contrib, stable_baselines3",
 }
 
 

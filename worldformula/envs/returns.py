@@ -36,7 +36,8 @@ class Score:
         return cls(float(values.mean()), float(spread), len(values))
 
     def __str__(self) -> str:
-        return f"{self.mean:.1f} ± {self.error:.1f} (n = {self.n})" if self.n else "not known"
+        digits = 1 if abs(self.mean) >= 10 else 3  # returns of ±1 would all look alike
+        return f"{self.mean:.{digits}f} ± {self.error:.{digits}f} (n = {self.n})" if self.n else "not known"
 
 
 def random_policy_return(

@@ -15,6 +15,7 @@ Deviations       paper                       official code             here     
 image loss       squared error               squared error, no ½       Normal, scale √½     equal up to a constant
 free nats        1                           1                        1, `tiny` 0.01       see cards/rssm_dream.toml
 harmony          –                           –                         ``harmony``, off     vectors are scaled too
+memory           h_t                         h_t                       ``carry``, on        off: what memory is worth
 context step     first step from the replay  latents stored in replay  zeros, or ``start``  the agent decides
 """
 
@@ -87,6 +88,8 @@ class RSSMConfig:
     """How many prototypes there are, where they are the target."""
     harmony: bool = False
     """Learn the scales of reward, reconstruction and divergences (HarmonyDream), instead of their weights."""
+    carry: bool = True
+    """Whether h_t remembers. Without, it is zero in every state, and a state tells the present observation alone."""
 
     def __post_init__(self) -> None:
         require_target(self.target)
@@ -193,8 +196,11 @@ def build(
     embed = Deterministic(f"e_t = enc({given})", encoder)
     gru = BlockGRU(size.deter, size.stoch, sum(widths.values()), size.hidden, size.blocks)
     acted = ", ".join(Names.at(word, "t-1") for word in widths)
-    core = Deterministic(f"h_t = f(h_{{t-1}}, z_{{t-1}}, {acted})", gru, shape=size.deter)
-    prior = OneHot("p(z_t|h_t)", MLP(size.deter, size.stoch, size.hidden, 2), shape=latent, unimix=config.unimix)
+    ahead = "h" if config.carry else "u"  # u_t foresees z_t, and what reads a state does not know it
+    core = Joint.of(Deterministic(f"{ahead}_t = f(h_{{t-1}}, z_{{t-1}}, {acted})", gru, shape=size.deter))
+    if not config.carry:
+        core = core * Deterministic("h_t = zeros(u_t)", torch.zeros_like, shape=size.deter)
+    prior = OneHot(f"p(z_t|{ahead}_t)", MLP(size.deter, size.stoch, size.hidden, 2), shape=latent, unimix=config.unimix)
     posterior_net = MLP(size.deter + encoder.width, size.stoch, size.hidden, 1)
     post = OneHot("q(z_t|h_t,e_t)", posterior_net, shape=latent, unimix=config.unimix)
     reward = TwoHot("p(r_t|h_t,z_t)", head(255, 1, 0.0))
@@ -217,7 +223,7 @@ def build(
     for factor in (*plain, proceed, *allowed.values()):
         step = step - log(factor)
     step = step if told is None else step + told
-    draws = Joint.of(*seen.targets, embed, core, post, *seen.trunk, *extra)
+    draws = Joint.of(*seen.targets, embed, *core.factors, post, *seen.trunk, *extra)
     loss = Mean("t", E(draws, step), reset="first").mean()
     return World(
         prior=core * prior, posterior=embed * core * post, heads=[*seen.heads, reward, proceed, *allowed.values()],

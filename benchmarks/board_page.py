@@ -1,0 +1,135 @@
+"""docs/board.md, drawn from the rows of `benchmarks.agents`: a table and two pictures for each task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks.board import REACHED, Book, Budget, Row, Task, at, reached, score_of
+from worldformula.charts import Level, Series, line_chart, short
+from worldformula.training.history import Chart
+
+PAGE = Path(__file__).parents[1] / "docs" / "board.md"
+PICTURES = Path("images") / "board"  # from the folder of the page
+NONE = "–"
+AXES = (("steps", "environment steps", 0, 1.0), ("minutes", "CPU minutes of acting and learning", 1, 60.0))
+
+
+def write(book: Book, tasks: Sequence[Task], page: Path = PAGE) -> None:
+    """The page and its pictures."""
+    page.parent.mkdir(parents=True, exist_ok=True)
+    for task in tasks:
+        if rows := book.of(task.name):
+            for name, label, column, unit in AXES:
+                place = page.parent / picture(task, name)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                drawn(task, book.floors[task.name]["mean"], rows, label, column, unit).save(place)
+    page.write_text(text(book, tasks), encoding="utf-8")
+
+
+def picture(task: Task, axis: str) -> Path:
+    """Where the curves of a task lie, from the folder of the page."""
+    return PICTURES / f"{task.name}_{axis}.svg"
+
+
+def text(book: Book, tasks: Sequence[Task]) -> str:
+    """The page in Markdown."""
+    lines = [
+        "# The board",
+        "",
+        "Who learns what in how many minutes: agents of this library (`tiny`) and of stable-baselines3 (its defaults)",
+        "on the same environments, on one thread. A score is the mean return of the same episodes at every look, by",
+        "modes and means, and every seed is shown. Each run is compared twice: after equal environment steps, and",
+        "after equal CPU seconds of acting and learning, where looks do not count. A dash: no run went so far.",
+        "",
+        "`python -m benchmarks.agents` makes the runs that are missing, `--write` draws this page; every point of the",
+        "curves is in [agents.json](../benchmarks/results/agents.json).",
+    ]
+    for task in tasks:
+        if rows := book.of(task.name):
+            lines += ["", *section(task, book.floors[task.name], rows)]
+    missing = [f"- {task.title} (`{task.name}`)" for task in tasks if not book.of(task.name)]
+    lines += ["", "## Not run yet", "", *missing] if missing else []
+    return "\n".join(lines) + "\n"
+
+
+def section(task: Task, floor: Row, rows: Sequence[Row]) -> list[str]:
+    """The part of one task."""
+    agents = list(dict.fromkeys(row["agent"] for row in rows))
+    score = score_of(task, floor["mean"])
+    repeat = f", action repeat {task.env.action_repeat}" if task.env.action_repeat > 1 else ""
+    printed = "; ".join(map(str, task.published)) or "none at this budget"
+    target = "" if score is None else f" | to {short(score)}: steps, CPU minutes"
+    by_steps, by_time = Budget(steps=task.steps), Budget(minutes=task.minutes)
+    random = f"{_number(floor['mean'])} ± {floor['error']:.2g}, {floor['n']} episodes"
+    lines = [
+        f"## {task.title}", "",
+        f"`{task.env.id}`{repeat}; {task.episodes} episodes a look. Floor (random actions): {random}.",
+        f"Published: {printed}.",
+        *([task.note] if task.note else []), "",
+        f"| agent | seeds | after {by_steps} | CPU minutes | after {by_time} | steps{target} |",
+        "|" + "---|" * (6 if score is None else 7),
+    ]  # fmt: skip
+    lines += [_agent(name, [row for row in rows if row["agent"] == name], by_steps, by_time, score) for name in agents]
+    if score is not None:
+        lines += ["", f"{short(score)} is {REACHED:.0%} of the way from the floor to {_number(task.ceiling)}."]
+    lines += ["", *(f"![Return over {label}]({picture(task, name).as_posix()})" for name, label, _, _ in AXES), ""]
+    return [*lines, _measured(rows)]
+
+
+def _agent(name: str, rows: Sequence[Row], by_steps: Budget, by_time: Budget, score: float | None) -> str:
+    """A row of the table: of every seed the run that went farthest."""
+    best = {row["seed"]: row for row in rows}  # sorted by steps
+    curves = [row["curve"] for row in best.values()]
+
+    def cells(budget: Budget, shown: Callable[[Sequence[float]], str]) -> str:
+        found = [at(curve, budget) for curve in curves]
+        return ", ".join(NONE if point is None else shown(point) for point in found)
+
+    found = [
+        f"`{name}`", ", ".join(map(str, best)),
+        cells(by_steps, _value), cells(by_steps, _minutes), cells(by_time, _value), cells(by_time, _steps),
+    ]  # fmt: skip
+    if score is not None:
+        first = [reached(curve, score) for curve in curves]
+        found.append("; ".join("not reached" if p is None else f"{_steps(p)}, {_minutes(p)}" for p in first))
+    return f"| {' | '.join(found)} |"
+
+
+def _number(value: float | None) -> str:
+    return NONE if value is None else f"{value:.4g}".replace("-", "−")
+
+
+def _value(point: Sequence[float]) -> str:
+    return _number(point[2] if abs(point[2]) < 10 else round(point[2]))
+
+
+def _minutes(point: Sequence[float]) -> str:
+    return f"{point[1] / 60:.1f}"
+
+
+def _steps(point: Sequence[float]) -> str:
+    return f"{point[0]:,.0f}".replace(",", " ")
+
+
+def _measured(rows: Sequence[Row]) -> str:
+    """When, where and with what."""
+    dates = sorted({row["date"][:10] for row in rows})
+    commits = ", ".join(dict.fromkeys(f"`{row['commit']}`" for row in rows))
+    machines = ", ".join(dict.fromkeys(f"{r['machine']['processor']}, {r['machine']['cores']} cores" for r in rows))
+    peers = ", ".join(dict.fromkeys(f"{row['agent']} {row['version']}" for row in rows if "version" in row))
+    days = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    return f"Measured {days} at {commits} on {machines}, one thread{f'; {peers}' if peers else ''}."
+
+
+def drawn(task: Task, floor: float, rows: Sequence[Row], label: str, column: int, unit: float) -> Chart:
+    """The curves of a task, every seed a line, a colour for each agent."""
+    colours = {name: i for i, name in enumerate(dict.fromkeys(row["agent"] for row in rows))}
+    named, series = set[str](), []
+    for row in rows:
+        x, y = [point[column] / unit for point in row["curve"]], [point[2] for point in row["curve"]]
+        series.append(Series("" if row["agent"] in named else row["agent"], x, y, colours[row["agent"]] % 4))
+        named.add(row["agent"])
+    levels = [Level("random", floor)] + ([] if task.ceiling is None else [Level("ceiling", task.ceiling)])
+    y_label = f"return, {task.name}"
+    return Chart(line_chart(series, levels=levels, x_label=label, y_label=y_label, width=720, height=300))
