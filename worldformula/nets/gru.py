@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from worldformula.nets.layers import BlockLinear, Linear, RMSNorm, from_blocks, init_weight, join, tanh, to_blocks
+from worldformula.nets.gates import gated
+from worldformula.nets.layers import BlockLinear, Linear, RMSNorm, from_blocks, init_weight, join, to_blocks
 
 
 class BlockGRU(nn.Module):
@@ -61,7 +62,4 @@ class BlockGRU(nn.Module):
         else:
             x = torch.addmm(own, x, self.shared)
         x = F.silu(self.norm(x))
-        reset, candidate, update = self.gates(to_blocks(x, self.blocks)).chunk(3, -1)
-        c = tanh(torch.sigmoid(reset) * candidate)
-        u = torch.sigmoid(update - 1.0)
-        return from_blocks(torch.lerp(before, c, u))
+        return from_blocks(gated(before, self.gates(to_blocks(x, self.blocks))))

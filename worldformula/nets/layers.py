@@ -7,7 +7,7 @@ variance 1 / fan_in, biases zero. A last layer multiplies its weights by ``outsc
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -71,9 +71,14 @@ def side_by_side(inputs: Sequence[Tensor], weight: Tensor, bias: Tensor | None =
     if len(inputs) == 1 or sum(x.numel() for x in inputs) < MANY:
         return F.linear(inputs[0] if len(inputs) == 1 else torch.cat(tuple(inputs), -1), weight, bias)
     first, *others = zip(inputs, weight.split_with_sizes([x.shape[-1] for x in inputs], -1), strict=True)
-    found = F.linear(*first, bias)
+    found, seen = F.linear(*first, bias), transformed()
     for x, part in others:
-        found = torch.addmm(found, x, part.t()) if x.ndim == 2 else found + F.linear(x, part)
+        if x.ndim != 2:
+            found = found + F.linear(x, part)
+        elif seen or not found.dtype == x.dtype == part.dtype:  # a transform, or autocast
+            found = torch.addmm(found, x, part.t())
+        else:  # which saves a copy of the sum
+            found.addmm_(x, part.t())
     return found
 
 
@@ -116,7 +121,7 @@ class RMSNorm(nn.Module):
         """``[..., width]`` (``[..., stack, width]``) to the same shape."""
         if x.dtype in (torch.float16, torch.bfloat16):
             return (F.rms_norm(x.float(), (self.width,), eps=NORM_EPS) * self.scale.float()).to(x.dtype)
-        if _transformed():
+        if transformed():
             return F.rms_norm(x, (self.width,), eps=NORM_EPS) * self.scale
         if not torch.is_grad_enabled():
             return _normed(x)[0].mul_(self.scale)
@@ -124,11 +129,21 @@ class RMSNorm(nn.Module):
         return found
 
 
-def _transformed() -> bool:
+def transformed() -> bool:
     """Whether torch.compile, torch.func or forward differentiation looks into what runs: a written-out gradient is
     none of theirs.
     """
     return is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def gradients_of(
+    steps: Callable[..., Tensor], inputs: tuple[Tensor, ...], gradient: Tensor, wanted: Sequence[bool]
+) -> tuple[Tensor | None, ...]:
+    """The gradients of a function of several steps, with gradients of their own; None where none is ``wanted``."""
+    with torch.enable_grad():
+        of = [x for x, needed in zip(inputs, wanted, strict=True) if needed]
+        found = iter(torch.autograd.grad(steps(*inputs), of, gradient, create_graph=True))
+    return tuple(next(found) if needed else None for needed in wanted)
 
 
 class _Normed(torch.autograd.Function):
@@ -142,20 +157,27 @@ class _Normed(torch.autograd.Function):
         return shares * scale
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """With n = x · s and p = g · n: of x, s · (g · scale − n · mean(p · scale)); of scale, the sum of p."""
         x, scale, shares, size = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a gradient of this gradient goes through what was kept too
-            shares, size = _normed(x)
+        if torch.is_grad_enabled():
+            return gradients_of(_rms_norm, (x, scale), gradient, ctx.needs_input_grad)
         product = gradient * shares
-        mean = (product * scale).mean(-1, keepdim=True)  # no product of matrices, which autocast would take in bfloat16
-        of_x = torch.addcmul(gradient * scale, shares, mean, value=-1) * size
-        return of_x, product.sum_to_size(scale.shape)
+        of_scale = product.sum_to_size(scale.shape)
+        # No product of matrices for the sum, which autocast would take in bfloat16.
+        total = (product * scale).sum(-1, keepdim=True)
+        of_x = torch.addcmul(gradient * scale, shares, total, value=-1 / x.shape[-1]).mul_(size)
+        return of_x, of_scale
+
+
+def _rms_norm(x: Tensor, scale: Tensor) -> Tensor:
+    return F.rms_norm(x, x.shape[-1:], eps=NORM_EPS) * scale
 
 
 def _normed(x: Tensor) -> tuple[Tensor, Tensor]:
     """x · s and s = 1 / sqrt(mean(x²) + 1e-4)."""
-    size = (x.square().mean(-1, keepdim=True) + NORM_EPS).rsqrt()
+    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # one pass, without a tensor of the squares
+    size = torch.rsub(length.square_(), NORM_EPS, alpha=-1 / x.shape[-1]).rsqrt_()
     return x * size, size
 
 
