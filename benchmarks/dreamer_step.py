@@ -40,7 +40,7 @@ from worldformula.training import devices
 
 RESULT = Path(__file__).parent / "results" / "dreamer_step.json"
 B, T, NUMBERS, ACTIONS = 16, 64, 24, 6
-PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backward")
+PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "baddbmm", "convolution", "convolution_backward")
 
 
 def agent() -> ImaginationAgent:

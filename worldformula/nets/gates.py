@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldformula.nets.layers import gradients_of, tanh, transformed
+from worldformula.gradients import gradients_of, transformed
+from worldformula.nets.layers import tanh
 
 
 def gated(h: Tensor, gates: Tensor) -> Tensor:

@@ -7,16 +7,16 @@ variance 1 / fan_in, biases zero. A last layer multiplies its weights by ``outsc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from worldformula.errors import ShapeError
+from worldformula.gradients import gradients_of, transformed
 
 NORM_EPS = 1e-4
 # A standard normal truncated at ±2 has standard deviation 1 / 1.1368; this factor brings it back to one.
@@ -127,23 +127,6 @@ class RMSNorm(nn.Module):
             return _normed(x)[0].mul_(self.scale)
         found: Tensor = _Normed.apply(x, self.scale)  # type: ignore[no-untyped-call]
         return found
-
-
-def transformed() -> bool:
-    """Whether torch.compile, torch.func or forward differentiation looks into what runs: a written-out gradient is
-    none of theirs.
-    """
-    return is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-
-
-def gradients_of(
-    steps: Callable[..., Tensor], inputs: tuple[Tensor, ...], gradient: Tensor, wanted: Sequence[bool]
-) -> tuple[Tensor | None, ...]:
-    """The gradients of a function of several steps, with gradients of their own; None where none is ``wanted``."""
-    with torch.enable_grad():
-        of = [x for x, needed in zip(inputs, wanted, strict=True) if needed]
-        found = iter(torch.autograd.grad(steps(*inputs), of, gradient, create_graph=True))
-    return tuple(next(found) if needed else None for needed in wanted)
 
 
 class _Normed(torch.autograd.Function):
