@@ -1,12 +1,15 @@
-"""Gradients that are written out, and functions of many rows that are computed part by part.
+"""Gradients that are written out, weights whose gradients wait for a loop, and functions of many rows part by part.
 
-A gradient written out takes fewer passes over the tensors than the gradients of its steps take; rows whose tensors are
-larger than a processor's cache take longer together than in parts.
+A gradient written out takes fewer passes over the tensors than the gradients of its steps take. The gradient by a weight
+that a loop reads at each step is a sum of small products; all steps side by side are one product. And rows whose tensors
+are larger than a processor's cache take longer together than in parts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,3 +51,81 @@ def in_parts(function: Callable[..., Tensor], *rows: Tensor) -> Tensor:
         return function(*rows)
     found = [function(*part) for part in parts(*rows)]
     return found[0] if len(found) == 1 else torch.cat(found)
+
+
+# ----------------------------------------------------------------------------------------------------- weights in loops
+
+Kept = tuple[Tensor, ...]
+Finish = Callable[[list[Kept]], tuple[Tensor, ...]]
+
+
+class Uses:
+    """The uses of some weights: each leaves what it adds to their gradients, and ``finish`` makes these of all.
+
+    A use is an `autograd.Function` that takes the `token`, without a gradient for it, and no weight: its backward calls
+    `leave`. Autograd comes to the token when it has been through all uses.
+    """
+
+    def __init__(self, weights: tuple[Tensor, ...], finish: Finish) -> None:
+        self.weights, self.finish = weights, finish
+        self.left: list[Kept] = []
+        self.done: list[tuple[Tensor | None, ...]] = []
+
+    def token(self) -> Tensor:
+        """What stands for the weights in the graph."""
+        found: Tensor = _Token.apply(self, *self.weights)  # type: ignore[no-untyped-call]
+        return found
+
+    def gradients(self) -> list[Tensor | None]:
+        """By the weights, of all that was left."""
+        left, done, self.left, self.done = self.left, self.done, [], []
+        every = [*done, *([self.finish(left)] if left else [])]
+        return [sum(found[1:], found[0]) if (found := [g for g in gs if g is not None]) else None for gs in zip(*every)]
+
+
+class _Token(torch.autograd.Function):
+    """The end of the graph of a loop's weights."""
+
+    @staticmethod
+    def forward(ctx: Any, uses: Uses, *weights: Tensor) -> Tensor:
+        """A number without meaning."""
+        ctx.uses = uses
+        ctx.save_for_backward(*weights)  # and so it is noticed where a weight is changed in between
+        ctx.set_materialize_grads(False)
+        return weights[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, _: Tensor | None) -> tuple[Tensor | None, ...]:
+        """The gradients of the weights."""
+        assert len(ctx.saved_tensors)
+        return None, *(ctx.uses.gradients() or [None] * len(ctx.saved_tensors))
+
+
+_loops: list[dict[tuple[int, ...], tuple[Uses, Tensor]]] = []
+
+
+@contextmanager
+def one_loop() -> Iterator[None]:
+    """Uses of the same weights inside it are uses of one loop, where a gradient is to be taken."""
+    if not torch.is_grad_enabled() or transformed() or torch._C._is_any_autocast_enabled():
+        yield
+        return
+    _loops.append({})
+    try:
+        yield
+    finally:
+        _loops.pop()
+
+
+def looping() -> bool:
+    """Whether this is a loop whose weights wait."""
+    return bool(_loops) and torch.is_grad_enabled() and not transformed()
+
+
+def uses_of(weights: tuple[Tensor, ...], finish: Finish) -> tuple[Uses, Tensor]:
+    """The uses of these weights in the loop, or of this once, and their token."""
+    known, key = _loops[-1] if _loops else {}, tuple(map(id, weights))
+    if key not in known:
+        uses = Uses(weights, finish)
+        known[key] = uses, uses.token()
+    return known[key]

@@ -22,7 +22,7 @@ def gated(h: Tensor, gates: Tensor) -> Tensor:
     return found
 
 
-def _steps(h: Tensor, gates: Tensor) -> tuple[Tensor, ...]:
+def gates_forward(h: Tensor, gates: Tensor) -> tuple[Tensor, ...]:
     """h', and what its gradient needs: k, σ(r), c and u."""
     reset, candidate, update = gates.chunk(3, -1)
     r = torch.sigmoid(reset)
@@ -31,8 +31,23 @@ def _steps(h: Tensor, gates: Tensor) -> tuple[Tensor, ...]:
     return torch.lerp(h, c, u), candidate, r, c, u
 
 
+def gates_backward(
+    gradient: Tensor, h: Tensor, candidate: Tensor, r: Tensor, c: Tensor, u: Tensor
+) -> tuple[Tensor, Tensor]:
+    """With g of h': of h, g·(1 − u); of v, g·(c − h)·u·(1 − u); of k and r by the chain through c."""
+    found = gradient.new_empty((*gradient.shape[:-1], 3 * gradient.shape[-1]))
+    of_reset, of_candidate, of_update = found.chunk(3, -1)
+    of_c = gradient * u
+    before = torch.addcmul(of_c, of_c * c, c, value=-1)  # of σ(r)·k
+    through = torch.mul(before, r, out=of_candidate) * candidate
+    torch.addcmul(through, through, r, value=-1, out=of_reset)
+    through = (c - h).mul_(gradient).mul_(u)
+    torch.addcmul(through, through, u, value=-1, out=of_update)
+    return gradient - of_c, found
+
+
 def _plain(h: Tensor, gates: Tensor) -> Tensor:
-    return _steps(h, gates)[0]
+    return gates_forward(h, gates)[0]
 
 
 class _Gated(torch.autograd.Function):
@@ -41,22 +56,14 @@ class _Gated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, h: Tensor, gates: Tensor) -> Tensor:
         """``[..., D]`` and ``[..., 3·D]`` to ``[..., D]``."""
-        found, *kept = _steps(h, gates)
+        found, *kept = gates_forward(h, gates)
         ctx.save_for_backward(h, gates, *kept)
         return found
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """With g of h': of h, g·(1 − u); of v, g·(c − h)·u·(1 − u); of k and r by the chain through c."""
-        h, gates, candidate, r, c, u = ctx.saved_tensors
+        """`gates_backward`."""
+        h, gates, *kept = ctx.saved_tensors
         if torch.is_grad_enabled():
             return gradients_of(_plain, (h, gates), gradient, ctx.needs_input_grad)
-        found = torch.empty_like(gates)
-        of_reset, of_candidate, of_update = found.chunk(3, -1)
-        of_c = gradient * u
-        before = torch.addcmul(of_c, of_c * c, c, value=-1)  # of σ(r)·k
-        through = torch.mul(before, r, out=of_candidate) * candidate
-        torch.addcmul(through, through, r, value=-1, out=of_reset)
-        through = (c - h).mul_(gradient).mul_(u)
-        torch.addcmul(through, through, u, value=-1, out=of_update)
-        return gradient - of_c, found
+        return gates_backward(gradient, h, *kept)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_compiling
+from torch.nn.modules.module import _has_any_global_hook
 
 from worldformula.errors import ShapeError
 from worldformula.gradients import gradients_of, transformed
@@ -124,7 +125,7 @@ class RMSNorm(nn.Module):
         if transformed():
             return F.rms_norm(x, (self.width,), eps=NORM_EPS) * self.scale
         if not torch.is_grad_enabled():
-            return _normed(x)[0].mul_(self.scale)
+            return normed(x)[0].mul_(self.scale)
         found: Tensor = _Normed.apply(x, self.scale)  # type: ignore[no-untyped-call]
         return found
 
@@ -135,33 +136,44 @@ class _Normed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
         """``[..., width]`` to the same shape."""
-        shares, size = _normed(x)
+        shares, size = normed(x)
         ctx.save_for_backward(x, scale, shares, size)
         return shares * scale
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """With n = x · s and p = g · n: of x, s · (g · scale − n · mean(p · scale)); of scale, the sum of p."""
+        """`normed_backward`."""
         x, scale, shares, size = ctx.saved_tensors
         if torch.is_grad_enabled():
             return gradients_of(_rms_norm, (x, scale), gradient, ctx.needs_input_grad)
-        product = gradient * shares
-        of_scale = product.sum_to_size(scale.shape)
-        # No product of matrices for the sum, which autocast would take in bfloat16.
-        total = (product * scale).sum(-1, keepdim=True)
-        of_x = torch.addcmul(gradient * scale, shares, total, value=-1 / x.shape[-1]).mul_(size)
-        return of_x, of_scale
+        of_x, product = normed_backward(gradient, shares, size, scale)
+        return of_x, product.sum_to_size(scale.shape)
 
 
 def _rms_norm(x: Tensor, scale: Tensor) -> Tensor:
-    return F.rms_norm(x, x.shape[-1:], eps=NORM_EPS) * scale
+    return normed(x)[0] * scale
 
 
-def _normed(x: Tensor) -> tuple[Tensor, Tensor]:
+def normed(x: Tensor) -> tuple[Tensor, Tensor]:
     """x · s and s = 1 / sqrt(mean(x²) + 1e-4)."""
-    length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)  # one pass, without a tensor of the squares
-    size = torch.rsub(length.square_(), NORM_EPS, alpha=-1 / x.shape[-1]).rsqrt_()
+    if torch.is_grad_enabled():
+        size = (x.square().mean(-1, keepdim=True) + NORM_EPS).rsqrt()
+    else:  # one pass, without a tensor of the squares; at zero it has no second derivative
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        size = torch.rsub(length.square_(), NORM_EPS, alpha=-1 / x.shape[-1]).rsqrt_()
     return x * size, size
+
+
+def normed_backward(gradient: Tensor, shares: Tensor, size: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """With n = x · s and p = g · n: of x, s · (g · scale − n · mean(p · scale)); and p, whose sum is that of scale."""
+    product = gradient * shares
+    # No product of matrices for the sum, which autocast would take in bfloat16.
+    total = (product * scale).sum(-1, keepdim=True)
+    of_x = torch.addcmul(gradient * scale, shares, total, value=-1 / shares.shape[-1]).mul_(size)
+    return of_x, product
+
+
+silu_backward = torch.ops.aten.silu_backward.default
 
 
 class Dense(nn.Module):
@@ -217,3 +229,16 @@ def to_blocks(x: Tensor, blocks: int) -> Tensor:
 def from_blocks(x: Tensor) -> Tensor:
     """``[blocks, N, w] -> [N, blocks·w]``, a copy."""
     return x.transpose(0, 1).reshape(x.shape[1], -1)
+
+
+def as_built(net: nn.Module, *inputs: Tensor) -> bool:
+    """Whether a network's layers are those of this file, without hooks, and all numbers of the type of its weights."""
+    if _has_any_global_hook() or torch._C._is_any_autocast_enabled():
+        return False
+    for layer in net.children():
+        if type(layer) not in (Linear, BlockLinear, RMSNorm) or layer._forward_hooks or layer._forward_pre_hooks:
+            return False
+        if layer._backward_hooks or layer._backward_pre_hooks:
+            return False
+    dtype = next(net.parameters()).dtype
+    return all(x.dtype == dtype for x in inputs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from worldformula.formula.plan.passes import PASSES
 from worldformula.formula.plan.plan import Plan
 from worldformula.formula.syntax.networks import networks
 from worldformula.formula.syntax.spelling import by_keyword
+from worldformula.gradients import one_loop
 
 DIAGNOSED = (
     WorldformulaError, RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError, NameError,
@@ -99,7 +101,8 @@ class Program:
         if self.plan.checks and not is_compiling():
             self._check_numbers(values, call)
         try:
-            value, terms, samples = self._calls[call.deterministic](owner, *values)
+            with one_loop() if call.length > 1 and self.options is None else nullcontext():
+                value, terms, samples = self._calls[call.deterministic](owner, *values)
         except DIAGNOSED as error:
             named, dicts = diagnose(self.raw, self._arguments(values, call), deterministic=call.deterministic)
             named = named or self._changed(dicts, call)
