@@ -27,7 +27,7 @@ def gates_forward(h: Tensor, gates: Tensor) -> tuple[Tensor, ...]:
     reset, candidate, update = gates.chunk(3, -1)
     r = torch.sigmoid(reset)
     c = tanh(r * candidate)
-    u = torch.sigmoid(update - 1.0)
+    u = (update - 1.0).sigmoid_()
     return torch.lerp(h, c, u), candidate, r, c, u
 
 

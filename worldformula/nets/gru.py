@@ -68,8 +68,10 @@ class BlockGRU(nn.Module):
         z = join((z,), self.stoch, "BlockGRU.z")
         a = join(actions, self.action, "BlockGRU.a")
         a = a / a.detach().abs().clamp(min=1.0)
-        if not torch.is_grad_enabled() or transformed() or not as_built(self, h, z, a):
+        if transformed() or not as_built(self, h, z, a):
             return self._layers(h, z, a)
+        if not torch.is_grad_enabled():
+            return _plain(h, z, a, *self._weights())
         uses, token = uses_of(self._weights(), _of_weights)
         found: Tensor = _Step.apply(token, h, z, a, uses)  # type: ignore[no-untyped-call]
         return found
@@ -105,7 +107,8 @@ def _step(h: Tensor, z: Tensor, a: Tensor, *weights: Tensor) -> tuple[Tensor, tu
     read = shares * read_scale
     x = F.silu(read).flatten(1)
     before = to_blocks(h, blocks)
-    joined = torch.addmm(from_blocks(torch.baddbmm(own_bias, before, own)), x, shared)
+    joined = torch.addmm(own_bias.view(-1), x, shared)
+    to_blocks(joined, blocks).baddbmm_(before, own)
     shares_2, size_2 = normed(joined)
     inner = shares_2 * scale
     x_2 = F.silu(inner)

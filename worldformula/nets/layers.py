@@ -218,7 +218,7 @@ class BlockLinear(nn.Module):
 
 def tanh(x: Tensor) -> Tensor:
     """tanh x; on a CPU as 2σ(2x) − 1, equal within 3e-7 in float32, which is faster there than torch's own."""
-    return torch.rsub(torch.sigmoid(2 * x), -1.0, alpha=-2.0) if x.device.type == "cpu" else torch.tanh(x)
+    return torch.rsub((2 * x).sigmoid_(), -1.0, alpha=-2.0) if x.device.type == "cpu" else torch.tanh(x)
 
 
 def to_blocks(x: Tensor, blocks: int) -> Tensor:
