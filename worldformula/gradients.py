@@ -1,8 +1,8 @@
 """Gradients that are written out, weights whose gradients wait for a loop, and functions of many rows part by part.
 
-A gradient written out takes fewer passes over the tensors than the gradients of its steps take. The gradient by a weight
-that a loop reads at each step is a sum of small products; all steps side by side are one product. And rows whose tensors
-are larger than a processor's cache take longer together than in parts.
+A gradient written out takes fewer passes over the tensors than the gradients of its steps take. The gradient by a
+weight that a loop reads at each step is a sum of small products; all steps side by side are one product. And rows whose
+tensors are larger than a processor's cache take longer together than in parts.
 """
 
 from __future__ import annotations
@@ -80,7 +80,11 @@ class Uses:
         """By the weights, of all that was left."""
         left, done, self.left, self.done = self.left, self.done, [], []
         every = [*done, *([self.finish(left)] if left else [])]
-        return [sum(found[1:], found[0]) if (found := [g for g in gs if g is not None]) else None for gs in zip(*every)]
+        return [_sum([g for g in each if g is not None]) for each in zip(*every, strict=True)]
+
+
+def _sum(found: Sequence[Tensor]) -> Tensor | None:
+    return sum(found[1:], found[0]) if found else None
 
 
 class _Token(torch.autograd.Function):
@@ -115,11 +119,6 @@ def one_loop() -> Iterator[None]:
         yield
     finally:
         _loops.pop()
-
-
-def looping() -> bool:
-    """Whether this is a loop whose weights wait."""
-    return bool(_loops) and torch.is_grad_enabled() and not transformed()
 
 
 def uses_of(weights: tuple[Tensor, ...], finish: Finish) -> tuple[Uses, Tensor]:

@@ -22,11 +22,11 @@ def gated(h: Tensor, gates: Tensor) -> Tensor:
     return found
 
 
-def gates_forward(h: Tensor, gates: Tensor) -> tuple[Tensor, ...]:
-    """h', and what its gradient needs: k, σ(r), c and u."""
+def gates_forward(h: Tensor, gates: Tensor, keep: bool = True) -> tuple[Tensor, ...]:
+    """h', and what its gradient needs: k, σ(r), c and u; else written in the place of one another."""
     reset, candidate, update = gates.chunk(3, -1)
     r = torch.sigmoid(reset)
-    c = tanh(r * candidate)
+    c = tanh(r * candidate) if keep else tanh(r.mul_(candidate))
     u = (update - 1.0).sigmoid_()
     return torch.lerp(h, c, u), candidate, r, c, u
 

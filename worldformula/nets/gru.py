@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from worldformula.gradients import Kept, Uses, gradients_of, transformed, uses_of
+from worldformula.gradients import Kept, Uses, gradients_of, uses_of
 from worldformula.nets.gates import gated, gates_backward, gates_forward
 from worldformula.nets.layers import (
     BlockLinear,
@@ -68,10 +68,10 @@ class BlockGRU(nn.Module):
         z = join((z,), self.stoch, "BlockGRU.z")
         a = join(actions, self.action, "BlockGRU.a")
         a = a / a.detach().abs().clamp(min=1.0)
-        if transformed() or not as_built(self, h, z, a):
+        if not as_built(self, h, z, a):
             return self._layers(h, z, a)
         if not torch.is_grad_enabled():
-            return _plain(h, z, a, *self._weights())
+            return _step(h, z, a, *self._weights(), keep=False)[0]
         uses, token = uses_of(self._weights(), _of_weights)
         found: Tensor = _Step.apply(token, h, z, a, uses)  # type: ignore[no-untyped-call]
         return found
@@ -98,35 +98,35 @@ class BlockGRU(nn.Module):
         )  # fmt: skip
 
 
-def _step(h: Tensor, z: Tensor, a: Tensor, *weights: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """h' by the weights alone, and what its gradient needs."""
+def _step(h: Tensor, z: Tensor, a: Tensor, *weights: Tensor, keep: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """h' by the weights alone, and what its gradient needs; else written in the place of one another."""
     read_h, bias_h, read_z, bias_z, read_a, bias_a, read_scale, own, own_bias, shared, scale, gates, bias = weights
     blocks = len(own)
     reads = F.linear(h, read_h, bias_h), F.linear(z, read_z, bias_z), F.linear(a, read_a, bias_a)
     shares, size = normed(torch.stack(reads, 1))
-    read = shares * read_scale
-    x = F.silu(read).flatten(1)
+    read = shares * read_scale if keep else shares.mul_(read_scale)
+    x = F.silu(read, inplace=not keep).flatten(1)
     before = to_blocks(h, blocks)
     joined = torch.addmm(own_bias.view(-1), x, shared)
     to_blocks(joined, blocks).baddbmm_(before, own)
     shares_2, size_2 = normed(joined)
-    inner = shares_2 * scale
-    x_2 = F.silu(inner)
-    found, *kept = gates_forward(before, torch.baddbmm(bias, to_blocks(x_2, blocks), gates))
+    inner = shares_2 * scale if keep else shares_2.mul_(scale)
+    x_2 = F.silu(inner, inplace=not keep)
+    found, *kept = gates_forward(before, torch.baddbmm(bias, to_blocks(x_2, blocks), gates), keep)
     return from_blocks(found), (h, z, a, shares, size, read, x, shares_2, size_2, inner, x_2, *kept)
 
 
 def _plain(h: Tensor, z: Tensor, a: Tensor, *weights: Tensor) -> Tensor:
-    return _step(h, z, a, *weights)[0]
+    return _step(h, z, a, *weights, keep=True)[0]
 
 
 class _Step(torch.autograd.Function):
-    """`BlockGRU` as one step: a loop over time takes a third of the operations that the gradients of its layers take."""
+    """`BlockGRU` as one step: a third of the operations that the gradients of its layers take."""
 
     @staticmethod
-    def forward(ctx: Any, token: Tensor, h: Tensor, z: Tensor, a: Tensor, uses: Uses) -> Tensor:
+    def forward(ctx: Any, _: Tensor, h: Tensor, z: Tensor, a: Tensor, uses: Uses) -> Tensor:
         """``[N, D]``, ``[N, S]`` and ``[N, A]`` to ``[N, D]``."""
-        found, kept = _step(h, z, a, *uses.weights)
+        found, kept = _step(h, z, a, *uses.weights, keep=True)
         ctx.uses = uses
         ctx.save_for_backward(*kept)
         return found
@@ -154,10 +154,9 @@ class _Step(torch.autograd.Function):
         if wanted[0]:
             back = torch.baddbmm(of_before, to_blocks(of_joined, blocks), own.transpose(1, 2))
             of_h = torch.addmm(from_blocks(back), of_h, read_h)
-        return (
-            None, of_h if wanted[0] else None, of_z @ read_z if wanted[1] else None, of_a @ read_a if wanted[2] else None,
-            None,
-        )  # fmt: skip
+        of_z = of_z @ read_z if wanted[1] else None
+        of_a = of_a @ read_a if wanted[2] else None
+        return None, of_h if wanted[0] else None, of_z, of_a, None
 
 
 def _of_weights(left: list[Kept]) -> tuple[Tensor, ...]:

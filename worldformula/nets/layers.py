@@ -17,7 +17,7 @@ from torch.compiler import is_compiling
 from torch.nn.modules.module import _has_any_global_hook
 
 from worldformula.errors import ShapeError
-from worldformula.gradients import gradients_of, transformed
+from worldformula.gradients import PART, gradients_of, parts, transformed
 
 NORM_EPS = 1e-4
 # A standard normal truncated at ±2 has standard deviation 1 / 1.1368; this factor brings it back to one.
@@ -99,7 +99,48 @@ class Linear(nn.Linear):
         """``[..., inputs]``, or parts of it in their order, to ``[..., outputs]``."""
         if is_compiling():  # the bias joins what follows; a product with a bias would first write it to every row
             return (side_by_side(x, self.weight).unsqueeze(0) + self.bias).squeeze(0)
-        return side_by_side(x, self.weight, self.bias)
+        if len(x) > 1 or x[0].ndim != 2 or len(x[0]) * self.out_features <= PART or not _plainly(x[0], self.weight):
+            return side_by_side(x, self.weight, self.bias)
+        given = x[0], self.weight, self.bias
+        if not (torch.is_grad_enabled() and any(t.requires_grad for t in given)):
+            return _linear(*given)
+        found: Tensor = _Linear.apply(*given)  # type: ignore[no-untyped-call]
+        return found
+
+
+def _plainly(x: Tensor, weight: Tensor) -> bool:
+    """Whether a layer computes what it says, in one type, and nobody looks into it."""
+    return x.dtype == weight.dtype and not (transformed() or torch._C._is_any_autocast_enabled())
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``F.linear`` of rows ``[N, inputs]``, of many part by part: a sum begins with the bias in every row."""
+    found = x.new_empty(len(x), len(weight))
+    for of, rows in parts(found, x):
+        torch.addmm(bias, rows, weight.t(), out=of)
+    return found
+
+
+class _Linear(torch.autograd.Function):
+    """`_linear` with its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """``[N, inputs]`` to ``[N, outputs]``."""
+        ctx.save_for_backward(x, weight, bias)
+        return _linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Of the rows, the weight and the bias."""
+        x, weight, bias = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return gradients_of(F.linear, (x, weight, bias), gradient, ctx.needs_input_grad)
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        return (
+            gradient @ weight if of_x else None, gradient.t() @ x if of_weight else None,
+            gradient.sum(0) if of_bias else None,
+        )  # fmt: skip
 
 
 class RMSNorm(nn.Module):
@@ -232,8 +273,10 @@ def from_blocks(x: Tensor) -> Tensor:
 
 
 def as_built(net: nn.Module, *inputs: Tensor) -> bool:
-    """Whether a network's layers are those of this file, without hooks, and all numbers of the type of its weights."""
-    if _has_any_global_hook() or torch._C._is_any_autocast_enabled():
+    """Whether a network's layers are those of this file, without hooks, all numbers of the type of its weights, and
+    nobody looks into what runs.
+    """
+    if transformed() or _has_any_global_hook() or torch._C._is_any_autocast_enabled():
         return False
     for layer in net.children():
         if type(layer) not in (Linear, BlockLinear, RMSNorm) or layer._forward_hooks or layer._forward_pre_hooks:
