@@ -15,12 +15,12 @@ from worldformula.nets.layers import (
     BlockLinear,
     Linear,
     RMSNorm,
-    as_built,
     from_blocks,
     init_weight,
     join,
     normed,
     normed_backward,
+    plain_weights,
     silu_backward,
     to_blocks,
 )
@@ -68,11 +68,12 @@ class BlockGRU(nn.Module):
         z = join((z,), self.stoch, "BlockGRU.z")
         a = join(actions, self.action, "BlockGRU.a")
         a = a / a.detach().abs().clamp(min=1.0)
-        if not as_built(self, h, z, a):
+        weights = plain_weights(self, h, z, a)
+        if weights is None:
             return self._layers(h, z, a)
         if not torch.is_grad_enabled():
-            return _step(h, z, a, *self._weights(), keep=False)[0]
-        uses, token = uses_of(self._weights(), _of_weights)
+            return _step(h, z, a, *weights, keep=False)[0]
+        uses, token = uses_of(weights, _of_weights)
         found: Tensor = _Step.apply(token, h, z, a, uses)  # type: ignore[no-untyped-call]
         return found
 
@@ -89,18 +90,10 @@ class BlockGRU(nn.Module):
         x = F.silu(self.norm(x))
         return from_blocks(gated(before, self.gates(to_blocks(x, self.blocks))))
 
-    def _weights(self) -> tuple[Tensor, ...]:
-        """All weights, in the order in which `_step` takes them."""
-        reads = [p for read in (self.read_h, self.read_z, self.read_a) for p in (read.weight, read.bias)]
-        own, gates = self.own, self.gates
-        return (
-            *reads, self.read_norm.scale, own.weight, own.bias, self.shared, self.norm.scale, gates.weight, gates.bias
-        )  # fmt: skip
-
 
 def _step(h: Tensor, z: Tensor, a: Tensor, *weights: Tensor, keep: bool) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """h' by the weights alone, and what its gradient needs; else written in the place of one another."""
-    read_h, bias_h, read_z, bias_z, read_a, bias_a, read_scale, own, own_bias, shared, scale, gates, bias = weights
+    """h' by the weights that `plain_weights` gives, and what its gradient needs; without it, some are overwritten."""
+    shared, read_h, bias_h, read_z, bias_z, read_a, bias_a, read_scale, own, own_bias, scale, gates, bias = weights
     blocks = len(own)
     reads = F.linear(h, read_h, bias_h), F.linear(z, read_z, bias_z), F.linear(a, read_a, bias_a)
     shares, size = normed(torch.stack(reads, 1))
@@ -141,7 +134,7 @@ class _Step(torch.autograd.Function):
             found = gradients_of(_plain, (h, z, a, *uses.weights), gradient, every)
             uses.done.append(found[3:])
             return None, *found[:3], None
-        read_h, _, read_z, _, read_a, _, read_scale, own, _, shared, scale, gates, _ = uses.weights
+        shared, read_h, _, read_z, _, read_a, _, read_scale, own, _, scale, gates, _ = uses.weights
         blocks = len(own)
         of_before, of_gates = gates_backward(to_blocks(gradient, blocks), to_blocks(h, blocks), *kept)
         of_x = from_blocks(torch.bmm(of_gates, gates.transpose(1, 2)))
@@ -168,7 +161,7 @@ def _of_weights(left: list[Kept]) -> tuple[Tensor, ...]:
     reads = [of for g, given in zip(of_read.unbind(1), (h, z, a), strict=True) for of in (g.t() @ given, g.sum(0))]
     of_own = to_blocks(of_joined, blocks)
     return (
-        *reads, product.sum(0), to_blocks(h, blocks).transpose(1, 2) @ of_own, of_own.sum(1, keepdim=True),
-        x.t() @ of_joined, product_2.sum(0), to_blocks(x_2, blocks).transpose(1, 2) @ of_gates,
+        x.t() @ of_joined, *reads, product.sum(0), to_blocks(h, blocks).transpose(1, 2) @ of_own,
+        of_own.sum(1, keepdim=True), product_2.sum(0), to_blocks(x_2, blocks).transpose(1, 2) @ of_gates,
         of_gates.sum(1, keepdim=True),
     )  # fmt: skip

@@ -201,7 +201,7 @@ def normed(x: Tensor) -> tuple[Tensor, Tensor]:
         size = (x.square().mean(-1, keepdim=True) + NORM_EPS).rsqrt()
     else:  # one pass, without a tensor of the squares; at zero it has no second derivative
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        size = torch.rsub(length.square_(), NORM_EPS, alpha=-1 / x.shape[-1]).rsqrt_()
+        size = torch.addcmul(x.new_full((), NORM_EPS), length, length, value=1 / x.shape[-1]).rsqrt_()
     return x * size, size
 
 
@@ -272,16 +272,21 @@ def from_blocks(x: Tensor) -> Tensor:
     return x.transpose(0, 1).reshape(x.shape[1], -1)
 
 
-def as_built(net: nn.Module, *inputs: Tensor) -> bool:
-    """Whether a network's layers are those of this file, without hooks, all numbers of the type of its weights, and
-    nobody looks into what runs.
+def plain_weights(net: nn.Module, *inputs: Tensor) -> tuple[Tensor, ...] | None:
+    """The weights of a network, its own and then those of its layers, for who computes with them alone.
+
+    None where that may be something else: layers that are not of this file or have hooks, numbers of different types,
+    and where somebody looks into what runs.
     """
     if transformed() or _has_any_global_hook() or torch._C._is_any_autocast_enabled():
-        return False
-    for layer in net.children():
-        if type(layer) not in (Linear, BlockLinear, RMSNorm) or layer._forward_hooks or layer._forward_pre_hooks:
-            return False
+        return None
+    found = [*net._parameters.values()]
+    for layer in net._modules.values():
+        hooks = layer and (layer._forward_hooks or layer._forward_pre_hooks)
+        if type(layer) not in (Linear, BlockLinear, RMSNorm) or hooks:
+            return None
         if layer._backward_hooks or layer._backward_pre_hooks:
-            return False
-    dtype = next(net.parameters()).dtype
-    return all(x.dtype == dtype for x in inputs)
+            return None
+        found += layer._parameters.values()
+    weights = tuple(w for w in found if w is not None)
+    return weights if all(x.dtype == weights[0].dtype for x in inputs) else None
