@@ -30,10 +30,14 @@ def transformed() -> bool:
 def gradients_of(
     steps: Callable[..., Tensor], inputs: tuple[Tensor, ...], gradient: Tensor, wanted: Sequence[bool]
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of a function of several steps, with gradients of their own; None where none is ``wanted``."""
+    """The gradients of a function of several steps, with gradients of their own; None where none is ``wanted``.
+
+    They are partial ones: an input that another one was made of counts through itself alone.
+    """
     with torch.enable_grad():
-        of = [x for x, needed in zip(inputs, wanted, strict=True) if needed]
-        found = iter(torch.autograd.grad(steps(*inputs), of, gradient, create_graph=True))
+        own = [x.view_as(x) if needed else x for x, needed in zip(inputs, wanted, strict=True)]
+        of = [x for x, needed in zip(own, wanted, strict=True) if needed]
+        found = iter(torch.autograd.grad(steps(*own), of, gradient, create_graph=True))
     return tuple(next(found) if needed else None for needed in wanted)
 
 
@@ -62,23 +66,41 @@ Finish = Callable[[list[Kept]], tuple[Tensor, ...]]
 class Uses:
     """The uses of some weights: each leaves what it adds to their gradients, and ``finish`` makes these of all.
 
-    A use is an `autograd.Function` that takes the `token`, without a gradient for it, and no weight: its backward calls
-    `leave`. Autograd comes to the token when it has been through all uses.
+    A use is an `autograd.Function` that takes the `token`, without a gradient for it, and no weight. Its backward says
+    what it adds: `leave`, or `add` where that is a gradient already. Autograd comes to the token when it has been
+    through all uses.
     """
 
     def __init__(self, weights: tuple[Tensor, ...], finish: Finish) -> None:
         self.weights, self.finish = weights, finish
-        self.left: list[Kept] = []
-        self.done: list[tuple[Tensor | None, ...]] = []
+        self._left: list[Kept] = []
+        self._done: list[tuple[Tensor | None, ...]] = []
+        self._task = -1
 
     def token(self) -> Tensor:
         """What stands for the weights in the graph."""
         found: Tensor = _Token.apply(self, *self.weights)  # type: ignore[no-untyped-call]
         return found
 
+    def leave(self, *kept: Tensor) -> None:
+        """What `finish` needs of one use."""
+        self._begin()
+        self._left.append(kept)
+
+    def add(self, gradients: tuple[Tensor | None, ...]) -> None:
+        """The gradients of one use, which have gradients of their own."""
+        self._begin()
+        self._done.append(gradients)
+
+    def _begin(self) -> None:
+        """Forgets what an earlier pass through the graph left that did not come to the token, or that failed."""
+        if self._task != (task := torch._C._current_graph_task_id()):
+            self._task, self._left, self._done = task, [], []
+
     def gradients(self) -> list[Tensor | None]:
-        """By the weights, of all that was left."""
-        left, done, self.left, self.done = self.left, self.done, [], []
+        """By the weights, of all uses."""
+        self._begin()
+        left, done, self._left, self._done = self._left, self._done, [], []
         every = [*done, *([self.finish(left)] if left else [])]
         return [_sum([g for g in each if g is not None]) for each in zip(*every, strict=True)]
 

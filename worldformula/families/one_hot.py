@@ -194,8 +194,9 @@ def _one_hot(scores: Tensor, dtype: torch.dtype) -> Tensor:
         first = torch.where(largest, place, scores.shape[-1]).amin(-1, keepdim=True)
         return (place == first).to(dtype)
     if scores.device.type == "cpu" and scores.numel() >= MANY and not transformed():  # an argmax goes row by row
-        largest = scores == scores.amax(-1, keepdim=True)
-        if int(largest.count_nonzero()) * scores.shape[-1] == largest.numel():  # no tie, no NaN
+        top = scores.amax(-1, keepdim=True)
+        largest = scores == top
+        if int(largest.count_nonzero()) == top.numel() and not bool(top.isnan().any()):  # no tie, no NaN
             return largest.to(dtype)
     index = scores.argmax(-1, keepdim=True)
     return torch.scatter(torch.zeros_like(scores, dtype=dtype), -1, index, 1.0)

@@ -132,7 +132,7 @@ class _Step(torch.autograd.Function):
         if torch.is_grad_enabled():
             every = (*wanted, *(learnt and w.requires_grad for w in uses.weights))
             found = gradients_of(_plain, (h, z, a, *uses.weights), gradient, every)
-            uses.done.append(found[3:])
+            uses.add(found[3:])
             return None, *found[:3], None
         shared, read_h, _, read_z, _, read_a, _, read_scale, own, _, scale, gates, _ = uses.weights
         blocks = len(own)
@@ -143,7 +143,7 @@ class _Step(torch.autograd.Function):
         of_read, product = normed_backward(of_read, shares, size, read_scale)
         of_h, of_z, of_a = of_read.unbind(1)
         if learnt:
-            uses.left.append((h, z, a, x, x_2, of_gates, of_joined, of_read, product, product_2))
+            uses.leave(h, z, a, x, x_2, of_gates, of_joined, of_read, product, product_2)
         if wanted[0]:
             back = torch.baddbmm(of_before, to_blocks(of_joined, blocks), own.transpose(1, 2))
             of_h = torch.addmm(from_blocks(back), of_h, read_h)
