@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -176,7 +177,7 @@ def means_of(heads: list[Factor], given: list[list[Tensor]]) -> list[Tensor]:
     """The means of heads under their conditions ``[N, ...]``."""
     found = []
     for head, values in zip(heads, given, strict=True):
-        mean = partial(_mean, head)
+        mean: Callable[..., Any] = partial(_mean, head)
         alone = isinstance(head.net, nn.Module) and not mixes_rows(head.net)
         found.append(torch.as_tensor(in_parts(mean, *values) if alone else mean(*values)))
     return found
