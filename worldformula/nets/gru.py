@@ -25,6 +25,8 @@ from worldformula.nets.layers import (
     to_blocks,
 )
 
+LAYERS = ("read_h", "read_z", "read_a", "read_norm", "own", "norm", "gates")
+
 
 class BlockGRU(nn.Module):
     """``h_t = f(h_{t-1}, z_{t-1}, a_{t-1})`` (Hafner et al. 2025; layer list of the authors' code).
@@ -68,7 +70,7 @@ class BlockGRU(nn.Module):
         z = join((z,), self.stoch, "BlockGRU.z")
         a = join(actions, self.action, "BlockGRU.a")
         a = a / a.detach().abs().clamp(min=1.0)
-        weights = plain_weights(self, h, z, a)
+        weights = plain_weights(self, ("shared",), LAYERS, h, z, a)
         if weights is None:
             return self._layers(h, z, a)
         if not torch.is_grad_enabled():
@@ -147,9 +149,10 @@ class _Step(torch.autograd.Function):
         if wanted[0]:
             back = torch.baddbmm(of_before, to_blocks(of_joined, blocks), own.transpose(1, 2))
             of_h = torch.addmm(from_blocks(back), of_h, read_h)
-        of_z = of_z @ read_z if wanted[1] else None
-        of_a = of_a @ read_a if wanted[2] else None
-        return None, of_h if wanted[0] else None, of_z, of_a, None
+        of_inputs = (
+            of_h if wanted[0] else None, of_z @ read_z if wanted[1] else None, of_a @ read_a if wanted[2] else None
+        )  # fmt: skip
+        return None, *of_inputs, None
 
 
 def _of_weights(left: list[Kept]) -> tuple[Tensor, ...]:

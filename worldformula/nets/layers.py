@@ -272,21 +272,24 @@ def from_blocks(x: Tensor) -> Tensor:
     return x.transpose(0, 1).reshape(x.shape[1], -1)
 
 
-def plain_weights(net: nn.Module, *inputs: Tensor) -> tuple[Tensor, ...] | None:
-    """The weights of a network, its own and then those of its layers, for who computes with them alone.
+def plain_weights(
+    net: nn.Module, own: Sequence[str], layers: Sequence[str], *inputs: Tensor
+) -> tuple[Tensor, ...] | None:
+    """A network's own weights and then those of its layers, for who computes with them alone.
 
     None where that may be something else: layers that are not of this file or have hooks, numbers of different types,
     and where somebody looks into what runs.
     """
     if transformed() or _has_any_global_hook() or torch._C._is_any_autocast_enabled():
         return None
-    found = [*net._parameters.values()]
-    for layer in net._modules.values():
-        hooks = layer and (layer._forward_hooks or layer._forward_pre_hooks)
-        if type(layer) not in (Linear, BlockLinear, RMSNorm) or hooks:
+    found = [net._parameters.get(name) for name in own]
+    for name in layers:
+        layer = net._modules.get(name)
+        if layer is None or type(layer) not in (Linear, BlockLinear, RMSNorm):
             return None
-        if layer._backward_hooks or layer._backward_pre_hooks:
+        if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
             return None
         found += layer._parameters.values()
     weights = tuple(w for w in found if w is not None)
-    return weights if all(x.dtype == weights[0].dtype for x in inputs) else None
+    plain = len(weights) == len(found) and all(x.dtype == weights[0].dtype for x in inputs)
+    return weights if plain else None
