@@ -76,10 +76,15 @@ def as_floats(x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def steps_kept(keep: Tensor) -> Sequence[Tensor | None]:
-    """Flags [B, T] of `kept`, step by step; None where all carries go on, where that is seen without waiting for it."""
+    """Flags [B, T] of `kept`, step by step; None where all carries go on, where that is seen without waiting for it.
+
+    Never at the first step: its carry is given, and may lie anywhere in memory, which decides how products are rounded;
+    what is chosen of it lies where all tensors do.
+    """
     if keep.device.type != "cpu" or transformed():
         return keep.unbind(1)
-    return [None if whole else step for step, whole in zip(keep.unbind(1), keep.all(0).tolist(), strict=True)]
+    first, *steps = zip(keep.unbind(1), keep.all(0).tolist(), strict=True)
+    return [first[0], *(None if whole else step for step, whole in steps)]
 
 
 def restart(carry: Tensor, keep: Tensor | None, initial: Tensor | None = None) -> Tensor:
