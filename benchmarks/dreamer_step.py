@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import resource
 import time
 from collections import Counter
@@ -40,7 +41,7 @@ from worldformula.training import devices
 
 RESULT = Path(__file__).parent / "results" / "dreamer_step.json"
 B, T, NUMBERS, ACTIONS = 16, 64, 24, 6
-PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "convolution", "convolution_backward")
+PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_", "convolution", "convolution_backward")
 
 
 def agent() -> ImaginationAgent:
@@ -73,8 +74,16 @@ class Recorder(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Runs the operation; remembers what it was where it is one of `PRODUCTS`."""
         if func.overloadpacket.__name__ in PRODUCTS:
-            self.calls[func, tuple(_shape(a) for a in args)] += 1
+            call = func.overloadpacket.default if "out" in (kwargs or {}) else func
+            self.calls[call, tuple(_shape(a) for a in args)] += 1
         return func(*args, **(kwargs or {}))
+
+
+def _operations(_: Any, a: tuple[int, ...], b: tuple[int, ...], **__: Any) -> int:
+    return 2 * math.prod(a) * b[-1]
+
+
+IN_PLACE = {torch.ops.aten.addmm_: _operations, torch.ops.aten.baddbmm_: _operations}
 
 
 def _shape(value: Any) -> Any:
@@ -97,7 +106,7 @@ def products(update: Callable[[], object]) -> tuple[Callable[[], None], float, i
             for _ in range(count):
                 func(*args)
 
-    with FlopCounterMode(display=False) as flops:
+    with FlopCounterMode(display=False, custom_mapping=IN_PLACE) as flops:
         run()
     return torch.no_grad()(run), flops.get_total_flops() / 1e9, sum(recorder.calls.values())
 

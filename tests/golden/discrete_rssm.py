@@ -1,6 +1,6 @@
 import torch
 from worldformula.families import normal, one_hot
-from worldformula.formula.runtime import flat, kept, one_batch, restart, shift, stack, steps, stop
+from worldformula.formula.runtime import flat, kept, one_batch, restart, shift, stack, steps, steps_kept, stop
 
 
 def formula(self, image, speed, a, r, first, start_h, start_z, start_a, noise_z):
@@ -13,7 +13,7 @@ def formula(self, image, speed, a, r, first, start_h, start_z, start_a, noise_z)
     speed = flat(speed)
     e = self.enc(image, speed)                                                # e_t = enc(image_t,speed_t)
     r = flat(r)
-    keep_s = keep.unbind(1)
+    keep_s = steps_kept(keep)
     e_s = steps(e, B)
     a_prev_s = steps(a_prev, B)
     noise_z_s = noise_z.unbind(1)

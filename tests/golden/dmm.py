@@ -1,6 +1,6 @@
 import torch
 import torch.nn.functional as F
-from worldformula.formula.runtime import flat, kept, matched, one_batch, restart, shift, stack, steps, widened
+from worldformula.formula.runtime import flat, kept, matched, one_batch, restart, shift, stack, steps, steps_kept, widened
 
 
 def formula(self, x, first, start_z, noise_z):
@@ -12,7 +12,7 @@ def formula(self, x, first, start_z, noise_z):
     keep = kept(first)
     h = flat(h_series)
     x = flat(x)
-    keep_s = keep.unbind(1)
+    keep_s = steps_kept(keep)
     h_s = steps(h, B)
     noise_z_s = noise_z.unbind(1)
     q_z_loc_s, q_z_scale_s, z_s = [], [], []

@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 from worldformula.families import normal, uniform
-from worldformula.formula.runtime import flat, kept, one_batch, restart, shift, stack, steps, widened
+from worldformula.formula.runtime import flat, kept, one_batch, restart, shift, stack, steps, steps_kept, widened
 
 
 def formula(self, image, speed, a, r, first, start_h, start_z, start_a, noise_u, noise_z):
@@ -18,7 +18,7 @@ def formula(self, image, speed, a, r, first, start_h, start_z, start_a, noise_u,
     speed = flat(speed)
     e = self.enc(hat_image, speed)                                            # e_t = enc(\hat image_t,speed_t)
     r = flat(r)
-    keep_s = keep.unbind(1)
+    keep_s = steps_kept(keep)
     e_s = steps(e, B)
     a_prev_s = steps(a_prev, B)
     noise_z_s = noise_z.unbind(1)

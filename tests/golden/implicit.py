@@ -1,6 +1,6 @@
 import torch
 from worldformula.families import TwoHotFamily
-from worldformula.formula.runtime import behind, counted, counting, flat, kept, one_batch, padded, restart, shift, stack, steps
+from worldformula.formula.runtime import behind, counted, counting, flat, kept, one_batch, padded, restart, shift, stack, steps, steps_kept
 
 two_hot = TwoHotFamily(bins=51, low=-10.0, high=10.0, spacing='linear')
 
@@ -28,7 +28,7 @@ def formula(self, image, speed, a, r, first, start_hat_z, start_a, start_t):
     s = function_1(r_padded)                                                  # s_t = symlog(r_t)
     product = (number_t - 1).clamp(min=0, max=1) * (0.5 ** (number_t - 2))
     detach_z = z.detach()
-    keep_s = keep.unbind(1)
+    keep_s = steps_kept(keep)
     z_s = steps(z, B)
     a_prev_s = steps(a_prev, B)
     number_t_s = steps(number_t, B)

@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 from worldformula.families import MixtureFamily, NormalFamily, bernoulli
-from worldformula.formula.runtime import flat, kept, one_batch, restart, shift, stack, steps
+from worldformula.formula.runtime import flat, kept, one_batch, restart, shift, stack, steps, steps_kept
 
 mixture = MixtureFamily(component=NormalFamily(min_scale=0.0), components=5, factored=True)
 
@@ -20,7 +20,7 @@ def formula(self, mu, sigma, a, l, first, start_z, start_h, start_c, start_a, no
     z = q_z_loc + q_z_scale * noise_z
     l = flat(l)
     difference = 10.0 - 9.0 * l
-    keep_s = keep.unbind(1)
+    keep_s = steps_kept(keep)
     z_s = steps(z, B)
     a_prev_s = steps(a_prev, B)
     h_2_s, c_s = [], []

@@ -1,6 +1,6 @@
 import torch
 from worldformula.families import OneHotFamily, bernoulli, normal, two_hot
-from worldformula.formula.runtime import flat, kept, one_batch, restart, shift, stack, steps, stop
+from worldformula.formula.runtime import flat, kept, one_batch, restart, shift, stack, steps, steps_kept, stop
 
 one_hot = OneHotFamily(unimix=0.01, temperature=1.0)
 
@@ -17,7 +17,7 @@ def formula(self, speed, image, a, r, c, first, start_h, start_z, start_a, noise
     e = self.enc(image, speed)                                                # e_t = enc(image_t,speed_t)
     r = flat(r)
     c = flat(c)
-    keep_s = keep.unbind(1)
+    keep_s = steps_kept(keep)
     e_s = steps(e, B)
     a_prev_s = steps(a_prev, B)
     noise_z_s = noise_z.unbind(1)

@@ -1,6 +1,6 @@
 import torch
 import torch.nn.functional as F
-from worldformula.formula.runtime import behind, counted, filled, flat, kept, matched, one_batch, padded, restart, shift, stack, steps, widened
+from worldformula.formula.runtime import behind, counted, filled, flat, kept, matched, one_batch, padded, restart, shift, stack, steps, steps_kept, widened
 
 
 def formula(self, x, a, first, start_b, start_m, start_s_0, start_s_1, start_s_2, start_s_3, start_s_4, start_s_5, start_s_6, start_s_7, start_a, noise_z_1, noise_z_2, noise_z_4, noise_z_8):
@@ -21,7 +21,7 @@ def formula(self, x, a, first, start_b, start_m, start_s_0, start_s_1, start_s_2
     noise_z_4 = flat(noise_z_4)
     noise_z_8 = flat(noise_z_8)
     x_counted = filled(x_padded, x_behind)
-    keep_s = keep.unbind(1)
+    keep_s = steps_kept(keep)
     e_s = steps(e, B)
     a_prev_s = steps(a_prev, B)
     b_2_s, m_s = [], []

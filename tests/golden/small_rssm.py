@@ -1,6 +1,6 @@
 import torch
 from worldformula.families import OneHotFamily, TwoHotFamily, normal
-from worldformula.formula.runtime import flat, kept, one_batch, restart, shift, stack, steps, stop
+from worldformula.formula.runtime import flat, kept, one_batch, restart, shift, stack, steps, steps_kept, stop
 
 one_hot = OneHotFamily(unimix=0.01, temperature=1.0)
 two_hot = TwoHotFamily(bins=11, low=-20.0, high=20.0, spacing='symexp')
@@ -15,7 +15,7 @@ def formula(self, x, a, r, first, start_h, start_z, start_a, noise_z):
     x = flat(x)
     e = self.enc(x)                                                           # e_t = enc(x_t)
     r = flat(r)
-    keep_s = keep.unbind(1)
+    keep_s = steps_kept(keep)
     e_s = steps(e, B)
     a_prev_s = steps(a_prev, B)
     noise_z_s = noise_z.unbind(1)

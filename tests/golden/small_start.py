@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 from worldformula.families import normal
-from worldformula.formula.runtime import counting, flat, kept, one_batch, restart, shift, stack, steps
+from worldformula.formula.runtime import counting, flat, kept, one_batch, restart, shift, stack, steps, steps_kept
 
 
 def formula(self, x, a, first, start_z_m1, start_z, start_a, start_t, noise_z_0, noise_z):
@@ -18,7 +18,7 @@ def formula(self, x, a, first, start_z_m1, start_z, start_a, start_t, noise_z_0,
     number_t = counting(start_t, T, keep)
     power = 0.9 ** (number_t - 1)
     start_z = z_0.unflatten(0, (B, T))[:, 0] if start_z is None else start_z
-    keep_s = keep.unbind(1)
+    keep_s = steps_kept(keep)
     z_0_s = steps(z_0, B)
     a_prev_s = steps(a_prev, B)
     noise_z_s = noise_z.unbind(1)

@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 from worldformula.families import one_hot
-from worldformula.formula.runtime import behind, counted, filled, flat, kept, matched, one_batch, padded, restart, shift, stack, steps, widened
+from worldformula.formula.runtime import behind, counted, filled, flat, kept, matched, one_batch, padded, restart, shift, stack, steps, steps_kept, widened
 
 
 def formula(self, x, first, start_b, start_m, start_b_1, start_b_2, start_b_3, noise_delta, noise_u, noise_z, noise_u_prime, noise_z_prime):
@@ -21,7 +21,7 @@ def formula(self, x, first, start_b, start_m, start_b_1, start_b_2, start_b_3, n
     noise_u_prime = flat(noise_u_prime)
     noise_z_prime = flat(noise_z_prime)
     x_counted = filled(x_padded, x_behind)
-    keep_s = keep.unbind(1)
+    keep_s = steps_kept(keep)
     e_s = steps(e, B)
     b_2_s, m_s = [], []
     # in the loop: from carry to carry

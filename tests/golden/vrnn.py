@@ -1,6 +1,6 @@
 import torch
 import torch.nn.functional as F
-from worldformula.formula.runtime import flat, kept, matched, one_batch, restart, shift, stack, steps, widened
+from worldformula.formula.runtime import flat, kept, matched, one_batch, restart, shift, stack, steps, steps_kept, widened
 
 
 def formula(self, x, first, start_h, noise_z):
@@ -10,7 +10,7 @@ def formula(self, x, first, start_h, noise_z):
     keep = kept(first)
     x = flat(x)
     tilde_x = self.phi_x(x)                                                   # \tilde x_t = phi_x(x_t)
-    keep_s = keep.unbind(1)
+    keep_s = steps_kept(keep)
     tilde_x_s = steps(tilde_x, B)
     noise_z_s = noise_z.unbind(1)
     q_z_loc_s, q_z_scale_s, z_s, tilde_z_s, h_s = [], [], [], [], []

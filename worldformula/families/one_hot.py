@@ -35,6 +35,10 @@ from worldformula.families.base import (
 from worldformula.families.closed import register_kl
 from worldformula.families.domains import LOGITS, SHARES, WEIGHTS, Domain
 from worldformula.families.writing import Sign
+from worldformula.gradients import transformed
+
+MANY = 1 << 14
+"""Numbers from which on comparisons of all take less time than the search for the largest of each row."""
 
 
 @dataclass(frozen=True)
@@ -189,5 +193,10 @@ def _one_hot(scores: Tensor, dtype: torch.dtype) -> Tensor:
         largest = (scores == scores.amax(-1, keepdim=True)) | scores.isnan()
         first = torch.where(largest, place, scores.shape[-1]).amin(-1, keepdim=True)
         return (place == first).to(dtype)
+    if scores.device.type == "cpu" and scores.numel() >= MANY and not transformed():  # an argmax goes row by row
+        top = scores.amax(-1, keepdim=True)
+        largest = scores == top
+        if int(largest.count_nonzero()) == top.numel() and not bool(top.isnan().any()):  # no tie, no NaN
+            return largest.to(dtype)
     index = scores.argmax(-1, keepdim=True)
     return torch.scatter(torch.zeros_like(scores, dtype=dtype), -1, index, 1.0)

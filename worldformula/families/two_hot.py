@@ -18,7 +18,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -44,6 +44,7 @@ from worldformula.families.base import (
 from worldformula.families.domains import LOGITS, REAL, WEIGHTS, Domain
 from worldformula.families.tensors import is_number
 from worldformula.families.writing import Sign
+from worldformula.gradients import gradients_of, in_parts, parts, transformed
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,11 @@ class TwoHotFamily(Family):
         (logits,) = params
         if not isinstance(logits, Tensor):
             return 0.0 if is_number(self._centre, 0.0) else self._constant_mean()
-        probs = wide(logits).softmax(-1)
-        half = self.bins // 2
+        rows = wide(logits).reshape(-1, self.bins)
+        return in_parts(self._mean, rows).reshape(logits.shape[:-1])
+
+    def _mean(self, logits: Tensor) -> Tensor:
+        probs, half = logits.softmax(-1), self.bins // 2
         if self.spacing == "linear" or not is_number(self._centre, 0.0):
             return (probs * self.value_of(torch.arange(self.bins, device=probs.device), probs.dtype)).sum(-1)
         upper = torch.linspace(
@@ -169,17 +173,21 @@ class TwoHotFamily(Family):
         if not isinstance(logits, Tensor):
             return total(torch.full(value.shape, logits, device=value.device), rank)
         require_same(self, "the value", value.shape, logits.shape[:-1])
-        index, weight = self.neighbours(value.to(wide(logits).dtype))
-        logs = wide(logits).log_softmax(-1)
+        logits = wide(logits)
+        index, weight = self.neighbours(value.to(logits.dtype))
         if is_compiling():
+            logs = logits.log_softmax(-1)
             # Compiled, a sum over all bins is one pass over the logits, and so is its gradient; picking two of them
             # would be several. Numbers of one type are compared for many bins at once.
             place = torch.arange(self.bins, dtype=logs.dtype, device=logs.device)
             below, weight = index.to(logs.dtype).unsqueeze(-1), weight.unsqueeze(-1)
             shares = torch.where(place == below, logs * (1 - weight), 0.0)
             return total(torch.where(place == below + 1, logs * weight, shares).sum(-1), rank)
-        both = logs.gather(-1, torch.stack((index, index + 1), -1))
-        return total(torch.lerp(both[..., 0], both[..., 1], weight), rank)
+        if transformed():
+            return total(_between(logits, torch.stack((index, index + 1), -1), weight), rank)
+        rows, pair = logits.reshape(-1, self.bins), torch.stack((index, index + 1), -1).reshape(-1, 2)
+        found: Tensor = _Between.apply(rows, pair, weight.reshape(-1))  # type: ignore[no-untyped-call]
+        return total(found.reshape(value.shape), rank)
 
     def neighbours(self, value: Tensor) -> tuple[Tensor, Tensor]:
         """Index of the bin below each value, and the weight of the bin above it; the bin below has the rest.
@@ -213,6 +221,42 @@ class TwoHotFamily(Family):
         if isinstance(p, Tensor):
             return total((q - p) * math.exp(q), rank + 1)
         return (q - p) * math.prod(require_event(self, shape))
+
+
+def _picked(logits: Tensor, pair: Tensor) -> Tensor:
+    """The log-probabilities of two of the bins."""
+    return logits.log_softmax(-1).gather(-1, pair)
+
+
+def _between(logits: Tensor, pair: Tensor, weight: Tensor) -> Tensor:
+    """The mean of two log-probabilities, of which the second has this weight."""
+    both = _picked(logits, pair)
+    return torch.lerp(both[..., 0], both[..., 1], weight)
+
+
+class _Between(torch.autograd.Function):
+    """`_between` of rows ``[N, bins]``, ``[N, 2]`` and ``[N]``: it keeps no log-probability but those two, and its
+    gradient by the logits, two shares less the probabilities, is written once.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, pair: Tensor, weight: Tensor) -> Tensor:
+        """``[N]``."""
+        both = in_parts(_picked, logits, pair)
+        ctx.save_for_backward(logits, pair, weight, both)
+        return torch.lerp(both[:, 0], both[:, 1], weight)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Of the logits, and of the weight, as that of a value that is learnt."""
+        logits, pair, weight, both = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return gradients_of(_between, (logits, pair, weight), gradient, ctx.needs_input_grad)
+        found, below = torch.empty_like(logits), gradient * (1 - weight)
+        shares = torch.stack((below, gradient - below), -1)
+        for of, row, g, two, share in parts(found, logits, gradient.unsqueeze(-1), pair, shares):
+            torch.softmax(row, -1, out=of).mul_(-g).scatter_add_(-1, two, share)
+        return found, None, gradient * (both[:, 1] - both[:, 0])
 
 
 two_hot = TwoHotFamily()

@@ -17,13 +17,14 @@ from worldformula.families.base import Family, Opaque, Unfoldable
 from worldformula.families.objects import Wrapper
 from worldformula.families.opaque import ByName, Folded, Stacked
 from worldformula.families.tensors import floating, with_axes
+from worldformula.gradients import transformed
 
 Operand = Any  # a tensor, or a family's parameters: a tuple of tensors, numbers and opaque objects
 RUNTIME = (
     "flat", "steps", "stack", "kept", "shift", "restart", "repeat", "wide", "stop", "noise_for", "mode_like",
     "one_batch", "matched", "along", "fold", "unfold", "counted", "filled", "zeros", "support", "dreg", "leave_one_out",
     "alive", "both", "padded", "behind", "as_floats", "widened", "finite", "advance", "counting", "above_zero",
-    "at_every_step", "of_number", "bounded", "as_value",
+    "at_every_step", "of_number", "bounded", "as_value", "steps_kept",
 )  # fmt: skip
 widened, finite = tensors.wide, tensors.finite  # the precision of densities, and finite logits
 above_zero = tensors.above_zero  # of what moves in the place of a learnt scale
@@ -74,8 +75,22 @@ def as_floats(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x if x.is_floating_point() or x.is_complex() else x.to(dtype)
 
 
-def restart(carry: Tensor, keep: Tensor, initial: Tensor | None = None) -> Tensor:
+def steps_kept(keep: Tensor) -> Sequence[Tensor | None]:
+    """Flags [B, T] of `kept`, step by step; None where all carries go on, where that is seen without waiting for it.
+
+    Never at the first step: its carry is given, and may lie anywhere in memory, which decides how products are rounded;
+    what is chosen of it lies where all tensors do.
+    """
+    if keep.device.type != "cpu" or transformed():
+        return keep.unbind(1)
+    first, *steps = zip(keep.unbind(1), keep.all(0).tolist(), strict=True)
+    return [first[0], *(None if whole else step for step, whole in steps)]
+
+
+def restart(carry: Tensor, keep: Tensor | None, initial: Tensor | None = None) -> Tensor:
     """The carry where ``keep`` is true; zeros, or the initial state, elsewhere. Chosen, as NaN times zero stays NaN."""
+    if keep is None:
+        return carry
     keep = keep.reshape(keep.shape + (1,) * (carry.ndim - keep.ndim))
     return torch.where(keep, carry, 0).to(carry.dtype) if initial is None else torch.where(keep, carry, initial)
 

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.compiler import is_compiling
+from torch.nn.modules.module import _has_any_global_hook
 
 from worldformula.errors import ShapeError
+from worldformula.gradients import PART, gradients_of, parts, transformed
 
 NORM_EPS = 1e-4
 # A standard normal truncated at ±2 has standard deviation 1 / 1.1368; this factor brings it back to one.
@@ -71,9 +72,14 @@ def side_by_side(inputs: Sequence[Tensor], weight: Tensor, bias: Tensor | None =
     if len(inputs) == 1 or sum(x.numel() for x in inputs) < MANY:
         return F.linear(inputs[0] if len(inputs) == 1 else torch.cat(tuple(inputs), -1), weight, bias)
     first, *others = zip(inputs, weight.split_with_sizes([x.shape[-1] for x in inputs], -1), strict=True)
-    found = F.linear(*first, bias)
+    found, seen = F.linear(*first, bias), transformed()
     for x, part in others:
-        found = torch.addmm(found, x, part.t()) if x.ndim == 2 else found + F.linear(x, part)
+        if x.ndim != 2:
+            found = found + F.linear(x, part)
+        elif seen or not found.dtype == x.dtype == part.dtype:  # a transform, or autocast
+            found = torch.addmm(found, x, part.t())
+        else:  # which saves a copy of the sum
+            found.addmm_(x, part.t())
     return found
 
 
@@ -93,7 +99,48 @@ class Linear(nn.Linear):
         """``[..., inputs]``, or parts of it in their order, to ``[..., outputs]``."""
         if is_compiling():  # the bias joins what follows; a product with a bias would first write it to every row
             return (side_by_side(x, self.weight).unsqueeze(0) + self.bias).squeeze(0)
-        return side_by_side(x, self.weight, self.bias)
+        if len(x) > 1 or x[0].ndim != 2 or len(x[0]) * self.out_features <= PART or not _plainly(x[0], self.weight):
+            return side_by_side(x, self.weight, self.bias)
+        given = x[0], self.weight, self.bias
+        if not (torch.is_grad_enabled() and any(t.requires_grad for t in given)):
+            return _linear(*given)
+        found: Tensor = _Linear.apply(*given)  # type: ignore[no-untyped-call]
+        return found
+
+
+def _plainly(x: Tensor, weight: Tensor) -> bool:
+    """Whether a layer computes what it says, in one type, and nobody looks into it."""
+    return x.dtype == weight.dtype and not (transformed() or torch._C._is_any_autocast_enabled())
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``F.linear`` of rows ``[N, inputs]``, of many part by part: a sum begins with the bias in every row."""
+    found = x.new_empty(len(x), len(weight))
+    for of, rows in parts(found, x):
+        torch.addmm(bias, rows, weight.t(), out=of)
+    return found
+
+
+class _Linear(torch.autograd.Function):
+    """`_linear` with its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """``[N, inputs]`` to ``[N, outputs]``."""
+        ctx.save_for_backward(x, weight, bias)
+        return _linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Of the rows, the weight and the bias."""
+        x, weight, bias = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return gradients_of(F.linear, (x, weight, bias), gradient, ctx.needs_input_grad)
+        of_x, of_weight, of_bias = ctx.needs_input_grad
+        return (
+            gradient @ weight if of_x else None, gradient.t() @ x if of_weight else None,
+            gradient.sum(0) if of_bias else None,
+        )  # fmt: skip
 
 
 class RMSNorm(nn.Module):
@@ -116,19 +163,12 @@ class RMSNorm(nn.Module):
         """``[..., width]`` (``[..., stack, width]``) to the same shape."""
         if x.dtype in (torch.float16, torch.bfloat16):
             return (F.rms_norm(x.float(), (self.width,), eps=NORM_EPS) * self.scale.float()).to(x.dtype)
-        if _transformed():
+        if transformed():
             return F.rms_norm(x, (self.width,), eps=NORM_EPS) * self.scale
         if not torch.is_grad_enabled():
-            return _normed(x)[0].mul_(self.scale)
+            return normed(x)[0].mul_(self.scale)
         found: Tensor = _Normed.apply(x, self.scale)  # type: ignore[no-untyped-call]
         return found
-
-
-def _transformed() -> bool:
-    """Whether torch.compile, torch.func or forward differentiation looks into what runs: a written-out gradient is
-    none of theirs.
-    """
-    return is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 class _Normed(torch.autograd.Function):
@@ -137,26 +177,44 @@ class _Normed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
         """``[..., width]`` to the same shape."""
-        shares, size = _normed(x)
+        shares, size = normed(x)
         ctx.save_for_backward(x, scale, shares, size)
         return shares * scale
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """With n = x · s and p = g · n: of x, s · (g · scale − n · mean(p · scale)); of scale, the sum of p."""
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """`normed_backward`."""
         x, scale, shares, size = ctx.saved_tensors
-        if torch.is_grad_enabled():  # a gradient of this gradient goes through what was kept too
-            shares, size = _normed(x)
-        product = gradient * shares
-        mean = (product * scale).mean(-1, keepdim=True)  # no product of matrices, which autocast would take in bfloat16
-        of_x = torch.addcmul(gradient * scale, shares, mean, value=-1) * size
+        if torch.is_grad_enabled():
+            return gradients_of(_rms_norm, (x, scale), gradient, ctx.needs_input_grad)
+        of_x, product = normed_backward(gradient, shares, size, scale)
         return of_x, product.sum_to_size(scale.shape)
 
 
-def _normed(x: Tensor) -> tuple[Tensor, Tensor]:
+def _rms_norm(x: Tensor, scale: Tensor) -> Tensor:
+    return normed(x)[0] * scale
+
+
+def normed(x: Tensor) -> tuple[Tensor, Tensor]:
     """x · s and s = 1 / sqrt(mean(x²) + 1e-4)."""
-    size = (x.square().mean(-1, keepdim=True) + NORM_EPS).rsqrt()
+    if torch.is_grad_enabled():
+        size = (x.square().mean(-1, keepdim=True) + NORM_EPS).rsqrt()
+    else:  # one pass, without a tensor of the squares; at zero it has no second derivative
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        size = torch.addcmul(x.new_full((), NORM_EPS), length, length, value=1 / x.shape[-1]).rsqrt_()
     return x * size, size
+
+
+def normed_backward(gradient: Tensor, shares: Tensor, size: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """With n = x · s and p = g · n: of x, s · (g · scale − n · mean(p · scale)); and p, whose sum is that of scale."""
+    product = gradient * shares
+    # No product of matrices for the sum, which autocast would take in bfloat16.
+    total = (product * scale).sum(-1, keepdim=True)
+    of_x = torch.addcmul(gradient * scale, shares, total, value=-1 / shares.shape[-1]).mul_(size)
+    return of_x, product
+
+
+silu_backward = torch.ops.aten.silu_backward.default
 
 
 class Dense(nn.Module):
@@ -201,7 +259,7 @@ class BlockLinear(nn.Module):
 
 def tanh(x: Tensor) -> Tensor:
     """tanh x; on a CPU as 2σ(2x) − 1, equal within 3e-7 in float32, which is faster there than torch's own."""
-    return torch.rsub(torch.sigmoid(2 * x), -1.0, alpha=-2.0) if x.device.type == "cpu" else torch.tanh(x)
+    return torch.rsub((2 * x).sigmoid_(), -1.0, alpha=-2.0) if x.device.type == "cpu" else torch.tanh(x)
 
 
 def to_blocks(x: Tensor, blocks: int) -> Tensor:
@@ -212,3 +270,26 @@ def to_blocks(x: Tensor, blocks: int) -> Tensor:
 def from_blocks(x: Tensor) -> Tensor:
     """``[blocks, N, w] -> [N, blocks·w]``, a copy."""
     return x.transpose(0, 1).reshape(x.shape[1], -1)
+
+
+def plain_weights(
+    net: nn.Module, own: Sequence[str], layers: Sequence[str], *inputs: Tensor
+) -> tuple[Tensor, ...] | None:
+    """A network's own weights and then those of its layers, for who computes with them alone.
+
+    None where that may be something else: layers that are not of this file or have hooks, numbers of different types,
+    and where somebody looks into what runs.
+    """
+    if transformed() or _has_any_global_hook() or torch._C._is_any_autocast_enabled():
+        return None
+    found = [net._parameters.get(name) for name in own]
+    for name in layers:
+        layer = net._modules.get(name)
+        if layer is None or type(layer) not in (Linear, BlockLinear, RMSNorm):
+            return None
+        if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
+            return None
+        found += layer._parameters.values()
+    weights = tuple(w for w in found if w is not None)
+    plain = len(weights) == len(found) and all(x.dtype == weights[0].dtype for x in inputs)
+    return weights if plain else None

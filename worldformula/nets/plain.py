@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from worldformula.errors import ConfigError
+from worldformula.nets.gates import gated
 from worldformula.nets.layers import join, tanh
 from worldformula.nets.perceptron import Perceptron
 
@@ -107,8 +108,7 @@ class NormCell(nn.Module):
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """x ``[N, inputs]`` and h ``[N, size]``; h'."""
-        reset, candidate, update = self.norm(self.gates(torch.cat((x, h), -1))).chunk(3, -1)
-        return torch.lerp(h, tanh(torch.sigmoid(reset) * candidate), torch.sigmoid(update - 1))
+        return gated(h, self.norm(self.gates(torch.cat((x, h), -1))))
 
 
 def gru_cell(inputs: int, size: int) -> nn.GRUCell:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,8 @@ from worldformula.formula.code.rollout import require
 from worldformula.formula.factors.independent import Deterministic
 from worldformula.formula.factors.joint import Factor
 from worldformula.formula.plan.histories import held
+from worldformula.formula.plan.hoist_before import mixes_rows
+from worldformula.gradients import in_parts
 from worldformula.world.state import Values
 
 Given = Mapping[str, Factor] | Iterable[Factor]
@@ -114,7 +118,7 @@ class Allowed(nn.Module):
 
     def forward(self, *given: Tensor) -> Tensor:
         """Conditions of the head to zeros and ones ``[N, choices]``."""
-        mean = torch.as_tensor(_mean(self.head, list(given)))
+        mean = torch.as_tensor(_mean(self.head, *given))
         return ((mean > 0.5) | (mean == mean.amax(-1, keepdim=True))).to(mean.dtype)
 
 
@@ -171,10 +175,15 @@ Means = Callable[[list[Factor], list[list[Tensor]]], list[Tensor]]
 
 def means_of(heads: list[Factor], given: list[list[Tensor]]) -> list[Tensor]:
     """The means of heads under their conditions ``[N, ...]``."""
-    return [torch.as_tensor(_mean(head, values)) for head, values in zip(heads, given, strict=True)]
+    found = []
+    for head, values in zip(heads, given, strict=True):
+        mean: Callable[..., Any] = partial(_mean, head)
+        alone = isinstance(head.net, nn.Module) and not mixes_rows(head.net)
+        found.append(torch.as_tensor(in_parts(mean, *values) if alone else mean(*values)))
+    return found
 
 
-def _mean(head: Factor, given: list[Tensor]) -> Tensor | float:
+def _mean(head: Factor, *given: Tensor) -> Tensor | float:
     if head.family is None:
         value: Tensor = head.head(*given)
         return value

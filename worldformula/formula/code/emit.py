@@ -169,7 +169,9 @@ def _sliced(w: Writer, loop: list[Op], before: list[Op]) -> list[str]:
     for op in before:
         noise = op.kind == "noise" and op.name in inside and op.name in w.arguments
         cached = any(o.kind == "causal" for o in loop)
-        if (op.kind == "flags" and (looped or cached)) or noise:
+        if op.kind == "flags" and (looped or cached):
+            lines.append(f"{w.derived(op.name, 's')} = steps_kept({op.name})")
+        elif noise:
             lines.append(f"{w.derived(op.name, 's')} = {op.name}.unbind({len(op.axes) + 1})")
         elif op.kind not in ("flags", "noise") and op.name in inside:
             lead = f", {len(op.axes)}" if op.axes else ""

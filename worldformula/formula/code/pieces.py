@@ -36,7 +36,7 @@ def compiled(emitted: Emitted, options: dict[str, Any]) -> Callable[..., Result]
     filename = f"{emitted.call.__code__.co_filename} in pieces"
     source = pieces.source
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
-    scope = {**emitted.call.__globals__, "differentiable": differentiable, "Repeated": Repeated}
+    scope = {**emitted.call.__globals__, "differentiable": differentiable, "Repeated": Repeated, "steps_kept": _each}
     exec(compile(source, filename, "exec"), scope)
     for name in pieces.names:
         scope[name] = torch.compile(ending(scope[name]) if name == "after" else scope[name], **options)
@@ -46,6 +46,11 @@ def compiled(emitted: Emitted, options: dict[str, Any]) -> Callable[..., Result]
 
 def _unchanged(call: Callable[..., Result]) -> Callable[..., Result]:
     return call
+
+
+def _each(keep: Tensor) -> tuple[Tensor, ...]:
+    """The flags of every step: without them it would be another step, compiled anew."""
+    return keep.unbind(1)
 
 
 def _detached(call: Callable[..., Result]) -> Callable[..., Result]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from worldformula.formula.plan.passes import PASSES
 from worldformula.formula.plan.plan import Plan
 from worldformula.formula.syntax.networks import networks
 from worldformula.formula.syntax.spelling import by_keyword
+from worldformula.gradients import one_loop
 
 DIAGNOSED = (
     WorldformulaError, RuntimeError, TypeError, ValueError, IndexError, AttributeError, KeyError, NameError,
@@ -99,7 +101,7 @@ class Program:
         if self.plan.checks and not is_compiling():
             self._check_numbers(values, call)
         try:
-            value, terms, samples = self._calls[call.deterministic](owner, *values)
+            value, terms, samples = self._call(owner, values, call)
         except DIAGNOSED as error:
             named, dicts = diagnose(self.raw, self._arguments(values, call), deterministic=call.deterministic)
             named = named or self._changed(dicts, call)
@@ -107,6 +109,12 @@ class Program:
                 raise
             raise named from error
         return Out(value, terms, samples, self.plan, call)
+
+    def _call(self, owner: nn.Module, values: list[Any], call: Call) -> tuple[Any, tuple[Any, ...], tuple[Any, ...]]:
+        """What the emitted function returns; the gradients by what its loop reads wait for each other."""
+        with one_loop() if call.length > 1 and self.options is None else nullcontext():
+            found: tuple[Any, tuple[Any, ...], tuple[Any, ...]] = self._calls[call.deterministic](owner, *values)
+        return found
 
     def _changed(self, dicts: frozenset[str], call: Call) -> FormulaError | None:
         """That a network now returns a dict of parameters, where it returned one tensor before."""
@@ -157,7 +165,7 @@ class Program:
         rewind = rewinder(owner, arguments.get("rng"))
         try:
             with checked() as named_heads:
-                value, terms, samples = self._calls[call.deterministic](owner, *values)
+                value, terms, samples = self._call(owner, values, call)
         except DIAGNOSED as error:
             named, structured = diagnose(self.raw, arguments, deterministic=call.deterministic)
             if named is not None:

@@ -19,15 +19,15 @@ from worldformula.formula.syntax.hidden import Found
 
 
 def batch_dependent(op: Op) -> bool:
-    """Whether a network's result depends on the batch it runs with, so that all steps at once would change it: it holds
-    a BatchNorm, or a module that says ``batch_dependent = True``, such as a variance over the batch.
-    """
+    """Whether a network's result depends on the batch it runs with, so that all steps at once would change it."""
     net = op.factor.net if op.kind in ("net", "call", "causal") and op.factor is not None else None
     known = (module.whole[0] for module in net.modules) if isinstance(net, Found) else (net,)
-    return any(
-        isinstance(m, _BatchNorm) or getattr(m, "batch_dependent", False)
-        for module in known if isinstance(module, nn.Module) for m in module.modules()
-    )  # fmt: skip
+    return any(mixes_rows(module) for module in known if isinstance(module, nn.Module))
+
+
+def mixes_rows(net: nn.Module) -> bool:
+    """Whether it holds a BatchNorm, or a module that says ``batch_dependent = True``: a variance over the batch."""
+    return any(isinstance(m, _BatchNorm) or getattr(m, "batch_dependent", False) for m in net.modules())
 
 
 def stays(op: Op) -> bool:

@@ -243,8 +243,9 @@ class ImaginationActorCritic(nn.Module):
 
     def value(self, *features: Tensor) -> Tensor:
         """The critic's mean at states ``[N, ...]``: ``[N]``, for planners and logs."""
-        logits = self.critic(*features)
-        return _mean(logits) if self.value_norm is None else Unnormed(self.value_norm)(logits)
+        mean = two_hot.mean((self.critic(*features),))
+        assert isinstance(mean, Tensor)
+        return mean if self.value_norm is None else self.value_norm.back(mean)
 
 
 class Returns(nn.Module):
@@ -304,7 +305,9 @@ def _same(logits: Tensor) -> Tensor:
     return logits
 
 
+@torch.no_grad()
 def _mean(logits: Tensor) -> Tensor:
+    """Without gradient: returns, advantages and targets are stopped, and nothing else reads it."""
     found = two_hot.mean((logits,))
     assert isinstance(found, Tensor)
     return found
