@@ -72,9 +72,9 @@ Finish = Callable[[list[Kept]], tuple[Tensor, ...]]
 class Uses:
     """The uses of some weights: each leaves what it adds to their gradients, and ``finish`` makes these of all.
 
-    A use is an `autograd.Function` that takes the `token`, without a gradient for it, and no weight. Its backward says
-    what it adds: `leave`, or `add` where that is a gradient already. Autograd comes to the token when it has been
-    through all uses.
+    A use is an `autograd.Function` that takes the `token`, without a gradient for it, and no weight; it saves them, so
+    that a change in between is noticed. Its backward says what it adds: `leave`, or `add` where that is a gradient
+    already. Autograd comes to the token when it has been through all uses.
     """
 
     def __init__(self, weights: tuple[Tensor, ...], finish: Finish) -> None:
@@ -121,16 +121,14 @@ class _Token(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, uses: Uses, *weights: Tensor) -> Tensor:
         """A number without meaning."""
-        ctx.uses = uses
-        ctx.save_for_backward(*weights)  # and so it is noticed where a weight is changed in between
+        ctx.uses = uses  # which save the weights; this is made once, and a checkpoint of one use would make it again
         ctx.set_materialize_grads(False)
         return weights[0].new_zeros(())
 
     @staticmethod
     def backward(ctx: Any, _: Tensor | None) -> tuple[Tensor | None, ...]:
         """The gradients of the weights."""
-        assert len(ctx.saved_tensors)
-        return None, *(ctx.uses.gradients() or [None] * len(ctx.saved_tensors))
+        return None, *(ctx.uses.gradients() or [None] * len(ctx.uses.weights))
 
 
 class _Loops(threading.local):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
+from torch.utils.checkpoint import checkpoint
 
 from worldformula import Deterministic, E, Normal, Sum, log
 from worldformula.families.one_hot import one_hot
@@ -178,6 +179,22 @@ def test_loops_of_two_threads_over_the_same_weights_are_two() -> None:
         torch.testing.assert_close(done[scale], torch.autograd.grad(alone, net.shared)[0])
 
 
+@pytest.mark.parametrize("again", [False, True])
+def test_steps_of_a_loop_that_are_computed_again_for_their_gradient(again: bool) -> None:
+    net, twin = core(), core()
+    h, z, a = given((N, D), (N, S), (N, A))
+    x = y = h
+    with one_loop():
+        for _ in range(3):
+            x = checkpoint(net, x, z, a, use_reentrant=again)
+    for _ in range(3):
+        y = twin(y, z, a)
+    for value in (x, y):
+        value.square().sum().backward()
+    for found, expected in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad)
+
+
 def test_several_gradients_at_once_are_each_alone() -> None:
     net, norm, family = core(), RMSNorm(D).double(), TwoHotFamily(7)
     h, z, a, logits = given((N, D), (N, S), (N, A), (N, 7))
@@ -189,8 +206,8 @@ def test_several_gradients_at_once_are_each_alone() -> None:
         torch.testing.assert_close(tuple(f[i] for f in found), alone)
     value, eye = family.log_prob((logits,), torch.tensor([0.3, -4.0, 9.0]).double(), 0), torch.eye(N).double()
     (rows,) = torch.autograd.grad(value, logits, eye, retain_graph=True, is_grads_batched=True)
-    alone = torch.stack([torch.autograd.grad(value, logits, row, retain_graph=True)[0] for row in eye])
-    torch.testing.assert_close(rows, alone)
+    each = torch.stack([torch.autograd.grad(value, logits, row, retain_graph=True)[0] for row in eye])
+    torch.testing.assert_close(rows, each)
 
 
 def test_hooks_and_other_layers_of_a_core_are_called() -> None:
