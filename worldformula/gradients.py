@@ -7,6 +7,7 @@ tensors are larger than a processor's cache take longer together than in parts.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -25,6 +26,11 @@ def transformed() -> bool:
     none of theirs.
     """
     return is_compiling() or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def by_steps(gradient: Tensor) -> bool:
+    """Whether a backward has to take the gradients of the steps: they are differentiated, or several at once."""
+    return torch.is_grad_enabled() or transformed() or torch._C._functorch.is_legacy_batchedtensor(gradient)
 
 
 def gradients_of(
@@ -66,9 +72,9 @@ Finish = Callable[[list[Kept]], tuple[Tensor, ...]]
 class Uses:
     """The uses of some weights: each leaves what it adds to their gradients, and ``finish`` makes these of all.
 
-    A use is an `autograd.Function` that takes the `token`, without a gradient for it, and no weight. Its backward says
-    what it adds: `leave`, or `add` where that is a gradient already. Autograd comes to the token when it has been
-    through all uses.
+    A use is an `autograd.Function` that takes the `token`, without a gradient for it, and no weight; it saves them, so
+    that a change in between is noticed. Its backward says what it adds: `leave`, or `add` where that is a gradient
+    already. Autograd comes to the token when it has been through all uses.
     """
 
     def __init__(self, weights: tuple[Tensor, ...], finish: Finish) -> None:
@@ -115,19 +121,24 @@ class _Token(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, uses: Uses, *weights: Tensor) -> Tensor:
         """A number without meaning."""
-        ctx.uses = uses
-        ctx.save_for_backward(*weights)  # and so it is noticed where a weight is changed in between
+        ctx.uses = uses  # which save the weights; this is made once, and a checkpoint of one use would make it again
         ctx.set_materialize_grads(False)
         return weights[0].new_zeros(())
 
     @staticmethod
     def backward(ctx: Any, _: Tensor | None) -> tuple[Tensor | None, ...]:
         """The gradients of the weights."""
-        assert len(ctx.saved_tensors)
-        return None, *(ctx.uses.gradients() or [None] * len(ctx.saved_tensors))
+        return None, *(ctx.uses.gradients() or [None] * len(ctx.uses.weights))
 
 
-_loops: list[dict[tuple[int, ...], tuple[Uses, Tensor]]] = []
+class _Loops(threading.local):
+    """The loops that run, the innermost last: of each thread its own, as two may learn at once."""
+
+    def __init__(self) -> None:
+        self.running: list[dict[tuple[Any, ...], tuple[Uses, Tensor]]] = []
+
+
+_loops = _Loops()
 
 
 @contextmanager
@@ -136,16 +147,17 @@ def one_loop() -> Iterator[None]:
     if not torch.is_grad_enabled() or transformed() or torch._C._is_any_autocast_enabled():
         yield
         return
-    _loops.append({})
+    _loops.running.append({})
     try:
         yield
     finally:
-        _loops.pop()
+        _loops.running.pop()
 
 
 def uses_of(weights: tuple[Tensor, ...], finish: Finish) -> tuple[Uses, Tensor]:
     """The uses of these weights in the loop, or of this once, and their token."""
-    known, key = _loops[-1] if _loops else {}, tuple(map(id, weights))
+    known = _loops.running[-1] if _loops.running else {}
+    key = tuple((id(w), w.requires_grad) for w in weights)  # frozen between two uses, they are not the same
     if key not in known:
         uses = Uses(weights, finish)
         known[key] = uses, uses.token()

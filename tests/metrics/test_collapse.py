@@ -1,5 +1,8 @@
 """Diagnostics of collapse, against NumPy and codes whose rank is known."""
 
+import contextlib
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -73,6 +76,17 @@ def test_straightness_of_lines_circles_and_walks():
     assert abs(straightness(normal(200, 50, 16).cumsum(1))) < 0.01
     still = torch.cat((line[:, :5], line[:, 4:5].expand(-1, 5, -1)), 1)
     assert straightness(still) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_codes_that_are_no_numbers_are_not_left_out(bad):
+    codes = normal(6, 5, 3)
+    codes[0, 2, 1] = bad
+    assert math.isnan(straightness(codes))
+    assert math.isnan(spread(codes).share)
+    for count in (rank_me, lidar):  # LAPACK refuses some of them
+        with contextlib.suppress(torch.linalg.LinAlgError):
+            assert math.isnan(count(codes))
 
 
 @pytest.mark.parametrize(

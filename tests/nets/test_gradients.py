@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
+from torch.utils.checkpoint import checkpoint
 
 from worldformula import Deterministic, E, Normal, Sum, log
 from worldformula.families.one_hot import one_hot
@@ -126,6 +129,85 @@ def test_a_weight_that_was_changed_before_its_gradient_is_noticed() -> None:
         net.gates.weight.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         value.backward()
+    for frozen in (False, True):  # the gradient by an input alone passes no weight
+        h, z, a = given((N, D), (N, S), (N, A))
+        net = core().requires_grad_(not frozen)
+        value = net(h, z, a).sum()
+        with torch.no_grad():
+            net.gates.weight.mul_(2)
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            torch.autograd.grad(value, h)
+
+
+def test_weights_that_are_frozen_at_some_steps_of_a_loop_learn_from_the_others() -> None:
+    net = core()
+    h, z, a = (x.detach() for x in given((N, D), (N, S), (N, A)))
+
+    def steps(net: BlockGRU, twin: BlockGRU | None, learns: tuple[bool, ...]) -> Tensor:
+        x = h
+        with one_loop():
+            for learnt in learns:
+                whose = net if learnt or twin is None else twin
+                x = whose.requires_grad_(learnt)(x, z, a)
+        net.requires_grad_()
+        return torch.autograd.grad(x.square().sum(), net.shared)[0]
+
+    for learns in ((False, True), (True, False)):
+        other = core()
+        torch.testing.assert_close(steps(net, None, learns), steps(net, other, learns))
+
+
+def test_loops_of_two_threads_over_the_same_weights_are_two() -> None:
+    net = core()
+    h, z, a = (x.detach() for x in given((N, D), (N, S), (N, A)))
+    both, done = threading.Barrier(2), dict[int, Tensor]()
+
+    def learn(scale: int) -> None:
+        with one_loop():
+            both.wait(20)  # the loops of both are open
+            x = net(net(scale * h, z, a), z, a)
+            both.wait(20)
+        done[scale] = torch.autograd.grad(x.square().sum(), net.shared)[0]
+
+    threads = [threading.Thread(target=learn, args=(scale,)) for scale in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for scale in (1, 2):
+        alone = net(net(scale * h, z, a), z, a).square().sum()  # no loop: each use has its own
+        torch.testing.assert_close(done[scale], torch.autograd.grad(alone, net.shared)[0])
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_steps_of_a_loop_that_are_computed_again_for_their_gradient(again: bool) -> None:
+    net, twin = core(), core()
+    h, z, a = given((N, D), (N, S), (N, A))
+    x = y = h
+    with one_loop():
+        for _ in range(3):
+            x = checkpoint(net, x, z, a, use_reentrant=again)
+    for _ in range(3):
+        y = twin(y, z, a)
+    for value in (x, y):
+        value.square().sum().backward()
+    for found, expected in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad)
+
+
+def test_several_gradients_at_once_are_each_alone() -> None:
+    net, norm, family = core(), RMSNorm(D).double(), TwoHotFamily(7)
+    h, z, a, logits = given((N, D), (N, S), (N, A), (N, 7))
+    x = norm(net(net(h, z, a), z, a))
+    given_, directions = (h, net.shared, net.gates.bias, norm.scale), torch.eye(N * D).double().view(-1, N, D)[:3]
+    found = torch.autograd.grad(x, given_, directions, retain_graph=True, is_grads_batched=True)
+    for i, direction in enumerate(directions):
+        alone = torch.autograd.grad(x, given_, direction, retain_graph=True)
+        torch.testing.assert_close(tuple(f[i] for f in found), alone)
+    value, eye = family.log_prob((logits,), torch.tensor([0.3, -4.0, 9.0]).double(), 0), torch.eye(N).double()
+    (rows,) = torch.autograd.grad(value, logits, eye, retain_graph=True, is_grads_batched=True)
+    each = torch.stack([torch.autograd.grad(value, logits, row, retain_graph=True)[0] for row in eye])
+    torch.testing.assert_close(rows, each)
 
 
 def test_hooks_and_other_layers_of_a_core_are_called() -> None:
@@ -136,6 +218,13 @@ def test_hooks_and_other_layers_of_a_core_are_called() -> None:
     torch.testing.assert_close(net(h, z, a), expected)
     torch.testing.assert_close(seen[0], z @ net.read_z.weight.T + net.read_z.bias)
     handle.remove()
+    prune.remove(prune.identity(net.read_z, "weight"), "weight")  # leaves the weight behind the bias
+    torch.testing.assert_close(net(h, z, a), expected)
+    own = net.gates.forward
+    net.gates.forward = lambda x: 0 * own(x)  # type: ignore[method-assign]
+    c, u = 0.0, 1 / (1 + np.e)
+    torch.testing.assert_close(net(h, z, a), u * c + (1 - u) * h)
+    del net.gates.forward
 
     class Doubled(Linear):
         def forward(self, *x: Tensor) -> Tensor:

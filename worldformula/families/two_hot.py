@@ -44,7 +44,7 @@ from worldformula.families.base import (
 from worldformula.families.domains import LOGITS, REAL, WEIGHTS, Domain
 from worldformula.families.tensors import is_number
 from worldformula.families.writing import Sign
-from worldformula.gradients import gradients_of, in_parts, parts, transformed
+from worldformula.gradients import by_steps, gradients_of, in_parts, parts, transformed
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ class _Between(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Of the logits, and of the weight, as that of a value that is learnt."""
         logits, pair, weight, both = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if by_steps(gradient):
             return gradients_of(_between, (logits, pair, weight), gradient, ctx.needs_input_grad)
         found, below = torch.empty_like(logits), gradient * (1 - weight)
         shares = torch.stack((below, gradient - below), -1)

@@ -7,6 +7,7 @@ says *what* is encoded: print a probe beside them.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -30,7 +31,8 @@ class Spread:
 def spread(codes: Tensor) -> Spread:
     """Of codes ``[..., D]``, over all rows, by the unbiased deviation."""
     found = _rows("spread", codes).std(0)
-    return Spread(float(found.min()), float(found.median()), float((found < DEAD).double().mean()))
+    share = float((found < DEAD).double().mean()) if not found.isnan().any() else math.nan
+    return Spread(float(found.min()), float(found.median()), share)
 
 
 def rank_me(codes: Tensor, *, center: bool = False) -> float:
@@ -83,14 +85,14 @@ def straightness(codes: Tensor) -> float:
         raise ShapeError(f"straightness expected codes [B, T, ..., D] with T ≥ 3, got {list(codes.shape)}")
     steps = codes.detach().double().diff(dim=1)
     length = steps.norm(dim=-1)
-    moves = (length[:, 1:] > 0) & (length[:, :-1] > 0)
+    moves = (length[:, 1:] != 0) & (length[:, :-1] != 0)  # NaN is no length of 0
     cosine = (steps[:, 1:] * steps[:, :-1]).sum(-1) / (length[:, 1:] * length[:, :-1]).clamp_min(1e-300)
     return float(cosine[moves].mean())
 
 
 def _effective(values: Tensor) -> float:
     total = values.sum()
-    if not total > 0:
+    if total == 0:
         return 1.0
     share = values / total + EPSILON
     return float(torch.exp(-(share * share.log()).sum()))

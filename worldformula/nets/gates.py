@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldformula.gradients import gradients_of, transformed
+from worldformula.gradients import by_steps, gradients_of, transformed
 from worldformula.nets.layers import tanh
 
 
@@ -64,6 +64,6 @@ class _Gated(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """`gates_backward`."""
         h, gates, *kept = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if by_steps(gradient):
             return gradients_of(_plain, (h, gates), gradient, ctx.needs_input_grad)
         return gates_backward(gradient, h, *kept)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from worldformula.gradients import Kept, Uses, gradients_of, uses_of
+from worldformula.gradients import Kept, Uses, by_steps, gradients_of, uses_of
 from worldformula.nets.gates import gated, gates_backward, gates_forward
 from worldformula.nets.layers import (
     BlockLinear,
@@ -125,15 +125,16 @@ class _Step(torch.autograd.Function):
         """``[N, D]``, ``[N, S]`` and ``[N, A]`` to ``[N, D]``."""
         found, kept = _step(h, z, a, *uses.weights, keep=True)
         ctx.uses = uses
-        ctx.save_for_backward(*kept)
+        ctx.save_for_backward(*kept, *uses.weights)  # also those: it is noticed where one is changed in between
         return found
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Of h, z and a; what the weights need of this step is left with them."""
-        h, z, a, shares, size, read, x, shares_2, size_2, inner, x_2, *kept = ctx.saved_tensors
         uses, (learnt, *wanted, _) = ctx.uses, ctx.needs_input_grad
-        if torch.is_grad_enabled():
+        saved = ctx.saved_tensors[: -len(uses.weights)]
+        h, z, a, shares, size, read, x, shares_2, size_2, inner, x_2, *kept = saved
+        if by_steps(gradient):
             every = (*wanted, *(learnt and w.requires_grad for w in uses.weights))
             found = gradients_of(_plain, (h, z, a, *uses.weights), gradient, every)
             uses.add(found[3:])

@@ -17,7 +17,7 @@ from torch.compiler import is_compiling
 from torch.nn.modules.module import _has_any_global_hook
 
 from worldformula.errors import ShapeError
-from worldformula.gradients import PART, gradients_of, parts, transformed
+from worldformula.gradients import PART, by_steps, gradients_of, parts, transformed
 
 NORM_EPS = 1e-4
 # A standard normal truncated at ±2 has standard deviation 1 / 1.1368; this factor brings it back to one.
@@ -134,7 +134,7 @@ class _Linear(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """Of the rows, the weight and the bias."""
         x, weight, bias = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if by_steps(gradient):
             return gradients_of(F.linear, (x, weight, bias), gradient, ctx.needs_input_grad)
         of_x, of_weight, of_bias = ctx.needs_input_grad
         return (
@@ -185,7 +185,7 @@ class _Normed(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         """`normed_backward`."""
         x, scale, shares, size = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if by_steps(gradient):
             return gradients_of(_rms_norm, (x, scale), gradient, ctx.needs_input_grad)
         of_x, product = normed_backward(gradient, shares, size, scale)
         return of_x, product.sum_to_size(scale.shape)
@@ -287,9 +287,12 @@ def plain_weights(
         layer = net._modules.get(name)
         if layer is None or type(layer) not in (Linear, BlockLinear, RMSNorm):
             return None
+        if "forward" in layer.__dict__:  # put in the place of ours
+            return None
         if layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks:
             return None
-        found += layer._parameters.values()
+        names = ("scale",) if isinstance(layer, RMSNorm) else ("weight", "bias")
+        found += [layer._parameters.get(name) for name in names]
     weights = tuple(w for w in found if w is not None)
     plain = len(weights) == len(found) and all(x.dtype == weights[0].dtype for x in inputs)
     return weights if plain else None
