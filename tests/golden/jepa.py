@@ -2,7 +2,7 @@ import torch
 from worldformula.formula.ops.of_rows import each_row
 from worldformula.formula.ops.vicreg import covariance as covariance_
 from worldformula.formula.ops.vicreg import hinged_deviation as hinged_deviation_
-from worldformula.formula.runtime import counting, flat, kept, one_batch, repeat, restart, shift, stack, steps
+from worldformula.formula.runtime import counting, flat, kept, one_batch, repeat, restart, shift, stack, steps, steps_kept
 
 
 def formula(self, image, speed, a, first, start_z, start_hat_z, start_a, start_t):
@@ -29,7 +29,7 @@ def formula(self, image, speed, a, first, start_z, start_hat_z, start_a, start_t
     product_6 = 1.07 * clamp
     hinged_deviation_rows_t = repeat(hinged_deviation_rows, T)
     covariance_rows_t = repeat(covariance_rows, T)
-    keep_s = keep.unbind(1)
+    keep_s = steps_kept(keep)
     z_s = steps(z, B)
     a_prev_s = steps(a_prev, B)
     number_t_s = steps(number_t, B)

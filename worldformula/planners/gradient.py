@@ -162,4 +162,5 @@ SYSTEM = System(
     presets={"paper": paper, "tiny": tiny},
     build=build,
     summary="Gradients of the cost through the imagined steps, from several starts; actions are numbers.",
+    acts=("numbers",),
 )
