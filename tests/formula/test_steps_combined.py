@@ -11,6 +11,15 @@ from torch import nn
 from worldformula import KL, Deterministic, E, MoE, Normal, OneHot, Sum, Symbol, Value, log, norm2
 from worldformula.nets.window import WindowMLP
 
+
+@pytest.fixture(autouse=True)
+def double():
+    """In double precision: two ways to sum differ in single precision by as much as a wrong term may."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 X = 2
 
 
