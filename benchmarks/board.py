@@ -183,10 +183,12 @@ class Book:
         return sorted(found, key=lambda row: (row["agent"], row["seed"], row["steps"]))
 
     def covered(self, task: str, agent: str, seed: int, settings: str, budget: Budget) -> Row | None:
-        """The row that tells what a run of this budget would: it has the same settings and went as far."""
+        """The row that tells what a run of this budget would: it has the same settings, went as far, and was looked at
+        within the budget, or had it.
+        """
         for row in self.of(task, agent):
             same = (row["seed"], row["settings"]) == (seed, settings)
-            if same and budget.spent(row["steps"], row["cpu_seconds"]):
+            if same and (row["budget"] == asdict(budget) or at(row["curve"], budget) is not None):
                 return row
         return None
 

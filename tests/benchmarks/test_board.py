@@ -175,6 +175,19 @@ def test_the_page_shows_every_seed_the_floor_and_what_was_not_reached(world: Wor
         assert svg.count('class="line"') == 4
 
 
+def test_a_run_that_was_first_looked_at_behind_a_budget_does_not_tell_it(tmp_path: Any) -> None:
+    """200 s at the first look: one minute is another run, seven are this one; and what was asked for is never twice."""
+    book = Book(tmp_path / "agents.json")
+    row = {"task": "t", "agent": "a", "seed": 1, "settings": "s", "steps": 200, "cpu_seconds": 400.0}
+    book.add(
+        {**row, "budget": {"steps": None, "minutes": 2.0}, "curve": [[100, 200.0, 0.0, 0.0], [200, 400.0, 1.0, 0.0]]}
+    )
+    assert book.covered("t", "a", 1, "s", Budget(minutes=1)) is None
+    assert book.covered("t", "a", 1, "s", Budget(minutes=400 / 60)) is not None
+    assert book.covered("t", "a", 1, "s", Budget(steps=150)) is not None
+    assert book.covered("t", "a", 1, "s", Budget(minutes=2)) is not None
+
+
 def test_the_page_of_the_project_is_that_of_its_rows() -> None:
     page = board_page.text(Book(), list(agents.TASKS.values()))
     assert board_page.PAGE.read_text(encoding="utf-8") == page, "run: python -m benchmarks.agents --write"
