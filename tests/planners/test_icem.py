@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from tests.planners.test_mppi import GOAL, TWO, dynamics
-from worldformula.candidates import white
+from worldformula.candidates import draw, white
 from worldformula.errors import ConfigError
-from worldformula.planner import ActionSet, Task
+from worldformula.planner import Task
 from worldformula.planners.icem import ICEM, coloured
 from worldformula.testing import check_planner
 
@@ -111,9 +111,11 @@ def test_refused():
         ICEM(elites=500)
 
 
-def test_noise_of_the_law_and_noise_that_is_given_take_the_same_place():
-    """A search with β = 0 and one that is told to draw white noise differ by their draws alone."""
-    shape = (4, 6, 2)
-    for noisy in (white, partial(coloured, beta=0.0)):
-        assert noisy(torch.Generator().manual_seed(0), shape, LIKE).shape == shape
-    assert ActionSet(2).holds(torch.ones(2))
+@pytest.mark.parametrize("noisy", [white, partial(coloured, beta=2.0)])
+def test_a_candidate_is_the_mean_and_the_noise_of_its_episode(noisy):
+    mean, std = torch.full((2, 6, 2), 0.1, dtype=torch.float64), torch.full((2, 6, 2), 0.3, dtype=torch.float64)
+    own = [torch.Generator().manual_seed(i) for i in range(2)]
+    found = draw(TWO, {"a": (mean, std)}, 4, own, noisy)["a"]
+    for b in range(2):
+        noise = noisy(torch.Generator().manual_seed(b), (4, 6, 2), LIKE).numpy()
+        np.testing.assert_allclose(found[b], np.clip(0.1 + 0.3 * noise, -1, 1), atol=1e-15)
