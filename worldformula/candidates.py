@@ -136,7 +136,7 @@ class Pool:
         proposals: Named | None = None, mask: Named | None = None,
     ) -> None:  # fmt: skip
         first = next(v for v in State(state).series.values() if v.is_floating_point())
-        self.space, self.mask, self.like = space, mask or {}, first
+        self.space, self.mask = space, mask or {}
         self.generators = per_episode(generators, len(first), first.device)
         check_given("warm", warm, space, (len(first), horizon))
         check_given("proposals", proposals, space, (len(first), None, horizon))

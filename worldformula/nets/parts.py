@@ -58,3 +58,8 @@ class Parts(nn.Module):
         """What the network takes."""
         found: Tensor = self.net(*given)
         return found.split(self.widths, -1)
+
+
+def begun(led: Tensor, encoded: Tensor, step: Tensor) -> Tensor:
+    """What a dynamics led to, ``[N, D]``; at the first step, t = 1 of ``[N]``, what is encoded: a rollout's start."""
+    return torch.where((step == 1).unsqueeze(-1), encoded, led)

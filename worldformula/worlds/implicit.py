@@ -47,6 +47,7 @@ from worldformula.formula import (
     sg,
 )
 from worldformula.nets.normed import Normed, Regressed, symlog
+from worldformula.nets.parts import begun
 from worldformula.nets.strided import StridedEncoder
 from worldformula.world import World
 from worldformula.world.observations import Names, square
@@ -129,11 +130,6 @@ class Encoder(nn.Module):
         seen = [self.sight(*observations[: self.count])] if self.sight is not None else []
         found: Tensor = self.net(*seen, *observations[self.count :])
         return found
-
-
-def begun(led: Tensor, encoded: Tensor, step: Tensor) -> Tensor:
-    """What the dynamics leads to, ``[N, L]``; at the first step, t = 1 of ``[N]``, what is encoded."""
-    return torch.where((step == 1).unsqueeze(-1), encoded, led)
 
 
 # -------------------------------------------------------------------------------------------------------------- formula

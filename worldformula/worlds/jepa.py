@@ -43,6 +43,7 @@ from worldformula.formula import (
     clamp,
     norm2,
 )
+from worldformula.nets.parts import begun
 from worldformula.nets.perceptron import Perceptron
 from worldformula.nets.pictures import PictureEncoder
 from worldformula.world import World
@@ -134,11 +135,6 @@ class Residual(nn.Module):
         """``[N, D]``, ``[N, A]``, …"""
         found: Tensor = z + self.net(z, *actions)
         return found
-
-
-def begun(led: Tensor, encoded: Tensor, step: Tensor) -> Tensor:
-    """What the predictor leads to, ``[N, D]``; at the first step, t = 1 of ``[N]``, what is encoded."""
-    return torch.where((step == 1).unsqueeze(-1), encoded, led)
 
 
 # -------------------------------------------------------------------------------------------------------------- formula
