@@ -7,8 +7,9 @@ r"""Joint-embedding world model: it predicts its own latents, and nothing that i
     mean_t [ ‖\hat z_t − z_t‖²/D + α V_1[z_t] + β C[z_t] + δ ‖z_t − z_{t-1}‖²/D + ω ‖\hat a_t − a_{t-1}‖²/A ]
 
 Where an episode begins there is no step, and only V and C count. These are variance and covariance of VICReg over the
-batch at each step: without both, everything is predicted best by a constant. With inverse dynamics (ω) and similarity over time (δ) this is PLDM (Sobal et al. 2025, arXiv:2502.14819):
-what varies slowly and says nothing of the action would be enough for V and C alone. `vicreg` has neither.
+batch at each step: without both, everything is predicted best by a constant. With inverse dynamics (ω) and similarity
+over time (δ) this is PLDM (Sobal et al. 2025, arXiv:2502.14819): what varies slowly and says nothing of the action would
+be enough for V and C alone. `vicreg` has neither.
 
 Deviations           authors' code (PLDM)            here                            why
 encoder              Impala, 512                     nets/pictures                   a CPU
