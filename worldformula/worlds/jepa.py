@@ -8,8 +8,8 @@ r"""Joint-embedding world model: it predicts its own latents, and nothing that i
 
 Where an episode begins there is no step, and only V and C count. These are variance and covariance of VICReg over the
 batch at each step: without both, everything is predicted best by a constant. With inverse dynamics (ω) and similarity
-over time (δ) this is PLDM (Sobal et al. 2025, arXiv:2502.14819): what varies slowly and says nothing of the action would
-be enough for V and C alone. `vicreg` has neither.
+over time (δ) this is PLDM (Sobal et al. 2025, arXiv:2502.14819): what varies slowly and says nothing of the action
+would be enough for V and C alone. `vicreg` has neither.
 
 Deviations           authors' code (PLDM)            here                            why
 encoder              Impala, 512                     nets/pictures                   a CPU
