@@ -75,24 +75,33 @@ def as_floats(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x if x.is_floating_point() or x.is_complex() else x.to(dtype)
 
 
-def steps_kept(keep: Tensor) -> Sequence[Tensor | None]:
+def steps_kept(keep: Tensor) -> Sequence[Tensor | bool | None]:
     """Flags [B, T] of `kept`, step by step; None where all carries go on, where that is seen without waiting for it.
 
-    Never at the first step: its carry is given, and may lie anywhere in memory, which decides how products are rounded;
-    what is chosen of it lies where all tensors do.
+    True at the first step: its carry is given, and may lie anywhere in memory, which decides how products are rounded;
+    a copy of it lies where all tensors do.
     """
     if keep.device.type != "cpu" or transformed():
         return keep.unbind(1)
-    first, *steps = zip(keep.unbind(1), keep.all(0).tolist(), strict=True)
-    return [first[0], *(None if whole else step for step, whole in steps)]
+    if keep.shape[1] == 1:
+        return (True,) if bool(keep.all()) else keep.unbind(1)
+    wholes = keep.all(0).tolist()
+    first, *steps = zip(keep.unbind(1), wholes, strict=True)
+    return [True if first[1] else first[0], *(None if whole else step for step, whole in steps)]
 
 
-def restart(carry: Tensor, keep: Tensor | None, initial: Tensor | None = None) -> Tensor:
+def restart(carry: Tensor, keep: Tensor | bool | None, initial: Tensor | None = None) -> Tensor:
     """The carry where ``keep`` is true; zeros, or the initial state, elsewhere. Chosen, as NaN times zero stays NaN."""
     if keep is None:
         return carry
+    if keep is True:
+        return carry.clone()
+    assert isinstance(keep, Tensor)
     keep = keep.reshape(keep.shape + (1,) * (carry.ndim - keep.ndim))
-    return torch.where(keep, carry, 0).to(carry.dtype) if initial is None else torch.where(keep, carry, initial)
+    if initial is not None:
+        return torch.where(keep, carry, initial)
+    found = torch.where(keep, carry, 0)
+    return found if found.dtype == carry.dtype else found.to(carry.dtype)
 
 
 def shift(x: Tensor, start: Tensor, keep: Tensor | None, initial: Tensor | None = None) -> Tensor:

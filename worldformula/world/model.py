@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from worldformula.errors import FormulaError, table
-from worldformula.formula.code.rollout import Rollout, carry_of, clock_of, require
+from worldformula.formula.code.rollout import Rollout, carry_of, clock_of
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.factors.joint import Factor, Joint
-from worldformula.formula.plan.histories import lags, memories, refuse_ahead
+from worldformula.formula.plan.histories import lags, memories
 from worldformula.formula.print.notebook import parts_html
 from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import factors as factors_of
@@ -28,6 +28,7 @@ from worldformula.world.dynamics import PriorDynamics, joint
 from worldformula.world.policies import acting
 from worldformula.world.setting import Setting, first
 from worldformula.world.state import State, Values
+from worldformula.world.stride import Stride, read
 
 
 class World(nn.Module):
@@ -59,7 +60,7 @@ class World(nn.Module):
     _filter: Rollout
     _go_on: Rollout
     _setting: Setting
-    _acting: dict[tuple[int, ...], tuple[Factor | Joint, Rollout]]
+    _strides: dict[tuple[int, ...], tuple[Factor | Joint | None, Stride]]
 
     def __init__(
         self,
@@ -101,11 +102,11 @@ class World(nn.Module):
         self.__dict__["_go_on"] = (
             Rollout(self.posterior, clock.index, None, factors, clock.initial, kept, older) if once else self._filter
         )
-        self.__dict__["_acting"] = {}
+        self.__dict__["_strides"] = {}
         self._check(several)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_acting": {}}
+        return {**self.__dict__, "_strides": {}}
 
     def __repr__(self) -> str:
         heads = ", ".join(map(str, self.heads.values()))
@@ -198,19 +199,11 @@ class World(nn.Module):
         value only: `State.last` gives the state that `observe` and `imagine` go on from.
         """
         rollout = self._filter if start is None else self._go_on
-        given = self._read(rollout, batch)
+        given = read(rollout, batch)
         start = None if start is None else carry_of(rollout, start)
         out = rollout(**given, start=start, **options)
         samples = out.samples
         return State({k: samples[k] for k in self.carried} | (out.value or {}), 2)
-
-    @staticmethod
-    def _read(rollout: Rollout, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The series that a rollout reads."""
-        wanted = [k for k, op in rollout.program.plan.inputs.items() if op.kind != "symbol"]
-        if missing := ", ".join(k + "=..." for k in wanted if k not in batch):
-            require("filter needs", wanted, batch, "series [B, T, ...]", f"pass {missing} in the batch")
-        return {k: batch[k] for k in wanted}
 
     def noise(
         self, batch: Mapping[str, Tensor], generator: torch.Generator | None = None, **numbers: float | Tensor
@@ -225,7 +218,9 @@ class World(nn.Module):
         Raises:
             TimeError: the posterior reads a whole series, ``x_{1:T}``, of which one step knows the past alone.
         """
-        return self._next("observe", self._go_on, observation, state, options)
+        if () not in self._strides:
+            self._strides[()] = (None, self._stride(self._go_on))
+        return self._strides[()][1]("observe", observation, state, options)
 
     def act(self, observation: Mapping[str, Tensor], state: Values, policy: Factor | Joint, **options: Any) -> State:
         """`observe`, and the actions that a policy draws in the new state, which has them under their names.
@@ -234,36 +229,17 @@ class World(nn.Module):
         π(a_t|h_t,z_t), or a product of one for each action.
         """
         key = tuple(map(id, policy.factors if isinstance(policy, Joint) else (policy,)))
-        if key not in self._acting:
+        if key not in self._strides:
             factors, own, clock = acting(policy, self.actions, State(state)), self._setting, self._go_on.clock
             rollout = Rollout(
                 self.posterior * Joint.of(*factors), clock.index, clock.reset, own.known, clock.initial, own.memories,
                 own.lags, clock.begin,
             )  # fmt: skip
-            self._acting[key] = (policy, rollout)
-        return self._next("act", self._acting[key][1], observation, state, options, self.actions)
+            self._strides[key] = (policy, self._stride(rollout, self.actions))
+        return self._strides[key][1]("act", observation, state, options)
 
-    def _next(
-        self, what: str, rollout: Rollout, observation: Mapping[str, Tensor], state: Values, options: dict[str, Any],
-        chosen: tuple[str, ...] = (),
-    ) -> State:  # fmt: skip
-        """The state behind one row of observations, and what was chosen in it."""
-        plan = rollout.program.plan
-        refuse_ahead(what, plan)
-        wanted = (*self.carried, *self.memory, *self.actions)
-        advice = "add the action taken in it under its own name"
-        if any(key not in state for key in wanted if key not in self.actions):
-            advice = (
-                "pass the observation first, then a state of initial, filter or observe, with the action taken in it"
-            )
-        require(f"{what}: the state lacks", wanted, state, "state", advice)
-        series = {k: v.unsqueeze(1) for k, v in observation.items()}
-        # The filter reads these series at t−1, which is the start; the value of this step is never read.
-        series |= {k: state[k].unsqueeze(1) for k in plan.shifts if k in state and k in plan.inputs}
-        given = self._read(rollout, series)
-        out = rollout.program.run(rollout, {**given, "start": carry_of(rollout, state), **options})
-        ends = out.ends
-        return State({k: ends[k] for k in (*self.carried, *chosen)} | (out.value or {}))
+    def _stride(self, rollout: Rollout, chosen: tuple[str, ...] = ()) -> Stride:
+        return Stride(rollout, self.carried, self.memory, self.actions, chosen)
 
     def initial(
         self, batch: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None, **options: Any

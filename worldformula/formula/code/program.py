@@ -17,6 +17,7 @@ from worldformula.formula.code.emit import Emitted, emit
 from worldformula.formula.code.interpret import diagnose, interpret, noise_drawn
 from worldformula.formula.code.out import Out
 from worldformula.formula.code.pieces import compiled
+from worldformula.formula.code.straight import Straight
 from worldformula.formula.code.support import check_inputs, check_numbers, check_outputs
 from worldformula.formula.code.verify import verify
 from worldformula.formula.plan.passes import PASSES
@@ -57,6 +58,7 @@ class Program:
         self._structured: frozenset[str] = frozenset()  # parameters that were seen to come as a dict
         self._proven: set[bool] = set()  # which of the emitted functions have once run to their end
         self._held: tuple[Any, ...] = ()  # the numbers that the last call was seen to give; None where it was a tensor
+        self._straight: dict[bool, Straight | None] = {}
         self._quick = False  # whether the emitted function is there and takes the arguments of `Binder.quick`
 
     @property
@@ -83,7 +85,7 @@ class Program:
 
     def _forget(self) -> None:
         """Emit again at the next call."""
-        self._functions, self._calls, self._proven, self._quick = {}, {}, set(), False
+        self._functions, self._calls, self._proven, self._quick, self._straight = {}, {}, set(), False, {}
 
     # ---------------------------------------------------------------------------------------------------------- run
 
@@ -109,6 +111,19 @@ class Program:
                 raise
             raise named from error
         return Out(value, terms, samples, self.plan, call)
+
+    def straight(self, deterministic: bool) -> Straight | None:
+        """The way to the emitted function for a step like one that `run` has checked; None where there is none: it has
+        not yet run, ``torch.compile`` traces it, or it takes more than series, carry and noise.
+        """
+        if deterministic not in self._proven or is_compiling():
+            return None
+        if deterministic not in self._straight:
+            names = self._functions[deterministic].arguments
+            fits = Straight.fits(self.plan, self.binder, names)
+            way = Straight(self.plan, self.binder, names, self._calls[deterministic]) if fits else None
+            self._straight[deterministic] = way
+        return self._straight[deterministic]
 
     def _call(self, owner: nn.Module, values: list[Any], call: Call) -> tuple[Any, tuple[Any, ...], tuple[Any, ...]]:
         """What the emitted function returns; the gradients by what its loop reads wait for each other."""

@@ -1,0 +1,77 @@
+"""One step of a rollout that is like one before: from tensors by variable straight to the emitted function.
+
+What depends on shapes, kinds and places alone was checked then. An agent's networks take a millisecond a step, and the
+checks would take a third of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from worldformula.formula.code.bind import Binder
+from worldformula.formula.plan.plan import Plan
+
+Values = Mapping[str, Any]
+Like = list[tuple[torch.Size, torch.dtype, torch.device]]
+
+
+class Straight:
+    """The way from a row of observations and a state to the arguments of a function: see `Program.straight`."""
+
+    def __init__(self, plan: Plan, binder: Binder, arguments: tuple[str, ...], call: Callable[..., Any]) -> None:
+        keys, sites = {name: key for key, name in plan.arguments.items()}, {site.name: site for site in binder.sites}
+        self.call = call
+        self.series = tuple(plan.inputs)
+        self.carry = plan.starts
+        self.last = frozenset(plan.shifts)  # series of which the step reads the last value, which is in the state
+        self.ways: list[tuple[str, Any]] = []
+        for name in arguments:
+            if name in keys:
+                self.ways.append(("series", keys[name]))
+            elif name in sites:
+                self.ways.append(("noise", sites[name]))
+            else:
+                self.ways.append(("start", name.removeprefix("start_")))
+        self.places = {key: i for i, key in enumerate(plan.samples)}
+
+    @staticmethod
+    def fits(plan: Plan, binder: Binder, arguments: tuple[str, ...]) -> bool:
+        """Whether a plan has nothing besides series, what is carried, and noise of known shape, all at every step."""
+        known = {*plan.arguments.values(), *(f"start_{key}" for key in plan.starts), *(s.name for s in binder.sites)}
+        odd = plan.memories or plan.checks or plan.counter or plan.valued & set(plan.inputs) or binder.several
+        steps = all(site.step and site.event is not None and not site.start for site in binder.sites)
+        series = all(known.step for known in binder.inputs)
+        shown = all(plan.by_name[name].step for name in plan.samples.values())
+        return not odd and steps and series and shown and set(arguments) <= known
+
+    def like(self, observation: Values, state: Values) -> Like | None:
+        """Shape, kind and place of all that the step reads; None where something is missing, or no series is of
+        floating point.
+        """
+        try:
+            read = [state[key] if key in self.last else observation[key] for key in self.series]
+            floats = any(value.is_floating_point() for value in read)
+            read += [state[key] for key in self.carry]
+            return [(value.shape, value.dtype, value.device) for value in read] if floats else None
+        except (KeyError, AttributeError):
+            return None
+
+    def ends(self, owner: nn.Module, observation: Values, state: Values, wanted: Iterable[str]) -> dict[str, Tensor]:
+        """These variables after the step: ``[B, ...]``."""
+        read = {key: state[key] if key in self.last else observation[key] for key in self.series}
+        like = next(value for value in read.values() if value.is_floating_point())
+        values: list[Any] = []
+        for kind, what in self.ways:
+            if kind == "series":
+                values.append(read[what].unsqueeze(1))
+            elif kind == "start":
+                values.append(state[what])
+            else:
+                shape = (*what.lead, len(like), 1, *what.event)
+                values.append(what.family.noise(shape, dtype=like.dtype, device=like.device))
+        samples = self.call(owner, *values)[2]
+        return {key: samples[self.places[key]] for key in wanted}
