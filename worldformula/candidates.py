@@ -6,6 +6,7 @@ probabilities per step, flags from one probability each.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -16,6 +17,7 @@ from worldformula.planner import (
     ActionSet,
     Named,
     Plan,
+    Planner,
     Score,
     Space,
     Task,
@@ -198,3 +200,44 @@ class Pool:
         """
         horizon, samples = next(iter(self.best.values())).shape[1], max(self.score.task.samples, 1)
         return self.score.found(self.best, self.least, self.trace, self.tried * horizon * samples)
+
+
+class Sampling(Planner):
+    """A planner that tries candidates: its search begins with a `Pool`. Fields belong to the final classes.
+
+    Attributes:
+        horizon: steps of a plan.
+        std: the deviation of the first candidates (numbers).
+    """
+
+    horizon: int
+    std: float
+
+    @torch.no_grad()
+    def plan(
+        self,
+        dynamics: Dynamics,
+        task: Task,
+        state: Values,
+        *,
+        space: Space,
+        generators: Sequence[torch.Generator] | None = None,
+        warm: Named | None = None,
+        proposals: Named | None = None,
+        mask: Named | None = None,
+    ) -> Plan:
+        """Search from states ``[B, ...]``: see `Planner.plan`."""
+        self.check_space(space)
+        own = {k: v.detach() if isinstance(v, Tensor) else v for k, v in state.items()}
+        pool = Pool(
+            dynamics, task, own, space=space, horizon=self.horizon, std=self.std, generators=generators, warm=warm,
+            proposals=proposals, mask=mask,
+        )  # fmt: skip
+        return self.search(pool)
+
+    def check_space(self, space: Space) -> None:
+        """Raises `ConfigError` for an action that it cannot search among."""
+
+    @abstractmethod
+    def search(self, pool: Pool) -> Plan:
+        """What it does with a pool, and the plan; nothing keeps a graph unless it asks for one."""

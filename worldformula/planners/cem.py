@@ -16,23 +16,21 @@ what is done      the last mean          the best sequence seen      no plan is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
 
-from worldformula.candidates import Law, Pool, check_sizes
+from worldformula.candidates import Law, Pool, Sampling, check_sizes
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
-from worldformula.planner import ActionSet, Named, Plan, Planner, Space, Task
-from worldformula.world import Dynamics, Values
+from worldformula.planner import ActionSet, Plan
 
 
 @final
 @dataclass(frozen=True)
-class CEM(Planner):
+class CEM(Sampling):
     """The search; see the module for the method."""
 
     horizon: int = 12
@@ -55,32 +53,16 @@ class CEM(Planner):
             raise ConfigError(f"expected answer as 'best' or 'mean', got {self.answer!r}")
         check_sizes(self.candidates, self.elites, self.horizon, self.iterations)
 
-    @torch.no_grad()
-    def plan(
-        self,
-        dynamics: Dynamics,
-        task: Task,
-        state: Values,
-        *,
-        space: Space,
-        generators: Sequence[torch.Generator] | None = None,
-        warm: Named | None = None,
-        proposals: Named | None = None,
-        mask: Named | None = None,
-    ) -> Plan:
-        """Search from states ``[B, ...]``; the result is the best sequence seen in any iteration, or the last mean."""
-        pool = Pool(
-            dynamics, task, state, space=space, horizon=self.horizon, std=self.std, generators=generators, warm=warm,
-            proposals=proposals, mask=mask,
-        )  # fmt: skip
+    def search(self, pool: Pool) -> Plan:
+        """The result is the best sequence seen in any iteration, or the last mean."""
         for i in range(self.iterations):
             drawn = pool.draw(self.candidates)
             if pool.given and i == 0:
                 drawn = {name: torch.cat((value, pool.given[name]), 1) for name, value in drawn.items()}
             elites, _ = pool.try_(drawn, self.elites)
-            pool.laws = {name: self._fit(space[name], law, elites[name]) for name, law in pool.laws.items()}
+            pool.laws = {name: self._fit(pool.space[name], law, elites[name]) for name, law in pool.laws.items()}
         if self.answer == "mean":
-            numbers = [name for name, own in space.items() if own.kind == "numbers"]
+            numbers = [name for name, own in pool.space.items() if own.kind == "numbers"]
             pool.settle(pool.best | {name: pool.laws[name][0] for name in numbers})
         return pool.plan()
 

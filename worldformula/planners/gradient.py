@@ -18,25 +18,23 @@ choices, flags    a softmax of numbers         refused                         w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from worldformula.candidates import Pool, check_sizes
+from worldformula.candidates import Pool, Sampling, check_sizes
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
-from worldformula.planner import Named, Plan, Planner, Space, Task
-from worldformula.world import Dynamics, Values
+from worldformula.planner import Named, Plan, Space
 
 GAIN = 0.01  # what an iteration has to gain, of the cost, to be worth its while
 
 
 @final
 @dataclass(frozen=True)
-class Gradient(Planner):
+class Gradient(Sampling):
     """The search; see the module for the method."""
 
     horizon: int = 12
@@ -57,45 +55,30 @@ class Gradient(Planner):
         if min(self.lr, self.std) <= 0 or self.patience < 0:
             raise ConfigError(f"expected lr and std > 0, patience ≥ 0, got {self.lr}, {self.std} and {self.patience}")
 
-    def plan(
-        self,
-        dynamics: Dynamics,
-        task: Task,
-        state: Values,
-        *,
-        space: Space,
-        generators: Sequence[torch.Generator] | None = None,
-        warm: Named | None = None,
-        proposals: Named | None = None,
-        mask: Named | None = None,
-    ) -> Plan:
-        """Search from states ``[B, ...]``; the result is the best sequence seen in any iteration.
+    def check_space(self, space: Space) -> None:
+        """Actions are numbers.
 
         Raises:
-            ConfigError: an action that is no numbers.
+            ConfigError: one is not.
         """
         if other := [name for name, own in space.items() if own.kind != "numbers"]:
             raise ConfigError(
                 f"{other[0]!r} is of kind {space[other[0]].kind}, and gradients lead between its values: expected "
                 "numbers; cem, icem and mppi search among choices and flags"
             )
-        with torch.no_grad():
-            pool = Pool(
-                dynamics, task, {k: v.detach() for k, v in state.items()}, space=space, horizon=self.horizon,
-                std=self.std, generators=generators, warm=warm, proposals=proposals, mask=mask,
-            )  # fmt: skip
-            last, drawn = pool.middle(), pool.draw(self.candidates - 1) if self.candidates > 1 else {}
-            drawn = {name: torch.cat([part[name] for part in (last, drawn, pool.given) if part], 1) for name in space}
+
+    def search(self, pool: Pool) -> Plan:
+        """The result is the best sequence seen in any iteration."""
+        last, drawn = pool.middle(), pool.draw(self.candidates - 1) if self.candidates > 1 else {}
+        drawn = {name: torch.cat([part[name] for part in (last, drawn, pool.given) if part], 1) for name in pool.space}
         adam = {name: _Adam(value, self.lr) for name, value in drawn.items()}
         for _ in range(self.iterations):
             slopes = self._slopes(pool, drawn)
-            with torch.no_grad():
-                drawn = {name: adam[name](value, slopes[name]).clamp(-1, 1) for name, value in drawn.items()}
+            drawn = {name: adam[name](value, slopes[name]).clamp(-1, 1) for name, value in drawn.items()}
             if self._settled(pool):
                 break
-        with torch.no_grad():
-            pool.try_(drawn, 1)
-            return pool.plan()
+        pool.try_(drawn, 1)
+        return pool.plan()
 
     def _slopes(self, pool: Pool, drawn: Named) -> dict[str, Tensor]:
         """Gradients of the cost at candidates, 0 where it is not finite; and the candidates are tried."""

@@ -18,7 +18,6 @@ new last action   drawn anew                the last one again               as 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
@@ -26,11 +25,10 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from worldformula.candidates import Law, Pool, check_sizes
+from worldformula.candidates import Law, Pool, Sampling, check_sizes
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
-from worldformula.planner import ActionSet, Named, Plan, Planner, Space, Task
-from worldformula.world import Dynamics, Values
+from worldformula.planner import ActionSet, Plan
 
 
 def coloured(generator: torch.Generator, shape: tuple[int, int, int], like: Tensor, *, beta: float) -> Tensor:
@@ -58,7 +56,7 @@ def coloured(generator: torch.Generator, shape: tuple[int, int, int], like: Tens
 
 @final
 @dataclass(frozen=True)
-class ICEM(Planner):
+class ICEM(Sampling):
     """The search; see the module for the method."""
 
     horizon: int = 12
@@ -88,24 +86,8 @@ class ICEM(Planner):
                 f"{self.std}, {self.beta}, {self.fewer}, {self.kept} and {self.momentum}"
             )
 
-    @torch.no_grad()
-    def plan(
-        self,
-        dynamics: Dynamics,
-        task: Task,
-        state: Values,
-        *,
-        space: Space,
-        generators: Sequence[torch.Generator] | None = None,
-        warm: Named | None = None,
-        proposals: Named | None = None,
-        mask: Named | None = None,
-    ) -> Plan:
-        """Search from states ``[B, ...]``; the result is the best sequence seen in any iteration."""
-        pool = Pool(
-            dynamics, task, state, space=space, horizon=self.horizon, std=self.std, generators=generators, warm=warm,
-            proposals=proposals, mask=mask,
-        )  # fmt: skip
+    def search(self, pool: Pool) -> Plan:
+        """The result is the best sequence seen in any iteration."""
         stay = round(self.kept * self.elites)
         elites: dict[str, Tensor] = {}
         for i in range(self.iterations):
@@ -116,7 +98,7 @@ class ICEM(Planner):
             more += [pool.middle()] if i in (0, self.iterations - 1) else []
             drawn = {name: torch.cat((value, *(m[name] for m in more)), 1) for name, value in drawn.items()}
             elites, _ = pool.try_(drawn, self.elites)
-            pool.laws = {name: self._fit(space[name], law, elites[name]) for name, law in pool.laws.items()}
+            pool.laws = {name: self._fit(pool.space[name], law, elites[name]) for name, law in pool.laws.items()}
         return pool.plan()
 
     def _fit(self, own: ActionSet, law: Law, elites: Tensor) -> Law:

@@ -22,23 +22,21 @@ J that is NaN        –                      0                      last       
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
 import torch
 from torch import Tensor
 
-from worldformula.candidates import Law, Pool, check_sizes, chosen, level
+from worldformula.candidates import Law, Pool, Sampling, check_sizes, chosen, level
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
-from worldformula.planner import ActionSet, Named, Plan, Planner, Space, Task
-from worldformula.world import Dynamics, Values
+from worldformula.planner import ActionSet, Plan
 
 
 @final
 @dataclass(frozen=True)
-class MPPI(Planner):
+class MPPI(Sampling):
     """The search; see the module for the method."""
 
     horizon: int = 3
@@ -70,24 +68,13 @@ class MPPI(Planner):
                 f"{self.least}, {self.most}, {self.temperature} and {self.smoothing}"
             )
 
-    @torch.no_grad()
-    def plan(
-        self,
-        dynamics: Dynamics,
-        task: Task,
-        state: Values,
-        *,
-        space: Space,
-        generators: Sequence[torch.Generator] | None = None,
-        warm: Named | None = None,
-        proposals: Named | None = None,
-        mask: Named | None = None,
-    ) -> Plan:
-        """Search from states ``[B, ...]``; the result is as ``answer`` says."""
-        pool = Pool(
-            dynamics, task, state, space=space, horizon=self.horizon, std=self.most, generators=generators, warm=warm,
-            proposals=proposals, mask=mask,
-        )  # fmt: skip
+    @property
+    def std(self) -> float:  # type: ignore[override]
+        """The deviation that a search begins with."""
+        return self.most
+
+    def search(self, pool: Pool) -> Plan:
+        """The result is as ``answer`` says."""
         if (count := self.candidates - pool.proposed) < 1:
             raise ConfigError(f"candidates={self.candidates}: expected more than the {pool.proposed} proposals")
         for _ in range(self.iterations):
@@ -95,15 +82,15 @@ class MPPI(Planner):
             drawn = {name: torch.cat((pool.given[name], v), 1) if pool.given else v for name, v in drawn.items()}
             elites, cost = pool.try_(drawn, self.elites)
             weights = self._weights(cost)
-            pool.laws = {name: self._fit(space[name], law, elites[name], weights) for name, law in pool.laws.items()}
-        numbers = [name for name in space if space[name].kind == "numbers"]
+            pool.laws = {k: self._fit(pool.space[k], law, elites[k], weights) for k, law in pool.laws.items()}
+        numbers = [name for name in pool.space if pool.space[name].kind == "numbers"]
         if self.answer == "elite":
             index = torch.stack([_pick(w, g) for w, g in zip(weights, pool.generators, strict=True)])[:, None]
             pool.settle({k: v[:, 0] for k, v in chosen(elites, index).items()}, cost.gather(1, index)[:, 0])
         elif self.answer == "mean":
             pool.settle(pool.best | {name: pool.laws[name][0] for name in numbers})
         ahead = {
-            name: torch.cat((law[0][:, 1:], torch.full_like(law[0][:, :1], level(space[name]))), 1)
+            name: torch.cat((law[0][:, 1:], torch.full_like(law[0][:, :1], level(pool.space[name]))), 1)
             for name, law in pool.laws.items()
         }
         return replace(pool.plan(), spread={name: pool.laws[name][1][:, 0] for name in numbers}, next=ahead)

@@ -15,7 +15,6 @@ curves            steps, lines, cubics        lines                           on
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, final
@@ -23,11 +22,10 @@ from typing import Any, final
 import torch
 from torch import Tensor
 
-from worldformula.candidates import Pool, check_sizes
+from worldformula.candidates import Pool, Sampling, check_sizes
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
-from worldformula.planner import Named, Plan, Planner, Space, Task
-from worldformula.world import Dynamics, Values
+from worldformula.planner import Plan
 
 
 def lines(generator: torch.Generator, shape: tuple[int, int, int], like: Tensor, *, points: int) -> Tensor:
@@ -42,7 +40,7 @@ def lines(generator: torch.Generator, shape: tuple[int, int, int], like: Tensor,
 
 @final
 @dataclass(frozen=True)
-class PredictiveSampling(Planner):
+class PredictiveSampling(Sampling):
     """The search; see the module for the method."""
 
     horizon: int = 12
@@ -59,27 +57,11 @@ class PredictiveSampling(Planner):
         if self.std <= 0 or self.points < 1:
             raise ConfigError(f"expected std > 0 and points ≥ 1, got {self.std} and {self.points}")
 
-    @torch.no_grad()
-    def plan(
-        self,
-        dynamics: Dynamics,
-        task: Task,
-        state: Values,
-        *,
-        space: Space,
-        generators: Sequence[torch.Generator] | None = None,
-        warm: Named | None = None,
-        proposals: Named | None = None,
-        mask: Named | None = None,
-    ) -> Plan:
-        """Search from states ``[B, ...]``; the result is the best sequence seen."""
-        pool = Pool(
-            dynamics, task, state, space=space, horizon=self.horizon, std=self.std, generators=generators, warm=warm,
-            proposals=proposals, mask=mask,
-        )  # fmt: skip
+    def search(self, pool: Pool) -> Plan:
+        """The result is the best sequence seen."""
         drawn = pool.draw(self.candidates, partial(lines, points=self.points))
         last = pool.middle()
-        for name in space:
+        for name in pool.space:
             drawn[name] = torch.cat((last[name], drawn[name], *([pool.given[name]] if pool.given else [])), 1)
         pool.try_(drawn, 1)
         return pool.plan()
