@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -130,6 +131,7 @@ class Pool:
         given: proposals ``[B, P, H, A]`` by action, nothing where there are none.
         generators: one for each episode.
         best: the best sequence so far, ``[B, H, A]`` by action, of cost ``least``, ``[B]``.
+        discarded: how many candidates cost NaN, ``[B]``.
     """
 
     def __init__(
@@ -148,6 +150,7 @@ class Pool:
         self.laws = {name: start(name, space[name], horizon, std, warm, first) for name in space}
         self.best: dict[str, Tensor] = {}
         self.least, self.trace, self.tried = first.new_zeros(()), list[Tensor](), 0
+        self.discarded = torch.zeros(len(first), dtype=torch.long, device=first.device)
 
     @property
     def proposed(self) -> int:
@@ -176,6 +179,9 @@ class Pool:
     def keep(self, candidates: Named, total: Tensor, elites: int = 1) -> tuple[dict[str, Tensor], Tensor]:
         """As `try_`, where it is known what candidates cost, ``[B, N]``."""
         cost, order = total.topk(elites, dim=1, largest=False)
+        useless = ~cost.isfinite() & cost[:, :1].isfinite()
+        order = torch.where(useless, order[:, :1], order)  # beside what has a cost, what has none shapes no law
+        self.discarded = self.discarded + total.isnan().sum(1)
         found = chosen(candidates, order)
         self.best, self.least = better(
             self.best or None, self.least, {k: v[:, 0] for k, v in found.items()}, cost[:, 0]
@@ -199,7 +205,8 @@ class Pool:
             NonFiniteError: no candidate has a cost that is a number.
         """
         horizon, samples = next(iter(self.best.values())).shape[1], max(self.score.task.samples, 1)
-        return self.score.found(self.best, self.least, self.trace, self.tried * horizon * samples)
+        found = self.score.found(self.best, self.least, self.trace, self.tried * horizon * samples)
+        return replace(found, discarded=self.discarded)
 
 
 class Sampling(Planner):

@@ -136,6 +136,7 @@ class Plan:
         durations: how long each step takes, ``[B, H]``, where the dynamics says it.
         spread: of a search that says it, the deviation of the law that the first actions came from, ``[B, size]``.
         next: of a search that says it, where the next one of the episode begins, ``[B, H, size]``.
+        discarded: how many candidates of an episode cost NaN, ``[B]``, where the search counts them.
     """
 
     actions: dict[str, Tensor]
@@ -146,6 +147,7 @@ class Plan:
     durations: Tensor | None = None
     spread: dict[str, Tensor] | None = None
     next: dict[str, Tensor] | None = None
+    discarded: Tensor | None = None
 
     @property
     def first(self) -> dict[str, Tensor]:

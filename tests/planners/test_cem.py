@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from worldformula.agent.configurator import Configuration, Configurator
+from worldformula.candidates import Pool
 from worldformula.errors import CatalogueError, ConfigError, NonFiniteError, ShapeError
 from worldformula.formula import Deterministic, E, Normal, Sum, log
 from worldformula.planner import ActionSet, Score, Task
@@ -313,3 +314,35 @@ def test_planet_acts_by_the_mean_of_the_last_elites():
     assert found.calls == (rounds * N + 1) * H + H
     with pytest.raises(ConfigError, match="'best' or 'mean'"):
         CEM(answer="median")
+
+
+def test_what_has_no_finite_cost_shapes_no_law_and_is_counted() -> None:
+    """Only every tenth candidate may be: the others cost ∞ or NaN, and are elites in number alone."""
+    start = {"s": torch.zeros(2, 2)}
+
+    def cost(states: State, actions: dict[str, Tensor]) -> Tensor:
+        first = actions["a"][:, :1, 0].expand_as(actions["a"][..., 0])
+        return torch.where(first > 0.9, 0.0, torch.where(first > 0, torch.inf, torch.nan)) + actions["a"][..., 1]
+
+    pool = Pool(world(), Task(cost), start, space=TWO, horizon=3, std=1.0)
+    drawn = pool.draw(60)
+    elites, _ = pool.try_(drawn, 30)
+    fine = drawn["a"][:, :, 0, 0] > 0.9
+    assert ((fine.sum(1) > 1) & (fine.sum(1) < 30)).all()
+    assert (elites["a"][:, :, 0, 0] > 0.9).all()
+    plan = CEM(horizon=3, candidates=60, elites=30, iterations=4, answer="mean").plan(
+        world(), Task(cost), start, space=TWO
+    )
+    assert plan.cost.isfinite().all()
+    assert plan.discarded is not None
+    assert (plan.discarded >= (drawn["a"][:, :, 0, 0] <= 0).sum(1)).all()
+
+
+def test_where_nothing_has_a_finite_cost_the_search_stays_wide() -> None:
+    """A single candidate would end it: its copies have no deviation."""
+    pool = Pool(
+        world(), Task(lambda s, a: torch.full_like(a["a"][..., 0], torch.inf)), {"s": torch.zeros(1, 2)}, space=TWO,
+        horizon=2, std=1.0,
+    )  # fmt: skip
+    elites, _ = pool.try_(pool.draw(40), 20)
+    assert elites["a"].std(1).min() > 0.3
