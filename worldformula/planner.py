@@ -137,6 +137,7 @@ class Plan:
         spread: of a search that says it, the deviation of the law that the first actions came from, ``[B, size]``.
         next: of a search that says it, where the next one of the episode begins, ``[B, H, size]``.
         discarded: how many candidates of an episode cost NaN, ``[B]``, where the search counts them.
+        upper: of a hierarchy, the plans of the levels above, the top one first; their second states are sub-goals.
     """
 
     actions: dict[str, Tensor]
@@ -148,6 +149,7 @@ class Plan:
     spread: dict[str, Tensor] | None = None
     next: dict[str, Tensor] | None = None
     discarded: Tensor | None = None
+    upper: tuple[Plan, ...] = ()
 
     @property
     def first(self) -> dict[str, Tensor]:
@@ -165,6 +167,10 @@ class Plan:
 
 class Planner(ABC):
     """Abstract: fields belong to the final classes of the catalogue."""
+
+    def horizons(self, space: Space) -> dict[str, int | None]:
+        """The actions whose plan an episode keeps as the next ``warm``, and its steps; None is any number of them."""
+        return dict.fromkeys(space, getattr(self, "horizon", None))
 
     @abstractmethod
     def plan(

@@ -64,8 +64,9 @@ class Search:
             torch.Generator(device).manual_seed(derived(seed, count))
             for seed, count in zip(seeds.tolist(), counts.tolist(), strict=True)
         ]
-        warm = {name: kept[PLAN + name] for name in self.space if self.warm and PLAN + name in kept}
-        if any(v.shape[1] != getattr(self.planner, "horizon", v.shape[1]) for v in warm.values()):
+        sizes = self.planner.horizons(self.space) if self.warm else {}
+        warm = {name: kept[PLAN + name] for name in sizes if PLAN + name in kept}
+        if warm.keys() != sizes.keys() or any(sizes[k] not in (None, v.shape[1]) for k, v in warm.items()):
             warm = {}  # another planner was configured within the episode
         if warm:
             warm = {k: v.masked_fill(begins.to(v.device)[:, None, None], torch.nan) for k, v in warm.items()}

@@ -1,0 +1,117 @@
+"""Hierarchies of plans, on a plane whose coarse steps are exact: laws, what is aimed for, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from worldformula.agent.search import Search
+from worldformula.errors import ConfigError
+from worldformula.formula import Deterministic
+from worldformula.planner import ActionSet, Task
+from worldformula.planners.cem import CEM
+from worldformula.planners.hierarchical import Hierarchical, Level
+from worldformula.world import PriorDynamics, State
+
+
+class Step(nn.Module):
+    """A point that moves by ``size``·a in the plane."""
+
+    def __init__(self, size: float) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, s: Tensor, a: Tensor) -> Tensor:
+        return s + self.size * a
+
+
+FINE = PriorDynamics(Deterministic("s_t = f(s_{t-1}, a_{t-1})", Step(0.1), shape=2))
+COARSE = PriorDynamics(Deterministic("s_t = f(s_{t-1}, m_{t-1})", Step(0.4), shape=2))
+DOUBLE = PriorDynamics(Deterministic("u_t = f(u_{t-1}, m_{t-1})", Step(0.8), shape=2))
+TOP = PriorDynamics(Deterministic("w_t = f(w_{t-1}, n_{t-1})", Step(3.2), shape=2))
+SPACE, MACRO = {"a": ActionSet(2)}, {"m": ActionSet(2)}
+LOW = CEM(horizon=4, candidates=128, elites=16, iterations=8)
+HIGH = CEM(horizon=3, candidates=128, elites=16, iterations=8)
+GOAL = torch.tensor([1.2, -0.9])
+
+
+def far(name: str, goal: Tensor = GOAL) -> Task:
+    return Task(lambda states, actions: (states[name] - goal).square().sum(-1))
+
+
+def two(near: float = 0.0) -> Hierarchical:
+    return Hierarchical(LOW, (Level(COARSE, MACRO, planner=HIGH),), near)
+
+
+def test_without_a_level_above_it_is_the_planner_itself_bit_by_bit() -> None:
+    start = {"s": torch.randn(3, 2)}
+    alone = LOW.plan(FINE, far("s"), start, space=SPACE)
+    found = Hierarchical(LOW).plan(FINE, far("s"), start, space=SPACE)
+    assert torch.equal(found.actions["a"], alone.actions["a"])
+    assert torch.equal(found.cost, alone.cost)
+    assert found.calls == alone.calls
+    assert found.upper == ()
+
+
+def test_the_low_level_goes_to_the_first_state_of_the_high_one() -> None:
+    start = {"s": torch.zeros(1, 2)}
+    plan = two().plan(FINE, far("s"), start, space=SPACE)
+    (high,) = plan.upper
+    goal = high.states["s"][:, 1]
+    # Full speed along both axes is best at first: 0.4 of each, which the low level reaches in its four steps.
+    assert goal == pytest.approx(torch.tensor([[0.4, -0.4]]), abs=0.05)
+    assert plan.states["s"][:, -1] == pytest.approx(goal, abs=0.05)
+    # Its cost is the squared way to the sub-goal, of every step.
+    assert plan.cost.item() == pytest.approx((plan.states["s"][:, 1:] - goal.unsqueeze(1)).square().sum().item(), 1e-4)
+    assert plan.calls == high.calls + 8 * 128 * 4 + 4
+
+
+def test_a_goal_within_one_macro_action_is_aimed_for_itself() -> None:
+    near = torch.tensor([0.23, 0.11])
+    start = {"s": torch.zeros(1, 2)}
+    plan = two().plan(FINE, far("s", near), start, space=SPACE)
+    reached = plan.states["s"][:, -1]
+    assert reached == pytest.approx(near[None], abs=0.03)
+    assert plan.cost.item() == pytest.approx((plan.states["s"][:, 1:] - near).square().sum().item(), rel=1e-4)
+    told = two(near=1e6).plan(FINE, far("s"), start, space=SPACE)  # everything is near
+    assert told.cost.item() == pytest.approx((told.states["s"][:, 1:] - GOAL).square().sum().item(), rel=1e-4)
+
+
+def test_levels_with_encoders_of_their_own() -> None:
+    """u = 2 s, w = 4 u: three levels, whose top knows the goal in its own numbers."""
+    middle = Level(DOUBLE, MACRO, up=lambda s: {"u": 2 * s["s"]}, planner=HIGH)
+    top = Level(TOP, {"n": ActionSet(2)}, up=lambda s: {"w": 4 * s["u"]}, planner=HIGH)
+    plan = Hierarchical(LOW, (middle, top)).plan(FINE, far("w", 8 * GOAL), {"s": torch.zeros(2, 2)}, space=SPACE)
+    highest, second = plan.upper
+    assert highest.states["w"].shape == (2, 4, 2)
+    assert second.states["u"].shape == (2, 4, 2)
+    goal = second.states["u"][:, 1]
+    assert (2 * plan.states["s"][:, -1] - goal).abs().max() < 0.1
+    assert highest.states["w"][:, 1] == pytest.approx(torch.tensor([[3.2, -3.2]] * 2), abs=0.4)
+
+
+def test_a_plan_does_not_depend_on_the_batch_it_was_made_in() -> None:
+    starts = torch.randn(5, 2)
+    own = [torch.Generator().manual_seed(i) for i in range(5)]
+    together = two().plan(FINE, far("s"), {"s": starts}, space=SPACE, generators=own)
+    alone = two().plan(FINE, far("s"), {"s": starts[3:4]}, space=SPACE, generators=[torch.Generator().manual_seed(3)])
+    assert torch.equal(alone.actions["a"], together.actions["a"][3:4])
+
+
+def test_both_plans_are_kept_within_an_episode() -> None:
+    search = Search(two(), SPACE, noise=0.0)
+    seen, begins = State({"s": torch.zeros(2, 2)}), torch.ones(2, dtype=torch.bool)
+    _, kept = search.act(FINE, far("s"), seen, {}, begins, explore=False)
+    assert kept["plan/m"].shape == (2, 3, 2)
+    assert kept["plan/a"].shape == (2, 4, 2)
+    actions, again = search.act(FINE, far("s"), seen, kept, ~begins, explore=False)
+    assert again["plan_count"].tolist() == [2, 2]
+    flat = Search(LOW, SPACE, noise=0.0)  # another planner within the episode knows nothing of macro-actions
+    assert flat.act(FINE, far("s"), seen, kept, ~begins, explore=False)[0]["a"].shape == actions["a"].shape
+
+
+def test_levels_with_one_name_for_two_actions_are_refused() -> None:
+    twice = Hierarchical(LOW, (Level(FINE, SPACE, planner=HIGH),))
+    with pytest.raises(ConfigError, match="names of their own"):
+        twice.plan(FINE, far("s"), {"s": torch.zeros(1, 2)}, space=SPACE)

@@ -1,0 +1,203 @@
+r"""Hierarchical planning: the top level plans macro-actions for the task, each level below a way to its next sub-goal.
+
+LeCun 2022 (section 4.6, hierarchical Mode-2); with levels that share one latent state as HWM plans (2026,
+arXiv:2604.03208), with encoders between them as H-JEPA does (2026, arXiv:2610.06805).
+
+    s^ℓ = up_ℓ(s^{ℓ−1})                                    the present, as each level sees it
+    top:    a^L = plan_L(Σ_t C(s^L_t)),                    g = s^L_1, the first state that it leads to
+    below:  a^ℓ = plan_ℓ(Σ_t ‖up_{ℓ+1}(s^ℓ_t) − g‖²),      g = s^ℓ_1                              executed: a^1
+
+Where the first step of a plan gains nearly all that the plan gains, the task is within that step: there the level below
+plans by the task itself, as it sees it; so it does where the present costs as little as ``near``. With no level above
+this is the planner of the lowest level, bit by bit.
+
+Deviations        peers                                here                            why
+the goal itself   within a distance (HWM), by steps    within ``near``, or where the   a plan says it too
+is aimed for      that are left (H-JEPA)               first step gains .9 of it all
+macro-actions     from a queue of encoded chunks       what the level's space says     a world may bound them itself
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from worldformula.catalogue import System
+from worldformula.errors import ConfigError
+from worldformula.planner import Named, Plan, Planner, Space, Task
+from worldformula.planners.cem import CEM
+from worldformula.world import Dynamics, State, Values
+
+SHARE = 0.9  # of what a plan gains: where its first step gains as much, the task is within that step
+
+
+@dataclass(frozen=True)
+class Level:
+    """A level above the lowest one.
+
+    Attributes:
+        dynamics: what it imagines with, one step for several of the level below.
+        space: the sets of its macro-actions, whose names no other level has.
+        up: from states of the level below to its own, ``[..., event]``; the same ones where nothing is said.
+        planner: what searches; a few steps.
+        towards: the variables of a state that sub-goals are compared by; all that are given none.
+    """
+
+    dynamics: Dynamics
+    space: Space
+    up: Callable[[State], Values] = lambda states: states
+    planner: Planner = field(default_factory=lambda: CEM(horizon=8, candidates=96, elites=16, iterations=6))
+    towards: tuple[str, ...] = ()
+
+    def seen(self, states: State) -> State:
+        """States of the level below as it sees them."""
+        return State(self.up(states), states.axes)
+
+
+@final
+@dataclass(frozen=True)
+class Hierarchical(Planner):
+    """The search; see the module for the method. ``plan`` takes dynamics and space of the lowest level, and the task is
+    that of the states of the top one.
+    """
+
+    planner: Planner = field(default_factory=lambda: CEM(horizon=8, candidates=96, elites=16, iterations=6))
+    """What searches at the lowest level."""
+    above: tuple[Level, ...] = ()
+    """The levels above, the lowest first."""
+    near: float = 0.0
+    """The cost of a state, as the top level sees it, from which on all levels plan by the task itself."""
+
+    @property
+    def horizon(self) -> int:
+        """Steps of the plan of the lowest level."""
+        found: int = getattr(self.planner, "horizon")  # noqa: B009
+        return found
+
+    def horizons(self, space: Space) -> dict[str, int | None]:
+        """Plans of all levels are kept."""
+        found = self.planner.horizons(space)
+        for level in self.above:
+            found |= level.planner.horizons(level.space)
+        return found
+
+    @torch.no_grad()
+    def plan(
+        self,
+        dynamics: Dynamics,
+        task: Task,
+        state: Values,
+        *,
+        space: Space,
+        generators: Sequence[torch.Generator] | None = None,
+        warm: Named | None = None,
+        proposals: Named | None = None,
+        mask: Named | None = None,
+    ) -> Plan:
+        """Search from states ``[B, ...]``; proposals and masks are of the lowest level's actions.
+
+        Raises:
+            ConfigError: two levels with an action of the same name.
+        """
+        self._check(space)
+        present = [State(state)]
+        for level in self.above:
+            present.append(level.seen(present[-1]))
+        goal: State | None = None
+        aimed: Tensor | None = None  # where every level above plans by the task itself
+        upper: list[Plan] = []
+        for i in range(len(self.above) - 1, -1, -1):
+            level = self.above[i]
+            own = task if goal is None else self._towards(i + 1, task, goal, aimed)
+            found = level.planner.plan(
+                level.dynamics, own, present[i + 1], space=level.space, generators=generators,
+                warm=_of(warm, level.space),
+            )  # fmt: skip
+            near = _nearest(own, found, self.near if goal is None else 0.0)
+            goal, aimed = found.states.at(1), near if aimed is None else near & aimed
+            upper.append(found)
+        own = task if goal is None else self._towards(0, task, goal, aimed)
+        found = self.planner.plan(
+            dynamics, own, state, space=space, generators=generators, warm=_of(warm, space), proposals=proposals,
+            mask=mask,
+        )  # fmt: skip
+        if not upper:
+            return found
+        further = {name: value for plan in upper for name, value in plan.actions.items()}
+        calls = found.calls + sum(plan.calls for plan in upper)
+        return replace(found, calls=calls, next=found.shifted() | further, upper=tuple(upper))
+
+    def _towards(self, below: int, task: Task, goal: State, aimed: Tensor | None) -> Task:
+        """What the level ``below`` minimises: the way to the sub-goal in the states of the level above it, and of the
+        episodes that are ``aimed``, the task as the top level sees it.
+        """
+        level = self.above[below]
+        names = level.towards or tuple(k for k, v in goal.series.items() if v.is_floating_point())
+
+        def cost(states: State, actions: Named) -> Tensor:
+            seen = level.seen(states)
+            times = states.lead[0] // len(next(iter(goal.series.values())))
+            far = [(seen[k] - goal[k].repeat_interleave(times, 0).unsqueeze(1)).flatten(2) for k in names]
+            total = torch.cat(far, -1).square().sum(-1)
+            if aimed is None or not bool(aimed.any()):
+                return total
+            top = seen
+            for higher in self.above[below + 1 :]:
+                top = higher.seen(top)
+            return torch.where(aimed.repeat_interleave(times, 0).unsqueeze(1), task.cost(top, actions), total)
+
+        return Task(cost, samples=task.samples, risk=task.risk, numbers=task.numbers)
+
+    def _check(self, space: Space) -> None:
+        names = [*space, *(name for level in self.above for name in level.space)]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ConfigError(
+                f"two levels have an action {twice[0]!r}: expected names of their own, such as 'm' for macro-actions"
+            )
+
+
+def _of(warm: Named | None, space: Space) -> Mapping[str, Tensor] | None:
+    """What is given for the actions of one level."""
+    found = {name: value for name, value in (warm or {}).items() if name in space}
+    return found or None
+
+
+def _nearest(task: Task, plan: Plan, close: float) -> Tensor:
+    """Whether the first step of a plan gains nearly all that the plan gains, there is nothing to gain, or the present
+    costs as little as ``close``; ``[B]``.
+    """
+    doing = {name: torch.cat((value[:, :1], value), 1) for name, value in plan.actions.items()}
+    costs = task.cost(plan.states, doing)  # of the present too, as if the first action had led there
+    gained, least = costs[:, 0] - costs[:, 1], costs[:, 0] - costs[:, 1:].amin(1)
+    return (gained >= SHARE * least) | (least <= 0) | (costs[:, 0] <= close)
+
+
+def paper() -> dict[str, Any]:
+    """The lowest level of HWM is searched by 500 candidates; levels above come with a world."""
+    return {"planner": CEM(horizon=10, candidates=500, elites=50, iterations=6)}
+
+
+def tiny() -> dict[str, Any]:
+    """Milliseconds on a CPU."""
+    return {}
+
+
+def build(sizes: dict[str, Any]) -> Hierarchical:
+    """The planner."""
+    return Hierarchical(**sizes)
+
+
+SYSTEM = System(
+    name="hierarchical",
+    kind="planners",
+    paper="LeCun 2022, openreview.net/forum?id=BZ5a1r-kVsf; 2026, arXiv:2604.03208; 2026, arXiv:2610.06805",
+    bibtex="""@article{lecun2022path, title={A path towards autonomous machine intelligence}, author={LeCun, Yann},
+  journal={OpenReview}, year={2022}}""",
+    presets={"paper": paper, "tiny": tiny},
+    build=build,
+    summary="Macro-actions for the task at the top, a way to the next sub-goal at each level below.",
+)
