@@ -11,7 +11,7 @@ from worldformula.errors import ConfigError
 from worldformula.formula import Deterministic
 from worldformula.planner import ActionSet, Task
 from worldformula.planners.cem import CEM
-from worldformula.planners.hierarchical import Hierarchical, Level
+from worldformula.planners.hierarchy import Hierarchy, Level
 from worldformula.world import PriorDynamics, State
 
 
@@ -40,14 +40,14 @@ def far(name: str, goal: Tensor = GOAL) -> Task:
     return Task(lambda states, actions: (states[name] - goal).square().sum(-1))
 
 
-def two(near: float = 0.0) -> Hierarchical:
-    return Hierarchical(LOW, (Level(COARSE, MACRO, planner=HIGH),), near)
+def two(near: float = 0.0) -> Hierarchy:
+    return Hierarchy(LOW, (Level(COARSE, MACRO, planner=HIGH),), near)
 
 
 def test_without_a_level_above_it_is_the_planner_itself_bit_by_bit() -> None:
     start = {"s": torch.randn(3, 2)}
     alone = LOW.plan(FINE, far("s"), start, space=SPACE)
-    found = Hierarchical(LOW).plan(FINE, far("s"), start, space=SPACE)
+    found = Hierarchy(LOW).plan(FINE, far("s"), start, space=SPACE)
     assert torch.equal(found.actions["a"], alone.actions["a"])
     assert torch.equal(found.cost, alone.cost)
     assert found.calls == alone.calls
@@ -82,7 +82,7 @@ def test_levels_with_encoders_of_their_own() -> None:
     """u = 2 s, w = 4 u: three levels, whose top knows the goal in its own numbers."""
     middle = Level(DOUBLE, MACRO, up=lambda s: {"u": 2 * s["s"]}, planner=HIGH)
     top = Level(TOP, {"n": ActionSet(2)}, up=lambda s: {"w": 4 * s["u"]}, planner=HIGH)
-    plan = Hierarchical(LOW, (middle, top)).plan(FINE, far("w", 8 * GOAL), {"s": torch.zeros(2, 2)}, space=SPACE)
+    plan = Hierarchy(LOW, (middle, top)).plan(FINE, far("w", 8 * GOAL), {"s": torch.zeros(2, 2)}, space=SPACE)
     highest, second = plan.upper
     assert highest.states["w"].shape == (2, 4, 2)
     assert second.states["u"].shape == (2, 4, 2)
@@ -112,6 +112,6 @@ def test_both_plans_are_kept_within_an_episode() -> None:
 
 
 def test_levels_with_one_name_for_two_actions_are_refused() -> None:
-    twice = Hierarchical(LOW, (Level(FINE, SPACE, planner=HIGH),))
+    twice = Hierarchy(LOW, (Level(FINE, SPACE, planner=HIGH),))
     with pytest.raises(ConfigError, match="names of their own"):
         twice.plan(FINE, far("s"), {"s": torch.zeros(1, 2)}, space=SPACE)

@@ -60,7 +60,7 @@ class Level:
 
 @final
 @dataclass(frozen=True)
-class Hierarchical(Planner):
+class Hierarchy(Planner):
     """The search; see the module for the method. ``plan`` takes dynamics and space of the lowest level, and the task is
     that of the states of the top one.
     """
@@ -186,13 +186,13 @@ def tiny() -> dict[str, Any]:
     return {}
 
 
-def build(sizes: dict[str, Any]) -> Hierarchical:
+def build(sizes: dict[str, Any]) -> Hierarchy:
     """The planner."""
-    return Hierarchical(**sizes)
+    return Hierarchy(**sizes)
 
 
 SYSTEM = System(
-    name="hierarchical",
+    name="hierarchy",
     kind="planners",
     paper="LeCun 2022, openreview.net/forum?id=BZ5a1r-kVsf; 2026, arXiv:2604.03208; 2026, arXiv:2610.06805",
     bibtex="""@article{lecun2022path, title={A path towards autonomous machine intelligence}, author={LeCun, Yann},
