@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from worldformula import Bernoulli, Deterministic, E, Normal, Sum, World, log
 from worldformula.agent.cost import Cost
-from worldformula.agent.terms import Effort, Reach, seen
+from worldformula.agent.terms import Distance, Effort, seen
 from worldformula.errors import ConfigError, MissingInputError, ShapeError
 from worldformula.planner import ActionSet, Task
 from worldformula.planners.cem import CEM
@@ -67,7 +67,7 @@ ACTIONS = {"a": torch.randn(N, T, 2, generator=torch.Generator().manual_seed(1))
 
 
 def test_a_cost_of_a_reward_a_goal_an_effort_fixed_numbers_and_a_critic(world: World, states: State) -> None:
-    intrinsic = {"far": Reach("s"), "effort": Effort(), "fixed": Fixed()}
+    intrinsic = {"far": Distance("s"), "effort": Effort(), "fixed": Fixed()}
     cost = Cost(world, intrinsic, {"later": Critic()}, {"reward": 0.5, "effort": 0.1, "later": 2.0})
     batch = {"x": torch.randn(N, T, 5), "first": torch.zeros(N, T)}
     check_cost(cost, states, ACTIONS, batch=batch | ACTIONS)
@@ -78,7 +78,7 @@ def test_a_world_that_says_how_probably_it_goes_on(world: World, states: State) 
         prior=world.prior, posterior=world.posterior, heads=world.heads, loss=world.loss,
         roles={"reward": "r", "continue": "c"},
     )  # fmt: skip
-    check_cost(Cost(going, {"far": Reach("s")}), states, ACTIONS)
+    check_cost(Cost(going, {"far": Distance("s")}), states, ACTIONS)
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Broken(Cost):
 def test_a_broken_law_is_found(how: str, law: str, world: World, states: State) -> None:
     weights = {"reward": 1.0, "far": 1.5}
     with pytest.raises(AssertionError, match=rf"{law}.*broken"):
-        check_cost(Broken(world, {"far": Reach("s")}, weights=weights, how=how), states, ACTIONS)
+        check_cost(Broken(world, {"far": Distance("s")}, weights=weights, how=how), states, ACTIONS)
 
 
 def test_training_that_moves_an_intrinsic_term_is_found(world: World, states: State) -> None:
@@ -143,15 +143,15 @@ def test_an_intrinsic_term_that_learns_is_refused(world: World) -> None:
     assert Cost(world, critics={"a": critic, "b": lambda states: 2 * critic(states)}).learnt == [*critic.parameters()]
 
 
-def test_effort_and_reach_by_hand() -> None:
+def test_effort_and_distance_by_hand() -> None:
     states = State(
         {"s": torch.tensor([[[1.0, 2.0], [0.0, 0.0]]]), "goal": torch.tensor([[[4.0, -2.0], [0.0, 0.5]]])}, 2
     )
-    torch.testing.assert_close(Reach("s", unit=5.0)(states), torch.tensor([[5.0, 0.05]]))
+    torch.testing.assert_close(Distance("s", unit=5.0)(states), torch.tensor([[5.0, 0.05]]))
     actions = {"m": torch.tensor([[[3.0, 0.0], [1.0, 1.0]]]), "u": torch.tensor([[[0.0], [2.0]]])}
     assert Effort()(states, actions).tolist() == [[9.0, 6.0]]
     number = State({"p": torch.tensor([[1.0, 3.0]]), "goal": torch.tensor([[0.0, 5.0]])}, 2)
-    assert Reach("p")(number).tolist() == [[1.0, 4.0]]
+    assert Distance("p")(number).tolist() == [[1.0, 4.0]]
 
 
 def test_a_term_of_actions_reads_those_of_a_dream_one_step_before(world: World) -> None:
@@ -170,7 +170,7 @@ def test_goals_are_rows_of_a_task_and_every_episode_has_its_own() -> None:
     dynamics = PriorDynamics(Deterministic("s_t = f(s_{t-1}, a_{t-1})", Add(), shape=2))
     goals = torch.tensor([[0.5, -0.5], [-1.0, 1.0], [0.0, 0.2]])
     planner, start = CEM(horizon=3, candidates=64, elites=8, iterations=6), {"s": torch.zeros(3, 2)}
-    cost = Cost(dynamics, {"far": Reach("s")})
+    cost = Cost(dynamics, {"far": Distance("s")})
     generators = [torch.Generator().manual_seed(i) for i in range(3)]
     plan = planner.plan(
         dynamics, cost.task(given={"goal": goals}), start, space={"a": ActionSet(2)}, generators=generators
@@ -190,7 +190,7 @@ def test_goals_are_rows_of_a_task_and_every_episode_has_its_own() -> None:
 def test_wrong_goals_are_refused(world: World) -> None:
     dynamics = PriorDynamics(Deterministic("s_t = f(s_{t-1}, a_{t-1})", Add(), shape=2))
     planner, start = CEM(horizon=2, candidates=8, elites=2, iterations=1), {"s": torch.zeros(3, 2)}
-    cost, space = Cost(dynamics, {"far": Reach("s")}), {"a": ActionSet(2)}
+    cost, space = Cost(dynamics, {"far": Distance("s")}), {"a": ActionSet(2)}
     with pytest.raises(ShapeError, match="a row for each of 3 episodes"):
         planner.plan(dynamics, cost.task(given={"goal": torch.zeros(2)}), start, space=space)
     with pytest.raises(ConfigError, match="s is a variable of the dreams already"):

@@ -133,7 +133,7 @@ class Cost:
 
         With ``value``, what is to come after a state ``[N, ...] -> [N]``, higher is better, dreams are discounted, and
         end with its negation. ``given`` is what terms read beside the states, such as a goal for each episode: see
-        `Task.given`, and `Reach` for a term that reads it.
+        `Task.given`, and `Distance` for a term that reads it.
 
         Raises:
             ConfigError: a term of steps that counts: what a planner is told begins behind the first one.

@@ -2,7 +2,7 @@
 
 A goal is a value that the states of a dream hold beside what is imagined, under a name of its own, one an episode:
 
-    cost = Cost(world, {"far": Reach("z", "goal")})
+    cost = Cost(world, {"far": Distance("z", "goal")})
     goal = seen(world, {"x": pictures})["z"]                     # [B, D]; or a latent, or a state of a simulator
     plan = planner.plan(world, cost.task(given={"goal": goal}), state, space=space)
 """
@@ -26,7 +26,7 @@ Measure = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
-class Reach:
+class Distance:
     """How far a variable of the states is from a goal: the squared distance over all its numbers, divided by ``unit``.
 
     Attributes:
