@@ -80,6 +80,8 @@ class Task:
         risk: how many standard deviations over the samples are added to their mean.
         reduce: "sum" over the steps, or the "last" alone.
         numbers: what the dynamics takes by name, ``{"tau": 1.0}`` of a ``Symbol``.
+        given: what costs read beside the states, a row for each episode, ``[B, ...]`` by name, such as a goal: the
+            states of its dreams hold it at every step.
     """
 
     cost: Callable[[State, Named], Tensor]
@@ -90,6 +92,7 @@ class Task:
     risk: float = 0.0
     reduce: Literal["sum", "last"] = "sum"
     numbers: Mapping[str, Any] = field(default_factory=dict)
+    given: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.samples < 0 or self.reduce not in ("sum", "last"):
@@ -222,6 +225,10 @@ class Score:
         check_space(dynamics, space)
         self.dynamics, self.task, self.horizon = dynamics, task, horizon
         self.state = State({k: v for k, v in state.items() if k not in dynamics.actions})
+        wrong = [(k, list(v.shape)) for k, v in task.given.items() if v.shape[:1] != (len(generators),)]
+        if wrong:
+            expected = f"given: expected a row for each of {len(generators)} episodes\n"
+            raise ShapeError(expected + table(("name", "got"), wrong))
         self.noise: dict[str, Tensor] | None = None
         if task.samples:
             draw = getattr(dynamics, "dream_noise", None)
@@ -259,7 +266,7 @@ class Score:
         }  # fmt: skip
         options: dict[str, Any] = {"deterministic": True} if self.noise is None else {"noise": noise}
         dream = State(self.dynamics.imagine(self.state.repeat(N * S), actions=flat, **options, **self.task.numbers), 2)
-        states = dream.only(k for k in dream.series if k not in self.dynamics.actions).span(1)
+        states = self._told(dream.only(k for k in dream.series if k not in self.dynamics.actions).span(1), N * S)
         costs = self.task.of(states, flat, self._durations(dream)).view(B, N, S)
         mean = costs.mean(-1)
         return mean + self.task.risk * costs.std(-1) if self.task.risk else mean
@@ -277,8 +284,22 @@ class Score:
             )
         dream = self.dynamics.imagine(self.state, actions=dict(actions), deterministic=True, **self.task.numbers)
         states = State(dream, 2)
-        own = states.only(k for k in states if k not in self.dynamics.actions)
+        own = self._told(states.only(k for k in states if k not in self.dynamics.actions))
         return Plan(dict(actions), own, cost, tuple(trace), calls + self.horizon, self._durations(states))
+
+    def _told(self, states: State, times: int = 1) -> State:
+        """States ``[B·times, T, ...]`` with what is given for each episode.
+
+        Raises:
+            ConfigError: the dynamics has a variable of that name.
+        """
+        if taken := [name for name in self.task.given if name in states]:
+            raise ConfigError(
+                f"given: {taken[0]} is a variable of the dreams already; what only costs read needs a name of its own"
+            )
+        steps = states.lead[1] if self.task.given else 0
+        rows = {k: v.repeat_interleave(times, 0).unsqueeze(1) for k, v in self.task.given.items()}
+        return states | {k: v.expand(-1, steps, *v.shape[2:]) for k, v in rows.items()}
 
     def _durations(self, dream: State) -> Tensor | None:
         """How long each step of a dream takes, ``[N, T]``, where the dynamics says it.

@@ -148,3 +148,12 @@ def test_what_the_picture_shows(kind):
 def test_another_layout_is_refused():
     with pytest.raises(ConfigError, match="'two' or 'nine'"):
         Rooms(layout="four")
+
+
+def test_wandering_in_one_layout_keeps_to_its_walls():
+    own = three_by_three(np.random.default_rng(5))
+    layouts, positions, actions = wander(3, 4, 60, own)
+    assert all(layout is own for layout in layouts)
+    assert free(own.walls, positions).all()
+    after = moved(own.walls, positions[:, :-1], actions[:, :-1].astype(np.float64))
+    np.testing.assert_allclose(after, positions[:, 1:], atol=1e-5)

@@ -107,6 +107,8 @@ class Builder:
         body = self.expression(node.body)
         if node.name == "clamp":
             return wf.clamp(body, *node.bounds)
+        if node.name == "expectile":
+            return wf.Expectile(body, node.bounds[0])
         return abs(body) if node.name == "abs" else getattr(wf, node.name)(body)
 
     def of_minus(self, node):

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from worldformula.formula.ops.cross_entropy import CrossEntropyNode
 from worldformula.formula.ops.entropy import EntropyNode
+from worldformula.formula.ops.expectile import ExpectileNode
 from worldformula.formula.ops.js import JSNode
 from worldformula.formula.ops.kl import ProductDivergence, SampledDivergence
 from worldformula.formula.syntax.factor import Constants, Factor
@@ -217,6 +218,8 @@ class Reader:
                 high = self.summand()
             self.need(")")
             return Function("clamp", body, tuple(None if b is None else b.value for b in (low, high)))
+        if found := self.match(r"Expectile\{τ=([\d.]+)\}\["):
+            return ExpectileNode(self.until("]"), float(found[1]))
         if self.take("sg("):
             return StopGradient(self.until(")"))
         if found := self.match(r"(total|norm2)\("):

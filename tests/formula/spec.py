@@ -153,7 +153,7 @@ class Op:
 
 @dataclass(frozen=True)
 class Fn:
-    """A function of numbers; ``bounds`` of a clamp."""
+    """A function of numbers; ``bounds`` of a clamp, the share of an expectile."""
 
     name: str
     body: object

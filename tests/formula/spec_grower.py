@@ -360,6 +360,7 @@ class StaticGrower(Soil):
         if one_draw(g):
             return Minus(g)
         plain = [Fn(name, g) for name in ("tanh", "sigmoid", "softplus", "relu", "abs")]
+        plain.append(Fn("expectile", Fn("clamp", g, (-5.0, 5.0)), (0.2, None)))
         return self.rng.choice([*plain, Minus(g), Fn("clamp", g, (-3, None)), Fn("clamp", g, (-10.0, 2))])
 
     def other(self, depth, scope):

@@ -24,6 +24,7 @@ from worldformula import (
     Energy,
     EnergyDistance,
     Entropy,
+    Expectile,
     Gibbs,
     GradientPenalty,
     InfoNCE,
@@ -42,6 +43,7 @@ from worldformula import (
     VRBound,
     log,
     sg,
+    total,
 )
 from worldformula.errors import FormulaError, GradientError, NoClosedFormError, ShapeError, UnnormalisedError
 from worldformula.formula.ops.sliced_wasserstein import sliced_wasserstein
@@ -123,6 +125,8 @@ CASES = {
     "SwAV": lambda: E(q_z(), SwAV(Value("z"), sg(Value("z")), temperature=0.5)),
     "variance": lambda: E(q_z(), Variance(Value("z"), target=2.0)),
     "covariance": lambda: E(q_z(), Covariance(Value("z"))),
+    "expectile": lambda: E(q_z(), Expectile(total(Value("z")) - 0.2, 0.1)),
+    "expectile, event by event": lambda: E(q_z(), total(Expectile(Value("z"), 0.8))),
     "SIGReg": lambda: E(q_z(), SIGReg(Value("z"), directions=3)),
     "sliced Wasserstein": lambda: SlicedWasserstein(q_z(), p_z()),
     "sliced Wasserstein, order 1": lambda: SlicedWasserstein(q_z(), p_z(), order=1, samples=2),

@@ -339,6 +339,8 @@ class Witness:
 
     def of_fn(self, node, env):
         body = self.value(node.body, env)
+        if node.name == "expectile":
+            return torch.where(body > 0, node.bounds[0], 1 - node.bounds[0]) * body * body
         return body.clamp(*node.bounds) if node.name == "clamp" else FUNCTIONS[node.name](body)
 
     def of_minus(self, node, env):

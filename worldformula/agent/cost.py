@@ -2,7 +2,13 @@
 
 Dreamer's intrinsic cost is the negated reward head, its critic the negated value; both signs are kept here, so that
 planners minimise and actor-critic learners read the reward. A world without a reward has other terms alone: a distance
-to a goal, an energy.
+to a goal, what actions take.
+
+    C(s, a) = Σ_i u_i·intrinsic_i(s, a) + Σ_j v_j·critic_j(s)
+
+Intrinsic terms do not learn: what has weights of its own that do is refused, but for bonuses that an agent learns as
+losses of their own (`learns`) and what reads the world. Critics learn, from what a memory says of the intrinsic terms
+(`worldformula.learners.critics`). The total is linear in u and v, which are data.
 """
 
 from __future__ import annotations
@@ -11,13 +17,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from worldformula.agent.terms import Measure, modules_of, with_steps
 from worldformula.errors import ConfigError, near
-from worldformula.planner import Task
+from worldformula.planner import Named, Task
 from worldformula.world import Dynamics, State, head_of
 
-Measure = Callable[[State], Tensor]
 Decode = Callable[[State, Iterable[str]], dict[str, Tensor]]
 REWARD, CONTINUE = "reward", "continue"
 """The roles of heads that a cost reads."""
@@ -27,19 +33,21 @@ REWARD, CONTINUE = "reward", "continue"
 class Cost:
     """Intrinsic terms and critics, each ``states [..., event] -> [...]``, with their weights, 1 unless they are given.
 
+    An intrinsic term with ``acts = True`` is asked of states and actions, ``term(states, actions)``, such as `Effort`:
+    the actions by name, ``[..., size]``, were taken one step before.
     The negated reward is one of the terms, called "reward", where a head of the dynamics has that role. The weights are
-    data: a configurator changes them without retraining anything. ``discount`` is the continuation of every step where
-    no head has the role "continue". ``further`` is what a learner multiplies continuations by, where they hold no
-    discount themselves: plans that end with a value are discounted by it too.
+    data, numbers or tensors ``()``: a configurator changes them without retraining anything. ``discount`` is the
+    continuation of every step where no head has the role "continue". ``further`` is what a learner multiplies
+    continuations by, where they hold no discount themselves: plans that end with a value are discounted by it too.
 
     Raises:
-        ConfigError: a term called "reward", or a weight of no term.
+        ConfigError: a term called "reward", a weight of no term, or an intrinsic term with weights that learn.
     """
 
     dynamics: Dynamics
     intrinsic: Mapping[str, Measure] = field(default_factory=dict)
     critics: Mapping[str, Measure] = field(default_factory=dict)
-    weights: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float | Tensor] = field(default_factory=dict)
     discount: float = 1.0
     further: float = 1.0
 
@@ -54,21 +62,45 @@ class Cost:
                     f"no term of this cost is called {name!r}; these are: {', '.join(known) or 'none'}."
                     f"{near(name, known)}"
                 )
+        world = self._of_world()
+        for name, term in self.intrinsic.items():
+            if not getattr(term, "learns", False) and _learnt(term, world):
+                raise ConfigError(
+                    f"{name} is an intrinsic term, which does not learn, and has weights that require a gradient\n"
+                    f"write term.requires_grad_(False), or make it a critic: Cost(..., critics={{{name!r}: term}})"
+                )
+
+    @property
+    def learnt(self) -> list[nn.Parameter]:
+        """The weights of the critics, for whoever trains them: none of an intrinsic term, none of the world."""
+        world = self._of_world()
+        every = [p for term in self.critics.values() for p in _learnt(term, world)]
+        return list({id(p): p for p in every}.values())
+
+    def _of_world(self) -> set[int]:
+        """The weights of the dynamics: a term may read a head."""
+        return {id(p) for p in self.dynamics.parameters()} if isinstance(self.dynamics, nn.Module) else set()
 
     @property
     def rewarded(self) -> bool:
         """Whether a head of the dynamics is the reward."""
         return REWARD in getattr(self.dynamics, "roles", {})
 
-    def __call__(self, states: State) -> Tensor:
+    def __call__(self, states: State, actions: Named | None = None) -> Tensor:
         """The total at states ``[..., event]``, lower is better: negated reward and every further term.
+
+        Args:
+            states: where it is asked.
+            actions: ``[..., size]`` by name, each taken one step before its state. Without them a term of actions reads
+                those that the states ``[N, T, ...]`` of a dream hold, taken at each of them, and is 0 at the first.
 
         Raises:
             FormulaError: no term, and no head that is the reward.
+            MissingInputError: a term of actions, and there are none.
         """
         terms = {**self.intrinsic, **self.critics}
         total = None if terms and not self.rewarded else -self._reward(states)
-        return self._with(total, terms, states, 1.0)
+        return self._with(total, terms, states, 1.0, actions)
 
     def outcome(self, states: State, decode: Decode | None = None) -> tuple[Tensor, Tensor]:
         """Reward (the negated immediate cost) and continuation at states ``[..., event]``: two tensors ``[...]``.
@@ -95,12 +127,13 @@ class Cost:
         first = self.weights.get(REWARD, 1.0) * reward if self.rewarded else torch.zeros_like(reward)
         return self._with(first, self.intrinsic, states, -1.0)
 
-    def task(self, value: Measure | None = None) -> Task:
+    def task(self, value: Measure | None = None, *, given: Mapping[str, Tensor] | None = None) -> Task:
         """What a planner searches by: the total at every state that is reached, weighed by how probably the episode has
         gone on until there.
 
         With ``value``, what is to come after a state ``[N, ...] -> [N]``, higher is better, dreams are discounted, and
-        end with its negation.
+        end with its negation. ``given`` is what terms read beside the states, such as a goal for each episode: see
+        `Task.given`, and `Distance` for a term that reads it.
 
         Raises:
             ConfigError: a term of steps that counts: what a planner is told begins behind the first one.
@@ -117,10 +150,11 @@ class Cost:
             return self.dynamics.decode(states, (name,))[name]
 
         going = proceed if CONTINUE in getattr(self.dynamics, "roles", {}) else None
+        held = dict(given or {})
         if value is None:
-            return Task(lambda states, _: self(states), proceed=going)
+            return Task(self, proceed=going, given=held)
         discount = self.further * (self.discount if going is None else 1.0)  # what is predicted to go on has γ inside
-        return Task(lambda states, _: self(states), lambda last: -value(last), going, discount)
+        return Task(self, lambda last: -value(last), going, discount, given=held)
 
     def _reward(self, states: State) -> Tensor:
         name = head_of(self.dynamics, REWARD)
@@ -129,13 +163,23 @@ class Cost:
     def _weighed(self, reward: Tensor) -> Tensor:
         return self.weights.get(REWARD, 1.0) * reward
 
-    def _with(self, total: Tensor | None, terms: Mapping[str, Measure], states: State, sign: float) -> Tensor:
+    def _with(
+        self, total: Tensor | None, terms: Mapping[str, Measure], states: State, sign: float,
+        actions: Named | None = None,
+    ) -> Tensor:  # fmt: skip
         """What there is, and these terms with their weights; a further term that weighs nothing is not asked."""
         for name, measure in terms.items():
             weight = self.weights.get(name, 1.0)
-            if total is not None and not weight:
+            if total is not None and not isinstance(weight, Tensor) and not weight:
                 continue
-            more = sign * weight * measure(states)
+            acts = getattr(measure, "acts", False)
+            found = with_steps(measure, states, actions, self.dynamics.actions) if acts else measure(states)
+            more = sign * weight * found
             total = more if total is None else total + more
         assert total is not None
         return total
+
+
+def _learnt(term: Measure, world: set[int]) -> list[nn.Parameter]:
+    """The weights of a term that require a gradient, but for those of the world."""
+    return [p for m in modules_of(term) for p in m.parameters() if p.requires_grad and id(p) not in world]

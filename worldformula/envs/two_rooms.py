@@ -172,7 +172,7 @@ class Rooms(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         far, doors = self.layout.steps_between(), 1 if self.kind == "two" else 3
         pairs = np.argwhere(far == doors)  # a spanning tree of 3 × 3 has a path of three doors at least
         begin, end = pairs[rng.integers(len(pairs))]
-        self.position, self.goal = (_within(rng, self.layout.rooms[k]) for k in (begin, end))
+        self.position, self.goal = (within(rng, self.layout.rooms[k]) for k in (begin, end))
         self._reached, self._canvas = False, canvas(self.layout, self.size)
         return self._observation(), self._info([])
 
@@ -206,7 +206,8 @@ class Rooms(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         return in_chunks(lambda rows: pictures(self._canvas, self.layout.edge, rows, self.shown), states)
 
 
-def _within(rng: np.random.Generator, room: Floats) -> Floats:
+def within(rng: np.random.Generator, room: Floats) -> Floats:
+    """A point of a room ``[4]``, somewhat away from its walls."""
     x0, x1, y0, y1 = room
     return np.array([rng.uniform(x0 + MARGIN, x1 - MARGIN), rng.uniform(y0 + MARGIN, y1 - MARGIN)])
 
@@ -282,19 +283,22 @@ def _seen(walls: Floats, begin: Floats, end: Floats) -> bool:
 
 
 def wander(
-    seed: int, episodes: int, steps: int, layout: str = "two", turn: float = 0.3
+    seed: int, episodes: int, steps: int, layout: str | Layout = "two", turn: float = 0.3
 ) -> tuple[list[Layout], Floats, NDArray[np.float32]]:
     """Data without a goal: points that keep their heading, which drifts by N(0, turn²) a step and is drawn anew where
-    they hit a wall.
+    they hit a wall. ``layout`` is "two" or "nine", of which each episode draws one, or the one that all are in.
 
     Returns:
         The layouts, positions ``[episodes, steps, 2]``, and the actions taken there, ``[episodes, steps, 2]``.
     """
     rng = np.random.default_rng(seed)
-    layouts = [(two_rooms if layout == "two" else three_by_three)(rng) for _ in range(episodes)]
+    if isinstance(layout, Layout):
+        layouts = [layout] * episodes
+    else:
+        layouts = [(two_rooms if layout == "two" else three_by_three)(rng) for _ in range(episodes)]
     most = max(len(own.walls) for own in layouts)
     walls = np.stack([np.concatenate((own.walls, np.zeros((most - len(own.walls), 4)))) for own in layouts])
-    starts = [_within(rng, own.rooms[rng.integers(len(own.rooms))]) for own in layouts]
+    starts = [within(rng, own.rooms[rng.integers(len(own.rooms))]) for own in layouts]
     at, heading = np.stack(starts), rng.uniform(-np.pi, np.pi, episodes)
     speed = rng.uniform(0.3, 1.0, (episodes, 1))
     positions, actions = [], []

@@ -74,6 +74,7 @@ from worldformula.formula.ops.each import each
 from worldformula.formula.ops.energy import Energy
 from worldformula.formula.ops.energy_distance import EnergyDistance
 from worldformula.formula.ops.entropy import Entropy
+from worldformula.formula.ops.expectile import Expectile
 from worldformula.formula.ops.gradient_penalty import GradientPenalty
 from worldformula.formula.ops.info_nce import InfoNCE
 from worldformula.formula.ops.js import JS
@@ -111,6 +112,7 @@ __all__ = [
     "Energy",
     "EnergyDistance",
     "Entropy",
+    "Expectile",
     "Expression",
     "Factor",
     "Flow",

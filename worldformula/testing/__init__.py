@@ -1,4 +1,5 @@
-"""The laws that families, models, worlds, planners, agents and environments keep, as functions for anyone's own class.
+"""The laws that families, models, worlds, planners, costs, agents and environments keep, as functions for anyone's
+own class.
 
 Our own suite calls the same functions.
 
@@ -8,6 +9,7 @@ Our own suite calls the same functions.
 
 from worldformula.testing.agents import check_agent
 from worldformula.testing.causal import check_causal
+from worldformula.testing.costs import check_cost
 from worldformula.testing.environments import check_env
 from worldformula.testing.families import check_family
 from worldformula.testing.laws import Laws
@@ -19,6 +21,7 @@ __all__ = [
     "Laws",
     "check_agent",
     "check_causal",
+    "check_cost",
     "check_dynamics",
     "check_env",
     "check_family",

@@ -32,10 +32,11 @@ class Curious(nn.Module, ABC):
     Attributes:
         loss: what it is learnt by, an expression over the steps of `data`.
         arrives: says that it is of a step, so that a state alone has none.
+        learns: says that it has a loss of its own, so that it is no fixed term of a cost.
     """
 
     loss: Expression
-    arrives = True
+    arrives = learns = True
     size: Tensor
     count: Tensor
 

@@ -1,0 +1,221 @@
+"""What an agent recollects of its costs: states with the intrinsic cost of each, from which a critic learns.
+
+    memory = Recollection()
+    memory.write(states, costs)                                        # [B, T, ...], [B, T]: T steps of B episodes
+    fit(critic.loss, lambda: memory.returns(256, discount=0.97), batch=256, steps=5000)
+
+What came k steps after a state is known of the same episode alone. A later state of an episode may be taken for its
+goal (`Hindsight`; Andrychowicz et al. 2017, arXiv:1707.01495): what was done then led there, whatever it was for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from worldformula.agent.terms import Measure
+from worldformula.errors import ConfigError, ShapeError, table
+from worldformula.world import State
+
+
+@dataclass(frozen=True)
+class Hindsight:
+    """Goals that were reached, and what it cost until then.
+
+    Attributes:
+        cost: ``states [N, K, ...] -> [N, K]`` that hold the goal: an intrinsic term such as `Distance`.
+        of: the variable whose later value is the goal.
+        goal: what the goal is called.
+        ahead: how many steps later it was reached, on average of a geometric law (cut where the episode ends).
+        others: the share of goals that are a state of any episode instead, which may never have been reached.
+        reached: a cost of at most this says that the goal is reached, and that nothing comes after it.
+
+    Raises:
+        ConfigError: ahead below 1, or a share outside [0, 1).
+    """
+
+    cost: Measure
+    of: str
+    goal: str = "goal"
+    ahead: float = 50.0
+    others: float = 0.0
+    reached: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.ahead < 1 or not 0 <= self.others < 1:
+            raise ConfigError(f"expected ahead ≥ 1 and others in [0, 1), got {self.ahead} and {self.others}")
+
+
+class Recollection:
+    """States ``s_t`` of episodes, with their intrinsic costs ``IC_t``, where they are known when they are written.
+
+    ``capacity`` is how many steps are kept; the oldest episodes are forgotten first, whole.
+
+    Draws are of torch's generator, or of the one that is given, and states are drawn uniformly among those that have as
+    many steps after them as are asked for.
+    """
+
+    def __init__(self, capacity: int | None = None) -> None:
+        if capacity is not None and capacity < 1:
+            raise ConfigError(f"expected a capacity of at least 1 step, got {capacity}")
+        self.capacity = capacity
+        self._episodes: list[dict[str, Tensor]] = []
+        self._rows: tuple[dict[str, Tensor], Tensor] | None = None
+
+    def __len__(self) -> int:
+        """How many steps are kept."""
+        return sum(len(next(iter(episode.values()))) for episode in self._episodes)
+
+    def write(self, states: State, costs: Tensor | None = None) -> None:
+        """Keeps the states ``[B, T, ...]`` of B episodes, without their graph, and their costs ``[B, T]``.
+
+        Raises:
+            ShapeError: states of one step, costs of another shape; other variables than were kept before.
+            ConfigError: an episode longer than the capacity.
+        """
+        whole = State(states, getattr(states, "axes", 2)).series
+        B, T = lead = whole.lead if whole.axes == 2 else (0, 0)
+        if not B or (costs is not None and tuple(costs.shape) != tuple(lead)):
+            rows = [(k, "[B, T, ...]", list(v.shape)) for k, v in whole.items()]
+            rows += [] if costs is None else [("costs", "[B, T]", list(costs.shape))]
+            raise ShapeError("expected steps of episodes\n" + table(("variable", "expected", "got"), rows))
+        if self.capacity is not None and self.capacity < T:
+            raise ConfigError(f"capacity={self.capacity}: an episode of {T} steps does not fit")
+        kept = {**whole, **({} if costs is None else {"cost": costs})}
+        if self._episodes and kept.keys() != self._episodes[0].keys():
+            raise ShapeError(f"expected {', '.join(self._episodes[0])} as before, got {', '.join(kept)}")
+        self._episodes += [{k: v[b].detach().clone() for k, v in kept.items()} for b in range(B)]
+        while self.capacity is not None and len(self) > self.capacity:
+            del self._episodes[0]
+        self._rows = None
+
+    # ------------------------------------------------------------------------------------------------------------ read
+
+    def pairs(self, batch: int, delta: int, *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """``(s_τ, IC_{τ+δ})``: the states ``[batch, ...]`` and "y" ``[batch]`` (LeCun 2022)."""
+        rows, at = self._drawn(batch, delta, generator)
+        return {**self._states(rows, at), "y": self._costs(rows)[at + delta]}
+
+    def returns(
+        self, batch: int, *, discount: float, goals: Hindsight | None = None, generator: torch.Generator | None = None
+    ) -> dict[str, Tensor]:
+        """States and "y" ``= Σ_{k ≥ 1} γ^{k−1} IC_{τ+k}``, to the end of the episode, or until the goal is reached.
+
+        Raises:
+            ConfigError: goals of other episodes, of which nobody knows how long they take.
+        """
+        if goals is not None and goals.others:
+            raise ConfigError(
+                "others > 0: a return ends at its goal, and those were not reached; learn from transitions"
+            )
+        rows, at = self._drawn(batch, 1, generator)
+        left = self._left[at]
+        goal, ahead = self._goals(rows, at, goals, generator)
+        steps = left if goals is None else ahead
+        costs, going = self._follow(rows, at, int(steps.max()), goals, goal)
+        within = torch.arange(1, costs.shape[1] + 1) <= steps[:, None]
+        weight = discount ** torch.arange(costs.shape[1]).to(costs) * before(going) * within
+        found = {**self._states(rows, at), "y": (weight * costs).sum(1)}
+        return found if goals is None else {**found, goals.goal: goal}
+
+    def transitions(
+        self, batch: int, *, discount: float, steps: int = 1, lam: float = 1.0, goals: Hindsight | None = None,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """States, what their next n steps cost, "c" ``= Σ_{k ≤ n} γ^{k−1} IC_{τ+k}``, the states ``<name>_prime`` that
+        they lead to, and how much counts after these, "d": γ^n, or 0 where the goal is reached before.
+
+        n is ``steps``, or with λ < 1 drawn, n − 1 ~ Geometric(1 − λ), and at most that: the λ-return is the mean over
+        such n (Sutton & Barto 2018, eq. 12.2).
+        """
+        if not 0 <= lam <= 1 or steps < 1:
+            raise ConfigError(f"expected steps ≥ 1 and lam in [0, 1], got {steps} and {lam}")
+        rows, at = self._drawn(batch, steps, generator)
+        goal, _ = self._goals(rows, at, goals, generator)
+        n = torch.full((batch,), steps) if lam == 1 else _geometric(batch, 1 - lam, generator).clamp(max=steps)
+        costs, going = self._follow(rows, at, steps, goals, goal)
+        k = torch.arange(1, steps + 1)
+        alive = before(going)
+        c = (discount ** (k - 1).to(costs) * alive * costs * (k <= n[:, None])).sum(1)
+        onward = (going.cumprod(1)).gather(1, n[:, None] - 1).squeeze(1)
+        later = {f"{name}_prime": value for name, value in self._states(rows, at + n).items()}
+        found = {**self._states(rows, at), **later, "c": c, "d": discount ** n.to(costs) * onward}
+        return found if goals is None else {**found, goals.goal: goal}
+
+    # ----------------------------------------------------------------------------------------------------------- parts
+
+    @property
+    def _left(self) -> Tensor:
+        """How many steps of the episode come after each row."""
+        return self._all()[1]
+
+    def _all(self) -> tuple[dict[str, Tensor], Tensor]:
+        """All steps one behind the other."""
+        if not self._episodes:
+            raise ConfigError("nothing has been written yet: memory.write(states, costs)")
+        if self._rows is None:
+            names, lengths = self._episodes[0], [len(next(iter(e.values()))) for e in self._episodes]
+            rows = {name: torch.cat([episode[name] for episode in self._episodes]) for name in names}
+            self._rows = rows, torch.cat([torch.arange(length - 1, -1, -1) for length in lengths])
+        return self._rows
+
+    def _drawn(self, batch: int, steps: int, generator: torch.Generator | None) -> tuple[dict[str, Tensor], Tensor]:
+        """All rows, and the numbers of some that have so many steps after them."""
+        rows, left = self._all()
+        known = (left >= steps).nonzero()[:, 0]
+        if not len(known):
+            raise ConfigError(
+                f"no episode has {steps} steps after any of its states; the longest has {int(left.max())}"
+            )
+        return rows, known[torch.randint(len(known), (batch,), generator=generator)]
+
+    def _states(self, rows: dict[str, Tensor], at: Tensor) -> dict[str, Tensor]:
+        return {name: value[at] for name, value in rows.items() if name != "cost"}
+
+    def _costs(self, rows: dict[str, Tensor]) -> Tensor:
+        if "cost" not in rows:
+            raise ConfigError("no costs have been written: memory.write(states, costs), or say goals=Hindsight(...)")
+        return rows["cost"]
+
+    def _goals(
+        self, rows: dict[str, Tensor], at: Tensor, goals: Hindsight | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor]:
+        """A goal for each row, and how many steps later it was reached."""
+        if goals is None:
+            return at, at
+        batch = len(at)
+        ahead = torch.minimum(_geometric(batch, 1 / goals.ahead, generator), self._left[at])
+        there = at + ahead
+        if goals.others:
+            other = torch.randint(len(self._left), (batch,), generator=generator)
+            there = torch.where(torch.rand(batch, generator=generator) < goals.others, other, there)
+        return rows[goals.of][there], ahead
+
+    def _follow(
+        self, rows: dict[str, Tensor], at: Tensor, steps: int, goals: Hindsight | None, goal: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The costs of the next steps ``[N, K]``, and whether the episode goes on after each, 1 or 0."""
+        k = torch.arange(1, steps + 1)
+        index = at[:, None] + torch.minimum(k, self._left[at][:, None])  # behind the end: its last row, not counted
+        if goals is None:
+            costs = self._costs(rows)[index]
+            return costs, torch.ones_like(costs)
+        held = goal.unsqueeze(1).expand(-1, steps, *goal.shape[1:])
+        with torch.no_grad():
+            costs = goals.cost(State({**self._states(rows, index), goals.goal: held}, 2))
+        return costs, (costs > goals.reached).to(costs)
+
+
+def before(going: Tensor) -> Tensor:
+    """Whether an episode has gone on until each of K steps ``[N, K]``: the product of what is before it."""
+    return torch.cat((torch.ones_like(going[:, :1]), going[:, :-1]), 1).cumprod(1)
+
+
+def _geometric(count: int, stop: float, generator: torch.Generator | None) -> Tensor:
+    """Whole numbers from 1, ``[count]``: how many trials until the first that succeeds with probability ``stop``."""
+    if stop >= 1:
+        return torch.ones(count, dtype=torch.long)
+    drawn = torch.rand(count, generator=generator, dtype=torch.float64)
+    return 1 + (torch.log1p(-drawn) / torch.log(torch.tensor(1 - stop, dtype=torch.float64))).long()
