@@ -143,7 +143,9 @@ def drive(seed: int, episodes: int, steps: int) -> tuple[Floats, Floats, NDArray
         ``[episodes, steps, 2]``.
     """
     rng = np.random.default_rng(seed)
-    y, lane, branch = rng.uniform(0, 0.1, episodes), np.zeros(episodes), rng.choice((-1.0, 1.0), episodes)
+    y: Floats = rng.uniform(0, 0.1, episodes)
+    lane: Floats = np.zeros(episodes)
+    branch: Floats = rng.choice((-1.0, 1.0), episodes)
     throttle = rng.uniform(-1, 1, episodes)
     seen, done = [], []
     for _ in range(steps):
