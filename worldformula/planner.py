@@ -26,15 +26,20 @@ Kind = Literal["numbers", "choice", "flags"]
 
 @dataclass(frozen=True)
 class ActionSet:
-    """What one action may be: ``size`` "numbers" in [−1, 1], a one-hot "choice" of so many, or "flags" of 0 and 1."""
+    """What one action may be: ``size`` "numbers" in [−1, 1], a one-hot "choice" of so many, or "flags" of 0 and 1.
+
+    ``aim``: who sets it, the search ("min") or an adversary ("max"); what is in no space, the dynamics draws.
+    """
 
     size: int
     kind: Kind = "numbers"
+    aim: Literal["min", "max"] = "min"
 
     def __post_init__(self) -> None:
-        if self.size < 1 or self.kind not in ("numbers", "choice", "flags"):
+        if self.size < 1 or self.kind not in ("numbers", "choice", "flags") or self.aim not in ("min", "max"):
             raise ConfigError(
-                f"expected an action of size ≥ 1, of kind numbers, choice or flags, got {self.size} and {self.kind!r}"
+                "expected an action of size ≥ 1, of kind numbers, choice or flags, with the aim min or max, got "
+                f"{self.size}, {self.kind!r} and {self.aim!r}"
             )
 
     def holds(self, actions: Tensor) -> bool:
@@ -64,6 +69,24 @@ Space = Mapping[str, ActionSet]
 
 
 @dataclass(frozen=True)
+class CVaR:
+    """The mean over the share α of the worst samples (Rockafellar & Uryasev 2000); of α = 0 the worst one."""
+
+    alpha: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise ConfigError(f"expected alpha from 0 to 1, got {self.alpha}")
+
+    def __call__(self, costs: Tensor) -> Tensor:
+        """Of samples ``[..., S]``: ``[...]``; where α·S is no whole number, the last one counts in part."""
+        share = max(self.alpha * (count := costs.shape[-1]), 1.0)
+        weight = (share - torch.arange(count).to(costs)).clamp(0, 1) / share
+        worst = costs.sort(-1, descending=True).values
+        return torch.where(weight > 0, worst * weight, 0.0).sum(-1)  # chosen, as zero times infinity is no number
+
+
+@dataclass(frozen=True)
 class Task:
     """What dreams cost; lower is better.
 
@@ -77,7 +100,7 @@ class Task:
             of time weighs what comes after it by γ^Δ.
         samples: dreams that each candidate is imagined in, with noise that all candidates of an episode share; 0
             imagines means and modes, one dream.
-        risk: how many standard deviations over the samples are added to their mean.
+        risk: how the samples of a candidate count: their mean and so many standard deviations, or a `CVaR`.
         reduce: "sum" over the steps, or the "last" alone.
         numbers: what the dynamics takes by name, ``{"tau": 1.0}`` of a ``Symbol``.
         given: what costs read beside the states, a row for each episode, ``[B, ...]`` by name, such as a goal: the
@@ -89,7 +112,7 @@ class Task:
     proceed: Callable[[State], Tensor] | None = None
     discount: float = 1.0
     samples: int = 0
-    risk: float = 0.0
+    risk: float | CVaR = 0.0
     reduce: Literal["sum", "last"] = "sum"
     numbers: Mapping[str, Any] = field(default_factory=dict)
     given: Mapping[str, Tensor] = field(default_factory=dict)
@@ -103,6 +126,13 @@ class Task:
             raise ConfigError(f"expected a discount from 0 to 1, got {self.discount}")
         if self.risk and self.samples < 2:
             raise ConfigError(f"risk={self.risk} needs a deviation: expected samples ≥ 2, got {self.samples}")
+
+    def over(self, costs: Tensor) -> Tensor:
+        """What samples cost together, ``[..., S]`` to ``[...]``."""
+        if isinstance(self.risk, CVaR):
+            return self.risk(costs)
+        mean = costs.mean(-1)
+        return mean + self.risk * costs.std(-1) if self.risk else mean
 
     def of(self, states: State, actions: Named, durations: Tensor | None = None) -> Tensor:
         """The cost ``[N]`` of dreams: states ``[N, T, ...]`` that were arrived at, actions ``[N, T, ...]``.
@@ -267,9 +297,7 @@ class Score:
         options: dict[str, Any] = {"deterministic": True} if self.noise is None else {"noise": noise}
         dream = State(self.dynamics.imagine(self.state.repeat(N * S), actions=flat, **options, **self.task.numbers), 2)
         states = self._told(dream.only(k for k in dream.series if k not in self.dynamics.actions).span(1), N * S)
-        costs = self.task.of(states, flat, self._durations(dream)).view(B, N, S)
-        mean = costs.mean(-1)
-        return mean + self.task.risk * costs.std(-1) if self.task.risk else mean
+        return self.task.over(self.task.of(states, flat, self._durations(dream)).view(B, N, S))
 
     def found(self, actions: Named, cost: Tensor, trace: Sequence[Tensor], calls: int) -> Plan:
         """The plan with the states that it leads through.

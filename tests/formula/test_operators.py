@@ -25,9 +25,11 @@ from worldformula import (
     EnergyDistance,
     Entropy,
     Expectile,
+    FreeEnergy,
     Gibbs,
     GradientPenalty,
     InfoNCE,
+    Min,
     Mixture,
     Normal,
     OneHot,
@@ -42,6 +44,7 @@ from worldformula import (
     Variance,
     VRBound,
     log,
+    norm2,
     sg,
     total,
 )
@@ -102,6 +105,21 @@ def codes():
     return Deterministic("a = f(x)", nn.Sequential(Join(X, 6), nn.Unflatten(1, (2, 3))), shape=(2, 3))
 
 
+CODE = OneHot("p(c|x)", Join(X, 3), shape=3)
+
+
+def code():
+    return CODE
+
+
+def led():
+    return E(Deterministic("y = f(x, c)", Join(X + 3, 2), shape=2), norm2(Value("y")))
+
+
+def settled():
+    return Deterministic("y = f(x, z)", Join(X + Z, 2), shape=2)
+
+
 CASES = {
     "entropy": lambda: Entropy(q_z()),
     "entropy of a product": lambda: Entropy(joints()[0]),
@@ -142,6 +160,10 @@ CASES = {
     "sliced, score": lambda: ScoreMatching(Deterministic("s = s(x)", Join(X, X), shape=X), "sliced"),
     "exact, energy": lambda: ScoreMatching(Gibbs("p(x)", Bowl(X), shape=X), "exact"),
     "energy": lambda: E(Normal("q(x|y)", Join(X, 2 * X), shape=X), Energy(Gibbs("p(x|y)", Join2(), shape=X))),
+    "least of all codes": lambda: Min(code(), led() + 0.5 * -log(code())),
+    "least by descent": lambda: Min(p_z(), E(settled(), norm2(Value("y"))) + norm2(Value("z")), steps=3),
+    "free energy": lambda: FreeEnergy(code(), led(), beta=2.0),
+    "free energy, sampled": lambda: FreeEnergy(p_z(), E(settled(), norm2(Value("y"))), samples=3),
     "gradient penalty": lambda: GradientPenalty(critic(X)),
     "gradient penalty around 1": lambda: E(q_z(), GradientPenalty(critic(Z, "z"), centre=1)),
     "ratio, KL": lambda: DensityRatio(q_z(), p_z(), critic(Z, "z")).kl(),

@@ -6,15 +6,17 @@ import itertools
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.optimize import linprog
 from torch import Tensor, nn
 
 from worldformula.agent.configurator import Configuration, Configurator
 from worldformula.candidates import Pool
 from worldformula.errors import CatalogueError, ConfigError, NonFiniteError, ShapeError
 from worldformula.formula import Deterministic, E, Normal, Sum, log
-from worldformula.planner import ActionSet, Score, Task
+from worldformula.planner import ActionSet, CVaR, Score, Task
 from worldformula.planners.cem import CEM
 from worldformula.world import PriorDynamics, State, World
 
@@ -209,6 +211,38 @@ def test_risk_adds_deviations_over_the_samples() -> None:
     torch.testing.assert_close(got[0], cost.mean(1) + 2.0 * cost.std(1))
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.1, 0.25, 0.3, 0.5, 0.77, 1.0])
+def test_cvar_is_the_least_of_a_linear_programme(alpha: float) -> None:
+    """min over c of c + mean(max(cost − c, 0))/α (Rockafellar & Uryasev 2000, theorem 1), by SciPy."""
+    costs = torch.randn(3, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    got = Task(lambda s, a: s, samples=8, risk=CVaR(alpha)).over(costs)
+    for row, found in zip(costs.numpy(), got.tolist(), strict=True):
+        if alpha * 8 < 1:
+            assert found == row.max()
+            continue
+        tail = linprog(np.r_[1.0, np.full(8, 1 / (8 * alpha))], A_ub=np.c_[-np.ones(8), -np.eye(8)], b_ub=-row,
+                       bounds=[(None, None)] + [(0, None)] * 8)  # fmt: skip
+        assert found == pytest.approx(tail.fun, abs=1e-9)
+
+
+def test_cvar_of_what_is_infinite_and_of_what_is_no_number() -> None:
+    costs = torch.tensor([[1.0, torch.inf, 3.0, 2.0], [1.0, torch.nan, 3.0, 2.0], [4.0, 1.0, 3.0, 2.0]])
+    assert CVaR(0.5)(costs).tolist()[::2] == [torch.inf, 3.5]
+    assert CVaR(0.5)(costs).isnan().tolist() == [False, True, False]
+
+
+def test_the_tail_of_the_samples_is_what_a_plan_avoids() -> None:
+    """s² of a noisy walk, whose samples all candidates share: by hand from the noise."""
+    actions, model = torch.rand(1, 2, 3, 2), Noisy()
+    noise = model.dream_noise({"s": torch.zeros(4, 2)}, {"a": torch.zeros(4, 3, 2)}, torch.Generator().manual_seed(0))[
+        "s"
+    ]
+    cost = (0.2 * actions[0][:, None] + noise[None]).cumsum(2).square().sum((2, 3))
+    for alpha, hand in ((0.5, cost.topk(2).values.mean(1)), (0.0, cost.max(1).values), (1.0, cost.mean(1))):
+        got = scored(Task(lambda states, a: states["s"].square().sum(-1), samples=4, risk=CVaR(alpha)), actions, model)
+        torch.testing.assert_close(got[0], hand)
+
+
 class Simulator:
     """The point, written by hand: no formula, no noise."""
 
@@ -240,6 +274,11 @@ def plan_with(**changes: Any) -> None:
     CEM(horizon=4, candidates=20, elites=4, iterations=2).plan(world(), given.pop("task"), given.pop("state"), **given)
 
 
+def test_a_search_that_knows_no_adversary_refuses_one() -> None:
+    with pytest.raises(ConfigError, match="adversary"):
+        plan_with(space={"a": ActionSet(2, aim="max")})
+
+
 @pytest.mark.parametrize(
     ("make", "error", "told"),
     [
@@ -248,6 +287,9 @@ def plan_with(**changes: Any) -> None:
         (lambda: CEM(horizon=0), ConfigError, "expected horizon"),
         (lambda: ActionSet(0), ConfigError, "expected an action of size"),
         (lambda: ActionSet(2, "choise"), ConfigError, "expected an action of size"),
+        (lambda: ActionSet(2, aim="least"), ConfigError, "with the aim min or max"),
+        (lambda: CVaR(1.5), ConfigError, "alpha from 0 to 1"),
+        (lambda: Task(lambda s, a: s, risk=CVaR(0.1)), ConfigError, "needs a deviation"),
         (lambda: Task(lambda s, a: s, reduce="mean"), ConfigError, "expected samples ≥ 0 and reduce"),
         (lambda: Task(lambda s, a: s, risk=1.0), ConfigError, "needs a deviation"),
         (lambda: plan_with(generators=[]), ShapeError, "one generator per episode, 2"),

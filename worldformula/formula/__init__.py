@@ -75,10 +75,12 @@ from worldformula.formula.ops.energy import Energy
 from worldformula.formula.ops.energy_distance import EnergyDistance
 from worldformula.formula.ops.entropy import Entropy
 from worldformula.formula.ops.expectile import Expectile
+from worldformula.formula.ops.free_energy import FreeEnergy
 from worldformula.formula.ops.gradient_penalty import GradientPenalty
 from worldformula.formula.ops.info_nce import InfoNCE
 from worldformula.formula.ops.js import JS
 from worldformula.formula.ops.kl import KL
+from worldformula.formula.ops.least import Min
 from worldformula.formula.ops.mmd import MMD
 from worldformula.formula.ops.redundancy import Redundancy
 from worldformula.formula.ops.renyi import Renyi, VRBound
@@ -116,6 +118,7 @@ __all__ = [
     "Expression",
     "Factor",
     "Flow",
+    "FreeEnergy",
     "Gamma",
     "Gibbs",
     "GradientPenalty",
@@ -125,6 +128,7 @@ __all__ = [
     "LogNormal",
     "LowRankNormal",
     "Mean",
+    "Min",
     "Mixture",
     "MoE",
     "MoPoE",

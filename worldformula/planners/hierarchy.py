@@ -32,6 +32,8 @@ from worldformula.planner import Named, Plan, Planner, Space, Task
 from worldformula.planners.cem import CEM
 from worldformula.world import Dynamics, State, Values
 
+SUBGOAL, AIMED = "subgoal/", "aimed"
+"""What the costs of a level below are given: the state above to go to, and whether the task itself is aimed for."""
 SHARE = 0.9  # of what a plan gains: where its first step gains as much, the task is within that step
 
 
@@ -118,7 +120,10 @@ class Hierarchy(Planner):
                 warm=_of(warm, level.space),
             )  # fmt: skip
             near = _nearest(own, found, self.near if goal is None else 0.0)
-            goal, aimed = found.states.at(1), near if aimed is None else near & aimed
+            goal, aimed = (
+                found.states.only(k for k in found.states if k not in own.given).at(1),
+                near if aimed is None else near & aimed,
+            )
             upper.append(found)
         own = task if goal is None else self._towards(0, task, goal, aimed)
         found = self.planner.plan(
@@ -136,21 +141,25 @@ class Hierarchy(Planner):
         episodes that are ``aimed``, the task as the top level sees it.
         """
         level = self.above[below]
-        names = level.towards or tuple(k for k, v in goal.series.items() if v.is_floating_point())
+        names = level.towards or tuple(
+            k for k, v in goal.series.items() if v.is_floating_point() and k not in task.given
+        )
+        aims = {SUBGOAL + k: goal[k] for k in names}
+        own = {} if aimed is None else {AIMED: aimed}
 
         def cost(states: State, actions: Named) -> Tensor:
-            seen = level.seen(states)
-            times = states.lead[0] // len(next(iter(goal.series.values())))
-            far = [(seen[k] - goal[k].repeat_interleave(times, 0).unsqueeze(1)).flatten(2) for k in names]
-            total = torch.cat(far, -1).square().sum(-1)
-            if aimed is None or not bool(aimed.any()):
+            told = {k: states[k] for k in task.given}
+            top = level.seen(states)
+            total = torch.cat([(top[k] - states[SUBGOAL + k]).flatten(2) for k in names], -1).square().sum(-1)
+            if AIMED not in states:
                 return total
-            top = seen
             for higher in self.above[below + 1 :]:
                 top = higher.seen(top)
-            return torch.where(aimed.repeat_interleave(times, 0).unsqueeze(1), task.cost(top, actions), total)
+            return torch.where(states[AIMED], task.cost(top | told, actions), total)
 
-        return Task(cost, samples=task.samples, risk=task.risk, numbers=task.numbers)
+        return Task(
+            cost, samples=task.samples, risk=task.risk, numbers=task.numbers, given={**task.given, **aims, **own}
+        )
 
     def _check(self, space: Space) -> None:
         names = [*space, *(name for level in self.above for name in level.space)]

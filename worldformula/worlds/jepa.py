@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
@@ -44,9 +44,9 @@ from worldformula.formula import (
     clamp,
     norm2,
 )
+from worldformula.nets.observed import Encoder, Residual
 from worldformula.nets.parts import begun
 from worldformula.nets.perceptron import Perceptron
-from worldformula.nets.pictures import PictureEncoder
 from worldformula.world import World
 from worldformula.world.observations import Names, square
 
@@ -97,47 +97,6 @@ def tiny() -> JEPAConfig:
     return JEPAConfig(latent=64, channels=(16, 32, 32), units=128, covariance=6.92 / 63)
 
 
-# ------------------------------------------------------------------------------------------------------------- networks
-
-
-class Encoder(nn.Module):
-    """All observations of a step to the latent ``[N, D]``: pictures first, their features beside the numbers."""
-
-    def __init__(self, config: JEPAConfig, pictures: Mapping[str, tuple[int, ...]], numbers: int) -> None:
-        super().__init__()
-        self.count, D = len(pictures), config.latent
-        edge, depth = (square(pictures), sum(shape[-1] for shape in pictures.values())) if pictures else (0, 0)
-        self.sight = PictureEncoder((edge, edge, depth), D, config.channels) if pictures else None
-        self.mix = Perceptron((D if pictures else 0) + numbers, D, (config.units,)) if numbers else None
-
-    def forward(self, *observations: Tensor) -> Tensor:
-        """Images ``[N, H, W, C]``, then vectors ``[N, n]``."""
-        seen: list[Tensor] = []
-        if self.sight is not None:
-            images = observations[: self.count]
-            picture = torch.cat(images, -1) if len(images) > 1 else images[0]
-            seen = [self.sight(picture.flatten(1) - 0.5)]
-        if self.mix is None:
-            return seen[0]
-        found: Tensor = self.mix(*seen, *observations[self.count :])
-        return found
-
-
-class Residual(nn.Module):
-    """z and what the perceptron of all conditions adds to it, at the start nothing: ``[N, D]``."""
-
-    def __init__(self, latent: int, inputs: int, units: int) -> None:
-        super().__init__()
-        self.net = Perceptron(latent + inputs, latent, (units, units))
-        nn.init.zeros_(self.net.head.weight)
-        nn.init.zeros_(self.net.head.bias)
-
-    def forward(self, z: Tensor, *actions: Tensor) -> Tensor:
-        """``[N, D]``, ``[N, A]``, …"""
-        found: Tensor = z + self.net(z, *actions)
-        return found
-
-
 # -------------------------------------------------------------------------------------------------------------- formula
 
 
@@ -147,11 +106,13 @@ def build(config: JEPAConfig, observations: Mapping[str, tuple[int, ...]], actio
     if not widths or min(widths.values()) < 1:
         raise ConfigError(f"expected at least one action dimension, got {actions}")
     D, pictures = config.latent, {key: tuple(observations[key]) for key in names.images}
+    edges = (square(pictures),) * len(pictures) if pictures else ()
+    depth = sum(shape[-1] for shape in pictures.values())
     numbers = sum(math.prod(observations[key]) for key in names.vectors)
     seen = ", ".join(Names.at(word) for word in names.all.values())
     acted = ", ".join(Names.at(word, "t-1") for word in widths)
     predictor = Residual(D, sum(widths.values()), config.units)
-    embed = Deterministic(f"z_t = e({seen})", Encoder(config, pictures, numbers), shape=D)
+    embed = Deterministic(f"z_t = e({seen})", Encoder(D, config.channels, config.units, edges, depth, numbers), shape=D)
     core = Deterministic(f"z_t = f(z_{{t-1}}, {acted})", predictor, shape=D)
     return World(
         prior=core, posterior=embed, heads=[], loss=_loss(config, embed, predictor, widths), observations=names.all

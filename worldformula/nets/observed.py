@@ -1,0 +1,57 @@
+"""Networks of worlds that predict their own latents: observations to a latent, and a step from one to the next."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from worldformula.nets.perceptron import Perceptron
+from worldformula.nets.pictures import PictureEncoder
+
+
+class Encoder(nn.Module):
+    """All observations of a step to the latent ``[N, D]``: pictures first, their features beside the numbers.
+
+    Args:
+        latent: D.
+        channels: of the convolutions, each of which halves the picture.
+        units: the hidden layer of the numbers.
+        edges: of each picture; all are squares of one size.
+        depth: channels of all pictures together.
+        numbers: how many numbers there are.
+    """
+
+    def __init__(
+        self, latent: int, channels: tuple[int, ...], units: int, edges: tuple[int, ...], depth: int, numbers: int
+    ) -> None:
+        super().__init__()
+        self.count = len(edges)
+        self.sight = PictureEncoder((edges[0], edges[0], depth), latent, channels) if edges else None
+        self.mix = Perceptron((latent if edges else 0) + numbers, latent, (units,)) if numbers else None
+
+    def forward(self, *observations: Tensor) -> Tensor:
+        """Images ``[N, H, W, C]``, then vectors ``[N, n]``."""
+        seen: list[Tensor] = []
+        if self.sight is not None:
+            images = observations[: self.count]
+            picture = torch.cat(images, -1) if len(images) > 1 else images[0]
+            seen = [self.sight(picture.flatten(1) - 0.5)]
+        if self.mix is None:
+            return seen[0]
+        found: Tensor = self.mix(*seen, *observations[self.count :])
+        return found
+
+
+class Residual(nn.Module):
+    """z and what the perceptron of all conditions adds to it, at the start nothing: ``[N, D]``."""
+
+    def __init__(self, latent: int, inputs: int, units: int) -> None:
+        super().__init__()
+        self.net = Perceptron(latent + inputs, latent, (units, units))
+        nn.init.zeros_(self.net.head.weight)
+        nn.init.zeros_(self.net.head.bias)
+
+    def forward(self, z: Tensor, *actions: Tensor) -> Tensor:
+        """``[N, D]``, ``[N, A]``, …"""
+        found: Tensor = z + self.net(z, *actions)
+        return found
