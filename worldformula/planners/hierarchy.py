@@ -120,10 +120,8 @@ class Hierarchy(Planner):
                 warm=_of(warm, level.space),
             )  # fmt: skip
             near = _nearest(own, found, self.near if goal is None else 0.0)
-            goal, aimed = (
-                found.states.only(k for k in found.states if k not in own.given).at(1),
-                near if aimed is None else near & aimed,
-            )
+            goal = found.states.only(k for k in found.states if k not in own.given).at(1)
+            aimed = near if aimed is None else near & aimed
             upper.append(found)
         own = task if goal is None else self._towards(0, task, goal, aimed)
         found = self.planner.plan(
