@@ -1,0 +1,105 @@
+"""Tree search on a corridor with a trap, whose best plan is known by enumeration."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from worldformula.errors import ConfigError
+from worldformula.formula import Deterministic
+from worldformula.planner import ActionSet, Task
+from worldformula.planners.mcts import MCTS
+from worldformula.testing import check_planner
+from worldformula.world import PriorDynamics
+
+MOVES = {"a": ActionSet(3, "choice")}
+DIGITS = torch.tensor([1.0, 3.0, 9.0, 27.0, 81.0])
+
+
+class Word(nn.Module):
+    """Shifts what was done into a word of five digits."""
+
+    def forward(self, s: Tensor, a: Tensor) -> Tensor:
+        return torch.cat((s[:, 1:], a.argmax(-1, keepdim=True).float()), 1)
+
+
+WORDS = PriorDynamics(Deterministic("s_t = f(s_{t-1}, a_{t-1})", Word(), shape=5))
+
+
+def cost_of(word: tuple[int, ...]) -> float:
+    """Right digits in a row from the left are worth much, a wrong one ends it; 2 is dear in itself."""
+    run = len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], zip(word, SECRET, strict=True))))
+    return -float(run**2) + 0.1 * word.count(2)
+
+
+SECRET = (2, 0, 2, 1, 1)
+
+
+def task() -> Task:
+    def cost(states, _):
+        digits = states["s"].long()
+        found = [[cost_of(tuple(step.tolist())) for step in dream] for dream in digits]
+        return torch.tensor(found)
+
+    return Task(cost, reduce="last")
+
+
+def test_the_exhaustive_optimum_is_found_with_a_share_of_the_calls() -> None:
+    best = min(cost_of(w) for w in itertools.product(range(3), repeat=5))
+    start = {"s": torch.zeros(6, 5)}
+    plan = MCTS(horizon=5, simulations=90).plan(WORDS, task(), start, space=MOVES)
+    assert plan.cost.tolist() == pytest.approx([best] * 6)
+    assert plan.actions["a"].argmax(-1).tolist() == [list(SECRET)] * 6
+    assert plan.calls / 5 < 0.5 * 3**5
+
+
+def test_it_looks_where_it_is_good_more_often_than_chance() -> None:
+    """Equal calls of random sequences find less: a tree goes on where a beginning paid."""
+    torch.manual_seed(0)
+    start, random = {"s": torch.zeros(64, 5)}, torch.randint(3, (64, 60, 5))
+    tree = MCTS(horizon=5, simulations=60).plan(WORDS, task(), start, space=MOVES)
+    drawn = torch.tensor([[cost_of(tuple(word.tolist())) for word in row] for row in random]).amin(1)
+    assert tree.cost.mean() < drawn.mean() - 1
+
+
+def test_the_choice_of_the_root_is_one_that_pays() -> None:
+    start = {"s": torch.zeros(8, 5)}
+    plan = MCTS(horizon=5, simulations=60, answer="root").plan(WORDS, task(), start, space=MOVES)
+    assert (plan.actions["a"][:, 0].argmax(-1) == SECRET[0]).float().mean() > 0.8
+    assert plan.cost.isfinite().all()
+
+
+def test_where_one_choice_is_allowed_the_race_is_over() -> None:
+    start, mask = {"s": torch.zeros(2, 5)}, {"a": torch.tensor([[False, True, False], [True, True, True]])}
+    plan = MCTS(horizon=5, simulations=20, answer="root").plan(WORDS, task(), start, space=MOVES, mask=mask)
+    assert plan.actions["a"][0, 0].tolist() == [0, 1, 0]
+
+
+def test_all_laws_hold_for_either_answer() -> None:
+    for answer in ("best", "root"):
+        planner = MCTS(horizon=4, simulations=64, answer=answer)
+        if answer == "best":
+            check_planner(planner, {"a": ActionSet(3, "choice")})
+        plan = planner.plan(WORDS, Task(lambda s, a: s["s"].sum(-1)), {"s": torch.zeros(2, 5)}, space=MOVES)
+        assert MOVES["a"].holds(plan.actions["a"])
+
+
+def test_costs_that_are_no_numbers_are_discarded() -> None:
+    def cost(states, actions):
+        return torch.where(actions["a"][..., 0] > 0, torch.nan, actions["a"][..., 1])
+
+    plan = MCTS(horizon=3, simulations=150).plan(WORDS, Task(cost), {"s": torch.zeros(3, 5)}, space=MOVES)
+    assert plan.cost.tolist() == [0.0, 0.0, 0.0]
+    assert plan.discarded is not None
+    assert (plan.discarded > 0).all()
+
+
+def test_what_it_cannot_search_among_is_refused() -> None:
+    for space in ({"a": ActionSet(2)}, {"a": ActionSet(3, "choice"), "b": ActionSet(2, "flags")}):
+        with pytest.raises(ConfigError, match="branches by one choice"):
+            MCTS().plan(WORDS, task(), {"s": torch.zeros(1, 5)}, space=space)
+    with pytest.raises(ConfigError, match="answer"):
+        MCTS(answer="mean")
