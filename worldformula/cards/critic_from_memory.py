@@ -30,7 +30,7 @@ from worldformula.training.fit import fit
 from worldformula.world import PriorDynamics, State
 
 WALKS, LENGTH, EPISODES = 200, 600, 34
-UPDATES, BATCH, DISCOUNT = 4000, 512, 0.99
+UPDATES, BATCH, DISCOUNT = 3000, 256, 0.99
 DOORS = 3  # between start and goal
 FREQUENCIES = (1, 2, 4, 8, 16, 32)
 JUDGED = (60, 50)  # goals, and places for each, that the rank correlation is of
@@ -158,8 +158,8 @@ def measure(seed: int) -> dict[str, float]:
     own, found = episodes(layout, EPISODES, seed + 1000), dict[str, float]()
     critics = {
         "distance": None,
-        "returns": learnt(memory, layout.edge, "returns", seed),
         "expectile": learnt(memory, layout.edge, "transitions", seed),
+        "returns": learnt(memory, layout.edge, "returns", seed),
     }
     for name, critic in critics.items():
         found |= told(name, play(own, searching(own, critic)))
