@@ -65,6 +65,14 @@ def test_the_loss_of_transitions_by_hand_and_nothing_learns_through_its_target()
         torch.testing.assert_close(a, b)
 
 
+def test_a_network_may_end_in_an_axis_of_one() -> None:
+    net = nn.Linear(3, 1)
+    critic, s, y = MemoryCritic(net, ["s"]), torch.randn(6, 3), torch.randn(6)
+    torch.testing.assert_close(critic.loss(s=s, y=y).value, 0.5 * (y - net(s).squeeze(-1)).square().mean())
+    assert critic(State({"s": torch.randn(2, 4, 3)}, 2)).shape == (2, 4)
+    assert len(list(critic.parameters())) == 2
+
+
 def test_it_prints_what_it_learns() -> None:
     told = MemoryCritic(Flat(4), ["s"], "g", learns="transitions", share=0.1).loss
     assert repr(told) == (r"<Expression mean(E_{V = v(s,g), W = \bar v(s',g)}[Expectile{τ=0.1}[sg(c + d * W) - V]])>")

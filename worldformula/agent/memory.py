@@ -1,6 +1,8 @@
 """Short-term memory: what an agent keeps from one row to the next, one state per stream.
 
 In Dreamer this is the state of the world's filter with the last actions; the longer memory is the replay of the loop.
+What a world stores and looks up again within an episode is a `KeyValue`, whose pairs are tensors of that state; what
+the agent's states have cost, for a critic, is a `worldformula.agent.recollection.Recollection`.
 """
 
 from __future__ import annotations
@@ -10,7 +12,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from worldformula.nets.recall import KeyValue, Remembering, Slots
 from worldformula.world import State, World
+
+__all__ = ["KeyValue", "Remembering", "ShortTermMemory", "Slots"]
 
 
 class ShortTermMemory:

@@ -63,6 +63,7 @@ class Recollection:
         self.capacity = capacity
         self._episodes: list[dict[str, Tensor]] = []
         self._rows: tuple[dict[str, Tensor], Tensor] | None = None
+        self._known: dict[int, Tensor] = {}  # rows with so many steps after them
 
     def __len__(self) -> int:
         """How many steps are kept."""
@@ -89,7 +90,7 @@ class Recollection:
         self._episodes += [{k: v[b].detach().clone() for k, v in kept.items()} for b in range(B)]
         while self.capacity is not None and len(self) > self.capacity:
             del self._episodes[0]
-        self._rows = None
+        self._rows, self._known = None, {}
 
     # ------------------------------------------------------------------------------------------------------------ read
 
@@ -164,7 +165,9 @@ class Recollection:
     def _drawn(self, batch: int, steps: int, generator: torch.Generator | None) -> tuple[dict[str, Tensor], Tensor]:
         """All rows, and the numbers of some that have so many steps after them."""
         rows, left = self._all()
-        known = (left >= steps).nonzero()[:, 0]
+        if steps not in self._known:
+            self._known[steps] = (left >= steps).nonzero()[:, 0]
+        known = self._known[steps]
         if not len(known):
             raise ConfigError(
                 f"no episode has {steps} steps after any of its states; the longest has {int(left.max())}"

@@ -27,7 +27,7 @@ class MemoryCritic(nn.Module):
     """A critic of states, and the loss that it learns by.
 
     Args:
-        net: features of a state ``[N, ...]`` in order, then the goal where there is one, to ``[N]``.
+        net: features of a state ``[N, ...]`` in order, then the goal where there is one, to ``[N]`` or ``[N, 1]``.
         features: the variables of a state that it reads.
         goal: the variable of the goal, of the states of a dream and of the memory.
         learns: from "returns", or from "transitions" with a slow copy of itself.
@@ -60,7 +60,7 @@ class MemoryCritic(nn.Module):
             raise FormulaError(
                 f"the losses of a critic call {', '.join(OWN)} their own; rename the variable {taken[0]}"
             )
-        value = Deterministic(f"V = v({', '.join(reads)})", net, shape=())
+        value = Deterministic(f"V = v({', '.join(reads)})", Number(net), shape=())
         if learns == "returns":
             told = E(value, Expectile(Value("y") - Value("V"), share))
         else:
@@ -91,3 +91,16 @@ class MemoryCritic(nn.Module):
         lead = known[reads[0]].shape[:axes]
         found: Tensor = self.net(*(known[name].flatten(0, axes - 1) for name in reads))
         return found.view(lead)
+
+
+class Number(nn.Module):
+    """What a network says of each row, ``[N]``, also where it says it as ``[N, 1]``."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, *parts: Tensor) -> Tensor:
+        """What the network takes."""
+        found: Tensor = self.net(*parts)
+        return found.squeeze(-1) if found.ndim == 2 and found.shape[1] == 1 else found
