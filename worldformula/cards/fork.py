@@ -20,7 +20,7 @@ from worldformula.world import World
 from worldformula.worlds import latent_jepa
 from worldformula.worlds.latent_jepa import LatentJEPAConfig
 
-EPISODES, HELD_OUT, STEPS, WINDOW, BATCH, UPDATES, RATE = 1_024, 1_024, 8, 4, 48, 800, 3e-3
+EPISODES, HELD_OUT, STEPS, WINDOW, BATCH, UPDATES, RATE = 1_024, 1_024, 8, 4, 64, 1_000, 3e-3
 TINY = latent_jepa.tiny()
 WORLDS = {
     "two": TINY,
@@ -122,6 +122,9 @@ def evaluate(config: LatentJEPAConfig, world: World, data: Drives, held_out: Dri
         known = encode(data.pictures[:256].flatten(0, 1))
         solution = _fitted(known, data.places[:256].flatten(0, 1)[:, 1:])
         found = {"probe": _r2(_applied(known, solution)[:, 0], data.places[:256].flatten(0, 1)[:, 1])}
+        ys = data.places[:256].flatten(0, 1)[:, :1]
+        found["y"] = _r2(_applied(known, _fitted(known, ys)), ys)
+        found["std"] = float(known.std(0).mean())
         guesses = _predicted(config, world, at, seed)  # [K, N, D]
         x = _applied(guesses, solution)[..., 0]
         drawn = x[0] if config.z != "codes" else x.gather(0, _drawn(world, at, seed)[None])[0]

@@ -29,9 +29,9 @@ Floats = NDArray[np.floating]
 
 PACE, THROTTLE, AT, LANE = 0.125, 0.3, 0.5, 0.5
 SLOW, FOG, STEP, FALL = 0.2, 0.4, -0.1, -10.0
-PATCHES, SHADES = 8, 90.0
+PATCHES, SHADES = 8, 40.0
 GROUND, ROAD, CAR, HAZE, FALLEN = (52, 96, 60), (120, 120, 128), (255, 176, 46), (214, 220, 230), (70, 20, 24)
-WIDE, LONG = 0.16, 0.09  # half of a lane, half of the car
+WIDE, LONG = 0.2, 0.15  # half of a lane, half of the car
 
 
 def moved(y: Floats, lane: Floats, actions: Floats, branch: Floats, slow: bool = False) -> tuple[Floats, Floats]:

@@ -23,6 +23,7 @@ from worldformula.formula.factors.joint import Factor, Joint
 from worldformula.formula.plan.histories import held, lags, memories, refuse_ahead
 from worldformula.formula.plan.plan import Plan
 from worldformula.formula.print.notebook import parts_html
+from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import Expectation, Number
 from worldformula.world import heads as predicted
@@ -246,6 +247,35 @@ class PriorDynamics(nn.Module):
         begin = carry_of(rollout, {**start, **{key: actions[key][:, 0] for key in self.actions}})
         own = _read(rollout, {**actions, **{k: start[k] for k in self.conditions if k in start}})
         return rollout.program.noise({**own, **numbers, "start": begin}, generator) if rollout.product.uses else {}
+
+    def log_prob_of(self, dream: Values, actions: Mapping[str, Tensor]) -> Tensor:
+        """Σ log p of the `choices` among the actions ``[N, H, ...]`` of a dream, each at its step: ``[N, H]``.
+
+        Raises:
+            FormulaError: the law of one reads what a state does not hold.
+        """
+        found = torch.zeros(next(iter(actions.values())).shape[:2])
+        for key in (k for k in self.choices if k in actions):
+            factor = next(f for f in self.prior.factors if f.variable.key == key)
+            read = [self._along(dream, actions, variable, factor) for variable in factor.conditions]
+            own = factor.density(actions[key].flatten(0, 1), [v.flatten(0, 1) for v in read])
+            found = found.to(own) + own.view(found.shape)
+        return found
+
+    def _along(self, dream: Values, actions: Mapping[str, Tensor], variable: Variable, factor: Factor) -> Tensor:
+        """What a factor reads at the steps of a dream, ``[N, H, ...]``."""
+        H = next(iter(actions.values())).shape[1]
+        key, before = variable.key, variable.offset == -1
+        if key in actions and before and key in self.actions:
+            return actions[key]
+        if key in actions and not variable.offset and key not in self.actions:
+            return actions[key]
+        if key in dream and variable.offset in (0, -1) and not variable.past:
+            series: Tensor = dream[key]
+            return series[:, :H] if before else series[:, 1 : H + 1]
+        raise FormulaError(
+            f"{factor} reads {variable}, and a dream does not hold it\nlet the prior carry it, so that a state does"
+        )
 
     def rollout(self, policy: Factor | Joint) -> Rollout:
         """The compiled rollout of the prior with a policy; one is kept for the same factors."""

@@ -19,6 +19,7 @@ set may stand in one place, and noise would be what tells their latents apart.
 Deviations           LeCun 2022                 here                         why
 z                    found at inference         by trying k codes, or by q   a few codes need no search
 R(z)                 any                        −log of a learnt prior       it is then what dreams draw z from
+that prior           –                          1 % of it is uniform         else a code that loses never comes back
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class LatentJEPAConfig:
     """What says which future it was."""
     codes: int = 2
     """k, how many codes; or how many numbers a normal z has."""
-    price: float = 0.1
+    price: float = 0.02
     """λ, weight of R(z)."""
     latent: int = 64
     """D, the latent state s."""
@@ -183,7 +184,7 @@ def _prior(config: LatentJEPAConfig, given: str, inputs: int) -> Factor | None:
     """p(z_t|s_{t-1},a_{t-1}), what a dream draws z from."""
     k = config.codes
     if config.z == "codes":
-        return OneHot(f"p(z_t|{given})", Law(inputs, k, config.units), shape=k)
+        return OneHot(f"p(z_t|{given})", Law(inputs, k, config.units), shape=k, unimix=0.01)
     return Normal(f"p(z_t|{given})", Law(inputs, 2 * k, config.units), shape=k) if config.z == "normal" else None
 
 
@@ -242,7 +243,7 @@ def energy(
     fits = E(Deterministic("w = f(s, a, z)", _network(core), shape=D), distance)
     own = _network(next(f for f in level.prior.factors if f.family is not None))
     if config.z == "codes":
-        code = OneHot("p(z|s, a)", own, shape=config.codes)
+        code = OneHot("p(z|s, a)", own, shape=config.codes, unimix=0.01)
         return Min(code, fits - price * log(code) if price else fits)
     latent = Normal("p(z|s, a)", own, shape=config.codes)
     return Min(latent, fits - price * log(latent) if price else fits, steps=steps, step_size=step_size)
