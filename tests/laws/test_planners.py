@@ -17,10 +17,14 @@ from worldformula.testing import check_planner
 def test_every_planner_of_the_catalogue(name):
     system = find(name)
     planner = system.build(system.sizes("tiny"))
-    if "numbers" not in system.acts:
-        check_planner(planner, {"u": ActionSet(3, "choice"), "w": ActionSet(2, "flags")})
-        return check_planner(planner, {"a": ActionSet(3, "choice")})
-    return check_planner(planner, {"a": ActionSet(2)} if system.acts == ("numbers",) else None)
+    several = {"u": ActionSet(3, "choice"), "w": ActionSet(2, "flags")}
+    spaces = {
+        ("numbers",): [{"a": ActionSet(2)}],
+        ("choice",): [{"a": ActionSet(3, "choice")}],
+        ("choice", "flags"): [{"a": ActionSet(3, "choice")}, several],
+    }
+    for space in spaces.get(system.acts, [None]):
+        check_planner(planner, space)
 
 
 @dataclass(frozen=True)
