@@ -19,7 +19,6 @@ from worldformula.planner import (
     Named,
     Plan,
     Planner,
-    Score,
     Space,
     Task,
     allowed,
@@ -27,6 +26,7 @@ from worldformula.planner import (
     per_episode,
     some,
 )
+from worldformula.score import Score
 from worldformula.world import Dynamics, State, Values
 
 Law = tuple[Tensor, ...]

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from worldformula.errors import ConfigError, NonFiniteError, ShapeError, table
+from worldformula.errors import ConfigError, ShapeError, table
 from worldformula.world import Dynamics, State, Values
 
 Named = Mapping[str, Tensor]
@@ -140,10 +140,10 @@ class Task:
         ``durations`` ``[N, T]`` are how long each step took, 1 unless they are given.
         """
         shape = states.lead
-        costs = _shaped("cost", self.cost(states, actions), shape, "one per imagined state")
+        costs = shaped("cost", self.cost(states, actions), shape, "one per imagined state")
         factors = []
         if self.proceed is not None:
-            factors.append(_shaped("proceed", self.proceed(states), shape, "one per imagined state"))
+            factors.append(shaped("proceed", self.proceed(states), shape, "one per imagined state"))
         if self.discount < 1:
             factors.append(self.discount ** (torch.ones_like(costs) if durations is None else durations))
         weight = math.prod(factors[1:], start=factors[0]).cumprod(1) if factors else None  # of what comes after a state
@@ -152,7 +152,7 @@ class Task:
         total = costs.sum(1) if self.reduce == "sum" else costs[:, -1]
         if self.value is None:
             return total
-        end = _shaped("value", self.value(states.last()), shape[:1], "one per dream")
+        end = shaped("value", self.value(states.last()), shape[:1], "one per dream")
         return total + (end if weight is None else weight[:, -1] * end)
 
 
@@ -234,119 +234,6 @@ class Planner(ABC):
         """
 
 
-class Score:
-    """The cost ``[B, N]`` of candidates ``[B, N, H, size]`` from states ``[B, ...]``; equal actions cost the same.
-
-    The noise of sampled dreams is drawn once, for each episode from its own generator, and all candidates share it.
-
-    Raises:
-        ConfigError: a task with samples, and dynamics that cannot say what noise they draw.
-    """
-
-    def __init__(
-        self,
-        dynamics: Dynamics,
-        task: Task,
-        state: Values,
-        space: Space,
-        horizon: int,
-        generators: Sequence[torch.Generator],
-    ) -> None:
-        check_space(dynamics, space)
-        self.dynamics, self.task, self.horizon = dynamics, task, horizon
-        self.state = State({k: v for k, v in state.items() if k not in dynamics.actions})
-        wrong = [(k, list(v.shape)) for k, v in task.given.items() if v.shape[:1] != (len(generators),)]
-        if wrong:
-            expected = f"given: expected a row for each of {len(generators)} episodes\n"
-            raise ShapeError(expected + table(("name", "got"), wrong))
-        self.noise: dict[str, Tensor] | None = None
-        if task.samples:
-            draw = getattr(dynamics, "dream_noise", None)
-            if draw is None:
-                raise ConfigError(
-                    f"samples={task.samples}: candidates share their noise, and {type(dynamics).__name__} has no "
-                    f"dream_noise(start, actions, generator) that gives it; set samples=0, or write it as "
-                    f"PriorDynamics.dream_noise"
-                )
-            self.noise = self._shared(draw, space, generators)
-
-    def _shared(
-        self, draw: Callable[..., dict[str, Tensor]], space: Space, generators: Sequence[torch.Generator]
-    ) -> dict[str, Tensor]:
-        """Noise ``[B, S, H, ...]`` by variable, which does not depend on the actions."""
-        like, S = next(v for v in self.state.series.values() if v.is_floating_point()), self.task.samples
-        still = {name: like.new_zeros(S, self.horizon, own.size) for name, own in space.items()}
-        found = [
-            draw(
-                self.state.select(torch.tensor([b], device=like.device)).repeat(S),
-                still,
-                generator,
-                **self.task.numbers,
-            )
-            for b, generator in enumerate(generators)
-        ]
-        return {key: torch.stack([noise[key] for noise in found]) for key in found[0]}
-
-    def __call__(self, actions: Named) -> Tensor:
-        """Candidates ``[B, N, H, size]`` by name to ``[B, N]``."""
-        B, N, S = *next(iter(actions.values())).shape[:2], max(self.task.samples, 1)
-        flat = {k: v.unsqueeze(2).expand(-1, -1, S, *v.shape[2:]).flatten(0, 2) for k, v in actions.items()}
-        noise = {
-            k: v.unsqueeze(1).expand(-1, N, *v.shape[1:]).flatten(0, 2) for k, v in (self.noise or {}).items()
-        }  # fmt: skip
-        options: dict[str, Any] = {"deterministic": True} if self.noise is None else {"noise": noise}
-        dream = State(self.dynamics.imagine(self.state.repeat(N * S), actions=flat, **options, **self.task.numbers), 2)
-        states = self._told(dream.only(k for k in dream.series if k not in self.dynamics.actions).span(1), N * S)
-        return self.task.over(self.task.of(states, flat, self._durations(dream)).view(B, N, S))
-
-    def found(self, actions: Named, cost: Tensor, trace: Sequence[Tensor], calls: int) -> Plan:
-        """The plan with the states that it leads through.
-
-        Raises:
-            NonFiniteError: no candidate has a cost that is a number.
-        """
-        if bool(cost.isnan().any()):
-            episodes = ", ".join(map(str, cost.isnan().nonzero()[:, 0].tolist()))
-            raise NonFiniteError(
-                f"the cost of every candidate is NaN in the episodes {episodes}; expected a number of at least one"
-            )
-        dream = self.dynamics.imagine(self.state, actions=dict(actions), deterministic=True, **self.task.numbers)
-        states = State(dream, 2)
-        own = self._told(states.only(k for k in states if k not in self.dynamics.actions))
-        return Plan(dict(actions), own, cost, tuple(trace), calls + self.horizon, self._durations(states))
-
-    def _told(self, states: State, times: int = 1) -> State:
-        """States ``[B·times, T, ...]`` with what is given for each episode.
-
-        Raises:
-            ConfigError: the dynamics has a variable of that name.
-        """
-        if taken := [name for name in self.task.given if name in states]:
-            raise ConfigError(
-                f"given: {taken[0]} is a variable of the dreams already; what only costs read needs a name of its own"
-            )
-        steps = states.lead[1] if self.task.given else 0
-        rows = {k: v.repeat_interleave(times, 0).unsqueeze(1) for k, v in self.task.given.items()}
-        return states | {k: v.expand(-1, steps, *v.shape[2:]) for k, v in rows.items()}
-
-    def _durations(self, dream: State) -> Tensor | None:
-        """How long each step of a dream takes, ``[N, T]``, where the dynamics says it.
-
-        Raises:
-            ShapeError: it is not one number a step.
-            ConfigError: a step that takes no time, or less.
-        """
-        name: str | None = getattr(self.dynamics, "duration", None)
-        if name is None:
-            return None
-        found, lead = dream[name][:, 1:].float(), (len(dream[name]), self.horizon)
-        found = found.squeeze(-1) if found.ndim > len(lead) else found
-        found = _shaped(name, found, lead, "one duration a step")
-        if bool((found <= 0).any()):
-            raise ConfigError(f"expected durations {name} above 0, got {float(found.min()):g}")
-        return found
-
-
 def check_space(dynamics: Dynamics, space: Space) -> None:
     """A space has the actions of the dynamics, and besides them nothing but its choices.
 
@@ -422,7 +309,8 @@ def per_episode(
     return generators
 
 
-def _shaped(what: str, value: Tensor, shape: tuple[int, ...], told: str) -> Tensor:
+def shaped(what: str, value: Tensor, shape: tuple[int, ...], told: str) -> Tensor:
+    """The value; raises `ShapeError` where it has another shape."""
     if tuple(value.shape) != tuple(shape):
         rows = [(what, tuple(shape), tuple(value.shape))]
         raise ShapeError(f"expected {told}\n" + table(("value", "expected", "got"), rows))

@@ -8,9 +8,10 @@ from torch import nn
 
 from worldformula.errors import ConfigError, FormulaError
 from worldformula.formula import Bernoulli, Deterministic, Normal, OneHot
-from worldformula.planner import ActionSet, CVaR, Score, Task
+from worldformula.planner import ActionSet, CVaR, Task
 from worldformula.planners.beam import Beam
 from worldformula.planners.cem import CEM
+from worldformula.score import Score
 from worldformula.world import PriorDynamics
 
 SWITCH = {"u": ActionSet(2, "choice")}

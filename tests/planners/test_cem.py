@@ -16,8 +16,9 @@ from worldformula.agent.configurator import Configuration, Configurator
 from worldformula.candidates import Pool
 from worldformula.errors import CatalogueError, ConfigError, NonFiniteError, ShapeError
 from worldformula.formula import Deterministic, E, Normal, Sum, log
-from worldformula.planner import ActionSet, CVaR, Score, Task
+from worldformula.planner import ActionSet, CVaR, Task
 from worldformula.planners.cem import CEM
+from worldformula.score import Score
 from worldformula.world import PriorDynamics, State, World
 
 

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from worldformula.errors import ConfigError, ShapeError, UnknownVariableError
 from worldformula.formula import Deterministic, E, Normal, Sum, log
-from worldformula.planner import ActionSet, Score, Task
+from worldformula.planner import ActionSet, Task
 from worldformula.planners.cem import CEM
+from worldformula.score import Score
 from worldformula.world import PriorDynamics, State, World
 
 LONG = (1.0, 2.0, 4.0)

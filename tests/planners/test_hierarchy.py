@@ -41,7 +41,7 @@ def far(name: str, goal: Tensor = GOAL) -> Task:
 
 
 def two(near: float = 0.0) -> Hierarchy:
-    return Hierarchy(LOW, (Level(COARSE, MACRO, planner=HIGH),), near)
+    return Hierarchy(LOW, (Level(COARSE, MACRO, HIGH),), near)
 
 
 def test_without_a_level_above_it_is_the_planner_itself_bit_by_bit() -> None:
@@ -80,8 +80,8 @@ def test_a_goal_within_one_macro_action_is_aimed_for_itself() -> None:
 
 def test_levels_with_encoders_of_their_own() -> None:
     """u = 2 s, w = 4 u: three levels, whose top knows the goal in its own numbers."""
-    middle = Level(DOUBLE, MACRO, up=lambda s: {"u": 2 * s["s"]}, planner=HIGH)
-    top = Level(TOP, {"n": ActionSet(2)}, up=lambda s: {"w": 4 * s["u"]}, planner=HIGH)
+    middle = Level(DOUBLE, MACRO, HIGH, up=lambda s: {"u": 2 * s["s"]})
+    top = Level(TOP, {"n": ActionSet(2)}, HIGH, up=lambda s: {"w": 4 * s["u"]})
     plan = Hierarchy(LOW, (middle, top)).plan(FINE, far("w", 8 * GOAL), {"s": torch.zeros(2, 2)}, space=SPACE)
     highest, second = plan.upper
     assert highest.states["w"].shape == (2, 4, 2)
@@ -112,6 +112,6 @@ def test_both_plans_are_kept_within_an_episode() -> None:
 
 
 def test_levels_with_one_name_for_two_actions_are_refused() -> None:
-    twice = Hierarchy(LOW, (Level(FINE, SPACE, planner=HIGH),))
+    twice = Hierarchy(LOW, (Level(FINE, SPACE, HIGH),))
     with pytest.raises(ConfigError, match="names of their own"):
         twice.plan(FINE, far("s"), {"s": torch.zeros(1, 2)}, space=SPACE)

@@ -20,16 +20,15 @@ macro-actions     from a queue of encoded chunks       what the level's space sa
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from worldformula.catalogue import System
+from worldformula.catalogue import System, find
 from worldformula.errors import ConfigError
 from worldformula.planner import Named, Plan, Planner, Space, Task
-from worldformula.planners.cem import CEM
 from worldformula.world import Dynamics, State, Values
 
 SUBGOAL, AIMED = "subgoal/", "aimed"
@@ -44,15 +43,15 @@ class Level:
     Attributes:
         dynamics: what it imagines with, one step for several of the level below.
         space: the sets of its macro-actions, whose names no other level has.
-        up: from states of the level below to its own, ``[..., event]``; the same ones where nothing is said.
         planner: what searches; a few steps.
+        up: from states of the level below to its own, ``[..., event]``; the same ones where nothing is said.
         towards: the variables of a state that sub-goals are compared by; all that are given none.
     """
 
     dynamics: Dynamics
     space: Space
+    planner: Planner
     up: Callable[[State], Values] = lambda states: states
-    planner: Planner = field(default_factory=lambda: CEM(horizon=8, candidates=96, elites=16, iterations=6))
     towards: tuple[str, ...] = ()
 
     def seen(self, states: State) -> State:
@@ -67,7 +66,7 @@ class Hierarchy(Planner):
     that of the states of the top one.
     """
 
-    planner: Planner = field(default_factory=lambda: CEM(horizon=8, candidates=96, elites=16, iterations=6))
+    planner: Planner
     """What searches at the lowest level."""
     above: tuple[Level, ...] = ()
     """The levels above, the lowest first."""
@@ -185,17 +184,17 @@ def _nearest(task: Task, plan: Plan, close: float) -> Tensor:
 
 def paper() -> dict[str, Any]:
     """The lowest level of HWM is searched by 500 candidates; levels above come with a world."""
-    return {"planner": CEM(horizon=10, candidates=500, elites=50, iterations=6)}
+    return {"horizon": 10, "candidates": 500, "elites": 50, "iterations": 6}
 
 
 def tiny() -> dict[str, Any]:
     """Milliseconds on a CPU."""
-    return {}
+    return {"horizon": 8, "candidates": 96, "elites": 16, "iterations": 6}
 
 
 def build(sizes: dict[str, Any]) -> Hierarchy:
-    """The planner."""
-    return Hierarchy(**sizes)
+    """The planner with its lowest level alone, a cross-entropy search of these sizes."""
+    return Hierarchy(find("cem").build(sizes))
 
 
 SYSTEM = System(

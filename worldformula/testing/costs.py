@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from worldformula.agent.cost import CONTINUE, REWARD, Cost
 from worldformula.agent.terms import modules_of, with_steps
-from worldformula.planner import ActionSet, Named, Score
+from worldformula.planner import ActionSet, Named
+from worldformula.score import Score
 from worldformula.testing.laws import Laws
 from worldformula.training.seeding import forked
 from worldformula.world import State, World, head_of

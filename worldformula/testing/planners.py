@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from worldformula.formula import Normal
-from worldformula.planner import ActionSet, Named, Planner, Score, Space, Task
+from worldformula.planner import ActionSet, Named, Planner, Space, Task
+from worldformula.score import Score
 from worldformula.testing.laws import Laws
 from worldformula.world import Dynamics, PriorDynamics, State
 
