@@ -1,17 +1,24 @@
 """Configurator: what an agent shall do now, as data. It retrains nothing (LeCun 2022, section 3.1).
 
-A configuration sets the weights of the cost and chooses between Mode-1 (the policy) and Mode-2 (a planner on the same
-world).
+A configuration sets the weights of the cost and the goal, and chooses between Mode-1 (the policy) and Mode-2 (a planner
+on the same world), or says when the agent shall do which.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from worldformula.errors import CatalogueError, near
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldformula.agent.modes import Switch
+from worldformula.errors import CatalogueError, ShapeError, near, table
 from worldformula.planner import Planner
+
+Rows = Mapping[str, NDArray[Any]]
+"""What is acted on, ``[N, ...]`` by column."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +27,9 @@ class Configuration:
 
     ``noise`` is how much a planning agent explores, ``warm`` whether a plan goes on from the last one of its episode,
     ``proposals`` how many sequences of its policy are candidates: see `worldformula.agent.search.Search`. With
-    ``value`` a plan ends with what the agent's critic says is to come, and is discounted.
+    ``value`` a plan ends with what the agent's critic says is to come, and is discounted. ``goal`` is what terms of the
+    cost read beside the states, tensors by name of one row, ``[1, ...]``, or of one for each stream, or a function that
+    makes them of the rows that are acted on. ``switch`` says when to think; elsewhere the agent acts by its policy.
     """
 
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -29,6 +38,20 @@ class Configuration:
     warm: bool = True
     proposals: int = 0
     value: bool = False
+    goal: Mapping[str, Tensor] | Callable[[Rows], Mapping[str, Tensor]] = field(default_factory=dict)
+    switch: Switch | None = None
+
+    def given(self, rows: Rows) -> dict[str, Tensor]:
+        """The goals of rows ``[N, ...]``, a row each.
+
+        Raises:
+            ShapeError: as many goals as neither one nor the rows.
+        """
+        count, found = len(rows["is_first"]), self.goal(rows) if callable(self.goal) else self.goal
+        if wrong := [(k, list(v.shape)) for k, v in found.items() if not v.ndim or len(v) not in (1, count)]:
+            expected = f"expected goals of one row, or of {count}, one for each stream\n"
+            raise ShapeError(expected + table(("goal", "got"), wrong))
+        return {k: v.expand(count, *v.shape[1:]) for k, v in found.items()}
 
 
 @dataclass(frozen=True)

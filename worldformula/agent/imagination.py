@@ -23,6 +23,7 @@ from worldformula.agent.memory import ShortTermMemory
 from worldformula.agent.open_loop import open_loop
 from worldformula.agent.perception import Perception
 from worldformula.agent.search import Search
+from worldformula.agent.terms import Measure, modules_of
 from worldformula.envs.actions import Actions
 from worldformula.errors import CheckpointError, ConfigError
 from worldformula.formula.factors.joint import Factor, Joint
@@ -54,6 +55,7 @@ class ImaginationAgent(nn.Module):
         horizon: steps of a dream.
         curious: bonuses by name, which it learns as terms of these names and counts as costs of its own.
         surprising: of a result of the world's loss, what it is at every row, ``[B, T]``: `surprise` then keeps it.
+        intrinsic, critics: further terms of its cost by name, such as how far a goal is: see `Cost`.
         late: dreams start from the last so many states of each sequence; 1 where the world remembers a past.
         context: whether sequences go on from the states that the replay keeps, see `latents`.
 
@@ -71,7 +73,8 @@ class ImaginationAgent(nn.Module):
         self, config: LearningConfig, world: World, perception: Perception, learner: Behaviour | None = None, *,
         players: Mapping[str, Minimises], order: Order | Turns = "simultaneous", habits: Habits | None = None,
         horizon: int = 1, late: int = 1, context: bool = False, curious: Mapping[str, Curious] | None = None,
-        surprising: Callable[[Any], Tensor] | None = None,
+        surprising: Callable[[Any], Tensor] | None = None, intrinsic: Mapping[str, Measure] | None = None,
+        critics: Mapping[str, Measure] | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.config, self.horizon, self.late, self.context = config, horizon, late, context
@@ -93,23 +96,25 @@ class ImaginationAgent(nn.Module):
         self.curious = nn.ModuleDict(curious or {})
         discount = perception.discount if learner is None else learner.discount
         further = getattr(learner, "further", 1.0)
-        self.cost = Cost(world, dict(self.curious.items()), discount=discount, further=further)
+        terms: dict[str, Measure] = {**dict(self.curious.items()), **(intrinsic or {})}
+        self.cost = Cost(world, terms, dict(critics or {}), discount=discount, further=further)
+        self.judging = nn.ModuleList(m for term in (critics or {}).values() for m in modules_of(term))
         self.memory = ShortTermMemory(world, {act.variable: act.size for act in perception.acts})
         self.configure(self.habits.usual)
         # Out of the module tree: it holds the same networks, which must appear once in the state_dict.
         makers = {"dream": self._dreamed, "replay": self._replayed}
-        terms = {} if learner is None else dict(learner.terms)
-        if late == 1 and "replay" in terms:
-            del terms["replay"]
+        learnt = {} if learner is None else dict(learner.terms)
+        if late == 1 and "replay" in learnt:
+            del learnt["replay"]
             if any("replay" in player.weights for player in players.values()):
                 raise ConfigError('late=1: a return from the data needs two states, so nobody minimises "replay" here')
         bonuses = dict(curious or {})
-        made = {name: makers.get(name, partial(self._followed, name)) for name in terms}
+        made = {name: makers.get(name, partial(self._followed, name)) for name in learnt}
         self.__dict__["objective"] = Objective(
             order,
-            terms={"world": world.loss, **{name: own.loss for name, own in bonuses.items()}, **terms},
+            terms={"world": world.loss, **{name: own.loss for name, own in bonuses.items()}, **learnt},
             data={"world": self._seen, **{name: partial(self._stepped, name) for name in bonuses}, **made},
-            attached=() if learner is None else set(learner.attached) & set(terms),
+            attached=() if learner is None else set(learner.attached) & set(learnt),
             kept=("world",),
             **players,
         )
@@ -155,7 +160,11 @@ class ImaginationAgent(nn.Module):
             actions = self.actor.act(seen, explore=explore, masks=masks)
         else:
             begins = torch.as_tensor(rows["is_first"], device=self.device).bool()
-            actions, kept = self.search.act(self.world, self.task(), seen, state, begins, explore=explore, masks=masks)
+            task = self.task(self.configuration.given(rows))
+            planned = partial(self.search.act, self.world, task, seen, state, begins)
+            if (switch := self.configuration.switch) is not None and self.actor is not None:
+                planned = partial(switch.act, self.search, self.actor, self.world, task, seen, state, begins)
+            actions, kept = planned(explore=explore, masks=masks)
         return self.perception.act(actions), self.memory.update(seen, actions) | kept
 
     def _anything(self, masks: Mapping[str, Tensor], num: int) -> dict[str, Tensor]:
@@ -176,22 +185,22 @@ class ImaginationAgent(nn.Module):
                 "this agent has no policy, so it acts by a planner alone: expected Configuration(planner=...), such as "
                 "that of agent.habits.usual"
             )
-        if self.learner is None and (configuration.proposals or configuration.value):
+        if self.learner is None and (configuration.proposals or configuration.value or configuration.switch):
             raise ConfigError(
-                "this agent has neither a policy nor a value: expected Configuration(proposals=0, value=False), got "
-                f"{configuration.proposals} and {configuration.value}"
+                "this agent has neither a policy nor a value: expected Configuration(proposals=0, value=False, "
+                f"switch=None), got {configuration.proposals}, {configuration.value} and {configuration.switch}"
             )
         self.cost = replace(self.cost, weights=dict(configuration.weights))
-        self.valued, policy = configuration.value, None if self.learner is None else self.learner.policy
+        self.configuration, policy = configuration, None if self.learner is None else self.learner.policy
         self.search = None
         if planner is not None:
             self.search = Search(
                 planner, space, configuration.noise, configuration.warm, policy, configuration.proposals
             )
 
-    def task(self) -> Task:
-        """What Mode-2 searches by."""
-        return self.cost.task(self._value if self.valued else None)
+    def task(self, given: Mapping[str, Tensor] | None = None) -> Task:
+        """What Mode-2 searches by; ``given`` are goals, a row for each episode."""
+        return self.cost.task(self._value if self.configuration.value else None, given=given)
 
     def _value(self, states: State) -> Tensor:
         """What the critic says is to come after states ``[N, ...]``."""
