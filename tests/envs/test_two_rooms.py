@@ -157,3 +157,33 @@ def test_wandering_in_one_layout_keeps_to_its_walls():
     assert free(own.walls, positions).all()
     after = moved(own.walls, positions[:, :-1], actions[:, :-1].astype(np.float64))
     np.testing.assert_allclose(after, positions[:, 1:], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_doors_that_are_hidden_are_where_they_were(kind):
+    shown, hiding = Rooms(64, kind), Rooms(64, kind, hides=3)
+    rows = []
+    for env in (shown, hiding):
+        rng, seen = np.random.default_rng(0), [env.reset(seed=4)[0]]
+        pictures = [env.render()]
+        for _ in range(6):
+            seen.append(env.step(rng.uniform(-1, 1, 2))[0])
+            pictures.append(env.render())
+        rows.append((np.stack(seen), np.stack(pictures)))
+    (plain, open_), (hidden, shut) = rows
+    np.testing.assert_array_equal(hidden[:3], plain[:3])
+    np.testing.assert_array_equal(hidden[3:, :4], plain[3:, :4])  # it moves as before
+    assert (hidden[3:, 4:] == 0).all()
+    assert (plain[3:, 4:] > 0).all()
+    np.testing.assert_array_equal(shut[:3], open_[:3])
+    scale = 64 / shown.layout.edge
+    for x, y in (plain[0, 4:].reshape(-1, 2) * 64).astype(int):  # the middle of a door
+        assert np.abs(open_[5, y, x].astype(int) - shut[5, y, x]).max() > 40
+    x, y = (shown.position * scale).astype(int)
+    assert np.abs(shut[-1, y, x].astype(int) - POINT).max() < 60
+    np.testing.assert_array_equal(hiding.reset(seed=4)[0], plain[0])  # a new episode shows them
+
+
+def test_doors_are_hidden_behind_a_first_row_at_least():
+    with pytest.raises(ConfigError, match="hides as a number of rows"):
+        Rooms(hides=0)

@@ -100,15 +100,19 @@ COST = torch.tensor([0.0, 1.0, 3.0, 0.5, 2.0])
 def test_it_learns_the_discounted_sum_of_a_chain() -> None:
     """V = (I − γ P)⁻¹ P c, by linear algebra."""
     s, P = chain()
-    memory, gamma = Recollection(), 0.6
-    memory.write(State({"s": s}, 2), s @ COST)
+    memory, gamma, held_out = Recollection(), 0.6, Recollection()
+    memory.write(State({"s": s[:300]}, 2), s[:300] @ COST)
+    held_out.write(State({"s": s[300:]}, 2), s[300:] @ COST)
     expected = np.linalg.solve(np.eye(5) - gamma * P, P @ COST.numpy())
     critic = MemoryCritic(Table(5), ["s"], learns="transitions", slow_rate=0.1)
+    judged, whole = MemoryCritic(critic.net, ["s"]).loss, held_out.returns(2000, discount=gamma)
+    at_first = judged(**whole).value.item()
     fit(
         critic.loss, lambda: memory.transitions(512, discount=gamma, steps=3, lam=0.7), batch=512, steps=800, lr=0.03,
         schedule="cosine",
     )  # fmt: skip
     np.testing.assert_allclose(critic.net.values.detach(), expected, atol=0.12)
+    assert judged(**whole).value.item() < 0.5 * at_first  # of episodes that it has not seen
     pair = MemoryCritic(Table(5), ["s"])
     fit(pair.loss, lambda: memory.pairs(512, 2), batch=512, steps=400, lr=0.05, schedule="cosine")
     np.testing.assert_allclose(pair.net.values.detach(), P @ P @ COST.numpy(), atol=0.15)

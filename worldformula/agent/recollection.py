@@ -116,8 +116,8 @@ class Recollection:
         goal, ahead = self._goals(rows, at, goals, generator)
         steps = left if goals is None else ahead
         costs, going = self._follow(rows, at, int(steps.max()), goals, goal)
-        within = torch.arange(1, costs.shape[1] + 1) <= steps[:, None]
-        weight = discount ** torch.arange(costs.shape[1]).to(costs) * before(going) * within
+        k = torch.arange(1, costs.shape[1] + 1, device=at.device)
+        weight = discount ** (k - 1).to(costs) * before(going) * (k <= steps[:, None])
         found = {**self._states(rows, at), "y": (weight * costs).sum(1)}
         return found if goals is None else {**found, goals.goal: goal}
 
@@ -135,9 +135,10 @@ class Recollection:
             raise ConfigError(f"expected steps ≥ 1 and lam in [0, 1], got {steps} and {lam}")
         rows, at = self._drawn(batch, steps, generator)
         goal, _ = self._goals(rows, at, goals, generator)
-        n = torch.full((batch,), steps) if lam == 1 else _geometric(batch, 1 - lam, generator).clamp(max=steps)
+        drawn = torch.full((batch,), steps) if lam == 1 else _geometric(batch, 1 - lam, generator).clamp(max=steps)
+        n = drawn.to(at.device)
         costs, going = self._follow(rows, at, steps, goals, goal)
-        k = torch.arange(1, steps + 1)
+        k = torch.arange(1, steps + 1, device=at.device)
         alive = before(going)
         c = (discount ** (k - 1).to(costs) * alive * costs * (k <= n[:, None])).sum(1)
         onward = (going.cumprod(1)).gather(1, n[:, None] - 1).squeeze(1)
@@ -159,7 +160,8 @@ class Recollection:
         if self._rows is None:
             names, lengths = self._episodes[0], [len(next(iter(e.values()))) for e in self._episodes]
             rows = {name: torch.cat([episode[name] for episode in self._episodes]) for name in names}
-            self._rows = rows, torch.cat([torch.arange(length - 1, -1, -1) for length in lengths])
+            device = next(iter(rows.values())).device
+            self._rows = rows, torch.cat([torch.arange(length - 1, -1, -1, device=device) for length in lengths])
         return self._rows
 
     def _drawn(self, batch: int, steps: int, generator: torch.Generator | None) -> tuple[dict[str, Tensor], Tensor]:
@@ -172,7 +174,7 @@ class Recollection:
             raise ConfigError(
                 f"no episode has {steps} steps after any of its states; the longest has {int(left.max())}"
             )
-        return rows, known[torch.randint(len(known), (batch,), generator=generator)]
+        return rows, known[torch.randint(len(known), (batch,), generator=generator).to(known.device)]
 
     def _states(self, rows: dict[str, Tensor], at: Tensor) -> dict[str, Tensor]:
         return {name: value[at] for name, value in rows.items() if name != "cost"}
@@ -189,18 +191,18 @@ class Recollection:
         if goals is None:
             return at, at
         batch = len(at)
-        ahead = torch.minimum(_geometric(batch, 1 / goals.ahead, generator), self._left[at])
+        ahead = torch.minimum(_geometric(batch, 1 / goals.ahead, generator).to(at.device), self._left[at])
         there = at + ahead
         if goals.others:
-            other = torch.randint(len(self._left), (batch,), generator=generator)
-            there = torch.where(torch.rand(batch, generator=generator) < goals.others, other, there)
+            other = torch.randint(len(self._left), (batch,), generator=generator).to(at.device)
+            there = torch.where(torch.rand(batch, generator=generator).to(at.device) < goals.others, other, there)
         return rows[goals.of][there], ahead
 
     def _follow(
         self, rows: dict[str, Tensor], at: Tensor, steps: int, goals: Hindsight | None, goal: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The costs of the next steps ``[N, K]``, and whether the episode goes on after each, 1 or 0."""
-        k = torch.arange(1, steps + 1)
+        k = torch.arange(1, steps + 1, device=at.device)
         index = at[:, None] + torch.minimum(k, self._left[at][:, None])  # behind the end: its last row, not counted
         if goals is None:
             costs = self._costs(rows)[index]

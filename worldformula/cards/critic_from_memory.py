@@ -30,7 +30,7 @@ from worldformula.training.fit import fit
 from worldformula.world import PriorDynamics, State
 
 WALKS, LENGTH, EPISODES = 200, 600, 34
-UPDATES, BATCH, DISCOUNT = 3000, 256, 0.99
+UPDATES, BATCH, RATE, DISCOUNT = 2500, 384, 2e-3, 0.99
 DOORS = 3  # between start and goal
 FREQUENCIES = (1, 2, 4, 8, 16, 32)
 JUDGED = (60, 50)  # goals, and places for each, that the rank correlation is of
@@ -79,20 +79,20 @@ def away(states: State) -> Tensor:
 
 
 def learnt(memory: Recollection, edge: float, learns: Literal["returns", "transitions"], seed: int) -> MemoryCritic:
-    """A critic of the steps that are to come: the mean of those of the walks, or low expectiles of eight steps each."""
+    """A critic of the steps to come: the mean of those of the walks, or low expectiles of sixteen steps each."""
     torch.manual_seed(seed)
     share, others = (0.5, 0.0) if learns == "returns" else (0.1, 0.3)
     goals = Hindsight(away, "s", ahead=60.0, others=others)
-    critic = MemoryCritic(Scaled(edge), ["s"], "goal", learns=learns, share=share)
+    critic = MemoryCritic(Scaled(edge), ["s"], "goal", learns=learns, share=share, slow_rate=0.02)
 
     def returns() -> dict[str, Tensor]:
         return memory.returns(BATCH, discount=DISCOUNT, goals=goals)
 
     def transitions() -> dict[str, Tensor]:
-        return memory.transitions(BATCH, discount=DISCOUNT, steps=8, goals=goals)
+        return memory.transitions(BATCH, discount=DISCOUNT, steps=16, goals=goals)
 
     drawn: Callable[[], dict[str, Tensor]] = returns if learns == "returns" else transitions
-    fit(critic.loss, drawn, batch=BATCH, steps=UPDATES, lr=1e-3, schedule="cosine", seed=seed)
+    fit(critic.loss, drawn, batch=BATCH, steps=UPDATES, lr=RATE, schedule="cosine", seed=seed)
     return critic
 
 

@@ -144,15 +144,20 @@ class Rooms(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         size: edge of the picture in pixels.
         layout: "two" or "nine".
         shown: whether the picture shows the goal.
+        hides: doors are seen in the first so many rows of an episode alone; behind them their numbers are 0, and the
+            picture shows walls without doors. They stay where they are: who passes them has to remember.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}
 
     def __init__(
-        self, size: int = 33, layout: str = "two", shown: bool = True, render_mode: str | None = "rgb_array"
-    ) -> None:
+        self, size: int = 33, layout: str = "two", shown: bool = True, hides: int | None = None,
+        render_mode: str | None = "rgb_array",
+    ) -> None:  # fmt: skip
         if layout not in ("two", "nine"):
             raise ConfigError(f"expected layout as 'two' or 'nine', got {layout!r}")
+        if hides is not None and hides < 1:
+            raise ConfigError(f"expected hides as a number of rows of at least 1, or None, got {hides}")
         self.render_mode, self.size, self.kind, self.shown = render_mode, size, layout, shown
         doors = 1 if layout == "two" else 8
         self.observation_space = spaces.Box(0.0, 1.0, (4 + 2 * doors,), np.float32)
@@ -160,7 +165,20 @@ class Rooms(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self.layout = self._drawn_layout(np.random.default_rng(0))
         self.position: Floats = np.zeros(2)
         self.goal: Floats = np.zeros(2)
-        self._reached, self._canvas = False, canvas(self.layout, size)
+        self.hides, self._rows, self._reached = hides, 0, False
+        self._canvases = self._drawn_canvases()
+
+    def _drawn_canvases(self) -> tuple[Canvas, Canvas]:
+        """The walls as they are, and as they are shown where doors are hidden."""
+        shut = np.concatenate((self.layout.walls, _doorways(self.layout)))
+        closed = Layout(self.layout.edge, shut, self.layout.rooms, self.layout.doors)
+        plain = canvas(self.layout, self.size)
+        return plain, plain if self.hides is None else canvas(closed, self.size)
+
+    @property
+    def _hidden(self) -> bool:
+        """Whether this row shows no doors."""
+        return self.hides is not None and self._rows >= self.hides
 
     def _drawn_layout(self, rng: np.random.Generator) -> Layout:
         return (two_rooms if self.kind == "two" else three_by_three)(rng)
@@ -173,11 +191,12 @@ class Rooms(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         pairs = np.argwhere(far == doors)  # a spanning tree of 3 × 3 has a path of three doors at least
         begin, end = pairs[rng.integers(len(pairs))]
         self.position, self.goal = (within(rng, self.layout.rooms[k]) for k in (begin, end))
-        self._reached, self._canvas = False, canvas(self.layout, self.size)
+        self._rows, self._reached, self._canvases = 0, False, self._drawn_canvases()
         return self._observation(), self._info([])
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.position = moved(self.layout.walls, self.position, np.asarray(action, np.float64))
+        self._rows += 1
         first = self._near() and not self._reached
         self._reached = self._reached or first
         far = float(np.linalg.norm(self.position - self.goal))
@@ -192,7 +211,7 @@ class Rooms(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         return {"state": state, "event": event, "success": self._near()}
 
     def _observation(self) -> NDArray[np.float32]:
-        doors = _middles(self.layout)
+        doors = _middles(self.layout) * (not self._hidden)
         return (np.concatenate((self.position, self.goal, doors.flatten())) / self.layout.edge).astype(np.float32)
 
     def render(self) -> Frames:  # type: ignore[override]
@@ -201,9 +220,10 @@ class Rooms(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     def batch_render(self, states: ArrayLike) -> Frames:
         """Pictures of points ``[N, 2]``, or of points and goals ``[N, 4]``, in pixels of the map, between the walls of
-        this episode, uint8 ``[N, size, size, 3]``.
+        this episode as the current row shows them, uint8 ``[N, size, size, 3]``.
         """
-        return in_chunks(lambda rows: pictures(self._canvas, self.layout.edge, rows, self.shown), states)
+        seen = self._canvases[self._hidden]
+        return in_chunks(lambda rows: pictures(seen, self.layout.edge, rows, self.shown), states)
 
 
 def within(rng: np.random.Generator, room: Floats) -> Floats:
@@ -223,6 +243,15 @@ def _middles(layout: Layout) -> Floats:
         line = np.linspace(low, high, 301)
         points = np.stack((np.full_like(line, at), line) if upright else (line, np.full_like(line, at)), -1)
         found.append(points[free(layout.walls, points)].mean(0))
+    return np.array(found)
+
+
+def _doorways(layout: Layout) -> Floats:
+    """The strips between rooms that a door joins, ``[D, 4]``: walls without their doors."""
+    found = []
+    for a, b in layout.doors:
+        (ax0, ax1, ay0, ay1), (bx0, _, by0, _) = layout.rooms[a], layout.rooms[b]
+        found.append((ax1, bx0, ay0, ay1) if bx0 >= ax1 else (ax0, ax1, ay1, by0))
     return np.array(found)
 
 
