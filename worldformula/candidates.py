@@ -137,7 +137,7 @@ class Pool:
     ) -> None:  # fmt: skip
         first = next(v for v in State(state).series.values() if v.is_floating_point())
         if against := [name for name, own in space.items() if own.aim == "max"]:
-            raise ConfigError(f"{against[0]!r} is set by an adversary, aim='max', and this search knows none; minimax does")
+            raise ConfigError(f"{against[0]!r} is an adversary's, aim='max', and this search knows none; minimax does")
         self.space, self.mask = space, mask or {}
         self.generators = per_episode(generators, len(first), first.device)
         check_given("warm", warm, space, (len(first), horizon))
