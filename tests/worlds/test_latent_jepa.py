@@ -17,7 +17,8 @@ SMALL = LatentJEPAConfig(codes=3, price=0.7, latent=D, channels=(4, 4), units=8,
 SHAPES = {"image": (9, 9, 3), "body": (2,)}
 KINDS = {
     "none": replace(SMALL, z="none"),
-    "codes": SMALL,
+    "codes": replace(SMALL, beta=2.0),
+    "least": replace(SMALL, beta=None),
     "free codes": replace(SMALL, price=1e-6),
     "normal": replace(SMALL, z="normal"),
 }
@@ -59,9 +60,11 @@ def by_hand(config, world, given, noise, f=None):
                 energy[b, t] = ((f(at, act)[0] - to) ** 2).mean().item()
             elif config.z == "codes":
                 logits = law(at, act)[0].detach().numpy()
-                logs = logits - np.log(np.exp(logits).sum())
+                logs = np.log(0.99 * np.exp(logits) / np.exp(logits).sum() + 0.01 / k)
                 tried = [f(at, act, torch.eye(k, dtype=s.dtype)[i][None])[0].detach().numpy() for i in range(k)]
-                energy[b, t] = min(((w - to.numpy()) ** 2).mean() - config.price * logs[i] for i, w in enumerate(tried))
+                each = np.array([((w - to.numpy()) ** 2).mean() - config.price * logs[i] for i, w in enumerate(tried)])
+                soft = config.beta is not None
+                energy[b, t] = -np.log(np.exp(-config.beta * each).sum()) / config.beta if soft else each.min()
             else:
                 (m, r), (n, u) = (h[0].detach().numpy().reshape(2, k) for h in (q(at, act, to[None]), law(at, act)))
                 v, w = np.log1p(np.exp(r)), np.log1p(np.exp(u))
@@ -118,7 +121,7 @@ def test_dreams_draw_z_from_its_prior_and_may_be_given_it():
     many, act = start.select(torch.zeros(4000, dtype=torch.long)), torch.zeros(4000, 1, 2)
     ahead = world.imagine(many, actions=act, seed=0)["s"][:, 1]
     law, core = world.dynamics.prior.factors
-    share = law.net(many["s"][:1], act[:1, 0]).softmax(-1)[0]
+    share = 0.99 * law.net(many["s"][:1], act[:1, 0]).softmax(-1)[0] + 0.01 / 3
     codes = torch.eye(3)
     each = torch.cat([core.net(many["s"][:1], act[:1, 0], c[None]) for c in codes])
     which = torch.cdist(ahead, each).argmin(1)
@@ -191,6 +194,7 @@ def test_refused():
         ({"z": "many"}, "'none', 'codes' or 'normal'"),
         ({"codes": 0}, "codes, latent"),
         ({"price": 0.0}, "prior of z learns"),
+        ({"beta": 0.0}, "beta > 0"),
         ({"inverse": -1.0}, "inverse"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -6,12 +6,16 @@ r"""Joint-embedding world with a latent variable for what cannot be foretold (Le
 
     z         prediction, each step                          z_t of a dream
     none      E_t                                            –
-    codes     min_{z_t} E_t − λ log p(z_t|s_{t-1},a_{t-1})      one of k codes, drawn from p
+    codes     min_{z_t} E_t − λ log p(z_t|s_{t-1},a_{t-1})      one of k codes, drawn from p; min is soft, by β
     normal    𝔼_q[E_t] + λ KL[q(z_t|s_{t-1},a_{t-1},s_t) ‖ p]   a Normal, drawn from p(z_t|s_{t-1},a_{t-1})
 
 to which variance, covariance, similarity and inverse dynamics are added, as in `jepa`. R(z) = −log p(z_t|…), or the KL,
 keeps z from carrying all of s_t, which would make every future equally good: with a tiny λ a wide z does. Without a z
 the best prediction is the mean of all futures, which may be none of them.
+
+A soft minimum, −(1/β) log Σ_z exp(−β(…)), lets codes that are equal learn alike until the futures part them, as in
+deterministic annealing (Rose 1998); of the least alone, one code may win everything before anything is known, and the
+other never comes back.
 
 Where an episode begins there is no step. V and C are over the rows of all steps: at one step alone all cars of a data
 set may stand in one place, and noise would be what tells their latents apart.
@@ -41,6 +45,7 @@ from worldformula.formula import (
     E,
     Expression,
     Factor,
+    FreeEnergy,
     Joint,
     Mean,
     Min,
@@ -70,6 +75,8 @@ class LatentJEPAConfig:
     """k, how many codes; or how many numbers a normal z has."""
     price: float = 0.02
     """λ, weight of R(z)."""
+    beta: float | None = 20.0
+    """β of the soft minimum over codes that is learnt by; None is the least alone."""
     latent: int = 64
     """D, the latent state s."""
     channels: tuple[int, ...] = (16, 32, 32)
@@ -98,6 +105,8 @@ class LatentJEPAConfig:
                 "expected deviation, covariance, similarity and inverse ≥ 0, got "
                 f"{self.deviation}, {self.covariance}, {self.similarity} and {self.inverse}"
             )
+        if self.beta is not None and self.beta <= 0:
+            raise ConfigError(f"expected beta > 0, or None, got {self.beta}")
         if self.price <= 0:
             raise ConfigError(
                 f"expected price > 0, got {self.price}: R(z) is also what the prior of z learns by, which dreams draw "
@@ -204,7 +213,8 @@ def _loss(
     led = Deterministic(rf"\hat s_t = f({read})", predictor, shape=D)
     energy = E(led, norm2(Value(r"\hat s_t", shape=D) - s) / D)
     if config.z == "codes" and law is not None:
-        energy = Min(law, energy - config.price * log(law))
+        energy = energy - config.price * log(law)
+        energy = Min(law, energy) if config.beta is None else FreeEnergy(law, energy, beta=config.beta)
     elif law is not None:
         guess = Law(2 * D + sum(widths.values()), 2 * k, config.units)
         post = Normal(f"q(z_t|{read.removesuffix(', z_t')}, s_t)", guess, shape=k)

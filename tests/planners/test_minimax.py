@@ -1,0 +1,123 @@
+"""Plans against an adversary: the least of the greatest, by enumeration, by hand and by calculus."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from worldformula.errors import ConfigError
+from worldformula.formula import Bernoulli, Deterministic, OneHot
+from worldformula.planner import ActionSet, Task
+from worldformula.planners.beam import Beam
+from worldformula.planners.cem import CEM
+from worldformula.planners.gradient import Gradient
+from worldformula.planners.minimax import Minimax
+from worldformula.world import PriorDynamics
+
+GAME = {"a": ActionSet(2, "choice"), "z": ActionSet(2, "choice", aim="max")}
+TABLE = torch.tensor([[0.3, 1.1], [0.9, -0.4]])  # how far a step goes, by action and latent
+ODDS = (0.9, 0.1)
+
+
+class Table(nn.Module):
+    """s goes as far as a table says."""
+
+    def forward(self, s, a, z):
+        return 0.8 * s + torch.einsum("ni,ij,nj->n", a, TABLE, z)[:, None]
+
+
+def board():
+    law = OneHot("p(z_t|s_{t-1})", lambda s: torch.tensor(ODDS).log().expand(len(s), 2), shape=2)
+    return PriorDynamics(law * Deterministic("s_t = f(s_{t-1}, a_{t-1}, z_t)", Table(), shape=1))
+
+
+TASK = Task(lambda states, actions: (states["s"][..., 0] - 1).square() + 0.1 * actions["a"][..., 1])
+STARTS = {"s": torch.tensor([[0.0], [1.5], [-2.0]])}
+
+
+def by_hand(start, horizon, price):
+    """min over actions of max over latents of F − λR, and the actions, by loops."""
+    worst = {}
+    for a in itertools.product((0, 1), repeat=horizon):
+        values = []
+        for z in itertools.product((0, 1), repeat=horizon):
+            s, f = start, 0.0
+            for i, j in zip(a, z, strict=True):
+                s = 0.8 * s + TABLE[i, j].item()
+                f += (s - 1) ** 2 + 0.1 * i + price * math.log(ODDS[j])
+            values.append((f, z))
+        worst[a] = max(values)
+    best = min(worst, key=lambda a: worst[a][0])
+    return worst[best][0], best, worst[best][1]
+
+
+@pytest.mark.parametrize("price", [0.0, 0.3, 50.0])
+def test_against_all_sequences_it_is_the_least_of_the_greatest(price):
+    search = Minimax(Beam(horizon=3, width=8), CEM(horizon=3), price=price)
+    plan = search.plan(board(), TASK, STARTS, space=GAME)
+    for b, start in enumerate(STARTS["s"][:, 0].tolist()):
+        value, best, reply = by_hand(start, 3, price)
+        assert tuple(plan.actions["a"][b].argmax(-1).tolist()) == best
+        assert tuple(plan.actions["z"][b].argmax(-1).tolist()) == reply
+        odd = sum(math.log(ODDS[j]) for j in reply)
+        assert plan.cost[b].item() == pytest.approx(value - price * odd, abs=1e-4)  # F alone
+    assert (plan.actions["z"].argmax(-1) == 0).all() == (price == 50.0)
+
+
+def test_replies_that_are_found_one_by_one_lead_to_the_same():
+    """CEM finds the reply; of three steps, all latents are tried in effect."""
+    found = CEM(horizon=3, candidates=40, elites=5, iterations=3)
+    listed = Minimax(found, found).plan(board(), TASK, STARTS, space=GAME)
+    replied = Minimax(found, found, most=1, rounds=6).plan(board(), TASK, STARTS, space=GAME)
+    torch.testing.assert_close(replied.cost, listed.cost)
+    torch.testing.assert_close(replied.actions["a"], listed.actions["a"])
+
+
+class Push(nn.Module):
+    """The adversary pushes half as hard."""
+
+    def forward(self, s, a, z):
+        return s + a + 0.5 * z
+
+
+def test_numbers_are_pushed_by_gradient_ascent():
+    """(a + z/2 − 0.3)² with |z| ≤ 1: the worst of a = 0.3 ± d is (½ + d)², so a = 0.3, at ¼."""
+    model = PriorDynamics(Deterministic("s_t = f(s_{t-1}, a_{t-1}, z_{t-1})", Push(), shape=1))
+    space = {"a": ActionSet(1), "z": ActionSet(1, aim="max")}
+    task = Task(lambda states, actions: (states["s"][..., 0] - 0.3).square())
+    planner = CEM(horizon=1, candidates=200, elites=10, iterations=6)
+    plan = Minimax(planner, Gradient(horizon=1, candidates=4, iterations=60), rounds=5).plan(
+        model, task, {"s": torch.zeros(2, 1)}, space=space
+    )
+    torch.testing.assert_close(plan.actions["a"], torch.full((2, 1, 1), 0.3), atol=0.02, rtol=0)
+    torch.testing.assert_close(plan.cost, torch.full((2,), 0.25), atol=0.02, rtol=0)
+    assert plan.actions["z"].abs().min() > 0.99
+
+
+def test_what_is_sampled_what_is_set_and_what_is_feared_differ():
+    """A short way that may be blocked: the mode takes it, the adversary never lets it, a dear one does."""
+    block = Bernoulli("p(z_t|s_{t-1})", lambda s: torch.full((len(s), 1), math.log(0.1 / 0.9)), shape=1)
+    way = PriorDynamics(
+        block * Deterministic("s_t = f(s_{t-1}, a_{t-1}, z_t)", lambda s, a, z: 3 * a[:, :1] + a[:, 1:] * (1 + 9 * z),
+                              shape=1)
+    )  # fmt: skip
+    task, start = Task(lambda states, actions: states["s"][..., 0]), {"s": torch.zeros(1, 1)}
+    ours, game = {"a": ActionSet(2, "choice")}, {"a": ActionSet(2, "choice"), "z": ActionSet(1, "flags", aim="max")}
+    search = Beam(horizon=1)
+    assert search.plan(way, task, start, space=ours).cost.item() == 1
+    feared = Minimax(search, search).plan(way, task, start, space=game)
+    assert (feared.cost.item(), feared.actions["a"][0, 0].tolist()) == (3, [1, 0])
+    dear = Minimax(search, search, price=5.0).plan(way, task, start, space=game)  # log 9 · 5 > 9
+    assert (dear.cost.item(), dear.actions["a"][0, 0].tolist()) == (1, [0, 1])
+
+
+def test_refusals():
+    search = CEM(horizon=3, candidates=10, elites=2, iterations=1)
+    with pytest.raises(ConfigError, match="samples=4"):
+        Minimax(search, search).plan(board(), Task(TASK.cost, samples=4), STARTS, space=GAME)
+    with pytest.raises(ConfigError, match="undiscounted"):
+        Minimax(search, search, price=1.0).plan(board(), Task(TASK.cost, discount=0.9), STARTS, space=GAME)
+    with pytest.raises(ConfigError, match="price ≥ 0"):
+        Minimax(search, search, price=-1.0)

@@ -1,0 +1,285 @@
+"""Minimax: the plan whose worst case is least, against an adversary that sets latent variables (LeCun 2022, 4.10).
+
+    min_a max_z  F(a, z) − λ R(z)                       R(z) = −Σ_t log p(z_t|…), what the dynamics says of z
+
+Actions of the aim "min" are searched by another planner; each of its candidates costs what the worst known sequence of
+the adversary's, of the aim "max", makes of it. All sequences are known where they are choices and flags, and few. Else
+they are found one by one (McMahan, Gordon & Blum 2003, best responses of one side): plan against those known, reply to
+the plan by max_z F − λR, add the reply, and plan again. Of all plans the one with the least worst reply is kept.
+
+Both commit to whole sequences: the adversary knows the plan, and the plan does not answer. With λ = 0 the adversary may
+do what the dynamics holds for impossible; a large λ leaves it the most probable latents alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from worldformula import catalogue
+from worldformula.candidates import draw, level
+from worldformula.catalogue import System
+from worldformula.errors import ConfigError
+from worldformula.planner import ActionSet, CVaR, Named, Plan, Planner, Score, Space, Task, per_episode
+from worldformula.world import Dynamics, State, Values
+
+
+@final
+@dataclass(frozen=True)
+class Minimax(Planner):
+    """The search; see the module for the method."""
+
+    planner: Planner
+    """Searches for the actions."""
+    reply: Planner
+    """Searches for the adversary's sequences, where these are not all known; of the same horizon."""
+    price: float = 0.0
+    """λ, what an improbable latent costs the adversary."""
+    most: int = 256
+    """How many sequences are listed; beyond, they are found as replies."""
+    rounds: int = 4
+    """Replies that are found."""
+
+    def __post_init__(self) -> None:
+        if self.price < 0 or min(self.most, self.rounds) < 1:
+            raise ConfigError(
+                f"expected price ≥ 0, most and rounds ≥ 1, got {self.price}, {self.most} and {self.rounds}"
+            )
+
+    @torch.no_grad()
+    def plan(
+        self,
+        dynamics: Dynamics,
+        task: Task,
+        state: Values,
+        *,
+        space: Space,
+        generators: Sequence[torch.Generator] | None = None,
+        warm: Named | None = None,
+        proposals: Named | None = None,
+        mask: Named | None = None,
+    ) -> Plan:
+        """Search from states ``[B, ...]``; ``actions`` of the plan are those of both, ``cost`` is F of them, without R.
+
+        Raises:
+            ConfigError: a task with samples, whose draws and an adversary would be two worst cases in one; or dynamics
+                that do not say how probable a latent is, with a price.
+        """
+        theirs = {name: replace(own, aim="min") for name, own in space.items() if own.aim == "max"}
+        ours = {name: own for name, own in space.items() if own.aim == "min"}
+        given: dict[str, Any] = {"warm": _of(warm, ours), "proposals": _of(proposals, ours), "mask": mask}
+        if not theirs:
+            return self.planner.plan(dynamics, task, state, space=ours, generators=generators, **given)
+        if task.samples:
+            raise ConfigError(f"samples={task.samples}: an adversary sets what else would be drawn; write samples=0")
+        if self.price and (task.reduce == "last" or task.discount < 1 or task.proceed is not None):
+            raise ConfigError("a price is paid at every step alike; write a task that sums its costs, undiscounted")
+        game = _Game(self, dynamics, task, State(state), ours, theirs, generators)
+        worst = game.like.new_full((game.batch,), torch.inf)
+        best, states = dict[str, Tensor](), 0
+        for _ in range(1 if game.complete else self.rounds):
+            plan = game.planned(given)
+            reply, value = game.listed(plan) if game.complete else game.replied(plan)
+            new = (value < worst)[:, None, None]
+            best = {k: torch.where(new, v, best[k]) if best else v for k, v in {**plan.actions, **reply}.items()}
+            worst = torch.minimum(worst, value)
+            game.known = {k: torch.cat((v, reply[k].unsqueeze(1)), 1) for k, v in game.known.items()}
+            states += plan.calls
+        cost = game.score({k: v.unsqueeze(1) for k, v in best.items()})[:, 0]
+        return game.score.found(best, cost, (cost,), states + game.calls)
+
+
+class _Game:
+    """Who sets what, and what of the adversary is ``known``: sequences ``[B, M, H, size]`` by name, all of them where
+    the list is ``complete``.
+    """
+
+    def __init__(
+        self, how: Minimax, dynamics: Dynamics, task: Task, state: State, ours: Space, theirs: Space,
+        generators: Sequence[torch.Generator] | None,
+    ) -> None:  # fmt: skip
+        self.how, self.dynamics, self.task, self.state = how, dynamics, task, state
+        self.ours, self.theirs, self.calls = ours, theirs, 0
+        self.like = next(v for v in state.series.values() if v.is_floating_point())
+        self.batch = len(self.like)
+        self.generators = per_episode(generators, self.batch, self.like.device)
+        horizon = getattr(how.planner, "horizon", None)
+        if not isinstance(horizon, int):
+            raise ConfigError(f"{type(how.planner).__name__} says no horizon, which its adversary shares")
+        self.score = Score(dynamics, task, state, {**ours, **theirs}, horizon, self.generators)
+        ways = [_values(own) for own in theirs.values()]
+        count = 1 if all(len(v) for v in ways) else how.most + 1
+        for values in ways:
+            count *= max(len(values), 1) ** horizon
+        self.complete = count <= how.most
+        self.known = self._all(ways, horizon) if self.complete else self._some(horizon)
+
+    def _all(self, ways: Sequence[Tensor], horizon: int) -> dict[str, Tensor]:
+        steps = [torch.tensor(list(itertools.product(range(len(v)), repeat=horizon))) for v in ways]
+        rows = torch.tensor(list(itertools.product(*(range(len(s)) for s in steps))))
+        found = {name: v[s[rows[:, i]]] for i, (name, v, s) in enumerate(zip(self.theirs, ways, steps, strict=True))}
+        return {k: v.to(self.like).expand(self.batch, *v.shape) for k, v in found.items()}
+
+    def _some(self, horizon: int) -> dict[str, Tensor]:
+        """Two sequences that are drawn uniformly, as somewhere to begin."""
+        shape = (self.batch, horizon)
+        wide = {k: self.like.new_full((*shape, own.size), level(own)) for k, own in self.theirs.items()}
+        return draw(self.theirs, {k: (v, v + 1) for k, v in wide.items()}, 2, self.generators)
+
+    def planned(self, given: Mapping[str, Any]) -> Plan:
+        """The best plan against what is known."""
+        count = next(iter(self.known.values())).shape[1]
+        known = self.known if count > 1 else {k: v.expand(-1, 2, -1, -1) for k, v in self.known.items()}
+        other = _Other(self.dynamics, known, self.how.price)
+        task = replace(self.task, cost=other.costing(self.task), samples=max(count, 2), risk=CVaR(0.0))
+        return self.how.planner.plan(
+            other, task, self._numbered(), space=self.ours, generators=self.generators, **given
+        )
+
+    def listed(self, plan: Plan) -> tuple[dict[str, Tensor], Tensor]:
+        """The worst of all sequences for a plan, and F − λR of it, ``[B]``."""
+        count = next(iter(self.known.values())).shape[1]
+        acts = {k: v.unsqueeze(1).expand(-1, count, -1, -1) for k, v in plan.actions.items()} | self.known
+        value = self.score(acts)
+        if self.how.price:
+            flat = {k: v.flatten(0, 1) for k, v in acts.items()}
+            start = self.score.state.repeat(count)
+            dream = State(self.dynamics.imagine(start, actions=flat, deterministic=True, **self.task.numbers), 2)
+            value = value + self.how.price * _log_prob(self.dynamics, dream, flat).sum(1).view(value.shape)
+        self.calls += count * self.score.horizon
+        worst = value.argmax(1)
+        rows = torch.arange(self.batch, device=worst.device)
+        return {k: v[rows, worst] for k, v in self.known.items()}, value[rows, worst]
+
+    def replied(self, plan: Plan) -> tuple[dict[str, Tensor], Tensor]:
+        """The reply that is found to a plan, and F − λR of it, ``[B]``."""
+        other, own = (
+            _Other(self.dynamics, {k: v.unsqueeze(1) for k, v in plan.actions.items()}, self.how.price),
+            self.task,
+        )
+        value = own.value
+        task = replace(
+            own, cost=other.costing(own, -1.0), value=None if value is None else lambda states: -value(states)
+        )
+        found = self.how.reply.plan(other, task, self._numbered(), space=self.theirs, generators=self.generators)
+        self.calls += found.calls
+        return found.actions, -found.cost
+
+    def _numbered(self) -> State:
+        """The states, with the number of each episode, by which what the other side does is found."""
+        number = torch.arange(self.batch, device=self.like.device).to(self.like)
+        return self.state | {NUMBER: number, STEP: torch.zeros_like(number)}
+
+
+NUMBER, STEP, ODD, DONE = "episode_number", "step_number", "improbable", "other_"  # what a dream holds besides
+
+
+class _Other:
+    """Dynamics in which the other side is known: M sequences for each episode, ``[B, M, H, size]`` by name; dreams with
+    noise take one for each sample, others the first.
+    """
+
+    def __init__(self, dynamics: Dynamics, known: Mapping[str, Tensor], price: float) -> None:
+        self.own, self.known, self.price = dynamics, known, price
+        self.actions = tuple(k for k in dynamics.actions if k not in known)
+        self.choices = tuple(k for k in getattr(dynamics, "choices", ()) if k not in known)
+        self.prior = getattr(dynamics, "prior", None)
+
+    def dream_noise(self, start: Values, actions: Named, generator: object = None, **_: Any) -> dict[str, Tensor]:
+        """The sequences of an episode, in the place of noise."""
+        return {k: v[int(start[NUMBER].flatten()[0])] for k, v in self.known.items()}
+
+    def initial(self, batch: int, **options: Any) -> State:
+        """As the dynamics."""
+        return self.own.initial(batch, **options)
+
+    def decode(self, states: Values, heads: Iterable[str] | None = None, **numbers: Any) -> dict[str, Tensor]:
+        """As the dynamics."""
+        return self.own.decode(states, heads, **numbers)
+
+    def imagine(
+        self, start: Values, policy: Any = None, *, actions: Any = None, noise: Named | None = None, **numbers: Any
+    ) -> State:
+        """The dream under both, which holds what the other did and how improbable that was."""
+        which, at, count = start[NUMBER].flatten().long(), int(start[STEP].flatten()[0]), _steps(actions)
+        other = dict(noise) if noise is not None else {k: v[which, 0, at : at + count] for k, v in self.known.items()}
+        begin = State({k: v for k, v in start.items() if k not in (NUMBER, STEP, ODD) and not k.startswith(DONE)})
+        numbers.pop("deterministic", None)
+        both = {**actions, **other}
+        dream = State(self.own.imagine(begin, actions=both, deterministic=True, **numbers), 2)
+        told = {DONE + k: torch.cat((torch.zeros_like(v[:, :1]), v), 1) for k, v in other.items()}
+        told[NUMBER] = start[NUMBER].reshape(-1, 1).expand(-1, count + 1)
+        told[STEP] = (at + torch.arange(count + 1)).to(told[NUMBER]).expand_as(told[NUMBER])
+        if self.price:
+            odd = -_log_prob(self.own, dream, both)
+            told[ODD] = torch.cat((torch.zeros_like(odd[:, :1]), odd), 1)
+        return dream.only(k for k in dream if k not in self.known) | told
+
+    def costing(self, task: Task, sign: float = 1.0) -> Callable[[State, Named], Tensor]:
+        """The cost of a step, of both: F − λR, or with the sign −1 what it is to the adversary."""
+
+        def cost(states: State, actions: Named) -> Tensor:
+            other = {k: states[DONE + k] for k in self.known}
+            hidden = (NUMBER, STEP, ODD)
+            seen = State({k: v for k, v in states.items() if k not in hidden and not k.startswith(DONE)}, 2)
+            found = task.cost(seen, {**actions, **other})
+            return sign * (found - self.price * states[ODD] if self.price else found)
+
+        return cost
+
+
+def _log_prob(dynamics: Dynamics, dream: State, actions: Named) -> Tensor:
+    """log p of what was chosen at each step of dreams, ``[N, H]``."""
+    of = getattr(dynamics, "log_prob_of", None)
+    if of is None:
+        raise ConfigError(
+            f"{type(dynamics).__name__} has no log_prob_of(dream, actions), which says how probable a latent is; set "
+            f"price=0, or write it as PriorDynamics.log_prob_of"
+        )
+    found: Tensor = of(dream, actions)
+    return found
+
+
+def _steps(actions: Named) -> int:
+    return next(iter(actions.values())).shape[1]
+
+
+def _values(own: ActionSet) -> Tensor:
+    """All values of a choice or of flags, ``[k, size]``; of numbers none."""
+    if own.kind == "numbers" or (own.kind == "flags" and own.size > 12):
+        return torch.zeros(0, own.size)
+    if own.kind == "choice":
+        return torch.eye(own.size)
+    return torch.tensor(list(itertools.product((0.0, 1.0), repeat=own.size)))
+
+
+def _of(given: Named | None, ours: Space) -> Named | None:
+    return None if given is None else {k: v for k, v in given.items() if k in ours}
+
+
+def tiny() -> dict[str, Any]:
+    """CEM for the actions and for replies, four steps."""
+    return {"horizon": 4, "candidates": 64, "elites": 8, "iterations": 4}
+
+
+def build(sizes: dict[str, Any]) -> Minimax:
+    """The planner, of two searches of these sizes."""
+    search = catalogue.find("cem").build(sizes)
+    return Minimax(search, search)
+
+
+SYSTEM = System(
+    name="minimax",
+    kind="planners",
+    paper="LeCun 2022, openreview.net/forum?id=BZ5a1r-kVsf; McMahan, Gordon & Blum 2003, ICML",
+    bibtex="""@inproceedings{mcmahan2003planning, title={Planning in the presence of cost functions controlled by an
+  adversary}, author={McMahan, H. Brendan and Gordon, Geoffrey J. and Blum, Avrim}, booktitle={ICML}, year={2003}}""",
+    presets={"tiny": tiny},
+    build=build,
+    summary="The plan whose worst case is least, where an adversary sets latents that improbability may cost it.",
+)
