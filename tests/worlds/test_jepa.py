@@ -80,6 +80,29 @@ def test_it_begins_by_predicting_no_change():
     torch.testing.assert_close(ahead, start["z"].unsqueeze(1).expand(-1, 4, -1))
 
 
+def test_a_decoder_adds_the_squared_error_of_its_pictures():
+    """Against the mean over rows of the sum over pixels, in NumPy; the constant of a normal is there too."""
+    torch.manual_seed(1)
+    plain, world = (jepa.build(replace(SMALL, reconstruction=r), SHAPES, 2).double() for r in (0.0, 0.3))
+    world.load_state_dict(plain.state_dict(), strict=False)
+    given = rows()
+    z = world.filter(given)["z"]
+    seen = world.decode(world.filter(given))["image"].detach().numpy()
+    error = ((seen - given["image"].numpy()) ** 2).sum((2, 3, 4)).mean()
+    constant = 0.5 * np.log(np.pi) * seen[0, 0].size
+    more = world.loss(**given).value.item() - plain.loss(**given).value.item()
+    assert z.shape == (B, T, D)
+    assert more == pytest.approx(0.3 * (error + constant), rel=1e-9)
+    check_world(jepa.build(replace(SMALL, reconstruction=0.3), SHAPES, 2), rows(dtype=torch.float32))
+
+
+def test_brightness_and_contrast_of_a_picture_change_nothing():
+    torch.manual_seed(0)
+    encoder = jepa.build(SMALL, {"image": (9, 9, 3)}, 2).double().posterior.factors[0].net
+    picture = torch.rand(2, 9, 9, 3, dtype=torch.float64)
+    torch.testing.assert_close(encoder(0.5 * picture + 0.2), encoder(picture), rtol=1e-3, atol=1e-5)
+
+
 def deviation_after(config, steps=200):
     """The deviation of each number of z after learning from a point that actions move."""
     torch.manual_seed(0)
@@ -106,7 +129,9 @@ def test_without_variance_and_covariance_it_collapses_and_with_them_it_does_not(
 def test_refused():
     with pytest.raises(ConfigError, match="channels ≥ 1"):
         jepa.JEPAConfig(channels=())
-    with pytest.raises(ConfigError, match="inverse ≥ 0"):
+    with pytest.raises(ConfigError, match="inverse and reconstruction ≥ 0"):
         jepa.JEPAConfig(inverse=-1.0)
+    with pytest.raises(ConfigError, match="expected pictures where reconstruction > 0"):
+        jepa.build(replace(SMALL, reconstruction=1.0), {"body": (2,)}, 2)
     with pytest.raises(ConfigError, match="action dimension"):
         jepa.build(SMALL, SHAPES, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm
 
 from worldformula.nets.perceptron import Perceptron
 from worldformula.nets.pictures import PictureEncoder
@@ -19,13 +20,16 @@ class Encoder(nn.Module):
         edges: of each picture; all are squares of one size.
         depth: channels of all pictures together.
         numbers: how many numbers there are.
+        standard: pictures are taken less their mean and by their deviation, each its own, and not less ½. What is small
+            on a plain ground is then seen.
     """
 
     def __init__(
-        self, latent: int, channels: tuple[int, ...], units: int, edges: tuple[int, ...], depth: int, numbers: int
-    ) -> None:
+        self, latent: int, channels: tuple[int, ...], units: int, edges: tuple[int, ...], depth: int, numbers: int, *,
+        standard: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.count = len(edges)
+        self.count, self.standard = len(edges), standard
         self.sight = PictureEncoder((edges[0], edges[0], depth), latent, channels) if edges else None
         self.mix = Perceptron((latent if edges else 0) + numbers, latent, (units,)) if numbers else None
 
@@ -35,7 +39,8 @@ class Encoder(nn.Module):
         if self.sight is not None:
             images = observations[: self.count]
             picture = torch.cat(images, -1) if len(images) > 1 else images[0]
-            seen = [self.sight(picture.flatten(1) - 0.5)]
+            rows = picture.flatten(1)
+            seen = [self.sight(layer_norm(rows, rows.shape[1:]) if self.standard else rows - 0.5)]
         if self.mix is None:
             return seen[0]
         found: Tensor = self.mix(*seen, *observations[self.count :])

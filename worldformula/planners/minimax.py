@@ -25,7 +25,8 @@ from worldformula import catalogue
 from worldformula.candidates import draw, level
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
-from worldformula.planner import ActionSet, CVaR, Named, Plan, Planner, Score, Space, Task, per_episode
+from worldformula.planner import ActionSet, CVaR, Named, Plan, Planner, Space, Task, per_episode
+from worldformula.score import Score
 from worldformula.world import Dynamics, State, Values
 
 
