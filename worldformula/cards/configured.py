@@ -28,7 +28,7 @@ from worldformula.planners.cem import CEM
 from worldformula.training.fit import fit
 from worldformula.world import PriorDynamics, State
 
-WALKS, LENGTH, STEPS = 200, 600, 150
+WALKS, LENGTH, STEPS = 200, 600, 300
 UPDATES, BATCH = 3000, 512
 EPISODES = 34
 RADIUS, MARGIN = 4.0, 2.0  # of a zone, and how far off it the cost begins
