@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 import numpy as np
 import tyro
 
-from worldformula import cards
+from worldformula import cards, catalogue
 from worldformula.cli import fit
 from worldformula.cli.many import option
 from worldformula.cli.train import Device, Flag, Number, write_report
@@ -105,6 +105,41 @@ class Dream:
         run, agent, _ = opened(self.folder, self.device)
         batch = record(agent, run.config.env, sequences=self.sequences, length=self.length, seed=self.seed)
         print(write_dream(agent, batch, self.context, run.folder))
+        return 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Write plan.html: what a planner makes of the present of a trained agent, and what it imagines on the way.
+
+    The agent plays first; the plan begins where it has come to.
+    """
+
+    folder: Folder
+    """The run folder."""
+    planner: Annotated[str, option("PLANNER", "cem")] = "cem"
+    """One of the planners of `worldformula models`, or cem."""
+    preset: str = "tiny"
+    """Of the planner."""
+    steps: Number = 20
+    """Rows that the agent plays before."""
+    seed: Number = 1
+    """Of the environment."""
+    device: Device = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+
+    def run(self) -> int:
+        """Plans."""
+        at_least(0, seed=self.seed)
+        at_least(2, steps=self.steps)
+        system = catalogue.find(self.planner)
+        if system.kind != "planners":
+            known = ", ".join(catalogue.names("planners"))
+            raise ConfigError(f"{self.planner} is no planner, but one of the {system.kind}; these are: {known}")
+        run, agent, found = opened(self.folder, self.device, "worldformula plan")
+        planner = system.build(system.sizes(self.preset))
+        batch = record(agent, run.config.env, sequences=1, length=self.steps, seed=self.seed)
+        print(write_plan(agent, planner, batch, run, found.step))
         return 0
 
 
@@ -221,6 +256,24 @@ def write_dream(agent: Agent, batch: Batch, context: int, folder: RunFolder) -> 
     with writing(folder.path):
         folder.videos.mkdir(exist_ok=True)
         path.write_bytes(webp(dream_video(frames["truth"], frames["dream"], context), fps=8, scale=3))
+    return path
+
+
+def write_plan(agent: Agent, planner: Any, batch: Batch, run: SavedRun, step: int) -> Path:
+    """Writes plan.html, says what the plan costs, and returns the path of the page."""
+    from worldformula.report.planned import page, planned
+
+    found = planned(agent, planner, batch)
+    steps, calls, took = len(found.costs), found.calls, found.milliseconds
+    print(f"{found.name}: {steps} steps, cost {found.total:.4g}, {calls:,} steps of the model, {took:.0f} ms")
+    facts: list[tuple[str, object]] = [
+        ("agent", run.config.model),
+        ("environment", run.config.env.id),
+        ("trained", step),
+    ]
+    path = run.folder.path / "plan.html"
+    with writing(run.folder.path):
+        path.write_text(page(found, f"A plan of {run.config.model} on {run.config.env.id}", facts), encoding="utf-8")
     return path
 
 

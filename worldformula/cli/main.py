@@ -30,6 +30,7 @@ COMMANDS: dict[str, Callable[..., commands.Command]] = {
     "train": train.Train,
     "eval": commands.Eval,
     "dream": commands.Dream,
+    "plan": commands.Plan,
     "report": commands.Report,
     "models": Models,
     "envs": commands.Envs,

@@ -1,0 +1,86 @@
+"""The page of a plan: what it shows is what the planner found, and what candidates beside it would cost."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from worldformula.agent.acts import space_of
+from worldformula.agents import dreamer_v3
+from worldformula.envs import ActionSpec, Column
+from worldformula.errors import ConfigError
+from worldformula.planner import ActionSet
+from worldformula.planners.cem import CEM
+from worldformula.report.planned import GRID, cells, page, planned
+from worldformula.score import Score
+
+PICTURES = {"image": Column("image", (16, 16, 3), "uint8", low=0, high=255)}
+PLANNER = CEM(horizon=3, candidates=20, elites=4, iterations=2)
+
+
+def agent_of(actions: ActionSpec, columns=PICTURES):
+    agent = dreamer_v3.build(dreamer_v3.tiny(), columns, actions, seed=0)
+    torch.nn.init.normal_(agent.world.heads["r"].net.head.weight)
+    return agent
+
+
+def batch(action: np.ndarray, columns=PICTURES):
+    rng = np.random.default_rng(0)
+    T = action.shape[1]
+    first = np.zeros((1, T), bool)
+    first[:, 0] = True
+    noise = {key: rng.uniform(0, 255 if c.kind == "image" else 1, (1, T, *c.shape)) for key, c in columns.items()}
+    seen = {key: value.astype(columns[key].dtype) for key, value in noise.items()}
+    flags = {"is_first": first, "is_last": np.zeros((1, T), bool), "is_terminal": np.zeros((1, T), bool)}
+    return {**seen, **flags, "reward": np.zeros((1, T), np.float32), "action": action}
+
+
+def test_two_numbers_have_a_landscape_of_cells_that_other_first_actions_cost() -> None:
+    agent, rows = agent_of(ActionSpec("continuous", 2)), batch(np.zeros((1, 5, 2), np.float32))
+    found = planned(agent, PLANNER, rows)
+    assert found.pictures is not None
+    assert found.pictures.shape == (4, 16, 16, 3)
+    assert found.landscape is not None
+    assert found.landscape.shape == (GRID, GRID)
+    state = agent.world.filter(agent.perception.learn(rows, agent.device), deterministic=True).last()
+    space = space_of(agent.perception.acts)
+    score = Score(agent.world, agent.task(), state, space, 3, [torch.Generator().manual_seed(0)])
+    other = torch.from_numpy(found.actions["a"]).clone()[None, None]
+    other[0, 0, 0] = torch.tensor([-1.0, 1.0])  # the first number lowest, the second highest
+    assert found.landscape[-1, 0] == pytest.approx(score({"a": other}).item(), rel=1e-4)
+    assert found.costs.shape == (3,)
+    shown = page(found, "<A plan>", [("agent", "dreamer & co")])
+    assert "&lt;A plan&gt;" in shown
+    assert "dreamer &amp; co" in shown
+    assert shown.count("<rect") >= GRID**2
+    assert "data:image/webp" in shown
+
+
+def test_a_choice_has_a_row_for_each_and_one_number_a_line() -> None:
+    agent = agent_of(ActionSpec("discrete", 3), {"x": Column("vector", (2,), "float32")})
+    found = planned(agent, PLANNER, batch(np.zeros((1, 4), np.int64), {"x": Column("vector", (2,), "float32")}))
+    assert found.landscape is not None
+    assert found.landscape.shape == (3,)
+    chosen = int(found.actions["a"][0].argmax())
+    assert found.landscape[chosen] == pytest.approx(found.total, rel=1e-4)
+    assert "choice 2" in page(found, "a plan", [])
+    assert found.pictures is None
+    one = replace(found, actions={"a": np.zeros((3, 1))}, sets={"a": ActionSet(1)}, landscape=np.linspace(0, 1, GRID))
+    assert "The landscape" in page(one, "a plan", [])
+    assert "The landscape" not in page(replace(found, landscape=None), "a plan", [])
+
+
+def test_cells_are_dark_where_costs_are_low_and_blank_where_there_are_none() -> None:
+    costs = np.array([[0.0, 1.0], [np.nan, 2.0]])
+    svg = cells(costs, np.array([1.0, -1.0]), "a")
+    assert [float(v) for v in re.findall(r'fill-opacity="([\d.]+)"', svg)] == [1.0, 0.53, 0.05, 0.05]
+    assert 'cx="88.0" cy="0.0"' in svg  # the right end of the first number, the upper one of the second
+
+
+def test_what_has_no_world_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no world to plan in"):
+        planned(object(), PLANNER, {})
