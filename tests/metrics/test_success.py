@@ -24,3 +24,9 @@ def test_what_is_printed():
 def test_refused(wrong):
     with pytest.raises(ConfigError, match="0 ≤ hits ≤ count"):
         wilson(*wrong)
+
+
+@pytest.mark.parametrize("count", [1, 3, 10, 34, 100])
+def test_none_and_all_lie_on_the_edge_of_their_interval(count):
+    assert wilson(0, count).low == 0
+    assert wilson(count, count).high == 1

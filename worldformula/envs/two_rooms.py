@@ -211,7 +211,7 @@ class Rooms(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         return {"state": state, "event": event, "success": self._near()}
 
     def _observation(self) -> NDArray[np.float32]:
-        doors = _middles(self.layout) * (not self._hidden)
+        doors = middles(self.layout) * (not self._hidden)
         return (np.concatenate((self.position, self.goal, doors.flatten())) / self.layout.edge).astype(np.float32)
 
     def render(self) -> Frames:  # type: ignore[override]
@@ -232,7 +232,7 @@ def within(rng: np.random.Generator, room: Floats) -> Floats:
     return np.array([rng.uniform(x0 + MARGIN, x1 - MARGIN), rng.uniform(y0 + MARGIN, y1 - MARGIN)])
 
 
-def _middles(layout: Layout) -> Floats:
+def middles(layout: Layout) -> Floats:
     """Where the doors are, ``[D, 2]``: between the two pieces of a wall, in the order of the rooms."""
     found = []
     for a, b in sorted(map(tuple, layout.doors)):

@@ -39,4 +39,5 @@ def wilson(hits: int, count: int, level: float = 0.95) -> Share:
     p, wide = hits / count, z * z / count
     middle = (p + wide / 2) / (1 + wide)
     half = z / (1 + wide) * math.sqrt(p * (1 - p) / count + wide / (4 * count))
-    return Share(hits, count, max(0.0, middle - half), min(1.0, middle + half))
+    low = 0.0 if hits == 0 else max(0.0, middle - half)  # exactly: rounding leaves 1e-17 beside it
+    return Share(hits, count, low, 1.0 if hits == count else min(1.0, middle + half))

@@ -201,11 +201,12 @@ class Remembering(nn.Module):
     def forward(
         self, keys: Tensor, values: Tensor, used: Tensor, written: Tensor, x: Tensor, *more: Tensor
     ) -> tuple[Tensor, ...]:
-        """The memory of the step before and a question ``[B, asks]``; where it writes, a value ``[B, v]`` and, where it
-        is told, how far to store it, ``[B]`` or ``[B, 1]``. The memory after it, and what was read, ``[B, v]``.
+        """The memory of the step before and a question ``[B, asks]``; where it writes, a value ``[B, v]``, which is the
+        question itself where none is given, and, where it is told, how far to store it, ``[B]`` or ``[B, 1]``. The
+        memory after it, and what was read, ``[B, v]``.
         """
         found, slots = self.memory.read(Slots(keys, values, used, written), x)
         if self.writes:
-            value, *gates = more
+            value, *gates = more or (x,)
             slots = self.memory.write(slots, x, value, gates[0].reshape(len(x)) if gates else None)
         return (*slots, found)
