@@ -250,6 +250,15 @@ def test_an_integral_by_draws_agrees_with_quadrature():
         assert got.item() == pytest.approx(-math.log(whole) / 1.5, abs=5e-3)
 
 
+@pytest.mark.slow
+def test_every_value_compiles_into_one_graph(data):
+    x, y = data
+    net, p = Join(X + K, 2), OneHot("p(z)", shape=K)
+    for loss in (Min(p, squared(net)).mean(), FreeEnergy(p, squared(net), beta=2.0).mean()):
+        plain = loss(x=x, y=y).value
+        torch.testing.assert_close(loss.compile(backend="aot_eager", fullgraph=True)(x=x, y=y).value, plain)
+
+
 # ------------------------------------------------------------------------------------------------- print and refuse
 
 

@@ -121,3 +121,27 @@ def test_refusals():
         Minimax(search, search, price=1.0).plan(board(), Task(TASK.cost, discount=0.9), STARTS, space=GAME)
     with pytest.raises(ConfigError, match="price ≥ 0"):
         Minimax(search, search, price=-1.0)
+
+
+def test_a_latent_that_a_state_carries_is_seen_by_the_cost():
+    """s_t = s_{t-1} + a_{t-1} z_{t-1}: what the adversary sets now counts a step later, and the cost reads it too."""
+    law = OneHot("p(z_t|s_t)", lambda s: torch.zeros(len(s), 2), shape=2)
+    move = Deterministic(
+        "s_t = f(s_{t-1}, z_{t-1}, a_{t-1})", lambda s, z, a: s + (a[:, 1:] - a[:, :1]) * (z[:, 1:] - z[:, :1]), shape=1
+    )
+    model, horizon = PriorDynamics(move * law), 3
+    task = Task(lambda states, actions: states["s"][..., 0] + 0.3 * states["z"][..., 1] + 0.2 * actions["a"][..., 0])
+    start = {"s": torch.zeros(2, 1), "z": torch.tensor([[1.0, 0.0], [0.0, 1.0]])}
+    plan = Minimax(CEM(horizon, 60, 6, 4), CEM(horizon)).plan(model, task, start, space=GAME)
+    for b, begun in enumerate((-1, 1)):
+        worst = {}
+        for a in itertools.product((-1, 1), repeat=horizon):
+            values = []
+            for z in itertools.product((-1, 1), repeat=horizon):
+                s, f, before = 0.0, 0.0, begun
+                for i, j in zip(a, z, strict=True):
+                    s, before = s + i * before, j
+                    f += s + 0.3 * (j > 0) + 0.2 * (i < 0)
+                values.append(f)
+            worst[a] = max(values)
+        assert plan.cost[b].item() == pytest.approx(min(worst.values()), abs=1e-5)

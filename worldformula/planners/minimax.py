@@ -219,7 +219,8 @@ class _Other:
         if self.price:
             odd = -_log_prob(self.own, dream, both)
             told[ODD] = torch.cat((torch.zeros_like(odd[:, :1]), odd), 1)
-        return dream.only(k for k in dream if k not in self.known) | told
+        theirs = self.known.keys() & set(self.own.actions)  # of which a dream has one less than of states
+        return dream.only(k for k in dream if k not in theirs) | told
 
     def costing(self, task: Task, sign: float = 1.0) -> Callable[[State, Named], Tensor]:
         """The cost of a step, of both: F − λR, or with the sign −1 what it is to the adversary."""

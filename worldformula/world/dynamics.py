@@ -254,7 +254,8 @@ class PriorDynamics(nn.Module):
         Raises:
             FormulaError: the law of one reads what a state does not hold.
         """
-        found = torch.zeros(next(iter(actions.values())).shape[:2])
+        like = next(iter(actions.values()))
+        found = torch.zeros(like.shape[:2], device=like.device)
         for key in (k for k in self.choices if k in actions):
             factor = next(f for f in self.prior.factors if f.variable.key == key)
             read = [self._along(dream, actions, variable, factor) for variable in factor.conditions]

@@ -270,6 +270,10 @@ class World(nn.Module):
         """The noise of a dream under given actions: see `PriorDynamics.dream_noise`."""
         return self.dynamics.dream_noise(start, actions, generator, **numbers)
 
+    def log_prob_of(self, dream: Values, actions: Mapping[str, Tensor]) -> Tensor:
+        """How probable what was chosen in a dream is: see `PriorDynamics.log_prob_of`."""
+        return self.dynamics.log_prob_of(dream, actions)
+
     def rollout(self, policy: Factor | Joint) -> Rollout:
         """The compiled rollout of the prior with a policy; one is kept for the same factors."""
         return self.dynamics.rollout(policy)
