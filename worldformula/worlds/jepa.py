@@ -23,8 +23,9 @@ several observations one                             side by side               
 
 What moves is a few pixels of a picture, and a step of it is little beside all that differs between pictures. Reading
 two latents of pictures as they are, inverse dynamics learns nothing in hundreds of updates, and the position fades
-from the latent while V, C and the copy ratio look well: watch the term of the action (worldformula/cards/no_collapse). With a small δ latents curl: numbers that turn fast with the
-position count as different, and the distance of latents says nothing of what is farther than a third of the picture.
+from the latent while V, C and the copy ratio look well: watch the term of the action. With a small δ latents curl:
+numbers that turn fast with the position count as different, and how far latents are apart says nothing of what is
+farther than a third of the picture. Figures: worldformula/cards/no_collapse.toml.
 
 `autoencoder` is what is compared with: latents from which pictures are decoded, and which predict themselves; V, C and
 the terms of the action have no weight.
