@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from worldformula.world import World
 from worldformula.worlds import jepa, lewm
 
 SIZE, CLIPS, FRAMES, UNSEEN, AHEAD = 33, 3000, 17, 400, 8
-UPDATES, BATCH, RATE = 360, 64, 3e-3
+UPDATES, BATCH, RATE = 300, 64, 3e-3
 MODELS: dict[str, jepa.JEPAConfig | lewm.LeWMConfig] = {
     "none": replace(jepa.tiny(), deviation=0.0, covariance=0.0, similarity=0.0, inverse=0.0),
     "pldm": jepa.tiny(),
@@ -110,9 +111,15 @@ def trained(name: str, seed: int) -> World:
     return world
 
 
+@functools.lru_cache(1)
+def known(seed: int) -> Clips:
+    """What all models of a seed learn from."""
+    return Clips.of(seed, CLIPS)
+
+
 def learn(model: nn.Module, loss: Callable[[dict[str, Tensor]], Tensor], seed: int, updates: int = UPDATES) -> None:
     """Adam on clips of this seed; its step size grows for 50 updates, and falls to 0 in the second half."""
-    clips, rows = Clips.of(seed, CLIPS), torch.Generator().manual_seed(seed)
+    clips, rows = known(seed), torch.Generator().manual_seed(seed)
     adam = torch.optim.Adam(model.parameters(), RATE, fused=True)
     shape = torch.optim.lr_scheduler.LambdaLR(
         adam, lambda i: min(1, (i + 1) / 50, max(0.02, 2 * (updates - i) / updates))
