@@ -17,13 +17,15 @@ pictures             x                               less its mean, by its devia
 predictor            GRU, shared layer norm          a residual perceptron           no hidden state but z
 C                    divided by D(D − 1)             by D; β is smaller by D − 1     as VICReg's paper
 inverse dynamics     reads z_{t-1} and z_t           z_{t-1} and z_t − z_{t-1}       see below
-weight ω             1.07                            `tiny`: 10                      its updates are hundreds
+weights δ, ω         0.742, 1.07                     `tiny`: 20, 10                  see below; updates are hundreds
 deviation over time  a further V, weight .245        none                            δ pulls the other way
 several observations one                             side by side                    as the other worlds
 
 What moves is a few pixels of a picture, and a step of it is little beside all that differs between pictures. Reading
 two latents of pictures as they are, inverse dynamics learns nothing in hundreds of updates, and the position fades
-from the latent while V, C and the copy ratio look well: watch the term of the action (worldformula/cards/no_collapse).
+from the latent while V, C and the copy ratio look well: watch the term of the action. With a small δ latents curl:
+numbers that turn fast with the position count as different, and how far latents are apart says nothing of what is
+farther than a third of the picture. Figures: worldformula/cards/no_collapse.toml.
 
 `autoencoder` is what is compared with: latents from which pictures are decoded, and which predict themselves; V, C and
 the terms of the action have no weight.
@@ -110,7 +112,7 @@ def vicreg() -> JEPAConfig:
 
 def tiny() -> JEPAConfig:
     """For pictures of 33 pixels on one CPU core in a minute, with a step size of 3e-3."""
-    return JEPAConfig(latent=32, channels=(8, 16, 32), units=128, covariance=6.92 / 31, inverse=10.0)
+    return JEPAConfig(latent=32, channels=(8, 16, 32), units=128, covariance=6.92 / 31, similarity=20.0, inverse=10.0)
 
 
 def autoencoder() -> JEPAConfig:

@@ -15,7 +15,7 @@ pictures             as they are                     less their mean, by their  
                                                      deviation
 predictor            attention, actions by AdaLN     a perceptron of all three       its depth is not tied to three
 \hat z_t             what the network says           added to z_{t-1}                begins as a copy, learns sooner
-S                    of 1024 directions, × N         the same; `tiny` 128            cheaper by far
+S                    of 1024 directions, × N         the same; `tiny` 32             cheaper by far
 λ                    0.09 at a batch of 128          the same per row, λ · 128 / N   S grows with N: pass `batch`
 frames               every fifth                     every one                       the environment decides
 """
@@ -71,7 +71,7 @@ def paper() -> LeWMConfig:
 
 def tiny() -> LeWMConfig:
     """For pictures of 33 pixels on one CPU core in minutes, with a step size of 3e-3."""
-    return LeWMConfig(32, (8, 16, 32), units=128, layers=2, directions=128)
+    return LeWMConfig(32, (8, 16, 32), units=128, layers=2, directions=32)
 
 
 # ------------------------------------------------------------------------------------------------------------- networks

@@ -1,0 +1,179 @@
+"""Measures planning in the latents of a joint-embedding world: from pictures of two rooms to the picture of a goal."""
+
+from __future__ import annotations
+
+import functools
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from worldformula.cards.no_collapse import SIZE, learn, trained
+from worldformula.cards.rooms import EXECUTED, SPACE, Acting, Episodes, Floats, at_random, oracle, play, straight
+from worldformula.envs.drawing import Canvas
+from worldformula.envs.two_rooms import Layout, canvas, pictures
+from worldformula.errors import CardError
+from worldformula.nets.perceptron import Perceptron
+from worldformula.planner import Planner, Task
+from worldformula.planners.cem import CEM
+from worldformula.planners.mppi import MPPI
+from worldformula.world import World
+from worldformula.worlds import jepa
+
+COUNT, FINGERPRINT = 100, "e55930142bdc"
+SEARCH = CEM(16, 64, 8, 4, std=0.8)
+PATHS = MPPI(16, 64, 8, 4, temperature=5.0, most=0.8, answer="best")
+
+
+def measure(seed: int) -> dict[str, float]:
+    """Plays the same hundred episodes with each method.
+
+    Returns:
+        ``margin``: the lower end of Wilson's interval of the episodes that end at the goal, by CEM on the latent
+        distance summed over steps, less the share of a straight line. Of each method the share that ends there
+        (``final``), its interval (``low``, ``high``), that ever comes there (``ever``), and milliseconds of a decision
+        of one episode (``ms``): ``line``, ``random``, ``euclid`` and ``geodesic`` (CEM with the true moves), ``sum``,
+        ``last`` and ``mppi`` in the latents, ``decoder`` in those of an autoencoder, ``cloned`` from the same data.
+        ``calls``: steps of the world per decision of CEM.
+    """
+    episodes = fixed()
+    seen = Pictures(episodes)
+    world, decoder = trained("pldm", seed), trained("decoder", seed)
+    methods = {
+        "sum": planned(world, seen, SEARCH),
+        "last": planned(world, seen, SEARCH, reduce="last"),
+        "mppi": planned(world, seen, PATHS),
+        "decoder": planned(decoder, seen, SEARCH),
+        "cloned": Cloned.trained(seed).acting(seen),
+    }
+    found = dict(known()) | {
+        k: v for name, acting in methods.items() for k, v in played(name, acting, episodes).items()
+    }
+    calls = SEARCH.horizon * (SEARCH.candidates * SEARCH.iterations + 1)
+    return {"margin": found["low_sum"] - found["final_line"], "calls": float(calls), **found}
+
+
+def fixed() -> Episodes:
+    """The episodes of the card.
+
+    Raises:
+        CardError: they are not the ones that its notes tell of.
+    """
+    episodes = Episodes.of("two", COUNT)
+    if episodes.fingerprint != FINGERPRINT:
+        raise CardError(f"jepa_mpc: expected the episodes {FINGERPRINT}, got {episodes.fingerprint}")
+    return episodes
+
+
+@functools.cache
+def known() -> dict[str, float]:
+    """What learns nothing, and so is the same for all seeds."""
+    episodes = fixed()
+    methods = {
+        "random": at_random(),
+        "line": straight(episodes),
+        "euclid": oracle(episodes, SEARCH),
+        "geodesic": oracle(episodes, SEARCH, geodesic=True),
+    }
+    return {k: v for name, acting in methods.items() for k, v in played(name, acting, episodes).items()}
+
+
+def played(name: str, acting: Acting, episodes: Episodes) -> dict[str, float]:
+    """What `measure` returns of a method."""
+    found = play(episodes, acting)
+    print(f"  {name:10s} final {found.final}  ever {found.ever}", flush=True)
+    return {
+        f"final_{name}": found.final.value,
+        f"low_{name}": found.final.low,
+        f"high_{name}": found.final.high,
+        f"ever_{name}": found.ever.value,
+        f"ms_{name}": found.milliseconds / len(episodes.starts),
+    }
+
+
+class Pictures:
+    """What is seen in the rooms of episodes: of points ``[N, 2]``, one in each, ``[N, 33, 33, 3]`` in [0, 1]."""
+
+    def __init__(self, episodes: Episodes) -> None:
+        nothing = np.zeros((0, 4)), np.zeros((0, 2), np.int64)
+        self.edge = episodes.edge
+        self.drawn: list[Canvas] = [canvas(Layout(self.edge, walls, *nothing), SIZE) for walls in episodes.walls]
+        self.goals = self(episodes.goals)
+
+    def __call__(self, at: Floats) -> Tensor:
+        """At these places."""
+        each = [pictures(own, self.edge, place[None], False)[0] for own, place in zip(self.drawn, at, strict=True)]
+        return torch.from_numpy(np.stack(each)).float() / 255
+
+
+def planned(world: World, seen: Pictures, planner: Planner, reduce: Literal["sum", "last"] = "sum") -> Acting:
+    """A search for the squared distance to the latent of the goal's picture, of all steps or of the last."""
+    count, kept = len(seen.goals), dict[str, Tensor]()
+    generators = [torch.Generator().manual_seed(i) for i in range(count)]
+
+    @torch.no_grad()
+    def latent(images: Tensor) -> Tensor:
+        batch = {"x": images[:, None], "a": torch.zeros(count, 1, 2), "first": torch.ones(count, 1, dtype=torch.bool)}
+        found: Tensor = world.filter(batch)["z"][:, 0]
+        return found
+
+    goals = latent(seen.goals)
+
+    def cost(states: object, _: object) -> Tensor:
+        z: Tensor = states["z"]  # type: ignore[index]
+        return (z - goals.repeat_interleave(len(z) // count, 0)[:, None]).square().sum(-1)
+
+    task = Task(cost, reduce=reduce)
+
+    def act(at: Floats) -> Floats:
+        state = {"z": latent(seen(at))}
+        plan = planner.plan(world.dynamics, task, state, space=SPACE, generators=generators, warm=kept or None)
+        own = plan.actions["a"]
+        kept["a"] = torch.cat((own[:, EXECUTED:], own[:, -1:].expand(-1, EXECUTED, -1)), 1)
+        return own[:, :EXECUTED].double().numpy()
+
+    return act
+
+
+class Cloned(nn.Module):
+    """Behaviour cloning: the action of a clip, from its frame and a later one, with an encoder as the world's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        config = jepa.tiny()
+        self.encoder = jepa.Encoder(config, {"image": (SIZE, SIZE, 3)}, 0)
+        self.policy = Perceptron(2 * config.latent, 2, (config.units, config.units))
+
+    @classmethod
+    def trained(cls, seed: int) -> Cloned:
+        """On the clips of the worlds, with as many updates."""
+        torch.manual_seed(seed)
+        found, later = cls(), torch.Generator().manual_seed(seed)
+        learn(found, lambda batch: found.error(batch["x"], batch["a"], later), seed)
+        return found
+
+    def error(self, x: Tensor, a: Tensor, later: torch.Generator) -> Tensor:
+        """Squared, of clips ``[B, T, ...]``: each frame with one behind it, drawn."""
+        B, T = x.shape[:2]
+        z = self.encoder(x.flatten(0, 1)).unflatten(0, (B, T))
+        now = torch.arange(T - 1)
+        then = now + 1 + (torch.rand(B, T - 1, generator=later) * (T - 1 - now)).long()
+        goal = z.gather(1, then[..., None].expand(-1, -1, z.shape[-1]))
+        missed: Tensor = self(z[:, :-1], goal) - a[:, :-1]
+        return missed.square().mean()
+
+    def forward(self, z: Tensor, goal: Tensor) -> Tensor:
+        """Latents ``[..., D]`` twice to actions."""
+        found: Tensor = self.policy(z, goal - z)
+        return found
+
+    def acting(self, seen: Pictures) -> Acting:
+        """An action at a time."""
+
+        @torch.no_grad()
+        def act(at: Floats) -> Floats:
+            action: Tensor = self(self.encoder(seen(at)), self.encoder(seen.goals))
+            return action[:, None].double().numpy()
+
+        return act
