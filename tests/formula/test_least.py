@@ -311,6 +311,17 @@ def test_refusals():
         )
 
 
+def test_the_least_of_what_is_itself_a_minimum():
+    table = torch.randn(2, 3)
+    a, b = OneHot("p(a)", shape=2), OneHot("p(b)", shape=3)
+    pick = Deterministic("w = f(a, b)", lambda a, b: torch.einsum("ni,ij,nj->n", a, table, b), shape=())
+    both = E(pick, Value("w") + 0 * Value("y"))
+    y = torch.zeros(2)
+    assert Min(a, Min(b, both))(y=y).value.tolist() == pytest.approx([table.min().item()] * 2)
+    hand = -(-2 * table).logsumexp(1).div(2)
+    assert Min(a, FreeEnergy(b, both, beta=2.0))(y=y).value.tolist() == pytest.approx([hand.min().item()] * 2)
+
+
 def test_other_steps_and_terms_do_not_see_the_latent_that_was_tried():
     p = OneHot("p(z)", shape=2)
     loss = Min(p, total(Value("z") * Value("y", shape=2)))

@@ -331,7 +331,7 @@ def _noisy(node: Node) -> Sequence[Factor]:
     """The factors that a node draws at random."""
     if isinstance(node, Expectation) and node.gradient == "exact":
         return [u.factor for u in node.q if u.factor.family is not None and not enumerable(u.factor)]
-    if isinstance(node, MinNode):
+    if isinstance(node, MinNode) or (isinstance(node, Operator) and node.estimator[0].startswith("exact")):
         return ()
     own = drawn_factors(node) if isinstance(node, Operator) else ()
     return [u.factor for u in node.q if u.factor.family is not None] if isinstance(node, Expectation) else own
