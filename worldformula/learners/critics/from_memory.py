@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from worldformula.errors import ConfigError, FormulaError, MissingInputError, ShapeError
 from worldformula.formula import Deterministic, E, Expectile, Expression, Value, sg
+from worldformula.world import State
 
 OWN = ("V", "W", "y", "c", "d")
 """What the losses call their own: value, later value, return, costs until then, and how much counts after."""
@@ -71,7 +72,7 @@ class MemoryCritic(nn.Module):
         # Out of the module tree: it holds the same network, which must appear once in the state_dict.
         self.__dict__["loss"] = told.mean()
 
-    def forward(self, states: object) -> Tensor:
+    def forward(self, states: State) -> Tensor:
         """What is to come after states ``[..., event]`` that hold the features, and the goal: ``[...]``.
 
         Raises:
@@ -79,17 +80,16 @@ class MemoryCritic(nn.Module):
             ShapeError: they do not say how many leading axes they have.
         """
         reads = (*self.features, *(() if self.goal is None else (self.goal,)))
-        known: dict[str, Tensor] = states  # type: ignore[assignment]
-        if missing := [name for name in reads if name not in known]:
+        if missing := [name for name in reads if name not in states]:
             raise MissingInputError(
-                f"the critic reads {', '.join(reads)}, and the states hold {', '.join(known)}, and not {missing[0]}\n"
+                f"the critic reads {', '.join(reads)}, and the states hold {', '.join(states)}, and not {missing[0]}\n"
                 f"of a plan, say cost.task(given={{{missing[0]!r}: ...}}), a row for each episode"
             )
         axes = getattr(states, "axes", None)
         if axes is None:
             raise ShapeError("expected a State, whose axes are known: State({...}, axes)")
-        lead = known[reads[0]].shape[:axes]
-        found: Tensor = self.net(*(known[name].flatten(0, axes - 1) for name in reads))
+        lead = states[reads[0]].shape[:axes]
+        found: Tensor = self.net(*(states[name].flatten(0, axes - 1) for name in reads))
         return found.view(lead)
 
 
