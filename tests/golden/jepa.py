@@ -6,7 +6,7 @@ from worldformula.formula.runtime import counting, flat, kept, one_batch, repeat
 
 
 def formula(self, image, speed, a, first, start_z, start_hat_z, start_a, start_t):
-    """mean(mean_{t; reset=first} E_{z_t = e(image_t,speed_t), y_t = f(\\hat z_{t-1},a_{t-1}), \\hat z_t = begun(y_t,z_t,t), \\hat a_t = g(z_{t-1},z_t)}[clamp(t - 1, 0, 1) * norm2(\\hat z_t - z_t) / 32 + 3.98 * Variance{γ=1; step}[z_t] + 0.2232258064516129 * Covariance{step}[z_t] + 0.742 * clamp(t - 1, 0, 1) * norm2(z_t - z_{t-1}) / 32 + 10.0 * clamp(t - 1, 0, 1) * norm2(\\hat a_t - a_{t-1}) / 2])"""
+    """mean(mean_{t; reset=first} E_{z_t = e(image_t,speed_t), y_t = f(\\hat z_{t-1},a_{t-1}), \\hat z_t = begun(y_t,z_t,t), \\hat a_t = g(z_{t-1},z_t)}[clamp(t - 1, 0, 1) * norm2(\\hat z_t - z_t) / 32 + 3.98 * Variance{γ=1; step}[z_t] + 0.2232258064516129 * Covariance{step}[z_t] + 20.0 * clamp(t - 1, 0, 1) * norm2(z_t - z_{t-1}) / 32 + 10.0 * clamp(t - 1, 0, 1) * norm2(\\hat a_t - a_{t-1}) / 2])"""
     B, T = image.shape[:2]
     # before the loop: needs data only, all steps at once
     keep = kept(first)
@@ -25,7 +25,7 @@ def formula(self, image, speed, a, first, start_z, start_hat_z, start_a, start_t
     covariance_rows = each_row(covariance, z_series)
     product_3 = 0.2232258064516129 * covariance_rows
     product_3_t = repeat(product_3, T)
-    product_4 = 0.742 * clamp
+    product_4 = 20.0 * clamp
     product_6 = 10.0 * clamp
     hinged_deviation_rows_t = repeat(hinged_deviation_rows, T)
     covariance_rows_t = repeat(covariance_rows, T)

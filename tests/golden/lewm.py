@@ -6,7 +6,7 @@ from worldformula.formula.runtime import counting, flat, kept, one_batch, repeat
 
 
 def formula(self, image, speed, a, first, start_z, start_a, start_t, noise_vec_z):
-    """mean(mean_{t; reset=first} E_{z_t = e(image_t,speed_t), h_t = f(z_{t-3:t-1},a_{t-3:t-1}), \\hat z_t = plus(h_t,z_{t-1})}[clamp(t - 1, 0, 1) * norm2(\\hat z_t - z_t) / 32 + 11.52 * SIGReg{M=128; mean; step}[z_t]])"""
+    """mean(mean_{t; reset=first} E_{z_t = e(image_t,speed_t), h_t = f(z_{t-3:t-1},a_{t-3:t-1}), \\hat z_t = plus(h_t,z_{t-1})}[clamp(t - 1, 0, 1) * norm2(\\hat z_t - z_t) / 32 + 11.52 * SIGReg{M=32; mean; step}[z_t]])"""
     B, T = image.shape[:2]
     # before the loop: needs data only, all steps at once
     keep = kept(first)
@@ -21,7 +21,7 @@ def formula(self, image, speed, a, first, start_z, start_a, start_t, noise_vec_z
     vec_z = normal.sample(q_vec_z, noise_vec_z)
     z_series = z.unflatten(0, (B, T))
     vec_z_series = vec_z.unflatten(0, (B, T))
-    normality = normality_(z_series, vec_z_series, ranks=(1,), directions=128, knots=17, scaled=False, by_step=True)
+    normality = normality_(z_series, vec_z_series, ranks=(1,), directions=32, knots=17, scaled=False, by_step=True)
     normality_rows = each_row(normality, z_series)
     product_2 = 11.52 * normality_rows
     product_2_t = repeat(product_2, T)

@@ -53,7 +53,7 @@ def test_the_loss_is_that_of_loops_over_rows(path):
             past = [*past, torch.cat((z[b, t - 1], given["a"][b, t - 1]))][-3:]
             window = torch.cat([torch.zeros((3 - len(past)) * (D + 2), dtype=z.dtype), *past])
             ahead = z[b, t - 1] + f.head(f.trunk(window[None]))[0]
-            error[b, t] = ((ahead - z[b, t]) ** 2).mean()
+            error[b, t] = ((ahead - z[b, t]) ** 2).mean().item()
     directions = next(iter(noise.values())).reshape(-1, D)[:M].numpy()
     far = np.mean([normality(z[:, t].numpy(), directions) for t in range(T)])
     loss = world.loss if path == "call" else world.loss.interpret
