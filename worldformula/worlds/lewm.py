@@ -15,8 +15,8 @@ pictures             as they are                     less their mean, by their  
                                                      deviation
 predictor            attention, actions by AdaLN     a perceptron of all three       its depth is not tied to three
 \hat z_t             what the network says           added to z_{t-1}                begins as a copy, learns sooner
-S                    of 1024 directions, × N         the same; `tiny` 32             cheaper by far
-λ                    0.09 at a batch of 128          the same per row, λ · 128 / N   S grows with N: pass `batch`
+S                    of 1024 directions, times N     without N; `tiny` of 32          a weight for any batch
+weight of S          λ = 0.09 at a batch of 128      0.09 · 128                      the same at that batch
 frames               every fifth                     every one                       the environment decides
 """
 
