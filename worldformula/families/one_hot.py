@@ -199,4 +199,4 @@ def _one_hot(scores: Tensor, dtype: torch.dtype) -> Tensor:
         if int(largest.count_nonzero()) == top.numel() and not bool(top.isnan().any()):  # no tie, no NaN
             return largest.to(dtype)
     index = scores.argmax(-1, keepdim=True)
-    return torch.zeros_like(scores, dtype=dtype).scatter_(-1, index, 1.0)
+    return torch.scatter(torch.zeros_like(scores, dtype=dtype), -1, index, 1.0)

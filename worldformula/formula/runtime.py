@@ -254,9 +254,9 @@ def padded(x: Tensor, counts: Tensor) -> Tensor:
     return x if not x.is_floating_point() else torch.where(keep | x.isfinite(), x, torch.zeros_like(x))
 
 
-def advance(net: Any, cache: Any, keep: Tensor | None, B: int, *x: Tensor) -> tuple[Any, Tensor]:
+def advance(net: Any, cache: Any, keep: Tensor | bool | None, B: int, *x: Tensor) -> tuple[Any, Tensor]:
     """The next positions of a network over a past, ``[B·n, ...]``: its new cache, and what it returns at them."""
-    reset = None if keep is None else ~keep.reshape(B, -1)
+    reset = ~keep.reshape(B, -1) if isinstance(keep, Tensor) else None
     cache, y = net.step(cache, *(torch.unflatten(v, 0, (B, -1)) for v in x), reset=reset)
     return cache, y.flatten(0, 1)
 
