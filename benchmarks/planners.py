@@ -1,0 +1,127 @@
+"""A decision of a search in a world that predicts its own latents, beside the same search written by hand.
+
+    python -m benchmarks.planners [--rounds 10] [--json benchmarks/results/planners.json]
+
+`hand` is a cross-entropy search of a page of PyTorch with the same network, samples and elites, as papers have it.
+`rollouts` are the dreams of its samples alone. The costs that searches of about equal calls come to stand below.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.timing import interleave, show
+from worldformula.cards.run import machine, write_json
+from worldformula.formula import Deterministic
+from worldformula.nets.observed import Residual
+from worldformula.planner import ActionSet, Planner, Task
+from worldformula.planners.cem import CEM
+from worldformula.planners.gradient import Gradient
+from worldformula.planners.icem import ICEM
+from worldformula.planners.mppi import MPPI
+from worldformula.planners.predictive_sampling import PredictiveSampling
+from worldformula.world import PriorDynamics
+
+RESULT = Path(__file__).parent / "results" / "planners.json"
+LATENT, UNITS, ACTIONS = 64, 128, 2
+SIZES = {
+    "300 × 30, 5 steps": (300, 30, 30, 5),
+    "512 × 6, 3 steps": (512, 64, 6, 3),
+}  # candidates, elites, iterations, H
+SPACE = {"a": ActionSet(ACTIONS)}
+
+
+def world() -> tuple[Residual, Tensor, Tensor]:
+    """A network that moves latents, a start and a goal ``[1, D]``."""
+    torch.manual_seed(0)
+    net = Residual(LATENT, ACTIONS, UNITS)
+    torch.nn.init.normal_(net.net.head.weight, std=0.05)
+    return net.requires_grad_(False), torch.randn(1, LATENT), torch.randn(1, LATENT)
+
+
+@torch.no_grad()
+def by_hand(net: Residual, start: Tensor, goal: Tensor, sizes: tuple[int, int, int, int]) -> Tensor:
+    """The search without a library: the cost of the best sequence it has seen."""
+    count, elites, iterations, horizon = sizes
+    mean, std = torch.zeros(horizon, ACTIONS), torch.ones(horizon, ACTIONS)
+    best = torch.tensor(torch.inf)
+    for _ in range(iterations):
+        tried = (mean + std * torch.randn(count, horizon, ACTIONS)).clamp(-1, 1)
+        z, cost = start.expand(count, -1), torch.zeros(count)
+        for t in range(horizon):
+            z = net(z, tried[:, t])
+            cost = cost + (z - goal).square().sum(-1)
+        least, order = cost.topk(elites, largest=False)
+        best = torch.minimum(best, least[0])
+        mean, std = tried[order].mean(0), tried[order].std(0)
+    return best
+
+
+@torch.no_grad()
+def rollouts(net: Residual, start: Tensor, sizes: tuple[int, int, int, int]) -> Tensor:
+    """The dreams of as many samples."""
+    count, _, iterations, horizon = sizes
+    z = start
+    for _ in range(iterations):
+        tried, z = torch.randn(count, horizon, ACTIONS), start.expand(count, -1)
+        for t in range(horizon):
+            z = net(z, tried[:, t])
+    return z
+
+
+def main() -> None:
+    """Measures and writes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--json", type=Path, default=RESULT)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    net, start, goal = world()
+    dynamics = PriorDynamics(Deterministic("z_t = f(z_{t-1}, a_{t-1})", net, shape=LATENT))
+    task = Task(lambda states, _: (states["z"] - goal).square().sum(-1))
+
+    def plan(planner: Planner) -> Callable[[], Any]:
+        return lambda: planner.plan(dynamics, task, {"z": start}, space=SPACE)
+
+    rows: dict[str, Any] = {}
+    for title, sizes in SIZES.items():
+        count, elites, iterations, horizon = sizes
+        steps = {
+            "hand": lambda s=sizes: by_hand(net, start, goal, s),
+            "rollouts": lambda s=sizes: rollouts(net, start, s),
+            "cem": plan(CEM(horizon, count, elites, iterations)),
+        }
+        rows[title] = interleave(steps, "hand", asked.rounds)  # type: ignore[arg-type]
+        show(f"one decision, {title}", rows[title])
+    rows["costs"] = costs(dynamics, start, goal)
+    head = {"benchmark": "planners", "time": "CPU time of one process", "seed": 0, "rounds": asked.rounds}
+    write_json(asked.json, {**head, **machine(), "rows": rows})
+
+
+def costs(dynamics: PriorDynamics, start: Tensor, goal: Tensor) -> dict[str, dict[str, float]]:
+    """What searches find, by steps of the model: the mean over 20 seeds, and the best of all as what can be had."""
+    planners: dict[str, Planner] = {
+        "cem 300 × 30": CEM(5, 300, 30, 30), "cem 150 × 6": CEM(5, 150, 15, 6), "icem 128 × 4": ICEM(5, 128, 10, 4),
+        "mppi 150 × 6": MPPI(5, 150, 15, 6, answer="best"), "gradient 8 × 20": Gradient(5, 8, 20),
+        "gradient 4 × 10": Gradient(5, 4, 10), "predictive 300": PredictiveSampling(5, 300),
+    }  # fmt: skip
+    found: dict[str, dict[str, float]] = {}
+    for reduce in ("sum", "last"):
+        task = Task(lambda states, _: (states["z"] - goal).square().sum(-1), reduce=reduce)  # type: ignore[arg-type]
+        print(f"cost of the {reduce} of 5 steps, mean of 20 seeds")
+        for name, planner in planners.items():
+            generators = [torch.Generator().manual_seed(i) for i in range(20)]
+            plan = planner.plan(dynamics, task, {"z": start.expand(20, -1)}, space=SPACE, generators=generators)
+            found[f"{name}, {reduce}"] = {"cost": float(plan.cost.mean()), "calls": plan.calls}
+            print(f"  {name:18} {float(plan.cost.mean()):10.4f}  {plan.calls:7,} steps of the model")
+    return found
+
+
+if __name__ == "__main__":
+    main()
