@@ -75,6 +75,7 @@ def test_interrupted_and_resumed_it_ends_with_the_same_bits(
         assert (one / file).read_bytes() == (two / file).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_run_that_writes_latents_back_resumes_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,6 +100,7 @@ def test_a_run_that_writes_latents_back_resumes_with_the_same_bits(
         assert a.stat().st_size == next((tmp_path / "run" / "replay").glob(f"*{name}.bin")).stat().st_size
 
 
+@pytest.mark.slow
 def test_a_run_with_every_switch_resumes_with_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Priorities, running sizes, layers that began anew: all of it is in the checkpoint."""
     whole = Interact(SWITCHED, SYSTEM.build, tmp_path / "whole")

@@ -73,7 +73,7 @@ def test_from_the_command_line_it_drives_a_robot_by_a_virtual_clock(tmp_path: Pa
     assert asked(tmp_path, "drive.clock=wall", "drive.sync=7").drive.sync == 7
 
 
-@pytest.mark.parametrize(("clock", "least"), [("virtual", 20), ("wall", 1)])
+@pytest.mark.parametrize(("clock", "least"), [("virtual", 20), pytest.param("wall", 1, marks=pytest.mark.slow)])
 def test_it_learns_on_the_robot(tmp_path: Path, clock: str, least: int) -> None:
     """By the virtual clock half an update in 44 ticks, 22; by the wall clock as many as the computer makes."""
     config = override(asked(tmp_path, f"drive.clock={clock}"), ["steps=60", "eval_episodes=0", "tensorboard=false"])

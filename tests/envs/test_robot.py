@@ -239,6 +239,7 @@ def test_noise_is_a_part_of_the_range():
     assert seen.std(0) == pytest.approx([0.05, 0.05, 0.4], rel=0.06)
 
 
+@pytest.mark.slow
 def test_its_controller_stands_well_above_random_play():
     assert random_policy_return("pendulum_noreset", 20).mean < -800
     assert reference_return("pendulum_noreset", 20).mean > -40

@@ -25,6 +25,7 @@ def test_a_step_is_a_twentieth_of_the_action_and_walls_stop_it():
     np.testing.assert_allclose(at(0.98, -1.0).step(np.array([1.0, -1.0]))[0], (1.0, -1.0))
 
 
+@pytest.mark.slow
 def test_arriving_in_the_far_corner_earns_1_and_whoever_goes_straight_there_36():
     """25 steps of 0.05 lead from −0.8 to 0.45; the 25th to the 60th arrive there."""
     assert reference_return("room", 3).mean == 36.0
