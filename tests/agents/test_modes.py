@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -141,6 +141,26 @@ def test_a_configuration_has_goals_that_terms_of_the_cost_read() -> None:
     agent.configure(Configuration(no, planner=planner, goal={"goal": torch.zeros(2, 128)}))
     with pytest.raises(ShapeError, match="goals of one row, or of 3"):
         agent.act(rows(0, first=True), agent.initial(N))
+
+
+def test_a_longer_plan_may_begin_where_only_some_rows_think() -> None:
+    agent, doubt = agent_of(), Told([0.0, 0.9, 0.0])
+    agent.configure(Configuration(planner=CHEAP, noise=0.0, switch=Switch((doubt,))))
+    _, state = agent.act(rows(0, first=True), agent.initial(N), explore=False)
+    agent.configure(Configuration(planner=replace(CHEAP, horizon=5), noise=0.0, switch=Switch((doubt,))))
+    _, state = agent.act(rows(1), state, explore=False)
+    assert state["plan/a"].shape == (N, 5, 2)
+    assert state["plan/a"].isnan().flatten(1).any(1).tolist() == [True, False, True]
+
+
+def test_a_doubt_that_is_not_one_number_a_row_is_refused() -> None:
+    """Of critics [N, 1] it would be compared with every other row."""
+    agent = agent_of()
+    critics = (lambda s: s["h"][:, :1], lambda s: 2 * s["h"][:, :1])
+    agent.configure(Configuration(planner=CHEAP, switch=Switch((Disagreement(critics, 1.0),))))
+    _, state = agent.act(rows(0, first=True), agent.initial(N))
+    with pytest.raises(ShapeError, match=r"one number a row\n(.*\n)?.*Disagreement"):
+        agent.act(rows(1), state)
 
 
 def test_what_makes_no_sense_is_refused() -> None:
