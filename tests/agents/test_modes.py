@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -161,6 +162,29 @@ def test_a_doubt_that_is_not_one_number_a_row_is_refused() -> None:
     _, state = agent.act(rows(0, first=True), agent.initial(N))
     with pytest.raises(ShapeError, match=r"one number a row\n(.*\n)?.*Disagreement"):
         agent.act(rows(1), state)
+
+
+def test_a_copy_of_an_agent_asks_the_networks_of_the_copy_in_functions_too() -> None:
+    """An actor that is handed weights is a copy: a critic in a closure is its own, and so are a goal and a doubt."""
+    built, near = agent_of(), torch.nn.Linear(128, 1)
+    moves = Minimises({"world": 1.0}, moves=[built.world], optimiser=torch.optim.Adam)
+    usual = Configuration(planner=CHEAP, goal=lambda rows: {"goal": near.weight.detach()})
+    agent = ImaginationAgent(
+        built.config, built.world, built.perception, players={"world": moves}, habits=Habits(usual),
+        critics={"near": lambda states: near(states["h"]).squeeze(-1)},
+    )  # fmt: skip
+    other = copy.deepcopy(agent)
+    other.take_over({k: v + 1 if k.startswith("judging") else v for k, v in agent.weights().items()})
+    state, before = State({"h": torch.ones(N, 128)}), near(torch.ones(128)).item()
+    assert agent.cost.critics["near"](state).tolist() == pytest.approx([before] * N)
+    assert other.cost.critics["near"](state).tolist() == pytest.approx([before + 129] * N, rel=1e-4)
+    assert torch.equal(other.configuration.given(rows(0))["goal"], (near.weight + 1).expand(N, 128))
+    assert torch.equal(agent.configuration.given(rows(0))["goal"], near.weight.expand(N, 128))
+    doubt = Disagreement((lambda s: near(s["h"]).squeeze(-1), lambda s: 0 * s["h"][:, 0]), 1.0)
+    net, copied = copy.deepcopy((near, Configuration(switch=Switch((doubt,)))))
+    torch.nn.init.zeros_(net.weight)
+    torch.nn.init.constant_(net.bias, 6.0)
+    assert copied.switch.doubts[0](None, agent.task(), None, state, {}).tolist() == [3.0] * N
 
 
 def test_what_makes_no_sense_is_refused() -> None:

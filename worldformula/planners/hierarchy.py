@@ -102,9 +102,17 @@ class Hierarchy(Planner):
         """Search from states ``[B, ...]``; proposals and masks are of the lowest level's actions.
 
         Raises:
-            ConfigError: two levels with an action of the same name.
+            ConfigError: two levels with an action of the same name; a task of more than the sum of its costs, of which
+                the levels below would know nothing.
         """
         self._check(space)
+        if self.above and (task.value is not None or task.reduce == "last"):
+            what = "a value at the end" if task.value is not None else "reduce='last'"
+            raise ConfigError(
+                f"{what}: levels below the top plan by the costs of states alone, and would not know of it\n"
+                f"let the cost of a state say it, such as a critic among the terms of a Cost, and write value=None, "
+                f"reduce='sum'"
+            )
         present = [State(state)]
         for level in self.above:
             present.append(level.seen(present[-1]))
