@@ -126,3 +126,5 @@ def test_what_levels_below_would_not_know_of_is_refused() -> None:
         with pytest.raises(ConfigError, match=f"{named}: levels below the top"):
             two().plan(FINE, task, start, space=SPACE)
         assert Hierarchy(LOW).plan(FINE, task, start, space=SPACE).cost.isfinite().all()
+    with pytest.raises(ConfigError, match="warm: no level has an action 'q'; these are: a, m"):
+        two().plan(FINE, far("s"), start, space=SPACE, warm={"q": torch.zeros(1, 4, 2)})
