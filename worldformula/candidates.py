@@ -171,19 +171,20 @@ class Pool:
 
     def try_(self, candidates: Named, elites: int) -> tuple[dict[str, Tensor], Tensor]:
         """The best so many of candidates ``[B, N, H, A]``: ``[B, elites, H, A]``, the best one first, and their costs,
-        ``[B, elites]``. What is forbidden costs ∞, and NaN comes last.
+        ``[B, elites]``. NaN comes last, and what is forbidden counts as NaN: behind what may be and costs ∞.
         """
-        total = self.score(candidates)
-        if self.given and (inside := allowed(self.mask, {k: v[:, :, 0] for k, v in candidates.items()})) is not None:
-            total = total.masked_fill(~inside, torch.inf)
-        return self.keep(candidates, total, elites)
+        inside = allowed(self.mask, {k: v[:, :, 0] for k, v in candidates.items()}) if self.given else None
+        return self.keep(candidates, self.score(candidates), elites, inside)
 
-    def keep(self, candidates: Named, total: Tensor, elites: int = 1) -> tuple[dict[str, Tensor], Tensor]:
-        """As `try_`, where it is known what candidates cost, ``[B, N]``."""
+    def keep(
+        self, candidates: Named, total: Tensor, elites: int = 1, inside: Tensor | None = None
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """As `try_`, where it is known what candidates cost, ``[B, N]``, and which may be."""
+        self.discarded = self.discarded + total.isnan().sum(1)
+        total = total if inside is None else total.masked_fill(~inside, torch.nan)
         cost, order = total.topk(elites, dim=1, largest=False)
         useless = ~cost.isfinite() & cost[:, :1].isfinite()
         order = torch.where(useless, order[:, :1], order)  # beside what has a cost, what has none shapes no law
-        self.discarded = self.discarded + total.isnan().sum(1)
         found = chosen(candidates, order)
         self.best, self.least = better(
             self.best or None, self.least, {k: v[:, 0] for k, v in found.items()}, cost[:, 0]

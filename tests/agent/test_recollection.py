@@ -172,3 +172,24 @@ def test_what_is_wrong_is_refused(memory: Recollection) -> None:
         Hindsight(Distance("s"), "s", ahead=0.5)
     with pytest.raises(ConfigError, match="steps ≥ 1 and lam"):
         memory.transitions(3, discount=1.0, steps=0)
+    for wrong in (-1, -2):
+        with pytest.raises(ConfigError, match="expected delta ≥ 0"):
+            memory.pairs(3, wrong)
+    for draw in (memory.returns, memory.transitions):
+        with pytest.raises(ConfigError, match="a discount from 0 to 1, got 1.5"):
+            draw(3, discount=1.5)
+
+
+def test_a_variable_of_the_states_is_not_lost_behind_what_a_batch_holds_besides() -> None:
+    with pytest.raises(ConfigError, match="a variable 'cost'.*\n.*only"):
+        Recollection().write(State({"s": numbered(), "cost": numbered()}, 2), costs())
+    other = Recollection()
+    other.write(State({"y": numbered(), "d": numbered()}, 2), costs())
+    for draw, name in ((lambda: other.pairs(3, 1), "y"), (lambda: other.returns(3, discount=1.0), "y"),
+                       (lambda: other.transitions(3, discount=1.0), "d")):  # fmt: skip
+        with pytest.raises(ConfigError, match=f"a variable {name!r}"):
+            draw()
+    named = Recollection()
+    named.write(State({"s": numbered(), "goal": numbered()}, 2))
+    with pytest.raises(ConfigError, match="a variable 'goal'"):
+        named.returns(3, discount=1.0, goals=Hindsight(Distance("s"), "s"))

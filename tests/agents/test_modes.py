@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import copy
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -141,6 +142,49 @@ def test_a_configuration_has_goals_that_terms_of_the_cost_read() -> None:
     agent.configure(Configuration(no, planner=planner, goal={"goal": torch.zeros(2, 128)}))
     with pytest.raises(ShapeError, match="goals of one row, or of 3"):
         agent.act(rows(0, first=True), agent.initial(N))
+
+
+def test_a_longer_plan_may_begin_where_only_some_rows_think() -> None:
+    agent, doubt = agent_of(), Told([0.0, 0.9, 0.0])
+    agent.configure(Configuration(planner=CHEAP, noise=0.0, switch=Switch((doubt,))))
+    _, state = agent.act(rows(0, first=True), agent.initial(N), explore=False)
+    agent.configure(Configuration(planner=replace(CHEAP, horizon=5), noise=0.0, switch=Switch((doubt,))))
+    _, state = agent.act(rows(1), state, explore=False)
+    assert state["plan/a"].shape == (N, 5, 2)
+    assert state["plan/a"].isnan().flatten(1).any(1).tolist() == [True, False, True]
+
+
+def test_a_doubt_that_is_not_one_number_a_row_is_refused() -> None:
+    """Of critics [N, 1] it would be compared with every other row."""
+    agent = agent_of()
+    critics = (lambda s: s["h"][:, :1], lambda s: 2 * s["h"][:, :1])
+    agent.configure(Configuration(planner=CHEAP, switch=Switch((Disagreement(critics, 1.0),))))
+    _, state = agent.act(rows(0, first=True), agent.initial(N))
+    with pytest.raises(ShapeError, match=r"one number a row\n(.*\n)?.*Disagreement"):
+        agent.act(rows(1), state)
+
+
+def test_a_copy_of_an_agent_asks_the_networks_of_the_copy_in_functions_too() -> None:
+    """An actor that is handed weights is a copy: a critic in a closure is its own, and so are a goal and a doubt."""
+    built, near = agent_of(), torch.nn.Linear(128, 1)
+    moves = Minimises({"world": 1.0}, moves=[built.world], optimiser=torch.optim.Adam)
+    usual = Configuration(planner=CHEAP, goal=lambda rows: {"goal": near.weight.detach()})
+    agent = ImaginationAgent(
+        built.config, built.world, built.perception, players={"world": moves}, habits=Habits(usual),
+        critics={"near": lambda states: near(states["h"]).squeeze(-1)},
+    )  # fmt: skip
+    other = copy.deepcopy(agent)
+    other.take_over({k: v + 1 if k.startswith("judging") else v for k, v in agent.weights().items()})
+    state, before = State({"h": torch.ones(N, 128)}), near(torch.ones(128)).item()
+    assert agent.cost.critics["near"](state).tolist() == pytest.approx([before] * N)
+    assert other.cost.critics["near"](state).tolist() == pytest.approx([before + 129] * N, rel=1e-4)
+    assert torch.equal(other.configuration.given(rows(0))["goal"], (near.weight + 1).expand(N, 128))
+    assert torch.equal(agent.configuration.given(rows(0))["goal"], near.weight.expand(N, 128))
+    doubt = Disagreement((lambda s: near(s["h"]).squeeze(-1), lambda s: 0 * s["h"][:, 0]), 1.0)
+    net, copied = copy.deepcopy((near, Configuration(switch=Switch((doubt,)))))
+    torch.nn.init.zeros_(net.weight)
+    torch.nn.init.constant_(net.bias, 6.0)
+    assert copied.switch.doubts[0](None, agent.task(), None, state, {}).tolist() == [3.0] * N
 
 
 def test_what_makes_no_sense_is_refused() -> None:

@@ -312,3 +312,14 @@ def test_keys_learn_to_leave_out_what_does_not_matter():
     held_out = things(2000)
     assert learnt(**held_out).value < 0.1
     assert plain(**held_out).value > 0.5
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32])
+def test_the_oldest_goes_however_many_were_written(kind) -> None:
+    """bfloat16 counts to 256: 256 + 1 is 256, and which of two was older would be lost."""
+    memory = KeyValue(2, 1, capacity=4, learnt=False)
+    slots = memory.initial(1, torch.zeros((), dtype=kind))
+    for i in range(300):
+        slots = memory.write(slots, torch.ones(1, 2, dtype=kind), torch.full((1, 1), float(i % 7), dtype=kind))
+        held = sorted(j % 7 for j in range(max(i - 3, 0), i + 1))
+        assert sorted(slots.values[0, :, 0].tolist()) == sorted([0.0] * (4 - len(held)) + held), i

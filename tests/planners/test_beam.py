@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from worldformula.errors import ConfigError, FormulaError
+from worldformula.errors import ConfigError, FormulaError, NonFiniteError
 from worldformula.formula import Bernoulli, Deterministic, Normal, OneHot
 from worldformula.planner import ActionSet, CVaR, Task
 from worldformula.planners.beam import Beam
@@ -227,3 +227,30 @@ def test_it_beats_a_search_by_sampling_at_as_many_calls():
     assert cem.calls <= beam.calls
     assert (beam.cost <= cem.cost + 1e-4).all()
     assert (beam.cost < cem.cost - 1e-3).any()
+
+
+def test_a_plan_without_a_cost_is_no_result_where_the_frontier_holds_all() -> None:
+    """A frontier that is wider than there are plans keeps those of NaN too."""
+
+    def cost(states, actions):
+        return torch.where(actions["u"][..., 0] > 0, torch.nan, 1.0)
+
+    plan = Beam(horizon=2, width=16).plan(turning(), Task(cost), {"s": STARTS}, space=SWITCH)
+    assert plan.actions["u"].argmax(-1).tolist() == [[1, 1]] * 3
+    assert plan.cost.tolist() == [2.0] * 3
+    assert plan.discarded.tolist() == [1 + 3] * 3  # of two beginnings one, of four plans three
+
+
+def test_what_is_forbidden_is_behind_what_costs_infinity() -> None:
+    task = Task(lambda states, actions: torch.full_like(states["s"][..., 0], torch.inf))
+    mask, proposal = {"u": torch.tensor([[False, True]] * 3)}, torch.eye(2)[[0, 0]].expand(3, 1, 2, 2)
+    for proposals in (None, {"u": proposal}):
+        plan = Beam(horizon=2, width=1).plan(
+            turning(), task, {"s": STARTS}, space=SWITCH, mask=mask, proposals=proposals
+        )
+        assert plan.first["u"].argmax(-1).tolist() == [1] * 3
+    lost = Task(lambda states, actions: torch.where(actions["u"][..., :1, 1] > 0, torch.nan, 1.0).expand(-1, 2))
+    with pytest.raises(NonFiniteError, match="every candidate"):
+        CEM(horizon=2, candidates=8, elites=2, iterations=2).plan(
+            turning(), lost, {"s": STARTS}, space=SWITCH, mask=mask, proposals={"u": proposal}
+        )

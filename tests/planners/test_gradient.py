@@ -76,6 +76,17 @@ def test_it_ends_where_no_episode_has_gained_a_hundredth():
     assert not gained[-1]
 
 
+def test_when_it_ends_does_not_depend_on_the_others_in_the_batch():
+    """An episode that begins at the goal has nothing to gain, one far away goes on for long."""
+    starts = torch.tensor([[0.3, -0.2], [6.0, -4.0], [0.0, 0.0]], dtype=torch.float64)
+    generators = lambda rows: [torch.Generator().manual_seed(i) for i in rows]  # noqa: E731
+    search = Gradient(H, 2, 300, patience=8)
+    whole = search.plan(dynamics(), TASK, {"s": starts}, space=TWO, generators=generators(range(3)))
+    for b in range(3):
+        alone = search.plan(dynamics(), TASK, {"s": starts[[b]]}, space=TWO, generators=generators([b]))
+        assert torch.allclose(whole.actions["a"][b], alone.actions["a"][0], rtol=0, atol=1e-12)
+
+
 def test_the_weights_of_the_world_get_no_gradient():
     net = torch.nn.Linear(2, 2).double()
 

@@ -115,3 +115,16 @@ def test_levels_with_one_name_for_two_actions_are_refused() -> None:
     twice = Hierarchy(LOW, (Level(FINE, SPACE, HIGH),))
     with pytest.raises(ConfigError, match="names of their own"):
         twice.plan(FINE, far("s"), {"s": torch.zeros(1, 2)}, space=SPACE)
+
+
+def test_what_levels_below_would_not_know_of_is_refused() -> None:
+    cost, start = far("s").cost, {"s": torch.zeros(1, 2)}
+    for task, named in (
+        (Task(cost, value=lambda states: states["s"].sum(-1)), "a value at the end"),
+        (Task(cost, reduce="last"), "reduce='last'"),
+    ):
+        with pytest.raises(ConfigError, match=f"{named}: levels below the top"):
+            two().plan(FINE, task, start, space=SPACE)
+        assert Hierarchy(LOW).plan(FINE, task, start, space=SPACE).cost.isfinite().all()
+    with pytest.raises(ConfigError, match="warm: no level has an action 'q'; these are: a, m"):
+        two().plan(FINE, far("s"), start, space=SPACE, warm={"q": torch.zeros(1, 4, 2)})

@@ -103,3 +103,29 @@ def test_what_it_cannot_search_among_is_refused() -> None:
             MCTS().plan(WORDS, task(), {"s": torch.zeros(1, 5)}, space=space)
     with pytest.raises(ConfigError, match="answer"):
         MCTS(answer="mean")
+
+
+def test_what_has_no_cost_is_left_alone_when_it_came_first() -> None:
+    """A lost visit counts as the worst of all that is known, and not as 0 because nothing was known at its time."""
+    space, mask = {"a": ActionSet(8, "choice")}, {"a": torch.eye(8).bool()[:1].expand(16, -1)}
+
+    def cost(states, _):
+        word = states["s"]
+        second = torch.where(word[..., -1] < 4, torch.nan, 100 + word[..., -1])
+        return torch.where(torch.arange(word.shape[1]) == 1, second, 0.0)
+
+    start = {"s": torch.zeros(16, 5)}
+    plan = MCTS(horizon=2, simulations=40, considered=1).plan(WORDS, Task(cost), start, space=space, mask=mask)
+    assert plan.cost.tolist() == [104.0] * 16
+    assert (plan.discarded < 20).all(), plan.discarded
+
+
+def test_a_forbidden_proposal_is_behind_what_costs_infinity() -> None:
+    def cost(states, _):
+        return torch.full_like(states["s"][..., 0], torch.inf)
+
+    mask, proposal = {"a": torch.tensor([[False, False, True]])}, torch.eye(3)[[0, 0]].view(1, 1, 2, 3)
+    plan = MCTS(horizon=2, simulations=8).plan(
+        WORDS, Task(cost), {"s": torch.zeros(1, 5)}, space=MOVES, mask=mask, proposals={"a": proposal}
+    )
+    assert plan.first["a"].argmax(-1).tolist() == [2]

@@ -74,6 +74,18 @@ def test_a_choice_has_a_row_for_each_and_one_number_a_line() -> None:
     assert "The landscape" not in page(replace(found, landscape=None), "a plan", [])
 
 
+def test_what_the_last_row_forbids_is_not_planned() -> None:
+    columns = {"x": Column("vector", (2,), "float32")}
+    agent = agent_of(ActionSpec("discrete", 3, masked=True), columns)
+    for only in range(3):
+        allowed = np.ones((1, 4, 3), bool)
+        allowed[:, -1] = np.arange(3) == only
+        found = planned(agent, PLANNER, batch(np.zeros((1, 4), np.int64), columns) | {"mask/action": allowed})
+        assert found.actions["a"][0].argmax() == only
+        assert found.landscape is not None
+        assert np.isinf(found.landscape).tolist() == [k != only for k in range(3)]
+
+
 def test_cells_are_dark_where_costs_are_low_and_blank_where_there_are_none() -> None:
     costs = np.array([[0.0, 1.0], [np.nan, 2.0]])
     svg = cells(costs, np.array([1.0, -1.0]), "a")

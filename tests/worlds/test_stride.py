@@ -97,3 +97,20 @@ def test_weights_that_learn_and_hooks_that_come_are_seen(world):
     world.posterior.factors[0].net.register_forward_hook(lambda *_: calls.append(1))
     world.observe(rows(2, 9), state, deterministic=True)
     assert calls == [1]
+
+
+def test_a_network_that_fails_later_is_named_as_at_the_first_step(world):
+    state = walk(world, 2, lambda w, row, s: w.observe(row, s))[-1]
+    net = world.posterior.factors[-1].net
+    whole = net.forward
+    net.forward = lambda *read: whole(*read)[..., :3]
+    with pytest.raises(WorldformulaError, match=r"^q\(z_t\|h_t,e_t\): .*does not split"):
+        world.observe(rows(2, 1), state)
+    net.forward = lambda *read: {"logits": whole(*read)}
+    with pytest.raises(WorldformulaError, match=r"^q\(z_t\|h_t,e_t\): .*logits"):
+        world.observe(rows(2, 1), state)
+    net.forward = whole
+    assert world.observe(rows(2, 1), state)["h"].isfinite().all()
+    world.double()
+    with pytest.raises(WorldformulaError, match="its network failed.*\n(.*\n)*.*float64"):
+        world.observe(rows(2, 1), state)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from worldformula.agent.modes import Switch
 from worldformula.errors import CatalogueError, ShapeError, near, table
+from worldformula.formula.syntax.hidden import with_functions
 from worldformula.planner import Planner
 
 Rows = Mapping[str, NDArray[Any]]
@@ -40,6 +41,8 @@ class Configuration:
     value: bool = False
     goal: Mapping[str, Tensor] | Callable[[Rows], Mapping[str, Tensor]] = field(default_factory=dict)
     switch: Switch | None = None
+
+    __deepcopy__ = with_functions  # goals and doubts may ask networks of the agent
 
     def given(self, rows: Rows) -> dict[str, Tensor]:
         """The goals of rows ``[N, ...]``, a row each.

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from worldformula.agent.terms import Measure, modules_of, with_steps
 from worldformula.errors import ConfigError, near
+from worldformula.formula.syntax.hidden import with_functions
 from worldformula.planner import Named, Task
 from worldformula.world import Dynamics, State, head_of
 
@@ -69,6 +70,8 @@ class Cost:
                     f"{name} is an intrinsic term, which does not learn, and has weights that require a gradient\n"
                     f"write term.requires_grad_(False), or make it a critic: Cost(..., critics={{{name!r}: term}})"
                 )
+
+    __deepcopy__ = with_functions  # a critic in a closure would stay that of the first agent, whose weights go on
 
     @property
     def learnt(self) -> list[nn.Parameter]:

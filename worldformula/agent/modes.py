@@ -21,7 +21,7 @@ from worldformula.agent.actor import Actor
 from worldformula.agent.search import COUNT, PLAN, SEED, Search
 from worldformula.agent.terms import Measure
 from worldformula.errors import ConfigError
-from worldformula.planner import Task
+from worldformula.planner import Task, shaped
 from worldformula.world import Dynamics, State, Values
 
 
@@ -117,12 +117,18 @@ class Switch:
     def doubtful(
         self, dynamics: Dynamics, task: Task, actor: Actor, seen: State, kept: Values, begins: Tensor
     ) -> Tensor:
-        """The rows to plan for, ``[N]``; all where the episodes have no plan yet."""
+        """The rows to plan for, ``[N]``; all where the episodes have no plan yet.
+
+        Raises:
+            ShapeError: a doubt that is not one number a row, as of a critic ``[N, 1]``.
+        """
         if SEED not in kept or not all(name in kept for name in dynamics.actions):
             return torch.ones_like(begins)
         found = begins
         for doubt in self.doubts:
-            found = found | ~(doubt(dynamics, task, actor, seen, kept) <= doubt.most)  # what is no number is a doubt
+            much = doubt(dynamics, task, actor, seen, kept)
+            shaped(type(doubt).__name__, much, tuple(begins.shape), "a doubt of one number a row")
+            found = found | ~(much <= doubt.most)  # what is no number is a doubt
         return found
 
     @torch.no_grad()
@@ -148,7 +154,7 @@ class Switch:
         )  # fmt: skip
         after: dict[str, Tensor] = {**own, **plans}
         for name, value in left.items():
-            if name not in after:  # plans are kept from now on
+            if name not in after or after[name].shape[1:] != value.shape[1:]:  # they are kept, or as long, from now on
                 after[name] = value.new_full((len(think), *value.shape[1:]), torch.nan)
             after[name] = after[name].index_copy(0, rows, value)
         return {name: v.index_copy(0, rows, found[name].to(v)) for name, v in actions.items()}, after

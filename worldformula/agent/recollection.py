@@ -74,7 +74,7 @@ class Recollection:
 
         Raises:
             ShapeError: states of one step, costs of another shape; other variables than were kept before.
-            ConfigError: an episode longer than the capacity.
+            ConfigError: an episode longer than the capacity; a variable called "cost".
         """
         whole = State(states, getattr(states, "axes", 2)).series
         B, T = lead = whole.lead if whole.axes == 2 else (0, 0)
@@ -82,6 +82,8 @@ class Recollection:
             rows = [(k, "[B, T, ...]", list(v.shape)) for k, v in whole.items()]
             rows += [] if costs is None else [("costs", "[B, T]", list(costs.shape))]
             raise ShapeError("expected steps of episodes\n" + table(("variable", "expected", "got"), rows))
+        if "cost" in whole:
+            raise _taken("cost")
         if self.capacity is not None and self.capacity < T:
             raise ConfigError(f"capacity={self.capacity}: an episode of {T} steps does not fit")
         kept = {**whole, **({} if costs is None else {"cost": costs})}
@@ -95,9 +97,15 @@ class Recollection:
     # ------------------------------------------------------------------------------------------------------------ read
 
     def pairs(self, batch: int, delta: int, *, generator: torch.Generator | None = None) -> dict[str, Tensor]:
-        """``(s_τ, IC_{τ+δ})``: the states ``[batch, ...]`` and "y" ``[batch]`` (LeCun 2022)."""
+        """``(s_τ, IC_{τ+δ})``: the states ``[batch, ...]`` and "y" ``[batch]`` (LeCun 2022).
+
+        Raises:
+            ConfigError: a negative δ, or more steps than an episode has.
+        """
+        if delta < 0:
+            raise ConfigError(f"δ is how many steps later a cost came: expected delta ≥ 0, got {delta}")
         rows, at = self._drawn(batch, delta, generator)
-        return {**self._states(rows, at), "y": self._costs(rows)[at + delta]}
+        return _beside(self._states(rows, at), {"y": self._costs(rows)[at + delta]})
 
     def returns(
         self, batch: int, *, discount: float, goals: Hindsight | None = None, generator: torch.Generator | None = None
@@ -111,6 +119,7 @@ class Recollection:
             raise ConfigError(
                 "others > 0: a return ends at its goal, and those were not reached; learn from transitions"
             )
+        _check_discount(discount)
         rows, at = self._drawn(batch, 1, generator)
         left = self._left[at]
         goal, ahead = self._goals(rows, at, goals, generator)
@@ -118,8 +127,8 @@ class Recollection:
         costs, going = self._follow(rows, at, int(steps.max()), goals, goal)
         k = torch.arange(1, costs.shape[1] + 1, device=at.device)
         weight = discount ** (k - 1).to(costs) * before(going) * (k <= steps[:, None])
-        found = {**self._states(rows, at), "y": (weight * costs).sum(1)}
-        return found if goals is None else {**found, goals.goal: goal}
+        found = _beside(self._states(rows, at), {"y": (weight * costs).sum(1)})
+        return found if goals is None else _beside(found, {goals.goal: goal})
 
     def transitions(
         self, batch: int, *, discount: float, steps: int = 1, lam: float = 1.0, goals: Hindsight | None = None,
@@ -133,6 +142,7 @@ class Recollection:
         """
         if not 0 <= lam <= 1 or steps < 1:
             raise ConfigError(f"expected steps ≥ 1 and lam in [0, 1], got {steps} and {lam}")
+        _check_discount(discount)
         rows, at = self._drawn(batch, steps, generator)
         goal, _ = self._goals(rows, at, goals, generator)
         drawn = torch.full((batch,), steps) if lam == 1 else _geometric(batch, 1 - lam, generator).clamp(max=steps)
@@ -143,8 +153,8 @@ class Recollection:
         c = (discount ** (k - 1).to(costs) * alive * costs * (k <= n[:, None])).sum(1)
         onward = (going.cumprod(1)).gather(1, n[:, None] - 1).squeeze(1)
         later = {f"{name}_prime": value for name, value in self._states(rows, at + n).items()}
-        found = {**self._states(rows, at), **later, "c": c, "d": discount ** n.to(costs) * onward}
-        return found if goals is None else {**found, goals.goal: goal}
+        found = _beside(self._states(rows, at), {**later, "c": c, "d": discount ** n.to(costs) * onward})
+        return found if goals is None else _beside(found, {goals.goal: goal})
 
     # ----------------------------------------------------------------------------------------------------------- parts
 
@@ -211,6 +221,29 @@ class Recollection:
         with torch.no_grad():
             costs = goals.cost(State({**self._states(rows, index), goals.goal: held}, 2))
         return costs, (costs > goals.reached).to(costs)
+
+
+def _beside(states: dict[str, Tensor], more: dict[str, Tensor]) -> dict[str, Tensor]:
+    """States, and what else a batch holds.
+
+    Raises:
+        ConfigError: a state has a variable of such a name.
+    """
+    if twice := [name for name in more if name in states]:
+        raise _taken(twice[0])
+    return {**states, **more}
+
+
+def _taken(name: str) -> ConfigError:
+    return ConfigError(
+        f"the states have a variable {name!r}, and a batch holds something else by that name\n"
+        f"write it under another name, or leave it out: memory.write(states.only(...), costs)"
+    )
+
+
+def _check_discount(discount: float) -> None:
+    if not 0 <= discount <= 1:
+        raise ConfigError(f"expected a discount from 0 to 1, got {discount}")
 
 
 def before(going: Tensor) -> Tensor:

@@ -28,7 +28,8 @@ class Slots(NamedTuple):
     """What a memory of C slots holds for B episodes.
 
     keys: ``[B, C, d]``. values: ``[B, C, v]``. used: how much each was read, a write counting 1, ``[B, C]``. written:
-    the number of the write that made it, from 1, and 0 of an empty slot, ``[B, C]``.
+    the number of the write that made it, from 1, and 0 of an empty slot, ``[B, C]``; in half precision, which does not
+    count far, about its rank among them.
     """
 
     keys: Tensor
@@ -117,6 +118,7 @@ class KeyValue(nn.Module):
         place = nn.functional.one_hot(self._free(slots), self.capacity).to(slots.keys)
         place = place if gate is None else place * gate.to(place).unsqueeze(-1)
         k, at = self._long(self.to_key(x)).unsqueeze(1), place.unsqueeze(-1)
+        slots = slots._replace(written=_countable(slots.written))
         number, done = slots.written.amax(-1, keepdim=True) + 1, place.detach() > 0
         return Slots(
             _replaced(slots.keys, k, at), _replaced(slots.values, value.unsqueeze(1), at),
@@ -163,6 +165,16 @@ class KeyValue(nn.Module):
         ]
         if rows:
             raise ShapeError("a memory has a row for each episode\n" + table(("given", "expected", "got"), rows))
+
+
+def _countable(written: Tensor) -> Tensor:
+    """Numbers of writes to which one may be added: half precision counts to 256 or 2048 and then stands still, so that
+    there they are ranks, which say as well which slot is the oldest.
+    """
+    if written.dtype not in (torch.bfloat16, torch.float16):
+        return written
+    place = written.argsort(dim=-1).argsort(dim=-1) + 1 - (written == 0).sum(-1, keepdim=True)
+    return place.clamp_min(0).to(written)
 
 
 def _replaced(old: Tensor, new: Tensor, share: Tensor) -> Tensor:

@@ -84,7 +84,7 @@ class Beam(Planner):
         if pool.given:
             front.join(self)
             calls += pool.proposed * self.horizon * front.samples
-        best = front.total.argmin(1, keepdim=True)
+        best = front.total.argsort(dim=1, stable=True)[:, :1]  # NaN last, which for argmin is the least
         pool.settle({k: v[:, 0] for k, v in chosen(front.actions, best).items()}, front.cost.gather(1, best)[:, 0])
         return replace(pool.plan(), calls=calls + self.horizon)
 
@@ -133,14 +133,15 @@ class _Frontier:
         self.cost = score.task.over(score.task.of(self.path, flat).view(B, W * K, S))
         self.barred = self.barred.unsqueeze(2).expand(-1, -1, K).flatten(1)
         if not t and (fits := allowed(self.pool.mask, {k: v[:, :, 0] for k, v in self.actions.items()})) is not None:
-            self.barred = self.barred.masked_fill(~fits, torch.inf)
+            self.barred = self.barred.masked_fill(~fits, torch.nan)  # behind what may be and costs ∞
+        self.pool.discarded = self.pool.discarded + (self.cost.isnan() & ~self.barred.isnan()).sum(1)
         self.cost = self.cost + self.barred
         self.odd = odd.flatten(1)
         self.total = self.cost + how.surprise * self.odd if how.surprise else self.cost
 
     def narrow(self, width: int, merge: float | None) -> None:
         """The best so many; NaN comes last."""
-        order = self.total.nan_to_num(nan=torch.inf, posinf=torch.inf).argsort(dim=1, stable=True)
+        order = self.total.argsort(dim=1, stable=True)
         if merge is not None:
             order = self._apart(order, merge)
         keep = order[:, :width]
@@ -164,8 +165,9 @@ class _Frontier:
         """What was proposed stands among the plans."""
         given = self.pool.given
         cost = self.score(given)
+        self.pool.discarded = self.pool.discarded + cost.isnan().sum(1)
         if (fits := allowed(self.pool.mask, {k: v[:, :, 0] for k, v in given.items()})) is not None:
-            cost = cost.masked_fill(~fits, torch.inf)
+            cost = cost.masked_fill(~fits, torch.nan)
         total = cost
         if how.surprise:
             P = cost.shape[1]

@@ -48,7 +48,7 @@ class Gradient(Sampling):
     std: float = 0.5
     """Deviation of the starts around the last plan."""
     patience: int = 0
-    """End where no episode has gained 1 % in so many iterations; 0 does them all."""
+    """An episode that has not gained 1 % in so many iterations is left as it is; 0 does them all."""
 
     def __post_init__(self) -> None:
         check_sizes(self.candidates, 1, self.horizon, self.iterations)
@@ -72,10 +72,15 @@ class Gradient(Sampling):
         last, drawn = pool.middle(), pool.draw(self.candidates - 1) if self.candidates > 1 else {}
         drawn = {name: torch.cat([part[name] for part in (last, drawn, pool.given) if part], 1) for name in pool.space}
         adam = {name: _Adam(value, self.lr) for name, value in drawn.items()}
+        done: Tensor | None = None
         for _ in range(self.iterations):
             slopes = self._slopes(pool, drawn)
-            drawn = {name: adam[name](value, slopes[name]).clamp(-1, 1) for name, value in drawn.items()}
-            if self._settled(pool):
+            moved = {name: adam[name](value, slopes[name]).clamp(-1, 1) for name, value in drawn.items()}
+            stay = None if done is None else done[:, None, None, None]
+            drawn = moved if stay is None else {k: torch.where(stay, drawn[k], v) for k, v in moved.items()}
+            settled = self._settled(pool)  # by episode: others in the batch take none further
+            done = settled if done is None else done if settled is None else done | settled
+            if done is not None and bool(done.all()):
                 break
         pool.try_(drawn, 1)
         return pool.plan()
@@ -99,11 +104,12 @@ class Gradient(Sampling):
             for (name, value), slope in zip(drawn.items(), found, strict=True)
         }
 
-    def _settled(self, pool: Pool) -> bool:
+    def _settled(self, pool: Pool) -> Tensor | None:
+        """Which episodes have not gained, ``[B]``; None where it is too early to say."""
         if not self.patience or len(pool.trace) <= self.patience:
-            return False
+            return None
         before, now = pool.trace[-1 - self.patience], pool.trace[-1]
-        return bool((before - now <= GAIN * before.abs()).all())
+        return before - now <= GAIN * before.abs()
 
 
 class _Adam:

@@ -102,9 +102,17 @@ class Hierarchy(Planner):
         """Search from states ``[B, ...]``; proposals and masks are of the lowest level's actions.
 
         Raises:
-            ConfigError: two levels with an action of the same name.
+            ConfigError: two levels with an action of the same name; ``warm`` of an action that no level has; a task of
+                more than the sum of its costs, of which the levels below would know nothing.
         """
-        self._check(space)
+        self._check(space, warm)
+        if self.above and (task.value is not None or task.reduce == "last"):
+            what = "a value at the end" if task.value is not None else "reduce='last'"
+            raise ConfigError(
+                f"{what}: levels below the top plan by the costs of states alone, and would not know of it\n"
+                f"let the cost of a state say it, such as a critic among the terms of a Cost, and write value=None, "
+                f"reduce='sum'"
+            )
         present = [State(state)]
         for level in self.above:
             present.append(level.seen(present[-1]))
@@ -158,8 +166,10 @@ class Hierarchy(Planner):
             cost, samples=task.samples, risk=task.risk, numbers=task.numbers, given={**task.given, **aims, **own}
         )
 
-    def _check(self, space: Space) -> None:
+    def _check(self, space: Space, warm: Named | None) -> None:
         names = [*space, *(name for level in self.above for name in level.space)]
+        if other := [name for name in warm or () if name not in names]:
+            raise ConfigError(f"warm: no level has an action {other[0]!r}; these are: {', '.join(names)}")
         if twice := [name for name in names if names.count(name) > 1]:
             raise ConfigError(
                 f"two levels have an action {twice[0]!r}: expected names of their own, such as 'm' for macro-actions"

@@ -94,8 +94,8 @@ class MCTS(Sampling):
 
 
 class _Tree:
-    """Beginnings of plans of B episodes: nodes with visits, sums of costs and children by choice, ``[B, M, A]`` each;
-    the root is node 0.
+    """Beginnings of plans of B episodes: nodes with visits, those of no finite cost (lost), sums of costs and children
+    by choice, ``[B, M, A]`` each; the root is node 0.
     """
 
     def __init__(self, how: MCTS, pool: Pool) -> None:
@@ -107,7 +107,7 @@ class _Tree:
         self.allowed = torch.ones(B, own.size, dtype=torch.bool, device=law.device) if mask is None else some(mask)
         noise = self._random(own.size).clamp_min(torch.finfo(law.dtype).tiny)
         self.gumbel = (-(-noise.log()).log()).masked_fill(~self.allowed, -torch.inf)
-        self.visits, self.sums = law.new_zeros(B, 1, own.size), law.new_zeros(B, 1, own.size)
+        self.visits, self.sums, self.lost = (law.new_zeros(B, 1, own.size) for _ in range(3))
         self.children = torch.full((B, 1, own.size), -1, dtype=torch.long, device=law.device)
         self.low, self.high = law.new_full((B, 1), torch.inf), law.new_full((B, 1), -torch.inf)
         self.seen: list[tuple[Tensor, Tensor]] = []  # choices [B, m, H] and costs [B, m] of all visits
@@ -165,20 +165,20 @@ class _Tree:
 
     def _grow(self, count: int) -> None:
         """So many nodes more."""
-        for name, empty in (("visits", 0.0), ("sums", 0.0), ("children", -1)):
+        for name, empty in (("visits", 0.0), ("sums", 0.0), ("lost", 0.0), ("children", -1)):
             old: Tensor = getattr(self, name)
             setattr(self, name, torch.cat((old, old.new_full((len(old), count, self.size), empty)), 1))
 
     def _back(self, way: list[tuple[Tensor, Tensor]], total: Tensor) -> None:
-        """What visits cost, ``[B, m]``, to all on their ways; what is no number counts as the worst that was seen."""
+        """What visits cost, ``[B, m]``, to all on their ways."""
         known = total.isfinite()
         self.low = torch.minimum(self.low, total.masked_fill(~known, torch.inf).amin(1, keepdim=True))
         self.high = torch.maximum(self.high, total.masked_fill(~known, -torch.inf).amax(1, keepdim=True))
-        worst = torch.where(self.high.isfinite(), self.high, 0.0).expand_as(total)
-        cost = torch.where(known, total, worst)
+        cost = torch.where(known, total, 0.0)
         for at, walking in way:
             one = walking.to(cost)
             self.visits = self.visits.flatten(1).scatter_add(1, at, one).view_as(self.visits)
+            self.lost = self.lost.flatten(1).scatter_add(1, at, one * ~known).view_as(self.lost)
             self.sums = self.sums.flatten(1).scatter_add(1, at, one * cost).view_as(self.sums)
 
     def _of(self, values: Tensor, node: Tensor) -> Tensor:
@@ -186,8 +186,11 @@ class _Tree:
         return values.gather(1, node.unsqueeze(2).expand(-1, -1, self.size))
 
     def _worth(self, node: Tensor) -> Tensor:
-        """σ(q̂) of the choices at nodes ``[B, m]``: ``[B, m, A]``."""
-        visits, sums = self._of(self.visits, node), self._of(self.sums, node)
+        """σ(q̂) of the choices at nodes ``[B, m]``: ``[B, m, A]``. Lost visits cost the worst that has been seen by now:
+        what was the worst at their time may be the best of all.
+        """
+        worst = torch.where(self.high.isfinite(), self.high, 0.0).unsqueeze(2)
+        visits, sums = self._of(self.visits, node), self._of(self.sums, node) + worst * self._of(self.lost, node)
         own = sums.sum(-1, keepdim=True) / visits.sum(-1, keepdim=True).clamp_min(1)
         mean = torch.where(visits > 0, sums / visits.clamp_min(1), own)
         width = (self.high - self.low).unsqueeze(2)

@@ -20,7 +20,7 @@ from worldformula.agent.acts import space_of
 from worldformula.agent.imagination import ImaginationAgent
 from worldformula.charts import Series, line_chart, short
 from worldformula.errors import ConfigError
-from worldformula.planner import ActionSet, Plan, Planner, per_episode
+from worldformula.planner import ActionSet, Plan, Planner, per_episode, some
 from worldformula.report.parts import both, document, pairs, picture, section
 from worldformula.report.video import tile, webp
 from worldformula.score import Score
@@ -44,7 +44,7 @@ class Planned:
         pictures: decoded states, uint8 ``[H + 1, h, w, C]``, None where the world decodes none.
         numbers: decoded numbers ``[H + 1, n]`` by head.
         landscape: totals ``[GRID, GRID]`` (the second number down, the first to the right), ``[GRID]`` of an action of
-            one number, ``[size]`` of a choice; None of flags.
+            one number, ``[size]`` of a choice, ∞ where it is forbidden; None of flags.
     """
 
     name: str
@@ -71,9 +71,10 @@ def planned(agent: Any, planner: Planner, batch: Mapping[str, NDArray[Any]]) -> 
         raise ConfigError(f"a {type(agent).__name__} has no world to plan in: expected an agent that imagines")
     world = agent.world
     state = world.filter(agent.perception.learn(batch, agent.device), deterministic=True).last()
-    task = agent.task(agent.configuration.given({key: value[:, -1] for key, value in batch.items()}))
+    row = {key: value[:, -1] for key, value in batch.items()}
+    task, masks = agent.task(agent.configuration.given(row)), agent.perception.masks(row, agent.device)
     space, began = space_of(agent.perception.acts), time.process_time()
-    plan = planner.plan(world, task, state, space=space)
+    plan = planner.plan(world, task, state, space=space, mask=masks or None)
     took = 1000 * (time.process_time() - began)
     steps = State({k: v for k, v in plan.states.series.items() if k not in task.given}, 2)
     frames, numbers = _decoded(agent, steps)
@@ -81,7 +82,7 @@ def planned(agent: Any, planner: Planner, batch: Mapping[str, NDArray[Any]]) -> 
     return Planned(
         type(planner).__name__, {k: v[0].cpu().numpy() for k, v in plan.actions.items()}, space,
         task.cost(plan.states.span(1), plan.actions)[0].cpu().numpy(), float(plan.cost), [float(c) for c in plan.trace],
-        plan.calls, took, frames, numbers, _landscape(plan, space, around),
+        plan.calls, took, frames, numbers, _landscape(plan, space, around, masks),
     )  # fmt: skip
 
 
@@ -102,8 +103,10 @@ def _decoded(agent: ImaginationAgent, states: State) -> tuple[NDArray[np.uint8] 
     return pictures, numbers
 
 
-def _landscape(plan: Plan, space: Mapping[str, ActionSet], score: Score) -> Floats | None:
-    """What candidates cost that differ in the first action of the first variable."""
+def _landscape(
+    plan: Plan, space: Mapping[str, ActionSet], score: Score, masks: Mapping[str, torch.Tensor]
+) -> Floats | None:
+    """What candidates cost that differ in the first action of the first variable; ∞ where it is forbidden."""
     name, own = next(iter(space.items()))
     if own.kind == "flags":
         return None
@@ -119,8 +122,11 @@ def _landscape(plan: Plan, space: Mapping[str, ActionSet], score: Score) -> Floa
             firsts[:, 1] = line.repeat_interleave(GRID)
     tried = {k: v.unsqueeze(1).repeat(1, len(firsts), 1, 1) for k, v in plan.actions.items()}
     tried[name][0, :, 0] = firsts
-    costs: Floats = score(tried)[0].cpu().numpy()
-    return costs.reshape(GRID, GRID) if len(firsts) == GRID**2 else costs
+    found = score(tried)[0]
+    if name in masks:
+        found = found.masked_fill(~some(masks[name])[0], torch.inf)
+    costs: Floats = found.cpu().numpy()
+    return costs.reshape(GRID, GRID) if own.kind == "numbers" and own.size > 1 else costs
 
 
 # ---------------------------------------------------------------------------------------------------------------- page

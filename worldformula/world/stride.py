@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from worldformula.formula.code.program import DIAGNOSED
 from worldformula.formula.code.rollout import Rollout, carry_of, require
 from worldformula.formula.plan.histories import refuse_ahead
 from worldformula.world.state import State, Values
@@ -45,7 +46,10 @@ class Stride:
         straight = self.rollout.program.straight(modes) if plain and state.keys() >= self._wanted else None
         like = None if straight is None else straight.like(observation, state)
         if straight is not None and like is not None and self._checked.get(modes) == like:
-            return State(straight.ends(self.rollout, observation, state, self.kept))
+            try:
+                return State(straight.ends(self.rollout, observation, state, self.kept))
+            except DIAGNOSED:  # weights of another type, a network that returns something else now: named below
+                self._checked.pop(modes, None)
         found = self._bound(what, observation, state, options)
         self._checked[modes] = like
         return found
