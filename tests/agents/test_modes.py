@@ -190,5 +190,7 @@ def test_a_copy_of_an_agent_asks_the_networks_of_the_copy_in_functions_too() -> 
 def test_what_makes_no_sense_is_refused() -> None:
     with pytest.raises(ConfigError, match="at least one doubt"):
         Switch(())
+    with pytest.raises(ConfigError, match="at least one step"):
+        Costly(0, 1.0)
     with pytest.raises(ConfigError, match="at least two critics"):
         Disagreement((lambda s: s["h"],), 1.0)

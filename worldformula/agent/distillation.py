@@ -23,7 +23,7 @@ from worldformula.world.policies import acting
 
 
 class Distillation(nn.Module):
-    """What a policy learns from plans, and the plans that it has been shown.
+    """What a policy learns from plans, and the plans that it has been shown, which no ``state_dict`` holds.
 
     Args:
         policy: π(a_t|s_t), or π(a_t|s_t,g) of a goal, a factor or a product of one for each action.

@@ -160,7 +160,7 @@ class ImaginationAgent(nn.Module):
             actions = self.actor.act(seen, explore=explore, masks=masks)
         else:
             begins = torch.as_tensor(rows["is_first"], device=self.device).bool()
-            task = self.task(self.configuration.given(rows))
+            task = self.task({k: v.to(self.device) for k, v in self.configuration.given(rows).items()})
             planned = partial(self.search.act, self.world, task, seen, state, begins)
             if (switch := self.configuration.switch) is not None and self.actor is not None:
                 planned = partial(switch.act, self.search, self.actor, self.world, task, seen, state, begins)

@@ -90,8 +90,14 @@ class Costly:
     horizon: int
     most: float
 
+    def __post_init__(self) -> None:
+        if self.horizon < 1:
+            raise ConfigError(f"expected a dream of at least one step, got horizon={self.horizon}")
+
     def __call__(self, dynamics: Dynamics, task: Task, actor: Actor, seen: State, before: Values) -> Tensor:
         """See `Doubt`."""
+        if getattr(dynamics, "duration", None) is not None:
+            raise ConfigError("costly: steps of this world take times of their own, which a doubt does not know")
         start = State({k: v for k, v in seen.items() if k not in dynamics.actions})
         dream = dynamics.imagine(start, actor.policy, horizon=self.horizon, deterministic=True, **task.numbers)
         states = State(dream, 2).only(k for k in dream if k not in dynamics.actions).span(1)

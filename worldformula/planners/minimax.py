@@ -88,7 +88,7 @@ class Minimax(Planner):
             reply, value = game.listed(plan) if game.complete else game.replied(plan)
             new = (value < worst)[:, None, None]
             best = {k: torch.where(new, v, best[k]) if best else v for k, v in {**plan.actions, **reply}.items()}
-            worst = torch.minimum(worst, value)
+            worst = torch.where(value < worst, value, worst)  # a reply that is no number is none
             game.known = {k: torch.cat((v, reply[k].unsqueeze(1)), 1) for k, v in game.known.items()}
             states += plan.calls
         cost = game.score({k: v.unsqueeze(1) for k, v in best.items()})[:, 0]
