@@ -217,11 +217,11 @@ class Sampling(Planner):
 
     Attributes:
         horizon: steps of a plan.
-        std: the deviation of the first candidates (numbers).
+        std: the deviation of the first candidates (numbers); nobody reads it of a search that has none.
     """
 
     horizon: int
-    std: float
+    std: float = 1.0
 
     @torch.no_grad()
     def plan(

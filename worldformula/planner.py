@@ -201,6 +201,11 @@ class Plan:
 class Planner(ABC):
     """Abstract: fields belong to the final classes of the catalogue."""
 
+    @property
+    def climbs(self) -> bool:
+        """Whether it goes by the gradient of the cost with regard to actions."""
+        return False
+
     def horizons(self, space: Space) -> dict[str, int | None]:
         """The actions whose plan an episode keeps as the next ``warm``, and its steps; None is any number of them."""
         return dict.fromkeys(space, getattr(self, "horizon", None))
@@ -256,6 +261,11 @@ def check_space(dynamics: Dynamics, space: Space) -> None:
                 f"{name}: the prior draws it by {drawn[name]}, and what is chosen for it is of kind "
                 f"{space[name].kind}\nwrite ActionSet({space[name].size}, {kind!r})"
             )
+
+
+def of_space(given: Named | None, space: Space) -> dict[str, Tensor] | None:
+    """What is given for the actions of a space, of a search that has others too; None where that is nothing."""
+    return {name: value for name, value in (given or {}).items() if name in space} or None
 
 
 def check_given(what: str, given: Named | None, space: Space, shape: tuple[int | None, ...]) -> None:

@@ -25,7 +25,6 @@ from worldformula.training.objective import Objective
 from worldformula.world import World
 
 WIDTH, HEIGHT, LINE, COLUMNS = 250, 142, 16, 34
-CLIMBERS = ("Gradient", "Minimax")  # planners to which the gradient of the cost leads through the world
 COLOURS = ("#2f6fde", "#d9662b", "#2a9d6f", "#b24bb5", "#c2a21a")
 _STYLE = (
     ":root.wf-modules{color:#1b1f24}@media(prefers-color-scheme:dark){:root.wf-modules{color:#e6e9ee}}"
@@ -85,7 +84,8 @@ def modules_svg(agent: SixModules) -> str:
         _arrow([(middle + 95, high + HEIGHT), (middle + 95, low)], "s, C"),
         _arrow([(middle + 155, low), (middle + 155, high + HEIGHT)], "s, a"),
     ]
-    if "dream" in agent.objective.attached or type(agent.configuration.planner).__name__ in CLIMBERS:
+    planner = agent.configuration.planner
+    if "dream" in agent.objective.attached or (planner is not None and planner.climbs):
         arrows.append(_arrow([(right, high + 95), (middle + WIDTH, high + 95)], "∇C", back=True))
     arrows += [_arrow([(x + 125, 20 + 92), (x + 125, high)], "", back=True) for x in (left, middle, right)]
     size = 520 + 20 * len(players)

@@ -15,25 +15,24 @@ read what came before.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
 import torch
 from torch import Tensor
 
-from worldformula.candidates import Pool, chosen
+from worldformula.candidates import Pool, Sampling, chosen
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
-from worldformula.planner import ActionSet, Named, Plan, Planner, Space, Task, allowed
-from worldformula.world import Dynamics, State, Values
+from worldformula.planner import ActionSet, Named, Plan, Space, allowed
+from worldformula.world import Dynamics, State
 
 MOST = 4096  # ways to take one step
 
 
 @final
 @dataclass(frozen=True)
-class Beam(Planner):
+class Beam(Sampling):
     """The search; see the module for the method."""
 
     horizon: int = 8
@@ -52,31 +51,21 @@ class Beam(Planner):
                 f"{self.horizon}, {self.width}, {self.surprise} and {self.merge}"
             )
 
-    @torch.no_grad()
-    def plan(
-        self,
-        dynamics: Dynamics,
-        task: Task,
-        state: Values,
-        *,
-        space: Space,
-        generators: Sequence[torch.Generator] | None = None,
-        warm: Named | None = None,
-        proposals: Named | None = None,
-        mask: Named | None = None,
-    ) -> Plan:
-        """Search from states ``[B, ...]``; the result is the best plan of those that were kept to the end, or proposed.
+    def check_space(self, space: Space) -> None:
+        """Choices and flags.
 
         Raises:
-            ConfigError: an action of numbers, or too many ways to take a step; ``surprise``, and dynamics that do not
-                say how probable a latent is.
+            ConfigError: an action of numbers, or too many ways to take a step.
         """
-        options = every(space)
-        pool = Pool(
-            dynamics, task, state, space=space, horizon=self.horizon, std=1.0, generators=generators, warm=warm,
-            proposals=proposals, mask=mask,
-        )  # fmt: skip
-        front = _Frontier(pool, space)
+        every(space)
+
+    def search(self, pool: Pool) -> Plan:
+        """The result is the best plan of those that were kept to the end, or proposed.
+
+        Raises:
+            ConfigError: ``surprise``, and dynamics that do not say how probable a latent is.
+        """
+        options, front = every(pool.space), _Frontier(pool, pool.space)
         for t in range(self.horizon):
             front.widen(t, {name: value.to(like_of(pool)) for name, value in options.items()}, self)
             front.narrow(self.width, self.merge)

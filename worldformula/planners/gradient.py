@@ -55,6 +55,11 @@ class Gradient(Sampling):
         if min(self.lr, self.std) <= 0 or self.patience < 0:
             raise ConfigError(f"expected lr and std > 0, patience ≥ 0, got {self.lr}, {self.std} and {self.patience}")
 
+    @property
+    def climbs(self) -> bool:
+        """It does."""
+        return True
+
     def check_space(self, space: Space) -> None:
         """Actions are numbers.
 

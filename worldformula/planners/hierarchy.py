@@ -19,7 +19,7 @@ macro-actions     from a queue of encoded chunks       what the level's space sa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from worldformula.catalogue import System, find
 from worldformula.errors import ConfigError
-from worldformula.planner import Named, Plan, Planner, Space, Task
+from worldformula.planner import Named, Plan, Planner, Space, Task, of_space
 from worldformula.world import Dynamics, State, Values
 
 SUBGOAL, AIMED = "subgoal/", "aimed"
@@ -79,6 +79,11 @@ class Hierarchy(Planner):
         found: int = getattr(self.planner, "horizon")  # noqa: B009
         return found
 
+    @property
+    def climbs(self) -> bool:
+        """Whether a search of any level does."""
+        return self.planner.climbs or any(level.planner.climbs for level in self.above)
+
     def horizons(self, space: Space) -> dict[str, int | None]:
         """Plans of all levels are kept."""
         found = self.planner.horizons(space)
@@ -124,7 +129,7 @@ class Hierarchy(Planner):
             own = task if goal is None else self._towards(i + 1, task, goal, aimed)
             found = level.planner.plan(
                 level.dynamics, own, present[i + 1], space=level.space, generators=generators,
-                warm=_of(warm, level.space),
+                warm=of_space(warm, level.space),
             )  # fmt: skip
             near = _nearest(own, found, self.near if goal is None else 0.0)
             goal = found.states.only(k for k in found.states if k not in own.given).at(1)
@@ -132,7 +137,7 @@ class Hierarchy(Planner):
             upper.append(found)
         own = task if goal is None else self._towards(0, task, goal, aimed)
         found = self.planner.plan(
-            dynamics, own, state, space=space, generators=generators, warm=_of(warm, space), proposals=proposals,
+            dynamics, own, state, space=space, generators=generators, warm=of_space(warm, space), proposals=proposals,
             mask=mask,
         )  # fmt: skip
         if not upper:
@@ -174,12 +179,6 @@ class Hierarchy(Planner):
             raise ConfigError(
                 f"two levels have an action {twice[0]!r}: expected names of their own, such as 'm' for macro-actions"
             )
-
-
-def _of(warm: Named | None, space: Space) -> Mapping[str, Tensor] | None:
-    """What is given for the actions of one level."""
-    found = {name: value for name, value in (warm or {}).items() if name in space}
-    return found or None
 
 
 def _nearest(task: Task, plan: Plan, close: float) -> Tensor:

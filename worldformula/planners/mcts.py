@@ -61,11 +61,6 @@ class MCTS(Sampling):
         if min(self.visit, self.scale) < 0:
             raise ConfigError(f"expected visit and scale ≥ 0, got {self.visit} and {self.scale}")
 
-    @property
-    def std(self) -> float:  # type: ignore[override]
-        """Of numbers, which it has none of."""
-        return 1.0
-
     def check_space(self, space: Space) -> None:
         """One choice.
 

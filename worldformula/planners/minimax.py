@@ -25,7 +25,7 @@ from worldformula import catalogue
 from worldformula.candidates import draw, level
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
-from worldformula.planner import ActionSet, CVaR, Named, Plan, Planner, Space, Task, per_episode
+from worldformula.planner import ActionSet, CVaR, Named, Plan, Planner, Space, Task, of_space, per_episode
 from worldformula.score import Score
 from worldformula.world import Dynamics, State, Values
 
@@ -52,6 +52,11 @@ class Minimax(Planner):
                 f"expected price ≥ 0, most and rounds ≥ 1, got {self.price}, {self.most} and {self.rounds}"
             )
 
+    @property
+    def climbs(self) -> bool:
+        """Whether either search does."""
+        return self.planner.climbs or self.reply.climbs
+
     @torch.no_grad()
     def plan(
         self,
@@ -73,7 +78,7 @@ class Minimax(Planner):
         """
         theirs = {name: replace(own, aim="min") for name, own in space.items() if own.aim == "max"}
         ours = {name: own for name, own in space.items() if own.aim == "min"}
-        given: dict[str, Any] = {"warm": _of(warm, ours), "proposals": _of(proposals, ours), "mask": mask}
+        given: dict[str, Any] = {"warm": of_space(warm, ours), "proposals": of_space(proposals, ours), "mask": mask}
         if not theirs:
             return self.planner.plan(dynamics, task, state, space=ours, generators=generators, **given)
         if task.samples:
@@ -258,10 +263,6 @@ def _values(own: ActionSet) -> Tensor:
     if own.kind == "choice":
         return torch.eye(own.size)
     return torch.tensor(list(itertools.product((0.0, 1.0), repeat=own.size)))
-
-
-def _of(given: Named | None, ours: Space) -> Named | None:
-    return None if given is None else {k: v for k, v in given.items() if k in ours}
 
 
 def tiny() -> dict[str, Any]:
