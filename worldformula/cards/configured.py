@@ -18,12 +18,13 @@ from worldformula.agent.cost import Cost
 from worldformula.agent.recollection import Recollection
 from worldformula.agent.terms import Distance, Effort, Measure
 from worldformula.cards.critic_from_memory import FREQUENCIES, learnt
-from worldformula.cards.rooms import EXECUTED, SPACE, Episodes, Floats
+from worldformula.cards.rooms import EXECUTED, SPACE, Episodes, Floats, replanning
 from worldformula.envs.two_rooms import NEAR, SPEED, Layout, moved, three_by_three, wander, ways, within
 from worldformula.formula import Deterministic, E, Value, norm2
 from worldformula.learners.critics import MemoryCritic
 from worldformula.nets.perceptron import Perceptron
 from worldformula.nets.separation import Waves
+from worldformula.planner import Plan
 from worldformula.planners.cem import CEM
 from worldformula.training.fit import fit
 from worldformula.world import PriorDynamics, State
@@ -125,15 +126,16 @@ def done(dynamics: PriorDynamics, critic: MemoryCritic, work: Errands, task: str
     goals, zones = (torch.from_numpy(x).float() for x in (work.own.goals, work.zones))
     searched = cost.task(lambda last: -critic(last), given={"goal": goals, "zone": zones})
     generators = [torch.Generator().manual_seed(i) for i in range(len(goals))]
-    at, kept = work.own.starts.copy(), dict[str, Tensor]()
+
+    def plan(at: Floats, warm: dict[str, Tensor] | None) -> Plan:
+        state = {"s": torch.from_numpy(at).float()}
+        return PLANNER.plan(dynamics, searched, state, space=SPACE, generators=generators, warm=warm)
+
+    at, acting = work.own.starts.copy(), replanning(plan)
     crossed, there = np.zeros(len(at), bool), np.zeros(len(at), bool)
     spent = np.zeros(len(at))
     for _ in range(STEPS // EXECUTED):
-        state = {"s": torch.from_numpy(at).float()}
-        plan = PLANNER.plan(dynamics, searched, state, space=SPACE, generators=generators, warm=kept or None)
-        actions = plan.actions["a"]
-        kept["a"] = torch.cat((actions[:, EXECUTED:], actions[:, -1:].expand(-1, EXECUTED, -1)), 1)
-        for action in actions[:, :EXECUTED].double().numpy().swapaxes(0, 1):
+        for action in acting(at).swapaxes(0, 1):
             at = moved(work.own.walls, at, action)
             spent += np.where(there, 0.0, (action**2).sum(-1))
             there |= np.linalg.norm(at - work.own.goals, axis=-1) <= NEAR

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from worldformula.agent.cost import Cost
 from worldformula.agent.recollection import Hindsight, Recollection
 from worldformula.agent.terms import Distance
-from worldformula.cards.rooms import EXECUTED, SPACE, Acting, Episodes, Floats, Outcome, play
-from worldformula.envs.two_rooms import NEAR, SPEED, SWEEP, Layout, three_by_three, wander, ways, within
+from worldformula.cards.rooms import SPACE, Acting, Episodes, Floats, Outcome, play, replanning, swept
+from worldformula.envs.two_rooms import NEAR, Layout, three_by_three, wander, ways, within
 from worldformula.formula import Deterministic
 from worldformula.learners.critics import MemoryCritic
 from worldformula.metrics.rank import spearman
 from worldformula.metrics.success import wilson
 from worldformula.nets.separation import Separation
-from worldformula.planner import Task
+from worldformula.planner import Plan, Task
 from worldformula.planners.cem import CEM
 from worldformula.training.fit import fit
 from worldformula.world import PriorDynamics, State
@@ -48,15 +48,7 @@ class Moves(nn.Module):
 
     def forward(self, s: Tensor, a: Tensor) -> Tensor:
         """Positions ``[N, 2]`` and actions ``[N, 2]`` to positions."""
-        step = SPEED / SWEEP * a / a.norm(dim=-1, keepdim=True).clamp_min(1)
-        going = torch.ones_like(s[:, :1], dtype=torch.bool)
-        x0, x1, y0, y1 = self.sides
-        for _ in range(SWEEP):
-            ahead = s + step
-            x, y = ahead[:, :1], ahead[:, 1:]
-            going = going & ~((x >= x0) & (x < x1) & (y >= y0) & (y < y1)).any(-1, keepdim=True)
-            s = torch.where(going, ahead, s)
-        return s
+        return swept(s, a, self.sides.unbind())
 
 
 class Scaled(nn.Module):
@@ -128,18 +120,12 @@ def searching(own: Episodes, critic: MemoryCritic | None) -> Acting:
     cost = Cost(dynamics, {"far": Distance("s", unit=own.edge**2)})
     task: Task = cost.task(None if critic is None else (lambda last: -critic(last)), given={"goal": goals})
     generators = [torch.Generator().manual_seed(i) for i in range(len(goals))]
-    kept: dict[str, Tensor] = {}
 
-    @torch.no_grad()
-    def act(at: Floats) -> Floats:
+    def plan(at: Floats, warm: dict[str, Tensor] | None) -> Plan:
         state = {"s": torch.from_numpy(at).float()}
-        plan = planner.plan(dynamics, task, state, space=SPACE, generators=generators, warm=kept or None)
-        found = plan.actions["a"]
-        kept["a"] = torch.cat((found[:, EXECUTED:], found[:, -1:].expand(-1, EXECUTED, -1)), 1)
-        done: Floats = found[:, :EXECUTED].double().numpy()
-        return done
+        return planner.plan(dynamics, task, state, space=SPACE, generators=generators, warm=warm)
 
-    return act
+    return replanning(plan)
 
 
 def measure(seed: int) -> dict[str, float]:

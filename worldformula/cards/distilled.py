@@ -19,7 +19,7 @@ from worldformula.agent.distillation import Distillation
 from worldformula.agent.recollection import Recollection
 from worldformula.agent.terms import Distance
 from worldformula.cards.critic_from_memory import FREQUENCIES, Moves, Scaled, episodes, learnt, told
-from worldformula.cards.rooms import EXECUTED, SPACE, Acting, Episodes, Floats, play
+from worldformula.cards.rooms import EXECUTED, SPACE, Acting, Episodes, Floats, play, replanning
 from worldformula.envs.two_rooms import Layout, three_by_three, wander, within
 from worldformula.formula import Deterministic, Normal
 from worldformula.learners.critics import MemoryCritic
@@ -81,18 +81,14 @@ class Teacher:
 
     def acting(self, seen: Callable[[Plan], None] | None = None) -> Acting:
         """Mode-2; ``seen`` is shown its plans."""
-        kept: dict[str, Tensor] = {}
 
-        def act(at: Floats) -> Floats:
-            plan = self.plan(at, kept or None)
+        def plan(at: Floats, warm: dict[str, Tensor] | None) -> Plan:
+            found = self.plan(at, warm)
             if seen is not None:
-                seen(plan)
-            found = plan.actions["a"]
-            kept["a"] = torch.cat((found[:, EXECUTED:], found[:, -1:].expand(-1, EXECUTED, -1)), 1)
-            done: Floats = found[:, :EXECUTED].double().numpy()
-            return done
+                seen(found)
+            return found
 
-        return act
+        return replanning(plan)
 
 
 def student(edge: float, critic: MemoryCritic) -> Distillation:

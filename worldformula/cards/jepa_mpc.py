@@ -10,12 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from worldformula.cards.no_collapse import SIZE, learn, trained
-from worldformula.cards.rooms import EXECUTED, SPACE, Acting, Episodes, Floats, at_random, oracle, play, straight
+from worldformula.cards.rooms import (
+    SPACE,
+    Acting,
+    Episodes,
+    Floats,
+    at_random,
+    oracle,
+    play,
+    replanning,
+    straight,
+)
 from worldformula.envs.drawing import Canvas
 from worldformula.envs.two_rooms import Layout, canvas, pictures
 from worldformula.errors import CardError
 from worldformula.nets.perceptron import Perceptron
-from worldformula.planner import Planner, Task
+from worldformula.planner import Plan, Planner, Task
 from worldformula.planners.cem import CEM
 from worldformula.planners.mppi import MPPI
 from worldformula.world import World
@@ -109,7 +119,7 @@ class Pictures:
 
 def planned(world: World, seen: Pictures, planner: Planner, reduce: Literal["sum", "last"] = "sum") -> Acting:
     """A search for the squared distance to the latent of the goal's picture, of all steps or of the last."""
-    count, kept = len(seen.goals), dict[str, Tensor]()
+    count = len(seen.goals)
     generators = [torch.Generator().manual_seed(i) for i in range(count)]
 
     @torch.no_grad()
@@ -126,14 +136,11 @@ def planned(world: World, seen: Pictures, planner: Planner, reduce: Literal["sum
 
     task = Task(cost, reduce=reduce)
 
-    def act(at: Floats) -> Floats:
+    def plan(at: Floats, warm: dict[str, Tensor] | None) -> Plan:
         state = {"z": latent(seen(at))}
-        plan = planner.plan(world.dynamics, task, state, space=SPACE, generators=generators, warm=kept or None)
-        own = plan.actions["a"]
-        kept["a"] = torch.cat((own[:, EXECUTED:], own[:, -1:].expand(-1, EXECUTED, -1)), 1)
-        return own[:, :EXECUTED].double().numpy()
+        return planner.plan(world.dynamics, task, state, space=SPACE, generators=generators, warm=warm)
 
-    return act
+    return replanning(plan)
 
 
 class Cloned(nn.Module):

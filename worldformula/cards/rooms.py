@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from worldformula.envs.two_rooms import NEAR, SPEED, SWEEP, Rooms, moved, ways
 from worldformula.formula import Deterministic
 from worldformula.metrics.success import Share, wilson
-from worldformula.planner import ActionSet, Planner, Task
+from worldformula.planner import ActionSet, Plan, Planner, Task
 from worldformula.planners.cem import CEM
 from worldformula.world import PriorDynamics
 
@@ -113,20 +113,40 @@ def straight(episodes: Episodes) -> Acting:
     return act
 
 
+def swept(s: Tensor, a: Tensor, sides: tuple[Tensor, ...]) -> Tensor:
+    """`worldformula.envs.two_rooms.moved` for planners: positions and actions ``[N, 2]`` to positions, between walls
+    whose ``sides``, x0, x1, y0 and y1, are ``[N, R]`` each, or ``[1, R]``.
+    """
+    x0, x1, y0, y1 = sides
+    step = SPEED / SWEEP * a / a.norm(dim=-1, keepdim=True).clamp_min(1)
+    going = torch.ones_like(s[:, :1], dtype=torch.bool)
+    for _ in range(SWEEP):
+        ahead = s + step
+        x, y = ahead[:, :1], ahead[:, 1:]
+        going = going & ~((x >= x0) & (x < x1) & (y >= y0) & (y < y1)).any(-1, keepdim=True)
+        s = torch.where(going, ahead, s)
+    return s
+
+
 class Moves(nn.Module):
-    """`worldformula.envs.two_rooms.moved` for planners."""
+    """The true moves, of a map for each episode."""
 
     def forward(self, s: Tensor, a: Tensor, w: Tensor) -> Tensor:
         """Positions ``[N, 2]``, actions ``[N, 2]`` and walls ``[N, R, 4]`` to positions."""
-        step = SPEED / SWEEP * a / a.norm(dim=-1, keepdim=True).clamp_min(1)
-        going = torch.ones_like(s[:, :1], dtype=torch.bool)
-        for _ in range(SWEEP):
-            ahead = s + step
-            x, y = ahead[:, :1], ahead[:, 1:]
-            inside = (x >= w[..., 0]) & (x < w[..., 1]) & (y >= w[..., 2]) & (y < w[..., 3])
-            going = going & ~inside.any(-1, keepdim=True)
-            s = torch.where(going, ahead, s)
-        return s
+        return swept(s, a, w.unbind(-1))
+
+
+def replanning(plan: Callable[[Floats, dict[str, Tensor] | None], Plan]) -> Acting:
+    """Plans at positions ``[N, 2]``, the first five actions of each are done, and the next one begins behind them."""
+    kept: dict[str, Tensor] = {}
+
+    def act(at: Floats) -> Floats:
+        own = plan(at, kept or None).actions["a"]
+        kept["a"] = torch.cat((own[:, EXECUTED:], own[:, -1:].expand(-1, min(EXECUTED, own.shape[1]), -1)), 1)
+        done: Floats = own[:, :EXECUTED].double().numpy()
+        return done
+
+    return act
 
 
 def oracle(episodes: Episodes, planner: Planner, *, geodesic: bool = False, reduce: str = "sum") -> Acting:
@@ -149,16 +169,12 @@ def oracle(episodes: Episodes, planner: Planner, *, geodesic: bool = False, redu
 
     task = Task(cost, reduce=reduce)  # type: ignore[arg-type]
     generators = [torch.Generator().manual_seed(i) for i in range(len(goals))]
-    kept: dict[str, Tensor] = {}
 
-    def act(at: Floats) -> Floats:
+    def plan(at: Floats, warm: dict[str, Tensor] | None) -> Plan:
         state = {"s": torch.from_numpy(at).float(), "w": walls}
-        plan = planner.plan(dynamics, task, state, space=SPACE, generators=generators, warm=kept or None)
-        own = plan.actions["a"]
-        kept["a"] = torch.cat((own[:, EXECUTED:], own[:, -1:].expand(-1, min(EXECUTED, own.shape[1]), -1)), 1)
-        return own[:, :EXECUTED].double().numpy()
+        return planner.plan(dynamics, task, state, space=SPACE, generators=generators, warm=warm)
 
-    return act
+    return replanning(plan)
 
 
 def main() -> None:
