@@ -18,21 +18,19 @@ from worldformula.families.writing import Sign
 from worldformula.formula.expressions.expression import E, Expression, log
 from worldformula.formula.expressions.values import exp
 from worldformula.formula.ops.base import count, enumerable, symbol_of, written_number
-from worldformula.formula.ops.least import Steps, checked, every_value, reduced
+from worldformula.formula.ops.least import OverLatent, Steps, checked, every_value, reduced
 from worldformula.formula.plan.scope import Scope
 from worldformula.formula.print import latex, mathml
 from worldformula.formula.syntax.check import pathwise
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import number
-from worldformula.formula.syntax.nodes import Node, Operator, Product, Use
+from worldformula.formula.syntax.nodes import Node
 
 
 @dataclass(frozen=True, eq=False)
-class FreeEnergyNode(Operator):
-    """−(1/β) log Σ_z exp(−β E) of a discrete latent, one number per row."""
+class FreeEnergyNode(OverLatent):
+    """−(1/β) log Σ_z exp(−β E) of a discrete latent."""
 
-    latent: Use
-    energy: Node
     beta: float | Node
 
     @property
@@ -47,24 +45,9 @@ class FreeEnergyNode(Operator):
         )
 
     @property
-    def parts(self) -> tuple[Product | Node, ...]:
-        """The energy."""
-        return (self.energy,)
-
-    @property
     def numbers(self) -> tuple[int | float | Node, ...]:
         """β."""
         return (self.beta,)
-
-    @property
-    def extra(self) -> Product:
-        """The factor that says what the latent may be."""
-        return (self.latent,)
-
-    @property
-    def drawn(self) -> tuple[Factor, ...]:
-        """The latent: it has its value from here."""
-        return (self.latent.factor,)
 
     def lower(self, lowering: Any, scope: Scope) -> Steps:
         """One log-sum-exp over the values."""

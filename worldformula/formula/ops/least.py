@@ -162,11 +162,32 @@ def _mode(family: Any, params: Any) -> Any:
 
 
 @dataclass(frozen=True, eq=False)
-class MinNode(Operator):
-    """min_z E, one number per row; ``steps`` of a descent, None where every value is tried."""
+class OverLatent(Operator):
+    """What is made of an energy at the values of a latent, one number per row. Abstract."""
 
     latent: Use
     energy: Node
+
+    @property
+    def parts(self) -> tuple[Product | Node, ...]:
+        """The energy."""
+        return (self.energy,)
+
+    @property
+    def extra(self) -> Product:
+        """The factor that says what the latent may be, or where the descent begins."""
+        return (self.latent,)
+
+    @property
+    def drawn(self) -> tuple[Factor, ...]:
+        """The latent: it has its value from here."""
+        return (self.latent.factor,)
+
+
+@dataclass(frozen=True, eq=False)
+class MinNode(OverLatent):
+    """min_z E; ``steps`` of a descent, None where every value is tried."""
+
     steps: int | None = None
     step_size: float | Node = 0.1
 
@@ -186,24 +207,9 @@ class MinNode(Operator):
         )
 
     @property
-    def parts(self) -> tuple[Product | Node, ...]:
-        """The energy."""
-        return (self.energy,)
-
-    @property
     def numbers(self) -> tuple[int | float | Node, ...]:
         """The size of a step."""
         return () if self.steps is None else (self.step_size,)
-
-    @property
-    def extra(self) -> Product:
-        """The factor that says what the latent may be, or where the descent begins."""
-        return (self.latent,)
-
-    @property
-    def drawn(self) -> tuple[Factor, ...]:
-        """The latent: it has its value from here."""
-        return (self.latent.factor,)
 
     def lower(self, lowering: Any, scope: Scope) -> Steps:
         """The least of all values, or the energy at the end of a descent."""
