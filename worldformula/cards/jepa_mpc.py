@@ -149,7 +149,7 @@ class Cloned(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         config = jepa.tiny()
-        self.encoder = jepa.Encoder(config.latent, config.channels, config.units, (SIZE,), 3, 0, standard=True)
+        self.encoder = jepa.Encoder(config.latent, config.channels, config.units, [(SIZE, SIZE, 3)], 0, standard=True)
         self.policy = Perceptron(2 * config.latent, 2, (config.units, config.units))
 
     @classmethod

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm
@@ -17,21 +19,21 @@ class Encoder(nn.Module):
         latent: D.
         channels: of the convolutions, each of which halves the picture.
         units: the hidden layer of the numbers.
-        edges: of each picture; all are squares of one size.
-        depth: channels of all pictures together.
+        pictures: the shape ``(H, W, C)`` of each; all are squares of one size.
         numbers: how many numbers there are.
         standard: pictures are taken less their mean and by their deviation, each its own, and not less ½. What is small
             on a plain ground is then seen.
     """
 
     def __init__(
-        self, latent: int, channels: tuple[int, ...], units: int, edges: tuple[int, ...], depth: int, numbers: int, *,
+        self, latent: int, channels: tuple[int, ...], units: int, pictures: Sequence[tuple[int, ...]], numbers: int, *,
         standard: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.count, self.standard = len(edges), standard
-        self.sight = PictureEncoder((edges[0], edges[0], depth), latent, channels) if edges else None
-        self.mix = Perceptron((latent if edges else 0) + numbers, latent, (units,)) if numbers else None
+        self.count, self.standard = len(pictures), standard
+        edge, depth = (pictures[0][0], sum(shape[-1] for shape in pictures)) if pictures else (0, 0)
+        self.sight = PictureEncoder((edge, edge, depth), latent, channels) if pictures else None
+        self.mix = Perceptron((latent if pictures else 0) + numbers, latent, (units,)) if numbers else None
 
     def forward(self, *observations: Tensor) -> Tensor:
         """Images ``[N, H, W, C]``, then vectors ``[N, n]``."""

@@ -41,6 +41,17 @@ class Names:
             {k: w for k, w in words.items() if len(shapes[k]) != 3},
         )
 
+    def sizes(self, shapes: Mapping[str, tuple[int, ...]]) -> tuple[list[tuple[int, ...]], int]:
+        """The shapes of the images, squares of one size, and how many numbers there are besides.
+
+        Raises:
+            SpaceError: images of other sizes.
+        """
+        images = {key: tuple(shapes[key]) for key in self.images}
+        if images:
+            square(images)
+        return list(images.values()), sum(math.prod(shapes[key]) for key in self.vectors)
+
     @property
     def all(self) -> dict[str, str]:
         """Observation key -> variable, images first."""

@@ -63,7 +63,7 @@ from worldformula.nets.parts import begun
 from worldformula.nets.perceptron import Perceptron
 from worldformula.nets.pictures import PictureDecoder
 from worldformula.world import World
-from worldformula.world.observations import Names, square
+from worldformula.world.observations import Names
 
 
 @dataclass(frozen=True)
@@ -158,17 +158,14 @@ def build(config: JEPAConfig, observations: Mapping[str, tuple[int, ...]], actio
     names, widths = Names.of(observations), {"a": actions} if isinstance(actions, int) else dict(actions)
     if not widths or min(widths.values()) < 1:
         raise ConfigError(f"expected at least one action dimension, got {actions}")
-    D, pictures = config.latent, {key: tuple(observations[key]) for key in names.images}
-    edges = (square(pictures),) * len(pictures) if pictures else ()
-    depth = sum(shape[-1] for shape in pictures.values())
-    numbers = sum(math.prod(observations[key]) for key in names.vectors)
+    D, (pictures, numbers) = config.latent, names.sizes(observations)
     seen = ", ".join(Names.at(word) for word in names.all.values())
     acted = ", ".join(Names.at(word, "t-1") for word in widths)
     predictor = Residual(D, sum(widths.values()), config.units)
-    sight = Encoder(D, config.channels, config.units, edges, depth, numbers, standard=True)
+    sight = Encoder(D, config.channels, config.units, pictures, numbers, standard=True)
     embed = Deterministic(f"z_t = e({seen})", sight, shape=D)
     core = Deterministic(f"z_t = f(z_{{t-1}}, {acted})", predictor, shape=D)
-    heads = _decoders(config, names, pictures)
+    heads = _decoders(config, names, dict(zip(names.images, pictures, strict=True)))
     loss = _loss(config, embed, predictor, heads, widths)
     return World(prior=core, posterior=embed, heads=heads, loss=loss, observations=names.all)
 

@@ -28,7 +28,6 @@ that prior           –                          1 % of it is uniform         e
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -60,7 +59,7 @@ from worldformula.formula import (
 from worldformula.nets.observed import Encoder, Residual
 from worldformula.nets.perceptron import Perceptron
 from worldformula.world import World
-from worldformula.world.observations import Names, square
+from worldformula.world.observations import Names
 
 Z = Literal["none", "codes", "normal"]
 
@@ -169,13 +168,10 @@ def build(
         raise ConfigError(f"expected at least one action dimension, got {actions}")
     if taken := {"s", "z"} & {*names.all.values(), *widths}:
         raise ConfigError(f"expected observations and actions of other names than {', '.join(sorted(taken))}")
-    D, pictures = config.latent, {key: tuple(observations[key]) for key in names.images}
-    edges = (square(pictures),) * len(pictures) if pictures else ()
-    depth = sum(shape[-1] for shape in pictures.values())
-    numbers = sum(math.prod(observations[key]) for key in names.vectors)
+    D, (pictures, numbers) = config.latent, names.sizes(observations)
     seen, total = ", ".join(Names.at(word) for word in names.all.values()), sum(widths.values())
     given = ", ".join(["s_{t-1}", *(Names.at(word, "t-1") for word in widths)])
-    embed = Deterministic(f"s_t = e({seen})", Encoder(D, config.channels, config.units, edges, depth, numbers), shape=D)
+    embed = Deterministic(f"s_t = e({seen})", Encoder(D, config.channels, config.units, pictures, numbers), shape=D)
     law, wide = _prior(config, given, D + total), 0 if config.z == "none" else config.codes
     predictor = Residual(D, total + wide, config.units)
     read = given if law is None else f"{given}, z_t"

@@ -22,7 +22,6 @@ frames               every fifth                     every one                  
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,7 +35,7 @@ from worldformula.formula import Deterministic, E, Mean, SIGReg, Value, clamp, n
 from worldformula.nets.observed import Encoder
 from worldformula.nets.window import WindowMLP
 from worldformula.world import World
-from worldformula.world.observations import Names, square
+from worldformula.world.observations import Names
 
 HISTORY = 3
 
@@ -93,15 +92,12 @@ def build(config: LeWMConfig, observations: Mapping[str, tuple[int, ...]], actio
     names, widths = Names.of(observations), {"a": actions} if isinstance(actions, int) else dict(actions)
     if not widths or min(widths.values()) < 1:
         raise ConfigError(f"expected at least one action dimension, got {actions}")
-    D, pictures = config.latent, {key: tuple(observations[key]) for key in names.images}
-    numbers = sum(math.prod(observations[key]) for key in names.vectors)
+    D, (pictures, numbers) = config.latent, names.sizes(observations)
     past = ", ".join(Names.at(word, f"t-{HISTORY}:t-1") for word in ("z", *widths))
     network = WindowMLP(D + sum(widths.values()), D, HISTORY, config.units, config.layers)
     nn.init.zeros_(network.head.weight)  # at the start nothing moves
     seen = ", ".join(Names.at(word) for word in names.all.values())
-    edges = (square(pictures),) * len(pictures) if pictures else ()
-    depth = sum(shape[-1] for shape in pictures.values())
-    sight = Encoder(D, config.channels, config.units, edges, depth, numbers, standard=True)
+    sight = Encoder(D, config.channels, config.units, pictures, numbers, standard=True)
     embed = Deterministic(f"z_t = e({seen})", sight, shape=D)
     core = Deterministic(f"h_t = f({past})", network, shape=D)
     ahead = Deterministic("z_t = plus(h_t, z_{t-1})", Plus(), shape=D)
