@@ -86,6 +86,15 @@ def test_what_the_last_row_forbids_is_not_planned() -> None:
         assert np.isinf(found.landscape).tolist() == [k != only for k in range(3)]
 
 
+def test_of_a_stack_of_four_grey_pictures_the_newest_is_shown() -> None:
+    columns = {"image": Column("image", (16, 16, 4), "uint8", low=0, high=255)}
+    found = planned(
+        agent_of(ActionSpec("continuous", 2), columns), PLANNER, batch(np.zeros((1, 4, 2), np.float32), columns)
+    )
+    assert found.pictures is not None
+    assert found.pictures.shape == (4, 16, 16, 1)
+
+
 def test_cells_are_dark_where_costs_are_low_and_blank_where_there_are_none() -> None:
     costs = np.array([[0.0, 1.0], [np.nan, 2.0]])
     svg = cells(costs, np.array([1.0, -1.0]), "a")

@@ -28,13 +28,17 @@ def open_loop(
     dream = world.decode(states.then(future.span(1)), (head,))[head]
     if (images := perception.of_kind("image")) and world.heads[head].variable.key in images.values():
         truth, shown = ((v * 255).round().clamp(0, 255).to(torch.uint8) for v in (target, dream))
-        newest = 3 if truth.shape[-1] % 3 == 0 else 1
-        return {"truth": truth[..., -newest:].cpu().numpy(), "dream": shown[..., -newest:].cpu().numpy()}
+        return {"truth": newest(truth).cpu().numpy(), "dream": newest(shown).cpu().numpy()}
     numbers = [v.reshape(*v.shape[:2], -1).float().cpu().numpy() for v in (target, dream)]
     names = ["reward"] if head == world.roles.get("reward") else perception.numbers()
     if len(names) != numbers[0].shape[2]:
         names = [f"{head} {i}" for i in range(1, 1 + numbers[0].shape[2])]
     return {"truth": numbers[0], "dream": numbers[1], "names": np.array(names)}
+
+
+def newest(pictures: Tensor) -> Tensor:
+    """Of a stack ``[..., C]`` the last picture: three channels where their number is a multiple of three, else one."""
+    return pictures[..., -3 if pictures.shape[-1] % 3 == 0 else -1 :]
 
 
 def _predicted(world: World, perception: Perception, inputs: Mapping[str, Tensor]) -> tuple[str, Tensor]:

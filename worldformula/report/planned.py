@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from worldformula.agent.acts import space_of
 from worldformula.agent.imagination import ImaginationAgent
+from worldformula.agent.open_loop import newest
 from worldformula.charts import Series, line_chart, short
 from worldformula.errors import ConfigError
 from worldformula.planner import ActionSet, Plan, Planner, per_episode, some
@@ -95,10 +96,11 @@ def _decoded(agent: ImaginationAgent, states: State) -> tuple[NDArray[np.uint8] 
     pictures, numbers = None, dict[str, Floats]()
     heads = [name for name in agent.world.heads if not name.startswith("mask")]
     for name, value in agent.world.decode(states, heads).items() if heads else ():
+        if value.ndim == 5 and pictures is None:
+            pictures = (255 * newest(value[0]).clamp(0, 1)).round().to(torch.uint8).cpu().numpy()
+            continue
         found = value[0].float().cpu().numpy()
-        if found.ndim == 4 and pictures is None:
-            pictures = (255 * np.clip(found, 0, 1)).round().astype(np.uint8)[..., -3:]
-        elif found.ndim <= 2:
+        if found.ndim <= 2:
             numbers[name] = found.reshape(len(found), -1)
     return pictures, numbers
 
@@ -235,7 +237,7 @@ def cells(costs: Floats, at: Floats, name: str, edge: int = 22) -> str:
     turned = f'transform="rotate(-90 12 {size / 2})"'
     words.append(f'<text x="12" y="{size / 2}" text-anchor="middle" {turned}>{escape(name)} 2</text>')
     told = f"from {short(low)} (dark) to {short(high)}"
-    wide, high_ = size + pad + 8, size + 44
-    head = f'<svg class="wf-chart" viewBox="0 0 {wide} {high_}" width="{wide}" height="{high_}" role="img"'
+    wide, tall = size + pad + 8, size + 52
+    head = f'<svg class="wf-chart" viewBox="0 -8 {wide} {tall}" width="{wide}" height="{tall}" role="img"'
     body = f"{''.join(parts)}{ring}{''.join(words)}"
     return f'{head} aria-label="cost {told}">{body}</svg><figcaption>{told}</figcaption>'
