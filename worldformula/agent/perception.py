@@ -76,7 +76,7 @@ class Perception:
                 "the world of an agent begins anew with each episode: expected a loss with flags of the first rows, "
                 "Sum('t', ..., reset='first')"
             )
-        predicted = {role: world.heads[name].variable.key for role, name in world.roles.items()}
+        predicted = world.predicted
         allowed = {role.removeprefix(MASK): word for role, word in predicted.items() if role.startswith(MASK)}
         found = cls(
             world.observations, discount, columns, actions, reward=predicted.get("reward"),

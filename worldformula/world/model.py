@@ -48,6 +48,7 @@ class World(nn.Module):
         duration: the variable that says how many steps of time a step of a dream takes, where the prior jumps.
         levels: instead of prior, heads and roles: several `PriorDynamics` by name, such as a fine and a coarse one.
             Each carries a part of what the posterior declares, and imagines alone: ``world.levels["fine"].imagine``.
+        main: of several levels the one that dreams where none is named: ``world.imagine``, pages, agents.
 
     The networks are registered once, whatever number of formulas shares them. A `State` holds what goes from step to
     step and what else the heads read. Where the prior or the posterior reads a history, ``z_{<t}``, it also holds what
@@ -73,13 +74,16 @@ class World(nn.Module):
         observations: Mapping[str, str] | None = None,
         levels: Mapping[str, PriorDynamics] | None = None,
         duration: str | None = None,
+        main: str | None = None,
     ) -> None:
         super().__init__()
         self.posterior = joint(posterior)
-        given = _given(prior, predicted.by_name(heads), roles, levels, duration)
-        several = levels is not None
+        given, several = _given(prior, predicted.by_name(heads), roles, levels, duration), levels is not None
         priors = tuple(dict.fromkeys(f for p, *_ in given.values() for f in joint(p).factors))
-        self.heads, self.roles = _merged(given)
+        if main is not None and main not in given:
+            raise FormulaError(f"main: expected one of the levels {', '.join(map(repr, given))}, got {main!r}")
+        self.heads, self.main = _merged(given), main if len(given) > 1 else next(iter(given))
+        self.roles = {} if self.main is None else dict(given[self.main][2])
         self.observations = dict(observations or {})
         factors = (*self.posterior.factors, *priors, *self.heads.values())
         clock = clock_of(loss.node)
@@ -134,22 +138,22 @@ class World(nn.Module):
 
     @property
     def dynamics(self) -> PriorDynamics:
-        """What can be imagined, in a world of one level.
+        """What can be imagined: the single level, or the main one.
 
         Raises:
-            FormulaError: it has several.
+            FormulaError: it has several levels, and none is the main one.
         """
-        if len(self.levels) > 1:
+        if self.main is None:
             name = next(iter(self.levels))
             raise FormulaError(
                 f"this world imagines at {len(self.levels)} levels, {', '.join(self.levels)}: take one of them, "
-                f"world.levels[{name!r}]"
+                f"world.levels[{name!r}], or make it the main one, World(..., main={name!r})"
             )
-        return next(iter(self.levels.values()))
+        return self.levels[self.main]
 
     @property
     def prior(self) -> Joint:
-        """The prior of a world of one level."""
+        """The prior of the single level, or of the main one."""
         return self.dynamics.prior
 
     @cached_property
@@ -169,8 +173,13 @@ class World(nn.Module):
         return tuple(dict.fromkeys(key for level in self.levels.values() for key in level.actions))
 
     @property
+    def predicted(self) -> dict[str, str]:
+        """Which variable is the "reward", says "continue" or is a mask, by role: that of its head."""
+        return {role: self.heads[name].variable.key for role, name in self.roles.items()}
+
+    @property
     def duration(self) -> str | None:
-        """The variable that says how long a step of a dream takes, in a world of one level."""
+        """The variable that says how long a step of a dream takes, at the single level or the main one."""
         return self.dynamics.duration
 
     @property
@@ -185,8 +194,7 @@ class World(nn.Module):
 
     def head_of(self, role: str) -> str:
         """The name of the head with this role; an error says what to write where there is none."""
-        _ = self.dynamics  # of several levels each has roles of its own
-        return head_of(self, role)
+        return head_of(self.dynamics, role)
 
     # ---------------------------------------------------------------------------------------------------------- filter
 
@@ -261,7 +269,7 @@ class World(nn.Module):
         given: Mapping[str, Tensor] | None = None,
         **options: Any,
     ) -> State:
-        """A dream of the prior: see `PriorDynamics.imagine`. Of a world of several levels, ask one of them."""
+        """A dream of the prior: see `PriorDynamics.imagine`; of several levels, of the main one."""
         return self.dynamics.imagine(start, policy, actions=actions, horizon=horizon, given=given, **options)
 
     def dream_noise(
@@ -346,8 +354,8 @@ def _given(
     return {name: (level.prior, level.heads, level.roles, level.duration) for name, level in levels.items()}
 
 
-def _merged(given: Mapping[str, _Level]) -> tuple[dict[str, Factor], dict[str, str]]:
-    """The heads of all levels by name, and the roles of the single one."""
+def _merged(given: Mapping[str, _Level]) -> dict[str, Factor]:
+    """The heads of all levels by name."""
     heads: dict[str, Factor] = {}
     for _, own, *_ in given.values():
         if doubled := [name for name in own if name in heads and heads[name] is not own[name]]:
@@ -356,7 +364,7 @@ def _merged(given: Mapping[str, _Level]) -> tuple[dict[str, Factor], dict[str, s
                 f"name the heads of each level, PriorDynamics(prior, heads={{'{doubled[0]}_coarse': ...}})"
             )
         heads |= own
-    return heads, dict(next(iter(given.values()))[2]) if len(given) == 1 else {}
+    return heads
 
 
 def _within(whole: Setting, prior: Joint | Factor, heads: Mapping[str, Factor]) -> Setting:
