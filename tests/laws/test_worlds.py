@@ -95,7 +95,7 @@ def test_a_head_that_learns_elsewhere_is_no_fault():
         ("batch", r"rows do not see each other: h +\|.+<- broken"),
         ("batch", r"dreams do not see each other: h +\|.+<- broken"),
         ("unused", r"the loss reaches every weight +\|.+never.+<- broken"),
-        ("prior", r"the loss knows the weights of prior and posterior +\|.+p\(z_t\|h_t\).+<- broken"),
+        ("prior", r"the losses know the weights of prior and posterior +\|.+p\(z_t\|h_t\).+<- broken"),
         ("reward", r"reward is one number a state +\|.+<- broken"),
     ],
 )

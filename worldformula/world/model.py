@@ -49,6 +49,7 @@ class World(nn.Module):
         levels: instead of prior, heads and roles: several `PriorDynamics` by name, such as a fine and a coarse one.
             Each carries a part of what the posterior declares, and imagines alone: ``world.levels["fine"].imagine``.
         main: of several levels the one that dreams where none is named: ``world.imagine``, pages, agents.
+        further: losses beside its own, by name, of what its loss does not teach, such as how far a level jumps.
 
     The networks are registered once, whatever number of formulas shares them. A `State` holds what goes from step to
     step and what else the heads read. Where the prior or the posterior reads a history, ``z_{<t}``, it also holds what
@@ -57,6 +58,7 @@ class World(nn.Module):
     """
 
     loss: Expression
+    further: dict[str, Expression]
     levels: dict[str, PriorDynamics]
     _filter: Rollout
     _go_on: Rollout
@@ -75,6 +77,7 @@ class World(nn.Module):
         levels: Mapping[str, PriorDynamics] | None = None,
         duration: str | None = None,
         main: str | None = None,
+        further: Mapping[str, Expression] | None = None,
     ) -> None:
         super().__init__()
         self.posterior = joint(posterior)
@@ -88,11 +91,12 @@ class World(nn.Module):
         factors = (*self.posterior.factors, *priors, *self.heads.values())
         clock = clock_of(loss.node)
         self.index, self.reset_name = clock.index, clock.reset
-        register_networks(self, [*factors, *factors_of(loss.node)], clock.initial)
+        beside = [f for term in (further or {}).values() for f in factors_of(term.node)]
+        register_networks(self, [*factors, *factors_of(loss.node), *beside], clock.initial)
         kept = memories(priors, self.posterior.factors, self.heads.values())
         older = lags(clock.index, (*priors, *self.posterior.factors), self.heads.values())
         # Kept out of the module tree: they hold the same networks, which must appear once in the state_dict.
-        self.__dict__["loss"] = loss
+        self.__dict__["loss"], self.__dict__["further"] = loss, dict(further or {})
         self.__dict__["_setting"] = own = Setting(clock, factors, older, kept)
         self.__dict__["levels"] = {
             name: PriorDynamics(p, h, roles=r, duration=d, within=_within(own, p, h) if several else own)

@@ -170,6 +170,42 @@ class Core(nn.Module):
 # -------------------------------------------------------------------------------------------------------------- formula
 
 
+@dataclass(frozen=True)
+class Parts:
+    """The factors of the world model, for `build` and for worlds on top of it.
+
+    slow: p(ε_t), u_t and c_t. step: the loss of a step. before: what z_t is foretold by, z_{t-1} and actions.
+    """
+
+    names: Names
+    widths: dict[str, int]
+    seen: Observed
+    slow: Joint
+    core: Deterministic
+    ahead: Deterministic
+    post: OneHot
+    fine: OneHot
+    coarse: OneHot
+    heads: dict[str, Factor]
+    heads_coarse: dict[str, Factor]
+    step: Expression
+    roles: dict[str, str]
+
+    @property
+    def draws(self) -> Joint:
+        """What is computed and drawn of data."""
+        return Joint.of(*self.seen.before, self.seen.embed, *self.slow.factors, self.core, self.ahead, self.post)
+
+    @property
+    def levels(self) -> dict[str, PriorDynamics]:
+        """What can be imagined."""
+        roles = {role: f"{name}_coarse" for role, name in self.roles.items()}
+        return {
+            "fine": PriorDynamics(self.slow * self.core * self.fine, self.heads, roles=self.roles),
+            "coarse": PriorDynamics(self.slow * self.ahead * self.coarse, self.heads_coarse, roles=roles),
+        }
+
+
 def build(
     config: CRSSMConfig, observations: Mapping[str, tuple[int, ...]], actions: int | Mapping[str, int],
     classes: Mapping[str, Sequence[int]] | None = None,
@@ -178,6 +214,16 @@ def build(
 
     ``classes``: of the observations that are one-hots, how many classes each of their choices has.
     """
+    own = parts(config, observations, actions, classes)
+    loss = Mean("t", E(own.draws, own.step), reset="first").mean()
+    return World(posterior=own.draws, loss=loss, levels=own.levels, main="fine", observations=own.names.all)
+
+
+def parts(
+    config: CRSSMConfig, observations: Mapping[str, tuple[int, ...]], actions: int | Mapping[str, int],
+    classes: Mapping[str, Sequence[int]] | None = None,
+) -> Parts:  # fmt: skip
+    """The factors, of what `build` is given."""
     names, widths = Names.of(observations), {"a": actions} if isinstance(actions, int) else dict(actions)
     if not widths or min(widths.values()) < 1:
         raise ConfigError(f"expected at least one action dimension, got {actions}")
@@ -205,8 +251,6 @@ def build(
         classes=classes, law="p_c",
     )  # fmt: skip
     heads_c = [*of_coarse, *_numbers(config, "p_c", "z_t,c_t", S + C)]
-    slow = noise * read * context
-    draws = Joint.of(*seen.before, seen.embed, *slow.factors, core, ahead, post)
     step = _balanced(config, post, fine).named("kl") + _balanced(config, post, coarse).named("kl_coarse")
     for factor in (*heads, *heads_c):
         weight = config.proceed if factor.variable.key == "d" else 1.0
@@ -214,19 +258,10 @@ def build(
     opened = (total(Value("Θ_t")) / C).named("gates")
     if config.gates != 0:
         step = step + (Symbol("beta") if config.gates is None else config.gates) * opened
-    roles = {"reward": "r"} | ({"continue": "d"} if config.proceed else {})
-    return World(
-        posterior=draws,
-        loss=Mean("t", E(draws, step), reset="first").mean(),
-        levels={
-            "fine": PriorDynamics(slow * core * fine, heads, roles=roles),
-            "coarse": PriorDynamics(
-                slow * ahead * coarse, {f"{f.variable.key}_coarse": f for f in heads_c},
-                roles={role: f"{name}_coarse" for role, name in roles.items()},
-            ),
-        },
-        main="fine",
-        observations=names.all,
+    return Parts(
+        names, widths, seen, noise * read * context, core, ahead, post, fine, coarse,
+        {f.variable.key: f for f in heads}, {f"{f.variable.key}_coarse": f for f in heads_c}, step,
+        {"reward": "r"} | ({"continue": "d"} if config.proceed else {}),
     )  # fmt: skip
 
 

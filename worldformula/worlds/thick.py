@@ -1,0 +1,365 @@
+r"""THICK's two levels: a C-RSSM, and a model of its jumps from one change of the context to the next.
+
+    τ(t) = min{τ > t : a gate is open at τ},  x_t = (z_t, c_t), both held
+
+    A_t ~ p(A | x_t)              which of n ways from here             q(A | x_t, c_τ, z_{τ-1}), its posterior
+    F   = body(x_t, A)
+    z_{τ-1} ~ p(Y | F)            the state just before the change
+    a_{τ-1} ~ p(B | F)            what is done there
+    Δ_t = τ - 1 - t               Normal(relu μ, elu(s) + 1.1)          the steps until then
+    R_t = Σ_{t ≤ k < τ} γ^{k-t} r_k                                     the reward on the way, that of t included
+
+    jumps = mean over rows with a τ [ (1 - α) KL(q ‖ sg p) + α KL(sg q ‖ p) + KL(q(z_{τ-1}) ‖ p(Y | F))
+                                      - w_a log p(a_{τ-1} | F) - w_n log p(Δ_t | F) - log p(R_t | F) ]
+
+Gumbsch, Sajid, Martius & Butz 2024, ICLR. A step of ``world.levels["jump"]`` draws A, Y and B, takes one coarse step
+of the C-RSSM from there, and has taken n_t = min(Δ, 50) + 1 steps of time. Its reward is R_t + γ^Δ r_τ; A may be chosen
+instead of drawn. The C-RSSM learns nothing by ``jumps``.
+
+Deviations                  authors' code                 here                        why
+mean of the jumps' losses   over all rows                 over those with a τ         else rare changes weigh little
+loss of a choice            softmax of probabilities      of logits                   as it was meant
+episodes                    segments cross their borders  end there                   the next is another episode
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from worldformula.catalogue import System
+from worldformula.errors import ConfigError
+from worldformula.formula import (
+    KL,
+    Deterministic,
+    E,
+    Expression,
+    Factor,
+    Joint,
+    Mean,
+    Normal,
+    OneHot,
+    TruncatedNormal,
+    Value,
+    log,
+    sg,
+)
+from worldformula.formula.syntax.nodes import factors as factors_of
+from worldformula.nets.actor import TruncatedActor
+from worldformula.nets.plain import Plain
+from worldformula.world import PriorDynamics, World
+from worldformula.world.observations import Names
+from worldformula.world.segments import Segments
+from worldformula.worlds import c_rssm
+
+
+@dataclass(frozen=True)
+class ThickConfig:
+    """Widths and weights of both levels; the defaults are the paper's for MiniHack."""
+
+    world: c_rssm.CRSSMConfig = field(default_factory=c_rssm.paper)
+    """The C-RSSM."""
+    codes: int = 3
+    """n, the ways A from a state."""
+    units: int = 1024
+    """Hidden layers of the networks of jumps."""
+    act: float = 1.0
+    """w_a, weight of the action before a change."""
+    time: float = 1.0
+    """w_n, weight of the steps until then."""
+    longest: float = 50.0
+    """The most steps that a jump is said to take before its last."""
+    discount: float = 0.99
+    """γ of the reward on the way."""
+    ends: bool = True
+    """Whether rows that end an episode for good are changes too."""
+
+    def __post_init__(self) -> None:
+        if min(self.codes, self.units) < 1 or self.longest <= 0 or min(self.act, self.time) < 0:
+            raise ConfigError(
+                f"expected codes and units ≥ 1, longest > 0, act and time ≥ 0, got {self.codes}, {self.units}, "
+                f"{self.longest}, {self.act} and {self.time}"
+            )
+        if not 0 < self.discount <= 1:
+            raise ConfigError(f"expected discount in (0, 1], got {self.discount}")
+
+
+def paper() -> ThickConfig:
+    """The paper's for MiniHack."""
+    return ThickConfig()
+
+
+def corridor() -> ThickConfig:
+    """The paper's for KeyCorridor and PinPad: five codes, smaller weights of action and time."""
+    return ThickConfig(c_rssm.corridor(), codes=5, act=0.1, time=0.1)
+
+
+def tiny() -> ThickConfig:
+    """For small pictures or symbols on two CPU cores."""
+    return ThickConfig(c_rssm.tiny(), units=128)
+
+
+# ------------------------------------------------------------------------------------------------------------- networks
+
+
+class Span(nn.Module):
+    """The steps until the change, ``Normal(relu μ, elu(s) + 1.1)``."""
+
+    def __init__(self, inputs: int, units: int) -> None:
+        super().__init__()
+        self.net = Plain(inputs, 2, units, 2)
+
+    def forward(self, f: Tensor) -> dict[str, Tensor]:
+        """F ``[N, U]``, to ``[N]`` each."""
+        mean, raw = self.net(f).unbind(-1)
+        return {"loc": mean.relu(), "scale": nn.functional.elu(raw) + 1.1}
+
+
+class Elapsed(nn.Module):
+    """The time that a jump takes: its steps until the change, at most ``longest``, and one more."""
+
+    span: nn.Module
+
+    def __init__(self, span: nn.Module, longest: float) -> None:
+        super().__init__()
+        self.__dict__["span"], self.longest = span, longest  # what is borrowed stands in no second state_dict
+
+    def forward(self, f: Tensor) -> Tensor:
+        """F ``[N, U]``, to ``[N]``."""
+        found: Tensor = self.span(f)["loc"].clamp(0, self.longest) + 1
+        return found
+
+
+class Collected(nn.Module):
+    """The mean reward on the way."""
+
+    net: nn.Module
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["net"] = net
+
+    def forward(self, f: Tensor) -> Tensor:
+        """F ``[N, U]``, to ``[N]``."""
+        found: Tensor = self.net(f)[..., 0]
+        return found
+
+
+class Arrived(nn.Module):
+    """The mean reward of a jump: R + γ^Δ r_τ, by the coarse head of r_τ; n = Δ + 1."""
+
+    reward: nn.Module
+
+    def __init__(self, reward: nn.Module, discount: float) -> None:
+        super().__init__()
+        self.__dict__["reward"], self.discount = reward, discount
+
+    def forward(self, z: Tensor, c: Tensor, collected: Tensor, time: Tensor) -> Tensor:
+        """z ``[N, G, K]``, c ``[N, C]``, G and n ``[N]``; ``[N, 1]``."""
+        found: Tensor = collected[..., None] + self.discount ** (time - 1)[..., None] * self.reward(z, c)
+        return found
+
+
+def nothing(c: Tensor) -> tuple[Tensor, Tensor]:
+    """Of a state that no jump led to: nothing was collected, and no time has passed."""
+    return torch.zeros_like(c[..., 0]), torch.zeros_like(c[..., 0])
+
+
+# -------------------------------------------------------------------------------------------------------------- formula
+
+
+class Thick(World):
+    """A C-RSSM with the level "jump"; ``jumps`` is what that learns by, and `jumped` its data.
+
+    Attributes:
+        low, high: the factors of either level, for who moves their weights.
+    """
+
+    config: ThickConfig
+    own: c_rssm.Parts
+    low: list[Factor]
+    high: list[Factor]
+
+    def __init__(self, config: ThickConfig, own: c_rssm.Parts, choices: Collection[str]) -> None:
+        level = _Jump(config, own, choices)
+        begun = Deterministic("G_t, n_t = begun(c_t)", nothing, shape=[(), ()])
+        super().__init__(
+            posterior=own.draws * begun,
+            loss=Mean("t", E(own.draws * begun, own.step), reset="first").mean(),
+            levels={**own.levels, "jump": level.dynamics(begun)},
+            main="fine",
+            observations=own.names.all,
+            further={"jumps": level.loss()},
+        )
+        self.__dict__["config"], self.__dict__["own"] = config, own
+        self.__dict__["low"] = list(dict.fromkeys(factors_of(self.loss.node)))
+        self.__dict__["high"] = level.factors
+
+    @property
+    def jumps(self) -> Expression:
+        """What the level "jump" learns by."""
+        return self.further["jumps"]
+
+    @torch.no_grad()
+    def jumped(
+        self, samples: Mapping[str, Tensor], batch: Mapping[str, Tensor], terminal: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The data of ``jumps``: rows ``[B·T, ...]`` of what a result of ``loss`` has drawn.
+
+        Args:
+            samples: of the loss, ``[B, T, ...]``.
+            batch: what the loss has read: actions, reward and flags.
+            terminal: ``[B, T]``, which rows end an episode for good.
+        """
+        first = batch[str(self.reset_name)].bool()
+        z, c = samples["z"].detach(), samples["c"].detach()
+        found = Segments.of((samples["Theta"] > 0).any(-1), first, terminal if self.config.ends else None)
+        read = [samples[v.key].detach().flatten(0, 1) for v in self.own.post.conditions]
+        logits = _net(self.own.post)(*read).unflatten(0, first.shape)
+        way = found.collected(batch["r"], self.config.discount)
+        given = {
+            "z": z, "c": c, "C": found.at(c), "Y": found.at(z, 1), "l": found.at(logits, 1),
+            "n": found.elapsed.to(c), "m": found.weight(c.dtype), "G": way,
+        }  # fmt: skip
+        given |= {_before(word): found.at(batch[word], 1) for word in self.own.widths}
+        return {name: x.flatten(0, 1) for name, x in given.items()}
+
+
+class _Jump:
+    """The factors of a jump, once without time, as they learn, and once with, as they dream; of the same networks."""
+
+    def __init__(self, config: ThickConfig, own: c_rssm.Parts, choices: Collection[str]) -> None:
+        world, n, U = config.world, config.codes, config.units
+        self.config, self.own, latent = config, own, (world.groups, world.classes)
+        if unknown := [word for word in choices if word not in own.widths]:
+            raise ConfigError(f"choices: expected actions of {', '.join(own.widths)}, got {unknown[0]!r}")
+        if taken := {"A", "B", "F", "G", "Y", "n", "l", "m", "C"} & {*own.names.all.values()}:
+            raise ConfigError(f"expected observations of other names than {', '.join(sorted(taken))}")
+        S, C = world.stoch, world.context
+        self.inferred = OneHot("q(A|z,c,C,Y)", Plain(2 * (S + C), n, U, 1), shape=n)
+        self.code = OneHot("p(A|z,c)", Plain(S + C, n, U, 1), shape=n)
+        self.body = Deterministic("F = body(z, c, A)", _Body(S + C + n, U), shape=U)
+        self.before = OneHot("p(Y|F)", Plain(U, S, U, 1), shape=latent)
+        self.acts = [self._act(word, width, word in choices) for word, width in own.widths.items()]
+        self.span = Normal("p(n|F)", Span(U, U), shape=())
+        self.way = Normal("p(G|F)", Plain(U, 1, U, 2), shape=(), scale=1.0)
+
+    def _act(self, word: str, width: int, choice: bool) -> Factor:
+        header, U = f"p({_before(word)}|F)", self.config.units
+        if choice:
+            return OneHot(header, Plain(U, width, U, 2), shape=width)
+        return TruncatedNormal(header, TruncatedActor(U, width, U, 2, stopped=False), shape=width)
+
+    @property
+    def factors(self) -> list[Factor]:
+        """All that ``jumps`` moves."""
+        return [self.inferred, self.code, self.body, self.before, *self.acts, self.span, self.way]
+
+    def loss(self) -> Expression:
+        """What they learn by, over rows."""
+        own, latent = self.config, self.before.shape
+        target, a = OneHot("q(Y|l)", nn.Identity(), shape=latent), own.world.balance
+        codes = a * KL(sg(self.inferred), self.code) + round(1 - a, 12) * KL(self.inferred, sg(self.code))
+        step = codes.named("kl_codes") + KL(target, self.before).named("kl_before")
+        acts = log(self.acts[0])
+        for factor in self.acts[1:]:
+            acts = acts + log(factor)
+        step = step - own.act * acts - own.time * log(self.span) - log(self.way)
+        return E(self.inferred * self.body, Value("m") * step).mean()
+
+    def dynamics(self, begun: Factor) -> PriorDynamics:
+        """A jump as a step: the code, the state and action before the change, and a coarse step from there."""
+        own, config = self.own, self.config
+        noise, read, context = own.slow.factors
+        acts = [
+            (OneHot if isinstance(f, OneHot) else TruncatedNormal)(
+                f"p({Names.at(f.variable.key)}|F_t)", _net(f), shape=f.shape
+            )
+            for f in self.acts
+        ]
+        at = ", ".join(["Y_t", *(str(f.variable) for f in acts)])
+        prior = Joint.of(
+            OneHot("p(A_t|z_{t-1},c_{t-1})", _net(self.code), shape=self.code.shape),
+            Deterministic("F_t = body(z_{t-1}, c_{t-1}, A_t)", _net(self.body), shape=self.body.shape),
+            OneHot("p(Y_t|F_t)", _net(self.before), shape=self.before.shape),
+            *acts,
+            Deterministic("n_t = elapsed(F_t)", Elapsed(_net(self.span), config.longest), shape=()),
+            Deterministic("G_t = collected(F_t)", Collected(_net(self.way)), shape=()),
+            noise,
+            Deterministic(f"u_t = f({at})", _net(read), shape=read.shape),
+            context,
+            Deterministic(f"g_t = g({at}, c_t)", _net(own.ahead), shape=own.ahead.shape),
+            OneHot("p_c(z_t|Y_t,g_t)", _net(own.coarse), shape=own.coarse.shape),
+        )
+        reward = own.heads_coarse["r_coarse"]
+        heads = {name: f for name, f in own.heads_coarse.items() if name != "r_coarse"}
+        heads["r_jump"] = Normal(
+            "p_j(r_t|z_t,c_t,G_t,n_t)", Arrived(_net(reward), config.discount), shape=(), scale=1.0
+        )
+        roles = {role: "r_jump" if role == "reward" else f"{name}_coarse" for role, name in own.roles.items()}
+        return PriorDynamics(prior, heads, roles=roles, duration="n")
+
+
+class _Body(nn.Module):
+    """Three dense layers with ELU behind each."""
+
+    def __init__(self, inputs: int, units: int) -> None:
+        super().__init__()
+        self.net = Plain(inputs, units, units, 2)
+
+    def forward(self, *given: Tensor) -> Tensor:
+        """z, c and A, to ``[N, U]``."""
+        return nn.functional.elu(self.net(*given))
+
+
+def _net(factor: Factor) -> nn.Module:
+    """The network of a factor."""
+    assert isinstance(factor.net, nn.Module)
+    return factor.net
+
+
+def _before(word: str) -> str:
+    """The variable of an action before a change: B, or B_1, B_2, …"""
+    _, _, number = word.partition("_")
+    return f"B_{number}" if number else "B"
+
+
+def build(
+    config: ThickConfig, observations: Mapping[str, tuple[int, ...]], actions: int | Mapping[str, int],
+    classes: Mapping[str, Sequence[int]] | None = None, choices: Collection[str] = (),
+) -> Thick:  # fmt: skip
+    """Both levels over these observations (key -> shape) and actions: the width of a_t, or widths by name, a_1 …
+
+    ``classes`` is as of `c_rssm.build`. ``choices``: which actions are one-hots, and not numbers in [−1, 1].
+    """
+    return Thick(config, c_rssm.parts(config.world, observations, actions, classes), choices)
+
+
+def _demo() -> None:
+    """Print the formula and the emitted code of the jumps; learn from random images."""
+    world = build(replace(tiny(), ends=False), {"image": (32, 32, 3)}, 2)
+    print(world.jumps, world.jumps.code, world.jumps.explain(), sep="\n\n")
+    B, T = 4, 16
+    batch: dict[str, Any] = {"x": torch.rand(B, T, 32, 32, 3), "a": torch.rand(B, T, 2), "r": torch.rand(B, T)}
+    batch["first"] = torch.zeros(B, T, dtype=torch.bool)
+    out = world.jumps(**world.jumped(world.loss(**batch, seed=0).samples, batch), seed=0)
+    out.value.backward()
+    print({term: round(value.item(), 3) for term, value in out.terms.items()})
+
+
+SYSTEM = System(
+    name="thick",
+    kind="worlds",
+    paper=c_rssm.SYSTEM.paper,
+    bibtex=c_rssm.SYSTEM.bibtex,
+    presets={"paper": paper, "corridor": corridor, "tiny": tiny},
+    build=build,
+    summary="THICK's two levels: a C-RSSM, and a model of its jumps from one change of the context to the next.",
+)
+
+if __name__ == "__main__":
+    _demo()
