@@ -63,7 +63,7 @@ def make(
         crop: top, left, height, width of what is kept of every picture.
         grey: pictures with one channel.
         stack: the last so many pictures, as channels.
-        labels: keys of ``info`` to be stored as the columns ``label/<key>``.
+        labels: keys of ``info``, or paths such as ``hidden/door``, to be stored as the columns ``label/<key>``.
         reach: what ±1 means in dimensions of actions that have no bounds, see `ActionSpec`.
         args: ``key=value`` texts, passed on like ``options``; numbers, true, false and none are read as such.
         wrap: ``module:Wrapper`` each, called with the environment, the first one innermost.
