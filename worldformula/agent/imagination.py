@@ -112,8 +112,13 @@ class ImaginationAgent(nn.Module):
         made = {name: makers.get(name, partial(self._followed, name)) for name in learnt}
         self.__dict__["objective"] = Objective(
             order,
-            terms={"world": world.loss, **{name: own.loss for name, own in bonuses.items()}, **learnt},
-            data={"world": self._seen, **{name: partial(self._stepped, name) for name in bonuses}, **made},
+            terms={"world": world.loss, **world.further, **{name: own.loss for name, own in bonuses.items()}, **learnt},
+            data={
+                "world": self._seen,
+                **{name: partial(self._beside, name) for name in world.further},
+                **{name: partial(self._stepped, name) for name in bonuses},
+                **made,
+            },
             attached=() if learner is None else set(learner.attached) & set(learnt),
             kept=("world",),
             **players,
@@ -298,6 +303,13 @@ class ImaginationAgent(nn.Module):
         """The actions of rows ``[B, T, size]`` by variable."""
         return encoded(self.perception.acts, batch, self.device)
 
+    def _beside(
+        self, name: str, outs: Outs, batch: Mapping[str, Any], _: torch.Generator | None
+    ) -> Mapping[str, Tensor]:
+        """What a further loss of the world reads, of what it inferred."""
+        terminal = torch.as_tensor(batch["is_terminal"], device=self.device)
+        return self.world.beside(name, outs["world"].samples, self.perception.learn(batch, self.device), terminal)
+
     def _stepped(
         self, name: str, outs: Outs, batch: Mapping[str, Any], _: torch.Generator | None
     ) -> Mapping[str, Tensor]:
@@ -312,7 +324,7 @@ class ImaginationAgent(nn.Module):
         terminal = torch.as_tensor(batch["is_terminal"][:, -late.lead[1] :], device=self.device)
         start = self._remembered(batch, generator) if self.world.memory else late.detach().starts()
         dream, reward, proceed = self._imagined(start, generator)
-        return self.learner.dreamed(dream, dream, reward, proceed, terminal.flatten())
+        return self.learner.dreamed(dream, dream, reward, proceed, terminal.flatten(), generator)
 
     @torch.no_grad()
     def _remembered(self, batch: Mapping[str, Any], generator: torch.Generator | None) -> State:

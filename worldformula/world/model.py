@@ -200,6 +200,18 @@ class World(nn.Module):
         """The name of the head with this role; an error says what to write where there is none."""
         return head_of(self.dynamics, role)
 
+    def beside(
+        self, name: str, samples: Mapping[str, Tensor], batch: Mapping[str, Tensor], terminal: Tensor
+    ) -> dict[str, Tensor]:
+        """The data of a further loss: of what the loss has drawn of a batch, and of which rows end episodes for good.
+
+        Raises:
+            FormulaError: a world says by a method of its own what its further losses read.
+        """
+        raise FormulaError(
+            f"{type(self).__name__}.beside does not say what {name!r} reads: expected a method that does"
+        )
+
     # ---------------------------------------------------------------------------------------------------------- filter
 
     def filter(self, batch: Mapping[str, Tensor], start: Values | None = None, **options: Any) -> State:

@@ -12,7 +12,8 @@ r"""C-RSSM, the world model of THICK: an RSSM with a context that seldom changes
     KL_p = (1 − α) KL(q ‖ sg p) + α KL(sg q ‖ p),   α = 0.8
 
 A gate at t has seen z_{t-1} and a_{t-1}: it can open at the step at which what a_{t-1} did arrives, and what only o_t
-shows reaches c a step later. ``world.levels["fine"]`` dreams with h, ``world.levels["coarse"]`` with c and z alone.
+shows reaches c a step later. ``world.levels["fine"]`` dreams with h, ``world.levels["coarse"]`` with c and z alone;
+with ``jumps`` a third level goes from one change of the context to the next: see `worldformula.world.jumps`.
 
 Deviations          paper              authors' code           here                   why
 weight of the gate  β                  β + 1, two terms        β; `official` β + 1    one term, which prints
@@ -27,8 +28,8 @@ Facts of the authors' code (github.com/CognitiveModeling/THICK) are from its con
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -43,7 +44,6 @@ from worldformula.formula import (
     E,
     Expression,
     Factor,
-    Joint,
     Mean,
     Normal,
     OneHot,
@@ -56,7 +56,8 @@ from worldformula.formula import (
 from worldformula.nets.gate_l0rd import GateL0RDCore
 from worldformula.nets.layers import join
 from worldformula.nets.plain import NormCell, Plain
-from worldformula.world import PriorDynamics, World
+from worldformula.world import World
+from worldformula.world.jumps import Jumping, JumpSettings, TwoLevels
 from worldformula.world.observations import Names, Observed, decoders
 
 
@@ -90,6 +91,8 @@ class CRSSMConfig:
     """β, the weight of the share of open gates; None leaves it to the call, ``beta=``, so that it may grow."""
     proceed: float = 1.0
     """Weight of −log p(d_t), the continuation; 0 predicts none."""
+    jumps: JumpSettings | None = None
+    """The level of jumps on top, THICK's; none has none."""
 
     def __post_init__(self) -> None:
         widths = (self.deter, self.context, self.hidden, self.groups, self.classes, self.depth, self.units)
@@ -132,6 +135,21 @@ def corridor() -> CRSSMConfig:
     return CRSSMConfig(gates=1.0, proceed=0.0)
 
 
+def thick() -> CRSSMConfig:
+    """The paper's for MiniHack, with jumps."""
+    return CRSSMConfig(jumps=JumpSettings())
+
+
+def thick_corridor() -> CRSSMConfig:
+    """The paper's for KeyCorridor and PinPad, with jumps: five codes, smaller weights of action and time."""
+    return replace(corridor(), jumps=JumpSettings(codes=5, act=0.1, time=0.1))
+
+
+def thick_tiny() -> CRSSMConfig:
+    """`tiny` with jumps."""
+    return replace(tiny(), jumps=JumpSettings(units=128))
+
+
 def tiny() -> CRSSMConfig:
     """For small pictures or symbols on two CPU cores."""
     return CRSSMConfig(
@@ -170,51 +188,18 @@ class Core(nn.Module):
 # -------------------------------------------------------------------------------------------------------------- formula
 
 
-@dataclass(frozen=True)
-class Parts:
-    """The factors of the world model, for `build` and for worlds on top of it.
-
-    slow: p(ε_t), u_t and c_t. step: the loss of a step. before: what z_t is foretold by, z_{t-1} and actions.
-    """
-
-    names: Names
-    widths: dict[str, int]
-    seen: Observed
-    slow: Joint
-    core: Deterministic
-    ahead: Deterministic
-    post: OneHot
-    fine: OneHot
-    coarse: OneHot
-    heads: dict[str, Factor]
-    heads_coarse: dict[str, Factor]
-    step: Expression
-    roles: dict[str, str]
-
-    @property
-    def draws(self) -> Joint:
-        """What is computed and drawn of data."""
-        return Joint.of(*self.seen.before, self.seen.embed, *self.slow.factors, self.core, self.ahead, self.post)
-
-    @property
-    def levels(self) -> dict[str, PriorDynamics]:
-        """What can be imagined."""
-        roles = {role: f"{name}_coarse" for role, name in self.roles.items()}
-        return {
-            "fine": PriorDynamics(self.slow * self.core * self.fine, self.heads, roles=self.roles),
-            "coarse": PriorDynamics(self.slow * self.ahead * self.coarse, self.heads_coarse, roles=roles),
-        }
-
-
 def build(
     config: CRSSMConfig, observations: Mapping[str, tuple[int, ...]], actions: int | Mapping[str, int],
-    classes: Mapping[str, Sequence[int]] | None = None,
+    classes: Mapping[str, Sequence[int]] | None = None, choices: Collection[str] = (),
 ) -> World:  # fmt: skip
     """The world model over these observations (key -> shape) and actions: the width of a_t, or widths by name, a_1 …
 
-    ``classes``: of the observations that are one-hots, how many classes each of their choices has.
+    ``classes``: of the observations that are one-hots, how many classes each of their choices has. ``choices``: which
+    actions are one-hots, which jumps have to know.
     """
     own = parts(config, observations, actions, classes)
+    if config.jumps is not None:
+        return Jumping(config.jumps, own, choices)
     loss = Mean("t", E(own.draws, own.step), reset="first").mean()
     return World(posterior=own.draws, loss=loss, levels=own.levels, main="fine", observations=own.names.all)
 
@@ -222,7 +207,7 @@ def build(
 def parts(
     config: CRSSMConfig, observations: Mapping[str, tuple[int, ...]], actions: int | Mapping[str, int],
     classes: Mapping[str, Sequence[int]] | None = None,
-) -> Parts:  # fmt: skip
+) -> TwoLevels:  # fmt: skip
     """The factors, of what `build` is given."""
     names, widths = Names.of(observations), {"a": actions} if isinstance(actions, int) else dict(actions)
     if not widths or min(widths.values()) < 1:
@@ -258,10 +243,10 @@ def parts(
     opened = (total(Value("Θ_t")) / C).named("gates")
     if config.gates != 0:
         step = step + (Symbol("beta") if config.gates is None else config.gates) * opened
-    return Parts(
+    return TwoLevels(
         names, widths, seen, noise * read * context, core, ahead, post, fine, coarse,
         {f.variable.key: f for f in heads}, {f"{f.variable.key}_coarse": f for f in heads_c}, step,
-        {"reward": "r"} | ({"continue": "d"} if config.proceed else {}),
+        {"reward": "r"} | ({"continue": "d"} if config.proceed else {}), C, config.balance,
     )  # fmt: skip
 
 
@@ -298,7 +283,15 @@ SYSTEM = System(
     bibtex="""@inproceedings{gumbsch2024thick, title={Learning hierarchical world models with adaptive temporal
   abstractions from discrete latent dynamics}, author={Gumbsch, Christian and Sajid, Noor and Martius, Georg and
   Butz, Martin V.}, booktitle={ICLR}, year={2024}}""",
-    presets={"paper": paper, "official": official, "corridor": corridor, "tiny": tiny},
+    presets={
+        "paper": paper,
+        "official": official,
+        "corridor": corridor,
+        "tiny": tiny,
+        "thick": thick,
+        "thick_corridor": thick_corridor,
+        "thick_tiny": thick_tiny,
+    },
     build=build,
     summary="Recurrent state-space model with a sparsely changing context, a fine and a coarse prior: THICK's world.",
 )

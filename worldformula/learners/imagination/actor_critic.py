@@ -184,7 +184,7 @@ class ImaginationActorCritic(nn.Module):
 
     def dreamed(
         self, states: Features, actions: Tensor | Features, reward: Tensor, proceed: Tensor,
-        terminal: Tensor | None = None,
+        terminal: Tensor | None = None, generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:  # fmt: skip
         """The data of ``dream``: S states of a rollout, the start and S − 1 imagined ones.
 
@@ -195,6 +195,7 @@ class ImaginationActorCritic(nn.Module):
             reward: ``[N, S]``, predicted means at the states; the first one is not read.
             proceed: ``[N, S]``, predicted probabilities of going on, discount included.
             terminal: ``[N]``, not read: what is predicted at a start says as much.
+            generator: not needed here.
 
         Everything is detached: gradients reach the weights of the policy (through log π and the entropy alone) and of
         the critic. The last state only bootstraps.

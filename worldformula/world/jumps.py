@@ -1,4 +1,4 @@
-r"""THICK's two levels: a C-RSSM, and a model of its jumps from one change of the context to the next.
+r"""Jumps: a level of a world whose step goes from one change of its context to the next, after THICK.
 
     τ(t) = min{τ > t : a gate is open at τ},  x_t = (z_t, c_t), both held
 
@@ -13,8 +13,9 @@ r"""THICK's two levels: a C-RSSM, and a model of its jumps from one change of th
                                       - w_a log p(a_{τ-1} | F) - w_n log p(Δ_t | F) - log p(R_t | F) ]
 
 Gumbsch, Sajid, Martius & Butz 2024, ICLR. A step of ``world.levels["jump"]`` draws A, Y and B, takes one coarse step
-of the C-RSSM from there, and has taken n_t = min(Δ, 50) + 1 steps of time. Its reward is R_t + γ^Δ r_τ; A may be chosen
-instead of drawn. The C-RSSM learns nothing by ``jumps``.
+from there, and has taken n_t = min(Δ, 50) + 1 steps of time. Its reward is R_t + γ^Δ r_τ; A may be chosen instead of
+drawn. The rest of the world learns nothing by ``jumps``. Dreams of the fine level also draw y_t ~ p_c(y_t|z_{t-1},g_t),
+what the coarse prior says of the same step: a critic of jumps is told that.
 
 Deviations                  authors' code                 here                        why
 mean of the jumps' losses   over all rows                 over those with a τ         else rare changes weigh little
@@ -24,14 +25,13 @@ episodes                    segments cross their borders  end there             
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from worldformula.catalogue import System
 from worldformula.errors import ConfigError
 from worldformula.formula import (
     KL,
@@ -50,19 +50,18 @@ from worldformula.formula import (
 )
 from worldformula.formula.syntax.nodes import factors as factors_of
 from worldformula.nets.actor import TruncatedActor
+from worldformula.nets.jumps import Arrived, Body, Collected, Elapsed, Span, nothing
 from worldformula.nets.plain import Plain
-from worldformula.world import PriorDynamics, World
-from worldformula.world.observations import Names
+from worldformula.world.dynamics import PriorDynamics
+from worldformula.world.model import World
+from worldformula.world.observations import Names, Observed
 from worldformula.world.segments import Segments
-from worldformula.worlds import c_rssm
 
 
 @dataclass(frozen=True)
-class ThickConfig:
-    """Widths and weights of both levels; the defaults are the paper's for MiniHack."""
+class JumpSettings:
+    """Widths and weights of jumps; the defaults are the paper's for MiniHack."""
 
-    world: c_rssm.CRSSMConfig = field(default_factory=c_rssm.paper)
-    """The C-RSSM."""
     codes: int = 3
     """n, the ways A from a state."""
     units: int = 1024
@@ -88,109 +87,70 @@ class ThickConfig:
             raise ConfigError(f"expected discount in (0, 1], got {self.discount}")
 
 
-def paper() -> ThickConfig:
-    """The paper's for MiniHack."""
-    return ThickConfig()
+@dataclass(frozen=True)
+class TwoLevels:
+    """The factors of a world with a fine and a coarse prior of one posterior.
+
+    seen: what is observed. slow: p(ε_t), u_t and c_t; context: the width of c_t. ahead: g_t, what the coarse prior
+    reads. step: the loss of a step. balance: α of its divergences.
+    """
+
+    names: Names
+    widths: dict[str, int]
+    seen: Observed
+    slow: Joint
+    core: Factor
+    ahead: Factor
+    post: Factor
+    fine: Factor
+    coarse: Factor
+    heads: dict[str, Factor]
+    heads_coarse: dict[str, Factor]
+    step: Expression
+    roles: dict[str, str]
+    context: int
+    balance: float
+
+    @property
+    def draws(self) -> Joint:
+        """What is computed and drawn of data."""
+        return Joint.of(*self.seen.before, self.seen.embed, *self.slow.factors, self.core, self.ahead, self.post)
+
+    @property
+    def levels(self) -> dict[str, PriorDynamics]:
+        """What can be imagined."""
+        roles = {role: f"{name}_coarse" for role, name in self.roles.items()}
+        return {
+            "fine": PriorDynamics(self.slow * self.core * self.fine, self.heads, roles=self.roles),
+            "coarse": PriorDynamics(self.slow * self.ahead * self.coarse, self.heads_coarse, roles=roles),
+        }
 
 
-def corridor() -> ThickConfig:
-    """The paper's for KeyCorridor and PinPad: five codes, smaller weights of action and time."""
-    return ThickConfig(c_rssm.corridor(), codes=5, act=0.1, time=0.1)
-
-
-def tiny() -> ThickConfig:
-    """For small pictures or symbols on two CPU cores."""
-    return ThickConfig(c_rssm.tiny(), units=128)
-
-
-# ------------------------------------------------------------------------------------------------------------- networks
-
-
-class Span(nn.Module):
-    """The steps until the change, ``Normal(relu μ, elu(s) + 1.1)``."""
-
-    def __init__(self, inputs: int, units: int) -> None:
-        super().__init__()
-        self.net = Plain(inputs, 2, units, 2)
-
-    def forward(self, f: Tensor) -> dict[str, Tensor]:
-        """F ``[N, U]``, to ``[N]`` each."""
-        mean, raw = self.net(f).unbind(-1)
-        return {"loc": mean.relu(), "scale": nn.functional.elu(raw) + 1.1}
-
-
-class Elapsed(nn.Module):
-    """The time that a jump takes: its steps until the change, at most ``longest``, and one more."""
-
-    span: nn.Module
-
-    def __init__(self, span: nn.Module, longest: float) -> None:
-        super().__init__()
-        self.__dict__["span"], self.longest = span, longest  # what is borrowed stands in no second state_dict
-
-    def forward(self, f: Tensor) -> Tensor:
-        """F ``[N, U]``, to ``[N]``."""
-        found: Tensor = self.span(f)["loc"].clamp(0, self.longest) + 1
-        return found
-
-
-class Collected(nn.Module):
-    """The mean reward on the way."""
-
-    net: nn.Module
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.__dict__["net"] = net
-
-    def forward(self, f: Tensor) -> Tensor:
-        """F ``[N, U]``, to ``[N]``."""
-        found: Tensor = self.net(f)[..., 0]
-        return found
-
-
-class Arrived(nn.Module):
-    """The mean reward of a jump: R + γ^Δ r_τ, by the coarse head of r_τ; n = Δ + 1."""
-
-    reward: nn.Module
-
-    def __init__(self, reward: nn.Module, discount: float) -> None:
-        super().__init__()
-        self.__dict__["reward"], self.discount = reward, discount
-
-    def forward(self, z: Tensor, c: Tensor, collected: Tensor, time: Tensor) -> Tensor:
-        """z ``[N, G, K]``, c ``[N, C]``, G and n ``[N]``; ``[N, 1]``."""
-        found: Tensor = collected[..., None] + self.discount ** (time - 1)[..., None] * self.reward(z, c)
-        return found
-
-
-def nothing(c: Tensor) -> tuple[Tensor, Tensor]:
-    """Of a state that no jump led to: nothing was collected, and no time has passed."""
-    return torch.zeros_like(c[..., 0]), torch.zeros_like(c[..., 0])
-
-
-# -------------------------------------------------------------------------------------------------------------- formula
-
-
-class Thick(World):
-    """A C-RSSM with the level "jump"; ``jumps`` is what that learns by, and `jumped` its data.
+class Jumping(World):
+    """A world of two levels with a third, "jump"; ``jumps`` is what that learns by, and `jumped` its data.
 
     Attributes:
         low, high: the factors of either level, for who moves their weights.
     """
 
-    config: ThickConfig
-    own: c_rssm.Parts
+    config: JumpSettings
+    own: TwoLevels
     low: list[Factor]
     high: list[Factor]
 
-    def __init__(self, config: ThickConfig, own: c_rssm.Parts, choices: Collection[str]) -> None:
+    def __init__(self, config: JumpSettings, own: TwoLevels, choices: Collection[str]) -> None:
         level = _Jump(config, own, choices)
         begun = Deterministic("G_t, n_t = begun(c_t)", nothing, shape=[(), ()])
+        said = OneHot("p_c(y_t|z_{t-1},g_t)", _net(own.coarse), shape=own.coarse.shape)  # what the coarse prior draws
+        draws, levels = own.draws * begun * said, own.levels
+        reward = Normal("p_c(r_t|y_t,c_t)", _net(own.heads_coarse["r_coarse"]), shape=(), scale=1.0)
+        levels["fine"] = PriorDynamics(
+            levels["fine"].prior * own.ahead * said, own.heads | {"r_said": reward}, roles=own.roles
+        )
         super().__init__(
-            posterior=own.draws * begun,
-            loss=Mean("t", E(own.draws * begun, own.step), reset="first").mean(),
-            levels={**own.levels, "jump": level.dynamics(begun)},
+            posterior=draws,
+            loss=Mean("t", E(draws, own.step), reset="first").mean(),
+            levels={**levels, "jump": level.dynamics()},
             main="fine",
             observations=own.names.all,
             further={"jumps": level.loss()},
@@ -203,6 +163,17 @@ class Thick(World):
     def jumps(self) -> Expression:
         """What the level "jump" learns by."""
         return self.further["jumps"]
+
+    @property
+    def foretold(self) -> Joint:
+        """What a jump from z, c says, without time: A, F, the state Y and actions B before the change, n and G."""
+        return Joint.of(*self.high[1:])
+
+    def beside(
+        self, name: str, samples: Mapping[str, Tensor], batch: Mapping[str, Tensor], terminal: Tensor
+    ) -> dict[str, Tensor]:
+        """See `World.beside`."""
+        return self.jumped(samples, batch, terminal)
 
     @torch.no_grad()
     def jumped(
@@ -225,24 +196,28 @@ class Thick(World):
             "z": z, "c": c, "C": found.at(c), "Y": found.at(z, 1), "l": found.at(logits, 1),
             "n": found.elapsed.to(c), "m": found.weight(c.dtype), "G": way,
         }  # fmt: skip
-        given |= {_before(word): found.at(batch[word], 1) for word in self.own.widths}
+        for word in self.own.widths:
+            act = found.at(batch[word], 1)
+            nothing_done = torch.zeros_like(act)
+            nothing_done[..., 0] = 1.0  # a row that does not count still needs a choice, which the last one has not
+            given[_before(word)] = torch.where(found.known[..., None], act, nothing_done)
         return {name: x.flatten(0, 1) for name, x in given.items()}
 
 
 class _Jump:
     """The factors of a jump, once without time, as they learn, and once with, as they dream; of the same networks."""
 
-    def __init__(self, config: ThickConfig, own: c_rssm.Parts, choices: Collection[str]) -> None:
-        world, n, U = config.world, config.codes, config.units
-        self.config, self.own, latent = config, own, (world.groups, world.classes)
+    def __init__(self, config: JumpSettings, own: TwoLevels, choices: Collection[str]) -> None:
+        n, U, latent = config.codes, config.units, own.post.shape or ()
+        self.config, self.own = config, own
         if unknown := [word for word in choices if word not in own.widths]:
             raise ConfigError(f"choices: expected actions of {', '.join(own.widths)}, got {unknown[0]!r}")
         if taken := {"A", "B", "F", "G", "Y", "n", "l", "m", "C"} & {*own.names.all.values()}:
             raise ConfigError(f"expected observations of other names than {', '.join(sorted(taken))}")
-        S, C = world.stoch, world.context
+        S, C = math.prod(latent), own.context
         self.inferred = OneHot("q(A|z,c,C,Y)", Plain(2 * (S + C), n, U, 1), shape=n)
         self.code = OneHot("p(A|z,c)", Plain(S + C, n, U, 1), shape=n)
-        self.body = Deterministic("F = body(z, c, A)", _Body(S + C + n, U), shape=U)
+        self.body = Deterministic("F = body(z, c, A)", Body(S + C + n, U), shape=U)
         self.before = OneHot("p(Y|F)", Plain(U, S, U, 1), shape=latent)
         self.acts = [self._act(word, width, word in choices) for word, width in own.widths.items()]
         self.span = Normal("p(n|F)", Span(U, U), shape=())
@@ -262,7 +237,7 @@ class _Jump:
     def loss(self) -> Expression:
         """What they learn by, over rows."""
         own, latent = self.config, self.before.shape
-        target, a = OneHot("q(Y|l)", nn.Identity(), shape=latent), own.world.balance
+        target, a = OneHot("q(Y|l)", nn.Identity(), shape=latent), self.own.balance
         codes = a * KL(sg(self.inferred), self.code) + round(1 - a, 12) * KL(self.inferred, sg(self.code))
         step = codes.named("kl_codes") + KL(target, self.before).named("kl_before")
         acts = log(self.acts[0])
@@ -271,7 +246,7 @@ class _Jump:
         step = step - own.act * acts - own.time * log(self.span) - log(self.way)
         return E(self.inferred * self.body, Value("m") * step).mean()
 
-    def dynamics(self, begun: Factor) -> PriorDynamics:
+    def dynamics(self) -> PriorDynamics:
         """A jump as a step: the code, the state and action before the change, and a coarse step from there."""
         own, config = self.own, self.config
         noise, read, context = own.slow.factors
@@ -304,18 +279,6 @@ class _Jump:
         return PriorDynamics(prior, heads, roles=roles, duration="n")
 
 
-class _Body(nn.Module):
-    """Three dense layers with ELU behind each."""
-
-    def __init__(self, inputs: int, units: int) -> None:
-        super().__init__()
-        self.net = Plain(inputs, units, units, 2)
-
-    def forward(self, *given: Tensor) -> Tensor:
-        """z, c and A, to ``[N, U]``."""
-        return nn.functional.elu(self.net(*given))
-
-
 def _net(factor: Factor) -> nn.Module:
     """The network of a factor."""
     assert isinstance(factor.net, nn.Module)
@@ -326,40 +289,3 @@ def _before(word: str) -> str:
     """The variable of an action before a change: B, or B_1, B_2, …"""
     _, _, number = word.partition("_")
     return f"B_{number}" if number else "B"
-
-
-def build(
-    config: ThickConfig, observations: Mapping[str, tuple[int, ...]], actions: int | Mapping[str, int],
-    classes: Mapping[str, Sequence[int]] | None = None, choices: Collection[str] = (),
-) -> Thick:  # fmt: skip
-    """Both levels over these observations (key -> shape) and actions: the width of a_t, or widths by name, a_1 …
-
-    ``classes`` is as of `c_rssm.build`. ``choices``: which actions are one-hots, and not numbers in [−1, 1].
-    """
-    return Thick(config, c_rssm.parts(config.world, observations, actions, classes), choices)
-
-
-def _demo() -> None:
-    """Print the formula and the emitted code of the jumps; learn from random images."""
-    world = build(replace(tiny(), ends=False), {"image": (32, 32, 3)}, 2)
-    print(world.jumps, world.jumps.code, world.jumps.explain(), sep="\n\n")
-    B, T = 4, 16
-    batch: dict[str, Any] = {"x": torch.rand(B, T, 32, 32, 3), "a": torch.rand(B, T, 2), "r": torch.rand(B, T)}
-    batch["first"] = torch.zeros(B, T, dtype=torch.bool)
-    out = world.jumps(**world.jumped(world.loss(**batch, seed=0).samples, batch), seed=0)
-    out.value.backward()
-    print({term: round(value.item(), 3) for term, value in out.terms.items()})
-
-
-SYSTEM = System(
-    name="thick",
-    kind="worlds",
-    paper=c_rssm.SYSTEM.paper,
-    bibtex=c_rssm.SYSTEM.bibtex,
-    presets={"paper": paper, "corridor": corridor, "tiny": tiny},
-    build=build,
-    summary="THICK's two levels: a C-RSSM, and a model of its jumps from one change of the context to the next.",
-)
-
-if __name__ == "__main__":
-    _demo()

@@ -9,16 +9,18 @@ from torch.distributions import Categorical, Independent, Normal, kl_divergence
 from tests.worlds.test_c_rssm import SMALL as LOW
 from worldformula.errors import ConfigError
 from worldformula.testing import check_world
-from worldformula.worlds import c_rssm, thick
+from worldformula.world.jumps import JumpSettings
+from worldformula.worlds import c_rssm
 
 B, T, GAMMA = 3, 9, 0.9
-SMALL = replace(thick.tiny(), world=LOW, codes=3, units=6, act=0.3, time=0.2, discount=GAMMA, longest=4.0)
+JUMPS = JumpSettings(codes=3, units=6, act=0.3, time=0.2, discount=GAMMA, longest=4.0)
+SMALL = replace(LOW, jumps=JUMPS)
 SHAPES = {"speed": (3,)}
 
 
 def made(config=SMALL, actions=4, choices=("a",)):
     torch.manual_seed(0)
-    world = thick.build(config, SHAPES, actions, choices=choices)
+    world = c_rssm.build(config, SHAPES, actions, choices=choices)
     for factor in world.high:  # they begin near zero
         for p in factor.parameters():
             torch.nn.init.normal_(p, std=0.3)
@@ -46,16 +48,18 @@ def test_the_low_level_is_that_of_the_world_alone():
     """Of the same weights and noise the losses are equal, and so is what its states hold."""
     world = made()
     alone = c_rssm.build(LOW, SHAPES, 4)
-    alone.loss.load_state_dict(world.loss.state_dict())
-    noise = alone.loss.noise(**rows(), generator=torch.Generator().manual_seed(3))
-    first, second = alone.loss(**rows(), noise=noise), world.loss(**rows(), noise=noise)
+    own = world.loss.state_dict()  # the network of p_c is called by what it draws first
+    alone.loss.load_state_dict({name.replace("p_c_y", "p_c_z"): x for name, x in own.items()})
+    noise = world.loss.noise(**rows(), generator=torch.Generator().manual_seed(3))
+    first = alone.loss(**rows(), noise={name: noise[name] for name in ("epsilon", "z")})
+    second = world.loss(**rows(), noise=noise)
     assert first.value.item() == second.value.item()
     assert torch.equal(first.samples["z"], second.samples["z"])
 
 
 @pytest.mark.parametrize("ends", [False, True])
 def test_the_jumps_loss_is_that_of_a_loop(ends):
-    world, given = made(replace(SMALL, ends=ends)).double(), rows(torch.float64)
+    world, given = made(replace(SMALL, jumps=replace(JUMPS, ends=ends))).double(), rows(torch.float64)
     out = world.loss(**given, seed=4)
     s = {k: v.detach() for k, v in out.samples.items()}
     terminal = torch.zeros(B, T, dtype=torch.bool)
@@ -143,8 +147,8 @@ def test_a_jump_is_a_coarse_step_from_where_it_says():
 )
 def test_refused(change, said):
     with pytest.raises(ConfigError, match=said):
-        replace(SMALL, **change)
+        replace(JUMPS, **change)
     with pytest.raises(ConfigError, match="expected actions of a, got 'b'"):
-        thick.build(SMALL, SHAPES, 2, choices=("b",))
+        c_rssm.build(SMALL, SHAPES, 2, choices=("b",))
     with pytest.raises(ConfigError, match="other names"):
-        thick.build(SMALL, {"n": (3,), "speed": (2,)}, 2)
+        c_rssm.build(SMALL, {"n": (3,), "speed": (2,)}, 2)
