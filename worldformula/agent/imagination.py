@@ -15,8 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from worldformula.agent import lessons
 from worldformula.agent.actor import Actor
-from worldformula.agent.acts import encoded, space_of
+from worldformula.agent.acts import space_of
 from worldformula.agent.configurator import Configuration, Habits
 from worldformula.agent.cost import Cost
 from worldformula.agent.memory import ShortTermMemory
@@ -29,10 +30,10 @@ from worldformula.errors import CheckpointError, ConfigError
 from worldformula.formula.factors.joint import Factor, Joint
 from worldformula.formula.syntax.nodes import factors as factors_of
 from worldformula.learners.curiosity import Curious
-from worldformula.learners.imagination import Behaviour, Dreaming, Following, Replaying
+from worldformula.learners.imagination import Behaviour
 from worldformula.planner import Task
 from worldformula.run.contract import LearningConfig
-from worldformula.training.objective import Minimises, Objective, Outs, Updates
+from worldformula.training.objective import Minimises, Objective, Updates
 from worldformula.training.players import Order, Turns
 from worldformula.training.precision import in_bfloat16
 from worldformula.world import State, Values, World
@@ -102,22 +103,22 @@ class ImaginationAgent(nn.Module):
         self.memory = ShortTermMemory(world, {act.variable: act.size for act in perception.acts})
         self.configure(self.habits.usual)
         # Out of the module tree: it holds the same networks, which must appear once in the state_dict.
-        makers = {"dream": self._dreamed, "replay": self._replayed}
+        makers = {"dream": partial(lessons.dreamed, self), "replay": partial(lessons.replayed, self)}
         learnt = {} if learner is None else dict(learner.terms)
         if late == 1 and "replay" in learnt:
             del learnt["replay"]
             if any("replay" in player.weights for player in players.values()):
                 raise ConfigError('late=1: a return from the data needs two states, so nobody minimises "replay" here')
         bonuses = dict(curious or {})
-        made = {name: makers.get(name, partial(self._followed, name)) for name in learnt}
+        made = {name: makers.get(name, partial(lessons.followed, self, name)) for name in learnt}
         self.__dict__["objective"] = Objective(
             order,
             terms={"world": world.loss, **world.further, **{name: own.loss for name, own in bonuses.items()}, **learnt},
             data={
-                "world": self._seen,
-                **{name: partial(self._beside, name) for name in world.further},
-                **{name: partial(self._stepped, name) for name in bonuses},
+                "world": partial(lessons.seen, self),
                 **made,
+                **{name: partial(lessons.beside, self, name) for name in world.further},
+                **{name: partial(lessons.stepped, self, name) for name in bonuses},
             },
             attached=() if learner is None else set(learner.attached) & set(learnt),
             kept=("world",),
@@ -237,6 +238,10 @@ class ImaginationAgent(nn.Module):
             metrics |= self.learner.metrics(outs[next(iter(self.learner.terms))])
         return metrics, self.stored(world.samples)
 
+    def watched(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+        """How the world's latents that nothing decodes are on sequences ``[B, T, ...]``: see `World.watched`."""
+        return self.world.watched(self.perception.learn(batch, self.device)) if self.world.embeddings else {}
+
     @cached_property
     def latents(self) -> dict[str, tuple[int, ...]]:
         """What a replay shall keep of every row, name -> shape: the state of the world there; nothing without context.
@@ -287,73 +292,8 @@ class ImaginationAgent(nn.Module):
         """The means of heads in a dream, through compiled code where there is some."""
         return decode(self.world.heads, states, names, {}, self.world.dynamics.rank, self._means)
 
-    def _seen(self, outs: Outs, batch: Mapping[str, Any], _: torch.Generator | None) -> Mapping[str, Any]:
-        """What the world's loss reads, and where it begins."""
-        seen = self.perception.learn(batch, self.device)
-        if not self.latents:
-            return seen
-        before = {name: torch.as_tensor(batch[f"start/{name}"], device=self.device) for name in self.latents}
-        return {**seen, "start": before | self.perception.before(batch, self.device)}
-
-    def _late(self, outs: Outs) -> State:
-        """The last states of each sequence, ``[B, K, ...]``, from which dreams start."""
-        return State(outs["world"].samples, 2).only(self.world.carried).span(-self.late)
-
-    def _taken(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The actions of rows ``[B, T, size]`` by variable."""
-        return encoded(self.perception.acts, batch, self.device)
-
-    def _beside(
-        self, name: str, outs: Outs, batch: Mapping[str, Any], _: torch.Generator | None
-    ) -> Mapping[str, Tensor]:
-        """What a further loss of the world reads, of what it inferred."""
-        terminal = torch.as_tensor(batch["is_terminal"], device=self.device)
-        return self.world.beside(name, outs["world"].samples, self.perception.learn(batch, self.device), terminal)
-
-    def _stepped(
-        self, name: str, outs: Outs, batch: Mapping[str, Any], _: torch.Generator | None
-    ) -> Mapping[str, Tensor]:
-        """What a bonus learns from: the states of the data, what was done there, and where episodes begin."""
-        states = {key: x.detach() for key, x in outs["world"].samples.items()} | self._taken(batch)
-        return cast("Curious", self.curious[name]).data(states, torch.as_tensor(batch["is_first"], device=self.device))
-
-    def _dreamed(self, outs: Outs, batch: Mapping[str, Any], generator: torch.Generator | None) -> Mapping[str, Tensor]:
-        """Dreams under the policy, with their rewards and continuations; with a graph where the learner asks for it."""
-        assert isinstance(self.learner, Dreaming)
-        late = self._late(outs)
-        terminal = torch.as_tensor(batch["is_terminal"][:, -late.lead[1] :], device=self.device)
-        start = self._remembered(batch, generator) if self.world.memory else late.detach().starts()
-        dream, reward, proceed = self._imagined(start, generator)
-        return self.learner.dreamed(dream, dream, reward, proceed, terminal.flatten(), generator)
-
-    @torch.no_grad()
-    def _remembered(self, batch: Mapping[str, Any], generator: torch.Generator | None) -> State:
-        """The last state of each sequence with what the world then remembers, which a loss does not keep."""
-        return self.world.filter(self.perception.learn(batch, self.device), generator=generator).last()
-
-    def _replayed(self, outs: Outs, batch: Mapping[str, Any], _: torch.Generator | None) -> Mapping[str, Tensor]:
-        """The same states with what the data say of them, and the returns of the dreams that start there."""
-        assert isinstance(self.learner, Replaying)
-        late = self._late(outs)
-        rows = late.lead
-        boot = outs["dream"].samples["R"][:, 0].unflatten(0, rows)
-        reward, last, terminal = (
-            torch.as_tensor(batch[k][:, -rows[1] :], device=self.device) for k in ("reward", "is_last", "is_terminal")
-        )
-        taken = {name: x[:, -rows[1] :] for name, x in self._taken(batch).items()} if self.curious else {}
-        received = self.cost.received(State({**late, **taken}, 2), self.perception.rewards(reward))
-        return self.learner.replayed(late, received, last, terminal, boot)
-
-    def _followed(
-        self, name: str, outs: Outs, batch: Mapping[str, Any], _: torch.Generator | None
-    ) -> Mapping[str, Tensor]:
-        """What the world's own loss has rolled out, and what the data say."""
-        assert isinstance(self.learner, Following)
-        terminal, first = (torch.as_tensor(batch[key], device=self.device) for key in ("is_terminal", "is_first"))
-        seen = self.perception.learn(batch, self.device)
-        return self.learner.followed(name, outs["world"].samples, seen, terminal, first)
-
-    def _imagined(self, start: Values, generator: torch.Generator | None) -> tuple[State, Tensor, Tensor]:
+    def imagined(self, start: Values, generator: torch.Generator | None) -> tuple[State, Tensor, Tensor]:
+        """`dream` with its graph."""
         if self.learner is None:
             raise ConfigError("this agent has no policy to dream under: expected world.imagine(start, actions=...)")
         dream = self.world.imagine(start, self.learner.policy, horizon=self.horizon, generator=generator)
@@ -366,7 +306,7 @@ class ImaginationAgent(nn.Module):
         Raises:
             ConfigError: the agent has no policy.
         """
-        return self._imagined(start, generator)
+        return self.imagined(start, generator)
 
     # ------------------------------------------------------------------------------------------------------------ show
 

@@ -148,6 +148,13 @@ class ThroughTime(Model):
         self._try(probe, name)
         return found
 
+    def watched(self, rows: Mapping[str, Tensor], device: torch.device) -> dict[str, float]:
+        """How the latents of a joint-embedding world are on these windows; of another world nothing is told."""
+        if not self.world.embeddings:
+            return {}
+        found: dict[str, float] = self.world.watched(self.given({key: x.to(device) for key, x in rows.items()}))
+        return found
+
     def tests(self, data: DataSet, most: int) -> Values:
         """The first windows of the rows to test on, one after the other; errors as those of `rows`."""
         index = Windows(data.test["is_first"], data.window).cut()[:most]

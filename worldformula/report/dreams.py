@@ -121,15 +121,17 @@ def _seen(model: ThroughTime, given: Mapping[str, Tensor]) -> tuple[str, str, Te
     seen is predicted, the reward.
     """
     heads = model.world.heads
+    predicted = {head.variable.key: name for name, head in heads.items()}
     for key, word in model.names.items():
-        if word in heads:
-            return word, key, given[word]
+        if word in predicted:
+            return predicted[word], key, given[word]
     vectors = [word for key, word in model.names.items() if model.columns[key]["kind"] != "image"]
     reward = model.world.roles.get("reward")
     if reward is not None and {*heads} <= {reward, model.world.roles.get("continue")}:
         return reward, "reward", given[heads[reward].variable.key]  # a world without a decoder
     if "y" not in heads or not vectors:
-        raise ConfigError(f"no head of this world predicts what it observes: {', '.join(heads)}")
+        shown = ", ".join(heads) or "it has none; its page says how its latents are"
+        raise ConfigError(f"no head of this world predicts what it observes: {shown}")
     joined = torch.cat([given[word] for word in vectors], -1)
     return "y", "symlog of " + ", ".join(model.names), joined.sign() * joined.abs().log1p()
 

@@ -36,6 +36,7 @@ from worldformula.errors import (
     WorldformulaError,
 )
 from worldformula.run import transfer
+from worldformula.run.alarm import Alarm
 from worldformula.run.checks import alone, possible, settled
 from worldformula.run.config import FIXED, FREE_ON_RESUME, RunConfig, deliberate
 from worldformula.run.contract import Agent, Batch, Build, Learning, Recalling, Surprised, Write
@@ -101,7 +102,7 @@ class Interact:
         self.threads: int | None = self.config.threads
         torch.set_num_threads(self.config.threads)
         self.device = devices.choose(self.config.device)
-        self.build, self.show, self.say = build, show, say
+        self.build, self.show, self.say, self.alarm = build, show, say, Alarm(say)
         self.count = Counters()
         self.resumes_at = steps[-1] if steps else 0
         self.latest: dict[str, float] = {}
@@ -317,7 +318,8 @@ class Interact:
         if robot is not None:
             self.driver.halt()
         self.count.evaluated = self.count.steps
-        return self.evaluation.metrics()
+        told = self.alarm.watched(self.agent, self.replay, self.step, ended=self.step >= self.goal)
+        return {**self.evaluation.metrics(), **told}
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 

@@ -29,6 +29,7 @@ from worldformula.world.policies import acting
 from worldformula.world.setting import Setting, first
 from worldformula.world.state import State, Values
 from worldformula.world.stride import Stride, read
+from worldformula.world.watch import watched
 
 
 class World(nn.Module):
@@ -46,6 +47,7 @@ class World(nn.Module):
             and what else somebody looks for, by role.
         observations: which variable an observation of an environment is, ``{"image": "x"}``.
         duration: the variable that says how many steps of time a step of a dream takes, where the prior jumps.
+        embeddings: latents that nothing decodes, from the lowest level up: see `watched`.
         levels: instead of prior, heads and roles: several `PriorDynamics` by name, such as a fine and a coarse one.
             Each carries a part of what the posterior declares, and imagines alone: ``world.levels["fine"].imagine``.
         main: of several levels the one that dreams where none is named: ``world.imagine``, pages, agents.
@@ -78,6 +80,7 @@ class World(nn.Module):
         duration: str | None = None,
         main: str | None = None,
         further: Mapping[str, Expression] | None = None,
+        embeddings: Iterable[str] = (),
     ) -> None:
         super().__init__()
         self.posterior = joint(posterior)
@@ -87,7 +90,7 @@ class World(nn.Module):
             raise FormulaError(f"main: expected one of the levels {', '.join(map(repr, given))}, got {main!r}")
         self.heads, self.main = _merged(given), main if len(given) > 1 else next(iter(given))
         self.roles = {} if self.main is None else dict(given[self.main][2])
-        self.observations = dict(observations or {})
+        self.observations, self.embeddings = dict(observations or {}), tuple(embeddings)
         factors = (*self.posterior.factors, *priors, *self.heads.values())
         clock = clock_of(loss.node)
         self.index, self.reset_name = clock.index, clock.reset
@@ -273,6 +276,10 @@ class World(nn.Module):
         plans += [self._filter.program.plan] if len(plans) > 1 else []
         return first(self._setting, self.carried, plans, batch, device, dtype, options)
 
+    def watched(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
+        """How the latents that nothing decodes are: see `worldformula.world.watch.watched`."""
+        return watched(self, batch)
+
     # --------------------------------------------------------------------------------------------------------- imagine
 
     def imagine(
@@ -321,6 +328,9 @@ class World(nn.Module):
     def _check(self, several: bool) -> None:
         """A prior carries what the posterior declares; that of a single level carries what the posterior carries."""
         declared = {v.key for f in self.posterior.factors for v in f.variables}
+        if unknown := [name for name in self.embeddings if name not in declared]:
+            shown = ", ".join(sorted(declared))
+            raise FormulaError(f"embeddings: the posterior declares {shown}, and not {unknown[0]}")
         for level in self.levels.values():
             filtered, plan = self._filter.carried, level.plan
             missing = {plan.lags.get(k, k) for k in plan.carries} - declared

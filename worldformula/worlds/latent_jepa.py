@@ -182,6 +182,7 @@ def build(
         heads=[],
         loss=_loss(config, embed, law, predictor, read, widths),
         observations=names.all,
+        embeddings=["s"],
     )
 
 
