@@ -10,6 +10,7 @@ from worldformula.envs import Envs, make
 from worldformula.envs import home_grid_mini as homes
 from worldformula.envs.home_grid_mini import HomeCorrections, HomeDynamics, HomeFuture
 from worldformula.envs.home_tiles import RED
+from worldformula.envs.speech import hinted
 from worldformula.errors import ConfigError
 
 KINDS = [HomeDynamics, HomeFuture, HomeCorrections]
@@ -228,5 +229,5 @@ def test_wrong_hints_are_told_and_words_of_a_command_line_are_read():
     with pytest.raises(ConfigError, match="Did you mean 'swapped'"):
         HomeDynamics(hint="swaped")
     for value, expected in ((True, "true"), (None, "none"), (False, "none"), ("swapped", "swapped")):
-        assert homes.hinted(value) == expected
+        assert hinted(value) == expected
     assert make("home_future", args=("hint=none",)).unwrapped.hint == "none"

@@ -43,9 +43,8 @@ from worldformula.envs.home_tiles import (
     WALL,
 )
 from worldformula.envs.registry import Entry
-from worldformula.envs.speech import Speech
+from worldformula.envs.speech import Speech, hinted
 from worldformula.envs.tiles import NOTHING, Mosaic, crop, way
-from worldformula.errors import ConfigError, near
 from worldformula.vocabulary import Vocabulary
 
 Row = dict[str, NDArray[Any]]
@@ -53,7 +52,6 @@ State = Mapping[str, NDArray[np.floating]]
 
 OPENING = ("pedal", "grasp", "lift")
 ARMS = ("west", "east", "north", "south")  # in the order of the moves
-HINTS = ("true", "none", "swapped")
 WALL_, FLOOR_, BIN, OPEN, BROKEN, THING, FACING = 0, 1, 2, 3, 4, 5, 9
 CLASSES = FACING + 4
 _TRASH = BIN_GLYPHS[1]
@@ -67,19 +65,7 @@ SENTENCES = (
 VOCABULARY = Vocabulary.of(SENTENCES)
 
 
-def hinted(hint: Any) -> str:
-    """An option ``hint``, from Python or from a command line, where true and none are read as values.
-
-    Raises:
-        ConfigError: another one.
-    """
-    found = {True: "true", None: "none", False: "none"}.get(hint, hint) if not isinstance(hint, str) else hint
-    if found not in HINTS:
-        raise ConfigError(f"expected hint as one of {', '.join(HINTS)}, got {hint!r}.{near(str(hint), HINTS)}")
-    return str(found)
-
-
-class HomeMini(gymnasium.Env[Row, np.int64]):
+class HomeMini(gymnasium.Env[Any, np.int64]):
     """What the three have in common.
 
     Observation: ``view``, whole numbers ``[K, K]`` from 0 to 12 (wall, floor, bin closed, open, broken, bottle, fruit,

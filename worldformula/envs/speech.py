@@ -3,8 +3,25 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
+from worldformula.errors import ConfigError, near
 from worldformula.vocabulary import Vocabulary
+
+HINTS = ("true", "none", "swapped")
+"""What is said is true, or nothing is said, or what is said is false: whoever follows it then fails."""
+
+
+def hinted(hint: Any) -> str:
+    """An option ``hint``, from Python or from a command line, where true and none are read as values.
+
+    Raises:
+        ConfigError: another one.
+    """
+    found = {True: "true", None: "none", False: "none"}.get(hint, hint) if not isinstance(hint, str) else hint
+    if found not in HINTS:
+        raise ConfigError(f"expected hint as one of {', '.join(HINTS)}, got {hint!r}.{near(str(hint), HINTS)}")
+    return str(found)
 
 
 class Speech:

@@ -70,7 +70,7 @@ class Mosaic:
         return (painted + 0.5).astype(np.uint8)
 
 
-def crop(grid: NDArray[np.integer], x: int, y: int, radius: int, outside: int) -> NDArray[np.integer]:
+def crop(grid: NDArray[np.int64], x: int, y: int, radius: int, outside: int) -> NDArray[np.int64]:
     """What lies around (x, y) of a map ``[H, W]``, ``[2·radius + 1, 2·radius + 1]``; ``outside`` beyond its edges."""
     wide = np.pad(grid, radius, constant_values=outside)
     return wide[y : y + 2 * radius + 1, x : x + 2 * radius + 1]
