@@ -77,3 +77,11 @@ FURNITURE: dict[str, Floats] = {
     "countertop": glyph(("box", (0.0, 0.0, 1.0, 0.95), _METAL), ("rod", (-1.0, 0.6, 1.0, 0.6, 0.06), _GREY)),
 }  # fmt: skip
 """What stands in a room and is not walked on."""
+
+
+def small(sprite: Floats) -> Floats:
+    """A sprite at half its size in the lower right corner: what is carried."""
+    found = np.zeros_like(sprite)
+    half = len(sprite) // 2
+    found[half:, half:] = sprite[::2, ::2]
+    return found
