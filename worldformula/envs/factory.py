@@ -55,7 +55,8 @@ def make(
             ``module:ID`` and ``module:Class`` of a module of yours, which may lie in the current folder.
             Atari games (``ALE/Pong-v5``) follow the 64 × 64 Dreamer protocol (:mod:`worldformula.envs.atari`).
         size: edge of all pictures in pixels. None keeps those of the environment; drawn ones have 32, Atari 64.
-        pixels: observe ``{"image": uint8 [size, size, 3]}`` instead of the environment's own observation.
+        pixels: observe ``{"image": uint8 [size, size, 3]}`` instead of the environment's own observation; of one that
+            speaks, beside its words.
         action_repeat: executions of each action; rewards add up, the end of an episode stops the repetition.
         max_steps: truncate after this many steps of the environment itself (before ``action_repeat``); by default
             the registered limit. It gives endless environments their end.

@@ -68,7 +68,10 @@ class LeverDoor(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         plain = Canvas(size, GROUND)
         walls = [plain.box(0.0, side * 0.6, THICK, 0.4) for side in (-1, 1)]
         layers = [(wall, STONE) for wall in walls]
-        layers += [(plain.box(*(2 * LEVER - 1), 0.1, 0.1), HANDLE), (plain.disc(*(2 * GOAL - 1), 2 * NEAR), TARGET)]
+        layers += [
+            (plain.box(2 * LEVER[0] - 1, 2 * LEVER[1] - 1, 0.1, 0.1), HANDLE),
+            (plain.disc(2 * GOAL[0] - 1, 2 * GOAL[1] - 1, 2 * NEAR), TARGET),
+        ]
         self._canvas = Canvas(size, plain.frames(layers)[0])
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:

@@ -93,10 +93,10 @@ def _chunk(
         rows.append(
             {
                 **observed,
-                "reward": np.float32(reward),
-                "is_first": np.bool_(first),
-                "is_last": np.bool_(ended),
-                "is_terminal": np.bool_(terminated),
+                "reward": np.asarray(reward, np.float32),
+                "is_first": np.asarray(first),
+                "is_last": np.asarray(ended),
+                "is_terminal": np.asarray(terminated, np.bool_),
                 **{column_name(name): value for name, value in action.items()},
                 "event": np.isin(np.asarray(events, object), np.asarray(info.get("event", ()), object)),
             }

@@ -75,7 +75,7 @@ class RobotRemote(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         self.robot: Floats = np.zeros(2)
         self.controlled = np.array(False)
         plain = Canvas(size, FLOOR)
-        layers = [(plain.disc(*SWITCH, radius), PLACE), (plain.disc(*GOAL, NEAR), TARGET)]
+        layers = [(plain.disc(SWITCH[0], SWITCH[1], radius), PLACE), (plain.disc(GOAL[0], GOAL[1], NEAR), TARGET)]
         self._canvas = Canvas(size, plain.frames(layers)[0])
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:

@@ -61,16 +61,23 @@ class Mosaic:
     def __call__(self, *layers: ArrayLike) -> Frames:
         """Grids of tiles ``[…, K, K]``, the lowest first, −1 for nothing, as pictures uint8 ``[…, size, size, 3]``."""
         grids: list[Ids] = [np.asarray(layer) for layer in layers]
-        place = ((np.arange(self.size) + 0.5) * grids[0].shape[-1] * PIXELS / self.size).astype(int)
+        whole = grids[0].shape[-1] * PIXELS
+        edge = min(self.size, whole)  # painted at so many pixels, which are repeated where more are asked for
+        place = ((np.arange(edge) + 0.5) * whole / edge).astype(int)
         row, within = place // PIXELS, place % PIXELS
-        painted = np.broadcast_to(self.ground, (*grids[0].shape[:-2], self.size, self.size, 3))
+        painted = np.broadcast_to(self.ground, (*grids[0].shape[:-2], edge, edge, 3))
         for grid in grids:
-            chosen = self.glyphs[grid[..., row[:, None], row], within[:, None], within]
-            painted = painted * (1 - chosen[..., 3:]) + chosen[..., :3]
-        return (painted + 0.5).astype(np.uint8)
+            if (grid != NOTHING).any():
+                chosen = self.glyphs[grid[..., row[:, None], row], within[:, None], within]
+                painted = painted * (1 - chosen[..., 3:]) + chosen[..., :3]
+        found: Frames = (painted + 0.5).astype(np.uint8)
+        if edge == self.size:
+            return found
+        place = ((np.arange(self.size) + 0.5) * edge / self.size).astype(int)
+        return np.ascontiguousarray(found[..., place[:, None], place, :])
 
 
-def crop(grid: NDArray[np.integer], x: int, y: int, radius: int, outside: int) -> NDArray[np.integer]:
+def crop(grid: NDArray[np.int64], x: int, y: int, radius: int, outside: int) -> NDArray[np.int64]:
     """What lies around (x, y) of a map ``[H, W]``, ``[2·radius + 1, 2·radius + 1]``; ``outside`` beyond its edges."""
     wide = np.pad(grid, radius, constant_values=outside)
     return wide[y : y + 2 * radius + 1, x : x + 2 * radius + 1]
