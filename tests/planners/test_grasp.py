@@ -56,12 +56,10 @@ def test_it_goes_around_a_hill_before_which_the_gradient_stops():
     seeds = lambda: [torch.Generator().manual_seed(10 + i) for i in range(4)]  # noqa: E731
     found = GRASP(40, 4, 60).plan(walk, Task(cost), start, space=space, generators=seeds())
     other = Gradient(40, 4, 140).plan(walk, Task(cost), start, space=space, generators=seeds())
-    still = GRASP(40, 4, 60, noise=0.0).plan(walk, Task(cost), start, space=space, generators=seeds())
     assert found.calls < other.calls
     assert (found.cost < 0.8 * other.cost).all()
     assert (other.states["s"][:, -1, 0] < 1).all()  # it stands before the hill, and this is behind it
     assert (found.states["s"][:, -1, 0] > 1.5).all()
-    assert found.cost.amax() < 0.8 * still.cost.amax()  # without noise not every episode finds the way
     path = np.cumsum(0.1 * found.actions["a"].numpy(), 1)
     hill = 30 * np.exp(-((path[..., 0] - 1) ** 2 / 0.05 + path[..., 1] ** 2 / 0.3))
     np.testing.assert_allclose(found.cost, (((path - goal.numpy()) ** 2).sum(-1) + hill).sum(1), rtol=1e-9)
@@ -144,9 +142,8 @@ def test_goals_and_conditions_are_no_virtual_states():
 
 
 def test_calls_are_counted_and_what_is_no_number_is_discarded():
-    gap = Task(
-        lambda states, _: torch.where(states["s"][..., 0] > 0.2, torch.nan, (states["s"] - GOAL).square().sum(-1))
-    )
+    far = lambda states: (states["s"] - GOAL).square().sum(-1)  # noqa: E731
+    gap = Task(lambda states, _: torch.where(states["s"][..., 0] > 0.2, torch.nan, far(states)))
     start = {"s": torch.zeros(2, 2, dtype=torch.float64)}
     walk = dynamics(lambda s, a: s + 0.4 * a)
     plan = GRASP(H, 3, 20, every=8, descents=2, refine=5).plan(walk, gap, start, space=TWO)

@@ -8,9 +8,10 @@ Psenka, Rabbat, Krishnapriyan, LeCun & Bar 2026 (arXiv:2602.00475), Gradient Rel
     at the end:        more of those                                            the plan: the best sequence dreamt
 
 All steps of F are taken side by side, and no gradient goes through two of them, nor into the states that F reads, which
-a learnt world knows little about beside its data: however long the plan, the slopes are those of a single step. Noisy
-states find ways that no small change of the actions leads to. As nothing flows back from what comes later, γ pulls every
-step towards what is cheap. J, C: what the task says of the virtual states, and of a step, whatever it sums.
+a learnt world knows little about beside its data: however long the plan, the slopes are those of a single step. States
+that need not follow from the actions at once find ways that no small change of the actions leads to. As nothing flows
+back from what comes later, γ pulls every step towards what is cheap. J, C: what the task says of the virtual states,
+and of a step, whatever it sums.
 
 Deviations       paper                          here                            why
 the goal         s_T = g, ‖F(s̄_t, a_t) − g‖²    the task's costs                a task need not be a goal
@@ -159,13 +160,11 @@ class _Lifted:
         flat = {k: v.flatten(0, 1) for k, v in acts.items()}
         led = self._led(flat, states)
         off = [(led[k] - states[k]).square().flatten(2).sum(-1) for k in self.free]
-        told = self.score.told(State({**led, **states}, 2), self.count)
+        told = self.score.told(led | states.only(self.free), self.count)
         total = task.of(told, flat) + how.penalty * sum(off[1:], off[0]).sum(1)
         if how.shaping:
-            each = shaped(
-                "cost", task.cost(self.score.told(led, self.count), flat), told.lead, "one per imagined state"
-            )
-            total = total + how.shaping * each.sum(1)
+            each = task.cost(self.score.told(led, self.count), flat)
+            total = total + how.shaping * shaped("cost", each, told.lead, "one per imagined state").sum(1)
         return total.view(self.batch, self.count)
 
     def _led(self, flat: Named, states: State) -> State:
@@ -214,6 +213,6 @@ SYSTEM = System(
   journal={arXiv:2602.00475}, year={2026}}""",
     presets={"paper": paper, "tiny": tiny},
     build=build,
-    summary="States of a plan are noisy variables of their own, which dynamics pull together; no gradient through time.",
+    summary="States of a plan are noisy variables of their own, pulled together by dynamics; no gradient through time.",
     acts=("numbers",),
 )
