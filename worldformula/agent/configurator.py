@@ -34,7 +34,7 @@ class Configuration:
     that keeps constraints, `Lagrangian`. ``switch`` says when to think; elsewhere the agent acts by its policy.
     """
 
-    weights: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float | Tensor] = field(default_factory=dict)
     planner: Planner | None = None
     noise: float | Literal["plan"] = 0.3
     warm: bool = True
