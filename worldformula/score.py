@@ -19,7 +19,8 @@ class Score:
     The noise of sampled dreams is drawn once, for each episode from its own generator, and all candidates share it.
 
     Raises:
-        ConfigError: a task with samples, and dynamics that cannot say what noise they draw.
+        ConfigError: a task with samples, and dynamics that cannot say what noise they draw; a task with constraints,
+            which candidates would be scored without.
     """
 
     def __init__(
@@ -32,6 +33,11 @@ class Score:
         generators: Sequence[torch.Generator],
     ) -> None:
         check_space(dynamics, space)
+        if task.constraints:
+            raise ConfigError(
+                f"the task has constraints, {', '.join(task.constraints)}, and this search knows of costs alone\nwrite "
+                f"Lagrangian(planner), of worldformula.planners.lagrangian, around the planner"
+            )
         self.dynamics, self.task, self.horizon = dynamics, task, horizon
         self.state = State({k: v for k, v in state.items() if k not in dynamics.actions})
         wrong = [(k, list(v.shape)) for k, v in task.given.items() if v.shape[:1] != (len(generators),)]
@@ -68,15 +74,26 @@ class Score:
 
     def __call__(self, actions: Named) -> Tensor:
         """Candidates ``[B, N, H, size]`` by name to ``[B, N]``."""
-        B, N, S = *next(iter(actions.values())).shape[:2], max(self.task.samples, 1)
+        return self.over(self.task.of(*self.dreams(actions)), actions)
+
+    def over(self, costs: Tensor, actions: Named) -> Tensor:
+        """What dreams ``[B·N·S, ...]`` of candidates cost, the samples of one side by side, to ``[B, N, ...]``."""
+        B, N = next(iter(actions.values())).shape[:2]
+        return self.task.over(costs.view(B, N, max(self.task.samples, 1), *costs.shape[1:]).movedim(2, -1))
+
+    def dreams(self, actions: Named) -> tuple[State, dict[str, Tensor], Tensor | None]:
+        """What a task is asked about candidates ``[B, N, H, size]``: the states that their dreams arrive at and the
+        actions, ``[B·N·S, H, ...]``, the samples of a candidate side by side, and how long each step takes.
+        """
+        N, S = next(iter(actions.values())).shape[1], max(self.task.samples, 1)
         flat = {k: v.unsqueeze(2).expand(-1, -1, S, *v.shape[2:]).flatten(0, 2) for k, v in actions.items()}
         noise = {
             k: v.unsqueeze(1).expand(-1, N, *v.shape[1:]).flatten(0, 2) for k, v in (self.noise or {}).items()
         }  # fmt: skip
         options: dict[str, Any] = {"deterministic": True} if self.noise is None else {"noise": noise}
         dream = State(self.dynamics.imagine(self.state.repeat(N * S), actions=flat, **options, **self.task.numbers), 2)
-        states = self._told(dream.only(k for k in dream.series if k not in self.dynamics.actions).span(1), N * S)
-        return self.task.over(self.task.of(states, flat, self._durations(dream)).view(B, N, S))
+        own = dream.only(k for k in dream.series if k not in self.dynamics.actions).span(1)
+        return self.told(own, N * S), flat, self._durations(dream)
 
     def found(self, actions: Named, cost: Tensor, trace: Sequence[Tensor], calls: int) -> Plan:
         """The plan with the states that it leads through.
@@ -91,10 +108,10 @@ class Score:
             )
         dream = self.dynamics.imagine(self.state, actions=dict(actions), deterministic=True, **self.task.numbers)
         states = State(dream, 2)
-        own = self._told(states.only(k for k in states if k not in self.dynamics.actions))
+        own = self.told(states.only(k for k in states if k not in self.dynamics.actions))
         return Plan(dict(actions), own, cost, tuple(trace), calls + self.horizon, self._durations(states))
 
-    def _told(self, states: State, times: int = 1) -> State:
+    def told(self, states: State, times: int = 1) -> State:
         """States ``[B·times, T, ...]`` with what is given for each episode.
 
         Raises:

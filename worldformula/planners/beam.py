@@ -119,7 +119,7 @@ class _Frontier:
         after = {name: v.view(B, W * K, S, 1, -1)[:, :, 0] for name, v in acts.items()}
         self.actions = {name: torch.cat((before[name], after[name]), 2) for name in self.space}
         flat = {k: v.unsqueeze(2).expand(-1, -1, S, -1, -1).flatten(0, 2) for k, v in self.actions.items()}
-        self.cost = score.task.over(score.task.of(self.path, flat).view(B, W * K, S))
+        self.cost = score.task.over(score.task.of(score.told(self.path, W * K * S), flat).view(B, W * K, S))
         self.barred = self.barred.unsqueeze(2).expand(-1, -1, K).flatten(1)
         if not t and (fits := allowed(self.pool.mask, {k: v[:, :, 0] for k, v in self.actions.items()})) is not None:
             self.barred = self.barred.masked_fill(~fits, torch.nan)  # behind what may be and costs ∞

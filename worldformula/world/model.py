@@ -195,6 +195,11 @@ class World(nn.Module):
         return self.dynamics.choices
 
     @property
+    def conditions(self) -> tuple[str, ...]:
+        """What has no time, and is held through a dream: see `PriorDynamics.conditions`."""
+        return self.dynamics.conditions
+
+    @property
     def action(self) -> str:
         """The variable of the action, where there is one."""
         return self.dynamics.action
