@@ -141,6 +141,17 @@ def test_a_step_above_is_what_the_loss_foretells():
     assert out.samples["u_2"].abs().max() < 1
 
 
+def test_macro_actions_are_of_whole_chunks_of_one_episode():
+    world, given = built(SMALL, 3).double(), rows()
+    found = h_jepa.macros(replace(SMALL, levels=3), world, given)
+    since = steps_since(given["first"].numpy())
+    net = dict(world.loss.named_children())
+    pairs = [(b, t) for b in range(B) for t in range(T) if since[b, t] >= 2]
+    expected = [call(net["c_2"], given["a"][b, t - 2], given["a"][b, t - 1]) for b, t in pairs]
+    np.testing.assert_allclose(found["u_2"].numpy(), expected, rtol=1e-9)
+    assert len(found["u_3"]) == (since >= 4).sum()
+
+
 def test_above_a_shared_latent_nothing_is_learnt_by_it():
     world, given = built(replace(SMALL, shared=True)), rows(torch.float32)
     assert torch.equal(world.filter(given)["z_2"], world.filter(given)["z"])

@@ -173,6 +173,16 @@ def build(config: HJEPAConfig, observations: Mapping[str, tuple[int, ...]], acti
     return World(posterior=Joint.of(*embeds), levels=levels, loss=loss, observations=names.all)
 
 
+@torch.no_grad()
+def macros(config: HJEPAConfig, world: World, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The macro-actions of all whole chunks of a batch ``[B, T, …]``, ``[K, macro]`` by name, u_2 of the second level:
+    what searches take their bounds from.
+    """
+    made = world.loss(**batch).samples
+    names = {level: word("u", level) for level in range(2, config.levels + 1)}
+    return {name: made[name][made["t"] > config.span(level)] for level, name in names.items()}
+
+
 def _prior(config: HJEPAConfig, level: int, network: nn.Module, actions: Mapping[str, int]) -> Factor:
     """What a level dreams with, one of its steps after the other."""
     z, letter = word("z", level), word("f", level)
