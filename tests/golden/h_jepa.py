@@ -6,7 +6,7 @@ from worldformula.formula.runtime import counting, flat, kept, one_batch, repeat
 
 
 def formula(self, image, speed, a, first, start_z, start_z_2, start_hat_z, start_hat_z_2_m1, start_hat_z_2_m2, start_hat_z_2_m3, start_hat_z_2, start_z_2_m1, start_z_2_m2, start_z_2_m3, start_a, start_a_m1, start_a_m2, start_a_m3, start_t):
-    """mean(mean_{t; reset=first} E_{z_t = e(image_t,speed_t), z_{2,t} = e_2(z_t), y_t = f(\\hat z_{t-1},a_{t-1}), \\hat z_t = begun(y_t,z_t,t), \\hat a_t = g(z_{t-1},z_t), u_{2,t} = c_2(a_{t-4},a_{t-3},a_{t-2},a_{t-1}), y_{2,t} = f_2(\\hat z_{2,t-4},u_{2,t}), \\hat z_{2,t} = begun_2(y_{2,t},z_{2,t},t)}[clamp(t - 1, 0, 1) * norm2(\\hat z_t - z_t) / 32 + 3.98 * Variance{γ=1; step}[z_t] + 0.2232258064516129 * Covariance{step}[z_t] + 20.0 * clamp(t - 1, 0, 1) * norm2(z_t - z_{t-1}) / 32 + 10.0 * clamp(t - 1, 0, 1) * norm2(\\hat a_t - a_{t-1}) / 2 + (clamp(t - 4, 0, 1) * norm2(\\hat z_{2,t} - z_{2,t}) / 16 + 3.98 * Variance{γ=1; step}[z_{2,t}] + 0.2232258064516129 * Covariance{step}[z_{2,t}] + 1.0 * clamp(t - 4, 0, 1) * norm2(z_{2,t} - z_{2,t-4}) / 16)])"""
+    """mean(mean_{t; reset=first} E_{z_t = e(image_t,speed_t), z_{2,t} = e_2(z_t), y_t = f(\\hat z_{t-1},a_{t-1}), \\hat z_t = begun(y_t,z_t,t), \\hat a_t = g(z_{t-1},z_t), u_{2,t} = c_2(a_{t-4},a_{t-3},a_{t-2},a_{t-1}), y_{2,t} = f_2(\\hat z_{2,t-4},u_{2,t}), \\hat z_{2,t} = begun_2(y_{2,t},z_{2,t},t)}[clamp(t - 1, 0, 1) * norm2(\\hat z_t - z_t) / 32 + 3.98 * Variance{γ=1; step}[z_t] + 0.2232258064516129 * Covariance{step}[z_t] + 20.0 * clamp(t - 1, 0, 1) * norm2(z_t - z_{t-1}) / 32 + 10.0 * clamp(t - 1, 0, 1) * norm2(\\hat a_t - a_{t-1}) / 2 + (clamp(t - 4, 0, 1) * norm2(\\hat z_{2,t} - z_{2,t}) / 8 + 3.98 * Variance{γ=1; step}[z_{2,t}] + 0.2232258064516129 * Covariance{step}[z_{2,t}] + 20.0 * clamp(t - 4, 0, 1) * norm2(z_{2,t} - z_{2,t-4}) / 8)])"""
     B, T = image.shape[:2]
     # before the loop: needs data only, all steps at once
     keep = kept(first)
@@ -42,7 +42,7 @@ def formula(self, image, speed, a, first, start_z, start_z_2, start_hat_z, start
     covariance_2_rows = each_row(covariance_2, z_2_series)
     product_10 = 0.2232258064516129 * covariance_2_rows
     product_10_t = repeat(product_10, T)
-    product_11 = 1.0 * clamp_2
+    product_11 = 20.0 * clamp_2
     hinged_deviation_rows_t = repeat(hinged_deviation_rows, T)
     covariance_rows_t = repeat(covariance_rows, T)
     hinged_deviation_2_rows_t = repeat(hinged_deviation_2_rows, T)
@@ -95,7 +95,7 @@ def formula(self, image, speed, a, first, start_z, start_z_2, start_hat_z, start
     z_2_m3 = shift(z_2_m2.unflatten(0, (B, T)), start_z_2_m2, keep)
     z_2_m4 = shift(z_2_m3.unflatten(0, (B, T)), start_z_2_m3, keep)
     norm2_5 = (z_2 - z_2_m4).square().sum(-1)
-    total_8 = (clamp * norm2) / 32 + product_2_t + product_3_t + (product_4 * norm2_2) / 32 + (product_6 * norm2_3) / 2 + ((clamp_2 * norm2_4) / 16 + product_9_t + product_10_t + (product_11 * norm2_5) / 16)
+    total_8 = (clamp * norm2) / 32 + product_2_t + product_3_t + (product_4 * norm2_2) / 32 + (product_6 * norm2_3) / 2 + ((clamp_2 * norm2_4) / 8 + product_9_t + product_10_t + (product_11 * norm2_5) / 8)
     one_batch(number_t, norm2, hinged_deviation_rows_t, covariance_rows_t, norm2_2, norm2_3, norm2_4, hinged_deviation_2_rows_t, covariance_2_rows_t, norm2_5)
     mean_value = total_8.unflatten(0, (B, T)).mean(1).mean()
     return mean_value, (hinged_deviation_rows, covariance_rows, hinged_deviation_2_rows, covariance_2_rows), (z, z_2, y, number_t, hat_z, hat_a, u_2, y_2, hat_z_2, a_prev, a_m2, a_m3, hat_z_2_prev, hat_z_2_m2, hat_z_2_m3, z_2_prev, z_2_m2, z_2_m3)

@@ -33,19 +33,23 @@ from worldformula.world import State, World
 from worldformula.worlds import h_jepa
 
 WALKS, LENGTH, WINDOW, EPISODES = 200, 600, 17, 34
-UPDATES, BATCH, RATE = 1500, 64, 3e-3
+UPDATES, BATCH, RATE = 3000, 64, 3e-3
 DOORS, STEPS = (0, 1, 2, 3), 75  # of an episode, for each room on the way
 CONFIGS = {
     "flat": replace(h_jepa.tiny(), levels=1),
-    "h_jepa": replace(h_jepa.tiny(), upper=8, slowness=20.0),
+    "h_jepa": h_jepa.tiny(),
     "hwm": replace(h_jepa.tiny(), shared=True),
 }
-CALLS = 1032  # steps of a model in a decision, of which the last plan takes some
+CALLS, FOUR = 1032, 4112  # steps of a model in a decision
 SHORT, LONG = CEM(8, 32, 6, 4, std=0.8), CEM(16, 64, 8, 4, std=0.8)
 LOW, HIGH = CEM(4, 32, 6, 4, std=0.8), CEM(4, 32, 6, 4, std=0.5)
 PATHS, FAR_PATHS = (MPPI(4, 32, 8, 4, temperature=1.0, most=most, answer="best") for most in (0.8, 0.5))
-AHEAD, PROBED = (4, 8, 16), 20_000
-MANIFESTS: dict[int, str] = {}
+AHEAD, PROBED = (4, 8, 16, 64), 20_000
+MANIFESTS = {
+    0: "a8df9c350c81-ac6766edf211-1022edeebbb8-bec3e146a705",
+    1: "bf8995dc2367-3f85f26e4c96-3ccf44fcd3ae-b1f2addf6cd8",
+    2: "8becdcc75f27-9599c1a1bb77-d3a20b14b477-2606dc115796",
+}
 
 
 @dataclass(frozen=True)
@@ -161,6 +165,7 @@ def methods(worlds: Mapping[str, World], maze: Maze, own: Episodes) -> dict[str,
         "flat": searching(flat, maze, own, SHORT, aims(flat, maze, own.goals, "z")),
         "flat4": searching(flat, maze, own, LONG, aims(flat, maze, own.goals, "z")),
         "ladder": ladder(two, maze, own, SHORT, towers["h_jepa"].above),
+        "ladder4": ladder(two, maze, own, LONG, towers["h_jepa"].above),
     }  # fmt: skip
     for name, search in towers.items():
         task = aims(worlds[name], maze, own.goals, "z_2")
@@ -173,16 +178,19 @@ def measure(seed: int) -> dict[str, float]:
 
     Returns:
         ``margin``: the share of episodes, one to three doors on the way, that end at the goal by two levels, less that
-        of the flat search with four times as many calls. By method and doors on the way, ``h_jepa_2``, the share that
-        ends there; of all with a door (``h_jepa``) with Wilson's interval (``_low``, ``_high``), that ever came there
-        (``_ever``), and milliseconds of a decision of one episode (``_ms``). ``short``: the flat search less the two
-        levels where no door is on the way. What `foretold` and `kept` tell.
+        of the flat search with four times as many calls (``flat4``). By method and doors on the way, ``h_jepa_2``, the
+        share that ends there; of all with a door (``h_jepa``) with Wilson's interval (``_low``, ``_high``), that ever
+        came there (``_ever``), and milliseconds of a decision of one episode (``_ms``). ``ladder`` and ``ladder4`` are
+        flat searches whose cost is that of the upper latent, ``line`` goes straight, ``geodesic`` knows moves and ways.
+        ``short``: the flat search less the two levels where no door is on the way. ``calls`` and ``calls_4``: steps of
+        a model in a decision. And what `foretold` tells.
     """
     maze = Maze.of(seed)
     worlds = {name: learnt(maze, config, seed) for name, config in CONFIGS.items()}
     found = played(worlds, maze)
     margin, short = found["h_jepa"] - found["flat4"], found["flat_0"] - found["h_jepa_0"]
-    return {"margin": margin, "short": short, **found, **foretold(worlds["h_jepa"], maze, seed)}
+    calls = {"calls": float(CALLS), "calls_4": float(FOUR)}
+    return {"margin": margin, "short": short, **calls, **found, **foretold(worlds["h_jepa"], maze, seed)}
 
 
 def played(worlds: Mapping[str, World], maze: Maze) -> dict[str, float]:
@@ -203,19 +211,24 @@ def played(worlds: Mapping[str, World], maze: Maze) -> dict[str, float]:
                 sums[name] = sums.get(name, 0.0) + np.array(told)
     for name, (hits, ever, count, spent) in sums.items():
         share = wilson(round(hits), round(count))
-        found |= {name: share.value, f"{name}_low": share.low, f"{name}_high": share.high, f"{name}_ever": ever / count}
-        found[f"{name}_ms"] = spent / len([doors for doors in maze.episodes if doors])
+        found |= {
+            name: share.value,
+            f"{name}_low": share.low,
+            f"{name}_high": share.high,
+            f"{name}_ever": float(ever / count),
+        }
+        found[f"{name}_ms"] = float(spent) / len([doors for doors in maze.episodes if doors])
     return found
 
 
 def foretold(world: World, maze: Maze, seed: int) -> dict[str, float]:
-    """How far off dreams are after 4, 8 and 16 steps, in pixels, by level: between where the point was and where a
+    """How far off dreams are after 4, 8, 16 and 64 steps, in pixels, by level: between where the point was and where a
     probe reads it in a dream (``off_2_16``), and between what it reads in a dream and in the latent that came
     (``drift_2_16``); ``off_2_0`` is that of the latent itself. RankMe over D, and the least deviation of a number, too.
     """
-    _, positions, actions = wander(seed + 500, WALKS, WINDOW, maze.layout)
+    _, positions, actions = wander(seed + 500, WALKS, AHEAD[-1] + 1, maze.layout)
     unseen, found = replace(maze, positions=positions, actions=actions), dict[str, float]()
-    batch = unseen.batch(torch.arange(WALKS), torch.zeros(WALKS, dtype=torch.long))
+    batch = unseen.batch(torch.arange(WALKS), torch.zeros(WALKS, dtype=torch.long), AHEAD[-1] + 1)
     with torch.no_grad():
         made, states = world.loss(**batch).samples, world.filter(batch)
     truth = torch.from_numpy(positions).float()

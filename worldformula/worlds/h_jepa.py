@@ -54,7 +54,7 @@ class HJEPAConfig:
     """k, steps of a level for one of the next."""
     latent: int = 32
     """D of the lowest level."""
-    upper: int = 16
+    upper: int = 8
     """D of the levels above."""
     macro: int = 2
     """Numbers of a macro-action."""
@@ -72,7 +72,7 @@ class HJEPAConfig:
     """Along which SIGReg is taken."""
     similarity: float = 20.0
     """δ of the lowest level, weight of the squared step from one latent to the next."""
-    slowness: float = 1.0
+    slowness: float = 20.0
     """δ of the levels above, whose steps are longer."""
     inverse: float = 10.0
     """ω, weight of the squared error of the action, at the lowest level."""
