@@ -189,6 +189,25 @@ def test_a_world_without_a_decoder_dreams_of_its_reward(files: Path, tmp_path: P
             z = world.d(z, inputs["a"][:, t - 1])
 
 
+def test_a_world_without_a_head_dreams_of_its_latent(tmp_path: Path) -> None:
+    """Of several levels the lowest, whose actions the data have."""
+    np.savez(tmp_path / "many.npz", **arrays(False, n=12))
+    given = ["--data", str(tmp_path / "many.npz"), "--steps", "4", "--batch", "3", "--run", str(tmp_path / "run")]
+    assert main(["fit", "h_jepa", *given]) == 0
+    assert "Mean squared error on the latent z" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    run = open_model(tmp_path / "run")
+    assert isinstance(run.model, ThroughTime)
+    found, inputs = dreams(run.model, run.test_rows, context=4, seed=0), run.model.given(run.test_rows)
+    net = dict(run.model.loss.named_children())
+    with torch.no_grad():
+        z = net["e"](inputs["x"].flatten(0, 1)).unflatten(0, inputs["x"].shape[:2])
+        assert np.allclose(found.truth, z.numpy(), atol=1e-6)
+        ahead = z[:, 3]
+        for t in range(4, z.shape[1]):
+            ahead = net["f"](ahead, inputs["a"][:, t - 1])
+            assert np.allclose(found.dream[:, t], ahead.numpy(), atol=1e-5)
+
+
 @pytest.mark.slow
 def test_a_killed_fit_of_a_world_goes_on_bit_for_bit(files: Path, tmp_path: Path) -> None:
     given = ["--data", str(files / "vectors.npz"), "--set", "data.length=5"]  # windows that begin anywhere

@@ -18,12 +18,12 @@ B, T = 2, 4
 
 
 def data(world, size=(16, 16, 3)):
-    """Random series for everything that the loss reads."""
+    """Random series for everything that the loss reads, and for every action."""
     shapes = {"x": size, "a": (2,), "r": (), "c": ()}
     batch = {k: torch.rand(B, T, *shapes[k]) for k in world.loss.program.inputs if k in shapes}
     batch["first"] = torch.zeros(B, T, dtype=torch.bool)
     batch["first"][0, 2] = True
-    return batch
+    return batch | {k: torch.rand(B, T, 2) for k in world.actions if k not in batch}
 
 
 def for_agents(name):

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from worldformula.agent.search import Search
 from worldformula.errors import ConfigError
-from worldformula.formula import Deterministic
+from worldformula.formula import Deterministic, E, Sum, Value, norm2
 from worldformula.planner import ActionSet, Task
 from worldformula.planners.cem import CEM
 from worldformula.planners.hierarchy import Hierarchy, Level
-from worldformula.world import PriorDynamics, State
+from worldformula.world import PriorDynamics, State, World
 
 
 class Step(nn.Module):
@@ -144,3 +144,82 @@ def test_what_levels_below_would_not_know_of_is_refused() -> None:
         assert Hierarchy(LOW).plan(FINE, task, start, space=SPACE).cost.isfinite().all()
     with pytest.raises(ConfigError, match="warm: no level has an action 'q'; these are: a, m"):
         two().plan(FINE, far("s"), start, space=SPACE, warm={"q": torch.zeros(1, 4, 2)})
+
+
+# ------------------------------------------------------------------------------------------------- levels of a world
+
+
+class Twice(nn.Module):
+    """Four steps of the plane, in numbers that are twice those of the level below."""
+
+    def forward(self, s: Tensor, m: Tensor) -> Tensor:
+        return s + 0.8 * m
+
+
+def two_levels() -> World:
+    seen = Deterministic("s_t = e(x_t)", lambda x: x, shape=2)
+    above = Deterministic("s_{2,t} = e_2(s_t)", lambda s: 2 * s, shape=2)
+    coarse = PriorDynamics(Deterministic("s_{2,t} = f_2(s_{2,t-1}, m_{t-1})", Twice(), shape=2))
+    fine = PriorDynamics(Deterministic("s_t = f(s_{t-1}, a_{t-1})", Step(0.1), shape=2))
+    loss = Sum("t", E(seen * above, norm2(Value("s_{2,t}", shape=2)))).mean()
+    return World(posterior=seen * above, levels={"1": fine, "2": coarse}, loss=loss)
+
+
+def corners() -> dict[str, Tensor]:
+    """Macro-actions that were seen: up to ½ along each axis."""
+    return {"m": torch.tensor([[0.5, 0.0], [-0.5, 0.0], [0.0, 0.4], [0.0, -0.4]])}
+
+
+def test_a_level_of_a_world_sees_by_its_encoder_and_keeps_to_the_macro_actions_of_data() -> None:
+    world = two_levels()
+    own = Level.of(world, "2", HIGH, corners())
+    state = State({"s": torch.randn(3, 5, 2), "goal": torch.zeros(3, 5, 1)}, 2)
+    assert torch.equal(own.seen(state)["s_2"], 2 * state["s"])
+    assert torch.equal(own.seen(state.at(1))["s_2"], 2 * state["s"][:, 1])
+    planner = Hierarchy(LOW, (own,))
+    plan = planner.plan(world.levels["1"], far("s_2", 2 * GOAL), {"s": torch.zeros(1, 2)}, space=SPACE)
+    (high,) = plan.upper
+    # In the plane a step above goes ½ · 0.4 and .4 · 0.4 at most, the longest that was seen, not 0.4.
+    assert high.states["s_2"][:, 1].abs() == pytest.approx(2 * torch.tensor([[0.2, 0.16]]), abs=0.03)
+    assert 2 * plan.states["s"][:, -1] == pytest.approx(high.states["s_2"][:, 1], abs=0.05)
+
+
+def test_a_price_keeps_macro_actions_near_the_usual_ones() -> None:
+    world, start = two_levels(), {"s": torch.zeros(1, 2)}
+    costs = []
+    for price in (0.0, 100.0):
+        own = Level.of(world, "2", HIGH, corners(), price=price)
+        plan = Hierarchy(LOW, (own,)).plan(world.levels["1"], far("s_2", 2 * GOAL), start, space=SPACE)
+        costs.append((plan.upper[0].actions["m"].square().sum().item(), plan.upper[0].cost.item(), plan.upper[0]))
+    assert costs[1][0] < 0.05 * costs[0][0]
+    way = (costs[1][2].states["s_2"][:, 1:] - 2 * GOAL).square().sum().item()
+    assert costs[1][1] == pytest.approx(way + 100 * costs[1][0], rel=1e-4)
+
+
+def test_within_reach_the_lowest_level_may_know_more_of_the_goal() -> None:
+    """The top level knows where along the first axis, the lowest one along the second too."""
+    flat = Level(COARSE, MACRO, HIGH, up=lambda states: {"s": states["s"] * torch.tensor([1.0, 0.0])})
+    near = torch.tensor([0.1, 0.15])
+    above = far("s", near * torch.tensor([1.0, 0.0]))
+    start = {"s": torch.zeros(1, 2)}
+    told = Hierarchy(LOW, (flat,), ground=far("s", near).cost).plan(FINE, above, start, space=SPACE)
+    assert told.states["s"][:, -1] == pytest.approx(near[None], abs=0.03)
+    assert told.cost.item() == pytest.approx((told.states["s"][:, 1:] - near).square().sum().item(), rel=1e-4)
+    untold = Hierarchy(LOW, (flat,)).plan(FINE, above, start, space=SPACE)
+    assert untold.states["s"][0, -1, 0].item() == pytest.approx(0.1, abs=0.03)
+    beyond = Hierarchy(LOW, (flat,), ground=far("s", near).cost).plan(
+        FINE, far("s", torch.tensor([5.0, 0.0])), start, space=SPACE
+    )
+    seen = beyond.states["s"][:, 1:] * torch.tensor([1.0, 0.0])
+    flat_way = (seen - beyond.upper[0].states["s"][:, 1:2]).square().sum().item()
+    assert beyond.cost.item() == pytest.approx(flat_way, rel=1e-4)  # it goes to the sub-goal, as before
+
+
+def test_levels_that_a_world_cannot_say_are_refused() -> None:
+    with pytest.raises(ConfigError, match="expected one of the levels 1, 2, got 'top'"):
+        Level.of(two_levels(), "top", HIGH, corners())
+    seen = Deterministic("s_t = e(s_{t-1}, x_t)", lambda s, x: s + x, shape=2)
+    prior = PriorDynamics(Deterministic("s_t = f(s_{t-1}, a_{t-1})", Step(0.1), shape=2))
+    world = World(posterior=seen, levels={"1": prior}, loss=Sum("t", E(seen, norm2(Value("s_t", shape=2)))).mean())
+    with pytest.raises(ConfigError, match="computed from other variables of its step"):
+        Level.of(world, "1", HIGH, {"a": torch.rand(4, 2)})

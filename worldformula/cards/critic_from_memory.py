@@ -105,10 +105,13 @@ def correlation(critic: MemoryCritic, layout: Layout, seed: int) -> float:
     return spearman(said.numpy(), far)
 
 
-def episodes(layout: Layout, count: int, seed: int) -> Episodes:
-    """Starts and goals three doors apart, in one maze."""
-    rng, pairs = np.random.default_rng(seed), np.argwhere(layout.steps_between() == DOORS)
-    ends = [[within(rng, layout.rooms[k]) for k in pairs[rng.integers(len(pairs))]] for _ in range(count)]
+def episodes(layout: Layout, count: int, seed: int, doors: int = DOORS) -> Episodes:
+    """Starts and goals so many doors apart, in one maze; none begins at its goal."""
+    rng, pairs = np.random.default_rng(seed), np.argwhere(layout.steps_between() == doors)
+    ends = list[list[Floats]]()
+    while len(ends) < count:
+        pair = [within(rng, layout.rooms[k]) for k in pairs[rng.integers(len(pairs))]]
+        ends += [pair] if np.linalg.norm(pair[0] - pair[1]) > NEAR else []
     starts, goals = np.stack(ends, 1)
     return Episodes("nine", layout.edge, np.repeat(layout.walls[None], count, 0), starts, goals)
 

@@ -137,11 +137,16 @@ class Moves(nn.Module):
 
 
 def replanning(plan: Callable[[Floats, dict[str, Tensor] | None], Plan]) -> Acting:
-    """Plans at positions ``[N, 2]``, the first five actions of each are done, and the next one begins behind them."""
+    """Plans at positions ``[N, 2]``, the first five actions of each are done, and the next one begins behind them; that
+    of a level above one step on.
+    """
     kept: dict[str, Tensor] = {}
 
     def act(at: Floats) -> Floats:
-        own = plan(at, kept or None).actions["a"]
+        found = plan(at, kept or None)
+        own = found.actions["a"]
+        for above in found.upper:
+            kept.update(above.shifted())
         kept["a"] = torch.cat((own[:, EXECUTED:], own[:, -1:].expand(-1, min(EXECUTED, own.shape[1]), -1)), 1)
         done: Floats = own[:, :EXECUTED].double().numpy()
         return done

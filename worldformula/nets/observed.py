@@ -62,3 +62,16 @@ class Residual(nn.Module):
         """``[N, D]``, ``[N, A]``, …"""
         found: Tensor = z + self.net(z, *actions)
         return found
+
+
+class Between(nn.Module):
+    """The action ``[N, A]`` from two latents ``[N, D]``: the first, and the step to the second."""
+
+    def __init__(self, latent: int, action: int, units: int) -> None:
+        super().__init__()
+        self.net = Perceptron(2 * latent, action, (units,))
+
+    def forward(self, before: Tensor, z: Tensor) -> Tensor:
+        """``[N, D]`` twice."""
+        found: Tensor = self.net(before, z - before)
+        return found

@@ -60,6 +60,8 @@ class Parts(nn.Module):
         return found.split(self.widths, -1)
 
 
-def begun(led: Tensor, encoded: Tensor, step: Tensor) -> Tensor:
-    """What a dynamics led to, ``[N, D]``; at the first step, t = 1 of ``[N]``, what is encoded: a rollout's start."""
-    return torch.where((step == 1).unsqueeze(-1), encoded, led)
+def begun(led: Tensor, encoded: Tensor, step: Tensor, first: int = 1) -> Tensor:
+    """What a dynamics led to, ``[N, D]``; at the ``first`` steps, counted from 1 by ``[N]``, what is encoded: there a
+    rollout starts, of a dynamics that goes so many steps at once.
+    """
+    return torch.where((step <= first).unsqueeze(-1), encoded, led)

@@ -8,18 +8,23 @@ arXiv:2604.03208), with encoders between them as H-JEPA does (2026, arXiv:2610.0
     below:  a^ℓ = plan_ℓ(Σ_t ‖up_{ℓ+1}(s^ℓ_t) − g‖²),      g = s^ℓ_1                              executed: a^1
 
 Where the first step of a plan gains nearly all that the plan gains, the task is within that step: there the level below
-plans by the task itself, as it sees it; so it does where the present costs as little as ``near``. With no level above
-this is the planner of the lowest level, bit by bit.
+plans by the task itself, as it sees it; so it does where the present costs as little as ``near``. The lowest level may
+know more of a goal than those above, ``ground``. With no level above this is the planner of the lowest level, bit by
+bit.
+
+`Level.of` is a level of a `World`: its encoder, and its macro-actions between the quantiles of those that an encoder
+made of data (`worldformula.world.usual`), of which the usual ones are cheap, ``price``.
 
 Deviations        peers                                here                            why
 the goal itself   within a distance (HWM), by steps    within ``near``, or where the   a plan says it too
 is aimed for      that are left (H-JEPA)               first step gains .9 of it all
-macro-actions     from a queue of encoded chunks       what the level's space says     a world may bound them itself
+macro-actions     a Normal and quantiles of a queue    the same along principal axes   encoders turn them as they like
+                  of encoded chunks (H-JEPA)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, final
 
@@ -28,8 +33,9 @@ from torch import Tensor
 
 from worldformula.catalogue import System, find
 from worldformula.errors import ConfigError
-from worldformula.planner import Named, Plan, Planner, Space, Task, of_space
-from worldformula.world import Dynamics, State, Values
+from worldformula.planner import ActionSet, Named, Plan, Planner, Space, Task, of_space
+from worldformula.world import Dynamics, State, Values, World
+from worldformula.world.usual import Usual
 
 SUBGOAL, AIMED = "subgoal/", "aimed"
 """What the costs of a level below are given: the state above to go to, and whether the task itself is aimed for."""
@@ -46,6 +52,7 @@ class Level:
         planner: what searches; a few steps.
         up: from states of the level below to its own, ``[..., event]``; the same ones where nothing is said.
         towards: the variables of a state that sub-goals are compared by; all that are given none.
+        price: what ‖m‖² of a macro-action costs: its prior, a Normal, where those that are usual are near 0.
     """
 
     dynamics: Dynamics
@@ -53,6 +60,52 @@ class Level:
     planner: Planner
     up: Callable[[State], Values] = lambda states: states
     towards: tuple[str, ...] = ()
+    price: float = 0.0
+
+    @classmethod
+    def of(cls, world: World, name: str, planner: Planner, seen: Mapping[str, Tensor], *, price: float = 0.0) -> Level:
+        """A level of a world whose posterior makes its state of the state of the level below.
+
+        Args:
+            world: with this level.
+            name: of the level.
+            planner: what searches.
+            seen: its macro-actions in data, ``[K, M]`` by name.
+            price: see `Level`.
+
+        Raises:
+            ConfigError: no such level, or one whose state reads more than other variables of the same step.
+        """
+        if name not in world.levels:
+            raise ConfigError(f"expected one of the levels {', '.join(world.levels)}, got {name!r}")
+        own = world.levels[name]
+        parts = list[tuple[str, Callable[..., Tensor], tuple[str, ...]]]()
+        for factor in (f for f in world.posterior.factors if f.variable.key in own.carried):
+            read, plain = tuple(c.key for c in factor.conditions), factor.family is None and not own.memory
+            if factor.net is None or not plain or any(c.offset or c.several for c in factor.conditions):
+                raise ConfigError(
+                    f"level {name!r}: expected a state that is computed from other variables of its step, got {factor}"
+                    f"\nwrite Level(..., up=...), a function from states of the level below"
+                )
+            parts.append((factor.variable.key, factor.net, read))
+
+        def up(states: State) -> Values:
+            flat = states.only(c for _, _, read in parts for c in read).flat()
+            found = {key: net(*(flat[c] for c in read)) for key, net, read in parts}
+            return State(found).unflat(states.lead)
+
+        space = {action: ActionSet(value.shape[-1]) for action, value in seen.items()}
+        return cls(Usual.of(own, seen), space, planner, up, price=price)
+
+    def priced(self, task: Task) -> Task:
+        """The task, and what macro-actions cost."""
+        if not self.price:
+            return task
+
+        def cost(states: State, actions: Named) -> Tensor:
+            return task.cost(states, actions) + self.price * sum(actions[k].square().sum(-1) for k in self.space)
+
+        return replace(task, cost=cost)
 
     def seen(self, states: State) -> State:
         """States of the level below as it sees them."""
@@ -72,6 +125,8 @@ class Hierarchy(Planner):
     """The levels above, the lowest first."""
     near: float = 0.0
     """The cost of a state, as the top level sees it, from which on all levels plan by the task itself."""
+    ground: Callable[[State, Named], Tensor] | None = None
+    """What a state of the lowest level costs there, as a `Task` has it; None is the task as the top level sees it."""
 
     @property
     def horizon(self) -> int:
@@ -133,7 +188,7 @@ class Hierarchy(Planner):
             level = self.above[i]
             own = task if goal is None else self._towards(i + 1, task, goal, aimed)
             found = level.planner.plan(
-                level.dynamics, own, present[i + 1], space=level.space, generators=generators,
+                level.dynamics, level.priced(own), present[i + 1], space=level.space, generators=generators,
                 warm=of_space(warm, level.space),
             )  # fmt: skip
             near = _nearest(own, found, self.near if goal is None else 0.0)
@@ -174,7 +229,15 @@ class Hierarchy(Planner):
             total = torch.cat([(top[k] - states[SUBGOAL + k]).flatten(2) for k in names], -1).square().sum(-1)
             if AIMED not in states:
                 return total
+<<<<<<< HEAD
             return torch.where(states[AIMED], task.cost(highest(states), actions), total)
+=======
+            if below == 0 and self.ground is not None:
+                return torch.where(states[AIMED], self.ground(states, actions), total)
+            for higher in self.above[below + 1 :]:
+                top = higher.seen(top)
+            return torch.where(states[AIMED], task.cost(top | told, actions), total)
+>>>>>>> hjepa
 
         def limited(of: Callable[[State, Named], Tensor]) -> Callable[[State, Named], Tensor]:
             return lambda states, actions: of(highest(states), actions)

@@ -75,7 +75,9 @@ class Dreams:
 
 @torch.no_grad()
 def dreams(model: ThroughTime, rows: Mapping[str, Tensor], *, context: int | None = None, seed: int = 0) -> Dreams:
-    """Filters the first rows of windows ``[B, T, …]``, then imagines the rest under the true actions alone.
+    """Filters the first rows of windows ``[B, T, …]``, then imagines the rest under the true actions alone. Of a world
+    without heads, what is compared is its latent, with that of all rows; of several levels, the first that acts as the
+    data do.
 
     Raises:
         ConfigError: no row is left to dream.
@@ -88,12 +90,18 @@ def dreams(model: ThroughTime, rows: Mapping[str, Tensor], *, context: int | Non
     options: dict[str, Any] = {"seed": seed, "deterministic": True}
     states = world.filter({k: v[:, :context] for k, v in given.items()}, **options)
     last = states.last()
-    if not world.actions:
-        future = world.imagine(last, horizon=length - context, **options)
+    level = next((own for own in world.levels.values() if {*own.actions} <= {*given}), None) or world.dynamics
+    if not level.actions:
+        future = level.imagine(last, horizon=length - context, **options)
     else:
-        future = world.imagine(last, actions=_actions(model, given, context, length), **options)
-    variable, name, truth = _seen(model, given)
-    shown = [world.decode(part, (variable,))[variable] for part in (states, future)]
+        future = level.imagine(last, actions=_actions(level.action, model, given, context, length), **options)
+    if not world.heads:
+        variable = level.carried[0]
+        name, truth = f"the latent {variable}", world.filter(given, **options)[variable]
+        shown = [part[variable] for part in (states, future)]
+    else:
+        variable, name, truth = _seen(model, given)
+        shown = [world.decode(part, (variable,))[variable] for part in (states, future)]
     dream = torch.cat((shown[0], shown[1][:, 1:]), 1)
     shape = truth.shape[:2]
     column = model.columns.get(name, {})
@@ -104,9 +112,8 @@ def dreams(model: ThroughTime, rows: Mapping[str, Tensor], *, context: int | Non
     return Dreams(arrays[0], arrays[1], context, name, open_loop_error(arrays[0], arrays[1], context))
 
 
-def _actions(model: ThroughTime, given: Mapping[str, Tensor], context: int, length: int) -> Tensor:
+def _actions(name: str, model: ThroughTime, given: Mapping[str, Tensor], context: int, length: int) -> Tensor:
     """The true actions; where an action is how far a step jumps, steps of one."""
-    name = model.world.action
     if name in given:
         return given[name][:, context - 1 : -1]
     (choices,) = model.loss.program.plan.shapes[name]

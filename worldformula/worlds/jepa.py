@@ -44,7 +44,6 @@ from torch import Tensor, nn
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
 from worldformula.formula import (
-    Covariance,
     Deterministic,
     E,
     Expression,
@@ -53,16 +52,15 @@ from worldformula.formula import (
     Mean,
     Normal,
     Value,
-    Variance,
     clamp,
     log,
     norm2,
 )
-from worldformula.nets.observed import Encoder, Residual
+from worldformula.nets.observed import Between, Encoder, Residual
 from worldformula.nets.parts import begun
-from worldformula.nets.perceptron import Perceptron
 from worldformula.nets.pictures import PictureDecoder
 from worldformula.world import World
+from worldformula.world.joint_embedding import acted, apart
 from worldformula.world.observations import Names
 
 
@@ -137,19 +135,6 @@ class Decoder(nn.Module):
         return found.reshape(-1, *self.shape)
 
 
-class Between(nn.Module):
-    """The action ``[N, A]`` from two latents ``[N, D]``: the first, and the step to the second."""
-
-    def __init__(self, latent: int, action: int, units: int) -> None:
-        super().__init__()
-        self.net = Perceptron(2 * latent, action, (units,))
-
-    def forward(self, before: Tensor, z: Tensor) -> Tensor:
-        """``[N, D]`` twice."""
-        found: Tensor = self.net(before, z - before)
-        return found
-
-
 # -------------------------------------------------------------------------------------------------------------- formula
 
 
@@ -189,29 +174,16 @@ def _loss(
     config: JEPAConfig, embed: Factor, predictor: nn.Module, decoders: Mapping[str, Factor], widths: Mapping[str, int]
 ) -> Expression:
     """Prediction along rollouts from the first row of every sequence, and what keeps latents from collapsing."""
-    D, acted = config.latent, ", ".join(Names.at(word, "t-1") for word in widths)
-    z, before = Value("z_t", shape=D), Value("z_{t-1}", shape=D)
-    led = Deterministic(rf"y_t = f(\hat z_{{t-1}}, {acted})", predictor, shape=D)
+    D, given = config.latent, ", ".join(Names.at(word, "t-1") for word in widths)
+    led = Deterministic(rf"y_t = f(\hat z_{{t-1}}, {given})", predictor, shape=D)
     rolled = Deterministic(r"\hat z_t = begun(y_t, z_t, t)", begun, shape=D)
-    draws: list[Factor] = [embed, led, rolled]
     later = clamp(Value("t") - 1, 0, 1)  # 0 where an episode begins, and nothing has been predicted
-    step = later * norm2(Value(r"\hat z_t", shape=D) - z) / D
-    if config.deviation:
-        step = step + config.deviation * Variance(z, by_step=True)
-    if config.covariance:
-        step = step + config.covariance * Covariance(z, by_step=True)
-    if config.similarity:
-        step = step + config.similarity * later * norm2(z - before) / D
-    if config.inverse:
-        for word, size in widths.items():
-            guess = rf"\hat {Names.at(word)}"
-            inverse = Between(D, size, config.units)
-            draws.append(Deterministic(rf"{guess} = g(z_{{t-1}}, z_t)", inverse, shape=size))
-            told = norm2(Value(guess, shape=size) - Value(Names.at(word, "t-1"), shape=size))
-            step = step + config.inverse * later * told / size
+    step = later * norm2(Value(r"\hat z_t", shape=D) - Value("z_t", shape=D)) / D
+    step = apart(step, config, "z", D, later)
+    inverse, step = acted(step, config, "z", widths, later, lambda size: Between(D, size, config.units))
     for decoder in decoders.values():
         step = step - config.reconstruction * log(decoder)
-    return Mean("t", E(Joint.of(*draws), step), reset="first").mean()
+    return Mean("t", E(Joint.of(embed, led, rolled, *inverse), step), reset="first").mean()
 
 
 def _demo() -> None:

@@ -39,7 +39,6 @@ from worldformula.catalogue import System
 from worldformula.errors import ConfigError
 from worldformula.formula import (
     KL,
-    Covariance,
     Deterministic,
     E,
     Expression,
@@ -51,7 +50,6 @@ from worldformula.formula import (
     Normal,
     OneHot,
     Value,
-    Variance,
     clamp,
     log,
     norm2,
@@ -59,6 +57,7 @@ from worldformula.formula import (
 from worldformula.nets.observed import Encoder, Residual
 from worldformula.nets.perceptron import Perceptron
 from worldformula.world import World
+from worldformula.world.joint_embedding import acted, apart
 from worldformula.world.observations import Names
 
 Z = Literal["none", "codes", "normal"]
@@ -204,8 +203,7 @@ def _loss(
 ) -> Expression:
     """The energy of every step with what z costs, and what keeps latents from collapsing."""
     D, k = config.latent, config.codes
-    s, before = Value("s_t", shape=D), Value("s_{t-1}", shape=D)
-    draws: list[Factor] = [embed]
+    s = Value("s_t", shape=D)
     later = clamp(Value("t") - 1, 0, 1)  # 0 where an episode begins, and nothing has been predicted
     led = Deterministic(rf"\hat s_t = f({read})", predictor, shape=D)
     energy = E(led, norm2(Value(r"\hat s_t", shape=D) - s) / D)
@@ -217,20 +215,9 @@ def _loss(
         post = Normal(f"q(z_t|{read.removesuffix(', z_t')}, s_t)", guess, shape=k)
         energy = E(post, energy) + config.price * KL(post, law)
     step = later * energy
-    if config.deviation:
-        step = step + config.deviation * Variance(s)
-    if config.covariance:
-        step = step + config.covariance * Covariance(s)
-    if config.similarity:
-        step = step + config.similarity * later * norm2(s - before) / D
-    if config.inverse:
-        for word, size in widths.items():
-            guessed = rf"\hat {Names.at(word)}"
-            inverse = Perceptron(2 * D, size, (config.units,))
-            draws.append(Deterministic(rf"{guessed} = g(s_{{t-1}}, s_t)", inverse, shape=size))
-            told = norm2(Value(guessed, shape=size) - Value(Names.at(word, "t-1"), shape=size))
-            step = step + config.inverse * later * told / size
-    return Mean("t", E(Joint.of(*draws), step), reset="first").mean()
+    step = apart(step, config, "s", D, later, by_step=False)
+    inverse, step = acted(step, config, "s", widths, later, lambda size: Perceptron(2 * D, size, (config.units,)))
+    return Mean("t", E(Joint.of(embed, *inverse), step), reset="first").mean()
 
 
 def energy(
