@@ -229,15 +229,9 @@ class Hierarchy(Planner):
             total = torch.cat([(top[k] - states[SUBGOAL + k]).flatten(2) for k in names], -1).square().sum(-1)
             if AIMED not in states:
                 return total
-<<<<<<< HEAD
-            return torch.where(states[AIMED], task.cost(highest(states), actions), total)
-=======
             if below == 0 and self.ground is not None:
                 return torch.where(states[AIMED], self.ground(states, actions), total)
-            for higher in self.above[below + 1 :]:
-                top = higher.seen(top)
-            return torch.where(states[AIMED], task.cost(top | told, actions), total)
->>>>>>> hjepa
+            return torch.where(states[AIMED], task.cost(highest(states), actions), total)
 
         def limited(of: Callable[[State, Named], Tensor]) -> Callable[[State, Named], Tensor]:
             return lambda states, actions: of(highest(states), actions)
