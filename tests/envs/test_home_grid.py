@@ -323,10 +323,13 @@ def test_random_play_scores_what_was_measured_before(kind):
 
 
 @pytest.mark.slow
-def test_the_controller_scores_no_less_than_greedy_ones_did():
-    """9.33 ± 0.33 by a greedy script that knows how bins open, 7.52 ± 0.33 by one that guesses: lower bounds."""
+def test_the_controller_scores_here_what_it_scored_in_the_authors_package():
+    """There 12.42 ± 0.45 (60 episodes of its task variant, states read from its info). Scripts that are greedy had
+    scored 9.33 ± 0.33 when they knew how bins open, and 7.52 ± 0.33 when they guessed: lower bounds.
+    """
     best = play(HomeGrid(8), 100, 200, policy=reference)
-    assert best.returns.mean() > 9.33 + 3 * 0.33
+    assert best.off(12.42, 0.45) < 3
+    assert best.returns.mean() > 9.33
     rng = np.random.default_rng(0)
 
     def guessing(state):

@@ -22,7 +22,7 @@ Every row has one word. A new task interrupts; it is repeated 20 steps later whe
 nobody speaks, something that happens in this step is said, or, with probability ``chance``, something that is so:
 
     kind = "task"         tasks alone
-    kind = "future"       the X is in the R; there will be X in the R later; i moved the X to the R
+    kind = "future"       X is in the R; there will be X in the R later; i moved the X to the R
     kind = "dynamics"     lift to open the B bin
     kind = "corrections"  no, turn around (after a step that leads away from what is wanted)
 
@@ -378,11 +378,11 @@ class HomeGrid(gymnasium.Env[Any, np.int64]):
 
     def _hidden(self) -> dict[str, Any]:
         found: dict[str, float] = {}
-        lying = [(THINGS[k], *row) for k, row in enumerate(self.things) if row[2] in (home.VISIBLE, home.COMING)]
+        lying = [(THINGS[k], x, y, w) for k, (x, y, w) in enumerate(self.things) if w in (home.VISIBLE, home.COMING)]
         standing = [(BINS[k], x, y, home.VISIBLE) for k, (x, y, s, _) in enumerate(self.bins) if s != home.NO_BIN]
         for name, x, y, where in (*lying, *standing):
             if where == home.COMING or max(abs(x - self.x), abs(y - self.y)) > RADIUS:
-                found |= {f"{name}_x": x, f"{name}_y": y}
+                found |= {f"{name}_x": float(x), f"{name}_y": float(y)}
         found |= {f"{BINS[k]}_opens": row[3] for k, row in enumerate(self.bins) if row[2] != home.NO_BIN}
         return {key: np.array(value, np.float32) for key, value in found.items()}
 

@@ -109,7 +109,7 @@ def tasks(things: tuple[int, ...], bins: tuple[int, ...]) -> tuple[tuple[tuple[i
 
 def is_in(what: int, room: int) -> str:
     """Where something is."""
-    return f"the {named(what)} is in the {ROOMS[room]}"
+    return f"{named(what)} is in the {ROOMS[room]}"
 
 
 def was_moved(what: int, room: int) -> str:

@@ -103,7 +103,7 @@ def reference(state: Mapping[str, NDArray[np.floating]]) -> int:
     if kind == home.FIND and first >= len(THINGS):
         return scene.then(scene.at_bin(bin_), WAIT)
     if scene.carried == first:
-        return scene.lay(second == home.ROOM_OF) if kind == home.MOVE else scene.lay()
+        return scene.lay(np.asarray(second == home.ROOM_OF)) if kind == home.MOVE else scene.lay()
     if kind == home.FIND and scene.things[first][2] < home.INSIDE:
         return scene.then(scene.cell(*scene.things[first][:2]), WAIT)
     return scene.take(first)
