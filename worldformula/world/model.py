@@ -25,6 +25,7 @@ from worldformula.formula.syntax.nodes import factors as factors_of
 from worldformula.world import heads as predicted
 from worldformula.world.contract import Actions, head_of
 from worldformula.world.dynamics import PriorDynamics, joint
+from worldformula.world.levels import levels_given, merged, within
 from worldformula.world.policies import acting
 from worldformula.world.setting import Setting, first
 from worldformula.world.state import State, Values
@@ -84,11 +85,11 @@ class World(nn.Module):
     ) -> None:
         super().__init__()
         self.posterior = joint(posterior)
-        given, several = _given(prior, predicted.by_name(heads), roles, levels, duration), levels is not None
+        given, several = levels_given(prior, predicted.by_name(heads), roles, levels, duration), levels is not None
         priors = tuple(dict.fromkeys(f for p, *_ in given.values() for f in joint(p).factors))
         if main is not None and main not in given:
             raise FormulaError(f"main: expected one of the levels {', '.join(map(repr, given))}, got {main!r}")
-        self.heads, self.main = _merged(given), main if len(given) > 1 else next(iter(given))
+        self.heads, self.main = merged(given), main if len(given) > 1 else next(iter(given))
         self.roles = {} if self.main is None else dict(given[self.main][2])
         self.observations, self.embeddings = dict(observations or {}), tuple(embeddings)
         factors = (*self.posterior.factors, *priors, *self.heads.values())
@@ -102,7 +103,7 @@ class World(nn.Module):
         self.__dict__["loss"], self.__dict__["further"] = loss, dict(further or {})
         self.__dict__["_setting"] = own = Setting(clock, factors, older, kept)
         self.__dict__["levels"] = {
-            name: PriorDynamics(p, h, roles=r, duration=d, within=_within(own, p, h) if several else own)
+            name: PriorDynamics(p, h, roles=r, duration=d, within=within(own, p, h) if several else own)
             for name, (p, h, r, d) in given.items()
         }
         self.__dict__["_filter"] = Rollout(
@@ -351,54 +352,3 @@ class World(nn.Module):
             ours = {v.key for f in level.prior.factors for v in f.variables}
             known = {*plan.carries, *level.actions, *(ours & declared), plan.counter, *level.conditions}
             predicted.check_read(level.heads.values(), known, plan.carries)
-
-
-_Level = tuple[Joint | Factor, dict[str, Factor], dict[str, str], str | None]
-
-
-def _given(
-    prior: Joint | Factor | None,
-    heads: dict[str, Factor],
-    roles: Mapping[str, str] | None,
-    levels: Mapping[str, PriorDynamics] | None,
-    duration: str | None,
-) -> dict[str, _Level]:
-    """What can be imagined, by level, as it was written: the single level has no name."""
-    if (prior is None) == (levels is None) or (levels is not None and (heads or roles or duration)):
-        raise FormulaError(
-            "expected World(prior=..., heads=..., roles=...), or World(levels={'fine': PriorDynamics(prior, heads), "
-            "...}), whose levels have heads, roles and durations of their own"
-        )
-    if levels is None:
-        assert prior is not None
-        return {"": (prior, heads, predicted.checked_roles(roles, heads), duration)}
-    if not levels:
-        raise FormulaError("levels: expected at least one level")
-    for name, level in levels.items():
-        if not isinstance(level, PriorDynamics):
-            raise FormulaError(f"levels: expected {name!r} as PriorDynamics(prior, heads), got {level!r}")
-        if level.start_given:
-            raise FormulaError(
-                f"levels: {name!r} has initial=..., and a world begins as its loss does; write it there, "
-                f"Sum('t', ..., initial=...)"
-            )
-    return {name: (level.prior, level.heads, level.roles, level.duration) for name, level in levels.items()}
-
-
-def _merged(given: Mapping[str, _Level]) -> dict[str, Factor]:
-    """The heads of all levels by name."""
-    heads: dict[str, Factor] = {}
-    for _, own, *_ in given.values():
-        if doubled := [name for name in own if name in heads and heads[name] is not own[name]]:
-            raise FormulaError(
-                f"two levels have a head called {doubled[0]!r}: {heads[doubled[0]]} and {own[doubled[0]]}\n"
-                f"name the heads of each level, PriorDynamics(prior, heads={{'{doubled[0]}_coarse': ...}})"
-            )
-        heads |= own
-    return heads
-
-
-def _within(whole: Setting, prior: Joint | Factor, heads: Mapping[str, Factor]) -> Setting:
-    """What one of several levels shares with the world: it keeps the older values that it reads itself."""
-    older = lags(whole.clock.index, joint(prior).factors, heads.values())
-    return Setting(whole.clock, whole.known, older, whole.memories)

@@ -11,6 +11,7 @@ from worldformula.learners.imagination.latent_q import LatentActorCritic, Latent
 from worldformula.learners.imagination.mixed import MixedActorCritic, MixedSettings
 from worldformula.learners.imagination.normalise import PercentileNorm, RangeNorm
 from worldformula.learners.imagination.returns import lambda_return, replay_return
+from worldformula.learners.imagination.spoken import Spoken
 
 __all__ = [
     "Behaviour",
@@ -29,6 +30,7 @@ __all__ = [
     "PercentileNorm",
     "RangeNorm",
     "Replaying",
+    "Spoken",
     "lambda_return",
     "replay_return",
 ]
