@@ -162,6 +162,8 @@ class Task:
         """What samples cost together, ``[..., S]`` to ``[...]``."""
         if isinstance(self.risk, CVaR):
             return self.risk(costs)
+        if costs.shape[-1] == 1:
+            return costs[..., 0]
         mean = costs.mean(-1)
         return mean + self.risk * costs.std(-1) if self.risk else mean
 
