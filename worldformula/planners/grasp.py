@@ -190,7 +190,7 @@ class _Lifted:
 
 
 def paper() -> dict[str, Any]:
-    """A plan of fifty steps, as the paper's long ones; whole dreams seldom."""
+    """A plan of fifty steps, as the long ones of the paper; the other sizes are ours."""
     return {"horizon": 50, "candidates": 16, "iterations": 200, "every": 50, "descents": 5, "refine": 20}
 
 
