@@ -206,7 +206,7 @@ def test_a_hierarchy_of_one_level_plans_as_the_flat_world_bit_by_bit():
     assert found.calls == alone.calls
 
 
-@pytest.mark.parametrize("search", [LOW, Gradient(horizon=3, starts=4, steps=5)], ids=["CEM", "gradient"])
+@pytest.mark.parametrize("search", [LOW, Gradient(horizon=3, candidates=4, iterations=5)], ids=["CEM", "gradient"])
 def test_three_levels_plan_from_the_top_down(search):
     config = replace(SMALL, levels=3)
     world, given = built(SMALL, 3), rows(torch.float32)
