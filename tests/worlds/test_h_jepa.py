@@ -7,6 +7,10 @@ import pytest
 import torch
 
 from worldformula.errors import ConfigError
+from worldformula.planner import ActionSet, Task
+from worldformula.planners.cem import CEM
+from worldformula.planners.gradient import Gradient
+from worldformula.planners.hierarchy import Hierarchy, Level
 from worldformula.testing import check_world
 from worldformula.worlds import h_jepa, jepa
 
@@ -174,3 +178,51 @@ def test_refused():
         h_jepa.build(SMALL, SHAPES, 0)
     with pytest.raises(ConfigError, match="other names than u"):
         h_jepa.build(SMALL, SHAPES, {"u": 2})
+
+
+# ------------------------------------------------------------------------------------------------------------- plans
+
+SPACE = {"a": ActionSet(2)}
+LOW = CEM(horizon=4, candidates=32, elites=6, iterations=3)
+
+
+def aims(world, given, name):
+    """To be where the last row of every sequence is."""
+    goal = world.filter(given)[name][:, -1]
+    return Task(lambda states, _: (states[name] - states["goal"]).square().sum(-1), given={"goal": goal})
+
+
+def test_a_hierarchy_of_one_level_plans_as_the_flat_world_bit_by_bit():
+    torch.manual_seed(3)
+    flat = jepa.build(jepa.JEPAConfig(D, (4, 4), 8, 3.98, 0.3, 0.7, 1.1), SHAPES, 2)
+    torch.nn.init.normal_(dict(flat.loss.named_children())["f"].net.head.weight)
+    one, given = h_jepa.build(replace(SMALL, levels=1), SHAPES, 2), rows(torch.float32)
+    one.load_state_dict(flat.state_dict())
+    start = flat.filter(given).at(0)
+    alone = LOW.plan(flat, aims(flat, given, "z"), start, space=SPACE)
+    found = Hierarchy(LOW).plan(one, aims(one, given, "z"), start, space=SPACE)
+    assert torch.equal(found.actions["a"], alone.actions["a"])
+    assert torch.equal(found.cost, alone.cost)
+    assert found.calls == alone.calls
+
+
+@pytest.mark.parametrize("search", [LOW, Gradient(horizon=3, candidates=4, iterations=5)], ids=["CEM", "gradient"])
+def test_three_levels_plan_from_the_top_down(search):
+    config = replace(SMALL, levels=3)
+    world, given = built(SMALL, 3), rows(torch.float32)
+    seen = h_jepa.macros(config, world, given)
+    above = [Level.of(world, str(i), search, {f"u_{i}": seen[f"u_{i}"]}) for i in (2, 3)]
+    start = world.filter(given).at(0).only(["z"])
+    plan = Hierarchy(search, tuple(above)).plan(world.levels["1"], aims(world, given, "z_3"), start, space=SPACE)
+    top, middle = plan.upper
+    net = dict(world.loss.named_children())
+    with torch.no_grad():
+        begin = net["e_3"](net["e_2"](start["z"]))
+        torch.testing.assert_close(top.states["z_3"][:, 0], begin)
+        # The middle level's cost is the squared way of its states, as the top sees them, to the top's first one; where
+        # the goal itself is aimed for, that of the task.
+        far = (net["e_3"](middle.states["z_2"][:, 1:]) - top.states["z_3"][:, 1:2]).square().sum((1, 2))
+        task = net["e_3"](middle.states["z_2"][:, 1:]) - aims(world, given, "z_3").given["goal"][:, None]
+    either = torch.stack((far, task.square().sum((1, 2))))
+    assert ((either - middle.cost).abs().amin(0) < 1e-3 * (1 + middle.cost)).all()
+    assert plan.actions["a"].abs().max() <= 1
