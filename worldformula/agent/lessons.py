@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from worldformula.agent.acts import encoded
+from worldformula.agent.recollection import Recollection
+from worldformula.learners.critics import MemoryCritic
 from worldformula.learners.imagination import Dreaming, Following, Replaying
 from worldformula.training.objective import Outs
 from worldformula.world import State
@@ -93,3 +95,26 @@ def followed(
     terminal, first = (torch.as_tensor(batch[key], device=agent.device) for key in ("is_terminal", "is_first"))
     own = agent.perception.learn(batch, agent.device)
     return agent.learner.followed(name, outs["world"].samples, own, terminal, first)
+
+
+def recollected(
+    agent: ImaginationAgent, name: str, outs: Outs, batch: Mapping[str, Any], generator: torch.Generator | None
+) -> Mapping[str, Tensor]:
+    """What a critic learns from: what the agent recollects, and until its first episode has ended, the batch."""
+    critic, own, memory = agent.cost.critics[name], agent.recollects, agent.recollection
+    assert isinstance(critic, MemoryCritic)
+    assert own is not None
+    if not len(memory):
+        memory = Recollection()
+        states = State(outs["world"].samples, 2).only(agent.memory.keeps)
+        first = torch.as_tensor(batch["is_first"])
+        rows = {key: value.reshape(-1, *value.shape[2:]) for key, value in batch.items() if value.ndim > 1}
+        whole = State(outs["world"].samples, 2).only(agent.world.carried).flat()
+        memory.write_pieces(states, agent.spent(whole, rows).unflatten(0, first.shape), first)
+    if critic.learns == "returns":
+        found = memory.returns(own.batch, discount=own.discount, goals=own.goals, generator=generator)
+    else:
+        found = memory.transitions(
+            own.batch, discount=own.discount, steps=own.steps, goals=own.goals, generator=generator
+        )
+    return {key: found[key].to(agent.device) for key in critic.loss.program.inputs if key in found}
