@@ -123,6 +123,19 @@ class Cost:
         return reward, found[wanted[-1]] if proceeds else torch.full_like(reward, self.discount)
 
     @torch.no_grad()
+    def immediate(self, states: State) -> Tensor:
+        """IC(s) at states ``[..., event]``: the negated reward and the intrinsic terms, no critic; what a memory keeps.
+
+        Terms of actions, and of steps that arrive, know two states, and are left out.
+        """
+        alone = {
+            name: term
+            for name, term in self.intrinsic.items()
+            if not getattr(term, "acts", False) and not getattr(term, "arrives", False)
+        }
+        return self._with(-self._reward(states) if self.rewarded or not alone else None, alone, states, 1.0)
+
+    @torch.no_grad()
     def received(self, states: State, reward: Tensor) -> Tensor:
         """As `outcome`, of replayed states ``[B, T, ...]`` with the reward of the data, ``[B, T]``, and not a head's.
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, cast
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -23,12 +24,14 @@ from worldformula.agent.cost import Cost
 from worldformula.agent.memory import ShortTermMemory
 from worldformula.agent.open_loop import open_loop
 from worldformula.agent.perception import Perception
+from worldformula.agent.recollection import Recollection, Recollects, kept_by
 from worldformula.agent.search import Search
 from worldformula.agent.terms import Measure, modules_of
 from worldformula.envs.actions import Actions
 from worldformula.errors import CheckpointError, ConfigError
 from worldformula.formula.factors.joint import Factor, Joint
 from worldformula.formula.syntax.nodes import factors as factors_of
+from worldformula.learners.critics import MemoryCritic
 from worldformula.learners.curiosity import Curious
 from worldformula.learners.imagination import Behaviour
 from worldformula.planner import Task
@@ -56,7 +59,9 @@ class ImaginationAgent(nn.Module):
         horizon: steps of a dream.
         curious: bonuses by name, which it learns as terms of these names and counts as costs of its own.
         surprising: of a result of the world's loss, what it is at every row, ``[B, T]``: `surprise` then keeps it.
-        intrinsic, critics: further terms of its cost by name, such as how far a goal is: see `Cost`.
+        intrinsic, critics: further terms of its cost by name, such as how far a goal is: see `Cost`. A `MemoryCritic`
+            that a player minimises, by its name, learns from what the agent recollects.
+        recollects: keeps states and their costs, in the acting state until their episode ends.
         late: dreams start from the last so many states of each sequence; 1 where the world remembers a past.
         context: whether sequences go on from the states that the replay keeps, see `latents`.
 
@@ -75,7 +80,7 @@ class ImaginationAgent(nn.Module):
         players: Mapping[str, Minimises], order: Order | Turns = "simultaneous", habits: Habits | None = None,
         horizon: int = 1, late: int = 1, context: bool = False, curious: Mapping[str, Curious] | None = None,
         surprising: Callable[[Any], Tensor] | None = None, intrinsic: Mapping[str, Measure] | None = None,
-        critics: Mapping[str, Measure] | None = None,
+        critics: Mapping[str, Measure] | None = None, recollects: Recollects | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.config, self.horizon, self.late, self.context = config, horizon, late, context
@@ -100,30 +105,15 @@ class ImaginationAgent(nn.Module):
         terms: dict[str, Measure] = {**dict(self.curious.items()), **(intrinsic or {})}
         self.cost = Cost(world, terms, dict(critics or {}), discount=discount, further=further)
         self.judging = nn.ModuleList(m for term in (critics or {}).values() for m in modules_of(term))
-        self.memory = ShortTermMemory(world, {act.variable: act.size for act in perception.acts})
+        recalled = {name: term for name, term in (critics or {}).items() if isinstance(term, MemoryCritic)}
+        recalled = {name: term for name, term in recalled.items() if any(name in p.weights for p in players.values())}
+        self.recollects = recollects
+        self.recollection = Recollection(None if recollects is None else recollects.capacity)
+        sizes = {act.variable: act.size for act in perception.acts}
+        self.memory = ShortTermMemory(world, sizes, *kept_by(recollects, recalled))
         self.configure(self.habits.usual)
         # Out of the module tree: it holds the same networks, which must appear once in the state_dict.
-        makers = {"dream": partial(lessons.dreamed, self), "replay": partial(lessons.replayed, self)}
-        learnt = {} if learner is None else dict(learner.terms)
-        if late == 1 and "replay" in learnt:
-            del learnt["replay"]
-            if any("replay" in player.weights for player in players.values()):
-                raise ConfigError('late=1: a return from the data needs two states, so nobody minimises "replay" here')
-        bonuses = dict(curious or {})
-        made = {name: makers.get(name, partial(lessons.followed, self, name)) for name in learnt}
-        self.__dict__["objective"] = Objective(
-            order,
-            terms={"world": world.loss, **world.further, **{name: own.loss for name, own in bonuses.items()}, **learnt},
-            data={
-                "world": partial(lessons.seen, self),
-                **made,
-                **{name: partial(lessons.beside, self, name) for name in world.further},
-                **{name: partial(lessons.stepped, self, name) for name in bonuses},
-            },
-            attached=() if learner is None else set(learner.attached) & set(learnt),
-            kept=("world",),
-            **players,
-        )
+        self.__dict__["objective"] = lessons.objective(self, order, players, recalled)
         self.updates = Updates(self.objective)
         self.surprising, self.surprise = surprising, cast("NDArray[Any] | None", None)
         self._means: Means | None = None  # `means_of`, compiled
@@ -157,7 +147,7 @@ class ImaginationAgent(nn.Module):
         plain = self.search is None and not anything and not masks
         if plain and self.learner is not None and not (explore and self.habits.noise):
             acted = self.world.act(observed, state, self.learner.policy, deterministic=not explore)
-            return self.perception.act(acted), acted
+            return self.perception.act(acted), acted | self._kept(acted, rows, state)
         seen = self.world.observe(observed, state, deterministic=not explore)
         if anything:
             actions = self._anything(masks, len(rows["is_first"]))
@@ -171,7 +161,31 @@ class ImaginationAgent(nn.Module):
             if (switch := self.configuration.switch) is not None and self.actor is not None:
                 planned = partial(switch.act, self.search, self.actor, self.world, task, seen, state, begins)
             actions, kept = planned(explore=explore, masks=masks)
+        kept |= self._kept(seen, rows, state)
         return self.perception.act(actions), self.memory.update(seen, actions) | kept
+
+    def spent(self, states: State, rows: Mapping[str, NDArray[Any]]) -> Tensor:
+        """IC at states ``[N, ...]``, with the goals of their rows: see `Cost.immediate`."""
+        goals = {name: goal.to(self.device) for name, goal in self.configuration.given(rows).items()}
+        return self.cost.immediate(State({**states, **goals}, 1))
+
+    def _kept(self, seen: State, rows: Mapping[str, NDArray[Any]], state: Values) -> dict[str, Tensor]:
+        """What the acting state holds of the episode, with this step."""
+        if self.recollects is None:
+            return {}
+        begins = torch.as_tensor(rows["is_first"], device=self.device).bool()
+        return self.memory.keep(seen, self.spent(seen.only(self.world.carried), rows), state, begins)
+
+    def recollect(self, rows: Mapping[str, NDArray[Any]], state: Values) -> None:
+        """Episodes that end at rows ``[N, ...]`` go from the acting state into what critics learn from.
+
+        A run calls it after every turn of its own; what is acted in evaluations is not recollected.
+        """
+        if self.recollects is not None:
+            for stream in np.flatnonzero(rows["is_last"]):
+                states, costs = self.memory.episode(state, int(stream))
+                if costs.shape[1] > 1:
+                    self.recollection.write(states, costs)
 
     def _anything(self, masks: Mapping[str, Tensor], num: int) -> dict[str, Tensor]:
         """Uniformly random actions ``[num, size]`` by variable, among those that are allowed."""
@@ -338,12 +352,15 @@ class ImaginationAgent(nn.Module):
 
     def checkpoint(self) -> dict[str, Any]:
         """Weights, slow critic and return scale, and the optimiser's state."""
-        return {"weights": dict(self.state_dict()), "optimiser": self.updates.state_dict()}
+        recollected = {"recollection": self.recollection.state_dict()} if self.recollects else {}
+        return {"weights": dict(self.state_dict()), "optimiser": self.updates.state_dict(), **recollected}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Puts the answer of `checkpoint` back; raises CheckpointError where it is of another agent."""
         try:
             self.load_state_dict(state["weights"])
             self.updates.load_state_dict(state["optimiser"])
-        except (RuntimeError, ConfigError) as error:
+            if self.recollects is not None:
+                self.recollection.load_state_dict(state["recollection"])
+        except (RuntimeError, ConfigError, KeyError) as error:
             raise CheckpointError(f"the checkpoint is of another agent or size: {error}") from error

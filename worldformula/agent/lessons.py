@@ -7,19 +7,60 @@ Each is a function of the agent, the results of the terms before, a batch ``[B, 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
 
 from worldformula.agent.acts import encoded
+from worldformula.agent.recollection import Recollection
+from worldformula.errors import ConfigError
+from worldformula.learners.critics import MemoryCritic
 from worldformula.learners.imagination import Dreaming, Following, Replaying
-from worldformula.training.objective import Outs
+from worldformula.training.objective import Minimises, Objective, Outs
+from worldformula.training.players import Order, Turns
 from worldformula.world import State
 
 if TYPE_CHECKING:
     from worldformula.agent.imagination import ImaginationAgent
+    from worldformula.formula import Expression
     from worldformula.learners.curiosity import Curious
+
+
+def objective(
+    agent: ImaginationAgent,
+    order: Order | Turns,
+    players: Mapping[str, Minimises],
+    recalled: Mapping[str, MemoryCritic],
+) -> Objective:
+    """All that an agent learns by: the losses of its world, of bonuses, of critics from memory, of its learner.
+
+    Raises:
+        ConfigError: a player minimises "replay", and dreams start from the last states alone.
+    """
+    world, learner, bonuses = agent.world, agent.learner, dict(agent.curious.items())
+    makers = {"dream": partial(dreamed, agent), "replay": partial(replayed, agent)}
+    learnt = {} if learner is None else dict(learner.terms)
+    if agent.late == 1 and "replay" in learnt:
+        del learnt["replay"]
+        if any("replay" in player.weights for player in players.values()):
+            raise ConfigError('late=1: a return from the data needs two states, so nobody minimises "replay" here')
+    beside_it = {name: cast("Expression", own.loss) for name, own in {**bonuses, **recalled}.items()}
+    return Objective(
+        order,
+        terms={"world": world.loss, **world.further, **beside_it, **learnt},
+        data={
+            "world": partial(seen, agent),
+            **{name: makers.get(name, partial(followed, agent, name)) for name in learnt},
+            **{name: partial(beside, agent, name) for name in world.further},
+            **{name: partial(recollected, agent, name) for name in recalled},
+            **{name: partial(stepped, agent, name) for name in bonuses},
+        },
+        attached=() if learner is None else set(learner.attached) & set(learnt),
+        kept=("world",),
+        **players,
+    )
 
 
 def seen(
@@ -101,3 +142,26 @@ def followed(
     terminal, first = (torch.as_tensor(batch[key], device=agent.device) for key in ("is_terminal", "is_first"))
     own = agent.perception.learn(batch, agent.device)
     return agent.learner.followed(name, outs["world"].samples, own, terminal, first)
+
+
+def recollected(
+    agent: ImaginationAgent, name: str, outs: Outs, batch: Mapping[str, Any], generator: torch.Generator | None
+) -> Mapping[str, Tensor]:
+    """What a critic learns from: what the agent recollects, and until its first episode has ended, the batch."""
+    critic, own, memory = agent.cost.critics[name], agent.recollects, agent.recollection
+    assert isinstance(critic, MemoryCritic)
+    assert own is not None
+    if not len(memory):
+        memory = Recollection()
+        states = State(outs["world"].samples, 2).only(agent.memory.keeps)
+        first = torch.as_tensor(batch["is_first"])
+        rows = {key: value.reshape(-1, *value.shape[2:]) for key, value in batch.items() if value.ndim > 1}
+        whole = State(outs["world"].samples, 2).only(agent.world.carried).flat()
+        memory.write_pieces(states, agent.spent(whole, rows).unflatten(0, first.shape), first)
+    if critic.learns == "returns":
+        found = memory.returns(own.batch, discount=own.discount, goals=own.goals, generator=generator)
+    else:
+        found = memory.transitions(
+            own.batch, discount=own.discount, steps=own.steps, goals=own.goals, generator=generator
+        )
+    return {key: found[key].to(agent.device) for key in critic.loss.program.inputs if key in found}

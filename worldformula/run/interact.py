@@ -39,7 +39,7 @@ from worldformula.run import transfer
 from worldformula.run.alarm import Alarm
 from worldformula.run.checks import alone, possible, settled
 from worldformula.run.config import FIXED, FREE_ON_RESUME, RunConfig, deliberate
-from worldformula.run.contract import Agent, Batch, Build, Learning, Recalling, Surprised, Write
+from worldformula.run.contract import Agent, Batch, Build, Learning, Recalling, Recollecting, Surprised, Write
 from worldformula.run.counters import Counters, Result, means
 from worldformula.run.drive import driver, environments
 from worldformula.run.evaluate import Evaluation, evaluate
@@ -122,8 +122,7 @@ class Interact:
         self._sums: dict[str, float] = {}
         self._summed = 0
         self._finished: list[Episode] = []
-        self._known = 0  # failures of the environments of this process that were told
-        self._shown = 0.0
+        self._known, self._shown = 0, 0.0  # failures of this process's environments that were told; when it was shown
         self._halted: RobotError | None = None
 
     def fresh_agent(self) -> Agent:
@@ -235,6 +234,8 @@ class Interact:
         """Remembers a turn; the actions that it took."""
         latents = recalling.stored(turn.state) if (recalling := self.recalling) else None
         self.replay.add(turn.rows, self.envs.stored(turn.actions), latents)
+        if isinstance(self.agent, Recollecting):
+            self.agent.recollect(turn.rows, turn.state)
         taken = int((~turn.after["is_first"]).sum())  # in the other streams this turn was a reset
         self.count.steps += taken * self.config.env.action_repeat
         for episode in self.envs.finished:
