@@ -12,6 +12,7 @@ from worldformula.envs import Envs, make
 from worldformula.envs import lang_room_mini as rooms
 from worldformula.envs.home_tiles import FIGURE
 from worldformula.envs.lang_room_mini import LangRoom, reference
+from worldformula.envs.play import play as data
 from worldformula.errors import ConfigError
 
 SILENT = {"move": 0, "talk": 0}
@@ -160,3 +161,15 @@ def test_wrong_options_are_told():
         LangRoom(room="mimi")
     with pytest.raises(ConfigError, match="at least 0"):
         LangRoom(extra=-1)
+
+
+def test_play_of_the_reference_is_data_with_both_actions():
+    rows = data("lang_room_mini", 100, 3, 60, random=(0.0,), labels=("hidden/ball",), events=("answer_due", "correct"))
+    due, correct = rows["event"][..., 0], rows["event"][..., 1]
+    assert due.any()
+    np.testing.assert_array_equal(due, correct)
+    np.testing.assert_array_equal(rows["reward"], correct)
+    before = rows["action/talk"][:, :-1]
+    np.testing.assert_array_equal(before[correct[:, 1:]], rows["token"][:, 1:][correct[:, 1:]])
+    assert not before[~correct[:, 1:]].any()
+    assert np.isfinite(rows["label/hidden/ball"]).all()  # it stays in the middle and never sees the ball
