@@ -141,8 +141,9 @@ class ImaginationAgent(nn.Module):
 
         ``explore`` samples, otherwise means and modes. What a column of masks does not allow is not chosen.
         """
-        observed = self.perception.observe(rows, self.device)
-        masks, kept = self.perception.masks(rows, self.device), dict[str, Tensor]()
+        device = self.device
+        observed = self.perception.observe(rows, device)
+        masks, kept = self.perception.masks(rows, device), dict[str, Tensor]()
         anything = explore and self.habits.random and not self.updates.count
         plain = self.search is None and not anything and not masks
         if plain and self.learner is not None and not (explore and self.habits.noise):

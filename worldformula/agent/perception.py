@@ -16,6 +16,8 @@ from worldformula.envs.columns import Column
 from worldformula.errors import ConfigError, MissingInputError, ShapeError, table
 from worldformula.world import MASK, World
 
+WHITE = torch.tensor(255.0)  # a tensor, as a number of Python would be made one at every row
+
 
 class Perception:
     """Reads rows ``[N, ...]`` or sequences ``[B, T, ...]`` into tensors by variable, and writes actions back.
@@ -160,7 +162,7 @@ def encoded(column: NDArray[Any], kind: Column, device: torch.device) -> Tensor:
     lead = moved.shape[: moved.ndim - len(kind.shape)]
     if kind.kind == "image":
         if (kind.low, kind.high) == (0, 255):
-            return moved.float().div_(255)
+            return moved.float().div_(WHITE)
         return (moved.float() - kind.low) / (kind.high - kind.low)
     if kind.kind != "discrete":
         return moved.reshape(*lead, -1).float()

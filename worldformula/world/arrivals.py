@@ -68,8 +68,8 @@ class Arrivals:
         known = options.keys() <= {"deterministic", "noise"} and modes == (noise is None)
         if way is None or not known or actions.keys() != set(self.actions) or given.keys() != way.noisy:
             return None
-        read = [start.get(k) for k in self.carried] + [actions[k] for k in self.actions] + [given[k] for k in way.noisy]
-        tensors = [v for v in read if isinstance(v, Tensor)]
-        if len(tensors) < len(read):
+        read: list[Any] = [start.get(k) for k in self.carried]
+        read += [*(actions[k] for k in self.actions), *(given[k] for k in way.noisy)]
+        if not all(isinstance(v, Tensor) for v in read):
             return None
-        return modes, *((v.shape, v.dtype, v.device) for v in tensors)
+        return modes, *((v.shape, v.dtype, v.device) for v in read)

@@ -69,9 +69,10 @@ class Straight:
         """
         try:
             read = [state[key] if key in self.last else observation[key] for key in self.series]
-            floats = any(value.is_floating_point() for value in read)
+            if not any([value.is_floating_point() for value in read]):  # noqa: C419  a list is made faster
+                return None
             read += [state[key] for key in self.carry]
-            return [(value.shape, value.dtype, value.device) for value in read] if floats else None
+            return [(value.shape, value.dtype, value.device) for value in read]
         except (KeyError, AttributeError):
             return None
 
