@@ -21,13 +21,13 @@ from worldformula.worlds import c_rssm
 
 LENGTH, CHUNKS, HELD_OUT, STEPS, BATCH = 4, 1500, 300, 50, 16
 CELLS, TILES, CENTRE, KEY, PICKUP, ACTIONS = 25, 7, 12, 4, 4, 6
-UPDATES, WARMING, BETA = 3000, 500, 10.0
+UPDATES, BETA = 3000, 30.0
 JUMPS, ROWS, FAR = 1000, 512, 3
 LEAST, MOST = {"recall": 0.95, "precision": 0.6, "probe": 0.98, "place": 0.9, "act": 0.9}, 0.07  # what is asked
 Batch = dict[str, Tensor]
 
 
-def measure(seed: int, updates: int = UPDATES, beta: float = BETA, warming: int = WARMING) -> dict[str, float]:
+def measure(seed: int) -> dict[str, float]:
     """A world learns from play, then its jumps from what that infers; both are scored on other play.
 
     Returns:
@@ -45,8 +45,8 @@ def measure(seed: int, updates: int = UPDATES, beta: float = BETA, warming: int 
     world = c_rssm.build(config, {"crop": (CELLS * TILES,)}, ACTIONS, {"crop": (TILES,) * CELLS}, choices=("a",))
     assert isinstance(world, Jumping)
     read = {name: training[name] for name in world.loss.program.inputs if name in training}
-    warm = {"beta": linear(0.0, beta, warming)}
-    fit(world.loss, read, batch=BATCH, steps=updates, lr=6e-4, clip=100.0, seed=seed, symbols=warm)
+    warm = {"beta": linear(0.0, BETA, UPDATES)}
+    fit(world.loss, read, batch=BATCH, steps=UPDATES, lr=6e-4, clip=100.0, seed=seed, symbols=warm)
     fit(world.jumps, jumps_of(world, training), batch=ROWS, steps=JUMPS, lr=6e-4, clip=100.0, seed=seed)
     samples = inferred(world, unseen)
     found = {**opened(samples, unseen), **foreseen(world, samples, unseen)}
