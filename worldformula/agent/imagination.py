@@ -113,35 +113,37 @@ class ImaginationAgent(nn.Module):
         self.memory = ShortTermMemory(world, sizes, *kept_by(recollects, recalled))
         self.configure(self.habits.usual)
         # Out of the module tree: it holds the same networks, which must appear once in the state_dict.
-        makers = {"dream": partial(lessons.dreamed, self), "replay": partial(lessons.replayed, self)}
-        learnt = {} if learner is None else dict(learner.terms)
-        if late == 1 and "replay" in learnt:
-            del learnt["replay"]
-            if any("replay" in player.weights for player in players.values()):
-                raise ConfigError('late=1: a return from the data needs two states, so nobody minimises "replay" here')
-        bonuses = dict(curious or {})
-        made = {name: makers.get(name, partial(lessons.followed, self, name)) for name in learnt}
-        self.__dict__["objective"] = Objective(
-            order,
-            terms={
-                "world": world.loss,
-                **{name: own.loss for name, own in (bonuses | recalled).items()},
-                **learnt,
-            },
-            data={
-                "world": partial(lessons.seen, self),
-                **made,
-                **{name: partial(lessons.recollected, self, name) for name in recalled},
-                **{name: partial(lessons.stepped, self, name) for name in bonuses},
-            },
-            attached=() if learner is None else set(learner.attached) & set(learnt),
-            kept=("world",),
-            **players,
-        )
+        self.__dict__["objective"] = self._objective(order, players, dict(curious or {}), recalled)
         self.updates = Updates(self.objective)
         self.surprising, self.surprise = surprising, cast("NDArray[Any] | None", None)
         self._means: Means | None = None  # `means_of`, compiled
         self._halved = False
+
+    def _objective(
+        self, order: Order | Turns, players: Mapping[str, Minimises], bonuses: Mapping[str, Curious],
+        critics: Mapping[str, MemoryCritic],
+    ) -> Objective:  # fmt: skip
+        """The terms of the world, of bonuses and critics, and of the learner, with what each reads."""
+        makers = {"dream": partial(lessons.dreamed, self), "replay": partial(lessons.replayed, self)}
+        learnt = {} if self.learner is None else dict(self.learner.terms)
+        if self.late == 1 and "replay" in learnt:
+            del learnt["replay"]
+            if any("replay" in player.weights for player in players.values()):
+                raise ConfigError('late=1: a return from the data needs two states, so nobody minimises "replay" here')
+        losses = {name: own.loss for name, own in (*bonuses.items(), *critics.items())}
+        return Objective(
+            order,
+            terms={"world": self.world.loss, **losses, **learnt},
+            data={
+                "world": partial(lessons.seen, self),
+                **{name: makers.get(name, partial(lessons.followed, self, name)) for name in learnt},
+                **{name: partial(lessons.recollected, self, name) for name in critics},
+                **{name: partial(lessons.stepped, self, name) for name in bonuses},
+            },
+            attached=() if self.learner is None else set(self.learner.attached) & set(learnt),
+            kept=("world",),
+            **players,
+        )
 
     @property
     def device(self) -> torch.device:
