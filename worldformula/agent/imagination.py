@@ -29,6 +29,7 @@ from worldformula.agent.search import Search
 from worldformula.agent.terms import Measure, modules_of
 from worldformula.envs.actions import Actions
 from worldformula.errors import CheckpointError, ConfigError
+from worldformula.formula import Expression
 from worldformula.formula.factors.joint import Factor, Joint
 from worldformula.formula.syntax.nodes import factors as factors_of
 from worldformula.learners.critics import MemoryCritic
@@ -130,7 +131,8 @@ class ImaginationAgent(nn.Module):
             del learnt["replay"]
             if any("replay" in player.weights for player in players.values()):
                 raise ConfigError('late=1: a return from the data needs two states, so nobody minimises "replay" here')
-        losses = {name: own.loss for name, own in (*bonuses.items(), *critics.items())}
+        losses: dict[str, Expression] = {name: own.loss for name, own in bonuses.items()}
+        losses |= {name: own.loss for name, own in critics.items()}
         return Objective(
             order,
             terms={"world": self.world.loss, **losses, **learnt},

@@ -247,7 +247,7 @@ class Rooms(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         this episode as the current row shows them, uint8 ``[N, size, size, 3]``.
         """
         seen = self._canvases[self._hidden]
-        look = {"point": self.point, "size": self.radius}
+        look: dict[str, Any] = {"point": self.point, "size": self.radius}
         return in_chunks(lambda rows: pictures(seen, self.layout.edge, rows, self.shown, **look), states)
 
 
