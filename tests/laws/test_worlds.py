@@ -27,8 +27,9 @@ def data(world, size=(16, 16, 3)):
 
 
 def for_agents(name):
-    """Whether a world is built for the observations and actions of an agent."""
-    return len(inspect.signature(find(name).build).parameters) > 1
+    """Whether a world is built for the observations and actions of an agent, and for nothing else."""
+    given = list(inspect.signature(find(name).build).parameters.values())[1:]
+    return bool(given) and given[0].default is inspect.Parameter.empty
 
 
 @pytest.mark.parametrize("name", [n for n in names("worlds") if for_agents(n)])

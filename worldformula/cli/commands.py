@@ -173,10 +173,13 @@ class Envs:
     def run(self) -> int:
         """Lists."""
         from worldformula.envs import registry
+        from worldformula.envs.variation import arguments
 
         for entry in registry.entries():
             scores = f"; {yardsticks(EnvConfig(entry.alias), seed=0)}" if self.scores else ""
             print(f"{entry.alias} ({entry.id}, {entry.max_steps} steps per episode){scores}")
+            for name, options in entry.factors.items():
+                print(f"  varies in {name}: {' '.join(f'--env-arg {text}' for text in arguments(options))}")
         return 0
 
 

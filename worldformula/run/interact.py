@@ -239,14 +239,11 @@ class Interact:
         taken = int((~turn.after["is_first"]).sum())  # in the other streams this turn was a reset
         self.count.steps += taken * self.config.env.action_repeat
         for episode in self.envs.finished:
-            self._episode(episode)
+            self._finished.append(episode)
+            self.count.ended(episode.score)
         if len(self.envs.failures) > self._known:
             self._failed()
         return taken
-
-    def _episode(self, episode: Episode) -> None:
-        self._finished.append(episode)
-        self.count.ended(episode.score)
 
     def _failed(self) -> None:
         """Counts the failures of this turn, and tells of the first few."""
