@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.agent.systems.recollecting import Recollecting, build
+from tests.agent.recollecting import Recollecting, build
 from worldformula.agent.memory import COST, COUNT, KEPT, ShortTermMemory
 from worldformula.agent.recollection import Hindsight, Recollection, Recollects
 from worldformula.envs import Envs

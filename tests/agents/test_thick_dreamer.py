@@ -7,7 +7,7 @@ import torch
 
 from tests.agents.early import CHOICE, COLUMNS, NUMBERS, rows
 from worldformula.agents import thick_dreamer
-from worldformula.envs import ActionSpec, Envs
+from worldformula.envs import Envs
 from worldformula.errors import ConfigError
 from worldformula.testing import check_agent
 
@@ -46,6 +46,6 @@ def test_it_prints_both_divergences_the_gates_the_jumps_and_what_critics_learn()
         assert part in text
 
 
-def test_flags_are_refused():
+def test_a_world_without_jumps_is_refused():
     with pytest.raises(ConfigError, match="dreamer_v2"):
-        thick_dreamer.build(SMALL, COLUMNS, {"switch": ActionSpec("flags", 3)})
+        replace(SMALL, world=replace(SMALL.world, jumps=None))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.agent.systems.embedded import Embedded, build
+from tests.agent.embedded import Embedded, build
 from worldformula.data import DataSet, sequences
 from worldformula.model.config import start
 from worldformula.model.run import ModelRun, sized

@@ -18,9 +18,9 @@ SMALL = replace(LOW, jumps=JUMPS)
 SHAPES = {"speed": (3,)}
 
 
-def made(config=SMALL, actions=4, choices=("a",)):
+def made(config=SMALL, actions=4, kind="choice"):
     torch.manual_seed(0)
-    world = c_rssm.build(config, SHAPES, actions, choices=choices)
+    world = c_rssm.build(config, SHAPES, actions, kinds={"a": kind})
     for factor in world.high:  # they begin near zero
         for p in factor.parameters():
             torch.nn.init.normal_(p, std=0.3)
@@ -40,8 +40,8 @@ def rows(dtype=torch.float32):
 
 def test_the_laws():
     check_world(made(), rows())
-    numbers = made(actions=2, choices=())
-    check_world(numbers, rows() | {"a": torch.rand(B, T, 2) * 2 - 1})
+    check_world(made(actions=2, kind="numbers"), rows() | {"a": torch.rand(B, T, 2) * 2 - 1})
+    check_world(made(actions=2, kind="flags"), rows() | {"a": torch.randint(2, (B, T, 2)).float()})
 
 
 def test_the_low_level_is_that_of_the_world_alone():
@@ -149,6 +149,6 @@ def test_refused(change, said):
     with pytest.raises(ConfigError, match=said):
         replace(JUMPS, **change)
     with pytest.raises(ConfigError, match="expected actions of a, got 'b'"):
-        c_rssm.build(SMALL, SHAPES, 2, choices=("b",))
+        c_rssm.build(SMALL, SHAPES, 2, kinds={"b": "choice"})
     with pytest.raises(ConfigError, match="other names"):
         c_rssm.build(SMALL, {"n": (3,), "speed": (2,)}, 2)

@@ -90,4 +90,6 @@ SYSTEM = System(
     build=build,
     summary="DreamerV3 that reads a word at each row, and predicts words as it predicts pictures.",
     runs={"paper": ("env.num=66",), "langroom": ("env.num=4",)},
+    reads={"token": Column("discrete", (), "int64", 0, 40, (41,), (0,))},
+    env="home_dynamics",
 )

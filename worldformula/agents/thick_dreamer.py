@@ -120,13 +120,11 @@ def build(
     """The agent for these observations (key -> column) and actions: `ActionSpec` by name, or the only one."""
     torch.manual_seed(seed)
     acts = acts_of(named(actions))
-    if flags := [act.action for act in acts if act.kind == "flags"]:
-        raise ConfigError(f"jumps foretell choices and numbers, and {flags[0]!r} is of flags; dreamer_v2 takes them")
     shapes = {key: column.encoded for key, column in columns.items()}
     classes = {key: column.classes for key, column in columns.items() if column.kind == "discrete"}
-    choices = [act.variable for act in acts if act.kind == "choice"]
+    kinds = {act.variable: act.kind for act in acts}
     own = config.world
-    world = c_rssm.build(own, shapes, {act.variable: act.size for act in acts}, classes, choices)
+    world = c_rssm.build(own, shapes, {act.variable: act.size for act in acts}, classes, kinds)
     assert isinstance(world, Jumping)
     known = own.stoch + own.context
     actor = truncated_policy(acts, own.deter + known, own.units, given="h_t,z_t,c_t")

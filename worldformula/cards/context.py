@@ -42,7 +42,7 @@ def measure(seed: int) -> dict[str, float]:
     training, unseen = (rows_of(2 * seed + i, n) for i, n in enumerate((CHUNKS, HELD_OUT)))
     torch.manual_seed(seed)
     config = replace(c_rssm.thick_tiny(), gates=None)
-    world = c_rssm.build(config, {"crop": (CELLS * TILES,)}, ACTIONS, {"crop": (TILES,) * CELLS}, choices=("a",))
+    world = c_rssm.build(config, {"crop": (CELLS * TILES,)}, ACTIONS, {"crop": (TILES,) * CELLS}, kinds={"a": "choice"})
     assert isinstance(world, Jumping)
     read = {name: training[name] for name in world.loss.program.inputs if name in training}
     warm = {"beta": linear(0.0, BETA, UPDATES)}

@@ -90,7 +90,8 @@ def dreams(model: ThroughTime, rows: Mapping[str, Tensor], *, context: int | Non
     options: dict[str, Any] = {"seed": seed, "deterministic": True}
     states = world.filter({k: v[:, :context] for k, v in given.items()}, **options)
     last = states.last()
-    level = next((own for own in world.levels.values() if {*own.actions} <= {*given}), None) or world.dynamics
+    fitting = [own for own in world.levels.values() if {*own.actions} <= {*given}] if world.main is None else []
+    level = fitting[0] if fitting else world.dynamics
     if not level.actions:
         future = level.imagine(last, horizon=length - context, **options)
     else:
@@ -137,8 +138,7 @@ def _seen(model: ThroughTime, given: Mapping[str, Tensor]) -> tuple[str, str, Te
     if reward is not None and {*heads} <= {reward, model.world.roles.get("continue")}:
         return reward, "reward", given[heads[reward].variable.key]  # a world without a decoder
     if "y" not in heads or not vectors:
-        shown = ", ".join(heads) or "it has none; its page says how its latents are"
-        raise ConfigError(f"no head of this world predicts what it observes: {shown}")
+        raise ConfigError(f"no head of this world predicts what it observes: {', '.join(heads)}")
     joined = torch.cat([given[word] for word in vectors], -1)
     return "y", "symlog of " + ", ".join(model.names), joined.sign() * joined.abs().log1p()
 

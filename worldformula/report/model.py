@@ -102,7 +102,7 @@ def gather(run: ModelRun) -> Told:
     seed = derived(config.seed, REPORT)
     with forked(seed), evaluating(run.fitting):
         through = run.model if isinstance(run.model, ThroughTime) else None
-        shown = dreamt(dreams(through, run.test_rows, seed=seed)) if through and through.world.heads else ""
+        shown = dreamt(dreams(through, run.test_rows, seed=seed)) if through else ""
         pictures = Pictures() if through else draw(run.model, run.data, run.test_rows, seed)
     spent = seconds(folder)
     weights = sum(p.numel() for p in loss.parameters() if p.requires_grad)

@@ -26,8 +26,9 @@ episodes                    segments cross their borders  end there             
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ from torch import Tensor, nn
 from worldformula.errors import ConfigError
 from worldformula.formula import (
     KL,
+    Bernoulli,
     Deterministic,
     E,
     Expression,
@@ -56,6 +58,10 @@ from worldformula.world.dynamics import PriorDynamics
 from worldformula.world.model import World
 from worldformula.world.observations import Names, Observed
 from worldformula.world.segments import Segments
+
+Kind = Literal["numbers", "choice", "flags"]
+LAWS: dict[str, Callable[..., Factor]] = {"numbers": TruncatedNormal, "choice": OneHot, "flags": Bernoulli}
+"""The laws of an action before a change, by its kind: numbers in [−1, 1], a one-hot, flags."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +144,8 @@ class Jumping(World):
     low: list[Factor]
     high: list[Factor]
 
-    def __init__(self, config: JumpSettings, own: TwoLevels, choices: Collection[str]) -> None:
-        level = _Jump(config, own, choices)
+    def __init__(self, config: JumpSettings, own: TwoLevels, kinds: Mapping[str, Kind]) -> None:
+        level = _Jump(config, own, kinds)
         begun = Deterministic("G_t, n_t = begun(c_t)", nothing, shape=[(), ()])
         said = OneHot("p_c(y_t|z_{t-1},g_t)", _net(own.coarse), shape=own.coarse.shape)  # what the coarse prior draws
         draws, levels = own.draws * begun * said, own.levels
@@ -207,11 +213,11 @@ class Jumping(World):
 class _Jump:
     """The factors of a jump, once without time, as they learn, and once with, as they dream; of the same networks."""
 
-    def __init__(self, config: JumpSettings, own: TwoLevels, choices: Collection[str]) -> None:
+    def __init__(self, config: JumpSettings, own: TwoLevels, kinds: Mapping[str, Kind]) -> None:
         n, U, latent = config.codes, config.units, own.post.shape or ()
         self.config, self.own = config, own
-        if unknown := [word for word in choices if word not in own.widths]:
-            raise ConfigError(f"choices: expected actions of {', '.join(own.widths)}, got {unknown[0]!r}")
+        if unknown := [word for word in kinds if word not in own.widths]:
+            raise ConfigError(f"kinds: expected actions of {', '.join(own.widths)}, got {unknown[0]!r}")
         if taken := {"A", "B", "F", "G", "Y", "n", "l", "m", "C"} & {*own.names.all.values()}:
             raise ConfigError(f"expected observations of other names than {', '.join(sorted(taken))}")
         S, C = math.prod(latent), own.context
@@ -219,15 +225,15 @@ class _Jump:
         self.code = OneHot("p(A|z,c)", Plain(S + C, n, U, 1), shape=n)
         self.body = Deterministic("F = body(z, c, A)", Body(S + C + n, U), shape=U)
         self.before = OneHot("p(Y|F)", Plain(U, S, U, 1), shape=latent)
-        self.acts = [self._act(word, width, word in choices) for word, width in own.widths.items()]
+        self.kinds: dict[str, Kind] = {word: kinds.get(word, "numbers") for word in own.widths}
+        self.acts = [self._act(word, width, self.kinds[word]) for word, width in own.widths.items()]
         self.span = Normal("p(n|F)", Span(U, U), shape=())
         self.way = Normal("p(G|F)", Plain(U, 1, U, 2), shape=(), scale=1.0)
 
-    def _act(self, word: str, width: int, choice: bool) -> Factor:
-        header, U = f"p({_before(word)}|F)", self.config.units
-        if choice:
-            return OneHot(header, Plain(U, width, U, 2), shape=width)
-        return TruncatedNormal(header, TruncatedActor(U, width, U, 2, stopped=False), shape=width)
+    def _act(self, word: str, width: int, kind: Kind) -> Factor:
+        U = self.config.units
+        net = TruncatedActor(U, width, U, 2, stopped=False) if kind == "numbers" else Plain(U, width, U, 2)
+        return LAWS[kind](f"p({_before(word)}|F)", net, shape=width)
 
     @property
     def factors(self) -> list[Factor]:
@@ -251,10 +257,8 @@ class _Jump:
         own, config = self.own, self.config
         noise, read, context = own.slow.factors
         acts = [
-            (OneHot if isinstance(f, OneHot) else TruncatedNormal)(
-                f"p({Names.at(f.variable.key)}|F_t)", _net(f), shape=f.shape
-            )
-            for f in self.acts
+            LAWS[self.kinds[word]](f"p({Names.at(f.variable.key)}|F_t)", _net(f), shape=f.shape)
+            for word, f in zip(own.widths, self.acts, strict=True)
         ]
         at = ", ".join(["Y_t", *(str(f.variable) for f in acts)])
         prior = Joint.of(

@@ -28,7 +28,7 @@ Facts of the authors' code (github.com/CognitiveModeling/THICK) are from its con
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,7 +57,7 @@ from worldformula.nets.gate_l0rd import GateL0RDCore
 from worldformula.nets.layers import join
 from worldformula.nets.plain import NormCell, Plain
 from worldformula.world import World
-from worldformula.world.jumps import Jumping, JumpSettings, TwoLevels
+from worldformula.world.jumps import Jumping, JumpSettings, Kind, TwoLevels
 from worldformula.world.observations import Names, Observed, decoders
 
 
@@ -190,16 +190,16 @@ class Core(nn.Module):
 
 def build(
     config: CRSSMConfig, observations: Mapping[str, tuple[int, ...]], actions: int | Mapping[str, int],
-    classes: Mapping[str, Sequence[int]] | None = None, choices: Collection[str] = (),
+    classes: Mapping[str, Sequence[int]] | None = None, kinds: Mapping[str, Kind] | None = None,
 ) -> World:  # fmt: skip
     """The world model over these observations (key -> shape) and actions: the width of a_t, or widths by name, a_1 …
 
-    ``classes``: of the observations that are one-hots, how many classes each of their choices has. ``choices``: which
-    actions are one-hots, which jumps have to know.
+    ``classes``: of the observations that are one-hots, how many classes each of their choices has. ``kinds``: which
+    actions are choices or flags, and not numbers in [−1, 1], which jumps have to know.
     """
     own = parts(config, observations, actions, classes)
     if config.jumps is not None:
-        return Jumping(config.jumps, own, choices)
+        return Jumping(config.jumps, own, kinds or {})
     loss = Mean("t", E(own.draws, own.step), reset="first").mean()
     return World(posterior=own.draws, loss=loss, levels=own.levels, main="fine", observations=own.names.all)
 
