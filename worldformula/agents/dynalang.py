@@ -13,6 +13,7 @@ Deviations            paper              official code    here                 w
 base                  DreamerV3, 2023    the same         DreamerV3, 2025      one world model to maintain
 optimisers            one a module       the same         one sum, LaProp      as DreamerV3
 bottleneck of h       1024 (VLN)         the same         blocks               as DreamerV3
+parameters, HomeGrid  281 M              the same         118 M at 64 pixels   blocks of the core, 41 words
 first state           learnt             the same         zeros                as DreamerV3
 vocabulary            32 100 ids of T5   the same         that of the words    of 40 words that are said, the rest is
                                                                                weights that nothing moves
