@@ -6,6 +6,7 @@ probabilities per step, flags from one probability each.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -58,6 +59,11 @@ def white(generator: torch.Generator, shape: tuple[int, int, int], like: Tensor)
     return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)
 
 
+def together(parts: Sequence[Tensor]) -> Tensor:
+    """The parts of all episodes, ``[B, ...]``; of one without a copy."""
+    return torch.stack(tuple(parts)) if len(parts) > 1 else parts[0].unsqueeze(0)
+
+
 def draw(
     space: Space, laws: Mapping[str, Law], count: int, generators: Sequence[torch.Generator], noisy: Noise = white
 ) -> dict[str, Tensor]:
@@ -66,11 +72,11 @@ def draw(
     for name, own in space.items():
         like = laws[name][0]
         if own.kind == "numbers":
-            noise = torch.stack([noisy(g, (count, *like.shape[1:]), like) for g in generators])
-            found[name] = (like.unsqueeze(1) + laws[name][1].unsqueeze(1) * noise).clamp(-1, 1)
+            noise = together([noisy(g, (count, *like.shape[1:]), like) for g in generators])
+            found[name] = (laws[name][1].unsqueeze(1) * noise).add_(like.unsqueeze(1)).clamp_(-1, 1)
             continue
         shape = (count, *like.shape[1 : 2 if own.kind == "choice" else 3])
-        noise = torch.stack([torch.rand(shape, generator=g, dtype=like.dtype, device=like.device) for g in generators])
+        noise = together([torch.rand(shape, generator=g, dtype=like.dtype, device=like.device) for g in generators])
         if own.kind == "flags":
             found[name] = (noise < like.unsqueeze(1)).to(like.dtype)
         else:
@@ -115,10 +121,21 @@ def check_sizes(candidates: int, elites: int, horizon: int, iterations: int) -> 
         raise ConfigError("expected horizon and iterations of at least 1")
 
 
+def seen(numbers: Tensor) -> list[float] | None:
+    """Numbers where they are seen without waiting for them: not where an accelerator computes."""
+    found: list[float] | None = numbers.tolist() if numbers.device.type == "cpu" else None
+    return found
+
+
 def better(best: Named | None, least: Tensor, top: Named, lowest: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     """The better of the best sequences so far, ``[B, H, A]`` at costs ``[B]``, and of those of a new iteration."""
     if best is None:
         return dict(top), lowest
+    now, before = seen(lowest), seen(least)
+    if now is not None and before is not None:
+        gains = [a < b or math.isnan(b) for a, b in zip(now, before, strict=True)]
+        if all(gains) or not any(gains):
+            return (dict(top), lowest) if any(gains) else (dict(best), least)
     new = (lowest < least) | least.isnan()
     return {k: torch.where(new[:, None, None], v, best[k]) for k, v in top.items()}, torch.where(new, lowest, least)
 
@@ -131,7 +148,7 @@ class Pool:
         given: proposals ``[B, P, H, A]`` by action, nothing where there are none.
         generators: one for each episode.
         best: the best sequence so far, ``[B, H, A]`` by action, of cost ``least``, ``[B]``.
-        discarded: how many candidates cost NaN, ``[B]``.
+        costs: of all that was tried, ``[B, N]`` each, where NaN is what is discarded.
     """
 
     def __init__(
@@ -152,7 +169,7 @@ class Pool:
         self.laws = {name: start(name, space[name], horizon, std, warm, first) for name in space}
         self.best: dict[str, Tensor] = {}
         self.least, self.trace, self.tried = first.new_zeros(()), list[Tensor](), 0
-        self.discarded = torch.zeros(len(first), dtype=torch.long, device=first.device)
+        self.costs: list[Tensor] = []
 
     @property
     def proposed(self) -> int:
@@ -180,11 +197,13 @@ class Pool:
         self, candidates: Named, total: Tensor, elites: int = 1, inside: Tensor | None = None
     ) -> tuple[dict[str, Tensor], Tensor]:
         """As `try_`, where it is known what candidates cost, ``[B, N]``, and which may be."""
-        self.discarded = self.discarded + total.isnan().sum(1)
+        self.costs.append(total)
         total = total if inside is None else total.masked_fill(~inside, torch.nan)
         cost, order = total.topk(elites, dim=1, largest=False)
-        useless = ~cost.isfinite() & cost[:, :1].isfinite()
-        order = torch.where(useless, order[:, :1], order)  # beside what has a cost, what has none shapes no law
+        worst = seen(cost[:, -1])
+        if worst is None or not all(map(math.isfinite, worst)):
+            useless = ~cost.isfinite() & cost[:, :1].isfinite()
+            order = torch.where(useless, order[:, :1], order)  # beside what has a cost, what has none shapes no law
         found = chosen(candidates, order)
         self.best, self.least = better(
             self.best or None, self.least, {k: v[:, 0] for k, v in found.items()}, cost[:, 0]
@@ -209,7 +228,7 @@ class Pool:
         """
         horizon, samples = next(iter(self.best.values())).shape[1], max(self.score.task.samples, 1)
         found = self.score.found(self.best, self.least, self.trace, self.tried * horizon * samples)
-        return replace(found, discarded=self.discarded)
+        return replace(found, discarded=torch.cat(self.costs, 1).isnan().sum(1))
 
 
 class Sampling(Planner):

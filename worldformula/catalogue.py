@@ -44,6 +44,8 @@ class System:
         counted: name of a preset -> how many parameters the authors' code counts of an agent that observes 24
             numbers and gives 6, those of the task walker-walk, where that is known.
         agent: of a world that reads what another network makes, the agent that trains both.
+        reads: observations that an agent cannot be without, an example column of each by its key.
+        env: an environment of this package that it is shown in.
     """
 
     name: str
@@ -57,6 +59,8 @@ class System:
     acts: tuple[str, ...] = ("numbers", "choice", "flags")
     counted: Mapping[str, int] = field(default_factory=dict)
     agent: str = ""
+    reads: Mapping[str, Any] = field(default_factory=dict)
+    env: str = "pendulum"
 
     def sizes(self, preset: str) -> Any:
         """The sizes of one preset; raises CatalogueError with the near misses."""

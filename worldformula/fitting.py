@@ -26,7 +26,7 @@ from worldformula.formula.expressions.expression import Expression
 from worldformula.model import Model
 from worldformula.model.config import start
 from worldformula.model.contract import in_shape
-from worldformula.model.run import ModelRun, loaded, sized
+from worldformula.model.run import TEST_WINDOWS, ModelRun, evaluating, loaded, sized
 from worldformula.model.through_time import ThroughTime
 from worldformula.report.fitted import write_fit
 from worldformula.report.model import write_model
@@ -196,6 +196,14 @@ class PythonFit(Fit):
             else contextlib.nullcontext() as self.show
         ):
             Run(self, self.folder).go()
+
+    def watched(self) -> Mapping[str, float]:
+        """Of a world, on the windows that it does not learn from."""
+        model, rows = self.told[0], None if self.judge is None else self.judge.data
+        if not isinstance(model, ThroughTime) or not isinstance(rows, dict):
+            return {}
+        with evaluating(self.fitting):
+            return model.watched({k: v[:TEST_WINDOWS] for k, v in rows.items()}, self.fitting.device)
 
     def written(self) -> Mapping[str, Any]:
         """As in ``config.json``."""

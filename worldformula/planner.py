@@ -87,6 +87,34 @@ class CVaR:
 
 
 @dataclass(frozen=True)
+class Constraint:
+    """What a plan must not exceed: ``of(states, actions) -> [N, T]``, asked as a cost is, stays at ``limit`` or below.
+
+    Attributes:
+        of: what is limited.
+        limit: the most that it may be.
+        reduce: "each" of the steps by itself, the "sum" over them, or the "last" alone.
+    """
+
+    of: Callable[[State, Named], Tensor]
+    limit: float = 0.0
+    reduce: Literal["each", "sum", "last"] = "each"
+
+    def __post_init__(self) -> None:
+        if self.reduce not in ("each", "sum", "last") or not math.isfinite(self.limit):
+            raise ConfigError(
+                f"expected a finite limit and reduce as 'each', 'sum' or 'last', got {self.limit} and {self.reduce!r}"
+            )
+
+    def excess(self, states: State, actions: Named) -> Tensor:
+        """By how much dreams of states ``[N, T, ...]`` exceed the limit, less than 0 where they stay below it:
+        ``[N, T]`` of each step, else ``[N, 1]``.
+        """
+        found = shaped("constraint", self.of(states, actions), states.lead, "one per imagined state")
+        return {"each": found, "sum": found.sum(1, keepdim=True), "last": found[:, -1:]}[self.reduce] - self.limit
+
+
+@dataclass(frozen=True)
 class Task:
     """What dreams cost; lower is better.
 
@@ -105,6 +133,8 @@ class Task:
         numbers: what the dynamics takes by name, ``{"tau": 1.0}`` of a ``Symbol``.
         given: what costs read beside the states, a row for each episode, ``[B, ...]`` by name, such as a goal: the
             states of its dreams hold it at every step.
+        constraints: what a plan must keep to, by name; not discounted, and of samples it counts as the cost does, in
+            the mean or by ``risk``. The planner `Lagrangian` makes any search keep them; others refuse such a task.
     """
 
     cost: Callable[[State, Named], Tensor]
@@ -116,6 +146,7 @@ class Task:
     reduce: Literal["sum", "last"] = "sum"
     numbers: Mapping[str, Any] = field(default_factory=dict)
     given: Mapping[str, Tensor] = field(default_factory=dict)
+    constraints: Mapping[str, Constraint] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.samples < 0 or self.reduce not in ("sum", "last"):
@@ -131,6 +162,8 @@ class Task:
         """What samples cost together, ``[..., S]`` to ``[...]``."""
         if isinstance(self.risk, CVaR):
             return self.risk(costs)
+        if costs.shape[-1] == 1:
+            return costs[..., 0]
         mean = costs.mean(-1)
         return mean + self.risk * costs.std(-1) if self.risk else mean
 
@@ -170,6 +203,11 @@ class Plan:
         spread: of a search that says it, the deviation of the law that the first actions came from, ``[B, size]``.
         next: of a search that says it, where the next one of the episode begins, ``[B, H, size]``.
         discarded: how many candidates of an episode cost NaN, ``[B]``, where the search counts them.
+        violation: by how much the plan exceeds its worst constraint, ``[B]``, 0 where it keeps them all; None of a task
+            that has none.
+        feasible: whether that is as good as nothing, ``[B]``; None of a task without constraints.
+        multipliers: by constraint, what the cost would fall by per unit of a looser limit, ``[B, H]`` of each step, or
+            ``[B, 1]``; where nothing keeps the constraints they say nothing.
         upper: of a hierarchy, the plans of the levels above, the top one first; their second states are sub-goals.
     """
 
@@ -182,6 +220,9 @@ class Plan:
     spread: dict[str, Tensor] | None = None
     next: dict[str, Tensor] | None = None
     discarded: Tensor | None = None
+    violation: Tensor | None = None
+    feasible: Tensor | None = None
+    multipliers: dict[str, Tensor] | None = None
     upper: tuple[Plan, ...] = ()
 
     @property

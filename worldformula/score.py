@@ -19,7 +19,8 @@ class Score:
     The noise of sampled dreams is drawn once, for each episode from its own generator, and all candidates share it.
 
     Raises:
-        ConfigError: a task with samples, and dynamics that cannot say what noise they draw.
+        ConfigError: a task with samples, and dynamics that cannot say what noise they draw; a task with constraints,
+            which candidates would be scored without.
     """
 
     def __init__(
@@ -32,12 +33,18 @@ class Score:
         generators: Sequence[torch.Generator],
     ) -> None:
         check_space(dynamics, space)
+        if task.constraints:
+            raise ConfigError(
+                f"the task has constraints, {', '.join(task.constraints)}, and this search knows of costs alone\nwrite "
+                f"Lagrangian(planner), of worldformula.planners.lagrangian, around the planner"
+            )
         self.dynamics, self.task, self.horizon = dynamics, task, horizon
         self.state = State({k: v for k, v in state.items() if k not in dynamics.actions})
         wrong = [(k, list(v.shape)) for k, v in task.given.items() if v.shape[:1] != (len(generators),)]
         if wrong:
             expected = f"given: expected a row for each of {len(generators)} episodes\n"
             raise ShapeError(expected + table(("name", "got"), wrong))
+        self._starts: dict[int, State] = {}  # the states, for so many candidates each, of the last call
         self.noise: dict[str, Tensor] | None = None
         if task.samples:
             draw = getattr(dynamics, "dream_noise", None)
@@ -68,15 +75,45 @@ class Score:
 
     def __call__(self, actions: Named) -> Tensor:
         """Candidates ``[B, N, H, size]`` by name to ``[B, N]``."""
-        B, N, S = *next(iter(actions.values())).shape[:2], max(self.task.samples, 1)
-        flat = {k: v.unsqueeze(2).expand(-1, -1, S, *v.shape[2:]).flatten(0, 2) for k, v in actions.items()}
-        noise = {
-            k: v.unsqueeze(1).expand(-1, N, *v.shape[1:]).flatten(0, 2) for k, v in (self.noise or {}).items()
-        }  # fmt: skip
-        options: dict[str, Any] = {"deterministic": True} if self.noise is None else {"noise": noise}
-        dream = State(self.dynamics.imagine(self.state.repeat(N * S), actions=flat, **options, **self.task.numbers), 2)
-        states = self._told(dream.only(k for k in dream.series if k not in self.dynamics.actions).span(1), N * S)
-        return self.task.over(self.task.of(states, flat, self._durations(dream)).view(B, N, S))
+        return self.over(self.task.of(*self.dreams(actions)), actions)
+
+    def over(self, costs: Tensor, actions: Named) -> Tensor:
+        """What dreams ``[B·N·S, ...]`` of candidates cost, the samples of one side by side, to ``[B, N, ...]``."""
+        B, N = next(iter(actions.values())).shape[:2]
+        return self.task.over(costs.view(B, N, max(self.task.samples, 1), *costs.shape[1:]).movedim(2, -1))
+
+    def dreams(self, actions: Named) -> tuple[State, dict[str, Tensor], Tensor | None]:
+        """What a task is asked about candidates ``[B, N, H, size]``: the states that their dreams arrive at and the
+        actions, ``[B·N·S, H, ...]``, the samples of a candidate side by side, and how long each step takes.
+        """
+        N, S = next(iter(actions.values())).shape[1], max(self.task.samples, 1)
+        flat = {
+            k: (v if S == 1 else v.unsqueeze(2).expand(-1, -1, S, *v.shape[2:]).flatten(0, 1)).flatten(0, 1)
+            for k, v in actions.items()
+        }
+        options: dict[str, Any] = {"deterministic": True}
+        if self.noise is not None:
+            noise = {k: v.unsqueeze(1).expand(-1, N, *v.shape[1:]).flatten(0, 2) for k, v in self.noise.items()}
+            options = {"noise": noise}
+        arrived = self._arrived(self._start(N * S), flat, {**options, **self.task.numbers})
+        return self.told(arrived.series, N * S), flat, self._durations(arrived)
+
+    def _start(self, times: int) -> State:
+        """The states, for so many candidates each; kept for the next call, but for memories, which are written on."""
+        if times not in self._starts:
+            start = self.state.repeat(times)
+            if len(start.series) < len(start):
+                return start
+            self._starts = {times: start}
+        return self._starts[times]
+
+    def _arrived(self, start: State, actions: Named, options: dict[str, Any]) -> State:
+        """The states ``[N, H, ...]`` that dreams arrive at, without actions."""
+        arrive: Callable[..., State] | None = getattr(self.dynamics, "arrive", None)
+        if arrive is not None:
+            return arrive(start, actions, **options)
+        dream = State(self.dynamics.imagine(start, actions=actions, **options), 2)
+        return dream.only(k for k in dream if k not in self.dynamics.actions).span(1)
 
     def found(self, actions: Named, cost: Tensor, trace: Sequence[Tensor], calls: int) -> Plan:
         """The plan with the states that it leads through.
@@ -89,36 +126,53 @@ class Score:
             raise NonFiniteError(
                 f"the cost of every candidate is NaN in the episodes {episodes}; expected a number of at least one"
             )
-        dream = self.dynamics.imagine(self.state, actions=dict(actions), deterministic=True, **self.task.numbers)
-        states = State(dream, 2)
-        own = self._told(states.only(k for k in states if k not in self.dynamics.actions))
-        return Plan(dict(actions), own, cost, tuple(trace), calls + self.horizon, self._durations(states))
+        states = self.told(self._dream(actions))
+        durations = self._durations(states.only((name,)).span(1)) if (name := self._duration) else None
+        return Plan(dict(actions), states, cost, tuple(trace), calls + self.horizon, durations)
 
-    def _told(self, states: State, times: int = 1) -> State:
+    def _dream(self, actions: Named) -> State:
+        """The states ``[B, H + 1, ...]``, means and modes, of one dream for each episode, the start first."""
+        options = {"deterministic": True, **self.task.numbers}
+        if hasattr(self.dynamics, "arrive") and len(self.state.series) == len(self.state):
+            arrived = self._arrived(self.state, actions, options)
+            if arrived.keys() <= self.state.keys():
+                return State({k: torch.cat((self.state[k].unsqueeze(1), v), 1) for k, v in arrived.items()}, 2)
+        dream = State(self.dynamics.imagine(self.state, actions=dict(actions), **options), 2)
+        return dream.only(k for k in dream if k not in self.dynamics.actions)
+
+    def told(self, states: State, times: int = 1) -> State:
         """States ``[B·times, T, ...]`` with what is given for each episode.
 
         Raises:
             ConfigError: the dynamics has a variable of that name.
         """
+        if not self.task.given:
+            return states
         if taken := [name for name in self.task.given if name in states]:
             raise ConfigError(
                 f"given: {taken[0]} is a variable of the dreams already; what only costs read needs a name of its own"
             )
-        steps = states.lead[1] if self.task.given else 0
+        steps = states.lead[1]
         rows = {k: v.repeat_interleave(times, 0).unsqueeze(1) for k, v in self.task.given.items()}
         return states | {k: v.expand(-1, steps, *v.shape[2:]) for k, v in rows.items()}
 
-    def _durations(self, dream: State) -> Tensor | None:
-        """How long each step of a dream takes, ``[N, T]``, where the dynamics says it.
+    @property
+    def _duration(self) -> str | None:
+        """The variable that says how long a step takes, where the dynamics has one."""
+        name: str | None = getattr(self.dynamics, "duration", None)
+        return name
+
+    def _durations(self, arrived: State) -> Tensor | None:
+        """How long the step to each of these states took, ``[N, T]``, where the dynamics says it.
 
         Raises:
             ShapeError: it is not one number a step.
             ConfigError: a step that takes no time, or less.
         """
-        name: str | None = getattr(self.dynamics, "duration", None)
-        if name is None:
+        if (name := self._duration) is None:
             return None
-        found, lead = dream[name][:, 1:].float(), (len(dream[name]), self.horizon)
+        found = arrived[name].float()
+        lead = found.shape[:2]
         found = found.squeeze(-1) if found.ndim > len(lead) else found
         found = shaped(name, found, lead, "one duration a step")
         if bool((found <= 0).any()):

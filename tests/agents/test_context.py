@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from worldformula.agent import lessons
 from worldformula.agent.imagination import ImaginationAgent
 from worldformula.agents import dreamer_v3
 from worldformula.agents.dreamer_v3 import DreamerConfig
@@ -46,7 +47,7 @@ def test_a_sequence_goes_on_as_the_whole_stream_went(env: str) -> None:
     agent, replay = played(CONFIG, env)
     assert agent.latents == {"h": (16,), "z": (4, 4)}
     batch = replay.sample(8, 6, context=1)
-    seen = dict(agent._seen({}, batch, None))
+    seen = dict(lessons.seen(agent, {}, batch, None))
     start = seen.pop("start")
     states = agent.world.filter(seen, start=start, deterministic=True)
     kept = replay.latents

@@ -132,3 +132,37 @@ def test_what_is_missing_is_named() -> None:
         Distillation(Normal("π(a|s)", Net(2, 2), shape=2, scale=1.0))
     with pytest.raises(ConfigError, match="capacity"):
         Distillation(Normal("π(a_t|s_t)", Net(2, 2), shape=2, scale=1.0), capacity=0)
+
+
+def test_what_was_shown_is_in_the_state_dict_so_that_a_resumed_student_ends_with_the_same_bits(tmp_path) -> None:
+    _, g, plan = plans(20)
+
+    def learnt(own: Distillation, updates: int, drawn: torch.Generator) -> None:
+        adam = torch.optim.SGD(own.parameters(), 1e-2)
+        for _ in range(updates):
+            adam.zero_grad()
+            own.loss(**own.draw(8, drawn)).value.backward()
+            adam.step()
+
+    whole = student()
+    whole.keep(plan, {"g": g}, steps=2)
+    drawn = torch.Generator().manual_seed(5)
+    learnt(whole, 5, drawn)
+    torch.save(whole.state_dict(), tmp_path / "half.pt")
+    position = drawn.get_state()
+    learnt(whole, 5, drawn)
+
+    again = student()
+    again.load_state_dict(torch.load(tmp_path / "half.pt", weights_only=True))
+    assert len(again) == 40
+    drawn.set_state(position)
+    learnt(again, 5, drawn)
+    assert all(torch.equal(p, q) for p, q in zip(again.parameters(), whole.parameters(), strict=True))
+    assert not torch.equal(next(again.parameters()), next(student().parameters()))
+
+
+def test_rows_of_another_policy_are_refused() -> None:
+    own, other = student(), Distillation(Normal("π(a_t|s_t)", Net(2, 2), shape=2, scale=0.3))
+    own.write({"s": torch.randn(3, 2), "g": torch.randn(3, 2)}, {"a": torch.rand(3, 2)})
+    with pytest.raises(ShapeError, match=r"expected rows of this policy\n(.|\n)*g +[|] False +[|] True"):
+        other.set_extra_state(own.get_extra_state())

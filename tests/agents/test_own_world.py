@@ -13,6 +13,7 @@ import torch
 from tests.formula.models import Join
 from tests.worlds.sketches import transformer
 from worldformula import KL, Deterministic, E, Normal, Sum, World, log
+from worldformula.agent import lessons
 from worldformula.agent.configurator import Configuration
 from worldformula.agent.cost import Cost
 from worldformula.agent.imagination import ImaginationAgent
@@ -124,7 +125,7 @@ def test_dreams_go_on_from_what_a_world_remembers() -> None:
     assert all(torch.isfinite(torch.as_tensor(v)).all() for v in agent.update(data).values())
     assert not [k for k, v in agent.state_dict().items() if torch.equal(v, before[k])]
 
-    begin = agent._remembered(data, torch.Generator().manual_seed(0))
+    begin = lessons.remembered(agent, data, torch.Generator().manual_seed(0))
     dream, *_ = agent.dream(begin, torch.Generator().manual_seed(0))
     net = next(m for m in agent.world.modules() if isinstance(m, CausalTransformer))
     filtered = agent.world.filter(agent.perception.learn(data, CPU), generator=torch.Generator().manual_seed(0))

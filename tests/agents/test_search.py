@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,14 @@ import torch
 
 from worldformula.agent.configurator import Configuration
 from worldformula.agent.imagination import ImaginationAgent
+from worldformula.agent.terms import Effort
 from worldformula.agents import dreamer_v3
 from worldformula.envs import ActionSpec, Column
 from worldformula.envs.actions import by_name
 from worldformula.errors import ConfigError
 from worldformula.planner import Plan, Planner
 from worldformula.planners.cem import CEM
+from worldformula.planners.lagrangian import Lagrangian
 from worldformula.planners.mppi import MPPI
 from worldformula.world import State
 
@@ -174,3 +176,18 @@ def test_another_planner_within_an_episode_begins_cold_and_a_weight_of_nothing_i
     assert "plan/a" not in state
     with pytest.raises(ConfigError, match="no term of this cost is called 'rewards'; these are: reward. Did you mean"):
         agent.configure(Configuration({"rewards": 2.0}))
+
+
+def test_an_agent_keeps_to_the_limits_of_its_configuration() -> None:
+    """What actions take may not exceed 0.2, which a plan for the reward alone does; each stream by itself."""
+    agent = agent_of(SPECS["force"])
+    agent.cost = replace(agent.cost, intrinsic={"effort": Effort()})
+    agent.configure(Configuration(weights={"effort": 0.0}, planner=CHEAP))
+    free, _ = agent.act(rows(0, (True,) * N), agent.initial(N), explore=False)
+    assert (np.square(free).sum(-1) > 0.2).any()
+    search = Lagrangian(CEM(horizon=3, candidates=100, elites=10, iterations=4), tolerance=0.01)
+    agent.configure(Configuration(planner=search, limits={"effort": 0.2}))
+    state = agent.initial(N)
+    for t in range(3):
+        acted, state = agent.act(rows(t, (t == 0,) * N), state, explore=False)
+        assert (np.square(acted).sum(-1) <= 0.2101).all()

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from worldformula.cards import jepa_mpc, no_collapse
-from worldformula.cards.rooms import Episodes
-from worldformula.envs.two_rooms import Rooms
+from worldformula.cards import jepa_mpc, no_collapse, variation
+from worldformula.cards.rooms import STEPS, Episodes
+from worldformula.envs.two_rooms import FACTORS, Rooms
 from worldformula.errors import CardError
 from worldformula.planners.cem import CEM
 
@@ -18,6 +18,28 @@ def test_pictures_are_those_of_the_environment():
     np.testing.assert_allclose(env.position, episodes.starts[0])
     np.testing.assert_array_equal((255 * seen(episodes.starts)[0]).round().numpy(), env.render())
     np.testing.assert_array_equal((255 * seen.goals[0]).round().numpy(), env.batch_render(episodes.goals[:1])[0])
+
+
+@pytest.mark.parametrize("name", ["colour", "size", "walls", "layout"])
+def test_variations_are_seen_as_the_environment_shows_them(name, monkeypatch):
+    """What the search of the card sees, and where its episodes begin, is what `Rooms` with these options shows."""
+    options, given = FACTORS[name], {}
+    env = Rooms(shown=False, **options)
+    env.reset(seed=50_000)
+
+    def still(_, seen, __):
+        given["pictures"] = seen
+        return lambda at: np.zeros((len(at), 1, 2))
+
+    monkeypatch.setattr(variation, "planned", still)
+    monkeypatch.setitem(STEPS, options.get("layout", "two"), 3)
+    own, line = variation.planning(None, options, 2)
+    assert own.final.hits == 0
+    assert line.final.count == 2
+    seen = given["pictures"]
+    found = seen(np.stack((env.position, env.goal)))
+    np.testing.assert_array_equal((255 * found[0]).round().numpy(), env.render())
+    np.testing.assert_array_equal((255 * seen.goals[0]).round().numpy(), env.batch_render(env.goal[None])[0])
 
 
 def test_the_episodes_are_the_ones_that_the_card_tells_of(monkeypatch):

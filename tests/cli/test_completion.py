@@ -45,6 +45,8 @@ def test_names_stand_behind_commands_and_options(script: Path, tmp_path: Path) -
     assert complete(script, "worldformula", "models", "dreamer_v3") == ["dreamer_v3"]
     assert complete(script, "worldformula", "train", "--env", "pend") == ["pendulum", "pendulum_noreset"]
     assert complete(script, "worldformula", "eval", "r", folder=tmp_path) == ["runs"]
+    assert complete(script, "worldformula", "plan", "r", folder=tmp_path) == ["runs"]
+    assert complete(script, "worldformula", "plan", "runs", "--planner", "") == catalogue.names("planners")
     assert complete(script, "worldformula", "fit", "--run", "", folder=tmp_path) == ["runs"]
 
 

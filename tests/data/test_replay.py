@@ -86,6 +86,18 @@ def test_sequences_are_neighbouring_rows_of_one_stream_between_oldest_and_newest
         assert place[..., 1].max() == stop - 1
 
 
+def test_a_glimpse_is_spread_over_what_is_held_and_draws_nothing():
+    replay, other = (Replay(60, SPEC, streams=2) for _ in range(2))
+    assert replay.glimpse(4, 8) == {}
+    for one in (replay, other):
+        fill(one, 0, 40)
+    found = replay.glimpse(6, 8)["place"]
+    assert found[:, 0].tolist() == [[0, 10], [0, 17], [0, 25], [1, 10], [1, 17], [1, 25]]
+    assert (np.diff(found[:, :, 1], axis=1) == 1).all()
+    assert len(replay.glimpse(1000, 30)["place"]) == 2  # as many as there are, each once
+    assert same(replay.sample(5, 8), other.sample(5, 8))
+
+
 def test_starts_are_uniform_over_streams_and_times():
     replay = Replay(40, SPEC, streams=2)
     fill(replay, 0, 33)

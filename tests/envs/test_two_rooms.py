@@ -14,6 +14,7 @@ from worldformula.envs.two_rooms import (
     SPEED,
     Rooms,
     free,
+    lying_rooms,
     moved,
     reference,
     three_by_three,
@@ -23,7 +24,7 @@ from worldformula.envs.two_rooms import (
 )
 from worldformula.errors import ConfigError
 
-LAYOUTS = {"two": two_rooms, "nine": three_by_three}
+LAYOUTS = {"two": two_rooms, "lying": lying_rooms, "nine": three_by_three}
 
 
 def graph(layout):
@@ -146,7 +147,7 @@ def test_what_the_picture_shows(kind):
 
 
 def test_another_layout_is_refused():
-    with pytest.raises(ConfigError, match="'two' or 'nine'"):
+    with pytest.raises(ConfigError, match="'two', 'lying' or 'nine'"):
         Rooms(layout="four")
 
 

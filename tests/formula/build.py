@@ -97,6 +97,10 @@ class Builder:
         body = self.expression(node.body)
         return wf.E(self.product(node.q), body, node.how, samples=node.samples, baseline=known)
 
+    def of_least(self, node):
+        q, body = self.factor(node.q), self.expression(node.body)
+        return wf.Min(q, body) if node.beta is None else wf.FreeEnergy(q, body, beta=node.beta)
+
     def of_op(self, node):
         a, b = self.expression(node.left), self.expression(node.right)
         ways = {"+": lambda: a + b, "-": lambda: a - b, "*": lambda: a * b, "/": lambda: a / b, "^": lambda: a**b,

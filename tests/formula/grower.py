@@ -17,8 +17,10 @@ from worldformula import (
     Categorical,
     Deterministic,
     E,
+    FreeEnergy,
     Laplace,
     Mean,
+    Min,
     Mixture,
     MoE,
     Normal,
@@ -82,6 +84,7 @@ class Pool:
     events: list  # (variables that it needs, value with one event axis of 2)
     baselines: list
     draws: list  # (variables drawn, variables needed, product, estimators)
+    latents: tuple = ()  # (variables drawn, factor): one for each variable, as what is printed says no more
 
 
 class Static(Pool):
@@ -139,6 +142,7 @@ class Static(Pool):
         self.baselines = [Value("w"), Symbol("beta")]
         self.positive = [(z, ratio(of_z * prior, q)), (z, ratio(prior, sg(q))), ({"c"}, ratio(pc, c))]
         self.events = [(z, "z"), (z | {"m"}, "m"), ({"z'"}, "z'"), ({"h_1"}, "h_1"), ({"b"}, "b"), (set(), "y")]
+        self.latents = (({"c"}, c), ({"k"}, k))
         score, ways = ("score",), (None, "score")
         self.draws = [
             (z, set(), q, (None, "score")), (z, set(), r, ways), (z, set(), prior, (None,)), (z, set(), own, ways),
@@ -182,6 +186,7 @@ class Temporal(Pool):
                 Mean("l", step, steps=2),
             )
         ] + [({"z'"}, log(of_free)), ({"c"}, log(coin)), ({"c"}, log(of_c))]  # fmt: skip
+        self.latents = (({"c"}, coin),)
         self.baselines = [Value("w_t"), Symbol("beta")]
         self.positive = [(set(), ratio(pz, q))]
         self.events = [(set(), name) for name in ("z_t", "h_t", "e_t")] + [({"z'"}, "z'_t")]
@@ -289,6 +294,8 @@ class Grower:
         if self.rng.random() < 0.15 and hasattr(q, "fresh"):
             q = q.fresh()
         how, inside = self.rng.choice(ways), scope | drawn
+        if (drawn, q) in self.pool.latents and self.rng.random() < 0.3:
+            return self.least(depth, inside, q, drawn)
         random_ = any(u.factor.family is not None for u in as_uses(q))
         samples = self.rng.choice((None, None, 2, 3)) if random_ else None
         if self.rng.random() < 0.2 and how != "score" and (how in ("exact", "stratified") or samples):
@@ -300,3 +307,11 @@ class Grower:
         if set(ways) == {None, "score"} and drawn == {"z"} and samples and how is None and self.rng.random() < 0.1:
             return log(E(q, ratio(q, sg(q)) + 0.5, "dreg", samples=samples))
         return E(q, body, how, samples=samples, baseline=baseline)
+
+    def least(self, depth, scope, latent, drawn):
+        """The least, or the free, energy over the values of a latent, which it reads."""
+        read = [item for needed, item in self.pool.leaves if drawn <= needed <= scope]
+        energy = self.rng.choice(read) + 0.5 * clamp(self.grow(depth, scope), -5, 5)
+        if self.rng.random() < 0.5:
+            return Min(latent, energy)
+        return FreeEnergy(latent, energy, beta=self.rng.choice((0.5, 1.0, 2.0)))

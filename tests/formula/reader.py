@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from worldformula.formula.ops.cross_entropy import CrossEntropyNode
 from worldformula.formula.ops.entropy import EntropyNode
 from worldformula.formula.ops.expectile import ExpectileNode
+from worldformula.formula.ops.free_energy import FreeEnergyNode
 from worldformula.formula.ops.js import JSNode
 from worldformula.formula.ops.kl import ProductDivergence, SampledDivergence
+from worldformula.formula.ops.least import MinNode, OverLatent
 from worldformula.formula.syntax.factor import Constants, Factor
 from worldformula.formula.syntax.nodes import (
     Binary,
@@ -42,11 +44,11 @@ FUNCTIONS = ("exp", "log", "abs", "sqrt", "tanh", "sigmoid", "softplus", "relu")
 class Reader:
     """A cursor over one line."""
 
-    def __init__(self, line, factors, values=(), named=(), initial=None):
+    def __init__(self, line, factors, values=(), named=(), initial=None, latents=()):
         self.line, self.at, self.initial = line, 0, initial
         self.factors = dict(sorted(factors.items(), key=lambda item: -len(item[0])))  # the longest first
         self.values = dict(sorted(dict(values).items(), key=lambda item: -len(item[0])))
-        self.named = dict(named)
+        self.named, self.latents = dict(named), dict(latents)
 
     def take(self, text):
         found = self.line.startswith(text, self.at)
@@ -169,6 +171,9 @@ class Reader:
             p, _, q = self.uses(), self.need(" ‖ "), self.uses()
             self.need("]")
             return JSNode(p, q, None if found[1] is None else int(found[1]))
+        if found := self.match(r"(min|F)_\{([^;}]+)(?:; β=([\d.]+))?\}\["):
+            latent, body = self.latents[found[2]], self.until("]")
+            return MinNode(latent, body) if found[1] == "min" else FreeEnergyNode(latent, body, float(found[3]))
         return self.expectation() if self.take("E_{") else None
 
     def expectation(self):
@@ -245,7 +250,8 @@ def read(line, node):
     named = {n.name: n.body for n in walk(node) if isinstance(n, Named)}
     values = {str(n.variable): n for n in walk(node) if isinstance(n, ValueNode)}
     initial = next((n.initial for n in walk(node) if isinstance(n, OverTime) and n.initial is not None), None)
-    return Reader(line, {str(f): f for f in factors(node)}, values, named, initial).whole()
+    latents = {str(n.latent.factor.variable): n.latent for n in walk(node) if isinstance(n, OverLatent)}
+    return Reader(line, {str(f): f for f in factors(node)}, values, named, initial, latents).whole()
 
 
 def same(one, other):

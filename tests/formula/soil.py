@@ -18,7 +18,7 @@ FEATURES = (
     "machine names", "machine functions", "missing rows", "flags read as data", "NaN behind masks",
     "soft masks", "integer targets", "integer counts", "one-hot integers", "inner steps", "initial of a second output",
     "hidden modules", "long sums", "deep nests", "history", "experts", "experts of given scales", "unlike pairs",
-    "numbers alone",
+    "numbers alone", "least energies",
 )  # fmt: skip
 # What is known to be wrong today, and stays out of the ordinary suite: features of the grower (above), oddities (by
 # name, see `oddities`), and the rest; each has an xfail in `defects`. `python -m tests.formula.full --awaited` shows

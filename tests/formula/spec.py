@@ -145,6 +145,15 @@ class Draw:
 
 
 @dataclass(frozen=True)
+class Least:
+    """The least of an energy over the values of ``q``; the free energy, where β is said."""
+
+    q: Dist
+    body: object
+    beta: float | None = None
+
+
+@dataclass(frozen=True)
 class Op:
     op: str
     left: object
@@ -236,6 +245,6 @@ def walk(node):
 
 
 NODES = (
-    Dist, Det, Stopped, Experts, Num, Var, Logp, Rat, Gap, Ent, Draw, Op, Fn, Minus, Stop, Label, Event, Batch, Clock,
-    Inner,
+    Dist, Det, Stopped, Experts, Num, Var, Logp, Rat, Gap, Ent, Draw, Least, Op, Fn, Minus, Stop, Label, Event, Batch,
+    Clock, Inner,
 )  # fmt: skip

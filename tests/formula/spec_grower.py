@@ -21,6 +21,7 @@ from tests.formula.spec import (
     Gap,
     Inner,
     Label,
+    Least,
     Logp,
     Materials,
     Minus,
@@ -381,12 +382,21 @@ class StaticGrower(Soil):
             self.ways[latent] = how, self.rng.choice((None, None, 2, 3))
         how, samples = self.ways[latent]
         inside = scope | {n: (size, kind) for n, size, kind in latent.names}
+        first, *others = latent.q
+        if not others and isinstance(first, Dist) and first.family in DISCRETE and self.may("least energies"):
+            return self.least(first, inside)
         if self.rng.random() < 0.2 and how != "score" and (samples or how == "exact"):
             return Fn("log", Draw(latent.q, self.positive(depth, inside), how, samples))
         baseline = None
         if how == "score":
             baseline = self.rng.choice((None, "leave-one-out" if samples else None, Var(self.datum(self.named("d")))))
         return Draw(latent.q, self.grow(depth, inside), how, samples, baseline)
+
+    def least(self, q, scope):
+        """The least or the free energy, of an energy that reads the latent and draws nothing."""
+        term = self.rng.choice((self.scored, self.own_density, self.divergence, self.event))(scope)
+        energy = Op("-", Op("*", Num(self.rng.choice((0.5, -1.5))), term), Logp((q,)))
+        return Least(q, energy, self.rng.choice((None, 0.5, 2.0)))
 
     def grown(self, depth=3):
         """A whole formula."""

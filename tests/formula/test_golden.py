@@ -27,7 +27,7 @@ CATALOGUE = [*names("models"), *names("worlds")]
 LARGE = 60_000  # characters of code, beyond which nobody reads a difference
 SEEN = ({"image": (16, 16, 3), "speed": (3,)}, 2)  # what a world is told of its environment
 SIZES = dict.fromkeys(
-    ("rssm", "gaussian_rssm", "discrete_rssm", "implicit", "jepa", "h_jepa", "latent_jepa", "lewm"), SEEN
+    ("rssm", "gaussian_rssm", "discrete_rssm", "c_rssm", "implicit", "jepa", "h_jepa", "latent_jepa", "lewm"), SEEN
 )
 
 

@@ -29,10 +29,11 @@ from worldformula import (
     Symbol,
     Value,
     log,
+    maximum,
     norm2,
     total,
 )
-from worldformula.errors import FormulaError, GradientError, NoClosedFormError, TimeError
+from worldformula.errors import FormulaError, GradientError, NoClosedFormError, SharedDrawError, TimeError
 
 B, X, K = 6, 3, 4
 
@@ -51,6 +52,23 @@ def by_hand(net, x, y, codes):
 def data():
     torch.manual_seed(0)
     return torch.randn(B, X), torch.randn(B, 2)
+
+
+def test_two_of_them_over_one_latent_are_two_numbers(data):
+    """Nothing is drawn that products and ratios of them could share; of expectations over it there may be one."""
+    x, y = data
+    nets, prior = [Join(X + K, 2) for _ in range(2)], OneHot("p(z)", shape=K)
+    one, two = (Min(prior, squared(net)) for net in nets)
+    first, second = (by_hand(net, x, y, torch.eye(K)).amin(0) for net in nets)
+    torch.testing.assert_close((one * two)(x=x, y=y).value, first * second)
+    torch.testing.assert_close(maximum(one, two)(x=x, y=y).value, torch.maximum(first, second))
+    soft = -torch.logsumexp(-by_hand(nets[0], x, y, torch.eye(K)), 0)
+    torch.testing.assert_close((FreeEnergy(prior, squared(nets[0])) / two)(x=x, y=y).value, soft / second)
+    known = Normal("p(y|z)", Join(K, 4), shape=2)
+    mean = E(prior, log(known), "exact")
+    torch.testing.assert_close((one * mean)(x=x, y=y).value, first * mean(y=y).value)
+    with pytest.raises(SharedDrawError, match="the product of two expectations"):
+        _ = one * mean * mean
 
 
 def test_the_least_of_all_codes_and_its_gradient(data):

@@ -139,9 +139,9 @@ def test_the_random_formulas_have_everything_that_the_language_has():
     nodes = [node for seed in range(600) for node in walk(static(seed).node)]
     nodes += [node for seed in range(200) for node in walk(temporal(seed).node)]
     assert {type(node).__name__ for node in nodes} == {
-        "Binary", "Divergence", "EntropyNode", "Expectation", "Function", "Log", "Named", "Negative", "Number",
-        "OverBatch", "OverEvent", "OverSteps", "OverTime", "ProductDivergence", "Ratio", "SampledDivergence",
-        "StopGradient", "Value",
+        "Binary", "Divergence", "EntropyNode", "Expectation", "FreeEnergyNode", "Function", "Log", "MinNode", "Named",
+        "Negative", "Number", "OverBatch", "OverEvent", "OverSteps", "OverTime", "ProductDivergence", "Ratio",
+        "SampledDivergence", "StopGradient", "Value",
     }  # fmt: skip
     draws = [node for node in nodes if isinstance(node, Expectation)]
     assert {d.gradient for d in draws} == {

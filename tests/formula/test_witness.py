@@ -16,7 +16,7 @@ from tests.formula.half import examine_half
 from tests.formula.oddities_of_calls import ODDITIES
 from tests.formula.pairs import EVENTS, KINDS, examine_pair
 from tests.formula.soil import AWAITED, FEATURES
-from tests.formula.spec import Clock, Draw, Inner, Num, Op, Stop, walk
+from tests.formula.spec import Clock, Draw, Inner, Least, Num, Op, Stop, walk
 
 STATIC, TEMPORAL, PARTS = 240, 80, 4
 UNLIKE = {frozenset(pair) for pair in (("Bernoulli", "OneHot"), ("Bernoulli", "Categorical"))}  # supports
@@ -36,6 +36,17 @@ def test_formulas_are_worth_what_the_witness_says(kind, part):
     for seed in share(STATIC if kind == "static" else TEMPORAL, part):
         got = kind_of(grow(kind, seed))
         assert got is None or got[0] == "refused", f"{kind}, seed {seed}: {got}"
+
+
+def test_least_and_free_energies_are_worth_what_the_witness_says():
+    """Where formulas have no other feature that is rare."""
+    found = [grow("static", seed, ("least energies",)) for seed in range(400)]
+    found = [g for g in found if any(isinstance(n, Least) for n in walk(g.node))]
+    assert {n.beta is None for g in found for n in walk(g.node) if isinstance(n, Least)} == {True, False}
+    assert len(found) > 12
+    for grown in found:
+        got = kind_of(grown)
+        assert got is None or got[0] == "refused", got
 
 
 @pytest.mark.parametrize("name", ODDITIES)
@@ -72,8 +83,8 @@ def test_the_grower_uses_all_that_it_may():
     assert set().union(*(g.used for g in grown)) == set(FEATURES) - AWAITED
     nodes = [node for g in grown for node in walk(g.node)]
     assert {type(n).__name__ for n in nodes} == {
-        "Batch", "Clock", "Det", "Dist", "Draw", "Ent", "Event", "Experts", "Fn", "Gap", "Inner", "Label", "Logp",
-        "Minus", "Num", "Op", "Rat", "Stop", "Stopped", "Var",
+        "Batch", "Clock", "Det", "Dist", "Draw", "Ent", "Event", "Experts", "Fn", "Gap", "Inner", "Label", "Least",
+        "Logp", "Minus", "Num", "Op", "Rat", "Stop", "Stopped", "Var",
     }  # fmt: skip
     assert {d.family for d in nodes if type(d).__name__ == "Dist"} >= {
         "Normal", "Laplace", "StudentT", "MultivariateNormal", "Mixture", "Bernoulli", "Categorical", "OneHot",

@@ -331,6 +331,15 @@ class Witness:
     def of_draw(self, node, env):
         return self.expectation(node, env)
 
+    def of_least(self, node, env):
+        """One value after another; of energies that draw nothing."""
+        each = []
+        for value in self.support(node.q, self.sizes(node.q)):
+            here = env | {node.q.variable: (value.expand(self.batch, *node.q.event), {})}
+            each.append(self.value(node.body, here))
+        each = torch.stack(each)
+        return each.amin(0) if node.beta is None else -torch.logsumexp(-node.beta * each, 0) / node.beta
+
     def of_op(self, node, env):
         a, b = self.value(node.left, env), self.value(node.right, env)
         ways = {"+": torch.add, "-": torch.sub, "*": torch.mul, "/": torch.div, "^": torch.pow,

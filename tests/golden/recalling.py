@@ -3,8 +3,8 @@ from worldformula.families import normal
 from worldformula.formula.runtime import counting, flat, kept, one_batch, restart, shift, stack, steps, steps_kept
 
 
-def formula(self, x, a, y, first, start_z, start_K, start_V, start_U, start_N, start_r, start_a, start_t):
-    """mean(mean_{t; reset=first} E_{z_t = e(x_t), K_t,V_t,U_t,N_t,r_t = write(K_{t-1},V_{t-1},U_{t-1},N_{t-1},z_t), \\hat z_t = f(z_{t-1},a_{t-1},r_{t-1})}[clamp(t - 1, 0, 1) * (norm2(\\hat z_t - sg(z_t)) / 4) - log p(x_t|z_t) - log p(y_t|z_t,r_t)])"""
+def formula(self, x, a, y, first, start_z, start_K, start_V, start_U, start_N, start_m, start_a, start_t):
+    """mean(mean_{t; reset=first} E_{z_t = e(x_t), K_t,V_t,U_t,N_t,m_t = write(K_{t-1},V_{t-1},U_{t-1},N_{t-1},z_t), \\hat z_t = f(z_{t-1},a_{t-1},m_{t-1})}[clamp(t - 1, 0, 1) * (norm2(\\hat z_t - sg(z_t)) / 4) - log p(x_t|z_t) - log p(y_t|z_t,m_t)])"""
     B, T = x.shape[:2]
     # before the loop: needs data only, all steps at once
     keep = kept(first)
@@ -31,7 +31,7 @@ def formula(self, x, a, y, first, start_z, start_K, start_V, start_U, start_N, s
         V_prev = restart(V, keep_s[t])
         U_prev = restart(U, keep_s[t])
         N_prev = restart(N, keep_s[t])
-        K = write(K_prev, V_prev, U_prev, N_prev, z_s[t])                    # K_t,V_t,U_t,N_t,r_t = write(K_{t-1},V_{t-1},U_{t-1},N_{t-1},z_t)
+        K = write(K_prev, V_prev, U_prev, N_prev, z_s[t])                    # K_t,V_t,U_t,N_t,m_t = write(K_{t-1},V_{t-1},U_{t-1},N_{t-1},z_t)
         K_2 = K[0]
         V = K[1]
         U = K[2]
@@ -47,14 +47,14 @@ def formula(self, x, a, y, first, start_z, start_K, start_V, start_U, start_N, s
     U = stack(U_s)
     N = stack(N_s)
     # after the loop: all steps at once
-    r = K[4]
+    m = K[4]
     z_prev = shift(z.unflatten(0, (B, T)), start_z, keep)
-    r_prev = shift(r.unflatten(0, (B, T)), start_r, keep)
-    hat_z = self.f(z_prev, a_prev, r_prev)                                    # \hat z_t = f(z_{t-1},a_{t-1},r_{t-1})
+    m_prev = shift(m.unflatten(0, (B, T)), start_m, keep)
+    hat_z = self.f(z_prev, a_prev, m_prev)                                    # \hat z_t = f(z_{t-1},a_{t-1},m_{t-1})
     norm2 = (hat_z - detach_z).square().sum(-1)
-    p_y = normal.params(self.p_y_given_z_r(z, r), (2,), {'scale': 1.0})       # p(y_t|z_t,r_t)
+    p_y = normal.params(self.p_y_given_z_m(z, m), (2,), {'scale': 1.0})       # p(y_t|z_t,m_t)
     log_p_y = normal.log_prob(p_y, y, 1)
     one_batch(number_t, norm2, log_p_x, log_p_y)
     difference_4 = clamp * (norm2 / 4) - log_p_x - log_p_y
     mean_value = difference_4.unflatten(0, (B, T)).mean(1).mean()
-    return mean_value, (log_p_x, log_p_y), (z, K_2, V, U, N, r, hat_z, number_t)
+    return mean_value, (log_p_x, log_p_y), (z, K_2, V, U, N, m, hat_z, number_t)

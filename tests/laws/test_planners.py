@@ -41,6 +41,7 @@ class Broken(Planner):
         proposals = None if self.how == "proposals" else proposals
         if self.how == "warm" and warm is not None:
             warm = {k: v.nan_to_num(0.9) for k, v in warm.items()}
+        task = replace(task, constraints={}) if self.how == "constraints" else task
         planner = CEM(horizon=4, candidates=50, elites=5, iterations=3)
         given = {"space": space, "generators": generators, "warm": warm, "proposals": proposals, "mask": mask}
         found = planner.plan(dynamics, task, state, **given)
@@ -62,6 +63,7 @@ class Broken(Planner):
         ("states", "the states are those of a dream under them"),
         ("warm", "a cold episode beside warm ones is planned as cold: a"),
         ("trace", "the trace never rises"),
+        ("constraints", "the violation of constraints is stated, where they are not refused"),
     ],
 )
 def test_a_broken_law_is_found(how, law):

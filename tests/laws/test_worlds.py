@@ -27,8 +27,9 @@ def data(world, size=(16, 16, 3)):
 
 
 def for_agents(name):
-    """Whether a world is built for the observations and actions of an agent."""
-    return len(inspect.signature(find(name).build).parameters) > 1
+    """Whether a world is built for the observations and actions of an agent, and for nothing else."""
+    given = list(inspect.signature(find(name).build).parameters.values())[1:]
+    return bool(given) and given[0].default is inspect.Parameter.empty
 
 
 @pytest.mark.parametrize("name", [n for n in names("worlds") if for_agents(n)])
@@ -95,7 +96,7 @@ def test_a_head_that_learns_elsewhere_is_no_fault():
         ("batch", r"rows do not see each other: h +\|.+<- broken"),
         ("batch", r"dreams do not see each other: h +\|.+<- broken"),
         ("unused", r"the loss reaches every weight +\|.+never.+<- broken"),
-        ("prior", r"the loss knows the weights of prior and posterior +\|.+p\(z_t\|h_t\).+<- broken"),
+        ("prior", r"the losses know the weights of prior and posterior +\|.+p\(z_t\|h_t\).+<- broken"),
         ("reward", r"reward is one number a state +\|.+<- broken"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from worldformula.errors import ShapeError
-from worldformula.metrics.collapse import lidar, rank_me, spread, straightness
+from worldformula.metrics.collapse import alarms, diagnosed, lidar, rank_me, spread, straightness
 
 
 def normal(*shape, seed=0):
@@ -96,3 +96,40 @@ def test_codes_that_are_no_numbers_are_not_left_out(bad):
 def test_refused(call, shape):
     with pytest.raises(ShapeError, match="expected codes"):
         call(torch.ones(shape))
+
+
+def test_what_is_logged_is_what_the_parts_say_and_windows_of_two_episodes_say_nothing_of_time():
+    codes = normal(6, 5, 4) * torch.tensor([1.0, 0.05, 0.05, 0.05])
+    whole = torch.tensor([True, True, False, True, False, True])
+    told = diagnosed(codes, whole)
+    deviations = codes.reshape(-1, 4).numpy().std(0, ddof=1)
+    assert told["least"] == pytest.approx(deviations.min())
+    assert told["median"] == pytest.approx(np.sort(deviations)[1])  # the lower of the two in the middle
+    assert told["share"] == 0.75
+    assert told["rank"] == pytest.approx(rank_me(codes) / 4)
+    assert told["straightness"] == pytest.approx(straightness(codes[whole]))
+    assert told["straightness"] != pytest.approx(straightness(codes))
+    assert told["lidar"] == pytest.approx(lidar(codes[whole]) / 4)
+
+
+def test_codes_that_say_nothing_of_time_or_are_not_finite_leave_numbers_out():
+    constant = torch.ones(4, 5, 3)
+    assert diagnosed(constant).keys() == {"least", "median", "share", "rank", "lidar"}  # no step has a direction
+    assert diagnosed(normal(4, 5, 3), torch.zeros(4, dtype=torch.bool)).keys() == {"least", "median", "share", "rank"}
+    assert diagnosed(torch.full((4, 5, 3), math.nan)) == {}
+
+
+def test_a_latent_that_shrinks_to_nothing_is_an_alarm_whatever_its_rank():
+    codes = 1e-3 * normal(40, 5, 4)
+    told = diagnosed(codes)
+    assert told["rank"] > 0.9
+    found = alarms({f"codes/z/{name}": value for name, value in told.items()})
+    assert list(found) == ["z"]
+    assert "deviation of 0.00" in found["z"]
+
+
+def test_every_level_has_an_alarm_of_its_own_and_a_copy_counts_at_the_end():
+    row = {"codes/low/rank": 0.04, "codes/low/copy": 3.0, "codes/high/rank": 0.4, "codes/high/copy": 1.5, "loss": 0.0}
+    assert list(alarms(row, ended=False)) == ["low"]
+    assert list(alarms(row)) == ["high/copy", "low"]
+    assert alarms({"loss": 1.0}) == {}

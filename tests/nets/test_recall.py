@@ -323,3 +323,47 @@ def test_the_oldest_goes_however_many_were_written(kind) -> None:
         slots = memory.write(slots, torch.ones(1, 2, dtype=kind), torch.full((1, 1), float(i % 7), dtype=kind))
         held = sorted(j % 7 for j in range(max(i - 3, 0), i + 1))
         assert sorted(slots.values[0, :, 0].tolist()) == sorted([0.0] * (4 - len(held)) + held), i
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32])
+def test_the_least_used_goes_however_often_all_were_read(kind) -> None:
+    """In bfloat16 16 + 0.03 is 16: two slots that are read again and again would seem to be read alike."""
+    memory = KeyValue(2, 1, capacity=2, evicts="least used", learnt=False, temperature=1.0)
+    slots = memory.initial(1, torch.zeros((), dtype=kind))
+    one, other = torch.tensor([[1.0, 0.0]], dtype=kind), torch.tensor([[0.0, 1.0]], dtype=kind)
+    for value, x in enumerate((one, other)):
+        slots = memory.write(slots, x, torch.full((1, 1), float(value), dtype=kind))
+    counted = np.ones(2)
+    for i in range(400):
+        x = one if i % 2 else (other + 0.1 * one) / 1.005**0.5  # the first one a little more, on the whole
+        counted += memory.weights(slots, x)[0].double().numpy()
+        slots = memory.read(slots, x)[1]
+    assert slots.values.dtype == kind
+    assert slots.used[0].numpy() == pytest.approx(counted, rel=1e-4)
+    least = int(counted.argmin())
+    slots = memory.write(slots, one, torch.full((1, 1), 9.0, dtype=kind))
+    assert slots.values[0, least, 0] == 9
+    assert slots.values[0, 1 - least, 0] != 9
+
+
+def test_a_temperature_that_is_learnt_has_the_gradient_of_the_softmax_and_no_limit_of_zero() -> None:
+    memory = KeyValue(3, 1, capacity=3, temperature=0.5, sharpens=True, learnt=False).double()
+    x = torch.tensor([[0.3, -0.2, 0.9]], dtype=torch.float64)
+    keys = torch.randn(3, 1, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    slots = memory.initial(1, x)
+    for key, value in zip(keys, (1.0, -2.0, 4.0), strict=True):
+        slots = memory.write(slots, key, torch.full((1, 1), value, dtype=torch.float64))
+    read = memory.read(slots, x)[0]
+    read.sum().backward()
+
+    def by_hand(log_temperature: float) -> float:
+        k = keys[:, 0].numpy() / np.linalg.norm(keys[:, 0].numpy(), axis=1, keepdims=True)
+        scores = np.sqrt(3) * k @ (x[0].numpy() / np.linalg.norm(x[0].numpy())) / np.exp(log_temperature)
+        w = np.exp(scores - scores.max())
+        return float(w @ np.array([1.0, -2.0, 4.0]) / w.sum())
+
+    at, h = np.log(0.5), 1e-6
+    assert float(read.detach()) == pytest.approx(by_hand(at), rel=1e-6)
+    assert float(memory.log_temperature.grad) == pytest.approx((by_hand(at + h) - by_hand(at - h)) / (2 * h), rel=1e-5)
+    with pytest.raises(ConfigError, match="expected temperature > 0, got 0"):
+        KeyValue(3, 1, temperature=0, sharpens=True)

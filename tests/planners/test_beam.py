@@ -198,6 +198,15 @@ class Gusty(nn.Module):
         return torch.cat((s + u[:, 1:] - u[:, :1], 2 * u[:, 1:] - 1), -1)
 
 
+def test_costs_read_what_they_are_given():
+    line = PriorDynamics(Deterministic("s_t = f(s_{t-1}, a_{t-1})", lambda s, a: s + a[:, 1:], shape=1))
+    task = Task(
+        lambda states, _: (states["s"] - states["goal"])[..., 0].square(), given={"goal": torch.tensor([[1.0], [3.0]])}
+    )
+    plan = Beam(3, 4).plan(line, task, {"s": torch.zeros(2, 1)}, space={"a": ActionSet(2, "choice")})
+    assert plan.actions["a"][:, :, 1].tolist() == [[1, 0, 0], [1, 1, 1]]
+
+
 def test_refusals():
     start = {"s": torch.zeros(1, 1)}
     walk = PriorDynamics(Deterministic("s_t = f(s_{t-1}, u_{t-1})", Walk(), shape=1))

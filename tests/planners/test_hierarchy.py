@@ -111,6 +111,22 @@ def test_both_plans_are_kept_within_an_episode() -> None:
     assert flat.act(FINE, far("s"), seen, kept, ~begins, explore=False)[0]["a"].shape == actions["a"].shape
 
 
+def test_lower_levels_know_the_discount_and_where_episodes_end() -> None:
+    """By hand, of what the lowest level's plan says it costs on its way to a sub-goal."""
+    gates = lambda states: torch.where(states["w"][..., 0] > 2.0, 0.5, 1.0)  # noqa: E731 - of the top level's states
+    cost = far("w", 8 * GOAL).cost
+    middle = Level(DOUBLE, MACRO, HIGH, up=lambda s: {"u": 2 * s["s"]})
+    top = Level(TOP, {"n": ActionSet(2)}, HIGH, up=lambda s: {"w": 4 * s["u"]})
+    task = Task(cost, discount=0.9, proceed=gates)
+    plan = Hierarchy(LOW, (middle, top)).plan(FINE, task, {"s": torch.zeros(1, 2)}, space=SPACE)
+    goal, weight, total = plan.upper[1].states["u"][0, 1], 1.0, 0.0
+    for s in plan.states["s"][0, 1:]:
+        total += weight * (2 * s - goal).square().sum().item()
+        weight *= 0.9 * (0.5 if 8 * s[0] > 2.0 else 1.0)
+    assert (8 * plan.states["s"][0, 1:, 0] > 2.0).any()
+    assert plan.cost.item() == pytest.approx(total, rel=1e-4)
+
+
 def test_levels_with_one_name_for_two_actions_are_refused() -> None:
     twice = Hierarchy(LOW, (Level(FINE, SPACE, HIGH),))
     with pytest.raises(ConfigError, match="names of their own"):

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 
 from worldformula.errors import ConfigError
 from worldformula.formula import Bernoulli, Deterministic, OneHot
-from worldformula.planner import ActionSet, Task
+from worldformula.planner import ActionSet, Planner, Task
 from worldformula.planners.beam import Beam
 from worldformula.planners.cem import CEM
 from worldformula.planners.gradient import Gradient
@@ -37,12 +38,12 @@ TASK = Task(lambda states, actions: (states["s"][..., 0] - 1).square() + 0.1 * a
 STARTS = {"s": torch.tensor([[0.0], [1.5], [-2.0]])}
 
 
-def by_hand(start, horizon, price):
-    """min over actions of max over latents of F − λR, and the actions, by loops."""
+def by_hand(start, horizon, price, ours=(0, 1), theirs=(0, 1)):
+    """min over actions of max over latents of F − λR, and the actions, by loops; these may be the first ones."""
     worst = {}
-    for a in itertools.product((0, 1), repeat=horizon):
+    for a in (a for a in itertools.product((0, 1), repeat=horizon) if a[0] in ours):
         values = []
-        for z in itertools.product((0, 1), repeat=horizon):
+        for z in (z for z in itertools.product((0, 1), repeat=horizon) if z[0] in theirs):
             s, f = start, 0.0
             for i, j in zip(a, z, strict=True):
                 s = 0.8 * s + TABLE[i, j].item()
@@ -64,6 +65,52 @@ def test_against_all_sequences_it_is_the_least_of_the_greatest(price):
         odd = sum(math.log(ODDS[j]) for j in reply)
         assert plan.cost[b].item() == pytest.approx(value - price * odd, abs=1e-4)  # F alone
     assert (plan.actions["z"].argmax(-1) == 0).all() == (price == 50.0)
+
+
+@pytest.mark.parametrize("most", [256, 1])
+def test_masks_hold_for_both_sides(most):
+    """By episode: all may be, the adversary's first choice is forbidden, and both sides have one."""
+    both, first, second = [True, True], [True, False], [False, True]
+    masks = {"a": torch.tensor([both, both, second]), "z": torch.tensor([both, second, first])}
+    search = Minimax(Beam(3, 8), Beam(3, 8), most=most, rounds=8)
+    plan = search.plan(board(), TASK, STARTS, space=GAME, mask=masks)
+    may = [((0, 1), (0, 1)), ((0, 1), (1,)), ((1,), (0,))]
+    for b, (start, (ours, theirs)) in enumerate(zip(STARTS["s"][:, 0].tolist(), may, strict=True)):
+        value, best, reply = by_hand(start, 3, 0.0, ours, theirs)
+        assert plan.cost[b].item() == pytest.approx(value, abs=1e-4)
+        assert tuple(plan.actions["a"][b].argmax(-1).tolist()) == best
+        assert tuple(plan.actions["z"][b].argmax(-1).tolist()) == reply
+
+
+@dataclass(frozen=True)
+class Still(Planner):
+    """Answers with where it is told to begin, or with zeros."""
+
+    horizon: int = 1
+
+    def plan(self, dynamics, task, state, *, space, generators=None, warm=None, proposals=None, mask=None):
+        search = CEM(1, 1, 1, 1, std=1e-9)
+        return search.plan(dynamics, task, state, space=space, generators=generators, warm=warm)
+
+
+def test_where_the_adversary_was_is_known():
+    """(a + z/2 − 0.3)²: of an adversary who stays at z = 0.8, a = −0.1 is the answer; the second episode is cold."""
+    model = PriorDynamics(Deterministic("s_t = f(s_{t-1}, a_{t-1}, z_{t-1})", Push(), shape=1))
+    space = {"a": ActionSet(1), "z": ActionSet(1, aim="max")}
+    task = Task(lambda states, actions: (states["s"][..., 0] - 0.3).square())
+    search = Minimax(CEM(1, 200, 10, 6), Still(), rounds=2)
+    warm = {"z": torch.tensor([[[0.8]], [[torch.nan]]])}
+    plan = search.plan(model, task, {"s": torch.zeros(2, 1)}, space=space, warm=warm)
+    torch.testing.assert_close(plan.actions["z"][:, 0, 0], torch.tensor([0.8, 0.0]), atol=1e-6, rtol=0)
+    proposed = {"a": torch.zeros(2, 1, 1, 1), "z": torch.full((2, 1, 1, 1), -0.95)}
+    seen = replace(search, rounds=1).plan(model, task, {"s": torch.zeros(2, 1)}, space=space, proposals=proposed)
+    for b in range(2):  # against what was drawn and what was proposed, a is between the outermost
+        drawn = torch.randn(2, generator=torch.Generator().manual_seed(b)).clamp(-1, 1).tolist()
+        right = 0.3 - (max(*drawn, -0.95) + min(*drawn, -0.95)) / 4
+        assert seen.actions["a"][b].item() == pytest.approx(right, abs=0.01)
+    for what in ("warm", "mask"):
+        with pytest.raises(ConfigError, match=f"{what}: the space has no 'q'; it has a, z"):
+            search.plan(model, task, {"s": torch.zeros(2, 1)}, space=space, **{what: {"q": torch.zeros(2, 1, 1)}})
 
 
 def test_replies_that_are_found_one_by_one_lead_to_the_same():

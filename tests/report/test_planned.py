@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from worldformula.agent.acts import space_of
-from worldformula.agents import dreamer_v3
+from worldformula.agent.terms import Effort
+from worldformula.agents import dreamer_v3, plan2explore
 from worldformula.envs import ActionSpec, Column
 from worldformula.errors import ConfigError
 from worldformula.planner import ActionSet
 from worldformula.planners.cem import CEM
+from worldformula.planners.lagrangian import Lagrangian
 from worldformula.report.planned import GRID, cells, page, planned
 from worldformula.score import Score
 
@@ -100,6 +102,37 @@ def test_cells_are_dark_where_costs_are_low_and_blank_where_there_are_none() -> 
     svg = cells(costs, np.array([1.0, -1.0]), "a")
     assert [float(v) for v in re.findall(r'fill-opacity="([\d.]+)"', svg)] == [1.0, 0.53, 0.05, 0.05]
     assert 'cx="88.0" cy="0.0"' in svg  # the right end of the first number, the upper one of the second
+
+
+def test_bonuses_of_steps_are_left_out_and_an_agent_that_wants_nothing_else_wants_the_reward() -> None:
+    columns = {"x": Column("vector", (2,), "float32")}
+    agent = plan2explore.build(plan2explore.tiny(), columns, ActionSpec("continuous", 1), seed=0)
+    torch.nn.init.normal_(agent.world.heads["r"].net.head.weight)
+    rows, before = batch(np.zeros((1, 4, 1), np.float32), columns), agent.cost
+    found = planned(agent, PLANNER, rows)
+    assert agent.cost is before  # and with it what the agent learns by
+    assert found.apart == ("disagreement",)
+    assert "disagreement: bonuses of steps" in page(found, "a plan", [])
+    agent.configure(replace(agent.configuration, weights={"reward": 1.0, "disagreement": 0.0}))
+    told = planned(agent, PLANNER, rows)
+    assert told.apart == ()
+    assert told.total == found.total
+    assert np.ptp(told.costs) > 0
+
+
+def test_what_has_a_limit_is_planned_by_who_keeps_it() -> None:
+    columns = {"x": Column("vector", (2,), "float32")}
+    spec, rows = ActionSpec("continuous", 1), batch(np.zeros((1, 4, 1), np.float32), columns)
+    parts = dreamer_v3.build(dreamer_v3.tiny(), columns, spec, seed=0)
+    parts.cost = replace(parts.cost, intrinsic={"effort": Effort()})
+    keeps = Lagrangian(PLANNER)
+    parts.configuration = replace(parts.configuration, limits={"effort": 0.01}, planner=keeps)
+    found = planned(parts, keeps, rows)
+    assert found.violation is not None
+    assert found.violation == pytest.approx(max(0.0, float((found.actions["a"] ** 2).max()) - 0.01), abs=1e-6)
+    assert "exceeds its constraints by" in page(found, "a plan", [])
+    with pytest.raises(ConfigError, match="constraints, effort"):
+        planned(parts, PLANNER, rows)
 
 
 def test_what_has_no_world_is_refused() -> None:

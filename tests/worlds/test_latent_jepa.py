@@ -203,3 +203,16 @@ def test_refused():
         latent_jepa.build(SMALL, SHAPES, 0)
     with pytest.raises(ConfigError, match="other names"):
         latent_jepa.build(SMALL, {"s": (2,), "body": (2,)}, 1)
+
+
+def test_beta_that_is_given_is_that_of_the_settings_and_makes_codes_learn_alike_where_it_is_small():
+    config = replace(latent_jepa.tiny(), anneals=True)
+    torch.manual_seed(0)
+    given, fixed = (latent_jepa.build(own, {"body": (3,)}, 2) for own in (config, latent_jepa.tiny()))
+    fixed.load_state_dict(given.state_dict())
+    batch = {"x": torch.randn(4, 5, 3), "a": torch.randn(4, 5, 2), "first": torch.zeros(4, 5, dtype=torch.bool)}
+    torch.testing.assert_close(given.loss(**batch, beta=20.0).value, fixed.loss(**batch).value)
+    assert given.loss(**batch, beta=60.0).value != fixed.loss(**batch).value
+    for wrong in ({"z": "none"}, {"beta": None}):
+        with pytest.raises(ConfigError, match="expected codes and a soft minimum"):
+            replace(config, **wrong)

@@ -93,6 +93,30 @@ def test_it_recalls_what_was_shown_at_the_beginning_alone():
     assert error[2:].max() < 0.2
 
 
+def test_of_an_agent_it_keeps_the_laws_of_worlds_and_recalls_rewards_and_ends():
+    torch.manual_seed(0)
+    world = recalling.build(recalling.tiny(), {"body": (2,), "arm": (3,)}, {"a_1": 1, "a_2": 2})
+    batch = {k: torch.randn(B, T, n) for k, n in {"body": 2, "arm": 3, "a_1": 1, "a_2": 2}.items()}
+    batch |= {"r": torch.randn(B, T), "c": torch.rand(B, T), "first": series(recalling.tiny())["first"]}
+    check_world(world, batch)
+    assert world.roles == {"reward": "r", "continue": "c"}
+    last = world.filter(batch).last()
+    moved = world.decode(last | {"m": last["m"] + 1}, ["r", "c", "body"])
+    said = world.decode(last, ["r", "c", "body"])
+    assert not torch.allclose(moved["r"], said["r"])
+    assert not torch.allclose(moved["c"], said["c"])
+    assert torch.equal(moved["body"], said["body"])
+
+
+def test_what_it_cannot_observe_is_refused():
+    with pytest.raises(ConfigError, match="reads numbers, and eye is a picture"):
+        recalling.build(recalling.tiny(), {"eye": (8, 8, 3)}, 1)
+    with pytest.raises(ConfigError, match="of other names than"):
+        recalling.build(recalling.tiny(), {"body": (2,)}, {"m": 1})
+    with pytest.raises(ConfigError, match="at least one action dimension"):
+        recalling.build(recalling.tiny(), {"body": (2,)}, {})
+
+
 def test_sizes_are_checked():
     with pytest.raises(ConfigError, match="sizes of at least 1"):
         Sizes(capacity=0)

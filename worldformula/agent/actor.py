@@ -75,9 +75,11 @@ def squashed_policy(acts: Iterable[Act], features: int, units: int, *, first: fl
     return product(acts, factor)
 
 
-def truncated_policy(acts: Iterable[Act], features: int, units: int, *, masks: bool = False) -> Factor | Joint:
+def truncated_policy(
+    acts: Iterable[Act], features: int, units: int, *, masks: bool = False, given: str = "h_t,z_t"
+) -> Factor | Joint:
     """Dreamer v2's policy: truncated Normals of numbers, one-hot choices, flags; ``features`` as for v1, ``masks`` as
-    of `policy`.
+    of `policy`; ``given`` is what it reads of a state.
     """
 
     def factor(act: Act, header: str) -> Factor:
@@ -88,7 +90,7 @@ def truncated_policy(acts: Iterable[Act], features: int, units: int, *, masks: b
             return OneHot(within(header, act), Allowing(net), shape=act.size)
         return (OneHot if act.kind == "choice" else Bernoulli)(header, net, shape=act.size)
 
-    return product(acts, factor)
+    return product(acts, factor, given)
 
 
 def latent_policy(acts: Iterable[Act], latent: int, units: int) -> Factor | Joint:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldformula.agent.modes import Switch
-from worldformula.errors import CatalogueError, ShapeError, near, table
+from worldformula.errors import CatalogueError, ConfigError, ShapeError, near, table
 from worldformula.formula.syntax.hidden import with_functions
 from worldformula.planner import Planner
 
@@ -30,10 +30,11 @@ class Configuration:
     ``proposals`` how many sequences of its policy are candidates: see `worldformula.agent.search.Search`. With
     ``value`` a plan ends with what the agent's critic says is to come, and is discounted. ``goal`` is what terms of the
     cost read beside the states, tensors by name of one row, ``[1, ...]``, or of one for each stream, or a function that
-    makes them of the rows that are acted on. ``switch`` says when to think; elsewhere the agent acts by its policy.
+    makes them of the rows that are acted on. ``limits`` are terms that are kept below, not minimised: for a planner
+    that keeps constraints, `Lagrangian`. ``switch`` says when to think; elsewhere the agent acts by its policy.
     """
 
-    weights: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float | Tensor] = field(default_factory=dict)
     planner: Planner | None = None
     noise: float | Literal["plan"] = 0.3
     warm: bool = True
@@ -41,6 +42,14 @@ class Configuration:
     value: bool = False
     goal: Mapping[str, Tensor] | Callable[[Rows], Mapping[str, Tensor]] = field(default_factory=dict)
     switch: Switch | None = None
+    limits: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.limits and self.planner is None:
+            raise ConfigError(
+                f"limits: a policy does not keep {next(iter(self.limits))!r} below a limit; write "
+                f"planner=Lagrangian(...), of worldformula.planners.lagrangian"
+            )
 
     __deepcopy__ = with_functions  # goals and doubts may ask networks of the agent
 

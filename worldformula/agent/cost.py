@@ -14,7 +14,8 @@ losses of their own (`learns`) and what reads the world. Critics learn, from wha
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from worldformula.agent.terms import Measure, modules_of, with_steps
 from worldformula.errors import ConfigError, near
 from worldformula.formula.syntax.hidden import with_functions
-from worldformula.planner import Named, Task
+from worldformula.planner import Constraint, Named, Task
 from worldformula.world import Dynamics, State, head_of
 
 Decode = Callable[[State, Iterable[str]], dict[str, Tensor]]
@@ -122,6 +123,19 @@ class Cost:
         return reward, found[wanted[-1]] if proceeds else torch.full_like(reward, self.discount)
 
     @torch.no_grad()
+    def immediate(self, states: State) -> Tensor:
+        """IC(s) at states ``[..., event]``: the negated reward and the intrinsic terms, no critic; what a memory keeps.
+
+        Terms of actions, and of steps that arrive, know two states, and are left out.
+        """
+        alone = {
+            name: term
+            for name, term in self.intrinsic.items()
+            if not getattr(term, "acts", False) and not getattr(term, "arrives", False)
+        }
+        return self._with(-self._reward(states) if self.rewarded or not alone else None, alone, states, 1.0)
+
+    @torch.no_grad()
     def received(self, states: State, reward: Tensor) -> Tensor:
         """As `outcome`, of replayed states ``[B, T, ...]`` with the reward of the data, ``[B, T]``, and not a head's.
 
@@ -130,17 +144,24 @@ class Cost:
         first = self.weights.get(REWARD, 1.0) * reward if self.rewarded else torch.zeros_like(reward)
         return self._with(first, self.intrinsic, states, -1.0)
 
-    def task(self, value: Measure | None = None, *, given: Mapping[str, Tensor] | None = None) -> Task:
+    def task(
+        self, value: Measure | None = None, *, given: Mapping[str, Tensor] | None = None,
+        limits: Mapping[str, float] | None = None,
+    ) -> Task:  # fmt: skip
         """What a planner searches by: the total at every state that is reached, weighed by how probably the episode has
         gone on until there.
 
         With ``value``, what is to come after a state ``[N, ...] -> [N]``, higher is better, dreams are discounted, and
         end with its negation. ``given`` is what terms read beside the states, such as a goal for each episode: see
-        `Task.given`, and `Distance` for a term that reads it.
+        `Task.given`, and `Distance` for a term that reads it. A term with a limit is no part of the total, but a
+        constraint, which no state may exceed: for the planner `Lagrangian`.
 
         Raises:
-            ConfigError: a term of steps that counts: what a planner is told begins behind the first one.
+            ConfigError: a term of steps that counts: what a planner is told begins behind the first one; a limit of no
+                term.
         """
+        if limits:
+            return self._limited(value, given, limits)
         for name, term in self.intrinsic.items():
             if getattr(term, "arrives", False) and self.weights.get(name, 1.0):
                 raise ConfigError(
@@ -159,6 +180,26 @@ class Cost:
         discount = self.further * (self.discount if going is None else 1.0)  # what is predicted to go on has γ inside
         return Task(self, lambda last: -value(last), going, discount, given=held)
 
+    def _limited(
+        self, value: Measure | None, given: Mapping[str, Tensor] | None, limits: Mapping[str, float]
+    ) -> Task:  # fmt: skip
+        terms = {**self.intrinsic, **self.critics}
+        if other := [name for name in limits if name not in terms]:
+            raise ConfigError(
+                f"limits: no term of this cost is called {other[0]!r}; these are: {', '.join(terms) or 'none'}."
+                f"{near(other[0], terms)}"
+            )
+        rest = replace(
+            self,
+            intrinsic={k: v for k, v in self.intrinsic.items() if k not in limits},
+            critics={k: v for k, v in self.critics.items() if k not in limits},
+            weights={k: v for k, v in self.weights.items() if k not in limits},
+        )
+        task = rest.task(value, given=given)
+        return replace(
+            task, constraints={k: Constraint(partial(self._asked, terms[k]), most) for k, most in limits.items()}
+        )
+
     def _reward(self, states: State) -> Tensor:
         name = head_of(self.dynamics, REWARD)
         return self._weighed(self.dynamics.decode(states, (name,))[name])
@@ -175,12 +216,15 @@ class Cost:
             weight = self.weights.get(name, 1.0)
             if total is not None and not isinstance(weight, Tensor) and not weight:
                 continue
-            acts = getattr(measure, "acts", False)
-            found = with_steps(measure, states, actions, self.dynamics.actions) if acts else measure(states)
-            more = sign * weight * found
+            more = sign * weight * self._asked(measure, states, actions)
             total = more if total is None else total + more
         assert total is not None
         return total
+
+    def _asked(self, term: Measure, states: State, actions: Named | None = None) -> Tensor:
+        if not getattr(term, "acts", False):
+            return term(states)
+        return with_steps(term, states, actions, self.dynamics.actions)
 
 
 def _learnt(term: Measure, world: set[int]) -> list[nn.Parameter]:

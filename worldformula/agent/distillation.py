@@ -23,7 +23,7 @@ from worldformula.world.policies import acting
 
 
 class Distillation(nn.Module):
-    """What a policy learns from plans, and the plans that it has been shown, which no ``state_dict`` holds.
+    """What a policy learns from plans, and the plans that it has been shown: its ``state_dict`` holds both.
 
     Args:
         policy: π(a_t|s_t), or π(a_t|s_t,g) of a goal, a factor or a product of one for each action.
@@ -57,6 +57,23 @@ class Distillation(nn.Module):
         # Out of the module tree: it holds the same networks, which must appear once in the state_dict.
         self.__dict__["loss"] = Mean(index, sum(told[1:], told[0])).mean()
         self._rows: dict[str, Tensor] = {}
+
+    def get_extra_state(self) -> dict[str, Tensor]:
+        """What is kept, for ``state_dict``."""
+        return dict(self._rows)
+
+    def set_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        """Keeps that from now on, where the weights are.
+
+        Raises:
+            ShapeError: rows of another policy.
+        """
+        wanted = {*self.timed, *self.held, *self.actions}
+        if state and {*state} != wanted:
+            rows = [(name, name in wanted, name in state) for name in sorted(wanted | {*state})]
+            raise ShapeError("expected rows of this policy\n" + table(("variable", "expected", "got"), rows))
+        device = next((p.device for p in self.parameters()), None)
+        self._rows = {name: value.to(device) for name, value in state.items()}
 
     def __len__(self) -> int:
         """How many states are kept."""

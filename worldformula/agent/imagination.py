@@ -11,28 +11,32 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, cast
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from worldformula.agent import lessons
 from worldformula.agent.actor import Actor
-from worldformula.agent.acts import encoded, space_of
+from worldformula.agent.acts import space_of
 from worldformula.agent.configurator import Configuration, Habits
 from worldformula.agent.cost import Cost
 from worldformula.agent.memory import ShortTermMemory
 from worldformula.agent.open_loop import open_loop
 from worldformula.agent.perception import Perception
+from worldformula.agent.recollection import Recollection, Recollects, kept_by
 from worldformula.agent.search import Search
 from worldformula.agent.terms import Measure, modules_of
 from worldformula.envs.actions import Actions
 from worldformula.errors import CheckpointError, ConfigError
 from worldformula.formula.factors.joint import Factor, Joint
 from worldformula.formula.syntax.nodes import factors as factors_of
+from worldformula.learners.critics import MemoryCritic
 from worldformula.learners.curiosity import Curious
-from worldformula.learners.imagination import Behaviour, Dreaming, Following, Replaying
+from worldformula.learners.imagination import Behaviour
 from worldformula.planner import Task
 from worldformula.run.contract import LearningConfig
-from worldformula.training.objective import Minimises, Objective, Outs, Updates
+from worldformula.training.objective import Minimises, Objective, Updates
 from worldformula.training.players import Order, Turns
 from worldformula.training.precision import in_bfloat16
 from worldformula.world import State, Values, World
@@ -55,7 +59,9 @@ class ImaginationAgent(nn.Module):
         horizon: steps of a dream.
         curious: bonuses by name, which it learns as terms of these names and counts as costs of its own.
         surprising: of a result of the world's loss, what it is at every row, ``[B, T]``: `surprise` then keeps it.
-        intrinsic, critics: further terms of its cost by name, such as how far a goal is: see `Cost`.
+        intrinsic, critics: further terms of its cost by name, such as how far a goal is: see `Cost`. A `MemoryCritic`
+            that a player minimises, by its name, learns from what the agent recollects.
+        recollects: keeps states and their costs, in the acting state until their episode ends.
         late: dreams start from the last so many states of each sequence; 1 where the world remembers a past.
         context: whether sequences go on from the states that the replay keeps, see `latents`.
 
@@ -74,7 +80,7 @@ class ImaginationAgent(nn.Module):
         players: Mapping[str, Minimises], order: Order | Turns = "simultaneous", habits: Habits | None = None,
         horizon: int = 1, late: int = 1, context: bool = False, curious: Mapping[str, Curious] | None = None,
         surprising: Callable[[Any], Tensor] | None = None, intrinsic: Mapping[str, Measure] | None = None,
-        critics: Mapping[str, Measure] | None = None,
+        critics: Mapping[str, Measure] | None = None, recollects: Recollects | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.config, self.horizon, self.late, self.context = config, horizon, late, context
@@ -99,25 +105,15 @@ class ImaginationAgent(nn.Module):
         terms: dict[str, Measure] = {**dict(self.curious.items()), **(intrinsic or {})}
         self.cost = Cost(world, terms, dict(critics or {}), discount=discount, further=further)
         self.judging = nn.ModuleList(m for term in (critics or {}).values() for m in modules_of(term))
-        self.memory = ShortTermMemory(world, {act.variable: act.size for act in perception.acts})
+        recalled = {name: term for name, term in (critics or {}).items() if isinstance(term, MemoryCritic)}
+        recalled = {name: term for name, term in recalled.items() if any(name in p.weights for p in players.values())}
+        self.recollects = recollects
+        self.recollection = Recollection(None if recollects is None else recollects.capacity)
+        sizes = {act.variable: act.size for act in perception.acts}
+        self.memory = ShortTermMemory(world, sizes, *kept_by(recollects, recalled))
         self.configure(self.habits.usual)
         # Out of the module tree: it holds the same networks, which must appear once in the state_dict.
-        makers = {"dream": self._dreamed, "replay": self._replayed}
-        learnt = {} if learner is None else dict(learner.terms)
-        if late == 1 and "replay" in learnt:
-            del learnt["replay"]
-            if any("replay" in player.weights for player in players.values()):
-                raise ConfigError('late=1: a return from the data needs two states, so nobody minimises "replay" here')
-        bonuses = dict(curious or {})
-        made = {name: makers.get(name, partial(self._followed, name)) for name in learnt}
-        self.__dict__["objective"] = Objective(
-            order,
-            terms={"world": world.loss, **{name: own.loss for name, own in bonuses.items()}, **learnt},
-            data={"world": self._seen, **{name: partial(self._stepped, name) for name in bonuses}, **made},
-            attached=() if learner is None else set(learner.attached) & set(learnt),
-            kept=("world",),
-            **players,
-        )
+        self.__dict__["objective"] = lessons.objective(self, order, players, recalled)
         self.updates = Updates(self.objective)
         self.surprising, self.surprise = surprising, cast("NDArray[Any] | None", None)
         self._means: Means | None = None  # `means_of`, compiled
@@ -145,13 +141,14 @@ class ImaginationAgent(nn.Module):
 
         ``explore`` samples, otherwise means and modes. What a column of masks does not allow is not chosen.
         """
-        observed = self.perception.observe(rows, self.device)
-        masks, kept = self.perception.masks(rows, self.device), dict[str, Tensor]()
+        device = self.device
+        observed = self.perception.observe(rows, device)
+        masks, kept = self.perception.masks(rows, device), dict[str, Tensor]()
         anything = explore and self.habits.random and not self.updates.count
         plain = self.search is None and not anything and not masks
         if plain and self.learner is not None and not (explore and self.habits.noise):
             acted = self.world.act(observed, state, self.learner.policy, deterministic=not explore)
-            return self.perception.act(acted), acted
+            return self.perception.act(acted), acted | self._kept(acted, rows, state)
         seen = self.world.observe(observed, state, deterministic=not explore)
         if anything:
             actions = self._anything(masks, len(rows["is_first"]))
@@ -165,7 +162,31 @@ class ImaginationAgent(nn.Module):
             if (switch := self.configuration.switch) is not None and self.actor is not None:
                 planned = partial(switch.act, self.search, self.actor, self.world, task, seen, state, begins)
             actions, kept = planned(explore=explore, masks=masks)
+        kept |= self._kept(seen, rows, state)
         return self.perception.act(actions), self.memory.update(seen, actions) | kept
+
+    def spent(self, states: State, rows: Mapping[str, NDArray[Any]]) -> Tensor:
+        """IC at states ``[N, ...]``, with the goals of their rows: see `Cost.immediate`."""
+        goals = {name: goal.to(self.device) for name, goal in self.configuration.given(rows).items()}
+        return self.cost.immediate(State({**states, **goals}, 1))
+
+    def _kept(self, seen: State, rows: Mapping[str, NDArray[Any]], state: Values) -> dict[str, Tensor]:
+        """What the acting state holds of the episode, with this step."""
+        if self.recollects is None:
+            return {}
+        begins = torch.as_tensor(rows["is_first"], device=self.device).bool()
+        return self.memory.keep(seen, self.spent(seen.only(self.world.carried), rows), state, begins)
+
+    def recollect(self, rows: Mapping[str, NDArray[Any]], state: Values) -> None:
+        """Episodes that end at rows ``[N, ...]`` go from the acting state into what critics learn from.
+
+        A run calls it after every turn of its own; what is acted in evaluations is not recollected.
+        """
+        if self.recollects is not None:
+            for stream in np.flatnonzero(rows["is_last"]):
+                states, costs = self.memory.episode(state, int(stream))
+                if costs.shape[1] > 1:
+                    self.recollection.write(states, costs)
 
     def _anything(self, masks: Mapping[str, Tensor], num: int) -> dict[str, Tensor]:
         """Uniformly random actions ``[num, size]`` by variable, among those that are allowed."""
@@ -200,7 +221,8 @@ class ImaginationAgent(nn.Module):
 
     def task(self, given: Mapping[str, Tensor] | None = None) -> Task:
         """What Mode-2 searches by; ``given`` are goals, a row for each episode."""
-        return self.cost.task(self._value if self.configuration.value else None, given=given)
+        value = self._value if self.configuration.value else None
+        return self.cost.task(value, given=given, limits=self.configuration.limits)
 
     def _value(self, states: State) -> Tensor:
         """What the critic says is to come after states ``[N, ...]``."""
@@ -231,6 +253,10 @@ class ImaginationAgent(nn.Module):
         if self.learner is not None:
             metrics |= self.learner.metrics(outs[next(iter(self.learner.terms))])
         return metrics, self.stored(world.samples)
+
+    def watched(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+        """How the world's latents that nothing decodes are on sequences ``[B, T, ...]``: see `World.watched`."""
+        return self.world.watched(self.perception.learn(batch, self.device)) if self.world.embeddings else {}
 
     @cached_property
     def latents(self) -> dict[str, tuple[int, ...]]:
@@ -282,66 +308,8 @@ class ImaginationAgent(nn.Module):
         """The means of heads in a dream, through compiled code where there is some."""
         return decode(self.world.heads, states, names, {}, self.world.dynamics.rank, self._means)
 
-    def _seen(self, outs: Outs, batch: Mapping[str, Any], _: torch.Generator | None) -> Mapping[str, Any]:
-        """What the world's loss reads, and where it begins."""
-        seen = self.perception.learn(batch, self.device)
-        if not self.latents:
-            return seen
-        before = {name: torch.as_tensor(batch[f"start/{name}"], device=self.device) for name in self.latents}
-        return {**seen, "start": before | self.perception.before(batch, self.device)}
-
-    def _late(self, outs: Outs) -> State:
-        """The last states of each sequence, ``[B, K, ...]``, from which dreams start."""
-        return State(outs["world"].samples, 2).only(self.world.carried).span(-self.late)
-
-    def _taken(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The actions of rows ``[B, T, size]`` by variable."""
-        return encoded(self.perception.acts, batch, self.device)
-
-    def _stepped(
-        self, name: str, outs: Outs, batch: Mapping[str, Any], _: torch.Generator | None
-    ) -> Mapping[str, Tensor]:
-        """What a bonus learns from: the states of the data, what was done there, and where episodes begin."""
-        states = {key: x.detach() for key, x in outs["world"].samples.items()} | self._taken(batch)
-        return cast("Curious", self.curious[name]).data(states, torch.as_tensor(batch["is_first"], device=self.device))
-
-    def _dreamed(self, outs: Outs, batch: Mapping[str, Any], generator: torch.Generator | None) -> Mapping[str, Tensor]:
-        """Dreams under the policy, with their rewards and continuations; with a graph where the learner asks for it."""
-        assert isinstance(self.learner, Dreaming)
-        late = self._late(outs)
-        terminal = torch.as_tensor(batch["is_terminal"][:, -late.lead[1] :], device=self.device)
-        start = self._remembered(batch, generator) if self.world.memory else late.detach().starts()
-        dream, reward, proceed = self._imagined(start, generator)
-        return self.learner.dreamed(dream, dream, reward, proceed, terminal.flatten())
-
-    @torch.no_grad()
-    def _remembered(self, batch: Mapping[str, Any], generator: torch.Generator | None) -> State:
-        """The last state of each sequence with what the world then remembers, which a loss does not keep."""
-        return self.world.filter(self.perception.learn(batch, self.device), generator=generator).last()
-
-    def _replayed(self, outs: Outs, batch: Mapping[str, Any], _: torch.Generator | None) -> Mapping[str, Tensor]:
-        """The same states with what the data say of them, and the returns of the dreams that start there."""
-        assert isinstance(self.learner, Replaying)
-        late = self._late(outs)
-        rows = late.lead
-        boot = outs["dream"].samples["R"][:, 0].unflatten(0, rows)
-        reward, last, terminal = (
-            torch.as_tensor(batch[k][:, -rows[1] :], device=self.device) for k in ("reward", "is_last", "is_terminal")
-        )
-        taken = {name: x[:, -rows[1] :] for name, x in self._taken(batch).items()} if self.curious else {}
-        received = self.cost.received(State({**late, **taken}, 2), self.perception.rewards(reward))
-        return self.learner.replayed(late, received, last, terminal, boot)
-
-    def _followed(
-        self, name: str, outs: Outs, batch: Mapping[str, Any], _: torch.Generator | None
-    ) -> Mapping[str, Tensor]:
-        """What the world's own loss has rolled out, and what the data say."""
-        assert isinstance(self.learner, Following)
-        terminal, first = (torch.as_tensor(batch[key], device=self.device) for key in ("is_terminal", "is_first"))
-        seen = self.perception.learn(batch, self.device)
-        return self.learner.followed(name, outs["world"].samples, seen, terminal, first)
-
-    def _imagined(self, start: Values, generator: torch.Generator | None) -> tuple[State, Tensor, Tensor]:
+    def imagined(self, start: Values, generator: torch.Generator | None) -> tuple[State, Tensor, Tensor]:
+        """`dream` with its graph."""
         if self.learner is None:
             raise ConfigError("this agent has no policy to dream under: expected world.imagine(start, actions=...)")
         dream = self.world.imagine(start, self.learner.policy, horizon=self.horizon, generator=generator)
@@ -354,7 +322,7 @@ class ImaginationAgent(nn.Module):
         Raises:
             ConfigError: the agent has no policy.
         """
-        return self._imagined(start, generator)
+        return self.imagined(start, generator)
 
     # ------------------------------------------------------------------------------------------------------------ show
 
@@ -385,12 +353,15 @@ class ImaginationAgent(nn.Module):
 
     def checkpoint(self) -> dict[str, Any]:
         """Weights, slow critic and return scale, and the optimiser's state."""
-        return {"weights": dict(self.state_dict()), "optimiser": self.updates.state_dict()}
+        recollected = {"recollection": self.recollection.state_dict()} if self.recollects else {}
+        return {"weights": dict(self.state_dict()), "optimiser": self.updates.state_dict(), **recollected}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Puts the answer of `checkpoint` back; raises CheckpointError where it is of another agent."""
         try:
             self.load_state_dict(state["weights"])
             self.updates.load_state_dict(state["optimiser"])
-        except (RuntimeError, ConfigError) as error:
+            if self.recollects is not None:
+                self.recollection.load_state_dict(state["recollection"])
+        except (RuntimeError, ConfigError, KeyError) as error:
             raise CheckpointError(f"the checkpoint is of another agent or size: {error}") from error

@@ -16,6 +16,8 @@ from worldformula.envs.columns import Column
 from worldformula.errors import ConfigError, MissingInputError, ShapeError, table
 from worldformula.world import MASK, World
 
+WHITE = torch.tensor(255.0)  # a tensor, as a number of Python would be made one at every row
+
 
 class Perception:
     """Reads rows ``[N, ...]`` or sequences ``[B, T, ...]`` into tensors by variable, and writes actions back.
@@ -76,7 +78,7 @@ class Perception:
                 "the world of an agent begins anew with each episode: expected a loss with flags of the first rows, "
                 "Sum('t', ..., reset='first')"
             )
-        predicted = {role: world.heads[name].variable.key for role, name in world.roles.items()}
+        predicted = world.predicted
         allowed = {role.removeprefix(MASK): word for role, word in predicted.items() if role.startswith(MASK)}
         found = cls(
             world.observations, discount, columns, actions, reward=predicted.get("reward"),
@@ -160,7 +162,7 @@ def encoded(column: NDArray[Any], kind: Column, device: torch.device) -> Tensor:
     lead = moved.shape[: moved.ndim - len(kind.shape)]
     if kind.kind == "image":
         if (kind.low, kind.high) == (0, 255):
-            return moved.float().div_(255)
+            return moved.float().div_(WHITE)
         return (moved.float() - kind.low) / (kind.high - kind.low)
     if kind.kind != "discrete":
         return moved.reshape(*lead, -1).float()

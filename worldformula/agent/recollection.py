@@ -10,7 +10,10 @@ goal (`Hindsight`; Andrychowicz et al. 2017, arXiv:1707.01495): what was done th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,6 +21,9 @@ from torch import Tensor
 from worldformula.agent.terms import Measure
 from worldformula.errors import ConfigError, ShapeError, table
 from worldformula.world import State
+
+if TYPE_CHECKING:
+    from worldformula.learners.critics import MemoryCritic
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,53 @@ class Hindsight:
     def __post_init__(self) -> None:
         if self.ahead < 1 or not 0 <= self.others < 1:
             raise ConfigError(f"expected ahead ≥ 1 and others in [0, 1), got {self.ahead} and {self.others}")
+
+
+@dataclass(frozen=True)
+class Recollects:
+    """How an agent recollects its costs, and what its critics learn from at every update.
+
+    Attributes:
+        episode: C, how many steps of the running episode its acting state holds; of a longer one the oldest are gone.
+        capacity: how many steps of ended episodes are kept; the oldest episodes go first, whole.
+        batch: states that a critic learns from at once.
+        discount: γ.
+        steps: n of transitions.
+        goals: in hindsight, whose costs are then asked anew.
+
+    Raises:
+        ConfigError: sizes below 1 (below 2 of the episode), or a capacity that holds no episode.
+    """
+
+    episode: int = 1000
+    capacity: int = 50_000
+    batch: int = 256
+    discount: float = 0.97
+    steps: int = 1
+    goals: Hindsight | None = None
+
+    def __post_init__(self) -> None:
+        if self.episode < 2 or min(self.batch, self.steps) < 1 or self.capacity < self.episode:
+            raise ConfigError(
+                "expected episode ≥ 2, batch and steps ≥ 1 and a capacity that holds an episode, got "
+                f"{self.episode}, {self.batch}, {self.steps} and {self.capacity}"
+            )
+        _check_discount(self.discount)
+
+
+def kept_by(own: Recollects | None, critics: Mapping[str, MemoryCritic]) -> tuple[tuple[str, ...], int]:
+    """Which variables of the running episode have to be kept for these critics, and of how many steps.
+
+    Raises:
+        ConfigError: there are critics, and nobody recollects.
+    """
+    if own is None:
+        if critics:
+            name = next(iter(critics))
+            raise ConfigError(f"{name} learns from what the agent recollects: expected recollects=Recollects(...)")
+        return (), 0
+    goals = () if own.goals is None else (own.goals.of,)
+    return tuple(dict.fromkeys((*(n for critic in critics.values() for n in critic.features), *goals))), own.episode
 
 
 class Recollection:
@@ -92,6 +145,33 @@ class Recollection:
         self._episodes += [{k: v[b].detach().clone() for k, v in kept.items()} for b in range(B)]
         while self.capacity is not None and len(self) > self.capacity:
             del self._episodes[0]
+        self._rows, self._known = None, {}
+
+    def write_pieces(self, states: State, costs: Tensor, first: Tensor) -> None:
+        """`write` of sequences ``[B, T, ...]`` that may hold several episodes: each piece between two first rows,
+        flags ``[B, T]``, by itself. Pieces of one step, after which nothing comes, are left out.
+        """
+        whole, T = State(states, 2).series, first.shape[1]
+        for b, flags in enumerate(first[:, 1:].cpu()):
+            cuts = [0, *(flags.nonzero()[:, 0] + 1).tolist(), T]
+            for begin, end in pairwise(cuts):
+                if end - begin > 1:
+                    piece = {name: value[b : b + 1, begin:end] for name, value in whole.items()}
+                    self.write(State(piece, 2), costs[b : b + 1, begin:end])
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """All steps one behind the other, ``[N, ...]`` by name, and how long each episode is, "lengths"."""
+        if not self._episodes:
+            return {}
+        lengths = torch.tensor([len(next(iter(episode.values()))) for episode in self._episodes])
+        return {**self._all()[0], "lengths": lengths}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Keeps what `state_dict` gave, and nothing else."""
+        rows = {name: value for name, value in state.items() if name != "lengths"}
+        parts = {name: value.split(state["lengths"].tolist()) for name, value in rows.items()}
+        count = len(state["lengths"]) if state else 0
+        self._episodes = [{name: part[i].clone() for name, part in parts.items()} for i in range(count)]
         self._rows, self._known = None, {}
 
     # ------------------------------------------------------------------------------------------------------------ read

@@ -24,7 +24,7 @@ evaluation            –             samples            means and modes        
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import cast
@@ -32,7 +32,7 @@ from typing import cast
 import torch
 
 from worldformula.agent.actor import policy
-from worldformula.agent.acts import acts_of, named, space_of
+from worldformula.agent.acts import Act, acts_of, named, space_of
 from worldformula.agent.configurator import Configuration, Habits
 from worldformula.agent.imagination import ImaginationAgent
 from worldformula.agent.perception import Perception
@@ -43,12 +43,14 @@ from worldformula.envs.columns import Column
 from worldformula.errors import ConfigError
 from worldformula.formula import Joint
 from worldformula.learners.curiosity import CuriositySettings, curious_by
-from worldformula.learners.imagination import BehaviourSettings, ImaginationActorCritic
+from worldformula.learners.imagination import BehaviourSettings, ImaginationActorCritic, Spoken
+from worldformula.learners.imagination.spoken import Direction
 from worldformula.nets.mlp import MLP
 from worldformula.nets.sizes import PUBLISHED
 from worldformula.training.objective import Minimises
 from worldformula.training.optimiser import ClipUnits, LaProp
 from worldformula.training.precision import Precision, require_precision
+from worldformula.world import World
 from worldformula.worlds import rssm
 
 
@@ -90,6 +92,12 @@ class DreamerConfig:
     """Weight of the critic's loss on replayed steps."""
     layers: int = 3
     """Hidden layers of actor and critic."""
+    talk: str = ""
+    """Of an action whose choices are words, and the column of the words that are heard, action=column: the policy is
+    kept near to the word that the world expects, and not near to all of them alike (Dynalang); see learners/.../spoken.
+    """
+    talk_direction: Direction = "policy"
+    """KL[π ‖ words], or with words KL[words ‖ π]."""
     reset_every: int = 0
     """Updates after which the last layers of actor and critic begin anew, again and again; 0 never resets them."""
     reset_layers: int = 1
@@ -192,7 +200,8 @@ def build(
         renews=[layer for net in nets for layer in net.last(config.reset_layers)] if config.reset_every else [],
         renews_every=config.reset_every,
     )
-    learner = ImaginationActorCritic(actor, critic, config.behaviour, tuple(masks.values()))
+    spoken = _spoken(config, world, columns, acts) if config.talk else None
+    learner = ImaginationActorCritic(actor, critic, config.behaviour, tuple(masks.values()), spoken)
     agent = ImaginationAgent(
         config,
         world,
@@ -207,6 +216,23 @@ def build(
         context=bool(config.context),
     )
     return agent.use_bfloat16() if config.precision == "bfloat16" else agent
+
+
+def _spoken(config: DreamerConfig, world: World, columns: Mapping[str, Column], acts: Sequence[Act]) -> Spoken:
+    """The action that says words, and the head of the column that hears them."""
+    action, _, column = config.talk.partition("=")
+    heard = {key: c for key, c in columns.items() if c.kind == "discrete" and not c.shape}
+    said = {act.action: act for act in acts if act.kind == "choice"}
+    if column not in heard or action not in said or said[action].size != heard[column].width:
+        raise ConfigError(
+            f"talk: expected action=column of as many words, a choice of {', '.join(said) or 'none'} and one whole "
+            f"number of {', '.join(heard) or 'none'}, got {config.talk!r}"
+        )
+    choices = [(key, len(columns[key].classes)) for key in world.observations if columns[key].kind == "discrete"]
+    before = sum(count for key, count in choices[: [key for key, _ in choices].index(column)])
+    several = sum(count for _, count in choices) > 1  # then the world calls its choices k_1, k_2, …
+    head = f"k_{1 + before}" if several else world.observations[column]
+    return Spoken(world, head, said[action].variable, config.talk_direction)
 
 
 SYSTEM = System(

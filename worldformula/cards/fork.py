@@ -22,11 +22,12 @@ from worldformula.worlds import latent_jepa
 from worldformula.worlds.latent_jepa import LatentJEPAConfig
 
 EPISODES, HELD_OUT, STEPS, WINDOW, BATCH, UPDATES, RATE = 1_024, 1_024, 8, 4, 64, 800, 3e-3
+COLD, WARM, COOLED = 60.0, 1.0, 0.6  # β of codes: at the end, at the start, and the share of the updates until then
 TINY = latent_jepa.tiny()
 WORLDS = {
-    "two": TINY,
+    "two": replace(TINY, anneals=True),
     "none": replace(TINY, z="none"),
-    "eight": replace(TINY, codes=8),
+    "eight": replace(TINY, codes=8, anneals=True),
     "gaussian": replace(TINY, z="normal", codes=4),
     "free": replace(TINY, z="normal", codes=16, price=1e-6),  # as wide as the latent, and as good as free
 }
@@ -57,18 +58,19 @@ def seen(places: np.ndarray, trees: np.ndarray) -> Tensor:
 
 
 def train(config: LatentJEPAConfig, data: Drives, seed: int) -> World:
-    """The world model's loss alone, by Adam."""
+    """The world model's loss alone, by Adam; β of codes grows by a factor with every update."""
     torch.manual_seed(seed)
     world = latent_jepa.build(config, {"image": (32, 32, 3)}, 2)
     optimiser = torch.optim.Adam(world.parameters(), lr=RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=UPDATES)
     rng, first = np.random.default_rng(seed), torch.zeros(BATCH, WINDOW, dtype=torch.bool)
     first[:, 0] = True
-    for _ in range(UPDATES):
+    for update in range(UPDATES):
+        beta = {"beta": WARM * (COLD / WARM) ** min(1, update / (COOLED * UPDATES))} if config.anneals else {}
         rows = torch.from_numpy(rng.integers(0, len(data.pictures), BATCH))[:, None]
         steps = torch.from_numpy(rng.integers(0, STEPS - WINDOW + 1, BATCH))[:, None] + torch.arange(WINDOW)
         optimiser.zero_grad()
-        world.loss(x=data.pictures[rows, steps], a=data.actions[rows, steps], first=first).value.backward()
+        world.loss(x=data.pictures[rows, steps], a=data.actions[rows, steps], first=first, **beta).value.backward()
         optimiser.step()
         schedule.step()
     return world.eval()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -103,17 +103,22 @@ def played(name: str, acting: Acting, episodes: Episodes) -> dict[str, float]:
 
 
 class Pictures:
-    """What is seen in the rooms of episodes: of points ``[N, 2]``, one in each, ``[N, 33, 33, 3]`` in [0, 1]."""
+    """What is seen in the rooms of episodes: of points ``[N, 2]``, one in each, ``[N, 33, 33, 3]`` in [0, 1]; ``look``
+    is that of `worldformula.envs.two_rooms.pictures`.
+    """
 
-    def __init__(self, episodes: Episodes) -> None:
+    def __init__(self, episodes: Episodes, **look: Any) -> None:
         nothing = np.zeros((0, 4)), np.zeros((0, 2), np.int64)
-        self.edge = episodes.edge
+        self.edge, self.look = episodes.edge, look
         self.drawn: list[Canvas] = [canvas(Layout(self.edge, walls, *nothing), SIZE) for walls in episodes.walls]
         self.goals = self(episodes.goals)
 
     def __call__(self, at: Floats) -> Tensor:
         """At these places."""
-        each = [pictures(own, self.edge, place[None], False)[0] for own, place in zip(self.drawn, at, strict=True)]
+        each = [
+            pictures(own, self.edge, place[None], False, **self.look)[0]
+            for own, place in zip(self.drawn, at, strict=True)
+        ]
         return torch.from_numpy(np.stack(each)).float() / 255
 
 

@@ -13,6 +13,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from worldformula.planner import ActionSet, Plan, Planner, Task
 from worldformula.planners.cem import CEM
 from worldformula.world import PriorDynamics
 
-STEPS = {"two": 200, "nine": 300}
+STEPS = {"two": 200, "lying": 200, "nine": 300}
 EXECUTED = 5  # actions of a plan that are done before the next one is made
 SPACE = {"a": ActionSet(2)}
 Floats = NDArray[np.floating]
@@ -45,9 +46,9 @@ class Episodes:
     goals: Floats
 
     @classmethod
-    def of(cls, layout: str, count: int, seed: int = 50_000) -> Episodes:
-        """The first so many of these seeds that do not begin at their goal."""
-        env, states = Rooms(layout=layout), list[tuple[Floats, Floats, Floats]]()
+    def of(cls, layout: str, count: int, seed: int = 50_000, **options: Any) -> Episodes:
+        """The first so many of these seeds that do not begin at their goal; ``options`` are those of `Rooms`."""
+        env, states = Rooms(layout=layout, **options), list[tuple[Floats, Floats, Floats]]()
         while len(states) < count:
             env.reset(seed=seed)
             if np.linalg.norm(env.position - env.goal) > NEAR:

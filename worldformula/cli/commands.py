@@ -31,6 +31,7 @@ from worldformula.training import devices, settings
 from worldformula.training.checkpoint import Checkpoint
 
 Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+Planner = Annotated[str, option("PLANNER", "cem", help=f"One of {', '.join(catalogue.names('planners'))}.")]
 Card = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CARD", help=f"One of {', '.join(cards.names())}.")]
 
 
@@ -117,8 +118,7 @@ class Plan:
 
     folder: Folder
     """The run folder."""
-    planner: Annotated[str, option("PLANNER", "cem")] = "cem"
-    """One of the planners of `worldformula models`, or cem."""
+    planner: Planner = "cem"
     preset: str = "tiny"
     """Of the planner."""
     steps: Number = 20
@@ -173,10 +173,13 @@ class Envs:
     def run(self) -> int:
         """Lists."""
         from worldformula.envs import registry
+        from worldformula.envs.variation import arguments
 
         for entry in registry.entries():
             scores = f"; {yardsticks(EnvConfig(entry.alias), seed=0)}" if self.scores else ""
             print(f"{entry.alias} ({entry.id}, {entry.max_steps} steps per episode){scores}")
+            for name, options in entry.factors.items():
+                print(f"  varies in {name}: {' '.join(f'--env-arg {text}' for text in arguments(options))}")
         return 0
 
 
@@ -266,6 +269,10 @@ def write_plan(agent: Agent, planner: Any, batch: Batch, run: SavedRun, step: in
     found = planned(agent, planner, batch)
     steps, calls, took = len(found.costs), found.calls, found.milliseconds
     print(f"{found.name}: {steps} steps, cost {found.total:.4g}, {calls:,} steps of the model, {took:.0f} ms")
+    if found.apart:
+        print(f"left out of its cost: {', '.join(found.apart)}, bonuses of steps, of which planners are not told")
+    if found.violation:
+        print(f"no plan that was tried keeps all constraints; this one exceeds them by {found.violation:.4g}")
     facts: list[tuple[str, object]] = [
         ("agent", run.config.model),
         ("environment", run.config.env.id),

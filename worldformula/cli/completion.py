@@ -17,7 +17,7 @@ import tyro
 from worldformula import cards, catalogue, data
 from worldformula.envs import registry
 
-FOLDERS = "--run|--init|eval|dream|report"
+FOLDERS = "--run|--init|eval|dream|plan|report"
 OWN = {"bash": "_tyro_worldformula", "zsh": '_tyro_worldformula "$@"'}
 
 
@@ -46,6 +46,7 @@ def names() -> Mapping[str, list[str]]:
         "models": [name for kind in catalogue.KINDS for name in catalogue.names(kind)],
         "--data|data": data.names(),
         "--model": catalogue.names("agents"),
+        "--planner": catalogue.names("planners"),
         "--env": [entry.alias for entry in registry.entries()],
         "reproduce": cards.names(),
     }

@@ -158,7 +158,7 @@ def dream(run: ModelRun, context: int, length: int, sequences: int, seed: int) -
     if not isinstance(run.model, ThroughTime):
         raise ConfigError(f"{run.config.model} is no world, it has no time to dream in; its page: worldformula report")
     rows = {key: value[:, :length] for key, value in run.test_rows.items()}
-    with evaluating(run):
+    with evaluating(run.fitting):
         video = dreams(run.model, rows, context=context, seed=seed).video(sequences)
     path = run.folder.videos / "dream.webp"
     with writing(run.folder.path):
@@ -189,15 +189,15 @@ def header(run: ModelRun) -> list[str]:
 def report(run: ModelRun) -> dict[str, float]:
     """Measures the model, writes its page, and prints where it is; what is minimised, on the test data.
 
-    Of a world also the error of its dreams, in those of repeating what was seen last.
+    Of a world that decodes also the error of its dreams, in those of repeating what was seen last.
     """
     from worldformula.report.dreams import FAR, dreams
     from worldformula.report.model import REPORT, write_model
 
     shown = ("test/loss", *(f"test/loss/{player}" for player in run.fitting.players))
     reached = {name: value for name, value in run.tested().items() if name in shown}
-    if isinstance(run.model, ThroughTime):
-        with evaluating(run):
+    if isinstance(run.model, ThroughTime) and run.model.world.heads:
+        with evaluating(run.fitting):
             found = dreams(run.model, run.test_rows, seed=derived(run.config.seed, REPORT)).measured
         far = min(FAR, found.horizon)
         reached[f"error_{far}/persistence"] = found.ratio(far)

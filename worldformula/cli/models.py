@@ -26,7 +26,6 @@ from worldformula.training import settings
 from worldformula.training.game import losses
 from worldformula.training.objective import Objective
 
-ENVIRONMENT = "pendulum"  # what an agent is shown with
 NUMBERS = ActionSpec("continuous", 6)
 SPACES = {  # what the sizes of agents are compared by, with six numbers as an action
     "24 numbers": {key: Column("vector", (n,), "float32") for key, n in (("angles", 14), ("height", 1), ("speed", 9))},
@@ -120,7 +119,7 @@ def _made(system: System, preset: str, sizes: Any) -> Any:
     if system.kind in ("models", "worlds"):
         return build(start(system.name, preset, ""))
     if system.kind == "agents":
-        envs = Envs(ENVIRONMENT, 1)
+        envs = Envs(system.env, 1)
         return system.build(sizes, envs.observations, envs.actions)
     return None
 
@@ -134,7 +133,9 @@ def weighed(system: System) -> Iterator[tuple[str, str, str, str]]:
         for columns in SPACES.values():
             try:
                 with torch.device("meta"):
-                    found.append(f"{_weights(system.build(system.sizes(preset), columns, NUMBERS)):,}")
+                    found.append(
+                        f"{_weights(system.build(system.sizes(preset), {**columns, **system.reads}, NUMBERS)):,}"
+                    )
             except SpaceError:
                 found.append("–")
         known = system.counted.get(preset)
@@ -166,5 +167,5 @@ def _command(system: System, preset: str) -> str:
         case "worlds":
             return f"worldformula fit {system.name} --data episodes.npz{chosen}"
         case "agents":
-            return f"worldformula train --model {system.name} --env {ENVIRONMENT} --run runs/{system.name}{chosen}"
+            return f"worldformula train --model {system.name} --env {system.env} --run runs/{system.name}{chosen}"
     return ""

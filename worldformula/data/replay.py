@@ -247,8 +247,7 @@ class Replay:
                 raise ReplayError(f"a sequence at the {where} of an episode has no context; leave context out")
             return self._sample_episodes(batch, length, where)
         whole = length + context
-        starts = self._held - whole + 1
-        if starts < 1:
+        if (starts := self._held - whole + 1) < 1:
             raise ReplayError(
                 f"the replay holds {self._held} rows in each of its {self.streams} streams, {len(self)} in all; "
                 f"sequences of {whole} rows need {whole} per stream, {whole * self.streams} in all: collect more, "
@@ -262,12 +261,17 @@ class Replay:
             out |= {"stream": stream, "row": (start + context)[:, None] + np.arange(length)}
         return out | self._context(stream, start, length) if context else out
 
+    def glimpse(self, batch: int, length: int) -> Batch:
+        """Up to so many sequences ``[B, T, …]``, spread evenly over what is held: nothing is drawn, nothing changes."""
+        starts = max(0, self._held - length + 1)
+        even = np.unique(np.linspace(0, starts * self.streams, batch, endpoint=False).astype(int))
+        stream, start = np.divmod(even, starts or 1)
+        return self._gather(stream, start + self._count - self._held, length) if starts else {}
+
     def _drawn(self, num: int, starts: int, context: int) -> NDArray[np.int64]:
         """Streams and starts ``[2, num]``, counted from the oldest row, by the shares of the mixture."""
         own = self.mixture
-        if not own.priority and not own.recent:
-            return np.stack(np.divmod(self._rng.integers(starts * self.streams, size=num), starts))
-        kind = self._rng.random(num)
+        kind = self._rng.random(num) if own.priority or own.recent else np.ones(num)
         curious, recent = kind < own.priority, (kind >= own.priority) & (kind < own.priority + own.recent)
         found = np.stack(np.divmod(self._rng.integers(starts * self.streams, size=num), starts))
         if recent.any():

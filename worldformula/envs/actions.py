@@ -148,6 +148,16 @@ class ActionSpec:
         scaled = middle + half * action.astype(np.float64).reshape(space.shape)
         return np.minimum(np.maximum(scaled, low), high).astype(space.dtype)
 
+    def written(self, value: Any) -> NDArray[Any]:
+        """The way back: an action of the environment's own space as an agent gives it, and as it is stored."""
+        space, found = self.space, np.asarray(value)
+        if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+            found = found - space.start
+        elif isinstance(space, spaces.Box):
+            *_, middle, half = self._scale
+            found = np.clip((found - middle) / half, -1.0, 1.0)
+        return found.reshape(self.column.shape).astype(self.column.dtype)
+
     def allowed(self, given: Any, name: str) -> NDArray[np.bool_]:
         """A mask as Gymnasium writes it (one array, or a tuple of one per element) as booleans ``[choices]``.
 

@@ -55,7 +55,8 @@ def make(
             ``module:ID`` and ``module:Class`` of a module of yours, which may lie in the current folder.
             Atari games (``ALE/Pong-v5``) follow the 64 × 64 Dreamer protocol (:mod:`worldformula.envs.atari`).
         size: edge of all pictures in pixels. None keeps those of the environment; drawn ones have 32, Atari 64.
-        pixels: observe ``{"image": uint8 [size, size, 3]}`` instead of the environment's own observation.
+        pixels: observe ``{"image": uint8 [size, size, 3]}`` instead of the environment's own observation; of one that
+            speaks, beside its words.
         action_repeat: executions of each action; rewards add up, the end of an episode stops the repetition.
         max_steps: truncate after this many steps of the environment itself (before ``action_repeat``); by default
             the registered limit. It gives endless environments their end.
@@ -63,7 +64,7 @@ def make(
         crop: top, left, height, width of what is kept of every picture.
         grey: pictures with one channel.
         stack: the last so many pictures, as channels.
-        labels: keys of ``info`` to be stored as the columns ``label/<key>``.
+        labels: keys of ``info``, or paths such as ``hidden/door``, to be stored as the columns ``label/<key>``.
         reach: what ±1 means in dimensions of actions that have no bounds, see `ActionSpec`.
         args: ``key=value`` texts, passed on like ``options``; numbers, true, false and none are read as such.
         wrap: ``module:Wrapper`` each, called with the environment, the first one innermost.

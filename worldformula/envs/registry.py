@@ -32,6 +32,7 @@ class Entry:
         max_steps: steps until the episode is truncated.
         reference: a controller that sees the true state: the best return that we know how to reach.
         options: keyword arguments that belong to this entry.
+        factors: factors of variation, each the keyword arguments that vary it: see `worldformula.envs.variation`.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Entry:
     max_steps: int
     reference: Controller
     options: Mapping[str, Any] = field(default_factory=dict)
+    factors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def id(self) -> str:

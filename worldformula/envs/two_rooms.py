@@ -33,7 +33,12 @@ Floats = NDArray[np.floating]
 
 SPEED, SWEEP, NEAR, MARGIN = 2.45, 4, 4.5, 1.0
 GROUND, WALL, POINT, GOAL = (24, 28, 44), (120, 126, 150), (255, 176, 46), (64, 200, 120)
-RADIUS = 2.5
+RADIUS, THICK = 2.5, 3.0
+COLOURS = {"orange": POINT, "blue": (70, 140, 255), "white": (240, 240, 240)}
+FACTORS: dict[str, dict[str, Any]] = {
+    "colour": {"point": "blue"}, "size": {"radius": 4.0}, "walls": {"thick": 7.0}, "layout": {"layout": "lying"}
+}  # fmt: skip
+"""Factors of variation of two rooms, each with one value that nothing else of this file has."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class Layout:
         return far
 
 
-def two_rooms(rng: np.random.Generator, border: float = 5, thick: float = 3, door: float = 9) -> Layout:
+def two_rooms(rng: np.random.Generator, border: float = 5, thick: float = THICK, door: float = 9) -> Layout:
     """Two rooms with a wall between them, whose place and door are drawn."""
     edge, x, y = 65.0, float(rng.integers(20, 45)), float(rng.integers(12, 53))
     low, high = border, edge - border
@@ -68,7 +73,16 @@ def two_rooms(rng: np.random.Generator, border: float = 5, thick: float = 3, doo
     return Layout(edge, np.array(walls), np.array(rooms), np.array([[0, 1]]))
 
 
-def three_by_three(rng: np.random.Generator, room: float = 30, thick: float = 3, door: float = 9) -> Layout:
+def lying_rooms(rng: np.random.Generator, border: float = 5, thick: float = THICK, door: float = 9) -> Layout:
+    """As `two_rooms`, one above the other: the same draws with x and y exchanged."""
+    own = two_rooms(rng, border, thick, door)
+    return Layout(own.edge, own.walls[:, [2, 3, 0, 1]], own.rooms[:, [2, 3, 0, 1]], own.doors)
+
+
+LAYOUTS = {"two": two_rooms, "lying": lying_rooms}
+
+
+def three_by_three(rng: np.random.Generator, room: float = 30, thick: float = THICK, door: float = 9) -> Layout:
     """Nine rooms, joined by doors at the edges of a spanning tree that is drawn (Kruskal's of a random order)."""
     edge = 3 * room + 4 * thick
     starts = thick + np.arange(3) * (room + thick)
@@ -142,24 +156,34 @@ class Rooms(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
 
     Args:
         size: edge of the picture in pixels.
-        layout: "two" or "nine".
+        layout: "two", "lying", two rooms one above the other, or "nine".
         shown: whether the picture shows the goal.
         hides: doors are seen in the first so many rows of an episode alone; behind them their numbers are 0, and the
             picture shows walls without doors. They stay where they are: who passes them has to remember.
+        point: the colour of the point, of `COLOURS`.
+        radius: of the point, in pixels of a map of two rooms.
+        thick: of the walls between rooms (of nine, of all), in pixels of the map.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}
 
     def __init__(
         self, size: int = 33, layout: str = "two", shown: bool = True, hides: int | None = None,
+        point: str = "orange", radius: float = RADIUS, thick: float = THICK,
         render_mode: str | None = "rgb_array",
     ) -> None:  # fmt: skip
-        if layout not in ("two", "nine"):
-            raise ConfigError(f"expected layout as 'two' or 'nine', got {layout!r}")
+        if layout not in (*LAYOUTS, "nine"):
+            raise ConfigError(f"expected layout as 'two', 'lying' or 'nine', got {layout!r}")
+        if point not in COLOURS or not 0 < radius <= 10 or not 0 < thick <= 15:
+            raise ConfigError(
+                f"expected point as one of {', '.join(COLOURS)}, radius in (0, 10] and thick in (0, 15], got "
+                f"{point!r}, {radius} and {thick}"
+            )
         if hides is not None and hides < 1:
             raise ConfigError(f"expected hides as a number of rows of at least 1, or None, got {hides}")
         self.render_mode, self.size, self.kind, self.shown = render_mode, size, layout, shown
-        doors = 1 if layout == "two" else 8
+        self.point, self.radius, self.thick = COLOURS[point], radius, thick
+        doors = 8 if layout == "nine" else 1
         self.observation_space = spaces.Box(0.0, 1.0, (4 + 2 * doors,), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (2,), np.float32)
         self.layout = self._drawn_layout(np.random.default_rng(0))
@@ -181,13 +205,13 @@ class Rooms(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         return self.hides is not None and self._rows >= self.hides
 
     def _drawn_layout(self, rng: np.random.Generator) -> Layout:
-        return (two_rooms if self.kind == "two" else three_by_three)(rng)
+        return LAYOUTS.get(self.kind, three_by_three)(rng, thick=self.thick)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
         rng = self.np_random
         self.layout = self._drawn_layout(rng)
-        far, doors = self.layout.steps_between(), 1 if self.kind == "two" else 3
+        far, doors = self.layout.steps_between(), 3 if self.kind == "nine" else 1
         pairs = np.argwhere(far == doors)  # a spanning tree of 3 × 3 has a path of three doors at least
         begin, end = pairs[rng.integers(len(pairs))]
         self.position, self.goal = (within(rng, self.layout.rooms[k]) for k in (begin, end))
@@ -223,7 +247,8 @@ class Rooms(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         this episode as the current row shows them, uint8 ``[N, size, size, 3]``.
         """
         seen = self._canvases[self._hidden]
-        return in_chunks(lambda rows: pictures(seen, self.layout.edge, rows, self.shown), states)
+        look: dict[str, Any] = {"point": self.point, "size": self.radius}
+        return in_chunks(lambda rows: pictures(seen, self.layout.edge, rows, self.shown, **look), states)
 
 
 def within(rng: np.random.Generator, room: Floats) -> Floats:
@@ -266,11 +291,14 @@ def canvas(layout: Layout, size: int) -> Canvas:
     return Canvas(size, plain.frames([(box, WALL) for box in boxes])[0])
 
 
-def pictures(drawn: Canvas, edge: float, states: Floats, goals: bool) -> Frames:
+def pictures(
+    drawn: Canvas, edge: float, states: Floats, goals: bool, *, point: tuple[int, int, int] = POINT,
+    size: float = RADIUS,
+) -> Frames:  # fmt: skip
     """Points ``[N, 2]`` or points and goals ``[N, 4]`` over what stands still."""
-    scale, radius = 2.0 / edge, RADIUS * 2.0 / 65.0  # as large in a picture of either map
+    scale, radius = 2.0 / edge, size * 2.0 / 65.0  # as large in a picture of either map
     at = [(states[:, 0] * scale - 1, 1 - states[:, 1] * scale)]
-    layers = [(drawn.disc(*at[0], radius), POINT)]
+    layers = [(drawn.disc(*at[0], radius), point)]
     if goals and states.shape[1] == 4:
         layers.insert(0, (drawn.disc(states[:, 2] * scale - 1, 1 - states[:, 3] * scale, radius), GOAL))
     return drawn.frames(layers)
@@ -344,6 +372,6 @@ def wander(
 
 
 ENVIRONMENTS = (
-    Entry("TwoRooms", "two_rooms", Rooms, 200, reference),
+    Entry("TwoRooms", "two_rooms", Rooms, 200, reference, factors=FACTORS),
     Entry("Rooms3x3", "rooms_3x3", Rooms, 300, reference, {"layout": "nine"}),
 )

@@ -26,7 +26,8 @@ class Typed(gymnasium.Wrapper[Any, Any, Any, Any]):
     Args:
         env: whose answers were checked already.
         name: for the messages.
-        labels: keys of ``info`` that become the columns ``label/<key>``, as float32, NaN where they are missing.
+        labels: keys of ``info``, or paths such as ``hidden/door``, that become the columns ``label/<key>``, as float32,
+            NaN where they are missing.
         reach: as for `ActionSpec`.
 
     Attributes:
@@ -71,10 +72,10 @@ class Typed(gymnasium.Wrapper[Any, Any, Any, Any]):
         several = isinstance(self.env.action_space, spaces.Dict | spaces.Tuple)
         masked = tuple(a for a in choices if given is not None and (not several or _has(given, a)))
         for key in labels:
-            shape = np.shape(info[key]) if key in info else ()
-            if key in info and np.asarray(info[key]).dtype.kind not in "fiub":
-                raise SpaceError(f"info[{key!r}] of {self.name} is no label: expected numbers, got {info[key]!r:.100}")
-            found[key] = Column("vector", shape, "float32")
+            label = _label(info, key)
+            if label is not None and np.asarray(label).dtype.kind not in "fiub":
+                raise SpaceError(f"info[{key!r}] of {self.name} is no label: expected numbers, got {label!r:.100}")
+            found[key] = Column("vector", () if label is None else np.shape(label), "float32")
         return masked, found
 
     def _given(self, observation: Any, info: Mapping[str, Any]) -> Any:
@@ -111,7 +112,8 @@ class Typed(gymnasium.Wrapper[Any, Any, Any, Any]):
         for action in self._masked:
             row[mask_name(action)] = self._mask(action, self._given(observation, info))
         for key, column in self._labels.items():
-            value = np.asarray(info.get(key, np.full(column.shape, np.nan)), np.float32)
+            label = _label(info, key)
+            value = np.asarray(np.full(column.shape, np.nan) if label is None else label, np.float32)
             if value.shape != column.shape:
                 raise SpaceError(f"info[{key!r}] of {self.name} changed its shape from {column.shape} to {value.shape}")
             row[f"label/{key}"] = value
@@ -123,6 +125,14 @@ class Typed(gymnasium.Wrapper[Any, Any, Any, Any]):
             raise SpaceError(f"{name}: info[{MASK!r}] was there at the first reset and is missing now")
         several = isinstance(self.env.action_space, spaces.Dict | spaces.Tuple)
         return spec.allowed(leaf(given, action) if several else given, name)
+
+
+def _label(info: Mapping[str, Any], key: str) -> Any:
+    """What ``info`` says under a key or a path such as ``hidden/door``; None where it says nothing."""
+    try:
+        return leaf(info, key)
+    except (LookupError, TypeError, ValueError):
+        return None
 
 
 def _has(masks: Any, action: str) -> bool:

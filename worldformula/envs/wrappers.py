@@ -39,25 +39,28 @@ class ActionRepeat(gymnasium.Wrapper[Any, Any, Any, Any]):
 class PixelObservation(gymnasium.Wrapper[Any, Any, Any, Any]):
     """The observation is ``{"image": render()}``, resized to ``size`` × ``size``, uint8 RGB.
 
-    ``render()`` returns the very pixels of the last observation.
+    ``render()`` returns the very pixels of the last observation. An environment may name observations that no picture
+    shows, such as the words that are said, in ``beside_pictures``: those stay.
     """
 
     def __init__(self, env: Env, size: int) -> None:
         super().__init__(env)
         self.size = size
         image = PictureSpace(0, 255, (size, size, 3), np.uint8)
-        self.observation_space = spaces.Dict({"image": image})
+        self._beside: tuple[str, ...] = getattr(env.unwrapped, "beside_pictures", ())
+        beside = {key: env.observation_space[key] for key in self._beside}  # type: ignore[index]
+        self.observation_space = spaces.Dict({"image": image, **beside})
         self._image = np.zeros(image.shape, np.uint8)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
-        return self._observe(), _with_mask(observation, info)
+        return self._observe(observation), _with_mask(observation, info)
 
     def step(self, action: Any) -> Step:
         observation, reward, terminated, truncated, info = self.env.step(action)
-        return self._observe(), float(reward), terminated, truncated, _with_mask(observation, info)
+        return self._observe(observation), float(reward), terminated, truncated, _with_mask(observation, info)
 
-    def _observe(self) -> dict[str, NDArray[np.uint8]]:
+    def _observe(self, observation: Any) -> dict[str, Any]:
         try:
             frame = self.env.render()
         except NotImplementedError:
@@ -66,7 +69,7 @@ class PixelObservation(gymnasium.Wrapper[Any, Any, Any, Any]):
             got = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
             raise SpaceError(f"render() has to return a uint8 array [height, width, 3] for pixels, got {got}")
         self._image = resize(frame, self.size)
-        return {"image": self._image}
+        return {"image": self._image, **{key: observation[key] for key in self._beside}}
 
     def render(self) -> NDArray[np.uint8]:
         return self._image.copy()

@@ -132,7 +132,21 @@ class Family(ABC):
             return self.constrain(self.split(head, shape, self.parameters), self.parameters, shape)
         if head is None:
             return self._order(self._constants_or_raise(shape, self.parameters))
+        if type(head) is dict and shape and (whole := self._whole(head, shape)) is not None:
+            return whole
         return self._finish(self.accept(self.named_head(head, shape), shape, "the head"), shape, self.parameters)
+
+    def _whole(self, head: Mapping[str, Parameter], shape: Shape) -> Params | None:
+        """The usual head of parameters by name, of which nothing has to be checked, filled in or seen with other axes:
+        tensors of one batch, of the declared event shape each. None leaves it to the checks.
+        """
+        if checking() or len(head) != len(self.parameters) or type(self).axes is not Family.axes or self.class_axes:
+            return None
+        found = [head.get(name) for name in self.parameters]
+        size = found[0].shape if isinstance(found[0], Tensor) else None
+        if size is None or size[-len(shape) :] != shape or any(getattr(v, "shape", None) != size for v in found):
+            return None
+        return tuple(self.convert(k, v, shape) for k, v in zip(self.parameters, found, strict=True) if v is not None)
 
     def _params_with_fixed(
         self, head: Tensor | Mapping[str, Parameter] | None, shape: Shape | None, fixed: Mapping[str, Parameter]

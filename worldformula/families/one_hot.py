@@ -105,9 +105,9 @@ class OneHotFamily(Family):
     def sample(self, params: Params, noise: Tensor) -> Tensor:
         """The one-hot of argmax(logits + noise), exactly 0 and 1, in the noise's dtype; gradient of the probs."""
         (logits,) = params
-        hard = _one_hot(logits.detach() + noise if isinstance(logits, Tensor) else noise, noise.dtype)
         if not (isinstance(logits, Tensor) and torch.is_grad_enabled()):
-            return hard
+            return _one_hot(logits + noise if isinstance(logits, Tensor) else noise, noise.dtype)
+        hard = _one_hot(logits.detach() + noise, noise.dtype)
         probs = logits.exp()
         # The bracket is exactly zero, so the sample stays exactly one-hot.
         return hard + (probs - probs.detach()).to(noise.dtype)

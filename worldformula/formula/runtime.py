@@ -104,10 +104,21 @@ def restart(carry: Tensor, keep: Tensor | bool | None, initial: Tensor | None = 
     return found if found.dtype == carry.dtype else found.to(carry.dtype)
 
 
-def shift(x: Tensor, start: Tensor, keep: Tensor | None, initial: Tensor | None = None) -> Tensor:
+class Shifted:
+    """A series [B, T, ...] that is given as its steps read it, x_{t-1}, the start first."""
+
+    __slots__ = ("late", "shape")
+
+    def __init__(self, late: Tensor) -> None:
+        self.late, self.shape = late, late.shape
+
+
+def shift(x: Tensor | Shifted, start: Tensor, keep: Tensor | None, initial: Tensor | None = None) -> Tensor:
     """x_{t-1} as [B·T, ...]: the series [B, T, ...] one step later, ``start`` first; zero, or the initial value, where
     it restarts.
     """
+    if isinstance(x, Shifted):
+        return flat(x.late)
     late = start.unsqueeze(1).to(x.dtype)
     if x.shape[1] > 1:
         late = torch.cat((late, x[:, :-1]), 1)

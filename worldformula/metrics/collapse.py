@@ -1,5 +1,8 @@
 """Collapse: do the codes of a joint-embedding model still differ, in how many directions, and how do they move?
 
+    told = diagnosed(codes)          # [B, T, ..., D]: all that this file measures, by name
+    alarms({f"codes/z/{k}": v for k, v in told.items()})
+
 `spread` looks at each number of a code alone; `rank_me` (Garrido et al. 2023, arXiv:2210.02885) and `lidar` (Thilak et
 al. 2024, arXiv:2312.04000) count directions; `straightness` looks at how codes move in time (Hénaff et al. 2019). None
 says *what* is encoded: print a probe beside them.
@@ -8,6 +11,7 @@ says *what* is encoded: print a probe beside them.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +19,9 @@ from torch import Tensor
 
 from worldformula.errors import ShapeError
 
-DEAD = 0.1  # a deviation below which a number counts as collapsed
+DEAD = 0.1  # a deviation below which a number counts as collapsed: a tenth of what VICReg's hinge and SIGReg ask for
+LOW = 0.1  # RankMe over D of codes that have collapsed; those of worlds without a regulariser: cards/no_collapse.toml
+CODES = "codes/"  # what the numbers of a latent z are logged as: codes/z/rank
 EPSILON = 1e-7  # of the logarithm in RankMe
 
 
@@ -88,6 +94,54 @@ def straightness(codes: Tensor) -> float:
     moves = (length[:, 1:] != 0) & (length[:, :-1] != 0)  # NaN is no length of 0
     cosine = (steps[:, 1:] * steps[:, :-1]).sum(-1) / (length[:, 1:] * length[:, :-1]).clamp_min(1e-300)
     return float(cosine[moves].mean())
+
+
+def diagnosed(codes: Tensor, whole: Tensor | None = None) -> dict[str, float]:
+    """What is logged of the codes of windows, ``[B, T, ..., D]``, by name; what is not finite is left out.
+
+    ``least`` and ``median`` are deviations and ``share`` that of dead numbers; ``rank`` is RankMe over D, of as many
+    rows as there are; ``lidar``, over D, takes the steps of a window as its views; ``straightness``.
+
+    Args:
+        codes: all rows count for deviations and rank.
+        whole: which windows are of one episode, ``[B]``; the others say nothing about time.
+    """
+    if not bool(codes.isfinite().all()):
+        return {}
+    whole = codes.new_ones(len(codes), dtype=torch.bool) if whole is None else whole
+    own, D = spread(codes), codes.shape[-1]
+    found = {"least": own.least, "median": own.median, "share": own.share, "rank": rank_me(codes) / D}
+    windows = codes[whole]
+    if min(windows.shape[:2]) >= 2:
+        found["lidar"] = lidar(windows) / D
+    if len(windows) and windows.shape[1] >= 3:
+        found["straightness"] = straightness(windows)
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def alarms(row: Mapping[str, float], *, ended: bool = True) -> dict[str, str]:
+    """What a line of the log says has collapsed: latent -> a sentence; nothing where codes are well, or not logged.
+
+    A latent has collapsed where RankMe is below 0.1 D, or half of its numbers or more have a deviation below 0.1:
+    RankMe knows no scale, and of what is left of a latent that has shrunk to nothing it may rise again. At the end
+    of a training (``ended``) a predictor is dead where what it foretells is no nearer than a copy of where it began
+    (``copy`` ≥ 1); early on it always is. Of latents that have collapsed that is not told: a copy of a constant is
+    right.
+    """
+    named = {key.removeprefix(CODES).rpartition("/") for key in row if key.startswith(CODES)}
+    found = dict[str, str]()
+    for name in sorted({name for name, *_ in named}):
+        told = {what: row[f"{CODES}{own}/{what}"] for own, _, what in named if own == name}
+        rank, median = told.get("rank", 1.0), told.get("median", 1.0)
+        why = [f"RankMe is {rank:.2g} D, below {LOW} D"] if rank < LOW else []
+        why += [f"half of its numbers have a deviation of {median:.2g} or less, below {DEAD}"] if median < DEAD else []
+        if why:
+            found[name] = f"{name} has collapsed: {' and '.join(why)}"
+        elif ended and (copied := told.get("copy", 0.0)) >= 1:
+            found[f"{name}/copy"] = (
+                f"{name} is foretold no better than by a copy of where it begins: {copied:.2g} of its error"
+            )
+    return found
 
 
 def _effective(values: Tensor) -> float:

@@ -91,7 +91,7 @@ class ModelRun(Fit):
             self.model.loss, rows, config.fit, seed=derived(seed, TRAIN), inputs=self.model.given, symbols=symbols
         )  # fmt: skip
         judge = Validation(fitting, self.test_rows, at_once, (), derived(seed, TEST), called="test", keep=False)
-        super().__init__(fitting, max(1, config.fit.steps // config.checkpoints), judge)
+        super().__init__(fitting, max(1, config.fit.steps // config.checkpoints), judge, say)
 
     def _rows(self, arrays: Mapping[str, Any]) -> dict[str, Tensor]:
         """A part of the data for this model, or an error that ends in the data sets that would fit."""
@@ -149,6 +149,13 @@ class ModelRun(Fit):
         """Value and terms on the test data, ``test/loss``, by the averaged weights where there are any."""
         assert self.judge is not None
         return self.judge.values()
+
+    def watched(self) -> Mapping[str, float]:
+        """Of a world, on the windows of the test data, by the averaged weights where there are any."""
+        if not isinstance(self.model, ThroughTime):
+            return {}
+        with evaluating(self.fitting):
+            return self.model.watched(self.test_rows, self.device)
 
     def written(self) -> Mapping[str, Any]:
         """As in ``config.json``."""
@@ -242,13 +249,13 @@ def _takes(model: str, preset: str, found: DataSet, rows: Mapping[str, Any]) -> 
 
 
 @contextlib.contextmanager
-def evaluating(run: ModelRun) -> Iterator[None]:
+def evaluating(fitting: Fitting) -> Iterator[None]:
     """The networks as they are judged: averaged weights where there are any, no dropout; as before afterwards."""
-    loss = run.model.loss
+    loss = fitting.loss
     before = loss.training
     loss.eval()
     try:
-        with run.fitting.history.averaged():
+        with fitting.history.averaged():
             yield
     finally:
         loss.train(before)

@@ -1,7 +1,7 @@
 """A world of the catalogue as a `Model` on sequences, so that it is trained as every model is.
 
 Columns of experience become the variables of its loss: what is observed x (of several columns the world's own names),
-the action a, the reward r, the continuation c = (1 − terminal)(1 − 1/333) and the flag first.
+the action a, the reward r, the continuation (1 − terminal)(1 − 1/333), which most call c, and the flag first.
 """
 
 from __future__ import annotations
@@ -121,7 +121,8 @@ class ThroughTime(Model):
             if column["kind"] == "classes":  # nothing is executed at the last row: no class
                 found["a"] = found["a"] * ~rows["is_last"][..., None]
         found |= {"r": rows["reward"].float(), "first": rows["is_first"]}
-        found["c"] = (1 - rows["is_terminal"].float()) * DISCOUNT
+        proceed = self.world.predicted.get("continue", "c")
+        found[proceed] = (1 - rows["is_terminal"].float()) * DISCOUNT
         return {name: found[name] for name in self.inputs if name in found}
 
     def rows(self, arrays: Mapping[str, NDArray[Any]], name: str = "the data") -> Values:
@@ -145,6 +146,13 @@ class ThroughTime(Model):
                 "of two episodes; set data.length to at most the length of the shortest episode"
             )
         self._try(probe, name)
+        return found
+
+    def watched(self, rows: Mapping[str, Tensor], device: torch.device) -> dict[str, float]:
+        """How the latents of a joint-embedding world are on these windows; of another world nothing is told."""
+        if not self.world.embeddings:
+            return {}
+        found: dict[str, float] = self.world.watched(self.given({key: x.to(device) for key, x in rows.items()}))
         return found
 
     def tests(self, data: DataSet, most: int) -> Values:

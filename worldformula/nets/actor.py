@@ -112,12 +112,12 @@ class SquashedActor(nn.Module):
 class TruncatedActor(nn.Module):
     """Dreamer v2's, of numbers: ``TruncatedNormal(tanh m, 2·σ(s/2) + 0.1)`` within [−1, 1].
 
-    No gradient goes back into the features.
+    No gradient goes back into the features where they are ``stopped``.
     """
 
-    def __init__(self, inputs: int, actions: int, units: int, layers: int = 4) -> None:
+    def __init__(self, inputs: int, actions: int, units: int, layers: int = 4, stopped: bool = True) -> None:
         super().__init__()
-        self.mlp = Plain(inputs, 2 * actions, units, layers, stopped=True)
+        self.mlp = Plain(inputs, 2 * actions, units, layers, stopped=stopped)
 
     def forward(self, *features: Tensor) -> dict[str, Tensor]:
         """Features ``[N, ...]`` to ``{"loc": [N, actions], "scale": [N, actions]}``."""

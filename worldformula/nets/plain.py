@@ -99,12 +99,13 @@ class ResetCell(nn.Module):
 class NormCell(nn.Module):
     """The gated cell with a layer norm over all gates: r, c, u = LN(W[x, h]), h' = u·tanh(r·c) + (1 − u)·h.
 
-    u = σ(u − 1): at first much is kept.
+    u = σ(u − 1): at first much is kept. Without ``norm``, LN is left out.
     """
 
-    def __init__(self, inputs: int, size: int) -> None:
+    def __init__(self, inputs: int, size: int, norm: bool = True) -> None:
         super().__init__()
-        self.gates, self.norm = glorot(nn.Linear(inputs + size, 3 * size)), nn.LayerNorm(3 * size, eps=1e-3)
+        self.gates = glorot(nn.Linear(inputs + size, 3 * size))
+        self.norm = nn.LayerNorm(3 * size, eps=1e-3) if norm else nn.Identity()
 
     def forward(self, x: Tensor, h: Tensor) -> Tensor:
         """x ``[N, inputs]`` and h ``[N, size]``; h'."""

@@ -16,6 +16,7 @@ holds is a tuple of tensors, `Slots`, zeros where it is empty, so that a world m
 
 from __future__ import annotations
 
+import math
 from typing import Literal, NamedTuple
 
 import torch
@@ -28,8 +29,8 @@ class Slots(NamedTuple):
     """What a memory of C slots holds for B episodes.
 
     keys: ``[B, C, d]``. values: ``[B, C, v]``. used: how much each was read, a write counting 1, ``[B, C]``. written:
-    the number of the write that made it, from 1, and 0 of an empty slot, ``[B, C]``; in half precision, which does not
-    count far, about its rank among them.
+    the number of the write that made it, from 1, and 0 of an empty slot, ``[B, C]``. Both are float32 at least,
+    whatever keys and values are: in half precision a sum of small numbers soon stands still.
     """
 
     keys: Tensor
@@ -48,6 +49,8 @@ class KeyValue(nn.Module):
         capacity: C, how many pairs it keeps; of a full memory each write evicts one.
         evicts: "oldest", or "least used", where of equally used ones the oldest goes.
         temperature: τ; 0 reads the nearest alone, without a gradient to keys and queries.
+        sharpens: τ is learnt too, from there on. A soft read passes gradients to all that is stored, before anything is
+            known of what should be read; a sharp one gives back what was stored.
         learnt: keys and queries are linear in x, each with weights of its own; otherwise they are x, and d its width.
 
     Raises:
@@ -58,6 +61,7 @@ class KeyValue(nn.Module):
     def __init__(
         self, asks: int, value: int, key: int | None = None, *, capacity: int = 32,
         evicts: Literal["oldest", "least used"] = "oldest", temperature: float = 1.0, learnt: bool = True,
+        sharpens: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         size = asks if key is None else key
@@ -69,7 +73,11 @@ class KeyValue(nn.Module):
         if not learnt and size != asks:
             raise ConfigError(f"keys that are not learnt have the width of x, {asks}; got key={size}")
         self.size, self.value, self.capacity = size, value, capacity
-        self.evicts, self.temperature = evicts, temperature
+        if sharpens and not temperature:
+            raise ConfigError("sharpens=True learns the temperature: expected temperature > 0, got 0")
+        self.evicts = evicts
+        self.temperature = temperature
+        self.log_temperature = nn.Parameter(torch.tensor(math.log(temperature))) if sharpens else None
         self.to_key: nn.Module = nn.Linear(asks, size, bias=False) if learnt else nn.Identity()
         self.to_query: nn.Module = nn.Linear(asks, size, bias=False) if learnt else nn.Identity()
 
@@ -81,8 +89,9 @@ class KeyValue(nn.Module):
 
     def initial(self, batch: int, like: Tensor | None = None) -> Slots:
         """Empty memories of so many episodes, of the device and dtype of a tensor."""
-        made = torch.zeros if like is None else like.new_zeros
-        return Slots(*(made((batch, *shape)) for shape in self.shapes))
+        made = torch.zeros(()) if like is None else like
+        kinds = (made, made, _counting(made), _counting(made))
+        return Slots(*(kind.new_zeros((batch, *shape)) for kind, shape in zip(kinds, self.shapes, strict=True)))
 
     # ------------------------------------------------------------------------------------------------------------- ask
 
@@ -95,7 +104,7 @@ class KeyValue(nn.Module):
     def read(self, slots: Slots, x: Tensor) -> tuple[Tensor, Slots]:
         """The value that is stored under what is like x, ``[B, v]``, and the memory, which knows that it was read."""
         w = self.weights(slots, x)
-        return torch.einsum("bc,bcv->bv", w, slots.values), slots._replace(used=slots.used + w.detach())
+        return torch.einsum("bc,bcv->bv", w, slots.values), slots._replace(used=_counting(slots.used) + w.detach())
 
     def complete(self, slots: Slots, value: Tensor, known: Tensor) -> Tensor:
         """A value ``[B, v]`` whose missing parts, where ``known`` ``[B, v]`` is 0, are those of the stored values that
@@ -118,7 +127,7 @@ class KeyValue(nn.Module):
         place = nn.functional.one_hot(self._free(slots), self.capacity).to(slots.keys)
         place = place if gate is None else place * gate.to(place).unsqueeze(-1)
         k, at = self._long(self.to_key(x)).unsqueeze(1), place.unsqueeze(-1)
-        slots = slots._replace(written=_countable(slots.written))
+        slots = slots._replace(used=_counting(slots.used), written=_counting(slots.written))
         number, done = slots.written.amax(-1, keepdim=True) + 1, place.detach() > 0
         return Slots(
             _replaced(slots.keys, k, at), _replaced(slots.values, value.unsqueeze(1), at),
@@ -138,11 +147,12 @@ class KeyValue(nn.Module):
     def _attended(self, scores: Tensor, slots: Slots) -> Tensor:
         """Weights of slots by their scores ``[B, C]``; empty ones have none."""
         full = slots.written > 0
-        if not self.temperature:
+        if self.log_temperature is None and not self.temperature:
             best = scores.masked_fill(~full, -torch.inf).argmax(-1)
             return nn.functional.one_hot(best, self.capacity).to(scores) * full
         lowest = torch.finfo(scores.dtype).min  # not −∞: a row that is empty would be NaN
-        return (scores / self.temperature).masked_fill(~full, lowest).softmax(-1) * full
+        temperature = self.temperature if self.log_temperature is None else self.log_temperature.exp()
+        return (scores / temperature).masked_fill(~full, lowest).softmax(-1) * full
 
     def _free(self, slots: Slots) -> Tensor:
         """Which slot the next write takes, ``[B]``: the first empty one, else that which is evicted."""
@@ -167,14 +177,9 @@ class KeyValue(nn.Module):
             raise ShapeError("a memory has a row for each episode\n" + table(("given", "expected", "got"), rows))
 
 
-def _countable(written: Tensor) -> Tensor:
-    """Numbers of writes to which one may be added: half precision counts to 256 or 2048 and then stands still, so that
-    there they are ranks, which say as well which slot is the oldest.
-    """
-    if written.dtype not in (torch.bfloat16, torch.float16):
-        return written
-    place = written.argsort(dim=-1).argsort(dim=-1) + 1 - (written == 0).sum(-1, keepdim=True)
-    return place.clamp_min(0).to(written)
+def _counting(x: Tensor) -> Tensor:
+    """As what may be counted in: a state that was begun in half precision is so from its first step on."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 def _replaced(old: Tensor, new: Tensor, share: Tensor) -> Tensor:

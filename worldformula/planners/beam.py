@@ -119,11 +119,11 @@ class _Frontier:
         after = {name: v.view(B, W * K, S, 1, -1)[:, :, 0] for name, v in acts.items()}
         self.actions = {name: torch.cat((before[name], after[name]), 2) for name in self.space}
         flat = {k: v.unsqueeze(2).expand(-1, -1, S, -1, -1).flatten(0, 2) for k, v in self.actions.items()}
-        self.cost = score.task.over(score.task.of(self.path, flat).view(B, W * K, S))
+        self.cost = score.task.over(score.task.of(score.told(self.path, W * K * S), flat).view(B, W * K, S))
         self.barred = self.barred.unsqueeze(2).expand(-1, -1, K).flatten(1)
         if not t and (fits := allowed(self.pool.mask, {k: v[:, :, 0] for k, v in self.actions.items()})) is not None:
             self.barred = self.barred.masked_fill(~fits, torch.nan)  # behind what may be and costs ∞
-        self.pool.discarded = self.pool.discarded + (self.cost.isnan() & ~self.barred.isnan()).sum(1)
+        self.pool.costs.append(self.cost.masked_fill(self.barred.isnan(), 0.0))
         self.cost = self.cost + self.barred
         self.odd = odd.flatten(1)
         self.total = self.cost + how.surprise * self.odd if how.surprise else self.cost
@@ -154,7 +154,7 @@ class _Frontier:
         """What was proposed stands among the plans."""
         given = self.pool.given
         cost = self.score(given)
-        self.pool.discarded = self.pool.discarded + cost.isnan().sum(1)
+        self.pool.costs.append(cost)
         if (fits := allowed(self.pool.mask, {k: v[:, :, 0] for k, v in given.items()})) is not None:
             cost = cost.masked_fill(~fits, torch.nan)
         total = cost

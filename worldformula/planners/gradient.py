@@ -26,8 +26,9 @@ from torch import Tensor
 
 from worldformula.candidates import Pool, Sampling, check_sizes
 from worldformula.catalogue import System
+from worldformula.descent import Adam, check_numbers, rolled, starts
 from worldformula.errors import ConfigError
-from worldformula.planner import Named, Plan, Space
+from worldformula.planner import Plan, Space
 
 GAIN = 0.01  # what an iteration has to gain, of the cost, to be worth its while
 
@@ -61,26 +62,16 @@ class Gradient(Sampling):
         return True
 
     def check_space(self, space: Space) -> None:
-        """Actions are numbers.
-
-        Raises:
-            ConfigError: one is not.
-        """
-        if other := [name for name, own in space.items() if own.kind != "numbers"]:
-            raise ConfigError(
-                f"{other[0]!r} is of kind {space[other[0]].kind}, and gradients lead between its values: expected "
-                "numbers; cem, icem and mppi search among choices and flags"
-            )
+        """Raises `ConfigError` for actions that are no numbers."""
+        check_numbers(space)
 
     def search(self, pool: Pool) -> Plan:
         """The result is the best sequence seen in any iteration."""
-        last, drawn = pool.middle(), pool.draw(self.candidates - 1) if self.candidates > 1 else {}
-        drawn = {name: torch.cat([part[name] for part in (last, drawn, pool.given) if part], 1) for name in pool.space}
-        adam = {name: _Adam(value, self.lr) for name, value in drawn.items()}
+        drawn = starts(pool, self.candidates)
+        adam = Adam(drawn, self.lr)
         done: Tensor | None = None
         for _ in range(self.iterations):
-            slopes = self._slopes(pool, drawn)
-            moved = {name: adam[name](value, slopes[name]).clamp(-1, 1) for name, value in drawn.items()}
+            moved = {name: value.clamp(-1, 1) for name, value in adam(drawn, rolled(pool, drawn)).items()}
             stay = None if done is None else done[:, None, None, None]
             drawn = moved if stay is None else {k: torch.where(stay, drawn[k], v) for k, v in moved.items()}
             settled = self._settled(pool)  # by episode: others in the batch take none further
@@ -90,46 +81,12 @@ class Gradient(Sampling):
         pool.try_(drawn, 1)
         return pool.plan()
 
-    def _slopes(self, pool: Pool, drawn: Named) -> dict[str, Tensor]:
-        """Gradients of the cost at candidates, 0 where it is not finite; and the candidates are tried."""
-        with torch.enable_grad():
-            leaves = {name: value.detach().requires_grad_() for name, value in drawn.items()}
-            total = pool.score(leaves)
-            if not total.requires_grad:
-                raise ConfigError(
-                    "the cost has no gradient with regard to the actions: expected dynamics and a task that are "
-                    "differentiable; cem, icem and mppi need none"
-                )
-            found = torch.autograd.grad(
-                total.nan_to_num(0.0, 0.0, 0.0).sum(), tuple(leaves.values()), allow_unused=True
-            )
-        pool.keep(drawn, total.detach())
-        return {
-            name: torch.zeros_like(value) if slope is None else slope.nan_to_num(0.0, 0.0, 0.0)
-            for (name, value), slope in zip(drawn.items(), found, strict=True)
-        }
-
     def _settled(self, pool: Pool) -> Tensor | None:
         """Which episodes have not gained, ``[B]``; None where it is too early to say."""
         if not self.patience or len(pool.trace) <= self.patience:
             return None
         before, now = pool.trace[-1 - self.patience], pool.trace[-1]
         return before - now <= GAIN * before.abs()
-
-
-class _Adam:
-    """Kingma & Ba 2015, on one tensor: the gradient's running mean over the root of that of its square."""
-
-    def __init__(self, like: Tensor, lr: float) -> None:
-        self.lr, self.steps = lr, 0
-        self.mean, self.square = torch.zeros_like(like), torch.zeros_like(like)
-
-    def __call__(self, value: Tensor, slope: Tensor) -> Tensor:
-        self.steps += 1
-        self.mean = self.mean.lerp(slope, 0.1)
-        self.square = self.square.lerp(slope.square(), 0.001)
-        mean, square = self.mean / (1 - 0.9**self.steps), self.square / (1 - 0.999**self.steps)
-        return value - self.lr * mean / (square.sqrt() + 1e-8)
 
 
 def paper() -> dict[str, Any]:

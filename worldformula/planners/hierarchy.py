@@ -166,6 +166,11 @@ class Hierarchy(Planner):
                 more than the sum of its costs, of which the levels below would know nothing.
         """
         self._check(space, warm)
+        if self.above and (total := [name for name, c in task.constraints.items() if c.reduce != "each"]):
+            raise ConfigError(
+                f"{total[0]}: levels take steps of other lengths, and plans of different ones are not one sum: "
+                f"expected a Constraint of each step"
+            )
         if self.above and (task.value is not None or task.reduce == "last"):
             what = "a value at the end" if task.value is not None else "reduce='last'"
             raise ConfigError(
@@ -212,21 +217,31 @@ class Hierarchy(Planner):
         aims = {SUBGOAL + k: goal[k] for k in names}
         own = {} if aimed is None else {AIMED: aimed}
 
+        def highest(states: State) -> State:
+            """As the top level sees them, who the task is for."""
+            top = states
+            for higher in self.above[below:]:
+                top = higher.seen(top)
+            return top | {k: states[k] for k in task.given}
+
         def cost(states: State, actions: Named) -> Tensor:
-            told = {k: states[k] for k in task.given}
             top = level.seen(states)
             total = torch.cat([(top[k] - states[SUBGOAL + k]).flatten(2) for k in names], -1).square().sum(-1)
             if AIMED not in states:
                 return total
             if below == 0 and self.ground is not None:
                 return torch.where(states[AIMED], self.ground(states, actions), total)
-            for higher in self.above[below + 1 :]:
-                top = higher.seen(top)
-            return torch.where(states[AIMED], task.cost(top | told, actions), total)
+            return torch.where(states[AIMED], task.cost(highest(states), actions), total)
 
-        return Task(
-            cost, samples=task.samples, risk=task.risk, numbers=task.numbers, given={**task.given, **aims, **own}
-        )
+        def limited(of: Callable[[State, Named], Tensor]) -> Callable[[State, Named], Tensor]:
+            return lambda states, actions: of(highest(states), actions)
+
+        going = task.proceed
+        return replace(
+            task, cost=cost, proceed=None if going is None else lambda states: going(highest(states)),
+            constraints={name: replace(c, of=limited(c.of)) for name, c in task.constraints.items()},
+            given={**task.given, **aims, **own},
+        )  # fmt: skip
 
     def _check(self, space: Space, warm: Named | None) -> None:
         names = [*space, *(name for level in self.above for name in level.space)]

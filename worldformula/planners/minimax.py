@@ -22,10 +22,22 @@ import torch
 from torch import Tensor
 
 from worldformula import catalogue
-from worldformula.candidates import draw, level
+from worldformula.candidates import chosen, draw, level, within
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
-from worldformula.planner import ActionSet, CVaR, Named, Plan, Planner, Space, Task, of_space, per_episode
+from worldformula.planner import (
+    ActionSet,
+    CVaR,
+    Named,
+    Plan,
+    Planner,
+    Space,
+    Task,
+    allowed,
+    check_given,
+    of_space,
+    per_episode,
+)
 from worldformula.score import Score
 from worldformula.world import Dynamics, State, Values
 
@@ -71,21 +83,29 @@ class Minimax(Planner):
         mask: Named | None = None,
     ) -> Plan:
         """Search from states ``[B, ...]``; ``actions`` of the plan are those of both, ``cost`` is F of them, without R.
+        Masks hold for both; what is warm or proposed of the adversary's is known from the start.
 
         Raises:
-            ConfigError: a task with samples, whose draws and an adversary would be two worst cases in one; or dynamics
-                that do not say how probable a latent is, with a price.
+            ConfigError: ``warm``, ``proposals`` or ``mask`` of an action that is in no space; a task with samples,
+                whose draws and an adversary would be two worst cases in one; or dynamics that do not say how probable
+                a latent is, with a price.
         """
         theirs = {name: replace(own, aim="min") for name, own in space.items() if own.aim == "max"}
         ours = {name: own for name, own in space.items() if own.aim == "min"}
-        given: dict[str, Any] = {"warm": of_space(warm, ours), "proposals": of_space(proposals, ours), "mask": mask}
+        for what, told in (("warm", warm), ("proposals", proposals), ("mask", mask)):
+            if other := [name for name in told or () if name not in space]:
+                raise ConfigError(f"{what}: the space has no {other[0]!r}; it has {', '.join(space)}")
+        given, their = (
+            {"warm": of_space(warm, own), "proposals": of_space(proposals, own), "mask": of_space(mask, own)}
+            for own in (ours, theirs)
+        )
         if not theirs:
             return self.planner.plan(dynamics, task, state, space=ours, generators=generators, **given)
         if task.samples:
             raise ConfigError(f"samples={task.samples}: an adversary sets what else would be drawn; write samples=0")
         if self.price and (task.reduce == "last" or task.discount < 1 or task.proceed is not None):
             raise ConfigError("a price is paid at every step alike; write a task that sums its costs, undiscounted")
-        game = _Game(self, dynamics, task, State(state), ours, theirs, generators)
+        game = _Game(self, dynamics, task, State(state), ours, theirs, generators, their)
         worst = game.like.new_full((game.batch,), torch.inf)
         best, states = dict[str, Tensor](), 0
         for _ in range(1 if game.complete else self.rounds):
@@ -107,7 +127,7 @@ class _Game:
 
     def __init__(
         self, how: Minimax, dynamics: Dynamics, task: Task, state: State, ours: Space, theirs: Space,
-        generators: Sequence[torch.Generator] | None,
+        generators: Sequence[torch.Generator] | None, their: Mapping[str, Named | None],
     ) -> None:  # fmt: skip
         self.how, self.dynamics, self.task, self.state = how, dynamics, task, state
         self.ours, self.theirs, self.calls = ours, theirs, 0
@@ -123,7 +143,11 @@ class _Game:
         for values in ways:
             count *= max(len(values), 1) ** horizon
         self.complete = count <= how.most
-        self.known = self._all(ways, horizon) if self.complete else self._some(horizon)
+        self.warm, self.mask = their["warm"], their["mask"]
+        check_given("warm", self.warm, theirs, (self.batch, horizon))
+        check_given("proposals", their["proposals"], theirs, (self.batch, None, horizon))
+        check_given("mask", self.mask, theirs, (self.batch,))
+        self.known = self._permitted(self._all(ways, horizon) if self.complete else self._some(horizon, their))
 
     def _all(self, ways: Sequence[Tensor], horizon: int) -> dict[str, Tensor]:
         steps = [torch.tensor(list(itertools.product(range(len(v)), repeat=horizon))) for v in ways]
@@ -131,11 +155,27 @@ class _Game:
         found = {name: v[s[rows[:, i]]] for i, (name, v, s) in enumerate(zip(self.theirs, ways, steps, strict=True))}
         return {k: v.to(self.like).expand(self.batch, *v.shape) for k, v in found.items()}
 
-    def _some(self, horizon: int) -> dict[str, Tensor]:
-        """Two sequences that are drawn uniformly, as somewhere to begin."""
-        shape = (self.batch, horizon)
-        wide = {k: self.like.new_full((*shape, own.size), level(own)) for k, own in self.theirs.items()}
-        return draw(self.theirs, {k: (v, v + 1) for k, v in wide.items()}, 2, self.generators)
+    def _some(self, horizon: int, their: Mapping[str, Named | None]) -> dict[str, Tensor]:
+        """Two sequences that are drawn uniformly, as somewhere to begin; what was proposed, and the warm ones."""
+        wide = {k: self.like.new_full((self.batch, horizon, own.size), level(own)) for k, own in self.theirs.items()}
+        mask = self.mask or {}
+        laws = {k: within((v,), mask[k]) if k in mask else (v, v + 1) for k, v in wide.items()}
+        found = draw(self.theirs, laws, 2, self.generators)
+        if (proposed := their["proposals"]) is not None:
+            found = {k: torch.cat((v, proposed[k].to(v)), 1) for k, v in found.items()}
+        if self.warm is not None:
+            last = {k: self.warm[k].unsqueeze(1).to(v) if k in self.warm else v[:, :1] for k, v in found.items()}
+            new = torch.stack([v.isnan().flatten(1).any(1) for v in last.values()]).any(0)[:, None, None, None]
+            found = {k: torch.cat((v, torch.where(new, v[:, :1], last[k])), 1) for k, v in found.items()}
+        return found
+
+    def _permitted(self, known: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Sequences ``[B, M, H, size]``, those with a forbidden first choice replaced by the episode's first other."""
+        inside = allowed(self.mask, {k: v[:, :, 0] for k, v in known.items()})
+        if inside is None:
+            return dict(known)
+        own = torch.arange(inside.shape[1], device=inside.device).expand_as(inside)
+        return chosen(known, torch.where(inside, own, inside.byte().argmax(1, keepdim=True)))
 
     def planned(self, given: Mapping[str, Any]) -> Plan:
         """The best plan against what is known."""
@@ -172,7 +212,9 @@ class _Game:
         task = replace(
             own, cost=other.costing(own, -1.0), value=None if value is None else lambda states: -value(states)
         )
-        found = self.how.reply.plan(other, task, self._numbered(), space=self.theirs, generators=self.generators)
+        found = self.how.reply.plan(
+            other, task, self._numbered(), space=self.theirs, generators=self.generators, warm=self.warm, mask=self.mask
+        )
         self.calls += found.calls
         return found.actions, -found.cost
 

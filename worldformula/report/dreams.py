@@ -90,7 +90,8 @@ def dreams(model: ThroughTime, rows: Mapping[str, Tensor], *, context: int | Non
     options: dict[str, Any] = {"seed": seed, "deterministic": True}
     states = world.filter({k: v[:, :context] for k, v in given.items()}, **options)
     last = states.last()
-    level = next((own for own in world.levels.values() if {*own.actions} <= {*given}), None) or world.dynamics
+    fitting = [own for own in world.levels.values() if {*own.actions} <= {*given}] if world.main is None else []
+    level = fitting[0] if fitting else world.dynamics
     if not level.actions:
         future = level.imagine(last, horizon=length - context, **options)
     else:
@@ -128,9 +129,10 @@ def _seen(model: ThroughTime, given: Mapping[str, Tensor]) -> tuple[str, str, Te
     seen is predicted, the reward.
     """
     heads = model.world.heads
+    predicted = {head.variable.key: name for name, head in heads.items()}
     for key, word in model.names.items():
-        if word in heads:
-            return word, key, given[word]
+        if word in predicted:
+            return predicted[word], key, given[word]
     vectors = [word for key, word in model.names.items() if model.columns[key]["kind"] != "image"]
     reward = model.world.roles.get("reward")
     if reward is not None and {*heads} <= {reward, model.world.roles.get("continue")}:

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 
 from worldformula import catalogue
 from worldformula.charts import Series, line_chart, short
+from worldformula.metrics.collapse import CODES
 from worldformula.model.run import ModelRun, evaluating
 from worldformula.model.through_time import ThroughTime
+from worldformula.report.codes import alarm, codes
 from worldformula.report.dreams import dreams, dreamt
 from worldformula.report.evidence import Written, machine, written
 from worldformula.report.parts import (
@@ -98,7 +100,7 @@ def gather(run: ModelRun) -> Told:
     """Measures and draws; the run is as before afterwards."""
     config, folder, loss = run.config, run.folder, run.model.loss
     seed = derived(config.seed, REPORT)
-    with forked(seed), evaluating(run):
+    with forked(seed), evaluating(run.fitting):
         through = run.model if isinstance(run.model, ThroughTime) else None
         shown = dreamt(dreams(through, run.test_rows, seed=seed)) if through else ""
         pictures = Pictures() if through else draw(run.model, run.data, run.test_rows, seed)
@@ -133,6 +135,7 @@ def page(told: Told) -> str:
         [
             _head(told),
             _learning(told.metrics, told.scheduled, told.held),
+            codes(told.metrics),
             told.dreams,
             _pictures(told.pictures),
             *(formulas(formula, title) for title, formula in told.formulas.items()),
@@ -160,7 +163,7 @@ def _head(told: Told) -> str:
     result = "".join(results) or f'<p class="what">The {told.held} data were not measured yet.</p>'
     return (
         f'<header><p class="over">{escape(told.over)}</p><h1>{escape(told.name)}</h1>'
-        f'<p class="lead">{escape(told.title)}</p></header>'
+        f'<p class="lead">{escape(told.title)}</p>{alarm(told.metrics, "update")}</header>'
         f'<div class="hero"><div class="beside">{result}</div>{pairs(told.facts)}</div>'
     )
 
@@ -247,5 +250,5 @@ def scatter(points: NDArray[np.float32], label: str, frame: NDArray[np.float32] 
 def _terms(metrics: Measured, held: str = "test") -> str:
     """A small chart per term, training and test beside each other where both were measured."""
     names = list(dict.fromkeys(key for line in metrics for key in line))
-    shown = [n for n in names if n not in ("step", *values(metrics)) and not n.startswith(f"{held}/")]
+    shown = [n for n in names if n not in ("step", *values(metrics)) and not n.startswith((f"{held}/", CODES))]
     return section("Terms of the loss", small(metrics, shown)) if shown else ""

@@ -10,7 +10,9 @@ from typing import Any
 
 from worldformula.charts import Level, Series, line_chart, short, smoothed
 from worldformula.envs.returns import Score
+from worldformula.metrics.collapse import CODES
 from worldformula.metrics.openloop import OpenLoop
+from worldformula.report.codes import alarm, codes
 from worldformula.report.curves import lines
 from worldformula.report.evidence import PIXELS, Evidence
 from worldformula.report.parts import (
@@ -60,6 +62,7 @@ def page(run: Run, evidence: Evidence) -> str:
             _pictures(evidence),
             _numbers(evidence),
             horizon(evidence.open_loop, evidence.on),
+            codes(run.metrics),
             formulas(evidence.formula, "The world model's loss"),
             _terms(run.metrics),
             settings(run.config),
@@ -79,7 +82,8 @@ def _head(run: Run, evidence: Evidence) -> str:
     lead = " · ".join(str(part) for part in (model, place) if part)
     return (
         f'<header><p class="over">worldformula run</p><h1>{escape(run.name)}</h1>'
-        f'<p class="lead">{escape(lead)}</p></header><div class="hero"><div>{_result(run, evidence)}</div>'
+        f'<p class="lead">{escape(lead)}</p>{alarm(run.metrics, "step")}</header>'
+        f'<div class="hero"><div>{_result(run, evidence)}</div>'
         f"{pairs(_facts(run, evidence))}</div>"
     )
 
@@ -275,7 +279,7 @@ def horizon(found: OpenLoop | None, on: str = PIXELS) -> str:
 
 def _terms(metrics: Measured) -> str:
     names = list(dict.fromkeys(key for line in metrics for key in line))
-    names = [n for n in names if n not in _COUNTS and not n.startswith(("episode/", "eval/"))]
+    names = [n for n in names if n not in _COUNTS and not n.startswith(("episode/", "eval/", CODES))]
     losses = [n for n in names if n.split("/")[0] == "loss"]
     others = [n for n in names if n not in losses]
     parts = [small(metrics, losses)] if losses else []

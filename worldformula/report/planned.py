@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -46,6 +47,8 @@ class Planned:
         numbers: decoded numbers ``[H + 1, n]`` by head.
         landscape: totals ``[GRID, GRID]`` (the second number down, the first to the right), ``[GRID]`` of an action of
             one number, ``[size]`` of a choice, ∞ where it is forbidden; None of flags.
+        apart: terms of the cost that were left out, as no planner is told of what they measure: bonuses of steps.
+        violation: by how much the plan exceeds its worst constraint; None where there is none.
     """
 
     name: str
@@ -59,6 +62,8 @@ class Planned:
     pictures: NDArray[np.uint8] | None
     numbers: dict[str, Floats]
     landscape: Floats | None
+    apart: tuple[str, ...] = ()
+    violation: float | None = None
 
 
 @torch.no_grad()
@@ -70,6 +75,7 @@ def planned(agent: Any, planner: Planner, batch: Mapping[str, NDArray[Any]]) -> 
     """
     if not isinstance(agent, ImaginationAgent):
         raise ConfigError(f"a {type(agent).__name__} has no world to plan in: expected an agent that imagines")
+    agent, apart = _without_bonuses(agent)
     world = agent.world
     state = world.filter(agent.perception.learn(batch, agent.device), deterministic=True).last()
     row = {key: value[:, -1] for key, value in batch.items()}
@@ -79,12 +85,32 @@ def planned(agent: Any, planner: Planner, batch: Mapping[str, NDArray[Any]]) -> 
     took = 1000 * (time.process_time() - began)
     steps = State({k: v for k, v in plan.states.series.items() if k not in task.given}, 2)
     frames, numbers = _decoded(agent, steps)
-    around = Score(world, task, state, space, _horizon(plan), per_episode(None, 1, agent.device))
+    around = Score(
+        world, replace(task, constraints={}), state, space, _horizon(plan), per_episode(None, 1, agent.device)
+    )
     return Planned(
         type(planner).__name__, {k: v[0].cpu().numpy() for k, v in plan.actions.items()}, space,
         task.cost(plan.states.span(1), plan.actions)[0].cpu().numpy(), float(plan.cost), [float(c) for c in plan.trace],
-        plan.calls, took, frames, numbers, _landscape(plan, space, around, masks),
+        plan.calls, took, frames, numbers, _landscape(plan, space, around, masks), apart,
+        None if plan.violation is None else float(plan.violation),
     )  # fmt: skip
+
+
+def _without_bonuses(agent: ImaginationAgent) -> tuple[ImaginationAgent, tuple[str, ...]]:
+    """The agent with what planners can be told of its cost, and the terms that they cannot: bonuses of steps. One that
+    wants nothing else wants the reward.
+    """
+    cost = agent.cost
+    steps = tuple(k for k, t in cost.intrinsic.items() if getattr(t, "arrives", False) and cost.weights.get(k, 1.0))
+    if not steps:
+        return agent, ()
+    names = [*(("reward",) if cost.rewarded else ()), *cost.intrinsic, *cost.critics]
+    weights = {name: cost.weights.get(name, 1.0) for name in names} | dict.fromkeys(steps, 0.0)
+    if cost.rewarded and not any(weights.values()):
+        weights["reward"] = 1.0
+    agent = copy(agent)  # the same networks, another cost
+    agent.cost = replace(cost, weights=weights)
+    return agent, steps
 
 
 def _horizon(plan: Plan) -> int:
@@ -140,6 +166,10 @@ def page(found: Planned, title: str, facts: Sequence[tuple[str, object]]) -> str
         *facts, ("planner", found.name), ("steps", len(found.costs)), ("cost", short(found.total)),
         ("steps of the model", found.calls), ("processor time", f"{found.milliseconds:.0f} ms"),
     ]  # fmt: skip
+    told += [("left out", f"{', '.join(found.apart)}: bonuses of steps, of which planners are not told")] * bool(
+        found.apart
+    )
+    told += [] if found.violation is None else [("exceeds its constraints by", short(found.violation))]
     parts = [f"<header><h1>{escape(title)}</h1></header>", pairs(told), _actions(found)]
     if found.pictures is not None:
         strip = tile(found.pictures[:, None], columns=len(found.pictures), gap=1)

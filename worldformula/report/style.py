@@ -32,6 +32,8 @@ p{{margin:.3em 0 1em;max-width:68ch}}
 .lead,.note,figcaption{{color:var(--muted)}}
 .lead{{margin:0;font-size:1.06rem;overflow-wrap:anywhere}}
 .note{{font-size:.94rem}}
+.alarm{{margin:1.2em 0 0;padding:10px 14px;border-left:4px solid var(--c1);background:var(--wash);max-width:none}}
+.alarm b{{color:var(--c1);margin-right:.4em}}
 figure{{margin:18px 0 0}}
 figcaption{{font-size:.88rem;margin-top:10px;max-width:68ch}}
 b,strong{{font-weight:600;color:var(--ink)}}

@@ -130,6 +130,24 @@ class Surprised(Learning, Protocol):
 
 
 @runtime_checkable
+class Recollecting(Protocol):
+    """Whatever keeps what it has lived through, beyond an episode."""
+
+    def recollect(self, rows: Rows, state: AgentState) -> None:
+        """After a turn of a run: what it saw, ``[num, …]``, and the acting state that it left."""
+        ...
+
+
+@runtime_checkable
+class Watched(Learning, Protocol):
+    """Whatever has latents that nothing decodes, which training may lose."""
+
+    def watched(self, batch: Batch) -> Mapping[str, float]:
+        """How they are on sequences ``[batch, length, …]``, by name, ``codes/z/rank``; see `metrics.collapse`."""
+        ...
+
+
+@runtime_checkable
 class Agent(Acting, Learning, Protocol):
     """An agent acts and learns."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from worldformula.run.alarm import Alarm
 from worldformula.run.contract import Write
 from worldformula.training.minimise import Fitting
 from worldformula.training.validation import Validation
@@ -20,9 +21,12 @@ class Fit:
     threads: int | None = None
     tensorboard = True
 
-    def __init__(self, fitting: Fitting, every: int, judge: Validation | None) -> None:
+    def __init__(
+        self, fitting: Fitting, every: int, judge: Validation | None, say: Callable[[str], None] = print
+    ) -> None:
         self.fitting, self.every, self.judge = fitting, every, judge
         self.show: Callable[[Fitting], None] | None = None
+        self.alarm = Alarm(say)
         self._told = 0  # rows of the history that are in the metrics
 
     @property
@@ -62,4 +66,12 @@ class Fit:
 
     def test(self) -> Mapping[str, float]:
         """Value and terms on data that it does not learn from, which the history then has too."""
-        return {} if self.judge is None else self.judge.measure()
+        found = {} if self.judge is None else self.judge.measure()
+        if told := self.watched():
+            self.fitting.history.note(self.fitting.step, told)
+            self.alarm.of(told, f"update {self.step:,}", self.step >= self.goal)
+        return {**found, **told}
+
+    def watched(self) -> Mapping[str, float]:
+        """What else is logged at every test, of the latents of a world that nothing decodes."""
+        return {}

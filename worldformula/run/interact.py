@@ -36,9 +36,10 @@ from worldformula.errors import (
     WorldformulaError,
 )
 from worldformula.run import transfer
+from worldformula.run.alarm import Alarm
 from worldformula.run.checks import alone, possible, settled
 from worldformula.run.config import FIXED, FREE_ON_RESUME, RunConfig, deliberate
-from worldformula.run.contract import Agent, Batch, Build, Learning, Recalling, Surprised, Write
+from worldformula.run.contract import Agent, Batch, Build, Learning, Recalling, Recollecting, Surprised, Write
 from worldformula.run.counters import Counters, Result, means
 from worldformula.run.drive import driver, environments
 from worldformula.run.evaluate import Evaluation, evaluate
@@ -101,7 +102,7 @@ class Interact:
         self.threads: int | None = self.config.threads
         torch.set_num_threads(self.config.threads)
         self.device = devices.choose(self.config.device)
-        self.build, self.show, self.say = build, show, say
+        self.build, self.show, self.say, self.alarm = build, show, say, Alarm(say)
         self.count = Counters()
         self.resumes_at = steps[-1] if steps else 0
         self.latest: dict[str, float] = {}
@@ -121,8 +122,7 @@ class Interact:
         self._sums: dict[str, float] = {}
         self._summed = 0
         self._finished: list[Episode] = []
-        self._known = 0  # failures of the environments of this process that were told
-        self._shown = 0.0
+        self._known, self._shown = 0, 0.0  # failures of this process's environments that were told; when it was shown
         self._halted: RobotError | None = None
 
     def fresh_agent(self) -> Agent:
@@ -234,17 +234,16 @@ class Interact:
         """Remembers a turn; the actions that it took."""
         latents = recalling.stored(turn.state) if (recalling := self.recalling) else None
         self.replay.add(turn.rows, self.envs.stored(turn.actions), latents)
+        if isinstance(self.agent, Recollecting):
+            self.agent.recollect(turn.rows, turn.state)
         taken = int((~turn.after["is_first"]).sum())  # in the other streams this turn was a reset
         self.count.steps += taken * self.config.env.action_repeat
         for episode in self.envs.finished:
-            self._episode(episode)
+            self._finished.append(episode)
+            self.count.ended(episode.score)
         if len(self.envs.failures) > self._known:
             self._failed()
         return taken
-
-    def _episode(self, episode: Episode) -> None:
-        self._finished.append(episode)
-        self.count.ended(episode.score)
 
     def _failed(self) -> None:
         """Counts the failures of this turn, and tells of the first few."""
@@ -317,7 +316,8 @@ class Interact:
         if robot is not None:
             self.driver.halt()
         self.count.evaluated = self.count.steps
-        return self.evaluation.metrics()
+        told = self.alarm.watched(self.agent, self.replay, self.step, ended=self.step >= self.goal)
+        return {**self.evaluation.metrics(), **told}
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 

@@ -18,7 +18,7 @@ from worldformula.envs import Envs
 from worldformula.envs.actions import by_name, mask_name
 from worldformula.errors import WorldformulaError
 from worldformula.nets.causal import stored
-from worldformula.run.contract import Acting, Learning, Recalling
+from worldformula.run.contract import Acting, Learning, Recalling, Recollecting
 from worldformula.run.play import Turn, play
 from worldformula.testing.laws import Laws
 from worldformula.training.seeding import forked
@@ -101,6 +101,8 @@ def _learning(laws: Laws, agent: Any, envs: Envs, seed: int) -> None:
     )  # fmt: skip
     for turn in islice(play(envs, agent), length + ROOM):
         replay.add(turn.rows, envs.stored(turn.actions), agent.stored(turn.state) if recalling else None)
+        if isinstance(agent, Recollecting):
+            agent.recollect(turn.rows, turn.state)
     batches = [replay.sample(agent.config.batch, length, context=int(recalling)) for _ in range(2)]
     weights = [p.detach().clone() for p in agent.parameters()]
     wrong = []

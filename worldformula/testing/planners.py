@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from worldformula.errors import ConfigError
 from worldformula.formula import Normal
-from worldformula.planner import ActionSet, Named, Planner, Space, Task
+from worldformula.planner import ActionSet, Constraint, Named, Planner, Space, Task
 from worldformula.score import Score
 from worldformula.testing.laws import Laws
 from worldformula.world import Dynamics, PriorDynamics, State
@@ -41,8 +42,8 @@ def check_planner(planner: Planner, space: Space | None = None, *, episodes: int
     The laws: shapes; actions in their sets, and no choice that a mask forbids; the stated cost is that of the stated
     actions, also over samples whose noise all candidates share; the states are those of a dream under them; the trace
     never rises and ends there; the same generators give the same plan; an episode's plan does not depend on the others,
-    nor a cold episode on a warm one beside it; the plan is no worse than a fixed action, than what was proposed; no
-    global random number is touched.
+    nor a cold episode on a warm one beside it; the plan is no worse than a fixed action, than what was proposed;
+    constraints are kept, as far as it says, or refused; no global random number is touched.
 
     Args:
         planner: the planner.
@@ -102,6 +103,14 @@ def _check(laws: Laws, planner: Planner, space: Space, episodes: int) -> None:
     risky = planner.plan(world, sampled, starts, space=space, generators=seeds())
     stated = _cost(world, sampled, starts, space, risky.actions, seeds())
     laws.equal("so is that over samples, whose noise is shared", stated, risky.cost, CLOSE)
+    limit = Constraint(lambda states, _: states["s"].abs().amax(-1), 0.9)
+    try:
+        bound = planner.plan(world, Task(cost, constraints={"s": limit}), starts, space=space, generators=seeds())
+    except ConfigError:
+        return  # it says that it knows no constraints
+    over = limit.excess(bound.states.span(1), bound.actions).amax(1).clamp(min=0)
+    told = torch.full_like(over, torch.nan) if bound.violation is None else bound.violation
+    laws.equal("the violation of constraints is stated, where they are not refused", over, told, CLOSE)
 
 
 def _given(laws: Laws, planner: Planner, what: _Case, found: Named, cost: Tensor) -> None:

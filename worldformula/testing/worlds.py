@@ -122,13 +122,14 @@ def _weights(case: _Case, laws: Laws) -> None:
     value = world.loss(**{k: case.batch[k] for k in world.loss.program.inputs}, seed=case.seed).value
     laws.equal("the loss is a finite number", (True, ()), (bool(value.isfinite()), tuple(value.shape)))
     known = {id(p) for p in world.loss.parameters()}
+    taught = known | {id(p) for term in world.further.values() for p in term.parameters()}
     weights = {name: p for name, p in world.named_parameters() if p.requires_grad and id(p) in known}
     gradients = torch.autograd.grad(value, list(weights.values()), allow_unused=True) if weights else ()
     unused = [name for name, g in zip(weights, gradients, strict=True) if g is None]
     laws.equal("the loss reaches every weight", [], unused)
     priors = [f for level in world.levels.values() for f in level.prior.factors]
-    alone = [str(f) for f in (*priors, *world.posterior.factors) if any(_free(p, known) for p in f.parameters())]
-    laws.equal("the loss knows the weights of prior and posterior", [], list(dict.fromkeys(alone)))
+    alone = [str(f) for f in (*priors, *world.posterior.factors) if any(_free(p, taught) for p in f.parameters())]
+    laws.equal("the losses know the weights of prior and posterior", [], list(dict.fromkeys(alone)))
     tensors = [v.data_ptr() for v in world.state_dict().values() if v.numel()]
     laws.equal("each weight is in the state_dict once", len(tensors), len(set(tensors)))
     ours = {p.data_ptr() for p in world.parameters()}

@@ -72,6 +72,13 @@ class History:
         """One column, from the rows that have it."""
         return [row[name] for row in self.rows if name in row]
 
+    def note(self, step: int, found: Mapping[str, float]) -> None:
+        """Numbers of a step, which join its row where it has one."""
+        if self.rows and self.rows[-1]["step"] == step:
+            self.rows[-1].update(found)
+        else:
+            self.rows.append({"step": step, **found})
+
     def __repr__(self) -> str:
         if not self.rows:
             return "<History, no rows>"

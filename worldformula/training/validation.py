@@ -40,13 +40,8 @@ class Validation:
 
     def measure(self) -> dict[str, float]:
         """``validation/loss`` and its terms, added to the history; the best weights of one loss are kept."""
-        fitting = self.fitting
         found = self.values()
-        last = fitting.history.rows[-1:]
-        if last and last[0]["step"] == fitting.step:
-            last[0].update(found)
-        else:
-            fitting.history.rows.append({"step": fitting.step, **found})
+        self.fitting.history.note(self.fitting.step, found)
         return found
 
     @torch.no_grad()

@@ -27,6 +27,7 @@ from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import Expectation, Number
 from worldformula.world import heads as predicted
+from worldformula.world.arrivals import Arrivals
 from worldformula.world.conditions import held as held_values
 from worldformula.world.conditions import no_time, read_by, throughout
 from worldformula.world.contract import Actions, head_of
@@ -56,6 +57,7 @@ class PriorDynamics(nn.Module):
     _policies: dict[tuple[int, ...], tuple[Joint, Rollout]]
     _masks: dict[str, Factor]
     _chosen: dict[tuple[str, ...], Rollout]
+    _arrivals: Arrivals
 
     def __init__(
         self,
@@ -83,6 +85,9 @@ class PriorDynamics(nn.Module):
         # Out of the module tree: it holds the same networks, which must appear once in the state_dict.
         self.__dict__["_setting"] = Setting(within.clock, within.known, within.lags, ours)
         self.__dict__["_imagine"] = self._rollout(self.prior)
+        self.__dict__["_arrivals"] = Arrivals(
+            self.imagine, self._imagine, self.carried, self.actions, self.duration, plain=not self.conditions
+        )
         self.__dict__["_policies"], self.__dict__["_chosen"] = {}, {}
         known = {*self.plan.carries, *self.actions, *(v.key for f in self.prior.factors for v in f.variables)}
         predicted.check_read(self.heads.values(), {*known, self.plan.counter, *self.conditions}, self.plan.carries)
@@ -236,6 +241,12 @@ class PriorDynamics(nn.Module):
         else:
             dream = self._act(start, policy, horizon, values, options)
         return throughout(dream, values) if values else dream
+
+    def arrive(self, start: Values, actions: Mapping[str, Tensor], **options: Any) -> State:
+        """The states ``[N, H, ...]`` that `imagine` arrives at from a start ``[N, ...]`` under actions ``[N, H, ...]``,
+        without the start and the actions: what a search scores, again and again. ``options`` as there.
+        """
+        return self._arrivals(start, actions, options)
 
     def dream_noise(
         self, start: Values, actions: Mapping[str, Tensor], generator: torch.Generator | None = None, **numbers: Any

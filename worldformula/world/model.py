@@ -25,10 +25,12 @@ from worldformula.formula.syntax.nodes import factors as factors_of
 from worldformula.world import heads as predicted
 from worldformula.world.contract import Actions, head_of
 from worldformula.world.dynamics import PriorDynamics, joint
+from worldformula.world.levels import levels_given, merged, within
 from worldformula.world.policies import acting
 from worldformula.world.setting import Setting, first
 from worldformula.world.state import State, Values
 from worldformula.world.stride import Stride, read
+from worldformula.world.watch import watched
 
 
 class World(nn.Module):
@@ -46,8 +48,11 @@ class World(nn.Module):
             and what else somebody looks for, by role.
         observations: which variable an observation of an environment is, ``{"image": "x"}``.
         duration: the variable that says how many steps of time a step of a dream takes, where the prior jumps.
+        embeddings: latents that nothing decodes, from the lowest level up: see `watched`.
         levels: instead of prior, heads and roles: several `PriorDynamics` by name, such as a fine and a coarse one.
             Each carries a part of what the posterior declares, and imagines alone: ``world.levels["fine"].imagine``.
+        main: of several levels the one that dreams where none is named: ``world.imagine``, pages, agents.
+        further: losses beside its own, by name, of what its loss does not teach, such as how far a level jumps.
 
     The networks are registered once, whatever number of formulas shares them. A `State` holds what goes from step to
     step and what else the heads read. Where the prior or the posterior reads a history, ``z_{<t}``, it also holds what
@@ -56,6 +61,7 @@ class World(nn.Module):
     """
 
     loss: Expression
+    further: dict[str, Expression]
     levels: dict[str, PriorDynamics]
     _filter: Rollout
     _go_on: Rollout
@@ -73,25 +79,31 @@ class World(nn.Module):
         observations: Mapping[str, str] | None = None,
         levels: Mapping[str, PriorDynamics] | None = None,
         duration: str | None = None,
+        main: str | None = None,
+        further: Mapping[str, Expression] | None = None,
+        embeddings: Iterable[str] = (),
     ) -> None:
         super().__init__()
         self.posterior = joint(posterior)
-        given = _given(prior, predicted.by_name(heads), roles, levels, duration)
-        several = levels is not None
+        given, several = levels_given(prior, predicted.by_name(heads), roles, levels, duration), levels is not None
         priors = tuple(dict.fromkeys(f for p, *_ in given.values() for f in joint(p).factors))
-        self.heads, self.roles = _merged(given)
-        self.observations = dict(observations or {})
+        if main is not None and main not in given:
+            raise FormulaError(f"main: expected one of the levels {', '.join(map(repr, given))}, got {main!r}")
+        self.heads, self.main = merged(given), main if len(given) > 1 else next(iter(given))
+        self.roles = {} if self.main is None else dict(given[self.main][2])
+        self.observations, self.embeddings = dict(observations or {}), tuple(embeddings)
         factors = (*self.posterior.factors, *priors, *self.heads.values())
         clock = clock_of(loss.node)
         self.index, self.reset_name = clock.index, clock.reset
-        register_networks(self, [*factors, *factors_of(loss.node)], clock.initial)
+        beside = [f for term in (further or {}).values() for f in factors_of(term.node)]
+        register_networks(self, [*factors, *factors_of(loss.node), *beside], clock.initial)
         kept = memories(priors, self.posterior.factors, self.heads.values())
         older = lags(clock.index, (*priors, *self.posterior.factors), self.heads.values())
         # Kept out of the module tree: they hold the same networks, which must appear once in the state_dict.
-        self.__dict__["loss"] = loss
+        self.__dict__["loss"], self.__dict__["further"] = loss, dict(further or {})
         self.__dict__["_setting"] = own = Setting(clock, factors, older, kept)
         self.__dict__["levels"] = {
-            name: PriorDynamics(p, h, roles=r, duration=d, within=_within(own, p, h) if several else own)
+            name: PriorDynamics(p, h, roles=r, duration=d, within=within(own, p, h) if several else own)
             for name, (p, h, r, d) in given.items()
         }
         self.__dict__["_filter"] = Rollout(
@@ -134,22 +146,22 @@ class World(nn.Module):
 
     @property
     def dynamics(self) -> PriorDynamics:
-        """What can be imagined, in a world of one level.
+        """What can be imagined: the single level, or the main one.
 
         Raises:
-            FormulaError: it has several.
+            FormulaError: it has several levels, and none is the main one.
         """
-        if len(self.levels) > 1:
+        if self.main is None:
             name = next(iter(self.levels))
             raise FormulaError(
                 f"this world imagines at {len(self.levels)} levels, {', '.join(self.levels)}: take one of them, "
-                f"world.levels[{name!r}]"
+                f"world.levels[{name!r}], or make it the main one, World(..., main={name!r})"
             )
-        return next(iter(self.levels.values()))
+        return self.levels[self.main]
 
     @property
     def prior(self) -> Joint:
-        """The prior of a world of one level."""
+        """The prior of the single level, or of the main one."""
         return self.dynamics.prior
 
     @cached_property
@@ -169,8 +181,13 @@ class World(nn.Module):
         return tuple(dict.fromkeys(key for level in self.levels.values() for key in level.actions))
 
     @property
+    def predicted(self) -> dict[str, str]:
+        """Which variable is the "reward", says "continue" or is a mask, by role: that of its head."""
+        return {role: self.heads[name].variable.key for role, name in self.roles.items()}
+
+    @property
     def duration(self) -> str | None:
-        """The variable that says how long a step of a dream takes, in a world of one level."""
+        """The variable that says how long a step of a dream takes, at the single level or the main one."""
         return self.dynamics.duration
 
     @property
@@ -179,14 +196,31 @@ class World(nn.Module):
         return self.dynamics.choices
 
     @property
+    def conditions(self) -> tuple[str, ...]:
+        """What has no time, and is held through a dream: see `PriorDynamics.conditions`."""
+        return self.dynamics.conditions
+
+    @property
     def action(self) -> str:
         """The variable of the action, where there is one."""
         return self.dynamics.action
 
     def head_of(self, role: str) -> str:
         """The name of the head with this role; an error says what to write where there is none."""
-        _ = self.dynamics  # of several levels each has roles of its own
+        _ = self.dynamics  # of several levels one has to be the main one
         return head_of(self, role)
+
+    def beside(
+        self, name: str, samples: Mapping[str, Tensor], batch: Mapping[str, Tensor], terminal: Tensor
+    ) -> dict[str, Tensor]:
+        """The data of a further loss: of what the loss has drawn of a batch, and of which rows end episodes for good.
+
+        Raises:
+            FormulaError: a world says by a method of its own what its further losses read.
+        """
+        raise FormulaError(
+            f"{type(self).__name__}.beside does not say what {name!r} reads: expected a method that does"
+        )
 
     # ---------------------------------------------------------------------------------------------------------- filter
 
@@ -249,6 +283,10 @@ class World(nn.Module):
         plans += [self._filter.program.plan] if len(plans) > 1 else []
         return first(self._setting, self.carried, plans, batch, device, dtype, options)
 
+    def watched(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
+        """How the latents that nothing decodes are: see `worldformula.world.watch.watched`."""
+        return watched(self, batch)
+
     # --------------------------------------------------------------------------------------------------------- imagine
 
     def imagine(
@@ -261,8 +299,12 @@ class World(nn.Module):
         given: Mapping[str, Tensor] | None = None,
         **options: Any,
     ) -> State:
-        """A dream of the prior: see `PriorDynamics.imagine`. Of a world of several levels, ask one of them."""
+        """A dream of the prior: see `PriorDynamics.imagine`; of several levels, of the main one."""
         return self.dynamics.imagine(start, policy, actions=actions, horizon=horizon, given=given, **options)
+
+    def arrive(self, start: Values, actions: Mapping[str, Tensor], **options: Any) -> State:
+        """The states that a dream under given actions arrives at: see `PriorDynamics.arrive`."""
+        return self.dynamics.arrive(start, actions, **options)
 
     def dream_noise(
         self, start: Values, actions: Mapping[str, Tensor], generator: torch.Generator | None = None, **numbers: Any
@@ -297,6 +339,9 @@ class World(nn.Module):
     def _check(self, several: bool) -> None:
         """A prior carries what the posterior declares; that of a single level carries what the posterior carries."""
         declared = {v.key for f in self.posterior.factors for v in f.variables}
+        if unknown := [name for name in self.embeddings if name not in declared]:
+            shown = ", ".join(sorted(declared))
+            raise FormulaError(f"embeddings: the posterior declares {shown}, and not {unknown[0]}")
         for level in self.levels.values():
             filtered, plan = self._filter.carried, level.plan
             missing = {plan.lags.get(k, k) for k in plan.carries} - declared
@@ -312,54 +357,3 @@ class World(nn.Module):
             ours = {v.key for f in level.prior.factors for v in f.variables}
             known = {*plan.carries, *level.actions, *(ours & declared), plan.counter, *level.conditions}
             predicted.check_read(level.heads.values(), known, plan.carries)
-
-
-_Level = tuple[Joint | Factor, dict[str, Factor], dict[str, str], str | None]
-
-
-def _given(
-    prior: Joint | Factor | None,
-    heads: dict[str, Factor],
-    roles: Mapping[str, str] | None,
-    levels: Mapping[str, PriorDynamics] | None,
-    duration: str | None,
-) -> dict[str, _Level]:
-    """What can be imagined, by level, as it was written: the single level has no name."""
-    if (prior is None) == (levels is None) or (levels is not None and (heads or roles or duration)):
-        raise FormulaError(
-            "expected World(prior=..., heads=..., roles=...), or World(levels={'fine': PriorDynamics(prior, heads), "
-            "...}), whose levels have heads, roles and durations of their own"
-        )
-    if levels is None:
-        assert prior is not None
-        return {"": (prior, heads, predicted.checked_roles(roles, heads), duration)}
-    if not levels:
-        raise FormulaError("levels: expected at least one level")
-    for name, level in levels.items():
-        if not isinstance(level, PriorDynamics):
-            raise FormulaError(f"levels: expected {name!r} as PriorDynamics(prior, heads), got {level!r}")
-        if level.start_given:
-            raise FormulaError(
-                f"levels: {name!r} has initial=..., and a world begins as its loss does; write it there, "
-                f"Sum('t', ..., initial=...)"
-            )
-    return {name: (level.prior, level.heads, level.roles, level.duration) for name, level in levels.items()}
-
-
-def _merged(given: Mapping[str, _Level]) -> tuple[dict[str, Factor], dict[str, str]]:
-    """The heads of all levels by name, and the roles of the single one."""
-    heads: dict[str, Factor] = {}
-    for _, own, *_ in given.values():
-        if doubled := [name for name in own if name in heads and heads[name] is not own[name]]:
-            raise FormulaError(
-                f"two levels have a head called {doubled[0]!r}: {heads[doubled[0]]} and {own[doubled[0]]}\n"
-                f"name the heads of each level, PriorDynamics(prior, heads={{'{doubled[0]}_coarse': ...}})"
-            )
-        heads |= own
-    return heads, dict(next(iter(given.values()))[2]) if len(given) == 1 else {}
-
-
-def _within(whole: Setting, prior: Joint | Factor, heads: Mapping[str, Factor]) -> Setting:
-    """What one of several levels shares with the world: it keeps the older values that it reads itself."""
-    older = lags(whole.clock.index, joint(prior).factors, heads.values())
-    return Setting(whole.clock, whole.known, older, whole.memories)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from torch import nn
 
 from worldformula.errors import SpaceError
-from worldformula.formula import Deterministic, Factor, Normal, Uniform
+from worldformula.formula import Deterministic, Factor, Normal, OneHot, Uniform
 from worldformula.formula.plan.variables import CALL_OPTIONS
 from worldformula.nets.plain import Plain
 from worldformula.nets.strided import Bits, Sight, StridedDecoder, StridedEncoder
@@ -76,6 +76,7 @@ def square(images: Mapping[str, tuple[int, ...]]) -> int:
 
 
 Activation = Callable[[], nn.Module]
+Classes = Mapping[str, Sequence[int]]
 
 
 class Widths(Protocol):
@@ -114,7 +115,7 @@ class Observed:
     @classmethod
     def of(
         cls, config: Widths, shapes: Mapping[str, tuple[int, ...]], names: Names, *, given: str, inputs: int,
-        images: Activation, vectors: Activation, bits: int = 0,
+        images: Activation, vectors: Activation, bits: int = 0, classes: Classes | None = None,
     ) -> Observed:  # fmt: skip
         """Networks and factors.
 
@@ -127,6 +128,8 @@ class Observed:
             images: makes the activations of networks of images.
             vectors: makes those of networks of vectors.
             bits: of a colour, as PlaNet reads images; 0 reads them as they are.
+            classes: of the observations that are one-hots, how many classes each of their choices has. Where these are
+                as many for all, they are predicted as choices, k_t, and not as numbers.
         """
         pictures, numbers = ({k: tuple(shapes[k]) for k in group} for group in (names.images, names.vectors))
         edge = square(pictures) if pictures else 0
@@ -139,19 +142,49 @@ class Observed:
         read = {key: f"\\hat {word}" if bits and key in pictures else word for key, word in words.items()}
         embed = Deterministic(f"e_t = enc({', '.join(read.values())})", Sight(sight, len(pictures), felt, vectors()))
         found = cls(embed, width)
+        for word, apart, several in (chosen := _choices(names, classes or {})).values():
+            found.before.append(Deterministic(f"{apart} = choices({word})", nn.Unflatten(-1, several), shape=several))
+        found.heads = decoders(
+            config, shapes, names, given=given, inputs=inputs, images=images, vectors=vectors, classes=classes
+        )
+        found.scored = list(found.heads)
         for i, (key, word) in enumerate(words.items(), 1):
-            shape = pictures.get(key) or (math.prod(numbers[key]),)
-            net: nn.Module = (
-                StridedDecoder(inputs, edge, shape[-1], config.depth, images)
-                if key in pictures
-                else Plain(inputs, shape[0], config.units, config.seen_layers, vectors)
-            )
-            if read[key] != word:
-                noise = "u_t" if len(pictures) == 1 else f"u_{{{i},t}}"
-                found.before.append(Uniform(f"p({noise})", shape=shape))
-                found.before.append(Deterministic(f"{read[key]} = bits({word}, {noise})", Bits(bits), shape=shape))
-            found.heads.append(Normal(f"p({word}|{given})", net, shape=shape, scale=1.0))
-            found.scored.append(
-                found.heads[-1] if read[key] == word else Normal(f"p({read[key]}|{given})", net, shape=shape, scale=1.0)
-            )
+            if read[key] == word or key in chosen:
+                continue
+            noise, head = "u_t" if len(pictures) == 1 else f"u_{{{i},t}}", found.heads[i - 1]
+            found.before.append(Uniform(f"p({noise})", shape=head.shape))
+            found.before.append(Deterministic(f"{read[key]} = bits({word}, {noise})", Bits(bits), shape=head.shape))
+            found.scored[i - 1] = Normal(f"p({read[key]}|{given})", head.net, shape=head.shape, scale=1.0)
         return found
+
+
+def decoders(
+    config: Widths, shapes: Mapping[str, tuple[int, ...]], names: Names, *, given: str, inputs: int,
+    images: Activation, vectors: Activation, classes: Classes | None = None, law: str = "p",
+) -> list[Factor]:  # fmt: skip
+    """A head of each observation, in the order of ``names``: see `Observed.of`. ``law`` is what they are called."""
+    found: list[Factor] = []
+    chosen = _choices(names, classes or {})
+    for key, word in names.all.items():
+        shape, header = tuple(shapes[key]), f"{law}({Names.at(word)}|{given})"
+        if key in names.images:
+            net: nn.Module = StridedDecoder(inputs, shape[0], shape[-1], config.depth, images)
+            found.append(Normal(header, net, shape=shape, scale=1.0))
+            continue
+        net = Plain(inputs, math.prod(shape), config.units, config.seen_layers, vectors)
+        if key in chosen:
+            _, apart, several = chosen[key]
+            found.append(OneHot(f"{law}({apart}|{given})", net, shape=several))
+        else:
+            found.append(Normal(header, net, shape=(math.prod(shape),), scale=1.0))
+    return found
+
+
+def _choices(names: Names, classes: Classes) -> dict[str, tuple[str, str, tuple[int, int]]]:
+    """What is predicted as choices: observation key -> its variable, that of its choices, and their shape."""
+    alike = {key: tuple(counts) for key, counts in classes.items() if key in names.vectors and len(set(counts)) == 1}
+    words = [f"k_{{{i},t}}" for i in range(1, len(alike) + 1)] if len(alike) > 1 else ["k_t"]
+    return {
+        key: (Names.at(names.vectors[key]), word, (len(counts), counts[0]))
+        for (key, counts), word in zip(alike.items(), words, strict=False)
+    }

@@ -44,11 +44,11 @@ class State(dict[str, Any]):
         Raises:
             ShapeError: the tensors have different ones, or there is none.
         """
-        found = {k: tuple(v.shape[: self.axes]) for k, v in self.series.items()}
-        if len(set(found.values())) != 1 or len(next(iter(found.values()))) != self.axes:
+        found = {v.shape[: self.axes] for v in self.values() if not isinstance(v, Memory)}
+        if len(found) != 1 or len(lead := found.pop()) != self.axes:
             rows = [(k, f"{self.axes} leading axes", list(v.shape)) for k, v in self.series.items()]
             raise ShapeError("a state has common leading axes\n" + table(("variable", "expected", "got"), rows))
-        return next(iter(found.values()))
+        return tuple(lead)
 
     # --------------------------------------------------------------------------------------------------------- in time
 

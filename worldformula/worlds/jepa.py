@@ -152,7 +152,8 @@ def build(config: JEPAConfig, observations: Mapping[str, tuple[int, ...]], actio
     core = Deterministic(f"z_t = f(z_{{t-1}}, {acted})", predictor, shape=D)
     heads = _decoders(config, names, dict(zip(names.images, pictures, strict=True)))
     loss = _loss(config, embed, predictor, heads, widths)
-    return World(prior=core, posterior=embed, heads=heads, loss=loss, observations=names.all)
+    codes = () if config.reconstruction else ("z",)
+    return World(prior=core, posterior=embed, heads=heads, loss=loss, observations=names.all, embeddings=codes)
 
 
 def _decoders(config: JEPAConfig, names: Names, pictures: Mapping[str, tuple[int, ...]]) -> dict[str, Factor]:

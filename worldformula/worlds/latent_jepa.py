@@ -15,7 +15,8 @@ the best prediction is the mean of all futures, which may be none of them.
 
 A soft minimum, −(1/β) log Σ_z exp(−β(…)), lets codes that are equal learn alike until the futures part them, as in
 deterministic annealing (Rose 1998); of the least alone, one code may win everything before anything is known, and the
-other never comes back.
+other never comes back. With ``anneals`` β is given with every call, and may grow from small numbers, at which codes
+learn alike whatever differences there are before latents mean anything.
 
 Where an episode begins there is no step. V and C are over the rows of all steps: at one step alone all cars of a data
 set may stand in one place, and noise would be what tells their latents apart.
@@ -49,6 +50,7 @@ from worldformula.formula import (
     Min,
     Normal,
     OneHot,
+    Symbol,
     Value,
     clamp,
     log,
@@ -75,6 +77,8 @@ class LatentJEPAConfig:
     """λ, weight of R(z)."""
     beta: float | None = 20.0
     """β of the soft minimum over codes that is learnt by; None is the least alone."""
+    anneals: bool = False
+    """β is a number of every call of the loss instead, ``beta=1.0``, which should grow as training goes on."""
     latent: int = 64
     """D, the latent state s."""
     channels: tuple[int, ...] = (16, 32, 32)
@@ -103,6 +107,8 @@ class LatentJEPAConfig:
                 "expected deviation, covariance, similarity and inverse ≥ 0, got "
                 f"{self.deviation}, {self.covariance}, {self.similarity} and {self.inverse}"
             )
+        if self.anneals and (self.z != "codes" or self.beta is None):
+            raise ConfigError(f"anneals=True: expected codes and a soft minimum, got z={self.z!r}, beta={self.beta}")
         if self.beta is not None and self.beta <= 0:
             raise ConfigError(f"expected beta > 0, or None, got {self.beta}")
         if self.price <= 0:
@@ -181,6 +187,7 @@ def build(
         heads=[],
         loss=_loss(config, embed, law, predictor, read, widths),
         observations=names.all,
+        embeddings=["s"],
     )
 
 
@@ -208,7 +215,8 @@ def _loss(
     energy = E(led, norm2(Value(r"\hat s_t", shape=D) - s) / D)
     if config.z == "codes" and law is not None:
         energy = energy - config.price * log(law)
-        energy = Min(law, energy) if config.beta is None else FreeEnergy(law, energy, beta=config.beta)
+        beta = Symbol("beta") if config.anneals else config.beta
+        energy = Min(law, energy) if beta is None else FreeEnergy(law, energy, beta=beta)
     elif law is not None:
         guess = Law(2 * D + sum(widths.values()), 2 * k, config.units)
         post = Normal(f"q(z_t|{read.removesuffix(', z_t')}, s_t)", guess, shape=k)

@@ -108,7 +108,9 @@ def build(config: LeWMConfig, observations: Mapping[str, tuple[int, ...]], actio
     if config.normality:
         step = step + config.normality * SIGReg(z, directions=config.directions, scaled=False, by_step=True)
     loss = Mean("t", E(embed * core * led, step), reset="first").mean()
-    return World(prior=core * ahead, posterior=core * embed, heads=[], loss=loss, observations=names.all)
+    return World(
+        prior=core * ahead, posterior=core * embed, heads=[], loss=loss, observations=names.all, embeddings=["z"]
+    )
 
 
 def _demo() -> None:

@@ -113,7 +113,7 @@ class Program:
         return Out(value, terms, samples, self.plan, call)
 
     def straight(self, deterministic: bool) -> Straight | None:
-        """The way to the emitted function for a step like one that `run` has checked; None where there is none: it has
+        """The way to the emitted function for a call like one that `run` has checked; None where there is none: it has
         not yet run, ``torch.compile`` traces it, or it takes more than series, carry and noise.
         """
         if deterministic not in self._proven or is_compiling():
@@ -121,8 +121,8 @@ class Program:
         if deterministic not in self._straight:
             names = self._functions[deterministic].arguments
             fits = Straight.fits(self.plan, self.binder, names)
-            way = Straight(self.plan, self.binder, names, self._calls[deterministic]) if fits else None
-            self._straight[deterministic] = way
+            call, plain = self._calls[deterministic], self.options is None
+            self._straight[deterministic] = Straight(self.plan, self.binder, names, call, plain) if fits else None
         return self._straight[deterministic]
 
     def _call(self, owner: nn.Module, values: list[Any], call: Call) -> tuple[Any, tuple[Any, ...], tuple[Any, ...]]:

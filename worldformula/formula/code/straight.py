@@ -1,4 +1,4 @@
-"""One step of a rollout that is like one before: from tensors by variable straight to the emitted function.
+"""A rollout that is like one before: from tensors by variable straight to the emitted function.
 
 What depends on shapes, kinds and places alone was checked then. An agent's networks take a millisecond a step, and the
 checks would take a third of it.
@@ -7,6 +7,7 @@ checks would take a third of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,17 +15,25 @@ from torch import Tensor, nn
 
 from worldformula.formula.code.bind import Binder
 from worldformula.formula.plan.plan import Plan
+from worldformula.formula.runtime import Shifted
+from worldformula.gradients import one_loop
 
 Values = Mapping[str, Any]
+Tensors = dict[str, Tensor]
 Like = list[tuple[torch.Size, torch.dtype, torch.device]]
 
 
 class Straight:
-    """The way from a row of observations and a state to the arguments of a function: see `Program.straight`."""
+    """The way from series and a state to the arguments of a function: see `Program.straight`.
 
-    def __init__(self, plan: Plan, binder: Binder, arguments: tuple[str, ...], call: Callable[..., Any]) -> None:
+    ``plain``: whether the function is called as it is, and not through ``torch.compile``.
+    """
+
+    def __init__(
+        self, plan: Plan, binder: Binder, arguments: tuple[str, ...], call: Callable[..., Any], plain: bool
+    ) -> None:
         keys, sites = {name: key for key, name in plan.arguments.items()}, {site.name: site for site in binder.sites}
-        self.call = call
+        self.call, self.plain = call, plain
         self.series = tuple(plan.inputs)
         self.carry = plan.starts
         self.last = frozenset(plan.shifts)  # series of which the step reads the last value, which is in the state
@@ -36,6 +45,12 @@ class Straight:
                 self.ways.append(("noise", sites[name]))
             else:
                 self.ways.append(("start", name.removeprefix("start_")))
+        readers = {
+            key: [plan.by_name[name].kind for name in plan.readers.get(op.name, ())] for key, op in plan.inputs.items()
+        }
+        once = {key for key, kinds in readers.items() if kinds == ["shift"] and not plan.reset}
+        self.shifted = once if plain else set()  # series that nothing reads but steps that read the one before
+        self.noisy = frozenset(site.key for kind, site in self.ways if kind == "noise")
         self.places = {key: i for i, key in enumerate(plan.samples)}
 
     @staticmethod
@@ -54,9 +69,10 @@ class Straight:
         """
         try:
             read = [state[key] if key in self.last else observation[key] for key in self.series]
-            floats = any(value.is_floating_point() for value in read)
+            if not any([value.is_floating_point() for value in read]):  # noqa: C419  a list is made faster
+                return None
             read += [state[key] for key in self.carry]
-            return [(value.shape, value.dtype, value.device) for value in read] if floats else None
+            return [(value.shape, value.dtype, value.device) for value in read]
         except (KeyError, AttributeError):
             return None
 
@@ -75,3 +91,19 @@ class Straight:
                 values.append(what.family.noise(shape, dtype=like.dtype, device=like.device))
         samples = self.call(owner, *values)[2]
         return {key: samples[self.places[key]] for key in wanted}
+
+    def dream(self, owner: nn.Module, actions: Values, state: Values, noise: Values, wanted: Iterable[str]) -> Tensors:
+        """These variables at every step, ``[B, T, ...]``, under actions of which each is taken one step before."""
+        first = next(iter(actions.values()))
+        values: list[Any] = []
+        for kind, what in self.ways:
+            if kind == "series":
+                value = actions[what]  # the last of a series is not read
+                values.append(Shifted(value) if what in self.shifted else value.roll(-1, 1))
+            elif kind == "noise":
+                values.append(noise[what.key])
+            else:
+                values.append(actions[what][:, 0] if what in actions else state[what])
+        with one_loop() if self.plain and torch.is_grad_enabled() else nullcontext():
+            samples = self.call(owner, *values)[2]
+        return {key: samples[self.places[key]].unflatten(0, first.shape[:2]) for key in wanted}

@@ -183,6 +183,11 @@ class OverLatent(Operator):
         """The latent: it has its value from here."""
         return (self.latent.factor,)
 
+    @property
+    def sets(self) -> bool:
+        """The latent is no draw: two minima over it are two numbers, whatever is made of them."""
+        return True
+
 
 @dataclass(frozen=True, eq=False)
 class MinNode(OverLatent):

@@ -49,7 +49,8 @@ def drawn(node: Node) -> Drawn:
     def found(last: Node, inside: tuple[Node, ...]) -> Drawn:
         known = sorted((vars(child)["_drawn"] for child in inside), key=lambda d: -d.count)
         total = known[0] if known else Drawn([], {})
-        for more in (*known[1:], draws(last)):
+        own = () if isinstance(last, Operator) and last.sets else draws(last)
+        for more in (*known[1:], own):
             total = total.extended(more)
         return total
 

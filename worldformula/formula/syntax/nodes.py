@@ -267,6 +267,11 @@ class Operator(Node):
         return ()
 
     @property
+    def sets(self) -> bool:
+        """Whether it sets these itself, each to a value of its own, and nothing is drawn that others may share."""
+        return False
+
+    @property
     def meaning(self) -> Node | None:
         """The formula that it stands for, where it is lowered to one."""
         return None

@@ -50,7 +50,7 @@ class MemoryCritic(nn.Module):
         learns: Literal["returns", "transitions"] = "returns", share: float = 0.5, slow_rate: float = 0.01,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.net, self.features, self.goal = net, tuple(features), goal
+        self.net, self.features, self.goal, self.learns = net, tuple(features), goal, learns
         reads = (*self.features, *(() if goal is None else (goal,)))
         if not self.features or not 0 < share < 1 or not 0 < slow_rate <= 1 or learns not in ("returns", "transitions"):
             raise ConfigError(
@@ -66,7 +66,8 @@ class MemoryCritic(nn.Module):
             told = E(value, Expectile(Value("y") - Value("V"), share))
         else:
             primed = {name: f"{name}'" for name in self.features}
-            later = value.slow(1 - slow_rate).rename(V="W", **primed)
+            self.slow = value.slow(1 - slow_rate)  # in the module tree, so that a state_dict has its weights
+            later = self.slow.rename(V="W", **primed)
             target = sg(Value("c") + Value("d") * Value("W"))
             told = E(value * later, Expectile(target - Value("V"), share))
         # Out of the module tree: it holds the same network, which must appear once in the state_dict.

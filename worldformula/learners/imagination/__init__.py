@@ -1,4 +1,4 @@
-"""Actor and critic learned in imagination: those of Dreamer v1, v2 and v3 (Hafner et al. 2020, 2021, 2025), TD-MPC2."""
+"""Actor and critic learned in imagination: Dreamer's v1, v2 and v3 (Hafner et al. 2020, 2021, 2025), TD-MPC2, THICK."""
 
 from worldformula.learners.imagination.actor_critic import (
     BehaviourSettings,
@@ -6,10 +6,12 @@ from worldformula.learners.imagination.actor_critic import (
 )
 from worldformula.learners.imagination.contract import Behaviour, Dreaming, Following, Replaying
 from worldformula.learners.imagination.dynamics import DynamicsActorCritic, DynamicsSettings
+from worldformula.learners.imagination.jumping import JumpingActorCritic, JumpingSettings
 from worldformula.learners.imagination.latent_q import LatentActorCritic, LatentSettings
 from worldformula.learners.imagination.mixed import MixedActorCritic, MixedSettings
 from worldformula.learners.imagination.normalise import PercentileNorm, RangeNorm
 from worldformula.learners.imagination.returns import lambda_return, replay_return
+from worldformula.learners.imagination.spoken import Spoken
 
 __all__ = [
     "Behaviour",
@@ -19,6 +21,8 @@ __all__ = [
     "DynamicsSettings",
     "Following",
     "ImaginationActorCritic",
+    "JumpingActorCritic",
+    "JumpingSettings",
     "LatentActorCritic",
     "LatentSettings",
     "MixedActorCritic",
@@ -26,6 +30,7 @@ __all__ = [
     "PercentileNorm",
     "RangeNorm",
     "Replaying",
+    "Spoken",
     "lambda_return",
     "replay_return",
 ]

@@ -36,9 +36,10 @@ from worldformula.learners.imagination.contract import Features
 from worldformula.learners.imagination.normalise import MeanNorm, Normed, PercentileNorm
 from worldformula.learners.imagination.policies import by_name, factors_of, read_policy, require_axes, summed
 from worldformula.learners.imagination.returns import Reach, lambda_return, reach, replay_return, until_last
+from worldformula.learners.imagination.spoken import Spoken
 
-OWN = ("r", "c", "d", "e", "b", "l", "m", "A", "R", "V", "U", "w")
-"""What the losses call their own: rewards, continuations, ends, last steps, bootstraps, and what these give."""
+OWN = ("r", "c", "d", "e", "b", "l", "m", "A", "R", "V", "U", "w", "L")
+"""What the losses call their own: rewards, continuations, ends, last steps, bootstraps, words, what these give."""
 NORMED = ("y", "u")
 """What they call returns and slow values in the unit of the critic, where that is another."""
 
@@ -100,6 +101,7 @@ class ImaginationActorCritic(nn.Module):
             layers=3, outscale=0)``.
         settings: numbers.
         masks: what of the conditions of the policy is a mask of what is allowed, such as M of π(a_t|h_t,z_t,M_t).
+        spoken: of an action that says words, what the world expects to be said: see `Spoken`.
 
     Attributes:
         dream: ``together(actor=..., critic=...)`` over imagined states, `dreamed` makes its data.
@@ -112,6 +114,7 @@ class ImaginationActorCritic(nn.Module):
     dream: Expression
     replay: Expression
     policy: Factor | Joint
+    spoken: Spoken | None
 
     def __init__(
         self,
@@ -119,9 +122,11 @@ class ImaginationActorCritic(nn.Module):
         critic: nn.Module,
         settings: BehaviourSettings | None = None,
         masks: Collection[str] = (),
+        spoken: Spoken | None = None,
     ) -> None:
         super().__init__()
         self.settings = own = settings or BehaviourSettings()
+        self.__dict__["spoken"] = spoken  # it reads the world, whose networks are the agent's
         self.return_norm = PercentileNorm(own.return_rate)
         self.advantage_norm = MeanNorm(own.advantage_rate) if own.advantage_rate else None
         self.value_norm = norm = MeanNorm(own.value_rate) if own.value_rate else None
@@ -153,7 +158,7 @@ class ImaginationActorCritic(nn.Module):
         scaled = self.return_norm if self.advantage_norm is None else Normed(self.return_norm, self.advantage_norm)
         advantage = Deterministic(f"A_{t} = scaled(R_{{1:T}}, {of}_{{1:T}})", scaled, shape=())
         dream = math.prod(told, start=states * mean * sg(returns)) * weight
-        likely, entropy = summed(log, policy), summed(Entropy, policy)
+        likely, entropy = summed(log, policy), summed(Entropy if spoken is None else spoken.spread, policy)
         acted = -Value(f"w_{t}") * (Value(f"A_{t}") * likely + own.entropy * entropy)
         actor = Mean(t, E(dream * sg(advantage), acted)).mean()
         self.__dict__["dream"] = together(actor=actor, critic=Mean(t, E(dream, learnt)).mean())
@@ -184,7 +189,7 @@ class ImaginationActorCritic(nn.Module):
 
     def dreamed(
         self, states: Features, actions: Tensor | Features, reward: Tensor, proceed: Tensor,
-        terminal: Tensor | None = None,
+        terminal: Tensor | None = None, generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:  # fmt: skip
         """The data of ``dream``: S states of a rollout, the start and S − 1 imagined ones.
 
@@ -195,6 +200,7 @@ class ImaginationActorCritic(nn.Module):
             reward: ``[N, S]``, predicted means at the states; the first one is not read.
             proceed: ``[N, S]``, predicted probabilities of going on, discount included.
             terminal: ``[N]``, not read: what is predicted at a start says as much.
+            generator: not needed here.
 
         Everything is detached: gradients reach the weights of the policy (through log π and the entropy alone) and of
         the critic. The last state only bootstraps.
@@ -202,7 +208,8 @@ class ImaginationActorCritic(nn.Module):
         taken = by_name(actions, self.actions)
         given = {name: states[name] for name in (*self.names, *self.masks)} | taken | {"r": reward, "c": proceed}
         require_axes(given)
-        return {name: x.detach() for name, x in given.items()}
+        words = {} if self.spoken is None else self.spoken.expected(states)
+        return {name: x.detach() for name, x in given.items()} | words
 
     def replayed(
         self, states: Features, reward: Tensor, is_last: Tensor, is_terminal: Tensor, boot: Tensor
@@ -232,7 +239,8 @@ class ImaginationActorCritic(nn.Module):
         Of several actions the entropy of each, and their sum.
         """
         found = {name: dream.samples[name][:, :-1] for name in ("R", "V", "A", "w")}
-        entropies = {f.variable.key: dream.terms[f"H[{f}]"].detach() for f in factors_of(self.policy)}
+        of = {f.variable.key: f"H[{f}]" for f in factors_of(self.policy)}
+        entropies = {key: dream.terms[title].detach() for key, title in of.items() if title in dream.terms}
         each = {f"behaviour/entropy/{key}": value for key, value in entropies.items()} if len(entropies) > 1 else {}
         return {
             "behaviour/return_mean": found["R"].mean(), "behaviour/return_scale": self.return_norm.scale,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from worldformula.formula import Expression
@@ -63,10 +64,10 @@ class Dreaming(Behaviour, Protocol):
 
     def dreamed(
         self, states: Features, actions: Tensor | Features, reward: Tensor, proceed: Tensor,
-        terminal: Tensor | None = None,
+        terminal: Tensor | None = None, generator: torch.Generator | None = None,
     ) -> Mapping[str, Tensor]:  # fmt: skip
         """The data of "dream": S states ``[N, S, ...]``, the start first, the action drawn at each, reward and
-        continuation ``[N, S]`` predicted at them, and which starts ended their episode, ``[N]``.
+        continuation ``[N, S]`` predicted at them, which starts ended their episode, ``[N]``, and what it draws by.
         """
         ...
 

@@ -89,7 +89,7 @@ class DynamicsActorCritic(nn.Module):
 
     def dreamed(
         self, states: Features, actions: Tensor | Features, reward: Tensor, proceed: Tensor,
-        terminal: Tensor | None = None,
+        terminal: Tensor | None = None, generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:  # fmt: skip
         """The data of ``dream``, with their gradients: the H imagined ones of S = H + 1 states.
 
@@ -99,6 +99,7 @@ class DynamicsActorCritic(nn.Module):
             reward: ``[N, S]``, predicted means at the states.
             proceed: ``[N, S]``, predicted continuations, or γ.
             terminal: ``[N]``, which dreams began at a state that ended an episode.
+            generator: not needed here.
         """
         ended = torch.zeros_like(reward[:, 0]) if terminal is None else terminal.to(reward)
         given = {name: states[name] for name in self.names}

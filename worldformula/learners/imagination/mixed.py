@@ -39,8 +39,8 @@ from worldformula.learners.imagination.policies import (
 )
 from worldformula.learners.imagination.returns import Reached, StateReturns
 
-OWN = ("r", "c", "G", "R", "V", "U", "w", "v")
-"""What the losses call their own: rewards, continuations, and what these give."""
+OWN = ("r", "G", "R", "V", "U", "w", "v")
+"""What the losses call their own beside the continuation: rewards, and what these give."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,8 @@ class MixedActorCritic(nn.Module):
 
     dream: Expression
     policy: Factor | Joint
+    proceed = "c"
+    """What the losses call the continuation."""
 
     def __init__(
         self, policy: Factor | Joint, critic: nn.Module, settings: MixedSettings | None = None,
@@ -91,26 +93,33 @@ class MixedActorCritic(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.settings, self.masks = (own := settings or MixedSettings()), tuple(masks)
-        self.names, self.actions, t = read_policy(policy, OWN, self.masks)
+        going = self.proceed
+        self.names, self.actions, t = read_policy(policy, (*OWN, going), self.masks)
         self.__dict__["policy"] = policy  # the agent's, which registers it
         self.rho = float(not _pathwise(policy)) if own.rho is None else own.rho
         given = ",".join(f"{name}_{t}" for name in self.names)
         values = Deterministic(f"V_{t} = critic({given})", Scalar(critic), shape=())
         slow = values.slow(0, every=own.slow_every).rename(V="U")
-        returns = Deterministic(f"R_{t} = λ_return(r_{{1:T}}, c_{{1:T}}, U_{{1:T}})", StateReturns(own.lam), shape=())
+        returns = Deterministic(
+            f"R_{t} = λ_return(r_{{1:T}}, {going}_{{1:T}}, U_{{1:T}})", StateReturns(own.lam), shape=()
+        )
         ahead = Deterministic(f"G_{t} = next(R_{{1:T}})", following, shape=())
         weight, acting = (
-            Deterministic(f"{name}_{t} = reached(c_{{1:T}})", Reached(dropped), shape=())
+            Deterministic(f"{name}_{t} = reached({going}_{{1:T}})", Reached(dropped), shape=())
             for name, dropped in (("w", 1), ("v", 2))
         )
         gain = self._gain(policy, Value(f"G_{t}"), Value(f"U_{t}"))
         acted = -Value(f"v_{t}") * (gain + own.entropy * summed(Entropy, policy))
-        learnt = Normal(f"p(R_{t}|V_{t})", column, scale=1.0, shape=())
         actor = Mean(t, E(slow * returns * ahead * sg(acting), acted)).mean()
-        critic_loss = Mean(t, E(values * slow * sg(returns) * sg(weight), -Value(f"w_{t}") * log(learnt))).mean()
-        self.__dict__["dream"] = together(actor=actor, critic=critic_loss)
+        parts = self._critics(t, values, slow * sg(returns) * sg(weight))
+        self.__dict__["dream"] = together(actor=actor, **parts)
         self.critic, self.slow_critic = critic, slow.net
         self.slow_updates = slow.slow_weights  # what `move_slow` finds, and its count of updates
+
+    def _critics(self, t: str, values: Factor, returns: Joint) -> dict[str, Expression]:
+        """What the critic learns by: −w_t log N(sg R_t; V_t, 1)."""
+        learnt = Normal(f"p(R_{t}|V_{t})", column, scale=1.0, shape=())
+        return {"critic": Mean(t, E(values * returns, -Value(f"w_{t}") * log(learnt))).mean()}
 
     def _gain(self, policy: Factor | Joint, ahead: Expression, baseline: Expression) -> Expression:
         """What the actor climbs, besides its entropy."""
@@ -136,7 +145,7 @@ class MixedActorCritic(nn.Module):
 
     def dreamed(
         self, states: Features, actions: Tensor | Features, reward: Tensor, proceed: Tensor,
-        terminal: Tensor | None = None,
+        terminal: Tensor | None = None, generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:  # fmt: skip
         """The data of ``dream``, with their gradients where the dream has them: S states, the start first.
 
@@ -147,12 +156,13 @@ class MixedActorCritic(nn.Module):
             reward: ``[N, S]``, predicted means at the states.
             proceed: ``[N, S]``, predicted continuations, or γ; that of the start is replaced.
             terminal: ``[N]``, which dreams began at a state that ended an episode.
+            generator: not needed here.
         """
         taken = by_name(actions, self.actions)
         if terminal is not None:
             first = self.settings.discount * (1 - terminal.to(proceed))
             proceed = torch.cat((first[:, None], proceed[:, 1:]), 1)
-        given = {name: states[name] for name in (*self.names, *self.masks)} | {"r": reward, "c": proceed}
+        given = {name: states[name] for name in (*self.names, *self.masks)} | {"r": reward, self.proceed: proceed}
         given |= {name: value.detach() for name, value in taken.items()}
         require_axes(given)
         return {name: x for name, x in given.items() if name in self.dream.program.inputs}

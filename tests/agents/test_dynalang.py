@@ -1,0 +1,129 @@
+"""Dynalang: DreamerV3 with a column of words, and nothing else."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from worldformula.agents import dreamer_v3, dynalang
+from worldformula.envs import ActionSpec, Column, Envs
+from worldformula.errors import ConfigError, SpaceError
+from worldformula.nets.sizes import Sizes
+from worldformula.testing import check_agent
+from worldformula.worlds import rssm
+
+B, T, V = 3, 6, 5
+BODY, WORD = (
+    {"body": Column("vector", (4,), "float32")},
+    {"token": Column("discrete", (), "int64", 0, V - 1, (V,), (0,))},
+)
+CHOICE = ActionSpec("discrete", 3)
+SIZES = Sizes(deter=16, hidden=8, classes=4, groups=3, blocks=1, depth=2, units=8)
+SMALL = replace(
+    dynalang.tiny(), world=replace(dynalang.tiny().world, sizes=SIZES), batch=B, length=T, imag_last=3, imagine=3,
+    context=0, prefill=0,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("env", ["home_dynamics", "home_corrections", "lang_room_mini"])
+def test_it_keeps_the_contract_where_there_are_words(env):
+    envs = Envs(env, 2, seed=0)
+    check_agent(dynalang.build(SMALL, envs.observations, envs.actions), envs, turns=12)
+
+
+def test_a_word_that_never_changes_leaves_the_loss_what_it_is_but_for_its_own_term():
+    """The same weights elsewhere, and no weight from the word into the encoder: every other term is equal."""
+    torch.manual_seed(0)
+    config = SMALL.world
+    plain = rssm.build(config, {"body": (4,)}, 3)
+    reads = rssm.build(config, {"body": (4,), "token": (V,)}, 3, {"token": (V,)})
+    own, other = dict(plain.named_parameters()), dict(reads.named_parameters())
+    kept = {}
+    for name, p in other.items():
+        source = own.get(name)
+        if source is not None and source.shape == p.shape:
+            kept[name] = source
+    with torch.no_grad():
+        for name, p in kept.items():
+            other[name].copy_(p)
+    shared = ("f", "p_z_given_h", "q_z_given_h_e", "p_r_given_h_z", "p_c_given_h_z")
+    assert all(any(n.startswith(f + ".") for n in kept) for f in shared)
+    enc, alone = reads.enc.vector, plain.enc.vector
+    first, lone = (
+        next(m for m in enc.modules() if isinstance(m, torch.nn.Linear)),
+        next(m for m in alone.modules() if isinstance(m, torch.nn.Linear)),
+    )
+    assert first.weight.shape == (8, 4 + V)
+    with torch.no_grad():
+        first.weight[:, :4].copy_(lone.weight)
+        first.weight[:, 4:].zero_()
+    g = torch.Generator().manual_seed(1)
+    body = torch.randn(B, T, 4, generator=g)
+    word = torch.nn.functional.one_hot(torch.full((B, T), 2), V).float()
+    rest = {
+        "a": torch.nn.functional.one_hot(torch.randint(3, (B, T), generator=g), 3).float(),
+        "r": torch.randn(B, T, generator=g), "c": torch.ones(B, T), "first": torch.arange(T).expand(B, T) == 0,
+    }  # fmt: skip
+    noise = plain.loss.noise(x=body, **rest, generator=torch.Generator().manual_seed(2))
+    without, with_ = plain.loss(x=body, **rest, noise=noise), reads.loss(body=body, token=word, **rest, noise=noise)
+    for term in ("KL(sg(q(z_t|h_t,e_t)) ‖ p(z_t|h_t))", "log p(r_t|h_t,z_t)", "log p(c_t|h_t,z_t)"):
+        torch.testing.assert_close(without.terms[term], with_.terms[term])
+    said = [term for term in with_.terms if "token" in term]
+    assert len(said) == 1
+
+
+def test_what_it_is_made_of_is_dreamer_v3():
+    columns = {**BODY, **WORD}
+    agent, base = dynalang.build(SMALL, columns, CHOICE), dreamer_v3.build(SMALL, columns, CHOICE)
+    assert {n: p.shape for n, p in agent.named_parameters()} == {n: p.shape for n, p in base.named_parameters()}
+    assert repr(agent.loss) == repr(base.loss)
+    assert (SMALL.world.dynamics, SMALL.world.representation) == (0.5, 0.1)
+
+
+def test_rows_without_words_are_refused():
+    with pytest.raises(SpaceError, match=r"one whole number.+\n.*dreamer_v3"):
+        dynalang.build(SMALL, BODY, CHOICE)
+    vectors = {**BODY, "token": Column("vector", (8,), "float32")}
+    assert np.isfinite(sum(p.sum().item() for p in dynalang.build(SMALL, vectors, CHOICE).parameters()))
+
+
+def test_what_is_said_is_kept_near_to_the_word_that_is_expected_next():
+    """The divergence by hand: of each state the policy's words and those of the head at the state behind it."""
+    envs = Envs("lang_room_mini", 2, seed=0)
+    agent = dynalang.build(replace(SMALL, talk="talk=token"), envs.observations, envs.actions)
+    learner, act = agent.learner, next(a for a in agent.perception.acts if a.action == "talk")
+    policy = next(f for f in learner.policy.factors if f.variable.key == act.variable)
+    torch.nn.init.normal_(policy.net.mlp.head.weight)
+    dream, reward, going = agent.dream(agent.world.initial(4), torch.Generator().manual_seed(0))
+    out = learner.dream(**learner.dreamed(dream, dream, reward, going))
+    head = agent.world.heads["k_1"]
+    logits = head.net(dream["h"].flatten(0, 1), dream["z"].flatten(0, 1)).view(4, -1, act.size)
+    said = policy.params(dream["h"].flatten(0, 1), dream["z"].flatten(0, 1))[0].view(4, -1, act.size).log_softmax(-1)
+    ahead = logits.log_softmax(-1)[:, 1:]
+    wanted = (said.exp()[:, :-1] * (said[:, :-1] - ahead)).sum(-1)
+    title = next(term for term in out.terms if term.startswith("KL(") and "ρ" in term)
+    torch.testing.assert_close(out.steps[title][:, :-1], wanted, rtol=1e-3, atol=1e-4)
+    assert f"H[{policy}]" not in out.terms
+    assert sum("H[" in term for term in out.terms) == 1  # that of the moves
+    out.value["actor"].backward()
+    assert all(p.grad is None for p in agent.world.parameters())
+    agent.update(envs_rows(envs))
+
+
+def envs_rows(envs):
+    rng = np.random.default_rng(0)
+    found = {k: rng.integers(0, 2, (B, T, *c.shape)).astype(c.dtype) for k, c in envs.observations.items()}
+    found |= {
+        f"action/{name}": np.stack([spec.random(rng, T) for _ in range(B)]) for name, spec in envs.actions.items()
+    }
+    flags = {k: np.zeros((B, T), bool) for k in ("is_first", "is_last", "is_terminal")}
+    flags["is_first"][:, 0] = True
+    return found | flags | {"reward": rng.normal(size=(B, T)).astype(np.float32)}
+
+
+@pytest.mark.parametrize("talk", ["talk", "say=token", "talk=word", "move=token"])
+def test_other_words_are_refused(talk):
+    envs = Envs("lang_room_mini", 1, seed=0)
+    with pytest.raises(ConfigError, match="action=column"):
+        dynalang.build(replace(SMALL, talk=talk), envs.observations, envs.actions)
