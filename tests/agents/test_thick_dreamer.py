@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from tests.agents.early import CHOICE, COLUMNS, NUMBERS, rows
+from worldformula.agent.open_loop import open_loop
 from worldformula.agents import thick_dreamer
 from worldformula.envs import Envs
+from worldformula.envs.play import play
 from worldformula.errors import ConfigError
 from worldformula.testing import check_agent
 
@@ -49,3 +51,10 @@ def test_it_prints_both_divergences_the_gates_the_jumps_and_what_critics_learn()
 def test_a_world_without_jumps_is_refused():
     with pytest.raises(ConfigError, match="dreamer_v2"):
         replace(SMALL, world=replace(SMALL.world, jumps=None))
+
+
+def test_a_page_shows_what_the_fine_level_predicts():
+    envs = Envs("key_corridor", 2, seed=0)
+    agent = thick_dreamer.build(SMALL, envs.observations, envs.actions)
+    shown = open_loop(agent.world, agent.perception, play("key_corridor", 0, 2, 12), torch.device("cpu"), 4)
+    assert [str(name).split()[0] for name in shown["names"]] == ["k"] * 175

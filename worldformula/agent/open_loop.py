@@ -26,7 +26,7 @@ def open_loop(
     taken = {key: inputs[key][:, context - 1 : -1] for key in world.actions}
     future = world.imagine(states.last(), actions=taken, deterministic=True)
     dream = world.decode(states.then(future.span(1)), (head,))[head]
-    if (images := perception.of_kind("image")) and world.heads[head].variable.key in images.values():
+    if (images := perception.of_kind("image")) and world.dynamics.heads[head].variable.key in images.values():
         truth, shown = ((v * 255).round().clamp(0, 255).to(torch.uint8) for v in (target, dream))
         return {"truth": newest(truth).cpu().numpy(), "dream": newest(shown).cpu().numpy()}
     numbers = [v.reshape(*v.shape[:2], -1).float().cpu().numpy() for v in (target, dream)]
@@ -46,7 +46,7 @@ def _predicted(world: World, perception: Perception, inputs: Mapping[str, Tensor
     reward.
     """
     others = {world.roles[role] for role in ("reward", "continue") if role in world.roles}
-    by_variable = {f.variable.key: name for name, f in world.heads.items() if name not in others}
+    by_variable = {f.variable.key: name for name, f in world.dynamics.heads.items() if name not in others}
     for kind in ("image", "vector", "flag"):
         for word in perception.of_kind(kind).values():
             if word in by_variable:
@@ -58,5 +58,5 @@ def _predicted(world: World, perception: Perception, inputs: Mapping[str, Tensor
     if seen := [key for key in by_variable if key in inputs]:
         return by_variable[seen[0]], inputs[seen[0]]
     if not by_variable and (reward := world.roles.get("reward")) is not None:
-        return reward, inputs[world.heads[reward].variable.key]
+        return reward, inputs[world.dynamics.heads[reward].variable.key]
     raise ConfigError(f"the world predicts {', '.join(by_variable) or 'nothing'}, and nothing that it observes")

@@ -128,7 +128,7 @@ def _seen(model: ThroughTime, given: Mapping[str, Tensor]) -> tuple[str, str, Te
     """What is compared: the head, the name of its column, and the truth as the head predicts it; where nothing that is
     seen is predicted, the reward.
     """
-    heads = model.world.heads
+    heads = model.world.heads if model.world.main is None else model.world.dynamics.heads
     predicted = {head.variable.key: name for name, head in heads.items()}
     for key, word in model.names.items():
         if word in predicted:

@@ -120,7 +120,7 @@ def _horizon(plan: Plan) -> int:
 def _decoded(agent: ImaginationAgent, states: State) -> tuple[NDArray[np.uint8] | None, dict[str, Floats]]:
     """Pictures and numbers that the world predicts along a plan."""
     pictures, numbers = None, dict[str, Floats]()
-    heads = [name for name in agent.world.heads if not name.startswith("mask")]
+    heads = [name for name in agent.world.dynamics.heads if not name.startswith("mask")]
     for name, value in agent.world.decode(states, heads).items() if heads else ():
         if value.ndim == 5 and pictures is None:
             pictures = (255 * newest(value[0]).clamp(0, 1)).round().to(torch.uint8).cpu().numpy()
