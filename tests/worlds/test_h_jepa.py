@@ -169,6 +169,15 @@ def test_above_a_shared_latent_nothing_is_learnt_by_it():
         torch.testing.assert_close(grads[0][key], grad)
 
 
+def test_the_latent_of_every_level_is_watched_and_a_shared_one_once():
+    for config, expected in ((replace(SMALL, levels=3), ("z", "z_2", "z_3")), (replace(SMALL, shared=True), ("z",))):
+        world, given = built(config, config.levels), rows(torch.float32)
+        assert world.embeddings == expected
+        z = world.filter(given)[expected[-1]].flatten(0, 1).detach().double().numpy()
+        told = world.watched(given)
+        assert told[f"codes/{expected[-1]}/least"] == pytest.approx(z.std(0, ddof=1).min(), rel=1e-5)
+
+
 def test_refused():
     with pytest.raises(ConfigError, match="stride ≥ 2"):
         replace(SMALL, stride=1)

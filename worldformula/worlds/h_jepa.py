@@ -167,10 +167,13 @@ def build(config: HJEPAConfig, observations: Mapping[str, tuple[int, ...]], acti
         more, total = _upper(config, level, network, own, total)
         draws += more
     loss = Mean("t", E(Joint.of(*embeds, *draws), total), reset="first").mean()
+    codes = [word("z", level) for level in range(1, 2 if config.shared else config.levels + 1)]
     if config.levels == 1:
-        return World(prior=priors[0], posterior=embeds[0], heads=[], loss=loss, observations=names.all)
+        return World(
+            prior=priors[0], posterior=embeds[0], heads=[], loss=loss, observations=names.all, embeddings=codes
+        )
     levels = {str(i): PriorDynamics(prior) for i, prior in enumerate(priors, 1)}
-    return World(posterior=Joint.of(*embeds), levels=levels, loss=loss, observations=names.all)
+    return World(posterior=Joint.of(*embeds), levels=levels, loss=loss, observations=names.all, embeddings=codes)
 
 
 @torch.no_grad()
