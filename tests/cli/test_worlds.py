@@ -23,6 +23,7 @@ from worldformula.data import DataSet
 from worldformula.data.own import Reading
 from worldformula.data.sequences import sequences
 from worldformula.envs import Envs
+from worldformula.envs.play import play
 from worldformula.errors import CatalogueError, RunFolderError
 from worldformula.fitting import fit_world
 from worldformula.model.run import open_model
@@ -206,6 +207,21 @@ def test_a_world_without_a_head_dreams_of_its_latent(tmp_path: Path) -> None:
         for t in range(4, z.shape[1]):
             ahead = net["f"](ahead, inputs["a"][:, t - 1])
             assert np.allclose(found.dream[:, t], ahead.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("world", ["rssm", "c_rssm"])
+def test_a_world_of_symbols_dreams_of_its_choices(world: str, tmp_path: Path) -> None:
+    rows = {k: v.reshape(-1, *v.shape[2:]) for k, v in play("key_corridor", 0, 12, 20).items() if k != "event"}
+    np.savez(tmp_path / "many.npz", **rows)
+    given = ["--data", str(tmp_path / "many.npz"), "--set", "data.length=10", "--steps", "3", "--batch", "3"]
+    assert main(["fit", world, *given, "--run", str(tmp_path / "run")]) == 0
+    assert "Mean squared error on choices of vector" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    run = open_model(tmp_path / "run")
+    assert isinstance(run.model, ThroughTime)
+    found = dreams(run.model, run.test_rows, context=4, seed=0)
+    corner = np.eye(7)[run.test_rows["vector"][..., 0, 0].long()]  # the first of 25 choices
+    assert np.array_equal(found.truth.reshape(*corner.shape[:2], -1)[..., :7], corner)
+    assert np.allclose(found.dream.reshape(*corner.shape[:2], -1)[..., :7].sum(-1), 1, atol=1e-5)
 
 
 @pytest.mark.slow

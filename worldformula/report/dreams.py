@@ -138,9 +138,21 @@ def _seen(model: ThroughTime, given: Mapping[str, Tensor]) -> tuple[str, str, Te
     if reward is not None and {*heads} <= {reward, model.world.roles.get("continue")}:
         return reward, "reward", given[heads[reward].variable.key]  # a world without a decoder
     if "y" not in heads or not vectors:
-        raise ConfigError(f"no head of this world predicts what it observes: {', '.join(heads)}")
+        return _made(model, given, predicted)
     joined = torch.cat([given[word] for word in vectors], -1)
     return "y", "symlog of " + ", ".join(model.names), joined.sign() * joined.abs().log1p()
+
+
+def _made(
+    model: ThroughTime, given: Mapping[str, Tensor], predicted: Mapping[str, str]
+) -> tuple[str, str, Tensor]:  # fmt: skip
+    """As `_seen`, of what the loss makes of what is seen: the choices of a column, k = choices(x)."""
+    inputs = {name: given[name] for name in model.loss.program.inputs if name in given}
+    made = model.loss(**inputs, **dict.fromkeys(model.coefficients, 1.0), seed=0).samples
+    for word, name in predicted.items():
+        if word in made and word not in given:
+            return name, "choices of " + ", ".join(model.names), made[word]
+    raise ConfigError(f"no head of this world predicts what it observes: {', '.join(predicted.values())}")
 
 
 def dreamt(found: Dreams) -> str:
