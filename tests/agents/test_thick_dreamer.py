@@ -51,6 +51,8 @@ def test_it_prints_both_divergences_the_gates_the_jumps_and_what_critics_learn()
 def test_a_world_without_jumps_is_refused():
     with pytest.raises(ConfigError, match="dreamer_v2"):
         replace(SMALL, world=replace(SMALL.world, jumps=None))
+    with pytest.raises(ConfigError, match=r"behaviour.discount, got 0.98 and 0.9$"):
+        replace(SMALL, behaviour=replace(SMALL.behaviour, discount=0.9))
 
 
 def test_a_page_shows_what_the_fine_level_predicts():

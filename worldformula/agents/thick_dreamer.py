@@ -20,7 +20,7 @@ dream starts          all states       all states               last ``imag_last
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -89,6 +89,11 @@ class ThickDreamerConfig:
             raise ConfigError("expected model_lr, actor_lr, critic_lr, eps and clip > 0")
         if self.world.jumps is None:
             raise ConfigError("expected a world with jumps, such as worlds.c_rssm.thick_tiny(); dreamer_v2 has none")
+        if self.world.jumps.discount != self.behaviour.discount:
+            raise ConfigError(
+                "what a jump collects is discounted as what comes behind it: expected world.jumps.discount = "
+                f"behaviour.discount, got {self.world.jumps.discount} and {self.behaviour.discount}"
+            )
         if min(self.noise, self.prefill, self.decay) < 0 or not 0 <= self.imag_last <= self.length:
             raise ConfigError("expected noise, prefill and decay ≥ 0, and imag_last between 0 and length")
 
@@ -105,8 +110,10 @@ def corridor() -> ThickDreamerConfig:
 
 def tiny() -> ThickDreamerConfig:
     """Small pictures or symbols on two CPU cores in minutes: smaller, with faster rates and a shorter horizon."""
+    world = c_rssm.thick_tiny()
+    assert world.jumps is not None
     return ThickDreamerConfig(
-        c_rssm.thick_tiny(), JumpingSettings(discount=0.98, entropy=3e-3, slow_every=25), batch=8, length=32,
+        replace(world, jumps=replace(world.jumps, discount=0.98)), JumpingSettings(discount=0.98, entropy=3e-3, slow_every=25), batch=8, length=32,
         train_ratio=128.0, prefill=1000, imag_last=8, model_lr=6e-4, actor_lr=3e-4, critic_lr=1e-3,
     )  # fmt: skip
 
