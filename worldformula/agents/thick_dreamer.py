@@ -112,9 +112,10 @@ def tiny() -> ThickDreamerConfig:
     """Small pictures or symbols on two CPU cores in minutes: smaller, with faster rates and a shorter horizon."""
     world = c_rssm.thick_tiny()
     assert world.jumps is not None
+    world = replace(world, jumps=replace(world.jumps, discount=0.98))
     return ThickDreamerConfig(
-        replace(world, jumps=replace(world.jumps, discount=0.98)), JumpingSettings(discount=0.98, entropy=3e-3, slow_every=25), batch=8, length=32,
-        train_ratio=128.0, prefill=1000, imag_last=8, model_lr=6e-4, actor_lr=3e-4, critic_lr=1e-3,
+        world, JumpingSettings(discount=0.98, entropy=3e-3, slow_every=25), batch=8, length=32, train_ratio=128.0,
+        prefill=1000, imag_last=8, model_lr=6e-4, actor_lr=3e-4, critic_lr=1e-3,
     )  # fmt: skip
 
 
