@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.run.test_drive import Counts, Shared, config, silent
+from tests.run.test_drive import UNIT, Counts, Shared, config, silent
 from tests.run.test_interact import final
 from worldformula.envs import random_policy_return
 from worldformula.envs.pendulum_noreset import make
@@ -152,11 +152,11 @@ def test_neither_waits_for_the_other(done: Interact) -> None:
 
 def test_the_actor_gets_newer_and_newer_weights(done: Interact) -> None:
     taken = ~done.replay._columns["is_last"][0, : done.replay._count]
-    acted = np.round(1000 * done.replay._columns["action"][0, : done.replay._count, 0])[taken]
+    acted = np.round(UNIT * done.replay._columns["action"][0, : done.replay._count, 0])[taken]
     assert acted[0] == 0
     assert (np.diff(acted) >= 0).all()
     assert len(set(acted.tolist())) >= 5
-    assert acted.max() <= min(done.count.updates, 1000)
+    assert acted.max() <= min(done.count.updates, UNIT)
 
 
 def test_its_rows_are_one_life_in_pieces(done: Interact) -> None:

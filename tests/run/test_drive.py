@@ -68,8 +68,11 @@ def test_without_a_lag_a_tick_is_a_turn(tmp_path: Path) -> None:
         assert torch.equal(value, two["agent"]["weights"][name])
 
 
+UNIT = 100_000
+
+
 class Counts(Shared):
-    """Its one weight counts its updates, and its action tells which weight it acted with."""
+    """Its one weight counts its updates, and its action tells which weight it acted with, up to a hundred thousand."""
 
     seen: list[tuple[int, int]]
 
@@ -79,7 +82,7 @@ class Counts(Shared):
 
     def act(self, rows: Any, state: Any, explore: bool = True) -> Any:
         action, state = super().act(rows, state, explore)
-        return np.full_like(action, float(self.count) / 1000), state
+        return np.full_like(action, float(self.count) / UNIT), state
 
     def update(self, batch: Any) -> Any:
         self.count += 1
@@ -92,7 +95,7 @@ def test_the_actor_has_the_weights_that_were_handed_over_lag_ticks_ago(tmp_path:
     given = config(sync=sync, lag=lag, steps=120, env=EnvConfig("pendulum_noreset", num=1, max_steps=1000))
     given = dataclasses.replace(given, drive=dataclasses.replace(given.drive, updates=1.0))
     task = run(tmp_path / "run", given, Counts)
-    acted = [round(1000 * float(a)) for a in task.replay._columns["action"][0, :120, 0]]
+    acted = [round(UNIT * float(a)) for a in task.replay._columns["action"][0, :120, 0]]
     made = [max(0, tick - 39) for tick in range(121)]  # updates once so many ticks have passed
     for tick in range(120):  # of the action after so many ticks
         handed = (tick - lag) // sync * sync
