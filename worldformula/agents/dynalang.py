@@ -17,7 +17,6 @@ parameters, HomeGrid  281 M              the same         118 M at 64 pixels   b
 first state           learnt             the same         zeros                as DreamerV3
 vocabulary            32 100 ids of T5   the same         that of the words    of 40 words that are said, the rest is
                                                                                weights that nothing moves
-words of a dream      –                  –                one-hots             `worldformula dream` decodes them
 `tiny`                –                  –                small, faster rates  two CPU cores
 """
 
