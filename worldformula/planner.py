@@ -17,11 +17,10 @@ from torch import Tensor
 
 from worldformula.errors import ConfigError, ShapeError, table
 from worldformula.world import Dynamics, State, Values
+from worldformula.world.contract import Kind
 
 Named = Mapping[str, Tensor]
 """Actions by name: ``[N, H, size]`` of N dreams, ``[B, N, H, size]`` of N candidates for each of B episodes."""
-
-Kind = Literal["numbers", "choice", "flags"]
 
 
 @dataclass(frozen=True)

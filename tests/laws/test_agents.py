@@ -126,6 +126,8 @@ def test_every_agent_of_the_catalogue(name: str, kind: str) -> None:
     if system.reads:
         with pytest.raises(SpaceError, match="expected an observation"):
             system.build(tiny(name), envs.observations, envs.actions, 0)
+        if kind != "choice":  # of its own environment, which is the same for all
+            return
         envs = Envs(system.env, 2, seed=0)
     wanted = {"numbers": {"numbers"}, "choice": {"choice"}, "flags": {"flags", "choice"}}[kind]
     if wanted <= set(system.acts):

@@ -64,7 +64,7 @@ def test_the_jumps_loss_is_that_of_a_loop(ends):
     s = {k: v.detach() for k, v in out.samples.items()}
     terminal = torch.zeros(B, T, dtype=torch.bool)
     terminal[2, 6] = True
-    data = world.jumped(out.samples, given, terminal)
+    data = world.beside("jumps", out.samples, given, terminal)
     noise = world.jumps.noise(**data, generator=torch.Generator().manual_seed(5))
     found = world.jumps(**data, noise=noise)
     code = found.samples["A"].detach().unflatten(0, (B, T))
@@ -108,7 +108,7 @@ def test_the_jumps_loss_is_that_of_a_loop(ends):
 def test_the_world_learns_nothing_by_the_jumps_and_all_of_the_jumps_does():
     world = made()
     out = world.loss(**rows(), seed=0)
-    world.jumps(**world.jumped(out.samples, rows()), seed=0).value.backward()
+    world.jumps(**world.beside("jumps", out.samples, rows()), seed=0).value.backward()
     moved = {id(p) for p in world.parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     high = {id(p) for factor in world.high for p in factor.parameters()}
     assert moved == high

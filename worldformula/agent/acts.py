@@ -15,7 +15,8 @@ from worldformula import catalogue
 from worldformula.catalogue import System
 from worldformula.envs.actions import SINGLE, Actions, ActionSpec, column_name, mask_name
 from worldformula.errors import MissingInputError, SpaceError
-from worldformula.planner import ActionSet, Kind
+from worldformula.planner import ActionSet
+from worldformula.world.contract import Kind
 
 
 @dataclass(frozen=True)

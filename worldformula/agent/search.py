@@ -16,9 +16,10 @@ from torch import Tensor
 
 from worldformula.errors import ConfigError
 from worldformula.formula import Factor, Joint
-from worldformula.planner import Kind, Named, Plan, Planner, Space, Task
+from worldformula.planner import Named, Plan, Planner, Space, Task
 from worldformula.training.seeding import derived
 from worldformula.world import Dynamics, State, Values
+from worldformula.world.contract import Kind
 
 SEED, COUNT, PLAN = "plan_seed", "plan_count", "plan/"
 """Keys of an acting state: the seed of each stream's episode, its number of plans, and its last plan by action."""

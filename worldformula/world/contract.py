@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -11,6 +11,9 @@ from torch import Tensor
 from worldformula.errors import FormulaError, near
 from worldformula.formula.factors.joint import Factor, Joint
 from worldformula.world.state import State, Values
+
+Kind = Literal["numbers", "choice", "flags"]
+"""What an action is: numbers in [−1, 1], a one-hot choice, or flags of 0 and 1."""
 
 Actions = Tensor | Mapping[str, Tensor]
 """A series ``[N, H, ...]`` for each action by name, or the tensor itself where there is one action."""

@@ -28,7 +28,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -54,12 +53,12 @@ from worldformula.formula.syntax.nodes import factors as factors_of
 from worldformula.nets.actor import TruncatedActor
 from worldformula.nets.jumps import Arrived, Body, Collected, Elapsed, Span, nothing
 from worldformula.nets.plain import Plain
+from worldformula.world.contract import Kind
 from worldformula.world.dynamics import PriorDynamics
 from worldformula.world.model import World
 from worldformula.world.observations import Names, Observed
 from worldformula.world.segments import Segments
 
-Kind = Literal["numbers", "choice", "flags"]
 LAWS: dict[str, Callable[..., Factor]] = {"numbers": TruncatedNormal, "choice": OneHot, "flags": Bernoulli}
 """The laws of an action before a change, by its kind: numbers in [−1, 1], a one-hot, flags."""
 
@@ -133,7 +132,7 @@ class TwoLevels:
 
 
 class Jumping(World):
-    """A world of two levels with a third, "jump"; ``jumps`` is what that learns by, and `jumped` its data.
+    """A world of two levels with a third, "jump"; ``jumps`` is what that learns by, and `beside` gives its data.
 
     Attributes:
         low, high: the factors of either level, for who moves their weights.
@@ -175,23 +174,13 @@ class Jumping(World):
         """What a jump from z, c says, without time: A, F, the state Y and actions B before the change, n and G."""
         return Joint.of(*self.high[1:])
 
-    def beside(
-        self, name: str, samples: Mapping[str, Tensor], batch: Mapping[str, Tensor], terminal: Tensor
-    ) -> dict[str, Tensor]:
-        """See `World.beside`."""
-        return self.jumped(samples, batch, terminal)
-
     @torch.no_grad()
-    def jumped(
-        self, samples: Mapping[str, Tensor], batch: Mapping[str, Tensor], terminal: Tensor | None = None
+    def beside(
+        self, name: str, samples: Mapping[str, Tensor], batch: Mapping[str, Tensor], terminal: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """The data of ``jumps``: rows ``[B·T, ...]`` of what a result of ``loss`` has drawn.
-
-        Args:
-            samples: of the loss, ``[B, T, ...]``.
-            batch: what the loss has read: actions, reward and flags.
-            terminal: ``[B, T]``, which rows end an episode for good.
-        """
+        """The data of ``jumps``: rows ``[B·T, ...]`` of what a result of ``loss`` has drawn; see `World.beside`."""
+        if name not in self.further:
+            return super().beside(name, samples, batch, terminal)
         first = batch[str(self.reset_name)].bool()
         z, c = samples["z"].detach(), samples["c"].detach()
         found = Segments.of((samples["Theta"] > 0).any(-1), first, terminal if self.config.ends else None)

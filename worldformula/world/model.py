@@ -211,9 +211,10 @@ class World(nn.Module):
         return head_of(self, role)
 
     def beside(
-        self, name: str, samples: Mapping[str, Tensor], batch: Mapping[str, Tensor], terminal: Tensor
+        self, name: str, samples: Mapping[str, Tensor], batch: Mapping[str, Tensor], terminal: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """The data of a further loss: of what the loss has drawn of a batch, and of which rows end episodes for good.
+        """The data of a further loss, of what the loss has drawn of a batch ``[B, T, ...]`` and has read, and of which
+        rows end episodes for good.
 
         Raises:
             FormulaError: a world says by a method of its own what its further losses read.

@@ -56,7 +56,8 @@ from worldformula.nets.gate_l0rd import GateL0RDCore
 from worldformula.nets.layers import join
 from worldformula.nets.plain import NormCell, Plain
 from worldformula.world import World
-from worldformula.world.jumps import Jumping, JumpSettings, Kind, TwoLevels
+from worldformula.world.contract import Kind
+from worldformula.world.jumps import Jumping, JumpSettings, TwoLevels
 from worldformula.world.observations import Names, Observed, decoders
 
 

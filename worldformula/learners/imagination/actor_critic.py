@@ -36,10 +36,10 @@ from worldformula.learners.imagination.contract import Features
 from worldformula.learners.imagination.normalise import MeanNorm, Normed, PercentileNorm
 from worldformula.learners.imagination.policies import by_name, factors_of, read_policy, require_axes, summed
 from worldformula.learners.imagination.returns import Reach, lambda_return, reach, replay_return, until_last
-from worldformula.learners.imagination.spoken import Spoken
+from worldformula.learners.imagination.spoken import WORDS, Spoken
 
-OWN = ("r", "c", "d", "e", "b", "l", "m", "A", "R", "V", "U", "w", "L")
-"""What the losses call their own: rewards, continuations, ends, last steps, bootstraps, words, what these give."""
+OWN = ("r", "c", "d", "e", "b", "l", "m", "A", "R", "V", "U", "w")
+"""What the losses call their own: rewards, continuations, ends, last steps, bootstraps, and what these give."""
 NORMED = ("y", "u")
 """What they call returns and slow values in the unit of the critic, where that is another."""
 
@@ -131,7 +131,8 @@ class ImaginationActorCritic(nn.Module):
         self.advantage_norm = MeanNorm(own.advantage_rate) if own.advantage_rate else None
         self.value_norm = norm = MeanNorm(own.value_rate) if own.value_rate else None
         self.masks = tuple(masks)
-        self.names, self.actions, t = read_policy(policy, OWN if norm is None else (*OWN, *NORMED), self.masks)
+        taken = (*OWN, *(() if norm is None else NORMED), *(() if spoken is None else (WORDS,)))
+        self.names, self.actions, t = read_policy(policy, taken, self.masks)
         self.__dict__["policy"] = policy  # the agent's, which registers it
         given = ",".join(f"{name}_{t}" for name in self.names)
 

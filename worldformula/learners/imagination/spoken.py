@@ -20,6 +20,7 @@ from worldformula.learners.imagination.contract import Features
 from worldformula.world import Dynamics, State
 
 Direction = Literal["policy", "words"]
+WORDS = "L"  # what the losses call the logits
 TINY = 1e-8  # what a word is at least expected to be, so that its logarithm is finite
 
 
@@ -50,7 +51,7 @@ class Spoken:
         if not isinstance(factor, OneHot):
             raise ConfigError(f"words are choices: expected a policy OneHot, got {factor}")
         t = factor.variable.index
-        words = OneHot(f"ρ({factor.variable}|L_{t})", nn.Identity(), shape=factor.shape)
+        words = OneHot(f"ρ({factor.variable}|{WORDS}_{t})", nn.Identity(), shape=factor.shape)
         return -KL(factor, words) if self.direction == "policy" else -KL(words, factor)
 
     @torch.no_grad()
@@ -58,4 +59,4 @@ class Spoken:
         """L ``[N, S, V]``, logits of the word that comes next at each state of a dream; the last has its own."""
         whole = states if isinstance(states, State) else State(states, 2)
         said = self.dynamics.decode(whole, (self.head,))[self.head].clamp_min(TINY).log()
-        return {"L": torch.cat((said[:, 1:], said[:, -1:]), 1)}
+        return {WORDS: torch.cat((said[:, 1:], said[:, -1:]), 1)}
