@@ -23,7 +23,8 @@ def data(world, size=(16, 16, 3)):
     batch = {k: torch.rand(B, T, *shapes[k]) for k in world.loss.program.inputs if k in shapes}
     batch["first"] = torch.zeros(B, T, dtype=torch.bool)
     batch["first"][0, 2] = True
-    return batch | {k: torch.rand(B, T, 2) for k in world.actions if k not in batch}
+    acts = [k for level in world.levels.values() for k in level.actions]
+    return batch | {k: torch.rand(B, T, 2) for k in acts if k not in batch}
 
 
 def for_agents(name):

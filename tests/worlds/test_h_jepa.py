@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from worldformula.agent.perception import Perception
+from worldformula.envs import ActionSpec, Column
 from worldformula.errors import ConfigError
 from worldformula.planner import ActionSet, Task
 from worldformula.planners.cem import CEM
@@ -176,6 +178,18 @@ def test_the_latent_of_every_level_is_watched_and_a_shared_one_once():
         z = world.filter(given)[expected[-1]].flatten(0, 1).detach().double().numpy()
         told = world.watched(given)
         assert told[f"codes/{expected[-1]}/least"] == pytest.approx(z.std(0, ddof=1).min(), rel=1e-5)
+
+
+def test_its_lowest_level_is_what_an_agent_acts_and_dreams_in():
+    world, given = built(SMALL, 3), rows(torch.float32)
+    assert (world.main, world.actions) == ("1", ("a",))
+    columns = {"image": Column("image", (9, 9, 3), "uint8", 0, 255), "body": Column("vector", (2,), "float32")}
+    columns = {key: replace(column, shape=SHAPES[key]) for key, column in columns.items()}
+    perception = Perception.of(world, 0.99, columns, ActionSpec("continuous", 2))
+    assert [act.variable for act in perception.acts] == ["a"]
+    start, actions = world.filter(given, deterministic=True).last(), given["a"][:, :3]
+    dreams = [own.imagine(start, actions=actions, deterministic=True) for own in (world, world.levels["1"])]
+    assert torch.equal(dreams[0]["z"], dreams[1]["z"])
 
 
 def test_refused():

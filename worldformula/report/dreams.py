@@ -76,8 +76,7 @@ class Dreams:
 @torch.no_grad()
 def dreams(model: ThroughTime, rows: Mapping[str, Tensor], *, context: int | None = None, seed: int = 0) -> Dreams:
     """Filters the first rows of windows ``[B, T, …]``, then imagines the rest under the true actions alone. Of a world
-    without heads, what is compared is its latent, with that of all rows; of several levels, the first that acts as the
-    data do.
+    without heads, what is compared is its latent, with that of all rows; of several levels, the main one dreams.
 
     Raises:
         ConfigError: no row is left to dream.
@@ -90,8 +89,7 @@ def dreams(model: ThroughTime, rows: Mapping[str, Tensor], *, context: int | Non
     options: dict[str, Any] = {"seed": seed, "deterministic": True}
     states = world.filter({k: v[:, :context] for k, v in given.items()}, **options)
     last = states.last()
-    fitting = [own for own in world.levels.values() if {*own.actions} <= {*given}] if world.main is None else []
-    level = fitting[0] if fitting else world.dynamics
+    level = world.dynamics
     if not level.actions:
         future = level.imagine(last, horizon=length - context, **options)
     else:
@@ -128,7 +126,7 @@ def _seen(model: ThroughTime, given: Mapping[str, Tensor]) -> tuple[str, str, Te
     """What is compared: the head, the name of its column, and the truth as the head predicts it; where nothing that is
     seen is predicted, the reward.
     """
-    heads = model.world.heads if model.world.main is None else model.world.dynamics.heads
+    heads = model.world.dynamics.heads
     predicted = {head.variable.key: name for name, head in heads.items()}
     for key, word in model.names.items():
         if word in predicted:

@@ -177,8 +177,9 @@ class World(nn.Module):
 
     @cached_property
     def actions(self) -> tuple[str, ...]:
-        """The series that the priors read at t−1 and do not declare themselves."""
-        return tuple(dict.fromkeys(key for level in self.levels.values() for key in level.actions))
+        """The series that the main level reads at t−1 and does not declare itself; without one, those of all levels."""
+        levels = self.levels.values() if self.main is None else (self.dynamics,)
+        return tuple(dict.fromkeys(key for level in levels for key in level.actions))
 
     @property
     def predicted(self) -> dict[str, str]:

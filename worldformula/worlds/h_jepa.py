@@ -173,7 +173,9 @@ def build(config: HJEPAConfig, observations: Mapping[str, tuple[int, ...]], acti
             prior=priors[0], posterior=embeds[0], heads=[], loss=loss, observations=names.all, embeddings=codes
         )
     levels = {str(i): PriorDynamics(prior) for i, prior in enumerate(priors, 1)}
-    return World(posterior=Joint.of(*embeds), levels=levels, loss=loss, observations=names.all, embeddings=codes)
+    return World(
+        posterior=Joint.of(*embeds), levels=levels, main="1", loss=loss, observations=names.all, embeddings=codes
+    )
 
 
 @torch.no_grad()
