@@ -105,6 +105,32 @@ def test_documentation_of_fields_is_read_from_the_source() -> None:
     assert all(doc for key, doc in docs.items() if not key.startswith("agent."))
 
 
+@dataclass(frozen=True)
+class Base:
+    """Settings."""
+
+    rate: float = 0.1
+    """How fast."""
+    width: int = 3
+    """How wide."""
+
+
+@dataclass(frozen=True)
+class Derived(Base):
+    """More of them."""
+
+    width: int = 4
+    """How wide now."""
+    depth: int = 2
+    """How deep."""
+
+
+def test_an_inherited_setting_has_the_words_of_its_class_and_another_one_its_own() -> None:
+    assert {s.key: s.doc for s in settings.leaves(Derived())} == {
+        "rate": "How fast.", "width": "How wide now.", "depth": "How deep.",
+    }  # fmt: skip
+
+
 def test_settings_that_only_make_sense_together_need_no_order() -> None:
     @dataclass(frozen=True)
     class Window:

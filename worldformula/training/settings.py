@@ -137,13 +137,15 @@ def type_name(kind: Any) -> str:
 
 @functools.cache
 def field_docs(cls: type) -> Mapping[str, str]:
-    """The string under each field of a dataclass, as one line each."""
+    """The string under each field of a dataclass, as one line each; of an inherited field that of the base."""
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__bases__):
+        docs |= field_docs(base) if dataclasses.is_dataclass(base) else {}
     try:
         tree = ast.parse(inspect.cleandoc("\n" + inspect.getsource(cls)))
     except (OSError, SyntaxError, TypeError):  # a class typed into an interpreter has no source
-        return {}
+        return docs
     body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
-    docs: dict[str, str] = {}
     for statement, following in itertools.pairwise(body):
         match statement, following:
             case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
