@@ -177,14 +177,16 @@ class Discretised(nn.Module):
 class Denoiser(nn.Module):
     """ε_θ(x_t, t, y) for vectors: residual blocks, each told the step and the label; the last layer starts at zero.
 
-    features: D. units, blocks, dropout: of the residual MLP. T: steps, for their sinusoids. classes: width of y.
+    features: D. units, blocks, dropout: of the residual MLP. T: steps, for their sinusoids, of which the fastest turns
+    ``fastest`` radians from the first step to the last. classes: width of y.
     """
 
     def __init__(
-        self, features: int, T: int, units: int = 256, blocks: int = 3, dropout: float = 0.0, classes: int = 0
-    ) -> None:
+        self, features: int, T: int, units: int = 256, blocks: int = 3, dropout: float = 0.0, classes: int = 0,
+        fastest: float = 1000.0,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.T = T
+        self.T, self.fastest = T, fastest
         self.enter = nn.Linear(features, units)
         self.time = nn.Sequential(nn.Linear(64, units), nn.SiLU(), nn.Linear(units, units))
         self.label = nn.Linear(classes, units, bias=False) if classes else None
@@ -195,7 +197,7 @@ class Denoiser(nn.Module):
 
     def forward(self, x_t: Tensor, t: Tensor, y: Tensor | None = None) -> Tensor:
         """x_t ``[N, D]``, t ``[N]``, y ``[N, classes]``, all zeros for no label; to ``[N, D]``."""
-        told = self.time(sinusoids(t / self.T, 64).to(x_t.dtype))
+        told = self.time(sinusoids(t / self.T, 64, self.fastest).to(x_t.dtype))
         if self.label is not None and y is not None:
             told = told + self.label(y)
         h = self.enter(x_t)

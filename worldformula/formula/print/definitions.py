@@ -15,6 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from worldformula.families import FlowFamily
 from worldformula.formula.factors.experts import Experts, MoE, PoE
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.names import Header, Variable
@@ -120,3 +121,9 @@ def factorised(p: Product) -> Definition | None:
     conditions = tuple(dict.fromkeys(c for u in p for c in u.factor.conditions if c not in declared))
     letter, bar = first.header.letter.partition("_")[0], first.header.bar
     return Definition(Header(letter, variables, conditions, deterministic=False, written="", bar=bar), (p,))
+
+
+def flows_in_time(u: Factor) -> bool:
+    """Whether it is a flow along a velocity, a `worldformula.nets.transport.Transport`."""
+    flow = getattr(u.net, "flow", None) if isinstance(u.family, FlowFamily) else None
+    return hasattr(getattr(flow, "transform", None), "velocity")

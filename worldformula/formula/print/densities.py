@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from worldformula import families
 from worldformula.formula.print.broken import WIDTH
-from worldformula.formula.print.definitions import Settings, factorised, made
+from worldformula.formula.print.definitions import Settings, factorised, flows_in_time, made
 from worldformula.formula.print.mathml import (
     APPLY,
     COMMA,
@@ -46,6 +46,14 @@ def factor_mathml(u: Factor) -> str:
         right = f'<munderover><mo movablelimits="false" largeop="true">∑</mo>{over}</munderover>'
         right += f'<msub><mi>w</mi><mi>k</mi></msub>{weight}<mspace width="0.17em"/><msub>{letter}<mi>k</mi></msub>'
         right += fenced("(", x + given, ")", stretchy=False)
+    elif flows_in_time(u):
+        at = COMMA.join(filter(None, ("<msub><mi>u</mi><mi>τ</mi></msub>", "<mi>τ</mi>", c)))
+        area = '<msubsup><mo movablelimits="false" largeop="true">∫</mo><mn>0</mn><mn>1</mn></msubsup>'
+        begin = "<msub><mi>u</mi><mn>0</mn></msub>"
+        way = f'{begin}<mo>+</mo>{area}<mi>v</mi>{fenced("(", at, ")", stretchy=False)}<mspace width="0.17em"/>'
+        way += "<mi>d</mi><mi>τ</mi>"
+        ends = f'{COMMA}<mspace width="0.8em"/>{begin}<mo>∼</mo><msub>{letter}<mn>0</mn></msub>'
+        return block([(0, f'<mrow>{left}<mo rspace="0.27em">:</mo>{x}<mo>=</mo>{way}{ends}</mrow>')])
     elif isinstance(family, families.FlowFamily):
         image = "<mi>f</mi>" + fenced("(", f"{x}<mo>;</mo>{c}" if c else x, ")", stretchy=False)
         slope = f"<mfrac><mrow><mi>∂</mi>{image}</mrow><mrow><mi>∂</mi>{x}</mrow></mfrac>"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from worldformula import families
 from worldformula.formula.print.broken import WIDTH, Line, lines
-from worldformula.formula.print.definitions import Definition, Settings, definitions, factorised, made
+from worldformula.formula.print.definitions import Definition, Settings, definitions, factorised, flows_in_time, made
 from worldformula.formula.syntax import text
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.functions import FUNCTIONS
@@ -344,6 +344,7 @@ def factor_latex(u: Factor) -> str:
     PoE, MoE              q(z \mid x, y) \propto p(z)\, q(z \mid x)\, q(z \mid y)
     Mixture               p(x \mid c) = \sum_{k=1}^{3} w_{k}(c)\, p_{k}(x \mid c)
     Flow                  p(x \mid c) = p_{0}(f(x; c))\, |\det \partial f(x; c) / \partial x|
+    Flow of a Transport   p(x \mid c):\; x = u_{0} + \int_{0}^{1} v(u_{\tau}, \tau, c)\, d\tau,\quad u_{0} \sim p_{0}
     Autoregressive        p(x \mid c) = \prod_{i} p(x_{i} \mid x_{<i}, c)
 
     Behind a slow copy stands how it follows; behind one whose settings a call gives, which these are.
@@ -364,6 +365,10 @@ def _made_of(u: Factor) -> str:
     if isinstance(family, families.MixtureFamily):
         weight, given = (f"({c})", rf" \mid {c}") if c and u.net is not None else ("", "")
         return rf"{left} = \sum_{{k=1}}^{{{family.components}}} w_{{k}}{weight}\, {letter}_{{k}}({x}{given})"
+    if flows_in_time(u):
+        given = f", {c}" if c else ""
+        way = rf"u_{{0}} + \int_{{0}}^{{1}} v(u_{{\tau}}, \tau{given})\, d\tau"
+        return rf"{left}:\; {x} = {way},\quad u_{{0}} \sim {letter}_{{0}}"
     if isinstance(family, families.FlowFamily):
         image = f"f({x}; {c})" if c else f"f({x})"
         slope = rf"\frac{{\partial {image}}}{{\partial {x}}}"
