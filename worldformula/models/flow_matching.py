@@ -46,7 +46,7 @@ from worldformula.errors import ConfigError, MissingInputError
 from worldformula.model import Model
 from worldformula.model.density import evaluating
 from worldformula.nets import transport
-from worldformula.nets.transport import AsVelocity, Field, Interpolant, Predicts, Solver, Transport, Velocity
+from worldformula.nets.transport import AsVelocity, Dequantise, Field, Predicts, Solver, Transport, Velocity, Way
 
 Coupling = Literal["independent", "optimal", "given"]
 GIVEN = "epsilon"  # the key of ε among data, of a coupling that is given
@@ -89,33 +89,6 @@ def tiny() -> Sizes:
 def guidance() -> Sizes:
     """The tiny one with labels: ``model.generate(n, y=labels, guidance=2.0)``."""
     return replace(tiny(), classes=10)
-
-
-# ---------------------------------------------------------------------------------------------------------- networks
-
-
-class Way(nn.Module):
-    """y_τ of x, ε and τ, or its rate ẋ."""
-
-    def __init__(self, way: Interpolant, rate: bool = False) -> None:
-        super().__init__()
-        self.read = way.rate if rate else way.at
-
-    def forward(self, x: Tensor, noise: Tensor, tau: Tensor) -> Tensor:
-        """Vectors of one batch."""
-        return self.read(x, noise, tau)
-
-
-class Dequantise(nn.Module):
-    """Levels l and noise w in [0, 1) to numbers 2(l + w)/L − 1 from −1 to 1."""
-
-    def __init__(self, levels: int) -> None:
-        super().__init__()
-        self.levels = levels
-
-    def forward(self, x: Tensor, w: Tensor) -> Tensor:
-        """Both of one shape."""
-        return (x + w) * (2.0 / self.levels) - 1.0
 
 
 # ----------------------------------------------------------------------------------------------------------- formula
@@ -177,9 +150,7 @@ class FlowMatching(Model):
                 x = self._wander(field, begin, steps, stochastic, generator)
             else:
                 x = transport.integrate(field, begin, steps, solver)
-        if self.sizes.levels:
-            x = ((x + 1) * (self.sizes.levels / 2)).floor().clamp(0, self.sizes.levels - 1).long()
-        return {"x": x, GIVEN: begin}
+        return {"x": Dequantise(self.sizes.levels).back(x) if self.sizes.levels else x, GIVEN: begin}
 
     def _guided(self, y: Tensor | None, weight: float) -> Field:
         plain = self.transport.field(y)

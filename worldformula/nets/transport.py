@@ -165,6 +165,34 @@ def _slope(field: Field, y: Tensor, now: float, after: float, solver: Solver) ->
 # ---------------------------------------------------------------------------------------------------------- networks
 
 
+class Way(nn.Module):
+    """y_τ of data, noise and τ, or its rate."""
+
+    def __init__(self, way: Interpolant, rate: bool = False) -> None:
+        super().__init__()
+        self.read = way.rate if rate else way.at
+
+    def forward(self, x: Tensor, noise: Tensor, tau: Tensor) -> Tensor:
+        """Vectors of one batch."""
+        return self.read(x, noise, tau)
+
+
+class Dequantise(nn.Module):
+    """Levels l = 0 … L−1 and noise w in [0, 1) to numbers 2(l + w)/L − 1 from −1 to 1."""
+
+    def __init__(self, levels: int) -> None:
+        super().__init__()
+        self.levels = levels
+
+    def forward(self, x: Tensor, w: Tensor) -> Tensor:
+        """Both of one shape."""
+        return (x + w) * (2.0 / self.levels) - 1.0
+
+    def back(self, x: Tensor) -> Tensor:
+        """The levels, int64, of numbers; the outermost ones of what lies beyond."""
+        return ((x + 1) * (self.levels / 2)).floor().clamp(0, self.levels - 1).long()
+
+
 class Velocity(nn.Module):
     """v_θ(y, τ, c) for vectors: residual blocks that are told τ and c; the last layer starts at zero.
 
