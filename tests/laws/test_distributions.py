@@ -14,11 +14,13 @@ import torch
 import worldformula as wf
 from worldformula.errors import ConfigError, FormulaError, HeadError
 from worldformula.families import (
+    BinomialFamily,
     MultinomialFamily,
     UniformFamily,
     beta,
     dirichlet,
     gamma,
+    geometric,
     kl_pair,
     laplace,
     log_normal,
@@ -58,6 +60,10 @@ CASES = [
     (von_mises, (2, 3)),
     (poisson, ()),
     (negative_binomial, (2, 3)),
+    (geometric, (2, 3)),
+    (geometric, ()),
+    (BinomialFamily(total_count=6), (2, 3)),
+    (BinomialFamily(total_count=1), ()),
     (MultinomialFamily(total_count=5), (4,)),
     (MultinomialFamily(total_count=3), (2, 3)),
 ]
@@ -92,6 +98,8 @@ COUNTS = np.array([0.0, 3.0, 12.0])
         (von_mises, (A, 1e3 * B), scipy.stats.vonmises(1e3 * B, loc=A), A + 0.03 * X),
         (poisson, (A,), scipy.stats.poisson(A), COUNTS),
         (negative_binomial, (A, B), scipy.stats.nbinom(A, scipy.special.expit(-B)), COUNTS),
+        (geometric, (B - 2,), scipy.stats.geom(scipy.special.expit(B - 2), loc=-1), COUNTS),
+        (BinomialFamily(total_count=12), (B - 2,), scipy.stats.binom(12, scipy.special.expit(B - 2)), COUNTS),
     ],
     ids=lambda v: getattr(v, "name", ""),
 )
@@ -229,6 +237,8 @@ def test_von_mises_samples_are_quantiles():
         (student_t, (2.5, 0.3, 1.7), scipy.stats.t(2.5, 0.3, 1.7)),
         (beta, (0.4, 1.5), scipy.stats.beta(0.4, 1.5)),
         (negative_binomial, (2.5, 1.0), scipy.stats.nbinom(2.5, scipy.special.expit(-1.0))),
+        (geometric, (-1.5,), scipy.stats.geom(scipy.special.expit(-1.5), loc=-1)),
+        (BinomialFamily(total_count=9), (0.7,), scipy.stats.binom(9, scipy.special.expit(0.7))),
     ],
     ids=lambda v: getattr(v, "name", ""),
 )
@@ -463,6 +473,7 @@ FACTORS = {
     wf.Laplace: 6, wf.TanhNormal: 6, wf.TruncatedNormal: 6, wf.StudentT: 9, wf.LogNormal: 6, wf.Beta: 6, wf.Gamma: 6,
     wf.Dirichlet: 3, wf.Uniform: 6,
     wf.VonMises: 6, wf.Poisson: 3, wf.NegativeBinomial: 6, wf.Multinomial: 3,
+    wf.Geometric: 3, wf.Binomial: 3,
 }  # fmt: skip
 
 

@@ -60,6 +60,8 @@ BETWEEN = {  # closed forms, or sums over every value, of two families that diff
     ("beta", "uniform"), ("uniform", "beta"), ("bernoulli", "poisson"), ("one_hot", "bernoulli"),
     ("multivariate_normal", "normal"), ("low_rank_normal", "normal"), ("low_rank_normal", "multivariate_normal"),
     ("one_hot", "mixture"), ("bernoulli", "mixture"), ("categorical", "bernoulli"), ("categorical", "mixture"),
+    ("bernoulli", "binomial"), ("binomial", "bernoulli"), ("binomial", "mixture"), ("categorical", "binomial"),
+    ("one_hot", "binomial"),
 }  # fmt: skip
 
 

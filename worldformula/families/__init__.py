@@ -14,6 +14,7 @@ from worldformula.families.autoregressive import AutoregressiveFamily
 from worldformula.families.base import Family, Params
 from worldformula.families.bernoulli import BernoulliFamily, bernoulli
 from worldformula.families.beta import BetaFamily, beta
+from worldformula.families.binomial import BinomialFamily, binomial
 from worldformula.families.categorical import CategoricalFamily, categorical
 from worldformula.families.closed import kl_pair, register_kl
 from worldformula.families.dirichlet import DirichletFamily, dirichlet
@@ -21,6 +22,7 @@ from worldformula.families.discretised_logistic import DiscretisedLogisticFamily
 from worldformula.families.experts import ExpertsFamily, log_shares, mixed, poe
 from worldformula.families.flow import FlowFamily
 from worldformula.families.gamma import GammaFamily, gamma
+from worldformula.families.geometric import GeometricFamily, geometric
 from worldformula.families.given import Given, completed
 from worldformula.families.laplace import LaplaceFamily, laplace
 from worldformula.families.log_normal import LogNormalFamily, log_normal
@@ -50,6 +52,7 @@ __all__ = [
     "AutoregressiveFamily",
     "BernoulliFamily",
     "BetaFamily",
+    "BinomialFamily",
     "CategoricalFamily",
     "DirichletFamily",
     "DiscretisedLogisticFamily",
@@ -57,6 +60,7 @@ __all__ = [
     "Family",
     "FlowFamily",
     "GammaFamily",
+    "GeometricFamily",
     "Given",
     "LaplaceFamily",
     "LogNormalFamily",
@@ -81,12 +85,14 @@ __all__ = [
     "WrappedFamily",
     "bernoulli",
     "beta",
+    "binomial",
     "categorical",
     "completed",
     "dirichlet",
     "discover",
     "discretised_logistic",
     "gamma",
+    "geometric",
     "kl_pair",
     "laplace",
     "log_normal",

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldformula.errors import ConfigError, HeadError
+from worldformula.errors import ConfigError
 from worldformula.families.base import (
     FEW,
     Family,
@@ -28,12 +28,12 @@ from worldformula.families.base import (
     require_same,
     total,
     uniform,
-    wide,
     widen,
 )
 from worldformula.families.closed import register_kl
 from worldformula.families.domains import UNIT, Domain
-from worldformula.families.tensors import finite, floating
+from worldformula.families.special import as_logits
+from worldformula.families.tensors import floating
 from worldformula.families.writing import Sign, SourceLines
 
 
@@ -68,14 +68,7 @@ class BernoulliFamily(Family):
         Done here, where parameters are given by name, and not in the density of a head: it would cost a round through
         every pixel, and the infinite logit of a network is a fault that its NaN should show.
         """
-        if name != "probs":
-            return finite(value) if isinstance(value, Tensor) else value
-        if isinstance(value, Tensor):
-            value = wide(value)
-            return torch.logit(value, eps=torch.finfo(value.dtype).eps)
-        if not 0.0 < value < 1.0:
-            raise HeadError(f"bernoulli: probs as a number must lie strictly between 0 and 1, got {value}.")
-        return math.log(value) - math.log1p(-value)
+        return as_logits(self, name, value)
 
     def constants(self, shape: Shape) -> dict[str, Parameter]:
         """logits 0, a fair coin, as a number."""

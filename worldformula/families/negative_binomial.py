@@ -18,10 +18,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldformula.errors import HeadError
-from worldformula.families.base import Family, Parameter, Params, Shape, total, uniform, wide, widen
+from worldformula.families.base import Family, Parameter, Params, Shape, total, uniform, widen
 from worldformula.families.domains import COUNT, POSITIVE, UNIT, Domain
 from worldformula.families.special import (
+    as_logits,
     dtype_of,
     exp,
     log_beta,
@@ -68,13 +68,7 @@ class NegativeBinomialFamily(Family):
 
     def convert(self, name: str, value: Parameter, shape: Shape | None) -> Parameter:
         """``probs`` into logits, a tensor clamped by one epsilon; a total_count that is a number must be positive."""
-        if name != "probs":
-            return value if name == "logits" else require_positive(self, name, value)
-        if isinstance(value, Tensor):
-            return torch.logit(wide(value), eps=torch.finfo(wide(value).dtype).eps)
-        if not 0.0 < value < 1.0:
-            raise HeadError(f"negative_binomial: probs as a number must lie strictly between 0 and 1, got {value}.")
-        return math.log(value) - math.log1p(-value)
+        return require_positive(self, name, value) if name == "total_count" else as_logits(self, name, value)
 
     def constants(self, shape: Shape) -> dict[str, Parameter]:
         """total_count 1, logits 0, as numbers: the failures before the first head of a fair coin."""

@@ -27,7 +27,7 @@ from worldformula.families.base import (
     shape_of,
     total,
 )
-from worldformula.families.tensors import floating, is_number, wide
+from worldformula.families.tensors import finite, floating, is_number, wide
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 NEWTON_STEPS = 4  # of `log_gamma_quantile`: below the rounding of float32 for shapes from 1e-4 to 1e6
@@ -197,6 +197,17 @@ def positive(x: Tensor, floor: Parameter) -> Tensor:
     """softplus(x) + floor: a piece of a head as a positive parameter."""
     x = F.softplus(x)
     return x if is_number(floor, 0.0) else x + floor
+
+
+def as_logits(family: Family, name: str, value: Parameter) -> Parameter:
+    """``probs`` as logits, a tensor clamped by one epsilon from 0 and 1; infinite logits as the largest finite ones."""
+    if name != "probs":
+        return finite(value) if isinstance(value, Tensor) else value
+    if isinstance(value, Tensor):
+        return torch.logit(wide(value), eps=torch.finfo(wide(value).dtype).eps)
+    if not 0.0 < value < 1.0:
+        raise HeadError(f"{family.name}: probs as a number must lie strictly between 0 and 1, got {value}.")
+    return math.log(value) - math.log1p(-value)
 
 
 def matching(family: Family, params: Params, value: Tensor) -> Tensor:

@@ -16,12 +16,14 @@ from worldformula.formula.syntax.given import Shape
 __all__ = [
     "Bernoulli",
     "Beta",
+    "Binomial",
     "Categorical",
     "Data",
     "Deterministic",
     "Dirichlet",
     "Factor",
     "Gamma",
+    "Geometric",
     "Joint",
     "Laplace",
     "LogNormal",
@@ -182,6 +184,23 @@ class Poisson(Factor):
 
     def __init__(self, header: str, net: Head = None, *, shape: Shape = None, **fixed: Tensor | float) -> None:
         super().__init__(header, net, family=families.poisson, shape=shape, fixed=fixed)
+
+
+class Binomial(Factor):
+    """How many of ``total_count`` trials succeed, from logits; ``E`` needs ``gradient="score"`` or "exact"."""
+
+    def __init__(
+        self, header: str, net: Head = None, *, shape: Shape = None, total_count: int = 1, **fixed: Tensor | float
+    ) -> None:
+        family = families.BinomialFamily(total_count=total_count)
+        super().__init__(header, net, family=family, shape=shape, fixed=fixed)
+
+
+class Geometric(Factor):
+    """How many trials fail before the first success, from logits; ``E`` needs ``gradient="score"``."""
+
+    def __init__(self, header: str, net: Head = None, *, shape: Shape = None, **fixed: Tensor | float) -> None:
+        super().__init__(header, net, family=families.geometric, shape=shape, fixed=fixed)
 
 
 class NegativeBinomial(Factor):
