@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from numbers import Integral, Real
 from typing import Any, Literal
 
 import torch
@@ -154,6 +155,8 @@ class Task:
             )
         if not 0 <= self.discount <= 1:
             raise ConfigError(f"expected a discount from 0 to 1, got {self.discount}")
+        if not isinstance(self.risk, CVaR) and not math.isfinite(self.risk):
+            raise ConfigError(f"expected risk as a finite number of deviations, or CVaR(alpha), got {self.risk}")
         if self.risk and self.samples < 2:
             raise ConfigError(f"risk={self.risk} needs a deviation: expected samples ≥ 2, got {self.samples}")
 
@@ -164,7 +167,9 @@ class Task:
         if costs.shape[-1] == 1:
             return costs[..., 0]
         mean = costs.mean(-1)
-        return mean + self.risk * costs.std(-1) if self.risk else mean
+        if not self.risk:
+            return mean
+        return torch.where(mean.isinf(), mean, mean + self.risk * costs.std(-1))  # whose deviation is no number
 
     def of(self, states: State, actions: Named, durations: Tensor | None = None) -> Tensor:
         """The cost ``[N]`` of dreams: states ``[N, T, ...]`` that were arrived at, actions ``[N, T, ...]``.
@@ -173,6 +178,7 @@ class Task:
         """
         shape = states.lead
         costs = shaped("cost", self.cost(states, actions), shape, "one per imagined state")
+        costs = costs if costs.is_floating_point() else costs.to(torch.get_default_dtype())
         factors = []
         if self.proceed is not None:
             factors.append(shaped("proceed", self.proceed(states), shape, "one per imagined state"))
@@ -186,6 +192,10 @@ class Task:
             return total
         end = shaped("value", self.value(states.last()), shape[:1], "one per dream")
         return total + (end if weight is None else weight[:, -1] * end)
+
+    def relaxed(self) -> Task:
+        """What is asked about states that no dream has led to, one for each candidate: the same without samples."""
+        return replace(self, samples=0, risk=0.0)
 
 
 @dataclass(frozen=True)
@@ -285,6 +295,9 @@ def check_space(dynamics: Dynamics, space: Space) -> None:
     Raises:
         ConfigError: it has others, or lacks one.
     """
+    if wrong := [(k, v) for k, v in space.items() if not isinstance(v, ActionSet)]:
+        name, value = wrong[0]
+        raise ConfigError(f"space: expected an ActionSet for {name!r}, got {value!r}\nwrite {{{name!r}: ActionSet(2)}}")
     known = {*dynamics.actions, *getattr(dynamics, "choices", ())}
     if not set(dynamics.actions) <= set(space) <= known or not space:
         raise ConfigError(
@@ -301,6 +314,43 @@ def check_space(dynamics: Dynamics, space: Space) -> None:
                 f"{name}: the prior draws it by {drawn[name]}, and what is chosen for it is of kind "
                 f"{space[name].kind}\nwrite ActionSet({space[name].size}, {kind!r})"
             )
+
+
+def check_fields(planner: object) -> None:
+    """The settings of a search are of their types: whole numbers, and finite ones.
+
+    Raises:
+        ConfigError: one is not; NaN would pass every comparison that looks for what is wrong.
+    """
+    for own in fields(planner):  # type: ignore[arg-type]
+        value = getattr(planner, own.name)
+        if own.type == "int" and (not isinstance(value, Integral) or isinstance(value, bool)):
+            raise ConfigError(f"{own.name}: expected a whole number, got {value!r}")
+        if own.type in ("float", "float | None") and value is not None:
+            number = isinstance(value, Real) and not isinstance(value, bool)
+            if not number or not math.isfinite(value):
+                raise ConfigError(f"{own.name}: expected a finite number, got {value!r}")
+
+
+def like_of(state: Values) -> Tensor:
+    """A tensor ``[B, ...]`` of the type that actions and costs of states ``[B, ...]`` have, on their device: that of
+    the first numbers among them; of states that are counted alone, such as the cell of a table, torch's own.
+
+    Raises:
+        ShapeError: a state without variables, or of no episode.
+    """
+    series = State(state).series
+    if not series or not len(next(iter(series.values()))):
+        shown = ", ".join(f"{k} {list(v.shape)}" for k, v in series.items()) or "nothing"
+        raise ShapeError(
+            f"expected a state of at least one episode to search from, [B, ...] by name, got {shown}\nwrite "
+            f"dynamics.initial(1), or a state that a world has inferred"
+        )
+    found = next((v for v in series.values() if v.is_floating_point()), None)
+    if found is not None:
+        return found
+    first = next(iter(series.values()))
+    return torch.zeros(len(first), device=first.device)
 
 
 def of_space(given: Named | None, space: Space) -> dict[str, Tensor] | None:
@@ -356,11 +406,18 @@ def per_episode(
         return [torch.Generator(device).manual_seed(i) for i in range(batch)]
     if len(generators) != batch:
         raise ShapeError(f"expected one generator per episode, {batch} of them, got {len(generators)}")
+    if len({id(g) for g in generators}) < batch:
+        raise ConfigError(
+            "two episodes have the same generator, so that the plan of one would depend on the other\nwrite "
+            f"[torch.Generator().manual_seed(i) for i in range({batch})]"
+        )
     return generators
 
 
 def shaped(what: str, value: Tensor, shape: tuple[int, ...], told: str) -> Tensor:
-    """The value; raises `ShapeError` where it has another shape."""
+    """The value; raises `ShapeError` where it is no tensor, or has another shape."""
+    if not isinstance(value, Tensor):
+        raise ShapeError(f"{what}: expected a tensor {list(shape)}, {told}, got {type(value).__name__} {value!r}")
     if tuple(value.shape) != tuple(shape):
         rows = [(what, tuple(shape), tuple(value.shape))]
         raise ShapeError(f"expected {told}\n" + table(("value", "expected", "got"), rows))

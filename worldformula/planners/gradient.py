@@ -52,7 +52,7 @@ class Gradient(Sampling):
     """An episode that has not gained 1 % in so many iterations is left as it is; 0 does them all."""
 
     def __post_init__(self) -> None:
-        check_sizes(self.candidates, 1, self.horizon, self.iterations)
+        check_sizes(self, self.candidates, 1, self.horizon, self.iterations)
         if min(self.lr, self.std) <= 0 or self.patience < 0:
             raise ConfigError(f"expected lr and std > 0, patience ≥ 0, got {self.lr}, {self.std} and {self.patience}")
 

@@ -31,7 +31,7 @@ from torch import Tensor
 from worldformula.candidates import Pool, Sampling
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
-from worldformula.planner import Plan, Space, some
+from worldformula.planner import Plan, Space, check_fields, some
 
 
 @final
@@ -53,6 +53,7 @@ class MCTS(Sampling):
     """The plan: the best sequence seen, or the best behind the choice that the root ends with."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if min(self.horizon, self.simulations, self.considered) < 1 or self.answer not in ("best", "root"):
             raise ConfigError(
                 "expected horizon, simulations and considered of at least 1, answer as 'best' or 'root', got "

@@ -34,7 +34,9 @@ from worldformula.planner import (
     Space,
     Task,
     allowed,
+    check_fields,
     check_given,
+    like_of,
     of_space,
     per_episode,
 )
@@ -59,6 +61,7 @@ class Minimax(Planner):
     """Replies that are found."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.price < 0 or min(self.most, self.rounds) < 1:
             raise ConfigError(
                 f"expected price ≥ 0, most and rounds ≥ 1, got {self.price}, {self.most} and {self.rounds}"
@@ -131,7 +134,7 @@ class _Game:
     ) -> None:  # fmt: skip
         self.how, self.dynamics, self.task, self.state = how, dynamics, task, state
         self.ours, self.theirs, self.calls = ours, theirs, 0
-        self.like = next(v for v in state.series.values() if v.is_floating_point())
+        self.like = like_of(state)
         self.batch = len(self.like)
         self.generators = per_episode(generators, self.batch, self.like.device)
         horizon = getattr(how.planner, "horizon", None)
@@ -236,7 +239,7 @@ class _Other:
         self.own, self.known, self.price = dynamics, known, price
         self.actions = tuple(k for k in dynamics.actions if k not in known)
         self.choices = tuple(k for k in getattr(dynamics, "choices", ()) if k not in known)
-        self.prior = getattr(dynamics, "prior", None)
+        self.prior, self.duration = getattr(dynamics, "prior", None), getattr(dynamics, "duration", None)
 
     def dream_noise(self, start: Values, actions: Named, generator: object = None, **_: Any) -> dict[str, Tensor]:
         """The sequences of an episode, in the place of noise."""
@@ -254,7 +257,13 @@ class _Other:
         self, start: Values, policy: Any = None, *, actions: Any = None, noise: Named | None = None, **numbers: Any
     ) -> State:
         """The dream under both, which holds what the other did and how improbable that was."""
-        which, at, count = start[NUMBER].flatten().long(), int(start[STEP].flatten()[0]), _steps(actions)
+        which, begins, count = start[NUMBER].flatten().long(), start[STEP].flatten(), _steps(actions)
+        at = int(begins[0])
+        if bool((begins != at).any()):
+            raise ConfigError(
+                "this search asks for steps of a plan apart from one another, as grasp does, and an adversary replies "
+                "to whole plans\nwrite Minimax(Gradient(...), ...), of worldformula.planners.gradient"
+            )
         other = dict(noise) if noise is not None else {k: v[which, 0, at : at + count] for k, v in self.known.items()}
         begin = State({k: v for k, v in start.items() if k not in (NUMBER, STEP, ODD) and not k.startswith(DONE)})
         numbers.pop("deterministic", None)
