@@ -119,8 +119,9 @@ def test_settings_of_the_wrong_kind(settings, told):
     [
         (MPPI, {"temperature": float("nan")}), (MPPI, {"most": float("inf")}), (ICEM, {"std": float("nan")}),
         (ICEM, {"beta": float("nan")}), (Gradient, {"lr": float("nan")}), (GRASP, {"penalty": float("nan")}),
-        (PredictiveSampling, {"std": float("nan")}), (MCTS, {"visit": float("nan")}), (Beam, {"surprise": float("nan")}),
-        (Beam, {"merge": float("nan")}), (Lagrangian, {"planner": CEM(), "growth": float("nan")}),
+        (PredictiveSampling, {"std": float("nan")}), (MCTS, {"visit": float("nan")}),
+        (Beam, {"surprise": float("nan")}), (Beam, {"merge": float("nan")}),
+        (Lagrangian, {"planner": CEM(), "growth": float("nan")}),
         (Minimax, {"planner": CEM(), "reply": CEM(), "price": float("nan")}),
     ],
 )  # fmt: skip
