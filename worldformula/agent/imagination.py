@@ -197,7 +197,7 @@ class ImaginationAgent(nn.Module):
         """Another task with the same networks: weights of the cost, and Mode-2 where it names a planner.
 
         Raises:
-            ConfigError: a weight of no term of the cost; no planner, and the agent has no policy; proposals or a value,
+            ConfigError: a weight or a limit of no term of the cost; no planner, and the agent has no policy; proposals or a value,
                 and it has neither.
         """
         planner, space = configuration.planner, space_of(self.perception.acts)
@@ -211,7 +211,10 @@ class ImaginationAgent(nn.Module):
                 "this agent has neither a policy nor a value: expected Configuration(proposals=0, value=False, "
                 f"switch=None), got {configuration.proposals}, {configuration.value} and {configuration.switch}"
             )
-        self.cost = replace(self.cost, weights=dict(configuration.weights))
+        cost = replace(self.cost, weights=dict(configuration.weights))
+        if configuration.limits:
+            cost.task(limits=configuration.limits)  # what is wrong with them is told now, and not when it acts
+        self.cost = cost
         self.configuration, policy = configuration, None if self.learner is None else self.learner.policy
         self.search = None
         if planner is not None:
