@@ -197,8 +197,8 @@ class ImaginationAgent(nn.Module):
         """Another task with the same networks: weights of the cost, and Mode-2 where it names a planner.
 
         Raises:
-            ConfigError: a weight or a limit of no term of the cost; no planner, and the agent has no policy; proposals or a value,
-                and it has neither.
+            ConfigError: a weight or a limit of no term of the cost; no planner, and the agent has no policy; proposals
+                or a value, and it has neither.
         """
         planner, space = configuration.planner, space_of(self.perception.acts)
         if planner is None and self.actor is None:
