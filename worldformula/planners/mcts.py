@@ -70,7 +70,9 @@ class MCTS(Sampling):
         """
         if len(space) != 1 or next(iter(space.values())).kind != "choice":
             told = ", ".join(f"{name} of kind {own.kind}" for name, own in space.items())
-            raise ConfigError(f"a tree branches by one choice, got {told}; beam, cem and icem search among several")
+            numbers = any(own.kind == "numbers" for own in space.values())
+            other = "cem, icem, mppi and gradient search among numbers" if numbers else "beam and cem among several"
+            raise ConfigError(f"a tree branches by one choice, got {told}\n{other}")
 
     def search(self, pool: Pool) -> Plan:
         """The result is as ``answer`` says."""
