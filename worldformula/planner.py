@@ -346,7 +346,7 @@ def like_of(state: Values) -> Tensor:
             f"expected a state of at least one episode to search from, [B, ...] by name, got {shown}\nwrite "
             f"dynamics.initial(1), or a state that a world has inferred"
         )
-    found = next((v for v in series.values() if v.is_floating_point()), None)
+    found: Tensor | None = next((v for v in series.values() if v.is_floating_point()), None)
     if found is not None:
         return found
     first = next(iter(series.values()))

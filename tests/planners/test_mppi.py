@@ -175,7 +175,7 @@ def test_more_proposals_than_candidates_are_refused() -> None:
 
 @pytest.mark.parametrize("temperature", [1e-12, 1e12])
 def test_where_the_temperature_ends_it_is_the_mean_of_the_elites_or_the_best_one(temperature: float) -> None:
-    """It multiplies: near 0 all elites weigh the same, and where it is great the best alone; NumPy, of what was tried."""
+    """It multiplies: near 0 all elites weigh the same, where it is great the best alone; NumPy, of what was tried."""
     tried: dict[str, np.ndarray] = {}
 
     def cost(states: Any, actions: Any) -> torch.Tensor:

@@ -42,6 +42,7 @@ from worldformula.training.precision import in_bfloat16
 from worldformula.world import State, Values, World
 from worldformula.world.heads import Means, decode, means_of
 
+LABEL = "label/"  # columns that a run stores and no agent observes
 UPDATES = "updates"  # beside the weights that are handed over: until the first one, some agents act at random
 
 
@@ -258,8 +259,13 @@ class ImaginationAgent(nn.Module):
         return metrics, self.stored(world.samples)
 
     def watched(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, float]:
-        """How the world's latents that nothing decodes are on sequences ``[B, T, ...]``: see `World.watched`."""
-        return self.world.watched(self.perception.learn(batch, self.device)) if self.world.embeddings else {}
+        """How the world's latents that nothing decodes are on sequences ``[B, T, ...]``, and what they tell of labels:
+        see `World.watched`.
+        """
+        if not self.world.embeddings:
+            return {}
+        labels = {k.removeprefix(LABEL): torch.as_tensor(v) for k, v in batch.items() if k.startswith(LABEL)}
+        return self.world.watched(self.perception.learn(batch, self.device), labels)
 
     @cached_property
     def latents(self) -> dict[str, tuple[int, ...]]:

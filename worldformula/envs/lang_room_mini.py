@@ -140,7 +140,8 @@ class LangRoom(gymnasium.Env[Any, Any]):
         self._script.extend([0] * behind)
 
     def step(self, action: Any) -> tuple[Row, float, bool, bool, dict[str, Any]]:
-        move, talk = (taken(self.action_space[part], action[part], f"the action {part!r}") for part in ("move", "talk"))
+        parts: Any = self.action_space  # of a Dict
+        move, talk = (taken(parts[part], action[part], f"the action {part!r}") for part in ("move", "talk"))
         dx, dy = MOVES[move]
         if self._tiles()[self.y + dy, self.x + dx] == FLOOR_:
             self.x, self.y = self.x + dx, self.y + dy
