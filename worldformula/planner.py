@@ -111,6 +111,7 @@ class Constraint:
         ``[N, T]`` of each step, else ``[N, 1]``.
         """
         found = shaped("constraint", self.of(states, actions), states.lead, "one per imagined state")
+        found = found if found.is_floating_point() else found.to(torch.get_default_dtype())
         return {"each": found, "sum": found.sum(1, keepdim=True), "last": found[:, -1:]}[self.reduce] - self.limit
 
 
@@ -317,7 +318,7 @@ def check_space(dynamics: Dynamics, space: Space) -> None:
 
 
 def check_fields(planner: object) -> None:
-    """The settings of a search are of their types: whole numbers, and finite ones.
+    """The settings of a search are of their types: whole numbers, finite ones, planners.
 
     Raises:
         ConfigError: one is not; NaN would pass every comparison that looks for what is wrong.
@@ -326,6 +327,11 @@ def check_fields(planner: object) -> None:
         value = getattr(planner, own.name)
         if own.type == "int" and (not isinstance(value, Integral) or isinstance(value, bool)):
             raise ConfigError(f"{own.name}: expected a whole number, got {value!r}")
+        if own.type == "Planner" and not isinstance(value, Planner):
+            raise ConfigError(
+                f"{own.name}: expected a planner, got {value!r}\nwrite {own.name}=CEM(horizon=12), of "
+                f"worldformula.planners.cem"
+            )
         if own.type in ("float", "float | None") and value is not None:
             number = isinstance(value, Real) and not isinstance(value, bool)
             if not number or not math.isfinite(value):

@@ -248,3 +248,26 @@ def test_refused():
             Lagrangian(CEM(H), **wrong)
     with pytest.raises(ConfigError, match="a finite limit"):
         Constraint(lambda states, actions: states["s"], float("inf"))
+
+
+def test_a_constraint_that_is_counted_and_one_on_the_sum_as_scipy_keeps_it():
+    """Whether a state is beyond 0.6, as booleans; and a budget of effort over the plan, quadratic and active."""
+    beyond = Constraint(lambda states, actions: states["s"][..., 0] > 0.6)
+    plan = Lagrangian(CEM(H, 300, 30, 10)).plan(WALK, replace(COST, constraints={"wall": beyond}), START, space=TWO)
+    path = START["s"][:, None].numpy() + 0.8 * np.cumsum(plan.actions["a"].numpy(), 1)
+    assert plan.feasible is not None
+    assert plan.feasible.all()
+    assert (path[..., 0] <= 0.6).all()
+    budget = Constraint(lambda states, actions: actions["a"].square().sum(-1), 0.5, reduce="sum")
+    plan = Lagrangian(SEARCH, rounds=10).plan(WALK, replace(COST, constraints={"effort": budget}), START, space=TWO)
+    goal, ahead = GOAL.numpy(), 0.8 * np.tril(np.ones((H, H)))
+    for b, start in enumerate(START["s"].numpy()):
+
+        def cost(a, start=start):
+            return float(((start + ahead @ a.reshape(H, 2) - goal) ** 2).sum() + 0.1 * (a**2).sum())
+
+        kept = {"type": "ineq", "fun": lambda a: 0.5 - (a**2).sum()}
+        right = minimize(cost, np.full(2 * H, 0.1), method="SLSQP", constraints=kept, options={"ftol": 1e-14})
+        assert (right.x**2).sum() == pytest.approx(0.5, abs=1e-4)  # it is active
+        assert plan.cost[b].item() == pytest.approx(right.fun, abs=5e-3)
+        assert plan.actions["a"][b].square().sum().item() <= 0.5 + 1e-3
