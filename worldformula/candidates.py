@@ -15,21 +15,8 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import ConfigError
-from worldformula.planner import (
-    ActionSet,
-    Named,
-    Plan,
-    Planner,
-    Space,
-    Task,
-    allowed,
-    check_fields,
-    check_given,
-    check_space,
-    like_of,
-    per_episode,
-    some,
-)
+from worldformula.given import allowed, check_fields, check_given, check_space, like_of, per_episode
+from worldformula.planner import ActionSet, Named, Plan, Planner, Space, Task, some
 from worldformula.score import Score
 from worldformula.world import Dynamics, Values
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import ConfigError, NonFiniteError, ShapeError, table
-from worldformula.planner import Named, Plan, Space, Task, check_space, like_of, shaped
+from worldformula.given import check_space, like_of
+from worldformula.planner import Named, Plan, Space, Task, shaped
 from worldformula.world import Dynamics, State, Values
 
 

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from worldformula.agent.configurator import Configuration
 from worldformula.agent.cost import Cost
 from worldformula.errors import ConfigError, NonFiniteError, ShapeError
-from worldformula.planner import Named, Plan, Planner, Space, Task, per_episode
+from worldformula.given import per_episode
+from worldformula.planner import Named, Plan, Planner, Space, Task
 from worldformula.score import Score
 from worldformula.world import Dynamics, State, Values
 

@@ -100,8 +100,8 @@ class Distillation(nn.Module):
             )
         kept = {k: v.detach().clone() for k, v in given.items()}
         if self._rows and (off := [k for k, v in kept.items() if v.shape[1:] != self._rows[k].shape[1:]]):
-            shown = [(k, ["N", *self._rows[k].shape[1:]], list(kept[k].shape)) for k in off]
-            raise ShapeError("expected rows as those before\n" + table(("variable", "expected", "got"), shown))
+            known = [(k, ["N", *self._rows[k].shape[1:]], list(kept[k].shape)) for k in off]
+            raise ShapeError("expected rows as those before\n" + table(("variable", "expected", "got"), known))
         if wrong := [k for k, v in kept.items() if v.is_floating_point() and not bool(v.isfinite().all())]:
             raise NonFiniteError(
                 f"{wrong[0]} holds NaN or infinity: expected finite numbers, of which a policy can learn"

@@ -24,7 +24,8 @@ from torch import Tensor
 from worldformula.candidates import Pool, Sampling, chosen
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
-from worldformula.planner import ActionSet, Named, Plan, Space, allowed, check_fields, like_of
+from worldformula.given import allowed, check_fields, like_of
+from worldformula.planner import ActionSet, Named, Plan, Space
 from worldformula.world import Dynamics, State
 
 MOST = 4096  # ways to take one step

@@ -33,7 +33,8 @@ from torch import Tensor
 
 from worldformula.catalogue import System, find
 from worldformula.errors import ConfigError, near
-from worldformula.planner import ActionSet, Named, Plan, Planner, Space, Task, check_fields, of_space
+from worldformula.given import check_fields, of_space
+from worldformula.planner import ActionSet, Named, Plan, Planner, Space, Task
 from worldformula.world import Dynamics, State, Values, World
 from worldformula.world.usual import Usual
 

@@ -27,18 +27,8 @@ from torch import Tensor
 
 from worldformula.catalogue import System, find
 from worldformula.errors import ConfigError
-from worldformula.planner import (
-    Constraint,
-    Named,
-    Plan,
-    Planner,
-    Space,
-    Task,
-    allowed,
-    check_fields,
-    like_of,
-    per_episode,
-)
+from worldformula.given import allowed, check_fields, like_of, per_episode
+from worldformula.planner import Constraint, Named, Plan, Planner, Space, Task
 from worldformula.score import Score
 from worldformula.world import Dynamics, State, Values
 

@@ -31,7 +31,8 @@ from torch import Tensor
 from worldformula.candidates import Pool, Sampling
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
-from worldformula.planner import Plan, Space, check_fields, some
+from worldformula.given import check_fields
+from worldformula.planner import Plan, Space, some
 
 
 @final

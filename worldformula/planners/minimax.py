@@ -25,21 +25,8 @@ from worldformula import catalogue
 from worldformula.candidates import chosen, draw, level, within
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
-from worldformula.planner import (
-    ActionSet,
-    CVaR,
-    Named,
-    Plan,
-    Planner,
-    Space,
-    Task,
-    allowed,
-    check_fields,
-    check_given,
-    like_of,
-    of_space,
-    per_episode,
-)
+from worldformula.given import allowed, check_fields, check_given, like_of, of_space, per_episode
+from worldformula.planner import ActionSet, CVaR, Named, Plan, Planner, Space, Task
 from worldformula.score import Score
 from worldformula.world import Dynamics, State, Values
 
