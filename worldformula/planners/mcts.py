@@ -71,8 +71,16 @@ class MCTS(Sampling):
         """
         if len(space) != 1 or next(iter(space.values())).kind != "choice":
             told = ", ".join(f"{name} of kind {own.kind}" for name, own in space.items())
-            numbers = any(own.kind == "numbers" for own in space.values())
-            other = "cem, icem, mppi and gradient search among numbers" if numbers else "beam and cem among several"
+            kinds = {own.kind for own in space.values()}
+            other = (
+                "cem, icem, mppi and gradient search among numbers"
+                if kinds == {"numbers"}
+                else (
+                    "cem, icem and mppi search among several"
+                    if "numbers" in kinds
+                    else "beam and cem search among several"
+                )
+            )
             raise ConfigError(f"a tree branches by one choice, got {told}\n{other}")
 
     def search(self, pool: Pool) -> Plan:
