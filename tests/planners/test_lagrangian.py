@@ -19,6 +19,7 @@ from worldformula.planner import ActionSet, Constraint, CVaR, Task
 from worldformula.planners.beam import Beam
 from worldformula.planners.cem import CEM
 from worldformula.planners.gradient import Gradient
+from worldformula.planners.grasp import GRASP
 from worldformula.planners.hierarchy import Hierarchy, Level
 from worldformula.planners.icem import ICEM
 from worldformula.planners.lagrangian import Lagrangian
@@ -70,6 +71,7 @@ def by_scipy(start: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
 def test_laws():
     check_planner(Lagrangian(CEM(4, 60, 8, 4), rounds=2))
     check_planner(Lagrangian(Gradient(4, 4, 10), rounds=2), {"a": ActionSet(2)})
+    check_planner(Lagrangian(GRASP(4, 4, 12, every=6, refine=4), rounds=2), {"a": ActionSet(2)})
 
 
 def test_a_gradient_search_finds_what_scipy_finds_and_the_multipliers():
