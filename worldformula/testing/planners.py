@@ -42,8 +42,8 @@ def check_planner(planner: Planner, space: Space | None = None, *, episodes: int
     The laws: shapes; actions in their sets, and no choice that a mask forbids; the stated cost is that of the stated
     actions, also over samples whose noise all candidates share, and under constraints; the states are those of a dream
     under them; the trace never rises and ends there; the same generators give the same plan; an episode's plan does not
-    depend on the others, nor a cold episode on a warm one beside it; the plan is no worse than a fixed action, than what
-    was proposed; constraints are kept, as far as it says, or refused; no global random number is touched.
+    depend on the others, nor a cold episode on a warm one beside it; the plan is no worse than a fixed action, nor than
+    what was proposed; constraints are kept, as far as it says, or refused; no global random number is touched.
 
     Args:
         planner: the planner.
