@@ -15,20 +15,10 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import ConfigError
-from worldformula.planner import (
-    ActionSet,
-    Named,
-    Plan,
-    Planner,
-    Space,
-    Task,
-    allowed,
-    check_given,
-    per_episode,
-    some,
-)
+from worldformula.given import allowed, check_fields, check_given, check_space, like_of, per_episode
+from worldformula.planner import ActionSet, Named, Plan, Planner, Space, Task, some
 from worldformula.score import Score
-from worldformula.world import Dynamics, State, Values
+from worldformula.world import Dynamics, Values
 
 Law = tuple[Tensor, ...]
 """What an action is drawn from: mean and deviation ``[B, H, A]`` each, or one table of probabilities ``[B, H, A]``."""
@@ -113,8 +103,9 @@ def chosen(candidates: Named, rows: Tensor) -> dict[str, Tensor]:
     }
 
 
-def check_sizes(candidates: int, elites: int, horizon: int, iterations: int) -> None:
-    """ConfigError for sizes with which no search can be made."""
+def check_sizes(planner: object, candidates: int, elites: int, horizon: int, iterations: int) -> None:
+    """ConfigError for settings with which no search can be made."""
+    check_fields(planner)
     if not 1 <= elites <= candidates:
         raise ConfigError(f"expected 1 ≤ elites ≤ candidates, got {elites} and {candidates}")
     if min(horizon, iterations) < 1:
@@ -149,6 +140,7 @@ class Pool:
         generators: one for each episode.
         best: the best sequence so far, ``[B, H, A]`` by action, of cost ``least``, ``[B]``.
         costs: of all that was tried, ``[B, N]`` each, where NaN is what is discarded.
+        lost: episodes ``[B]`` of which the last candidates all cost NaN or ∞; None where there is none.
     """
 
     def __init__(
@@ -156,7 +148,8 @@ class Pool:
         generators: Sequence[torch.Generator] | None = None, warm: Named | None = None,
         proposals: Named | None = None, mask: Named | None = None,
     ) -> None:  # fmt: skip
-        first = next(v for v in State(state).series.values() if v.is_floating_point())
+        first = like_of(state)
+        check_space(dynamics, space)
         if against := [name for name, own in space.items() if own.aim == "max"]:
             raise ConfigError(f"{against[0]!r} is an adversary's, aim='max', and this search knows none; minimax does")
         self.space, self.mask = space, mask or {}
@@ -170,6 +163,7 @@ class Pool:
         self.best: dict[str, Tensor] = {}
         self.least, self.trace, self.tried = first.new_zeros(()), list[Tensor](), 0
         self.costs: list[Tensor] = []
+        self.lost: Tensor | None = None
 
     @property
     def proposed(self) -> int:
@@ -200,8 +194,9 @@ class Pool:
         self.costs.append(total)
         total = total if inside is None else total.masked_fill(~inside, torch.nan)
         cost, order = total.topk(elites, dim=1, largest=False)
-        worst = seen(cost[:, -1])
+        worst, self.lost = seen(cost[:, -1]), None
         if worst is None or not all(map(math.isfinite, worst)):
+            self.lost = ~(cost[:, 0] < torch.inf)
             useless = ~cost.isfinite() & cost[:, :1].isfinite()
             order = torch.where(useless, order[:, :1], order)  # beside what has a cost, what has none shapes no law
         found = chosen(candidates, order)
@@ -211,6 +206,18 @@ class Pool:
         self.trace.append(self.least)
         self.tried += total.shape[1]
         return found, cost
+
+    def refit(self, laws: Mapping[str, Law]) -> None:
+        """These laws from now on, but of an episode of which no candidate had a cost: nothing is known of where it
+        should look, and its law stays as wide as it was.
+        """
+        if self.lost is not None:
+            stay = self.lost[:, None, None]
+            laws = {
+                name: tuple(torch.where(stay, old, new) for old, new in zip(self.laws[name], law, strict=True))
+                for name, law in laws.items()
+            }
+        self.laws = dict(laws)
 
     def settle(self, actions: Named, cost: Tensor | None = None) -> None:
         """Take these actions, ``[B, H, A]`` by name, whatever they cost."""

@@ -90,13 +90,18 @@ def discover(kind: str) -> list[System]:
     return [_load(kind, name) for name in names(kind)]
 
 
-def find(name: str) -> System:
-    """The system of this name, of whatever kind; ``dreamer-v3`` finds ``dreamer_v3``. Imports its file alone."""
+def find(name: str, kind: str = "") -> System:
+    """The system of this name, of whatever kind; ``dreamer-v3`` finds ``dreamer_v3``. Imports its file alone.
+
+    ``kind`` is what somebody is looking for: of a name that is not there, systems of that kind alone are told.
+    """
     wanted = name.replace("-", "_").lower()
     known = {system: kind for kind in KINDS for system in names(kind)}
     if wanted not in known:
-        listing = "; ".join(f"{kind}: {', '.join(names(kind)) or 'none'}" for kind in KINDS)
-        raise CatalogueError(f"no system is called {name!r}.{near(wanted, known)} There are {listing}.")
+        told = [kind] if kind else KINDS
+        listing = "; ".join(f"{each}: {', '.join(names(each)) or 'none'}" for each in told)
+        close = near(wanted, [own for own, its in known.items() if its in told])
+        raise CatalogueError(f"no system is called {name!r}.{close} There are {listing}.")
     return _load(known[wanted], wanted)
 
 

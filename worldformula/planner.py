@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -110,6 +110,7 @@ class Constraint:
         ``[N, T]`` of each step, else ``[N, 1]``.
         """
         found = shaped("constraint", self.of(states, actions), states.lead, "one per imagined state")
+        found = found if found.is_floating_point() else found.to(torch.get_default_dtype())
         return {"each": found, "sum": found.sum(1, keepdim=True), "last": found[:, -1:]}[self.reduce] - self.limit
 
 
@@ -154,6 +155,8 @@ class Task:
             )
         if not 0 <= self.discount <= 1:
             raise ConfigError(f"expected a discount from 0 to 1, got {self.discount}")
+        if not isinstance(self.risk, CVaR) and not math.isfinite(self.risk):
+            raise ConfigError(f"expected risk as a finite number of deviations, or CVaR(alpha), got {self.risk}")
         if self.risk and self.samples < 2:
             raise ConfigError(f"risk={self.risk} needs a deviation: expected samples ≥ 2, got {self.samples}")
 
@@ -164,7 +167,9 @@ class Task:
         if costs.shape[-1] == 1:
             return costs[..., 0]
         mean = costs.mean(-1)
-        return mean + self.risk * costs.std(-1) if self.risk else mean
+        if not self.risk:
+            return mean
+        return torch.where(mean.isinf(), mean, mean + self.risk * costs.std(-1))  # whose deviation is no number
 
     def of(self, states: State, actions: Named, durations: Tensor | None = None) -> Tensor:
         """The cost ``[N]`` of dreams: states ``[N, T, ...]`` that were arrived at, actions ``[N, T, ...]``.
@@ -173,6 +178,7 @@ class Task:
         """
         shape = states.lead
         costs = shaped("cost", self.cost(states, actions), shape, "one per imagined state")
+        costs = costs if costs.is_floating_point() else costs.to(torch.get_default_dtype())
         factors = []
         if self.proceed is not None:
             factors.append(shaped("proceed", self.proceed(states), shape, "one per imagined state"))
@@ -186,6 +192,10 @@ class Task:
             return total
         end = shaped("value", self.value(states.last()), shape[:1], "one per dream")
         return total + (end if weight is None else weight[:, -1] * end)
+
+    def relaxed(self) -> Task:
+        """What is asked about states that no dream has led to, one for each candidate: the same without samples."""
+        return replace(self, samples=0, risk=0.0)
 
 
 @dataclass(frozen=True)
@@ -279,88 +289,16 @@ class Planner(ABC):
         """
 
 
-def check_space(dynamics: Dynamics, space: Space) -> None:
-    """A space has the actions of the dynamics, and besides them nothing but its choices.
-
-    Raises:
-        ConfigError: it has others, or lacks one.
-    """
-    known = {*dynamics.actions, *getattr(dynamics, "choices", ())}
-    if not set(dynamics.actions) <= set(space) <= known or not space:
-        raise ConfigError(
-            f"expected a space of the actions {', '.join(dynamics.actions) or 'none'}, got {', '.join(space) or 'none'}"
-            f"\nwrite space={{{', '.join(f'{a!r}: ActionSet(...)' for a in dynamics.actions)}}}"
-        )
-    drawn = {f.variable.key: f for f in getattr(getattr(dynamics, "prior", None), "factors", ())}
-    kinds: dict[str, Kind] = {"one_hot": "choice", "bernoulli": "flags"}
-    for name in set(space) - set(dynamics.actions):
-        family = getattr(drawn.get(name), "family", None)
-        kind = kinds.get(getattr(family, "name", ""), "numbers")
-        if family is not None and space[name].kind != kind:
-            raise ConfigError(
-                f"{name}: the prior draws it by {drawn[name]}, and what is chosen for it is of kind "
-                f"{space[name].kind}\nwrite ActionSet({space[name].size}, {kind!r})"
-            )
-
-
-def of_space(given: Named | None, space: Space) -> dict[str, Tensor] | None:
-    """What is given for the actions of a space, of a search that has others too; None where that is nothing."""
-    return {name: value for name, value in (given or {}).items() if name in space} or None
-
-
-def check_given(what: str, given: Named | None, space: Space, shape: tuple[int | None, ...]) -> None:
-    """Tensors by action of this shape, whose last axis is the size of the action; None is any number.
-
-    Raises:
-        ShapeError: another action, or another shape.
-    """
-    if given is None:
-        return
-    if what == "proposals" and (lacking := [name for name in space if name not in given]):
-        raise ShapeError(f"{what}: expected sequences of every action, and {lacking[0]!r} is missing")
-    for name, value in given.items():
-        expected = (*shape, space[name].size if name in space else None)
-        fits = len(expected) == value.ndim and all(e in (None, n) for e, n in zip(expected, value.shape, strict=True))
-        if name not in space or not fits:
-            rows = [
-                (k, [*shape, space[k].size] if k in space else "no such action", list(v.shape))
-                for k, v in given.items()
-            ]
-            raise ShapeError(f"{what}: expected these actions\n" + table(("action", "expected", "got"), rows))
-        if what == "proposals" and not space[name].holds(value):
-            raise ConfigError(f"{what}: {name!r} holds actions that are none of {space[name]}")
-        if what == "mask" and space[name].kind != "choice":
-            raise ConfigError(f"{what}: expected masks of choices, and {name!r} is {space[name].kind}")
-
-
-def allowed(masks: Named | None, first: Named) -> Tensor | None:
-    """Which candidates ``[B, N]`` take no forbidden choice at first, ``[B, N, size]`` by name; None where all may."""
-    found: Tensor | None = None
-    for name, mask in (masks or {}).items():
-        own = ~((first[name] > 0) & ~some(mask).unsqueeze(1)).any(-1)
-        found = own if found is None else found & own
-    return found
-
-
 def some(mask: Tensor) -> Tensor:
     """A mask of choices ``[B, size]`` as booleans; where nothing is allowed, the first choice is."""
     mask = mask.bool()
     return torch.cat((mask[:, :1] | ~mask.any(-1, keepdim=True), mask[:, 1:]), -1)
 
 
-def per_episode(
-    generators: Sequence[torch.Generator] | None, batch: int, device: torch.device
-) -> Sequence[torch.Generator]:
-    """The given generators, one per episode, or fresh ones seeded 0, 1, …"""
-    if generators is None:
-        return [torch.Generator(device).manual_seed(i) for i in range(batch)]
-    if len(generators) != batch:
-        raise ShapeError(f"expected one generator per episode, {batch} of them, got {len(generators)}")
-    return generators
-
-
 def shaped(what: str, value: Tensor, shape: tuple[int, ...], told: str) -> Tensor:
-    """The value; raises `ShapeError` where it has another shape."""
+    """The value; raises `ShapeError` where it is no tensor, or has another shape."""
+    if not isinstance(value, Tensor):
+        raise ShapeError(f"{what}: expected a tensor {list(shape)}, {told}, got {type(value).__name__} {value!r}")
     if tuple(value.shape) != tuple(shape):
         rows = [(what, tuple(shape), tuple(value.shape))]
         raise ShapeError(f"expected {told}\n" + table(("value", "expected", "got"), rows))

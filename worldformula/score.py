@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import ConfigError, NonFiniteError, ShapeError, table
-from worldformula.planner import Named, Plan, Space, Task, check_space, shaped
+from worldformula.given import check_space, like_of
+from worldformula.planner import Named, Plan, Space, Task, shaped
 from worldformula.world import Dynamics, State, Values
 
 
@@ -40,6 +41,9 @@ class Score:
             )
         self.dynamics, self.task, self.horizon = dynamics, task, horizon
         self.state = State({k: v for k, v in state.items() if k not in dynamics.actions})
+        if other := [(k, v) for k, v in task.given.items() if not isinstance(v, Tensor)]:
+            name, value = other[0]
+            raise ShapeError(f"given: {name} is {type(value).__name__}; expected a tensor, a row for each episode")
         wrong = [(k, list(v.shape)) for k, v in task.given.items() if v.shape[:1] != (len(generators),)]
         if wrong:
             expected = f"given: expected a row for each of {len(generators)} episodes\n"
@@ -60,7 +64,7 @@ class Score:
         self, draw: Callable[..., dict[str, Tensor]], space: Space, generators: Sequence[torch.Generator]
     ) -> dict[str, Tensor]:
         """Noise ``[B, S, H, ...]`` by variable, which does not depend on the actions."""
-        like, S = next(v for v in self.state.series.values() if v.is_floating_point()), self.task.samples
+        like, S = like_of(self.state), self.task.samples
         still = {name: like.new_zeros(S, self.horizon, own.size) for name, own in space.items()}
         found = [
             draw(
@@ -96,7 +100,7 @@ class Score:
             noise = {k: v.unsqueeze(1).expand(-1, N, *v.shape[1:]).flatten(0, 2) for k, v in self.noise.items()}
             options = {"noise": noise}
         arrived = self._arrived(self._start(N * S), flat, {**options, **self.task.numbers})
-        return self.told(arrived.series, N * S), flat, self._durations(arrived)
+        return self.told(arrived.series, N * S), flat, self.durations(arrived)
 
     def _start(self, times: int) -> State:
         """The states, for so many candidates each; kept for the next call, but for memories, which are written on."""
@@ -127,7 +131,7 @@ class Score:
                 f"the cost of every candidate is NaN in the episodes {episodes}; expected a number of at least one"
             )
         states = self.told(self._dream(actions))
-        durations = self._durations(states.only((name,)).span(1)) if (name := self._duration) else None
+        durations = self.durations(states.only((name,)).span(1)) if (name := self._duration) else None
         return Plan(dict(actions), states, cost, tuple(trace), calls + self.horizon, durations)
 
     def _dream(self, actions: Named) -> State:
@@ -162,8 +166,8 @@ class Score:
         name: str | None = getattr(self.dynamics, "duration", None)
         return name
 
-    def _durations(self, arrived: State) -> Tensor | None:
-        """How long the step to each of these states took, ``[N, T]``, where the dynamics says it.
+    def durations(self, arrived: State) -> Tensor | None:
+        """How long the step to each of these states ``[N, T, ...]`` took, ``[N, T]``, where the dynamics says it.
 
         Raises:
             ShapeError: it is not one number a step.
@@ -171,7 +175,7 @@ class Score:
         """
         if (name := self._duration) is None:
             return None
-        found = arrived[name].float()
+        found = arrived[name] if arrived[name].is_floating_point() else arrived[name].float()
         lead = found.shape[:2]
         found = found.squeeze(-1) if found.ndim > len(lead) else found
         found = shaped(name, found, lead, "one duration a step")

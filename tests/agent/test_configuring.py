@@ -13,7 +13,7 @@ from worldformula.agent.configurator import Configuration
 from worldformula.agent.configuring import LearnedConfigurator, learn, outcome, settled
 from worldformula.agent.cost import Cost
 from worldformula.agent.terms import Distance, Effort
-from worldformula.errors import ConfigError, ShapeError
+from worldformula.errors import ConfigError, NonFiniteError, ShapeError
 from worldformula.formula import Deterministic
 from worldformula.planner import ActionSet, Task
 from worldformula.planners.cem import CEM
@@ -158,3 +158,26 @@ def test_refused():
     assert steady["a"].shape == (2, H, 2)
     with pytest.raises(ConfigError, match="of kind choice"):
         settled(plan, dynamics, hollow, starts(), {"a": ActionSet(2, "choice")})
+
+
+def test_what_plans_would_be_made_without_is_refused_and_nothing_is_learnt_of_what_is_no_number():
+    dynamics, goal = world(), {"goal": torch.zeros(1, 2, dtype=torch.float64)}
+    asked = (cost_of(dynamics), judge(1.0, torch.zeros(2)), SEARCH, starts(), SPACE)
+    for wrong, named in (
+        ({"limits": {"effort": 0.1}, "planner": SEARCH}, "limits of effort"),
+        ({"value": True}, "value"),
+    ):
+        with pytest.raises(ConfigError, match=f"{named}(.|\n)*would be made without"):
+            outcome(Configuration({"far": 1.0}, goal=goal, **wrong), *asked)
+    with pytest.raises(ShapeError, match="goals of one row, or of 2"):
+        outcome(Configuration({"far": 1.0}, goal={"goal": torch.zeros(3, 2)}), *asked)
+    with pytest.raises(ConfigError, match="no term of this cost is called 'efort'.*Did you mean 'effort'"):
+        outcome(Configuration({"efort": 1.0}, goal=goal), *asked)
+    with pytest.raises(ConfigError, match="got 'effort' twice"):
+        LearnedConfigurator(nn.Linear(1, 2), ["effort", "effort"])
+    configurator = LearnedConfigurator(nn.Linear(1, 1), ["effort"])
+    before = [p.detach().clone() for p in configurator.parameters()]
+    bad = configurator(torch.ones(1)).weights["effort"] * torch.tensor([1.0, torch.nan])
+    with pytest.raises(NonFiniteError, match=r"outcomes of the episodes \[1\]"):
+        learn(configurator, torch.optim.SGD(configurator.parameters(), 0.1), bad)
+    assert all(torch.equal(a, b) for a, b in zip(configurator.parameters(), before, strict=True))

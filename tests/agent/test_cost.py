@@ -7,8 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from worldformula import Bernoulli, Deterministic, E, Normal, Sum, World, log
+from worldformula.agent.configurator import Configuration
 from worldformula.agent.cost import Cost
-from worldformula.errors import ConfigError, FormulaError
+from worldformula.agent.terms import Distance
+from worldformula.errors import ConfigError, FormulaError, ShapeError
 from worldformula.world import State
 
 ROLES = {"reward": "r", "continue": "c"}
@@ -111,3 +113,74 @@ def test_weights_of_no_term_and_terms_named_twice(world: World, silent: World) -
     for terms in ({"reward": distance}, {"far": distance}):
         with pytest.raises(ConfigError, match="names of their own"):
             Cost(world, terms, {"far": value})
+
+
+def nothing(_: State) -> Tensor:
+    raise AssertionError("asked")
+
+
+def test_what_weighs_nothing_is_not_asked_wherever_it_stands(world: World, silent: World) -> None:
+    """NaN times 0 is NaN, and a goal that no task has is none that is missing."""
+    states = State({"s": torch.tensor([[3.0, 4.0], [1.0, 2.0]])})
+    terms = {"forbidden": nothing, "far": distance, "late": nothing}
+    off = {"forbidden": 0.0, "late": 0}
+    assert Cost(silent, terms, weights=off)(states).tolist() == [25.0, 5.0]
+    assert Cost(silent, terms, weights=off).immediate(states).tolist() == [25.0, 5.0]
+    assert Cost(silent, terms, weights=off).outcome(states)[0].tolist() == [-25.0, -5.0]
+    assert Cost(silent, {"goal": Distance("s")}, {"far": value}, {"goal": 0.0})(states).tolist() == [7.0, 3.0]
+    assert Cost(silent, terms, weights=off | {"far": 0.0})(states).tolist() == [0.0, 0.0]
+    with torch.no_grad():
+        world.heads["r"].net.bias.fill_(torch.nan)
+    assert Cost(world, {"far": distance}, weights={"reward": 0.0})(states).tolist() == [25.0, 5.0]
+    assert Cost(world, {"far": distance}, weights={"reward": 0.0}).outcome(states)[0].tolist() == [-25.0, -5.0]
+
+
+def test_a_term_is_one_number_for_each_state(silent: World) -> None:
+    """``[N, 1]`` beside ``[N]`` would be ``[N, N]``."""
+    states = State({"s": torch.randn(3, 2)})
+    for wrong in ({"b": distance, "a": lambda s: s["s"][:, :1]}, {"a": lambda s: s["s"]}):
+        with pytest.raises(ShapeError, match=r"one number for each state(.|\n)*a +\| \(3,\) +\| \(3, [12]\)"):
+            Cost(silent, wrong)(states)
+    with pytest.raises(ConfigError, match=r"far: expected a term, states \[..., event\] -> \[...\], got 3.0"):
+        Cost(silent, {"far": 3.0})
+
+
+@pytest.mark.parametrize(
+    ("weight", "told"),
+    [
+        (float("nan"), "a finite number, got nan"), (float("inf"), "a finite number, got inf"), ("2", "got '2'"),
+        (torch.ones(3), r"a number or a tensor \[\], got \[3\]"),
+    ],
+)  # fmt: skip
+def test_a_weight_is_one_finite_number(silent: World, weight: object, told: str) -> None:
+    with pytest.raises(ConfigError, match=f"the weight of far: expected {told}|{told}"):
+        Cost(silent, {"far": distance}, weights={"far": weight})
+
+
+def test_limits_of_all_terms_leave_nothing_to_minimise(silent: World, world: World) -> None:
+    with pytest.raises(ConfigError, match=r"every term of this cost has one, far(.|\n)*such as Effort\(\)"):
+        Cost(silent, {"far": distance}).task(limits={"far": 1.0})
+    assert set(Cost(world, {"far": distance}).task(limits={"far": 1.0}).constraints) == {"far"}
+    with pytest.raises(ConfigError, match="unit > 0, got 0.0"):
+        Distance("s", unit=0.0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"planner": "cem"}, r"expected a planner, got 'cem'(.|\n)*planner=CEM\(horizon=12\)"),
+        ({"noise": "plann"}, "at least 0, or 'plan', got 'plann'"),
+        ({"noise": -0.1}, "at least 0, or 'plan', got -0.1"),
+        ({"noise": float("nan")}, "got nan"), ({"proposals": -3}, "0 or more, got -3"),
+    ],
+)  # fmt: skip
+def test_configurations_that_cannot_be(wrong: dict, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        Configuration(**wrong)
+
+
+def test_goals_are_tensors() -> None:
+    rows = {"is_first": [True]}
+    with pytest.raises(ShapeError, match=r"the goal 'g' is list: expected a tensor(.|\n)*torch.as_tensor"):
+        Configuration(goal={"g": [1.0]}).given(rows)
+    assert Configuration(goal={"g": torch.ones(1, 2)}).given(rows)["g"].tolist() == [[1.0, 1.0]]

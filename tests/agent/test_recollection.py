@@ -8,7 +8,7 @@ import torch
 
 from worldformula.agent.recollection import Hindsight, Recollection
 from worldformula.agent.terms import Distance
-from worldformula.errors import ConfigError, ShapeError
+from worldformula.errors import ConfigError, NonFiniteError, ShapeError
 from worldformula.world import State
 
 E, T, DISCOUNT = 3, 12, 0.9
@@ -193,3 +193,14 @@ def test_a_variable_of_the_states_is_not_lost_behind_what_a_batch_holds_besides(
     named.write(State({"s": numbered(), "goal": numbered()}, 2))
     with pytest.raises(ConfigError, match="a variable 'goal'"):
         named.returns(3, discount=1.0, goals=Hindsight(Distance("s"), "s"))
+
+
+def test_a_cost_that_is_no_number_is_refused_and_leaves_nothing_behind(memory: Recollection) -> None:
+    before, wrong = len(memory), costs().clone()
+    wrong[1, 2] = torch.nan
+    with pytest.raises(NonFiniteError, match="the cost of step 2 of episode 1 is nan"):
+        memory.write(State({"s": numbered()}, 2), wrong)
+    assert len(memory) == before
+    for ahead in (float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="a finite ahead ≥ 1"):
+            Hindsight(Distance("s"), "s", ahead=ahead)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from worldformula.agent.distillation import Distillation
-from worldformula.errors import ConfigError, FormulaError, ShapeError
+from worldformula.errors import ConfigError, FormulaError, NonFiniteError, ShapeError
 from worldformula.formula import Deterministic, Joint, Normal, OneHot
 from worldformula.planner import ActionSet, Task
 from worldformula.planners.cem import CEM
@@ -166,3 +166,13 @@ def test_rows_of_another_policy_are_refused() -> None:
     own.write({"s": torch.randn(3, 2), "g": torch.randn(3, 2)}, {"a": torch.rand(3, 2)})
     with pytest.raises(ShapeError, match=r"expected rows of this policy\n(.|\n)*g +[|] False +[|] True"):
         other.set_extra_state(own.get_extra_state())
+
+
+def test_what_no_policy_can_learn_is_not_kept() -> None:
+    own = Distillation(Normal("π(a_t|s_t)", nn.Linear(2, 2), shape=2, scale=0.3))
+    own.write({"s": torch.zeros(3, 2)}, {"a": torch.zeros(3, 2)})
+    with pytest.raises(NonFiniteError, match="a holds NaN"):
+        own.write({"s": torch.zeros(1, 2)}, {"a": torch.tensor([[0.0, torch.nan]])})
+    with pytest.raises(ShapeError, match=r"a +\| \['N', 2\] +\| \[1, 3\]"):
+        own.write({"s": torch.zeros(1, 2)}, {"a": torch.zeros(1, 3)})
+    assert len(own) == 3

@@ -194,3 +194,19 @@ def test_what_makes_no_sense_is_refused() -> None:
         Costly(0, 1.0)
     with pytest.raises(ConfigError, match="at least two critics"):
         Disagreement((lambda s: s["h"],), 1.0)
+
+
+def test_doubts_that_cannot_be_had_are_refused() -> None:
+    agent = agent_of()
+    state = agent.initial(2)
+    with pytest.raises(ConfigError, match="surprise: the states hold .*, and not zz"):
+        Surprise("zz", 0.1)(agent.world, agent.task(), agent.actor, state, state)
+    critic = lambda states: states["h"].sum(-1)  # noqa: E731
+    for made in (
+        lambda: Surprise("z", float("nan")), lambda: Costly(3, float("nan")),
+        lambda: Disagreement((critic, critic), float("nan")),
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match="a number, got most=nan"):
+            made()
+    with pytest.raises(ConfigError, match="at least one step, got horizon=2.5"):
+        Costly(2.5, 1.0)

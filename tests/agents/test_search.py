@@ -178,6 +178,15 @@ def test_another_planner_within_an_episode_begins_cold_and_a_weight_of_nothing_i
         agent.configure(Configuration({"rewards": 2.0}))
 
 
+def test_a_limit_of_no_term_is_told_when_it_is_configured() -> None:
+    agent = agent_of(SPECS["force"])
+    before = agent.configuration
+    wrong = Configuration(planner=Lagrangian(CEM(3, 8, 2, 1)), limits={"efort": 0.2})
+    with pytest.raises(ConfigError, match="limits: no term of this cost is called 'efort'"):
+        agent.configure(wrong)
+    assert agent.configuration is before
+
+
 def test_an_agent_keeps_to_the_limits_of_its_configuration() -> None:
     """What actions take may not exceed 0.2, which a plan for the reward alone does; each stream by itself."""
     agent = agent_of(SPECS["force"])

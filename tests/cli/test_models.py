@@ -57,7 +57,10 @@ def test_every_kind_of_system_is_shown(name: str, capsys: pytest.CaptureFixture[
     trained = next((line for line in said.splitlines() if line.startswith("    worldformula fit ")), "")
     assert (name == "mdn_rnn") == ("worldformula train --model world_models" in said)  # it reads what a VAE sees
     assert bool(trained) == (system.kind in ("models", "worlds") and name != "mdn_rnn")
-    assert (name != "cem") or "    horizon=12\n" in said
+    assert ("to plan with it\n    worldformula plan " in said) == (system.kind == "planners")
+    assert (name != "cem") or "    horizon=12    Steps of a plan.\n" in said
+    assert (name != "lagrangian") or "    planner.elites=20    How many" in said  # of both searches, with words
+    assert (name != "lagrangian") or "    rounds=5    Searches, each" in said
 
 
 def test_an_agent_shows_all_that_it_learns_by(capsys: pytest.CaptureFixture[str]) -> None:

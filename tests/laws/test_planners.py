@@ -10,6 +10,7 @@ import torch
 from worldformula.catalogue import find, names
 from worldformula.planner import ActionSet, Plan, Planner
 from worldformula.planners.cem import CEM
+from worldformula.planners.lagrangian import Lagrangian
 from worldformula.testing import check_planner
 
 
@@ -41,10 +42,13 @@ class Broken(Planner):
         proposals = None if self.how == "proposals" else proposals
         if self.how == "warm" and warm is not None:
             warm = {k: v.nan_to_num(0.9) for k, v in warm.items()}
-        task = replace(task, constraints={}) if self.how == "constraints" else task
+        bound, task = task.constraints, replace(task, constraints={})
         planner = CEM(horizon=4, candidates=50, elites=5, iterations=3)
         given = {"space": space, "generators": generators, "warm": warm, "proposals": proposals, "mask": mask}
         found = planner.plan(dynamics, task, state, **given)
+        if bound and self.how != "constraints":
+            found = Lagrangian(planner).plan(dynamics, replace(task, constraints=bound), state, **given)
+            return replace(found, cost=found.cost - 1) if self.how == "cost under constraints" else found
         return {
             "cost": lambda: replace(found, cost=found.cost - 1, trace=tuple(c - 1 for c in found.trace)),
             "range": lambda: replace(found, actions={k: v * 3 for k, v in found.actions.items()}),
@@ -63,6 +67,7 @@ class Broken(Planner):
         ("states", "the states are those of a dream under them"),
         ("warm", "a cold episode beside warm ones is planned as cold: a"),
         ("trace", "the trace never rises"),
+        ("cost under constraints", "so is that under constraints"),
         ("constraints", "the violation of constraints is stated, where they are not refused"),
     ],
 )

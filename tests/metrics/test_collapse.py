@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from worldformula.errors import ShapeError
-from worldformula.metrics.collapse import alarms, diagnosed, lidar, rank_me, spread, straightness
+from worldformula.metrics.collapse import alarms, diagnosed, legible, lidar, rank_me, spread, straightness
 
 
 def normal(*shape, seed=0):
@@ -133,3 +133,41 @@ def test_every_level_has_an_alarm_of_its_own_and_a_copy_counts_at_the_end():
     assert list(alarms(row, ended=False)) == ["low"]
     assert list(alarms(row)) == ["high/copy", "low"]
     assert alarms({"loss": 1.0}) == {}
+
+
+def test_what_a_linear_map_reads_is_the_ridge_regression_of_numpy():
+    """Even windows to fit, odd ones to score; rows whose label is not known do not count."""
+    codes = normal(40, 6, 5).numpy()
+    noise = normal(40, 6, 2, seed=3).numpy()
+    label = codes @ np.arange(10.0).reshape(5, 2) * 0.1 + 0.3 * noise + 4.0
+    label[3, 2], label[8, 0, 1] = np.nan, np.nan
+    found = legible(torch.from_numpy(codes), torch.from_numpy(label))
+    known = ~np.isnan(label).any(-1)
+    x, y = codes[::2][known[::2]], label[::2][known[::2]]
+    u, v = codes[1::2][known[1::2]], label[1::2][known[1::2]]
+    centred = x - x.mean(0)
+    ridge = 1e-3 * (centred**2).mean() * np.eye(5)
+    weights = np.linalg.inv(centred.T @ centred / len(x) + ridge) @ (centred.T @ (y - y.mean(0)) / len(x))
+    off = v - y.mean(0) - (u - x.mean(0)) @ weights
+    assert found == pytest.approx(1 - (off**2).sum() / ((v - v.mean(0)) ** 2).sum(), rel=1e-9)
+    assert 0.8 < found < 1
+
+
+def test_what_cannot_be_read_is_not_told():
+    codes = normal(20, 5, 4)
+    assert legible(codes, normal(20, 5, seed=9)) < 0.2  # noise
+    assert math.isnan(legible(codes, torch.ones(20, 5)))
+    assert math.isnan(legible(codes, torch.full((20, 5), math.nan)))
+    assert legible(codes * 0 + 1, normal(20, 5, seed=9)) == pytest.approx(0, abs=0.1)  # a constant reads nothing
+    told = diagnosed(codes, labels={"state/place": codes[..., :2], "still": torch.ones(20, 5)})
+    assert told["reads.state.place"] > 0.99
+    assert "reads.still" not in told
+
+
+def test_an_alarm_says_what_is_still_read_and_a_label_is_no_latent():
+    row = {"codes/z/rank": 0.05, "codes/z/median": 1.0, "codes/z/reads.state.place": 0.017, "codes/z/reads.door": 0.5}
+    assert alarms(row) == {
+        "z": "z has collapsed: RankMe is 0.05 D, below 0.1 D; a linear map reads door with R² 0.5, state.place with R² "
+        "0.017"
+    }
+    assert alarms({"codes/z/rank": 0.9, "codes/z/median": 1.0, "codes/z/reads.door": 0.5}) == {}

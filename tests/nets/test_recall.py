@@ -367,3 +367,20 @@ def test_a_temperature_that_is_learnt_has_the_gradient_of_the_softmax_and_no_lim
     assert float(memory.log_temperature.grad) == pytest.approx((by_hand(at + h) - by_hand(at - h)) / (2 * h), rel=1e-5)
     with pytest.raises(ConfigError, match="expected temperature > 0, got 0"):
         KeyValue(3, 1, temperature=0, sharpens=True)
+
+
+def test_what_is_known_is_said_of_each_episode():
+    """One row of flags would be taken for one of slots where as many are kept as a value has numbers."""
+    memory = KeyValue(ASKS, 2, capacity=2, learnt=False)
+    slots = memory.initial(1)
+    for value in ([1.0, 5.0], [2.0, 7.0]):
+        slots = memory.write(slots, torch.randn(1, ASKS), torch.tensor([value]))
+    asked, known = torch.tensor([[1.0, 0.0]]), torch.tensor([1.0, 0.0])
+    weights = np.exp([-0.0, -0.5]) / np.exp([-0.0, -0.5]).sum()  # ‖1 − 1‖²/2 and ‖1 − 2‖²/2
+    assert memory.complete(slots, asked, known[None])[0, 1].item() == pytest.approx(weights @ [5.0, 7.0])
+    with pytest.raises(ShapeError, match=r"known \| \[1, 2\] +\| \[2\]"):
+        memory.complete(slots, asked, known)
+    with pytest.raises(ShapeError, match=r"x +\| \[1, 6\] +\| \[1, 4\]"):
+        memory.read(slots, torch.zeros(1, 4))
+    with pytest.raises(ConfigError, match="a finite temperature ≥ 0"):
+        KeyValue(3, 2, temperature=float("nan"))

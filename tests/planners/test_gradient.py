@@ -87,6 +87,19 @@ def test_when_it_ends_does_not_depend_on_the_others_in_the_batch():
         assert torch.allclose(whole.actions["a"][b], alone.actions["a"][0], rtol=0, atol=1e-12)
 
 
+def test_how_many_candidates_are_discarded_does_not_depend_on_the_others_in_the_batch():
+    """Of eight starts some lie where the cost is NaN and stay there; the second episode is done three steps earlier."""
+    starts = torch.tensor([[6.0, -4.0], [0.0, 0.0]], dtype=torch.float64)
+    gap = Task(lambda states, acts: torch.where(acts["a"][..., 0] > 0.5, torch.nan, TASK.cost(states, acts)))
+    seeds = lambda rows: [torch.Generator().manual_seed(i) for i in rows]  # noqa: E731
+    search = Gradient(H, 8, 200, patience=8)
+    whole = search.plan(dynamics(), gap, {"s": starts}, space=TWO, generators=seeds(range(2)))
+    alone = [search.plan(dynamics(), gap, {"s": starts[[b]]}, space=TWO, generators=seeds([b])) for b in range(2)]
+    assert alone[1].calls < alone[0].calls == whole.calls
+    assert whole.discarded.tolist() == [alone[0].discarded.item(), alone[1].discarded.item()]
+    assert (whole.discarded > 0).all()
+
+
 def test_the_weights_of_the_world_get_no_gradient():
     net = torch.nn.Linear(2, 2).double()
 

@@ -11,9 +11,10 @@ from tests.planners.test_mppi import GOAL, TWO, Bent, dynamics
 from worldformula.errors import ConfigError, NonFiniteError
 from worldformula.formula import Deterministic, Normal
 from worldformula.nets.transformer import CausalTransformer
-from worldformula.planner import ActionSet, Task
+from worldformula.planner import ActionSet, Constraint, Task
 from worldformula.planners.gradient import Gradient
 from worldformula.planners.grasp import GRASP
+from worldformula.planners.lagrangian import Lagrangian
 from worldformula.testing import check_planner
 from worldformula.world import PriorDynamics
 
@@ -98,6 +99,58 @@ def test_its_steps_by_hand():
     assert plan.calls == H + 7 * H + H + H
 
 
+class Strides(nn.Module):
+    """A step whose length says how long it takes."""
+
+    def forward(self, s: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        return s + 0.5 * a, 1 + a.square().sum(-1)
+
+
+@pytest.mark.parametrize("told", [False, True], ids=["start without a duration", "start that holds one"])
+def test_its_steps_by_hand_where_steps_take_times_of_their_own(told):
+    """J weighs what comes after a step by γ^Δ of all before, Δ of where the dynamics leads, with its gradient."""
+    gamma, start = 0.8, torch.tensor([[0.37, -0.93]], dtype=torch.float64)
+    acts = torch.full((H, 2), 0.3, dtype=torch.float64, requires_grad=True)
+    states = (start + 0.15 * torch.arange(1, H + 1, dtype=torch.float64)[:, None]).clone().requires_grad_()
+    adams = torch.optim.Adam([acts], lr=0.2), torch.optim.Adam([states], lr=0.05)
+    for _ in range(7):
+        total, elapsed = 0.0, 0.0
+        for t in range(H):
+            before = start[0] if t == 0 else states[t - 1].detach()
+            led = before + 0.5 * acts[t]
+            total = total + gamma**elapsed * (states[t] - GOAL).square().sum()
+            elapsed = elapsed + 1 + acts[t].square().sum()
+            total = total + 2.0 * (led - states[t]).square().sum() + 0.3 * (led - GOAL).square().sum()
+        for adam in adams:
+            adam.zero_grad()
+        total.backward()
+        for adam in adams:
+            adam.step()
+        with torch.no_grad():
+            acts.clamp_(-1, 1)
+    world = PriorDynamics(Deterministic("s_t, k_t = f(s_{t-1}, a_{t-1})", Strides(), shape=[2, ()]), duration="k")
+    task = Task(lambda st, _: (st["s"] - GOAL).square().sum(-1), discount=gamma)
+    search = GRASP(H, 1, 7, lr=0.2, state_lr=0.05, noise=0.0, penalty=2.0, shaping=0.3, every=99, refine=0)
+    warm = {"a": torch.full((1, H, 2), 0.3, dtype=torch.float64)}
+    begin = {"s": start, **({"k": torch.zeros(1, dtype=torch.float64)} if told else {})}
+    plan = search.plan(world, task, begin, space=TWO, warm=warm)
+    torch.testing.assert_close(plan.actions["a"][0], acts.detach(), atol=1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("samples", [0, 3])
+def test_with_constraints_what_it_says_is_of_the_dream_and_not_of_virtual_states(samples):
+    """The path by sums: virtual states may stand anywhere, and were once taken for where a plan leads."""
+    wall = Constraint(lambda states, _: states["s"][..., 0], 0.5)
+    goal = torch.tensor([3.0, 0.0], dtype=torch.float64)
+    task = Task(lambda st, _: (st["s"] - goal).square().sum(-1), samples=samples, constraints={"wall": wall})
+    walk, start = dynamics(lambda s, a: s + 0.4 * a), {"s": torch.zeros(3, 2, dtype=torch.float64)}
+    search = Lagrangian(GRASP(H, 2, 20, every=5, descents=1, refine=2))
+    plan = search.plan(walk, task, start, space=TWO)
+    path = np.cumsum(0.4 * plan.actions["a"].numpy(), 1)
+    np.testing.assert_allclose(plan.cost, ((path - goal.numpy()) ** 2).sum((1, 2)), rtol=1e-9)
+    np.testing.assert_allclose(plan.violation, np.maximum(path[..., 0] - 0.5, 0).max(1), atol=1e-12)
+
+
 class Closed(torch.autograd.Function):
     """A number that must not be differentiated."""
 
@@ -164,7 +217,7 @@ def test_refused():
         GRASP(H, shaping=0.0, penalty=1.0, refine=1, iterations=1, every=1).plan(dynamics(), flat, start, space=TWO)
     past = PriorDynamics(Normal("p(z_t|z_{<t}, a_{<t})", CausalTransformer(4, 4, width=8, heads=1), shape=2))
     remembers = Task(lambda states, _: states["z"].square().sum(-1))
-    with pytest.raises(ConfigError, match="keeps a past of its own"):
+    with pytest.raises(ConfigError, match=r"keeps a past of its own(.|\n)*write Gradient\(horizon=4\)"):
         GRASP(H).plan(past, remembers, past.initial(1), space=TWO)
     for wrong in ({"lr": 0.0}, {"penalty": 0.0}, {"noise": -1.0}):
         with pytest.raises(ConfigError, match="lr, state_lr, penalty and std > 0"):

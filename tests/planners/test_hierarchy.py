@@ -146,6 +146,23 @@ def test_what_levels_below_would_not_know_of_is_refused() -> None:
         two().plan(FINE, far("s"), start, space=SPACE, warm={"q": torch.zeros(1, 4, 2)})
 
 
+def test_levels_and_searches_that_are_none_are_told() -> None:
+    level = Level(COARSE, MACRO, HIGH)
+    with pytest.raises(ConfigError, match=r"above: expected levels(.|\n)*\(Level\(...\),\)"):
+        Hierarchy(LOW, level)
+    for wrong in (lambda: Hierarchy(None), lambda: Level(COARSE, MACRO, "cem")):
+        with pytest.raises(ConfigError, match=r"planner: expected a planner, got (None|'cem')"):
+            wrong()
+    for wrong in (lambda: Hierarchy(LOW, near=float("nan")), lambda: Level(COARSE, MACRO, HIGH, price=float("nan"))):
+        with pytest.raises(ConfigError, match="expected a finite number, got nan"):
+            wrong()
+    with pytest.raises(ConfigError, match="expected price ≥ 0"):
+        Level(COARSE, MACRO, HIGH, price=-1.0)
+    unknown = Hierarchy(LOW, (Level(COARSE, MACRO, HIGH, towards=("v",)),))
+    with pytest.raises(ConfigError, match="the states of the level above hold s, and not v"):
+        unknown.plan(FINE, far("s"), {"s": torch.zeros(1, 2)}, space=SPACE)
+
+
 # ------------------------------------------------------------------------------------------------- levels of a world
 
 

@@ -19,6 +19,7 @@ from worldformula.planner import ActionSet, Constraint, CVaR, Task
 from worldformula.planners.beam import Beam
 from worldformula.planners.cem import CEM
 from worldformula.planners.gradient import Gradient
+from worldformula.planners.grasp import GRASP
 from worldformula.planners.hierarchy import Hierarchy, Level
 from worldformula.planners.icem import ICEM
 from worldformula.planners.lagrangian import Lagrangian
@@ -70,6 +71,7 @@ def by_scipy(start: np.ndarray) -> tuple[np.ndarray, float, np.ndarray]:
 def test_laws():
     check_planner(Lagrangian(CEM(4, 60, 8, 4), rounds=2))
     check_planner(Lagrangian(Gradient(4, 4, 10), rounds=2), {"a": ActionSet(2)})
+    check_planner(Lagrangian(GRASP(4, 4, 12, every=6, refine=4), rounds=2), {"a": ActionSet(2)})
 
 
 def test_a_gradient_search_finds_what_scipy_finds_and_the_multipliers():
@@ -248,3 +250,26 @@ def test_refused():
             Lagrangian(CEM(H), **wrong)
     with pytest.raises(ConfigError, match="a finite limit"):
         Constraint(lambda states, actions: states["s"], float("inf"))
+
+
+def test_a_constraint_that_is_counted_and_one_on_the_sum_as_scipy_keeps_it():
+    """Whether a state is beyond 0.6, as booleans; and a budget of effort over the plan, quadratic and active."""
+    beyond = Constraint(lambda states, actions: states["s"][..., 0] > 0.6)
+    plan = Lagrangian(CEM(H, 300, 30, 10)).plan(WALK, replace(COST, constraints={"wall": beyond}), START, space=TWO)
+    path = START["s"][:, None].numpy() + 0.8 * np.cumsum(plan.actions["a"].numpy(), 1)
+    assert plan.feasible is not None
+    assert plan.feasible.all()
+    assert (path[..., 0] <= 0.6).all()
+    budget = Constraint(lambda states, actions: actions["a"].square().sum(-1), 0.5, reduce="sum")
+    plan = Lagrangian(SEARCH, rounds=10).plan(WALK, replace(COST, constraints={"effort": budget}), START, space=TWO)
+    goal, ahead = GOAL.numpy(), 0.8 * np.tril(np.ones((H, H)))
+    for b, start in enumerate(START["s"].numpy()):
+
+        def cost(a, start=start):
+            return float(((start + ahead @ a.reshape(H, 2) - goal) ** 2).sum() + 0.1 * (a**2).sum())
+
+        kept = {"type": "ineq", "fun": lambda a: 0.5 - (a**2).sum()}
+        right = minimize(cost, np.full(2 * H, 0.1), method="SLSQP", constraints=kept, options={"ftol": 1e-14})
+        assert (right.x**2).sum() == pytest.approx(0.5, abs=1e-4)  # it is active
+        assert plan.cost[b].item() == pytest.approx(right.fun, abs=5e-3)
+        assert plan.actions["a"][b].square().sum().item() <= 0.5 + 1e-3

@@ -96,8 +96,13 @@ def test_costs_that_are_no_numbers_are_discarded() -> None:
 
 
 def test_what_it_cannot_search_among_is_refused() -> None:
-    for space in ({"a": ActionSet(2)}, {"a": ActionSet(3, "choice"), "b": ActionSet(2, "flags")}):
-        with pytest.raises(ConfigError, match="branches by one choice"):
+    several = {"a": ActionSet(3, "choice"), "b": ActionSet(2, "flags")}
+    for space, who in (
+        ({"a": ActionSet(2)}, "cem, icem, mppi and gradient"),
+        (several, "beam and cem"),
+        ({**several, "c": ActionSet(1)}, "cem, icem and mppi"),
+    ):
+        with pytest.raises(ConfigError, match=f"branches by one choice(.|\\n)*\n{who} "):
             MCTS().plan(WORDS, task(), {"s": torch.zeros(1, 5)}, space=space)
     with pytest.raises(ConfigError, match="answer"):
         MCTS(answer="mean")

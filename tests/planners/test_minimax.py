@@ -14,6 +14,7 @@ from worldformula.planner import ActionSet, Planner, Task
 from worldformula.planners.beam import Beam
 from worldformula.planners.cem import CEM
 from worldformula.planners.gradient import Gradient
+from worldformula.planners.grasp import GRASP
 from worldformula.planners.minimax import Minimax
 from worldformula.world import PriorDynamics
 
@@ -192,3 +193,46 @@ def test_a_latent_that_a_state_carries_is_seen_by_the_cost():
                 values.append(f)
             worst[a] = max(values)
         assert plan.cost[b].item() == pytest.approx(min(worst.values()), abs=1e-5)
+
+
+@pytest.mark.parametrize("most", [256, 1], ids=["all replies", "replies that are found"])
+def test_both_sides_know_how_long_a_step_takes(most):
+    """By enumeration: the adversary may make a step long, behind which costs weigh little."""
+    long, far, gamma = (1.0, 4.0), torch.tensor([[0.6, -0.5], [1.2, 0.7]]), 0.5
+
+    class Slow(nn.Module):
+        def forward(self, s, a, z):
+            return 0.8 * s + torch.einsum("ni,ij,nj->n", a, far, z)[:, None], (z * z.new_tensor(long)).sum(-1)
+
+    law = OneHot("p(z_t|s_{t-1})", lambda s: torch.zeros(len(s), 2), shape=2)
+    model = PriorDynamics(
+        law * Deterministic("s_t, k_t = f(s_{t-1}, a_{t-1}, z_t)", Slow(), shape=[1, ()]), duration="k"
+    )
+    starts = {"s": torch.tensor([[0.2], [-1.5], [2.5]])}
+    task = Task(lambda states, actions: (states["s"][..., 0] - 1).square() + 0.1, discount=gamma)
+    search = CEM(3, 60, 6, 5)
+    plan = Minimax(search, search, most=most, rounds=8).plan(model, task, starts, space=GAME)
+    ways = list(itertools.product((0, 1), repeat=3))
+    for b, start in enumerate(starts["s"][:, 0].tolist()):
+        worst = {}
+        for a in ways:
+            values = []
+            for z in ways:
+                s, total, weight = start, 0.0, 1.0
+                for i, j in zip(a, z, strict=True):
+                    s = 0.8 * s + far[i, j].item()
+                    total += weight * ((s - 1) ** 2 + 0.1)
+                    weight *= gamma ** long[j]
+                values.append((total, z))
+            worst[a] = max(values)
+        best = min(worst, key=lambda a: worst[a][0])
+        assert plan.cost[b].item() == pytest.approx(worst[best][0], abs=1e-4)
+        assert tuple(plan.actions["a"][b].argmax(-1).tolist()) == best
+
+
+def test_searches_that_take_steps_apart_are_refused():
+    model = PriorDynamics(Deterministic("s_t = f(s_{t-1}, a_{t-1}, z_{t-1})", Push(), shape=1))
+    space = {"a": ActionSet(1), "z": ActionSet(1, aim="max")}
+    task = Task(lambda states, actions: (states["s"][..., 0] - 0.3).square())
+    with pytest.raises(ConfigError, match=r"steps of a plan apart(.|\n)*write Minimax\(Gradient"):
+        Minimax(GRASP(3, 2, 4), CEM(3)).plan(model, task, {"s": torch.zeros(2, 1)}, space=space)

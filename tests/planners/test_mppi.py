@@ -171,3 +171,21 @@ def test_more_proposals_than_candidates_are_refused() -> None:
             dynamics(), TASK, {"s": torch.zeros(1, 2, dtype=torch.float64)}, space=TWO,
             proposals={"a": torch.zeros(1, N, H, A, dtype=torch.float64)},
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("temperature", [1e-12, 1e12])
+def test_where_the_temperature_ends_it_is_the_mean_of_the_elites_or_the_best_one(temperature: float) -> None:
+    """It multiplies: near 0 all elites weigh the same, where it is great the best alone; NumPy, of what was tried."""
+    tried: dict[str, np.ndarray] = {}
+
+    def cost(states: Any, actions: Any) -> torch.Tensor:
+        found = (states["s"] - GOAL).square().sum(-1)
+        if len(found) == 40:
+            tried["a"], tried["cost"] = actions["a"].numpy(), found.sum(1).numpy()
+        return found
+
+    planner = MPPI(2, 40, 7, 1, temperature=temperature, answer="mean")
+    plan = planner.plan(dynamics(), Task(cost), {"s": torch.zeros(1, 2, dtype=torch.float64)}, space=TWO)
+    elites = tried["a"][np.argsort(tried["cost"])[:7]]
+    right = elites.mean(0) if temperature < 1 else elites[0]
+    np.testing.assert_allclose(plan.actions["a"][0], right, atol=1e-9)

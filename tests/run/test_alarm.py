@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from tests.agent.embedded import Embedded, build
 from worldformula.data import DataSet, sequences
 from worldformula.model.config import start
 from worldformula.model.run import ModelRun, sized
+from worldformula.report.codes import alarm, codes
 from worldformula.report.model import write_model
 from worldformula.run.alarm import Alarm
 from worldformula.run.config import EnvConfig, RunConfig
@@ -93,6 +96,26 @@ def test_an_agent_that_acts_alarms_where_its_world_has_collapsed(tmp_path, weigh
     collapsed = [line for line in said if "collapsed" in line]
     assert bool(collapsed) == (weight == 0)
     assert (rows[-1]["codes/z/median"] < 0.1) == (weight == 0)
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_what_is_read_of_labels_is_logged_and_stands_beside_an_alarm(tmp_path, weight):
+    said: list[str] = []
+    own = config(weight)
+    labelled = replace(own, env=replace(own.env, labels=("state/angle",)))
+    Interact(labelled, build, tmp_path, say=said.append).run()
+    rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if "codes/z/rank" in row]
+    told = [row["codes/z/reads.state.angle"] for row in rows]
+    assert len(told) == 2
+    if weight:
+        assert 0.8 < told[-1] <= 1  # sine and cosine are among what is observed
+    else:
+        (line,) = [line for line in said if "z has collapsed" in line]
+        at = rows[0] if "step 100:" in line else rows[1]
+        assert line.endswith(f"; a linear map reads state.angle with R² {at['codes/z/reads.state.angle']:.2g}")
+    page = codes(rows)
+    assert "z: R² of state.angle, read by a linear map" in page
+    assert (f"with R² {told[-1]:.2g}" in alarm(rows, "step")) == (weight == 0)
 
 
 def test_watching_changes_nothing_of_a_run(tmp_path, monkeypatch):

@@ -103,8 +103,8 @@ def test_brightness_and_contrast_of_a_picture_change_nothing():
     torch.testing.assert_close(encoder(0.5 * picture + 0.2), encoder(picture), rtol=1e-3, atol=1e-5)
 
 
-def deviation_after(config, steps=200):
-    """The deviation of each number of z after learning from a point that actions move."""
+def codes_after(config, steps=200):
+    """z ``[N, D]`` after learning from a point that actions move."""
     torch.manual_seed(0)
     world = jepa.build(config, {"x": (2,)}, 2)
     adam = torch.optim.Adam(world.parameters(), lr=3e-3)
@@ -117,13 +117,31 @@ def deviation_after(config, steps=200):
         world.loss(x=x, a=a, first=first).value.backward()
         adam.step()
     with torch.no_grad():
-        return world.posterior.factors[0].net(x.flatten(0, 1)).std(0)
+        return world.posterior.factors[0].net(x.flatten(0, 1))
 
 
 def test_without_variance_and_covariance_it_collapses_and_with_them_it_does_not():
     small = replace(SMALL, inverse=0.0)
-    assert deviation_after(replace(small, deviation=0.0, covariance=0.0)).max() < 0.05
-    assert deviation_after(small).min() > 0.3
+    assert codes_after(replace(small, deviation=0.0, covariance=0.0)).std(0).max() < 0.05
+    assert codes_after(small).std(0).min() > 0.3
+
+
+@pytest.mark.slow
+def test_each_term_of_the_regulariser_keeps_what_the_other_does_not():
+    """Without variance nothing is far apart; without covariance numbers are, and say the same: the participation ratio
+    of the covariance's eigenvalues, by NumPy.
+    """
+    small = replace(SMALL, inverse=0.0)
+
+    def told(config):
+        codes = codes_after(config).numpy().astype(np.float64)
+        values = np.linalg.eigvalsh(np.cov(codes.T))
+        return np.median(codes.std(0)), values.sum() ** 2 / (values**2).sum()
+
+    whole, flat, same = told(small), told(replace(small, deviation=0.0)), told(replace(small, covariance=0.0))
+    assert flat[0] < 0.1 * whole[0]
+    assert same[0] > 0.5 * whole[0]
+    assert same[1] < 0.8 * whole[1]
 
 
 def test_refused():

@@ -6,8 +6,10 @@ on the same world), or says when the agent shall do which.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any, Literal
 
 from numpy.typing import NDArray
@@ -45,6 +47,15 @@ class Configuration:
     limits: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.planner is not None and not isinstance(self.planner, Planner):
+            raise ConfigError(
+                f"planner: expected a planner, got {self.planner!r}\nwrite planner=CEM(horizon=12), of "
+                f"worldformula.planners.cem"
+            )
+        if self.noise != "plan" and (not isinstance(self.noise, Real) or not 0 <= self.noise < math.inf):
+            raise ConfigError(f"noise: expected a number of at least 0, or 'plan', got {self.noise!r}")
+        if not isinstance(self.proposals, Integral) or self.proposals < 0:
+            raise ConfigError(f"proposals: expected how many, 0 or more, got {self.proposals!r}")
         if self.limits and self.planner is None:
             raise ConfigError(
                 f"limits: a policy does not keep {next(iter(self.limits))!r} below a limit; write "
@@ -60,6 +71,12 @@ class Configuration:
             ShapeError: as many goals as neither one nor the rows.
         """
         count, found = len(rows["is_first"]), self.goal(rows) if callable(self.goal) else self.goal
+        if other := [(k, type(v).__name__) for k, v in found.items() if not isinstance(v, Tensor)]:
+            name, kind = other[0]
+            raise ShapeError(
+                f"the goal {name!r} is {kind}: expected a tensor of one row, [1, ...]\nwrite "
+                f"{{{name!r}: torch.as_tensor(...)[None]}}"
+            )
         if wrong := [(k, list(v.shape)) for k, v in found.items() if not v.ndim or len(v) not in (1, count)]:
             expected = f"expected goals of one row, or of {count}, one for each stream\n"
             raise ShapeError(expected + table(("goal", "got"), wrong))

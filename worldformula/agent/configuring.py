@@ -15,13 +15,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from worldformula.agent.configurator import Configuration
 from worldformula.agent.cost import Cost
-from worldformula.errors import ConfigError, ShapeError
-from worldformula.planner import Named, Plan, Planner, Space, Task, per_episode
+from worldformula.errors import ConfigError, NonFiniteError, ShapeError
+from worldformula.given import per_episode
+from worldformula.planner import Named, Plan, Planner, Space, Task
 from worldformula.score import Score
 from worldformula.world import Dynamics, State, Values
 
@@ -38,7 +40,8 @@ class LearnedConfigurator(nn.Module):
         usual: all else of a configuration.
 
     Raises:
-        ConfigError: goals to learn, and a usual configuration that makes goals of the rows that are acted on.
+        ConfigError: goals to learn, and a usual configuration that makes goals of the rows that are acted on; a term
+            twice.
     """
 
     def __init__(
@@ -48,6 +51,8 @@ class LearnedConfigurator(nn.Module):
         super().__init__()
         if goals and usual is not None and callable(usual.goal):
             raise ConfigError(f"the goals {', '.join(goals)} are learnt: expected a usual configuration of fixed ones")
+        if twice := [name for name in weights if [*weights].count(name) > 1]:
+            raise ConfigError(f"weights: expected each term once, got {twice[0]!r} twice")
         self.net, self.terms, self.goals = net, tuple(weights), dict(goals or {})
         self.usual = usual or Configuration()
 
@@ -113,12 +118,20 @@ def outcome(
     the gradient by the configuration.
 
     Raises:
-        ConfigError: goals that are made of the rows that are acted on, of which there are none here.
+        ConfigError: goals that are made of the rows that are acted on, of which there are none here; limits, or the
+            value of an agent, which plans would be made without.
+        ShapeError: as many goals as neither one nor the states.
     """
     if callable(configuration.goal):
         raise ConfigError("the configuration makes its goals of rows that are acted on: expected goals by name")
+    if configuration.limits or configuration.value:
+        what = f"the limits of {', '.join(configuration.limits)}" if configuration.limits else "value=True"
+        raise ConfigError(
+            f"{what}: how a plan moves is known of costs alone, and it would be made without\nwrite limits={{}}, "
+            f"value=False, and say what is dear by a weight, or by a critic among the terms"
+        )
     rows = len(next(iter(State(state).series.values())))
-    given = {k: v.expand(rows, *v.shape[1:]) for k, v in configuration.goal.items()}
+    given = configuration.given({"is_first": np.zeros(rows, bool)})
     own = replace(cost, weights=configuration.weights).task(given=given)
     still = {k: v.detach() if isinstance(v, Tensor) else v for k, v in configuration.weights.items()}
     searched = replace(cost, weights=still).task(given={k: v.detach() for k, v in given.items()})
@@ -128,7 +141,14 @@ def outcome(
 
 
 def learn(configurator: LearnedConfigurator, optimiser: torch.optim.Optimizer, outcomes: Tensor) -> Tensor:
-    """One step down the mean of outcomes; world and cost get no gradient. Returns the mean."""
+    """One step down the mean of outcomes; world and cost get no gradient. Returns the mean.
+
+    Raises:
+        NonFiniteError: an outcome is no finite number, of which nothing is learnt.
+    """
+    if not bool(outcomes.isfinite().all()):
+        wrong = (~outcomes.isfinite()).nonzero()[:, 0].tolist()
+        raise NonFiniteError(f"the outcomes of the episodes {wrong} are NaN or infinite: expected finite numbers")
     weights, mean = list(configurator.parameters()), outcomes.mean()
     for weight, slope in zip(weights, torch.autograd.grad(mean, weights), strict=True):
         weight.grad = slope

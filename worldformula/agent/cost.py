@@ -13,9 +13,11 @@ losses of their own (`learns`) and what reads the world. Critics learn, from wha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +25,7 @@ from torch import Tensor, nn
 from worldformula.agent.terms import Measure, modules_of, with_steps
 from worldformula.errors import ConfigError, near
 from worldformula.formula.syntax.hidden import with_functions
-from worldformula.planner import Constraint, Named, Task
+from worldformula.planner import Constraint, Named, Task, shaped
 from worldformula.world import Dynamics, State, head_of
 
 Decode = Callable[[State, Iterable[str]], dict[str, Tensor]]
@@ -43,7 +45,8 @@ class Cost:
     continuations by, where they hold no discount themselves: plans that end with a value are discounted by it too.
 
     Raises:
-        ConfigError: a term called "reward", a weight of no term, or an intrinsic term with weights that learn.
+        ConfigError: a term called "reward", a weight of no term, or that is not one finite number, or an intrinsic term
+            with weights that learn.
     """
 
     dynamics: Dynamics
@@ -58,8 +61,13 @@ class Cost:
         if taken := [name for name in own if name == REWARD or own.count(name) > 1]:
             raise ConfigError(f"expected terms of a cost with names of their own, got {taken[0]!r} twice")
         known = (*((REWARD,) if self.rewarded else ()), *own)
-        for name in self.weights:
-            if name not in known:
+        for name, term in (*self.intrinsic.items(), *self.critics.items()):
+            if not callable(term):
+                raise ConfigError(f"{name}: expected a term, states [..., event] -> [...], got {term!r}")
+        for name, weight in self.weights.items():
+            if name in known:
+                _check_weight(name, weight)
+            else:
                 raise ConfigError(
                     f"no term of this cost is called {name!r}; these are: {', '.join(known) or 'none'}."
                     f"{near(name, known)}"
@@ -189,6 +197,11 @@ class Cost:
                 f"limits: no term of this cost is called {other[0]!r}; these are: {', '.join(terms) or 'none'}."
                 f"{near(other[0], terms)}"
             )
+        if not self.rewarded and limits.keys() >= terms.keys():
+            raise ConfigError(
+                f"limits: every term of this cost has one, {', '.join(limits)}, and nothing is left to minimise\nwrite "
+                f"a further term without a limit, such as Effort()"
+            )
         rest = replace(
             self,
             intrinsic={k: v for k, v in self.intrinsic.items() if k not in limits},
@@ -205,26 +218,53 @@ class Cost:
         return self._weighed(self.dynamics.decode(states, (name,))[name])
 
     def _weighed(self, reward: Tensor) -> Tensor:
-        return self.weights.get(REWARD, 1.0) * reward
+        weight = self.weights.get(REWARD, 1.0)
+        return weight * reward if isinstance(weight, Tensor) or weight else torch.zeros_like(reward)
 
     def _with(
         self, total: Tensor | None, terms: Mapping[str, Measure], states: State, sign: float,
         actions: Named | None = None,
     ) -> Tensor:  # fmt: skip
-        """What there is, and these terms with their weights; a further term that weighs nothing is not asked."""
+        """What there is, and these terms with their weights; a term that weighs nothing is not asked, whatever it would
+        say, and whatever it lacks.
+
+        Raises:
+            ShapeError: a term that is not one number for each state.
+        """
+        lead = _lead(states) if total is None else tuple(total.shape)
         for name, measure in terms.items():
             weight = self.weights.get(name, 1.0)
-            if total is not None and not isinstance(weight, Tensor) and not weight:
+            if not isinstance(weight, Tensor) and not weight:
                 continue
-            more = sign * weight * self._asked(measure, states, actions)
+            found = self._asked(measure, states, actions)
+            lead = tuple(found.shape) if lead is None else lead
+            more = sign * weight * shaped(name, found, lead, "a term of one number for each state")
             total = more if total is None else total + more
-        assert total is not None
-        return total
+        if total is not None:
+            return total
+        like = next((v for v in states.values() if isinstance(v, Tensor) and v.is_floating_point()), torch.zeros(()))
+        return like.new_zeros(like.shape[:-1] if lead is None else lead)  # of a mapping without axes, one of event
 
     def _asked(self, term: Measure, states: State, actions: Named | None = None) -> Tensor:
         if not getattr(term, "acts", False):
             return term(states)
         return with_steps(term, states, actions, self.dynamics.actions)
+
+
+def _check_weight(name: str, weight: float | Tensor) -> None:
+    """Raises `ConfigError` where it is not one finite number."""
+    if isinstance(weight, Tensor):
+        if weight.ndim:
+            raise ConfigError(f"the weight of {name}: expected a number or a tensor [], got {list(weight.shape)}")
+    elif not isinstance(weight, Real) or not math.isfinite(weight):
+        raise ConfigError(f"the weight of {name}: expected a finite number, got {weight!r}")
+
+
+def _lead(states: Mapping[str, Tensor]) -> tuple[int, ...] | None:
+    """The leading axes of a `State`; of another mapping nobody knows them."""
+    axes = getattr(states, "axes", None)
+    series = (v for v in states.values() if isinstance(v, Tensor))
+    return None if axes is None else max((tuple(v.shape[:axes]) for v in series), default=None)  # actions are fewer
 
 
 def _learnt(term: Measure, world: set[int]) -> list[nn.Parameter]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from worldformula.errors import ConfigError, FormulaError, ShapeError, table
+from worldformula.errors import ConfigError, FormulaError, NonFiniteError, ShapeError, table
 from worldformula.formula import Expression, Factor, Joint, Mean, log
 from worldformula.planner import Plan
 from worldformula.world import Dynamics, State, Values
@@ -84,7 +84,9 @@ class Distillation(nn.Module):
         ``[N, size]`` by action.
 
         Raises:
-            ShapeError: something that the policy reads or does is missing, or has other rows.
+            ShapeError: something that the policy reads or does is missing, or has other rows or another shape than
+                before.
+            NonFiniteError: a state or an action that is no finite number.
         """
         wanted = (*self.timed, *self.held)
         given = {k: states[k] for k in wanted if k in states} | {k: actions[k] for k in self.actions if k in actions}
@@ -97,6 +99,13 @@ class Distillation(nn.Module):
                 "expected what the policy reads, and does\n" + table(("variable", "expected", "got"), shown)
             )
         kept = {k: v.detach().clone() for k, v in given.items()}
+        if self._rows and (off := [k for k, v in kept.items() if v.shape[1:] != self._rows[k].shape[1:]]):
+            known = [(k, ["N", *self._rows[k].shape[1:]], list(kept[k].shape)) for k in off]
+            raise ShapeError("expected rows as those before\n" + table(("variable", "expected", "got"), known))
+        if wrong := [k for k, v in kept.items() if v.is_floating_point() and not bool(v.isfinite().all())]:
+            raise NonFiniteError(
+                f"{wrong[0]} holds NaN or infinity: expected finite numbers, of which a policy can learn"
+            )
         self._rows = {k: torch.cat((self._rows[k], v)) for k, v in kept.items()} if self._rows else kept
         if self.capacity is not None:
             self._rows = {k: v[-self.capacity :] for k, v in self._rows.items()}

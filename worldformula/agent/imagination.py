@@ -42,6 +42,7 @@ from worldformula.training.precision import in_bfloat16
 from worldformula.world import State, Values, World
 from worldformula.world.heads import Means, decode, means_of
 
+LABEL = "label/"  # columns that a run stores and no agent observes
 UPDATES = "updates"  # beside the weights that are handed over: until the first one, some agents act at random
 
 
@@ -197,8 +198,8 @@ class ImaginationAgent(nn.Module):
         """Another task with the same networks: weights of the cost, and Mode-2 where it names a planner.
 
         Raises:
-            ConfigError: a weight of no term of the cost; no planner, and the agent has no policy; proposals or a value,
-                and it has neither.
+            ConfigError: a weight or a limit of no term of the cost; no planner, and the agent has no policy; proposals
+                or a value, and it has neither.
         """
         planner, space = configuration.planner, space_of(self.perception.acts)
         if planner is None and self.actor is None:
@@ -211,7 +212,10 @@ class ImaginationAgent(nn.Module):
                 "this agent has neither a policy nor a value: expected Configuration(proposals=0, value=False, "
                 f"switch=None), got {configuration.proposals}, {configuration.value} and {configuration.switch}"
             )
-        self.cost = replace(self.cost, weights=dict(configuration.weights))
+        cost = replace(self.cost, weights=dict(configuration.weights))
+        if configuration.limits:
+            cost.task(limits=configuration.limits)  # what is wrong with them is told now, and not when it acts
+        self.cost = cost
         self.configuration, policy = configuration, None if self.learner is None else self.learner.policy
         self.search = None
         if planner is not None:
@@ -255,8 +259,13 @@ class ImaginationAgent(nn.Module):
         return metrics, self.stored(world.samples)
 
     def watched(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, float]:
-        """How the world's latents that nothing decodes are on sequences ``[B, T, ...]``: see `World.watched`."""
-        return self.world.watched(self.perception.learn(batch, self.device)) if self.world.embeddings else {}
+        """How the world's latents that nothing decodes are on sequences ``[B, T, ...]``, and what they tell of labels:
+        see `World.watched`.
+        """
+        if not self.world.embeddings:
+            return {}
+        labels = {k.removeprefix(LABEL): torch.as_tensor(v) for k, v in batch.items() if k.startswith(LABEL)}
+        return self.world.watched(self.perception.learn(batch, self.device), labels)
 
     @cached_property
     def latents(self) -> dict[str, tuple[int, ...]]:

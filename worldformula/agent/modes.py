@@ -10,8 +10,10 @@ Each is a doubt, a number a row; a `Switch` plans for the rows where one is abov
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Protocol
 
 import torch
@@ -20,7 +22,7 @@ from torch import Tensor
 from worldformula.agent.actor import Actor
 from worldformula.agent.search import COUNT, PLAN, SEED, Search
 from worldformula.agent.terms import Measure
-from worldformula.errors import ConfigError
+from worldformula.errors import ConfigError, near
 from worldformula.planner import Task, shaped
 from worldformula.world import Dynamics, State, Values
 
@@ -35,6 +37,12 @@ class Doubt(Protocol):
         ...
 
 
+def _check_most(most: float) -> None:
+    """Raises `ConfigError` for NaN: whatever is compared with it would be a doubt."""
+    if math.isnan(most):
+        raise ConfigError(f"expected how much doubt there may be, a number, got most={most}")
+
+
 @dataclass(frozen=True)
 class Surprise:
     """How far a variable is from what the world foretold: the mean squared difference over its numbers.
@@ -47,12 +55,21 @@ class Surprise:
     variable: str
     most: float
 
+    def __post_init__(self) -> None:
+        _check_most(self.most)
+
     def __call__(self, dynamics: Dynamics, task: Task, actor: Actor, seen: State, before: Values) -> Tensor:
         """See `Doubt`."""
         own = {k: v for k, v in before.items() if not k.startswith(PLAN) and k not in (SEED, COUNT)}
         acts = {name: own[name].unsqueeze(1) for name in dynamics.actions}
         start = State({k: v for k, v in own.items() if k not in dynamics.actions})
-        foretold = dynamics.imagine(start, actions=acts, deterministic=True, **task.numbers)[self.variable][:, 1]
+        dream = dynamics.imagine(start, actions=acts, deterministic=True, **task.numbers)
+        if self.variable not in dream or self.variable not in seen:
+            known = [k for k in dream if k in seen and k not in dynamics.actions]
+            raise ConfigError(
+                f"surprise: the states hold {', '.join(known)}, and not {self.variable}{near(self.variable, known)}"
+            )
+        foretold = dream[self.variable][:, 1]
         return (seen[self.variable] - foretold).square().flatten(1).mean(1)
 
 
@@ -69,6 +86,7 @@ class Disagreement:
     most: float
 
     def __post_init__(self) -> None:
+        _check_most(self.most)
         if len(self.critics) < 2:
             raise ConfigError(f"who disagrees are several: expected at least two critics, got {len(self.critics)}")
 
@@ -91,7 +109,8 @@ class Costly:
     most: float
 
     def __post_init__(self) -> None:
-        if self.horizon < 1:
+        _check_most(self.most)
+        if not isinstance(self.horizon, Integral) or self.horizon < 1:
             raise ConfigError(f"expected a dream of at least one step, got horizon={self.horizon}")
 
     def __call__(self, dynamics: Dynamics, task: Task, actor: Actor, seen: State, before: Values) -> Tensor:

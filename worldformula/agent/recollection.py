@@ -10,6 +10,7 @@ goal (`Hindsight`; Andrychowicz et al. 2017, arXiv:1707.01495): what was done th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from worldformula.agent.terms import Measure
-from worldformula.errors import ConfigError, ShapeError, table
+from worldformula.errors import ConfigError, NonFiniteError, ShapeError, table
 from worldformula.world import State
 
 if TYPE_CHECKING:
@@ -50,8 +51,11 @@ class Hindsight:
     reached: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.ahead < 1 or not 0 <= self.others < 1:
-            raise ConfigError(f"expected ahead ≥ 1 and others in [0, 1), got {self.ahead} and {self.others}")
+        if not 1 <= self.ahead < math.inf or not 0 <= self.others < 1 or math.isnan(self.reached):
+            raise ConfigError(
+                "expected a finite ahead ≥ 1, others in [0, 1) and reached as a number, got "
+                f"{self.ahead}, {self.others} and {self.reached}"
+            )
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,7 @@ class Recollection:
         Raises:
             ShapeError: states of one step, costs of another shape; other variables than were kept before.
             ConfigError: an episode longer than the capacity; a variable called "cost".
+            NonFiniteError: a cost that is NaN or infinite.
         """
         whole = State(states, getattr(states, "axes", 2)).series
         B, T = lead = whole.lead if whole.axes == 2 else (0, 0)
@@ -137,6 +142,12 @@ class Recollection:
             raise ShapeError("expected steps of episodes\n" + table(("variable", "expected", "got"), rows))
         if "cost" in whole:
             raise _taken("cost")
+        if costs is not None and not bool(costs.isfinite().all()):
+            b, t = (~costs.isfinite()).nonzero()[0].tolist()
+            raise NonFiniteError(
+                f"the cost of step {t} of episode {b} is {costs[b, t].item()}: expected finite numbers, of which a "
+                f"critic learns what is to come; of what must not be, write a large one"
+            )
         if self.capacity is not None and self.capacity < T:
             raise ConfigError(f"capacity={self.capacity}: an episode of {T} steps does not fit")
         kept = {**whole, **({} if costs is None else {"cost": costs})}

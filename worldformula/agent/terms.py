@@ -9,6 +9,7 @@ A goal is a value that the states of a dream hold beside what is imagined, under
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from worldformula.errors import MissingInputError, ShapeError, table
+from worldformula.errors import ConfigError, MissingInputError, ShapeError, table
 from worldformula.formula.syntax.hidden import Found, found
 from worldformula.planner import Named, Space
 from worldformula.world import State, World
@@ -42,6 +43,10 @@ class Distance:
     variable: str
     goal: str = "goal"
     unit: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.unit < math.inf:
+            raise ConfigError(f"expected what counts as 1, unit > 0, got {self.unit}")
 
     def __call__(self, states: State) -> Tensor:
         """States ``[..., event]`` to ``[...]``."""

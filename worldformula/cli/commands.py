@@ -132,7 +132,7 @@ class Plan:
         """Plans."""
         at_least(0, seed=self.seed)
         at_least(2, steps=self.steps)
-        system = catalogue.find(self.planner)
+        system = catalogue.find(self.planner, "planners")
         if system.kind != "planners":
             known = ", ".join(catalogue.names("planners"))
             raise ConfigError(f"{self.planner} is no planner, but one of the {system.kind}; these are: {known}")

@@ -100,16 +100,13 @@ def shown(system: System, preset: str | None = None) -> Iterator[str]:
         yield indent(loss.latex_lines(), "    ")
     counted = "" if made is None else f": {_weights(made):,} parameters"
     yield f"\npreset {preset}{counted}"
-    if not dataclasses.is_dataclass(sizes):  # of a planner they are its arguments
-        yield from (f"    {key}={value}" for key, value in sizes.items())
-        return
-    for setting in settings.leaves(sizes):
+    for setting in settings.leaves(sizes if dataclasses.is_dataclass(sizes) else system.build(sizes)):
         yield f"    {setting.key}={settings.written(setting.value)}" + (f"    {setting.doc}" if setting.doc else "")
     if system.kind == "agents":
         yield ""
         yield from table(("parameters of each preset", *SPACES, "authors' code"), weighed(system)).splitlines()
     if command := _command(system, preset):
-        yield f"\nto train it\n    {command}"
+        yield f"\nto {'plan with' if system.kind == 'planners' else 'train'} it\n    {command}"
 
 
 def _made(system: System, preset: str, sizes: Any) -> Any:
@@ -156,7 +153,7 @@ def _weights(made: Any) -> int:
 
 
 def _command(system: System, preset: str) -> str:
-    """What trains it from the command line; empty where nothing does."""
+    """What trains it, or plans with it, from the command line; empty where nothing does."""
     chosen = "" if preset == DEFAULT_PRESET else f" --preset {preset}"
     match system.kind:
         case "models":
@@ -168,4 +165,6 @@ def _command(system: System, preset: str) -> str:
             return f"worldformula fit {system.name} --data episodes.npz{chosen}"
         case "agents":
             return f"worldformula train --model {system.name} --env {system.env} --run runs/{system.name}{chosen}"
+        case "planners":
+            return f"worldformula plan runs/first --planner {system.name}{chosen}"
     return ""

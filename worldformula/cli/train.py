@@ -111,7 +111,7 @@ class Train:
         else:
             if self.env is None:
                 raise ConfigError(f"{folder} holds no run yet: say what to train on, e.g. --env pendulum")
-            system = catalogue.find(self.model or DEFAULT_MODEL)
+            system = catalogue.find(self.model or DEFAULT_MODEL, "agents")
             if system.kind != "agents":
                 agents = ", ".join(catalogue.names("agents"))
                 raise ConfigError(f"{system.name} is one of the {system.kind}; train expects an agent: {agents}")

@@ -30,6 +30,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from worldformula.envs.drawing import Canvas, Frames, in_chunks
 from worldformula.envs.registry import Entry
+from worldformula.envs.spaces import taken
 
 TRACK = 2.4  # the cart's centre stays within ± this many metres
 BACKGROUND, RAIL, CART, POLE, AXLE = (24, 28, 44), (96, 104, 128), (64, 160, 255), (255, 176, 46), (235, 240, 255)
@@ -91,7 +92,7 @@ class CartPole(CartPoleEnv):
         return observation, {**info, "state": named_state(np.asarray(self.state))}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = super().step(action)
+        observation, reward, terminated, truncated, info = super().step(taken(self.action_space, action))
         return observation, float(reward), terminated, truncated, {**info, "state": named_state(np.asarray(self.state))}
 
     def render(self) -> Frames:  # type: ignore[override]
@@ -132,7 +133,7 @@ class ContinuousCartPole(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]
         return self._observation(), {"state": named_state(self.state)}
 
     def step(self, action: NDArray[np.float32]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        force = self.FORCE * float(np.clip(np.asarray(action).reshape(()), -1.0, 1.0))
+        force = self.FORCE * float(np.clip(taken(self.action_space, action)[0], -1.0, 1.0))
         for _ in range(self.SUBSTEPS):
             self.state = self._euler(self.state, force)
         x, _, theta, _ = self.state

@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from worldformula.envs.spaces import taken
 from worldformula.errors import ConfigError, EnvironmentIdError, near
 
 PREFIX = "dm_control/"
@@ -61,7 +62,7 @@ class ControlSuite(gymnasium.Env[Any, Any]):
         return self._observed(self._task.reset()), {}
 
     def step(self, action: Any) -> Step:
-        found = self._task.step(action)
+        found = self._task.step(taken(self.action_space, action))
         over = found.last() and found.discount == 0
         return self._observed(found), float(found.reward or 0.0), bool(over), bool(found.last() and not over), {}
 

@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from worldformula.envs.spaces import taken
 from worldformula.errors import ConfigError
 
 ID = "crafter/Crafter-v1"
@@ -47,7 +48,7 @@ class Crafter(gymnasium.Env[Any, Any]):
 
     def step(self, action: int) -> Step:
         self._steps += 1
-        picture, reward, done, info = self._game.step(int(action))
+        picture, reward, done, info = self._game.step(taken(self.action_space, action))
         self._picture = np.asarray(picture, np.uint8)
         dead = info["discount"] == 0.0
         achieved = {f"achieved/{name}": float(count) for name, count in info["achievements"].items()}

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from worldformula.envs.drawing import Canvas, Frames, in_chunks
 from worldformula.envs.registry import Entry
+from worldformula.envs.spaces import taken
 
 LEFT, RIGHT, STEP, START = 0.05, 0.95, 0.05, 0.5
 FLIGHT, APPEARS, AIM, REACH = 25, 0.15, 0.06, 0.08
@@ -59,6 +60,7 @@ class Dodge(gymnasium.Env[NDArray[np.float32], np.int64]):
         return self._observation(), {"state": self._named_state()}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        action = taken(self.action_space, action)
         self.figure = float(np.clip(self.figure + STEP * (int(action) - 1), LEFT, RIGHT))
         hit = self._fly()
         if self.np_random.random() < APPEARS:

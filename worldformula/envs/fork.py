@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from worldformula.envs.drawing import Canvas, Frames, in_chunks
 from worldformula.envs.registry import Entry
+from worldformula.envs.spaces import finite, taken
 
 Floats = NDArray[np.floating]
 
@@ -36,7 +37,7 @@ WIDE, LONG = 0.2, 0.15  # half of a lane, half of the car
 
 def moved(y: Floats, lane: Floats, actions: Floats, branch: Floats, slow: bool = False) -> tuple[Floats, Floats]:
     """Heights ``[...]`` and lanes −1, 0, 1 ``[...]`` after actions ``[..., 2]``; ``branch`` is where a fork leads."""
-    pace = PACE * (1 + THROTTLE * np.clip(actions[..., 0], -1, 1))
+    pace = PACE * (1 + THROTTLE * np.clip(finite(actions)[..., 0], -1, 1))
     pace = np.where((lane < 0) & slow, SLOW * pace, pace)
     after = np.minimum(y + pace, 1.0)
     return after, np.where((lane == 0) & (after >= AT), branch, lane)
@@ -71,6 +72,7 @@ class Fork(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         return self._observation(), self._info([])
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        action = taken(self.action_space, action)
         action, rng, before = np.asarray(action, np.float64), self.np_random, self.lane
         coin, hidden = rng.random(), rng.random()  # drawn at every step, so that nothing later hangs on when they count
         right = action[1] >= 0 if self.cliff else coin < 0.5

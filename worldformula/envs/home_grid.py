@@ -50,6 +50,7 @@ from worldformula.envs.home_map import VOCABULARY
 from worldformula.envs.home_script import reference
 from worldformula.envs.home_tiles import BINS, STEPS, THINGS
 from worldformula.envs.registry import Entry
+from worldformula.envs.spaces import taken
 from worldformula.envs.speech import Speech
 from worldformula.envs.tiles import NOTHING, Mosaic
 from worldformula.errors import ConfigError, near
@@ -138,6 +139,7 @@ class HomeGrid(gymnasium.Env[Any, np.int64]):
     # ------------------------------------------------------------------------------------------------------ a step
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        action = taken(self.action_space, action)
         if self._reading:
             self._reading -= 1
             if not self._reading:

@@ -43,6 +43,7 @@ from worldformula.envs.home_tiles import (
     WALL,
 )
 from worldformula.envs.registry import Entry
+from worldformula.envs.spaces import taken
 from worldformula.envs.speech import Speech, hinted
 from worldformula.envs.tiles import NOTHING, Mosaic, crop, way
 from worldformula.vocabulary import Vocabulary
@@ -127,6 +128,7 @@ class HomeMini(gymnasium.Env[Any, np.int64]):
         return self._observation(), self._info([])
 
     def step(self, action: Any) -> tuple[Row, float, bool, bool, dict[str, Any]]:
+        action = taken(self.action_space, action)
         event = list[str]()
         if self._reading:
             self._reading -= 1

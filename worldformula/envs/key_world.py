@@ -34,6 +34,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from worldformula.envs.drawing import Frames
 from worldformula.envs.registry import Entry
+from worldformula.envs.spaces import taken
 from worldformula.envs.tiles import NOTHING, Mosaic, crop, glyph, way
 from worldformula.errors import ConfigError, near
 
@@ -165,6 +166,7 @@ class KeyWorld(gymnasium.Env[Tiles, np.int64]):
         return self._observation(), self._info([])
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        action = taken(self.action_space, action)
         before, event = (self.x, self.y), list[str]()
         if action < PICKUP:
             event = self._move(*MOVES[int(action)])

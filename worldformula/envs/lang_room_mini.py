@@ -31,6 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 from worldformula.envs.drawing import Colour, Frames
 from worldformula.envs.home_tiles import FIGURE, FLOOR, WALL
 from worldformula.envs.registry import Entry
+from worldformula.envs.spaces import taken
 from worldformula.envs.tiles import NOTHING, Floats, Mosaic, crop, glyph
 from worldformula.errors import ConfigError, near
 from worldformula.vocabulary import Vocabulary
@@ -139,11 +140,13 @@ class LangRoom(gymnasium.Env[Any, Any]):
         self._script.extend([0] * behind)
 
     def step(self, action: Any) -> tuple[Row, float, bool, bool, dict[str, Any]]:
-        dx, dy = MOVES[int(action["move"])]
+        parts: Any = self.action_space  # of a Dict
+        move, talk = (taken(parts[part], action[part], f"the action {part!r}") for part in ("move", "talk"))
+        dx, dy = MOVES[move]
         if self._tiles()[self.y + dy, self.x + dx] == FLOOR_:
             self.x, self.y = self.x + dx, self.y + dy
         self.token = self._script.popleft()
-        said, due = int(action["talk"]), 1 <= self.token <= len(self.plan.colours)
+        said, due = talk, 1 <= self.token <= len(self.plan.colours)
         event = ["question"] if self.vocabulary.words[self.token] == "what" else []
         reward = ELSEWHERE if said else 0.0
         if due:

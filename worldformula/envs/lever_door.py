@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from worldformula.envs.drawing import Canvas, Frames, in_chunks
 from worldformula.envs.registry import Entry
+from worldformula.envs.spaces import finite, taken
 
 Floats = NDArray[np.floating]
 
@@ -35,7 +36,7 @@ RADIUS, THICK = 0.08, 1 / 16  # in the picture: half of two pixels of 32
 
 def moved(position: Floats, open_: NDArray[np.bool_], action: Floats) -> tuple[Floats, NDArray[np.bool_]]:
     """Points ``[..., 2]`` and whether the door is open ``[...]``, after actions ``[..., 2]``."""
-    ahead = np.clip(position + REACH * np.clip(action, -1.0, 1.0), 0.0, 1.0)
+    ahead = np.clip(position + REACH * np.clip(finite(action), -1.0, 1.0), 0.0, 1.0)
     step = ahead - position
     crosses = (position[..., 0] < WALL) != (ahead[..., 0] < WALL)
     share = np.where(crosses, (WALL - position[..., 0]) / np.where(step[..., 0] == 0, 1.0, step[..., 0]), 0.0)
@@ -80,6 +81,7 @@ class LeverDoor(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         return self._observation(), self._info([])
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        action = taken(self.action_space, action)
         left, before = bool(self.position[0] < WALL), bool(self.open)
         self.position, self.open = moved(self.position, self.open, np.asarray(action, np.float64))
         reached = self._reached()

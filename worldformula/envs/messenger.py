@@ -31,6 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 from worldformula.envs.drawing import Frames
 from worldformula.envs.home_tiles import FIGURE
 from worldformula.envs.registry import Entry
+from worldformula.envs.spaces import taken
 from worldformula.envs.speech import Speech, hinted
 from worldformula.envs.tiles import NOTHING, Floats, Mosaic, glyph
 from worldformula.errors import ConfigError, near
@@ -190,6 +191,7 @@ class Messenger(gymnasium.Env[Any, np.int64]):
         return self._observation(), self._info([])
 
     def step(self, action: Any) -> tuple[Row, float, bool, bool, dict[str, Any]]:
+        action = taken(self.action_space, action)
         event, reward = list[str](), 0.0
         if self._reading:
             self._reading -= 1

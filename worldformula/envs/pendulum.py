@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from worldformula.envs.drawing import Canvas, Frames, in_chunks
 from worldformula.envs.registry import Entry
+from worldformula.envs.spaces import taken
 
 BACKGROUND, ROD, HUB = (24, 28, 44), (255, 176, 46), (235, 240, 255)
 ROD_LENGTH, ROD_RADIUS, HUB_RADIUS = 0.8, 0.11, 0.1
@@ -41,7 +42,7 @@ class Pendulum(PendulumEnv):
         return observation, {**info, "state": self._named_state()}
 
     def step(self, u: NDArray[np.floating]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        observation, reward, terminated, truncated, info = super().step(u)
+        observation, reward, terminated, truncated, info = super().step(taken(self.action_space, u))
         return observation, float(reward), terminated, truncated, {**info, "state": self._named_state()}
 
     def _named_state(self) -> dict[str, NDArray[np.float32]]:

@@ -24,6 +24,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from worldformula.envs.drawing import LARGEST, SMALLEST, Frames
 from worldformula.envs.registry import Entry
+from worldformula.envs.spaces import taken
 from worldformula.envs.tiles import way
 from worldformula.errors import ConfigError, near
 
@@ -109,6 +110,7 @@ class PinPad(gymnasium.Env[NDArray[np.uint8], np.int64]):
         self.countdown = 0
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        action = taken(self.action_space, action)
         event, reward = list[str](), 0.0
         if self.countdown:
             self.countdown -= 1

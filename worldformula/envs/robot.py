@@ -20,7 +20,7 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from worldformula.envs.spaces import checked, flattened, leaf
+from worldformula.envs.spaces import checked, flattened, leaf, taken
 from worldformula.errors import NonFiniteError, RobotError, SpaceError
 
 ARRAYS = (
@@ -194,6 +194,7 @@ class RobotEnv(gymnasium.Env[Any, Any]):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Commands, waits for the next tick, and reads."""
         assert self.reading is not None
+        action = taken(self.action_space, action)
         with self._guarded("command"):
             self.robot.command(action)
         self._pass()

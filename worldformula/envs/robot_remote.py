@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from worldformula.envs.drawing import Canvas, Frames, in_chunks
 from worldformula.envs.registry import Entry
+from worldformula.envs.spaces import finite, taken
 from worldformula.errors import ConfigError, near
 
 Floats = NDArray[np.floating]
@@ -38,7 +39,7 @@ KINDS = ("biased", "uniform")
 
 def moved(figure: Floats, robot: Floats, controlled: NDArray[np.bool_], actions: Floats, radius: float) -> Any:
     """Figures and robots ``[..., 2]`` and whether these are controlled ``[...]``, after actions ``[..., 2]``."""
-    step = REACH * np.clip(actions, -1.0, 1.0)
+    step = REACH * np.clip(finite(actions), -1.0, 1.0)
     figure = np.clip(figure + step, -EDGE, EDGE)
     robot = np.clip(robot + step * controlled[..., None], -EDGE, EDGE)
     return figure, robot, controlled | (np.linalg.norm(figure - SWITCH, axis=-1) < radius)
@@ -85,9 +86,8 @@ class RobotRemote(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         return self._observation(), self._info([])
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        before = bool(self.controlled)
-        taken = np.asarray(action, np.float64)
-        self.figure, self.robot, self.controlled = moved(self.figure, self.robot, self.controlled, taken, self.radius)
+        before, acted = bool(self.controlled), np.asarray(taken(self.action_space, action), np.float64)
+        self.figure, self.robot, self.controlled = moved(self.figure, self.robot, self.controlled, acted, self.radius)
         event = ["control"] if self.controlled and not before else []
         reached = self._reached()
         return self._observation(), float(reached), reached, False, self._info(event + ["goal"] * reached)

@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from worldformula.envs.drawing import Canvas, Frames, in_chunks
 from worldformula.envs.registry import Entry
+from worldformula.envs.spaces import taken
 
 START, REACH, GOAL, STEPS, SQUARES = -0.8, 0.05, 0.44, 60, 10
 FLOOR, FIGURE, RADIUS = (24, 28, 44), (255, 176, 64), 0.1
@@ -62,6 +63,7 @@ class Room(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         return self._observation(), {"state": {"position": self._observation()}}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        action = taken(self.action_space, action)
         moved = self.position + REACH * np.clip(np.asarray(action, np.float64), -1.0, 1.0)
         self.position = np.clip(moved, -1.0, 1.0)
         reward = float(self.goal and bool(rewarded(self.position)))

@@ -224,6 +224,38 @@ def checked(
     return found
 
 
+def taken(space: Space[Any], action: Any, what: str = "the action") -> Any:
+    """An action as an environment of this package takes it: an array of the space's shape, or a whole number of its
+    choices. Numbers beyond the bounds are left as they are: what that means is the environment's own business.
+
+    Raises:
+        SpaceError: another shape, no number, or a choice that does not exist.
+        NonFiniteError: NaN or infinite, which no wall would stop.
+    """
+    found = np.asarray(action)
+    if isinstance(space, spaces.Discrete):
+        first, beyond = int(space.start), int(space.start + space.n)
+        if found.size != 1 or found.dtype.kind not in "iu" or not first <= int(found.item()) < beyond:
+            raise SpaceError(f"{what}: expected a whole number from {first} to {beyond - 1}, got {_told(action)}")
+        return int(found.item())
+    if found.shape != space.shape or found.dtype.kind not in "fiub":
+        raise SpaceError(f"{what}: expected numbers {list(space.shape or ())}, got {found.dtype} {list(found.shape)}")
+    return finite(found, what)
+
+
+def finite(actions: Any, what: str = "actions") -> NDArray[Any]:
+    """The actions ``[..., A]`` as an array.
+
+    Raises:
+        NonFiniteError: one is NaN or infinite: it compares with no wall, and what it moves would be lost.
+    """
+    found = np.asarray(actions)
+    if not np.isfinite(found).all():
+        wrong = found[~np.isfinite(found).all(-1)] if found.ndim else found[None]
+        raise NonFiniteError(f"{what}: expected finite numbers, got {wrong[0].tolist()}")
+    return found
+
+
 def _wrong_kind(space: Space[Any], found: NDArray[Any]) -> str | None:
     """Floats never become whole numbers, numbers never become booleans; whole numbers may stand for floats."""
     if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.floating):

@@ -27,6 +27,7 @@ from worldformula.envs.drawing import Canvas, Frames, in_chunks
 from worldformula.envs.registry import Entry
 from worldformula.envs.robot import RobotEnv
 from worldformula.envs.simulated import Link, SimulatedRobot
+from worldformula.envs.spaces import finite
 from worldformula.errors import ConfigError
 
 RATE, SUBSTEPS, DT, LAG = 2.0, 10, 0.05, 0.3
@@ -38,7 +39,7 @@ X, Y, HEADING, SPEED, TURNING, TICKS = range(6)  # of the state
 def moved(state: NDArray[np.float64], command: ArrayLike) -> NDArray[np.float64]:
     """The state ``[6]`` after a tick of 0.5 s under commands (l, r)."""
     x, y, heading, speed, turning, ticks = (float(v) for v in state)
-    left, right = (float(v) for v in np.asarray(command))
+    left, right = (float(v) for v in finite(command, "the command"))
     for _ in range(SUBSTEPS):
         speed += DT / LAG * (FASTEST * (left + right) / 2 - speed)
         turning += DT / LAG * (TURNS * (right - left) / 2 - turning)

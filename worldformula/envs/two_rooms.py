@@ -16,7 +16,7 @@ rectangles ``[x0, x1, y0, y1]``. Two-Rooms is the task of PLDM (arXiv:2502.14819
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from worldformula.envs.drawing import Canvas, Frames, in_chunks
 from worldformula.envs.registry import Entry
+from worldformula.envs.spaces import finite, taken
 from worldformula.errors import ConfigError
 
 Floats = NDArray[np.floating]
@@ -79,9 +80,6 @@ def lying_rooms(rng: np.random.Generator, border: float = 5, thick: float = THIC
     return Layout(own.edge, own.walls[:, [2, 3, 0, 1]], own.rooms[:, [2, 3, 0, 1]], own.doors)
 
 
-LAYOUTS = {"two": two_rooms, "lying": lying_rooms}
-
-
 def three_by_three(rng: np.random.Generator, room: float = 30, thick: float = THICK, door: float = 9) -> Layout:
     """Nine rooms, joined by doors at the edges of a spanning tree that is drawn (Kruskal's of a random order)."""
     edge = 3 * room + 4 * thick
@@ -106,6 +104,15 @@ def three_by_three(rng: np.random.Generator, room: float = 30, thick: float = TH
     return Layout(edge, np.array(walls), np.array(rooms), np.array(doors))
 
 
+MAPS: dict[str, Callable[..., Layout]] = {"two": two_rooms, "lying": lying_rooms, "nine": three_by_three}
+
+
+def _known(layout: str) -> str:
+    if layout not in MAPS:
+        raise ConfigError(f"expected layout as 'two', 'lying' or 'nine', got {layout!r}")
+    return layout
+
+
 def _frame(edge: float, thick: float) -> list[tuple[float, float, float, float]]:
     return [(0, thick, 0, edge), (edge - thick, edge, 0, edge), (0, edge, 0, thick), (0, edge, edge - thick, edge)]
 
@@ -119,6 +126,7 @@ def free(walls: Floats, points: Floats) -> NDArray[np.bool_]:
 
 def moved(walls: Floats, points: Floats, actions: Floats) -> Floats:
     """Points ``[..., 2]`` after actions ``[..., 2]``, between walls ``[..., R, 4]``."""
+    actions = finite(actions)
     length = np.linalg.norm(actions, axis=-1, keepdims=True)
     step = SPEED / SWEEP * actions / np.maximum(length, 1.0)
     going = np.ones(points.shape[:-1], bool)
@@ -172,8 +180,7 @@ class Rooms(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         point: str = "orange", radius: float = RADIUS, thick: float = THICK,
         render_mode: str | None = "rgb_array",
     ) -> None:  # fmt: skip
-        if layout not in (*LAYOUTS, "nine"):
-            raise ConfigError(f"expected layout as 'two', 'lying' or 'nine', got {layout!r}")
+        _known(layout)
         if point not in COLOURS or not 0 < radius <= 10 or not 0 < thick <= 15:
             raise ConfigError(
                 f"expected point as one of {', '.join(COLOURS)}, radius in (0, 10] and thick in (0, 15], got "
@@ -205,7 +212,7 @@ class Rooms(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         return self.hides is not None and self._rows >= self.hides
 
     def _drawn_layout(self, rng: np.random.Generator) -> Layout:
-        return LAYOUTS.get(self.kind, three_by_three)(rng, thick=self.thick)
+        return MAPS[self.kind](rng, thick=self.thick)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
@@ -219,6 +226,7 @@ class Rooms(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         return self._observation(), self._info([])
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        action = taken(self.action_space, action)
         self.position = moved(self.layout.walls, self.position, np.asarray(action, np.float64))
         self._rows += 1
         first = self._near() and not self._reached
@@ -343,7 +351,8 @@ def wander(
     seed: int, episodes: int, steps: int, layout: str | Layout = "two", turn: float = 0.3
 ) -> tuple[list[Layout], Floats, NDArray[np.float32]]:
     """Data without a goal: points that keep their heading, which drifts by N(0, turn²) a step and is drawn anew where
-    they hit a wall. ``layout`` is "two" or "nine", of which each episode draws one, or the one that all are in.
+    they hit a wall. ``layout`` is "two", "lying" or "nine", of which each episode draws one, or the one that all
+    are in.
 
     Returns:
         The layouts, positions ``[episodes, steps, 2]``, and the actions taken there, ``[episodes, steps, 2]``.
@@ -352,7 +361,7 @@ def wander(
     if isinstance(layout, Layout):
         layouts = [layout] * episodes
     else:
-        layouts = [(two_rooms if layout == "two" else three_by_three)(rng) for _ in range(episodes)]
+        layouts = [MAPS[_known(layout)](rng) for _ in range(episodes)]
     most = max(len(own.walls) for own in layouts)
     walls = np.stack([np.concatenate((own.walls, np.zeros((most - len(own.walls), 4)))) for own in layouts])
     starts = [within(rng, own.rooms[rng.integers(len(own.rooms))]) for own in layouts]

@@ -5,7 +5,7 @@
 
 `spread` looks at each number of a code alone; `rank_me` (Garrido et al. 2023, arXiv:2210.02885) and `lidar` (Thilak et
 al. 2024, arXiv:2312.04000) count directions; `straightness` looks at how codes move in time (Hénaff et al. 2019). None
-says *what* is encoded: print a probe beside them.
+says *what* is encoded: `legible` does, where labels are known.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ DEAD = 0.1  # a deviation below which a number counts as collapsed: a tenth of w
 LOW = 0.1  # RankMe over D of codes that have collapsed; those of worlds without a regulariser: cards/no_collapse.toml
 CODES = "codes/"  # what the numbers of a latent z are logged as: codes/z/rank
 EPSILON = 1e-7  # of the logarithm in RankMe
+READS = "reads."  # what a probe of a label is logged as: codes/z/reads.position
+RIDGE = 1e-3  # of the probe, times the mean square of its centred numbers
 
 
 @dataclass(frozen=True)
@@ -96,15 +98,39 @@ def straightness(codes: Tensor) -> float:
     return float(cosine[moves].mean())
 
 
-def diagnosed(codes: Tensor, whole: Tensor | None = None) -> dict[str, float]:
+def legible(codes: Tensor, label: Tensor) -> float:
+    """R² of a linear map from codes ``[B, T, ..., D]`` to a label ``[B, T, ...]``: ridge regression on every other
+    window, scored on the rest; windows that share rows flatter it. Of several numbers what all of them vary by counts
+    together. NaN where there is nothing to read: a label that does not vary, or is known of too few windows (rows where
+    it is NaN do not count).
+    """
+    x, y = codes.detach().double().flatten(2), label.detach().to(codes.device).double().reshape(*label.shape[:2], -1)
+    known = y.isfinite().all(-1)
+    (x, y), (seen, right) = ((x[i::2][known[i::2]], y[i::2][known[i::2]]) for i in (0, 1))
+    if min(len(x), len(seen)) < 2:
+        return math.nan
+    middle, mean = x.mean(0), y.mean(0)
+    x = x - middle
+    gram = x.mT @ x / len(x)
+    ridge = RIDGE * gram.diagonal().mean().clamp(min=1e-12) * torch.eye(len(gram), dtype=x.dtype, device=x.device)
+    told = mean + (seen - middle) @ torch.linalg.solve(gram + ridge, x.mT @ (y - mean) / len(x))
+    total = (right - right.mean(0)).square().sum()
+    return float(1 - (right - told).square().sum() / total) if total > 0 else math.nan
+
+
+def diagnosed(
+    codes: Tensor, whole: Tensor | None = None, labels: Mapping[str, Tensor] | None = None
+) -> dict[str, float]:
     """What is logged of the codes of windows, ``[B, T, ..., D]``, by name; what is not finite is left out.
 
     ``least`` and ``median`` are deviations and ``share`` that of dead numbers; ``rank`` is RankMe over D, of as many
-    rows as there are; ``lidar``, over D, takes the steps of a window as its views; ``straightness``.
+    rows as there are; ``lidar``, over D, takes the steps of a window as its views; ``straightness``; ``reads.<label>``
+    what is legible of each label, of which a / is written as a dot.
 
     Args:
         codes: all rows count for deviations and rank.
         whole: which windows are of one episode, ``[B]``; the others say nothing about time.
+        labels: ``[B, T, ...]`` by name: what is known of every row, and observed by nobody.
     """
     if not bool(codes.isfinite().all()):
         return {}
@@ -116,6 +142,7 @@ def diagnosed(codes: Tensor, whole: Tensor | None = None) -> dict[str, float]:
         found["lidar"] = lidar(windows) / D
     if len(windows) and windows.shape[1] >= 3:
         found["straightness"] = straightness(windows)
+    found |= {READS + name.replace("/", "."): legible(codes, label) for name, label in (labels or {}).items()}
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
@@ -126,7 +153,7 @@ def alarms(row: Mapping[str, float], *, ended: bool = True) -> dict[str, str]:
     RankMe knows no scale, and of what is left of a latent that has shrunk to nothing it may rise again. At the end
     of a training (``ended``) a predictor is dead where what it foretells is no nearer than a copy of where it began
     (``copy`` ≥ 1); early on it always is. Of latents that have collapsed that is not told: a copy of a constant is
-    right.
+    right. A sentence ends with what a linear map still reads of each label that is logged.
     """
     named = {key.removeprefix(CODES).rpartition("/") for key in row if key.startswith(CODES)}
     found = dict[str, str]()
@@ -135,11 +162,14 @@ def alarms(row: Mapping[str, float], *, ended: bool = True) -> dict[str, str]:
         rank, median = told.get("rank", 1.0), told.get("median", 1.0)
         why = [f"RankMe is {rank:.2g} D, below {LOW} D"] if rank < LOW else []
         why += [f"half of its numbers have a deviation of {median:.2g} or less, below {DEAD}"] if median < DEAD else []
+        reads = {what.removeprefix(READS): value for what, value in sorted(told.items()) if what.startswith(READS)}
+        rest = [f"{label} with R² {value:.2g}" for label, value in reads.items()]
+        read = f"; a linear map reads {', '.join(rest)}" if rest else ""
         if why:
-            found[name] = f"{name} has collapsed: {' and '.join(why)}"
+            found[name] = f"{name} has collapsed: {' and '.join(why)}{read}"
         elif ended and (copied := told.get("copy", 0.0)) >= 1:
             found[f"{name}/copy"] = (
-                f"{name} is foretold no better than by a copy of where it begins: {copied:.2g} of its error"
+                f"{name} is foretold no better than by a copy of where it begins: {copied:.2g} of its error{read}"
             )
     return found
 

@@ -65,14 +65,15 @@ class KeyValue(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         size = asks if key is None else key
-        if min(asks, value, size, capacity) < 1 or temperature < 0 or evicts not in ("oldest", "least used"):
+        known = evicts in ("oldest", "least used")
+        if min(asks, value, size, capacity) < 1 or not 0 <= temperature < math.inf or not known:
             raise ConfigError(
-                "expected widths and a capacity of at least 1, temperature ≥ 0 and evicts as 'oldest' or 'least used', "
-                f"got {asks}, {value}, {size}, {capacity}, {temperature} and {evicts!r}"
+                "expected widths and a capacity of at least 1, a finite temperature ≥ 0 and evicts as 'oldest' or "
+                f"'least used', got {asks}, {value}, {size}, {capacity}, {temperature} and {evicts!r}"
             )
         if not learnt and size != asks:
             raise ConfigError(f"keys that are not learnt have the width of x, {asks}; got key={size}")
-        self.size, self.value, self.capacity = size, value, capacity
+        self.asks, self.size, self.value, self.capacity = asks, size, value, capacity
         if sharpens and not temperature:
             raise ConfigError("sharpens=True learns the temperature: expected temperature > 0, got 0")
         self.evicts = evicts
@@ -112,7 +113,7 @@ class KeyValue(nn.Module):
 
         What stands in the missing parts of ``value`` is not read, NaN included.
         """
-        self._check(slots, value=value)
+        self._check(slots, value=value, known=known)
         known = known.to(slots.values)
         inside = torch.where(known > 0, value, 0)
         off = (known.unsqueeze(1) * (inside.unsqueeze(1) - slots.values)).square().sum(-1)
@@ -169,9 +170,9 @@ class KeyValue(nn.Module):
     def _check(self, slots: Slots, **given: Tensor) -> None:
         B = slots.keys.shape[0]
         rows = [
-            (name, [B, self.value if name == "value" else "asks"], list(x.shape))
+            (name, [B, width], list(x.shape))
             for name, x in given.items()
-            if x.ndim != 2 or x.shape[0] != B or (name == "value" and x.shape[1] != self.value)
+            if tuple(x.shape) != (B, width := self.asks if name == "x" else self.value)
         ]
         if rows:
             raise ShapeError("a memory has a row for each episode\n" + table(("given", "expected", "got"), rows))

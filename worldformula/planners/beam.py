@@ -24,7 +24,8 @@ from torch import Tensor
 from worldformula.candidates import Pool, Sampling, chosen
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
-from worldformula.planner import ActionSet, Named, Plan, Space, allowed
+from worldformula.given import allowed, check_fields, like_of
+from worldformula.planner import ActionSet, Named, Plan, Space
 from worldformula.world import Dynamics, State
 
 MOST = 4096  # ways to take one step
@@ -45,6 +46,7 @@ class Beam(Sampling):
     """The largest distance of states that are one; None keeps all."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if min(self.horizon, self.width) < 1 or self.surprise < 0 or (self.merge is not None and self.merge < 0):
             raise ConfigError(
                 "expected horizon and width of at least 1, surprise and merge of at least 0, got "
@@ -67,7 +69,7 @@ class Beam(Sampling):
         """
         options, front = every(pool.space), _Frontier(pool, pool.space)
         for t in range(self.horizon):
-            front.widen(t, {name: value.to(like_of(pool)) for name, value in options.items()}, self)
+            front.widen(t, {name: value.to(like_of(pool.score.state)) for name, value in options.items()}, self)
             front.narrow(self.width, self.merge)
         calls = front.calls
         if pool.given:
@@ -88,7 +90,7 @@ class _Frontier:
         if getattr(self.score.dynamics, "duration", None) is not None:
             raise ConfigError("a beam compares plans of as many steps, and here steps take times of their own")
         self.samples, self.calls = max(self.score.task.samples, 1), 0
-        self.batch, like = len(pool.generators), like_of(pool)
+        self.batch, like = len(pool.generators), like_of(pool.score.state)
         self.last = self.score.state.repeat(self.samples)  # of all episodes, beginnings and samples, in this order
         self.path = State({}, 2)
         self.actions = {name: like.new_zeros(self.batch, 1, 0, own.size) for name, own in space.items()}
@@ -166,11 +168,6 @@ class _Frontier:
             total = cost - how.surprise * log_prob(self.score.dynamics, State(dream, 2), flat).view(self.batch, P)
         self.cost, self.total = torch.cat((self.cost, cost), 1), torch.cat((self.total, total), 1)
         self.actions = {k: torch.cat((v, given[k]), 1) for k, v in self.actions.items()}
-
-
-def like_of(pool: Pool) -> Tensor:
-    """A tensor of the type and on the device of the states."""
-    return next(v for v in pool.score.state.series.values() if v.is_floating_point())
 
 
 def log_prob(dynamics: Dynamics, dream: State, actions: Named) -> Tensor:

@@ -51,7 +51,9 @@ class CEM(Sampling):
     def __post_init__(self) -> None:
         if self.answer not in ("best", "mean"):
             raise ConfigError(f"expected answer as 'best' or 'mean', got {self.answer!r}")
-        check_sizes(self.candidates, self.elites, self.horizon, self.iterations)
+        check_sizes(self, self.candidates, self.elites, self.horizon, self.iterations)
+        if self.std <= 0 or not 0 <= self.smoothing <= 1:
+            raise ConfigError(f"expected std > 0 and smoothing in [0, 1], got {self.std} and {self.smoothing}")
 
     def search(self, pool: Pool) -> Plan:
         """The result is the best sequence seen in any iteration, or the last mean."""
@@ -60,7 +62,7 @@ class CEM(Sampling):
             if pool.given and i == 0:
                 drawn = {name: torch.cat((value, pool.given[name]), 1) for name, value in drawn.items()}
             elites, _ = pool.try_(drawn, self.elites)
-            pool.laws = {name: self._fit(pool.space[name], law, elites[name]) for name, law in pool.laws.items()}
+            pool.refit({name: self._fit(pool.space[name], law, elites[name]) for name, law in pool.laws.items()})
         if self.answer == "mean":
             numbers = [name for name, own in pool.space.items() if own.kind == "numbers"]
             pool.settle(pool.best | {name: pool.laws[name][0] for name in numbers})

@@ -52,7 +52,7 @@ class Gradient(Sampling):
     """An episode that has not gained 1 % in so many iterations is left as it is; 0 does them all."""
 
     def __post_init__(self) -> None:
-        check_sizes(self.candidates, 1, self.horizon, self.iterations)
+        check_sizes(self, self.candidates, 1, self.horizon, self.iterations)
         if min(self.lr, self.std) <= 0 or self.patience < 0:
             raise ConfigError(f"expected lr and std > 0, patience ≥ 0, got {self.lr}, {self.std} and {self.patience}")
 
@@ -70,8 +70,10 @@ class Gradient(Sampling):
         drawn = starts(pool, self.candidates)
         adam = Adam(drawn, self.lr)
         done: Tensor | None = None
+        counted: Tensor | None = None  # of what is done that it was dreamt, and is again beside others
         for _ in range(self.iterations):
             moved = {name: value.clamp(-1, 1) for name, value in adam(drawn, rolled(pool, drawn)).items()}
+            counted = self._counted(pool, counted, done)
             stay = None if done is None else done[:, None, None, None]
             drawn = moved if stay is None else {k: torch.where(stay, drawn[k], v) for k, v in moved.items()}
             settled = self._settled(pool)  # by episode: others in the batch take none further
@@ -79,7 +81,14 @@ class Gradient(Sampling):
             if done is not None and bool(done.all()):
                 break
         pool.try_(drawn, 1)
+        self._counted(pool, counted, done)
         return pool.plan()
+
+    def _counted(self, pool: Pool, before: Tensor | None, done: Tensor | None) -> Tensor | None:
+        """What is dreamt again is not discarded again: how often that is depends on the others in the batch."""
+        if before is not None:
+            pool.costs[-1] = pool.costs[-1].masked_fill(before[:, None], 0.0)
+        return done
 
     def _settled(self, pool: Pool) -> Tensor | None:
         """Which episodes have not gained, ``[B]``; None where it is too early to say."""

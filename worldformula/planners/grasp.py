@@ -69,7 +69,7 @@ class GRASP(Sampling):
     """Deviation of the starts around the last plan."""
 
     def __post_init__(self) -> None:
-        check_sizes(self.candidates, 1, self.horizon, self.iterations)
+        check_sizes(self, self.candidates, 1, self.horizon, self.iterations)
         if min(self.lr, self.state_lr, self.penalty, self.std) <= 0 or min(self.noise, self.shaping) < 0:
             raise ConfigError(
                 "expected lr, state_lr, penalty and std > 0, noise and shaping ≥ 0, got "
@@ -125,12 +125,14 @@ class _Lifted:
         if memories := [k for k in start if k not in start.series]:
             raise ConfigError(
                 f"the dynamics keeps a past of its own, {memories[0]}, which no virtual state holds: expected a world "
-                f"that carries what it remembers; gradient goes through whole dreams"
+                f"that carries what it remembers, h_t = f(h_{{t-1}}, ...)\nwrite Gradient(horizon={how.horizon}), of "
+                f"worldformula.planners.gradient, which goes through whole dreams"
             )
         self.batch, self.count = next(iter(drawn.values())).shape[:2]
         self.start = start.repeat(self.count)
         self.dream(drawn)
         held = {*getattr(self.score.dynamics, "conditions", ()), *self.score.task.given}
+        held |= {getattr(self.score.dynamics, "duration", None)} - {*getattr(self.score.dynamics, "carried", ())}
         self.free = [k for k, v in self.states.items() if k in start and k not in held and v.is_floating_point()]
         self.adam = Adam(drawn, how.lr), Adam(self.states.only(self.free), how.state_lr)
 
@@ -156,12 +158,12 @@ class _Lifted:
 
     def _relaxed(self, acts: Named, states: State) -> Tensor:
         """L of candidates ``[B, N, H, A]`` and virtual states, ``[B, N]``."""
-        task, how = self.score.task, self.how
+        task, how = self.score.task.relaxed(), self.how
         flat = {k: v.flatten(0, 1) for k, v in acts.items()}
         led = self._led(flat, states)
         off = [(led[k] - states[k]).square().flatten(2).sum(-1) for k in self.free]
         told = self.score.told(led | states.only(self.free), self.count)
-        total = task.of(told, flat) + how.penalty * sum(off[1:], off[0]).sum(1)
+        total = task.of(told, flat, self.score.durations(led)) + how.penalty * sum(off[1:], off[0]).sum(1)
         if how.shaping:
             each = task.cost(self.score.told(led, self.count), flat)
             total = total + how.shaping * shaped("cost", each, told.lead, "one per imagined state").sum(1)

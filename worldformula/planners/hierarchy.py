@@ -32,8 +32,9 @@ import torch
 from torch import Tensor
 
 from worldformula.catalogue import System, find
-from worldformula.errors import ConfigError
-from worldformula.planner import ActionSet, Named, Plan, Planner, Space, Task, of_space
+from worldformula.errors import ConfigError, near
+from worldformula.given import check_fields, of_space
+from worldformula.planner import ActionSet, Named, Plan, Planner, Space, Task
 from worldformula.world import Dynamics, State, Values, World
 from worldformula.world.usual import Usual
 
@@ -61,6 +62,11 @@ class Level:
     up: Callable[[State], Values] = lambda states: states
     towards: tuple[str, ...] = ()
     price: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.price < 0:
+            raise ConfigError(f"expected price ≥ 0, got {self.price}")
 
     @classmethod
     def of(cls, world: World, name: str, planner: Planner, seen: Mapping[str, Tensor], *, price: float = 0.0) -> Level:
@@ -127,6 +133,13 @@ class Hierarchy(Planner):
     """The cost of a state, as the top level sees it, from which on all levels plan by the task itself."""
     ground: Callable[[State, Named], Tensor] | None = None
     """What a state of the lowest level costs there, as a `Task` has it; None is the task as the top level sees it."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if not isinstance(self.above, tuple | list) or not all(isinstance(level, Level) for level in self.above):
+            raise ConfigError(
+                f"above: expected levels, the lowest first, got {self.above!r}\nwrite Hierarchy(planner, (Level(...),))"
+            )
 
     @property
     def horizon(self) -> int:
@@ -214,6 +227,11 @@ class Hierarchy(Planner):
         names = level.towards or tuple(
             k for k, v in goal.series.items() if v.is_floating_point() and k not in task.given
         )
+        if other := [k for k in names if k not in goal]:
+            raise ConfigError(
+                f"towards: the states of the level above hold {', '.join(goal.series)}, and not {other[0]}"
+                f"{near(other[0], goal)}"
+            )
         aims = {SUBGOAL + k: goal[k] for k in names}
         own = {} if aimed is None else {AIMED: aimed}
 

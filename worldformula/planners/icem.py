@@ -79,7 +79,7 @@ class ICEM(Sampling):
     """α, the share of the old law in the new one."""
 
     def __post_init__(self) -> None:
-        check_sizes(self.candidates, self.elites, self.horizon, self.iterations)
+        check_sizes(self, self.candidates, self.elites, self.horizon, self.iterations)
         if self.std <= 0 or self.beta < 0 or self.fewer < 1 or not 0 <= self.kept <= 1 or not 0 <= self.momentum < 1:
             raise ConfigError(
                 "expected std > 0, beta ≥ 0, fewer ≥ 1, kept in [0, 1] and momentum in [0, 1), got "
@@ -98,7 +98,7 @@ class ICEM(Sampling):
             more += [pool.middle()] if i in (0, self.iterations - 1) else []
             drawn = {name: torch.cat((value, *(m[name] for m in more)), 1) for name, value in drawn.items()}
             elites, _ = pool.try_(drawn, self.elites)
-            pool.laws = {name: self._fit(pool.space[name], law, elites[name]) for name, law in pool.laws.items()}
+            pool.refit({name: self._fit(pool.space[name], law, elites[name]) for name, law in pool.laws.items()})
         return pool.plan()
 
     def _fit(self, own: ActionSet, law: Law, elites: Tensor) -> Law:

@@ -27,7 +27,8 @@ from torch import Tensor
 
 from worldformula.catalogue import System, find
 from worldformula.errors import ConfigError
-from worldformula.planner import Constraint, Named, Plan, Planner, Space, Task, allowed, per_episode
+from worldformula.given import allowed, check_fields, like_of, per_episode
+from worldformula.planner import Constraint, Named, Plan, Planner, Space, Task
 from worldformula.score import Score
 from worldformula.world import Dynamics, State, Values
 
@@ -55,6 +56,7 @@ class Lagrangian(Planner):
     """By how much a constraint may be exceeded and still counts as kept, in its own unit."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.rounds < 1 or not 0 < self.penalty <= self.most or self.growth < 1 or self.tolerance < 0:
             raise ConfigError(
                 "expected rounds ≥ 1, 0 < penalty ≤ most, growth ≥ 1 and tolerance ≥ 0, got "
@@ -100,7 +102,7 @@ class Lagrangian(Planner):
         if not task.constraints:
             return self.planner.plan(dynamics, task, state, generators=generators, warm=warm, **given)
         self._check(space)
-        first = next(v for v in State(state).series.values() if v.is_floating_point())
+        first = like_of(state)
         own = per_episode(generators, len(first), first.device)
         before = [g.get_state() for g in own]
         score = Score(dynamics, replace(task, constraints={}), state, space, self.horizon, own)
@@ -160,6 +162,10 @@ class _Penalised(Task):
             more = ((known + rho * g).clamp(min=0).square() - known.square()) / (2 * rho)
             total = total + more.sum(1).repeat_interleave(S)
         return total
+
+    def relaxed(self) -> Task:
+        """As `Task.relaxed`; what no dream has led to has not been tried, whatever it would cost."""
+        return replace(self, samples=0, risk=0.0, best=None)
 
     def judged(
         self, states: State, actions: Named, durations: Tensor | None = None

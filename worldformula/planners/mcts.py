@@ -31,6 +31,7 @@ from torch import Tensor
 from worldformula.candidates import Pool, Sampling
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
+from worldformula.given import check_fields
 from worldformula.planner import Plan, Space, some
 
 
@@ -53,6 +54,7 @@ class MCTS(Sampling):
     """The plan: the best sequence seen, or the best behind the choice that the root ends with."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if min(self.horizon, self.simulations, self.considered) < 1 or self.answer not in ("best", "root"):
             raise ConfigError(
                 "expected horizon, simulations and considered of at least 1, answer as 'best' or 'root', got "
@@ -69,7 +71,17 @@ class MCTS(Sampling):
         """
         if len(space) != 1 or next(iter(space.values())).kind != "choice":
             told = ", ".join(f"{name} of kind {own.kind}" for name, own in space.items())
-            raise ConfigError(f"a tree branches by one choice, got {told}; beam, cem and icem search among several")
+            kinds = {own.kind for own in space.values()}
+            other = (
+                "cem, icem, mppi and gradient search among numbers"
+                if kinds == {"numbers"}
+                else (
+                    "cem, icem and mppi search among several"
+                    if "numbers" in kinds
+                    else "beam and cem search among several"
+                )
+            )
+            raise ConfigError(f"a tree branches by one choice, got {told}\n{other}")
 
     def search(self, pool: Pool) -> Plan:
         """The result is as ``answer`` says."""

@@ -25,19 +25,8 @@ from worldformula import catalogue
 from worldformula.candidates import chosen, draw, level, within
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
-from worldformula.planner import (
-    ActionSet,
-    CVaR,
-    Named,
-    Plan,
-    Planner,
-    Space,
-    Task,
-    allowed,
-    check_given,
-    of_space,
-    per_episode,
-)
+from worldformula.given import allowed, check_fields, check_given, like_of, of_space, per_episode
+from worldformula.planner import ActionSet, CVaR, Named, Plan, Planner, Space, Task
 from worldformula.score import Score
 from worldformula.world import Dynamics, State, Values
 
@@ -59,6 +48,7 @@ class Minimax(Planner):
     """Replies that are found."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         if self.price < 0 or min(self.most, self.rounds) < 1:
             raise ConfigError(
                 f"expected price ≥ 0, most and rounds ≥ 1, got {self.price}, {self.most} and {self.rounds}"
@@ -131,7 +121,7 @@ class _Game:
     ) -> None:  # fmt: skip
         self.how, self.dynamics, self.task, self.state = how, dynamics, task, state
         self.ours, self.theirs, self.calls = ours, theirs, 0
-        self.like = next(v for v in state.series.values() if v.is_floating_point())
+        self.like = like_of(state)
         self.batch = len(self.like)
         self.generators = per_episode(generators, self.batch, self.like.device)
         horizon = getattr(how.planner, "horizon", None)
@@ -236,7 +226,7 @@ class _Other:
         self.own, self.known, self.price = dynamics, known, price
         self.actions = tuple(k for k in dynamics.actions if k not in known)
         self.choices = tuple(k for k in getattr(dynamics, "choices", ()) if k not in known)
-        self.prior = getattr(dynamics, "prior", None)
+        self.prior, self.duration = getattr(dynamics, "prior", None), getattr(dynamics, "duration", None)
 
     def dream_noise(self, start: Values, actions: Named, generator: object = None, **_: Any) -> dict[str, Tensor]:
         """The sequences of an episode, in the place of noise."""
@@ -254,7 +244,13 @@ class _Other:
         self, start: Values, policy: Any = None, *, actions: Any = None, noise: Named | None = None, **numbers: Any
     ) -> State:
         """The dream under both, which holds what the other did and how improbable that was."""
-        which, at, count = start[NUMBER].flatten().long(), int(start[STEP].flatten()[0]), _steps(actions)
+        which, begins, count = start[NUMBER].flatten().long(), start[STEP].flatten(), _steps(actions)
+        at = int(begins[0])
+        if bool((begins != at).any()):
+            raise ConfigError(
+                "this search asks for steps of a plan apart from one another, as grasp does, and an adversary replies "
+                "to whole plans\nwrite Minimax(Gradient(...), ...), of worldformula.planners.gradient"
+            )
         other = dict(noise) if noise is not None else {k: v[which, 0, at : at + count] for k, v in self.known.items()}
         begin = State({k: v for k, v in start.items() if k not in (NUMBER, STEP, ODD) and not k.startswith(DONE)})
         numbers.pop("deterministic", None)

@@ -61,7 +61,7 @@ class MPPI(Sampling):
     def __post_init__(self) -> None:
         if self.answer not in ("elite", "mean", "best"):
             raise ConfigError(f"expected answer as 'elite', 'mean' or 'best', got {self.answer!r}")
-        check_sizes(self.candidates, self.elites, self.horizon, self.iterations)
+        check_sizes(self, self.candidates, self.elites, self.horizon, self.iterations)
         if not 0 < self.least <= self.most or self.temperature <= 0 or not 0 <= self.smoothing <= 1:
             raise ConfigError(
                 "expected 0 < least ≤ most, temperature > 0 and smoothing in [0, 1], got "
@@ -82,7 +82,7 @@ class MPPI(Sampling):
             drawn = {name: torch.cat((pool.given[name], v), 1) if pool.given else v for name, v in drawn.items()}
             elites, cost = pool.try_(drawn, self.elites)
             weights = self._weights(cost)
-            pool.laws = {k: self._fit(pool.space[k], law, elites[k], weights) for k, law in pool.laws.items()}
+            pool.refit({k: self._fit(pool.space[k], law, elites[k], weights) for k, law in pool.laws.items()})
         numbers = [name for name in pool.space if pool.space[name].kind == "numbers"]
         if self.answer == "elite":
             index = torch.stack([_pick(w, g) for w, g in zip(weights, pool.generators, strict=True)])[:, None]
@@ -96,8 +96,9 @@ class MPPI(Sampling):
         return replace(pool.plan(), spread={name: pool.laws[name][1][:, 0] for name in numbers}, next=ahead)
 
     def _weights(self, cost: Tensor) -> Tensor:
-        """Of elites ``[B, E]``, the best first: shares that sum to 1; of NaN none."""
+        """Of elites ``[B, E]``, the best first: shares that sum to 1; of NaN none, of as good ones the same."""
         shares = torch.exp(self.temperature * (cost[:, :1] - cost)).nan_to_num(0.0)
+        shares = torch.where(cost == cost[:, :1], 1.0, shares)  # ∞ − ∞ is no number
         return shares / shares.sum(1, keepdim=True).clamp(min=torch.finfo(shares.dtype).tiny)
 
     def _fit(self, own: ActionSet, law: Law, elites: Tensor, weights: Tensor) -> Law:

@@ -53,7 +53,7 @@ class PredictiveSampling(Sampling):
     """Random numbers of a disturbance, between which it is a line; ``horizon`` disturbs each step alone."""
 
     def __post_init__(self) -> None:
-        check_sizes(self.candidates, 1, self.horizon, 1)
+        check_sizes(self, self.candidates, 1, self.horizon, 1)
         if self.std <= 0 or self.points < 1:
             raise ConfigError(f"expected std > 0 and points ≥ 1, got {self.std} and {self.points}")
 

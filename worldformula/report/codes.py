@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from worldformula.charts import Level, Series, line_chart
-from worldformula.metrics.collapse import CODES, DEAD, LOW, alarms
+from worldformula.metrics.collapse import CODES, DEAD, LOW, READS, alarms
 from worldformula.report.parts import Measured, column, grouped, section
 
 SHOWN = {
@@ -39,7 +39,9 @@ def codes(metrics: Measured) -> str:
     names = list(dict.fromkeys(key for line in metrics for key in line if key.startswith(CODES)))
     charts = []
     for latent in dict.fromkeys(key.removeprefix(CODES).rpartition("/")[0] for key in names):
-        for what, (title, limit) in SHOWN.items():
+        read = {key.rpartition("/")[2] for key in names if key.startswith(f"{CODES}{latent}/{READS}")}
+        labels = {what: (f"R² of {what.removeprefix(READS)}, read by a linear map", None) for what in sorted(read)}
+        for what, (title, limit) in {**SHOWN, **labels}.items():
             steps, values = column(metrics, f"{CODES}{latent}/{what}")
             if steps:
                 levels = [] if limit is None else [Level("alarm", limit)]
@@ -52,8 +54,8 @@ def codes(metrics: Measured) -> str:
         "Nothing decodes these latents, so that a constant would foretell itself best. RankMe counts the directions in "
         f"which they differ; below {LOW} D, or where half of their numbers have a deviation below {DEAD}, they have "
         "collapsed. At the end a predictor whose error is that of a copy of where it began is dead. LiDAR is RankMe of "
-        "what differs between windows; straightness is the cosine between one step and the next. Look at a probe of "
-        "what matters too: latents may differ in everything else."
+        "what differs between windows; straightness is the cosine between one step and the next. Latents may differ "
+        "in everything but what matters: of labels that a run stores (env.labels) R² says what a linear map reads."
     )
     return section(
         "Latents that nothing decodes", f'<p class="note">{note}</p>', f'<div class="many">{"".join(charts)}</div>'

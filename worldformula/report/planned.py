@@ -22,7 +22,8 @@ from worldformula.agent.imagination import ImaginationAgent
 from worldformula.agent.open_loop import newest
 from worldformula.charts import Series, line_chart, short
 from worldformula.errors import ConfigError
-from worldformula.planner import ActionSet, Plan, Planner, per_episode, some
+from worldformula.given import per_episode
+from worldformula.planner import ActionSet, Plan, Planner, some
 from worldformula.report.parts import both, document, pairs, picture, section
 from worldformula.report.video import tile, webp
 from worldformula.score import Score

@@ -41,7 +41,8 @@ class EnvConfig:
     wrap: tuple[str, ...] = ()
     """Wrappers around the environment, module:Wrapper each, the first one innermost; --wrap adds one."""
     labels: tuple[str, ...] = ()
-    """Keys of info that are stored beside the observations, as the columns label/<key>; no agent observes them."""
+    """Keys of info that are stored beside the observations, as the columns label/<key>; no agent observes them.
+    Of latents that nothing decodes, log and alarms say what is read of them."""
     log_info: tuple[str, ...] = ()
     """Keys of info whose value at the last step of an episode is logged as episode/<key>; --log-info adds one."""
     single: bool = False

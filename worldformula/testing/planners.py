@@ -40,10 +40,10 @@ def check_planner(planner: Planner, space: Space | None = None, *, episodes: int
     """Check that a planner keeps the contract of `worldformula.planner.Planner`, on a small world with these actions.
 
     The laws: shapes; actions in their sets, and no choice that a mask forbids; the stated cost is that of the stated
-    actions, also over samples whose noise all candidates share; the states are those of a dream under them; the trace
-    never rises and ends there; the same generators give the same plan; an episode's plan does not depend on the others,
-    nor a cold episode on a warm one beside it; the plan is no worse than a fixed action, than what was proposed;
-    constraints are kept, as far as it says, or refused; no global random number is touched.
+    actions, also over samples whose noise all candidates share, and under constraints; the states are those of a dream
+    under them; the trace never rises and ends there; the same generators give the same plan; an episode's plan does not
+    depend on the others, nor a cold episode on a warm one beside it; the plan is no worse than a fixed action, nor than
+    what was proposed; constraints are kept, as far as it says, or refused; no global random number is touched.
 
     Args:
         planner: the planner.
@@ -108,6 +108,8 @@ def _check(laws: Laws, planner: Planner, space: Space, episodes: int) -> None:
         bound = planner.plan(world, Task(cost, constraints={"s": limit}), starts, space=space, generators=seeds())
     except ConfigError:
         return  # it says that it knows no constraints
+    stated = _cost(world, task, starts, space, bound.actions, seeds())
+    laws.equal("so is that under constraints", stated, bound.cost, CLOSE)
     over = limit.excess(bound.states.span(1), bound.actions).amax(1).clamp(min=0)
     told = torch.full_like(over, torch.nan) if bound.violation is None else bound.violation
     laws.equal("the violation of constraints is stated, where they are not refused", over, told, CLOSE)

@@ -285,9 +285,9 @@ class World(nn.Module):
         plans += [self._filter.program.plan] if len(plans) > 1 else []
         return first(self._setting, self.carried, plans, batch, device, dtype, options)
 
-    def watched(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
+    def watched(self, batch: Mapping[str, Tensor], labels: Mapping[str, Tensor] | None = None) -> dict[str, float]:
         """How the latents that nothing decodes are: see `worldformula.world.watch.watched`."""
-        return watched(self, batch)
+        return watched(self, batch, labels)
 
     # --------------------------------------------------------------------------------------------------------- imagine
 

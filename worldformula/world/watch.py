@@ -19,12 +19,13 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def watched(world: World, batch: Mapping[str, Tensor]) -> dict[str, float]:
+def watched(world: World, batch: Mapping[str, Tensor], labels: Mapping[str, Tensor] | None = None) -> dict[str, float]:
     """The numbers of `worldformula.metrics.collapse.diagnosed` of every latent that a world calls an embedding.
 
     Args:
         world: with ``embeddings``; of another one nothing is told.
         batch: series ``[B, T, ...]`` that its posterior reads, with its actions and the flags of first rows.
+        labels: what is known of the same rows and not observed, ``[B, T, ...]`` by name.
 
     Returns:
         ``codes/z/rank`` and so on; ``codes/z/copy`` is the squared error of a latent that is foretold under the true
@@ -37,7 +38,7 @@ def watched(world: World, batch: Mapping[str, Tensor]) -> dict[str, float]:
     flags = batch.get(world.reset_name or "")
     lead = states[world.embeddings[0]].shape[:2]
     whole = torch.ones(lead[0], dtype=torch.bool) if flags is None else ~flags[:, 1:].flatten(1).bool().any(1)
-    found = {name: diagnosed(states[name], whole.to(states[name].device)) for name in world.embeddings}
+    found = {name: diagnosed(states[name], whole.to(states[name].device), labels) for name in world.embeddings}
     if len(world.levels) == 1 and lead[1] > 1 and bool(whole.any()) and all(a in batch for a in world.actions):
         part = {k: v[whole] for k, v in batch.items() if v.ndim and len(v) == lead[0]}
         start = world.filter({k: v[:, :1] for k, v in part.items()}, deterministic=True).last()
