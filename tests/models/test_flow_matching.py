@@ -88,6 +88,7 @@ def test_the_optimal_coupling_is_scipys_and_its_velocities_are_short():
     assert out.samples["dot_x"].square().sum() < (x - noise).square().sum()
 
 
+@pytest.mark.slow
 def test_a_reflow_learns_from_pairs_and_is_straighter():
     torch.manual_seed(0)
     points = torch.randn(4000, 2) * 0.3 + torch.randint(2, (4000, 1)) * 4 - 2
