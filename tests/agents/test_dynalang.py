@@ -127,3 +127,25 @@ def test_other_words_are_refused(talk):
     envs = Envs("lang_room_mini", 1, seed=0)
     with pytest.raises(ConfigError, match="action=column"):
         dynalang.build(replace(SMALL, talk=talk), envs.observations, envs.actions)
+
+
+@pytest.mark.parametrize("wrong", [V, -1, 2.5])
+def test_a_word_that_is_none_is_told_when_it_is_learnt_from_and_when_it_is_read(wrong):
+    columns = {**BODY, **WORD}
+    agent = dynalang.build(SMALL, columns, CHOICE)
+    rng = np.random.default_rng(0)
+    rows = {
+        "body": rng.normal(size=(B, T, 4)).astype(np.float32), "token": rng.integers(0, V, (B, T)),
+        "action": rng.integers(0, 3, (B, T)), "reward": np.zeros((B, T), np.float32),
+        **{flag: np.zeros((B, T), bool) for flag in ("is_first", "is_last", "is_terminal")},
+    }  # fmt: skip
+    agent.update(rows)
+    rows["token"] = rows["token"].astype(type(wrong))
+    rows["token"][1, 2] = wrong
+    with pytest.raises(SpaceError, match=f"^token names one of {V} classes: expected whole numbers from 0 to {V - 1}"):
+        agent.update(rows)
+    with pytest.raises(SpaceError, match="^token names one of"):
+        agent.act({key: column[:, 2] for key, column in rows.items()}, agent.initial(B))
+    rows["token"], rows["action"][0, 0] = rng.integers(0, V, (B, T)), 3
+    with pytest.raises(SpaceError, match="^action names one of 3 classes: expected whole numbers from 0 to 2"):
+        agent.update(rows)
