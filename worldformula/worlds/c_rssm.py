@@ -57,7 +57,7 @@ from worldformula.nets.layers import join
 from worldformula.nets.plain import NormCell, Plain
 from worldformula.world import World
 from worldformula.world.contract import Kind
-from worldformula.world.jumps import Jumping, JumpSettings, TwoLevels
+from worldformula.world.jumps import TAKEN, Jumping, JumpSettings, TwoLevels
 from worldformula.world.observations import Names, Observed, decoders
 
 
@@ -209,7 +209,8 @@ def parts(
     classes: Mapping[str, Sequence[int]] | None = None,
 ) -> TwoLevels:  # fmt: skip
     """The factors, of what `build` is given."""
-    names, widths = Names.of(observations), {"a": actions} if isinstance(actions, int) else dict(actions)
+    taken = ("Theta", "epsilon", "beta", *(TAKEN if config.jumps is not None else ()))
+    names, widths = Names.of(observations, taken), {"a": actions} if isinstance(actions, int) else dict(actions)
     if not widths or min(widths.values()) < 1:
         raise ConfigError(f"expected at least one action dimension, got {actions}")
     D, C, S, H = config.deter, config.context, config.stoch, config.hidden
