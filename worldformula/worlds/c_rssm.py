@@ -17,7 +17,7 @@ with ``jumps`` a third level goes from one change of the context to the next: se
 
 Deviations          paper              authors' code           here                   why
 weight of the gate  β                  β + 1, two terms        β; `official` β + 1    one term, which prints
-noise of the gates  –                  when it acts, too       the same               it is a factor, p(ε_t)
+noise of the gates  –                  in evaluations, too     where it samples     a factor, p(ε_t)
 choices             –                  –                       a categorical each     symbols are no numbers
 vectors             none               none                    unit variance          the same world on sensors
 `tiny`              –                  –                       smaller                two CPU cores
