@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from tests.agents.early import CHOICE, COLUMNS, NUMBERS, rows
 from worldformula.agent.open_loop import open_loop
 from worldformula.agents import thick_dreamer
+from worldformula.data.replay import Replay
 from worldformula.envs import Envs
 from worldformula.envs.play import play
 from worldformula.errors import ConfigError
@@ -60,3 +62,30 @@ def test_a_page_shows_what_the_fine_level_predicts():
     agent = thick_dreamer.build(SMALL, envs.observations, envs.actions)
     shown = open_loop(agent.world, agent.perception, play("key_corridor", 0, 2, 12), torch.device("cpu"), 4)
     assert [str(name).split()[0] for name in shown["names"]] == ["k"] * 175
+
+
+def test_episodes_shorter_than_a_sequence_are_kept_and_no_sequence_is_said_to_begin_one():
+    """The authors' replay drops short episodes, the good ones, and says of every sequence that it begins with one."""
+    envs = Envs("key_corridor", 2, seed=0, max_steps=3, length=2)
+    config = replace(SMALL, length=10, prefill=0)
+    agent = thick_dreamer.build(config, envs.observations, envs.actions)
+    replay, rng, now, kept = Replay(64, envs.row_spec, streams=2), np.random.default_rng(0), envs.reset(0), []
+    for _ in range(32):
+        actions = envs.random(rng, now)
+        replay.add(now, actions)
+        kept.append(now["is_first"])
+        now = envs.step(actions)
+    firsts = np.stack(kept, 1)  # [2, 32], every fourth row
+    assert firsts.sum() == 16
+    places = set()
+    for _ in range(40):
+        batch = replay.sample(3, 10)
+        for flags in batch["is_first"]:
+            assert flags.sum() in (2, 3)
+            assert (np.diff(np.flatnonzero(flags)) == 4).all()
+            places.add(int(flags.argmax()))
+    assert places == {0, 1, 2, 3}
+    found = agent.update(batch)
+    assert all(np.isfinite(value.item()) for value in found.values())
+    first = agent.perception.learn(batch, torch.device("cpu"))["first"]
+    np.testing.assert_array_equal(first.numpy(), batch["is_first"])
