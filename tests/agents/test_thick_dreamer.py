@@ -55,6 +55,25 @@ def test_a_world_without_jumps_is_refused():
         replace(SMALL, world=replace(SMALL.world, jumps=None))
     with pytest.raises(ConfigError, match=r"behaviour.discount, got 0.98 and 0.9$"):
         replace(SMALL, behaviour=replace(SMALL.behaviour, discount=0.9))
+    with pytest.raises(ConfigError, match=r"world.gates .* as a number, got none$"):
+        replace(SMALL, world=replace(SMALL.world, gates=None))
+
+
+@pytest.mark.parametrize("proceed", [0.0, 1.0])
+def test_the_authors_way_behind_a_jump_reads_the_coarse_heads_where_it_arrives(proceed):
+    """J = G + d^Δ r_τ and K = d^n, n = Δ + 1, by the networks of the coarse level, called by hand."""
+    behaviour, world = replace(SMALL.behaviour, behind="official"), replace(SMALL.world, proceed=proceed)
+    agent = thick_dreamer.build(replace(SMALL, behaviour=behaviour, world=world), COLUMNS, CHOICE)
+    assert all(np.isfinite(value.item()) for value in agent.update(rows(CHOICE, 0)).values())
+    dream, reward, going = agent.dream(agent.world.initial(4), torch.Generator().manual_seed(0))
+    found = agent.learner.dreamed(dream, dream, reward, going, generator=torch.Generator().manual_seed(1))
+    start = {name: dream[name].flatten(0, 1) for name in ("z", "c")} | dict.fromkeys("Gn", torch.zeros(4 * 4))
+    jump = agent.world.levels["jump"].imagine(start, horizon=1, generator=torch.Generator().manual_seed(1)).at(1)
+    nets = {name: factor.net for name, factor in agent.world.own.heads_coarse.items()}
+    r = nets["r_coarse"](jump["z"], jump["c"])[:, 0]
+    d = torch.sigmoid(nets["d_coarse"](jump["z"], jump["c"])[:, 0]) if proceed else torch.full_like(r, 0.98)
+    torch.testing.assert_close(found["J"].flatten(), jump["G"] + d ** (jump["n"] - 1) * r)
+    torch.testing.assert_close(found["K"].flatten(), d ** jump["n"])
 
 
 def test_a_page_shows_what_the_fine_level_predicts():

@@ -265,10 +265,8 @@ class _Jump:
             OneHot("p_c(z_t|Y_t,g_t)", _net(own.coarse), shape=own.coarse.shape),
         )
         reward = own.heads_coarse["r_coarse"]
-        heads = {name: f for name, f in own.heads_coarse.items() if name != "r_coarse"}
-        heads["r_jump"] = Normal(
-            "p_j(r_t|z_t,c_t,G_t,n_t)", Arrived(_net(reward), config.discount), shape=(), scale=1.0
-        )
+        whole = Normal("p_j(r_t|z_t,c_t,G_t,n_t)", Arrived(_net(reward), config.discount), shape=(), scale=1.0)
+        heads = {**own.heads_coarse, "r_jump": whole}
         roles = {role: "r_jump" if role == "reward" else f"{name}_coarse" for role, name in own.roles.items()}
         return PriorDynamics(prior, heads, roles=roles, duration="n")
 
