@@ -101,9 +101,9 @@ class CRSSMConfig:
                 f"expected widths, groups, classes and layers ≥ 1, got {', '.join(map(str, widths))}, {self.layers} "
                 f"and {self.gate_layers}"
             )
-        if not 0 <= self.balance <= 1 or min(self.noise, self.proceed) < 0:
+        if not 0 <= self.balance <= 1 or self.noise <= 0 or self.proceed < 0:
             raise ConfigError(
-                f"expected balance in [0, 1], and noise and proceed ≥ 0, got {self.balance}, {self.noise} and "
+                f"expected balance in [0, 1], noise > 0 and proceed ≥ 0, got {self.balance}, {self.noise} and "
                 f"{self.proceed}"
             )
         if self.gates is not None and self.gates < 0:
