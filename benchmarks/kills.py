@@ -47,13 +47,15 @@ from worldformula.training.settings import override
 TICK = 0.02  # seconds between two looks at a folder
 AGENT = ["agent.batch=2", "agent.length=6", "agent.prefill=16", "agent.train_ratio=4"]
 DREAMS = ["agent.imag_last=3"]
+WORLDS = {"thick_dreamer": "key_corridor", "dynalang": "home_dynamics"}
+"""Where an agent acts, if not on a pendulum: symbols and a context that changes, words that are read."""
 SEARCH = [f"agent.planner.{text}" for text in ("horizon=4", "candidates=20", "elites=4", "iterations=2")]
 
 
 def agent_config(*, pixels: bool, steps: int = 100, model: str = "dreamer_v3") -> RunConfig:
     """An agent of the catalogue, `tiny`, tinier."""
     system = catalogue.find(model)
-    env = EnvConfig("pendulum", num=2, pixels=pixels, size=16 if pixels else None, max_steps=25)
+    env = EnvConfig(WORLDS.get(model, "pendulum"), num=2, pixels=pixels, size=16 if pixels else None, max_steps=25)
     every = {"capacity": 400, "checkpoint_every": 10, "log_every": 10, "eval_episodes": 1, "tensorboard": False}
     own = {"planet": SEARCH, "tdmpc2": [*SEARCH, "agent.proposals=3"]}.get(model, DREAMS)
     return override(RunConfig(system.name, "tiny", env, system.sizes("tiny"), steps, **every), [*AGENT, *own])
@@ -119,7 +121,7 @@ SUBJECTS: dict[str, Callable[[Path], None]] = {
     "agent": lambda folder: interact(folder, pixels=False),
     "pixels": lambda folder: interact(folder, pixels=True),
     **{name: partial(interact, pixels=True, model=name) for name in ("planet", "dreamer_v1", "dreamer_v2")},
-    "tdmpc2": partial(interact, pixels=False, model="tdmpc2"),
+    **{name: partial(interact, pixels=False, model=name) for name in ("tdmpc2", "thick_dreamer", "dynalang")},
     "robot": robot,
     "model": model,
     "world": world,

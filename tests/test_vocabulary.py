@@ -49,3 +49,23 @@ def test_speech_says_a_word_at_a_time_and_is_interrupted():
     speech.say("open the bin")
     speech.cut(1)
     assert len(speech) == 1
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda: Vocabulary.of("open the bin"), r"\['open the bin'\], got one"),
+        (lambda: Vocabulary("abc"), "several words"),
+        (lambda: Vocabulary((1, 2)), "several words"),
+        (lambda: Vocabulary(("a", "b")).text([0.5]), "from 0 to 1, got 0.5"),
+        (lambda: Vocabulary(("a", "b")).text([float("nan")]), "from 0 to 1, got nan"),
+    ],
+)
+def test_what_is_no_vocabulary_and_no_word_is_told(made, said):
+    with pytest.raises(ConfigError, match=said):
+        made()
+
+
+def test_a_list_of_words_is_a_vocabulary_as_a_tuple_is():
+    assert Vocabulary(["a", "b"]) == Vocabulary(("a", "b"))
+    assert hash(Vocabulary(["a", "b"])) == hash(Vocabulary(("a", "b")))

@@ -30,8 +30,8 @@ class Vocabulary:
         words: all of them, each once.
 
     Raises:
-        ConfigError: no words, or one of them twice; of `numbers`, an unknown word, with the near misses; of `text`, a
-            number that is no word's.
+        ConfigError: no words, one of them twice, or one text in their place; of `numbers`, an unknown word, with the
+            near misses; of `text`, a number that is no word's.
 
     >>> words = Vocabulary.of(["open the bin", "find the fruit"])
     >>> words.numbers("find the bin"), words.text([3, 5, 1])
@@ -42,6 +42,9 @@ class Vocabulary:
     _places: dict[str, int] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        if isinstance(self.words, str) or not all(isinstance(word, str) for word in self.words):
+            raise ConfigError(f"a vocabulary expects several words, ('open', 'bin'), got {self.words!r}")
+        object.__setattr__(self, "words", tuple(self.words))
         object.__setattr__(self, "_places", {word: place for place, word in enumerate(self.words)})
         if not self.words or len(self._places) != len(self.words):
             twice = sorted({word for word in self.words if self.words.count(word) > 1})
@@ -50,6 +53,8 @@ class Vocabulary:
     @classmethod
     def of(cls, texts: Iterable[str], first: Sequence[str] = (PAD,)) -> Vocabulary:
         """``first``, then the words of some texts in the order of the alphabet."""
+        if isinstance(texts, str):
+            raise ConfigError(f"Vocabulary.of expects several texts, [{texts!r}], got one, whose letters it would take")
         found = {word for text in texts for word in split(text)}
         return cls((*first, *sorted(found - set(first))))
 
@@ -75,7 +80,7 @@ class Vocabulary:
         """The words of numbers, with spaces between; `PAD` is left out."""
         found = []
         for number in numbers:
-            if not 0 <= int(number) < len(self.words):
+            if not (0 <= number < len(self.words) and int(number) == number):
                 raise ConfigError(f"expected numbers of words from 0 to {len(self.words) - 1}, got {number}")
             found.append(self.words[int(number)])
         return " ".join(word for word in found if word != PAD)

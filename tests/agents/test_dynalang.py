@@ -88,10 +88,11 @@ def test_rows_without_words_are_refused():
     assert np.isfinite(sum(p.sum().item() for p in dynalang.build(SMALL, vectors, CHOICE).parameters()))
 
 
-def test_what_is_said_is_kept_near_to_the_word_that_is_expected_next():
+@pytest.mark.parametrize("direction", ["policy", "words"])
+def test_what_is_said_is_kept_near_to_the_word_that_is_expected_next(direction):
     """The divergence by hand: of each state the policy's words and those of the head at the state behind it."""
     envs = Envs("lang_room_mini", 2, seed=0)
-    agent = dynalang.build(replace(SMALL, talk="talk=token"), envs.observations, envs.actions)
+    agent = dynalang.build(replace(SMALL, talk="talk=token", talk_direction=direction), envs.observations, envs.actions)
     learner, act = agent.learner, next(a for a in agent.perception.acts if a.action == "talk")
     policy = next(f for f in learner.policy.factors if f.variable.key == act.variable)
     torch.nn.init.normal_(policy.net.mlp.head.weight)
@@ -101,7 +102,8 @@ def test_what_is_said_is_kept_near_to_the_word_that_is_expected_next():
     logits = head.net(dream["h"].flatten(0, 1), dream["z"].flatten(0, 1)).view(4, -1, act.size)
     said = policy.params(dream["h"].flatten(0, 1), dream["z"].flatten(0, 1))[0].view(4, -1, act.size).log_softmax(-1)
     ahead = logits.log_softmax(-1)[:, 1:]
-    wanted = (said.exp()[:, :-1] * (said[:, :-1] - ahead)).sum(-1)
+    first, second = (said[:, :-1], ahead) if direction == "policy" else (ahead, said[:, :-1])
+    wanted = (first.exp() * (first - second)).sum(-1)
     title = next(term for term in out.terms if term.startswith("KL(") and "ρ" in term)
     torch.testing.assert_close(out.steps[title][:, :-1], wanted, rtol=1e-3, atol=1e-4)
     assert f"H[{policy}]" not in out.terms
@@ -127,3 +129,40 @@ def test_other_words_are_refused(talk):
     envs = Envs("lang_room_mini", 1, seed=0)
     with pytest.raises(ConfigError, match="action=column"):
         dynalang.build(replace(SMALL, talk=talk), envs.observations, envs.actions)
+
+
+@pytest.mark.parametrize("wrong", [V, -1, 2.5])
+def test_a_word_that_is_none_is_told_when_it_is_learnt_from_and_when_it_is_read(wrong):
+    columns = {**BODY, **WORD}
+    agent = dynalang.build(SMALL, columns, CHOICE)
+    rng = np.random.default_rng(0)
+    rows = {
+        "body": rng.normal(size=(B, T, 4)).astype(np.float32), "token": rng.integers(0, V, (B, T)),
+        "action": rng.integers(0, 3, (B, T)), "reward": np.zeros((B, T), np.float32),
+        **{flag: np.zeros((B, T), bool) for flag in ("is_first", "is_last", "is_terminal")},
+    }  # fmt: skip
+    agent.update(rows)
+    rows["token"] = rows["token"].astype(type(wrong))
+    rows["token"][1, 2] = wrong
+    with pytest.raises(SpaceError, match=f"^token names one of {V} classes: expected whole numbers from 0 to {V - 1}"):
+        agent.update(rows)
+    with pytest.raises(SpaceError, match="^token names one of"):
+        agent.act({key: column[:, 2] for key, column in rows.items()}, agent.initial(B))
+    rows["token"], rows["action"][0, 0] = rng.integers(0, V, (B, T)), 3
+    with pytest.raises(SpaceError, match="^action names one of 3 classes: expected whole numbers from 0 to 2"):
+        agent.update(rows)
+
+
+def test_a_world_that_expects_no_words_keeps_no_talk_near_to_them():
+    envs = Envs("lang_room_mini", 1, seed=0)
+    world = replace(SMALL.world, target="none")
+    with pytest.raises(ConfigError, match="expected world.target=reconstruction, got none"):
+        dynalang.build(replace(SMALL, talk="talk=token", world=world), envs.observations, envs.actions)
+
+
+def test_the_next_embedding_is_foretold_from_two_actions():
+    envs = Envs("lang_room_mini", 2, seed=0)
+    config = replace(SMALL, world=replace(SMALL.world, target="next"))
+    agent = dynalang.build(config, envs.observations, envs.actions)
+    assert "a_{1,<t}" in repr(agent.loss)
+    assert all(np.isfinite(value.item()) for value in agent.update(envs_rows(envs)).values())

@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from tests.agents.early import CHOICE, COLUMNS, NUMBERS, rows
 from worldformula.agent.open_loop import open_loop
 from worldformula.agents import thick_dreamer
+from worldformula.data.replay import Replay
 from worldformula.envs import Envs
 from worldformula.envs.play import play
 from worldformula.errors import ConfigError
@@ -53,6 +55,25 @@ def test_a_world_without_jumps_is_refused():
         replace(SMALL, world=replace(SMALL.world, jumps=None))
     with pytest.raises(ConfigError, match=r"behaviour.discount, got 0.98 and 0.9$"):
         replace(SMALL, behaviour=replace(SMALL.behaviour, discount=0.9))
+    with pytest.raises(ConfigError, match=r"world.gates .* as a number, got none$"):
+        replace(SMALL, world=replace(SMALL.world, gates=None))
+
+
+@pytest.mark.parametrize("proceed", [0.0, 1.0])
+def test_the_authors_way_behind_a_jump_reads_the_coarse_heads_where_it_arrives(proceed):
+    """J = G + d^Δ r_τ and K = d^n, n = Δ + 1, by the networks of the coarse level, called by hand."""
+    behaviour, world = replace(SMALL.behaviour, behind="official"), replace(SMALL.world, proceed=proceed)
+    agent = thick_dreamer.build(replace(SMALL, behaviour=behaviour, world=world), COLUMNS, CHOICE)
+    assert all(np.isfinite(value.item()) for value in agent.update(rows(CHOICE, 0)).values())
+    dream, reward, going = agent.dream(agent.world.initial(4), torch.Generator().manual_seed(0))
+    found = agent.learner.dreamed(dream, dream, reward, going, generator=torch.Generator().manual_seed(1))
+    start = {name: dream[name].flatten(0, 1) for name in ("z", "c")} | dict.fromkeys("Gn", torch.zeros(4 * 4))
+    jump = agent.world.levels["jump"].imagine(start, horizon=1, generator=torch.Generator().manual_seed(1)).at(1)
+    nets = {name: factor.net for name, factor in agent.world.own.heads_coarse.items()}
+    r = nets["r_coarse"](jump["z"], jump["c"])[:, 0]
+    d = torch.sigmoid(nets["d_coarse"](jump["z"], jump["c"])[:, 0]) if proceed else torch.full_like(r, 0.98)
+    torch.testing.assert_close(found["J"].flatten(), jump["G"] + d ** (jump["n"] - 1) * r)
+    torch.testing.assert_close(found["K"].flatten(), d ** jump["n"])
 
 
 def test_a_page_shows_what_the_fine_level_predicts():
@@ -60,3 +81,30 @@ def test_a_page_shows_what_the_fine_level_predicts():
     agent = thick_dreamer.build(SMALL, envs.observations, envs.actions)
     shown = open_loop(agent.world, agent.perception, play("key_corridor", 0, 2, 12), torch.device("cpu"), 4)
     assert [str(name).split()[0] for name in shown["names"]] == ["k"] * 175
+
+
+def test_episodes_shorter_than_a_sequence_are_kept_and_no_sequence_is_said_to_begin_one():
+    """The authors' replay drops short episodes, the good ones, and says of every sequence that it begins with one."""
+    envs = Envs("key_corridor", 2, seed=0, max_steps=3, length=2)
+    config = replace(SMALL, length=10, prefill=0)
+    agent = thick_dreamer.build(config, envs.observations, envs.actions)
+    replay, rng, now, kept = Replay(64, envs.row_spec, streams=2), np.random.default_rng(0), envs.reset(0), []
+    for _ in range(32):
+        actions = envs.random(rng, now)
+        replay.add(now, actions)
+        kept.append(now["is_first"])
+        now = envs.step(actions)
+    firsts = np.stack(kept, 1)  # [2, 32], every fourth row
+    assert firsts.sum() == 16
+    places = set()
+    for _ in range(40):
+        batch = replay.sample(3, 10)
+        for flags in batch["is_first"]:
+            assert flags.sum() in (2, 3)
+            assert (np.diff(np.flatnonzero(flags)) == 4).all()
+            places.add(int(flags.argmax()))
+    assert places == {0, 1, 2, 3}
+    found = agent.update(batch)
+    assert all(np.isfinite(value.item()) for value in found.values())
+    first = agent.perception.learn(batch, torch.device("cpu"))["first"]
+    np.testing.assert_array_equal(first.numpy(), batch["is_first"])

@@ -242,6 +242,17 @@ def test_corrections_follow_steps_away_from_what_is_wanted():
     assert env.step(LEFT)[4]["sentence"] == home.NO  # away from the dining room, to which it is carried
 
 
+@pytest.mark.parametrize("task", [(home.MOVE, FRUIT, 1), (home.PUT, FRUIT, TRASH)])
+def test_taking_what_is_wanted_is_no_step_away_from_where_it_is_brought(task):
+    """The fruit lies in front of the figure; what it is brought to, another room or a bin, is farther away."""
+    env = quiet("corrections", chance=1.0)
+    env.things[FRUIT], env.facing, env.task, env._said = [4, 8, home.VISIBLE], RIGHT, task, -99
+    taken = env.step(PICKUP)[4]
+    assert (taken["event"], taken["sentence"]) == (["pickup", "subtask"], "")
+    away = RIGHT if task[0] == home.PUT else LEFT  # the bin stands at x = 1, the dining room begins at x = 8
+    assert env.step(away)[4]["sentence"] == home.NO
+
+
 def test_starts_are_free_and_things_at_their_places():
     env, kinds, opened = HomeGrid(8), Counter(), []
     for seed in range(300):

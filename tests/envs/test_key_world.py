@@ -211,3 +211,16 @@ def test_wrong_options_are_told():
     with pytest.raises(ConfigError, match="at least 2 tiles"):
         KeyWorld(length=1)
     assert FIGURE == len(TILES) == len(GLYPHS) - 1
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"chunks": 0}, "chunks and steps ≥ 1"), ({"steps": 0}, "chunks and steps ≥ 1"), ({"seed": -1}, "seed ≥ 0"),
+        ({"random": 0.5}, "such as"), ({"random": ()}, "such as"), ({"random": (float("nan"),)}, "such as"),
+        ({"events": "pickup_key"}, "sequences of names"), ({"labels": "hidden/key"}, "sequences of names"),
+    ],
+)  # fmt: skip
+def test_play_of_nothing_is_told(change, said):
+    with pytest.raises(ConfigError, match=said):
+        data("key_corridor", **{"seed": 0, "chunks": 2, "steps": 3, **change})

@@ -33,6 +33,7 @@ from worldformula import (
 )
 from worldformula.errors import UnknownVariableError
 from worldformula.formula.factors.independent import Data, Deterministic, Factor, Normal
+from worldformula.formula.graph import layout
 from worldformula.formula.graph.graph import Graph, graph, svg
 from worldformula.formula.ops.mmd import MMD
 from worldformula.formula.ops.score_matching import ScoreMatching
@@ -486,3 +487,19 @@ def test_circles_never_overlap_and_stay_inside_the_picture(data):
 
 def test_an_empty_list_draws_an_empty_picture():
     assert ET.fromstring(svg(graph([]))).tag == f"{NS}svg"
+
+
+def test_of_very_many_arrows_as_many_are_compared_as_a_reader_waits_for(monkeypatch):
+    """A world of a hundred choices has as many heads of the same two variables."""
+    compared, costs = [], layout._costs
+    monkeypatch.setattr(layout, "_PAIRS", 2e6)
+    monkeypatch.setattr(
+        layout, "_costs", lambda columns, picture: (compared.append(len(columns)), costs(columns, picture))[1]
+    )
+    rows, edges = [0, 0, *[1] * 100], [(source, 2 + i) for i in range(100) for source in (0, 1)]
+    centres = layout.place(rows, [0] * 102, edges)
+    assert sum(compared) * len(edges) ** 2 < 5 * (2e6 + len(edges) ** 2) + 1
+    assert len({tuple(centre) for centre in centres.tolist()}) == 102
+    few = layout.place([0, 0, *[1] * 6], [0] * 8, edges[:12])
+    assert len(compared) > 20  # of few arrows all moves are tried
+    assert np.ptp(few[2:, 0]) < np.ptp(centres[2:, 0])

@@ -108,11 +108,11 @@ def test_at_psi_1_actor_and_critic_are_dreamer_v2s_to_the_bit():
 
 
 def test_where_the_value_behind_a_jump_is_known_so_is_that_before_it():
-    """Of a process whose value two equations give, what the critics learn at ψ = 0 is that value."""
+    """Of a process that never ends and whose value two equations give, the critics learn that value at ψ = 0."""
     value = Known().value()
     learner, *_ = made(replace(SETTINGS, psi=0.0), Exact(value))
     states, act, reward, going = dream()
-    out = learner.dream(**learner.dreamed(states, act, reward, going))
+    out = learner.dream(**learner.dreamed(states, act, reward, torch.full_like(going, GAMMA)))
     torch.testing.assert_close(out.samples["M"], value[states["c"][..., 0].long()], rtol=0, atol=1e-6)
     (slope,) = torch.autograd.grad(out.value["coarse"], learner.coarse.net.shift)
     assert slope.abs() < 1e-6  # and the coarse critic, which knows it, has nothing to learn
@@ -126,8 +126,9 @@ def test_returns_and_jumps_are_mixed_and_neither_critic_learns_through_the_copy(
     out = learner.dream(**data)
     behind = learner.slow_coarse(data["Z"].flatten(0, 1), data["C"].flatten(0, 1)).view(N, S)
     here = states["c"][..., 0].long()
-    way = torch.tensor(Known().way).double()[here]
-    share = GAMMA ** torch.tensor(Known().time).double()[here]
+    on = going.clamp(max=GAMMA) / GAMMA  # how probably there is anything behind a state
+    way = reward + on * (torch.tensor(Known().way).double()[here] - reward)
+    share = on * GAMMA ** torch.tensor(Known().time).double()[here]
     torch.testing.assert_close(out.samples["M"], 0.25 * out.samples["R"] + 0.75 * (way + share * behind))
     weight = out.samples["w"]
     for name, said in (("critic", "V"), ("coarse", "W")):
@@ -136,6 +137,21 @@ def test_returns_and_jumps_are_mixed_and_neither_critic_learns_through_the_copy(
     (out.value["critic"] + out.value["coarse"]).backward()
     assert all(p.grad is None for m in (learner.slow_coarse, learner.slow_critic) for p in m.parameters())
     assert all(p.grad is not None for m in (learner.coarse, learner.critic) for p in m.parameters())
+
+
+def test_nothing_is_behind_a_state_that_ended_its_episode():
+    """Dreams that begin at an end of the data, and states of which the world says so: r_t is all that there is."""
+    learner, *_ = made(replace(SETTINGS, psi=0.3))
+    states, act, reward, _ = dream()
+    going = torch.full((N, S), GAMMA, dtype=torch.float64)
+    going[1, 3] = 0.0
+    terminal = torch.tensor([True, False, False, True])
+    found = learner.dream(**learner.dreamed(states, act, reward, going, terminal)).samples["M"]
+    for row, step in ((0, 0), (3, 0), (1, 3)):
+        assert found[row, step].item() == pytest.approx(reward[row, step].item(), abs=1e-9)
+    without = learner.dream(**learner.dreamed(states, act, reward, torch.full_like(going, GAMMA))).samples["M"]
+    assert torch.equal(found[2], without[2])  # where nothing ends, all is as it was
+    assert (found[:2, 0] != without[:2, 0]).tolist() == [True, True]
 
 
 def test_the_authors_count_the_reward_behind_a_jump():

@@ -132,3 +132,32 @@ def test_a_forbidden_proposal_is_behind_what_costs_infinity() -> None:
         WORDS, Task(cost), {"s": torch.zeros(1, 5)}, space=MOVES, mask=mask, proposals={"a": proposal}
     )
     assert plan.first["a"].argmax(-1).tolist() == [2]
+
+
+def test_costs_in_another_unit_are_searched_alike() -> None:
+    """Values are scaled to [0, 1] by all that was seen: a released search of THICK's never did."""
+    start, whole = {"s": torch.zeros(6, 5)}, task().cost
+
+    def told(factor: float) -> list[list[int]]:
+        own = Task(lambda states, actions: factor * whole(states, actions), reduce="last")
+        plan = MCTS(horizon=5, simulations=30).plan(WORDS, own, start, space=MOVES)
+        return plan.actions["a"].argmax(-1).tolist()
+
+    assert told(1.0) == told(2.0**20) == told(2.0**-20)
+
+
+def test_of_one_choice_a_plan_is_the_plain_dream() -> None:
+    """Every cost on the way is counted once, that of the leaf too."""
+    more = PriorDynamics(Deterministic("s_t = f(s_{t-1}, a_{t-1})", lambda s, a: 2 * s + a, shape=1))
+    start = {"s": torch.tensor([[0.0], [3.0]])}
+    plan = MCTS(horizon=4, simulations=8).plan(
+        more, Task(lambda states, _: states["s"][..., 0]), start, space={"a": ActionSet(1, "choice")}
+    )
+    wanted = []
+    for s in (0.0, 3.0):
+        total = 0.0
+        for _ in range(4):
+            s = 2 * s + 1
+            total += s
+        wanted.append(total)
+    assert plan.cost.tolist() == wanted

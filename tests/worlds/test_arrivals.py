@@ -70,6 +70,15 @@ def test_means_and_modes_arrive_where_a_checked_dream_does_bit_by_bit(world, n, 
         assert same(found, right(world, start, actions, deterministic=True)), seed
 
 
+def test_the_tensor_of_the_only_action_is_taken_as_imagine_takes_it(world):
+    start, actions = begun(world, 3), acts({"a": 2}, 3, 4)
+    for _ in range(2):
+        found = world.arrive(start, actions["a"], deterministic=True)
+        assert same(found, right(world, start, actions, deterministic=True))
+    with pytest.raises(WorldformulaError, match="found: a, u"):
+        turning().arrive(State({"s": torch.zeros(3, 2)}), actions["a"], deterministic=True)
+
+
 def test_several_actions_with_given_noise_arrive_where_a_checked_dream_does():
     world = turning()
     for seed in range(4):

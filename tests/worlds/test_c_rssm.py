@@ -166,7 +166,13 @@ def test_the_published_world_has_the_weights_of_its_layers():
 
 
 @pytest.mark.parametrize(
-    ("change", "said"), [({"gates": -1.0}, "gates"), ({"balance": 2.0}, "balance"), ({"context": 0}, "widths")]
+    ("change", "said"),
+    [
+        ({"gates": -1.0}, "gates"),
+        ({"balance": 2.0}, "balance"),
+        ({"context": 0}, "widths"),
+        ({"noise": 0.0}, "noise > 0"),
+    ],
 )
 def test_refused(change, said):
     with pytest.raises(ConfigError, match=said):

@@ -150,5 +150,23 @@ def test_refused(change, said):
         replace(JUMPS, **change)
     with pytest.raises(ConfigError, match="expected actions of a, got 'b'"):
         c_rssm.build(SMALL, SHAPES, 2, kinds={"b": "choice"})
-    with pytest.raises(ConfigError, match="other names"):
-        c_rssm.build(SMALL, {"n": (3,), "speed": (2,)}, 2)
+
+
+@pytest.mark.parametrize(
+    "key", ["A", "B", "C", "F", "G", "Y", "l", "m", "n", "Theta", "epsilon", "beta", "c", "h", "q"]
+)
+def test_observations_may_be_called_as_the_formulas_name_their_own(key):
+    """They get other names there: the loss of the same data under an innocent name is the same."""
+    found = []
+    for name in (key, "o"):
+        torch.manual_seed(0)
+        world = c_rssm.build(replace(SMALL, gates=None), {name: (3,), "speed": (2,)}, 4, kinds={"a": "choice"})
+        given = rows()
+        given |= {world.observations[name]: given["x"], world.observations["speed"]: given["x"][..., :2]}
+        given = {k: v for k, v in given.items() if k in world.loss.program.inputs}
+        out = world.loss(**given, beta=2.0, seed=0)
+        jumps = world.jumps(**world.beside("jumps", out.samples, given), seed=1)
+        assert not {"A", "B", "Theta", "beta"} & {*world.observations.values()}
+        found.append((out.value.item(), jumps.value.item()))
+    if key < "speed":  # the order of the networks is that of the keys, and "o" comes before "speed" too
+        assert found[0] == found[1]

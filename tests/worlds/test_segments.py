@@ -56,6 +56,26 @@ def test_nothing_is_known_behind_the_last_row_or_without_a_change():
     assert Segments.of(none[:, :1], none[:, :1]).known.shape == (2, 1)
 
 
+def test_what_another_episode_earned_is_not_read():
+    change, first, reward = torch.zeros(3, 1, 6).unbind(0)
+    change, first = change.bool(), first.bool()
+    change[0, 2] = change[0, 5] = first[0, 0] = first[0, 3] = True
+    reward = reward + torch.tensor([1.0, 2.0, 4.0, torch.nan, torch.inf, 8.0])
+    found = Segments.of(change, first).collected(reward, 0.5)
+    assert found[0, :3].tolist() == [2.0, 2.0, 0.0]
+    assert found[0, 3].isnan()
+    assert found[0, 4].item() == torch.inf
+
+
+def test_series_of_other_rows_are_refused():
+    found = Segments.of(*torch.zeros(2, 2, 5, dtype=torch.bool))
+    for wrong in (torch.zeros(2, 4), torch.zeros(5), torch.zeros(1, 5, 3)):
+        with pytest.raises(ShapeError, match=r"\[2, 5, ...\] of the same rows, got"):
+            found.at(wrong)
+        with pytest.raises(ShapeError, match="collected: expected"):
+            found.collected(wrong, 0.5)
+
+
 def test_flags_of_other_shapes_are_refused():
     with pytest.raises(ShapeError, match="terminal"):
         Segments.of(torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(3, 2))

@@ -15,6 +15,7 @@ from worldformula import catalogue
 from worldformula.catalogue import System
 from worldformula.envs.actions import SINGLE, Actions, ActionSpec, column_name, mask_name
 from worldformula.errors import MissingInputError, SpaceError
+from worldformula.nets.classes import one_hots
 from worldformula.planner import ActionSet
 from worldformula.world.contract import Kind
 
@@ -108,6 +109,7 @@ def encoded(acts: Iterable[Act], columns: Mapping[str, NDArray[Any]], device: to
 
     Raises:
         MissingInputError: a column is missing.
+        SpaceError: a number that names no choice.
     """
     found = {}
     for act in acts:
@@ -117,7 +119,7 @@ def encoded(acts: Iterable[Act], columns: Mapping[str, NDArray[Any]], device: to
         value = torch.as_tensor(np.ascontiguousarray(columns[name]), device=device)
         if act.kind == "choice":
             index = value if act.element is None else value[..., act.element]
-            found[act.variable] = torch.nn.functional.one_hot(index.long(), act.size).float()
+            found[act.variable] = one_hots(index[..., None], (act.size,), name=name)
         else:
             found[act.variable] = value.float()
     return found

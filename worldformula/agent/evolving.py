@@ -151,7 +151,7 @@ class EvolvingAgent(nn.Module):
 
     def flat(self, rows: Mapping[str, NDArray[Any]]) -> Tensor:
         """All observations of rows ``[..., *shape]`` side by side, ``[..., X]``; pictures in [0, 1]."""
-        parts = [encoded(rows[key], column, self.device) for key, column in self.columns.items()]
+        parts = [encoded(rows[key], column, self.device, key) for key, column in self.columns.items()]
         lead = rows["is_first"].shape
         return torch.cat([part.reshape(*lead, -1) for part in parts], -1)
 

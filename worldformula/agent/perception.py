@@ -14,6 +14,7 @@ from worldformula.agent import acts
 from worldformula.envs.actions import Actions, ActionSpec, mask_name
 from worldformula.envs.columns import Column
 from worldformula.errors import ConfigError, MissingInputError, ShapeError, table
+from worldformula.nets.classes import one_hots
 from worldformula.world import MASK, World
 
 WHITE = torch.tensor(255.0)  # a tensor, as a number of Python would be made one at every row
@@ -101,7 +102,7 @@ class Perception:
             raise ShapeError(
                 "expected rows [N, …] of N streams, got a single row; write {key: row[key][None] for key in row}"
             )
-        found = {word: encoded(rows[key], self.columns[key], device) for key, word in self.names.items()}
+        found = {word: encoded(rows[key], self.columns[key], device, key) for key, word in self.names.items()}
         return found | {self.reset: torch.as_tensor(rows["is_first"], device=device)}
 
     def rewards(self, received: Tensor) -> Tensor:
@@ -152,11 +153,14 @@ class Perception:
         return acts.masks(self.acts, rows, device)
 
 
-def encoded(column: NDArray[Any], kind: Column, device: torch.device) -> Tensor:
+def encoded(column: NDArray[Any], kind: Column, device: torch.device, name: str = "the column") -> Tensor:
     """A column ``[..., *shape]`` as float32 for networks: ``[..., H, W, C]`` for a picture, else ``[..., width]``.
 
     Pictures become [0, 1] by their declared range, classes one-hot (elements side by side), anything else the numbers
     themselves.
+
+    Raises:
+        SpaceError: a number that names no class.
     """
     moved = torch.as_tensor(np.ascontiguousarray(column), device=device)
     lead = moved.shape[: moved.ndim - len(kind.shape)]
@@ -166,9 +170,4 @@ def encoded(column: NDArray[Any], kind: Column, device: torch.device) -> Tensor:
         return (moved.float() - kind.low) / (kind.high - kind.low)
     if kind.kind != "discrete":
         return moved.reshape(*lead, -1).float()
-    flat = moved.reshape(*lead, -1).long()
-    parts = [
-        torch.nn.functional.one_hot(flat[..., i] - start, n)
-        for i, (start, n) in enumerate(zip(kind.starts, kind.classes, strict=True))
-    ]
-    return torch.cat(parts, -1).float()
+    return one_hots(moved.reshape(*lead, -1), kind.classes, kind.starts, name)

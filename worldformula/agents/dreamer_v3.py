@@ -232,6 +232,11 @@ def _spoken(config: DreamerConfig, world: World, columns: Mapping[str, Column], 
     before = sum(count for key, count in choices[: [key for key, _ in choices].index(column)])
     several = sum(count for _, count in choices) > 1  # then the world calls its choices k_1, k_2, …
     head = f"k_{1 + before}" if several else world.observations[column]
+    if head not in world.heads:
+        raise ConfigError(
+            f"talk: the world says no word that it expects, as it predicts {', '.join(world.heads)} alone: expected "
+            f"world.target=reconstruction, got {config.world.target}"
+        )
     return Spoken(world, head, said[action].variable, config.talk_direction)
 
 

@@ -89,6 +89,8 @@ class ThickDreamerConfig:
             raise ConfigError("expected model_lr, actor_lr, critic_lr, eps and clip > 0")
         if self.world.jumps is None:
             raise ConfigError("expected a world with jumps, such as worlds.c_rssm.thick_tiny(); dreamer_v2 has none")
+        if self.world.gates is None:
+            raise ConfigError("an agent's updates give no beta=: expected world.gates (β) as a number, got none")
         if self.world.jumps.discount != self.behaviour.discount:
             raise ConfigError(
                 "what a jump collects is discounted as what comes behind it: expected world.jumps.discount = "

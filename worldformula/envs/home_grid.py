@@ -149,8 +149,8 @@ class HomeGrid(gymnasium.Env[Any, np.int64]):
         self._said += 1
         before = self._far()
         event = self._ticks() + self._act(int(action))
+        further = action < home.MOVES and self._far() > before  # what else is done may change what is wanted next
         reward, done = self._earned()
-        further = self._far() > before
         event += ["subtask"] * (reward == HALF) + ["task_done"] * done
         happened = self._jump() + self._announce()
         event += [name for name, _ in happened]
@@ -349,8 +349,8 @@ class HomeGrid(gymnasium.Env[Any, np.int64]):
 
     # -------------------------------------------------------------------------------------------------- what is seen
 
-    def _observation(self) -> dict[str, NDArray[Any]]:
-        return {"image": self.render(), "token": np.array(self.speech.word(), np.int64)}
+    def _observation(self) -> dict[str, NDArray[Any] | np.int64]:
+        return {"image": self.render(), "token": np.int64(self.speech.word())}
 
     def render(self) -> Frames:  # type: ignore[override]
         """The picture of the 3 × 3 cells around the figure, uint8 ``[size, size, 3]``; dark while something is read."""

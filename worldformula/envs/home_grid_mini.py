@@ -48,7 +48,7 @@ from worldformula.envs.speech import Speech, hinted
 from worldformula.envs.tiles import NOTHING, Mosaic, crop, way
 from worldformula.vocabulary import Vocabulary
 
-Row = dict[str, NDArray[Any]]
+Row = dict[str, NDArray[Any] | np.int64]
 State = Mapping[str, NDArray[np.floating]]
 
 OPENING = ("pedal", "grasp", "lift")
@@ -161,7 +161,7 @@ class HomeMini(gymnasium.Env[Any, np.int64]):
         return seen if self.radius is None else crop(seen, self.x, self.y, self.radius, WALL_)
 
     def _observation(self) -> Row:
-        return {"view": self._view(), "token": np.array(self.speech.word(), np.int64)}
+        return {"view": self._view(), "token": np.int64(self.speech.word())}
 
     def _info(self, event: list[str]) -> dict[str, Any]:
         numbers = {"figure": (self.x, self.y), "facing": [self.facing], "tiles": self.tiles, **self._state()}

@@ -36,7 +36,7 @@ from worldformula.envs.tiles import NOTHING, Floats, Mosaic, crop, glyph
 from worldformula.errors import ConfigError, near
 from worldformula.vocabulary import Vocabulary
 
-Row = dict[str, NDArray[Any]]
+Row = dict[str, NDArray[Any] | np.int64]
 
 SILENCE = "<silence>"
 COLOURS: dict[str, Colour] = {
@@ -164,7 +164,7 @@ class LangRoom(gymnasium.Env[Any, Any]):
         return tiles
 
     def _observation(self) -> Row:
-        return {"view": self._view(), "token": np.array(self.token, np.int64)}
+        return {"view": self._view(), "token": np.int64(self.token)}
 
     def _view(self) -> NDArray[np.int64]:
         return crop(self._tiles(), self.x, self.y, self.plan.radius, WALL_)

@@ -37,7 +37,7 @@ from worldformula.envs.tiles import NOTHING, Floats, Mosaic, glyph
 from worldformula.errors import ConfigError, near
 from worldformula.vocabulary import Vocabulary
 
-Row = dict[str, NDArray[Any]]
+Row = dict[str, NDArray[Any] | np.int64]
 
 KINDS = {
     "airplane": ("airplane", "plane", "jet"), "mage": ("mage", "wizard", "sorcerer"), "dog": ("dog", "hound", "puppy"),
@@ -219,7 +219,7 @@ class Messenger(gymnasium.Env[Any, np.int64]):
         return view
 
     def _observation(self) -> Row:
-        return {"view": self._view(), "token": np.array(self.speech.word(), np.int64)}
+        return {"view": self._view(), "token": np.int64(self.speech.word())}
 
     def _info(self, event: list[str]) -> dict[str, Any]:
         kinds = [kind for kind, _ in self.cast]

@@ -52,13 +52,19 @@ def play(
 
     Raises:
         EnvironmentIdError: no environment of this package.
-        ConfigError: a probability beyond 0 … 1, or none.
+        ConfigError: a probability beyond 0 … 1, or none; no chunk, or none with a row; names that are one text.
     """
     entry = registry.find(id)
     if entry is None:
         raise EnvironmentIdError(f"{id!r} has no controller of its own.{near(id, ids())} Known: {', '.join(ids())}")
-    if not random or not all(0 <= share <= 1 for share in random):
-        raise ConfigError(f"expected shares of random actions from 0 to 1, such as (0.2, 0.5), got {tuple(random)}")
+    if not isinstance(random, Sequence | np.ndarray) or not len(random) or not all(0 <= p <= 1 for p in random):
+        raise ConfigError(f"expected shares of random actions from 0 to 1, such as (0.2, 0.5), got {random!r}")
+    if min(chunks, steps) < 1 or seed < 0:
+        raise ConfigError(f"expected chunks and steps ≥ 1 and seed ≥ 0, got {chunks}, {steps} and {seed}")
+    if isinstance(labels, str) or isinstance(events, str):
+        raise ConfigError(
+            f"expected labels and events as sequences of names, ('door_open',), got {labels!r}, {events!r}"
+        )
     env = make(id, labels=labels, **options)
     children = np.random.SeedSequence(seed).spawn(chunks)
     found = [_chunk(env, entry.reference, np.random.default_rng(c), steps, random, events) for c in children]

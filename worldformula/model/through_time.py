@@ -7,7 +7,6 @@ the action a, the reward r, the continuation (1 − terminal)(1 − 1/333), whic
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 import math
 from collections.abc import Callable, Collection, Mapping
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldformula.catalogue import System
 from worldformula.data import DataSet
@@ -26,6 +25,7 @@ from worldformula.errors import ConfigError, MissingInputError, ShapeError, Time
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.plan.histories import refuse_ahead
 from worldformula.model.contract import Model, Values
+from worldformula.nets.classes import one_hots
 
 DISCOUNT = 1 - 1 / 333  # Hafner et al. 2025: the horizon of the continuation target
 PICTURE = 3  # axes of a picture, the last one its 1, 3 or 4 channels
@@ -58,11 +58,11 @@ def width(column: Mapping[str, Any]) -> int:
     return int(math.prod(column["shape"])) * int(column.get("classes", 1))
 
 
-def encoded(value: Tensor, column: Mapping[str, Any]) -> Tensor:
+def encoded(value: Tensor, column: Mapping[str, Any], name: str = "the column") -> Tensor:
     """A column ``[B, T, …]`` as float32: ``[B, T, H, W, C]`` in [0, 1] for a picture, else ``[B, T, width]``."""
     if column["kind"] == "classes":
-        flat = value.reshape(*value.shape[:2], -1).long()
-        return nn.functional.one_hot(flat, int(column["classes"])).flatten(2).float()
+        flat = value.reshape(*value.shape[:2], -1)
+        return one_hots(flat, (int(column["classes"]),) * flat.shape[-1], name=name)
     scaled = value.float() / column["scale"] if column["scale"] != 1 else value.float()
     return scaled if column["kind"] == "image" else scaled.reshape(*value.shape[:2], -1)
 
@@ -114,10 +114,10 @@ class ThroughTime(Model):
 
     def given(self, rows: Mapping[str, Tensor]) -> Values:
         """Windows ``[B, T, …]`` of columns to the inputs of the loss."""
-        found = {word: encoded(rows[key], self.columns[key]) for key, word in self.names.items() if key in rows}
+        found = {word: encoded(rows[key], self.columns[key], key) for key, word in self.names.items() if key in rows}
         if self.actions in rows and self.actions is not None:
             column = self.columns[self.actions]
-            found["a"] = encoded(rows[self.actions], column)
+            found["a"] = encoded(rows[self.actions], column, self.actions)
             if column["kind"] == "classes":  # nothing is executed at the last row: no class
                 found["a"] = found["a"] * ~rows["is_last"][..., None]
         found |= {"r": rows["reward"].float(), "first": rows["is_first"]}
@@ -182,7 +182,7 @@ def built(system: System, sizes: Any, columns: Mapping[str, Mapping[str, Any]]) 
     """A world of the catalogue for these columns.
 
     Raises:
-        ConfigError: it does not take what is observed, or lacks an action.
+        ConfigError: it does not take what is observed, or lacks an action, or a part of it learns by another loss.
     """
     if system.agent:
         raise ConfigError(
@@ -197,8 +197,12 @@ def built(system: System, sizes: Any, columns: Mapping[str, Mapping[str, Any]]) 
         shapes = {k: tuple(c["shape"]) if c["kind"] == "image" else (width(c),) for k, c in seen.items()}
         classes = {k: (c["classes"],) * math.prod(c["shape"]) for k, c in seen.items() if c["kind"] == "classes"}
         world = system.build(sizes, shapes, width(action), **({"classes": classes} if classes else {}))
-        words = importlib.import_module(system.build.__module__).Names.of(shapes).all
-        return ThroughTime(world, world.loss, columns, words)
+        if world.further:
+            raise ConfigError(
+                f"{system.name}: {', '.join(world.further)} would never learn, as it has a loss of its own beside the "
+                f"world's, which agents minimise and a fit of data does not\ntake a preset without it, or an agent"
+            )
+        return ThroughTime(world, world.loss, columns, {key: world.observations[key] for key in shapes})
     if len(seen) != 1:
         raise ConfigError(
             f"{system.name} observes one column, and the data have {', '.join(seen) or 'none'}; leave out the others "

@@ -242,11 +242,11 @@ class PriorDynamics(nn.Module):
             dream = self._act(start, policy, horizon, values, options)
         return throughout(dream, values) if values else dream
 
-    def arrive(self, start: Values, actions: Mapping[str, Tensor], **options: Any) -> State:
+    def arrive(self, start: Values, actions: Actions, **options: Any) -> State:
         """The states ``[N, H, ...]`` that `imagine` arrives at from a start ``[N, ...]`` under actions ``[N, H, ...]``,
         without the start and the actions: what a search scores, again and again. ``options`` as there.
         """
-        return self._arrivals(start, actions, options)
+        return self._arrivals(start, {self.action: actions} if isinstance(actions, Tensor) else actions, options)
 
     def dream_noise(
         self, start: Values, actions: Mapping[str, Tensor], generator: torch.Generator | None = None, **numbers: Any

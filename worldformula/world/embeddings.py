@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from worldformula.errors import ConfigError, near
 from worldformula.formula import Deterministic, Expression, Factor, InfoNCE, Redundancy, Value, sg
 from worldformula.nets.transformer import CausalTransformer
+from worldformula.world.observations import Names
 
 Target = Literal["reconstruction", "barlow", "info_nce", "next", "cpc", "twister", "prototypes", "none"]
 DECODED = ("reconstruction", "twister")  # what decodes observations
@@ -62,7 +63,7 @@ def predicted(
         return (), None
     ours, theirs = Value(r"\hat e_t"), sg(Value("e_t", shape=width))
     if target == "next":
-        past = ", ".join(f"{name}_{{<t}}" for name in ("h", "z", *actions))
+        past = ", ".join(Names.at(name, "<t") for name in ("h", "z", *actions))
         net = CausalTransformer(features + sum(actions.values()), width, min(units, WIDEST))
         hat = Deterministic(rf"\hat e_t = g({past})", net, shape=width)
         return (hat,), Redundancy(ours, theirs, where=1 - Value("first_t"))

@@ -59,6 +59,9 @@ from worldformula.world.model import World
 from worldformula.world.observations import Names, Observed
 from worldformula.world.segments import Segments
 
+TAKEN = ("A", "B", "F", "G", "Y", "n", "l", "m", "C")
+"""What the formulas of jumps name: observations called so are o_1, o_2, …"""
+
 LAWS: dict[str, Callable[..., Factor]] = {"numbers": TruncatedNormal, "choice": OneHot, "flags": Bernoulli}
 """The laws of an action before a change, by its kind: numbers in [−1, 1], a one-hot, flags."""
 
@@ -207,8 +210,6 @@ class _Jump:
         self.config, self.own = config, own
         if unknown := [word for word in kinds if word not in own.widths]:
             raise ConfigError(f"kinds: expected actions of {', '.join(own.widths)}, got {unknown[0]!r}")
-        if taken := {"A", "B", "F", "G", "Y", "n", "l", "m", "C"} & {*own.names.all.values()}:
-            raise ConfigError(f"expected observations of other names than {', '.join(sorted(taken))}")
         S, C = math.prod(latent), own.context
         self.inferred = OneHot("q(A|z,c,C,Y)", Plain(2 * (S + C), n, U, 1), shape=n)
         self.code = OneHot("p(A|z,c)", Plain(S + C, n, U, 1), shape=n)
@@ -264,10 +265,8 @@ class _Jump:
             OneHot("p_c(z_t|Y_t,g_t)", _net(own.coarse), shape=own.coarse.shape),
         )
         reward = own.heads_coarse["r_coarse"]
-        heads = {name: f for name, f in own.heads_coarse.items() if name != "r_coarse"}
-        heads["r_jump"] = Normal(
-            "p_j(r_t|z_t,c_t,G_t,n_t)", Arrived(_net(reward), config.discount), shape=(), scale=1.0
-        )
+        whole = Normal("p_j(r_t|z_t,c_t,G_t,n_t)", Arrived(_net(reward), config.discount), shape=(), scale=1.0)
+        heads = {**own.heads_coarse, "r_jump": whole}
         roles = {role: "r_jump" if role == "reward" else f"{name}_coarse" for role, name in own.roles.items()}
         return PriorDynamics(prior, heads, roles=roles, duration="n")
 

@@ -304,7 +304,7 @@ class World(nn.Module):
         """A dream of the prior: see `PriorDynamics.imagine`; of several levels, of the main one."""
         return self.dynamics.imagine(start, policy, actions=actions, horizon=horizon, given=given, **options)
 
-    def arrive(self, start: Values, actions: Mapping[str, Tensor], **options: Any) -> State:
+    def arrive(self, start: Values, actions: Actions, **options: Any) -> State:
         """The states that a dream under given actions arrives at: see `PriorDynamics.arrive`."""
         return self.dynamics.arrive(start, actions, **options)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -27,12 +27,12 @@ class Names:
     vectors: dict[str, str]
 
     @classmethod
-    def of(cls, shapes: Mapping[str, tuple[int, ...]]) -> Names:
-        """``shapes``: observation key -> shape; three axes are an image."""
+    def of(cls, shapes: Mapping[str, tuple[int, ...]], taken: Collection[str] = ()) -> Names:
+        """``shapes``: observation key -> shape; three axes are an image. ``taken``: what else the formula names."""
         if not shapes:
             raise SpaceError("expected at least one observation, got none")
         words = {key: "".join(c for c in key if c.isalpha() and c.isascii()) or "o" for key in sorted(shapes)}
-        if len(set(words.values())) < len(words) or TAKEN & set(words.values()):
+        if len(set(words.values())) < len(words) or {*TAKEN, *taken} & set(words.values()):
             words = {key: f"o_{i}" for i, key in enumerate(words, 1)}
         if len(shapes) == 1:
             words = dict.fromkeys(shapes, "x")

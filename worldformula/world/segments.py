@@ -50,6 +50,7 @@ class Segments:
 
     def at(self, values: Tensor, before: int = 0) -> Tensor:
         """What a series ``[B, T, ...]`` is at τ(t), or ``before`` rows earlier; where there is no τ, at the row."""
+        self._fit("at", values)
         rows = torch.where(self.known, self.next - before, self.next)
         index = rows.view(*rows.shape, *[1] * (values.ndim - 2)).expand(*rows.shape, *values.shape[2:])
         return values.gather(1, index)
@@ -63,15 +64,24 @@ class Segments:
     def collected(self, reward: Tensor, discount: float) -> Tensor:
         """Σ_{t ≤ k < τ} γ^{k−t} r_k of a reward ``[B, T]``: that of the row itself, and what comes before τ."""
         rows = torch.arange(self.next.shape[1], device=reward.device)
+        self._fit("collected", reward)
         ahead = rows - rows[:, None]  # [t, k]
         inside = (ahead >= 0) & (rows < self.next[:, :, None])
-        weight = torch.where(inside, discount ** ahead.clamp_min(0).to(reward.dtype), 0.0)
-        return (weight * reward[:, None]).sum(-1)
+        counts = discount ** ahead.clamp_min(0).to(reward.dtype) * reward[:, None]
+        return torch.where(inside, counts, 0.0).sum(-1)  # what lies outside is not read, NaN included
 
     def weight(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """1 where there is a boundary, over the share of such rows: a mean over all rows is then one over those."""
         known = self.known.to(dtype)
-        return known / known.mean().clamp_min(1 / known.numel())
+        return known / known.mean().clamp_min(1 / max(known.numel(), 1))
+
+    def _fit(self, what: str, values: Tensor) -> None:
+        """Raises `ShapeError` where a series is not one of these rows."""
+        if values.shape[:2] != self.next.shape:
+            raise ShapeError(
+                f"{what}: expected a series [{', '.join(map(str, self.next.shape))}, ...] of the same rows, "
+                f"got {list(values.shape)}"
+            )
 
 
 def _following(flags: Tensor, none: int) -> Tensor:

@@ -17,7 +17,7 @@ with ``jumps`` a third level goes from one change of the context to the next: se
 
 Deviations          paper              authors' code           here                   why
 weight of the gate  β                  β + 1, two terms        β; `official` β + 1    one term, which prints
-noise of the gates  –                  when it acts, too       the same               it is a factor, p(ε_t)
+noise of the gates  –                  in evaluations, too     where it samples     a factor, p(ε_t)
 choices             –                  –                       a categorical each     symbols are no numbers
 vectors             none               none                    unit variance          the same world on sensors
 `tiny`              –                  –                       smaller                two CPU cores
@@ -57,7 +57,7 @@ from worldformula.nets.layers import join
 from worldformula.nets.plain import NormCell, Plain
 from worldformula.world import World
 from worldformula.world.contract import Kind
-from worldformula.world.jumps import Jumping, JumpSettings, TwoLevels
+from worldformula.world.jumps import TAKEN, Jumping, JumpSettings, TwoLevels
 from worldformula.world.observations import Names, Observed, decoders
 
 
@@ -101,9 +101,9 @@ class CRSSMConfig:
                 f"expected widths, groups, classes and layers ≥ 1, got {', '.join(map(str, widths))}, {self.layers} "
                 f"and {self.gate_layers}"
             )
-        if not 0 <= self.balance <= 1 or min(self.noise, self.proceed) < 0:
+        if not 0 <= self.balance <= 1 or self.noise <= 0 or self.proceed < 0:
             raise ConfigError(
-                f"expected balance in [0, 1], and noise and proceed ≥ 0, got {self.balance}, {self.noise} and "
+                f"expected balance in [0, 1], noise > 0 and proceed ≥ 0, got {self.balance}, {self.noise} and "
                 f"{self.proceed}"
             )
         if self.gates is not None and self.gates < 0:
@@ -209,7 +209,8 @@ def parts(
     classes: Mapping[str, Sequence[int]] | None = None,
 ) -> TwoLevels:  # fmt: skip
     """The factors, of what `build` is given."""
-    names, widths = Names.of(observations), {"a": actions} if isinstance(actions, int) else dict(actions)
+    taken = ("Theta", "epsilon", "beta", *(TAKEN if config.jumps is not None else ()))
+    names, widths = Names.of(observations, taken), {"a": actions} if isinstance(actions, int) else dict(actions)
     if not widths or min(widths.values()) < 1:
         raise ConfigError(f"expected at least one action dimension, got {actions}")
     D, C, S, H = config.deter, config.context, config.stoch, config.hidden

@@ -1,7 +1,8 @@
 """Where the circles of a small graph go, and how its arrows run between them.
 
 The graphs of formulas are small (some twenty circles), so the layout minimises what a reader sees, directly: arrows
-through circles, crossings, lengths. Rows are given; the search moves circles along their row. It is deterministic.
+through circles, crossings, lengths. Rows are given; the search moves circles along their row. It is deterministic, and
+ends early where there are so many arrows that a reader would wait: a world of a hundred choices has as many heads.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ RADIUS = 24.0
 _GAP = 3  # half columns between the last circle of the earlier slice and the first of the current one
 _HIT, _CROSSING = 4000.0, 260.0
 _SHUFFLED = 3  # further starts of the search
+_PAIRS = 2e7  # of arrows that are compared from one start, about a second; then what was found stands
+_BEFORE = 64  # arrows drawn before that a further one is compared with
 _STRAIGHT = (0.0, 0.2, -0.2, 0.34, -0.34, 0.5, -0.5)  # what an arrow may bend, as shares of its length
 _BENT = (0.24, -0.24, 0.38, -0.38, 0.12, -0.12, 0.55, -0.55, 0.75, -0.75)
 _HEAD = 9.0
@@ -103,13 +106,16 @@ class _Picture:
 
 
 def _descend(columns: Columns, picture: _Picture) -> tuple[Columns, float]:
-    """Move one circle, or exchange two of a row, as long as the picture gets better."""
-    best = float(_costs(columns[None], picture)[0])
+    """Move one circle, or exchange two of a row, as long as the picture gets better, and `_PAIRS` are not compared."""
+    best, left = float(_costs(columns[None], picture)[0]), _PAIRS
     improved = True
     while improved:
         improved = False
         for i in range(len(columns)):
             trials = np.stack(list(_moves(columns, picture.row, picture.side, i)))
+            left -= len(trials) * len(picture.links) ** 2
+            if left < 0:
+                return columns, best
             costs = _costs(trials, picture)
             if costs.min() < best - 1e-9:
                 columns, best, improved = trials[costs.argmin()], float(costs.min()), True
@@ -194,7 +200,7 @@ def route(
         bends = _STRAIGHT if straight[i] else _BENT
         curves = [_curve(centres, edges[i], bend, radius) for bend in bends]
         rest = np.delete(centres, list(edges[i]), 0)
-        others = list(done.values())
+        others = list(done.values())[-_BEFORE:]
         costs = [_disturbance(curve, rest, others, radius, middle) for curve in curves]
         done[i] = curves[int(np.argmin(costs))]
     return [done[i] for i in range(len(edges))]

@@ -5,6 +5,7 @@ Gumbsch, Sajid, Martius & Butz 2024, ICLR.
     U_t = \bar v(s_t), a slow copy            R_t = λ_return(r, d, U), as in Dreamer v2
     X_t = \bar v_c(z'_t, c'_t), a slow copy   of the coarse critic, where one jump from s_t arrives
     M_t = ψ R_t + (1 − ψ) (J_t + K_t X_t)     J_t: the reward on the way, that of s_t included; K_t = γ^n, n steps later
+                                              where s_t ended the episode, as d_t says, J_t = r_t and K_t = 0
 
     actor           as Dreamer v2's, by R_t and U_t alone
     critic          mean_{t < H}  −w_t log N(sg M_t; v(s_t), 1)
@@ -14,6 +15,7 @@ At ψ = 1 nothing jumps, and actor and critic are Dreamer v2's to the bit.
 
 Deviations       authors' code          here       why
 behind a jump    d_τ^Δ (r_τ + d_τ X)    γ^n X      X counts r_τ already; ``behind="official"`` is theirs
+from an end      jumps as elsewhere     r_t        no jump was ever seen from there; ``"official"`` as theirs
 """
 
 from __future__ import annotations
@@ -118,7 +120,12 @@ class JumpingActorCritic(MixedActorCritic):
         z, c = states["z"].detach(), states["c"].detach()
         if self.settings.psi == 1:
             return found | {"y": states["y"], "J": reward.detach(), "K": reward.detach(), "Z": z, "C": c}
-        return found | {"y": states["y"], **self._jumped(z, c, generator)}
+        jumped = self._jumped(z, c, generator)
+        if self.settings.behind == "exact":
+            going = (found[self.proceed].detach() / self.settings.discount).clamp(0, 1)
+            jumped["J"] = torch.lerp(reward.detach(), jumped["J"], going)
+            jumped["K"] = going * jumped["K"]
+        return found | {"y": states["y"], **jumped}
 
     @torch.no_grad()
     def _jumped(self, z: Tensor, c: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
