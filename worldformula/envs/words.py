@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from worldformula.envs.typed import Typed
+from worldformula.envs.columns import Column
 from worldformula.errors import ConfigError
 from worldformula.vocabulary import Vocabulary
 
@@ -15,18 +16,17 @@ def vocabulary_of(env: Any) -> Vocabulary | None:
     return found if isinstance(found, Vocabulary) else None
 
 
-def column_of_words(env: Typed) -> tuple[str, Vocabulary]:
-    """The column of the words, and what their numbers stand for.
+def column_of_words(observations: Mapping[str, Column], words: Vocabulary | None, name: str) -> tuple[str, Vocabulary]:
+    """The column of the words of an environment called ``name``, and what their numbers stand for.
 
     Raises:
         ConfigError: it does not speak.
     """
-    words = vocabulary_of(env)
-    counts = {key: c.classes for key, c in env.observations.items() if c.kind == "discrete" and not c.shape}
+    counts = {key: c.classes for key, c in observations.items() if c.kind == "discrete" and not c.shape}
     keys = [key for key, classes in counts.items() if words is not None and classes == (len(words),)]
     if words is None or not keys:
         raise ConfigError(
-            f"{env.name} does not speak: expected an environment with a column of words and their vocabulary, "
+            f"{name} does not speak: expected an environment with a column of words and their vocabulary, "
             "metadata['vocabulary'], such as home_dynamics or messenger"
         )
     return keys[0], words

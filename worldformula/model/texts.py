@@ -15,7 +15,7 @@ from worldformula.data import DataSet, Reading
 from worldformula.data.sentences import sentences
 from worldformula.envs.columns import Column
 from worldformula.envs.factory import argument, make
-from worldformula.envs.words import column_of_words
+from worldformula.envs.words import column_of_words, vocabulary_of
 from worldformula.errors import ConfigError
 from worldformula.model.through_time import Columns, is_action
 from worldformula.world.weights import BESIDE
@@ -33,7 +33,7 @@ def spoken(text: str, how: Reading) -> DataSet:
             "which one, --set data.env=home_dynamics"
         )
     env = make(how.env, **dict(map(argument, how.env_args)))
-    key, words = column_of_words(env)
+    key, words = column_of_words(env.observations, vocabulary_of(env), how.env)
     zeros = {name: _column(column) for name, column in env.observations.items() if name != key}
     widths = [(name, wide) for name, spec in env.actions.items() for wide in spec.widths]
     for place, (_, wide) in enumerate(widths, 1):

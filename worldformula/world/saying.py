@@ -24,12 +24,18 @@ AT_ONCE = 16_384  # states that are imagined at once
 
 
 def head_of(world: World, choices: Mapping[str, Sequence[int]], column: str) -> str:
-    """The head that says which word comes, of the classes of all columns of choices: of several, ``k_1``, ``k_2``, …
+    """The head that says which word comes: see `heads_of`."""
+    return heads_of(world, choices, column)[0]
+
+
+def heads_of(world: World, choices: Mapping[str, Sequence[int]], column: str) -> list[str]:
+    """The heads that say which choices of a column come, of the classes of all columns of choices: of several, ``k_1``,
+    ``k_2``, …
 
     Args:
         world: of `worldformula.worlds`.
         choices: of each column that holds choices, its key and the classes of each of its numbers.
-        column: the key of the words.
+        column: its key.
 
     Raises:
         ConfigError: it is no such column.
@@ -39,7 +45,8 @@ def head_of(world: World, choices: Mapping[str, Sequence[int]], column: str) -> 
     ordered = [(key, len(choices[key])) for key in world.observations if key in choices]
     before = sum(count for _, count in ordered[: [key for key, _ in ordered].index(column)])
     several = sum(count for _, count in ordered) > 1
-    return f"k_{1 + before}" if several else world.observations[column]
+    own = [f"k_{1 + before + i}" for i in range(len(choices[column]))]
+    return own if several else [world.observations[column]]
 
 
 @torch.no_grad()

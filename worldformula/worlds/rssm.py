@@ -158,14 +158,7 @@ def build(
     images = {k: tuple(observations[k]) for k in names.images}
     vectors = {k: tuple(observations[k]) for k in names.vectors}
     weights = Weights(config.weights, observations)
-    if unknown := [key for key in config.zeroed if key not in observations]:
-        raise ConfigError(f"zeroed: {unknown[0]!r} is not observed; these are: {', '.join(observations)}")
-    if images:
-        square(images)
-    encoder = Encoder(
-        images, vectors, size, stages=config.stages, style=config.style, patch=config.patch, choices=classes or (),
-        zeroed=config.zeroed,
-    )  # fmt: skip
+    encoder = _encoder(config, images, vectors, classes or {})
     latent, head = (
         (size.groups, size.classes),
         lambda outputs, layers, outscale=1.0: MLP(size.feature, outputs, size.units, layers, outscale),
@@ -208,6 +201,22 @@ def build(
         prior=core * prior, posterior=embed * core * post, heads=[*seen.heads, reward, proceed, *allowed.values()],
         loss=loss, roles={"reward": "r", "continue": "c"} | {MASK + a: f.variable.key for a, f in allowed.items()},
         observations=names.all,
+    )  # fmt: skip
+
+
+def _encoder(
+    config: RSSMConfig, images: Mapping[str, tuple[int, ...]], vectors: Mapping[str, tuple[int, ...]],
+    classes: Mapping[str, Sequence[int]],
+) -> Encoder:  # fmt: skip
+    """The encoder of everything that is observed, but for what is not read."""
+    known = (*images, *vectors)
+    if unknown := [key for key in config.zeroed if key not in known]:
+        raise ConfigError(f"zeroed: {unknown[0]!r} is not observed; these are: {', '.join(known)}")
+    if images:
+        square(images)
+    return Encoder(
+        images, vectors, config.sizes, stages=config.stages, style=config.style, patch=config.patch, choices=classes,
+        zeroed=config.zeroed,
     )  # fmt: skip
 
 
