@@ -30,6 +30,7 @@ from worldformula.vocabulary import PAD, Vocabulary
 from worldformula.world import State, World, saying
 
 ROWS, AHEAD = 24, 12  # of an episode that are shown; steps of a dream
+LINES = 6  # of a text that are gone on with
 EDGE = 64  # pixels of one picture, about
 Pictures = NDArray[np.uint8]
 
@@ -81,6 +82,39 @@ def of_fit(run: ModelRun, text: str, *, steps: int, temperature: float, seed: in
             model.world, start, head, steps=steps, temperature=temperature, seed=seed, actions=actions
         )
     return Said(tuple(words.words[int(n)] for n in said[0]))
+
+
+def fitted_part(run: ModelRun, seed: int) -> str:
+    """Of a world that was fitted to a text, the part of the page: halves of lines that it did not learn from, what it
+    goes on with, and what the text has. Nothing of others.
+    """
+    model = run.model
+    if not isinstance(model, ThroughTime) or model.words is None:
+        return ""
+    key, words = model.words
+    begins = np.flatnonzero(run.data.test["is_first"])[1:]
+    cells = []
+    for line in np.split(run.data.test[key], begins)[:LINES]:
+        told = [words.words[int(number)] for number in line]
+        half = max(1, len(told) // 2)
+        if rest := told[half:]:
+            read = " ".join(told[:half])
+            said = of_fit(run, read, steps=len(rest), temperature=1.0, seed=seed)
+            cells.append((read, said.text, " ".join(rest)))
+    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in cells)
+    head = "<tr><th>it reads</th><th>it goes on with</th><th>the text has</th></tr>"
+    with evaluating(run.fitting):
+        reached = saying_note(model.watched(run.test_rows, run.device)["words/perplexity"])
+    return section("What it would say", reached, f'<table class="lines">{head}{rows}</table>') if cells else ""
+
+
+def saying_note(value: float) -> str:
+    """What the perplexity is."""
+    return (
+        f'<p class="note">Lines that it did not learn from. One imagined step ahead, its words have a perplexity of '
+        f"<b>{value:.2f}</b>: as surprising as one of so many equally probable words. What it goes on with is "
+        "imagined, and nothing of it is read again.</p>"
+    )
 
 
 def _widths(model: ThroughTime) -> dict[str, int]:
