@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from worldformula import cards
-from worldformula.cards import dynalang_text
+from worldformula.cards import dynalang_hint, dynalang_text
 from worldformula.data import DataSet
+from worldformula.envs import Envs
+from worldformula.training.settings import differences
 
 
 def test_the_bound_is_that_of_a_grammar_whose_choices_are_equally_probable():
@@ -42,3 +44,34 @@ def test_a_measurement_of_a_few_updates_is_worse_than_the_grammar(monkeypatch):
     assert found["ratio"] > cards.load("dynalang_text").threshold
     assert found["unigram"] > 5
     assert found["held"] > 1.5
+
+
+def test_the_agents_differ_by_what_is_said_alone():
+    one, other = dynalang_hint.config(3), dynalang_hint.config(3, hint="none")
+    assert differences(one, other) == {"env.args": (("hint=true",), ("hint=none",))}
+    assert one.seed == 3
+
+
+@pytest.mark.parametrize(
+    ("told", "false", "without", "holds"),
+    [(0.95, 0.05, 0.33, 3), (0.9, 0.1, 0.38, 3), (0.89, 0.05, 0.33, 2), (0.06, 0.06, 0.06, 2), (0.5, 0.5, 0.5, 0)],
+)
+def test_the_claims_are_counted(monkeypatch, told, false, without, holds):
+    asked = []
+
+    def success(config, hints):
+        asked.append((config.env.args, hints))
+        return [told, false] if len(hints) == 2 else [without]
+
+    monkeypatch.setattr(dynalang_hint, "success", success)
+    found = dynalang_hint.measure(5)
+    assert found == {"claims": float(holds), "with": told, "false": false, "without": without}
+    assert asked == [(("hint=true",), ("true", "swapped")), (("hint=none",), ("none",))]
+
+
+def test_a_false_sentence_is_never_the_way_that_opens():
+    for seed in range(12):
+        envs = Envs("home_dynamics", 1, seed=seed, hint="swapped")
+        envs.reset(0)
+        state = envs.infos[0]["state"]
+        assert state["told"] != state["secret"]

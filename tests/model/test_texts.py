@@ -15,6 +15,7 @@ from worldformula.errors import ConfigError
 from worldformula.model.config import start
 from worldformula.model.run import ModelRun, loaded, sized
 from worldformula.run import transfer
+from worldformula.trained import load
 from worldformula.training import settings
 from worldformula.worlds import rssm
 
@@ -55,6 +56,8 @@ def test_only_the_words_and_what_predicts_them_is_learnt(text, tmp_path):
     run.run()
     changed = {n for n, v in run.model.world.state_dict().items() if not torch.equal(v, before[n])}
     still = ("e.enc.image", "enc.image", "p_image", "p_r_", "p_c_")
+    opened = load(tmp_path / "run")
+    assert all(torch.equal(v, run.model.world.state_dict()[n]) for n, v in opened.state_dict().items() if n in changed)
     parts = {name.partition(".")[0] for name in changed}
     assert {"enc", "f", "p_z_given_h", "q_z_given_h_e"} <= parts
     assert not [n for n in changed if n.startswith(still)]
