@@ -64,6 +64,16 @@ def test_the_perplexity_is_of_one_imagined_step_from_every_state():
     )
 
 
+def test_what_is_padded_does_not_count():
+    made = world()
+    words = torch.randint(V, (1, 5), generator=torch.Generator().manual_seed(2))
+    likely = saying.expected(made, batch_of(words), "x", samples=16, seed=0).numpy()[0]
+    of = likely[np.arange(2), words[0, 1:3].numpy()]
+    valid = torch.tensor([[True, True, True, False, False]])
+    found = saying.perplexity(made, batch_of(words), "x", words, valid=valid, samples=16, seed=0)
+    assert found == pytest.approx(math.exp(-np.log(of).mean()))
+
+
 @pytest.mark.slow
 def test_on_a_chain_of_known_entropy_it_comes_near_to_that_and_not_below():
     """Each word is followed by one of two, equally probable: a perplexity of 2 is the least, a unigram has 4."""

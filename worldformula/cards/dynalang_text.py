@@ -16,9 +16,10 @@ from worldformula.envs.messenger import entropy, manuals
 from worldformula.model.config import ModelConfig, start
 from worldformula.model.run import ModelRun, evaluating, loaded, sized
 from worldformula.model.texts import spoken
-from worldformula.model.through_time import ThroughTime
+from worldformula.model.through_time import ThroughTime, counts
+from worldformula.world import saying
 
-LINES, UPDATES, HELD = 20_000, 800, 500
+LINES, UPDATES, HELD, READ = 20_000, 800, 500, 256
 SETTINGS = ("data.env=messenger", "data.length=32", "data.test=0.05", "fit.batch=32", "fit.lr=2e-3")
 
 
@@ -54,10 +55,22 @@ def measure(seed: int) -> dict[str, float]:
 
 
 def surprise(run: ModelRun, data: DataSet) -> float:
-    """The perplexity of words in the rows to test on."""
-    assert isinstance(run.model, ThroughTime)
+    """The perplexity of words in lines to test on, each from its first word on: windows would cut lines, and the
+    longest ones, which come first there, have fewer choices a word.
+    """
+    model = run.model
+    assert isinstance(model, ThroughTime)
+    lines = np.split(data.test["token"], np.flatnonzero(data.test["is_first"])[1:])[:READ]
+    longest = max(map(len, lines))
+    words = torch.tensor(np.stack([np.pad(line, (0, longest - len(line))) for line in lines]))
+    place = torch.arange(longest).expand_as(words)
+    valid = place < torch.tensor([len(line) for line in lines])[:, None]
+    none = torch.zeros_like(valid)
+    rows = {"token": words, "reward": torch.zeros(words.shape), "is_first": place == 0}
+    given = model.given({**rows, "is_last": none, "is_terminal": none})
+    head = saying.head_of(model.world, {k: counts(c) for k, c in model.columns.items() if counts(c)}, "token")
     with evaluating(run.fitting):
-        return float(run.model.watched(run.model.tests(data, 128), torch.device("cpu"))["words/perplexity"])
+        return saying.perplexity(model.world, given, head, words, valid=valid, seed=0)
 
 
 def bound_of(split: str) -> float:

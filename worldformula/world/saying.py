@@ -82,14 +82,15 @@ def state_of(states: State, names: Sequence[str], lead: tuple[int, int]) -> Stat
 
 
 def perplexity(
-    world: World, given: Values, head: str, words: Tensor, *, samples: int = SAMPLES, seed: int = 0
-) -> float:
+    world: World, given: Values, head: str, words: Tensor, *, valid: Tensor | None = None, samples: int = SAMPLES,
+    seed: int = 0,
+) -> float:  # fmt: skip
     """exp of the mean surprise of words ``[B, T]`` that one imagined step expects; those that begin an episode, before
-    which nothing was read, do not count.
+    which nothing was read, do not count, nor rows that are not ``valid``, ``[B, T]``.
     """
     likely = expected(world, given, head, samples=samples, seed=seed)
     reset = given[world.reset_name] if world.reset_name is not None else torch.zeros_like(words)
-    counted = ~reset[:, 1:].bool()
+    counted = ~reset[:, 1:].bool() if valid is None else ~reset[:, 1:].bool() & valid[:, 1:]
     return surprise(likely.cpu().numpy(), words[:, 1:].cpu().numpy(), counted.cpu().numpy())
 
 
