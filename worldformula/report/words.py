@@ -111,7 +111,8 @@ def fitted_part(run: ModelRun, seed: int) -> str:
 def saying_note(value: float) -> str:
     """What the perplexity is."""
     return (
-        f'<p class="note">Lines that it did not learn from. One imagined step ahead, its words have a perplexity of '
+        f'<p class="note">Lines that it did not learn from. One imagined step ahead, words in windows of them have a '
+        "perplexity of "
         f"<b>{value:.2f}</b>: as surprising as one of so many equally probable words. What it goes on with is "
         "imagined, and nothing of it is read again.</p>"
     )
