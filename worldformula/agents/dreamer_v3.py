@@ -50,7 +50,7 @@ from worldformula.nets.sizes import PUBLISHED
 from worldformula.training.objective import Minimises
 from worldformula.training.optimiser import ClipUnits, LaProp
 from worldformula.training.precision import Precision, require_precision
-from worldformula.world import World
+from worldformula.world import World, saying
 from worldformula.worlds import rssm
 
 
@@ -228,10 +228,8 @@ def _spoken(config: DreamerConfig, world: World, columns: Mapping[str, Column], 
             f"talk: expected action=column of as many words, a choice of {', '.join(said) or 'none'} and one whole "
             f"number of {', '.join(heard) or 'none'}, got {config.talk!r}"
         )
-    choices = [(key, len(columns[key].classes)) for key in world.observations if columns[key].kind == "discrete"]
-    before = sum(count for key, count in choices[: [key for key, _ in choices].index(column)])
-    several = sum(count for _, count in choices) > 1  # then the world calls its choices k_1, k_2, …
-    head = f"k_{1 + before}" if several else world.observations[column]
+    choices = {key: c.classes for key, c in columns.items() if c.kind == "discrete"}
+    head = saying.head_of(world, choices, column)
     if head not in world.heads:
         raise ConfigError(
             f"talk: the world says no word that it expects, as it predicts {', '.join(world.heads)} alone: expected "

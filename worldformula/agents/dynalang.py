@@ -7,13 +7,15 @@
 
 Words are predicted as pictures are: they help as they tell what will be seen, earned, or possible. The agent is
 DreamerV3, whose observations have a column of words; nothing else differs. Words are whole numbers of a vocabulary,
-one-hots for the networks; vectors of a language model may stand in their place, as numbers.
+one-hots for the networks; vectors of a language model may stand in their place, as numbers. Its world learns words
+from a text alone: ``worldformula fit dynalang --data text.txt --set data.env=ID``, which ``--init`` takes over.
 
 Deviations            paper              official code    here                 why
 base                  DreamerV3, 2023    the same         DreamerV3, 2025      one world model to maintain
 optimisers            one a module       the same         one sum, LaProp      as DreamerV3
 bottleneck of h       1024 (VLN)         the same         blocks               as DreamerV3
 parameters, HomeGrid  281 M              the same         118 M at 64 pixels   blocks of the core, 41 words
+pre-training          128 × 512 tokens   the same         a line an episode    no marks of where a text ends
 first state           learnt             the same         zeros                as DreamerV3
 vocabulary            32 100 ids of T5   the same         that of the words    of 40 words that are said, the rest is
                                                                                weights that nothing moves

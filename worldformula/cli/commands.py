@@ -78,6 +78,8 @@ class Dream:
     """Write videos/dream.webp: what happened beside what the world model imagines from the same start.
 
     An agent plays anew for it; a world that was fitted dreams windows of its data that it did not learn from.
+    With --text, of an agent that reads or of a world that was fitted to a text: print what it goes on with, and write
+    what it imagines seeing meanwhile to videos/said.webp, where it predicts pictures.
     """
 
     folder: Folder
@@ -90,11 +92,19 @@ class Dream:
     """How many sequences, side by side."""
     seed: Number = 1
     """Of the environments."""
+    text: Annotated[str | None, option("TEXT", "none")] = None
+    """Words that are read first, e.g. --text "lift to open"."""
+    steps: Number = 12
+    """Of a text: how many words are imagined behind it."""
+    temperature: float = 1.0
+    """Of a text: of each word; 0 takes the most probable latents and words."""
     device: Device = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
 
     def run(self) -> int:
         """Dreams."""
+        if self.text is not None:
+            return self.say(self.text)
         if not 0 < self.context < self.length:
             raise ConfigError(f"expected 0 < context < length, got context={self.context}, length={self.length}")
         at_least(0, seed=self.seed)
@@ -106,6 +116,30 @@ class Dream:
         run, agent, _ = opened(self.folder, self.device)
         batch = record(agent, run.config.env, sequences=self.sequences, length=self.length, seed=self.seed)
         print(write_dream(agent, batch, self.context, run.folder))
+        return 0
+
+    def say(self, text: str) -> int:
+        """Goes on with a text."""
+        from worldformula.report.words import of_agent, of_fit, strip
+
+        at_least(0, seed=self.seed)
+        at_least(1, steps=self.steps)
+        how: dict[str, Any] = {"steps": self.steps, "temperature": self.temperature, "seed": self.seed}
+        folder = RunFolder(self.folder)
+        if kind_of(expect(folder, ("fit", "interact"), "worldformula dream"), folder.path) == "fit":
+            found = of_fit(open_model(self.folder, self.device), text, **how)
+        else:
+            run, agent, _ = opened(self.folder, self.device)
+            found = of_agent(agent, run.config.env, text, **how)
+        print(f"read: {text}\ngoes on: {found.text}")
+        if found.reward is not None:
+            print(f"imagined reward: {found.reward:.3g}")
+        if found.pictures is not None:
+            path = folder.videos / "said.webp"
+            with writing(folder.path):
+                folder.videos.mkdir(exist_ok=True)
+                path.write_bytes(strip(found.pictures))
+            print(path)
         return 0
 
 

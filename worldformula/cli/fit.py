@@ -189,7 +189,8 @@ def header(run: ModelRun) -> list[str]:
 def report(run: ModelRun) -> dict[str, float]:
     """Measures the model, writes its page, and prints where it is; what is minimised, on the test data.
 
-    Of a world that decodes also the error of its dreams, in those of repeating what was seen last.
+    Of a world that decodes also the error of its dreams, in those of repeating what was seen last; of one that reads
+    words also their perplexity.
     """
     from worldformula.report.dreams import FAR, dreams
     from worldformula.report.model import REPORT, write_model
@@ -198,9 +199,12 @@ def report(run: ModelRun) -> dict[str, float]:
     reached = {name: value for name, value in run.tested().items() if name in shown}
     if isinstance(run.model, ThroughTime) and run.model.world.heads:
         with evaluating(run.fitting):
-            found = dreams(run.model, run.test_rows, seed=derived(run.config.seed, REPORT)).measured
-        far = min(FAR, found.horizon)
-        reached[f"error_{far}/persistence"] = found.ratio(far)
+            words = run.model.words is not None
+            found = None if words else dreams(run.model, run.test_rows, seed=derived(run.config.seed, REPORT)).measured
+        if found is not None:
+            far = min(FAR, found.horizon)
+            reached[f"error_{far}/persistence"] = found.ratio(far)
+        reached |= {name: value for name, value in run.watched().items() if name.startswith("words/")}
     print("reached: " + ", ".join(f"{name} {value:.5g}" for name, value in reached.items()))
     print(f"report: {write_model(run)}")
     return reached

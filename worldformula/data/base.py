@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -52,6 +52,9 @@ class DataSet(Arrays):
         columns: names of the numbers of a row of ``x``, of a table.
         alphabet: of a text, the character that each number of ``x`` stands for.
         window: of episodes, whose rows follow each other, how many of them are learnt from at once; 0 of other data.
+        words: of sentences, the word that each number of the only column stands for.
+        zeros: columns that a world for these data has and they do not: zeros stand in their place. By key, as
+            `worldformula.model.through_time.columns_of` gives them.
 
     Raises:
         ConfigError: parts with different names, or arrays of different lengths.
@@ -65,6 +68,8 @@ class DataSet(Arrays):
     columns: tuple[str, ...] = ()
     alphabet: str = ""
     window: int = 0
+    words: tuple[str, ...] = ()
+    zeros: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.train.keys() != self.test.keys():

@@ -50,7 +50,12 @@ class Reading:
     names: tuple[str, ...] = ()
     """Arrays: new names, e.g. x=images,y=labels."""
     length: int = 64
-    """Texts: characters of a row. Episodes: rows of a window."""
+    """Texts: characters of a row. Episodes and sentences: rows of a window."""
+    env: str = ""
+    """Texts, of a world that reads: the environment whose words they are. A row is then a word and a line an episode;
+    whatever else that environment shows or takes is zero, and not learnt."""
+    env_args: tuple[str, ...] = ()
+    """Arguments of that environment, as of --env-arg and of its settings, e.g. pixels=true,size=32."""
     test: float = 0.2
     """Share of the rows that is kept for tests."""
 

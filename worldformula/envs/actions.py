@@ -70,6 +70,11 @@ class ActionSpec:
         return Column("discrete", shape, "int64", 0, max(self.classes) - 1, self.classes, (0,) * len(self.classes))
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """How wide its variables are in a world: one for every choice of a multi_discrete, else one."""
+        return self.classes if self.kind == "multi_discrete" else (self.size,)
+
+    @property
     def mask(self) -> Column | None:
         """The column of its mask, one boolean per choice; None for actions that have no choices."""
         return Column("flag", (sum(self.classes),), "bool", 0, 1) if self.classes else None

@@ -14,6 +14,7 @@ from worldformula.envs.columns import Column, row_spec
 from worldformula.envs.factory import make
 from worldformula.envs.process import Remote
 from worldformula.envs.stream import FAILURES, Episode, Failure, Row, Served, Stream
+from worldformula.envs.words import vocabulary_of
 from worldformula.errors import ConfigError, RobotError, SpaceError, WorldformulaError
 
 Rows = dict[str, NDArray[Any]]
@@ -46,6 +47,7 @@ class Envs:
         columns: one :class:`~worldformula.envs.columns.Column` per key of the rows that the environment gives.
         observations: those of them that an agent observes: no masks, no labels.
         actions: one :class:`~worldformula.envs.actions.ActionSpec` per named action.
+        vocabulary: the words of one that speaks, else None; of one in a process of its own nobody knows.
         row_spec: shape and dtype of every column, actions included, as ``Replay`` takes it.
         real: it is a robot that is not simulated, of which there is one.
         finished: the episodes that ended at the latest rows.
@@ -94,6 +96,7 @@ class Envs:
         self.columns: dict[str, Column] = env.columns
         self.observations: dict[str, Column] = env.observations
         self.actions: dict[str, ActionSpec] = env.actions
+        self.vocabulary = vocabulary_of(env)
         self.row_spec = row_spec(self.columns, columns(self.actions))
         self.finished: list[Episode] = []
 

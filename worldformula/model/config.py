@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from worldformula import catalogue
+from worldformula.catalogue import System
 from worldformula.data import Reading
 from worldformula.data.own import located
 from worldformula.errors import CatalogueError, ConfigError, RunFolderError, near
@@ -133,12 +134,25 @@ def start(model: str, preset: str, data: str) -> ModelConfig:
     Raises:
         CatalogueError: no such system or preset, or the system is of another kind.
     """
-    system = catalogue.find(model)
-    if system.kind not in ("models", "worlds"):
+    system, world = catalogue.find(model), world_of(model)
+    if world is None and system.kind != "models":
         known = ", ".join((*catalogue.names("models"), *catalogue.names("worlds")))
         raise CatalogueError(f"{system.name} is one of the {system.kind}; fit expects a model or a world: {known}")
-    how = FitConfig(batch=16, clip=1.0) if system.kind == "worlds" else FitConfig()  # a row is a window of many steps
-    return ModelConfig(system.name, preset, located(data), system.sizes(preset), how)
+    how = FitConfig() if world is None else FitConfig(batch=16, clip=1.0)  # a row is a window of many steps
+    sizes = system.sizes(preset)
+    return ModelConfig(system.name, preset, located(data), sizes.world if system.kind == "agents" else sizes, how)
+
+
+def world_of(name: str) -> System | None:
+    """The world that a fit of this name trains: itself, or that of an agent, with the agent's settings of it; None of a
+    model, and of an agent whose settings have no world of the catalogue.
+    """
+    system = catalogue.find(name)
+    if system.kind != "agents":
+        return system if system.kind == "worlds" else None
+    own = getattr(system.sizes(next(iter(system.presets))), "world", None)
+    place, _, file = type(own).__module__.rpartition(".")
+    return catalogue.find(file) if place.endswith(".worlds") else None
 
 
 def read(values: Mapping[str, Any], where: object) -> ModelConfig:

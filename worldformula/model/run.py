@@ -22,9 +22,10 @@ from worldformula.errors import (
     SupportError,
     WorldformulaError,
 )
-from worldformula.model.config import ModelConfig, deliberate, differences, read, start
+from worldformula.model.config import ModelConfig, deliberate, differences, read, start, world_of
 from worldformula.model.contract import Model
 from worldformula.model.sizes import inferred
+from worldformula.model.texts import spoken, unread
 from worldformula.model.through_time import PLACEHOLDER, ThroughTime, built, columns_of, fitted
 from worldformula.run import transfer
 from worldformula.run.fit import Fit
@@ -178,9 +179,9 @@ def build(config: ModelConfig) -> Model:
         CatalogueError: the system's ``build`` returns something else.
     """
     with forked(derived(config.seed, BUILD)):
-        system = catalogue.find(config.model)
-        if system.kind == "worlds":
-            return built(system, config.sizes, config.columns or PLACEHOLDER)
+        system, world = catalogue.find(config.model), world_of(config.model)
+        if world is not None:
+            return built(world, config.sizes, config.columns or PLACEHOLDER)
         model = system.build(config.sizes)
     if not isinstance(model, Model):
         raise CatalogueError(
@@ -209,15 +210,18 @@ def open_model(path: str | Path, device: str = "auto", doing: str = "this") -> M
 def sized(config: ModelConfig, found: DataSet) -> ModelConfig:
     """The configuration with the sizes that its data need, except for those that were set; of a world, its columns."""
     given = {text.partition("=")[0].strip().removeprefix("sizes.") for text in config.changes}
-    if catalogue.find(config.model).kind == "worlds":
+    if world_of(config.model) is not None:
         columns = columns_of(found)
-        return dataclasses.replace(config.changed(fitted(config.sizes, columns, given)), columns=columns)
+        texts = [*fitted(config.sizes, columns, given), *unread(config.sizes, columns, given)]
+        return dataclasses.replace(config.changed(texts), columns=columns)
     return config.changed(inferred(config.sizes, found, given))
 
 
 def loaded(config: ModelConfig) -> DataSet:
     """The data of a configuration: rows for a model, windows of episodes for a world."""
-    if catalogue.find(config.model).kind == "worlds":
+    if world_of(config.model) is not None:
+        if Path(config.data).suffix == ".txt":
+            return spoken(config.data, config.reading)
         return sequences.load(config.data, config.reading)
     return load(config.data, config.reading)
 

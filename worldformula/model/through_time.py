@@ -26,6 +26,8 @@ from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.plan.histories import refuse_ahead
 from worldformula.model.contract import Model, Values
 from worldformula.nets.classes import one_hots
+from worldformula.vocabulary import Vocabulary
+from worldformula.world import saying
 
 DISCOUNT = 1 - 1 / 333  # Hafner et al. 2025: the horizon of the continuation target
 PICTURE = 3  # axes of a picture, the last one its 1, 3 or 4 channels
@@ -33,11 +35,16 @@ Columns = dict[str, dict[str, Any]]
 
 
 def columns_of(found: DataSet) -> Columns:
-    """What the columns hold, as JSON: kind (image, vector or classes), shape of a step, number of classes."""
+    """What the columns hold, as JSON: kind (image, vector or classes), shape of a step, number of classes; ``words``
+    where these are words; ``zero`` of those that a world has beside the data, whose place zeros take.
+    """
     actions = [key for key in found.train if key == "action" or key.startswith("action/")]
     if len(actions) > 1:
         raise ConfigError(f"{found.name}: the worlds of the catalogue read one action, got {', '.join(actions)}")
-    return {key: _column(key, found) for key in (*observed(found.train), *actions)}
+    own = {key: _column(key, found) for key in (*observed(found.train), *actions)}
+    if found.words:
+        own = {key: {**column, "classes": len(found.words), "words": list(found.words)} for key, column in own.items()}
+    return own | {key: {**column, "zero": True} for key, column in found.zeros.items()}
 
 
 def _column(key: str, found: DataSet) -> dict[str, Any]:
@@ -55,16 +62,32 @@ def _column(key: str, found: DataSet) -> dict[str, Any]:
 
 def width(column: Mapping[str, Any]) -> int:
     """Numbers of a step of a column as networks read it."""
-    return int(math.prod(column["shape"])) * int(column.get("classes", 1))
+    return sum(counts(column)) or int(math.prod(column["shape"]))
+
+
+def counts(column: Mapping[str, Any]) -> tuple[int, ...]:
+    """Classes of each number of a step of a column; none of one that holds no classes."""
+    classes = column.get("classes", ())
+    return tuple(classes) if isinstance(classes, list | tuple) else (classes,) * math.prod(column["shape"])
 
 
 def encoded(value: Tensor, column: Mapping[str, Any], name: str = "the column") -> Tensor:
     """A column ``[B, T, …]`` as float32: ``[B, T, H, W, C]`` in [0, 1] for a picture, else ``[B, T, width]``."""
     if column["kind"] == "classes":
         flat = value.reshape(*value.shape[:2], -1)
-        return one_hots(flat, (int(column["classes"]),) * flat.shape[-1], name=name)
+        return one_hots(flat, counts(column), name=name)
     scaled = value.float() / column["scale"] if column["scale"] != 1 else value.float()
     return scaled if column["kind"] == "image" else scaled.reshape(*value.shape[:2], -1)
+
+
+def is_action(key: str) -> bool:
+    """Whether a column holds an action."""
+    return key == "action" or key.startswith("action/")
+
+
+def variables(count: int) -> list[str]:
+    """The variables of so many actions: a, or a_1, a_2, …"""
+    return ["a"] if count == 1 else [f"a_{i}" for i in range(1, count + 1)]
 
 
 PLACEHOLDER: Columns = {
@@ -110,7 +133,21 @@ class ThroughTime(Model):
     @property
     def actions(self) -> str | None:
         """The column of the action."""
-        return next((key for key in self.columns if key == "action" or key.startswith("action/")), None)
+        return next((key for key in self.columns if is_action(key)), None)
+
+    @property
+    def words(self) -> tuple[str, Vocabulary] | None:
+        """The column of words, and what its numbers stand for, where there is one."""
+        found = {key: Vocabulary(tuple(c["words"])) for key, c in self.columns.items() if "words" in c}
+        return next(iter(found.items()), None)
+
+    def zeros(self, lead: tuple[int, ...]) -> Values:
+        """By variable, ``[B, T, …]``: what stands in the place of columns that the data do not have."""
+        absent = {key: column for key, column in self.columns.items() if column.get("zero")}
+        shapes = {k: tuple(c["shape"]) if c["kind"] == "image" else (width(c),) for k, c in absent.items()}
+        acts = [key for key in absent if is_action(key)]
+        names = self.world.observations | dict(zip(acts, variables(len(acts)), strict=True))
+        return {names[key]: torch.zeros(*lead, *shape) for key, shape in shapes.items()}
 
     def given(self, rows: Mapping[str, Tensor]) -> Values:
         """Windows ``[B, T, …]`` of columns to the inputs of the loss."""
@@ -121,6 +158,7 @@ class ThroughTime(Model):
             if column["kind"] == "classes":  # nothing is executed at the last row: no class
                 found["a"] = found["a"] * ~rows["is_last"][..., None]
         found |= {"r": rows["reward"].float(), "first": rows["is_first"]}
+        found |= {k: x.to(found["r"].device) for k, x in self.zeros(tuple(rows["is_first"].shape)).items()}
         proceed = self.world.predicted.get("continue", "c")
         found[proceed] = (1 - rows["is_terminal"].float()) * DISCOUNT
         return {name: found[name] for name in self.inputs if name in found}
@@ -132,7 +170,8 @@ class ThroughTime(Model):
             MissingInputError: the loss reads what the data do not have.
             ShapeError: the loss refuses two windows.
         """
-        needed = (*self.columns, "reward", "is_first", "is_last", "is_terminal")
+        own = (key for key, column in self.columns.items() if not column.get("zero"))
+        needed = (*own, "reward", "is_first", "is_last", "is_terminal")
         if missing := [key for key in needed if key not in arrays]:
             raise MissingInputError(f"{name} has no column {missing[0]!r}; it has {', '.join(arrays)}")
         found = {key: torch.from_numpy(np.ascontiguousarray(arrays[key])) for key in needed}
@@ -149,10 +188,18 @@ class ThroughTime(Model):
         return found
 
     def watched(self, rows: Mapping[str, Tensor], device: torch.device) -> dict[str, float]:
-        """How the latents of a joint-embedding world are on these windows; of another world nothing is told."""
-        if not self.world.embeddings:
+        """How the latents of a joint-embedding world are on these windows, and the perplexity of words where rows hold
+        them; of another world nothing is told.
+        """
+        if not self.world.embeddings and self.words is None:
             return {}
-        found: dict[str, float] = self.world.watched(self.given({key: x.to(device) for key, x in rows.items()}))
+        given = self.given({key: x.to(device) for key, x in rows.items()})
+        found: dict[str, float] = self.world.watched(given) if self.world.embeddings else {}
+        if self.words is not None:
+            key, _ = self.words
+            head = saying.head_of(self.world, {k: counts(c) for k, c in self.columns.items() if counts(c)}, key)
+            numbers = rows[key].to(device).long()
+            found["words/perplexity"] = saying.perplexity(self.world, given, head, numbers, seed=0)
         return found
 
     def tests(self, data: DataSet, most: int) -> Values:
@@ -189,20 +236,23 @@ def built(system: System, sizes: Any, columns: Mapping[str, Mapping[str, Any]]) 
             f"{system.name} reads what another network makes of the data; {system.agent} trains both: "
             f"worldformula train --model {system.agent} --env ... --run runs/first"
         )
-    seen = {key: column for key, column in columns.items() if key != "action" and not key.startswith("action/")}
-    action = next((column for key, column in columns.items() if key not in seen), None)
+    seen = {key: column for key, column in columns.items() if not is_action(key)}
+    acts = [column for key, column in columns.items() if is_action(key)]
+    action = next(iter(acts), None)
     if "observations" in inspect.signature(system.build).parameters:
         if action is None:
             raise ConfigError(f"{system.name} reads actions, and the data have no column action")
         shapes = {k: tuple(c["shape"]) if c["kind"] == "image" else (width(c),) for k, c in seen.items()}
-        classes = {k: (c["classes"],) * math.prod(c["shape"]) for k, c in seen.items() if c["kind"] == "classes"}
-        world = system.build(sizes, shapes, width(action), **({"classes": classes} if classes else {}))
+        classes = {k: counts(c) for k, c in seen.items() if c["kind"] == "classes"}
+        wide: Any = dict(zip(variables(len(acts)), map(width, acts), strict=True)) if len(acts) > 1 else width(action)
+        world = system.build(sizes, shapes, wide, **({"classes": classes} if classes else {}))
         if world.further:
             raise ConfigError(
                 f"{system.name}: {', '.join(world.further)} would never learn, as it has a loss of its own beside the "
                 f"world's, which agents minimise and a fit of data does not\ntake a preset without it, or an agent"
             )
-        return ThroughTime(world, world.loss, columns, {key: world.observations[key] for key in shapes})
+        words = {key: world.observations[key] for key in shapes if key in world.observations}
+        return ThroughTime(world, world.loss, columns, {k: w for k, w in words.items() if not seen[k].get("zero")})
     if len(seen) != 1:
         raise ConfigError(
             f"{system.name} observes one column, and the data have {', '.join(seen) or 'none'}; leave out the others "

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from worldformula.formula.expressions.expression import Expression
 
 FOLDER, FILE = "report", "evidence.json"
-VIDEOS = ("episode", "dream", "strip")
+VIDEOS = ("episode", "dream", "strip", "words_read", "words_true", "words_swapped", "words_said")
 PIXELS = "pixels in [0, 1]"
 
 
@@ -70,6 +70,21 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class Heard:
+    """Words, one a row, and the name of the picture above them.
+
+    Attributes:
+        name: "read" of an episode, "true" and "swapped" of what is imagined after such a hint, "said".
+        note: what it shows.
+        words: by row.
+    """
+
+    name: str
+    note: str
+    words: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Evidence:
     """Measurements of a trained agent. What was not measured, or does not exist, is None.
 
@@ -83,6 +98,7 @@ class Evidence:
         curves: numbers of one such window beside what was dreamt, where no pictures are observed.
         videos: animated WebP by name: ``episode``, ``dream`` (rows truth, dream, error) and the still ``strip``.
         strip_steps: horizons of the columns of ``strip``; 0 is the last frame that the model saw.
+        heard: of an agent that reads, what it read, imagined after a sentence, and would say.
         left_out: a sentence that says what was not measured, and why; empty where nothing was left out.
         machine: where it was measured: versions, device, date.
     """
@@ -96,6 +112,7 @@ class Evidence:
     curves: tuple[Curve, ...] = ()
     videos: Mapping[str, bytes] = field(default_factory=dict)
     strip_steps: tuple[int, ...] = ()
+    heard: tuple[Heard, ...] = ()
     left_out: str = ""
     machine: Mapping[str, str] = field(default_factory=dict)
 
@@ -148,6 +165,7 @@ def load(run: Path) -> Evidence | None:
             on=str(values.get("on", PIXELS)),
             curves=tuple(Curve(**_numbers(curve)) for curve in values.get("curves", ())),
             strip_steps=tuple(values["strip_steps"]),
+            heard=tuple(Heard(h["name"], h["note"], tuple(h["words"])) for h in values.get("heard", ())),
             left_out=str(values.get("left_out", "")),
             machine=values["machine"],
         )

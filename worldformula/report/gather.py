@@ -18,6 +18,7 @@ from worldformula.metrics.openloop import open_loop_error
 from worldformula.report.curves import varying
 from worldformula.report.evidence import Evidence, machine, written
 from worldformula.report.video import dream_video, filmstrip, webp
+from worldformula.report.words import heard
 from worldformula.report.yardsticks import REPORT, yardsticks
 from worldformula.run.config import EnvConfig
 from worldformula.run.contract import Agent, Batch
@@ -80,6 +81,7 @@ def gather(run: str | Path, agent: Agent, *, episodes: int = 10, device: str = "
         # Under random actions: a policy that holds an unstable balance makes every open-loop prediction fail.
         wandering, _ = recorded(None, env, episodes, seed + 1)
         dreamt = _dream(agent, wandering)
+        said, strips = heard(agent, env, seed)
     levels = yardsticks(env, int(config["seed"]), RunFolder(run))
     return dataclasses.replace(
         dreamt,
@@ -87,7 +89,8 @@ def gather(run: str | Path, agent: Agent, *, episodes: int = 10, device: str = "
         reached=Score.of(float(e["reward"].sum()) for e in played),
         floor=levels.floor,
         best=levels.best,
-        videos={**videos, **dreamt.videos},
+        videos={**videos, **dreamt.videos, **strips},
+        heard=said,
         machine=where,
     )
 

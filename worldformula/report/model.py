@@ -35,6 +35,7 @@ from worldformula.report.parts import (
     small,
 )
 from worldformula.report.pictures import REACH, Pictures, draw
+from worldformula.report.words import fitted_part
 from worldformula.report.write import seconds
 from worldformula.run.folder import read_metrics, writing
 from worldformula.training import devices
@@ -102,8 +103,10 @@ def gather(run: ModelRun) -> Told:
     seed = derived(config.seed, REPORT)
     with forked(seed), evaluating(run.fitting):
         through = run.model if isinstance(run.model, ThroughTime) else None
-        shown = dreamt(dreams(through, run.test_rows, seed=seed)) if through else ""
+        sees = through is not None and through.words is None
+        shown = dreamt(dreams(through, run.test_rows, seed=seed)) if through and sees else ""
         pictures = Pictures() if through else draw(run.model, run.data, run.test_rows, seed)
+    shown += fitted_part(run, seed)
     spent = seconds(folder)
     weights = sum(p.numel() for p in loss.parameters() if p.requires_grad)
     rows = len(next(iter(run.data.train.values())))

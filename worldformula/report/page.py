@@ -31,6 +31,7 @@ from worldformula.report.parts import (
     small,
 )
 from worldformula.report.video import DREAMING, LOOKING
+from worldformula.report.words import words_part
 
 _COUNTS = ("step", "updates", "episodes")
 _AT = 15  # horizon whose ratio is printed
@@ -60,6 +61,7 @@ def page(run: Run, evidence: Evidence) -> str:
             _learning(run, evidence),
             section("What was not measured", f"<p>{escape(evidence.left_out)}</p>") if evidence.left_out else "",
             _pictures(evidence),
+            words_part(evidence.heard, evidence.videos),
             _numbers(evidence),
             horizon(evidence.open_loop, evidence.on),
             codes(run.metrics),

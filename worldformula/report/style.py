@@ -64,6 +64,11 @@ img{{max-width:100%;height:auto;image-rendering:pixelated;display:block;border-r
 .dream sub{{font-size:.75em;line-height:0}}
 .dream .rows{{display:grid;grid-auto-rows:1fr;align-items:center;font-size:.85rem;line-height:1;color:var(--muted);
 text-align:right}}
+.lines{{border-collapse:collapse;font-size:.9rem;margin-top:12px}}
+.lines td,.lines th{{text-align:left;vertical-align:top;
+padding:5px 18px 5px 0;border-bottom:1px solid var(--rule);font-weight:400}}.lines th{{color:var(--muted)}}
+.words{{overflow-x:auto}}.words>div{{width:max-content}}.words img{{display:block;width:100%}}
+.words .said{{display:grid;grid-auto-columns:1fr;grid-auto-flow:column;gap:0 2px;font-size:.78rem;text-align:center}}
 .columns{{grid-column:2;display:grid;grid-auto-columns:1fr;grid-auto-flow:column;font-size:.8rem;color:var(--muted);
 text-align:center;margin-top:4px;font-variant-numeric:tabular-nums}}
 .key{{display:inline-block;width:.75em;height:.75em;border-radius:2px;vertical-align:-.04em;margin-right:.3em}}

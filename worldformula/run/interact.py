@@ -116,6 +116,7 @@ class Interact:
         self.agent = self.fresh_agent()
         possible(self.config, self.agent, self.resumes_at)
         self.driver = driver(self.config, self.envs, self.agent, build, self.device)
+        transfer.same_words("" if steps else self.config.init, self.envs.vocabulary)
         transfer.prepare(self.agent, "" if steps else self.config.init, self.config.freeze, say)
         if self.config.compile and isinstance(self.agent, torch.nn.Module) and devices.compiles(say):
             self.agent.compile()

@@ -14,6 +14,7 @@ from worldformula.run.contract import Build
 from worldformula.run.folder import RunFolder
 from worldformula.run.kinds import kind_of
 from worldformula.training import checkpoint
+from worldformula.vocabulary import Vocabulary
 
 WORLD = "world."  # before the names of an agent's world, which is also trained by itself
 PRETRAINED = "model.safetensors"
@@ -56,6 +57,32 @@ def prepare(networks: Any, init: str, frozen: Sequence[str], say: Callable[[str]
     if init:
         take(networks, init, say)
     freeze(networks, frozen)
+
+
+def same_words(init: str, words: Vocabulary | None) -> None:
+    """The numbers of words mean the same in another run that learnt words, and here; ``words`` are those here.
+
+    Raises:
+        ConfigError: other words, or another order of them.
+    """
+    if not init or not RunFolder(init).exists:
+        return
+    columns = RunFolder(init).config().get("columns") or {}
+    there = next((tuple(c["words"]) for c in columns.values() if "words" in c), None)
+    here = None if words is None else words.words
+    if there is None or there == here:
+        return
+    if here is None:
+        raise ConfigError(f"--init {init}: it learnt words, and this environment does not speak")
+    lacking, more = (sorted(set(one) - set(other)) for one, other in ((there, here), (here, there)))
+    told = [
+        f"{what} {', '.join(some[:TOLD])}" for what, some in (("only there:", lacking), ("only here:", more)) if some
+    ]
+    raise ConfigError(
+        f"--init {init}: it learnt {len(there)} words, this environment has {len(here)}, and the numbers of words do "
+        f"not agree. {'; '.join(told) or 'They stand in another order'}\nFit the text anew with --set data.env=ID of "
+        "the environment that is trained in here, with the same arguments"
+    )
 
 
 def same_sizes(build: Build, asked: Any, config: Any, envs: Any, changed: Iterable[str]) -> None:

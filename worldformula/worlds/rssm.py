@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -51,14 +51,16 @@ from worldformula.formula import (
 )
 from worldformula.formula.code.out import Out
 from worldformula.nets import sizes as published
-from worldformula.nets.conv import STAGES, ImageDecoder, ImageEncoder, Style
+from worldformula.nets.conv import STAGES, ImageDecoder, Style
+from worldformula.nets.encoder import Encoder, Symlog
 from worldformula.nets.gru import BlockGRU
-from worldformula.nets.mlp import MLP, VectorDecoder, VectorEncoder, VectorKey, symlog
+from worldformula.nets.mlp import MLP, VectorDecoder
 from worldformula.nets.parts import Choices, Part, Parts, Stack
 from worldformula.nets.sizes import Sizes
 from worldformula.world import MASK, World, harmony, views
 from worldformula.world.embeddings import DECODED, Target, predicted, require_target
 from worldformula.world.observations import Names, square
+from worldformula.world.weights import Weights, less
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,11 @@ class RSSMConfig:
     """Learn the scales of reward, reconstruction and divergences (HarmonyDream), instead of their weights."""
     carry: bool = True
     """Whether h_t remembers. Without, it is zero in every state, and a state tells the present observation alone."""
+    weights: tuple[str, ...] = ()
+    """Of predictions in the loss, key=number each, by the key of the observation, or reward and continue; 1 of all
+    others. With 0 a head is built and not learnt."""
+    zeroed: tuple[str, ...] = ()
+    """Observations that are not read, by their keys: zeros stand in their place."""
 
     def __post_init__(self) -> None:
         require_target(self.target)
@@ -100,6 +107,8 @@ class RSSMConfig:
             )
         if not self.stages or min(self.stages) < 1 or self.patch < 1:
             raise ConfigError(f"expected stages ≥ 1 each and patch ≥ 1, got stages={self.stages}, patch={self.patch}")
+        if self.weights and self.harmony:
+            raise ConfigError(f"harmony learns the weights: expected weights empty, got {', '.join(self.weights)}")
         if self.prototypes < 2:
             raise ConfigError(f"expected two prototypes or more, got {self.prototypes}")
         if min(self.free_nats, self.dynamics, self.representation) < 0:
@@ -130,44 +139,6 @@ def tiny() -> RSSMConfig:
     return RSSMConfig(sizes, stages=(4, 8), style="stride", patch=4, free_nats=0.01, prototypes=256)
 
 
-# ------------------------------------------------------------------------------------------------------------- networks
-
-
-class Encoder(nn.Module):
-    """All observations of a step, images first, to one token [N, width]."""
-
-    def __init__(
-        self, images: Mapping[str, tuple[int, ...]], vectors: Mapping[str, tuple[int, ...]], config: RSSMConfig,
-        choices: Collection[str] = (),
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self.count, sizes = len(images), config.sizes
-        self.image = self.vector = None
-        if images:
-            size, channels = square(images), sum(shape[-1] for shape in images.values())
-            self.image = ImageEncoder(
-                size, channels, sizes.depth, stages=config.stages, style=config.style, patch=config.patch
-            )
-        if vectors:
-            keys = [VectorKey(math.prod(shape), encoded=key in choices) for key, shape in vectors.items()]
-            self.vector = VectorEncoder(keys, sizes.units)
-        self.width = (self.image.width if self.image else 0) + (sizes.units if self.vector else 0)
-
-    def forward(self, *observations: Tensor) -> Tensor:
-        """Images [N, H, W, C], then vectors [N, n]."""
-        tokens = [self.image(*observations[: self.count])] if self.image else []
-        tokens += [self.vector(*observations[self.count :])] if self.vector else []
-        return tokens[0] if len(tokens) == 1 else torch.cat(tokens, -1)
-
-
-class Symlog(nn.Module):
-    """Vectors [N, ...] of one step, squashed and concatenated to [N, n]: what the vector decoder predicts."""
-
-    def forward(self, *vectors: Tensor) -> Tensor:
-        """Vectors in the order of the formula."""
-        return symlog(torch.cat([v.flatten(1) for v in vectors], -1))
-
-
 # -------------------------------------------------------------------------------------------------------------- formula
 
 
@@ -186,7 +157,8 @@ def build(
         raise ConfigError(f"expected at least one action dimension, got {actions}")
     images = {k: tuple(observations[k]) for k in names.images}
     vectors = {k: tuple(observations[k]) for k in names.vectors}
-    encoder = Encoder(images, vectors, config, classes or {})
+    weights = Weights(config.weights, observations)
+    encoder = _encoder(config, images, vectors, classes or {})
     latent, head = (
         (size.groups, size.classes),
         lambda outputs, layers, outscale=1.0: MLP(size.feature, outputs, size.units, layers, outscale),
@@ -206,7 +178,7 @@ def build(
     reward = TwoHot("p(r_t|h_t,z_t)", head(255, 1, 0.0))
     proceed = Bernoulli("p(c_t|h_t,z_t)", head(1, 1), shape=())
     decoded = config.target in DECODED
-    seen = _Decoded.of(config, images, vectors, names, dict(classes or {})) if decoded else _Decoded()
+    seen = _Decoded.of(config, images, vectors, names, dict(classes or {}), weights) if decoded else _Decoded()
     extra, told = _told(config, embed, prior, list(names.images.values()), encoder.width, widths)
     allowed = {
         action: Bernoulli(f"p({Names.at(word)}|h_t,z_t)", head(widths[action], 1), shape=widths[action])
@@ -215,13 +187,13 @@ def build(
 
     dyn, rep = KL(sg(post), prior), KL(post, sg(prior))
     dyn, rep = maximum(dyn, config.free_nats), maximum(rep, config.free_nats)
-    plain: tuple[Factor, ...] = (*seen.scored, reward)
+    plain = [*zip(seen.scored, seen.weights, strict=True), (reward, weights["reward"])]
     if config.harmony:
-        extra, step, plain = (*extra, harmony.scales("first")), _harmonised(config, dyn, rep, reward, seen.scored), ()
+        extra, step, plain = (*extra, harmony.scales("first")), _harmonised(config, dyn, rep, reward, seen.scored), []
     else:
         step = config.dynamics * dyn + config.representation * rep
-    for factor in (*plain, proceed, *allowed.values()):
-        step = step - log(factor)
+    for factor, weight in (*plain, (proceed, weights["continue"]), *((mask, 1.0) for mask in allowed.values())):
+        step = less(step, factor, weight)
     step = step if told is None else step + told
     draws = Joint.of(*seen.targets, embed, *core.factors, post, *seen.trunk, *extra)
     loss = Mean("t", E(draws, step), reset="first").mean()
@@ -229,6 +201,22 @@ def build(
         prior=core * prior, posterior=embed * core * post, heads=[*seen.heads, reward, proceed, *allowed.values()],
         loss=loss, roles={"reward": "r", "continue": "c"} | {MASK + a: f.variable.key for a, f in allowed.items()},
         observations=names.all,
+    )  # fmt: skip
+
+
+def _encoder(
+    config: RSSMConfig, images: Mapping[str, tuple[int, ...]], vectors: Mapping[str, tuple[int, ...]],
+    classes: Mapping[str, Sequence[int]],
+) -> Encoder:  # fmt: skip
+    """The encoder of everything that is observed, but for what is not read."""
+    known = (*images, *vectors)
+    if unknown := [key for key in config.zeroed if key not in known]:
+        raise ConfigError(f"zeroed: {unknown[0]!r} is not observed; these are: {', '.join(known)}")
+    if images:
+        square(images)
+    return Encoder(
+        images, vectors, config.sizes, stages=config.stages, style=config.style, patch=config.patch, choices=classes,
+        zeroed=config.zeroed,
     )  # fmt: skip
 
 
@@ -288,9 +276,12 @@ ERROR = math.sqrt(0.5)  # the scale of a Normal whose −log p is a squared erro
 
 @dataclass
 class _Decoded:
-    """What is predicted of the observations: what the loss scores, what that reads, and the heads of the world."""
+    """What is predicted of the observations: what the loss scores, by which weights, what that reads, and the heads of
+    the world.
+    """
 
     scored: list[Factor] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
     targets: list[Factor] = field(default_factory=list)
     trunk: list[Factor] = field(default_factory=list)
     heads: list[Factor] = field(default_factory=list)
@@ -298,16 +289,20 @@ class _Decoded:
     @classmethod
     def of(
         cls, config: RSSMConfig, images: Mapping[str, tuple[int, ...]], vectors: Mapping[str, tuple[int, ...]],
-        names: Names, classes: Mapping[str, Sequence[int]],
+        names: Names, classes: Mapping[str, Sequence[int]], weights: Weights,
     ) -> _Decoded:  # fmt: skip
         """One decoder for all images, and one for all vectors together."""
         found = cls()
         if images:
             found._images(config, {names.images[key]: shape for key, shape in images.items()})
+            found.weights.append(weights.common(images, "pictures"))
         if vectors:
             widths = {names.vectors[k]: math.prod(s) for k, s in vectors.items() if k not in classes}
             choices = {names.vectors[k]: tuple(classes[k]) for k in vectors if k in classes}
             found._vectors(config, widths, choices)
+            numbers = [key for key in vectors if key not in classes]
+            found.weights += [weights.common(numbers, "numbers")] if numbers else []
+            found.weights += [weights[key] for key in vectors if key in classes for _ in classes[key]]
         return found
 
     def _images(self, config: RSSMConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -31,6 +31,9 @@ PAD = 11.0  # between a plate and what is in it
 Groups = Sequence[Sequence[int]]
 
 
+LARGE = 60  # circles; of more the rows stay in written order, as a search among places takes minutes
+
+
 @dataclass(frozen=True)
 class Curve:
     """One arrow: a quadratic Bézier from border to border, whose ``head`` (a triangle) touches the target's circle."""
@@ -65,8 +68,12 @@ def place(
     links = np.array(sorted({(min(e), max(e)) for e in edges if e[0] != e[1]}), int).reshape(-1, 2)
     row, side = np.array(rows), np.array(sides)
     picture = _Picture(row, side, links, scale, radius, [np.isin(np.arange(len(rows)), p) for p in plates])
-    best = min((_descend(columns, picture) for columns in _starts(row, side)), key=lambda found: found[1])
-    centres: Points = np.stack([best[0], row], 1) * scale
+    starts = _starts(row, side)
+    if len(rows) > LARGE:
+        columns = next(starts)
+    else:
+        columns = min((_descend(begin, picture) for begin in starts), key=lambda found: found[1])[0]
+    centres: Points = np.stack([columns, row], 1) * scale
     return np.asarray(centres - centres.min(0))
 
 
@@ -194,6 +201,10 @@ def route(
     Edges are routed one after the other, the straight ones first, each with the bend that hits no circle and crosses
     and touches the fewest arrows before it.
     """
+    if len(edges) > 2 * LARGE:
+        return [
+            _curve(centres, e, (_STRAIGHT if s else _BENT)[0], radius) for e, s in zip(edges, straight, strict=True)
+        ]
     middle = centres.mean(0) if len(centres) else np.zeros(2)
     done: dict[int, Curve] = {}
     for i in sorted(range(len(edges)), key=lambda i: (not straight[i], _length(centres, edges[i]))):

@@ -1,0 +1,314 @@
+"""What a world that reads has read, what it imagines seeing after a sentence, and what it would say.
+
+The same start after contradictory sentences is the grounding figure of Lin et al. 2024 (arXiv:2308.01399, figure F.1).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from worldformula.agent.imagination import ImaginationAgent
+from worldformula.envs import Envs
+from worldformula.envs.words import column_of_words
+from worldformula.errors import ConfigError
+from worldformula.model.run import ModelRun, evaluating
+from worldformula.model.through_time import ThroughTime, counts, is_action, variables
+from worldformula.report.evidence import Heard
+from worldformula.report.parts import picture, section
+from worldformula.report.video import tile, upscale, webp
+from worldformula.run.config import EnvConfig
+from worldformula.run.contract import Agent
+from worldformula.training.seeding import forked
+from worldformula.vocabulary import PAD, Vocabulary
+from worldformula.world import State, World, saying
+
+ROWS, AHEAD = 24, 12  # of an episode that are shown; steps of a dream
+LINES = 6  # of a text that are gone on with
+EDGE = 64  # pixels of one picture, about
+Pictures = NDArray[np.uint8]
+
+
+@dataclasses.dataclass(frozen=True)
+class Said:
+    """What follows a text: words by row, pictures ``[S, H, W, 3]`` of the rows where there are any, and of an agent the
+    reward that it imagines on the way.
+    """
+
+    words: tuple[str, ...]
+    pictures: Pictures | None = None
+    reward: float | None = None
+
+    @property
+    def text(self) -> str:
+        """The words, without rows at which nothing is said."""
+        return " ".join(word for word in self.words if word != PAD) or "(nothing is said)"
+
+
+@torch.no_grad()
+def of_fit(run: ModelRun, text: str, *, steps: int, temperature: float, seed: int) -> Said:
+    """What a world that was fitted to a text goes on with.
+
+    Raises:
+        ConfigError: it learnt no words, ``text`` has none, or one that it does not know.
+    """
+    model = run.model
+    if not isinstance(model, ThroughTime) or model.words is None:
+        raise ConfigError(
+            f"{run.folder.path} learnt no words: expected a run of an agent that reads, or of\n"
+            "worldformula fit dynalang --data text.txt --set data.env=ID"
+        )
+    key, words = model.words
+    numbers = numbers_of(words, text)
+    flags = torch.zeros(1, len(numbers), dtype=torch.bool)
+    first = flags.clone()
+    first[:, 0] = True
+    rows = {key: torch.tensor(numbers)[None], "reward": torch.zeros(1, len(numbers)), "is_first": first}
+    rows |= {"is_last": flags, "is_terminal": flags}
+    given = model.given({name: value.to(run.device) for name, value in rows.items()})
+    with evaluating(run.fitting):
+        start = model.world.filter(given, seed=seed).last()
+        acts = [width for name, width in _widths(model).items()]
+        names = variables(len(acts))
+        actions = {n: torch.zeros(1, steps, w, device=run.device) for n, w in zip(names, acts, strict=True)}
+        head = saying.head_of(model.world, {k: counts(c) for k, c in model.columns.items() if counts(c)}, key)
+        _, said = saying.going_on(
+            model.world, start, head, steps=steps, temperature=temperature, seed=seed, actions=actions
+        )
+    return Said(tuple(words.words[int(n)] for n in said[0]))
+
+
+def fitted_part(run: ModelRun, seed: int) -> str:
+    """Of a world that was fitted to a text, the part of the page: halves of lines that it did not learn from, what it
+    goes on with, and what the text has. Nothing of others.
+    """
+    model = run.model
+    if not isinstance(model, ThroughTime) or model.words is None:
+        return ""
+    key, words = model.words
+    begins = np.flatnonzero(run.data.test["is_first"])[1:]
+    cells = []
+    for line in np.split(run.data.test[key], begins)[:LINES]:
+        told = [words.words[int(number)] for number in line]
+        half = max(1, len(told) // 2)
+        if rest := told[half:]:
+            read = " ".join(told[:half])
+            said = of_fit(run, read, steps=len(rest), temperature=1.0, seed=seed)
+            cells.append((read, said.text, " ".join(rest)))
+    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in cells)
+    head = "<tr><th>it reads</th><th>it goes on with</th><th>the text has</th></tr>"
+    with evaluating(run.fitting):
+        reached = saying_note(model.watched(run.test_rows, run.device)["words/perplexity"])
+    return section("What it would say", reached, f'<table class="lines">{head}{rows}</table>') if cells else ""
+
+
+def saying_note(value: float) -> str:
+    """What the perplexity is."""
+    return (
+        f'<p class="note">Lines that it did not learn from. One imagined step ahead, words in windows of them have a '
+        "perplexity of "
+        f"<b>{value:.2f}</b>: as surprising as one of so many equally probable words. What it goes on with is "
+        "imagined, and nothing of it is read again.</p>"
+    )
+
+
+def _widths(model: ThroughTime) -> dict[str, int]:
+    return {key: int(np.prod(column["shape"])) for key, column in model.columns.items() if is_action(key)}
+
+
+def of_agent(agent: Agent, env: EnvConfig, text: str, *, steps: int, temperature: float, seed: int) -> Said:
+    """What an agent goes on with, and imagines seeing, once it has read a text at the first row of an episode; it acts
+    by its policy, in the dream too.
+
+    Raises:
+        ConfigError: it is no agent that imagines, its environment does not speak, or a word is unknown.
+    """
+    able = imagining(agent)
+    envs = Envs(env.id, 1, seed=seed, **env.options())
+    key, words = column_of_words(envs.observations, envs.vocabulary, env.id)
+    row = envs.reset(0)
+    rows = []
+    for place, number in enumerate(numbers_of(words, text)):
+        first = np.array([place == 0])
+        rows.append({**row, key: np.array([number]), "is_first": first})
+    with forked(seed):
+        state = _read(able, rows)
+    found = _dreamt(able, envs, key, words, state, steps, temperature, seed)
+    envs.close()
+    return found
+
+
+def imagining(agent: Agent) -> ImaginationAgent:
+    """The agent, where it dreams by a policy of its own.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if not isinstance(agent, ImaginationAgent) or agent.learner is None:
+        raise ConfigError(f"expected an agent that imagines under its policy, got {type(agent).__name__}")
+    return agent
+
+
+def numbers_of(words: Vocabulary, text: str) -> list[int]:
+    """The numbers of a text that is not empty.
+
+    Raises:
+        ConfigError: it has no word, or one that is unknown; the message names those that are near.
+    """
+    numbers = words.numbers(text)
+    if not numbers:
+        raise ConfigError(f"--text expects words, got {text!r}")
+    return numbers
+
+
+def _read(agent: ImaginationAgent, rows: Sequence[dict[str, Any]]) -> State:
+    """The state of an agent that has seen these rows."""
+    state = agent.initial(1)
+    for row in rows:
+        state = agent.act(row, state, explore=False)[1]
+    return state
+
+
+def _dreamt(
+    agent: ImaginationAgent, envs: Envs, key: str, words: Vocabulary, state: State, steps: int, temperature: float,
+    seed: int,
+) -> Said:  # fmt: skip
+    """What it imagines from there on."""
+    world = agent.world
+    choices = {k: c.classes for k, c in envs.observations.items() if c.kind == "discrete"}
+    assert agent.learner is not None
+    policy = agent.learner.policy
+    head = saying.head_of(world, choices, key)
+    begin = state.only(world.carried)
+    dream, said = saying.going_on(world, begin, head, steps=steps, temperature=temperature, seed=seed, policy=policy)
+    with torch.no_grad():
+        reward, proceed = agent.cost.outcome(dream, world.decode)
+    lived = torch.cat((torch.ones_like(proceed[:, :1]), proceed[:, :-1]), 1).cumprod(1)
+    earned = float((lived * reward).sum())
+    return Said(tuple(words.words[int(n)] for n in said[0]), pictures_of(world, agent, envs, dream), earned)
+
+
+@torch.no_grad()
+def pictures_of(world: World, agent: ImaginationAgent, envs: Envs, dream: State) -> Pictures | None:
+    """Pictures ``[S, H, W, 3]`` of the states of a dream ``[1, S, …]``: those that are predicted, or those that the
+    environment draws of what is predicted; None where there is neither.
+    """
+    heads = {head.variable.key: name for name, head in world.dynamics.heads.items()}
+    for word in agent.perception.of_kind("image").values():
+        if word in heads:
+            shown = world.decode(dream, (heads[word],))[heads[word]][0]
+            frames = (shown * 255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+            return cast("Pictures", frames if frames.shape[-1] == 3 else frames[..., -1:].repeat(3, -1))
+    render = getattr(envs.bare[0], "batch_render", None)
+    choices = {key: c for key, c in envs.observations.items() if c.kind == "discrete"}
+    drawn = [key for key, c in choices.items() if len(c.shape) == 2]
+    if render is None or not drawn:
+        return None
+    names = saying.heads_of(world, {key: c.classes for key, c in choices.items()}, drawn[0])
+    likely = world.decode(dream, names)
+    seen = torch.stack([likely[name][0].argmax(-1) for name in names], -1).cpu().numpy()
+    column = choices[drawn[0]]
+    return cast("Pictures", render((seen + np.array(column.starts)).reshape(len(seen), *column.shape)))
+
+
+# ---------------------------------------------------------------------------------------------------------- of a page
+
+
+def heard(agent: Agent, env: EnvConfig, seed: int) -> tuple[tuple[Heard, ...], dict[str, bytes]]:
+    """What the page of an agent that reads shows: an episode with its words, the same start after a true and a false
+    sentence where the environment can say one, and what it would go on with. Nothing of other agents.
+    """
+    if not isinstance(agent, ImaginationAgent) or agent.learner is None:
+        return (), {}
+    envs = Envs(env.id, 1, seed=seed, **env.options())
+    spoken = envs.vocabulary
+    try:
+        key, words = column_of_words(envs.observations, spoken, env.id)
+    except ConfigError:
+        return (), {}
+    finally:
+        envs.close()
+    shown: list[tuple[str, str, Said]] = []
+    lived, read = _lived(agent, env, key, words, seed)
+    shown.append(("read", "An episode, with the word of each row.", lived))
+    for hint in ("true", "swapped"):
+        if (found := _after(agent, env, key, words, hint, seed)) is not None:
+            told, dream = found
+            note = f"Imagined after “{told}”; in all {dream.reward:.2f} of reward."
+            shown.append((hint, note, dream))
+    if half := read[: max(1, len(read) // 2)]:
+        said = of_agent(agent, env, " ".join(half), steps=AHEAD, temperature=1.0, seed=seed)
+        shown.append(("said", f"After “{' '.join(half)}” it would say: {said.text}", dataclasses.replace(said)))
+    heard = tuple(Heard(name, note, said.words) for name, note, said in shown)
+    strips = {f"words_{name}": strip(s.pictures) for name, _, s in shown if s.pictures is not None}
+    return heard, strips
+
+
+def strip(pictures: Pictures) -> bytes:
+    """Pictures ``[S, H, W, 3]`` in a row."""
+    row = tile(pictures[:, None], columns=len(pictures), gap=1)
+    return webp(upscale(row, max(1, round(EDGE / pictures.shape[1]))))
+
+
+def _lived(agent: ImaginationAgent, env: EnvConfig, key: str, words: Vocabulary, seed: int) -> tuple[Said, list[str]]:
+    """The rows of an episode, at most `ROWS`, and the words of its first sentence."""
+    envs = Envs(env.id, 1, seed=seed, **env.options())
+    rows, state, said, pictures, sentences = envs.reset(0), agent.initial(1), list[str](), list[Pictures](), list[int]()
+    with forked(seed):
+        for place in range(ROWS):
+            said.append(words.words[int(rows[key][0])])
+            if envs.infos[0].get("sentence"):
+                sentences.append(place)
+            pictures.append(envs.render()[0])
+            if rows["is_last"][0]:
+                break
+            actions, state = agent.act(rows, state, explore=False)
+            rows = envs.step(actions)
+    envs.close()
+    begin = sentences[0] if sentences else 0
+    stop = sentences[1] if len(sentences) > 1 else len(said)
+    return Said(tuple(said), np.stack(pictures)), [word for word in said[begin:stop] if word != PAD]
+
+
+def _after(
+    agent: ImaginationAgent, env: EnvConfig, key: str, words: Vocabulary, hint: str, seed: int
+) -> tuple[str, Said] | None:
+    """What is imagined once all of a hint was read; None where the environment reads nothing before it acts."""
+    own = dataclasses.replace(env, args=(*(a for a in env.args if not a.startswith("hint=")), f"hint={hint}"))
+    try:
+        envs = Envs(own.id, 1, seed=seed, **own.options())
+    except (ConfigError, TypeError, ValueError):
+        return None
+    rows, state, told = envs.reset(0), agent.initial(1), list[str]()
+    with forked(seed):
+        while envs.infos[0].get("is_read_step") and not rows["is_last"][0]:
+            told.append(words.words[int(rows[key][0])])
+            actions, state = agent.act(rows, state, explore=False)
+            rows = envs.step(actions)
+        dream = _dreamt(agent, envs, key, words, state, AHEAD, 0.0, seed) if told else None
+    envs.close()
+    return None if dream is None else (" ".join(word for word in told if word != PAD), dream)
+
+
+def words_part(heard: Sequence[Heard], pictures: Mapping[str, bytes]) -> str:
+    """The part of the page."""
+    figures = []
+    for one in heard:
+        data = pictures.get(f"words_{one.name}")
+        image = "" if data is None else picture(data, f"pictures: {one.note}")
+        cells = "".join(f"<span>{'·' if word == PAD else escape(word)}</span>" for word in one.words)
+        figures.append(
+            f'<figure class="words"><div>{image}<div class="said">{cells}</div></div>'
+            f"<figcaption>{escape(one.note)}</figcaption></figure>"
+        )
+    note = (
+        '<p class="note">One word a row, · where nothing is said. What is imagined begins once the words before it '
+        "were read; pictures are then what the world expects to see, under its own policy.</p>"
+    )
+    return section("What it reads, and what it makes of that", note, *figures) if figures else ""
