@@ -21,7 +21,7 @@ bonus           variance              standard deviation     variance, 1 on aver
 policies        two, the task's too   two                    one, configured anew    weights of the cost are data
 what it shapes  policy alone          policy alone           policy alone            DreamerV3's replayed values reach
                                                                                      the world too, and drown it here
-`tiny`          –                     –                      5 of 2 × 64, z          two CPU cores
+`tiny`          –                     –                      5 of 2 × 64, e          two CPU cores
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def official() -> Any:
 
 def tiny() -> Any:
     """DreamerV3's `tiny`, and five small members."""
-    return configured("tiny", target="latent", members=5, units=64, layers=2)
+    return configured("tiny", members=5, units=64, layers=2)
 
 
 def build(
