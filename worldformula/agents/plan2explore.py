@@ -20,7 +20,7 @@ members         –, 2 layers           10 of 4 × 400          as the latter   
 bonus           variance              standard deviation     variance, 1 on average  returns are scaled down, never up
 policies        two, the task's too   two                    one, configured anew    weights of the cost are data
 what it shapes  policy alone          policy alone           policy alone            DreamerV3's replayed values reach
-                                                                                     the world too, and drown it here
+                                                                                     its world; see cards/plan2explore
 `tiny`          –                     –                      5 of 2 × 64, e          two CPU cores
 """
 
