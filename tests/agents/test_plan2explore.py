@@ -85,6 +85,30 @@ def test_the_world_does_not_learn_from_the_bonus_nor_the_bonus_from_the_policy(k
     assert len(moved) == sum(k.startswith("curious.") for k in before)
 
 
+def moved_by_value(agent: ImaginationAgent) -> float:
+    """How far an update takes the world apart where two critics differ, and nothing else does."""
+    with torch.no_grad():  # a critic begins with zeros in its last layer, which hands no gradient on
+        for weight in agent.learner.critic.parameters():  # type: ignore[union-attr]
+            weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)))
+    other = copy.deepcopy(agent)
+    with torch.no_grad():
+        for weight in other.learner.critic.parameters():  # type: ignore[union-attr]
+            weight.mul_(-1)
+    for one in (agent, other):
+        torch.manual_seed(2)
+        one.update(rows())
+    pairs = zip(agent.world.parameters(), other.world.parameters(), strict=True)
+    return max(float((a - b).detach().abs().max()) for a, b in pairs)
+
+
+def test_the_world_does_not_learn_from_what_exploring_is_worth() -> None:
+    """DreamerV3's value of replayed steps shapes its world; a bonus that fades shall not."""
+    for preset in ("paper", "official", "tiny"):
+        assert catalogue.find("plan2explore").sizes(preset).replay_value == 0
+    assert moved_by_value(built()) == 0
+    assert moved_by_value(built("replay_value=0.3")) > 1e-5
+
+
 def test_a_copy_learns_by_networks_of_its_own() -> None:
     agent = built()
     other = copy.deepcopy(agent)

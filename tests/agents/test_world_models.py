@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldformula.agent.controller import Dreams
+from worldformula.agent.controller import Dreams, policy
 from worldformula.agent.stages import Stage
 from worldformula.agents.world_models import WorldModelsConfig, build, car_racing, chain, paper, tiny, vision
 from worldformula.envs import ActionSpec, Column, Envs
@@ -99,6 +99,45 @@ def test_the_controller_reads_what_it_is_told_to(sees: str, width: int) -> None:
     made = agent(dataclasses.replace(SMALL, sees=sees))
     assert made.controller.numbers == 3 * (width + 1)
     assert np.isfinite(made.evolve(made.starts(made.series(windows()), 2, 0, 0))["C/mean"])
+
+
+def remembered(made: Any, z: np.ndarray, a: np.ndarray, h: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """h and c after the code and the action of the step before, by NumPy."""
+    weights = {k: v.detach().double().numpy() for k, v in made.memory.named_parameters() if "gates" in k}
+    w = next(v for k, v in weights.items() if k.endswith("weight"))
+    bias = next(v for k, v in weights.items() if k.endswith("bias"))
+    keep, write, show, new = np.split(np.concatenate((z, a, h), -1) @ w.T + bias, 4, -1)
+    c = c / (1 + np.exp(-keep - 1)) + np.tanh(new) / (1 + np.exp(-write))
+    return np.tanh(c) / (1 + np.exp(-show)), c
+
+
+def test_what_the_controller_reads_is_of_one_step_in_truth_in_sequences_and_in_dreams() -> None:
+    """h_t knows z_{t-1} and a_{t-1}; z_t stands beside it; and the action chosen by both reaches h_{t+1}."""
+    made, envs = agent(), Envs("dodge", 2, seed=0, pixels=True, size=16)
+    made.evolve(made.starts(made.series(windows()), 2, 0, 0))
+    rows, state, seen, h, c = envs.reset(), made.initial(2), [], np.zeros((2, 6)), np.zeros((2, 6))
+    for _ in range(6):
+        mu = made.moments(made.flat(rows))["mu"].double().numpy()
+        action, state = made.act(rows, state, explore=False)
+        if not seen:  # the first row is predicted from zeros
+            h, c = remembered(made, np.zeros((2, 3)), np.zeros((2, 3)), h, c)
+        np.testing.assert_allclose(state["h"], h, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(state["z"], mu, rtol=1e-5)
+        seen.append({**rows, **envs.stored(action)})
+        h, c = remembered(made, mu, np.eye(3)[action], h, c)
+        rows = envs.step(action)
+    sequence = {k: np.stack([row[k] for row in seen], 1) for k in seen[0]}
+    with torch.no_grad():
+        filtered = made.memory.filter(made.series(sequence), deterministic=True)
+        acting = policy(made.controller, made.sees, made.outputs)
+        dream = made.dream.imagine(filtered.at(0).only(made.dream.carried), acting, horizon=4, tau=1.0)
+    np.testing.assert_allclose(filtered["h"][:, -1], state["h"], rtol=1e-4, atol=1e-6)
+    w = made.controller.weights.numpy().reshape(3, -1)
+    for t in range(4):
+        z, h, c = (dream[k][:, t].double().numpy() for k in "zhc")
+        a = np.eye(3)[(np.concatenate((z, h), -1) @ w[:, :-1].T + w[:, -1]).argmax(-1)]
+        np.testing.assert_array_equal(dream["a"][:, t], a)
+        np.testing.assert_allclose(dream["h"][:, t + 1], remembered(made, z, a, h, c)[0], rtol=1e-4, atol=1e-6)
 
 
 def test_a_first_row_starts_a_dream_and_a_last_one_too() -> None:

@@ -19,7 +19,9 @@ target          next embedding        next z                 `paper` e, `officia
 members         –, 2 layers           10 of 4 × 400          as the latter           the paper's are not known
 bonus           variance              standard deviation     variance, 1 on average  returns are scaled down, never up
 policies        two, the task's too   two                    one, configured anew    weights of the cost are data
-`tiny`          –                     –                      5 of 2 × 64, z          two CPU cores
+what it shapes  policy alone          policy alone           policy alone            DreamerV3's replayed values reach
+                                                                                     its world; see cards/plan2explore
+`tiny`          –                     –                      5 of 2 × 64, e          two CPU cores
 """
 
 from __future__ import annotations
@@ -39,8 +41,12 @@ EXPLORING = CuriositySettings("disagreement", reward=0.0)
 
 
 def configured(preset: str, **changes: Any) -> Any:
-    """DreamerV3's settings with a policy that learns by disagreement alone, and these changes of it."""
-    return replace(catalogue.find(BASE).sizes(preset), curiosity=replace(EXPLORING, **changes))
+    """DreamerV3's settings with a policy that learns by disagreement alone, and these changes of it.
+
+    No value is learnt on replayed steps: its gradients would move the world by a bonus that is another one tomorrow.
+    """
+    found = catalogue.find(BASE).sizes(preset)
+    return replace(found, curiosity=replace(EXPLORING, **changes), replay_value=0.0)
 
 
 def paper() -> Any:
@@ -55,7 +61,7 @@ def official() -> Any:
 
 def tiny() -> Any:
     """DreamerV3's `tiny`, and five small members."""
-    return configured("tiny", target="latent", members=5, units=64, layers=2)
+    return configured("tiny", members=5, units=64, layers=2)
 
 
 def build(

@@ -23,7 +23,11 @@ from worldformula.run.play import Turn
 from worldformula.training.settings import override
 
 STEPS, TASK, EPISODES, WALKS = 2_400, 300, 20, 20
-CHANGES = ("batch=16", "length=16", "imagine=12", "imag_last=4", "train_ratio=64", "prefill=500")
+CHANGES = (
+    "batch=16", "length=16", "imagine=12", "imag_last=4", "train_ratio=128", "prefill=300",
+    "behaviour.entropy=0.003",  # four points of one policy should not all go one way
+    "world.free_nats=1.0", "world.harmony=true",  # two numbers below 1 hardly count among divergences
+)  # fmt: skip
 
 
 class Visiting(Interact):
