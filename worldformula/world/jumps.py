@@ -15,14 +15,14 @@ r"""Jumps: a level of a world whose step goes from one change of its context to 
 Gumbsch, Sajid, Martius & Butz 2024, ICLR. A step of ``world.levels["jump"]`` draws A, Y and B, takes one coarse step
 from there, and has taken n_t = min(Δ, 50) + 1 steps of time; A may be chosen instead of drawn. Its reward is
 (R_t − r_t)/γ + γ^Δ r_τ: of those behind t, from the next one on, so that jumps in a row, discounted by γ^n, count each
-once and as a plan of single steps does; b_t is r_t by the coarse head. The rest of the world learns nothing by ``jumps``.
-With ``said``, dreams of the fine level also draw y_t ~ p_c(y_t|z_{t-1},g_t), what the coarse prior says of the same
-step: a critic of jumps is told that.
+once and as a plan of single steps does; b_t is r_t by the coarse head. The rest of the world learns nothing by
+``jumps``. With ``said``, dreams of the fine level also draw y_t ~ p_c(y_t|z_{t-1},g_t), what the coarse prior says of
+the same step: a critic of jumps is told that.
 
 Deviations                  authors' code                 here                        why
 mean of the jumps' losses   over all rows                 over those with a τ         else rare changes weigh little
 loss of a choice            softmax of probabilities      of logits                   as it was meant
-reward of a jump            R_t + γ^Δ r_τ                 (R_t − r_t)/γ + γ^Δ r_τ     else jumps in a row count r_τ twice
+reward of a jump            R_t + γ^Δ r_τ                 (R_t − r_t)/γ + γ^Δ r_τ     else rows of jumps count r_τ twice
 episodes                    segments cross their borders  end there                   the next is another episode
 """
 
@@ -178,6 +178,14 @@ class Jumping(World):
     def foretold(self) -> Joint:
         """What a jump from z, c says, without time: A, F, the state Y and actions B before the change, n and G."""
         return Joint.of(*self.high[1:])
+
+    def before(self, z: Tensor, c: Tensor, code: Tensor) -> Tensor:
+        """p(Y|F), what a jump from z ``[N, G, K]`` and c ``[N, C]`` by a code ``[N, n]`` says of the state just before
+        the change: the probability of every class, ``[N, G, K]``.
+        """
+        said = {f.variable.key: f for f in self.high}
+        logits: Tensor = said["Y"].params(_net(said["F"])(z, c, code))[0]
+        return logits.softmax(-1)
 
     @torch.no_grad()
     def beside(
