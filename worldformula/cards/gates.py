@@ -51,8 +51,8 @@ def measure(seed: int) -> dict[str, float]:
     """A memory learns from sequences of which half have the event.
 
     Returns:
-        ``holds``: the smaller of .25/open and lift/3. ``open``: the share of rows with an open gate; ``recall``: of those
-        at which control begins, how many have one, and within a row before or behind (``near``); ``lift``: how much
+        ``holds``: the smaller of .25/open and lift/3. ``open``: the share of rows with a gate open; ``recall``: of rows
+        at which control begins, how many have one, and within a row of it (``near``); ``lift``: how much
         likelier an event is where a gate is open, over its share of all rows, ``events``. ``error``: the squared error
         of how the robot moves, on uniform actions, over that of a robot that is said to stand still.
     """
