@@ -87,7 +87,7 @@ def config() -> thick_planet.ThickPlaNetConfig:
     return replace(own, world=world, planner=search, codes=MCTS(3, 32, surprise=0.1), bounded=False)
 
 
-def learnt(seed: int, updates: int = UPDATES) -> tuple[ImaginationAgent, Batch]:
+def learnt(seed: int) -> tuple[ImaginationAgent, Batch]:
     """The agent, whose world has learnt from play, and that play."""
     envs = Envs(ENV.id, 1, **ENV.options())
     agent = thick_planet.build(config(), envs.observations, envs.actions, seed)
@@ -96,8 +96,8 @@ def learnt(seed: int, updates: int = UPDATES) -> tuple[ImaginationAgent, Batch]:
     world = agent.world
     assert isinstance(world, Jumping)
     read = {name: rows[name] for name in world.loss.program.inputs if name in rows}
-    warm = {"beta": linear(0.0, BETA, updates)}
-    fit(world.loss, read, batch=BATCH, steps=updates, lr=RATE, clip=100.0, seed=seed, symbols=warm)
+    warm = {"beta": linear(0.0, BETA, UPDATES)}
+    fit(world.loss, read, batch=BATCH, steps=UPDATES, lr=RATE, clip=100.0, seed=seed, symbols=warm)
     fit(world.jumps, jumps_of(world, rows), batch=ROWS, steps=JUMPS, lr=RATE, clip=100.0, seed=seed)
     return agent, rows
 
