@@ -32,8 +32,8 @@ EPISODES, MOST, LEAST = 30, 0.2, 0.7
 ENV = EnvConfig("lever_door", num=EPISODES, args=("hidden_door=true",))
 EVENTS = ("lever", "door_pass", "goal")
 CHUNKS, STEPS, RANDOM = 375, 80, (0.1, 0.3, 0.5)
-UPDATES, BATCH, BETA, RATE = 2500, 10, 30.0, 6e-4
-JUMPS, ROWS, HELD_OUT = 1000, 512, 60
+UPDATES, BATCH, BETA, RATE = 3700, 10, 120.0, 6e-4
+JUMPS, ROWS, HELD_OUT, KAPPA = 1000, 512, 60, 0.5
 Batch = dict[str, Tensor]
 
 
@@ -82,9 +82,9 @@ def config() -> thick_planet.ThickPlaNetConfig:
     """`tiny`, with what numbers within [0, 1] and rewards of 1 at an end need."""
     own = thick_planet.tiny()
     assert own.world.jumps is not None
-    world = replace(own.world, gates=None, proceed=1.0, spread=0.05, jumps=replace(own.world.jumps, codes=3))
+    world = replace(own.world, gates=None, proceed=1.0, spread=0.1, jumps=replace(own.world.jumps, codes=3))
     search = CEM(horizon=12, candidates=100, elites=10, iterations=4)
-    return replace(own, world=world, planner=search, codes=MCTS(3, 32, surprise=0.1), bounded=False)
+    return replace(own, world=world, planner=search, codes=MCTS(3, 32, surprise=0.1), subgoal=KAPPA, bounded=False)
 
 
 def learnt(seed: int) -> tuple[ImaginationAgent, Batch]:
