@@ -25,6 +25,7 @@ from worldformula.world.jumps import Jumping
 
 COLUMNS = 12  # frames that are shown
 LANES = {"gates": 34, "events": 46, "jumps": 40}  # heights
+NARROW, LETTER = 560, 7  # a page without room for the numbers of rows; the width of a letter
 Frames = NDArray[np.uint8]
 Draws = Callable[[NDArray[Any]], Frames]
 """Pictures ``[N, h, w, 3]`` of observed numbers ``[N, D]``."""
@@ -141,7 +142,8 @@ def _drawing(found: Timeline, seen: bytes | None, foreseen: bytes | None, width:
         return top + edge + 8
 
     if seen is not None:
-        y = pictures(f"frames of the rows {', '.join(map(str, found.shown))}", seen)
+        rows_shown = f" {', '.join(map(str, found.shown))}" if width > NARROW else ""
+        y = pictures(f"frames of rows{rows_shown}", seen)
     for name, draw in (("gates", _gates), ("events", _events), ("jumps", _arcs)):
         y = lane({"gates": "open gates", "events": "events", "jumps": "jumps, to where each was said to end"}[name])
         parts.append(draw(found, at, y))
@@ -166,12 +168,14 @@ def _gates(found: Timeline, at: Callable[[float], float], y: float) -> str:
 
 
 def _events(found: Timeline, at: Callable[[float], float], y: float) -> str:
-    parts, lower, before = list[str](), 0, -100.0
+    parts, taken = list[str](), [-1.0] * 3  # to where names reach on each of three lines
     for t, name in found.events:
-        x = at(t)
-        lower, before = (lower + 1) % 3 if x - before < 8 * len(name) + 20 else 0, x
-        low = y + 10 + 13 * lower
-        end = x > 0.85 * at(len(found.gates))
+        x, wide = at(t), LETTER * len(name) + 8
+        end = x + wide > at(len(found.gates))
+        left, right = (x - wide, x) if end else (x, x + wide)
+        line = next((i for i, edge in enumerate(taken) if edge <= left), 2)
+        taken[line] = right
+        low = y + 10 + 13 * line
         parts.append(
             f'<path d="M{x:.1f} {y - 2:.1f}V{low - 8 if end else low:.1f}" stroke="currentColor" fill="none"/>'
             f'<text x="{x - 4 if end else x + 4:.1f}" y="{low:.1f}" text-anchor="{"end" if end else "start"}" '
