@@ -209,19 +209,7 @@ class Hierarchy(Planner):
                 more than the sum of its costs, of which levels below would know nothing that do not know it themselves.
         """
         self._check(space, warm)
-        alone = bool(self.above) and not self.knowing  # levels below the top know of nothing but sub-goals
-        if alone and (total := [name for name, c in task.constraints.items() if c.reduce != "each"]):
-            raise ConfigError(
-                f"{total[0]}: levels take steps of other lengths, and plans of different ones are not one sum: "
-                f"expected a Constraint of each step"
-            )
-        if alone and (task.value is not None or task.reduce == "last"):
-            what = "a value at the end" if task.value is not None else "reduce='last'"
-            raise ConfigError(
-                f"{what}: levels below the top plan by the costs of states alone, and would not know of it\n"
-                f"let the cost of a state say it, such as a critic among the terms of a Cost, and write value=None, "
-                f"reduce='sum'"
-            )
+        self._check_sum(task)
         present, tasks = [State(state)], [task]  # as each level sees the one, and knows the other
         for level in self.above:
             present.append(level.seen(present[-1]))
@@ -294,6 +282,23 @@ class Hierarchy(Planner):
             constraints={name: replace(c, of=limited(c.of)) for name, c in task.constraints.items()},
             given={**task.given, **aims, **own},
         )  # fmt: skip
+
+    def _check_sum(self, task: Task) -> None:
+        """Levels below the top that know of nothing but sub-goals plan by costs of states."""
+        if not self.above or self.knowing:
+            return
+        if total := [name for name, c in task.constraints.items() if c.reduce != "each"]:
+            raise ConfigError(
+                f"{total[0]}: levels take steps of other lengths, and plans of different ones are not one sum: "
+                f"expected a Constraint of each step"
+            )
+        if task.value is not None or task.reduce == "last":
+            what = "a value at the end" if task.value is not None else "reduce='last'"
+            raise ConfigError(
+                f"{what}: levels below the top plan by the costs of states alone, and would not know of it\n"
+                f"let the cost of a state say it, such as a critic among the terms of a Cost, and write value=None, "
+                f"reduce='sum'"
+            )
 
     def _check(self, space: Space, warm: Named | None) -> None:
         names = [*space, *(name for level in self.above for name in level.space)]
