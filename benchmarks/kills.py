@@ -57,7 +57,8 @@ def agent_config(*, pixels: bool, steps: int = 100, model: str = "dreamer_v3") -
     system = catalogue.find(model)
     env = EnvConfig(WORLDS.get(model, "pendulum"), num=2, pixels=pixels, size=16 if pixels else None, max_steps=25)
     every = {"capacity": 400, "checkpoint_every": 10, "log_every": 10, "eval_episodes": 1, "tensorboard": False}
-    own = {"planet": SEARCH, "tdmpc2": [*SEARCH, "agent.proposals=3"]}.get(model, DREAMS)
+    searches = {"planet": [], "tdmpc2": ["agent.proposals=3"], "thick_planet": ["agent.codes.simulations=6"]}
+    own = [*SEARCH, *searches[model]] if model in searches else DREAMS
     return override(RunConfig(system.name, "tiny", env, system.sizes("tiny"), steps, **every), [*AGENT, *own])
 
 
@@ -121,7 +122,10 @@ SUBJECTS: dict[str, Callable[[Path], None]] = {
     "agent": lambda folder: interact(folder, pixels=False),
     "pixels": lambda folder: interact(folder, pixels=True),
     **{name: partial(interact, pixels=True, model=name) for name in ("planet", "dreamer_v1", "dreamer_v2")},
-    **{name: partial(interact, pixels=False, model=name) for name in ("tdmpc2", "thick_dreamer", "dynalang")},
+    **{
+        name: partial(interact, pixels=False, model=name)
+        for name in ("tdmpc2", "thick_dreamer", "thick_planet", "dynalang")
+    },
     "robot": robot,
     "model": model,
     "world": world,

@@ -86,6 +86,18 @@ class Score:
         B, N = next(iter(actions.values())).shape[:2]
         return self.task.over(costs.view(B, N, max(self.task.samples, 1), *costs.shape[1:]).movedim(2, -1))
 
+    def surprise(self, actions: Named) -> Tensor:
+        """How improbable the dynamics finds what candidates ``[B, N, H, size]`` choose for it, −Σ log p along the dream
+        of modes: ``[B, N]``.
+
+        Raises:
+            ConfigError: dynamics that do not say it.
+        """
+        B, N = next(iter(actions.values())).shape[:2]
+        flat = {k: v.flatten(0, 1) for k, v in actions.items()}
+        dream = self.dynamics.imagine(self.state.repeat(N), actions=flat, deterministic=True, **self.task.numbers)
+        return -log_prob(self.dynamics, State(dream, 2), flat).view(B, N)
+
     def dreams(self, actions: Named) -> tuple[State, dict[str, Tensor], Tensor | None]:
         """What a task is asked about candidates ``[B, N, H, size]``: the states that their dreams arrive at and the
         actions, ``[B·N·S, H, ...]``, the samples of a candidate side by side, and how long each step takes.
@@ -182,3 +194,19 @@ class Score:
         if bool((found <= 0).any()):
             raise ConfigError(f"expected durations {name} above 0, got {float(found.min()):g}")
         return found
+
+
+def log_prob(dynamics: Dynamics, dream: State, actions: Named) -> Tensor:
+    """How probable the dynamics finds what was chosen along dreams of H steps: Σ log p, ``[N]``.
+
+    Raises:
+        ConfigError: dynamics that do not say it.
+    """
+    of = getattr(dynamics, "log_prob_of", None)
+    if of is None:
+        raise ConfigError(
+            f"{type(dynamics).__name__} has no log_prob_of(dream, actions), which says how probable a latent is; set "
+            f"surprise=0, or write it as PriorDynamics.log_prob_of"
+        )
+    found: Tensor = of(dream, actions)
+    return found.sum(1)

@@ -44,6 +44,12 @@ def test_each_player_moves_its_own(spec):
     assert sum(map(len, own)) == len(set().union(*own))
 
 
+def test_it_also_learns_as_the_authors_count_what_lies_behind_a_jump():
+    official = replace(SMALL, behaviour=replace(SMALL.behaviour, behind="official"))
+    found = thick_dreamer.build(official, COLUMNS, CHOICE).update(rows(CHOICE))
+    assert all(value.isfinite() for value in found.values())
+
+
 def test_it_prints_both_divergences_the_gates_the_jumps_and_what_critics_learn():
     text = repr(thick_dreamer.build(SMALL, COLUMNS, CHOICE).loss)
     for part in ("kl + kl_coarse", "1.0 * gates", "p(n|F)", "mix(R_t,J_t,K_t,X_t)", "then actor and critics"):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -12,6 +16,7 @@ from worldformula.formula import Deterministic, E, Sum, Value, norm2
 from worldformula.planner import ActionSet, Task
 from worldformula.planners.cem import CEM
 from worldformula.planners.hierarchy import Hierarchy, Level
+from worldformula.planners.mcts import MCTS
 from worldformula.world import PriorDynamics, State, World
 
 
@@ -161,6 +166,113 @@ def test_levels_and_searches_that_are_none_are_told() -> None:
     unknown = Hierarchy(LOW, (Level(COARSE, MACRO, HIGH, towards=("v",)),))
     with pytest.raises(ConfigError, match="the states of the level above hold s, and not v"):
         unknown.plan(FINE, far("s"), {"s": torch.zeros(1, 2)}, space=SPACE)
+
+
+# ------------------------------------------------------------------------------------- levels that each know the task
+
+PLACES, EARNED = (0.0, -1.5, 1.0, 3.0), (0.0, 0.2, 0.0, 1.0)
+"""Where each code leads on a line, and what the place earns; the last one does so only once the second was visited."""
+GAMMA = 0.9
+
+
+class Tour(nn.Module):
+    """A code leads to a place on the line, at one step of time for each 0.5 of the way; a lever lies at the second."""
+
+    def forward(self, s: Tensor, lever: Tensor, code: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        place = (code * code.new_tensor(PLACES)).sum(-1, keepdim=True)
+        return place, torch.maximum(lever, code[:, 1]), 2 * (place - s).abs()[:, 0] + 1
+
+
+TOUR = PriorDynamics(
+    Deterministic("s_t, v_t, n_t = tour(s_{t-1}, v_{t-1}, k_{t-1})", Tour(), shape=[1, (), ()]), duration="n"
+)
+WALK = PriorDynamics(Deterministic("s_t = f(s_{t-1}, a_{t-1})", Step(0.25), shape=1))
+CODES, PLAIN = {"k": ActionSet(4, "choice")}, {"a": ActionSet(1)}
+
+
+def earned(states: State, _: object) -> Tensor:
+    """Of places: the last one pays with the lever alone."""
+    s, total = states["s"][..., 0], torch.zeros(states.lead)
+    for place, pays in zip(PLACES[1:], EARNED[1:], strict=True):
+        there = (s - place).abs() < 0.1
+        total = total - pays * (there & ((place < 3) | (states["v"] > 0)))
+    return total
+
+
+def toured(codes: tuple[int, ...], start: float) -> float:
+    """By arithmetic: what a sequence of codes costs."""
+    at, lever, weight, total = start, False, 1.0, 0.0
+    for code in codes:
+        time = 2 * abs(PLACES[code] - at) + 1
+        at, lever = PLACES[code], lever or code == 1
+        total -= weight * (EARNED[code] if code != 3 or lever else 0.0)
+        weight *= GAMMA**time
+    return total
+
+
+def knowing(weight: float = 0.5, planner: MCTS | None = None) -> Hierarchy:
+    """A tree over codes, whose first place the lower level is drawn to, beside a task of its own."""
+    level = Level(
+        TOUR, CODES, planner or MCTS(horizon=3, simulations=150), up=lambda s: s,
+        task=lambda low: Task(earned, discount=GAMMA), aim=lambda plan: {"s": plan.states["s"][:, 1]},
+        far=lambda states, goal: weight * (states["s"] - goal["s"])[..., 0].abs(),
+    )  # fmt: skip
+    return Hierarchy(CEM(horizon=5, candidates=128, elites=16, iterations=8), (level,))
+
+
+def low(states: State, actions: Mapping[str, Tensor]) -> Tensor:
+    """Steps to the right cost."""
+    return 0.01 * actions["a"][..., 0].clamp_min(0)
+
+
+@pytest.mark.parametrize("at", [0.0, -1.0, 2.0])
+def test_the_best_codes_by_enumeration_are_found_and_the_way_to_the_first_is_added_to_the_task(at: float) -> None:
+    start = {"s": torch.tensor([[at]]), "v": torch.zeros(1), "n": torch.zeros(1)}
+    plan = knowing().plan(WALK, Task(low), start, space=PLAIN)
+    best = min(itertools.product(range(4), repeat=3), key=lambda codes: toured(codes, at))
+    (high,) = plan.upper
+    assert high.actions["k"][0].argmax(-1).tolist() == list(best)
+    assert best[0] == 1  # the lever first, though the last place pays more and may be nearer
+    assert high.cost.item() == pytest.approx(toured(best, at), rel=1e-5)
+    assert high.durations[0, 0].item() == pytest.approx(2 * abs(-1.5 - at) + 1)
+    steps, goal = plan.states["s"][0, 1:, 0], PLACES[best[0]]
+    acts = plan.actions["a"][0, :, 0]
+    by_hand = float((0.01 * acts.clamp_min(0) + 0.5 * (steps - goal).abs()).sum())
+    assert plan.cost.item() == pytest.approx(by_hand, rel=1e-5)
+    nearest = max(at - 0.25 * 5, -1.5) if at > -1.5 else -1.5
+    assert steps[-1].item() == pytest.approx(nearest, abs=0.1)
+
+
+def test_where_the_way_weighs_nothing_the_lowest_level_plans_as_it_does_alone() -> None:
+    start, own = {"s": torch.zeros(2, 1), "v": torch.zeros(2), "n": torch.zeros(2)}, Task(low)
+    task = replace(own, value=lambda last: 0.1 * last["s"].square().sum(-1))  # each level knows a value, or does not
+    seeds = [[torch.Generator().manual_seed(i) for i in range(2)] for _ in range(2)]
+    quiet = MCTS(horizon=1, simulations=1, considered=1)
+    found = knowing(0.0, quiet).plan(WALK, task, start, space=PLAIN, generators=seeds[0])
+    for g in seeds[1]:  # what the tree drew
+        torch.rand(4, generator=g), torch.rand(1, 1, generator=g)
+    alone = knowing().planner.plan(WALK, task, start, space=PLAIN, generators=seeds[1])
+    assert torch.equal(found.actions["a"], alone.actions["a"])
+    assert torch.equal(found.cost, alone.cost)
+
+
+def test_levels_that_know_the_task_plan_the_same_whatever_is_beside_them() -> None:
+    starts = {"s": torch.randn(6, 1), "v": torch.zeros(6), "n": torch.zeros(6)}
+    seeds = [torch.Generator().manual_seed(i) for i in range(6)]
+    together = knowing().plan(WALK, Task(low), starts, space=PLAIN, generators=seeds)
+    for b in (0, 4):
+        one = {key: value[b : b + 1] for key, value in starts.items()}
+        alone = knowing().plan(WALK, Task(low), one, space=PLAIN, generators=[torch.Generator().manual_seed(b)])
+        assert torch.equal(alone.actions["a"], together.actions["a"][b : b + 1])
+        assert torch.equal(alone.upper[0].actions["k"], together.upper[0].actions["k"][b : b + 1])
+
+
+def test_levels_of_which_some_know_the_task_are_refused() -> None:
+    told = knowing().above[0]
+    with pytest.raises(ConfigError, match="of every level above the lowest one, or of none"):
+        Hierarchy(LOW, (told, Level(TOP, {"n": ActionSet(2)}, HIGH)))
+    with pytest.raises(ConfigError, match="always plan by it"):
+        Hierarchy(LOW, (told,), near=0.1)
 
 
 # ------------------------------------------------------------------------------------------------- levels of a world

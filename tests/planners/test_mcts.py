@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from worldformula.errors import ConfigError
-from worldformula.formula import Deterministic
+from worldformula.formula import Deterministic, OneHot
 from worldformula.planner import ActionSet, Task
 from worldformula.planners.mcts import MCTS
 from worldformula.testing import check_planner
@@ -76,6 +76,54 @@ def test_where_one_choice_is_allowed_the_race_is_over() -> None:
     start, mask = {"s": torch.zeros(2, 5)}, {"a": torch.tensor([[False, True, False], [True, True, True]])}
     plan = MCTS(horizon=5, simulations=20, answer="root").plan(WORDS, task(), start, space=MOVES, mask=mask)
     assert plan.actions["a"][0, 0].tolist() == [0, 1, 0]
+
+
+def drawing() -> PriorDynamics:
+    """The word is spelt by a latent, and 2 is improbable where the last digit is not 0."""
+
+    class Law(nn.Module):
+        def forward(self, s: Tensor) -> Tensor:
+            return torch.where(s[:, -1:] == 0, torch.zeros(3), torch.tensor([0.0, 0.0, -5.0]))
+
+    law = OneHot("p(z_t|s_{t-1})", Law(), shape=3)
+    return PriorDynamics(law * Deterministic("s_t = f(s_{t-1}, z_t)", Word(), shape=5))
+
+
+@pytest.mark.parametrize("surprise", [0.0, 1.0])
+def test_latents_that_nobody_expects_cost_their_surprise(surprise: float) -> None:
+    """By enumeration of all words, of a reward that counts 2s: without surprise it is 222, with it 2 comes after 0."""
+
+    def ranked(word: tuple[int, ...]) -> float:
+        total, last = 0.0, 0
+        for digit in word:
+            logits = torch.tensor([0.0, 0.0, 0.0 if last == 0 else -5.0])
+            total += -float(digit == 2) - surprise * float(torch.distributions.Categorical(logits=logits).log_prob(
+                torch.tensor(digit)))  # fmt: skip
+            last = digit
+        return total
+
+    task = Task(lambda states, _: -(states["s"][..., -1] == 2).float())
+    plan = MCTS(horizon=3, simulations=120, surprise=surprise).plan(
+        drawing(), task, {"s": torch.zeros(2, 5)}, space={"z": ActionSet(3, "choice")}
+    )
+    best = min(itertools.product(range(3), repeat=3), key=ranked)
+    assert plan.actions["z"].argmax(-1).tolist() == [list(best)] * 2
+    assert plan.cost.tolist() == [-float(best.count(2))] * 2  # what it costs is said without the surprise
+    assert (best.count(2) == 3) == (surprise == 0)
+
+
+def test_surprise_of_what_says_no_probability_is_refused() -> None:
+    with pytest.raises(ConfigError, match="surprise ≥ 0"):
+        MCTS(surprise=-1.0)
+
+    class Told:
+        actions, roles = ("a",), {}
+
+        def imagine(self, start, policy=None, **options):
+            return WORDS.imagine(start, policy, **options)
+
+    with pytest.raises(ConfigError, match="Told has no log_prob_of"):
+        MCTS(horizon=2, simulations=4, surprise=0.1).plan(Told(), task(), {"s": torch.zeros(1, 5)}, space=MOVES)
 
 
 def test_the_laws_hold_and_the_answer_of_the_root_is_a_choice_too() -> None:

@@ -1,6 +1,7 @@
 """THICK's two levels: laws, the jumps' loss by hand, what a jump is, and that the C-RSSM learns nothing by it."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
 from tests.worlds.test_c_rssm import SMALL as LOW
 from worldformula.errors import ConfigError
+from worldformula.nets.jumps import Arrived, Here
 from worldformula.testing import check_world
 from worldformula.world.jumps import JumpSettings
 from worldformula.worlds import c_rssm
@@ -137,9 +139,40 @@ def test_a_jump_is_a_coarse_step_from_where_it_says():
     b = nets["B"].family.sample(nets["B"].params(f), noise["B"][:, 0])
     c, _ = world.own.slow.factors[2].net(nets["u"].net(y, b), state["c"], 0.1 * noise["epsilon"][:, 0])
     torch.testing.assert_close(exact["c"][:, 1], c)
-    reward = world.own.heads_coarse["r_coarse"].net(exact["z"][:, 1], c)[:, 0]
+    reward = world.own.heads_coarse["r_coarse"].net
+    way = (exact["G"][:, 1] - reward(state["z"], state["c"])[:, 0]) / GAMMA
     told = jump.decode(exact)["r_jump"][:, 1]
-    torch.testing.assert_close(told, exact["G"][:, 1] + GAMMA ** (exact["n"][:, 1] - 1) * reward)
+    arriving = reward(exact["z"][:, 1], c)[:, 0]
+    torch.testing.assert_close(told, way + GAMMA ** (exact["n"][:, 1] - 1) * arriving)
+
+
+def test_jumps_in_a_row_count_each_reward_once():
+    """A known stretch of rewards, cut into three jumps: their discounted rewards are those of single steps."""
+    rewards, cuts = torch.randn(12, generator=torch.Generator().manual_seed(0), dtype=torch.float64), (0, 3, 4, 11)
+    single = sum(GAMMA ** (k - 1) * rewards[k] for k in range(1, 12))
+
+    def at(k):
+        return torch.full((1, 1, 1), float(k)), torch.zeros(1, 1)
+
+    class Known(torch.nn.Module):
+        def forward(self, z, c):
+            return rewards[z.flatten(1)[:, 0].long()][:, None]
+
+    here, arrived = Here(Known()), Arrived(Known(), GAMMA)
+    total, weight = 0.0, 1.0
+    for begin, end in pairwise(cuts):
+        collected = sum(GAMMA ** (k - begin) * rewards[k] for k in range(begin, end))[None]
+        time = torch.tensor([end - begin]).double()
+        total += weight * arrived(*at(end), collected, here(*at(begin)), time).item()
+        weight *= GAMMA ** (end - begin)
+    assert total == pytest.approx(single.item(), rel=1e-12)
+
+
+def test_a_world_whose_fine_dreams_say_nothing_of_the_coarse_prior():
+    world = made(replace(SMALL, jumps=replace(JUMPS, said=False)))
+    check_world(world, rows())
+    assert "y" in made().carried
+    assert "y" not in world.carried
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def inferred(world: Jumping, rows: Batch) -> Batch:
 
 def jumps_of(world: Jumping, rows: Batch) -> Batch:
     """The rows behind which there is a change."""
-    found = world.beside("jumps", inferred(world, rows), rows)
+    found = world.beside("jumps", inferred(world, rows), rows, rows.get("terminal"))
     kept = found["m"] > 0
     return {name: x[kept] for name, x in found.items()} | {"m": torch.ones(int(kept.sum()))}
 

@@ -63,8 +63,23 @@ class Collected(nn.Module):
         return found
 
 
+class Here(nn.Module):
+    """The mean reward of the state that a jump begins at, by the coarse head."""
+
+    reward: nn.Module
+
+    def __init__(self, reward: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["reward"] = reward
+
+    def forward(self, z: Tensor, c: Tensor) -> Tensor:
+        """z ``[N, G, K]`` and c ``[N, C]``, to ``[N]``."""
+        found: Tensor = self.reward(z, c)[..., 0]
+        return found
+
+
 class Arrived(nn.Module):
-    """The mean reward of a jump: R + γ^Δ r_τ, by the coarse head of r_τ; n = Δ + 1."""
+    """The mean reward of a jump, (R − r_t)/γ + γ^Δ r_τ, by the coarse head of r_τ; n = Δ + 1."""
 
     reward: nn.Module
 
@@ -72,12 +87,13 @@ class Arrived(nn.Module):
         super().__init__()
         self.__dict__["reward"], self.discount = reward, discount
 
-    def forward(self, z: Tensor, c: Tensor, collected: Tensor, time: Tensor) -> Tensor:
-        """z ``[N, G, K]``, c ``[N, C]``, G and n ``[N]``; ``[N, 1]``."""
-        found: Tensor = collected[..., None] + self.discount ** (time - 1)[..., None] * self.reward(z, c)
+    def forward(self, z: Tensor, c: Tensor, collected: Tensor, here: Tensor, time: Tensor) -> Tensor:
+        """z ``[N, G, K]``, c ``[N, C]``, G, b and n ``[N]``; ``[N, 1]``."""
+        way = (collected - here)[..., None] / self.discount
+        found: Tensor = way + self.discount ** (time - 1)[..., None] * self.reward(z, c)
         return found
 
 
-def nothing(c: Tensor) -> tuple[Tensor, Tensor]:
-    """Of a state that no jump led to: nothing was collected, and no time has passed."""
-    return torch.zeros_like(c[..., 0]), torch.zeros_like(c[..., 0])
+def nothing(c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of a state that no jump led to: nothing was collected, there or where it began, and no time has passed."""
+    return torch.zeros_like(c[..., 0]), torch.zeros_like(c[..., 0]), torch.zeros_like(c[..., 0])

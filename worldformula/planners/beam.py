@@ -26,7 +26,8 @@ from worldformula.catalogue import System
 from worldformula.errors import ConfigError
 from worldformula.given import allowed, check_fields, like_of
 from worldformula.planner import ActionSet, Named, Plan, Space
-from worldformula.world import Dynamics, State
+from worldformula.score import log_prob
+from worldformula.world import State
 
 MOST = 4096  # ways to take one step
 
@@ -161,29 +162,9 @@ class _Frontier:
             cost = cost.masked_fill(~fits, torch.nan)
         total = cost
         if how.surprise:
-            P = cost.shape[1]
-            flat = {k: v.flatten(0, 1) for k, v in given.items()}
-            start = self.score.state.repeat(P)
-            dream = self.score.dynamics.imagine(start, actions=flat, deterministic=True, **self.score.task.numbers)
-            total = cost - how.surprise * log_prob(self.score.dynamics, State(dream, 2), flat).view(self.batch, P)
+            total = cost + how.surprise * self.score.surprise(given)
         self.cost, self.total = torch.cat((self.cost, cost), 1), torch.cat((self.total, total), 1)
         self.actions = {k: torch.cat((v, given[k]), 1) for k, v in self.actions.items()}
-
-
-def log_prob(dynamics: Dynamics, dream: State, actions: Named) -> Tensor:
-    """How probable the dynamics finds what was chosen along dreams of H steps: Σ log p, ``[N]``.
-
-    Raises:
-        ConfigError: dynamics that do not say it.
-    """
-    of = getattr(dynamics, "log_prob_of", None)
-    if of is None:
-        raise ConfigError(
-            f"{type(dynamics).__name__} has no log_prob_of(dream, actions), which says how probable a latent is; set "
-            f"surprise=0, or write it as PriorDynamics.log_prob_of"
-        )
-    found: Tensor = of(dream, actions)
-    return found.sum(1)
 
 
 def every(space: Space) -> dict[str, Tensor]:

@@ -12,6 +12,11 @@ plans by the task itself, as it sees it; so it does where the present costs as l
 know more of a goal than those above, ``ground``. With no level above this is the planner of the lowest level, bit by
 bit.
 
+Where every level knows the task by itself, such as by a head of its own for the reward (``Level.task``), the way to the
+sub-goal does not replace it, but is added (THICK, Gumbsch et al. 2024):
+
+    below:  a^ℓ = plan_ℓ(Σ_t C^ℓ(s^ℓ_t) + far(up_{ℓ+1}(s^ℓ_t), g)),           g = aim(plan of the level above)
+
 `Level.of` is a level of a `World`: its encoder, and its macro-actions between the quantiles of those that an encoder
 made of data (`worldformula.world.usual`), of which the usual ones are cheap, ``price``.
 
@@ -54,6 +59,10 @@ class Level:
         up: from states of the level below to its own, ``[..., event]``; the same ones where nothing is said.
         towards: the variables of a state that sub-goals are compared by; all that are given none.
         price: what ‖m‖² of a macro-action costs: its prior, a Normal, where those that are usual are near 0.
+        task: the task as this level knows it, of what the level below knows; None where it is that of the top level.
+        aim: the sub-goal that a plan gives, ``[B, event]`` by name; its second state where nothing is said.
+        far: what states ``[N, T, event]`` as this level sees them cost for being away from a sub-goal, of the same
+            axes, ``[N, T]``; the squared distance where nothing is said.
     """
 
     dynamics: Dynamics
@@ -62,6 +71,9 @@ class Level:
     up: Callable[[State], Values] = lambda states: states
     towards: tuple[str, ...] = ()
     price: float = 0.0
+    task: Callable[[Task], Task] | None = None
+    aim: Callable[[Plan], Values] | None = None
+    far: Callable[[State, Values], Tensor] | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -117,12 +129,28 @@ class Level:
         """States of the level below as it sees them."""
         return State(self.up(states), states.axes)
 
+    def goal(self, plan: Plan, given: Mapping[str, Tensor]) -> State:
+        """The sub-goal of a plan, without what its task is given."""
+        if self.aim is not None:
+            return State(self.aim(plan))
+        return plan.states.only(k for k in plan.states if k not in given).at(1)
+
+    def away(self, states: State, goal: Values) -> Tensor:
+        """What states of the level below ``[N, T, event]`` cost for being away from a sub-goal: ``[N, T]``."""
+        seen = self.seen(states)
+        if self.far is not None:
+            return self.far(seen, goal)
+        return torch.cat([(seen[k] - goal[k]).flatten(2) for k in goal], -1).square().sum(-1)
+
 
 @final
 @dataclass(frozen=True)
 class Hierarchy(Planner):
     """The search; see the module for the method. ``plan`` takes dynamics and space of the lowest level, and the task is
-    that of the states of the top one.
+    that of the states of the top one, or of the lowest where every level knows it by itself.
+
+    Raises:
+        ConfigError: levels of which some know the task and some do not; ``near`` or ``ground`` where all do.
     """
 
     planner: Planner
@@ -140,6 +168,20 @@ class Hierarchy(Planner):
             raise ConfigError(
                 f"above: expected levels, the lowest first, got {self.above!r}\nwrite Hierarchy(planner, (Level(...),))"
             )
+
+        told = [level.task is not None for level in self.above]
+        if any(told) and not all(told):
+            raise ConfigError("expected Level(task=...) of every level above the lowest one, or of none")
+        if self.knowing and (self.near or self.ground is not None):
+            raise ConfigError(
+                "near and ground say when the lowest level plans by the task of the top one; levels with a task of "
+                "their own always plan by it"
+            )
+
+    @property
+    def knowing(self) -> bool:
+        """Whether every level knows the task by itself."""
+        return any(level.task is not None for level in self.above)
 
     @property
     def horizon(self) -> int:
@@ -176,39 +218,30 @@ class Hierarchy(Planner):
 
         Raises:
             ConfigError: two levels with an action of the same name; ``warm`` of an action that no level has; a task of
-                more than the sum of its costs, of which the levels below would know nothing.
+                more than the sum of its costs, of which levels below would know nothing that do not know it themselves.
         """
         self._check(space, warm)
-        if self.above and (total := [name for name, c in task.constraints.items() if c.reduce != "each"]):
-            raise ConfigError(
-                f"{total[0]}: levels take steps of other lengths, and plans of different ones are not one sum: "
-                f"expected a Constraint of each step"
-            )
-        if self.above and (task.value is not None or task.reduce == "last"):
-            what = "a value at the end" if task.value is not None else "reduce='last'"
-            raise ConfigError(
-                f"{what}: levels below the top plan by the costs of states alone, and would not know of it\n"
-                f"let the cost of a state say it, such as a critic among the terms of a Cost, and write value=None, "
-                f"reduce='sum'"
-            )
-        present = [State(state)]
+        self._check_sum(task)
+        present, tasks = [State(state)], [task]  # as each level sees the one, and knows the other
         for level in self.above:
             present.append(level.seen(present[-1]))
+            tasks.append(task if level.task is None else level.task(tasks[-1]))
         goal: State | None = None
         aimed: Tensor | None = None  # where every level above plans by the task itself
         upper: list[Plan] = []
         for i in range(len(self.above) - 1, -1, -1):
             level = self.above[i]
-            own = task if goal is None else self._towards(i + 1, task, goal, aimed)
+            own = tasks[i + 1] if goal is None else self._towards(i + 1, tasks[i + 1], goal, aimed)
             found = level.planner.plan(
                 level.dynamics, level.priced(own), present[i + 1], space=level.space, generators=generators,
                 warm=of_space(warm, level.space),
             )  # fmt: skip
-            near = _nearest(own, found, self.near if goal is None else 0.0)
-            goal = found.states.only(k for k in found.states if k not in own.given).at(1)
-            aimed = near if aimed is None else near & aimed
+            if not self.knowing:
+                near = _nearest(own, found, self.near if goal is None else 0.0)
+                aimed = near if aimed is None else near & aimed
+            goal = level.goal(found, own.given)
             upper.append(found)
-        own = task if goal is None else self._towards(0, task, goal, aimed)
+        own = tasks[0] if goal is None else self._towards(0, tasks[0], goal, aimed)
         found = self.planner.plan(
             dynamics, own, state, space=space, generators=generators, warm=of_space(warm, space), proposals=proposals,
             mask=mask,
@@ -221,7 +254,7 @@ class Hierarchy(Planner):
 
     def _towards(self, below: int, task: Task, goal: State, aimed: Tensor | None) -> Task:
         """What the level ``below`` minimises: the way to the sub-goal in the states of the level above it, and of the
-        episodes that are ``aimed``, the task as the top level sees it.
+        episodes that are ``aimed``, the task as the top level sees it; where levels know the task, both.
         """
         level = self.above[below]
         names = level.towards or tuple(
@@ -235,6 +268,13 @@ class Hierarchy(Planner):
         aims = {SUBGOAL + k: goal[k] for k in names}
         own = {} if aimed is None else {AIMED: aimed}
 
+        def way(states: State) -> Tensor:
+            return level.away(states, {k: states[SUBGOAL + k] for k in names})
+
+        if self.knowing:
+            given = {**task.given, **aims}
+            return replace(task, cost=lambda states, actions: task.cost(states, actions) + way(states), given=given)
+
         def highest(states: State) -> State:
             """As the top level sees them, who the task is for."""
             top = states
@@ -243,8 +283,7 @@ class Hierarchy(Planner):
             return top | {k: states[k] for k in task.given}
 
         def cost(states: State, actions: Named) -> Tensor:
-            top = level.seen(states)
-            total = torch.cat([(top[k] - states[SUBGOAL + k]).flatten(2) for k in names], -1).square().sum(-1)
+            total = way(states)
             if AIMED not in states:
                 return total
             if below == 0 and self.ground is not None:
@@ -260,6 +299,23 @@ class Hierarchy(Planner):
             constraints={name: replace(c, of=limited(c.of)) for name, c in task.constraints.items()},
             given={**task.given, **aims, **own},
         )  # fmt: skip
+
+    def _check_sum(self, task: Task) -> None:
+        """Levels below the top that know of nothing but sub-goals plan by costs of states."""
+        if not self.above or self.knowing:
+            return
+        if total := [name for name, c in task.constraints.items() if c.reduce != "each"]:
+            raise ConfigError(
+                f"{total[0]}: levels take steps of other lengths, and plans of different ones are not one sum: "
+                f"expected a Constraint of each step"
+            )
+        if task.value is not None or task.reduce == "last":
+            what = "a value at the end" if task.value is not None else "reduce='last'"
+            raise ConfigError(
+                f"{what}: levels below the top plan by the costs of states alone, and would not know of it\n"
+                f"let the cost of a state say it, such as a critic among the terms of a Cost, and write value=None, "
+                f"reduce='sum'"
+            )
 
     def _check(self, space: Space, warm: Named | None) -> None:
         names = [*space, *(name for level in self.above for name in level.space)]

@@ -8,7 +8,8 @@ Danihelka, Guez, Schrittwieser & Silver 2022 (Gumbel MuZero, ICLR); Coulom 2006 
     a visit: the choices on the way, random ones behind, the whole dreamt and scored; its cost goes to all on the way
 
 q̂ is the negated mean cost, of all that an episode has seen scaled to [0, 1]. p is uniform, or what masks leave of it.
-The choices may be actions, or latent variables that the dynamics draws. All choices of the root that are still in the
+The choices may be actions, or latent variables that the dynamics draws; ``surprise`` is what an improbable latent
+costs, times −log p(z|s), so that no plan counts on what was never seen. All choices of the root that are still in the
 race take their visits side by side.
 
 Deviations       Gumbel MuZero                 here                              why
@@ -22,7 +23,7 @@ the plan         the choice of the root        the best sequence seen, or that  
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, final
 
 import torch
@@ -31,8 +32,8 @@ from torch import Tensor
 from worldformula.candidates import Pool, Sampling
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
-from worldformula.given import check_fields
-from worldformula.planner import Plan, Space, some
+from worldformula.given import allowed, check_fields
+from worldformula.planner import Named, Plan, Space, some
 
 
 @final
@@ -50,6 +51,8 @@ class MCTS(Sampling):
     """c_visit."""
     scale: float = 1.0
     """c_scale."""
+    surprise: float = 0.0
+    """Weight of −log p of a latent that the search sets."""
     answer: Literal["best", "root"] = "best"
     """The plan: the best sequence seen, or the best behind the choice that the root ends with."""
 
@@ -60,8 +63,10 @@ class MCTS(Sampling):
                 "expected horizon, simulations and considered of at least 1, answer as 'best' or 'root', got "
                 f"{self.horizon}, {self.simulations}, {self.considered} and {self.answer!r}"
             )
-        if min(self.visit, self.scale) < 0:
-            raise ConfigError(f"expected visit and scale ≥ 0, got {self.visit} and {self.scale}")
+        if min(self.visit, self.scale, self.surprise) < 0:
+            raise ConfigError(
+                f"expected visit, scale and surprise ≥ 0, got {self.visit}, {self.scale} and {self.surprise}"
+            )
 
     def check_space(self, space: Space) -> None:
         """One choice.
@@ -84,11 +89,16 @@ class MCTS(Sampling):
             raise ConfigError(f"a tree branches by one choice, got {told}\n{other}")
 
     def search(self, pool: Pool) -> Plan:
-        """The result is as ``answer`` says."""
+        """The result is as ``answer`` says.
+
+        Raises:
+            ConfigError: ``surprise``, and dynamics that do not say how probable a latent is.
+        """
         tree = _Tree(self, pool)
         for more in (pool.given, pool.middle()):
             if more:
-                pool.try_(more, 1)
+                inside = allowed(pool.mask, {name: value[:, :, 0] for name, value in more.items()})
+                pool.keep(more, tree.cost(more), inside=inside)
         alive = tree.first(self.considered)
         rounds = max(1, math.ceil(math.log2(alive.shape[1])))
         for _ in range(rounds):
@@ -97,7 +107,12 @@ class MCTS(Sampling):
             alive = tree.better(alive, (alive.shape[1] + 1) // 2)
         if self.answer == "root":
             pool.settle(*tree.behind(alive[:, 0]))
-        return pool.plan()
+        if not self.surprise:
+            return pool.plan()
+        asked = pool.tried
+        pool.settle(pool.best)  # what it costs, without the surprise
+        found = pool.plan()
+        return replace(found, calls=found.calls + asked * self.horizon)
 
 
 class _Tree:
@@ -124,6 +139,11 @@ class _Tree:
         like = self.pool.laws[self.name][0]
         rows = [torch.rand(shape, generator=g, dtype=like.dtype, device=like.device) for g in self.pool.generators]
         return torch.stack(rows)
+
+    def cost(self, drawn: Named) -> Tensor:
+        """What sequences ``[B, m, H, A]`` are ranked by, ``[B, m]``."""
+        found = self.pool.score(drawn)
+        return found + self.how.surprise * self.pool.score.surprise(drawn) if self.how.surprise else found
 
     def first(self, count: int) -> Tensor:
         """The choices ``[B, m]`` that the race begins with; where fewer are allowed, the best of them again."""
@@ -162,7 +182,7 @@ class _Tree:
             walking = walking & (child >= 0)
             node = torch.where(walking, child, node)
         drawn = {self.name: self._kinds(ends)}
-        total = self.pool.score(drawn)
+        total = self.cost(drawn)
         self.pool.keep(drawn, total)
         self.seen.append((ends, total))
         self._back(way, total)

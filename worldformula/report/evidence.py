@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from worldformula.formula.expressions.expression import Expression
 
 FOLDER, FILE = "report", "evidence.json"
-VIDEOS = ("episode", "dream", "strip", "words_read", "words_true", "words_swapped", "words_said")
+VIDEOS = ("episode", "dream", "strip", "words_read", "words_true", "words_swapped", "words_said", "seen", "foreseen")
 PIXELS = "pixels in [0, 1]"
 
 
@@ -85,6 +85,33 @@ class Heard:
 
 
 @dataclass(frozen=True)
+class Timeline:
+    """An episode of T rows as a world of jumps has it.
+
+    Attributes:
+        gates: the share of open gates on arriving at each row; 0 at the first.
+        events: what the environment said that happened, with the row.
+        begins: the rows at which a jump begins: the first, and those at which the context has just changed.
+        ends: where each of them was said to end, as a row, which may lie between two.
+        codes: of each the likeliest.
+        shown: the rows whose frames are shown.
+    """
+
+    gates: tuple[float, ...]
+    events: tuple[tuple[int, str], ...]
+    begins: tuple[int, ...]
+    ends: tuple[float, ...]
+    codes: tuple[int, ...]
+    shown: tuple[int, ...]
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Timeline:
+        """What was stored."""
+        pairs = tuple((int(row), str(name)) for row, name in values["events"])
+        return cls(**{key: tuple(value) for key, value in values.items()} | {"events": pairs})
+
+
+@dataclass(frozen=True)
 class Evidence:
     """Measurements of a trained agent. What was not measured, or does not exist, is None.
 
@@ -96,9 +123,11 @@ class Evidence:
         open_loop: prediction error in episodes of random actions that were not trained on, on pixels or on numbers.
         on: what that error is of.
         curves: numbers of one such window beside what was dreamt, where no pictures are observed.
-        videos: animated WebP by name: ``episode``, ``dream`` (rows truth, dream, error) and the still ``strip``.
+        videos: animated WebP by name: ``episode``, ``dream`` (rows truth, dream, error) and the stills ``strip``, and
+            of jumps ``seen`` and ``foreseen``.
         strip_steps: horizons of the columns of ``strip``; 0 is the last frame that the model saw.
         heard: of an agent that reads, what it read, imagined after a sentence, and would say.
+        jumps: an evaluation episode as a world of jumps has it.
         left_out: a sentence that says what was not measured, and why; empty where nothing was left out.
         machine: where it was measured: versions, device, date.
     """
@@ -113,6 +142,7 @@ class Evidence:
     videos: Mapping[str, bytes] = field(default_factory=dict)
     strip_steps: tuple[int, ...] = ()
     heard: tuple[Heard, ...] = ()
+    jumps: Timeline | None = None
     left_out: str = ""
     machine: Mapping[str, str] = field(default_factory=dict)
 
@@ -166,6 +196,7 @@ def load(run: Path) -> Evidence | None:
             curves=tuple(Curve(**_numbers(curve)) for curve in values.get("curves", ())),
             strip_steps=tuple(values["strip_steps"]),
             heard=tuple(Heard(h["name"], h["note"], tuple(h["words"])) for h in values.get("heard", ())),
+            jumps=None if (jumped := values.get("jumps")) is None else Timeline.of(jumped),
             left_out=str(values.get("left_out", "")),
             machine=values["machine"],
         )

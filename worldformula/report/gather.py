@@ -15,6 +15,7 @@ from worldformula.envs import Envs, registry
 from worldformula.envs.returns import Score
 from worldformula.errors import ConfigError
 from worldformula.metrics.openloop import open_loop_error
+from worldformula.report import jumps
 from worldformula.report.curves import varying
 from worldformula.report.evidence import Evidence, machine, written
 from worldformula.report.video import dream_video, filmstrip, webp
@@ -76,12 +77,14 @@ def gather(run: str | Path, agent: Agent, *, episodes: int = 10, device: str = "
     if real(env):
         return Evidence(formula=formula, left_out=LEFT_OUT, machine=where)
     with forked(seed):
-        played, pictures = recorded(agent, env, episodes, seed)
+        events = list[list[str]]()
+        played, pictures = recorded(agent, env, episodes, seed, events)
         videos = {"episode": webp(pictures, fps=15, scale=_scale(pictures))} if pictures is not None else {}
         # Under random actions: a policy that holds an unstable balance makes every open-loop prediction fail.
         wandering, _ = recorded(None, env, episodes, seed + 1)
         dreamt = _dream(agent, wandering)
         said, strips = heard(agent, env, seed)
+        jumped = jumps.timeline(agent, played[0], events, pictures, drawing(env))
     levels = yardsticks(env, int(config["seed"]), RunFolder(run))
     return dataclasses.replace(
         dreamt,
@@ -89,8 +92,9 @@ def gather(run: str | Path, agent: Agent, *, episodes: int = 10, device: str = "
         reached=Score.of(float(e["reward"].sum()) for e in played),
         floor=levels.floor,
         best=levels.best,
-        videos={**videos, **dreamt.videos, **strips},
+        videos={**videos, **dreamt.videos, **strips, **({} if jumped is None else stills(jumped[1]))},
         heard=said,
+        jumps=None if jumped is None else jumped[0],
         machine=where,
     )
 
@@ -103,7 +107,7 @@ def real(env: EnvConfig) -> bool:
 
 
 def recorded(
-    agent: Agent | None, env: EnvConfig, episodes: int, seed: int
+    agent: Agent | None, env: EnvConfig, episodes: int, seed: int, events: list[list[str]] | None = None
 ) -> tuple[list[Columns], NDArray[np.uint8] | None]:
     """One complete episode per stream, and the pictures ``[T, H, W, 3]`` of the first stream where there are any.
 
@@ -112,6 +116,7 @@ def recorded(
         env: the environments.
         episodes: how many.
         seed: of the environments and of random actions.
+        events: of the first stream, gets the names of what happened on arriving at each row, ``info["event"]``.
 
     Returns:
         Per episode the columns ``[T, …]`` of its rows, from ``is_first`` to ``is_last``, with their actions.
@@ -132,6 +137,8 @@ def recorded(
             raise ConfigError(f"an episode of {env.id} did not end within {LONGEST} actions; set env.max_steps")
         if running[0] and (picture := _picture(rows, envs)) is not None:
             pictures.append(picture)
+        if running[0] and events is not None:
+            events.append([str(name) for name in envs.infos[0].get("event", ())])
         turn = next(turns)
         table.append(executed(envs, turn))
         running &= ~turn.rows["is_last"]
@@ -144,6 +151,23 @@ def recorded(
         for i, (begin, end) in enumerate(zip(begins, ends, strict=True))
     ]
     return found, np.stack(pictures) if pictures else None
+
+
+def drawing(env: EnvConfig) -> jumps.Draws | None:
+    """What an environment of this package draws of what it observes, where it can draw many at once."""
+    if registry.find(env.id) is None:
+        return None
+    envs = Envs(env.id, 1, **env.options())
+    found: jumps.Draws | None = getattr(envs.bare[0], "batch_render", None)
+    envs.close()
+    return found
+
+
+def stills(pictures: Mapping[str, NDArray[np.uint8]]) -> dict[str, bytes]:
+    """Pictures ``[N, h, w, C]`` by name, side by side."""
+    return {
+        name: webp(jumps.strip(frames), scale=max(1, round(80 / frames.shape[1]))) for name, frames in pictures.items()
+    }
 
 
 def _picture(rows: Columns, envs: Envs) -> NDArray[np.uint8] | None:

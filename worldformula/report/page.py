@@ -12,6 +12,7 @@ from worldformula.charts import Level, Series, line_chart, short, smoothed
 from worldformula.envs.returns import Score
 from worldformula.metrics.collapse import CODES
 from worldformula.metrics.openloop import OpenLoop
+from worldformula.report import jumps
 from worldformula.report.codes import alarm, codes
 from worldformula.report.curves import lines
 from worldformula.report.evidence import PIXELS, Evidence
@@ -63,6 +64,7 @@ def page(run: Run, evidence: Evidence) -> str:
             _pictures(evidence),
             words_part(evidence.heard, evidence.videos),
             _numbers(evidence),
+            jumps.drawn(evidence.jumps, evidence.videos.get("seen"), evidence.videos.get("foreseen")),
             horizon(evidence.open_loop, evidence.on),
             codes(run.metrics),
             formulas(evidence.formula, "The world model's loss"),

@@ -13,13 +13,16 @@ r"""Jumps: a level of a world whose step goes from one change of its context to 
                                       - w_a log p(a_{τ-1} | F) - w_n log p(Δ_t | F) - log p(R_t | F) ]
 
 Gumbsch, Sajid, Martius & Butz 2024, ICLR. A step of ``world.levels["jump"]`` draws A, Y and B, takes one coarse step
-from there, and has taken n_t = min(Δ, 50) + 1 steps of time. Its reward is R_t + γ^Δ r_τ; A may be chosen instead of
-drawn. The rest of the world learns nothing by ``jumps``. Dreams of the fine level also draw y_t ~ p_c(y_t|z_{t-1},g_t),
-what the coarse prior says of the same step: a critic of jumps is told that.
+from there, and has taken n_t = min(Δ, 50) + 1 steps of time; A may be chosen instead of drawn. Its reward is
+(R_t − r_t)/γ + γ^Δ r_τ: of those behind t, from the next one on, so that jumps in a row, discounted by γ^n, count each
+once and as a plan of single steps does; b_t is r_t by the coarse head. The rest of the world learns nothing by
+``jumps``. With ``said``, dreams of the fine level also draw y_t ~ p_c(y_t|z_{t-1},g_t), what the coarse prior says of
+the same step: a critic of jumps is told that.
 
 Deviations                  authors' code                 here                        why
 mean of the jumps' losses   over all rows                 over those with a τ         else rare changes weigh little
 loss of a choice            softmax of probabilities      of logits                   as it was meant
+reward of a jump            R_t + γ^Δ r_τ                 (R_t − r_t)/γ + γ^Δ r_τ     else rows of jumps count r_τ twice
 episodes                    segments cross their borders  end there                   the next is another episode
 """
 
@@ -51,7 +54,7 @@ from worldformula.formula import (
 )
 from worldformula.formula.syntax.nodes import factors as factors_of
 from worldformula.nets.actor import TruncatedActor
-from worldformula.nets.jumps import Arrived, Body, Collected, Elapsed, Span, nothing
+from worldformula.nets.jumps import Arrived, Body, Collected, Elapsed, Here, Span, nothing
 from worldformula.nets.plain import Plain
 from worldformula.world.contract import Kind
 from worldformula.world.dynamics import PriorDynamics
@@ -59,7 +62,7 @@ from worldformula.world.model import World
 from worldformula.world.observations import Names, Observed
 from worldformula.world.segments import Segments
 
-TAKEN = ("A", "B", "F", "G", "Y", "n", "l", "m", "C")
+TAKEN = ("A", "B", "F", "G", "Y", "n", "l", "m", "C", "b")
 """What the formulas of jumps name: observations called so are o_1, o_2, …"""
 
 LAWS: dict[str, Callable[..., Factor]] = {"numbers": TruncatedNormal, "choice": OneHot, "flags": Bernoulli}
@@ -84,6 +87,8 @@ class JumpSettings:
     """γ of the reward on the way."""
     ends: bool = True
     """Whether rows that end an episode for good are changes too."""
+    said: bool = True
+    """Whether dreams of the fine level say what the coarse prior does, for a critic of jumps."""
 
     def __post_init__(self) -> None:
         if min(self.codes, self.units) < 1 or self.longest <= 0 or min(self.act, self.time) < 0:
@@ -148,13 +153,13 @@ class Jumping(World):
 
     def __init__(self, config: JumpSettings, own: TwoLevels, kinds: Mapping[str, Kind]) -> None:
         level = _Jump(config, own, kinds)
-        begun = Deterministic("G_t, n_t = begun(c_t)", nothing, shape=[(), ()])
-        said = OneHot("p_c(y_t|z_{t-1},g_t)", _net(own.coarse), shape=own.coarse.shape)  # what the coarse prior draws
-        draws, levels = own.draws * begun * said, own.levels
-        reward = Normal("p_c(r_t|y_t,c_t)", _net(own.heads_coarse["r_coarse"]), shape=(), scale=1.0)
-        levels["fine"] = PriorDynamics(
-            levels["fine"].prior * own.ahead * said, own.heads | {"r_said": reward}, roles=own.roles
-        )
+        begun = Deterministic("G_t, b_t, n_t = begun(c_t)", nothing, shape=[(), (), ()])
+        draws, levels = own.draws * begun, own.levels
+        if config.said:
+            said = OneHot("p_c(y_t|z_{t-1},g_t)", _net(own.coarse), shape=own.coarse.shape)  # as the coarse prior draws
+            reward = Normal("p_c(r_t|y_t,c_t)", _net(own.heads_coarse["r_coarse"]), shape=(), scale=1.0)
+            draws, fine = draws * said, levels["fine"].prior * own.ahead * said
+            levels["fine"] = PriorDynamics(fine, own.heads | {"r_said": reward}, roles=own.roles)
         super().__init__(
             posterior=draws,
             loss=Mean("t", E(draws, own.step), reset="first").mean(),
@@ -176,6 +181,14 @@ class Jumping(World):
     def foretold(self) -> Joint:
         """What a jump from z, c says, without time: A, F, the state Y and actions B before the change, n and G."""
         return Joint.of(*self.high[1:])
+
+    def before(self, z: Tensor, c: Tensor, code: Tensor) -> Tensor:
+        """p(Y|F), what a jump from z ``[N, G, K]`` and c ``[N, C]`` by a code ``[N, n]`` says of the state just before
+        the change: the probability of every class, ``[N, G, K]``.
+        """
+        said = {f.variable.key: f for f in self.high}
+        logits: Tensor = said["Y"].params(_net(said["F"])(z, c, code))[0]
+        return logits.softmax(-1)
 
     @torch.no_grad()
     def beside(
@@ -251,6 +264,7 @@ class _Jump:
             for word, f in zip(own.widths, self.acts, strict=True)
         ]
         at = ", ".join(["Y_t", *(str(f.variable) for f in acts)])
+        reward = own.heads_coarse["r_coarse"]
         prior = Joint.of(
             OneHot("p(A_t|z_{t-1},c_{t-1})", _net(self.code), shape=self.code.shape),
             Deterministic("F_t = body(z_{t-1}, c_{t-1}, A_t)", _net(self.body), shape=self.body.shape),
@@ -258,15 +272,17 @@ class _Jump:
             *acts,
             Deterministic("n_t = elapsed(F_t)", Elapsed(_net(self.span), config.longest), shape=()),
             Deterministic("G_t = collected(F_t)", Collected(_net(self.way)), shape=()),
+            Deterministic("b_t = here(z_{t-1}, c_{t-1})", Here(_net(reward)), shape=()),
             noise,
             Deterministic(f"u_t = f({at})", _net(read), shape=read.shape),
             context,
             Deterministic(f"g_t = g({at}, c_t)", _net(own.ahead), shape=own.ahead.shape),
             OneHot("p_c(z_t|Y_t,g_t)", _net(own.coarse), shape=own.coarse.shape),
         )
-        reward = own.heads_coarse["r_coarse"]
-        whole = Normal("p_j(r_t|z_t,c_t,G_t,n_t)", Arrived(_net(reward), config.discount), shape=(), scale=1.0)
-        heads = {**own.heads_coarse, "r_jump": whole}
+        heads = dict(own.heads_coarse)
+        heads["r_jump"] = Normal(
+            "p_j(r_t|z_t,c_t,G_t,b_t,n_t)", Arrived(_net(reward), config.discount), shape=(), scale=1.0
+        )
         roles = {role: "r_jump" if role == "reward" else f"{name}_coarse" for role, name in own.roles.items()}
         return PriorDynamics(prior, heads, roles=roles, duration="n")
 

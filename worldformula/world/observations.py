@@ -115,7 +115,7 @@ class Observed:
     @classmethod
     def of(
         cls, config: Widths, shapes: Mapping[str, tuple[int, ...]], names: Names, *, given: str, inputs: int,
-        images: Activation, vectors: Activation, bits: int = 0, classes: Classes | None = None,
+        images: Activation, vectors: Activation, bits: int = 0, classes: Classes | None = None, spread: float = 1.0,
     ) -> Observed:  # fmt: skip
         """Networks and factors.
 
@@ -130,6 +130,7 @@ class Observed:
             bits: of a colour, as PlaNet reads images; 0 reads them as they are.
             classes: of the observations that are one-hots, how many classes each of their choices has. Where these are
                 as many for all, they are predicted as choices, k_t, and not as numbers.
+            spread: the deviation of the laws of vectors.
         """
         pictures, numbers = ({k: tuple(shapes[k]) for k in group} for group in (names.images, names.vectors))
         edge = square(pictures) if pictures else 0
@@ -145,8 +146,9 @@ class Observed:
         for word, apart, several in (chosen := _choices(names, classes or {})).values():
             found.before.append(Deterministic(f"{apart} = choices({word})", nn.Unflatten(-1, several), shape=several))
         found.heads = decoders(
-            config, shapes, names, given=given, inputs=inputs, images=images, vectors=vectors, classes=classes
-        )
+            config, shapes, names, given=given, inputs=inputs, images=images, vectors=vectors, classes=classes,
+            spread=spread,
+        )  # fmt: skip
         found.scored = list(found.heads)
         for i, (key, word) in enumerate(words.items(), 1):
             if read[key] == word or key in chosen:
@@ -160,7 +162,7 @@ class Observed:
 
 def decoders(
     config: Widths, shapes: Mapping[str, tuple[int, ...]], names: Names, *, given: str, inputs: int,
-    images: Activation, vectors: Activation, classes: Classes | None = None, law: str = "p",
+    images: Activation, vectors: Activation, classes: Classes | None = None, law: str = "p", spread: float = 1.0,
 ) -> list[Factor]:  # fmt: skip
     """A head of each observation, in the order of ``names``: see `Observed.of`. ``law`` is what they are called."""
     found: list[Factor] = []
@@ -176,7 +178,7 @@ def decoders(
             _, apart, several = chosen[key]
             found.append(OneHot(f"{law}({apart}|{given})", net, shape=several))
         else:
-            found.append(Normal(header, net, shape=(math.prod(shape),), scale=1.0))
+            found.append(Normal(header, net, shape=(math.prod(shape),), scale=spread))
     return found
 
 

@@ -19,7 +19,7 @@ Deviations          paper              authors' code           here             
 weight of the gate  β                  β + 1, two terms        β; `official` β + 1    one term, which prints
 noise of the gates  –                  in evaluations, too     where it samples     a factor, p(ε_t)
 choices             –                  –                       a categorical each     symbols are no numbers
-vectors             none               none                    unit variance          the same world on sensors
+vectors             none               none                    σ = ``spread``         the same world on sensors
 `tiny`              –                  –                       smaller                two CPU cores
 
 Facts of the authors' code (github.com/CognitiveModeling/THICK) are from its configuration and its networks' layers.
@@ -91,6 +91,9 @@ class CRSSMConfig:
     """β, the weight of the share of open gates; None leaves it to the call, ``beta=``, so that it may grow."""
     proceed: float = 1.0
     """Weight of −log p(d_t), the continuation; 0 predicts none."""
+    spread: float = 1.0
+    """Deviation of the laws of vectors: numbers within [0, 1] need a smaller one, or nothing about them is worth its
+    divergence."""
     jumps: JumpSettings | None = None
     """The level of jumps on top, THICK's; none has none."""
 
@@ -106,6 +109,8 @@ class CRSSMConfig:
                 f"expected balance in [0, 1], noise > 0 and proceed ≥ 0, got {self.balance}, {self.noise} and "
                 f"{self.proceed}"
             )
+        if self.spread <= 0:
+            raise ConfigError(f"expected spread > 0, got {self.spread}")
         if self.gates is not None and self.gates < 0:
             raise ConfigError(f"expected gates (β) ≥ 0, or None for beta= of the call, got {self.gates}")
 
@@ -219,7 +224,7 @@ def parts(
 
     seen = Observed.of(
         config, observations, names, given="h_t,z_t,c_t", inputs=D + S + C, images=nn.ELU, vectors=nn.ELU,
-        classes=classes,
+        classes=classes, spread=config.spread,
     )  # fmt: skip
     noise = Normal("p(ε_t)", shape=C, loc=0.0, scale=config.noise)
     read = Deterministic(f"u_t = f({before})", Read(moved, H), shape=H)
@@ -234,7 +239,7 @@ def parts(
     heads = [*seen.heads, *_numbers(config, "p", "h_t,z_t,c_t", D + S + C)]
     of_coarse = decoders(
         config, observations, names, given="z_t,c_t", inputs=S + C, images=nn.ELU, vectors=nn.ELU,
-        classes=classes, law="p_c",
+        classes=classes, law="p_c", spread=config.spread,
     )  # fmt: skip
     heads_c = [*of_coarse, *_numbers(config, "p_c", "z_t,c_t", S + C)]
     step = _balanced(config, post, fine).named("kl") + _balanced(config, post, coarse).named("kl_coarse")

@@ -131,7 +131,7 @@ class JumpingActorCritic(MixedActorCritic):
     def _jumped(self, z: Tensor, c: Tensor, generator: torch.Generator | None) -> dict[str, Tensor]:
         """Z and C, where jumps from states ``[N, S, ...]`` arrive, J, what counts until there, K, how much they do."""
         none = torch.zeros_like(c[..., 0])
-        begin = State({"z": z, "c": c, "G": none, "n": none}, 2).flat()
+        begin = State({"z": z, "c": c, "G": none, "b": none, "n": none}, 2).flat()
         dream = self.jump.imagine(begin, horizon=1, generator=generator).at(1)
         way, share = dream["G"], self.settings.discount ** dream["n"]
         if self.settings.behind == "official":

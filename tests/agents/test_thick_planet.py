@@ -1,0 +1,173 @@
+"""THICK PlaNet: what it does beside PlaNet on the same world, sub-goals by hand, laws, and what it refuses."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+from tests.agents.early import CHOICE, COLUMNS, NUMBERS, rows
+from worldformula.agent.configurator import Configuration
+from worldformula.agents import thick_planet
+from worldformula.envs import Envs
+from worldformula.errors import ConfigError
+from worldformula.planners.cem import CEM
+from worldformula.planners.hierarchy import Hierarchy
+from worldformula.planners.mcts import MCTS
+from worldformula.testing import check_agent
+
+LOW = CEM(horizon=3, candidates=12, elites=3, iterations=2)
+SMALL = replace(
+    thick_planet.tiny(), batch=3, length=5, prefill=0, planner=LOW, codes=MCTS(horizon=2, simulations=12, surprise=0.1)
+)
+GAMMA = 0.98  # of `tiny`
+
+
+def made(spec=NUMBERS, **changes):
+    """An agent whose jumps do not begin near zero."""
+    agent = thick_planet.build(replace(SMALL, **changes), COLUMNS, spec)
+    g = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for p in agent.world.parameters():
+            p.copy_(torch.randn(p.shape, generator=g) * 0.3)
+    return agent
+
+
+def seen(agent):
+    """States after five rows."""
+    read = agent.perception.learn(rows(NUMBERS), torch.device("cpu"))
+    return agent.world.filter(read, deterministic=True).last()
+
+
+def planned(agent, state):
+    space = agent.search.space
+    return agent.search.planner.plan(agent.world, agent.task(), state, space=space)
+
+
+@pytest.mark.parametrize("env", ["lever_door", "key_corridor"])
+def test_it_keeps_the_contract(env):
+    envs = Envs(env, 2, seed=0)
+    check_agent(thick_planet.build(SMALL, envs.observations, envs.actions), envs, turns=12)
+
+
+def test_what_a_plan_costs_is_its_reward_and_the_way_to_the_sub_goal_by_hand():
+    """By the networks, one after another: h, c and z of each step, the prior's classes, and the reward."""
+    agent = made(subgoal=0.7)
+    state = seen(agent)
+    plan = planned(agent, state)
+    (high,) = plan.upper
+    own, world = agent.world.own, agent.world
+    nets = {f.variable.key: f.net for f in world.high}
+    assert high.actions["A"].shape == (3, 2, world.config.codes)
+    body = nets["F"](state["z"], state["c"], high.actions["A"][:, 0])
+    goal = nets["Y"](body).view(3, own.post.shape[0], -1).softmax(-1)
+    read, memory = (f.net for f in own.slow.factors[1:])
+    h, c, z = state["h"], state["c"], state["z"]
+    costs = torch.zeros(3)
+    for t in range(3):
+        u = read(z, plan.actions["a"][:, t])
+        c, _ = memory(u, c, torch.zeros_like(c))
+        h = own.core.net(u, c, h)
+        logits = own.fine.net(h, c).view(3, *own.post.shape)
+        z = torch.nn.functional.one_hot(logits.argmax(-1), own.post.shape[1]).float()
+        likely = logits.softmax(-1)
+        cosine = (likely * goal).sum(-1) / likely.norm(dim=-1) / goal.norm(dim=-1)
+        costs = costs - own.heads["r"].net(h, z, c)[:, 0] - 0.7 * cosine.mean(-1)
+    assert plan.cost.tolist() == pytest.approx(costs.tolist(), rel=1e-4)
+
+
+@torch.no_grad()
+def test_codes_are_searched_by_the_reward_of_jumps_discounted_by_their_time():
+    """All pairs of codes by the networks: reward on the way and behind, γ^n, and what was improbable; the best wins."""
+    agent = made(codes=MCTS(horizon=2, simulations=60, surprise=0.5))
+    state = seen(agent)
+    (high,) = planned(agent, state).upper
+    world, n = agent.world, agent.world.config.codes
+    nets, reward = {f.variable.key: f.net for f in world.high}, world.own.heads_coarse["r_coarse"].net
+    law = world.high[1].net
+    read, memory = (f.net for f in world.own.slow.factors[1:])
+    ahead, coarse = world.own.ahead.net, world.own.coarse.net
+    shape = world.own.post.shape
+
+    def mode(logits):
+        return torch.nn.functional.one_hot(logits.view(-1, *shape).argmax(-1), shape[1]).float()
+
+    best = {}
+    for pair in [(i, j) for i in range(n) for j in range(n)]:
+        z, c, total, odd, weight = state["z"], state["c"], torch.zeros(3), torch.zeros(3), torch.ones(3)
+        for code in pair:
+            a = torch.eye(n)[code].expand(3, -1)
+            f = nets["F"](z, c, a)
+            odd = odd - law(z, c).log_softmax(-1)[:, code]
+            y, time = mode(nets["Y"](f)), nets["n"].net(f)[:, 0].relu().clamp_max(50) + 1
+            act = nets["B"](f)["loc"]
+            way = (nets["G"](f)[:, 0] - reward(z, c)[:, 0]) / GAMMA
+            u = read(y, act)
+            c, _ = memory(u, c, torch.zeros_like(c))
+            z = mode(coarse(y, ahead(y, act, c)))
+            total = total - weight * (way + GAMMA ** (time - 1) * reward(z, c)[:, 0])
+            weight = weight * GAMMA**time
+        best[pair] = total, odd
+    found = [tuple(row) for row in high.actions["A"].argmax(-1).tolist()]
+    wanted = [min(best, key=lambda pair: float((best[pair][0] + 0.5 * best[pair][1])[b])) for b in range(3)]
+    assert found == wanted
+    assert high.cost.tolist() == pytest.approx([float(best[p][0][b]) for b, p in enumerate(wanted)], rel=1e-4)
+    assert len(set(wanted)) > 1  # the episodes are unlike
+
+
+def test_without_a_sub_goal_it_is_planet_on_the_same_world_bit_by_bit():
+    agent = made(subgoal=0.0)
+    plan, state = planned(agent, seen(agent)), seen(agent)
+    alone = LOW.plan(agent.world, agent.task(), state, space=agent.search.space)
+    assert torch.equal(plan.actions["a"], alone.actions["a"])
+    assert plan.upper == ()
+    assert thick_planet.flat().subgoal == 0
+
+
+def test_a_copy_plans_in_its_own_world():
+    agent = made()
+    other = copy.deepcopy(agent)
+    level = other.search.planner.above[0]
+    assert level.dynamics is other.world.levels["jump"]
+    assert level.task.__self__.world is other.world
+    assert agent.search.planner.above[0].dynamics is agent.world.levels["jump"]
+
+
+def test_a_plan_is_the_same_whatever_is_beside_it():
+    agent = made()
+    state = seen(agent)
+    whole = planned(agent, state)
+    one = planned(agent, state.select(torch.tensor([0])))  # generators are seeded 0, 1, … in order
+    torch.testing.assert_close(one.actions["a"], whole.actions["a"][:1], rtol=0, atol=1e-5)
+    assert torch.equal(one.upper[0].actions["A"], whole.upper[0].actions["A"][:1])
+
+
+@pytest.mark.parametrize("spec", [CHOICE, NUMBERS], ids=["choice", "numbers"])
+def test_both_players_move_their_own_and_dreams_hold_nothing_for_a_critic(spec):
+    agent = thick_planet.build(SMALL, COLUMNS, spec)
+    parts = {"world": agent.world.low, "jumps": agent.world.high}
+    before = {name: [p.detach().clone() for m in own for p in m.parameters()] for name, own in parts.items()}
+    for seed in range(2):
+        found = agent.update(rows(spec, seed))
+    assert {"loss/jumps", "loss/kl_coarse", "loss/gates"} <= set(found)
+    for name, own in parts.items():
+        after = [p for m in own for p in m.parameters()]
+        assert all(not torch.equal(a, b) for a, b in zip(before[name], after, strict=True)), name
+    assert "y" not in agent.world.carried  # no critic asks for it
+
+
+def test_it_may_be_told_to_plan_flat_and_back():
+    agent = made()
+    usual = agent.habits.usual
+    agent.configure(Configuration(planner=LOW, warm=False))
+    assert planned(agent, seen(agent)).upper == ()
+    agent.configure(usual)
+    assert isinstance(agent.search.planner, Hierarchy)
+    assert len(planned(agent, seen(agent)).upper) == 1
+
+
+def test_refused():
+    with pytest.raises(ConfigError, match="planet has none"):
+        replace(SMALL, world=replace(SMALL.world, jumps=None))
+    with pytest.raises(ConfigError, match=r"subgoal, noise, prefill and decay ≥ 0, got -0.1"):
+        replace(SMALL, subgoal=-0.1)
