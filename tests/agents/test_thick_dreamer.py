@@ -73,7 +73,7 @@ def test_the_authors_way_behind_a_jump_reads_the_coarse_heads_where_it_arrives(p
     assert all(np.isfinite(value.item()) for value in agent.update(rows(CHOICE, 0)).values())
     dream, reward, going = agent.dream(agent.world.initial(4), torch.Generator().manual_seed(0))
     found = agent.learner.dreamed(dream, dream, reward, going, generator=torch.Generator().manual_seed(1))
-    start = {name: dream[name].flatten(0, 1) for name in ("z", "c")} | dict.fromkeys("Gn", torch.zeros(4 * 4))
+    start = {name: dream[name].flatten(0, 1) for name in ("z", "c")} | dict.fromkeys("Gbn", torch.zeros(4 * 4))
     jump = agent.world.levels["jump"].imagine(start, horizon=1, generator=torch.Generator().manual_seed(1)).at(1)
     nets = {name: factor.net for name, factor in agent.world.own.heads_coarse.items()}
     r = nets["r_coarse"](jump["z"], jump["c"])[:, 0]

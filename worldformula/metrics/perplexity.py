@@ -21,8 +21,8 @@ def perplexity(probabilities: ArrayLike, words: ArrayLike, counted: ArrayLike | 
     Raises:
         ShapeError: other shapes, or no place counts.
 
-    >>> perplexity([[0.5, 0.5], [0.25, 0.75]], [0, 0])
-    2.8284271247461903
+    >>> round(perplexity([[0.5, 0.5], [0.25, 0.75]], [0, 0]), 6)
+    2.828427
     """
     p, said = np.asarray(probabilities, np.float64), np.asarray(words, np.int64)
     mask: NDArray[np.bool_] = np.ones(said.shape, bool) if counted is None else np.asarray(counted, bool)

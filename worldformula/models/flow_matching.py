@@ -56,7 +56,8 @@ GIVEN = "epsilon"  # the key of ε among data, of a coupling that is given
 
 @dataclass(frozen=True)
 class Sizes:
-    """features: D. levels: L, 0 of numbers. classes: width of y; unlabelled: the share of rows whose label is hidden.
+    """features: D. levels: L, 0 of numbers. classes: width of y, one-hot labels or any numbers;
+    unlabelled: the share of rows whose label is hidden.
 
     interpolant, coupling, predicts: the parts of the objective, see above. units, blocks, dropout: of the network.
     steps, solver: of the ODE, where nothing else is asked.
@@ -235,16 +236,19 @@ def build(sizes: Sizes, net: nn.Module | None = None) -> FlowMatching:
     if sizes.levels:
         low = Uniform("p(w)", shape=D)
         drawn = drawn * low * Deterministic("x_1 = scale(x,w)", Dequantise(sizes.levels), shape=D)
+    label = "y'" if sizes.unlabelled else "y"
     if C:
+        drawn = drawn * Data("p_data(y)", shape=C)
+    if C and sizes.unlabelled:
         keep = Bernoulli("p(k)", probs=1 - sizes.unlabelled, shape=1)
-        drawn = drawn * Data("p_data(y)", shape=C) * keep * Deterministic("y' = hide(y,k)", torch.mul, shape=C)
+        drawn = drawn * keep * Deterministic("y' = hide(y,k)", torch.mul, shape=C)
     drawn = drawn * (Data("p_data(ε)", shape=D) if sizes.coupling == "given" else Normal("p(ε)", shape=D))
     if sizes.coupling == "optimal":
         drawn, noise = drawn * Deterministic(f"ε' = OT(ε,{x})", transport.optimal, shape=D), "ε'"
     point = Deterministic(f"\\tilde x = ψ({x},{noise},τ)", Way(way), shape=D)
     drawn = drawn * Uniform("p(τ)", shape=1) * point
 
-    told = "\\tilde x,τ,y'" if C else "\\tilde x,τ"
+    told = f"\\tilde x,τ,{label}" if C else "\\tilde x,τ"
     if sizes.predicts == "velocity":
         rate = Deterministic(f"\\dot x = rate({x},{noise},τ)", Way(way, rate=True), shape=D)
         guess = Deterministic(f"v = v_θ({told})", net, shape=D)

@@ -74,7 +74,7 @@ def serve(pipe: Connection, exchange: Exchange, id: str, options: dict[str, Any]
                 f"drive.clock=wall acts on a robot, and {id} is none: expected worldformula.envs.robot.RobotEnv, or "
                 "drive.clock=virtual"
             )
-        described = (envs.columns, envs.observations, envs.actions, envs.row_spec)
+        described = (envs.columns, envs.observations, envs.actions, envs.row_spec, envs.vocabulary)
         pipe.send(("answer", (*described, robot.robot.rate, robot.patience, robot.real)))
         orders = pipe.recv()
         if isinstance(orders, Orders):

@@ -31,6 +31,7 @@ from worldformula.run.config import RunConfig
 from worldformula.run.contract import Build
 from worldformula.run.play import Turn
 from worldformula.run.shared import Exchange, Newest, Ring, layout_of
+from worldformula.vocabulary import Vocabulary
 
 MINUTES = 10  # of rows that the ring holds, while this process stores a checkpoint or compiles
 KEPT = 100_000  # ticks whose times are remembered
@@ -64,11 +65,12 @@ class Away:
         if not self.pipe.poll(START):
             self.process.kill()
             raise RobotError(f"the process of {self.id} has not made its robot within {START:g} s")
-        columns, observations, actions, spec, rate, patience, self.real = self.said("answer")
+        columns, observations, actions, spec, words, rate, patience, self.real = self.said("answer")
         self.columns: dict[str, Column] = columns
         self.observations: dict[str, Column] = observations
         self.actions: dict[str, ActionSpec] = actions
         self.row_spec: dict[str, tuple[tuple[int, ...], str]] = spec
+        self.vocabulary: Vocabulary | None = words
         self.period = config.env.action_repeat / float(rate)
         self.patience = patience / float(rate)
         self.finished: list[Episode] = []
