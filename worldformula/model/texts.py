@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from worldformula.data import DataSet, Reading
 from worldformula.data.sentences import sentences
-from worldformula.envs.columns import Column
-from worldformula.envs.factory import argument, make
-from worldformula.envs.words import column_of_words, vocabulary_of
 from worldformula.errors import ConfigError
 from worldformula.model.through_time import Columns, is_action
 from worldformula.world.weights import BESIDE
+
+if TYPE_CHECKING:
+    from worldformula.envs.columns import Column
 
 
 def spoken(text: str, how: Reading) -> DataSet:
@@ -32,6 +32,9 @@ def spoken(text: str, how: Reading) -> DataSet:
             f"{text}: a world reads the words of an environment, whose other observations a text leaves at zero: say "
             "which one, --set data.env=home_dynamics"
         )
+    from worldformula.envs.factory import argument, make  # Gymnasium, which a fit of anything else does without
+    from worldformula.envs.words import column_of_words, vocabulary_of
+
     env = make(how.env, **dict(map(argument, how.env_args)))
     key, words = column_of_words(env.observations, vocabulary_of(env), how.env)
     zeros = {name: _column(column) for name, column in env.observations.items() if name != key}
