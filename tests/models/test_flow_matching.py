@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 
-from worldformula.errors import ConfigError, MissingInputError
+from worldformula.errors import ConfigError, MissingInputError, SupportError
 from worldformula.models.flow_matching import GIVEN, SYSTEM, Sizes, build, plane, tiny
 from worldformula.nets.transport import INTERPOLANTS
 from worldformula.training.fit import fit
@@ -125,6 +125,13 @@ def test_what_a_draw_cannot_be_told_is_named():
             told.log_prob(torch.zeros(3, 2), wrong)
     assert torch.equal(told.generate(3, y=y.long(), seed=0)["x"], told.generate(3, y=y, seed=0)["x"])
     assert told.log_prob(torch.zeros(3, 2), y).shape == (3,)
+
+
+@pytest.mark.parametrize("wrong", [9, -1, 0.5, 5])
+def test_a_bound_of_levels_that_are_none_is_refused(wrong):
+    model = build(replace(plane(), levels=5))
+    with pytest.raises(SupportError, match="from 0 to 4"):
+        model.bound(x=torch.full((3, 2), wrong))
 
 
 @pytest.mark.parametrize("share", [1, 1.0, -0.1, 5, float("nan")])

@@ -44,7 +44,8 @@ from worldformula import (
     norm2,
 )  # fmt: skip
 from worldformula.catalogue import System
-from worldformula.errors import ConfigError, MissingInputError
+from worldformula.errors import ConfigError, MissingInputError, SupportError
+from worldformula.families.domains import levels_of, told
 from worldformula.model import Model
 from worldformula.model.density import evaluating
 from worldformula.nets import transport
@@ -224,11 +225,17 @@ class FlowMatching(Model):
 
     @torch.no_grad()
     def bound(self, draws: int = 1, *, seed: int | None = None, chunk: int = 50, **data: Tensor) -> Tensor:
-        """`log_prob` of numbers; of levels a lower bound, the mean of ``draws`` of w: ``[N]``."""
+        """`log_prob` of numbers; of levels a lower bound, the mean of ``draws`` of w: ``[N]``.
+
+        Raises:
+            SupportError: x of levels are none of 0 … L − 1.
+        """
         y = data.get("y")
         if not self.sizes.levels:
             return self.log_prob(x=data["x"], y=y)
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
+        if fault := told(levels_of(self.sizes.levels), data["x"]):
+            raise SupportError(f"flow matching: expected x {fault}")
         scale, x = Dequantise(self.sizes.levels), data["x"].float()
         total = torch.zeros(len(x), device=x.device)
         for _ in range(draws):
