@@ -105,6 +105,8 @@ def test_a_bound_of_what_is_no_class_is_refused(wrong, got):
     model = build(Sizes(pixels=5, levels=17, hidden=(8,)))
     with pytest.raises(SupportError, match=f"from 0 to 16, got {got}"):
         model.bound(x=torch.full((3, 5), wrong))
+    with pytest.raises(SupportError, match=f"from 0 to 16, got {got}"):
+        model.given({"x": torch.full((3, 5), wrong)})
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 7])

@@ -100,8 +100,17 @@ class MaskedDiffusion(Model):
     loss: Expression
 
     def given(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Bits and levels as classes."""
-        return {"x": rows["x"].long()}
+        """Bits and levels as classes.
+
+        Raises:
+            SupportError: other numbers, such as shades of grey, of which only zeros were left.
+        """
+        return {"x": self._classes(rows["x"])}
+
+    def _classes(self, x: Tensor) -> Tensor:
+        if fault := told(levels_of(self.sizes.levels), x):
+            raise SupportError(f"masked diffusion: expected x {fault}")
+        return x.long()
 
     @torch.no_grad()
     def generate(  # type: ignore[override]  # the sampler's settings are no conditions
@@ -135,9 +144,7 @@ class MaskedDiffusion(Model):
         Raises:
             SupportError: x holds no classes 0 … K − 1; K itself would be taken for what is hidden.
         """
-        x, D = data["x"].long(), self.sizes.pixels
-        if fault := told(levels_of(self.sizes.levels), data["x"]):
-            raise SupportError(f"masked diffusion: expected x {fault}")
+        x, D = self._classes(data["x"]), self.sizes.pixels
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
         found = torch.zeros(len(x), device=self.device, dtype=torch.float64)
         with evaluating(self.loss):

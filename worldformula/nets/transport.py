@@ -324,14 +324,14 @@ def divergence(
     """The velocity ``[..., D]`` at y, and tr ∂v/∂y ``[...]``: exact, or estimated along ``probe``."""
     # Backwards, not forwards: a gradient of what forward mode finds through nn.LayerNorm takes its mean and deviation
     # for constants, and is wrong (pytorch/pytorch#196700).
-    pull: Any
-    rate, pull = torch.func.vjp(lambda y: field(y, tau), y)
+    found: Any = torch.func.vjp(lambda y: field(y, tau), y)
+    rate, pull = found
     if rate.shape != y.shape:
         raise _shape_of(rate, y)
 
     def along(direction: Tensor) -> Tensor:
-        found: Tensor = (pull(direction.expand_as(rate))[0] * direction).sum(-1)
-        return found
+        trace: Tensor = (pull(direction.expand_as(rate))[0] * direction).sum(-1)
+        return trace
 
     if probe is not None:
         return rate, along(probe)
