@@ -6,11 +6,12 @@ import itertools
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from worldformula.errors import ConfigError, SupportError
+from worldformula.errors import ConfigError, ShapeError, SupportError
 from worldformula.models.masked_diffusion import SYSTEM, Sizes, build, tiny
 
 CELLS = list(itertools.product((0, 1, 2), repeat=3))
@@ -116,3 +117,11 @@ def test_calls_that_divide_no_row_name_all_its_elements(steps):
     assert x.shape == (50, 7)
     assert int(x.min()) >= 0
     assert int(x.max()) <= 16, "17 is what was never named"
+
+
+def test_shades_of_grey_do_not_suit_it():
+    """Cut to whole numbers they were zeros, and learnt."""
+    model = build(Sizes(pixels=3, levels=2, hidden=(8,)))
+    with pytest.raises(ShapeError, match=r"own\.npz does not suit this model.*got 0\.5"):
+        model.rows({"x": np.full((4, 3), 0.5, dtype="float32")}, "own.npz")
+    assert model.rows({"x": np.eye(3, dtype="float32")}, "own.npz")["x"].shape == (3, 3)
