@@ -16,6 +16,7 @@ from worldformula.families import (
     bernoulli,
     beta,
     gamma,
+    geometric,
     laplace,
     log_normal,
     negative_binomial,
@@ -26,6 +27,7 @@ from worldformula.families import (
     uniform,
     von_mises,
 )
+from worldformula.families.binomial import BinomialFamily
 
 mp.mp.dps = 50
 VALUE = {torch.float64: 1e-13, torch.float32: 3e-6, torch.bfloat16: 3e-6}
@@ -140,6 +142,8 @@ INFINITE = [
     (log_normal, (0.0, 1.0), 0.0, -mp.inf),
     (log_normal, (0.0, 1.0), -1.0, -mp.inf),
     (uniform, (0.0, 1.0), 1.5, -mp.inf),
+    (geometric, (0.3,), -1.0, -mp.inf),
+    (geometric, (-1e4,), 0.0, -1e4),
     (von_mises, (0.0, 0.0), 2.0, -mp.log(2 * mp.pi)),
     (bernoulli, (mp.inf,), 1.0, 0.0),
     (bernoulli, (-mp.inf,), 0.0, 0.0),
@@ -172,6 +176,54 @@ def test_a_rate_that_underflows_has_a_finite_gradient_where_nothing_is_counted()
     density = poisson.log_prob(poisson.params(head, (1,)), torch.zeros(1), 1)
     assert density.item() == 0.0
     assert torch.autograd.grad(density, head)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("number", [True, False], ids=["number", "tensor"])
+@pytest.mark.parametrize(("a", "b"), [(-1e4, -1e4), (-1e4, -1.1e4), (-800.0, -801.0), (-690.0, -710.0), (0.5, -1e4)])
+def test_waiting_that_hardly_ends_has_its_entropy_and_divergence(a, b, number):
+    """1 − p is 1 in float64 here, so that a mean of ∞ meets a logarithm of 0."""
+    mp.mp.dps = 6000
+    p, q = (1 / (1 + mp.exp(-mp.mpf(x))) for x in (a, b))
+    entropy = -mp.log(p) - (1 - p) / p * mp.log1p(-p)
+    divergence = mp.log(p) - mp.log(q) + (1 - p) / p * (mp.log1p(-p) - mp.log1p(-q))
+    mp.mp.dps = 50
+    first, second = ((x if number else torch.tensor([x], dtype=torch.float64, requires_grad=True),) for x in (a, b))
+    assert _plain(geometric.entropy(first, 1, (1,))) == pytest.approx(float(entropy), rel=1e-12)
+    assert _plain(geometric.kl(first, second, 1, (1,))) == pytest.approx(float(divergence), rel=1e-10, abs=1e-10)
+    if not number:
+        (slope,) = torch.autograd.grad(geometric.entropy(first, 1), first)
+        h = 1e-3  # of log-odds; the entropy is 1 − l far below, and smooth
+        known = float((_wait(mp.mpf(a) + h) - _wait(mp.mpf(a) - h)) / (2 * h))
+        assert slope.item() == pytest.approx(known, rel=1e-6)
+
+
+def _plain(value):
+    return value.item() if isinstance(value, torch.Tensor) else value
+
+
+def _wait(logit):
+    with mp.workdps(6000):
+        p = 1 / (1 + mp.exp(-logit))
+        return -mp.log(p) - (1 - p) / p * mp.log1p(-p)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_counts_of_what_hardly_ends_are_counts(dtype):
+    """Never NaN, and never below 0, which no distribution of counts holds."""
+    for logit in (-1e4, -800.0, -100.0, 1e4):
+        for params in ((logit,), (torch.full((3,), logit, dtype=dtype),)):
+            drawn = geometric.sample(params, torch.tensor([0.0, 0.5, 0.99], dtype=dtype))
+            assert drawn.isfinite().all()
+            assert (drawn >= 0).all()
+            assert drawn[0] == 0
+            assert (drawn[1] == 0) == (logit > 0)
+
+
+def test_a_number_far_below_is_no_overflow_of_a_mean():
+    for logit, mean in ((-1e4, 0.0), (1e4, 7.0), (-800.0, 0.0)):
+        family = BinomialFamily(total_count=7)
+        assert family.mean((logit,)) == mean
+        assert family.mode((logit,)) == mean
 
 
 def test_the_slope_of_a_uniform_angle_by_its_concentration():

@@ -10,7 +10,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import nn
 
-from worldformula.errors import ConfigError, MissingInputError
+from worldformula.errors import ConfigError, MissingInputError, SupportError
 from worldformula.models.flow_matching import GIVEN, SYSTEM, Sizes, build, plane, tiny
 from worldformula.nets.transport import INTERPOLANTS
 from worldformula.training.fit import fit
@@ -86,6 +86,58 @@ def test_the_optimal_coupling_is_scipys_and_its_velocities_are_short():
     assert any(torch.equal(v, noise[order]) for v in pairs.values())
     assert torch.allclose(out.samples["dot_x"], x - noise[order])
     assert out.samples["dot_x"].square().sum() < (x - noise).square().sum()
+
+
+def test_the_optimal_coupling_leaves_the_noise_of_a_label():
+    """Labels at −3 and 3: across labels, the noise of the left would be the left half of p_0, where no draw begins."""
+    model = build(replace(plane(), coupling="optimal", classes=2))
+    label = torch.arange(400) % 2
+    x = torch.randn(400, 2, generator=torch.Generator().manual_seed(0)) + 6 * label[:, None] - 3
+    samples = model.loss(x=x, y=torch.nn.functional.one_hot(label, 2).float(), seed=3).samples
+    noise = x - samples["dot_x"]
+    for kind in range(2):
+        mine = torch.as_tensor(samples["epsilon"])[label == kind]
+        assert noise[label == kind].sort(0).values.numpy() == pytest.approx(mine.sort(0).values.numpy(), abs=1e-5)
+        assert noise[label == kind].mean(0).abs().max() < 3 / 200**0.5
+    free = x - model.loss(x=x, y=torch.zeros(400, 2), seed=3).samples["dot_x"]
+    assert free[label == 0, 0].mean() < -0.5, "of one label for all, the assignment is that of all"
+
+
+def test_what_a_draw_cannot_be_told_is_named():
+    plain, told = build(plane()), build(replace(plane(), classes=3))
+    y = torch.eye(3)
+    for steps in (0, -1, 2.5, True):
+        with pytest.raises(ConfigError, match="steps >= 1"):
+            plain.generate(3, steps=steps)
+        with pytest.raises(ConfigError, match="steps >= 1"):
+            plain.log_prob(torch.zeros(3, 2), steps=steps)
+    for wrong in (-1.0, float("nan")):
+        with pytest.raises(ConfigError, match="stochastic"):
+            told.generate(3, y=y, stochastic=wrong)
+    with pytest.raises(ConfigError, match="no labels"):
+        plain.generate(3, y=y)
+    with pytest.raises(ConfigError, match="no labels"):
+        plain.log_prob(torch.zeros(3, 2), y)
+    for wrong in (None, torch.tensor([0, 1, 2]), torch.zeros(3, 5), torch.zeros(1, 3)):
+        with pytest.raises(MissingInputError, match="of 3 rows and 3 numbers"):
+            told.generate(3, y=wrong)
+        with pytest.raises(MissingInputError, match="of 3 rows and 3 numbers"):
+            told.log_prob(torch.zeros(3, 2), wrong)
+    assert torch.equal(told.generate(3, y=y.long(), seed=0)["x"], told.generate(3, y=y, seed=0)["x"])
+    assert told.log_prob(torch.zeros(3, 2), y).shape == (3,)
+
+
+@pytest.mark.parametrize("wrong", [9, -1, 0.5, 5])
+def test_a_bound_of_levels_that_are_none_is_refused(wrong):
+    model = build(replace(plane(), levels=5))
+    with pytest.raises(SupportError, match="from 0 to 4"):
+        model.bound(x=torch.full((3, 2), wrong))
+
+
+@pytest.mark.parametrize("share", [1, 1.0, -0.1, 5, float("nan")])
+def test_a_share_that_hides_all_labels_is_named(share):
+    with pytest.raises(ConfigError, match="unlabelled"):
+        build(replace(plane(), classes=3, unlabelled=share))
 
 
 @pytest.mark.slow

@@ -6,11 +6,12 @@ import itertools
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from worldformula.errors import ConfigError
+from worldformula.errors import ConfigError, ShapeError, SupportError
 from worldformula.models.masked_diffusion import SYSTEM, Sizes, build, tiny
 
 CELLS = list(itertools.product((0, 1, 2), repeat=3))
@@ -93,7 +94,34 @@ def test_a_step_lowers_the_loss_and_code_is_the_interpreter():
     assert model.given({"x": torch.zeros(2, 64)})["x"].dtype == torch.int64
 
 
-@pytest.mark.parametrize("steps", [0, 65])
+@pytest.mark.parametrize("steps", [0, 65, 2.5])
 def test_other_numbers_of_calls_are_refused(steps):
     with pytest.raises(ConfigError, match="between 1 and the 64"):
         build(tiny()).generate(2, steps=steps)
+
+
+@pytest.mark.parametrize(("wrong", "got"), [(17, "17"), (-1, "-1"), (0.7, "0.7")])
+def test_a_bound_of_what_is_no_class_is_refused(wrong, got):
+    """K itself is what is hidden, and .7 would be 0."""
+    model = build(Sizes(pixels=5, levels=17, hidden=(8,)))
+    with pytest.raises(SupportError, match=f"from 0 to 16, got {got}"):
+        model.bound(x=torch.full((3, 5), wrong))
+    with pytest.raises(SupportError, match=f"from 0 to 16, got {got}"):
+        model.given({"x": torch.full((3, 5), wrong)})
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 7])
+def test_calls_that_divide_no_row_name_all_its_elements(steps):
+    model = build(Sizes(pixels=7, levels=17, hidden=(8,)))
+    x = model.generate(50, steps=steps, seed=0)["x"]
+    assert x.shape == (50, 7)
+    assert int(x.min()) >= 0
+    assert int(x.max()) <= 16, "17 is what was never named"
+
+
+def test_shades_of_grey_do_not_suit_it():
+    """Cut to whole numbers they were zeros, and learnt."""
+    model = build(Sizes(pixels=3, levels=2, hidden=(8,)))
+    with pytest.raises(ShapeError, match=r"own\.npz does not suit this model.*got 0\.5"):
+        model.rows({"x": np.full((4, 3), 0.5, dtype="float32")}, "own.npz")
+    assert model.rows({"x": np.eye(3, dtype="float32")}, "own.npz")["x"].shape == (3, 3)

@@ -113,5 +113,10 @@ def test_other_numbers_of_steps_are_refused(steps):
 
 
 def test_the_finest_length_is_a_power_of_two():
-    with pytest.raises(ConfigError, match="power of two"):
-        build(replace(plane(), finest=12))
+    for wrong in (12, 1, 16.0):
+        with pytest.raises(ConfigError, match="power of two"):
+            build(replace(plane(), finest=wrong))
+    model = build(replace(plane(), finest=2))
+    assert model.generate(3, steps=2, seed=0)["x"].shape == (3, 2)
+    with pytest.raises(ConfigError, match=r"got 2\.0"):
+        model.generate(3, steps=2.0)

@@ -13,7 +13,7 @@ from scipy.stats import norm
 from torch import nn
 
 from worldformula import Data, E, Flow, log
-from worldformula.errors import ConfigError
+from worldformula.errors import ConfigError, ShapeError
 from worldformula.formula.print.densities import factor_mathml
 from worldformula.formula.print.latex import factor_latex
 from worldformula.nets import transport
@@ -162,6 +162,87 @@ def test_gradients_of_the_density_are_those_of_differences():
         assert found == pytest.approx((up - down) / (2 * h), rel=1e-5, abs=1e-7)
 
 
+def test_gradients_of_the_density_go_through_layer_norm():
+    """Of `Velocity`, by its weights and by x, against central differences."""
+    torch.manual_seed(0)
+    field = Velocity(3, 2, units=6, blocks=1).double()
+    with torch.no_grad():
+        for weight in field.parameters():
+            weight += 0.4 * torch.randn_like(weight)
+    flow = Flow("p(x|c)", Transport(field, steps=2), shape=3)
+    x, c = torch.randn(4, 3, dtype=torch.float64, requires_grad=True), torch.randn(4, 2, dtype=torch.float64)
+    flow.log_prob(x=x, c=c).sum().backward()
+    h, checked = 1e-5, 0
+    for leaf in (x, *field.parameters()):
+        for at in (0, leaf.numel() - 1):
+            found = leaf.grad.view(-1)[at].item()
+            with torch.no_grad():
+                sums = []
+                for step in (h, -2 * h, h):
+                    leaf.data.view(-1)[at] += step
+                    sums.append(flow.log_prob(x=x, c=c).sum().item())
+            assert found == pytest.approx((sums[0] - sums[1]) / (2 * h), rel=1e-4, abs=1e-6)
+            checked += abs(found) > 1e-3
+    assert checked > 10
+
+
+def test_an_event_of_several_axes_has_the_density_of_its_numbers():
+    field = Linear(2, features=6)
+    x = torch.randn(4, 2, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = Flow("p(x)", Transport(field, steps=48, solver="rk4"), shape=(2, 3)).log_prob(x=x)
+    A, b = field.A.detach().numpy(), field.b.detach().numpy()
+    for i in range(4):
+        u = solve_ivp(lambda t, y: (1 + t) * A @ y + b, (1, 0), x[i].flatten().numpy(), rtol=1e-10, atol=1e-12).y[:, -1]
+        assert found[i].item() == pytest.approx(norm.logpdf(u).sum() - 1.5 * np.trace(A), rel=1e-5)
+
+
+@pytest.mark.parametrize("wrong", [lambda y: y[..., :1], lambda y: torch.cat((y, y), -1), lambda y: y[..., 0]])
+def test_a_velocity_of_another_shape_is_named(wrong):
+    """One number a row would be added to all features of it."""
+
+    class Wrong(nn.Module):
+        def forward(self, y, tau):
+            return wrong(y)
+
+    flow = Flow("p(x)", Transport(Wrong()), shape=3)
+    for call in (lambda: flow.sample(sample_shape=(5,)), lambda: flow.log_prob(x=torch.randn(5, 3))):
+        with pytest.raises(ShapeError, match=r"expected \[5, 3\], got"):
+            call()
+
+
+def test_a_condition_that_the_velocity_does_not_read_is_named():
+    for field, wanted in ((Velocity(2), "of 0 numbers, got 3"), (Velocity(2, 4), "of 4 numbers, got 3")):
+        flow = Flow("p(x|c)", Transport(field), shape=2)
+        with pytest.raises(ShapeError, match=wanted):
+            flow.log_prob(x=torch.randn(5, 2), c=torch.randn(5, 3))
+
+
+def test_an_assignment_among_rows_of_one_label_leaves_the_noise_of_each():
+    rng = torch.Generator().manual_seed(0)
+    label = torch.nn.functional.one_hot(torch.tensor([0, 1, 0, 2, 1, 0, 1, 0]), 3).float()
+    x, noise = torch.randn(8, 2, generator=rng) + 4 * label[:, :2], torch.randn(8, 2, generator=rng)
+    found = optimal(noise, x, label)
+    for kind in range(3):
+        rows = [i for i in range(8) if label[i, kind] == 1]
+        assert sorted(map(tuple, found[rows].tolist())) == sorted(map(tuple, noise[rows].tolist()))
+        least = min(float((noise[list(p)] - x[rows]).square().sum()) for p in permutations(rows))
+        assert float((found[rows] - x[rows]).square().sum()) == pytest.approx(least)
+
+
+@pytest.mark.parametrize(
+    ("noise", "x", "error", "word"),
+    [
+        (torch.zeros(3, 2), torch.zeros(5, 2), ShapeError, r"noise \[3, 2\] and x \[5, 2\]"),
+        (torch.zeros(5, 3), torch.zeros(5, 2), ShapeError, r"noise \[5, 3\] and x \[5, 2\]"),
+        (torch.zeros(3), torch.zeros(3), ShapeError, "rows"),
+        (torch.zeros(3, 2), torch.full((3, 2), math.nan), ConfigError, "no NaN"),
+    ],
+)
+def test_what_cannot_be_paired_is_named(noise, x, error, word):
+    with pytest.raises(error, match=word):
+        optimal(noise, x)
+
+
 def test_an_assignment_is_the_least_of_all():
     rng = torch.Generator().manual_seed(0)
     for n in (1, 2, 5, 6):
@@ -187,6 +268,10 @@ def test_what_it_prints():
     ("make", "word"),
     [
         (lambda: Transport(Velocity(2), steps=0), "steps >= 1"),
+        (lambda: Transport(Velocity(2), steps=2.5), "whole numbers.*got 2.5"),
+        (lambda: Transport(Velocity(2), steps="16"), "whole numbers.*got '16'"),
+        (lambda: Transport(Velocity(2), group=True), "whole numbers"),
+        (lambda: integrate(lambda y, t: y, torch.zeros(1, 1), 2.5), "whole number.*got 2.5"),
         (lambda: Transport(Velocity(2), solver="dopri5"), "euler, midpoint, heun, rk4"),
         (lambda: integrate(lambda y, t: y, torch.zeros(1, 1), 0), "steps >= 1"),
         (lambda: transport.interpolant("cubic"), "linear, trigonometric"),

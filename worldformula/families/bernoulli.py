@@ -122,7 +122,7 @@ class BernoulliFamily(Family):
     def mean(self, params: Params) -> Parameter:
         """p = σ(logits)."""
         (logits,) = params
-        return logits.sigmoid() if isinstance(logits, Tensor) else _sigmoid(logits)
+        return logits.sigmoid() if isinstance(logits, Tensor) else sigmoid(logits)
 
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """Minus the binary cross-entropy of a value in [0, 1], summed over the last ``rank`` axes."""
@@ -173,8 +173,8 @@ def kl_bernoulli(q_params: Params, p_params: Params, rank: int, shape: Shape | N
         other = p if isinstance(p, Tensor) else torch.full_like(q, p)
         return total(_each(other, probs) - _each(q, probs), rank)
     if isinstance(p, Tensor):
-        return total(_each(p, torch.full_like(p, _sigmoid(q))) - _constant_entropy(q), rank)
-    each = _sigmoid(q) * _softplus(-p) + _sigmoid(-q) * _softplus(p) - _constant_entropy(q)
+        return total(_each(p, torch.full_like(p, sigmoid(q))) - _constant_entropy(q), rank)
+    each = sigmoid(q) * _softplus(-p) + sigmoid(-q) * _softplus(p) - _constant_entropy(q)
     return each * math.prod(require_event(bernoulli, shape))
 
 
@@ -187,7 +187,8 @@ def _each(logits: Tensor, target: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, target, reduction="none")
 
 
-def _sigmoid(logit: float) -> float:
+def sigmoid(logit: float) -> float:
+    """σ of a number, which overflows nowhere."""
     return 1.0 / (1.0 + math.exp(-logit)) if logit >= 0.0 else math.exp(logit) / (1.0 + math.exp(logit))
 
 
@@ -196,4 +197,4 @@ def _softplus(logit: float) -> float:
 
 
 def _constant_entropy(logit: float) -> float:
-    return _sigmoid(logit) * _softplus(-logit) + _sigmoid(-logit) * _softplus(logit)
+    return sigmoid(logit) * _softplus(-logit) + sigmoid(-logit) * _softplus(logit)

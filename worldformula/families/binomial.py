@@ -30,7 +30,7 @@ from worldformula.families.base import (
     total,
     uniform,
 )
-from worldformula.families.bernoulli import kl_bernoulli
+from worldformula.families.bernoulli import kl_bernoulli, sigmoid
 from worldformula.families.domains import UNIT, Domain, levels_of, told
 from worldformula.families.special import as_logits, dtype_of, precise, precise_value, rounded
 from worldformula.families.tensors import finite
@@ -103,12 +103,12 @@ class BinomialFamily(Family):
         (logits,) = params
         if isinstance(logits, Tensor):
             return ((self.total_count + 1) * logits.sigmoid()).floor().clamp(max=self.total_count)
-        return float(min(math.floor((self.total_count + 1) / (1 + math.exp(-logits))), self.total_count))
+        return float(min(math.floor((self.total_count + 1) * sigmoid(logits)), self.total_count))
 
     def mean(self, params: Params) -> Parameter:
         """n·p."""
         (logits,) = params
-        return self.total_count * (logits.sigmoid() if isinstance(logits, Tensor) else 1 / (1 + math.exp(-logits)))
+        return self.total_count * (logits.sigmoid() if isinstance(logits, Tensor) else sigmoid(logits))
 
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """The log-probability of counts from 0 to n, summed over the last ``rank`` axes."""

@@ -34,6 +34,8 @@ from worldformula.families.special import as_logits, dtype_of, exp, precise, pre
 from worldformula.families.tensors import finite
 from worldformula.families.writing import Sign
 
+LEAST = -700.0  # logits whose e^-l is a number of float64; a tenth of it on a device without
+
 
 @dataclass(frozen=True)
 class GeometricFamily(Family):
@@ -64,12 +66,15 @@ class GeometricFamily(Family):
         return uniform(shape, dtype, device, generator)
 
     def sample(self, params: Params, noise: Tensor) -> Tensor:
-        """log(1 - u) / log(1 - p) rounded down, in the logits' dtype. No gradient."""
+        """log(1 - u) / log(1 - p) rounded down, in the logits' dtype, whose largest number bounds it. No gradient."""
         (logits,) = precise(params)
-        fails = F.logsigmoid(-logits.detach() if isinstance(logits, Tensor) else noise.new_tensor(-logits).double())
         (u,) = precise((noise,))
         assert isinstance(u, Tensor)
-        return (torch.log1p(-u) / fails).floor().to(dtype_of(params, noise))
+        fails = F.logsigmoid(-logits.detach() if isinstance(logits, Tensor) else u.new_tensor(-logits))
+        dtype = dtype_of(params, noise)
+        # Where p is 0 in this format, log(1 - p) is the smallest number below 0: u = 0 is still 0 failures.
+        found = torch.log1p(-u) / fails.clamp(max=-torch.finfo(fails.dtype).tiny)
+        return found.floor().clamp(max=torch.finfo(dtype).max).to(dtype)
 
     def mode(self, params: Params) -> Parameter:
         """0."""
@@ -81,11 +86,12 @@ class GeometricFamily(Family):
         return exp(-params[0])
 
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
-        """The log-probability of counts, summed over the last ``rank`` axes."""
+        """The log-probability of counts, summed over the last ``rank`` axes; -∞ below 0."""
         (logits,) = precise(params)
         x = precise_value(self, params, value)
         logits = finite(logits) if isinstance(logits, Tensor) else torch.full_like(x, logits)
-        return rounded(total(F.logsigmoid(logits) + x * F.logsigmoid(-logits), rank), value, *params)
+        each = F.logsigmoid(logits) + x * F.logsigmoid(-logits)
+        return rounded(total(each.masked_fill(x < 0, -torch.inf), rank), value, *params)
 
     def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """Σ of -log p - (1-p)/p·log(1-p), over the last ``rank`` axes."""
@@ -102,10 +108,12 @@ class GeometricFamily(Family):
         (a,), (b,) = precise(q), precise(p)
         both = [torch.as_tensor(x, dtype=torch.float64) if not isinstance(x, Tensor) else finite(x) for x in (a, b)]
         first, second = torch.broadcast_tensors(*both)  # type: ignore[no-untyped-call]
-        mean = (-first).exp()
-        each = -F.logsigmoid(second) - mean * F.logsigmoid(-second)
+        # The mean e^-l times softplus keeps its value where both logits move up alike, this far down: no ∞·0.
+        up = ((LEAST if first.dtype == torch.float64 else LEAST / 10) - first.detach()).clamp_min(0.0)
+        mean = (-first - up).exp()
+        each = -F.logsigmoid(second) - mean * F.logsigmoid(-second - up)
         if not own:
-            each = each + F.logsigmoid(first) + mean * F.logsigmoid(-first)
+            each = each + F.logsigmoid(first) + mean * F.logsigmoid(-first - up)
         told: Parameter = each if has_tensor(like) else float(each)
         return rounded(summed(self, told, like, rank, shape), *like)
 

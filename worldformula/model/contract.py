@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldformula.errors import FormulaError, MissingInputError, ShapeError, WorldformulaError, table
+from worldformula.errors import FormulaError, MissingInputError, ShapeError, SupportError, WorldformulaError, table
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.factors.joint import Factor, Joint, as_uses
 from worldformula.formula.print.notebook import parts_html
@@ -117,6 +117,8 @@ class Model:
             raise MissingInputError(
                 f"{name} has no {lacking.args[0]}, which this model reads; it has {', '.join(arrays)}"
             ) from lacking
+        except SupportError as error:
+            raise ShapeError(f"{name} does not suit this model: {error}") from error
         if missing := [k for k in self.inputs if k not in probe]:
             shown = table(("variable", "the model declares", f"{name} has"), table_rows)
             raise MissingInputError(

@@ -7,7 +7,8 @@ r"""Flow matching (Lipman et al. 2023, arXiv:2210.02747), rectified flow (2209.0
     x  [B, D] numbers; with L levels 0 … L−1: x_1 = 2(l + w)/L − 1, w uniform on [0, 1)^D      ε ~ N(0, I)
     y  [B, C] one-hot labels, where there are any; hidden (zeros) in a share of the rows
     coupling   which ε goes to which x: any (``independent``), by the assignment of a batch at the least distance
-               (``optimal``), or as the data say (``given``: reflow, the model's own draws beside their noise)
+               (``optimal``, among rows of one label), or as the data say (``given``: reflow, the model's own draws
+               beside their noise)
 
 ``loss`` bounds no likelihood; `log_prob` is that of the solved ODE, whose steps must be many enough. A density of
 dequantised levels bounds that of the levels: −log P(l) ≤ −log p(x_1) + D log(L/2).
@@ -21,6 +22,7 @@ solver         dopri5                           equal steps of Heun       a fixe
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from math import inf
 from math import log as ln
 from typing import Literal, cast, get_args
 
@@ -42,7 +44,8 @@ from worldformula import (
     norm2,
 )  # fmt: skip
 from worldformula.catalogue import System
-from worldformula.errors import ConfigError, MissingInputError
+from worldformula.errors import ConfigError, MissingInputError, SupportError
+from worldformula.families.domains import levels_of, told
 from worldformula.model import Model
 from worldformula.model.density import evaluating
 from worldformula.nets import transport
@@ -130,12 +133,11 @@ class FlowMatching(Model):
 
         Raises:
             MissingInputError: the model has labels, and none are given.
-            ConfigError: an SDE of a coupling whose score no velocity tells; guidance of a model without labels.
+            ConfigError: an SDE of a coupling whose score no velocity tells; guidance or labels of a model without.
         """
         if seed is not None:
             generator = torch.Generator(self.device).manual_seed(seed)
-        if self.sizes.classes and (y is None or len(y) != n):
-            raise MissingInputError(f"this model draws given a label: pass y= of {n} rows, one-hot")
+        y = self._label(y, n)
         if guidance != 1.0 and not self.sizes.classes:
             raise ConfigError(f"guidance={guidance} needs labels: build it with classes=C")
         if stochastic and self.sizes.coupling != "independent":
@@ -143,7 +145,9 @@ class FlowMatching(Model):
                 f"the score of a model whose coupling is {self.sizes.coupling!r} is not that of its marginals: "
                 "expected stochastic=0, or coupling='independent'"
             )
-        steps, solver = steps or self.sizes.steps, solver or self.sizes.solver
+        if not 0.0 <= stochastic < inf:
+            raise ConfigError(f"expected stochastic >= 0, got {stochastic}")
+        steps, solver = self.sizes.steps if steps is None else steps, solver or self.sizes.solver
         begin = torch.randn(n, self.sizes.features, device=self.device, generator=generator)
         field = self._guided(y, guidance)
         with evaluating(self.loss), evaluating(self.density):
@@ -152,6 +156,19 @@ class FlowMatching(Model):
             else:
                 x = transport.integrate(field, begin, steps, solver)
         return {"x": Dequantise(self.sizes.levels).back(x) if self.sizes.levels else x, GIVEN: begin}
+
+    def _label(self, y: Tensor | None, n: int) -> Tensor | None:
+        """The labels of n rows, floating point; raises where they are none, or the model has none."""
+        wanted = self.sizes.classes
+        if not wanted and y is not None:
+            raise ConfigError("this model has no labels: expected no y, or build it with classes=C")
+        if wanted and (y is None or y.shape != (n, wanted)):
+            got = "none" if y is None else list(y.shape)
+            raise MissingInputError(
+                f"this model draws given a label: pass y= of {n} rows and {wanted} numbers, one-hot (zeros for no "
+                f"label), got {got}"
+            )
+        return y if y is None or y.is_floating_point() else y.to(torch.get_default_dtype())
 
     def _guided(self, y: Tensor | None, weight: float) -> Field:
         plain = self.transport.field(y)
@@ -196,22 +213,29 @@ class FlowMatching(Model):
     ) -> Tensor:  # fmt: skip
         """log p of the solved ODE at numbers x ``[N, D]``, under labels y ``[N, C]``, in nats, ``[N]``.
 
-        More ``steps`` must not change it; ``probe`` ``[N, D]`` of ±1 estimates the trace (see `Transport`). Of levels,
-        ``x`` are x_1.
+        Labels of zeros are none. More ``steps`` must not change it; ``probe`` ``[N, D]`` of ±1 estimates the trace (see
+        `Transport`). Of levels, ``x`` are x_1.
         """
         own = self.transport
-        way = Transport(own.velocity, steps or own.steps, solver or own.solver, own.group)
+        y = self._label(y, len(x))
+        way = Transport(own.velocity, own.steps if steps is None else steps, solver or own.solver, own.group)
         with evaluating(self.density):
             noise, change = way(x, y, probe)
         return change - 0.5 * noise.square().sum(-1) - noise.shape[-1] / 2 * ln(2 * torch.pi)
 
     @torch.no_grad()
     def bound(self, draws: int = 1, *, seed: int | None = None, chunk: int = 50, **data: Tensor) -> Tensor:
-        """`log_prob` of numbers; of levels a lower bound, the mean of ``draws`` of w: ``[N]``."""
+        """`log_prob` of numbers; of levels a lower bound, the mean of ``draws`` of w: ``[N]``.
+
+        Raises:
+            SupportError: x of levels are none of 0 … L − 1.
+        """
         y = data.get("y")
         if not self.sizes.levels:
             return self.log_prob(x=data["x"], y=y)
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
+        if fault := told(levels_of(self.sizes.levels), data["x"]):
+            raise SupportError(f"flow matching: expected x {fault}")
         scale, x = Dequantise(self.sizes.levels), data["x"].float()
         total = torch.zeros(len(x), device=x.device)
         for _ in range(draws):
@@ -229,6 +253,11 @@ def build(sizes: Sizes, net: nn.Module | None = None) -> FlowMatching:
     if sizes.coupling not in get_args(Coupling) or sizes.predicts not in get_args(Predicts):
         known = f"{', '.join(get_args(Coupling))}, and predicts {', '.join(get_args(Predicts))}"
         raise ConfigError(f"expected a coupling among {known}; got {sizes.coupling!r} and {sizes.predicts!r}")
+    if not 0.0 <= sizes.unlabelled < 1.0:
+        raise ConfigError(
+            f"expected unlabelled, the share of rows whose label is hidden, from 0 to below 1, got {sizes.unlabelled}; "
+            "write classes=0 where no label is read"
+        )
     net = net or Velocity(D, C, sizes.units, sizes.blocks, sizes.dropout)
 
     x, noise = ("x_1" if sizes.levels else "x"), "ε"
@@ -244,7 +273,8 @@ def build(sizes: Sizes, net: nn.Module | None = None) -> FlowMatching:
         drawn = drawn * keep * Deterministic("y' = hide(y,k)", torch.mul, shape=C)
     drawn = drawn * (Data("p_data(ε)", shape=D) if sizes.coupling == "given" else Normal("p(ε)", shape=D))
     if sizes.coupling == "optimal":
-        drawn, noise = drawn * Deterministic(f"ε' = OT(ε,{x})", transport.optimal, shape=D), "ε'"
+        among = f"ε,{x},y" if C else f"ε,{x}"
+        drawn, noise = drawn * Deterministic(f"ε' = OT({among})", transport.optimal, shape=D), "ε'"
     point = Deterministic(f"\\tilde x = ψ({x},{noise},τ)", Way(way), shape=D)
     drawn = drawn * Uniform("p(τ)", shape=1) * point
 

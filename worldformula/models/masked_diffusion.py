@@ -26,7 +26,8 @@ from torch import Tensor, nn
 
 from worldformula import Categorical, Data, Deterministic, E, Expression, Factor, Uniform, Value, log, total
 from worldformula.catalogue import System
-from worldformula.errors import ConfigError
+from worldformula.errors import ConfigError, SupportError
+from worldformula.families.domains import levels_of, told
 from worldformula.model import Model
 from worldformula.model.density import evaluating
 from worldformula.nets.perceptron import Perceptron
@@ -99,8 +100,17 @@ class MaskedDiffusion(Model):
     loss: Expression
 
     def given(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Bits and levels as classes."""
-        return {"x": rows["x"].long()}
+        """Bits and levels as classes.
+
+        Raises:
+            SupportError: other numbers, such as shades of grey, of which only zeros were left.
+        """
+        return {"x": self._classes(rows["x"])}
+
+    def _classes(self, x: Tensor) -> Tensor:
+        if fault := told(levels_of(self.sizes.levels), x):
+            raise SupportError(f"masked diffusion: expected x {fault}")
+        return x.long()
 
     @torch.no_grad()
     def generate(  # type: ignore[override]  # the sampler's settings are no conditions
@@ -114,8 +124,8 @@ class MaskedDiffusion(Model):
         """
         D = self.sizes.pixels
         steps = D if steps is None else steps
-        if not 1 <= steps <= D:
-            raise ConfigError(f"expected steps between 1 and the {D} elements, got {steps}")
+        if not isinstance(steps, int) or not 1 <= steps <= D:
+            raise ConfigError(f"expected a whole number of steps between 1 and the {D} elements, got {steps!r}")
         if seed is not None:
             generator = torch.Generator(self.device).manual_seed(seed)
         order = torch.rand(n, D, device=self.device, generator=generator).argsort(-1)
@@ -129,8 +139,12 @@ class MaskedDiffusion(Model):
 
     @torch.no_grad()
     def bound(self, draws: int = 1, *, seed: int | None = None, chunk: int = 50, **data: Tensor) -> Tensor:
-        """The bound of log p(x), in nats, ``[N]``: the sum over all k, the mean of ``draws`` orders of every row."""
-        x, D = data["x"].long(), self.sizes.pixels
+        """The bound of log p(x), in nats, ``[N]``: the sum over all k, the mean of ``draws`` orders of every row.
+
+        Raises:
+            SupportError: x holds no classes 0 … K − 1; K itself would be taken for what is hidden.
+        """
+        x, D = self._classes(data["x"]), self.sizes.pixels
         generator = None if seed is None else torch.Generator(self.device).manual_seed(seed)
         found = torch.zeros(len(x), device=self.device, dtype=torch.float64)
         with evaluating(self.loss):

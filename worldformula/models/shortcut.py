@@ -150,8 +150,8 @@ class Shortcut(Model):
         Raises:
             ConfigError: another number of steps.
         """
-        if steps < 1 or steps & (steps - 1) or steps > self.sizes.finest:
-            raise ConfigError(f"expected steps to be a power of two up to {self.sizes.finest}, got {steps}")
+        if not isinstance(steps, int) or steps < 1 or steps & (steps - 1) or steps > self.sizes.finest:
+            raise ConfigError(f"expected steps to be a power of two up to {self.sizes.finest}, got {steps!r}")
         if seed is not None:
             generator = torch.Generator(self.device).manual_seed(seed)
         x = torch.randn(n, self.sizes.features, device=self.device, generator=generator)
@@ -177,8 +177,8 @@ def build(sizes: Sizes, net: nn.Module | None = None) -> Shortcut:
         ConfigError: M is no power of two.
     """
     D, M = sizes.features, sizes.finest
-    if M < 2 or M & (M - 1):
-        raise ConfigError(f"expected finest to be a power of two, at least 2, got {M}")
+    if not isinstance(M, int) or M < 2 or M & (M - 1):
+        raise ConfigError(f"expected finest to be a power of two, at least 2, got {M!r}")
     net, way = net or Step(sizes), transport.interpolant("linear")
     x, drawn = "x", cast("Factor | Joint", Data("p_data(x)", shape=D))
     if sizes.levels:

@@ -19,7 +19,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from worldformula.errors import ConfigError
+from worldformula.errors import ConfigError, ShapeError
 from worldformula.nets.diffusion import Denoiser
 
 Field = Callable[[Tensor, Tensor], Tensor]  # (y, τ) -> dy/dτ
@@ -110,21 +110,38 @@ def interpolant(name: str) -> Interpolant:
 
 
 @torch.no_grad()
-def optimal(noise: Tensor, x: Tensor) -> Tensor:
+def optimal(noise: Tensor, x: Tensor, label: Tensor | None = None) -> Tensor:
     """The rows of the noise ``[N, D]``, each beside the row of x that it goes to at the least sum of ‖x − ε‖².
 
     Minibatch optimal transport (Tong et al. 2024, arXiv:2302.00482; Pooladian et al. 2023, 2304.14772), by SciPy's
-    solver of assignments, in N³ at worst: .3 s for 1,000 rows.
+    solver of assignments, in N³ at worst: .3 s for 1,000 rows. With a ``label`` ``[N, C]``, rows change places among
+    those of one label alone: otherwise the noise of a label were not p_0, where its draws begin (Cheng & Schwing 2025,
+    arXiv:2503.10636).
 
     Raises:
-        ConfigError: SciPy is not installed.
+        ShapeError: other shapes than these.
+        ConfigError: SciPy is not installed; a value that is no finite number.
     """
     try:
         from scipy.optimize import linear_sum_assignment
     except ImportError as error:
         raise ConfigError("optimal transport needs SciPy: pip install 'worldformula[eval]'") from error
+    if noise.shape != x.shape or x.ndim < 2 or (label is not None and label.shape[:1] != x.shape[:1]):
+        also = "" if label is None else f" and label {list(label.shape)}"
+        raise ShapeError(
+            f"optimal transport pairs as many rows [N, D] of each: expected one shape, got noise {list(noise.shape)} "
+            f"and x {list(x.shape)}{also}"
+        )
     cost = torch.cdist(x.flatten(1).double(), noise.flatten(1).double()).square()
-    return noise[torch.as_tensor(linear_sum_assignment(cost.cpu().numpy())[1], device=noise.device)]
+    if not cost.isfinite().all():
+        raise ConfigError("optimal transport needs finite numbers: expected no NaN and no infinity, got some in x or ε")
+    found = torch.arange(len(x))
+    kinds = torch.zeros_like(found) if label is None else label.flatten(1).unique(dim=0, return_inverse=True)[1].cpu()
+    for kind in kinds.unique():
+        rows = (kinds == kind).nonzero().squeeze(-1)
+        block = cost.cpu()[rows][:, rows]
+        found[rows] = rows[torch.as_tensor(linear_sum_assignment(block.numpy())[1])]
+    return noise[found.to(noise.device)]
 
 
 # ------------------------------------------------------------------------------------------------------------ solver
@@ -136,19 +153,35 @@ def integrate(field: Field, y: Tensor, steps: int, solver: Solver = "heun", *, b
     Raises:
         ConfigError: no step, or a solver that is none.
     """
-    if solver not in CALLS or steps < 1:
-        raise ConfigError(f"expected steps >= 1 and a solver among {', '.join(CALLS)}, got {steps} and {solver!r}")
+    if solver not in CALLS or not _count(steps):
+        raise ConfigError(
+            f"expected steps >= 1, a whole number, and a solver among {', '.join(CALLS)}, got {steps!r} and {solver!r}"
+        )
     grid = [i / steps for i in range(steps + 1)]
     for now, after in pairwise(reversed(grid) if back else grid):
         y = y + (after - now) * _slope(field, y, now, after, solver)
     return y
 
 
+def _count(n: object) -> bool:
+    return isinstance(n, int) and not isinstance(n, bool) and n >= 1
+
+
+def _shape_of(rate: Tensor, y: Tensor) -> ShapeError:
+    return ShapeError(
+        f"a velocity has the shape of the point where it is: expected {list(y.shape)}, got {list(rate.shape)}; make "
+        "the network return one number for each feature"
+    )
+
+
 def _slope(field: Field, y: Tensor, now: float, after: float, solver: Solver) -> Tensor:
     """The mean rate from ``now`` to ``after``."""
 
     def rate(y: Tensor, tau: float) -> Tensor:
-        return field(y, torch.full_like(y[..., :1], tau))
+        found = field(y, torch.full_like(y[..., :1], tau))
+        if found.shape != y.shape:
+            raise _shape_of(found, y)
+        return found
 
     h, middle, first = after - now, (now + after) / 2, rate(y, now)
     if solver == "euler":
@@ -203,10 +236,16 @@ class Velocity(nn.Module):
         self, features: int, context: int = 0, units: int = 128, blocks: int = 2, dropout: float = 0.0
     ) -> None:
         super().__init__()
+        self.features, self.context = features, context
         self.net = Denoiser(features, 1, units, blocks, dropout, context, fastest=30.0)
 
     def forward(self, y: Tensor, tau: Tensor, context: Tensor | None = None) -> Tensor:
         """y ``[..., D]``, τ ``[..., 1]``, c ``[..., C]``; to ``[..., D]``."""
+        if context is not None and context.shape[-1] != self.context:
+            raise ShapeError(
+                f"Velocity: expected a context of {self.context} numbers, got {context.shape[-1]}; "
+                f"write Velocity({self.features}, {context.shape[-1]})"
+            )
         found: Tensor = self.net(y, tau.squeeze(-1), context)
         return found
 
@@ -248,10 +287,10 @@ class Transport(nn.Module):
 
     def __init__(self, velocity: nn.Module, steps: int = 16, solver: Solver = "heun", group: int = 16) -> None:
         super().__init__()
-        if steps < 1 or group < 1 or solver not in CALLS:
+        if not _count(steps) or not _count(group) or solver not in CALLS:
             raise ConfigError(
-                f"Transport: expected steps >= 1, group >= 1 and a solver among {', '.join(CALLS)}, got {steps}, "
-                f"{group} and {solver!r}"
+                f"Transport: expected steps >= 1, group >= 1, whole numbers, and a solver among {', '.join(CALLS)}, "
+                f"got {steps!r}, {group!r} and {solver!r}"
             )
         self.velocity, self.steps, self.solver, self.group = velocity, steps, solver, group
 
@@ -283,15 +322,19 @@ def divergence(
     field: Field, y: Tensor, tau: Tensor, probe: Tensor | None = None, group: int = 16
 ) -> tuple[Tensor, Tensor]:
     """The velocity ``[..., D]`` at y, and tr ∂v/∂y ``[...]``: exact, or estimated along ``probe``."""
+    # Backwards, not forwards: a gradient of what forward mode finds through nn.LayerNorm takes its mean and deviation
+    # for constants, and is wrong (pytorch/pytorch#196700).
+    found: Any = torch.func.vjp(lambda y: field(y, tau), y)
+    rate, pull = found
+    if rate.shape != y.shape:
+        raise _shape_of(rate, y)
 
-    def along(direction: Tensor) -> tuple[Tensor, Tensor]:
-        found: Any = torch.func.jvp(lambda y: field(y, tau), (y,), (direction.expand_as(y),))
-        rate, moved = found
-        return rate, (moved * direction).sum(-1)
+    def along(direction: Tensor) -> Tensor:
+        trace: Tensor = (pull(direction.expand_as(rate))[0] * direction).sum(-1)
+        return trace
 
     if probe is not None:
-        return along(probe)
+        return rate, along(probe)
     axes = torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)
-    several: Any = torch.func.vmap(along, randomness="same", chunk_size=group)
-    rates, traces = several(axes)
-    return rates[0], traces.sum(0)
+    several: Any = torch.func.vmap(along, chunk_size=group)
+    return rate, several(axes).sum(0)
