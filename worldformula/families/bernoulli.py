@@ -32,8 +32,8 @@ from worldformula.families.base import (
 )
 from worldformula.families.closed import register_kl
 from worldformula.families.domains import UNIT, Domain
-from worldformula.families.special import as_logits
-from worldformula.families.tensors import floating
+from worldformula.families.special import as_logits, sigmoid
+from worldformula.families.tensors import floating, patterns
 from worldformula.families.writing import Sign, SourceLines
 
 
@@ -110,9 +110,7 @@ class BernoulliFamily(Family):
 
     def support(self, shape: Shape) -> Tensor:
         """All patterns of 0 and 1."""
-        entries = math.prod(shape)
-        bits = torch.arange(2**entries)[:, None] >> torch.arange(entries)
-        return (bits & 1).to(torch.get_default_dtype()).reshape(-1, *shape)
+        return patterns(2, math.prod(shape)).to(torch.get_default_dtype()).reshape(-1, *shape)
 
     def mode(self, params: Params) -> Parameter:
         """1 where p > ½, else 0."""
@@ -121,8 +119,7 @@ class BernoulliFamily(Family):
 
     def mean(self, params: Params) -> Parameter:
         """p = σ(logits)."""
-        (logits,) = params
-        return logits.sigmoid() if isinstance(logits, Tensor) else sigmoid(logits)
+        return sigmoid(params[0])
 
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """Minus the binary cross-entropy of a value in [0, 1], summed over the last ``rank`` axes."""
@@ -185,11 +182,6 @@ def _cross_entropy(logits: Tensor, target: Tensor, rank: int) -> Tensor:
 def _each(logits: Tensor, target: Tensor) -> Tensor:
     """The cross-entropy of every element."""
     return F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-
-
-def sigmoid(logit: float) -> float:
-    """σ of a number, which overflows nowhere."""
-    return 1.0 / (1.0 + math.exp(-logit)) if logit >= 0.0 else math.exp(logit) / (1.0 + math.exp(logit))
 
 
 def _softplus(logit: float) -> float:

@@ -30,10 +30,10 @@ from worldformula.families.base import (
     total,
     uniform,
 )
-from worldformula.families.bernoulli import kl_bernoulli, sigmoid
+from worldformula.families.bernoulli import kl_bernoulli
 from worldformula.families.domains import UNIT, Domain, levels_of, told
-from worldformula.families.special import as_logits, dtype_of, precise, precise_value, rounded
-from worldformula.families.tensors import finite
+from worldformula.families.special import as_logits, dtype_of, precise, precise_value, rounded, sigmoid
+from worldformula.families.tensors import finite, patterns
 from worldformula.families.writing import Sign
 
 
@@ -82,9 +82,7 @@ class BinomialFamily(Family):
     def sample(self, params: Params, noise: Tensor) -> Tensor:
         """How many numbers are below p, in the logits' dtype. No gradient."""
         (logits,) = params
-        probs = logits.detach().sigmoid().unsqueeze(-1) if isinstance(logits, Tensor) else torch.sigmoid(
-            noise.new_tensor(logits)
-        )  # fmt: skip
+        probs = torch.sigmoid(logits.detach().unsqueeze(-1) if isinstance(logits, Tensor) else noise.new_tensor(logits))
         return (noise < probs).to(dtype_of(params, noise)).sum(-1)
 
     def support_size(self, shape: Shape | None) -> int | None:
@@ -94,9 +92,7 @@ class BinomialFamily(Family):
 
     def support(self, shape: Shape) -> Tensor:
         """All counts."""
-        n, entries = self.total_count + 1, math.prod(shape)
-        digits = torch.arange(n**entries)[:, None] // n ** torch.arange(entries) % n
-        return digits.to(torch.get_default_dtype()).reshape(-1, *shape)
+        return patterns(self.total_count + 1, math.prod(shape)).to(torch.get_default_dtype()).reshape(-1, *shape)
 
     def mode(self, params: Params) -> Parameter:
         """(n + 1)·p rounded down, n at most."""
@@ -107,8 +103,7 @@ class BinomialFamily(Family):
 
     def mean(self, params: Params) -> Parameter:
         """n·p."""
-        (logits,) = params
-        return self.total_count * (logits.sigmoid() if isinstance(logits, Tensor) else sigmoid(logits))
+        return self.total_count * sigmoid(params[0])
 
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """The log-probability of counts from 0 to n, summed over the last ``rank`` axes."""

@@ -36,7 +36,7 @@ from worldformula.families.base import (
 )
 from worldformula.families.closed import register_kl
 from worldformula.families.domains import LOGITS, WEIGHTS, Domain, levels_of, told
-from worldformula.families.tensors import is_flat
+from worldformula.families.tensors import is_flat, patterns
 from worldformula.families.writing import Sign
 
 
@@ -132,9 +132,7 @@ class CategoricalFamily(Family):
         """All class numbers (int64)."""
         if self.classes is None:
             raise FormulaError("categorical: to enumerate the classes, their number must be known. Declare classes=K.")
-        entries = math.prod(shape)
-        digits = torch.arange(self.classes**entries)[:, None] // self.classes ** torch.arange(entries) % self.classes
-        return digits.reshape(-1, *shape)
+        return patterns(self.classes, math.prod(shape)).reshape(-1, *shape)
 
     def mode(self, params: Params) -> Parameter:
         """The most probable class (int64)."""

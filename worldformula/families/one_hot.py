@@ -34,6 +34,7 @@ from worldformula.families.base import (
 )
 from worldformula.families.closed import register_kl
 from worldformula.families.domains import LOGITS, SHARES, WEIGHTS, Domain
+from worldformula.families.tensors import patterns
 from worldformula.families.writing import Sign
 from worldformula.gradients import transformed
 
@@ -129,8 +130,8 @@ class OneHotFamily(Family):
     def support(self, shape: Shape) -> Tensor:
         """All choices of one class for each group."""
         groups, classes = math.prod(shape[:-1]), shape[-1]
-        digits = torch.arange(classes**groups)[:, None] // classes ** torch.arange(groups) % classes
-        return torch.nn.functional.one_hot(digits, classes).to(torch.get_default_dtype()).reshape(-1, *shape)
+        chosen = torch.nn.functional.one_hot(patterns(classes, groups), classes)
+        return chosen.to(torch.get_default_dtype()).reshape(-1, *shape)
 
     def mode(self, params: Params) -> Parameter:
         """The one-hot of the most probable class."""

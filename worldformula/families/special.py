@@ -44,6 +44,21 @@ def exp(x: Parameter) -> Parameter:
     return x.exp() if isinstance(x, Tensor) else math.exp(x)
 
 
+@overload
+def sigmoid(x: float) -> float: ...
+
+
+@overload
+def sigmoid(x: Parameter) -> Parameter: ...
+
+
+def sigmoid(x: Parameter) -> Parameter:
+    """1/(1 + e^-x) of a tensor or a number, which overflows nowhere."""
+    if isinstance(x, Tensor):
+        return x.sigmoid()
+    return 1.0 / (1.0 + math.exp(-x)) if x >= 0.0 else math.exp(x) / (1.0 + math.exp(x))
+
+
 def relu(x: Parameter) -> Parameter:
     """max(x, 0)."""
     return x.clamp_min(0.0) if isinstance(x, Tensor) else max(x, 0.0)

@@ -234,6 +234,11 @@ def draw_class(probs: Tensor, noise: Tensor) -> Tensor:
     return (cumulative[..., :-1] <= (noise * ceiling).unsqueeze(-1)).sum(-1)
 
 
+def patterns(count: int, entries: int) -> Tensor:
+    """All ways to give each of so many entries one of ``count`` numbers, int64 ``[count ** entries, entries]``."""
+    return torch.arange(count**entries)[:, None] // count ** torch.arange(entries) % count
+
+
 def with_axes(x: Tensor, sizes: Sequence[int]) -> Tensor:
     """A view with a further axis at every place whose size is not 0."""
     for place, size in enumerate(sizes):

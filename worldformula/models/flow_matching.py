@@ -42,7 +42,7 @@ from worldformula import (
     Uniform,
     Value,
     norm2,
-)  # fmt: skip
+)
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError, MissingInputError, SupportError
 from worldformula.families.domains import levels_of, told

@@ -2,7 +2,7 @@ r"""Shortcut models (Frans et al. 2024, arXiv:2410.12557): one network that know
 
     E ‖s_θ(x̃, τ, 1/M) − ẋ‖²                                            the finest step: flow matching
     E ‖s_θ(x̃', τ', 2d) − sg[½ (b + b')]‖²                              a step is two half as long (self-consistency)
-        b = s̄(x̃', τ', d),   x̃'' = x̃' + d b,   b' = s̄(x̃'', τ' + d, d),   s̄ the slow copy of s_θ
+        b = s̄(x̃', τ', d),   x̂ = x̃' + d b,   b' = s̄(x̂, τ' + d, d),   s̄ the slow copy of s_θ
 
     x  [B, D] numbers, or levels as in `flow_matching`       ε ~ N(0, I)       τ uniform on [0, 1]
     d  1/M, 2/M, … ½ with equal shares      τ' uniform on the multiples of 2d below 1
@@ -14,7 +14,7 @@ network        DiT                               residual MLP             8 × 8
 rows           1 in 8 for the second term        all, of weight ¼         its gradient has less noise; four calls a row
 slow copy      .999                              .98, in the plane .95    3000 updates; each doubling waits for it
 labels         guidance 1.5 in the targets       none                     nothing here is guided
-targets        x̃'' and targets within ±4        no bound                 data within ±1, or of unit variance
+targets        x̂ and targets within ±4          no bound                 data of a few units
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from worldformula import (  # fmt: skip
+from worldformula import (
     Categorical,
     Data,
     Deterministic,

@@ -272,8 +272,8 @@ class Transport(nn.Module):
     """The flow along a velocity as an invertible network: ``Flow("p(x|c)", Transport(Velocity(2, 3)), shape=2)``.
 
     Drawing from such a factor integrates dy/dτ = v(y, τ, c) from τ = 0 to 1, its density from 1 to 0 with the trace of
-    ∂v/∂y, D derivatives at a time: exact up to the steps of the solver, so look whether more steps change it. It is
-    trained by flow matching (`worldformula.models.flow_matching`), or by its density, which is slow.
+    ∂v/∂y, D derivatives: exact up to the steps of the solver, so look whether more steps change it. It is trained
+    by flow matching (`worldformula.models.flow_matching`), or by its density, which is slow.
     A velocity with dropout is another one at every call: evaluate it, or draws and densities belong to no single flow.
 
     Args:
