@@ -95,16 +95,18 @@ class GeometricFamily(Family):
 
     def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """Σ of -log p - (1-p)/p·log(1-p), over the last ``rank`` axes."""
-        return self._less((params[0],), params, params, rank, shape, own=True)
+        return self._cross_entropy(params, params, params, rank, shape)
 
     def kl(self, q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """Σ of log p_q - log p_p + (1-p_q)/p_q·(log(1-p_q) - log(1-p_p)), over the last ``rank`` axes."""
         if has_tensor(q_params) and has_tensor(p_params):
             require_same(self, "q", shape_of(q_params), shape_of(p_params))
-        return self._less(q_params, p_params, (*q_params, *p_params), rank, shape)
+        return self._cross_entropy(q_params, p_params, (*q_params, *p_params), rank, shape, relative=True)
 
-    def _less(self, q: Params, p: Params, like: Params, rank: int, shape: Shape | None, own: bool = False) -> Parameter:
-        """The cross-entropy of q and p, less the entropy of q but where it is asked for itself."""
+    def _cross_entropy(
+        self, q: Params, p: Params, like: Params, rank: int, shape: Shape | None, *, relative: bool = False
+    ) -> Parameter:
+        """-E_q log p; where it is ``relative``, less the entropy of q."""
         (a,), (b,) = precise(q), precise(p)
         both = [torch.as_tensor(x, dtype=torch.float64) if not isinstance(x, Tensor) else finite(x) for x in (a, b)]
         first, second = torch.broadcast_tensors(*both)  # type: ignore[no-untyped-call]
@@ -112,7 +114,7 @@ class GeometricFamily(Family):
         up = ((LEAST if first.dtype == torch.float64 else LEAST / 10) - first.detach()).clamp_min(0.0)
         mean = (-first - up).exp()
         each = -F.logsigmoid(second) - mean * F.logsigmoid(-second - up)
-        if not own:
+        if relative:
             each = each + F.logsigmoid(first) + mean * F.logsigmoid(-first - up)
         told: Parameter = each if has_tensor(like) else float(each)
         return rounded(summed(self, told, like, rank, shape), *like)
