@@ -113,8 +113,6 @@ def _sampled(draft: Draft, node: Expectation, scope: Scope) -> Steps:
 
 def log_expectation(draft: Draft, node: Expectation, scope: Scope) -> Steps:
     """log E, by log-sum-exp over the samples or the values, whichever the expectation has."""
-    if node.gradient == "score":
-        raise GradientError(f"log({text(node)}): the score estimator is one of E, not of log E\nuse another gradient=")
     inside, axis = _enter(draft, node, scope)
     dreg = node.gradient == "dreg"
     held = scope.held | {id(u.factor) for u in node.q} if dreg else scope.held
@@ -125,7 +123,8 @@ def log_expectation(draft: Draft, node: Expectation, scope: Scope) -> Steps:
     if dreg and axis is not None and isinstance(value, str):
         draws = [inside.values[u.factor.variable] for u in node.q if u.factor.family is not None]
         return draft.add("bound", Op("", "samples", (value, *draws), how="dreg", axis=axis))
-    return _without(draft, "logmeanexp", value, axis)
+    bound = _without(draft, "logmeanexp", value, axis)
+    return (yield from _score(draft, node, bound, inside, axis, weights=value))
 
 
 def _enter(draft: Draft, node: Expectation, scope: Scope) -> tuple[Scope, int | None]:
@@ -184,23 +183,32 @@ def _without(draft: Draft, how: str, value: Ref, axis: int | None) -> Ref:
     return draft.add(how, Op("", "samples", (value,), how=how, axis=axis, rank=draft.rank(value)))
 
 
-def _score(draft: Draft, node: Expectation, value: Ref, scope: Scope, axis: int | None) -> Steps:
-    """value + (log q − sg log q)·sg(value − baseline): the value itself, with the score-function gradient."""
+def _score(
+    draft: Draft, node: Expectation, value: Ref, scope: Scope, axis: int | None, weights: Ref | None = None
+) -> Steps:
+    """value + (log q − sg log q)·sg(value − baseline): the value itself, with the score-function gradient.
+
+    Of log E, the value is that of all draws and so is its signal: the log q of the draws are summed, and what the
+    others have is what the log would be without the ``weights`` of a draw, whose logarithms they are.
+    """
     scored = [u for u in node.q if estimator(u.factor, node.q, node.gradient) == "score"]
+    every = weights is not None
     if not scored:
         return value
-    surrogate, signal = value, value
+    surrogate, signal, each = value, value, weights if every else value
     if isinstance(node.baseline, Node):
         signal = binary(draft, "-", value, (yield from _alone(draft, node.baseline, scope)))
-    elif node.baseline is not None and isinstance(value, str):
-        if axis not in draft.ops[value].axes:
+    elif node.baseline is not None and isinstance(each, str):
+        if axis not in draft.ops[each].axes:
             return value  # every sample has this value, so what the others have is all of it
-        others = Op("", "call", (value, draft.ops[value].axes.index(axis)), target=runtime.leave_one_out)
+        how = runtime.log_leave_one_out if every else runtime.leave_one_out
+        others = Op("", "call", (each, draft.ops[each].axes.index(axis)), target=how)
         signal = binary(draft, "-", value, draft.add("others", others))
     for use in scored:
         logq = log_density(draft, (use,), scope)
         if isinstance(logq, str) and axis is None:
             scope.leaves.append(logq)
         centred = binary(draft, "-", logq, unary(draft, "detach", logq))
-        surrogate = binary(draft, "+", surrogate, binary(draft, "*", centred, unary(draft, "detach", signal)))
+        term = binary(draft, "*", centred, unary(draft, "detach", signal))
+        surrogate = binary(draft, "+", surrogate, _without(draft, "sum", term, axis) if every else term)
     return surrogate

@@ -22,7 +22,7 @@ from worldformula.errors import (
 )
 from worldformula.families.base import Family
 from worldformula.families.closed import kl_pair
-from worldformula.formula.syntax.drawn import drawn, one_draw
+from worldformula.formula.syntax.drawn import drawn, one_draw, scored_draw
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import whole_number
 from worldformula.formula.syntax.names import Variable
@@ -276,6 +276,7 @@ def check_function(name: str, body: Node) -> None:
     """Refuse a function that is not linear of an expectation that one draw estimates: E[g(f)] is not g(E[f])."""
     estimate = one_draw(body, _drawn_once)
     if estimate is None:
+        _check_score(name, body)
         return
     factors = {id(f): f for f in drawn_factors(estimate)}.values()
     raise OneDrawError(
@@ -284,6 +285,34 @@ def check_function(name: str, body: Node) -> None:
         + f"\nwrite E(q, g(f)) for the expectation of the {name}, E(q, f) * E(q.fresh(), f) for a square,\n"
         f"or E(q, f, samples=K) for the {name} of a mean"
     )
+
+
+def _check_score(name: str, body: Node) -> None:
+    """Refuse what is not linear of an expectation by the score function: its signal is f, not what is made of E[f].
+
+    The log of an expectation itself has a signal of its own; see `plan.estimates.log_expectation`.
+    """
+    asked = body.body if name == "log" and isinstance(body, Expectation) else body
+    found = scored_draw(asked, _by_score)
+    if found is not None:
+        assert isinstance(found, Expectation)
+        others = " or ".join(f"gradient={g!r}" for g in _others(found))
+        raise GradientError(
+            f"the {name} of {text(found)}: the score function has the gradient of E[f], not of the {name} of its "
+            f"estimate\nwrite log(E(q, f, gradient='score', samples=K)) where that log is meant, sg(E(...)) where no "
+            f"gradient is{', or ' + others if others else ''}"
+        )
+
+
+def _by_score(node: Expectation) -> bool:
+    """Whether the gradient of an expectation has a term of the score function."""
+    return any(estimator(u.factor, node.q, node.gradient) == "score" for u in node.q)
+
+
+def _others(node: Expectation) -> list[str]:
+    """The estimators to choose instead of the score function."""
+    scored = next(u.factor for u in node.q if estimator(u.factor, node.q, node.gradient) == "score")
+    return [g for g in _offers(scored) if g not in ("score", "dreg")]
 
 
 def _drawn_once(node: Expectation) -> bool:

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from worldformula.formula.syntax.factor import Factor
-from worldformula.formula.syntax.nodes import Expectation, Node, Operator, OverTime, children, draws
+from worldformula.formula.syntax.nodes import Expectation, Node, Operator, OverTime, StopGradient, children, draws
 
 Parts = tuple[Node, ...]
 
@@ -78,6 +78,27 @@ def one_draw(node: Node, own: Callable[[Expectation], bool]) -> Node | None:
         return last if first is not None and isinstance(last, Operator) and last.meaning is not None else first
 
     return _remembered(node, "_one_draw", inside, found)  # type: ignore[no-any-return]
+
+
+def scored_draw(node: Node, own: Callable[[Expectation], bool]) -> Node | None:
+    """The first expectation inside a node whose gradient is that of the score function, or None.
+
+    ``own`` says so of an expectation itself. What stands under a stop-gradient has none.
+    """
+
+    def inside(last: Node) -> tuple[Node, ...]:
+        if isinstance(last, Operator) and last.meaning is not None:
+            return (last.meaning,)
+        return (last.body,) if isinstance(last, Expectation) else children(last)
+
+    def found(last: Node, parts: tuple[Node, ...]) -> Node | None:
+        if isinstance(last, StopGradient):
+            return None
+        if isinstance(last, Expectation) and own(last):
+            return last
+        return next((vars(part)["_scored"] for part in parts if vars(part)["_scored"] is not None), None)
+
+    return _remembered(node, "_scored", inside, found)  # type: ignore[no-any-return]
 
 
 def _remembered(node: Node, where: str, inside: Callable[[Node], Parts], found: Callable[[Node, Parts], Any]) -> Any:

@@ -60,7 +60,8 @@ class Node:
     __slots__ = ()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key not in ("_drawn", "_one_draw")}  # see `drawn`
+        remembered = ("_drawn", "_one_draw", "_scored")  # see `drawn`
+        return {key: value for key, value in vars(self).items() if key not in remembered}
 
 
 @dataclass(frozen=True, eq=False)
