@@ -33,10 +33,12 @@ from worldformula.formula.syntax.nodes import (
     Negative,
     Node,
     Number,
+    Operator,
     Product,
     Use,
     Value,
     drawn_factors,
+    draws,
     walk,
 )
 from worldformula.formula.syntax.text import text
@@ -234,9 +236,9 @@ def check_independence(op: str, left: Node, right: Node) -> None:
         check_function("power", left)
     if op not in NONLINEAR:
         return
-    theirs = drawn(right)
-    if not theirs.isdisjoint(drawn(left)):
-        shared = next(f for f in drawn_factors(left) if f in theirs)
+    theirs = drawn(right, _at_random)
+    if not theirs.isdisjoint(drawn(left, _at_random)):
+        shared = next(f for n in walk(left) for f in _at_random(n) if f in theirs)
         raise SharedDrawError(
             f"the {NONLINEAR[op]} of two expectations over {shared} needs two independent draws,\n"
             f"and inside one expression a factor draws once\n"
@@ -250,6 +252,19 @@ def check_independence(op: str, left: Node, right: Node) -> None:
         check_function(NONLINEAR[op], left)
     if op in ("max", "min", "/"):
         check_function(NONLINEAR[op] if op != "/" else "inverse", right)
+
+
+def _at_random(node: Node) -> list[Factor]:
+    """What a node itself draws at random: of what takes every value in turn, two sums are two numbers."""
+    if isinstance(node, Operator) and node.sets:
+        return []
+    exact = {id(u.factor) for u in node.q if enumerated(u.factor, node)} if isinstance(node, Expectation) else set()
+    return [factor for factor in draws(node) if id(factor) not in exact]
+
+
+def enumerated(factor: Factor, node: Expectation) -> bool:
+    """Whether an expectation takes every value of a factor's variable in turn."""
+    return estimator(factor, node.q, node.gradient) == "exact"
 
 
 def check_exponent(exponent: Any) -> Any:
@@ -318,7 +333,7 @@ def _others(node: Expectation) -> list[str]:
 def _drawn_once(node: Expectation) -> bool:
     """Whether an expectation draws something random that it does not enumerate."""
     random = (u.factor for u in node.q if u.factor.family is not None)
-    return any(estimator(f, node.q, node.gradient) != "exact" for f in random)
+    return any(not enumerated(f, node) for f in random)
 
 
 def check_divergence(q: Use, p: Use) -> None:

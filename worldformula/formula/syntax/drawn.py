@@ -43,14 +43,13 @@ class Drawn:
         return Drawn(factors, places)
 
 
-def drawn(node: Node) -> Drawn:
-    """The random factors that the expectations of an expression draw."""
+def drawn(node: Node, own: Callable[[Node], Iterable[Factor]]) -> Drawn:
+    """The factors that the expectations of an expression draw at random; ``own`` says those of a node itself."""
 
     def found(last: Node, inside: tuple[Node, ...]) -> Drawn:
         known = sorted((vars(child)["_drawn"] for child in inside), key=lambda d: -d.count)
         total = known[0] if known else Drawn([], {})
-        own = () if isinstance(last, Operator) and last.sets else draws(last)
-        for more in (*known[1:], own):
+        for more in (*known[1:], own(last)):
             total = total.extended(more)
         return total
 
