@@ -341,6 +341,10 @@ class Family(ABC):
     def mean(self, params: Params) -> Parameter:
         """The expected value."""
 
+    def variance(self, params: Params) -> Parameter:
+        """The variance of each element of a value; `NoClosedFormError` where there is no closed form."""
+        raise NoClosedFormError(f"{self.name}: the variance has no closed form. Take that of samples, x.var(0).")
+
     def support_size(self, shape: Shape | None) -> int | None:
         """How many values an event of ``shape`` can take, where they are few enough to enumerate; None otherwise."""
         return None
