@@ -367,9 +367,7 @@ class Family(ABC):
 
         ``shape``, the event's, is read only where all parameters are floats; the result is then a float.
         """
-        raise NoClosedFormError(
-            f"{self.name}: the entropy has no closed form. Estimate it on the sample: E(q, -log(q))."
-        )
+        raise NoClosedFormError(f"{self.name}: the entropy has no closed form. Estimate it on samples: E(q, -log(q)).")
 
     def kl(self, q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """KL(q ‖ p) in nats within the family, over the last ``rank`` axes of an event; the rest as in `entropy`."""

@@ -93,7 +93,8 @@ def _whole(x: Tensor) -> Tensor:
 
 def _unit(x: Tensor) -> Tensor:
     eps = torch.finfo(x.dtype).eps if x.is_floating_point() else 0.0
-    return (torch.linalg.vector_norm(x.double(), dim=-1) - 1.0).abs() <= SLACK + eps
+    length: Tensor = torch.linalg.vector_norm(x.double(), dim=-1)
+    return (length - 1.0).abs() <= SLACK + eps
 
 
 def counts_of(n: int) -> Domain:

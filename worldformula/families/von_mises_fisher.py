@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import ClassVar
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -44,6 +43,7 @@ from worldformula.families.closed import register_kl
 from worldformula.families.domains import DIRECTION, FROM_0, Domain
 from worldformula.families.special import (
     dtype_of,
+    gauss_rule,
     implicit,
     inside,
     positive,
@@ -54,7 +54,7 @@ from worldformula.families.special import (
 )
 from worldformula.families.writing import Sign
 
-WHOLE, PART = (tuple(x.tolist() for x in np.polynomial.legendre.leggauss(n)) for n in (88, 44))  # nodes and weights
+WHOLE, PART = 88, 44  # nodes of the rule over all angles, and over those between a quantile and an end
 WINDOW = 18.0  # standard deviations of the angle around its mode; less than 1e-17 of the mass lies outside
 NEWTON_STEPS = 6  # to rounding for every size and κ
 
@@ -270,12 +270,6 @@ def _log_density(kappa: Tensor, t: Tensor, n: int) -> Tensor:
     return torch.xlogy(n, t.sin()) - 2.0 * kappa * (0.5 * t).sin().square()
 
 
-def _rule(rule: tuple[list[float], list[float]], like: Tensor) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of Gauss and Legendre on [0, 1]."""
-    nodes, weights = (torch.tensor(x, dtype=like.dtype, device=like.device) for x in rule)
-    return 0.5 + 0.5 * nodes, 0.5 * weights
-
-
 def _nodes(concentration: Parameter, size: int) -> tuple[Tensor, Tensor]:
     """Angles, on a new last axis, and the logs of their parts of ∫ e^(κ·(cos t - 1))·sin^(D-2) t dt.
 
@@ -283,7 +277,7 @@ def _nodes(concentration: Parameter, size: int) -> tuple[Tensor, Tensor]:
     """
     kappa = _scalar(concentration)
     _, _, low, high = _window(kappa.detach(), size - 2)
-    nodes, weights = _rule(WHOLE, kappa)
+    nodes, weights = gauss_rule(WHOLE, kappa)
     wide = (high - low).unsqueeze(-1)
     t = low.unsqueeze(-1) + wide * nodes
     return t, _log_density(kappa.unsqueeze(-1), t, size - 2) + (wide * weights).log()
@@ -313,9 +307,9 @@ def _quantile(concentration: Parameter, noise: Tensor, n: int) -> Tensor:
     kappa, u = torch.broadcast_tensors(given.detach(), inside(noise))  # type: ignore[no-untyped-call]
     mode, sharp, low, high = _window(kappa, n)
 
-    def parts(start: Tensor, end: Tensor, rule: tuple[list[float], list[float]] = PART) -> tuple[Tensor, Tensor]:
+    def parts(start: Tensor, end: Tensor, count: int = PART) -> tuple[Tensor, Tensor]:
         """Angles from start to end, on a new last axis, and their parts of the mass, less a common factor."""
-        nodes, weights = _rule(rule, u)
+        nodes, weights = gauss_rule(count, u)
         t = start.unsqueeze(-1) + (end - start).unsqueeze(-1) * nodes
         logs = _log_density(kappa.unsqueeze(-1), t, n) - highest.unsqueeze(-1)
         return t, logs.exp() * weights * (end - start).abs().unsqueeze(-1)
