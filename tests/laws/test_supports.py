@@ -37,6 +37,7 @@ from worldformula.families import (
     geometric,
     laplace,
     log_normal,
+    logistic_normal,
     low_rank_normal,
     multivariate_normal,
     negative_binomial,
@@ -51,6 +52,7 @@ from worldformula.families import (
     two_hot,
     uniform,
     von_mises,
+    von_mises_fisher,
 )
 from worldformula.families.objects import Wrapper
 
@@ -79,6 +81,8 @@ VALUES = [
     (bernoulli, None, [0.0, 1.0], [0.0, 2.0], ["from 0 to 1", "got 2 in the tensor"]),
     (bernoulli, None, [0.0, 1.0], [-0.5, 0.0], ["from 0 to 1", "got -0.5"]),
     (relaxed_bernoulli, None, [0.1, 0.9], [0.5, 128.0], ["from 0 to 1", "divide it by 255"]),
+    (von_mises_fisher, None, [0.6, -0.8], [0.6, 0.6], ["length 1", "[0.6, 0.6]"]),
+    (logistic_normal, None, [0.25, 0.75], [0.25, 0.25], ["sum to 1", "[0.25, 0.25]"]),
     (dirichlet, None, [0.25, 0.75], [0.25, 0.25], ["sum to 1", "[0.25, 0.25]"]),
     (relaxed_one_hot, None, [0.25, 0.75], [1.25, -0.25], ["at least 0", "[1.25, -0.25]"]),
     (one_hot, None, [1.0, 0.0, 0.0], [1.0, 1.0, 1.0], ["sum to 1", "[1.0, 1.0, 1.0]"]),
@@ -159,6 +163,9 @@ PARAMETERS = [
     (uniform, {"low": T([0.0, 3.0]), "high": T([1.0, 2.0])}, "low= below high=, got high - low = -1"),
     (uniform, {"low": T([-INF])}, "low= that is finite"),
     (von_mises, {"concentration": T([-0.1])}, "concentration= of at least 0"),
+    (von_mises_fisher, {"concentration": T([-0.1])}, "concentration= of at least 0, got -0.1"),
+    (von_mises_fisher, {"loc": T([[0.0, 0.0], [0.6, 0.8]])}, "other than 0"),
+    (logistic_normal, {"scale": T([1.0, -2.0])}, "scale= greater than 0, got -2"),
     (poisson, {"rate": T([-0.1])}, "rate= of at least 0"),
     (negative_binomial, {"probs": T([1.1])}, "probs= from 0 to 1, got 1.1"),
     (negative_binomial, {"total_count": T([0.0])}, "total_count= greater than 0"),

@@ -26,6 +26,7 @@ from worldformula.families.geometric import GeometricFamily, geometric
 from worldformula.families.given import Given, completed
 from worldformula.families.laplace import LaplaceFamily, laplace
 from worldformula.families.log_normal import LogNormalFamily, log_normal
+from worldformula.families.logistic_normal import LogisticNormalFamily, logistic_normal
 from worldformula.families.low_rank_normal import LowRankNormalFamily, low_rank_normal
 from worldformula.families.mixture import MixtureFamily
 from worldformula.families.multinomial import MultinomialFamily, multinomial
@@ -42,6 +43,7 @@ from worldformula.families.truncated_normal import TruncatedNormalFamily, trunca
 from worldformula.families.two_hot import TwoHotFamily, two_hot
 from worldformula.families.uniform import UniformFamily, uniform
 from worldformula.families.von_mises import VonMisesFamily, von_mises
+from worldformula.families.von_mises_fisher import VonMisesFisherFamily, von_mises_fisher
 from worldformula.families.wrapped import WrappedFamily
 from worldformula.families.writing import Sign
 
@@ -64,6 +66,7 @@ __all__ = [
     "Given",
     "LaplaceFamily",
     "LogNormalFamily",
+    "LogisticNormalFamily",
     "LowRankNormalFamily",
     "MixtureFamily",
     "MultinomialFamily",
@@ -82,6 +85,7 @@ __all__ = [
     "TwoHotFamily",
     "UniformFamily",
     "VonMisesFamily",
+    "VonMisesFisherFamily",
     "WrappedFamily",
     "bernoulli",
     "beta",
@@ -97,6 +101,7 @@ __all__ = [
     "laplace",
     "log_normal",
     "log_shares",
+    "logistic_normal",
     "low_rank_normal",
     "mixed",
     "multinomial",
@@ -115,6 +120,7 @@ __all__ = [
     "two_hot",
     "uniform",
     "von_mises",
+    "von_mises_fisher",
 ]
 
 

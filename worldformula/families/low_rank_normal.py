@@ -150,6 +150,11 @@ class LowRankNormalFamily(Family):
         """loc."""
         return self._loc(params)
 
+    def variance(self, params: Params) -> Parameter:
+        """The diagonal of Σ: d and the sums of the squares of W's rows."""
+        _, factor, diagonal = params
+        return diagonal + factor.square().sum(-1) if isinstance(factor, Tensor) else diagonal
+
     def _loc(self, params: Params) -> Parameter:
         if isinstance(params[0], Tensor) or not has_tensor(params):
             return params[0]

@@ -11,6 +11,7 @@ import math
 from functools import reduce
 from typing import Any, overload
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,6 +32,7 @@ from worldformula.families.tensors import finite, floating, is_number, wide
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 NEWTON_STEPS = 4  # of `log_gamma_quantile`: below the rounding of float32 for shapes from 1e-4 to 1e6
+GAUSS = {n: tuple(x.tolist() for x in np.polynomial.legendre.leggauss(n)) for n in (44, 88)}  # nodes and weights
 SEARCH_STEPS = 20  # halvings of `poisson_quantile`: enough up to rates of 1e9
 
 
@@ -185,6 +187,12 @@ def implicit(value: Tensor, slope: Tensor, parameter: Tensor) -> Tensor:
     """``value``, a constant to autograd, with the derivative ``slope`` by a parameter."""
     # The bracket is exactly zero.
     return value + slope * (parameter - parameter.detach())
+
+
+def gauss_rule(count: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of Gauss and Legendre on [0, 1]."""
+    nodes, weights = (torch.tensor(x, dtype=like.dtype, device=like.device) for x in GAUSS[count])
+    return 0.5 + 0.5 * nodes, 0.5 * weights
 
 
 # ------------------------------------------------------------------------------------------------ parameters, values

@@ -28,11 +28,13 @@ __all__ = [
     "Autoregressive",
     "DiscretisedLogistic",
     "Flow",
+    "LogisticNormal",
     "LowRankNormal",
     "Mixture",
     "MultivariateNormal",
     "RelaxedBernoulli",
     "RelaxedOneHot",
+    "VonMisesFisher",
     "Wrapped",
 ]
 
@@ -58,6 +60,27 @@ class LowRankNormal(Factor):
     ) -> None:
         family = families.LowRankNormalFamily(cov_rank=cov_rank)
         super().__init__(header, net, family=family, shape=shape, fixed=fixed)
+
+
+class VonMisesFisher(Factor):
+    """von Mises–Fisher(loc, concentration) of unit vectors over the last axis; a head of D + 1. Uniform without any.
+
+    The direction of ``loc`` counts; a ``concentration`` from a network by name has one last axis, ``[..., 1]``.
+    """
+
+    def __init__(
+        self, header: str, net: Head = None, *, shape: Shape = None, min_concentration: float = 0.0,
+        **fixed: Tensor | float,
+    ) -> None:  # fmt: skip
+        family = families.VonMisesFisherFamily(min_concentration=min_concentration)
+        super().__init__(header, net, family=family, shape=shape, fixed=fixed)
+
+
+class LogisticNormal(Factor):
+    """softmax of a Normal(loc, scale) and a 0, over probability vectors; K entries from a head of 2·(K - 1)."""
+
+    def __init__(self, header: str, net: Head = None, *, shape: Shape = None, **fixed: Tensor | float) -> None:
+        super().__init__(header, net, family=families.logistic_normal, shape=shape, fixed=fixed)
 
 
 class DiscretisedLogistic(Factor):
