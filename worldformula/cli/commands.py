@@ -219,13 +219,22 @@ class Envs:
 
 @dataclass(frozen=True)
 class Reproduce:
-    """Measure the card of a claimed result; the last line says PASS or FAIL, and so does the exit code."""
+    """Measure the card of a claimed result; the last line says PASS or FAIL, and so does the exit code.
+
+    What a seed measured is written when it ends: a killed command goes on with the seeds that are missing. A seed is
+    not measured again while its code is unchanged: all files of worldformula that it imported, its measuring file, the
+    threads, the versions of Python, torch and NumPy, and the processor. Claim and threshold of the card may change.
+    """
 
     name: Card
     seeds: Annotated[str | None, option("S,S,…", "the card's own")] = None
     """Instead of the card's own, e.g. 1,2,3."""
     json: Annotated[Path | None, option("FILE", "none")] = None
     """Also write everything that was measured into this file."""
+    rows: Annotated[Path, option("DIR", "runs/reproduce")] = Path("runs/reproduce")
+    """Where the row of each seed is kept, and looked for."""
+    again: Flag = False
+    """Measure every seed, whatever is kept."""
     record: Flag = False
     """Keep the result in the package, where `worldformula models` shows it; needs a checkout of the source, and the
     card's own seeds."""
@@ -244,7 +253,8 @@ class Reproduce:
             files.append(place(cards.load(self.name).name))
         for file in files:
             writable(file)
-        return 0 if reproduce(self.name, seeds, files) else 1
+        writable(self.rows / "row", "--rows")
+        return 0 if reproduce(self.name, seeds, files, rows=self.rows, again=self.again) else 1
 
 
 def at_least(least: int, **values: int) -> None:
@@ -258,7 +268,7 @@ def at_least(least: int, **values: int) -> None:
             raise ConfigError(f"--{name} expects a whole number of at least {least}, got {value}")
 
 
-def writable(path: Path) -> None:
+def writable(path: Path, flag: str = "--json") -> None:
     """Refuses a file that cannot be written, before minutes of work are lost on it.
 
     Raises:
@@ -267,9 +277,9 @@ def writable(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--json expects a file that can be written, got {path}: {error.strerror}") from error
+        raise ConfigError(f"{flag} expects a file that can be written, got {path}: {error.strerror}") from error
     if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"--json expects a file that can be written, got {path}")
+        raise ConfigError(f"{flag} expects a file that can be written, got {path}")
 
 
 def write_dream(agent: Agent, batch: Batch, context: int, folder: RunFolder) -> Path:
