@@ -23,7 +23,7 @@ from worldformula.formula.print import latex, mathml
 from worldformula.formula.syntax import text
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.names import Variable
-from worldformula.formula.syntax.nodes import Node, Operator, Product
+from worldformula.formula.syntax.nodes import Node, Operator, OverTime, Product
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +46,11 @@ class OverChain(Operator):
     def drawn(self) -> tuple[Factor, ...]:
         """The states, which are summed out."""
         return tuple(u.factor for u in (*self.chain.states, *self.chain.begin))
+
+    @property
+    def clock(self) -> OverTime:
+        """The sum over time that it runs in."""
+        return self.chain.clock
 
     @property
     def sets(self) -> bool:
