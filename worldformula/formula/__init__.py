@@ -70,6 +70,7 @@ from worldformula.formula.factors.independent import (
     Uniform,
     VonMises,
 )
+from worldformula.formula.ops.chain import Chain
 from worldformula.formula.ops.contrastive_divergence import ContrastiveDivergence
 from worldformula.formula.ops.cpc import CPC
 from worldformula.formula.ops.cross_entropy import CrossEntropy
@@ -78,6 +79,7 @@ from worldformula.formula.ops.each import each
 from worldformula.formula.ops.energy import Energy
 from worldformula.formula.ops.energy_distance import EnergyDistance
 from worldformula.formula.ops.entropy import Entropy
+from worldformula.formula.ops.evidence import Evidence
 from worldformula.formula.ops.expectile import Expectile
 from worldformula.formula.ops.free_energy import FreeEnergy
 from worldformula.formula.ops.gradient_penalty import GradientPenalty
@@ -86,6 +88,7 @@ from worldformula.formula.ops.js import JS
 from worldformula.formula.ops.kl import KL
 from worldformula.formula.ops.least import Min
 from worldformula.formula.ops.mmd import MMD
+from worldformula.formula.ops.posterior import Filtered, Smoothed, Viterbi
 from worldformula.formula.ops.redundancy import Redundancy
 from worldformula.formula.ops.renyi import Renyi, VRBound
 from worldformula.formula.ops.score_matching import ScoreMatching
@@ -107,6 +110,7 @@ __all__ = [
     "Beta",
     "Binomial",
     "Categorical",
+    "Chain",
     "ContrastiveDivergence",
     "Covariance",
     "CrossEntropy",
@@ -119,9 +123,11 @@ __all__ = [
     "Energy",
     "EnergyDistance",
     "Entropy",
+    "Evidence",
     "Expectile",
     "Expression",
     "Factor",
+    "Filtered",
     "Flow",
     "FreeEnergy",
     "Gamma",
@@ -154,6 +160,7 @@ __all__ = [
     "SIGReg",
     "ScoreMatching",
     "SlicedWasserstein",
+    "Smoothed",
     "StudentT",
     "Sum",
     "SwAV",
@@ -165,6 +172,7 @@ __all__ = [
     "VRBound",
     "Value",
     "Variance",
+    "Viterbi",
     "VonMises",
     "VonMisesFisher",
     "Wrapped",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import dtype
 
@@ -42,6 +43,7 @@ class Draft(Assignments):
         self.valued: set[str] = set()  # the inputs that arithmetic reads
         self.reckoned: set[str] = set()  # all variables that arithmetic reads
         self.floats: tuple[frozenset[str], dtype] | None = None  # those of whole numbers, and what they become there
+        self.chains: dict[tuple[object, ...], Any] = {}  # the operations of chains, by chain and place
         self.carried: set[Variable] = set()  # what is read at t−1 of something that a step declares
         self.time: OverTime | None = None
         self.declared: set[Variable] = set()

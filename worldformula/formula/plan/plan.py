@@ -56,7 +56,8 @@ class Op:
     axes: the sample axes that lead the value, the newest first; ``axis`` is the one that ``samples`` reduces.
     rank: the event axes of a value that arithmetic combines.
     target: what a ``call`` calls, with the network of its factor first where it has one, and ``options`` as keywords;
-        one that reduces the batch has ``how="batch"``. ``keywords`` are those of its last arguments.
+        one that reduces the batch has ``how="batch"``, one whose result has no batch axes ``how="shared"``, and one
+        whose result rows have that lack what it read ``how="known"``. ``keywords`` are those of its last arguments.
     """
 
     name: str

@@ -32,7 +32,7 @@ def begin(draft: Draft, node: OverTime, going: bool = False) -> None:
         factor = use.factor
         for variable in factor.variables:
             _shape_of_carry(draft, variable)
-        rows = {c: name for c in factor.conditions if (name := _row(draft, c, node, factor)) is not None}
+        rows = {c: name for c in factor.conditions if (name := row(draft, c, node, factor)) is not None}
         draft.rows |= rows
         names = densities.value_of(draft, use, Scope(index=node.index, values={**values, **rows}), start=node)
         for variable, name in zip(factor.variables, names, strict=True):
@@ -51,7 +51,7 @@ def _shape_of_carry(draft: Draft, variable: Variable) -> None:
             draft.shapes[key], draft.ranks[key] = draft.shapes[other], draft.ranks[other]
 
 
-def _row(draft: Draft, condition: Variable, node: OverTime, factor: Factor) -> str | None:
+def row(draft: Draft, condition: Variable, node: OverTime, factor: Factor) -> str | None:
     """The first row that a start reads, or the first k; None for what is given once, or another start."""
     now = series(condition, node.index)
     if now is None or now.key not in draft.indexed:

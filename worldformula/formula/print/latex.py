@@ -144,7 +144,7 @@ def _times(right: Node) -> str:
     return r"\cdot" if isinstance(right, Number) else r"\,"
 
 
-def _clock(node: OverTime) -> str:
+def below(node: OverTime) -> str:
     """The index of a sum over time and, behind it, what restarts the carry and where it begins."""
     marks = [f"{symbol(key)}={symbol(value)}" for key, value in clock(node)]
     marks += [f"{symbol('initial')}={factor(use)}" for use in node.begin]
@@ -165,7 +165,7 @@ def _over(node: OverTime | OverSteps) -> str:
     sign = r"\sum" if node.how == "sum" else r"\operatorname{mean}"
     if isinstance(node, OverSteps):
         return f"{sign}_{{{symbol(node.index)}=1}}^{{{node.steps}}} "
-    return f"{sign}_{{{_clock(node)}}} "
+    return f"{sign}_{{{below(node)}}} "
 
 
 def _behind(baseline: str) -> str:

@@ -217,7 +217,7 @@ def _expected(node: Expectation, stacked: bool = False) -> str:
     return f"<{tag}>{letter}<mrow>{below}</mrow>{above}</{tag}>"
 
 
-def _over_time(node: OverTime) -> str:
+def over_time(node: OverTime) -> str:
     """The sign of a sum or mean over time, and below it the index, what restarts the carry and where it begins."""
     marks = [f"<mi>{key}</mi><mo>=</mo>{symbol(value)}" for key, value in clock(node)]
     marks += [f"<mi>initial</mi><mo>=</mo>{factor(use)}" for use in node.begin]
@@ -295,7 +295,7 @@ def _inline(node: Node) -> Rule[str]:
         case OverBatch(how, body):
             return f"<mrow><mi>{how}</mi>{APPLY}{fenced('(', (yield body), ')')}</mrow>"
         case OverTime(_, _, body, _, _):
-            return f"<mrow>{_over_time(node)}{(yield from _operand(body, strength(body) < SUMMAND))}</mrow>"
+            return f"<mrow>{over_time(node)}{(yield from _operand(body, strength(body) < SUMMAND))}</mrow>"
     raise TypeError(f"no MathML rule for {type(node).__name__}")
 
 
@@ -343,7 +343,7 @@ class _MathML:
             case Expectation():
                 return _expected(node, stacked=len(text.product(node.q)) > SUBSCRIPT)
             case OverTime():
-                return _over_time(node)
+                return over_time(node)
             case OverSteps():
                 return _over_steps(node)
             case OverBatch(name) | Function(name):

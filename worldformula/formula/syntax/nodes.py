@@ -268,6 +268,11 @@ class Operator(Node):
         return ()
 
     @property
+    def clock(self) -> OverTime | None:
+        """The sum over time that it stands for, where it goes over all steps itself."""
+        return None
+
+    @property
     def sets(self) -> bool:
         """Whether it sets these itself, each to a value of its own, and nothing is drawn that others may share."""
         return False
