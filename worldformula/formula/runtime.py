@@ -12,6 +12,7 @@ from torch.compiler import is_compiling
 from torch.distributions import Distribution
 
 from worldformula.errors import ShapeError, table
+from worldformula.families import rows as of_shared
 from worldformula.families import tensors
 from worldformula.families.base import Family, Opaque, Unfoldable
 from worldformula.families.objects import Wrapper
@@ -24,9 +25,10 @@ RUNTIME = (
     "flat", "steps", "stack", "kept", "shift", "restart", "repeat", "wide", "stop", "noise_for", "mode_like",
     "one_batch", "matched", "along", "fold", "unfold", "counted", "filled", "zeros", "support", "dreg", "leave_one_out",
     "alive", "both", "padded", "behind", "as_floats", "widened", "finite", "advance", "counting", "above_zero",
-    "at_every_step", "of_number", "bounded", "as_value", "steps_kept",
+    "at_every_step", "of_number", "bounded", "as_value", "steps_kept", "rows", "by_row", "single",
 )  # fmt: skip
 widened, finite = tensors.wide, tensors.finite  # the precision of densities, and finite logits
+rows, by_row, single = of_shared.rows, of_shared.by_row, of_shared.single  # what all rows share, seen by each
 above_zero = tensors.above_zero  # of what moves in the place of a learnt scale
 
 

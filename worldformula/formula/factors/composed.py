@@ -240,6 +240,7 @@ class Flow(Factor):
         shape: Shape,
         base: Factor | None = None,
         encoder: nn.Module | None = None,
+        shared: bool = False,
     ) -> None:
         sizes = as_shape(shape, header)
         if sizes is None:
@@ -256,7 +257,7 @@ class Flow(Factor):
             base = base if base is not None or _standard(lazy) else Wrapped("p(u)", lazy)
         network = _FlowNetwork(transform, encoder, base, len(sizes))
         family = FlowFamily(base=families.normal if base is None or base.family is None else base.family)
-        super().__init__(header, network, family=family, shape=shape)
+        super().__init__(header, network, family=family, shape=shape, fixed={"shared": shared})
         if base is not None and base.symbols:
             raise FormulaError(
                 f"{self}: its base {base} takes {', '.join(v.key for v in base.symbols)} from the call, which the "

@@ -73,7 +73,13 @@ class Experts(Factor):
             given = f"|{','.join(map(str, conditions))}" if conditions else ""
             header = f"{letter}({first.variable}{given})"
         self.__dict__["parts"] = parts  # read by `_own`, before modules can be registered
-        super().__init__(header, family=family, shape=first.shape)
+        if len({part.shared for part in parts}) > 1:
+            raise FormulaError(
+                f"{type(self).__name__}: {first.variable} is shared by all rows of a call, and each row has its own\n"
+                + table(("variable", "declared by", "shared="), [(p.variable, p, p.shared) for p in parts])
+                + f"\nwrite shared=True on every factor of {first.variable}, or on none"
+            )
+        super().__init__(header, family=family, shape=first.shape, fixed={"shared": first.shared})
         if set(self.conditions) != set(conditions):
             raise HeaderError(f"{header}: expected the conditions of its parts, {', '.join(map(str, conditions))}")
         for number, part in enumerate(parts):

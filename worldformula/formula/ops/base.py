@@ -40,6 +40,8 @@ Distribution = Factor | Joint | Use
 class Expanded(Operator):
     """An operator that stands for other nodes, which it is lowered to."""
 
+    of_shared = True
+
     @cached_property
     def expansion(self) -> Node:
         """What it stands for."""
@@ -66,6 +68,7 @@ class OwnEntropy(Operator):
 
     q: Use
     symbol = Sign("H", r"\mathbb{H}", "<mi>ℍ</mi>")
+    of_shared = True
 
     @property
     def parts(self) -> tuple[Product | Node, ...]:

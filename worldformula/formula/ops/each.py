@@ -28,6 +28,7 @@ class EachNode(Operator):
     experts: tuple[Factor, ...]
     bodies: tuple[Node, ...]
     separator = "+"
+    of_shared = True
 
     @property
     def sign(self) -> Sign:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import dtype
 
 from worldformula.errors import FormulaError, GradientError, ShapeError, TimeError, table
-from worldformula.formula.plan.declared import check_keys, declared_shapes
+from worldformula.formula.plan.declared import check_keys, declared_shapes, shared_variables
 from worldformula.formula.plan.plan import Check, Op, Plan, Ref, Term
 from worldformula.formula.plan.scope import Scope
 from worldformula.formula.plan.ssa import Assignments
@@ -73,6 +73,7 @@ class Draft(Assignments):
         self._note_readers(c for f in used for c in f.conditions)
         self.zeroed: dict[str, Variable] = {}  # what the first iteration reads of the one before, which is zeros
         check_keys(used)
+        self.globals = shared_variables(used)
 
     def declare(self, values: Sequence[Value]) -> None:
         """The event shapes that values of variables declare where they are written."""

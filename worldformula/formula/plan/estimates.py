@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from worldformula.errors import FormulaError, GradientError
 from worldformula.formula import runtime
-from worldformula.formula.plan.arithmetic import binary, function, unary
+from worldformula.formula.plan.arithmetic import binary, function, over_batch, refuse_mixed, unary
 from worldformula.formula.plan.densities import draw, log_density, params, samples_axis
 from worldformula.formula.plan.draft import Draft
 from worldformula.formula.plan.plan import Op, Ref
@@ -25,6 +25,7 @@ from worldformula.formula.syntax.nodes import (
     Named,
     Negative,
     Node,
+    OverRows,
     OverSteps,
     OverTime,
     Product,
@@ -40,7 +41,7 @@ def expectation(draft: Draft, node: Expectation, scope: Scope) -> Steps:
     """Draw, then the body at the draws. One of a single thing is a term of its own, as is one with a surrogate."""
     sampled = bool(_enumerated(node)) if _once(draft, node) else is_sampled(node)
     whole = sampled or node.gradient == "score" or not isinstance(
-        node.body, Binary | Negative | OverTime | OverSteps | Expectation | Named
+        node.body, Binary | Negative | OverTime | OverSteps | OverRows | Expectation | Named
     )  # fmt: skip
     outer, scope = scope, scope.part() if whole else scope
     if sampled:
@@ -72,6 +73,7 @@ def ratio(draft: Draft, node: Ratio, scope: Scope) -> Steps:
     """p / q, by the logarithms of both."""
     left = yield from log(draft, node.p, scope)
     right = yield from log(draft, node.q, scope)
+    refuse_mixed(draft, "-", left, right)
     return draft.term(node, function(draft, "exp", binary(draft, "-", left, right)), scope)
 
 
@@ -122,6 +124,11 @@ def log_expectation(draft: Draft, node: Expectation, scope: Scope) -> Steps:
         value = _without(draft, "logsumexp", binary(draft, "+", value, logq), _own_axis(draft, inside, use))
     if dreg and axis is not None and isinstance(value, str):
         draws = [inside.values[u.factor.variable] for u in node.q if u.factor.family is not None]
+        if draft.of_row(value) and any(map(draft.common, draws)):
+            raise GradientError(
+                f"log({text(node)}): gradient='dreg' weights the draws of {node.q[0].factor.variable}, which all rows "
+                f"share, and each row has weights of its own\nsum over the rows inside, Sum('n', ..., rows='all')"
+            )
         return draft.add("bound", Op("", "samples", (value, *draws), how="dreg", axis=axis))
     bound = _without(draft, "logmeanexp", value, axis)
     return (yield from _score(draft, node, bound, inside, axis, weights=value))
@@ -156,7 +163,9 @@ def _log_of(draft: Draft, body: Node, scope: Scope) -> Steps:
             return (yield from log(draft, p, scope))
         case Ratio(p, q):
             left = yield from log(draft, p, scope)
-            return binary(draft, "-", left, (yield from log(draft, q, scope)))
+            right = yield from log(draft, q, scope)
+            refuse_mixed(draft, "-", left, right)
+            return binary(draft, "-", left, right)
         case Function("exp", inner):
             return (yield inner, scope)
     return function(draft, "log", (yield body, scope))
@@ -206,6 +215,9 @@ def _score(
         signal = binary(draft, "-", value, draft.add("others", others))
     for use in scored:
         logq = log_density(draft, (use,), scope)
+        if draft.of_row(logq) and not draft.of_row(value):  # rows that draw for themselves, and one number of them all
+            axes = frozenset(draft.ops[str(logq)].axes)
+            logq = over_batch(draft, "sum", logq, axes)
         if isinstance(logq, str) and axis is None:
             scope.leaves.append(logq)
         centred = binary(draft, "-", logq, unary(draft, "detach", logq))

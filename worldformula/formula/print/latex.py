@@ -24,6 +24,7 @@ from worldformula.formula.syntax.nodes import (
     Operator,
     OverBatch,
     OverEvent,
+    OverRows,
     OverSteps,
     OverTime,
     Product,
@@ -168,6 +169,17 @@ def _over(node: OverTime | OverSteps) -> str:
     return f"{sign}_{{{below(node)}}} "
 
 
+def _over_rows(node: OverRows, rows: str) -> str:
+    """The sign of a sum over the rows of the data, scaled where a call gives some of them; with a space behind it."""
+    scale = rf"\frac{{{rows}}}{{B}} " if rows else ""
+    return rf"{scale}\sum_{{{symbol(node.index)}=1}}^{{{'B' if rows else 'N'}}} "
+
+
+def _count(node: OverRows) -> str:
+    """How many rows there are, where that is written."""
+    return latex(node.rows) if isinstance(node.rows, Node) else str(node.rows or "")
+
+
 def _behind(baseline: str) -> str:
     """The learned baseline of the score estimator."""
     return rf";\, \mathrm{{baseline}}\ {baseline}"
@@ -233,6 +245,8 @@ def _latex(node: Node) -> Rule[str]:
             return rf"\operatorname{{{how}}}\left( {(yield body)} \right)"
         case OverTime() | OverSteps():
             return f"{_over(node)}{(yield from _operand(node.body, strength(node.body) < SUMMAND))}"
+        case OverRows(_, _, body):
+            return f"{_over_rows(node, _count(node))}{(yield from _operand(body, strength(body) < SUMMAND))}"
     raise TypeError(f"no LaTeX rule for {type(node).__name__}")
 
 
@@ -251,6 +265,8 @@ class _Latex:
                 return _expected(node, stacked=len(text.product(node.q)) > SUBSCRIPT)
             case OverTime() | OverSteps():
                 return _over(node)
+            case OverRows():
+                return _over_rows(node, _count(node))
             case OverBatch(how):
                 return rf"\operatorname{{{how}}}"
             case Function(name):

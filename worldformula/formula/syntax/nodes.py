@@ -220,6 +220,17 @@ class OverSteps(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class OverRows(Node):
+    """Σ body over the rows of the data: a plate. ``rows`` is how many there are where a call gives some of them, whose
+    sum is scaled by rows / batch; None where it gives all.
+    """
+
+    index: str
+    rows: int | Node | None
+    body: Node
+
+
+@dataclass(frozen=True, eq=False)
 class Group(Node):
     """Several formulas evaluated together: what they share is drawn and computed once."""
 
@@ -234,6 +245,7 @@ class Operator(Node):
     """
 
     symbol: ClassVar[Sign]
+    of_shared: ClassVar[bool] = False  # whether its factors may be of variables that all rows share
     separator: ClassVar[Literal["‖", ",", ";", "+"]] = "‖"
 
     @property
@@ -297,6 +309,8 @@ def children(node: Node) -> tuple[Node, ...]:
             return body, baseline
         case Function(_, body, bounds):
             return (body, *(bound for bound in bounds if isinstance(bound, Node)))
+        case OverRows(_, rows, body):
+            return (body, rows) if isinstance(rows, Node) else (body,)
         case (
             Expectation() | Negative() | StopGradient() | OverBatch() | OverTime() | OverSteps() | OverEvent() | Named()
         ):
