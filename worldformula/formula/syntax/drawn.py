@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from worldformula.formula.syntax.factor import Factor
-from worldformula.formula.syntax.nodes import Expectation, Node, Operator, OverTime, children, draws
+from worldformula.formula.syntax.nodes import Expectation, Node, Operator, OverTime, Product, children, draws, walk
 
 Parts = tuple[Node, ...]
 
@@ -78,6 +78,12 @@ def one_draw(node: Node, own: Callable[[Expectation], bool]) -> Node | None:
         return last if first is not None and isinstance(last, Operator) and last.meaning is not None else first
 
     return _remembered(node, "_one_draw", inside, found)  # type: ignore[no-any-return]
+
+
+def along_time(node: Expectation) -> Product:
+    """Of what an expectation draws, that which belongs to the steps of a sum over time inside: a whole trajectory."""
+    below = {n.index for n in walk(node.body) if isinstance(n, OverTime)}
+    return tuple(u for u in node.q if not u.factor.observed and u.factor.variable.index in below)
 
 
 def _remembered(node: Node, where: str, inside: Callable[[Node], Parts], found: Callable[[Node, Parts], Any]) -> Any:
