@@ -518,9 +518,11 @@ def test_what_particles_cannot_be_is_refused(case):
 
 def test_the_sign_and_the_table_say_what_is_computed():
     formula = fivo(*factors(), 8, Resample("systematic", ess=0.5))
-    sign = r"\mathbb{E}^{K=8,\, \mathrm{systematic-resampling},\, \mathrm{ESS<0.5K}}_{q(z_{t} \mid z_{t-1}, x_{t})}"
+    sign = (
+        r"\mathbb{E}^{K=8,\, \mathrm{resample}=\mathrm{systematic},\, \mathrm{ESS}<0.5K}_{q(z_{t} \mid z_{t-1}, x_{t})}"
+    )
     assert sign in formula.latex
-    assert "K=8; systematic-resampling; ESS<0.5K" in repr(formula)
+    assert "K=8; resample=systematic; ESS<0.5K" in repr(formula)
     said = str(formula.explain())
     assert "filter of 8 particles, systematic resampling where ESS < 0.5 K" in said
     assert "none through the ancestors (dropped)" in said

@@ -49,8 +49,8 @@ class Out:
                 how = reduction.removeprefix("time ")
                 if how == reduction:
                     value = getattr(value, how)()
-                elif isinstance(term.name, str) and self._plan.by_name[term.name].step:
-                    value = getattr(self._series(value), how)(1)
+                elif isinstance(term.name, str) and (op := self._plan.by_name[term.name]).step:
+                    value = getattr(self._series(value, len(op.axes)), how)(len(op.axes) + 1)
                 elif how == "sum":
                     value = value * self._call.length
             found[title] = value

@@ -53,7 +53,7 @@ class Resample:
     def marks(self) -> tuple[str, ...]:
         """What the sign of the expectation says of it."""
         rule = () if self.ess is None else (f"ESS<{self.ess:g}K",)
-        return (f"{self.how}-resampling", *rule, *(("ancestor-score",) if self.gradient else ()))
+        return (f"resample={self.how}", *rule, *(("ancestors=score",) if self.gradient else ()))
 
 
 def as_resample(resample: Any, samples: object) -> Resample | None:
