@@ -97,6 +97,7 @@ from worldformula.formula.ops.sliced_wasserstein import SlicedWasserstein
 from worldformula.formula.ops.swav import SwAV
 from worldformula.formula.ops.vicreg import Covariance, Variance
 from worldformula.formula.syntax.learnt import positive
+from worldformula.formula.syntax.resample import Resample
 
 bind()
 
@@ -157,6 +158,7 @@ __all__ = [
     "RelaxedBernoulli",
     "RelaxedOneHot",
     "Renyi",
+    "Resample",
     "SIGReg",
     "ScoreMatching",
     "SlicedWasserstein",

@@ -92,14 +92,17 @@ def steps_kept(keep: Tensor) -> Sequence[Tensor | bool | None]:
     return [True if first[1] else first[0], *(None if whole else step for step, whole in steps)]
 
 
-def restart(carry: Tensor, keep: Tensor | bool | None, initial: Tensor | None = None) -> Tensor:
-    """The carry where ``keep`` is true; zeros, or the initial state, elsewhere. Chosen, as NaN times zero stays NaN."""
+def restart(carry: Tensor, keep: Tensor | bool | None, initial: Tensor | None = None, lead: int = 0) -> Tensor:
+    """The carry where ``keep`` is true; zeros, or the initial state, elsewhere. Chosen, as NaN times zero stays NaN.
+
+    ``lead`` sample axes come before the batch.
+    """
     if keep is None:
         return carry
     if keep is True:
         return carry.clone()
     assert isinstance(keep, Tensor)
-    keep = keep.reshape(keep.shape + (1,) * (carry.ndim - keep.ndim))
+    keep = keep.reshape(keep.shape + (1,) * (carry.ndim - keep.ndim - lead))
     if initial is not None:
         return torch.where(keep, carry, initial)
     found = torch.where(keep, carry, 0)
@@ -115,16 +118,18 @@ class Shifted:
         self.late, self.shape = late, late.shape
 
 
-def shift(x: Tensor | Shifted, start: Tensor, keep: Tensor | None, initial: Tensor | None = None) -> Tensor:
+def shift(
+    x: Tensor | Shifted, start: Tensor, keep: Tensor | None, initial: Tensor | None = None, lead: int = 0
+) -> Tensor:
     """x_{t-1} as [B·T, ...]: the series [B, T, ...] one step later, ``start`` first; zero, or the initial value, where
-    it restarts.
+    it restarts; ``lead`` sample axes come before.
     """
     if isinstance(x, Shifted):
         return flat(x.late)
-    late = start.unsqueeze(1).to(x.dtype)
-    if x.shape[1] > 1:
-        late = torch.cat((late, x[:, :-1]), 1)
-    return flat(late if keep is None else restart(late, keep, initial))
+    late = start.unsqueeze(lead + 1).to(x.dtype)
+    if x.shape[lead + 1] > 1:
+        late = torch.cat((late, x.narrow(lead + 1, 0, x.shape[lead + 1] - 1)), lead + 1)
+    return flat(late if keep is None else restart(late, keep, initial, lead), lead)
 
 
 def counting(start: Tensor, T: int, keep: Tensor | None = None) -> Tensor:

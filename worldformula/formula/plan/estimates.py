@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from worldformula.errors import FormulaError, GradientError
 from worldformula.formula import runtime
+from worldformula.formula.plan import resampling
 from worldformula.formula.plan.arithmetic import binary, function, over_batch, refuse_mixed, unary
 from worldformula.formula.plan.densities import draw, log_density, params, samples_axis
 from worldformula.formula.plan.draft import Draft
@@ -47,7 +48,7 @@ def expectation(draft: Draft, node: Expectation, scope: Scope) -> Steps:
     if sampled:
         value = yield from _sampled(draft, node, scope)
     else:
-        inside = draw(draft, node, scope)
+        inside = _drawn(draft, node, scope)
         value = yield node.body, inside
         value = yield from _score(draft, node, value, inside, None)
     return draft.term(node, value, outer) if whole else value
@@ -91,7 +92,7 @@ def is_sampled(node: Expectation) -> bool:
 
 def _once(draft: Draft, node: Expectation) -> bool:
     """Whether one sample of every step is asked for: it has no axis, as later steps read it."""
-    return node.samples == 1 and draft.time is not None
+    return node.samples == 1 and (draft.time is not None or id(node) in draft.paths)
 
 
 def _enumerated(node: Expectation) -> list[Use]:
@@ -103,6 +104,7 @@ def _sampled(draft: Draft, node: Expectation, scope: Scope) -> Steps:
     """The mean of the body over the samples, or its sum weighted by the probabilities of the values."""
     if node.gradient == "dreg":
         raise GradientError(f"{text(node)}: gradient='dreg' is of log E: write log(E(q, ratio(p, q), samples=K, ...))")
+    resampling.refuse_mean(node)
     inside, axis = _enter(draft, node, scope)
     value = yield from _alone(draft, node.body, inside)
     value = yield from _score(draft, node, value, inside, axis)
@@ -115,6 +117,7 @@ def _sampled(draft: Draft, node: Expectation, scope: Scope) -> Steps:
 
 def log_expectation(draft: Draft, node: Expectation, scope: Scope) -> Steps:
     """log E, by log-sum-exp over the samples or the values, whichever the expectation has."""
+    resampling.check_log(draft, node, scope)
     inside, axis = _enter(draft, node, scope)
     dreg = node.gradient == "dreg"
     held = scope.held | {id(u.factor) for u in node.q} if dreg else scope.held
@@ -130,6 +133,8 @@ def log_expectation(draft: Draft, node: Expectation, scope: Scope) -> Steps:
                 f"share, and each row has weights of its own\nsum over the rows inside, Sum('n', ..., rows='all')"
             )
         return draft.add("bound", Op("", "samples", (value, *draws), how="dreg", axis=axis))
+    if node.resample is not None:
+        return resampling.weighted(draft, node, value, axis)
     bound = _without(draft, "logmeanexp", value, axis)
     return (yield from _score(draft, node, bound, inside, axis, weights=value))
 
@@ -138,10 +143,20 @@ def _enter(draft: Draft, node: Expectation, scope: Scope) -> tuple[Scope, int | 
     """Draw; returns the scope inside and the axis of K samples."""
     axis = None
     if node.samples is not None and not _once(draft, node):
-        axis = samples_axis(draft, node.q, scope.values, scope, node.samples)
+        axis = draft.particles.get(id(node))
+        axis = samples_axis(draft, node.q, scope.values, scope, node.samples) if axis is None else axis
         if axis is None:
             raise FormulaError(f"{text(node)}: nothing random is drawn here, so samples= has no meaning")
-    return draw(draft, node, scope, axis), axis
+    return _drawn(draft, node, scope, axis), axis
+
+
+def _drawn(draft: Draft, node: Expectation, scope: Scope, axis: int | None = None) -> Scope:
+    """Draw; what belongs to the steps of a sum inside is drawn there."""
+    later = draft.paths.get(id(node))
+    if later is None:
+        return draw(draft, node, scope, axis)
+    inside = draw(draft, replace(node, q=tuple(u for u in node.q if u not in later)), scope, axis)
+    return replace(inside, paths=(*inside.paths, (replace(node, q=later), axis)))
 
 
 def _alone(draft: Draft, body: Node, scope: Scope, *, log: bool = False) -> Steps:

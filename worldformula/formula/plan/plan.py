@@ -280,6 +280,11 @@ class Plan:
         return [0 if axis in has else self.sizes[axis] for axis in op.axes]
 
     @cached_property
+    def particles(self) -> dict[str, tuple[int, ...]]:
+        """What goes from step to step several times: the sizes of its sample axes, by key."""
+        return {op.variable.key: self.lead(op) for op in self.ops if op.kind == "carry" and op.variable and op.axes}
+
+    @cached_property
     def histories(self) -> frozenset[str]:
         """The operations that read a past."""
         return frozenset(op.name for op in self.ops if op.kind == "causal")

@@ -115,6 +115,7 @@ def _before(draft: Draft, variable: Variable, scope: Scope, by: object) -> str:
     which goes from step to step under a key of its own.
     """
     now, lag = variable.at(0), -variable.offset
+    axes = draft.through.get(now, ())
     if lag < 0:
         raise TimeError(f"{by} reads {variable}, which lies ahead; the steps of a sum go forward")
     older = lag > 1
@@ -136,7 +137,8 @@ def _before(draft: Draft, variable: Variable, scope: Scope, by: object) -> str:
     draft.carried.add(now)
     begin = draft.begins.get(now.key)
     starts = (begin,) if begin is not None and draft.is_step(begin) else ()
-    return draft.add(written.identifier, Op("", "carry", starts, variable=variable, step=True))
+    carry = Op("", "carry", starts, variable=variable, step=True, axes=axes)
+    return draft.of_ancestors(draft.add(written.identifier, carry))
 
 
 def keep_lag(draft: Draft, now: Variable, lag: int, source: str) -> Variable:
@@ -174,7 +176,8 @@ def _item(draft: Draft, variable: Variable, inner: str, scope: Scope, by: object
 
 def _around(draft: Draft, scope: Scope) -> set[int]:
     """The sample axes of what is at hand."""
-    return {a for name in scope.values.values() for a in draft.ops[name].axes}
+    paths = {axis for _, axis in scope.paths if axis is not None}
+    return paths | {a for name in scope.values.values() for a in draft.ops[name].axes}
 
 
 def _last(draft: Draft, variable: Variable, clock: str, scope: Scope, by: object) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from worldformula import families
 from worldformula.formula.print.broken import WIDTH, Line, lines
 from worldformula.formula.print.definitions import Definition, Settings, definitions, factorised, flows_in_time, made
@@ -157,8 +159,15 @@ def _expected(node: Expectation, stacked: bool = False) -> str:
     below = product(node.q)
     if stacked and len(node.q) > 1:
         below = r"\substack{" + r", \\ ".join(map(factor, node.q)) + "}"
-    marks = r",\, ".join(m if m.startswith("K=") else rf"\mathrm{{{m}}}" for m in node.marks)
+    marks = r",\, ".join(map(_mark, node.marks))
     return rf"\mathbb{{E}}{f'^{{{marks}}}' if marks else ''}_{{{below}}}"
+
+
+def _mark(mark: str) -> str:
+    """What the sign of an expectation says: ``K=8``, ``exact``, ``resample=systematic``, ``ESS<0.5K``."""
+    key, sign, value = re.split("([=<])", mark) if re.search("[=<]", mark) else (mark, "", "")
+    written = value if key == "K" or sign == "<" else rf"\mathrm{{{value}}}" if sign else ""
+    return (key if key == "K" else rf"\mathrm{{{key}}}") + sign + written
 
 
 def _over(node: OverTime | OverSteps) -> str:

@@ -7,7 +7,17 @@ from itertools import islice
 from typing import Any
 
 from worldformula.formula.syntax.factor import Factor
-from worldformula.formula.syntax.nodes import Expectation, Node, Operator, OverTime, StopGradient, children, draws
+from worldformula.formula.syntax.nodes import (
+    Expectation,
+    Node,
+    Operator,
+    OverTime,
+    Product,
+    StopGradient,
+    children,
+    draws,
+    walk,
+)
 
 Parts = tuple[Node, ...]
 
@@ -98,6 +108,12 @@ def scored_draw(node: Node, own: Callable[[Expectation], bool]) -> Node | None:
         return next((vars(part)["_scored"] for part in parts if vars(part)["_scored"] is not None), None)
 
     return _remembered(node, "_scored", inside, found)  # type: ignore[no-any-return]
+
+
+def along_time(node: Expectation) -> Product:
+    """Of what an expectation draws, that which belongs to the steps of a sum over time inside: a whole trajectory."""
+    below = {n.index for n in walk(node.body) if isinstance(n, OverTime)}
+    return tuple(u for u in node.q if not u.factor.observed and u.factor.variable.index in below)
 
 
 def _remembered(node: Node, where: str, inside: Callable[[Node], Parts], found: Callable[[Node, Parts], Any]) -> Any:
