@@ -37,6 +37,7 @@ from worldformula import (
 from worldformula.errors import FormulaError, NoClosedFormError, TimeError, UnknownVariableError
 from worldformula.formula.graph.graph import graph
 from worldformula.formula.ops import recursions
+from worldformula.formula.ops.posterior import drawn_states
 
 K = 3
 
@@ -299,6 +300,28 @@ def test_a_state_of_one_step_and_data_that_read_two(path, zeroth):
     np.testing.assert_allclose(
         numbers(run(Smoothed(chain, "z"), path, **given).value), np.stack([w[2] for w in want]), atol=1e-10
     )
+
+
+def test_drawn_paths_have_the_law_of_the_posterior():
+    """Every path as often as its probability says: within four standard errors, resets included."""
+    (trans, emit, start), tables = gaussian(2)
+    hmm = Chain("t", trans * emit, over="z", initial=start, reset="first")
+    x, draws = torch.randn(1, 4, 2), 20000
+    first = torch.tensor([[False, False, True, False]])
+    found = drawn_states(hmm, seed=0, x=x.expand(draws, 4, 2), first=first.expand(draws, 4))["z"]
+    assert found.shape == (draws, 4, 2)
+    begin, pairs, own = tables(x[0])
+    halves = [every_path(begin, pairs[a:b], own[a:b]) for a, b in ((0, 2), (2, 4))]
+    joint = {p + q: v + w for p, v in halves[0].items() for q, w in halves[1].items()}
+    total = logsumexp(list(joint.values()))
+    counts = dict.fromkeys(joint, 0)
+    for path in found.argmax(-1).tolist():
+        counts[tuple(path)] += 1
+    for path, value in joint.items():
+        p = np.exp(value - total)
+        assert abs(counts[path] / draws - p) < 4 * np.sqrt(p * (1 - p) / draws) + 1e-4, path
+    again = drawn_states(hmm, seed=0, x=x.expand(draws, 4, 2), first=first.expand(draws, 4))["z"]
+    assert torch.equal(found, again)
 
 
 # --------------------------------------------------------------------------------------------------- flags and calls

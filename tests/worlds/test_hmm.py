@@ -15,6 +15,8 @@ SIZES = {
     "bits": hmm.tiny(),
     "numbers": hmm.Sizes(X, 4, "numbers"),
     "actions": hmm.Sizes(X, 3, actions=2),
+    "places": hmm.Sizes(X, 3, places=4),
+    "all of it": hmm.Sizes(X, 3, "numbers", actions=2, places=4),
 }
 
 
@@ -52,8 +54,8 @@ def test_code_is_interpreter_and_a_step_lowers_the_loss(name):
 def by_hand(world, x, first):
     """−log p(x) and the beliefs of a row, by probabilities in NumPy."""
     moves = world.prior.factors[0].net
-    table, start = (log_softmax(w.detach().numpy().astype(float), -1) for w in (moves.table, moves.first))
-    rates = expit(world.heads["x"].net.loc.detach().numpy().astype(float))
+    table, start = (log_softmax(w.detach().numpy().astype(float), -1) for w in (moves.stay.rows, moves.first))
+    rates = expit(world.heads["x"].net.loc.rows.detach().numpy().astype(float))
     total, beliefs, law = 0.0, [], None
     for row, begins in zip(x.numpy(), first.numpy(), strict=True):
         ahead = np.exp(start) if begins or law is None else law @ np.exp(table)
@@ -84,17 +86,30 @@ def test_a_dream_from_nothing_begins_with_the_first_state():
     moves = world.prior.factors[0].net
     with torch.no_grad():
         moves.first.copy_(torch.tensor([-20.0, 20.0, -20.0]))
-        moves.table.copy_(40 * torch.roll(torch.eye(3), 1, 1))  # 0 → 1 → 2 → 0
+        moves.stay.rows.copy_(40 * torch.roll(torch.eye(3), 1, 1))  # 0 → 1 → 2 → 0
     dream = world.imagine(world.initial(2), horizon=4, seed=0)
     assert dream["z"][:, 1:].argmax(-1).tolist() == [[1, 2, 0, 1]] * 2
     torch.testing.assert_close(dream["b"][:, 1:], dream["z"][:, 1:])
     rates = world.decode(dream)["x"][:, 1]
-    torch.testing.assert_close(rates, moves_of(world).loc[1].sigmoid().expand(2, X))
+    torch.testing.assert_close(rates, moves_of(world).loc.rows[1].sigmoid().expand(2, X))
 
 
 def moves_of(world):
     """The network of what is seen."""
     return world.heads["x"].net
+
+
+def test_places_are_mixtures_that_may_change():
+    """With transitions that keep the state it is a mixture of products over the whole row of steps."""
+    torch.manual_seed(4)
+    world = hmm.build(hmm.Sizes(3, 2, places=4))
+    with torch.no_grad():
+        world.prior.factors[0].net.stay.rows.copy_((60 * torch.eye(2)).expand(4, 2, 2))
+    x = torch.rand(5, 4, 3).bernoulli()
+    rates = expit(world.heads["x"].net.loc.rows.detach().double().numpy())  # [4, 2, 3]
+    each = bernoulli.logpmf(x.numpy()[:, :, None], rates[None]).sum((1, 3))
+    found = world.loss(x=x, first=torch.zeros(5, 4, dtype=torch.bool)).value
+    assert found.item() == pytest.approx(-np.mean(logsumexp(each - np.log(2), -1)), rel=1e-5)
 
 
 def test_more_states_explain_more_after_learning():
@@ -111,7 +126,7 @@ def test_more_states_explain_more_after_learning():
         loss.backward()
         optimiser.step()
     assert loss.item() < 0.5  # nats of a sequence; without time each of its 6 rows is a coin, 6 log 2
-    assert logsumexp(log_softmax(world.prior.factors[0].net.table.detach().numpy(), -1).max(-1)) > -0.1
+    assert logsumexp(log_softmax(world.prior.factors[0].net.stay.rows.detach().numpy(), -1).max(-1)) > -0.1
 
 
 def test_sizes_are_checked():

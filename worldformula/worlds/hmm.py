@@ -48,18 +48,21 @@ class Sizes:
     """``bits`` are Bernoulli, ``numbers`` Normal."""
     actions: int = 0
     """Width of a_t; 0 for a model without actions."""
+    places: int = 0
+    """How many first steps have tables of their own, p(z_t|z_{t-1},t) and p(x_t|z_t,t); 0: all share one."""
 
     def __post_init__(self) -> None:
-        if self.pixels < 1 or self.states < 2 or self.actions < 0 or self.observed not in ("bits", "numbers"):
+        known = (self.pixels, self.states - 1, self.actions + 1, self.places + 1)
+        if min(known) < 1 or self.observed not in ("bits", "numbers"):
             raise ConfigError(
-                f"expected pixels ≥ 1, states ≥ 2, actions ≥ 0 and observed 'bits' or 'numbers', got {self.pixels}, "
-                f"{self.states}, {self.actions} and {self.observed!r}"
+                f"expected pixels ≥ 1, states ≥ 2, actions ≥ 0, places ≥ 0 and observed 'bits' or 'numbers', got "
+                f"{self.pixels}, {self.states}, {self.actions}, {self.places} and {self.observed!r}"
             )
 
 
-def digits() -> Sizes:
-    """The rows of an 8 × 8 digit as time: enough states to know which row of what it is."""
-    return Sizes(pixels=8, states=128)
+def rows() -> Sizes:
+    """The rows of an 8 × 8 digit as time, each with tables of its own: a mixture that may change its mind."""
+    return Sizes(pixels=8, states=32, places=8)
 
 
 def tiny() -> Sizes:
@@ -70,52 +73,73 @@ def tiny() -> Sizes:
 # ---------------------------------------------------------------------------------------------------------- networks
 
 
+class Table(nn.Module):
+    """z [N, K] to a row of a table, [N, width]; of the table of its step, where ``places`` have one each."""
+
+    def __init__(self, start: Tensor, places: int) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(start)
+        self.places = places
+
+    def forward(self, z: Tensor, t: Tensor | None = None) -> Tensor:
+        """``t`` [N] counts from 1; behind the last place its table holds."""
+        if t is None:
+            return z @ self.rows
+        place = (t.long() - 1).clamp(0, self.places - 1)
+        return torch.einsum("ni,nij->nj", z, self.rows[place])
+
+
+def table(sizes: Sizes, width: int, scale: float, middle: Tensor | float = 0.0) -> Table:
+    """A table that begins at random around ``middle``."""
+    shape = (sizes.states, width)
+    return Table(middle + scale * torch.randn(*((sizes.places,) if sizes.places else ()), *shape), sizes.places)
+
+
 class Moves(nn.Module):
-    """Logits of p(z_t|z_{t-1}, a_{t-1}); without a state, or behind zeros, those of p(z_1)."""
+    """Logits of p(z_t|z_{t-1}, a_{t-1}, t); without a state, or behind zeros, those of p(z_1)."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.first = nn.Parameter(torch.zeros(sizes.states))
-        self.table = nn.Parameter(0.1 * torch.randn(sizes.states, sizes.states))
+        self.stay = table(sizes, sizes.states, 0.1, 3 * torch.eye(sizes.states) if sizes.places else 0.0)
         self.acted = nn.Parameter(torch.zeros(sizes.actions, sizes.states, sizes.states)) if sizes.actions else None
 
     def forward(self, *given: Tensor) -> Tensor:
-        """Nothing to [K], [N, K] (and [N, A]) to [N, K]."""
+        """Nothing to [K]; z [N, K], and with actions a [N, A], and with places t [N], to [N, K]."""
         if not given:
             return self.first
-        z, *a = given
-        logits = z @ self.table
-        if a and self.acted is not None:
-            logits = logits + torch.einsum("ni,na,aij->nj", z, a[0], self.acted)
+        z, *others = given
+        logits = self.stay(z, others[-1] if self.stay.places else None)
+        if self.acted is not None:
+            logits = logits + torch.einsum("ni,na,aij->nj", z, others[0], self.acted)
         return torch.where(z.sum(-1, keepdim=True) == 0, self.first, logits)
 
 
 class Readout(nn.Module):
-    """z [N, K] to the parameters of p(x_t|z_t): logits [N, X], or loc and scale."""
+    """z [N, K], and with places t [N], to the parameters of p(x_t|z_t,t): logits [N, X], or loc and scale."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.numbers = sizes.observed == "numbers"
-        self.loc = nn.Parameter(torch.randn(sizes.states, sizes.pixels))
-        self.scale = nn.Parameter(torch.full((sizes.states, sizes.pixels), 0.5)) if self.numbers else None
+        self.loc = table(sizes, sizes.pixels, 1.0)
+        self.scale = table(sizes, sizes.pixels, 0.0, 0.5) if sizes.observed == "numbers" else None
 
-    def forward(self, z: Tensor) -> Tensor | dict[str, Tensor]:
-        """One row of each table."""
-        if self.scale is None:
-            return z @ self.loc
-        return {"loc": z @ self.loc, "scale": F.softplus(z @ self.scale) + 1e-3}
+    def forward(self, z: Tensor, *t: Tensor) -> Tensor | dict[str, Tensor]:
+        """A row of each table."""
+        loc: Tensor = self.loc(z, *t)
+        return loc if self.scale is None else {"loc": loc, "scale": F.softplus(self.scale(z, *t)) + 1e-3}
 
 
 def filtering(moves: Moves, readout: Readout, family: Family, sizes: Sizes) -> Callable[..., Tensor]:
     """The belief of the next step from that of the last one, [N, K], and x [N, X]: eqs. 19 and 20, normalised."""
     states, shape = sizes.states, (sizes.pixels,)
 
-    def step(b: Tensor, x: Tensor, *a: Tensor) -> Tensor:
-        every, rows = torch.eye(states, dtype=b.dtype, device=b.device), len(b)
+    def step(b: Tensor, x: Tensor, *others: Tensor) -> Tensor:
+        every, n = torch.eye(states, dtype=b.dtype, device=b.device), len(b)
         law = torch.where(b.sum(-1, keepdim=True) == 0, 0.0, b.clamp_min(torch.finfo(b.dtype).tiny).log())
-        before, now = every.repeat(rows, 1), [v.repeat_interleave(states, 0) for v in (x, *a)]
-        pair = moves(before, *now[1:]).log_softmax(-1).unflatten(0, (rows, states))
-        own = family.log_prob(family.params(readout(before), shape, {}), now[0], 1).unflatten(0, (rows, states))
+        z, (x, *read) = every.repeat(n, 1), [v.repeat_interleave(states, 0) for v in (x, *others)]
+        pair = moves(z, *read).log_softmax(-1).unflatten(0, (n, states))
+        params = family.params(readout(z, *read[len(read) - bool(sizes.places) :]), shape, {})
+        own = family.log_prob(params, x, 1).unflatten(0, (n, states))
         return normalised(joined(law, moves().log_softmax(-1), pair, own, first=1)).exp()
 
     return step
@@ -126,15 +150,15 @@ def filtering(moves: Moves, readout: Readout, family: Family, sizes: Sizes) -> C
 
 def build(sizes: Sizes) -> World:
     """A hidden Markov model; ``world.loss(x=[B, T, X], first=[B, T])`` is −log p(x), and a=[B, T, A] with actions."""
-    act, states = ",a_{t-1}" if sizes.actions else "", sizes.states
+    act, place, states = ",a_{t-1}" if sizes.actions else "", ",t" if sizes.places else "", sizes.states
     moves, readout = Moves(sizes), Readout(sizes)
-    trans = OneHot(f"p(z_t|z_{{t-1}}{act})", moves, shape=states)
+    trans = OneHot(f"p(z_t|z_{{t-1}}{act}{place})", moves, shape=states)
     start = OneHot("p(z_1)", moves, shape=states)
     law = Bernoulli if sizes.observed == "bits" else Normal
-    emit = law("p(x_t|z_t)", readout, shape=sizes.pixels)
+    emit = law(f"p(x_t|z_t{place})", readout, shape=sizes.pixels)
     update = filtering(moves, readout, bernoulli if sizes.observed == "bits" else normal, sizes)
     chain = Chain("t", trans * emit, over="z", initial=start, reset="first")
-    see = Deterministic(f"b_t = filter(b_{{t-1}}, x_t{act})", update, shape=states)
+    see = Deterministic(f"b_t = filter(b_{{t-1}}, x_t{act}{place})", update, shape=states)
     post = OneHot("q(z_t|b_t)", lambda b: {"probs": b}, shape=states)
     known = Deterministic("b_t = known(z_t, b_{t-1})", lambda z, _: z, shape=states)
     return World(prior=trans * known, posterior=see * post, heads=[emit], loss=-Evidence(chain).mean())
@@ -155,7 +179,7 @@ SYSTEM = System(
   pages   = {257--286},
   year    = {1989},
 }""",
-    presets={"digits": digits, "tiny": tiny},
+    presets={"rows": rows, "tiny": tiny},
     build=build,
     summary="A hidden Markov model, learnt by the gradient of its exact likelihood; its state is the exact belief.",
 )
@@ -165,9 +189,9 @@ if __name__ == "__main__":
     world = build(tiny())
     print(world.loss, world.loss.code, sep="\n\n")
     optimiser = torch.optim.Adam(world.parameters(), lr=1e-2)
-    rows, first = torch.rand(32, 8, 8).bernoulli(), torch.zeros(32, 8, dtype=torch.bool)
-    before = world.loss(x=rows, first=first).value
+    x, first = torch.rand(32, 8, 8).bernoulli(), torch.zeros(32, 8, dtype=torch.bool)
+    before = world.loss(x=x, first=first).value
     before.backward()
     optimiser.step()
-    after = world.loss(x=rows, first=first).value
+    after = world.loss(x=x, first=first).value
     print(f"one step: {before.item():.3f} -> {after.item():.3f} nats per sequence")

@@ -3,6 +3,7 @@ r"""What the data of a discrete chain say of its states: p(z_t|x_{1:t}), p(z_t|x
     Filtered(hmm)       p(z_t|x_{1:t})                    the forward recursion
     Smoothed(hmm)       p(z_t|x_{1:T})                    and one backwards (Rabiner 1989, section III.B)
     Viterbi(hmm)        argmax_{z_{1:T}} p(z_{1:T}, x_{1:T})                          (Viterbi 1967)
+    drawn_states(hmm, x=…)      z_{1:T} from p(z_{1:T}|x_{1:T})                       (Frühwirth-Schnatter 1994)
 
 The two laws are probabilities ``[B, T, S]`` of the S values of the state, in the order of its family's support: the
 classes of a OneHot or Categorical. They have exact gradients; the path has none.
@@ -11,9 +12,11 @@ classes of a OneHot or Categorical. They have exact gradients; the path has none
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from worldformula.errors import FormulaError, near
@@ -22,13 +25,30 @@ from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.ops.chain import Chain
 from worldformula.formula.ops.chain_tables import Tables, tables
 from worldformula.formula.ops.evidence import OverChain, checked, series
-from worldformula.formula.ops.recursions import best_path, smoothed, unseen
+from worldformula.formula.ops.recursions import best_path, drawn_path, smoothed, unseen
 from worldformula.formula.plan import clocks
 from worldformula.formula.plan.plan import Op
 from worldformula.formula.plan.scope import Scope
 from worldformula.formula.print import latex, mathml
 from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.spelling import keyword
+
+
+def in_time(node: OverChain, lowering: Any, scope: Scope) -> tuple[Tables, Callable[[str], str]]:
+    """The tables of a chain, and what gives one of all steps, ``[B, T, ...]``; one that steps share stays as it is."""
+    node.refuse_inside(scope)
+    clock = node.chain.clock
+    clocks.enter_time(lowering, clock)
+    outer, lowering.flags_of_time = lowering.flags_of_time, clocks.counted_steps(lowering, clock)
+    known = tables(lowering, node.chain, scope.at_time(clock.index, "time sum").part())
+    lowering.flags_of_time = outer
+
+    def whole(name: str) -> str:
+        if not lowering.is_step(name):
+            return name
+        return str(lowering.add(f"{name}_series", Op("", "series", (name,), rank=lowering.rank(name) + 1)))
+
+    return known, whole
 
 
 class Among:
@@ -62,25 +82,13 @@ class OfStates(OverChain):
 
     variable: Variable
 
-    def found(self, lowering: Any, known: Tables, whole: Any) -> str:
+    def found(self, lowering: Any, known: Tables, whole: Callable[[str], str]) -> str:
         """The operation of the result, from the tables; ``whole`` gives a table of all steps."""
         raise NotImplementedError
 
     def lower(self, lowering: Any, scope: Scope) -> str:
         """The recursion, and what follows from it behind the loop."""
-        self.refuse_inside(scope)
-        clocks.enter_time(lowering, self.chain.clock)
-        outer, lowering.flags_of_time = lowering.flags_of_time, clocks.counted_steps(lowering, self.chain.clock)
-        known = tables(lowering, self.chain, scope.at_time(self.chain.index, "time sum").part())
-        lowering.flags_of_time = outer
-
-        def whole(name: str) -> str:
-            if not lowering.is_step(name):
-                return name
-            rank = lowering.rank(name) + 1
-            return str(lowering.add(f"{name}_series", Op("", "series", (name,), rank=rank)))
-
-        return self.found(lowering, known, whole)
+        return self.found(lowering, *in_time(self, lowering, scope))
 
     @property
     def _sizes(self) -> tuple[int, ...]:
@@ -108,7 +116,7 @@ class FilteredNode(OfStates):
         """P with the state and what is known."""
         return law_of(self.variable, self.chain, past=True)
 
-    def found(self, lowering: Any, known: Tables, whole: Any) -> str:
+    def found(self, lowering: Any, known: Tables, whole: Callable[[str], str]) -> str:
         """The laws of the loop."""
         law = whole(known.law)
         return self._law(lowering, str(lowering.add("filtered", Op("", "function", (law,), how="exp", rank=2))))
@@ -128,7 +136,7 @@ class SmoothedNode(OfStates):
         """Two recursions."""
         return f"exact: the recursion over {self.chain.index}, forwards and backwards, every state", "exact"
 
-    def found(self, lowering: Any, known: Tables, whole: Any) -> str:
+    def found(self, lowering: Any, known: Tables, whole: Callable[[str], str]) -> str:
         """Backwards over the laws of the loop."""
         begins = whole(lowering.call("begins", unseen, known.before))
         args = (whole(known.law), whole(known.pair), begins)
@@ -158,7 +166,7 @@ class ViterbiNode(OfStates):
         """Viterbi's algorithm."""
         return f"exact: the most probable path over {self.chain.index} (Viterbi)", "none"
 
-    def found(self, lowering: Any, known: Tables, whole: Any) -> str:
+    def found(self, lowering: Any, known: Tables, whole: Callable[[str], str]) -> str:
         """Forwards with maxima, and back along them."""
         begins = whole(lowering.call("begins", unseen, known.before))
         args = (whole(known.own), whole(known.pair), whole(known.start), begins)
@@ -215,3 +223,51 @@ def Smoothed(chain: Chain, state: str | None = None) -> Expression:
 def Viterbi(chain: Chain, state: str | None = None) -> Expression:
     """The most probable path of a chain: the values of a state at all steps, ``[B, T, *shape]``; as of `Filtered`."""
     return _node(ViterbiNode, "Viterbi", chain, state)
+
+
+# ------------------------------------------------------------------------------------------------------ whole paths
+
+
+@dataclass(frozen=True, eq=False)
+class Backwards(OverChain):
+    """What drawing a path needs, by name: the laws of the states so far, the transitions, and where sequences begin."""
+
+    symbol = Sign("backwards", r"\mathrm{backwards}", "<mi>backwards</mi>")
+
+    def lower(self, lowering: Any, scope: Scope) -> str:
+        """Three tables of all steps."""
+        known, whole = in_time(self, lowering, scope)
+        begins = whole(lowering.call("begins", unseen, known.before))
+        named = {"laws": whole(known.law), "pair": whole(known.pair), "begins": begins}
+        return str(lowering.add("tables", Op("", "group", tuple(named.values()), how=" ".join(named))))
+
+
+@torch.no_grad()
+def drawn_states(
+    chain: Chain, *, seed: int | None = None, generator: torch.Generator | None = None, **data: Any
+) -> dict[str, Tensor]:
+    """z_{1:T} from p(z_{1:T}|x_{1:T}), exactly: forward filtering, backward sampling (Frühwirth-Schnatter 1994).
+
+    Args:
+        chain: a `Chain`.
+        seed: of the draws; or ``generator``, or torch's own.
+        generator: where the draws come from.
+        data: what the chain reads, ``[B, T, ...]`` by name, as `Evidence` takes them. For several draws of a row repeat
+            it: ``x.repeat_interleave(K, 0)``.
+
+    Returns:
+        The values of every state by name, ``[B, T, *shape]``.
+
+    Raises:
+        FormulaError: no chain.
+    """
+    known = Expression(Backwards(checked("drawn_states", chain)))(**data).value
+    rng = generator if seed is None else torch.Generator(known["laws"].device).manual_seed(seed)
+    states = drawn_path(known["laws"], known["pair"], known["begins"], rng)
+    factors = {u.factor.variable: u.factor for u in chain.states}
+    supports = [factors[v].family.support(factors[v].shape or ()) for v in chain.hidden]  # type: ignore[union-attr]
+    sizes = tuple(map(len, supports))
+    return {
+        v.key: Valued(support, sizes, place, v.key)(states)
+        for place, (v, support) in enumerate(zip(chain.hidden, supports, strict=True))
+    }

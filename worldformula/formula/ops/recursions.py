@@ -117,6 +117,26 @@ def best_path(own: Tensor, pair: Tensor, start: Tensor, begins: Tensor, *, first
     return torch.stack(path[::-1], 1)
 
 
+def drawn_path(laws: Tensor, pair: Tensor, begins: Tensor, rng: torch.Generator | None) -> Tensor:
+    """Numbers of states [B, T] from p(z_{1:T}|x_{1:T}), the last step first: z_t ∝ α_t(i) p(z_{t+1}|i).
+
+    Args:
+        laws: log p(z_t|x_{≤t}) [B, T, S].
+        pair: log p(z_t|z_{t-1}), [S, S] or [B, T, S, S].
+        begins: whether a sequence begins at the step, [B, T].
+        rng: where the draws come from.
+    """
+    path: list[Tensor] = []
+    for t in range(laws.shape[1] - 1, -1, -1):
+        law = laws[:, t]
+        if path:
+            table = _pairs(pair, t + 1).expand(len(law), -1, -1)
+            into = table.gather(-1, path[-1][:, None, None].expand(-1, law.shape[-1], 1)).squeeze(-1)
+            law = torch.where(begins[:, t + 1, None], law, law + into)
+        path.append(torch.multinomial(law.softmax(-1), 1, generator=rng).squeeze(-1))
+    return torch.stack(path[::-1], 1)
+
+
 # ------------------------------------------------------------------------------------------------------ tables of laws
 
 
