@@ -484,7 +484,7 @@ REFUSED = {
     "two numbers of particles": (
         lambda m, s, q: Sum("t", E(q, log(s), samples=4) + E(q, log(m), samples=3)),
         TimeError,
-        "z_t is drawn by two E with different samples=",
+        "z_t is drawn by two E of different samples=, or beside different factors",
     ),
     "a term outside": (
         lambda m, s, q: Sum("t", E(q, log(s), samples=4) + E(q, log(m))),
@@ -499,6 +499,13 @@ REFUSED = {
         ),
         TimeError,
         "the same particles are weighted in two ways",
+    ),
+    "a filter of whole trajectories": (
+        lambda m, s, q: (
+            E(q, Sum("t", log(s)), samples=4) + Sum("t", log(E(q, ratio(s * m, q), samples=4, resample="systematic")))
+        ),
+        FormulaError,
+        "draws too, which does not, or in another way\nwrite one resample= in both, or two formulas",
     ),
     "weights without particles": (
         lambda m, s, q: Sum("t", log(E(q, exp(log(Normal("p(x_t)", shape=1))), samples=4, resample="systematic"))),

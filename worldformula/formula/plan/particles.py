@@ -110,13 +110,14 @@ def _find_axes(draft: Draft, node: Node, expectations: list[Expectation], indice
     draft.through = {v: known for v, each in through.items() if (known := tuple(a for a in each if a in kept))}
     if twice := next((v for v, each in own.items() if len(each & kept) > 1), None):
         raise TimeError(
-            f"{twice} is drawn by two E with different samples=, and later steps read one of them\n"
-            f"write one samples= in both, or give one of them factors of its own, q.fresh() and names of its own"
+            f"{twice} is drawn by two E of different samples=, or beside different factors, and later steps read one\n"
+            f"write the same product and samples= in both, or two formulas"
         )
 
 
 def filters(draft: Draft, node: Node) -> None:
     """Write what the filters of a formula do at the beginning of a step."""
+    expectations = [n for n in walk(node) if isinstance(n, Expectation)]
     for clock in [n for n in walk(node) if isinstance(n, OverTime)]:
         for e in [n for n in walk(clock.body) if isinstance(n, Expectation)]:
             if e.resample is None:
@@ -129,8 +130,12 @@ def filters(draft: Draft, node: Node) -> None:
                 )
             if axis is None:
                 continue
-            if draft.resampled.setdefault(axis, e.resample) != e.resample:
-                raise FormulaError(f"{text(e)}: the same draws are resampled in two ways\nwrite one resample= in both")
+            for other in expectations:
+                if draft.particles.get(id(other)) == axis and other.resample != e.resample:
+                    raise FormulaError(
+                        f"{text(e)} resamples what {text(other)} draws too, which does not, or in another way\n"
+                        f"write one resample= in both, or two formulas"
+                    )
             if axis not in draft.filters:
                 enter_time(draft, clock)
                 write_filter(draft, clock.index, axis, e.resample)
