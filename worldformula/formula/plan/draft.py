@@ -213,7 +213,8 @@ class Draft(Assignments):
                     f"what is carried\nto the next step, which is one value; give the batch more rows instead, "
                     f"x.repeat_interleave(K, 0): their mean is that of K samples, and a log of it is yours to take"
                 )
-            if missing := ", ".join(sorted(self.absent(name))):
+            weight = name in {self.carries.get(each.key) for each in self.filters.values()}  # 0 where a row lacks data
+            if not weight and (missing := ", ".join(sorted(self.absent(name)))):
                 raise FormulaError(
                     f"{op.factor or op.name} is made of {missing}, which some rows lack (present=), and is carried to "
                     f"later steps\nlet it read a draw of PoE([prior, q]) or MoE, whose experts are left out there"
