@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.formula.filters import (
     FILTERS,
@@ -43,6 +44,7 @@ from worldformula import (
     total,
 )
 from worldformula.errors import FormulaError, GradientError, TimeError
+from worldformula.nets.transformer import CausalTransformer
 
 KINDS = {"trajectories": None, **FILTERS}
 
@@ -292,6 +294,46 @@ def test_what_no_draw_leads_to_is_carried_once():
     }  # fmt: skip
 
 
+def test_particles_of_each_draw_around_them():
+    """E over s of the bound of whole trajectories given s: an axis of particles inside one of draws."""
+    outer, K, B, T = 2, 3, 4, 5
+    scale = Normal("q(s)", shape=1)
+    guide = Normal("q(z_t|z_{t-1},s)", Line(0.5, 0.5, scale=1.0), shape=1)
+    see = Normal("p(x_t|z_t)", Line(1.0, scale=SEE), shape=1)
+    formula = E(scale, log(E(guide, exp(Sum("t", log(see))), samples=K)), samples=outer)
+    given = log(E(guide, exp(Sum("t", log(see))), samples=K))
+    x = rows(series(T), B)
+    noise = {"s": torch.randn(outer, B, 1), "z": torch.randn(K, outer, B, T, 1)}
+    each = [given(x=x, s=s, noise={"z": z}).value for s, z in zip(noise["s"], noise["z"].unbind(1), strict=True)]
+    for run in (formula, formula.interpret):
+        torch.testing.assert_close(run(x=x, noise=noise).value, torch.stack(each).mean(0))
+
+
+def test_rows_without_data_weigh_nothing():
+    move, see, _ = factors()
+    x, has = rows(series(6), 3), torch.tensor([[1, 1, 0, 1, 1, 1], [1] * 6, [1, 0, 1, 0, 1, 0]])
+    again = Resample("systematic", ess=0.5)
+    step = log(E(move, ratio(see * move, move), samples=4, resample=again))
+    noise = Sum("t", step).noise(x=x)
+    expected = Sum("t", step, mask="has")(x=x, has=has, noise=noise).value
+    torch.testing.assert_close(Sum("t", step)(x=x, present={"x": has}, noise=noise).value, expected)
+
+
+def test_the_last_value_weighs_whole_trajectories():
+    """log p(y|z_T) beside the sum, inside the E: as one more observation of the last step."""
+    move, see, guide = factors()
+    end = Normal("p(y|z_T)", Line(1.0, scale=SEE), shape=1)
+    weight = Sum("t", log(see * move) - log(guide)) + log(end)
+    formula = log(E(guide, exp(weight), samples=3))
+    x, y, noise = rows(series(5), 2), torch.randn(2, 1), {"z": torch.randn(3, 2, 5, 1)}
+    one = Sum("t", E(guide, log(see * move) - log(guide)))
+    outs = [one(x=x, noise={"z": z}) for z in noise["z"]]
+    seen = [torch.distributions.Normal(o.samples["z"][:, -1], SEE).log_prob(y)[:, 0] for o in outs]
+    expected = torch.stack([o.value + s for o, s in zip(outs, seen, strict=True)]).logsumexp(0) - math.log(3)
+    for run in (formula, formula.interpret):
+        torch.testing.assert_close(run(x=x, y=y, noise=noise).value, expected)
+
+
 def test_older_steps_are_those_of_the_ancestors():
     K, B, T = 5, 3, 8
     move = Normal("p(z_t|z_{t-1},z_{t-2})", Line(1.2, -0.5, scale=MOVE), shape=1)
@@ -484,7 +526,7 @@ REFUSED = {
     "two numbers of particles": (
         lambda m, s, q: Sum("t", E(q, log(s), samples=4) + E(q, log(m), samples=3)),
         TimeError,
-        "z_t is drawn by two E with different samples=",
+        "z_t is drawn by two E of different samples=, or beside different factors",
     ),
     "a term outside": (
         lambda m, s, q: Sum("t", E(q, log(s), samples=4) + E(q, log(m))),
@@ -499,6 +541,20 @@ REFUSED = {
         ),
         TimeError,
         "the same particles are weighted in two ways",
+    ),
+    "a filter of whole trajectories": (
+        lambda m, s, q: (
+            E(q, Sum("t", log(s)), samples=4) + Sum("t", log(E(q, ratio(s * m, q), samples=4, resample="systematic")))
+        ),
+        FormulaError,
+        "draws too, which does not, or in another way\nwrite one resample= in both, or two formulas",
+    ),
+    "a history of particles": (
+        lambda m, s, q: log(
+            E(Normal("q(z_t|z_{<t})", CausalTransformer(1, 2), shape=1), exp(Sum("t", log(s))), samples=4)
+        ),
+        TimeError,
+        "is the history of what is drawn several times (samples=), and a history is one value a row",
     ),
     "weights without particles": (
         lambda m, s, q: Sum("t", log(E(q, exp(log(Normal("p(x_t)", shape=1))), samples=4, resample="systematic"))),
@@ -530,6 +586,28 @@ def test_the_sign_and_the_table_say_what_is_computed():
     assert "multinomial resampling at every step" in kept
     assert "score of the ancestors" in kept
     assert "8 whole trajectories" in str(iwae(*factors(), 8).explain())
+
+
+class Waiting(TorchDispatchMode):
+    """Notes what would wait for a device: the value of a tensor, and shapes that depend on one."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if any(name in str(func) for name in ("_local_scalar_dense", "nonzero", "unique")):
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nothing_waits_for_the_device(kind):
+    x, formula = rows(series(6), 3), bound(kind)
+    formula(x=x)  # the first call looks at its data
+    with Waiting() as mode:
+        formula(x=x).value.sum().backward()
+    assert mode.found == []
 
 
 @pytest.mark.slow

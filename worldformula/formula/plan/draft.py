@@ -17,7 +17,6 @@ from worldformula.formula.runtime import filled, padded
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.nodes import Named, Node, OverTime, Product, Value
-from worldformula.formula.syntax.resample import Resample
 from worldformula.formula.syntax.spelling import greek
 from worldformula.formula.syntax.starts import begins, zeroth
 from worldformula.formula.syntax.text import text
@@ -44,8 +43,7 @@ class Draft(Assignments):
         self.paths: dict[int, Product] = {}  # by expectation, what it draws at the steps of a sum that stands inside
         self.particles: dict[int, int] = {}  # by expectation, the sample axis of draws that later steps read
         self.through: dict[Variable, tuple[int, ...]] = {}  # what such draws lead to, and its sample axes
-        self.resampled: dict[int, Resample] = {}  # by sample axis
-        self.filters: dict[int, Any] = {}
+        self.filters: dict[int, Any] = {}  # by sample axis, what resampling takes: see `resampling`
         self.ancestors: dict[int, str] = {}  # by sample axis, whose particles those at the beginning of a step are
         self.checks: dict[object, Check] = {}  # of numbers of the call
         self.valued: set[str] = set()  # the inputs that arithmetic reads
@@ -217,7 +215,8 @@ class Draft(Assignments):
                     f"what is carried\nto the next step, which is one value; give the batch more rows instead, "
                     f"x.repeat_interleave(K, 0): their mean is that of K samples, and a log of it is yours to take"
                 )
-            if missing := ", ".join(sorted(self.absent(name))):
+            weight = name in {self.carries.get(each.key) for each in self.filters.values()}  # 0 where a row lacks data
+            if not weight and (missing := ", ".join(sorted(self.absent(name)))):
                 raise FormulaError(
                     f"{op.factor or op.name} is made of {missing}, which some rows lack (present=), and is carried to "
                     f"later steps\nlet it read a draw of PoE([prior, q]) or MoE, whose experts are left out there"

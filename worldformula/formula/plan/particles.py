@@ -81,42 +81,60 @@ def _begun(draft: Draft, clock: OverTime, expectations: list[Expectation]) -> Ov
 
 def _find_axes(draft: Draft, node: Node, expectations: list[Expectation], indices: set[str]) -> None:
     """The sample axes of what is carried: those of the draws that it is made of, over however many steps."""
-    found: dict[Variable, set[int]] = {}
+    axes, own = _drawn_several_times(draft, expectations)
+    found = _reached(own, expectations)
+    read = [c for f in factors(node) for c in f.conditions] + [n.variable for n in walk(node) if isinstance(n, Value)]
+    carried = {v.at(0) for v in read if v.offset < 0 and v.index in indices and not v.past}
+    used = {axis for v in carried for axis in found.get(v, ())}
+    draft.particles = {place: axis for place, axis in axes.items() if axis in used or place in draft.paths}
+    kept = set(draft.particles.values())
+    through = {v: tuple(sorted(found.get(v, set()) & kept, reverse=True)) for v in carried}
+    draft.through = {v: several for v, several in through.items() if several}
+    if twice := next((v for v, each in own.items() if len(each & kept) > 1), None):
+        raise TimeError(
+            f"{twice} is drawn by two E of different samples=, or beside different factors, and later steps read one\n"
+            f"write the same product and samples= in both, or two formulas"
+        )
+    if past := next((v for v in read if v.past and found.get(v.at(0), set()) & kept), None):
+        raise TimeError(
+            f"{past} is the history of what is drawn several times (samples=), and a history is one value a row\n"
+            f"give the batch more rows instead, x.repeat_interleave(K, 0): their mean is that of K samples, and a log "
+            f"of it is yours to take"
+        )
+
+
+def _drawn_several_times(
+    draft: Draft, expectations: list[Expectation]
+) -> tuple[dict[int, int], dict[Variable, set[int]]]:
+    """The sample axis of every E of several draws, and what each variable is drawn with."""
     axes: dict[int, int] = {}
+    own: dict[Variable, set[int]] = {}
     for e in expectations:
         drawn = [u.factor for u in e.q if u.factor.family is not None]
-        timed = {f.variable for f in drawn if f.variable.index in indices}
-        if (e.samples or 1) > 1 and timed:
-            key = "particles", tuple(id(f) for f in drawn)
-            axes[id(e)] = axis = draft.axis(key, e.samples or 1)
-            for variable in timed:
-                found.setdefault(variable, set()).add(axis)
-    needs = {
-        v: {c.at(0) if c.index else c for c in u.factor.conditions}
-        for e in expectations for u in e.q if not u.factor.observed for v in u.factor.variables
-    }  # fmt: skip
-    own = dict(found)
+        if (e.samples or 1) > 1 and drawn:
+            axes[id(e)] = axis = draft.axis(("particles", tuple(id(f) for f in drawn)), e.samples or 1)
+            for factor in drawn:
+                own.setdefault(factor.variable, set()).add(axis)
+    return axes, own
+
+
+def _reached(own: dict[Variable, set[int]], expectations: list[Expectation]) -> dict[Variable, set[int]]:
+    """What draws lead to, through however many factors and steps: the axes of all that it is made of."""
+    needs: dict[Variable, set[Variable]] = {}
+    for factor in (u.factor for e in expectations for u in e.q if not u.factor.observed):
+        for variable in factor.variables:
+            needs.setdefault(variable, set()).update(c.at(0) if c.index else c for c in factor.conditions)
+    found = {v: set(each) for v, each in own.items()}
     while True:
         more = {v: set[int]().union(found.get(v, ()), *(found.get(c, ()) for c in cs)) for v, cs in needs.items()}
         if all(more[v] == found.get(v, set()) for v in more):
-            break
+            return found
         found |= more
-    read = [c for f in factors(node) for c in f.conditions] + [n.variable for n in walk(node) if isinstance(n, Value)]
-    carried = {v.at(0) for v in read if v.offset < 0 and v.index in indices and not v.past}
-    through = {v: tuple(sorted(found[v], reverse=True)) for v in carried if found.get(v)}
-    used = {axis for each in through.values() for axis in each}
-    draft.particles = {place: axis for place, axis in axes.items() if axis in used or place in draft.paths}
-    kept = set(draft.particles.values())
-    draft.through = {v: known for v, each in through.items() if (known := tuple(a for a in each if a in kept))}
-    if twice := next((v for v, each in own.items() if len(each & kept) > 1), None):
-        raise TimeError(
-            f"{twice} is drawn by two E with different samples=, and later steps read one of them\n"
-            f"write one samples= in both, or give one of them factors of its own, q.fresh() and names of its own"
-        )
 
 
 def filters(draft: Draft, node: Node) -> None:
     """Write what the filters of a formula do at the beginning of a step."""
+    expectations = [n for n in walk(node) if isinstance(n, Expectation)]
     for clock in [n for n in walk(node) if isinstance(n, OverTime)]:
         for e in [n for n in walk(clock.body) if isinstance(n, Expectation)]:
             if e.resample is None:
@@ -129,8 +147,12 @@ def filters(draft: Draft, node: Node) -> None:
                 )
             if axis is None:
                 continue
-            if draft.resampled.setdefault(axis, e.resample) != e.resample:
-                raise FormulaError(f"{text(e)}: the same draws are resampled in two ways\nwrite one resample= in both")
+            for other in expectations:
+                if draft.particles.get(id(other)) == axis and other.resample != e.resample:
+                    raise FormulaError(
+                        f"{text(e)} resamples what {text(other)} draws too, which does not, or in another way\n"
+                        f"write one resample= in both, or two formulas"
+                    )
             if axis not in draft.filters:
                 enter_time(draft, clock)
                 write_filter(draft, clock.index, axis, e.resample)

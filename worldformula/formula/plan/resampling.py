@@ -90,7 +90,10 @@ def weighted(draft: Draft, node: Expectation, value: Ref, axis: int | None) -> R
         value = draft.add("weight_here", here)
     total = value if known.left is None else binary(draft, "+", known.left, value)
     mean = draft.add("log_mean", Op("", "samples", (total,), how="logmeanexp", axis=axis))
-    new = draft.add(known.key, Op("", "call", (total, mean), target=filtering.carried_weights))
+    drawn_by: tuple[Ref, Ref] = (total, mean)
+    if known.left is None and known.score is None:  # all that the weights do is to draw, which has no gradient
+        drawn_by = unary(draft, "detach", total), unary(draft, "detach", mean)
+    new = draft.add(known.key, Op("", "call", drawn_by, target=filtering.carried_weights))
     if draft.carries.setdefault(known.key, new) != new:
         raise TimeError(
             f"{text(node)}: the same particles are weighted in two ways, and resampled by one\n"
