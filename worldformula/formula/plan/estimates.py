@@ -230,7 +230,7 @@ def _score(
         signal = binary(draft, "-", value, draft.add("others", others))
     for use in scored:
         logq = log_density(draft, (use,), scope)
-        if draft.of_row(logq) and not draft.of_row(value):  # rows that draw for themselves, and one number of them all
+        if draft.of_row(logq) and draft.common(value):  # rows that draw for themselves, and one number of them all
             axes = frozenset(draft.ops[str(logq)].axes)
             logq = over_batch(draft, "sum", logq, axes)
         if isinstance(logq, str) and axis is None:
