@@ -36,6 +36,7 @@ from worldformula.formula.factors.composed import (
     RelaxedOneHot,
     VonMisesFisher,
     Wrapped,
+    ZeroInflated,
 )
 from worldformula.formula.factors.experts import (
     MoE,
@@ -168,6 +169,7 @@ __all__ = [
     "VonMises",
     "VonMisesFisher",
     "Wrapped",
+    "ZeroInflated",
     "clamp",
     "each",
     "exp",
