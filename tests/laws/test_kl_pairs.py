@@ -65,6 +65,8 @@ BETWEEN = {  # closed forms, or sums over every value, of two families that diff
     ("laplace", "normal"), ("uniform", "normal"), ("gamma", "normal"), ("beta", "normal"), ("normal", "laplace"),
     ("beta", "uniform"), ("uniform", "beta"), ("bernoulli", "poisson"), ("one_hot", "bernoulli"),
     ("multivariate_normal", "normal"), ("low_rank_normal", "normal"), ("low_rank_normal", "multivariate_normal"),
+    ("normal", "multivariate_normal"), ("normal", "low_rank_normal"), ("multivariate_normal", "low_rank_normal"),
+    ("normal", "multivariate_normal"), ("normal", "low_rank_normal"), ("multivariate_normal", "low_rank_normal"),
     ("one_hot", "mixture"), ("bernoulli", "mixture"), ("categorical", "bernoulli"), ("categorical", "mixture"),
     ("bernoulli", "binomial"), ("binomial", "bernoulli"), ("binomial", "mixture"), ("categorical", "binomial"),
     ("one_hot", "binomial"), ("bernoulli", "zero_inflated"), ("binomial", "zero_inflated"),
