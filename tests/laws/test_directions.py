@@ -112,7 +112,7 @@ def angles(size, kappa, u):
     """The angles from loc of samples at this uniform noise, in float64."""
     loc = torch.eye(size, dtype=DOUBLE)[:1]
     way = torch.eye(size, dtype=DOUBLE)[1:2].expand(len(u), size)
-    noise = torch.cat((torch.tensor(u)[:, None], way), -1)
+    noise = torch.cat((torch.tensor(scipy.stats.norm.ppf(u))[:, None], way), -1)
     x = von_mises_fisher.sample((loc, torch.full((1, 1), kappa, dtype=DOUBLE)), noise)
     return torch.atan2(x[:, 1], x[:, 0]).numpy()
 
@@ -122,7 +122,8 @@ def test_gradient_of_a_sample_is_the_slope_of_its_quantile(size, kappa):
     u = np.linspace(0.01, 0.99, 25)
     k = torch.full((25, 1), kappa, dtype=DOUBLE, requires_grad=True)
     way = torch.eye(size, dtype=DOUBLE)[1:2].expand(25, size)
-    x = von_mises_fisher.sample((torch.eye(size, dtype=DOUBLE)[:1], k), torch.cat((torch.tensor(u)[:, None], way), -1))
+    first = torch.tensor(scipy.stats.norm.ppf(u))[:, None]
+    x = von_mises_fisher.sample((torch.eye(size, dtype=DOUBLE)[:1], k), torch.cat((first, way), -1))
     (gradient,) = torch.autograd.grad(x[:, 0].sum(), k)
     up, down = (np.cos(angles(size, kappa * (1 + s), u)) for s in (1e-5, -1e-5))
     assert gradient[:, 0].numpy() == pytest.approx((up - down) / (2e-5 * kappa), rel=1e-5, abs=1e-9)

@@ -27,7 +27,9 @@ from worldformula.families import (
     RelaxedBernoulliFamily,
     RelaxedOneHotFamily,
     TwoHotFamily,
+    UnlikeMixtureFamily,
     WrappedFamily,
+    ZeroInflatedFamily,
     bernoulli,
     beta,
     categorical,
@@ -53,6 +55,7 @@ from worldformula.families import (
     uniform,
     von_mises,
     von_mises_fisher,
+    zero_inflated,
 )
 from worldformula.families.objects import Wrapper
 
@@ -91,6 +94,9 @@ VALUES = [
     (FIVE, None, [2.0, 3.0], [2.5, 2.5], ["whole numbers", "[2.5, 2.5]"]),
     (poisson, None, [0.0, 12.0], [1.0, 2.5], ["whole number", "got 2.5"]),
     (negative_binomial, None, [0.0, 12.0], [1.0, -1.0], ["whole number", "got -1"]),
+    (zero_inflated, None, [0.0, 12.0], [1.0, 2.5], ["whole number", "got 2.5"]),
+    (ZeroInflatedFamily(base=BinomialFamily(total_count=5)), None, [0.0, 5.0], [1.0, 6.0], ["from 0 to 5", "got 6"]),
+    (UnlikeMixtureFamily(parts=(gamma, beta)), None, [0.5, 7.0], [0.5, -1.0], ["of at least 0 or from 0", "got -1"]),
     (geometric, None, [0.0, 12.0], [1.0, 2.5], ["whole number", "got 2.5"]),
     (BinomialFamily(total_count=5), None, [0.0, 5.0], [1.0, 6.0], ["from 0 to 5", "got 6"]),
     (LEVELS, None, [0.0, 7.0], [0.0, 8.0], ["from 0 to 7", "got 8"]),
@@ -166,6 +172,10 @@ PARAMETERS = [
     (von_mises_fisher, {"concentration": T([-0.1])}, "concentration= of at least 0, got -0.1"),
     (von_mises_fisher, {"loc": T([[0.0, 0.0], [0.6, 0.8]])}, "other than 0"),
     (logistic_normal, {"scale": T([1.0, -2.0])}, "scale= greater than 0, got -2"),
+    (zero_inflated, {"rate": T([-0.1])}, "rate= of at least 0"),
+    (zero_inflated, {"gate": T([1.5])}, "gate= from 0 to 1, got 1.5"),
+    (UnlikeMixtureFamily(parts=(normal, laplace)), {"laplace_scale": T([-1.0])}, "laplace component, expected scale="),
+    (UnlikeMixtureFamily(parts=(normal, laplace)), {"weights": T([-1.0, 1.0])}, "weights= of finite weights"),
     (poisson, {"rate": T([-0.1])}, "rate= of at least 0"),
     (negative_binomial, {"probs": T([1.1])}, "probs= from 0 to 1, got 1.1"),
     (negative_binomial, {"total_count": T([0.0])}, "total_count= greater than 0"),

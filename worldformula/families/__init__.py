@@ -42,10 +42,12 @@ from worldformula.families.tanh_normal import TanhNormalFamily, tanh_normal
 from worldformula.families.truncated_normal import TruncatedNormalFamily, truncated_normal
 from worldformula.families.two_hot import TwoHotFamily, two_hot
 from worldformula.families.uniform import UniformFamily, uniform
+from worldformula.families.unlike_mixture import UnlikeMixtureFamily
 from worldformula.families.von_mises import VonMisesFamily, von_mises
 from worldformula.families.von_mises_fisher import VonMisesFisherFamily, von_mises_fisher
 from worldformula.families.wrapped import WrappedFamily
 from worldformula.families.writing import Sign
+from worldformula.families.zero_inflated import ZeroInflatedFamily, zero_inflated
 
 for _name in ("pairs", "covariances"):  # they register the closed KLs of two families
     importlib.import_module(f"worldformula.families.{_name}")
@@ -84,9 +86,11 @@ __all__ = [
     "TruncatedNormalFamily",
     "TwoHotFamily",
     "UniformFamily",
+    "UnlikeMixtureFamily",
     "VonMisesFamily",
     "VonMisesFisherFamily",
     "WrappedFamily",
+    "ZeroInflatedFamily",
     "bernoulli",
     "beta",
     "binomial",
@@ -121,6 +125,7 @@ __all__ = [
     "uniform",
     "von_mises",
     "von_mises_fisher",
+    "zero_inflated",
 ]
 
 

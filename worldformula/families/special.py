@@ -223,13 +223,16 @@ def positive(x: Tensor, floor: Parameter) -> Tensor:
 
 
 def as_logits(family: Family, name: str, value: Parameter) -> Parameter:
-    """``probs`` as logits, a tensor clamped by one epsilon from 0 and 1; infinite logits as the largest finite ones."""
-    if name != "probs":
+    """``probs``, or a ``gate``, as logits, a tensor clamped by one epsilon from 0 and 1.
+
+    Infinite logits become the largest finite ones.
+    """
+    if name not in ("probs", "gate"):
         return finite(value) if isinstance(value, Tensor) else value
     if isinstance(value, Tensor):
         return torch.logit(wide(value), eps=torch.finfo(wide(value).dtype).eps)
     if not 0.0 < value < 1.0:
-        raise HeadError(f"{family.name}: probs as a number must lie strictly between 0 and 1, got {value}.")
+        raise HeadError(f"{family.name}: {name} as a number must lie strictly between 0 and 1, got {value}.")
     return math.log(value) - math.log1p(-value)
 
 

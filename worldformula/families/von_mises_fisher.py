@@ -6,7 +6,7 @@
 
 t is the angle to μ, an integral over which Gauss's rule does to rounding for every κ and D, so that no Bessel function
 is needed: e^κ·Z = (2π)^(D/2)·κ^(1-D/2)·I_(D/2-1)(κ). A sample turns μ by an angle that inverts the distribution
-function at one uniform number, towards a direction that Normal noise chooses, and carries the implicit gradient by κ
+function at one number, towards a direction that Normal noise chooses, and carries the implicit gradient by κ
 (Davidson et al. 2018, arXiv 1804.00891, reject; Figurnov et al. 2018, arXiv 1805.08498, is the gradient). κ = 0 is the
 uniform distribution, which is the standard one here.
 """
@@ -36,7 +36,6 @@ from worldformula.families.base import (
     shape_of,
     split_vectors,
     total,
-    uniform,
     wide,
 )
 from worldformula.families.closed import register_kl
@@ -45,7 +44,6 @@ from worldformula.families.special import (
     dtype_of,
     gauss_rule,
     implicit,
-    inside,
     positive,
     precise,
     precise_value,
@@ -156,10 +154,8 @@ class VonMisesFisherFamily(Family):
         self, shape: Shape, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:  # fmt: skip
-        """Uniform noise in [0, 1) first on the last axis, standard normal noise behind it."""
-        first = uniform((*shape[:-1], 1), dtype, device, generator)
-        rest = torch.randn((*shape[:-1], shape[-1] - 1), dtype=dtype, device=device, generator=generator)
-        return torch.cat((first, rest.to(first.dtype)), -1)
+        """Standard normal noise."""
+        return torch.randn(shape, dtype=dtype, device=device, generator=generator)
 
     def sample(self, params: Params, noise: Tensor) -> Tensor:
         """μ·cos t + v·sin t, where v is the normal noise without its part along μ, at length 1."""
@@ -169,7 +165,7 @@ class VonMisesFisherFamily(Family):
         way = noise64[..., 1:]
         if not isinstance(loc, Tensor):  # uniform
             return F.normalize(way, dim=-1).to(dtype_of(params, noise))
-        angle = _quantile(concentration, noise64[..., :1], loc.shape[-1] - 2)
+        angle = _quantile(concentration, torch.special.ndtr(noise64[..., :1]), loc.shape[-1] - 2)
         way = F.normalize(way - (way * loc).sum(-1, keepdim=True) * loc, dim=-1)
         return F.normalize(loc * angle.cos() + way * angle.sin(), dim=-1).to(dtype_of(params, noise))
 
@@ -304,7 +300,7 @@ def _quantile(concentration: Parameter, noise: Tensor, n: int) -> Tensor:
     about linear far out; between bounds that close in.
     """
     given = concentration[..., :1] if isinstance(concentration, Tensor) else noise.new_full((), concentration)
-    kappa, u = torch.broadcast_tensors(given.detach(), inside(noise))  # type: ignore[no-untyped-call]
+    kappa, u = torch.broadcast_tensors(given.detach(), noise)  # type: ignore[no-untyped-call]
     mode, sharp, low, high = _window(kappa, n)
 
     def parts(start: Tensor, end: Tensor, count: int = PART) -> tuple[Tensor, Tensor]:

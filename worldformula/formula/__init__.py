@@ -36,6 +36,7 @@ from worldformula.formula.factors.composed import (
     RelaxedOneHot,
     VonMisesFisher,
     Wrapped,
+    ZeroInflated,
 )
 from worldformula.formula.factors.experts import (
     MoE,
@@ -178,6 +179,7 @@ __all__ = [
     "VonMises",
     "VonMisesFisher",
     "Wrapped",
+    "ZeroInflated",
     "clamp",
     "each",
     "exp",

@@ -368,6 +368,7 @@ def factor_latex(u: Factor) -> str:
 
     PoE, MoE              q(z \mid x, y) \propto p(z)\, q(z \mid x)\, q(z \mid y)
     Mixture               p(x \mid c) = \sum_{k=1}^{3} w_{k}(c)\, p_{k}(x \mid c)
+    ZeroInflated          p(n \mid c) = \pi(c)\, \delta_{0}(n) + (1 - \pi(c))\, p_{0}(n \mid c)
     Flow                  p(x \mid c) = p_{0}(f(x; c))\, |\det \partial f(x; c) / \partial x|
     Flow of a Transport   p(x \mid c):\; x = u_{0} + \int_{0}^{1} v(u_{\tau}, \tau, c)\, d\tau,\quad u_{0} \sim p_{0}
     Autoregressive        p(x \mid c) = \prod_{i} p(x_{i} \mid x_{<i}, c)
@@ -387,9 +388,12 @@ def _made_of(u: Factor) -> str:
     x = "".join(map(variable, u.variables))
     c = ", ".join(map(variable, u.conditions))
     letter = _letter(u.header)
-    if isinstance(family, families.MixtureFamily):
+    if isinstance(family, families.MixtureFamily | families.UnlikeMixtureFamily):
         weight, given = (f"({c})", rf" \mid {c}") if c and u.net is not None else ("", "")
         return rf"{left} = \sum_{{k=1}}^{{{family.components}}} w_{{k}}{weight}\, {letter}_{{k}}({x}{given})"
+    if isinstance(family, families.ZeroInflatedFamily):
+        gate, given = (rf"\pi({c})", rf" \mid {c}") if c and u.net is not None else (r"\pi", "")
+        return rf"{left} = {gate}\, \delta_{{0}}({x}) + (1 - {gate})\, {letter}_{{0}}({x}{given})"
     if flows_in_time(u):
         given = f", {c}" if c else ""
         way = rf"u_{{0}} + \int_{{0}}^{{1}} v(u_{{\tau}}, \tau{given})\, d\tau"
