@@ -43,7 +43,8 @@ def play(
         random: with one of these probabilities, drawn for each chunk, an action is uniformly random; otherwise it is
             the controller's.
         labels: as for `make`.
-        events: names of ``info["event"]``; whether each happened on arriving at a row is ``event`` ``[…, E]``.
+        events: names of ``info["event"]``, of those in ``metadata["events"]``; whether each happened on arriving at a
+            row is ``event`` ``[…, E]``.
         options: as for `make`.
 
     Returns:
@@ -52,7 +53,8 @@ def play(
 
     Raises:
         EnvironmentIdError: no environment of this package.
-        ConfigError: a probability beyond 0 … 1, or none; no chunk, or none with a row; names that are one text.
+        ConfigError: a probability beyond 0 … 1, or none; no chunk, or none with a row; names that are one text; an
+            event that the environment does not have.
     """
     entry = registry.find(id)
     if entry is None:
@@ -66,6 +68,13 @@ def play(
             f"expected labels and events as sequences of names, ('door_open',), got {labels!r}, {events!r}"
         )
     env = make(id, labels=labels, **options)
+    known = tuple(env.metadata.get("events", ()))
+    if unknown := [name for name in events if name not in known]:
+        env.close()
+        raise ConfigError(
+            f"events: nothing called {unknown[0]!r} happens in {id}.{near(unknown[0], known)} Known: "
+            f"{', '.join(known) or 'none'}"
+        )
     children = np.random.SeedSequence(seed).spawn(chunks)
     found = [_chunk(env, entry.reference, np.random.default_rng(c), steps, random, events) for c in children]
     env.close()
