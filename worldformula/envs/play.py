@@ -31,6 +31,7 @@ def play(
     random: Sequence[float] = (0.2, 0.5, 0.8),
     labels: Sequence[str] = (),
     events: Sequence[str] = (),
+    hold: int = 1,
     **options: Any,
 ) -> Row:
     """Chunks of ``steps`` rows. Each begins with a new episode, and where one ends within it, the next one follows.
@@ -45,6 +46,7 @@ def play(
         labels: as for `make`.
         events: names of ``info["event"]``, of those in ``metadata["events"]``; whether each happened on arriving at a
             row is ``event`` ``[…, E]``.
+        hold: steps for which a random action goes on: one leads nowhere, some lead to where the controller never goes.
         options: as for `make`.
 
     Returns:
@@ -61,8 +63,8 @@ def play(
         raise EnvironmentIdError(f"{id!r} has no controller of its own.{near(id, ids())} Known: {', '.join(ids())}")
     if not isinstance(random, Sequence | np.ndarray) or not len(random) or not all(0 <= p <= 1 for p in random):
         raise ConfigError(f"expected shares of random actions from 0 to 1, such as (0.2, 0.5), got {random!r}")
-    if min(chunks, steps) < 1 or seed < 0:
-        raise ConfigError(f"expected chunks and steps ≥ 1 and seed ≥ 0, got {chunks}, {steps} and {seed}")
+    if min(chunks, steps, hold) < 1 or seed < 0:
+        raise ConfigError(f"expected chunks, steps and hold ≥ 1 and seed ≥ 0, got {chunks}, {steps}, {hold} and {seed}")
     if isinstance(labels, str) or isinstance(events, str):
         raise ConfigError(
             f"expected labels and events as sequences of names, ('door_open',), got {labels!r}, {events!r}"
@@ -76,7 +78,7 @@ def play(
             f"{', '.join(known) or 'none'}"
         )
     children = np.random.SeedSequence(seed).spawn(chunks)
-    found = [_chunk(env, entry.reference, np.random.default_rng(c), steps, random, events) for c in children]
+    found = [_chunk(env, entry.reference, np.random.default_rng(c), steps, random, events, hold) for c in children]
     env.close()
     return {key: np.stack([chunk[key] for chunk in found]) for key in found[0]}
 
@@ -88,23 +90,28 @@ def _chunk(
     steps: int,
     random: Sequence[float],
     events: Sequence[str],
+    hold: int,
 ) -> Row:
     share, rows = float(rng.choice(np.asarray(random))), list[Row]()
     ended = True
     observed: Row = {}
     info: Mapping[str, Any] = {}
     answer: tuple[float, bool, bool] = (0.0, False, False)
+    drawn, left = dict[str, Any](), 0  # a random action, and the steps for which it goes on
     for _ in range(steps):
         first = ended
         if first:
             observed, info = env.reset(seed=int(rng.integers(2**31)))
-            answer = 0.0, False, False
+            answer, left = (0.0, False, False), 0
         reward, terminated, truncated = answer
         ended = terminated or truncated
         if ended:
             action = {name: spec.zeros(1)[0] for name, spec in env.actions.items()}
+        elif left or rng.random() < share:
+            drawn, left = (drawn, left - 1) if left else (_drawn(env, rng), hold - 1)
+            action = drawn
         else:
-            action = _drawn(env, rng) if rng.random() < share else _controlled(env, controller, info)
+            action = _controlled(env, controller, info)
         rows.append(
             {
                 **observed,
