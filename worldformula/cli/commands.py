@@ -31,7 +31,14 @@ from worldformula.training import devices, settings
 from worldformula.training.checkpoint import Checkpoint
 
 Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-Planner = Annotated[str, option("PLANNER", "cem", help=f"One of {', '.join(catalogue.names('planners'))}.")]
+Planner = Annotated[
+    str,
+    option(
+        "PLANNER",
+        "the agent's own, or cem",
+        help=f"One of {', '.join(catalogue.names('planners'))}.",
+    ),
+]
 Card = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CARD", help=f"One of {', '.join(cards.names())}.")]
 
 
@@ -152,9 +159,9 @@ class Plan:
 
     folder: Folder
     """The run folder."""
-    planner: Planner = "cem"
+    planner: Planner = ""
     preset: str = "tiny"
-    """Of the planner."""
+    """Of a planner that is named."""
     steps: Number = 20
     """Rows that the agent plays before."""
     seed: Number = 1
@@ -166,12 +173,14 @@ class Plan:
         """Plans."""
         at_least(0, seed=self.seed)
         at_least(2, steps=self.steps)
-        system = catalogue.find(self.planner, "planners")
+        system = catalogue.find(self.planner or "cem", "planners")
         if system.kind != "planners":
             known = ", ".join(catalogue.names("planners"))
             raise ConfigError(f"{self.planner} is no planner, but one of the {system.kind}; these are: {known}")
+        named = system.build(system.sizes(self.preset))
         run, agent, found = opened(self.folder, self.device, "worldformula plan")
-        planner = system.build(system.sizes(self.preset))
+        own = None if self.planner else own_planner(agent)
+        planner = named if own is None else own
         batch = record(agent, run.config.env, sequences=1, length=self.steps, seed=self.seed)
         print(write_plan(agent, planner, batch, run, found.step))
         return 0
@@ -304,6 +313,11 @@ def write_dream(agent: Agent, batch: Batch, context: int, folder: RunFolder) -> 
         folder.videos.mkdir(exist_ok=True)
         path.write_bytes(webp(dream_video(frames["truth"], frames["dream"], context), fps=8, scale=3))
     return path
+
+
+def own_planner(agent: Agent) -> Any:
+    """What an agent plans with by itself; None where it acts by its policy."""
+    return getattr(getattr(agent, "configuration", None), "planner", None)
 
 
 def write_plan(agent: Agent, planner: Any, batch: Batch, run: SavedRun, step: int) -> Path:

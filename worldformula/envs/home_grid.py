@@ -87,7 +87,13 @@ class HomeGrid(gymnasium.Env[Any, np.int64]):
         chance: of saying something that is so.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 5, "vocabulary": VOCABULARY}
+    metadata: dict[str, Any] = {
+        "render_modes": ["rgb_array"], "render_fps": 5, "vocabulary": VOCABULARY,
+        "events": (
+            "bin_reset", "appear", "pickup", "get", "drop_in_bin", "drop", "open", "break", "teleport", "spawn",
+            "subtask", "task_done",
+        ),
+    }  # fmt: skip
     beside_pictures = ("token",)
 
     def __init__(
