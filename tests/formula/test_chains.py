@@ -668,11 +668,11 @@ def test_it_prints_what_it_computes():
 
 def test_the_state_is_latent_and_the_data_are_observed_in_the_picture():
     (trans, emit, start), _ = gaussian()
-    kinds = {
-        str(v.variable): v.kind for v in graph(Evidence(Chain("t", trans * emit, over="z", initial=start))).vertices
-    }
-    assert kinds["z_t"] == "latent"
-    assert kinds["x_t"] == "observed"
+    picture = graph(Evidence(Chain("t", trans * emit, over="z", initial=start)))
+    kinds = {str(v.variable): v.kind for v in picture.vertices}
+    assert (kinds["z_t"], kinds["z_1"], kinds["x_t"]) == ("latent", "latent", "observed")
+    edges = {(str(e.source), str(e.target)) for e in picture.edges}
+    assert edges == {("z_1", "z_t"), ("z_{t-1}", "z_t"), ("z_t", "x_t")}
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals
