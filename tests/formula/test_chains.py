@@ -470,6 +470,23 @@ def test_two_chains_of_one_name_are_two():
     assert sorted((one - two)(x=x).last) == ["alpha_z", "alpha_z_"]
 
 
+@PATHS
+def test_whole_numbers_as_data_and_weights_of_another_precision(path):
+    """Nothing of the call says which type the values of a state have; another letter for the steps, and an accent."""
+    torch.set_default_dtype(torch.float32)
+    trans = OneHot(r"p(\hat z_n|\hat z_{n-1},c_n)", lambda z, c: z + c.unsqueeze(-1), shape=K)
+    emit = Categorical(r"p(x_n|\hat z_n)", nn.Linear(K, 4), shape=(), classes=4)
+    start = OneHot(r"p(\hat z_1)", nn.Parameter(torch.randn(K)), shape=K)
+    loss = Evidence(Chain("n", trans * emit, over="hat_z", initial=start)).double()
+    x, c = torch.randint(4, (2, 4)), torch.randint(3, (2, 4))
+    pair = log_softmax(np.eye(K), -1)
+    own = log_softmax(affine(emit.net, np.eye(K)), -1)
+    want = [brute(log_softmax(numbers(start.head())), np.stack([pair] * 4), own[:, row].T)[0] for row in x.numpy()]
+    found = run(loss, path, x=x, c=c).value
+    assert found.dtype is torch.float64
+    assert found.tolist() == pytest.approx(want, abs=1e-10)
+
+
 # ---------------------------------------------------------------------------------------------------------- gradients
 
 
@@ -668,11 +685,11 @@ def test_it_prints_what_it_computes():
 
 def test_the_state_is_latent_and_the_data_are_observed_in_the_picture():
     (trans, emit, start), _ = gaussian()
-    kinds = {
-        str(v.variable): v.kind for v in graph(Evidence(Chain("t", trans * emit, over="z", initial=start))).vertices
-    }
-    assert kinds["z_t"] == "latent"
-    assert kinds["x_t"] == "observed"
+    picture = graph(Evidence(Chain("t", trans * emit, over="z", initial=start)))
+    kinds = {str(v.variable): v.kind for v in picture.vertices}
+    assert (kinds["z_t"], kinds["z_1"], kinds["x_t"]) == ("latent", "latent", "observed")
+    edges = {(str(e.source), str(e.target)) for e in picture.edges}
+    assert edges == {("z_1", "z_t"), ("z_{t-1}", "z_t"), ("z_t", "x_t")}
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals

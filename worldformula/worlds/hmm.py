@@ -62,7 +62,7 @@ class Sizes:
 
 def rows() -> Sizes:
     """The rows of an 8 × 8 digit as time, each with tables of its own: a mixture that may change its mind."""
-    return Sizes(pixels=8, states=32, places=8)
+    return Sizes(pixels=8, states=16, places=8)
 
 
 def tiny() -> Sizes:
@@ -86,7 +86,7 @@ class Table(nn.Module):
         if t is None:
             return z @ self.rows
         place = (t.long() - 1).clamp(0, self.places - 1)
-        return torch.einsum("ni,nij->nj", z, self.rows[place])
+        return torch.einsum("ni,pij->npj", z, self.rows)[torch.arange(len(z), device=z.device), place]
 
 
 def table(sizes: Sizes, width: int, scale: float, middle: Tensor | float = 0.0) -> Table:

@@ -104,7 +104,7 @@ def _inside(lowering: Any, chain: Chain, scope: Scope) -> tuple[Scope, States]:
     for use in chain.states:
         variable, shape = use.factor.variable, use.factor.shape or ()
         family: Any = use.factor.family
-        every = Values(family, shape, variable.key)
+        every = Values(family, shape, variable.key, [u.factor for u in chain.uses])
         for which, at in enumerate((variable, variable.at(-1))):
             axis = lowering.axis((id(use.factor), at, like), family.support_size(shape))
             options = (("rank", lowering.event_rank(seen.variable)),)

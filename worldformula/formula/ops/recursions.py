@@ -10,6 +10,7 @@ V.A are here the normalised logarithms.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -144,15 +145,19 @@ DIRECT = {("one_hot", 1), ("categorical", 0)}  # families and ranks whose parame
 
 
 class Values:
-    """All values of a variable, for every row: [S, *batch, *shape], with the batch axes of another value."""
+    """All values of a variable, for every row: [S, *batch, *shape], with the batch axes of another value. They have its
+    type, or where that is of whole numbers the type of the weights of ``readers``.
+    """
 
-    def __init__(self, family: Family, shape: tuple[int, ...], name: str) -> None:
-        self.family, self.shape, self.__name__ = family, shape, f"values_of_{name}"
+    def __init__(self, family: Family, shape: tuple[int, ...], name: str, readers: Sequence[nn.Module]) -> None:
+        self.family, self.shape, self.readers, self.__name__ = family, shape, tuple(readers), f"values_of_{name}"
 
     def __call__(self, like: Tensor, *, rank: int) -> Tensor:
         """``like`` [S, *batch, *event], of ``rank`` event axes."""
         batch = like.shape[1 : like.ndim - rank]
-        values = in_type_of(self.family.support(self.shape).to(like.device), like)
+        weights = (p for net in self.readers for p in net.parameters() if p.is_floating_point())
+        typed = like if like.is_floating_point() else next(weights, like)
+        values = in_type_of(self.family.support(self.shape).to(like.device), typed)
         return values.reshape(-1, *(1,) * len(batch), *self.shape).expand(-1, *batch, *self.shape)
 
 
