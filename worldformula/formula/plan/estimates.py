@@ -115,9 +115,9 @@ def _sampled(draft: Draft, node: Expectation, scope: Scope) -> Steps:
 
 def log_expectation(draft: Draft, node: Expectation, scope: Scope) -> Steps:
     """log E, by log-sum-exp over the samples or the values, whichever the expectation has."""
+    resampling.check_log(draft, node, scope)
     if node.gradient == "score":
         raise GradientError(f"log({text(node)}): the score estimator is one of E, not of log E\nuse another gradient=")
-    resampling.check_log(draft, node, scope)
     inside, axis = _enter(draft, node, scope)
     dreg = node.gradient == "dreg"
     held = scope.held | {id(u.factor) for u in node.q} if dreg else scope.held
