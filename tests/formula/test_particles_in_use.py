@@ -63,7 +63,7 @@ def bound(kind, K=5, **clock):
 def cut(noise, *places):
     """The noise [..., B, T, ...] of these rows and steps, by variable."""
     where = {"z": (slice(None), *places), "resampling": (..., *places)}
-    return {key: value[where[key]] for key, value in noise.items()}
+    return {key: noise[key][place] for key, place in where.items() if key in noise}
 
 
 # ----------------------------------------------------------------------------------------------------- rows and steps
@@ -180,6 +180,21 @@ def test_a_drawn_start_is_drawn_for_every_particle():
         assert within(np.exp(out.value.numpy() - kalman(x, first=4.0)), 1.0)
         few = rows(x, 3)
         torch.testing.assert_close(formula(x=few, seed=1).value, formula.interpret(x=few, seed=1).value)
+
+
+def test_a_restart_begins_with_a_start_of_its_own():
+    x, first = rows(series(6), 3), torch.zeros(3, 6)
+    first[:, 0] = first[1, 3] = 1
+    prior = Normal("p(z_0)", shape=1, loc=0.0, scale=2.0)
+    formula, plain = bound("systematic, ESS", reset="first", initial=prior), bound("systematic, ESS", initial=prior)
+    noise = formula.noise(x=x, first=first, generator=torch.Generator().manual_seed(0))
+    assert noise["z_0"].shape == (5, 3, 6, 1)
+    parts = [
+        plain(x=x[1:2, a:b], noise=cut(noise, slice(1, 2), slice(a, b)) | {"z_0": noise["z_0"][:, 1:2, a]}).value
+        for a, b in ((0, 3), (3, 6))
+    ]
+    for run in (formula, formula.interpret):
+        torch.testing.assert_close(run(x=x, first=first, noise=noise).value[1], sum(parts)[0])
 
 
 def test_a_learnt_start_is_that_of_every_particle():
@@ -517,6 +532,22 @@ REFUSED = {
         lambda m, s, q: log(E(q, exp(Sum("t", log(s * m) - log(q))), samples=4, gradient="dreg")),
         GradientError,
         "gradient='dreg' is not known of particles that go from step to step",
+    ),
+    "the score of particles": (
+        lambda m, s, q: Sum(
+            "t",
+            log(
+                E(
+                    k := Categorical("q(k_t|k_{t-1})", nn.Linear(1, 3), shape=(), classes=3),
+                    ratio(Normal("p(x_t|k_t)", nn.Linear(1, 2), shape=1) * k, k),
+                    "score",
+                    samples=4,
+                    resample="systematic",
+                )
+            ),
+        ),
+        GradientError,
+        "draw by a family such as OneHot, or without a gradient, E(sg(q), ...), which leaves that of the weights",
     ),
     "the score of trajectories": (
         lambda m, s, q: E(q, Sum("t", log(s)), samples=4, gradient="score"),
