@@ -12,7 +12,7 @@ from worldformula.training.fit import fit
 
 SIDE, TOPICS, ALPHA, ETA = 5, 10, 0.3, 0.1
 DOCUMENTS, UNSEEN, LENGTH, KNOWN = 2000, 500, 100, 50
-STARTS, STEPS, BATCH, RATE, PASSES = 4, 800, 200, 0.1, 50
+STARTS, STEPS, BATCH, RATE, PASSES = 6, 800, 200, 0.1, 50
 Array = NDArray[np.float64]
 
 
@@ -65,7 +65,7 @@ def written(rng: np.random.Generator, topics: Array, count: int, length: int) ->
 
 
 def found(documents: NDArray[np.int64], seed: int) -> LDA:
-    """The model of the best of four starts, by its loss on the documents that it is fitted to."""
+    """The model of the best of six starts, by its loss on the documents that it is fitted to."""
     given = {"c": torch.from_numpy(documents).float()}
     starts = [fitted(given, seed, start) for start in range(STARTS)]
     return min(starts, key=lambda model: float(model.loss(**given, seed=seed).value))
