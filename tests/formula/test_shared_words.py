@@ -97,6 +97,9 @@ FORMULAS = {
     "… below": lambda: E(mean, Sum("n", E(encode, log(decode)) - KL(encode, of_mean), rows="all"), samples=3),
     "enumerated rows": lambda: E(mean, Sum("n", log((kind * of_kind).marginal("k")), rows="all")),
     "… of samples": lambda: log(E(mean, exp(Sum("n", log((kind * of_kind).marginal("k")), rows="all")), samples=3)),
+    "rows that say which": lambda: E(
+        q * Normal("p(z_n)", shape=2), Sum("n", log(Normal("p(x_n|z_n)", nn.Linear(2, 4), shape=2)), rows="all")
+    ),
     "its value": lambda: E(mean, Sum("n", norm2(Value("x", shape=2) - Value("m")), rows="all"), samples=3),
     "computed of it": lambda: E(mean * half, Sum("n", total(Value("x", shape=2) * Value("v")), rows="all"), samples=3),
     "steps": lambda: E(mean, Sum("n", Sum("t", E(follow, log(frames))), rows="all")),

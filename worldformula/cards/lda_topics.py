@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from worldformula.models.lda import LDA, Ascent, Sizes, build
 from worldformula.training.fit import fit
 
 SIDE, TOPICS, ALPHA, ETA = 5, 10, 0.3, 0.1
 DOCUMENTS, UNSEEN, LENGTH, KNOWN = 2000, 500, 100, 50
-STEPS, BATCH, RATE, PASSES = 800, 200, 0.1, 50
+STARTS, STEPS, BATCH, RATE, PASSES = 6, 800, 200, 0.1, 50
 Array = NDArray[np.float64]
 
 
@@ -64,10 +65,17 @@ def written(rng: np.random.Generator, topics: Array, count: int, length: int) ->
 
 
 def found(documents: NDArray[np.int64], seed: int) -> LDA:
-    """The model, fitted."""
-    torch.manual_seed(seed)
-    model = build(Sizes(SIDE**2, TOPICS, len(documents), ALPHA, ETA, steps=20))
+    """The model of the best of six starts, by its loss on the documents that it is fitted to."""
     given = {"c": torch.from_numpy(documents).float()}
+    starts = [fitted(given, seed, start) for start in range(STARTS)]
+    return min(starts, key=lambda model: float(model.loss(**given, seed=seed).value))
+
+
+def fitted(given: dict[str, Tensor], seed: int, start: int) -> LDA:
+    """One start: each topic begins as a document."""
+    torch.manual_seed(seed)
+    model = build(Sizes(SIDE**2, TOPICS, len(given["c"]), ALPHA, ETA, steps=20))
+    model.begin(given["c"], STARTS * seed + start)
     fit(model.loss, given, steps=STEPS, batch=BATCH, lr=RATE, schedule="cosine", seed=seed)
     return model
 

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from worldformula import KL, Deterministic, Dirichlet, E, Expression, Factor, Sum, Value, log, total
 from worldformula.catalogue import System
-from worldformula.errors import SupportError
+from worldformula.errors import ShapeError, SupportError
 from worldformula.model import Model
 
 # ------------------------------------------------------------------------------------------------- sizes and presets
@@ -123,6 +123,23 @@ class LDA(Model):
         if bool((c < 0).any()):
             raise SupportError(f"expected counts of words, at least 0, got {c.min():g} among them")
         return {"c": c}
+
+    @torch.no_grad()
+    def begin(self, c: Tensor, seed: int) -> None:
+        """Let each topic begin as one of the documents ``[N, V]``, and a word more of each, as the authors' code does
+        (lda-c, ``seeded``): of topics that begin alike, two can end as one.
+
+        Raises:
+            ShapeError: fewer documents than topics, or of other words.
+        """
+        assert isinstance(self.learnt.net, Counts)
+        weight = self.learnt.net.log_counts
+        if c.ndim != 2 or len(c) < len(weight) or c.shape[1:] != weight.shape[1:]:
+            raise ShapeError(
+                f"expected at least {len(weight)} documents of {weight.shape[1]} words, got {list(c.shape)}"
+            )
+        picked = torch.randperm(len(c), generator=torch.Generator().manual_seed(seed))[: len(weight)]
+        weight.copy_((c[picked.to(c.device)] + 1.0).log())
 
     @property
     @torch.no_grad()

@@ -57,7 +57,9 @@ def _shared_axes(draft: Draft, scope: Scope) -> frozenset[int]:
 
 def _refuse_rows(draft: Draft, node: OverBatch | OverRows, value: Ref, scope: Scope) -> None:
     """A latent that depends on nothing is drawn for each row, so no reduction of the batch is about one value of it."""
-    drawn = {n for n in scope.values.values() if draft.ops[n].kind in ("draw", "support")}
+    index = node.index if isinstance(node, OverRows) else None  # z_n is of the row n, and says so
+    values = [n for v, n in scope.values.items() if index is None or v.index != index]
+    drawn = {n for n in values if draft.ops[n].kind in ("draw", "support")}
     shared = {n for n in drawn if (f := draft.ops[n].factor) is not None and f.unbatched and not f.shared}
     if not shared or not isinstance(value, str):
         return
