@@ -1,6 +1,7 @@
 """Distributions made of the experts of several factors: their product, and their mixture with fixed shares.
 
     product   N(μ, σ²) with  σ⁻² = Σ_m σ_m⁻²,  μ = σ²·Σ_m σ_m⁻²·μ_m             (Wu & Goodman 2018, arXiv:1802.05335)
+              N(μ, Σ)  with  Σ⁻¹ = Σ_m Σ_m⁻¹,  μ = Σ·Σ_m Σ_m⁻¹·μ_m              of full covariances
     mixture   q(z) = Σ_m w_m·q_m(z),  equal weights, or given ones                   (Shi et al. 2019, arXiv:1911.03393)
 
 An expert that is absent from a row is removed from it: its precision counts as zero, its weight goes to the others, in
@@ -20,6 +21,7 @@ from torch import Tensor
 from worldformula.errors import HeadError
 from worldformula.families.base import Params, broadcast, draw_class, wide
 from worldformula.families.mixture import MixtureFamily
+from worldformula.families.special import precise, rounded
 from worldformula.families.writing import Sign
 
 
@@ -93,6 +95,47 @@ def poe(*experts: Params, present: Sequence[Tensor | None] = ()) -> Params:
     if isinstance(precision, Tensor) and present:
         precision = torch.where(precision > 0.0, precision, 1.0)
     return weighted / precision, precision**-0.5
+
+
+def poe_full(*experts: Params, present: Sequence[Tensor | None] = (), diagonal: Sequence[int] = ()) -> Params:
+    """The product of Normals of which some have a full covariance: ``(loc, scale_tril)``, in float64 on the way.
+
+    experts: ``(loc, scale_tril)`` each; those in ``diagonal`` are ``(loc, scale)``.
+    present: as in `poe`.
+    """
+    masks = (*present, *(None,) * (len(experts) - len(present)))
+    given = [precise(expert) for expert in experts]
+    shapes = [
+        tuple(x.shape[: x.ndim - (which == 1 and place not in diagonal)])
+        for place, expert in enumerate(given)
+        for which, x in enumerate(expert)
+        if isinstance(x, Tensor)
+    ]
+    _widest("PoE", experts)
+    whole = broadcast(*shapes)
+    like = next(x for expert in given for x in expert if isinstance(x, Tensor))
+    eye = torch.eye(whole[-1], dtype=like.dtype, device=like.device)
+    precision, weighted = like.new_zeros(()), like.new_zeros(())
+    for place, ((loc, scale), mask) in enumerate(zip(given, masks, strict=True)):
+        if not isinstance(scale, Tensor) or place in diagonal:
+            own = eye * (scale.pow(-2).unsqueeze(-1) if isinstance(scale, Tensor) else scale**-2)
+        else:
+            root = torch.linalg.solve_triangular(scale, eye.expand(scale.shape), upper=False)
+            own = root.mT @ root
+        pulled = (own * (loc.unsqueeze(-2) if isinstance(loc, Tensor) else loc)).sum(-1)
+        if mask is not None:
+            there = (mask != 0).reshape(mask.shape + (1,) * (len(whole) - mask.ndim))
+            own, pulled = torch.where(there.unsqueeze(-1), own, 0.0), torch.where(there, pulled, 0.0)
+        precision, weighted = precision + own, weighted + pulled
+    if present:
+        precision = torch.where(precision.diagonal(dim1=-2, dim2=-1).unsqueeze(-1) > 0.0, precision, eye)
+    # With the order of the axes turned, the factor of a precision becomes the inverse of that of the covariance.
+    turned: Tensor = torch.linalg.cholesky_ex(precision.flip((-2, -1)))[0]
+    inverse = turned.flip((-2, -1)).mT
+    tril: Tensor = torch.linalg.solve_triangular(inverse, eye.expand(inverse.shape), upper=False)
+    mean = (tril @ (tril.mT @ weighted.expand(precision.shape[:-1]).unsqueeze(-1))).squeeze(-1)
+    flat = [x for expert in experts for x in expert]
+    return rounded(mean.expand(whole), *flat), rounded(tril.expand(*whole, whole[-1]), *flat)
 
 
 def _widest(name: str, experts: Sequence[Params]) -> Tensor:

@@ -61,7 +61,7 @@ class Experts(Factor):
         parts = listed(type(self).__name__, parts)
         first = parts[0]
         rows = [(p.variable, p, p.shape, p.family.name if p.family else "-") for p in parts]
-        same = len({(p.variable, p.shape, type(p.family)) for p in parts}) == 1
+        same = len({(p.variable, p.shape, self._kind(p.family)) for p in parts}) == 1
         if not same or first.family is None or first.shape is None:
             raise FormulaError(
                 f"{type(self).__name__}: expected factors of one variable, family and declared shape\n"
@@ -84,6 +84,11 @@ class Experts(Factor):
             raise HeaderError(f"{header}: expected the conditions of its parts, {', '.join(map(str, conditions))}")
         for number, part in enumerate(parts):
             self.add_module(f"part_{number}", part)
+
+    @staticmethod
+    def _kind(family: Family | None) -> type[Family] | None:
+        """What the families of all parts have to share."""
+        return None if family is None else type(family)
 
     def _own(self, net: object, fixed: object) -> None:
         """Nothing of its own: neither a network nor constants."""
@@ -115,7 +120,7 @@ class Experts(Factor):
         return self.parts
 
     @property
-    def settings(self) -> dict[str, int]:
+    def settings(self) -> dict[str, Any]:
         """Further arguments of `combine`."""
         return {}
 
@@ -167,18 +172,38 @@ def _keys(part: Factor) -> set[str]:
 class PoE(Experts):
     """The product of Gaussian experts, in closed form; ``header`` may rename it: ``PoE(parts, "q(z|x_1,x_2)")``.
 
-    Whether the prior is an expert is a choice of the model, so it is written: ``PoE([prior, q_a, q_b])``.
+    Whether the prior is an expert is a choice of the model, so it is written: ``PoE([prior, q_a, q_b])``. Where one has
+    a full covariance, `MultivariateNormal`, so has the product.
     """
 
     def __init__(self, experts: Sequence[Factor], header: str | None = None) -> None:
-        super().__init__(experts, families.normal, header)
-        if any(type(p.family) is not type(families.normal) for p in self.parts):
-            raise FormulaError(f"{self}: expected Normal experts; only their product has a closed form here")
+        full = any(isinstance(p.family, families.MultivariateNormalFamily) for p in listed("PoE", experts))
+        super().__init__(experts, families.multivariate_normal if full else families.normal, header)
+        if any(self._kind(p.family) is not families.NormalFamily for p in self.parts):
+            raise FormulaError(
+                f"{self}: expected Normal or MultivariateNormal experts; only their product has a closed form here"
+            )
+
+    @staticmethod
+    def _kind(family: Family | None) -> type[Family] | None:
+        """Both Normals are one kind."""
+        both = families.NormalFamily | families.MultivariateNormalFamily
+        return families.NormalFamily if isinstance(family, both) else Experts._kind(family)
+
+    @property
+    def _full(self) -> bool:
+        return isinstance(self.family, families.MultivariateNormalFamily)
 
     @property
     def combine(self) -> Callable[..., Params]:
-        """`worldformula.families.experts.poe`."""
-        return families.poe
+        """`worldformula.families.experts.poe`, or `poe_full`."""
+        return families.poe_full if self._full else families.poe
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of full covariances, the places of the diagonal ones."""
+        places = tuple(i for i, p in enumerate(self.parts) if isinstance(p.family, families.NormalFamily))
+        return {"diagonal": places} if self._full and places else {}
 
     @property
     def definition(self) -> str:
@@ -244,7 +269,7 @@ class MoE(Experts):
         return families.mixed
 
     @property
-    def settings(self) -> dict[str, int]:
+    def settings(self) -> dict[str, Any]:
         """The number of event axes, in front of which the components stand; whether weights are given."""
         return {"rank": self.rank} if self.gate is None else {"rank": self.rank, "weighted": True}
 
