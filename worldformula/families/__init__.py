@@ -19,7 +19,7 @@ from worldformula.families.categorical import CategoricalFamily, categorical
 from worldformula.families.closed import kl_pair, register_kl
 from worldformula.families.dirichlet import DirichletFamily, dirichlet
 from worldformula.families.discretised_logistic import DiscretisedLogisticFamily, discretised_logistic
-from worldformula.families.experts import ExpertsFamily, log_shares, mixed, poe
+from worldformula.families.experts import ExpertsFamily, log_shares, mixed, poe, poe_full
 from worldformula.families.flow import FlowFamily
 from worldformula.families.gamma import GammaFamily, gamma
 from worldformula.families.geometric import GeometricFamily, geometric
@@ -114,6 +114,7 @@ __all__ = [
     "normal",
     "one_hot",
     "poe",
+    "poe_full",
     "poisson",
     "register_kl",
     "relaxed_bernoulli",

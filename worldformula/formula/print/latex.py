@@ -6,7 +6,15 @@ import re
 
 from worldformula import families
 from worldformula.formula.print.broken import WIDTH, Line, lines
-from worldformula.formula.print.definitions import Definition, Settings, definitions, factorised, flows_in_time, made
+from worldformula.formula.print.definitions import (
+    Definition,
+    Settings,
+    definitions,
+    factorised,
+    flows_in_time,
+    made,
+    weights,
+)
 from worldformula.formula.syntax import text
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.functions import FUNCTIONS
@@ -340,8 +348,11 @@ def _defined(d: Definition, width: int) -> list[Line]:
         return [(0, left + relation + first[1]), *((depth + 1, shown) for depth, shown in rest)]
     if len(d.right) == 1:
         return [(0, left + relation + factorisation(d.right[0]))]
-    count = rf"\tfrac{{1}}{{{len(d.right)}}}"
     products = list(map(product, d.right))
+    if d.weights is not None:
+        shown = weights(d, "{}", symbol, head)
+        return [(0, left + relation + " + ".join(map(r"{}\, {}".format, shown, products)))]
+    count = rf"\tfrac{{1}}{{{len(d.right)}}}"
     if sum(len(" ".join(str(u.factor) for u in p)) + 3 for p in d.right) <= width:
         return [(0, rf"{left}{relation}{count} \left( {' + '.join(products)} \right)")]
     rows = [(1, shown if i == 0 else f"+ {shown}") for i, shown in enumerate(products)]

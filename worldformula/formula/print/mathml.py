@@ -1,14 +1,11 @@
-"""MathML Core, which browsers typeset by themselves. Exactly as written, one rule per node; long formulas are broken.
-
-A formula that is too long for a line is broken as `broken` says.
-"""
+"""MathML Core, which browsers typeset. Exactly as written, one rule per node; `broken` breaks long formulas."""
 
 from __future__ import annotations
 
 from html import escape, unescape
 
 from worldformula.formula.print.broken import WIDTH, Line, lines
-from worldformula.formula.print.definitions import Definition, Settings, definitions
+from worldformula.formula.print.definitions import Definition, Settings, definitions, weights
 from worldformula.formula.print.latex import SUBSCRIPT, numbered
 from worldformula.formula.syntax import text
 from worldformula.formula.syntax.functions import FUNCTIONS
@@ -381,6 +378,9 @@ def defined(d: Definition, width: int) -> list[Line]:
     products = [f"<mrow>{product(p)}</mrow>" for p in d.right]
     if len(products) == 1:
         return [(0, left + factorisation(d.right[0]))]
+    if d.weights is not None:
+        shown = weights(d, "<mn>{}</mn>", symbol, head)
+        return [(0, left + "<mo>+</mo>".join(map('{}<mspace width="0.17em"/>{}'.format, shown, products)))]
     left += f"<mfrac><mn>1</mn><mn>{len(products)}</mn></mfrac>"
     if sum(len(" ".join(str(u.factor) for u in p)) + 3 for p in d.right) <= width:
         return [(0, left + fenced("(", "<mo>+</mo>".join(products), ")"))]
