@@ -34,7 +34,7 @@ ENV = EnvConfig("lever_door", num=EPISODES, args=("hidden_door=true",))
 EVENTS = ("lever", "door_pass", "goal")
 CHUNKS, STEPS, RANDOM, HOLD = 375, 80, (0.03, 0.1, 0.3), 12
 UPDATES, BATCH, BETA, RATE = 3700, 10, 120.0, 6e-4
-JUMPS, ROWS, HELD_OUT, KAPPA, REACHED = 1000, 512, 60, 0.1, 0.9
+JUMPS, ROWS, HELD_OUT, KAPPA, REACHED = 1000, 512, 60, 0.1, 0.98
 Batch = dict[str, Tensor]
 
 
