@@ -11,8 +11,24 @@ import torch
 from torch import nn
 from torch.nn.functional import softplus
 
-from worldformula import KL, Bernoulli, Categorical, E, MoE, Normal, OneHot, Value, exp, log, maximum, ratio, sg, total
-from worldformula.errors import GradientError
+from worldformula import (
+    KL,
+    Bernoulli,
+    Categorical,
+    E,
+    MoE,
+    Normal,
+    OneHot,
+    Sum,
+    Value,
+    exp,
+    log,
+    maximum,
+    ratio,
+    sg,
+    total,
+)
+from worldformula.errors import FormulaError, GradientError
 from worldformula.formula.ops.entropy import Entropy
 from worldformula.formula.runtime import log_leave_one_out
 
@@ -342,6 +358,32 @@ def test_what_is_left_of_a_bound_without_a_draw():
 def test_other_functions_of_a_score_estimate_are_refused(build):
     with pytest.raises(GradientError, match="score function has the gradient of E"):
         build(Bernoulli("q(c|x)", Rows(0.4), shape=1))
+
+
+@pytest.mark.parametrize("value", [V, log(Bernoulli("p(c)", nn.Parameter(torch.ones(1)), shape=1))])
+@pytest.mark.parametrize("around", [lambda e: e, log])
+def test_a_baseline_that_its_own_draw_tells_is_refused(value, around):
+    coin = Bernoulli("q(c|x)", Rows(0.4), shape=1)
+    loss = around(E(coin, exp(V), "score", samples=2, baseline=value))
+    with pytest.raises(GradientError, match=r"is made of c, the draw .*\n.*known before"):
+        loss(x=X)
+
+
+def test_a_baseline_may_be_told_by_a_draw_around_it():
+    coin, next_ = Bernoulli("q(c|x)", Rows(0.4), shape=1), Bernoulli("q(d|c)", nn.Linear(1, 1).double(), shape=1)
+    inner = E(next_, log(next_), "score", baseline=total(Value("c")))
+    assert E(coin, inner, "score")(x=X).value.shape == (ROWS,)
+
+
+def test_a_baseline_for_each_row_of_one_number_for_the_call_is_refused():
+    """It would make that number one for each row."""
+    coin = Bernoulli("q(c)", nn.Parameter(torch.zeros(1).double()), shape=1, shared=True)
+    seen = Bernoulli("p(y|c)", lambda c: c, shape=1)
+    data = {"y": torch.tensor([[0.0], [1.0]]).double(), "v": torch.zeros(2).double()}
+    loss = E(coin, Sum("n", log(seen), rows="all"), "score", baseline=Value("v"))
+    with pytest.raises(FormulaError, match=r"one number for each row.*one number for the\s+whole call"):
+        loss(**data)
+    assert E(coin, Sum("n", log(seen), rows="all"), "score", baseline=Value("v").mean())(**data).value.shape == ()
 
 
 def test_functions_of_an_estimate_that_is_stopped_and_sums_of_some_stay():

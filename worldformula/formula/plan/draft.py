@@ -61,6 +61,7 @@ class Draft(Assignments):
         self.named: dict[str, Named] = {}
         self.known_parts: dict[tuple[int, int], tuple[Ref, Scope]] = {}  # values of parts, by part and scope
         self.flags_of_time: str | None = None  # the steps that count, where some do not
+        self.burn_in = 0  # how many first steps do not count in the sum that is lowered
         self.known: dict[str, Variable] = {}  # inputs by key
         self.scalar: dict[str, bool] = {}  # whether they are one number for the whole call
         self.letters: dict[str, Variable] = {}  # the same as they are first written

@@ -5,7 +5,7 @@ Rules are generators: they yield what stands inside, with its scope, and are sen
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 
 from worldformula.errors import FormulaError, GradientError
@@ -17,6 +17,7 @@ from worldformula.formula.plan.draft import Draft
 from worldformula.formula.plan.plan import Op, Ref
 from worldformula.formula.plan.scope import Scope
 from worldformula.formula.syntax.check import draw_order, estimator
+from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.nodes import (
     Binary,
     Expectation,
@@ -121,7 +122,8 @@ def log_expectation(draft: Draft, node: Expectation, scope: Scope) -> Steps:
     inside, axis = _enter(draft, node, scope)
     dreg = node.gradient == "dreg"
     held = scope.held | {id(u.factor) for u in node.q} if dreg else scope.held
-    value = yield from _alone(draft, node.body, replace(inside, held=held), log=True)
+    weighs = scope.weighs or node.resample is not None
+    value = yield from _alone(draft, node.body, replace(inside, held=held, weighs=weighs), log=True)
     for use in reversed(_enumerated(node)):
         logq = _share(draft, use, node, inside)
         value = _without(draft, "logsumexp", binary(draft, "+", value, logq), _own_axis(draft, inside, use))
@@ -221,7 +223,9 @@ def _score(
         return value
     surrogate, signal, each = value, value, weights if every else value
     if isinstance(node.baseline, Node):
-        signal = binary(draft, "-", value, (yield from _alone(draft, node.baseline, scope)))
+        known = yield from _alone(draft, node.baseline, scope)
+        _check_baseline(draft, node.baseline, known, value, {u.factor: scope[u.factor.variable] for u in scored})
+        signal = binary(draft, "-", value, known)
     elif node.baseline is not None and isinstance(each, str):
         if axis not in draft.ops[each].axes:
             return value  # every sample has this value, so what the others have is all of it
@@ -239,3 +243,22 @@ def _score(
         term = binary(draft, "*", centred, unary(draft, "detach", signal))
         surrogate = binary(draft, "+", surrogate, _without(draft, "sum", term, axis) if every else term)
     return surrogate
+
+
+def _check_baseline(draft: Draft, node: Node, known: Ref, value: Ref, scored: Mapping[Factor, str]) -> None:
+    """Refuse a baseline that the draw tells, as E[∇log q · b] is 0 where b is known before it alone, and one of each
+    row beside one number for the call, which it would make one for each row.
+    """
+    made_of = {draft.alike[op.name] for op in draft.leading_to({str(known)})}
+    factor = next((f for f, draw in scored.items() if draft.alike[draw] in made_of), None)
+    if factor is not None:
+        raise GradientError(
+            f"E over {factor}: the baseline {text(node)} is made of {factor.variable}, the draw that it is a baseline "
+            f"of, and its mean would not drop out of the gradient\nwrite an expression of what is known before the "
+            f"draw, such as Value('v') of a factor around this E, or baseline='leave-one-out' with samples=K"
+        )
+    if draft.of_row(known) and not draft.of_row(value):
+        raise FormulaError(
+            f"the baseline {text(node)} is one number for each row, and what it is a baseline of is one number for the "
+            f"whole call\nwrite one number for the call, ({text(node)}).sum() or a Symbol"
+        )

@@ -26,7 +26,8 @@ def begin(draft: Draft, node: OverTime, going: bool = False) -> None:
     if going and node.reset is None:
         draft.gone |= {v: use.factor for use in node.begin for v in use.factor.variables}
         return
-    outer, draft.flags_of_time = draft.flags_of_time, counted_steps(draft, node)
+    outer = draft.flags_of_time, draft.burn_in
+    draft.flags_of_time, draft.burn_in = counted_steps(draft, node), node.burn_in
     values: dict[Variable, str] = {}
     for use in draw_order(node.begin):
         factor = use.factor
@@ -45,7 +46,7 @@ def begin(draft: Draft, node: OverTime, going: bool = False) -> None:
             name = draft.along(name, axes) if axes else name
             values[variable] = draft.begins[begins(variable)] = draft.samples[variable.key] = name
     draft.rows |= values
-    draft.flags_of_time = outer
+    draft.flags_of_time, draft.burn_in = outer
 
 
 def _shape_of_carry(draft: Draft, variable: Variable) -> None:
