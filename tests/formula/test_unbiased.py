@@ -29,8 +29,8 @@ from worldformula import (
     total,
 )
 from worldformula.errors import FormulaError, GradientError
+from worldformula.formula.baselines import log_leave_one_out
 from worldformula.formula.ops.entropy import Entropy
-from worldformula.formula.runtime import log_leave_one_out
 
 V = total(Value("c", shape=1))
 ROWS = 20_000

@@ -9,7 +9,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import replace
 
 from worldformula.errors import FormulaError, GradientError
-from worldformula.formula import runtime
+from worldformula.formula import baselines
 from worldformula.formula.plan import resampling
 from worldformula.formula.plan.arithmetic import binary, function, over_batch, refuse_mixed, unary
 from worldformula.formula.plan.densities import draw, log_density, params, samples_axis
@@ -229,7 +229,7 @@ def _score(
     elif node.baseline is not None and isinstance(each, str):
         if axis not in draft.ops[each].axes:
             return value  # every sample has this value, so what the others have is all of it
-        how = runtime.log_leave_one_out if every else runtime.leave_one_out
+        how = baselines.log_leave_one_out if every else baselines.leave_one_out
         others = Op("", "call", (each, draft.ops[each].axes.index(axis)), target=how)
         signal = binary(draft, "-", value, draft.add("others", others))
     for use in scored:

@@ -15,7 +15,7 @@ from worldformula.formula.syntax.nodes import (
     Product,
     StopGradient,
     children,
-    draws,
+    uses,
     walk,
 )
 
@@ -51,6 +51,18 @@ class Drawn:
         places.update((id(f), place) for place, f in enumerate(new, len(factors)))
         factors.extend(new)
         return Drawn(factors, places)
+
+
+def draws(node: Node) -> tuple[Factor, ...]:
+    """The random factors that the node itself draws."""
+    if isinstance(node, Expectation | OverTime):
+        return tuple(u.factor for u in uses(node) if u.factor.family is not None)
+    return tuple(node.drawn) if isinstance(node, Operator) else ()
+
+
+def drawn_factors(node: Node) -> list[Factor]:
+    """The random factors that the expectations of an expression draw."""
+    return [factor for n in walk(node) for factor in draws(n)]
 
 
 def drawn(node: Node, own: Callable[[Node], Iterable[Factor]]) -> Drawn:
