@@ -31,8 +31,10 @@ from worldformula import (
     Uniform,
     Value,
     Viterbi,
+    exp,
     log,
     sg,
+    total,
 )
 from worldformula.errors import FormulaError, NoClosedFormError, TimeError, UnknownVariableError
 from worldformula.formula.graph.graph import graph
@@ -438,6 +440,55 @@ def test_a_latent_around_it_and_a_memory_of_data(path):
         assert found.value[row].item() == pytest.approx(kl[row] - want, abs=1e-10)
 
 
+class Adds(nn.Module):
+    """A head [N, 4] of a state and what is added to the means."""
+
+    def __init__(self):
+        super().__init__()
+        self.line = nn.Linear(K, 4)
+
+    def forward(self, z, s):
+        return self.line(z) + torch.cat([s, 0 * s], -1)
+
+
+@PATHS
+def test_several_draws_and_values_around_it(path):
+    """log E over K draws of s, and all values of c, of the evidence given both: an IWAE, and a mixture of chains."""
+    trans = OneHot("p(z_t|z_{t-1},c)", lambda z, c: 2 * z * (1 + c.unsqueeze(-1)), shape=K)
+    emit = Normal("p(x_t|z_t,s)", Adds(), shape=2)
+    start = OneHot("p(z_1|s)", nn.Linear(2, K), shape=K)
+    q, mix = Normal("q(s|v)", nn.Linear(2, 4), shape=2), Categorical("p(c|v)", nn.Linear(2, 2), shape=(), classes=2)
+    evidence = Evidence(Chain("t", trans * emit, over="z", initial=start, mask="valid"))
+    loss = log(E(q, E(mix, exp(evidence), "exact"), samples=5))
+    x, v, valid = torch.randn(3, 4, 2), torch.randn(3, 2), torch.ones(3, 4, dtype=torch.bool)
+    valid[1, 2:] = False
+    noise = loss.noise(x=x, v=v, valid=valid)
+    found = run(loss, path, x=x, v=v, valid=valid, noise=noise)
+    s = found.samples["s"]
+    assert s.shape == (5, 3, 2)
+    both = [(k, torch.full((3,), c)) for k in range(5) for c in range(2)]
+    each = torch.stack([evidence(x=x, s=s[k], c=c, valid=valid).value for k, c in both]).unflatten(0, (5, 2))
+    shares = torch.log_softmax(mix.net(v), -1).T
+    want = (each + shares).logsumexp(1).logsumexp(0) - np.log(5)
+    torch.testing.assert_close(found.value, want)
+    finite_gradients(found.value, loss)
+
+
+@PATHS
+def test_all_data_may_read_the_state_before(path):
+    trans = OneHot("p(z_t|z_{t-1})", nn.Linear(K, K), shape=K)
+    emit = Normal("p(x_t|z_{t-1})", nn.Linear(K, 2), shape=1)
+    start = OneHot("p(z_0)", nn.Parameter(torch.randn(K)), shape=K)
+    x = torch.randn(2, 4, 1)
+    pair, heads = log_softmax(affine(trans.net, np.eye(K)), -1), affine(emit.net, np.eye(K))
+    begin, want = log_softmax(numbers(start.head())), []
+    for row in numbers(x):
+        pairs = np.stack([normal(heads, v)[:, None] + pair for v in row])
+        want.append(brute(logsumexp(begin[:, None] + pairs[0], 0), pairs, np.zeros((4, K)))[0])
+    loss = Evidence(Chain("t", trans * emit, over="z", initial=start))
+    assert run(loss, path, x=x).value.tolist() == pytest.approx(want, abs=1e-10)
+
+
 @PATHS
 def test_beside_a_sum_with_its_clock(path):
     (trans, emit, start), _ = gaussian()
@@ -761,10 +812,12 @@ def test_what_a_formula_cannot_do_with_a_chain():
     data = torch.randn(2, 4, 2)
     with refused("beside the Sum", error=TimeError):
         Sum("t", evidence)(x=data)
-    shared = Normal("p(s)", shape=2)
-    around = Evidence(Chain("t", z() * x("p(x_t|z_t,s)", K + 2), over="z", initial=first()))
-    with refused("drawn several times", error=TimeError):
-        E(shared, around, samples=4)(x=data)
+    begun = Sum("t", E(moves(), log(x("p(x_t|h_t)"))), burn_in=1, initial={"h": torch.zeros(K)})
+    with refused("burn_in=", "two formulas", error=TimeError):
+        (begun + evidence)(x=data)
+    around = Smoothed(Chain("t", z() * Normal("p(x_t|z_t,s)", Adds(), shape=2), over="z", initial=first()))
+    with refused("several draws", "one draw", error=TimeError):
+        E(Normal("p(s)", shape=2), total(around), samples=4)(x=data)
     with refused("start", error=FormulaError):
         evidence(x=data, start={"z": torch.zeros(2, K)})
     assert isinstance(evidence + Value("y"), type(evidence))

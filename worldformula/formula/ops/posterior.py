@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldformula.errors import FormulaError, near
+from worldformula.errors import FormulaError, TimeError, near
 from worldformula.families.writing import Sign
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.ops.chain import Chain
@@ -30,6 +30,7 @@ from worldformula.formula.plan import clocks
 from worldformula.formula.plan.plan import Op
 from worldformula.formula.plan.scope import Scope
 from worldformula.formula.print import latex, mathml
+from worldformula.formula.syntax import text
 from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.spelling import keyword
 
@@ -42,6 +43,11 @@ def in_time(node: OverChain, lowering: Any, scope: Scope) -> tuple[Tables, Calla
     outer, lowering.flags_of_time = lowering.flags_of_time, clocks.counted_steps(lowering, clock)
     known = tables(lowering, node.chain, scope.at_time(clock.index, "time sum").part())
     lowering.flags_of_time = outer
+    if known.around:
+        raise TimeError(
+            f"{text.text(node)} under several draws or values of what encloses it: its laws are of one\nwrite E of one "
+            f"draw around it, or give the call one value for each row"
+        )
 
     def whole(name: str) -> str:
         if not lowering.is_step(name):
