@@ -3,7 +3,7 @@
     python -m benchmarks.fivo_step [--rounds 15] [--json benchmarks/results/fivo_step.json]
 
 The world is ``worldformula.worlds.vrnn``, preset tiny: ``fivo`` resamples (z, h) systematically before every step,
-``iwae`` is the bound of whole trajectories. By hand, the same networks run in one order on ``[K·B, …]``, those of x
+``iwae`` is the bound of whole trajectories. By hand the same networks run in the same order on ``[K·B, …]``, those of x
 before the loop; of IWAE, prior and decoder on all steps behind it. Every contender has its own copy of the weights,
 Adam (fused), and one thread; before anything is timed, both must give the same value with the same noise.
 """

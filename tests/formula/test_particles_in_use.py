@@ -131,6 +131,32 @@ def test_steps_that_do_not_count_weigh_nothing(kind):
     torch.testing.assert_close(value[:1], short, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_that_does_not_count_may_hold_nan(kind):
+    """What is not known there reaches no particle, neither in its step nor in later ones."""
+    x, valid = rows(series(6), 2), torch.ones(2, 6)
+    valid[0, 2] = valid[1, 0] = 0
+    formula = bound(kind, mask="valid")
+    noise = formula.noise(x=x, valid=valid, generator=torch.Generator().manual_seed(0))
+    hidden, zero = (torch.where(valid[..., None] == 1, x, hole) for hole in (torch.nan, 0.0))
+    found = formula(x=hidden, valid=valid, noise=noise).value
+    torch.testing.assert_close(found, formula(x=zero, valid=valid, noise=noise).value)
+    torch.testing.assert_close(formula.interpret(x=hidden, valid=valid, noise=noise).value, found)
+    assert all(g.isfinite().all() for g in torch.autograd.grad(found.sum(), list(formula.parameters())))
+
+
+@pytest.mark.parametrize("kind", FILTERS)
+def test_a_burn_in_weighs_the_particles_that_go_on_from_it(kind):
+    """Its steps are left out of the sum alone: what is counted is log p of the others, given them."""
+    x = rows(series(8), 2)
+    whole, late = bound(kind), bound(kind, burn_in=3)
+    noise = whole.noise(x=x, generator=torch.Generator().manual_seed(0))
+    head = bound(kind)(x=x[:, :3], noise=cut(noise, slice(None), slice(0, 3))).value
+    expected = whole(x=x, noise=noise).value - head
+    torch.testing.assert_close(late(x=x, noise=noise).value, expected)
+    torch.testing.assert_close(late.interpret(x=x, noise=noise).value, expected)
+
+
 @pytest.mark.parametrize("kind", FILTERS)
 def test_a_call_goes_on_from_the_last_particles(kind):
     x, formula = rows(series(10), 3), bound(kind)

@@ -49,7 +49,7 @@ class Writer:
         """Inputs, start of every carry and shifted series, noise of every site."""
         names = [*self.plan.arguments.values(), *(["T"] if self.plan.free_running else [])]
         names += [f"start_{key}" for key in self.plan.starts]
-        sites = [op for op in self.plan.sites if not self.deterministic or factor_of(op).unbatched]
+        sites = [op for op in self.plan.sites if not self.deterministic or op.name in self.plan.kept_noise]
         names += [op.name for op in sites]
         unknown = not self.deterministic and any(self.plan.noise_shape(op) is None for op in sites)
         return (*names, *(["rng"] if unknown else []))

@@ -42,8 +42,10 @@ def explain(node: Node, program: Program, stages: bool = False) -> Table:
 
 
 def _how_often(op: Op, program: Program) -> str:
-    """How often a variable is drawn; one that depends on nothing is not shared by the rows either."""
-    if op.factor is not None and op.factor.unbatched and program.plan.batched:
+    """How often a variable is drawn; one that depends on nothing is not shared by the rows unless it says so."""
+    if op.common:
+        return "one per call, shared by all rows"
+    if op.name in program.plan.kept_noise and program.plan.batched:
         return "one per row and step" if op.step else "one per row"
     return f"once per {'step' if op.step else 'call'}"
 

@@ -366,7 +366,8 @@ def E(
             variable, weighted), ``"score"``, ``"straight-through"``, ``"gumbel"``; or ``"dreg"`` inside ``log``.
         samples: the mean of K draws, which have a leading axis: each network runs once, on K times the batch.
         baseline: what the score estimator subtracts: an expression of what is known before the draw, or
-            ``"leave-one-out"``, the mean of the other samples.
+            ``"leave-one-out"``, the mean of the other samples (inside ``log``, what the log would be with the
+            geometric mean of the others in the sample's place: VIMCO, Mnih & Rezende 2016, arXiv:1602.06725).
         resample: ``"systematic"``, ``"multinomial"`` or a :class:`Resample`, where ``ratio(p, q)`` inside weighs the
             particles of a filter, ``Sum("t", log(E(q, ratio(p, q), samples=K, resample="systematic")))``.
     """

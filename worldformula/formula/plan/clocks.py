@@ -22,12 +22,13 @@ def over_time(draft: Draft, node: OverTime, scope: Scope) -> Steps:
     """The sum or mean of the steps."""
     enter_time(draft, node)
     inside = scope.at_time(node.index, f"time {node.how}")
+    outer = draft.flags_of_time, draft.burn_in
+    draft.flags_of_time, draft.burn_in = counted_steps(draft, node), node.burn_in
     for path, axis in scope.paths:  # whole trajectories, of which each step draws its part
         own = tuple(u for u in path.q if u.factor.variable.index == node.index)
         inside = draw(draft, replace(path, q=own), inside, axis)
-    outer, draft.flags_of_time = draft.flags_of_time, counted_steps(draft, node)
     inner = yield node.body, inside
-    draft.flags_of_time = outer
+    draft.flags_of_time, draft.burn_in = outer
     draft.check_alike(inside.leaves)
     _refuse_particles(draft, node, inner, scope)
     told = counted_steps(draft, node)  # flags say how many steps there are

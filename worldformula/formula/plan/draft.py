@@ -9,7 +9,7 @@ from torch import dtype
 
 from worldformula.errors import FormulaError, GradientError, ShapeError, TimeError, table
 from worldformula.formula.filtering import taken
-from worldformula.formula.plan.declared import check_keys, declared_shapes
+from worldformula.formula.plan.declared import check_keys, declared_shapes, shared_variables
 from worldformula.formula.plan.plan import Check, Op, Plan, Ref, Term
 from worldformula.formula.plan.scope import Scope
 from worldformula.formula.plan.ssa import Assignments
@@ -49,6 +49,7 @@ class Draft(Assignments):
         self.valued: set[str] = set()  # the inputs that arithmetic reads
         self.reckoned: set[str] = set()  # all variables that arithmetic reads
         self.floats: tuple[frozenset[str], dtype] | None = None  # those of whole numbers, and what they become there
+        self.chains: dict[tuple[object, ...], Any] = {}  # the operations of chains, by chain and place
         self.carried: set[Variable] = set()  # what is read at t−1 of something that a step declares
         self.time: OverTime | None = None
         self.declared: set[Variable] = set()
@@ -60,6 +61,7 @@ class Draft(Assignments):
         self.named: dict[str, Named] = {}
         self.known_parts: dict[tuple[int, int], tuple[Ref, Scope]] = {}  # values of parts, by part and scope
         self.flags_of_time: str | None = None  # the steps that count, where some do not
+        self.burn_in = 0  # how many first steps do not count in the sum that is lowered
         self.known: dict[str, Variable] = {}  # inputs by key
         self.scalar: dict[str, bool] = {}  # whether they are one number for the whole call
         self.letters: dict[str, Variable] = {}  # the same as they are first written
@@ -78,6 +80,7 @@ class Draft(Assignments):
         self._note_readers(c for f in used for c in f.conditions)
         self.zeroed: dict[str, Variable] = {}  # what the first iteration reads of the one before, which is zeros
         check_keys(used)
+        self.globals = shared_variables(used)
 
     def declare(self, values: Sequence[Value]) -> None:
         """The event shapes that values of variables declare where they are written."""

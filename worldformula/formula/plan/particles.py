@@ -8,6 +8,7 @@ Both are known before anything is lowered, as a step reads the carry before it d
 
 from __future__ import annotations
 
+from collections import defaultdict
 from dataclasses import replace
 
 from worldformula.errors import FormulaError, GradientError, TimeError
@@ -21,6 +22,9 @@ from worldformula.formula.syntax.drawn import along_time
 from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.nodes import Expectation, Integral, Node, OverTime, Use, Value, factors, walk
 from worldformula.formula.syntax.text import text
+
+Place = tuple[int | None, Variable]
+"""A variable as one E has it, by the identity of its node, or as any has it."""
 
 
 def prepare(draft: Draft, node: Node) -> list[OverTime]:
@@ -82,7 +86,7 @@ def _begun(draft: Draft, clock: OverTime, expectations: list[Expectation]) -> Ov
 def _find_axes(draft: Draft, node: Node, expectations: list[Expectation], indices: set[str]) -> None:
     """The sample axes of what is carried: those of the draws that it is made of, over however many steps."""
     axes, own = _drawn_several_times(draft, expectations)
-    found = _reached(own, expectations)
+    found = _reached(axes, expectations)
     read = [c for f in factors(node) for c in f.conditions] + [n.variable for n in walk(node) if isinstance(n, Value)]
     carried = {v.at(0) for v in read if v.offset < 0 and v.index in indices and not v.past}
     used = {axis for v in carried for axis in found.get(v, ())}
@@ -118,18 +122,29 @@ def _drawn_several_times(
     return axes, own
 
 
-def _reached(own: dict[Variable, set[int]], expectations: list[Expectation]) -> dict[Variable, set[int]]:
-    """What draws lead to, through however many factors and steps: the axes of all that it is made of."""
-    needs: dict[Variable, set[Variable]] = {}
-    for factor in (u.factor for e in expectations for u in e.q if not u.factor.observed):
-        for variable in factor.variables:
-            needs.setdefault(variable, set()).update(c.at(0) if c.index else c for c in factor.conditions)
-    found = {v: set(each) for v, each in own.items()}
-    while True:
-        more = {v: set[int]().union(found.get(v, ()), *(found.get(c, ()) for c in cs)) for v, cs in needs.items()}
-        if all(more[v] == found.get(v, set()) for v in more):
-            return found
-        found |= more
+def _reached(axes: dict[int, int], expectations: list[Expectation]) -> dict[Variable, set[int]]:
+    """What draws lead to, through however many factors and steps: the axes of all that it is made of. What two E draw
+    differs between them: a factor reads what its own E draws, where that draws it at this step.
+    """
+    found: defaultdict[Place, set[int]] = defaultdict(set)
+    reads: dict[tuple[int, Variable], list[Place]] = {}
+    for e in expectations:
+        here = {v for u in e.q for v in u.factor.variables}
+        for factor in (u.factor for u in e.q if not u.factor.observed):
+            for variable in factor.variables:
+                known = [(id(e) if c in here else None, c.at(0) if c.index else c) for c in factor.conditions]
+                reads[id(e), variable] = known
+                if factor.family is not None and id(e) in axes:
+                    found[id(e), variable].add(axes[id(e)])
+    again = True
+    while again:
+        again = False
+        for place, known in reads.items():
+            more, any_e = found[place].union(*(found[c] for c in known)), (None, place[1])
+            again |= more != found[place] or not more <= found[any_e]
+            found[place] = more
+            found[any_e] |= more
+    return {variable: each for (e, variable), each in found.items() if e is None}
 
 
 def filters(draft: Draft, node: Node) -> None:

@@ -21,6 +21,7 @@ class Scope:
     reductions: how the formula reduces what stands here.
     leaves: what is combined elementwise here, collected until the next reduction.
     paths: the expectations around here that draw whole trajectories, at the steps of a sum, and their sample axes.
+    weighs: whether this weighs the particles of a filter, in steps of a burn-in too.
     """
 
     values: Mapping[Variable, str] = field(default_factory=dict)
@@ -35,6 +36,7 @@ class Scope:
     reductions: tuple[str, ...] = ()
     leaves: list[str] = field(default_factory=list)
     paths: tuple[tuple[Expectation, int | None], ...] = ()
+    weighs: bool = False
 
     def __getitem__(self, variable: Variable) -> str:
         return self.values[variable]

@@ -26,13 +26,14 @@ def begin(draft: Draft, node: OverTime, going: bool = False) -> None:
     if going and node.reset is None:
         draft.gone |= {v: use.factor for use in node.begin for v in use.factor.variables}
         return
-    outer, draft.flags_of_time = draft.flags_of_time, counted_steps(draft, node)
+    outer = draft.flags_of_time, draft.burn_in
+    draft.flags_of_time, draft.burn_in = counted_steps(draft, node), node.burn_in
     values: dict[Variable, str] = {}
     for use in draw_order(node.begin):
         factor = use.factor
         for variable in factor.variables:
             _shape_of_carry(draft, variable)
-        rows = {c: name for c in factor.conditions if (name := _row(draft, c, node, factor)) is not None}
+        rows = {c: name for c in factor.conditions if (name := row(draft, c, node, factor)) is not None}
         draft.rows |= rows
         axes = draft.axes_of_carry(begins(factor.variable))
         axis = axes[0] if len(axes) == 1 else None
@@ -45,7 +46,7 @@ def begin(draft: Draft, node: OverTime, going: bool = False) -> None:
             name = draft.along(name, axes) if axes else name
             values[variable] = draft.begins[begins(variable)] = draft.samples[variable.key] = name
     draft.rows |= values
-    draft.flags_of_time = outer
+    draft.flags_of_time, draft.burn_in = outer
 
 
 def _shape_of_carry(draft: Draft, variable: Variable) -> None:
@@ -55,7 +56,7 @@ def _shape_of_carry(draft: Draft, variable: Variable) -> None:
             draft.shapes[key], draft.ranks[key] = draft.shapes[other], draft.ranks[other]
 
 
-def _row(draft: Draft, condition: Variable, node: OverTime, factor: Factor) -> str | None:
+def row(draft: Draft, condition: Variable, node: OverTime, factor: Factor) -> str | None:
     """The first row that a start reads, or the first k; None for what is given once, or another start."""
     now = series(condition, node.index)
     if now is None or now.key not in draft.indexed:

@@ -263,19 +263,21 @@ def _inside(draft: Draft, variable: Variable) -> tuple[tuple[str, float], ...]:
     return (("value", draft.fills[variable.key]),) if variable.key in draft.fills else ()
 
 
-def _counts(draft: Draft, variable: Variable) -> str | None:
-    """The flags of the steps of a series that count, where some do not."""
+def _counts(draft: Draft, variable: Variable, *, weighs: bool = False) -> str | None:
+    """The flags of the steps of a series that count, where some do not; those of a burn-in do where they ``weigh``."""
     known = draft.flags_of_time
-    if draft.time is None or not draft.time.burn_in:
+    if weighs or not draft.burn_in:
         return known
-    late = Op("", "behind", how=variable.key, options=(("burn_in", draft.time.burn_in),), step=True)
+    late = Op("", "behind", how=variable.key, options=(("burn_in", draft.burn_in),), step=True)
     name = draft.add(f"{variable.key}_behind", late)
     return name if known is None else draft.add("counted_steps", Op("", "call", (known, name), target=runtime.both))
 
 
-def scored(draft: Draft, name: str, variable: Variable) -> str:
-    """A value at which a density is taken: data of steps that do not count are moved into the support."""
-    if not draft.is_data(name) or not (counts := _counts(draft, variable)):
+def scored(draft: Draft, name: str, variable: Variable, *, weighs: bool = False) -> str:
+    """A value at which a density is taken: data of steps that do not count are moved into the support. Those of a
+    burn-in stay as they are where they ``weigh`` the particles that go on from it.
+    """
+    if not draft.is_data(name) or not (counts := _counts(draft, variable, weighs=weighs)):
         return name
     op = Op("", "call", (name, counts), target=runtime.filled, options=_inside(draft, variable))
     return draft.add(f"{variable.key}_counted", op)

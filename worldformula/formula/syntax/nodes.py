@@ -61,7 +61,8 @@ class Node:
     __slots__ = ()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key not in ("_drawn", "_one_draw")}  # see `drawn`
+        remembered = ("_drawn", "_one_draw", "_scored")  # see `drawn`
+        return {key: value for key, value in vars(self).items() if key not in remembered}
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,6 +224,17 @@ class OverSteps(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class OverRows(Node):
+    """Σ body over the rows of the data: a plate. ``rows`` is how many there are where a call gives some of them, whose
+    sum is scaled by rows / batch; None where it gives all.
+    """
+
+    index: str
+    rows: int | Node | None
+    body: Node
+
+
+@dataclass(frozen=True, eq=False)
 class Group(Node):
     """Several formulas evaluated together: what they share is drawn and computed once."""
 
@@ -237,6 +249,7 @@ class Operator(Node):
     """
 
     symbol: ClassVar[Sign]
+    of_shared: ClassVar[bool] = False  # whether its factors may be of variables that all rows share
     separator: ClassVar[Literal["‖", ",", ";", "+"]] = "‖"
 
     @property
@@ -271,6 +284,11 @@ class Operator(Node):
         return ()
 
     @property
+    def clock(self) -> OverTime | None:
+        """The sum over time that it stands for, where it goes over all steps itself."""
+        return None
+
+    @property
     def sets(self) -> bool:
         """Whether it sets these itself, each to a value of its own, and nothing is drawn that others may share."""
         return False
@@ -295,6 +313,8 @@ def children(node: Node) -> tuple[Node, ...]:
             return body, baseline
         case Function(_, body, bounds):
             return (body, *(bound for bound in bounds if isinstance(bound, Node)))
+        case OverRows(_, rows, body):
+            return (body, rows) if isinstance(rows, Node) else (body,)
         case (
             Expectation() | Negative() | StopGradient() | OverBatch() | OverTime() | OverSteps() | OverEvent() | Named()
         ):

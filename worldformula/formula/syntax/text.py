@@ -20,6 +20,7 @@ from worldformula.formula.syntax.nodes import (
     Operator,
     OverBatch,
     OverEvent,
+    OverRows,
     OverSteps,
     OverTime,
     Product,
@@ -46,13 +47,15 @@ def strength(node: Node) -> int:
             return BINDS["neg"]
         case Ratio():
             return BINDS["/"]
+        case OverRows(_, rows, _) if rows is not None:
+            return BINDS["*"]
     return 9
 
 
 def open_ended(node: Node) -> bool:
     """Whether a factor written behind the node would seem to belong to its last log or sum over time."""
     match node:
-        case Log(event=False) | OverTime() | OverSteps():
+        case Log(event=False) | OverTime() | OverSteps() | OverRows():
             return True
         case Negative(body):
             return open_ended(body)
@@ -78,6 +81,12 @@ def clock(node: OverTime) -> tuple[tuple[str, str], ...]:
     initial = [] if node.initial is None else [("initial", name) for name in node.initial.names]
     marks = [("reset", node.reset), ("mask", node.mask), ("burn_in", str(node.burn_in or "")), ("until", node.until)]
     return (*((key, value) for key, value in marks if value), *initial)
+
+
+def below(node: OverTime) -> str:
+    """What stands below the sign of a sum over time: ``t``, or ``{t; reset=first; initial=p(z_0)}``."""
+    said = [*(f"{key}={value}" for key, value in clock(node)), *(f"initial={use(u)}" for u in node.begin)]
+    return f"{{{'; '.join((node.index, *said))}}}" if said else node.index
 
 
 def number(value: int | float) -> str:
@@ -182,6 +191,10 @@ def _text(node: Node) -> Rule[str]:
         case OverSteps(how, index, steps, body):
             sign = "Σ" if how == "sum" else "mean"
             return f"{sign}_{{{index}=1..{steps}}} {(yield from _operand(body, strength(body) < SUMMAND))}"
+        case OverRows(index, rows, body):
+            last = "N" if rows is None else "B"
+            shown = f"Σ_{{{index}=1..{last}}} {(yield from _operand(body, strength(body) < SUMMAND))}"
+            return shown if rows is None else f"{(yield rows) if isinstance(rows, Node) else rows}/B {shown}"
         case Binary("max" | "min", left, right):
             return f"{node.op}({(yield left)}, {(yield right)})"
         case Binary(op, left, right):
@@ -194,11 +207,9 @@ def _text(node: Node) -> Rule[str]:
             return f"sg({(yield body)})"
         case OverBatch(how, body):
             return f"{how}({(yield body)})"
-        case OverTime(how, index, body, _, _):
-            said = [*(f"{key}={value}" for key, value in clock(node)), *(f"initial={use(u)}" for u in node.begin)]
-            below = f"{{{'; '.join((index, *said))}}}" if said else index
+        case OverTime(how, _, body, _, _):
             shown = yield from _operand(body, strength(body) < SUMMAND)
-            return f"{'Σ' if how == 'sum' else 'mean'}_{below} {shown}"
+            return f"{'Σ' if how == 'sum' else 'mean'}_{below(node)} {shown}"
     raise TypeError(f"no text rule for {type(node).__name__}")
 
 
