@@ -416,6 +416,32 @@ def test_rows_that_lack_a_modality(path):
 
 
 @PATHS
+@pytest.mark.parametrize("swapped", [False, True])
+def test_steps_may_lack_any_of_what_is_seen(path, swapped):
+    """Whichever factor stands first, and tells the batch: what is not there has no part in the forward recursion."""
+    (trans, emit, start), _ = gaussian()
+    other = Normal("p(y_t|z_t)", nn.Linear(K, 2), shape=1)
+    seen = (other, emit) if swapped else (emit, other)
+    both = Evidence(Chain("t", trans * seen[0] * seen[1], over="z", initial=start))
+    data = {"x": torch.randn(2, 4, 2), "y": torch.randn(2, 4, 1)}
+    has = {"x": torch.rand(2, 4) < 0.5, "y": torch.rand(2, 4) < 0.5}
+    hidden = {k: torch.where(has[k][..., None], v, torch.nan) for k, v in data.items()}
+    states = torch.eye(K)
+    law = start.log_prob(z_1=states)[None]
+    for t in range(4):
+        own = torch.zeros(2, K)
+        for key, p in (("x", emit), ("y", other)):
+            density = torch.stack([p.log_prob(**{key: data[key][:, t], "z": z.expand(2, K)}) for z in states], 1)
+            own = own + torch.where(has[key][:, t, None], density, 0.0)
+        law = law + own
+        if t < 3:
+            table = trans.net(states).log_softmax(-1)
+            law = (law[:, :, None] + table).logsumexp(1)
+    found = run(both, path, present=has, **hidden).value
+    torch.testing.assert_close(found, law.logsumexp(1))
+
+
+@PATHS
 def test_a_latent_around_it_and_a_memory_of_data(path):
     """E_q(s|x_{1:T}) of the evidence given s, and a transition that reads h_t = f(h_{t-1}, u_t)."""
     trans = OneHot("p(z_t|z_{t-1},h_t)", lambda z, h: z * 2 + h, shape=K)
