@@ -510,6 +510,15 @@ def test_beside_a_sum_that_leaves_out_its_first_steps(path, chain_first):
     torch.testing.assert_close(run(both, path, x=x).value, evidence(x=x).value + own(x=x).value)
 
 
+@PATHS
+def test_beside_a_sum_that_begins_late_and_with_something(path):
+    evidence = Evidence(Chain("t", z() * x(), over="z", initial=first()))
+    begun = Sum("t", E(moves(), log(x("p(x_t|h_t)"))), burn_in=1, initial={"h": torch.zeros(K)})
+    data = torch.randn(2, 4, 2)
+    expected = evidence(x=data).value + begun(x=data).value
+    torch.testing.assert_close(run(begun + evidence, path, x=data).value, expected)
+
+
 def test_two_chains_of_one_name_are_two():
     (trans, emit, start), _ = gaussian()
     (trans_2, emit_2, start_2), _ = gaussian()
@@ -803,9 +812,6 @@ def test_what_a_formula_cannot_do_with_a_chain():
     data = torch.randn(2, 4, 2)
     with refused("beside the Sum", error=TimeError):
         Sum("t", evidence)(x=data)
-    begun = Sum("t", E(moves(), log(x("p(x_t|h_t)"))), burn_in=1, initial={"h": torch.zeros(K)})
-    with refused("burn_in=", "two formulas", error=TimeError):
-        (begun + evidence)(x=data)
     around = Smoothed(Chain("t", z() * Normal("p(x_t|z_t,s)", Adds(), shape=2), over="z", initial=first()))
     with refused("several draws", "one draw", error=TimeError):
         E(Normal("p(s)", shape=2), total(around), samples=4)(x=data)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from worldformula.data.digits import digits
-from worldformula.formula import E, Sum, log
 from worldformula.metrics import likelihood
 from worldformula.training.fit import fit
 from worldformula.world import World
+from worldformula.world.bounds import weighed
 from worldformula.worlds import dmm as markov
 from worldformula.worlds import hmm as hidden
 from worldformula.worlds import vrnn as recurrent
@@ -90,8 +90,6 @@ def bound(world: World, data: dict[str, Tensor]) -> float:
     post, prior = (next(f for f in p.factors if f.variable.key == "z") for p in (world.posterior, world.prior))
     initial = getattr(world.loss, "initial_state", None)
     start = None if initial is None else {"z": initial.z}
-    step = E(world.posterior, log(prior) + log(world.heads["x"]) - log(post))
-    weight = Sum("t", step, reset="first", initial=start)
-    many = {k: v.repeat(CHUNK, *[1] * (v.ndim - 1)) for k, v in data.items()}
-    found = [weight(**many, seed=i).value.view(CHUNK, -1) for i in range(DRAWS // CHUNK)]
-    return float(-likelihood.importance_bound(torch.cat(found)).mean())
+    few = weighed("iwae", world.posterior, world.heads["x"] * prior, post, CHUNK, reset="first", initial=start)
+    found = [few(**data, seed=i).value for i in range(DRAWS // CHUNK)]
+    return float(-likelihood.importance_bound(torch.stack(found)).mean())

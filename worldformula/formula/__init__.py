@@ -28,12 +28,15 @@ from worldformula.formula.factors.composed import (
     Autoregressive,
     DiscretisedLogistic,
     Flow,
+    LogisticNormal,
     LowRankNormal,
     Mixture,
     MultivariateNormal,
     RelaxedBernoulli,
     RelaxedOneHot,
+    VonMisesFisher,
     Wrapped,
+    ZeroInflated,
 )
 from worldformula.formula.factors.experts import (
     MoE,
@@ -95,6 +98,7 @@ from worldformula.formula.ops.sliced_wasserstein import SlicedWasserstein
 from worldformula.formula.ops.swav import SwAV
 from worldformula.formula.ops.vicreg import Covariance, Variance
 from worldformula.formula.syntax.learnt import positive
+from worldformula.formula.syntax.resample import Resample
 
 bind()
 
@@ -136,6 +140,7 @@ __all__ = [
     "Joint",
     "Laplace",
     "LogNormal",
+    "LogisticNormal",
     "LowRankNormal",
     "Mean",
     "Min",
@@ -154,6 +159,7 @@ __all__ = [
     "RelaxedBernoulli",
     "RelaxedOneHot",
     "Renyi",
+    "Resample",
     "SIGReg",
     "ScoreMatching",
     "SlicedWasserstein",
@@ -171,7 +177,9 @@ __all__ = [
     "Variance",
     "Viterbi",
     "VonMises",
+    "VonMisesFisher",
     "Wrapped",
+    "ZeroInflated",
     "clamp",
     "each",
     "exp",

@@ -24,6 +24,7 @@ def inferred(sizes: Any, data: DataSet, given: Collection[str] = ()) -> list[str
     """``key=value`` texts that fit ``sizes`` to data, as far as they differ; ``given`` keys are left alone.
 
     WIDTHS        numbers of a row of x
+    documents     rows of x, of a loss that is about all of them
     side          height of a square picture of one channel; height and width, of any
     picture       height, width and channels, where the preset has convolutions
     shape         of a row, where it has as many axes as that of the preset; or its numbers
@@ -37,7 +38,7 @@ def inferred(sizes: Any, data: DataSet, given: Collection[str] = ()) -> list[str
         return []
     have = {field.name: getattr(sizes, field.name) for field in dataclasses.fields(sizes)}
     width, whole = math.prod(x.shape[1:]), x.dtype.kind in "iu"
-    found: dict[str, Any] = {name: width for name in WIDTHS if name in have}
+    found: dict[str, Any] = {name: width for name in WIDTHS if name in have} | {"documents": len(x)}
     if len(data.shape) == 2 and {"height", "width"} <= have.keys():
         found |= {"height": data.shape[0], "width": data.shape[1]}
     if len(data.shape) == 2 and data.shape[0] == data.shape[1]:

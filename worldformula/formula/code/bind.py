@@ -52,6 +52,7 @@ class _Site:
     lead: tuple[int, ...]
     step: bool
     always: bool  # whether the noise is needed even without sampling, for its batch axes
+    common: bool  # whether all rows share it, so that it has no batch axes
     start: bool = False  # whether it is of what a sequence begins with
 
 
@@ -102,7 +103,7 @@ class Binder:
         self.simple = self.simple and not (self.several or self.series)
         self.expected = tuple((i.key, i.shape or None) for i in tensors)
         self.scalars = tuple(i.key for i in self.inputs if i.scalar)
-        self.drawn = tuple((s.family.noise, s.event) for s in self.sites if s.event is not None)
+        self.drawn = tuple((s.family.noise, s.event, s.common) for s in self.sites if s.event is not None)
 
     def _shape(self, key: str, op: Op) -> tuple[int, ...] | None:
         """The event shape that an input has to end in; flags have none."""
@@ -114,7 +115,8 @@ class Binder:
         assert op.factor.family is not None
         event = self.plan.noise_shape(op)
         key, lead = self.plan.noise_keys[op.name], self.plan.lead(op)
-        return _Site(op.name, key, op.factor.family, event, lead, op.step, op.factor.unbatched, op.how == "start")
+        always = op.name in self.plan.kept_noise
+        return _Site(op.name, key, op.factor.family, event, lead, op.step, always, op.common, op.how == "start")
 
     def bind(self, given: dict[str, Any]) -> Call:
         """Sort the keywords of a call; add the start of the carry and the noise."""
@@ -174,8 +176,8 @@ class Binder:
             found.append(given[key])
         if self.drawn:
             batch, dtype, device = self.batch(given), like.dtype, like.device
-            for noise, event in self.drawn:
-                found.append(noise(batch + event, dtype=dtype, device=device))
+            for noise, event, common in self.drawn:
+                found.append(noise(event if common else batch + event, dtype=dtype, device=device))
         return found
 
     # ------------------------------------------------------------------------------------------------------- inputs
@@ -220,7 +222,9 @@ class Binder:
             start, horizon = options.get("start"), options.get("horizon")
             if not start or horizon is None:
                 raise MissingInputError("no data says how many steps there are: pass start={...} and horizon=...")
-            return next(v for v in start.values() if isinstance(v, Tensor)).shape[0], int(horizon)
+            key, value = next((k, v) for k, v in start.items() if isinstance(v, Tensor))
+            place = value.ndim - 1 - len(self.plan.shapes.get(key, ())) if key in self.plan.particles else 0
+            return value.shape[place], int(horizon)
         first = given[self.series[0].key].shape[:2]
         if len(first) < 2 or 0 in first or any(given[i.key].shape[:2] != first for i in self.series):
             rows = [(i.key, "[B, T, ...]", list(given[i.key].shape)) for i in self.series]
@@ -263,19 +267,22 @@ class Binder:
             of = self.plan.lags.get(key, key)
             shape = tuple(given[of].shape[2:]) if key in self.plan.shifts else self.plan.shapes.get(key)
             initial = start_of(self.plan.initial, key) if key in self.plan.carries else None
+            many = self.plan.particles.get(key, ())
             if start is not None:
                 found[f"start_{key}"] = start[key]
-                if shape is not None and tuple(start[key].shape) != (B, *shape):
-                    rows = [(key, [B, *shape], list(start[key].shape))]
+                if many and shape is not None and tuple(start[key].shape) == (B, *shape):
+                    found[f"start_{key}"] = start[key].expand(*many, B, *shape)
+                elif shape is not None and tuple(start[key].shape) != (*many, B, *shape):
+                    rows = [(key, [*many, B, *shape], list(start[key].shape))]
                     raise ShapeError("start: expected batch + event\n" + table(("variable", "declared", "got"), rows))
             elif key in self.plan.begins:
                 found[f"start_{key}"] = None  # the function begins with what a factor draws or computes
             elif initial is not None:
-                found[f"start_{key}"] = initial.expand(B, *initial.shape)
+                found[f"start_{key}"] = initial.expand(*many, B, *initial.shape)
             elif key == self.plan.counter:  # what stands before the first step, number 1
                 found[f"start_{key}"] = like.new_zeros(B, dtype=torch.promote_types(like.dtype, torch.float32))
             else:
-                found[f"start_{key}"] = like.new_zeros((B, *(shape or ())))
+                found[f"start_{key}"] = like.new_zeros((*many, B, *(shape or ())))
         return found
 
     # -------------------------------------------------------------------------------------------------------- noise
@@ -305,7 +312,7 @@ class Binder:
             if site.event is None:
                 found[site.name] = given.get(site.key)
                 continue
-            batch = lead if site.step else lead[:1] if site.start else self.batch(inputs)
+            batch = () if site.common else lead if site.step else lead[:1] if site.start else self.batch(inputs)
             shape = (*site.lead, *batch, *site.event)
             if site.key in given:
                 found[site.name] = given[site.key]
@@ -336,6 +343,6 @@ class Binder:
                 )
             return batch
         for known in self.inputs:
-            if not known.scalar:
+            if not known.scalar and not self.plan.inputs[known.key].common:
                 return tuple(inputs[known.key].shape[: 1 if known.step else -1])
         return ()

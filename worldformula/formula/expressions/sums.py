@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -15,7 +15,7 @@ from worldformula.formula.syntax.check import check_product
 from worldformula.formula.syntax.constants import Constants
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import whole_number
-from worldformula.formula.syntax.nodes import Group, OverSteps, OverTime, Product, Use
+from worldformula.formula.syntax.nodes import Group, OverRows, OverSteps, OverTime, Product, Use, of_numbers
 from worldformula.formula.syntax.spelling import by_keyword, keyword, normal
 from worldformula.formula.syntax.starts import begins
 
@@ -33,12 +33,8 @@ def _over_time(
     until: str | None,
     steps: int | None,
 ) -> Expression:
-    if not isinstance(index, str):
-        raise FormulaError(f"expected Sum('t', expression), got {type(index).__name__} as the index")
-    index = normal(index)  # as in the names that have it
+    index, step = _checked(index, step)
     reset, mask, until = (keyword(name) if isinstance(name, str) else name for name in (reset, mask, until))
-    if not isinstance(step, Expression):
-        raise FormulaError(f"expected Sum('t', expression), got {type(step).__name__}")
     if steps is not None:
         _check_steps(index, steps, reset=reset, initial=initial, mask=mask, burn_in=burn_in, until=until)
         return Expression(OverSteps(how, index, int(steps), step.node))
@@ -51,6 +47,15 @@ def _over_time(
     check_older(index, step.node, known, begin)
     start = Constants(values) if values else None
     return Expression(OverTime(how, index, step.node, reset, start, mask, int(burn_in), until, begin))
+
+
+def _checked(index: Any, step: Any) -> tuple[str, Expression]:
+    """The index as in the names that have it, and what is summed."""
+    if not isinstance(index, str):
+        raise FormulaError(f"expected Sum('t', expression), got {type(index).__name__} as the index")
+    if not isinstance(step, Expression):
+        raise FormulaError(f"expected Sum('t', expression), got {type(step).__name__}")
+    return normal(index), step
 
 
 def _check_steps(index: str, steps: Any, **clock: object) -> None:
@@ -68,6 +73,24 @@ def _check_steps(index: str, steps: Any, **clock: object) -> None:
             f"Sum over {index}: {given[0]}= belongs to a sum over time, and steps={steps} makes this one a sum over "
             f"iterations\n{advice.get(given[0], 'leave it out; all iterations count')}"
         )
+
+
+def _over_rows(index: str, step: Expression, rows: Any, steps: Any, **clock: object) -> Expression:
+    """A sum over the rows of the data, all of which the call gives, or so many of which it gives some."""
+    taken = [*(["steps"] if steps is not None else []), *(name for name, value in clock.items() if value)]
+    if taken:
+        raise FormulaError(
+            f"Sum over {index}: rows= makes this a sum over the rows of the data, and {taken[0]}= belongs to a sum "
+            f"over steps\nput one Sum inside the other: Sum({index!r}, Sum('t', ...), rows='all')"
+        )
+    if isinstance(rows, Expression) and of_numbers(rows.node):
+        return Expression(OverRows(index, rows.node, step.node))
+    if rows != "all" and (whole_number(rows) or 0) < 1:
+        raise FormulaError(
+            f"Sum over {index}: expected rows='all', where the call gives all rows, or the number of rows of which it "
+            f"gives some, rows=1000 or rows=Symbol('N'), got {rows!r}"
+        )
+    return Expression(OverRows(index, None if rows == "all" else whole_number(rows), step.node))
 
 
 def _first_values(index: str, initial: Any) -> tuple[Any, Product]:
@@ -102,6 +125,7 @@ def Sum(
     burn_in: int = 0,
     until: str | None = None,
     steps: int | None = None,
+    rows: Literal["all"] | int | Expression | None = None,
 ) -> Expression:
     """Σ_t step over the time axis of the series ``[B, T, ...]``, or over iterations 1 … ``steps`` that are not time.
 
@@ -118,9 +142,16 @@ def Sum(
         until: names the series of flags ``[B, T]`` of the step that ends its sequence: those behind it do not count.
         steps: iterations instead of time (DRAW): written out in the emitted code. A ``ModuleList`` as the network of a
             factor with this index holds one network per iteration; ``c_L`` right of the sum is the last ``c_l``.
+        rows: the rows of the data instead (a plate), one number for the call: ``"all"`` where it gives all of them;
+            else how many there are, a number or a `Symbol`, where it gives a batch of B, whose sum is scaled by
+            rows / B, an unbiased estimate if the batch is drawn at random.
 
     Raises UnknownVariableError for a variable that nothing carries, and ShapeError.
     """
+    if rows is not None:
+        index, step = _checked(index, step)
+        clock = {"reset": reset, "initial": initial, "mask": mask, "burn_in": burn_in, "until": until}
+        return _over_rows(index, step, rows, steps, **clock)
     return _over_time("sum", index, step, reset, initial, mask, burn_in, until, steps)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import FormulaError
-from worldformula.formula.runtime import one_batch
+from worldformula.formula.runtime import one_batch, rows
 from worldformula.formula.syntax.check import draw_order
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import Who, by_variable, need
@@ -63,7 +63,7 @@ def sample(
 ) -> dict[str, Tensor]:
     """Every variable of the product by name. A network sees the axes of ``sample_shape`` only behind a draw."""
     widened = set[Variable]()  # what has the axes of sample_shape already
-    batch = _batch(joint, held)
+    batch, common = _batch(joint, held), _common(joint)
     for factor in (u.factor for u in draw_order(joint.uses)):
         if factor.observed:
             continue
@@ -72,8 +72,11 @@ def sample(
             held[c].expand(*sample_shape, *held[c].shape) if inherits and c not in widened else held[c]
             for c in factor.conditions
         ]
+        if common.isdisjoint(factor.variables) and not common.issuperset(factor.conditions):
+            read = zip(factor.conditions, values, strict=True)
+            values = [rows(v, len(sample_shape) * inherits, batch) if c in common else v for c, v in read]
         own = () if inherits else sample_shape
-        if factor.family is not None and factor.unbatched and factor.variable not in noise:
+        if factor.family is not None and factor.unbatched and not factor.shared and factor.variable not in noise:
             own = (*sample_shape, *batch)  # such as the prior beside p(x|z,y): one draw for every row of y
         drawn = factor.draw(values, own, generator, noise.get(factor.variable), deterministic)
         held |= dict(zip(factor.variables, drawn if len(factor.variables) > 1 else (drawn,), strict=True))
@@ -83,11 +86,30 @@ def sample(
     return {v.key: held[v] if v in widened else held[v].expand(*sample_shape, *held[v].shape) for v in shown}
 
 
+def _common(joint: Joint) -> set[Variable]:
+    """The variables of which all rows have one value: what is shared, and what is computed of such alone."""
+    found = set[Variable]()
+    for factor in (u.factor for u in draw_order(joint.uses)):
+        computed = factor.family is None and factor.conditions and found.issuperset(factor.conditions)
+        if factor.shared and not found.issuperset(factor.conditions):
+            read = next(c for c in factor.conditions if c not in found)
+            raise FormulaError(
+                f"{factor} is shared by all rows (shared=True), and it reads {read}, which each row has of its own\n"
+                f"let it read shared variables alone"
+            )
+        if factor.shared or computed:
+            found.update(factor.variables)
+    return found
+
+
 def _batch(joint: Joint, held: Values) -> tuple[int, ...]:
     """The batch axes of what is given: all but the declared event axes; one axis where none are declared."""
     shapes = {v: s for f in joint.factors for v, s in f.event_shapes() if s is not None}
     found: list[tuple[int, ...]] = [()]
+    common = _common(joint)
     for variable, value in held.items():
+        if variable in common:
+            continue
         vector = value.is_floating_point()  # and not a class number or a flag
         axes = value.ndim - len(shapes[variable]) if variable in shapes else min(value.ndim - vector, 1)
         found.append(tuple(value.shape[: max(axes, 0)]))
@@ -103,6 +125,8 @@ def log_prob(joint: Joint, values: Mapping[str, Any]) -> Tensor:
     wanted, computed = _read(factors, held)
     need(joint, values, held, wanted, _who(joint))
     terms: list[Tensor] = []
+    common = _common(joint)
+    _refuse_mixed(factors, common)
     for factor in factors:
         conditions = [held.get(c) for c in factor.conditions]
         if factor in computed:
@@ -112,6 +136,18 @@ def log_prob(joint: Joint, values: Mapping[str, Any]) -> Tensor:
             terms.append(factor.density(held[factor.variable], conditions))
     one_batch(*terms)
     return sum(terms[1:], start=terms[0])
+
+
+def _refuse_mixed(factors: Sequence[Factor], common: Collection[Variable]) -> None:
+    """Refuse the sum of a density that all rows share and of one that each row has."""
+    random = [f for f in factors if f.family is not None]
+    shared, own = ([f for f in random if (f.variable in common) is wanted] for wanted in (True, False))
+    if shared and own:
+        raise FormulaError(
+            f"log {shared[0]} is one number for all rows, and log {own[0]} is one for each row\n"
+            f"add the sum over the rows: {shared[0].header.letter}.log_prob(...) + "
+            f"{own[0].header.letter}.log_prob(...).sum()"
+        )
 
 
 def _read(factors: Sequence[Factor], held: Collection[Variable]) -> tuple[list[Variable], list[Factor]]:

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from worldformula.errors import UnknownVariableError, near
 from worldformula.formula.expressions.expression import Expression
+from worldformula.formula.factors.experts import MoE
 from worldformula.formula.graph.model import Edge, EdgeKind, Graph, Vertex, VertexKind
 from worldformula.formula.graph.observed import beside, drawn, free, inferring, slot
 from worldformula.formula.graph.picture import svg
@@ -47,6 +48,7 @@ def graph(source: Expression | Node | Iterable[Factor], observed: Iterable[str] 
     everyone = factors(node) if isinstance(node, Node) else list(source)  # type: ignore[arg-type]
     known = [part for f in everyone for part in f.family_tree() if not part.parts]
     own = beside(node) if isinstance(node, Node) else set()
+    own |= {id(f.gate) for f in everyone if isinstance(f, MoE)}  # which expert it is, is summed over
     known = list({id(f): f for f in known if id(f) not in own}.values())
     headers = [f.header for f in known]
     edge_kinds = _edge_kinds(known, inferring(node) if isinstance(node, Node) else None)

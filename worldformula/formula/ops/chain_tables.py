@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from worldformula.errors import TimeError
 from worldformula.formula import runtime
 from worldformula.formula.ops.chain import Chain, started
 from worldformula.formula.ops.recursions import (
@@ -63,16 +62,7 @@ class States(NamedTuple):
 
 
 def tables(lowering: Any, chain: Chain, scope: Scope) -> Tables:
-    """The recursion of a chain in a scope of its steps, written once for each place.
-
-    Raises:
-        TimeError: a clock that does not count some first steps.
-    """
-    if lowering.time.burn_in:
-        raise TimeError(
-            f"Chain over {chain.index}: another Sum of the formula has burn_in=, and a chain counts all its steps\n"
-            f"write two formulas"
-        )
+    """The recursion of a chain in a scope of its steps, written once for each place."""
     place = (id(chain), *((str(v), name) for v, name in scope.values.items()), lowering.flags_of_time)
     if place not in lowering.chains:
         lowering.chains[place] = _written(lowering, chain, scope)

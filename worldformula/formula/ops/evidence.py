@@ -95,7 +95,7 @@ class EvidenceNode(OverChain):
         return Sign(
             f"log Σ_{{{shown}}} Π_{text.below(clock)}",
             rf"\log \sum_{{{written}}} \prod_{{{latex.below(clock)}}}",
-            f"<mrow><mi>log</mi>{mathml.APPLY}{sums}{mathml.over_time(clock).replace('∑', '∏')}</mrow>",
+            f"<mrow><mi>log</mi>{mathml.APPLY}{sums}{mathml.over(clock).replace('∑', '∏')}</mrow>",
         )
 
     def lower(self, lowering: Any, scope: Scope) -> Any:

@@ -60,6 +60,7 @@ class RenyiNode(Operator):
     q: Use
     p: Use
     alpha: float | Node
+    of_shared = True
 
     @property
     def sign(self) -> Sign:
@@ -80,7 +81,7 @@ class RenyiNode(Operator):
     def lower(self, lowering: Any, scope: Any) -> str:
         """The closed form, on the parameters."""
         left, right = lowering.params(self.q, scope), lowering.params(self.p, scope)
-        if not self.q.factor.unbatched:
+        if lowering.of_row(left) or not (self.q.factor.unbatched or lowering.of_row(right)):
             right = lowering.widened(right, self.p, left)
         elif not self.p.factor.unbatched:
             left = lowering.widened(left, self.q, right)

@@ -32,6 +32,24 @@ def binary(draft: Draft, op: str, left: Ref, right: Ref) -> Ref:
     return _known(draft, draft.add(WISHES[op], Op("", "binary", (left, right), how=op, rank=rank)), event)
 
 
+def refuse_mixed(draft: Draft, op: str, left: Ref, right: Ref) -> None:
+    """Refuse one number for the whole call beside one for each row: as a sum over the rows it would count once for
+    each, as a mean once for all, and what is meant is for the formula to say.
+
+    What is a value of a shared variable, and no density or sum, may be read by rows: a mean, a scale, a weight.
+    """
+    call, row = (left, right) if draft.common(left) else (right, left)
+    if not draft.common(call) or draft.common(row) or draft.number(row):
+        return
+    total = draft.facts[str(call)].total
+    if draft.density(call) or (total and op not in "*/"):
+        raise FormulaError(
+            f"{draft.label(call)} is one number for the whole call, and {draft.label(row)} is one for each row\n"
+            f"sum what is of the rows: Sum('n', ..., rows='all') where the call gives all rows of the data, rows=N "
+            f"where it gives some of N"
+        )
+
+
 def _event(draft: Draft, *refs: Ref | None) -> tuple[int, ...] | None:
     """The event shape of values that are combined, where one is declared; unlike ones would broadcast in silence.
 
@@ -99,16 +117,25 @@ def over_event(draft: Draft, how: str, body: Ref, scope: Scope) -> Ref:
     return name
 
 
-def over_batch(draft: Draft, how: str, body: Ref) -> Ref:
-    """The mean or sum over all batch axes."""
-    if draft.rank(body) or (isinstance(body, str) and draft.ops[body].axes):
+def over_batch(draft: Draft, how: str, body: Ref, shared: frozenset[int] = frozenset(), *, plate: bool = False) -> Ref:
+    """The mean or sum over all batch axes; the sample axes ``shared``, of what all rows share, stay in front.
+
+    ``plate``: the result is noted as a number of the call, as a value of a shared variable is.
+    """
+    if draft.common(body):
+        raise FormulaError(
+            f"{draft.label(body)} is one number for the whole call, and has no {how} over the rows\n"
+            f"write it outside, beside what is summed over the rows"
+        )
+    if draft.rank(body) or (isinstance(body, str) and not shared.issuperset(draft.ops[body].axes)):
         raise FormulaError(
             f".{how}() is over the batch, and what stands inside has event or sample axes too\n"
             f"reduce these first, by total(...) or norm2(...), and put .{how}() outside an E with samples="
         )
     if draft.plain(body):
         return body
-    return draft.add(how + "_value", Op("", "batch", (body,), how=how))
+    axes = draft.ops[str(body)].axes
+    return draft.add(how + "_value", Op("", "batch", (body,), how=how, axes=axes, common=plate or bool(axes)))
 
 
 def _of_the_call(draft: Draft, *refs: Ref) -> bool:

@@ -34,6 +34,21 @@ def one_key(first: Variable, second: Variable, by: object, advice: str = "rename
     return FormulaError(f"{by}: the variables {first} and {second} would both be {second.key!r} in a call\n{advice}")
 
 
+def shared_variables(used: list[Factor]) -> frozenset[str]:
+    """The keys of the variables of which all rows of a call have one value. The factors of one agree on it."""
+    first: dict[str, Factor] = {}
+    for factor in used:
+        key = factor.variable.key
+        if factor.family is not None and first.setdefault(key, factor).shared != factor.shared:
+            rows = [(factor.variable, f, f.shared) for f in (first[key], factor)]
+            raise FormulaError(
+                f"{key} is shared by all rows of a call, and each row has its own\n"
+                + table(("variable", "declared by", "shared="), rows)
+                + f"\nwrite shared=True on every factor of {key}, or on none"
+            )
+    return frozenset(key for key, factor in first.items() if factor.shared)
+
+
 def declared_shapes(used: list[Factor]) -> tuple[dict[str, tuple[int, ...]], dict[str, int]]:
     """Event shapes by variable, from every factor that declares one; the ranks include the families' defaults."""
     shapes: dict[str, tuple[int, ...]] = {}

@@ -8,11 +8,11 @@ from functools import partial
 
 from torch import nn
 
-from worldformula.errors import DuplicateVariableError, TimeError
+from worldformula.errors import DuplicateVariableError, FormulaError, ShapeError, TimeError
 from worldformula.formula import runtime
 from worldformula.formula.factors.condition import refuse_held_rows
 from worldformula.formula.factors.experts import Experts
-from worldformula.formula.plan.arithmetic import binary
+from worldformula.formula.plan.arithmetic import binary, refuse_mixed
 from worldformula.formula.plan.draft import Draft
 from worldformula.formula.plan.histories import history, refuse_absent
 from worldformula.formula.plan.plan import Op, Ref
@@ -38,6 +38,7 @@ def net(draft: Draft, factor: Factor, scope: Scope) -> str | None:
         return draft.add(wish, history(draft, factor, scope))
     conditions = tuple(_condition(draft, c, scope, factor) for c in factor.conditions)
     refuse_absent(draft, factor, conditions, scope)
+    conditions = _seen_by_rows(draft, factor, conditions)
     place = scope.place.get(str(factor.variable.index)) if isinstance(factor.net, nn.ModuleList) else None
     series = any(c.span for c in factor.conditions)
     op = Op("", "net", conditions, factor, how="" if place is None else str(place - 1))
@@ -46,6 +47,23 @@ def net(draft: Draft, factor: Factor, scope: Scope) -> str | None:
     _refuse_mixed(draft, factor, conditions)
     name = draft.add(wish + "_series", op)
     return name if len(factor.variables) > 1 else _unrolled(draft, wish, name, factor, scope)
+
+
+def _seen_by_rows(draft: Draft, factor: Factor, conditions: tuple[Ref, ...]) -> tuple[Ref, ...]:
+    """The values of conditions, those that all rows share with the batch axes of the others."""
+    rows = [(c, ref) for c, ref in zip(factor.conditions, conditions, strict=True) if draft.of_row(ref)]
+    if factor.shared and rows:
+        read = rows[0][0]
+        raise FormulaError(
+            f"{factor} is shared by all rows of a call (shared=True), and it reads {read}, which each row has of its "
+            f"own\nlet it read shared variables alone, or leave shared=True out: each row then has its own "
+            f"{factor.variable}"
+        )
+    if not rows:
+        return conditions
+    like = next((r for r in rows if not draft.is_step(r[1])), rows[0]) if draft.time is None else rows[0]
+    rank = draft.ranks.get(like[0].key, len(draft.shapes.get(like[0].key, (0,))))
+    return tuple(draft.by_row(str(ref), str(like[1]), rank) if draft.common(ref) else ref for ref in conditions)
 
 
 def _condition(draft: Draft, variable: Variable, scope: Scope, factor: Factor) -> Ref:
@@ -108,10 +126,20 @@ def widened(draft: Draft, name: str, use: Use, like: str, of: Use | None = None)
 
     ``of``: whose parameters ``like`` are, where it is no value; those of another family have other axes of their own.
     """
+    if draft.common(name) and draft.of_row(like) and not use.factor.constant:
+        return by_row(draft, name, use.factor, like, of)
     if use.factor.constant or not use.factor.unbatched:
         return name
     unlike = of is not None and type(of.factor.family) is not type(use.factor.family)
     return draft.add(f"{name}_wide", Op("", "wide", (name, like), use.factor, of.factor if of and unlike else None))
+
+
+def by_row(draft: Draft, name: str, factor: Factor, like: str, of: Use | None = None) -> str:
+    """Parameters that all rows share, seen with the batch axes of a value, of noise, or of other parameters."""
+    axes = draft.axes_of(Op("", "", (name, like)))
+    unlike = of is not None and type(of.factor.family) is not type(factor.family)
+    op = Op("", "by_row", (draft.along(name, axes), like), factor, of.factor if of and unlike else None, axes=axes)
+    return draft.add(f"{name}_rows", op)
 
 
 # --------------------------------------------------------------------------------------------------------------- draws
@@ -143,12 +171,26 @@ def value_of(
     axes = tuple(sorted({*draft.ops[known].axes, *own}, reverse=True))
     again = tuple(scope.place.values()) if variable.index in scope.place else ()
     site = "start" if start is not None else ""
-    noise = Op("", "noise", factor=factor, variable=variable, how=site, step=step, axes=() if size else axes)
-    if size and not factor.unbatched:
+    rowed = draft.common(known) and not factor.shared
+    drawn = axes if not size else draft.ops[known].axes if rowed else ()
+    noise = Op("", "noise", factor=factor, variable=variable, how=site, step=step, axes=drawn)
+    if size and not factor.unbatched and not rowed:
         return (draft.add(variable.key, Op("", "support", (known,), factor, step=step, axes=axes)),)
     source = draft.add(f"noise_{variable.key}", noise, (id(factor), draft.alike[known], again))
+    if rowed and not size:
+        need_event(draft, factor)
+        known = by_row(draft, known, factor, source)
     kind = "support" if size else "draw"
     return (draft.add(variable.key, Op("", kind, (known, source), factor, how="" if size else how, axes=axes)),)
+
+
+def need_event(draft: Draft, factor: Factor) -> None:
+    """Rows whose distribution only shared variables tell: the noise of all rows says how many, and needs an event."""
+    if factor.variable.key not in draft.shapes:
+        raise ShapeError(
+            f"{factor} reads shared variables alone, and each row draws its own {factor.variable}, so its event shape "
+            f"must be declared\nwrite shape= on it, e.g. shape=16"
+        )
 
 
 def _computed(draft: Draft, use: Use, scope: Scope) -> tuple[str, ...]:
@@ -245,7 +287,13 @@ def log_density(draft: Draft, p: Product, scope: Scope, *, event: bool = False) 
     total: Ref | None = None
     for use in p:
         factor = use.factor
-        value = scored(draft, read(draft, factor.variable, scope, factor), factor.variable)
+        value = read(draft, factor.variable, scope, factor)
+        value = scored(draft, value, factor.variable, weighs=scope.weighs)
+        if factor.shared and draft.of_row(value):
+            raise FormulaError(
+                f"log {factor}: {factor.variable} is shared by all rows of a call, and here it has a value for each row"
+                f"\ngive what computes it shared variables alone to read"
+            )
         known = widened(draft, params(draft, use, scope), use, value)
         wish = f"log_{factor.header.letter}_{factor.variable.key}"
         elements: tuple[tuple[str, int], ...] = ()
@@ -261,6 +309,8 @@ def log_density(draft: Draft, p: Product, scope: Scope, *, event: bool = False) 
         draft.labels.setdefault(term, f"log {factor}")
         if len(p) > 1:
             scope.leaves.append(term)
+        if total is not None:
+            refuse_mixed(draft, "+", total, term)
         total = term if total is None else binary(draft, "+", total, term)
     assert total is not None
     return total
@@ -269,7 +319,7 @@ def log_density(draft: Draft, p: Product, scope: Scope, *, event: bool = False) 
 def divergence(draft: Draft, q: Use, p: Use, scope: Scope) -> str:
     """KL(q ‖ p) in closed form; a side without batch axes takes those of the other."""
     left, right = params(draft, q, scope), params(draft, p, scope)
-    if not q.factor.unbatched:
+    if draft.of_row(left) or not (q.factor.unbatched or draft.of_row(right)):
         right = widened(draft, right, p, left, q)
     elif not p.factor.unbatched:
         left = widened(draft, left, q, right, p)

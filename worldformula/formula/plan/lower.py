@@ -14,7 +14,17 @@ from typing import Any, cast
 import torch
 
 from worldformula.errors import FormulaError, TimeError
-from worldformula.formula.plan import arithmetic, clocks, densities, estimates, iterations, starts, variables
+from worldformula.formula.plan import (
+    arithmetic,
+    clocks,
+    densities,
+    estimates,
+    iterations,
+    particles,
+    rows,
+    starts,
+    variables,
+)
 from worldformula.formula.plan.draft import Draft
 from worldformula.formula.plan.estimates import Steps
 from worldformula.formula.plan.histories import refuse_value
@@ -37,6 +47,7 @@ from worldformula.formula.syntax.nodes import (
     Operator,
     OverBatch,
     OverEvent,
+    OverRows,
     OverSteps,
     OverTime,
     Product,
@@ -44,7 +55,9 @@ from worldformula.formula.syntax.nodes import (
     StopGradient,
     Use,
     Value,
+    drawn_factors,
     factors,
+    uses,
     walk,
 )
 from worldformula.formula.syntax.numbers import check_bounds
@@ -67,9 +80,10 @@ def lower(
     lowering = Lowering(factors(node), masked)
     lowering.floats = floats
     lowering.declare([n for n in walk(node) if isinstance(n, Value)])
-    for clock in (n for n in walk(node) if isinstance(n, OverTime) and n.begin):
-        if not (lowering.begins or lowering.gone):
+    for clock in particles.prepare(lowering, node):
+        if clock.begin and not (lowering.begins or lowering.gone):
             starts.begin(lowering, clock, going)
+    particles.filters(lowering, node)
     scope = Scope()
     value = lowering.lower(node, scope)
     lowering.check_alike(scope.leaves)
@@ -91,6 +105,12 @@ def lower_rollout(
     """
     draws = clock.body
     assert isinstance(draws, Expectation)
+    if (shared := next((f for f in drawn_factors(draws) if f.shared), None)) is not None:
+        raise FormulaError(
+            f"{shared} is shared by all rows (shared=True), and what a world imagines or filters draws for each row\n"
+            f"leave it out of the prior and the posterior, whose factors then read {shared.variable}, and give it: "
+            f"imagine(..., given={{{shared.variable.key!r}: ...}})"
+        )
     lowering = Lowering([*factors(draws), *shapes_from])
     clocks.enter_time(lowering, clock)
     if clock.begin:
@@ -163,6 +183,7 @@ def _over_event(draft: Draft, node: OverEvent, scope: Scope) -> Steps:
 def _binary(draft: Draft, node: Binary, scope: Scope) -> Steps:
     left = yield node.left, _beside(draft, node, node.right, scope)
     right = yield node.right, _beside(draft, node, node.left, scope)
+    arithmetic.refuse_mixed(draft, node.op, left, right)
     return arithmetic.binary(draft, node.op, left, right)
 
 
@@ -207,33 +228,6 @@ def _group(draft: Draft, node: Group, scope: Scope) -> Steps:
     return draft.add("values", Op("", "group", tuple(values), how=" ".join(node.names)))
 
 
-def _over_batch(draft: Draft, node: OverBatch, scope: Scope) -> Steps:
-    if scope.index is not None:
-        raise TimeError(
-            f"{text(node)}: a {node.how} over the batch cannot stand inside the Sum over {scope.index!r}\n"
-            f"put .{node.how}() outside the Sum"
-        )
-    inside = scope.reduced(node.how)
-    value = yield node.body, inside
-    draft.check_alike(inside.leaves)
-    _refuse_rows(draft, node, value, scope)
-    return arithmetic.over_batch(draft, node.how, value)
-
-
-def _refuse_rows(draft: Draft, node: OverBatch, value: Ref, scope: Scope) -> None:
-    """A latent that depends on nothing is drawn for each row, so no reduction of the batch is about one value of it."""
-    drawn = {n for n in scope.values.values() if draft.ops[n].kind in ("draw", "support")}
-    shared = {n for n in drawn if (f := draft.ops[n].factor) is not None and f.unbatched}
-    if not shared or not isinstance(value, str):
-        return
-    if own := next((op for op in draft.leading_to({value}) if op.name in shared), None):
-        raise FormulaError(
-            f"{text(node)}: a {node.how} over the batch inside E over {own.factor}, of which every row has a draw of "
-            f"its own: this is no value of one draw for all rows\n"
-            f"put .{node.how}() outside the E, where it is over the rows"
-        )
-
-
 def _over_time(draft: Draft, node: OverTime, scope: Scope) -> Steps:
     if scope.index is not None:
         raise TimeError(
@@ -245,6 +239,11 @@ def _over_time(draft: Draft, node: OverTime, scope: Scope) -> Steps:
 
 def _operator(lowering: Draft, node: Operator, scope: Scope) -> Steps:
     """What an operator of ``ops/`` says of itself."""
+    if not node.of_shared and (shared := next((u.factor for u in uses(node) if u.factor.shared), None)) is not None:
+        raise FormulaError(
+            f"{text(node)} is about values of the rows, and {shared.variable} is one for all rows (shared=True)\n"
+            f"write KL, Entropy, CrossEntropy, Renyi or E of it, which are one number for the call"
+        )
     value = node.lower(lowering, scope)
     if isinstance(value, GeneratorType):
         value = yield from value
@@ -266,9 +265,10 @@ RULES: dict[type[Node], Callable[[Any, Any, Scope], Answer]] = {
     Named: _named,
     Shared: _shared,
     Group: _group,
-    OverBatch: _over_batch,
+    OverBatch: rows.over_batch,
     OverTime: _over_time,
     OverSteps: iterations.over_steps,
+    OverRows: rows.over_rows,
 }
 
 
@@ -365,6 +365,11 @@ class Lowering(Draft):
         ``net``: the factor whose network the function gets first. ``options``: keywords, with values that their repr
         gives back, or Symbols. ``how="batch"`` marks a function that reduces the batch, and with it all sample axes.
         """
+        if how == "batch" and any(map(self.common, args)):
+            raise FormulaError(
+                f"{wish} is a statistic of the rows, and it reads {self.label(next(filter(self.common, args)))}, which "
+                f"is one for all rows\ngive it values that each row has of its own"
+            )
         asked = {key: self.lower(value, Scope()) for key, value in options if isinstance(value, Node)}
         plain = tuple((key, value) for key, value in options if key not in asked)
         args, keywords = (*args, *asked.values()), tuple(asked)

@@ -55,6 +55,7 @@ class Op:
     step: whether it is computed at every time step.
     axes: the sample axes that lead the value, the newest first; ``axis`` is the one that ``samples`` reduces.
     rank: the event axes of a value that arithmetic combines.
+    common: whether it is one value for all rows, without batch axes, as it is made of variables that they share.
     target: what a ``call`` calls, with the network of its factor first where it has one, and ``options`` as keywords;
         one that reduces the batch has ``how="batch"``, one whose result has no batch axes ``how="shared"``, and one
         whose result rows have that lack what it read ``how="known"``. ``keywords`` are those of its last arguments.
@@ -71,6 +72,7 @@ class Op:
     axes: tuple[int, ...] = ()
     axis: int | None = None
     rank: int = 0
+    common: bool = False
     target: Callable[..., Any] | None = None
     options: tuple[tuple[str, Any], ...] = ()
     keywords: tuple[str, ...] = ()
@@ -266,7 +268,7 @@ class Plan:
     @property
     def batched(self) -> bool:
         """Whether the values of the plan have batch axes at all: those of its inputs."""
-        return self.index is not None or any(op.kind != "symbol" for op in self.inputs.values())
+        return self.index is not None or any(op.kind != "symbol" and not op.common for op in self.inputs.values())
 
     def lead(self, op: Op) -> tuple[int, ...]:
         """The sizes of the sample axes of an operation."""
@@ -278,6 +280,11 @@ class Plan:
         return [0 if axis in has else self.sizes[axis] for axis in op.axes]
 
     @cached_property
+    def particles(self) -> dict[str, tuple[int, ...]]:
+        """What goes from step to step several times: the sizes of its sample axes, by key."""
+        return {op.variable.key: self.lead(op) for op in self.ops if op.kind == "carry" and op.variable and op.axes}
+
+    @cached_property
     def histories(self) -> frozenset[str]:
         """The operations that read a past."""
         return frozenset(op.name for op in self.ops if op.kind == "causal")
@@ -286,6 +293,13 @@ class Plan:
     def sites(self) -> list[Op]:
         """The noise operations, in the order in which noise is drawn."""
         return [op for op in self.ops if op.kind == "noise"]
+
+    @cached_property
+    def kept_noise(self) -> frozenset[str]:
+        """The sites whose noise is there without sampling too: it tells the batch axes of what has none."""
+        rowed = {name for op in self.ops if op.kind in ("by_row", "support") for name in op.reads}
+        unbatched = (op.name for op in self.sites if op.factor is not None and op.factor.unbatched)
+        return frozenset((*unbatched, *(op.name for op in self.sites if op.name in rowed)))
 
     @cached_property
     def noise_keys(self) -> dict[str, str]:
@@ -326,7 +340,7 @@ class Plan:
         known = [
             (k, self.ranks[k] + (k in self.inner))
             for k, op in self.inputs.items()
-            if not op.step and op.kind == "input" and k in self.ranks
+            if not op.step and op.kind == "input" and k in self.ranks and not op.common
         ]  # a whole series is [B, T, ...]: its length is no batch axis
         return known[0] if known else None
 
@@ -341,6 +355,7 @@ class Plan:
         assert factor is not None
         assert factor.family is not None
         known = site.step or site.how == "start" or self.reference or not self.inputs or factor.unbatched
+        known = known or site.common or site.name in self.kept_noise
         if shape is None or not known:
             return None
         return factor.family.noise_shape((), shape)

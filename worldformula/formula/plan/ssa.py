@@ -20,7 +20,10 @@ OWN_AXES = (
     "support",
     "wide",
     "shares",
+    "by_row",
 )  # operations that place their arguments' sample axes themselves
+CARRIED = ("binary", "negative", "detach", "function", "samples", "along", "repeat", "lift", "over", "rows", "batch")
+OF_ROWS = ("whole", "first", "present", "flags", "mask", "rows", "by_row")  # whatever they read
 LONG = 40  # letters of a name that another one repeats
 
 
@@ -29,7 +32,8 @@ class Facts(NamedTuple):
 
     number: one number for the whole call. unbatched: parameters without batch axes. absent: the inputs that it depends
     on and that some rows lack. density: whether an event was summed in it. scored: whether it depends on a draw whose
-    gradient is that of the score function. plain: made of numbers alone, which may be no tensor.
+    gradient is that of the score function. plain: made of numbers alone, which may be no tensor. total: whether
+    elements, samples or rows were summed in it.
     """
 
     number: bool = False
@@ -38,6 +42,7 @@ class Facts(NamedTuple):
     density: bool = False
     scored: bool = False
     plain: bool = False
+    total: bool = False
 
 
 NOTHING: frozenset[str] = frozenset()
@@ -63,6 +68,7 @@ class Assignments:
         self._axes: dict[object, int] = {}  # what is drawn several times -> its axis
         self._checked: set[tuple[str, ...]] = set()
         self._checks: dict[int, list[Op]] = {}  # by the number of operations that they stand behind
+        self.globals: frozenset[str] = frozenset()  # the keys of the variables that all rows share
 
     # ------------------------------------------------------------------------------------------------------ one op
 
@@ -89,7 +95,10 @@ class Assignments:
         if step and op.kind not in ("repeat", "unroll"):
             op = replace(op, args=tuple(self.repeated(a) for a in op.args))
         axes = self.axes_of(op)
+        op = replace(op, common=op.common or (not step and self._is_common(op)))
         if op.kind not in OWN_AXES and not op.over_batch:
+            if axes and not op.common and op.kind not in ("samples", "rows"):
+                op = replace(op, args=tuple(map(self.in_rows, op.args)))
             op = replace(op, args=tuple(self.along(a, axes) for a in op.args))
         return replace(op, step=step, axes=() if op.over_batch else tuple(a for a in axes if a != op.axis))
 
@@ -108,7 +117,7 @@ class Assignments:
 
     def check_alike(self, leaves: Iterable[str]) -> None:
         """Nothing broadcasts silently: these values have one batch shape. Checked before arithmetic combines them."""
-        names = tuple(dict.fromkeys(leaves))
+        names = tuple(dict.fromkeys(name for name in leaves if not self.common(name)))
         if len(names) > 1 and names not in self._checked:
             self._checked.add(names)
             check = self._placed(Op("", "same", names))
@@ -144,7 +153,40 @@ class Assignments:
         """A once-per-call value that a step reads; parameters without a batch axis need no copy."""
         if not isinstance(ref, str) or self.is_step(ref) or self.shared(ref) or self.ops[ref].kind == "whole":
             return ref
+        if self.ops[ref].common or self.ops[ref].kind == "rows":
+            return ref  # has no batch axes, or one of size 1
         return self.add(f"{ref}_t", Op("", "repeat", (ref,), step=True, rank=self.rank(ref)))
+
+    # -------------------------------------------------------------------------------------------------- shared by rows
+
+    def common(self, ref: Any) -> bool:
+        """Whether a value is one for all rows of a call, made of variables that they share."""
+        return isinstance(ref, str) and self.ops[ref].common
+
+    def of_row(self, ref: Any) -> bool:
+        """Whether a value has batch axes: one for each row."""
+        return isinstance(ref, str) and not (self.ops[ref].common or self.shared(ref))
+
+    def in_rows(self, ref: Any) -> Any:
+        """A value that all rows share, seen with a batch axis of size 1 behind its sample axes."""
+        if not self.common(ref) or self.shared(ref):
+            return ref
+        return self.add(f"{ref}_rows", Op("", "rows", (ref,), rank=self.rank(ref)))
+
+    def by_row(self, ref: str, like: str, rank: int) -> str:
+        """A value that all rows share, seen with the batch axes of ``like``, an event of so many axes."""
+        return self.add(f"{ref}_rows", Op("", "rows", (ref, like), how=str(rank), rank=self.rank(ref)))
+
+    def _is_common(self, op: Op) -> bool:
+        """Whether what is added is one value for all rows."""
+        if op.kind in ("noise", "input"):
+            return op.variable is not None and op.variable.key in self.globals
+        if op.kind in ("params", "combine") and op.factor is not None and op.factor.shared:
+            return True
+        if op.kind in OF_ROWS:
+            return False
+        read = op.reads[1:2] if op.kind == "wide" else op.reads
+        return any(map(self.common, read)) and not any(map(self.of_row, read))
 
     # --------------------------------------------------------------------------------------------- what is known of it
 
@@ -179,8 +221,10 @@ class Assignments:
     def _facts(self, op: Op) -> Facts:
         known = [self.facts[a] for a in op.reads]
         match op.kind:
-            case "symbol" | "batch":
+            case "symbol":
                 number = True
+            case "batch":
+                number = not op.axes
             case "binary" | "negative" | "detach" | "function":
                 number = all(f.number for f in known)
             case "kl":
@@ -200,12 +244,12 @@ class Assignments:
             inner = set() if whole else {key for f in known for key in f.absent}
             absent = frozenset(own | inner)
         summed = (op.kind in ("logp", "kl") and not op.options) or (op.kind == "call" and isinstance(op.target, Method))
-        carried = op.kind in ("binary", "negative", "detach", "function", "samples", "along", "repeat", "lift", "over")
-        carried = carried or op.target is filled
+        carried = op.kind in CARRIED or op.target is filled
         scored = (op.kind == "draw" and op.how == "score") or any(f.scored for f in known)
         density = summed or (carried and any(f.density for f in known))
         plain = made_of_numbers(op, lambda name: self.facts[name].plain)
-        return Facts(number, unbatched, absent, density, scored, plain)
+        total = op.kind in ("event", "samples", "batch") or (carried and any(f.total for f in known))
+        return Facts(number, unbatched, absent, density, scored, plain, total)
 
     def _first_alike(self, op: Op, source: int | None, distinct: object) -> str:
         """The first operation of the same value, whatever its gradient: what is stopped draws with the same noise."""

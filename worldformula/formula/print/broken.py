@@ -17,6 +17,7 @@ from worldformula.formula.syntax.nodes import (
     Node,
     Operator,
     OverBatch,
+    OverRows,
     OverSteps,
     OverTime,
     StopGradient,
@@ -87,7 +88,7 @@ class _Breaking:
                 rows = yield from self.wrapped("[", body, "]")
             case OverBatch(_, body) | Function("log" | "exp", body):
                 rows = yield from self.wrapped("(", body, ")")
-            case OverTime() | OverSteps():
+            case OverTime() | OverSteps() | OverRows():
                 rows = yield from self.wrapped("(", node.body, ")", strength(node.body) < SUMMAND)
             case Operator() if node.separator == "+" and all(isinstance(p, Node) for p in node.parts):
                 return (yield from self.mean(node))

@@ -1,14 +1,11 @@
-"""MathML Core, which browsers typeset by themselves. Exactly as written, one rule per node; long formulas are broken.
-
-A formula that is too long for a line is broken as `broken` says.
-"""
+"""MathML Core, which browsers typeset. Exactly as written, one rule per node; `broken` breaks long formulas."""
 
 from __future__ import annotations
 
 from html import escape, unescape
 
 from worldformula.formula.print.broken import WIDTH, Line, lines
-from worldformula.formula.print.definitions import Definition, Settings, definitions
+from worldformula.formula.print.definitions import Definition, Settings, definitions, weights
 from worldformula.formula.print.latex import SUBSCRIPT, numbered
 from worldformula.formula.syntax import text
 from worldformula.formula.syntax.functions import FUNCTIONS
@@ -28,6 +25,7 @@ from worldformula.formula.syntax.nodes import (
     Operator,
     OverBatch,
     OverEvent,
+    OverRows,
     OverSteps,
     OverTime,
     Product,
@@ -217,22 +215,24 @@ def _expected(node: Expectation, stacked: bool = False) -> str:
     return f"<{tag}>{letter}<mrow>{below}</mrow>{above}</{tag}>"
 
 
-def over_time(node: OverTime) -> str:
-    """The sign of a sum or mean over time, and below it the index, what restarts the carry and where it begins."""
-    marks = [f"<mi>{key}</mi><mo>=</mo>{symbol(value)}" for key, value in clock(node)]
-    marks += [f"<mi>initial</mi><mo>=</mo>{factor(use)}" for use in node.begin]
+def over(node: OverTime | OverSteps | OverRows) -> str:
+    """The sign of a sum or mean with its limits; over time, below it, what restarts the carry and where it begins; over
+    the rows of the data, before it, the scale where a call gives some of them.
+    """
+    mean = not isinstance(node, OverRows) and node.how == "mean"
+    sign = "<mi>mean</mi>" if mean else '<mo movablelimits="false" largeop="true">∑</mo>'
     below = symbol(node.index)
-    if marks:
-        below = f"<mrow>{COMMA.replace(',', ';').join((below, *marks))}</mrow>"
-    if node.how == "sum":
-        return f'<munder><mo movablelimits="false" largeop="true">∑</mo>{below}</munder>'
-    return f'<munder><mi>mean</mi>{below}</munder>{APPLY}<mspace width="0.17em"/>'
-
-
-def _over_steps(node: OverSteps) -> str:
-    """The sign of a sum or mean over iterations, with its limits."""
-    sign = '<mo movablelimits="false" largeop="true">∑</mo>' if node.how == "sum" else "<mi>mean</mi>"
-    return f"<munderover>{sign}<mrow>{symbol(node.index)}<mo>=</mo><mn>1</mn></mrow><mn>{node.steps}</mn></munderover>"
+    if isinstance(node, OverTime):
+        marks = [f"<mi>{key}</mi><mo>=</mo>{symbol(value)}" for key, value in clock(node)]
+        marks += [f"<mi>initial</mi><mo>=</mo>{factor(use)}" for use in node.begin]
+        below = f"<mrow>{COMMA.replace(',', ';').join((below, *marks))}</mrow>" if marks else below
+        behind = f'{APPLY}<mspace width="0.17em"/>' if mean else ""
+        return f"<munder>{sign}{below}</munder>{behind}"
+    scale, last = "", f"<mn>{node.steps}</mn>" if isinstance(node, OverSteps) else "<mi>N</mi>"
+    if isinstance(node, OverRows) and node.rows is not None:
+        count = inline(node.rows) if isinstance(node.rows, Node) else f"<mn>{node.rows}</mn>"
+        scale, last = f"<mfrac>{count}<mi>B</mi></mfrac>", "<mi>B</mi>"
+    return f"{scale}<munderover>{sign}<mrow>{below}<mo>=</mo><mn>1</mn></mrow>{last}</munderover>"
 
 
 def _behind(baseline: str) -> str:
@@ -270,7 +270,7 @@ def _inline(node: Node) -> Rule[str]:
             if isinstance(baseline, Node):
                 inside += _behind((yield baseline))
             return f"<mrow>{_expected(node)}{fenced('[', inside, ']')}</mrow>"
-        case Function() | OverEvent() | Named() | Operator() | Group() | OverSteps():
+        case Function() | OverEvent() | Named() | Operator() | Group() | OverTime() | OverSteps() | OverRows():
             return (yield from _further(node))
         case Binary("^", left, right):
             return f"<msup>{(yield from _operand(left, bracketed(left, '^')))}<mrow>{(yield right)}</mrow></msup>"
@@ -294,13 +294,11 @@ def _inline(node: Node) -> Rule[str]:
             return _stopped((yield body))
         case OverBatch(how, body):
             return f"<mrow><mi>{how}</mi>{APPLY}{fenced('(', (yield body), ')')}</mrow>"
-        case OverTime(_, _, body, _, _):
-            return f"<mrow>{over_time(node)}{(yield from _operand(body, strength(body) < SUMMAND))}</mrow>"
     raise TypeError(f"no MathML rule for {type(node).__name__}")
 
 
 def _further(node: Node) -> Rule[str]:
-    """The nodes that stand for themselves: functions, names, operators, iterations."""
+    """The nodes that stand for themselves: functions, names, operators, sums."""
     match node:
         case Function("clamp", body, bounds):
             shown = yield body
@@ -324,8 +322,8 @@ def _further(node: Node) -> Rule[str]:
             inside = sign.join((yield from written(node, lambda p: f"<mrow>{product(p)}</mrow>")))
             letter = node.sign.mathml or f"<mi>{escape(node.sign.text)}</mi>"
             return f"<mrow>{letter}{fenced('[', inside, ']')}</mrow>"
-        case OverSteps():
-            return f"<mrow>{_over_steps(node)}{(yield from _operand(node.body, strength(node.body) < SUMMAND))}</mrow>"
+        case OverTime() | OverSteps() | OverRows():
+            return f"<mrow>{over(node)}{(yield from _operand(node.body, strength(node.body) < SUMMAND))}</mrow>"
     raise TypeError(f"no MathML rule for {type(node).__name__}")
 
 
@@ -342,10 +340,8 @@ class _MathML:
         match node:
             case Expectation():
                 return _expected(node, stacked=len(text.product(node.q)) > SUBSCRIPT)
-            case OverTime():
-                return over_time(node)
-            case OverSteps():
-                return _over_steps(node)
+            case OverTime() | OverSteps() | OverRows():
+                return over(node)
             case OverBatch(name) | Function(name):
                 return f"<mi>{name}</mi>"
             case Binary(_, left, right):
@@ -382,6 +378,9 @@ def defined(d: Definition, width: int) -> list[Line]:
     products = [f"<mrow>{product(p)}</mrow>" for p in d.right]
     if len(products) == 1:
         return [(0, left + factorisation(d.right[0]))]
+    if d.weights is not None:
+        shown = weights(d, "<mn>{}</mn>", symbol, head)
+        return [(0, left + "<mo>+</mo>".join(map('{}<mspace width="0.17em"/>{}'.format, shown, products)))]
     left += f"<mfrac><mn>1</mn><mn>{len(products)}</mn></mfrac>"
     if sum(len(" ".join(str(u.factor) for u in p)) + 3 for p in d.right) <= width:
         return [(0, left + fenced("(", "<mo>+</mo>".join(products), ")"))]

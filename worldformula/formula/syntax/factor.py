@@ -32,6 +32,7 @@ from worldformula.formula.syntax.given import (
     as_shapes,
     by_variable,
     check_axes,
+    check_shared,
     check_value,
     generator_of,
     need,
@@ -59,12 +60,14 @@ class Factor(NoArgumentOfTorch, Multiplied, nn.Module):
     """A named conditional distribution, or a deterministic function, as everything that reads formulas knows it.
 
     ``net`` is called positionally with the conditions in header order. ``shape`` is the event shape of the variable.
+    ``shared=True``, a keyword of every family: one draw for all rows of a call, not one for each.
     """
 
     origin: Factor
     parts: tuple[Factor, ...] = ()  # the factors that it is made of, such as the experts of a product
     unnormalised: bool = False  # whether its density is known up to a constant only: see `Gibbs`
     pace: Pace | None = None  # of a slow copy: how it follows
+    shared: bool = False  # whether all rows of a call have one draw
     numbers: Mapping[str, Variable] = MappingProxyType({})  # the parameters that a call gives as numbers
 
     def __init__(
@@ -92,7 +95,10 @@ class Factor(NoArgumentOfTorch, Multiplied, nn.Module):
         self.family = family
         self.shapes = as_shapes(shape, header, len(self.header.variables))
         object.__setattr__(self, "origin", self)  # not a child module; see `fresh`
-        self._own(net, dict(fixed or {}))
+        fixed = dict(fixed or {})
+        # among the parameters, as families differ in these alone
+        self.shared = check_shared(self.header, fixed.pop("shared", False))
+        self._own(net, fixed)
 
     def _own(self, net: Head, fixed: dict[str, Tensor | float]) -> None:
         """Sort what was given into a network, fixed numbers and constant tensors."""

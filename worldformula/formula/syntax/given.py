@@ -13,7 +13,7 @@ from torch import Tensor
 
 from worldformula.errors import FormulaError, MissingInputError, ShapeError, UnknownVariableError, near, table
 from worldformula.formula.syntax.learnt import Positive
-from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.names import Header, Variable
 from worldformula.formula.syntax.spelling import by_keyword
 
 Shape = int | tuple[int, ...] | None
@@ -70,6 +70,19 @@ def one_number(key: str, value: Any) -> float | Tensor:
 def options_of(factor: object) -> tuple[str, ...]:
     """The keywords of a factor's class that are no parameters: shape=, and settings such as unimix=."""
     return tuple(name for name, p in signature(type(factor)).parameters.items() if p.kind is p.KEYWORD_ONLY)
+
+
+def check_shared(header: Header, shared: object) -> bool:
+    """Whether all rows of a call have one draw; a variable with an index is of rows or of steps."""
+    if not isinstance(shared, bool):
+        raise FormulaError(f"{header}: expected shared= as True or False, got {shared!r}")
+    variable = header.variables[0]
+    if shared and variable.index is not None:
+        raise FormulaError(
+            f"{header}: shared=True is one draw for all rows of a call, and {variable} has an index\n"
+            f"call the variable {variable.base}, without its subscript"
+        )
+    return shared
 
 
 def as_shape(shape: Shape, header: str) -> tuple[int, ...] | None:

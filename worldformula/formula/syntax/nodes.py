@@ -15,6 +15,7 @@ from worldformula.families.writing import Sign
 from worldformula.formula.syntax.constants import Constants
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.resample import Resample
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +61,8 @@ class Node:
     __slots__ = ()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key not in ("_drawn", "_one_draw")}  # see `drawn`
+        remembered = ("_drawn", "_one_draw", "_scored")  # see `drawn`
+        return {key: value for key, value in vars(self).items() if key not in remembered}
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +117,8 @@ class Expectation(Node):
     """E_q[body]: one shared draw of every factor of ``q``, or ``samples`` draws on a leading axis.
 
     ``gradient`` names the estimator that was chosen; ``baseline`` is what the score estimator subtracts: a node, or
-    ``"leave-one-out"`` for the mean of the other samples.
+    ``"leave-one-out"`` for the mean of the other samples. ``resample`` is how the samples of a step are those of the
+    next one.
     """
 
     q: Product
@@ -123,13 +126,15 @@ class Expectation(Node):
     gradient: str | None = None
     samples: int | None = None
     baseline: Node | str | None = None
+    resample: Resample | None = None
 
     @property
     def marks(self) -> tuple[str, ...]:
         """What the sign of the expectation says besides its factors: ``("score", "leave-one-out", "K=8")``."""
         baseline = ("leave-one-out" if isinstance(self.baseline, str) else "baseline",) if self.baseline else ()
         gradient = (self.gradient,) if self.gradient else ()
-        return gradient + baseline + (() if self.samples is None else (f"K={self.samples}",))
+        again = () if self.resample is None else self.resample.marks
+        return gradient + baseline + (() if self.samples is None else (f"K={self.samples}",)) + again
 
 
 @dataclass(frozen=True, eq=False)
@@ -219,6 +224,17 @@ class OverSteps(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class OverRows(Node):
+    """Σ body over the rows of the data: a plate. ``rows`` is how many there are where a call gives some of them, whose
+    sum is scaled by rows / batch; None where it gives all.
+    """
+
+    index: str
+    rows: int | Node | None
+    body: Node
+
+
+@dataclass(frozen=True, eq=False)
 class Group(Node):
     """Several formulas evaluated together: what they share is drawn and computed once."""
 
@@ -233,6 +249,7 @@ class Operator(Node):
     """
 
     symbol: ClassVar[Sign]
+    of_shared: ClassVar[bool] = False  # whether its factors may be of variables that all rows share
     separator: ClassVar[Literal["‖", ",", ";", "+"]] = "‖"
 
     @property
@@ -296,6 +313,8 @@ def children(node: Node) -> tuple[Node, ...]:
             return body, baseline
         case Function(_, body, bounds):
             return (body, *(bound for bound in bounds if isinstance(bound, Node)))
+        case OverRows(_, rows, body):
+            return (body, rows) if isinstance(rows, Node) else (body,)
         case (
             Expectation() | Negative() | StopGradient() | OverBatch() | OverTime() | OverSteps() | OverEvent() | Named()
         ):

@@ -19,6 +19,7 @@ from worldformula.formula.syntax.nodes import (
     Node,
     OverBatch,
     OverEvent,
+    OverRows,
     OverSteps,
     OverTime,
     StopGradient,
@@ -106,6 +107,8 @@ def _with(node: Node, made: dict[int, Node]) -> Node:
             changed = {"body": new(body), "bounds": tuple(map(new, bounds))}
         case Negative() | StopGradient() | OverBatch() | OverTime() | OverSteps() | OverEvent() | Named():
             changed = {"body": new(node.body)}
+        case OverRows(_, rows, body):
+            changed = {"rows": new(rows), "body": new(body)}
         case Group(_, bodies):
             changed = {"bodies": tuple(map(new, bodies))}
         case _:

@@ -20,6 +20,7 @@ from worldformula.formula.syntax.nodes import (
     Operator,
     OverBatch,
     OverEvent,
+    OverRows,
     OverSteps,
     OverTime,
     Product,
@@ -46,13 +47,15 @@ def strength(node: Node) -> int:
             return BINDS["neg"]
         case Ratio():
             return BINDS["/"]
+        case OverRows(_, rows, _) if rows is not None:
+            return BINDS["*"]
     return 9
 
 
 def open_ended(node: Node) -> bool:
     """Whether a factor written behind the node would seem to belong to its last log or sum over time."""
     match node:
-        case Log(event=False) | OverTime() | OverSteps():
+        case Log(event=False) | OverTime() | OverSteps() | OverRows():
             return True
         case Negative(body):
             return open_ended(body)
@@ -188,6 +191,10 @@ def _text(node: Node) -> Rule[str]:
         case OverSteps(how, index, steps, body):
             sign = "Σ" if how == "sum" else "mean"
             return f"{sign}_{{{index}=1..{steps}}} {(yield from _operand(body, strength(body) < SUMMAND))}"
+        case OverRows(index, rows, body):
+            last = "N" if rows is None else "B"
+            shown = f"Σ_{{{index}=1..{last}}} {(yield from _operand(body, strength(body) < SUMMAND))}"
+            return shown if rows is None else f"{(yield rows) if isinstance(rows, Node) else rows}/B {shown}"
         case Binary("max" | "min", left, right):
             return f"{node.op}({(yield left)}, {(yield right)})"
         case Binary(op, left, right):

@@ -97,6 +97,39 @@ def _lift(m: Any, op: Op, args: list[Any]) -> Any:
     return args[0][(..., *(None,) * int(op.how))]
 
 
+def _rows(m: Any, op: Op, args: list[Any]) -> Any:
+    lead, like = len(m.ops[op.reads[0]].axes), args[1:]
+    return runtime.rows(args[0], lead, *(value.shape[_batch(m, op)] for value in like))
+
+
+def _write_rows(w: Any, op: Op) -> str:
+    lead = len(w.ops[op.reads[0]].axes)
+    if len(op.args) == 1:
+        return f"rows({w.ref(op.args[0])}, {lead})"
+    axes = _batch(w, op)
+    shown = ":".join("" if end is None or end == 0 else str(end) for end in (axes.start, axes.stop))
+    batch = f"{w.ref(op.args[1], tight=True)}.shape" + (f"[{shown}]" if shown != ":" else "")
+    return f"rows({w.ref(op.args[0])}, {lead}, {batch})"
+
+
+def _batch(m: Any, op: Op) -> slice:
+    """Where the batch axes of what tells them are: one behind its sample axes, or over time; else all but the event."""
+    like = m.ops[op.args[1]]
+    if like.axes or like.step or m.plan.index is not None:
+        return slice(len(like.axes), len(like.axes) + 1)
+    return slice(0, -int(op.how) or None)
+
+
+def _over_batch(m: Any, op: Op, args: list[Any]) -> Any:
+    lead = len(m.ops[op.reads[0]].axes) if op.reads else 0
+    return getattr(args[0], op.how)(*([lead] if lead else []))
+
+
+def _write_over_batch(w: Any, op: Op) -> str:
+    lead = len(w.ops[op.reads[0]].axes) if op.reads else 0
+    return f"{w.ref(op.args[0], tight=True)}.{op.how}({lead or ''})"
+
+
 def _samples(m: Any, op: Op, args: list[Any]) -> Any:
     place = m.ops[op.reads[0]].axes.index(cast(int, op.axis))
     if op.how == "dreg":
@@ -137,11 +170,6 @@ RULES: dict[str, Rule] = {
         _lift, lambda w, op: f"{w.ref(op.args[0], tight=True)}[...{', None' * int(op.how)}]", inside=ARITHMETIC
     ),
     "samples": Rule(_samples, _write_samples, MANY, loose=_loose, inside=ARITHMETIC),
-    "batch": Rule(
-        lambda m, op, args: getattr(args[0], op.how)(),
-        lambda w, op: f"{w.ref(op.args[0], tight=True)}.{op.how}()",
-        (0, 1),
-        "once",
-        inside=ARITHMETIC,
-    ),
+    "rows": Rule(_rows, _write_rows, (1, 2), inside=frozenset({*ARITHMETIC, "net", "along"})),
+    "batch": Rule(_over_batch, _write_over_batch, (0, 1), "once", inside=ARITHMETIC),
 }

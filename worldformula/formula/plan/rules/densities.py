@@ -21,10 +21,14 @@ def _net(m: Any, op: Op, args: list[Any]) -> Any:
     """A network sees one batch axis in place of the sample axes and the batch."""
     net: Any = factor_of(op).net
     net = net[int(op.how)] if op.how else net
-    folds = len(op.axes) - (not m.plan.batched)
+    batched = m.plan.batched and not op.common
+    folds = len(op.axes) - (not batched)
+    if op.common and not op.axes:
+        args = [a[None] if isinstance(a, Tensor) else a for a in args]
+        return runtime.single(m.checked(op, net(*args), args), _named_rank(m.plan, op))
     if folds <= 0:
         return m.checked(op, net(*args), args)
-    sizes = (*m.plan.lead(op), *((-1,) if m.plan.batched else ()))
+    sizes = (*m.plan.lead(op), *((-1,) if batched else ()))
     folded = [runtime.fold(a, folds) for a in args]
     return runtime.unfold(m.checked(op, net(*folded), folded), *sizes, ones=_ones(m.plan, op))
 
@@ -37,14 +41,25 @@ def _ones(plan: Plan, op: Op) -> int:
     return len(lead) if all(size == 1 for size in lead) else 0
 
 
+def _named_rank(plan: Plan, op: Op) -> int:
+    """The event axes of a parameter that a network gives by name; none of what it computes."""
+    factor = factor_of(op)
+    return 0 if factor.family is None else plan.rank_of(factor)
+
+
 def _write_net(w: Any, op: Op) -> str:
     net = factor_of(op).net
     network = f"{w.network(net)}[{op.how}]" if op.how else w.called(net)
     args = [w.ref(a) for a in op.args]
-    folds = len(op.axes) - (not w.plan.batched)
+    batched = w.plan.batched and not op.common
+    folds = len(op.axes) - (not batched)
+    if op.common and not op.axes:
+        one = [f"{a}[None]" if isinstance(ref, str) else a for a, ref in zip(args, op.args, strict=True)]
+        rank = f", {n}" if (n := _named_rank(w.plan, op)) else ""
+        return f"single({network}({', '.join(one)}){rank})"
     if folds <= 0:
         return f"{network}({', '.join(args)})"
-    sizes = (*w.plan.lead(op), *((-1,) if w.plan.batched else ()))
+    sizes = (*w.plan.lead(op), *((-1,) if batched else ()))
     folded = ", ".join(f"fold({a}, {folds})" for a in args)
     ones = f", ones={n}" if (n := _ones(w.plan, op)) else ""
     return f"unfold({network}({folded}), {', '.join(map(str, sizes))}{ones})"
@@ -174,6 +189,29 @@ def _write_wide(w: Any, op: Op) -> str:
     return f"wide({w.family(family_of(op))}, {params}, {like}, {w.plan.rank_of(factor_of(op))}{of})"
 
 
+def _by_row(m: Any, op: Op, args: list[Any]) -> Any:
+    factor, (lead, begin, rank) = factor_of(op), _places(m.plan, op)
+    of = None if op.other is None else op.other.family
+    params, like = args
+    return runtime.by_row(m.family(family_of(op)), params, like, m.plan.rank_of(factor), lead, begin, rank, of)
+
+
+def _write_by_row(w: Any, op: Op) -> str:
+    factor, (lead, begin, rank) = factor_of(op), _places(w.plan, op)
+    of = "" if op.other is None else f", {w.family(op.other.family)}"
+    args = ", ".join(w.ref(a) for a in op.args)
+    return f"by_row({w.family(family_of(op))}, {args}, {w.plan.rank_of(factor)}, {lead}, {begin}, {rank}{of})"
+
+
+def _places(plan: Plan, op: Op) -> tuple[int, int, int]:
+    """How many sample axes parameters have, how many what has the batch axes has, and how many event axes that has."""
+    params, like = (plan.by_name[name] for name in op.reads)
+    rank = plan.rank_of(factor_of(op))
+    if like.kind == "noise":
+        rank = len(plan.noise_shape(like) or ())
+    return len(params.axes), len(like.axes), rank
+
+
 def _logp(m: Any, op: Op, args: list[Any]) -> Any:
     m.check_value(op, args[1])
     return m.family(family_of(op)).log_prob(args[0], args[1], _summed(m.plan, op))
@@ -220,6 +258,7 @@ RULES: dict[str, Rule] = {
     "params": Rule(_params, _write_params, (0, None)),
     "combine": Rule(_combine, _write_combine, MANY),
     "wide": Rule(_wide, _write_wide, (2, 2), inside=frozenset({"logp", "kl"})),
+    "by_row": Rule(_by_row, _write_by_row, (2, 2), inside=frozenset({"logp", "kl", "draw"})),
     "stop": Rule(lambda m, op, args: runtime.stop(args[0]), lambda w, op: f"stop({w.ref(op.args[0])})"),
     "draw": Rule(_draw, _write_draw, (2, 2)),
     "support": Rule(_support, _write_support, (1, 2)),
