@@ -416,6 +416,32 @@ def test_rows_that_lack_a_modality(path):
 
 
 @PATHS
+@pytest.mark.parametrize("swapped", [False, True])
+def test_steps_may_lack_any_of_what_is_seen(path, swapped):
+    """Whichever factor stands first, and tells the batch: what is not there has no part in the forward recursion."""
+    (trans, emit, start), _ = gaussian()
+    other = Normal("p(y_t|z_t)", nn.Linear(K, 2), shape=1)
+    seen = (other, emit) if swapped else (emit, other)
+    both = Evidence(Chain("t", trans * seen[0] * seen[1], over="z", initial=start))
+    data = {"x": torch.randn(2, 4, 2), "y": torch.randn(2, 4, 1)}
+    has = {"x": torch.rand(2, 4) < 0.5, "y": torch.rand(2, 4) < 0.5}
+    hidden = {k: torch.where(has[k][..., None], v, torch.nan) for k, v in data.items()}
+    states = torch.eye(K)
+    law = start.log_prob(z_1=states)[None]
+    for t in range(4):
+        own = torch.zeros(2, K)
+        for key, p in (("x", emit), ("y", other)):
+            density = torch.stack([p.log_prob(**{key: data[key][:, t], "z": z.expand(2, K)}) for z in states], 1)
+            own = own + torch.where(has[key][:, t, None], density, 0.0)
+        law = law + own
+        if t < 3:
+            table = trans.net(states).log_softmax(-1)
+            law = (law[:, :, None] + table).logsumexp(1)
+    found = run(both, path, present=has, **hidden).value
+    torch.testing.assert_close(found, law.logsumexp(1))
+
+
+@PATHS
 def test_a_latent_around_it_and_a_memory_of_data(path):
     """E_q(s|x_{1:T}) of the evidence given s, and a transition that reads h_t = f(h_{t-1}, u_t)."""
     trans = OneHot("p(z_t|z_{t-1},h_t)", lambda z, h: z * 2 + h, shape=K)
@@ -472,6 +498,26 @@ def test_several_draws_and_values_around_it(path):
     want = (each + shares).logsumexp(1).logsumexp(0) - np.log(5)
     torch.testing.assert_close(found.value, want)
     finite_gradients(found.value, loss)
+
+
+@PATHS
+@pytest.mark.parametrize("K", [None, 4])
+def test_a_chain_over_latents_that_are_drawn_at_every_step(path, K):
+    """A VAE whose prior is a chain: E over whole trajectories of s, of the evidence of the chain and of the data."""
+    (trans, _, start), _ = gaussian()
+    emit = Normal("p(s_t|z_t)", nn.Linear(3, 4), shape=2)
+    q, decode = Normal("q(s_t|x_t)", nn.Linear(5, 4), shape=2), Normal("p(x_t|s_t)", nn.Linear(2, 10), shape=5)
+    evidence = Evidence(Chain("t", trans * emit, over="z", initial=start))
+    bound, x = Sum("t", log(decode) - log(q)), torch.randn(2, 4, 5)
+    for body in (evidence, bound + evidence):
+        loss = E(q, body, samples=K)
+        noise = loss.noise(x=x)
+        found = run(loss, path, x=x, noise=noise)
+        s = found.samples["s"]
+        assert s.shape == ((2, 4, 2) if K is None else (K, 2, 4, 2))
+        draws = [s] if K is None else list(s)
+        given = [{"s": each} if body is evidence else {"s": each, "x": x} for each in draws]
+        torch.testing.assert_close(found.value, sum(body(**each).value for each in given) / len(draws))
 
 
 @PATHS

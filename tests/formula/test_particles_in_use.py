@@ -66,6 +66,13 @@ def cut(noise, *places):
     return {key: noise[key][place] for key, place in where.items() if key in noise}
 
 
+def bound_of_y(resample, K=5):
+    """Another filter of the same data, of states called y."""
+    move = Normal("p(y_t|y_{t-1})", Line(0.5, scale=0.9), shape=1)
+    see = Normal("p(x_t|y_t)", Line(0.8, scale=0.6), shape=1)
+    return fivo(move, see, Normal("q(y_t|y_{t-1},x_t)", Line(0.3, 0.6, scale=0.5), shape=1), K, resample)
+
+
 # ----------------------------------------------------------------------------------------------------- rows and steps
 
 
@@ -155,6 +162,30 @@ def test_a_burn_in_weighs_the_particles_that_go_on_from_it(kind):
     expected = whole(x=x, noise=noise).value - head
     torch.testing.assert_close(late(x=x, noise=noise).value, expected)
     torch.testing.assert_close(late.interpret(x=x, noise=noise).value, expected)
+
+
+@pytest.mark.parametrize("kind", FILTERS)
+def test_two_filters_of_one_formula_are_two(kind):
+    """Each has its own weights and its own ancestors, and both go on to the next call."""
+    x = rows(series(6), 2)
+    one, two = bound(kind), bound_of_y(FILTERS[kind])
+    both = one + two
+    noise = both.noise(x=x, generator=torch.Generator().manual_seed(0))
+    parts = {"z": noise["z"], "resampling": noise["resampling"]}, {"y": noise["y"], "resampling": noise["resampling_2"]}
+    expected = one(x=x, noise=parts[0]).value + two(x=x, noise=parts[1]).value
+    torch.testing.assert_close(both(x=x, noise=noise).value, expected)
+    torch.testing.assert_close(both.interpret(x=x, noise=noise).value, expected)
+    assert both(x=x, noise=noise).last.keys() == {"z", "log_weight", "y", "log_weight_2"}
+
+
+def test_sums_around_which_trajectories_are_drawn_may_count_other_steps():
+    move, see, guide = factors()
+    x, valid = rows(series(5), 2), torch.tensor([[1.0, 0, 1, 1, 0], [1, 1, 0, 1, 1]])
+    both = log(E(guide, exp(Sum("t", log(see)) + Sum("t", log(move) - log(guide), mask="valid")), samples=3))
+    by_weight = log(E(guide, exp(Sum("t", log(see) + Value("valid_t") * (log(move) - log(guide)))), samples=3))
+    noise = both.noise(x=x, valid=valid, generator=torch.Generator().manual_seed(0))
+    expected = by_weight(x=x, valid=valid, noise=noise).value
+    torch.testing.assert_close(both(x=x, valid=valid, noise=noise).value, expected)
 
 
 @pytest.mark.parametrize("kind", FILTERS)

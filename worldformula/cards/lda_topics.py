@@ -68,7 +68,7 @@ def found(documents: NDArray[np.int64], seed: int) -> LDA:
     """The model of the best of six starts, by its loss on the documents that it is fitted to."""
     given = {"c": torch.from_numpy(documents).float()}
     starts = [fitted(given, seed, start) for start in range(STARTS)]
-    return min(starts, key=lambda model: float(model.loss(**given, seed=seed).value))
+    return min(starts, key=lambda model: model.loss(**given, seed=seed).value.item())
 
 
 def fitted(given: dict[str, Tensor], seed: int, start: int) -> LDA:

@@ -32,6 +32,7 @@ def play(
     labels: Sequence[str] = (),
     events: Sequence[str] = (),
     hold: int = 1,
+    controller: registry.Controller | None = None,
     **options: Any,
 ) -> Row:
     """Chunks of ``steps`` rows. Each begins with a new episode, and where one ends within it, the next one follows.
@@ -47,6 +48,7 @@ def play(
         events: names of ``info["event"]``, of those in ``metadata["events"]``; whether each happened on arriving at a
             row is ``event`` ``[…, E]``.
         hold: steps for which a random action goes on: one leads nowhere, some lead to where the controller never goes.
+        controller: of ``info["state"]``; by itself the environment's own, which knows all that is hidden.
         options: as for `make`.
 
     Returns:
@@ -78,7 +80,8 @@ def play(
             f"{', '.join(known) or 'none'}"
         )
     children = np.random.SeedSequence(seed).spawn(chunks)
-    found = [_chunk(env, entry.reference, np.random.default_rng(c), steps, random, events, hold) for c in children]
+    how = controller or entry.reference
+    found = [_chunk(env, how, np.random.default_rng(c), steps, random, events, hold) for c in children]
     env.close()
     return {key: np.stack([chunk[key] for chunk in found]) for key in found[0]}
 

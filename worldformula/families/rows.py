@@ -8,10 +8,14 @@ from typing import Any
 from torch import Tensor
 
 from worldformula.errors import ShapeError
-from worldformula.families.base import Family, Opaque
+from worldformula.families.base import Family, Opaque, Unfoldable
 
 __all__ = ["by_row", "rows", "single"]
 
+NO_ROWS = (
+    "{} that reads shared variables alone has no parameters that rows could see\n"
+    "let its network read something of each row too"
+)
 Operand = Any  # a tensor, or a family's parameters: a tuple of tensors, numbers and opaque objects
 
 
@@ -38,10 +42,7 @@ def by_row(
         batch = tuple(like.shape[begin : like.ndim - event])
     tensors = [p for p in params if isinstance(p, Tensor)]
     if any(isinstance(p, Opaque) for p in params):
-        raise ShapeError(
-            f"the parameters of a {family.name} that only shared variables tell cannot be seen by rows\n"
-            f"let its network read something of each row too"
-        )
+        raise ShapeError(NO_ROWS.format(f"a {family.name}"))
     sizes = family.shapes(params, rank)[0][:lead] if tensors else ()
     one = tuple(
         p.reshape(*p.shape[:lead], *(1,) * len(batch), *p.shape[lead:]) if isinstance(p, Tensor) else p for p in params
@@ -54,7 +55,9 @@ def single(head: Any, rank: int = 0) -> Any:
     have the ``rank`` axes of the event alone.
     """
     if isinstance(head, Tensor):
-        return head.squeeze(0) if head.ndim > rank else head
+        return head.squeeze(0)
     if isinstance(head, Mapping):
-        return {key: single(value, rank) for key, value in head.items()}
-    return tuple(single(value) for value in head) if isinstance(head, tuple | list) else head
+        return {key: v.squeeze(0) if v.ndim > rank else v for key, v in head.items()}
+    if isinstance(head, Unfoldable):
+        raise ShapeError(NO_ROWS.format("a flow or a chain"))
+    return tuple(map(single, head)) if isinstance(head, tuple | list) else head

@@ -28,7 +28,7 @@ FLAGS = ("flags", "mask", "present")  # inputs with one entry per row or step
 class _Input:
     """key: keyword of the call. name: argument of the emitted function. step: whether it is a series [B, T, ...].
 
-    scalar: whether it is one number for the whole call.
+    scalar: whether it is one number for the whole call. common: whether it is one value for all rows.
     """
 
     key: str
@@ -36,6 +36,7 @@ class _Input:
     shape: tuple[int, ...] | None
     step: bool
     scalar: bool = False
+    common: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ class Binder:
         names, flags = plan.arguments, plan.reset or next(iter(plan.flagged), None)
         self.inputs = tuple(
             _Input(
-                key, names[key], self._shape(key, op), plan.series(op), op.kind == "symbol"
+                key, names[key], self._shape(key, op), plan.series(op), op.kind == "symbol", op.common
             )
             for key, op in plan.inputs.items()
         )  # fmt: skip
@@ -101,7 +102,7 @@ class Binder:
         tensors = [i for i in self.inputs if not i.scalar]
         self.simple = plan.index is None and bool(tensors) and all(s.event is not None for s in self.sites)
         self.simple = self.simple and not (self.several or self.series)
-        self.expected = tuple((i.key, i.shape or None) for i in tensors)
+        self.expected = tuple((i.key, i.shape or None, len(i.shape or ()) if i.common else None) for i in tensors)
         self.scalars = tuple(i.key for i in self.inputs if i.scalar)
         self.drawn = tuple((s.family.noise, s.event, s.common) for s in self.sites if s.event is not None)
 
@@ -162,11 +163,13 @@ class Binder:
         if not self.simple or given.keys() != self.keys:
             return None
         found: list[Tensor] = []
-        for key, shape in self.expected:
+        for key, shape, rank in self.expected:
             value = given[key]
             if not isinstance(value, Tensor) or not value.is_floating_point():
                 return None
             if shape is not None and value.shape[-len(shape) :] != shape:
+                return None
+            if rank is not None and value.ndim != rank:
                 return None
             found.append(value)
         like = found[0]
@@ -191,6 +194,12 @@ class Binder:
         if known.key in self.pixels:
             check_type(known.key, value)
         shape = known.shape
+        if known.common and value.ndim != len(shape or ()):
+            raise ShapeError(
+                f"{known.key} is one value for all rows of a call (shared=True), without batch axes\n"
+                + table(("variable", "declared", "got"), [(known.key, list(shape or ()), list(value.shape))])
+                + f"\npass the value of one event, or leave shared=True out: each row then has its own {known.key}"
+            )
         if shape is None or value.shape[2 if known.step else max(value.ndim - len(shape), 0) :] == shape:
             return
         axes = ", ".join(map(str, shape))

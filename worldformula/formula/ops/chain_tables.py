@@ -136,7 +136,7 @@ def _inside(lowering: Any, chain: Chain, scope: Scope) -> tuple[Scope, States]:
             options = (("rank", lowering.event_rank(seen.variable)),)
             axes[which].append(axis)
             if not which or any(at in u.factor.conditions for u in chain.uses if not _alone(lowering, chain, u, scope)):
-                op = Op("", "call", (like,), target=every, axes=(axis,), rank=len(shape), options=options)
+                op = Op("", "call", (like,), how="known", target=every, axes=(axis,), rank=len(shape), options=options)
                 values[at] = lowering.add(f"every_{at.identifier}", op)
     place = {v: i for i, v in enumerate(u.factor.variable for u in chain.states)}
     now, before = (tuple(kind[place[v]] for v in chain.hidden) for kind in axes)

@@ -47,7 +47,7 @@ def write_filter(draft: Draft, index: str, axis: int, resample: Resample) -> Non
     draft.declared.add(weight)
     draft.through[weight] = (axis,)
     before = draft.add(f"{weight.key}_prev", Op("", "carry", variable=weight.at(-1), step=True, axes=(axis,)))
-    points = Uniform(f"p({uniform.key}_{index})", shape=())
+    points = Uniform(f"p({uniform})", shape=())
     many = axis if resample.how == "multinomial" else None
     (drawn,) = value_of(draft, Use(points), Scope(index=index), axis=many)
     settings = (("how", resample.how), ("ess", resample.ess))

@@ -22,7 +22,7 @@ from worldformula.errors import (
 )
 from worldformula.families.base import Family
 from worldformula.families.closed import kl_pair
-from worldformula.formula.syntax.drawn import drawn, one_draw, scored_draw
+from worldformula.formula.syntax.drawn import drawn, drawn_factors, draws, one_draw, scored_draw
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import whole_number
 from worldformula.formula.syntax.names import Variable
@@ -37,8 +37,6 @@ from worldformula.formula.syntax.nodes import (
     Product,
     Use,
     Value,
-    drawn_factors,
-    draws,
     walk,
 )
 from worldformula.formula.syntax.text import text
