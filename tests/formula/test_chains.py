@@ -501,6 +501,26 @@ def test_several_draws_and_values_around_it(path):
 
 
 @PATHS
+@pytest.mark.parametrize("K", [None, 4])
+def test_a_chain_over_latents_that_are_drawn_at_every_step(path, K):
+    """A VAE whose prior is a chain: E over whole trajectories of s, of the evidence of the chain and of the data."""
+    (trans, _, start), _ = gaussian()
+    emit = Normal("p(s_t|z_t)", nn.Linear(3, 4), shape=2)
+    q, decode = Normal("q(s_t|x_t)", nn.Linear(5, 4), shape=2), Normal("p(x_t|s_t)", nn.Linear(2, 10), shape=5)
+    evidence = Evidence(Chain("t", trans * emit, over="z", initial=start))
+    bound, x = Sum("t", log(decode) - log(q)), torch.randn(2, 4, 5)
+    for body in (evidence, bound + evidence):
+        loss = E(q, body, samples=K)
+        noise = loss.noise(x=x)
+        found = run(loss, path, x=x, noise=noise)
+        s = found.samples["s"]
+        assert s.shape == ((2, 4, 2) if K is None else (K, 2, 4, 2))
+        draws = [s] if K is None else list(s)
+        given = [{"s": each} if body is evidence else {"s": each, "x": x} for each in draws]
+        torch.testing.assert_close(found.value, sum(body(**each).value for each in given) / len(draws))
+
+
+@PATHS
 def test_all_data_may_read_the_state_before(path):
     trans = OneHot("p(z_t|z_{t-1})", nn.Linear(K, K), shape=K)
     emit = Normal("p(x_t|z_{t-1})", nn.Linear(K, 2), shape=1)
@@ -838,9 +858,6 @@ def test_what_a_formula_cannot_do_with_a_chain():
     data = torch.randn(2, 4, 2)
     with refused("beside the Sum", error=TimeError):
         Sum("t", evidence)(x=data)
-    begun = Sum("t", E(moves(), log(x("p(x_t|h_t)"))), burn_in=1, initial={"h": torch.zeros(K)})
-    each = begun(x=data, seed=0).value + evidence(x=data).value  # a burn-in is that of its own sum
-    torch.testing.assert_close((begun + evidence)(x=data, seed=0).value, each)
     around = Smoothed(Chain("t", z() * Normal("p(x_t|z_t,s)", Adds(), shape=2), over="z", initial=first()))
     with refused("several draws", "one draw", error=TimeError):
         E(Normal("p(s)", shape=2), total(around), samples=4)(x=data)

@@ -122,9 +122,15 @@ def scored_draw(node: Node, own: Callable[[Expectation], bool]) -> Node | None:
     return _remembered(node, "_scored", inside, found)  # type: ignore[no-any-return]
 
 
+def sums_over_time(node: Node) -> list[OverTime]:
+    """The sums over time of an expression, those that operators stand for among them."""
+    known = (n if isinstance(n, OverTime) else n.clock if isinstance(n, Operator) else None for n in walk(node))
+    return [clock for clock in known if clock is not None]
+
+
 def along_time(node: Expectation) -> Product:
     """Of what an expectation draws, that which belongs to the steps of a sum over time inside: a whole trajectory."""
-    below = {n.index for n in walk(node.body) if isinstance(n, OverTime)}
+    below = {clock.index for clock in sums_over_time(node.body)}
     return tuple(u for u in node.q if not u.factor.observed and u.factor.variable.index in below)
 
 
