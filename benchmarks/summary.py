@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.margins import passage
 from worldformula import cards, catalogue
 from worldformula.cards import results
 
@@ -63,7 +64,7 @@ def page() -> str:
             own = [c for c in claims if c.covers(system.name)]
             lines += [f"| {name} | `{c.name}` | {_cell(c.claim)} | {_measured(c)} |" for c in own]
             lines += [] if own else [f"| {name} | – | – | – | – | – | no card |"]
-    return "\n".join([*lines, "", *notebooks()]) + "\n"
+    return "\n".join([*lines, "", *passage(), "", *notebooks()]) + "\n"
 
 
 def notebooks() -> list[str]:
@@ -103,9 +104,8 @@ def _measured(about: cards.Card) -> str:
     sign = "≥" if about.direction == "higher" else "≤"
     values = "–" if found is None else ", ".join(f"{value:.4g}" for value in found.values.values())
     verdict = "not measured yet" if found is None else "pass" if found.passed else "FAIL"
-    return (
-        f"{about.metric}{f', {about.unit}' if about.unit else ''} | {values} | {sign} {about.threshold:g} | {verdict}"
-    )
+    needed = f"{sign} {about.threshold:g}{', interval of the mean' if about.verdict == 'interval' else ''}"
+    return f"{about.metric}{f', {about.unit}' if about.unit else ''} | {values} | {needed} | {verdict}"
 
 
 def speed() -> list[str]:

@@ -40,6 +40,8 @@ class System:
         build: sizes -> the system (a model, a world, a planner, an agent).
         summary: one sentence.
         runs: name of a preset -> settings of a run that belong to it, as of ``--set``: ``("env.num=16",)``.
+        fits: name of a preset -> settings of a fit that belong to it, ``{"steps": 2300, "batch": 64}``: what a fit from
+            the command line begins with, and what the cards of a model train by.
         acts: the kinds of actions that an agent takes: numbers in [−1, 1], choices, flags.
         counted: name of a preset -> how many parameters the authors' code counts of an agent that observes 24
             numbers and gives 6, those of the task walker-walk, where that is known.
@@ -56,6 +58,7 @@ class System:
     build: Callable[..., Any]
     summary: str
     runs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    fits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     acts: tuple[str, ...] = ("numbers", "choice", "flags")
     counted: Mapping[str, int] = field(default_factory=dict)
     agent: str = ""

@@ -15,6 +15,7 @@ from worldformula.planners.cem import CEM
 from worldformula.planners.hierarchy import Hierarchy
 from worldformula.planners.mcts import MCTS
 from worldformula.testing import check_agent
+from worldformula.world import State
 
 LOW = CEM(horizon=3, candidates=12, elites=3, iterations=2)
 SMALL = replace(
@@ -74,6 +75,29 @@ def test_what_a_plan_costs_is_its_reward_and_the_way_to_the_sub_goal_by_hand():
         cosine = (likely * goal).sum(-1) / likely.norm(dim=-1) / goal.norm(dim=-1)
         costs = costs - own.heads["r"].net(h, z, c)[:, 0] - 0.7 * cosine.mean(-1)
     assert plan.cost.tolist() == pytest.approx(costs.tolist(), rel=1e-4)
+
+
+@torch.no_grad()
+def test_where_a_jump_leads_to_the_present_the_next_one_gives_the_sub_goal():
+    """Plans of three jumps through states that are drawn; cosines to the present by hand."""
+    agent = made()
+    (high,) = planned(agent, seen(agent)).upper
+    B, n, (groups, classes) = 64, agent.world.config.codes, agent.world.own.post.shape
+    g = torch.Generator().manual_seed(0)
+    z = torch.eye(classes)[torch.randint(classes, (B, 4, groups), generator=g)]
+    codes = torch.eye(n)[torch.randint(n, (B, 3), generator=g)]
+    drawn = State({"z": z, "c": torch.randn(B, 4, high.states["c"].shape[-1], generator=g)}, 2)
+    nets = {f.variable.key: f.net for f in agent.world.high}
+    ahead = [nets["Y"](nets["F"](z[:, k], drawn["c"][:, k], codes[:, k])) for k in range(3)]
+    ahead = [y.view(B, groups, classes).softmax(-1) for y in ahead]
+    cosines = torch.stack([((y * z[:, 0]).sum(-1) / y.norm(dim=-1)).mean(-1) for y in ahead], 1)
+    limit = float(cosines.median())
+    subgoals, plan = agent.search.planner.above[0].aim.__self__, replace(high, states=drawn, actions={"A": codes})
+    chosen = [next((k for k in range(3) if cosines[b, k] < limit), 0) for b in range(B)]
+    assert set(chosen) == {0, 1, 2}
+    found = replace(subgoals, reached=limit).aim(plan)["Y"]
+    torch.testing.assert_close(found, torch.stack([ahead[k][b] for b, k in enumerate(chosen)]))
+    torch.testing.assert_close(replace(subgoals, reached=1.0).aim(plan)["Y"], ahead[0])
 
 
 @torch.no_grad()

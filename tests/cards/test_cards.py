@@ -60,6 +60,21 @@ def test_a_card_may_measure_several_systems(card):
         ("floor = 9", "threads = 1.5", "threads = 1.5, expected a whole number"),
         ("floor = 9", "floor = 3", "floor = 3.0 already passes the threshold 4.0"),
         ("floor = 9", "ceiling = 9", "ceiling = 9.0 does not reach the threshold 4.0"),
+        ("seeds = [1, 2]", "seeds = [1, 1]", "a seed stands twice"),
+        ("floor = 9", 'verdict = "mean"', "verdict = 'mean', expected 'every' or 'interval'"),
+        ("floor = 9", 'verdict = "interval"', "'interval' expects 5 seeds or more, got 2"),
+        ("floor = 9", "conditions = 3", "conditions = 3, expected a list of tables with metric, direction"),
+        ("floor = 9", 'conditions = [{metric = "negative"}]', "conditions have metric, direction, threshold, verdict"),
+        (
+            "floor = 9",
+            'conditions = [{metric = "negative", direction = "higher", threshold = "0"}]',
+            "threshold = '0', expected a number",
+        ),
+        (
+            "floor = 9",
+            'conditions = [{metric = "negative", direction = "up", threshold = 0}]',
+            "direction = 'up', expected 'lower' or 'higher'",
+        ),
         ("floor = 9", "also = [1]", "also = [1], expected a list of texts"),
         ('"squares"', '"circles"', "name = 'circles', expected the name of the file"),
         (":square", ".square", "expected 'package.module:function'"),
@@ -77,7 +92,7 @@ def test_the_last_line_passes_and_shows_everything(card, capsys, tmp_path):
     assert measure(card, json_paths=[path])
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].startswith(
-        "PASS squares: square 4 units (worst of 2, needed <= 4) | floor 9 | ceiling – | published – | "
+        "PASS squares: square 4 units (worst of 2, needed ≤ 4) | floor 9 | ceiling – | published – | "
     )
     written = json.loads(path.read_text(encoding="utf-8"))
     assert written["passed"]
@@ -99,7 +114,7 @@ def test_the_value_that_decides_is_the_farthest_of_those_that_fail(card):
 
 def test_higher_is_better_turns_the_sign(card, capsys):
     assert not measure(replace(card, direction="higher", metric="negative", threshold=-1.0))
-    assert "needed >= -1" in capsys.readouterr().out.splitlines()[-1]
+    assert "needed ≥ -1" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_threads_are_the_cards_during_the_measurement_only(card):
@@ -131,3 +146,31 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
     with pytest.raises(TypeError):
         write_json(path, {"value": object()})
     assert json.loads(path.read_text(encoding="utf-8")) == {"value": 1}
+
+
+FURTHER = 'conditions = [{metric = "negative", direction = "higher", threshold = -2.0}]'
+
+
+def test_further_conditions_must_hold_too(capsys):
+    card = cards.read("squares", f"{TEXT}\n{FURTHER}")
+    assert measure(card)
+    assert "holds: negative -2 (worst of 2, needed ≥ -2)" in capsys.readouterr().out
+    assert not measure(replace(card, threshold=9.0), seeds=[1, 3])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-2] == "  fails: negative -3 (worst of 2, needed ≥ -2)"
+    assert lines[-1].startswith("FAIL squares: square 9 units (worst of 2, needed ≤ 9)")
+    with pytest.raises(CardError, match="not 'negativ'. Did you mean 'negative'"):
+        measure(replace(card, conditions=(replace(card.conditions[0], metric="negativ"),)))
+
+
+def test_an_interval_decides_by_its_end_and_not_by_the_worst_seed(card, capsys):
+    averaged = replace(card, verdict="interval", metric="negative", direction="higher", threshold=-5.0)
+    assert measure(averaged, seeds=[1, 2, 3, 4, 2])  # mean -2.4, deviation 1.14, t 2.776: from -3.816
+    assert (
+        capsys.readouterr()
+        .out.splitlines()[-1]
+        .startswith("PASS squares: negative -2.4 units (mean of 5, 95 % interval from -3.816, needed ≥ -5)")
+    )
+    assert not measure(replace(averaged, threshold=-3.8), seeds=[1, 2, 3, 4, 2])
+    assert not measure(averaged, seeds=[1, 2, 1, 2]), "four seeds have no interval"
+    assert "too few for an interval" in capsys.readouterr().out

@@ -52,13 +52,15 @@ def test_what_is_measured_comes_back_and_todays_threshold_decides(package, capsy
     assert run.measure(card, json_paths=[results.place("squares")])
     found = results.latest(card)
     assert found.values == {1: 1.0, 2: 4.0}
-    assert (found.worst, found.passed) == (4.0, True)
+    assert found.passed
     assert str(found).startswith("PASS squares: square 4 (worst of 2, needed ≤ 4), 20")
     assert not results.latest(replace(card, threshold=2.0)).passed
     higher = results.latest(replace(card, threshold=1.0, direction="higher"))
-    assert (higher.worst, higher.passed) == (1.0, True)
-    assert "needed ≥ 1" in str(higher)
+    assert str(higher).startswith("PASS squares: square 1 (worst of 2, needed ≥ 1), 20")
     assert results.latest(replace(card, metric="negative")) is None
+    more = [cards.Condition(metric=name, direction="higher", threshold=-1.5) for name in ("negative", "root")]
+    assert not results.latest(replace(card, conditions=(more[0],))).passed
+    assert results.latest(replace(card, conditions=(more[1],))) is None, "what was not measured cannot be judged"
     results.place("squares").write_text("{}")
     with pytest.raises(CardError, match="result of squares cannot be read.*worldformula reproduce squares"):
         results.latest(card)

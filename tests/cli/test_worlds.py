@@ -66,6 +66,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("dmm", "still", ["--set", "inference=left"], "curves"),
         ("dmm", "bits", [], "curves"),
         ("vrnn", "still", [], "curves"),
+        ("hmm", "still", [], "curves"),
+        ("hmm", "bits", [], "curves"),
         ("td_vae", "bits", [], "curves"),
         ("simcore", "bits", ["--set", "horizons=1,2"], "curves"),
     ],

@@ -12,6 +12,26 @@ from worldformula.testing import check_env
 
 ROBOTS = ("pendulum_noreset", "sphero_sim")  # what follows a reset depends on what was before it
 
+HAPPENS = ("lever_door", "key_corridor", "home_dynamics", "messenger", "lang_room_mini", "pin_pad_three", "fork")
+
+
+@pytest.mark.parametrize("entry", registry.entries(), ids=lambda e: e.alias)
+def test_what_happens_is_among_the_events_that_are_declared(entry):
+    """In episodes of the controller, and in random ones."""
+    env, seen = entry.build(**entry.options), set[str]()
+    env.action_space.seed(0)
+    for seed in range(8):
+        _, info = env.reset(seed=seed)
+        for _ in range(60):
+            act = entry.reference(info["state"]) if seed % 2 else env.action_space.sample()
+            *_, terminated, truncated, info = env.step(act)
+            seen |= set(info.get("event", ()))
+            if terminated or truncated:
+                break
+    env.close()
+    assert seen <= set(env.metadata.get("events", ()))
+    assert seen or entry.alias not in HAPPENS
+
 
 @pytest.mark.parametrize("entry", [e for e in registry.entries() if e.alias not in ROBOTS], ids=lambda e: e.alias)
 def test_environments_answer_as_gymnasium_says(entry):

@@ -49,6 +49,33 @@ def test_the_hint_is_read_first_with_the_figure_frozen_then_the_task_is_said(kin
     assert (env.render() // 2 == dark).all()
 
 
+@pytest.mark.parametrize("hint", ["true", "swapped"])
+def test_a_sentence_is_said_again_while_the_figure_acts(hint):
+    env = HomeDynamics(8, hint=hint, again=True)
+    rows = heard(env, 3, [LEFT] * 17)
+    assert len(rows) == 6 + 1 + 11
+    assert [row[1] for row in rows] == [True] * 6 + [False] * 12
+    told = homes.VOCABULARY.text(row[0] for row in rows[:6])
+    assert told == f"{homes.OPENING[env.told]} to open the trash bin"
+    assert [row[0] for row in rows] == [row[0] for row in rows[:6]] * 3
+    silent = heard(HomeDynamics(8, hint="none", again=True), 3, [LEFT] * 12)
+    assert homes.VOCABULARY.text(row[0] for row in silent) == " ".join(["open the trash bin"] * 3 + ["open"])
+
+
+def test_sight_is_what_is_seen_around_the_figure():
+    env = HomeDynamics(8, sight=3)
+    for seed in range(30):
+        view = env.reset(seed=seed)[0]["view"]
+        assert view.shape == env.observation_space["view"].shape == (7, 7)
+        assert (view == homes.BIN).sum() == 1
+        assert view[3, 3] >= homes.FACING
+        near = HomeDynamics(8)
+        assert (near.reset(seed=seed)[0]["view"] == view[2:5, 2:5]).all()
+    for wrong in (0, 4, True, 1.5):
+        with pytest.raises(ConfigError, match="sight from 1 to 3 cells"):
+            HomeDynamics(8, sight=wrong)
+
+
 def test_actions_while_reading_earn_nothing_and_cost_no_step():
     env = HomeDynamics(8)
     for seed in range(40):

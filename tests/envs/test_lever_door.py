@@ -103,3 +103,19 @@ def test_the_picture_shows_lever_door_and_point_where_they_are(size):
     for colour, (x, y) in ((POINT, (0.3, 0.2)), (HANDLE, (0.1, 0.9)), (TARGET, (0.9, 0.5)), (SHUT, (0.5, 0.5))):
         rows, columns = (np.abs(picture - colour).sum(-1) < 40).nonzero()
         assert ((columns.mean() + 0.5) / size, 1 - (rows.mean() + 0.5) / size) == pytest.approx((x, y), abs=1.6 / size)
+
+
+def test_a_random_action_that_goes_on_comes_to_the_closed_door():
+    """Which the controller never does: without such play nothing says that a closed door stops."""
+
+    def stopped(hold, random):
+        rows = data("lever_door", seed=7, chunks=40, steps=80, random=random, hold=hold)
+        x, push = rows["vector"][..., 0], rows["action"][:, :-1, 0]
+        ahead = x[:, :-1] + 0.05 * push
+        return int(((x[:, :-1] < 0.5) & (ahead > 0.5) & (x[:, 1:] < 0.5) & ~rows["is_first"][:, 1:]).sum())
+
+    assert stopped(1, (0.1, 0.3, 0.5)) == 0
+    assert stopped(12, (0.03, 0.1, 0.3)) > 40
+    rows = data("lever_door", seed=7, chunks=20, steps=80, random=(1.0,), hold=5)
+    on = (rows["action"][:, 1:] == rows["action"][:, :-1]).all(-1)
+    assert on.mean() > 0.7  # four in five, less the ends of episodes

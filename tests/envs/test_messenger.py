@@ -11,6 +11,7 @@ import pytest
 from tests.envs.playing import play, same, twice
 from worldformula.envs import messenger as game
 from worldformula.envs.messenger import Messenger, reference
+from worldformula.envs.play import play as data
 from worldformula.errors import ConfigError
 
 UP, DOWN, LEFT, RIGHT, STAY = range(5)
@@ -163,3 +164,9 @@ def test_wrong_options_are_told():
         Messenger(split="trian")
     with pytest.raises(ConfigError, match="hint as one of"):
         Messenger(hint="false")
+
+
+def test_play_with_random_actions_between_is_data():
+    rows = data("messenger", seed=0, chunks=4, steps=80, random=(0.5,), events=("won", "died", "timeout"))
+    assert rows["event"].shape == (4, 80, 3)
+    assert rows["event"].any()

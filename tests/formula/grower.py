@@ -298,11 +298,11 @@ class Grower:
             return self.least(depth, inside, q, drawn)
         random_ = any(u.factor.family is not None for u in as_uses(q))
         samples = self.rng.choice((None, None, 2, 3)) if random_ else None
-        if self.rng.random() < 0.2 and how != "score" and (how in ("exact", "stratified") or samples):
-            return log(E(q, self.positive(depth, inside), how, samples=samples))
         baseline = None
         if how == "score":
             baseline = self.rng.choice((None, "leave-one-out" if samples else None, *self.pool.baselines))
+        if self.rng.random() < 0.2 and (how in ("exact", "stratified") or samples):
+            return log(E(q, self.positive(depth, inside), how, samples=samples, baseline=baseline))
         body = self.grow(depth, inside)
         if set(ways) == {None, "score"} and drawn == {"z"} and samples and how is None and self.rng.random() < 0.1:
             return log(E(q, ratio(q, sg(q)) + 0.5, "dreg", samples=samples))

@@ -3,7 +3,23 @@
 import torch
 from torch import nn
 
-from worldformula import KL, Bernoulli, Deterministic, E, Normal, OneHot, Sum, TwoHot, Value, log, maximum, sg
+from worldformula import (
+    KL,
+    Bernoulli,
+    Deterministic,
+    E,
+    Normal,
+    OneHot,
+    Resample,
+    Sum,
+    TwoHot,
+    Value,
+    exp,
+    log,
+    maximum,
+    ratio,
+    sg,
+)
 
 B, T, X, Z, D, A, G, K = 3, 4, 6, 2, 5, 2, 2, 3
 
@@ -45,6 +61,34 @@ def begun():
     core = Normal("p(z_t|z_{t-1},z_{t-2},a_{t-1})", Join(2 * Z + A, 2 * Z), shape=Z)
     image = Normal("p(x_t|z_t)", Join(Z, X), shape=X, scale=1.0)
     return Sum("t", 0.9 ** (Value("t") - 1) * E(core, log(image)), reset="first", initial=begin).mean()
+
+
+def recurrent():
+    """The factors of a step of a recurrent latent variable model."""
+    prior = Normal("p(z_t|h_{t-1})", Join(D, 2 * Z), shape=Z)
+    post = Normal("q(z_t|h_{t-1},x_t)", Join(D + X, 2 * Z), shape=Z)
+    image = Normal("p(x_t|z_t,h_{t-1})", Join(Z + D, X), shape=X, scale=1.0)
+    core = Deterministic("h_t = f(h_{t-1}, z_t, a_t)", Join(D + Z + A, D), shape=D)
+    return prior, post, image, core
+
+
+def trajectories():
+    """The bound of whole sequences by three particles."""
+    prior, post, image, core = recurrent()
+    weight = Sum("t", log(image * prior) - log(post), initial={"h": nn.Parameter(torch.zeros(D))})
+    return -log(E(post * core, exp(weight), samples=3)).mean()
+
+
+def filtered():
+    """A particle filter, resampled where few particles count."""
+    prior, post, image, core = recurrent()
+    again = Resample("systematic", ess=0.5)
+    step = log(E(post * core, ratio(image * prior, post), samples=3, resample=again))
+    return -Sum("t", step, reset="first").mean()
+
+
+def unbroken():
+    return {k: v for k, v in frames().items() if k != "first"}
 
 
 def frames():

@@ -69,17 +69,24 @@ def bare(d):
     return not d.head and not any(isinstance(v, str) for _, v in d.given)
 
 
+def scored(node):
+    """Whether an expectation inside has the gradient of the score function."""
+    return any(isinstance(n, Draw) and n.how == "score" for n in walk(node))
+
+
 def one_draw(node):
-    """Whether the value rests on an expectation that one draw estimates: the language refuses functions of it."""
+    """Whether the value rests on an expectation that one draw estimates, or its gradient on one by the score function:
+    the language refuses functions of it."""
     waiting = [node]
     while waiting:
         node = waiting.pop()
         if isinstance(node, Draw):
             random = [d.of if isinstance(d, Stopped) else d for d in node.q if not isinstance(d, Det)]
             if any(node.how != "exact" or isinstance(d, Experts) or d.family not in DISCRETE for d in random):
-                if node.samples is None:
+                if node.samples is None or node.how == "score":
                     return True
-                continue
+                if not scored(node.body):
+                    continue
             waiting.append(node.body)
         elif not isinstance(node, Dist | Det | Stopped | Experts):
             waiting += parts(node)
@@ -385,11 +392,11 @@ class StaticGrower(Soil):
         first, *others = latent.q
         if not others and isinstance(first, Dist) and first.family in DISCRETE and self.may("least energies"):
             return self.least(first, inside)
-        if self.rng.random() < 0.2 and how != "score" and (samples or how == "exact"):
-            return Fn("log", Draw(latent.q, self.positive(depth, inside), how, samples))
         baseline = None
         if how == "score":
             baseline = self.rng.choice((None, "leave-one-out" if samples else None, Var(self.datum(self.named("d")))))
+        if self.rng.random() < 0.2 and (samples or how == "exact"):
+            return Fn("log", Draw(latent.q, self.positive(depth, inside), how, samples, baseline))
         return Draw(latent.q, self.grow(depth, inside), how, samples, baseline)
 
     def least(self, q, scope):

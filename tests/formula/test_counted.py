@@ -72,6 +72,18 @@ def test_a_nan_in_a_step_that_does_not_count_stays_out_of_the_value(model):
     assert loss(x=x, valid=mask).value.isfinite().all()
 
 
+@pytest.mark.parametrize("begun_first", [True, False])
+def test_a_burn_in_is_that_of_its_own_sum(model, begun_first):
+    """Beside a sum that begins with something, and leaves out its first step, another counts all steps as they are."""
+    core, p = model
+    begun = Sum("t", E(core, log(p)), initial={"h": torch.ones(H)}, burn_in=1)
+    whole = Sum("t", log(Normal("p(x_t)", shape=1)))
+    x = torch.randn(B, T, 1)
+    out = agree(begun + whole if begun_first else whole + begun, x=x)
+    by_itself = torch.distributions.Normal(0.0, 1.0).log_prob(x).sum((1, 2))
+    torch.testing.assert_close(out.value, begun(x=x).value + by_itself)
+
+
 @pytest.mark.parametrize("settings", [{"burn_in": -1}, {"burn_in": True}, {"mask": ""}, {"until": 3}])
 def test_settings_that_cannot_be(model, settings):
     with pytest.raises(FormulaError, match=r"burn_in=|mask=|until="):

@@ -1,4 +1,4 @@
-"""Golden files: what three small formulas and every model and world of the catalogue emit and print, byte for byte.
+"""Golden files: what five small formulas and every model and world of the catalogue emit and print, byte for byte.
 
 The kept code of the small ones runs, and is compared with the call; that of the catalogue is the loss at preset tiny.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.formula.models import B, X, begun, frames, rssm, sequences, vae
+from tests.formula.models import B, X, begun, filtered, frames, rssm, sequences, trajectories, unbroken, vae
 from worldformula import Expression, Game
 from worldformula.catalogue import find, names
 from worldformula.formula.syntax.networks import networks
@@ -22,6 +22,8 @@ CASES = {
     "small_vae": (vae, lambda: {"x": torch.rand(B, X)}),
     "small_rssm": (rssm, sequences),
     "small_start": (begun, frames),
+    "small_trajectories": (trajectories, unbroken),
+    "small_filter": (filtered, frames),
 }
 CATALOGUE = [*names("models"), *names("worlds")]
 LARGE = 60_000  # characters of code, beyond which nobody reads a difference

@@ -67,8 +67,10 @@ def test_two_of_them_over_one_latent_are_two_numbers(data):
     known = Normal("p(y|z)", Join(K, 4), shape=2)
     mean = E(prior, log(known), "exact")
     torch.testing.assert_close((one * mean)(x=x, y=y).value, first * mean(y=y).value)
+    torch.testing.assert_close((one * mean * mean)(x=x, y=y).value, first * mean(y=y).value ** 2)
+    drawn = E(prior, log(known), "score")
     with pytest.raises(SharedDrawError, match="the product of two expectations"):
-        _ = one * mean * mean
+        _ = one * drawn * drawn
 
 
 def test_the_least_of_all_codes_and_its_gradient(data):

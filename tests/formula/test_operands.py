@@ -87,7 +87,7 @@ def step(**shape):
 )
 def test_a_first_value_that_nothing_takes_is_refused(over, initial, error, said):
     with pytest.raises(error, match=said):
-        over("t", step(), initial=initial)
+        over("t", step(), initial=initial).program  # noqa: B018  what is data is known once no E around it can draw it
 
 
 def test_a_first_value_is_taken():

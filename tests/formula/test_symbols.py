@@ -90,6 +90,8 @@ PLAIN = {  # class, setting: the other settings, the event shape, two values
     ("TwoHotFamily", "low"): ({"bins": 5, "high": 2.0}, (), (-2.0, -3.0)),
     ("UniformFamily", "min_width"): ({}, (2,), (0.1, 0.7)),
     ("VonMisesFamily", "min_concentration"): ({}, (2,), (0.1, 0.7)),
+    ("VonMisesFisherFamily", "min_concentration"): ({}, (3,), (0.1, 0.7)),
+    ("LogisticNormalFamily", "min_scale"): ({}, (3,), (0.1, 0.7)),
 }
 GUMBEL = {  # read by that estimator alone
     ("BernoulliFamily", "temperature"): ({}, (2,), (0.4, 1.7)),

@@ -5,14 +5,34 @@ Each row of a large batch has parameters of its own, so that one backward pass g
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import softplus
 
-from worldformula import KL, Bernoulli, Categorical, E, MoE, Normal, OneHot, Value, log, ratio, sg
+from worldformula import (
+    KL,
+    Bernoulli,
+    Categorical,
+    E,
+    MoE,
+    Normal,
+    OneHot,
+    Sum,
+    Value,
+    exp,
+    log,
+    maximum,
+    ratio,
+    sg,
+    total,
+)
+from worldformula.errors import FormulaError, GradientError
 from worldformula.formula.ops.entropy import Entropy
+from worldformula.formula.runtime import log_leave_one_out
 
+V = total(Value("c", shape=1))
 ROWS = 20_000
 X = torch.zeros(ROWS, 1).double()
 
@@ -239,6 +259,138 @@ def test_doubly_reparametrised_gradients_are_those_of_the_bound_with_less_noise(
     assert within(one - two, torch.zeros(2).double())
     assert two.var(0).sum() < 0.5 * one.var(0).sum()
     assert "doubly reparametrised" in dreg.explain()
+
+
+BOUND = {
+    "score": {},
+    "score, learned baseline": {"baseline": Value("b")},
+    "score, leave-one-out": {"baseline": "leave-one-out"},
+}
+
+
+def bound_of_classes(case, k):
+    """log of the mean of K weights of three classes, and its exact mean over all K-tuples of draws."""
+    rows, q, _, data, _ = one_hot()
+    decode = Normal("p(y|c)", lambda c: (c @ SCORES)[..., None], shape=1, scale=0.5)
+    loss = log(E(q, ratio(decode * OneHot("p(c)", shape=3), q), gradient="score", samples=k, **BOUND[case]))
+    log_p = torch.distributions.Normal(SCORES, 0.5).log_prob(torch.tensor(0.5)) - math.log(3)
+
+    def exact(theta):
+        log_q = theta.log_softmax(-1)
+        weights = (log_p - log_q).exp()
+        tuples = torch.cartesian_prod(*[torch.arange(3)] * k).reshape(-1, k)
+        return (log_q[tuples].sum(-1).exp() * weights[tuples].mean(-1).log()).sum()
+
+    return rows, loss, data | ({"b": torch.full((ROWS,), -1.5).double()} if "learned" in case else {}), exact
+
+
+@pytest.mark.parametrize("k", [1, 2, 4])
+@pytest.mark.parametrize("case", BOUND)
+def test_the_score_function_of_a_bound_is_that_of_the_whole_bound(case, k):
+    if k == 1 and "leave" in case:
+        return
+    rows, loss, data, exact = bound_of_classes(case, k)
+    value, gradient = drawn(loss, rows, **data)
+    wanted = expected(exact, rows)
+    assert gradient.std(0).min() > 0
+    assert within(value, wanted[0])
+    assert within(gradient, wanted[1])
+    assert "biased" not in loss.explain()
+
+
+def test_what_a_draw_adds_to_a_bound_is_a_signal_of_less_noise():
+    spread = {}
+    for case in BOUND:
+        rows, loss, data, _ = bound_of_classes(case, 4)
+        spread[case] = drawn(loss, rows, **data)[1].var(0).sum()
+    assert spread["score, leave-one-out"] < 0.5 * spread["score"]
+
+
+def test_the_score_function_of_a_bound_meets_samples_with_a_pathwise_gradient():
+    rows, q, _, data, _ = one_hot()
+    noise = Normal("r(u|c)", lambda c: (c @ SCORES)[..., None], shape=1, scale=1.0)
+    seen = Normal("p(y|u)", lambda u: u, shape=1, scale=1.0)
+    loss = log(
+        E(q * noise, ratio(seen, Normal("p(v)", shape=1)), gradient="score", samples=2, baseline="leave-one-out")
+    )
+    value, gradient = drawn(loss, rows, v=torch.zeros(ROWS, 1).double(), **data)
+    nodes, share = np.polynomial.hermite_e.hermegauss(60)
+    nodes, share = torch.tensor(nodes), torch.tensor(share / share.sum())
+    log_w = torch.distributions.Normal(SCORES[:, None] + nodes, 1.0).log_prob(torch.tensor(0.5)) + 0.5 * math.log(
+        2 * math.pi
+    )
+
+    def exact(theta):
+        each = theta.softmax(-1)[:, None] * share
+        pairs = torch.logaddexp(log_w.reshape(-1, 1), log_w.reshape(1, -1)) - math.log(2)
+        return (each.reshape(-1, 1) * each.reshape(1, -1) * pairs).sum()
+
+    wanted = expected(exact, rows)
+    assert within(value, wanted[0])
+    assert within(gradient, wanted[1])
+
+
+def test_what_is_left_of_a_bound_without_a_draw():
+    weights = torch.tensor([[0.3, -2.0], [-torch.inf, 0.1], [1.5, -torch.inf], [-40.0, -torch.inf]]).double()
+    found = log_leave_one_out(weights, 0)
+    for place in range(4):
+        others = weights[[k for k in range(4) if k != place]]
+        instead = torch.cat((others, others.mean(0, keepdim=True)))
+        torch.testing.assert_close(found[place], instead.exp().mean(0).log())
+    torch.testing.assert_close(log_leave_one_out(weights.T[None], 2)[0].T, found)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda coin: exp(E(coin, V, "score", samples=4)),
+        lambda coin: E(coin, V, "score", samples=4) ** 2,
+        lambda coin: log(2 * E(coin, exp(V), "score", samples=4)),
+        lambda coin: log(E(coin, exp(V), "score", samples=4).named("mean")),
+        lambda coin: maximum(0.0, E(coin, V, "score", samples=4)),
+        lambda coin: 1 / E(coin, exp(V), "score", samples=4),
+        lambda coin: log(E(Normal("q(u|x)", Rows(0.1, 0.2), shape=1), E(coin, exp(V), "score"), samples=4)),
+        lambda coin: log(
+            E(coin, exp(V) * E(OneHot("r(d|c)", Rows(0.1, 0.2), shape=2), log(coin), "score", samples=2), "exact")
+        ),
+    ],
+)
+def test_other_functions_of_a_score_estimate_are_refused(build):
+    with pytest.raises(GradientError, match="score function has the gradient of E"):
+        build(Bernoulli("q(c|x)", Rows(0.4), shape=1))
+
+
+@pytest.mark.parametrize("value", [V, log(Bernoulli("p(c)", nn.Parameter(torch.ones(1)), shape=1))])
+@pytest.mark.parametrize("around", [lambda e: e, log])
+def test_a_baseline_that_its_own_draw_tells_is_refused(value, around):
+    coin = Bernoulli("q(c|x)", Rows(0.4), shape=1)
+    loss = around(E(coin, exp(V), "score", samples=2, baseline=value))
+    with pytest.raises(GradientError, match=r"is made of c, the draw .*\n.*known before"):
+        loss(x=X)
+
+
+def test_a_baseline_may_be_told_by_a_draw_around_it():
+    coin, next_ = Bernoulli("q(c|x)", Rows(0.4), shape=1), Bernoulli("q(d|c)", nn.Linear(1, 1).double(), shape=1)
+    inner = E(next_, log(next_), "score", baseline=total(Value("c")))
+    assert E(coin, inner, "score")(x=X).value.shape == (ROWS,)
+
+
+def test_a_baseline_for_each_row_of_one_number_for_the_call_is_refused():
+    """It would make that number one for each row."""
+    coin = Bernoulli("q(c)", nn.Parameter(torch.zeros(1).double()), shape=1, shared=True)
+    seen = Bernoulli("p(y|c)", lambda c: c, shape=1)
+    data = {"y": torch.tensor([[0.0], [1.0]]).double(), "v": torch.zeros(2).double()}
+    loss = E(coin, Sum("n", log(seen), rows="all"), "score", baseline=Value("v"))
+    with pytest.raises(FormulaError, match=r"one number for each row.*one number for the\s+whole call"):
+        loss(**data)
+    assert E(coin, Sum("n", log(seen), rows="all"), "score", baseline=Value("v").mean())(**data).value.shape == ()
+
+
+def test_functions_of_an_estimate_that_is_stopped_and_sums_of_some_stay():
+    coin = Bernoulli("q(c|x)", Rows(0.4), shape=1)
+    estimate = E(coin, V, "score", samples=4)
+    for loss in (exp(sg(estimate)), 2 * estimate - 1, estimate * E(coin.fresh(), V, "score", samples=4)):
+        assert loss.interpret(x=torch.zeros(ROWS, 1).double(), seed=0).value.shape == (ROWS,)
 
 
 def test_the_weights_of_enumerated_classes_are_the_evidence():

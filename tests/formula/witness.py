@@ -206,8 +206,8 @@ class Witness:
         rows = torch.eye(count) if d.family == "OneHot" else torch.arange(count)
         return list(rows)
 
-    def expectation(self, node, env, inside=lambda v: v):
-        """E by its estimator; ``inside`` is applied to what one sample says."""
+    def expectation(self, node, env, inside=lambda v: v, log=False):
+        """E by its estimator, or its log; ``inside`` is applied to what one sample says."""
         random = [d for d in node.q if not isinstance(d, Det)]
         inner = [d.parts[0] if isinstance(d, Experts) else d.of if isinstance(d, Stopped) else d for d in random]
         exact = [d for d in inner if node.how == "exact" and d.family in DISCRETE]
@@ -241,7 +241,21 @@ class Witness:
                 value = self.value(node.body, here)
                 known = self.value(node.baseline, env) if node.baseline not in (None, "leave-one-out") else 0.0
                 each.append((inside(value), weight, scores, known))
-        return self.combined(node, each, bool(exact))
+        return self.log_combined(node, each) if log else self.combined(node, each, bool(exact))
+
+    def log_combined(self, node, each):
+        """log of the mean, with the score function of each draw: what one draw adds is what the log would be without
+        it, the geometric mean of the others in its place."""
+        values = [v for v, *_ in each]
+        bound = found = (sum(values) / len(values)).log()
+        for place, (_, _, scores, known) in enumerate(each):
+            if node.baseline == "leave-one-out":
+                others = [v for k, v in enumerate(values) if k != place]
+                instead = torch.stack([v.log() for v in others]).mean(0).exp()
+                known = ((sum(others) + instead) / len(values)).log()
+            for logq in scores:
+                found = found + (logq - logq.detach()) * (bound - known).detach()
+        return found
 
     def combined(self, node, each, weighted):
         values = [v for v, *_ in each]
@@ -347,6 +361,8 @@ class Witness:
         return ways[node.op](a, b)
 
     def of_fn(self, node, env):
+        if node.name == "log" and isinstance(node.body, Draw) and node.body.how == "score":
+            return self.expectation(node.body, env, log=True)
         body = self.value(node.body, env)
         if node.name == "expectile":
             return torch.where(body > 0, node.bounds[0], 1 - node.bounds[0]) * body * body

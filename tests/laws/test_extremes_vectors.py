@@ -215,6 +215,9 @@ TRIANGLE = [[0.0, 2.0], [[0.5, 0.0], [3.0, 1.5]]]
         (multivariate_normal, TRIANGLE, normal, DIAGONAL),
         (low_rank_normal, FACTORED, normal, DIAGONAL),
         (low_rank_normal, FACTORED, multivariate_normal, TRIANGLE),
+        (multivariate_normal, TRIANGLE, low_rank_normal, FACTORED),
+        (normal, DIAGONAL, multivariate_normal, TRIANGLE),
+        (normal, DIAGONAL, low_rank_normal, FACTORED),
     ],
     ids=lambda v: getattr(v, "name", ""),
 )
@@ -235,16 +238,19 @@ def test_kl_of_unlike_covariances(q, ours, p, theirs, dtype):
     assert rows[0].item() == pytest.approx(2 * found.item(), rel=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("q", "p"), [(multivariate_normal, normal), (low_rank_normal, normal), (low_rank_normal, multivariate_normal)]
-)
+STANDARD = {
+    normal: (torch.zeros(3).double(), torch.ones(3).double()),
+    multivariate_normal: (torch.zeros(3).double(), torch.eye(3).double()),
+    low_rank_normal: (torch.zeros(3).double(), torch.zeros(3, 1).double(), torch.ones(3).double()),
+}
+
+
+@pytest.mark.parametrize(("q", "p"), [(q, p) for q in STANDARD for p in STANDARD if q is not p])
 def test_numbers_in_the_place_of_tensors_change_nothing(q, p):
     torch.manual_seed(0)
     ours, theirs = (f.params(torch.randn(f.head_width((3,)), dtype=torch.float64), (3,)) for f in (q, p))
     plain_q, plain_p = (f.params(None, (3,)) for f in (q, p))
-    like_q = (torch.zeros(3).double(), torch.eye(3).double()) if q is multivariate_normal else (
-        torch.zeros(3).double(), torch.zeros(3, 1).double(), torch.ones(3).double())  # fmt: skip
-    like_p = (torch.zeros(3).double(), torch.ones(3).double() if p is normal else torch.eye(3).double())
+    like_q, like_p = STANDARD[q], STANDARD[p]
     kl = kl_pair(q, p)
     assert kl(ours, plain_p, 1).item() == pytest.approx(kl(ours, like_p, 1).item(), rel=1e-12)
     assert kl(plain_q, theirs, 1).item() == pytest.approx(kl(like_q, theirs, 1).item(), rel=1e-12)

@@ -11,6 +11,7 @@ import torch
 from worldformula import KL, Autoregressive, Bernoulli, Expression, Factor, Flow, MoE, PoE
 from worldformula.errors import FormulaError
 from worldformula.families import (
+    BinomialFamily,
     CategoricalFamily,
     DiscretisedLogisticFamily,
     LowRankNormalFamily,
@@ -20,9 +21,12 @@ from worldformula.families import (
     RelaxedBernoulliFamily,
     RelaxedOneHotFamily,
     TwoHotFamily,
+    UnlikeMixtureFamily,
     WrappedFamily,
+    ZeroInflatedFamily,
     bernoulli,
     discover,
+    laplace,
     multivariate_normal,
     normal,
 )
@@ -46,6 +50,8 @@ FAMILIES = {
     "mixture of elements": MixtureFamily(component=normal, components=2, factored=True),
     "mixture of Bernoullis": MixtureFamily(component=bernoulli, components=2),
     "mixture of vectors": MixtureFamily(component=multivariate_normal, components=2),
+    "mixture of kinds": UnlikeMixtureFamily(parts=(normal, laplace)),
+    "more zeros of few counts": ZeroInflatedFamily(base=BinomialFamily(total_count=3)),
     "wrapped": WrappedFamily(of="torch.distributions:Gumbel"),
 }
 COMPOSED = {
@@ -59,9 +65,12 @@ BETWEEN = {  # closed forms, or sums over every value, of two families that diff
     ("laplace", "normal"), ("uniform", "normal"), ("gamma", "normal"), ("beta", "normal"), ("normal", "laplace"),
     ("beta", "uniform"), ("uniform", "beta"), ("bernoulli", "poisson"), ("one_hot", "bernoulli"),
     ("multivariate_normal", "normal"), ("low_rank_normal", "normal"), ("low_rank_normal", "multivariate_normal"),
+    ("normal", "multivariate_normal"), ("normal", "low_rank_normal"), ("multivariate_normal", "low_rank_normal"),
+    ("normal", "multivariate_normal"), ("normal", "low_rank_normal"), ("multivariate_normal", "low_rank_normal"),
     ("one_hot", "mixture"), ("bernoulli", "mixture"), ("categorical", "bernoulli"), ("categorical", "mixture"),
     ("bernoulli", "binomial"), ("binomial", "bernoulli"), ("binomial", "mixture"), ("categorical", "binomial"),
-    ("one_hot", "binomial"),
+    ("one_hot", "binomial"), ("bernoulli", "zero_inflated"), ("binomial", "zero_inflated"),
+    ("categorical", "zero_inflated"), ("one_hot", "zero_inflated"),
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from sklearn.metrics import mutual_info_score
 
 from worldformula.data.sprites import sprites
 from worldformula.errors import ConfigError, ShapeError
-from worldformula.metrics.disentangle import controls, dci, factor_vae_score, mig
+from worldformula.metrics.disentangle import controls, dci, factor_vae_score, mig, sap
 
 ALL = sprites().factors
 FACTORS = ALL[np.random.default_rng(0).integers(768, size=10_000)]
@@ -81,3 +81,33 @@ def test_wrong_shapes_are_refused():
         factor_vae_score(np.zeros((5, 2)), np.zeros((4, 2)))
     with pytest.raises(ShapeError, match="two dimensions or more"):
         mig(np.zeros((5, 1)), np.zeros((5, 2)))
+
+
+def test_sap_of_the_controls():
+    assert sap(CODES["oracle"], FACTORS) == pytest.approx(1.0, abs=0.001)
+    rotated = [sap(controls(FACTORS, seed)["rotated"], FACTORS) for seed in range(10)]
+    assert 0.15 < np.mean(rotated) < 0.5
+    assert sap(CODES["random"], FACTORS) < 0.01
+    assert sap(np.concatenate([ALL, ALL], 1), ALL) == pytest.approx(0, abs=1e-9)
+
+
+def test_sap_is_the_gap_of_squared_correlations_and_of_counts():
+    rng = np.random.default_rng(2)
+    codes = ALL @ rng.standard_normal((4, 3)) + rng.standard_normal((768, 3))
+    gaps = []
+    for factor in ALL.T:
+        scores = sorted(np.corrcoef(column, factor)[0, 1] ** 2 for column in codes.T)
+        gaps.append(scores[-1] - scores[-2])
+    assert sap(codes, ALL) == pytest.approx(np.mean(gaps))
+    kind = np.array([0, 0, 1, 1, 2, 2])[:, None]
+    known = np.stack([[0.0, 0.0, 5.0, 5.0, 10.0, 10.0], [1.0, 1.0, 1.0, 1.0, 1.0, 2.0]], -1)
+    assert sap(known, kind, categorical=[0]) == pytest.approx(1 - 3 / 6)  # two of five in the first bin, one of one
+
+
+def test_sap_of_a_constant_dimension_and_of_wrong_columns():
+    dead = np.concatenate([CODES["oracle"], np.full((10_000, 1), 3.0)], 1)
+    assert sap(dead, FACTORS) == pytest.approx(1.0, abs=0.001)
+    with pytest.raises(ShapeError, match="columns from 0 to 3, got"):
+        sap(ALL, ALL, categorical=[4])
+    with pytest.raises(ShapeError, match="two dimensions or more"):
+        sap(ALL[:, :1], ALL)

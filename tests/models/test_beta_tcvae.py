@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from worldformula.cards.beta_tcvae_sprites import claims, cost
+from worldformula.cards.turned_sprites import excess
 from worldformula.errors import ConfigError, ShapeError
 from worldformula.models.beta_tcvae import SYSTEM, Aggregate, build, tiny
 
@@ -139,15 +139,7 @@ def test_cost_is_zero_for_a_perfect_decoder():
     with torch.no_grad():
         model.decode.net.head.weight.zero_()
         model.decode.net.head.bias.fill_(math.log(0.3 / 0.7))
-    assert cost(model, x, seed=0) == pytest.approx(0.0, abs=1e-5)
-
-
-def test_claims_are_counted_one_by_one():
-    good = {"mig_tc": 0.4, "mig_beta_1": 0.2, "cost_tc": 10.0, "cost_beta_4": 20.0}
-    assert claims(good) == 3
-    assert claims(good | {"mig_beta_1": 0.35}) == 2
-    assert claims(good | {"mig_tc": 0.2, "mig_beta_1": 0.0}) == 2
-    assert claims(good | {"cost_tc": 30.0}) == 2
+    assert excess(x, model.reconstruct(x=x)["x"]) == pytest.approx(0.0, abs=1e-5)
 
 
 def test_what_is_refused():

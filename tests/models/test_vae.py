@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from worldformula.cards.vae_digits import importance_bound, mixture_floor
+from worldformula.cards.vae_digits import mixture_floor
 from worldformula.errors import ConfigError
 from worldformula.models.vae import SYSTEM, Sizes, build, mlp, paper, world_models
 
@@ -49,8 +49,8 @@ def test_importance_bound_closes_in_on_the_integral_and_the_elbo_stays_above():
         x = torch.tensor([[0, 0, 1], [1, 0, 1], [1, 1, 1]], dtype=torch.float64)
         truth = exact(model.decode.net, x)
         elbo = model.loss(x=x.repeat(4000, 1)).value.item()
-        few = importance_bound(model, x.repeat(2000, 1), draws=5, chunk=5)
-        many = importance_bound(model, x, draws=200_000, chunk=20_000)
+        few = -model.bound(5, x=x.repeat(2000, 1)).mean().item()
+        many = -model.bound(200_000, chunk=20_000, x=x).mean().item()
     assert abs(many - truth) < 0.01
     assert truth < few < elbo
 

@@ -11,11 +11,13 @@ import torch
 
 from worldformula.agent.acts import space_of
 from worldformula.agent.terms import Effort
-from worldformula.agents import dreamer_v3, plan2explore
+from worldformula.agents import dreamer_v3, plan2explore, thick_planet
+from worldformula.cli.commands import own_planner
 from worldformula.envs import ActionSpec, Column
 from worldformula.errors import ConfigError
 from worldformula.planner import ActionSet
 from worldformula.planners.cem import CEM
+from worldformula.planners.hierarchy import Hierarchy
 from worldformula.planners.lagrangian import Lagrangian
 from worldformula.report.planned import GRID, cells, page, planned
 from worldformula.score import Score
@@ -133,6 +135,18 @@ def test_what_has_a_limit_is_planned_by_who_keeps_it() -> None:
     assert "exceeds its constraints by" in page(found, "a plan", [])
     with pytest.raises(ConfigError, match="constraints, effort"):
         planned(parts, PLANNER, rows)
+
+
+def test_an_agent_is_shown_by_what_it_plans_with_and_one_with_a_policy_by_nothing_of_its_own() -> None:
+    columns = {"x": Column("vector", (3,), "float32")}
+    agent = thick_planet.build(thick_planet.tiny(), columns, ActionSpec("continuous", 2), seed=0)
+    own = own_planner(agent)
+    assert isinstance(own, Hierarchy)
+    assert own is agent.habits.usual.planner
+    found = planned(agent, own, batch(np.zeros((1, 5, 2), np.float32), columns))
+    assert found.name == "Hierarchy"
+    assert found.actions["a"].shape == (12, 2)
+    assert own_planner(agent_of(ActionSpec("continuous", 2))) is None
 
 
 def test_what_has_no_world_is_refused() -> None:

@@ -13,6 +13,7 @@ from worldformula.nets.conv import ImageDecoder
 from worldformula.nets.mlp import VectorDecoder
 from worldformula.nets.sizes import Sizes
 from worldformula.testing import check_world
+from worldformula.world import saying
 from worldformula.worlds import rssm
 
 SMALL = rssm.RSSMConfig(Sizes(deter=16, hidden=8, classes=4, groups=4, blocks=2, depth=2, units=8), free_nats=0.0)
@@ -75,6 +76,36 @@ def test_the_laws_hold_with_any_of_them(keys: tuple[str, ...]) -> None:
     if len(keys) == 1:
         data["x"] = data.pop(keys[0])
     check_world(world, data)
+
+
+@pytest.mark.parametrize("beside", ["gear", "speed", ""])
+def test_choices_of_as_many_classes_are_one_factor(beside: str) -> None:
+    """A board of 2 × 3 cells of 4 classes: its −log p by hand, and one head that says all of it."""
+    shapes: dict[str, tuple[int, ...]] = {"board": (24,)} | ({beside: SHAPES[beside]} if beside else {})
+    classes = {"board": (4,) * 6} | ({"gear": CLASSES["gear"]} if beside == "gear" else {})
+    world = rssm.build(SMALL, shapes, 2, classes)
+    cells = torch.randint(4, (B, T, 6))
+    seen = torch.nn.functional.one_hot(cells, 4).flatten(-2).float()
+    data = batch(beside) if beside else batch("gear")
+    data["board" if beside else "x"] = seen
+    data = {key: data[key] for key in (*world.loss.program.inputs,) if key in data}
+    heads = saying.heads_of(world, classes, "board")
+    assert heads == [{"gear": "k_1", "speed": "k", "": "k"}[beside]]
+    states = world.filter(data, seed=0)
+    said = world.decode(states, heads)[heads[0]]
+    assert said.shape == (B, T, 6, 4)
+    out = world.loss(**data, seed=0)
+    (term,) = (value for name, value in out.terms.items() if name.startswith(f"log p({_at_t(heads[0])}|"))
+    drawn = out.samples
+    logits = world.heads[heads[0]].net(drawn["h"].flatten(0, 1), drawn["z"].flatten(0, 1)).view(B, T, 6, 4)
+    by_hand = logits.log_softmax(-1).gather(-1, cells[..., None])[..., 0].sum(-1).mean()
+    torch.testing.assert_close(term, by_hand, rtol=1e-4, atol=1e-4)
+    check_world(world, data)
+
+
+def _at_t(head: str) -> str:
+    name, _, number = head.partition("_")
+    return f"{name}_{{{number},t}}" if number else f"{name}_t"
 
 
 def test_one_hots_are_read_as_they_are() -> None:

@@ -70,6 +70,8 @@ class ThickPlaNetConfig:
     """The search among codes of jumps."""
     subgoal: float = 0.025
     """κ, what a step at the sub-goal is worth; 0 plans without jumps, as PlaNet does."""
+    reached: float = 1.0
+    """The cosine to the present from which on the next jump of the plan gives the sub-goal; 1 takes the first."""
     noise: float = 0.3
     """Deviation of what is added to actions where it explores."""
     batch: int = 16
@@ -139,10 +141,12 @@ class Subgoals:
     Attributes:
         world: of both.
         weight: κ.
+        reached: the cosine from which on a sub-goal is the present.
     """
 
     world: Jumping
     weight: float
+    reached: float = 1.0
 
     def level(self, planner: MCTS) -> Level:
         """The level above actions: codes, searched by this planner."""
@@ -162,9 +166,17 @@ class Subgoals:
         return State({**flat.only(held), GOAL: likely}).unflat(states.lead)
 
     def aim(self, plan: Plan) -> Values:
-        """What the first jump says of the state just before the change."""
-        begin = plan.states.at(0)
-        return {GOAL: self.world.before(begin["z"], begin["c"], plan.actions["A"][:, 0])}
+        """What the first jump says of the state just before the change, or, where that is the present, the first one
+        that leads away.
+        """
+        present, found, left = plan.states.at(0)["z"], Tensor(), Tensor()
+        for k, code in enumerate(plan.actions["A"].unbind(1)):
+            begin = plan.states.at(k)
+            ahead = self.world.before(begin["z"], begin["c"], code)
+            away = cosine_similarity(ahead, present, dim=-1).mean(-1) < self.reached
+            found = ahead if k == 0 else torch.where((away & ~left)[:, None, None], ahead, found)
+            left = away if k == 0 else left | away
+        return {GOAL: found}
 
     def far(self, states: State, goal: Values) -> Tensor:
         """−κ times the cosine between the probabilities of all classes of a group, the mean of groups: ``[N, T]``."""
@@ -186,7 +198,7 @@ def build(
     world = c_rssm.build(config.world, shapes, {act.variable: act.size for act in acts}, classes, kinds)
     assert isinstance(world, Jumping)
     adam = partial(torch.optim.AdamW, lr=config.lr, eps=config.eps, weight_decay=config.decay / config.lr)
-    above = (Subgoals(world, config.subgoal).level(config.codes),) if config.subgoal else ()
+    above = (Subgoals(world, config.subgoal, config.reached).level(config.codes),) if config.subgoal else ()
     usual = Configuration(planner=Hierarchy(config.planner, above), noise=config.noise, warm=False)
     return ImaginationAgent(
         config,

@@ -10,10 +10,10 @@ from torch.nn.functional import one_hot
 from worldformula.data import load
 from worldformula.metrics.base import Classifier
 from worldformula.metrics.frechet import digit_features, frechet, within_class_variance
-from worldformula.models.cgan import build, tiny
+from worldformula.models.cgan import SYSTEM, build, tiny
 from worldformula.training.fit import fit
 
-STEPS, BATCH, DRAWS, CLASSES = 6000, 128, 720, 10
+DRAWS, CLASSES = 720, 10
 
 
 def measure(seed: int) -> dict[str, float]:
@@ -32,7 +32,7 @@ def measure(seed: int) -> dict[str, float]:
     torch.manual_seed(seed)
     model = build(tiny())
     rows = {"x": x, "y": one_hot(y, CLASSES).float()}
-    history = fit(model.loss, rows, steps=STEPS, batch=BATCH, lr=3e-4, ema=0.998, seed=seed)
+    history = fit(model.loss, rows, seed=seed, **SYSTEM.fits["tiny"])
     asked = torch.arange(DRAWS) % CLASSES
     with history.averaged():
         drawn = model.draw(one_hot(asked, CLASSES).float(), seed=seed)

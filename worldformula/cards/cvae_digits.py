@@ -10,10 +10,10 @@ from worldformula.data import load
 from worldformula.metrics.base import train_classifier
 from worldformula.metrics.frechet import within_class_variance
 from worldformula.metrics.likelihood import class_bernoulli
-from worldformula.models.cvae import CVAE, build, tiny
+from worldformula.models.cvae import CVAE, SYSTEM, build, tiny
 from worldformula.training.fit import fit
 
-STEPS, BATCH, DRAWS, SAMPLES, CLASSES = 2700, 64, 500, 1000, 10
+DRAWS, SAMPLES, CLASSES = 500, 1000, 10
 
 
 def measure(seed: int) -> dict[str, float]:
@@ -31,7 +31,7 @@ def measure(seed: int) -> dict[str, float]:
     labels, test_labels = torch.from_numpy(data.train["y"]), torch.from_numpy(data.test["y"])
     torch.manual_seed(seed)
     model = build(tiny())
-    fit(model.loss, {"x": x, "y": coded(labels)}, steps=STEPS, batch=BATCH, weight_decay=3e-3, seed=seed)
+    fit(model.loss, {"x": x, "y": coded(labels)}, seed=seed, **SYSTEM.fits["tiny"])
 
     judge = train_classifier(x, labels)
     wanted = torch.arange(SAMPLES) % CLASSES

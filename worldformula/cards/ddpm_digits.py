@@ -10,10 +10,10 @@ from worldformula.data import load
 from worldformula.metrics import likelihood
 from worldformula.metrics.base import Classifier
 from worldformula.metrics.frechet import digit_features, frechet, nearest_train_distance
-from worldformula.models.ddpm import DDPM, build, tiny
+from worldformula.models.ddpm import DDPM, SYSTEM, build, tiny
 from worldformula.training.fit import History, fit
 
-LEVELS, SAMPLES, STEPS, BATCH = 17, 720, 6000, 128
+LEVELS, SAMPLES = 17, 720
 
 
 def measure(seed: int) -> dict[str, float]:
@@ -46,7 +46,7 @@ def measure(seed: int) -> dict[str, float]:
 
 def train(model: DDPM, rows: dict[str, Tensor], seed: int) -> History:
     """AdamW, 1e-3 along a cosine, moving average .995."""
-    return fit(model.loss, rows, steps=STEPS, batch=BATCH, schedule="cosine", ema=0.995, clip=1.0, seed=seed)
+    return fit(model.loss, rows, seed=seed, **SYSTEM.fits["tiny"])
 
 
 def grey(levels: Tensor) -> Tensor:

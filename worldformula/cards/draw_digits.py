@@ -9,10 +9,10 @@ from torch import Tensor
 
 from worldformula.data.digits import digits
 from worldformula.metrics.likelihood import bernoulli_mixture
-from worldformula.models.draw import Sizes, build, tiny
+from worldformula.models.draw import SYSTEM, Sizes, build, tiny
 from worldformula.training.fit import fit
 
-STEPS, BATCH, DRAWS = 1500, 64, 200
+DRAWS = 200
 
 
 def measure(seed: int) -> dict[str, float]:
@@ -37,10 +37,7 @@ def trained(sizes: Sizes, train: Tensor, test: Tensor, seed: int) -> dict[str, f
     """``iwae`` and ``neg_elbo`` of a new model with averaged weights."""
     torch.manual_seed(seed)
     model = build(sizes)
-    history = fit(
-        model.loss, {"x": train}, steps=STEPS, batch=BATCH, lr=4e-3, weight_decay=1e-2, clip=10.0, schedule="cosine",
-        ema=0.99, seed=seed,
-    )  # fmt: skip
+    history = fit(model.loss, {"x": train}, seed=seed, **SYSTEM.fits["tiny"])
     with history.averaged():
         draws = {"iwae": DRAWS, "neg_elbo": 1}
         return {name: float(-model.bound(k, seed=seed, x=test).mean()) for name, k in draws.items()}

@@ -1,8 +1,9 @@
 """Measures whether jumps take a planner to a goal that lies beyond the horizon of its search.
 
 A point has to go to a lever first, away from the door that it opens and the goal behind it; whether the door is open is
-seen from near alone. THICK's world learns from play of a controller with random actions between, then its jumps from
-what that infers; nothing else is learnt. The same world is then planned in with sub-goals from jumps, and without.
+seen from near alone. THICK's world learns from play of a controller with random actions between, which go on for some
+steps and so come to the closed door too; then its jumps learn from what that infers; nothing else is learnt. The same
+world is then planned in with sub-goals from jumps, and without.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ from worldformula.world.jumps import Jumping
 EPISODES, MOST, LEAST = 30, 0.2, 0.7
 ENV = EnvConfig("lever_door", num=EPISODES, args=("hidden_door=true",))
 EVENTS = ("lever", "door_pass", "goal")
-CHUNKS, STEPS, RANDOM = 375, 80, (0.1, 0.3, 0.5)
+CHUNKS, STEPS, RANDOM, HOLD = 375, 80, (0.03, 0.1, 0.3), 12
 UPDATES, BATCH, BETA, RATE = 3700, 10, 120.0, 6e-4
-JUMPS, ROWS, HELD_OUT, KAPPA = 1000, 512, 60, 0.5
+JUMPS, ROWS, HELD_OUT, KAPPA, REACHED = 1000, 512, 60, 0.1, 0.98
 Batch = dict[str, Tensor]
 
 
@@ -84,7 +85,8 @@ def config() -> thick_planet.ThickPlaNetConfig:
     assert own.world.jumps is not None
     world = replace(own.world, gates=None, proceed=1.0, spread=0.1, jumps=replace(own.world.jumps, codes=3))
     search = CEM(horizon=12, candidates=100, elites=10, iterations=4)
-    return replace(own, world=world, planner=search, codes=MCTS(3, 32, surprise=0.1), subgoal=KAPPA, bounded=False)
+    codes = MCTS(3, 32, surprise=0.1)
+    return replace(own, world=world, planner=search, codes=codes, subgoal=KAPPA, reached=REACHED, bounded=False)
 
 
 def learnt(seed: int) -> tuple[ImaginationAgent, Batch]:
@@ -104,7 +106,7 @@ def learnt(seed: int) -> tuple[ImaginationAgent, Batch]:
 
 def rows_of(agent: ImaginationAgent, seed: int, chunks: int) -> Batch:
     """Play as the agent's world reads it; ``event`` is for scores, ``terminal`` for jumps."""
-    found = play(ENV.id, seed, chunks, STEPS, random=RANDOM, events=EVENTS, hidden_door=True)
+    found = play(ENV.id, seed, chunks, STEPS, random=RANDOM, events=EVENTS, hold=HOLD, hidden_door=True)
     rows = agent.perception.learn(found, torch.device("cpu"))
     return rows | {
         key: torch.from_numpy(found[name]) for key, name in (("event", "event"), ("terminal", "is_terminal"))

@@ -7,10 +7,8 @@ from torch import Tensor
 
 from worldformula import KL, MMD, E, Expression, log
 from worldformula.data.digits import digits
-from worldformula.models.mmd_vae import MMDVAE, build, tiny
+from worldformula.models.mmd_vae import MMDVAE, SYSTEM, build, tiny
 from worldformula.training.fit import fit
-
-STEPS, BATCH = 2000, 128
 
 
 def measure(seed: int) -> dict[str, float]:
@@ -35,7 +33,7 @@ def measure(seed: int) -> dict[str, float]:
         }
         if name == "wae":
             found["mmd_start"] = discrepancy(model, test)
-        fit(losses[name], {"x": x}, steps=STEPS, batch=BATCH, lr=1e-3, weight_decay=3e-3, seed=seed)
+        fit(losses[name], {"x": x}, seed=seed, **SYSTEM.fits["tiny"])
         with torch.no_grad():
             found[f"nats_{name}"] = sum(float(reconstruction.mean()(x=test).value) for _ in range(20)) / 20
         found[f"mmd_{name}"] = discrepancy(model, test)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from worldformula.cards import Card
+from worldformula.cards.condition import shown
 from worldformula.errors import CardError, ConfigError
 
 FOLDER = "results"
@@ -24,39 +25,35 @@ class Result:
 
     Attributes:
         card: the card as it is now; its threshold decides.
-        values: of its metric, by seed.
+        rows: what was measured, by seed.
         seconds: for all seeds together.
         date: ``"2026-11-20 14:05 UTC"``.
         machine: the processor, and the accelerator where one was there.
     """
 
     card: Card
-    values: Mapping[int, float]
+    rows: Mapping[int, Mapping[str, float]]
     seconds: float
     date: str
     machine: str
 
     @property
-    def passed(self) -> bool:
-        """Whether every seed reaches the threshold of the card."""
-        return all(map(self.card.passes, self.values.values()))
+    def values(self) -> dict[int, float]:
+        """Those of the metric of the card, by seed."""
+        return {seed: row[self.card.metric] for seed, row in self.rows.items()}
 
     @property
-    def worst(self) -> float:
-        """The value that decides, see `Card.worst`."""
-        return self.card.worst(self.values.values())
+    def passed(self) -> bool:
+        """Whether the conditions of the card hold."""
+        return self.card.holds(list(self.rows.values()))
 
     def __str__(self) -> str:
-        sign = "≤" if self.card.direction == "lower" else "≥"
-        unit = f" {self.card.unit}" if self.card.unit else ""
-        return (
-            f"{'PASS' if self.passed else 'FAIL'} {self.card.name}: {self.card.metric} {self.worst:.4g}{unit} "
-            f"(worst of {len(self.values)}, needed {sign} {self.card.threshold:.4g}), {self.date[:10]}"
-        )
+        decided = shown(self.card, list(self.values.values()), self.card.unit)
+        return f"{'PASS' if self.passed else 'FAIL'} {self.card.name}: {decided}, {self.date[:10]}"
 
 
 def latest(card: Card) -> Result | None:
-    """What was recorded for a card; None where nothing was, or another metric.
+    """What was recorded for a card; None where nothing was, or other metrics.
 
     Raises:
         CardError: the file is damaged.
@@ -66,11 +63,12 @@ def latest(card: Card) -> Result | None:
         return None
     try:
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        if found["card"]["metric"] != card.metric:
+        rows = {int(row["seed"]): {k: float(v) for k, v in row["metrics"].items()} for row in found["rows"]}
+        asked = {condition.metric for condition in card.all_conditions}
+        if found["card"]["metric"] != card.metric or any(asked - row.keys() for row in rows.values()):
             return None
-        values = {int(row["seed"]): float(row["metrics"][card.metric]) for row in found["rows"]}
         parts = [found["machine"]["processor"], found["machine"]["accelerator"]]
-        return Result(card, values, float(found["seconds"]), found["date"], ", ".join(filter(None, parts)))
+        return Result(card, rows, float(found["seconds"]), found["date"], ", ".join(filter(None, parts)))
     except (ValueError, KeyError, TypeError) as error:
         raise CardError(
             f"the result of {card.name} cannot be read: {error!r}. Measure again: {card.command}"

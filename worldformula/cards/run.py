@@ -3,71 +3,91 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from worldformula.cards import Card, load
+from worldformula.cards.condition import shown
+from worldformula.cards.files import machine, write_json
+from worldformula.cards.rows import Row, Rows
 from worldformula.errors import CardError, near, table
 
+__all__ = ["machine", "measure", "reproduce", "resolve", "threads", "verdict", "write_json"]
 Measure = Callable[[int], Mapping[str, float]]
 
 
-def reproduce(name: str, seeds: Sequence[int] | None = None, json_paths: Sequence[str | Path] = ()) -> bool:
+def reproduce(
+    name: str, seeds: Sequence[int] | None = None, json_paths: Sequence[str | Path] = (), *,
+    rows: str | Path | None = None, again: bool = False,
+) -> bool:  # fmt: skip
     """Measures one card and prints a line per seed; the last line starts with ``PASS`` or ``FAIL``.
 
     Args:
         name: the card, see `worldformula.cards.names`.
         seeds: instead of the card's own.
         json_paths: also write everything that was measured into these files, each at once or not at all.
+        rows: a folder for the row of every seed, written when the seed ends; what lies there and still holds (see
+            `worldformula.cards.rows`) is not measured again. None keeps nothing.
+        again: measure what lies there too.
 
     Returns:
-        True if every seed reaches the threshold.
+        True if all conditions of the card hold.
     """
-    return measure(load(name), seeds, json_paths)
+    return measure(load(name), seeds, json_paths, rows=rows, again=again)
 
 
-def measure(card: Card, seeds: Sequence[int] | None = None, json_paths: Sequence[str | Path] = ()) -> bool:
+def measure(
+    card: Card, seeds: Sequence[int] | None = None, json_paths: Sequence[str | Path] = (), *,
+    rows: str | Path | None = None, again: bool = False,
+) -> bool:  # fmt: skip
     """`reproduce` for a card at hand."""
     chosen = tuple(card.seeds if seeds is None else seeds)
     if not chosen:
         raise CardError(f"card {card.name}: expected at least one seed, got none.")
     entry = resolve(card)
     print(f"{card.name} ({card.system}): {card.claim}", flush=True)
-    begin, worked = time.perf_counter(), _cpu()
+    kept = Rows(rows, card)
     with threads(card.threads):
-        rows = [_row(card, entry, seed) for seed in chosen]
-        environment = machine()
-    seconds, worked = time.perf_counter() - begin, _cpu() - worked
-    values = [row["metrics"][card.metric] for row in rows]
-    passed = all(card.passes(v) for v in values)
-    keys = list(rows[0]["metrics"])
-    body = [[row["seed"], *(_number(row["metrics"].get(k)) for k in keys), row["seconds"]] for row in rows]
+        found = [_row(card, entry, seed, kept, again=again) for seed in chosen]
+        about = {**machine(), "date": max(row.date for row in found)}
+    keys = list(found[0].metrics)
+    body = [[row.seed, *(_number(row.metrics.get(k)) for k in keys), row.seconds] for row in found]
     print(table(["seed", *keys, "seconds"], body))
+    seconds, worked = sum(row.seconds for row in found), sum(row.cpu_seconds for row in found)
     if worked > 60 * card.budget_minutes:
         print(f"{worked / 60:.1f} CPU minutes: over the budget of {card.budget_minutes:g}")
+    passed = card.holds([row.metrics for row in found])
     spent = {"seconds": round(seconds, 2), "cpu_seconds": round(worked, 2)}
-    result = {"card": asdict(card), "passed": passed, **spent, "rows": rows, **environment}
+    result = {"card": asdict(card), "passed": passed, **spent, "rows": [asdict(row) for row in found], **about}
     for path in json_paths:
         write_json(path, result)
-    print(verdict(card, values, seconds), flush=True)
+    print(*verdict(card, [row.metrics for row in found], seconds), sep="\n", flush=True)
     return passed
 
 
-def _row(card: Card, entry: Measure, seed: int) -> dict[str, Any]:
-    """One seed: measured, checked and shown."""
-    start = time.perf_counter()
-    metrics = _numbers(card, entry(seed))
-    seconds = time.perf_counter() - start
-    print(f"  seed {seed}: {card.metric} {_number(metrics[card.metric])} in {seconds:.1f} s", flush=True)
-    return {"seed": seed, "seconds": round(seconds, 2), "metrics": metrics}
+def _row(card: Card, entry: Measure, seed: int, kept: Rows, *, again: bool) -> Row:
+    """One seed: kept from before, or measured, checked, written and shown."""
+    from worldformula.training.seeding import forked
+
+    row, why = kept.find(seed)
+    if row is not None and not again and all(c.metric in row.metrics for c in card.all_conditions):
+        value = _number(row.metrics[card.metric])
+        print(f"  seed {seed}: {card.metric} {value}, kept from {row.date}: its code is unchanged", flush=True)
+        return row
+    why = f", measured again: {'as asked' if row is not None else why}" if row is not None or why else ""
+    start, worked = time.perf_counter(), _cpu()
+    with forked(seed):  # global generators too: no seed sees how many ran before it
+        metrics = _numbers(card, entry(seed))
+    seconds, worked = time.perf_counter() - start, _cpu() - worked
+    row = Row(seed, metrics, round(seconds, 2), round(worked, 2), machine()["date"])
+    kept.keep(row)
+    print(f"  seed {seed}: {card.metric} {_number(metrics[card.metric])} in {seconds:.1f} s{why}", flush=True)
+    return row
 
 
 @contextmanager
@@ -83,16 +103,18 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def verdict(card: Card, values: Sequence[float], seconds: float) -> str:
-    """The last line: the worst value decides, and stands beside everything that it must be compared with."""
-    worst = card.worst(values)
-    sign = "<=" if card.direction == "lower" else ">="
-    unit = f" {card.unit}" if card.unit else ""
-    return (
-        f"{'PASS' if card.passes(worst) else 'FAIL'} {card.name}: {card.metric} {_number(worst)}{unit} "
-        f"(worst of {len(values)}, needed {sign} {_number(card.threshold)}) | floor {_number(card.floor)} | "
+def verdict(card: Card, rows: Sequence[Mapping[str, float]], seconds: float) -> list[str]:
+    """The last lines: further conditions, then what decides, beside everything that it must be compared with."""
+    lines = []
+    for condition in card.conditions:
+        values = [row[condition.metric] for row in rows]
+        lines.append(f"  {'holds' if condition.judge(values).passed else 'fails'}: {shown(condition, values)}")
+    decided = shown(card, [row[card.metric] for row in rows], card.unit)
+    lines.append(
+        f"{'PASS' if card.holds(rows) else 'FAIL'} {card.name}: {decided} | floor {_number(card.floor)} | "
         f"ceiling {_number(card.ceiling)} | published {_number(card.published)} | {seconds:.1f} s"
     )
+    return lines
 
 
 def resolve(card: Card) -> Measure:
@@ -105,49 +127,18 @@ def resolve(card: Card) -> Measure:
     return cast("Measure", found)
 
 
-def machine() -> dict[str, Any]:
-    """What a number depends on besides its seed: date, processor, threads, versions."""
-    import numpy as np
-    import torch
-
-    accelerator = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": {"processor": _processor(), "cores": os.cpu_count(), "accelerator": accelerator},
-        "threads": torch.get_num_threads(),
-        "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
-    }
-
-
 def _cpu() -> float:
     """Processor seconds of this process and of those it waited for: a budget on a machine that others use."""
     return sum(os.times()[:4])
 
 
-def write_json(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file at once or not at all: a reader never sees half of it."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
-
-
 def _numbers(card: Card, measured: Mapping[str, float]) -> dict[str, float]:
-    if card.metric not in measured:
-        hint = near(card.metric, measured)
-        raise CardError(f"card {card.name}: {card.measure} returned {', '.join(measured)}, not {card.metric!r}.{hint}")
+    for metric in (condition.metric for condition in card.all_conditions):
+        if metric not in measured:
+            hint = near(metric, measured)
+            raise CardError(f"card {card.name}: {card.measure} returned {', '.join(measured)}, not {metric!r}.{hint}")
     return {key: float(value) for key, value in measured.items()}
 
 
 def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.4g}"
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

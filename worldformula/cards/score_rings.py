@@ -8,10 +8,10 @@ import numpy as np
 import torch
 
 from worldformula.data.rings import Density, three
-from worldformula.models.score_sde import ScoreModel, build, tiny
+from worldformula.models.score_sde import SYSTEM, ScoreModel, build, tiny
 from worldformula.training.fit import fit
 
-ROWS, STEPS, BATCH, DRAWS = 50_000, 6000, 512, 2000
+ROWS, DRAWS = 50_000, 2000
 SIGMAS = (0.1, 0.5, 2.0)
 NLL = 0.2
 
@@ -29,9 +29,7 @@ def measure(seed: int) -> dict[str, float]:
     truth = three()
     model = build(tiny())
     points = torch.from_numpy(truth.sample(ROWS, seed))
-    history = fit(
-        model.loss, {"x": points}, steps=STEPS, batch=BATCH, lr=4e-3, schedule="cosine", ema=0.998, seed=seed
-    )  # fmt: skip
+    history = fit(model.loss, {"x": points}, seed=seed, **SYSTEM.fits["tiny"])
     with history.averaged():
         errors = {f"error_{sigma}": relative_error(model, truth, sigma, seed) for sigma in SIGMAS}
         test = truth.sample(DRAWS, seed + 1000)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from worldformula import catalogue
 from worldformula.data.trimodal import TriModal, trimodal
 from worldformula.metrics.base import Classifier, train_classifier
 from worldformula.metrics.coherence import joint_coherence
@@ -16,7 +17,6 @@ from worldformula.model.multimodal import Multimodal
 from worldformula.training.fit import fit
 
 MODALITIES = ("a", "b", "c")
-STEPS, BATCH, DIGITS = 2600, 64, 1437
 DRAWS, DECODED, JOINT = 600, 4, 2000
 
 
@@ -37,18 +37,17 @@ def judges() -> dict[str, Classifier]:
     return {name: train_classifier(x, torch.from_numpy(part.y)) for name, x in rows(part).items()}
 
 
-def train(model: Multimodal, data: Mapping[str, Tensor], seed: int, steps: int = STEPS) -> None:
-    """AdamW 1e-3, weight decay 1e-3, batches of 64, gradients clipped at 20; rows may have ``present_<name>`` flags."""
+def train(model: Multimodal, data: Mapping[str, Tensor], seed: int, steps: int | None = None) -> None:
+    """As `worldformula fit` does by the preset `tiny`, but for the steps; rows may have ``present_<name>`` flags."""
+    how = dict(catalogue.find(type(model).__module__.rpartition(".")[2]).fits["tiny"])
+    how |= {} if steps is None else {"steps": steps}
     flags = [name for name in MODALITIES if f"present_{name}" in data]
 
     def inputs(batch: Mapping[str, Tensor]) -> dict[str, Any]:
         given: dict[str, Any] = {name: batch[name] for name in MODALITIES}
         return given | ({"present": {name: batch[f"present_{name}"] for name in flags}} if flags else {})
 
-    fit(
-        model.loss, data, steps=steps, batch=BATCH, weight_decay=1e-3, clip=20.0, seed=seed, inputs=inputs,
-        symbols=model.symbols,
-    )  # fmt: skip
+    fit(model.loss, data, seed=seed, inputs=inputs, symbols=model.symbols, **how)
 
 
 def coherence(

@@ -14,7 +14,7 @@ from worldformula.models import iwae, vae
 from worldformula.training.fit import fit
 
 Latent = vae.VAE | iwae.IWAE
-BATCH, STEPS, LATENT = 64, 2700, 2
+LATENT = 2
 
 
 def measure(seed: int) -> dict[str, float]:
@@ -36,7 +36,7 @@ def measure(seed: int) -> dict[str, float]:
     found: dict[str, float] = {}
     worst = []
     for name, model in models.items():
-        fit(model.loss, {"x": train}, steps=STEPS, batch=BATCH, weight_decay=3e-3, seed=seed)
+        fit(model.loss, {"x": train}, seed=seed, **iwae.SYSTEM.fits["tiny"])
         steps = ladder(model, test, seed)
         worst.append(disorder(list(steps.values())))
         found |= {f"{name}_{step}": float(values.mean()) for step, values in steps.items()}

@@ -31,7 +31,14 @@ from worldformula.training import devices, settings
 from worldformula.training.checkpoint import Checkpoint
 
 Folder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
-Planner = Annotated[str, option("PLANNER", "cem", help=f"One of {', '.join(catalogue.names('planners'))}.")]
+Planner = Annotated[
+    str,
+    option(
+        "PLANNER",
+        "the agent's own, or cem",
+        help=f"One of {', '.join(catalogue.names('planners'))}.",
+    ),
+]
 Card = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CARD", help=f"One of {', '.join(cards.names())}.")]
 
 
@@ -152,9 +159,9 @@ class Plan:
 
     folder: Folder
     """The run folder."""
-    planner: Planner = "cem"
+    planner: Planner = ""
     preset: str = "tiny"
-    """Of the planner."""
+    """Of a planner that is named."""
     steps: Number = 20
     """Rows that the agent plays before."""
     seed: Number = 1
@@ -166,12 +173,14 @@ class Plan:
         """Plans."""
         at_least(0, seed=self.seed)
         at_least(2, steps=self.steps)
-        system = catalogue.find(self.planner, "planners")
+        system = catalogue.find(self.planner or "cem", "planners")
         if system.kind != "planners":
             known = ", ".join(catalogue.names("planners"))
             raise ConfigError(f"{self.planner} is no planner, but one of the {system.kind}; these are: {known}")
+        named = system.build(system.sizes(self.preset))
         run, agent, found = opened(self.folder, self.device, "worldformula plan")
-        planner = system.build(system.sizes(self.preset))
+        own = None if self.planner else own_planner(agent)
+        planner = named if own is None else own
         batch = record(agent, run.config.env, sequences=1, length=self.steps, seed=self.seed)
         print(write_plan(agent, planner, batch, run, found.step))
         return 0
@@ -219,13 +228,22 @@ class Envs:
 
 @dataclass(frozen=True)
 class Reproduce:
-    """Measure the card of a claimed result; the last line says PASS or FAIL, and so does the exit code."""
+    """Measure the card of a claimed result; the last line says PASS or FAIL, and so does the exit code.
+
+    What a seed measured is written when it ends: a killed command goes on with the seeds that are missing. A seed is
+    not measured again while its code is unchanged: all files of worldformula that it imported, its measuring file, the
+    threads, the versions of Python, torch and NumPy, and the processor. Claim and threshold of the card may change.
+    """
 
     name: Card
     seeds: Annotated[str | None, option("S,S,…", "the card's own")] = None
     """Instead of the card's own, e.g. 1,2,3."""
     json: Annotated[Path | None, option("FILE", "none")] = None
     """Also write everything that was measured into this file."""
+    rows: Annotated[Path, option("DIR", "runs/reproduce")] = Path("runs/reproduce")
+    """Where the row of each seed is kept, and looked for."""
+    again: Flag = False
+    """Measure every seed, whatever is kept."""
     record: Flag = False
     """Keep the result in the package, where `worldformula models` shows it; needs a checkout of the source, and the
     card's own seeds."""
@@ -244,7 +262,8 @@ class Reproduce:
             files.append(place(cards.load(self.name).name))
         for file in files:
             writable(file)
-        return 0 if reproduce(self.name, seeds, files) else 1
+        writable(self.rows / "row", "--rows")
+        return 0 if reproduce(self.name, seeds, files, rows=self.rows, again=self.again) else 1
 
 
 def at_least(least: int, **values: int) -> None:
@@ -258,7 +277,7 @@ def at_least(least: int, **values: int) -> None:
             raise ConfigError(f"--{name} expects a whole number of at least {least}, got {value}")
 
 
-def writable(path: Path) -> None:
+def writable(path: Path, flag: str = "--json") -> None:
     """Refuses a file that cannot be written, before minutes of work are lost on it.
 
     Raises:
@@ -267,9 +286,9 @@ def writable(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--json expects a file that can be written, got {path}: {error.strerror}") from error
+        raise ConfigError(f"{flag} expects a file that can be written, got {path}: {error.strerror}") from error
     if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"--json expects a file that can be written, got {path}")
+        raise ConfigError(f"{flag} expects a file that can be written, got {path}")
 
 
 def write_dream(agent: Agent, batch: Batch, context: int, folder: RunFolder) -> Path:
@@ -294,6 +313,11 @@ def write_dream(agent: Agent, batch: Batch, context: int, folder: RunFolder) -> 
         folder.videos.mkdir(exist_ok=True)
         path.write_bytes(webp(dream_video(frames["truth"], frames["dream"], context), fps=8, scale=3))
     return path
+
+
+def own_planner(agent: Agent) -> Any:
+    """What an agent plans with by itself; None where it acts by its policy."""
+    return getattr(getattr(agent, "configuration", None), "planner", None)
 
 
 def write_plan(agent: Agent, planner: Any, batch: Batch, run: SavedRun, step: int) -> Path:

@@ -117,7 +117,8 @@ def _made(system: System, preset: str, sizes: Any) -> Any:
         return build(start(system.name, preset, ""))
     if system.kind == "agents":
         envs = Envs(system.env, 1)
-        return system.build(sizes, envs.observations, envs.actions)
+        with torch.device("meta"):  # the largest presets are shown on a laptop
+            return system.build(sizes, envs.observations, envs.actions)
     return None
 
 

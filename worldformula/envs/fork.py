@@ -53,7 +53,10 @@ class Fork(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         cliff: whether the steering chooses the lane, and the right one may be a cliff.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 8}
+    metadata: dict[str, Any] = {
+        "render_modes": ["rgb_array"], "render_fps": 8,
+        "events": ("fork", "accident"),
+    }  # fmt: skip
 
     def __init__(self, size: int = 32, cliff: bool = False, render_mode: str | None = "rgb_array") -> None:
         self.size, self.cliff, self.render_mode = size, cliff, render_mode

@@ -78,8 +78,7 @@ class HomeGrid(gymnasium.Env[Any, np.int64]):
     Observation: ``image``, uint8 ``[size, size, 3]``, and ``token``, the number of a word of `home_map.VOCABULARY`.
     Action: left, right, up, down, pickup, drop, get, pedal, grasp, lift. ``info["state"]``: figure, facing, ``things``
     ``[4, 3]`` (x, y, where: see `home_map`), ``bins`` ``[3, 4]`` (x, y, state, what opens it), ``task`` ``[3]``.
-    Hidden: what opens the bins, and x and y of what is not in sight. Events: pickup, drop, drop_in_bin, get, open,
-    break, bin_reset, teleport, spawn, appear, subtask, task_done.
+    Hidden: what opens the bins, and x and y of what is not in sight. Events: see ``metadata``.
 
     Args:
         size: edge of the picture in pixels.
@@ -87,7 +86,11 @@ class HomeGrid(gymnasium.Env[Any, np.int64]):
         chance: of saying something that is so.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 5, "vocabulary": VOCABULARY}
+    metadata: dict[str, Any] = {
+        "render_modes": ["rgb_array"], "render_fps": 5, "vocabulary": VOCABULARY,
+        "events": ("pickup", "drop", "drop_in_bin", "get", "open", "break", "bin_reset", "teleport", "spawn", "appear",
+                   "subtask", "task_done"),
+    }  # fmt: skip
     beside_pictures = ("token",)
 
     def __init__(

@@ -15,7 +15,9 @@ is said. What is read before is said with the figure frozen (``info["is_read_ste
 the limit passes, and pictures are dark. Then the task is said, word by word, while the figure acts.
 
 ``hint`` is "true", "none", or "swapped": then what is said is false (another way to open, another arm, and "no" to
-steps that lead to the target), which shows whether somebody follows the words.
+steps that lead to the target), which shows whether somebody follows the words. ``home_dynamics`` takes ``sight``, how
+many cells are seen on either side (3: all of the room), and ``again``: then the sentence, which contains the task, is
+said again and again while the figure acts, as HomeGrid repeats its facts.
 
 Small versions, of our design, of HomeGrid (Lin et al. 2024, arXiv:2308.01399).
 """
@@ -46,6 +48,7 @@ from worldformula.envs.registry import Entry
 from worldformula.envs.spaces import taken
 from worldformula.envs.speech import Speech, hinted
 from worldformula.envs.tiles import NOTHING, Mosaic, crop, way
+from worldformula.errors import ConfigError
 from worldformula.vocabulary import Vocabulary
 
 Row = dict[str, NDArray[Any] | np.int64]
@@ -77,7 +80,10 @@ class HomeMini(gymnasium.Env[Any, np.int64]):
         hint: "true", "none" or "swapped".
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 5, "vocabulary": VOCABULARY}
+    metadata: dict[str, Any] = {
+        "render_modes": ["rgb_array"], "render_fps": 5, "vocabulary": VOCABULARY,
+        "events": ("open", "break", "success", "correction"),
+    }  # fmt: skip
     beside_pictures = ("token",)
     radius: int | None = 1
     actions = len(STEPS)
@@ -120,11 +126,10 @@ class HomeMini(gymnasium.Env[Any, np.int64]):
         false = (self.secret + 1 + int(self.np_random.integers(many - 1))) % many
         self.told = false if self.hint == "swapped" else self.secret
         self.facing, self._acted = int(self.np_random.integers(4)), 0
-        before, task = self._texts()
-        self.speech.interrupt(before if self.hint != "none" else "")
+        self.speech.interrupt(self._texts()[0] if self.hint != "none" else "")
         self._reading = len(self.speech)
         if not self._reading:
-            self.speech.say(task)
+            self._go_on()
         return self._observation(), self._info([])
 
     def step(self, action: Any) -> tuple[Row, float, bool, bool, dict[str, Any]]:
@@ -133,7 +138,7 @@ class HomeMini(gymnasium.Env[Any, np.int64]):
         if self._reading:
             self._reading -= 1
             if not self._reading:
-                self.speech.say(self._texts()[1])
+                self._go_on()
         else:
             self._acted += 1
             before = self.x, self.y
@@ -143,6 +148,10 @@ class HomeMini(gymnasium.Env[Any, np.int64]):
         done = "success" in event or "break" in event
         cut = not done and self._acted >= self.limit
         return self._observation(), float("success" in event), done, cut, self._info(event)
+
+    def _go_on(self) -> None:
+        """What is said once nothing waits that is read before."""
+        self.speech.say(self._texts()[1])
 
     def _move(self, action: int) -> None:
         self.facing = action
@@ -185,10 +194,24 @@ class HomeMini(gymnasium.Env[Any, np.int64]):
 
 @final
 class HomeDynamics(HomeMini):
-    """See the head of this file. Actions: left, right, up, down, pedal, grasp, lift."""
+    """See the head of this file. Actions: left, right, up, down, pedal, grasp, lift.
+
+    Args:
+        sight: cells that are seen on either side of the figure.
+        again: whether the sentence is said again and again, in the place of the task; without one, the task is.
+    """
 
     actions = len(STEPS) + len(OPENING)
     cells, limit = 6, 12
+
+    def __init__(
+        self, size: int = 32, hint: Literal["true", "none", "swapped"] = "true", sight: int = 1, again: bool = False,
+        render_mode: str | None = "rgb_array",
+    ) -> None:  # fmt: skip
+        if isinstance(sight, bool) or not isinstance(sight, int) or not 1 <= sight <= 3:
+            raise ConfigError(f"expected sight from 1 to 3 cells, got {sight!r}")
+        self.radius, self.again = sight, again
+        super().__init__(size, hint, render_mode)
 
     def _begin(self) -> int:
         self.tiles[:] = WALL_
@@ -205,7 +228,13 @@ class HomeDynamics(HomeMini):
     def _texts(self) -> tuple[str, str]:
         return f"{OPENING[self.told]} to open the trash bin", "open the trash bin"
 
+    def _go_on(self) -> None:
+        before, task = self._texts()
+        self.speech.say(before if self.again and self.hint != "none" else task)
+
     def _after(self, action: int, before: tuple[int, int]) -> list[str]:
+        if self.again and self.speech.idle:
+            self._go_on()
         x, y = self.faced
         if action < len(STEPS) or self.tiles[y, x] != BIN:
             return []

@@ -139,7 +139,10 @@ class KeyWorld(gymnasium.Env[Tiles, np.int64]):
         idle: reward of a step in which nothing could be done; MiniHack gives −0.01.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 8}
+    metadata: dict[str, Any] = {
+        "render_modes": ["rgb_array"], "render_fps": 8,
+        "events": ("pickup_key", "pickup_ring", "door_open", "exit", "die"),
+    }  # fmt: skip
 
     def __init__(
         self, size: int = 32, task: str = "corridor", length: int = 4, idle: float = 0.0,

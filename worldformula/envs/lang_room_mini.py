@@ -95,7 +95,10 @@ class LangRoom(gymnasium.Env[Any, Any]):
         extra: words that are never right.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 5}
+    metadata: dict[str, Any] = {
+        "render_modes": ["rgb_array"], "render_fps": 5,
+        "events": ("question", "answer_due", "correct", "wrong"),
+    }  # fmt: skip
     beside_pictures = ("token",)
 
     def __init__(

@@ -58,7 +58,10 @@ class LeverDoor(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         hidden_door: whether the door is seen from near alone.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}
+    metadata: dict[str, Any] = {
+        "render_modes": ["rgb_array"], "render_fps": 20,
+        "events": ("lever", "door_pass", "goal"),
+    }  # fmt: skip
 
     def __init__(self, size: int = 32, hidden_door: bool = False, render_mode: str | None = "rgb_array") -> None:
         self.render_mode, self.hidden_door = render_mode, hidden_door

@@ -155,7 +155,10 @@ class Messenger(gymnasium.Env[Any, np.int64]):
         split: "train", "test" or "all".
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 4, "vocabulary": VOCABULARY}
+    metadata: dict[str, Any] = {
+        "render_modes": ["rgb_array"], "render_fps": 4, "vocabulary": VOCABULARY,
+        "events": ("got_message", "won", "died", "timeout"),
+    }  # fmt: skip
     beside_pictures = ("token",)
 
     def __init__(
@@ -242,9 +245,11 @@ class Messenger(gymnasium.Env[Any, np.int64]):
 
 
 def reference(state: Mapping[str, NDArray[np.floating]]) -> int:
-    """Straight to the message, or with it to the goal: they stand two steps away in different directions."""
+    """To the message, or with it to the goal, along the longer axis: they stand two steps away in different directions,
+    from where whoever goes astray has both axes to go.
+    """
     dx, dy = state["places"][GOAL if state["carries"][0] else MESSAGE] - state["avatar"]
-    return MOVES.index((int(np.sign(dx)), int(np.sign(dy))))
+    return MOVES.index((int(np.sign(dx)), 0) if abs(dx) >= abs(dy) else (0, int(np.sign(dy))))
 
 
 ENVIRONMENTS = (Entry("Messenger", "messenger", Messenger, 60, reference),)

@@ -86,7 +86,10 @@ class PinPad(gymnasium.Env[NDArray[np.uint8], np.int64]):
         pads: "three" to "eight".
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 8}
+    metadata: dict[str, Any] = {
+        "render_modes": ["rgb_array"], "render_fps": 8,
+        "events": (*(f"pad_{i}" for i in range(1, 9)), "sequence_done", "respawn"),
+    }  # fmt: skip
 
     def __init__(self, size: int = 32, pads: str = "three", render_mode: str | None = "rgb_array") -> None:
         if not isinstance(size, int) or not SMALLEST <= size <= LARGEST:

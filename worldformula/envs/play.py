@@ -31,6 +31,7 @@ def play(
     random: Sequence[float] = (0.2, 0.5, 0.8),
     labels: Sequence[str] = (),
     events: Sequence[str] = (),
+    hold: int = 1,
     **options: Any,
 ) -> Row:
     """Chunks of ``steps`` rows. Each begins with a new episode, and where one ends within it, the next one follows.
@@ -43,7 +44,9 @@ def play(
         random: with one of these probabilities, drawn for each chunk, an action is uniformly random; otherwise it is
             the controller's.
         labels: as for `make`.
-        events: names of ``info["event"]``; whether each happened on arriving at a row is ``event`` ``[…, E]``.
+        events: names of ``info["event"]``, of those in ``metadata["events"]``; whether each happened on arriving at a
+            row is ``event`` ``[…, E]``.
+        hold: steps for which a random action goes on: one leads nowhere, some lead to where the controller never goes.
         options: as for `make`.
 
     Returns:
@@ -52,22 +55,30 @@ def play(
 
     Raises:
         EnvironmentIdError: no environment of this package.
-        ConfigError: a probability beyond 0 … 1, or none; no chunk, or none with a row; names that are one text.
+        ConfigError: a probability beyond 0 … 1, or none; no chunk, or none with a row; names that are one text; an
+            event that the environment does not have.
     """
     entry = registry.find(id)
     if entry is None:
         raise EnvironmentIdError(f"{id!r} has no controller of its own.{near(id, ids())} Known: {', '.join(ids())}")
     if not isinstance(random, Sequence | np.ndarray) or not len(random) or not all(0 <= p <= 1 for p in random):
         raise ConfigError(f"expected shares of random actions from 0 to 1, such as (0.2, 0.5), got {random!r}")
-    if min(chunks, steps) < 1 or seed < 0:
-        raise ConfigError(f"expected chunks and steps ≥ 1 and seed ≥ 0, got {chunks}, {steps} and {seed}")
+    if min(chunks, steps, hold) < 1 or seed < 0:
+        raise ConfigError(f"expected chunks, steps and hold ≥ 1 and seed ≥ 0, got {chunks}, {steps}, {hold} and {seed}")
     if isinstance(labels, str) or isinstance(events, str):
         raise ConfigError(
             f"expected labels and events as sequences of names, ('door_open',), got {labels!r}, {events!r}"
         )
     env = make(id, labels=labels, **options)
+    known = tuple(env.metadata.get("events", ()))
+    if unknown := [name for name in events if name not in known]:
+        env.close()
+        raise ConfigError(
+            f"events: nothing called {unknown[0]!r} happens in {id}.{near(unknown[0], known)} Known: "
+            f"{', '.join(known) or 'none'}"
+        )
     children = np.random.SeedSequence(seed).spawn(chunks)
-    found = [_chunk(env, entry.reference, np.random.default_rng(c), steps, random, events) for c in children]
+    found = [_chunk(env, entry.reference, np.random.default_rng(c), steps, random, events, hold) for c in children]
     env.close()
     return {key: np.stack([chunk[key] for chunk in found]) for key in found[0]}
 
@@ -79,23 +90,28 @@ def _chunk(
     steps: int,
     random: Sequence[float],
     events: Sequence[str],
+    hold: int,
 ) -> Row:
     share, rows = float(rng.choice(np.asarray(random))), list[Row]()
     ended = True
     observed: Row = {}
     info: Mapping[str, Any] = {}
     answer: tuple[float, bool, bool] = (0.0, False, False)
+    drawn, left = dict[str, Any](), 0  # a random action, and the steps for which it goes on
     for _ in range(steps):
         first = ended
         if first:
             observed, info = env.reset(seed=int(rng.integers(2**31)))
-            answer = 0.0, False, False
+            answer, left = (0.0, False, False), 0
         reward, terminated, truncated = answer
         ended = terminated or truncated
         if ended:
             action = {name: spec.zeros(1)[0] for name, spec in env.actions.items()}
+        elif left or rng.random() < share:
+            drawn, left = (drawn, left - 1) if left else (_drawn(env, rng), hold - 1)
+            action = drawn
         else:
-            action = _drawn(env, rng) if rng.random() < share else _controlled(env, controller, info)
+            action = _controlled(env, controller, info)
         rows.append(
             {
                 **observed,

@@ -63,7 +63,10 @@ class RobotRemote(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         sensors: whether walls are sensed.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}
+    metadata: dict[str, Any] = {
+        "render_modes": ["rgb_array"], "render_fps": 20,
+        "events": ("control", "goal"),
+    }  # fmt: skip
 
     def __init__(
         self, size: int = 32, radius: float = 0.1, sensors: bool = False, render_mode: str | None = "rgb_array"

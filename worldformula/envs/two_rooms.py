@@ -173,7 +173,10 @@ class Rooms(gymnasium.Env[NDArray[np.float32], NDArray[np.float32]]):
         thick: of the walls between rooms (of nine, of all), in pixels of the map.
     """
 
-    metadata: dict[str, Any] = {"render_modes": ["rgb_array"], "render_fps": 20}
+    metadata: dict[str, Any] = {
+        "render_modes": ["rgb_array"], "render_fps": 20,
+        "events": ("reached",),
+    }  # fmt: skip
 
     def __init__(
         self, size: int = 33, layout: str = "two", shown: bool = True, hides: int | None = None,

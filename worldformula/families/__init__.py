@@ -19,13 +19,14 @@ from worldformula.families.categorical import CategoricalFamily, categorical
 from worldformula.families.closed import kl_pair, register_kl
 from worldformula.families.dirichlet import DirichletFamily, dirichlet
 from worldformula.families.discretised_logistic import DiscretisedLogisticFamily, discretised_logistic
-from worldformula.families.experts import ExpertsFamily, log_shares, mixed, poe
+from worldformula.families.experts import ExpertsFamily, log_shares, mixed, poe, poe_full
 from worldformula.families.flow import FlowFamily
 from worldformula.families.gamma import GammaFamily, gamma
 from worldformula.families.geometric import GeometricFamily, geometric
 from worldformula.families.given import Given, completed
 from worldformula.families.laplace import LaplaceFamily, laplace
 from worldformula.families.log_normal import LogNormalFamily, log_normal
+from worldformula.families.logistic_normal import LogisticNormalFamily, logistic_normal
 from worldformula.families.low_rank_normal import LowRankNormalFamily, low_rank_normal
 from worldformula.families.mixture import MixtureFamily
 from worldformula.families.multinomial import MultinomialFamily, multinomial
@@ -41,9 +42,12 @@ from worldformula.families.tanh_normal import TanhNormalFamily, tanh_normal
 from worldformula.families.truncated_normal import TruncatedNormalFamily, truncated_normal
 from worldformula.families.two_hot import TwoHotFamily, two_hot
 from worldformula.families.uniform import UniformFamily, uniform
+from worldformula.families.unlike_mixture import UnlikeMixtureFamily
 from worldformula.families.von_mises import VonMisesFamily, von_mises
+from worldformula.families.von_mises_fisher import VonMisesFisherFamily, von_mises_fisher
 from worldformula.families.wrapped import WrappedFamily
 from worldformula.families.writing import Sign
+from worldformula.families.zero_inflated import ZeroInflatedFamily, zero_inflated
 
 for _name in ("pairs", "covariances"):  # they register the closed KLs of two families
     importlib.import_module(f"worldformula.families.{_name}")
@@ -64,6 +68,7 @@ __all__ = [
     "Given",
     "LaplaceFamily",
     "LogNormalFamily",
+    "LogisticNormalFamily",
     "LowRankNormalFamily",
     "MixtureFamily",
     "MultinomialFamily",
@@ -81,8 +86,11 @@ __all__ = [
     "TruncatedNormalFamily",
     "TwoHotFamily",
     "UniformFamily",
+    "UnlikeMixtureFamily",
     "VonMisesFamily",
+    "VonMisesFisherFamily",
     "WrappedFamily",
+    "ZeroInflatedFamily",
     "bernoulli",
     "beta",
     "binomial",
@@ -97,6 +105,7 @@ __all__ = [
     "laplace",
     "log_normal",
     "log_shares",
+    "logistic_normal",
     "low_rank_normal",
     "mixed",
     "multinomial",
@@ -105,6 +114,7 @@ __all__ = [
     "normal",
     "one_hot",
     "poe",
+    "poe_full",
     "poisson",
     "register_kl",
     "relaxed_bernoulli",
@@ -115,6 +125,8 @@ __all__ = [
     "two_hot",
     "uniform",
     "von_mises",
+    "von_mises_fisher",
+    "zero_inflated",
 ]
 
 

@@ -341,6 +341,10 @@ class Family(ABC):
     def mean(self, params: Params) -> Parameter:
         """The expected value."""
 
+    def variance(self, params: Params) -> Parameter:
+        """The variance of each element of a value; `NoClosedFormError` where there is no closed form."""
+        raise NoClosedFormError(f"{self.name}: the variance has no closed form. Take that of samples, x.var(0).")
+
     def support_size(self, shape: Shape | None) -> int | None:
         """How many values an event of ``shape`` can take, where they are few enough to enumerate; None otherwise."""
         return None
@@ -363,9 +367,7 @@ class Family(ABC):
 
         ``shape``, the event's, is read only where all parameters are floats; the result is then a float.
         """
-        raise NoClosedFormError(
-            f"{self.name}: the entropy has no closed form. Estimate it on the sample: E(q, -log(q))."
-        )
+        raise NoClosedFormError(f"{self.name}: the entropy has no closed form. Estimate it on samples: E(q, -log(q)).")
 
     def kl(self, q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
         """KL(q ‖ p) in nats within the family, over the last ``rank`` axes of an event; the rest as in `entropy`."""

@@ -121,6 +121,10 @@ class BernoulliFamily(Family):
         """p = σ(logits)."""
         return sigmoid(params[0])
 
+    def variance(self, params: Params) -> Parameter:
+        """p·(1 - p)."""
+        return sigmoid(params[0]) * sigmoid(-params[0])
+
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """Minus the binary cross-entropy of a value in [0, 1], summed over the last ``rank`` axes."""
         (logits,) = widen(params)

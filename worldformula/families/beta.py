@@ -120,6 +120,12 @@ class BetaFamily(Family):
         """a/(a + b)."""
         return params[0] / (params[0] + params[1])
 
+    def variance(self, params: Params) -> Parameter:
+        """a·b/((a + b)²·(a + b + 1))."""
+        a, b = params
+        both = a + b
+        return a / both * (b / both) / (both + 1.0)
+
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """The log-density of values between 0 and 1, summed over the last ``rank`` axes."""
         a, b = precise(params)

@@ -105,6 +105,10 @@ class BinomialFamily(Family):
         """n·p."""
         return self.total_count * sigmoid(params[0])
 
+    def variance(self, params: Params) -> Parameter:
+        """n·p·(1 - p)."""
+        return self.total_count * sigmoid(params[0]) * sigmoid(-params[0])
+
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """The log-probability of counts from 0 to n, summed over the last ``rank`` axes."""
         (logits,), n = precise(params), self.total_count

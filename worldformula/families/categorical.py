@@ -145,6 +145,10 @@ class CategoricalFamily(Family):
         """An error: class numbers have no mean."""
         raise FormulaError("categorical: class numbers have no mean. Use the mode, or OneHot, whose mean is probs.")
 
+    def variance(self, params: Params) -> Parameter:
+        """An error: class numbers have none."""
+        raise FormulaError("categorical: class numbers have no variance. Use OneHot, whose variance is that of shares.")
+
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """logits[value] for integers, summed over the last ``rank`` axes of the value."""
         (logits,) = params

@@ -25,9 +25,18 @@ from worldformula.families.base import (
     widen,
 )
 from worldformula.families.closed import register_kl
-from worldformula.families.low_rank_normal import LowRankNormalFamily, low_rank_normal
+from worldformula.families.low_rank_normal import (
+    LowRankNormalFamily,
+    kl_low_rank_normal,
+    log_det,
+    low_rank_normal,
+    products,
+    root_of,
+    squared,
+)
 from worldformula.families.multivariate_normal import MultivariateNormalFamily, multivariate_normal
 from worldformula.families.normal import NormalFamily, normal
+from worldformula.families.special import precise, rounded
 
 LOG_2PI = math.log(2.0 * math.pi)
 
@@ -86,6 +95,51 @@ def kl_low_rank_normal_multivariate_normal(
     logs = lower.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     cross = 0.5 * (squares.square().sum((-1, -2)) + LOG_2PI * size) + logs
     found = total(cross.expand(whole[:-1]), rank - 1) - low_rank_normal.entropy(q_params, rank, whole[-rank:])
+    return found if has_tensor((*q_params, *p_params)) else found.item()
+
+
+@register_kl(NormalFamily, MultivariateNormalFamily)
+def kl_normal_multivariate_normal(
+    q_params: Params, p_params: Params, rank: int, shape: Shape | None = None
+) -> Parameter:
+    """KL of a diagonal Normal from one with a full covariance, summed over the last ``rank`` axes."""
+    return kl_low_rank_normal_multivariate_normal(_without_factor(q_params), p_params, rank, shape)
+
+
+@register_kl(NormalFamily, LowRankNormalFamily)
+def kl_normal_low_rank_normal(q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
+    """KL of a diagonal Normal from a low-rank one, summed over the last ``rank`` axes."""
+    return kl_low_rank_normal(_without_factor(q_params), p_params, rank, shape)
+
+
+def _without_factor(params: Params) -> Params:
+    """A diagonal Normal as a low-rank one."""
+    loc, scale = params
+    return loc, 0.0, scale * scale
+
+
+@register_kl(MultivariateNormalFamily, LowRankNormalFamily)
+def kl_multivariate_normal_low_rank_normal(
+    q_params: Params, p_params: Params, rank: int, shape: Shape | None = None
+) -> Parameter:
+    """KL of a Normal with a full covariance from a low-rank one, summed over the last ``rank`` axes.
+
+    tr(Σ_p⁻¹·L·Lᵀ) is |d^(-½)·L|² - |C^(-½)·Wᵀ·d⁻¹·L|² with C = 1 + Wᵀ·d⁻¹·W.
+    """
+    whole = _whole(multivariate_normal, q_params, low_rank_normal, p_params, rank, shape)
+    like = next(
+        (x for x in precise((*q_params, *p_params)) if isinstance(x, Tensor)), torch.zeros((), dtype=torch.float64)
+    )
+    loc, factor, diagonal = low_rank_normal._tensors(p_params, like.new_empty(whole))
+    q_loc, tril = precise(q_params)
+    lower = tril if isinstance(tril, Tensor) else torch.eye(whole[-1], dtype=like.dtype, device=like.device) * tril
+    root, scaled = root_of(factor, diagonal), factor / diagonal.unsqueeze(-1)
+    inside = torch.linalg.solve_triangular(root, products(scaled, lower), upper=False)
+    squares = (lower.square() / diagonal.unsqueeze(-1)).sum((-1, -2)) - inside.square().sum((-1, -2))
+    squares = squares + squared(factor, diagonal, root, q_loc - loc)
+    cross = 0.5 * (squares + log_det(diagonal, root) + LOG_2PI * whole[-1])
+    entropy = multivariate_normal.entropy(precise(q_params), rank, whole[-rank:])
+    found = rounded(total(cross.expand(whole[:-1]), rank - 1) - entropy, *q_params, *p_params)
     return found if has_tensor((*q_params, *p_params)) else found.item()
 
 

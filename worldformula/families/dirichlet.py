@@ -128,6 +128,14 @@ class DirichletFamily(Family):
             return a / a.sum(-1, keepdim=True)
         raise FormulaError("dirichlet: the mean of one number is 1/K, and K is unknown here. Give a tensor.")
 
+    def variance(self, params: Params) -> Parameter:
+        """m·(1 - m)/(Σa + 1), m = a/Σa."""
+        (a,) = params
+        if not isinstance(a, Tensor):
+            raise FormulaError("dirichlet: the variance of one number needs K, which is unknown here. Give a tensor.")
+        both = a.sum(-1, keepdim=True)
+        return a / both * ((both - a) / both) / (both + 1.0)
+
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """The log-density of vectors that sum to 1, summed over the last ``rank`` axes, entries included."""
         if rank == 0:

@@ -147,6 +147,11 @@ class DiscretisedLogisticFamily(Family):
         """Σ v·P(v)."""
         return self._over_levels(params, lambda level, log_p: level * log_p.exp())
 
+    def variance(self, params: Params) -> Parameter:
+        """Σ (v - mean)²·P(v)."""
+        mean = self._over_levels(params, lambda level, log_p: level * log_p.exp())
+        return self._over_levels(params, lambda level, log_p: (level - mean).square() * log_p.exp())
+
     # ----------------------------------------------------------------------------------------------------- densities
 
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:

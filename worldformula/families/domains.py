@@ -91,6 +91,12 @@ def _whole(x: Tensor) -> Tensor:
     return (x == x.round()) & (x >= 0) if x.is_floating_point() else x >= 0
 
 
+def _unit(x: Tensor) -> Tensor:
+    eps = torch.finfo(x.dtype).eps if x.is_floating_point() else 0.0
+    length: Tensor = torch.linalg.vector_norm(x.double(), dim=-1)
+    return (length - 1.0).abs() <= SLACK + eps
+
+
 def counts_of(n: int) -> Domain:
     """Counts over the last axis that sum to n."""
     return Domain(
@@ -139,6 +145,7 @@ UNIT = Domain("from 0 to 1", lambda x: (x >= 0) & (x <= 1), hint=_divide)
 COUNT = Domain("that is a whole number of at least 0", _whole)
 SHARES = Domain("of shares of at least 0 that sum to 1 over the last axis", _shares, 1)
 LOGITS = Domain("below infinity", lambda x: x < float("inf"))
+DIRECTION = Domain("of vectors of length 1 over the last axis", _unit, 1)
 WEIGHTS = Domain("of finite weights of at least 0, not all 0, over the last axis", _weights, 1)
 TRIANGLE = Domain("as a lower triangular matrix with a positive diagonal", _triangle, 2)
 COVARIANCE = Domain("as a symmetric, positive definite matrix", _covariance, 2)

@@ -111,6 +111,10 @@ class GammaFamily(Family):
         """a/b."""
         return params[0] / params[1]
 
+    def variance(self, params: Params) -> Parameter:
+        """a/b²."""
+        return params[0] / (params[1] * params[1])
+
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """The log-density of positive values, summed over the last ``rank`` axes."""
         a, b = precise(params)

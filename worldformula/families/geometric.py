@@ -85,6 +85,11 @@ class GeometricFamily(Family):
         """(1 - p)/p."""
         return exp(-params[0])
 
+    def variance(self, params: Params) -> Parameter:
+        """(1 - p)/p²."""
+        mean = exp(-params[0])
+        return mean * (1.0 + mean)
+
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """The log-probability of counts, summed over the last ``rank`` axes; -∞ below 0."""
         (logits,) = precise(params)

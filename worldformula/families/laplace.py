@@ -67,6 +67,10 @@ class LaplaceFamily(LocScaleFamily):
         """loc."""
         return params[0]
 
+    def variance(self, params: Params) -> Parameter:
+        """2·scale²."""
+        return 2.0 * params[1] * params[1]
+
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """Σ -|value - loc|/scale - log 2·scale, over the last ``rank`` axes."""
         loc, scale = widen(params)

@@ -72,6 +72,12 @@ class LogNormalFamily(LocScaleFamily):
         loc, scale = params
         return exp(loc + 0.5 * scale * scale)
 
+    def variance(self, params: Params) -> Parameter:
+        """(e^(scale²) - 1)·e^(2·loc + scale²)."""
+        loc, scale = params
+        square = scale * scale
+        return exp(2.0 * loc + square) * (square.expm1() if isinstance(square, Tensor) else math.expm1(square))
+
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """Σ log N(log value; loc, scale²) - log value, over the last ``rank`` axes; -∞ where not positive."""
         loc, scale = precise(params)

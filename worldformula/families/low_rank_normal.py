@@ -150,6 +150,11 @@ class LowRankNormalFamily(Family):
         """loc."""
         return self._loc(params)
 
+    def variance(self, params: Params) -> Parameter:
+        """The diagonal of Σ: d and the sums of the squares of W's rows."""
+        _, factor, diagonal = params
+        return diagonal + factor.square().sum(-1) if isinstance(factor, Tensor) else diagonal
+
     def _loc(self, params: Params) -> Parameter:
         if isinstance(params[0], Tensor) or not has_tensor(params):
             return params[0]
@@ -166,9 +171,9 @@ class LowRankNormalFamily(Family):
         (x,) = precise((floating(value, next((p for p in params if isinstance(p, Tensor)), 0.0)),))
         assert isinstance(x, Tensor)
         loc, factor, diagonal = self._tensors(params, x)
-        root = _root(factor, diagonal)
-        squares = _squared(factor, diagonal, root, x - loc)
-        each = -0.5 * (squares + _log_det(diagonal, root) + LOG_2PI * x.shape[-1])
+        root = root_of(factor, diagonal)
+        squares = squared(factor, diagonal, root, x - loc)
+        each = -0.5 * (squares + log_det(diagonal, root) + LOG_2PI * x.shape[-1])
         return rounded(total(each, rank - 1), value, *params)
 
     def entropy(self, params: Params, rank: int, shape: Shape | None = None) -> Parameter:
@@ -179,7 +184,7 @@ class LowRankNormalFamily(Family):
             return 0.5 * (math.log(params[2]) + LOG_2PI + 1.0) * math.prod(require_event(self, shape))
         like = next(p for p in precise(params) if isinstance(p, Tensor))
         loc, factor, diagonal = self._tensors(params, like.new_empty(sum(self.shapes(params, rank), start=())))
-        each = _log_det(diagonal, _root(factor, diagonal)) + (LOG_2PI + 1.0) * loc.shape[-1]
+        each = log_det(diagonal, root_of(factor, diagonal)) + (LOG_2PI + 1.0) * loc.shape[-1]
         return rounded(total(0.5 * each.expand(loc.shape[:-1]), rank - 1), *params)
 
     def kl(self, q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
@@ -218,34 +223,34 @@ def kl_low_rank_normal(q_params: Params, p_params: Params, rank: int, shape: Sha
     like = next(p for p in precise((*q_params, *p_params)) if isinstance(p, Tensor)).new_empty(whole[0])
     q_loc, q_factor, q_diagonal = family._tensors(q_params, like)
     p_loc, p_factor, p_diagonal = family._tensors(p_params, like)
-    root = _root(p_factor, p_diagonal)
+    root = root_of(p_factor, p_diagonal)
     scaled = p_factor / p_diagonal.unsqueeze(-1)
-    inside = torch.cat((scaled * q_diagonal.sqrt().unsqueeze(-1), _products(q_factor, scaled)), -2)
+    inside = torch.cat((scaled * q_diagonal.sqrt().unsqueeze(-1), products(q_factor, scaled)), -2)
     trace = (q_diagonal / p_diagonal).sum(-1) + (q_factor.square() / p_diagonal.unsqueeze(-1)).sum((-1, -2))
     trace = trace - torch.linalg.solve_triangular(root, inside.mT, upper=False).square().sum((-1, -2))
-    squares = trace + _squared(p_factor, p_diagonal, root, q_loc - p_loc) - like.shape[-1]
-    logs = _log_det(p_diagonal, root) - _log_det(q_diagonal, _root(q_factor, q_diagonal))
+    squares = trace + squared(p_factor, p_diagonal, root, q_loc - p_loc) - like.shape[-1]
+    logs = log_det(p_diagonal, root) - log_det(q_diagonal, root_of(q_factor, q_diagonal))
     return rounded(total(0.5 * (squares + logs), rank - 1), *q_params, *p_params)
 
 
-def _products(left: Tensor, right: Tensor) -> Tensor:
+def products(left: Tensor, right: Tensor) -> Tensor:
     """Leftᵀ·right of ``[..., D, R]`` and ``[..., D, S]``, as a sum: a matmul would lose precision under autocast."""
     return (left.unsqueeze(-1) * right.unsqueeze(-2)).sum(-3)
 
 
-def _root(factor: Tensor, diagonal: Tensor) -> Tensor:
+def root_of(factor: Tensor, diagonal: Tensor) -> Tensor:
     """The Cholesky factor of C; without a check that would wait for the device, as C is at least the identity."""
     eye = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
-    root: Tensor = torch.linalg.cholesky_ex(eye + _products(factor, factor / diagonal.unsqueeze(-1)))[0]
+    root: Tensor = torch.linalg.cholesky_ex(eye + products(factor, factor / diagonal.unsqueeze(-1)))[0]
     return root
 
 
-def _log_det(diagonal: Tensor, root: Tensor) -> Tensor:
+def log_det(diagonal: Tensor, root: Tensor) -> Tensor:
     """log |Σ|."""
     return diagonal.log().sum(-1) + 2.0 * root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
 
-def _squared(factor: Tensor, diagonal: Tensor, root: Tensor, vector: Tensor) -> Tensor:
+def squared(factor: Tensor, diagonal: Tensor, root: Tensor, vector: Tensor) -> Tensor:
     """vectorᵀ·Σ⁻¹·vector."""
     scaled = vector / diagonal
     inner: Tensor = (factor * scaled.unsqueeze(-1)).sum(-2).unsqueeze(-1)

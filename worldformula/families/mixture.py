@@ -321,6 +321,16 @@ class MixtureFamily(Family):
         weights = weights.exp().reshape((*weights.shape, *(1,) * inner))
         return (weights * self.component.mean(tuple(parts))).sum(-1 - inner)
 
+    def variance(self, params: Params) -> Parameter:
+        """Σ w_k·(variance_k + (mean_k - mean)²)."""
+        weights, *parts = params
+        assert isinstance(weights, Tensor)
+        inner = self._inner_rank(params)
+        weights, at = weights.exp().reshape((*weights.shape, *(1,) * inner)), -1 - inner
+        means = self.component.mean(tuple(parts))
+        apart = means - (weights * means).sum(at, keepdim=True)
+        return (weights * (self.component.variance(tuple(parts)) + apart * apart)).sum(at)
+
     # ----------------------------------------------------------------------------------------------------- densities
 
     def _joint(self, params: Params, value: Tensor, inner: int) -> Tensor:

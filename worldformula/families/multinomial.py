@@ -130,6 +130,12 @@ class MultinomialFamily(Family):
         (logits,) = params
         return (logits.exp() if isinstance(logits, Tensor) else math.exp(logits)) * self.total_count
 
+    def variance(self, params: Params) -> Parameter:
+        """n·probs·(1 - probs)."""
+        (logits,) = params
+        probs = logits.exp() if isinstance(logits, Tensor) else math.exp(logits)
+        return probs * (1.0 - probs) * self.total_count
+
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """The log-probability of counts that sum to n, summed over the last ``rank`` axes, classes included."""
         if rank == 0:

@@ -158,6 +158,11 @@ class MultivariateNormalFamily(Family):
         """loc."""
         return self._loc(params)
 
+    def variance(self, params: Params) -> Parameter:
+        """The diagonal of Σ: the sums of the squares of L's rows."""
+        scale = params[1]
+        return scale.square().sum(-1) if isinstance(scale, Tensor) else scale * scale
+
     @staticmethod
     def _loc(params: Params) -> Parameter:
         loc, scale = params

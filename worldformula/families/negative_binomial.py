@@ -101,6 +101,11 @@ class NegativeBinomialFamily(Family):
         """total_count·e^logits."""
         return params[0] * exp(params[1])
 
+    def variance(self, params: Params) -> Parameter:
+        """total_count·e^logits·(1 + e^logits)."""
+        odds = exp(params[1])
+        return params[0] * odds * (1.0 + odds)
+
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """The log-probability of counts, summed over the last ``rank`` axes."""
         count, logits = precise(params)

@@ -109,6 +109,10 @@ class NormalFamily(Family):
         """loc."""
         return params[0]
 
+    def variance(self, params: Params) -> Parameter:
+        """scale²."""
+        return params[1] * params[1]
+
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """Σ -½·((value - loc)/scale)² - log scale - ½·log 2π, over the last ``rank`` axes."""
         loc, scale = widen(params)

@@ -145,6 +145,11 @@ class OneHotFamily(Family):
         (logits,) = params
         return logits.exp() if isinstance(logits, Tensor) else math.exp(logits)
 
+    def variance(self, params: Params) -> Parameter:
+        """p·(1 - p) of the (mixed) probabilities."""
+        mean = self.mean(params)
+        return mean * (1.0 - mean)
+
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """Σ value·logits over the last ``rank`` axes, classes included: an event ``(G, K)`` has rank 2.
 

@@ -98,6 +98,10 @@ class PoissonFamily(Family):
         """λ."""
         return params[0]
 
+    def variance(self, params: Params) -> Parameter:
+        """λ."""
+        return params[0]
+
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """Σ value·log λ - λ - log value!, over the last ``rank`` axes."""
         (rate,) = precise(params)

@@ -11,6 +11,7 @@ import math
 from functools import reduce
 from typing import Any, overload
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -31,6 +32,7 @@ from worldformula.families.tensors import finite, floating, is_number, wide
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 NEWTON_STEPS = 4  # of `log_gamma_quantile`: below the rounding of float32 for shapes from 1e-4 to 1e6
+GAUSS = {n: tuple(x.tolist() for x in np.polynomial.legendre.leggauss(n)) for n in (44, 88)}  # nodes and weights
 SEARCH_STEPS = 20  # halvings of `poisson_quantile`: enough up to rates of 1e9
 
 
@@ -187,6 +189,12 @@ def implicit(value: Tensor, slope: Tensor, parameter: Tensor) -> Tensor:
     return value + slope * (parameter - parameter.detach())
 
 
+def gauss_rule(count: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of Gauss and Legendre on [0, 1]."""
+    nodes, weights = (torch.tensor(x, dtype=like.dtype, device=like.device) for x in GAUSS[count])
+    return 0.5 + 0.5 * nodes, 0.5 * weights
+
+
 # ------------------------------------------------------------------------------------------------ parameters, values
 
 
@@ -215,13 +223,16 @@ def positive(x: Tensor, floor: Parameter) -> Tensor:
 
 
 def as_logits(family: Family, name: str, value: Parameter) -> Parameter:
-    """``probs`` as logits, a tensor clamped by one epsilon from 0 and 1; infinite logits as the largest finite ones."""
-    if name != "probs":
+    """``probs``, or a ``gate``, as logits, a tensor clamped by one epsilon from 0 and 1.
+
+    Infinite logits become the largest finite ones.
+    """
+    if name not in ("probs", "gate"):
         return finite(value) if isinstance(value, Tensor) else value
     if isinstance(value, Tensor):
         return torch.logit(wide(value), eps=torch.finfo(wide(value).dtype).eps)
     if not 0.0 < value < 1.0:
-        raise HeadError(f"{family.name}: probs as a number must lie strictly between 0 and 1, got {value}.")
+        raise HeadError(f"{family.name}: {name} as a number must lie strictly between 0 and 1, got {value}.")
     return math.log(value) - math.log1p(-value)
 
 

@@ -116,6 +116,19 @@ class StudentTFamily(Family):
             raise FormulaError(f"student_t: there is no mean for df={df}, at most 1. Use the mode.")
         return loc
 
+    def variance(self, params: Params) -> Parameter:
+        """scale²·df/(df - 2), ∞ up to df = 2; where df is at most 1 there is none, as there is no mean."""
+        df, _, scale = params
+        if isinstance(df, Tensor):
+            finite = torch.where(df > 2.0, df, 3.0)
+            return torch.where(
+                df > 2.0, scale * scale * finite / (finite - 2.0), torch.where(df > 1.0, math.inf, math.nan)
+            )
+        if df <= 1.0:
+            raise FormulaError(f"student_t: there is no variance for df={df}, at most 1, as there is no mean.")
+        factor = df / (df - 2.0) if df > 2.0 else math.inf
+        return scale * scale * factor
+
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """The log-density, summed over the last ``rank`` axes."""
         df, loc, scale = precise(params)

@@ -42,6 +42,7 @@ from worldformula.families.base import (
     wide,
 )
 from worldformula.families.domains import LOGITS, REAL, WEIGHTS, Domain
+from worldformula.families.special import precise, rounded
 from worldformula.families.tensors import is_number
 from worldformula.families.writing import Sign
 from worldformula.gradients import by_steps, gradients_of, in_parts, parts, transformed
@@ -149,6 +150,17 @@ class TwoHotFamily(Family):
             return 0.0 if is_number(self._centre, 0.0) else self._constant_mean()
         rows = wide(logits).reshape(-1, self.bins)
         return in_parts(self._mean, rows).reshape(logits.shape[:-1])
+
+    def variance(self, params: Params) -> Parameter:
+        """Σ p·(b - mean)²."""
+        (logits,) = precise(params)
+        one = not isinstance(logits, Tensor)
+        logits = torch.zeros(self.bins, dtype=torch.float64) if one else logits
+        assert isinstance(logits, Tensor)
+        values, probs = self.value_of(torch.arange(self.bins, device=logits.device), logits.dtype), logits.softmax(-1)
+        mean = (probs * values).sum(-1, keepdim=True)
+        found = (probs * (values - mean).square()).sum(-1)
+        return float(found) if one and not self.asked else rounded(found, *params)
 
     def _mean(self, logits: Tensor) -> Tensor:
         probs, half = logits.softmax(-1), self.bins // 2

@@ -108,6 +108,11 @@ class UniformFamily(Family):
         """The middle."""
         return 0.5 * (params[0] + params[1])
 
+    def variance(self, params: Params) -> Parameter:
+        """(high - low)²/12."""
+        width = params[1] - params[0]
+        return width * width / 12.0
+
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """Σ -log(high - low), over the last ``rank`` axes; -∞ where the value lies outside."""
         low, high = widen(params)

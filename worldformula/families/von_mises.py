@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from worldformula.errors import HeadError
+from worldformula.errors import HeadError, NoClosedFormError
 from worldformula.families.base import (
     Family,
     Parameter,
@@ -109,6 +109,13 @@ class VonMisesFamily(Family):
     def mean(self, params: Params) -> Parameter:
         """loc: the mean of the samples, which lie around it, and the direction of the mean on the circle."""
         return params[0]
+
+    def variance(self, params: Params) -> Parameter:
+        """None in closed form, of an angle within π of loc; the spread on the circle is another number."""
+        raise NoClosedFormError(
+            "von_mises: the variance of an angle has no closed form. Take that of samples; the spread on the circle is "
+            "1 - I_1(κ)/I_0(κ)."
+        )
 
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """The log-density of angles in radians, of any turn, summed over the last ``rank`` axes."""

@@ -159,6 +159,10 @@ class WrappedFamily(Family):
         """The distribution's mean."""
         return _wrapper(params).each(lambda d: _own(d, "mean"))
 
+    def variance(self, params: Params) -> Parameter:
+        """The distribution's variance."""
+        return _wrapper(params).each(lambda d: _own(d, "variance"))
+
     # ----------------------------------------------------------------------------------------------------- densities
 
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:

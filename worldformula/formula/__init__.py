@@ -28,12 +28,15 @@ from worldformula.formula.factors.composed import (
     Autoregressive,
     DiscretisedLogistic,
     Flow,
+    LogisticNormal,
     LowRankNormal,
     Mixture,
     MultivariateNormal,
     RelaxedBernoulli,
     RelaxedOneHot,
+    VonMisesFisher,
     Wrapped,
+    ZeroInflated,
 )
 from worldformula.formula.factors.experts import (
     MoE,
@@ -68,6 +71,7 @@ from worldformula.formula.factors.independent import (
     Uniform,
     VonMises,
 )
+from worldformula.formula.ops.chain import Chain
 from worldformula.formula.ops.contrastive_divergence import ContrastiveDivergence
 from worldformula.formula.ops.cpc import CPC
 from worldformula.formula.ops.cross_entropy import CrossEntropy
@@ -76,6 +80,7 @@ from worldformula.formula.ops.each import each
 from worldformula.formula.ops.energy import Energy
 from worldformula.formula.ops.energy_distance import EnergyDistance
 from worldformula.formula.ops.entropy import Entropy
+from worldformula.formula.ops.evidence import Evidence
 from worldformula.formula.ops.expectile import Expectile
 from worldformula.formula.ops.free_energy import FreeEnergy
 from worldformula.formula.ops.gradient_penalty import GradientPenalty
@@ -84,6 +89,7 @@ from worldformula.formula.ops.js import JS
 from worldformula.formula.ops.kl import KL
 from worldformula.formula.ops.least import Min
 from worldformula.formula.ops.mmd import MMD
+from worldformula.formula.ops.posterior import Filtered, Smoothed, Viterbi
 from worldformula.formula.ops.redundancy import Redundancy
 from worldformula.formula.ops.renyi import Renyi, VRBound
 from worldformula.formula.ops.score_matching import ScoreMatching
@@ -92,6 +98,7 @@ from worldformula.formula.ops.sliced_wasserstein import SlicedWasserstein
 from worldformula.formula.ops.swav import SwAV
 from worldformula.formula.ops.vicreg import Covariance, Variance
 from worldformula.formula.syntax.learnt import positive
+from worldformula.formula.syntax.resample import Resample
 
 bind()
 
@@ -105,6 +112,7 @@ __all__ = [
     "Beta",
     "Binomial",
     "Categorical",
+    "Chain",
     "ContrastiveDivergence",
     "Covariance",
     "CrossEntropy",
@@ -117,9 +125,11 @@ __all__ = [
     "Energy",
     "EnergyDistance",
     "Entropy",
+    "Evidence",
     "Expectile",
     "Expression",
     "Factor",
+    "Filtered",
     "Flow",
     "FreeEnergy",
     "Gamma",
@@ -130,6 +140,7 @@ __all__ = [
     "Joint",
     "Laplace",
     "LogNormal",
+    "LogisticNormal",
     "LowRankNormal",
     "Mean",
     "Min",
@@ -148,9 +159,11 @@ __all__ = [
     "RelaxedBernoulli",
     "RelaxedOneHot",
     "Renyi",
+    "Resample",
     "SIGReg",
     "ScoreMatching",
     "SlicedWasserstein",
+    "Smoothed",
     "StudentT",
     "Sum",
     "SwAV",
@@ -162,8 +175,11 @@ __all__ = [
     "VRBound",
     "Value",
     "Variance",
+    "Viterbi",
     "VonMises",
+    "VonMisesFisher",
     "Wrapped",
+    "ZeroInflated",
     "clamp",
     "each",
     "exp",

@@ -92,14 +92,17 @@ def steps_kept(keep: Tensor) -> Sequence[Tensor | bool | None]:
     return [True if first[1] else first[0], *(None if whole else step for step, whole in steps)]
 
 
-def restart(carry: Tensor, keep: Tensor | bool | None, initial: Tensor | None = None) -> Tensor:
-    """The carry where ``keep`` is true; zeros, or the initial state, elsewhere. Chosen, as NaN times zero stays NaN."""
+def restart(carry: Tensor, keep: Tensor | bool | None, initial: Tensor | None = None, lead: int = 0) -> Tensor:
+    """The carry where ``keep`` is true; zeros, or the initial state, elsewhere. Chosen, as NaN times zero stays NaN.
+
+    ``lead`` sample axes come before the batch.
+    """
     if keep is None:
         return carry
     if keep is True:
         return carry.clone()
     assert isinstance(keep, Tensor)
-    keep = keep.reshape(keep.shape + (1,) * (carry.ndim - keep.ndim))
+    keep = keep.reshape(keep.shape + (1,) * (carry.ndim - keep.ndim - lead))
     if initial is not None:
         return torch.where(keep, carry, initial)
     found = torch.where(keep, carry, 0)
@@ -115,16 +118,18 @@ class Shifted:
         self.late, self.shape = late, late.shape
 
 
-def shift(x: Tensor | Shifted, start: Tensor, keep: Tensor | None, initial: Tensor | None = None) -> Tensor:
+def shift(
+    x: Tensor | Shifted, start: Tensor, keep: Tensor | None, initial: Tensor | None = None, lead: int = 0
+) -> Tensor:
     """x_{t-1} as [B·T, ...]: the series [B, T, ...] one step later, ``start`` first; zero, or the initial value, where
-    it restarts.
+    it restarts; ``lead`` sample axes come before.
     """
     if isinstance(x, Shifted):
         return flat(x.late)
-    late = start.unsqueeze(1).to(x.dtype)
-    if x.shape[1] > 1:
-        late = torch.cat((late, x[:, :-1]), 1)
-    return flat(late if keep is None else restart(late, keep, initial))
+    late = start.unsqueeze(lead + 1).to(x.dtype)
+    if x.shape[lead + 1] > 1:
+        late = torch.cat((late, x.narrow(lead + 1, 0, x.shape[lead + 1] - 1)), lead + 1)
+    return flat(late if keep is None else restart(late, keep, initial, lead), lead)
 
 
 def counting(start: Tensor, T: int, keep: Tensor | None = None) -> Tensor:
@@ -292,6 +297,23 @@ def support(family: Family, rank: int, shape: tuple[int, ...], params: Operand, 
 def leave_one_out(x: Tensor, axis: int) -> Tensor:
     """For every sample, the mean of the others (Mnih & Rezende 2016, arXiv:1602.06725)."""
     return (x.sum(axis, keepdim=True) - x) / (x.shape[axis] - 1)
+
+
+def log_leave_one_out(log_weights: Tensor, axis: int) -> Tensor:
+    """For every sample, the log-mean-exp with the geometric mean of the others in its place (VIMCO, Mnih & Rezende
+    2016, eq. 10). Sums from both ends leave the sample out: nothing is subtracted, so that −∞ stays a number.
+    """
+    count, first = log_weights.shape[axis], log_weights.narrow(axis, 0, 1)
+
+    def others(shut: float, sums: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        none = torch.full_like(first, shut)
+        before = torch.cat((none, log_weights.narrow(axis, 0, count - 1)), axis)
+        after = torch.cat((log_weights.narrow(axis, 1, count - 1), none), axis)
+        return sums(before), sums(after.flip(axis)).flip(axis)
+
+    rest = torch.logaddexp(*others(-torch.inf, lambda x: x.logcumsumexp(axis)))
+    before, after = others(0.0, lambda x: x.cumsum(axis))
+    return torch.logaddexp(rest, (before + after) / (count - 1)) - math.log(count)
 
 
 def dreg(log_weights: Tensor, axis: int, *draws: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ information, not disentanglement.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,6 +51,34 @@ def mig(codes: ArrayLike, factors: ArrayLike, *, bins: int = 20) -> float:
     for factor in v.T:
         information = np.sort([_information(column, factor) for column in binned.T])
         gaps.append((information[-1] - information[-2]) / _information(factor, factor))
+    return float(np.mean(gaps))
+
+
+def sap(codes: ArrayLike, factors: ArrayLike, *, categorical: Sequence[int] = (), bins: int = 20) -> float:
+    """Separated attribute predictability: mean over factors of the two best dimensions' scores, one less the other.
+
+    A dimension's score of an ordered factor is R² of the line through it; of a categorical one, the accuracy of the
+    most frequent value in each bin of the dimension (Kumar et al. 2018, arXiv:1711.00848, who fit thresholds).
+
+    Args:
+        codes: ``[N, D]`` with D ≥ 2.
+        factors: ``[N, F]`` int64.
+        categorical: columns of the factors whose values have no order.
+        bins: of a dimension, for those.
+
+    Raises:
+        ShapeError: one dimension, or no such column.
+    """
+    z, v = _checked(codes, factors)
+    if z.shape[1] < 2:
+        raise ShapeError(f"a gap needs two dimensions or more, got codes {z.shape}")
+    if not set(categorical) <= set(range(v.shape[1])):
+        raise ShapeError(f"categorical= expects columns from 0 to {v.shape[1] - 1}, got {tuple(categorical)}")
+    gaps = []
+    for k, factor in enumerate(v.T):
+        score = _accuracy if k in categorical else _explained
+        best = np.sort([score(column, factor, bins) for column in z.T])
+        gaps.append(best[-1] - best[-2])
     return float(np.mean(gaps))
 
 
@@ -145,6 +174,19 @@ def _checked(codes: ArrayLike, factors: ArrayLike) -> tuple[Codes, Factors]:
 def _bin(column: NDArray[np.float64], bins: int) -> Factors:
     edges = np.linspace(column.min(), column.max(), bins + 1)[1:-1]
     return np.digitize(column, edges)
+
+
+def _explained(column: NDArray[np.float64], factor: Factors, _bins: int) -> float:
+    """R² of a factor on the line through a dimension; none of one that is constant."""
+    spread = column.std() * factor.std()
+    return 0.0 if spread == 0 else float(np.mean((column - column.mean()) * (factor - factor.mean())) / spread) ** 2
+
+
+def _accuracy(column: NDArray[np.float64], factor: Factors, bins: int) -> float:
+    """Share of rows whose value is the most frequent one of their bin."""
+    counts = np.zeros((bins, factor.max() + 1))
+    np.add.at(counts, (_bin(column, bins), factor), 1)
+    return float(counts.max(1).sum() / len(factor))
 
 
 def _information(a: Factors, b: Factors) -> float:

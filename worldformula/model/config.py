@@ -138,8 +138,9 @@ def start(model: str, preset: str, data: str) -> ModelConfig:
     if world is None and system.kind != "models":
         known = ", ".join((*catalogue.names("models"), *catalogue.names("worlds")))
         raise CatalogueError(f"{system.name} is one of the {system.kind}; fit expects a model or a world: {known}")
-    how = FitConfig() if world is None else FitConfig(batch=16, clip=1.0)  # a row is a window of many steps
     sizes = system.sizes(preset)
+    windows = {} if world is None else {"batch": 16, "clip": 1.0}  # a row is a window of many steps
+    how = FitConfig(**{**windows, **system.fits.get(preset, {})})
     return ModelConfig(system.name, preset, located(data), sizes.world if system.kind == "agents" else sizes, how)
 
 

@@ -104,6 +104,11 @@ def beta_vae() -> Sizes:
     return replace(tiny(), objective="beta_vae", beta=4.0)
 
 
+def turned() -> Sizes:
+    """Turned sprites of 32 × 32 pixels, all 10 368 of them, β = 6 as on dSprites; half a minute on a laptop."""
+    return Sizes(1024, 10, hidden=(128, 128), decoder=(128, 128), rows=10_368, beta=6.0, warm_up=800)
+
+
 # ---------------------------------------------------------------------------------------------------------- networks
 
 
@@ -218,7 +223,8 @@ SYSTEM = System(
   year      = {2018},
   eprint    = {1802.04942},
 }""",
-    presets={"paper": paper, "tiny": tiny, "beta_vae": beta_vae},
+    presets={"paper": paper, "tiny": tiny, "beta_vae": beta_vae, "turned": turned},
+    fits={"turned": {"steps": 2500, "batch": 64}},
     build=build,
     summary="A VAE that pays extra for the dependence between its latents, so that each takes one factor.",
 )

@@ -126,6 +126,7 @@ SYSTEM = System(
   year    = {2014},
 }""",
     presets={"tiny": tiny},
+    fits={"tiny": {"steps": 6000, "batch": 128, "lr": 3e-4, "ema": 0.998}},
     build=build,
     summary="A generative adversarial network that draws pictures of a given class.",
 )

@@ -115,6 +115,7 @@ SYSTEM = System(
   year      = {2015},
 }""",
     presets={"paper": paper, "tiny": tiny, "learned": learned},
+    fits={"tiny": {"steps": 2700, "batch": 64, "weight_decay": 3e-3}},
     build=build,
     summary="A VAE of images given their label, or given anything else.",
 )

@@ -234,6 +234,7 @@ def build(sizes: Sizes, net: nn.Module | None = None) -> DDPM:
 
 # ------------------------------------------------------------------------------------------------------------ system
 
+FIT = {"steps": 6000, "batch": 128, "schedule": "cosine", "ema": 0.995, "clip": 1.0}
 SYSTEM = System(
     name="ddpm",
     kind="models",
@@ -246,6 +247,7 @@ SYSTEM = System(
   eprint    = {2006.11239},
 }""",
     presets={"paper": paper, "tiny": tiny, "guidance": guidance},
+    fits=dict.fromkeys(("tiny", "guidance"), FIT),
     build=build,
     summary="A chain that takes noise away step by step; its loss predicts the noise, its bound is exact to sum.",
 )

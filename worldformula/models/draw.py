@@ -216,6 +216,7 @@ def build(sizes: Sizes) -> Draw:
 
 # ------------------------------------------------------------------------------------------------------------ system
 
+FIT = {"steps": 1500, "batch": 64, "lr": 4e-3, "weight_decay": 1e-2, "clip": 10.0, "schedule": "cosine", "ema": 0.99}
 SYSTEM = System(
     name="draw",
     kind="models",
@@ -228,6 +229,7 @@ SYSTEM = System(
   eprint    = {1502.04623},
 }""",
     presets={"paper": paper, "tiny": tiny},
+    fits={"tiny": FIT},
     build=build,
     summary="A VAE that draws its picture on a canvas in several iterations, with or without attention.",
 )

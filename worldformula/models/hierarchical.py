@@ -306,6 +306,7 @@ def group(n: int, sizes: Sizes) -> tuple[Deterministic, Factor, Factor]:
 
 # ------------------------------------------------------------------------------------------------------------ system
 
+FIT = {"steps": 2000, "batch": 64, "lr": 2e-3, "weight_decay": 0.1, "schedule": "cosine"}
 SYSTEM = System(
     name="hierarchical",
     kind="models",
@@ -318,6 +319,7 @@ SYSTEM = System(
   eprint    = {2007.03898},
 }""",
     presets={"tiny": tiny, "mnist": mnist, "ladder": ladder, "absolute": absolute},
+    fits=dict.fromkeys(("tiny", "absolute"), FIT),
     build=build,
     summary="A VAE whose latents come in groups, each a correction of what the groups above it expect.",
 )

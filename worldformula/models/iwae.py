@@ -163,6 +163,7 @@ SYSTEM = System(
   eprint    = {1509.00519},
 }""",
     presets={"paper": paper, "stl": stl, "dreg": dreg, "renyi": renyi, "ciwae": ciwae, "tiny": tiny},
+    fits={"tiny": {"steps": 2700, "batch": 64, "weight_decay": 3e-3}},
     build=build,
     summary="A VAE trained by a tighter bound of K weighted draws; with the estimators that came after it.",
 )

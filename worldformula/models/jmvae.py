@@ -137,6 +137,7 @@ SYSTEM = System(
   year    = {2016},
 }""",
     presets={"paper": paper, "tiny": tiny},
+    fits={"tiny": {"steps": 2600, "batch": 64, "weight_decay": 1e-3, "clip": 20.0}},
     build=build,
     summary="A joint encoder of several modalities, and one encoder for each that learns to stand in for it.",
 )

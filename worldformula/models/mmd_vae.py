@@ -130,6 +130,7 @@ SYSTEM = System(
   eprint    = {1706.02262},
 }""",
     presets={"tiny": tiny, "info_vae": info_vae},
+    fits={"tiny": {"steps": 2000, "batch": 128, "weight_decay": 3e-3}},
     build=build,
     summary="An auto-encoder whose codes as a whole, not row by row, are drawn to the prior by their samples.",
 )

@@ -177,6 +177,7 @@ SYSTEM = System(
   eprint    = {1911.03393},
 }""",
     presets={"paper": paper, "tiny": tiny, "looser": looser},
+    fits={"tiny": {"steps": 2600, "batch": 64, "weight_decay": 1e-3, "clip": 20.0}},
     build=build,
     summary="Several modalities whose encoders are mixed: each alone has to explain all, so that they agree.",
 )

@@ -181,6 +181,7 @@ SYSTEM = System(
   url       = {https://openreview.net/forum?id=5Y21V0RDBV},
 }""",
     presets={"official": official, "tiny": tiny, "full": full, "bound": bound, "code": code, "mixture": mixture},
+    fits={"tiny": {"steps": 2600, "batch": 64, "weight_decay": 1e-3, "clip": 20.0}},
     build=build,
     summary="Several modalities; the experts of every subset are multiplied, and the products are mixed.",
 )

@@ -151,6 +151,7 @@ SYSTEM = System(
   eprint    = {1802.05335},
 }""",
     presets={"paper": paper, "tiny": tiny},
+    fits={"tiny": {"steps": 2600, "batch": 64, "weight_decay": 1e-3, "clip": 20.0}},
     build=build,
     summary="Several modalities, each with an encoder; their experts are multiplied, and any may be missing.",
 )

@@ -137,6 +137,7 @@ SYSTEM = System(
   year      = {2021},
 }""",
     presets={"official": official, "tiny": tiny},
+    fits={"tiny": {"steps": 1300, "batch": 64, "weight_decay": 1e-3, "clip": 20.0}},
     build=build,
     summary="Several modalities; each encoder is drawn towards what all of them say together.",
 )

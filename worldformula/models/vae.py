@@ -200,6 +200,7 @@ SYSTEM = System(
   eprint    = {1312.6114},
 }""",
     presets={"paper": paper, "tiny": tiny, "pictures": pictures, "world_models": world_models},
+    fits={"tiny": {"steps": 2300, "batch": 64, "weight_decay": 3e-3}},
     build=build,
     summary="A latent-variable model of images, trained by the evidence lower bound.",
 )

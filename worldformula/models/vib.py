@@ -124,6 +124,7 @@ SYSTEM = System(
   eprint    = {1612.00410},
 }""",
     presets={"paper": paper, "tiny": tiny},
+    fits={"tiny": {"steps": 1500, "batch": 64}},
     build=build,
     summary="A classifier whose code keeps of the input only what the label needs.",
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from itertools import groupby
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +18,29 @@ class Stack(nn.Module):
         return torch.cat(images, -1)
 
 
+def alike(classes: Sequence[int]) -> list[tuple[int, ...]]:
+    """Choices of an observation, by the classes that each has, as events of one factor each: as many in a row as have
+    as many classes.
+
+    >>> alike((13, 13, 13, 4)), alike((41,))
+    ([(3, 13), (4,)], [(41,)])
+    """
+    runs = [(len(list(run)), classes_) for classes_, run in groupby(classes)]
+    return [(count, classes_) if count > 1 else (classes_,) for count, classes_ in runs]
+
+
 class Choices(nn.Module):
-    """One-hots [N, n] of one step, side by side, as one for each choice."""
+    """One-hots [N, n] of one step, side by side, as the events ``[N, *event]`` of factors."""
 
-    def __init__(self, classes: Sequence[int]) -> None:
+    def __init__(self, events: Sequence[tuple[int, ...]]) -> None:
         super().__init__()
-        self.classes = list(classes)
+        self.events = list(events)
 
-    def forward(self, *keys: Tensor) -> tuple[Tensor, ...]:
-        """Observations in the order of the formula."""
-        return torch.cat([k.flatten(1) for k in keys], -1).split(self.classes, -1)
+    def forward(self, *keys: Tensor) -> tuple[Tensor, ...] | Tensor:
+        """Observations in the order of the formula; a single event by itself."""
+        parts = torch.cat([k.flatten(1) for k in keys], -1).split([math.prod(event) for event in self.events], -1)
+        found = tuple(part.unflatten(-1, event) for part, event in zip(parts, self.events, strict=True))
+        return found if len(found) > 1 else found[0]
 
 
 class Part(nn.Module):

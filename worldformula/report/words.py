@@ -212,7 +212,7 @@ def pictures_of(world: World, agent: ImaginationAgent, envs: Envs, dream: State)
         return None
     names = saying.heads_of(world, {key: c.classes for key, c in choices.items()}, drawn[0])
     likely = world.decode(dream, names)
-    seen = torch.stack([likely[name][0].argmax(-1) for name in names], -1).cpu().numpy()
+    seen = torch.cat([likely[name][0].argmax(-1).view(dream.lead[1], -1) for name in names], -1).cpu().numpy()
     column = choices[drawn[0]]
     return cast("Pictures", render((seen + np.array(column.starts)).reshape(len(seen), *column.shape)))
 

@@ -61,9 +61,9 @@ def check_family(family: Family, shape: tuple[int, ...] | None = None, *, seed: 
     """Check that a family keeps the contract of `worldformula.families.base.Family`.
 
     The laws: value semantics, shapes, errors on wrong widths and shapes, agreement with ``family.reference`` in value
-    and gradient (float64), entropy, KL and mean against Monte Carlo, the gradient of samples, constants against
-    tensors, vmap, ``torch.compile(fullgraph=True)``, half precision. An entropy or KL without a closed form raises
-    `NoClosedFormError`, and the laws about it do not apply.
+    and gradient (float64), entropy, KL, mean and variance against Monte Carlo, the gradient of samples, constants
+    against tensors, vmap, ``torch.compile(fullgraph=True)``, half precision. An entropy, KL, mean or variance without
+    a closed form raises `NoClosedFormError`, and the laws about it do not apply.
 
     Args:
         family: The instance to check.
@@ -138,6 +138,10 @@ def _reference(case: _Case, laws: Laws) -> None:
         laws.equal(f"{what} of {name}", expected, got, 1e-10)
         heads = (case.head, case.other)
         laws.equal(f"gradient of {what}", case.gradient(expected, *heads), case.gradient(got, *heads), 1e-10)
+    if _has(family.variance, q):
+        expected, got = theirs_q.variance, torch.as_tensor(family.variance(q))
+        laws.equal(f"variance of {name}", expected, got.expand(expected.shape), 1e-10)
+        laws.equal("gradient of variance", case.gradient(expected, case.head), case.gradient(got, case.head), 1e-10)
 
 
 def _sampling(case: _Case, laws: Laws) -> None:
@@ -154,8 +158,11 @@ def _sampling(case: _Case, laws: Laws) -> None:
                 -log_q if what == "entropy" else log_q - log_p,
                 closed,
             )
-        if _has_mean(family, q):
-            laws.estimate("mean by Monte Carlo", values, torch.as_tensor(family.mean(q)))
+        if _has(family.mean, q):
+            mean = torch.as_tensor(family.mean(q))
+            laws.estimate("mean by Monte Carlo", values, mean)
+            if not family.reference and _has(family.variance, q):  # else it is compared; of heavy tails no estimate is
+                laws.estimate("variance by Monte Carlo", (values - mean).square(), torch.as_tensor(family.variance(q)))
     q, noise = case.params(), case.noise(2)
     sample = family.sample(q, noise)
     laws.equal("a sample repeats with its noise", sample, family.sample(q, noise))
@@ -249,9 +256,9 @@ def _parts(family: Family, params: Params, value: Tensor, joint: int, rank: int)
     return total(family.log_prob(params, value, joint), rank - joint)
 
 
-def _has_mean(family: Family, params: Params) -> bool:
+def _has(moment: Callable[[Params], object], params: Params) -> bool:
     try:
-        family.mean(params)
+        moment(params)
     except FormulaError:
         return False
     return True

@@ -16,6 +16,7 @@ from torch import Tensor
 from worldformula.errors import ConfigError
 from worldformula.formula import Factor, Joint
 from worldformula.metrics.perplexity import perplexity as surprise
+from worldformula.nets.parts import alike
 from worldformula.world.model import World
 from worldformula.world.state import State, Values
 
@@ -29,8 +30,8 @@ def head_of(world: World, choices: Mapping[str, Sequence[int]], column: str) -> 
 
 
 def heads_of(world: World, choices: Mapping[str, Sequence[int]], column: str) -> list[str]:
-    """The heads that say which choices of a column come, of the classes of all columns of choices: of several, ``k_1``,
-    ``k_2``, …
+    """The heads that say which choices of a column come, in their order, of the classes of all columns of choices:
+    where there are several, ``k_1``, ``k_2``, …; one of n > 1 choices of as many classes says ``[…, n, classes]``.
 
     Args:
         world: of `worldformula.worlds`.
@@ -42,11 +43,12 @@ def heads_of(world: World, choices: Mapping[str, Sequence[int]], column: str) ->
     """
     if column not in choices or column not in world.observations:
         raise ConfigError(f"expected a column of words among {', '.join(choices) or 'none'}, got {column!r}")
-    ordered = [(key, len(choices[key])) for key in world.observations if key in choices]
-    before = sum(count for _, count in ordered[: [key for key, _ in ordered].index(column)])
-    several = sum(count for _, count in ordered) > 1
-    own = [f"k_{1 + before + i}" for i in range(len(choices[column]))]
-    return own if several else [world.observations[column]]
+    ordered = [key for key in world.observations if key in choices]
+    counts = [len(alike(choices[key])) for key in ordered]
+    before = sum(counts[: ordered.index(column)])
+    if sum(counts) > 1:
+        return [f"k_{1 + before + i}" for i in range(counts[ordered.index(column)])]
+    return [world.observations[column] if len(choices[column]) == 1 else "k"]
 
 
 @torch.no_grad()

@@ -6,7 +6,9 @@
     z_t  [B, Z]                p(z_t|z_{t-1}) = N(gated mean, scale²)        section 2, "gated transition"
     h_t  [B, H]                what an RNN says about x at and behind t (DKS), before it (a filter), or both
 
-With ``actions`` a_{t-1} enters the transition and q. The value is in nats per sequence. In a world that filters
+With ``actions`` a_{t-1} enters the transition and q. The value is in nats per sequence. ``bound="iwae"`` and ``"fivo"``
+train by K particles, the second by a filter that resamples z_t before every step (Maddison et al. 2017,
+arXiv:1705.09279). In a world that filters
 (``inference="left"``) h is part of the state and stays as it is while the prior imagines; with the other two,
 ``filter`` smooths: it needs the whole series at once, and single steps are not the same.
 
@@ -30,6 +32,7 @@ from worldformula.catalogue import System
 from worldformula.errors import ConfigError
 from worldformula.formula import KL, Bernoulli, Deterministic, E, Factor, Joint, Normal, Sum, log
 from worldformula.world import World
+from worldformula.world.bounds import Bound, check_bound, weighed
 
 Inference = Literal["left", "right", "both"]
 
@@ -54,8 +57,13 @@ class Sizes:
     """``right`` is the paper's DKS, which has what the true posterior needs; ``left`` is a filter."""
     actions: int = 0
     """Width of a_t; 0 for a model without actions."""
+    bound: Bound = "elbo"
+    """What is maximised: ``elbo``, or by K particles ``iwae`` or ``fivo``."""
+    samples: int = 1
+    """K, of ``iwae`` and ``fivo``."""
 
     def __post_init__(self) -> None:
+        check_bound(self.bound, self.samples)
         widths = (self.pixels, self.latent, self.recurrent, self.transition, self.emission)
         if min(widths) < 1 or self.actions < 0 or self.inference not in ("left", "right", "both"):
             raise ConfigError(
@@ -147,7 +155,9 @@ def emission(sizes: Sizes) -> nn.Sequential:
 
 
 def build(sizes: Sizes) -> World:
-    """A deep Markov model; ``world.loss(x=[B, T, X], first=[B, T])`` is −ELBO, and a=[B, T, A] where it has actions."""
+    """A deep Markov model; ``world.loss(x=[B, T, X], first=[B, T])`` is −ELBO, or minus the bound that was chosen, and
+    reads a=[B, T, A] where it has actions.
+    """
     act = ",a_{t-1}" if sizes.actions else ""
     width = sizes.recurrent * (2 if sizes.inference == "both" else 1)
     prior = Normal(f"p(z_t|z_{{t-1}}{act})", Transition(sizes), shape=sizes.latent)
@@ -160,9 +170,11 @@ def build(sizes: Sizes) -> World:
         generative = Deterministic("h_t = keep(h_{t-1})", nn.Identity(), shape=width) * prior
     else:
         encode = Deterministic("h_t = rnn(x_{1:T})", Whole(sizes), shape=width)
-    step = E(encode * post, KL(post, prior) - log(decode))
     start = {"z": nn.Parameter(torch.zeros(sizes.latent))}
-    loss = Sum("t", step, reset="first", initial=start).mean()
+    loss = Sum("t", E(encode * post, KL(post, prior) - log(decode)), reset="first", initial=start).mean()
+    if sizes.bound != "elbo":
+        p = decode * prior
+        loss = -weighed(sizes.bound, encode * post, p, post, sizes.samples, reset="first", initial=start).mean()
     return World(prior=generative, posterior=encode * post, heads=[decode], loss=loss)
 
 

@@ -55,7 +55,7 @@ from worldformula.nets.conv import STAGES, ImageDecoder, Style
 from worldformula.nets.encoder import Encoder, Symlog
 from worldformula.nets.gru import BlockGRU
 from worldformula.nets.mlp import MLP, VectorDecoder
-from worldformula.nets.parts import Choices, Part, Parts, Stack
+from worldformula.nets.parts import Choices, Part, Parts, Stack, alike
 from worldformula.nets.sizes import Sizes
 from worldformula.world import MASK, World, harmony, views
 from worldformula.world.embeddings import DECODED, Target, predicted, require_target
@@ -302,7 +302,7 @@ class _Decoded:
             found._vectors(config, widths, choices)
             numbers = [key for key in vectors if key not in classes]
             found.weights += [weights.common(numbers, "numbers")] if numbers else []
-            found.weights += [weights[key] for key in vectors if key in classes for _ in classes[key]]
+            found.weights += [weights[key] for key in vectors if key in classes for _ in alike(classes[key])]
         return found
 
     def _images(self, config: RSSMConfig, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -326,10 +326,10 @@ class _Decoded:
             self.heads.append(Normal(f"p({Names.at(word)}|h_t,z_t)", part, shape=shape, scale=ERROR))
 
     def _vectors(self, config: RSSMConfig, widths: Mapping[str, int], choices: Mapping[str, tuple[int, ...]]) -> None:
-        """Numbers together are y_t, whole numbers a choice k_{1,t}, k_{2,t}, … each."""
+        """Numbers together are y_t, whole numbers of as many classes a choice k_{1,t}, k_{2,t}, … each."""
         size, total = config.sizes, sum(widths.values())
-        counts = [n for several in choices.values() for n in several]
-        net = VectorDecoder(size.deter, size.stoch, [*widths.values(), *counts], size.units)
+        events = [event for several in choices.values() for event in alike(several)]
+        net = VectorDecoder(size.deter, size.stoch, [*widths.values(), *map(sum, choices.values())], size.units)
         if widths:
             given = ", ".join(map(Names.at, widths))
             self.targets.append(Deterministic(f"y_t = symlog({given})", Symlog(), shape=total))
@@ -338,31 +338,35 @@ class _Decoded:
             self.heads.append(self.scored[-1])
             return
         words, logits = [Names.at(word) for word in choices], ["g_t"]
-        if len(counts) > 1:
+        if len(events) > 1 or len(events[0]) > 1:
             given = ", ".join(words)
-            words, logits = ([f"{name}_{{{i},t}}" for i in range(1, len(counts) + 1)] for name in "kg")
-            apart = Deterministic(
-                f"{', '.join(words)} = choices({given})", Choices(counts), shape=[(n,) for n in counts]
-            )
-            self.targets.append(apart)
-        elif not widths:
-            self.scored.append(OneHot(f"p({words[0]}|h_t,z_t)", net, shape=total + counts[0]))
+            words = [f"k_{{{i},t}}" for i in range(1, len(events) + 1)] if len(events) > 1 else ["k_t"]
+            logits = [word.replace("k", "g") for word in words]
+            apart = Choices(events)
+            self.targets.append(Deterministic(f"{', '.join(words)} = choices({given})", apart, shape=_shapes(events)))
+        if len(events) == 1 and not widths:
+            self.scored.append(OneHot(f"p({words[0]}|h_t,z_t)", net, shape=events[0]))
             self.heads.append(self.scored[-1])
             return
-        parts = [("d_t", "y_t", total), *zip(logits, words, counts, strict=True)][0 if widths else 1 :]
+        parts = [("d_t", "y_t", (total,)), *zip(logits, words, events, strict=True)][0 if widths else 1 :]
         read = ", ".join(name for name, _, _ in parts)
-        split = Parts(net, [width for *_, width in parts])
-        self.trunk.append(Deterministic(f"{read} = dec(h_t, z_t)", split, shape=[(width,) for *_, width in parts]))
-        start = 0
-        for name, word, width in parts:
-            part = Part(net, start, start := start + width)
+        split = Parts(net, wide := [math.prod(event) for *_, event in parts])
+        self.trunk.append(Deterministic(f"{read} = dec(h_t, z_t)", split, shape=[(width,) for width in wide]))
+        ends = list(itertools.accumulate(wide))
+        for (name, word, event), width, stop in zip(parts, wide, ends, strict=True):
+            part = Part(net, stop - width, stop)
             for given, own, kept in ((name, nn.Identity(), self.scored), ("h_t,z_t", part, self.heads)):
                 numbers = word == "y_t"
                 kept.append(
                     Normal(f"p(y_t|{given})", own, shape=width, scale=ERROR)
                     if numbers
-                    else OneHot(f"p({word}|{given})", own, shape=width)
+                    else OneHot(f"p({word}|{given})", own, shape=event)
                 )
+
+
+def _shapes(events: list[tuple[int, ...]]) -> list[tuple[int, ...]] | tuple[int, ...]:
+    """Of one output, or of several."""
+    return events if len(events) > 1 else events[0]
 
 
 def _demo() -> None:

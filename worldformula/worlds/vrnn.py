@@ -9,7 +9,8 @@ r"""Variational recurrent neural network (Chung et al. 2015, NeurIPS; arXiv:1506
 
 φ_x serves q and the recurrence, φ_z the decoder and the recurrence; each runs once per step. A state is h_t, what the
 next step reads, with g_t = h_{t-1} and \tilde z_t, what the picture of this step is made of. The value is in nats per
-sequence.
+sequence. ``bound="iwae"`` and ``"fivo"`` train by K particles: log (1/K) Σ_k Π_t w_t^k of whole sequences, and
+Σ_t log (1/K) Σ_k w_t^k of a filter that resamples z_t, h_t before every step (Maddison et al. 2017, arXiv:1705.09279).
 
 Deviations     paper                       here     why
 recurrence     LSTM                        GRU      one tensor of state; the later public versions agree
@@ -27,6 +28,7 @@ from torch.nn import functional as F
 from worldformula.catalogue import System
 from worldformula.formula import KL, Bernoulli, Deterministic, E, Normal, Sum, log
 from worldformula.world import World
+from worldformula.world.bounds import Bound, check_bound, weighed
 
 # ------------------------------------------------------------------------------------------------- sizes and presets
 
@@ -39,6 +41,13 @@ class Sizes:
     latent: int
     recurrent: int
     features: int
+    bound: Bound = "elbo"
+    """What is maximised: ``elbo``, or by K particles ``iwae`` or ``fivo``."""
+    samples: int = 1
+    """K, of ``iwae`` and ``fivo``."""
+
+    def __post_init__(self) -> None:
+        check_bound(self.bound, self.samples)
 
 
 def paper() -> Sizes:
@@ -112,7 +121,7 @@ def features(inputs: int, sizes: Sizes) -> nn.Sequential:
 
 
 def build(sizes: Sizes) -> World:
-    """A VRNN; ``world.loss(x=[B, T, X], first=[B, T])`` is −ELBO."""
+    """A VRNN; ``world.loss(x=[B, T, X], first=[B, T])`` is −ELBO, or minus the bound that was chosen."""
     hidden, width = sizes.recurrent, sizes.features
     phi_x = Deterministic(r"\tilde x_t = phi_x(x_t)", features(sizes.pixels, sizes), shape=width)
     phi_z = Deterministic(r"\tilde z_t = phi_z(z_t)", features(sizes.latent, sizes), shape=width)
@@ -120,12 +129,14 @@ def build(sizes: Sizes) -> World:
     post = Normal(r"q(z_t|\tilde x_t,h_{t-1})", Gaussian(width + hidden, sizes), shape=sizes.latent)
     decode = Bernoulli(r"p(x_t|\tilde z_t,h_{t-1})", Pixels(sizes), shape=sizes.pixels)
     core = Deterministic(r"h_t = f(\tilde x_t, \tilde z_t, h_{t-1})", Recurrence(sizes), shape=hidden)
-    step = E(phi_x * post * phi_z * core, KL(post, prior) - log(decode))
-    loss = Sum("t", step, reset="first").mean()
+    steps = phi_x * post * phi_z * core
+    loss = Sum("t", E(steps, KL(post, prior) - log(decode)), reset="first").mean()
+    if sizes.bound != "elbo":
+        loss = -weighed(sizes.bound, steps, decode * prior, post, sizes.samples, reset="first").mean()
     past = Deterministic("g_t = past(h_{t-1})", nn.Identity(), shape=hidden)
     return World(
         prior=prior * phi_z * decode * phi_x * core * past,
-        posterior=phi_x * post * phi_z * core * past,
+        posterior=steps * past,
         heads=[decode.rename(h_prev="g_t")],
         loss=loss,
     )

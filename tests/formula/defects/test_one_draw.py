@@ -12,6 +12,7 @@ from worldformula import (
     Deterministic,
     E,
     Normal,
+    OneHot,
     Sum,
     Value,
     clamp,
@@ -29,6 +30,7 @@ from worldformula import (
     tanh,
     total,
 )
+from worldformula.errors import SharedDrawError
 
 B, K = 5, 7
 V = total(Value("z", shape=2))
@@ -141,6 +143,22 @@ def test_enumeration_data_and_what_is_computed_are_exact(path):
     torch.testing.assert_close(run(exp(data), path, x=x).value, x.sum(-1).exp())
     computed = Deterministic("y = f(x)", lambda x: 2 * x, shape=3)
     torch.testing.assert_close(run(sqrt(E(computed, norm2(Value("y", shape=3)))), path, x=x).value, 2 * x.norm(dim=-1))
+
+
+@PATHS
+def test_two_expectations_that_take_every_value_are_two_numbers(path):
+    code, a, b = OneHot("q(c|x)", nn.Linear(3, 4), shape=4), torch.randn(4), torch.randn(4)
+    first, second = (
+        E(code, log(Normal("p(y|c)", lambda c, w=w: (c @ w)[..., None], shape=1, scale=1.0)), "exact") for w in (a, b)
+    )
+    x, y = torch.randn(B, 3), torch.randn(B, 1)
+    probs = code.net(x).softmax(-1)
+    f, g = ((probs * torch.distributions.Normal(w, 1.0).log_prob(y)).sum(-1) for w in (a, b))
+    for loss, wanted in ((first * second, f * g), (first * first, f * f), (first / second, f / g),
+                         (maximum(first, second), torch.maximum(f, g))):  # fmt: skip
+        torch.testing.assert_close(run(loss, path, x=x, y=y).value, wanted)
+    with pytest.raises(SharedDrawError):
+        E(code, log(code), "score") * E(code, log(code), "score")
 
 
 @PATHS

@@ -222,7 +222,9 @@ class Binder:
             start, horizon = options.get("start"), options.get("horizon")
             if not start or horizon is None:
                 raise MissingInputError("no data says how many steps there are: pass start={...} and horizon=...")
-            return next(v for v in start.values() if isinstance(v, Tensor)).shape[0], int(horizon)
+            key, value = next((k, v) for k, v in start.items() if isinstance(v, Tensor))
+            place = value.ndim - 1 - len(self.plan.shapes.get(key, ())) if key in self.plan.particles else 0
+            return value.shape[place], int(horizon)
         first = given[self.series[0].key].shape[:2]
         if len(first) < 2 or 0 in first or any(given[i.key].shape[:2] != first for i in self.series):
             rows = [(i.key, "[B, T, ...]", list(given[i.key].shape)) for i in self.series]
@@ -265,19 +267,22 @@ class Binder:
             of = self.plan.lags.get(key, key)
             shape = tuple(given[of].shape[2:]) if key in self.plan.shifts else self.plan.shapes.get(key)
             initial = start_of(self.plan.initial, key) if key in self.plan.carries else None
+            many = self.plan.particles.get(key, ())
             if start is not None:
                 found[f"start_{key}"] = start[key]
-                if shape is not None and tuple(start[key].shape) != (B, *shape):
-                    rows = [(key, [B, *shape], list(start[key].shape))]
+                if many and shape is not None and tuple(start[key].shape) == (B, *shape):
+                    found[f"start_{key}"] = start[key].expand(*many, B, *shape)
+                elif shape is not None and tuple(start[key].shape) != (*many, B, *shape):
+                    rows = [(key, [*many, B, *shape], list(start[key].shape))]
                     raise ShapeError("start: expected batch + event\n" + table(("variable", "declared", "got"), rows))
             elif key in self.plan.begins:
                 found[f"start_{key}"] = None  # the function begins with what a factor draws or computes
             elif initial is not None:
-                found[f"start_{key}"] = initial.expand(B, *initial.shape)
+                found[f"start_{key}"] = initial.expand(*many, B, *initial.shape)
             elif key == self.plan.counter:  # what stands before the first step, number 1
                 found[f"start_{key}"] = like.new_zeros(B, dtype=torch.promote_types(like.dtype, torch.float32))
             else:
-                found[f"start_{key}"] = like.new_zeros((B, *(shape or ())))
+                found[f"start_{key}"] = like.new_zeros((*many, B, *(shape or ())))
         return found
 
     # -------------------------------------------------------------------------------------------------------- noise

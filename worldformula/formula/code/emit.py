@@ -123,7 +123,8 @@ def _time_lines(w: Writer) -> list[str]:
     timed = [op for op in plan.ops if op.step or op.name in plan.awaited]
     before, loop, after = ([op for op in timed if plan.moments[op.name] == s] for s in ("before", "loop", "after"))
     series = next((plan.arguments[k] for k, op in plan.inputs.items() if plan.series(op)), None)
-    lines = [f"B, T = {series}.shape[:2]"] if series else [f"B = start_{plan.starts[0]}.shape[0]"]
+    place = len(plan.particles.get(plan.starts[0], ())) if plan.starts else 0
+    lines = [f"B, T = {series}.shape[:2]"] if series else [f"B = start_{plan.starts[0]}.shape[{place}]"]
     written = w.lines(sorted((op for op in before if _needed(w, op)), key=lambda op: not _reads_raw(w, op)))
     lines += [f"{w.cache(w.ops[name])} = start_{key}" for key, name in plan.memories.items()]
     lines += ["# before the loop: needs data only, all steps at once", *written] if written else []
@@ -134,7 +135,9 @@ def _time_lines(w: Writer) -> list[str]:
 
 def _begun(w: Writer, key: str, name: str) -> str:
     """What a carry begins with where the call does not say so: the start, or that of the first step."""
-    first = f"{name}.unflatten(0, (B, T))[:, 0]" if w.ops[name].step else name
+    lead = len(w.ops[name].axes)
+    cut = f".select({lead + 1}, 0)" if lead else "[:, 0]"
+    first = f"{name}.unflatten({lead}, (B, T)){cut}" if w.ops[name].step else name
     return f"start_{key} = {first} if start_{key} is None else start_{key}"
 
 

@@ -21,7 +21,8 @@ class Out:
     """The result of one call.
 
     ``value`` is what the formula says. ``terms``: printed term -> tensor, reduced as the formula reduces it.
-    ``samples``: variable -> tensor, ``[B, T, ...]`` where it has a time index. ``last``: what goes on to the next step.
+    ``samples``: variable -> tensor, ``[B, T, ...]`` where it has a time index, of K particles ``[K, B, T, ...]``.
+    ``last``: what goes on to the next step.
     What asks for the tensors of a result, as data-parallel training and ``vmap`` do, finds these four.
     """
 
@@ -48,8 +49,8 @@ class Out:
                 how = reduction.removeprefix("time ")
                 if how == reduction:
                     value = getattr(value, how)()
-                elif isinstance(term.name, str) and self._plan.by_name[term.name].step:
-                    value = getattr(self._series(value), how)(1)
+                elif isinstance(term.name, str) and (op := self._plan.by_name[term.name]).step:
+                    value = getattr(self._series(value, len(op.axes)), how)(len(op.axes) + 1)
                 elif how == "sum":
                     value = value * self._call.length
             found[title] = value
@@ -79,8 +80,9 @@ class Out:
         """The last carry, the last value of every series read at t−1, of what is read further back the older ones,
         ``z_m1``, and the number of the step, ``t``, where it is read: the ``start=`` of the next call.
         """
-        samples, plan = self.samples, self._plan
-        carried = {key: samples[key][:, -1] for key in plan.carries}
+        samples, plan, ops = self.samples, self._plan, self._plan.by_name
+        leads = {key: len(ops[name].axes) for key, name in plan.carries.items()}
+        carried = {key: samples[key].select(lead + 1, -1) for key, lead in leads.items()}
         given = {key: self._call.arguments[plan.arguments[key]] for key in plan.shifts if key not in plan.lags}
         kept = (*(key for key in plan.shifts if key in plan.lags), *((plan.counter,) if plan.counter else ()))
         older = {key: samples[key][:, -1] for key in kept}
@@ -91,7 +93,11 @@ class Out:
         """The last step of every series among the samples, ``[B, ...]``; of one step it is what was computed."""
         ops, one = self._plan.by_name, self._call.length == 1
         pairs = zip(self._plan.samples.items(), self._samples, strict=True)
-        return {key: v if one and ops[name].step else self._series(v)[:, -1] for (key, name), v in pairs}
+        leads = {name: len(ops[name].axes) for name in self._plan.samples.values()}
+        return {
+            key: v if one and ops[name].step else self._series(v, leads[name]).select(leads[name] + 1, -1)
+            for (key, name), v in pairs
+        }
 
     def split(self, plans: Iterable[Plan]) -> list[Out]:
         """The result of `together` as one for each of its formulas, in their order; ``plans`` are their own."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import linecache
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -134,7 +135,7 @@ def _pieces(emitted: Emitted) -> _Pieces | None:
     at_t = {name for s in inside for name in _steps(s)}
     renamed = [_Now().visit(ast.parse(ast.unparse(s)).body[0]) for s in inside]
     aliases = [s for s in before if ast.unparse(s).split(" = ")[-1].startswith("self.") and _reads([s]) == {"self"}]
-    sizes = [s for s in before if ast.unparse(s).endswith(".shape[:2]") or ast.unparse(s).endswith(".shape[0]")]
+    sizes = [s for s in before if re.search(r"\.shape\[(:2|\d)\]$", ast.unparse(s))]
     kept = [s for s in before if s in sizes or s in aliases or _is_cheap(s) or _writes([s]) <= at_t]
     first = [s for s in before if s not in kept]
     rest = [s for s in kept if s not in sizes and s not in aliases]

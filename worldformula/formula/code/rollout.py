@@ -18,7 +18,7 @@ from worldformula.formula.syntax.constants import Constants
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.networks import register_networks
-from worldformula.formula.syntax.nodes import Expectation, Node, Number, OverTime, Product, children
+from worldformula.formula.syntax.nodes import Expectation, Node, Number, Operator, OverTime, Product, children
 from worldformula.formula.syntax.starts import begins
 
 
@@ -108,8 +108,9 @@ def clock_of(loss: Node) -> OverTime:
     waiting = [loss]
     while waiting:
         node = waiting.pop()
-        if isinstance(node, OverTime):
-            return node
+        clock = node.clock if isinstance(node, Operator) else node
+        if isinstance(clock, OverTime):
+            return clock
         waiting += children(node)
     raise FormulaError("expected a loss over time, e.g. Sum('t', step, reset='first').mean()")
 

@@ -225,12 +225,16 @@ class Writer:
         """All steps of a carry at once: its series, one step later."""
         assert carry.variable is not None
         key = carry.variable.key
-        return f"shift({self.plan.carries[key]}.unflatten(0, (B, T)), start_{key}, {self.keep}{self.starts(key)})"
+        lead = len(carry.axes)
+        series, more = f"{self.plan.carries[key]}.unflatten({lead}, (B, T))", f", lead={lead}" if lead else ""
+        return f"shift({series}, start_{key}, {self.keep}{self.starts(key)}{more})"
 
     def starts(self, key: str) -> str:
         """The argument that says what a carry starts from, for all steps at once."""
         begin = self.plan.begins.get(key)
-        return f", {begin}.unflatten(0, (B, T))" if begin and self.ops[begin].step else self.initial(key)
+        if begin and self.ops[begin].step:
+            return f", {begin}.unflatten({len(self.ops[begin].axes)}, (B, T))"
+        return self.initial(key)
 
     def initial(self, key: str) -> str:
         """The argument that says what a carry starts from, where that is learnt."""

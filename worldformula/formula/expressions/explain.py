@@ -11,6 +11,7 @@ from worldformula.formula.plan.plan import Op
 from worldformula.formula.print.definitions import followed
 from worldformula.formula.print.notebook import expected, term
 from worldformula.formula.syntax.check import estimator
+from worldformula.formula.syntax.drawn import along_time
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.nodes import Divergence, Expectation, Log, Node, Operator, factors, walk
 from worldformula.formula.syntax.text import text
@@ -89,7 +90,13 @@ def _estimated(factor: Factor, node: Expectation) -> tuple[str, str]:
     if chosen == "exact":
         return "exact: every value, weighted by its probability", "exact"
     count = "1 shared sample" if node.samples in (None, 1) else f"{node.samples} shared samples"
+    if any(use.factor is factor for use in along_time(node)):
+        count = "1 whole trajectory" if node.samples in (None, 1) else f"{node.samples} whole trajectories"
     how = chosen or family.estimator or "reparametrised"
+    if (rule := node.resample) is not None and (node.samples or 1) > 1:
+        when = "at every step" if rule.ess is None else f"where ESS < {rule.ess:g} K"
+        count = f"a filter of {node.samples} particles, {rule.how} resampling {when}"
+        how += ", and the score of the ancestors" if rule.gradient else "; none through the ancestors (dropped)"
     if node.gradient == "dreg" and not chosen:
         how = "doubly reparametrised"
     if how == "score" and node.baseline is not None:

@@ -55,6 +55,7 @@ from worldformula.formula.syntax.nodes import (
     initial_of,
     innermost_first,
 )
+from worldformula.formula.syntax.resample import Resample, as_resample
 from worldformula.formula.syntax.shared import compact
 from worldformula.formula.syntax.spelling import by_keyword
 from worldformula.formula.syntax.text import text
@@ -353,8 +354,10 @@ def E(
     *,
     samples: int | None = None,
     baseline: Expression | str | None = None,
+    resample: Resample | str | None = None,
 ) -> Expression:
-    """E_q[f], by one draw of every factor of ``q``, shared by everything inside ``f``.
+    """E_q[f], by one draw of every factor of ``q``, shared by everything inside ``f``; around a sum over time, of all
+    its steps: ``log(E(q, exp(Sum("t", log(p) - log(q))), samples=K))``.
 
     Args:
         q: what is drawn.
@@ -363,7 +366,10 @@ def E(
             variable, weighted), ``"score"``, ``"straight-through"``, ``"gumbel"``; or ``"dreg"`` inside ``log``.
         samples: the mean of K draws, which have a leading axis: each network runs once, on K times the batch.
         baseline: what the score estimator subtracts: an expression of what is known before the draw, or
-            ``"leave-one-out"``, the mean of the other samples.
+            ``"leave-one-out"``, the mean of the other samples (inside ``log``, what the log would be with the
+            geometric mean of the others in the sample's place: VIMCO, Mnih & Rezende 2016, arXiv:1602.06725).
+        resample: ``"systematic"``, ``"multinomial"`` or a :class:`Resample`, where ``ratio(p, q)`` inside weighs the
+            particles of a filter, ``Sum("t", log(E(q, ratio(p, q), samples=K, resample="systematic")))``.
     """
     used = check_product(as_uses(q))
     if isinstance(f, Real):
@@ -377,7 +383,8 @@ def E(
             f"samples= of at least 2"
         )
     known = baseline if isinstance(baseline, str) or baseline is None else as_node(baseline)
-    return Expression(Expectation(used, as_node(f), gradient, whole_number(samples), known))
+    again = as_resample(resample, samples)
+    return Expression(Expectation(used, as_node(f), gradient, whole_number(samples), known, again))
 
 
 def sg(x: Any) -> Any:

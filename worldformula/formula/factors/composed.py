@@ -6,7 +6,7 @@ The families of one independent number for each element are in `factors`.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,7 +19,8 @@ from worldformula.families.autoregressive import CausalHead
 from worldformula.families.base import Family, Params
 from worldformula.families.flow import FlowFamily, FlowHead, Invertible
 from worldformula.families.given import placeholder
-from worldformula.formula.factors.independent import Normal
+from worldformula.families.tensors import is_number
+from worldformula.formula.factors.independent import Normal, Poisson
 from worldformula.formula.factors.joint import Factor
 from worldformula.formula.syntax.factor import Head
 from worldformula.formula.syntax.given import Shape, as_shape
@@ -28,12 +29,15 @@ __all__ = [
     "Autoregressive",
     "DiscretisedLogistic",
     "Flow",
+    "LogisticNormal",
     "LowRankNormal",
     "Mixture",
     "MultivariateNormal",
     "RelaxedBernoulli",
     "RelaxedOneHot",
+    "VonMisesFisher",
     "Wrapped",
+    "ZeroInflated",
 ]
 
 
@@ -58,6 +62,27 @@ class LowRankNormal(Factor):
     ) -> None:
         family = families.LowRankNormalFamily(cov_rank=cov_rank)
         super().__init__(header, net, family=family, shape=shape, fixed=fixed)
+
+
+class VonMisesFisher(Factor):
+    """von Mises–Fisher(loc, concentration) of unit vectors over the last axis; a head of D + 1. Uniform without any.
+
+    The direction of ``loc`` counts; a ``concentration`` from a network by name has one last axis, ``[..., 1]``.
+    """
+
+    def __init__(
+        self, header: str, net: Head = None, *, shape: Shape = None, min_concentration: float = 0.0,
+        **fixed: Tensor | float,
+    ) -> None:  # fmt: skip
+        family = families.VonMisesFisherFamily(min_concentration=min_concentration)
+        super().__init__(header, net, family=family, shape=shape, fixed=fixed)
+
+
+class LogisticNormal(Factor):
+    """softmax of a Normal(loc, scale) and a 0, over probability vectors; K entries from a head of 2·(K - 1)."""
+
+    def __init__(self, header: str, net: Head = None, *, shape: Shape = None, **fixed: Tensor | float) -> None:
+        super().__init__(header, net, family=families.logistic_normal, shape=shape, fixed=fixed)
 
 
 class DiscretisedLogistic(Factor):
@@ -103,12 +128,30 @@ class RelaxedOneHot(Factor):
         super().__init__(header, net, family=family, shape=shape, fixed=fixed)
 
 
+class ZeroInflated(Factor):
+    """Counts with more zeros than their family has: ``ZeroInflated("p(n|x)", net, family=Poisson, shape=4)``.
+
+    ``family`` is a factor class, such as NegativeBinomial, or a family with settings. The head gives the logits of the
+    gate, which is the share of sure zeros, and then the head of the family; ``gate=`` fixes it.
+    """
+
+    def __init__(
+        self, header: str, net: Head = None, *, shape: Shape = None, family: Family | type[Factor] = Poisson,
+        **fixed: Tensor | float,
+    ) -> None:  # fmt: skip
+        base = family if isinstance(family, Family) else _family_of(header, family)
+        super().__init__(header, net, family=families.ZeroInflatedFamily(base=base), shape=shape, fixed=fixed)
+
+
 class Mixture(Factor):
     """A mixture of ``components`` distributions of one kind: ``Mixture("p(z|h)", net, components=5, shape=32)``.
 
     ``component`` is a factor class, such as Normal, or a family with settings. The head gives K logits and K heads of
     the component, for each event, or, ``factored``, for each element. Parameters as keywords have the axis K in
     front of the event (behind it where factored): ``weights=[K]``, ``loc=[K, D]``.
+
+    Of several kinds, ``components=[Normal, Laplace]`` names them all; the head gives K logits and behind them a head of
+    each, and keywords have the kind in front: ``normal_scale=1.0``, of two of one kind ``normal_1_scale=``.
 
     ``temperature`` of a mixture of Normals divides its logits and multiplies its scales by its square root, in draws
     and density alike (Ha and Schmidhuber 2018).
@@ -119,33 +162,43 @@ class Mixture(Factor):
         header: str,
         net: Head = None,
         *,
-        components: int,
+        components: int | Sequence[Family | type[Factor]],
         shape: Shape,
-        component: Family | type[Factor] = Normal,
+        component: Family | type[Factor] | None = None,
         factored: bool = False,
         temperature: float = 1.0,
         **fixed: Tensor | float,
     ) -> None:
-        inner = component if isinstance(component, Family) else _family_of(header, component)
-        family = families.MixtureFamily(
-            component=inner, components=components, factored=factored, temperature=temperature
-        )
-        if net is None:
-            given = {family.alternatives.get(name, name) for name in fixed}
-            missing = [name for name in inner.parameters if name not in given]
-            if missing or not any(isinstance(fixed.get(name), Tensor) for name in fixed):
-                what = missing[0] if missing else inner.parameters[0]
+        family: Family
+        if isinstance(components, Sequence):
+            if component is not None or not is_number(temperature, 1.0):
                 raise FormulaError(
-                    f"{header}: expected a network, or {what}= as a tensor with an axis of {components} components"
+                    f"{header}: components= lists all kinds; component= and temperature= are of a mixture of one kind, "
+                    f"components={len(components)}"
                 )
+            kinds = tuple(c if isinstance(c, Family) else _family_of(header, c) for c in components)
+            family = families.UnlikeMixtureFamily(parts=kinds, factored=factored)
+        else:
+            inner = component if isinstance(component, Family) else _family_of(header, component or Normal)
+            family = families.MixtureFamily(
+                component=inner, components=components, factored=factored, temperature=temperature
+            )
+            if net is None:
+                _require_axis(header, family, fixed)
         super().__init__(header, net, family=family, shape=shape, fixed=fixed)
-        for name, value in fixed.items():  # one axis, and both sizes are its own
-            both = isinstance(value, Tensor) and value.ndim == 1 and value.shape == self.shape == (components,)
-            if both and components > 1 and family.alternatives.get(name, name) in inner.parameters:
-                write = "[D, K]" if factored else "[K, 1] or as [1, D]"
+        if isinstance(family, families.MixtureFamily):
+            self._refuse_unclear(family, fixed)
+
+    def _refuse_unclear(self, family: families.MixtureFamily, fixed: Mapping[str, Tensor | float]) -> None:
+        """Parameters of one axis where both sizes are its own: of the components and of the event."""
+        count = family.components
+        for name, value in fixed.items():
+            both = isinstance(value, Tensor) and value.ndim == 1 and value.shape == self.shape == (count,)
+            if both and count > 1 and family.alternatives.get(name, name) in family.component.parameters:
+                write = "[D, K]" if family.factored else "[K, 1] or as [1, D]"
                 raise FormulaError(
-                    f"{header}: {name}= of shape [{components}] may be one number per component or per element, of "
-                    f"which there are {components} each\nwrite it as {write}"
+                    f"{self.header}: {name}= of shape [{count}] may be one number per component or per element, of "
+                    f"which there are {count} each\nwrite it as {write}"
                 )
 
     def responsibilities(self, **values: Any) -> Tensor:
@@ -154,7 +207,7 @@ class Mixture(Factor):
         value, *conditions = self.arguments(values, (self.variable, *self.conditions))
         params = factor.params(*conditions)
         family = factor.family
-        assert isinstance(family, families.MixtureFamily)
+        assert isinstance(family, families.MixtureFamily | families.UnlikeMixtureFamily)
         if self.unbatched:
             params = family.expand(params, tuple(value.shape[: value.ndim - self.rank]), self.rank)
         return family.responsibilities(params, value, self.rank)
@@ -162,11 +215,22 @@ class Mixture(Factor):
 
 def _family_of(header: str, kind: type[Factor]) -> Family:
     """The family of a factor class: ``OneHot`` has ``families.one_hot``."""
-    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower()
-    found = getattr(families, name, None)
-    if not isinstance(found, Family):
-        raise FormulaError(f"{header}: expected component= as a factor class or a family, got {kind.__name__}")
+    told = getattr(kind, "__name__", repr(kind))
+    found = getattr(families, re.sub(r"(?<=[a-z])(?=[A-Z])", "_", told).lower(), None)
+    if not isinstance(kind, type) or not isinstance(found, Family):
+        raise FormulaError(f"{header}: expected a component as a factor class or a family, got {told}")
     return found
+
+
+def _require_axis(header: str, family: families.MixtureFamily, fixed: Mapping[str, Tensor | float]) -> None:
+    """Raise `FormulaError` where a mixture without a network lacks parameters, or has numbers alone."""
+    given = {family.alternatives.get(name, name) for name in fixed}
+    missing = [name for name in family.component.parameters if name not in given]
+    if missing or not any(isinstance(fixed.get(name), Tensor) for name in fixed):
+        what = missing[0] if missing else family.component.parameters[0]
+        raise FormulaError(
+            f"{header}: expected a network, or {what}= as a tensor with an axis of {family.components} components"
+        )
 
 
 class Wrapped(Factor):

@@ -2,6 +2,7 @@
 
 PoE([prior, q_a, q_b])      q(z|a,b) ∝ p(z) q(z|a) q(z|b)                          MVAE (Wu & Goodman 2018)
 MoE([q_a, q_b])             q(z|a,b) = ½ q(z|a) + ½ q(z|b)                         MMVAE (Shi et al. 2019)
+MoE([q_a, q_b], weights=w)  q(z|a,b) = w_1 q(z|a) + w_2 q(z|b)                     Jacobs et al. 1991
 MoPoE([q_a, q_b])           the mixture of the products of all subsets             MoPoE (Sutter et al. 2021)
 
 Modalities that some rows lack: ``loss(a=images, b=sounds, present={"b": flags})`` with flags ``[B]`` (or ``[B, T]``).
@@ -23,7 +24,9 @@ from torch import Tensor
 from worldformula import families
 from worldformula.errors import FormulaError, HeaderError, table
 from worldformula.families.base import Family, Params
+from worldformula.formula.factors.independent import OneHot
 from worldformula.formula.factors.joint import Factor
+from worldformula.formula.syntax.learnt import Positive
 from worldformula.formula.syntax.names import Variable, renamed
 
 T = TypeVar("T")
@@ -52,11 +55,13 @@ class Experts(Factor):
 
     parts: tuple[Factor, ...]
 
-    def __init__(self, parts: Sequence[Factor], family: Family, header: str | None) -> None:
+    def __init__(
+        self, parts: Sequence[Factor], family: Family, header: str | None, beside: tuple[Factor, ...] = ()
+    ) -> None:
         parts = listed(type(self).__name__, parts)
         first = parts[0]
         rows = [(p.variable, p, p.shape, p.family.name if p.family else "-") for p in parts]
-        same = len({(p.variable, p.shape, type(p.family)) for p in parts}) == 1
+        same = len({(p.variable, p.shape, self._kind(p.family)) for p in parts}) == 1
         if not same or first.family is None or first.shape is None:
             raise FormulaError(
                 f"{type(self).__name__}: expected factors of one variable, family and declared shape\n"
@@ -67,6 +72,7 @@ class Experts(Factor):
                 f"{type(self).__name__}: the parameters of all its parts are numbers; give one of them a network or "
                 f"a tensor, such as loc=torch.zeros(2)"
             )
+        parts = (*parts, *beside)
         conditions = list(dict.fromkeys(c for part in parts for c in part.conditions))
         if header is None:
             letter = next((p.header.letter for p in parts if p.conditions), first.header.letter)
@@ -84,6 +90,11 @@ class Experts(Factor):
             raise HeaderError(f"{header}: expected the conditions of its parts, {', '.join(map(str, conditions))}")
         for number, part in enumerate(parts):
             self.add_module(f"part_{number}", part)
+
+    @staticmethod
+    def _kind(family: Family | None) -> type[Family] | None:
+        """What the families of all parts have to share."""
+        return None if family is None else type(family)
 
     def _own(self, net: object, fixed: object) -> None:
         """Nothing of its own: neither a network nor constants."""
@@ -110,7 +121,12 @@ class Experts(Factor):
         raise NotImplementedError
 
     @property
-    def settings(self) -> dict[str, int]:
+    def experts(self) -> tuple[Factor, ...]:
+        """The factors over the variable that it is made of."""
+        return self.parts
+
+    @property
+    def settings(self) -> dict[str, Any]:
         """Further arguments of `combine`."""
         return {}
 
@@ -162,18 +178,38 @@ def _keys(part: Factor) -> set[str]:
 class PoE(Experts):
     """The product of Gaussian experts, in closed form; ``header`` may rename it: ``PoE(parts, "q(z|x_1,x_2)")``.
 
-    Whether the prior is an expert is a choice of the model, so it is written: ``PoE([prior, q_a, q_b])``.
+    Whether the prior is an expert is a choice of the model, so it is written: ``PoE([prior, q_a, q_b])``. Where one has
+    a full covariance, `MultivariateNormal`, so has the product.
     """
 
     def __init__(self, experts: Sequence[Factor], header: str | None = None) -> None:
-        super().__init__(experts, families.normal, header)
-        if any(type(p.family) is not type(families.normal) for p in self.parts):
-            raise FormulaError(f"{self}: expected Normal experts; only their product has a closed form here")
+        full = any(isinstance(p.family, families.MultivariateNormalFamily) for p in listed("PoE", experts))
+        super().__init__(experts, families.multivariate_normal if full else families.normal, header)
+        if any(self._kind(p.family) is not families.NormalFamily for p in self.parts):
+            raise FormulaError(
+                f"{self}: expected Normal or MultivariateNormal experts; only their product has a closed form here"
+            )
+
+    @staticmethod
+    def _kind(family: Family | None) -> type[Family] | None:
+        """Both Normals are one kind."""
+        both = families.NormalFamily | families.MultivariateNormalFamily
+        return families.NormalFamily if isinstance(family, both) else Experts._kind(family)
+
+    @property
+    def _full(self) -> bool:
+        return isinstance(self.family, families.MultivariateNormalFamily)
 
     @property
     def combine(self) -> Callable[..., Params]:
-        """`worldformula.families.experts.poe`."""
-        return families.poe
+        """`worldformula.families.experts.poe`, or `poe_full`."""
+        return families.poe_full if self._full else families.poe
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Of full covariances, the places of the diagonal ones."""
+        places = tuple(i for i, p in enumerate(self.parts) if isinstance(p.family, families.NormalFamily))
+        return {"diagonal": places} if self._full and places else {}
 
     @property
     def definition(self) -> str:
@@ -186,22 +222,36 @@ class PoE(Experts):
 
 
 class MoE(Experts):
-    """The mixture of experts with equal weights; E over it takes ``gradient="stratified"`` for a draw of each."""
+    """The mixture of experts with equal weights; E over it takes ``gradient="stratified"`` for a draw of each.
 
-    def __init__(self, experts: Sequence[Factor], header: str | None = None) -> None:
+    weights: shares of the experts, ``[0.3, 0.7]``, or a factor over which of them it is: from a network,
+    ``OneHot("p(k|x)", net, shape=2)``, or learnt, ``OneHot("p(k)", shape=2, logits=nn.Parameter(torch.zeros(2)))``.
+    Experts that a row lacks have none, those of the others grow alike; in a row that lacks what the network reads they
+    are equal.
+    """
+
+    def __init__(
+        self,
+        experts: Sequence[Factor],
+        header: str | None = None,
+        *,
+        weights: Sequence[float] | Tensor | Factor | None = None,
+    ) -> None:
         experts = listed("MoE", experts)
         component = experts[0].family
         if component is None:
             raise FormulaError(f"MoE: expected a list of random factors, got {list(experts)!r}")
-        super().__init__(experts, families.ExpertsFamily(component, len(experts)), header)
+        gate = _gate(weights, len(experts))
+        moved = bool(gate) and (gate[0].net is not None or bool(list(gate[0].parameters())))
+        super().__init__(experts, families.ExpertsFamily(component, len(experts), moved=moved), header, gate)
         if any(component.axes(name, self.rank) != self.rank for name in component.parameters):
             raise FormulaError(
                 f"MoE: {component.name} has parameters with more axes than its values, and no mixture of such experts "
                 f"is offered\nmix experts whose parameters have the axes of the values, such as Normal or OneHot"
             )
-        settings = [_settings(part.family) for part in self.parts]
+        settings = [_settings(part.family) for part in experts]
         if unlike := [name for name in settings[0] if len({str(own.get(name)) for own in settings}) > 1]:
-            rows = [(p, *(own[name] for name in unlike)) for p, own in zip(self.parts, settings, strict=True)]
+            rows = [(p, *(own[name] for name in unlike)) for p, own in zip(experts, settings, strict=True)]
             raise FormulaError(
                 f"MoE: its parts are mixed as one family, {component.name}, with the same settings\n"
                 + table(("declared by", *unlike), rows)
@@ -209,24 +259,73 @@ class MoE(Experts):
             )
 
     @property
+    def experts(self) -> tuple[Factor, ...]:
+        """The factors that are mixed, without the one of their weights."""
+        assert isinstance(self.family, families.ExpertsFamily)
+        return self.parts[: self.family.components]
+
+    @property
+    def gate(self) -> Factor | None:
+        """The factor of the weights where they are not equal."""
+        return self.parts[-1] if len(self.parts) > len(self.experts) else None
+
+    @property
     def combine(self) -> Callable[..., Params]:
         """`worldformula.families.experts.mixed`."""
         return families.mixed
 
     @property
-    def settings(self) -> dict[str, int]:
-        """The number of event axes, in front of which the components stand."""
-        return {"rank": self.rank}
+    def settings(self) -> dict[str, Any]:
+        """The number of event axes, in front of which the components stand; whether weights are given."""
+        return {"rank": self.rank} if self.gate is None else {"rank": self.rank, "weighted": True}
+
+    @property
+    def shares(self) -> tuple[float, ...] | None:
+        """The weights where they are given numbers."""
+        assert isinstance(self.family, families.ExpertsFamily)
+        if self.gate is None or self.family.moved:
+            return None
+        (logits,) = self.gate.params()
+        count = self.family.components
+        return tuple(logits.exp().tolist()) if isinstance(logits, Tensor) else (1.0 / count,) * count
 
     @property
     def definition(self) -> str:
         """``q(z|x,y) = 1/2 (q(z|x) + q(z|y))``, a product in the place of its header."""
-        each = (p.definition.partition(" ∝ ")[2] if isinstance(p, PoE) else str(p) for p in self.parts)
-        return f"{self} = 1/{len(self.parts)} ({' + '.join(each)})"
+        each = [p.definition.partition(" ∝ ")[2] if isinstance(p, PoE) else str(p) for p in self.experts]
+        if self.gate is None:
+            return f"{self} = 1/{len(each)} ({' + '.join(each)})"
+        given = f"({','.join(map(str, self.gate.conditions))})" if self.gate.conditions else ""
+        shown = [f"{share:.3g}" for share in self.shares or ()] or [f"w_{k + 1}{given}" for k in range(len(each))]
+        return f"{self} = {' + '.join(f'{w} {part}' for w, part in zip(shown, each, strict=True))}"
+
+    def only(self, *names: str) -> Factor:
+        """As of all experts; the weights of a part of them are not known beforehand."""
+        if self.gate is not None:
+            raise FormulaError(f"{self}: its weights are those of all experts; say by present= which of them a row has")
+        return super().only(*names)
 
     def of(self, parts: Sequence[Factor]) -> Factor:
         """The mixture of other experts."""
         return MoE(parts)
+
+
+def _gate(weights: Sequence[float] | Tensor | Factor | None, count: int) -> tuple[Factor, ...]:
+    """The factor of the weights of so many experts, if there is one."""
+    if weights is None:
+        return ()
+    if not isinstance(weights, Factor):
+        shares = weights if isinstance(weights, Tensor | Positive) else torch.tensor(list(weights), dtype=torch.float)
+        weights = OneHot("p(k)", shape=count, probs=shares)  # type: ignore[arg-type]
+    family, shape = weights.family, weights.shape
+    known = isinstance(family, families.OneHotFamily) and shape == (count,)
+    known = known or (isinstance(family, families.CategoricalFamily) and shape == () and family.classes == count)
+    if not known:
+        raise FormulaError(
+            f"MoE: expected weights= of {count} experts as numbers, or as a factor over them, got {weights!r}\n"
+            f'write OneHot("p(k|x)", net, shape={count})'
+        )
+    return (weights,)
 
 
 def _settings(family: Family | None) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -56,6 +57,30 @@ class Factor(base.Factor):
             FormulaError: a decay outside [0, 1), no weights, or a network that cannot be copied.
         """
         return slow_of(self, Pace(decay, every))
+
+    @named_only("mean(x=...), a condition by its name")
+    def mean(self, **conditions: Any) -> Tensor:
+        """The expected value of the variable, ``batch + event``; raises where the family has none in closed form."""
+        return self._moment("mean", conditions)
+
+    @named_only("variance(x=...), a condition by its name")
+    def variance(self, **conditions: Any) -> Tensor:
+        """The variance of each element of the variable, ``batch + event``; raises as `mean` does."""
+        return self._moment("variance", conditions)
+
+    def _moment(self, name: str, conditions: Mapping[str, Any]) -> Tensor:
+        if self.family is None:
+            raise FormulaError(f"{self}: {'data' if self.observed else 'a deterministic factor'} has no {name}")
+        factor, conditions = self.for_call(conditions)
+        family = factor.family
+        assert family is not None
+        with base.naming(self):
+            params = factor.params(*factor.arguments(conditions, self.conditions))
+            found = getattr(family, name)(params)
+            batch, _ = family.shapes(params, self.rank)
+            like = next((t for t in chain(params, self.parameters()) if isinstance(t, Tensor)), torch.empty(0))
+            whole = (*batch, *factor.event(params))
+            return found.expand(whole) if isinstance(found, Tensor) else like.new_full(whole, found)
 
     def __mul__(self, other: Factor | Joint | Use) -> Joint:
         return Joint.of(self) * other

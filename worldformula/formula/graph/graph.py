@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from worldformula.errors import UnknownVariableError, near
 from worldformula.formula.expressions.expression import Expression
+from worldformula.formula.factors.experts import MoE
 from worldformula.formula.graph.model import Edge, EdgeKind, Graph, Vertex, VertexKind
 from worldformula.formula.graph.observed import beside, drawn, free, inferring, slot
 from worldformula.formula.graph.picture import svg
@@ -21,7 +22,7 @@ from worldformula.formula.graph.plates import Plate, plates
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.names import Header, Variable
 from worldformula.formula.syntax.nodes import Node, factors
-from worldformula.formula.syntax.starts import begins
+from worldformula.formula.syntax.starts import begins, series
 
 __all__ = ["Edge", "Graph", "Plate", "Vertex", "graph", "svg"]
 
@@ -47,12 +48,15 @@ def graph(source: Expression | Node | Iterable[Factor], observed: Iterable[str] 
     everyone = factors(node) if isinstance(node, Node) else list(source)  # type: ignore[arg-type]
     known = [part for f in everyone for part in f.family_tree() if not part.parts]
     own = beside(node) if isinstance(node, Node) else set()
+    own |= {id(f.gate) for f in everyone if isinstance(f, MoE)}  # which expert it is, is summed over
     known = list({id(f): f for f in known if id(f) not in own}.values())
     headers = [f.header for f in known]
     edge_kinds = _edge_kinds(known, inferring(node) if isinstance(node, Node) else None)
     edges = [Edge(c, v, k) for h, k in zip(headers, edge_kinds, strict=True) for c in h.conditions for v in h.variables]
     variables = list(dict.fromkeys(v for h in headers for v in (*h.variables, *h.conditions)))
     edges += _links(variables, edges)
+    made = {v for h in headers for v in h.variables}
+    edges += [Edge(v, z, "generative") for v in variables if v in made and (z := _from(v, variables)) is not None]
     vertex_kinds = _vertex_kinds(known, edge_kinds, node if isinstance(node, Node) else None, observed)
     earlier = [replace(e, source=e.source.at(-1), target=e.target.at(-1)) for e in edges if _within_step(e)]
     edges += [e for e in earlier if e.kind == "generative" and e.source in variables and e.target in variables]
@@ -92,6 +96,13 @@ def _links(variables: Sequence[Variable], edges: Sequence[Edge]) -> list[Edge]:
             if one in variables and one != v:
                 found.append(Edge(one, v, "inference" if kinds == {"inference"} else "generative"))
     return found
+
+
+def _from(start: Variable, variables: Sequence[Variable]) -> Variable | None:
+    """The step that ``z_1``, the first of a chain, is one of: z_t."""
+    index = _index(variables)
+    step = None if index is None else series(start, index)
+    return step if step in variables and step != start else None
 
 
 def _first(before: Variable) -> str:

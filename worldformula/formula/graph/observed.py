@@ -105,7 +105,7 @@ def _free(node: Node, bound: frozenset[Variable], own: frozenset[Variable]) -> s
     found = {c for u in _named(node) for c in u.factor.conditions if slot(c) not in own}
     found |= {v for u in _named(node) if u.factor.observed for v in u.factor.variables}
     if isinstance(node, Operator):
-        outside = own if _compares(node) else bound
+        outside = own if _compares(node) or node.sets else bound
         found |= {v for u in _products(node) for v in u.factor.variables if slot(v) not in outside}
     return found
 

@@ -76,7 +76,7 @@ def _experts(node: Node, factors: Iterable[Factor]) -> list[tuple[tuple[Factor, 
     made = [f for f in factors if isinstance(f, Experts)]
     averaged = [n for n in everything(node) if isinstance(n, EachNode)]
     inside = {id(part) for f in made for part in f.parts} | {id(e) for n in averaged for e in n.experts}
-    found = [(f.parts, "mixture" if isinstance(f, MoE) else "product") for f in made if id(f) not in inside]
+    found = [(f.experts, "mixture" if isinstance(f, MoE) else "product") for f in made if id(f) not in inside]
     found += [(n.experts, "mean") for n in averaged]
     return [
         (parts, f"{what} over subsets" if any(isinstance(p, PoE) for p in parts) else f"{what} of experts")

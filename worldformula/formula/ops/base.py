@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from worldformula.errors import FormulaError, GradientError, NoClosedFormError, table
-from worldformula.families import MixtureFamily, WrappedFamily
+from worldformula.families import MixtureFamily, UnlikeMixtureFamily, WrappedFamily
 from worldformula.families.base import Family
 from worldformula.families.writing import Sign
 from worldformula.formula.factors.independent import Normal
@@ -213,6 +213,8 @@ def discrete(factor: Factor, family: Family | None = None) -> bool:
     family = family or factor.family
     if isinstance(family, MixtureFamily):
         return discrete(factor, family.component)
+    if isinstance(family, UnlikeMixtureFamily):
+        return all(discrete(factor, part) for part in family.parts)
     return family is not None and family.support_size(factor.shape) is not None
 
 

@@ -80,8 +80,10 @@ def each(experts: MoE | Sequence[Factor], f: Callable[[Factor], Expression]) -> 
         f: from one expert to an expression.
 
     Raises:
-        FormulaError: no expert, or something else than an expression from ``f``.
+        FormulaError: no expert, a mixture with weights, or something else than an expression from ``f``.
     """
+    if isinstance(experts, MoE) and experts.gate is not None:
+        raise FormulaError(f"each: {experts} has weights, and this is the plain mean; write each({experts}.experts, f)")
     parts = experts.parts if isinstance(experts, MoE) else tuple(experts)
     if not parts or not all(isinstance(p, Factor) for p in parts):
         raise FormulaError(f"each: expected a mixture MoE or a list of factors, got {experts!r}")

@@ -80,7 +80,7 @@ class OfRows(Operator):
             found.append(((yield self.where, scope.part(private=True)), self.flags_rank))
         ranks = tuple(rank for _, rank in found[: len(steps)])
         if any(steps):
-            if lowering.time.burn_in:
+            if lowering.burn_in:
                 raise FormulaError(
                     f"{text(self)}: inside a sum with burn_in=, whose first steps would count among its rows\n"
                     f"give the sum mask=, flags that are 0 there"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -24,8 +24,12 @@ def check_clock(
     mask: object = None,
     burn_in: object = 0,
     until: object = None,
+    around: Sequence[Factor] | None = None,
 ) -> None:
-    """Refuse flags without a name, and first values that no carry takes or that do not have its shape."""
+    """Refuse flags without a name, and first values that no carry takes or that do not have its shape.
+
+    ``around`` is what expectations around the sum draw at its steps; None while they are not known, at the sum itself.
+    """
     for what, name, example in (("reset", reset, "first"), ("mask", mask, "valid"), ("until", until, "last")):
         if name is not None and not (isinstance(name, str) and name):
             raise FormulaError(f"{what}=: expected a name for the series of flags, e.g. {example!r}, got {name!r}")
@@ -47,8 +51,10 @@ def check_clock(
             f"Sum over {index}: expected initial= by variable, e.g. initial={{'h': torch.zeros(16)}}, "
             f"got {type(initial).__name__}"
         )
-    carried, shapes = _carried(index, body)
+    carried, shapes = _carried(index, body, around)
     for name, value in initial.items():
+        if name not in carried and around is None and _awaited(index, body, str(name)):
+            continue
         if name not in carried:
             _refuse_data(index, body, str(name))
             known = ", ".join(carried) or "nothing"
@@ -70,19 +76,34 @@ def check_clock(
             )
 
 
-def _carried(index: str, body: Node) -> tuple[dict[str, Factor], dict[str, tuple[int, ...]]]:
+def _awaited(index: str, body: Node, name: str) -> bool:
+    """Whether a series that nothing here declares may begin with this: an E around the sum may draw it, else it is
+    data, which is told once all of the formula is known.
+    """
+    made = {v.key for f in _declared(body) for v in f.variables}
+    read = {v.at(0) for f in factors(body) for v in (*f.variables, *f.conditions)}
+    read |= {n.variable.at(0) for n in walk(body) if isinstance(n, Value)}
+    keys = {v.key for v in read if v.index == index} - made
+    return name in keys or name.rpartition("_m")[0] in keys
+
+
+def _carried(
+    index: str, body: Node, around: Sequence[Factor] | None
+) -> tuple[dict[str, Factor], dict[str, tuple[int, ...]]]:
     """What goes from step to step, and of each who makes it; and the event shapes that are declared."""
-    used, depth = factors(body), _depths(index, body)
-    kept = [(f, v, lag) for f in _declared(body) for v in f.variables for lag in range(depth.get(v, 0))]
+    own = [*_declared(body), *(around or ())]
+    used, depth = [*factors(body), *(around or ())], _depths(index, body, around or ())
+    kept = [(f, v, lag) for f in own for v in f.variables for lag in range(depth.get(v, 0))]
     carried = {v.lag(lag).key if lag else v.key: f for f, v, lag in kept}
     declared = {v.key: shape for f in used for v, shape in f.event_shapes() if shape is not None}
     shapes = {v.lag(lag).key if lag else v.key: declared[v.key] for _, v, lag in kept if v.key in declared}
     return carried, shapes
 
 
-def _depths(index: str, body: Node) -> dict[Variable, int]:
+def _depths(index: str, body: Node, around: Sequence[Factor] = ()) -> dict[Variable, int]:
     """How far back each variable is read."""
-    read = [c for f in factors(body) for c in f.conditions] + [n.variable for n in walk(body) if isinstance(n, Value)]
+    read = [c for f in (*factors(body), *around) for c in f.conditions]
+    read += [n.variable for n in walk(body) if isinstance(n, Value)]
     depth: dict[Variable, int] = {}
     for v in read:
         if v.offset < 0 and v.index == index:
@@ -104,11 +125,13 @@ def _refuse_data(index: str, body: Node, name: str) -> None:
     )
 
 
-def check_older(index: str, body: Node, initial: Mapping[str, object], begin: Product) -> None:
+def check_older(
+    index: str, body: Node, initial: Mapping[str, object], begin: Product, around: Sequence[Factor] = ()
+) -> None:
     """Refuse a start of z beside z_{t-2} that leaves the step before it, ``z_m1``, at zeros without a word."""
     given = {*initial, *(begins(v) for use in begin for v in use.factor.variables)}
-    depths = _depths(index, body)
-    for v in [v for f in _declared(body) for v in f.variables]:
+    depths = _depths(index, body, around)
+    for v in [v for f in (*_declared(body), *around) for v in f.variables]:
         steps = [v.key, *(v.lag(lag).key for lag in range(1, depths.get(v, 0)))]
         missing = [key for key in steps if key not in given]
         if not missing or len(missing) == len(steps):
@@ -122,8 +145,10 @@ def check_older(index: str, body: Node, initial: Mapping[str, object], begin: Pr
         )
 
 
-def check_begin(index: str, body: Node, begin: Product, initial: Mapping[str, object]) -> None:
-    """Refuse starts of what nothing carries, two of one variable, and those that read steps."""
+def check_begin(
+    index: str, body: Node, begin: Product, initial: Mapping[str, object], around: Sequence[Factor] | None = None
+) -> None:
+    """Refuse starts of what nothing carries, two of one variable, and those that read steps; see `check_clock`."""
     for use in begin:
         try:
             check_gradient((use,), None)
@@ -134,7 +159,7 @@ def check_begin(index: str, body: Node, begin: Product, initial: Mapping[str, ob
                 f"is not reparametrised, so its gradient would be silently missing\nuse a family such as OneHot, whose "
                 f"sample has one, or sg(...) of the factor"
             ) from error
-    carried, shapes = _carried(index, body)
+    carried, shapes = _carried(index, body, around)
     taken: set[str] = set(initial)
     for factor in (use.factor for use in begin):
         if factor.observed:
@@ -143,9 +168,14 @@ def check_begin(index: str, body: Node, begin: Product, initial: Mapping[str, ob
             )
         for variable, shape in factor.event_shapes():
             key = begins(variable)
-            if variable.index is None and key not in carried:
+            awaited = around is None and variable.index is None and _awaited(index, body, key)
+            if variable.index is None and key not in carried and not awaited:
                 _refuse_data(index, body, key)
-            if variable.index is not None or (key == variable.key and "_m" not in key) or key not in carried:
+            if (
+                variable.index is not None
+                or (key == variable.key and "_m" not in key)
+                or not (key in carried or awaited)
+            ):
                 known = ", ".join(f"{name}_0" if "_m" not in name else name for name in carried) or "nothing"
                 raise UnknownVariableError(
                     f"Sum over {index}: initial= {factor} declares {variable}, which is not what a carry begins with; "
@@ -169,6 +199,13 @@ def check_begin(index: str, body: Node, begin: Product, initial: Mapping[str, ob
                     f"{base}_1, the row at which a sequence begins, {base}_{{1:2}}, its first rows, or what is given "
                     f"once"
                 )
+
+
+def starts_in(index: str, body: Node, variable: Variable, around: Sequence[Factor]) -> bool:
+    """Whether a variable is what a carry of the sum begins with: z_0, where z_{t-1} is read."""
+    key = begins(variable)
+    named = variable.index is None and (key != variable.key or "_m" in key)
+    return named and key in _carried(index, body, around)[0]
 
 
 def _declared(node: Node) -> list[Factor]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import keyword
+from dataclasses import replace
 
 from worldformula.errors import FormulaError, TimeError
 from worldformula.formula import runtime
+from worldformula.formula.plan.densities import draw
 from worldformula.formula.plan.draft import Draft
 from worldformula.formula.plan.estimates import Steps
 from worldformula.formula.plan.iterations import drawn
-from worldformula.formula.plan.plan import Op
+from worldformula.formula.plan.plan import Op, Ref
 from worldformula.formula.plan.scope import Scope
 from worldformula.formula.plan.variables import CALL_OPTIONS
 from worldformula.formula.syntax.nodes import Binary, Named, Negative, Node, OverTime, StopGradient, Value, factors
@@ -20,10 +22,15 @@ def over_time(draft: Draft, node: OverTime, scope: Scope) -> Steps:
     """The sum or mean of the steps."""
     enter_time(draft, node)
     inside = scope.at_time(node.index, f"time {node.how}")
-    outer, draft.flags_of_time = draft.flags_of_time, counted_steps(draft, node)
+    outer = draft.flags_of_time, draft.burn_in
+    draft.flags_of_time, draft.burn_in = counted_steps(draft, node), node.burn_in
+    for path, axis in scope.paths:  # whole trajectories, of which each step draws its part
+        own = tuple(u for u in path.q if u.factor.variable.index == node.index)
+        inside = draw(draft, replace(path, q=own), inside, axis)
     inner = yield node.body, inside
-    draft.flags_of_time = outer
+    draft.flags_of_time, draft.burn_in = outer
     draft.check_alike(inside.leaves)
+    _refuse_particles(draft, node, inner, scope)
     told = counted_steps(draft, node)  # flags say how many steps there are
     if not draft.is_step(inner) and draft.number(inner) and told is not None and _indexed(node):
         inner = draft.add("every_step", Op("", "call", (told, inner), target=runtime.at_every_step))
@@ -41,6 +48,17 @@ def over_time(draft: Draft, node: OverTime, scope: Scope) -> Steps:
     scope.leaves.append(name)
     draft.labels.setdefault(name, node)
     return name
+
+
+def _refuse_particles(draft: Draft, node: OverTime, value: Ref, scope: Scope) -> None:
+    """Refuse a sum of what has an axis of particles that no E around here takes the mean of."""
+    around = {a for name in scope.values.values() for a in draft.ops[name].axes} | {a for _, a in scope.paths}
+    if isinstance(value, str) and (left := set(draft.ops[value].axes) - around):
+        several = ", ".join(sorted({str(v) for v, axes in draft.through.items() if left & set(axes)}))
+        raise TimeError(
+            f"Sum over {node.index!r}: {text(node.body)} depends on {several or 'draws'}, of which there are several "
+            f"(samples=), and stands outside of the E that takes their mean\nput the term inside that E"
+        )
 
 
 def _why_not_a_step(node: OverTime) -> str:

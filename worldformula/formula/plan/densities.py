@@ -287,7 +287,8 @@ def log_density(draft: Draft, p: Product, scope: Scope, *, event: bool = False) 
     total: Ref | None = None
     for use in p:
         factor = use.factor
-        value = scored(draft, read(draft, factor.variable, scope, factor), factor.variable)
+        value = read(draft, factor.variable, scope, factor)
+        value = scored(draft, value, factor.variable, weighs=scope.weighs)
         if factor.shared and draft.of_row(value):
             raise FormulaError(
                 f"log {factor}: {factor.variable} is shared by all rows of a call, and here it has a value for each row"

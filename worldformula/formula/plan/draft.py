@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import dtype
 
 from worldformula.errors import FormulaError, GradientError, ShapeError, TimeError, table
+from worldformula.formula.filtering import taken
 from worldformula.formula.plan.declared import check_keys, declared_shapes, shared_variables
 from worldformula.formula.plan.plan import Check, Op, Plan, Ref, Term
 from worldformula.formula.plan.scope import Scope
@@ -14,7 +16,7 @@ from worldformula.formula.plan.ssa import Assignments
 from worldformula.formula.runtime import filled, padded
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.names import Variable
-from worldformula.formula.syntax.nodes import Named, Node, OverTime, Value
+from worldformula.formula.syntax.nodes import Named, Node, OverTime, Product, Value
 from worldformula.formula.syntax.spelling import greek
 from worldformula.formula.syntax.starts import begins, zeroth
 from worldformula.formula.syntax.text import text
@@ -38,10 +40,16 @@ class Draft(Assignments):
         self.begins: dict[str, str] = {}  # what is carried -> what it begins with, where a factor says so
         self.rows: dict[Variable, str] = {}  # the first rows that starts read, and the starts
         self.gone: dict[Variable, Factor] = {}  # the starts of a sum that goes on from a given one
+        self.paths: dict[int, Product] = {}  # by expectation, what it draws at the steps of a sum that stands inside
+        self.particles: dict[int, int] = {}  # by expectation, the sample axis of draws that later steps read
+        self.through: dict[Variable, tuple[int, ...]] = {}  # what such draws lead to, and its sample axes
+        self.filters: dict[int, Any] = {}  # by sample axis, what resampling takes: see `resampling`
+        self.ancestors: dict[int, str] = {}  # by sample axis, whose particles those at the beginning of a step are
         self.checks: dict[object, Check] = {}  # of numbers of the call
         self.valued: set[str] = set()  # the inputs that arithmetic reads
         self.reckoned: set[str] = set()  # all variables that arithmetic reads
         self.floats: tuple[frozenset[str], dtype] | None = None  # those of whole numbers, and what they become there
+        self.chains: dict[tuple[object, ...], Any] = {}  # the operations of chains, by chain and place
         self.carried: set[Variable] = set()  # what is read at t−1 of something that a step declares
         self.time: OverTime | None = None
         self.declared: set[Variable] = set()
@@ -53,6 +61,7 @@ class Draft(Assignments):
         self.named: dict[str, Named] = {}
         self.known_parts: dict[tuple[int, int], tuple[Ref, Scope]] = {}  # values of parts, by part and scope
         self.flags_of_time: str | None = None  # the steps that count, where some do not
+        self.burn_in = 0  # how many first steps do not count in the sum that is lowered
         self.known: dict[str, Variable] = {}  # inputs by key
         self.scalar: dict[str, bool] = {}  # whether they are one number for the whole call
         self.letters: dict[str, Variable] = {}  # the same as they are first written
@@ -128,6 +137,7 @@ class Draft(Assignments):
         carried = {v.key for v in self.carried}
         self._refuse_taken_keys()
         self._refuse_ignored_starts()
+        self.carries = self._with_axes(self.carries)
         self._refuse_carried({name for key, name in self.carries.items() if key in carried})
         ops = self.ordered()
         return Plan(
@@ -199,13 +209,15 @@ class Draft(Assignments):
         """
         for name in sorted(carried):
             op = self.ops[name]
-            if op.axes:
+            keys = (key for key, source in self.carries.items() if source == name)
+            if set(op.axes) - {axis for key in keys for axis in self.axes_of_carry(key)}:
                 raise TimeError(
                     f"{op.factor or op.name} is drawn several times (samples= or gradient='exact') and leads to "
                     f"what is carried\nto the next step, which is one value; give the batch more rows instead, "
                     f"x.repeat_interleave(K, 0): their mean is that of K samples, and a log of it is yours to take"
                 )
-            if missing := ", ".join(sorted(self.absent(name))):
+            weight = name in {self.carries.get(each.key) for each in self.filters.values()}  # 0 where a row lacks data
+            if not weight and (missing := ", ".join(sorted(self.absent(name)))):
                 raise FormulaError(
                     f"{op.factor or op.name} is made of {missing}, which some rows lack (present=), and is carried to "
                     f"later steps\nlet it read a draw of PoE([prior, q]) or MoE, whose experts are left out there"
@@ -216,6 +228,24 @@ class Draft(Assignments):
                     f"steps,\nwhich read it through the carry\nuse gradient='straight-through', or a family such as "
                     f"OneHot"
                 )
+
+    def axes_of_carry(self, key: str) -> tuple[int, ...]:
+        """The sample axes of what is carried under a key."""
+        return next((axes for v, axes in self.through.items() if v.key == self.lags.get(key, key)), ())
+
+    def _with_axes(self, carries: dict[str, str]) -> dict[str, str]:
+        """What is carried, each with the sample axes that its readers were told of."""
+        return {key: self.along(n, axes) if (axes := self.axes_of_carry(key)) else n for key, n in carries.items()}
+
+    def of_ancestors(self, name: str) -> str:
+        """What comes from the step before, of the particles that this step goes on from."""
+        for axis, ancestors in self.ancestors.items():
+            if axis in self.ops[name].axes:
+                rank = self.rank(name)
+                place = sorted({*self.ops[name].axes, axis}, reverse=True).index(axis)
+                take = Op("", "call", (name, ancestors, place), target=taken, rank=rank)
+                name = self.add(f"{name}_resampled", take)
+        return name
 
     def refuse_lost(self, name: str, variable: Variable, around: set[int]) -> None:
         """Refuse a value of an iteration outside the E that draws it, where the estimator of the E ends with it."""

@@ -5,17 +5,19 @@ Rules are generators: they yield what stands inside, with its scope, and are sen
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 
 from worldformula.errors import FormulaError, GradientError
 from worldformula.formula import runtime
+from worldformula.formula.plan import resampling
 from worldformula.formula.plan.arithmetic import binary, function, over_batch, refuse_mixed, unary
 from worldformula.formula.plan.densities import draw, log_density, params, samples_axis
 from worldformula.formula.plan.draft import Draft
 from worldformula.formula.plan.plan import Op, Ref
 from worldformula.formula.plan.scope import Scope
 from worldformula.formula.syntax.check import draw_order, estimator
+from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.nodes import (
     Binary,
     Expectation,
@@ -47,7 +49,7 @@ def expectation(draft: Draft, node: Expectation, scope: Scope) -> Steps:
     if sampled:
         value = yield from _sampled(draft, node, scope)
     else:
-        inside = draw(draft, node, scope)
+        inside = _drawn(draft, node, scope)
         value = yield node.body, inside
         value = yield from _score(draft, node, value, inside, None)
     return draft.term(node, value, outer) if whole else value
@@ -91,7 +93,7 @@ def is_sampled(node: Expectation) -> bool:
 
 def _once(draft: Draft, node: Expectation) -> bool:
     """Whether one sample of every step is asked for: it has no axis, as later steps read it."""
-    return node.samples == 1 and draft.time is not None
+    return node.samples == 1 and (draft.time is not None or id(node) in draft.paths)
 
 
 def _enumerated(node: Expectation) -> list[Use]:
@@ -103,6 +105,7 @@ def _sampled(draft: Draft, node: Expectation, scope: Scope) -> Steps:
     """The mean of the body over the samples, or its sum weighted by the probabilities of the values."""
     if node.gradient == "dreg":
         raise GradientError(f"{text(node)}: gradient='dreg' is of log E: write log(E(q, ratio(p, q), samples=K, ...))")
+    resampling.refuse_mean(node)
     inside, axis = _enter(draft, node, scope)
     value = yield from _alone(draft, node.body, inside)
     value = yield from _score(draft, node, value, inside, axis)
@@ -115,12 +118,12 @@ def _sampled(draft: Draft, node: Expectation, scope: Scope) -> Steps:
 
 def log_expectation(draft: Draft, node: Expectation, scope: Scope) -> Steps:
     """log E, by log-sum-exp over the samples or the values, whichever the expectation has."""
-    if node.gradient == "score":
-        raise GradientError(f"log({text(node)}): the score estimator is one of E, not of log E\nuse another gradient=")
+    resampling.check_log(draft, node, scope)
     inside, axis = _enter(draft, node, scope)
     dreg = node.gradient == "dreg"
     held = scope.held | {id(u.factor) for u in node.q} if dreg else scope.held
-    value = yield from _alone(draft, node.body, replace(inside, held=held), log=True)
+    weighs = scope.weighs or node.resample is not None
+    value = yield from _alone(draft, node.body, replace(inside, held=held, weighs=weighs), log=True)
     for use in reversed(_enumerated(node)):
         logq = _share(draft, use, node, inside)
         value = _without(draft, "logsumexp", binary(draft, "+", value, logq), _own_axis(draft, inside, use))
@@ -132,17 +135,30 @@ def log_expectation(draft: Draft, node: Expectation, scope: Scope) -> Steps:
                 f"share, and each row has weights of its own\nsum over the rows inside, Sum('n', ..., rows='all')"
             )
         return draft.add("bound", Op("", "samples", (value, *draws), how="dreg", axis=axis))
-    return _without(draft, "logmeanexp", value, axis)
+    if node.resample is not None:
+        return resampling.weighted(draft, node, value, axis)
+    bound = _without(draft, "logmeanexp", value, axis)
+    return (yield from _score(draft, node, bound, inside, axis, weights=value))
 
 
 def _enter(draft: Draft, node: Expectation, scope: Scope) -> tuple[Scope, int | None]:
     """Draw; returns the scope inside and the axis of K samples."""
     axis = None
     if node.samples is not None and not _once(draft, node):
-        axis = samples_axis(draft, node.q, scope.values, scope, node.samples)
+        axis = draft.particles.get(id(node))
+        axis = samples_axis(draft, node.q, scope.values, scope, node.samples) if axis is None else axis
         if axis is None:
             raise FormulaError(f"{text(node)}: nothing random is drawn here, so samples= has no meaning")
-    return draw(draft, node, scope, axis), axis
+    return _drawn(draft, node, scope, axis), axis
+
+
+def _drawn(draft: Draft, node: Expectation, scope: Scope, axis: int | None = None) -> Scope:
+    """Draw; what belongs to the steps of a sum inside is drawn there."""
+    later = draft.paths.get(id(node))
+    if later is None:
+        return draw(draft, node, scope, axis)
+    inside = draw(draft, replace(node, q=tuple(u for u in node.q if u not in later)), scope, axis)
+    return replace(inside, paths=(*inside.paths, (replace(node, q=later), axis)))
 
 
 def _alone(draft: Draft, body: Node, scope: Scope, *, log: bool = False) -> Steps:
@@ -193,18 +209,28 @@ def _without(draft: Draft, how: str, value: Ref, axis: int | None) -> Ref:
     return draft.add(how, Op("", "samples", (value,), how=how, axis=axis, rank=draft.rank(value)))
 
 
-def _score(draft: Draft, node: Expectation, value: Ref, scope: Scope, axis: int | None) -> Steps:
-    """value + (log q − sg log q)·sg(value − baseline): the value itself, with the score-function gradient."""
+def _score(
+    draft: Draft, node: Expectation, value: Ref, scope: Scope, axis: int | None, weights: Ref | None = None
+) -> Steps:
+    """value + (log q − sg log q)·sg(value − baseline): the value itself, with the score-function gradient.
+
+    Of log E, the value is that of all draws and so is its signal: the log q of the draws are summed, and what the
+    others have is what the log would be without the ``weights`` of a draw, whose logarithms they are.
+    """
     scored = [u for u in node.q if estimator(u.factor, node.q, node.gradient) == "score"]
+    every = weights is not None
     if not scored:
         return value
-    surrogate, signal = value, value
+    surrogate, signal, each = value, value, weights if every else value
     if isinstance(node.baseline, Node):
-        signal = binary(draft, "-", value, (yield from _alone(draft, node.baseline, scope)))
-    elif node.baseline is not None and isinstance(value, str):
-        if axis not in draft.ops[value].axes:
+        known = yield from _alone(draft, node.baseline, scope)
+        _check_baseline(draft, node.baseline, known, value, {u.factor: scope[u.factor.variable] for u in scored})
+        signal = binary(draft, "-", value, known)
+    elif node.baseline is not None and isinstance(each, str):
+        if axis not in draft.ops[each].axes:
             return value  # every sample has this value, so what the others have is all of it
-        others = Op("", "call", (value, draft.ops[value].axes.index(axis)), target=runtime.leave_one_out)
+        how = runtime.log_leave_one_out if every else runtime.leave_one_out
+        others = Op("", "call", (each, draft.ops[each].axes.index(axis)), target=how)
         signal = binary(draft, "-", value, draft.add("others", others))
     for use in scored:
         logq = log_density(draft, (use,), scope)
@@ -214,5 +240,25 @@ def _score(draft: Draft, node: Expectation, value: Ref, scope: Scope, axis: int 
         if isinstance(logq, str) and axis is None:
             scope.leaves.append(logq)
         centred = binary(draft, "-", logq, unary(draft, "detach", logq))
-        surrogate = binary(draft, "+", surrogate, binary(draft, "*", centred, unary(draft, "detach", signal)))
+        term = binary(draft, "*", centred, unary(draft, "detach", signal))
+        surrogate = binary(draft, "+", surrogate, _without(draft, "sum", term, axis) if every else term)
     return surrogate
+
+
+def _check_baseline(draft: Draft, node: Node, known: Ref, value: Ref, scored: Mapping[Factor, str]) -> None:
+    """Refuse a baseline that the draw tells, as E[∇log q · b] is 0 where b is known before it alone, and one of each
+    row beside one number for the call, which it would make one for each row.
+    """
+    made_of = {draft.alike[op.name] for op in draft.leading_to({str(known)})}
+    factor = next((f for f, draw in scored.items() if draft.alike[draw] in made_of), None)
+    if factor is not None:
+        raise GradientError(
+            f"E over {factor}: the baseline {text(node)} is made of {factor.variable}, the draw that it is a baseline "
+            f"of, and its mean would not drop out of the gradient\nwrite an expression of what is known before the "
+            f"draw, such as Value('v') of a factor around this E, or baseline='leave-one-out' with samples=K"
+        )
+    if draft.of_row(known) and not draft.of_row(value):
+        raise FormulaError(
+            f"the baseline {text(node)} is one number for each row, and what it is a baseline of is one number for the "
+            f"whole call\nwrite one number for the call, ({text(node)}).sum() or a Symbol"
+        )

@@ -14,7 +14,17 @@ from typing import Any, cast
 import torch
 
 from worldformula.errors import FormulaError, TimeError
-from worldformula.formula.plan import arithmetic, clocks, densities, estimates, iterations, rows, starts, variables
+from worldformula.formula.plan import (
+    arithmetic,
+    clocks,
+    densities,
+    estimates,
+    iterations,
+    particles,
+    rows,
+    starts,
+    variables,
+)
 from worldformula.formula.plan.draft import Draft
 from worldformula.formula.plan.estimates import Steps
 from worldformula.formula.plan.histories import refuse_value
@@ -70,9 +80,10 @@ def lower(
     lowering = Lowering(factors(node), masked)
     lowering.floats = floats
     lowering.declare([n for n in walk(node) if isinstance(n, Value)])
-    for clock in (n for n in walk(node) if isinstance(n, OverTime) and n.begin):
-        if not (lowering.begins or lowering.gone):
+    for clock in particles.prepare(lowering, node):
+        if clock.begin and not (lowering.begins or lowering.gone):
             starts.begin(lowering, clock, going)
+    particles.filters(lowering, node)
     scope = Scope()
     value = lowering.lower(node, scope)
     lowering.check_alike(scope.leaves)

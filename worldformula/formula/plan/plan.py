@@ -57,7 +57,8 @@ class Op:
     rank: the event axes of a value that arithmetic combines.
     common: whether it is one value for all rows, without batch axes, as it is made of variables that they share.
     target: what a ``call`` calls, with the network of its factor first where it has one, and ``options`` as keywords;
-        one that reduces the batch has ``how="batch"``. ``keywords`` are those of its last arguments.
+        one that reduces the batch has ``how="batch"``, one whose result has no batch axes ``how="shared"``, and one
+        whose result rows have that lack what it read ``how="known"``. ``keywords`` are those of its last arguments.
     """
 
     name: str
@@ -277,6 +278,11 @@ class Plan:
         """The sample axes of an operation by size, 0 for one that what it reads has already."""
         has = self.by_name[source].axes
         return [0 if axis in has else self.sizes[axis] for axis in op.axes]
+
+    @cached_property
+    def particles(self) -> dict[str, tuple[int, ...]]:
+        """What goes from step to step several times: the sizes of its sample axes, by key."""
+        return {op.variable.key: self.lead(op) for op in self.ops if op.kind == "carry" and op.variable and op.axes}
 
     @cached_property
     def histories(self) -> frozenset[str]:

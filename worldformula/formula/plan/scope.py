@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.nodes import Expectation
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,8 @@ class Scope:
     begun: whether this counts only where a sequence begins. excused: absent inputs whose rows do not count here.
     reductions: how the formula reduces what stands here.
     leaves: what is combined elementwise here, collected until the next reduction.
+    paths: the expectations around here that draw whole trajectories, at the steps of a sum, and their sample axes.
+    weighs: whether this weighs the particles of a filter, in steps of a burn-in too.
     """
 
     values: Mapping[Variable, str] = field(default_factory=dict)
@@ -32,6 +35,8 @@ class Scope:
     excused: frozenset[str] = frozenset()
     reductions: tuple[str, ...] = ()
     leaves: list[str] = field(default_factory=list)
+    paths: tuple[tuple[Expectation, int | None], ...] = ()
+    weighs: bool = False
 
     def __getitem__(self, variable: Variable) -> str:
         return self.values[variable]

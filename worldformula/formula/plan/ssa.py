@@ -230,7 +230,7 @@ class Assignments:
             case "kl":
                 number = all(f.unbatched for f in known)
             case "call":
-                number = isinstance(op.target, Method) and all(f.unbatched for f in known)
+                number = op.how == "shared" or (isinstance(op.target, Method) and all(f.unbatched for f in known))
             case _:
                 number = False
         if op.kind == "stop":
@@ -240,7 +240,8 @@ class Assignments:
         absent = NOTHING
         if self.masked:
             own = {op.variable.key} & self.masked if op.kind in ("input", "whole") and op.variable else set()
-            inner = set() if op.kind in ("draw", "support") else {key for f in known for key in f.absent}
+            whole = op.kind in ("draw", "support") or (op.kind == "call" and op.how == "known")
+            inner = set() if whole else {key for f in known for key in f.absent}
             absent = frozenset(own | inner)
         summed = (op.kind in ("logp", "kl") and not op.options) or (op.kind == "call" and isinstance(op.target, Method))
         carried = op.kind in CARRIED or op.target is filled

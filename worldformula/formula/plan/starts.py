@@ -26,22 +26,27 @@ def begin(draft: Draft, node: OverTime, going: bool = False) -> None:
     if going and node.reset is None:
         draft.gone |= {v: use.factor for use in node.begin for v in use.factor.variables}
         return
-    outer, draft.flags_of_time = draft.flags_of_time, counted_steps(draft, node)
+    outer = draft.flags_of_time, draft.burn_in
+    draft.flags_of_time, draft.burn_in = counted_steps(draft, node), node.burn_in
     values: dict[Variable, str] = {}
     for use in draw_order(node.begin):
         factor = use.factor
         for variable in factor.variables:
             _shape_of_carry(draft, variable)
-        rows = {c: name for c in factor.conditions if (name := _row(draft, c, node, factor)) is not None}
+        rows = {c: name for c in factor.conditions if (name := row(draft, c, node, factor)) is not None}
         draft.rows |= rows
-        names = densities.value_of(draft, use, Scope(index=node.index, values={**values, **rows}), start=node)
+        axes = draft.axes_of_carry(begins(factor.variable))
+        axis = axes[0] if len(axes) == 1 else None
+        here = Scope(index=node.index, values={**values, **rows})
+        names = densities.value_of(draft, use, here, axis=axis, start=node)
         for variable, name in zip(factor.variables, names, strict=True):
             if node.reset is not None:
                 _refuse_batch(draft, name, factor)
                 name = draft.repeated(name)
+            name = draft.along(name, axes) if axes else name
             values[variable] = draft.begins[begins(variable)] = draft.samples[variable.key] = name
     draft.rows |= values
-    draft.flags_of_time = outer
+    draft.flags_of_time, draft.burn_in = outer
 
 
 def _shape_of_carry(draft: Draft, variable: Variable) -> None:
@@ -51,7 +56,7 @@ def _shape_of_carry(draft: Draft, variable: Variable) -> None:
             draft.shapes[key], draft.ranks[key] = draft.shapes[other], draft.ranks[other]
 
 
-def _row(draft: Draft, condition: Variable, node: OverTime, factor: Factor) -> str | None:
+def row(draft: Draft, condition: Variable, node: OverTime, factor: Factor) -> str | None:
     """The first row that a start reads, or the first k; None for what is given once, or another start."""
     now = series(condition, node.index)
     if now is None or now.key not in draft.indexed:

@@ -115,6 +115,7 @@ def _before(draft: Draft, variable: Variable, scope: Scope, by: object) -> str:
     which goes from step to step under a key of its own.
     """
     now, lag = variable.at(0), -variable.offset
+    axes = draft.through.get(now, ())
     if lag < 0:
         raise TimeError(f"{by} reads {variable}, which lies ahead; the steps of a sum go forward")
     older = lag > 1
@@ -136,7 +137,8 @@ def _before(draft: Draft, variable: Variable, scope: Scope, by: object) -> str:
     draft.carried.add(now)
     begin = draft.begins.get(now.key)
     starts = (begin,) if begin is not None and draft.is_step(begin) else ()
-    return draft.add(written.identifier, Op("", "carry", starts, variable=variable, step=True))
+    carry = Op("", "carry", starts, variable=variable, step=True, axes=axes)
+    return draft.of_ancestors(draft.add(written.identifier, carry))
 
 
 def keep_lag(draft: Draft, now: Variable, lag: int, source: str) -> Variable:
@@ -174,7 +176,8 @@ def _item(draft: Draft, variable: Variable, inner: str, scope: Scope, by: object
 
 def _around(draft: Draft, scope: Scope) -> set[int]:
     """The sample axes of what is at hand."""
-    return {a for name in scope.values.values() for a in draft.ops[name].axes}
+    paths = {axis for _, axis in scope.paths if axis is not None}
+    return paths | {a for name in scope.values.values() for a in draft.ops[name].axes}
 
 
 def _last(draft: Draft, variable: Variable, clock: str, scope: Scope, by: object) -> str:
@@ -260,19 +263,21 @@ def _inside(draft: Draft, variable: Variable) -> tuple[tuple[str, float], ...]:
     return (("value", draft.fills[variable.key]),) if variable.key in draft.fills else ()
 
 
-def _counts(draft: Draft, variable: Variable) -> str | None:
-    """The flags of the steps of a series that count, where some do not."""
+def _counts(draft: Draft, variable: Variable, *, weighs: bool = False) -> str | None:
+    """The flags of the steps of a series that count, where some do not; those of a burn-in do where they ``weigh``."""
     known = draft.flags_of_time
-    if draft.time is None or not draft.time.burn_in:
+    if weighs or not draft.burn_in:
         return known
-    late = Op("", "behind", how=variable.key, options=(("burn_in", draft.time.burn_in),), step=True)
+    late = Op("", "behind", how=variable.key, options=(("burn_in", draft.burn_in),), step=True)
     name = draft.add(f"{variable.key}_behind", late)
     return name if known is None else draft.add("counted_steps", Op("", "call", (known, name), target=runtime.both))
 
 
-def scored(draft: Draft, name: str, variable: Variable) -> str:
-    """A value at which a density is taken: data of steps that do not count are moved into the support."""
-    if not draft.is_data(name) or not (counts := _counts(draft, variable)):
+def scored(draft: Draft, name: str, variable: Variable, *, weighs: bool = False) -> str:
+    """A value at which a density is taken: data of steps that do not count are moved into the support. Those of a
+    burn-in stay as they are where they ``weigh`` the particles that go on from it.
+    """
+    if not draft.is_data(name) or not (counts := _counts(draft, variable, weighs=weighs)):
         return name
     op = Op("", "call", (name, counts), target=runtime.filled, options=_inside(draft, variable))
     return draft.add(f"{variable.key}_counted", op)

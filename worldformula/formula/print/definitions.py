@@ -12,6 +12,7 @@ and how a product of factors factorises: p(x,z) = p(x|z) p(z).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,12 +40,15 @@ class Settings:
 class Definition:
     """``left = right``, or ``left ∝ right``. Of several products on the right, the mean is meant.
 
+    ``weights`` of several products are numbers, or the conditions that a network of them reads.
+
     ``left: right`` says how a slow copy follows, or which settings of a factor are numbers of the call.
     """
 
     left: str | Header
     right: Node | tuple[Product, ...] | Pace | Settings
     relation: Literal["=", "∝", ":"] = "="
+    weights: tuple[float | Variable, ...] | None = None
 
 
 def definitions(node: Node) -> list[Definition]:
@@ -83,9 +87,20 @@ def made(factor: Factor) -> Definition | None:
     if isinstance(factor, PoE):
         return Definition(factor.header, (_uses(factor.parts),), "∝")
     if isinstance(factor, MoE):
-        each = [part.parts if isinstance(part, Experts) else (part,) for part in factor.parts]
-        return Definition(factor.header, tuple(map(_uses, each)))
+        each = [part.parts if isinstance(part, Experts) else (part,) for part in factor.experts]
+        weights = None if factor.gate is None else factor.shares or factor.gate.conditions
+        return Definition(factor.header, tuple(map(_uses, each)), weights=weights)
     return None
+
+
+def weights(d: Definition, number: str, symbol: Callable[[str], str], head: Callable[[Header], str]) -> list[str]:
+    """The weights of several products: numbers, w_1, or w_1(x) of what they read."""
+    known = [number.format(f"{w:.3g}") for w in d.weights or () if isinstance(w, float)]
+    read = tuple(w for w in d.weights or () if isinstance(w, Variable))
+    places = range(1, 1 + (len(d.right) if isinstance(d.right, tuple) else 0))
+    if not read:
+        return known or [symbol(f"w{k}") for k in places]
+    return [head(Header(f"w_{k}", read, (), deterministic=False, written="")) for k in places]
 
 
 def given(factor: Factor) -> list[Definition]:

@@ -39,13 +39,20 @@ def factor_mathml(u: Factor) -> str:
     letter = symbol(u.header.letter.partition("_")[0])
     bar = '<mo lspace="0.17em" rspace="0.17em" stretchy="false">∣</mo>'
     right = ""
-    if isinstance(family, families.MixtureFamily):
+    if isinstance(family, families.MixtureFamily | families.UnlikeMixtureFamily):
         weight = fenced("(", c, ")", stretchy=False) if c and u.net is not None else ""
         given = bar + c if c and u.net is not None else ""
         over = f"<mrow><mi>k</mi><mo>=</mo><mn>1</mn></mrow><mn>{family.components}</mn>"
         right = f'<munderover><mo movablelimits="false" largeop="true">∑</mo>{over}</munderover>'
         right += f'<msub><mi>w</mi><mi>k</mi></msub>{weight}<mspace width="0.17em"/><msub>{letter}<mi>k</mi></msub>'
         right += fenced("(", x + given, ")", stretchy=False)
+    elif isinstance(family, families.ZeroInflatedFamily):
+        conditioned = c and u.net is not None
+        gate = "<mi>π</mi>" + (fenced("(", c, ")", stretchy=False) if conditioned else "")
+        rest = fenced("(", f"<mn>1</mn><mo>−</mo>{gate}", ")", stretchy=False)
+        right = f'{gate}<mspace width="0.17em"/><msub><mi>δ</mi><mn>0</mn></msub>{fenced("(", x, ")", stretchy=False)}'
+        right += f'<mo>+</mo>{rest}<mspace width="0.17em"/><msub>{letter}<mn>0</mn></msub>'
+        right += fenced("(", x + (bar + c if conditioned else ""), ")", stretchy=False)
     elif flows_in_time(u):
         at = COMMA.join(filter(None, ("<msub><mi>u</mi><mi>τ</mi></msub>", "<mi>τ</mi>", c)))
         area = '<msubsup><mo movablelimits="false" largeop="true">∫</mo><mn>0</mn><mn>1</mn></msubsup>'

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
 from worldformula import families
 from worldformula.formula.print.broken import WIDTH, Line, lines
-from worldformula.formula.print.definitions import Definition, Settings, definitions, factorised, flows_in_time, made
+from worldformula.formula.print.definitions import (
+    Definition,
+    Settings,
+    definitions,
+    factorised,
+    flows_in_time,
+    made,
+    weights,
+)
 from worldformula.formula.syntax import text
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.functions import FUNCTIONS
@@ -145,7 +155,7 @@ def _times(right: Node) -> str:
     return r"\cdot" if isinstance(right, Number) else r"\,"
 
 
-def _clock(node: OverTime) -> str:
+def below(node: OverTime) -> str:
     """The index of a sum over time and, behind it, what restarts the carry and where it begins."""
     marks = [f"{symbol(key)}={symbol(value)}" for key, value in clock(node)]
     marks += [f"{symbol('initial')}={factor(use)}" for use in node.begin]
@@ -157,8 +167,15 @@ def _expected(node: Expectation, stacked: bool = False) -> str:
     below = product(node.q)
     if stacked and len(node.q) > 1:
         below = r"\substack{" + r", \\ ".join(map(factor, node.q)) + "}"
-    marks = r",\, ".join(m if m.startswith("K=") else rf"\mathrm{{{m}}}" for m in node.marks)
+    marks = r",\, ".join(map(_mark, node.marks))
     return rf"\mathbb{{E}}{f'^{{{marks}}}' if marks else ''}_{{{below}}}"
+
+
+def _mark(mark: str) -> str:
+    """What the sign of an expectation says: ``K=8``, ``exact``, ``resample=systematic``, ``ESS<0.5K``."""
+    key, sign, value = re.split("([=<])", mark) if re.search("[=<]", mark) else (mark, "", "")
+    written = value if key == "K" or sign == "<" else rf"\mathrm{{{value}}}" if sign else ""
+    return (key if key == "K" else rf"\mathrm{{{key}}}") + sign + written
 
 
 def _over(node: OverTime | OverSteps) -> str:
@@ -166,7 +183,7 @@ def _over(node: OverTime | OverSteps) -> str:
     sign = r"\sum" if node.how == "sum" else r"\operatorname{mean}"
     if isinstance(node, OverSteps):
         return f"{sign}_{{{symbol(node.index)}=1}}^{{{node.steps}}} "
-    return f"{sign}_{{{_clock(node)}}} "
+    return f"{sign}_{{{below(node)}}} "
 
 
 def _over_rows(node: OverRows, rows: str) -> str:
@@ -331,8 +348,11 @@ def _defined(d: Definition, width: int) -> list[Line]:
         return [(0, left + relation + first[1]), *((depth + 1, shown) for depth, shown in rest)]
     if len(d.right) == 1:
         return [(0, left + relation + factorisation(d.right[0]))]
-    count = rf"\tfrac{{1}}{{{len(d.right)}}}"
     products = list(map(product, d.right))
+    if d.weights is not None:
+        shown = weights(d, "{}", symbol, head)
+        return [(0, left + relation + " + ".join(map(r"{}\, {}".format, shown, products)))]
+    count = rf"\tfrac{{1}}{{{len(d.right)}}}"
     if sum(len(" ".join(str(u.factor) for u in p)) + 3 for p in d.right) <= width:
         return [(0, rf"{left}{relation}{count} \left( {' + '.join(products)} \right)")]
     rows = [(1, shown if i == 0 else f"+ {shown}") for i, shown in enumerate(products)]
@@ -359,6 +379,7 @@ def factor_latex(u: Factor) -> str:
 
     PoE, MoE              q(z \mid x, y) \propto p(z)\, q(z \mid x)\, q(z \mid y)
     Mixture               p(x \mid c) = \sum_{k=1}^{3} w_{k}(c)\, p_{k}(x \mid c)
+    ZeroInflated          p(n \mid c) = \pi(c)\, \delta_{0}(n) + (1 - \pi(c))\, p_{0}(n \mid c)
     Flow                  p(x \mid c) = p_{0}(f(x; c))\, |\det \partial f(x; c) / \partial x|
     Flow of a Transport   p(x \mid c):\; x = u_{0} + \int_{0}^{1} v(u_{\tau}, \tau, c)\, d\tau,\quad u_{0} \sim p_{0}
     Autoregressive        p(x \mid c) = \prod_{i} p(x_{i} \mid x_{<i}, c)
@@ -378,9 +399,12 @@ def _made_of(u: Factor) -> str:
     x = "".join(map(variable, u.variables))
     c = ", ".join(map(variable, u.conditions))
     letter = _letter(u.header)
-    if isinstance(family, families.MixtureFamily):
+    if isinstance(family, families.MixtureFamily | families.UnlikeMixtureFamily):
         weight, given = (f"({c})", rf" \mid {c}") if c and u.net is not None else ("", "")
         return rf"{left} = \sum_{{k=1}}^{{{family.components}}} w_{{k}}{weight}\, {letter}_{{k}}({x}{given})"
+    if isinstance(family, families.ZeroInflatedFamily):
+        gate, given = (rf"\pi({c})", rf" \mid {c}") if c and u.net is not None else (r"\pi", "")
+        return rf"{left} = {gate}\, \delta_{{0}}({x}) + (1 - {gate})\, {letter}_{{0}}({x}{given})"
     if flows_in_time(u):
         given = f", {c}" if c else ""
         way = rf"u_{{0}} + \int_{{0}}^{{1}} v(u_{{\tau}}, \tau{given})\, d\tau"

@@ -1,14 +1,11 @@
-"""MathML Core, which browsers typeset by themselves. Exactly as written, one rule per node; long formulas are broken.
-
-A formula that is too long for a line is broken as `broken` says.
-"""
+"""MathML Core, which browsers typeset. Exactly as written, one rule per node; `broken` breaks long formulas."""
 
 from __future__ import annotations
 
 from html import escape, unescape
 
 from worldformula.formula.print.broken import WIDTH, Line, lines
-from worldformula.formula.print.definitions import Definition, Settings, definitions
+from worldformula.formula.print.definitions import Definition, Settings, definitions, weights
 from worldformula.formula.print.latex import SUBSCRIPT, numbered
 from worldformula.formula.syntax import text
 from worldformula.formula.syntax.functions import FUNCTIONS
@@ -218,7 +215,7 @@ def _expected(node: Expectation, stacked: bool = False) -> str:
     return f"<{tag}>{letter}<mrow>{below}</mrow>{above}</{tag}>"
 
 
-def _over(node: OverTime | OverSteps | OverRows) -> str:
+def over(node: OverTime | OverSteps | OverRows) -> str:
     """The sign of a sum or mean with its limits; over time, below it, what restarts the carry and where it begins; over
     the rows of the data, before it, the scale where a call gives some of them.
     """
@@ -326,7 +323,7 @@ def _further(node: Node) -> Rule[str]:
             letter = node.sign.mathml or f"<mi>{escape(node.sign.text)}</mi>"
             return f"<mrow>{letter}{fenced('[', inside, ']')}</mrow>"
         case OverTime() | OverSteps() | OverRows():
-            return f"<mrow>{_over(node)}{(yield from _operand(node.body, strength(node.body) < SUMMAND))}</mrow>"
+            return f"<mrow>{over(node)}{(yield from _operand(node.body, strength(node.body) < SUMMAND))}</mrow>"
     raise TypeError(f"no MathML rule for {type(node).__name__}")
 
 
@@ -344,7 +341,7 @@ class _MathML:
             case Expectation():
                 return _expected(node, stacked=len(text.product(node.q)) > SUBSCRIPT)
             case OverTime() | OverSteps() | OverRows():
-                return _over(node)
+                return over(node)
             case OverBatch(name) | Function(name):
                 return f"<mi>{name}</mi>"
             case Binary(_, left, right):
@@ -381,6 +378,9 @@ def defined(d: Definition, width: int) -> list[Line]:
     products = [f"<mrow>{product(p)}</mrow>" for p in d.right]
     if len(products) == 1:
         return [(0, left + factorisation(d.right[0]))]
+    if d.weights is not None:
+        shown = weights(d, "<mn>{}</mn>", symbol, head)
+        return [(0, left + "<mo>+</mo>".join(map('{}<mspace width="0.17em"/>{}'.format, shown, products)))]
     left += f"<mfrac><mn>1</mn><mn>{len(products)}</mn></mfrac>"
     if sum(len(" ".join(str(u.factor) for u in p)) + 3 for p in d.right) <= width:
         return [(0, left + fenced("(", "<mo>+</mo>".join(products), ")"))]

@@ -22,7 +22,7 @@ from worldformula.errors import (
 )
 from worldformula.families.base import Family
 from worldformula.families.closed import kl_pair
-from worldformula.formula.syntax.drawn import drawn, one_draw
+from worldformula.formula.syntax.drawn import drawn, one_draw, scored_draw
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import whole_number
 from worldformula.formula.syntax.names import Variable
@@ -33,10 +33,12 @@ from worldformula.formula.syntax.nodes import (
     Negative,
     Node,
     Number,
+    Operator,
     Product,
     Use,
     Value,
     drawn_factors,
+    draws,
     walk,
 )
 from worldformula.formula.syntax.text import text
@@ -234,9 +236,9 @@ def check_independence(op: str, left: Node, right: Node) -> None:
         check_function("power", left)
     if op not in NONLINEAR:
         return
-    theirs = drawn(right)
-    if not theirs.isdisjoint(drawn(left)):
-        shared = next(f for f in drawn_factors(left) if f in theirs)
+    theirs = drawn(right, _at_random)
+    if not theirs.isdisjoint(drawn(left, _at_random)):
+        shared = next(f for n in walk(left) for f in _at_random(n) if f in theirs)
         raise SharedDrawError(
             f"the {NONLINEAR[op]} of two expectations over {shared} needs two independent draws,\n"
             f"and inside one expression a factor draws once\n"
@@ -250,6 +252,19 @@ def check_independence(op: str, left: Node, right: Node) -> None:
         check_function(NONLINEAR[op], left)
     if op in ("max", "min", "/"):
         check_function(NONLINEAR[op] if op != "/" else "inverse", right)
+
+
+def _at_random(node: Node) -> list[Factor]:
+    """What a node itself draws at random: of what takes every value in turn, two sums are two numbers."""
+    if isinstance(node, Operator) and node.sets:
+        return []
+    exact = {id(u.factor) for u in node.q if enumerated(u.factor, node)} if isinstance(node, Expectation) else set()
+    return [factor for factor in draws(node) if id(factor) not in exact]
+
+
+def enumerated(factor: Factor, node: Expectation) -> bool:
+    """Whether an expectation takes every value of a factor's variable in turn."""
+    return estimator(factor, node.q, node.gradient) == "exact"
 
 
 def check_exponent(exponent: Any) -> Any:
@@ -276,6 +291,7 @@ def check_function(name: str, body: Node) -> None:
     """Refuse a function that is not linear of an expectation that one draw estimates: E[g(f)] is not g(E[f])."""
     estimate = one_draw(body, _drawn_once)
     if estimate is None:
+        _check_score(name, body)
         return
     factors = {id(f): f for f in drawn_factors(estimate)}.values()
     raise OneDrawError(
@@ -286,10 +302,38 @@ def check_function(name: str, body: Node) -> None:
     )
 
 
+def _check_score(name: str, body: Node) -> None:
+    """Refuse what is not linear of an expectation by the score function: its signal is f, not what is made of E[f].
+
+    The log of an expectation itself has a signal of its own; see `plan.estimates.log_expectation`.
+    """
+    asked = body.body if name == "log" and isinstance(body, Expectation) else body
+    found = scored_draw(asked, _by_score)
+    if found is not None:
+        assert isinstance(found, Expectation)
+        others = " or ".join(f"gradient={g!r}" for g in _others(found))
+        raise GradientError(
+            f"the {name} of {text(found)}: the score function has the gradient of E[f], not of the {name} of its "
+            f"estimate\nwrite log(E(q, f, gradient='score', samples=K)) where that log is meant, sg(E(...)) where no "
+            f"gradient is{', or ' + others if others else ''}"
+        )
+
+
+def _by_score(node: Expectation) -> bool:
+    """Whether the gradient of an expectation has a term of the score function."""
+    return any(estimator(u.factor, node.q, node.gradient) == "score" for u in node.q)
+
+
+def _others(node: Expectation) -> list[str]:
+    """The estimators to choose instead of the score function."""
+    scored = next(u.factor for u in node.q if estimator(u.factor, node.q, node.gradient) == "score")
+    return [g for g in _offers(scored) if g not in ("score", "dreg")]
+
+
 def _drawn_once(node: Expectation) -> bool:
     """Whether an expectation draws something random that it does not enumerate."""
     random = (u.factor for u in node.q if u.factor.family is not None)
-    return any(estimator(f, node.q, node.gradient) != "exact" for f in random)
+    return any(not enumerated(f, node) for f in random)
 
 
 def check_divergence(q: Use, p: Use) -> None:

@@ -7,7 +7,17 @@ from itertools import islice
 from typing import Any
 
 from worldformula.formula.syntax.factor import Factor
-from worldformula.formula.syntax.nodes import Expectation, Node, Operator, OverTime, children, draws
+from worldformula.formula.syntax.nodes import (
+    Expectation,
+    Node,
+    Operator,
+    OverTime,
+    Product,
+    StopGradient,
+    children,
+    draws,
+    walk,
+)
 
 Parts = tuple[Node, ...]
 
@@ -43,14 +53,13 @@ class Drawn:
         return Drawn(factors, places)
 
 
-def drawn(node: Node) -> Drawn:
-    """The random factors that the expectations of an expression draw."""
+def drawn(node: Node, own: Callable[[Node], Iterable[Factor]]) -> Drawn:
+    """The factors that the expectations of an expression draw at random; ``own`` says those of a node itself."""
 
     def found(last: Node, inside: tuple[Node, ...]) -> Drawn:
         known = sorted((vars(child)["_drawn"] for child in inside), key=lambda d: -d.count)
         total = known[0] if known else Drawn([], {})
-        own = () if isinstance(last, Operator) and last.sets else draws(last)
-        for more in (*known[1:], own):
+        for more in (*known[1:], own(last)):
             total = total.extended(more)
         return total
 
@@ -78,6 +87,33 @@ def one_draw(node: Node, own: Callable[[Expectation], bool]) -> Node | None:
         return last if first is not None and isinstance(last, Operator) and last.meaning is not None else first
 
     return _remembered(node, "_one_draw", inside, found)  # type: ignore[no-any-return]
+
+
+def scored_draw(node: Node, own: Callable[[Expectation], bool]) -> Node | None:
+    """The first expectation inside a node whose gradient is that of the score function, or None.
+
+    ``own`` says so of an expectation itself. What stands under a stop-gradient has none.
+    """
+
+    def inside(last: Node) -> tuple[Node, ...]:
+        if isinstance(last, Operator) and last.meaning is not None:
+            return (last.meaning,)
+        return (last.body,) if isinstance(last, Expectation) else children(last)
+
+    def found(last: Node, parts: tuple[Node, ...]) -> Node | None:
+        if isinstance(last, StopGradient):
+            return None
+        if isinstance(last, Expectation) and own(last):
+            return last
+        return next((vars(part)["_scored"] for part in parts if vars(part)["_scored"] is not None), None)
+
+    return _remembered(node, "_scored", inside, found)  # type: ignore[no-any-return]
+
+
+def along_time(node: Expectation) -> Product:
+    """Of what an expectation draws, that which belongs to the steps of a sum over time inside: a whole trajectory."""
+    below = {n.index for n in walk(node.body) if isinstance(n, OverTime)}
+    return tuple(u for u in node.q if not u.factor.observed and u.factor.variable.index in below)
 
 
 def _remembered(node: Node, where: str, inside: Callable[[Node], Parts], found: Callable[[Node, Parts], Any]) -> Any:

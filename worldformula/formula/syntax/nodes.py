@@ -15,6 +15,7 @@ from worldformula.families.writing import Sign
 from worldformula.formula.syntax.constants import Constants
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.names import Variable
+from worldformula.formula.syntax.resample import Resample
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +61,8 @@ class Node:
     __slots__ = ()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key not in ("_drawn", "_one_draw")}  # see `drawn`
+        remembered = ("_drawn", "_one_draw", "_scored")  # see `drawn`
+        return {key: value for key, value in vars(self).items() if key not in remembered}
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +117,8 @@ class Expectation(Node):
     """E_q[body]: one shared draw of every factor of ``q``, or ``samples`` draws on a leading axis.
 
     ``gradient`` names the estimator that was chosen; ``baseline`` is what the score estimator subtracts: a node, or
-    ``"leave-one-out"`` for the mean of the other samples.
+    ``"leave-one-out"`` for the mean of the other samples. ``resample`` is how the samples of a step are those of the
+    next one.
     """
 
     q: Product
@@ -123,13 +126,15 @@ class Expectation(Node):
     gradient: str | None = None
     samples: int | None = None
     baseline: Node | str | None = None
+    resample: Resample | None = None
 
     @property
     def marks(self) -> tuple[str, ...]:
         """What the sign of the expectation says besides its factors: ``("score", "leave-one-out", "K=8")``."""
         baseline = ("leave-one-out" if isinstance(self.baseline, str) else "baseline",) if self.baseline else ()
         gradient = (self.gradient,) if self.gradient else ()
-        return gradient + baseline + (() if self.samples is None else (f"K={self.samples}",))
+        again = () if self.resample is None else self.resample.marks
+        return gradient + baseline + (() if self.samples is None else (f"K={self.samples}",)) + again
 
 
 @dataclass(frozen=True, eq=False)
@@ -277,6 +282,11 @@ class Operator(Node):
     def drawn(self) -> tuple[Factor, ...]:
         """The random factors that the operator itself draws."""
         return ()
+
+    @property
+    def clock(self) -> OverTime | None:
+        """The sum over time that it stands for, where it goes over all steps itself."""
+        return None
 
     @property
     def sets(self) -> bool:

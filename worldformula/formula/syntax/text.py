@@ -83,6 +83,12 @@ def clock(node: OverTime) -> tuple[tuple[str, str], ...]:
     return (*((key, value) for key, value in marks if value), *initial)
 
 
+def below(node: OverTime) -> str:
+    """What stands below the sign of a sum over time: ``t``, or ``{t; reset=first; initial=p(z_0)}``."""
+    said = [*(f"{key}={value}" for key, value in clock(node)), *(f"initial={use(u)}" for u in node.begin)]
+    return f"{{{'; '.join((node.index, *said))}}}" if said else node.index
+
+
 def number(value: int | float) -> str:
     """As Python writes it: ``1`` stays ``1`` and ``1.0`` stays ``1.0``."""
     return repr(value)
@@ -201,11 +207,9 @@ def _text(node: Node) -> Rule[str]:
             return f"sg({(yield body)})"
         case OverBatch(how, body):
             return f"{how}({(yield body)})"
-        case OverTime(how, index, body, _, _):
-            said = [*(f"{key}={value}" for key, value in clock(node)), *(f"initial={use(u)}" for u in node.begin)]
-            below = f"{{{'; '.join((index, *said))}}}" if said else index
+        case OverTime(how, _, body, _, _):
             shown = yield from _operand(body, strength(body) < SUMMAND)
-            return f"{'Σ' if how == 'sum' else 'mean'}_{below} {shown}"
+            return f"{'Σ' if how == 'sum' else 'mean'}_{below(node)} {shown}"
     raise TypeError(f"no text rule for {type(node).__name__}")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from worldformula.formula import runtime
+from worldformula.formula.filtering import running
 from worldformula.formula.plan.plan import Op
 from worldformula.formula.plan.rules.rule import ARITHMETIC, MANY, NONE, Rule, led
 from worldformula.formula.syntax.constants import start_of
@@ -47,16 +48,16 @@ def _carry(m: Any, op: Op, args: list[Any]) -> Any:
     key = op.variable.key if op.variable else ""
     value = m.carry[key]
     if key in m.plan.begins:
-        return _begun(m, value, args, m.once.get(m.plan.begins[key]))
-    return value if m.keep is None else runtime.restart(value, m.keep, start_of(m.plan.initial, key))
+        return _begun(m, op, value, args, m.once.get(m.plan.begins[key]))
+    return value if m.keep is None else runtime.restart(value, m.keep, start_of(m.plan.initial, key), len(op.axes))
 
 
-def _begun(m: Any, value: Any, starts: list[Any], once: Any) -> Any:
+def _begun(m: Any, op: Op, value: Any, starts: list[Any], once: Any) -> Any:
     """A carry that begins with what a factor says: at the first step, where none is given, and at resets."""
     start = starts[0] if starts else once
     if value is None:
         return start
-    return value if m.keep is None else runtime.restart(value, m.keep, start)
+    return value if m.keep is None else runtime.restart(value, m.keep, start, len(op.axes))
 
 
 def _write_carry(w: Any, op: Op) -> str:
@@ -67,7 +68,19 @@ def _write_carry(w: Any, op: Op) -> str:
     if w.keep is None:
         return str(source)
     start = f", {w.ref(op.args[0])}" if op.args else w.initial(op.variable.key)
-    return f"restart({source}, {w.derived(w.keep, 's')}[t]{start})"
+    lead = f", lead={len(op.axes)}" if op.axes else ""
+    return f"restart({source}, {w.derived(w.keep, 's')}[t]{start}{lead})"
+
+
+def _running(m: Any, op: Op, args: list[Any]) -> Any:
+    if not m.t:
+        return args[0]
+    before = m.history[op.name][-1]
+    return args[0] + (before if m.keep is None else runtime.restart(before, m.keep))
+
+
+def _write_running(w: Any, op: Op) -> str:
+    return f"{w.callable(running)}({w.ref(op.args[0])}, B, T{f', {w.keep}' if w.keep else ''})"
 
 
 def _first(m: Any, op: Op, _: list[Any]) -> Any:
@@ -113,7 +126,9 @@ def _over(m: Any, op: Op, _: list[Any]) -> Any:
 
 def _write_over(w: Any, op: Op) -> str:
     if op.how == "last":
-        return f"{w.ref(op.args[0], tight=True)}.unflatten(0, (B, T))[:, -1]"
+        lead = len(op.axes)
+        last = f".select({lead + 1}, -1)" if lead else "[:, -1]"
+        return f"{w.ref(op.args[0], tight=True)}.unflatten({lead}, (B, T)){last}"
     if not op.options and not w.ops[op.reads[0]].axes:
         return f"{w.ref(op.args[0], tight=True)}.unflatten(0, (B, T)).{op.how}(1)"
     known = w.plan.arguments
@@ -141,6 +156,7 @@ RULES: dict[str, Rule] = {
     "flags": Rule(lambda m, op, args: m.keep, lambda w, op: f"kept({w.plan.arguments[op.how]})", NONE, "step"),
     "index": Rule(_index, _write_index, NONE, "step"),
     "carry": Rule(_carry, _write_carry, (0, 1), "step"),
+    "running": Rule(_running, _write_running, (1, 1), "step"),
     "first": Rule(_first, _write_first, NONE, "once"),
     "shift": Rule(_shift, _write_shift, (1, 1), "step"),
     "repeat": Rule(

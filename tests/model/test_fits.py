@@ -1,0 +1,59 @@
+"""Settings of fits that belong to presets: `worldformula fit` begins with them, and cards train by them."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+
+import pytest
+
+from worldformula import catalogue
+from worldformula.model.config import start
+from worldformula.training.minimise import FitConfig
+
+OWN = [(s.name, p) for s in catalogue.discover("models") for p in s.fits]
+
+
+def test_there_are_some():
+    assert {"vae", "cvae", "ddpm", "mvae", "factor_vae"} <= {name for name, _ in OWN}
+
+
+@pytest.mark.parametrize(("name", "preset"), OWN)
+def test_a_fit_begins_with_those_of_its_preset(name, preset):
+    system = catalogue.find(name)
+    assert preset in system.presets
+    found = dataclasses.asdict(start(name, preset, "digits").fit)
+    assert found == dataclasses.asdict(FitConfig()) | dict(system.fits[preset])
+
+
+def test_a_preset_without_begins_with_the_defaults():
+    assert start("vae", "paper", "digits").fit == FitConfig()
+    assert start("rssm", "tiny", "digits").fit == FitConfig(batch=16, clip=1.0)
+
+
+@pytest.mark.parametrize(
+    ("card", "model"),
+    [
+        ("vae_digits", "vae"), ("cvae_digits", "cvae"), ("vae_bounds", "iwae"), ("cgan_digits", "cgan"),
+        ("ddpm_digits", "ddpm"), ("draw_digits", "draw"), ("mmd_vae_digits", "mmd_vae"), ("vib_sweep", "vib"),
+        ("score_rings", "score_sde"), ("hierarchical_groups", "hierarchical"), ("mvtcae_digits", "mvtcae"),
+        ("multimodal_digits", "jmvae"),
+    ],
+)  # fmt: skip
+def test_a_card_trains_by_them(card, model, monkeypatch):
+    class Trained(Exception):
+        pass
+
+    def fit(loss, data, **how):
+        raise Trained(how)
+
+    module = importlib.import_module(f"worldformula.cards.{card}")
+    place = module if hasattr(module, "fit") else importlib.import_module("worldformula.cards.trimodal_scores")
+    monkeypatch.setattr(place, "fit", fit)
+    with pytest.raises(Trained) as stopped:
+        module.measure(100)
+    how = stopped.value.args[0]
+    wanted = catalogue.find(model).fits["tiny"]
+    assert {key: how[key] for key in wanted} == dict(wanted)
+    assert set(how) - set(wanted) <= {"seed", "symbols", "inputs", "progress"}
+    assert how["seed"] == 100
