@@ -312,3 +312,23 @@ def test_a_shared_scale_with_a_prior_of_its_own():
     found = log(E(kind, inner, "exact"))(y=torch.tensor(y)[:, None], seed=0)
     assert found.samples["m"].shape[-1] == 1
     assert found.value.item() == pytest.approx(truth, abs=0.02)
+
+
+def test_trajectories_that_read_one_of_several_draws():
+    """log 1/K Σ_k exp Σ_n Σ_t log p(x_t|z_t^k), with z^k moved by the k-th m, with the noise of the call."""
+    mean = Normal("p(m)", shape=2, shared=True)
+    follow = Normal("p(z_t|z_{t-1},m)", lambda z, m: {"loc": z / 2 + m, "scale": torch.ones_like(z)}, shape=2)
+    frames = Normal("p(x_t|z_t)", lambda z: {"loc": z, "scale": torch.ones_like(z)}, shape=2)
+    bound = log(E(mean, exp(Sum("n", Sum("t", E(follow, log(frames), samples=1)), rows="all")), samples=3))
+    x = torch.randn(4, 5, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    noise = bound.noise(x=x)
+    assert noise["z"].shape == (3, 4, 5, 2)
+    total = torch.zeros(3, dtype=torch.float64)
+    for k in range(3):
+        z = torch.zeros(4, 2, dtype=torch.float64)
+        for t in range(5):
+            z = z / 2 + noise["m"][k] + noise["z"][k, :, t]
+            total[k] += torch.distributions.Normal(z, 1.0).log_prob(x[:, t]).sum()
+    by_hand = total.logsumexp(0) - math.log(3)
+    assert bound(x=x, noise=noise).value.item() == pytest.approx(by_hand.item(), abs=1e-9)
+    assert bound.interpret(x=x, noise=noise).value.item() == pytest.approx(by_hand.item(), abs=1e-9)

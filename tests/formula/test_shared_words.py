@@ -109,6 +109,16 @@ FORMULAS = {
     "steps that count": lambda: E(mean, Sum("n", Sum("t", E(follow, log(frames)), mask="valid"), rows="all")),
     "steps that read it alone": lambda: log(E(mean, exp(Sum("n", Sum("t", log(of_steps)), rows="all")), samples=3)),
     "draws of steps": lambda: E(mean, Sum("n", Sum("t", E(latent, log(frames))), rows="all")),
+    "trajectories that read it": lambda: log(
+        E(mean, exp(Sum("n", Sum("t", E(follow, log(frames), samples=1)), rows="all")), samples=3)
+    ),
+    "trajectories with it": lambda: log(E(mean * follow, exp(Sum("n", Sum("t", log(frames)), rows="all")), samples=3)),
+    "trajectories of each row": lambda: E(
+        mean, Sum("n", log(E(follow, exp(Sum("t", log(frames))), samples=2)), rows="all"), samples=3
+    ),
+    "particles of each row": lambda: E(
+        mean, Sum("n", Sum("t", log(E(follow, exp(log(frames)), samples=2, resample="systematic"))), rows="all")
+    ),
     "iterations": lambda: E(mean, Sum("n", Sum("l", E(iterated, log(drawn)), steps=3), rows="all"), samples=2),
     "given": lambda: log(prior) + rows,
     "nothing of rows": lambda: E(q, log(prior) - log(q), samples=3),

@@ -122,7 +122,7 @@ def check_log(draft: Draft, node: Expectation, scope: Scope) -> None:
             f"log({text(node)}): gradient='score' is not known of particles that go from step to step\n"
             f"draw by a family such as OneHot, or without a gradient, E(sg(q), ...), which leaves that of the weights"
         )
-    if id(node) not in draft.paths and node.resample is None:
+    if scope.index is not None and id(node) not in draft.paths and node.resample is None:
         raise TimeError(
             f"log({text(node)}): later steps read what is drawn, and the sum over {scope.index!r} of logarithms of "
             f"means bounds nothing unless the particles are resampled\nwrite resample='systematic' in E, a particle "
