@@ -128,8 +128,8 @@ def check_beside(draft: Draft, node: Expectation, axis: int | None) -> None:
     if axis in draft.filters and draft.filters[axis].score is not None:
         raise GradientError(
             f"{text(node)}: its particles are drawn anew by the weights of a filter with gradient='score', whose term "
-            f"is that of the filter's own sum, and this mean would miss it\nleave gradient='score' out of resample=, or "
-            f"write two formulas"
+            f"is that of the filter's own sum, and this mean would miss it\nleave gradient='score' out of resample=, "
+            f"or write two formulas"
         )
 
 
