@@ -543,6 +543,16 @@ REFUSED = {
         TimeError,
         "later steps read what is drawn, and the sum over 't' of logarithms of means bounds nothing",
     ),
+    "a function of a sum whose ancestors have a score": (
+        lambda m, s, q: exp(fivo(m, s, q, 4, Resample("multinomial", gradient="score"))),
+        GradientError,
+        "the score function has the gradient of E[f], not of the exp of its estimate",
+    ),
+    "a term beside such a sum": (
+        lambda m, s, q: fivo(m, s, q, 4, Resample("multinomial", gradient="score")) + Sum("t", E(q, log(s), samples=4)),
+        GradientError,
+        "whose term is that of the filter's own sum, and this mean would miss it",
+    ),
     "no weights": (
         lambda m, s, q: Sum("t", E(q, log(s), samples=4, resample="systematic")),
         FormulaError,

@@ -25,7 +25,7 @@ from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.ops.chain import Chain
 from worldformula.formula.ops.chain_tables import Tables, tables
 from worldformula.formula.ops.evidence import OverChain, checked, series
-from worldformula.formula.ops.recursions import best_path, drawn_path, smoothed, unseen
+from worldformula.formula.ops.recursions import best_path, drawn_path, in_type_of, smoothed, unseen
 from worldformula.formula.plan import clocks
 from worldformula.formula.plan.plan import Op
 from worldformula.formula.plan.scope import Scope
@@ -77,9 +77,11 @@ class Valued:
         self.support, self.__name__ = support, f"{name}_path"
         self.behind, self.size = math.prod(sizes[place + 1 :]), sizes[place]
 
-    def __call__(self, states: Tensor) -> Tensor:
-        """Mixed radix: the last variable counts fastest."""
-        return self.support.to(states.device)[states.div(self.behind, rounding_mode="floor") % self.size]
+    def __call__(self, states: Tensor, like: Tensor) -> Tensor:
+        """Mixed radix: the last variable counts fastest. In the type of the densities, ``like``."""
+        return in_type_of(self.support.to(states.device), like)[
+            states.div(self.behind, rounding_mode="floor") % self.size
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +182,7 @@ class ViterbiNode(OfStates):
         factor = next(u.factor for u in self.chain.states if u.factor.variable == self.variable)
         shape: Any = factor.shape or ()
         values = Valued(factor.family.support(shape), self._sizes, self._place, self.variable.key)  # type: ignore[union-attr]
-        return str(lowering.call(values.__name__, values, states, rank=1 + len(shape)))
+        return str(lowering.call(values.__name__, values, states, args[0], rank=1 + len(shape)))
 
 
 def law_of(variable: Variable, chain: Chain, *, past: bool) -> Sign:

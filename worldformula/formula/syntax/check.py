@@ -318,13 +318,16 @@ def _check_score(name: str, body: Node) -> None:
 
 
 def _by_score(node: Expectation) -> bool:
-    """Whether the gradient of an expectation has a term of the score function."""
-    return any(estimator(u.factor, node.q, node.gradient) == "score" for u in node.q)
+    """Whether the gradient of an expectation has a term of the score function: of its draws, or of their ancestors."""
+    ancestors = node.resample is not None and node.resample.gradient == "score"
+    return ancestors or any(estimator(u.factor, node.q, node.gradient) == "score" for u in node.q)
 
 
 def _others(node: Expectation) -> list[str]:
     """The estimators to choose instead of the score function."""
-    scored = next(u.factor for u in node.q if estimator(u.factor, node.q, node.gradient) == "score")
+    scored = next((u.factor for u in node.q if estimator(u.factor, node.q, node.gradient) == "score"), None)
+    if scored is None:
+        return []
     return [g for g in _offers(scored) if g not in ("score", "dreg")]
 
 
