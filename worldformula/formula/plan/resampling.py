@@ -90,7 +90,7 @@ def weighted(draft: Draft, node: Expectation, value: Ref, axis: int | None) -> R
         value = draft.add("weight_here", here)
     total = value if known.left is None else binary(draft, "+", known.left, value)
     mean = draft.add("log_mean", Op("", "samples", (total,), how="logmeanexp", axis=axis))
-    new = draft.add(known.key, Op("", "call", (total, mean), target=filtering.carried_weights))
+    new = draft.add(known.key, Op("", "call", (total, mean), how="known", target=filtering.carried_weights))
     if draft.carries.setdefault(known.key, new) != new:
         raise TimeError(
             f"{text(node)}: the same particles are weighted in two ways, and resampled by one\n"
