@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.formula.filters import (
+    DECAY,
     FILTERS,
     MOVE,
     SEE,
@@ -162,6 +163,36 @@ def test_a_burn_in_weighs_the_particles_that_go_on_from_it(kind):
     expected = whole(x=x, noise=noise).value - head
     torch.testing.assert_close(late(x=x, noise=noise).value, expected)
     torch.testing.assert_close(late.interpret(x=x, noise=noise).value, expected)
+
+
+@pytest.mark.parametrize("kind", FILTERS)
+def test_what_some_rows_lack_weighs_nothing(kind):
+    """Data that are not there at a step say nothing of its particles, which the prior moves on."""
+    move, see, _ = factors()
+    x, has = rows(series(6), 2), torch.tensor([[1, 1, 0, 1, 0, 1], [0, 1, 1, 1, 1, 0]])
+    formula = fivo(move, see, move, 5, FILTERS[kind])
+    noise = formula.noise(x=x, generator=torch.Generator().manual_seed(0))
+    hidden = torch.where(has[..., None] == 1, x, torch.nan)
+    points = noise["resampling"].expand(5, 2, 6)
+    expected = [
+        filtered(x[b, :, 0].numpy(), noise["z"][:, b, :, 0].numpy(), points[:, b].numpy(), counts=has[b].numpy(),
+                 propose=(DECAY, 0.0, MOVE), **settings(FILTERS[kind]))
+        for b in (0, 1)
+    ]  # fmt: skip
+    for run in (formula, formula.interpret):
+        found = run(x=hidden, noise=noise, present={"x": has}).value.detach()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
+
+
+def test_classes_that_are_carried_begin_with_the_first():
+    """As numbers of classes, which an embedding reads, and not as those of the data."""
+    move = Categorical("p(z_t|z_{t-1})", nn.Embedding(3, 3), shape=(), classes=3)
+    see = Normal("p(x_t|z_t)", nn.Embedding(3, 2), shape=1)
+    formula = Sum("t", log(E(sg(move), ratio(see * move, move), samples=4, resample="systematic")))
+    x = rows(series(5), 2)
+    out = formula(x=x, seed=0)
+    assert out.samples["z"].dtype == torch.long
+    torch.testing.assert_close(formula.interpret(x=x, seed=0).value, out.value)
 
 
 @pytest.mark.parametrize("kind", FILTERS)

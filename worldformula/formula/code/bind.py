@@ -76,6 +76,14 @@ def check_options(options: Mapping[str, Any]) -> None:
         raise FormulaError(f"expected horizon= as a number of steps, got {horizon!r}")
 
 
+def _draws_classes(op: Op) -> bool:
+    """Whether what is carried are numbers of classes, which begin with that of the first."""
+    family = op.factor.family if op.kind == "draw" and op.factor is not None else None
+    if family is None or op.factor is None or family.support_size(op.factor.shape) is None:
+        return False
+    return not family.support(op.factor.shape or ()).is_floating_point()
+
+
 class Binder:
     """Everything about a plan's arguments that does not change from call to call."""
 
@@ -93,6 +101,7 @@ class Binder:
         self.keys = frozenset(plan.inputs)
         self.series = tuple(i for i in self.inputs if i.step)
         self.starts = plan.starts
+        self.classes = frozenset(key for key, name in plan.carries.items() if _draws_classes(plan.by_name[name]))
         self.rows = max((dict(op.options)["rows"] for op in plan.ops if op.kind == "first"), default=0)
         self.burn_in = max((n for op in plan.ops for key, n in op.options if key == "burn_in"), default=0)
         ours = [op.factor for op in plan.ops if op.factor is not None and op.factor.shape is not None]
@@ -291,7 +300,8 @@ class Binder:
             elif key == self.plan.counter:  # what stands before the first step, number 1
                 found[f"start_{key}"] = like.new_zeros(B, dtype=torch.promote_types(like.dtype, torch.float32))
             else:
-                found[f"start_{key}"] = like.new_zeros((*many, B, *(shape or ())))
+                kind = torch.long if of in self.classes else like.dtype
+                found[f"start_{key}"] = like.new_zeros((*many, B, *(shape or ())), dtype=kind)
         return found
 
     # -------------------------------------------------------------------------------------------------------- noise

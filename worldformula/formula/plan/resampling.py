@@ -93,7 +93,7 @@ def weighted(draft: Draft, node: Expectation, value: Ref, axis: int | None) -> R
     drawn_by: tuple[Ref, Ref] = (total, mean)
     if known.left is None and known.score is None:  # all that the weights do is to draw, which has no gradient
         drawn_by = unary(draft, "detach", total), unary(draft, "detach", mean)
-    new = draft.add(known.key, Op("", "call", drawn_by, target=filtering.carried_weights))
+    new = draft.add(known.key, Op("", "call", drawn_by, how="known", target=filtering.carried_weights))
     if draft.carries.setdefault(known.key, new) != new:
         raise TimeError(
             f"{text(node)}: the same particles are weighted in two ways, and resampled by one\n"
