@@ -581,8 +581,8 @@ REFUSED = {
     ),
     "a term beside such a sum": (
         lambda m, s, q: fivo(m, s, q, 4, Resample("multinomial", gradient="score")) + Sum("t", E(q, log(s), samples=4)),
-        GradientError,
-        "whose term is that of the filter's own sum, and this mean would miss it",
+        FormulaError,
+        "draws too, which does not, or in another way\nwrite one resample= in both, or two formulas",
     ),
     "no weights": (
         lambda m, s, q: Sum("t", E(q, log(s), samples=4, resample="systematic")),

@@ -107,7 +107,6 @@ def _sampled(draft: Draft, node: Expectation, scope: Scope) -> Steps:
         raise GradientError(f"{text(node)}: gradient='dreg' is of log E: write log(E(q, ratio(p, q), samples=K, ...))")
     resampling.refuse_mean(node)
     inside, axis = _enter(draft, node, scope)
-    resampling.check_beside(draft, node, axis)
     value = yield from _alone(draft, node.body, inside)
     value = yield from _score(draft, node, value, inside, axis)
     for use in reversed(_enumerated(node)):

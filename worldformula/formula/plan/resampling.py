@@ -131,16 +131,6 @@ def check_log(draft: Draft, node: Expectation, scope: Scope) -> None:
         )
 
 
-def check_beside(draft: Draft, node: Expectation, axis: int | None) -> None:
-    """Refuse the mean of another thing over particles whose ancestors have a score: that of the filter's own sum."""
-    if axis in draft.filters and draft.filters[axis].score is not None:
-        raise GradientError(
-            f"{text(node)}: its particles are drawn anew by the weights of a filter with gradient='score', whose term "
-            f"is that of the filter's own sum, and this mean would miss it\nleave gradient='score' out of resample=, "
-            f"or write two formulas"
-        )
-
-
 def refuse_mean(node: Expectation) -> None:
     """Refuse to resample where nothing says by which weights."""
     if node.resample is not None:
