@@ -9,8 +9,8 @@ import pytest
 from worldformula import cards
 from worldformula.cards import dynalang_hint, dynalang_text
 from worldformula.data import DataSet
-from worldformula.envs import Envs
-from worldformula.training.settings import differences
+from worldformula.envs import Envs, make
+from worldformula.envs.play import play
 
 
 def test_the_bound_is_that_of_a_grammar_whose_choices_are_equally_probable():
@@ -46,12 +46,6 @@ def test_a_measurement_of_a_few_updates_is_worse_than_the_grammar(monkeypatch):
     assert found["held"] > 1.5
 
 
-def test_the_agents_differ_by_what_is_said_alone():
-    one, other = dynalang_hint.config(3), dynalang_hint.config(3, hint="none")
-    assert differences(one, other) == {"env.args": (("hint=true",), ("hint=none",))}
-    assert one.seed == 3
-
-
 @pytest.mark.parametrize(
     ("told", "false", "without", "holds"),
     [(0.95, 0.05, 0.33, 3), (0.9, 0.1, 0.38, 3), (0.89, 0.05, 0.33, 2), (0.06, 0.06, 0.06, 2), (0.5, 0.5, 0.5, 0)],
@@ -59,14 +53,36 @@ def test_the_agents_differ_by_what_is_said_alone():
 def test_the_claims_are_counted(monkeypatch, told, false, without, holds):
     asked = []
 
-    def success(config, hints):
-        asked.append((config.env.args, hints))
+    def success(agent, seed, hints):
+        asked.append((agent, seed, hints))
         return [told, false] if len(hints) == 2 else [without]
 
+    monkeypatch.setattr(dynalang_hint, "learnt", lambda seed, hint: f"learnt from {hint}")
     monkeypatch.setattr(dynalang_hint, "success", success)
     found = dynalang_hint.measure(5)
     assert found == {"claims": float(holds), "with": told, "false": false, "without": without}
-    assert asked == [(("hint=true",), ("true", "swapped")), (("hint=none",), ("none",))]
+    assert asked == [("learnt from true", 5, ("true", "swapped")), ("learnt from none", 5, ("none",))]
+
+
+def test_who_tries_knows_no_more_than_the_agent_and_opens_one_bin_in_three():
+    """The same acts whatever opens the bin; it comes to nearly all bins, and opens a third of them."""
+    rows = play("home_dynamics", 5, 120, 32, random=(0.0,), controller=dynalang_hint.tries, hint="true", again=True)
+    ended, by_bin, opened = (int(rows[key].sum()) for key in ("is_last", "is_terminal", "reward"))
+    assert by_bin > 0.9 * ended
+    assert abs(opened / by_bin - 1 / 3) < 3 * math.sqrt(2 / 9 / by_bin)
+    env = make("home_dynamics")
+    for seed in range(20):
+        state = env.reset(seed=seed)[1]["state"]
+        told = {dynalang_hint.tries({**state, "secret": np.array([s]), "told": np.array([s])}) for s in range(3)}
+        assert len(told) == 1
+
+
+def test_the_hint_card_learns_from_play_and_acts(monkeypatch):
+    for name, value in (("CHUNKS", 16), ("WORLD", 1), ("ALL", 1), ("EPISODES", 4)):
+        monkeypatch.setattr(dynalang_hint, name, value)
+    found = dynalang_hint.measure(100)
+    assert 0 <= min(found["with"], found["false"], found["without"]) <= 1
+    assert found["claims"] == dynalang_hint.holding(found)
 
 
 def test_a_false_sentence_is_never_the_way_that_opens():

@@ -31,8 +31,10 @@ from worldformula import (
     Uniform,
     Value,
     Viterbi,
+    exp,
     log,
     sg,
+    total,
 )
 from worldformula.errors import FormulaError, NoClosedFormError, TimeError, UnknownVariableError
 from worldformula.formula.graph.graph import graph
@@ -414,6 +416,32 @@ def test_rows_that_lack_a_modality(path):
 
 
 @PATHS
+@pytest.mark.parametrize("swapped", [False, True])
+def test_steps_may_lack_any_of_what_is_seen(path, swapped):
+    """Whichever factor stands first, and tells the batch: what is not there has no part in the forward recursion."""
+    (trans, emit, start), _ = gaussian()
+    other = Normal("p(y_t|z_t)", nn.Linear(K, 2), shape=1)
+    seen = (other, emit) if swapped else (emit, other)
+    both = Evidence(Chain("t", trans * seen[0] * seen[1], over="z", initial=start))
+    data = {"x": torch.randn(2, 4, 2), "y": torch.randn(2, 4, 1)}
+    has = {"x": torch.rand(2, 4) < 0.5, "y": torch.rand(2, 4) < 0.5}
+    hidden = {k: torch.where(has[k][..., None], v, torch.nan) for k, v in data.items()}
+    states = torch.eye(K)
+    law = start.log_prob(z_1=states)[None]
+    for t in range(4):
+        own = torch.zeros(2, K)
+        for key, p in (("x", emit), ("y", other)):
+            density = torch.stack([p.log_prob(**{key: data[key][:, t], "z": z.expand(2, K)}) for z in states], 1)
+            own = own + torch.where(has[key][:, t, None], density, 0.0)
+        law = law + own
+        if t < 3:
+            table = trans.net(states).log_softmax(-1)
+            law = (law[:, :, None] + table).logsumexp(1)
+    found = run(both, path, present=has, **hidden).value
+    torch.testing.assert_close(found, law.logsumexp(1))
+
+
+@PATHS
 def test_a_latent_around_it_and_a_memory_of_data(path):
     """E_q(s|x_{1:T}) of the evidence given s, and a transition that reads h_t = f(h_{t-1}, u_t)."""
     trans = OneHot("p(z_t|z_{t-1},h_t)", lambda z, h: z * 2 + h, shape=K)
@@ -436,6 +464,75 @@ def test_a_latent_around_it_and_a_memory_of_data(path):
             own.append(normal(heads, numbers(x[row, t])))
         want = brute(np.full(K, -np.log(K)), np.stack(pairs), np.stack(own))[0]
         assert found.value[row].item() == pytest.approx(kl[row] - want, abs=1e-10)
+
+
+class Adds(nn.Module):
+    """A head [N, 4] of a state and what is added to the means."""
+
+    def __init__(self):
+        super().__init__()
+        self.line = nn.Linear(K, 4)
+
+    def forward(self, z, s):
+        return self.line(z) + torch.cat([s, 0 * s], -1)
+
+
+@PATHS
+def test_several_draws_and_values_around_it(path):
+    """log E over K draws of s, and all values of c, of the evidence given both: an IWAE, and a mixture of chains."""
+    trans = OneHot("p(z_t|z_{t-1},c)", lambda z, c: 2 * z * (1 + c.unsqueeze(-1)), shape=K)
+    emit = Normal("p(x_t|z_t,s)", Adds(), shape=2)
+    start = OneHot("p(z_1|s)", nn.Linear(2, K), shape=K)
+    q, mix = Normal("q(s|v)", nn.Linear(2, 4), shape=2), Categorical("p(c|v)", nn.Linear(2, 2), shape=(), classes=2)
+    evidence = Evidence(Chain("t", trans * emit, over="z", initial=start, mask="valid"))
+    loss = log(E(q, E(mix, exp(evidence), "exact"), samples=5))
+    x, v, valid = torch.randn(3, 4, 2), torch.randn(3, 2), torch.ones(3, 4, dtype=torch.bool)
+    valid[1, 2:] = False
+    noise = loss.noise(x=x, v=v, valid=valid)
+    found = run(loss, path, x=x, v=v, valid=valid, noise=noise)
+    s = found.samples["s"]
+    assert s.shape == (5, 3, 2)
+    both = [(k, torch.full((3,), c)) for k in range(5) for c in range(2)]
+    each = torch.stack([evidence(x=x, s=s[k], c=c, valid=valid).value for k, c in both]).unflatten(0, (5, 2))
+    shares = torch.log_softmax(mix.net(v), -1).T
+    want = (each + shares).logsumexp(1).logsumexp(0) - np.log(5)
+    torch.testing.assert_close(found.value, want)
+    finite_gradients(found.value, loss)
+
+
+@PATHS
+@pytest.mark.parametrize("K", [None, 4])
+def test_a_chain_over_latents_that_are_drawn_at_every_step(path, K):
+    """A VAE whose prior is a chain: E over whole trajectories of s, of the evidence of the chain and of the data."""
+    (trans, _, start), _ = gaussian()
+    emit = Normal("p(s_t|z_t)", nn.Linear(3, 4), shape=2)
+    q, decode = Normal("q(s_t|x_t)", nn.Linear(5, 4), shape=2), Normal("p(x_t|s_t)", nn.Linear(2, 10), shape=5)
+    evidence = Evidence(Chain("t", trans * emit, over="z", initial=start))
+    bound, x = Sum("t", log(decode) - log(q)), torch.randn(2, 4, 5)
+    for body in (evidence, bound + evidence):
+        loss = E(q, body, samples=K)
+        noise = loss.noise(x=x)
+        found = run(loss, path, x=x, noise=noise)
+        s = found.samples["s"]
+        assert s.shape == ((2, 4, 2) if K is None else (K, 2, 4, 2))
+        draws = [s] if K is None else list(s)
+        given = [{"s": each} if body is evidence else {"s": each, "x": x} for each in draws]
+        torch.testing.assert_close(found.value, sum(body(**each).value for each in given) / len(draws))
+
+
+@PATHS
+def test_all_data_may_read_the_state_before(path):
+    trans = OneHot("p(z_t|z_{t-1})", nn.Linear(K, K), shape=K)
+    emit = Normal("p(x_t|z_{t-1})", nn.Linear(K, 2), shape=1)
+    start = OneHot("p(z_0)", nn.Parameter(torch.randn(K)), shape=K)
+    x = torch.randn(2, 4, 1)
+    pair, heads = log_softmax(affine(trans.net, np.eye(K)), -1), affine(emit.net, np.eye(K))
+    begin, want = log_softmax(numbers(start.head())), []
+    for row in numbers(x):
+        pairs = np.stack([normal(heads, v)[:, None] + pair for v in row])
+        want.append(brute(logsumexp(begin[:, None] + pairs[0], 0), pairs, np.zeros((4, K)))[0])
+    loss = Evidence(Chain("t", trans * emit, over="z", initial=start))
+    assert run(loss, path, x=x).value.tolist() == pytest.approx(want, abs=1e-10)
 
 
 @PATHS
@@ -761,10 +858,9 @@ def test_what_a_formula_cannot_do_with_a_chain():
     data = torch.randn(2, 4, 2)
     with refused("beside the Sum", error=TimeError):
         Sum("t", evidence)(x=data)
-    shared = Normal("p(s)", shape=2)
-    around = Evidence(Chain("t", z() * x("p(x_t|z_t,s)", K + 2), over="z", initial=first()))
-    with refused("drawn several times", error=TimeError):
-        E(shared, around, samples=4)(x=data)
+    around = Smoothed(Chain("t", z() * Normal("p(x_t|z_t,s)", Adds(), shape=2), over="z", initial=first()))
+    with refused("several draws", "one draw", error=TimeError):
+        E(Normal("p(s)", shape=2), total(around), samples=4)(x=data)
     with refused("start", error=FormulaError):
         evidence(x=data, start={"z": torch.zeros(2, K)})
     assert isinstance(evidence + Value("y"), type(evidence))

@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.formula.test_iterations import agree
 from worldformula import KL, Deterministic, E, Mean, Normal, PoE, Sum, log
-from worldformula.errors import FormulaError, ShapeError
+from worldformula.errors import FormulaError, ShapeError, TimeError
 
 B, T, H = 3, 6, 2
 
@@ -82,6 +82,14 @@ def test_a_burn_in_is_that_of_its_own_sum(model, begun_first):
     out = agree(begun + whole if begun_first else whole + begun, x=x)
     by_itself = torch.distributions.Normal(0.0, 1.0).log_prob(x).sum((1, 2))
     torch.testing.assert_close(out.value, begun(x=x).value + by_itself)
+
+
+def test_sums_of_unlike_steps_over_one_carry_are_refused(model):
+    """What one of them leaves out may be anything, and counts in the other."""
+    core, p = model
+    loss = Sum("t", E(core, log(p)), mask="valid") + Sum("t", E(core, log(p)))
+    with pytest.raises(TimeError, match=r"two sums over t in which other steps count.*\n.*Value\('valid_t'\)"):
+        loss(x=torch.randn(B, T, 1), valid=MASK.float())
 
 
 @pytest.mark.parametrize("settings", [{"burn_in": -1}, {"burn_in": True}, {"mask": ""}, {"until": 3}])

@@ -300,3 +300,24 @@ def test_errors_say_what_to_do():
     q = Flow("p(x)", ours(), shape=Z)
     with pytest.raises(FormulaError, match="no closed form"):
         q.family.mean(q.params())
+
+
+@pytest.mark.parametrize("build", BUILDS)
+def test_a_value_goes_to_the_base_and_back_and_its_density_is_that_of_the_base(build):
+    flow = Flow("p(z|c)", build(Z, C), shape=Z).double()
+    c, noise = torch.randn(X, C, dtype=torch.float64), torch.randn(X, Z, dtype=torch.float64)
+    z = flow.sample(c=c, noise=noise)
+    torch.testing.assert_close(flow.to_base(z=z, c=c), noise)
+    torch.testing.assert_close(flow.to_value(noise, c=c), z)
+    jacobian = torch.stack([
+        torch.autograd.functional.jacobian(lambda v, at=at: flow.to_base(z=v[None], c=at[None])[0], row)
+        for row, at in zip(z.detach(), c, strict=True)
+    ])  # fmt: skip
+    density = td.Normal(0.0, 1.0).log_prob(noise).sum(-1) + torch.linalg.slogdet(jacobian)[1]
+    torch.testing.assert_close(flow.log_prob(z=z, c=c), density)
+    with pytest.raises(ShapeError):
+        flow.to_base(z=torch.zeros(X, Z + 1, dtype=torch.float64), c=c)
+    with pytest.raises(ShapeError):
+        flow.to_value(torch.zeros(X, Z + 1, dtype=torch.float64), c=c)
+    with pytest.raises(FormulaError, match=r"to_base\(z=...\)"):
+        flow.to_base(z)

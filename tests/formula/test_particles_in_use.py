@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.formula.filters import (
+    DECAY,
     FILTERS,
     MOVE,
     SEE,
@@ -64,6 +65,13 @@ def cut(noise, *places):
     """The noise [..., B, T, ...] of these rows and steps, by variable."""
     where = {"z": (slice(None), *places), "resampling": (..., *places)}
     return {key: noise[key][place] for key, place in where.items() if key in noise}
+
+
+def bound_of_y(resample, K=5):
+    """Another filter of the same data, of states called y."""
+    move = Normal("p(y_t|y_{t-1})", Line(0.5, scale=0.9), shape=1)
+    see = Normal("p(x_t|y_t)", Line(0.8, scale=0.6), shape=1)
+    return fivo(move, see, Normal("q(y_t|y_{t-1},x_t)", Line(0.3, 0.6, scale=0.5), shape=1), K, resample)
 
 
 # ----------------------------------------------------------------------------------------------------- rows and steps
@@ -155,6 +163,60 @@ def test_a_burn_in_weighs_the_particles_that_go_on_from_it(kind):
     expected = whole(x=x, noise=noise).value - head
     torch.testing.assert_close(late(x=x, noise=noise).value, expected)
     torch.testing.assert_close(late.interpret(x=x, noise=noise).value, expected)
+
+
+@pytest.mark.parametrize("kind", FILTERS)
+def test_what_some_rows_lack_weighs_nothing(kind):
+    """Data that are not there at a step say nothing of its particles, which the prior moves on."""
+    move, see, _ = factors()
+    x, has = rows(series(6), 2), torch.tensor([[1, 1, 0, 1, 0, 1], [0, 1, 1, 1, 1, 0]])
+    formula = fivo(move, see, move, 5, FILTERS[kind])
+    noise = formula.noise(x=x, generator=torch.Generator().manual_seed(0))
+    hidden = torch.where(has[..., None] == 1, x, torch.nan)
+    points = noise["resampling"].expand(5, 2, 6)
+    expected = [
+        filtered(x[b, :, 0].numpy(), noise["z"][:, b, :, 0].numpy(), points[:, b].numpy(), counts=has[b].numpy(),
+                 propose=(DECAY, 0.0, MOVE), **settings(FILTERS[kind]))
+        for b in (0, 1)
+    ]  # fmt: skip
+    for run in (formula, formula.interpret):
+        found = run(x=hidden, noise=noise, present={"x": has}).value.detach()
+        np.testing.assert_allclose(found, expected, rtol=0, atol=1e-10)
+
+
+def test_classes_that_are_carried_begin_with_the_first():
+    """As numbers of classes, which an embedding reads, and not as those of the data."""
+    move = Categorical("p(z_t|z_{t-1})", nn.Embedding(3, 3), shape=(), classes=3)
+    see = Normal("p(x_t|z_t)", nn.Embedding(3, 2), shape=1)
+    formula = Sum("t", log(E(sg(move), ratio(see * move, move), samples=4, resample="systematic")))
+    x = rows(series(5), 2)
+    out = formula(x=x, seed=0)
+    assert out.samples["z"].dtype == torch.long
+    torch.testing.assert_close(formula.interpret(x=x, seed=0).value, out.value)
+
+
+@pytest.mark.parametrize("kind", FILTERS)
+def test_two_filters_of_one_formula_are_two(kind):
+    """Each has its own weights and its own ancestors, and both go on to the next call."""
+    x = rows(series(6), 2)
+    one, two = bound(kind), bound_of_y(FILTERS[kind])
+    both = one + two
+    noise = both.noise(x=x, generator=torch.Generator().manual_seed(0))
+    parts = {"z": noise["z"], "resampling": noise["resampling"]}, {"y": noise["y"], "resampling": noise["resampling_2"]}
+    expected = one(x=x, noise=parts[0]).value + two(x=x, noise=parts[1]).value
+    torch.testing.assert_close(both(x=x, noise=noise).value, expected)
+    torch.testing.assert_close(both.interpret(x=x, noise=noise).value, expected)
+    assert both(x=x, noise=noise).last.keys() == {"z", "log_weight", "y", "log_weight_2"}
+
+
+def test_sums_around_which_trajectories_are_drawn_may_count_other_steps():
+    move, see, guide = factors()
+    x, valid = rows(series(5), 2), torch.tensor([[1.0, 0, 1, 1, 0], [1, 1, 0, 1, 1]])
+    both = log(E(guide, exp(Sum("t", log(see)) + Sum("t", log(move) - log(guide), mask="valid")), samples=3))
+    by_weight = log(E(guide, exp(Sum("t", log(see) + Value("valid_t") * (log(move) - log(guide)))), samples=3))
+    noise = both.noise(x=x, valid=valid, generator=torch.Generator().manual_seed(0))
+    expected = by_weight(x=x, valid=valid, noise=noise).value
+    torch.testing.assert_close(both(x=x, valid=valid, noise=noise).value, expected)
 
 
 @pytest.mark.parametrize("kind", FILTERS)
@@ -511,6 +573,16 @@ REFUSED = {
         lambda m, s, q: Sum("t", log(E(q, ratio(s * m, q), samples=4))),
         TimeError,
         "later steps read what is drawn, and the sum over 't' of logarithms of means bounds nothing",
+    ),
+    "a function of a sum whose ancestors have a score": (
+        lambda m, s, q: exp(fivo(m, s, q, 4, Resample("multinomial", gradient="score"))),
+        GradientError,
+        "the score function has the gradient of E[f], not of the exp of its estimate",
+    ),
+    "a term beside such a sum": (
+        lambda m, s, q: fivo(m, s, q, 4, Resample("multinomial", gradient="score")) + Sum("t", E(q, log(s), samples=4)),
+        GradientError,
+        "whose term is that of the filter's own sum, and this mean would miss it",
     ),
     "no weights": (
         lambda m, s, q: Sum("t", E(q, log(s), samples=4, resample="systematic")),

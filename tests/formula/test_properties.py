@@ -17,8 +17,9 @@ from worldformula import E, Normal, Sum, log, maximum, minimum
 from worldformula.errors import FormulaError, GradientError, OneDrawError, SharedDrawError, TimeError
 from worldformula.formula.code.program import Program
 from worldformula.formula.runtime import both, padded
+from worldformula.formula.syntax.drawn import draws
 from worldformula.formula.syntax.names import read_header
-from worldformula.formula.syntax.nodes import Binary, Expectation, Operator, draws, walk
+from worldformula.formula.syntax.nodes import Binary, Expectation, Operator, walk
 
 settings.register_profile("tests", derandomize=True, deadline=None, max_examples=40)
 settings.load_profile("tests")

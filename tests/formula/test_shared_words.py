@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 
 import pytest
@@ -257,6 +258,35 @@ def test_compiled():
     assert torch.allclose(formula(**given, seed=0).value, kept)
 
 
+def test_what_is_given_of_a_shared_variable_is_one_value():
+    formula = Sum("n", norm2(Value("y", shape=2) - Value("w")), rows="all") + log(prior)
+    y, w = torch.randn(5, 2), torch.randn(2)
+    expected = (y - w).square().sum() + torch.distributions.Normal(0.0, 1.0).log_prob(w).sum()
+    for _ in range(2):  # the first call, and those that look at less
+        torch.testing.assert_close(formula(y=y, w=w).value, expected)
+    for run in (formula, formula.interpret):
+        with pytest.raises(ShapeError, match=r"w is one value for all rows of a call.*without batch axes"):
+            run(y=y, w=torch.randn(5, 2))
+
+
+@pytest.mark.parametrize("give", [float, torch.tensor])
+def test_a_number_of_rows_that_no_data_have_is_refused(give):
+    formula = E(q, Sum("n", log(lik), rows=Symbol("N"))) - KL(q, prior)
+    x, y = torch.randn(5, 2), torch.ones(5, 1)
+    for number in (0.0, -3.0, math.nan):
+        with pytest.raises(FormulaError, match=r"(?s)rows=.*at least 1, or write rows='all'"):
+            formula(x=x, y=y, N=give(number))
+
+
+def test_a_statistic_of_all_rows_is_a_number_of_the_call():
+    x, y, seeds = torch.randn(5, 2), torch.ones(5, 1), {"seed": 0}
+    cost, spread = E(q, Sum("n", log(lik), rows="all")) - KL(q, prior), MMD(encode, Normal("p(z)", shape=2))
+    noise = (cost - 2 * spread).noise(x=x, y=y, **seeds)
+    found = (cost - 2 * spread)(x=x, y=y, noise=noise).value
+    alone = spread(x=x, noise={k: v for k, v in noise.items() if k in spread.noise(x=x)}).value
+    torch.testing.assert_close(found, cost(x=x, y=y, noise={"w": noise["w"]}).value - 2 * alone)
+
+
 ONE_ROW = "is one number for the whole call, and .* is one for each row"
 REFUSED = {
     "a cost of the call beside rows": (lambda: E(q, log(lik)) - KL(q, prior), FormulaError, ONE_ROW),
@@ -269,6 +299,11 @@ REFUSED = {
     "in every step": (lambda: Sum("t", E(mean * follow, log(frames) + log(mean))).mean(), FormulaError, ONE_ROW),
     "a mean of the call": (lambda: KL(q, prior).mean(), FormulaError, "has no mean over the rows"),
     "rows of nothing": (lambda: Sum("n", KL(q, prior), rows=5), FormulaError, "nothing in it is of"),
+    "rows of a statistic": (
+        lambda: Sum("n", MMD(encode, Normal("p(z)", shape=2)), rows="all"),
+        FormulaError,
+        "nothing in it is of",
+    ),
     "rows of rows": (lambda: Sum("n", Sum("m", log(lik), rows="all"), rows="all"), FormulaError, "nothing in it is of"),
     "rows in steps": (lambda: Sum("t", Sum("n", log(frames), rows="all")), TimeError, "inside the Sum over 't'"),
     "two that disagree": (

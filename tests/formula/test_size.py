@@ -16,7 +16,8 @@ from worldformula.formula.print.latex import latex
 from worldformula.formula.print.mathml import mathml
 from worldformula.formula.syntax import networks as registering
 from worldformula.formula.syntax.check import draw_order
-from worldformula.formula.syntax.nodes import Function, Named, Use, drawn_factors, factors, initial_of, walk
+from worldformula.formula.syntax.drawn import drawn_factors
+from worldformula.formula.syntax.nodes import Function, Named, Use, factors, initial_of, walk
 from worldformula.formula.syntax.text import text
 
 TWICE = 2.3  # how much more work twice the size may be

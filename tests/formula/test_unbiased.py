@@ -4,6 +4,7 @@ Each row of a large batch has parameters of its own, so that one backward pass g
 """
 
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from worldformula import (
     OneHot,
     Sum,
     Value,
+    Variance,
     exp,
     log,
     maximum,
@@ -29,8 +31,8 @@ from worldformula import (
     total,
 )
 from worldformula.errors import FormulaError, GradientError
+from worldformula.formula.baselines import log_leave_one_out
 from worldformula.formula.ops.entropy import Entropy
-from worldformula.formula.runtime import log_leave_one_out
 
 V = total(Value("c", shape=1))
 ROWS = 20_000
@@ -367,6 +369,22 @@ def test_a_baseline_that_its_own_draw_tells_is_refused(value, around):
     loss = around(E(coin, exp(V), "score", samples=2, baseline=value))
     with pytest.raises(GradientError, match=r"is made of c, the draw .*\n.*known before"):
         loss(x=X)
+
+
+def test_the_score_of_a_statistic_of_all_rows_is_that_of_their_draws_together():
+    """Its value is one number, and so is its signal: E over all the rows' coins, enumerated."""
+    logits = torch.tensor([[0.4], [-0.3], [0.2]]).double().requires_grad_()
+    coin = Bernoulli("q(c|x)", lambda x: x, shape=1)
+    loss = E(coin, Variance(Value("c"), target=2.0), "score")
+    found, wanted = torch.zeros(3, 1).double(), torch.zeros(()).double()
+    for bits in product((0.0, 1.0), repeat=3):
+        c = torch.tensor(bits)[:, None].double()
+        share = torch.distributions.Bernoulli(logits=logits).log_prob(c).sum().exp()
+        value = loss(x=logits, noise={"c": (1 - c).clamp(1e-9, 1 - 1e-9)}).value
+        assert value.shape == ()
+        found += share.detach() * torch.autograd.grad(value, logits)[0]
+        wanted = wanted + share * value.detach()
+    torch.testing.assert_close(found, torch.autograd.grad(wanted, logits)[0])
 
 
 def test_a_baseline_may_be_told_by_a_draw_around_it():

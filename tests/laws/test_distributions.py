@@ -133,6 +133,25 @@ def test_a_squashed_normal_is_that_of_torch_and_its_mode_the_top_of_its_density(
         tanh_normal.mean((loc, scale))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+@pytest.mark.parametrize(("loc", "scale"), [(0.0, 1.0), (6.0, 0.5), (-3.0, 4.0)])
+def test_a_squashed_normal_keeps_its_digits_close_to_the_ends(dtype, loc, scale):
+    """Values as close to 1 as the type knows, in 50 digits; an end itself is scored as the nearest one inside."""
+    step = torch.finfo(dtype).eps / 2
+    x = torch.tensor([0.0, 1.0 - 100 * step, 1.0 - step, -1.0 + 3 * step, 1.0], dtype=dtype)
+    params = [torch.full((5,), v, dtype=dtype, requires_grad=True) for v in (loc, scale)]
+    found = tanh_normal.log_prob(tuple(params), x, 0)
+    slopes = torch.autograd.grad(found.sum(), params)
+    with mpmath.workdps(50):
+        for place, value in enumerate(torch.where(x.abs() == 1, 1 - step, x).tolist()):
+            y = mpmath.mpf(value)
+            z = (mpmath.atanh(y) - loc) / scale
+            expected = -z * z / 2 - mpmath.log(scale) - mpmath.log(2 * mpmath.pi) / 2 - mpmath.log(1 - y * y)
+            assert found[place].item() == pytest.approx(float(expected), rel=2e-6 if dtype is torch.float32 else 1e-13)
+            by_hand = [float(z / scale), float((z * z - 1) / scale)]
+            assert [s[place].item() for s in slopes] == pytest.approx(by_hand, rel=1e-5, abs=1e-6)
+
+
 def test_a_truncated_normal_is_that_of_scipy():
     m, s, x = np.array([0.3, -1.2, 2.5, 0.0]), np.array([1.7, 0.6, 3.0, 0.1]), np.array([0.2, -0.9, 0.999, -0.3])
     params, reference = double(m, s), scipy.stats.truncnorm((-1 - m) / s, (1 - m) / s, m, s)

@@ -180,6 +180,12 @@ def test_factors_tell_mean_and_variance_with_batch_and_event():
     assert wf.Normal("p(y)", shape=2, scale=wf.Symbol("sigma")).variance(sigma=3.0).tolist() == [9.0, 9.0]
     with pytest.raises(FormulaError, match=r"p\(w\): tanh_normal: the mean has no closed form"):
         wf.TanhNormal("p(w)", shape=2).mean()
+    assert wf.Dirichlet("p(w)", shape=3).mean().tolist() == pytest.approx([1 / 3] * 3)
+    assert wf.Dirichlet("p(w)", shape=3).variance().tolist() == pytest.approx([1 / 18] * 3)
+    assert wf.VonMisesFisher("p(w)", shape=5).variance().tolist() == pytest.approx([1 / 5] * 5)
+    assert wf.MultivariateNormal("p(w)", shape=2).variance().tolist() == [1.0, 1.0]
+    with pytest.raises(FormulaError, match="an unnormalised density has no mean"):
+        wf.Gibbs("p(x)", nn.Sequential(nn.Linear(4, 1), nn.Flatten(-2)), shape=4).mean()
     with pytest.raises(FormulaError, match="data has no variance"):
         wf.Data("p_data(x)", shape=2).variance()
     with pytest.raises(FormulaError, match="a deterministic factor has no mean"):

@@ -15,7 +15,7 @@ from torch import nn
 from worldformula import Data, E, Flow, log
 from worldformula.errors import ConfigError, ShapeError
 from worldformula.formula.print.densities import factor_mathml
-from worldformula.formula.print.latex import factor_latex
+from worldformula.formula.print.latex_lines import factor_latex
 from worldformula.nets import transport
 from worldformula.nets.transport import INTERPOLANTS, AsVelocity, Transport, Velocity, divergence, integrate, optimal
 

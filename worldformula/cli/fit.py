@@ -22,7 +22,6 @@ from worldformula.run.folder import RunFolder, writing
 from worldformula.run.kinds import expect
 from worldformula.run.run import kept
 from worldformula.training import devices, settings
-from worldformula.training.fit import FitConfig
 from worldformula.training.progress import Progress, duration
 from worldformula.training.seeding import derived
 
@@ -51,9 +50,9 @@ class Fit:
     arrays [N, T, …], minari:ID, module:function, or a data set whose rows are series."""
     preset: Annotated[str | None, option("NAME", DEFAULT_PRESET)] = None
     """A preset of the model."""
-    steps: Annotated[str | None, option("N", f"{FitConfig.steps}")] = None
+    steps: Annotated[str | None, option("N", "that of the preset")] = None
     """Updates."""
-    batch: Annotated[str | None, option("N", f"{FitConfig.batch}")] = None
+    batch: Annotated[str | None, option("N", "that of the preset")] = None
     """Rows of a batch."""
     seed: Annotated[str | None, option("N", "0")] = None
     """Where all randomness comes from."""

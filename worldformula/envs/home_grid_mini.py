@@ -300,7 +300,7 @@ class HomeCorrections(HomeMini):
         return []
 
 
-def _walk(state: State, ends: NDArray[np.bool_]) -> int:
+def walk(state: State, ends: NDArray[np.bool_]) -> int:
     """The first step of a shortest way to one of the cells."""
     x, y = (int(k) for k in state["figure"])
     path = way(state["tiles"] == FLOOR_, (x, y), ends)
@@ -313,18 +313,18 @@ def open_bin(state: State) -> int:
     dx, dy = STEPS[int(state["facing"][0])]
     if state["tiles"][y + dy, x + dx] == BIN:
         return len(STEPS) + int(state["secret"][0])
-    return _walk(state, state["tiles"] == BIN)
+    return walk(state, state["tiles"] == BIN)
 
 
 def find_thing(state: State) -> int:
     """Into the arm with the thing."""
-    return _walk(state, state["tiles"] >= THING)
+    return walk(state, state["tiles"] >= THING)
 
 
 def find_target(state: State) -> int:
     """Straight to the target."""
     cells = np.arange(state["tiles"].size).reshape(state["tiles"].shape)
-    return _walk(state, cells == int(state["secret"][0]))
+    return walk(state, cells == int(state["secret"][0]))
 
 
 ENVIRONMENTS = (

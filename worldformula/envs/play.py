@@ -32,6 +32,7 @@ def play(
     labels: Sequence[str] = (),
     events: Sequence[str] = (),
     hold: int = 1,
+    controller: registry.Controller | None = None,
     **options: Any,
 ) -> Row:
     """Chunks of ``steps`` rows. Each begins with a new episode, and where one ends within it, the next one follows.
@@ -47,6 +48,7 @@ def play(
         events: names of ``info["event"]``, of those in ``metadata["events"]``; whether each happened on arriving at a
             row is ``event`` ``[…, E]``.
         hold: steps for which a random action goes on: one leads nowhere, some lead to where the controller never goes.
+        controller: of ``info["state"]``; by itself the environment's own, which knows all that is hidden.
         options: as for `make`.
 
     Returns:
@@ -58,17 +60,7 @@ def play(
         ConfigError: a probability beyond 0 … 1, or none; no chunk, or none with a row; names that are one text; an
             event that the environment does not have.
     """
-    entry = registry.find(id)
-    if entry is None:
-        raise EnvironmentIdError(f"{id!r} has no controller of its own.{near(id, ids())} Known: {', '.join(ids())}")
-    if not isinstance(random, Sequence | np.ndarray) or not len(random) or not all(0 <= p <= 1 for p in random):
-        raise ConfigError(f"expected shares of random actions from 0 to 1, such as (0.2, 0.5), got {random!r}")
-    if min(chunks, steps, hold) < 1 or seed < 0:
-        raise ConfigError(f"expected chunks, steps and hold ≥ 1 and seed ≥ 0, got {chunks}, {steps}, {hold} and {seed}")
-    if isinstance(labels, str) or isinstance(events, str):
-        raise ConfigError(
-            f"expected labels and events as sequences of names, ('door_open',), got {labels!r}, {events!r}"
-        )
+    own = _checked(id, seed, chunks, steps, random, labels, events, hold)
     env = make(id, labels=labels, **options)
     known = tuple(env.metadata.get("events", ()))
     if unknown := [name for name in events if name not in known]:
@@ -77,10 +69,31 @@ def play(
             f"events: nothing called {unknown[0]!r} happens in {id}.{near(unknown[0], known)} Known: "
             f"{', '.join(known) or 'none'}"
         )
-    children = np.random.SeedSequence(seed).spawn(chunks)
-    found = [_chunk(env, entry.reference, np.random.default_rng(c), steps, random, events, hold) for c in children]
+    how, children = controller or own, np.random.SeedSequence(seed).spawn(chunks)
+    found = [_chunk(env, how, np.random.default_rng(c), steps, random, events, hold) for c in children]
     env.close()
     return {key: np.stack([chunk[key] for chunk in found]) for key in found[0]}
+
+
+def _checked(
+    id: str, seed: int, chunks: int, steps: int, random: Sequence[float], labels: Sequence[str], events: Sequence[str],
+    hold: int,
+) -> registry.Controller:  # fmt: skip
+    """The environment's controller; errors as those of `play`."""
+    entry = registry.find(id)
+    if entry is None:
+        raise EnvironmentIdError(f"{id!r} has no controller of its own.{near(id, ids())} Known: {', '.join(ids())}")
+    if not isinstance(random, Sequence | np.ndarray) or not len(random) or not all(0 <= p <= 1 for p in random):
+        raise ConfigError(f"expected shares of random actions from 0 to 1, such as (0.2, 0.5), got {random!r}")
+    if min(chunks, steps, hold) < 1 or seed < 0:
+        raise ConfigError(
+            f"expected chunks and steps ≥ 1, hold ≥ 1, seed ≥ 0, got {chunks}, {steps}, {hold} and {seed}"
+        )
+    if isinstance(labels, str) or isinstance(events, str):
+        raise ConfigError(
+            f"expected labels and events as sequences of names, ('door_open',), got {labels!r}, {events!r}"
+        )
+    return entry.reference
 
 
 def _chunk(

@@ -137,13 +137,13 @@ class FlowFamily(Family):
 
     def shapes(self, params: Params, rank: int) -> tuple[Shape, Shape]:
         """Batch shape of context and base, and the event's."""
-        bijection, context, base = _parts(params)
+        bijection, context, base = parts_of(params)
         batch = self.base.shapes(base, rank)[0] if context is None else tuple(context.shape[:-1])
         return batch, bijection.shape
 
     def expand(self, params: Params, batch: Shape, rank: int) -> Params:
         """Context and base seen with the batch axes ``batch``."""
-        bijection, context, base = _parts(params)
+        bijection, context, base = parts_of(params)
         context = None if context is None else context.expand((*batch, context.shape[-1]))
         return cast(Params, (bijection, context, *self.base.expand(base, batch, rank)))
 
@@ -162,12 +162,12 @@ class FlowFamily(Family):
 
     def sample(self, params: Params, noise: Tensor) -> Tensor:
         """f⁻¹ of a sample of the base."""
-        bijection, context, base = _parts(params)
+        bijection, context, base = parts_of(params)
         return bijection.to_value(self.base.sample(base, noise), context)
 
     def mode(self, params: Params) -> Parameter:
         """f⁻¹ of the base's mode, the deterministic value of a flow: its own mode has no closed form."""
-        bijection, context, base = _parts(params)
+        bijection, context, base = parts_of(params)
         mode = self.base.mode(base)
         if not isinstance(mode, Tensor):
             like = next(bijection.call.parameters()) if context is None else context
@@ -182,7 +182,7 @@ class FlowFamily(Family):
 
     def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
         """log p_base(f(value)) + log |det|, over the whole event, which has ``rank`` axes."""
-        bijection, context, base = _parts(params)
+        bijection, context, base = parts_of(params)
         if rank != len(bijection.shape) or tuple(value.shape[value.ndim - rank :]) != bijection.shape:
             raise ShapeError(f"flow: expected a value [..., {list(bijection.shape)}], got {list(value.shape)}.")
         batch = tuple(value.shape[: value.ndim - rank])
@@ -193,6 +193,7 @@ class FlowFamily(Family):
         return self.base.log_prob(base if own == batch else self.base.expand(base, batch, rank), u, rank) + log_det
 
 
-def _parts(params: Params) -> tuple[Bijection, Tensor | None, Params]:
+def parts_of(params: Params) -> tuple[Bijection, Tensor | None, Params]:
+    """Bijection, context and the base's parameters."""
     bijection, context, *base = cast(Any, params)
     return bijection, context, tuple(base)

@@ -18,7 +18,7 @@ from worldformula.formula.factors.joint import Factor, Joint, Marginal
 from worldformula.formula.graph.graph import graph as graph_of
 from worldformula.formula.graph.model import Graph
 from worldformula.formula.graph.picture import svg
-from worldformula.formula.print.latex import factor_latex, product_latex
+from worldformula.formula.print.latex_lines import factor_latex, product_latex
 from worldformula.formula.print.notebook import factor_html, out_html, product_html
 
 

@@ -294,28 +294,6 @@ def support(family: Family, rank: int, shape: tuple[int, ...], params: Operand, 
     return values.reshape(-1, *(1,) * len(batch), *shape).expand(-1, *batch, *shape)
 
 
-def leave_one_out(x: Tensor, axis: int) -> Tensor:
-    """For every sample, the mean of the others (Mnih & Rezende 2016, arXiv:1602.06725)."""
-    return (x.sum(axis, keepdim=True) - x) / (x.shape[axis] - 1)
-
-
-def log_leave_one_out(log_weights: Tensor, axis: int) -> Tensor:
-    """For every sample, the log-mean-exp with the geometric mean of the others in its place (VIMCO, Mnih & Rezende
-    2016, eq. 10). Sums from both ends leave the sample out: nothing is subtracted, so that −∞ stays a number.
-    """
-    count, first = log_weights.shape[axis], log_weights.narrow(axis, 0, 1)
-
-    def others(shut: float, sums: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        none = torch.full_like(first, shut)
-        before = torch.cat((none, log_weights.narrow(axis, 0, count - 1)), axis)
-        after = torch.cat((log_weights.narrow(axis, 1, count - 1), none), axis)
-        return sums(before), sums(after.flip(axis)).flip(axis)
-
-    rest = torch.logaddexp(*others(-torch.inf, lambda x: x.logcumsumexp(axis)))
-    before, after = others(0.0, lambda x: x.cumsum(axis))
-    return torch.logaddexp(rest, (before + after) / (count - 1)) - math.log(count)
-
-
 def dreg(log_weights: Tensor, axis: int, *draws: Tensor) -> Tensor:
     """log-mean-exp over the samples with the doubly reparametrised gradient (Tucker et al. 2019, arXiv:1810.04152).
 

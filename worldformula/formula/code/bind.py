@@ -28,7 +28,7 @@ FLAGS = ("flags", "mask", "present")  # inputs with one entry per row or step
 class _Input:
     """key: keyword of the call. name: argument of the emitted function. step: whether it is a series [B, T, ...].
 
-    scalar: whether it is one number for the whole call.
+    scalar: whether it is one number for the whole call. common: whether it is one value for all rows.
     """
 
     key: str
@@ -36,6 +36,7 @@ class _Input:
     shape: tuple[int, ...] | None
     step: bool
     scalar: bool = False
+    common: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,14 @@ def check_options(options: Mapping[str, Any]) -> None:
         raise FormulaError(f"expected horizon= as a number of steps, got {horizon!r}")
 
 
+def _draws_classes(op: Op) -> bool:
+    """Whether what is carried are numbers of classes, which begin with that of the first."""
+    family = op.factor.family if op.kind == "draw" and op.factor is not None else None
+    if family is None or op.factor is None or family.support_size(op.factor.shape) is None:
+        return False
+    return not family.support(op.factor.shape or ()).is_floating_point()
+
+
 class Binder:
     """Everything about a plan's arguments that does not change from call to call."""
 
@@ -83,7 +92,7 @@ class Binder:
         names, flags = plan.arguments, plan.reset or next(iter(plan.flagged), None)
         self.inputs = tuple(
             _Input(
-                key, names[key], self._shape(key, op), plan.series(op), op.kind == "symbol"
+                key, names[key], self._shape(key, op), plan.series(op), op.kind == "symbol", op.common
             )
             for key, op in plan.inputs.items()
         )  # fmt: skip
@@ -92,6 +101,7 @@ class Binder:
         self.keys = frozenset(plan.inputs)
         self.series = tuple(i for i in self.inputs if i.step)
         self.starts = plan.starts
+        self.classes = frozenset(key for key, name in plan.carries.items() if _draws_classes(plan.by_name[name]))
         self.rows = max((dict(op.options)["rows"] for op in plan.ops if op.kind == "first"), default=0)
         self.burn_in = max((n for op in plan.ops for key, n in op.options if key == "burn_in"), default=0)
         ours = [op.factor for op in plan.ops if op.factor is not None and op.factor.shape is not None]
@@ -101,7 +111,7 @@ class Binder:
         tensors = [i for i in self.inputs if not i.scalar]
         self.simple = plan.index is None and bool(tensors) and all(s.event is not None for s in self.sites)
         self.simple = self.simple and not (self.several or self.series)
-        self.expected = tuple((i.key, i.shape or None) for i in tensors)
+        self.expected = tuple((i.key, i.shape or None, len(i.shape or ()) if i.common else None) for i in tensors)
         self.scalars = tuple(i.key for i in self.inputs if i.scalar)
         self.drawn = tuple((s.family.noise, s.event, s.common) for s in self.sites if s.event is not None)
 
@@ -162,11 +172,13 @@ class Binder:
         if not self.simple or given.keys() != self.keys:
             return None
         found: list[Tensor] = []
-        for key, shape in self.expected:
+        for key, shape, rank in self.expected:
             value = given[key]
             if not isinstance(value, Tensor) or not value.is_floating_point():
                 return None
             if shape is not None and value.shape[-len(shape) :] != shape:
+                return None
+            if rank is not None and value.ndim != rank:
                 return None
             found.append(value)
         like = found[0]
@@ -191,6 +203,12 @@ class Binder:
         if known.key in self.pixels:
             check_type(known.key, value)
         shape = known.shape
+        if known.common and value.ndim != len(shape or ()):
+            raise ShapeError(
+                f"{known.key} is one value for all rows of a call (shared=True), without batch axes\n"
+                + table(("variable", "declared", "got"), [(known.key, list(shape or ()), list(value.shape))])
+                + f"\npass the value of one event, or leave shared=True out: each row then has its own {known.key}"
+            )
         if shape is None or value.shape[2 if known.step else max(value.ndim - len(shape), 0) :] == shape:
             return
         axes = ", ".join(map(str, shape))
@@ -282,7 +300,8 @@ class Binder:
             elif key == self.plan.counter:  # what stands before the first step, number 1
                 found[f"start_{key}"] = like.new_zeros(B, dtype=torch.promote_types(like.dtype, torch.float32))
             else:
-                found[f"start_{key}"] = like.new_zeros((*many, B, *(shape or ())))
+                kind = torch.long if of in self.classes else like.dtype
+                found[f"start_{key}"] = like.new_zeros((*many, B, *(shape or ())), dtype=kind)
         return found
 
     # -------------------------------------------------------------------------------------------------------- noise

@@ -24,7 +24,8 @@ from worldformula.formula.code.program import Program
 from worldformula.formula.expressions.explain import explain
 from worldformula.formula.factors.joint import Joint, Marginal, Stopped, as_uses
 from worldformula.formula.plan.lower import lower
-from worldformula.formula.print.latex import latex, latex_lines
+from worldformula.formula.print.latex import latex
+from worldformula.formula.print.latex_lines import latex_lines
 from worldformula.formula.print.notebook import formula_html
 from worldformula.formula.syntax.check import (
     check_elements,
@@ -366,8 +367,7 @@ def E(
             variable, weighted), ``"score"``, ``"straight-through"``, ``"gumbel"``; or ``"dreg"`` inside ``log``.
         samples: the mean of K draws, which have a leading axis: each network runs once, on K times the batch.
         baseline: what the score estimator subtracts: an expression of what is known before the draw, or
-            ``"leave-one-out"``, the mean of the other samples (inside ``log``, what the log would be with the
-            geometric mean of the others in the sample's place: VIMCO, Mnih & Rezende 2016, arXiv:1602.06725).
+            ``"leave-one-out"``, the mean of the others; inside ``log`` that log without the sample (VIMCO).
         resample: ``"systematic"``, ``"multinomial"`` or a :class:`Resample`, where ``ratio(p, q)`` inside weighs the
             particles of a filter, ``Sum("t", log(E(q, ratio(p, q), samples=K, resample="systematic")))``.
     """

@@ -17,13 +17,14 @@ from worldformula import families
 from worldformula.errors import FormulaError, HeaderError
 from worldformula.families.autoregressive import CausalHead
 from worldformula.families.base import Family, Params
-from worldformula.families.flow import FlowFamily, FlowHead, Invertible
+from worldformula.families.flow import FlowFamily, FlowHead, Invertible, parts_of
 from worldformula.families.given import placeholder
 from worldformula.families.tensors import is_number
 from worldformula.formula.factors.independent import Normal, Poisson
 from worldformula.formula.factors.joint import Factor
 from worldformula.formula.syntax.factor import Head
-from worldformula.formula.syntax.given import Shape, as_shape
+from worldformula.formula.syntax.given import Shape, as_shape, check_value
+from worldformula.formula.syntax.habits import named_only
 
 __all__ = [
     "Autoregressive",
@@ -306,6 +307,20 @@ class Flow(Factor):
             )
         if base is not None:
             network.order = self._order(base)
+
+    @named_only("to_base({name}=...), the conditions too")
+    def to_base(self, **values: Any) -> Tensor:
+        """u = f(x; c), what a value was before the transform: ``flow.to_base(x=x, c=c)``, in the shape of x."""
+        value, *conditions = self.arguments(values, (self.variable, *self.conditions))
+        check_value(self, self.variable, self.shape, value)
+        bijection, context, _ = parts_of(self.params(*conditions))
+        return bijection.to_base(value, context)[0]
+
+    def to_value(self, u: Tensor, **conditions: Any) -> Tensor:
+        """The value x of u, the inverse of `to_base`: ``flow.to_value(u, c=c)``."""
+        check_value(self, self.variable, self.shape, u)
+        bijection, context, _ = parts_of(self.params(*self.arguments(conditions, self.conditions)))
+        return bijection.to_value(u, context)
 
     def _order(self, base: Factor) -> tuple[int, ...]:
         """Where the conditions of the base are among those of the flow."""

@@ -70,15 +70,18 @@ class Factor(base.Factor):
 
     def _moment(self, name: str, conditions: Mapping[str, Any]) -> Tensor:
         if self.family is None:
-            raise FormulaError(f"{self}: {'data' if self.observed else 'a deterministic factor'} has no {name}")
+            known = "an unnormalised density" if self.unnormalised else "a deterministic factor"
+            raise FormulaError(f"{self}: {'data' if self.observed else known} has no {name} in closed form")
         factor, conditions = self.for_call(conditions)
         family = factor.family
         assert family is not None
         with base.naming(self):
             params = factor.params(*factor.arguments(conditions, self.conditions))
-            found = getattr(family, name)(params)
             batch, _ = family.shapes(params, self.rank)
             like = next((t for t in chain(params, self.parameters()) if isinstance(t, Tensor)), torch.empty(0))
+            if family.joint and self.shape and not any(isinstance(p, Tensor) for p in params):
+                params = (like.new_full(self.shape, params[0]), *params[1:])  # a vector's size may matter
+            found = getattr(family, name)(params)
             whole = (*batch, *factor.event(params))
             return found.expand(whole) if isinstance(found, Tensor) else like.new_full(whole, found)
 

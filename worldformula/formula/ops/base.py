@@ -18,20 +18,11 @@ from worldformula.formula.factors.independent import Normal
 from worldformula.formula.factors.joint import Joint, as_uses
 from worldformula.formula.print import latex, mathml
 from worldformula.formula.syntax.check import check_gradient, check_product, estimator
+from worldformula.formula.syntax.drawn import drawn_factors
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import Shape, whole_number
 from worldformula.formula.syntax.names import Variable
-from worldformula.formula.syntax.nodes import (
-    Binary,
-    Expectation,
-    Integral,
-    Node,
-    Operator,
-    Product,
-    Use,
-    Value,
-    drawn_factors,
-)
+from worldformula.formula.syntax.nodes import Binary, Expectation, Integral, Node, Operator, Product, Use, Value
 
 FEW = 64  # values that an operator enumerates unasked
 Distribution = Factor | Joint | Use

@@ -17,7 +17,18 @@ from torch import nn
 
 from worldformula.formula import runtime
 from worldformula.formula.ops.chain import Chain, started
-from worldformula.formula.ops.recursions import Law, Transition, Values, joined, last, log_sum, normalised, paired
+from worldformula.formula.ops.recursions import (
+    Law,
+    Transition,
+    Values,
+    apart,
+    joined,
+    last,
+    log_sum,
+    normalised,
+    nothing,
+    paired,
+)
 from worldformula.formula.plan import densities, starts
 from worldformula.formula.plan.hoist_before import mixes_rows
 from worldformula.formula.plan.plan import Op
@@ -28,7 +39,11 @@ from worldformula.formula.syntax.nodes import Expectation, Number, Product, Use
 
 
 class Tables(NamedTuple):
-    """The operations of a chain: log p(z_t|x_{≤t}) and that of the step before, log p(x_t|x_{<t}), and the tables."""
+    """The operations of a chain: log p(z_t|x_{≤t}) and that of the step before, log p(x_t|x_{<t}), and the tables.
+
+    ``around`` are the sample axes of what encloses the chain: in front of the event axes of all, and of the step again
+    in front of the batch.
+    """
 
     law: str
     before: str
@@ -36,6 +51,7 @@ class Tables(NamedTuple):
     pair: str
     own: str
     start: str
+    around: tuple[int, ...]
 
 
 class States(NamedTuple):
@@ -55,18 +71,38 @@ def tables(lowering: Any, chain: Chain, scope: Scope) -> Tables:
 
 def _written(lowering: Any, chain: Chain, scope: Scope) -> Tables:
     inside, states = _inside(lowering, chain, replace(scope, leaves=[]))
-    sizes = [lowering.sizes[axis] for axis in states.now]
     law = _law_variable(lowering, chain)
-    lowering.carried.add(law)
-    lowering.shapes[law.key], lowering.ranks[law.key] = (torch.Size(sizes).numel(),), 1
-    before = lowering.add(law.at(-1).identifier, Op("", "carry", variable=law.at(-1), step=True, rank=1))
-    pair = _pair(lowering, chain, inside, states)
-    own = _own(lowering, chain, inside, states, before)
+    pair, own = _pair(lowering, chain, inside, states), _own(lowering, chain, inside, states)
     start = _start(lowering, chain, inside, states)
-    joint = lowering.call("joint", joined, before, start, pair, own, rank=1, options=(("first", chain.first),))
-    known = lowering.call(law.key, normalised, joint, rank=1, how="known")
+    around = tuple(sorted({axis for name in (pair, own, start) for axis in lowering.ops[name].axes}))
+    pair, own, start = (_enclosed(lowering, name, around) for name in (pair, own, start))
+    whole = [lowering.sizes[axis] for axis in states.now]
+    lowering.shapes[law.key] = shape = (*(lowering.sizes[axis] for axis in around), math.prod(whole))
+    lowering.ranks[law.key] = len(shape)
+    lowering.carried.add(law)
+    before = lowering.add(law.at(-1).identifier, Op("", "carry", variable=law.at(-1), step=True, rank=len(shape)))
+    options = (("first", chain.first),)
+    joint = lowering.call("joint", joined, before, start, pair, own, rank=len(shape), options=options)
+    known = lowering.call(law.key, normalised, joint, rank=len(shape), how="known")
     lowering.carries[law.key] = lowering.samples[law.key] = known
-    return Tables(known, before, lowering.call("log_step", log_sum, joint), pair, own, start)
+    step = lowering.call("log_step", log_sum, joint, rank=len(around))
+    for rank, axis in reversed([*enumerate(around)]):
+        place = sorted({*lowering.ops[step].axes, axis}, reverse=True).index(axis)
+        op = Op("", "call", (step,), target=apart, axes=(axis,), rank=rank, options=(("place", place),))
+        step = lowering.add("log_step", op)
+    return Tables(known, before, step, pair, own, start, around)
+
+
+def _enclosed(lowering: Any, name: str, around: tuple[int, ...]) -> str:
+    """A table with the sample axes of what encloses the chain in front of its own."""
+    if not around or lowering.shared(name):
+        return name
+    known, rank = lowering.along(name, tuple(sorted(around, reverse=True))), lowering.rank(name)
+    for further, axis in enumerate(around, 1):
+        place = (("place", lowering.ops[known].axes.index(axis)), ("to", -rank - 1))
+        op = Op("", "call", (known,), target=last, options=place, axis=axis, rank=rank + further)
+        known = lowering.add(f"{name}_rows", op)
+    return str(known)
 
 
 def _law_variable(lowering: Any, chain: Chain) -> Variable:
@@ -100,7 +136,7 @@ def _inside(lowering: Any, chain: Chain, scope: Scope) -> tuple[Scope, States]:
             options = (("rank", lowering.event_rank(seen.variable)),)
             axes[which].append(axis)
             if not which or any(at in u.factor.conditions for u in chain.uses if not _alone(lowering, chain, u, scope)):
-                op = Op("", "call", (like,), target=every, axes=(axis,), rank=len(shape), options=options)
+                op = Op("", "call", (like,), how="known", target=every, axes=(axis,), rank=len(shape), options=options)
                 values[at] = lowering.add(f"every_{at.identifier}", op)
     place = {v: i for i, v in enumerate(u.factor.variable for u in chain.states)}
     now, before = (tuple(kind[place[v]] for v in chain.hidden) for kind in axes)
@@ -127,7 +163,7 @@ def _pair(lowering: Any, chain: Chain, inside: Scope, states: States) -> str:
     return str(lowering.call("pair", torch.add, seen, found, rank=2))
 
 
-def _own(lowering: Any, chain: Chain, inside: Scope, states: States, before: str) -> str:
+def _own(lowering: Any, chain: Chain, inside: Scope, states: States) -> str:
     """The densities of data given the state of their step, and of states that read no step before."""
     still = tuple(u for u in chain.states if u not in chain.moving)
     seen = tuple(u for u in chain.seen if not _reads(u, inside, states.before, lowering))
@@ -136,7 +172,8 @@ def _own(lowering: Any, chain: Chain, inside: Scope, states: States, before: str
         own = densities.log_density(lowering, still, inside)
         value = own if value is None else lowering.binary("+", value, own)
     if value is None:  # all data read the step before
-        return str(lowering.call("nothing", torch.zeros_like, before, rank=1))
+        options = (("rank", len(chain.states[0].factor.shape or ())),)
+        value = lowering.call("nothing", nothing, inside[chain.states[0].factor.variable], options=options)
     return _cells(lowering, value, (), states.now)
 
 

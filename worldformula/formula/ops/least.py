@@ -30,10 +30,11 @@ from worldformula.formula.plan.plan import Op, Ref
 from worldformula.formula.plan.scope import Scope
 from worldformula.formula.plan.variables import given
 from worldformula.formula.print import latex, mathml
+from worldformula.formula.syntax.drawn import drawn_factors
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import number
 from worldformula.formula.syntax.names import Variable
-from worldformula.formula.syntax.nodes import Expectation, Node, Operator, Product, Use, Value, drawn_factors, factors
+from worldformula.formula.syntax.nodes import Expectation, Node, Operator, Product, Use, Value, factors
 from worldformula.formula.syntax.nodes import walk as everything
 from worldformula.formula.syntax.text import text
 

@@ -19,17 +19,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from worldformula.errors import FormulaError, near
+from worldformula.errors import FormulaError, TimeError, near
 from worldformula.families.writing import Sign
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.ops.chain import Chain
 from worldformula.formula.ops.chain_tables import Tables, tables
 from worldformula.formula.ops.evidence import OverChain, checked, series
-from worldformula.formula.ops.recursions import best_path, drawn_path, smoothed, unseen
+from worldformula.formula.ops.recursions import best_path, drawn_path, in_type_of, smoothed, unseen
 from worldformula.formula.plan import clocks
 from worldformula.formula.plan.plan import Op
 from worldformula.formula.plan.scope import Scope
 from worldformula.formula.print import latex, mathml
+from worldformula.formula.syntax import text
 from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.spelling import keyword
 
@@ -42,6 +43,11 @@ def in_time(node: OverChain, lowering: Any, scope: Scope) -> tuple[Tables, Calla
     outer, lowering.flags_of_time = lowering.flags_of_time, clocks.counted_steps(lowering, clock)
     known = tables(lowering, node.chain, scope.at_time(clock.index, "time sum").part())
     lowering.flags_of_time = outer
+    if known.around:
+        raise TimeError(
+            f"{text.text(node)} under several draws or values of what encloses it: its laws are of one\nwrite E of one "
+            f"draw around it, or give the call one value for each row"
+        )
 
     def whole(name: str) -> str:
         if not lowering.is_step(name):
@@ -71,9 +77,11 @@ class Valued:
         self.support, self.__name__ = support, f"{name}_path"
         self.behind, self.size = math.prod(sizes[place + 1 :]), sizes[place]
 
-    def __call__(self, states: Tensor) -> Tensor:
-        """Mixed radix: the last variable counts fastest."""
-        return self.support.to(states.device)[states.div(self.behind, rounding_mode="floor") % self.size]
+    def __call__(self, states: Tensor, like: Tensor) -> Tensor:
+        """Mixed radix: the last variable counts fastest. In the type of the densities, ``like``."""
+        return in_type_of(self.support.to(states.device), like)[
+            states.div(self.behind, rounding_mode="floor") % self.size
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +182,7 @@ class ViterbiNode(OfStates):
         factor = next(u.factor for u in self.chain.states if u.factor.variable == self.variable)
         shape: Any = factor.shape or ()
         values = Valued(factor.family.support(shape), self._sizes, self._place, self.variable.key)  # type: ignore[union-attr]
-        return str(lowering.call(values.__name__, values, states, rank=1 + len(shape)))
+        return str(lowering.call(values.__name__, values, states, args[0], rank=1 + len(shape)))
 
 
 def law_of(variable: Variable, chain: Chain, *, past: bool) -> Sign:

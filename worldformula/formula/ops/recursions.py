@@ -198,9 +198,19 @@ def in_type_of(values: Tensor, like: Tensor) -> Tensor:
     return values.to(like.dtype) if values.is_floating_point() and like.is_floating_point() else values
 
 
+def nothing(values: Tensor, *, rank: int) -> Tensor:
+    """log 1 for every value of a variable of ``rank`` event axes: what data say that do not read it."""
+    return torch.zeros(values.shape[: values.ndim - rank], dtype=values.dtype, device=values.device)
+
+
 def last(x: Tensor, *, place: int, to: int = -1) -> Tensor:
     """A value whose sample axis of states becomes an axis of its event."""
     return x.movedim(place, to)
+
+
+def apart(x: Tensor, *, place: int) -> Tensor:
+    """An event axis as a sample axis again: of a value that is seen with that axis too, where both are the same."""
+    return x.diagonal(0, place, -1).movedim(-1, place)
 
 
 def paired(x: Tensor, *, froms: int, tos: int) -> Tensor:

@@ -39,7 +39,7 @@ def refuse_mixed(draft: Draft, op: str, left: Ref, right: Ref) -> None:
     What is a value of a shared variable, and no density or sum, may be read by rows: a mean, a scale, a weight.
     """
     call, row = (left, right) if draft.common(left) else (right, left)
-    if not draft.common(call) or draft.common(row) or draft.number(row):
+    if not draft.common(call) or draft.common(row) or draft.number(row) or draft.statistic(row):
         return
     total = draft.facts[str(call)].total
     if draft.density(call) or (total and op not in "*/"):

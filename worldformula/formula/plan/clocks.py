@@ -14,7 +14,17 @@ from worldformula.formula.plan.iterations import drawn
 from worldformula.formula.plan.plan import Op, Ref
 from worldformula.formula.plan.scope import Scope
 from worldformula.formula.plan.variables import CALL_OPTIONS
-from worldformula.formula.syntax.nodes import Binary, Named, Negative, Node, OverTime, StopGradient, Value, factors
+from worldformula.formula.syntax.nodes import (
+    Binary,
+    Named,
+    Negative,
+    Node,
+    OverTime,
+    StopGradient,
+    Value,
+    factors,
+    walk,
+)
 from worldformula.formula.syntax.text import text
 
 
@@ -23,10 +33,12 @@ def over_time(draft: Draft, node: OverTime, scope: Scope) -> Steps:
     enter_time(draft, node)
     inside = scope.at_time(node.index, f"time {node.how}")
     outer = draft.flags_of_time, draft.burn_in
-    draft.flags_of_time, draft.burn_in = counted_steps(draft, node), node.burn_in
     for path, axis in scope.paths:  # whole trajectories, of which each step draws its part
+        if _counts_alike(path.body, node):  # else what one sum leaves out may count in another
+            draft.flags_of_time, draft.burn_in = counted_steps(draft, node), node.burn_in
         own = tuple(u for u in path.q if u.factor.variable.index == node.index)
         inside = draw(draft, replace(path, q=own), inside, axis)
+    draft.flags_of_time, draft.burn_in = counted_steps(draft, node), node.burn_in
     inner = yield node.body, inside
     draft.flags_of_time, draft.burn_in = outer
     draft.check_alike(inside.leaves)
@@ -77,6 +89,15 @@ def _why_not_a_step(node: OverTime) -> str:
 def _indexed(node: OverTime) -> bool:
     """Whether a factor inside has the index of the sum."""
     return any(v.index == node.index for f in factors(node.body) for v in f.variables)
+
+
+def _counts_alike(body: Node, node: OverTime) -> bool:
+    """Whether all sums of a node count the steps that one of them does."""
+    return all(
+        (n.mask, n.until, n.burn_in) == (node.mask, node.until, node.burn_in)
+        for n in walk(body)
+        if isinstance(n, OverTime)
+    )
 
 
 def counted_steps(draft: Draft, node: OverTime) -> str | None:

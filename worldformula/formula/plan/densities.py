@@ -273,6 +273,13 @@ def _bind(draft: Draft, variable: Variable, name: str, use: Use, values: dict[Va
     if place is not None:
         draft.iterated[variable] = name
     if scope.bound(variable) and draft.carries.setdefault(variable.key, name) != name and variable in draft.carried:
+        first = draft.ops[draft.carries[variable.key]]
+        same = (first.factor, first.axes) == (draft.ops[name].factor, draft.ops[name].axes)
+        if same and draft.alike[first.name] != draft.alike[name]:
+            raise TimeError(
+                f"{use.factor} stands in two sums over {scope.index} in which other steps count, and reads data that "
+                f"one of them may leave out\nwrite one Sum, and weights of the steps inside it, Value('valid_t') * ..."
+            )
         raise TimeError(
             f"two factors draw {variable} in one step, so which one is carried to the next is ambiguous; "
             f"the second is {use.factor}"

@@ -9,7 +9,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import replace
 
 from worldformula.errors import FormulaError, GradientError
-from worldformula.formula import runtime
+from worldformula.formula import baselines
 from worldformula.formula.plan import resampling
 from worldformula.formula.plan.arithmetic import binary, function, over_batch, refuse_mixed, unary
 from worldformula.formula.plan.densities import draw, log_density, params, samples_axis
@@ -107,6 +107,7 @@ def _sampled(draft: Draft, node: Expectation, scope: Scope) -> Steps:
         raise GradientError(f"{text(node)}: gradient='dreg' is of log E: write log(E(q, ratio(p, q), samples=K, ...))")
     resampling.refuse_mean(node)
     inside, axis = _enter(draft, node, scope)
+    resampling.check_beside(draft, node, axis)
     value = yield from _alone(draft, node.body, inside)
     value = yield from _score(draft, node, value, inside, axis)
     for use in reversed(_enumerated(node)):
@@ -222,6 +223,7 @@ def _score(
     if not scored:
         return value
     surrogate, signal, each = value, value, weights if every else value
+    of_rows = draft.of_row(value) and not draft.statistic(value)
     if isinstance(node.baseline, Node):
         known = yield from _alone(draft, node.baseline, scope)
         _check_baseline(draft, node.baseline, known, value, {u.factor: scope[u.factor.variable] for u in scored})
@@ -229,12 +231,12 @@ def _score(
     elif node.baseline is not None and isinstance(each, str):
         if axis not in draft.ops[each].axes:
             return value  # every sample has this value, so what the others have is all of it
-        how = runtime.log_leave_one_out if every else runtime.leave_one_out
+        how = baselines.log_leave_one_out if every else baselines.leave_one_out
         others = Op("", "call", (each, draft.ops[each].axes.index(axis)), target=how)
         signal = binary(draft, "-", value, draft.add("others", others))
     for use in scored:
         logq = log_density(draft, (use,), scope)
-        if draft.of_row(logq) and draft.common(value):  # rows that draw for themselves, and one number of them all
+        if draft.of_row(logq) and not of_rows:  # rows that draw for themselves, and one number of them all
             axes = frozenset(draft.ops[str(logq)].axes)
             logq = over_batch(draft, "sum", logq, axes)
         if isinstance(logq, str) and axis is None:
@@ -257,7 +259,7 @@ def _check_baseline(draft: Draft, node: Node, known: Ref, value: Ref, scored: Ma
             f"of, and its mean would not drop out of the gradient\nwrite an expression of what is known before the "
             f"draw, such as Value('v') of a factor around this E, or baseline='leave-one-out' with samples=K"
         )
-    if draft.of_row(known) and not draft.of_row(value):
+    if draft.of_row(known) and not draft.statistic(known) and (draft.statistic(value) or not draft.of_row(value)):
         raise FormulaError(
             f"the baseline {text(node)} is one number for each row, and what it is a baseline of is one number for the "
             f"whole call\nwrite one number for the call, ({text(node)}).sum() or a Symbol"

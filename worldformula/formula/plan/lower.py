@@ -30,6 +30,7 @@ from worldformula.formula.plan.estimates import Steps
 from worldformula.formula.plan.histories import refuse_value
 from worldformula.formula.plan.plan import Method, Op, Plan, Ref
 from worldformula.formula.plan.scope import Scope
+from worldformula.formula.syntax.drawn import drawn_factors
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import fitting
 from worldformula.formula.syntax.names import Variable
@@ -55,7 +56,6 @@ from worldformula.formula.syntax.nodes import (
     StopGradient,
     Use,
     Value,
-    drawn_factors,
     factors,
     uses,
     walk,

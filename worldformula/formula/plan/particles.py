@@ -18,7 +18,7 @@ from worldformula.formula.plan.draft import Draft
 from worldformula.formula.plan.resampling import refuse_place, write_filter
 from worldformula.formula.syntax.check import estimator
 from worldformula.formula.syntax.constants import start_of
-from worldformula.formula.syntax.drawn import along_time
+from worldformula.formula.syntax.drawn import along_time, sums_over_time
 from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.nodes import Expectation, Integral, Node, OverTime, Use, Value, factors, walk
 from worldformula.formula.syntax.text import text
@@ -33,7 +33,7 @@ def prepare(draft: Draft, node: Node) -> list[OverTime]:
     Returns the sums over time, each with all that it begins with: also with what an E around it draws,
     ``E(q(z_0) * q(z_t|z_{t-1}), Sum("t", ...))``.
     """
-    clocks = [n for n in walk(node) if isinstance(n, OverTime)]
+    clocks = sums_over_time(node)
     if not clocks:
         return []
     indices = {clock.index for clock in clocks}

@@ -47,7 +47,7 @@ def write_filter(draft: Draft, index: str, axis: int, resample: Resample) -> Non
     draft.declared.add(weight)
     draft.through[weight] = (axis,)
     before = draft.add(f"{weight.key}_prev", Op("", "carry", variable=weight.at(-1), step=True, axes=(axis,)))
-    points = Uniform(f"p({uniform.key}_{index})", shape=())
+    points = Uniform(f"p({uniform})", shape=())
     many = axis if resample.how == "multinomial" else None
     (drawn,) = value_of(draft, Use(points), Scope(index=index), axis=many)
     settings = (("how", resample.how), ("ess", resample.ess))
@@ -93,7 +93,7 @@ def weighted(draft: Draft, node: Expectation, value: Ref, axis: int | None) -> R
     drawn_by: tuple[Ref, Ref] = (total, mean)
     if known.left is None and known.score is None:  # all that the weights do is to draw, which has no gradient
         drawn_by = unary(draft, "detach", total), unary(draft, "detach", mean)
-    new = draft.add(known.key, Op("", "call", drawn_by, target=filtering.carried_weights))
+    new = draft.add(known.key, Op("", "call", drawn_by, how="known", target=filtering.carried_weights))
     if draft.carries.setdefault(known.key, new) != new:
         raise TimeError(
             f"{text(node)}: the same particles are weighted in two ways, and resampled by one\n"
@@ -128,6 +128,16 @@ def check_log(draft: Draft, node: Expectation, scope: Scope) -> None:
             f"means bounds nothing unless the particles are resampled\nwrite resample='systematic' in E, a particle "
             f"filter (FIVO), or the bound of whole trajectories, "
             f"log(E(q, exp(Sum({scope.index!r}, log(p) - log(q))), samples={node.samples}))"
+        )
+
+
+def check_beside(draft: Draft, node: Expectation, axis: int | None) -> None:
+    """Refuse the mean of another thing over particles whose ancestors have a score: that of the filter's own sum."""
+    if axis in draft.filters and draft.filters[axis].score is not None:
+        raise GradientError(
+            f"{text(node)}: its particles are drawn anew by the weights of a filter with gradient='score', whose term "
+            f"is that of the filter's own sum, and this mean would miss it\nleave gradient='score' out of resample=, "
+            f"or write two formulas"
         )
 
 

@@ -9,6 +9,7 @@ from worldformula.formula.plan.estimates import Steps
 from worldformula.formula.plan.plan import Ref
 from worldformula.formula.plan.scope import Scope
 from worldformula.formula.syntax.nodes import Node, OverBatch, OverRows
+from worldformula.formula.syntax.numbers import check_rows
 from worldformula.formula.syntax.text import text
 
 
@@ -38,7 +39,7 @@ def over_rows(draft: Draft, node: OverRows, scope: Scope) -> Steps:
     value = yield node.body, inside
     draft.check_alike(inside.leaves)
     _refuse_rows(draft, node, value, scope)
-    if draft.number(value):
+    if draft.number(value) or draft.statistic(value):
         raise FormulaError(
             f"{text(node)}: nothing in it is of a row, so there is no sum over the rows\n"
             f"write one number for the call outside of the Sum"
@@ -46,6 +47,7 @@ def over_rows(draft: Draft, node: OverRows, scope: Scope) -> Steps:
     total = arithmetic.over_batch(draft, how, value, _shared_axes(draft, scope), plate=True)
     if node.rows is not None:
         rows: Ref = (yield node.rows, scope) if isinstance(node.rows, Node) else float(node.rows)
+        draft.checks[id(node)] = check_rows, (rows,)
         total = arithmetic.binary(draft, "*", rows, total)
     return draft.term(node, total, scope)
 

@@ -33,7 +33,8 @@ class Facts(NamedTuple):
     number: one number for the whole call. unbatched: parameters without batch axes. absent: the inputs that it depends
     on and that some rows lack. density: whether an event was summed in it. scored: whether it depends on a draw whose
     gradient is that of the score function. plain: made of numbers alone, which may be no tensor. total: whether
-    elements, samples or rows were summed in it.
+    elements, samples or rows were summed in it. statistic: one number that operators find over all rows at once, or
+    what is made of such numbers.
     """
 
     number: bool = False
@@ -43,6 +44,7 @@ class Facts(NamedTuple):
     scored: bool = False
     plain: bool = False
     total: bool = False
+    statistic: bool = False
 
 
 NOTHING: frozenset[str] = frozenset()
@@ -163,6 +165,10 @@ class Assignments:
         """Whether a value is one for all rows of a call, made of variables that they share."""
         return isinstance(ref, str) and self.ops[ref].common
 
+    def statistic(self, ref: Any) -> bool:
+        """Whether a value is one number that operators find over all rows at once, or made of such."""
+        return isinstance(ref, str) and self.facts[ref].statistic
+
     def of_row(self, ref: Any) -> bool:
         """Whether a value has batch axes: one for each row."""
         return isinstance(ref, str) and not (self.ops[ref].common or self.shared(ref))
@@ -249,7 +255,9 @@ class Assignments:
         density = summed or (carried and any(f.density for f in known))
         plain = made_of_numbers(op, lambda name: self.facts[name].plain)
         total = op.kind in ("event", "samples", "batch") or (carried and any(f.total for f in known))
-        return Facts(number, unbatched, absent, density, scored, plain, total)
+        made = op.kind in ("binary", "negative", "detach", "function") and any(f.statistic for f in known)
+        statistic = op.over_batch or (made and all(f.statistic or f.number for f in known))
+        return Facts(number, unbatched, absent, density, scored, plain, total, statistic and not op.step)
 
     def _first_alike(self, op: Op, source: int | None, distinct: object) -> str:
         """The first operation of the same value, whatever its gradient: what is stopped draws with the same noise."""

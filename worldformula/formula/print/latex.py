@@ -4,19 +4,9 @@ from __future__ import annotations
 
 import re
 
-from worldformula import families
-from worldformula.formula.print.broken import WIDTH, Line, lines
 from worldformula.formula.print.definitions import (
-    Definition,
     Settings,
-    definitions,
-    factorised,
-    flows_in_time,
-    made,
-    weights,
 )
-from worldformula.formula.syntax import text
-from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.functions import FUNCTIONS
 from worldformula.formula.syntax.names import Header, Variable
 from worldformula.formula.syntax.nodes import (
@@ -43,7 +33,6 @@ from worldformula.formula.syntax.nodes import (
     Use,
     Value,
 )
-from worldformula.formula.syntax.numbers import places
 from worldformula.formula.syntax.pace import Pace
 from worldformula.formula.syntax.rules import Rule, applied, each
 from worldformula.formula.syntax.spelling import GREEK, greek
@@ -91,17 +80,17 @@ def head(header: Header) -> str:
     r"""``q(z_{t} \mid h_{t})``, or ``h_{t} = f(x_{t})``."""
     variables, conditions = (", ".join(map(variable, vs)) for vs in (header.variables, header.conditions))
     _, _, sub = header.letter.partition("_")
-    letter = _letter(header) + (f"_{{{symbol(sub)}}}" if sub else "")
+    name = letter(header) + (f"_{{{symbol(sub)}}}" if sub else "")
     if header.deterministic:
-        return rf"{variables} = {letter}({conditions})"
+        return rf"{variables} = {name}({conditions})"
     given = rf" \mid {conditions}" if conditions else ""
-    return f"{letter}({variables}{given})"
+    return f"{name}({variables}{given})"
 
 
-def _letter(header: Header) -> str:
+def letter(header: Header) -> str:
     r"""The letter without its subscript: ``q``, ``\bar{q}`` of a slow copy."""
-    letter = symbol(header.letter.partition("_")[0])
-    return rf"\bar{{{letter}}}" if header.bar else letter
+    plain = symbol(header.letter.partition("_")[0])
+    return rf"\bar{{{plain}}}" if header.bar else plain
 
 
 def pace(p: Pace) -> str:
@@ -150,7 +139,7 @@ def _operand(node: Node, brackets: bool) -> Rule[str]:
     return rf"\left( {(yield node)} \right)" if brackets else (yield node)
 
 
-def _times(right: Node) -> str:
+def times(right: Node) -> str:
     """The sign of a product: a dot before a number, otherwise a space."""
     return r"\cdot" if isinstance(right, Number) else r"\,"
 
@@ -162,7 +151,7 @@ def below(node: OverTime) -> str:
     return r";\, ".join((symbol(node.index), *marks))
 
 
-def _expected(node: Expectation, stacked: bool = False) -> str:
+def expected(node: Expectation, stacked: bool = False) -> str:
     """The sign of an expectation: what is drawn, and how; ``stacked`` for a long list on lines of its own."""
     below = product(node.q)
     if stacked and len(node.q) > 1:
@@ -178,7 +167,7 @@ def _mark(mark: str) -> str:
     return (key if key == "K" else rf"\mathrm{{{key}}}") + sign + written
 
 
-def _over(node: OverTime | OverSteps) -> str:
+def over(node: OverTime | OverSteps) -> str:
     """The sign of a sum or mean over time or iterations, with a space behind it."""
     sign = r"\sum" if node.how == "sum" else r"\operatorname{mean}"
     if isinstance(node, OverSteps):
@@ -186,18 +175,18 @@ def _over(node: OverTime | OverSteps) -> str:
     return f"{sign}_{{{below(node)}}} "
 
 
-def _over_rows(node: OverRows, rows: str) -> str:
+def over_rows(node: OverRows, rows: str) -> str:
     """The sign of a sum over the rows of the data, scaled where a call gives some of them; with a space behind it."""
     scale = rf"\frac{{{rows}}}{{B}} " if rows else ""
     return rf"{scale}\sum_{{{symbol(node.index)}=1}}^{{{'B' if rows else 'N'}}} "
 
 
-def _count(node: OverRows) -> str:
+def count(node: OverRows) -> str:
     """How many rows there are, where that is written."""
     return latex(node.rows) if isinstance(node.rows, Node) else str(node.rows or "")
 
 
-def _behind(baseline: str) -> str:
+def behind(baseline: str) -> str:
     """The learned baseline of the score estimator."""
     return rf";\, \mathrm{{baseline}}\ {baseline}"
 
@@ -222,8 +211,8 @@ def _latex(node: Node) -> Rule[str]:
         case Expectation(_, body, _, _, baseline):
             inside = yield body
             if isinstance(baseline, Node):
-                inside += _behind((yield baseline))
-            return rf"{_expected(node)}\left[ {inside} \right]"
+                inside += behind((yield baseline))
+            return rf"{expected(node)}\left[ {inside} \right]"
         case Function("clamp", body, bounds):
             shown = yield body
             low, high = yield from limits(bounds, decimal, (r"-\infty", r"\infty"))
@@ -250,7 +239,7 @@ def _latex(node: Node) -> Rule[str]:
         case Binary("^", left, right):
             return f"{(yield from _operand(left, bracketed(left, '^')))}^{{{(yield right)}}}"
         case Binary(op, left, right):
-            sign = _times(right) if op == "*" else op
+            sign = times(right) if op == "*" else op
             first = yield from _operand(left, bracketed(left, op))
             second = yield from _operand(right, bracketed(right, op, right=True))
             return f"{first} {sign} {second}"
@@ -261,160 +250,7 @@ def _latex(node: Node) -> Rule[str]:
         case OverBatch(how, body):
             return rf"\operatorname{{{how}}}\left( {(yield body)} \right)"
         case OverTime() | OverSteps():
-            return f"{_over(node)}{(yield from _operand(node.body, strength(node.body) < SUMMAND))}"
+            return f"{over(node)}{(yield from _operand(node.body, strength(node.body) < SUMMAND))}"
         case OverRows(_, _, body):
-            return f"{_over_rows(node, _count(node))}{(yield from _operand(body, strength(body) < SUMMAND))}"
+            return f"{over_rows(node, count(node))}{(yield from _operand(body, strength(body) < SUMMAND))}"
     raise TypeError(f"no LaTeX rule for {type(node).__name__}")
-
-
-# ------------------------------------------------------------------------------------------------- lines, definitions
-
-
-class _Latex:
-    """The notation of `broken`. The halves of brackets on different lines have a fixed size."""
-
-    def inline(self, node: Node) -> str:
-        return latex(node)
-
-    def opening(self, node: Node) -> str:
-        match node:
-            case Expectation():
-                return _expected(node, stacked=len(text.product(node.q)) > SUBSCRIPT)
-            case OverTime() | OverSteps():
-                return _over(node)
-            case OverRows():
-                return _over_rows(node, _count(node))
-            case OverBatch(how):
-                return rf"\operatorname{{{how}}}"
-            case Function(name):
-                return rf"\{name}"
-            case Binary(_, left, right):
-                shown = latex(left)
-                return f"{self.fenced('(', shown, ')') if bracketed(left, '*') else shown} {_times(right)} "
-            case Operator():
-                return node.sign.latex
-        return "-" if isinstance(node, Negative) else r"\mathrm{sg}"
-
-    def ending(self, node: Expectation) -> str:
-        return _behind(latex(node.baseline)) if isinstance(node.baseline, Node) else ""
-
-    def sign(self, op: str) -> str:
-        return f"{op} "
-
-    def label(self, name: str) -> str:
-        return rf"{symbol(name)}:\; "
-
-    def half(self, bracket: str, *, first: bool) -> str:
-        return rf"\Bigl{bracket} " if first else rf" \Bigr{bracket}"
-
-    def fenced(self, opening: str, inside: str, closing: str) -> str:
-        return rf"\left{opening} {inside} \right{closing}"
-
-
-def latex_lines(node: Node, width: int = WIDTH) -> str:
-    """The formula in LaTeX, broken at its sums, with what it leaves to be explained below it.
-
-    Args:
-        node: the expression's node.
-        width: the longest line, in characters of plain text.
-
-    Returns:
-        An ``aligned`` environment, or one line where that is enough.
-    """
-    rows = lines(node, width, _Latex())
-    below = [_indented(row) for d in definitions(node) for row in _defined(d, width)]
-    shown = [_indented(row) for row in rows]
-    if len(rows) == 1 and not below:
-        return rows[0][1]
-    if below:
-        below[0] = below[0].replace("&", r"&\text{where}\quad ", 1)
-        below[1:] = [row.replace("&", r"&\phantom{\text{where}}\quad ", 1) for row in below[1:]]
-    return "\\begin{aligned}\n" + " \\\\\n".join([*shown, *below]) + "\n\\end{aligned}"
-
-
-def _indented(row: Line) -> str:
-    depth, shown = row
-    return ("&" + r"\quad " * depth + shown).rstrip()
-
-
-def _defined(d: Definition, width: int) -> list[Line]:
-    """The lines of a definition, those after the first one indented."""
-    left = symbol(d.left) if isinstance(d.left, str) else head(d.left)
-    relation = {"=": " = ", "∝": r" \propto ", ":": r":\; "}[d.relation]
-    if isinstance(d.right, Pace | Settings):
-        return [(0, left + relation + (pace(d.right) if isinstance(d.right, Pace) else settings(d.right)))]
-    if isinstance(d.right, Node):
-        first, *rest = lines(d.right, width, _Latex())
-        return [(0, left + relation + first[1]), *((depth + 1, shown) for depth, shown in rest)]
-    if len(d.right) == 1:
-        return [(0, left + relation + factorisation(d.right[0]))]
-    products = list(map(product, d.right))
-    if d.weights is not None:
-        shown = weights(d, "{}", symbol, head)
-        return [(0, left + relation + " + ".join(map(r"{}\, {}".format, shown, products)))]
-    count = rf"\tfrac{{1}}{{{len(d.right)}}}"
-    if sum(len(" ".join(str(u.factor) for u in p)) + 3 for p in d.right) <= width:
-        return [(0, rf"{left}{relation}{count} \left( {' + '.join(products)} \right)")]
-    rows = [(1, shown if i == 0 else f"+ {shown}") for i, shown in enumerate(products)]
-    return [(0, rf"{left}{relation}{count} \Bigl("), *rows[:-1], (1, rows[-1][1] + r" \Bigr)")]
-
-
-def factorisation(p: Product) -> str:
-    r"""A product, densities first, then the functions that they read: ``q(z \mid h),\quad h = f(x)``."""
-    functions = [factor(u) for u in p if u.factor.header.deterministic]
-    if not functions or isinstance(p, Integral):
-        return product(p)
-    densities = r"\, ".join(factor(u) for u in p if not u.factor.header.deterministic)
-    return r",\quad ".join(filter(None, [densities, *functions]))
-
-
-def product_latex(p: Product) -> str:
-    r"""A product as it is read: the joint density, and what it factorises into: ``p(x, z) = p(x \mid z)\, p(z)``."""
-    d = factorised(p)
-    return factorisation(p) if d is None else _defined(d, WIDTH)[0][1]
-
-
-def factor_latex(u: Factor) -> str:
-    r"""A factor, and what it stands for where it is made of simpler densities.
-
-    PoE, MoE              q(z \mid x, y) \propto p(z)\, q(z \mid x)\, q(z \mid y)
-    Mixture               p(x \mid c) = \sum_{k=1}^{3} w_{k}(c)\, p_{k}(x \mid c)
-    ZeroInflated          p(n \mid c) = \pi(c)\, \delta_{0}(n) + (1 - \pi(c))\, p_{0}(n \mid c)
-    Flow                  p(x \mid c) = p_{0}(f(x; c))\, |\det \partial f(x; c) / \partial x|
-    Flow of a Transport   p(x \mid c):\; x = u_{0} + \int_{0}^{1} v(u_{\tau}, \tau, c)\, d\tau,\quad u_{0} \sim p_{0}
-    Autoregressive        p(x \mid c) = \prod_{i} p(x_{i} \mid x_{<i}, c)
-
-    Behind a slow copy stands how it follows; behind one whose settings a call gives, which these are.
-    """
-    known = Settings(places(u))
-    behind = [*([pace(u.pace)] if u.pace is not None else []), *([settings(known)] if known.places else [])]
-    return r",\quad ".join([_made_of(u), *behind])
-
-
-def _made_of(u: Factor) -> str:
-    d = made(u)
-    if d is not None:
-        return r" \; ".join(shown for _, shown in _defined(d, 10**6))
-    left, family = head(u.header), u.family
-    x = "".join(map(variable, u.variables))
-    c = ", ".join(map(variable, u.conditions))
-    letter = _letter(u.header)
-    if isinstance(family, families.MixtureFamily | families.UnlikeMixtureFamily):
-        weight, given = (f"({c})", rf" \mid {c}") if c and u.net is not None else ("", "")
-        return rf"{left} = \sum_{{k=1}}^{{{family.components}}} w_{{k}}{weight}\, {letter}_{{k}}({x}{given})"
-    if isinstance(family, families.ZeroInflatedFamily):
-        gate, given = (rf"\pi({c})", rf" \mid {c}") if c and u.net is not None else (r"\pi", "")
-        return rf"{left} = {gate}\, \delta_{{0}}({x}) + (1 - {gate})\, {letter}_{{0}}({x}{given})"
-    if flows_in_time(u):
-        given = f", {c}" if c else ""
-        way = rf"u_{{0}} + \int_{{0}}^{{1}} v(u_{{\tau}}, \tau{given})\, d\tau"
-        return rf"{left}:\; {x} = {way},\quad u_{{0}} \sim {letter}_{{0}}"
-    if isinstance(family, families.FlowFamily):
-        image = f"f({x}; {c})" if c else f"f({x})"
-        slope = rf"\frac{{\partial {image}}}{{\partial {x}}}"
-        return rf"{left} = {letter}_{{0}}\left( {image} \right) \left| \det {slope} \right|"
-    if isinstance(family, families.AutoregressiveFamily):
-        x = f"{{{x}}}" if "_" in x else x  # a letter has one subscript in LaTeX
-        given = f"{x}_{{<i}}, {c}" if c else f"{x}_{{<i}}"
-        return rf"{left} = \prod_{{i}} {letter}({x}_{{i}} \mid {given})"
-    return left

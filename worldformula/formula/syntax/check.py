@@ -22,7 +22,7 @@ from worldformula.errors import (
 )
 from worldformula.families.base import Family
 from worldformula.families.closed import kl_pair
-from worldformula.formula.syntax.drawn import drawn, one_draw, scored_draw
+from worldformula.formula.syntax.drawn import drawn, drawn_factors, draws, one_draw, scored_draw
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import whole_number
 from worldformula.formula.syntax.names import Variable
@@ -37,8 +37,6 @@ from worldformula.formula.syntax.nodes import (
     Product,
     Use,
     Value,
-    drawn_factors,
-    draws,
     walk,
 )
 from worldformula.formula.syntax.text import text
@@ -320,13 +318,16 @@ def _check_score(name: str, body: Node) -> None:
 
 
 def _by_score(node: Expectation) -> bool:
-    """Whether the gradient of an expectation has a term of the score function."""
-    return any(estimator(u.factor, node.q, node.gradient) == "score" for u in node.q)
+    """Whether the gradient of an expectation has a term of the score function: of its draws, or of their ancestors."""
+    ancestors = node.resample is not None and node.resample.gradient == "score"
+    return ancestors or any(estimator(u.factor, node.q, node.gradient) == "score" for u in node.q)
 
 
 def _others(node: Expectation) -> list[str]:
     """The estimators to choose instead of the score function."""
-    scored = next(u.factor for u in node.q if estimator(u.factor, node.q, node.gradient) == "score")
+    scored = next((u.factor for u in node.q if estimator(u.factor, node.q, node.gradient) == "score"), None)
+    if scored is None:
+        return []
     return [g for g in _offers(scored) if g not in ("score", "dreg")]
 
 

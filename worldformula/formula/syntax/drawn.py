@@ -15,7 +15,7 @@ from worldformula.formula.syntax.nodes import (
     Product,
     StopGradient,
     children,
-    draws,
+    uses,
     walk,
 )
 
@@ -51,6 +51,18 @@ class Drawn:
         places.update((id(f), place) for place, f in enumerate(new, len(factors)))
         factors.extend(new)
         return Drawn(factors, places)
+
+
+def draws(node: Node) -> tuple[Factor, ...]:
+    """The random factors that the node itself draws."""
+    if isinstance(node, Expectation | OverTime):
+        return tuple(u.factor for u in uses(node) if u.factor.family is not None)
+    return tuple(node.drawn) if isinstance(node, Operator) else ()
+
+
+def drawn_factors(node: Node) -> list[Factor]:
+    """The random factors that the expectations of an expression draw."""
+    return [factor for n in walk(node) for factor in draws(n)]
 
 
 def drawn(node: Node, own: Callable[[Node], Iterable[Factor]]) -> Drawn:
@@ -110,9 +122,15 @@ def scored_draw(node: Node, own: Callable[[Expectation], bool]) -> Node | None:
     return _remembered(node, "_scored", inside, found)  # type: ignore[no-any-return]
 
 
+def sums_over_time(node: Node) -> list[OverTime]:
+    """The sums over time of an expression, those that operators stand for among them."""
+    known = (n if isinstance(n, OverTime) else n.clock if isinstance(n, Operator) else None for n in walk(node))
+    return [clock for clock in known if clock is not None]
+
+
 def along_time(node: Expectation) -> Product:
     """Of what an expectation draws, that which belongs to the steps of a sum over time inside: a whole trajectory."""
-    below = {n.index for n in walk(node.body) if isinstance(n, OverTime)}
+    below = {clock.index for clock in sums_over_time(node.body)}
     return tuple(u for u in node.q if not u.factor.observed and u.factor.variable.index in below)
 
 

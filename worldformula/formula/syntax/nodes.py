@@ -391,18 +391,6 @@ def factors(node: Node) -> list[Factor]:
     return list(found.values())
 
 
-def draws(node: Node) -> tuple[Factor, ...]:
-    """The random factors that the node itself draws."""
-    if isinstance(node, Expectation | OverTime):
-        return tuple(u.factor for u in uses(node) if u.factor.family is not None)
-    return tuple(node.drawn) if isinstance(node, Operator) else ()
-
-
-def drawn_factors(node: Node) -> list[Factor]:
-    """The random factors that the expectations of an expression draw."""
-    return [factor for n in walk(node) for factor in draws(n)]
-
-
 def initial_of(node: Node) -> Constants | None:
     """The learnable or given initial state of the first sum over time that has one."""
     return next((n.initial for n in walk(node) if isinstance(n, OverTime) and n.initial is not None), None)

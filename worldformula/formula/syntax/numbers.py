@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -68,6 +69,15 @@ def check_power(base: float, exponent: float) -> None:
         )
     if base == 0 and exponent < 0:
         raise FormulaError(f"{base} ** {exponent} divides by 0\ngive the call another base, or an exponent from 0 on")
+
+
+def check_rows(number: float) -> None:
+    """Refuse numbers of rows that no data have."""
+    if not 1 <= number < math.inf:
+        raise FormulaError(
+            f"rows={number}: expected the number of rows of the data, of which the call gives some\ngive the call a "
+            f"number of at least 1, or write rows='all'"
+        )
 
 
 def check_root(name: str, number: float) -> None:
