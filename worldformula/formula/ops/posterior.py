@@ -276,6 +276,6 @@ def drawn_states(
     supports = [factors[v].family.support(factors[v].shape or ()) for v in chain.hidden]  # type: ignore[union-attr]
     sizes = tuple(map(len, supports))
     return {
-        v.key: Valued(support, sizes, place, v.key)(states)
+        v.key: Valued(support, sizes, place, v.key)(states, known["laws"])
         for place, (v, support) in enumerate(zip(chain.hidden, supports, strict=True))
     }
