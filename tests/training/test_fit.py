@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from worldformula import KL, Bernoulli, E, Normal, Symbol, log
+from worldformula import KL, Bernoulli, E, Normal, Symbol, log, together
 from worldformula.errors import ConfigError, FormulaError, MissingInputError, NonFiniteError, ShapeError
 from worldformula.training import schedules
 from worldformula.training.average import Average
@@ -159,6 +159,7 @@ def test_data_may_be_made_streamed_renamed_or_prepared():
         ({"loss": SimpleNamespace(loss=None)}, FormulaError, r"fit\(world.loss, ...\)"),
         ({"inputs": ("x", "y")}, ConfigError, r"columns of tuples are called by names=\('x', 'y'\)"),
         ({"loss": log(Normal("p(y|x)", nn.Linear(3, 2), shape=1))}, FormulaError, r"axes \[4\]; write .mean\(\)"),
+        ({"loss": together(a=regression(), b=regression())}, FormulaError, "has several values, a, b, and one"),
     ],
 )
 def test_what_cannot_be_is_said(change, error, says):

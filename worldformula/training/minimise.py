@@ -187,6 +187,11 @@ class Fitting:
     def _move(self, outs: dict[str, Out]) -> dict[str, Out]:
         """Takes all gradients, each of a player's value on its own parameters alone, and then moves."""
         for left, (name, out) in zip(range(len(outs) - 1, -1, -1), outs.items(), strict=True):
+            if isinstance(out.value, dict):
+                raise FormulaError(
+                    f"{name}: together(...) has several values, {', '.join(out.value)}, and one is minimised\nadd them "
+                    f"up, or play them against each other: Game({', '.join(f'{k}=Player(...)' for k in out.value)})"
+                )
             if out.value.ndim:
                 raise FormulaError(
                     f"{name}: the value to minimise has the axes {list(out.value.shape)}; write .mean() behind it"
