@@ -35,7 +35,7 @@ WEIGHTS = ("token=10", "reward=10")
 def config() -> dreamer_v3.DreamerConfig:
     """`tiny`, whose world is told to read, and to tell an opened bin from a broken one."""
     own: dreamer_v3.DreamerConfig = dynalang.tiny()
-    return replace(own, world=replace(own.world, dynamics=1.0, weights=WEIGHTS), context=0, imag_last=16)
+    return replace(own, world=replace(own.world, dynamics=1.0, weights=WEIGHTS), context=0, imagine=12, imag_last=16)
 
 
 def env(hint: str) -> EnvConfig:
