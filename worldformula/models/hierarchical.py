@@ -306,7 +306,7 @@ def group(n: int, sizes: Sizes) -> tuple[Deterministic, Factor, Factor]:
 
 # ------------------------------------------------------------------------------------------------------------ system
 
-FIT = {"steps": 2000, "batch": 64, "lr": 2e-3, "weight_decay": 0.1, "schedule": "cosine"}
+FIT = {"steps": 4000, "batch": 64, "lr": 2e-3, "weight_decay": 0.1, "schedule": "cosine"}
 SYSTEM = System(
     name="hierarchical",
     kind="models",
