@@ -222,7 +222,8 @@ def _score(
     if not scored:
         return value
     surrogate, signal, each = value, value, weights if every else value
-    of_rows = draft.of_row(value) and not draft.statistic(value)
+    reduced = isinstance(value, str) and draft.number(value) and draft.facts[value].total
+    of_all = draft.common(value) or draft.statistic(value) or reduced  # one number that the rows make together
     if isinstance(node.baseline, Node):
         known = yield from _alone(draft, node.baseline, scope)
         _check_baseline(draft, node.baseline, known, value, {u.factor: scope[u.factor.variable] for u in scored})
@@ -235,7 +236,7 @@ def _score(
         signal = binary(draft, "-", value, draft.add("others", others))
     for use in scored:
         logq = log_density(draft, (use,), scope)
-        if draft.of_row(logq) and not of_rows:  # rows that draw for themselves, and one number of them all
+        if draft.of_row(logq) and of_all:
             axes = frozenset(draft.ops[str(logq)].axes)
             logq = over_batch(draft, "sum", logq, axes)
         if isinstance(logq, str) and axis is None:
