@@ -403,6 +403,27 @@ def test_it_goes_on_from_the_last_law(path):
 
 
 @PATHS
+def test_a_path_goes_on_from_the_last_law(path):
+    """The most probable states of the rest, and of the step before them by its law: of all such paths, one by one."""
+    (trans, emit, start), tables = gaussian()
+    with torch.no_grad():
+        trans.net.weight.mul_(4)  # what follows depends on the state before
+    hmm = Chain("t", trans * emit, over="z", initial=start)
+    x = torch.randn(12, 5, 2)
+    last = Evidence(hmm)(x=x[:, :2]).last
+    found = run(Viterbi(hmm), path, x=x[:, 2:], start=last).value.argmax(-1)
+    for row, law, states in zip(x[:, 2:], numbers(last["alpha_z"]), found, strict=True):
+        _, pairs, own = tables(row)
+
+        def worth(states, law=law, pairs=pairs, own=own):
+            steps = enumerate(itertools.pairwise(states))
+            return law[states[0]] + sum(pairs[t][i, j] + own[t][j] for t, (i, j) in steps)
+
+        best = max(itertools.product(range(K), repeat=4), key=worth)
+        assert list(best[1:]) == states.tolist()
+
+
+@PATHS
 def test_rows_that_lack_a_modality(path):
     (trans, emit, start), _ = gaussian()
     other = Normal("p(y_t|z_t)", nn.Linear(K, 2), shape=1)

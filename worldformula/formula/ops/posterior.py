@@ -176,8 +176,7 @@ class ViterbiNode(OfStates):
 
     def found(self, lowering: Any, known: Tables, whole: Callable[[str], str]) -> str:
         """Forwards with maxima, and back along them."""
-        begins = whole(lowering.call("begins", unseen, known.before))
-        args = (whole(known.own), whole(known.pair), whole(known.start), begins)
+        args = (whole(known.own), whole(known.pair), whole(known.start), whole(known.before))
         states = lowering.call("states", best_path, *args, rank=1, options=(("first", self.chain.first),))
         factor = next(u.factor for u in self.chain.states if u.factor.variable == self.variable)
         shape: Any = factor.shape or ()

@@ -86,18 +86,19 @@ def smoothed(laws: Tensor, pair: Tensor, begins: Tensor) -> Tensor:
     return torch.stack(found[::-1], 1).exp()
 
 
-def best_path(own: Tensor, pair: Tensor, start: Tensor, begins: Tensor, *, first: int) -> Tensor:
-    """The states of the most probable path, [B, T] (Viterbi 1967; Rabiner 1989, eqs. 32-35), of each sequence.
+def best_path(own: Tensor, pair: Tensor, start: Tensor, before: Tensor, *, first: int) -> Tensor:
+    """The states of the most probable path, [B, T] (Viterbi 1967; Rabiner 1989, eqs. 32-35), of each sequence; of one
+    that goes on from a given law, behind the state of the step before that fits it best.
 
     Args:
         own: log p(x_t|z_t) [B, T, S].
         pair: log p(z_t|z_{t-1}), [S, S] or [B, T, S, S].
         start: log p(z_1) or log p(z_0), as ``first`` says: [S] or [B, T, S].
-        begins: whether a sequence begins at the step, [B, T].
+        before: log p(z_{t-1}|x_{<t}) [B, T, S], zeros where a sequence begins at the step; the first one is read alone.
         first: the number of the step that ``start`` is of.
     """
-    start = start.to(own.dtype)
-    best, back = own.new_zeros(own.shape[0], own.shape[2]), []
+    start, begins = start.to(own.dtype), unseen(before)
+    best, back = before[:, 0].to(own.dtype), []
     for t in range(own.shape[1]):
         begin = start if start.ndim == 1 else start[:, t]
         new, step = begins[:, t, None], _pairs(pair, t)
