@@ -59,10 +59,15 @@ def _written(lowering: Any, chain: Chain, scope: Scope) -> Tables:
     law = _law_variable(lowering, chain)
     lowering.carried.add(law)
     lowering.shapes[law.key], lowering.ranks[law.key] = (torch.Size(sizes).numel(),), 1
-    before = lowering.add(law.at(-1).identifier, Op("", "carry", variable=law.at(-1), step=True, rank=1))
     pair = _pair(lowering, chain, inside, states)
-    own = _own(lowering, chain, inside, states, before)
+    own = _own(lowering, chain, inside, states)
     start = _start(lowering, chain, inside, states)
+    axes = lowering.axes_of(Op("", "", (pair, start, *([] if own is None else [own]))))
+    if axes:  # of draws around the chain, each of which has a law of its own
+        lowering.through[law] = axes
+    before = lowering.add(law.at(-1).identifier, Op("", "carry", variable=law.at(-1), step=True, rank=1, axes=axes))
+    if own is None:  # all data read the step before
+        own = str(lowering.call("nothing", torch.zeros_like, before, rank=1))
     joint = lowering.call("joint", joined, before, start, pair, own, rank=1, options=(("first", chain.first),))
     known = lowering.call(law.key, normalised, joint, rank=1, how="known")
     lowering.carries[law.key] = lowering.samples[law.key] = known
@@ -127,16 +132,16 @@ def _pair(lowering: Any, chain: Chain, inside: Scope, states: States) -> str:
     return str(lowering.call("pair", torch.add, seen, found, rank=2))
 
 
-def _own(lowering: Any, chain: Chain, inside: Scope, states: States, before: str) -> str:
-    """The densities of data given the state of their step, and of states that read no step before."""
+def _own(lowering: Any, chain: Chain, inside: Scope, states: States) -> str | None:
+    """The densities of data given the state of their step, and of states that read no step before; None of neither."""
     still = tuple(u for u in chain.states if u not in chain.moving)
     seen = tuple(u for u in chain.seen if not _reads(u, inside, states.before, lowering))
     value: Any = _counted(lowering, seen, inside) if seen else None
     if still:
         own = densities.log_density(lowering, still, inside)
         value = own if value is None else lowering.binary("+", value, own)
-    if value is None:  # all data read the step before
-        return str(lowering.call("nothing", torch.zeros_like, before, rank=1))
+    if value is None:
+        return None
     return _cells(lowering, value, (), states.now)
 
 

@@ -27,6 +27,7 @@ from worldformula.formula.plan import clocks
 from worldformula.formula.plan.plan import Op
 from worldformula.formula.plan.scope import Scope
 from worldformula.formula.print import latex, mathml
+from worldformula.formula.syntax import text
 from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.spelling import keyword
 
@@ -75,6 +76,11 @@ class OfStates(OverChain):
         outer, lowering.flags_of_time = lowering.flags_of_time, clocks.counted_steps(lowering, self.chain.clock)
         known = tables(lowering, self.chain, scope.at_time(self.chain.index, "time sum").part())
         lowering.flags_of_time = outer
+        if lowering.ops[known.law].axes:
+            raise FormulaError(
+                f"{text.text(self)}: it reads draws of which there are several (samples= or gradient='exact'), and the "
+                f"law of a state is that of one\nwrite E without samples=, or Evidence, which takes several"
+            )
 
         def whole(name: str) -> str:
             if not lowering.is_step(name):
