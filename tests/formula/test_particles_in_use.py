@@ -527,6 +527,21 @@ REFUSED = {
         GradientError,
         "whose term is that of the filter's own sum, and this mean would miss it",
     ),
+    "what is drawn once": (
+        lambda m, s, q: Sum(
+            "t",
+            log(
+                E(
+                    Normal("p(s)", shape=1) * q,
+                    ratio(Normal("p(x_t|z_t,s)", Line(1.0, 1.0, scale=0.5), shape=1) * m, q),
+                    samples=4,
+                    resample="systematic",
+                )
+            ),
+        ),
+        TimeError,
+        "s is drawn once for all steps, and a particle that is drawn anew would go on with the s of another",
+    ),
     "no weights": (
         lambda m, s, q: Sum("t", E(q, log(s), samples=4, resample="systematic")),
         FormulaError,
