@@ -542,6 +542,26 @@ REFUSED = {
         TimeError,
         "s is drawn once for all steps, and a particle that is drawn anew would go on with the s of another",
     ),
+    "a start that every step reads": (
+        lambda m, s, q: fivo(
+            m, Normal("p(x_t|z_t,z_0)", Line(1.0, 1.0, scale=0.5), shape=1), q, 4, initial=Normal("p(z_0)", shape=1)
+        ),
+        TimeError,
+        "reads z_0 of particles that are drawn anew, each by its number, and not that of its ancestors\ncarry it along",
+    ),
+    "a series of numbers": (
+        lambda m, s, q: (
+            fivo(m, s, q, 4)
+            + Sum("t", E(q * Deterministic("r_t = f(z_{1:T})", nn.Identity(), shape=1), total(Value("r_t")), samples=4))
+        ),
+        TimeError,
+        "reads z_{1:T} of particles that are drawn anew",
+    ),
+    "a start outside of the mean": (
+        lambda m, s, q: fivo(m, s, q, 4, initial=(start := Normal("p(z_0)", shape=1))) + log(start),
+        TimeError,
+        "log p(z_0) is of draws of which there are several (samples=), and stands outside of the E",
+    ),
     "no weights": (
         lambda m, s, q: Sum("t", E(q, log(s), samples=4, resample="systematic")),
         FormulaError,

@@ -261,6 +261,24 @@ class Draft(Assignments):
                 f"which is read outside of that E\nuse gradient='straight-through', or a family such as OneHot"
             )
 
+    def refuse_several(self, value: Ref) -> None:
+        """Refuse the value of a formula that has one for each of K draws, of which no E takes the mean."""
+        if not isinstance(value, str) or not self.ops[value].axes or self.ops[value].kind == "group":
+            return
+        several = (t.name for t in self.terms if isinstance(t.name, str) and self.ops[t.name].axes)
+        raise TimeError(
+            f"{self.label(next(several, value))} is of draws of which there are several (samples=), and stands outside "
+            f"of the E that takes their mean\nput it inside that E, or leave samples= out"
+        )
+
+    def refuse_resampled(self, name: str, variable: Variable, by: object, advice: str) -> None:
+        """Refuse what particles of a filter do not take along when they are drawn anew."""
+        if any(axis in self.filters for axis in self.ops[name].axes):
+            raise TimeError(
+                f"{by} reads {variable} of particles that are drawn anew, each by its number, and not that of its "
+                f"ancestors\n{advice}"
+            )
+
     def refuse_other_steps(self, name: str, variable: Variable, by: object) -> None:
         """Refuse a value of a step where other steps read it, if its estimator ends with the step: a score that sees
         the terms of its step alone, or values that are enumerated step by step.
