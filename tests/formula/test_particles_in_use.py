@@ -43,7 +43,7 @@ from worldformula import (
     sg,
     total,
 )
-from worldformula.errors import FormulaError, GradientError, TimeError
+from worldformula.errors import FormulaError, GradientError, OneDrawError, TimeError
 
 KINDS = {"trajectories": None, **FILTERS}
 
@@ -561,6 +561,11 @@ REFUSED = {
         lambda m, s, q: fivo(m, s, q, 4, initial=(start := Normal("p(z_0)", shape=1))) + log(start),
         TimeError,
         "log p(z_0) is of draws of which there are several (samples=), and stands outside of the E",
+    ),
+    "a start that the sum draws, inside an exponential": (
+        lambda m, s, q: iwae(m, s, q, 4, initial=Normal("p(z_0)", shape=1)),
+        OneDrawError,
+        "leave initial= out, and let the E around the sum draw what it begins with:\nE(p(z_0) * q, exp(Sum('t', ...)),",
     ),
     "no weights": (
         lambda m, s, q: Sum("t", E(q, log(s), samples=4, resample="systematic")),
