@@ -402,7 +402,10 @@ def test_older_steps_are_those_of_the_ancestors():
         np.testing.assert_allclose(run(x=x, noise=noise).value.detach(), expected, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("resample", FILTERS.values(), ids=FILTERS)
+SCORED = {"multinomial, score": Resample("multinomial", gradient="score")}
+
+
+@pytest.mark.parametrize("resample", (FILTERS | SCORED).values(), ids=FILTERS | SCORED)
 def test_particles_of_weight_zero_die_out_and_no_weight_at_all_is_minus_infinity(resample):
     """A potential that is 0 below 0; the second row sees none above."""
     walk = Normal("p(z_t|z_{t-1},s)", lambda z, s: {"loc": z + s, "scale": torch.ones_like(z)}, shape=1)
