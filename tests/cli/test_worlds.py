@@ -147,11 +147,14 @@ def test_whole_numbers_are_predicted_as_classes() -> None:
     given = model.given(model.rows(train))
     out = model.loss(**given, seed=0)
     h, z = out.samples["h"].flatten(0, 1), out.samples["z"].flatten(0, 1)
-    parts = [model.world.heads[f"k_{i}"].net(h, z) for i in (1, 2, 3)]
-    chosen = [train["dice"][..., 0], train["dice"][..., 1], train["room"]]
+    heads = {tuple(model.world.heads[name].shape): model.world.heads[name].net(h, z) for name in ("k_1", "k_2")}
+    dice, room = heads[2, 4].reshape(6, 2, 4), heads[5,].reshape(6, 1, 5)  # choices of as many classes are one factor
     by_hand = [
-        torch.nn.functional.cross_entropy(logits, torch.from_numpy(index).flatten()).item()
-        for logits, index in zip(parts, chosen, strict=True)
+        sum(
+            torch.nn.functional.cross_entropy(logits[:, i], torch.from_numpy(index).flatten()).item()
+            for i, index in enumerate(chosen)
+        )
+        for logits, chosen in ((dice, (train["dice"][..., 0], train["dice"][..., 1])), (room, (train["room"],)))
     ]
     told = [-float(v.detach()) for k, v in out.terms.items() if "k_{" in k]
     assert told == pytest.approx(by_hand, rel=1e-5)

@@ -402,6 +402,63 @@ def test_it_goes_on_from_the_last_law(path):
     torch.testing.assert_close(rest.last["alpha_z"].exp(), Filtered(loss.node.chain)(x=x).value[:, -1])
 
 
+class Joined(nn.Linear):
+    """A linear layer of all that it is given."""
+
+    def forward(self, *given):
+        return super().forward(torch.cat(given, -1))
+
+
+@PATHS
+@pytest.mark.parametrize("flags", [{}, {"reset": "first"}, {"mask": "first"}])
+def test_several_draws_around_it_have_a_law_each(path, flags):
+    """The evidence given s, of K draws, of every value, and of one: transitions, data and starts that read it."""
+    s, given = Normal("q(s|c)", nn.Linear(2, 2), shape=1), OneHot("q(s|c)", nn.Linear(2, 1), shape=1)
+    moving, seen = (
+        OneHot("p(z_t|z_{t-1},s)", Joined(K + 1, K), shape=K),
+        Normal("p(x_t|z_t,s)", Joined(K + 1, 4), shape=2),
+    )
+    chain = Chain("t", moving * seen, over="z", initial=OneHot("p(z_1|s)", nn.Linear(1, K), shape=K), **flags)
+    known = Evidence(chain)
+    data = {"x": torch.randn(2, 4, 2)} | ({"first": (torch.rand(2, 4) < 0.5).float()} if flags else {})
+    c, noise = torch.randn(2, 2), torch.randn(3, 2, 1)
+    draws = s.net(c)[:, :1] + torch.nn.functional.softplus(s.net(c)[:, 1:]) * noise
+    each = torch.stack([known(s=draw, **data).value for draw in draws])
+    bound = log(E(s, exp(known), samples=3))
+    expected = each.logsumexp(0) - np.log(3)
+    found = run(bound, path, c=c, noise={"s": noise}, **data).value
+    torch.testing.assert_close(found, expected)
+    weights = list(bound.parameters())
+    for a, b in zip(*(torch.autograd.grad(v.sum(), weights) for v in (found, expected)), strict=True):
+        torch.testing.assert_close(a, b)
+    every = run(E(given, known, gradient="exact"), path, c=c, **data).value
+    torch.testing.assert_close(every, known(s=torch.ones(2, 1), **data).value)
+    mean = E(s, known, samples=3)
+    if not flags:
+        head = mean(x=data["x"][:, :2], c=c, noise={"s": noise})
+        tail = mean(x=data["x"][:, 2:], c=c, noise={"s": noise}, start=head.last)
+        assert head.last["alpha_z"].shape == (2, 3, K)
+        torch.testing.assert_close(head.value + tail.value, each.mean(0))
+
+
+def test_the_score_of_a_draw_around_it_is_that_of_all_steps():
+    """E over a coin of the evidence given it: both its values with their probabilities, by their draws."""
+    logits = torch.tensor([[0.4], [-0.7]], requires_grad=True)
+    coin = Bernoulli("q(s|c)", nn.Identity(), shape=1)
+    seen = Normal("p(x_t|z_t,s)", Joined(K + 1, 4), shape=2)
+    known = Evidence(Chain("t", z() * seen, over="z", initial=first()))
+    data, found = torch.randn(2, 4, 2), torch.zeros(2, 1)
+    values = [known(x=data, s=torch.full((2, 1), v)).value for v in (0.0, 1.0)]
+    for value, noise in ((0.0, 1 - 1e-6), (1.0, 1e-6)):
+        out = E(coin, known, gradient="score")(x=data, c=logits, noise={"s": torch.full((2, 1), noise)})
+        share = torch.distributions.Bernoulli(logits=logits).log_prob(torch.tensor(value)).exp().detach()
+        torch.testing.assert_close(out.value, values[int(value)])
+        found += share * torch.autograd.grad(out.value.sum(), logits)[0]
+    p = logits.sigmoid()
+    expected = (p * (1 - p)).detach() * (values[1] - values[0]).detach()[:, None]
+    torch.testing.assert_close(found, expected)
+
+
 @PATHS
 def test_a_path_goes_on_from_the_last_law(path):
     """The most probable states of the rest, and of the step before them by its law: of all such paths, one by one."""

@@ -113,3 +113,11 @@ def test_two_sums_inside_one_another_have_two_letters(autoregressive):
     inner = Sum("l", E(core, log(pixel)), steps=2)
     with pytest.raises(TimeError, match="another letter"):
         Sum("l", inner, steps=2).mean()(x=torch.randn(B, 2, X))
+
+
+def test_a_draw_around_the_iterations_is_not_that_of_each():
+    """One z for all of them under the name z_l: the exponential of their sum would be of another model."""
+    q, p = Normal("q(z_l|x)", nn.Linear(2, 4), shape=2), Normal("p(z_l)", shape=2)
+    with pytest.raises(TimeError, match=r"z_l is drawn around the sum, once for all iterations l\n.*inside"):
+        E(q, Sum("l", log(p), steps=3))(x=torch.zeros(2, 2))
+    assert Sum("l", E(q, log(p)), steps=3)(x=torch.zeros(2, 2)).value.shape == (2,)

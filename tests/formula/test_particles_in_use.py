@@ -44,7 +44,7 @@ from worldformula import (
     sg,
     total,
 )
-from worldformula.errors import FormulaError, GradientError, TimeError
+from worldformula.errors import FormulaError, GradientError, OneDrawError, TimeError
 from worldformula.nets.transformer import CausalTransformer
 
 KINDS = {"trajectories": None, **FILTERS}
@@ -459,7 +459,10 @@ def test_older_steps_are_those_of_the_ancestors():
         np.testing.assert_allclose(run(x=x, noise=noise).value.detach(), expected, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("resample", FILTERS.values(), ids=FILTERS)
+SCORED = {"multinomial, score": Resample("multinomial", gradient="score")}
+
+
+@pytest.mark.parametrize("resample", (FILTERS | SCORED).values(), ids=FILTERS | SCORED)
 def test_particles_of_weight_zero_die_out_and_no_weight_at_all_is_minus_infinity(resample):
     """A potential that is 0 below 0; the second row sees none above."""
     walk = Normal("p(z_t|z_{t-1},s)", lambda z, s: {"loc": z + s, "scale": torch.ones_like(z)}, shape=1)
@@ -583,6 +586,53 @@ REFUSED = {
         lambda m, s, q: fivo(m, s, q, 4, Resample("multinomial", gradient="score")) + Sum("t", E(q, log(s), samples=4)),
         FormulaError,
         "draws too, which does not, or in another way\nwrite one resample= in both, or two formulas",
+    ),
+    "what is drawn once": (
+        lambda m, s, q: Sum(
+            "t",
+            log(
+                E(
+                    Normal("p(s)", shape=1) * q,
+                    ratio(Normal("p(x_t|z_t,s)", Line(1.0, 1.0, scale=0.5), shape=1) * m, q),
+                    samples=4,
+                    resample="systematic",
+                )
+            ),
+        ),
+        TimeError,
+        "s is drawn once for all steps, and a particle that is drawn anew would go on with the s of another",
+    ),
+    "a start that every step reads": (
+        lambda m, s, q: fivo(
+            m, Normal("p(x_t|z_t,z_0)", Line(1.0, 1.0, scale=0.5), shape=1), q, 4, initial=Normal("p(z_0)", shape=1)
+        ),
+        TimeError,
+        "reads z_0 of particles that are drawn anew, each by its number, and not that of its ancestors\ncarry it along",
+    ),
+    "a series of numbers": (
+        lambda m, s, q: Sum(
+            "t",
+            log(
+                E(
+                    q * Deterministic("r_t = f(z_{1:T})", nn.Identity(), shape=1),
+                    ratio(Normal("p(x_t|z_t,r_t)", Line(1.0, 1.0, scale=0.5), shape=1) * m, q),
+                    samples=4,
+                    resample="systematic",
+                )
+            ),
+        ),
+        TimeError,
+        "reads z_{1:T} of particles that are drawn anew",
+    ),
+    "a start outside of the mean": (
+        lambda m, s, q: fivo(m, s, q, 4, initial=(start := Normal("p(z_0)", shape=1))) + log(start),
+        TimeError,
+        "log p(z_0) is of draws of which there are several (samples=), and stands outside of the E",
+    ),
+    "a start that the sum draws, inside an exponential": (
+        lambda m, s, q: iwae(m, s, q, 4, initial=Normal("p(z_0)", shape=1)),
+        OneDrawError,
+        "leave initial= out, and let the E around the sum draw what it begins with:\nE(p(z_0) * q, exp(Sum('t', ...)),",
     ),
     "no weights": (
         lambda m, s, q: Sum("t", E(q, log(s), samples=4, resample="systematic")),

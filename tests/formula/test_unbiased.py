@@ -21,6 +21,7 @@ from worldformula import (
     Normal,
     OneHot,
     Sum,
+    Symbol,
     Value,
     Variance,
     exp,
@@ -385,6 +386,20 @@ def test_the_score_of_a_statistic_of_all_rows_is_that_of_their_draws_together():
         found += share.detach() * torch.autograd.grad(value, logits)[0]
         wanted = wanted + share * value.detach()
     torch.testing.assert_close(found, torch.autograd.grad(wanted, logits)[0])
+
+
+def test_the_score_of_a_statistic_is_refused_in_steps():
+    """Its rows are those of all steps, and every one of them would take the whole for its own."""
+    coin = Bernoulli("q(c_t|x_t)", nn.Linear(1, 1), shape=1)
+    with pytest.raises(GradientError, match="one signal for all of them, and inside the Sum over t"):
+        Sum("t", E(coin, Variance(Value("c_t")), "score"))(x=torch.zeros(2, 3, 1))
+
+
+def test_a_number_of_the_call_has_a_score_in_every_step():
+    coin = Bernoulli("q(c_t|x_t)", nn.Linear(1, 1), shape=1)
+    loss = Sum("t", E(coin, 1.0 * Symbol("beta"), "score", samples=2, baseline=Value("v_t")))
+    value = loss(x=torch.zeros(2, 3, 1), v=torch.ones(2, 3), beta=0.5).value
+    torch.testing.assert_close(value, torch.full((2,), 1.5))
 
 
 def test_a_baseline_may_be_told_by_a_draw_around_it():

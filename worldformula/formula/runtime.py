@@ -23,7 +23,7 @@ from worldformula.gradients import transformed
 Operand = Any  # a tensor, or a family's parameters: a tuple of tensors, numbers and opaque objects
 RUNTIME = (
     "flat", "steps", "stack", "kept", "shift", "restart", "repeat", "wide", "stop", "noise_for", "mode_like",
-    "one_batch", "matched", "along", "fold", "unfold", "counted", "filled", "zeros", "support", "dreg", "leave_one_out",
+    "one_batch", "matched", "along", "fold", "unfold", "counted", "filled", "zeros", "support", "dreg",
     "alive", "both", "padded", "behind", "as_floats", "widened", "finite", "advance", "counting", "above_zero",
     "at_every_step", "of_number", "bounded", "as_value", "steps_kept", "rows", "by_row", "single",
 )  # fmt: skip

@@ -222,9 +222,9 @@ class Draft(Assignments):
                     f"{op.factor or op.name} is made of {missing}, which some rows lack (present=), and is carried to "
                     f"later steps\nlet it read a draw of PoE([prior, q]) or MoE, whose experts are left out there"
                 )
-            if self.facts[name].scored:
+            if self.facts[name].scored and (scored := self._scored_in(name, step=True)) is not None:
                 raise GradientError(
-                    f"E over {self._scored_in(name).factor}: gradient='score' would miss what the draw does to later "
+                    f"E over {scored.factor}: gradient='score' would miss what the draw does to later "
                     f"steps,\nwhich read it through the carry\nuse gradient='straight-through', or a family such as "
                     f"OneHot"
                 )
@@ -256,8 +256,26 @@ class Draft(Assignments):
             )
         if self.facts[name].scored:
             raise GradientError(
-                f"E over {self._scored_in(name).factor}: gradient='score' would miss what the draw does to {variable}, "
+                f"E over {self._scored(name)}: gradient='score' would miss what the draw does to {variable}, "
                 f"which is read outside of that E\nuse gradient='straight-through', or a family such as OneHot"
+            )
+
+    def refuse_several(self, value: Ref) -> None:
+        """Refuse the value of a formula that has one for each of K draws, of which no E takes the mean."""
+        if not isinstance(value, str) or not self.ops[value].axes or self.ops[value].kind == "group":
+            return
+        several = (t.name for t in self.terms if isinstance(t.name, str) and self.ops[t.name].axes)
+        raise TimeError(
+            f"{self.label(next(several, value))} is of draws of which there are several (samples=), and stands outside "
+            f"of the E that takes their mean\nput it inside that E, or leave samples= out"
+        )
+
+    def refuse_resampled(self, name: str, variable: Variable, by: object, advice: str) -> None:
+        """Refuse what particles of a filter do not take along when they are drawn anew."""
+        if any(axis in self.filters for axis in self.ops[name].axes):
+            raise TimeError(
+                f"{by} reads {variable} of particles that are drawn anew, each by its number, and not that of its "
+                f"ancestors\n{advice}"
             )
 
     def refuse_other_steps(self, name: str, variable: Variable, by: object) -> None:
@@ -266,7 +284,7 @@ class Draft(Assignments):
         """
         if self.facts[name].scored:
             raise GradientError(
-                f"E over {self._scored_in(name).factor}: gradient='score' would miss what the draw does to other "
+                f"E over {self._scored(name)}: gradient='score' would miss what the draw does to other "
                 f"steps, where {by} reads it as {variable}\nuse gradient='straight-through', or a family such as OneHot"
             )
         axes = set(self.ops[name].axes)
@@ -277,9 +295,17 @@ class Draft(Assignments):
                 f"series of them\ndraw it: use gradient='straight-through', or a family such as OneHot"
             )
 
-    def _scored_in(self, name: str) -> Op:
-        """A draw of the score estimator that a value depends on."""
-        return next(op for op in self.leading_to({name}) if op.kind == "draw" and op.how == "score")
+    def _scored(self, name: str) -> Factor | None:
+        """The factor of a draw of the score estimator that a value depends on."""
+        found = self._scored_in(name)
+        return None if found is None else found.factor
+
+    def _scored_in(self, name: str, *, step: bool = False) -> Op | None:
+        """A draw of the score estimator that a value depends on; one of a ``step``, whose E ends with it: what is drawn
+        around a sum over time has all its steps inside of its E.
+        """
+        made_of = self.leading_to({name})
+        return next((op for op in made_of if op.kind == "draw" and op.how == "score" and op.step >= step), None)
 
     def is_data(self, name: str) -> bool:
         """Whether a value of a step is what the call gives, perhaps filled."""

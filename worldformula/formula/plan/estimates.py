@@ -223,10 +223,14 @@ def _score(
         return value
     surrogate, signal, each = value, value, weights if every else value
     reduced = isinstance(value, str) and draft.number(value) and draft.facts[value].total
-    of_all = draft.common(value) or draft.statistic(value) or reduced  # one number that the rows make together
+    whole = draft.common(value) or draft.statistic(value) or reduced
+    of_all = scope.index is None and whole  # one number that the rows make together
+    of_rows = scope.index is not None or (draft.of_row(value) and not draft.statistic(value))
+    _check_statistics(draft, node, value, scope)
     if isinstance(node.baseline, Node):
         known = yield from _alone(draft, node.baseline, scope)
-        _check_baseline(draft, node.baseline, known, value, {u.factor: scope[u.factor.variable] for u in scored})
+        draws = {u.factor: scope[u.factor.variable] for u in scored}
+        _check_baseline(draft, node.baseline, known, draws, of_rows=of_rows)
         signal = binary(draft, "-", value, known)
     elif node.baseline is not None and isinstance(each, str):
         if axis not in draft.ops[each].axes:
@@ -247,7 +251,19 @@ def _score(
     return surrogate
 
 
-def _check_baseline(draft: Draft, node: Node, known: Ref, value: Ref, scored: Mapping[Factor, str]) -> None:
+def _check_statistics(draft: Draft, node: Expectation, value: Ref, scope: Scope) -> None:
+    """Refuse the score of statistics of all rows and steps, which every row of a step would take for its own."""
+    if scope.index is not None and isinstance(value, str):
+        made_of = draft.leading_to({value})
+        if any(op.over_batch and draft.facts[op.name].scored for op in made_of):
+            raise GradientError(
+                f"{text(node)}: a statistic of all rows, of draws with gradient='score', has one signal for all of "
+                f"them, and inside the Sum over {scope.index} each row of a step has its own\nuse "
+                f"gradient='straight-through', or a family such as OneHot"
+            )
+
+
+def _check_baseline(draft: Draft, node: Node, known: Ref, scored: Mapping[Factor, str], *, of_rows: bool) -> None:
     """Refuse a baseline that the draw tells, as E[∇log q · b] is 0 where b is known before it alone, and one of each
     row beside one number for the call, which it would make one for each row.
     """
@@ -259,7 +275,7 @@ def _check_baseline(draft: Draft, node: Node, known: Ref, value: Ref, scored: Ma
             f"of, and its mean would not drop out of the gradient\nwrite an expression of what is known before the "
             f"draw, such as Value('v') of a factor around this E, or baseline='leave-one-out' with samples=K"
         )
-    if draft.of_row(known) and not draft.statistic(known) and (draft.statistic(value) or not draft.of_row(value)):
+    if draft.of_row(known) and not draft.statistic(known) and not of_rows:
         raise FormulaError(
             f"the baseline {text(node)} is one number for each row, and what it is a baseline of is one number for the "
             f"whole call\nwrite one number for the call, ({text(node)}).sum() or a Symbol"

@@ -29,6 +29,7 @@ def over_steps(draft: Draft, node: OverSteps, scope: Scope) -> Steps:
             f"call the variable otherwise"
         )
     _refuse_numbered(draft, node)
+    _refuse_around(draft, node, scope)
     total: Ref | None = None
     draft.counts[node.index] = node.steps
     around = {a for name in scope.values.values() for a in draft.ops[name].axes}
@@ -69,6 +70,16 @@ def _refuse_numbered(draft: Draft, node: OverSteps) -> None:
                     f"{text(node)}: {variable} of iteration {place} is {other} in the samples, and another variable "
                     f"is called so\nrename one of them, e.g. {other.base}'"
                 )
+
+
+def _refuse_around(draft: Draft, node: OverSteps, scope: Scope) -> None:
+    """What is drawn around a sum over iterations is drawn once: not the z_l of each."""
+    for variable in (v for v in scope.values if v.index == node.index):
+        if draft.ops[scope.values[variable]].kind in ("draw", "support"):
+            raise TimeError(
+                f"{text(node)}: {variable} is drawn around the sum, once for all iterations {node.index}\nput the E "
+                f"inside the sum, Sum({node.index!r}, E(...), steps={node.steps}), or name it without the index"
+            )
 
 
 def _forget(draft: Draft, index: str) -> None:

@@ -87,6 +87,7 @@ def lower(
     scope = Scope()
     value = lowering.lower(node, scope)
     lowering.check_alike(scope.leaves)
+    lowering.refuse_several(value)
     return lowering.plan(value)
 
 
@@ -225,6 +226,7 @@ def _group(draft: Draft, node: Group, scope: Scope) -> Steps:
         draft.begin_formula()
         values.append((yield body, inside))
         draft.check_alike(inside.leaves)
+        draft.refuse_several(values[-1])
     return draft.add("values", Op("", "group", tuple(values), how=" ".join(node.names)))
 
 

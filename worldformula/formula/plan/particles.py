@@ -168,6 +168,20 @@ def filters(draft: Draft, node: Node) -> None:
                         f"{text(e)} resamples what {text(other)} draws too, which does not, or in another way\n"
                         f"write one resample= in both, or two formulas"
                     )
+            _refuse_once_drawn(e, clock)
             if axis not in draft.filters:
                 enter_time(draft, clock)
                 write_filter(draft, clock.index, axis, e.resample)
+
+
+def _refuse_once_drawn(node: Expectation, clock: OverTime) -> None:
+    """Refuse what is drawn once for all steps as a part of particles: drawn anew, they would go on with another's."""
+    drawn = (u.factor for u in node.q if u.factor.family is not None)
+    once = next((f for f in drawn if f.variable.index != clock.index), None)
+    if once is not None:
+        now = once.variable
+        raise TimeError(
+            f"{text(node)}: {now} is drawn once for all steps, and a particle that is drawn anew would go on with the "
+            f"{now} of another\ndraw it around the sum, E({once}, Sum({clock.index!r}, ...)), or carry it as a state "
+            f"of its own, {now.base}_{clock.index} = f({now.base}_{{{clock.index}-1}}), which begins with {now.base}_0"
+        )

@@ -103,7 +103,8 @@ def weighted(draft: Draft, node: Expectation, value: Ref, axis: int | None) -> R
     if known.score is None:
         return mean
     centred = binary(draft, "-", known.score, unary(draft, "detach", known.score))
-    return binary(draft, "+", mean, binary(draft, "*", unary(draft, "detach", mean), centred))
+    signal = draft.add("signal", Op("", "call", (unary(draft, "detach", mean),), target=filtering.signal))
+    return binary(draft, "+", mean, binary(draft, "*", signal, centred))
 
 
 def check_log(draft: Draft, node: Expectation, scope: Scope) -> None:

@@ -65,6 +65,10 @@ def _start(draft: Draft, variable: Variable, scope: Scope, by: object) -> str:
     if variable not in draft.rows:
         raise TimeError(f"{by} reads {variable}, the first rows, which a start reads: Sum(..., initial=f(x_{{1:2}}))")
     name, clock = draft.rows[variable], draft.time
+    if scope.index is not None and not (draft.is_step(name) and scope.begun):
+        kept = f"c_{scope.index}"
+        advice = f"carry it along, {kept} = f({kept[:-1]}{{{scope.index}-1}}), which begins with c_0 = f({variable})"
+        draft.refuse_resampled(name, variable, by, advice)
     if draft.is_step(name) and clock is not None and scope.index != clock.index:
         raise TimeError(
             f"{by} reads {variable}, and with reset={clock.reset!r} every sequence has one of its own\nput the term "
@@ -206,6 +210,9 @@ def _series(draft: Draft, variable: Variable, scope: Scope, by: object) -> str:
                 f"{by} reads {variable}, the series of {now}; write the Sum that draws it before, to its left"
             )
         draft.refuse_lost(name, variable, _around(draft, scope))
+    draft.refuse_resampled(
+        name, variable, by, f"carry what is needed of it, h_{now.index} = f(h_{{{now.index}-1}}, {now})"
+    )
     rank = draft.ranks.get(variable.key, 1) + 1
     return draft.add(variable.identifier, Op("", "series", (name,), variable=variable, rank=rank))
 

@@ -34,6 +34,7 @@ from worldformula.formula.syntax.nodes import (
     Node,
     Number,
     Operator,
+    OverTime,
     Product,
     Use,
     Value,
@@ -291,12 +292,20 @@ def check_function(name: str, body: Node) -> None:
     if estimate is None:
         _check_score(name, body)
         return
-    factors = {id(f): f for f in drawn_factors(estimate)}.values()
+    factors = list({id(f): f for f in drawn_factors(estimate)}.values())
+    advice = (
+        f"write E(q, g(f)) for the expectation of the {name}, E(q, f) * E(q.fresh(), f) for a square,\n"
+        f"or E(q, f, samples=K) for the {name} of a mean"
+    )
+    if isinstance(estimate, OverTime):  # the start of a sum, which is drawn in it
+        advice = (
+            f"leave initial= out, and let the E around the sum draw what it begins with:\n"
+            f"E({draws(estimate)[0]} * q, {name}(Sum({estimate.index!r}, ...)), samples=K)"
+        )
     raise OneDrawError(
         f"the {name} of an expectation, which one draw estimates: E[g(f)] is not g(E[f])\n"
         + table(("variable", "declared by", "drawn once in"), [(f.variable, f, text(estimate)) for f in factors])
-        + f"\nwrite E(q, g(f)) for the expectation of the {name}, E(q, f) * E(q.fresh(), f) for a square,\n"
-        f"or E(q, f, samples=K) for the {name} of a mean"
+        + f"\n{advice}"
     )
 
 
