@@ -51,8 +51,8 @@ def measure(
         raise CardError(f"card {card.name}: expected at least one seed, got none.")
     if twice := sorted({seed for seed in chosen if chosen.count(seed) > 1}):
         raise CardError(
-            f"card {card.name}: expected each seed once, got {', '.join(map(str, twice))} more than once. The same number "
-            f"again says nothing new, and would narrow the interval of a mean."
+            f"card {card.name}: expected each seed once, got {', '.join(map(str, twice))} more than once. The same "
+            f"number again says nothing new, and would narrow the interval of a mean."
         )
     entry = resolve(card)
     print(f"{card.name} ({card.system}): {card.claim}", flush=True)

@@ -117,7 +117,7 @@ class LDA(Model):
         """Counts ``c`` (or ``x``) as numbers, a document in a row.
 
         Raises:
-            SupportError: some are negative, or no whole numbers, as the bytes of a file are, which are read as a picture.
+            SupportError: some are negative or no whole numbers, as the bytes of a file, which are read as pictures.
         """
         c = (rows["c"] if "c" in rows else rows["x"]).flatten(1).float()
         if bool((wrong := (c < 0) | (c != c.round())).any()):
