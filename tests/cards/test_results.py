@@ -55,6 +55,8 @@ def test_what_is_measured_comes_back_and_todays_threshold_decides(package, capsy
     assert found.passed
     assert str(found).startswith("PASS squares: square 4 (worst of 2, needed ≤ 4), 20")
     assert not results.latest(replace(card, threshold=2.0)).passed
+    assert str(results.latest(replace(card, seeds=(1, 3)))).endswith(", before the card had other seeds")
+    assert not str(found).endswith("seeds")
     higher = results.latest(replace(card, threshold=1.0, direction="higher"))
     assert str(higher).startswith("PASS squares: square 1 (worst of 2, needed ≥ 1), 20")
     assert results.latest(replace(card, metric="negative")) is None

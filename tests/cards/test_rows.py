@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ import torch
 from worldformula import cards
 from worldformula.cards import rows
 from worldformula.cards.run import measure
+from worldformula.errors import CardError
 
 ROOT = Path(__file__).parents[2]
 TEXT = """
@@ -105,6 +107,16 @@ def test_without_a_folder_nothing_is_kept(card, measured, tmp_path, monkeypatch)
         (lambda found: found["machine"].update(processor="abacus"), "machine changed"),
         (lambda found: found.update(threads=7), "threads changed"),
         (lambda found: found.pop("metrics"), "1.json cannot be read"),
+        (lambda found: found["metrics"].update(square=None), "1.json cannot be read"),
+        (lambda found: found["metrics"].update(square="1"), "1.json cannot be read"),
+        (lambda found: found["metrics"].update(square=True), "1.json cannot be read"),
+        (lambda found: found.update(metrics=["square"]), "1.json cannot be read"),
+        (lambda found: found.update(seconds="1"), "1.json cannot be read"),
+        (lambda found: found.update(date=None), "1.json cannot be read"),
+        (lambda found: found.update(seed=True), "1.json cannot be read"),
+        (lambda found: found.update(seed=2), "1.json has the seed 2"),
+        (lambda found: found.update(sources={}), "it was not measured by tests/cards/entries.py"),
+        (lambda found: found["metrics"].pop("square"), "kept without square"),
     ],
 )
 def test_a_row_of_other_code_is_measured_again_and_said_so(change, why, card, tmp_path, measured, capsys):
@@ -121,6 +133,21 @@ def test_a_row_of_other_code_is_measured_again_and_said_so(change, why, card, tm
     assert "kept from" in lines[2]
     measure(card, rows=tmp_path, seeds=[1, 2])
     assert measured() == [1, 2, 1], "the new row is kept"
+
+
+def test_a_seed_counts_once(card, tmp_path, measured):
+    """A measurement that stands in the mean five times is no five measurements."""
+    with pytest.raises(CardError, match="each seed once, got 2, 3 more than once"):
+        measure(card, rows=tmp_path, seeds=[3, 1, 2, 2, 3])
+    assert measured() == []
+
+
+def test_an_example_that_was_measured_is_a_source(card, tmp_path, monkeypatch):
+    example = ModuleType("04_own_environment")
+    example.__file__ = str(ROOT / "examples" / "04_own_environment.py")
+    monkeypatch.setitem(sys.modules, "04_own_environment", example)
+    rows.Rows(tmp_path, card).keep(rows.Row(1, {"square": 1.0}, 0.0, 0.0, "now"))
+    assert "examples/04_own_environment.py" in json.loads(row(tmp_path, 1).read_text())["sources"]
 
 
 def test_an_edited_source_counts_and_more_cores_do_not(card, tmp_path, measured):

@@ -92,7 +92,7 @@ def test_a_table_says_which_options_it_lacks(folder, capsys):
     assert main(command) == 1
     assert "\ny is the column of classes: name it, as in --set data.label=kind\n" in capsys.readouterr().err
     assert main([*command, "--set", "data.label=kind"]) == 1
-    assert "\nNumeric columns go from 0 to 1 with --set data.scale=unit\n" in capsys.readouterr().err
+    assert "\nNumeric columns go from 0 to 1 with --set data.scale=unit, and stay" in capsys.readouterr().err
     assert main([*command, "--set", "data.label=kind", "--set", "data.scale=unit", *FEW, "--run", "run"]) == 0
     assert main(["fit", "transformer_ar", "--data", "x.npz"]) == 1
     assert "data.scale" not in capsys.readouterr().err

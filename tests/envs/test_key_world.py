@@ -218,6 +218,7 @@ def test_wrong_options_are_told():
     [
         ({"chunks": 0}, "chunks and steps ≥ 1"), ({"steps": 0}, "chunks and steps ≥ 1"), ({"seed": -1}, "seed ≥ 0"),
         ({"hold": 0}, "hold ≥ 1"),
+        ({"hold": 1.5}, "whole numbers"),
         ({"random": 0.5}, "such as"), ({"random": ()}, "such as"), ({"random": (float("nan"),)}, "such as"),
         ({"events": "pickup_key"}, "sequences of names"), ({"labels": "hidden/key"}, "sequences of names"),
         ({"events": ("door_opne",)}, "'door_opne' happens in key_corridor.*Did you mean 'door_open'"),

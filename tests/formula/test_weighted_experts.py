@@ -157,7 +157,11 @@ def test_weights_print_what_they_read_and_draw_no_variable_of_their_own():
 def test_what_is_no_weight_of_these_experts_is_refused():
     q = experts()
     for wrong, words in (
-        ([0.2, 0.3, 0.5], "does not fit"),
+        ([0.2, 0.3, 0.5], "of 2 experts"),
+        ([0.5], "of 2 experts"),  # not one number for both
+        (torch.tensor(0.5), "of 2 experts"),
+        (0.5, "of 2 experts"),
+        ("ab", "of 2 experts"),
         (OneHot("p(k)", shape=3), "of 2 experts"),
         (Normal("p(k)", shape=2), "of 2 experts"),
         ([0.5, -0.5], "weights of at least 0"),

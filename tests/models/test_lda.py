@@ -11,7 +11,9 @@ import torch
 from scipy import stats
 from scipy.special import digamma
 
+from worldformula.data import DataSet
 from worldformula.errors import ShapeError, SupportError
+from worldformula.model.sizes import inferred
 from worldformula.models.lda import SYSTEM, Ascent, Sizes, build, tiny
 from worldformula.testing import check_model
 from worldformula.training.fit import fit
@@ -125,8 +127,15 @@ def test_what_are_no_counts():
     assert model.given({"x": torch.tensor([[1, 2], [0, 3]])})["c"].dtype == torch.float32
     with pytest.raises(SupportError, match="counts of words"):
         model.given({"x": torch.tensor([[1.0, -2.0]])})
+    with pytest.raises(SupportError, match="whole numbers .* got 0.00392157 .* bytes are read as pictures"):
+        model.given({"x": torch.tensor([[0, 1]]) / 255})
     with pytest.raises(ShapeError, match="does not suit this model|does not have the shapes"):
         model.rows({"x": np.array([[1.0, -2.0, 0.0, 0.0]] * 3)})
+
+
+def test_counts_of_ones_own_may_have_the_name_that_the_formula_has():
+    counts = {"c": np.ones((8, 12), dtype=np.int64)}
+    assert inferred(tiny(), DataSet("own", counts, counts, (12,), "")) == ["sizes.features=12", "sizes.documents=8"]
 
 
 def test_its_presets():

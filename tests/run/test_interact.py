@@ -208,7 +208,7 @@ def test_a_checkpoint_of_another_agent_is_refused(uninterrupted: Path, tmp_path:
 
     folder = tmp_path / "run"
     shutil.copytree(uninterrupted, folder)
-    with pytest.raises(CheckpointError, match="does not fit this run"):
+    with pytest.raises(CheckpointError, match=r"does not fit this run(.|\n)*another version of worldformula wrote"):
         Interact(config(steps=700), Wider, folder).run()
 
 

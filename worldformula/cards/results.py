@@ -49,7 +49,8 @@ class Result:
 
     def __str__(self) -> str:
         decided = shown(self.card, list(self.values.values()), self.card.unit)
-        return f"{'PASS' if self.passed else 'FAIL'} {self.card.name}: {decided}, {self.date[:10]}"
+        other = "" if set(self.rows) == set(self.card.seeds) else ", before the card had other seeds"
+        return f"{'PASS' if self.passed else 'FAIL'} {self.card.name}: {decided}, {self.date[:10]}{other}"
 
 
 def latest(card: Card) -> Result | None:

@@ -2,8 +2,9 @@
 
 A seed is not measured again while the *code is unchanged*, which means all of
 
-    sources    the digests of all files of this package that were imported when the seed ended, and of the measuring
-               file; the command line and this machinery excepted, which decide nothing that is measured
+    sources    the digests of all files of this package and of the ``examples`` beside it that were imported when the
+               seed ended, and of the measuring file; the command line and this machinery excepted, which decide
+               nothing that is measured
     threads    of torch, as the card has them
     versions   of Python, torch and NumPy
     machine    processor and accelerator
@@ -30,6 +31,8 @@ from worldformula.cards.files import machine, write_json
 ROOT = Path(worldformula.__file__).parent
 APART = ("worldformula.cli", *(f"worldformula.cards.{n}" for n in ("condition", "files", "results", "rows", "run")))
 """Modules that no measurement depends on."""
+EXAMPLES = "examples/"
+"""Beside the package in a checkout: cards measure environments that are written there."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +74,12 @@ class Rows:
             return None, ""
         try:
             found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            row = Row(**{key: found[key] for key in Row.__dataclass_fields__})
+            row = _row(found)
             why = self._changed(found)
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None, f"{path} cannot be read"
+        if row.seed != seed:
+            return None, f"{path} has the seed {row.seed}"
         return (None, why) if why else (row, "")
 
     def keep(self, row: Row) -> None:
@@ -94,21 +99,43 @@ class Rows:
                 return f"{key} changed"
         if _kind(now["machine"]) != _kind(found["machine"]):
             return "machine changed"
+        measuring = self._measuring()
+        if measuring is not None and measuring not in found["sources"]:
+            return f"it was not measured by {measuring}"
         unlike = [path for path, known in found["sources"].items() if _digest(path) != known]
         more = f" and {len(unlike) - 1} more" if len(unlike) > 1 else ""
         return f"{unlike[0]}{more} changed" if unlike else ""
 
+    def _measuring(self) -> str | None:
+        """The measuring file, by path beside the package; None where it has none."""
+        file = getattr(sys.modules.get(self.card.measure.partition(":")[0]), "__file__", None)
+        return _relative(Path(file)) if file else None
+
     def _sources(self) -> dict[str, str]:
         """Digests of what has been imported so far, by path beside the package."""
-        measuring = self.card.measure.partition(":")[0]
+        measuring = self._measuring()
         found = {}
         for name, module in sorted(sys.modules.items()):
             own = name == "worldformula" or name.startswith("worldformula.")
             apart = any(name == one or name.startswith(f"{one}.") for one in APART)
             file = getattr(module, "__file__", None)
-            if file and name != "__main__" and (name == measuring or (own and not apart)):
-                found[_relative(Path(file))] = _digest(_relative(Path(file)))
+            if not file or name == "__main__":
+                continue
+            path = _relative(Path(file))
+            if path == measuring or (own and not apart) or path.startswith(EXAMPLES):
+                found[path] = _digest(path)
         return found
+
+
+def _row(found: Mapping[str, Any]) -> Row:
+    """What a file says of a seed; raises where a value is not of its type, as in a file that was changed by hand."""
+    metrics = found["metrics"]
+    numbers = [found["seconds"], found["cpu_seconds"], *metrics.values()]
+    if not all(type(x) in (int, float) for x in numbers):
+        raise TypeError("expected numbers")
+    if type(found["seed"]) is not int or not isinstance(found["date"], str):
+        raise TypeError("expected a seed and a date")
+    return Row(**{key: found[key] for key in Row.__dataclass_fields__})
 
 
 def _kind(machine: Mapping[str, Any]) -> tuple[Any, Any]:

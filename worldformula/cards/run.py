@@ -49,6 +49,11 @@ def measure(
     chosen = tuple(card.seeds if seeds is None else seeds)
     if not chosen:
         raise CardError(f"card {card.name}: expected at least one seed, got none.")
+    if twice := sorted({seed for seed in chosen if chosen.count(seed) > 1}):
+        raise CardError(
+            f"card {card.name}: expected each seed once, got {', '.join(map(str, twice))} more than once. The same "
+            f"number again says nothing new, and would narrow the interval of a mean."
+        )
     entry = resolve(card)
     print(f"{card.name} ({card.system}): {card.claim}", flush=True)
     kept = Rows(rows, card)
@@ -75,11 +80,16 @@ def _row(card: Card, entry: Measure, seed: int, kept: Rows, *, again: bool) -> R
     from worldformula.training.seeding import forked
 
     row, why = kept.find(seed)
-    if row is not None and not again and all(c.metric in row.metrics for c in card.all_conditions):
+    lacks = [c.metric for c in card.all_conditions if row is not None and c.metric not in row.metrics]
+    if row is not None and not again and not lacks:
         value = _number(row.metrics[card.metric])
         print(f"  seed {seed}: {card.metric} {value}, kept from {row.date}: its code is unchanged", flush=True)
         return row
-    why = f", measured again: {'as asked' if row is not None else why}" if row is not None or why else ""
+    why = (
+        f", measured again: {'as asked' if again and row is not None else f'kept without {lacks[0]}' if lacks else why}"
+        if row is not None or why
+        else ""
+    )
     start, worked = time.perf_counter(), _cpu()
     with forked(seed):  # global generators too: no seed sees how many ran before it
         metrics = _numbers(card, entry(seed))

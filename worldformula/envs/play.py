@@ -85,9 +85,10 @@ def _checked(
         raise EnvironmentIdError(f"{id!r} has no controller of its own.{near(id, ids())} Known: {', '.join(ids())}")
     if not isinstance(random, Sequence | np.ndarray) or not len(random) or not all(0 <= p <= 1 for p in random):
         raise ConfigError(f"expected shares of random actions from 0 to 1, such as (0.2, 0.5), got {random!r}")
-    if min(chunks, steps, hold) < 1 or seed < 0:
+    numbers = (chunks, steps, hold, seed)
+    if not all(isinstance(n, int | np.integer) for n in numbers) or min(numbers[:3]) < 1 or seed < 0:
         raise ConfigError(
-            f"expected chunks and steps ≥ 1, hold ≥ 1, seed ≥ 0, got {chunks}, {steps}, {hold} and {seed}"
+            f"expected whole numbers chunks and steps ≥ 1, hold ≥ 1, seed ≥ 0, got {chunks}, {steps}, {hold} and {seed}"
         )
     if isinstance(labels, str) or isinstance(events, str):
         raise ConfigError(

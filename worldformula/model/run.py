@@ -114,8 +114,9 @@ class ModelRun(Fit):
         if isinstance(error, MissingInputError) and "y" in self.model.inputs and not reading.label:
             texts = [name.partition("=")[0] for name in self.data.columns if "=" in name]
             return f"\ny is the column of classes: name it, as in --set data.label={(*texts, *self.data.columns)[0]}"
-        if isinstance(error.__cause__, SupportError) and reading.scale != "unit":
-            return "\nNumeric columns go from 0 to 1 with --set data.scale=unit"
+        if isinstance(error.__cause__, SupportError) and reading.scale != "none":
+            unit = "" if reading.scale == "unit" else "go from 0 to 1 with --set data.scale=unit, and "
+            return f"\nNumeric columns {unit}stay as they are with --set data.scale=none"
         return ""
 
     def run(self, show: Callable[[Fitting], None] | None = None) -> None:

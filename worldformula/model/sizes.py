@@ -24,7 +24,7 @@ def inferred(sizes: Any, data: DataSet, given: Collection[str] = ()) -> list[str
     """``key=value`` texts that fit ``sizes`` to data, as far as they differ; ``given`` keys are left alone.
 
     WIDTHS        numbers of a row of x
-    documents     rows of x, of a loss that is about all of them
+    documents     rows of x, of a loss that is about all of them; the array may be called c there, as counts of words
     side          height of a square picture of one channel; height and width, of any
     picture       height, width and channels, where the preset has convolutions
     shape         of a row, where it has as many axes as that of the preset; or its numbers
@@ -33,10 +33,10 @@ def inferred(sizes: Any, data: DataSet, given: Collection[str] = ()) -> list[str
     length        numbers of a row, of a model of series
     deviation     of the decoder, where x leaves [0, 1] and the preset has bits
     """
-    x = data.train.get("x")
+    have = {field.name: getattr(sizes, field.name) for field in dataclasses.fields(sizes)}
+    x = data.train.get("c" if "documents" in have and "c" in data.train else "x")
     if x is None:
         return []
-    have = {field.name: getattr(sizes, field.name) for field in dataclasses.fields(sizes)}
     width, whole = math.prod(x.shape[1:]), x.dtype.kind in "iu"
     found: dict[str, Any] = {name: width for name in WIDTHS if name in have} | {"documents": len(x)}
     if len(data.shape) == 2 and {"height", "width"} <= have.keys():

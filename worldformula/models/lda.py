@@ -117,11 +117,14 @@ class LDA(Model):
         """Counts ``c`` (or ``x``) as numbers, a document in a row.
 
         Raises:
-            SupportError: some are negative.
+            SupportError: some are negative or no whole numbers, as the bytes of a file, which are read as pictures.
         """
         c = (rows["c"] if "c" in rows else rows["x"]).flatten(1).float()
-        if bool((c < 0).any()):
-            raise SupportError(f"expected counts of words, at least 0, got {c.min():g} among them")
+        if bool((wrong := (c < 0) | (c != c.round())).any()):
+            raise SupportError(
+                f"expected counts of words, whole numbers of at least 0, got {c[wrong][0]:g} among them. Save them as "
+                f"int64 or floats: bytes are read as pictures, from 0 to 1"
+            )
         return {"c": c}
 
     @torch.no_grad()

@@ -131,14 +131,14 @@ def _seen(model: ThroughTime, given: Mapping[str, Tensor]) -> tuple[str, str, Te
     for key, word in model.names.items():
         if word in predicted:
             return predicted[word], key, given[word]
-    vectors = [word for key, word in model.names.items() if model.columns[key]["kind"] != "image"]
+    vectors = {k: word for k, word in model.names.items() if model.columns[k]["kind"] not in ("image", "classes")}
     reward = model.world.roles.get("reward")
     if reward is not None and {*heads} <= {reward, model.world.roles.get("continue")}:
         return reward, "reward", given[heads[reward].variable.key]  # a world without a decoder
     if "y" not in heads or not vectors:
         return _made(model, given, predicted)
-    joined = torch.cat([given[word] for word in vectors], -1)
-    return "y", "symlog of " + ", ".join(model.names), joined.sign() * joined.abs().log1p()
+    joined = torch.cat([given[word] for word in vectors.values()], -1)
+    return "y", "symlog of " + ", ".join(vectors), joined.sign() * joined.abs().log1p()
 
 
 def _made(

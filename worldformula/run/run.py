@@ -8,6 +8,7 @@ a checkpoint, from which the same run goes on.
 from __future__ import annotations
 
 import contextlib
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ from worldformula.run.folder import MetricsLog, RunFolder
 from worldformula.run.kinds import expect
 from worldformula.training import checkpoint, devices
 from worldformula.training.stop import Stop
+
+SAID = 300  # characters of what torch says of weights that do not fit, which may name hundreds
 
 
 class Run:
@@ -120,7 +123,11 @@ def checked(found: checkpoint.Checkpoint) -> Iterator[None]:
     except WorldformulaError:
         raise
     except (RuntimeError, KeyError, ValueError, TypeError) as error:
-        raise CheckpointError(f"the checkpoint {found.path} does not fit this run: {error}") from error
+        said = textwrap.shorten(" ".join(str(error).split()), SAID, placeholder=" …")
+        raise CheckpointError(
+            f"the checkpoint {found.path} does not fit this run: {said}\nIf nothing of the run was changed, another "
+            f"version of worldformula wrote it: open it with that one, or train again"
+        ) from error
 
 
 def newest(folder: RunFolder, train: str) -> checkpoint.Checkpoint:

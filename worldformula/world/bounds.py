@@ -19,7 +19,7 @@ def check_bound(bound: str, samples: int) -> None:
     if bound not in known or samples < 1:
         raise ConfigError(
             f"expected bound= as one of {', '.join(known)} and samples ≥ 1, got {bound!r} and {samples}."
-            f"{near(str(bound), known)}"
+            f"{'' if bound in known else near(str(bound), known)}"
         )
 
 

@@ -314,18 +314,29 @@ def _gate(weights: Sequence[float] | Tensor | Factor | None, count: int) -> tupl
     """The factor of the weights of so many experts, if there is one."""
     if weights is None:
         return ()
-    if not isinstance(weights, Factor):
-        shares = weights if isinstance(weights, Tensor | Positive) else torch.tensor(list(weights), dtype=torch.float)
-        weights = OneHot("p(k)", shape=count, probs=shares)  # type: ignore[arg-type]
-    family, shape = weights.family, weights.shape
-    known = isinstance(family, families.OneHotFamily) and shape == (count,)
-    known = known or (isinstance(family, families.CategoricalFamily) and shape == () and family.classes == count)
-    if not known:
-        raise FormulaError(
-            f"MoE: expected weights= of {count} experts as numbers, or as a factor over them, got {weights!r}\n"
-            f'write OneHot("p(k|x)", net, shape={count})'
-        )
-    return (weights,)
+    if isinstance(weights, Factor):
+        family, shape = weights.family, weights.shape
+        known = isinstance(family, families.OneHotFamily) and shape == (count,)
+        if known or (isinstance(family, families.CategoricalFamily) and shape == () and family.classes == count):
+            return (weights,)
+    elif (shares := _shares(weights, count)) is not None:
+        return (OneHot("p(k)", shape=count, probs=shares),)  # type: ignore[arg-type]
+    raise FormulaError(
+        f"MoE: expected weights= of {count} experts as numbers, or as a factor over them, got {weights!r}\n"
+        f'write OneHot("p(k|x)", net, shape={count})'
+    )
+
+
+def _shares(weights: object, count: int) -> Tensor | Positive | None:
+    """Numbers as a tensor ``[…, count]``; None where they are none. One number is not shared out to all experts."""
+    if isinstance(weights, Positive):
+        return weights
+    if not isinstance(weights, Tensor):
+        try:
+            weights = torch.tensor(list(weights), dtype=torch.float)  # type: ignore[call-overload]
+        except (TypeError, ValueError):
+            return None
+    return weights if weights.shape[-1:] == (count,) else None
 
 
 def _settings(family: Family | None) -> dict[str, Any]:
