@@ -324,8 +324,8 @@ def own_planner(agent: Agent, preset: str = "") -> Any:
     own = getattr(getattr(agent, "configuration", None), "planner", None)
     if own is not None and preset:
         raise ConfigError(
-            f"--preset {preset} is of a planner that is named: add --planner cem, or leave --preset out for the agent's "
-            f"own, {type(own).__name__}"
+            f"--preset {preset} is of a planner that is named: add --planner cem, or leave --preset out for the "
+            f"agent's own, {type(own).__name__}"
         )
     return own
 
