@@ -639,5 +639,5 @@ def test_parts_of_a_mixture_keep_their_own_floors():
 
 def test_experts_whose_parameters_have_axes_of_their_own_are_refused():
     parts = [MultivariateNormal(f"q(z|{n})", nn.Linear(X, 5), shape=2) for n in "ab"]
-    with pytest.raises(FormulaError, match="MoE: multivariate_normal has parameters with more axes than its values"):
+    with pytest.raises(FormulaError, match="MoE: multivariate_normal has parameters with other axes than its values"):
         MoE(parts)

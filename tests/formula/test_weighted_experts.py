@@ -10,7 +10,22 @@ import pytest
 import torch
 from torch import nn
 
-from worldformula import KL, Categorical, E, MoE, Normal, OneHot, PoE, Value, each, log, positive, total
+from worldformula import (
+    KL,
+    Categorical,
+    E,
+    Laplace,
+    Mixture,
+    MoE,
+    Normal,
+    OneHot,
+    PoE,
+    Value,
+    each,
+    log,
+    positive,
+    total,
+)
 from worldformula.errors import FormulaError, GradientError
 from worldformula.formula.graph.graph import graph
 from worldformula.formula.print.densities import factor_mathml
@@ -168,6 +183,9 @@ def test_what_is_no_weight_of_these_experts_is_refused():
     ):
         with pytest.raises(FormulaError, match=words):
             MoE(q, weights=wrong).sample(**inputs())
+    several = [Mixture(f"q(z|{name})", nn.Linear(3, 10), components=[Normal, Laplace], shape=2) for name in "xy"]
+    with pytest.raises(FormulaError, match="other axes than its values"):
+        MoE(several)
     weighted = MoE(q, weights=[0.5, 0.5])
     with pytest.raises(FormulaError, match=r"plain mean; write each\(.*\.experts"):
         each(weighted, lambda part: KL(part, Normal("p(z)", shape=2)))

@@ -146,7 +146,9 @@ def test_an_agent_is_shown_by_what_it_plans_with_and_one_with_a_policy_by_nothin
     found = planned(agent, own, batch(np.zeros((1, 5, 2), np.float32), columns))
     assert found.name == "Hierarchy"
     assert found.actions["a"].shape == (12, 2)
-    assert own_planner(agent_of(ActionSpec("continuous", 2))) is None
+    with pytest.raises(ConfigError, match="--preset paper is of a planner that is named.*own, Hierarchy"):
+        own_planner(agent, "paper")
+    assert own_planner(agent_of(ActionSpec("continuous", 2)), "paper") is None
 
 
 def test_what_has_no_world_is_refused() -> None:

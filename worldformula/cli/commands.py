@@ -160,7 +160,7 @@ class Plan:
     folder: Folder
     """The run folder."""
     planner: Planner = ""
-    preset: str = "tiny"
+    preset: Annotated[str, option("NAME", "tiny")] = ""
     """Of a planner that is named."""
     steps: Number = 20
     """Rows that the agent plays before."""
@@ -177,9 +177,9 @@ class Plan:
         if system.kind != "planners":
             known = ", ".join(catalogue.names("planners"))
             raise ConfigError(f"{self.planner} is no planner, but one of the {system.kind}; these are: {known}")
-        named = system.build(system.sizes(self.preset))
+        named = system.build(system.sizes(self.preset or "tiny"))
         run, agent, found = opened(self.folder, self.device, "worldformula plan")
-        own = None if self.planner else own_planner(agent)
+        own = None if self.planner else own_planner(agent, self.preset)
         planner = named if own is None else own
         batch = record(agent, run.config.env, sequences=1, length=self.steps, seed=self.seed)
         print(write_plan(agent, planner, batch, run, found.step))
@@ -315,9 +315,19 @@ def write_dream(agent: Agent, batch: Batch, context: int, folder: RunFolder) -> 
     return path
 
 
-def own_planner(agent: Agent) -> Any:
-    """What an agent plans with by itself; None where it acts by its policy."""
-    return getattr(getattr(agent, "configuration", None), "planner", None)
+def own_planner(agent: Agent, preset: str = "") -> Any:
+    """What an agent plans with by itself; None where it acts by its policy.
+
+    Raises:
+        ConfigError: it does, and a preset is asked for, which would not be heard.
+    """
+    own = getattr(getattr(agent, "configuration", None), "planner", None)
+    if own is not None and preset:
+        raise ConfigError(
+            f"--preset {preset} is of a planner that is named: add --planner cem, or leave --preset out for the "
+            f"agent's own, {type(own).__name__}"
+        )
+    return own
 
 
 def write_plan(agent: Agent, planner: Any, batch: Batch, run: SavedRun, step: int) -> Path:

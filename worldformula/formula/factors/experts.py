@@ -244,9 +244,11 @@ class MoE(Experts):
         gate = _gate(weights, len(experts))
         moved = bool(gate) and (gate[0].net is not None or bool(list(gate[0].parameters())))
         super().__init__(experts, families.ExpertsFamily(component, len(experts), moved=moved), header, gate)
-        if any(component.axes(name, self.rank) != self.rank for name in component.parameters):
+        if "log_weights" in component.parameters or any(
+            component.axes(name, self.rank) != self.rank for name in component.parameters
+        ):
             raise FormulaError(
-                f"MoE: {component.name} has parameters with more axes than its values, and no mixture of such experts "
+                f"MoE: {component.name} has parameters with other axes than its values, and no mixture of such experts "
                 f"is offered\nmix experts whose parameters have the axes of the values, such as Normal or OneHot"
             )
         settings = [_settings(part.family) for part in experts]
