@@ -46,12 +46,12 @@ ROWS: Mapping[str, Mapping[str, Held]] = {
     },
     "speech": {"x": ((24,), NUMBER, -10.7, 5.5), "image": ((64,), BIT, 0, 1), "y": ((), CLASS, 0, 9)},
     "sprites": {"x": ((256,), NUMBER, 0, 1), "factors": ((4,), CLASS, 0, 7)},
-    "turned-sprites": {"x": ((1024,), NUMBER, 0, 1), "factors": ((5,), CLASS, 0, 11)},
     "three": {"x": ((2,), NUMBER, -2.8, 3.0)},
     "trimodal": {
         "x": ((64,), BIT, 0, 1), "a": ((64,), BIT, 0, 1), "b": ((64,), BIT, 0, 1), "c": ((24,), NUMBER, -0.3, 2.4),
         "y": ((), CLASS, 0, 9),
     },
+    "turned-sprites": {"x": ((1024,), NUMBER, 0, 1), "factors": ((5,), CLASS, 0, 11)},
 }  # fmt: skip
 SHAPES: Mapping[str, tuple[int, ...]] = {
     "gridworld": (50, 2, 5, 5), "moving": (12, 16, 16), "rolling": (16, 8, 12), "rooms": (6, 16, 16, 3),
