@@ -241,7 +241,8 @@ class Family(ABC):
                     + near(name, known)
                 )
             if canonical in found:
-                raise HeadError(f"{self.name}: {name!r} is another name of {canonical!r}. Give one of the two.")
+                other = next(n for n in given if self.alternatives.get(n, n) == canonical)
+                raise HeadError(f"{self.name}: {other!r} and {name!r} say the same parameter. Give one of the two.")
             if not isinstance(value, Tensor | float):
                 try:
                     value = float(value)
