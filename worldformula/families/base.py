@@ -241,8 +241,7 @@ class Family(ABC):
                     + near(name, known)
                 )
             if canonical in found:
-                other = next(n for n in given if self.alternatives.get(n, n) == canonical)
-                raise HeadError(f"{self.name}: {other!r} and {name!r} say the same parameter. Give one of the two.")
+                raise HeadError(f"{self.name}: {canonical!r} has two names and both are given. Give one of the two.")
             if not isinstance(value, Tensor | float):
                 try:
                     value = float(value)
