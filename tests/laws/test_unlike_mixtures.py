@@ -143,6 +143,9 @@ def test_what_is_no_family_of_counts_gets_no_zeros():
     assert p.mean().tolist() == [1.5, 1.5]
     with pytest.raises(FormulaError, match="gate= from 0 to 1"):
         wf.ZeroInflated("p(n)", family=wf.Poisson, shape=2, gate=1.25)
+    both = wf.ZeroInflated("p(n)", family=wf.Poisson, shape=2, gate=0.25, gate_logits=0.0, rate=2.0)
+    with pytest.raises(HeadError, match="'gate_logits' has two names and both are given"):
+        both.mean()
 
 
 # ------------------------------------------------------------------------------------------- several families
@@ -222,6 +225,7 @@ def test_what_cannot_be_mixed_is_refused():
         ((normal, poisson), "normal has densities, poisson has probabilities"),
         ((von_mises_fisher, normal), "of values of vectors of length 1"),
         ((one_hot, bernoulli), "one measure"),
+        ((wf.families.von_mises, normal), "von_mises has densities of angles, normal has densities"),
         ((), "at least 1 component"),
         ((UNLIKE, normal), "mixture of mixtures"),
     ):

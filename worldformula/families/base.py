@@ -241,7 +241,7 @@ class Family(ABC):
                     + near(name, known)
                 )
             if canonical in found:
-                raise HeadError(f"{self.name}: {name!r} is another name of {canonical!r}. Give one of the two.")
+                raise HeadError(f"{self.name}: {canonical!r} has two names and both are given. Give one of the two.")
             if not isinstance(value, Tensor | float):
                 try:
                     value = float(value)

@@ -37,6 +37,7 @@ from worldformula.families.domains import LOGITS, WEIGHTS, Domain, told
 from worldformula.families.mixture import MixtureFamily
 from worldformula.families.opaque import ByName
 from worldformula.families.tensors import is_flat
+from worldformula.families.von_mises import VonMisesFamily
 from worldformula.families.writing import Sign
 
 
@@ -359,6 +360,8 @@ def _own(part: str, given: Mapping[str, Parameter]) -> dict[str, Parameter]:
 
 def _measure(part: Family) -> str:
     """What a log-density of the family is of: values of one kind, which another family may have or not."""
+    if isinstance(part, VonMisesFamily):
+        return "densities of angles"  # over one turn of the circle, and periodic beyond
     what = "densities" if part.estimator == "reparametrised" else "probabilities"
     return f"{what} of values {part.values.words}" if part.values is not None and part.values.joint else what
 
