@@ -432,7 +432,7 @@ def test_counts_take_integers():
         (gamma, None, (4,), {"rate": -1.0}, ["rate", "positive"]),
         (student_t, None, (4,), {"df": 0.0}, ["df", "positive"]),
         (beta, None, (4,), {"alpha": 0.0}, ["alpha", "positive"]),
-        (beta, {"alpha": 1.0, "concentration1": 1.0}, (4,), {}, ["another name"]),
+        (beta, {"alpha": 1.0, "concentration1": 1.0}, (4,), {}, ["'alpha' and 'concentration1' are names of one"]),
         (dirichlet, None, (), {}, ["vector", "shape=K"]),
         (multinomial, torch.zeros(5, 4), (), {}, ["class axis"]),
         (multinomial, {"probs": 0.5}, None, {}, ["declare shape=K"]),

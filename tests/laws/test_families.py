@@ -375,7 +375,7 @@ def test_a_mapping_is_taken_as_it_is():
         (normal, {"loc": "left", "scale": 1.0}, (4,), {}, ["a tensor or a number", "'left'"]),
         (normal, None, (4,), {"scale": -1.0}, ["positive", "-1.0"]),
         (normal, None, None, {}, ["no network and no shape"]),
-        (bernoulli, {"probs": 0.5, "logits": 0.0}, (4,), {}, ["another name"]),
+        (bernoulli, {"probs": 0.5, "logits": 0.0}, (4,), {}, ["'probs' and 'logits' are names of one"]),
         (bernoulli, None, (4,), {"probs": 1.5}, ["between 0 and 1"]),
         (one_hot, torch.zeros(5, 4), (), {}, ["class axis"]),
         (one_hot, None, (), {}, ["class axis"]),

@@ -89,7 +89,7 @@ def test_a_network_may_name_the_parameters_of_the_components():
 
 def test_a_mixture_with_a_parameter_under_two_names_is_refused():
     family = MixtureFamily(component=bernoulli, components=2)
-    with pytest.raises(HeadError, match="another name"):
+    with pytest.raises(HeadError, match="are names of one parameter"):
         family.params({"probs": torch.rand(2, 3), "logits": torch.randn(2, 3)}, (3,))
     with pytest.raises(HeadError, match="has no parameter"):
         family.params({"scale": torch.rand(2, 3)}, (3,))

@@ -144,7 +144,7 @@ def test_what_is_no_family_of_counts_gets_no_zeros():
     with pytest.raises(FormulaError, match="gate= from 0 to 1"):
         wf.ZeroInflated("p(n)", family=wf.Poisson, shape=2, gate=1.25)
     both = wf.ZeroInflated("p(n)", family=wf.Poisson, shape=2, gate=0.25, gate_logits=0.0, rate=2.0)
-    with pytest.raises(HeadError, match="'gate_logits' has two names and both are given"):
+    with pytest.raises(HeadError, match="'gate' and 'gate_logits' are names of one parameter"):
         both.mean()
 
 

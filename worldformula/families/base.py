@@ -236,12 +236,11 @@ class Family(ABC):
             canonical = self.alternatives.get(name, name)
             if canonical not in self.parameters:
                 known = [*self.parameters, *self.alternatives]
-                raise HeadError(
-                    f"{self.name} has no parameter {name!r}, which comes from {whose}; it has {', '.join(known)}."
-                    + near(name, known)
-                )
+                told = f"{self.name} has no parameter {name!r}, which comes from {whose}; it has {', '.join(known)}."
+                raise HeadError(told + near(name, known))
             if canonical in found:
-                raise HeadError(f"{self.name}: {canonical!r} has two names and both are given. Give one of the two.")
+                names = " and ".join(repr(n) for n in given if self.alternatives.get(n, n) == canonical)
+                raise HeadError(f"{self.name}: {names} are names of one parameter. Give one of the two.")
             if not isinstance(value, Tensor | float):
                 try:
                     value = float(value)
