@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks.timing import interleave, show
+from benchmarks.vae_step import training_step
 from worldformula.cards.run import machine, write_json
 from worldformula.world import World
 from worldformula.worlds.vrnn import build, tiny
@@ -94,19 +95,6 @@ def by_formula(world: World) -> Loss:
         return value
 
     return loss
-
-
-def training_step(loss: Loss, world: World, batches: Any) -> Callable[[], None]:
-    """Loss, gradients, update."""
-    optimiser = torch.optim.Adam(world.parameters(), lr=1e-3, fused=True)
-
-    def step() -> None:
-        value = loss(next(batches).clone())
-        optimiser.zero_grad()
-        value.backward()
-        optimiser.step()
-
-    return step
 
 
 def contest(B: int, K: int, T: int, rounds: int, seed: int) -> dict[str, dict[str, Any]]:

@@ -126,7 +126,7 @@ CONTENDERS = {"hand": by_hand, "worldformula": by_formula, "pixyz": by_pixyz, "p
 PACKAGES = {"pixyz": "pixyz", "pyro": "pyro"}
 
 
-def training_step(loss: Loss, nets: Nets, batches: Iterator[Tensor]) -> Callable[[], None]:
+def training_step(loss: Callable[..., Tensor], nets: nn.Module, batches: Iterator[Tensor]) -> Callable[[], None]:
     """Loss, gradients, update; the batch is a new tensor each time, as from a loader."""
     optimiser = torch.optim.Adam(nets.parameters(), lr=1e-3, fused=True)
 
