@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.board import REACHED, Book, Budget, Row, Task, at, reached, score_of
+from benchmarks.variants import GROUPS, RESULTS
 from worldformula.charts import Level, Series, line_chart, short
 from worldformula.training.history import Chart
 
@@ -13,6 +15,11 @@ PAGE = Path(__file__).parents[1] / "docs" / "board.md"
 PICTURES = Path("images") / "board"  # from the folder of the page
 NONE = "–"
 AXES = (("steps", "environment steps", 0, 1.0), ("minutes", "CPU minutes of acting and learning", 1, 60.0))
+
+ABLATIONS = {
+    "representations": ("What a state has to tell", "The decoder's term replaced by another one, or by none."),
+    "switches": ("What makes data go further", "One switch each."),
+}
 
 
 def write(book: Book, tasks: Sequence[Task], page: Path = PAGE) -> None:
@@ -48,6 +55,9 @@ def text(book: Book, tasks: Sequence[Task]) -> str:
     for task in tasks:
         if rows := book.of(task.name):
             lines += ["", *section(task, book.floors[task.name], rows)]
+    for group in GROUPS:
+        if (path := RESULTS / f"{group}.json").is_file():
+            lines += ["", *ablation(group, json.loads(path.read_text(encoding="utf-8")))]
     missing = [f"- {task.title} (`{task.name}`)" for task in tasks if not book.of(task.name)]
     lines += ["", "## Not run yet", "", *missing] if missing else []
     return "\n".join(lines) + "\n"
@@ -75,6 +85,26 @@ def section(task: Task, floor: Row, rows: Sequence[Row]) -> list[str]:
         lines += ["", f"{short(score)} is {REACHED:.0%} of the way from the floor to {_number(task.ceiling)}."]
     lines += ["", *(f"![Return over {label}]({picture(task, name).as_posix()})" for name, label, _, _ in AXES), ""]
     return [*lines, _measured(rows)]
+
+
+def ablation(group: str, found: Row) -> list[str]:
+    """The rows of `benchmarks.variants`: the demo's agent with one setting changed."""
+    title, says = ABLATIONS[group]
+    lines = [
+        f"## {title}", "",
+        f"{says} DreamerV3 `tiny` on the pendulum from 32 × 32 pixels, {found['steps']:,} environment steps, half of",
+        "the demo's; the return of 50 episodes that training never saw, of every seed. The interval is that of the mean",
+        f"over seeds, 95 %. Printed by `python -m benchmarks.variants {group}`.", "",
+        "| what is changed | seeds | return | mean (95 %) | CPU minutes |", "|---|---|---|---|---|",
+    ]  # fmt: skip
+    for row in found["summary"]:
+        ends = row["interval"]
+        between = f" ({_number(ends[0])} to {_number(ends[1])})" if ends else ""
+        seeds, returns = ", ".join(map(str, row["seeds"])), ", ".join(_number(round(r)) for r in row["returns"])
+        minutes = f"{row['cpu_seconds'] / 60:.1f}"
+        lines.append(f"| {row['name']} | {seeds} | {returns} | {_number(row['mean'])}{between} | {minutes} |")
+    where = found["machine"]
+    return [*lines, "", f"Measured {found['date'][:10]} on {where['processor']}, {where['cores']} cores, one thread."]
 
 
 def _agent(name: str, rows: Sequence[Row], by_steps: Budget, by_time: Budget, score: float | None) -> str:

@@ -6,16 +6,15 @@
 `representations`: what a state has to tell, in the place of its decoder or beside it. `switches`: what may make data go
 further. DreamerV3 `tiny` on the pendulum from 32 × 32 pixels, half as long as the demo, one thread; a score is the mean
 return of 50 episodes that training never saw. A row is written once it is measured, and one that the file holds is not
-measured again: the command may be stopped at any time, and given anew it goes on. Behind all seeds stands an interval
-of 95 % of their mean, by Student's t, which takes them as draws of a normal distribution. How long an update takes is
-what `targets_step` measures.
+measured again: the command may be stopped at any time, and given anew it goes on. Behind all seeds stands the interval
+of 95 % of their mean, by Student's t, which takes them as draws of a normal distribution; `docs/board.md` shows it. How
+long an update takes is what `targets_step` measures.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import statistics
 import tempfile
 import time
@@ -24,12 +23,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from scipy.stats import t as student
 
 from worldformula import catalogue
 from worldformula.cards import demo
 from worldformula.cards.run import machine, write_json
 from worldformula.errors import ConfigError, table
+from worldformula.metrics.interval import mean
 from worldformula.run.evaluate import evaluate
 from worldformula.run.interact import Interact
 from worldformula.training import devices, settings
@@ -65,25 +64,17 @@ def measure(changes: Iterable[str], seed: int, steps: int) -> dict[str, float]:
     }  # fmt: skip
 
 
-def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """95 % of the mean of draws from a normal distribution, by Student's t; None of fewer than two."""
-    if len(values) < 2:
-        return None
-    mean, error = statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
-    reach = float(student.ppf(0.975, len(values) - 1)) * error
-    return mean - reach, mean + reach
-
-
 def summary(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Of every change the returns of its seeds, their mean with its interval, and the mean seconds of a run."""
     found = []
     for name in dict.fromkeys(row["name"] for row in rows):
         own = [row for row in rows if row["name"] == name]
         returns = [row["return"] for row in own]
-        reach = interval(returns)
+        reach = mean(returns) if len(returns) > 1 else None
         found.append({
             "name": name, "seeds": [row["seed"] for row in own], "returns": returns,
-            "mean": round(statistics.fmean(returns), 1), "interval": reach and [round(x, 1) for x in reach],
+            "mean": round(statistics.fmean(returns), 1),
+            "interval": reach and [round(reach.low, 1), round(reach.high, 1)],
             "cpu_seconds": round(statistics.fmean(row["cpu_seconds"] for row in own), 1),
         })  # fmt: skip
     return found
