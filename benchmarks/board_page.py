@@ -93,8 +93,8 @@ def ablation(group: str, found: Row) -> list[str]:
     lines = [
         f"## {title}", "",
         f"{says} DreamerV3 `tiny` on the pendulum from 32 × 32 pixels, {found['steps']:,} environment steps, half of",
-        "the demo's; the return of 50 episodes that training never saw, of every seed. The interval is that of the mean",
-        f"over seeds, 95 %. Printed by `python -m benchmarks.variants {group}`.", "",
+        "the demo's; the return of 50 episodes that training never saw, of every seed. The interval is that of the",
+        f"mean over seeds, 95 %. Printed by `python -m benchmarks.variants {group}`.", "",
         "| what is changed | seeds | return | mean (95 %) | CPU minutes |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for row in found["summary"]:
