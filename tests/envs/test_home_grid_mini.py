@@ -76,6 +76,28 @@ def test_sight_is_what_is_seen_around_the_figure():
             HomeDynamics(8, sight=wrong)
 
 
+@pytest.mark.parametrize("room", [2, 3, 4])
+def test_a_room_may_be_smaller(room):
+    """The bin at any border cell and the figure at any other, walls around; reward and limit as in the large one."""
+    env, bins, starts = HomeDynamics(8, room=room), set(), set()
+    for seed in range(300):
+        _, info = env.reset(seed=seed)
+        assert env.tiles.shape == (room + 2, room + 2)
+        assert (env.tiles == homes.WALL_).sum() == 4 * (room + 1)
+        ((y, x),) = np.argwhere(env.tiles == homes.BIN)
+        bins.add((int(x), int(y)))
+        starts.add((env.x, env.y))
+        assert (env.x, env.y) != (x, y)
+        assert info["state"]["tiles"].shape == (room + 2, room + 2)
+    cells = {(x, y) for x in range(1, room + 1) for y in range(1, room + 1)}
+    assert starts == cells
+    assert bins == {cell for cell in cells if {1, room} & {*cell}}
+    assert env.reset(seed=0)[0]["view"].shape == (3, 3)
+    assert play(HomeDynamics(8, room=room), 60, 100, policy=homes.open_bin).success.all()
+    with pytest.raises(ConfigError, match=f"room from 2 to 4 cells, got {room + 3}"):
+        HomeDynamics(8, room=room + 3)
+
+
 def test_actions_while_reading_earn_nothing_and_cost_no_step():
     env = HomeDynamics(8)
     for seed in range(40):

@@ -15,9 +15,10 @@ is said. What is read before is said with the figure frozen (``info["is_read_ste
 the limit passes, and pictures are dark. Then the task is said, word by word, while the figure acts.
 
 ``hint`` is "true", "none", or "swapped": then what is said is false (another way to open, another arm, and "no" to
-steps that lead to the target), which shows whether somebody follows the words. ``home_dynamics`` takes ``sight``, how
-many cells are seen on either side (3: all of the room), and ``again``: then the sentence, which contains the task, is
-said again and again while the figure acts, as HomeGrid repeats its facts.
+steps that lead to the target), which shows whether somebody follows the words. ``home_dynamics`` takes ``room``, the
+cells along an edge of its room, ``sight``, how many cells are seen on either side (3: all of the room), and ``again``:
+then the sentence, which contains the task, is said again and again while the figure acts, as HomeGrid repeats its
+facts.
 
 Small versions, of our design, of HomeGrid (Lin et al. 2024, arXiv:2308.01399).
 """
@@ -199,6 +200,7 @@ class HomeDynamics(HomeMini):
     Args:
         sight: cells that are seen on either side of the figure.
         again: whether the sentence is said again and again, in the place of the task; without one, the task is.
+        room: cells along an edge of the room, walls not counted.
     """
 
     actions = len(STEPS) + len(OPENING)
@@ -206,18 +208,20 @@ class HomeDynamics(HomeMini):
 
     def __init__(
         self, size: int = 32, hint: Literal["true", "none", "swapped"] = "true", sight: int = 1, again: bool = False,
-        render_mode: str | None = "rgb_array",
+        room: int = 4, render_mode: str | None = "rgb_array",
     ) -> None:  # fmt: skip
-        if isinstance(sight, bool) or not isinstance(sight, int) or not 1 <= sight <= 3:
-            raise ConfigError(f"expected sight from 1 to 3 cells, got {sight!r}")
-        self.radius, self.again = sight, again
+        for name, value, least, most in (("sight", sight, 1, 3), ("room", room, 2, 4)):
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+                raise ConfigError(f"expected {name} from {least} to {most} cells, got {value!r}")
+        self.radius, self.again, self.cells = sight, again, room + 2
         super().__init__(size, hint, render_mode)
 
     def _begin(self) -> int:
+        last = self.cells - 2
         self.tiles[:] = WALL_
-        self.tiles[1:5, 1:5] = FLOOR_
-        inner = [(x, y) for y in range(1, 5) for x in range(1, 5)]
-        border = [(x, y) for x, y in inner if x in (1, 4) or y in (1, 4)]
+        self.tiles[1:-1, 1:-1] = FLOOR_
+        inner = [(x, y) for y in range(1, last + 1) for x in range(1, last + 1)]
+        border = [(x, y) for x, y in inner if x in (1, last) or y in (1, last)]
         bin_ = border[self.np_random.integers(len(border))]
         self.tiles[bin_[1], bin_[0]] = BIN
         rest = [cell for cell in inner if cell != bin_]
