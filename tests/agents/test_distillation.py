@@ -117,6 +117,15 @@ def test_several_actions_and_choices() -> None:
     assert torch.equal(found["w"].sum(-1), torch.ones(4))
 
 
+def test_draws_are_of_the_law_of_the_policy_and_modes_are_its_middle() -> None:
+    own = student()
+    s = torch.zeros(20_000, 2)
+    modes, drawn = (own.act({"s": s, "g": s}, explore=explore)["a"].double().numpy() for explore in (False, True))
+    assert np.ptp(modes, 0).max() == 0
+    np.testing.assert_allclose(drawn.mean(0), modes[0], atol=4 * 0.3 / math.sqrt(len(s)))
+    np.testing.assert_allclose(drawn.std(0), 0.3, rtol=0.03)
+
+
 def test_what_is_missing_is_named() -> None:
     own = student()
     with pytest.raises(ConfigError, match="nothing has been kept"):

@@ -14,6 +14,7 @@ from worldformula.envs import Envs
 from worldformula.errors import ConfigError
 from worldformula.model.config import start
 from worldformula.model.run import ModelRun, loaded, sized
+from worldformula.report import dreams
 from worldformula.run import transfer
 from worldformula.trained import load
 from worldformula.training import settings
@@ -66,6 +67,37 @@ def test_only_the_words_and_what_predicts_them_is_learnt(text, tmp_path):
     assert not [key for key in terms if "log p(r" in key or "log p(c" in key or "image" in key]
     assert [key for key in terms if key.startswith("loss/log p(token")]
     assert terms["words/perplexity"] > 1
+
+
+def test_what_was_never_learnt_is_not_dreamt(text, tmp_path):
+    """A picture, reward and continuation weigh nothing in the loss of a text: their heads are as they were made, and
+    what is compared with the truth is the words.
+    """
+    run = run_of(text, tmp_path / "run", "data.env_args=pixels=true,size=16", steps=2)
+    run.run()
+    heads = run.model.world.heads
+    assert {"r", "c"} < heads.keys()
+    found = dreams.dreams(run.model, run.test_rows)
+    assert "token" in found.name
+    assert found.truth.shape[2:] == (28,)  # one-hot words
+    own = {name: torch.nan * value for name, value in run.model.world.state_dict().items() if name.startswith("p_r_")}
+    run.model.world.load_state_dict({**run.model.world.state_dict(), **own})
+    again = dreams.dreams(run.model, run.test_rows)
+    np.testing.assert_array_equal(again.dream, found.dream)
+
+
+def test_a_picture_that_weighs_nothing_is_not_shown_as_a_dream(tmp_path):
+    rng = np.random.default_rng(0)
+    zeros = np.zeros((4, 8), np.float32)
+    seen = {"image": rng.integers(0, 255, (4, 8, 16, 16, 3), np.uint8), "place": rng.normal(size=(4, 8, 2))}
+    np.savez(
+        tmp_path / "own.npz", **seen, action=rng.normal(size=(4, 8, 1)), reward=zeros, terminated=zeros.astype(bool)
+    )
+    for weight, name in ((1, "image"), (0, "symlog of place")):
+        config = start("rssm", "tiny", str(tmp_path / "own.npz"))
+        config = config.changed(["data.length=6", "steps=1", "fit.batch=2", *WIDTHS, f"sizes.weights=image={weight}"])
+        run = ModelRun(sized(config, loaded(config)), tmp_path / f"run{weight}")
+        assert dreams.dreams(run.model, run.test_rows).name == name
 
 
 @pytest.mark.parametrize("env", ["home_dynamics", "lang_room_mini", "home_corrections"])

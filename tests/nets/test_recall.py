@@ -384,3 +384,16 @@ def test_what_is_known_is_said_of_each_episode():
         memory.read(slots, torch.zeros(1, 4))
     with pytest.raises(ConfigError, match="a finite temperature ≥ 0"):
         KeyValue(3, 2, temperature=float("nan"))
+
+
+@pytest.mark.parametrize("gate", [[1.5, 0.0, 1.0], [-0.1, 0.0, 1.0], [math.nan, 0.0, 1.0]])
+def test_a_gate_beyond_its_ends_is_refused(gate) -> None:
+    """With 1.5 the slot would hold what is neither the old pair nor the new one, nor between them."""
+    memory = KeyValue(ASKS, V, capacity=C)
+    slots, x, v = filled(memory, C)
+    with pytest.raises(ConfigError, match="expected gates from 0 to 1, got .*\n.*end in a sigmoid"):
+        memory.write(slots, x[0], v[0], torch.tensor(gate))
+    with pytest.raises(ConfigError, match="expected gates from 0 to 1"):
+        Remembering(memory, writes=True)(*slots, x[0], v[0], torch.tensor(gate)[:, None])
+    mixed = torch.vmap(lambda g: memory.write(slots, x[0], v[0], g).values)(torch.rand(2, B))
+    assert mixed.shape == (2, B, C, V)

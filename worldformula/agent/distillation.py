@@ -130,12 +130,16 @@ class Distillation(nn.Module):
         return {k: v[at] if k in self.held else v[at].unsqueeze(1) for k, v in self._rows.items()}
 
     @torch.no_grad()
-    def act(self, states: Values) -> dict[str, Tensor]:
-        """Mode-1: the policy's modes at states ``[N, ...]``, the goal among them: ``[N, size]`` by action."""
+    def act(self, states: Values, *, explore: bool = False) -> dict[str, Tensor]:
+        """Mode-1: what the policy does at states ``[N, ...]``, the goal among them: ``[N, size]`` by action.
+
+        Its modes, or with ``explore`` draws of torch's generator. Between two ways that plans take the mode may stand
+        still for ever, where a draw goes on.
+        """
         known = State(states)
         for factor in acting(Joint.of(*self.factors), self.actions, known):
             seen = [known[c.key] for c in factor.conditions]
-            known = known | {factor.variable.key: factor.draw(seen, deterministic=True)}
+            known = known | {factor.variable.key: factor.draw(seen, deterministic=not explore)}
         return {name: known[name] for name in self.actions}
 
     @torch.no_grad()

@@ -1,7 +1,9 @@
 """Measures what is left of a search in nine rooms when a policy has learnt its plans, and what the policy gives back.
 
 The teacher is the search of `critic_from_memory`, with its critic of expectiles; the student a small network of place
-and goal. The student learns from the teacher's own walks first, then from plans that begin where it goes itself.
+and goal. The student learns from plans that begin anywhere first, then from plans that begin where it goes itself. Its
+actions are drawn from its law: a step into a wall ends there, and where plans part on either side of a corner the most
+probable action, their mean, goes into it again and again.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from worldformula.agent.recollection import Recollection
 from worldformula.agent.terms import Distance
 from worldformula.cards.critic_from_memory import FREQUENCIES, Moves, Scaled, episodes, learnt, told
 from worldformula.cards.rooms import EXECUTED, SPACE, Acting, Episodes, Floats, play, replanning
-from worldformula.envs.two_rooms import Layout, three_by_three, wander, within
+from worldformula.envs.two_rooms import NEAR, Layout, three_by_three, wander, within
 from worldformula.formula import Deterministic, Normal
 from worldformula.learners.critics import MemoryCritic
 from worldformula.nets.perceptron import Perceptron
@@ -31,9 +33,9 @@ from worldformula.training.fit import fit
 from worldformula.world import PriorDynamics, State
 
 WALKS, LENGTH = 200, 600
-TAUGHT, TIMES, JUDGED = 600, 6, 100  # episodes of a round, states of each that are planned from; of the comparison
-ROUNDS = 8  # after the first, whose states are anywhere
-UPDATES, BATCH = 3000, 512
+TAUGHT, TIMES, JUDGED = 600, 6, 200  # episodes of a round, moments of each that are planned from; of the comparison
+ROUNDS = 4  # after the first, whose states are anywhere
+UPDATES, BATCH = 1500, 512  # of a round; the last one has twice as many
 PLANNER = CEM(8, 96, 16, 6, std=0.6)
 RATIO, SPEEDUP, SHARE = 0.9, 50.0, 0.5  # what the card asks for
 
@@ -97,22 +99,26 @@ def student(edge: float, critic: MemoryCritic) -> Distillation:
     return Distillation(Normal("π(a_t|s_t,g)", Going(edge, critic.net.net), shape=2, scale=0.3))
 
 
-def at_once(own: Distillation, goals: Tensor, seen: Callable[[Floats], None] | None = None) -> Acting:
-    """Mode-1: an action at every place; ``seen`` is shown the places."""
+def at_once(
+    own: Distillation, goals: Tensor, seed: int, seen: Callable[[Floats], None] | None = None, modes: bool = False
+) -> Acting:
+    """Mode-1: an action at every place, drawn from the policy, or its mode; ``seen`` is shown the places."""
+    torch.manual_seed(seed)
 
     def act(at: Floats) -> Floats:
         if seen is not None:
             seen(at)
-        done: Floats = own.act({"s": torch.from_numpy(at).float(), "g": goals})["a"][:, None].double().numpy()
+        found = own.act({"s": torch.from_numpy(at).float(), "g": goals}, explore=not modes)["a"]
+        done: Floats = found[:, None].double().numpy()
         return done
 
     return act
 
 
-def taught(own: Distillation, seed: int) -> None:
+def taught(own: Distillation, seed: int, updates: int = UPDATES) -> None:
     """Updates by what has been kept."""
     drawn = torch.Generator().manual_seed(seed)
-    fit(own.loss, lambda: own.draw(BATCH, drawn), batch=BATCH, steps=UPDATES, lr=1e-3, schedule="cosine", seed=seed)
+    fit(own.loss, lambda: own.draw(BATCH, drawn), batch=BATCH, steps=updates, lr=1e-3, schedule="cosine", seed=seed)
 
 
 def anywhere(layout: Layout, count: int, seed: int) -> Episodes:
@@ -122,20 +128,29 @@ def anywhere(layout: Layout, count: int, seed: int) -> Episodes:
     return Episodes("nine", layout.edge, np.repeat(layout.walls[None], count, 0), starts, goals)
 
 
-def round_of(own: Distillation, layout: Layout, critic: MemoryCritic, seed: int, first: bool) -> None:
-    """One round: plans from states anywhere, or from where the student goes itself."""
-    if first:
-        for k in range(TIMES):
-            teacher = Teacher(anywhere(layout, TAUGHT, seed + 1000 * k), critic)
-            own.keep(teacher.plan(teacher.own.starts), {"g": teacher.goals}, EXECUTED)
-        return taught(own, seed)
+def first_round(own: Distillation, layout: Layout, critic: MemoryCritic, seed: int) -> None:
+    """Plans from places anywhere to goals anywhere."""
+    for k in range(TIMES):
+        teacher = Teacher(anywhere(layout, TAUGHT, seed + 1000 * k), critic)
+        own.keep(teacher.plan(teacher.own.starts), {"g": teacher.goals}, EXECUTED)
+    taught(own, seed)
+
+
+def next_round(own: Distillation, layout: Layout, critic: MemoryCritic, seed: int, updates: int) -> None:
+    """Plans from where the student goes itself: moments of each of its episodes on the way, and one of them anywhere,
+    for it has to know how to stay too.
+    """
     teacher, walked = Teacher(episodes(layout, TAUGHT, seed), critic), list[Floats]()
-    play(teacher.own, at_once(own, teacher.goals, lambda at: walked.append(at.copy())))
-    for t in np.random.default_rng(seed).choice(len(walked), TIMES, replace=False):
-        given, at = {"g": teacher.goals}, walked[t]
+    play(teacher.own, at_once(own, teacher.goals, seed, lambda at: walked.append(at.copy())))
+    places = np.stack(walked)  # [T, N, 2]
+    there = np.linalg.norm(places - teacher.own.goals, axis=-1) <= NEAR
+    rng = np.random.default_rng(seed)
+    on_the_way = np.argsort(rng.random(there.shape) + there, 0)[: TIMES - 1]
+    for moments in (*on_the_way, rng.integers(len(places), size=TAUGHT)):
+        given, at = {"g": teacher.goals}, places[moments, np.arange(TAUGHT)]
         warm = own.rehearsed(teacher.dynamics, {"s": torch.from_numpy(at).float()}, PLANNER.horizon, given)
         own.keep(teacher.plan(at, warm), given, EXECUTED)
-    return taught(own, seed)
+    taught(own, seed, updates)
 
 
 def cloned(positions: Floats, actions: Floats, own: Distillation, seed: int) -> Distillation:
@@ -165,7 +180,8 @@ def measure(seed: int) -> dict[str, float]:
         ``holds``: the smallest of ratio/0.9, speedup/50 and 0.5/iterations; ``ratio``: the share of episodes that end
         at the goal with Mode-1 over that with Mode-2; ``speedup``: milliseconds of 5 steps; ``iterations``: the share
         of a cold search's iterations after which one that begins with the policy costs no more; the shares of
-        ``planned``, ``distilled``, ``first_round`` (without its own states) and ``cloned``, with Wilson's intervals.
+        ``planned``, ``distilled``, ``modes`` (the same student's most probable actions), ``first_round`` (without its
+        own states) and ``cloned``, with Wilson's intervals.
     """
     torch.manual_seed(seed)
     layout = three_by_three(np.random.default_rng(seed))
@@ -177,16 +193,18 @@ def measure(seed: int) -> dict[str, float]:
     torch.manual_seed(seed)
     own = student(layout.edge, critic)
     planned = play(teacher.own, teacher.acting())
-    for k in range(1 + ROUNDS):
-        round_of(own, layout, critic, 1_000_000 * (seed + 1) + k, first=k == 0)
-        if k == 0:
-            found |= told("first_round", play(teacher.own, at_once(own, teacher.goals)))
+    own_seed = 1_000_000 * (seed + 1)
+    first_round(own, layout, critic, own_seed)
+    found |= told("first_round", play(teacher.own, at_once(own, teacher.goals, seed)))
+    for k in range(1, 1 + ROUNDS):
+        next_round(own, layout, critic, own_seed + k, UPDATES * (2 if k == ROUNDS else 1))
     began = time.process_time()
-    distilled = play(teacher.own, at_once(own, teacher.goals))
+    distilled = play(teacher.own, at_once(own, teacher.goals, seed))
     found["seconds"] = time.process_time() - began
     found |= told("planned", planned) | told("distilled", distilled)
+    found |= told("modes", play(teacher.own, at_once(own, teacher.goals, seed, modes=True)))
     clone = cloned(positions, actions, student(layout.edge, critic), seed)
-    found |= told("cloned", play(teacher.own, at_once(clone, teacher.goals))) | warmed(own, teacher)
+    found |= told("cloned", play(teacher.own, at_once(clone, teacher.goals, seed))) | warmed(own, teacher)
     ratio = found["distilled"] / max(found["planned"], 1e-9)
     speedup = planned.milliseconds / (EXECUTED * distilled.milliseconds)
     holds = min(ratio / RATIO, speedup / SPEEDUP, SHARE / found["iterations"])

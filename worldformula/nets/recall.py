@@ -21,6 +21,8 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch._C import _functorch as functorch
+from torch.compiler import is_compiling
 
 from worldformula.errors import ConfigError, ShapeError, table
 
@@ -123,8 +125,13 @@ class KeyValue(nn.Module):
     # ------------------------------------------------------------------------------------------------------------ tell
 
     def write(self, slots: Slots, x: Tensor, value: Tensor, gate: Tensor | None = None) -> Slots:
-        """Stores values ``[B, v]`` under x ``[B, asks]``; ``gate`` ``[B]`` from 0, not at all, to 1, wholly."""
+        """Stores values ``[B, v]`` under x ``[B, asks]``; ``gate`` ``[B]`` from 0, not at all, to 1, wholly.
+
+        Raises:
+            ConfigError: a gate outside [0, 1]; looked at on a CPU alone, as an accelerator would have to be waited for.
+        """
         self._check(slots, x=x, value=value)
+        _check_gate(gate)
         place = nn.functional.one_hot(self._free(slots), self.capacity).to(slots.keys)
         place = place if gate is None else place * gate.to(place).unsqueeze(-1)
         k, at = self._long(self.to_key(x)).unsqueeze(1), place.unsqueeze(-1)
@@ -176,6 +183,17 @@ class KeyValue(nn.Module):
         ]
         if rows:
             raise ShapeError("a memory has a row for each episode\n" + table(("given", "expected", "got"), rows))
+
+
+def _check_gate(gate: Tensor | None) -> None:
+    """Between an old pair and a new one there is nothing beyond either, and of what is NaN nothing would be stored."""
+    if gate is None or gate.device.type != "cpu" or is_compiling() or functorch.is_batchedtensor(gate):
+        return
+    if bool((~((gate >= 0) & (gate <= 1))).any()):
+        raise ConfigError(
+            f"expected gates from 0 to 1, got {float(gate.min()):g} to {float(gate.max()):g}\nlet the network that "
+            f"makes them end in a sigmoid"
+        )
 
 
 def _counting(x: Tensor) -> Tensor:

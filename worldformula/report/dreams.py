@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldformula.errors import ConfigError
+from worldformula.formula import Factor
+from worldformula.formula.syntax.nodes import factors
 from worldformula.metrics.openloop import OpenLoop, open_loop_error
 from worldformula.model.through_time import ThroughTime
 from worldformula.report.curves import lines, varying
@@ -59,7 +61,10 @@ class Dreams:
             ConfigError: a row is no picture.
         """
         if not self.pictured:
-            raise ConfigError(f"a row of {self.name} is no picture; the curves stand on the page: worldformula report")
+            raise ConfigError(
+                f"a row of {self.name} is no picture, and a video shows pictures; what is dreamt of numbers stands on "
+                f"the page, worldformula report, and a world that reads goes on with words: dream RUN --text ..."
+            )
         axes = self.truth.shape[2:]
         shape = axes if len(axes) == 3 else (*axes, 1)
         found = [(255 * np.clip(v, 0, 1)).round().astype(np.uint8) for v in (self.truth, self.dream)]
@@ -76,7 +81,8 @@ class Dreams:
 @torch.no_grad()
 def dreams(model: ThroughTime, rows: Mapping[str, Tensor], *, context: int | None = None, seed: int = 0) -> Dreams:
     """Filters the first rows of windows ``[B, T, …]``, then imagines the rest under the true actions alone. Of a world
-    without heads, what is compared is its latent, with that of all rows; of several levels, the main one dreams.
+    without heads that learnt, what is compared is its latent, with that of all rows; of several levels, the main one
+    dreams.
 
     Raises:
         ConfigError: no row is left to dream.
@@ -94,7 +100,7 @@ def dreams(model: ThroughTime, rows: Mapping[str, Tensor], *, context: int | Non
         future = level.imagine(last, horizon=length - context, **options)
     else:
         future = level.imagine(last, actions=_actions(level.action, model, given, context, length), **options)
-    if not world.heads:
+    if not _learnt(model):
         variable = level.carried[0]
         name, truth = f"the latent {variable}", world.filter(given, **options)[variable]
         shown = [part[variable] for part in (states, future)]
@@ -122,11 +128,19 @@ def _actions(name: str, model: ThroughTime, given: Mapping[str, Tensor], context
     return found
 
 
+def _learnt(model: ThroughTime) -> dict[str, Factor]:
+    """The heads of the main level that the loss holds. Those that weigh nothing in it, as of columns that a text does
+    not have, are as they were made, and what they say is nothing.
+    """
+    known = {id(factor) for factor in factors(model.loss.node)}
+    return {name: head for name, head in model.world.dynamics.heads.items() if id(head) in known}
+
+
 def _seen(model: ThroughTime, given: Mapping[str, Tensor]) -> tuple[str, str, Tensor]:
     """What is compared: the head, the name of its column, and the truth as the head predicts it; where nothing that is
     seen is predicted, the reward.
     """
-    heads = model.world.dynamics.heads
+    heads = _learnt(model)
     predicted = {head.variable.key: name for name, head in heads.items()}
     for key, word in model.names.items():
         if word in predicted:

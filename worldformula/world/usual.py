@@ -90,13 +90,32 @@ class Usual:
         if policy is not None or actions is None:
             raise ConfigError("expected imagine(start, actions=...): a policy acts in the dynamics itself")
         told = {self.actions[0]: actions} if isinstance(actions, Tensor) else dict(actions)
-        meant = {k: self.meant(k, v) if k in self.middle else v for k, v in told.items()}
-        found = self.dynamics.imagine(start, actions=meant, horizon=horizon, given=given, **options)
+        found = self.dynamics.imagine(start, actions=self._meant(told), horizon=horizon, given=given, **options)
         return State({**found, **told}, 2)
+
+    def dream_noise(
+        self, start: Values, actions: Mapping[str, Tensor], generator: torch.Generator | None = None, **numbers: Any
+    ) -> dict[str, Tensor]:
+        """That of the dynamics, whose draws do not depend on how actions are told; see `PriorDynamics.dream_noise`.
+
+        Raises:
+            ConfigError: the dynamics gives none.
+        """
+        draw = getattr(self.dynamics, "dream_noise", None)
+        if draw is None:
+            raise ConfigError(
+                f"{type(self.dynamics).__name__} has no dream_noise(start, actions, generator): expected a task with "
+                f"samples=0, or write it as PriorDynamics.dream_noise"
+            )
+        found: dict[str, Tensor] = draw(start, self._meant(actions), generator, **numbers)
+        return found
 
     def meant(self, name: str, value: Tensor) -> Tensor:
         """The action u of v, ``[..., A]``."""
         return self.middle[name].to(value) + value @ self.axes[name].to(value)
+
+    def _meant(self, told: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {k: self.meant(k, v) if k in self.middle else v for k, v in told.items()}
 
     def decode(
         self, states: Values, heads: Iterable[str] | None = None, **numbers: float | Tensor
