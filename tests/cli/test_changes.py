@@ -125,6 +125,32 @@ def test_an_agent_goes_on_with_another_rate_and_other_intervals(runs: Path, tmp_
 
 
 @pytest.mark.parametrize(
+    ("texts", "drawn"),
+    [
+        (("agent.mixture.priority=0.5", "agent.mixture.recent=0.25"), "priorities"),
+        (("agent.online=true", "agent.length=5"), "queue"),
+    ],
+)
+def test_an_agent_goes_on_with_other_draws_from_its_replay(
+    runs: Path, tmp_path: Path, texts: tuple[str, ...], drawn: str
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(runs / "agent", folder)
+    before = newest(runs / "agent")
+    Interact(override(AGENT, ["steps=80"]), SYSTEM.build, folder, resume_with=texts).run()
+    replay = newest(folder).state["replay"]
+    assert not before.state["replay"].get(drawn)
+    rows = before.state["replay"]["count"]
+    if drawn == "queue":
+        assert replay["queue"] == [rows, 5], "rows to come are served once, by sequences of five"
+        assert replay["served"] == 2 * ((replay["count"] - rows) // 5)
+    else:
+        assert (replay["priorities"]["visits"] > 0).any()
+    told = json.loads((folder / "config.json").read_text())["changed"]
+    assert {c["setting"]: c["step"] for c in told} == {text.partition("=")[0]: before.step for text in texts}
+
+
+@pytest.mark.parametrize(
     ("change", "says"),
     [
         ("env.num=3", "cannot change env.num"),
@@ -132,6 +158,7 @@ def test_an_agent_goes_on_with_another_rate_and_other_intervals(runs: Path, tmp_
         ("checkpoint_every=20", "cannot change checkpoint_every"),
         ("agent.layers=3", "cannot change agent.layers: networks of other sizes have other weights"),
         ("agent.world.sizes.units=8", "networks of other sizes"),
+        ("agent.context=1", r"cannot change agent.context: the replay keeps no latents of every row, .* keep h, z"),
     ],
 )
 def test_what_an_agent_cannot_change(runs: Path, change: str, says: str) -> None:

@@ -208,7 +208,11 @@ def test_open_model_brings_the_trained_weights(trained: Path) -> None:
         (["fit", "vae", "--data", "digits", "--steps", "0"], "steps expects a whole number of at least 1"),
         (
             ["fit", "rbm", "--data", "digits", "--set", "steps=3"],
-            "'steps' is a setting of sizes and of fit; write sizes.s",
+            "'steps' may mean 2 things: write sizes.steps (of the model, now 5) or fit.steps (of",
+        ),
+        (
+            ["fit", "flow_matching", "--data", "ring", "--preset", "plane", "--set", "steps=3"],
+            "write sizes.steps (of the model, now 16) or fit.steps (of the training, now ",
         ),
         (["fit", "vae", "--data", "digits", "--seed", "-1"], "seed expects a whole number of at least 0"),
         (["fit", "--data", "digits"], "say which model, e.g. worldformula fit vae"),

@@ -184,6 +184,29 @@ def test_what_the_ring_has_overwritten_is_served_no_more():
     assert found.sample(4, 5)["place"][:, 0].tolist() == [[0, 40], [1, 40], [0, 45], [1, 45]]
 
 
+def test_an_online_queue_that_begins_late_serves_the_rows_to_come():
+    plain = Replay(1000, SPEC, streams=STREAMS)
+    for time in range(12):
+        plain.add(*row(time, STREAMS))
+    found = Replay(1000, SPEC, streams=STREAMS, online=True)
+    found.restore(plain.state())
+    for time in range(12, 24):
+        found.add(*row(time, STREAMS))
+    first = found.sample(4, 5)["place"][:, 0].tolist()
+    assert first == [[0, 12], [1, 12], [0, 17], [1, 17]]
+
+
+def test_sequences_of_another_length_are_served_behind_those_that_were():
+    found = Replay(1000, SPEC, streams=STREAMS, online=True)
+    for time in range(40):
+        found.add(*row(time, STREAMS))
+    assert found.sample(3, 5)["place"][:, 0].tolist() == [[0, 0], [1, 0], [0, 5]]
+    again = Replay(1000, SPEC, streams=STREAMS, online=True)
+    again.restore(found.state())
+    later = again.sample(5, 8)["place"][:, 0].tolist()
+    assert later == [[0, 10], [1, 10], [0, 18], [1, 18], [0, 26]], "row 5 of the second stream is left out"
+
+
 def test_errors():
     with_them, without = replay(), Replay(40, SPEC, streams=STREAMS)
     with pytest.raises(ReplayError, match="this replay keeps the latents h, z: pass latents="):

@@ -146,8 +146,16 @@ def test_after_a_checkpoint_it_draws_on_to_the_same_rows(place: str, tmp_path: A
     for one, other in zip(on(again, 35), wanted, strict=True):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(again.priorities.value, made.priorities.value)
-    with pytest.raises(ReplayError, match="with priorities and one without"):
-        Replay(60, SPEC, streams=2, **where).restore(state)
+
+
+def test_priorities_may_be_new_and_may_be_given_up() -> None:
+    plain, curious = replay(None), replay(Mixture(priority=1.0))
+    curious.reviewed({"stream": np.arange(2), "row": np.tile(np.arange(30), (2, 1))}, np.ones((2, 30)))
+    begun, over = replay(Mixture(priority=1.0)), replay(None)
+    begun.restore(plain.state())
+    over.restore(curious.state())
+    assert (begun.priorities.value[:, :30] == 1e5).all(), "no row was trained on"
+    assert (over.sample(6, 4)["place"] == plain.sample(6, 4)["place"]).all()
 
 
 def test_impossible_shares_and_losses_are_refused() -> None:

@@ -15,7 +15,9 @@ from worldformula import (
     Mean,
     Normal,
     Redundancy,
+    SIGReg,
     Sum,
+    SwAV,
     Symbol,
     Value,
     Variance,
@@ -260,6 +262,25 @@ def test_rows_that_do_not_count_are_as_if_they_were_not_there(case, path):
     gradient = torch.autograd.grad(out, given["a"])[0]
     assert gradient.isfinite().all()
     assert not gradient[[1, 4]].any()
+
+
+@PATHS
+@pytest.mark.parametrize("count", [0, 1])
+def test_fewer_than_two_rows_say_nothing(count, path):
+    where = Value("w", shape=())
+    flags = (torch.arange(B) < count).double()
+    for made in (
+        Redundancy(A, C, where=where),
+        InfoNCE(A, C, where=where),
+        Variance(A, where=where),
+        Covariance(A, where=where),
+        SIGReg(A, where=where),
+        SwAV(A, C, where=where),
+    ):
+        given = {k: v.requires_grad_() for k, v in data(3).items()}
+        out = run(made, path, **needed(made, given), w=flags, seed=0).value
+        assert out.item() == 0.0, made
+        assert not torch.autograd.grad(out, given["a"])[0].any()
 
 
 @PATHS

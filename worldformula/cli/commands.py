@@ -19,7 +19,7 @@ from worldformula.cli.many import option
 from worldformula.cli.train import Device, Flag, Number, write_report
 from worldformula.envs import Score
 from worldformula.errors import ConfigError
-from worldformula.model.run import open_model
+from worldformula.model.run import ModelRun, open_model
 from worldformula.report.yardsticks import yardsticks
 from worldformula.run.config import EnvConfig
 from worldformula.run.contract import Agent, Batch
@@ -51,25 +51,49 @@ class Command(Protocol):
 
 
 @dataclass(frozen=True)
-class Eval:
-    """Play complete episodes with a trained agent; the mean return stands beside floor and best known."""
+class OnFolder:
+    """What commands take that open a run."""
 
     folder: Folder
     """The run folder."""
+    device: Device = "auto"
+    """auto, cpu, cuda, cuda:N or mps."""
+
+    def fitted(self) -> ModelRun | None:
+        """The run of a model or a world, with its newest weights; None where the folder holds that of an agent.
+
+        Raises:
+            RunFolderError: it holds neither.
+        """
+        folder, doing = RunFolder(self.folder), f"worldformula {type(self).__name__.lower()}"
+        kind = kind_of(expect(folder, ("fit", "interact"), doing), folder.path)
+        return open_model(self.folder, self.device) if kind == "fit" else None
+
+    def opened(self) -> tuple[SavedRun, Agent, Checkpoint]:
+        """The run of an agent, and the agent of its newest good checkpoint; says which ones were unreadable."""
+        run = open_run(self.folder, f"worldformula {type(self).__name__.lower()}")
+        agent, found, _ = load_agent(run, self.device)
+        for line in found.rejected:
+            print(f"warning: {line}; an older checkpoint is used")
+        return run, agent, found
+
+
+@dataclass(frozen=True)
+class Eval(OnFolder):
+    """Play complete episodes with a trained agent; the mean return stands beside floor and best known."""
+
     episodes: Number = 100
     """Complete episodes."""
     seed: Number = 1
     """Of the environments; the same seed plays the same episodes."""
     explore: Flag = False
     """Sample actions as in training, instead of the policy's mode."""
-    device: Device = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
 
     def run(self) -> int:
         """Evaluates."""
         at_least(0, seed=self.seed)
         at_least(1, episodes=self.episodes)
-        run, agent, found = opened(self.folder, self.device, "worldformula eval")
+        run, agent, found = self.opened()
         env = run.config.env
         score = evaluate(agent, env, episodes=self.episodes, seed=self.seed, explore=self.explore)
         print(
@@ -81,7 +105,7 @@ class Eval:
 
 
 @dataclass(frozen=True)
-class Dream:
+class Dream(OnFolder):
     """Write videos/dream.webp: what happened beside what the world model imagines from the same start.
 
     An agent plays anew for it; a world that was fitted dreams windows of its data that it did not learn from.
@@ -89,8 +113,6 @@ class Dream:
     what it imagines seeing meanwhile to videos/said.webp, where it predicts pictures.
     """
 
-    folder: Folder
-    """The run folder."""
     context: Number = 5
     """Steps that the model sees before it dreams."""
     length: Number = 50
@@ -105,8 +127,6 @@ class Dream:
     """Of a text: how many words are imagined behind it."""
     temperature: float = 1.0
     """Of a text: of each word; 0 takes the most probable latents and words."""
-    device: Device = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
 
     def run(self) -> int:
         """Dreams."""
@@ -116,11 +136,10 @@ class Dream:
             raise ConfigError(f"expected 0 < context < length, got context={self.context}, length={self.length}")
         at_least(0, seed=self.seed)
         at_least(1, sequences=self.sequences)
-        folder = RunFolder(self.folder)
-        if kind_of(expect(folder, ("fit", "interact"), "worldformula dream"), folder.path) == "fit":
-            print(fit.dream(open_model(self.folder, self.device), self.context, self.length, self.sequences, self.seed))
+        if (fitted := self.fitted()) is not None:
+            print(fit.dream(fitted, self.context, self.length, self.sequences, self.seed))
             return 0
-        run, agent, _ = opened(self.folder, self.device)
+        run, agent, _ = self.opened()
         batch = record(agent, run.config.env, sequences=self.sequences, length=self.length, seed=self.seed)
         print(write_dream(agent, batch, self.context, run.folder))
         return 0
@@ -132,33 +151,26 @@ class Dream:
         at_least(0, seed=self.seed)
         at_least(1, steps=self.steps)
         how: dict[str, Any] = {"steps": self.steps, "temperature": self.temperature, "seed": self.seed}
-        folder = RunFolder(self.folder)
-        if kind_of(expect(folder, ("fit", "interact"), "worldformula dream"), folder.path) == "fit":
-            found = of_fit(open_model(self.folder, self.device), text, **how)
+        if (fitted := self.fitted()) is not None:
+            found = of_fit(fitted, text, **how)
         else:
-            run, agent, _ = opened(self.folder, self.device)
+            run, agent, _ = self.opened()
             found = of_agent(agent, run.config.env, text, **how)
         print(f"read: {text}\ngoes on: {found.text}")
         if found.reward is not None:
             print(f"imagined reward: {found.reward:.3g}")
         if found.pictures is not None:
-            path = folder.videos / "said.webp"
-            with writing(folder.path):
-                folder.videos.mkdir(exist_ok=True)
-                path.write_bytes(strip(found.pictures))
-            print(path)
+            print(RunFolder(self.folder).keep_video("said", strip(found.pictures)))
         return 0
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(OnFolder):
     """Write plan.html: what a planner makes of the present of a trained agent, and what it imagines on the way.
 
     The agent plays first; the plan begins where it has come to.
     """
 
-    folder: Folder
-    """The run folder."""
     planner: Planner = ""
     preset: Annotated[str, option("NAME", "tiny")] = ""
     """Of a planner that is named."""
@@ -166,8 +178,6 @@ class Plan:
     """Rows that the agent plays before."""
     seed: Number = 1
     """Of the environment."""
-    device: Device = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
 
     def run(self) -> int:
         """Plans."""
@@ -178,7 +188,7 @@ class Plan:
             known = ", ".join(catalogue.names("planners"))
             raise ConfigError(f"{self.planner} is no planner, but one of the {system.kind}; these are: {known}")
         named = system.build(system.sizes(self.preset or "tiny"))
-        run, agent, found = opened(self.folder, self.device, "worldformula plan")
+        run, agent, found = self.opened()
         own = None if self.planner else own_planner(agent, self.preset)
         planner = named if own is None else own
         batch = record(agent, run.config.env, sequences=1, length=self.steps, seed=self.seed)
@@ -187,21 +197,15 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(OnFolder):
     """Measure the newest checkpoint of a run and write its report.html: curves, formula, dreams or samples."""
-
-    folder: Folder
-    """The run folder."""
-    device: Device = "auto"
-    """auto, cpu, cuda, cuda:N or mps."""
 
     def run(self) -> int:
         """Writes the page."""
-        folder = RunFolder(self.folder)
-        if kind_of(expect(folder, ("fit", "interact"), "worldformula report"), folder.path) == "fit":
-            fit.report(open_model(self.folder, self.device))
+        if (fitted := self.fitted()) is not None:
+            fit.report(fitted)
             return 0
-        run, agent, _ = opened(self.folder, self.device)
+        run, agent, _ = self.opened()
         write_report(run.folder, agent, devices.describe(devices.choose(self.device)))
         return 0
 
@@ -308,11 +312,7 @@ def write_dream(agent: Agent, batch: Batch, context: int, folder: RunFolder) -> 
             "this agent observes numbers, and a video shows pictures; what it dreams of numbers stands on its page: "
             f"worldformula report {folder.path}"
         )
-    path = folder.videos / "dream.webp"
-    with writing(folder.path):
-        folder.videos.mkdir(exist_ok=True)
-        path.write_bytes(webp(dream_video(frames["truth"], frames["dream"], context), fps=8, scale=3))
-    return path
+    return folder.keep_video("dream", webp(dream_video(frames["truth"], frames["dream"], context), fps=8, scale=3))
 
 
 def own_planner(agent: Agent, preset: str = "") -> Any:
@@ -350,12 +350,3 @@ def write_plan(agent: Agent, planner: Any, batch: Batch, run: SavedRun, step: in
     with writing(run.folder.path):
         path.write_text(page(found, f"A plan of {run.config.model} on {run.config.env.id}", facts), encoding="utf-8")
     return path
-
-
-def opened(folder: Path, device: str, doing: str = "this") -> tuple[SavedRun, Agent, Checkpoint]:
-    """The run of an agent, and the agent of its newest good checkpoint; says which ones were unreadable."""
-    run = open_run(folder, doing)
-    agent, found, _ = load_agent(run, device)
-    for line in found.rejected:
-        print(f"warning: {line}; an older checkpoint is used")
-    return run, agent, found

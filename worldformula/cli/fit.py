@@ -10,28 +10,43 @@ from typing import Annotated
 import tyro
 
 from worldformula import catalogue, data
-from worldformula.cli import many
-from worldformula.cli.many import DEFAULT_PRESET, option
+from worldformula.cli.many import DEFAULT_PRESET, Trains, option
 from worldformula.data import DataSet
 from worldformula.data.own import is_own, located, short
 from worldformula.errors import ConfigError, RunFolderError
 from worldformula.model.config import ModelConfig, read, start
 from worldformula.model.run import ModelRun, build, evaluating, loaded, sized
 from worldformula.model.through_time import ThroughTime
-from worldformula.run.folder import RunFolder, writing
+from worldformula.run.folder import RunFolder
 from worldformula.run.kinds import expect
 from worldformula.run.run import kept
 from worldformula.training import devices, settings
 from worldformula.training.progress import Progress, duration
 from worldformula.training.seeding import derived
 
-IN_FILE = {"model": "name", "run": "out"} | {
-    name: name for name in ("data", "preset", "steps", "batch", "seed", "seeds", "device", "resume", "init", "freeze")
-}  # what --config may hold, and the field
+
+@dataclass(frozen=True)
+class FitOptions:
+    """What it takes beside `Trains`."""
+
+    name: Annotated[str | None, tyro.conf.Positional, option("NAME", "that of the run folder")] = None
+    """A model or a world that `worldformula models` lists, e.g. vae or rssm."""
+    data: Annotated[str | None, option("NAME|PATH", "that of the run folder")] = None
+    """What to train on, e.g. digits; or your own: a folder of pictures (a class per subfolder), x.npz, t.csv, t.txt, or
+    module:function of the current folder. `worldformula data` lists and shows them. For a world: episodes.npz with
+    arrays [N, T, …], minari:ID, module:function, or a data set whose rows are series."""
+    steps: Annotated[str | None, option("N", "that of the preset")] = None
+    """Updates."""
+    batch: Annotated[str | None, option("N", "that of the preset")] = None
+    """Rows of a batch."""
+    out: Annotated[Path | None, option("DIR", "runs/NAME-DATA", aliases=["--run"])] = None
+    """The run folder."""
+    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Go on with the run in the folder."""
 
 
 @dataclass(frozen=True)
-class Fit:
+class Fit(Trains, FitOptions):
     """Train a model, or a world on episodes, or go on exactly where an interrupted run stopped.
 
     For example: worldformula fit vae --data digits --set latent=8 --set lr=3e-4
@@ -42,40 +57,10 @@ class Fit:
     the folder; what is given must agree with it, except for --steps and --device. So --run DIR --resume is enough.
     """
 
-    name: Annotated[str | None, tyro.conf.Positional, option("NAME", "that of the run folder")] = None
-    """A model or a world that `worldformula models` lists, e.g. vae or rssm."""
-    data: Annotated[str | None, option("NAME|PATH", "that of the run folder")] = None
-    """What to train on, e.g. digits; or your own: a folder of pictures (a class per subfolder), x.npz, t.csv, t.txt, or
-    module:function of the current folder. `worldformula data` lists and shows them. For a world: episodes.npz with
-    arrays [N, T, …], minari:ID, module:function, or a data set whose rows are series."""
-    preset: Annotated[str | None, option("NAME", DEFAULT_PRESET)] = None
-    """A preset of the model."""
-    steps: Annotated[str | None, option("N", "that of the preset")] = None
-    """Updates."""
-    batch: Annotated[str | None, option("N", "that of the preset")] = None
-    """Rows of a batch."""
-    seed: Annotated[str | None, option("N", "0")] = None
-    """Where all randomness comes from."""
-    seeds: Annotated[str | None, option("S,S,…", "one run")] = None
-    """Several runs, e.g. 1,2,3: a folder seed-S each inside the run folder, and a table of what they reached."""
-    device: Annotated[str | None, option("NAME", "auto")] = None
-    """auto, cpu, cuda, cuda:N or mps."""
-    out: Annotated[Path | None, option("DIR", "runs/NAME-DATA", aliases=["--run"])] = None
-    """The run folder."""
-    settings: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")] = ()
-    """Any size of the model (by default those of the data), setting of the fit, option of the data, or named
-    coefficient of the formula, e.g. --set latent=8 --set lr=3e-4. All of them: worldformula fit NAME --help"""
-    config_file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")] = None
-    """These options from a TOML or JSON file: data = "./pngs", steps = 5000, and a group [set]. What is written on the
-    command line wins."""
-    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Go on with the run in the folder."""
-    resume_with: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")] = ()
-    """A setting that shall change as the run goes on, e.g. --resume-with lr=1e-4; config.json lists them all."""
-    init: Annotated[Path | None, option("RUN", "new weights")] = None
-    """Another run (or a folder of save_pretrained) whose weights a new run begins with."""
-    freeze: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME")] = ()
-    """A part that does not learn, by the name of its weights, e.g. q_z_given_x; may be given several times."""
+    in_file = {"model": "name", "run": "out"} | {
+        name: name
+        for name in ("data", "preset", "steps", "batch", "seed", "seeds", "device", "resume", "init", "freeze")
+    }
 
     def folder(self) -> Path:
         """Where the run lies."""
@@ -129,10 +114,6 @@ class Fit:
         found = loaded(config)
         return config if self.resume else sized(config, found), found
 
-    def run(self) -> int:
-        """Trains, and writes the page."""
-        return many.start(self, IN_FILE)
-
     def one(self) -> dict[str, float]:
         """One run; what it reached on the test data."""
         devices.keep_memory()
@@ -159,11 +140,7 @@ def dream(run: ModelRun, context: int, length: int, sequences: int, seed: int) -
     rows = {key: value[:, :length] for key, value in run.test_rows.items()}
     with evaluating(run.fitting):
         video = dreams(run.model, rows, context=context, seed=seed).video(sequences)
-    path = run.folder.videos / "dream.webp"
-    with writing(run.folder.path):
-        run.folder.videos.mkdir(exist_ok=True)
-        path.write_bytes(video)
-    return path
+    return run.folder.keep_video("dream", video)
 
 
 def header(run: ModelRun) -> list[str]:

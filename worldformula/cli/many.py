@@ -6,8 +6,9 @@ import dataclasses
 import json
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import tyro
@@ -15,7 +16,6 @@ import tyro
 from worldformula.errors import ConfigError, near, table
 from worldformula.training import settings
 
-T = TypeVar("T", bound="Asked")
 DEFAULT_PRESET = "tiny"
 
 
@@ -24,59 +24,64 @@ def option(metavar: str, default: str, **more: Any) -> Any:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"(default: {default})", **more)
 
 
-class Asked(Protocol):
-    """A command that trains in a folder."""
+@dataclass(frozen=True, kw_only=True)
+class Trains:
+    """What both commands that train in a folder take, behind options of their own."""
 
-    @property
-    def seed(self) -> str | None:
-        """Where its randomness comes from, where that was said."""
-        ...
+    preset: Annotated[str | None, option("NAME", DEFAULT_PRESET)] = None
+    """A preset of the system."""
+    seed: Annotated[str | None, option("N", "0")] = None
+    """Where all randomness comes from."""
+    seeds: Annotated[str | None, option("S,S,…", "one run")] = None
+    """Several runs, e.g. 1,2,3: a folder seed-S each inside the run folder, and a table of what they reached."""
+    device: Annotated[str | None, option("NAME", "auto")] = None
+    """auto, cpu, cuda, cuda:N or mps."""
+    settings: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")] = ()
+    """Any setting, e.g. --set latent=8 --set lr=3e-4 of a fit, --set env.num=8 of an agent. All of them are listed by
+    worldformula fit NAME --help and worldformula train --help"""
+    config_file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")] = None
+    """These options from a TOML or JSON file: steps = 5000 and the like, and a group [set]. What is written on the
+    command line wins."""
+    resume_with: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """A setting that shall change as the run goes on, e.g. --resume-with lr=1e-4 of a fit, agent.lr=1e-4 of an agent;
+    config.json lists them all."""
+    init: Annotated[Path | None, option("RUN", "new weights")] = None
+    """Another run (or a folder of save_pretrained) whose weights a new run begins with."""
+    freeze: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME")] = ()
+    """A part that does not learn, by the name of its weights, e.g. q_z_given_x or world; may be given several times."""
 
-    @property
-    def settings(self) -> tuple[str, ...]:
-        """``key=value`` texts."""
-        ...
-
-    @property
-    def config_file(self) -> Path | None:
-        """Where further options stand."""
-        ...
-
-    @property
-    def seeds(self) -> str | None:
-        """Several runs, by seed."""
-        ...
+    in_file: ClassVar[Mapping[str, str]]
+    """What --config may hold -> the field."""
 
     def folder(self) -> Path:
         """The run folder."""
-        ...
+        raise NotImplementedError
 
     def one(self) -> dict[str, float]:
         """One run; what it reached."""
-        ...
+        raise NotImplementedError
+
+    def run(self) -> int:
+        """Trains: with the options of its file, once or for each seed."""
+        if self.config_file is not None:
+            return from_file(self, self.config_file).run()
+        if self.seeds is not None:
+            return sweep(self, self.seeds)
+        self.one()
+        return 0
 
 
-def start(asked: T, options: Mapping[str, str]) -> int:
-    """Runs a command that trains: with the options of its file, once or for each seed; the exit code."""
-    if asked.config_file is not None:
-        asked = from_file(asked, asked.config_file, options)
-    if asked.seeds is not None:
-        return sweep(asked, asked.seeds)
-    asked.one()
-    return 0
-
-
-def from_file(asked: T, path: Path, options: Mapping[str, str]) -> T:
+def from_file(asked: Trains, path: Path) -> Trains:
     """The command with the options of a file behind those that were given.
 
     Args:
         asked: what was given.
         path: TOML, or JSON.
-        options: as the command line calls them -> the field.
 
     Raises:
         ConfigError: it cannot be read, or holds an option that there is not.
     """
+    options = asked.in_file
     try:
         text = path.read_text(encoding="utf-8")
         found: Any = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
@@ -95,7 +100,7 @@ def from_file(asked: T, path: Path, options: Mapping[str, str]) -> T:
     for key, value in dict[str, Any](found).items():
         if key != "set" and getattr(asked, options[key]) in (None, False, ()):
             changes[options[key]] = _given(key, value, getattr(asked, options[key]))
-    return dataclasses.replace(asked, **changes)  # type: ignore[type-var]
+    return dataclasses.replace(asked, **changes)
 
 
 def _given(key: str, value: Any, default: Any) -> Any:
@@ -108,7 +113,7 @@ def _given(key: str, value: Any, default: Any) -> Any:
     return Path(str(value)) if key == "run" else settings.written(value)
 
 
-def sweep(asked: T, seeds: str) -> int:
+def sweep(asked: Trains, seeds: str) -> int:
     """A run per seed, and a table of what each reached.
 
     Raises:
@@ -122,7 +127,7 @@ def sweep(asked: T, seeds: str) -> int:
     folder, reached = asked.folder(), dict[int, dict[str, float]]()
     for seed in chosen:
         more: dict[str, Any] = {"seeds": None, "seed": str(seed), "out": folder / f"seed-{seed}"}
-        reached[seed] = dataclasses.replace(asked, **more).one()  # type: ignore[type-var]
+        reached[seed] = dataclasses.replace(asked, **more).one()
     names = list(next(iter(reached.values())))
     rows = [(str(seed), *(f"{found[name]:.5g}" for name in names)) for seed, found in reached.items()]
     if len(chosen) > 1:

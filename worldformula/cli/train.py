@@ -12,9 +12,9 @@ import tyro
 
 from worldformula import catalogue
 from worldformula.cards import demo
-from worldformula.cli import header, many
+from worldformula.cli import header
 from worldformula.cli.display import Display
-from worldformula.cli.many import DEFAULT_PRESET, option
+from worldformula.cli.many import DEFAULT_PRESET, Trains, option
 from worldformula.errors import ConfigError
 from worldformula.run.config import EnvConfig, RunConfig
 from worldformula.run.contract import Agent
@@ -26,27 +26,15 @@ from worldformula.run.saved import open_run
 from worldformula.training import devices, settings
 from worldformula.training.progress import duration
 
-Settings = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(name="set", metavar="KEY=VALUE")]
 Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Number = Annotated[int, tyro.conf.arg(metavar="N")]
 Device = Annotated[str, tyro.conf.arg(metavar="NAME")]
 DEFAULT_MODEL = "dreamer_v3"
-IN_FILE = {"run": "out", "env-arg": "env_arg", "log-info": "log_info"} | {
-    name: name
-    for name in ("env", "pixels", "wrap", "model", "preset", "steps", "seed", "seeds", "device", "init", "freeze")
-}  # what --config may hold, and the field
 
 
 @dataclass(frozen=True)
-class Train:
-    """Train an agent, or go on exactly where an interrupted run stopped.
-
-    For example: worldformula train --env cartpole_swingup --pixels --run runs/first
-    or another agent: worldformula train planet --env pendulum --pixels --run runs/planet
-
-    In a folder that holds a run, everything that is not given here is taken from that run; what is given must agree
-    with it, except for --steps and --device. So after Ctrl-C, or after a crash: worldformula train --run runs/first
-    """
+class TrainOptions:
+    """What it takes beside `Trains`."""
 
     out: Annotated[Path | None, tyro.conf.arg(name="run", metavar="DIR", help_behavior_hint="(required)")] = None
     """The run folder, e.g. runs/first."""
@@ -64,34 +52,32 @@ class Train:
     """A key of the environment's info, e.g. success: its value at the end of episodes is logged as episode/KEY."""
     model: Annotated[str | None, option("NAME", DEFAULT_MODEL)] = None
     """A system that `worldformula models` lists."""
-    preset: Annotated[str | None, option("NAME", DEFAULT_PRESET)] = None
-    """A preset of that system."""
-    settings: Settings = ()
-    """Any setting of the list below, e.g. --set agent.imagine=10 --set env.num=8."""
     steps: Annotated[str | None, option("N", "20000")] = None
     """Environment steps of the whole run: actions × env.action_repeat."""
-    seed: Annotated[str | None, option("N", "0")] = None
-    """Where all randomness comes from."""
-    seeds: Annotated[str | None, option("S,S,…", "one run")] = None
-    """Several runs, e.g. 1,2,3: a folder seed-S each inside the run folder, and a table of what they reached."""
     compile: Annotated[Flag, tyro.conf.arg(help_behavior_hint="(the same as --set compile=true)")] = False
     """Compile updates with torch.compile: faster ones, after a first one that takes minutes."""
-    device: Annotated[str | None, option("NAME", "auto")] = None
-    """auto, cpu, cuda, cuda:N or mps."""
-    config_file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")] = None
-    """These options from a TOML or JSON file: env = "pendulum", steps = 50000, and a group [set]. What is written on
-    the command line wins."""
     resume: Flag = False
     """Not needed: a run that lies in its folder always goes on; as `fit` has it."""
-    resume_with: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")] = ()
-    """A setting that shall change as the run goes on, e.g. --resume-with agent.lr=1e-4; config.json lists them all."""
-    init: Annotated[Path | None, option("RUN", "new weights")] = None
-    """Another run (or a folder of save_pretrained) whose weights a new run begins with."""
-    freeze: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME")] = ()
-    """A part that does not learn, by the name of its weights, e.g. world; may be given several times."""
 
     agent: Annotated[str | None, tyro.conf.Positional, option("AGENT", DEFAULT_MODEL)] = None
     """The agent, as --model."""
+
+
+@dataclass(frozen=True)
+class Train(Trains, TrainOptions):
+    """Train an agent, or go on exactly where an interrupted run stopped.
+
+    For example: worldformula train --env cartpole_swingup --pixels --run runs/first
+    or another agent: worldformula train planet --env pendulum --pixels --run runs/planet
+
+    In a folder that holds a run, everything that is not given here is taken from that run; what is given must agree
+    with it, except for --steps and --device. So after Ctrl-C, or after a crash: worldformula train --run runs/first
+    """
+
+    in_file = {"run": "out", "env-arg": "env_arg", "log-info": "log_info"} | {
+        name: name
+        for name in ("env", "pixels", "wrap", "model", "preset", "steps", "seed", "seeds", "device", "init", "freeze")
+    }
 
     def __post_init__(self) -> None:
         if self.agent is not None:
@@ -135,10 +121,6 @@ class Train:
         if self.out is None:
             raise ConfigError("say where the run shall lie, e.g. --run runs/first")
         return self.out
-
-    def run(self) -> int:
-        """Trains."""
-        return many.start(self, IN_FILE)
 
     def one(self) -> dict[str, float]:
         """One run; the mean return that its report measured."""

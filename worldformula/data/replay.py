@@ -88,6 +88,7 @@ class Replay:
         self.mixture = mixture or Mixture()
         self.priorities = Priorities(streams, self._ring.length, self.mixture) if self.mixture.priority else None
         self._served = 0  # sequences of the online queue that were served
+        self._queue = (0, 0)  # the row of each stream that the queue counts from, and the rows of its sequences
         self._bounds: tuple[int, NDArray[np.int64]] | None = None  # of the episodes held when so many rows were added
 
     @property
@@ -285,14 +286,20 @@ class Replay:
         """Streams and first rows of the oldest sequences that were not served yet, ``[2, up to B]``.
 
         All streams have as many rows, so that a count says which were: every stream's first, every stream's second, …
+        Where sequences have another length than before, the count begins anew behind what was served.
         """
-        oldest = -(-(self._count - self._held) // length) * self.streams  # what lies before it is held no more
-        self._served = max(self._served, oldest)
-        ready = self._count // length * self.streams
+        begun, before = self._queue
+        if before not in (0, length):
+            begun += -(-self._served // self.streams) * before
+            self._served = 0
+        self._queue = begun, length
+        gone = max(0, self._count - self._held - begun)
+        self._served = max(self._served, -(-gone // length) * self.streams)
+        ready = (self._count - begun) // length * self.streams
         found = np.arange(self._served, max(self._served, min(self._served + batch, ready)))
         self._served += len(found)
         turn, stream = np.divmod(found, self.streams)
-        return np.stack([stream, turn * length])
+        return np.stack([stream, begun + turn * length])
 
     def _context(self, stream: NDArray[np.int64], start: NDArray[np.int64], length: int) -> Batch:
         """What a sequence goes on from: the row before it."""
@@ -351,6 +358,7 @@ class Replay:
             "marks": list(self._marks),
             "rng": self._rng.bit_generator.state,
             "served": self._served,
+            "queue": list(self._queue) if self.online else None,
             "streams": self.streams,
             "rows_per_stream": self.rows_per_stream,
         }
@@ -366,7 +374,9 @@ class Replay:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Return to a checkpoint; sampling and adding then go on as they did after it, bit for bit.
 
-        Rows that were added to the files after the checkpoint stay there, unseen, and are overwritten.
+        Rows that were added to the files after the checkpoint stay there, unseen, and are overwritten. How sequences
+        are drawn may be another than before: an online queue begins with the rows to come, and where priorities are
+        new, no row was trained on.
 
         Raises:
             ReplayError: the state belongs to a replay of another size or kind.
@@ -378,8 +388,6 @@ class Replay:
             raise ReplayError("a replay with a directory and one in memory cannot restore each other's checkpoints")
         if ("latents" in state) != (self.latents is not None):
             raise ReplayError("a replay with latents and one without cannot restore each other's checkpoints")
-        if ("priorities" in state) != (self.priorities is not None):
-            raise ReplayError("a replay with priorities and one without cannot restore each other's checkpoints")
         if self._ring.in_files and not self._ring.reopened and state["count"] > self._count:
             self._ring.forget()  # or the next attempt would take our empty files for those rows
             raise ReplayError(
@@ -387,6 +395,10 @@ class Replay:
                 "Bring back the replay folder of the interrupted run, or start a new run in another folder."
             )
         self._count, self._bounds, self._served = int(state["count"]), None, int(state.get("served", 0))
+        begun, length = state.get("queue", (0, 0)) or (self._count, 0)  # earlier versions did not say
+        self._queue = int(begun), int(length)
+        if state.get("queue", ()) is None:
+            self._served = 0
         self._ring.reserved = self._count
         if not self._ring.in_files:
             held = np.arange(self._count - self._held, self._count) % self._ring.length
@@ -396,5 +408,5 @@ class Replay:
         self._rng.bit_generator.state = state["rng"]
         if self.latents is not None:
             self.latents.restore(state["latents"])
-        if self.priorities is not None:
+        if self.priorities is not None and "priorities" in state:
             self.priorities.restore(state["priorities"])

@@ -77,7 +77,7 @@ class ModelConfig:
             key, equals, value = text.partition("=")
             if not equals or not key.strip():
                 raise ConfigError(f"expected key=value, got {text!r}; for example: --set lr=3e-4")
-            kind, name = _kind(key.strip(), known)
+            kind, name = _kind(key.strip(), known, {"sizes": self.sizes, "fit": self.fit})
             groups[kind].append(f"{name}={value}")
             changes += [text] if kind == "sizes" else []
         held = {t.partition("=")[0]: settings.convert(t.partition("=")[2], float, t) for t in groups["symbols"]}
@@ -112,8 +112,8 @@ def _keys(part: Any) -> list[str]:
     return [setting.key for setting in settings.leaves(part)]
 
 
-def _kind(key: str, known: Mapping[str, Sequence[str]]) -> tuple[str, str]:
-    """Which part a key belongs to, and its name there."""
+def _kind(key: str, known: Mapping[str, Sequence[str]], held: Mapping[str, Any]) -> tuple[str, str]:
+    """Which part a key belongs to, and its name there; ``held`` are the settings that two may mean."""
     kind, _, name = key.partition(".")
     if name in known.get(kind, ()):
         return kind, name
@@ -124,8 +124,15 @@ def _kind(key: str, known: Mapping[str, Sequence[str]]) -> tuple[str, str]:
             every = [f"data.{k}" if kind == "data" else k for kind, keys in known.items() for k in keys]
             raise ConfigError(f"unknown setting {key!r}.{near(key, every)} There are: {', '.join(every)}.")
         case several:
-            full = " or ".join(f"{kind}.{key}" for kind in several)
-            raise ConfigError(f"{key!r} is a setting of {' and of '.join(several)}; write {full}")
+            meant = [f"{kind}.{key} ({_meaning(kind, key, held.get(kind))})" for kind in several]
+            raise ConfigError(f"{key!r} may mean {len(several)} things: write {' or '.join(meant)}")
+
+
+def _meaning(kind: str, key: str, part: Any) -> str:
+    if part is None:
+        return "a coefficient of the formula"
+    now = next(setting.value for setting in settings.leaves(part) if setting.key == key)
+    return f"of the {'model' if kind == 'sizes' else 'training'}, now {settings.written(now)}"
 
 
 def start(model: str, preset: str, data: str) -> ModelConfig:

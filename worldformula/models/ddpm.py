@@ -200,7 +200,8 @@ def build(sizes: Sizes, net: nn.Module | None = None) -> DDPM:
 
     data: Factor | Joint = Data("p_data(x_0)", shape=D)
     if sizes.levels:
-        data = Data("p_data(x)", shape=D) * Deterministic("x_0 = scale(x)", Scale(sizes.levels), shape=D)
+        scaled = Deterministic("x_0 = scale(x)", Scale(sizes.levels), shape=D)
+        data = Data("p_data(x)", shape=D, levels=sizes.levels) * scaled
     if sizes.classes:
         data = data * Data("p_data(y)", shape=sizes.classes)
     noise = Normal("p(ε)", shape=D)

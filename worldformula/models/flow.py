@@ -156,7 +156,7 @@ class FlowModel(Density):
 def build(sizes: Sizes) -> FlowModel:
     """A flow with new weights."""
     D, given = sizes.features, "|y" if sizes.classes else ""
-    data: Any = Data("p_data(x)", shape=D)
+    data: Any = Data("p_data(x)", shape=D, levels=sizes.levels or None)
     if sizes.classes:
         data = data * Data("p_data(y)", shape=sizes.classes)
     transform = sizes.transform(D, sizes.classes)

@@ -261,7 +261,7 @@ def build(sizes: Sizes, net: nn.Module | None = None) -> FlowMatching:
     net = net or Velocity(D, C, sizes.units, sizes.blocks, sizes.dropout)
 
     x, noise = ("x_1" if sizes.levels else "x"), "ε"
-    drawn: Factor | Joint = Data("p_data(x)", shape=D)
+    drawn: Factor | Joint = Data("p_data(x)", shape=D, levels=sizes.levels or None)
     if sizes.levels:
         low = Uniform("p(w)", shape=D)
         drawn = drawn * low * Deterministic("x_1 = scale(x,w)", Dequantise(sizes.levels), shape=D)

@@ -164,7 +164,7 @@ def build(sizes: Sizes, net: nn.Module | None = None) -> MaskedDiffusion:
     rate = Uniform("p(τ)", low=LEAST, high=1.0, shape=1)
     hide = Deterministic("\\tilde x, w = hide(x,u,τ)", Hide(K), shape=[D, D])
     foretell = Categorical("p(x|\\tilde x)", net or Foretell(sizes), shape=D, classes=K)
-    drawn = Data("p_data(x)", shape=D) * Uniform("p(u)", shape=D) * rate * hide
+    drawn = Data("p_data(x)", shape=D, levels=K) * Uniform("p(u)", shape=D) * rate * hide
     return MaskedDiffusion(sizes, foretell, E(drawn, -total(Value("w") * log(foretell, event=True))).mean())
 
 

@@ -180,7 +180,7 @@ def build(sizes: Sizes, net: nn.Module | None = None) -> Shortcut:
     if not isinstance(M, int) or M < 2 or M & (M - 1):
         raise ConfigError(f"expected finest to be a power of two, at least 2, got {M!r}")
     net, way = net or Step(sizes), transport.interpolant("linear")
-    x, drawn = "x", cast("Factor | Joint", Data("p_data(x)", shape=D))
+    x, drawn = "x", cast("Factor | Joint", Data("p_data(x)", shape=D, levels=sizes.levels or None))
     if sizes.levels:
         x = "x_1"
         drawn = drawn * Uniform("p(w)", shape=D) * Deterministic("x_1 = scale(x,w)", Dequantise(sizes.levels), shape=D)

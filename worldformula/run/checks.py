@@ -25,11 +25,7 @@ def settled(config: RunConfig) -> None:
         )
     if env.log_info:
         raise ConfigError(f"drive.clock=wall logs no numbers of info: leave env.log_info out, got {env.log_info}")
-    if config.eval_every and config.eval_episodes:
-        raise ConfigError(
-            f"drive.clock=wall leaves no time for evaluations while the robot goes on: set eval_every=0, got "
-            f"{config.eval_every}; the evaluation at the end stays"
-        )
+    _evaluated_at_the_end(config, "drive.clock=wall leaves no time for evaluations while the robot goes on")
 
 
 def possible(config: RunConfig, agent: Any, resumes_at: int) -> None:
@@ -54,11 +50,9 @@ def possible(config: RunConfig, agent: Any, resumes_at: int) -> None:
         raise ConfigError(
             f"steps={config.steps}, and the run stands at step {resumes_at}: set more steps, or take another folder"
         )
-    if config.env.single and config.eval_every and config.eval_episodes:
-        raise ConfigError(
-            f"{config.env.id} cannot be made twice (env.single), so an evaluation would end the episode of the "
-            f"training: set eval_every=0, got {config.eval_every}; the evaluation at the end stays"
-        )
+    if config.env.single:
+        why = "cannot be made twice (env.single), so an evaluation would end the episode of the training"
+        _evaluated_at_the_end(config, f"{config.env.id} {why}")
 
 
 def limited(env: EnvConfig, real: bool, episodes: int) -> None:
@@ -100,11 +94,14 @@ def _alone(config: RunConfig, real: bool) -> None:
             f"{config.env.id} is a robot that is not simulated, and cannot be paused in a process that env.timeout "
             "kills: leave env.timeout out; drive.clock=wall notices a driver that hangs"
         )
-    if real and config.eval_every and config.eval_episodes:
-        raise ConfigError(
-            f"{config.env.id} is a robot that is not simulated, so an evaluation would end the episode of the "
-            f"training: set eval_every=0, got {config.eval_every}; the evaluation at the end stays"
-        )
+    if real:
+        why = "is a robot that is not simulated, so an evaluation would end the episode of the training"
+        _evaluated_at_the_end(config, f"{config.env.id} {why}")
+
+
+def _evaluated_at_the_end(config: RunConfig, why: str) -> None:
+    if config.eval_every and config.eval_episodes:
+        raise ConfigError(f"{why}: set eval_every=0, got {config.eval_every}; the evaluation at the end stays")
 
 
 def require(agent: Any, config: RunConfig) -> None:

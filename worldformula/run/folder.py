@@ -66,6 +66,14 @@ class RunFolder:
             draft.replace(self.config_file)
             self.videos.mkdir(exist_ok=True)
 
+    def keep_video(self, name: str, webp: bytes) -> Path:
+        """Writes a video; returns its path."""
+        path = self.videos / f"{name}.webp"
+        with writing(self.path):
+            self.videos.mkdir(exist_ok=True)
+            path.write_bytes(webp)
+        return path
+
     def _only_leftovers(self) -> bool:
         """Whether nothing is here but what a kill in the first moments of a run leaves behind."""
         return {p.name for p in self.path.iterdir()} <= {".lock", "config.draft", EPISODES}

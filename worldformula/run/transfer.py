@@ -86,16 +86,23 @@ def same_words(init: str, words: Vocabulary | None) -> None:
 
 
 def same_sizes(build: Build, asked: Any, config: Any, envs: Any, changed: Iterable[str]) -> None:
-    """What changes as a run goes on may change no network.
+    """What changes as a run goes on may change no network, and not what the replay keeps of every row.
 
     Raises:
         ConfigError: it does.
     """
     made = [build(c.agent, envs.observations, envs.actions, c.seed) for c in (asked, config)]
     shapes = [[tuple(p.shape) for p in agent.parameters()] for agent in made]
+    keys = ", ".join(key for key in changed if key.startswith("agent."))
     if shapes[0] != shapes[1]:
-        keys = ", ".join(key for key in changed if key.startswith("agent."))
         raise ConfigError(f"--resume-with cannot change {keys}: networks of other sizes have other weights")
+    before, now = (dict(getattr(agent, "latents", {})) for agent in made)
+    if before != now:
+        kept = [", ".join(latents) or "no latents" for latents in (before, now)]
+        raise ConfigError(
+            f"--resume-with cannot change {keys}: the replay keeps {kept[0]} of every row, and would have to keep "
+            f"{kept[1]}. Begin a new run with another --run, from these weights if you like: --init"
+        )
 
 
 def take(module: nn.Module, run: str | Path, say: Callable[[str], None]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._C import _functorch as functorch
 
 from worldformula.errors import HeadError, SupportError
-from worldformula.families.domains import REAL
+from worldformula.families.domains import REAL, levels_of, told
 from worldformula.formula import runtime
 from worldformula.formula.plan.plan import Op, Plan
 from worldformula.formula.plan.rules import RULES, factor_of, family_of
@@ -55,6 +55,8 @@ def check_inputs(plan: Plan, arguments: Mapping[str, Any]) -> None:
     for op in plan.inputs.values():
         if op.kind in ("flags", "mask", "present"):
             check_flag_values(op, arguments.get(plan.argument(op)), soft=op.kind == "mask" and op.how not in ends)
+        elif op.variable is not None and op.variable.key in plan.levels:
+            check_levels(*plan.levels[op.variable.key], arguments.get(plan.argument(op)))
     for op in plan.ops:
         if op.kind == "logp" and (given := _data(plan, plan.by_name[op.args[1]])) is not None:
             source, flags = given
@@ -62,6 +64,14 @@ def check_inputs(plan: Plan, arguments: Mapping[str, Any]) -> None:
             if isinstance(value, Tensor):
                 value = _kept(value, [arguments[plan.argument(flag)] for flag in flags])
             check_value(plan, op, value)
+
+
+def check_levels(factor: Factor, levels: int, value: Any) -> None:
+    """Raise SupportError where data that have so many levels hold other numbers; NaN may be of rows that lack them."""
+    if not isinstance(value, Tensor) or value.is_meta or _vectorised(value):
+        return
+    if fault := told(levels_of(levels), value, missing=True):
+        raise SupportError(f"{factor}: expected a value {fault}")
 
 
 def check_flag_values(op: Op, value: Any, *, soft: bool) -> None:

@@ -242,11 +242,18 @@ class Deterministic(Factor):
 
 
 class Data(Factor):
-    """``p_data(x)``: the empirical distribution; a draw is the input that the call is given."""
+    """``p_data(x)``: the empirical distribution; a draw is the input that the call is given.
 
-    def __init__(self, header: str, *, shape: Shape = None, **unknown: Any) -> None:
+    ``levels=L``: whole numbers from 0 to L−1, such as grey levels that networks scale; a density of x knows its own
+    support, data that none is taken of are held against this one at the first call.
+    """
+
+    def __init__(self, header: str, *, shape: Shape = None, levels: int | None = None, **unknown: Any) -> None:
         for name in unknown:
-            raise FormulaError(f"{header}: data has no parameter {name!r}.{near(name, ['shape'])}")
+            raise FormulaError(f"{header}: data has no parameter {name!r}.{near(name, ['shape', 'levels'])}")
+        if levels is not None and (not isinstance(levels, int) or isinstance(levels, bool) or levels < 1):
+            raise FormulaError(f"{header}: expected levels= as a whole number of at least 1, got {levels!r}")
         super().__init__(header, None, family=None, shape=shape)
+        self.levels = levels
         if self.conditions:
             raise HeaderError(f"{header}: expected data without conditions, e.g. p_data({self.variable})")

@@ -180,9 +180,10 @@ class Rows:
         return self.centred(x) / (self.variance(x).clamp_min(torch.finfo(x.dtype).tiny).sqrt() + floor).unsqueeze(-2)
 
     def over_steps(self, value: Tensor) -> Tensor:
-        """The mean over steps with two rows that count or more; of a number the number."""
-        if value.ndim == 0:
-            return value
+        """The mean over steps with two rows that count or more, 0 where there is none: one row says nothing of others.
+
+        ``value`` is of each step, or one number of all rows.
+        """
         if self.weight is None:
             return value.mean()
         enough = (self.weight.sum(-1) > 1).to(value.dtype)

@@ -34,7 +34,7 @@ def redundancy(*given: Tensor, ranks: tuple[int, int], weight: Tensor | float) -
     c = a.T @ b / rows.count
     own = c.diagonal()
     beside = c.square().sum() - own.square().sum()
-    return (1 - own).square().sum() + beside * weight
+    return rows.over_steps((1 - own).square().sum() + beside * weight)
 
 
 @dataclass(frozen=True, eq=False)

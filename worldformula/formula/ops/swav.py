@@ -39,7 +39,7 @@ def swav(
     a, b = rows.values
     shares = sinkhorn(b / epsilon, rows.weight, iterations)
     found = -(shares * (a / temperature).log_softmax(-1)).sum(-1, keepdim=True)
-    return rows.mean(found)[0]
+    return rows.over_steps(rows.mean(found)[0])
 
 
 def sinkhorn(scores: Tensor, weight: Tensor | None, iterations: int) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import dtype
 
 from worldformula.errors import FormulaError, GradientError, ShapeError, TimeError, table
+from worldformula.formula.factors.independent import Data
 from worldformula.formula.filtering import taken
 from worldformula.formula.plan.declared import check_keys, declared_shapes, shared_variables
 from worldformula.formula.plan.plan import Check, Op, Plan, Ref, Term
@@ -71,6 +72,9 @@ class Draft(Assignments):
             if f.family is not None and f.family.name in INSIDE_SUPPORT
         }
         self.shapes, self.ranks = declared_shapes(used)
+        self.levels: dict[str, tuple[Factor, int]] = {
+            f.variable.key: (f, f.levels) for f in used if isinstance(f, Data) and f.levels
+        }
         self.stepped = {v.key for f in used for v in (*f.variables, *f.conditions) if v.index and not v.span}
         self.indexed = set(self.stepped)  # the series, as factors and values write them
         self._computed = {v.key for f in used if not f.observed for v in f.variables}
@@ -153,6 +157,7 @@ class Draft(Assignments):
             initial=self.time.initial if self.time else None,
             shapes=self.shapes,
             ranks=self.ranks,
+            levels=self.levels,
             sizes=self.sizes,
             inner=self.inner,
             memories=self.memories,

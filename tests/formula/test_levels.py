@@ -1,0 +1,55 @@
+"""Data that have levels: what a call gives is held against them where no density is taken of it."""
+
+import pytest
+import torch
+from torch import nn
+
+from tests.formula.defects.both import PATHS, run
+from worldformula import Data, Deterministic, E, Value, norm2
+from worldformula.errors import FormulaError, SupportError
+from worldformula.models import ddpm, flow, flow_matching, shortcut
+
+
+def regression(**options):
+    """‖x/4‖² of data x, whose density nobody asks for."""
+    scaled = Deterministic("y = f(x)", lambda x: x / 4, shape=3)
+    return E(Data("p_data(x)", shape=3, **options) * scaled, norm2(Value("y"))).mean()
+
+
+@PATHS
+@pytest.mark.parametrize(("value", "got"), [(5, "5"), (-1, "-1"), (255, "255"), (0.5, "0.5")])
+def test_other_numbers_than_levels_are_refused_at_the_first_call(value, got, path):
+    with pytest.raises(SupportError, match=rf"p_data\(x\): expected a value of whole numbers from 0 to 4, got {got} "):
+        run(regression(levels=5), path, x=torch.full((2, 3), value))
+
+
+@PATHS
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.float32])
+def test_levels_pass_in_every_type(dtype, path):
+    x = torch.tensor([[0, 4, 2], [1, 3, 0]])
+    found = run(regression(levels=5), path, x=x.to(dtype)).value
+    assert found.item() == pytest.approx((x.double() / 4).square().sum(-1).mean().item())
+
+
+def test_data_without_levels_may_be_anything_and_another_name_keeps_them():
+    assert regression()(x=torch.full((2, 3), -7.5)).value.item() == pytest.approx(3 * (7.5 / 4) ** 2)
+    renamed = Data("p_data(x)", shape=3, levels=5).rename(x="x'")
+    loss = E(renamed * Deterministic("y = f(x')", nn.Identity(), shape=3), norm2(Value("y"))).mean()
+    with pytest.raises(SupportError, match="from 0 to 4, got 9"):
+        loss(x_prime=torch.full((2, 3), 9.0))
+
+
+@pytest.mark.parametrize("levels", [0, -2, 2.5, True, "many"])
+def test_what_are_no_levels(levels):
+    with pytest.raises(FormulaError, match="expected levels= as a whole number of at least 1"):
+        Data("p_data(x)", shape=3, levels=levels)
+
+
+@pytest.mark.parametrize("model", [ddpm, flow, flow_matching, shortcut], ids=lambda m: m.__name__.rpartition(".")[2])
+@pytest.mark.parametrize(("value", "got"), [(17, "17"), (255, "255"), (0.5, "0.5"), (-3, "-3")])
+def test_models_of_levels_refuse_other_numbers_in_training_too(model, value, got):
+    """A loss by regression would go on with them: 255 of 17 levels is x_1 = 29."""
+    x = torch.zeros(4, 64)
+    x[2, 7] = value
+    with pytest.raises(SupportError, match=f"from 0 to 16, got {got} "):
+        model.build(model.tiny()).loss(x=x, seed=0)
