@@ -93,7 +93,8 @@ def test_one_world_is_told_of_every_task_and_none_of_its_weights_moves() -> None
             place, off = walk(agent, blown)
             assert off.max() < 1e-5  # every dream is what comes to be
             assert np.linalg.norm(place, axis=1).max() < 0.1
-    agent.configure(Configuration({"far": 1.0}, planner, noise=0.0, goal=usual.goal, tokens={"wind": torch.zeros(1, 2)}))
+    calm = {"wind": torch.zeros(1, 2)}
+    agent.configure(Configuration({"far": 1.0}, planner, noise=0.0, goal=usual.goal, tokens=calm))
     _, off = walk(agent, blown)
     assert off.min() > 0.05  # of another task nothing is right
     assert all(torch.equal(v, before[k]) for k, v in agent.state_dict().items())

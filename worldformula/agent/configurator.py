@@ -32,10 +32,10 @@ class Configuration:
     ``proposals`` how many sequences of its policy are candidates: see `worldformula.agent.search.Search`. With
     ``value`` a plan ends with what the agent's critic says is to come, and is discounted. ``goal`` is what terms of the
     cost read beside the states, tensors by name of one row, ``[1, ...]``, or of one for each stream, or a function that
-    makes them of the rows that are acted on. ``tokens`` are what world, heads, policy and terms read of the task itself,
-    conditions without time such as κ of p(s_t|s_{t-1},a_{t-1},κ), told as goals are: they reach every dream of Mode-2,
-    and whatever acts by Mode-1. ``limits`` are terms that are kept below, not minimised: for a planner
-    that keeps constraints, `Lagrangian`. ``switch`` says when to think; elsewhere the agent acts by its policy.
+    makes them of the rows that are acted on. ``tokens`` are what world, heads, policy and terms read of the task
+    itself, conditions without time such as κ of p(s_t|s_{t-1},a_{t-1},κ), told as goals are: they reach every dream of
+    Mode-2, and whatever acts by Mode-1. ``limits`` are terms that are kept below, not minimised: for a planner that
+    keeps constraints, `Lagrangian`. ``switch`` says when to think; elsewhere the agent acts by its policy.
     """
 
     weights: Mapping[str, float | Tensor] = field(default_factory=dict)
