@@ -1,6 +1,6 @@
-"""Every planner of the catalogue on whatever imagines: a simulator written by hand, and worlds of several kinds. What it
-says that its plan costs is reckoned again: of the simulator in NumPy, of a world step by step, one dream of one step
-after the other.
+"""Every planner of the catalogue on whatever imagines: a simulator written by hand, and worlds of several kinds.
+
+What it says that its plan costs is reckoned again: of the simulator in NumPy, of a world by dreams of one step each.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from worldformula.catalogue import find, names
 from worldformula.errors import ConfigError
-from worldformula.planner import ActionSet, Named, Plan, Planner, Space, Task
+from worldformula.planner import ActionSet, Named, Planner, Space, Task
 from worldformula.world import State, World
 from worldformula.worlds import jepa, latent_jepa, lewm, rssm
 
@@ -123,11 +123,11 @@ def test_a_world(which: str, name: str, kind: str) -> None:
     task = Task(
         lambda states, _: (states[variable] - states["goal"]).flatten(2).square().sum(-1), given={"goal": goal}
     )
-    try:
-        plan: Plan = planner.plan(world, task, start, space=space)
-    except ConfigError as told:  # a choice of the world that the search has no say in, a past that it cannot go into
-        assert "write" in str(told) or "expected" in str(told)
-        pytest.skip(str(told).splitlines()[0])
+    if (which, name) == ("lewm", "grasp"):  # it keeps the last three latents in a network, where no search can step in
+        with pytest.raises(ConfigError, match=r"keeps a past of its own(.|\n)*write Gradient\("):
+            planner.plan(world, task, start, space=space)
+        return
+    plan = planner.plan(world, task, start, space=space)
     assert space["a"].holds(plan.actions["a"])
     begin = start.only(k for k in start if k not in world.actions)
     torch.testing.assert_close(plan.cost, stepwise(world, begin, plan.actions, variable, goal), rtol=1e-3, atol=1e-4)
