@@ -135,8 +135,10 @@ class Score:
         """The plan with the states that it leads through.
 
         Raises:
-            NonFiniteError: no candidate has a cost that is a number.
+            NonFiniteError: no candidate has a cost that is a number; none is finite, and what it is told of is not.
         """
+        if not bool(cost.isfinite().all()):
+            self._blame(cost)
         if bool(cost.isnan().any()):
             episodes = ", ".join(map(str, cost.isnan().nonzero()[:, 0].tolist()))
             raise NonFiniteError(
@@ -145,6 +147,18 @@ class Score:
         states = self.told(self._dream(actions))
         durations = self.durations(states.only((name,)).span(1)) if (name := self._duration) else None
         return Plan(dict(actions), states, cost, tuple(trace), calls + self.horizon, durations)
+
+    def _blame(self, cost: Tensor) -> None:
+        """Raises `NonFiniteError` where an episode without a finite cost begins, or is told of something, that is none."""
+        bad = ~cost.isfinite()
+        for what, values in (("given", self.task.given), ("the state", self.state.series)):
+            for name, value in values.items():
+                if bool((wrong := bad & ~value.isfinite().reshape(len(bad), -1).all(1)).any()):
+                    raise NonFiniteError(
+                        f"{what}: {name} holds NaN or infinity in the episodes "
+                        f"{', '.join(map(str, wrong.nonzero()[:, 0].tolist()))}, and so no plan has a finite cost; "
+                        f"expected finite numbers"
+                    )
 
     def _dream(self, actions: Named) -> State:
         """The states ``[B, H + 1, ...]``, means and modes, of one dream for each episode, the start first."""

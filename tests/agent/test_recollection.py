@@ -156,7 +156,7 @@ def test_what_is_wrong_is_refused(memory: Recollection) -> None:
         Recollection().pairs(3, 1)
     with pytest.raises(ConfigError, match=f"no episode has {T} steps after any of its states; the longest has {T - 1}"):
         memory.pairs(3, T)
-    with pytest.raises(ConfigError, match="an episode of 12 steps does not fit"):
+    with pytest.raises(ConfigError, match="capacity=5: expected at least the 12 steps of an episode"):
         Recollection(capacity=5).write(State({"s": numbered()}, 2))
     with pytest.raises(ShapeError, match="expected steps of episodes"):
         memory.write(State({"s": numbered()}, 2), costs()[:, 1:])

@@ -216,3 +216,17 @@ def test_a_goal_in_a_world_that_reads_actions() -> None:
     )
     x = torch.randn(4, 5)
     torch.testing.assert_close(seen(world, {"x": x}, {"a": ActionSet(2)})["s"], x[:, :2])
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.uint8])
+def test_a_picture_of_a_goal_is_in_the_range_of_those_that_were_learnt_from(kind: torch.dtype) -> None:
+    encode = Deterministic("s_t = e(x_t)", nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), shape=2)
+    move = Deterministic("s_t = f(s_{t-1}, a_{t-1})", Add(), shape=2)
+    head = Normal("p(r_t|s_t)", nn.Linear(2, 1), shape=1, scale=1.0)
+    world = World(prior=move, posterior=encode, heads=[head], loss=Sum("t", E(encode, -log(head))).mean())
+    levels = torch.randint(2, 256, (3, 2, 2, 3))
+    with pytest.raises(ConfigError, match=r"x: expected pictures with numbers from 0 to 1(.|\n)*x.float\(\) / 255"):
+        seen(world, {"x": levels.to(kind)})
+    found = seen(world, {"x": levels.float() / 255})["s"]
+    linear = world.posterior.factors[0].net[1]
+    torch.testing.assert_close(found, levels.float().flatten(1) / 255 @ linear.weight.T + linear.bias)

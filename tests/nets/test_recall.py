@@ -221,6 +221,8 @@ def test_what_is_wrong_is_refused():
     with pytest.raises(ConfigError, match="keys that are not learnt have the width of x"):
         KeyValue(ASKS, V, 3, learnt=False)
     memory = KeyValue(ASKS, V)
+    with pytest.raises(ConfigError, match="a rate α as a finite number, 1 corrects wholly, got nan"):
+        memory.overwrite(memory.initial(B), torch.zeros(B, ASKS), torch.zeros(B, V), math.nan)
     with pytest.raises(ShapeError, match="a row for each episode"):
         memory.write(memory.initial(B), torch.zeros(B, ASKS), torch.zeros(B, V + 1))
     with pytest.raises(ShapeError, match="a row for each episode"):

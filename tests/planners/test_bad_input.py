@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from worldformula.errors import ConfigError, ShapeError
+from worldformula.errors import ConfigError, NonFiniteError, ShapeError
 from worldformula.formula import Deterministic
 from worldformula.planner import ActionSet, Constraint, Task
 from worldformula.planners.beam import Beam
@@ -167,3 +167,22 @@ def test_two_episodes_with_one_generator(planner):
         planner.plan(WALK, task, START, space=space, generators=[same] * 2)
     alone = planner.plan(WALK, task, {"s": torch.zeros(1, 2)}, space=space, generators=[same])
     assert alone.cost.shape == (1,)
+
+
+@pytest.mark.parametrize("planner", [CEM(3, 20, 4, 2), MPPI(3, 20, 4, 2), Gradient(3, 4, 3), PredictiveSampling(3, 20)])
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_goal_that_is_no_number_is_named_with_its_episodes(planner, value):
+    """Of an infinite one every plan would cost as much, and one would be answered as if it had been found."""
+    near = Task(
+        lambda states, _: (states["s"] - states["goal"]).square().sum(-1),
+        given={"goal": torch.tensor([[0.0, 1.0], [value, 0.0]])},
+    )
+    with pytest.raises(NonFiniteError, match="given: goal holds NaN or infinity in the episodes 1,"):
+        planner.plan(WALK, near, START, space=TWO)
+    with pytest.raises(NonFiniteError, match="the state: s holds NaN or infinity in the episodes 0,"):
+        planner.plan(WALK, FAR, {"s": torch.tensor([[value, 0.0], [0.0, 0.0]])}, space=TWO)
+
+
+def test_what_costs_infinity_by_itself_is_a_plan_all_the_same():
+    wall = Task(lambda states, _: torch.full(states.lead, torch.inf))
+    assert CEM(3, 20, 4, 2).plan(WALK, wall, START, space=TWO).cost.isinf().all()

@@ -32,8 +32,10 @@ class Configuration:
     ``proposals`` how many sequences of its policy are candidates: see `worldformula.agent.search.Search`. With
     ``value`` a plan ends with what the agent's critic says is to come, and is discounted. ``goal`` is what terms of the
     cost read beside the states, tensors by name of one row, ``[1, ...]``, or of one for each stream, or a function that
-    makes them of the rows that are acted on. ``limits`` are terms that are kept below, not minimised: for a planner
-    that keeps constraints, `Lagrangian`. ``switch`` says when to think; elsewhere the agent acts by its policy.
+    makes them of the rows that are acted on. ``tokens`` are what world, heads, policy and terms read of the task
+    itself, conditions without time such as κ of p(s_t|s_{t-1},a_{t-1},κ), told as goals are: they reach every dream of
+    Mode-2, and whatever acts by Mode-1. ``limits`` are terms that are kept below, not minimised: for a planner that
+    keeps constraints, `Lagrangian`. ``switch`` says when to think; elsewhere the agent acts by its policy.
     """
 
     weights: Mapping[str, float | Tensor] = field(default_factory=dict)
@@ -45,6 +47,7 @@ class Configuration:
     goal: Mapping[str, Tensor] | Callable[[Rows], Mapping[str, Tensor]] = field(default_factory=dict)
     switch: Switch | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
+    tokens: Mapping[str, Tensor] | Callable[[Rows], Mapping[str, Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.planner is not None and not isinstance(self.planner, Planner):
@@ -70,17 +73,29 @@ class Configuration:
         Raises:
             ShapeError: as many goals as neither one nor the rows.
         """
-        count, found = len(rows["is_first"]), self.goal(rows) if callable(self.goal) else self.goal
-        if other := [(k, type(v).__name__) for k, v in found.items() if not isinstance(v, Tensor)]:
-            name, kind = other[0]
-            raise ShapeError(
-                f"the goal {name!r} is {kind}: expected a tensor of one row, [1, ...]\nwrite "
-                f"{{{name!r}: torch.as_tensor(...)[None]}}"
-            )
-        if wrong := [(k, list(v.shape)) for k, v in found.items() if not v.ndim or len(v) not in (1, count)]:
-            expected = f"expected goals of one row, or of {count}, one for each stream\n"
-            raise ShapeError(expected + table(("goal", "got"), wrong))
-        return {k: v.expand(count, *v.shape[1:]) for k, v in found.items()}
+        return _each("goal", self.goal(rows) if callable(self.goal) else self.goal, len(rows["is_first"]))
+
+    def told(self, rows: Rows) -> dict[str, Tensor]:
+        """The tokens of rows ``[N, ...]``, a row each.
+
+        Raises:
+            ShapeError: as many as neither one nor the rows.
+        """
+        return _each("token", self.tokens(rows) if callable(self.tokens) else self.tokens, len(rows["is_first"]))
+
+
+def _each(what: str, found: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    """Values of one row, or of one for each stream, as one for each stream."""
+    if other := [(k, type(v).__name__) for k, v in found.items() if not isinstance(v, Tensor)]:
+        name, kind = other[0]
+        raise ShapeError(
+            f"the {what} {name!r} is {kind}: expected a tensor of one row, [1, ...]\nwrite "
+            f"{{{name!r}: torch.as_tensor(...)[None]}}"
+        )
+    if wrong := [(k, list(v.shape)) for k, v in found.items() if not v.ndim or len(v) not in (1, count)]:
+        expected = f"expected {what}s of one row, or of {count}, one for each stream\n"
+        raise ShapeError(expected + table((what, "got"), wrong))
+    return {k: v.expand(count, *v.shape[1:]) for k, v in found.items()}
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from worldformula.agent.recollection import Recollection, Recollects, kept_by
 from worldformula.agent.search import Search
 from worldformula.agent.terms import Measure, modules_of
 from worldformula.envs.actions import Actions
-from worldformula.errors import CheckpointError, ConfigError
+from worldformula.errors import CheckpointError, ConfigError, near
 from worldformula.formula.factors.joint import Factor, Joint
 from worldformula.formula.syntax.nodes import factors as factors_of
 from worldformula.learners.critics import MemoryCritic
@@ -40,6 +40,7 @@ from worldformula.training.objective import Minimises, Objective, Updates
 from worldformula.training.players import Order, Turns
 from worldformula.training.precision import in_bfloat16
 from worldformula.world import State, Values, World
+from worldformula.world.conditions import conditions_of
 from worldformula.world.heads import Means, decode, means_of
 
 LABEL = "label/"  # columns that a run stores and no agent observes
@@ -143,10 +144,11 @@ class ImaginationAgent(nn.Module):
         ``explore`` samples, otherwise means and modes. What a column of masks does not allow is not chosen.
         """
         device = self.device
-        observed = self.perception.observe(rows, device)
+        tokens = self._tokens(rows) if self.configuration.tokens else {}
+        observed = self.perception.observe(rows, device) | tokens
         masks, kept = self.perception.masks(rows, device), dict[str, Tensor]()
         anything = explore and self.habits.random and not self.updates.count
-        plain = self.search is None and not anything and not masks
+        plain = self.search is None and not anything and not masks and not tokens
         if plain and self.learner is not None and not (explore and self.habits.noise):
             acted = self.world.act(observed, state, self.learner.policy, deterministic=not explore)
             return self.perception.act(acted), acted | self._kept(acted, rows, state)
@@ -155,16 +157,29 @@ class ImaginationAgent(nn.Module):
             actions = self._anything(masks, len(rows["is_first"]))
         elif self.search is None:
             assert self.actor is not None
-            actions = self.actor.act(seen, explore=explore, masks=masks)
+            actions = self.actor.act(seen | tokens, explore=explore, masks=masks)
         else:
             begins = torch.as_tensor(rows["is_first"], device=self.device).bool()
             task = self.task({k: v.to(self.device) for k, v in self.configuration.given(rows).items()})
-            planned = partial(self.search.act, self.world, task, seen, state, begins)
+            known = seen | tokens, State({**state, **tokens})
+            planned = partial(self.search.act, self.world, task, *known, begins)
             if (switch := self.configuration.switch) is not None and self.actor is not None:
-                planned = partial(switch.act, self.search, self.actor, self.world, task, seen, state, begins)
+                planned = partial(switch.act, self.search, self.actor, self.world, task, *known, begins)
             actions, kept = planned(explore=explore, masks=masks)
         kept |= self._kept(seen, rows, state)
         return self.perception.act(actions), self.memory.update(seen, actions) | kept
+
+    def _tokens(self, rows: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+        """What the configuration says of the task itself, ``[N, ...]`` by condition."""
+        known = {*self.world.conditions, *conditions_of(self.world.posterior, self.actor and self.actor.policy)}
+        found = {name: token.to(self.device) for name, token in self.configuration.told(rows).items()}
+        if unread := [name for name in found if name not in known]:
+            raise ConfigError(
+                f"tokens: neither the world nor the policy reads {unread[0]!r}; conditions without time: "
+                f"{', '.join(sorted(known)) or 'none'}.{near(unread[0], known)}\na goal that terms of the cost read is "
+                f"Configuration(goal=...)"
+            )
+        return found
 
     def spent(self, states: State, rows: Mapping[str, NDArray[Any]]) -> Tensor:
         """IC at states ``[N, ...]``, with the goals of their rows: see `Cost.immediate`."""

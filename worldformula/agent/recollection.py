@@ -149,7 +149,7 @@ class Recollection:
                 f"critic learns what is to come; of what must not be, write a large one"
             )
         if self.capacity is not None and self.capacity < T:
-            raise ConfigError(f"capacity={self.capacity}: an episode of {T} steps does not fit")
+            raise ConfigError(f"capacity={self.capacity}: expected at least the {T} steps of an episode")
         kept = {**whole, **({} if costs is None else {"cost": costs})}
         if self._episodes and kept.keys() != self._episodes[0].keys():
             raise ShapeError(f"expected {', '.join(self._episodes[0])} as before, got {', '.join(kept)}")

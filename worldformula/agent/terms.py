@@ -84,7 +84,16 @@ def seen(world: World, observations: Mapping[str, Tensor], space: Space | None =
     episode: what a goal is that is shown, a picture or numbers. Means and modes.
 
     ``space`` says how wide actions are, for a world that infers states from the action before: there is none.
+
+    Raises:
+        ConfigError: pictures ``[B, h, w, 1 or 3]`` beyond [0, 1], which no world has learnt from.
     """
+    for name, value in observations.items():
+        if value.ndim == 4 and value.shape[-1] in (1, 3) and not bool(((value >= 0) & (value <= 1)).all()):
+            raise ConfigError(
+                f"{name}: expected pictures with numbers from 0 to 1, got {value.dtype} from {float(value.min()):g} to "
+                f"{float(value.max()):g}\nwrite {name}.float() / 255; of maps of other numbers world.filter infers states"
+            )
     like = next(iter(observations.values()))
     begins = {} if world.reset_name is None else {world.reset_name: torch.ones(len(like), device=like.device)}
     still = {name: like.new_zeros(len(like), own.size) for name, own in (space or {}).items()}

@@ -143,8 +143,14 @@ class KeyValue(nn.Module):
         )  # fmt: skip
 
     def overwrite(self, slots: Slots, x: Tensor, value: Tensor, rate: float | Tensor = 1.0) -> Slots:
-        """Corrects what is stored under what is like x: V + α wᵀ(v − r), α a number or ``[B]``."""
+        """Corrects what is stored under what is like x: V + α wᵀ(v − r), α a number or ``[B]``.
+
+        Raises:
+            ConfigError: a number that is not finite.
+        """
         self._check(slots, value=value)
+        if not isinstance(rate, Tensor) and not math.isfinite(rate):
+            raise ConfigError(f"expected a rate α as a finite number, 1 corrects wholly, got {rate}")
         w = self.weights(slots, x)
         off = value - torch.einsum("bc,bcv->bv", w, slots.values)
         much = rate.unsqueeze(-1) * w if isinstance(rate, Tensor) and rate.ndim else rate * w

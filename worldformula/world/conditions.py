@@ -24,6 +24,14 @@ def read_by(plan: Plan, heads: Iterable[Factor], policy: Factor | Joint | None =
     return tuple(dict.fromkeys(told))
 
 
+def conditions_of(*products: Factor | Joint | None) -> tuple[str, ...]:
+    """What factors read that has no time and none of them declares."""
+    found = [f for p in products if p is not None for f in (p.factors if isinstance(p, Joint) else (p,))]
+    declared = {v.key for f in found for v in f.variables}
+    told = (c.key for f in found for c in f.conditions if c.index is None and c.key not in declared)
+    return tuple(dict.fromkeys(told))
+
+
 def held(
     names: tuple[str, ...],
     plan: Plan,

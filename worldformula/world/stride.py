@@ -65,7 +65,8 @@ class Stride:
                 "pass the observation first, then a state of initial, filter or observe, with the action taken in it"
             )
         require(f"{what}: the state lacks", wanted, state, "state", advice)
-        series = {k: v.unsqueeze(1) for k, v in observation.items()}
+        held = {k for k, op in plan.inputs.items() if op.kind == "input" and not op.step}  # conditions without time
+        series = {k: v if k in held else v.unsqueeze(1) for k, v in observation.items()}
         # The filter reads these series at t−1, which is the start; the value of this step is never read.
         series |= {k: state[k].unsqueeze(1) for k in plan.shifts if k in state and k in plan.inputs}
         given = read(self.rollout, series)
