@@ -352,10 +352,38 @@ def test_wrong_options_are_named(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_lists(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["models"]) == 0
+    assert main(["models", "--full"]) == 0
     assert "toy (agents; presets: tiny, slow)" in capsys.readouterr().out
+    assert main(["models"]) == 0
+    short = capsys.readouterr().out
+    assert re.search(r"\nagents: act and learn; .*\n(  \w.*\n)*  toy  ", short)
+    assert "presets" not in short
     assert main(["envs"]) == 0
-    assert "cartpole_swingup (worldformula/CartPoleSwingup-v0" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "cartpole_balance (250 steps), cartpole_swingup (250 steps)\n    Cart-poles from pixels" in out
+    assert out.count("Cart-poles") == 1
+
+
+def test_lists_fit_a_terminal_of_eighty_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    for command, most in ((["models"], 90), (["envs"], 60), (["envs", "two_rooms"], 14)):
+        assert main(command) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= 80
+        assert len(lines) <= most, "a list that is longer than two screens is read by nobody"
+
+
+def test_one_environment_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["envs", "pendulum"]) == 0
+    out = capsys.readouterr().out
+    for part in ("pendulum (worldformula/Pendulum-v0, 200 steps", "observes vector: vector (3,)", "acts by action: "):
+        assert part in out
+    assert "worldformula train --env pendulum --run runs/pendulum" in out
+    assert main(["envs", "pendulm"]) == 1
+    assert "Did you mean 'pendulum'" in capsys.readouterr().err
 
 
 def test_the_package_runs_as_a_module() -> None:

@@ -166,3 +166,46 @@ def test_the_next_embedding_is_foretold_from_two_actions():
     agent = dynalang.build(config, envs.observations, envs.actions)
     assert "a_{1,<t}" in repr(agent.loss)
     assert all(np.isfinite(value.item()) for value in agent.update(envs_rows(envs)).values())
+
+
+def test_the_paper_s_widths_make_its_number_of_weights_and_ours_without_what_is_told_to_be_left_out():
+    """281 M in the paper: dense layers, four 4 × 4 kernels, five layers a head, 32 100 ids. Millions of each part."""
+    h, units, z, ids, words, actions = 4096, 1024, 1024, 32_100, 41, 10
+    feature, hidden = h + z, 4 * units**2
+    kernels = 16 * (3 * 96 + 96 * 192 + 192 * 384 + 384 * 768)
+    head = feature * units + hidden
+    theirs = {
+        "core": (z + actions) * units + (h + units) * 3 * h,
+        "prior": h * units + units * z,
+        "posterior": (h + 4 * 4 * 768 + units) * units + units * z,
+        "enc.image": kernels,
+        "enc.vector": ids * units + hidden,
+        "image": feature * 4 * 4 * 768 + kernels,
+        "token": head + units * ids,
+        "reward, continue": 2 * head + 256 * units,
+        "actor, critic": 2 * head + (actions + 255) * units,
+    }
+    assert sum(theirs.values()) == pytest.approx(281e6, rel=2e-3)
+    columns = {
+        "image": Column("image", (64, 64, 3), "uint8", 0, 255),
+        "token": Column("discrete", (), "int64", 0, words - 1, (words,), (0,)),
+    }
+    with torch.device("meta"):
+        agent = dynalang.build(dynalang.paper(), columns, ActionSpec("discrete", actions, classes=(actions,)))
+    names = {
+        "world.f.": "core", "world.p_z_given_h.": "prior", "world.q_z_given_h_e.": "posterior",
+        "world.enc.image.": "enc.image", "world.enc.vector.": "enc.vector", "world.p_image_given_h_z.": "image",
+        "world.p_token_given_h_z.": "token", "world.p_r_given_h_z.": "reward, continue",
+        "world.p_c_given_h_z.": "reward, continue", "policy.": "actor, critic", "learner.critic.": "actor, critic",
+    }  # fmt: skip
+    ours = dict.fromkeys(theirs, 0)
+    for name, p in agent.named_parameters():
+        if p.requires_grad:
+            ours[next(part for start, part in names.items() if name.startswith(start))] += p.numel()
+    assert round(sum(ours.values()) / 1e6) == 140
+    fewer = {part: (theirs[part] - ours[part]) / 1e6 for part in theirs}
+    assert fewer["enc.vector"] + fewer["token"] == pytest.approx(69.8, abs=0.05)
+    for part, told in (("core", 37.7), ("image", 25.8), ("reward, continue", 8.4), ("prior", -1.1)):
+        assert fewer[part] == pytest.approx(told, abs=0.05), part
+    for part in ("enc.image", "posterior", "actor, critic"):
+        assert fewer[part] == pytest.approx(0, abs=0.05), part

@@ -80,7 +80,7 @@ def test_record_needs_the_cards_own_seeds(capsys):
 
 
 def test_models_shows_paper_file_and_result(capsys):
-    assert main(["models", "--kind", "models"]) == 0
+    assert main(["models", "--kind", "models", "--full"]) == 0
     out = capsys.readouterr().out
     assert "Kingma & Welling 2013" in out
     assert "worldformula/models/vae.py" in out

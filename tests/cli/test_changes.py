@@ -128,7 +128,7 @@ def test_an_agent_goes_on_with_another_rate_and_other_intervals(runs: Path, tmp_
     ("texts", "drawn"),
     [
         (("agent.mixture.priority=0.5", "agent.mixture.recent=0.25"), "priorities"),
-        (("agent.online=true", "agent.length=5"), "queue"),
+        (("agent.online=true", "agent.length=5"), "online"),
     ],
 )
 def test_an_agent_goes_on_with_other_draws_from_its_replay(
@@ -141,9 +141,9 @@ def test_an_agent_goes_on_with_other_draws_from_its_replay(
     replay = newest(folder).state["replay"]
     assert not before.state["replay"].get(drawn)
     rows = before.state["replay"]["count"]
-    if drawn == "queue":
-        assert replay["queue"] == [rows, 5], "rows to come are served once, by sequences of five"
-        assert replay["served"] == 2 * ((replay["count"] - rows) // 5)
+    if drawn == "online":  # rows to come are served once, by sequences of five
+        served = 2 * ((replay["count"] - rows) // 5)
+        assert replay["online"] == {"begun": rows, "length": 5, "served": served}
     else:
         assert (replay["priorities"]["visits"] > 0).any()
     told = json.loads((folder / "config.json").read_text())["changed"]

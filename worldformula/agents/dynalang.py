@@ -14,12 +14,17 @@ Deviations            paper              official code    here                 w
 base                  DreamerV3, 2023    the same         DreamerV3, 2025      one world model to maintain
 optimisers            one a module       the same         one sum, LaProp      as DreamerV3
 bottleneck of h       1024 (VLN)         the same         blocks               as DreamerV3
-parameters, HomeGrid  281 M              the same         118 M at 64 pixels   blocks of the core, 41 words
+parameters, HomeGrid  281 M              the same         140 M at 64 pixels   see below
 pre-training          128 × 512 tokens   the same         a line an episode    no marks of where a text ends
 first state           learnt             the same         zeros                as DreamerV3
 vocabulary            32 100 ids of T5   the same         that of the words    of 40 words that are said, the rest is
                                                                                weights that nothing moves
 `tiny`                –                  –                small, faster rates  two CPU cores
+
+The paper's widths with dense layers, 4 × 4 kernels of 96, 192, 384 and 768 channels, five layers in every head and
+32 100 ids make 281.1 million weights. Here are 41 words, and three layers that read and one that tells them: 69.8
+fewer; the core has blocks, 37.7 fewer, and so has the way into pictures, 25.8 fewer; reward and continuation have one
+layer, 8.4 fewer; the prior has two, 1.1 more.
 """
 
 from __future__ import annotations
@@ -36,31 +41,32 @@ from worldformula.errors import SpaceError
 from worldformula.nets.sizes import Sizes
 
 BASE = "dreamer_v3"
+DOUBLING = {"stages": (1, 2, 4, 8), "style": "stride"}  # each stage of the image networks has twice the channels
 
 
-def configured(preset: str, sizes: Sizes | None = None, free_nats: float = 1.0, **changes: Any) -> Any:
-    """DreamerV3's settings with the paper's weights of the divergences, and these changes."""
+def configured(preset: str, sizes: Sizes, world: Mapping[str, Any], **changes: Any) -> Any:
+    """DreamerV3's settings with the paper's weights of the divergences, and these changes, of the world and others."""
     base = catalogue.find(BASE).sizes(preset)
-    world = replace(base.world, dynamics=0.5, representation=0.1, free_nats=free_nats)
-    return replace(base, world=world if sizes is None else replace(world, sizes=sizes), **changes)
+    own = replace(base.world, sizes=sizes, dynamics=0.5, representation=0.1, **world)
+    return replace(base, world=own, **changes)
 
 
 def paper() -> Any:
     """HomeGrid's: 16 sequences of 256 rows, replay ratio 32, widths of 4096 and 1024."""
     sizes = Sizes(deter=4096, hidden=1024, classes=32, depth=96, units=1024, blocks=8)
-    return configured("paper", sizes, batch=16, length=256, train_ratio=32.0, lr=1e-4, layers=5)
+    return configured("paper", sizes, DOUBLING, batch=16, length=256, train_ratio=32.0, lr=1e-4, layers=5)
 
 
 def langroom() -> Any:
     """LangRoom's: 16 sequences of 64 rows, replay ratio 16, a recurrent state of 6144."""
     sizes = Sizes(deter=6144, hidden=2048, classes=32, depth=96, units=1024, blocks=8)
-    return configured("paper", sizes, batch=16, length=64, train_ratio=16.0, lr=1e-4, layers=5)
+    return configured("paper", sizes, DOUBLING, batch=16, length=64, train_ratio=16.0, lr=1e-4, layers=5)
 
 
 def tiny() -> Any:
     """On two CPU cores: DreamerV3's `tiny` with a wider state, which goes on from what the replay keeps."""
     sizes = Sizes(deter=256, hidden=64, classes=16, groups=16, blocks=1, depth=8, units=64)
-    return configured("tiny", sizes, free_nats=0.1, batch=16, length=32, train_ratio=64.0, context=1)
+    return configured("tiny", sizes, {"free_nats": 0.1}, batch=16, length=32, train_ratio=64.0, context=1)
 
 
 def build(

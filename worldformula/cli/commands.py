@@ -21,7 +21,6 @@ from worldformula.envs import Score
 from worldformula.errors import ConfigError
 from worldformula.model.run import ModelRun, open_model
 from worldformula.report.yardsticks import yardsticks
-from worldformula.run.config import EnvConfig
 from worldformula.run.contract import Agent, Batch
 from worldformula.run.evaluate import evaluate
 from worldformula.run.folder import RunFolder, writing
@@ -207,26 +206,6 @@ class Report(OnFolder):
             return 0
         run, agent, _ = self.opened()
         write_report(run.folder, agent, devices.describe(devices.choose(self.device)))
-        return 0
-
-
-@dataclass(frozen=True)
-class Envs:
-    """List the environments of this package; any other Gymnasium id works too."""
-
-    scores: Flag = False
-    """Measure floor and best known return of each; takes a while."""
-
-    def run(self) -> int:
-        """Lists."""
-        from worldformula.envs import registry
-        from worldformula.envs.variation import arguments
-
-        for entry in registry.entries():
-            scores = f"; {yardsticks(EnvConfig(entry.alias), seed=0)}" if self.scores else ""
-            print(f"{entry.alias} ({entry.id}, {entry.max_steps} steps per episode){scores}")
-            for name, options in entry.factors.items():
-                print(f"  varies in {name}: {' '.join(f'--env-arg {text}' for text in arguments(options))}")
         return 0
 
 

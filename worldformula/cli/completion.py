@@ -47,7 +47,7 @@ def names() -> Mapping[str, list[str]]:
         "--data|data": data.names(),
         "--model": catalogue.names("agents"),
         "--planner": catalogue.names("planners"),
-        "--env": [entry.alias for entry in registry.entries()],
+        "--env|envs": [entry.alias for entry in registry.entries()],
         "reproduce": cards.names(),
     }
 

@@ -15,6 +15,7 @@ from worldformula import catalogue
 from worldformula.cli import commands, train
 from worldformula.cli.completion import Completion
 from worldformula.cli.data import Data
+from worldformula.cli.envs import Envs
 from worldformula.cli.fit import Fit
 from worldformula.cli.many import DEFAULT_PRESET
 from worldformula.cli.models import Models
@@ -33,7 +34,7 @@ COMMANDS: dict[str, Callable[..., commands.Command]] = {
     "plan": commands.Plan,
     "report": commands.Report,
     "models": Models,
-    "envs": commands.Envs,
+    "envs": Envs,
     "data": Data,
     "reproduce": commands.Reproduce,
     "completion": Completion,

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from textwrap import fill, indent
+from textwrap import fill, indent, shorten
 from typing import Annotated, Any
 
 import torch
@@ -32,13 +32,21 @@ SPACES = {  # what the sizes of agents are compared by, with six numbers as an a
     "a picture of 64 × 64": {"image": Column("image", (64, 64, 3), "uint8")},
 }
 
+USES = {
+    "models": "of data without time; worldformula fit NAME --data DATA",
+    "worlds": "through time; worldformula fit NAME --data episodes.npz",
+    "planners": "search in a world; worldformula plan RUN --planner NAME",
+    "agents": "act and learn; worldformula train NAME --env ENV",
+}
+
 
 @dataclass(frozen=True)
 class Models:
-    """List every system of the catalogue, with its paper and what was measured last; or show one of them.
+    """List every system of the catalogue, or show one of them.
 
     For example: worldformula models vae
 
+    The list says what each is; --full also paper, file, presets, and what was measured last.
     Of one system you see the formula, as text and as LaTeX, its sizes, how many numbers it learns, its card, and the
     command that trains it.
     """
@@ -49,6 +57,8 @@ class Models:
     """models, worlds, planners or agents."""
     preset: Annotated[str | None, option("NAME", DEFAULT_PRESET)] = None
     """Of the system that is shown, a preset that gives the sizes."""
+    full: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Of the list: all that is known of each."""
 
     def run(self) -> int:
         """Lists, or shows."""
@@ -56,14 +66,36 @@ class Models:
             if self.preset is not None:
                 raise ConfigError("--preset is for one system: worldformula models NAME --preset NAME")
             for kind in catalogue.KINDS if self.kind is None else (self.kind,):
-                for system in catalogue.discover(kind):
-                    print("\n".join(about(system)))
+                for line in listing(kind, self.full):
+                    print(line)
+            if not self.full:
+                print("One of them: worldformula models NAME. Papers, files, results: --full")
             return 0
-        if self.kind is not None:
-            raise ConfigError("--kind is for the list; leave it out to show one system")
+        if self.kind is not None or self.full:
+            word = "--kind" if self.kind is not None else "--full"
+            raise ConfigError(f"{word} is for the list; leave it out to show one system")
         for line in shown(catalogue.find(self.name), self.preset):
             print(line)
         return 0
+
+
+def listing(kind: str, full: bool) -> Iterator[str]:
+    """The systems of a kind: a line each that fits the terminal, or all that is known."""
+    found = catalogue.discover(kind)
+    if full:
+        for system in found:
+            yield from about(system)
+        return
+    yield f"{kind}: {USES[kind]}"
+    wide = max(len(name) for name in catalogue.names(kind))
+    for system in found:
+        yield f"  {system.name:{wide}}  {shorten(system.summary, width() - wide - 4, placeholder=' …')}"
+    yield ""
+
+
+def width() -> int:
+    """Columns of the terminal; elsewhere lines are whole, for grep."""
+    return max(shutil.get_terminal_size().columns, 40) if sys.stdout.isatty() else sys.maxsize
 
 
 def about(system: System) -> Iterator[str]:
@@ -71,7 +103,6 @@ def about(system: System) -> Iterator[str]:
     from worldformula.cards.results import latest
 
     own = [card for card in map(cards.load, cards.names()) if card.covers(system.name)]
-    width = max(shutil.get_terminal_size().columns, 40) if sys.stdout.isatty() else sys.maxsize  # whole, for grep
     yield f"{system.name} ({system.kind}; presets: {', '.join(system.presets)})"
     for line in (
         system.summary,
@@ -80,7 +111,7 @@ def about(system: System) -> Iterator[str]:
         *(str(latest(card) or f"not measured: {card.command}") for card in own),
         *([] if own else ["no card"]),
     ):
-        yield fill(line, width, initial_indent="    ", subsequent_indent="      ", break_long_words=False)
+        yield fill(line, width(), initial_indent="    ", subsequent_indent="      ", break_long_words=False)
 
 
 def shown(system: System, preset: str | None = None) -> Iterator[str]:

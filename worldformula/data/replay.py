@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from worldformula.data.bounds import bounds
 from worldformula.data.latents import PREFIX, Latents, stored
 from worldformula.data.mixture import Mixture, Priorities, newest
+from worldformula.data.online import Online
 from worldformula.data.ring import Ring, Spec
 from worldformula.errors import ConfigError, ReplayError, table
 
@@ -84,11 +85,9 @@ class Replay:
         self._count = 0  # rows ever added to each stream
         self._marks: tuple[int, ...] = ()  # count at the last two checkpoints
         self._rng = np.random.default_rng(seed)
-        self.online = online
+        self.online = Online(streams) if online else None
         self.mixture = mixture or Mixture()
         self.priorities = Priorities(streams, self._ring.length, self.mixture) if self.mixture.priority else None
-        self._served = 0  # sequences of the online queue that were served
-        self._queue = (0, 0)  # the row of each stream that the queue counts from, and the rows of its sequences
         self._bounds: tuple[int, NDArray[np.int64]] | None = None  # of the episodes held when so many rows were added
 
     @property
@@ -254,9 +253,9 @@ class Replay:
                 f"sequences of {whole} rows need {whole} per stream, {whole * self.streams} in all: collect more, "
                 "or sample shorter sequences"
             )
-        fresh = self._next_online(batch, whole) if self.online else np.zeros((2, 0), np.int64)
-        drawn = self._drawn(batch - fresh.shape[1], starts, context)
-        stream, start = np.concatenate([fresh, [drawn[0], drawn[1] + self._count - self._held]], 1)
+        new = self.online.take(batch, whole, self._count, self._held) if self.online else np.zeros((2, 0), np.int64)
+        drawn = self._drawn(batch - new.shape[1], starts, context)
+        stream, start = np.concatenate([new, [drawn[0], drawn[1] + self._count - self._held]], 1)
         out = self._gather(stream, start + context, length)
         if self.priorities is not None:
             out |= {"stream": stream, "row": (start + context)[:, None] + np.arange(length)}
@@ -281,25 +280,6 @@ class Replay:
             first = (self._count - self._held + context + np.arange(starts)) % self._ring.length
             found[:, curious] = self.priorities.draw(self._rng, int(curious.sum()), first)
         return found
-
-    def _next_online(self, batch: int, length: int) -> NDArray[np.int64]:
-        """Streams and first rows of the oldest sequences that were not served yet, ``[2, up to B]``.
-
-        All streams have as many rows, so that a count says which were: every stream's first, every stream's second, …
-        Where sequences have another length than before, the count begins anew behind what was served.
-        """
-        begun, before = self._queue
-        if before not in (0, length):
-            begun += -(-self._served // self.streams) * before
-            self._served = 0
-        self._queue = begun, length
-        gone = max(0, self._count - self._held - begun)
-        self._served = max(self._served, -(-gone // length) * self.streams)
-        ready = (self._count - begun) // length * self.streams
-        found = np.arange(self._served, max(self._served, min(self._served + batch, ready)))
-        self._served += len(found)
-        turn, stream = np.divmod(found, self.streams)
-        return np.stack([stream, begun + turn * length])
 
     def _context(self, stream: NDArray[np.int64], start: NDArray[np.int64], length: int) -> Batch:
         """What a sequence goes on from: the row before it."""
@@ -357,8 +337,7 @@ class Replay:
             "count": self._count,
             "marks": list(self._marks),
             "rng": self._rng.bit_generator.state,
-            "served": self._served,
-            "queue": list(self._queue) if self.online else None,
+            "online": self.online.state() if self.online else None,
             "streams": self.streams,
             "rows_per_stream": self.rows_per_stream,
         }
@@ -394,11 +373,11 @@ class Replay:
                 f"the checkpoint needs {state['count']} rows per stream, and {self.directory} held no replay files. "
                 "Bring back the replay folder of the interrupted run, or start a new run in another folder."
             )
-        self._count, self._bounds, self._served = int(state["count"]), None, int(state.get("served", 0))
-        begun, length = state.get("queue", (0, 0)) or (self._count, 0)  # earlier versions did not say
-        self._queue = int(begun), int(length)
-        if state.get("queue", ()) is None:
-            self._served = 0
+        self._count, self._bounds = int(state["count"]), None
+        if self.online:
+            earlier = {"begun": 0, "length": 0, "served": state.get("served", 0)}  # what earlier versions said
+            late = {"begun": self._count, "length": 0, "served": 0}
+            self.online.restore(state.get("online", earlier) or late)
         self._ring.reserved = self._count
         if not self._ring.in_files:
             held = np.arange(self._count - self._held, self._count) % self._ring.length
