@@ -151,7 +151,8 @@ class ImaginationAgent(nn.Module):
         plain = self.search is None and not anything and not masks and not tokens
         if plain and self.learner is not None and not (explore and self.habits.noise):
             acted = self.world.act(observed, state, self.learner.policy, deterministic=not explore)
-            return self.perception.act(acted), acted | self._kept(acted, rows, state)
+            kept = self._kept(acted, rows, state)
+            return self.perception.act(acted), acted | kept if kept else acted
         seen = self.world.observe(observed, state, deterministic=not explore)
         if anything:
             actions = self._anything(masks, len(rows["is_first"]))

@@ -103,7 +103,8 @@ class Perception:
                 "expected rows [N, …] of N streams, got a single row; write {key: row[key][None] for key in row}"
             )
         found = {word: encoded(rows[key], self.columns[key], device, key) for key, word in self.names.items()}
-        return found | {self.reset: torch.as_tensor(rows["is_first"], device=device)}
+        found[self.reset] = _moved(rows["is_first"], device)
+        return found
 
     def rewards(self, received: Tensor) -> Tensor:
         """Rewards as they are learnt."""
@@ -162,12 +163,18 @@ def encoded(column: NDArray[Any], kind: Column, device: torch.device, name: str 
     Raises:
         SpaceError: a number that names no class.
     """
-    moved = torch.as_tensor(np.ascontiguousarray(column), device=device)
+    moved = _moved(column, device)
     lead = moved.shape[: moved.ndim - len(kind.shape)]
     if kind.kind == "image":
         if (kind.low, kind.high) == (0, 255):
             return moved.float().div_(WHITE)
         return (moved.float() - kind.low) / (kind.high - kind.low)
     if kind.kind != "discrete":
-        return moved.reshape(*lead, -1).float()
+        return (moved if moved.ndim == len(lead) + 1 else moved.reshape(*lead, -1)).float()
     return one_hots(moved.reshape(*lead, -1), kind.classes, kind.starts, name)
+
+
+def _moved(column: NDArray[Any], device: torch.device) -> Tensor:
+    """A column on a device; where that is this one, in the memory that it has."""
+    given = np.ascontiguousarray(column)
+    return torch.from_numpy(given) if device.type == "cpu" else torch.as_tensor(given, device=device)

@@ -16,9 +16,9 @@ from worldformula.families import rows as of_shared
 from worldformula.families import tensors
 from worldformula.families.base import Family, Opaque, Unfoldable
 from worldformula.families.objects import Wrapper
-from worldformula.families.opaque import ByName, Folded, Stacked
+from worldformula.families.opaque import Folded
 from worldformula.families.tensors import floating, with_axes
-from worldformula.gradients import transformed
+from worldformula.formula import series
 
 Operand = Any  # a tensor, or a family's parameters: a tuple of tensors, numbers and opaque objects
 RUNTIME = (
@@ -30,106 +30,13 @@ RUNTIME = (
 widened, finite = tensors.wide, tensors.finite  # the precision of densities, and finite logits
 rows, by_row, single = of_shared.rows, of_shared.by_row, of_shared.single  # what all rows share, seen by each
 above_zero = tensors.above_zero  # of what moves in the place of a learnt scale
-
-
-def flat(x: Tensor, lead: int = 0) -> Tensor:
-    """[B, T, ...] -> [B·T, ...]: the batch that networks outside the loop see; ``lead`` sample axes come before."""
-    return x.flatten(lead, lead + 1)
-
-
-def steps(x: Operand, B: int, lead: int = 0) -> Sequence[Operand]:
-    """[B·T, ...] -> T values [B, ...] (views); ``lead`` sample axes come before."""
-    if isinstance(x, tuple):
-        parts = [
-            steps(p, B, lead) if isinstance(p, Tensor) else p.steps(B, lead) if isinstance(p, Opaque) else None
-            for p in x
-        ]
-        T = next(len(part) for part in parts if part is not None)
-        return [tuple(p if part is None else part[t] for p, part in zip(x, parts, strict=True)) for t in range(T)]
-    if x.shape[lead] == B:  # one step, as an agent takes: nothing to cut
-        return (x,)
-    plain = lead == 0 and x.is_contiguous()
-    return x.view(B, -1, *x.shape[1:]).unbind(1) if plain else torch.unflatten(x, lead, (B, -1)).unbind(lead + 1)
-
-
-def stack(values: Sequence[Operand], lead: int = 0) -> Operand:
-    """T values [B, ...] of the loop -> [B·T, ...]; ``lead`` sample axes come before."""
-    if isinstance(values[0], tuple):
-        return tuple(stack(v, lead) for v in zip(*values, strict=True))
-    if isinstance(values[0], Opaque):
-        return values[0].stack(values, lead)
-    if isinstance(values[0], Mapping | ByName):
-        return Stacked(values, lead)
-    if isinstance(values[0], Distribution):
-        return Wrapper(values[0]).stack([Wrapper(v) for v in values], lead)
-    if not isinstance(values[0], Tensor):
-        return values[0]
-    return values[0] if len(values) == 1 else torch.stack(tuple(values), lead + 1).flatten(lead, lead + 1)
-
-
-def kept(flags: Tensor) -> Tensor:
-    """Reset flags [B, T] -> true where the carry goes on, false where the sequence restarts."""
-    return flags.logical_not()
+flat, steps, stack, kept, steps_kept = series.flat, series.steps, series.stack, series.kept, series.steps_kept
+restart, shift = series.restart, series.shift  # what time does with a series
 
 
 def as_floats(x: Tensor, dtype: torch.dtype) -> Tensor:
     """Whole numbers and flags as numbers to compute with, which neither wrap around nor are true or false."""
     return x if x.is_floating_point() or x.is_complex() else x.to(dtype)
-
-
-def steps_kept(keep: Tensor) -> Sequence[Tensor | bool | None]:
-    """Flags [B, T] of `kept`, step by step; None where all carries go on, where that is seen without waiting for it.
-
-    True at the first step: its carry is given, and may lie anywhere in memory, which decides how products are rounded;
-    a copy of it lies where all tensors do.
-    """
-    if keep.device.type != "cpu" or transformed():
-        return keep.unbind(1)
-    if keep.shape[1] == 1:
-        return (True,) if bool(keep.all()) else keep.unbind(1)
-    wholes = keep.all(0).tolist()
-    first, *steps = zip(keep.unbind(1), wholes, strict=True)
-    return [True if first[1] else first[0], *(None if whole else step for step, whole in steps)]
-
-
-def restart(carry: Tensor, keep: Tensor | bool | None, initial: Tensor | None = None, lead: int = 0) -> Tensor:
-    """The carry where ``keep`` is true; zeros, or the initial state, elsewhere. Chosen, as NaN times zero stays NaN.
-
-    ``lead`` sample axes come before the batch.
-    """
-    if keep is None:
-        return carry
-    if keep is True:
-        return carry.clone()
-    assert isinstance(keep, Tensor)
-    keep = keep.reshape(keep.shape + (1,) * (carry.ndim - keep.ndim - lead))
-    if initial is not None:
-        return torch.where(keep, carry, initial)
-    found = torch.where(keep, carry, 0)
-    return found if found.dtype == carry.dtype else found.to(carry.dtype)
-
-
-class Shifted:
-    """A series [B, T, ...] that is given as its steps read it, x_{t-1}, the start first."""
-
-    __slots__ = ("late", "shape")
-
-    def __init__(self, late: Tensor) -> None:
-        self.late, self.shape = late, late.shape
-
-
-def shift(
-    x: Tensor | Shifted, start: Tensor, keep: Tensor | None, initial: Tensor | None = None, lead: int = 0
-) -> Tensor:
-    """x_{t-1} as [B·T, ...]: the series [B, T, ...] one step later, ``start`` first; zero, or the initial value, where
-    it restarts; ``lead`` sample axes come before.
-    """
-    if isinstance(x, Shifted):
-        return flat(x.late)
-    late = start.unsqueeze(lead + 1).to(x.dtype)
-    if x.shape[lead + 1] > 1:
-        late = torch.cat((late, x.narrow(lead + 1, 0, x.shape[lead + 1] - 1)), lead + 1)
-    return flat(late if keep is None else restart(late, keep, initial, lead), lead)
 
 
 def counting(start: Tensor, T: int, keep: Tensor | None = None) -> Tensor:

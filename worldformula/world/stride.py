@@ -51,7 +51,7 @@ class Stride:
             except DIAGNOSED:  # weights of another type, a network that returns something else now: named below
                 self._checked.pop(modes, None)
         found = self._bound(what, observation, state, options)
-        self._checked[modes] = like
+        self._checked[modes] = like if straight is not None and like is not None and straight.typed(like) else None
         return found
 
     def _bound(self, what: str, observation: Mapping[str, Tensor], state: Values, options: dict[str, Any]) -> State:

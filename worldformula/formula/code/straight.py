@@ -7,20 +7,25 @@ checks would take a third of it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from worldformula.formula.code.bind import Binder
+from worldformula.formula.code.trusted import Trusted, copied, free_of_gradients
 from worldformula.formula.plan.plan import Plan
-from worldformula.formula.runtime import Shifted
+from worldformula.formula.series import Now, Shifted
 from worldformula.gradients import one_loop
 
 Values = Mapping[str, Any]
 Tensors = dict[str, Tensor]
 Like = list[tuple[torch.Size, torch.dtype, torch.device]]
+
+
+SIMPLE = frozenset({"input", "flags", "noise", "carry", "shift", "net", "item", "params", "draw"})
+"""The kinds of operations of which none takes a gradient by itself, as a minimum over z or a Langevin chain does."""
 
 
 class Straight:
@@ -34,6 +39,12 @@ class Straight:
     ) -> None:
         keys, sites = {name: key for key, name in plan.arguments.items()}, {site.name: site for site in binder.sites}
         self.call, self.plain = call, plain
+        self._trusted: Trusted | None = None
+        self._behind = (
+            [op.factor for op in plan.ops if op.factor is not None]
+            if plain and all(op.kind in SIMPLE for op in plan.ops)
+            else None
+        )
         self.series = tuple(plan.inputs)
         self.carry = plan.starts
         self.last = frozenset(plan.shifts)  # series of which the step reads the last value, which is in the state
@@ -64,33 +75,44 @@ class Straight:
         return not odd and steps and series and shown and set(arguments) <= known
 
     def like(self, observation: Values, state: Values) -> Like | None:
-        """Shape, kind and place of all that the step reads; None where something is missing, or no series is of
-        floating point.
-        """
+        """Shape, kind and place of all that the step reads; None where something is missing."""
         try:
             read = [state[key] if key in self.last else observation[key] for key in self.series]
-            if not any([value.is_floating_point() for value in read]):  # noqa: C419  a list is made faster
-                return None
             read += [state[key] for key in self.carry]
             return [(value.shape, value.dtype, value.device) for value in read]
         except (KeyError, AttributeError):
             return None
 
+    def typed(self, like: Like) -> bool:
+        """Whether a series is of floating point, as the noise is to be."""
+        return any(kind.is_floating_point for _, kind, _ in like[: len(self.series)])
+
     def ends(self, owner: nn.Module, observation: Values, state: Values, wanted: Iterable[str]) -> dict[str, Tensor]:
         """These variables after the step: ``[B, ...]``."""
         read = {key: state[key] if key in self.last else observation[key] for key in self.series}
         like = next(value for value in read.values() if value.is_floating_point())
+        rows, dtype, device = like.shape[0], like.dtype, like.device
         values: list[Any] = []
-        for kind, what in self.ways:
-            if kind == "series":
-                values.append(read[what].unsqueeze(1))
-            elif kind == "start":
-                values.append(state[what])
-            else:
-                shape = (*what.lead, len(like), 1, *what.event)
-                values.append(what.family.noise(shape, dtype=like.dtype, device=like.device))
-        samples = self.call(owner, *values)[2]
-        return {key: samples[self.places[key]] for key in wanted}
+        with self.mode(owner):
+            for kind, what in self.ways:
+                if kind == "start":
+                    values.append(state[what])
+                    continue
+                if kind == "series":
+                    value = read[what]
+                else:
+                    value = what.family.noise((*what.lead, rows, *what.event), dtype=dtype, device=device)
+                values.append(value.unsqueeze(1) if self._behind is None else Now(value, (rows, 1)))
+            samples = self.call(owner, *values)[2]
+        return copied({key: samples[self.places[key]] for key in wanted})
+
+    def mode(self, owner: nn.Module) -> AbstractContextManager[object]:
+        """What the function runs in: inference mode, where it and all that it calls may."""
+        if self._behind is None:
+            return nullcontext()
+        if self._trusted is None:
+            self._trusted = Trusted(*owner.children(), *self._behind)
+        return free_of_gradients(self._trusted)
 
     def dream(self, owner: nn.Module, actions: Values, state: Values, noise: Values, wanted: Iterable[str]) -> Tensors:
         """These variables at every step, ``[B, T, ...]``, under actions of which each is taken one step before."""

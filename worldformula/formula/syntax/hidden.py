@@ -91,10 +91,10 @@ def _reached(start: object) -> Iterator[object]:
         if isinstance(value, nn.Module | nn.Parameter):
             yield value
         elif not isinstance(value, PLAIN):
-            waiting.extend(reversed(_parts(value)))
+            waiting.extend(reversed(parts(value)))
 
 
-def _parts(value: object) -> list[object]:
+def parts(value: object) -> list[object]:
     """What a value holds. The code of a class is its own: what it names is not looked at."""
     if isinstance(value, FunctionType):
         return _parts_of_function(value)
@@ -167,7 +167,7 @@ def _leading(start: object) -> list[FunctionType]:
             seen.add(id(value))
             order.append(value)
             if not isinstance(value, nn.Module):
-                waiting.extend(_parts(value))
+                waiting.extend(parts(value))
     return [v for v in order if isinstance(v, FunctionType) and next(_reached(v), None) is not None]
 
 
