@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from worldformula import cards
-from worldformula.cards import dynalang_hint, dynalang_text
+from worldformula.cards import dynalang_hint, dynalang_speech, dynalang_text
 from worldformula.data import DataSet
 from worldformula.envs import Envs, make
 from worldformula.envs.play import play
@@ -91,3 +91,66 @@ def test_a_false_sentence_is_never_the_way_that_opens():
         envs.reset(0)
         state = envs.infos[0]["state"]
         assert state["told"] != state["secret"]
+
+
+class Speaker:
+    """Goes to the ball, and speaks by what it sees and has heard; of as many streams as there are."""
+
+    def __init__(self, minds, words):
+        self.minds, self.number = minds, words.number
+
+    def initial(self, num):
+        return {"asked": [""] * num, "before": [0] * num, "x": [3] * num, "ball": [0] * num}
+
+    def act(self, rows, state, explore=True):
+        moves, said = [], []
+        for k, word in enumerate(rows["token"]):
+            if rows["is_first"][k]:
+                state["x"][k] = 3
+            for tile in rows["view"][k].ravel():
+                if tile in (2, 3):
+                    state["ball"][k] = int(tile) - 2
+            for thing in ("ball", "vase"):
+                if word == self.number(thing):
+                    state["asked"][k] = thing
+            due = word == self.number("is") and state["before"][k] == self.number("it")
+            colour = state["ball"][k] ^ (state["asked"][k] == "vase" and self.minds)
+            said.append(1 + colour if due else 0)
+            moves.append({3: 4, 2: 2}.get(state["x"][k], 0))
+            state["x"][k], state["before"][k] = state["x"][k] - 1, word
+        return {"move": np.array(moves), "talk": np.array(said)}, state
+
+
+def test_who_looks_and_minds_the_question_earns_one_and_who_does_not_a_half():
+    """Of two colours one each: who always says the ball's is right in half of the questions, and pays a tenth else."""
+    env = dynalang_speech.config(0, 0, prior=False).env
+    words = make("lang_room_mini").metadata["vocabulary"]
+    assert dynalang_speech.earned(Speaker(True, words), env, 7) == pytest.approx(1.0)
+    assert dynalang_speech.earned(Speaker(False, words), env, 7) == pytest.approx(0.45, abs=3 * 0.55 / 180**0.5)
+
+
+@pytest.mark.parametrize(
+    ("few", "prior", "entropy", "holds"),
+    [(0.9, 0.85, 0.1, 3), (0.85, 0.8, 0.3, 3), (0.84, 0.9, 0.0, 2), (0.0, 0.0, 0.0, 1), (0.9, 0.9, 0.31, 2)],
+)
+def test_the_claims_of_speech_are_counted(monkeypatch, few, prior, entropy, holds):
+    """Each from a run of its own: words that are never right, and what the words are kept near to."""
+
+    def spoke(asked):
+        talk, extra = asked.agent.talk, int(asked.env.args[0].partition("=")[2])
+        assert asked.seed == 5
+        return {(0, ""): few, (189, "talk=token"): prior, (189, ""): entropy}[extra, talk]
+
+    monkeypatch.setattr(dynalang_speech, "spoke", spoke)
+    assert dynalang_speech.measure(5) == {"claims": float(holds), "few": few, "prior": prior, "entropy": entropy}
+
+
+def test_the_large_vocabulary_has_two_hundred_words():
+    assert len(make("lang_room_mini", extra=dynalang_speech.MANY).metadata["vocabulary"]) == 200
+
+
+@pytest.mark.slow
+def test_the_speech_card_learns_and_is_asked(monkeypatch):
+    monkeypatch.setattr(dynalang_speech, "EPISODES", 1)
+    asked = dynalang_speech.config(100, dynalang_speech.MANY, True, steps=1_300)
+    assert -20 < dynalang_speech.spoke(asked) <= 1
