@@ -149,7 +149,7 @@ class Score:
         return Plan(dict(actions), states, cost, tuple(trace), calls + self.horizon, durations)
 
     def _blame(self, cost: Tensor) -> None:
-        """Raises `NonFiniteError` where an episode without a finite cost begins, or is told of something, that is none."""
+        """Raises `NonFiniteError` where an episode without a finite cost begins at, or is told, what is not finite."""
         bad = ~cost.isfinite()
         for what, values in (("given", self.task.given), ("the state", self.state.series)):
             for name, value in values.items():
