@@ -139,26 +139,28 @@ class Score:
         """
         if not bool(cost.isfinite().all()):
             self._blame(cost)
-        if bool(cost.isnan().any()):
-            episodes = ", ".join(map(str, cost.isnan().nonzero()[:, 0].tolist()))
-            raise NonFiniteError(
-                f"the cost of every candidate is NaN in the episodes {episodes}; expected a number of at least one"
-            )
         states = self.told(self._dream(actions))
         durations = self.durations(states.only((name,)).span(1)) if (name := self._duration) else None
         return Plan(dict(actions), states, cost, tuple(trace), calls + self.horizon, durations)
 
     def _blame(self, cost: Tensor) -> None:
-        """Raises `NonFiniteError` where an episode without a finite cost begins, or is told of something, that is none."""
+        """Raises `NonFiniteError` where no candidate has a cost that is a number, naming what it begins at or is
+        told that is not finite. What costs infinity by itself is a plan.
+        """
         bad = ~cost.isfinite()
         for what, values in (("given", self.task.given), ("the state", self.state.series)):
             for name, value in values.items():
-                if bool((wrong := bad & ~value.isfinite().reshape(len(bad), -1).all(1)).any()):
+                wrong = bad & ~value.isfinite().reshape(len(bad), -1).all(1)
+                if bool(wrong.any()):
                     raise NonFiniteError(
-                        f"{what}: {name} holds NaN or infinity in the episodes "
-                        f"{', '.join(map(str, wrong.nonzero()[:, 0].tolist()))}, and so no plan has a finite cost; "
-                        f"expected finite numbers"
+                        f"{what}: {name} holds NaN or infinity in the episodes {_places(wrong)}, and so no plan has a "
+                        f"finite cost; expected finite numbers"
                     )
+        if bool(cost.isnan().any()):
+            raise NonFiniteError(
+                f"the cost of every candidate is NaN in the episodes {_places(cost.isnan())}; expected a number of at "
+                f"least one"
+            )
 
     def _dream(self, actions: Named) -> State:
         """The states ``[B, H + 1, ...]``, means and modes, of one dream for each episode, the start first."""
@@ -208,6 +210,10 @@ class Score:
         if bool((found <= 0).any()):
             raise ConfigError(f"expected durations {name} above 0, got {float(found.min()):g}")
         return found
+
+
+def _places(which: Tensor) -> str:
+    return ", ".join(map(str, which.nonzero()[:, 0].tolist()))
 
 
 def log_prob(dynamics: Dynamics, dream: State, actions: Named) -> Tensor:

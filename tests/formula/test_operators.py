@@ -159,6 +159,7 @@ CASES = {
     "sliced, energy": lambda: ScoreMatching(Gibbs("p(x)", Bowl(X), shape=X), "sliced"),
     "sliced, score": lambda: ScoreMatching(Deterministic("s = s(x)", Join(X, X), shape=X), "sliced"),
     "exact, energy": lambda: ScoreMatching(Gibbs("p(x)", Bowl(X), shape=X), "exact"),
+    "ratio, energy": lambda: ScoreMatching(Gibbs("p(x)", Bowl(X), shape=X), "ratio"),
     "energy": lambda: E(Normal("q(x|y)", Join(X, 2 * X), shape=X), Energy(Gibbs("p(x|y)", Join2(), shape=X))),
     "least of all codes": lambda: Min(code(), led() + 0.5 * -log(code())),
     "least by descent": lambda: Min(p_z(), E(settled(), norm2(Value("y"))) + norm2(Value("z")), steps=3),

@@ -120,9 +120,7 @@ def test_a_world(which: str, name: str, kind: str) -> None:
     steps = {"x": torch.randn(B, 4, 3), "a": torch.rand(B, 4, 3), "first": torch.zeros(B, 4)}
     start = world.filter(steps, deterministic=True).last()
     goal = world.filter({**steps, "x": torch.randn(B, 4, 3)}, deterministic=True).last()[variable]
-    task = Task(
-        lambda states, _: (states[variable] - states["goal"]).flatten(2).square().sum(-1), given={"goal": goal}
-    )
+    task = Task(lambda states, _: (states[variable] - states["goal"]).flatten(2).square().sum(-1), given={"goal": goal})
     if (which, name) == ("lewm", "grasp"):  # it keeps the last three latents in a network, where no search can step in
         with pytest.raises(ConfigError, match=r"keeps a past of its own(.|\n)*write Gradient\("):
             planner.plan(world, task, start, space=space)

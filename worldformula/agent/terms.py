@@ -92,7 +92,7 @@ def seen(world: World, observations: Mapping[str, Tensor], space: Space | None =
         if value.ndim == 4 and value.shape[-1] in (1, 3) and not bool(((value >= 0) & (value <= 1)).all()):
             raise ConfigError(
                 f"{name}: expected pictures with numbers from 0 to 1, got {value.dtype} from {float(value.min()):g} to "
-                f"{float(value.max()):g}\nwrite {name}.float() / 255; of maps of other numbers world.filter infers states"
+                f"{float(value.max()):g}\nwrite {name}.float() / 255; maps of other numbers are for world.filter"
             )
     like = next(iter(observations.values()))
     begins = {} if world.reset_name is None else {world.reset_name: torch.ones(len(like), device=like.device)}

@@ -3,8 +3,10 @@ r"""Score matching: fit s(x) = ∇ log p(x), or an energy with s = −∇E, with
     denoising   ½ ‖s(x̃) − ∇ log q(x̃|x)‖² = ½ ‖s(x + σε) + ε/σ‖²            Vincent 2011, eq. 9: score of p * N(0, σ²)
     sliced      vᵀ∇_x s(x) v + ½ ‖s(x)‖²,  v ~ N(0, I)                      Song et al. 2019, arXiv:1905.07088, eq. 8
     exact       tr ∇_x s(x) + ½ ‖s(x)‖²                                     Hyvärinen 2005, eq. 4: D backward passes
+    ratio       Σ_d g(p(x)/p(x̄_d))² = Σ_d σ(E(x) − E(x̄_d))²                Hyvärinen 2007: x of 0 and 1
 
-Sliced and exact differ from ½ E‖s − ∇ log p‖² by a constant of the data, so they may be negative.
+Ratio matching is score matching of bits (Some extensions of score matching, CSDA 51): x̄_d is x with its bit d turned,
+and g(u) = 1/(1 + u). Sliced and exact differ from ½ E‖s − ∇ log p‖² by a constant of the data, so they may be negative.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from worldformula.errors import FormulaError
 from worldformula.families.writing import Sign
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.factors.gibbs import Gibbs
-from worldformula.formula.factors.langevin import slope
+from worldformula.formula.factors.langevin import energies, slope
 from worldformula.formula.ops.base import beside, symbol_of, written_number
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import number
@@ -27,7 +29,7 @@ from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.nodes import Node, Operator, Product, Use
 
 Net = Any
-HOW = ("denoising", "sliced", "exact")
+HOW = ("denoising", "sliced", "exact", "ratio")
 
 
 def _score(net: Net, x: Tensor, conditions: tuple[Tensor, ...], rank: int, energy: bool) -> Tensor:
@@ -75,6 +77,19 @@ def exact(net: Net, x: Tensor, *conditions: Tensor, rank: int, energy: bool) -> 
             (row,) = torch.autograd.grad(flat[..., i].sum(), x, create_graph=keep, retain_graph=True)
             trace = trace + (row.flatten(row.ndim - rank) if rank else row.unsqueeze(-1))[..., i]
     return trace + 0.5 * _summed(s.square(), rank)
+
+
+def ratio(net: Net, x: Tensor, *conditions: Tensor, rank: int) -> Tensor:
+    """Σ_d σ(E(x) − E(x̄_d))² of bits for each row: ``[*batch]``; all rows with a bit turned are one batch."""
+    batch = x.shape[: x.ndim - rank]
+    flat = x.reshape(*batch, -1)
+    turned = (1 - 2 * torch.eye(flat.shape[-1], dtype=x.dtype, device=x.device)) * (flat - 0.5).unsqueeze(-2) + 0.5
+    both = torch.cat((flat.unsqueeze(-2), turned), -2).unflatten(-1, x.shape[x.ndim - rank :] or (1,))
+    both = both if rank else both.squeeze(-1)
+    D = flat.shape[-1]
+    rest = [c.unsqueeze(len(batch)).expand(*batch, D + 1, *c.shape[len(batch) :]) for c in conditions]
+    found = energies(net, both, *rest, rank=rank)
+    return (found[..., :1] - found[..., 1:]).sigmoid().square().sum(-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +140,8 @@ class ScoreMatchingNode(Operator):
         x = lowering.read(self.variable, scope, factor)
         inside = scope.having({self.variable: x})
         rest = [lowering.read(c, scope, factor) for c in factor.conditions if c != self.variable]
-        options: tuple[tuple[str, Any], ...] = (("rank", lowering.event_rank(self.variable)), ("energy", energy))
+        options: tuple[tuple[str, Any], ...] = (("rank", lowering.event_rank(self.variable)),)
+        options += () if self.how == "ratio" else (("energy", energy),)
         drawn: list[str] = []
         if isinstance(self.sigma, Node):  # what is wrong with it is said of the objective, not of the draw
             lowering.lower(self.sigma, scope)
@@ -133,14 +149,17 @@ class ScoreMatchingNode(Operator):
             drawn += lowering.value_of(self.draw, inside)
         if self.how == "denoising":
             options += (("sigma", self.sigma),)
-        function = {"denoising": denoising, "sliced": sliced, "exact": exact}[self.how]
+        function = {"denoising": denoising, "sliced": sliced, "exact": exact, "ratio": ratio}[self.how]
         wish = f"score_{self.variable.key}"
         return str(lowering.call(wish, function, x, *drawn, *rest, net=factor, options=options))
 
     @property
     def estimator(self) -> tuple[str, str]:
         """What is drawn."""
-        how = {"denoising": "one noisy value per row", "sliced": "one direction per row", "exact": "the whole trace"}
+        how = {
+            "denoising": "one noisy value per row", "sliced": "one direction per row", "exact": "the whole trace",
+            "ratio": "every bit turned",
+        }  # fmt: skip
         return how[self.how], "exact, through the network"
 
 
@@ -150,7 +169,7 @@ def ScoreMatching(model: Factor, how: str = "denoising", *, noise: float | Expre
     Args:
         model: a `Gibbs` factor, or the score as a deterministic factor, ``Deterministic("s = s(x)", net, shape=D)``,
             whose first condition is differentiated and which has its shape.
-        how: ``"denoising"``, ``"sliced"`` or ``"exact"``.
+        how: ``"denoising"``, ``"sliced"`` or ``"exact"``; of bits, 0 and 1, and a Gibbs factor, ``"ratio"``.
         noise: σ of the denoising kind, which learns the score of the data blurred by it. Multiply by σ² to weigh
             several levels alike.
 
@@ -165,6 +184,11 @@ def ScoreMatching(model: Factor, how: str = "denoising", *, noise: float | Expre
         )
     if how not in HOW:
         raise FormulaError(f"ScoreMatching: expected {', '.join(HOW)}, got {how!r}")
+    if how == "ratio" and not gibbs:
+        raise FormulaError(
+            "ScoreMatching: of bits there is no slope, ratios are those of an energy; expected a Gibbs factor, "
+            f"Gibbs('p(x)', net, shape=...), got {model}"
+        )
     sigma = _sigma(noise)
     variable, shape = (model.variable if gibbs else model.conditions[0]), model.shape
     draw = None
