@@ -846,6 +846,41 @@ def test_networks_run_once_outside_of_the_loop():
     assert sorted(seen) == [(K, K), (2 * 7 * K, K)]
 
 
+def test_what_reads_the_state_alone_sees_its_values_once_and_what_reads_data_too_every_row():
+    """An emission by a module: [S, ...]; one that reads data too: [B·T·S, ...]; one that mixes rows: [B·S, ...]."""
+    trans, start = OneHot("p(z_t|z_{t-1})", nn.Linear(K, K), shape=K), OneHot("p(z_1)", shape=K)
+    plain = Normal("p(x_t|z_t)", nn.Sequential(nn.Linear(K, 8), nn.Tanh(), nn.Linear(8, 4)), shape=2)
+    beside = Normal("p(y_t|z_t, u_t)", Beside(), shape=1)
+    mixing = Normal("p(w_t|z_t)", nn.Sequential(nn.Linear(K, 4), nn.BatchNorm1d(4)), shape=2)
+    rows = {}
+    for factor in (trans, plain, beside, mixing):
+        factor.net.register_forward_hook(lambda m, given, out, f=factor: rows.update({str(f): len(given[0])}))
+    given = {"x": torch.randn(2, 7, 2), "y": torch.randn(2, 7, 1), "u": torch.randn(2, 7, 1), "w": torch.randn(2, 7, 2)}
+    hmm = Chain("t", trans * plain * beside * mixing, over="z", initial=start)
+    hmm_code = Evidence(hmm).eval()
+    together = hmm_code(**given).value
+    assert rows == {str(trans): K, str(plain): K, str(beside): 2 * 7 * K, str(mixing): 2 * K}
+    pairs = log_softmax(affine(trans.net, np.eye(K)), -1)
+    for row, found in enumerate(together):
+        own = np.zeros((7, K))
+        for t, k in itertools.product(range(7), range(K)):
+            state = torch.eye(K)[k][None]
+            heads = (plain.net(state), beside.net(state, given["u"][row, t][None]), mixing.net(state))
+            own[t, k] = sum(normal(numbers(h)[0], numbers(given[n])[row, t]) for h, n in zip(heads, "xyw", strict=True))
+        right = forward(np.full(K, -np.log(K)), [pairs] * 7, own)
+        assert found.item() == pytest.approx(right, rel=1e-5)
+
+
+class Beside(nn.Linear):
+    """A head of a state and of a number beside it."""
+
+    def __init__(self):
+        super().__init__(K + 1, 2)
+
+    def forward(self, z, u):
+        return super().forward(torch.cat((z, u), -1))
+
+
 # ------------------------------------------------------------------------------------------------------ print, explain
 
 

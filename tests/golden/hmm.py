@@ -1,16 +1,17 @@
 import torch
-import torch.nn.functional as F
-from worldformula.families import one_hot
+from worldformula.families import bernoulli, one_hot
 from worldformula.formula.ops.recursions import joined
 from worldformula.formula.ops.recursions import last
 from worldformula.formula.ops.recursions import log_sum
 from worldformula.formula.ops.recursions import normalised
-from worldformula.formula.runtime import along, flat, fold, kept, matched, restart, stack, steps, steps_kept, unfold, widened
+from worldformula.formula.runtime import along, by_row, flat, kept, restart, stack, steps, steps_kept
 
 
 def formula(self, x, first, start_alpha_z):
     """-mean(log Σ_{z_{1:T}} Π_{t; reset=first; initial=p(z_1)}[p(z_t|z_{t-1}) p(x_t|z_t)])"""
     transition_of_z = transition_of_z_(self.p_z_given_z_prev)
+    every_z = every_z_(self.p_x_given_z)
+    p_x = bernoulli.params(self.p_x_given_z(every_z), (8,))                   # p(x_t|z_t)
     p_z_1 = one_hot.params(self.p_z_given_z_prev(), (6,))                     # p(z_1)
     law_of_z_1 = law_of_z_1_(p_z_1)
     B, T = x.shape[:2]
@@ -18,9 +19,7 @@ def formula(self, x, first, start_alpha_z):
     keep = kept(first)
     x = flat(x)
     x_k = along(x, 6)
-    every_z = values_of_z(x_k, rank=1)
-    p_x_logits = unfold(self.p_x_given_z(fold(every_z, 1)), 6, -1)            # p(x_t|z_t)
-    log_p_x = -F.binary_cross_entropy_with_logits(widened(p_x_logits), matched(x_k, p_x_logits), reduction="none").sum(-1)
+    log_p_x = bernoulli.log_prob(by_row(bernoulli, p_x, x, 1, 1, 0, 1), x_k, 1)
     log_p_x_table = last(log_p_x, place=0)
     keep_s = steps_kept(keep)
     log_p_x_table_s = steps(log_p_x_table, B)

@@ -18,6 +18,7 @@ from torch import nn
 from worldformula.formula import runtime
 from worldformula.formula.ops.chain import Chain, started
 from worldformula.formula.ops.recursions import (
+    Every,
     Law,
     Transition,
     Values,
@@ -135,7 +136,12 @@ def _inside(lowering: Any, chain: Chain, scope: Scope) -> tuple[Scope, States]:
             axis = lowering.axis((id(use.factor), at, like), family.support_size(shape))
             options = (("rank", lowering.event_rank(seen.variable)),)
             axes[which].append(axis)
-            if not which or any(at in u.factor.conditions for u in chain.uses if not _alone(lowering, chain, u, scope)):
+            reading = [u for u in chain.uses if at in u.factor.conditions]
+            alone = [u for u in reading if _alone(lowering, chain, u, scope, at)]
+            scored = not which and (
+                len(chain.hidden) > 1 or not chain.moving or not alone
+            )  # its own law is, or nothing
+            if scored or len(alone) < len(reading):
                 op = Op("", "call", (like,), how="known", target=every, axes=(axis,), rank=len(shape), options=options)
                 values[at] = lowering.add(f"every_{at.identifier}", op)
     place = {v: i for i, v in enumerate(u.factor.variable for u in chain.states)}
@@ -167,7 +173,14 @@ def _own(lowering: Any, chain: Chain, inside: Scope, states: States) -> str:
     """The densities of data given the state of their step, and of states that read no step before."""
     still = tuple(u for u in chain.states if u not in chain.moving)
     seen = tuple(u for u in chain.seen if not _reads(u, inside, states.before, lowering))
-    value: Any = _counted(lowering, seen, inside) if seen else None
+    alone = [u for u in seen if _alone(lowering, chain, u, inside, chain.hidden[0])]
+    parts = [(tuple(u for u in seen if u not in alone), inside)]
+    parts += [((use,), _once(lowering, chain, use, inside, states)) for use in alone]
+    value: Any = None
+    for some, scope in parts:
+        if some:
+            found = _counted(lowering, some, scope)
+            value = found if value is None else lowering.binary("+", value, found)
     if still:
         own = densities.log_density(lowering, still, inside)
         value = own if value is None else lowering.binary("+", value, own)
@@ -210,7 +223,7 @@ def _transition(lowering: Any, chain: Chain, use: Use, inside: Scope, states: St
     """log p(z_t|z_{t-1}) of one variable: [S, S] where it reads that alone, else [B, S, S]."""
     factor, (axis,) = use.factor, states.before
     law = Law(factor.family, factor.shape or (), factor.variable.key)  # type: ignore[arg-type]
-    if _alone(lowering, chain, use, inside):
+    if _alone(lowering, chain, use, inside, factor.variable.at(-1)):
         table = Transition(law, use.stopped)
         return str(lowering.call(table.__name__, table, net=factor, how="shared", rank=2))
     params = lowering.params(use, inside)
@@ -219,10 +232,24 @@ def _transition(lowering: Any, chain: Chain, use: Use, inside: Scope, states: St
     return str(lowering.add(f"{found}_table", Op("", "call", (found,), target=last, options=place, axis=axis, rank=2)))
 
 
-def _alone(lowering: Any, chain: Chain, use: Use, scope: Scope) -> bool:
-    """Whether a transition reads the only state alone, by a network whose weights say of which type its input is."""
+def _once(lowering: Any, chain: Chain, use: Use, inside: Scope, states: States) -> Scope:
+    """A scope in which the only state is the same for all rows, so that a network of data which reads it alone sees
+    its S values once.
+    """
+    state, (axis,) = chain.states[0].factor, states.now
+    every = Every(state.family, state.shape or (), state.variable.key)  # type: ignore[arg-type]
+    op = Op("", "call", (), use.factor, target=every, axes=(axis,), rank=len(state.shape or ()), common=True)
+    return inside.having({state.variable: lowering.add(f"every_{state.variable.identifier}", op)})
+
+
+def _alone(lowering: Any, chain: Chain, use: Use, scope: Scope, at: Variable) -> bool:
+    """Whether a factor reads the only state alone, ``at`` the step or the one before, by a network whose
+    weights say of which type its input is.
+    """
     factor, net = use.factor, use.factor.net
-    if chain.hidden != (factor.variable,) or factor.conditions != (factor.variable.at(-1),):
+    if len(chain.hidden) > 1 or factor.conditions != (at,) or at.at(0) != chain.hidden[0]:
+        return False
+    if at.offset and factor.variable != chain.hidden[0]:  # data that read the step before
         return False
     if not isinstance(net, nn.Module) or not any(p.is_floating_point() for p in net.parameters()):
         return False

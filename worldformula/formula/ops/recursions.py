@@ -162,6 +162,18 @@ class Values:
         return values.reshape(-1, *(1,) * len(batch), *self.shape).expand(-1, *batch, *self.shape)
 
 
+class Every:
+    """All values of a variable, once for all rows, [S, *shape], in the type of the weights that read them."""
+
+    def __init__(self, family: Family, shape: tuple[int, ...], name: str) -> None:
+        self.family, self.shape, self.__name__ = family, shape, f"every_{name}"
+
+    def __call__(self, net: nn.Module) -> Tensor:
+        """``net`` reads them."""
+        like = next(p for p in net.parameters() if p.is_floating_point())
+        return in_type_of(self.family.support(self.shape).to(like.device), like)
+
+
 class Law:
     """log p of every value of a variable, from its parameters: [*batch, S], in the order of the family's support."""
 
