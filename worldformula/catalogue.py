@@ -41,7 +41,10 @@ class System:
         summary: one sentence.
         runs: name of a preset -> settings of a run that belong to it, as of ``--set``: ``("env.num=16",)``.
         fits: name of a preset -> settings of a fit that belong to it, ``{"steps": 2300, "batch": 64}``: what a fit from
-            the command line begins with, and what the cards of a model train by.
+            the command line begins with, and what the cards of a model train by. Under ``before`` those of what is
+            trained before it, by name, ``{"stage": {"steps": 2700}}``.
+        data: the data set of this package that its settings are made for: digits, of a model, where none is named;
+            of a world its user's own episodes.
         acts: the kinds of actions that an agent takes: numbers in [−1, 1], choices, flags.
         counted: name of a preset -> how many parameters the authors' code counts of an agent that observes 24
             numbers and gives 6, those of the task walker-walk, where that is known.
@@ -59,6 +62,7 @@ class System:
     summary: str
     runs: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     fits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    data: str = ""
     acts: tuple[str, ...] = ("numbers", "choice", "flags")
     counted: Mapping[str, int] = field(default_factory=dict)
     agent: str = ""

@@ -23,7 +23,7 @@ from worldformula.data.sequences import episodes as listed
 from worldformula.data.sequences import table
 from worldformula.errors import CatalogueError, ConfigError, RunFolderError, ShapeError
 from worldformula.formula.expressions.expression import Expression
-from worldformula.model import Model
+from worldformula.model import Model, recipe
 from worldformula.model.config import start
 from worldformula.model.contract import in_shape
 from worldformula.model.run import TEST_WINDOWS, ModelRun, evaluating, loaded, sized
@@ -35,6 +35,7 @@ from worldformula.run.folder import EPISODES, RunFolder, read_metrics, writing
 from worldformula.run.run import Run, kept
 from worldformula.training import checkpoint, settings
 from worldformula.training.chosen import chosen
+from worldformula.training.config import parted
 from worldformula.training.fit import Best, FitConfig, Fitting, History, pursue, updates
 from worldformula.training.game import Game, losses
 from worldformula.training.progress import Progress
@@ -73,7 +74,8 @@ def fit(
         run: folder for config.json, metrics.jsonl, checkpoints and report.html. Ctrl-C then leaves a checkpoint.
         resume: go on with the run in the folder: exactly, except on a DataLoader or iterable, which is refused.
         progress: show a bar, or a line every few seconds.
-        more: the fields of `FitConfig`: clip, schedule, ema, weight_decay, betas, log_every.
+        more: the fields of `FitConfig`: clip, schedule, ema, weight_decay, betas, log_every, held, judge_every,
+            patience; and ``before``: of a model that is trained after others, theirs by name.
 
     Raises:
         ConfigError: what cannot be; the message says what to write instead. Also ShapeError, FormulaError.
@@ -104,17 +106,24 @@ def task(
         validation = found.test
     ready, held = (_for(loss, part, names) for part in (found, validation))
     length = None if epochs is None else per_epoch(ready, batch)
-    config = FitConfig(updates(steps, epochs, length), batch, FitConfig.lr if lr is None else lr, **_known(more))
-    objective = loss.loss if isinstance(loss, Model) else loss
-    fitting = Fitting(
-        objective, ready, config, seed=seed, inputs=_inputs(loss, inputs), names=names, short=epochs is not None,
-        symbols={**(loss.symbols if isinstance(loss, Model) else {}), **(symbols or {})},
-        make=None if optimizer is None else chosen(optimizer, config, lr),
-    )  # fmt: skip
+    own, before = parted(more)
+    config = FitConfig(updates(steps, epochs, length), batch, FitConfig.lr if lr is None else lr, **_known(own))
+    made: dict[str, Any] = {
+        "seed": seed, "inputs": _inputs(loss, inputs), "names": names, "short": epochs is not None,
+        "make": None if optimizer is None else chosen(optimizer, config, lr),
+    }  # fmt: skip
+    if isinstance(loss, Model):
+        objective = loss.loss
+        together = {**loss.symbols, **(symbols or {})}
+        fitting = recipe.fitting(loss, ready, config, before, symbols=together, **made)
+    else:
+        objective = loss
+        fitting = Fitting(loss, ready, config, symbols=symbols, **made)
     judge = None if held is None else Validation(fitting, held, batch, names, derived(seed, 2))
     written = {
         "formula": _formulas(objective), "data": _said(ready), "seed": seed, "epochs": epochs,
         "optimizer": "AdamW" if optimizer is None else _name(optimizer), "fit": settings.to_dict(config),
+        **({"before": {name: settings.to_dict(how) for name, how in before.items()}} if before else {}),
     }  # fmt: skip
     folder = run if isinstance(run, RunFolder) else RunFolder("" if run is None else run)
     return PythonFit(fitting, length or max(1, config.steps // 20), judge, folder, written, (loss, found, held))

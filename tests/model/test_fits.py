@@ -22,8 +22,10 @@ def test_there_are_some():
 def test_a_fit_begins_with_those_of_its_preset(name, preset):
     system = catalogue.find(name)
     assert preset in system.presets
-    found = dataclasses.asdict(start(name, preset, "digits").fit)
-    assert found == dataclasses.asdict(FitConfig()) | dict(system.fits[preset])
+    begun, own = start(name, preset, "digits"), dict(system.fits[preset])
+    before = own.pop("before", {})
+    assert dataclasses.asdict(begun.fit) == dataclasses.asdict(FitConfig()) | own
+    assert begun.before == {key: FitConfig(**how) for key, how in before.items()}
 
 
 def test_a_preset_without_begins_with_the_defaults():
@@ -37,7 +39,11 @@ def test_a_preset_without_begins_with_the_defaults():
         ("vae_digits", "vae"), ("cvae_digits", "cvae"), ("vae_bounds", "iwae"), ("cgan_digits", "cgan"),
         ("ddpm_digits", "ddpm"), ("draw_digits", "draw"), ("mmd_vae_digits", "mmd_vae"), ("vib_sweep", "vib"),
         ("score_rings", "score_sde"), ("hierarchical_groups", "hierarchical"), ("mvtcae_digits", "mvtcae"),
-        ("multimodal_digits", "jmvae"),
+        ("multimodal_digits", "jmvae"), ("made_digits", "made"), ("pixel_cnn_digits", "pixel_cnn"),
+        ("transformer_digits", "transformer_ar"), ("masked_digits", "masked_diffusion"), ("rbm_digits", "rbm"),
+        ("ebm_rings", "ebm"), ("vq_vae_digits", "vq_vae"), ("gqn_rooms", "gqn"), ("ldm_digits", "ldm"),
+        ("gan_ring", "gan"), ("density_ratio_gaussians", "density_ratio"), ("lda_topics", "lda"),
+        ("transport_digits", "flow_matching"),
     ],
 )  # fmt: skip
 def test_a_card_trains_by_them(card, model, monkeypatch):

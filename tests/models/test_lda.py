@@ -113,13 +113,13 @@ def test_what_it_offers():
 def test_topics_begin_as_documents():
     model = small()
     c = torch.tensor([[3.0, 0.0, 1.0, 2.0], [0.0, 1.0, 4.0, 0.0], [1.0, 1.0, 0.0, 0.0]])
-    model.begin(c, seed=0)
+    model.begin({"c": c})
     counts = model.learnt.net()["concentration"].detach()
     rows = {tuple(row.tolist()) for row in (counts - 1).round()}
     assert len(rows) == 2
     assert rows < {tuple(row.tolist()) for row in c}
     with pytest.raises(ShapeError, match="at least 2 documents of 4 words"):
-        model.begin(c[:1], seed=0)
+        model.begin({"c": c[:1]})
 
 
 def test_what_are_no_counts():

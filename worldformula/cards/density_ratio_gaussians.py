@@ -7,11 +7,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from worldformula.models.density_ratio import Sizes, build
-from worldformula.training.fit import fit
+from worldformula.fitting import fit
+from worldformula.models.density_ratio import SYSTEM, Sizes, build
 
 PAIRS = ((2, 0.5), (2, 1.5), (10, 0.5), (10, 1.5))  # width and shift: KL(N(shift, I) ‖ N(0, I)) = ½ width · shift²
-STEPS, BATCH, DRAWS, SMALL = 1200, 256, 20_000, 3.0
+HOW, DRAWS, SMALL = SYSTEM.fits["tiny"], 20_000, 3.0
 
 
 def measure(seed: int) -> dict[str, float]:
@@ -26,7 +26,7 @@ def measure(seed: int) -> dict[str, float]:
     for width, shift in PAIRS:
         torch.manual_seed(seed)
         model = build(Sizes(width, hidden=(64, 64)))
-        fit(model.loss, partial(batch, width, shift), steps=STEPS, batch=BATCH, lr=2e-3, seed=seed)
+        fit(model, partial(batch, width, shift), seed=seed, progress=False, **HOW)
         exact = 0.5 * width * shift**2
         estimate = float(model.kl(shift + torch.randn(DRAWS, width)))
         found[f"kl_{exact:g}"] = estimate
@@ -36,5 +36,5 @@ def measure(seed: int) -> dict[str, float]:
 
 
 def batch(width: int, shift: float) -> dict[str, Tensor]:
-    """Fresh draws of N(shift, I), ``[BATCH, width]``."""
-    return {"x": shift + torch.randn(BATCH, width)}
+    """Fresh draws of N(shift, I), ``[B, width]``."""
+    return {"x": shift + torch.randn(HOW["batch"], width)}

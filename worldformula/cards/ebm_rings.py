@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from worldformula.data.rings import Density, three
-from worldformula.models.ebm import EBM, build, tiny
-from worldformula.training.chains import Chains
-from worldformula.training.fit import fit
+from worldformula.fitting import fit
+from worldformula.models.ebm import EBM, SYSTEM, build, tiny
 
-ROWS, STEPS, BATCH, BUFFER, RESTART = 20_000, 2000, 256, 5000, 0.05
+ROWS = 20_000
 DEVIATION = 0.7  # the means are 3.4 apart: chains cross from one to the other
 
 
@@ -28,12 +27,8 @@ def measure(seed: int) -> dict[str, float]:
     torch.manual_seed(seed)
     truth = Density(three().means, DEVIATION)
     model = build(tiny())
-    chains = Chains("x", "x_0", model.fresh, size=BUFFER, restart=RESTART)
     points = torch.from_numpy(truth.sample(ROWS, seed))
-    history = fit(
-        model.loss, {"x": points}, steps=STEPS, batch=BATCH, lr=1e-3, betas=(0.0, 0.999), schedule="cosine", ema=0.995,
-        clip=1.0, seed=seed, inputs=chains, callback=chains.keep,
-    )  # fmt: skip
+    history = fit(model, {"x": points}, seed=seed, progress=False, **SYSTEM.fits["tiny"])
     with history.averaged():
         drawn = model.generate(2000, seed=seed)["x"].numpy()
         kl = divergence(model, truth)

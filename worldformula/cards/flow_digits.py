@@ -9,12 +9,10 @@ from torch import Tensor
 
 from worldformula.data import load
 from worldformula.data.rings import moons
+from worldformula.fitting import fit
 from worldformula.metrics import likelihood
-from worldformula.models.flow import FlowModel, build, maf, plane
-from worldformula.training.early import Best, held_out
-from worldformula.training.fit import fit
+from worldformula.models.flow import SYSTEM, FlowModel, build, maf, plane
 
-EPOCHS, BATCH, VALIDATED = 60, 64, 0.1
 INVERSE, INTEGRAL = 1e-4, 0.01
 
 
@@ -30,7 +28,7 @@ def measure(seed: int) -> dict[str, float]:
     data = load("digits-17")
     rows, test = torch.from_numpy(data.train["x"]), torch.from_numpy(data.test["x"])
     model = build(maf())
-    train(model, rows, seed)
+    fit(model, {"x": rows}, seed=seed, progress=False, **SYSTEM.fits["maf"])
     inverse, integral = inverse_error(model, test, seed), plane_integral(seed)
     good = inverse < INVERSE and abs(integral - 1) < INTEGRAL
     table = likelihood.categorical_table(data.train["x"], data.test["x"], 17)
@@ -41,18 +39,6 @@ def measure(seed: int) -> dict[str, float]:
         "bits_16": bits(model, test, 16, seed),
         "table": likelihood.bits_per_dim(float(table.mean()), 64),
     }
-
-
-def train(model: FlowModel, rows: Tensor, seed: int) -> None:
-    """AdamW, 1e-3, weight decay .01, clipped at 5; the weights that were best on the held-out rows."""
-    learned, held = (rows[part] for part in held_out(len(rows), VALIDATED, seed))
-    best = Best(model.loss, lambda: float(model.loss(x=held, seed=0).value), every=50)
-    steps = EPOCHS * len(learned) // BATCH
-    fit(
-        model.loss, {"x": learned}, steps=steps, batch=BATCH, lr=1e-3, weight_decay=0.01, clip=5.0, seed=seed,
-        callback=best,
-    )  # fmt: skip
-    best.restore()
 
 
 def bits(model: FlowModel, x: Tensor, draws: int, seed: int) -> float:
@@ -68,8 +54,9 @@ def inverse_error(model: FlowModel, x: Tensor, seed: int) -> float:
     return float((transform.inverse(transform(u)[0]) - u).abs().max())
 
 
-def plane_integral(seed: int, steps: int = 400) -> float:
+def plane_integral(seed: int) -> float:
     """∫ p over a square that holds two moons, of a RealNVP that was trained on them."""
     model = build(plane())
-    fit(model.loss, {"x": torch.from_numpy(moons().sample(4000, seed))}, steps=steps, batch=256, lr=2e-3, seed=seed)
+    points = {"x": torch.from_numpy(moons().sample(4000, seed))}
+    fit(model, points, seed=seed, progress=False, **SYSTEM.fits["plane"])
     return math.exp(float(likelihood.quadrature(lambda x: model.log_prob(x=x.float()), points=601)))

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
 from worldformula.data.rings import Density, ring
-from worldformula.models.gan import Sizes, build, minimax, tiny, wgan_gp
-from worldformula.training.fit import fit
+from worldformula.fitting import fit
+from worldformula.models.gan import SYSTEM, build
 
-STEPS, BATCH, DRAWS, WITHIN, LEAST = 2500, 256, 4000, 0.25, 50  # a tenth of a mode's share of the draws
-PLAYED: dict[str, tuple[Callable[[], Sizes], float]] = {
-    "r1": (tiny, 5e-4),
-    "minimax": (minimax, 5e-4),
-    "wgan_gp": (wgan_gp, 1e-3),
-}
+DRAWS, WITHIN, LEAST = 4000, 0.25, 50  # a tenth of a mode's share of the draws
+PLAYED = {"r1": "tiny", "minimax": "minimax", "wgan_gp": "wgan_gp"}
 
 
 def measure(seed: int) -> dict[str, float]:
@@ -31,12 +25,12 @@ def measure(seed: int) -> dict[str, float]:
     density = ring()
     points = torch.from_numpy(density.sample(10_000, seed=seed))
     found: dict[str, float] = {}
-    for name, (sizes, lr) in PLAYED.items():
+    for name, preset in PLAYED.items():
         torch.manual_seed(seed)
-        model = build(sizes())
+        model = build(SYSTEM.sizes(preset))
         if not found:
             found["modes_untrained"] = hits(density, model.generate(DRAWS, seed=seed)["x"].numpy())[0]
-        history = fit(model.loss, {"x": points}, steps=STEPS, batch=BATCH, lr=lr, ema=0.99, seed=seed)
+        history = fit(model, {"x": points}, seed=seed, progress=False, **SYSTEM.fits[preset])
         with history.averaged():
             modes, near = hits(density, model.generate(DRAWS, seed=seed)["x"].numpy())
         found |= {f"modes_{name}": modes, f"near_{name}": near}

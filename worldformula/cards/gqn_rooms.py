@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from worldformula.data.rooms import COLOURS, SHAPES, TEST_SCENES, Rooms, rooms
-from worldformula.models.gqn import GQN, build, tiny
-from worldformula.training.fit import fit
+from worldformula.fitting import fit
+from worldformula.models.gqn import GQN, SYSTEM, build, tiny
 from worldformula.training.source import Batch
-
-WARM, STEPS, BATCH, CONTEXTS = 3000, 1000, 32, 4
 
 
 def measure(seed: int) -> dict[str, float]:
@@ -29,7 +25,8 @@ def measure(seed: int) -> dict[str, float]:
     torch.manual_seed(seed)
     model = build(tiny())
     known, unseen = rooms(), rooms(TEST_SCENES, seed=1)
-    train(model, known, seed)
+    whole = {"x": torch.from_numpy(known.images), "v": torch.from_numpy(known.views)}
+    fit(model, whole, seed=seed, progress=False, **SYSTEM.fits["tiny"])
     found: dict[str, float] = {}
     for count in (0, 1, 2, 5):
         found |= {f"{k}_{count}": v for k, v in scored(model, unseen, count, seed).items()}
@@ -48,29 +45,6 @@ def measure(seed: int) -> dict[str, float]:
         found["order"] < 1e-5,
     )
     return found | {"conditions": float(sum(held))}
-
-
-def train(model: GQN, known: Rooms, seed: int) -> None:
-    """Adam: with means and no posterior first, then the bound at σ = 0.1, the last quarter at a fifth of the step."""
-    whole = {"x": torch.from_numpy(known.images), "v": torch.from_numpy(known.views)}
-
-    def asked(batch: Batch) -> Batch:
-        order = torch.randperm(batch["x"].shape[1])
-        context, query = order[:CONTEXTS], order[-1]
-        count = torch.randint(CONTEXTS + 1, (len(batch["x"]), 1))
-        return {
-            "x": batch["x"][:, context], "v": batch["v"][:, context], "k": (torch.arange(CONTEXTS) < count).float(),
-            "x_prime": batch["x"][:, query], "v_prime": batch["v"][:, query],
-        }  # fmt: skip
-
-    def means(batch: Batch) -> dict[str, Any]:
-        return {**asked(batch), "deterministic": True}
-
-    fit(model.warm, whole, steps=WARM, batch=BATCH, clip=100.0, seed=seed, inputs=means)
-    fit(
-        model.loss, whole, steps=STEPS, batch=BATCH, lr=5e-4, clip=100.0, schedule="cosine", seed=seed, inputs=asked,
-        symbols=model.symbols,
-    )  # fmt: skip
 
 
 def given(data: Rooms, count: int) -> Batch:

@@ -7,12 +7,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldformula.models.lda import LDA, Ascent, Sizes, build
-from worldformula.training.fit import fit
+from worldformula.fitting import fit
+from worldformula.models.lda import LDA, SYSTEM, Ascent, Sizes, build
 
 SIDE, TOPICS, ALPHA, ETA = 5, 10, 0.3, 0.1
 DOCUMENTS, UNSEEN, LENGTH, KNOWN = 2000, 500, 100, 50
-STARTS, STEPS, BATCH, RATE, PASSES = 6, 800, 200, 0.1, 50
+STARTS, PASSES = 6, 50
 Array = NDArray[np.float64]
 
 
@@ -75,8 +75,8 @@ def fitted(given: dict[str, Tensor], seed: int, start: int) -> LDA:
     """One start: each topic begins as a document."""
     torch.manual_seed(seed)
     model = build(Sizes(SIDE**2, TOPICS, len(given["c"]), ALPHA, ETA, steps=20))
-    model.begin(given["c"], STARTS * seed + start)
-    fit(model.loss, given, steps=STEPS, batch=BATCH, lr=RATE, schedule="cosine", seed=seed)
+    torch.manual_seed(STARTS * seed + start)  # of the documents that the topics begin as
+    fit(model, given, seed=seed, progress=False, **SYSTEM.fits["tiny"])
     return model
 
 

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from worldformula.data import load
+from worldformula.fitting import fit
 from worldformula.metrics import likelihood
 from worldformula.metrics.frechet import digit_features, frechet
-from worldformula.models.ldm import LDM, Stage, build, stage_one, tiny
-from worldformula.training.fit import fit
+from worldformula.model import Model
+from worldformula.models.ldm import LDM, SYSTEM, build, tiny
 
-SAMPLES, SETS, EPOCHS, STEPS, BATCH = 720, 5, 120, 6000, 128
+SAMPLES, SETS = 720, 5
 SHORT, GUIDANCE = 50, 1.0  # steps of DDIM; weight of the text
 
 
@@ -32,14 +33,9 @@ def measure(seed: int) -> dict[str, float]:
     rows, test = torch.from_numpy(data.train["x"]), torch.from_numpy(data.test["x"])
     labels = torch.from_numpy(data.train["y"])
     reader = digit_features(rows, labels)
-    stage = stage_one(tiny())
-    fit(stage.loss, {"x": rows}, steps=EPOCHS * len(rows) // 64, batch=64, seed=seed)
-    model = build(tiny(), stage)
-    model.calibrate(rows)
-    history = fit(
-        model.loss, {"x": rows, "c": model.named(labels)}, steps=STEPS, batch=BATCH, schedule="cosine", ema=0.995,
-        clip=1.0, seed=seed,
-    )  # fmt: skip
+    model = build(tiny())
+    history = fit(model, {"x": rows, "y": labels}, seed=seed, progress=False, **SYSTEM.fits["tiny"])
+    stage = model.stage
     classes = torch.arange(SAMPLES) % 10
     named = model.named(classes)
     draws = range(seed, seed + SETS)
@@ -72,7 +68,7 @@ def pictures(model: LDM, c: Tensor, seed: int, steps: int | None = None, guidanc
     return model.generate(len(c), seed=seed, mean=True, steps=steps, guidance=guidance, c=c)["x"]
 
 
-def from_mixture(stage: Stage, rows: Tensor, seed: int) -> Tensor:
+def from_mixture(stage: Model, rows: Tensor, seed: int) -> Tensor:
     """Means of p(x|z) for codes of a mixture of 20 Gaussians that was fitted to the codes of the training digits."""
     codes = stage.latents(x=rows, deterministic=False, seed=seed)["z"]
     fitted = likelihood.fit_gaussian_mixture(codes.double().numpy(), 20, seed=seed)

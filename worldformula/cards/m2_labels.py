@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 from torch.nn.functional import one_hot
 
 from worldformula import log
 from worldformula.data import load
+from worldformula.fitting import fit
 from worldformula.metrics.probe import Split, logistic_accuracy, nearest_accuracy
-from worldformula.models.m2 import build, tiny
-from worldformula.training.fit import fit
+from worldformula.models.m2 import SYSTEM, build, tiny
 
-LABELS, DRAWS = (2, 10), 3
-BATCH, STEPS, ALONE, FLIPS, CLASSES = 64, 2500, 800, 0.02, 10
+LABELS, DRAWS, ALONE, CLASSES = (2, 10), 3, 800, 10
 
 
 def measure(seed: int) -> dict[str, float]:
@@ -39,21 +37,12 @@ def compare(count: int, seed: int) -> dict[str, float]:
     split = Split(data.train["x"], data.train["y"], data.test["x"], data.test["y"]).few(count, seed)
     x, y = torch.from_numpy(split.train_x), one_hot(torch.from_numpy(split.train_y), CLASSES).float()
     test = torch.from_numpy(split.test_x), torch.from_numpy(split.test_y)
-    everything = torch.from_numpy(data.train["x"])
+    rows, how = {"x": x, "y": y, "x_prime": torch.from_numpy(data.train["x"])}, SYSTEM.fits["tiny"]
 
     torch.manual_seed(seed)
     alone, model = build(tiny()), build(tiny())
-
-    def batch() -> dict[str, Tensor]:
-        rows, others = torch.randint(len(x), (BATCH,)), torch.randint(len(everything), (BATCH,))
-        return {"x": noisy(x[rows]), "y": y[rows], "x_prime": noisy(everything[others])}
-
-    fit(-log(alone.classify).mean(), batch, steps=ALONE, batch=BATCH, seed=seed)
-    fit(model.loss, batch, steps=STEPS, batch=BATCH, seed=seed, symbols=model.symbols)
+    labelled = alone.source(rows, how["batch"])
+    fit(-log(alone.classify).mean(), labelled, seed=seed, progress=False, **{**how, "steps": ALONE})
+    fit(model, rows, seed=seed, progress=False, **how)
     m2, net = model.accuracy(*test), alone.accuracy(*test)
     return {"m2": m2, "net": net, "gain": m2 - net, "lr": logistic_accuracy(split), "nn": nearest_accuracy(split)}
-
-
-def noisy(x: Tensor) -> Tensor:
-    """Every pixel is flipped with a probability of 2 %."""
-    return (x - torch.empty_like(x).bernoulli_(FLIPS)).abs()

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from worldformula.data import load
+from worldformula.fitting import fit
 from worldformula.metrics import likelihood
-from worldformula.models.made import MADE, build, tiny
-from worldformula.training.early import Best, held_out
-from worldformula.training.fit import fit
+from worldformula.models.made import MADE, SYSTEM, build, tiny
+from worldformula.training.early import held_out
 
-EPOCHS, BATCH, VALIDATED = 120, 64, 0.1
+HOW = SYSTEM.fits["tiny"]
 
 
 def measure(seed: int) -> dict[str, float]:
@@ -26,24 +26,16 @@ def measure(seed: int) -> dict[str, float]:
     torch.manual_seed(seed)
     data = load("digits")
     rows, test = torch.from_numpy(data.train["x"]), torch.from_numpy(data.test["x"])
-    learned, held = (rows[part] for part in held_out(len(rows), VALIDATED, seed))
+    learned, _ = held_out(len(rows), HOW["held"], seed)
     model = build(tiny())
-    train(model, learned, held, seed)
+    fit(model, {"x": rows}, seed=seed, progress=False, **HOW)
     leaks = leak(model, test[:4])
     return {
         "exact": -float(model.log_prob(x=test).mean()) if leaks == 0 else math.inf,
         "leak": leaks,
-        "train": -float(model.log_prob(x=learned).mean()),
+        "train": -float(model.log_prob(x=rows[learned]).mean()),
         "mixture": -float(likelihood.bernoulli_mixture(rows, test, 100).mean()),
     }
-
-
-def train(model: MADE, learned: Tensor, held: Tensor, seed: int) -> None:
-    """AdamW, 2e-3, weight decay .02; the weights that were best on the held-out rows."""
-    steps = EPOCHS * len(learned) // BATCH
-    best = Best(model.loss, lambda: float(model.loss(x=held).value), every=20, patience=40)
-    fit(model.loss, {"x": learned}, steps=steps, batch=BATCH, lr=2e-3, weight_decay=0.02, seed=seed, callback=best)
-    best.restore()
 
 
 def leak(model: MADE, x: Tensor) -> float:

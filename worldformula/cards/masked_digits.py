@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from worldformula.data import load
+from worldformula.fitting import fit
 from worldformula.metrics import likelihood
-from worldformula.models.masked_diffusion import MaskedDiffusion, build, tiny
-from worldformula.training.early import Best, held_out
-from worldformula.training.fit import fit
+from worldformula.models.masked_diffusion import SYSTEM, MaskedDiffusion, build, tiny
+from worldformula.training.early import held_out
 
-STEPS, BATCH, VALIDATED, ORDERS, DRAWS = 6000, 128, 0.1, 10, 2000
+HOW, ORDERS, DRAWS = SYSTEM.fits["tiny"], 10, 2000
 CALLS = (1, 2, 4, 8, 16, 64)
 
 
@@ -27,17 +27,14 @@ def measure(seed: int) -> dict[str, float]:
     torch.manual_seed(seed)
     data = load("digits")
     rows, test = torch.from_numpy(data.train["x"]), torch.from_numpy(data.test["x"])
-    learned, held = (rows[part] for part in held_out(len(rows), VALIDATED, seed))
+    learned, _ = held_out(len(rows), HOW["held"], seed)
     model = build(tiny())
-    best = Best(model.loss, lambda: -float(model.bound(1, seed=seed, x=held).mean()), every=200, patience=8)
-    how = {"lr": 2e-3, "weight_decay": 0.02, "schedule": "cosine", "seed": seed}
-    fit(model.loss, model.given({"x": learned}), steps=STEPS, batch=BATCH, callback=best, **how)  # type: ignore[arg-type]
-    best.restore()
+    fit(model, {"x": rows}, seed=seed, progress=False, **HOW)
     found = model.bound(ORDERS, seed=seed, x=test)
     return {
         "bound": -float(found.mean()),
         "error": float(found.std() / len(found) ** 0.5),
-        "train": -float(model.bound(2, seed=seed, x=learned).mean()),
+        "train": -float(model.bound(2, seed=seed, x=rows[learned]).mean()),
         "mixture": -float(likelihood.bernoulli_mixture(rows, test, 100).mean()),
         **{f"calls_{n}": judged(model, rows, seed, n) for n in CALLS},
         "data": -float(likelihood.bernoulli_mixture(rows, test, 60).mean()),

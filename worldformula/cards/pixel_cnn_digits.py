@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 
 from worldformula.data import load
+from worldformula.fitting import fit
 from worldformula.metrics import likelihood
-from worldformula.models.pixel_cnn import build, tiny
-from worldformula.training.early import Best, held_out
-from worldformula.training.fit import fit
+from worldformula.models.pixel_cnn import SYSTEM, build, tiny
+from worldformula.training.early import held_out
 
-STEPS, BATCH, VALIDATED = 600, 64, 0.1
+HOW = SYSTEM.fits["tiny"]
 
 
 def measure(seed: int) -> dict[str, float]:
@@ -22,17 +22,12 @@ def measure(seed: int) -> dict[str, float]:
     torch.manual_seed(seed)
     data = load("digits-17")
     rows, test = (torch.from_numpy(part["x"]).view(-1, 8, 8) for part in (data.train, data.test))
-    learned, held = (rows[part] for part in held_out(len(rows), VALIDATED, seed))
+    learned, _ = held_out(len(rows), HOW["held"], seed)
     model = build(tiny())
-    best = Best(model.loss, lambda: float(model.loss(x=held).value), every=50)
-    fit(
-        model.loss, {"x": learned}, steps=STEPS, batch=BATCH, lr=3e-3, weight_decay=0.01, schedule="cosine", clip=1.0,
-        seed=seed, callback=best,
-    )  # fmt: skip
-    best.restore()
+    fit(model, {"x": rows}, seed=seed, progress=False, **HOW)
     table = likelihood.categorical_table(data.train["x"], data.test["x"], 17)
     return {
         "bits": likelihood.bits_per_dim(float(model.log_prob(x=test).mean()), 64),
-        "train": likelihood.bits_per_dim(float(model.log_prob(x=learned).mean()), 64),
+        "train": likelihood.bits_per_dim(float(model.log_prob(x=rows[learned]).mean()), 64),
         "table": likelihood.bits_per_dim(float(table.mean()), 64),
     }

@@ -7,12 +7,11 @@ import math
 import torch
 
 from worldformula.data import load
+from worldformula.fitting import fit
 from worldformula.metrics import likelihood
-from worldformula.models.rbm import build, tiny
-from worldformula.training.chains import Chains
-from worldformula.training.fit import fit
+from worldformula.models.rbm import SYSTEM, build, tiny
 
-STEPS, BATCH, ANNEALED = 4000, 128, 0.1
+ANNEALED = 0.1
 
 
 def measure(seed: int) -> dict[str, float]:
@@ -27,13 +26,7 @@ def measure(seed: int) -> dict[str, float]:
     data = load("digits")
     rows, test = torch.from_numpy(data.train["x"]), torch.from_numpy(data.test["x"])
     model = build(tiny())
-    start = rows.mean(0).clamp(0.01, 0.99)
-    model.units.visible.data.copy_(start.logit())  # Hinton 2010: the log odds of each pixel
-    chains = Chains("v", "v_0", lambda n: torch.bernoulli(start.expand(n, -1)), size=BATCH)
-    fit(
-        model.loss, {"v": rows}, steps=STEPS, batch=BATCH, lr=5e-3, schedule="cosine", seed=seed, inputs=chains,
-        callback=chains.keep,
-    )  # fmt: skip
+    fit(model, {"x": rows}, seed=seed, progress=False, **SYSTEM.fits["tiny"])
     exact = model.log_z("exact")
     annealed = model.log_z("ais", torch.Generator().manual_seed(seed))
     nll = -float(model.log_prob(test, "exact").mean())

@@ -11,16 +11,15 @@ from torch import Tensor
 
 from worldformula.cards.ddpm_digits import SAMPLES, distance, grey, mixture_draws
 from worldformula.data import load
+from worldformula.fitting import fit
 from worldformula.metrics.base import Classifier
 from worldformula.metrics.frechet import digit_features, nearest_train_distance
 from worldformula.models import ddpm, flow_matching, shortcut
 from worldformula.models.ddpm import DDPM
 from worldformula.models.flow_matching import FlowMatching
 from worldformula.models.shortcut import Shortcut
-from worldformula.training.fit import fit
 
-STEPS = 4000
-HOW: dict[str, Any] = {"batch": 128, "ema": 0.995, "clip": 1.0}
+HOW = flow_matching.SYSTEM.fits["tiny"]
 CALLS = (1, 2, 4, 16, 64)
 
 
@@ -44,9 +43,9 @@ def measure(seed: int) -> dict[str, float]:
     found = dict[str, float]()
     spent = 0.0
     for model in models:
-        steps = STEPS if not spent else round(spent / cost(model, rows))
+        steps = HOW["steps"] if not spent else round(spent / cost(model, rows))
         began = time.process_time()
-        history = fit(model.loss, {"x": rows}, steps=steps, seed=seed, schedule="cosine", **HOW)
+        history = fit(model, {"x": rows}, seed=seed, progress=False, **{**HOW, "steps": steps})
         per = time.process_time() - began
         spent = spent or per
         with history.averaged():
@@ -67,9 +66,9 @@ def measure(seed: int) -> dict[str, float]:
 def cost(model: Shortcut | DDPM | FlowMatching, rows: Tensor) -> float:
     """CPU seconds of an update, of twenty that are not kept."""
     weights = {k: v.clone() for k, v in model.loss.state_dict().items()}
-    fit(model.loss, {"x": rows}, steps=5, **HOW)
+    fit(model, {"x": rows}, progress=False, **{**HOW, "steps": 5})
     began = time.process_time()
-    fit(model.loss, {"x": rows}, steps=20, **HOW)
+    fit(model, {"x": rows}, progress=False, **{**HOW, "steps": 20})
     spent = (time.process_time() - began) / 20
     model.loss.load_state_dict(weights)
     return spent

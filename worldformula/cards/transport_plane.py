@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from worldformula.data.rings import three
+from worldformula.fitting import fit
 from worldformula.metrics.sliced import sliced_wasserstein
 from worldformula.models import flow_matching, shortcut
 from worldformula.models.flow_matching import FlowMatching
 from worldformula.models.shortcut import Shortcut
-from worldformula.training.fit import fit
 
-ROWS, STEPS, BATCH, DRAWS, SCORED = 50_000, 3000, 256, 16_384, 2000
+ROWS, DRAWS, SCORED = 50_000, 16_384, 2000
 CALLS = (1, 2, 4, 16, 64)
 
 
@@ -53,7 +53,7 @@ def trained(points: Tensor, seed: int, averages: ExitStack) -> dict[str, float]:
         return sliced_wasserstein(x, test) / scale
 
     def learns(model: FlowMatching | Shortcut, rows: dict[str, Tensor]) -> None:
-        history = fit(model.loss, rows, steps=STEPS, batch=BATCH, schedule="cosine", ema=0.998, seed=seed)
+        history = fit(model, rows, seed=seed, progress=False, **flow_matching.SYSTEM.fits["plane"])
         averages.enter_context(history.averaged())
 
     model = flow_matching.build(flow_matching.plane())

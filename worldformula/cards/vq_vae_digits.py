@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from worldformula.data import load
-from worldformula.models.vq_vae import build, tiny
-from worldformula.training.fit import fit
+from worldformula.fitting import fit
+from worldformula.models.vq_vae import SYSTEM, build, tiny
 
-STEPS, BATCH, NOISE, DECAY = 2500, 128, 0.15, 0.3
 Floats = NDArray[np.floating]
 
 
@@ -32,8 +29,7 @@ def measure(seed: int) -> dict[str, float]:
     sizes = tiny()
     torch.manual_seed(seed)
     model = build(sizes)
-    images = {"x": torch.from_numpy(x)}
-    fit(model.loss, images, steps=STEPS, batch=BATCH, weight_decay=DECAY, schedule="cosine", seed=seed, inputs=noisy)
+    fit(model, {"x": torch.from_numpy(x)}, seed=seed, progress=False, **SYSTEM.fits["tiny"])
     model.loss.eval()
     made = model.decoded(model.codes(torch.from_numpy(test))).numpy()
     floors = {
@@ -45,11 +41,6 @@ def measure(seed: int) -> dict[str, float]:
     used, entropy = usage(model.codes(torch.from_numpy(x)), sizes.codes)
     mean = error(test, np.broadcast_to(x.mean(0), test.shape))
     return {"ratio": ours / min(floors.values()), "vq_vae": ours, **floors, "mean": mean, "used": used, "bits": entropy}
-
-
-def noisy(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rows with Gaussian noise, as 1437 images are few."""
-    return {"x": rows["x"] + NOISE * torch.randn_like(rows["x"])}
 
 
 def bits(positions: int, codes: int) -> int:

@@ -67,8 +67,14 @@ class Fit(Trains, FitOptions):
         if self.out is not None:
             return self.out
         if self.data is None:
-            raise ConfigError(f"say what to train on, e.g. --data digits. There are: {', '.join(data.names())}.")
+            raise self._without_data()
         return Path("runs") / f"{self.system()}-{short(self.data) if is_own(self.data) else self.data}"
+
+    def _without_data(self) -> ConfigError:
+        """What fits the system."""
+        found = catalogue.find(self.system())
+        such = found.data or ("digits" if found.kind == "models" else "episodes.npz")
+        return ConfigError(f"say what to train on, e.g. --data {such}. There are: {', '.join(data.names())}.")
 
     def system(self) -> str:
         """The name of the model; only a run folder can go without it."""
@@ -97,7 +103,7 @@ class Fit(Trains, FitOptions):
             raise RunFolderError(f"{folder.path} holds no run to go on with; leave --resume out to begin one")
         else:
             if self.data is None:
-                raise ConfigError(f"say what to train on, e.g. --data digits. There are: {', '.join(data.names())}.")
+                raise self._without_data()
             config = start(self.system(), self.preset or DEFAULT_PRESET, self.data)
         if self.resume_with and not (self.resume and kept(folder)):
             raise ConfigError("--resume-with changes a run that goes on: add --resume, or write --set for a new run")

@@ -14,8 +14,9 @@ from worldformula.data import Reading
 from worldformula.data.own import located
 from worldformula.errors import CatalogueError, ConfigError, RunFolderError, near
 from worldformula.training import settings
-from worldformula.training.fit import FitConfig
+from worldformula.training.config import FitConfig, parted
 
+BARE = ("sizes", "fit", "symbols")  # parts whose keys are written without them
 FREE_ON_RESUME = ("fit.steps", "device", "changes")  # of the last one, the sizes tell
 
 
@@ -33,6 +34,8 @@ class ModelConfig:
     """The system's own settings: the dataclass of its preset."""
     fit: FitConfig = field(default_factory=FitConfig)
     """How the loss is minimised."""
+    before: Mapping[str, FitConfig] = field(default_factory=dict)
+    """The same of the models that are trained before this one, by name: ``stage.steps``."""
     reading: Reading = field(default_factory=Reading)
     """How data of one's own are read."""
     symbols: Mapping[str, float] = field(default_factory=dict)
@@ -60,16 +63,18 @@ class ModelConfig:
                 raise ConfigError(f"{name} expects a whole number of at least {least}, got {getattr(self, name)}")
 
     def changed(self, texts: Iterable[str], symbols: Iterable[str] = ()) -> ModelConfig:
-        """A copy with ``key=value`` texts applied: keys of the sizes, of `FitConfig`, of ``data``, or the
-        ``symbols`` of the formula.
+        """A copy with ``key=value`` texts applied: keys of the sizes, of `FitConfig`, of ``data``, of a model
+        that is trained ``before``, or the ``symbols`` of the formula.
 
-        A key that two of them have is written in full: ``fit.steps``, ``sizes.steps``; those of data always are.
+        A key that two of them have is written in full: ``fit.steps``, ``sizes.steps``; those of data and of models
+        before it always are.
 
         Raises:
             ConfigError: a key that none has (with the near misses), or that two have; or an impossible value.
         """
         known = {
             "sizes": _keys(self.sizes), "fit": _keys(self.fit), "symbols": list(symbols), "data": _keys(self.reading),
+            **{name: _keys(how) for name, how in self.before.items()},
         }  # fmt: skip
         groups: dict[str, list[str]] = {kind: [] for kind in known}
         changes = []
@@ -85,6 +90,7 @@ class ModelConfig:
             self,
             sizes=settings.override(self.sizes, groups["sizes"]),
             fit=settings.override(self.fit, groups["fit"]),
+            before={name: settings.override(how, groups[name]) for name, how in self.before.items()},
             reading=settings.override(self.reading, groups["data"]),
             symbols={**self.symbols, **held},
             changes=(*self.changes, *changes),
@@ -93,7 +99,8 @@ class ModelConfig:
     def available(self, symbols: Iterable[str] = ()) -> list[settings.Setting]:
         """Everything that `changed` can change, under the keys that it takes."""
         found = {"sizes": list(settings.leaves(self.sizes)), "fit": list(settings.leaves(self.fit))}
-        found["data"] = [dataclasses.replace(s, key=f"data.{s.key}") for s in settings.leaves(self.reading)]
+        for name, part in {"data": self.reading, **self.before}.items():
+            found[name] = [dataclasses.replace(s, key=f"{name}.{s.key}") for s in settings.leaves(part)]
         found["symbols"] = [settings.Setting(k, float, "", "A coefficient of the formula.") for k in symbols]
         count = Counter(setting.key for group in found.values() for setting in group)
         return [
@@ -104,7 +111,8 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """As `config.json` holds it; ``sizes`` is there to be read, ``changes`` to be applied again."""
-        found: dict[str, Any] = _written(settings.to_dict(self))
+        before = {name: settings.to_dict(how) for name, how in self.before.items()}
+        found: dict[str, Any] = _written({**settings.to_dict(self), "before": before})
         return found
 
 
@@ -117,11 +125,11 @@ def _kind(key: str, known: Mapping[str, Sequence[str]], held: Mapping[str, Any])
     kind, _, name = key.partition(".")
     if name in known.get(kind, ()):
         return kind, name
-    match [kind for kind, keys in known.items() if key in keys and kind != "data"]:
+    match [kind for kind, keys in known.items() if key in keys and kind in BARE]:
         case [kind]:
             return kind, key
         case []:
-            every = [f"data.{k}" if kind == "data" else k for kind, keys in known.items() for k in keys]
+            every = [k if kind in BARE else f"{kind}.{k}" for kind, keys in known.items() for k in keys]
             raise ConfigError(f"unknown setting {key!r}.{near(key, every)} There are: {', '.join(every)}.")
         case several:
             meant = [f"{kind}.{key} ({_meaning(kind, key, held.get(kind))})" for kind in several]
@@ -147,8 +155,11 @@ def start(model: str, preset: str, data: str) -> ModelConfig:
         raise CatalogueError(f"{system.name} is one of the {system.kind}; fit expects a model or a world: {known}")
     sizes = system.sizes(preset)
     windows = {} if world is None else {"batch": 16, "clip": 1.0}  # a row is a window of many steps
-    how = FitConfig(**{**windows, **system.fits.get(preset, {})})
-    return ModelConfig(system.name, preset, located(data), sizes.world if system.kind == "agents" else sizes, how)
+    own, before = parted({**windows, **system.fits.get(preset, {})})
+    later = {name for each in system.fits.values() for name in each.get("before", {})}
+    before |= {name: FitConfig(**own) for name in sorted(later - before.keys())}
+    own_sizes = sizes.world if system.kind == "agents" else sizes
+    return ModelConfig(system.name, preset, located(data), own_sizes, FitConfig(**own), before)
 
 
 def world_of(name: str) -> System | None:
@@ -175,9 +186,11 @@ def read(values: Mapping[str, Any], where: object) -> ModelConfig:
         own = {key: values[key] for key in ("seed", "device", "threads", "checkpoints")}
         fit = settings.from_dict(fresh.fit, values["fit"])
         reading = settings.from_dict(fresh.reading, values.get("reading", {}))
+        earlier = values.get("before", {})
+        before = {name: settings.from_dict(how, earlier.get(name, {})) for name, how in fresh.before.items()}
         more = {"symbols": dict(values["symbols"]), "columns": values.get("columns", {})}
         more |= {"init": values.get("init", ""), "freeze": tuple(values.get("freeze", ()))}
-        return dataclasses.replace(fresh, **own, **more, fit=fit, reading=reading)
+        return dataclasses.replace(fresh, **own, **more, fit=fit, before=before, reading=reading)
     except (KeyError, TypeError, ConfigError) as error:
         raise RunFolderError(f"{where} is not a configuration of this version: {error}") from error
 

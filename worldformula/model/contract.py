@@ -28,9 +28,11 @@ from worldformula.formula.factors.joint import Factor, Joint, as_uses
 from worldformula.formula.print.notebook import parts_html
 from worldformula.formula.syntax.check import draw_order
 from worldformula.metrics.likelihood import importance_bound
+from worldformula.training.chains import Chains
 from worldformula.training.game import Game, losses
 from worldformula.training.schedules import Schedule
 from worldformula.training.seeding import forked
+from worldformula.training.source import Data
 
 Product = Factor | Joint
 Values = dict[str, Tensor]
@@ -52,10 +54,38 @@ class Model:
         shown = self.loss.losses if isinstance(self.loss, Game) else {"loss": self.loss}
         return parts_html({**parts, **shown})
 
+    # ------------------------------------------------------------------------------------------ how it is trained
+
     @property
-    def before_fit(self) -> str:
-        """What has to be done in Python before the loss alone trains the model; empty where nothing has."""
-        return ""
+    def before(self) -> Mapping[str, Model]:
+        """Models that are trained on the same rows before this one, by name: ``fits`` of its system says how, under
+        ``before``. None by default.
+        """
+        return {}
+
+    def begin(self, rows: Mapping[str, Tensor]) -> None:
+        """Sets what is taken from all rows before the first update, once; nothing by default. It may draw from torch's
+        generator, as new weights do.
+        """
+
+    def chains(self, rows: Mapping[str, Tensor]) -> Chains | None:
+        """Markov chains that go on from one update to the next, for a loss that reads where they begin."""
+        return None
+
+    def source(self, rows: dict[str, Tensor], batch: int) -> Data:
+        """Where the batches come from: the rows in epochs by default, or a function that draws ``batch`` of them."""
+        return rows
+
+    def varied(self, rows: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Rows as the updates see them, before `given`: with noise, say. What is measured does not go through it."""
+        return rows
+
+    def judged(self, given: Mapping[str, Any], seed: int) -> Tensor:
+        """What is low where the weights are good, of inputs of the loss that were held out: the loss, with the same
+        noise always. ``seed`` is that of the fit.
+        """
+        assert isinstance(self.loss, Expression)
+        return torch.as_tensor(self.loss(**given, seed=0).value)
 
     # ----------------------------------------------------------------------------------------------------- its data
 
@@ -112,7 +142,8 @@ class Model:
             raise ShapeError(f"{name} does not have the shapes of this model\n{shown}")
         whole = {k: v for k, v in shaped.items() if v is not None}
         try:
-            probe = self.given({k: v[:2] for k, v in whole.items()})
+            with forked(0):
+                probe = self.given({k: v[:2] for k, v in whole.items()})
         except KeyError as lacking:  # one that is written by hand looks for its columns
             raise MissingInputError(
                 f"{name} has no {lacking.args[0]}, which this model reads; it has {', '.join(arrays)}"

@@ -22,6 +22,7 @@ from worldformula.errors import (
     SupportError,
     WorldformulaError,
 )
+from worldformula.model import recipe
 from worldformula.model.config import ModelConfig, deliberate, differences, read, start, world_of
 from worldformula.model.contract import Model
 from worldformula.model.sizes import inferred
@@ -37,7 +38,7 @@ from worldformula.training.fit import Fitting
 from worldformula.training.seeding import derived, forked
 from worldformula.training.validation import Validation
 
-BUILD, TRAIN, TEST = 0, 1, 2  # what `derived` seeds are for
+BUILD, TRAIN, TEST, BEGIN = 0, 1, 2, 3  # what `derived` seeds are for
 TEST_ROWS, TEST_BATCH = 10_000, 1_000
 TEST_WINDOWS = 256  # of a world, each of which is a row of many steps; as many at once as it learns from
 
@@ -74,8 +75,6 @@ class ModelRun(Fit):
         self._digest: str | None = self.data.digest()
         self.threads = config.threads
         self.model = build(config)
-        if reason := self.model.before_fit:
-            raise ConfigError(f"{config.model} cannot be trained by one fit: {reason}")
         transfer.prepare(self.model.loss, "" if kept(self.folder) else config.init, config.freeze, say)
         self.model.loss.to(self.device)
         rows: Any
@@ -88,8 +87,11 @@ class ModelRun(Fit):
         seed, symbols = config.seed, {**self.model.symbols, **config.symbols}
         if missing := [name for name in self.model.coefficients if name not in symbols]:
             raise ConfigError(f"the formula of {config.model} has the coefficient {missing[0]}: --set {missing[0]}=1.0")
-        fitting = Fitting(
-            self.model.loss, rows, config.fit, seed=derived(seed, TRAIN), inputs=self.model.given, symbols=symbols
+        if config.init:
+            self.model.loss.__dict__["begun"] = True  # where the other run ended
+        fitting = recipe.fitting(
+            self.model, rows, config.fit, config.before, seed=derived(seed, TRAIN), begins=derived(seed, BEGIN),
+            symbols=symbols,
         )  # fmt: skip
         judge = Validation(fitting, self.test_rows, at_once, (), derived(seed, TEST), called="test", keep=False)
         super().__init__(fitting, max(1, config.fit.steps // config.checkpoints), judge, say)
@@ -246,10 +248,8 @@ def suitable(model: str, preset: str) -> list[str]:
 def _takes(model: str, preset: str, found: DataSet, rows: Mapping[str, Any]) -> bool:
     """Whether a model that has the sizes of these data can be fitted to them."""
     with contextlib.suppress(WorldformulaError, ValueError):
-        made = build(sized(start(model, preset, ""), found))
-        if not made.before_fit:
-            made.rows(rows)
-            return True
+        build(sized(start(model, preset, ""), found)).rows(rows)
+        return True
     return False
 
 

@@ -30,6 +30,7 @@ from worldformula.vocabulary import Vocabulary
 from worldformula.world import saying
 
 DISCOUNT = 1 - 1 / 333  # Hafner et al. 2025: the horizon of the continuation target
+EPISODES = "Give episodes that have one: --data episodes.npz with arrays action [N, T, …], reward [N, T] and others"
 PICTURE = 3  # axes of a picture, the last one its 1, 3 or 4 channels
 Columns = dict[str, dict[str, Any]]
 
@@ -178,7 +179,9 @@ class ThroughTime(Model):
         probe = self.given({key: value[:2] for key, value in found.items()})
         if lacking := [key for key in self.inputs if key not in probe]:
             said = {"a": "column action"}.get(lacking[0], lacking[0])
-            raise MissingInputError(f"{name} has no {said}, and this world reads one; it has {', '.join(self.columns)}")
+            raise MissingInputError(
+                f"{name} has no {said}, and this world reads one; it has {', '.join(self.columns)}. {EPISODES}"
+            )
         if self.ahead and bool(found["is_first"][:, 1:].any()):
             raise ShapeError(
                 f"{name}: this world reads whole series, and windows of {found['is_first'].shape[1]} rows hold parts "
@@ -241,7 +244,7 @@ def built(system: System, sizes: Any, columns: Mapping[str, Mapping[str, Any]]) 
     action = next(iter(acts), None)
     if "observations" in inspect.signature(system.build).parameters:
         if action is None:
-            raise ConfigError(f"{system.name} reads actions, and the data have no column action")
+            raise ConfigError(f"{system.name} reads actions, and the data have no column action. {EPISODES}")
         shapes = {k: tuple(c["shape"]) if c["kind"] == "image" else (width(c),) for k, c in seen.items()}
         classes = {k: counts(c) for k, c in seen.items() if c["kind"] == "classes"}
         wide: Any = dict(zip(variables(len(acts)), map(width, acts), strict=True)) if len(acts) > 1 else width(action)

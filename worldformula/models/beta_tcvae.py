@@ -226,6 +226,7 @@ SYSTEM = System(
     presets={"paper": paper, "tiny": tiny, "beta_vae": beta_vae, "turned": turned},
     fits={"turned": {"steps": 2500, "batch": 64}},
     build=build,
+    data="sprites",
     summary="A VAE that pays extra for the dependence between its latents, so that each takes one factor.",
 )
 

@@ -128,6 +128,7 @@ SYSTEM = System(
     presets={"tiny": tiny},
     fits={"tiny": {"steps": 6000, "batch": 128, "lr": 3e-4, "ema": 0.998}},
     build=build,
+    data="digits-grey",
     summary="A generative adversarial network that draws pictures of a given class.",
 )
 

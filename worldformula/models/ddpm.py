@@ -250,6 +250,7 @@ SYSTEM = System(
     presets={"paper": paper, "tiny": tiny, "guidance": guidance},
     fits=dict.fromkeys(("tiny", "guidance"), FIT),
     build=build,
+    data="digits-17",
     summary="A chain that takes noise away step by step; its loss predicts the noise, its bound is exact to sum.",
 )
 

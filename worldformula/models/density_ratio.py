@@ -86,7 +86,9 @@ SYSTEM = System(
   year      = {2012},
 }""",
     presets={"tiny": tiny},
+    fits={"tiny": {"steps": 1200, "batch": 256, "lr": 2e-3}},
     build=build,
+    data="ring",
     summary="The ratio of the data's density and a reference's, learnt by telling their samples apart.",
 )
 

@@ -29,13 +29,18 @@ from worldformula.errors import ConfigError
 from worldformula.metrics.likelihood import quadrature
 from worldformula.model import Model
 from worldformula.nets.perceptron import Perceptron
+from worldformula.training.chains import Chains
 
 # ------------------------------------------------------------------------------------------------- sizes and presets
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """features: D. steps, step_size, noise: of the Langevin chain. penalty: α. reach: fresh chains start in ± this."""
+    """features: D. steps, step_size, noise: of the Langevin chain. penalty: α. reach: fresh chains start in ± this.
+
+    buffer: how many chains go on from one update to the next; with 0, all begin anew. restart: share of a batch that
+    begins anew all the same.
+    """
 
     features: int
     hidden: tuple[int, ...]
@@ -44,6 +49,8 @@ class Sizes:
     noise: float
     penalty: float
     reach: float
+    buffer: int = 10_000
+    restart: float = 0.05
 
 
 def paper() -> Sizes:
@@ -53,7 +60,7 @@ def paper() -> Sizes:
 
 def tiny() -> Sizes:
     """Points of the plane, two minutes on a laptop."""
-    return Sizes(2, (128, 128), steps=20, step_size=0.045, noise=0.3, penalty=0.0, reach=4.0)
+    return Sizes(2, (128, 128), steps=20, step_size=0.045, noise=0.3, penalty=0.0, reach=4.0, buffer=5000)
 
 
 # ---------------------------------------------------------------------------------------------------------- networks
@@ -88,8 +95,13 @@ class EBM(Model):
         return (2 * torch.rand(n, self.sizes.features, device=self.device) - 1) * self.sizes.reach
 
     def given(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Chains that begin anew at every update, where no buffer is kept: see `worldformula.training.chains`."""
-        return {"x": rows["x"], "x_0": self.fresh(len(rows["x"]))}
+        """Chains begin where the buffer says, or anew."""
+        return {"x": rows["x"], "x_0": rows["x_0"] if "x_0" in rows else self.fresh(len(rows["x"]))}
+
+    def chains(self, rows: Mapping[str, Tensor]) -> Chains | None:
+        """The replay buffer."""
+        s = self.sizes
+        return Chains("x", "x_0", self.fresh, size=s.buffer, restart=s.restart) if s.buffer else None
 
     @torch.no_grad()
     def generate(  # type: ignore[override]  # the settings of the chain are no conditions
@@ -141,6 +153,9 @@ def build(sizes: Sizes) -> EBM:
 
 # ------------------------------------------------------------------------------------------------------------ system
 
+FITS = {
+    "tiny": {"steps": 2000, "batch": 256, "betas": (0.0, 0.999), "schedule": "cosine", "ema": 0.995, "clip": 1.0}
+}  # fmt: skip
 SYSTEM = System(
     name="ebm",
     kind="models",
@@ -153,7 +168,9 @@ SYSTEM = System(
   eprint    = {1903.08689},
 }""",
     presets={"paper": paper, "tiny": tiny},
+    fits=FITS,
     build=build,
+    data="three",
     summary="An energy without its constant, trained by Langevin chains that a replay buffer keeps going.",
 )
 

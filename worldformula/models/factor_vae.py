@@ -160,6 +160,7 @@ SYSTEM = System(
     presets={"paper": paper, "tiny": tiny, "turned": turned},
     fits={"turned": {"steps": 2500, "batch": 128}},
     build=build,
+    data="sprites",
     summary="A variational auto-encoder whose latents a discriminator keeps from depending on each other.",
 )
 

@@ -184,7 +184,12 @@ SYSTEM = System(
   eprint    = {1605.08803},
 }""",
     presets={"tiny": tiny, "maf": maf, "nsf": nsf, "plane": plane},
+    fits={
+        "maf": {"steps": 1212, "batch": 64, "weight_decay": 0.01, "clip": 5.0, "held": 0.1},
+        "plane": {"steps": 400, "batch": 256, "lr": 2e-3},
+    },
     build=build,
+    data="digits-17",
     summary="An invertible network with an exact density: couplings, masked autoregressive maps or splines.",
 )
 

@@ -305,7 +305,12 @@ SYSTEM = System(
   eprint    = {2210.02747},
 }""",
     presets={"tiny": tiny, "plane": plane, "guidance": guidance},
+    fits={
+        "tiny": {"steps": 4000, "batch": 128, "schedule": "cosine", "ema": 0.995, "clip": 1.0},
+        "plane": {"steps": 3000, "batch": 256, "schedule": "cosine", "ema": 0.998},
+    },
     build=build,
+    data="digits-17",
     summary="A velocity that carries noise to data in a few steps of an ODE, learnt by regression; with its density.",
 )
 

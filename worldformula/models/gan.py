@@ -174,7 +174,13 @@ SYSTEM = System(
   eprint    = {1406.2661},
 }""",
     presets={"tiny": tiny, "plain": plain, "minimax": minimax, "wgan_gp": wgan_gp},
+    fits={
+        "tiny": {"steps": 2500, "batch": 256, "lr": 5e-4, "ema": 0.99},
+        "minimax": {"steps": 2500, "batch": 256, "lr": 5e-4, "ema": 0.99},
+        "wgan_gp": {"steps": 2500, "batch": 256, "ema": 0.99},
+    },
     build=build,
+    data="ring",
     summary="A generator and a discriminator play against each other: non-saturating, minimax or Wasserstein.",
 )
 

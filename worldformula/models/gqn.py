@@ -12,8 +12,8 @@ r"""Generative query network (Eslami et al. 2018, Science 360, "Neural scene rep
     z_l  [B, C, S/4, S/4]
 
 σ is an input of each call, as it falls while it is trained. ``warm`` is the same bound with q tied to π, whose KL is 0,
-and 10·‖x' − η(u_L)‖² (a σ of √0.05): run it first, with means instead of draws (``deterministic=True``). At this size
-the query's own posterior otherwise carries the picture, and r is ignored. Nats per picture.
+and 10·‖x' − η(u_L)‖² (a σ of √0.05): `fit` runs it first, with means instead of draws (``deterministic=True``). At this
+size the query's own posterior otherwise carries the picture, and r is ignored. Nats per picture.
 
 Deviations     paper               here                    why
 cores          12, or one shared   L, or one shared        ``shared``
@@ -26,7 +26,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,8 @@ from worldformula import KL, Deterministic, E, Expression, Factor, Normal, Sum, 
 from worldformula.catalogue import System
 from worldformula.model import Model
 from worldformula.nets.conv_lstm import ConvLSTM
+
+SHOWN = 4  # views of a room, of which an update sees the first few
 
 # ------------------------------------------------------------------------------------------------- sizes and presets
 
@@ -175,6 +178,19 @@ class GQN(Model):
         """The σ that the training ends with."""
         return {"sigma": 0.1}
 
+    @property
+    def before(self) -> Mapping[str, Model]:
+        """The same networks with means and no posterior."""
+        return {"warm": Warm(**{f.name: getattr(self, f.name) for f in fields(self)} | {"loss": self.warm})}
+
+    def varied(self, rows: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Rows of rooms with a view that is asked for, and of four others the first few of each, at random."""
+        order = torch.randperm(rows["x"].shape[1])
+        shown, query = order[:SHOWN], order[-1]
+        k = torch.arange(len(shown)) < torch.randint(len(shown) + 1, (len(rows["x"]), 1))
+        asked = {f"{name}_prime": rows[name][:, query] for name in "xv"}
+        return {**{name: rows[name][:, shown] for name in "xv"}, "k": k.to(rows["x"]), **asked}
+
     def given(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rows of rooms, ``x [N, M, S, S, 3]`` and ``v [N, M, V]``: the last view is asked for, some others shown."""
         if "x_prime" in rows or not {"x", "v"} <= rows.keys():
@@ -204,6 +220,17 @@ class GQN(Model):
         blank = views["x"].new_zeros(len(v_prime), self.sizes.side, self.sizes.side, 3)
         samples = self.warm(**views, x_prime=blank, v_prime=v_prime, seed=seed).samples
         return torch.as_tensor(self.picture.head(samples[f"u_{self.sizes.steps}"]))
+
+
+class Warm(GQN):
+    """How a GQN begins: ``loss`` is its ``warm``, of means alone."""
+
+    before: Mapping[str, Model] = {}
+    symbols: Mapping[str, float] = {}
+
+    def given(self, rows: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Nothing is drawn."""
+        return {**super().given(rows), "deterministic": True}
 
 
 def build(sizes: Sizes) -> GQN:
@@ -237,6 +264,12 @@ def build(sizes: Sizes) -> GQN:
 
 # ------------------------------------------------------------------------------------------------------------ system
 
+FITS = {
+    "tiny": {
+        "steps": 1000, "batch": 32, "lr": 5e-4, "clip": 100.0, "schedule": "cosine",
+        "before": {"warm": {"steps": 3000, "batch": 32, "clip": 100.0}},
+    }
+}  # fmt: skip
 SYSTEM = System(
     name="gqn",
     kind="models",
@@ -251,7 +284,9 @@ SYSTEM = System(
   year    = {2018},
 }""",
     presets={"paper": paper, "tiny": tiny},
+    fits=FITS,
     build=build,
+    data="rooms",
     summary="A scene from any views of it, and pictures of it from any other camera.",
 )
 

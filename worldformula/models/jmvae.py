@@ -139,6 +139,7 @@ SYSTEM = System(
     presets={"paper": paper, "tiny": tiny},
     fits={"tiny": {"steps": 2600, "batch": 64, "weight_decay": 1e-3, "clip": 20.0}},
     build=build,
+    data="trimodal",
     summary="A joint encoder of several modalities, and one encoder for each that learns to stand in for it.",
 )
 

@@ -128,20 +128,20 @@ class LDA(Model):
         return {"c": c}
 
     @torch.no_grad()
-    def begin(self, c: Tensor, seed: int) -> None:
-        """Let each topic begin as one of the documents ``[N, V]``, and a word more of each, as the authors' code does
-        (lda-c, ``seeded``): of topics that begin alike, two can end as one.
+    def begin(self, rows: Mapping[str, Tensor]) -> None:
+        """Lets each topic begin as one of the documents, and a word more of each, as the authors' code does (lda-c,
+        ``seeded``): of topics that begin alike, two can end as one.
 
         Raises:
             ShapeError: fewer documents than topics, or of other words.
         """
         assert isinstance(self.learnt.net, Counts)
-        weight = self.learnt.net.log_counts
+        weight, c = self.learnt.net.log_counts, self.given(rows)["c"]
         if c.ndim != 2 or len(c) < len(weight) or c.shape[1:] != weight.shape[1:]:
             raise ShapeError(
                 f"expected at least {len(weight)} documents of {weight.shape[1]} words, got {list(c.shape)}"
             )
-        picked = torch.randperm(len(c), generator=torch.Generator().manual_seed(seed))[: len(weight)]
+        picked = torch.randperm(len(c))[: len(weight)]
         weight.copy_((c[picked.to(c.device)] + 1.0).log())
 
     @property
@@ -211,6 +211,7 @@ SYSTEM = System(
   year    = {2003},
 }""",
     presets={"paper": paper, "tiny": tiny},
+    fits={"tiny": {"steps": 800, "batch": 200, "lr": 0.1, "schedule": "cosine"}},
     build=build,
     summary="Topics that all documents share, and the share that each document has of them.",
 )

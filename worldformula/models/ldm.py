@@ -144,7 +144,10 @@ class Stage(Model):
 
 @dataclass(frozen=True, eq=False)
 class LDM(Model):
-    """Stage 2: ``loss(x=[B, D], c=[B, L])`` moves ε_θ and τ, never ``stage``."""
+    """Stage 2: ``loss(x=[B, D], c=[B, L])`` moves ε_θ and τ, never ``stage``, whose weights it holds too.
+
+    `fit` trains stage 1 first, unless `build` was given one.
+    """
 
     stage: Model
     guess: Factor
@@ -152,17 +155,16 @@ class LDM(Model):
     rescale: Rescale
     loss: Expression
     sizes: Sizes
+    given_stage: bool
 
     @property
-    def before_fit(self) -> str:
-        """Stage 1, and its scale."""
-        if float(self.rescale.scale) != 1.0:
-            return ""
-        return (
-            "it diffuses the codes of a model that has to be trained first. In Python: stage = ldm.stage_one(sizes); "
-            "fit(stage, data); model = ldm.build(sizes, stage); model.calibrate(x); fit(model, data). "
-            "All of it, measured: worldformula reproduce ldm_digits"
-        )
+    def before(self) -> Mapping[str, Model]:
+        """Stage 1, where it is new."""
+        return {} if self.given_stage else {"stage": self.stage}
+
+    def begin(self, rows: Mapping[str, Tensor]) -> None:
+        """Measures σ̂, once stage 1 is trained."""
+        self.calibrate(rows["x"].to(self.device))
 
     def given(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Texts ``c``, or the names of the labels ``y``."""
@@ -228,7 +230,8 @@ def stage_one(sizes: Sizes) -> Stage:
 
 
 def build(sizes: Sizes, stage: Model | None = None) -> LDM:
-    """Stage 2 with new weights, over a trained stage 1 whose codes are z; a new one, untrained, where None is given."""
+    """Stage 2 with new weights, over a trained stage 1 whose codes are z; a new one, trained first, without it."""
+    given_stage = stage is not None
     stage = stage_one(sizes) if stage is None else stage
     Z, schedule, rescale = sizes.latent, Schedule(diffusion.cosine(sizes.steps)), Rescale()
     probs = torch.full((sizes.steps + 1,), 1 / sizes.steps)
@@ -243,11 +246,18 @@ def build(sizes: Sizes, stage: Model | None = None) -> LDM:
     guess = Deterministic("\\hat ε = ε_θ(z_t,t,c')", Told(sizes), shape=Z)
     drawn = data * code * scaled * kept * text * steps * noise * noised * guess
     loss = E(drawn, norm2(Value("ε") - Value("\\hat ε"))).mean()
-    return LDM(stage, guess, schedule, rescale, loss, sizes)
+    loss.add_module("stage", stage.loss)  # generates, where the loss alone would know its encoder
+    return LDM(stage, guess, schedule, rescale, loss, sizes, given_stage)
 
 
 # ------------------------------------------------------------------------------------------------------------ system
 
+FITS = {
+    "tiny": {
+        "steps": 6000, "batch": 128, "schedule": "cosine", "ema": 0.995, "clip": 1.0,
+        "before": {"stage": {"steps": 2694, "batch": 64}},
+    }
+}  # fmt: skip
 SYSTEM = System(
     name="ldm",
     kind="models",
@@ -260,7 +270,9 @@ SYSTEM = System(
   eprint    = {2112.10752},
 }""",
     presets={"tiny": tiny},
+    fits=FITS,
     build=build,
+    data="digits-grey",
     summary="A diffusion of the codes of a trained VAE, told by a text what to draw.",
 )
 

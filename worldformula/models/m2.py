@@ -8,7 +8,7 @@
     z, z'  [B, Z] latent                    p(y) = 1/K,  p(z) = N(0, I),  p(x|y,z) = Bernoulli
 
 The primed factors are the same networks at the rows without labels. Both batches have the same number of rows; where
-labels are few, `worldformula.training.fit` is given a function that draws labelled rows with replacement.
+labels are few, they are drawn with replacement: ``fit(model, {"x": few, "y": labels, "x_prime": many}, …)``.
 
 Deviations     paper                       here                        why
 weight of a    each row weighs alike       mean L and mean U do        batches of both kinds are of one size
@@ -49,6 +49,7 @@ class Sizes:
         dropout: of the classifier's hidden units.
         alpha: weight of the labels' own log-likelihood; 0.1 in the paper, per row.
         warm_up: steps in which the weight w of the bound grows from 0 to 1; 0 for 1 throughout.
+        flips: how often training flips a pixel, where rows are few.
     """
 
     pixels: int
@@ -60,6 +61,7 @@ class Sizes:
     dropout: float
     alpha: float
     warm_up: int
+    flips: float = 0.0
 
 
 def paper() -> Sizes:
@@ -71,7 +73,7 @@ def paper() -> Sizes:
 def tiny() -> Sizes:
     """8 × 8 digits, half a minute on a laptop."""
     return Sizes(64, 10, latent=16, hidden=(200,), classifier=(200, 200), activation=nn.SiLU, dropout=0.3, alpha=10.0,
-                 warm_up=500)  # fmt: skip
+                 warm_up=500, flips=0.02)  # fmt: skip
 
 
 # ----------------------------------------------------------------------------------------------------------- formula
@@ -89,16 +91,29 @@ class M2(Model):
     decode: Factor
     classify: Factor
     loss: Expression
-    warm_up: int
+    sizes: Sizes
 
     @property
     def symbols(self) -> Mapping[str, Schedule | float]:
         """The weight w of the bound."""
-        return {"w": linear(0.0, 1.0, self.warm_up) if self.warm_up else 1.0}
+        return {"w": linear(0.0, 1.0, self.sizes.warm_up) if self.sizes.warm_up else 1.0}
 
     def given(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rows of a data set that has labels for all: each is read once with its label and once without."""
         return {"x_prime": rows["x"], **{name: rows[name] for name in self.inputs if name in rows}}
+
+    def source(self, rows: dict[str, Tensor], batch: int) -> Callable[[], dict[str, Tensor]]:
+        """Draws rows with labels, ``x`` and ``y``, and as many without: ``x_prime``, or where there are none ``x``."""
+        x, y, others = rows["x"], rows["y"], rows.get("x_prime", rows["x"])
+
+        def draw() -> dict[str, Tensor]:
+            known, unknown = torch.randint(len(x), (batch,)), torch.randint(len(others), (batch,))
+            return {"x": self._noisy(x[known]), "y": y[known], "x_prime": self._noisy(others[unknown])}
+
+        return draw
+
+    def _noisy(self, x: Tensor) -> Tensor:
+        return (x - torch.empty_like(x).bernoulli_(self.sizes.flips)).abs() if self.sizes.flips else x
 
     def accuracy(self, x: Tensor, y: Tensor) -> float:
         """Share of rows ``x [N, X]`` whose most likely class under q(y|x) is ``y [N]``."""
@@ -124,7 +139,7 @@ def build(sizes: Sizes) -> M2:
     either = KL(encode_, latent_) - E(encode_, log(decode_)) - log(label_)
     unlabelled = E(guess, either + log(guess), gradient="exact")
     loss = Symbol("w") * (labelled.mean() + unlabelled.mean()) - sizes.alpha * log(classify).mean()
-    return M2(label * latent, classify * encode, decode, classify, loss, sizes.warm_up)
+    return M2(label * latent, classify * encode, decode, classify, loss, sizes)
 
 
 # ------------------------------------------------------------------------------------------------------------ system
@@ -141,6 +156,7 @@ SYSTEM = System(
   eprint    = {1406.5298},
 }""",
     presets={"paper": paper, "tiny": tiny},
+    fits={"tiny": {"steps": 2500, "batch": 64}},
     build=build,
     summary="A classifier that learns from images without labels, because it is the encoder of a generative model.",
 )

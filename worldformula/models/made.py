@@ -72,6 +72,11 @@ def build(sizes: Sizes) -> MADE:
 
 # ------------------------------------------------------------------------------------------------------------ system
 
+FITS = {
+    "tiny": {
+        "steps": 2424, "batch": 64, "lr": 2e-3, "weight_decay": 0.02, "held": 0.1, "judge_every": 20, "patience": 40
+    }
+}  # fmt: skip
 SYSTEM = System(
     name="made",
     kind="models",
@@ -84,6 +89,7 @@ SYSTEM = System(
   eprint    = {1502.03509},
 }""",
     presets={"paper": paper, "tiny": tiny},
+    fits=FITS,
     build=build,
     summary="A masked network whose outputs are all conditionals of an autoregressive density at once.",
 )

@@ -179,6 +179,7 @@ SYSTEM = System(
     presets={"paper": paper, "tiny": tiny, "looser": looser},
     fits={"tiny": {"steps": 2600, "batch": 64, "weight_decay": 1e-3, "clip": 20.0}},
     build=build,
+    data="trimodal",
     summary="Several modalities whose encoders are mixed: each alone has to explain all, so that they agree.",
 )
 

@@ -183,6 +183,7 @@ SYSTEM = System(
     presets={"official": official, "tiny": tiny, "full": full, "bound": bound, "code": code, "mixture": mixture},
     fits={"tiny": {"steps": 2600, "batch": 64, "weight_decay": 1e-3, "clip": 20.0}},
     build=build,
+    data="trimodal",
     summary="Several modalities; the experts of every subset are multiplied, and the products are mixed.",
 )
 

@@ -153,6 +153,7 @@ SYSTEM = System(
     presets={"paper": paper, "tiny": tiny},
     fits={"tiny": {"steps": 2600, "batch": 64, "weight_decay": 1e-3, "clip": 20.0}},
     build=build,
+    data="trimodal",
     summary="Several modalities, each with an encoder; their experts are multiplied, and any may be missing.",
 )
 

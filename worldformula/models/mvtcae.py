@@ -139,6 +139,7 @@ SYSTEM = System(
     presets={"official": official, "tiny": tiny},
     fits={"tiny": {"steps": 1300, "batch": 64, "weight_decay": 1e-3, "clip": 20.0}},
     build=build,
+    data="trimodal",
     summary="Several modalities; each encoder is drawn towards what all of them say together.",
 )
 

@@ -210,6 +210,7 @@ SYSTEM = System(
   eprint  = {1910.08918},
 }""",
     presets={"official": official, "tiny": tiny},
+    fits={"tiny": {"steps": 1684, "batch": 64, "weight_decay": 1e-3}},
     build=build,
     summary="A VAE, a Gaussian mixture, topics and a speech recogniser, trained apart and joined by messages.",
 )

@@ -105,6 +105,11 @@ def build(sizes: Sizes) -> PixelCNN:
 
 # ------------------------------------------------------------------------------------------------------------ system
 
+FITS = {
+    "tiny": {
+        "steps": 600, "batch": 64, "lr": 3e-3, "weight_decay": 0.01, "schedule": "cosine", "clip": 1.0, "held": 0.1
+    }
+}  # fmt: skip
 SYSTEM = System(
     name="pixel_cnn",
     kind="models",
@@ -118,7 +123,9 @@ SYSTEM = System(
   eprint    = {1606.05328},
 }""",
     presets={"paper": paper, "plus_plus": plus_plus, "tiny": tiny},
+    fits=FITS,
     build=build,
+    data="digits-17",
     summary="A convolutional network that gives every pixel's distribution given those before it.",
 )
 

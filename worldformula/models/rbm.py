@@ -28,17 +28,22 @@ from worldformula.catalogue import System
 from worldformula.errors import ConfigError
 from worldformula.metrics import ais
 from worldformula.model import Model
+from worldformula.training.chains import Chains
 
 # ------------------------------------------------------------------------------------------------- sizes and presets
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """visible: V. hidden: H. steps: k, of the chain of one update."""
+    """visible: V. hidden: H. steps: k, of the chain of one update.
+
+    chains: how many go on from one update to the next, as PCD has them: as many as the rows of a batch; 0 for CD-k.
+    """
 
     visible: int
     hidden: int
     steps: int = 1
+    chains: int = 0
 
 
 def paper() -> Sizes:
@@ -48,7 +53,7 @@ def paper() -> Sizes:
 
 def tiny() -> Sizes:
     """8 × 8 digits with 14 hidden units, so few that Z is a sum of 16384 terms."""
-    return Sizes(visible=64, hidden=14, steps=5)
+    return Sizes(visible=64, hidden=14, steps=5, chains=128)
 
 
 # ---------------------------------------------------------------------------------------------------------- networks
@@ -102,11 +107,27 @@ class RBM(Model):
     up: Factor
     down: Factor
     loss: Expression
+    persistent: int
 
     def given(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rows of pictures ``x`` (or ``v``) as data and, for CD-k, as the start of their chains."""
         v = rows["v"] if "v" in rows else rows["x"]
-        return {"v": v, "v_0": v}
+        return {"v": v, "v_0": rows.get("v_0", v)}
+
+    @torch.no_grad()
+    def begin(self, rows: Mapping[str, Tensor]) -> None:
+        """Sets b to the log odds of each pixel (Hinton 2010, A Practical Guide to Training RBMs, section 8)."""
+        self.units.visible.copy_(self._odds(rows).logit())
+
+    def chains(self, rows: Mapping[str, Tensor]) -> Chains | None:
+        """Those of PCD, which begin as pixels by themselves."""
+        if not self.persistent:
+            return None
+        odds = self._odds(rows)
+        return Chains("v", "v_0", lambda n: torch.bernoulli(odds.expand(n, -1)), size=self.persistent)
+
+    def _odds(self, rows: Mapping[str, Tensor]) -> Tensor:
+        return self.given(rows)["v"].to(self.device).mean(0).clamp(0.01, 0.99)
 
     @property
     def units(self) -> Units:
@@ -156,7 +177,7 @@ def build(sizes: Sizes) -> RBM:
     up = Bernoulli("p(h|v)", Up(units), shape=sizes.hidden)
     down = Bernoulli("p(v|h)", Down(units), shape=sizes.visible)
     loss = ContrastiveDivergence(density, steps=sizes.steps, start="v_0", blocks=[up, down]).mean()
-    return RBM(density, up, down, loss)
+    return RBM(density, up, down, loss, sizes.chains)
 
 
 # ------------------------------------------------------------------------------------------------------------ system
@@ -172,6 +193,7 @@ SYSTEM = System(
   year      = {2008},
 }""",
     presets={"paper": paper, "tiny": tiny},
+    fits={"tiny": {"steps": 4000, "batch": 128, "lr": 5e-3, "schedule": "cosine"}},
     build=build,
     summary="Binary units in two layers, trained by Gibbs chains; its likelihood is counted or annealed.",
 )

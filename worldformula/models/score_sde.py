@@ -212,6 +212,7 @@ SYSTEM = System(
     presets={"cifar": cifar, "tiny": tiny},
     fits={"tiny": {"steps": 6000, "batch": 512, "lr": 4e-3, "schedule": "cosine", "ema": 0.998}},
     build=build,
+    data="ring",
     summary="The gradient of the log-density at every noise level, and the equations that sample and score by it.",
 )
 

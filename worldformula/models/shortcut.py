@@ -224,7 +224,12 @@ SYSTEM = System(
   eprint    = {2410.12557},
 }""",
     presets={"tiny": tiny, "plane": plane},
+    fits={
+        "tiny": {"steps": 4000, "batch": 128, "schedule": "cosine", "ema": 0.995, "clip": 1.0},
+        "plane": {"steps": 3000, "batch": 256, "schedule": "cosine", "ema": 0.998},
+    },
     build=build,
+    data="digits-17",
     summary="A velocity that is told how far its step goes, so that one network draws in one call or in many.",
 )
 

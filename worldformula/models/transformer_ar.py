@@ -72,6 +72,11 @@ def build(sizes: Sizes) -> Transformer:
 
 # ------------------------------------------------------------------------------------------------------------ system
 
+FITS = {
+    "tiny": {
+        "steps": 1000, "batch": 64, "lr": 2e-3, "weight_decay": 0.05, "schedule": "cosine", "clip": 1.0, "held": 0.1
+    }
+}  # fmt: skip
 SYSTEM = System(
     name="transformer_ar",
     kind="models",
@@ -84,7 +89,9 @@ SYSTEM = System(
   year      = {2020},
 }""",
     presets={"paper": paper, "tiny": tiny},
+    fits=FITS,
     build=build,
+    data="digits-17",
     summary="A causal transformer that reads a picture as a row of pixels and predicts the next one.",
 )
 

@@ -19,7 +19,7 @@ prior          a PixelCNN of the codes      none: `VQVAE.codes` are its data  an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -51,6 +51,7 @@ class Sizes:
         decay: of the moving averages.
         restart: a code whose average count per batch falls below starts again; 0 for never.
         activation: between layers.
+        noise: deviation of the Gaussian noise that training adds to x, where rows are few; 0 for none.
 
     Raises:
         ConfigError: sizes that do not fit together.
@@ -67,6 +68,7 @@ class Sizes:
     decay: float = 0.99
     restart: float = 0.0
     activation: Callable[[], nn.Module] = nn.ReLU
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         if self.update not in ("ema", "loss"):
@@ -92,7 +94,7 @@ def paper() -> Sizes:
 
 def tiny() -> Sizes:
     """8 × 8 digits at 4 · log₂ 32 = 20 bits, half a minute on a laptop."""
-    return Sizes((64,), positions=4, codes=32, width=2, hidden=(256, 256), scale=0.25, restart=0.5)
+    return Sizes((64,), positions=4, codes=32, width=2, hidden=(256, 256), scale=0.25, restart=0.5, noise=0.15)
 
 
 def by_loss() -> Sizes:
@@ -213,6 +215,11 @@ class VQVAE(Model):
     decode: Normal
     loss: Expression
     codebook: Codebook
+    noise: float
+
+    def varied(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """With Gaussian noise."""
+        return {**rows, "x": rows["x"] + self.noise * torch.randn_like(rows["x"])} if self.noise else dict(rows)
 
     @torch.no_grad()
     def codes(self, x: Tensor) -> Tensor:
@@ -238,7 +245,7 @@ def build(sizes: Sizes) -> VQVAE:
     if sizes.update == "loss":
         loss = norm2(sg(e) - c) + loss
     encode = found * chosen * passed
-    return VQVAE(encode, decode, E(encode, loss).mean(), codebook)
+    return VQVAE(encode, decode, E(encode, loss).mean(), codebook, sizes.noise)
 
 
 # ------------------------------------------------------------------------------------------------------------ system
@@ -255,7 +262,9 @@ SYSTEM = System(
   eprint    = {1711.00937},
 }""",
     presets={"paper": paper, "tiny": tiny, "by_loss": by_loss},
+    fits={"tiny": {"steps": 2500, "batch": 128, "weight_decay": 0.3, "schedule": "cosine"}},
     build=build,
+    data="digits-grey",
     summary="An autoencoder whose latents are entries of a learnt codebook: images as a few whole numbers.",
 )
 

@@ -37,7 +37,7 @@ class Fit:
     @property
     def goal(self) -> int:
         """Updates of the whole run."""
-        return self.fitting.config.steps
+        return self.fitting.goal
 
     def begin(self) -> None:
         """Nothing is left behind by a fit that never reached a checkpoint."""
@@ -57,7 +57,7 @@ class Fit:
     def advance(self, until: int, write: Write, asked: Callable[[], bool]) -> None:
         """Updates; their rows are written once those of the other data stand beside them."""
         self.fitting.advance(until, show=self.show, callback=lambda *_: asked())
-        if self.fitting.step >= until:
+        if self.fitting.step >= min(until, self.goal):
             self.test()
         rows = self.fitting.history.rows
         for row in rows[self._told :]:

@@ -42,7 +42,7 @@ class Chains:
 
     def __call__(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The batch with the starts of its chains."""
-        rows = len(batch[self.variable])
+        rows = len(next(iter(batch.values())))
         if rows > len(self.states):
             raise ConfigError(
                 f"Chains: a batch of {rows} rows needs a buffer of at least as many, got {len(self.states)}"
@@ -57,3 +57,11 @@ class Chains:
     def keep(self, step: int, out: Out) -> None:
         """The callback: the ends of the chains replace their starts."""
         self.states[self._rows] = out.samples[f"{self.variable}_model"].detach()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The buffer."""
+        return {"states": self.states}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Puts it back."""
+        self.states = state["states"].to(self.states.device)

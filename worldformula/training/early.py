@@ -20,6 +20,8 @@ class Best:
     fit(model.loss, {"x": rest}, steps=5000, batch=64, callback=best)
     best.restore()
 
+    `fit(..., held=0.1)` makes one of its own, and puts the best weights back by itself.
+
     Args:
         loss: the module whose weights are kept, in evaluation mode while it is measured.
         measure: what should be low; called without gradient.
@@ -29,6 +31,7 @@ class Best:
     Attributes:
         value: the lowest measurement.
         step: the update that it belongs to; 0 before the first.
+        last: the newest measurement.
     """
 
     def __init__(
@@ -37,14 +40,14 @@ class Best:
         if every < 1 or (patience is not None and patience < 1):
             raise ConfigError(f"expected every ≥ 1 and patience ≥ 1 or None, got {every=}, {patience=}")
         self.loss, self.measure, self.every, self.patience = loss, measure, every, patience
-        self.value, self.step = math.inf, 0
+        self.value, self.step, self.last = math.inf, 0, math.inf
         self._weights: dict[str, Tensor] = {}
 
     def __call__(self, step: int, out: Any) -> bool:
         """Measures after every ``every``-th update; True ends the fit."""
         if step % self.every:
             return False
-        value = self._measured()
+        value = self.last = self._measured()
         if value < self.value:
             self.value, self.step = value, step
             self._weights = copy.deepcopy(self.loss.state_dict())
@@ -57,6 +60,14 @@ class Best:
             value = self.measure()
         self.loss.train(training)
         return value
+
+    def state_dict(self) -> dict[str, Any]:
+        """The best so far."""
+        return {"value": self.value, "step": self.step, "weights": self._weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Puts `state_dict` back."""
+        self.value, self.step, self._weights = state["value"], state["step"], state["weights"]
 
     def restore(self) -> float:
         """Puts the best weights back; returns the value that they had."""

@@ -1,4 +1,4 @@
-"""Updates one after another, with everything to go on exactly: `Fitting`, and its settings, `FitConfig`."""
+"""Updates one after another, with everything to go on exactly: `Fitting`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,70 +15,29 @@ from worldformula.errors import ConfigError, FormulaError, NonFiniteError
 from worldformula.formula.code.out import Out
 from worldformula.formula.expressions.expression import Expression
 from worldformula.training.average import Average
+from worldformula.training.chains import Chains
+from worldformula.training.config import FitConfig
+from worldformula.training.early import Best, held_out
 from worldformula.training.game import Game, Player
 from worldformula.training.history import History, measured
+from worldformula.training.recipe import Recipe
 from worldformula.training.schedules import Feedback, Schedule, cosine
 from worldformula.training.seeding import derived, forked, rng_state, set_rng_state
 from worldformula.training.slow import followers
-from worldformula.training.source import Batch, Data, source
+from worldformula.training.source import Batch, Data, readied, source
 
 Inputs = Mapping[str, str] | Callable[[Batch], Batch]
 Callback = Callable[[int, Any], bool | None]
-ROWS = 200  # of a history, unless `log_every` says otherwise
 SAMPLED = 5  # steps that the mean of one row is taken over
 SHOWN_EVERY = 1.0  # seconds; nothing else waits for an accelerator
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """How a loss is minimised, by Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
-
-    steps: int = 5000
-    """Updates."""
-    batch: int = 128
-    """Rows of a batch."""
-    lr: float = 1e-3
-    """Step size."""
-    weight_decay: float = 0.0
-    """Decoupled: each update shrinks every weight by lr × weight_decay."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Decay of the averages of gradient and squared gradient."""
-    clip: float | None = None
-    """Largest norm of the gradient."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """Of the step size: constant, or to zero along half a cosine."""
-    ema: float | None = None
-    """Decay of a moving average of the weights, e.g. 0.999."""
-    log_every: int | None = None
-    """Updates per row of the history; by default a 200th of all."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} expects a whole number of at least 1, got {getattr(self, name)}")
-        if not self.lr > 0 or self.weight_decay < 0 or not all(0 <= b < 1 for b in self.betas):
-            raise ConfigError(
-                f"expected lr > 0, weight_decay ≥ 0 and betas in [0, 1), got lr={self.lr}, "
-                f"weight_decay={self.weight_decay}, betas={self.betas}"
-            )
-        if self.clip is not None and not self.clip > 0:
-            raise ConfigError(f"clip expects a number greater than 0, or none, got {self.clip}")
-        if self.schedule not in ("constant", "cosine"):
-            raise ConfigError(f"schedule expects 'constant' or 'cosine', got {self.schedule!r}")
-        if self.log_every is not None and self.log_every < 1:
-            raise ConfigError(f"log_every expects a whole number of at least 1, got {self.log_every}")
-
-    @property
-    def interval(self) -> int:
-        """Updates per row of the history."""
-        return self.log_every or max(1, self.steps // ROWS)
 
 
 class Fitting:
     """A fit that can stop and go on. What `state_dict` returns, with the weights in it, is all that it goes on from.
 
-    Arguments as those of `fit`; ``short``: an epoch ends in a short batch; ``make``: parameters -> optimiser. ``step``
-    counts the updates that were made.
+    Arguments as those of `fit`; ``short``: an epoch ends in a short batch; ``make``: parameters -> optimiser;
+    ``recipe``: what comes before the first update and around each; ``name``: of a fit that is part of another's recipe.
+    ``step`` counts the updates that were made, ``goal`` those that there will have been.
     """
 
     def __init__(
@@ -94,6 +52,8 @@ class Fitting:
         names: Sequence[str] = ("x", "y"),
         short: bool = False,
         make: Callable[..., torch.optim.Optimizer] | None = None,
+        recipe: Recipe | None = None,
+        name: str = "",
     ) -> None:
         if not isinstance(loss, (Expression, Game)):
             own = "; pass its loss, fit(world.loss, ...)" if hasattr(loss, "loss") else ""
@@ -114,18 +74,32 @@ class Fitting:
         self.optimisers = {name: make(self.moved[name]) if make else self._adam(name) for name in self.players}
         self.rates = {name: [g["lr"] for g in optimiser.param_groups] for name, optimiser in self.optimisers.items()}
         self.symbols = dict(symbols or {})
+        self.recipe, self.name = recipe or Recipe(), name
+        self.chains: Chains | None = None
+        self.best: Best | None = None
+        self._begun, self._ended = recipe is None, False
+        self._last: dict[str, Tensor] | None = None  # of the last update, where the best of all have taken their place
         self.history = History(average=None if config.ema is None else Average(loss, config.ema))
         self._inputs, self._names = inputs, loss.inputs if isinstance(loss, Game) else loss.program.inputs
         self._pending: list[tuple[int, list[str], Tensor]] = []
         self._sampled: list[dict[str, Tensor]] = []
+        if config.held:
+            data = self._hold(data, names, seed)
         with forked(derived(seed, 1)):
             self.source = source(data, config.batch, derived(seed, 0), self.device, names, short=short)
             self._rng = rng_state()
 
+    @property
+    def goal(self) -> int:
+        """Updates of the whole fit, fewer where the patience ended."""
+        return self.step if self._ended else self.config.steps
+
     def advance(
         self, until: int, *, callback: Callback | None = None, show: Callable[[Fitting], None] | None = None
     ) -> History:
-        """Makes updates until there were ``until`` of them."""
+        """Makes updates until there were ``until`` of them; before the first, what its recipe begins with."""
+        if not self._begin(callback, show) or self._ended:
+            return self.history
         self.loss.train()
         began = shown = time.perf_counter()
         with self._own_randomness():
@@ -133,23 +107,86 @@ class Fitting:
                 outs = self._update()
                 self._log(outs)
                 self.step += 1
-                if callback is not None and callback(self.step, outs if isinstance(self.loss, Game) else outs["loss"]):
+                if self.best is not None:
+                    self._judge(self.best)
+                told = callback is not None and callback(
+                    self.step, outs if isinstance(self.loss, Game) else outs["loss"]
+                )
+                if told or self._ended:
                     break
                 if show is not None and time.perf_counter() - shown >= SHOWN_EVERY:
                     self._settle()
                     show(self)
                     shown = time.perf_counter()
         self._settle()
+        self._choose()
         self.history.seconds += time.perf_counter() - began
         if show is not None:
             show(self)
         return self.history
 
+    # ------------------------------------------------------------------------------------------ what its recipe asks
+
+    def _begin(self, callback: Callback | None, show: Callable[[Fitting], None] | None) -> bool:
+        """What comes before the first update; False where the callback ended it there."""
+        if self._begun:
+            return True
+        for fitting in self.recipe.before.values():
+            fitting.advance(fitting.config.steps, callback=callback, show=show)
+            if fitting.step < fitting.goal:
+                return False
+        self._settled()
+        return True
+
+    def _settled(self) -> None:
+        """Behind the fits before this one: its beginning, and the average, of the weights as they are now."""
+        self.chains, self._begun = self.recipe.begin(), True
+        if self.config.ema is not None:
+            self.history.average = Average(self.loss, self.config.ema)
+
+    def _hold(self, data: Data, names: Sequence[str], seed: int) -> Batch:
+        """Keeps rows to judge the weights by; the others.
+
+        Raises:
+            ConfigError: the data have no rows that could be told apart.
+        """
+        ready = readied(data, names)
+        if not isinstance(ready, dict) or isinstance(self.loss, Game):
+            what = "a game has no one value" if isinstance(ready, dict) else f"got {type(data).__name__}"
+            raise ConfigError(f"held={self.config.held} expects one loss and arrays or tensors [N, ...]; {what}")
+        learnt, held = held_out(len(next(iter(ready.values()))), self.config.held, seed)
+        kept = {name: value[held].to(self.device) for name, value in ready.items()}
+        self.best = Best(
+            self.loss, lambda: self._value(kept, seed), every=self.config.judge_every, patience=self.config.patience
+        )
+        return {name: value[learnt] for name, value in ready.items()}
+
+    def _value(self, rows: Batch, seed: int) -> float:
+        """Of rows that were held."""
+        given = self.given(rows)
+        if self.recipe.judged is not None:
+            return float(self.recipe.judged(given, seed))
+        assert isinstance(self.loss, Expression)
+        return float(self.loss(**given, seed=0).value)
+
+    def _judge(self, best: Best) -> None:
+        """Measures the rows that were held, where it is time to."""
+        self._ended = best(self.step, None)
+        if self.step % best.every == 0:
+            self._sampled.append({"held": torch.tensor(best.last, device=self.device)})
+
+    def _choose(self) -> None:
+        """Puts the best weights into the networks, once there are no further updates."""
+        if self.best is not None and self.best.step and self.step >= self.goal and self._last is None:
+            self._last = {name: value.detach().clone() for name, value in self.loss.state_dict().items()}
+            self.best.restore()
+
     # ------------------------------------------------------------------------------------------------------ one update
 
     def batch(self) -> dict[str, Any]:
         """The next inputs of the loss, with this step's symbols."""
-        return self.given(self.source.take())
+        rows = self.recipe.varied(self.source.take())
+        return self.given(rows if self.chains is None else self.chains(rows))
 
     def given(self, rows: Batch) -> dict[str, Any]:
         """From rows of the data to the inputs of the loss, with this step's symbols."""
@@ -177,6 +214,8 @@ class Fitting:
         else:
             outs = self._move({"loss": self.loss(**inputs)})
             self._follow(["loss"])
+            if self.chains is not None:
+                self.chains.keep(self.step, outs["loss"])
         if self.history.average is not None:
             self.history.average.update()
         for symbol in self.symbols.values():
@@ -261,17 +300,22 @@ class Fitting:
         feedback = {name: s.state_dict() for name, s in self.symbols.items() if isinstance(s, Feedback)}
         return {
             "step": self.step,
-            "weights": self.loss.state_dict(),
+            "weights": self.loss.state_dict() if self._last is None else self._last,
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
             "average": None if self.history.average is None else self.history.average.state_dict(),
             "source": self.source.state_dict(),
             "symbols": feedback,
             "sampled": self._sampled,
             "rng": self._rng,
+            "begun": self._begun,
+            "before": {} if self._begun else {k: fitting.state_dict() for k, fitting in self.recipe.before.items()},
+            "chains": None if self.chains is None else self.chains.state_dict(),
+            "best": None if self.best is None else {**self.best.state_dict(), "ended": self._ended},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes back to what `state_dict` returned; the history starts anew."""
+        self._rebegin(state)
         self.loss.load_state_dict(state["weights"])
         for name, optimiser in self.optimisers.items():
             stored = state["optimisers"][name]
@@ -288,6 +332,22 @@ class Fitting:
         self.step, self._rng = int(state["step"]), state["rng"]
         self._sampled = [{name: value.to(self.device) for name, value in row.items()} for row in state["sampled"]]
         self._pending, self.history = [], History(average=self.history.average)
+        self._last = None
+        self._choose()
+
+    def _rebegin(self, state: Mapping[str, Any]) -> None:
+        """What the recipe began with, and how far; an older state has no recipe."""
+        if state.get("begun", True) and not self._begun:
+            with forked(0):
+                self._settled()
+        for name, stored in state.get("before", {}).items():
+            self.recipe.before[name].load_state_dict(stored)
+        if self.chains is not None and state.get("chains") is not None:
+            self.chains.load_state_dict(state["chains"])
+        if self.best is not None and state.get("best") is not None:
+            stored = dict(state["best"])
+            self._ended = stored.pop("ended")
+            self.best.load_state_dict(stored)
 
     @contextlib.contextmanager
     def _own_randomness(self) -> Iterator[None]:

@@ -25,6 +25,7 @@ class Progress:
         self._steps, self._first = steps, first
         self._began = self._line = time.perf_counter()
         self._bar: Any = None
+        self._of: Fitting | None = None
 
     def __enter__(self) -> Progress:
         if sys.stdout.isatty():
@@ -43,10 +44,14 @@ class Progress:
     def __call__(self, fitting: Fitting) -> None:
         """Shows where it is."""
         now = time.perf_counter()
-        parts = self._parts(fitting, now)
+        if self._of is not fitting:
+            if self._of is not None:  # one before it has ended
+                self._first, self._began = 0, now
+            self._of, self._steps = fitting, fitting.config.steps
+        parts = [*([fitting.name] if fitting.name else []), *self._parts(fitting, now)]
         done = fitting.step >= self._steps
         if self._bar is not None:
-            self._bar.update(0, completed=fitting.step, description=" · ".join(parts))
+            self._bar.update(0, completed=fitting.step, total=self._steps, description=" · ".join(parts))
         elif done or now - self._line >= LINE_EVERY:
             self._line = now
             print(" | ".join([f"step {fitting.step:,}/{self._steps:,}", *parts]), flush=True)  # noqa: T201

@@ -193,6 +193,7 @@ SYSTEM = System(
 }""",
     presets={"paper": paper, "tiny": tiny},
     build=build,
+    data="rolling",
     summary="A Gaussian state-space model with neural transition, emission and inference.",
 )
 

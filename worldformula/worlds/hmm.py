@@ -181,6 +181,7 @@ SYSTEM = System(
 }""",
     presets={"rows": rows, "tiny": tiny},
     build=build,
+    data="rolling",
     summary="A hidden Markov model, learnt by the gradient of its exact likelihood; its state is the exact belief.",
 )
 

@@ -196,6 +196,7 @@ SYSTEM = System(
 }""",
     presets={"paper": paper, "tiny": tiny},
     build=build,
+    data="rolling",
     summary="A belief that predicts by jumps: states at two times, however far apart, from one temporal difference.",
 )
 

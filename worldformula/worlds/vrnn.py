@@ -158,6 +158,7 @@ SYSTEM = System(
 }""",
     presets={"paper": paper, "rows": rows, "tiny": tiny},
     build=build,
+    data="rolling",
     summary="A recurrent network with a latent variable per step, whose prior reads the recurrent state.",
 )
 

@@ -1,0 +1,71 @@
+"""How a loss is minimised: `FitConfig`, which the command line, its help and ``config.json`` read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from worldformula.errors import ConfigError
+
+ROWS = 200  # of a history, unless `log_every` says otherwise
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How a loss is minimised, by Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101)."""
+
+    steps: int = 5000
+    """Updates."""
+    batch: int = 128
+    """Rows of a batch."""
+    lr: float = 1e-3
+    """Step size."""
+    weight_decay: float = 0.0
+    """Decoupled: each update shrinks every weight by lr × weight_decay."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the averages of gradient and squared gradient."""
+    clip: float | None = None
+    """Largest norm of the gradient."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """Of the step size: constant, or to zero along half a cosine."""
+    ema: float | None = None
+    """Decay of a moving average of the weights, e.g. 0.999."""
+    log_every: int | None = None
+    """Updates per row of the history; by default a 200th of all."""
+    held: float = 0.0
+    """Share of the rows that is not learnt from: the weights that are best on it are kept in the end."""
+    judge_every: int = 50
+    """Updates between two measurements of the rows that were held."""
+    patience: int | None = None
+    """Measurements without a new best after which the fit ends."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "judge_every", "log_every", "patience"):
+            if (value := getattr(self, name)) is not None and value < 1:
+                raise ConfigError(f"{name} expects a whole number of at least 1, got {getattr(self, name)}")
+        if not self.lr > 0 or self.weight_decay < 0 or not all(0 <= b < 1 for b in self.betas):
+            raise ConfigError(
+                f"expected lr > 0, weight_decay ≥ 0 and betas in [0, 1), got lr={self.lr}, "
+                f"weight_decay={self.weight_decay}, betas={self.betas}"
+            )
+        if self.clip is not None and not self.clip > 0:
+            raise ConfigError(f"clip expects a number greater than 0, or none, got {self.clip}")
+        if self.schedule not in ("constant", "cosine"):
+            raise ConfigError(f"schedule expects 'constant' or 'cosine', got {self.schedule!r}")
+        if not 0.0 <= self.held < 1.0 or (self.held and self.ema is not None):
+            raise ConfigError(
+                f"held expects a share of the rows in [0, 1), and no ema beside it: weights of one update are kept, "
+                f"or their average; got held={self.held}, ema={self.ema}"
+            )
+
+    @property
+    def interval(self) -> int:
+        """Updates per row of the history."""
+        return self.log_every or max(1, self.steps // ROWS)
+
+
+def parted(more: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, FitConfig]]:
+    """Settings of a fit, and those of the fits ``before`` it by name, from ``fits`` of a system."""
+    own = dict(more)
+    return own, {name: FitConfig(**how) for name, how in own.pop("before", {}).items()}
