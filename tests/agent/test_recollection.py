@@ -172,7 +172,9 @@ def test_what_is_wrong_is_refused(memory: Recollection) -> None:
         Hindsight(Distance("s"), "s", ahead=0.5)
     with pytest.raises(ConfigError, match="steps ≥ 1 and lam"):
         memory.transitions(3, discount=1.0, steps=0)
-    for wrong in (-1, -2):
+    with pytest.raises(ConfigError, match="whole steps ≥ 1 and lam"):
+        memory.transitions(3, discount=1.0, steps=1.5)
+    for wrong in (-1, -2, 1.5):
         with pytest.raises(ConfigError, match="expected delta ≥ 0"):
             memory.pairs(3, wrong)
     for draw in (memory.returns, memory.transitions):
@@ -200,6 +202,8 @@ def test_a_cost_that_is_no_number_is_refused_and_leaves_nothing_behind(memory: R
     wrong[1, 2] = torch.nan
     with pytest.raises(NonFiniteError, match="the cost of step 2 of episode 1 is nan"):
         memory.write(State({"s": numbered()}, 2), wrong)
+    with pytest.raises(NonFiniteError, match="the states hold NaN or infinity in s: expected finite"):
+        memory.write(State({"s": torch.where(wrong.isnan(), wrong, numbered()[..., 0])[..., None]}, 2), costs())
     assert len(memory) == before
     for ahead in (float("nan"), float("inf")):
         with pytest.raises(ConfigError, match="a finite ahead ≥ 1"):

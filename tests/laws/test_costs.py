@@ -225,8 +225,12 @@ def test_a_picture_of_a_goal_is_in_the_range_of_those_that_were_learnt_from(kind
     head = Normal("p(r_t|s_t)", nn.Linear(2, 1), shape=1, scale=1.0)
     world = World(prior=move, posterior=encode, heads=[head], loss=Sum("t", E(encode, -log(head))).mean())
     levels = torch.randint(2, 256, (3, 2, 2, 3))
+    levels[0, 0, 0] = 2
     with pytest.raises(ConfigError, match=r"x: expected pictures with numbers from 0 to 1(.|\n)*x.float\(\) / 255"):
         seen(world, {"x": levels.to(kind)})
+    with pytest.raises(ConfigError, match="from -0.98"):
+        seen(world, {"x": levels.float() / 127.5 - 1})
+    seen(world, {"x": levels.float() / 250 - 0.01})  # as a decoder may have it
     found = seen(world, {"x": levels.float() / 255})["s"]
     linear = world.posterior.factors[0].net[1]
     torch.testing.assert_close(found, levels.float().flatten(1) / 255 @ linear.weight.T + linear.bias)

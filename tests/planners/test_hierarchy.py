@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from worldformula.agent.search import Search
 from worldformula.errors import ConfigError
-from worldformula.formula import Deterministic, E, Sum, Value, norm2
-from worldformula.planner import ActionSet, Task
+from worldformula.formula import Deterministic, E, Normal, Sum, Value, norm2
+from worldformula.planner import ActionSet, Plan, Task
 from worldformula.planners.cem import CEM
 from worldformula.planners.hierarchy import Hierarchy, Level
 from worldformula.planners.mcts import MCTS
@@ -311,6 +311,40 @@ def test_a_level_of_a_world_sees_by_its_encoder_and_keeps_to_the_macro_actions_o
     # In the plane a step above goes ½ · 0.4 and .4 · 0.4 at most, the longest that was seen, not 0.4.
     assert high.states["s_2"][:, 1].abs() == pytest.approx(2 * torch.tensor([[0.2, 0.16]]), abs=0.03)
     assert 2 * plan.states["s"][:, -1] == pytest.approx(high.states["s_2"][:, 1], abs=0.05)
+
+
+class Gusty(nn.Module):
+    """The plane above, in which whoever goes fast is blown about: a deviation of .02 and .6 |m|²."""
+
+    def forward(self, s: Tensor, m: Tensor) -> Tensor:
+        deviation = 0.02 + 0.6 * m.square().sum(-1, keepdim=True).expand(-1, 2)
+        return torch.cat((s + 0.8 * m, deviation.expm1().log()), -1)
+
+
+def test_a_level_above_fears_what_it_does_not_know() -> None:
+    """Risk × levels: macro-actions as data have them, of dreams whose noise all candidates share."""
+    seen = Deterministic("s_t = e(x_t)", lambda x: x, shape=2)
+    above = Deterministic("s_{2,t} = e_2(s_t)", lambda s: 2 * s, shape=2)
+    coarse = PriorDynamics(Normal("p(s_{2,t}|s_{2,t-1}, m_{t-1})", Gusty(), shape=2))
+    fine = PriorDynamics(Deterministic("s_t = f(s_{t-1}, a_{t-1})", Step(0.1), shape=2))
+    loss = Sum("t", E(seen * above, norm2(Value("s_{2,t}", shape=2)))).mean()
+    world = World(posterior=seen * above, levels={"1": fine, "2": coarse}, loss=loss)
+    macros = {"m": 2 * torch.rand(200, 2, generator=torch.Generator().manual_seed(0)) - 1}
+    fast = []
+    for risk in (0.0, 1.0, 4.0):
+        planner = Hierarchy(LOW, (Level.of(world, "2", HIGH, macros),))
+        task = replace(far("s_2", 2 * GOAL), samples=32, risk=risk)
+        plan = planner.plan(world.levels["1"], task, {"s": torch.zeros(1, 2)}, space=SPACE)
+        (high,) = plan.upper
+        u = world_actions(planner, high)
+        fast.append(u.square().sum().item())
+        assert plan.cost.isfinite().all()
+    assert fast[0] > 1.1 * fast[1] > 1.1 * fast[2]
+
+
+def world_actions(planner: Hierarchy, high: Plan) -> Tensor:
+    """Macro-actions as the level itself takes them."""
+    return planner.above[0].dynamics.meant("m", high.actions["m"])
 
 
 def test_a_price_keeps_macro_actions_near_the_usual_ones() -> None:

@@ -172,7 +172,8 @@ class ImaginationAgent(nn.Module):
 
     def _tokens(self, rows: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
         """What the configuration says of the task itself, ``[N, ...]`` by condition."""
-        known = {*self.world.conditions, *conditions_of(self.world.posterior, self.actor and self.actor.policy)}
+        policy = None if self.actor is None else self.actor.policy
+        known = {*self.world.conditions, *conditions_of(self.world.posterior, policy)}
         found = {name: token.to(self.device) for name, token in self.configuration.told(rows).items()}
         if unread := [name for name in found if name not in known]:
             raise ConfigError(

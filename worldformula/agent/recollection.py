@@ -14,6 +14,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import torch
@@ -132,7 +133,7 @@ class Recollection:
         Raises:
             ShapeError: states of one step, costs of another shape; other variables than were kept before.
             ConfigError: an episode longer than the capacity; a variable called "cost".
-            NonFiniteError: a cost that is NaN or infinite.
+            NonFiniteError: a cost, or a number of a state, that is NaN or infinite.
         """
         whole = State(states, getattr(states, "axes", 2)).series
         B, T = lead = whole.lead if whole.axes == 2 else (0, 0)
@@ -148,6 +149,8 @@ class Recollection:
                 f"the cost of step {t} of episode {b} is {costs[b, t].item()}: expected finite numbers, of which a "
                 f"critic learns what is to come; of what must not be, write a large one"
             )
+        if wrong := [k for k, v in whole.items() if v.is_floating_point() and not bool(v.isfinite().all())]:
+            raise NonFiniteError(f"the states hold NaN or infinity in {wrong[0]}: expected finite numbers")
         if self.capacity is not None and self.capacity < T:
             raise ConfigError(f"capacity={self.capacity}: expected at least the {T} steps of an episode")
         kept = {**whole, **({} if costs is None else {"cost": costs})}
@@ -193,8 +196,8 @@ class Recollection:
         Raises:
             ConfigError: a negative δ, or more steps than an episode has.
         """
-        if delta < 0:
-            raise ConfigError(f"δ is how many steps later a cost came: expected delta ≥ 0, got {delta}")
+        if not isinstance(delta, Integral) or delta < 0:
+            raise ConfigError(f"δ is how many steps later a cost came: expected delta ≥ 0, a whole number, got {delta}")
         rows, at = self._drawn(batch, delta, generator)
         return _beside(self._states(rows, at), {"y": self._costs(rows)[at + delta]})
 
@@ -231,8 +234,8 @@ class Recollection:
         n is ``steps``, or with λ < 1 drawn, n − 1 ~ Geometric(1 − λ), and at most that: the λ-return is the mean over
         such n (Sutton & Barto 2018, eq. 12.2).
         """
-        if not 0 <= lam <= 1 or steps < 1:
-            raise ConfigError(f"expected steps ≥ 1 and lam in [0, 1], got {steps} and {lam}")
+        if not 0 <= lam <= 1 or not isinstance(steps, Integral) or steps < 1:
+            raise ConfigError(f"expected whole steps ≥ 1 and lam in [0, 1], got {steps} and {lam}")
         _check_discount(discount)
         rows, at = self._drawn(batch, steps, generator)
         goal, _ = self._goals(rows, at, goals, generator)

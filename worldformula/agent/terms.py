@@ -86,10 +86,10 @@ def seen(world: World, observations: Mapping[str, Tensor], space: Space | None =
     ``space`` says how wide actions are, for a world that infers states from the action before: there is none.
 
     Raises:
-        ConfigError: pictures ``[B, h, w, 1 or 3]`` beyond [0, 1], which no world has learnt from.
+        ConfigError: pictures ``[B, h, w, 1 or 3]`` that are far from [0, 1], which no world has learnt from.
     """
     for name, value in observations.items():
-        if value.ndim == 4 and value.shape[-1] in (1, 3) and not bool(((value >= 0) & (value <= 1)).all()):
+        if value.ndim == 4 and value.shape[-1] in (1, 3) and not bool(((value > -0.5) & (value < 1.5)).all()):
             raise ConfigError(
                 f"{name}: expected pictures with numbers from 0 to 1, got {value.dtype} from {float(value.min()):g} to "
                 f"{float(value.max()):g}\nwrite {name}.float() / 255; maps of other numbers are for world.filter"

@@ -84,9 +84,8 @@ def ratio(net: Net, x: Tensor, *conditions: Tensor, rank: int) -> Tensor:
     batch = x.shape[: x.ndim - rank]
     flat = x.reshape(*batch, -1)
     turned = (1 - 2 * torch.eye(flat.shape[-1], dtype=x.dtype, device=x.device)) * (flat - 0.5).unsqueeze(-2) + 0.5
-    both = torch.cat((flat.unsqueeze(-2), turned), -2).unflatten(-1, x.shape[x.ndim - rank :] or (1,))
-    both = both if rank else both.squeeze(-1)
     D = flat.shape[-1]
+    both = torch.cat((flat.unsqueeze(-2), turned), -2).reshape(*batch, D + 1, *x.shape[x.ndim - rank :])
     rest = [c.unsqueeze(len(batch)).expand(*batch, D + 1, *c.shape[len(batch) :]) for c in conditions]
     found = energies(net, both, *rest, rank=rank)
     return (found[..., :1] - found[..., 1:]).sigmoid().square().sum(-1)
