@@ -97,6 +97,8 @@ def within(law: Law, mask: Tensor | None) -> Law:
 
 def chosen(candidates: Named, rows: Tensor) -> dict[str, Tensor]:
     """Candidates ``[B, N, H, A]`` by name at rows ``[B, K]``: ``[B, K, H, A]``."""
+    if len(rows) == 1:  # of one episode whole rows are copied
+        return {name: value[0].index_select(0, rows[0]).unsqueeze(0) for name, value in candidates.items()}
     return {
         name: value.gather(1, rows[:, :, None, None].expand(-1, -1, *value.shape[2:]))
         for name, value in candidates.items()

@@ -84,7 +84,9 @@ class Score:
     def over(self, costs: Tensor, actions: Named) -> Tensor:
         """What dreams ``[B·N·S, ...]`` of candidates cost, the samples of one side by side, to ``[B, N, ...]``."""
         B, N = next(iter(actions.values())).shape[:2]
-        return self.task.over(costs.view(B, N, max(self.task.samples, 1), *costs.shape[1:]).movedim(2, -1))
+        if self.task.samples < 2:
+            return costs.view(B, N, *costs.shape[1:])
+        return self.task.over(costs.view(B, N, self.task.samples, *costs.shape[1:]).movedim(2, -1))
 
     def surprise(self, actions: Named) -> Tensor:
         """How improbable the dynamics finds what candidates ``[B, N, H, size]`` choose for it, −Σ log p along the dream

@@ -70,7 +70,7 @@ class CEM(Sampling):
 
     def _fit(self, own: ActionSet, law: Law, elites: Tensor) -> Law:
         if own.kind == "numbers":
-            return elites.mean(1), (elites.var(1, correction=0) + 1e-6).sqrt()
+            return elites.mean(1), elites.var(1, correction=0).add_(1e-6).sqrt_()
         return (self.smoothing * law[0] + (1 - self.smoothing) * elites.mean(1),)
 
 
