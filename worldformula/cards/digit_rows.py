@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,19 +18,19 @@ from worldformula.worlds import dmm as markov
 from worldformula.worlds import hmm as hidden
 from worldformula.worlds import vrnn as recurrent
 
-STEPS, DRAWS, CHUNK = 1500, 200, 50
+DRAWS, CHUNK = 200, 50
 
 
 def dmm(seed: int) -> dict[str, float]:
     """A deep Markov model; see `measure`."""
     torch.manual_seed(seed)
-    return measure(markov.build(replace(markov.tiny(), inference="both")), seed, lr=8e-3)
+    return measure(markov.build(replace(markov.tiny(), inference="both")), seed, markov.SYSTEM.fits["tiny"])
 
 
 def vrnn(seed: int) -> dict[str, float]:
     """A variational recurrent network; see `measure`."""
     torch.manual_seed(seed)
-    return measure(recurrent.build(recurrent.tiny()), seed, lr=2e-3)
+    return measure(recurrent.build(recurrent.tiny()), seed, recurrent.SYSTEM.fits["tiny"])
 
 
 def hmm(seed: int) -> dict[str, float]:
@@ -44,10 +46,7 @@ def hmm(seed: int) -> dict[str, float]:
     world = hidden.build(sizes)
     data = digits(binarise=True, stratified=True)
     train, test = torch.from_numpy(data.train_x), torch.from_numpy(data.test_x)
-    history = fit(
-        world.loss, series(train), steps=STEPS, batch=64, lr=0.1, weight_decay=1e-2, clip=10.0, schedule="cosine",
-        ema=0.995, seed=seed,
-    )  # fmt: skip
+    history = fit(world.loss, series(train), seed=seed, **hidden.SYSTEM.fits["rows"])
     with torch.no_grad(), history.averaged():
         found = {
             "nll": float(world.loss(**series(test)).value),
@@ -58,7 +57,7 @@ def hmm(seed: int) -> dict[str, float]:
     return {"margin": found["mixture"] - found["nll"], **found}
 
 
-def measure(world: World, seed: int, lr: float) -> dict[str, float]:
+def measure(world: World, seed: int, how: Mapping[str, Any]) -> dict[str, float]:
     """Train on 1437 digits, test on 360; all numbers are nats per test image.
 
     Returns:
@@ -67,10 +66,7 @@ def measure(world: World, seed: int, lr: float) -> dict[str, float]:
     """
     data = digits(binarise=True, stratified=True)
     train, test = torch.from_numpy(data.train_x), torch.from_numpy(data.test_x)
-    history = fit(
-        world.loss, series(train), steps=STEPS, batch=64, lr=lr, weight_decay=1e-2, clip=10.0, schedule="cosine",
-        ema=0.995, seed=seed,
-    )  # fmt: skip
+    history = fit(world.loss, series(train), seed=seed, **how)
     with torch.no_grad(), history.averaged():
         return {
             "iwae": bound(world, series(test)),

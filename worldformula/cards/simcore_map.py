@@ -14,9 +14,8 @@ from worldformula.data.gridworld import MOVES, SIZE, TILE, GridWorlds, gridworld
 from worldformula.training.fit import fit
 from worldformula.training.source import Batch
 from worldformula.world import World
-from worldformula.worlds.simcore import Sizes, build, tiny
+from worldformula.worlds.simcore import SYSTEM, Sizes, build, tiny
 
-STEPS, BATCH = 2700, 8
 EPISODES, TEST = 6000, 1000
 CHUNK = 500  # walks that are filtered at once
 PROBED, PENALTY = 2000, 30.0  # training episodes that the probe is fitted on; of ridge on standardised beliefs
@@ -43,9 +42,7 @@ def measure(seed: int) -> dict[str, float]:
         world = build(sizes(horizons))
         if not found:
             found |= read("random", world, walks, held)
-        fit(
-            world.loss, data, steps=STEPS, batch=BATCH, lr=6e-3, clip=1.0, schedule="cosine", seed=seed, inputs=given
-        )  # fmt: skip
+        fit(world.loss, data, seed=seed, inputs=given, **SYSTEM.fits["tiny"])
         found |= read(name, world, walks, held)
     found |= floors(walks, held)
     return found | {"margin": found["overshoot"] - max(found["one_step"], found["random"])}

@@ -11,9 +11,9 @@ from worldformula.metrics.probe import Split, logistic_accuracy
 from worldformula.training.fit import fit
 from worldformula.training.source import Batch
 from worldformula.world import State, World
-from worldformula.worlds.td_vae import build, tiny
+from worldformula.worlds.td_vae import SYSTEM, build, tiny
 
-STEPS, BATCH, AFTER = 14000, 16, 7  # predictions start from the belief at this step
+AFTER = 7  # predictions start from the belief at this step
 
 
 def measure(seed: int) -> dict[str, float]:
@@ -48,16 +48,14 @@ def measure(seed: int) -> dict[str, float]:
 
 
 def train(world: World, seed: int) -> None:
-    """Adam, 10⁻³ falling along a cosine; the sequences, rolled to a random first column."""
+    """On the sequences, rolled to a random first column."""
     given, _ = series(test=False)
 
     def turned(batch: Batch) -> Batch:
         x = torch.unflatten(batch["x"], -1, (-1, WIDTH))
         return {"x": x.roll(int(torch.randint(WIDTH, ())), -1).flatten(-2), "first": batch["first"]}
 
-    fit(
-        world.loss, given, steps=STEPS, batch=BATCH, lr=2e-3, clip=5.0, schedule="cosine", seed=seed, inputs=turned
-    )  # fmt: skip
+    fit(world.loss, given, seed=seed, inputs=turned, **SYSTEM.fits["tiny"])
 
 
 def series(*, test: bool) -> tuple[dict[str, Tensor], Tensor]:

@@ -180,6 +180,11 @@ def build(sizes: Sizes) -> World:
 
 # ------------------------------------------------------------------------------------------------------------ system
 
+FITS = {
+    "tiny": {
+        "steps": 1500, "batch": 64, "lr": 8e-3, "weight_decay": 1e-2, "clip": 10.0, "schedule": "cosine", "ema": 0.995
+    }
+}  # fmt: skip
 SYSTEM = System(
     name="dmm",
     kind="worlds",
@@ -192,6 +197,7 @@ SYSTEM = System(
   eprint    = {1609.09869},
 }""",
     presets={"paper": paper, "tiny": tiny},
+    fits=FITS,
     build=build,
     data="rolling",
     summary="A Gaussian state-space model with neural transition, emission and inference.",

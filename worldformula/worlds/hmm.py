@@ -166,6 +166,11 @@ def build(sizes: Sizes) -> World:
 
 # ------------------------------------------------------------------------------------------------------------ system
 
+FITS = {
+    "rows": {
+        "steps": 1500, "batch": 64, "lr": 0.1, "weight_decay": 1e-2, "clip": 10.0, "schedule": "cosine", "ema": 0.995
+    }
+}  # fmt: skip
 SYSTEM = System(
     name="hmm",
     kind="worlds",
@@ -180,6 +185,7 @@ SYSTEM = System(
   year    = {1989},
 }""",
     presets={"rows": rows, "tiny": tiny},
+    fits=FITS,
     build=build,
     data="rolling",
     summary="A hidden Markov model, learnt by the gradient of its exact likelihood; its state is the exact belief.",

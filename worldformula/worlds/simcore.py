@@ -166,6 +166,7 @@ def bound(
 
 # ------------------------------------------------------------------------------------------------------------ system
 
+HOW = {"steps": 2700, "batch": 8, "lr": 6e-3, "clip": 1.0, "schedule": "cosine"}
 SYSTEM = System(
     name="simcore",
     kind="worlds",
@@ -179,6 +180,7 @@ SYSTEM = System(
   eprint    = {1906.09237},
 }""",
     presets={"tiny": tiny, "one_step": one_step},
+    fits={"tiny": HOW, "one_step": HOW},
     build=build,
     summary="A belief that is shaped by simulating several steps ahead under the actions that were taken.",
 )

@@ -195,6 +195,7 @@ SYSTEM = System(
   eprint    = {1806.03107},
 }""",
     presets={"paper": paper, "tiny": tiny},
+    fits={"tiny": {"steps": 14_000, "batch": 16, "lr": 2e-3, "clip": 5.0, "schedule": "cosine"}},
     build=build,
     data="rolling",
     summary="A belief that predicts by jumps: states at two times, however far apart, from one temporal difference.",

@@ -144,6 +144,11 @@ def build(sizes: Sizes) -> World:
 
 # ------------------------------------------------------------------------------------------------------------ system
 
+FITS = {
+    "tiny": {
+        "steps": 1500, "batch": 64, "lr": 2e-3, "weight_decay": 1e-2, "clip": 10.0, "schedule": "cosine", "ema": 0.995
+    }
+}  # fmt: skip
 SYSTEM = System(
     name="vrnn",
     kind="worlds",
@@ -157,6 +162,7 @@ SYSTEM = System(
   eprint    = {1506.02216},
 }""",
     presets={"paper": paper, "rows": rows, "tiny": tiny},
+    fits=FITS,
     build=build,
     data="rolling",
     summary="A recurrent network with a latent variable per step, whose prior reads the recurrent state.",
