@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from worldformula.agent.search import Search
-from worldformula.errors import ConfigError
+from worldformula.errors import ConfigError, MissingInputError, ShapeError
 from worldformula.formula import Deterministic, E, Normal, Sum, Value, norm2
 from worldformula.planner import ActionSet, Plan, Task
 from worldformula.planners.cem import CEM
@@ -149,6 +149,23 @@ def test_what_levels_below_would_not_know_of_is_refused() -> None:
         assert Hierarchy(LOW).plan(FINE, task, start, space=SPACE).cost.isfinite().all()
     with pytest.raises(ConfigError, match="warm: no level has an action 'q'; these are: a, m"):
         two().plan(FINE, far("s"), start, space=SPACE, warm={"q": torch.zeros(1, 4, 2)})
+
+
+def test_levels_that_do_not_match_are_named() -> None:
+    start = {"s": torch.zeros(2, 2)}
+    for up, error, told in (
+        (
+            lambda states: {"v": states["s"]},
+            MissingInputError,
+            r"level 1 above .*sees v \[2, 2\](.|\n)*the start lacks u",
+        ),
+        (lambda states: {"u": states["s"][..., :1]}, ShapeError, r"level 1 above .*sees u \[2, 1\], which Level\(up="),
+    ):
+        with pytest.raises(error, match=told):
+            Hierarchy(LOW, (Level(DOUBLE, MACRO, HIGH, up=up),)).plan(FINE, far("u"), start, space=SPACE)
+    doubled = Hierarchy(LOW, (Level(DOUBLE, MACRO, HIGH, up=lambda states: {"u": 2 * states["s"]}),))
+    with pytest.raises(KeyError, match="the states hold u, and not 's'"):  # the task is that of the top level's states
+        doubled.plan(FINE, far("s"), start, space=SPACE)
 
 
 def test_levels_and_searches_that_are_none_are_told() -> None:

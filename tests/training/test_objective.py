@@ -216,6 +216,10 @@ def test_what_cannot_be_an_objective_is_refused() -> None:
         FormulaError, match=r"every parameter that the terms read is moved by one player\n(.|\n)*critic.weight"
     ):
         parts.objective(all=Minimises({"world": 1.0}, [parts.code, parts.actor]))
+    with pytest.raises(
+        FormulaError, match=r"the player 'idle' moves nothing that learns: expected modules with weights"
+    ):
+        parts.objective(all=Minimises({"world": 1.0}, whole), idle=Minimises({"world": 1.0}, [nn.Tanh()]))
     with pytest.raises(UnknownVariableError, match=r"all minimises 'wrld', which is no term; .*Did you mean"):
         parts.objective(all=Minimises({"wrld": 1.0}, whole))
     with pytest.raises(FormulaError, match=r"expected weights of terms, such as Minimises\(\{'world': 1.0\}"):

@@ -34,8 +34,9 @@ class Configuration:
     cost read beside the states, tensors by name of one row, ``[1, ...]``, or of one for each stream, or a function that
     makes them of the rows that are acted on. ``tokens`` are what world, heads, policy and terms read of the task
     itself, conditions without time such as κ of p(s_t|s_{t-1},a_{t-1},κ), told as goals are: they reach every dream of
-    Mode-2, and whatever acts by Mode-1. ``limits`` are terms that are kept below, not minimised: for a planner that
-    keeps constraints, `Lagrangian`. ``switch`` says when to think; elsewhere the agent acts by its policy.
+    Mode-2, and whatever acts by Mode-1; a world learns to read them by a fit of data that hold them. ``limits`` are
+    terms that are kept below, not minimised: for a planner that keeps constraints, `Lagrangian`. ``switch`` says when
+    to think; elsewhere the agent acts by its policy.
     """
 
     weights: Mapping[str, float | Tensor] = field(default_factory=dict)

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor
 
 from worldformula.catalogue import System, find
-from worldformula.errors import ConfigError, near
+from worldformula.errors import ConfigError, MissingInputError, ShapeError, near
 from worldformula.given import check_fields, of_space
 from worldformula.planner import ActionSet, Named, Plan, Planner, Space, Task
 from worldformula.world import Dynamics, State, Values, World
@@ -232,10 +232,17 @@ class Hierarchy(Planner):
         for i in range(len(self.above) - 1, -1, -1):
             level = self.above[i]
             own = tasks[i + 1] if goal is None else self._towards(i + 1, tasks[i + 1], goal, aimed)
-            found = level.planner.plan(
-                level.dynamics, level.priced(own), present[i + 1], space=level.space, generators=generators,
-                warm=of_space(warm, level.space),
-            )  # fmt: skip
+            try:
+                found = level.planner.plan(
+                    level.dynamics, level.priced(own), present[i + 1], space=level.space, generators=generators,
+                    warm=of_space(warm, level.space),
+                )  # fmt: skip
+            except (MissingInputError, ShapeError) as error:
+                sees = ", ".join(f"{k} {list(v.shape)}" for k, v in present[i + 1].series.items())
+                raise type(error)(
+                    f"level {i + 1} above the lowest one sees {sees}, which Level(up=...) makes of the states below:\n"
+                    f"{error}"
+                ) from error
             if not self.knowing:
                 near = _nearest(own, found, self.near if goal is None else 0.0)
                 aimed = near if aimed is None else near & aimed

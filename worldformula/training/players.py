@@ -61,7 +61,14 @@ def register(owner: nn.Module, formulas: Iterable[Expression]) -> None:
 
 
 def check_moved(owner: nn.Module, moved: Mapping[str, Sequence[nn.Parameter]], what: str) -> None:
-    """Raises FormulaError unless every parameter of ``owner`` that learns has one player that moves it."""
+    """Raises FormulaError unless every parameter of ``owner`` that learns has one player that moves it, and every
+    player one that it moves.
+    """
+    if idle := [player for player, parameters in moved.items() if not parameters]:
+        raise FormulaError(
+            f"the player {idle[0]!r} moves nothing that learns: expected modules with weights in its moves=, or leave "
+            f"it out"
+        )
     names = {id(p): name for name, p in owner.named_parameters() if p.requires_grad}
     own = {player: {id(p) for p in parameters} for player, parameters in moved.items()}
     who = {key: [player for player, keys in own.items() if key in keys] for key in names}

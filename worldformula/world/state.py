@@ -9,11 +9,18 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import register_pytree_node
 
-from worldformula.errors import ShapeError, table
+from worldformula.errors import ShapeError, near, table
 from worldformula.nets.causal import Memory
 
 Values = Mapping[str, Any]
 """A state, or a plain dict of the same tensors: what a world starts from."""
+
+
+class _Lacking(KeyError):
+    """Which variable is not there, and which are; a `KeyError` alone would say its name."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class State(dict[str, Any]):
@@ -31,6 +38,9 @@ class State(dict[str, Any]):
     def __init__(self, values: Values | Iterable[tuple[str, Any]] = (), axes: int = 1) -> None:
         super().__init__(values)
         self.axes = axes
+
+    def __missing__(self, key: str) -> NoReturn:
+        raise _Lacking(f"the states hold {', '.join(map(str, self)) or 'nothing'}, and not {key!r}.{near(key, self)}")
 
     @property
     def series(self) -> State:
