@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -292,6 +293,34 @@ class Endless(Counting):
 
 
 gymnasium.register("tests/Endless-v0", entry_point=Endless)
+
+
+@pytest.mark.parametrize("id", ["Only", "Endless"])
+def test_the_command_trains_reports_and_plans_in_one_that_is_single_or_endless(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], id: str
+) -> None:
+    monkeypatch.setattr("worldformula.report.gather.ENDLESS", 60)
+    monkeypatch.setattr("worldformula.run.evaluate.ENDLESS", 60)
+    single = id == "Only"
+    folder = tmp_path / "run"
+    command = ["train", "--env", f"tests/{id}-v0", "--run", str(folder), "--steps", "40"]
+    for setting in (
+        "env.num=1", f"env.single={single}", "agent.prefill=16", "agent.batch=2", "agent.length=4", "agent.imag_last=2",
+        "eval_episodes=2", f"env.floor_episodes={2 * single}",
+    ):  # fmt: skip
+        command += ["--set", setting]
+    assert cli.main([*command, "--device", "cpu"]) == 0, capsys.readouterr().err
+    out, page = capsys.readouterr().out, (folder / "report.html").read_text()
+    if single:
+        assert Only.made == 1
+        assert re.search(r"reached: return [\d.]+ ± [\d.]+ \(n = 10\); floor \(random policy\) [\d.]+ ", out)
+    else:
+        assert "warning: not evaluated: no episode of tests/Endless-v0 has ended within 60 actions; set env.max" in out
+        assert "reached: not measured; floor (random policy) not known" in out
+        assert "No episode has ended yet" in page
+    assert "horizon" in page
+    assert cli.main(["plan", str(folder), "--planner", "cem", "--steps", "4"]) == 0, capsys.readouterr().err
+    assert cli.main(["eval", str(folder), "--episodes", "2"]) == (0 if single else 1)
 
 
 def test_the_floor_of_an_endless_environment_is_not_known_and_a_limit_gives_it_one():

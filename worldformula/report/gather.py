@@ -24,7 +24,7 @@ from worldformula.report.yardsticks import REPORT, yardsticks
 from worldformula.run.config import EnvConfig
 from worldformula.run.contract import Agent, Batch
 from worldformula.run.folder import RunFolder
-from worldformula.run.play import LONGEST, Randomly, executed, play
+from worldformula.run.play import ENDLESS, LONGEST, Randomly, executed, play
 from worldformula.training import settings
 from worldformula.training.devices import describe
 from worldformula.training.seeding import derived, forked
@@ -38,6 +38,7 @@ CONTEXT, HORIZON = 5, 30
 SEQUENCES, SHOWN = 48, 6
 STRIP = (0, 1, 5, 10, 15, 20, 25, 30)
 VIDEO_PIXELS = 288
+OPENING = 300  # rows that are kept of an environment without ends
 
 Columns = dict[str, NDArray[Any]]
 
@@ -89,7 +90,7 @@ def gather(run: str | Path, agent: Agent, *, episodes: int = 10, device: str = "
     return dataclasses.replace(
         dreamt,
         formula=formula,
-        reached=Score.of(float(e["reward"].sum()) for e in played),
+        reached=Score.of(float(e["reward"].sum()) for e in played) if played[0]["is_last"][-1] else None,
         floor=levels.floor,
         best=levels.best,
         videos={**videos, **dreamt.videos, **strips, **({} if jumped is None else stills(jumped[1]))},
@@ -109,48 +110,60 @@ def real(env: EnvConfig) -> bool:
 def recorded(
     agent: Agent | None, env: EnvConfig, episodes: int, seed: int, events: list[list[str]] | None = None
 ) -> tuple[list[Columns], NDArray[np.uint8] | None]:
-    """One complete episode per stream, and the pictures ``[T, H, W, 3]`` of the first stream where there are any.
+    """Complete episodes, a stream each, and the pictures ``[T, H, W, 3]`` of the first one where there are any.
+
+    An environment that cannot be made twice plays them one after another. Of one in which no episode ends within
+    `ENDLESS` actions, the first rows of every stream.
 
     Args:
         agent: acts by its policy's mode; None acts uniformly at random.
         env: the environments.
         episodes: how many.
         seed: of the environments and of random actions.
-        events: of the first stream, gets the names of what happened on arriving at each row, ``info["event"]``.
+        events: of the first one, gets the names of what happened on arriving at each row, ``info["event"]``.
 
     Returns:
         Per episode the columns ``[T, …]`` of its rows, from ``is_first`` to ``is_last``, with their actions.
 
     Raises:
-        ConfigError: an episode does not end; the environment is a robot that is not simulated.
+        ConfigError: some episodes end and one does not; the environment is a robot that is not simulated.
     """
-    envs = Envs(env.id, episodes, seed=seed, recover=True, **env.options())
+    num = 1 if env.single else episodes
+    envs = Envs(env.id, num, seed=seed, recover=True, **env.options())
     if envs.real:
         envs.close()
         raise ConfigError(f"{env.id} is a robot that is not simulated: nobody acts on it to record episodes")
     table: list[Columns] = []
     pictures: list[NDArray[np.uint8]] = []
-    running, rows = np.ones(episodes, bool), envs.reset(0)
+    ended, rows = np.zeros(num, int), envs.reset(0)
     turns = play(envs, Randomly(envs.actions, seed) if agent is None else agent, rows, explore=False)
-    while running.any():
-        if len(table) > LONGEST:
+    while (ended < episodes // num).any() and (ended.any() or len(table) < ENDLESS):
+        if len(table) > LONGEST * (episodes // num):
             raise ConfigError(f"an episode of {env.id} did not end within {LONGEST} actions; set env.max_steps")
-        if running[0] and (picture := _picture(rows, envs)) is not None:
+        if not ended[0] and (picture := _picture(rows, envs)) is not None:
             pictures.append(picture)
-        if running[0] and events is not None:
+        if not ended[0] and events is not None:
             events.append([str(name) for name in envs.infos[0].get("event", ())])
         turn = next(turns)
         table.append(executed(envs, turn))
-        running &= ~turn.rows["is_last"]
+        ended += turn.rows["is_last"]
         rows = turn.after
     envs.close()
-    ends = [next(t for t, r in enumerate(table) if r["is_last"][i]) for i in range(episodes)]
-    begins = [max(t for t in range(end + 1) if table[t]["is_first"][i]) for i, end in enumerate(ends)]
+    if not ended.any():
+        del table[OPENING:], pictures[OPENING:], (events or [])[OPENING:]
     found = [
-        {key: np.stack([r[key][i] for r in table[begin : end + 1]]) for key in table[0]}
-        for i, (begin, end) in enumerate(zip(begins, ends, strict=True))
+        {key: np.stack([r[key][i] for r in table[begin:stop]]) for key in table[0]}
+        for i in range(num)
+        for begin, stop in _episodes(table, i)[: episodes // num]
     ]
     return found, np.stack(pictures) if pictures else None
+
+
+def _episodes(table: list[Columns], stream: int) -> list[tuple[int, int]]:
+    """First row, and behind the last one, of the episodes of a stream that end; of all rows where none does."""
+    stops = [t + 1 for t, row in enumerate(table) if row["is_last"][stream]]
+    begins = [max(t for t in range(stop) if table[t]["is_first"][stream]) for stop in stops]
+    return list(zip(begins, stops, strict=True)) or [(0, len(table))]
 
 
 def drawing(env: EnvConfig) -> jumps.Draws | None:

@@ -12,7 +12,7 @@ from worldformula.errors import ConfigError
 from worldformula.run.checks import limited
 from worldformula.run.config import EnvConfig
 from worldformula.run.contract import Acting
-from worldformula.run.play import LONGEST, play
+from worldformula.run.play import ENDLESS, LONGEST, play
 from worldformula.training.seeding import forked
 
 
@@ -60,8 +60,8 @@ def evaluate(
         on: the robot, where a driver of it is there already: no second one is made. It stays open.
 
     Raises:
-        ConfigError: no episodes asked for, an episode that does not end within 100 000 actions, or a robot that is not
-            simulated without ``env.max_steps``.
+        ConfigError: no episodes asked for, one that does not end within 100 000 actions (or none within 5 000), or a
+            robot that is not simulated without ``env.max_steps``.
     """
     if episodes < 1:
         raise ConfigError(f"expected at least one episode of evaluation, got {episodes}")
@@ -81,7 +81,9 @@ def _played(agent: Acting, envs: Envs, episodes: int, seed: int, explore: bool) 
     found: list[list[tuple[float, int]]] = [[] for _ in range(num)]
     with forked(seed):
         turns = play(envs, agent, explore=explore)
-        for _ in range(LONGEST * int(quota.max())):
+        for turn in range(LONGEST * int(quota.max())):
+            if turn >= ENDLESS and not any(found):
+                raise ConfigError(f"no episode of {envs.id} has ended within {ENDLESS} actions; set env.max_steps")
             next(turns)
             for episode in envs.finished:
                 if len(found[episode.stream]) < quota[episode.stream]:

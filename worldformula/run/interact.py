@@ -313,12 +313,16 @@ class Interact:
         config = self.config
         seed = derived(config.seed, EVALUATION)  # the same episodes each time, so that evaluations compare
         robot = self.envs if isinstance(self.envs, Envs) and self.envs.real else None
-        self.evaluation = evaluate(self.agent, config.env, episodes=config.eval_episodes, seed=seed, on=robot)
+        try:
+            self.evaluation = evaluate(self.agent, config.env, episodes=config.eval_episodes, seed=seed, on=robot)
+        except ConfigError as error:  # an environment whose episodes do not end: what was learnt is not lost for that
+            self.evaluation = None
+            self.say(f"warning: not evaluated: {error}, or eval_episodes=0")
         if robot is not None:
             self.driver.halt()
         self.count.evaluated = self.count.steps
         told = self.alarm.watched(self.agent, self.replay, self.step, ended=self.step >= self.goal)
-        return {**self.evaluation.metrics(), **told}
+        return {**(self.evaluation.metrics() if self.evaluation else {}), **told}
 
     # ------------------------------------------------------------------------------------------------ checkpoints
 

@@ -14,6 +14,7 @@ from worldformula.envs.actions import ActionSpec, mask_name
 from worldformula.run.contract import Acting, AgentState
 
 LONGEST = 100_000  # actions that an episode may take where somebody waits for its end
+ENDLESS = 5_000  # actions without the end of any episode, in any stream, after which nobody waits for one
 
 
 class Turn(NamedTuple):

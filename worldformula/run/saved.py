@@ -73,9 +73,15 @@ def load_agent(run: SavedRun, device: str = "auto") -> tuple[Agent, checkpoint.C
 
 
 def record(agent: Acting, env: EnvConfig, *, sequences: int, length: int, seed: int) -> dict[str, NDArray[Any]]:
-    """Plays, and returns what was seen and done as rows of experience ``[sequences, length, …]``, action included."""
-    envs = Envs(env.id, sequences, seed=seed, recover=True, **env.options())
+    """Plays, and returns what was seen and done as rows of experience ``[sequences, length, …]``, action included.
+
+    Sequences of an environment that cannot be made twice follow one another.
+    """
+    num = 1 if env.single else sequences
+    envs = Envs(env.id, num, seed=seed, recover=True, **env.options())
     with forked(seed):
-        turns = [executed(envs, turn) for turn in itertools.islice(play(envs, agent, explore=False), length)]
+        turns = itertools.islice(play(envs, agent, explore=False), length * (sequences // num))
+        rows = [executed(envs, turn) for turn in turns]
     envs.close()
-    return {key: np.stack([turn[key] for turn in turns], axis=1) for key in envs.row_spec}
+    found = {key: np.stack([row[key] for row in rows], axis=1) for key in envs.row_spec}
+    return {key: value.reshape(sequences, length, *value.shape[2:]) for key, value in found.items()}
