@@ -42,11 +42,26 @@ def same(one, other):
 
 
 @pytest.mark.parametrize("modes", [False, True])
-@pytest.mark.parametrize("n", [1, 3])
-def test_a_repeated_step_computes_what_a_checked_one_does_bit_by_bit(world, modes, n):
-    quick = walk(world, n, lambda w, row, s: w.observe(row, s, deterministic=modes))
-    slow = walk(world, n, lambda w, row, s: copy.deepcopy(w).observe(row, s, deterministic=modes))
+@pytest.mark.parametrize("n", [1, 3, 40])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_a_repeated_step_computes_what_a_checked_one_does_bit_by_bit(world, modes, n, gradients):
+    with torch.set_grad_enabled(gradients):
+        quick = walk(world, n, lambda w, row, s: w.observe(row, s, deterministic=modes))
+        slow = walk(world, n, lambda w, row, s: copy.deepcopy(w).observe(row, s, deterministic=modes))
     assert same(quick, slow)
+    assert quick[-1]["h"].requires_grad == gradients
+
+
+def test_states_that_lie_anywhere_in_memory_give_the_same_and_stay_as_they_are(world):
+    with torch.no_grad():
+        state = walk(world, 2, lambda w, row, s: w.observe(row, s))[-1]
+        odd = State({k: torch.cat((torch.zeros(1), v.flatten()))[1:].view(v.shape) for k, v in state.items()})
+        assert odd["h"].data_ptr() % 64
+        before = {k: v.clone() for k, v in odd.items()}
+        row = {"x": torch.ones(2, 3), "first": torch.zeros(2, dtype=torch.bool)}
+        one, other = (world.observe(row, start, deterministic=True) for start in (state, odd))
+    assert same([one], [other])
+    assert same([before], [odd])
 
 
 def test_acting_again_and_again_draws_from_the_same_stream_of_numbers(world):

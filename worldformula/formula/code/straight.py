@@ -128,4 +128,9 @@ class Straight:
                 values.append(actions[what][:, 0] if what in actions else state[what])
         with one_loop() if self.plain and torch.is_grad_enabled() else nullcontext():
             samples = self.call(owner, *values)[2]
-        return {key: samples[self.places[key]].unflatten(0, first.shape[:2]) for key in wanted}
+        return {key: _in_time(samples[self.places[key]], first) for key in wanted}
+
+
+def _in_time(value: Tensor, like: Tensor) -> Tensor:
+    """``[B·T, ...]`` as ``[B, T, ...]``; Tensor.unflatten takes longer."""
+    return value.view(*like.shape[:2], *value.shape[1:])
