@@ -71,3 +71,18 @@ def test_classes_beside_data_of_another_dtype_stay_classes(path):
         run(loss, path, **given)
     assert str(refused.value).splitlines()[-1] == "pass x=x.float(); or compute in float64 throughout: loss.double()"
     assert run(loss, path, **given | {"x": torch.zeros(B, X)}).value.isfinite()
+
+
+@pytest.mark.parametrize("direct", [False, True])
+def test_data_on_another_device_than_the_weights_are_told_so(direct):
+    """The meta device stands for any other."""
+    encode = Normal("q(z|x)", nn.Linear(X, 2 * X), shape=X)
+    x = z = torch.randn(B, X, device="meta")
+    call = (lambda: encode.sample(x=x)) if direct else (lambda: (-log(encode)).mean()(x=x, z=z))
+    with pytest.raises(FormulaError) as caught:
+        call()
+    said = str(caught.value)
+    assert "x        | meta [3, 4]\n  weights  | cpu" in said
+    whole = "q" if direct else "loss"
+    assert f"two devices: move the tensor, .to('cpu'), or the networks, {whole}.to('meta')" in said
+    assert "shapes" not in said

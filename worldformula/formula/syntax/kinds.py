@@ -26,17 +26,33 @@ def of_other_kind(
     ``read`` are the values of the conditions. ``given`` is what the call was given, by keyword: a kind goes on from
     there to what is computed; None of a direct call, which gives the conditions themselves.
     """
+    values = {str(c): v for c, v in zip(factor.conditions, read, strict=False) if isinstance(v, Tensor)}
+    whole = "loss" if given is not None else factor.header.letter
+    if (elsewhere := _elsewhere(factor, values, error, whole)) is not None:
+        return elsewhere
     if not _TOLD.search(str(error)):
         return None
-    values = {str(c): v for c, v in zip(factor.conditions, read, strict=False) if isinstance(v, Tensor)}
     weights = sorted({str(p.dtype) for p in _weights(factor) if p.is_floating_point()})
     rows = [(name, f"{_kind(v.dtype)} {list(v.shape)}") for name, v in values.items()]
     rows += [("weights", ", ".join(kind.removeprefix("torch.") for kind in weights) or "none")]
     shown = table(("variable", "got"), rows)
     own = {c.key: v for c, v in zip(factor.conditions, read, strict=False) if isinstance(v, Tensor)}
     known = own if given is None else {k: v for k, v in given.items() if isinstance(v, Tensor)}
-    whole = "loss" if given is not None else factor.header.letter
     return FormulaError(f"{factor}: its network failed: {error}\n{shown}\n{_advice(factor, own, known, error, whole)}")
+
+
+def _elsewhere(factor: Any, values: Mapping[str, Tensor], error: BaseException, whole: str) -> FormulaError | None:
+    """What lies on another device than the weights that read it; None where all are on one."""
+    there = {w.device for w in _weights(factor)}
+    if not there or all(v.device in there for v in values.values()):
+        return None
+    rows = [(name, f"{v.device} {list(v.shape)}") for name, v in values.items()]
+    shown = table(("variable", "got"), [*rows, ("weights", ", ".join(sorted(map(str, there))))])
+    name, value = next((name, v) for name, v in values.items() if v.device not in there)
+    return FormulaError(
+        f"{factor}: its network failed: {error}\n{shown}\n{name} and the weights lie on two devices: move the tensor, "
+        f".to({str(next(iter(there)))!r}), or the networks, {whole}.to({str(value.device)!r})"
+    )
 
 
 def _weights(factor: Any) -> Iterable[Tensor]:
