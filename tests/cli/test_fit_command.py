@@ -260,7 +260,7 @@ def test_steps_are_updates_also_where_the_model_has_steps_of_its_own(capsys: pyt
     assert main(["fit", "rbm", "--help"]) == 0
     out = capsys.readouterr().out
     assert "  sizes.steps=5 " in out
-    assert "  fit.steps=5000 " in out
+    assert "  fit.steps=4000 " in out
     assert read(asked.to_dict(), "here") == asked
 
 

@@ -98,11 +98,6 @@ def test_a_table_says_which_options_it_lacks(folder, capsys):
     assert "data.scale" not in capsys.readouterr().err
 
 
-def test_ldm_is_refused_before_its_first_stage_is_trained(folder, capsys):
-    assert main(["fit", "ldm", "--data", "digits-grey"]) == 1
-    assert "stage = ldm.stage_one(sizes)" in capsys.readouterr().err
-
-
 def test_data_are_listed_and_shown(folder, capsys):
     assert main(["data", "./pngs", "--set", "data.resize=8"]) == 0
     assert "12 pictures of pngs in 2 classes (cat, dog), 8 × 8 colour" in capsys.readouterr().out

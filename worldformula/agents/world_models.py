@@ -131,8 +131,8 @@ def car_racing() -> WorldModelsConfig:
 def tiny() -> WorldModelsConfig:
     """Small pictures on two CPU cores in minutes."""
     return WorldModelsConfig(
-        latent=32, depth=8, deviation=0.05, hidden=128, sees="zh", bias=True, collect=40_000, v_steps=8000,
-        m_steps=4000, generations=60, frames=64, batch=16, length=64, lr_v=1e-3, lr_m=2e-3, train_ratio=128.0,
+        latent=32, depth=8, deviation=0.05, hidden=128, sees="zh", bias=True, collect=20_000, v_steps=4000,
+        m_steps=3000, generations=40, frames=64, batch=16, length=64, lr_v=1e-3, lr_m=2e-3, train_ratio=128.0,
         prefill=2000,
         dreams=Dreams(population=32, rollouts=8, horizon=300),
     )  # fmt: skip

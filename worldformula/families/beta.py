@@ -31,7 +31,7 @@ from worldformula.families.base import (
     widen,
 )
 from worldformula.families.closed import register_kl
-from worldformula.families.domains import POSITIVE, UNIT, Domain
+from worldformula.families.domains import FINITE, UNIT, Domain
 from worldformula.families.special import (
     digamma,
     dtype_of,
@@ -68,7 +68,7 @@ class BetaFamily(Family):
     gradients: ClassVar[tuple[str, ...]] = ("reparametrised",)
     values: ClassVar[Domain | None] = UNIT
     domains: ClassVar[Mapping[str, Domain]] = MappingProxyType(
-        {"concentration1": POSITIVE, "concentration0": POSITIVE, "alpha": POSITIVE, "beta": POSITIVE}
+        dict.fromkeys(("concentration1", "concentration0", "alpha", "beta"), FINITE)
     )
     reference: ClassVar[str] = "torch.distributions:Beta"
 

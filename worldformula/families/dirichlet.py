@@ -35,7 +35,7 @@ from worldformula.families.base import (
     widen,
 )
 from worldformula.families.closed import register_kl
-from worldformula.families.domains import POSITIVE, SHARES, Domain
+from worldformula.families.domains import FINITE, SHARES, Domain
 from worldformula.families.special import (
     digamma,
     dtype_of,
@@ -70,7 +70,7 @@ class DirichletFamily(Family):
     gradients: ClassVar[tuple[str, ...]] = ("reparametrised",)
     joint: ClassVar[int | None] = 1
     values: ClassVar[Domain | None] = SHARES
-    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"concentration": POSITIVE, "alpha": POSITIVE})
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"concentration": FINITE, "alpha": FINITE})
     reference: ClassVar[str] = "torch.distributions:Dirichlet"
 
     def check_settings(self) -> None:

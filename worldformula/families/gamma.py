@@ -31,7 +31,7 @@ from worldformula.families.base import (
     widen,
 )
 from worldformula.families.closed import register_kl
-from worldformula.families.domains import FROM_0, POSITIVE, Domain
+from worldformula.families.domains import FINITE, FROM_0, Domain
 from worldformula.families.special import (
     digamma,
     dtype_of,
@@ -68,7 +68,7 @@ class GammaFamily(Family):
     estimator: ClassVar[str | None] = "reparametrised"
     gradients: ClassVar[tuple[str, ...]] = ("reparametrised",)
     values: ClassVar[Domain | None] = FROM_0
-    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"concentration": POSITIVE, "rate": POSITIVE})
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"concentration": FINITE, "rate": FINITE})
     reference: ClassVar[str] = "torch.distributions:Gamma"
 
     def check_settings(self) -> None:

@@ -29,7 +29,7 @@ from worldformula.families.base import (
     uniform,
 )
 from worldformula.families.closed import register_kl
-from worldformula.families.domains import COUNT, FROM_0, Domain
+from worldformula.families.domains import COUNT, FINITE_FROM_0, Domain
 from worldformula.families.special import (
     dtype_of,
     log,
@@ -57,7 +57,7 @@ class PoissonFamily(Family):
     parameters: ClassVar[tuple[str, ...]] = ("rate",)
     gradients: ClassVar[tuple[str, ...]] = ("score",)
     values: ClassVar[Domain | None] = COUNT
-    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"rate": FROM_0})
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"rate": FINITE_FROM_0})
     reference: ClassVar[str] = "torch.distributions:Poisson"
 
     def check_settings(self) -> None:

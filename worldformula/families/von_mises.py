@@ -34,7 +34,7 @@ from worldformula.families.base import (
     widen,
 )
 from worldformula.families.closed import register_kl
-from worldformula.families.domains import FROM_0, REAL, Domain
+from worldformula.families.domains import FINITE_FROM_0, REAL, Domain
 from worldformula.families.special import (
     dtype_of,
     implicit,
@@ -70,7 +70,7 @@ class VonMisesFamily(Family):
     estimator: ClassVar[str | None] = "reparametrised"
     gradients: ClassVar[tuple[str, ...]] = ("reparametrised",)
     values: ClassVar[Domain | None] = REAL
-    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"concentration": FROM_0})
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"concentration": FINITE_FROM_0})
 
     def check_settings(self) -> None:
         """As every family."""

@@ -39,7 +39,7 @@ from worldformula.families.base import (
     wide,
 )
 from worldformula.families.closed import register_kl
-from worldformula.families.domains import DIRECTION, FROM_0, Domain
+from worldformula.families.domains import DIRECTION, FINITE_FROM_0, Domain
 from worldformula.families.special import (
     dtype_of,
     gauss_rule,
@@ -75,7 +75,7 @@ class VonMisesFisherFamily(Family):
     gradients: ClassVar[tuple[str, ...]] = ("reparametrised",)
     joint: ClassVar[int | None] = 1
     values: ClassVar[Domain | None] = DIRECTION
-    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"concentration": FROM_0})
+    domains: ClassVar[Mapping[str, Domain]] = MappingProxyType({"concentration": FINITE_FROM_0})
 
     def check_settings(self) -> None:
         """As every family."""

@@ -9,6 +9,11 @@ import torch
 from torch import Tensor
 
 
+def signal(x: Tensor) -> Tensor:
+    """What the score is weighted by: nothing where that is infinite, which has no gradient, as −∞ times 0 is NaN."""
+    return torch.where(x.isfinite(), x, 0.0)
+
+
 def leave_one_out(x: Tensor, axis: int) -> Tensor:
     """For every sample, the mean of the others (Mnih & Rezende 2016, arXiv:1602.06725)."""
     return (x.sum(axis, keepdim=True) - x) / (x.shape[axis] - 1)

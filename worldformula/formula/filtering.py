@@ -60,11 +60,6 @@ def carried_weights(log_weights: Tensor, log_mean: Tensor) -> Tensor:
     return torch.where(log_mean == -math.inf, 0.0, log_weights - log_mean)
 
 
-def signal(log_mean: Tensor) -> Tensor:
-    """What the score of the ancestors is weighted by: nothing where no particle has a weight, as −∞ times 0 is NaN."""
-    return torch.where(log_mean == -math.inf, 0.0, log_mean)
-
-
 def running(x: Tensor, B: int, T: int, keep: Tensor | None = None) -> Tensor:
     """[B·T] -> the sums of all steps so far, which begin anew where a sequence restarts."""
     steps = x.view(B, T)

@@ -45,7 +45,8 @@ class Chains:
         rows = len(next(iter(batch.values())))
         if rows > len(self.states):
             raise ConfigError(
-                f"Chains: a batch of {rows} rows needs a buffer of at least as many, got {len(self.states)}"
+                f"Chains: a batch of {rows} rows needs a buffer of at least as many, got {len(self.states)}: raise its "
+                "size, or take smaller batches"
             )
         self._rows = torch.randperm(len(self.states))[:rows]
         starts = self.states[self._rows]

@@ -246,7 +246,10 @@ def _score(
         if isinstance(logq, str) and axis is None:
             scope.leaves.append(logq)
         centred = binary(draft, "-", logq, unary(draft, "detach", logq))
-        term = binary(draft, "*", centred, unary(draft, "detach", signal))
+        known = unary(draft, "detach", signal)
+        if isinstance(known, str):
+            known = draft.add("signal", Op("", "call", (known,), target=baselines.signal))
+        term = binary(draft, "*", centred, known)
         surrogate = binary(draft, "+", surrogate, _without(draft, "sum", term, axis) if every else term)
     return surrogate
 

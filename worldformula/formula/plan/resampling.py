@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from worldformula.errors import FormulaError, GradientError, TimeError
-from worldformula.formula import filtering, runtime
+from worldformula.formula import baselines, filtering, runtime
 from worldformula.formula.factors.independent import Uniform
 from worldformula.formula.plan.arithmetic import binary, unary
 from worldformula.formula.plan.densities import value_of
@@ -103,7 +103,7 @@ def weighted(draft: Draft, node: Expectation, value: Ref, axis: int | None) -> R
     if known.score is None:
         return mean
     centred = binary(draft, "-", known.score, unary(draft, "detach", known.score))
-    signal = draft.add("signal", Op("", "call", (unary(draft, "detach", mean),), target=filtering.signal))
+    signal = draft.add("signal", Op("", "call", (unary(draft, "detach", mean),), target=baselines.signal))
     return binary(draft, "+", mean, binary(draft, "*", signal, centred))
 
 
