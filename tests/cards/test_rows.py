@@ -13,6 +13,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import sklearn
 import torch
 
 from worldformula import cards
@@ -90,6 +91,20 @@ def test_again_measures_everything(card, tmp_path, measured, capsys):
     assert "measured again: as asked" in capsys.readouterr().out
 
 
+def test_a_row_knows_the_version_of_scikit_learn_where_that_was_imported(tmp_path):
+    """In processes of their own: what else was imported does not matter when a row is looked for."""
+    run = "from worldformula import cards; from worldformula.cards.run import measure; "
+    run += f"measure(cards.read('squares', {TEXT!r}), rows={str(tmp_path)!r}, seeds=[1])"
+    env = {**os.environ, "LOGGED": str(tmp_path / "log")}
+    (tmp_path / "log").touch()
+    for code in (f"import sklearn; {run}", run):
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, check=True)
+    assert (tmp_path / "log").read_text().split() == ["1"]
+    known = json.loads(row(tmp_path, 1).read_text())["versions"]
+    assert known["scikit-learn"] == sklearn.__version__
+    assert "zuko" not in known
+
+
 def test_without_a_folder_nothing_is_kept(card, measured, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     measure(card, seeds=[1])
@@ -104,6 +119,9 @@ def test_without_a_folder_nothing_is_kept(card, measured, tmp_path, monkeypatch)
         (lambda found: found["sources"].update({"tests/cards/entries.py": "0" * 16}), "tests/cards/entries.py changed"),
         (lambda found: found["sources"].update({"worldformula/gone.py": "0" * 16}), "worldformula/gone.py changed"),
         (lambda found: found["versions"].update(torch="2.0"), "versions changed"),
+        (lambda found: found["versions"].pop("numpy"), "versions changed"),
+        (lambda found: found["versions"].update({"scikit-learn": "0.1"}), "versions changed"),
+        (lambda found: found["versions"].update(abacus="1.0"), "versions changed"),
         (lambda found: found["machine"].update(processor="abacus"), "machine changed"),
         (lambda found: found.update(threads=7), "threads changed"),
         (lambda found: found.pop("metrics"), "1.json cannot be read"),

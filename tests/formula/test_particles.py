@@ -25,7 +25,8 @@ from tests.formula.filters import (
     series,
     settings,
 )
-from worldformula import KL, E, Normal, Sum, log
+from worldformula import KL, E, Normal, Sum, log, ratio
+from worldformula.errors import FormulaError
 
 
 @pytest.fixture(autouse=True)
@@ -170,3 +171,35 @@ def test_the_mean_of_whole_trajectories_is_the_elbo_of_k_draws():
     torch.testing.assert_close(
         around(x=x, noise={"z": noise["z"][0]}).value, one(x=x, noise={"z": noise["z"][0]}).value
     )
+
+
+# --------------------------------------------------------------------------------------------- what is drawn outside
+
+
+def around(**how):
+    """A filter whose particles are seen through g, which is drawn outside of it."""
+    torch.manual_seed(0)
+    q = Normal("q(z_t|z_{t-1},x_t)", lambda z, x: {"loc": 0.5 * (z + x), "scale": torch.ones_like(z)}, shape=1)
+    p = Normal("p(z_t|z_{t-1})", lambda z: {"loc": z, "scale": torch.ones_like(z)}, shape=1)
+    seen = Normal("p(x_t|z_t,g)", lambda z, g: {"loc": z + g, "scale": torch.ones_like(z)}, shape=1)
+    outer = Normal("q(g|y)", torch.nn.Linear(2, 2), shape=1)
+    particles = E(q, ratio(seen * p, q), samples=4, resample="systematic")
+    return E(outer, Sum("t", log(particles)), **how)
+
+
+@pytest.mark.parametrize("how", [{"samples": 3}, {"samples": 2, "gradient": "score"}])
+def test_several_draws_around_a_filter_are_refused_by_their_names(how):
+    with pytest.raises(FormulaError) as told:
+        _ = around(**how).program
+    said = str(told.value)
+    assert "the particles are filtered once, and g, which they depend on, has several values in the E around" in said
+    assert "g        | q(g|y)" in said
+    assert "take one draw of g around the filter: leave samples= out of E(q(g|y), Sum(...))" in said
+    assert "log_weight" not in said
+
+
+def test_what_is_written_instead_gives_a_draw_to_each_copy_of_a_row():
+    x, y = torch.randn(2, 5, 1), torch.randn(2, 2)
+    out = around()(x=x.repeat_interleave(3, 0), y=y.repeat_interleave(3, 0), seed=0)
+    assert out.value.shape == (6,)
+    assert len(out.samples["g"].unique()) == 6

@@ -17,6 +17,7 @@ from worldformula import (
     Laplace,
     Mixture,
     MoE,
+    MoPoE,
     Normal,
     OneHot,
     PoE,
@@ -192,3 +193,23 @@ def test_what_is_no_weight_of_these_experts_is_refused():
     with pytest.raises(FormulaError, match="present="):
         weighted.only("x")
     assert math.isclose(sum(weighted.shares), 1.0)
+
+
+def test_products_of_subsets_have_weights_of_their_own():
+    """Of two experts three products: the density by hand, in all rows and in those that lack a modality."""
+    q, given = experts(), inputs()
+    mixed = MoPoE(q, weights=[0.2, 0.3, 0.5])
+    z = mixed.sample(**given, seed=0)
+    moments = [part.params(given[name]) for part, name in zip(q, "xy", strict=True)]
+    locs, precisions = [m[0] for m in moments], [m[1] ** -2 for m in moments]
+    both = sum(precisions)
+    product = (sum(p * m for p, m in zip(precisions, locs, strict=True)) / both, both**-0.5)
+    parts = [torch.distributions.Normal(loc, scale).log_prob(z).sum(-1) for loc, scale in (*moments, product)]
+    shares = torch.tensor([0.2, 0.3, 0.5], dtype=DOUBLE).log()
+    torch.testing.assert_close(mixed.log_prob(z=z, **given), (torch.stack(parts, -1) + shares).logsumexp(-1))
+    assert mixed.definition == "q(z|x,y) = 0.2 q(z|x) + 0.3 q(z|y) + 0.5 q(z|x) q(z|y)"
+    prior = Normal("p(z)", shape=2).double()
+    loss = KL(MoPoE(q, prior, weights=[0.2, 0.3, 0.5]), prior, samples=4)
+    assert loss(**given, seed=0).value.isfinite().all()
+    with pytest.raises(FormulaError, match="expected weights= of 3 experts as numbers"):
+        MoPoE(q, weights=[0.5, 0.5])

@@ -6,7 +6,7 @@ A seed is not measured again while the *code is unchanged*, which means all of
                seed ended, and of the measuring file; the command line and this machinery excepted, which decide
                nothing that is measured
     threads    of torch, as the card has them
-    versions   of Python, torch and NumPy
+    versions   of Python, torch and NumPy, and of those `LIBRARIES` that were imported when the seed ended
     machine    processor and accelerator
 
 Claim, threshold, verdict and notes of the card are free to change: they judge what was measured, and do not measure.
@@ -21,6 +21,7 @@ import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,11 @@ from worldformula.cards.files import machine, write_json
 ROOT = Path(worldformula.__file__).parent
 APART = ("worldformula.cli", *(f"worldformula.cards.{n}" for n in ("condition", "files", "results", "rows", "run")))
 """Modules that no measurement depends on."""
+LIBRARIES = {
+    "sklearn": "scikit-learn", "scipy": "scipy", "zuko": "zuko", "cma": "cma", "gymnasium": "gymnasium",
+    "minigrid": "minigrid", "mujoco": "mujoco", "dm_control": "dm_control",
+}  # fmt: skip
+"""Modules that numbers come from, and the names that they are installed by: scikit-learn has the digits and peers."""
 EXAMPLES = "examples/"
 """Beside the package in a checkout: cards measure environments that are written there."""
 
@@ -90,13 +96,16 @@ class Rows:
     def _setting(self) -> dict[str, Any]:
         """What a row depends on besides the sources."""
         about = machine()
-        return {"threads": self.card.threads, "versions": about["versions"], "machine": about["machine"]}
+        beside = {name: _version(name) for module, name in LIBRARIES.items() if module in sys.modules}
+        return {"threads": self.card.threads, "versions": {**about["versions"], **beside}, "machine": about["machine"]}
 
     def _changed(self, found: Mapping[str, Any]) -> str:
         now = self._setting()
-        for key in ("threads", "versions"):
-            if now[key] != found[key]:
-                return f"{key} changed"
+        if now["threads"] != found["threads"]:
+            return "threads changed"
+        here = {name: _version(name) for name in LIBRARIES.values()} | now["versions"]
+        if {name: here.get(name) for name in machine()["versions"] | found["versions"]} != found["versions"]:
+            return "versions changed"
         if _kind(now["machine"]) != _kind(found["machine"]):
             return "machine changed"
         measuring = self._measuring()
@@ -136,6 +145,14 @@ def _row(found: Mapping[str, Any]) -> Row:
     if type(found["seed"]) is not int or not isinstance(found["date"], str):
         raise TypeError("expected a seed and a date")
     return Row(**{key: found[key] for key in Row.__dataclass_fields__})
+
+
+def _version(name: str) -> str | None:
+    """Of an installed library; None where it is not."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def _kind(machine: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -347,13 +347,17 @@ def _settings(family: Family | None) -> dict[str, Any]:
     return {name: value for name, value in known.items() if not name.startswith("min_")}
 
 
-def MoPoE(experts: Sequence[Factor], prior: Factor | None = None, *, prior_in: str = "all") -> MoE:
+def MoPoE(
+    experts: Sequence[Factor], prior: Factor | None = None, *, prior_in: str = "all",
+    weights: Sequence[float] | Tensor | Factor | None = None,
+) -> MoE:  # fmt: skip
     """The mixture of the products of all subsets of experts.
 
     Args:
         experts: the factors q(z|x_m).
         prior: an expert of the products as well.
         prior_in: ``"all"`` of them, or ``"full"``: only the product of all experts, as in the official code.
+        weights: shares of the products, in the order of `subsets`, small ones first, as of `MoE`; equal where None.
     """
     if prior_in not in ("all", "full"):
         raise FormulaError(f"MoPoE: expected prior_in='all' or 'full', got {prior_in!r}")
@@ -362,7 +366,7 @@ def MoPoE(experts: Sequence[Factor], prior: Factor | None = None, *, prior_in: s
         wanted = prior is not None and (prior_in == "all" or len(subset) == len(experts))
         parts = [prior, *subset] if wanted and prior is not None else list(subset)
         products.append(PoE(parts) if len(parts) > 1 else parts[0])
-    return MoE(products)
+    return MoE(products, weights=weights)
 
 
 __all__ = ["Experts", "MoE", "MoPoE", "PoE", "subsets"]

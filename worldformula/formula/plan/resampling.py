@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NoReturn
 
-from worldformula.errors import FormulaError, GradientError, TimeError
+from worldformula.errors import FormulaError, GradientError, TimeError, table
 from worldformula.formula import baselines, filtering, runtime
 from worldformula.formula.factors.independent import Uniform
 from worldformula.formula.plan.arithmetic import binary, unary
@@ -81,10 +81,7 @@ def weighted(draft: Draft, node: Expectation, value: Ref, axis: int | None) -> R
         refuse_place(node)
     known = draft.filters[axis]
     if not isinstance(value, str) or draft.ops[value].axes != (axis,):
-        raise FormulaError(
-            f"{text(node)}: the weights of a filter are those of its particles, one for each; what stands inside "
-            f"depends on other draws, or on none\nwrite ratio(p, q) of the factors that the particles are drawn from"
-        )
+        _refuse_weights(draft, node, value, axis)
     if (counts := draft.flags_of_time) is not None:
         here = Op("", "call", (value, counts, 0), target=runtime.filled)
         value = draft.add("weight_here", here)
@@ -105,6 +102,27 @@ def weighted(draft: Draft, node: Expectation, value: Ref, axis: int | None) -> R
     centred = binary(draft, "-", known.score, unary(draft, "detach", known.score))
     signal = draft.add("signal", Op("", "call", (unary(draft, "detach", mean),), target=baselines.signal))
     return binary(draft, "+", mean, binary(draft, "*", signal, centred))
+
+
+def _refuse_weights(draft: Draft, node: Expectation, value: Ref, axis: int) -> NoReturn:
+    """Say what the weights of a filter depend on besides its particles, or that they depend on none."""
+    others = {a for a in draft.ops[value].axes if a != axis} if isinstance(value, str) else set()
+    drawn = [draft.ops[name] for name in draft.samples.values()]
+    own = [use.factor for use in node.q]
+    several = [op.factor for op in drawn if others & {*op.axes} and op.factor is not None and op.factor not in own]
+    if not several:
+        raise FormulaError(
+            f"{text(node)}: the weights of a filter are those of its particles, one for each, and what stands inside "
+            f"depends on none of them\nwrite ratio(p, q) of the factors that the particles are drawn from"
+        )
+    names = ", ".join(str(factor.variable) for factor in several)
+    raise FormulaError(
+        f"{text(node)}: the particles are filtered once, and {names}, which they depend on, has several values in the "
+        f"E around the sum, by samples= or gradient='exact'\n"
+        + table(("variable", "declared by"), [(factor.variable, factor) for factor in several])
+        + f"\ntake one draw of {names} around the filter: leave samples= out of E({several[0]}, Sum(...)), whose mean "
+        f"over calls is the same,\nor give the call every row as often as there should be draws"
+    )
 
 
 def check_log(draft: Draft, node: Expectation, scope: Scope) -> None:
