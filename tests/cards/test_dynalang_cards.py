@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -64,17 +65,38 @@ def test_the_claims_are_counted(monkeypatch, told, false, without, holds):
     assert asked == [("learnt from true", 5, ("true", "swapped")), ("learnt from none", 5, ("none",))]
 
 
+def hinted(seed, stray):
+    """Play as the card's, without random actions, by a share of steps that lead anywhere."""
+    tries = partial(dynalang_hint.tries, np.random.default_rng(seed), stray=stray)
+    return play("home_dynamics", seed, 120, 32, random=(0.0,), controller=tries, hint="true", again=True, room=3)
+
+
 def test_who_tries_knows_no_more_than_the_agent_and_opens_one_bin_in_three():
-    """The same acts whatever opens the bin; it comes to nearly all bins, and opens a third of them."""
-    rows = play("home_dynamics", 5, 120, 32, random=(0.0,), controller=dynalang_hint.tries, hint="true", again=True)
+    """The same acts whatever opens the bin; who does not stray comes to nearly all bins, and opens a third of them."""
+    rows = hinted(5, 0.0)
     ended, by_bin, opened = (int(rows[key].sum()) for key in ("is_last", "is_terminal", "reward"))
     assert by_bin > 0.9 * ended
     assert abs(opened / by_bin - 1 / 3) < 3 * math.sqrt(2 / 9 / by_bin)
-    env = make("home_dynamics")
+    env = make("home_dynamics", room=3)
     for seed in range(20):
         state = env.reset(seed=seed)[1]["state"]
-        told = {dynalang_hint.tries({**state, "secret": np.array([s]), "told": np.array([s])}) for s in range(3)}
-        assert len(told) == 1
+        known = [{**state, "secret": np.array([s]), "told": np.array([s])} for s in range(3)]
+        assert len({dynalang_hint.tries(np.random.default_rng(seed), one) for one in known}) == 1
+
+
+def test_who_strays_hears_the_sentence_again_before_the_bin_is_tried():
+    """The word that says how comes again in the rows 6 and 12: a third of the openings are later than that."""
+
+    def late(stray):
+        rows, ages = hinted(5, stray), []
+        for first, last in zip(rows["is_first"], rows["is_terminal"], strict=True):
+            begun = np.maximum.accumulate(np.where(first, np.arange(32), 0))
+            ages += list((np.arange(32) - begun)[last])
+        return np.mean(np.array(ages) > 12)
+
+    often, seldom = late(dynalang_hint.STRAY), late(0.0)
+    assert often > 0.3
+    assert seldom < often / 2
 
 
 def test_the_hint_card_learns_from_play_and_acts(monkeypatch):

@@ -1,7 +1,7 @@
 """Measures whether an agent follows what it reads: the bin opens in one of three ways, and a sentence says which.
 
 The world learns from play of somebody who knows no more than the agent does, and tries; then world, actor and critic
-learn from the same play. Nothing else is done in the environment before it is measured.
+learn from that play and from what the agent does itself, in equal parts.
 """
 
 from __future__ import annotations
@@ -15,32 +15,37 @@ from numpy.typing import NDArray
 
 from worldformula.agent.imagination import ImaginationAgent
 from worldformula.agents import dreamer_v3, dynalang
-from worldformula.envs import Envs
-from worldformula.envs.home_grid_mini import BIN, FLOOR_, walk
+from worldformula.envs import Envs, Rows
+from worldformula.envs.home_grid_mini import BIN, OPENING, walk
 from worldformula.envs.home_tiles import STEPS as MOVES
 from worldformula.envs.play import play
 from worldformula.run.config import EnvConfig
 from worldformula.run.evaluate import evaluate
+from worldformula.run.play import executed
+from worldformula.run.play import play as live
 from worldformula.training.fit import fit
 from worldformula.training.optimiser import ClipUnits, LaProp
 
-EPISODES = 300
+EPISODES = 1000
 WITH, WITHOUT, FALSE = 0.9, 0.38, 0.1
-CHUNKS, STEPS, RANDOM = 1250, 32, (0.1, 0.3, 0.6)
-WORLD, ALL = 1600, 1200  # updates of the world alone, and of everything
-AROUND = (2, 3, 1, 0)  # from left up, from up right, from right down, from down left
+ROOM = 3  # cells along an edge
+CHUNKS, STEPS, RANDOM, STRAY = 2000, 32, (0.1,), 0.6  # of the play: chunks, their rows, shares of actions and steps
+WORLD, ALL = 2500, 800  # updates of the world alone, and of everything
+STREAMS, EVERY = 16, 20  # it acts in so many rooms at once, 32 rows each time, behind so many updates
 WEIGHTS = ("token=10", "reward=10")
+RATE = 2e-3
 
 
 def config() -> dreamer_v3.DreamerConfig:
     """`tiny`, whose world is told to read, and to tell an opened bin from a broken one."""
     own: dreamer_v3.DreamerConfig = dynalang.tiny()
-    return replace(own, world=replace(own.world, dynamics=1.0, weights=WEIGHTS), context=0, imagine=12, imag_last=16)
+    world = replace(own.world, dynamics=1.0, weights=WEIGHTS)
+    return replace(own, world=world, lr=RATE, context=0, imagine=6, imag_last=10)
 
 
 def env(hint: str) -> EnvConfig:
     """Where it acts; ``hint`` is what is said: "true", "none" or "swapped"."""
-    return EnvConfig("home_dynamics", num=20, args=(f"hint={hint}", "again=true"))
+    return EnvConfig("home_dynamics", num=20, args=(f"hint={hint}", "again=true", f"room={ROOM}"))
 
 
 def measure(seed: int) -> dict[str, float]:
@@ -67,35 +72,39 @@ def success(agent: ImaginationAgent, seed: int, hints: tuple[str, ...]) -> list[
 
 
 def learnt(seed: int, hint: str) -> ImaginationAgent:
-    """An agent that learnt from play; ``hint`` is what was said in it."""
-    envs = Envs("home_dynamics", 1, **env(hint).options())
+    """An agent that learnt from play, then from that and from what it did itself; ``hint`` is what was said."""
+    envs = Envs("home_dynamics", STREAMS, seed=seed, **env(hint).options())
     own = config()
     agent: ImaginationAgent = dynalang.build(own, envs.observations, envs.actions, seed)
-    envs.close()
-    rows = play(
-        "home_dynamics", seed, CHUNKS, STEPS, random=RANDOM, controller=tries, hint=hint,
-        again=True,
+    tried = partial(tries, np.random.default_rng([seed, 1]))
+    played = play(
+        "home_dynamics", seed, CHUNKS, STEPS, random=RANDOM, controller=tried, hint=hint, again=True, room=ROOM
     )  # fmt: skip
-    world, known = agent.world, agent.perception.learn(rows, agent.device)
+    del played["event"]
+    world, known = agent.world, agent.perception.learn(played, agent.device)
     read = {name: known[name] for name in world.loss.program.inputs if name in known}
     moves = partial(LaProp, lr=own.lr, warmup=own.warmup, clip=own.clip, units=ClipUnits.of(world))
     fit(world.loss, read, batch=own.batch, steps=WORLD, seed=seed, optimizer=moves)
-    rng, columns = np.random.default_rng(seed), {key: value for key, value in rows.items() if key != "event"}
-    for _ in range(ALL):
-        some = rng.integers(CHUNKS, size=own.batch)
-        agent.update({key: value[some] for key, value in columns.items()})
+    rng, turns, lived = np.random.default_rng(seed), live(envs, agent), list[Rows]()
+    for n in range(ALL):
+        if n % EVERY == 0:
+            rows = [executed(envs, next(turns)) for _ in range(STEPS)]
+            lived += [{key: np.stack([row[key][k] for row in rows]) for key in played} for k in range(STREAMS)]
+        first, second = rng.integers(CHUNKS, size=own.batch // 2), rng.integers(len(lived), size=own.batch // 2)
+        agent.update({key: np.stack([*played[key][first], *(lived[k][key] for k in second)]) for key in played})
+    envs.close()
     return agent
 
 
-def tries(state: Mapping[str, NDArray[np.floating]]) -> int:
-    """Goes to a bin that it sees, and tries one of the ways there, which one by where it stands; else straight on, and
-    around along the walls. It does not know what opens the bin.
+def tries(rng: np.random.Generator, state: Mapping[str, NDArray[np.floating]], stray: float = STRAY) -> int:
+    """Goes to a bin that it sees, and tries any of the ways there; a share of its steps, and all while it sees none,
+    lead anywhere. It does not know what opens the bin, and it takes its time: what is tried before the sentence has
+    come again teaches nobody to keep it.
     """
     x, y, facing = *(int(k) for k in state["figure"]), int(state["facing"][0])
-    faced = state["tiles"][y + MOVES[facing][1], x + MOVES[facing][0]]
-    if faced == BIN:
-        return len(MOVES) + (x + y + facing) % 3
     far = np.abs(np.argwhere(state["tiles"] == BIN)[0] - (y, x)).max()
-    if far <= 1:
-        return walk(state, state["tiles"] == BIN)
-    return facing if faced == FLOOR_ else AROUND[facing]
+    if far > 1 or rng.random() < stray:
+        return int(rng.integers(len(MOVES)))
+    if state["tiles"][y + MOVES[facing][1], x + MOVES[facing][0]] == BIN:
+        return len(MOVES) + int(rng.integers(len(OPENING)))
+    return walk(state, state["tiles"] == BIN)
