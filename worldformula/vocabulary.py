@@ -26,6 +26,8 @@ def split(text: str) -> list[str]:
 class Vocabulary:
     """Words by number; the first one stands for "nothing is said" where it is `PAD`.
 
+    Of a tokenizer of your own: a subclass whose `numbers` and `text` call it, with its pieces as ``words``.
+
     Attributes:
         words: all of them, each once.
 

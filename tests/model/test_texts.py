@@ -1,12 +1,14 @@
 """A text as data of a world that reads: what is learnt, what is left alone, and what an agent takes over."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tests.envs.tokenized import Tokenized  # noqa: F401 - registers it
 from worldformula import catalogue
 from worldformula.agent.acts import acts_of
 from worldformula.cli.main import main
@@ -123,6 +125,27 @@ def test_an_agent_of_that_environment_takes_the_weights_over(text, tmp_path, env
     assert all(torch.equal(own[name], value) for name, value in learnt.items())
     assert not any(name.startswith(("p_r_", "p_c_")) for name in learnt)
     assert said[0].startswith("init")
+
+
+def test_ids_of_any_tokenizer_are_words(tmp_path, capsys):
+    """Pieces of words with a tokenizer of their own: read from a text, gone on with, and read by an agent."""
+    path, folder = tmp_path / "pieces.txt", tmp_path / "run"
+    path.write_text("open bin\nshut bin\n" * 6, encoding="utf-8")
+    run = run_of(path, folder, env="tests/Tokenized-v0")
+    rows = np.split(run.data.train["id"], np.flatnonzero(run.data.train["is_first"])[1:])
+    assert {tuple(row) for row in rows} == {(1, 2, 3, 4), (6, 7, 3, 4)}
+    run.run()
+    assert main(["dream", str(folder), "--text", "shut b", "--steps", "3"]) == 0, capsys.readouterr().err
+    assert main(["report", str(folder)]) == 0
+    assert re.search(r"<td>(open|shut)</td><td>.*?</td><td> bin</td>", (folder / "report.html").read_text())
+    assert main(["dream", str(folder), "--text", "xyz"]) == 1
+    assert "no word 'xy'" in capsys.readouterr().err
+    train = ["train", "dynalang", "--env", "tests/Tokenized-v0", "--init", str(folder)]
+    train += ["--run", str(tmp_path / "agent")]
+    small = ["steps=24", "env.num=1", "eval_episodes=0", "env.floor_episodes=0", "agent.prefill=16", "agent.batch=2"]
+    small += ["agent.length=4", "agent.imag_last=2", *(f"agent.world.{width}" for width in WIDTHS)]
+    assert main([*train, *(word for text in small for word in ("--set", text))]) == 0, capsys.readouterr().err
+    assert main(["dream", str(tmp_path / "agent"), "--text", "open b", "--steps", "2"]) == 0, capsys.readouterr().err
 
 
 def test_words_that_the_environment_does_not_have_are_refused(text, tmp_path):

@@ -24,7 +24,7 @@ from worldformula.report.yardsticks import REPORT, yardsticks
 from worldformula.run.config import EnvConfig
 from worldformula.run.contract import Agent, Batch
 from worldformula.run.folder import RunFolder
-from worldformula.run.play import ENDLESS, LONGEST, Randomly, executed, play
+from worldformula.run.play import ENDLESS, LONGEST, Randomly, executed, play, sight
 from worldformula.training import settings
 from worldformula.training.devices import describe
 from worldformula.training.seeding import derived, forked
@@ -140,7 +140,7 @@ def recorded(
     while (ended < episodes // num).any() and (ended.any() or len(table) < ENDLESS):
         if len(table) > LONGEST * (episodes // num):
             raise ConfigError(f"an episode of {env.id} did not end within {LONGEST} actions; set env.max_steps")
-        if not ended[0] and (picture := _picture(rows, envs)) is not None:
+        if not ended[0] and (picture := sight(rows, envs)) is not None:
             pictures.append(picture)
         if not ended[0] and events is not None:
             events.append([str(name) for name in envs.infos[0].get("event", ())])
@@ -181,14 +181,6 @@ def stills(pictures: Mapping[str, NDArray[np.uint8]]) -> dict[str, bytes]:
     return {
         name: webp(jumps.strip(frames), scale=max(1, round(80 / frames.shape[1]))) for name, frames in pictures.items()
     }
-
-
-def _picture(rows: Columns, envs: Envs) -> NDArray[np.uint8] | None:
-    """What stream 0 sees, or what its environment draws; an environment of another package may draw nothing."""
-    for column in rows.values():
-        if column.dtype == np.uint8 and column.ndim == 4 and column.shape[-1] in (1, 3):
-            return column[0].copy()
-    return envs.render()[0] if registry.find(envs.id) is not None else None
 
 
 def _dream(agent: Agent, recorded: list[Columns]) -> Evidence:

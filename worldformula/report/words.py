@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from html import escape
 from typing import Any, cast
 
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 
 from worldformula.agent.imagination import ImaginationAgent
 from worldformula.envs import Envs
-from worldformula.envs.words import column_of_words
-from worldformula.errors import ConfigError
+from worldformula.envs.factory import argument, make
+from worldformula.envs.words import column_of_words, vocabulary_of
+from worldformula.errors import ConfigError, WorldformulaError
 from worldformula.model.run import ModelRun, evaluating
 from worldformula.model.through_time import ThroughTime, counts, is_action, variables
 from worldformula.report.evidence import Heard
@@ -25,6 +27,7 @@ from worldformula.report.parts import picture, section
 from worldformula.report.video import tile, upscale, webp
 from worldformula.run.config import EnvConfig
 from worldformula.run.contract import Agent
+from worldformula.run.play import sight
 from worldformula.training.seeding import forked
 from worldformula.vocabulary import PAD, Vocabulary
 from worldformula.world import State, World, saying
@@ -64,7 +67,7 @@ def of_fit(run: ModelRun, text: str, *, steps: int, temperature: float, seed: in
             f"{run.folder.path} learnt no words: expected a run of an agent that reads, or of\n"
             "worldformula fit dynalang --data text.txt --set data.env=ID"
         )
-    key, words = model.words
+    key, words = _words_of(run, *model.words)
     numbers = numbers_of(words, text)
     flags = torch.zeros(1, len(numbers), dtype=torch.bool)
     first = flags.clone()
@@ -91,21 +94,31 @@ def fitted_part(run: ModelRun, seed: int) -> str:
     model = run.model
     if not isinstance(model, ThroughTime) or model.words is None:
         return ""
-    key, words = model.words
+    key, words = _words_of(run, *model.words)
     begins = np.flatnonzero(run.data.test["is_first"])[1:]
     cells = []
     for line in np.split(run.data.test[key], begins)[:LINES]:
-        told = [words.words[int(number)] for number in line]
-        half = max(1, len(told) // 2)
-        if rest := told[half:]:
-            read = " ".join(told[:half])
-            said = of_fit(run, read, steps=len(rest), temperature=1.0, seed=seed)
-            cells.append((read, said.text, " ".join(rest)))
+        half = max(1, len(line) // 2)
+        if len(line) > half:
+            read, rest = words.text(line[:half]), words.text(line[half:])
+            said = of_fit(run, read, steps=len(line) - half, temperature=1.0, seed=seed)
+            cells.append((read, said.text, rest))
     rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in cells)
     head = "<tr><th>it reads</th><th>it goes on with</th><th>the text has</th></tr>"
     with evaluating(run.fitting):
         reached = saying_note(model.watched(run.test_rows, run.device)["words/perplexity"])
     return section("What it would say", reached, f'<table class="lines">{head}{rows}</table>') if cells else ""
+
+
+def _words_of(run: ModelRun, key: str, words: Vocabulary) -> tuple[str, Vocabulary]:
+    """The words of a fit, read and written as its environment does, where it is here: maybe by its own tokenizer."""
+    how = run.config.reading
+    with suppress(WorldformulaError, ImportError):
+        env = make(how.env, **dict(map(argument, how.env_args)))
+        own = vocabulary_of(env)
+        env.close()
+        return key, own if own is not None and own.words == words.words else words
+    return key, words
 
 
 def saying_note(value: float) -> str:
@@ -242,9 +255,9 @@ def heard(agent: Agent, env: EnvConfig, seed: int) -> tuple[tuple[Heard, ...], d
             told, dream = found
             note = f"Imagined after “{told}”; in all {dream.reward:.2f} of reward."
             shown.append((hint, note, dream))
-    if half := read[: max(1, len(read) // 2)]:
-        said = of_agent(agent, env, " ".join(half), steps=AHEAD, temperature=1.0, seed=seed)
-        shown.append(("said", f"After “{' '.join(half)}” it would say: {said.text}", dataclasses.replace(said)))
+    if half := words.text(map(words.number, read[: max(1, len(read) // 2)])):
+        said = of_agent(agent, env, half, steps=AHEAD, temperature=1.0, seed=seed)
+        shown.append(("said", f"After “{half}” it would say: {said.text}", said))
     heard = tuple(Heard(name, note, said.words) for name, note, said in shown)
     strips = {f"words_{name}": strip(s.pictures) for name, _, s in shown if s.pictures is not None}
     return heard, strips
@@ -265,7 +278,8 @@ def _lived(agent: ImaginationAgent, env: EnvConfig, key: str, words: Vocabulary,
             said.append(words.words[int(rows[key][0])])
             if envs.infos[0].get("sentence"):
                 sentences.append(place)
-            pictures.append(envs.render()[0])
+            if (seen := sight(rows, envs)) is not None:
+                pictures.append(seen if seen.shape[-1] == 3 else seen.repeat(3, -1))
             if rows["is_last"][0]:
                 break
             actions, state = agent.act(rows, state, explore=False)
@@ -273,7 +287,9 @@ def _lived(agent: ImaginationAgent, env: EnvConfig, key: str, words: Vocabulary,
     envs.close()
     begin = sentences[0] if sentences else 0
     stop = sentences[1] if len(sentences) > 1 else len(said)
-    return Said(tuple(said), np.stack(pictures)), [word for word in said[begin:stop] if word != PAD]
+    return Said(tuple(said), np.stack(pictures) if pictures else None), [
+        word for word in said[begin:stop] if word != PAD
+    ]
 
 
 def _after(
@@ -283,7 +299,7 @@ def _after(
     own = dataclasses.replace(env, args=(*(a for a in env.args if not a.startswith("hint=")), f"hint={hint}"))
     try:
         envs = Envs(own.id, 1, seed=seed, **own.options())
-    except (ConfigError, TypeError, ValueError):
+    except (WorldformulaError, TypeError, ValueError):  # it takes no hint
         return None
     rows, state, told = envs.reset(0), agent.initial(1), list[str]()
     with forked(seed):

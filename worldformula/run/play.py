@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from worldformula.envs import Actions, Envs, Rows
+from worldformula.envs import Actions, Envs, Rows, registry
 from worldformula.envs.actions import ActionSpec, mask_name
 from worldformula.run.contract import Acting, AgentState
 
@@ -78,3 +78,11 @@ def executed(envs: Envs, turn: Turn) -> dict[str, NDArray[Any]]:
     for column in found.values():
         column[turn.rows["is_last"]] = 0
     return {**turn.rows, **found}
+
+
+def sight(rows: Rows, envs: Envs) -> NDArray[np.uint8] | None:
+    """What stream 0 sees, or what its environment draws; an environment of another package may draw nothing."""
+    for column in rows.values():
+        if column.dtype == np.uint8 and column.ndim == 4 and column.shape[-1] in (1, 3):
+            return np.array(column[0])
+    return envs.render()[0] if registry.find(envs.id) is not None else None
