@@ -21,6 +21,7 @@ from worldformula.envs import ActionSpec, Column
 from worldformula.errors import ConfigError, MissingInputError, ShapeError
 from worldformula.planner import Plan, Planner
 from worldformula.planners.cem import CEM
+from worldformula.report.planned import planned
 from worldformula.training.objective import Minimises
 
 N = 4
@@ -131,6 +132,28 @@ def test_a_policy_reads_it_at_once() -> None:
 class Against(nn.Module):
     def forward(self, z: Tensor, wind: Tensor) -> Tensor:
         return -wind
+
+
+def test_a_plan_on_the_page_is_under_the_token_too() -> None:
+    wind = torch.tensor([[0.4, -0.2]])
+    agent = agent_of(Watched(), tokens={"wind": wind})
+    place = np.array([[[0.1, 0.2], [0.3, -0.3]]], np.float32)
+    zeros = np.zeros((1, 2), np.float32)
+    batch = {"place": place, "action": np.zeros((1, 2, 2), np.float32), "reward": zeros, "is_terminal": zeros > 0}
+    batch |= {"is_first": np.array([[True, False]]), "is_last": zeros > 0}
+    found = planned(agent, CEM(horizon=4, candidates=200, elites=20, iterations=4), batch)
+    z, total = place[0, -1] - 0.5 * wind[0].numpy(), 0.0  # the camera is undone, and the wind goes on blowing
+    for action in found.actions["a"]:
+        z = z + 0.2 * (action + wind[0].numpy())
+        total += float((z**2).sum())
+    assert found.total == pytest.approx(total, rel=1e-4)
+    assert np.nanmin(found.landscape) >= 0
+    truth = agent.open_loop({key: np.repeat(value, 2, 1) for key, value in batch.items()}, context=2)
+    # Nothing is done and the wind blows .2 · (.4, −.2) a step, from where the camera was undone; the head is told z.
+    weight, bias = (p.detach().numpy() for p in agent.world.heads["x"].net.parameters())
+    at = place[0, 0] - 0.5 * wind[0].numpy()
+    way = np.stack([at + 0.2 * k * wind[0].numpy() for k in (1, 2)])
+    np.testing.assert_allclose(truth["dream"][0, 2:], way @ weight.T + bias, atol=1e-5)
 
 
 def test_refused() -> None:

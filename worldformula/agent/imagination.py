@@ -144,7 +144,7 @@ class ImaginationAgent(nn.Module):
         ``explore`` samples, otherwise means and modes. What a column of masks does not allow is not chosen.
         """
         device = self.device
-        tokens = self._tokens(rows) if self.configuration.tokens else {}
+        tokens = self.tokens(rows)
         observed = self.perception.observe(rows, device) | tokens
         masks, kept = self.perception.masks(rows, device), dict[str, Tensor]()
         anything = explore and self.habits.random and not self.updates.count
@@ -170,8 +170,14 @@ class ImaginationAgent(nn.Module):
         kept |= self._kept(seen, rows, state)
         return self.perception.act(actions), self.memory.update(seen, actions) | kept
 
-    def _tokens(self, rows: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
-        """What the configuration says of the task itself, ``[N, ...]`` by condition."""
+    def tokens(self, rows: Mapping[str, NDArray[Any]]) -> dict[str, Tensor]:
+        """What the configuration says of the task itself at rows ``[N, ...]``, by condition.
+
+        Raises:
+            ConfigError: a token that nobody reads.
+        """
+        if not self.configuration.tokens:
+            return {}
         policy = None if self.actor is None else self.actor.policy
         known = {*self.world.conditions, *conditions_of(self.world.posterior, policy)}
         found = {name: token.to(self.device) for name, token in self.configuration.told(rows).items()}
@@ -363,7 +369,8 @@ class ImaginationAgent(nn.Module):
         Raises:
             ConfigError: the world predicts nothing that it observes, and no reward.
         """
-        return open_loop(self.world, self.perception, batch, self.device, context)
+        tokens = self.tokens({name: column[:, 0] for name, column in batch.items()})
+        return open_loop(self.world, self.perception, batch, self.device, context, tokens)
 
     # ------------------------------------------------------------------------------------------------------ checkpoint
 

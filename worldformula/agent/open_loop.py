@@ -17,14 +17,19 @@ from worldformula.world import World
 
 @torch.no_grad()
 def open_loop(
-    world: World, perception: Perception, batch: Mapping[str, NDArray[Any]], device: torch.device, context: int
+    world: World,
+    perception: Perception,
+    batch: Mapping[str, NDArray[Any]],
+    device: torch.device,
+    context: int,
+    tokens: Mapping[str, Tensor] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """See `worldformula.agent.imagination.ImaginationAgent.open_loop`."""
-    inputs = perception.learn(batch, device)
+    inputs, tokens = perception.learn(batch, device), dict(tokens or {})
     head, target = _predicted(world, perception, inputs)
-    states = world.filter({k: v[:, :context] for k, v in inputs.items()}, deterministic=True)
+    states = world.filter({k: v[:, :context] for k, v in inputs.items()} | tokens, deterministic=True)
     taken = {key: inputs[key][:, context - 1 : -1] for key in world.actions}
-    future = world.imagine(states.last(), actions=taken, deterministic=True)
+    future = world.imagine(states.last() | tokens, actions=taken, deterministic=True)
     dream = world.decode(states.then(future.span(1)), (head,))[head]
     if (images := perception.of_kind("image")) and world.dynamics.heads[head].variable.key in images.values():
         truth, shown = ((v * 255).round().clamp(0, 255).to(torch.uint8) for v in (target, dream))

@@ -78,8 +78,9 @@ def planned(agent: Any, planner: Planner, batch: Mapping[str, NDArray[Any]]) -> 
         raise ConfigError(f"a {type(agent).__name__} has no world to plan in: expected an agent that imagines")
     agent, apart = _without_bonuses(agent)
     world = agent.world
-    state = world.filter(agent.perception.learn(batch, agent.device), deterministic=True).last()
     row = {key: value[:, -1] for key, value in batch.items()}
+    tokens = agent.tokens(row)
+    state = world.filter(agent.perception.learn(batch, agent.device) | tokens, deterministic=True).last() | tokens
     task, masks = agent.task(agent.configuration.given(row)), agent.perception.masks(row, agent.device)
     space, began = space_of(agent.perception.acts), time.process_time()
     plan = planner.plan(world, task, state, space=space, mask=masks or None)
