@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.timing import interleave, show
-from benchmarks.vae_step import Loss, Nets, Sizes, training_step
+from benchmarks.vae_step import Loss, Nets, Sizes, pixyz_parts, training_step
 from worldformula import Bernoulli, Normal, log, ratio
 from worldformula import E as Expect
 from worldformula.cards.run import machine, write_json
@@ -63,28 +63,10 @@ def by_formula(nets: Nets, sizes: Sizes, K: int, compiled: bool = False) -> Loss
 
 def by_pixyz(nets: Nets, sizes: Sizes, K: int) -> Loss:
     """Pixyz: the mean of K evaluations of the joint log-ratio; it has no log-mean-exp, so this is its ELBO with K."""
-    import pixyz.distributions as dist
     from pixyz.losses import Expectation
 
-    class Encoder(dist.Normal):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__(var=["z"], cond_var=["x"], name="q")
-            self.net = nets.encoder
-
-        def forward(self, x: Tensor) -> dict[str, Tensor]:
-            loc, raw = self.net(x).chunk(2, -1)
-            return {"loc": loc, "scale": F.softplus(raw)}
-
-    class Decoder(dist.Bernoulli):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__(var=["x"], cond_var=["z"], name="p")
-            self.net = nets.decoder
-
-        def forward(self, z: Tensor) -> dict[str, Tensor]:
-            return {"probs": self.net(z).sigmoid()}
-
-    prior = dist.Normal(loc=torch.tensor(0.0), scale=torch.tensor(1.0), var=["z"], features_shape=[sizes.z], name="p")
-    q, p = Encoder(), Decoder() * prior
+    q, decode, prior = pixyz_parts(nets, sizes)
+    p = decode * prior
     loss = -Expectation(q, p.log_prob() - q.log_prob(), sample_shape=[K]).mean()
     return lambda x: loss.eval({"x": x})
 

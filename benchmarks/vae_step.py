@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -72,10 +73,9 @@ def by_formula(nets: Nets, sizes: Sizes) -> Loss:
     return lambda x: loss(x=x).value
 
 
-def by_pixyz(nets: Nets, sizes: Sizes) -> Loss:
-    """Pixyz: the README's VAE, evaluated as its Model does."""
+def pixyz_parts(nets: Nets, sizes: Sizes) -> tuple[Any, Any, Any]:
+    """q(z|x), p(x|z) and p(z) as Pixyz writes them, around these networks."""
     import pixyz.distributions as dist
-    from pixyz.losses import Expectation, KullbackLeibler
 
     class Encoder(dist.Normal):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -95,7 +95,14 @@ def by_pixyz(nets: Nets, sizes: Sizes) -> Loss:
             return {"probs": self.net(z).sigmoid()}
 
     prior = dist.Normal(loc=torch.tensor(0.0), scale=torch.tensor(1.0), var=["z"], features_shape=[sizes.z], name="p")
-    q, p = Encoder(), Decoder()
+    return Encoder(), Decoder(), prior
+
+
+def by_pixyz(nets: Nets, sizes: Sizes) -> Loss:
+    """Pixyz: the README's VAE, evaluated as its Model does."""
+    from pixyz.losses import Expectation, KullbackLeibler
+
+    q, p, prior = pixyz_parts(nets, sizes)
     loss = (KullbackLeibler(q, prior) - Expectation(q, p.log_prob())).mean()
     return lambda x: loss.eval({"x": x})
 
