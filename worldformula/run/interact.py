@@ -289,8 +289,7 @@ class Interact:
             if isinstance(error, WorldformulaError) or all(p.isfinite().all() for p in self.agent.parameters()):
                 raise
             raise NonFiniteError(f"the agent's weights are not finite {where}. {NOT_FINITE}") from error
-        bad = [name for name, value in found.items() if not math.isfinite(value)]
-        if bad:
+        if bad := [name for name, value in found.items() if not math.isfinite(value)]:
             more = f" (and so are {', '.join(bad[1:])})" if bad[1:] else ""
             raise NonFiniteError(f"{bad[0]} is {found[bad[0]]} {where}{more}. {NOT_FINITE}")
         return found
@@ -397,6 +396,5 @@ class Interact:
             self.count.cut += len(cut)
             self.say(
                 f"warning: {self.config.env.id} did not repeat itself when its episodes were played again, so those "
-                f"of {len(cut)} of {self.config.env.num} streams are cut at step {self.count.steps} "
-                f"({self.count.cut} so far)"
+                f"of {len(cut)} of {self.config.env.num} streams are cut at step {self.count.steps} ({self.count.cut} so far)"
             )
