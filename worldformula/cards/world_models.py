@@ -1,4 +1,4 @@
-"""Measures World Models on the cart-pole from pixels: a controller that evolved in dreams alone, in the true environment."""
+"""Measures World Models on the cart-pole from pixels: a controller that evolved in dreams, in the true environment."""
 
 from __future__ import annotations
 
