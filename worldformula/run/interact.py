@@ -395,6 +395,6 @@ class Interact:
         if cut:
             self.count.cut += len(cut)
             self.say(
-                f"warning: {self.config.env.id} did not repeat itself when its episodes were played again, so those of "
-                f"{len(cut)} of {self.config.env.num} streams are cut at step {self.count.steps} ({self.count.cut} so far)"
+                f"warning: {self.config.env.id} did not repeat itself when its episodes were played again: those of {len(cut)} "
+                f"of {self.config.env.num} streams are cut at step {self.count.steps} ({self.count.cut} so far)"
             )
