@@ -169,7 +169,7 @@ PARAMETERS = [
     (uniform, {"low": T([0.0, 3.0]), "high": T([1.0, 2.0])}, "low= below high=, got high - low = -1"),
     (uniform, {"low": T([-INF])}, "low= that is finite"),
     (von_mises, {"concentration": T([-0.1])}, "concentration= of at least 0"),
-    (von_mises_fisher, {"concentration": T([-0.1])}, "concentration= of at least 0, got -0.1"),
+    (von_mises_fisher, {"concentration": T([-0.1])}, "concentration= of at least 0 and finite, got -0.1"),
     (von_mises_fisher, {"loc": T([[0.0, 0.0], [0.6, 0.8]])}, "other than 0"),
     (logistic_normal, {"scale": T([1.0, -2.0])}, "scale= greater than 0, got -2"),
     (zero_inflated, {"rate": T([-0.1])}, "rate= of at least 0"),

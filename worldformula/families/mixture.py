@@ -32,21 +32,19 @@ from worldformula.families.base import (
     broadcast,
     draw_class,
     log_mix,
-    log_probs,
     require_same,
-    total,
     uniform,
     wide,
 )
 from worldformula.families.domains import LOGITS, WEIGHTS, told
+from worldformula.families.mixture_base import Mixed
 from worldformula.families.normal import NormalFamily
 from worldformula.families.opaque import ByName
 from worldformula.families.tensors import is_flat, is_number, with_ones
-from worldformula.families.writing import Sign
 
 
 @dataclass(frozen=True)
-class MixtureFamily(Family):
+class MixtureFamily(Mixed):
     """A mixture of ``components`` distributions of the family ``component``.
 
     Parameters: ``log_weights``, normalised over its last axis, K; then those of the component, with an axis K before
@@ -66,9 +64,6 @@ class MixtureFamily(Family):
     temperature: float = 1.0
 
     name: ClassVar[str] = "mixture"
-    symbol: ClassVar[Sign] = Sign("Mixture", r"\mathrm{Mix}")
-    parameters: ClassVar[tuple[str, ...]] = ("log_weights",)
-    gradients: ClassVar[tuple[str, ...]] = ("score",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -108,10 +103,6 @@ class MixtureFamily(Family):
         return f"{type(self).__name__}(component={self.component!r}, {sizes}{cooled})"
 
     # ---------------------------------------------------------------------------------------------------- parameters
-
-    def _inner(self, shape: Shape) -> Shape:
-        """The event shape of one component."""
-        return () if self.factored else shape
 
     def params(
         self, head: Tensor | Mapping[str, Parameter] | None, shape: Shape | None = None,
@@ -158,17 +149,6 @@ class MixtureFamily(Family):
         if isinstance(weights, Tensor) and weights.shape[-1] != self.components:
             raise HeadError(f"mixture: expected weights [..., {self.components}], got {list(weights.shape)}.")
         return weights, {name: value for name, value in given.items() if self._canonical(name) != "log_weights"}
-
-    def _canonical(self, name: str) -> str:
-        return self.alternatives.get(name, name)
-
-    def convert(self, name: str, value: Parameter, shape: Shape | None) -> Parameter:
-        """Weights into normalised log-weights, a number into equal ones; the rest is left to the component."""
-        if self._canonical(name) != "log_weights":
-            return value
-        if isinstance(value, Tensor):
-            return log_mix(log_probs(value) if name == "weights" else value, 0.0)
-        return -math.log(self.components)
 
     def _split(
         self, head: Tensor, shape: Shape, weigh: bool, given: Mapping[str, Parameter]
@@ -238,10 +218,6 @@ class MixtureFamily(Family):
         width = self._component_width(shape, fixed) + weigh
         return self.components * width * (math.prod(shape) if self.factored else 1)
 
-    def leading(self, shape: Shape) -> Shape:
-        """Those of every element of which a mixture is made."""
-        return shape if self.factored else ()
-
     def axes(self, name: str, rank: int) -> int:
         """K, and behind or before it the axes of the event."""
         outer, inner = (rank, 0) if self.factored else (0, rank)
@@ -300,36 +276,12 @@ class MixtureFamily(Family):
             found.append(p)
         return tuple(found)
 
-    def mode(self, params: Params) -> Parameter:
-        """The most probable of the components' modes: the mode, unless components flow together."""
-        inner = self._inner_rank(params)
-        lead, event = self.component.shapes(params[1:], inner)
-        mode = self.component.mode(params[1:])
-        if not isinstance(mode, Tensor):
-            mode = next(p for p in params if isinstance(p, Tensor)).new_full((), mode)
-        mode = mode.expand((*lead, *event))
-        axis = len(lead) - 1
-        each = torch.stack([self._joint(params, m, inner).logsumexp(-1) for m in mode.unbind(axis)], -1)
-        at = each.argmax(-1).reshape((*lead[:-1], 1, *(1,) * inner)).expand((*lead[:-1], 1, *event))
-        return mode.gather(axis, at).squeeze(axis)
-
-    def mean(self, params: Params) -> Parameter:
-        """Σ w_k·mean_k."""
-        weights, *parts = params
-        assert isinstance(weights, Tensor)
-        inner = self._inner_rank(params)
-        weights = weights.exp().reshape((*weights.shape, *(1,) * inner))
-        return (weights * self.component.mean(tuple(parts))).sum(-1 - inner)
-
-    def variance(self, params: Params) -> Parameter:
-        """Σ w_k·(variance_k + (mean_k - mean)²)."""
-        weights, *parts = params
-        assert isinstance(weights, Tensor)
-        inner = self._inner_rank(params)
-        weights, at = weights.exp().reshape((*weights.shape, *(1,) * inner)), -1 - inner
-        means = self.component.mean(tuple(parts))
-        apart = means - (weights * means).sum(at, keepdim=True)
-        return (weights * (self.component.variance(tuple(parts)) + apart * apart)).sum(at)
+    def _moments(self, params: Params, which: str) -> Tensor:
+        lead, event = self.component.shapes(params[1:], self._inner_rank(params))
+        found = getattr(self.component, which)(params[1:])
+        if not isinstance(found, Tensor):
+            found = next(p for p in params if isinstance(p, Tensor)).new_full((), found)
+        return found.expand((*lead, *event))
 
     # ----------------------------------------------------------------------------------------------------- densities
 
@@ -342,12 +294,6 @@ class MixtureFamily(Family):
         value = value.unsqueeze(at).expand((*value.shape[:at], self.components, *value.shape[at:]))
         return wide(weights) + self.component.log_prob(tuple(parts), value, inner)
 
-    def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
-        """logsumexp_k(log w_k + log p_k(value)), summed over the last ``rank`` axes."""
-        if self.factored:
-            return total(self._joint(params, value, 0).logsumexp(-1), rank)
-        return self._joint(params, value, rank).logsumexp(-1)
-
     def wrong_value(self, value: Tensor, rank: int, params: Params | None = None) -> str | None:
         """As of the component."""
         return self.component.wrong_value(value, 0 if self.factored else rank)
@@ -359,7 +305,3 @@ class MixtureFamily(Family):
             if fault := told(domains[name], given[name]):
                 return f"expected {name}= {fault}"
         return self.component.wrong_parameters({k: v for k, v in given.items() if k not in domains})
-
-    def responsibilities(self, params: Params, value: Tensor, rank: int) -> Tensor:
-        """p(k|value), the posterior of the component: ``[*batch, K]``; ``[*batch, *event, K]`` where factored."""
-        return self._joint(params, value, 0 if self.factored else rank).softmax(-1)

@@ -27,22 +27,20 @@ from worldformula.families.base import (
     draw_class,
     has_tensor,
     log_mix,
-    log_probs,
     require_same,
-    total,
     uniform,
     wide,
 )
 from worldformula.families.domains import LOGITS, WEIGHTS, Domain, told
 from worldformula.families.mixture import MixtureFamily
+from worldformula.families.mixture_base import Mixed
 from worldformula.families.opaque import ByName
 from worldformula.families.tensors import is_flat
 from worldformula.families.von_mises import VonMisesFamily
-from worldformula.families.writing import Sign
 
 
 @dataclass(frozen=True)
-class UnlikeMixtureFamily(Family):
+class UnlikeMixtureFamily(Mixed):
     """A mixture of the families ``parts``, all densities over the same values, or all probabilities of counts.
 
     Parameters: ``log_weights`` ``[*batch, K]`` (``weights`` by name), normalised over its last axis, ``[*batch, *event,
@@ -57,9 +55,6 @@ class UnlikeMixtureFamily(Family):
     factored: bool = False
 
     name: ClassVar[str] = "unlike_mixture"
-    symbol: ClassVar[Sign] = Sign("Mixture", r"\mathrm{Mix}")
-    parameters: ClassVar[tuple[str, ...]] = ("log_weights",)
-    gradients: ClassVar[tuple[str, ...]] = ("score",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -83,6 +78,7 @@ class UnlikeMixtureFamily(Family):
             },
             "default_rank": self.parts[0].default_rank,
             "joint": 0 if self.factored else None,
+            "components": len(self.parts),
         }
         for name, value in settings.items():
             object.__setattr__(self, name, value)
@@ -93,11 +89,6 @@ class UnlikeMixtureFamily(Family):
         named = zip(self.names, self.parts, strict=True)
         own = {f"{n}_{name}": domain for n, part in named for name, domain in part.domains.items()}
         return {"weights": WEIGHTS, "log_weights": LOGITS, **own}
-
-    @property
-    def components(self) -> int:
-        """K."""
-        return len(self.parts)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -130,18 +121,6 @@ class UnlikeMixtureFamily(Family):
             weights, pieces = self._split(head, shape, weights, own)
         parts = [f.params(p, inner, k) for f, p, k in zip(self.parts, pieces, own, strict=True)]
         return self._aligned(weights, parts, shape)
-
-    def _inner(self, shape: Shape) -> Shape:
-        """The event shape of a part."""
-        return () if self.factored else shape
-
-    def convert(self, name: str, value: Parameter, shape: Shape | None) -> Parameter:
-        """Weights into normalised log-weights, a number into equal ones; the rest is left to the parts."""
-        if self.alternatives.get(name, name) != "log_weights":
-            return value
-        if isinstance(value, Tensor):
-            return log_mix(log_probs(value) if name == "weights" else value, 0.0)
-        return -math.log(self.components)
 
     def _widths(self, shape: Shape, own: list[dict[str, Parameter]]) -> list[int]:
         widths = [part.head_width(self._inner(shape), given) for part, given in zip(self.parts, own, strict=True)]
@@ -204,10 +183,6 @@ class UnlikeMixtureFamily(Family):
         weigh = all(self.alternatives.get(name, name) != "log_weights" for name in fixed)
         widths = self._widths(shape, [_own(name, fixed) for name in self.names])
         return (self.components * weigh + sum(widths)) * (math.prod(shape) if self.factored else 1)
-
-    def leading(self, shape: Shape) -> Shape:
-        """Those of every element of which a mixture is made."""
-        return shape if self.factored else ()
 
     def axes(self, name: str, rank: int) -> int:
         """K behind those of every mixture; those of the part."""
@@ -287,32 +262,6 @@ class UnlikeMixtureFamily(Family):
         told = [e.expand(whole) if isinstance(e, Tensor) else weights.new_full(whole, e) for e in each]
         return torch.stack(told, weights.ndim - 1)
 
-    def _shares(self, params: Params) -> Tensor:
-        """The weights, beside what `_moments` gives."""
-        weights, _ = self._cut(params)
-        return weights.exp().reshape((*weights.shape, *(1,) * self._inner_rank(params)))
-
-    def mode(self, params: Params) -> Parameter:
-        """The most probable of the parts' modes: the mode, unless parts flow together."""
-        inner = self._inner_rank(params)
-        modes = self._moments(params, "mode")
-        axis = modes.ndim - 1 - inner
-        each = torch.stack([self._joint(params, m, inner).logsumexp(-1) for m in modes.unbind(axis)], -1)
-        at = each.argmax(-1, keepdim=True).reshape((*each.shape[:-1], 1, *(1,) * inner))
-        size = (*each.shape[:-1], 1, *modes.shape[axis + 1 :])
-        return modes.gather(axis, at.expand(size)).squeeze(axis)
-
-    def mean(self, params: Params) -> Parameter:
-        """Σ w_k·mean_k."""
-        means = self._moments(params, "mean")
-        return (self._shares(params) * means).sum(-1 - self._inner_rank(params))
-
-    def variance(self, params: Params) -> Parameter:
-        """Σ w_k·(variance_k + (mean_k - mean)²)."""
-        weights, means, at = self._shares(params), self._moments(params, "mean"), -1 - self._inner_rank(params)
-        apart = means - (weights * means).sum(at, keepdim=True)
-        return (weights * (self._moments(params, "variance") + apart.square())).sum(at)
-
     # ----------------------------------------------------------------------------------------------------- densities
 
     def _joint(self, params: Params, value: Tensor, inner: int) -> Tensor:
@@ -321,16 +270,6 @@ class UnlikeMixtureFamily(Family):
         require_same(self, "the value", value.shape[: value.ndim - inner], weights.shape[:-1])
         each = [_density(part, own, value, inner) for part, own in zip(self.parts, parts, strict=True)]
         return wide(weights) + torch.stack(each, -1)
-
-    def log_prob(self, params: Params, value: Tensor, rank: int) -> Tensor:
-        """logsumexp_k(log w_k + log p_k(value)), summed over the last ``rank`` axes."""
-        if self.factored:
-            return total(self._joint(params, value, 0).logsumexp(-1), rank)
-        return self._joint(params, value, rank).logsumexp(-1)
-
-    def responsibilities(self, params: Params, value: Tensor, rank: int) -> Tensor:
-        """p(k|value), the posterior of the part: ``[*batch, K]``; ``[*batch, *event, K]`` where factored."""
-        return self._joint(params, value, 0 if self.factored else rank).softmax(-1)
 
     def wrong_value(self, value: Tensor, rank: int, params: Params | None = None) -> str | None:
         """A value that no part can have, as far as is known of it without the parameters."""
