@@ -222,10 +222,8 @@ def _score(
     if not scored:
         return value
     surrogate, signal, each = value, value, weights if every else value
-    reduced = isinstance(value, str) and draft.number(value) and draft.facts[value].total
-    whole = draft.common(value) or draft.statistic(value) or reduced
-    of_all = scope.index is None and whole  # one number that the rows make together
-    of_rows = scope.index is not None or (draft.of_row(value) and not draft.statistic(value))
+    of_all = scope.index is None and draft.of_all(value)
+    of_rows = scope.index is not None or (draft.of_row(value) and not draft.of_all(value))
     _check_statistics(draft, node, value, scope)
     if isinstance(node.baseline, Node):
         known = yield from _alone(draft, node.baseline, scope)
@@ -278,7 +276,7 @@ def _check_baseline(draft: Draft, node: Node, known: Ref, scored: Mapping[Factor
             f"of, and its mean would not drop out of the gradient\nwrite an expression of what is known before the "
             f"draw, such as Value('v') of a factor around this E, or baseline='leave-one-out' with samples=K"
         )
-    if draft.of_row(known) and not draft.statistic(known) and not of_rows:
+    if draft.of_row(known) and not draft.of_all(known) and not of_rows:
         raise FormulaError(
             f"the baseline {text(node)} is one number for each row, and what it is a baseline of is one number for the "
             f"whole call\nwrite one number for the call, ({text(node)}).sum() or a Symbol"

@@ -173,6 +173,11 @@ class Assignments:
         """Whether a value has batch axes: one for each row."""
         return isinstance(ref, str) and not (self.ops[ref].common or self.shared(ref))
 
+    def of_all(self, ref: Any) -> bool:
+        """Whether a value is one number that the rows make together, as those of the formula and the call are not."""
+        total = isinstance(ref, str) and self.number(ref) and self.facts[ref].total
+        return total or self.common(ref) or self.statistic(ref)
+
     def in_rows(self, ref: Any) -> Any:
         """A value that all rows share, seen with a batch axis of size 1 behind its sample axes."""
         if not self.common(ref) or self.shared(ref):
