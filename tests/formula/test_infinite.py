@@ -6,7 +6,19 @@ import pytest
 import torch
 from torch import nn
 
-from worldformula import Bernoulli, Beta, Deterministic, Dirichlet, E, Gamma, Poisson, Value, VonMises, VonMisesFisher
+from worldformula import (
+    Bernoulli,
+    Beta,
+    Deterministic,
+    Dirichlet,
+    E,
+    Gamma,
+    Poisson,
+    Value,
+    VonMises,
+    VonMisesFisher,
+    positive,
+)
 from worldformula.errors import FormulaError
 
 
@@ -51,3 +63,18 @@ def test_a_signal_of_minus_infinity_is_the_value_and_no_nan(how):
 def test_a_parameter_at_infinity_has_no_density_and_is_refused(family, given):
     with pytest.raises(FormulaError, match=r"(greater than 0|of at least 0) and finite, got inf"):
         family("p(x)", shape=2, **given)
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), [(Gamma, "rate"), (Gamma, "concentration"), (Beta, "concentration1"), (Poisson, "rate")]
+)
+def test_what_must_be_finite_can_be_learnt_as_something_positive(family, name):
+    learnt = nn.Parameter(torch.ones(2))
+    p = family("p(x)", shape=2, **({"concentration": 1.0} if family is Gamma and name == "rate" else {}),
+               **({"rate": 1.0} if name == "concentration" else {}),
+               **({"concentration0": 1.0} if family is Beta else {}), **{name: positive(learnt)})  # fmt: skip
+    x = torch.full((3, 2), 2.0) if family is Poisson else torch.full((3, 2), 0.5)
+    p.log_prob(x=x).sum().backward()
+    (grad,) = (w.grad for w in p.parameters())
+    assert grad.isfinite().all()
+    assert grad.abs().sum() > 0

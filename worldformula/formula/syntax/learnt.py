@@ -14,11 +14,11 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from worldformula.errors import FormulaError
 from worldformula.families.base import Family
-from worldformula.families.domains import FROM_0, LOGITS, NUMBER, POSITIVE, REAL, WEIGHTS, Domain
+from worldformula.families.domains import FINITE, FINITE_FROM_0, FROM_0, LOGITS, NUMBER, POSITIVE, REAL, WEIGHTS, Domain
 from worldformula.families.tensors import above_zero
 
 MADE: Any = WeakIdKeyDictionary()  # of every nn.Parameter that still exists, its start and what `positive` made of it
-FREE, ABOVE_0 = (NUMBER, REAL, LOGITS), (POSITIVE, FROM_0)
+FREE, ABOVE_0 = (NUMBER, REAL, LOGITS), (POSITIVE, FROM_0, FINITE, FINITE_FROM_0)
 
 
 class Positive:
