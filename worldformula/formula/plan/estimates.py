@@ -246,8 +246,8 @@ def _score(
         centred = binary(draft, "-", logq, unary(draft, "detach", logq))
         known = unary(draft, "detach", signal)
         if isinstance(known, str):
-            how = "shared" if draft.shared(known) else ""
-            known = draft.add("signal", Op("", "call", (known,), target=baselines.signal, how=how))
+            result = "shared" if draft.shared(known) else ""
+            known = draft.add("signal", Op("", "call", (known,), target=baselines.signal, how=result))
         term = binary(draft, "*", centred, known)
         surrogate = binary(draft, "+", surrogate, _without(draft, "sum", term, axis) if every else term)
     return surrogate
