@@ -392,5 +392,6 @@ class Interact:
             self.count.cut += len(cut)
             self.say(
                 f"warning: {self.config.env.id} did not repeat itself when its episodes were played again, so those "
-                f"of {len(cut)} of {self.config.env.num} streams are cut at step {self.count.steps} ({self.count.cut} so far)"
+                f"of {len(cut)} of {self.config.env.num} streams are cut at step {self.count.steps} "
+                f"({self.count.cut} so far)"
             )
