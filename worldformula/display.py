@@ -229,6 +229,6 @@ def decimals(values: Sequence[float]) -> list[str]:
     return [(f"{v:.{places}f}" if fixed else f"{v:.5g}").replace("-", "−") for v in values]
 
 
-def grouped(number: int) -> str:
+def grouped(number: float) -> str:
     """A count with narrow spaces between thousands."""
-    return f"{number:,}".replace(",", "\u202f")
+    return f"{int(number):,}".replace(",", "\u202f")

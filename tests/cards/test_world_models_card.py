@@ -43,12 +43,13 @@ def test_a_control_shares_v_and_m_where_it_shall(sees: Any, trained: bool, numbe
 
 def test_the_conditions_are_those_of_the_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(card, "tiny", lambda: SMALL)
-    monkeypatch.setattr(card, "ENV", EnvConfig("dodge", num=2, pixels=True, size=16))
+    monkeypatch.setattr(card, "ENV", EnvConfig("cartpole", num=2, pixels=True, size=16))
     monkeypatch.setattr(card, "EPISODES", 2)
     found = card.measure(3)
-    scores = [found[f"score{name}"] for name in ("", "_z", "_untrained")]
-    assert all(24 <= score <= 300 for score in scores)  # no ball can hit before the 24th step
-    assert all(0 < found[f"dreamt{name}"] <= 8 for name in ("", "_z", "_untrained"))
-    assert found["part"] == pytest.approx((scores[0] - 43.2) / 256.8)
-    held = (scores[0] >= 43.2 + 0.6 * 256.8) + (scores[1] < 0.75 * scores[0]) + (scores[2] < 43.2 + 0.2 * 256.8)
+    names = ("", "_z", "_untrained", "_tau_0_3", "_tau_0_7", "_tau_1_5", "_tau_3_0")
+    scores = [found[f"score{name}"] for name in names]
+    assert all(8 <= score <= 500 for score in scores)  # pushed one way all along, a pole stands for 8 steps
+    assert all(0 < found[f"dreamt{name}"] <= 8 for name in names)
+    assert found["part"] == pytest.approx((scores[0] - 22.5) / 477.5)
+    held = (scores[0] >= 22.5 + 0.6 * 477.5) + (scores[1] < 0.75 * scores[0]) + (scores[2] < 22.5 + 0.2 * 477.5)
     assert found["conditions"] == held

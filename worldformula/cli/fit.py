@@ -21,6 +21,7 @@ from worldformula.run.folder import RunFolder
 from worldformula.run.kinds import expect
 from worldformula.run.run import kept
 from worldformula.training import devices, settings
+from worldformula.training.optimiser import trainable
 from worldformula.training.progress import Progress, duration
 from worldformula.training.seeding import derived
 
@@ -152,7 +153,7 @@ def dream(run: ModelRun, context: int, length: int, sequences: int, seed: int) -
 def header(run: ModelRun) -> list[str]:
     """The first lines of a run: where, what, on what."""
     config, first = run.config, next(iter(run.test_rows.values()))
-    weights = sum(p.numel() for p in run.model.loss.parameters() if p.requires_grad)
+    weights = trainable(run.model.loss.parameters())
     rows, seen = len(next(iter(run.data.train.values()))), list[str]()
     what = "windows" if run.data.window else "rows"
     if isinstance(run.model, ThroughTime):

@@ -9,6 +9,7 @@ import torch
 from worldformula.report.yardsticks import measured
 from worldformula.run.interact import Interact
 from worldformula.training import devices
+from worldformula.training.optimiser import trainable
 from worldformula.training.progress import duration
 from worldformula.world import MASK
 
@@ -23,7 +24,8 @@ def lines(loop: Interact) -> Iterator[str]:
     rows = f"{learning.batch} × {learning.length} rows"
     yield f"device {devices.describe(loop.device)}, {config.threads} CPU thread(s), torch {torch.__version__}"
     yield f"environment {env.id} × {env.num}: {seen}; {done}{repeat}"
-    yield f"model {config.model}, preset {config.preset}, seed {config.seed}: {parameters(loop):,} parameters"
+    weights = trainable(loop.agent.parameters())
+    yield f"model {config.model}, preset {config.preset}, seed {config.seed}: {weights:,} parameters"
     yield f"learning: {paced(loop)}; {rows} an update"
     yield f"replay {loop.replay_bytes / 1e9:.3g} GB on disk once its {config.capacity:,} rows are full"
     if masks := [key for key in loop.envs.columns if key.startswith("mask/")]:
@@ -54,8 +56,3 @@ def time_line(loop: Interact, seconds: float) -> str:
     left = loop.config.steps - loop.resumes_at
     resumed = f", going on after {loop.resumes_at:,}" if loop.resumes_at else ""
     return f"time: about {duration(seconds)} for {left:,} environment steps{resumed}" if left > 0 else "time: none left"
-
-
-def parameters(loop: Interact) -> int:
-    """Trainable numbers of the agent."""
-    return sum(p.numel() for p in loop.agent.parameters() if p.requires_grad)

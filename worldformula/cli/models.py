@@ -25,6 +25,7 @@ from worldformula.model.run import build, suitable
 from worldformula.training import settings
 from worldformula.training.game import losses
 from worldformula.training.objective import Objective
+from worldformula.training.optimiser import trainable
 
 NUMBERS = ActionSpec("continuous", 6)
 SPACES = {  # what the sizes of agents are compared by, with six numbers as an action
@@ -180,8 +181,7 @@ def _losses(loss: Any) -> dict[str, Expression]:
 
 def _weights(made: Any) -> int:
     """How many numbers it learns."""
-    networks = made if isinstance(made, torch.nn.Module) else made.loss
-    return sum(p.numel() for p in networks.parameters() if p.requires_grad)
+    return trainable((made if isinstance(made, torch.nn.Module) else made.loss).parameters())
 
 
 def _command(system: System, preset: str) -> str:

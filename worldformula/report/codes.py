@@ -5,8 +5,9 @@ from __future__ import annotations
 from html import escape
 
 from worldformula.charts import Level, Series, line_chart
+from worldformula.display import grouped
 from worldformula.metrics.collapse import CODES, DEAD, LOW, READS, alarms
-from worldformula.report.parts import Measured, column, grouped, section
+from worldformula.report.parts import Measured, column, section
 
 SHOWN = {
     "rank": ("RankMe / D", LOW),

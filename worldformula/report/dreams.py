@@ -15,7 +15,6 @@ from torch import Tensor
 
 from worldformula.errors import ConfigError
 from worldformula.formula import Factor
-from worldformula.formula.syntax.nodes import factors
 from worldformula.metrics.openloop import OpenLoop, open_loop_error
 from worldformula.model.through_time import ThroughTime
 from worldformula.report.curves import lines, varying
@@ -129,11 +128,13 @@ def _actions(name: str, model: ThroughTime, given: Mapping[str, Tensor], context
 
 
 def _learnt(model: ThroughTime) -> dict[str, Factor]:
-    """The heads of the main level that the loss holds. Those that weigh nothing in it, as of columns that a text does
-    not have, are as they were made, and what they say is nothing.
+    """The heads of the main level whose weights the loss holds. Those that weigh nothing in it, as of columns that a
+    text does not have, are as they were made, and what they say is nothing; one without weights, r = symexp(l), says
+    what others learnt.
     """
-    known = {id(factor) for factor in factors(model.loss.node)}
-    return {name: head for name, head in model.world.dynamics.heads.items() if id(head) in known}
+    known = set(map(id, model.loss.parameters()))
+    heads = model.world.dynamics.heads.items()
+    return {name: head for name, head in heads if known.issuperset(map(id, head.parameters()))}
 
 
 def _seen(model: ThroughTime, given: Mapping[str, Tensor]) -> tuple[str, str, Tensor]:

@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from worldformula.data import DataSet
+from worldformula.display import grouped
 from worldformula.errors import WorldformulaError
 from worldformula.model import Model
 from worldformula.report.evidence import machine, written
 from worldformula.report.model import Told, page
-from worldformula.report.parts import duration, grouped
+from worldformula.report.parts import duration
 from worldformula.report.pictures import Pictures, draw
 from worldformula.report.write import seconds
 from worldformula.run.folder import RunFolder, read_metrics, writing
 from worldformula.training import devices
 from worldformula.training.fit import Fitting
 from worldformula.training.game import titled
+from worldformula.training.optimiser import trainable
 from worldformula.training.seeding import forked
 
 SEED = 3
@@ -29,10 +31,9 @@ def write_fit(
     """Writes the page into the run folder; returns its path. The networks are as before afterwards."""
     objective = fitting.loss
     best, spent = fitting.history.best, seconds(folder)
-    weights = sum(p.numel() for p in objective.parameters() if p.requires_grad)
     facts = (
         ("updates", grouped(fitting.step)),
-        ("parameters", grouped(weights)),
+        ("parameters", grouped(trainable(objective.parameters()))),
         ("data", str(config["data"])),
         *([("best on validation data", f"{best.value:.5g} after update {grouped(best.step)}")] if best else []),
         ("training time", "–" if spent is None else duration(spent)),

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from worldformula import catalogue
 from worldformula.charts import Series, line_chart, short
+from worldformula.display import grouped
 from worldformula.metrics.collapse import CODES
 from worldformula.model.run import ModelRun, evaluating
 from worldformula.model.through_time import ThroughTime
@@ -27,7 +28,6 @@ from worldformula.report.parts import (
     duration,
     foot,
     formulas,
-    grouped,
     pairs,
     picture,
     section,
@@ -40,6 +40,7 @@ from worldformula.report.write import seconds
 from worldformula.run.folder import read_metrics, writing
 from worldformula.training import devices
 from worldformula.training.game import titled
+from worldformula.training.optimiser import trainable
 from worldformula.training.seeding import derived, forked
 
 REPORT = 3  # what `derived` seeds are for; 0 to 2 are those of the run
@@ -108,11 +109,10 @@ def gather(run: ModelRun) -> Told:
         pictures = Pictures() if through else draw(run.model, run.data, run.test_rows, seed)
     shown += fitted_part(run, seed)
     spent = seconds(folder)
-    weights = sum(p.numel() for p in loss.parameters() if p.requires_grad)
     rows = len(next(iter(run.data.train.values())))
     facts = (
         ("updates", grouped(run.fitting.step)),
-        ("parameters", grouped(weights)),
+        ("parameters", grouped(trainable(loss.parameters()))),
         ("training rows", grouped(rows) + (f", in windows of {run.data.window}" if run.data.window else "")),
         ("training time", "–" if spent is None else duration(spent)),
         ("device", devices.describe(run.device)),

@@ -9,6 +9,7 @@ from html import escape
 from typing import Any
 
 from worldformula.charts import Level, Series, line_chart, short, smoothed
+from worldformula.display import grouped
 from worldformula.envs.returns import Score
 from worldformula.metrics.collapse import CODES
 from worldformula.metrics.openloop import OpenLoop
@@ -24,7 +25,6 @@ from worldformula.report.parts import (
     duration,
     foot,
     formulas,
-    grouped,
     pairs,
     picture,
     section,

@@ -49,11 +49,6 @@ def column(metrics: Measured, key: str) -> tuple[list[float], list[float]]:
     return [line["step"] for line in lines], [line[key] for line in lines]
 
 
-def grouped(value: float) -> str:
-    """A count with thin spaces: 20000 as 20 000."""
-    return f"{int(value):,}".replace(",", "\u2009")
-
-
 def duration(seconds: float) -> str:
     """In the largest two units.
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -73,6 +75,15 @@ def evaluate(
     finally:
         if on is None:
             envs.close()
+
+
+def tried(say: Callable[[str], None], agent: Acting, env: EnvConfig, **how: Any) -> Evaluation | None:
+    """`evaluate`; or None, and a line of why, where episodes do not end: what was learnt is not lost for that."""
+    try:
+        return evaluate(agent, env, **how)
+    except ConfigError as error:
+        say(f"warning: not evaluated: {error}, or eval_episodes=0")
+        return None
 
 
 def _played(agent: Acting, envs: Envs, episodes: int, seed: int, explore: bool) -> Evaluation:

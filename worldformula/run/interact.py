@@ -42,7 +42,7 @@ from worldformula.run.config import FIXED, FREE_ON_RESUME, RunConfig, deliberate
 from worldformula.run.contract import Agent, Batch, Build, Learning, Recalling, Recollecting, Surprised, Write
 from worldformula.run.counters import Counters, Result, means
 from worldformula.run.drive import driver, environments
-from worldformula.run.evaluate import Evaluation, evaluate
+from worldformula.run.evaluate import Evaluation, tried
 from worldformula.run.folder import RunFolder, writing
 from worldformula.run.kinds import settings_of
 from worldformula.run.play import Turn
@@ -312,11 +312,7 @@ class Interact:
         config = self.config
         seed = derived(config.seed, EVALUATION)  # the same episodes each time, so that evaluations compare
         robot = self.envs if isinstance(self.envs, Envs) and self.envs.real else None
-        try:
-            self.evaluation = evaluate(self.agent, config.env, episodes=config.eval_episodes, seed=seed, on=robot)
-        except ConfigError as error:  # an environment whose episodes do not end: what was learnt is not lost for that
-            self.evaluation = None
-            self.say(f"warning: not evaluated: {error}, or eval_episodes=0")
+        self.evaluation = tried(self.say, self.agent, config.env, episodes=config.eval_episodes, seed=seed, on=robot)
         if robot is not None:
             self.driver.halt()
         self.count.evaluated = self.count.steps
@@ -395,6 +391,7 @@ class Interact:
         if cut:
             self.count.cut += len(cut)
             self.say(
-                f"warning: {self.config.env.id} did not repeat itself when its episodes were played again: those of {len(cut)} "
-                f"of {self.config.env.num} streams are cut at step {self.count.steps} ({self.count.cut} so far)"
+                f"warning: {self.config.env.id} did not repeat itself when its episodes were played again: those of "
+                f"{len(cut)} of {self.config.env.num} streams are cut at step {self.count.steps} "
+                f"({self.count.cut} so far)"
             )

@@ -6,7 +6,7 @@ LaProp: Ziyin, Wang & Ueda 2020, arXiv 2002.04839 · AGC: Brock et al. 2021, arX
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -118,6 +118,11 @@ class LaProp(Optimizer):
         torch._foreach_addcdiv_(momenta, grads, divisors, (1 - beta1) * correction)
         rate = learning_rate(group["lr"], n, group["warmup"]) / (1 - beta1**n)
         torch._foreach_add_(params, momenta, alpha=-rate)
+
+
+def trainable(parameters: Iterable[nn.Parameter]) -> int:
+    """How many numbers of them are learnt."""
+    return sum(p.numel() for p in parameters if p.requires_grad)
 
 
 def learning_rate(lr: float, n: int, warmup: int) -> float:
