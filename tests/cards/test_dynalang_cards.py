@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 
 from worldformula import cards
 from worldformula.cards import dynalang_hint, dynalang_speech, dynalang_text
@@ -72,35 +73,47 @@ def hinted(seed, stray):
 
 
 def test_who_tries_knows_no_more_than_the_agent_and_opens_one_bin_in_three():
-    """The same acts whatever opens the bin; who does not stray comes to nearly all bins, and opens a third of them."""
+    """The same acts whatever opens the bin; who does not stray comes to most bins, and opens a third of them."""
     rows = hinted(5, 0.0)
     ended, by_bin, opened = (int(rows[key].sum()) for key in ("is_last", "is_terminal", "reward"))
-    assert by_bin > 0.9 * ended
+    assert by_bin > 0.8 * ended
     assert abs(opened / by_bin - 1 / 3) < 3 * math.sqrt(2 / 9 / by_bin)
     env = make("home_dynamics", room=3)
     for seed in range(20):
         state = env.reset(seed=seed)[1]["state"]
         known = [{**state, "secret": np.array([s]), "told": np.array([s])} for s in range(3)]
-        assert len({dynalang_hint.tries(np.random.default_rng(seed), one) for one in known}) == 1
+        assert len({dynalang_hint.tries(np.random.default_rng(seed), one, 0.5) for one in known}) == 1
 
 
-def test_who_strays_hears_the_sentence_again_before_the_bin_is_tried():
-    """The word that says how comes again in the rows 6 and 12: a third of the openings are later than that."""
+def test_who_strays_hears_the_sentence_again():
+    """The word that says how comes again in the rows 6 and 12: more of the slow episodes than of the quick ones go on
+    behind these.
+    """
 
     def late(stray):
-        rows, ages = hinted(5, stray), []
-        for first, last in zip(rows["is_first"], rows["is_terminal"], strict=True):
-            begun = np.maximum.accumulate(np.where(first, np.arange(32), 0))
-            ages += list((np.arange(32) - begun)[last])
-        return np.mean(np.array(ages) > 12)
+        rows = hinted(5, stray)
+        begun = np.maximum.accumulate(np.where(rows["is_first"], np.arange(32), 0), axis=1)
+        return float(np.mean((np.arange(32) - begun)[rows["is_last"]] > 12))
 
-    often, seldom = late(dynalang_hint.STRAY), late(0.0)
-    assert often > 0.3
-    assert seldom < often / 2
+    assert late(dynalang_hint.SLOW[0]) > 1.5 * late(dynalang_hint.QUICK[0])
+
+
+def test_the_world_learns_from_slow_play_and_then_from_a_quarter_of_it(monkeypatch):
+    monkeypatch.setattr(dynalang_hint, "FIRST", 2)
+    slow, quick = ({"r": torch.full((9, 4), value)} for value in (0.0, 1.0))
+    found = dynalang_hint.batches(np.random.default_rng(0), 16, slow, quick)
+    assert [int(next(found)["r"].sum()) for _ in range(4)] == [0, 0, 48, 48]
 
 
 def test_the_hint_card_learns_from_play_and_acts(monkeypatch):
-    for name, value in (("CHUNKS", 16), ("WORLD", 1), ("ALL", 1), ("EPISODES", 4)):
+    for name, value in (
+        ("SLOW", (0.6, 16)),
+        ("QUICK", (0.1, 8)),
+        ("FIRST", 1),
+        ("WORLD", 2),
+        ("ALL", 1),
+        ("EPISODES", 4),
+    ):
         monkeypatch.setattr(dynalang_hint, name, value)
     found = dynalang_hint.measure(100)
     assert 0 <= min(found["with"], found["false"], found["without"]) <= 1

@@ -6,12 +6,16 @@ learn from that play and from what the agent does itself, in equal parts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import count
+from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from worldformula.agent.imagination import ImaginationAgent
 from worldformula.agents import dreamer_v3, dynalang
@@ -29,8 +33,10 @@ from worldformula.training.optimiser import ClipUnits, LaProp
 EPISODES = 1000
 WITH, WITHOUT, FALSE = 0.9, 0.38, 0.1
 ROOM = 3  # cells along an edge
-CHUNKS, STEPS, RANDOM, STRAY = 2000, 32, (0.1,), 0.6  # of the play: chunks, their rows, shares of actions and steps
-WORLD, ALL = 2500, 800  # updates of the world alone, and of everything
+STEPS, RANDOM = 32, (0.1,)  # rows of a chunk of play, and the share of its actions that are random
+SLOW, QUICK = (0.6, 2000), (0.1, 1000)  # of either kind of play, the share of steps that lead anywhere, and chunks
+FIRST = 600  # updates from slow play alone; then a quarter is slow
+WORLD, ALL = 1600, 800  # updates of the world alone, and of everything
 STREAMS, EVERY = 16, 20  # it acts in so many rooms at once, 32 rows each time, behind so many updates
 WEIGHTS = ("token=10", "reward=10")
 RATE = 2e-3
@@ -76,35 +82,56 @@ def learnt(seed: int, hint: str) -> ImaginationAgent:
     envs = Envs("home_dynamics", STREAMS, seed=seed, **env(hint).options())
     own = config()
     agent: ImaginationAgent = dynalang.build(own, envs.observations, envs.actions, seed)
-    tried = partial(tries, np.random.default_rng([seed, 1]))
-    played = play(
-        "home_dynamics", seed, CHUNKS, STEPS, random=RANDOM, controller=tried, hint=hint, again=True, room=ROOM
-    )  # fmt: skip
-    del played["event"]
-    world, known = agent.world, agent.perception.learn(played, agent.device)
-    read = {name: known[name] for name in world.loss.program.inputs if name in known}
+    slow, quick = played(seed, hint, 0), played(seed, hint, 1)
+    world, known = agent.world, [agent.perception.learn(rows, agent.device) for rows in (slow, quick)]
+    read = [{name: rows[name] for name in world.loss.program.inputs if name in rows} for rows in known]
     moves = partial(LaProp, lr=own.lr, warmup=own.warmup, clip=own.clip, units=ClipUnits.of(world))
-    fit(world.loss, read, batch=own.batch, steps=WORLD, seed=seed, optimizer=moves)
+    given = batches(np.random.default_rng(seed), own.batch, *read)
+    fit(world.loss, given, batch=own.batch, steps=WORLD, seed=seed, optimizer=moves)
     rng, turns, lived = np.random.default_rng(seed), live(envs, agent), list[Rows]()
     for n in range(ALL):
         if n % EVERY == 0:
             rows = [executed(envs, next(turns)) for _ in range(STEPS)]
-            lived += [{key: np.stack([row[key][k] for row in rows]) for key in played} for k in range(STREAMS)]
-        first, second = rng.integers(CHUNKS, size=own.batch // 2), rng.integers(len(lived), size=own.batch // 2)
-        agent.update({key: np.stack([*played[key][first], *(lived[k][key] for k in second)]) for key in played})
+            lived += [{key: np.stack([row[key][k] for row in rows]) for key in slow} for k in range(STREAMS)]
+        first = rng.integers(len(slow["reward"]), size=own.batch // 2)
+        second = rng.integers(len(lived), size=own.batch // 2)
+        agent.update({key: np.stack([*slow[key][first], *(lived[k][key] for k in second)]) for key in slow})
     envs.close()
     return agent
 
 
-def tries(rng: np.random.Generator, state: Mapping[str, NDArray[np.floating]], stray: float = STRAY) -> int:
-    """Goes to a bin that it sees, and tries any of the ways there; a share of its steps, and all while it sees none,
-    lead anywhere. It does not know what opens the bin, and it takes its time: what is tried before the sentence has
-    come again teaches nobody to keep it.
+def played(seed: int, hint: str, kind: int) -> dict[str, NDArray[Any]]:
+    """Rows of slow play, kind 0, or of quick play."""
+    stray, chunks = (SLOW, QUICK)[kind]
+    tried = partial(tries, np.random.default_rng([seed, kind]), stray=stray)
+    rows = play(
+        "home_dynamics", 2 * seed + kind, chunks, STEPS, random=RANDOM, controller=tried, hint=hint, again=True,
+        room=ROOM,
+    )  # fmt: skip
+    del rows["event"]
+    return rows
+
+
+def batches(
+    rng: np.random.Generator, size: int, slow: Mapping[str, Tensor], quick: Mapping[str, Tensor]
+) -> Iterator[dict[str, Tensor]]:
+    """What the world learns from: slow play, until it keeps the sentence, then mostly quick play, which opens more."""
+    for n in count():
+        some = size if n < FIRST else size // 4
+        parts = [(rows, rng.integers(len(rows["r"]), size=k)) for rows, k in ((slow, some), (quick, size - some))]
+        yield {name: torch.cat([rows[name][chosen] for rows, chosen in parts]) for name in slow}
+
+
+def tries(rng: np.random.Generator, state: Mapping[str, NDArray[np.floating]], stray: float) -> int:
+    """Goes to a bin that it sees, else anywhere, and tries any of the ways there; it does not know what opens the bin.
+    For a share of its steps it strays: any action but those that would open what it faces, so also these where they do
+    nothing. Slow play takes its time: what is tried before the sentence has come again teaches nobody to keep it.
     """
     x, y, facing = *(int(k) for k in state["figure"]), int(state["facing"][0])
     far = np.abs(np.argwhere(state["tiles"] == BIN)[0] - (y, x)).max()
-    if far > 1 or rng.random() < stray:
-        return int(rng.integers(len(MOVES)))
-    if state["tiles"][y + MOVES[facing][1], x + MOVES[facing][0]] == BIN:
+    faced = state["tiles"][y + MOVES[facing][1], x + MOVES[facing][0]] == BIN
+    if rng.random() < stray:
+        return int(rng.integers(len(MOVES) + (0 if faced else len(OPENING))))
+    if faced:
         return len(MOVES) + int(rng.integers(len(OPENING)))
-    return walk(state, state["tiles"] == BIN)
+    return walk(state, state["tiles"] == BIN) if far <= 1 else int(rng.integers(len(MOVES)))
