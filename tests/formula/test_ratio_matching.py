@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from tests.formula.defects.both import PATHS, run
 from tests.formula.models import Join
 from worldformula import Deterministic, E, Gibbs, ScoreMatching, Value, maximum
-from worldformula.errors import FormulaError
+from worldformula.errors import FormulaError, SupportError
 
 
 class Table(nn.Module):
@@ -84,3 +85,28 @@ def test_what_is_printed():
     loss = ScoreMatching(Gibbs("p(x)", Table(), shape=3), "ratio")
     assert repr(loss) == "<Expression SM{ratio}[p(x)]>"
     assert str(loss) == r"\mathrm{SM}_{\mathrm{ratio}}\left[ p(x) \right]"
+
+
+@PATHS
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float32])
+def test_ratio_matching_reads_bits_of_every_type(dtype, path):
+    """Two triples by hand: σ of what each flip costs, squared; the weights get the same gradients from all types."""
+    net, e = Table(), [0.3, -1.0, 2.0, 0.0, 1.1, -0.4, 0.7, -2.0]
+    x = torch.tensor([[0, 1, 1], [1, 0, 0]])
+    right = [
+        sum(1 / (1 + np.exp(e[to] - e[at])) ** 2 for to in flips) for at, flips in ((3, (7, 1, 2)), (4, (0, 6, 5)))
+    ]
+    found = run(ScoreMatching(Gibbs("p(x)", net, shape=3), "ratio"), path, x=x.to(dtype)).value
+    np.testing.assert_allclose(found.detach(), right, rtol=1e-5)
+    (slope,) = torch.autograd.grad(found.sum(), net.e)
+    (expected,) = torch.autograd.grad(
+        ScoreMatching(Gibbs("p(x)", net, shape=3), "ratio")(x=x.float()).value.sum(), net.e
+    )
+    torch.testing.assert_close(slope, expected)
+
+
+@PATHS
+@pytest.mark.parametrize(("value", "got"), [(0.3, "0.3"), (2, "2"), (-1, "-1")])
+def test_ratio_matching_refuses_what_is_no_bit(value, got, path):
+    with pytest.raises(SupportError, match=rf"p\(x\): expected a value of whole numbers from 0 to 1, got {got} "):
+        run(ScoreMatching(Gibbs("p(x)", Table(), shape=3), "ratio"), path, x=torch.full((2, 3), value))

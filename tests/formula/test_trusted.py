@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from worldformula.families import OneHotFamily
-from worldformula.formula import Bernoulli, Normal
+from worldformula.formula import Bernoulli, Deterministic, Normal
 from worldformula.formula.code.trusted import Trusted, copied, free_of_gradients
 from worldformula.nets.mlp import MLP
 
@@ -89,6 +89,20 @@ def test_a_module_that_is_exchanged_and_a_hook_that_comes_are_seen():
     assert trusted()
     net[1][0].register_forward_pre_hook(lambda *_: None)
     assert not trusted()
+
+
+def test_a_function_that_a_module_calls_and_that_is_exchanged_is_seen():
+    """As many attributes as before, and another activation, read function, or one where None was."""
+    layer, read = nn.TransformerEncoderLayer(4, 1, 8), Deterministic("y = f(x)", torch.tanh, shape=3)
+    layer.after = None
+    trusted = Trusted(layer, read)
+    for module, name in ((layer, "activation"), (read, "net"), (layer, "after")):
+        assert trusted()
+        before = getattr(module, name)
+        setattr(module, name, scaled)
+        assert not trusted()
+        setattr(module, name, before)
+    assert trusted()
 
 
 def test_a_hook_on_all_modules_is_seen():

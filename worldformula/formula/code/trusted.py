@@ -29,8 +29,8 @@ class Trusted:
     """Whether all code behind some objects is torch's or this library's, and no hook looks on.
 
     It is looked up once, and again where a module was exchanged or added since, or a hook, or an attribute, such as a
-    ``forward`` of its own: a walk through an agent's networks takes a millisecond, a look at their children
-    microseconds.
+    ``forward`` of its own, or a function that one calls, such as its activation: a walk through an agent's networks
+    takes a millisecond, a look at their children microseconds.
 
     Args:
         things: modules, functions, factors, families.
@@ -50,12 +50,21 @@ class Trusted:
         reached = list(_reached(self.things))
         modules = [value for value in reached if isinstance(value, nn.Module) and not isinstance(value, ScriptModule)]
         self._children, self._attributes = [m._modules for m in modules], [vars(m) for m in modules]
+        attributes = ((held, name, value) for held in self._attributes for name, value in held.items())
+        self._functions = [(held, name) for held, name, value in attributes if _called(name, value)]
         self._known, self._hooks = self._now(), RemovableHandle.next_id  # which counts all hooks that were ever made
         hooked = any(m._forward_hooks or m._forward_pre_hooks for m in modules) or _has_any_global_hook()  # type: ignore[no-untyped-call]
         self._whole = not hooked and all(map(_is_trusted, reached))
 
     def _now(self) -> list[Any]:
-        return [*chain.from_iterable(map(dict.values, self._children)), *map(len, self._attributes)]
+        functions = [held.get(name) for held, name in self._functions]
+        return [*chain.from_iterable(map(dict.values, self._children)), *map(len, self._attributes), *functions]
+
+
+def _called(name: str, value: object) -> bool:
+    """Whether a module may call this attribute, such as its activation, now or once it is no longer None."""
+    function = value is None or (callable(value) and not isinstance(value, nn.Module | type))
+    return function and name != "_is_full_backward_hook"  # None in every module; hooks are counted
 
 
 def _reached(things: tuple[object, ...]) -> Iterator[object]:

@@ -83,8 +83,9 @@ def ratio(net: Net, x: Tensor, *conditions: Tensor, rank: int) -> Tensor:
     """Σ_d σ(E(x) − E(x̄_d))² of bits for each row: ``[*batch]``; all rows with a bit turned are one batch."""
     batch = x.shape[: x.ndim - rank]
     flat = x.reshape(*batch, -1)
-    turned = (1 - 2 * torch.eye(flat.shape[-1], dtype=x.dtype, device=x.device)) * (flat - 0.5).unsqueeze(-2) + 0.5
+    flat = flat if flat.is_floating_point() else flat.to(torch.get_default_dtype())  # bytes have no −1, flags no minus
     D = flat.shape[-1]
+    turned = (1 - 2 * torch.eye(D, dtype=flat.dtype, device=x.device)) * (flat - 0.5).unsqueeze(-2) + 0.5
     both = torch.cat((flat.unsqueeze(-2), turned), -2).reshape(*batch, D + 1, *x.shape[x.ndim - rank :])
     rest = [c.unsqueeze(len(batch)).expand(*batch, D + 1, *c.shape[len(batch) :]) for c in conditions]
     found = energies(net, both, *rest, rank=rank)
@@ -137,6 +138,8 @@ class ScoreMatchingNode(Operator):
         """The network, called by the objective."""
         factor, energy = self.model.factor, isinstance(self.model.factor, Gibbs)
         x = lowering.read(self.variable, scope, factor)
+        if self.how == "ratio":
+            lowering.levels.setdefault(self.variable.key, (factor, 2))
         inside = scope.having({self.variable: x})
         rest = [lowering.read(c, scope, factor) for c in factor.conditions if c != self.variable]
         options: tuple[tuple[str, Any], ...] = (("rank", lowering.event_rank(self.variable)),)
