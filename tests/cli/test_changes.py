@@ -87,6 +87,7 @@ def test_other_settings_of_adam_count_from_the_change_on(runs: Path, tmp_path: P
         ("seed=3", "unknown setting 'seed'"),
         ("data.resize=8", "--resume-with cannot change reading.resize"),
         ("ema=0.9", "--resume-with cannot change fit.ema"),
+        ("held=0.3", "--resume-with cannot change fit.held: the run was made with 0.0"),
         ("lrr=1", "Did you mean 'lr'"),
     ],
 )
@@ -97,6 +98,21 @@ def test_what_a_fit_cannot_change(
     assert main(["fit", "--run", str(runs / "vae"), "--resume", "--resume-with", change]) == 1
     assert says in capsys.readouterr().err
     assert (runs / "vae" / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("kind", "command", "says"),
+    [
+        ("vae", ["fit", "mvae", "--resume"], "holds a run of vae, got mvae: leave the name out"),
+        ("agent", ["train", "planet"], "holds a run with other settings"),
+    ],
+)
+def test_another_system_does_not_go_on_with_a_run(
+    runs: Path, kind: str, command: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The settings in the folder are those of the system that it is of: another has others."""
+    assert main([*command, "--run", str(runs / kind)]) == 1
+    assert says in capsys.readouterr().err
 
 
 def test_a_new_run_has_nothing_to_change(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

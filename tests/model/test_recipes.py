@@ -254,3 +254,17 @@ def test_an_expression_has_no_recipe():
     fitting = Fitting(loss, {"x": rows_of()}, FitConfig(2, 4))
     fitting.advance(2)
     assert fitting.state_dict()["chains"] is fitting.state_dict()["best"] is None
+
+
+@pytest.mark.parametrize("views", [2, 4, 5, 7])
+def test_the_view_that_is_asked_for_is_never_shown(views):
+    """Each view is filled with its number, so that the one asked for is known among those shown."""
+    model = gqn.build(gqn.Sizes(side=8, camera=2, scene=8, latent=1, hidden=4, steps=2, shared=True))
+    number = torch.arange(float(views))
+    rows = {"x": number[:, None, None, None].expand(3, views, 8, 8, 3), "v": number[:, None].expand(3, views, 2)}
+    for _ in range(10):
+        found = model.varied(rows)
+        shown, asked = found["v"][0, :, 0], found["v_prime"][0, 0]
+        assert len(set(shown.tolist())) == len(shown) == min(views - 1, 4)
+        assert asked not in shown
+        assert torch.equal(found["x"][:, :, 0, 0, 0], found["v"][:, :, 0])

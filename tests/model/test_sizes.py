@@ -11,7 +11,7 @@ import torch
 from worldformula import data
 from worldformula.catalogue import find
 from worldformula.cli import main
-from worldformula.data import DataSet, digits, known, local, rooms
+from worldformula.data import DataSet, arrays, digits, known, local, rooms
 from worldformula.errors import MissingInputError, WorldformulaError
 from worldformula.model.config import start
 from worldformula.model.run import build, sized, suitable, takers
@@ -161,3 +161,17 @@ def test_rows_of_a_picture_are_read_line_by_line_with_channels_last():
     encode(pixels.reshape(1, 135))
     change = (seen[1] - seen[0]).abs().sum((0, 1))
     assert change.nonzero().tolist() == [[2, 4]], "one bright corner moves one corner of the halved picture"
+
+
+def test_own_scenes_of_several_views_fit_a_gqn():
+    """Five views of 12 × 12 pixels from cameras of 5 numbers, as bytes: nothing has to be set."""
+    rng = np.random.default_rng(0)
+    found = {"x": rng.integers(0, 256, (6, 5, 12, 12, 3), np.uint8), "v": rng.random((6, 5, 5), np.float32)}
+    made = arrays.prepared(found, "mine")
+    assert made.shape == (5, 12, 12, 3)
+    assert made.arrays["x"].shape == (6, 5, 12, 12, 3)
+    mine = DataSet("mine", made.arrays, made.arrays, made.shape, "")
+    config = sized(start("gqn", "tiny", ""), mine)
+    assert (config.sizes.side, config.sizes.camera) == (12, 5)
+    assert build(config).rows(mine.train)["x"].shape == (6, 5, 12, 12, 3)
+    assert sized(start("gqn", "tiny", "").changed(["side=16"]), mine).sizes.side == 16

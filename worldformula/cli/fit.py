@@ -94,9 +94,13 @@ class Fit(Trains, FitOptions):
             raise RunFolderError(f"{folder.path} holds a run: add --resume to go on with it, or choose another --run")
         if folder.exists and self.resume:
             config = read(expect(folder, ("fit",), "worldformula fit"), folder.path)
+            if self.name is not None and self.system() != config.model:
+                raise RunFolderError(
+                    f"{folder.path} holds a run of {config.model}, got {self.system()}: leave the name out to go on "
+                    f"with it, or choose another --run"
+                )
             config = dataclasses.replace(
                 config,
-                model=config.model if self.name is None else self.system(),
                 data=config.data if self.data is None else located(self.data),
                 preset=self.preset or config.preset,
             )

@@ -84,7 +84,7 @@ def prepared(arrays: Mapping[str, Any], name: str) -> Prepared:
         said.append("The channels of x were first and are last now.")
     if len(shape) == 3 and shape[-1] == 1:
         shape = shape[:-1]
-    if len(shape) > 1:
+    if len(shape) in (2, 3):
         x = np.ascontiguousarray(x).reshape(len(x), -1)  # a row of numbers; `DataSet.shape` says what it shows
     return Prepared({**made, "x": x}, shape or (1,), tuple(said))
 

@@ -207,12 +207,17 @@ def deliberate(config: ModelConfig, texts: Iterable[str]) -> tuple[ModelConfig, 
     changed = settings.override(changed, own)
     found = differences(config, changed)
     allowed = ("fit.", "symbols.", "checkpoints", "threads")
-    wrong = [key for key in found if not key.startswith(allowed) or (key == "fit.ema" and None in found[key])]
+    wrong = [
+        key
+        for key in found
+        if not key.startswith(allowed) or key == "fit.held" or (key == "fit.ema" and None in found[key])
+    ]  # rows that were held would be learnt from, or an average would begin late
     if wrong:
         raise ConfigError(
             f"--resume-with cannot change {wrong[0]}: the run was made with {found[wrong[0]][0]!r}. Begin a new run "
             "with another --run, from these weights if you like: --init. What a run can change: lr, batch, clip, "
-            "schedule, weight_decay, betas, log_every, checkpoints, threads, and coefficients that were set"
+            "schedule, weight_decay, betas, log_every, judge_every, patience, checkpoints, threads, and coefficients "
+            "that were set"
         )
     return changed, found
 

@@ -26,6 +26,7 @@ def inferred(sizes: Any, data: DataSet, given: Collection[str] = ()) -> list[str
     WIDTHS        numbers of a row of x
     documents     rows of x, of a loss that is about all of them; the array may be called c there, as counts of words
     side          height of a square picture of one channel; height and width, of any
+    side, camera  of several square pictures of a row, and numbers of each one's camera v
     picture       height, width and channels, where the preset has convolutions
     shape         of a row, where it has as many axes as that of the preset; or its numbers
     CLASSES       of y, where the preset has labels
@@ -43,6 +44,8 @@ def inferred(sizes: Any, data: DataSet, given: Collection[str] = ()) -> list[str
         found |= {"height": data.shape[0], "width": data.shape[1]}
     if len(data.shape) == 2 and data.shape[0] == data.shape[1]:
         found["side"] = data.shape[0]
+    if len(data.shape) == 4 and data.shape[1] == data.shape[2] and "camera" in have and "v" in data.train:
+        found |= {"side": data.shape[1], "camera": data.train["v"].shape[-1]}
     if have.get("picture") is not None and len(data.shape) in (2, 3):
         found["picture"] = (*data.shape, 1)[:3]
     if "shape" in have:

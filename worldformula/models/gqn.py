@@ -184,9 +184,9 @@ class GQN(Model):
         return {"warm": Warm(**{f.name: getattr(self, f.name) for f in fields(self)} | {"loss": self.warm})}
 
     def varied(self, rows: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Rows of rooms with a view that is asked for, and of four others the first few of each, at random."""
+        """Rows of rooms with a view that is asked for, and of up to four others the first few of each, at random."""
         order = torch.randperm(rows["x"].shape[1])
-        shown, query = order[:SHOWN], order[-1]
+        shown, query = order[:-1][:SHOWN], order[-1]
         k = torch.arange(len(shown)) < torch.randint(len(shown) + 1, (len(rows["x"]), 1))
         asked = {f"{name}_prime": rows[name][:, query] for name in "xv"}
         return {**{name: rows[name][:, shown] for name in "xv"}, "k": k.to(rows["x"]), **asked}

@@ -335,7 +335,7 @@ def _shares(weights: object, count: int) -> Tensor | Positive | None:
         return weights
     if not isinstance(weights, Tensor):
         try:
-            weights = torch.tensor(list(weights), dtype=torch.float)  # type: ignore[call-overload]
+            weights = torch.tensor(list(weights), dtype=torch.get_default_dtype())  # type: ignore[call-overload]
         except (TypeError, ValueError):
             return None
     return weights if weights.shape[-1:] == (count,) else None
