@@ -65,7 +65,8 @@ def fit(
         steps: updates; or
         epochs: passes over the data. One of both.
         lr: step size.
-        seed: of everything that is random.
+        seed: of everything that is random but what a model begins with, which torch's generator draws as it does its
+            weights: ``torch.manual_seed`` before both.
         names: of the columns of tuples and of single arrays.
         inputs: input of the loss -> column of the data, or a function from a batch to the inputs.
         symbols: named coefficients of the formula.
@@ -75,7 +76,8 @@ def fit(
         resume: go on with the run in the folder: exactly, except on a DataLoader or iterable, which is refused.
         progress: show a bar, or a line every few seconds.
         more: the fields of `FitConfig`: clip, schedule, ema, weight_decay, betas, log_every, held, judge_every,
-            patience; and ``before``: of a model that is trained after others, theirs by name.
+            patience; and ``before``: of a model that is trained after others, theirs by name,
+            ``{"stage": {"steps": 500}}``.
 
     Raises:
         ConfigError: what cannot be; the message says what to write instead. Also ShapeError, FormulaError.
@@ -107,6 +109,10 @@ def task(
     ready, held = (_for(loss, part, names) for part in (found, validation))
     length = None if epochs is None else per_epoch(ready, batch)
     own, before = parted(more)
+    known = list(loss.before) if isinstance(loss, Model) else []
+    if wrong := [name for name in before if name not in known]:
+        has = ", ".join(known) or "nothing"
+        raise ConfigError(f"before= names {wrong[0]!r}, and what is trained before this loss is {has}")
     config = FitConfig(updates(steps, epochs, length), batch, FitConfig.lr if lr is None else lr, **_known(own))
     made: dict[str, Any] = {
         "seed": seed, "inputs": _inputs(loss, inputs), "names": names, "short": epochs is not None,

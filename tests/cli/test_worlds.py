@@ -26,7 +26,8 @@ from worldformula.envs import Envs
 from worldformula.envs.play import play
 from worldformula.errors import CatalogueError, RunFolderError
 from worldformula.fitting import fit_world
-from worldformula.model.run import open_model
+from worldformula.model.config import start
+from worldformula.model.run import build, open_model, sized
 from worldformula.model.through_time import DISCOUNT, ThroughTime, built, columns_of
 from worldformula.report.dreams import dreams
 from worldformula.run.folder import read_metrics
@@ -158,6 +159,24 @@ def test_whole_numbers_are_predicted_as_classes() -> None:
     ]
     told = [-float(v.detach()) for k, v in out.terms.items() if "k_{" in k]
     assert told == pytest.approx(by_hand, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in catalogue.names("worlds") if not catalogue.find(name).agent])
+def test_every_world_observes_whole_numbers(name: str) -> None:
+    """Three numbers of 5 classes each are 15 numbers of one-hots to a world that predicts no classes."""
+    rng, none = np.random.default_rng(0), np.zeros((2, 12), bool)
+    train = {
+        "obs": rng.integers(0, 5, (2, 12, 3)), "action": rng.integers(0, 3, (2, 12)),
+        "reward": np.ones((2, 12), np.float32), "is_first": none, "is_last": none, "is_terminal": none,
+    }  # fmt: skip
+    train["obs"][0, 0] = 4
+    rows = {key: value.reshape(24, *value.shape[2:]) for key, value in train.items()}
+    model = build(sized(start(name, "tiny", ""), DataSet("toy", rows, rows, (3,), "by hand", window=12)))
+    assert isinstance(model, ThroughTime)
+    given = model.given(model.rows(train))
+    assert given[model.names["obs"]].sum(-1).tolist() == [[3.0] * 12] * 2
+    assert given[model.names["obs"]].shape == (2, 12, 15)
+    assert model.loss(**given, seed=0).value.isfinite().all()
 
 
 def test_a_dream_is_what_the_world_says_and_persistence_is_the_last_row(files: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 
 import numpy as np
 import pytest
@@ -268,3 +269,41 @@ def test_the_view_that_is_asked_for_is_never_shown(views):
         assert len(set(shown.tolist())) == len(shown) == min(views - 1, 4)
         assert asked not in shown
         assert torch.equal(found["x"][:, :, 0, 0, 0], found["v"][:, :, 0])
+
+
+@pytest.mark.parametrize("how", [{"steps": 3, "batch": 8}, FitConfig(3, 8)], ids=["fields", "config"])
+def test_what_comes_before_is_said_by_fields_or_as_a_configuration(how):
+    model = ldm.build(ldm.Sizes(6, 3, (16,), deviation=0.1, weight=0.02, steps=8, units=16, blocks=1))
+    other = copy.deepcopy(model)
+    data = {"x": torch.rand(40, 6).round(), "y": torch.arange(40) % 10}
+    for each, settings in ((model, how), (other, {"steps": 3, "batch": 8})):
+        torch.manual_seed(7)  # what a model begins with comes from torch's generator, as its weights do
+        fit(each, data, steps=2, before={"stage": settings}, progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(model.loss.parameters(), other.loss.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("before", "says"),
+    [
+        ({"stge": {"steps": 3}}, "before= names 'stge', and what is trained before this loss is stage"),
+        ({"stage": {"stps": 3}}, "takes no 'stps'. Did you mean 'steps'"),
+        ({"stage": 3}, "expects the fields of FitConfig"),
+        (None, "before= expects settings by name"),
+    ],
+)
+def test_what_cannot_come_before(before, says):
+    """A name that is none was passed over, and all else an error of Python."""
+    model = ldm.build(ldm.Sizes(6, 3, (16,), deviation=0.1, weight=0.02, steps=8, units=16, blocks=1))
+    data = {"x": torch.rand(40, 6).round(), "y": torch.arange(40) % 10}
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        fit(model, data, steps=2, before=before, progress=False)
+    with pytest.raises(ConfigError, match="what is trained before this loss is nothing"):
+        fit(
+            ebm.build(ebm.Sizes(2, (8,), 3, 0.1, 0.1, 0.0, 2.0, buffer=20)), torch.rand(9, 2), steps=1, before={"a": {}}
+        )
+
+
+def test_held_rows_leave_some_to_learn_from():
+    model = ebm.build(ebm.Sizes(2, (8,), 3, 0.1, 0.1, 0.0, 2.0, buffer=20))
+    with pytest.raises(ConfigError, match=r"held=0\.5 keeps all rows of the data, 1"):
+        fit(model, {"x": torch.rand(1, 2)}, steps=1, batch=1, held=0.5, progress=False)

@@ -229,7 +229,7 @@ class ThroughTime(Model):
 
 
 def built(system: System, sizes: Any, columns: Mapping[str, Mapping[str, Any]]) -> ThroughTime:
-    """A world of the catalogue for these columns.
+    """A world of the catalogue for these columns; one that knows no classes observes them as the numbers of one-hots.
 
     Raises:
         ConfigError: it does not take what is observed, or lacks an action, or a part of it learns by another loss.
@@ -242,11 +242,12 @@ def built(system: System, sizes: Any, columns: Mapping[str, Mapping[str, Any]]) 
     seen = {key: column for key, column in columns.items() if not is_action(key)}
     acts = [column for key, column in columns.items() if is_action(key)]
     action = next(iter(acts), None)
-    if "observations" in inspect.signature(system.build).parameters:
+    taken = inspect.signature(system.build).parameters
+    if "observations" in taken:
         if action is None:
             raise ConfigError(f"{system.name} reads actions, and the data have no column action. {EPISODES}")
         shapes = {k: tuple(c["shape"]) if c["kind"] == "image" else (width(c),) for k, c in seen.items()}
-        classes = {k: counts(c) for k, c in seen.items() if c["kind"] == "classes"}
+        classes = {k: counts(c) for k, c in seen.items() if c["kind"] == "classes" and "classes" in taken}
         wide: Any = dict(zip(variables(len(acts)), map(width, acts), strict=True)) if len(acts) > 1 else width(action)
         world = system.build(sizes, shapes, wide, **({"classes": classes} if classes else {}))
         if world.further:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from worldformula.errors import ConfigError
+from worldformula.errors import ConfigError, near
 
 ROWS = 200  # of a history, unless `log_every` says otherwise
 
@@ -66,6 +66,26 @@ class FitConfig:
 
 
 def parted(more: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, FitConfig]]:
-    """Settings of a fit, and those of the fits ``before`` it by name, from ``fits`` of a system."""
+    """Settings of a fit, and those of the fits ``before`` it by name: a `FitConfig` each, or its fields.
+
+    Raises:
+        ConfigError: what comes before is none of these.
+    """
     own = dict(more)
-    return own, {name: FitConfig(**how) for name, how in own.pop("before", {}).items()}
+    before = own.pop("before", {})
+    if not isinstance(before, Mapping):
+        raise ConfigError(
+            f"before= expects settings by name, e.g. before={{'stage': {{'steps': 500}}}}, got {before!r}"
+        )
+    return own, {name: _settings(name, how) for name, how in before.items()}
+
+
+def _settings(name: str, how: object) -> FitConfig:
+    if isinstance(how, FitConfig):
+        return how
+    known = [field.name for field in fields(FitConfig)]
+    if not isinstance(how, Mapping):
+        raise ConfigError(f"before={{{name!r}: ...}} expects the fields of FitConfig, {', '.join(known)}, got {how!r}")
+    if wrong := [key for key in how if key not in known]:
+        raise ConfigError(f"before={{{name!r}: ...}} takes no {wrong[0]!r}.{near(wrong[0], known)}")
+    return FitConfig(**how)

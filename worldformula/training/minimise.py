@@ -154,7 +154,10 @@ class Fitting:
         if not isinstance(ready, dict) or isinstance(self.loss, Game):
             what = "a game has no one value" if isinstance(ready, dict) else f"got {type(data).__name__}"
             raise ConfigError(f"held={self.config.held} expects one loss and arrays or tensors [N, ...]; {what}")
-        learnt, held = held_out(len(next(iter(ready.values()))), self.config.held, seed)
+        rows = len(next(iter(ready.values())))
+        learnt, held = held_out(rows, self.config.held, seed)
+        if not len(learnt):
+            raise ConfigError(f"held={self.config.held} keeps all rows of the data, {rows}: none is left to learn from")
         kept = {name: value[held].to(self.device) for name, value in ready.items()}
         self.best = Best(
             self.loss, lambda: self._value(kept, seed), every=self.config.judge_every, patience=self.config.patience
