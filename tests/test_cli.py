@@ -382,6 +382,10 @@ def test_one_environment_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     for part in ("pendulum (worldformula/Pendulum-v0, 200 steps", "observes vector: vector (3,)", "acts by action: "):
         assert part in out
     assert "worldformula train --env pendulum --run runs/pendulum" in out
+    assert main(["envs", "Pendulum-v1"]) == 0
+    out = capsys.readouterr().out
+    assert "observes vector: vector (3,) float32 -8…8" in out
+    assert "worldformula train --env Pendulum-v1 --run runs/Pendulum-v1" in out
     assert main(["envs", "pendulm"]) == 1
     assert "Did you mean 'pendulum'" in capsys.readouterr().err
 
@@ -391,6 +395,13 @@ def test_the_package_runs_as_a_module() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "error: nowhere is not a run folder: there is no such folder\n"
+
+
+def test_a_folder_of_runs_is_no_run_and_says_which_it_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / "config.json").write_text("{}")
+    assert main(["report", str(tmp_path)]) == 1
+    assert f"it has no config.json, but runs lie in it: {tmp_path / 'first'}\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -203,3 +203,23 @@ def test_pairs_that_once_ended_in_a_traceback(tmp_path, model, name, error, says
         return
     with pytest.raises((ShapeError, MissingInputError), match=says):
         runs(model, "tiny", name, tmp_path / "run")
+
+
+def test_series_are_shown_as_numbers_and_pictures_as_a_picture(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    x = np.random.default_rng(0).random((20, 6, 3)).astype(np.float32)
+    np.savez("series.npz", x=x, a=x[..., :1])
+    np.savez("pictures.npz", x=x, y=np.arange(20) % 2)
+    assert main(["data", "series.npz"]) == 0
+    assert "and 8 more columns" in capsys.readouterr().out
+    assert not (tmp_path / "series.png").exists()
+    assert main(["data", "pictures.npz"]) == 0
+    assert (tmp_path / "pictures.png").exists()
+    capsys.readouterr()
+    assert main(["fit", "rssm", "--data", "series.npz"]) == 1
+    assert "no column action; they have x, a. Give episodes" in capsys.readouterr().err
+
+
+def test_the_last_line_of_progress_is_printed_once(folder, capsys):
+    assert main(["fit", "vae", "--data", "t.csv", "--set", "data.missing=drop", *FEW]) == 0
+    assert capsys.readouterr().out.count("step 4/4 |") == 1

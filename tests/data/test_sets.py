@@ -69,9 +69,18 @@ def test_another_value_type_or_name_has_another_digest():
 
 
 def test_a_misspelt_name_is_answered_with_the_near_one():
-    with pytest.raises(CatalogueError, match="no data set is called 'rollling'. Did you mean 'rolling'"):
+    with pytest.raises(
+        CatalogueError, match="no data set is called 'rollling', nor a file or a folder. Did you mean 'rolling'"
+    ):
         data.load("rollling")
     assert data.load("DIGITS_17").name == "digits-17"
+
+
+def test_a_misspelt_folder_is_answered_with_the_one_that_is_there(tmp_path, monkeypatch):
+    (tmp_path / "pngs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CatalogueError, match="'pngz', nor a file or a folder. Did you mean 'pngs'"):
+        data.load("pngz")
 
 
 def test_batches_see_every_row_once_a_pass():

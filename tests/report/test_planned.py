@@ -154,3 +154,16 @@ def test_an_agent_is_shown_by_what_it_plans_with_and_one_with_a_policy_by_nothin
 def test_what_has_no_world_is_refused() -> None:
     with pytest.raises(ConfigError, match="no world to plan in"):
         planned(object(), PLANNER, {})
+
+
+def test_a_page_names_actions_and_heads_as_the_environment_does() -> None:
+    spaces = {"move": ActionSpec("discrete", 3, masked=True), "force": ActionSpec("continuous", 1)}
+    agent = dreamer_v3.build(dreamer_v3.tiny(), PICTURES, spaces, seed=0)
+    rows = batch(np.zeros((1, 5), np.int64))
+    rows |= {"action/move": rows.pop("action"), "action/force": np.zeros((1, 5, 1), np.float32)}
+    found = planned(agent, PLANNER, rows | {"mask/move": np.ones((1, 5, 3), bool)})
+    assert sorted(found.numbers) == ["c", "r"]  # what is allowed is no number of the path
+    shown = page(found, "A plan", [])
+    assert "move (a_1), choices:" in shown
+    for name in ("force (a_2)", "reward (r)", "continue (c)"):
+        assert f">{name}<" in shown

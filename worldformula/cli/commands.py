@@ -323,7 +323,7 @@ def write_plan(agent: Agent, planner: Any, batch: Batch, run: SavedRun, step: in
     facts: list[tuple[str, object]] = [
         ("agent", run.config.model),
         ("environment", run.config.env.id),
-        ("trained", step),
+        ("trained for", f"{step:,} environment steps"),
     ]
     path = run.folder.path / "plan.html"
     with writing(run.folder.path):

@@ -94,6 +94,8 @@ def pictures(found: data.DataSet) -> Array | None:
     x, shape = found.train.get("x"), found.shape
     if x is None or x.ndim < 2 or not (len(shape) == 2 or (len(shape) == 3 and shape[-1] in (1, 3))):
         return None
+    if len(shape) == 2 and any(a.ndim > 1 and a.shape[1] == shape[0] for k, a in found.train.items() if k != "x"):
+        return None  # a series, whose steps another array has too
     from worldformula.report.video import tile, upscale
 
     some = x[: ROWS * COLUMNS].reshape(-1, *shape[:2], shape[2] if len(shape) == 3 else 1).astype(np.float64)

@@ -17,32 +17,31 @@ from worldformula.envs import Envs as Copies
 from worldformula.envs import registry
 from worldformula.envs.registry import Entry
 from worldformula.envs.variation import arguments
-from worldformula.errors import ConfigError, near
 from worldformula.report.yardsticks import yardsticks
 from worldformula.run.config import EnvConfig
 
 
 @dataclass(frozen=True)
 class Envs:
-    """List the environments of this package, or show one of them; any other Gymnasium id works too.
+    """List the environments of this package, or show one of them, or any other that has a Gymnasium id.
 
     For example: worldformula envs two_rooms
+
+    One of your own is shown as a run would get it, by module:ID or module:Class of the current folder.
     """
 
     name: Annotated[str | None, tyro.conf.Positional, option("NAME", "all")] = None
-    """An environment of the list."""
+    """An environment of the list, or any id that --env takes."""
     scores: Flag = False
     """Measure floor and best known return; of all it takes a while."""
 
     def run(self) -> int:
         """Lists, or shows."""
         known = {entry.alias: entry for entry in registry.entries()}
-        if self.name is not None and self.name not in known:
-            raise ConfigError(f"no environment of this package is called {self.name!r}.{near(self.name, known)}")
-        for line in listing(known.values()) if self.name is None else shown(known[self.name]):
+        for line in listing(known.values()) if self.name is None else shown(self.name, known.get(self.name)):
             print(line)
-        for entry in (known.values() if self.name is None else (known[self.name],)) if self.scores else ():
-            print(f"{entry.alias}: {yardsticks(EnvConfig(entry.alias), seed=0)}")
+        for name in (known if self.name is None else (self.name,)) if self.scores else ():
+            print(f"{name}: {yardsticks(EnvConfig(name), seed=0)}")
         return 0
 
 
@@ -59,20 +58,29 @@ def listing(entries: Iterable[Entry]) -> Iterator[str]:
         yield fill(names, width(), subsequent_indent="  ", break_on_hyphens=False)
         yield fill(head, width(), initial_indent="    ", subsequent_indent="    ")
     yield ""
-    yield fill("One of them: worldformula envs NAME. Any id of Gymnasium works too: --env CartPole-v1", width())
+    yield fill(
+        "One of them: worldformula envs NAME. Any id of Gymnasium works too: worldformula envs CartPole-v1", width()
+    )
 
 
-def shown(entry: Entry) -> Iterator[str]:
-    """What is observed and done in an environment, and what varies in it."""
-    envs = Copies(entry.alias, 1)
-    yield f"{entry.alias} ({entry.id}, {entry.max_steps} steps per episode)"
-    yield fill(_head(entry), width(), initial_indent="    ", subsequent_indent="    ")
+def shown(name: str, entry: Entry | None) -> Iterator[str]:
+    """What is observed and done in an environment, and what varies in it; ``entry`` is None of another package's.
+
+    Raises:
+        ConfigError: there is none of this name; the message says which are near.
+    """
+    envs = Copies(name, 1)
+    if entry is None:
+        yield f"{name} (not of this package)"
+    else:
+        yield f"{name} ({entry.id}, {entry.max_steps} steps per episode)"
+        yield fill(_head(entry), width(), initial_indent="    ", subsequent_indent="    ")
     yield from (f"observes {key}: {column}" for key, column in envs.observations.items())
     yield from (f"acts by {name}: {spec.told}" for name, spec in envs.actions.items())
     envs.close()
-    for name, options in entry.factors.items():
-        yield f"varies in {name}: {' '.join(f'--env-arg {text}' for text in arguments(options))}"
-    yield f"\nto train in it\n    worldformula train --env {entry.alias} --run runs/{entry.alias}"
+    for factor, options in entry.factors.items() if entry else ():
+        yield f"varies in {factor}: {' '.join(f'--env-arg {text}' for text in arguments(options))}"
+    yield f"\nto train in it\n    worldformula train --env {name} --run runs/{name.rpartition(':')[2]}"
 
 
 def _head(entry: Entry) -> str:

@@ -51,7 +51,8 @@ class Fit(Trains, FitOptions):
     """Train a model, or a world on episodes, or go on exactly where an interrupted run stopped.
 
     For example: worldformula fit vae --data digits --set latent=8 --set lr=3e-4
-    or: worldformula fit rssm --data episodes.npz
+
+    Or a world: worldformula fit rssm --data episodes.npz
 
     The run folder gets the configuration, metrics.jsonl, checkpoints, and report.html with samples, reconstructions and
     traversals. After Ctrl-C, or after a crash: the same command with --resume. What is not given is then taken from
@@ -147,7 +148,10 @@ def dream(run: ModelRun, context: int, length: int, sequences: int, seed: int) -
     from worldformula.report.dreams import dreams
 
     if not isinstance(run.model, ThroughTime):
-        raise ConfigError(f"{run.config.model} is no world, it has no time to dream in; its page: worldformula report")
+        raise ConfigError(
+            f"{run.config.model} is no world, it has no time to dream in; its page: "
+            f"worldformula report {run.folder.path}"
+        )
     rows = {key: value[:, :length] for key, value in run.test_rows.items()}
     with evaluating(run.fitting):
         video = dreams(run.model, rows, context=context, seed=seed).video(sequences)

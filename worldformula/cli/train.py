@@ -68,7 +68,8 @@ class Train(Trains, TrainOptions):
     """Train an agent, or go on exactly where an interrupted run stopped.
 
     For example: worldformula train --env cartpole_swingup --pixels --run runs/first
-    or another agent: worldformula train planet --env pendulum --pixels --run runs/planet
+
+    Or another agent: worldformula train planet --env pendulum --pixels --run runs/planet
 
     In a folder that holds a run, everything that is not given here is taken from that run; what is given must agree
     with it, except for --steps and --device. So after Ctrl-C, or after a crash: worldformula train --run runs/first

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from pathlib import Path
 
 from worldformula.data.base import DataSet, Loader
 from worldformula.data.own import KINDS, Reading, is_own, read
@@ -47,8 +48,9 @@ def load(name: str, how: Reading | None = None) -> DataSet:
         return found[wanted]()
     if is_own(name):
         return read(name, how)
+    guess = near(name, [path.name for path in Path().iterdir()]) or near(wanted, found)
     raise CatalogueError(
-        f"no data set is called {name!r}.{near(wanted, found)} There are: {', '.join(sorted(found))}. "
+        f"no data set is called {name!r}, nor a file or a folder.{guess} There are: {', '.join(sorted(found))}. "
         f"Data of your own are {KINDS}."
     )
 

@@ -245,7 +245,10 @@ def built(system: System, sizes: Any, columns: Mapping[str, Mapping[str, Any]]) 
     taken = inspect.signature(system.build).parameters
     if "observations" in taken:
         if action is None:
-            raise ConfigError(f"{system.name} reads actions, and the data have no column action. {EPISODES}")
+            raise ConfigError(
+                f"{system.name} reads actions, and the data have no column action; they have {', '.join(columns)}. "
+                f"{EPISODES}"
+            )
         shapes = {k: tuple(c["shape"]) if c["kind"] == "image" else (width(c),) for k, c in seen.items()}
         classes = {k: counts(c) for k, c in seen.items() if c["kind"] == "classes" and "classes" in taken}
         wide: Any = dict(zip(variables(len(acts)), map(width, acts), strict=True)) if len(acts) > 1 else width(action)

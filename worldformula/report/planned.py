@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from html import escape
 from typing import Any
 
@@ -50,6 +50,7 @@ class Planned:
             one number, ``[size]`` of a choice, ∞ where it is forbidden; None of flags.
         apart: terms of the cost that were left out, as no planner is told of what they measure: bonuses of steps.
         violation: by how much the plan exceeds its worst constraint; None where there is none.
+        words: what the variables of actions and of heads with a role are called, where the formula says it shorter.
     """
 
     name: str
@@ -65,6 +66,11 @@ class Planned:
     landscape: Floats | None
     apart: tuple[str, ...] = ()
     violation: float | None = None
+    words: Mapping[str, str] = field(default_factory=dict)
+
+    def said(self, variable: str) -> str:
+        """A variable as its environment calls it, with its name in formulas."""
+        return self.words.get(variable, variable)
 
 
 @torch.no_grad()
@@ -94,7 +100,7 @@ def planned(agent: Any, planner: Planner, batch: Mapping[str, NDArray[Any]]) -> 
         type(planner).__name__, {k: v[0].cpu().numpy() for k, v in plan.actions.items()}, space,
         task.cost(plan.states.span(1), plan.actions)[0].cpu().numpy(), float(plan.cost), [float(c) for c in plan.trace],
         plan.calls, took, frames, numbers, _landscape(plan, space, around, masks), apart,
-        None if plan.violation is None else float(plan.violation),
+        None if plan.violation is None else float(plan.violation), _words(agent),
     )  # fmt: skip
 
 
@@ -115,6 +121,16 @@ def _without_bonuses(agent: ImaginationAgent) -> tuple[ImaginationAgent, tuple[s
     return agent, steps
 
 
+def _words(agent: ImaginationAgent) -> dict[str, str]:
+    """``move (a_1)`` of one action among several, ``arm 2 (a_2)`` of an element of one, ``reward (r)`` of a head."""
+    acts = agent.perception.acts
+    words = {head: f"{role} ({head})" for role, head in agent.world.roles.items()}
+    for act in acts if len(acts) > 1 else ():
+        element = "" if act.element is None else f" {act.element + 1}"
+        words[act.variable] = f"{act.action}{element} ({act.variable})"
+    return words
+
+
 def _horizon(plan: Plan) -> int:
     return int(next(iter(plan.actions.values())).shape[1])
 
@@ -122,7 +138,8 @@ def _horizon(plan: Plan) -> int:
 def _decoded(agent: ImaginationAgent, states: State) -> tuple[NDArray[np.uint8] | None, dict[str, Floats]]:
     """Pictures and numbers that the world predicts along a plan."""
     pictures, numbers = None, dict[str, Floats]()
-    heads = [name for name in agent.world.dynamics.heads if not name.startswith("mask")]
+    masks = {head for role, head in agent.world.roles.items() if role.startswith("mask/")}
+    heads = [name for name in agent.world.dynamics.heads if name not in masks]
     for name, value in agent.world.decode(states, heads).items() if heads else ():
         if value.ndim == 5 and pictures is None:
             pictures = (255 * newest(value[0]).clamp(0, 1)).round().to(torch.uint8).cpu().numpy()
@@ -166,7 +183,7 @@ def page(found: Planned, title: str, facts: Sequence[tuple[str, object]]) -> str
     """The whole document; ``facts`` stand beside those of the plan."""
     told = [
         *facts, ("planner", found.name), ("steps", len(found.costs)), ("cost", short(found.total)),
-        ("steps of the model", found.calls), ("processor time", f"{found.milliseconds:.0f} ms"),
+        ("steps of the model", f"{found.calls:,}"), ("processor time", f"{found.milliseconds:.0f} ms"),
     ]  # fmt: skip
     told += [("left out", f"{', '.join(found.apart)}: bonuses of steps, of which planners are not told")] * bool(
         found.apart
@@ -190,11 +207,16 @@ def _actions(found: Planned) -> str:
     for name, value in found.actions.items():
         if found.sets[name].kind == "choice":
             words = " ".join(str(k) for k in value.argmax(-1))
-            shown.append(f"<p>{escape(name)}, choices: <code>{words}</code></p>")
+            shown.append(f"<p>{escape(found.said(name))}, choices: <code>{words}</code></p>")
             continue
         steps = [float(t) for t in range(len(value))]
         lines = [
-            Series(f"{name} {i + 1}" if value.shape[1] > 1 else name, steps, value[:, i].tolist(), i % 4)
+            Series(
+                f"{found.said(name)} {i + 1}" if value.shape[1] > 1 else found.said(name),
+                steps,
+                value[:, i].tolist(),
+                i % 4,
+            )
             for i in range(min(value.shape[1], 8))
         ]
         shown.append(both(lambda w, h, s=lines: line_chart(s, x_label="step", width=w, height=h)))  # type: ignore[misc]
@@ -209,7 +231,12 @@ def _path(found: Planned) -> str:
     for name, value in found.numbers.items():
         along = [float(t) for t in range(len(value))]
         several = [
-            Series(f"{name} {i + 1}" if value.shape[1] > 1 else name, along, value[:, i].tolist(), i % 4)
+            Series(
+                f"{found.said(name)} {i + 1}" if value.shape[1] > 1 else found.said(name),
+                along,
+                value[:, i].tolist(),
+                i % 4,
+            )
             for i in range(min(value.shape[1], 8))
         ]
         shown.append(both(lambda w, h, s=several: line_chart(s, x_label="step", width=w, height=h)))  # type: ignore[misc]
@@ -232,16 +259,15 @@ def _around(found: Planned) -> str:
     if costs is None:
         return ""
     name, own = next(iter(found.sets.items()))
-    note = (
-        f'<p class="note">What the plan would cost with another first action {escape(name)}, all else as planned.</p>'
-    )
+    first = escape(found.said(name))
+    note = f'<p class="note">What the plan would cost with another first action {first}, all else as planned.</p>'
     if own.kind == "choice":
         rows = [(f"choice {k}", short(float(cost))) for k, cost in enumerate(costs)]
         return section("The landscape", note, pairs(rows))
     axis = np.linspace(-1, 1, GRID)
     if costs.ndim == 1:
         line = [Series("cost", axis.tolist(), costs.tolist())]
-        chart = both(lambda w, h: line_chart(line, x_label=name, y_label="cost", width=w, height=h))
+        chart = both(lambda w, h: line_chart(line, x_label=found.said(name), y_label="cost", width=w, height=h))
         return section("The landscape", note, chart)
     return section("The landscape", note, f"<figure>{cells(costs, found.actions[name][0, :2], name)}</figure>")
 

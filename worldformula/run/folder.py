@@ -88,6 +88,8 @@ class RunFolder:
             values = json.loads(self.config_file.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError) as error:
             why = "it has no config.json" if self.path.is_dir() else "there is no such folder"
+            if runs := sorted(str(file.parent) for file in self.path.glob("*/config.json")):
+                why += f", but runs lie in it: {', '.join(runs)}"
             raise RunFolderError(f"{self.path} is not a run folder: {why}") from error
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{self.config_file} cannot be read: {error}") from error

@@ -26,6 +26,7 @@ class Progress:
         self._began = self._line = time.perf_counter()
         self._bar: Any = None
         self._of: Fitting | None = None
+        self._told: tuple[Fitting, int] | None = None  # of whom and when the last line was
 
     def __enter__(self) -> Progress:
         if sys.stdout.isatty():
@@ -52,8 +53,8 @@ class Progress:
         done = fitting.step >= self._steps
         if self._bar is not None:
             self._bar.update(0, completed=fitting.step, total=self._steps, description=" · ".join(parts))
-        elif done or now - self._line >= LINE_EVERY:
-            self._line = now
+        elif (done or now - self._line >= LINE_EVERY) and self._told != (fitting, fitting.step):
+            self._line, self._told = now, (fitting, fitting.step)
             print(" | ".join([f"step {fitting.step:,}/{self._steps:,}", *parts]), flush=True)  # noqa: T201
 
     def _parts(self, fitting: Fitting, now: float) -> list[str]:
