@@ -402,6 +402,10 @@ def test_a_folder_of_runs_is_no_run_and_says_which_it_holds(tmp_path: Path, caps
     (tmp_path / "first" / "config.json").write_text("{}")
     assert main(["report", str(tmp_path)]) == 1
     assert f"it has no config.json, but runs lie in it: {tmp_path / 'first'}\n" in capsys.readouterr().err
+    assert main(["report", str(tmp_path / "first" / "config.json")]) == 1
+    assert "config.json is not a run folder: it is a file\n" in capsys.readouterr().err
+    assert main(["train", "--run", str(tmp_path / "new"), "--config", str(tmp_path / "none.toml")]) == 1
+    assert "none.toml: there is no such file\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

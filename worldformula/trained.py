@@ -45,6 +45,11 @@ class TrainedAgent:
         self.observations, self.actions = dict(observations), dict(actions)
         self._player: Player | None = None
 
+    def __repr__(self) -> str:
+        where = "" if self.env is None else f" of {self.env.id}"
+        takes, gives = ", ".join(self.observations), ", ".join(self.actions)
+        return f"<TrainedAgent {type(self.inner).__name__}{where}: observes {takes}; acts by {gives}>"
+
     def player(self, num: int = 1, *, explore: bool = False) -> Player:
         """Acts in ``num`` streams, from the beginning of their episodes on."""
         return Player(self, num, explore=explore)

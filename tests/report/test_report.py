@@ -24,8 +24,8 @@ from worldformula.errors import ConfigError, RunFolderError
 from worldformula.metrics.openloop import open_loop_error
 from worldformula.report.curves import lines
 from worldformula.report.evidence import Curve, Evidence, load
-from worldformula.report.gather import CONTEXT, LEFT_OUT, gather, recorded, windows
-from worldformula.report.page import Run, _scale, page
+from worldformula.report.gather import CONTEXT, LEFT_OUT, _dream, gather, recorded, windows
+from worldformula.report.page import Run, _pictures, _scale, page
 from worldformula.report.write import seconds, write
 from worldformula.run.config import EnvConfig
 from worldformula.run.evaluate import evaluate
@@ -147,6 +147,17 @@ def test_measuring_leaves_no_trace_in_the_generators_and_repeats(measured):
     assert torch.equal(torch.get_rng_state(), before)
     first = load(run)
     assert dataclasses.replace(again, machine={}) == dataclasses.replace(first, machine={})
+
+
+def test_a_page_says_why_it_shows_no_dream(measured, tmp_path, monkeypatch):
+    run, agent = measured
+    monkeypatch.setattr("worldformula.report.gather.CONTEXT", 1000)  # longer than every episode
+    found = dataclasses.replace(load(run), videos={}, undreamt=_dream(agent, [{"reward": np.zeros(5)}]).undreamt)
+    assert found.undreamt.endswith("the longest episode of random actions has 5.")
+    found.save(tmp_path)
+    assert load(tmp_path).undreamt == found.undreamt
+    assert found.undreamt in _pictures(found)
+    assert load(run).undreamt == ""
 
 
 def test_windows_stay_within_an_episode_and_overlap_nowhere():

@@ -95,6 +95,12 @@ def test_a_player_acts_as_the_agent_does_in_its_environments(runs: Path, tmp_pat
         rows = envs.step(actions)
 
 
+def test_an_agent_says_what_it_takes_and_gives(runs: Path) -> None:
+    agent = wf.load(runs / "agent")
+    assert repr(agent).startswith(f"<TrainedAgent {type(agent.inner).__name__} of ")
+    assert repr(agent).endswith(f"observes {', '.join(agent.observations)}; acts by {', '.join(agent.actions)}>")
+
+
 def test_one_observation_needs_no_batch_axis(runs: Path) -> None:
     agent = wf.load(runs / "agent")
     seen = np.random.default_rng(0).normal(size=(4, 3))  # float64, as users have them

@@ -85,6 +85,8 @@ def from_file(asked: Trains, path: Path) -> Trains:
     try:
         text = path.read_text(encoding="utf-8")
         found: Any = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except FileNotFoundError as error:
+        raise ConfigError(f"--config {path}: there is no such file") from error
     except (OSError, ValueError) as error:
         kind = "JSON" if path.suffix == ".json" else "TOML"
         raise ConfigError(f"--config {path} cannot be read as {kind}: {error}") from error

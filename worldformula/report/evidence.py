@@ -128,6 +128,7 @@ class Evidence:
         strip_steps: horizons of the columns of ``strip``; 0 is the last frame that the model saw.
         heard: of an agent that reads, what it read, imagined after a sentence, and would say.
         jumps: an evaluation episode as a world of jumps has it.
+        undreamt: a sentence that says why no dream is shown; empty where there is one, or where the agent has no world.
         left_out: a sentence that says what was not measured, and why; empty where nothing was left out.
         machine: where it was measured: versions, device, date.
     """
@@ -143,6 +144,7 @@ class Evidence:
     strip_steps: tuple[int, ...] = ()
     heard: tuple[Heard, ...] = ()
     jumps: Timeline | None = None
+    undreamt: str = ""
     left_out: str = ""
     machine: Mapping[str, str] = field(default_factory=dict)
 
@@ -197,6 +199,7 @@ def load(run: Path) -> Evidence | None:
             strip_steps=tuple(values["strip_steps"]),
             heard=tuple(Heard(h["name"], h["note"], tuple(h["words"])) for h in values.get("heard", ())),
             jumps=None if (jumped := values.get("jumps")) is None else Timeline.of(jumped),
+            undreamt=str(values.get("undreamt", "")),
             left_out=str(values.get("left_out", "")),
             machine=values["machine"],
         )

@@ -35,6 +35,10 @@ LEFT_OUT = (
     "eval plays episodes on it."
 )
 CONTEXT, HORIZON = 5, 30
+SHORT = (
+    f"No dream is shown: a world model sees {CONTEXT} rows before it dreams, and the longest episode of random actions "
+    "has {rows}."
+)
 SEQUENCES, SHOWN = 48, 6
 STRIP = (0, 1, 5, 10, 15, 20, 25, 30)
 VIDEO_PIXELS = 288
@@ -187,8 +191,10 @@ def _dream(agent: Agent, recorded: list[Columns]) -> Evidence:
     """Error against horizon and what shows it, from windows that lie within one episode each."""
     longest = max(len(e["reward"]) for e in recorded)
     length = min(CONTEXT + HORIZON, longest)
-    if not isinstance(agent, Dreams) or length <= CONTEXT:
+    if not isinstance(agent, Dreams):
         return Evidence()
+    if length <= CONTEXT:
+        return Evidence(undreamt=SHORT.format(rows=longest))
     try:
         found = agent.open_loop(windows(recorded, length, SEQUENCES), CONTEXT)
     except ConfigError:  # its world predicts nothing that it observes

@@ -237,6 +237,7 @@ def _pictures(evidence: Evidence) -> str:
         image = picture(videos["strip"], "frames of truth and dream") + f'<div class="columns">{heads}</div>'
         caption = "The first sequence, still: frames by steps since the last one that the model saw."
         pair += f"<figure>{_rows('truth', 'dream', image=image)}<figcaption>{caption}</figcaption></figure>"
+    pair += f'<p class="note">{escape(evidence.undreamt)}</p>' if evidence.undreamt else ""
     return section("What it does, and what it dreams", pair) if pair else ""
 
 

@@ -87,7 +87,8 @@ class RunFolder:
         try:
             values = json.loads(self.config_file.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError) as error:
-            why = "it has no config.json" if self.path.is_dir() else "there is no such folder"
+            missing = "it is a file" if self.path.exists() else "there is no such folder"
+            why = "it has no config.json" if self.path.is_dir() else missing
             if runs := sorted(str(file.parent) for file in self.path.glob("*/config.json")):
                 why += f", but runs lie in it: {', '.join(runs)}"
             raise RunFolderError(f"{self.path} is not a run folder: {why}") from error
