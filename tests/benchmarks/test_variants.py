@@ -1,15 +1,18 @@
-"""The table of one changed setting after another: intervals and cells against arithmetic by hand."""
+"""Rows of a comparison are measured once: what a file holds is skipped, and rows of other runs are refused."""
 
 from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks import board_page, variants
+from worldformula.cards import demo
 from worldformula.errors import ConfigError
+from worldformula.training import settings
 
 ROWS = [
     {"name": "as it is", "seed": 0, "return": -200.0, "cpu_seconds": 100.0},
@@ -17,6 +20,59 @@ ROWS = [
     {"name": "as it is", "seed": 2, "return": -250.0, "cpu_seconds": 120.0},
     {"name": "resets", "seed": 0, "return": -1200.4, "cpu_seconds": 90.0},
 ]
+
+
+def measured(monkeypatch: pytest.MonkeyPatch, most: int = 99) -> list[tuple[tuple[str, ...], int]]:
+    """Instead of a training, its settings and seed; as if it were stopped behind so many."""
+    asked: list[tuple[tuple[str, ...], int]] = []
+
+    def measure(changes: Any, seed: int, steps: int) -> dict[str, float]:
+        if len(asked) == most:
+            raise KeyboardInterrupt
+        asked.append((tuple(changes), seed))
+        return {"return": -100.0 * seed - len(asked), "return_error": 1.0, "updates": steps, "cpu_seconds": 2.0}
+
+    monkeypatch.setattr(variants, "measure", measure)
+    return asked
+
+
+def test_what_a_stopped_command_has_measured_is_not_measured_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["representations", "--only", "barlow", "none", "--seeds", "3", "4", "--json", str(tmp_path / "rows.json")]
+    first = measured(monkeypatch, most=3)
+    with pytest.raises(KeyboardInterrupt):
+        variants.main(given)
+    second = measured(monkeypatch)
+    variants.main(given)
+    assert [(c[0].removeprefix("agent.world.target="), s) for c, s in first + second] == [
+        ("barlow", 3), ("none", 3), ("barlow", 4), ("none", 4),
+    ]  # fmt: skip
+    third = measured(monkeypatch)
+    variants.main(given)
+    assert not third
+    held = json.loads((tmp_path / "rows.json").read_text())
+    assert [(row["name"], row["seed"]) for row in held["rows"]] == [
+        ("barlow", 3),
+        ("none", 3),
+        ("barlow", 4),
+        ("none", 4),
+    ]
+    assert held["summary"][0]["returns"] == [-301.0, -403.0]
+    # The mean of two draws that lie 102 apart: half of that is its standard error, and t of one degree is 12.706.
+    low, high = held["summary"][0]["interval"]
+    assert (low, high) == (pytest.approx(-352 - 12.706 * 51, abs=0.1), pytest.approx(-352 + 12.706 * 51, abs=0.1))
+    assert "barlow" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="give another --json"):
+        variants.main([*given, "--steps", "7"])
+
+
+@pytest.mark.parametrize("group", variants.GROUPS)
+def test_every_change_is_one_of_the_settings_of_the_demo(group: str) -> None:
+    plain = demo.config()
+    for name, changes in variants.GROUPS[group].items():
+        changed = settings.override(plain, list(changes))
+        assert (changed == plain) == (name in ("as it is", "reconstruction")), name
 
 
 def test_the_interval_is_student_s_and_one_seed_has_none() -> None:
@@ -40,23 +96,3 @@ def test_the_page_shows_every_seed() -> None:
     assert "| resets | 0 | −1200 | −1200 | 1.5 |" in lines
     assert lines[-1] == "Measured 2026-01-02 on P, 2 cores, one thread."
     assert any("6,000 environment steps" in line for line in lines)
-
-
-def test_rows_of_other_runs_are_not_mixed(tmp_path: Any) -> None:
-    path = tmp_path / "rows.json"
-    path.write_text(json.dumps({"steps": 6000, "rows": ROWS}), encoding="utf-8")
-    assert variants.kept(path, {"steps": 6000}) == ROWS
-    with pytest.raises(ConfigError, match="holds rows of"):
-        variants.kept(path, {"steps": 3000})
-
-
-@pytest.mark.parametrize("group", variants.GROUPS)
-def test_every_change_is_a_setting_of_the_agent(group: str) -> None:
-    from worldformula.cards import demo
-    from worldformula.training import settings
-
-    plain = demo.config(variants.STEPS, 0)
-    for name, changes in variants.GROUPS[group].items():
-        changed = settings.override(plain, list(changes))
-        first = next(iter(variants.GROUPS[group]))
-        assert (changed == plain) == (name == first), name
