@@ -83,8 +83,20 @@ def section(task: Task, floor: Row, rows: Sequence[Row]) -> list[str]:
     lines += [_agent(name, [row for row in rows if row["agent"] == name], by_steps, by_time, score) for name in agents]
     if score is not None:
         lines += ["", f"{short(score)} is {REACHED:.0%} of the way from the floor to {_number(task.ceiling)}."]
+    farther = beyond(rows, task.steps)
+    lines += ["", *farther] if farther else []
     lines += ["", *(f"![Return over {label}]({picture(task, name).as_posix()})" for name, label, _, _ in AXES), ""]
     return [*lines, _measured(rows)]
+
+
+def beyond(rows: Sequence[Row], steps: int) -> list[str]:
+    """Where runs that went on behind the budget of steps ended."""
+    ends = [(row["agent"], row["seed"], row["curve"][-1]) for row in rows if row["curve"][-1][0] > steps]
+    return [
+        f"`{agent}`, seed {seed}, went on: {_value(end)} after {Budget(steps=int(end[0]))}, "
+        f"{_minutes(end)} CPU minutes."
+        for agent, seed, end in ends
+    ]
 
 
 def ablation(group: str, found: Row) -> list[str]:

@@ -96,3 +96,12 @@ def test_the_page_shows_every_seed() -> None:
     assert "| resets | 0 | −1200 | −1200 | 1.5 |" in lines
     assert lines[-1] == "Measured 2026-01-02 on P, 2 cores, one thread."
     assert any("6,000 environment steps" in line for line in lines)
+
+
+def test_where_a_longer_run_ended_is_said() -> None:
+    rows = [
+        {"agent": "a", "seed": 1, "curve": [[0, 0.0, 5.0], [30_000, 60.0, 7.0], [100_000, 1746.0, 762.7]]},
+        {"agent": "a", "seed": 2, "curve": [[0, 0.0, 5.0], [30_000, 60.0, 7.0]]},
+    ]
+    said = board_page.beyond(rows, 30_000)
+    assert said == ["`a`, seed 1, went on: 763 after 100 000 steps, 29.1 CPU minutes."]
