@@ -172,3 +172,15 @@ def test_a_search_calls_its_network_as_often_as_its_plan_says():
     states = right(world, begun(world, 2), plan.actions, deterministic=True)["s"]
     torch.testing.assert_close(plan.states["s"], torch.cat((begun(world, 2)["s"][:, None], states), 1))
     torch.testing.assert_close(plan.cost, states.square().sum((1, 2)))
+
+
+def test_nothing_is_kept_of_where_dreams_began(world):
+    start, actions = begun(world, 2), acts({"a": 2}, 2, 3)
+    learnt = State({k: v.requires_grad_() * 2 for k, v in start.items()})  # as a filter gives it
+    with torch.no_grad():
+        for _ in range(3):
+            first = world.arrive(learnt, actions, deterministic=True)
+    assert same(copy.deepcopy(world).arrive(learnt, actions, deterministic=True), first)
+    learnt["h"] = learnt["h"][:, :3]  # the same object, and no longer a state of this world
+    with pytest.raises(WorldformulaError):
+        world.arrive(learnt, actions, deterministic=True)

@@ -14,7 +14,6 @@ from worldformula.world.state import State, Values
 
 MOST = 256  # kinds of dreams that are remembered
 Options = Mapping[str, Any]
-MODES: Options = {"deterministic": True}
 
 
 class Arrivals:
@@ -40,36 +39,22 @@ class Arrivals:
         self.imagine, self.rollout, self.carried, self.actions, self.plain = imagine, rollout, carried, actions, plain
         self.shown = (*carried, *((duration,) if duration and duration not in carried else ()))
         self._checked: set[Hashable] = set()  # what dreams with all checks were like
-        self._last: tuple[Values, Hashable] | None = None  # the start of the last one that was, and its actions
 
     def __call__(self, start: Values, actions: Mapping[str, Tensor], options: Options) -> State:
         """The states ``[N, H, ...]`` from a start ``[N, ...]`` under actions ``[N, H, ...]``."""
-        way = self._way(options) if self._known(start, actions, options) else None
+        like = self._like(start, actions, options) if self.plain else None
+        way = self._way(options) if like in self._checked else None
         if way is not None:
             try:
                 return State(way.dream(self.rollout, actions, start, options.get("noise") or {}, self.shown), 2)
             except DIAGNOSED:  # weights of another type, a network that returns something else now: named below
                 self._checked.clear()
-                self._last = None
         dream = self.imagine(start, actions=actions, **options)
         if dream.axes == 2 and (like := self._like(start, actions, options)) is not None:
             if len(self._checked) >= MOST:
                 self._checked.clear()
             self._checked.add(like)
         return dream.only(k for k in dream if k not in self.actions).span(1)
-
-    def _known(self, start: Values, actions: Mapping[str, Tensor], options: Options) -> bool:
-        """Whether dreams like this one were checked. A search dreams of modes from one start again and again: then it
-        is looked at the actions alone.
-        """
-        again = None
-        if options == MODES and self.plain and self._way(options) is not None:
-            again = tuple([(name, v.shape, v.dtype, v.device) for name, v in actions.items()])
-            if self._last is not None and self._last[0] is start and self._last[1] == again:
-                return True
-        found = self.plain and self._like(start, actions, options) in self._checked
-        self._last = (start, again) if found and again is not None else None
-        return found
 
     def _way(self, options: Options) -> Straight | None:
         return self.rollout.program.straight(options.get("deterministic", False))
