@@ -8,7 +8,7 @@ or come with scikit-learn: nothing is ever downloaded. `load` reads your own dat
 ((16, 16), {'x': (640, 256), 'factors': (640, 4)})
 >>> load("sprite")
 Traceback (most recent call last):
-worldformula.errors.CatalogueError: no data set is called 'sprite'. Did you mean 'sprites'...
+worldformula.errors.CatalogueError: no data set is called 'sprite', nor a file or a folder. Did you mean 'sprites'...
 """
 
 from __future__ import annotations
