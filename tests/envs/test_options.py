@@ -20,10 +20,13 @@ from worldformula.agents import dreamer_v3
 from worldformula.envs import ActionSpec, Column, Envs, make, random_policy_return
 from worldformula.envs.factory import argument
 from worldformula.errors import ConfigError, EnvironmentIdError, RunFolderError, SpaceError
+from worldformula.report.gather import recorded
 from worldformula.report.yardsticks import Yardsticks, floor, measured, yardsticks
 from worldformula.run.config import EnvConfig
+from worldformula.run.evaluate import tried
 from worldformula.run.folder import RunFolder, read_metrics
 from worldformula.run.interact import Interact
+from worldformula.run.play import Randomly
 from worldformula.run.saved import open_run
 
 
@@ -299,8 +302,7 @@ gymnasium.register("tests/Endless-v0", entry_point=Endless)
 def test_the_command_trains_reports_and_plans_in_one_that_is_single_or_endless(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], id: str
 ) -> None:
-    monkeypatch.setattr("worldformula.report.gather.ENDLESS", 60)
-    monkeypatch.setattr("worldformula.run.evaluate.ENDLESS", 60)
+    monkeypatch.setattr("worldformula.run.play.ENDLESS", 60)
     single = id == "Only"
     folder = tmp_path / "run"
     command = ["train", "--env", f"tests/{id}-v0", "--run", str(folder), "--steps", "40"]
@@ -321,6 +323,23 @@ def test_the_command_trains_reports_and_plans_in_one_that_is_single_or_endless(
     assert "horizon" in page
     assert cli.main(["plan", str(folder), "--planner", "cem", "--steps", "4"]) == 0, capsys.readouterr().err
     assert cli.main(["eval", str(folder), "--episodes", "2"]) == (0 if single else 1)
+
+
+def test_a_limit_is_waited_for_however_long_and_nothing_else_that_is_refused_is_passed_over(monkeypatch):
+    monkeypatch.setattr("worldformula.run.play.ENDLESS", 60)
+    bare, told = EnvConfig("tests/Endless-v0", num=2), list[str]()
+    limited = EnvConfig("tests/Endless-v0", num=2, max_steps=80)
+    agent = Randomly(Envs("tests/Endless-v0", 1).actions, 0)
+    assert tried(told.append, agent, bare, episodes=2, seed=0) is None
+    assert "no episode of tests/Endless-v0 has ended within 60 actions" in told[0]
+    found = tried(told.append, agent, limited, episodes=2, seed=0)
+    assert found is not None
+    assert found.lengths == (80, 80)
+    episodes, _ = recorded(None, limited, 2, 0)
+    assert [int(episode["is_last"].sum()) for episode in episodes] == [1, 1]
+    with pytest.raises(ConfigError, match="expected at least one episode"):
+        tried(told.append, agent, bare, episodes=0, seed=0)
+    assert len(told) == 1
 
 
 def test_the_floor_of_an_endless_environment_is_not_known_and_a_limit_gives_it_one():

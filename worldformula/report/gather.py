@@ -24,7 +24,7 @@ from worldformula.report.yardsticks import REPORT, yardsticks
 from worldformula.run.config import EnvConfig
 from worldformula.run.contract import Agent, Batch
 from worldformula.run.folder import RunFolder
-from worldformula.run.play import ENDLESS, LONGEST, Randomly, executed, play, sight
+from worldformula.run.play import LONGEST, Randomly, executed, patience, play, sight
 from worldformula.training import settings
 from worldformula.training.devices import describe
 from worldformula.training.seeding import derived, forked
@@ -117,7 +117,7 @@ def recorded(
     """Complete episodes, a stream each, and the pictures ``[T, H, W, 3]`` of the first one where there are any.
 
     An environment that cannot be made twice plays them one after another. Of one in which no episode ends within
-    `ENDLESS` actions, the first rows of every stream.
+    `patience` actions, the first rows of every stream.
 
     Args:
         agent: acts by its policy's mode; None acts uniformly at random.
@@ -141,7 +141,7 @@ def recorded(
     pictures: list[NDArray[np.uint8]] = []
     ended, rows = np.zeros(num, int), envs.reset(0)
     turns = play(envs, Randomly(envs.actions, seed) if agent is None else agent, rows, explore=False)
-    while (ended < episodes // num).any() and (ended.any() or len(table) < ENDLESS):
+    while (ended < episodes // num).any() and (ended.any() or len(table) < patience(env)):
         if len(table) > LONGEST * (episodes // num):
             raise ConfigError(f"an episode of {env.id} did not end within {LONGEST} actions; set env.max_steps")
         if not ended[0] and (picture := sight(rows, envs)) is not None:

@@ -14,7 +14,7 @@ from worldformula.errors import ConfigError
 from worldformula.run.checks import limited
 from worldformula.run.config import EnvConfig
 from worldformula.run.contract import Acting
-from worldformula.run.play import ENDLESS, LONGEST, play
+from worldformula.run.play import LONGEST, patience, play
 from worldformula.training.seeding import forked
 
 
@@ -45,6 +45,10 @@ class Evaluation:
         }
 
 
+class EndlessError(ConfigError):
+    """An episode that somebody waits for does not end."""
+
+
 def evaluate(
     agent: Acting, env: EnvConfig, *, episodes: int, seed: int, explore: bool = False, on: Envs | None = None
 ) -> Evaluation:
@@ -62,8 +66,9 @@ def evaluate(
         on: the robot, where a driver of it is there already: no second one is made. It stays open.
 
     Raises:
-        ConfigError: no episodes asked for, one that does not end within 100 000 actions (or none within 5 000), or a
-            robot that is not simulated without ``env.max_steps``.
+        ConfigError: no episodes asked for, or a robot that is not simulated without ``env.max_steps``.
+        EndlessError: an episode that does not end within 100 000 actions, or none within 5 000 (more
+            where ``env.max_steps`` is).
     """
     if episodes < 1:
         raise ConfigError(f"expected at least one episode of evaluation, got {episodes}")
@@ -71,30 +76,34 @@ def evaluate(
     envs = on or Envs(env.id, num, seed=seed, recover=True, **env.options())
     try:
         limited(env, envs.real, episodes)
-        return _played(agent, envs, episodes, seed, explore)
+        return _played(agent, envs, episodes, seed, explore, patience(env))
     finally:
         if on is None:
             envs.close()
 
 
 def tried(say: Callable[[str], None], agent: Acting, env: EnvConfig, **how: Any) -> Evaluation | None:
-    """`evaluate`; or None, and a line of why, where episodes do not end: what was learnt is not lost for that."""
+    """`evaluate`; or None, and a line of why, where episodes do not end: what was learnt is not lost for that.
+
+    Raises:
+        ConfigError: whatever else `evaluate` refuses, or the agent as it acts.
+    """
     try:
         return evaluate(agent, env, **how)
-    except ConfigError as error:
+    except EndlessError as error:
         say(f"warning: not evaluated: {error}, or eval_episodes=0")
         return None
 
 
-def _played(agent: Acting, envs: Envs, episodes: int, seed: int, explore: bool) -> Evaluation:
+def _played(agent: Acting, envs: Envs, episodes: int, seed: int, explore: bool, endless: int) -> Evaluation:
     num = envs.num
     quota = np.full(num, episodes // num) + (np.arange(num) < episodes % num)
     found: list[list[tuple[float, int]]] = [[] for _ in range(num)]
     with forked(seed):
         turns = play(envs, agent, explore=explore)
         for turn in range(LONGEST * int(quota.max())):
-            if turn >= ENDLESS and not any(found):
-                raise ConfigError(f"no episode of {envs.id} has ended within {ENDLESS} actions; set env.max_steps")
+            if turn >= endless and not any(found):
+                raise EndlessError(f"no episode of {envs.id} has ended within {endless} actions; set env.max_steps")
             next(turns)
             for episode in envs.finished:
                 if len(found[episode.stream]) < quota[episode.stream]:
@@ -102,6 +111,6 @@ def _played(agent: Acting, envs: Envs, episodes: int, seed: int, explore: bool) 
             if all(len(f) >= q for f, q in zip(found, quota, strict=True)):
                 break
         else:
-            raise ConfigError(f"an episode of {envs.id} did not end within {LONGEST} actions; set env.max_steps")
+            raise EndlessError(f"an episode of {envs.id} did not end within {LONGEST} actions; set env.max_steps")
     ordered = [pair for stream in found for pair in stream]
     return Evaluation(tuple(score for score, _ in ordered), tuple(length for _, length in ordered))

@@ -11,10 +11,16 @@ from numpy.typing import NDArray
 
 from worldformula.envs import Actions, Envs, Rows, registry
 from worldformula.envs.actions import ActionSpec, mask_name
+from worldformula.run.config import EnvConfig
 from worldformula.run.contract import Acting, AgentState
 
 LONGEST = 100_000  # actions that an episode may take where somebody waits for its end
 ENDLESS = 5_000  # actions without the end of any episode, in any stream, after which nobody waits for one
+
+
+def patience(env: EnvConfig) -> int:
+    """Actions after which nobody waits for a first episode to end: a longer limit of the environment is waited for."""
+    return max(ENDLESS, (env.max_steps or 0) + 1)
 
 
 class Turn(NamedTuple):
