@@ -174,7 +174,7 @@ def vision(config: WorldModelsConfig, columns: Mapping[str, Column]) -> vae.Size
 def chain(
     config: WorldModelsConfig, env: EnvConfig, folder: str | Path, *, seed: int = 0, say: Callable[[str], None] = print
 ) -> Phases:
-    """Experience, V, M and C as `Phases`: ``chain(tiny(), EnvConfig("dodge", pixels=True), "runs/dodge").run()``.
+    """Experience, V, M and C as `Phases`: ``chain(tiny(), EnvConfig("cartpole", pixels=True), "runs/pole").run()``.
 
     What it gives: ``data``, windows of the experience, and ``agent``, which acts. Killed, the same call goes on.
     """
