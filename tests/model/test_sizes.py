@@ -14,7 +14,7 @@ from worldformula.cli import main
 from worldformula.data import DataSet, arrays, digits, known, local, rooms
 from worldformula.errors import MissingInputError, WorldformulaError
 from worldformula.model.config import start
-from worldformula.model.run import build, sized, suitable, takers
+from worldformula.model.run import build, sized, suitable, taken, takers
 from worldformula.model.sizes import inferred
 from worldformula.nets.pictures import PictureDecoder, PictureEncoder
 
@@ -62,6 +62,10 @@ def test_the_sets_that_a_preset_is_for_change_nothing(model, preset, name):
         ("transformer_ar", "tiny", own((9,), whole=5), {"length": 9, "levels": 5, "width": 64}),
         ("draw", "tiny", own((12, 12)), {"side": 12}),
         ("rbm", "tiny", own((12,)), {"visible": 12}),
+        ("rbm", "tiny", own((12,), whole=2), {"visible": 12}),
+        ("vae", "tiny", own((6,), whole=2), {"pixels": 6, "deviation": None}),
+        ("vae", "tiny", own((6,), whole=9), {"pixels": 6, "deviation": 0.5}),
+        ("vib", "tiny", own((6,), whole=9, classes=3), {"inputs": 6, "classes": 3}),
         ("vq_vae", "tiny", own((3, 4)), {"shape": (12,)}),
     ],
 )
@@ -69,7 +73,7 @@ def test_sizes_come_from_the_data_and_the_model_learns(model, preset, found, exp
     config = sized(start(model, preset, ""), found)
     assert {name: getattr(config.sizes, name) for name in expected} == expected
     made = build(config)
-    rows = made.rows(found.train, "own")
+    rows = taken(made, found, found.train)
     values = {k: v(0) if callable(v) else v for k, v in made.symbols.items()}
     out = made.loss(**made.given(rows), **values)
     out.value.backward()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from worldformula import catalogue
@@ -99,7 +100,7 @@ class ModelRun(Fit):
     def _rows(self, arrays: Mapping[str, Any]) -> dict[str, Tensor]:
         """A part of the data for this model, or an error that ends in the data sets that would fit."""
         try:
-            return self.model.rows(arrays, self.data.name)
+            return taken(self.model, self.data, arrays)
         except (ShapeError, MissingInputError) as error:
             models = ", ".join(takers(self.data)) or "none of the catalogue"
             sets = ", ".join(suitable(self.config.model, self.config.preset)) or "none of this package"
@@ -229,6 +230,21 @@ def loaded(config: ModelConfig) -> DataSet:
     return load(config.data, config.reading)
 
 
+def taken(model: Model, data: DataSet, arrays: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A part of the data as the model reads it, by `Model.rows`. Whole numbers that are neither labels nor characters
+    become floats where the model takes them as such alone.
+    """
+    try:
+        return model.rows(arrays, data.name)
+    except ShapeError:
+        whole = {} if data.alphabet else {key: x for key, x in arrays.items() if x.dtype.kind in "iu"}
+        floats = {key: x.astype(np.float32) for key, x in whole.items() if key != "y" or x.ndim > 1}
+        if floats:
+            with contextlib.suppress(ShapeError):
+                return model.rows({**arrays, **floats}, data.name)
+        raise
+
+
 def takers(found: DataSet) -> list[str]:
     """The models that can be trained on these data, with the sizes of their preset ``tiny`` and of the data."""
     few = {key: array[:8] for key, array in found.train.items()}
@@ -248,7 +264,7 @@ def suitable(model: str, preset: str) -> list[str]:
 def _takes(model: str, preset: str, found: DataSet, rows: Mapping[str, Any]) -> bool:
     """Whether a model that has the sizes of these data can be fitted to them."""
     with contextlib.suppress(WorldformulaError, ValueError):
-        build(sized(start(model, preset, ""), found)).rows(rows)
+        taken(build(sized(start(model, preset, ""), found)), found, rows)
         return True
     return False
 

@@ -56,7 +56,7 @@ def inferred(sizes: Any, data: DataSet, given: Collection[str] = ()) -> list[str
         found |= {"levels": _top(data, "x")} if whole else {"levels": 0} if "features" in have else {}
     if {"length", "levels"} <= have.keys():  # of a model of series; elsewhere it may be that of a text
         found["length"] = width
-    if "deviation" in have and have["deviation"] is None and not whole and not _bits(x):
+    if "deviation" in have and have["deviation"] is None and not data.alphabet and not _bits(x):
         found["deviation"] = LOOSE
     changed = {k: v for k, v in found.items() if k in have and k not in given and have[k] != v}
     return [f"sizes.{k}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in changed.items()]
