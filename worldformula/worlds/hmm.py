@@ -138,7 +138,7 @@ def filtering(moves: Moves, readout: Readout, family: Family, sizes: Sizes) -> C
         law = torch.where(b.sum(-1, keepdim=True) == 0, 0.0, b.clamp_min(torch.finfo(b.dtype).tiny).log())
         z, (x, *read) = every.repeat(n, 1), [v.repeat_interleave(states, 0) for v in (x, *others)]
         pair = moves(z, *read).log_softmax(-1).unflatten(0, (n, states))
-        params = family.params(readout(z, *read[len(read) - bool(sizes.places) :]), shape, {})
+        params = family.params(readout(z, *(read[-1:] if sizes.places else ())), shape, {})
         own = family.log_prob(params, x, 1).unflatten(0, (n, states))
         return normalised(joined(law, moves().log_softmax(-1), pair, own, first=1)).exp()
 
