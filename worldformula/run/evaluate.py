@@ -45,8 +45,8 @@ class Evaluation:
         }
 
 
-class EndlessError(ConfigError):
-    """An episode that somebody waits for does not end."""
+class _Endless(ConfigError):
+    """An episode does not end, which `tried` tells apart from all else that is refused."""
 
 
 def evaluate(
@@ -66,9 +66,8 @@ def evaluate(
         on: the robot, where a driver of it is there already: no second one is made. It stays open.
 
     Raises:
-        ConfigError: no episodes asked for, or a robot that is not simulated without ``env.max_steps``.
-        EndlessError: an episode that does not end within 100 000 actions, or none within 5 000 (more
-            where ``env.max_steps`` is).
+        ConfigError: no episodes asked for, one that does not end within 100 000 actions, or none within 5 000 (more
+            where ``env.max_steps`` is), or a robot that is not simulated without ``env.max_steps``.
     """
     if episodes < 1:
         raise ConfigError(f"expected at least one episode of evaluation, got {episodes}")
@@ -90,7 +89,7 @@ def tried(say: Callable[[str], None], agent: Acting, env: EnvConfig, **how: Any)
     """
     try:
         return evaluate(agent, env, **how)
-    except EndlessError as error:
+    except _Endless as error:
         say(f"warning: not evaluated: {error}, or eval_episodes=0")
         return None
 
@@ -103,7 +102,7 @@ def _played(agent: Acting, envs: Envs, episodes: int, seed: int, explore: bool, 
         turns = play(envs, agent, explore=explore)
         for turn in range(LONGEST * int(quota.max())):
             if turn >= endless and not any(found):
-                raise EndlessError(f"no episode of {envs.id} has ended within {endless} actions; set env.max_steps")
+                raise _Endless(f"no episode of {envs.id} has ended within {endless} actions; set env.max_steps")
             next(turns)
             for episode in envs.finished:
                 if len(found[episode.stream]) < quota[episode.stream]:
@@ -111,6 +110,6 @@ def _played(agent: Acting, envs: Envs, episodes: int, seed: int, explore: bool, 
             if all(len(f) >= q for f, q in zip(found, quota, strict=True)):
                 break
         else:
-            raise EndlessError(f"an episode of {envs.id} did not end within {LONGEST} actions; set env.max_steps")
+            raise _Endless(f"an episode of {envs.id} did not end within {LONGEST} actions; set env.max_steps")
     ordered = [pair for stream in found for pair in stream]
     return Evaluation(tuple(score for score, _ in ordered), tuple(length for _, length in ordered))
