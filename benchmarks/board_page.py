@@ -59,6 +59,8 @@ def text(book: Book, tasks: Sequence[Task]) -> str:
         if (path := RESULTS / f"{group}.json").is_file():
             lines += ["", *ablation(group, json.loads(path.read_text(encoding="utf-8")))]
     missing = [f"- {task.title} (`{task.name}`)" for task in tasks if not book.of(task.name)]
+    groups = [group for group in GROUPS if not (RESULTS / f"{group}.json").is_file()]
+    missing += [f"- {ABLATIONS[group][0]} (`python -m benchmarks.variants {group}`)" for group in groups]
     lines += ["", "## Not run yet", "", *missing] if missing else []
     return "\n".join(lines) + "\n"
 

@@ -7,8 +7,8 @@
 further. DreamerV3 `tiny` on the pendulum from 32 × 32 pixels, half as long as the demo, one thread; a score is the mean
 return of 50 episodes that training never saw. A row is written once it is measured, and one that the file holds is not
 measured again: the command may be stopped at any time, and given anew it goes on. Behind all seeds stands the interval
-of 95 % of their mean, by Student's t, which takes them as draws of a normal distribution; `docs/board.md` shows it. How
-long an update takes is what `targets_step` measures.
+of 95 % of their mean, by Student's t, which takes them as draws of a normal distribution; `docs/board.md` shows it
+once it is recorded. How long an update takes is what `targets_step` measures.
 """
 
 from __future__ import annotations

@@ -151,7 +151,10 @@ def test_the_floor_is_measured_once_with_the_options_of_the_task(world: World, t
     assert book.floor(replace(TASK, env=replace(TASK.env, max_steps=20)), episodes=5)["mean"] < -80.0
 
 
-def test_the_page_shows_every_seed_the_floor_and_what_was_not_reached(world: World, tmp_path: Any) -> None:
+def test_the_page_shows_every_seed_the_floor_and_what_was_not_reached(
+    world: World, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(board_page, "RESULTS", tmp_path)
     fill = filling(world, tmp_path)
     fill.fill(TASK, TASK.agents, [1, 2], Budget(steps=400))
     fill.fill(TASK, ["quick"], [2], Budget(minutes=2.0))
@@ -167,7 +170,11 @@ def test_the_page_shows_every_seed_the_floor_and_what_was_not_reached(world: Wor
     assert table[3] == "| `slow` | 1, 2 | 40, 40 | 6.7, 6.7 | 10, 10 | 100, 100 | not reached; not reached |"
     assert "Floor (random actions): −10 ± 0.5, 100 episodes." in text
     assert "Published: SAC 90 (20 000 steps; a table)." in text
-    assert text.endswith("## Not run yet\n\n- Later (`later`)\n")
+    assert text.endswith(
+        "## Not run yet\n\n- Later (`later`)\n"
+        "- What a state has to tell (`python -m benchmarks.variants representations`)\n"
+        "- What makes data go further (`python -m benchmarks.variants switches`)\n"
+    )
     for name in ("steps", "minutes"):
         svg = (page.parent / board_page.picture(TASK, name)).read_text()
         assert f"images/board/swing_{name}.svg" in text
