@@ -1,5 +1,7 @@
 """Statistics of all rows: Barlow Twins, InfoNCE, variance and covariance, against NumPy and loops by hand."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -24,7 +26,7 @@ from worldformula import (
     norm2,
     sg,
 )  # fmt: skip
-from worldformula.errors import FormulaError, ShapeError
+from worldformula.errors import FormulaError, ShapeError, SupportError
 
 B, T, D = 5, 4, 3
 A, C = Value("a", shape=D), Value("c", shape=D)
@@ -262,6 +264,29 @@ def test_rows_that_do_not_count_are_as_if_they_were_not_there(case, path):
     gradient = torch.autograd.grad(out, given["a"])[0]
     assert gradient.isfinite().all()
     assert not gradient[[1, 4]].any()
+
+
+@PATHS
+@pytest.mark.parametrize("flag", [-1.0, 0.5, math.nan, 2])
+def test_flags_that_are_none_are_refused(flag, path):
+    w, v = Value("w", shape=()), Value("v", shape=())
+    right, wrong = torch.tensor([1.0, 0, 1, 1, 0]), torch.tensor([1.0, flag, 1, 1, 0])
+    for where, given in ((w, {"w": wrong}), (1 - w, {"w": wrong}), (v * (1 - w), {"v": right, "w": wrong})):
+        with refused("w: expected flags as booleans, or as 0 and 1", "among them", error=SupportError):
+            run(Variance(A, where=where), path, a=data()["a"], **given)
+
+
+@PATHS
+def test_steps_that_a_sum_leaves_out_have_any_flags(path):
+    valid = torch.ones(B, T, dtype=torch.bool)
+    valid[0, 2:] = valid[3, 1:] = False
+    term = Variance(Value("a_t", shape=D), where=Value("w_t", shape=()))
+    loss, again = (Mean("t", term, mask="valid").mean() for _ in range(2))  # flags are looked at by the first call
+    a, w = torch.randn(B, T, D, dtype=torch.float64), torch.ones(B, T, dtype=torch.float64)
+    found = run(loss, path, a=a, w=torch.where(valid, w, torch.nan), valid=valid).value
+    assert found.item() == run(loss, path, a=a, w=w, valid=valid).value.item()
+    with refused("w: expected flags", error=SupportError):
+        run(again, path, a=a, w=torch.where(valid, torch.nan, w), valid=valid)
 
 
 @PATHS

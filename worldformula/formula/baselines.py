@@ -10,7 +10,9 @@ from torch import Tensor
 
 
 def signal(x: Tensor) -> Tensor:
-    """What the score is weighted by: nothing where that is infinite, which has no gradient, as −∞ times 0 is NaN."""
+    """What the score is weighted by: nothing where that is infinite, which has no gradient, as −∞ times 0 is NaN, or
+    the difference of two infinities.
+    """
     return torch.where(x.isfinite(), x, 0.0)
 
 

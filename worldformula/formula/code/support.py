@@ -57,6 +57,8 @@ def check_inputs(plan: Plan, arguments: Mapping[str, Any]) -> None:
             check_flag_values(op, arguments.get(plan.argument(op)), soft=op.kind == "mask" and op.how not in ends)
         elif op.variable is not None and op.variable.key in plan.levels:
             check_levels(*plan.levels[op.variable.key], arguments.get(plan.argument(op)))
+        elif op.variable is not None and op.variable.at(0).key in plan.counting:
+            check_flag_values(op, _there(plan, op, arguments), soft=False)
     for op in plan.ops:
         if op.kind == "logp" and (given := _data(plan, plan.by_name[op.args[1]])) is not None:
             source, flags = given
@@ -64,6 +66,14 @@ def check_inputs(plan: Plan, arguments: Mapping[str, Any]) -> None:
             if isinstance(value, Tensor):
                 value = _kept(value, [arguments[plan.argument(flag)] for flag in flags])
             check_value(plan, op, value)
+
+
+def _there(plan: Plan, given: Op, arguments: Mapping[str, Any]) -> Any:
+    """A value that is given, without the rows that lack it and the steps that a sum leaves out."""
+    value, key = arguments.get(plan.argument(given)), given.variable and given.variable.key
+    masks = [op for op in plan.inputs.values() if op.kind == "mask" or (op.kind, op.how) == ("present", key)]
+    flags = [mask for op in masks if isinstance(mask := arguments.get(plan.argument(op)), Tensor)]
+    return _kept(value, flags) if isinstance(value, Tensor) and flags and not _vectorised(value) else value
 
 
 def check_levels(factor: Factor, levels: int, value: Any) -> None:
@@ -87,10 +97,9 @@ def check_flag_values(op: Op, value: Any, *, soft: bool) -> None:
         return
     bad = value[~right].flatten()[0].item()
     present = op.kind == "present"
+    key = op.how or (op.variable.key if op.variable else "")
     name, written = (
-        (f"present of {op.how}", f"present={{{op.how!r}: flags == 1}}")
-        if present
-        else (op.how, f"{op.how}=(flags == 1)")
+        (f"present of {key}", f"present={{{key!r}: flags == 1}}") if present else (key, f"{key}=(flags == 1)")
     )
     wanted = "finite weights" if soft else "flags as booleans, or as 0 and 1"
     raise SupportError(f"{name}: expected {wanted}, got {bad:g} among them\nwrite e.g. {written}")

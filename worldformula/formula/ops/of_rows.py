@@ -11,7 +11,7 @@ from torch import Tensor
 from worldformula.errors import FormulaError, ShapeError, table
 from worldformula.formula.expressions.expression import Expression, as_node
 from worldformula.formula.plan.plan import Op
-from worldformula.formula.syntax.nodes import Node, Operator, Product, Value, walk
+from worldformula.formula.syntax.nodes import Binary, Node, Number, Operator, Product, Value, walk
 from worldformula.formula.syntax.text import text
 
 
@@ -77,6 +77,7 @@ class OfRows(Operator):
             (drawn,) = lowering.value_of(use, scope.part(private=True))
             found.append((drawn, lowering.rank(drawn)))
         if self.where is not None:
+            lowering.counting |= flags_in(self.where)
             found.append(((yield self.where, scope.part(private=True)), self.flags_rank))
         ranks = tuple(rank for _, rank in found[: len(steps)])
         if any(steps):
@@ -193,6 +194,18 @@ class Rows:
 def counted(where: Expression | None) -> Node | None:
     """The node of what says which rows count."""
     return None if where is None else as_node(where)
+
+
+def flags_in(where: Node) -> set[str]:
+    """The keys of what says which rows count and is flags itself: w, what 1 - w turns, and factors of a product."""
+    match where:
+        case Value(variable):
+            return {variable.at(0).key}
+        case Binary("-", Number(1), turned):
+            return flags_in(turned)
+        case Binary("*", left, right):
+            return flags_in(left) | flags_in(right)
+    return set()
 
 
 def as_single(x: Tensor) -> Tensor:

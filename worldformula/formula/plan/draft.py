@@ -75,6 +75,7 @@ class Draft(Assignments):
         self.levels: dict[str, tuple[Factor, int]] = {
             f.variable.key: (f, f.levels) for f in used if isinstance(f, Data) and f.levels
         }
+        self.counting: set[str] = set()  # the values that say which rows count
         self.stepped = {v.key for f in used for v in (*f.variables, *f.conditions) if v.index and not v.span}
         self.indexed = set(self.stepped)  # the series, as factors and values write them
         self._computed = {v.key for f in used if not f.observed for v in f.variables}
@@ -158,6 +159,7 @@ class Draft(Assignments):
             shapes=self.shapes,
             ranks=self.ranks,
             levels=self.levels,
+            counting=frozenset(self.counting),
             sizes=self.sizes,
             inner=self.inner,
             memories=self.memories,

@@ -119,7 +119,7 @@ class Plan:
     what a state keeps of an older step, ``z_m1``, to that of its variable. ``counter`` is the index where it is read
     as a number, ``t``, which goes on from call to call too. ``begins`` maps what is carried to the operation that it
     begins with, where a factor says so. ``checks`` are what the numbers of a call have to be, ``levels`` how many
-    levels data have that say so.
+    levels data have that say so, ``counting`` the values that say which rows an operator counts.
     ``valued`` are the inputs that arithmetic reads, ``reckoned`` all variables that it does.
     """
 
@@ -136,6 +136,7 @@ class Plan:
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     ranks: dict[str, int] = field(default_factory=dict)
     levels: dict[str, tuple[Factor, int]] = field(default_factory=dict)
+    counting: frozenset[str] = frozenset()
     sizes: dict[int, int] = field(default_factory=dict)
     inner: dict[str, int] = field(default_factory=dict)
     memories: dict[str, str] = field(default_factory=dict)
