@@ -8,7 +8,6 @@ does without. `agent` is `agent.act` as a run calls it: rows of NumPy in, an arr
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.timing import interleave, show
+from benchmarks.timing import interleave, options, show
 from worldformula.agent.imagination import ImaginationAgent
 from worldformula.agents.dreamer_v3 import build, tiny
 from worldformula.cards.run import machine, write_json
@@ -50,14 +49,11 @@ def by_hand(agent: ImaginationAgent, seen: Tensor) -> Callable[[], Tensor]:
 
 def main() -> None:
     """Measures and writes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--json", type=Path, default=RESULT)
-    asked = parser.parse_args()
+    asked = options(__doc__, RESULT, rounds=30).parse_args()
     torch.set_num_threads(1)
     rows = {}
-    for title, options in {"pictures of 32 × 32": {"pixels": True, "size": 32}, "3 numbers": {}}.items():
-        envs = Envs("pendulum", 1, seed=0, **options)
+    for title, how in {"pictures of 32 × 32": {"pixels": True, "size": 32}, "3 numbers": {}}.items():
+        envs = Envs("pendulum", 1, seed=0, **how)
         agent = build(tiny(), envs.observations, envs.actions, seed=0)
         now = envs.reset(0)
         state = agent.initial(1)

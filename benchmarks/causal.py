@@ -14,7 +14,6 @@ twice as fast, 64 taking 16 times what 8 take. What came stands beside it in the
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Callable, Iterator
 from itertools import cycle
@@ -24,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.timing import interleave, show
+from benchmarks.timing import interleave, options, show
 from worldformula import KL, E, Normal, Sum, World, log
 from worldformula.cards.run import machine, write_json
 from worldformula.nets.transformer import CausalTransformer
@@ -173,11 +172,7 @@ def dreams(rounds: int) -> dict[str, dict[str, object]]:
 
 def main() -> None:
     """Measures all rows and writes them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, default=RESULT)
-    args = parser.parse_args()
+    args = options(__doc__, RESULT, rounds=15, seeded=True).parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     rows = {

@@ -8,14 +8,13 @@ heads and the share of open gates after it. Symbols of a key corridor, T = 50, B
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.timing import interleave, show
+from benchmarks.timing import interleave, options, show
 from worldformula.cards.run import machine, write_json
 from worldformula.world import World
 from worldformula.worlds import c_rssm
@@ -79,10 +78,7 @@ def by_hand(world: World, data: dict[str, Tensor], noise: dict[str, Tensor]) -> 
 
 def main() -> None:
     """Compare, print, store."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--json", type=Path, default=RESULT)
-    asked = parser.parse_args()
+    asked = options(__doc__, RESULT, rounds=15).parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     shape = (CELLS * TILES,)

@@ -34,7 +34,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import peers
-from benchmarks.timing import interleave, show
+from benchmarks.timing import interleave, options, show
 from worldformula.agent.imagination import ImaginationAgent
 from worldformula.agents.dreamer_v3 import build, size1m
 from worldformula.cards.run import machine, write_json
@@ -148,11 +148,9 @@ def twice(update: Callable[[], object]) -> None:
 
 def main() -> None:
     """Measures and writes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=10)
+    parser = options(__doc__, RESULT, rounds=10)
     parser.add_argument("--compile", action="store_true", help="measure the compiled update too; compiles for minutes")
     parser.add_argument("--compile-peers", nargs="*", default=(), choices=PEERS, help="these compiled too; for longer")
-    parser.add_argument("--json", type=Path, default=RESULT)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as cache:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = (

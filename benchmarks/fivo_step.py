@@ -10,7 +10,6 @@ Adam (fused), and one thread; before anything is timed, both must give the same 
 
 from __future__ import annotations
 
-import argparse
 import copy
 import math
 from collections.abc import Callable
@@ -23,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.timing import interleave, show
+from benchmarks.timing import interleave, options, show
 from benchmarks.vae_step import training_step
 from worldformula.cards.run import machine, write_json
 from worldformula.world import World
@@ -117,11 +116,7 @@ def contest(B: int, K: int, T: int, rounds: int, seed: int) -> dict[str, dict[st
 
 def main() -> None:
     """Measures all rows and writes them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, default=RESULT)
-    args = parser.parse_args()
+    args = options(__doc__, RESULT, rounds=15, seeded=True).parse_args()
     torch.set_num_threads(1)
     rows = {}
     for B, K, T in ROWS:

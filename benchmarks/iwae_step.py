@@ -9,7 +9,6 @@ are a leading axis, so that the decoder runs once; Pixyz evaluates them one by o
 
 from __future__ import annotations
 
-import argparse
 import copy
 import math
 from collections.abc import Callable
@@ -21,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.timing import interleave, show
+from benchmarks.timing import interleave, options, show
 from benchmarks.vae_step import Loss, Nets, Sizes, pixyz_parts, training_step
 from worldformula import Bernoulli, Normal, log, ratio
 from worldformula import E as Expect
@@ -93,11 +92,7 @@ def contest(sizes: Sizes, rounds: int, seed: int) -> dict[str, dict[str, object]
 
 def main() -> None:
     """Measures all rows and writes them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, default=RESULT)
-    args = parser.parse_args()
+    args = options(__doc__, RESULT, rounds=20, seeded=True).parse_args()
     torch.set_num_threads(1)
     torch.distributions.Distribution.set_default_validate_args(False)
     rows = {}

@@ -11,7 +11,6 @@ those of searches that keep every action shorter than ½, by a Lagrangian, and b
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.timing import interleave, show
+from benchmarks.timing import interleave, options, show
 from worldformula.cards.run import machine, write_json
 from worldformula.formula import Deterministic
 from worldformula.nets.observed import Residual
@@ -90,10 +89,7 @@ def rollouts(net: Residual, start: Tensor, sizes: Sizes) -> Tensor:
 
 def main() -> None:
     """Measures and writes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--json", type=Path, default=RESULT)
-    asked = parser.parse_args()
+    asked = options(__doc__, RESULT, rounds=30).parse_args()
     torch.set_num_threads(1)
     torch.zeros(ONCE)  # whoever has trained has freed as much: from then on, memory is kept between decisions
     rows: dict[str, Any] = {title: timed(title, asked.rounds) for title in SIZES}

@@ -9,7 +9,6 @@ where. 32 px, T = 32, B = 16, one thread; networks in the manner of DreamerV3, s
 
 from __future__ import annotations
 
-import argparse
 import copy
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.handwritten import RSSM, Batch, rssm_loss, rssm_loss_in_loop
-from benchmarks.timing import interleave, show
+from benchmarks.timing import interleave, options, show
 from worldformula import KL, Deterministic, E, Expression, Normal, OneHot, Sum, TwoHot, log, maximum, sg
 from worldformula.cards.run import machine, write_json
 
@@ -138,11 +137,7 @@ def gradient_step(loss: Loss, nets: nn.Module) -> Callable[[], None]:
 
 def main() -> None:
     """Measures and writes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, default=RESULT)
-    args = parser.parse_args()
+    args = options(__doc__, RESULT, rounds=15, seeded=True).parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     nets, batch = networks(), sequences()

@@ -8,7 +8,6 @@ and its gradient alone; `update` is all of `agent.update`. Each target runs in t
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -20,7 +19,7 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from benchmarks.timing import interleave, show
+from benchmarks.timing import interleave, options, show
 from worldformula.agent.imagination import ImaginationAgent
 from worldformula.agents import dreamer_v3
 from worldformula.cards.run import machine, write_json
@@ -62,11 +61,9 @@ def world_alone(one: ImaginationAgent, batch: dict[str, NDArray[Any]]) -> None:
 
 def main() -> None:
     """Measures and writes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, RESULT, rounds=6)
     parser.add_argument("--size", choices=("size1m", "paper"), default="size1m")
     parser.add_argument("--only", nargs="+", choices=get_args(Target), default=get_args(Target), help="these targets")
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--json", type=Path, default=RESULT)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     batch, rows, parameters = sequences(), {}, {}

@@ -11,7 +11,6 @@ without it. All have equal networks, draw their own noise, and run on one thread
 
 from __future__ import annotations
 
-import argparse
 import copy
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -24,7 +23,7 @@ from torch import Tensor, nn
 
 from benchmarks import rssm_step
 from benchmarks.handwritten_temporal import dmm_loss, td_vae_loss, vrnn_loss
-from benchmarks.timing import interleave, show
+from benchmarks.timing import interleave, options, show
 from worldformula import KL, Bernoulli, Deterministic, E, Expression, Mean, Normal, OneHot, Sum, log
 from worldformula.cards.run import machine, write_json
 
@@ -267,11 +266,7 @@ def rows_as_time(batch: int) -> dict[str, Contest]:
 
 def main() -> None:
     """Measures and writes."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, default=RESULT)
-    args = parser.parse_args()
+    args = options(__doc__, RESULT, rounds=15, seeded=True).parse_args()
     torch.set_num_threads(1)
     torch.distributions.Distribution.set_default_validate_args(False)
     torch.manual_seed(args.seed)

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
+
+
+def options(doc: str | None, result: Path, *, rounds: int, seeded: bool = False) -> argparse.ArgumentParser:
+    """What a benchmark takes: how many rounds, where the result is written, and a seed where it has one."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    if seeded:
+        parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, default=result)
+    return parser
 
 
 def interleave(

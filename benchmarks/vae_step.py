@@ -9,7 +9,6 @@ is not their default but their best. The last row has so little arithmetic that 
 
 from __future__ import annotations
 
-import argparse
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.handwritten import vae_loss
-from benchmarks.timing import interleave, show
+from benchmarks.timing import interleave, options, show
 from worldformula import KL, Bernoulli, E, Normal, log
 from worldformula.cards.run import machine, write_json
 
@@ -162,11 +161,7 @@ def contest(sizes: Sizes, rounds: int, seed: int) -> dict[str, dict[str, object]
 
 def main() -> None:
     """Measures all rows and writes them."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, default=RESULT)
-    args = parser.parse_args()
+    args = options(__doc__, RESULT, rounds=30, seeded=True).parse_args()
     torch.set_num_threads(1)
     torch.distributions.Distribution.set_default_validate_args(False)
     rows = {}

@@ -9,7 +9,6 @@ Symbols and words of the smallest home, `dynalang.tiny`, one thread. The target 
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from benchmarks.timing import interleave, show
+from benchmarks.timing import interleave, options, show
 from worldformula.agents import dynalang
 from worldformula.cards.run import machine, write_json
 from worldformula.catalogue import find
@@ -49,10 +48,7 @@ def sequences(
 
 def main() -> None:
     """Compare, print, store."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--json", type=Path, default=RESULT)
-    asked = parser.parse_args()
+    asked = options(__doc__, RESULT, rounds=15).parse_args()
     torch.set_num_threads(1)
     kept = devices.keep_memory()
     envs = Envs("home_dynamics", 1, seed=0)

@@ -302,10 +302,11 @@ class Twice(nn.Module):
         return s + 0.8 * m
 
 
-def two_levels() -> World:
+def two_levels(step: Deterministic | Normal | None = None) -> World:
+    """``step`` is that of the level above."""
     seen = Deterministic("s_t = e(x_t)", lambda x: x, shape=2)
     above = Deterministic("s_{2,t} = e_2(s_t)", lambda s: 2 * s, shape=2)
-    coarse = PriorDynamics(Deterministic("s_{2,t} = f_2(s_{2,t-1}, m_{t-1})", Twice(), shape=2))
+    coarse = PriorDynamics(step or Deterministic("s_{2,t} = f_2(s_{2,t-1}, m_{t-1})", Twice(), shape=2))
     fine = PriorDynamics(Deterministic("s_t = f(s_{t-1}, a_{t-1})", Step(0.1), shape=2))
     loss = Sum("t", E(seen * above, norm2(Value("s_{2,t}", shape=2)))).mean()
     return World(posterior=seen * above, levels={"1": fine, "2": coarse}, loss=loss)
@@ -340,12 +341,7 @@ class Gusty(nn.Module):
 
 def test_a_level_above_fears_what_it_does_not_know() -> None:
     """Risk × levels: macro-actions as data have them, of dreams whose noise all candidates share."""
-    seen = Deterministic("s_t = e(x_t)", lambda x: x, shape=2)
-    above = Deterministic("s_{2,t} = e_2(s_t)", lambda s: 2 * s, shape=2)
-    coarse = PriorDynamics(Normal("p(s_{2,t}|s_{2,t-1}, m_{t-1})", Gusty(), shape=2))
-    fine = PriorDynamics(Deterministic("s_t = f(s_{t-1}, a_{t-1})", Step(0.1), shape=2))
-    loss = Sum("t", E(seen * above, norm2(Value("s_{2,t}", shape=2)))).mean()
-    world = World(posterior=seen * above, levels={"1": fine, "2": coarse}, loss=loss)
+    world = two_levels(Normal("p(s_{2,t}|s_{2,t-1}, m_{t-1})", Gusty(), shape=2))
     macros = {"m": 2 * torch.rand(200, 2, generator=torch.Generator().manual_seed(0)) - 1}
     fast = []
     for risk in (0.0, 1.0, 4.0):
