@@ -57,6 +57,7 @@ def test_given_weights_are_shares_of_the_densities():
     expected = (by_hand(q, z, given) + torch.tensor([0.75, 0.25], dtype=DOUBLE).log()).logsumexp(-1)
     torch.testing.assert_close(mixed.log_prob(z=z, **given), expected)
     assert mixed.definition == "q(z|x,y) = 0.75 q(z|x) + 0.25 q(z|y)"
+    assert MoE(q, weights=[0, 2]).definition == "q(z|x,y) = 0 q(z|x) + 1 q(z|y)"
     assert mixed.latex == r"q(z \mid x, y) = 0.75\, q(z \mid x) + 0.25\, q(z \mid y)"
     loss = log(mixed).mean()
     torch.testing.assert_close(loss(z=z, **given).value, expected.mean())

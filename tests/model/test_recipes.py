@@ -238,6 +238,16 @@ def test_a_model_that_begins_with_all_rows_wants_arrays():
         fit(model, lambda: {"x": torch.rand(4, 6).round()}, steps=2, progress=False)
 
 
+def test_chains_of_batches_that_come_one_by_one_begin_as_the_weights_say():
+    model, fitting = small("rbm")
+    fitting.advance(12)
+    batches = iter([{"x": torch.rand(4, 6).round()} for _ in range(8)])
+    assert fit(model, batches, steps=2, progress=False).rows[-1]["step"] == 2
+    with torch.no_grad():
+        model.units.visible.copy_(torch.tensor([-99.0, 99.0] * 3))
+    assert torch.equal(model.chains({}).fresh(5), torch.tensor([[0.0, 1.0] * 3] * 5))
+
+
 def test_few_labels_and_many_rows_are_drawn_side_by_side():
     """Every labelled row keeps its label, and pixels flip as often as was asked for."""
     sizes = m2.Sizes(6, 2, 2, (8,), (8,), torch.nn.SiLU, 0.0, 1.0, 0, flips=0.1)

@@ -120,10 +120,10 @@ class RBM(Model):
         self.units.visible.copy_(self._odds(rows).logit())
 
     def chains(self, rows: Mapping[str, Tensor]) -> Chains | None:
-        """Those of PCD, which begin as pixels by themselves."""
+        """Those of PCD, which begin as pixels by themselves: on as often as in the rows, or without these as b says."""
         if not self.persistent:
             return None
-        odds = self._odds(rows)
+        odds = self._odds(rows) if rows else self.units.visible.detach().sigmoid()
         return Chains("v", "v_0", lambda n: torch.bernoulli(odds.expand(n, -1)), size=self.persistent)
 
     def _odds(self, rows: Mapping[str, Tensor]) -> Tensor:

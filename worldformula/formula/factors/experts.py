@@ -289,7 +289,10 @@ class MoE(Experts):
             return None
         (logits,) = self.gate.params()
         count = self.family.components
-        return tuple(logits.exp().tolist()) if isinstance(logits, Tensor) else (1.0 / count,) * count
+        if not isinstance(logits, Tensor):
+            return (1.0 / count,) * count
+        none = 2.0 * torch.finfo(logits.dtype).tiny  # what a share of 0 is computed as, so that it has a logarithm
+        return tuple(0.0 if share < none else share for share in logits.exp().tolist())
 
     @property
     def definition(self) -> str:
