@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from tests.formula.defects.both import PATHS, run
-from worldformula import Data, Deterministic, E, Value, norm2
+from worldformula import Data, Deterministic, E, Sum, Value, norm2
 from worldformula.errors import FormulaError, SupportError
 from worldformula.models import ddpm, flow, flow_matching, shortcut
 
@@ -37,6 +37,18 @@ def test_data_without_levels_may_be_anything_and_another_name_keeps_them():
     loss = E(renamed * Deterministic("y = f(x')", nn.Identity(), shape=3), norm2(Value("y"))).mean()
     with pytest.raises(SupportError, match="from 0 to 4, got 9"):
         loss(x_prime=torch.full((2, 3), 9.0))
+
+
+@PATHS
+def test_steps_that_a_sum_leaves_out_hold_any_numbers(path):
+    def loss():
+        return Sum("t", E(Data("p_data(x_t)", shape=3, levels=5), norm2(Value("x_t"))), mask="valid").mean()
+
+    x, valid = torch.full((1, 3, 3), 2.0), torch.tensor([[True, True, False]])
+    x[0, 2] = -1
+    assert run(loss(), path, x=x, valid=valid).value.item() == 2 * 3 * 4
+    with pytest.raises(SupportError, match="from 0 to 4, got -1 "):
+        run(loss(), path, x=x, valid=valid.flip(1))
 
 
 @pytest.mark.parametrize("levels", [0, -2, 2.5, True, "many"])

@@ -56,7 +56,7 @@ def check_inputs(plan: Plan, arguments: Mapping[str, Any]) -> None:
         if op.kind in ("flags", "mask", "present"):
             check_flag_values(op, arguments.get(plan.argument(op)), soft=op.kind == "mask" and op.how not in ends)
         elif op.variable is not None and op.variable.key in plan.levels:
-            check_levels(*plan.levels[op.variable.key], arguments.get(plan.argument(op)))
+            check_levels(*plan.levels[op.variable.key], _there(plan, op, arguments))
         elif op.variable is not None and op.variable.at(0).key in plan.counting:
             check_flag_values(op, _there(plan, op, arguments), soft=False)
     for op in plan.ops:
