@@ -29,6 +29,8 @@ from worldformula import (
 )
 from worldformula.errors import FormulaError, GradientError
 from worldformula.formula.graph.graph import graph
+from worldformula.formula.print import latex_lines, mathml
+from worldformula.formula.print.definitions import definitions
 from worldformula.formula.print.densities import factor_mathml
 
 DOUBLE = torch.float64
@@ -194,6 +196,18 @@ def test_what_is_no_weight_of_these_experts_is_refused():
     with pytest.raises(FormulaError, match="present="):
         weighted.only("x")
     assert math.isclose(sum(weighted.shares), 1.0)
+
+
+def test_many_weighted_products_stand_in_lines():
+    """Of three experts seven products: a term on each line, in both notations, and on one where they fit."""
+    parts = [Normal(f"q(z|{name})", nn.Linear(2, 4), shape=2) for name in ("sight", "sound", "touch")]
+    q, shares = MoPoE(parts, weights=range(1, 8)), [k / 28 for k in range(1, 8)]
+    (wide,) = (d for d in definitions(log(q).mean().node) if d.weights is not None)
+    for shown in (latex_lines._defined(wide, 72), mathml.defined(wide, 72)):
+        assert [depth for depth, _ in shown] == [0, *[1] * 6]
+        assert all(f"{share:.3g}" in line for share, (_, line) in zip(shares, shown, strict=True))
+        assert all("+" in line for _, line in shown[1:])
+    assert len(latex_lines._defined(wide, 1000)) == len(mathml.defined(wide, 1000)) == 1
 
 
 def test_products_of_subsets_have_weights_of_their_own():

@@ -103,6 +103,11 @@ def weights(d: Definition, number: str, symbol: Callable[[str], str], head: Call
     return [head(Header(f"w_{k}", read, (), deterministic=False, written="")) for k in places]
 
 
+def fits(products: tuple[Product, ...], width: int) -> bool:
+    """Whether a sum of these products stands on one line."""
+    return sum(len(" ".join(str(u.factor) for u in p)) + 3 for p in products) <= width
+
+
 def given(factor: Factor) -> list[Definition]:
     """Which settings a call gives a factor, or those that it is made of."""
     found = {part.header: places(part) for part in factor.family_tree() if not part.parts}

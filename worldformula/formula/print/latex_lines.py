@@ -10,6 +10,7 @@ from worldformula.formula.print.definitions import (
     Settings,
     definitions,
     factorised,
+    fits,
     flows_in_time,
     made,
     weights,
@@ -115,10 +116,11 @@ def _defined(d: Definition, width: int) -> list[Line]:
         return [(0, left + relation + factorisation(d.right[0]))]
     products = list(map(tex.product, d.right))
     if d.weights is not None:
-        shown = weights(d, "{}", tex.symbol, tex.head)
-        return [(0, left + relation + " + ".join(map(r"{}\, {}".format, shown, products)))]
+        each = map(r"{}\, {}".format, weights(d, "{}", tex.symbol, tex.head), products)
+        terms = [f"+ {term}" if i else left + relation + term for i, term in enumerate(each)]
+        return [(0, " ".join(terms))] if fits(d.right, width) else [(min(i, 1), t) for i, t in enumerate(terms)]
     count = rf"\tfrac{{1}}{{{len(d.right)}}}"
-    if sum(len(" ".join(str(u.factor) for u in p)) + 3 for p in d.right) <= width:
+    if fits(d.right, width):
         return [(0, rf"{left}{relation}{count} \left( {' + '.join(products)} \right)")]
     rows = [(1, shown if i == 0 else f"+ {shown}") for i, shown in enumerate(products)]
     return [(0, rf"{left}{relation}{count} \Bigl("), *rows[:-1], (1, rows[-1][1] + r" \Bigr)")]

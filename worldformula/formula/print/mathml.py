@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape, unescape
 
 from worldformula.formula.print.broken import WIDTH, Line, lines
-from worldformula.formula.print.definitions import Definition, Settings, definitions, weights
+from worldformula.formula.print.definitions import Definition, Settings, definitions, fits, weights
 from worldformula.formula.print.latex import SUBSCRIPT, numbered
 from worldformula.formula.syntax import text
 from worldformula.formula.syntax.functions import FUNCTIONS
@@ -379,10 +379,11 @@ def defined(d: Definition, width: int) -> list[Line]:
     if len(products) == 1:
         return [(0, left + factorisation(d.right[0]))]
     if d.weights is not None:
-        shown = weights(d, "<mn>{}</mn>", symbol, head)
-        return [(0, left + "<mo>+</mo>".join(map('{}<mspace width="0.17em"/>{}'.format, shown, products)))]
+        each = map('{}<mspace width="0.17em"/>{}'.format, weights(d, "<mn>{}</mn>", symbol, head), products)
+        terms = [f'<mo form="infix">+</mo>{term}' if i else left + term for i, term in enumerate(each)]
+        return [(0, "".join(terms))] if fits(d.right, width) else [(min(i, 1), t) for i, t in enumerate(terms)]
     left += f"<mfrac><mn>1</mn><mn>{len(products)}</mn></mfrac>"
-    if sum(len(" ".join(str(u.factor) for u in p)) + 3 for p in d.right) <= width:
+    if fits(d.right, width):
         return [(0, left + fenced("(", "<mo>+</mo>".join(products), ")"))]
     rows = [(1, shown if i == 0 else f'<mo form="infix" lspace="0">+</mo>{shown}') for i, shown in enumerate(products)]
     return [(0, left + _bracket("(", "prefix")), *rows[:-1], (1, rows[-1][1] + _bracket(")", "postfix"))]
