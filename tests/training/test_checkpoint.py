@@ -16,7 +16,7 @@ import torch
 
 from worldformula.errors import CheckpointError
 from worldformula.training import checkpoint
-from worldformula.training.seeding import derived, forked, rng_state, seed_everything, set_rng_state
+from worldformula.training.seeding import continued, derived, forked, rng_state, seed_everything, set_rng_state
 
 
 def same(a: Any, b: Any) -> bool:
@@ -194,6 +194,15 @@ def test_random_states_travel_through_a_checkpoint(tmp_path: Path) -> None:
     expected = [draw(), draw()]
     set_rng_state(checkpoint.load(tmp_path / "000000000001").state)
     assert [draw(), draw()] == expected
+
+
+def test_a_continued_generator_draws_what_torch_would_and_leaves_it_where_it_is() -> None:
+    torch.manual_seed(3)
+    torch.rand(5)
+    other = continued()
+    drawn = torch.randn(7, generator=other)
+    assert torch.equal(drawn, torch.randn(7))
+    assert torch.equal(torch.rand(2, generator=other), torch.rand(2))
 
 
 def test_a_forked_block_leaves_no_trace_and_depends_on_its_seed_alone() -> None:

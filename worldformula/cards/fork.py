@@ -1,5 +1,7 @@
 """Measures latents at a fork: does z say which branch it was, and nothing else?
 
+No `worldformula fit` trains it so: steps grow and shrink along one cycle, and codes are annealed.
+
 python -m worldformula.cards.fork SEED [two none eight gaussian free]      prints what a seed's worlds reach
 """
 
@@ -17,6 +19,8 @@ from torch import Tensor
 from worldformula.envs.fork import LANE, Fork, drive
 from worldformula.formula import Factor
 from worldformula.metrics.cluster import normalised_information
+from worldformula.training.fit import fit
+from worldformula.training.seeding import continued
 from worldformula.world import World
 from worldformula.worlds import latent_jepa
 from worldformula.worlds.latent_jepa import LatentJEPAConfig
@@ -61,18 +65,21 @@ def train(config: LatentJEPAConfig, data: Drives, seed: int) -> World:
     """The world model's loss alone, by Adam; β of codes grows by a factor with every update."""
     torch.manual_seed(seed)
     world = latent_jepa.build(config, {"image": (32, 32, 3)}, 2)
-    optimiser = torch.optim.Adam(world.parameters(), lr=RATE)
+    optimiser = torch.optim.Adam(world.loss.parameters(), lr=RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=UPDATES)
-    rng, first = np.random.default_rng(seed), torch.zeros(BATCH, WINDOW, dtype=torch.bool)
+    rng, noise, first = np.random.default_rng(seed), continued(), torch.zeros(BATCH, WINDOW, dtype=torch.bool)
     first[:, 0] = True
-    for update in range(UPDATES):
-        beta = {"beta": WARM * (COLD / WARM) ** min(1, update / (COOLED * UPDATES))} if config.anneals else {}
+
+    def windows() -> dict[str, Tensor]:
         rows = torch.from_numpy(rng.integers(0, len(data.pictures), BATCH))[:, None]
         steps = torch.from_numpy(rng.integers(0, STEPS - WINDOW + 1, BATCH))[:, None] + torch.arange(WINDOW)
-        optimiser.zero_grad()
-        world.loss(x=data.pictures[rows, steps], a=data.actions[rows, steps], first=first, **beta).value.backward()
-        optimiser.step()
-        schedule.step()
+        return {"x": data.pictures[rows, steps], "a": data.actions[rows, steps], "first": first}
+
+    fit(
+        world.loss, windows, batch=BATCH, steps=UPDATES, seed=seed, optimizer=optimiser,
+        inputs=lambda rows: {**rows, "generator": noise}, callback=lambda *_: schedule.step(),
+        symbols={"beta": lambda i: WARM * (COLD / WARM) ** min(1, i / (COOLED * UPDATES))} if config.anneals else {},
+    )  # fmt: skip
     return world.eval()
 
 

@@ -24,6 +24,7 @@ from worldformula.cards.rooms import (
 from worldformula.envs.drawing import Canvas
 from worldformula.envs.two_rooms import Layout, canvas, pictures
 from worldformula.errors import CardError
+from worldformula.formula import Deterministic, E, Value
 from worldformula.nets.perceptron import Perceptron
 from worldformula.planner import Plan, Planner, Task
 from worldformula.planners.cem import CEM
@@ -149,10 +150,13 @@ def planned(world: World, seen: Pictures, planner: Planner, reduce: Literal["sum
 
 
 class Cloned(nn.Module):
-    """Behaviour cloning: the action of a clip, from its frame and a later one, with an encoder as the world's."""
+    """Behaviour cloning: the action of a clip, from its frame and a later one, with an encoder as the world's; which
+    later one is drawn, from ``seed``.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int) -> None:
         super().__init__()
+        self.later = torch.Generator().manual_seed(seed)
         config = jepa.tiny()
         self.encoder = jepa.Encoder(config.latent, config.channels, config.units, [(SIZE, SIZE, 3)], 0, standard=True)
         self.policy = Perceptron(2 * config.latent, 2, (config.units, config.units))
@@ -161,21 +165,20 @@ class Cloned(nn.Module):
     def trained(cls, seed: int) -> Cloned:
         """On the clips of the worlds, with as many updates."""
         torch.manual_seed(seed)
-        found, later = cls(), torch.Generator().manual_seed(seed)
-        learn(found, lambda batch: found.error(batch["x"], batch["a"], later), seed)
+        found = cls(seed)
+        learn(E(Deterministic("e = missed(x, a)", found, shape=()), Value("e", shape=())).mean(), seed)
         return found
 
-    def error(self, x: Tensor, a: Tensor, later: torch.Generator) -> Tensor:
-        """Squared, of clips ``[B, T, ...]``: each frame with one behind it, drawn."""
+    def forward(self, x: Tensor, a: Tensor) -> Tensor:
+        """Squared error ``[B]`` of clips ``[B, T, ...]``: each frame with one behind it, drawn."""
         B, T = x.shape[:2]
         z = self.encoder(x.flatten(0, 1)).unflatten(0, (B, T))
         now = torch.arange(T - 1)
-        then = now + 1 + (torch.rand(B, T - 1, generator=later) * (T - 1 - now)).long()
+        then = now + 1 + (torch.rand(B, T - 1, generator=self.later) * (T - 1 - now)).long()
         goal = z.gather(1, then[..., None].expand(-1, -1, z.shape[-1]))
-        missed: Tensor = self(z[:, :-1], goal) - a[:, :-1]
-        return missed.square().mean()
+        return (self.towards(z[:, :-1], goal) - a[:, :-1]).square().mean((1, 2))
 
-    def forward(self, z: Tensor, goal: Tensor) -> Tensor:
+    def towards(self, z: Tensor, goal: Tensor) -> Tensor:
         """Latents ``[..., D]`` twice to actions."""
         found: Tensor = self.policy(z, goal - z)
         return found
@@ -185,7 +188,7 @@ class Cloned(nn.Module):
 
         @torch.no_grad()
         def act(at: Floats) -> Floats:
-            action: Tensor = self(self.encoder(seen(at)), self.encoder(seen.goals))
+            action = self.towards(self.encoder(seen(at)), self.encoder(seen.goals))
             return action[:, None].double().numpy()
 
         return act

@@ -1,8 +1,12 @@
-"""Measures KL balancing: how well the prior of Dreamer v2's world foresees the next frame, with it and without."""
+"""Measures KL balancing: how well the prior of Dreamer v2's world foresees the next frame, with it and without.
+
+No `worldformula fit` trains it so: both worlds see the same draws from a replay, and Adam has the agent's own epsilon.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +17,8 @@ from worldformula.cards.rssm_dream import record
 from worldformula.data.replay import Replay
 from worldformula.envs import Envs
 from worldformula.formula import Factor
+from worldformula.training.fit import fit
+from worldformula.training.seeding import continued
 from worldformula.world import World
 from worldformula.worlds import discrete_rssm
 
@@ -37,19 +43,18 @@ def measure(seed: int) -> dict[str, float]:
         config = replace(discrete_rssm.tiny(), balance=balance)
         world = discrete_rssm.build(config, {k: c.encoded for k, c in envs.observations.items()}, envs.action.size)
         perception = Perception.of(world, 1.0, envs.observations, envs.actions)
-        found[name] = surprise(train(world, perception, replay), perception, held_out)
+        found[name] = surprise(train(world, perception, replay, seed), perception, held_out)
     return {"ratio": found["balanced"] / found["plain"], **found}
 
 
-def train(world: World, perception: Perception, replay: Replay) -> World:
+def train(world: World, perception: Perception, replay: Replay, seed: int) -> World:
     """The world model's loss alone."""
-    optimiser = torch.optim.Adam(world.parameters(), lr=1e-3, eps=1e-5)
-    for _ in range(UPDATES):
-        batch = replay.sample(BATCH, LENGTH)
-        optimiser.zero_grad()
-        world.loss(**perception.learn(batch, CPU)).value.backward()
-        torch.nn.utils.clip_grad_norm_(world.parameters(), 100.0)
-        optimiser.step()
+    noise = continued()
+    fit(
+        world.loss, lambda: perception.learn(replay.sample(BATCH, LENGTH), CPU), batch=BATCH, steps=UPDATES, clip=100.0,
+        seed=seed, inputs=lambda rows: {**rows, "generator": noise},
+        optimizer=partial(torch.optim.Adam, lr=1e-3, eps=1e-5),
+    )  # fmt: skip
     return world
 
 

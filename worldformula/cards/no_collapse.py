@@ -1,11 +1,13 @@
-"""Measures what keeps joint-embedding latents of two rooms apart, and whether they know where the point is."""
+"""Measures what keeps joint-embedding latents of two rooms apart, and whether they know where the point is.
+
+No `worldformula fit` trains them so: the size of a step grows at first, stays, and falls to 0 in the second half.
+"""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,9 +19,12 @@ from torch import Tensor, nn
 
 from worldformula.envs import two_rooms
 from worldformula.envs.two_rooms import canvas, pictures, wander
+from worldformula.formula import Expression
 from worldformula.metrics.collapse import rank_me, spread
 from worldformula.metrics.probe import Split, ridge_r2
 from worldformula.nets import pictures as nets
+from worldformula.training.fit import fit
+from worldformula.training.seeding import continued
 from worldformula.world import World
 from worldformula.worlds import jepa, lewm
 
@@ -106,7 +111,7 @@ def trained(name: str, seed: int) -> World:
     if file.exists():
         world.load_state_dict(load_file(file))
         return world
-    learn(world, lambda batch: world.loss(**batch).value, seed)
+    learn(world.loss, seed)
     keep(world, file)
     return world
 
@@ -117,19 +122,19 @@ def known(seed: int) -> Clips:
     return Clips.of(seed, CLIPS)
 
 
-def learn(model: nn.Module, loss: Callable[[dict[str, Tensor]], Tensor], seed: int, updates: int = UPDATES) -> None:
+def learn(loss: Expression, seed: int, updates: int = UPDATES) -> None:
     """Adam on clips of this seed; its step size grows for 50 updates, and falls to 0 in the second half."""
-    clips, rows = known(seed), torch.Generator().manual_seed(seed)
-    adam = torch.optim.Adam(model.parameters(), RATE, fused=True)
+    clips, rows, noise = known(seed), torch.Generator().manual_seed(seed), continued()
+    adam = torch.optim.Adam(loss.parameters(), RATE, fused=True)
     shape = torch.optim.lr_scheduler.LambdaLR(
         adam, lambda i: min(1, (i + 1) / 50, max(0.02, 2 * (updates - i) / updates))
     )
-    for _ in range(updates):
-        adam.zero_grad()
-        value = loss(clips.batch(torch.randint(CLIPS, (BATCH,), generator=rows)))
-        torch.autograd.backward(value)
-        adam.step()
-        shape.step()
+    read = loss.program.inputs
+    fit(
+        loss, lambda: clips.batch(torch.randint(CLIPS, (BATCH,), generator=rows)), batch=BATCH, steps=updates,
+        seed=seed, inputs=lambda given: {**{name: given[name] for name in read}, "generator": noise}, optimizer=adam,
+        callback=lambda *_: shape.step(),
+    )  # fmt: skip
 
 
 def kept(name: str, seed: int) -> Path:

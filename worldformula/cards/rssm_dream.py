@@ -1,12 +1,13 @@
-"""Measures the dreams of an RSSM that has watched random actions: pixel error far ahead, beside persistence."""
+"""Measures the dreams of an RSSM that has watched random actions: pixel error far ahead, beside persistence.
+
+No `worldformula fit` trains it so: rows come from a replay as it is recorded, and the optimiser is DreamerV3's own.
+"""
 
 from __future__ import annotations
 
 from itertools import islice
-from typing import Any
 
 import torch
-from numpy.typing import NDArray
 
 from worldformula.agent.imagination import ImaginationAgent
 from worldformula.agents.dreamer_v3 import build, tiny
@@ -14,7 +15,9 @@ from worldformula.data.replay import Replay
 from worldformula.envs import Envs
 from worldformula.metrics.openloop import open_loop_error
 from worldformula.run.play import Randomly, play
+from worldformula.training.fit import fit
 from worldformula.training.optimiser import ClipUnits, LaProp
+from worldformula.training.seeding import continued
 
 UPDATES, ROWS, BATCH, LENGTH, CONTEXT, HORIZON = 2_500, 6_000, 8, 32, 5, 30
 
@@ -29,7 +32,7 @@ def measure(seed: int) -> dict[str, float]:
     torch.manual_seed(seed)
     envs = Envs("pendulum", 4, seed=seed, pixels=True, action_repeat=2)
     agent = build(tiny(), envs.observations, envs.action, seed)
-    train(agent, record(envs, ROWS, seed))
+    train(agent, record(envs, ROWS, seed), seed)
     held_out = Envs("pendulum", 48, seed=seed + 10_000, pixels=True, action_repeat=2)
     batch = record(held_out, 48 * (CONTEXT + HORIZON), seed + 10_000).sample(48, CONTEXT + HORIZON)
     frames = agent.open_loop(batch, CONTEXT)
@@ -46,11 +49,11 @@ def record(envs: Envs, rows: int, seed: int) -> Replay:
     return replay
 
 
-def train(agent: ImaginationAgent, replay: Replay) -> None:
+def train(agent: ImaginationAgent, replay: Replay, seed: int) -> None:
     """The world model's loss alone; the actor and the critic learn nothing."""
-    optimiser = LaProp(agent.world.parameters(), lr=1e-3, warmup=100, units=ClipUnits.of(agent.world))
-    for _ in range(UPDATES):
-        batch: dict[str, NDArray[Any]] = replay.sample(BATCH, LENGTH)
-        optimiser.zero_grad()
-        agent.world.loss(**agent.perception.learn(batch, agent.device)).value.backward()
-        optimiser.step()
+    loss, noise = agent.world.loss, continued()
+    optimiser = LaProp(loss.parameters(), lr=1e-3, warmup=100, units=ClipUnits.of(agent.world))
+    fit(
+        loss, lambda: agent.perception.learn(replay.sample(BATCH, LENGTH), agent.device), batch=BATCH, steps=UPDATES,
+        seed=seed, inputs=lambda rows: {**rows, "generator": noise}, optimizer=optimiser,
+    )  # fmt: skip

@@ -48,6 +48,13 @@ def set_rng_state(state: dict[str, Any]) -> None:
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
+def continued() -> torch.Generator:
+    """A generator that draws what torch's own would draw next, and leaves that where it is."""
+    found = torch.Generator()
+    found.set_state(torch.get_rng_state())
+    return found
+
+
 @contextlib.contextmanager
 def forked(seed: int) -> Iterator[None]:
     """A block with randomness of its own: what follows draws as if the block had not run.
