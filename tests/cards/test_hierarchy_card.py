@@ -14,7 +14,8 @@ from worldformula.errors import CardError
 def small():
     """A maze of few walks, and worlds that have learnt nothing."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"WALKS": 8, "LENGTH": 70, "EPISODES": 3, "UPDATES": 1, "BATCH": 8}.items():
+        how = {**card.HOW, "steps": 1, "batch": 8}
+        for name, value in {"WALKS": 8, "LENGTH": 70, "EPISODES": 3, "HOW": how}.items():
             patch.setattr(card, name, value)
         maze = card.Maze.of(100)
         yield maze, {name: card.learnt(maze, config, 100) for name, config in card.CONFIGS.items()}

@@ -2,6 +2,7 @@
 
 The moves of a maze are learnt from wandering, and so is a critic of how far things are; then nothing learns any more. A
 configurator has three tasks: to a goal; the same, and not through a zone on the way; the same, and with little effort.
+No `worldformula fit` trains these: world and critic are networks of the card's own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Measures whether the context of THICK's world changes when a hidden fact does, and whether its jumps foresee it.
 
 The figure of a key corridor picks up a key that it then carries unseen: only the memory can know. The world learns from
-play of a controller with random actions between; its gates are then looked at in play that it has not seen.
+play of a controller with random actions between; its gates are then looked at in play that it has not seen. No
+`worldformula fit` trains it so: jumps learn by a loss of their own, from what the world infers once it has learnt.
 """
 
 from __future__ import annotations

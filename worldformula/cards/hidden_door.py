@@ -21,8 +21,8 @@ from worldformula.worlds import recalling
 from worldformula.worlds.recalling import Beside
 
 EDGE, SEEN, STEPS = 65.0, 4, 40
-TRAIN, TEST, BATCH = 2000, 100, 64
-UPDATES = {"memory": 600, "lstm": 1200, "rows": 1200}  # as many processor seconds for the first two
+TRAIN, TEST, HOW = 2000, 100, recalling.SYSTEM.fits["small"]
+UPDATES = {"memory": HOW["steps"], "lstm": 1200, "rows": 1200}  # as many processor seconds for the first two
 KEPT, UNITS = 8, 64  # rows that are kept, units of the LSTM
 PATIENCE, DECIDED = 200, 1.0  # steps of a walk; pixels within which it has come to a point of its way
 ERROR, SHARE = 2.0, 0.5  # what the card asks for
@@ -104,7 +104,7 @@ def measure(seed: int) -> dict[str, float]:
     for name, updates in UPDATES.items():
         torch.manual_seed(seed)
         world = built(name)
-        fit(world.loss, training, batch=BATCH, steps=updates, lr=3e-3, schedule="cosine", clip=1.0, seed=seed)
+        fit(world.loss, training, seed=seed, **{**HOW, "steps": updates})
         with torch.no_grad():
             last = world.filter({k: v for k, v in held_out.items() if k != "y"}).last()
             beliefs[name] = world.decode(last, ["y"])["y"]

@@ -33,7 +33,7 @@ from worldformula.world import State, World
 from worldformula.worlds import h_jepa
 
 WALKS, LENGTH, WINDOW, EPISODES = 200, 600, 17, 34
-UPDATES, BATCH, RATE = 3000, 64, 3e-3
+HOW = h_jepa.SYSTEM.fits["tiny"]
 DOORS, STEPS = (0, 1, 2, 3), 75  # of an episode, for each room on the way
 CONFIGS = {
     "flat": replace(h_jepa.tiny(), levels=1),
@@ -90,7 +90,7 @@ class Maze:
         first[:, 0] = True
         return {"x": self.seen(self.positions[which]), "a": torch.from_numpy(self.actions[which]), "first": first}
 
-    def drawn(self, count: int = BATCH, length: int = WINDOW) -> dict[str, Tensor]:
+    def drawn(self, count: int = HOW["batch"], length: int = WINDOW) -> dict[str, Tensor]:
         """Windows anywhere, by torch's generator."""
         return self.batch(torch.randint(WALKS, (count,)), torch.randint(LENGTH - length, (count,)), length)
 
@@ -99,7 +99,7 @@ def learnt(maze: Maze, config: h_jepa.HJEPAConfig, seed: int) -> World:
     """A world of this maze."""
     torch.manual_seed(seed)
     world = h_jepa.build(config, {"place": (2 * (1 + 2 * len(FREQUENCIES)),)}, 2)
-    fit(world.loss, maze.drawn, batch=BATCH, steps=UPDATES, lr=RATE, schedule="cosine", clip=1.0, seed=seed)
+    fit(world.loss, maze.drawn, seed=seed, **HOW)
     return world
 
 

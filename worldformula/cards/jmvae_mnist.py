@@ -9,10 +9,11 @@ import torch
 from torch.nn.functional import one_hot
 
 from worldformula.data import load
-from worldformula.models.jmvae import build, paper
-from worldformula.training.fit import fit
+from worldformula.fitting import fit
+from worldformula.models.jmvae import SYSTEM, build, paper
 
-EPOCHS, BATCH, DRAWS, TESTED, CHUNK = 100, 128, 1000, 1000, 100
+HOW = SYSTEM.fits["paper"]
+DRAWS, TESTED, CHUNK = 1000, 1000, 100
 PUBLISHED = -86.86
 
 
@@ -29,9 +30,9 @@ def measure(seed: int) -> dict[str, float]:
     data = load("mnist")
     x, y = torch.from_numpy(data.train["x"]), one_hot(torch.from_numpy(data.train["y"]), 10).float()
     torch.manual_seed(seed)
-    model = build(replace(paper(), warm_up=EPOCHS // 10 * len(x) // BATCH))
+    model = build(replace(paper(), warm_up=HOW["steps"] // 10))
     fit(
-        model.loss, {"x": x, "y": y}, steps=EPOCHS * len(x) // BATCH, batch=BATCH, seed=seed, symbols=model.symbols,
+        model, {"x": x, "y": y}, seed=seed, progress=False, **HOW,
         inputs=lambda rows: {"x": rows["x"].bernoulli(), "y": rows["y"]},
     )  # fmt: skip
     generator = torch.Generator().manual_seed(0)

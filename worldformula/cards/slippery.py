@@ -1,4 +1,7 @@
-"""Measures a step that goes one of four ways: as a Normal, which can only blur, and along a velocity, as dynamics."""
+"""Measures a step that goes one of four ways: as a Normal, which can only blur, and along a velocity, as dynamics.
+
+No `worldformula fit` trains it so: a flow and a Normal of the card's own learn alike, from steps drawn for them.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from worldformula import Data, Deterministic, E, Factor, Flow, Normal, log
+from worldformula.fitting import fit
 from worldformula.metrics.sliced import sliced_wasserstein
 from worldformula.models import flow_matching
 from worldformula.models.flow_matching import Sizes
 from worldformula.nets.perceptron import Perceptron
-from worldformula.training.fit import fit
 from worldformula.world import PriorDynamics, State
 
 ROWS, STEPS, BATCH, DRAWS, LONG = 50_000, 5000, 512, 10_000, 16
@@ -47,10 +50,11 @@ def measure(seed: int) -> dict[str, float]:
     rows = {"d": tensor(d), "c": tensor(np.concatenate((z, np.eye(4)[a]), 1))}
 
     flow = flow_matching.build(Sizes(features=2, classes=6, unlabelled=0.0, steps=8))
-    fit(flow.loss, {"x": rows["d"], "y": rows["c"]}, steps=STEPS, batch=BATCH, schedule="cosine", seed=seed)
+    how: dict[str, Any] = {"steps": STEPS, "batch": BATCH, "schedule": "cosine", "seed": seed, "progress": False}
+    fit(flow, {"x": rows["d"], "y": rows["c"]}, **how)
     normal = Normal("p(d|c)", Perceptron(6, 4, (128, 128, 128)), shape=2)
     loss = E(Data("p_data(d)", shape=2) * Data("p_data(c)", shape=6), -log(normal)).mean()
-    fit(loss, rows, steps=STEPS, batch=BATCH, schedule="cosine", seed=seed)
+    fit(loss, rows, **how)
 
     test = np.random.default_rng(seed + 1000)
     start, action = test.random((DRAWS, 2)), test.integers(4, size=DRAWS)

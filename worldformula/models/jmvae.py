@@ -137,7 +137,10 @@ SYSTEM = System(
   year    = {2016},
 }""",
     presets={"paper": paper, "tiny": tiny},
-    fits={"tiny": {"steps": 2600, "batch": 64, "weight_decay": 1e-3, "clip": 20.0}},
+    fits={
+        "tiny": {"steps": 2600, "batch": 64, "weight_decay": 1e-3, "clip": 20.0},
+        "paper": {"steps": 46_875, "batch": 128},  # 100 epochs of MNIST
+    },
     build=build,
     data="trimodal",
     summary="A joint encoder of several modalities, and one encoder for each that learns to stand in for it.",

@@ -266,6 +266,7 @@ def _demo() -> None:
     print({term: round(value.item(), 3) for term, value in out.terms.items()})
 
 
+HOW = {"steps": 3000, "batch": 64, "lr": 3e-3, "clip": 1.0, "schedule": "cosine"}
 SYSTEM = System(
     name="h_jepa",
     kind="worlds",
@@ -273,6 +274,7 @@ SYSTEM = System(
     bibtex="""@article{lecun2022path, title={A path towards autonomous machine intelligence}, author={LeCun, Yann},
   journal={OpenReview}, year={2022}}""",
     presets={"paper": paper, "tiny": tiny, "three": three, "hwm": hwm},
+    fits=dict.fromkeys(("tiny", "three", "hwm"), HOW),
     build=build,
     summary="Joint-embedding worlds on top of one another: macro-actions, longer steps, less detail; and HWM.",
 )

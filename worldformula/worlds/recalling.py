@@ -181,6 +181,7 @@ SYSTEM = System(
     bibtex="""@article{lecun2022path, title={A path towards autonomous machine intelligence}, author={LeCun, Yann},
   journal={OpenReview}, year={2022}}""",
     presets={"small": small, "tiny": tiny},
+    fits={"small": {"steps": 600, "batch": 64, "lr": 3e-3, "clip": 1.0, "schedule": "cosine"}},
     build=build,
     summary="A world with a short-term memory of keys and values, which it writes as it sees and reads as it predicts.",
 )
