@@ -40,10 +40,11 @@ def card(name: str) -> str:
     verdict = "pass" if found["passed"] else "FAIL"
     ceiling = "–" if about["ceiling"] is None else f"{about['ceiling']:g}"
     published = "–" if about["published"] is None else about["published"]
-    claim, minutes = about["claim"].rstrip("."), found["seconds"] / 60 / len(found["rows"])
+    claim, minutes = about["claim"].rstrip("."), found["cpu_seconds"] / 60 / len(found["rows"])
+    needed = f"{sign} {about['threshold']:g}{', interval of the mean' if about.get('verdict') == 'interval' else ''}"
     return (
-        f"| {claim} | {values} | {sign} {about['threshold']:g} | {about['floor']:g} | {ceiling} | {published} | "
-        f"{verdict}, {minutes:.1f} min a seed | `worldformula reproduce {name}` |"
+        f"| {claim} | {values} | {needed} | {about['floor']:g} | {ceiling} | {published} | "
+        f"{verdict}, {minutes:.1f} CPU minutes a seed | `worldformula reproduce {name}` |"
     )
 
 
