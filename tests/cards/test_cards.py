@@ -89,7 +89,7 @@ def test_a_wrong_card_says_what_is_wrong(old, new, message):
 
 def test_the_last_line_passes_and_shows_everything(card, capsys, tmp_path):
     path = tmp_path / "deep" / "squares.json"
-    assert measure(card, json_paths=[path])
+    assert measure(replace(card, notes="Pilots: see below."), json_paths=[path])
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].startswith(
         "PASS squares: square 4 units (worst of 2, needed ≤ 4) | floor 9 | ceiling – | published – | "
@@ -98,6 +98,8 @@ def test_the_last_line_passes_and_shows_everything(card, capsys, tmp_path):
     assert written["passed"]
     assert [row["metrics"]["square"] for row in written["rows"]] == [1.0, 4.0]
     assert {"date", "machine", "versions", "card"} <= set(written)
+    assert written["card"]["threshold"] == 4.0
+    assert "notes" not in written["card"], "a copy of them is older than what they say of this result"
     assert [p.name for p in path.parent.iterdir()] == ["squares.json"], "no part of a file is left behind"
 
 

@@ -68,7 +68,8 @@ def measure(
         print(f"{worked / 60:.1f} CPU minutes: over the budget of {card.budget_minutes:g}")
     passed = card.holds([row.metrics for row in found])
     spent = {"seconds": round(seconds, 2), "cpu_seconds": round(worked, 2)}
-    result = {"card": asdict(card), "passed": passed, **spent, "rows": [asdict(row) for row in found], **about}
+    told = {key: value for key, value in asdict(card).items() if key != "notes"}  # they come to tell of this result
+    result = {"card": told, "passed": passed, **spent, "rows": [asdict(row) for row in found], **about}
     for path in json_paths:
         write_json(path, result)
     print(*verdict(card, [row.metrics for row in found], seconds), sep="\n", flush=True)
