@@ -89,7 +89,8 @@ def test_a_dream_that_is_the_truth_is_not_off(small, monkeypatch):
 @pytest.mark.slow
 def test_it_measures_what_it_says(monkeypatch):
     """In miniature: what the numbers come to is nobody's claim."""
-    for name, value in {"WALKS": 8, "LENGTH": 70, "EPISODES": 2, "UPDATES": 2, "BATCH": 8, "STEPS": 5}.items():
+    how = {**card.HOW, "steps": 2, "batch": 8}
+    for name, value in {"WALKS": 8, "LENGTH": 70, "EPISODES": 2, "HOW": how, "STEPS": 5}.items():
         monkeypatch.setattr(card, name, value)
     found = card.measure(100)
     assert found["margin"] == pytest.approx(found["h_jepa"] - found["flat4"])
