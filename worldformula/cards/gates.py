@@ -2,6 +2,7 @@
 
 A robot that stands still follows a figure from the moment on that the figure was at one place. The memory reads where
 both are and what is done; what it keeps has to say whether the robot will move (Gumbsch, Butz & Martius 2021).
+No `worldformula fit` trains it so: the memory stands alone, in no world of the catalogue.
 """
 
 from __future__ import annotations
