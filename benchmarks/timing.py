@@ -13,11 +13,18 @@ from typing import Any
 def options(doc: str | None, result: Path, *, rounds: int, seeded: bool = False) -> argparse.ArgumentParser:
     """What a benchmark takes: how many rounds, where the result is written, and a seed where it has one."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--rounds", type=_rounds, default=rounds)
     if seeded:
         parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, default=result)
     return parser
+
+
+def _rounds(text: str) -> int:
+    """At least one."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text}")
+    return int(text)
 
 
 def interleave(
@@ -56,7 +63,7 @@ def _measure(step: Callable[[], object], count: int) -> float:
 
 def _summary(times: list[float], reference: list[float], count: int) -> dict[str, Any]:
     ratios = [a / b for a, b in zip(times, reference, strict=True)]
-    low, _, high = statistics.quantiles(ratios, n=4)
+    low, _, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else 3 * ratios  # one round has no spread
     return {
         "ms": round(1e3 * statistics.median(times), 4),
         "ms_min": round(1e3 * min(times), 4),

@@ -70,6 +70,17 @@ def test_a_run_says_where_on_what_and_how_long(tmp_path: Path, capsys: pytest.Ca
     assert "reached: return -" in out
 
 
+def test_a_quiet_run_prints_what_it_reached_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(tmp_path / "run", "--quiet") == 0
+    done, reached, page = capsys.readouterr().out.splitlines()
+    assert done.startswith("200 steps, ")
+    assert reached.startswith("reached: return -")
+    assert page == f"report: {tmp_path / 'run' / 'report.html'}"
+    for command in ("train", "fit", "demo", "report", "reproduce"):
+        assert main([command, "--help"]) == 0
+        assert "--quiet" in capsys.readouterr().out
+
+
 def test_the_run_folder_is_complete(trained: Path) -> None:
     names = {path.name for path in trained.iterdir()}
     assert {"config.json", "metrics.jsonl", "checkpoints", "videos", "report.html", "replay"} <= names

@@ -94,6 +94,11 @@ def test_the_last_line_passes_and_shows_everything(card, capsys, tmp_path):
     assert lines[-1].startswith(
         "PASS squares: square 4 units (worst of 2, needed ≤ 4) | floor 9 | ceiling – | published – | "
     )
+    assert measure(card, quiet=True)
+    quiet = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in quiet[:2]] == ["seed", "1"], "the table and the verdict"
+    assert quiet[-1].startswith("PASS squares: square 4 units")
+    assert not any("squares (" in line or " in 0" in line for line in quiet[:-1])
     written = json.loads(path.read_text(encoding="utf-8"))
     assert written["passed"]
     assert [row["metrics"]["square"] for row in written["rows"]] == [1.0, 4.0]

@@ -263,8 +263,9 @@ def test_a_file_of_options_and_several_seeds_of_an_agent(
 ) -> None:
     started: list[Any] = []
 
-    def train(config: Any, folder: Path, resume_with: tuple[str, ...] = ()) -> float:
+    def train(config: Any, folder: Path, resume_with: tuple[str, ...] = (), *, quiet: bool = False) -> float:
         started.append((config, folder))
+        assert not quiet
         folder.mkdir(parents=True)
         return float(config.seed)
 

@@ -53,6 +53,10 @@ def test_a_run_says_what_it_does_and_leaves_a_folder(tmp_path: Path, capsys: pyt
         "report: ",
     ):
         assert part in out
+    assert main([*SHORT, "--run", str(tmp_path / "quiet"), "--quiet"]) == 0
+    quiet = capsys.readouterr().out.splitlines()
+    assert [line.partition(" ")[0] for line in quiet] == ["40", "reached:", "report:"]
+    assert (tmp_path / "quiet" / "metrics.jsonl").read_bytes() == (tmp_path / "run" / "metrics.jsonl").read_bytes()
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["sizes"] == {
         "pixels": 256, "latent": 3, "hidden": [16], "activation": "SiLU", "deviation": None, "picture": None,

@@ -7,7 +7,7 @@ from torch import nn
 from tests.formula.defects.both import PATHS, run
 from worldformula import Data, Deterministic, E, Sum, Value, norm2
 from worldformula.errors import FormulaError, SupportError
-from worldformula.models import ddpm, flow, flow_matching, shortcut
+from worldformula.models import ddpm, flow, flow_matching, ldm, shortcut, transformer_ar
 
 
 def regression(**options):
@@ -21,6 +21,22 @@ def regression(**options):
 def test_other_numbers_than_levels_are_refused_at_the_first_call(value, got, path):
     with pytest.raises(SupportError, match=rf"p_data\(x\): expected a value of whole numbers from 0 to 4, got {got} "):
         run(regression(levels=5), path, x=torch.full((2, 3), value))
+
+
+def test_tokens_beyond_the_table_of_a_network_are_told_before_it_is_read():
+    """A network would end in an index that is out of range."""
+    model = transformer_ar.build(transformer_ar.Sizes(length=4, levels=5, width=8, layers=1, heads=2))
+    with pytest.raises(SupportError) as caught:
+        model.loss(x=torch.tensor([[0, 4, 5, 1]]))
+    assert str(caught.value) == (
+        "p_data(x): expected a value of whole numbers from 0 to 4, got 5 in the tensor\nsay how many levels the data "
+        "have: levels= of p_data(x), which is a size of a model of the catalogue, --set levels=256; or number their "
+        "values from 0 to 4"
+    )
+    assert model.loss(x=torch.tensor([[0, 4, 3, 1]])).value.isfinite()
+    text = ldm.build(ldm.Sizes(6, 3, (16,), deviation=0.1, weight=0.02, steps=8, units=16, blocks=1))
+    with pytest.raises(SupportError, match=r"p_data\(c\): expected a value of whole numbers from 0 to \d+, got 9999"):
+        text.loss(x=torch.rand(2, 6), c=torch.full((2, text.sizes.length), 9999))
 
 
 @PATHS

@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 from worldformula.families import one_hot
-from worldformula.formula.runtime import along, fold, matched, one_batch, support, unfold, widened
+from worldformula.formula.runtime import along, expected, fold, matched, one_batch, support, unfold, widened
 
 
 def formula(self, x, y, x_prime, w, noise_z, noise_z_prime):
@@ -28,8 +28,8 @@ def formula(self, x, y, x_prime, w, noise_z, noise_z_prime):
     q_y_prime_k = along(q_y_prime, 10)
     log_q_y_prime = one_hot.log_prob(q_y_prime_k, y_prime, 1)
     one_batch(kl_z_prime, log_p_x_prime, log_p_y_prime, log_q_y_prime)
-    sum_ = (log_q_y_prime.exp() * (kl_z_prime - log_p_x_prime - log_p_y_prime + log_q_y_prime)).sum(0)
+    expectation = expected(log_q_y_prime, kl_z_prime - log_p_x_prime - log_p_y_prime + log_q_y_prime, 0)
     q_y = one_hot.params(self.q_y_prime_given_x_prime(x), (10,))              # q(y|x)
     log_q_y = one_hot.log_prob(q_y, y, 1)
-    difference_5 = w * ((kl_z - log_p_x - log_p_y).mean() + sum_.mean()) - 10.0 * log_q_y.mean()
-    return difference_5, (kl_z, log_p_x, log_p_y, sum_, log_q_y), (z, y_prime, z_prime)
+    difference_5 = w * ((kl_z - log_p_x - log_p_y).mean() + expectation.mean()) - 10.0 * log_q_y.mean()
+    return difference_5, (kl_z, log_p_x, log_p_y, expectation, log_q_y), (z, y_prime, z_prime)

@@ -3,7 +3,7 @@ import torch.nn.functional as F
 from worldformula.families import ExpertsFamily, NormalFamily, normal
 from worldformula.families.experts import log_shares
 from worldformula.families.experts import mixed
-from worldformula.formula.runtime import along, fold, matched, one_batch, unfold, widened
+from worldformula.formula.runtime import along, expected, fold, matched, one_batch, unfold, widened
 
 experts = ExpertsFamily(component=NormalFamily(min_scale=0.0), components=3, factored=False)
 
@@ -31,6 +31,6 @@ def formula(self, a, b, c, beta, noise_z):
     log_q_z = experts.log_prob(q_z_4_k, z, 1)
     one_batch(log_p_a, log_p_b, log_p_c, total_2, log_p_z, log_q_z)
     shares_z = log_shares(q_z_4)
-    sum_ = (shares_z.exp() * (total_2 + beta * (log_p_z - log_q_z))).sum(0)
-    mean_value = (-sum_).mean()
-    return mean_value, (sum_,), (z,)
+    expectation = expected(shares_z, total_2 + beta * (log_p_z - log_q_z), 0)
+    mean_value = (-expectation).mean()
+    return mean_value, (expectation,), (z,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import re
 
 import numpy as np
@@ -18,7 +19,9 @@ from worldformula.model.config import start
 from worldformula.model.run import ModelRun, build, loaded, open_model, sized
 from worldformula.models import ebm, gqn, lda, ldm, m2, rbm
 from worldformula.models.flow import SYSTEM as FLOW
+from worldformula.run.run import Run
 from worldformula.trained import load
+from worldformula.training import checkpoint
 from worldformula.training.config import FitConfig
 from worldformula.training.minimise import Fitting
 
@@ -317,3 +320,83 @@ def test_held_rows_leave_some_to_learn_from():
     model = ebm.build(ebm.Sizes(2, (8,), 3, 0.1, 0.1, 0.0, 2.0, buffer=20))
     with pytest.raises(ConfigError, match=r"held=0\.5 keeps all rows of the data, 1"):
         fit(model, {"x": torch.rand(1, 2)}, steps=1, batch=1, held=0.5, progress=False)
+
+
+# ------------------------------------------------------------------------------------------- what is stored of it
+
+
+def stage_of(folder):
+    """How far the newest checkpoint is: its step, and the updates of stage 1."""
+    found = checkpoint.load_latest(folder / "run" / "checkpoints")
+    return found.step, {key: value["step"] for key, value in found.state["fit"]["before"].items()}
+
+
+def test_what_comes_before_is_stored_on_the_way_and_goes_on_exactly(tmp_path, monkeypatch):
+    """Checkpoints every 3 updates, of a stage of 10: stopped at 8 it goes on from there, torn away behind 7 from 6."""
+    config, found = of("ldm", "digits", steps=6, changes=["stage.steps=10", "fit.log_every=2"])
+    config = dataclasses.replace(config, checkpoints=2)
+    whole = ModelRun(config, tmp_path / "whole" / "run", data=found)
+    Run(whole, whole.folder, say=str).go()
+    half, calls = ModelRun(config, tmp_path / "half" / "run", data=found), []
+    with pytest.raises(KeyboardInterrupt, match="interrupted at step 8 of stage; go on after step 8 of stage: "):
+        Run(half, half.folder, say=str).go(lambda: calls.append(half.fitting.first.step) or calls[-1] >= 8)
+    assert stage_of(tmp_path / "half") == (0, {"stage": 8})
+    torn = ModelRun(config, tmp_path / "torn" / "run", data=found)
+    tear(monkeypatch, torn, 7)
+    with pytest.raises(ZeroDivisionError):
+        Run(torn, torn.folder, say=str).go()
+    monkeypatch.undo()
+    assert stage_of(tmp_path / "torn") == (0, {"stage": 6})
+    for name in ("half", "torn"):
+        again = ModelRun(config, tmp_path / name / "run", data=found)
+        Run(again, again.folder, say=str).go()
+        assert again.fitting.step == 6
+        kept = again.model.loss.state_dict()
+        assert all(torch.equal(value, kept[key]) for key, value in whole.model.loss.state_dict().items())
+
+
+def tear(monkeypatch, run, updates):
+    """Ends a run in the middle of its stage, as a kill does: nothing is stored any more."""
+    real = Fitting._update
+
+    def update(self):
+        if self is run.fitting.first and self.step == updates:
+            raise ZeroDivisionError
+        return real(self)
+
+    monkeypatch.setattr(Fitting, "_update", update)
+
+
+# ------------------------------------------------------------------------------- weights that are put into another
+
+
+@pytest.mark.parametrize("name", ["rbm", "ldm"])
+def test_learnt_weights_do_not_begin_anew_in_another_model(name):
+    """A fit of weights that were loaded leaves, at a rate of almost 0, biases and stage as they are."""
+    model, fitting = small(name)
+    fitting.advance(12)
+    stored = copy.deepcopy(model.loss.state_dict())
+    assert bool(stored["begun"])
+    older = {key: value for key, value in stored.items() if key != "begun"}  # as it was written before
+    rows = {"x": torch.rand(40, 6).round(), "y": torch.arange(40) % 10} if name == "ldm" else {"x": torch.rand(40, 6)}
+    for state in (stored, older):
+        other, _ = small(name)
+        other.loss.load_state_dict(state)
+        fit(other, {**rows, "x": rows["x"].round()}, steps=2, batch=8, lr=1e-9, progress=False)
+        for key, value in other.loss.state_dict().items():
+            assert torch.allclose(value.float(), stored[key].float(), atol=1e-6), key
+
+
+def test_weights_that_have_not_begun_still_do_when_they_are_loaded():
+    model, _ = small("rbm")
+    other, fitting = small("rbm")
+    assert not bool(model.loss.state_dict()["begun"])
+    other.loss.load_state_dict(model.loss.state_dict())
+    own, again = small("rbm")
+    fitting.advance(1)
+    again.advance(1)
+    assert bool(other.loss.begun)
+    assert own.units.visible.abs().max() > 0.1
+    assert torch.equal(own.units.visible, other.units.visible)
+    with pytest.raises(ConfigError, match=r"patience=3 counts measurements of rows that are held out"):
+        fit(other, {"x": torch.rand(8, 6).round()}, steps=2, patience=3, progress=False)

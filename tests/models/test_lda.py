@@ -11,8 +11,10 @@ import torch
 from scipy import stats
 from scipy.special import digamma
 
+from worldformula import Deterministic, E, Normal, Value, log, total
 from worldformula.data import DataSet
 from worldformula.errors import ShapeError, SupportError
+from worldformula.formula.graph.graph import graph
 from worldformula.model.sizes import inferred
 from worldformula.models.lda import SYSTEM, Ascent, Sizes, build, tiny
 from worldformula.testing import check_model
@@ -142,3 +144,21 @@ def test_its_presets():
     assert SYSTEM.sizes("paper").topics == 100
     assert tiny().documents == 1437
     assert "q(theta|c,beta)" in repr(build(tiny()).loss)
+
+
+def test_the_picture_shows_that_counts_depend_on_the_words_of_a_document():
+    """No factor says it: the formula scores counts by their probabilities, whichever of both stands first."""
+    found = graph(small().loss)
+    arrows = {(e.source.key, e.target.key): e.kind for e in found.edges}
+    assert arrows["rho", "c"] == "generative"
+    assert {arrows["theta", "rho"], arrows["beta", "rho"]} == {"generative"}
+    assert {arrows["c", "theta"], arrows["beta", "theta"]} == {"inference"}
+    p = Deterministic("r = f(z)", torch.softmax, shape=3)
+    for body in (Value("n", shape=3) * log(Value("r")), log(Value("r")) * Value("n", shape=3)):
+        drawn = graph(E(Normal("p(z)", shape=3) * p, total(body)).mean())
+        assert [(e.source.key, e.target.key) for e in drawn.edges] == [("z", "r"), ("r", "n")]
+        assert {v.variable.key: v.kind for v in drawn.vertices} == {
+            "r": "deterministic", "z": "latent", "n": "observed",
+        }  # fmt: skip
+    weights = graph(E(Normal("p(z)", shape=3) * p, Value("n") * total(log(Value("r")))).mean())
+    assert [(e.source.key, e.target.key) for e in weights.edges] == [("z", "r")]

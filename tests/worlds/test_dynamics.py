@@ -341,3 +341,27 @@ def test_a_head_of_flags_keeps_its_name_and_role_in_a_level():
     }
     made, _ = levelled(fine=done, roles={"continue": "end"})
     assert made.levels["fine"].head_of("continue") == "end"
+
+
+# ------------------------------------------------------------------------------------------------- policies that pass
+
+
+def test_policies_that_pass_by_are_forgotten_and_one_that_comes_back_acts_as_before():
+    """Forty new policies leave no forty compiled functions behind, in dreams and in the filter alike."""
+    torch.manual_seed(0)
+    made = world()
+    start = made.initial(B)
+    first = Deterministic("a_t = g(h_t)", nn.Linear(D, A), shape=A)
+    seen = {"x": torch.randn(B, X), "first": torch.zeros(B, dtype=torch.bool)}
+
+    def both(policy):
+        dream = made.imagine(start, policy, horizon=2, seed=1)["h"]
+        return dream, made.act(seen, start | {"a": torch.zeros(B, A)}, policy, seed=1)["a"]
+
+    before = both(first)
+    for _ in range(40):
+        both(Deterministic("a_t = g(h_t)", nn.Linear(D, A), shape=A))
+    (level,) = made.levels.values()
+    assert 0 < len(made._strides) <= 16
+    assert 0 < len(level._policies) <= 16
+    assert all(torch.equal(a, b) for a, b in zip(both(first), before, strict=True))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,7 +25,7 @@ Measure = Callable[[int], Mapping[str, float]]
 
 def reproduce(
     name: str, seeds: Sequence[int] | None = None, json_paths: Sequence[str | Path] = (), *,
-    rows: str | Path | None = None, again: bool = False,
+    rows: str | Path | None = None, again: bool = False, quiet: bool = False,
 ) -> bool:  # fmt: skip
     """Measures one card and prints a line per seed; the last line starts with ``PASS`` or ``FAIL``.
 
@@ -34,16 +36,17 @@ def reproduce(
         rows: a folder for the row of every seed, written when the seed ends; what lies there and still holds (see
             `worldformula.cards.rows`) is not measured again. None keeps nothing.
         again: measure what lies there too.
+        quiet: print the table and the verdict alone, and nothing that a measuring file prints.
 
     Returns:
         True if all conditions of the card hold.
     """
-    return measure(load(name), seeds, json_paths, rows=rows, again=again)
+    return measure(load(name), seeds, json_paths, rows=rows, again=again, quiet=quiet)
 
 
 def measure(
     card: Card, seeds: Sequence[int] | None = None, json_paths: Sequence[str | Path] = (), *,
-    rows: str | Path | None = None, again: bool = False,
+    rows: str | Path | None = None, again: bool = False, quiet: bool = False,
 ) -> bool:  # fmt: skip
     """`reproduce` for a card at hand."""
     chosen = tuple(card.seeds if seeds is None else seeds)
@@ -55,9 +58,9 @@ def measure(
             f"number again says nothing new, and would narrow the interval of a mean."
         )
     entry = resolve(card)
-    print(f"{card.name} ({card.system}): {card.claim}", flush=True)
     kept = Rows(rows, card)
-    with threads(card.threads):
+    with threads(card.threads), contextlib.redirect_stdout(io.StringIO()) if quiet else contextlib.nullcontext():
+        print(f"{card.name} ({card.system}): {card.claim}", flush=True)
         found = [_row(card, entry, seed, kept, again=again) for seed in chosen]
         about = {**machine(), "date": max(row.date for row in found)}
     keys = list(found[0].metrics)

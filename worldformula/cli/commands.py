@@ -199,13 +199,16 @@ class Plan(OnFolder):
 class Report(OnFolder):
     """Measure the newest checkpoint of a run and write its report.html: curves, formula, dreams or samples."""
 
+    quiet: Flag = False
+    """Print what was measured, and warnings, alone: nothing on the way."""
+
     def run(self) -> int:
         """Writes the page."""
         if (fitted := self.fitted()) is not None:
             fit.report(fitted)
             return 0
         run, agent, _ = self.opened()
-        write_report(run.folder, agent, devices.describe(devices.choose(self.device)))
+        write_report(run.folder, agent, devices.describe(devices.choose(self.device)), quiet=self.quiet)
         return 0
 
 
@@ -230,6 +233,8 @@ class Reproduce:
     record: Flag = False
     """Keep the result in the package, where `worldformula models` shows it; needs a checkout of the source, and the
     card's own seeds."""
+    quiet: Flag = False
+    """Print the table of what was measured and the verdict alone: nothing on the way."""
 
     def run(self) -> int:
         """Measures."""
@@ -246,7 +251,8 @@ class Reproduce:
         for file in files:
             writable(file)
         writable(self.rows / "row", "--rows")
-        return 0 if reproduce(self.name, seeds, files, rows=self.rows, again=self.again) else 1
+        how: dict[str, Any] = {"rows": self.rows, "again": self.again, "quiet": self.quiet}
+        return 0 if reproduce(self.name, seeds, files, **how) else 1
 
 
 def at_least(least: int, **values: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +62,7 @@ class Fit(Trains, FitOptions):
 
     in_file = {"model": "name", "run": "out"} | {
         name: name
-        for name in ("data", "preset", "steps", "batch", "seed", "seeds", "device", "resume", "init", "freeze")
+        for name in ("data", "preset", "steps", "batch", "seed", "seeds", "device", "resume", "init", "freeze", "quiet")
     }
 
     def folder(self) -> Path:
@@ -131,10 +132,11 @@ class Fit(Trains, FitOptions):
         devices.keep_memory()
         config, found = self.prepared()
         run = ModelRun(config, self.folder(), print, found, self.resume_with)
-        for line in header(run):
+        for line in () if self.quiet else header(run):
             print(line, flush=True)
-        with Progress(run.config.fit.steps, max(kept(run.folder), default=0)) as show:
-            run.run(show)
+        shown = None if self.quiet else Progress(run.config.fit.steps, max(kept(run.folder), default=0))
+        with contextlib.nullcontext() if shown is None else shown:
+            run.run(shown)
         print(f"{run.fitting.step:,} steps in {duration(run.fitting.history.seconds)}")
         return report(run)
 

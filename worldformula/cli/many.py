@@ -50,6 +50,9 @@ class Trains:
     freeze: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME")] = ()
     """A part that does not learn, by the name of its weights, e.g. q_z_given_x or world; may be given several times."""
 
+    quiet: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print what was reached, and warnings, alone: nothing at the start and on the way."""
+
     in_file: ClassVar[Mapping[str, str]]
     """What --config may hold -> the field."""
 

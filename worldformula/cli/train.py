@@ -77,7 +77,20 @@ class Train(Trains, TrainOptions):
 
     in_file = {"run": "out", "env-arg": "env_arg", "log-info": "log_info"} | {
         name: name
-        for name in ("env", "pixels", "wrap", "model", "preset", "steps", "seed", "seeds", "device", "init", "freeze")
+        for name in (
+            "env",
+            "pixels",
+            "wrap",
+            "model",
+            "preset",
+            "steps",
+            "seed",
+            "seeds",
+            "device",
+            "init",
+            "freeze",
+            "quiet",
+        )
     }
 
     def __post_init__(self) -> None:
@@ -127,7 +140,7 @@ class Train(Trains, TrainOptions):
         """One run; the mean return that its report measured."""
         if self.resume_with and not kept(RunFolder(self.folder())):
             raise ConfigError("--resume-with changes a run that goes on; write --set for a new run")
-        return {"return": train(self.config(), self.folder(), self.resume_with)}
+        return {"return": train(self.config(), self.folder(), self.resume_with, quiet=self.quiet)}
 
 
 @dataclass(frozen=True)
@@ -143,41 +156,51 @@ class Demo:
     """Environment steps."""
     seed: Number = 0
     """Where all randomness comes from."""
+    quiet: Flag = False
+    """Print what was reached, and warnings, alone: nothing at the start and on the way."""
 
     def run(self) -> int:
         """Trains and reports."""
         config = demo.config(self.steps, self.seed)
         if self.steps <= (least := config.agent.prefill):
             raise ConfigError(f"the demo learns after {least:,} steps: expected --steps above that, got {self.steps:,}")
-        train(config, self.run_folder)
+        train(config, self.run_folder, quiet=self.quiet)
         return 0
 
 
-def train(config: RunConfig, folder: Path, resume_with: tuple[str, ...] = ()) -> float:
-    """Runs a configuration with its header, its display and its report; the mean return that was reached."""
+def train(config: RunConfig, folder: Path, resume_with: tuple[str, ...] = (), *, quiet: bool = False) -> float:
+    """Runs a configuration with its header and its display, unless it is to be ``quiet``, and its report; the mean
+    return that was reached.
+    """
     devices.keep_memory()
-    with Display() as display:
-        loop = Interact(config, catalogue.find(config.model).build, folder, show=display, resume_with=resume_with)
-        for line in header.lines(loop):
-            print(line, flush=True)
-        display.expected = seconds_left(loop)
-        print(header.time_line(loop, display.expected), flush=True)
+    build = catalogue.find(config.model).build
+    if quiet:
+        loop = Interact(config, build, folder, resume_with=resume_with)
         result = loop.run()
+    else:
+        with Display() as display:
+            loop = Interact(config, build, folder, show=display, resume_with=resume_with)
+            for line in header.lines(loop):
+                print(line, flush=True)
+            display.expected = seconds_left(loop)
+            print(header.time_line(loop, display.expected), flush=True)
+            result = loop.run()
     count = result.counters
     print(
         f"{count.steps:,} steps, {count.updates:,} updates, {count.episodes} episodes in {duration(result.seconds)}"
         + (f"; the environment failed {count.failures} times and was made anew" if count.failures else "")
         + (f"; {count.cut} episodes were cut where the run went on" if count.cut else "")
     )
-    return write_report(loop.folder, loop.agent, devices.describe(loop.device))
+    return write_report(loop.folder, loop.agent, devices.describe(loop.device), quiet=quiet)
 
 
-def write_report(folder: RunFolder, agent: Agent, device: str) -> float:
+def write_report(folder: RunFolder, agent: Agent, device: str, *, quiet: bool = False) -> float:
     """Measures the agent, writes report.html, prints what was reached and where the page is; the mean return."""
     from worldformula.report.evidence import Evidence, load
     from worldformula.report.write import write
 
-    print("measuring what the page shows, and writing it …", flush=True)
+    if not quiet:
+        print("measuring what the page shows, and writing it …", flush=True)
     page = write(folder.path, agent, device=device)
     found = load(folder.path) or Evidence()
     best = "not known" if found.best is None else found.best

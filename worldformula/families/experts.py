@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from worldformula.errors import HeadError
-from worldformula.families.base import Params, broadcast, draw_class, wide
+from worldformula.families.base import Params, broadcast, draw_class, log_probs, wide
 from worldformula.families.mixture import MixtureFamily
 from worldformula.families.special import precise, rounded
 from worldformula.families.writing import Sign
@@ -180,8 +180,7 @@ def mixed(
         [like.new_ones(batch) if m is None else (m != 0).to(like.dtype).expand(batch) for m in masks], -1
     )
     shares = there * wide(logits).softmax(-1) if isinstance(logits, Tensor) else there
-    weights = (shares / shares.sum(-1, keepdim=True)).clamp_min(torch.finfo(shares.dtype).tiny).log()
-    return weights, *parts
+    return log_probs(shares / shares.sum(-1, keepdim=True)), *parts
 
 
 def mean_of_present(*values: Tensor | float, flagged: Sequence[int] = ()) -> Tensor:

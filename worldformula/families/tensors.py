@@ -24,6 +24,11 @@ Params: TypeAlias = tuple[Parameter, ...]
 Shape: TypeAlias = tuple[int, ...]
 
 
+IMPOSSIBLE = -(2.0**115)
+"""log 0 as a number, about −4·10³⁴: its sums over factors, groups and steps stay finite in float32, so that no
+difference of two of them is NaN."""
+
+
 def total(x: Tensor, rank: int) -> Tensor:
     """The sum over the last ``rank`` axes. (``Tensor.sum(())`` would sum them all.)"""
     if rank == 0:
@@ -70,10 +75,8 @@ def floating(value: Tensor, like: Parameter) -> Tensor:
 
 
 def finite(logits: Tensor) -> Tensor:
-    """`wide`, with infinite logits as the largest finite ones, so that 0·log 0 is 0 in a cross-entropy."""
-    logits = wide(logits)
-    info = torch.finfo(logits.dtype)
-    return logits.clamp(info.min, info.max)
+    """`wide`, with infinite logits as finite ones, ±`IMPOSSIBLE`, so that 0·log 0 is 0 in a cross-entropy."""
+    return wide(logits).clamp(IMPOSSIBLE, -IMPOSSIBLE)
 
 
 def widen(params: Params) -> Params:
@@ -203,7 +206,7 @@ def softmax(logits: Tensor) -> Tensor:
 def log_mix(logits: Tensor, unimix: Parameter) -> Tensor:
     """Normalised log-probabilities of ``(1 - unimix)·softmax(logits) + unimix/K``, over the last axis, all finite.
 
-    A class that is masked by a logit of -inf gets the lowest finite number, so that 0·log 0 stays 0 in the sums.
+    A class that is masked by a logit of -inf gets `IMPOSSIBLE`, so that 0·log 0 stays 0 in the sums.
     """
     logits = wide(logits)
     if isinstance(unimix, Tensor):  # which may be 0, and is not looked at
@@ -213,14 +216,14 @@ def log_mix(logits: Tensor, unimix: Parameter) -> Tensor:
         )
         return torch.where(shares > tiny, shares.clamp_min(tiny).log(), log_mix(logits, 0.0))
     if unimix == 0.0:
-        return logits.log_softmax(-1).clamp_min(torch.finfo(logits.dtype).min)
+        return logits.log_softmax(-1).clamp_min(IMPOSSIBLE)
     return affine(softmax(logits), 1.0 - unimix, unimix / logits.shape[-1]).log()
 
 
 def log_probs(probs: Tensor) -> Tensor:
-    """Logits of given probabilities; a probability of 0 becomes the smallest positive number."""
+    """Logits of given probabilities; that of 0 is `IMPOSSIBLE`, without a gradient."""
     probs = wide(probs)
-    return probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
+    return torch.where(probs <= 0.0, IMPOSSIBLE, probs.clamp_min(torch.finfo(probs.dtype).tiny).log())
 
 
 def draw_class(probs: Tensor, noise: Tensor) -> Tensor:

@@ -19,13 +19,15 @@ from worldformula.families.objects import Wrapper
 from worldformula.families.opaque import Folded
 from worldformula.families.tensors import floating, with_axes
 from worldformula.formula import series
+from worldformula.gradients import transformed
 
 Operand = Any  # a tensor, or a family's parameters: a tuple of tensors, numbers and opaque objects
 RUNTIME = (
     "flat", "steps", "stack", "kept", "shift", "restart", "repeat", "wide", "stop", "noise_for", "mode_like",
     "one_batch", "matched", "along", "fold", "unfold", "counted", "filled", "zeros", "support", "dreg",
     "alive", "both", "padded", "behind", "as_floats", "widened", "finite", "advance", "counting", "above_zero",
-    "at_every_step", "of_number", "bounded", "as_value", "steps_kept", "rows", "by_row", "single",
+    "at_every_step", "of_number", "bounded", "as_value", "steps_kept", "rows", "by_row", "single", "expected",
+    "log_expected",
 )  # fmt: skip
 widened, finite = tensors.wide, tensors.finite  # the precision of densities, and finite logits
 rows, by_row, single = of_shared.rows, of_shared.by_row, of_shared.single  # what all rows share, seen by each
@@ -199,6 +201,45 @@ def support(family: Family, rank: int, shape: tuple[int, ...], params: Operand, 
     values = family.support(shape).to(like.device)
     values = values.to(like.dtype) if values.is_floating_point() else values
     return values.reshape(-1, *(1,) * len(batch), *shape).expand(-1, *batch, *shape)
+
+
+def expected(log_share: Tensor, x: Tensor | float, axis: int) -> Tensor:
+    """Σ p·x over an axis of values, from their log-probabilities: 0 where p is 0, also of an infinite x, as measure
+    theory has 0·∞ = 0. What is NaN there stays NaN. What is infinite elsewhere is so without a gradient, as a zero that
+    comes back from an E around this one would make it NaN.
+    """
+    share = log_share.exp()
+    found = (share * x).sum(axis)
+    if not isinstance(x, Tensor) or not x.is_floating_point() or (_at_hand(x) and _all_below(found, math.inf)):
+        return found
+    infinite = x.isinf()
+    beyond = torch.where(infinite & (share > 0), x.detach(), 0.0).sum(axis)
+    return (share * x.masked_fill(infinite, 0.0)).sum(axis) + beyond
+
+
+def log_expected(log_share: Tensor, x: Tensor | float, axis: int) -> Tensor:
+    """log Σ p·eˣ over an axis of values, from their log-probabilities: a value whose p is 0 adds nothing, however large
+    x is. −∞ with the gradient 0 where nothing is left, where torch's own log-sum-exp has NaN.
+
+    Both sides are kept apart from what log 0 is computed as, which would swallow a density and give it back as log 1.
+    """
+    if not isinstance(x, Tensor) or (_at_hand(x) and _all_below(x, _APART[1])):
+        return (log_share + x).logsumexp(axis)
+    found = (log_share + widened(x).clamp(*_APART)).logsumexp(axis)
+    return found.masked_fill(found < 0.5 * tensors.IMPOSSIBLE, -math.inf)
+
+
+_APART = 8.0 * tensors.IMPOSSIBLE, -0.25 * tensors.IMPOSSIBLE
+
+
+def _at_hand(x: Tensor) -> bool:
+    """Whether a look at the numbers costs less than the operations that it saves: no device is waited for."""
+    return x.device.type == "cpu" and not is_compiling() and not transformed()
+
+
+def _all_below(x: Tensor, bound: float) -> bool:
+    """Whether all numbers are smaller than a bound, either way; NaN is not."""
+    return x.numel() > 0 and x.detach().abs().max().item() < bound
 
 
 def dreg(log_weights: Tensor, axis: int, *draws: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from worldformula.formula.factors.joint import Factor, Joint, as_uses
 from worldformula.formula.print.notebook import parts_html
 from worldformula.formula.syntax.check import draw_order
 from worldformula.metrics.likelihood import importance_bound
+from worldformula.training.begun import note_beginning
 from worldformula.training.chains import Chains
 from worldformula.training.game import Game, losses
 from worldformula.training.schedules import Schedule
@@ -48,6 +49,10 @@ class Model:
     """
 
     loss: Expression | Game
+
+    def __post_init__(self) -> None:
+        if type(self).begin is not Model.begin or type(self).before is not Model.before:
+            note_beginning(self.loss)
 
     def _repr_html_(self) -> str:
         parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "loss"}  # type: ignore[arg-type]

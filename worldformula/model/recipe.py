@@ -8,6 +8,7 @@ from typing import Any
 
 from worldformula.errors import ConfigError
 from worldformula.model.contract import Model
+from worldformula.training.begun import has_begun, set_begun
 from worldformula.training.chains import Chains
 from worldformula.training.config import FitConfig
 from worldformula.training.minimise import Fitting, Inputs
@@ -38,7 +39,7 @@ def fitting(
     Raises:
         ConfigError: the model begins with all rows, and they are no arrays.
     """
-    fresh, arrays = not getattr(model.loss, "begun", False), isinstance(rows, dict)
+    fresh, arrays = not has_begun(model.loss), isinstance(rows, dict)
     begins_with_rows = type(model).begin is not Model.begin
     if fresh and begins_with_rows and not arrays:
         raise ConfigError(
@@ -53,7 +54,7 @@ def fitting(
         with contextlib.nullcontext() if begins is None else forked(begins):
             if fresh and begins_with_rows:
                 model.begin(rows)
-            model.loss.__dict__["begun"] = True
+            set_begun(model.loss)
             return model.chains(rows if arrays else {})
 
     recipe = Recipe(first, begin, model.varied, model.judged)

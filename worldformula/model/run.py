@@ -35,6 +35,7 @@ from worldformula.run.folder import RunFolder
 from worldformula.run.kinds import expect
 from worldformula.run.run import Run, kept
 from worldformula.training import checkpoint, devices
+from worldformula.training.begun import set_begun
 from worldformula.training.fit import Fitting
 from worldformula.training.seeding import derived, forked
 from worldformula.training.validation import Validation
@@ -89,7 +90,7 @@ class ModelRun(Fit):
         if missing := [name for name in self.model.coefficients if name not in symbols]:
             raise ConfigError(f"the formula of {config.model} has the coefficient {missing[0]}: --set {missing[0]}=1.0")
         if config.init:
-            self.model.loss.__dict__["begun"] = True  # where the other run ended
+            set_begun(self.model.loss)  # where the other run ended
         fitting = recipe.fitting(
             self.model, rows, config.fit, config.before, seed=derived(seed, TRAIN), begins=derived(seed, BEGIN),
             symbols=symbols,

@@ -236,7 +236,7 @@ def build(sizes: Sizes, stage: Model | None = None) -> LDM:
     Z, schedule, rescale = sizes.latent, Schedule(diffusion.cosine(sizes.steps)), Rescale()
     probs = torch.full((sizes.steps + 1,), 1 / sizes.steps)
     probs[0] = 0.0
-    data = Data("p_data(x)", shape=sizes.pixels) * Data("p_data(c)", shape=sizes.length)
+    data = Data("p_data(x)", shape=sizes.pixels) * Data("p_data(c)", shape=sizes.length, levels=LETTERS)
     code = sg(Joint.of(cast(Factor, stage._need("encode"))))
     scaled = Deterministic("z_0 = rescale(z)", rescale, shape=Z)
     kept = Bernoulli("p(k)", probs=1 - sizes.untold, shape=1)

@@ -65,7 +65,7 @@ def build(sizes: Sizes) -> Transformer:
         dropout=sizes.dropout,
     )  # fmt: skip
     density = Autoregressive("p(x|y)" if sizes.classes else "p(x)", net, family=Categorical, shape=sizes.length)
-    data = Data("p_data(x)", shape=sizes.length)
+    data = Data("p_data(x)", shape=sizes.length, levels=sizes.levels)
     known = data * Data("p_data(y)", shape=sizes.classes) if sizes.classes else data
     return Transformer(density, E(known, -log(density)).mean())
 

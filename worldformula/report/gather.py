@@ -24,7 +24,7 @@ from worldformula.report.yardsticks import REPORT, yardsticks
 from worldformula.run.config import EnvConfig
 from worldformula.run.contract import Agent, Batch
 from worldformula.run.folder import RunFolder
-from worldformula.run.play import LONGEST, Randomly, executed, patience, play, sight
+from worldformula.run.play import LONGEST, Randomly, executed, patience, play, sight, unended
 from worldformula.training import settings
 from worldformula.training.devices import describe
 from worldformula.training.seeding import derived, forked
@@ -143,7 +143,7 @@ def recorded(
     turns = play(envs, Randomly(envs.actions, seed) if agent is None else agent, rows, explore=False)
     while (ended < episodes // num).any() and (ended.any() or len(table) < patience(env)):
         if len(table) > LONGEST * (episodes // num):
-            raise ConfigError(f"an episode of {env.id} did not end within {LONGEST} actions; set env.max_steps")
+            raise ConfigError(unended(env.id))
         if not ended[0] and (picture := sight(rows, envs)) is not None:
             pictures.append(picture)
         if not ended[0] and events is not None:

@@ -223,6 +223,16 @@ class Halting(Protocol):
         ...
 
 
+@runtime_checkable
+class Placed(Protocol):
+    """A task whose step alone does not say where it is."""
+
+    @property
+    def place(self) -> str:
+        """In words, as "step 40" or "step 40 of stage"."""
+        ...
+
+
 Write = Callable[[int, Mapping[str, float]], None]
 """``write(step, numbers)``: a line of ``metrics.jsonl``."""
 

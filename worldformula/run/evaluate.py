@@ -14,7 +14,7 @@ from worldformula.errors import ConfigError
 from worldformula.run.checks import limited
 from worldformula.run.config import EnvConfig
 from worldformula.run.contract import Acting
-from worldformula.run.play import LONGEST, patience, play
+from worldformula.run.play import LONGEST, patience, play, unended
 from worldformula.training.seeding import forked
 
 
@@ -110,6 +110,6 @@ def _played(agent: Acting, envs: Envs, episodes: int, seed: int, explore: bool, 
             if all(len(f) >= q for f, q in zip(found, quota, strict=True)):
                 break
         else:
-            raise _Endless(f"an episode of {envs.id} did not end within {LONGEST} actions; set env.max_steps")
+            raise _Endless(unended(envs.id))
     ordered = [pair for stream in found for pair in stream]
     return Evaluation(tuple(score for score, _ in ordered), tuple(length for _, length in ordered))

@@ -39,6 +39,12 @@ class Fit:
         """Updates of the whole run."""
         return self.fitting.goal
 
+    @property
+    def place(self) -> str:
+        """Where it is, in words: among the updates of what comes before it, where these go on."""
+        first = self.fitting.first
+        return f"step {self.step:,}" if first is None or not first.step else f"step {first.step:,} of {first.name}"
+
     def begin(self) -> None:
         """Nothing is left behind by a fit that never reached a checkpoint."""
 
@@ -55,8 +61,17 @@ class Fit:
         return {"fit": self.fitting.state_dict()}
 
     def advance(self, until: int, write: Write, asked: Callable[[], bool]) -> None:
-        """Updates; their rows are written once those of the other data stand beside them."""
-        self.fitting.advance(until, show=self.show, callback=lambda *_: asked())
+        """Updates; their rows are written once those of the other data stand beside them. In what comes before the
+        first of them, as many as lie between two checkpoints.
+        """
+        before = 0
+
+        def ended(*_: object) -> bool:
+            nonlocal before
+            before += self.fitting.first is not None
+            return asked() or (before >= self.every and self.fitting.first is not None)
+
+        self.fitting.advance(until, show=self.show, callback=ended)
         if self.fitting.step >= min(until, self.goal):
             self.test()
         rows = self.fitting.history.rows

@@ -23,6 +23,11 @@ def patience(env: EnvConfig) -> int:
     return max(ENDLESS, (env.max_steps or 0) + 1)
 
 
+def unended(env: str) -> str:
+    """What is said of an environment whose episode nobody waits for any more."""
+    return f"an episode of {env} did not end within {LONGEST} actions; set env.max_steps"
+
+
 class Turn(NamedTuple):
     """What one stream after another saw, did, and saw then."""
 

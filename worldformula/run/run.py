@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from worldformula.errors import CheckpointError, RunFolderError, WorldformulaError, table
-from worldformula.run.contract import Halting, Task
+from worldformula.run.contract import Halting, Placed, Task
 from worldformula.run.folder import MetricsLog, RunFolder
 from worldformula.run.kinds import expect
 from worldformula.training import checkpoint, devices
@@ -37,6 +37,7 @@ class Run:
         changed: Mapping[str, tuple[Any, Any]] | None = None,
     ) -> None:  # fmt: skip
         self.task, self.folder, self.say, self.changed = task, folder, say, changed or {}
+        self._stored = ""  # where the task was when it was stored last
 
     def go(self, asked: Callable[[], bool] = lambda: False) -> None:
         """Works to the end, or goes on to it; at once if it was reached before. ``asked``: also stop when that says so.
@@ -65,10 +66,9 @@ class Run:
                         self._part(log, lambda: stop.asked or asked())
                 except KeyboardInterrupt:  # pressed twice, it comes at once, and the last part is lost
                     steps = kept(folder)
-                    after = f"go on after step {steps[-1]:,}" if steps else "start again, as it had no checkpoint yet"
-                    raise KeyboardInterrupt(
-                        f"interrupted at step {task.step:,}; {after}: {task.resume_hint()}"
-                    ) from None
+                    stored = self._stored or (f"step {steps[-1]:,}" if steps else "")
+                    after = f"go on after {stored}" if steps else "start again, as it had no checkpoint yet"
+                    raise KeyboardInterrupt(f"interrupted at {place(task)}; {after}: {task.resume_hint()}") from None
 
     def _part(self, log: MetricsLog, asked: Callable[[], bool]) -> None:
         """Up to the next checkpoint, which is written."""
@@ -76,6 +76,7 @@ class Run:
         task.advance(min((task.step // task.every + 1) * task.every, task.goal), log.write, asked)
         state = task.state()
         checkpoint.save(self.folder.checkpoints, task.step, {**state, "metrics": log.position()})
+        self._stored = place(task)
         task.kept()
         if asked() and task.step < task.goal:
             raise KeyboardInterrupt
@@ -103,6 +104,11 @@ class Run:
         with checked(found):
             self.task.restore(found.state)
             return int(found.state["metrics"])
+
+
+def place(task: Task) -> str:
+    """Where a task is, in words."""
+    return task.place if isinstance(task, Placed) else f"step {task.step:,}"
 
 
 @contextlib.contextmanager

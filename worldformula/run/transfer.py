@@ -13,7 +13,7 @@ from worldformula.errors import CheckpointError, ConfigError, RunFolderError, ta
 from worldformula.run.contract import Build
 from worldformula.run.folder import RunFolder
 from worldformula.run.kinds import kind_of
-from worldformula.training import checkpoint
+from worldformula.training import begun, checkpoint
 from worldformula.vocabulary import Vocabulary
 
 WORLD = "world."  # before the names of an agent's world, which is also trained by itself
@@ -113,7 +113,7 @@ def take(module: nn.Module, run: str | Path, say: Callable[[str], None]) -> None
     Raises:
         ConfigError: no name agrees, or tensors of one name have different shapes; they are listed.
     """
-    own, there = module.state_dict(), weights_of(run)
+    own, there = ({k: v for k, v in w.items() if k != begun.NAME} for w in (module.state_dict(), weights_of(run)))
     forms = (
         there,
         {WORLD + name: value for name, value in there.items()},

@@ -19,7 +19,7 @@ from worldformula.errors import ConfigError
 from worldformula.metrics.success import Share, wilson
 from worldformula.run.config import EnvConfig
 from worldformula.run.contract import Acting
-from worldformula.run.play import LONGEST, play
+from worldformula.run.play import LONGEST, play, unended
 from worldformula.training.seeding import forked
 
 SUCCESS = "label/success"
@@ -72,7 +72,7 @@ def _played(agent: Acting, env: EnvConfig, options: Mapping[str, Any], episodes:
                 if not running.any():
                     break
                 if count > LONGEST:
-                    raise ConfigError(f"an episode of {env.id} did not end within {LONGEST} actions; set env.max_steps")
+                    raise ConfigError(unended(env.id))
     finally:
         envs.close()
     return Varied(wilson(int(final.sum()), episodes), wilson(int(ever.sum()), episodes))

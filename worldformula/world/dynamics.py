@@ -32,6 +32,7 @@ from worldformula.world.conditions import held as held_values
 from worldformula.world.conditions import no_time, read_by, throughout
 from worldformula.world.contract import Actions, head_of
 from worldformula.world.policies import acting, first_action, followed, read_masks
+from worldformula.world.recent import Recent
 from worldformula.world.setting import Setting, first
 from worldformula.world.state import State, Values
 
@@ -54,7 +55,7 @@ class PriorDynamics(nn.Module):
 
     _imagine: Rollout
     _setting: Setting
-    _policies: dict[tuple[int, ...], tuple[Joint, Rollout]]
+    _policies: Recent[tuple[int, ...], tuple[Joint, Rollout]]
     _masks: dict[str, Factor]
     _chosen: dict[tuple[str, ...], Rollout]
     _arrivals: Arrivals
@@ -88,13 +89,13 @@ class PriorDynamics(nn.Module):
         self.__dict__["_arrivals"] = Arrivals(
             self.imagine, self._imagine, self.carried, self.actions, self.duration, plain=not self.conditions
         )
-        self.__dict__["_policies"], self.__dict__["_chosen"] = {}, {}
+        self.__dict__["_policies"], self.__dict__["_chosen"] = Recent(), {}
         known = {*self.plan.carries, *self.actions, *(v.key for f in self.prior.factors for v in f.variables)}
         predicted.check_read(self.heads.values(), {*known, self.plan.counter, *self.conditions}, self.plan.carries)
         self.__dict__["_masks"] = predicted.allowing(self.roles, self.heads, self.actions)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_policies": {}, "_chosen": {}}
+        return {**self.__dict__, "_policies": Recent(), "_chosen": {}}
 
     def __repr__(self) -> str:
         return f"<PriorDynamics {self.prior}; heads {', '.join(map(str, self.heads.values()))}>"
@@ -293,10 +294,12 @@ class PriorDynamics(nn.Module):
         """The compiled rollout of the prior with a policy; one is kept for the same factors."""
         product = joint(policy)
         key = tuple(id(factor) for factor in product.factors)
-        if key not in self._policies:
+
+        def made() -> tuple[Joint, Rollout]:
             allowed = Joint.of(*read_masks(policy, self._masks)) if self._masks else Joint()
-            self._policies[key] = (product, self._rollout(self.prior * allowed * product))
-        return self._policies[key][1]
+            return product, self._rollout(self.prior * allowed * product)  # held, so that its identity is no other's
+
+        return self._policies.found(key, made)[1]
 
     def _rollout(self, product: Joint) -> Rollout:
         own = self._setting

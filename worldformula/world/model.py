@@ -27,6 +27,7 @@ from worldformula.world.contract import Actions, head_of
 from worldformula.world.dynamics import PriorDynamics, joint
 from worldformula.world.levels import levels_given, merged, within
 from worldformula.world.policies import acting
+from worldformula.world.recent import Recent
 from worldformula.world.setting import Setting, first
 from worldformula.world.state import State, Values
 from worldformula.world.stride import Stride, read
@@ -66,7 +67,7 @@ class World(nn.Module):
     _filter: Rollout
     _go_on: Rollout
     _setting: Setting
-    _strides: dict[tuple[int, ...], tuple[Factor | Joint | None, Stride]]
+    _strides: Recent[tuple[int, ...], tuple[Factor | Joint | None, Stride]]
 
     def __init__(
         self,
@@ -114,11 +115,11 @@ class World(nn.Module):
         self.__dict__["_go_on"] = (
             Rollout(self.posterior, clock.index, None, factors, clock.initial, kept, older) if once else self._filter
         )
-        self.__dict__["_strides"] = {}
+        self.__dict__["_strides"] = Recent()
         self._check(several)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_strides": {}}
+        return {**self.__dict__, "_strides": Recent()}
 
     def __repr__(self) -> str:
         heads = ", ".join(map(str, self.heads.values()))
@@ -254,9 +255,8 @@ class World(nn.Module):
         Raises:
             TimeError: the posterior reads a whole series, ``x_{1:T}``, of which one step knows the past alone.
         """
-        if () not in self._strides:
-            self._strides[()] = (None, self._stride(self._go_on))
-        return self._strides[()][1]("observe", observation, state, options)
+        stride = self._strides.found((), lambda: (None, self._stride(self._go_on)))[1]
+        return stride("observe", observation, state, options)
 
     def act(self, observation: Mapping[str, Tensor], state: Values, policy: Factor | Joint, **options: Any) -> State:
         """`observe`, and the actions that a policy draws in the new state, which has them under their names.
@@ -265,14 +265,16 @@ class World(nn.Module):
         π(a_t|h_t,z_t), or a product of one for each action.
         """
         key = tuple(map(id, policy.factors if isinstance(policy, Joint) else (policy,)))
-        if key not in self._strides:
+
+        def made() -> tuple[Factor | Joint, Stride]:
             factors, own, clock = acting(policy, self.actions, State(state)), self._setting, self._go_on.clock
             rollout = Rollout(
                 self.posterior * Joint.of(*factors), clock.index, clock.reset, own.known, clock.initial, own.memories,
                 own.lags, clock.begin,
             )  # fmt: skip
-            self._strides[key] = (policy, self._stride(rollout, self.actions))
-        return self._strides[key][1]("act", observation, state, options)
+            return policy, self._stride(rollout, self.actions)
+
+        return self._strides.found(key, made)[1]("act", observation, state, options)
 
     def _stride(self, rollout: Rollout, chosen: tuple[str, ...] = ()) -> Stride:
         return Stride(rollout, self.carried, self.memory, self.actions, chosen)

@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
 from worldformula.families import Family, bernoulli, normal
+from worldformula.families.base import log_probs
 from worldformula.formula import Bernoulli, Chain, Deterministic, Evidence, Normal, OneHot
 from worldformula.formula.ops.recursions import joined, normalised
 from worldformula.world import World
@@ -135,7 +136,7 @@ def filtering(moves: Moves, readout: Readout, family: Family, sizes: Sizes) -> C
 
     def step(b: Tensor, x: Tensor, *others: Tensor) -> Tensor:
         every, n = torch.eye(states, dtype=b.dtype, device=b.device), len(b)
-        law = torch.where(b.sum(-1, keepdim=True) == 0, 0.0, b.clamp_min(torch.finfo(b.dtype).tiny).log())
+        law = torch.where(b.sum(-1, keepdim=True) == 0, 0.0, log_probs(b))
         z, (x, *read) = every.repeat(n, 1), [v.repeat_interleave(states, 0) for v in (x, *others)]
         pair = moves(z, *read).log_softmax(-1).unflatten(0, (n, states))
         params = family.params(readout(z, *(read[-1:] if sizes.places else ())), shape, {})

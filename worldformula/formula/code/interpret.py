@@ -207,7 +207,7 @@ class _Machine:
         inputs = {read.name: key for key, read in self.plan.inputs.items() if not self.plan.shapes.get(key)}
         if op.kind == "draw" and self.plan.reference is not None and not self.plan.reference[1]:
             inputs, reads = {"reference": self.plan.reference[0]}, ["reference"]
-        elif op.kind == "binary":
+        elif op.kind == "binary" or op.how in ("expected", "log_expected"):
             reads = [a for n in op.reads for a in (n, *(self.ops[n].reads if self.ops[n].kind == "lift" else ()))]
         else:
             return ""

@@ -81,7 +81,10 @@ def check_levels(factor: Factor, levels: int, value: Any) -> None:
     if not isinstance(value, Tensor) or value.is_meta or _vectorised(value):
         return
     if fault := told(levels_of(levels), value, missing=True):
-        raise SupportError(f"{factor}: expected a value {fault}")
+        raise SupportError(
+            f"{factor}: expected a value {fault}\nsay how many levels the data have: levels= of {factor}, which is a "
+            f"size of a model of the catalogue, --set levels=256; or number their values from 0 to {levels - 1}"
+        )
 
 
 def check_flag_values(op: Op, value: Any, *, soft: bool) -> None:

@@ -291,8 +291,7 @@ class MoE(Experts):
         count = self.family.components
         if not isinstance(logits, Tensor):
             return (1.0 / count,) * count
-        none = 2.0 * torch.finfo(logits.dtype).tiny  # what a share of 0 is computed as, so that it has a logarithm
-        return tuple(0.0 if share < none else share for share in logits.exp().tolist())
+        return tuple(logits.exp().tolist())
 
     @property
     def definition(self) -> str:

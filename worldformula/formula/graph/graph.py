@@ -16,7 +16,7 @@ from worldformula.errors import UnknownVariableError, near
 from worldformula.formula.expressions.expression import Expression
 from worldformula.formula.factors.experts import MoE
 from worldformula.formula.graph.model import Edge, EdgeKind, Graph, Vertex, VertexKind
-from worldformula.formula.graph.observed import beside, drawn, free, inferring, slot
+from worldformula.formula.graph.observed import beside, counts, drawn, free, inferring, slot
 from worldformula.formula.graph.picture import svg
 from worldformula.formula.graph.plates import Plate, plates
 from worldformula.formula.syntax.factor import Factor
@@ -33,7 +33,8 @@ def graph(source: Expression | Node | Iterable[Factor], observed: Iterable[str] 
     A factor is generative unless its letter starts with ``q`` (and something is drawn from it, or another factor
     declares the same variable), or an expectation samples it while another factor declares the same variable. A
     deterministic factor belongs to the inference model when only that model reads it. What is made of other factors,
-    such as a product of experts, is drawn as these.
+    such as a product of experts, is drawn as these. Counts that a formula scores by their probabilities itself, in
+    total(c · log ρ), depend on these.
 
     Args:
         source: an expression, its node, or a list of factors.
@@ -53,9 +54,12 @@ def graph(source: Expression | Node | Iterable[Factor], observed: Iterable[str] 
     headers = [f.header for f in known]
     edge_kinds = _edge_kinds(known, inferring(node) if isinstance(node, Node) else None)
     edges = [Edge(c, v, k) for h, k in zip(headers, edge_kinds, strict=True) for c in h.conditions for v in h.variables]
-    variables = list(dict.fromkeys(v for h in headers for v in (*h.variables, *h.conditions)))
-    edges += _links(variables, edges)
     made = {v for h in headers for v in h.variables}
+    counted = counts(node) if isinstance(node, Node) else []
+    edges += [Edge(rho, c, "generative") for rho, c in counted if rho in made and c not in made]
+    read = (v for h in headers for v in (*h.variables, *h.conditions))
+    variables = list(dict.fromkeys((*read, *(e.target for e in edges))))
+    edges += _links(variables, edges)
     edges += [Edge(v, z, "generative") for v in variables if v in made and (z := _from(v, variables)) is not None]
     vertex_kinds = _vertex_kinds(known, edge_kinds, node if isinstance(node, Node) else None, observed)
     earlier = [replace(e, source=e.source.at(-1), target=e.target.at(-1)) for e in edges if _within_step(e)]

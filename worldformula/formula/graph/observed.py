@@ -8,12 +8,15 @@ from dataclasses import replace
 from worldformula.formula.ops.base import Expanded, OwnEntropy
 from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.nodes import (
+    Binary,
     Divergence,
     Expectation,
+    Function,
     Integral,
     Log,
     Node,
     Operator,
+    OverEvent,
     OverTime,
     Product,
     Ratio,
@@ -66,6 +69,21 @@ def beside(node: Node) -> set[int]:
     r"""Identities of the factors that operators draw for their own use, as the noise of a score: q(\tilde x|x)."""
     extra = (u.factor for n in everything(node) if isinstance(n, Operator) for u in n.extra if u.factor.family)
     return {id(f) for f in extra if [_bare(c) for c in f.conditions] == [_bare(f.variable)]}
+
+
+def counts(node: Node) -> list[tuple[Variable, Variable]]:
+    """What is counted by its probabilities, each behind these: total(c · log ρ) is, up to what the data alone say, the
+    log-density of counts or shares c of whose classes ρ are the probabilities, and no factor says so.
+    """
+    found = []
+    for n in everything(node):
+        match n:
+            case OverEvent("total", Binary("*", left, right)):
+                for c, log in ((left, right), (right, left)):
+                    match c, log:
+                        case Value(variable), Function("log", Value(probabilities)):
+                            found.append((probabilities, variable))
+    return found
 
 
 def _bare(variable: Variable) -> Variable:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from worldformula.families.base import Family
+from worldformula.families.tensors import IMPOSSIBLE
 from worldformula.formula.runtime import along
 
 
@@ -57,8 +58,11 @@ def predicted(law: Tensor, start: Tensor, pair: Tensor, *, first: int) -> Tensor
 
 
 def joined(law: Tensor, start: Tensor, pair: Tensor, own: Tensor, *, first: int) -> Tensor:
-    """log p(z_t, x_t|x_{<t}) [B, S]: `predicted`, and ``own``, log p(x_t|z_t) [B, S]."""
-    return predicted(law, start, pair, first=first) + own
+    """log p(z_t, x_t|x_{<t}) [B, S]: `predicted`, and ``own``, log p(x_t|z_t) [B, S]. What is impossible is −∞, where
+    tables of probabilities have a number for log 0: less itself, as `normalised` takes it, that would be log 1.
+    """
+    joint = predicted(law, start, pair, first=first) + own
+    return joint.masked_fill(joint < 0.5 * IMPOSSIBLE, -torch.inf)
 
 
 def _pairs(pair: Tensor, t: int) -> Tensor:

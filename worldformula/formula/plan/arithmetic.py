@@ -74,6 +74,16 @@ def _known(draft: Draft, name: str, event: tuple[int, ...] | None) -> str:
     return name
 
 
+def expected(draft: Draft, how: str, log_share: Ref, value: Ref, axis: int) -> Ref:
+    """Σ p·value, or ``log_expected`` log Σ p·exp(value), over the values of an enumerated variable."""
+    rank = draft.rank(value)
+    args = _lift(draft, log_share, rank), value
+    if not all(map(draft.common, args)):
+        args = tuple(map(draft.in_rows, args))
+    op = Op("", "samples", args, how=how, axis=axis, rank=rank)
+    return _known(draft, draft.add(how.replace("expected", "expectation"), op), _event(draft, value))
+
+
 def unary(draft: Draft, kind: str, body: Ref) -> Ref:
     """Minus, or stop-gradient."""
     wish = f"{kind}_{body}" if isinstance(body, str) and len(body) < LONG else kind

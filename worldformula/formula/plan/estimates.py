@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Mapping
 from dataclasses import replace
+from functools import reduce
 
 from worldformula.errors import FormulaError, GradientError
 from worldformula.formula import baselines
 from worldformula.formula.plan import resampling
-from worldformula.formula.plan.arithmetic import binary, function, over_batch, refuse_mixed, unary
+from worldformula.formula.plan.arithmetic import binary, expected, function, over_batch, refuse_mixed, unary
 from worldformula.formula.plan.densities import draw, log_density, params, samples_axis
 from worldformula.formula.plan.draft import Draft
 from worldformula.formula.plan.plan import Op, Ref
@@ -109,10 +110,13 @@ def _sampled(draft: Draft, node: Expectation, scope: Scope) -> Steps:
     inside, axis = _enter(draft, node, scope)
     value = yield from _alone(draft, node.body, inside)
     value = yield from _score(draft, node, value, inside, axis)
-    for use in reversed(_enumerated(node)):
-        logq = _share(draft, use, node, inside)
-        weighted = binary(draft, "*", function(draft, "exp", logq), value)
-        value = _without(draft, "sum", weighted, _own_axis(draft, inside, use))
+    uses = _enumerated(node)[::-1]
+    shares = [_share(draft, use, node, inside) for use in uses]
+    if shares:  # joined first: what one variable makes impossible may be ∞ and −∞ over the values of another
+        share = reduce(lambda left, right: binary(draft, "+", left, right), shares)
+        value = expected(draft, "expected", share, value, _own_axis(draft, inside, uses[0]))
+    for use in uses[1:]:
+        value = _without(draft, "sum", value, _own_axis(draft, inside, use))
     return _without(draft, "mean", value, axis)
 
 
@@ -126,7 +130,7 @@ def log_expectation(draft: Draft, node: Expectation, scope: Scope) -> Steps:
     value = yield from _alone(draft, node.body, replace(inside, held=held, weighs=weighs), log=True)
     for use in reversed(_enumerated(node)):
         logq = _share(draft, use, node, inside)
-        value = _without(draft, "logsumexp", binary(draft, "+", value, logq), _own_axis(draft, inside, use))
+        value = expected(draft, "log_expected", logq, value, _own_axis(draft, inside, use))
     if dreg and axis is not None and isinstance(value, str):
         draws = [inside.values[u.factor.variable] for u in node.q if u.factor.family is not None]
         if draft.of_row(value) and any(map(draft.common, draws)):

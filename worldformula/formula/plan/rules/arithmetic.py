@@ -132,8 +132,11 @@ def _write_over_batch(w: Any, op: Op) -> str:
 
 def _samples(m: Any, op: Op, args: list[Any]) -> Any:
     place = m.ops[op.reads[0]].axes.index(cast(int, op.axis))
-    if op.how == "dreg":
-        return runtime.dreg(args[0], place, *args[1:])
+    match op.how:
+        case "dreg":
+            return runtime.dreg(args[0], place, *args[1:])
+        case "expected" | "log_expected":
+            return getattr(runtime, op.how)(*args, place)
     if op.how == "logmeanexp":
         return args[0].logsumexp(place) - math.log(m.plan.sizes[op.axis])
     return getattr(args[0], op.how)(place)
@@ -146,6 +149,8 @@ def _write_samples(w: Any, op: Op) -> str:
             return f"{w.ref(op.args[0], tight=True)}.logsumexp({place}) - {math.log(w.plan.sizes[op.axis])!r}"
         case "dreg":
             return f"dreg({', '.join([w.ref(op.args[0]), str(place), *map(w.ref, op.args[1:])])})"
+        case "expected" | "log_expected":
+            return f"{op.how}({', '.join(map(w.ref, op.args))}, {place})"
     return f"{w.ref(op.args[0], tight=True)}.{op.how}({place})"
 
 
