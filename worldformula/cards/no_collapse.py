@@ -117,16 +117,21 @@ def known(seed: int) -> Clips:
     return Clips.of(seed, CLIPS)
 
 
-def learn(model: nn.Module, loss: Callable[[dict[str, Tensor]], Tensor], seed: int, updates: int = UPDATES) -> None:
-    """Adam on clips of this seed; its step size grows for 50 updates, and falls to 0 in the second half."""
-    clips, rows = known(seed), torch.Generator().manual_seed(seed)
+def learn(
+    model: nn.Module, loss: Callable[[dict[str, Tensor]], Tensor], seed: int, updates: int = UPDATES,
+    clips: Clips | None = None,
+) -> None:  # fmt: skip
+    """Adam on these clips, or on those of this seed; its step size grows for 50 updates, and falls to 0 in the second
+    half.
+    """
+    clips, rows = known(seed) if clips is None else clips, torch.Generator().manual_seed(seed)
     adam = torch.optim.Adam(model.parameters(), RATE, fused=True)
     shape = torch.optim.lr_scheduler.LambdaLR(
         adam, lambda i: min(1, (i + 1) / 50, max(0.02, 2 * (updates - i) / updates))
     )
     for _ in range(updates):
         adam.zero_grad()
-        value = loss(clips.batch(torch.randint(CLIPS, (BATCH,), generator=rows)))
+        value = loss(clips.batch(torch.randint(len(clips.images), (BATCH,), generator=rows)))
         torch.autograd.backward(value)
         adam.step()
         shape.step()
