@@ -6,8 +6,9 @@ import torch
 
 from worldformula.cards import jepa_mpc, no_collapse, variation
 from worldformula.cards.rooms import STEPS, Episodes
-from worldformula.envs.two_rooms import FACTORS, Rooms
-from worldformula.errors import CardError
+from worldformula.envs.two_rooms import FACTORS, Rooms, two_rooms, wander
+from worldformula.envs.variation import one_at_a_time
+from worldformula.errors import CardError, ConfigError
 from worldformula.planners.cem import CEM
 
 
@@ -40,6 +41,30 @@ def test_variations_are_seen_as_the_environment_shows_them(name, monkeypatch):
     found = seen(np.stack((env.position, env.goal)))
     np.testing.assert_array_equal((255 * found[0]).round().numpy(), env.render())
     np.testing.assert_array_equal((255 * seen.goals[0]).round().numpy(), env.batch_render(env.goal[None])[0])
+
+
+def test_clips_of_variations_show_each_factor_alone():
+    """Red above blue is an orange point and its area its radius; blue far above red a blue one; grey is wall."""
+    names, own = list(one_at_a_time("two_rooms")), variation.clips(3, 20)
+    kinds = np.array([names[i % 5] for i in range(20)])
+    red, blue = own.images[..., 0].double(), own.images[..., 2].double()
+    of_blue = ((blue - red) > 100).flatten(1).any(1).numpy()
+    np.testing.assert_array_equal(of_blue, kinds == "colour")
+    area = ((red - blue).clamp_min(0) / 209).sum((2, 3)).mean(1).numpy() * (65 / 33) ** 2
+    expected = np.pi * np.where(kinds == "size", 4.0, 2.5) ** 2
+    np.testing.assert_allclose(area[~of_blue], expected[~of_blue], rtol=0.15)
+    grey = ((red.clamp_max(120) - 24) / 96).mean((2, 3))[:, 0].numpy()
+    np.testing.assert_array_equal(grey > 0.345, kinds == "walls")
+    np.testing.assert_array_equal(own.layouts[:, 0] == 5, kinds == "layout")  # a wall that begins at the left edge
+    again = variation.clips(3, 20)
+    assert torch.equal(own.images, again.images)
+    assert torch.equal(own.actions, again.actions)
+
+
+def test_kept_is_the_lowest_share_over_that_where_nothing_varies():
+    found = {"final_same": 0.5, "final_colour": 0.2, "final_size": 0.4}
+    assert variation.lowest(found, ["same", "colour", "size"]) == pytest.approx(0.4)
+    assert variation.lowest(found, ["size"]) == pytest.approx(0.8)
 
 
 def test_the_episodes_are_the_ones_that_the_card_tells_of(monkeypatch):
@@ -113,3 +138,11 @@ def test_a_clone_learns_to_go_where_the_later_frame_is():
     assert clone(clips["x"], clips["a"]).mean().item() < before
     seen = jepa_mpc.Pictures(Episodes.of("two", 2))
     assert clone.acting(seen)(Episodes.of("two", 2).starts).shape == (2, 1, 2)
+
+
+def test_points_wander_each_in_the_rooms_that_it_is_given():
+    rooms = [two_rooms(np.random.default_rng(i), thick=3 + 4 * (i % 2)) for i in range(4)]
+    found, _, _ = wander(0, 4, 3, rooms)
+    assert all(one is other for one, other in zip(found, rooms, strict=True))
+    with pytest.raises(ConfigError, match="a layout for each of 5 episodes, got 4"):
+        wander(0, 5, 3, rooms)

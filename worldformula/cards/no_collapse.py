@@ -122,16 +122,19 @@ def known(seed: int) -> Clips:
     return Clips.of(seed, CLIPS)
 
 
-def learn(loss: Expression, seed: int, updates: int = UPDATES) -> None:
-    """Adam on clips of this seed; its step size grows for 50 updates, and falls to 0 in the second half."""
-    clips, rows, noise = known(seed), torch.Generator().manual_seed(seed), continued()
+def learn(loss: Expression, seed: int, updates: int = UPDATES, clips: Clips | None = None) -> None:
+    """Adam on these clips, or on those of this seed; its step size grows for 50 updates, and falls to 0 in the second
+    half.
+    """
+    clips = known(seed) if clips is None else clips
+    count, rows, noise = len(clips.images), torch.Generator().manual_seed(seed), continued()
     adam = torch.optim.Adam(loss.parameters(), RATE, fused=True)
     shape = torch.optim.lr_scheduler.LambdaLR(
         adam, lambda i: min(1, (i + 1) / 50, max(0.02, 2 * (updates - i) / updates))
     )
     read = loss.program.inputs
     fit(
-        loss, lambda: clips.batch(torch.randint(CLIPS, (BATCH,), generator=rows)), batch=BATCH, steps=updates,
+        loss, lambda: clips.batch(torch.randint(count, (BATCH,), generator=rows)), batch=BATCH, steps=updates,
         seed=seed, inputs=lambda given: {**{name: given[name] for name in read}, "generator": noise}, optimizer=adam,
         callback=lambda *_: shape.step(),
     )  # fmt: skip

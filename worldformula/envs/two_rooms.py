@@ -16,7 +16,7 @@ rectangles ``[x0, x1, y0, y1]``. Two-Rooms is the task of PLDM (arXiv:2502.14819
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -351,20 +351,22 @@ def _seen(walls: Floats, begin: Floats, end: Floats) -> bool:
 
 
 def wander(
-    seed: int, episodes: int, steps: int, layout: str | Layout = "two", turn: float = 0.3
+    seed: int, episodes: int, steps: int, layout: str | Layout | Sequence[Layout] = "two", turn: float = 0.3
 ) -> tuple[list[Layout], Floats, NDArray[np.float32]]:
     """Data without a goal: points that keep their heading, which drifts by N(0, turn²) a step and is drawn anew where
-    they hit a wall. ``layout`` is "two", "lying" or "nine", of which each episode draws one, or the one that all
-    are in.
+    they hit a wall. ``layout`` is "two", "lying" or "nine", of which each episode draws one, the one that all are in,
+    or one for each.
 
     Returns:
         The layouts, positions ``[episodes, steps, 2]``, and the actions taken there, ``[episodes, steps, 2]``.
     """
     rng = np.random.default_rng(seed)
-    if isinstance(layout, Layout):
-        layouts = [layout] * episodes
-    else:
+    if isinstance(layout, str):
         layouts = [MAPS[_known(layout)](rng) for _ in range(episodes)]
+    else:
+        layouts = [layout] * episodes if isinstance(layout, Layout) else list(layout)
+    if len(layouts) != episodes:
+        raise ConfigError(f"expected a layout for each of {episodes} episodes, got {len(layouts)}")
     most = max(len(own.walls) for own in layouts)
     walls = np.stack([np.concatenate((own.walls, np.zeros((most - len(own.walls), 4)))) for own in layouts])
     starts = [within(rng, own.rooms[rng.integers(len(own.rooms))]) for own in layouts]
