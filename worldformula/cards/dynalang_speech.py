@@ -31,8 +31,8 @@ ROWS, EPISODES, SCORED = 61, 5, 20  # rows of an episode, episodes that are scor
 FEW, MANY = 0, 189  # words that are never right, beside the eleven
 KNOWN, PRIOR, ENTROPY = 0.85, 0.8, 0.3
 CHUNKS, UNSEEN, STEPS = 1500, 300, 32  # chunks of play to learn from and others, and their rows
-STRAY, RANDOM = 0.3, (0.05,)  # shares of steps that lead anywhere, and of acts that are random
-COLOURS, BESIDE = 2, 2  # the first words; the cell next to the ball, whose row and column have this number
+STRAY, RANDOM = 0.15, (0.05,)  # shares of steps that lead anywhere, and of acts that are random
+COLOURS, BESIDE = 2, (1, 2)  # the first words; the cell below the ball
 ALL = 800  # updates of everything
 SETTINGS = (
     'world.weights=("token=10","reward=10")', "world.dynamics=1.0", "lr=2e-3", "context=0", "imag_last=16", "imagine=12"
@@ -109,7 +109,7 @@ def guesses(rng: np.random.Generator, state: Mapping[str, NDArray[np.floating]])
     and minds the question less.
     """
     x, y = (int(k) for k in state["figure"])
-    there = 4 if x > BESIDE else 2 if y > BESIDE else 0  # left, up, none
+    there = 4 if x > BESIDE[0] else 2 if y > BESIDE[1] else 0  # left, up, none
     move = int(rng.integers(len(MOVES))) if rng.random() < STRAY else there
     due = 1 <= int(state["next"][0]) <= COLOURS
     return {"move": move, "talk": 1 + int(rng.integers(COLOURS)) if due else 0}
