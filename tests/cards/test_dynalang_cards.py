@@ -7,12 +7,16 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from scipy.stats import mannwhitneyu
 
 from worldformula import cards
-from worldformula.cards import dynalang_hint, dynalang_speech, dynalang_text
+from worldformula.agents import dynalang
+from worldformula.cards import dynalang_hint, dynalang_speech, dynalang_text, from_play
+from worldformula.cards.from_play import Begun
 from worldformula.data import DataSet
 from worldformula.envs import Envs, make
 from worldformula.envs.play import play
+from worldformula.world import saying
 
 
 def test_the_bound_is_that_of_a_grammar_whose_choices_are_equally_probable():
@@ -59,10 +63,15 @@ def test_the_claims_are_counted(monkeypatch, told, false, without, holds):
         asked.append((agent, seed, hints))
         return [told, false] if len(hints) == 2 else [without]
 
-    monkeypatch.setattr(dynalang_hint, "learnt", lambda seed, hint: f"learnt from {hint}")
+    def learnt(seed, hint, updates=None):
+        assert updates == (None if hint == "true" else (600, 1400)), "as many without the sentence as with it"
+        return f"learnt from {hint}", [Begun(600, 1.0), Begun(1400, 0.99)]
+
+    monkeypatch.setattr(dynalang_hint, "learnt", learnt)
     monkeypatch.setattr(dynalang_hint, "success", success)
     found = dynalang_hint.measure(5)
-    assert found == {"claims": float(holds), "with": told, "false": false, "without": without}
+    own = {"with": told, "false": false, "without": without}
+    assert found == {"claims": float(holds), **own, "keeps": 600.0, "kept": 1.0, "knows": 1400.0, "known": 0.99}
     assert asked == [("learnt from true", 5, ("true", "swapped")), ("learnt from none", 5, ("none",))]
 
 
@@ -98,26 +107,129 @@ def test_who_strays_hears_the_sentence_again():
     assert late(dynalang_hint.SLOW[0]) > 1.5 * late(dynalang_hint.QUICK[0])
 
 
-def test_the_world_learns_from_slow_play_and_then_from_a_quarter_of_it(monkeypatch):
-    monkeypatch.setattr(dynalang_hint, "FIRST", 2)
+def test_batches_have_as_many_chunks_of_slow_play_as_they_are_told():
     slow, quick = ({"r": torch.full((9, 4), value)} for value in (0.0, 1.0))
-    found = dynalang_hint.batches(np.random.default_rng(0), 16, slow, quick)
-    assert [int(next(found)["r"].sum()) for _ in range(4)] == [0, 0, 48, 48]
+    for some, sums in ((16, 0), (4, 48)):
+        found = dynalang_hint.batches(np.random.default_rng(0), 16, some, slow, quick)
+        assert [int(next(found)["r"].sum()) for _ in range(2)] == [sums, sums]
+
+
+def test_what_comes_again_is_the_word_that_says_how(monkeypatch):
+    """Said first in the row 0 of an episode, which nobody could know, and again in every sixth one."""
+    monkeypatch.setattr(dynalang_hint, "UNSEEN", (0.6, 60))
+    rows = dynalang_hint.played(100, "true", 2)
+    begun = np.maximum.accumulate(np.where(rows["is_first"], np.arange(32), 0), axis=1)
+    asked = dynalang_hint.again(rows)
+    assert set((np.arange(32) - begun)[asked]) == {6, 12, 18}
+    words = [dynalang_hint.VOCABULARY.words[k] for k in rows["token"][asked]]
+    assert set(words) == set(dynalang_hint.OPENING)
+    assert not dynalang_hint.again(dynalang_hint.played(100, "none", 2)).any()
 
 
 def test_the_hint_card_learns_from_play_and_acts(monkeypatch):
     for name, value in (
         ("SLOW", (0.6, 16)),
         ("QUICK", (0.1, 8)),
-        ("FIRST", 1),
-        ("WORLD", 2),
+        ("UNSEEN", (0.6, 16)),
         ("ALL", 1),
         ("EPISODES", 4),
     ):
         monkeypatch.setattr(dynalang_hint, name, value)
+    for name, value in (("EVERY", 2), ("MOST", 4)):
+        monkeypatch.setattr(from_play, name, value)
     found = dynalang_hint.measure(100)
+    assert found["keeps"] == found["knows"] == 4, "it knows nothing yet"
     assert 0 <= min(found["with"], found["false"], found["without"]) <= 1
     assert found["claims"] == dynalang_hint.holding(found)
+
+
+def test_ranks_are_the_area_under_the_curve():
+    """By the statistic of Mann and Whitney, which SciPy has, with ties."""
+    rng = np.random.default_rng(0)
+    right, wrong = rng.integers(0, 9, 30) + 2.0, rng.integers(0, 9, 40) + 0.0
+    found = mannwhitneyu(right, wrong).statistic / (len(right) * len(wrong))
+    assert from_play.ranked(right, wrong) == pytest.approx(found)
+    assert from_play.ranked(np.ones(3), np.ones(2)) == 0.5
+
+
+@pytest.fixture
+def reader(monkeypatch):
+    """An agent whose world has learnt nothing, the play, and the rows at which a bin was tried."""
+    monkeypatch.setattr(dynalang_hint, "QUICK", (0.1, 8))
+    rows = dynalang_hint.played(100, "true", 1)
+    envs = Envs("home_dynamics", 2, seed=0, **dynalang_hint.env("true").options())
+    agent = dynalang.build(dynalang_hint.config(), envs.observations, envs.actions, 0)
+    envs.close()
+    return agent, rows, rows["is_terminal"]
+
+
+def test_what_an_act_earns_is_foretold_from_the_row_before_it(reader, monkeypatch):
+    """A head that says what the dreamt state is, and a dream that says which act was done where: one row before."""
+    agent, rows, asked = reader
+    begun, dreams = [], agent.world.imagine
+
+    def imagine(start, **given):
+        begun.append((start, given["actions"]))
+        return dreams(start, **given)
+
+    monkeypatch.setattr(agent.world, "imagine", imagine)
+    value = torch.as_tensor(rows["reward"][asked])
+    monkeypatch.setattr(agent.world, "decode", lambda states, names: {"r": value})
+    assert from_play.foretold(agent, rows, asked) == 1.0
+    monkeypatch.setattr(agent.world, "decode", lambda states, names: {"r": -value})
+    assert from_play.foretold(agent, rows, asked) == 0.0
+    seen = agent.world.filter(agent.perception.learn(rows, agent.device), seed=0)
+    before = np.roll(asked, -1, axis=1)
+    torch.testing.assert_close(begun[0][0]["h"], seen["h"][torch.as_tensor(before)])
+    acts = begun[0][1]["a"][:, 0].argmax(-1).numpy()
+    assert np.array_equal(acts, rows["action"][before])
+    assert set(acts) <= {4, 5, 6}, "they are those that open"
+
+
+def test_a_word_is_recalled_where_it_is_the_likeliest(reader, monkeypatch):
+    """Of what is expected at the row before: three of four chunks expect the word that comes."""
+    agent, rows, _ = reader
+    asked, said = dynalang_hint.again(rows), np.eye(41)[rows["token"][:, 1:]]
+    said[::4] = np.roll(said[::4], 1, axis=-1)
+    monkeypatch.setattr(saying, "expected", lambda *_, **__: torch.as_tensor(said))
+    assert from_play.recalled(agent, rows, asked) == pytest.approx(1 - asked[::4].sum() / asked.sum())
+
+
+@pytest.mark.parametrize(
+    ("told", "updates"), [([0.99, 0.98], 4), ([0.99, 0.5, 0.99, 0.99], 8), ([0.5] * 5, 10), ([0.99, 0.9] * 2 + [1], 10)]
+)
+def test_a_world_learns_until_it_knows_twice_in_a_row_or_never(reader, monkeypatch, told, updates):
+    agent, rows, _ = reader
+    looks, made = iter(told), []
+    monkeypatch.setattr(from_play, "EVERY", 2)
+    monkeypatch.setattr(from_play, "MOST", 10)
+
+    def batches():
+        while True:
+            made.append(1)
+            yield from_play.inputs(agent, rows)
+
+    begun = from_play.begin(agent, batches(), lambda: next(looks), seed=0)
+    assert begun == Begun(updates, told[updates // 2 - 1])
+    assert len(made) == updates
+
+
+def test_a_world_without_anything_to_know_learns_for_so_many_updates(reader):
+    agent, rows, _ = reader
+    before = [weight.clone() for weight in agent.world.parameters()]
+    given = iter([from_play.inputs(agent, rows)] * 2)
+    begun = from_play.begin(agent, given, lambda: pytest.fail("nobody looks"), seed=0, updates=2)
+    assert begun.updates == 2
+    assert math.isnan(begun.known)
+    assert any(not torch.equal(a, b) for a, b in zip(before, agent.world.parameters(), strict=True))
+
+
+def test_the_unseen_is_of_no_play_that_anything_learns_from(monkeypatch):
+    for name in ("SLOW", "QUICK", "UNSEEN"):
+        monkeypatch.setattr(dynalang_hint, name, (0.6, 20))
+    kinds = [dynalang_hint.played(100, "true", kind) for kind in range(3)] + [dynalang_hint.played(101, "true", 0)]
+    chunks = {(k, c.tobytes()) for k, rows in enumerate(kinds) for c in rows["view"]}
+    assert len({c for _, c in chunks}) == len(chunks) == 80
 
 
 def test_a_false_sentence_is_never_the_way_that_opens():
@@ -158,10 +270,9 @@ class Speaker:
 
 def test_who_looks_and_minds_the_question_earns_one_and_who_does_not_a_half():
     """Of two colours one each: who always says the ball's is right in half of the questions, and pays a tenth else."""
-    env = dynalang_speech.config(0, 0, prior=False).env
     words = make("lang_room_mini").metadata["vocabulary"]
-    assert dynalang_speech.earned(Speaker(True, words), env, 7) == pytest.approx(1.0)
-    assert dynalang_speech.earned(Speaker(False, words), env, 7) == pytest.approx(0.45, abs=3 * 0.55 / 180**0.5)
+    assert dynalang_speech.earned(Speaker(True, words), 0, 7) == pytest.approx(1.0)
+    assert dynalang_speech.earned(Speaker(False, words), 0, 7) == pytest.approx(0.45, abs=3 * 0.55 / 180**0.5)
 
 
 @pytest.mark.parametrize(
@@ -169,23 +280,43 @@ def test_who_looks_and_minds_the_question_earns_one_and_who_does_not_a_half():
     [(0.9, 0.85, 0.1, 3), (0.85, 0.8, 0.3, 3), (0.84, 0.9, 0.0, 2), (0.0, 0.0, 0.0, 1), (0.9, 0.9, 0.31, 2)],
 )
 def test_the_claims_of_speech_are_counted(monkeypatch, few, prior, entropy, holds):
-    """Each from a run of its own: words that are never right, and what the words are kept near to."""
-
-    def spoke(asked):
-        talk, extra = asked.agent.talk, int(asked.env.args[0].partition("=")[2])
-        assert asked.seed == 5
-        return {(0, ""): few, (189, "talk=token"): prior, (189, ""): entropy}[extra, talk]
-
-    monkeypatch.setattr(dynalang_speech, "spoke", spoke)
-    assert dynalang_speech.measure(5) == {"claims": float(holds), "few": few, "prior": prior, "entropy": entropy}
+    """Each of an agent of its own: words that are never right, and what the words are kept near to."""
+    kinds = {(0, False): few, (189, True): prior, (189, False): entropy}
+    monkeypatch.setattr(dynalang_speech, "learnt", lambda seed, extra, prior: (kinds[extra, prior], Begun(1600, 0.99)))
+    monkeypatch.setattr(dynalang_speech, "earned", lambda agent, extra, seed: agent if seed == 10_005 else math.nan)
+    found = dynalang_speech.measure(5)
+    own = {"few": few, "prior": prior, "entropy": entropy}
+    known = {f"{name}_updates": 1600.0 for name in own} | {f"{name}_known": 0.99 for name in own}
+    assert found == {"claims": float(holds), **own, **known}
 
 
 def test_the_large_vocabulary_has_two_hundred_words():
     assert len(make("lang_room_mini", extra=dynalang_speech.MANY).metadata["vocabulary"]) == 200
 
 
+def test_who_guesses_looks_and_is_right_half_of_the_time():
+    """He is next to the ball, whose colour he sees, when an answer is due, and says either colour then alone."""
+    rows = dynalang_speech.played(100, 120, 0)
+    asked = dynalang_speech.answered(rows)
+    assert 90 < asked.sum() < 150
+    assert rows["reward"][asked].mean() == pytest.approx(0.45, abs=3 * 0.55 / asked.sum() ** 0.5)
+    sees = np.isin(rows["view"], (2, 3)).any((2, 3))
+    assert sees[asked].mean() > 0.8
+    assert set(rows["reward"][asked].round(2)) == {1.0, np.float32(-0.1)}
+    assert (rows["reward"][~asked] <= 0).all(), "nothing else is an answer"
+    env, rng = make("lang_room_mini", again=True), np.random.default_rng
+    for seed in range(20):
+        state = env.reset(seed=seed)[1]["state"]
+        known = [{**state, "answer": np.array([k]), "next": np.array([n])} for k in (0, 1, 2) for n in (1, 2)]
+        assert len({str(dynalang_speech.guesses(rng(seed), one)) for one in known}) == 1
+
+
 @pytest.mark.slow
 def test_the_speech_card_learns_and_is_asked(monkeypatch):
-    monkeypatch.setattr(dynalang_speech, "EPISODES", 1)
-    asked = dynalang_speech.config(100, dynalang_speech.MANY, True, steps=1_300)
-    assert -20 < dynalang_speech.spoke(asked) <= 1
+    for name, value in (("EPISODES", 1), ("CHUNKS", 16), ("UNSEEN", 16), ("ALL", 1)):
+        monkeypatch.setattr(dynalang_speech, name, value)
+    for name, value in (("EVERY", 2), ("MOST", 4)):
+        monkeypatch.setattr(from_play, name, value)
+    agent, begun = dynalang_speech.learnt(100, dynalang_speech.MANY, prior=True)
+    assert begun.updates == 4, "it knows nothing yet"
+    assert -20 < dynalang_speech.earned(agent, dynalang_speech.MANY, 7) <= 1

@@ -59,6 +59,23 @@ def test_the_script_pauses_asks_waits_and_answers():
         assert env.vocabulary.words[1 + env.colours[list(env.plan.things).index(thing)]] == colour
 
 
+def test_a_question_may_be_asked_once_more_before_its_answer():
+    """Nothing else changes: its second time is in the last six of the ten rows, and it is one question."""
+    once, again = LangRoom(8, room="mini"), LangRoom(8, room="mini", again=True)
+    for seed in range(10):
+        (words, events), (more, others) = script(once, seed, 60), script(again, seed, 60)
+        assert events == others
+        told, waits = "".join(chr(97 + w) for w in words), "a" * 10
+        for question in set(re.findall(f"([^a]{{6}}){waits}", told)):
+            told = told.replace(question + waits, question + waits[:4] + question)
+        assert "".join(chr(97 + w) for w in more)[:40] == told[:40]
+        for env in (once, again):
+            env.reset(seed=seed)
+        for word in more[1:]:
+            states = [env.step(SILENT)[-1]["state"]["answer"] for env in (once, again)]
+            assert states[0] == states[1], word
+
+
 def test_what_a_word_earns():
     """At the moment of the colour: 1, −0.1, 0; elsewhere −0.01 and 0."""
     env = LangRoom(8, room="full")

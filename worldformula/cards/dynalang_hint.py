@@ -1,16 +1,15 @@
 """Measures whether an agent follows what it reads: the bin opens in one of three ways, and a sentence says which.
 
-The world learns from play of somebody who knows no more than the agent does, and tries; then world, actor and critic
-learn from that play and from what the agent does itself, in equal parts.
+The world learns from play of somebody who knows no more than the agent does, and tries: until it keeps the sentence,
+which comes again, then until it foretells what opens, both in play that it did not learn from. Then world, actor and
+critic learn from that play and from what the agent does itself, in equal parts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import count
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,25 +18,23 @@ from torch import Tensor
 
 from worldformula.agent.imagination import ImaginationAgent
 from worldformula.agents import dreamer_v3, dynalang
+from worldformula.cards import from_play
+from worldformula.cards.from_play import Begun
 from worldformula.envs import Envs, Rows
-from worldformula.envs.home_grid_mini import BIN, OPENING, walk
+from worldformula.envs.home_grid_mini import BIN, OPENING, VOCABULARY, walk
 from worldformula.envs.home_tiles import STEPS as MOVES
 from worldformula.envs.play import play
 from worldformula.run.config import EnvConfig
 from worldformula.run.evaluate import evaluate
-from worldformula.run.play import executed
-from worldformula.run.play import play as live
-from worldformula.training.fit import fit
-from worldformula.training.optimiser import ClipUnits, LaProp
 
 EPISODES = 1000
 WITH, WITHOUT, FALSE = 0.9, 0.38, 0.1
 ROOM = 3  # cells along an edge
 STEPS, RANDOM = 32, (0.1,)  # rows of a chunk of play, and the share of its actions that are random
 SLOW, QUICK = (0.6, 2000), (0.1, 1000)  # of either kind of play, the share of steps that lead anywhere, and chunks
-FIRST = 600  # updates from slow play alone; then a quarter is slow
-WORLD, ALL = 1600, 800  # updates of the world alone, and of everything
-STREAMS, EVERY = 16, 20  # it acts in so many rooms at once, 32 rows each time, behind so many updates
+UNSEEN = (0.6, 200)  # slow play that nothing learns from
+LESS = 4  # once it keeps the sentence, one chunk in so many is of slow play
+ALL = 800  # updates of everything
 WEIGHTS = ("token=10", "reward=10")
 RATE = 2e-3
 
@@ -55,16 +52,21 @@ def env(hint: str) -> EnvConfig:
 
 
 def measure(seed: int) -> dict[str, float]:
-    """Learns with the sentence and without, then plays episodes.
+    """Learns with the sentence and without, then plays episodes. Without it there is nothing to know, and the world
+    learns for as many updates as with it.
 
     Returns:
         ``claims``: how many of three hold: success ``with`` the sentence at least .90, ``without`` it at most .38, and
-        ``false``, of the agent that learnt with true ones when it reads false ones, at most .10.
+        ``false``, of the agent that learnt with true ones when it reads false ones, at most .10. And of the world that
+        reads: ``kept`` and ``known``, of unseen play the last `recalled` of words that come again and `foretold` of
+        openings, `from_play.KNOWN` or it never knew; and the updates until then, ``keeps`` and ``knows``.
     """
-    told = success(learnt(seed, "true"), seed, ("true", "swapped"))
-    (without,) = success(learnt(seed, "none"), seed, ("none",))
+    reader, (kept, known) = learnt(seed, "true")
+    told = success(reader, seed, ("true", "swapped"))
+    (without,) = success(learnt(seed, "none", (kept.updates, known.updates))[0], seed, ("none",))
     found = {"with": told[0], "false": told[1], "without": without}
-    return {"claims": float(holding(found)), **found}
+    updates = {"keeps": float(kept.updates), "knows": float(known.updates)}
+    return {"claims": float(holding(found)), **found, "kept": kept.known, "known": known.known, **updates}
 
 
 def holding(found: dict[str, float]) -> int:
@@ -77,35 +79,41 @@ def success(agent: ImaginationAgent, seed: int, hints: tuple[str, ...]) -> list[
     return [evaluate(agent, env(hint), episodes=EPISODES, seed=10_000 + seed).mean for hint in hints]
 
 
-def learnt(seed: int, hint: str) -> ImaginationAgent:
-    """An agent that learnt from play, then from that and from what it did itself; ``hint`` is what was said."""
-    envs = Envs("home_dynamics", STREAMS, seed=seed, **env(hint).options())
-    own = config()
-    agent: ImaginationAgent = dynalang.build(own, envs.observations, envs.actions, seed)
-    slow, quick = played(seed, hint, 0), played(seed, hint, 1)
-    world, known = agent.world, [agent.perception.learn(rows, agent.device) for rows in (slow, quick)]
-    read = [{name: rows[name] for name in world.loss.program.inputs if name in rows} for rows in known]
-    moves = partial(LaProp, lr=own.lr, warmup=own.warmup, clip=own.clip, units=ClipUnits.of(world))
-    given = batches(np.random.default_rng(seed), own.batch, *read)
-    fit(world.loss, given, batch=own.batch, steps=WORLD, seed=seed, optimizer=moves)
-    rng, turns, lived = np.random.default_rng(seed), live(envs, agent), list[Rows]()
-    for n in range(ALL):
-        if n % EVERY == 0:
-            rows = [executed(envs, next(turns)) for _ in range(STEPS)]
-            lived += [{key: np.stack([row[key][k] for row in rows]) for key in slow} for k in range(STREAMS)]
-        first = rng.integers(len(slow["reward"]), size=own.batch // 2)
-        second = rng.integers(len(lived), size=own.batch // 2)
-        agent.update({key: np.stack([*slow[key][first], *(lived[k][key] for k in second)]) for key in slow})
+def learnt(seed: int, hint: str, updates: Sequence[int | None] = (None, None)) -> tuple[ImaginationAgent, list[Begun]]:
+    """An agent that learnt from play, then from that and from what it did itself, and how its world began.
+
+    Args:
+        seed: of play, weights and acts.
+        hint: what was said.
+        updates: of the world from slow play, and from both; None until it keeps the sentence, and knows what opens.
+    """
+    envs = Envs("home_dynamics", from_play.STREAMS, seed=seed, **env(hint).options())
+    agent: ImaginationAgent = dynalang.build(config(), envs.observations, envs.actions, seed)
+    slow, quick, unseen = (played(seed, hint, kind) for kind in range(3))
+    read, rng = [from_play.inputs(agent, rows) for rows in (slow, quick)], np.random.default_rng(seed)
+    looks = (partial(from_play.recalled, agent, unseen, again(unseen)),
+             partial(from_play.foretold, agent, unseen, unseen["is_terminal"]))  # fmt: skip
+    size = agent.config.batch
+    begun = [
+        from_play.begin(agent, batches(rng, size, some, *read), look, seed, most)
+        for some, look, most in zip((size, size // LESS), looks, updates, strict=True)
+    ]
+    from_play.go_on(agent, envs, slow, ALL, np.random.default_rng(seed))
     envs.close()
-    return agent
+    return agent, begun
 
 
-def played(seed: int, hint: str, kind: int) -> dict[str, NDArray[Any]]:
-    """Rows of slow play, kind 0, or of quick play."""
-    stray, chunks = (SLOW, QUICK)[kind]
+def again(rows: Rows) -> NDArray[np.bool_]:
+    """The rows of play at which a word says how the bin opens, but for the first one of an episode."""
+    return np.isin(rows["token"], [VOCABULARY.number(how) for how in OPENING]) & ~rows["is_first"]
+
+
+def played(seed: int, hint: str, kind: int) -> Rows:
+    """Rows of slow play, kind 0, of quick play, 1, or of slow play that nothing learns from, 2; seeds of their own."""
+    stray, chunks = (SLOW, QUICK, UNSEEN)[kind]
     tried = partial(tries, np.random.default_rng([seed, kind]), stray=stray)
     rows = play(
-        "home_dynamics", 2 * seed + kind, chunks, STEPS, random=RANDOM, controller=tried, hint=hint, again=True,
+        "home_dynamics", 3 * seed + kind, chunks, STEPS, random=RANDOM, controller=tried, hint=hint, again=True,
         room=ROOM,
     )  # fmt: skip
     del rows["event"]
@@ -113,11 +121,10 @@ def played(seed: int, hint: str, kind: int) -> dict[str, NDArray[Any]]:
 
 
 def batches(
-    rng: np.random.Generator, size: int, slow: Mapping[str, Tensor], quick: Mapping[str, Tensor]
+    rng: np.random.Generator, size: int, some: int, slow: Mapping[str, Tensor], quick: Mapping[str, Tensor]
 ) -> Iterator[dict[str, Tensor]]:
-    """What the world learns from: slow play, until it keeps the sentence, then mostly quick play, which opens more."""
-    for n in count():
-        some = size if n < FIRST else size // 4
+    """What the world learns from: ``some`` chunks of slow play, and else of quick play, which opens more."""
+    while True:
         parts = [(rows, rng.integers(len(rows["r"]), size=k)) for rows, k in ((slow, some), (quick, size - some))]
         yield {name: torch.cat([rows[name][chosen] for rows, chosen in parts]) for name in slow}
 

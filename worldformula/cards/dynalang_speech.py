@@ -1,37 +1,53 @@
 """Measures whether an agent learns to speak: it is asked for the colour of a thing, looks, and says it when it is due.
 
 The same agent learns among eleven words, and among two hundred of which nearly all are never heard: with a policy of
-words that is kept near to what the world expects to hear, and with the entropy in its place.
+words that is kept near to what the world expects to hear, and with the entropy in its place. Its world begins with play
+of somebody who looks, and says any colour; then all of it learns from that and from what it does itself.
 """
 
 from __future__ import annotations
 
-import tempfile
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from functools import partial
+from itertools import count
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
 
-from worldformula.agents import dynalang
-from worldformula.envs import Envs
-from worldformula.run.config import EnvConfig, RunConfig
+from worldformula.agent.imagination import ImaginationAgent
+from worldformula.agents import dreamer_v3, dynalang
+from worldformula.cards import from_play
+from worldformula.envs import Envs, Rows
+from worldformula.envs.actions import column_name
+from worldformula.envs.lang_room_mini import MOVES
+from worldformula.envs.play import play
 from worldformula.run.contract import Acting
-from worldformula.run.interact import Interact
-from worldformula.run.play import play
+from worldformula.run.play import play as live
 from worldformula.training.settings import override
 
-STEPS, STREAMS, ROWS, EPISODES = 60_000, 8, 61, 5  # rows of an episode, episodes of each of the streams that are scored
+ROWS, EPISODES, SCORED = 61, 5, 20  # rows of an episode, episodes that are scored of each of so many streams
 FEW, MANY = 0, 189  # words that are never right, beside the eleven
 KNOWN, PRIOR, ENTROPY = 0.85, 0.8, 0.3
-SETTINGS = ('world.weights=("token=10","reward=10")', "world.dynamics=1.0", "context=0", "imag_last=16", "imagine=12")
+CHUNKS, UNSEEN, STEPS = 1500, 300, 32  # chunks of play to learn from and others, and their rows
+STRAY, RANDOM = 0.15, (0.05,)  # shares of steps that lead anywhere, and of acts that are random
+COLOURS, BESIDE = 2, (1, 2)  # the first words; the cell below the ball
+ALL = 800  # updates of everything
+SETTINGS = (
+    'world.weights=("token=10","reward=10")', "world.dynamics=1.0", "lr=2e-3", "context=0", "imag_last=16", "imagine=12"
+)  # fmt: skip
 
 
-def config(seed: int, extra: int, prior: bool, steps: int = STEPS) -> RunConfig:
-    """The run of an agent among so many extra words, by the talk prior or by the entropy."""
-    agent = override(dynalang.tiny(), [*SETTINGS, *(["talk=talk=token"] if prior else [])])
-    env = EnvConfig("lang_room_mini", num=STREAMS, args=(f"extra={extra}",), floor_episodes=0)
-    every = RunConfig("dynalang", "tiny", env, agent, steps, seed, capacity=2 * STEPS)
-    return replace(every, checkpoint_every=STEPS, log_every=1000, eval_episodes=0, tensorboard=False)
+def config(prior: bool) -> dreamer_v3.DreamerConfig:
+    """`tiny`, whose world is told to read; its words by the talk prior or by the entropy."""
+    own: dreamer_v3.DreamerConfig = override(dynalang.tiny(), [*SETTINGS, *(["talk=talk=token"] if prior else [])])
+    return own
+
+
+def options(extra: int) -> dict[str, Any]:
+    """Of the room."""
+    return {"extra": extra, "again": True}
 
 
 def measure(seed: int) -> dict[str, float]:
@@ -39,36 +55,73 @@ def measure(seed: int) -> dict[str, float]:
 
     Returns:
         ``claims``: how many of three hold: what a question earns among eleven words, ``few``, at least .85; among two
-        hundred ``prior`` at least .80 and ``entropy`` at most .30.
+        hundred ``prior`` at least .80 and ``entropy`` at most .30. And of the worlds among few and many words their
+        ``updates`` and ``known``, the last `foretold` of unseen answers: `from_play.KNOWN`, or it never did.
     """
-    found = {
-        "few": spoke(config(seed, FEW, prior=False)),
-        "prior": spoke(config(seed, MANY, prior=True)),
-        "entropy": spoke(config(seed, MANY, prior=False)),
-    }
+    found: dict[str, float] = {}
+    for name, extra, prior in (("few", FEW, False), ("prior", MANY, True), ("entropy", MANY, False)):
+        agent, begun = learnt(seed, extra, prior)
+        found |= {name: earned(agent, extra, 10_000 + seed)}
+        found |= {f"{name}_updates": float(begun.updates), f"{name}_known": begun.known}
     return {"claims": float(holding(found)), **found}
 
 
-def holding(found: dict[str, float]) -> int:
+def holding(found: Mapping[str, float]) -> int:
     """How many of the claims hold."""
     return (found["few"] >= KNOWN) + (found["prior"] >= PRIOR) + (found["entropy"] <= ENTROPY)
 
 
-def spoke(asked: RunConfig) -> float:
-    """What a question earns an agent that learnt by this run."""
-    with tempfile.TemporaryDirectory() as folder:
-        loop = Interact(asked, dynalang.build, Path(folder) / "run", say=lambda _: None)
-        loop.run()
-        return earned(loop.agent, asked.env, 10_000 + asked.seed)
+def learnt(seed: int, extra: int, prior: bool) -> tuple[ImaginationAgent, from_play.Begun]:
+    """An agent that learnt from play, then from that and from what it did itself, and how its world began."""
+    envs = Envs("lang_room_mini", from_play.STREAMS, seed=seed, **options(extra))
+    agent: ImaginationAgent = dynalang.build(config(prior), envs.observations, envs.actions, seed)
+    rows, unseen = played(2 * seed, CHUNKS, extra), played(2 * seed + 1, UNSEEN, extra)
+    given = batches(np.random.default_rng(seed), agent.config.batch, from_play.inputs(agent, rows))
+    begun = from_play.begin(agent, given, partial(from_play.foretold, agent, unseen, answered(unseen)), seed)
+    from_play.go_on(agent, envs, rows, ALL, np.random.default_rng(seed))
+    envs.close()
+    return agent, begun
 
 
-def earned(agent: Acting, env: EnvConfig, seed: int) -> float:
+def played(seed: int, chunks: int, extra: int) -> Rows:
+    """Rows ``[chunks, 32]`` of somebody who looks, and says any colour when one is due."""
+    says = partial(guesses, np.random.default_rng(seed))
+    rows = play("lang_room_mini", seed, chunks, STEPS, random=RANDOM, controller=says, **options(extra))
+    del rows["event"]
+    return rows
+
+
+def answered(rows: Rows) -> NDArray[np.bool_]:
+    """The rows of play at which a colour was due, and one was said, right or wrong."""
+    due, said = (np.isin(rows[key], range(1, COLOURS + 1)) for key in ("token", column_name("talk")))
+    return due & ~rows["is_first"] & np.roll(said, 1, axis=1)
+
+
+def batches(rng: np.random.Generator, size: int, rows: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """What the world learns from."""
+    for _ in count():
+        chosen = rng.integers(len(rows["r"]), size=size)
+        yield {name: column[chosen] for name, column in rows.items()}
+
+
+def guesses(rng: np.random.Generator, state: Mapping[str, NDArray[np.floating]]) -> dict[str, int]:
+    """Goes to the ball, at times astray, and says any of the colours behind "it is": it knows no more than the agent,
+    and minds the question less.
+    """
+    x, y = (int(k) for k in state["figure"])
+    there = 4 if x > BESIDE[0] else 2 if y > BESIDE[1] else 0  # left, up, none
+    move = int(rng.integers(len(MOVES))) if rng.random() < STRAY else there
+    due = 1 <= int(state["next"][0]) <= COLOURS
+    return {"move": move, "talk": 1 + int(rng.integers(COLOURS)) if due else 0}
+
+
+def earned(agent: Acting, extra: int, seed: int) -> float:
     """All rewards of whole episodes, by modes, in the number of answers that were due: 1 is the best, .45 who guesses
     at the right moment, 0 who is silent; what is said at a wrong one costs.
     """
-    envs = Envs(env.id, 20, seed=seed, **env.options())
+    envs = Envs("lang_room_mini", SCORED, seed=seed, **options(extra))
     reward, due = 0.0, 0
-    for _, turn in zip(range(EPISODES * ROWS), play(envs, agent, explore=False), strict=False):
+    for _, turn in zip(range(EPISODES * ROWS), live(envs, agent, explore=False), strict=False):
         reward += float(np.sum(turn.after["reward"]))
         due += sum("answer_due" in info["event"] for info in envs.infos)
     envs.close()

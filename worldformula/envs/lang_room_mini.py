@@ -11,7 +11,8 @@ nothing.
     lang_room_mini    5 × 5 cells and walls around; ball and vase in opposite corners, two colours; 3 × 3 cells are
                       seen; 60 steps. To guess at the right moment earns 0.45 a question, to look before it 1
 
-``extra`` adds words that are never right: with many of them, a policy hardly finds the right one by chance.
+``extra`` adds words that are never right: with many of them, a policy hardly finds the right one by chance. With
+``again`` the last six of the ten rows ask the question once more, so that what is heard asks what was heard before.
 
 LangRoom of Lin et al. 2024 (arXiv:2308.01399), whose pictures are 60 of 64 pixels wide; the small one is ours.
 """
@@ -93,6 +94,7 @@ class LangRoom(gymnasium.Env[Any, Any]):
         size: edge of the picture in pixels.
         room: "full" or "mini".
         extra: words that are never right.
+        again: whether the question is said once more before its answer.
     """
 
     metadata: dict[str, Any] = {
@@ -102,13 +104,14 @@ class LangRoom(gymnasium.Env[Any, Any]):
     beside_pictures = ("token",)
 
     def __init__(
-        self, size: int = 32, room: str = "mini", extra: int = 0, render_mode: str | None = "rgb_array"
-    ) -> None:
+        self, size: int = 32, room: str = "mini", extra: int = 0, again: bool = False,
+        render_mode: str | None = "rgb_array",
+    ) -> None:  # fmt: skip
         if room not in PLANS:
             raise ConfigError(f"expected room as one of {', '.join(PLANS)}, got {room!r}.{near(room, PLANS)}")
         if extra < 0:
             raise ConfigError(f"expected a number of extra words of at least 0, got {extra}")
-        self.render_mode, self.plan = render_mode, PLANS[room]
+        self.render_mode, self.plan, self.again = render_mode, PLANS[room], again
         self.vocabulary = vocabulary(self.plan, extra)
         self.metadata = {**type(self).metadata, "vocabulary": self.vocabulary}
         plan, words, edge = self.plan, len(self.vocabulary), 2 * self.plan.radius + 1
@@ -139,7 +142,9 @@ class LangRoom(gymnasium.Env[Any, Any]):
         before, behind = (int(rng.integers(*PAUSE)) for _ in range(2))
         self.answer = 1 + int(self.colours[thing])
         question = [words(w) for w in ("what", "color", "is", "the", list(self.plan.things)[thing], "?")]
-        self._script.extend([0] * before + question + [0] * THINK + [words("it"), words("is"), self.answer])
+        heard = question if self.again else []
+        awaited = [*([0] * (THINK - len(heard))), *heard]
+        self._script.extend([0] * before + question + awaited + [words("it"), words("is"), self.answer])
         self._script.extend([0] * behind)
 
     def step(self, action: Any) -> tuple[Row, float, bool, bool, dict[str, Any]]:
@@ -150,7 +155,7 @@ class LangRoom(gymnasium.Env[Any, Any]):
             self.x, self.y = self.x + dx, self.y + dy
         self.token = self._script.popleft()
         said, due = talk, 1 <= self.token <= len(self.plan.colours)
-        event = ["question"] if self.vocabulary.words[self.token] == "what" else []
+        event = ["question"] if self.vocabulary.words[self.token] == "what" and self._left() == self.again else []
         reward = ELSEWHERE if said else 0.0
         if due:
             reward = RIGHT if said == self.token else WRONG if said else 0.0
@@ -185,8 +190,11 @@ class LangRoom(gymnasium.Env[Any, Any]):
 
     def _asked(self) -> bool:
         """Whether the question has begun and its answer is still to come."""
-        coming = list(self._script)
-        return self.answer in coming and self.vocabulary.number("what") not in coming
+        return self.answer in self._script and self._left() <= self.again
+
+    def _left(self) -> int:
+        """How often the question is still to begin."""
+        return self._script.count(self.vocabulary.number("what"))
 
     def render(self) -> Frames:  # type: ignore[override]
         """The picture of the current view, the figure in its middle, uint8 ``[size, size, 3]``."""
