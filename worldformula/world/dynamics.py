@@ -285,9 +285,7 @@ class PriorDynamics(nn.Module):
         """What a factor reads at the steps of a dream, ``[N, H, ...]``."""
         H = next(iter(actions.values())).shape[1]
         key, before = variable.key, variable.offset == -1
-        if key in actions and before and key in self.actions:
-            return actions[key]
-        if key in actions and not variable.offset and key not in self.actions:
+        if key in actions and (before if key in self.actions else not variable.offset):
             return actions[key]
         if key in dream and variable.offset in (0, -1) and not variable.past:
             series: Tensor = dream[key]
@@ -313,13 +311,9 @@ class PriorDynamics(nn.Module):
         return Rollout(product, clock.index, None, own.known, clock.initial, own.memories, own.lags)
 
     def _act(
-        self,
-        start: State,
-        policy: Factor | Joint,
-        horizon: int,
-        values: Mapping[str, Tensor],
+        self, start: State, policy: Factor | Joint, horizon: int, values: Mapping[str, Tensor],
         options: Mapping[str, Any],
-    ) -> State:
+    ) -> State:  # fmt: skip
         """The actions at the start, then the prior with the policy as further factors."""
         options = dict(options)
         allowed = read_masks(policy, self._masks)
