@@ -228,7 +228,7 @@ def log_expected(log_share: Tensor, x: Tensor | float, axis: int) -> Tensor:
     return found.masked_fill(found < tensors.IMPOSSIBLE * 2.0**-20, -math.inf)  # also of soft weights of log 0
 
 
-_APART = 8.0 * tensors.IMPOSSIBLE, -0.25 * tensors.IMPOSSIBLE
+_APART = 8.0 * tensors.IMPOSSIBLE, -tensors.IMPOSSIBLE * 2.0**-8  # log 0 times a small weight is beyond it too
 
 
 def _at_hand(x: Tensor) -> bool:
