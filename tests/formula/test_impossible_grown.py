@@ -1,8 +1,8 @@
 """Random exact expectations over three discrete variables whose tables have zeros, beside loops over their values.
 
 A formula grows of expectations, also nested and over two variables at once, their logarithms, log-densities, weights of
-the call (0 among them), sums, multiples and maxima. The witness visits each value that has a probability, multiplies and
-adds; where q is 0 it looks at nothing, so that nothing there may count. Gradients are held against differences.
+the call (0 among them), sums, multiples and maxima. The witness visits each value that has a probability, multiplies
+and adds; where q is 0 it looks at nothing, so that nothing there may count. Gradients are held against differences.
 """
 
 import itertools
