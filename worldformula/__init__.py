@@ -1,4 +1,30 @@
-"""World models, written as formulas."""
+"""World models, written as formulas.
+
+    from worldformula import KL, Bernoulli, E, Normal, log
+
+    prior, encode = Normal("p(z)", shape=16), Normal("q(z|x)", encoder)
+    loss = (KL(encode, prior) - E(encode, log(Bernoulli("p(x|z)", decoder)))).mean()
+    loss(x=images).value.backward()            print(loss)   print(loss.code)   loss.graph()   loss.explain()
+
+Distributions    Bernoulli Beta Binomial Categorical Dirichlet DiscretisedLogistic Gamma Geometric Laplace LogNormal
+                 LogisticNormal LowRankNormal Multinomial MultivariateNormal NegativeBinomial Normal OneHot Poisson
+                 RelaxedBernoulli RelaxedOneHot StudentT TanhNormal TruncatedNormal TwoHot Uniform VonMises
+                 VonMisesFisher
+Made of others   Autoregressive Flow Mixture MoE MoPoE PoE subsets Wrapped ZeroInflated
+Other factors    Data Deterministic Gibbs          what all share: Factor, of several Joint
+Expectations     E log ratio exp sg Resample       a density: log(p), one element each: log(p, event=True)
+Divergences      JS KL MMD CrossEntropy EnergyDistance Entropy Renyi SlicedWasserstein VRBound
+Over time        Chain Evidence Filtered Mean Smoothed Sum Viterbi
+Values           Symbol Value clamp each maximum minimum norm2 positive relu sigmoid softplus sqrt tanh together total
+Energies         ContrastiveDivergence Energy FreeEnergy GradientPenalty Min ScoreMatching
+Contrasts        CPC Covariance DensityRatio Expectile InfoNCE Redundancy SIGReg SwAV Variance
+What is made     Expression Out Game Player Model PriorDynamics State World
+What is kept     from_pretrained load save_pretrained
+
+help(worldformula.KL) and the like say more; the packages below are machinery (families, formula, nets, training, run)
+and catalogues (models, worlds, planners, learners, agents), listed by ``worldformula models``. ``worldformula --help``
+is the command line.
+"""
 
 import importlib
 from typing import Any

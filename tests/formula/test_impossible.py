@@ -15,6 +15,7 @@ from worldformula import (
     Bernoulli,
     Categorical,
     Chain,
+    CrossEntropy,
     Deterministic,
     E,
     Entropy,
@@ -211,6 +212,28 @@ def test_divergences_and_entropies_with_zeros_on_both_sides(seed):
     compare(JS(p, q), nets, middle)
     one = KL(Categorical("q(s|x)", nets[0], shape=()), Categorical("p(s|x)", nets[2], shape=()))
     compare(one, [nets[0], nets[2]], lambda a, c: divergence(a, np.zeros((S, 1)), c, np.zeros((S, 1))))
+
+
+def test_what_q_has_and_p_has_not_is_infinite():
+    """In closed form, by enumeration and as a cross-entropy; the gradient is finite."""
+    full, lacking = Row([0.0, 0.0, -INF]), Row([0.0, -INF, 0.0])
+    q, p = Categorical("q(s|x)", full, shape=(), classes=3), Categorical("p(s|x)", lacking, shape=(), classes=3)
+    one, other = OneHot("q(k|x)", full, shape=3), OneHot("p(k|x)", lacking, shape=3)
+    data = {"x": torch.zeros(ROWS, 1, dtype=torch.float64)}
+    for formula in (
+        KL(q, p),
+        KL(one, other),
+        CrossEntropy(q, p),
+        E(q, log(q) - log(p), "exact"),
+        -E(q, log(p), "exact"),
+    ):
+        out = formula(**data)
+        assert out.value.tolist() == [INF] * ROWS, formula
+        assert torch.equal(formula.interpret(**data).value, out.value)
+        found = torch.autograd.grad(out.value.sum(), [full.v, lacking.v], allow_unused=True)
+        assert all(g is None or g.isfinite().all() for g in found), formula
+    mix = log(E(q, exp(0.25 * log(p)), "exact"))(**data).value
+    assert mix.tolist() == pytest.approx([math.log(0.5 * 0.5**0.25)] * ROWS), "a soft weight of log 0"
 
 
 @pytest.mark.parametrize("seed", range(4))

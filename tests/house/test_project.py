@@ -9,6 +9,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import worldformula
+
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -67,3 +69,10 @@ def test_the_path_pattern_finds_paths():
     home = "/" + "home/someone/project"
     assert MACHINE_PATH.search(f'open("{home}")')
     assert not MACHINE_PATH.search("docs/home/page and https://example.org/home/page")
+
+
+def test_the_first_page_of_help_names_everything():
+    """``help(worldformula)`` is long, as pydoc lists what every class inherits; its first page says what there is."""
+    said = set(re.findall(r"\w+", worldformula.__doc__))
+    assert said.issuperset(worldformula.__all__)
+    assert len(worldformula.__doc__.splitlines()) < 40

@@ -36,7 +36,7 @@ from worldformula.families.base import (
 )
 from worldformula.families.closed import register_kl
 from worldformula.families.domains import LOGITS, WEIGHTS, Domain, levels_of, told
-from worldformula.families.tensors import is_flat, patterns
+from worldformula.families.tensors import divergence, is_flat, patterns
 from worldformula.families.writing import Sign
 
 
@@ -197,7 +197,7 @@ def kl_categorical(q_params: Params, p_params: Params, rank: int, shape: Shape |
         if isinstance(p, Tensor):
             require_same(categorical, "q", q.shape, p.shape)
             p = wide(p)
-        return total(q.exp() * (q - p), rank + 1)
+        return divergence(total(q.exp() * (q - p), rank + 1))
     if isinstance(p, Tensor):
-        return total((q - wide(p)) * math.exp(q), rank + 1)
+        return divergence(total((q - wide(p)) * math.exp(q), rank + 1))
     return (q - p) * math.prod(require_event(categorical, shape))

@@ -34,7 +34,7 @@ from worldformula.families.base import (
 )
 from worldformula.families.closed import register_kl
 from worldformula.families.domains import LOGITS, SHARES, WEIGHTS, Domain
-from worldformula.families.tensors import patterns
+from worldformula.families.tensors import divergence, patterns
 from worldformula.families.writing import Sign
 from worldformula.gradients import transformed
 
@@ -186,9 +186,9 @@ def kl_one_hot(q_params: Params, p_params: Params, rank: int, shape: Shape | Non
         if isinstance(p, Tensor):
             require_same(one_hot, "q", q.shape, p.shape)
             p = wide(p)
-        return total(q.exp() * (q - p), rank)
+        return divergence(total(q.exp() * (q - p), rank))
     if isinstance(p, Tensor):
-        return total((q - wide(p)) * math.exp(q), rank)
+        return divergence(total((q - wide(p)) * math.exp(q), rank))
     return (q - p) * math.prod(require_event(one_hot, shape)[:-1])
 
 

@@ -226,6 +226,13 @@ def log_probs(probs: Tensor) -> Tensor:
     return torch.where(probs <= 0.0, IMPOSSIBLE, probs.clamp_min(torch.finfo(probs.dtype).tiny).log())
 
 
+def divergence(total: Tensor) -> Tensor:
+    """A divergence that was summed: ∞, without a gradient, where `IMPOSSIBLE` stands in it, as of what q has and p has
+    not.
+    """
+    return total.masked_fill(total > math.sqrt(-IMPOSSIBLE), math.inf)
+
+
 def draw_class(probs: Tensor, noise: Tensor) -> Tensor:
     """Class indices (int64) by inverting the cumulative distribution over the last axis at uniform ``noise``.
 

@@ -205,15 +205,14 @@ def support(family: Family, rank: int, shape: tuple[int, ...], params: Operand, 
 
 def expected(log_share: Tensor, x: Tensor | float, axis: int) -> Tensor:
     """Σ p·x over an axis of values, from their log-probabilities: 0 where p is 0, also of an infinite x, as measure
-    theory has 0·∞ = 0. What is NaN there stays NaN. What is infinite elsewhere is so without a gradient, as a zero that
-    comes back from an E around this one would make it NaN.
+    theory has 0·∞ = 0. What is NaN there stays NaN. What is infinite elsewhere, the number for log 0 too, is so without
+    a gradient, as a zero that comes back from an E around this one would make it NaN.
     """
     share = log_share.exp()
-    found = (share * x).sum(axis)
-    if not isinstance(x, Tensor) or not x.is_floating_point() or (_at_hand(x) and _all_below(found, math.inf)):
-        return found
-    infinite = x.isinf()
-    beyond = torch.where(infinite & (share > 0), x.detach(), 0.0).sum(axis)
+    if not isinstance(x, Tensor) or not x.is_floating_point() or (_at_hand(x) and _all_below(x, _APART[1])):
+        return (share * x).sum(axis)
+    infinite = x.abs() >= _APART[1]
+    beyond = torch.where(infinite & (share > 0), x.detach().sign() * math.inf, 0.0).sum(axis)
     return (share * x.masked_fill(infinite, 0.0)).sum(axis) + beyond
 
 
@@ -226,10 +225,10 @@ def log_expected(log_share: Tensor, x: Tensor | float, axis: int) -> Tensor:
     if not isinstance(x, Tensor) or (_at_hand(x) and _all_below(x, _APART[1])):
         return (log_share + x).logsumexp(axis)
     found = (log_share + widened(x).clamp(*_APART)).logsumexp(axis)
-    return found.masked_fill(found < 0.5 * tensors.IMPOSSIBLE, -math.inf)
+    return found.masked_fill(found < tensors.IMPOSSIBLE * 2.0**-20, -math.inf)  # also of soft weights of log 0
 
 
-_APART = 8.0 * tensors.IMPOSSIBLE, -0.25 * tensors.IMPOSSIBLE
+_APART = 8.0 * tensors.IMPOSSIBLE, -tensors.IMPOSSIBLE * 2.0**-8  # log 0 times a small weight is beyond it too
 
 
 def _at_hand(x: Tensor) -> bool:

@@ -35,6 +35,7 @@ from worldformula.report.parts import (
     small,
 )
 from worldformula.report.pictures import REACH, Pictures, draw
+from worldformula.report.rows import histograms, texts
 from worldformula.report.words import fitted_part
 from worldformula.report.write import seconds
 from worldformula.run.folder import read_metrics, writing
@@ -220,6 +221,10 @@ def _pictures(pictures: Pictures) -> str:
         figures.append(
             _figure(f'<div class="beside">{scatter(data, "data")}{scatter(drawn, "model", data)}</div>', caption)
         )
+    if pictures.columns is not None:
+        figures.append(f"<h3>Columns</h3>{_figure(*histograms(pictures.columns))}")
+    if pictures.lines:
+        figures.append(f"<h3>Lines</h3>{_figure(texts(pictures.lines), 'Rows of the text; ↵ is the end of a line.')}")
     return section("What it makes", *figures) if figures else ""
 
 

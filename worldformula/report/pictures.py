@@ -16,6 +16,7 @@ from worldformula.data import DataSet
 from worldformula.errors import FormulaError, WorldformulaError
 from worldformula.formula.factors.joint import Factor, Joint, as_uses
 from worldformula.model import Model
+from worldformula.report.rows import Columns, columns_of, lines_of
 from worldformula.report.video import Frames, tile, upscale, webp
 
 IMAGE = "x"  # the variable that a data set's `shape` speaks of; of modalities, those of its size are pictures too
@@ -40,6 +41,8 @@ class Pictures:
         panels: WebP, what else the model shows of test rows, one in each column: `Model.panels`.
         captions: of the rows of ``panels``.
         points: of data in the plane: test rows and samples, ``[N, 2]`` each.
+        columns: of a table: test rows and samples.
+        lines: of a text, by what they are.
     """
 
     samples: bytes | None = None
@@ -50,6 +53,8 @@ class Pictures:
     panels: bytes | None = None
     captions: tuple[str, ...] = ()
     points: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
+    columns: Columns | None = None
+    lines: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def files(self) -> dict[str, bytes]:
         """The pictures by name."""
@@ -69,6 +74,11 @@ def draw(model: Model, data: DataSet, test: Mapping[str, Tensor], seed: int) -> 
         test: rows of the test data, as `Model.rows` gives them.
         seed: of all draws.
     """
+    if data.columns or data.alphabet:
+        points = _points(model, test, seed) if data.shape == (2,) and data.columns else None
+        return Pictures(
+            points=points, columns=columns_of(model, data, test, seed), lines=lines_of(model, data, test, seed)
+        )
     if data.shape == (2,):
         return Pictures(points=_points(model, test, seed))
     shape = data.shape[-3:] if len(data.shape) >= 3 else (*data.shape, 1)
