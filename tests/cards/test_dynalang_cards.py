@@ -304,7 +304,7 @@ def test_who_guesses_looks_and_is_right_half_of_the_time():
     assert sees[asked].mean() > 0.8
     assert set(rows["reward"][asked].round(2)) == {1.0, np.float32(-0.1)}
     assert (rows["reward"][~asked] <= 0).all(), "nothing else is an answer"
-    env, rng = make("lang_room_mini", again=True), np.random.default_rng
+    env, rng = make("lang_room_mini", again=2), np.random.default_rng
     for seed in range(20):
         state = env.reset(seed=seed)[1]["state"]
         known = [{**state, "answer": np.array([k]), "next": np.array([n])} for k in (0, 1, 2) for n in (1, 2)]

@@ -61,7 +61,7 @@ def test_the_script_pauses_asks_waits_and_answers():
 
 def test_a_question_may_be_asked_once_more_before_its_answer():
     """Nothing else changes: its second time is in the last six of the ten rows, and it is one question."""
-    once, again = LangRoom(8, room="mini"), LangRoom(8, room="mini", again=True)
+    once, again = LangRoom(8, room="mini"), LangRoom(8, room="mini", again=1)
     for seed in range(10):
         (words, events), (more, others) = script(once, seed, 60), script(again, seed, 60)
         assert events == others
@@ -74,6 +74,16 @@ def test_a_question_may_be_asked_once_more_before_its_answer():
         for word in more[1:]:
             states = [env.step(SILENT)[-1]["state"]["answer"] for env in (once, again)]
             assert states[0] == states[1], word
+
+
+def test_a_question_that_is_asked_twice_more_takes_more_rows():
+    env = LangRoom(8, room="mini", again=2)
+    words, events = script(env, 3, 60)
+    told = " ".join("_" if w == 0 else env.vocabulary.words[w] for w in words)
+    asked = re.search(r"((?:what color is the (?:ball|vase) \? ){3})it is (?:red|green) _", told)
+    assert asked is not None
+    assert len(set(re.findall("ball|vase", asked[1]))) == 1
+    assert sum("question" in event for event in events) == 2, "of 60 rows: three times what is one question"
 
 
 def test_what_a_word_earns():
@@ -178,6 +188,8 @@ def test_wrong_options_are_told():
         LangRoom(room="mimi")
     with pytest.raises(ConfigError, match="at least 0"):
         LangRoom(extra=-1)
+    with pytest.raises(ConfigError, match="expected again as a whole number of at least 0, got True"):
+        LangRoom(again=True)
 
 
 def test_play_of_the_reference_is_data_with_both_actions():

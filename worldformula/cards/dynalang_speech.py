@@ -29,6 +29,7 @@ from worldformula.training.settings import override
 
 ROWS, EPISODES, SCORED = 61, 5, 20  # rows of an episode, episodes that are scored of each of so many streams
 FEW, MANY = 0, 189  # words that are never right, beside the eleven
+AGAIN = 2  # a question is asked three times
 KNOWN, PRIOR, ENTROPY = 0.85, 0.8, 0.3
 CHUNKS, UNSEEN, STEPS = 1500, 300, 32  # chunks of play to learn from and others, and their rows
 STRAY, RANDOM = 0.15, (0.05,)  # shares of steps that lead anywhere, and of acts that are random
@@ -47,7 +48,7 @@ def config(prior: bool) -> dreamer_v3.DreamerConfig:
 
 def options(extra: int) -> dict[str, Any]:
     """Of the room."""
-    return {"extra": extra, "again": True}
+    return {"extra": extra, "again": AGAIN}
 
 
 def measure(seed: int) -> dict[str, float]:

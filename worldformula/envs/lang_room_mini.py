@@ -12,7 +12,8 @@ nothing.
                       seen; 60 steps. To guess at the right moment earns 0.45 a question, to look before it 1
 
 ``extra`` adds words that are never right: with many of them, a policy hardly finds the right one by chance. With
-``again`` the last six of the ten rows ask the question once more, so that what is heard asks what was heard before.
+``again`` the question is asked so many times more before its answer, in the last of the ten rows, or in more of them:
+what is heard then asks what was heard before.
 
 LangRoom of Lin et al. 2024 (arXiv:2308.01399), whose pictures are 60 of 64 pixels wide; the small one is ours.
 """
@@ -94,7 +95,7 @@ class LangRoom(gymnasium.Env[Any, Any]):
         size: edge of the picture in pixels.
         room: "full" or "mini".
         extra: words that are never right.
-        again: whether the question is said once more before its answer.
+        again: how often a question is said once more before its answer, six rows each time.
     """
 
     metadata: dict[str, Any] = {
@@ -104,13 +105,15 @@ class LangRoom(gymnasium.Env[Any, Any]):
     beside_pictures = ("token",)
 
     def __init__(
-        self, size: int = 32, room: str = "mini", extra: int = 0, again: bool = False,
+        self, size: int = 32, room: str = "mini", extra: int = 0, again: int = 0,
         render_mode: str | None = "rgb_array",
     ) -> None:  # fmt: skip
         if room not in PLANS:
             raise ConfigError(f"expected room as one of {', '.join(PLANS)}, got {room!r}.{near(room, PLANS)}")
         if extra < 0:
             raise ConfigError(f"expected a number of extra words of at least 0, got {extra}")
+        if isinstance(again, bool) or not isinstance(again, int) or again < 0:
+            raise ConfigError(f"expected again as a whole number of at least 0, got {again!r}")
         self.render_mode, self.plan, self.again = render_mode, PLANS[room], again
         self.vocabulary = vocabulary(self.plan, extra)
         self.metadata = {**type(self).metadata, "vocabulary": self.vocabulary}
@@ -142,7 +145,7 @@ class LangRoom(gymnasium.Env[Any, Any]):
         before, behind = (int(rng.integers(*PAUSE)) for _ in range(2))
         self.answer = 1 + int(self.colours[thing])
         question = [words(w) for w in ("what", "color", "is", "the", list(self.plan.things)[thing], "?")]
-        heard = question if self.again else []
+        heard = question * self.again
         awaited = [*([0] * (THINK - len(heard))), *heard]
         self._script.extend([0] * before + question + awaited + [words("it"), words("is"), self.answer])
         self._script.extend([0] * behind)
