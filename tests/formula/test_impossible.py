@@ -21,6 +21,7 @@ from worldformula import (
     Entropy,
     Evidence,
     MoE,
+    Multinomial,
     Normal,
     OneHot,
     Value,
@@ -232,6 +233,18 @@ def test_what_q_has_and_p_has_not_is_infinite():
         assert torch.equal(formula.interpret(**data).value, out.value)
         found = torch.autograd.grad(out.value.sum(), [full.v, lacking.v], allow_unused=True)
         assert all(g is None or g.isfinite().all() for g in found), formula
+    coins = [Bernoulli(f"{name}(c)", logits=torch.tensor(given), shape=2) for name, given in
+             (("q", [0.0, INF]), ("p", [INF, INF]), ("r", [0.3, INF]))]  # fmt: skip
+    assert KL(coins[0], coins[1])().value.item() == INF
+    known = 0.5 * math.log(0.5 / torch.tensor(0.3).sigmoid()) + 0.5 * math.log(0.5 / torch.tensor(-0.3).sigmoid())
+    assert KL(coins[0], coins[2])().value.item() == pytest.approx(known, rel=1e-5)
+    tosses = [Multinomial(f"{name}(n)", logits=torch.tensor(given), total_count=3, shape=3) for name, given in
+              (("q", [0.0, 0.0, -INF]), ("p", [0.0, -INF, 0.0]), ("r", [1.0, 0.0, -INF]))]  # fmt: skip
+    assert KL(tosses[0], tosses[1])().value.item() == INF
+    other = shares(np.array([1.0, 0.0]))
+    assert KL(tosses[0], tosses[2])().value.item() == pytest.approx(
+        3 * float((0.5 * np.log(0.5 / other)).sum()), rel=1e-5
+    )
     mix = log(E(q, exp(0.25 * log(p)), "exact"))(**data).value
     assert mix.tolist() == pytest.approx([math.log(0.5 * 0.5**0.25)] * ROWS), "a soft weight of log 0"
 

@@ -33,7 +33,7 @@ from worldformula.families.base import (
 from worldformula.families.closed import register_kl
 from worldformula.families.domains import UNIT, Domain
 from worldformula.families.special import as_logits, sigmoid
-from worldformula.families.tensors import floating, patterns
+from worldformula.families.tensors import divergence, floating, patterns
 from worldformula.families.writing import Sign, SourceLines
 
 
@@ -172,9 +172,9 @@ def kl_bernoulli(q_params: Params, p_params: Params, rank: int, shape: Shape | N
             require_same(bernoulli, "q", q.shape, p.shape)
         probs = q.sigmoid()
         other = p if isinstance(p, Tensor) else torch.full_like(q, p)
-        return total(_each(other, probs) - _each(q, probs), rank)
+        return divergence(total(_each(other, probs) - _each(q, probs), rank))
     if isinstance(p, Tensor):
-        return total(_each(p, torch.full_like(p, sigmoid(q))) - _constant_entropy(q), rank)
+        return divergence(total(_each(p, torch.full_like(p, sigmoid(q))) - _constant_entropy(q), rank))
     each = sigmoid(q) * _softplus(-p) + sigmoid(-q) * _softplus(p) - _constant_entropy(q)
     return each * math.prod(require_event(bernoulli, shape))
 

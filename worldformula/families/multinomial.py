@@ -36,6 +36,7 @@ from worldformula.families.base import (
 )
 from worldformula.families.domains import LOGITS, WEIGHTS, Domain, counts_of, told
 from worldformula.families.special import dtype_of, precise, precise_value, rounded
+from worldformula.families.tensors import divergence
 from worldformula.families.writing import Sign
 
 
@@ -178,9 +179,9 @@ class MultinomialFamily(Family):
             require_same(self, "q", q.shape, p.shape)
         q, p = (wide(x) if isinstance(x, Tensor) else x for x in (q, p))
         if isinstance(q, Tensor):
-            return total(q.exp() * (q - p), rank) * self.total_count
+            return divergence(total(q.exp() * (q - p), rank)) * self.total_count
         if isinstance(p, Tensor):
-            return total((q - p) * math.exp(q), rank) * self.total_count
+            return divergence(total((q - p) * math.exp(q), rank)) * self.total_count
         return (q - p) * self.total_count * math.prod(require_event(self, shape)[:-1])
 
 
