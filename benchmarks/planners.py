@@ -7,6 +7,7 @@ it; it returns the best sequence that it has seen, and its cost. `rollouts` are 
 returns besides the states that its plan leads through, one dream more. With a network 512 wide, ratios are to
 `rollouts`. The costs that searches of about equal calls come to stand below, with the CPU time of one decision; then
 those of searches that keep every action shorter than ½, by a Lagrangian, and by a fixed price of what exceeds it.
+Searches of other libraries in the same world are those of `planner_peers`.
 """
 
 from __future__ import annotations
