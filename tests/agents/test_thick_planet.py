@@ -166,6 +166,16 @@ def test_a_plan_is_the_same_whatever_is_beside_it():
     assert torch.equal(one.upper[0].actions["A"], whole.upper[0].actions["A"][:1])
 
 
+def test_rewards_are_learnt_in_a_unit_of_their_own():
+    batch = rows(NUMBERS)
+    for bounded in (False, True):
+        agent = thick_planet.build(replace(SMALL, unit=0.1, bounded=bounded), COLUMNS, NUMBERS)
+        wanted = 10 * torch.from_numpy(batch["reward"])
+        assert wanted.any()
+        found = agent.perception.learn(batch, torch.device("cpu"))["r"]
+        torch.testing.assert_close(found, wanted.tanh() if bounded else wanted)
+
+
 @pytest.mark.parametrize("spec", [CHOICE, NUMBERS], ids=["choice", "numbers"])
 def test_both_players_move_their_own_and_dreams_hold_nothing_for_a_critic(spec):
     agent = thick_planet.build(SMALL, COLUMNS, spec)
@@ -195,3 +205,5 @@ def test_refused():
         replace(SMALL, world=replace(SMALL.world, jumps=None))
     with pytest.raises(ConfigError, match=r"subgoal, noise, prefill and decay ≥ 0, got -0.1"):
         replace(SMALL, subgoal=-0.1)
+    with pytest.raises(ConfigError, match="unit, lr, eps and clip > 0"):
+        replace(SMALL, unit=0.0)

@@ -84,6 +84,8 @@ class ThickPlaNetConfig:
     """Environment steps at random before learning starts."""
     bounded: bool = True
     """Learn tanh of the rewards."""
+    unit: float = 1.0
+    """What rewards are divided by: heads of unit variance hardly learn a seldom reward that is small."""
     lr: float = 1e-4
     """Learning rate of the world model, and of its jumps."""
     eps: float = 1e-5
@@ -94,10 +96,11 @@ class ThickPlaNetConfig:
     """The largest norm of each gradient."""
 
     def __post_init__(self) -> None:
-        if self.batch < 1 or self.length < 2 or min(self.train_ratio, self.lr, self.eps, self.clip) <= 0:
+        rates = (self.train_ratio, self.unit, self.lr, self.eps, self.clip)
+        if self.batch < 1 or self.length < 2 or min(rates) <= 0:
             raise ConfigError(
-                "expected batch ≥ 1, length ≥ 2, and train_ratio, lr, eps and clip > 0, got "
-                f"{self.batch}, {self.length}, {self.train_ratio}, {self.lr}, {self.eps} and {self.clip}"
+                "expected batch ≥ 1, length ≥ 2, and train_ratio, unit, lr, eps and clip > 0, got "
+                f"{self.batch}, {self.length}, {', '.join(map(str, rates))}"
             )
         if self.world.jumps is None:
             raise ConfigError("expected a world with jumps, such as worlds.c_rssm.thick_tiny(); planet has none")
@@ -203,7 +206,7 @@ def build(
     return ImaginationAgent(
         config,
         world,
-        Perception.of(world, 1.0, columns, actions, bounded=config.bounded),
+        Perception.of(world, 1.0, columns, actions, bounded=config.bounded, unit=config.unit),
         players={
             "world": Minimises({"world": 1.0}, world.low, adam, config.clip),
             "jumps": Minimises({"jumps": 1.0}, world.high, adam, config.clip),

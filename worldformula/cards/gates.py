@@ -19,7 +19,7 @@ from worldformula.training.schedules import linear
 
 RADIUS, COUNT, HELD_OUT, BATCH = 0.2, 6400, 1000, 64
 MEMORY, UNITS, NOISE, SPREAD = 8, 64, 0.1, 0.2
-UPDATES, LAMBDA, RATE = 5000, 10.0, 3e-3
+UPDATES, LAMBDA, RATE = 10_000, 10.0, 3e-3
 MOST, LIFT = 0.25, 3.0  # what is asked
 Batch = dict[str, Tensor]
 

@@ -33,8 +33,9 @@ EPISODES, MOST, LEAST = 30, 0.2, 0.7
 ENV = EnvConfig("lever_door", num=EPISODES, args=("hidden_door=true",))
 EVENTS = ("lever", "door_pass", "goal")
 CHUNKS, STEPS, RANDOM, HOLD = 375, 80, (0.03, 0.1, 0.3), 12
-UPDATES, BATCH, BETA, RATE = 3700, 10, 120.0, 6e-4
-JUMPS, ROWS, HELD_OUT, KAPPA, REACHED = 1000, 512, 60, 0.1, 0.98
+UPDATES, BATCH, BETA, RATE = 6000, 10, 60.0, 1e-3
+JUMPS, ROWS, HELD_OUT, KAPPA, REACHED, UNIT = 1000, 512, 60, 0.5, 0.98, 0.1
+GROUPS, CLASSES = 32, 4  # many groups of few classes: cosines to a far place still grow with every step towards it
 Batch = dict[str, Tensor]
 
 
@@ -80,13 +81,15 @@ def gates(agent: ImaginationAgent, seed: int) -> dict[str, float]:
 
 
 def config() -> thick_planet.ThickPlaNetConfig:
-    """`tiny`, with what numbers within [0, 1] and rewards of 1 at an end need."""
+    """`tiny`, with what numbers within [0, 1] and a seldom reward at an end need."""
     own = thick_planet.tiny()
     assert own.world.jumps is not None
-    world = replace(own.world, gates=None, proceed=1.0, spread=0.1, jumps=replace(own.world.jumps, codes=3))
+    jumps = replace(own.world.jumps, codes=3)
+    world = replace(own.world, groups=GROUPS, classes=CLASSES, gates=None, proceed=1.0, spread=0.1, jumps=jumps)
     search = CEM(horizon=12, candidates=100, elites=10, iterations=4)
     codes = MCTS(3, 32, surprise=0.1)
-    return replace(own, world=world, planner=search, codes=codes, subgoal=KAPPA, reached=REACHED, bounded=False)
+    found = replace(own, world=world, planner=search, codes=codes, bounded=False, unit=UNIT)
+    return replace(found, subgoal=KAPPA, reached=REACHED)
 
 
 def learnt(seed: int) -> tuple[ImaginationAgent, Batch]:
@@ -99,8 +102,11 @@ def learnt(seed: int) -> tuple[ImaginationAgent, Batch]:
     assert isinstance(world, Jumping)
     read = {name: rows[name] for name in world.loss.program.inputs if name in rows}
     warm = {"beta": linear(0.0, BETA, UPDATES)}
-    fit(world.loss, read, batch=BATCH, steps=UPDATES, lr=RATE, clip=100.0, seed=seed, symbols=warm)
-    fit(world.jumps, jumps_of(world, rows), batch=ROWS, steps=JUMPS, lr=RATE, clip=100.0, seed=seed)
+    fit(
+        world.loss, read, batch=BATCH, steps=UPDATES, lr=RATE, clip=100.0, seed=seed, schedule="cosine", symbols=warm
+    )  # fmt: skip
+    seen = jumps_of(world, rows)
+    fit(world.jumps, seen, batch=ROWS, steps=JUMPS, lr=RATE, clip=100.0, seed=seed, schedule="cosine")
     return agent, rows
 
 
