@@ -245,16 +245,20 @@ CLAIMS: dict[str, Callable[[Mapping[str, float]], bool]] = {
     "without a latent the middle is foretold": lambda m: abs(m["best_none"] - 1) <= 0.1 and m["near_none"] >= 0.8,
     "the impossible middle has more energy": lambda m: m["auroc_two"] >= 0.95,
     "the trees are not in z": lambda m: abs(m["texture_two"] - 0.5) <= 0.08,
-    "a wide and free z makes the impossible possible": lambda m: m["auroc_free"] <= m["auroc_two"] - 0.1,
 }
-"""What has to hold; distances in units of δ², so that the mean of two branches is 1 away from either."""
+"""What has to hold of every seed; distances in units of δ², so that the mean of two branches is 1 away from either."""
+
+
+def opened(found: Mapping[str, float]) -> float:
+    """How far a wide and free z makes the impossible possible: what it takes from the AUROC of two codes."""
+    return found["auroc_two"] - found["auroc_free"]
 
 
 def measure(seed: int) -> dict[str, float]:
     """All worlds of the card on the same data.
 
     Returns:
-        ``claims``, how many of the six hold, and what `evaluate` says of every world.
+        ``claims``, how many of the five hold, ``opened``, and what `evaluate` says of every world.
     """
     data, held_out = Drives.of(seed, EPISODES), Drives.of(seed + 10_000, HELD_OUT)
     found: dict[str, float] = {}
@@ -262,7 +266,7 @@ def measure(seed: int) -> dict[str, float]:
         world = train(config, data, seed)
         told = evaluate(config, world, data, held_out, seed)
         found |= {f"{key}_{name}": value for key, value in told.items() if not math.isnan(value)}
-    return {"claims": float(sum(claim(found) for claim in CLAIMS.values())), **found}
+    return {"claims": float(sum(claim(found) for claim in CLAIMS.values())), "opened": opened(found), **found}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
