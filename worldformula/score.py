@@ -12,7 +12,6 @@ from worldformula.errors import ConfigError, NonFiniteError, ShapeError, table
 from worldformula.given import check_space, like_of
 from worldformula.planner import Named, Plan, Space, Task, shaped
 from worldformula.world import Dynamics, State, Values
-from worldformula.world.arrivals import Again
 
 
 class Score:
@@ -50,8 +49,6 @@ class Score:
             expected = f"given: expected a row for each of {len(generators)} episodes\n"
             raise ShapeError(expected + table(("name", "got"), wrong))
         self._starts: dict[int, State] = {}  # the states, for so many candidates each, of the last call
-        self._again: tuple[Any, Again | None] = None, None  # the shapes of the last dreams, and what dreams such again
-        self._duration: str | None = getattr(dynamics, "duration", None)  # what says how long a step takes
         self.noise: dict[str, Tensor] | None = None
         if task.samples:
             draw = getattr(dynamics, "dream_noise", None)
@@ -112,26 +109,12 @@ class Score:
             k: (v if S == 1 else v.unsqueeze(2).expand(-1, -1, S, *v.shape[2:]).flatten(0, 1)).flatten(0, 1)
             for k, v in actions.items()
         }
-        like = [(k, v.shape, v.dtype) for k, v in flat.items()]
-        again = self._again[1] if self._again[0] == like else None
-        if again is None:
-            arrived = self._first(flat, N, like)
-            return self.told(arrived.series, N * S), flat, self.durations(arrived)
-        arrived = again(flat)
-        durations = None if self._duration is None else self.durations(arrived)
-        return self.told(arrived, N * S) if self.task.given else arrived, flat, durations
-
-    def _first(self, flat: Named, count: int, like: object) -> State:
-        """The states that dreams of so many candidates arrive at, where none like them was dreamt before."""
         options: dict[str, Any] = {"deterministic": True}
         if self.noise is not None:
-            noise = {k: v.unsqueeze(1).expand(-1, count, *v.shape[1:]).flatten(0, 2) for k, v in self.noise.items()}
+            noise = {k: v.unsqueeze(1).expand(-1, N, *v.shape[1:]).flatten(0, 2) for k, v in self.noise.items()}
             options = {"noise": noise}
-        start, options = self._start(count * max(self.task.samples, 1)), {**options, **self.task.numbers}
-        repeated: Callable[..., Again | None] | None = getattr(self.dynamics, "again", None)
-        again = None if repeated is None else repeated(start, flat, **options)
-        self._again = like, again
-        return self._arrived(start, flat, options) if again is None else again(flat)
+        arrived = self._arrived(self._start(N * S), flat, {**options, **self.task.numbers})
+        return self.told(arrived.series, N * S), flat, self.durations(arrived)
 
     def _start(self, times: int) -> State:
         """The states, for so many candidates each; kept for the next call, but for memories, which are written on."""
@@ -206,6 +189,12 @@ class Score:
         steps = states.lead[1]
         rows = {k: v.repeat_interleave(times, 0).unsqueeze(1) for k, v in self.task.given.items()}
         return states | {k: v.expand(-1, steps, *v.shape[2:]) for k, v in rows.items()}
+
+    @property
+    def _duration(self) -> str | None:
+        """The variable that says how long a step takes, where the dynamics has one."""
+        name: str | None = getattr(self.dynamics, "duration", None)
+        return name
 
     def durations(self, arrived: State) -> Tensor | None:
         """How long the step to each of these states ``[N, T, ...]`` took, ``[N, T]``, where the dynamics says it.

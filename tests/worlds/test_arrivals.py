@@ -89,28 +89,6 @@ def test_several_actions_with_given_noise_arrive_where_a_checked_dream_does():
         assert not torch.equal(found["s"], world.arrive(start, actions, deterministic=True)["s"])
 
 
-def test_who_dreams_again_from_one_start_has_what_arrive_gives_once_such_a_dream_was_checked(world):
-    start = begun(world, 3)
-    assert world.again(start, acts({"a": 2}, 3, 4), deterministic=True) is None
-    world.arrive(start, acts({"a": 2}, 3, 4), deterministic=True)
-    again = world.again(start, acts({"a": 2}, 3, 4), deterministic=True)
-    for seed in range(3):
-        others = acts({"a": 2}, 3, 4, seed)
-        assert same(again(others), right(world, start, others, deterministic=True)), seed
-    assert world.again(start, acts({"a": 2}, 3, 5), deterministic=True) is None
-
-
-def test_who_dreams_again_shares_the_noise_that_was_given():
-    world = turning()
-    start, actions = begun(world, 3), acts({"a": 2, "u": 1}, 3, 5)
-    noise = world.dream_noise(start, actions, torch.Generator().manual_seed(1))
-    world.arrive(start, actions, noise=noise)
-    again = world.again(start, actions, noise=noise)
-    for seed in range(3):
-        others = acts({"a": 2, "u": 1}, 3, 5, seed)
-        assert same(again(others), right(world, start, others, noise=noise)), seed
-
-
 def test_a_dream_that_was_checked_is_not_checked_again_and_other_shapes_are(world, monkeypatch):
     checked, imagine = [], world.dynamics.imagine
     monkeypatch.setattr(world.dynamics._arrivals, "imagine", lambda *a, **k: (checked.append(1), imagine(*a, **k))[1])

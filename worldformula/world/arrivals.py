@@ -14,7 +14,6 @@ from worldformula.world.state import State, Values
 
 MOST = 256  # kinds of dreams that are remembered
 Options = Mapping[str, Any]
-Again = Callable[[Mapping[str, Tensor]], State]
 
 
 class Arrivals:
@@ -43,36 +42,19 @@ class Arrivals:
 
     def __call__(self, start: Values, actions: Mapping[str, Tensor], options: Options) -> State:
         """The states ``[N, H, ...]`` from a start ``[N, ...]`` under actions ``[N, H, ...]``."""
-        again = self.again(start, actions, options)
-        return self._looked(start, actions, options) if again is None else again(actions)
-
-    def _looked(self, start: Values, actions: Mapping[str, Tensor], options: Options) -> State:
-        """With all checks."""
+        like = self._like(start, actions, options) if self.plain else None
+        way = self._way(options) if like in self._checked else None
+        if way is not None:
+            try:
+                return State(way.dream(self.rollout, actions, start, options.get("noise") or {}, self.shown), 2)
+            except DIAGNOSED:  # weights of another type, a network that returns something else now: named below
+                self._checked.clear()
         dream = self.imagine(start, actions=actions, **options)
         if dream.axes == 2 and (like := self._like(start, actions, options)) is not None:
             if len(self._checked) >= MOST:
                 self._checked.clear()
             self._checked.add(like)
         return dream.only(k for k in dream if k not in self.actions).span(1)
-
-    def again(self, start: Values, actions: Mapping[str, Tensor], options: Options) -> Again | None:
-        """What dreams from this start under any actions like these; None where such a dream has not been checked yet,
-        or has to be each time. It does not look at the start: whoever calls it leaves that as it is.
-        """
-        like = self._like(start, actions, options) if self.plain else None
-        way = self._way(options) if like in self._checked else None
-        if way is None:
-            return None
-        dream = way.dream(self.rollout, start, options.get("noise") or {}, self.shown)
-
-        def arrived(others: Mapping[str, Tensor]) -> State:
-            try:
-                return State(dream(others), 2)
-            except DIAGNOSED:  # weights of another type, a network that returns something else now: named here
-                self._checked.clear()
-                return self._looked(start, others, options)
-
-        return arrived
 
     def _way(self, options: Options) -> Straight | None:
         return self.rollout.program.straight(options.get("deterministic", False))

@@ -27,7 +27,7 @@ from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import Expectation, Number
 from worldformula.world import heads as predicted
-from worldformula.world.arrivals import Again, Arrivals
+from worldformula.world.arrivals import Arrivals
 from worldformula.world.conditions import held as held_values
 from worldformula.world.conditions import no_time, read_by, throughout
 from worldformula.world.contract import Actions, head_of
@@ -248,12 +248,6 @@ class PriorDynamics(nn.Module):
         without the start and the actions: what a search scores, again and again. ``options`` as there.
         """
         return self._arrivals(start, {self.action: actions} if isinstance(actions, Tensor) else actions, options)
-
-    def again(self, start: Values, actions: Mapping[str, Tensor], **options: Any) -> Again | None:
-        """What does as `arrive` would from this start, under any actions ``[N, H, ...]`` like these; it looks neither
-        at the start, which has to stay as it is, nor at the options. None where no such dream has been checked before.
-        """
-        return self._arrivals.again(start, actions, options)
 
     def dream_noise(
         self, start: Values, actions: Mapping[str, Tensor], generator: torch.Generator | None = None, **numbers: Any

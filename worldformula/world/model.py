@@ -23,7 +23,6 @@ from worldformula.formula.print.notebook import parts_html
 from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import factors as factors_of
 from worldformula.world import heads as predicted
-from worldformula.world.arrivals import Again
 from worldformula.world.contract import Actions, head_of
 from worldformula.world.dynamics import PriorDynamics, joint
 from worldformula.world.levels import levels_given, merged, within
@@ -310,10 +309,6 @@ class World(nn.Module):
     def arrive(self, start: Values, actions: Actions, **options: Any) -> State:
         """The states that a dream under given actions arrives at: see `PriorDynamics.arrive`."""
         return self.dynamics.arrive(start, actions, **options)
-
-    def again(self, start: Values, actions: Mapping[str, Tensor], **options: Any) -> Again | None:
-        """Such arrivals under other actions: see `PriorDynamics.again`."""
-        return self.dynamics.again(start, actions, **options)
 
     def dream_noise(
         self, start: Values, actions: Mapping[str, Tensor], generator: torch.Generator | None = None, **numbers: Any

@@ -21,7 +21,6 @@ from worldformula.gradients import one_loop
 
 Values = Mapping[str, Any]
 Tensors = dict[str, Tensor]
-Dreaming = Callable[[Values], Tensors]
 Like = list[tuple[torch.Size, torch.dtype, torch.device]]
 
 
@@ -115,40 +114,23 @@ class Straight:
             self._trusted = Trusted(*owner.children(), *self._behind)
         return free_of_gradients(self._trusted)
 
-    def dream(self, owner: nn.Module, state: Values, noise: Values, wanted: Iterable[str]) -> Dreaming:
-        """What gives these variables at every step, ``[B, T, ...]``, of dreams from a state under actions of which each
-        is taken one step before.
-        """
-        read = list[Any]()  # what all dreams read, and None where the actions stand
-        late, acts, begins = list[tuple[int, str]](), list[tuple[int, str]](), list[tuple[int, str]]()
-        for place, (kind, what) in enumerate(self.ways):
+    def dream(self, owner: nn.Module, actions: Values, state: Values, noise: Values, wanted: Iterable[str]) -> Tensors:
+        """These variables at every step, ``[B, T, ...]``, under actions of which each is taken one step before."""
+        first = next(iter(actions.values()))
+        values: list[Any] = []
+        for kind, what in self.ways:
             if kind == "series":
-                (late if what in self.shifted else acts).append((place, what))
-            elif kind == "start" and what in self.series:
-                begins.append((place, what))
-            known = noise[what.key] if kind == "noise" else None if what in self.series else state[what]
-            read.append(known)
-        call, plain, places = self.call, self.plain, [(key, self.places[key]) for key in wanted]
-
-        def dreamt(actions: Values) -> Tensors:
-            values: list[Any] = read.copy()
-            for place, key in late:
-                values[place] = Shifted(actions[key])
-            for place, key in acts:
-                values[place] = actions[key].roll(-1, 1)  # the last of a series is not read
-            for place, key in begins:
-                values[place] = actions[key].select(1, 0)
-            if plain and torch.is_grad_enabled():
-                with one_loop():
-                    samples = call(owner, *values)[2]
+                value = actions[what]  # the last of a series is not read
+                values.append(Shifted(value) if what in self.shifted else value.roll(-1, 1))
+            elif kind == "noise":
+                values.append(noise[what.key])
             else:
-                samples = call(owner, *values)[2]
-            lead = next(iter(actions.values())).shape[:2]
-            return {key: _in_time(samples[place], lead) for key, place in places}
+                values.append(actions[what][:, 0] if what in actions else state[what])
+        with one_loop() if self.plain and torch.is_grad_enabled() else nullcontext():
+            samples = self.call(owner, *values)[2]
+        return {key: _in_time(samples[self.places[key]], first) for key in wanted}
 
-        return dreamt
 
-
-def _in_time(value: Tensor, lead: torch.Size) -> Tensor:
+def _in_time(value: Tensor, like: Tensor) -> Tensor:
     """``[B·T, ...]`` as ``[B, T, ...]``; Tensor.unflatten takes longer."""
-    return value.view(*lead, *value.shape[1:])
+    return value.view(*like.shape[:2], *value.shape[1:])
