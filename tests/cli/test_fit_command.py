@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -203,6 +204,8 @@ def test_open_model_brings_the_trained_weights(trained: Path) -> None:
     ("arguments", "says"),
     [
         (["fit", "vae"], "say what to train on, e.g. --data digits. There are: "),
+        (["fit", "vae"], "Data of your own go in by their path; `worldformula data --help` says which."),
+        (["fit", "vae", "--resume"], "say which run goes on, e.g. --run runs/vae-digits --resume"),
         (["fit", "vea", "--data", "digits"], "Did you mean 'vae'"),
         (["fit", "cem", "--data", "digits"], "cem is one of the planners; fit expects a model or a world: "),
         (["fit", "vae", "--data", "digit"], "Did you mean 'digits'"),
@@ -323,3 +326,13 @@ def test_named_coefficients_are_set_on_the_command_line(
     assert values["4"][0] - values["0"][0] == pytest.approx(4 * values["4"][1], rel=1e-4)
     assert main([*command, str(tmp_path / "4"), "--resume", "--steps", "6"]) == 0
     assert open_model(tmp_path / "4").config.symbols == {"beta": 4.0}
+
+
+def test_arrays_without_x_are_told_how_to_be_x(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Episodes are for a world; before, the message was that no model takes them."""
+    path, command = tmp_path / "e.npz", ["fit", "vae", "--run", str(tmp_path / "run"), "--data"]
+    np.savez(path, image=np.zeros((6, 4)), action=np.zeros((6, 4, 1)))
+    assert main([*command, str(path)]) == 1
+    said = capsys.readouterr().err
+    assert "--set data.names=x=image; or, of episodes, fit a world: worldformula fit rssm --data " in said
+    assert main([*command, str(path), "--set", "data.names=x=image", "--steps", "1"]) == 0

@@ -181,6 +181,17 @@ def test_arrays_that_are_refused(tmp_path, arrays, says):
         data.load(str(tmp_path / "x.npz"))
 
 
+@pytest.mark.parametrize("name", ["x.npz", "x.npy"])
+def test_a_file_that_numpy_did_not_write_is_told(tmp_path, name):
+    """NumPy takes it for a pickle, and advises to allow that."""
+    (tmp_path / name).write_bytes(b"a,b\n1,2\n")
+    with pytest.raises(
+        ConfigError, match=rf"{name} is no file of NumPy, whatever its name ends in; np.savez"
+    ) as caught:
+        data.load(str(tmp_path / name))
+    assert "pickle" not in str(caught.value)
+
+
 def test_a_text_is_rows_of_characters_and_its_end_is_the_test(tmp_path):
     text = "abcd" * 20 + "dcba" * 5
     (tmp_path / "t.txt").write_text(text)

@@ -16,6 +16,7 @@ from worldformula.envs import Envs, ids, make
 from worldformula.envs.actions import action_specs, columns
 from worldformula.envs.checked import Checked
 from worldformula.envs.columns import row_spec
+from worldformula.envs.returns import Score
 from worldformula.envs.spaces import observation_parts
 from worldformula.envs.wrappers import resize
 from worldformula.errors import BrokenEnvironmentError, ConfigError, EnvironmentIdError, NonFiniteError, SpaceError
@@ -425,3 +426,10 @@ def test_the_reset_of_an_old_environment_is_told_what_to_return(answer, got):
         Checked(Old(), "old").reset(seed=0)
     with pytest.raises(AssertionError, match="reset returns an info dictionary.*broken"):
         check_env(Old())
+
+
+def test_of_one_episode_no_standard_error_is_printed():
+    """It was printed as 0.0, or as nan."""
+    assert str(Score.of([12.0])) == str(Score(12.0, 0.0, 1)) == "12.0 (n = 1)"
+    assert str(Score.of([11.0, 13.0])) == "12.0 ± 1.0 (n = 2)"
+    assert str(Score.of([])) == "not known"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.envs.rich import Rich  # noqa: F401 (what the processes serve)
-from worldformula.envs import Envs
+from worldformula.envs import Envs, make
 from worldformula.envs.stream import episode_seed
 from worldformula.errors import BrokenEnvironmentError, EnvironmentIdError, NonFiniteError
 
@@ -84,3 +84,12 @@ def test_errors_come_across_as_what_they_are():
     with pytest.raises(NonFiniteError, match="the action for stream 0 is not finite"):
         envs.step(np.array([[np.nan]]))
     envs.close()
+
+
+def test_a_module_without_such_an_environment_says_what_it_has():
+    """It answered with the environments of this package, and with Gymnasium's near misses."""
+    says = r"tests.envs.counting registers no id 'Countin', and .* Did you mean 'Counting'.* environments: Counting"
+    with pytest.raises(EnvironmentIdError, match=says):
+        make("tests.envs.counting:Countin")
+    with pytest.raises(EnvironmentIdError, match=r"math registers no id 'Pi', .* Its environments: none"):
+        make("math:Pi")

@@ -276,3 +276,30 @@ def test_batches_that_hold_no_tensors_are_refused(batch):
     loss = log(Normal("p(x)", shape=3, loc=nn.Parameter(torch.zeros(3)))).mean()
     with pytest.raises(ConfigError, match="expected batches as dicts of tensors by variable"):
         fit(loss, [batch], steps=1, batch=2, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"held": PIXELS}, r"held expects a number, e.g. held=0.1, got Tensor; .* validation="),
+        ({"held": {"x": PIXELS}}, r"held expects a number, e.g. held=0.1, got dict; .* validation="),
+        ({"lr": "1e-3"}, r"lr expects a number, e.g. lr=0.001, got '1e-3'"),
+        ({"clip": "no"}, r"clip expects a number, e.g. clip=1.0, got 'no'"),
+        ({"steps": 2.5}, r"steps expects a whole number of at least 1, got 2.5"),
+        ({"patience": "3"}, r"patience expects a whole number of at least 1, got '3'"),
+    ],
+)
+def test_settings_that_are_no_numbers_are_named(given, says):
+    """They ended in a TypeError of Python that named none of them."""
+    with pytest.raises(ConfigError, match=says):
+        FitConfig(**given)
+
+
+def test_a_fit_that_left_nan_in_the_weights_says_so():
+    """The weights change in place: a second fit, on good data, fails too."""
+    loss, data = regression(), rows()
+    with pytest.raises(NonFiniteError, match=r"the data for values .* is not finite any more: before the next fit"):
+        fit(loss, data | {"x": data["x"] * math.nan}, steps=1, batch=50)
+    assert next(loss.parameters()).isnan().any()
+    with pytest.raises(NonFiniteError, match="is not finite any more"):
+        fit(loss, data, steps=1, batch=50)

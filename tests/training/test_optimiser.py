@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from worldformula.errors import ConfigError
 from worldformula.nets.sizes import Sizes
+from worldformula.training.chosen import chosen
+from worldformula.training.config import FitConfig
 from worldformula.training.optimiser import ClipUnits, LaProp, clip_to_weights
 
 GRADIENTS = [(6.0, 8.0), (0.3, -0.4), (0.0, 2.0)]
@@ -197,3 +199,8 @@ def test_dreamer_clips_what_its_authors_keep_as_tensors() -> None:
     assert [apart[name] for name in heads if "π" in name or "pi" in name or "policy" in name] == [(1, 1)] * 2
     assert [rows for name, rows in apart.items() if name.endswith("read_norm.scale")] == [(1, 1, 1)]
     assert [name.rpartition(".")[2] for name in together] == ["weight", "shared"]
+
+
+def test_an_optimiser_by_its_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"optimizer= expects a class such as torch.optim.SGD, .* got 'adam'"):
+        chosen("adam", FitConfig(), None)

@@ -303,6 +303,17 @@ def test_actions_that_do_not_fit_the_start(shape):
         world.imagine(world.initial(B), actions=torch.zeros(shape))
 
 
+def test_all_states_of_a_filter_are_no_start_for_one_row_of_actions_each():
+    world, _ = build()
+    start = world.initial(B)
+    series = type(start)({name: value[:, None].expand(B, 5, *value.shape[1:]) for name, value in start.items()})
+    with pytest.raises(ShapeError, match=r"imagine\(states.last\(\), ...\)"):
+        world.imagine(series, actions=torch.zeros(B, 3, A))
+    with pytest.raises(ShapeError) as caught:
+        world.imagine(start, actions=torch.zeros(B + 1, 3, A))
+    assert "last" not in str(caught.value)
+
+
 def test_observe_needs_the_last_action_in_the_state():
     world, _ = build()
     with pytest.raises(MissingInputError, match="the state lacks a"):

@@ -97,7 +97,8 @@ class Eval(OnFolder):
         score = evaluate(agent, env, episodes=self.episodes, seed=self.seed, explore=self.explore)
         print(
             f"{run.config.model} on {env.id} after {found.step:,} steps (training seed {run.config.seed}): "
-            f"return {Score(score.mean, score.error, self.episodes)}, mean ± standard error"
+            f"return {Score(score.mean, score.error, self.episodes)}"
+            f"{', mean ± standard error' if self.episodes > 1 else ''}"
         )
         print(yardsticks(env, run.config.seed, run.folder))
         return 0

@@ -76,8 +76,13 @@ class Fit(Trains, FitOptions):
     def _without_data(self) -> ConfigError:
         """What fits the system."""
         found = catalogue.find(self.system())
+        if self.resume:
+            return ConfigError("say which run goes on, e.g. --run runs/vae-digits --resume")
         such = found.data or ("digits" if found.kind == "models" else "episodes.npz")
-        return ConfigError(f"say what to train on, e.g. --data {such}. There are: {', '.join(data.names())}.")
+        return ConfigError(
+            f"say what to train on, e.g. --data {such}. There are: {', '.join(data.names())}. "
+            "Data of your own go in by their path; `worldformula data --help` says which."
+        )
 
     def system(self) -> str:
         """The name of the model; only a run folder can go without it."""

@@ -34,6 +34,12 @@ def array_file(path: Path, new: Mapping[str, str], test: float) -> DataSet:
         loaded = np.load(path, allow_pickle=False)
         found = {"x": loaded} if isinstance(loaded, np.ndarray) else {name: loaded[name] for name in loaded.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        with path.open("rb") as file:
+            begin = file.read(6)
+        if not begin.startswith((b"PK", b"\x93NUMPY")):  # which NumPy takes for a pickle, and advises to allow it
+            raise ConfigError(
+                f"{path} is no file of NumPy, whatever its name ends in; np.savez('{path.stem}.npz', x=...) writes one"
+            ) from error
         raise ConfigError(f"{path} cannot be read as arrays of numbers: {error}") from error
     found = {new.get(name, name): array for name, array in found.items()}
     learnt, kept = _part(found, "train"), _part(found, "test")

@@ -143,7 +143,8 @@ def sequences(name: str, found: list[Episode], how: Reading, note: str) -> DataS
     order = np.random.default_rng(0).permutation(len(rows))
     tests = min(len(rows) - 1, max(1, round(how.test * len(rows))))
     parts = [[rows[i] for i in sorted(chosen)] for chosen in (order[tests:], order[:tests])]
-    said = f"{note} {len(rows)} episodes of {min(lengths)} to {max(lengths)} rows, windows of {length}"
+    span = " to ".join(dict.fromkeys(map(str, (min(lengths), max(lengths)))))
+    said = f"{note} {len(rows)} episodes of {span} rows, windows of {length}"
     without = sum("reward" not in episode for episode in found)
     if without:
         said += f"; {'no' if without == len(found) else f'in {without} of them no'} column reward, so that it is 0"

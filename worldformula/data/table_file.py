@@ -93,8 +93,8 @@ def _complete(known: dict[str, Cells], missing: str, path: Path) -> tuple[dict[s
     if missing == "refuse":
         some = ", ".join(f"{name} ({len(rows)})" for name, rows in holes.items() if rows)
         raise ConfigError(
-            f"{path.name} has {count} empty cells: {some}. Leave their rows out with --set data.missing=drop, fill "
-            "them in with data.missing=fill, or leave the columns out with data.skip=NAME"
+            f"{path.name} has {count} empty cell{'s' * (count > 1)}: {some}. Leave their rows out with "
+            "--set data.missing=drop, fill them in with data.missing=fill, or leave the columns out with data.skip=NAME"
         )
     if missing == "drop":
         gone = {i for rows in holes.values() for i in rows}

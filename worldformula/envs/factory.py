@@ -231,7 +231,7 @@ def _build(id: str, size: int, pixels: bool, options: dict[str, Any]) -> Env:
                 raise
             if ":" in name and (kind := getattr(sys.modules.get(name.partition(":")[0]), name.partition(":")[2], None)):
                 return _instance(id, kind, options)
-            raise EnvironmentIdError(_unknown(id, str(error))) from error
+            raise EnvironmentIdError(_absent(id) if ":" in name else _unknown(id, str(error))) from error
 
 
 def _instance(id: str, kind: Any, options: dict[str, Any]) -> Env:
@@ -265,6 +265,17 @@ def here() -> None:
     """Modules of the current folder can be imported, as with ``python -m``; installed ones go first."""
     if str(Path.cwd()) not in sys.path and "" not in sys.path:
         sys.path.append(str(Path.cwd()))
+
+
+def _absent(id: str) -> str:
+    """What a module that could be imported has instead of an environment of this name."""
+    module, _, name = id.partition(":")
+    found = vars(sys.modules[module]) if module in sys.modules else {}
+    has = [key for key, kind in found.items() if isinstance(kind, type) and issubclass(kind, gymnasium.Env)]
+    return (
+        f"no environment has the id {id!r}: {module} registers no id {name!r}, and has no such class or function."
+        f"{near(name, [*has, *gymnasium.registry])} Its environments: {', '.join(has) or 'none'}"
+    )
 
 
 def _unknown(id: str, reason: str) -> str:

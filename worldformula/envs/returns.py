@@ -37,7 +37,8 @@ class Score:
 
     def __str__(self) -> str:
         digits = 1 if abs(self.mean) >= 10 else 3  # returns of ±1 would all look alike
-        return f"{self.mean:.{digits}f} ± {self.error:.{digits}f} (n = {self.n})" if self.n else "not known"
+        wide = f" ± {self.error:.{digits}f}" if self.n > 1 else ""  # of one episode nobody knows it
+        return f"{self.mean:.{digits}f}{wide} (n = {self.n})" if self.n else "not known"
 
 
 def random_policy_return(

@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from worldformula import catalogue
-from worldformula.data import DataSet, known, load, sequences
+from worldformula.data import DataSet, is_own, known, load, sequences
 from worldformula.errors import (
     CatalogueError,
     CheckpointError,
@@ -111,8 +111,12 @@ class ModelRun(Fit):
             ) from None
 
     def _options(self, error: WorldformulaError) -> str:
-        """Which options of a table may make its rows those that the model reads, as one line to write."""
-        reading = self.config.reading
+        """Which options may make the rows those that the model reads, as one line to write."""
+        reading, arrays = self.config.reading, list(self.data.train)
+        if isinstance(error, MissingInputError) and arrays and "x" not in arrays and is_own(self.config.data):
+            acted = any(name.partition("/")[0] == "action" for name in arrays)
+            world = f"; or, of episodes, fit a world: worldformula fit rssm --data {self.config.data}" if acted else ""
+            return f"\nx may be another array: name it, as in --set data.names=x={arrays[0]}{world}"
         if not self.data.columns:
             return ""
         if isinstance(error, MissingInputError) and "y" in self.model.inputs and not reading.label:

@@ -20,11 +20,17 @@ def chosen(optimizer: Make, config: FitConfig, lr: float | None) -> Callable[...
     """From parameters to their optimiser.
 
     Raises:
-        ConfigError: settings of AdamW are given beside it; or, when it is called, it is no optimiser that can be used.
+        ConfigError: it is none of these, or settings of AdamW are given beside it; or, when it is called, it is no
+            optimiser that can be used.
     """
     if config.weight_decay or config.betas != (0.9, 0.999):
         raise ConfigError(
             "weight_decay and betas are AdamW's; with optimizer= give them to it: partial(SGD, momentum=.9)"
+        )
+    if not callable(optimizer) and not isinstance(optimizer, torch.optim.Optimizer):
+        raise ConfigError(
+            f"optimizer= expects a class such as torch.optim.SGD, a function of parameters, or an optimiser that was "
+            f"made, got {optimizer!r}"
         )
     if isinstance(optimizer, torch.optim.Optimizer) and lr is not None:
         raise ConfigError("got lr beside an optimiser that was made; it has its own")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from numbers import Integral, Real
 from typing import Any, Literal
 
 from worldformula.errors import ConfigError, near
@@ -41,6 +42,7 @@ class FitConfig:
     """Measurements without a new best after which the fit ends."""
 
     def __post_init__(self) -> None:
+        self._numbers()
         for name in ("steps", "batch", "judge_every", "log_every", "patience"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name} expects a whole number of at least 1, got {getattr(self, name)}")
@@ -59,10 +61,26 @@ class FitConfig:
                 f"or their average; got held={self.held}, ema={self.ema}"
             )
 
+    def _numbers(self) -> None:
+        for name, default in (("lr", 1e-3), ("weight_decay", 0.01), ("clip", 1.0), ("ema", 0.999), ("held", 0.1)):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Real):
+                rows = "; rows of your own to measure on are validation=" if name == "held" else ""
+                raise ConfigError(f"{name} expects a number, e.g. {name}={default}, got {_short(value)}{rows}")
+        for name in ("steps", "batch", "judge_every", "log_every", "patience"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Integral):
+                raise ConfigError(f"{name} expects a whole number of at least 1, got {_short(value)}")
+
     @property
     def interval(self) -> int:
         """Updates per row of the history."""
         return self.log_every or max(1, self.steps // ROWS)
+
+
+def _short(value: object) -> str:
+    """Numbers and texts as they are; of what holds many, such as a batch, its type."""
+    return repr(value) if isinstance(value, str | Real) else type(value).__name__
 
 
 def parted(more: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, FitConfig]]:

@@ -303,9 +303,19 @@ class Fitting:
                 raise NonFiniteError(
                     f"{broken} is {row[broken]} at step {step}. Lower lr, set clip (e.g. 1.0), or look at the data for "
                     "values that the family cannot have; loss.interpret(...) walks the formula term by term."
+                    + self._spoilt()
                 )
             self.history.rows.append({"step": step, **row})
         self._pending = []
+
+    def _spoilt(self) -> str:
+        """What a second fit would begin with: weights change in place, and a step of NaN leaves NaN."""
+        wrong = [name for name, weight in self.loss.named_parameters() if not weight.isfinite().all()]
+        if not wrong:
+            return ""
+        return (
+            f" {wrong[0]} is not finite any more: before the next fit, make the networks anew, or load their weights."
+        )
 
     # ------------------------------------------------------------------------------------------------------ going on
 

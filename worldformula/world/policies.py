@@ -101,8 +101,10 @@ def followed(
     if any(len(s) <= axes or s[:axes] != lead or s[axes] < 1 for s in shapes) or len(set(shapes)) > 1:
         expected = f"[{', '.join(map(str, lead))}{', ' if lead else ''}H ≥ 1, ...]"
         rows = [(key, expected, list(v.shape)) for key, v in actions.items()]
+        series = axes > 1 and all(len(s) > 1 and s[0] == lead[0] for s in shapes)  # states of a filter are [B, T]
         raise ShapeError(
             f"imagine: the actions do not fit the start{', or one another' if len(shapes) > 1 else ''}\n"
             + table(("variable", "expected", "got"), rows)
+            + ("\nimagine from the last step of the states, imagine(states.last(), ...)" if series else "")
         )
     return dict(actions)
