@@ -51,6 +51,7 @@ class Score:
             raise ShapeError(expected + table(("name", "got"), wrong))
         self._starts: dict[int, State] = {}  # the states, for so many candidates each, of the last call
         self._again: tuple[Any, Again | None] = None, None  # the shapes of the last dreams, and what dreams such again
+        self._arrive, self._repeated = shortcuts(dynamics)
         self._duration: str | None = getattr(dynamics, "duration", None)  # what says how long a step takes
         self.noise: dict[str, Tensor] | None = None
         if task.samples:
@@ -128,8 +129,7 @@ class Score:
             noise = {k: v.unsqueeze(1).expand(-1, count, *v.shape[1:]).flatten(0, 2) for k, v in self.noise.items()}
             options = {"noise": noise}
         start, options = self._start(count * max(self.task.samples, 1)), {**options, **self.task.numbers}
-        repeated: Callable[..., Again | None] | None = getattr(self.dynamics, "again", None)
-        again = None if repeated is None else repeated(start, flat, **options)
+        again = None if self._repeated is None else self._repeated(start, flat, **options)
         self._again = like, again
         return self._arrived(start, flat, options) if again is None else again(flat)
 
@@ -144,9 +144,8 @@ class Score:
 
     def _arrived(self, start: State, actions: Named, options: dict[str, Any]) -> State:
         """The states ``[N, H, ...]`` that dreams arrive at, without actions."""
-        arrive: Callable[..., State] | None = getattr(self.dynamics, "arrive", None)
-        if arrive is not None:
-            return arrive(start, actions, **options)
+        if self._arrive is not None:
+            return self._arrive(start, actions, **options)
         dream = State(self.dynamics.imagine(start, actions=actions, **options), 2)
         return dream.only(k for k in dream if k not in self.dynamics.actions).span(1)
 
@@ -184,7 +183,7 @@ class Score:
     def _dream(self, actions: Named) -> State:
         """The states ``[B, H + 1, ...]``, means and modes, of one dream for each episode, the start first."""
         options = {"deterministic": True, **self.task.numbers}
-        if hasattr(self.dynamics, "arrive") and len(self.state.series) == len(self.state):
+        if self._arrive is not None and len(self.state.series) == len(self.state):
             arrived = self._arrived(self.state, actions, options)
             if arrived.keys() <= self.state.keys():
                 return State({k: torch.cat((self.state[k].unsqueeze(1), v), 1) for k, v in arrived.items()}, 2)
@@ -223,6 +222,20 @@ class Score:
         if bool((found <= 0).any()):
             raise ConfigError(f"expected durations {name} above 0, got {float(found.min()):g}")
         return found
+
+
+def shortcuts(
+    dynamics: Dynamics,
+) -> tuple[Callable[..., State] | None, Callable[..., Again | None] | None]:
+    """``arrive`` and ``again`` of dynamics that say themselves what these are to be. A subclass, or what stands around
+    another dynamics, that imagines something of its own is asked by ``imagine`` alone: what it has by inheritance would
+    dream as if it had changed nothing.
+    """
+    line = [getattr(dynamics, "__dict__", {}), *map(vars, type(dynamics).__mro__)]
+    at = {k: next((i for i, own in enumerate(line) if k in own), len(line)) for k in ("imagine", "arrive", "again")}
+    arrive = getattr(dynamics, "arrive", None) if at["arrive"] <= at["imagine"] < len(line) else None
+    own = arrive is not None and at["again"] <= at["arrive"]
+    return arrive, getattr(dynamics, "again", None) if own else None
 
 
 def _places(which: Tensor) -> str:
