@@ -49,6 +49,7 @@ class Score:
             expected = f"given: expected a row for each of {len(generators)} episodes\n"
             raise ShapeError(expected + table(("name", "got"), wrong))
         self._starts: dict[int, State] = {}  # the states, for so many candidates each, of the last call
+        self._arrive = shortcut(dynamics)
         self.noise: dict[str, Tensor] | None = None
         if task.samples:
             draw = getattr(dynamics, "dream_noise", None)
@@ -127,9 +128,8 @@ class Score:
 
     def _arrived(self, start: State, actions: Named, options: dict[str, Any]) -> State:
         """The states ``[N, H, ...]`` that dreams arrive at, without actions."""
-        arrive: Callable[..., State] | None = getattr(self.dynamics, "arrive", None)
-        if arrive is not None:
-            return arrive(start, actions, **options)
+        if self._arrive is not None:
+            return self._arrive(start, actions, **options)
         dream = State(self.dynamics.imagine(start, actions=actions, **options), 2)
         return dream.only(k for k in dream if k not in self.dynamics.actions).span(1)
 
@@ -167,7 +167,7 @@ class Score:
     def _dream(self, actions: Named) -> State:
         """The states ``[B, H + 1, ...]``, means and modes, of one dream for each episode, the start first."""
         options = {"deterministic": True, **self.task.numbers}
-        if hasattr(self.dynamics, "arrive") and len(self.state.series) == len(self.state):
+        if self._arrive is not None and len(self.state.series) == len(self.state):
             arrived = self._arrived(self.state, actions, options)
             if arrived.keys() <= self.state.keys():
                 return State({k: torch.cat((self.state[k].unsqueeze(1), v), 1) for k, v in arrived.items()}, 2)
@@ -212,6 +212,16 @@ class Score:
         if bool((found <= 0).any()):
             raise ConfigError(f"expected durations {name} above 0, got {float(found.min()):g}")
         return found
+
+
+def shortcut(dynamics: Dynamics) -> Callable[..., State] | None:
+    """``arrive`` of dynamics that say themselves what this is to be. A subclass, or what stands around another
+    dynamics, that imagines something of its own is asked by ``imagine`` alone: what it has by inheritance would dream
+    as if it had changed nothing.
+    """
+    line = [getattr(dynamics, "__dict__", {}), *map(vars, type(dynamics).__mro__)]
+    imagine, arrive = (next((i for i, own in enumerate(line) if k in own), len(line)) for k in ("imagine", "arrive"))
+    return getattr(dynamics, "arrive", None) if arrive <= imagine < len(line) else None
 
 
 def _places(which: Tensor) -> str:

@@ -14,8 +14,11 @@ from torch import Tensor
 
 from worldformula.catalogue import find, names
 from worldformula.errors import ConfigError
+from worldformula.formula import Deterministic
 from worldformula.planner import ActionSet, Named, Planner, Space, Task
-from worldformula.world import State, World
+from worldformula.planners.cem import CEM
+from worldformula.score import Score
+from worldformula.world import PriorDynamics, State, World
 from worldformula.worlds import jepa, latent_jepa, lewm, rssm
 
 B = 2
@@ -129,3 +132,41 @@ def test_a_world(which: str, name: str, kind: str) -> None:
     assert space["a"].holds(plan.actions["a"])
     begin = start.only(k for k in start if k not in world.actions)
     torch.testing.assert_close(plan.cost, stepwise(world, begin, plan.actions, variable, goal), rtol=1e-3, atol=1e-4)
+
+
+class Walled(PriorDynamics):
+    """A prior that stops at a wall, by what it imagines alone."""
+
+    def imagine(self, *given: Any, **options: Any) -> State:
+        return stopped(super().imagine(*given, **options))
+
+
+class Around:
+    """The same around another dynamics, whose other methods it has."""
+
+    def __init__(self, inner: PriorDynamics) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def imagine(self, *given: Any, **options: Any) -> State:
+        return stopped(self.inner.imagine(*given, **options))
+
+
+def stopped(dream: State) -> State:
+    return State({**dream, "h": dream["h"].clamp(-1, 1)}, 2)
+
+
+@pytest.mark.parametrize("kind", [Walled, lambda prior: Around(PriorDynamics(prior))], ids=["subclass", "around"])
+def test_what_imagines_something_of_its_own_is_asked_by_that_each_time(kind: Any) -> None:
+    """A wall at 1, and a goal at 3: each of six steps costs (3 - 1)². It was 19 from the second call on, without it."""
+    dynamics = kind(Deterministic("h_t = f(h_{t-1}, a_{t-1})", lambda h, a: h + a, shape=1))
+    task, space = Task(lambda states, _: (states["h"][..., 0] - 3).square()), {"a": ActionSet(1)}
+    start, generators = {"h": torch.zeros(1, 1)}, [torch.Generator().manual_seed(0)]
+    score = Score(dynamics, task, start, space, 6, generators)
+    for _ in range(3):
+        assert score({"a": torch.ones(1, 2, 6, 1)}).tolist() == [[24.0, 24.0]]
+    plan = CEM(horizon=6).plan(dynamics, task, start, space=space)
+    assert plan.cost.item() >= 24.0
+    assert plan.states["h"].abs().max().item() <= 1.0

@@ -95,11 +95,53 @@ def function(draft: Draft, name: str, body: Ref, bounds: tuple[Ref | None, ...] 
     if any(isinstance(bound, str) for bound in bounds):
         given = Op("", "function", (body, *bounds), how=name, rank=draft.rank(body))
         return _known(draft, draft.add(name, given), _event(draft, body))
+    if name == "log" and (known := logarithm(draft, body)) is not None:
+        return known
     if name in ("log", "sqrt") and _of_the_call(draft, body):
         draft.checks[name, body] = partial(check_root, name), (body,)
     options = tuple(zip(("min", "max"), bounds, strict=True)) if name == "clamp" else ()
     op = Op("", "function", (body,), how=name, options=options, rank=draft.rank(body))
     return _known(draft, draft.add(name, op), _event(draft, body))
+
+
+def logarithm(draft: Draft, value: Ref) -> Ref | None:
+    """The logarithm of what is made of exponentials and densities by products, powers and means, without any of them,
+    which would be 0 for an x of some hundred pixels; None of anything else.
+    """
+    if not isinstance(value, str):
+        return None
+    op = draft.ops[value]
+    match op.kind, op.how:
+        case "function", "exp":
+            inner: Ref = op.args[0]
+            return inner
+        case "detach", _:
+            known = logarithm(draft, op.args[0])
+            return None if known is None else unary(draft, "detach", known)
+        case "binary", "*" | "/":
+            left, right = (_of_factor(draft, side) for side in op.args)
+            if left is None or right is None or (not isinstance(left, str) and not isinstance(right, str)):
+                return None
+            return binary(draft, "+" if op.how == "*" else "-", left, right)
+        case "binary", "^":
+            base = logarithm(draft, op.args[0])
+            return None if base is None else binary(draft, "*", base, op.args[1])
+        case "samples", "mean" | "sum" | "expected":
+            body = logarithm(draft, op.args[-1])
+            if body is None:
+                return None
+            if op.how == "expected":
+                return None if op.axis is None else expected(draft, "log_expected", op.args[0], body, op.axis)
+            how = "logmeanexp" if op.how == "mean" else "logsumexp"
+            return draft.add(how, Op("", "samples", (body,), how=how, axis=op.axis, rank=draft.rank(body)))
+    return None
+
+
+def _of_factor(draft: Draft, side: Ref) -> Ref | None:
+    """The logarithm of a factor, which may be a number."""
+    if isinstance(side, str):
+        return logarithm(draft, side)
+    return math.log(side) if side > 0 else None
 
 
 def _lift(draft: Draft, ref: Ref, rank: int) -> Ref:

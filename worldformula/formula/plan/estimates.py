@@ -13,6 +13,7 @@ from worldformula.errors import FormulaError, GradientError
 from worldformula.formula import baselines
 from worldformula.formula.plan import resampling
 from worldformula.formula.plan.arithmetic import binary, expected, function, over_batch, refuse_mixed, unary
+from worldformula.formula.plan.arithmetic import logarithm as logarithm_of
 from worldformula.formula.plan.densities import draw, log_density, params, samples_axis
 from worldformula.formula.plan.draft import Draft
 from worldformula.formula.plan.plan import Op, Ref
@@ -109,7 +110,11 @@ def _sampled(draft: Draft, node: Expectation, scope: Scope) -> Steps:
     resampling.refuse_mean(node)
     inside, axis = _enter(draft, node, scope)
     value = yield from _alone(draft, node.body, inside)
-    value = yield from _score(draft, node, value, inside, axis)
+    return _mean(draft, node, (yield from _score(draft, node, value, inside, axis)), inside, axis)
+
+
+def _mean(draft: Draft, node: Expectation, value: Ref, inside: Scope, axis: int | None) -> Ref:
+    """The mean of a value over the samples, or its sum weighted by the probabilities of the values."""
     uses = _enumerated(node)[::-1]
     shares = [_share(draft, use, node, inside) for use in uses]
     if shares:  # joined first: what one variable makes impossible may be ∞ and −∞ over the values of another
@@ -127,7 +132,16 @@ def log_expectation(draft: Draft, node: Expectation, scope: Scope) -> Steps:
     dreg = node.gradient == "dreg"
     held = scope.held | {id(u.factor) for u in node.q} if dreg else scope.held
     weighs = scope.weighs or node.resample is not None
-    value = yield from _alone(draft, node.body, replace(inside, held=held, weighs=weighs), log=True)
+    within = replace(inside, held=held, weighs=weighs)
+    direct = isinstance(node.body, Ratio) or (isinstance(node.body, Function) and node.body.name == "exp")
+    if not (direct or dreg or weighs or isinstance(node.baseline, str)):
+        body = yield from _alone(draft, node.body, within)
+        value = logarithm_of(draft, body)
+        if value is None:  # no density, and it may be 0 or less, where its mean has a logarithm
+            bound = function(draft, "log", _mean(draft, node, body, inside, axis))
+            return (yield from _score(draft, node, bound, inside, axis, weights=body))
+    else:
+        value = yield from _alone(draft, node.body, within, log=True)
     for use in reversed(_enumerated(node)):
         logq = _share(draft, use, node, inside)
         value = expected(draft, "log_expected", logq, value, _own_axis(draft, inside, use))
