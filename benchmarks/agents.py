@@ -69,7 +69,7 @@ TASKS = {
             60, published=(Published(-0.498, "random", None, "POPGym, table of floors"),), ceiling=1.0,
             changes={"dreamer_v3": ("length=64", "batch=8", "context=1")},
             note="1 is every answer right. Without memory the mean of many episodes cannot pass −0.4994. By settings "
-            "of its own, and from answers worth 1, DreamerV3 learns it: the card `repeat_first` in [results](results.md).",
+            "of its own, and from answers worth 1, DreamerV3 learns it: `repeat_first` in [results](results.md).",
         ),
         Task(
             "walker_walk", "Walker, walk, of the DeepMind Control Suite, from its numbers",
