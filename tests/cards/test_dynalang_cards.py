@@ -7,7 +7,6 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from scipy.stats import mannwhitneyu
 
 from worldformula import cards
 from worldformula.agents import dynalang
@@ -141,15 +140,6 @@ def test_the_hint_card_learns_from_play_and_acts(monkeypatch):
     assert found["keeps"] == found["knows"] == 4, "it knows nothing yet"
     assert 0 <= min(found["with"], found["false"], found["without"]) <= 1
     assert found["claims"] == dynalang_hint.holding(found)
-
-
-def test_ranks_are_the_area_under_the_curve():
-    """By the statistic of Mann and Whitney, which SciPy has, with ties."""
-    rng = np.random.default_rng(0)
-    right, wrong = rng.integers(0, 9, 30) + 2.0, rng.integers(0, 9, 40) + 0.0
-    found = mannwhitneyu(right, wrong).statistic / (len(right) * len(wrong))
-    assert from_play.ranked(right, wrong) == pytest.approx(found)
-    assert from_play.ranked(np.ones(3), np.ones(2)) == 0.5
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from torch import Tensor
 from worldformula.envs.fork import LANE, Fork, drive
 from worldformula.formula import Factor
 from worldformula.metrics.cluster import normalised_information
+from worldformula.metrics.roc import auroc
 from worldformula.training.fit import fit
 from worldformula.training.seeding import continued
 from worldformula.world import World
@@ -231,12 +232,6 @@ def _applied(x: Tensor, solution: Tensor) -> Tensor:
 
 def _r2(guess: Tensor, truth: Tensor) -> float:
     return 1 - float((guess - truth).square().mean() / truth.var(correction=0))
-
-
-def auroc(high: Tensor, low: Tensor) -> float:
-    """How probably one of ``high`` is above one of ``low``, ties counted half."""
-    gap = high[:, None] - low[None]
-    return float(((gap > 0).double() + 0.5 * (gap == 0).double()).mean())
 
 
 CLAIMS: dict[str, Callable[[Mapping[str, float]], bool]] = {

@@ -21,6 +21,7 @@ from torch import Tensor
 from worldformula.agent.imagination import ImaginationAgent
 from worldformula.agents.dreamer_v3 import DreamerConfig
 from worldformula.envs import Envs, Rows
+from worldformula.metrics.roc import auroc
 from worldformula.run.play import executed, play
 from worldformula.training.fit import fit
 from worldformula.training.optimiser import ClipUnits, LaProp
@@ -39,12 +40,6 @@ class Begun:
     known: float
 
 
-def ranked(right: NDArray[np.floating], wrong: NDArray[np.floating]) -> float:
-    """The area under the ROC curve: how probably one of ``right`` is above one of ``wrong``, equal ones by half."""
-    more = right[:, None] > wrong[None]
-    return float((more + 0.5 * (right[:, None] == wrong[None])).mean())
-
-
 @torch.no_grad()
 def recalled(agent: ImaginationAgent, rows: Rows, asked: NDArray[np.bool_]) -> float:
     """The share of rows ``asked`` of play, none a first one, whose word the world held to be likeliest a row before."""
@@ -57,7 +52,7 @@ def recalled(agent: ImaginationAgent, rows: Rows, asked: NDArray[np.bool_]) -> f
 
 @torch.no_grad()
 def foretold(agent: ImaginationAgent, rows: Rows, asked: NDArray[np.bool_]) -> float:
-    """How well a world tells, one row before, acts that earn something from others: `ranked`.
+    """How well a world tells, one row before, acts that earn something from others: `auroc`.
 
     Args:
         agent: whose world imagines.
@@ -69,9 +64,9 @@ def foretold(agent: ImaginationAgent, rows: Rows, asked: NDArray[np.bool_]) -> f
     before = State({name: seen[name][b, t - 1] for name in world.carried}, 1)
     acts = {name: known[name][b, t - 1][:, None] for name in world.actions}
     dreams = (world.imagine(before, actions=acts, seed=k).at(1) for k in range(DREAMS))
-    rewards = torch.stack([world.decode(dream, ("r",))["r"] for dream in dreams]).mean(0).numpy()
-    earned = rows["reward"][asked] > 0
-    return ranked(rewards[earned], rewards[~earned])
+    rewards = torch.stack([world.decode(dream, ("r",))["r"] for dream in dreams]).mean(0)
+    earned = torch.from_numpy(rows["reward"][asked] > 0)
+    return auroc(rewards[earned], rewards[~earned])
 
 
 def inputs(agent: ImaginationAgent, rows: Rows) -> dict[str, Tensor]:
