@@ -84,6 +84,8 @@ def fit(
         RunFolderError: the folder holds a run, or one with other settings.
         NonFiniteError: a value was NaN or infinite.
     """
+    if run is not None:
+        _resumable(RunFolder(run), resume=resume)
     made = task(
         loss, data, run, batch=batch, steps=steps, epochs=epochs, lr=lr, seed=seed, names=names, inputs=inputs,
         symbols=symbols, optimizer=optimizer, validation=validation, **more,
@@ -182,7 +184,8 @@ def fit_world(
 
 
 def _resumable(folder: RunFolder, *, resume: bool) -> None:
-    """Going on is asked for where there is something, and there alone."""
+    """Nobody works in the folder; going on is asked for where there is something, and there alone."""
+    folder.free()
     held = bool(kept(folder))
     if held and not resume:
         raise RunFolderError(f"{folder.path} holds a run: pass resume=True to go on with it, or choose another run=")
@@ -204,7 +207,6 @@ class PythonFit(Fit):
 
     def run(self, *, resume: bool, progress: bool) -> None:
         """Trains to the end, or goes on to it; Ctrl-C leaves a checkpoint. See `Run.go`."""
-        _resumable(self.folder, resume=resume)
         with (
             Progress(self.goal, max(kept(self.folder), default=0))
             if progress

@@ -97,6 +97,7 @@ class Fit(Trains, FitOptions):
     def prepared(self) -> tuple[ModelConfig, DataSet]:
         """`config`, and the data, which a new run takes the sizes of the model from."""
         folder = RunFolder(self.folder())
+        folder.free()
         if folder.exists and kept(folder) and not self.resume:
             raise RunFolderError(f"{folder.path} holds a run: add --resume to go on with it, or choose another --run")
         if folder.exists and self.resume:

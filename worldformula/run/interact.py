@@ -92,6 +92,7 @@ class Interact:
         resume_with: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
         self.folder = folder if isinstance(folder, RunFolder) else RunFolder(folder)
+        self.folder.free()
         steps = kept(self.folder)
         stored = self.folder.config() if steps and self.folder.exists else {}
         threads = config.threads or int(stored.get("threads", 0)) or torch.get_num_threads()
