@@ -37,7 +37,7 @@ from worldformula.errors import (
 )
 from worldformula.run import transfer
 from worldformula.run.alarm import Alarm
-from worldformula.run.checks import alone, possible, settled
+from worldformula.run.checks import alone, possible, settled, short
 from worldformula.run.config import FIXED, FREE_ON_RESUME, RunConfig, deliberate
 from worldformula.run.contract import Agent, Batch, Build, Learning, Recalling, Recollecting, Surprised, Write
 from worldformula.run.counters import Counters, Result, means
@@ -116,6 +116,8 @@ class Interact:
         seed_everything(self.config.seed)
         self.agent = self.fresh_agent()
         possible(self.config, self.agent, self.resumes_at)
+        if warning := short(self.config, self.agent):
+            say(warning)
         self.driver = driver(self.config, self.envs, self.agent, build, self.device)
         transfer.same_words("" if steps else self.config.init, self.envs.vocabulary)
         transfer.prepare(self.agent, "" if steps else self.config.init, self.config.freeze, say)
