@@ -40,7 +40,7 @@ from worldformula.training.fit import Best, FitConfig, Fitting, History, pursue,
 from worldformula.training.game import Game, losses
 from worldformula.training.progress import Progress
 from worldformula.training.seeding import derived
-from worldformula.training.source import per_epoch, readied
+from worldformula.training.source import per_epoch, readied, repeated
 from worldformula.training.validation import Validation
 
 Loss = Expression | Game | Model
@@ -61,7 +61,8 @@ def fit(
         loss: an expression with a scalar value, a `Game`, or a `Model`.
         data: arrays or tensors by name, one array, a TensorDataset, a Dataset, rows as dicts, a DataLoader, a function,
             a `DataSet`, or the name or path of one, whose test part then is the validation data.
-        batch: rows of a batch; a DataLoader decides itself.
+        batch: rows of a batch; a DataLoader decides itself. Where there are fewer, each stands in it several times, and
+            that is told.
         steps: updates; or
         epochs: passes over the data. One of both.
         lr: step size.
@@ -74,7 +75,7 @@ def fit(
         validation: data of the same kinds, measured after every epoch or twenty times: ``history.best``.
         run: folder for config.json, metrics.jsonl, checkpoints and report.html. Ctrl-C then leaves a checkpoint.
         resume: go on with the run in the folder: exactly, except on a DataLoader or iterable, which is refused.
-        progress: show a bar, or a line every few seconds.
+        progress: show a bar, or a line every few seconds, and warnings.
         more: the fields of `FitConfig`: clip, schedule, ema, weight_decay, betas, log_every, held, judge_every,
             patience; and ``before``: of a model that is trained after others, theirs by name,
             ``{"stage": {"steps": 500}}``.
@@ -84,10 +85,14 @@ def fit(
         RunFolderError: the folder holds a run, or one with other settings.
         NonFiniteError: a value was NaN or infinite.
     """
+    if run is not None:
+        _resumable(RunFolder(run), resume=resume)
     made = task(
         loss, data, run, batch=batch, steps=steps, epochs=epochs, lr=lr, seed=seed, names=names, inputs=inputs,
         symbols=symbols, optimizer=optimizer, validation=validation, **more,
     )  # fmt: skip
+    if progress and (warning := repeated(made.fitting.source)):
+        print(warning, flush=True)  # noqa: T201
     if run is None:
         with Progress(made.goal) if progress else contextlib.nullcontext() as show:
             return pursue(made.fitting, made.every, made.judge, show=show)
@@ -182,7 +187,8 @@ def fit_world(
 
 
 def _resumable(folder: RunFolder, *, resume: bool) -> None:
-    """Going on is asked for where there is something, and there alone."""
+    """Nobody works in the folder; going on is asked for where there is something, and there alone."""
+    folder.free()
     held = bool(kept(folder))
     if held and not resume:
         raise RunFolderError(f"{folder.path} holds a run: pass resume=True to go on with it, or choose another run=")
@@ -204,7 +210,6 @@ class PythonFit(Fit):
 
     def run(self, *, resume: bool, progress: bool) -> None:
         """Trains to the end, or goes on to it; Ctrl-C leaves a checkpoint. See `Run.go`."""
-        _resumable(self.folder, resume=resume)
         with (
             Progress(self.goal, max(kept(self.folder), default=0))
             if progress

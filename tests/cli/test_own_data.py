@@ -220,6 +220,16 @@ def test_series_are_shown_as_numbers_and_pictures_as_a_picture(tmp_path, monkeyp
     assert "no column action; they have x, a. Give episodes" in capsys.readouterr().err
 
 
+def test_a_batch_of_more_rows_than_there_are_is_told(folder, capsys):
+    command = ["fit", "vae", "--data", "x.npz", "--steps", "1", "--quiet"]
+    assert main([*command, "--batch", "99", "--run", "many"]) == 0
+    warning, reached, *_ = capsys.readouterr().out.splitlines()
+    assert warning.startswith("warning: a batch of 99 rows, of 9 to learn from, holds each of them 11 times")
+    assert "warning" not in reached
+    assert main([*command, "--batch", "9", "--run", "all"]) == 0
+    assert "warning" not in capsys.readouterr().out
+
+
 def test_the_last_line_of_progress_is_printed_once(folder, capsys):
     assert main(["fit", "vae", "--data", "t.csv", "--set", "data.missing=drop", *FEW]) == 0
     assert capsys.readouterr().out.count("step 4/4 |") == 1

@@ -1,5 +1,7 @@
 """What the habits of PyTorch lead one to write: refused with what to write here."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -52,6 +54,21 @@ def test_a_formula_has_no_elements():
         log(PRIOR)[0]
     with refused("no elements", error=FormulaError):
         list(log(PRIOR))
+
+
+def test_a_formula_is_no_number_before_it_is_called():
+    loss = log(PRIOR).mean()
+    for take in (float, int, complex, round, math.exp, lambda f: f"{f:.3f}", "{:8.2e}".format):
+        with refused("no value before it is called", "loss(x=...).value", error=FormulaError):
+            take(loss)
+    for habit in ("item", "backward"):
+        with refused(f".{habit}()", f"loss(x=...).value.{habit}()", error=FormulaError):
+            getattr(loss, habit)()
+    with refused("a factor is no number", "p.log_prob(...)", error=FormulaError):
+        float(PRIOR)
+    assert f"{PRIOR:>20}" == str(PRIOR).rjust(20)
+    assert f"{loss}" == str(loss)
+    assert loss  # `if loss:` asks whether there is one
 
 
 def test_a_function_of_tensors_takes_neither_a_formula_nor_a_factor():

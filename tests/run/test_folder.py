@@ -7,12 +7,19 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 
+from worldformula import Value
+from worldformula.cli.fit import Fit
 from worldformula.errors import ConfigError, NonFiniteError, RunFolderError
+from worldformula.fitting import fit, fit_world
+from worldformula.run.config import EnvConfig, RunConfig
 from worldformula.run.folder import MetricsLog, RunFolder, read_metrics
+from worldformula.run.interact import Interact
 from worldformula.training import devices
 
 
@@ -90,6 +97,30 @@ with RunFolder(sys.argv[1]).locked():
     print("held", flush=True)
     sys.stdin.read()
 """
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="uses flock")
+def test_a_folder_in_use_is_refused_before_any_work(tmp_path: Path) -> None:
+    episodes = {"observation": np.zeros((2, 4, 1), np.float32), "action": np.zeros((2, 4, 1), np.float32)}
+    (kept := tmp_path / "episodes.npz").write_bytes(b"of the run that goes on")
+    command = [sys.executable, "-c", HOLD, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        never = "no_such_module:which"  # data and environments that nobody can open come after it
+        for begin in (
+            lambda: fit(Value("x").mean(), never, steps=1, run=tmp_path),
+            lambda: fit_world("rssm", episodes, tmp_path),
+            lambda: Fit("vae", never, out=tmp_path).config(),
+            lambda: Interact(RunConfig("toy", "tiny", EnvConfig(never), None), Mock(), tmp_path),
+        ):
+            with pytest.raises(RunFolderError, match="another process is training"):
+                begin()
+        other.kill()
+    assert kept.read_bytes() == b"of the run that goes on"
+    RunFolder(tmp_path).free()
+    RunFolder(tmp_path / "new").free()
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="uses flock")

@@ -222,6 +222,22 @@ def test_settings_that_contradict_each_other(tmp_path: Path, change: str, says: 
     assert not (tmp_path / "run").exists()
 
 
+def test_streams_that_never_hold_a_sequence_are_told_before_anything_is_done(tmp_path: Path) -> None:
+    told: list[str] = []
+    changes = ["steps=60", "agent.prefill=10", "agent.train_ratio=99"]  # 20 actions in each of the three streams
+    whole = override(config(), [*changes, "agent.length=20"])
+    assert Interact(whole, ToyAgent, tmp_path / "whole", say=told.append).run().counters.updates > 0
+    assert not told
+    more = override(config(), [*changes, "agent.length=24", "eval_episodes=0"])
+    assert Interact(more, ToyAgent, tmp_path / "more", say=told.append).run().counters.updates == 0
+    assert "20 actions in each of 3 streams, and a sequence needs 24 rows" in told[0]
+    assert "nothing would be learnt, unless 4 episodes or more end in a stream" in told[0]
+    never = override(config(), [*changes, "agent.length=41"])
+    with pytest.raises(ConfigError, match=r"needs 41 rows of one stream: nothing would be learnt\. Set more steps, "):
+        Interact(never, ToyAgent, tmp_path / "never")
+    assert not (tmp_path / "never").exists()
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_before_the_next_checkpoint(tmp_path: Path) -> None:
     class Broken(ToyAgent):
         def update(self, batch: Any) -> Any:

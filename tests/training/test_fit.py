@@ -287,6 +287,9 @@ def test_batches_that_hold_no_tensors_are_refused(batch):
         ({"clip": "no"}, r"clip expects a number, e.g. clip=1.0, got 'no'"),
         ({"steps": 2.5}, r"steps expects a whole number of at least 1, got 2.5"),
         ({"patience": "3"}, r"patience expects a whole number of at least 1, got '3'"),
+        ({"patience": True, "held": 0.1}, r"patience expects a whole number of at least 1, got True"),
+        ({"patience": 3}, r"patience=3 counts measurements of rows that are held out, and held=0 holds none"),
+        ({"betas": 0.9}, r"betas expects two numbers, e.g. betas=\(0.9, 0.999\), got 0.9"),
     ],
 )
 def test_settings_that_are_no_numbers_are_named(given, says):

@@ -87,6 +87,21 @@ def test_an_epoch_is_every_row_once(batch):
     assert len(seen[steps - 1]) == (10 % size or min(size, 10))
 
 
+def test_a_batch_of_more_rows_than_there_are_is_told(capsys):
+    told = "warning: a batch of 25 rows, of 10 to learn from, holds each of them 2.5 times; with a batch of 10 or fewer"
+    for data in ({"x": X, "y": Y}, Pairs()):
+        fit(regression(), data, steps=1, batch=25)
+        assert told in capsys.readouterr().out
+    fit(regression(), (X, Y), steps=1, batch=25, held=0.2)
+    assert "of 8 to learn from" in capsys.readouterr().out
+    fit(regression(), (X, Y), steps=1, batch=10)
+    fit(regression(), (X, Y), epochs=1, batch=25)  # an epoch ends in a short batch: each row once
+    fit(regression(), DataLoader(Pairs(), batch_size=10), steps=1, batch=25)
+    assert "warning" not in capsys.readouterr().out
+    fit(regression(), (X, Y), steps=1, batch=25, progress=False)
+    assert not capsys.readouterr().out
+
+
 @pytest.mark.parametrize("rows", [TensorDataset(X, Y), [{"x": X[i], "y": Y[i]} for i in range(10)]])
 def test_loaders_of_tuples_and_of_dicts(rows):
     history = fit(regression(), DataLoader(rows, batch_size=4), epochs=2, **QUIET)

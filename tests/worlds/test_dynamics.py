@@ -75,6 +75,33 @@ def test_roles_name_heads_and_observations_name_variables():
         world(heads={"score": reward}, roles={"reward": "scor"})
 
 
+@pytest.mark.parametrize(
+    ("role", "meant"),
+    [
+        ("rewrd", "'reward'"),
+        ("rewards", "'reward'"),
+        ("Reward", "'reward'"),
+        ("contine", "'continue'"),
+        ("mask", "'mask/'"),
+    ],
+)
+def test_a_misspelt_role_is_not_taken_for_one_of_somebodys_own(role, meant):
+    reward = Normal("p(r_t|h_t)", Join(D, 2), shape=())
+    with pytest.raises(FormulaError, match=f"nothing looks for this role. Did you mean {meant}"):
+        world(heads={"score": reward}, roles={role: "score"})
+    with pytest.raises(FormulaError, match=f"Did you mean {meant}"):
+        PriorDynamics(world().levels[""].prior, {"score": reward}, roles={role: "score"})
+
+
+def test_a_role_of_ones_own_is_taken_and_what_is_no_mapping_is_told():
+    reward = Normal("p(r_t|h_t)", Join(D, 2), shape=())
+    for role in ("danger", "reward2", "reward/forward", "continuation"):
+        assert world(heads={"score": reward}, roles={role: "score"}).head_of(role) == "score"
+    for wrong in (["reward"], {"reward": reward}):
+        with pytest.raises(FormulaError, match="expects names of heads by role"):
+            world(heads={"score": reward}, roles=wrong)
+
+
 # ------------------------------------------------------------------------------------------------------ several actions
 
 

@@ -27,10 +27,9 @@ from worldformula.errors import ConfigError, near
 from worldformula.formula.syntax.hidden import with_functions
 from worldformula.planner import Constraint, Named, Task, shaped
 from worldformula.world import Dynamics, State, head_of
+from worldformula.world.heads import CONTINUE, REWARD
 
 Decode = Callable[[State, Iterable[str]], dict[str, Tensor]]
-REWARD, CONTINUE = "reward", "continue"
-"""The roles of heads that a cost reads."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from worldformula.training import devices, settings
 from worldformula.training.optimiser import trainable
 from worldformula.training.progress import Progress, duration
 from worldformula.training.seeding import derived
+from worldformula.training.source import repeated
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ class Fit(Trains, FitOptions):
     def prepared(self) -> tuple[ModelConfig, DataSet]:
         """`config`, and the data, which a new run takes the sizes of the model from."""
         folder = RunFolder(self.folder())
+        folder.free()
         if folder.exists and kept(folder) and not self.resume:
             raise RunFolderError(f"{folder.path} holds a run: add --resume to go on with it, or choose another --run")
         if folder.exists and self.resume:
@@ -137,8 +139,9 @@ class Fit(Trains, FitOptions):
         devices.keep_memory()
         config, found = self.prepared()
         run = ModelRun(config, self.folder(), print, found, self.resume_with)
-        for line in () if self.quiet else header(run):
-            print(line, flush=True)
+        for line in (*(() if self.quiet else header(run)), repeated(run.fitting.source)):
+            if line:
+                print(line, flush=True)
         shown = None if self.quiet else Progress(run.config.fit.steps, max(kept(run.folder), default=0))
         with contextlib.nullcontext() if shown is None else shown:
             run.run(shown)

@@ -6,7 +6,7 @@ from typing import Any
 
 from worldformula.errors import ConfigError
 from worldformula.run.config import EnvConfig, RunConfig
-from worldformula.run.contract import HandsOver, Learning
+from worldformula.run.contract import HandsOver, Learning, Recalling
 
 
 def settled(config: RunConfig) -> None:
@@ -53,6 +53,29 @@ def possible(config: RunConfig, agent: Any, resumes_at: int) -> None:
     if config.env.single:
         why = "cannot be made twice (env.single), so an evaluation would end the episode of the training"
         _evaluated_at_the_end(config, f"{config.env.id} {why}")
+
+
+def short(config: RunConfig, agent: Any) -> str:
+    """A warning, where a stream holds no whole sequence unless episodes end, each of which is a row more; else nothing.
+
+    Raises:
+        ConfigError: not even then, if every action ended one.
+    """
+    if not isinstance(agent, Learning):
+        return ""
+    needed = agent.config.length + int(isinstance(agent, Recalling) and bool(agent.latents))
+    env = config.env
+    rows = -(-config.steps // (env.num * env.action_repeat))
+    if rows >= needed:
+        return ""
+    told = (
+        f"steps={config.steps} are {rows} actions in each of {env.num} streams, and a sequence needs {needed} rows of "
+        f"one stream: nothing would be learnt"
+    )
+    write = "Set more steps, fewer streams (env.num), or shorter sequences"
+    if 2 * rows < needed:
+        raise ConfigError(f"{told}. {write}: --set agent.length={max(1, rows // 2)}")
+    return f"warning: {told}, unless {needed - rows} episodes or more end in a stream. {write} (agent.length)"
 
 
 def limited(env: EnvConfig, real: bool, episodes: int) -> None:

@@ -109,16 +109,29 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             file = (self.path / ".lock").open("w", encoding="utf-8")
         with file:
-            if importlib.util.find_spec("fcntl"):  # elsewhere (Windows) the folder is not guarded
-                import fcntl
-
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    raise RunFolderError(
-                        f"another process is training in {self.path}; wait for it or stop it"
-                    ) from error
+            self._alone(file)
             yield
+
+    def free(self) -> None:
+        """Looks, before any work is done, whether `locked` would be refused now; writes nothing.
+
+        Raises:
+            RunFolderError: another process trains in this folder.
+        """
+        if not (self.path / ".lock").is_file():
+            return
+        with writing(self.path), (self.path / ".lock").open(encoding="utf-8") as file:
+            self._alone(file)
+
+    def _alone(self, file: IO[str]) -> None:
+        """Takes the lock, which ends where the file is closed."""
+        if importlib.util.find_spec("fcntl"):  # elsewhere (Windows) the folder is not guarded
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunFolderError(f"another process is training in {self.path}; wait for it or stop it") from error
 
 
 class MetricsLog:

@@ -37,7 +37,7 @@ from worldformula.errors import (
 )
 from worldformula.run import transfer
 from worldformula.run.alarm import Alarm
-from worldformula.run.checks import alone, possible, settled
+from worldformula.run.checks import alone, possible, settled, short
 from worldformula.run.config import FIXED, FREE_ON_RESUME, RunConfig, deliberate
 from worldformula.run.contract import Agent, Batch, Build, Learning, Recalling, Recollecting, Surprised, Write
 from worldformula.run.counters import Counters, Result, means
@@ -92,6 +92,7 @@ class Interact:
         resume_with: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
         self.folder = folder if isinstance(folder, RunFolder) else RunFolder(folder)
+        self.folder.free()
         steps = kept(self.folder)
         stored = self.folder.config() if steps and self.folder.exists else {}
         threads = config.threads or int(stored.get("threads", 0)) or torch.get_num_threads()
@@ -115,6 +116,8 @@ class Interact:
         seed_everything(self.config.seed)
         self.agent = self.fresh_agent()
         possible(self.config, self.agent, self.resumes_at)
+        if warning := short(self.config, self.agent):
+            say(warning)
         self.driver = driver(self.config, self.envs, self.agent, build, self.device)
         transfer.same_words("" if steps else self.config.init, self.envs.vocabulary)
         transfer.prepare(self.agent, "" if steps else self.config.init, self.config.freeze, say)

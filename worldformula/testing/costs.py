@@ -8,13 +8,14 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from worldformula.agent.cost import CONTINUE, REWARD, Cost
+from worldformula.agent.cost import Cost
 from worldformula.agent.terms import modules_of, with_steps
 from worldformula.planner import ActionSet, Named
 from worldformula.score import Score
 from worldformula.testing.laws import Laws
 from worldformula.training.seeding import forked
 from worldformula.world import State, World, head_of
+from worldformula.world.heads import CONTINUE, REWARD
 
 CLOSE = 1e-4  # float32
 SCALE = 2.5

@@ -46,6 +46,11 @@ class FitConfig:
         for name in ("steps", "batch", "judge_every", "log_every", "patience"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ConfigError(f"{name} expects a whole number of at least 1, got {getattr(self, name)}")
+        if self.patience is not None and not self.held:
+            raise ConfigError(
+                f"patience={self.patience} counts measurements of rows that are held out, and held=0 holds none: "
+                f"write held=0.1 beside it, or leave patience out, patience=None (none on the command line)"
+            )
         if not self.lr > 0 or self.weight_decay < 0 or not all(0 <= b < 1 for b in self.betas):
             raise ConfigError(
                 f"expected lr > 0, weight_decay ≥ 0 and betas in [0, 1), got lr={self.lr}, "
@@ -64,13 +69,16 @@ class FitConfig:
     def _numbers(self) -> None:
         for name, default in (("lr", 1e-3), ("weight_decay", 0.01), ("clip", 1.0), ("ema", 0.999), ("held", 0.1)):
             value = getattr(self, name)
-            if value is not None and not isinstance(value, Real):
+            if value is not None and (not isinstance(value, Real) or isinstance(value, bool)):
                 rows = "; rows of your own to measure on are validation=" if name == "held" else ""
                 raise ConfigError(f"{name} expects a number, e.g. {name}={default}, got {_short(value)}{rows}")
         for name in ("steps", "batch", "judge_every", "log_every", "patience"):
             value = getattr(self, name)
-            if value is not None and not isinstance(value, Integral):
+            if value is not None and (not isinstance(value, Integral) or isinstance(value, bool)):
                 raise ConfigError(f"{name} expects a whole number of at least 1, got {_short(value)}")
+
+        if not isinstance(self.betas, tuple | list) or [isinstance(b, Real) for b in self.betas] != [True, True]:
+            raise ConfigError(f"betas expects two numbers, e.g. betas=(0.9, 0.999), got {_short(self.betas)}")
 
     @property
     def interval(self) -> int:

@@ -85,11 +85,6 @@ class Fitting:
         self._sampled: list[dict[str, Tensor]] = []
         if config.held:
             data = self._hold(data, names, seed)
-        elif config.patience is not None:
-            raise ConfigError(
-                f"patience={config.patience} counts measurements of rows that are held out, and held=0 holds none: "
-                f"write held=0.1 beside it, or leave patience out, patience=None (none on the command line)"
-            )
         with forked(derived(seed, 1)):
             self.source = source(data, config.batch, derived(seed, 0), self.device, names, short=short)
             self._rng = rng_state()

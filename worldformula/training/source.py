@@ -55,32 +55,32 @@ class Shuffled:
     def __init__(
         self, columns: Batch, batch: int, seed: int, device: torch.device, *, short: bool = False
     ) -> None:  # fmt: skip
-        self._short = short
+        self.short = short
         rows = {name: len(value) for name, value in columns.items() if value.ndim}
         if len(set(rows.values())) != 1 or len(rows) != len(columns) or not next(iter(rows.values())):
             shown = table(("variable", "got"), [(name, list(value.shape)) for name, value in columns.items()])
             raise ShapeError(f"expected tensors with one number of rows, at least 1, as their first axis\n{shown}")
         size = sum(value.numel() * value.element_size() for value in columns.values())
         self._columns = {k: v.to(device) for k, v in columns.items()} if size <= RESIDENT else dict(columns)
-        self._device, self._batch, self._rows = device, batch, next(iter(rows.values()))
+        self._device, self.batch, self.rows = device, batch, next(iter(rows.values()))
         self._generator = torch.Generator().manual_seed(seed)
         self._order, self._at = self._shuffle(), 0
 
     def _shuffle(self) -> Tensor:
-        order = torch.randperm(self._rows, generator=self._generator)
+        order = torch.randperm(self.rows, generator=self._generator)
         return order.to(next(iter(self._columns.values())).device)
 
     def take(self) -> Batch:
         """The next rows."""
-        parts, wanted = [], self._batch
+        parts, wanted = [], self.batch
         while wanted:
-            if self._at == self._rows:
+            if self._at == self.rows:
                 self._order, self._at = self._shuffle(), 0
             part = self._order[self._at : self._at + wanted]
             parts.append(part)
             self._at += len(part)
             wanted -= len(part)
-            if self._short and self._at == self._rows:
+            if self.short and self._at == self.rows:
                 break
         chosen = parts[0] if len(parts) == 1 else torch.cat(parts)
         return {name: value[chosen].to(self._device, non_blocking=True) for name, value in self._columns.items()}
@@ -95,8 +95,8 @@ class Shuffled:
         Raises:
             ShapeError: the order is one of another number of rows.
         """
-        if len(state["order"]) != self._rows:
-            raise ShapeError(f"the data had {len(state['order'])} rows, and now they have {self._rows}")
+        if len(state["order"]) != self.rows:
+            raise ShapeError(f"the data had {len(state['order'])} rows, and now they have {self.rows}")
         self._order, self._at = state["order"].to(self._order.device), int(state["at"])
         self._generator.set_state(state["generator"])
 
@@ -160,20 +160,31 @@ class Shown:
         if not len(items):
             raise ConfigError("expected a Dataset of one row or more, got none")
         self._items, self._device = items, device
-        self._places = Shuffled({"i": torch.arange(len(items))}, batch, seed, torch.device("cpu"), short=short)
+        self.places = Shuffled({"i": torch.arange(len(items))}, batch, seed, torch.device("cpu"), short=short)
 
     def take(self) -> Batch:
         """The next items, stacked."""
-        found = self._items.take(self._places.take()["i"].tolist())
+        found = self._items.take(self.places.take()["i"].tolist())
         return {name: value.to(self._device, non_blocking=True) for name, value in found.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """The order of this epoch, and the place in it."""
-        return self._places.state_dict()
+        return self.places.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes back to there."""
-        self._places.load_state_dict(state)
+        self.places.load_state_dict(state)
+
+
+def repeated(source: Source) -> str:
+    """A warning, where batches have more rows than there are and so hold each several times; else nothing."""
+    own = source.places if isinstance(source, Shown) else source
+    if not isinstance(own, Shuffled) or own.short or own.batch <= own.rows:
+        return ""
+    return (
+        f"warning: a batch of {own.batch:,} rows, of {own.rows:,} to learn from, holds each of them "
+        f"{own.batch / own.rows:.3g} times; with a batch of {own.rows:,} or fewer, once"
+    )
 
 
 def named(batch: Any, names: Sequence[str]) -> dict[str, Tensor]:

@@ -23,8 +23,13 @@ from worldformula.world.state import Values
 Given = Mapping[str, Factor] | Iterable[Factor]
 """Heads by name; of a list, the name of a head is its variable."""
 
+REWARD, CONTINUE = ROLES = "reward", "continue"
+"""The roles that costs, controllers and pages look for."""
+
 MASK = "mask/"
 """A head with the role ``mask/a`` says which choices of the action a are allowed at a state."""
+
+NEAR = 0.8  # how much alike a role of one's own and one that is looked for must be for the first to be a slip
 
 
 def by_name(heads: Given) -> dict[str, Factor]:
@@ -49,18 +54,34 @@ def by_name(heads: Given) -> dict[str, Factor]:
 
 
 def checked_roles(roles: Mapping[str, str] | None, heads: Mapping[str, Factor]) -> dict[str, str]:
-    """The roles, each of a head that is there.
+    """The roles, each of a head that is there; there may be roles of one's own.
 
     Raises:
         UnknownVariableError: a role of a head that is not there.
+        FormulaError: a misspelt role, which nobody would look for.
     """
+    if not isinstance(roles or {}, Mapping) or any(not isinstance(name, str) for name in (roles or {}).values()):
+        raise FormulaError(f"roles= expects names of heads by role, roles={{'reward': 'r'}}, got {roles!r}")
     for role, name in (roles or {}).items():
+        if hint := _slip(role):
+            raise FormulaError(
+                f"roles={{{role!r}: {name!r}}}: nothing looks for this role.{hint}\n"
+                f"write it so; what is allowed of the action a is {MASK + 'a'!r}, and a role of your own has a name of "
+                f"its own"
+            )
         if name not in heads:
             known = ", ".join(heads) or "none"
             raise UnknownVariableError(
                 f"roles={{{role!r}: {name!r}}}: no head has the name {name!r}; these are: {known}.{near(name, heads)}"
             )
     return dict(roles or {})
+
+
+def _slip(role: str) -> str:
+    """The hint for a role that is all but one of those that are looked for; "reward2" is somebody's own."""
+    if role.startswith(MASK) or any(role.startswith(r) and not role.removeprefix(r).isalpha() for r in ROLES):
+        return ""
+    return near(role, (*ROLES, MASK), NEAR)
 
 
 def checked_duration(duration: str | None, prior: Iterable[Factor]) -> str | None:

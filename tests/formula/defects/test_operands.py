@@ -35,7 +35,7 @@ from worldformula import (
     tanh,
     total,
 )
-from worldformula.errors import FormulaError, WorldformulaError
+from worldformula.errors import FormulaError, ShapeError, WorldformulaError
 
 B, T, X, Z = 4, 3, 3, 2
 
@@ -194,6 +194,15 @@ def test_an_empty_batch_is_empty_or_refused_in_words(through_time, path):
         return
     assert found.shape == (0,)
     assert run(loss.sum(), path, x=x).value == 0
+
+
+@PATHS
+def test_a_mean_over_no_rows_is_refused_and_not_nan(path):
+    q, p = Normal("q(z|x)", nn.Linear(X, 2 * Z), shape=Z), Normal("p(z)", shape=Z)
+    loss = (KL(q, p) - E(q, log(p))).mean()
+    assert run(loss, path, x=torch.zeros(B, X)).value.isfinite()  # from the second call on arguments go the quick way
+    with refused("x has no rows", f"[0, {X}]", ".sum(), which is 0", error=ShapeError):
+        run(loss, path, x=torch.zeros(0, X))
 
 
 def test_compile_reaches_the_programs_of_absent_rows(monkeypatch):

@@ -98,6 +98,7 @@ class Binder:
         )  # fmt: skip
         self.pixels = pixels(plan)
         self.several = any(op.axes for op in plan.ops)
+        self.averages = any(op.kind == "batch" and op.how == "mean" for op in plan.ops)  # over rows, one at least
         self.keys = frozenset(plan.inputs)
         self.series = tuple(i for i in self.inputs if i.step)
         self.starts = plan.starts
@@ -180,6 +181,8 @@ class Binder:
                 return None
             if rank is not None and value.ndim != rank:
                 return None
+            if self.averages and 0 in value.shape:
+                return None
             found.append(value)
         like = found[0]
         for key in self.scalars:
@@ -208,6 +211,12 @@ class Binder:
                 f"{known.key} is one value for all rows of a call (shared=True), without batch axes\n"
                 + table(("variable", "declared", "got"), [(known.key, list(shape or ()), list(value.shape))])
                 + f"\npass the value of one event, or leave shared=True out: each row then has its own {known.key}"
+            )
+        if self.averages and not (known.step or known.common) and 0 in value.shape:
+            raise ShapeError(
+                f"{known.key} has no rows, and the formula is a mean over the rows, which nothing has\n"
+                + table(("variable", "got"), [(known.key, list(value.shape))])
+                + "\npass at least one row, or reduce by .sum(), which is 0 of no rows"
             )
         if shape is None or value.shape[2 if known.step else max(value.ndim - len(shape), 0) :] == shape:
             return

@@ -49,12 +49,31 @@ def without_axis(method: Method) -> Method:
     return cast(Method, call)
 
 
+NUMBERS = tuple("eEfFgGdn%")  # the last letter of a format of numbers
 OPERATORS = frozenset({"add", "sub", "mul", "div", "pow", "matmul"})  # of a tensor on the left: the formula answers
 OURS = frozenset({*FUNCTIONS, "clamp", "maximum", "minimum"}) - {"abs"}
 
 
+def _unvalued(of: object, then: str = "") -> str:
+    """What is wrong with taking a number of what was not called, and what to write."""
+    if isinstance(of, NoTensor):
+        wrong = "a formula has no value before it is called"
+        return f"{wrong}\nwrite loss(x=...).value{then}, with its variables by keyword"
+    return "a factor is no number\nwrite p.sample(...) or p.log_prob(...), with its variables by keyword"
+
+
 class NoArgumentOfTorch:
-    """A factor or a formula: functions of tensors do not take it."""
+    """A factor or a formula: functions of tensors do not take it, and it is no number."""
+
+    def _refuse_number(self, *_: object) -> NoReturn:
+        raise FormulaError(f"expected a number: {_unvalued(self)}")
+
+    __float__ = __int__ = __complex__ = __round__ = _refuse_number
+
+    def __format__(self, spec: str) -> str:
+        if spec[-1:] in NUMBERS:
+            raise FormulaError(f"{{:{spec}}} writes a number: {_unvalued(self)}")
+        return format(str(self), spec)
 
     @classmethod
     def __torch_function__(
@@ -84,3 +103,11 @@ class NoTensor(NoArgumentOfTorch):
 
     def __iter__(self) -> NoReturn:
         raise FormulaError("a formula has no elements to go through; call it, and go through what it gives")
+
+    def item(self) -> NoReturn:
+        """A formula is no tensor."""
+        raise FormulaError(f".item(): {_unvalued(self, '.item()')}")
+
+    def backward(self, *_: object, **__: object) -> NoReturn:
+        """A formula is no tensor."""
+        raise FormulaError(f".backward(): {_unvalued(self, '.backward()')}")
