@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from worldformula.cards.cliff import Costs, Outcome, cost_of, dynamics, expected, outcome
+from worldformula import cards
+from worldformula.cards.cliff import RISKS, Costs, Outcome, cost_of, dynamics, expected, margins, outcome
 from worldformula.envs.fork import FALL, STEP, Fork
 from worldformula.planner import CVaR
 from worldformula.world import State
@@ -51,3 +52,28 @@ def test_who_foresees_one_course_falls_and_who_fears_the_worst_does_not():
     assert blind == Outcome(1.0, pytest.approx(0.14), pytest.approx(blind.cost))
     assert fearful.right == fearful.accidents == 0.0
     assert blind.cost > fearful.cost
+
+
+def told(accidents, costs):
+    """Outcomes of the deterministic planner and of every way to count samples, in their order."""
+    return {
+        name: Outcome(0.5, share, cost)
+        for name, share, cost in zip(("deterministic", *RISKS), accidents, costs, strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    ("accidents", "costs", "fall", "spared", "dearer"),
+    [
+        ([0.2, 0.05, 0.04, 0.02, 0.01, 0.0, 9, 9], [3, 1, 2, 2, 2, 2, 1.5, 2], 0.01, 0.05, 0.5),
+        ([0.2, 0.05, 0.04, 0.045, 0.01, 0.0, 9, 9], [3, 1, 2, 2, 2, 2, 2, 0.9], -0.005, 0.05, -0.1),
+        ([0.06, 0.05, 0.05, 0.05, 0.05, 0.05, 0, 0], [3, 1, 2, 2, 2, 2, 2, 2], 0.0, 0.0, 1.0),
+    ],
+)
+def test_margins_by_hand(accidents, costs, fall, spared, dearer):
+    assert margins(told(accidents, costs)) == pytest.approx({"fall": fall, "spared": spared, "dearer": dearer})
+
+
+def test_a_planner_that_takes_no_notice_of_risk_fails_the_card():
+    blind = margins(told([0.2] * 8, [2.0] * 8))
+    assert not cards.load("cliff").holds([blind] * 8)

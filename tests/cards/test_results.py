@@ -59,7 +59,8 @@ def test_what_is_measured_comes_back_and_todays_threshold_decides(package, capsy
     assert not str(found).endswith("seeds")
     higher = results.latest(replace(card, threshold=1.0, direction="higher"))
     assert str(higher).startswith("PASS squares: square 1 (worst of 2, needed ≥ 1), 20")
-    assert results.latest(replace(card, metric="negative")) is None
+    assert not results.latest(replace(card, metric="negative", threshold=-5.0)).passed
+    assert results.latest(replace(card, metric="root")) is None, "what was not measured cannot be judged"
     more = [cards.Condition(metric=name, direction="higher", threshold=-1.5) for name in ("negative", "root")]
     assert not results.latest(replace(card, conditions=(more[0],))).passed
     assert results.latest(replace(card, conditions=(more[1],))) is None, "what was not measured cannot be judged"
