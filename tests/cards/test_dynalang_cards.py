@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from worldformula import cards
 from worldformula.agents import dynalang
-from worldformula.cards import dynalang_hint, dynalang_speech, dynalang_text, from_play
+from worldformula.cards import dynalang_future, dynalang_hint, dynalang_speech, dynalang_text, from_play
 from worldformula.cards.from_play import Begun
 from worldformula.data import DataSet
 from worldformula.envs import Envs, make
@@ -279,11 +280,15 @@ def test_who_looks_and_minds_the_question_earns_one_and_who_does_not_a_half():
 def test_the_claims_of_speech_are_counted(monkeypatch, few, prior, entropy, holds):
     """Each of an agent of its own: words that are never right, and what the words are kept near to."""
     kinds = {(0, False): few, (189, True): prior, (189, False): entropy}
-    monkeypatch.setattr(dynalang_speech, "learnt", lambda seed, extra, prior: (kinds[extra, prior], Begun(1600, 0.99)))
+
+    def learnt(seed, extra, priors):
+        return [kinds[extra, one] for one in priors], Begun(1600 + extra, 0.99)
+
+    monkeypatch.setattr(dynalang_speech, "learnt", learnt)
     monkeypatch.setattr(dynalang_speech, "earned", lambda agent, extra, seed: agent if seed == 10_005 else math.nan)
     found = dynalang_speech.measure(5)
     own = {"few": few, "prior": prior, "entropy": entropy}
-    known = {f"{name}_updates": 1600.0 for name in own} | {f"{name}_known": 0.99 for name in own}
+    known = {"few_updates": 1600.0, "few_known": 0.99, "many_updates": 1789.0, "many_known": 0.99}
     assert found == {"claims": float(holds), **own, **known}
 
 
@@ -314,6 +319,87 @@ def test_the_speech_card_learns_and_is_asked(monkeypatch):
         monkeypatch.setattr(dynalang_speech, name, value)
     for name, value in (("EVERY", 2), ("MOST", 4)):
         monkeypatch.setattr(from_play, name, value)
-    agent, begun = dynalang_speech.learnt(100, dynalang_speech.MANY, prior=True)
+    worlds, go_on = [], from_play.go_on
+
+    def begun_with(agent, *given):
+        worlds.append([weight.clone() for weight in agent.world.parameters()])
+        go_on(agent, *given)
+
+    monkeypatch.setattr(from_play, "go_on", begun_with)
+    agents, begun = dynalang_speech.learnt(100, dynalang_speech.MANY, [True, False])
     assert begun.updates == 4, "it knows nothing yet"
-    assert -20 < dynalang_speech.earned(agent, dynalang_speech.MANY, 7) <= 1
+    assert all(torch.equal(a, b) for a, b in zip(*worlds, strict=True)), "both begin with the world that learnt"
+    assert [agent.learner.spoken is None for agent in agents] == [False, True]
+    assert -20 < dynalang_speech.earned(agents[0], dynalang_speech.MANY, 7) <= 1
+
+
+# ------------------------------------------------------------------------------------------------------ what will be
+
+
+def test_who_walks_anywhere_knows_no_more_than_the_agent_and_comes_to_the_end_of_one_arm():
+    """The same steps whatever arm the thing is in; of those who go straight on from the middle one in four finds it."""
+    env = make("home_future")
+    for seed in range(20):
+        state = env.reset(seed=seed)[1]["state"]
+        known = [{**state, "secret": np.array([s]), "told": np.array([s])} for s in range(4)]
+        assert len({dynalang_future.walks(np.random.default_rng(seed), one) for one in known}) == 1
+
+
+def test_what_is_read_names_an_arm_before_the_figure_acts():
+    """Eight words; the seventh is the arm; nothing moves before the ninth row; then the sentence comes again."""
+    rows = play("home_future", 5, 20, 32, random=(1.0,), hint="true", again=True)
+    arms = [dynalang_future.VOCABULARY.number(arm) for arm in dynalang_future.ARMS]
+    read, said = dynalang_future.READ, dynalang_future.SAID
+    assert np.isin(rows["token"][:, said], arms).all()
+    assert not np.isin(np.delete(rows["token"][:, :read], said, 1), arms).any()
+    assert (rows["view"][:, :read] == rows["view"][:, :1]).all()
+    longest = ~rows["is_first"][:, 1 : 2 * read].any(1)
+    assert longest.any()
+    np.testing.assert_array_equal(rows["token"][longest, read : 2 * read], rows["token"][longest, :read])
+
+
+@pytest.mark.parametrize(
+    ("told", "false", "without", "auc", "holds"),
+    [(0.85, 0.05, 0.3, 0.95, 4), (0.84, 0, 0.25, 1, 3), (1, 0.06, 0.25, 1, 3), (1, 0, 0.31, 1, 3), (0, 0, 0, 0.5, 2)],
+)
+def test_the_claims_about_what_will_be_are_counted(told, false, without, auc, holds):
+    assert dynalang_future.holding({"with": told, "false": false, "without": without, "grounded": auc}) == holds
+
+
+def test_a_walk_is_told_from_the_same_walk_after_another_sentence(monkeypatch):
+    """A dream whose reward is what the walk into the named arm is worth, and one for which all walks are alike."""
+    monkeypatch.setattr(dynalang_future, "UNSEEN", 12)
+    rows = dynalang_future.played(100, "true", 1)
+    envs = Envs("home_future", 1, seed=0)
+    agent = dynalang.build(dynalang_future.config(), envs.observations, envs.actions, 0)
+    envs.close()
+    named = torch.tensor([dynalang_future.ARMS.index(dynalang_future.VOCABULARY.words[w]) for w in rows["token"][:, 6]])
+    seen = agent.world.filter(agent.perception.learn(rows, agent.device), seed=0)["h"]
+    begun = []
+
+    def imagine(start, actions, seed):
+        begun.append((start["h"], actions["a"]))
+        right = (actions["a"].argmax(-1) == named.repeat_interleave(4)[:, None]).float()
+        return SimpleNamespace(at=lambda k: {1: right[:, 0], 2: right[:, 1], 3: right[:, 2]}[k])
+
+    monkeypatch.setattr(agent.world, "imagine", imagine)
+    monkeypatch.setattr(agent.world, "decode", lambda dream, names: {"r": dream})
+    assert dynalang_future.grounded(agent, rows) == 1.0
+    starts, walks = begun[0]
+    torch.testing.assert_close(starts, seen[:, 7].repeat_interleave(4, 0))
+    assert walks.shape == (48, 3, 4)
+    assert walks.argmax(-1).tolist() == [[k] * 3 for k in range(4)] * 12
+    monkeypatch.setattr(agent.world, "decode", lambda dream, names: {"r": torch.ones(48)})
+    assert dynalang_future.grounded(agent, rows) == 0.5
+
+
+@pytest.mark.slow
+def test_the_card_of_what_will_be_learns_and_is_asked(monkeypatch):
+    for name, value in (("CHUNKS", 16), ("UNSEEN", 8), ("ALL", 1), ("EPISODES", 4)):
+        monkeypatch.setattr(dynalang_future, name, value)
+    for name, value in (("EVERY", 2), ("MOST", 4)):
+        monkeypatch.setattr(from_play, name, value)
+    found = dynalang_future.measure(100)
+    assert found["updates"] == 4, "it knows nothing yet"
+    assert found["claims"] == dynalang_future.holding(found)
+    assert min(found.values()) >= 0

@@ -62,6 +62,17 @@ def test_a_sentence_is_said_again_while_the_figure_acts(hint):
     assert homes.VOCABULARY.text(row[0] for row in silent) == " ".join(["open the trash bin"] * 3 + ["open"])
 
 
+def test_what_will_be_is_said_again_while_the_figure_acts():
+    """Eight words, which eight steps hear once more: the arm is named again in the seventh of them."""
+    rows = heard(HomeFuture(8, again=True), 4, [LEFT] * 8 + [LEFT, RIGHT] * 8)
+    assert [row[1] for row in rows] == [True] * 8 + [False] * 9
+    assert [row[0] for row in rows] == [*(row[0] for row in rows[:8])] * 2 + [rows[0][0]]
+    silent = homes.VOCABULARY.text(
+        row[0] for row in heard(HomeFuture(8, hint="none", again=True), 4, [LEFT, RIGHT] * 4)
+    )
+    assert silent.split()[:6] == silent.split()[3:9]
+
+
 def test_sight_is_what_is_seen_around_the_figure():
     env = HomeDynamics(8, sight=3)
     for seed in range(30):

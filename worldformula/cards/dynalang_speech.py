@@ -7,14 +7,12 @@ of somebody who looks, and says any colour; then all of it learns from that and 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import count
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from worldformula.agent.imagination import ImaginationAgent
 from worldformula.agents import dreamer_v3, dynalang
@@ -52,18 +50,19 @@ def options(extra: int) -> dict[str, Any]:
 
 
 def measure(seed: int) -> dict[str, float]:
-    """Three trainings.
+    """Two worlds, and three agents.
 
     Returns:
         ``claims``: how many of three hold: what a question earns among eleven words, ``few``, at least .85; among two
-        hundred ``prior`` at least .80 and ``entropy`` at most .30. And of the worlds among few and many words their
-        ``updates`` and ``known``, the last `foretold` of unseen answers: `from_play.KNOWN`, or it never did.
+        hundred ``prior`` at least .80 and ``entropy`` at most .30. And of the worlds among few and many words, the
+        second of which both agents begin with, their ``few_updates`` and ``many_updates``, and ``few_known`` and
+        ``many_known``, the last `foretold` of unseen answers: `from_play.KNOWN`, or it never did.
     """
     found: dict[str, float] = {}
-    for name, extra, prior in (("few", FEW, False), ("prior", MANY, True), ("entropy", MANY, False)):
-        agent, begun = learnt(seed, extra, prior)
-        found |= {name: earned(agent, extra, 10_000 + seed)}
-        found |= {f"{name}_updates": float(begun.updates), f"{name}_known": begun.known}
+    for kind, extra, kept in (("few", FEW, {"few": False}), ("many", MANY, {"prior": True, "entropy": False})):
+        agents, begun = learnt(seed, extra, [*kept.values()])
+        found |= {name: earned(agent, extra, 10_000 + seed) for name, agent in zip(kept, agents, strict=True)}
+        found |= {f"{kind}_updates": float(begun.updates), f"{kind}_known": begun.known}
     return {"claims": float(holding(found)), **found}
 
 
@@ -72,16 +71,29 @@ def holding(found: Mapping[str, float]) -> int:
     return (found["few"] >= KNOWN) + (found["prior"] >= PRIOR) + (found["entropy"] <= ENTROPY)
 
 
-def learnt(seed: int, extra: int, prior: bool) -> tuple[ImaginationAgent, from_play.Begun]:
-    """An agent that learnt from play, then from that and from what it did itself, and how its world began."""
-    envs = Envs("lang_room_mini", from_play.STREAMS, seed=seed, **options(extra))
-    agent: ImaginationAgent = dynalang.build(config(prior), envs.observations, envs.actions, seed)
+def learnt(seed: int, extra: int, priors: Sequence[bool]) -> tuple[list[ImaginationAgent], from_play.Begun]:
+    """Agents that learnt from play, then each from that and from what it did itself, and how the world began that they
+    begin with.
+
+    Args:
+        seed: of play, weights and acts.
+        extra: words that are never right.
+        priors: of each, whether its words are kept near to those that it expects, or are by their entropy.
+    """
     rows, unseen = played(2 * seed, CHUNKS, extra), played(2 * seed + 1, UNSEEN, extra)
-    given = batches(np.random.default_rng(seed), agent.config.batch, from_play.inputs(agent, rows))
-    begun = from_play.begin(agent, given, partial(from_play.foretold, agent, unseen, answered(unseen)), seed)
-    from_play.go_on(agent, envs, rows, ALL, np.random.default_rng(seed))
-    envs.close()
-    return agent, begun
+    first = Envs("lang_room_mini", from_play.STREAMS, seed=seed, **options(extra))
+    agents = [dynalang.build(config(prior), first.observations, first.actions, seed) for prior in priors]
+    first.close()
+    world = agents[0].world
+    given = from_play.batches(np.random.default_rng(seed), agents[0].config.batch, from_play.inputs(agents[0], rows))
+    begun = from_play.begin(agents[0], given, partial(from_play.foretold, agents[0], unseen, answered(unseen)), seed)
+    for agent in agents:
+        agent.world.load_state_dict(world.state_dict())
+    for agent in agents:
+        envs = Envs("lang_room_mini", from_play.STREAMS, seed=seed, **options(extra))
+        from_play.go_on(agent, envs, rows, ALL, np.random.default_rng(seed))
+        envs.close()
+    return agents, begun
 
 
 def played(seed: int, chunks: int, extra: int) -> Rows:
@@ -96,13 +108,6 @@ def answered(rows: Rows) -> NDArray[np.bool_]:
     """The rows of play at which a colour was due, and one was said, right or wrong."""
     due, said = (np.isin(rows[key], range(1, COLOURS + 1)) for key in ("token", column_name("talk")))
     return due & ~rows["is_first"] & np.roll(said, 1, axis=1)
-
-
-def batches(rng: np.random.Generator, size: int, rows: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """What the world learns from."""
-    for _ in count():
-        chosen = rng.integers(len(rows["r"]), size=size)
-        yield {name: column[chosen] for name, column in rows.items()}
 
 
 def guesses(rng: np.random.Generator, state: Mapping[str, NDArray[np.floating]]) -> dict[str, int]:

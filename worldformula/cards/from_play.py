@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import Any, cast
 
 import numpy as np
@@ -63,10 +64,31 @@ def foretold(agent: ImaginationAgent, rows: Rows, asked: NDArray[np.bool_]) -> f
     seen, (b, t) = world.filter(known, seed=0), (torch.as_tensor(k) for k in np.nonzero(asked))
     before = State({name: seen[name][b, t - 1] for name in world.carried}, 1)
     acts = {name: known[name][b, t - 1][:, None] for name in world.actions}
-    dreams = (world.imagine(before, actions=acts, seed=k).at(1) for k in range(DREAMS))
-    rewards = torch.stack([world.decode(dream, ("r",))["r"] for dream in dreams]).mean(0)
-    earned = torch.from_numpy(rows["reward"][asked] > 0)
+    return told_apart(agent, before, acts, torch.from_numpy(rows["reward"][asked] > 0))
+
+
+@torch.no_grad()
+def told_apart(agent: ImaginationAgent, before: State, acts: Mapping[str, Tensor], earned: Tensor) -> float:
+    """How well the rewards that a world imagines tell actions that earn something from others: `auroc`.
+
+    Args:
+        agent: whose world imagines.
+        before: states ``[N, …]``.
+        acts: what is done from there on, ``[N, H, A]`` by variable; the rewards of H steps are added.
+        earned: ``[N]``, those that earn something.
+    """
+    world, steps = agent.world, range(1, 1 + next(iter(acts.values())).shape[1])
+    dreams = (world.imagine(before, actions=acts, seed=k) for k in range(DREAMS))
+    told = [torch.stack([world.decode(dream.at(k), ("r",))["r"] for k in steps]).sum(0) for dream in dreams]
+    rewards = torch.stack(told).mean(0)
     return auroc(rewards[earned], rewards[~earned])
+
+
+def batches(rng: np.random.Generator, size: int, rows: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """What a world learns from: ``size`` chunks of `inputs` at a time."""
+    for _ in count():
+        chosen = rng.integers(len(rows["r"]), size=size)
+        yield {name: column[chosen] for name, column in rows.items()}
 
 
 def inputs(agent: ImaginationAgent, rows: Rows) -> dict[str, Tensor]:

@@ -16,9 +16,9 @@ the limit passes, and pictures are dark. Then the task is said, word by word, wh
 
 ``hint`` is "true", "none", or "swapped": then what is said is false (another way to open, another arm, and "no" to
 steps that lead to the target), which shows whether somebody follows the words. ``home_dynamics`` takes ``room``, the
-cells along an edge of its room, ``sight``, how many cells are seen on either side (3: all of the room), and ``again``:
-then the sentence, which contains the task, is said again and again while the figure acts, as HomeGrid repeats its
-facts.
+cells along an edge of its room, and ``sight``, how many cells are seen on either side (3: all of the room). Both of the
+first two take ``again``: then the sentence, which contains the task, is said again and again while the figure acts, as
+HomeGrid repeats its facts.
 
 Small versions, of our design, of HomeGrid (Lin et al. 2024, arXiv:2308.01399).
 """
@@ -87,6 +87,7 @@ class HomeMini(gymnasium.Env[Any, np.int64]):
     }  # fmt: skip
     beside_pictures = ("token",)
     radius: int | None = 1
+    again = False  # whether the sentence is said again and again, in the place of the task; without one, the task is
     actions = len(STEPS)
     cells: int  # along an edge of the map, walls included
     limit: int
@@ -146,13 +147,16 @@ class HomeMini(gymnasium.Env[Any, np.int64]):
             if action < len(STEPS):
                 self._move(int(action))
             event = self._after(int(action), before)
+            if self.again and self.speech.idle:
+                self._go_on()
         done = "success" in event or "break" in event
         cut = not done and self._acted >= self.limit
         return self._observation(), float("success" in event), done, cut, self._info(event)
 
     def _go_on(self) -> None:
         """What is said once nothing waits that is read before."""
-        self.speech.say(self._texts()[1])
+        before, task = self._texts()
+        self.speech.say(before if self.again and self.hint != "none" else task)
 
     def _move(self, action: int) -> None:
         self.facing = action
@@ -232,13 +236,7 @@ class HomeDynamics(HomeMini):
     def _texts(self) -> tuple[str, str]:
         return f"{OPENING[self.told]} to open the trash bin", "open the trash bin"
 
-    def _go_on(self) -> None:
-        before, task = self._texts()
-        self.speech.say(before if self.again and self.hint != "none" else task)
-
     def _after(self, action: int, before: tuple[int, int]) -> list[str]:
-        if self.again and self.speech.idle:
-            self._go_on()
         x, y = self.faced
         if action < len(STEPS) or self.tiles[y, x] != BIN:
             return []
@@ -249,10 +247,21 @@ class HomeDynamics(HomeMini):
 
 @final
 class HomeFuture(HomeMini):
-    """See the head of this file. Actions: left, right, up, down."""
+    """See the head of this file. Actions: left, right, up, down.
+
+    Args:
+        again: as for `HomeDynamics`.
+    """
 
     cells, limit = 11, 8
     middle, arm = 5, 4
+
+    def __init__(
+        self, size: int = 32, hint: Literal["true", "none", "swapped"] = "true", again: bool = False,
+        render_mode: str | None = "rgb_array",
+    ) -> None:  # fmt: skip
+        self.again = again
+        super().__init__(size, hint, render_mode)
 
     def _begin(self) -> int:
         self.tiles[:] = WALL_

@@ -1,0 +1,127 @@
+"""Measures whether an agent goes where a sentence says that something will be, and dreams it there alone.
+
+The world learns from play of somebody who knows no more than the agent does, and walks into any arm: until it
+foretells, in play that it did not learn from, which of four walks earns something. Then world, actor and critic learn
+from that play and from what the agent does itself, in equal parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from worldformula.agent.imagination import ImaginationAgent
+from worldformula.agents import dreamer_v3, dynalang
+from worldformula.cards import from_play
+from worldformula.cards.from_play import Begun
+from worldformula.envs import Envs, Rows
+from worldformula.envs.home_grid_mini import ARMS, FLOOR_, VOCABULARY
+from worldformula.envs.home_tiles import STEPS as MOVES
+from worldformula.envs.play import play
+from worldformula.run.config import EnvConfig
+from worldformula.run.evaluate import evaluate
+from worldformula.training.settings import override
+from worldformula.world import State
+
+EPISODES = 1000
+WITH, WITHOUT, FALSE, GROUNDED = 0.85, 0.3, 0.05, 0.95
+CHUNKS, UNSEEN, STEPS = 2000, 200, 32  # chunks of play to learn from and others, and their rows
+STRAY, RANDOM = 0.2, (0.1,)  # the share of steps that turn anywhere, and of actions that are random
+READ, SAID, WALK = 8, 6, 3  # words that are read before, the place of the one that names an arm, steps to its end
+ALL = 600  # updates of everything
+SETTINGS = (
+    'world.weights=("token=10","reward=10")', "world.dynamics=1.0", "lr=2e-3", "context=0", "imag_last=16", "imagine=6"
+)  # fmt: skip
+
+
+def config() -> dreamer_v3.DreamerConfig:
+    """`tiny`, whose world is told to read."""
+    own: dreamer_v3.DreamerConfig = override(dynalang.tiny(), SETTINGS)
+    return own
+
+
+def env(hint: str) -> EnvConfig:
+    """Where it acts; ``hint`` is what is said: "true", "none" or "swapped"."""
+    return EnvConfig("home_future", num=20, args=(f"hint={hint}", "again=true"))
+
+
+def measure(seed: int) -> dict[str, float]:
+    """Learns with the sentence and without, then plays episodes. Without it there is nothing to know, and the world
+    learns for as many updates as with it.
+
+    Returns:
+        ``claims``: how many of four hold: success ``with`` the sentence at least .85, ``without`` it at most .30,
+        ``false``, of the agent that learnt with true ones when it reads false ones, at most .05, and ``grounded``, of
+        the same agent in the end on unseen play, at least .95. And of the world that reads: ``known``, the last
+        `grounded` before its agent acted, `from_play.KNOWN` or it never knew, and its ``updates`` until then.
+    """
+    reader, begun = learnt(seed, "true")
+    other, _ = learnt(seed, "none", begun.updates)
+    told, false, without = (
+        evaluate(agent, env(hint), episodes=EPISODES, seed=10_000 + seed).mean
+        for agent, hint in ((reader, "true"), (reader, "swapped"), (other, "none"))
+    )
+    found = {"with": told, "false": false, "without": without, "grounded": grounded(reader, played(seed, "true", 2))}
+    return {"claims": float(holding(found)), **found, "known": begun.known, "updates": float(begun.updates)}
+
+
+def holding(found: Mapping[str, float]) -> int:
+    """How many of the claims hold."""
+    low = (found["without"] <= WITHOUT) + (found["false"] <= FALSE)
+    return low + (found["with"] >= WITH) + (found["grounded"] >= GROUNDED)
+
+
+def learnt(seed: int, hint: str, updates: int | None = None) -> tuple[ImaginationAgent, Begun]:
+    """An agent that learnt from play, then from that and from what it did itself, and how its world began.
+
+    Args:
+        seed: of play, weights and acts.
+        hint: what was said.
+        updates: of the world alone; None until it knows where the sentence leads.
+    """
+    envs = Envs("home_future", from_play.STREAMS, seed=seed, **env(hint).options())
+    agent: ImaginationAgent = dynalang.build(config(), envs.observations, envs.actions, seed)
+    rows, unseen = played(seed, hint, 0), played(seed, hint, 1)
+    given = from_play.batches(np.random.default_rng(seed), agent.config.batch, from_play.inputs(agent, rows))
+    begun = from_play.begin(agent, given, partial(grounded, agent, unseen), seed, updates)
+    from_play.go_on(agent, envs, rows, ALL, np.random.default_rng(seed))
+    envs.close()
+    return agent, begun
+
+
+def played(seed: int, hint: str, kind: int) -> Rows:
+    """Rows of play to learn from, kind 0, of other play to look at meanwhile, 1, and in the end, 2; their own seeds."""
+    rows = play(
+        "home_future", 3 * seed + kind, UNSEEN if kind else CHUNKS, STEPS, random=RANDOM,
+        controller=partial(walks, np.random.default_rng([seed, kind])), hint=hint, again=True,
+    )  # fmt: skip
+    del rows["event"]
+    return rows
+
+
+def walks(rng: np.random.Generator, state: Mapping[str, NDArray[np.floating]]) -> int:
+    """On where it faces, else anywhere: from the middle into any of the arms, to whose end eight steps lead once."""
+    x, y, (dx, dy) = *(int(k) for k in state["figure"]), MOVES[int(state["facing"][0])]
+    on = state["tiles"][y + dy, x + dx] == FLOOR_ and rng.random() >= STRAY
+    return int(state["facing"][0]) if on else int(rng.integers(len(MOVES)))
+
+
+@torch.no_grad()
+def grounded(agent: ImaginationAgent, rows: Rows) -> float:
+    """How well a world that has read, at the first row of each chunk of true sentences, tells the walk into the arm
+    that was named from the same walk after another sentence, by the reward that it imagines on the way: `auroc`.
+    """
+    seen = agent.world.filter(agent.perception.learn(rows, agent.device), seed=0)
+    each = len(MOVES)
+    read = {name: seen[name][:, READ - 1].repeat_interleave(each, 0) for name in agent.world.carried}
+    arms = torch.arange(each).repeat(len(rows["reward"]))
+    named = [[VOCABULARY.number(arm) for arm in ARMS].index(word) for word in rows["token"][:, SAID]]
+    walk = torch.eye(each)[arms][:, None].expand(-1, WALK, -1)
+    (action,) = agent.world.actions
+    return from_play.told_apart(
+        agent, State(read, 1), {action: walk}, arms == torch.tensor(named).repeat_interleave(each)
+    )
