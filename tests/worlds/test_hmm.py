@@ -79,6 +79,25 @@ def test_likelihood_and_beliefs_by_hand():
     assert ((found["z"] == 0) | (found["z"] == 1)).all()
 
 
+def test_what_cannot_be_seen_begins_no_sequence():
+    """A number whose density is 0 in every state: there is no belief until the next sequence, where it was p(z_1)."""
+    torch.manual_seed(5)
+    world = hmm.build(SIZES["numbers"])
+    for weight in world.parameters():
+        torch.nn.init.normal_(weight)
+    data = batch(world)
+    data["first"][0, 4] = True
+    whole = world.filter(data, seed=0)["b"]
+    x = data["x"].clone()
+    x[0, 2] = 1e25
+    belief = world.filter({**data, "x": x}, seed=0)["b"]
+    unknown = torch.zeros(B, T, dtype=torch.bool)
+    unknown[0, 2:4] = True
+    assert torch.equal(belief.isnan().all(-1), unknown)
+    torch.testing.assert_close(belief[~unknown], whole[~unknown])
+    assert world.loss(**{**data, "x": x}).value == torch.inf
+
+
 def test_a_dream_from_nothing_begins_with_the_first_state():
     """Zeros are followed by p(z_1), and the state of a dream is known."""
     torch.manual_seed(2)

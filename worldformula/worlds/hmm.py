@@ -8,7 +8,8 @@ r"""Hidden Markov model (Rabiner 1989, Proceedings of the IEEE 77(2)), learnt by
 
 The value is in nats per sequence, and no bound: nothing is drawn. ``filter`` gives the belief exactly, and draws z_t
 from it; a dream goes on from the z_t of its start by p(z_t|z_{t-1}), and knows its state. A start of zeros, before
-anything is seen, is followed by p(z_1). With ``actions``, a_{t-1} enters the transition.
+anything is seen, is followed by p(z_1). Of an x_{1:t} whose probability is 0 there is no belief: NaN, until ``first``.
+With ``actions``, a_{t-1} enters the transition.
 
 Deviations     paper                      here                    why
 learning       Baum–Welch (EM)            any optimiser           the gradient of the evidence is what EM's E-step
@@ -141,9 +142,16 @@ def filtering(moves: Moves, readout: Readout, family: Family, sizes: Sizes) -> C
         pair = moves(z, *read).log_softmax(-1).unflatten(0, (n, states))
         params = family.params(readout(z, *(read[-1:] if sizes.places else ())), shape, {})
         own = family.log_prob(params, x, 1).unflatten(0, (n, states))
-        return normalised(joined(law, moves().log_softmax(-1), pair, own, first=1)).exp()
+        return told(normalised(joined(law, moves().log_softmax(-1), pair, own, first=1)))
 
     return step
+
+
+def told(law: Tensor) -> Tensor:
+    """A belief from its logarithm, [N, K]. Of what no state can show there is none: it is NaN until a sequence begins
+    anew, where zeros would say that nothing was seen yet.
+    """
+    return torch.where((law == -torch.inf).all(-1, keepdim=True), torch.nan, law.exp())
 
 
 # ----------------------------------------------------------------------------------------------------------- formula
