@@ -198,11 +198,11 @@ def dreamt(found: Dreams) -> str:
         strip = picture(webp(filmstrip(one[0], two[0], steps), scale=max(1, round(EDGE / one.shape[3]))), "frames")
         parts.append(f"<figure>{strip}<figcaption>The first window, still: truth above dream.</figcaption></figure>")
     else:
-        flat = [v[0].reshape(truth.shape[1], -1) for v in (truth, found.dream)]
+        one, two = (v[0].reshape(truth.shape[1], -1) for v in (truth, found.dream))
         parts.append(
             f'<p class="note">{escape(found.name)}: the numbers of a window that vary most, of rows that it did not '
             f"learn from. The world sees the first {context}, then it dreams.</p>"
-            + lines(varying(*flat, found.numbers), context)
+            + lines(varying(one, two, found.numbers), context)
         )
     on = f"{found.name}{' in [0, 1]' if found.pictured else ''}"
     return section("What it dreams", *parts) + horizon(found.measured, on)

@@ -220,7 +220,7 @@ def _actions(found: Planned) -> str:
     for name, value in found.actions.items():
         if found.sets[name].kind == "choice":
             words = " ".join(str(k) for k in value.argmax(-1))
-            shown.append(f"<p>{escape(*found.said(name))}, choices: <code>{words}</code></p>")
+            shown.append(f"<p>{escape(found.said(name)[0])}, choices: <code>{words}</code></p>")
             continue
         lines = _lines(found.said(name, value.shape[1]), value)
         shown.append(both(lambda w, h, s=lines: line_chart(s, x_label="step", width=w, height=h)))  # type: ignore[misc]

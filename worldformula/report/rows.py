@@ -8,6 +8,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -76,7 +77,8 @@ def spelt(model: Model, data: DataSet, test: Mapping[str, Tensor], seed: int) ->
         return ()
     rows = {name: value[:SPELT].to(model.device) for name, value in test.items()}
     try:
-        bound = float(model.bound(1, seed=seed, **model.given(rows)).double().mean())
+        given: dict[str, Any] = {**model.given(rows)}
+        bound = float(model.bound(1, seed=seed, **given).double().mean())
     except (WorldformulaError, NotImplementedError, KeyError):
         return ()
     seen, held = (np.asarray(part[X]).reshape(-1, 1) for part in (data.train, data.test))
