@@ -20,6 +20,8 @@ Energies         ContrastiveDivergence Energy FreeEnergy GradientPenalty Min Sco
 Contrasts        CPC Covariance DensityRatio Expectile InfoNCE Redundancy SIGReg SwAV Variance
 What is made     Expression Out Game Player Model PriorDynamics State World
 What is kept     from_pretrained load save_pretrained
+What trains      worldformula.training.fit.fit, the loop alone: a loss or a Game, tensors, a callback
+                 worldformula.fitting.fit, with run folder and page: also a Model, also a path or name of data
 
 help(worldformula.KL) and the like say more; the packages below are machinery (families, formula, nets, training, run)
 and catalogues (models, worlds, planners, learners, agents), listed by ``worldformula models``. ``worldformula --help``

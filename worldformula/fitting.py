@@ -54,8 +54,9 @@ def fit(
 ) -> History:  # fmt: skip
     """Fits a loss, a game or a model; the weights change in place.
 
-    Everything that `worldformula.training.fit.fit` takes, and more: a `Model` brings its coefficients and reads data in
-    its shapes; data may be a path or the name of a data set; with ``run`` there are checkpoints, metrics and a page.
+    What `worldformula.training.fit.fit`, the loop alone, takes but its callback, and more: a `Model` brings its
+    coefficients and reads data in its shapes; data may be a path or the name of a data set; with ``run`` there are
+    checkpoints, metrics and a page.
 
     Args:
         loss: an expression with a scalar value, a `Game`, or a `Model`.
@@ -262,7 +263,8 @@ def _known(more: Mapping[str, Any]) -> Mapping[str, Any]:
     """The further settings, if there are such."""
     known = {field.name for field in dataclasses.fields(FitConfig)} - {"steps", "batch", "lr"}
     if wrong := sorted(more.keys() - known):
-        raise ConfigError(f"fit takes no {wrong[0]!r}; the settings of the fit are {', '.join(sorted(known))}")
+        hint = "; that of worldformula.training.fit, the loop alone, does" if wrong[0] == "callback" else ""
+        raise ConfigError(f"fit takes no {wrong[0]!r}{hint}; the settings of the fit are {', '.join(sorted(known))}")
     return more
 
 

@@ -29,3 +29,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     cells = [list(header), *([str(c) for c in row] for row in rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     return "\n".join("  " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in cells)
+
+
+def numbered(name: str, width: int) -> list[str]:
+    """A name for each number of something: its own where it is one.
+
+    >>> numbered("speed", 1), numbered("position", 2)
+    (['speed'], ['position 1', 'position 2'])
+    """
+    return [name] if width == 1 else [f"{name} {i}" for i in range(1, width + 1)]

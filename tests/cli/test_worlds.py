@@ -200,14 +200,18 @@ def test_a_dream_is_what_the_world_says_and_persistence_is_the_last_row(files: P
 def test_a_dream_of_numbers_beside_choices_is_about_the_numbers(files: Path, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     both = {"grid": rng.integers(0, 3, (6, 12, 4)), "pose": rng.normal(size=(6, 12, 2)).astype(np.float32)}
+    both["speed"] = rng.normal(size=(6, 12)).astype(np.float32)
     np.savez(tmp_path / "both.npz", **both, action=rng.integers(0, 4, (6, 12)))
     given = ["--data", str(tmp_path / "both.npz"), "--steps", "2", "--batch", "3", "--run", str(tmp_path / "run")]
     assert main(["fit", "rssm", *given]) == 0
-    assert "symlog of pose" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "symlog of pose, speed" in page
+    assert all(f">{name}<" in page for name in ("pose 1", "pose 2", "speed"))  # not 1, 2 and 3
     run = open_model(tmp_path / "run")
     assert isinstance(run.model, ThroughTime)
-    found, pose = dreams(run.model, run.test_rows, context=4, seed=0), run.test_rows["pose"].numpy()
-    assert np.allclose(found.truth, np.sign(pose) * np.log1p(np.abs(pose)), atol=1e-6)
+    found = dreams(run.model, run.test_rows, context=4, seed=0)
+    seen = np.concatenate([run.test_rows["pose"].numpy(), run.test_rows["speed"].numpy()[..., None]], -1)
+    assert np.allclose(found.truth, np.sign(seen) * np.log1p(np.abs(seen)), atol=1e-6)
 
 
 def test_a_world_without_a_decoder_dreams_of_its_reward(files: Path, tmp_path: Path) -> None:

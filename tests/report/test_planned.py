@@ -101,7 +101,7 @@ def test_of_a_stack_of_four_grey_pictures_the_newest_is_shown() -> None:
 
 def test_cells_are_dark_where_costs_are_low_and_blank_where_there_are_none() -> None:
     costs = np.array([[0.0, 1.0], [np.nan, 2.0]])
-    svg = cells(costs, np.array([1.0, -1.0]), "a")
+    svg = cells(costs, np.array([1.0, -1.0]), ("a 1", "a 2"))
     assert [float(v) for v in re.findall(r'fill-opacity="([\d.]+)"', svg)] == [1.0, 0.53, 0.05, 0.05]
     assert 'cx="88.0" cy="0.0"' in svg  # the right end of the first number, the upper one of the second
 
@@ -154,6 +154,22 @@ def test_an_agent_is_shown_by_what_it_plans_with_and_one_with_a_policy_by_nothin
 def test_what_has_no_world_is_refused() -> None:
     with pytest.raises(ConfigError, match="no world to plan in"):
         planned(object(), PLANNER, {})
+
+
+def test_numbers_are_called_what_the_environment_calls_them() -> None:
+    """Not a 1 and y 1: a single action, of two numbers, and three observed ones in two columns."""
+    columns = {"speed": Column("vector", (1,), "float32"), "position": Column("vector", (2,), "float32")}
+    agent = agent_of(ActionSpec("continuous", 2), columns)
+    found = planned(agent, PLANNER, batch(np.zeros((1, 5, 2), np.float32), columns))
+    shown = page(found, "A plan", [])
+    for name in ("action 1 (a)", "action 2 (a)", "speed", "position 1", "position 2", "reward (r)"):
+        assert f">{name}<" in shown
+    assert "another action 1 (a) and action 2 (a) at its first step" in shown
+    assert not re.search(r">[ay] \d<", shown)
+    one = agent_of(ActionSpec("continuous", 1), {"speed": columns["speed"]})
+    shown = page(planned(one, PLANNER, batch(np.zeros((1, 5, 1), np.float32), {"speed": columns["speed"]})), "", [])
+    assert ">action (a)<" in shown
+    assert ">speed<" in shown
 
 
 def test_a_page_names_actions_and_heads_as_the_environment_does() -> None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections import Counter
 from html import unescape
 
 import numpy as np
+import pytest
 import torch
 
 from worldformula.cli.main import main
+from worldformula.data import load
+from worldformula.data.own import Reading
+from worldformula.model.run import open_model
 from worldformula.report.rows import BINS, HEIGHT, histogram, said
 
 
@@ -42,7 +48,8 @@ def test_numbers_are_characters_again():
 
 def test_the_page_of_a_table_shows_its_columns(tmp_path, capsys):
     rng = np.random.default_rng(0)
-    rows = [f"{a:.3f},{k}" for a, k in zip(rng.normal(size=60), rng.choice(["u", "v"], 60), strict=True)]
+    heights = rng.normal(170, 9, size=60)
+    rows = [f"{a:.3f},{k}" for a, k in zip(heights, rng.choice(["u", "v"], 60), strict=True)]
     (tmp_path / "t.csv").write_text("\n".join(["height,kind", *rows]))
     command = ["fit", "vae", "--data", str(tmp_path / "t.csv"), "--steps", "2", "--batch", "8", "--quiet"]
     assert main([*command, "--set", "hidden=8", "--set", "latent=2", "--run", str(tmp_path / "run")]) == 0
@@ -52,7 +59,25 @@ def test_the_page_of_a_table_shows_its_columns(tmp_path, capsys):
     ]  # fmt: skip
     assert page.count('class="line c0" points="0,') == 3, "the model draws too"
     assert "in 12 rows of test data, filled, and in 12 draws of the model" in page
+    seen = load(str(tmp_path / "t.csv")).test["x"]
+    first = page.split('aria-label="height"')[1]
+    shown = re.findall(r'text-anchor="(?:start|end)">([^<]+)<', first)[:2]
+    assert all(150 < float(v) < 200 for v in shown), "in the units of the file"
+    assert abs(seen[:, 0]).max() < 4, "while the model reads numbers around 0"
     assert capsys.readouterr().out.count("\n") == 3
+
+
+@pytest.mark.parametrize("scale", ["standard", "unit", "none"])
+def test_rows_of_a_table_come_back_in_its_units(tmp_path, scale):
+    rng = np.random.default_rng(1)
+    numbers = np.stack([rng.normal(170, 9, 40), rng.exponential(1e-3, 40), np.full(40, 7.0)], 1).astype(np.float32)
+    rows = [",".join([*map(repr, map(float, row)), "uv"[i % 2]]) for i, row in enumerate(numbers)]
+    (tmp_path / "t.csv").write_text("\n".join(["height,rate,same,kind", *rows]))
+    found = load(str(tmp_path / "t.csv"), Reading(scale=scale))
+    back = np.concatenate([found.unscaled(part["x"]) for part in (found.train, found.test)])
+    assert set(np.unique(back[:, 3:])) == {0.0, 1.0}
+    order = np.lexsort(back[:, :2].T), np.lexsort(numbers[:, :2].T)
+    np.testing.assert_allclose(back[order[0], :3], numbers[order[1]], rtol=1e-5)
 
 
 def test_the_page_of_a_text_shows_lines(tmp_path):
@@ -68,3 +93,9 @@ def test_the_page_of_a_text_shows_lines(tmp_path):
     assert all(line.replace("↵", "\n") in text for line in real)
     assert {len(line) for line in drawn} == {12}
     assert set("".join(drawn)) <= set(text.replace("\n", "↵"))
+    run = open_model(tmp_path / "run")
+    seen, held = (Counter(part["x"].flatten().tolist()) for part in (run.data.train, run.data.test))
+    whole, letters = sum(seen.values()) + 0.1 * len(run.data.alphabet), sum(held.values())
+    floor = -sum(n * math.log2((seen[k] + 0.1) / whole) for k, n in held.items()) / letters
+    bits = run.tested()["test/loss"] / (12 * math.log(2))
+    assert f"{bits:.4g} on {len(run.test_rows['x'])} rows of test data; {floor:.4g} by frequency" in page

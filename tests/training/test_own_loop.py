@@ -149,6 +149,7 @@ def test_validation_has_its_own_value_and_keeps_the_best():
         ({"optimizer": lambda p: 3}, "a class of torch.optim"),
         ({"validation": iter([])}, "need an end"),
         ({"momentum": 0.9}, "fit takes no 'momentum'"),
+        ({"callback": print}, r"fit takes no 'callback'; that of worldformula.training.fit, the loop alone, does"),
     ],
 )
 def test_what_cannot_be_is_said(change, says):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from worldformula.agent.perception import Perception
 from worldformula.errors import ConfigError
+from worldformula.wording import numbered
 from worldformula.world import World
 
 
@@ -35,10 +36,24 @@ def open_loop(
         truth, shown = ((v * 255).round().clamp(0, 255).to(torch.uint8) for v in (target, dream))
         return {"truth": newest(truth).cpu().numpy(), "dream": newest(shown).cpu().numpy()}
     numbers = [v.reshape(*v.shape[:2], -1).float().cpu().numpy() for v in (target, dream)]
-    names = ["reward"] if head == world.roles.get("reward") else perception.numbers()
-    if len(names) != numbers[0].shape[2]:
-        names = [f"{head} {i}" for i in range(1, 1 + numbers[0].shape[2])]
+    names = called(world, perception, head, numbers[0].shape[2])
     return {"truth": numbers[0], "dream": numbers[1], "names": np.array(names)}
+
+
+def called(world: World, perception: Perception, head: str, width: int) -> list[str]:
+    """A name for each of the numbers of a head: its role, the observation that it predicts, or, of what the formula
+    makes of several, such as y_t = symlog(...), those of all observed numbers; else its own.
+    """
+    roles = {name: role for role, name in world.roles.items()}
+    if head in roles:
+        return numbered(roles[head], width)
+    keys = {word: key for key, word in perception.names.items()}
+    variable = world.dynamics.heads[head].variable.key
+    if variable in keys:
+        return numbered(keys[variable], width)
+    made = [n for n, f in world.dynamics.heads.items() if n not in roles and f.variable.key not in keys]
+    observed = perception.numbers()
+    return observed if made == [head] and len(observed) == width else numbered(head, width)
 
 
 def newest(pictures: Tensor) -> Tensor:

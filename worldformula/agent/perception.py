@@ -15,6 +15,7 @@ from worldformula.envs.actions import Actions, ActionSpec, mask_name
 from worldformula.envs.columns import Column
 from worldformula.errors import ConfigError, MissingInputError, ShapeError, table
 from worldformula.nets.classes import one_hots
+from worldformula.wording import numbered
 from worldformula.world import MASK, World
 
 WHITE = torch.tensor(255.0)  # a tensor, as a number of Python would be made one at every row
@@ -118,7 +119,7 @@ class Perception:
     def numbers(self) -> list[str]:
         """A name for every observed number, in the order of the variables; no pictures, no classes."""
         found = [(key, self.columns[key].width) for key in self.names if self.columns[key].kind in ("vector", "flag")]
-        return [key if width == 1 else f"{key} {i}" for key, width in found for i in range(1, width + 1)]
+        return [name for key, width in found for name in numbered(key, width)]
 
     def learn(self, batch: Mapping[str, NDArray[Any]], device: torch.device) -> dict[str, Tensor]:
         """Everything that a loss reads: observations, flags, actions, reward, continuation, and what was allowed."""

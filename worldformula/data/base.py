@@ -50,6 +50,7 @@ class DataSet(Arrays):
         shape: of one row of ``x``, as a picture or a sequence of pictures: ``(8, 8)``, ``(16, 8, 12)``.
         note: what it is and where it comes from, one sentence.
         columns: names of the numbers of a row of ``x``, of a table.
+        units: of each column, how its numbers were scaled, (low, wide): they were ``x * wide + low``; see `unscaled`.
         alphabet: of a text, the character that each number of ``x`` stands for.
         window: of episodes, whose rows follow each other, how many of them are learnt from at once; 0 of other data.
         words: of sentences, the word that each number of the only column stands for.
@@ -66,6 +67,7 @@ class DataSet(Arrays):
     shape: tuple[int, ...]
     note: str
     columns: tuple[str, ...] = ()
+    units: tuple[tuple[float, float], ...] = ()
     alphabet: str = ""
     window: int = 0
     words: tuple[str, ...] = ()
@@ -92,6 +94,13 @@ class DataSet(Arrays):
     def _rows(self) -> str:
         train, test = (len(next(iter(part.values()), ())) for part in (self.train, self.test))
         return f"{train} rows to learn from, {test} unseen"
+
+    def unscaled(self, x: Floats) -> Floats:
+        """Rows of ``x``, ``[N, columns]``, in the units of the file that they came from."""
+        if not self.units or x.shape[-1] != len(self.units):
+            return x
+        low, wide = np.array(self.units).T
+        return (x * wide + low).astype(np.float32)
 
     def digest(self) -> str:
         """Sixteen hexadecimal digits of SHA-256 over names, shapes, dtypes and bytes of all arrays."""

@@ -49,15 +49,18 @@ def table_file(
     shown = [t for name, (kind, _) in made.items() for t in ([name] if kind is None else [f"{name}={k}" for k in kind])]
     arrays["x"] = np.concatenate([values for _, values in made.values()], 1)
     found = split(path.name, arrays, test, (len(shown),), "")
+    units = [(0.0, 1.0)] * len(shown)
     if numeric and scale != "none":
-        _scaled(found, [shown.index(name) for name in numeric], scale)
+        places = [shown.index(name) for name in numeric]
+        for place, unit in zip(places, _scaled(found, places, scale), strict=True):
+            units[place] = unit
         how = {"standard": "less their mean over their deviation", "unit": "from 0 to 1"}[scale]
         said.append(f"{len(numeric)} numeric column{'s' * (len(numeric) > 1)}, {how}")
     if texts := len(made) - len(numeric):
         said.append(f"{texts} column{'s' * (texts > 1)} of texts as {len(shown) - len(numeric)} of 0 or 1")
     if dropped:
         said.append(f"{dropped} {'rows with empty cells left out' if missing == 'drop' else 'empty cells filled in'}")
-    return DataSet(path.name, found.train, found.test, (len(shown),), "; ".join(said) + ".", columns=tuple(shown))
+    return DataSet(path.name, found.train, found.test, (len(shown),), "; ".join(said) + ".", tuple(shown), tuple(units))
 
 
 def _columns(path: Path) -> tuple[Cells, list[Cells]]:
@@ -126,14 +129,15 @@ def _encoded(name: str, cells: Cells, path: Path) -> tuple[list[str] | None, Flo
     return kinds, np.eye(len(kinds), dtype=np.float32)[[places[cell] for cell in cells]]
 
 
-def _scaled(found: DataSet, places: list[int], scale: str) -> None:
-    """Scales columns of both parts in place, by what the training rows say."""
+def _scaled(found: DataSet, places: list[int], scale: str) -> list[tuple[float, float]]:
+    """Scales columns of both parts in place, by what the training rows say; less what, and over what, of each."""
     x = found.train["x"][:, places].astype(np.float64)
     low = x.mean(0) if scale == "standard" else x.min(0)
     wide = x.std(0) if scale == "standard" else np.ptp(x, axis=0)
     wide[wide == 0] = 1.0
     for part in (found.train, found.test):
         part["x"][:, places] = ((part["x"][:, places] - low) / wide).astype(np.float32)
+    return list(zip(low.tolist(), wide.tolist(), strict=True))
 
 
 def _number(cell: str) -> float | None:

@@ -15,11 +15,10 @@ from worldformula.report.parts import both
 MOST = 4
 
 
-def varying(truth: NDArray[np.floating], dream: NDArray[np.floating], names: Sequence[str] = ()) -> tuple[Curve, ...]:
-    """The numbers ``[T, D]`` of a window that vary most, the one that does first; nameless ones are counted."""
-    called = names or [str(i + 1) for i in range(truth.shape[1])]
+def varying(truth: NDArray[np.floating], dream: NDArray[np.floating], names: Sequence[str]) -> tuple[Curve, ...]:
+    """The numbers ``[T, D]`` of a window that vary most, the one that does first, by their names."""
     order = np.argsort(-truth.std(0), kind="stable")[:MOST].tolist()
-    return tuple(Curve(called[i], tuple(truth[:, i].tolist()), tuple(dream[:, i].tolist())) for i in order)
+    return tuple(Curve(names[i], tuple(truth[:, i].tolist()), tuple(dream[:, i].tolist())) for i in order)
 
 
 def lines(curves: Sequence[Curve], context: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -21,6 +21,7 @@ from worldformula.report.curves import lines, varying
 from worldformula.report.page import horizon
 from worldformula.report.parts import picture, section
 from worldformula.report.video import dream_video, filmstrip, webp
+from worldformula.wording import numbered
 
 CONTEXT, SEQUENCES, SHOWN = 5, 48, 6
 FAR = 15  # steps ahead that a result speaks of, where windows are that long
@@ -38,6 +39,7 @@ class Dreams:
         context: rows that the world had seen.
         name: of the column, or what was made of several.
         measured: error by horizon, beside persistence.
+        numbers: a name for each of them.
     """
 
     truth: NDArray[np.float32]
@@ -45,6 +47,7 @@ class Dreams:
     context: int
     name: str
     measured: OpenLoop
+    numbers: Sequence[str]
 
     @property
     def pictured(self) -> bool:
@@ -113,7 +116,17 @@ def dreams(model: ThroughTime, rows: Mapping[str, Tensor], *, context: int | Non
     if math.prod(event) != truth[0, 0].numel() or not event:
         event = (truth[0, 0].numel(),)
     arrays = [v.reshape(*shape, *event).cpu().float().numpy() for v in (truth, dream)]
-    return Dreams(arrays[0], arrays[1], context, name, open_loop_error(arrays[0], arrays[1], context))
+    measured = open_loop_error(arrays[0], arrays[1], context)
+    return Dreams(arrays[0], arrays[1], context, name, measured, _numbered(model, name, math.prod(event)))
+
+
+def _numbered(model: ThroughTime, name: str, width: int) -> list[str]:
+    """A name for each number that is compared: of a column, or of the columns that it was made of one after another."""
+    columns = {key: model.columns[key] for key in model.names}
+    sizes = {key: math.prod(c["shape"]) for key, c in columns.items() if c["kind"] == "vector"}
+    if name in columns or sum(sizes.values()) != width:
+        return numbered(name, width)
+    return [each for key, size in sizes.items() for each in numbered(key, size)]
 
 
 def _actions(name: str, model: ThroughTime, given: Mapping[str, Tensor], context: int, length: int) -> Tensor:
@@ -185,10 +198,11 @@ def dreamt(found: Dreams) -> str:
         strip = picture(webp(filmstrip(one[0], two[0], steps), scale=max(1, round(EDGE / one.shape[3]))), "frames")
         parts.append(f"<figure>{strip}<figcaption>The first window, still: truth above dream.</figcaption></figure>")
     else:
-        flat = [v[0].reshape(truth.shape[1], -1) for v in (truth, found.dream)]
+        one, two = (v[0].reshape(truth.shape[1], -1) for v in (truth, found.dream))
         parts.append(
             f'<p class="note">{escape(found.name)}: the numbers of a window that vary most, of rows that it did not '
-            f"learn from. The world sees the first {context}, then it dreams.</p>{lines(varying(*flat), context)}"
+            f"learn from. The world sees the first {context}, then it dreams.</p>"
+            + lines(varying(one, two, found.numbers), context)
         )
     on = f"{found.name}{' in [0, 1]' if found.pictured else ''}"
     return section("What it dreams", *parts) + horizon(found.measured, on)

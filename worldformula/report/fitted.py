@@ -14,6 +14,7 @@ from worldformula.report.evidence import machine, written
 from worldformula.report.model import Told, page
 from worldformula.report.parts import duration
 from worldformula.report.pictures import Pictures, draw
+from worldformula.report.rows import spelt
 from worldformula.report.write import seconds
 from worldformula.run.folder import RunFolder, read_metrics, writing
 from worldformula.training import devices
@@ -30,8 +31,10 @@ def write_fit(
 ) -> Path:  # fmt: skip
     """Writes the page into the run folder; returns its path. The networks are as before afterwards."""
     objective = fitting.loss
+    pictures, more = _drawn(fitting, loss, data, held)
     best, spent = fitting.history.best, seconds(folder)
     facts = (
+        *more,
         ("updates", grouped(fitting.step)),
         ("parameters", grouped(trainable(objective.parameters()))),
         ("data", str(config["data"])),
@@ -46,7 +49,7 @@ def write_fit(
         metrics=read_metrics(folder.metrics_file),
         facts=facts,
         formulas={title: written(formula) for title, formula in titled(objective).items()},
-        pictures=_pictures(fitting, loss, data, held),
+        pictures=pictures,
         machine=machine(devices.describe(fitting.device)),
         scheduled=tuple(name for name, value in fitting.symbols.items() if callable(value)),
         held="validation",
@@ -59,16 +62,16 @@ def write_fit(
     return folder.report
 
 
-def _pictures(fitting: Fitting, loss: Any, data: Any, held: Any) -> Pictures:
-    """Those of a model whose data say what a row shows."""
+def _drawn(fitting: Fitting, loss: Any, data: Any, held: Any) -> tuple[Pictures, tuple[tuple[str, str], ...]]:
+    """Pictures and facts of a model whose data say what a row shows."""
     if not isinstance(loss, Model) or not isinstance(data, DataSet) or not isinstance(held, dict):
-        return Pictures()
+        return Pictures(), ()
     training = fitting.loss.training
     fitting.loss.eval()
     try:
         with forked(SEED), fitting.history.averaged():
-            return draw(loss, data, held, SEED)
+            return draw(loss, data, held, SEED), spelt(loss, data, held, SEED)
     except WorldformulaError:  # the run is done and stored; a picture that cannot be drawn must not lose it
-        return Pictures()
+        return Pictures(), ()
     finally:
         fitting.loss.train(training)

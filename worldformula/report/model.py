@@ -35,7 +35,7 @@ from worldformula.report.parts import (
     small,
 )
 from worldformula.report.pictures import REACH, Pictures, draw
-from worldformula.report.rows import histograms, texts
+from worldformula.report.rows import histograms, spelt, texts
 from worldformula.report.words import fitted_part
 from worldformula.report.write import seconds
 from worldformula.run.folder import read_metrics, writing
@@ -108,10 +108,12 @@ def gather(run: ModelRun) -> Told:
         sees = through is not None and through.words is None
         shown = dreamt(dreams(through, run.test_rows, seed=seed)) if through and sees else ""
         pictures = Pictures() if through else draw(run.model, run.data, run.test_rows, seed)
+        more = () if through else spelt(run.model, run.data, run.test_rows, seed)
     shown += fitted_part(run, seed)
     spent = seconds(folder)
     rows = len(next(iter(run.data.train.values())))
     facts = (
+        *more,
         ("updates", grouped(run.fitting.step)),
         ("parameters", grouped(trainable(loss.parameters()))),
         ("training rows", grouped(rows) + (f", in windows of {run.data.window}" if run.data.window else "")),

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from worldformula.agent.acts import space_of
+from worldformula.agent.acts import Act, space_of
 from worldformula.agent.imagination import ImaginationAgent
-from worldformula.agent.open_loop import newest
+from worldformula.agent.open_loop import called, newest
 from worldformula.charts import Series, line_chart, short
 from worldformula.errors import ConfigError
 from worldformula.given import per_episode
@@ -27,9 +27,11 @@ from worldformula.planner import ActionSet, Plan, Planner, some
 from worldformula.report.parts import both, document, pairs, picture, section
 from worldformula.report.video import tile, webp
 from worldformula.score import Score
+from worldformula.wording import numbered
 from worldformula.world import State
 
 GRID = 17  # candidates along an axis of the landscape
+LINES = 8  # numbers in one chart
 Floats = NDArray[np.floating]
 
 
@@ -50,7 +52,8 @@ class Planned:
             one number, ``[size]`` of a choice, ∞ where it is forbidden; None of flags.
         apart: terms of the cost that were left out, as no planner is told of what they measure: bonuses of steps.
         violation: by how much the plan exceeds its worst constraint; None where there is none.
-        words: what the variables of actions and of heads with a role are called, where the formula says it shorter.
+        words: what variables of actions, and heads, are called where the formula says it shorter: one name, or one for
+            each of their numbers.
     """
 
     name: str
@@ -66,11 +69,12 @@ class Planned:
     landscape: Floats | None
     apart: tuple[str, ...] = ()
     violation: float | None = None
-    words: Mapping[str, str] = field(default_factory=dict)
+    words: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
-    def said(self, variable: str) -> str:
-        """A variable as its environment calls it, with its name in formulas."""
-        return self.words.get(variable, variable)
+    def said(self, variable: str, width: int = 1) -> list[str]:
+        """A name for each number of a variable, as its environment calls them."""
+        names = self.words.get(variable, [variable])
+        return list(names) if len(names) == width else numbered(names[0], width)
 
 
 @torch.no_grad()
@@ -100,7 +104,7 @@ def planned(agent: Any, planner: Planner, batch: Mapping[str, NDArray[Any]]) -> 
         type(planner).__name__, {k: v[0].cpu().numpy() for k, v in plan.actions.items()}, space,
         task.cost(plan.states.span(1), plan.actions)[0].cpu().numpy(), float(plan.cost), [float(c) for c in plan.trace],
         plan.calls, took, frames, numbers, _landscape(plan, space, around, masks), apart,
-        None if plan.violation is None else float(plan.violation), _words(agent),
+        None if plan.violation is None else float(plan.violation), _words(agent, numbers),
     )  # fmt: skip
 
 
@@ -121,14 +125,23 @@ def _without_bonuses(agent: ImaginationAgent) -> tuple[ImaginationAgent, tuple[s
     return agent, steps
 
 
-def _words(agent: ImaginationAgent) -> dict[str, str]:
-    """``move (a_1)`` of one action among several, ``arm 2 (a_2)`` of an element of one, ``reward (r)`` of a head."""
-    acts = agent.perception.acts
-    words = {head: f"{role} ({head})" for role, head in agent.world.roles.items()}
-    for act in acts if len(acts) > 1 else ():
-        element = "" if act.element is None else f" {act.element + 1}"
-        words[act.variable] = f"{act.action}{element} ({act.variable})"
+def _words(agent: ImaginationAgent, numbers: Mapping[str, Floats]) -> dict[str, list[str]]:
+    """``move (a_1)`` of an action, ``arm 2 (a_2)`` of an element of one, ``force 1 (a)`` of several numbers; of heads
+    ``reward (r)``, and what is observed as its environment calls it.
+    """
+    words = {head: called(agent.world, agent.perception, head, value.shape[1]) for head, value in numbers.items()}
+    words |= {
+        head: [f"{word} ({head})" for word in words[head]] for head in agent.world.roles.values() if head in words
+    }
+    for act in agent.perception.acts:
+        name = act.action if act.element is None else f"{act.action} {act.element + 1}"
+        words[act.variable] = [f"{word} ({act.variable})" for word in numbered(name, _numbers(act))]
     return words
+
+
+def _numbers(act: Act) -> int:
+    """How many lines an action is: a choice is one."""
+    return 1 if act.kind == "choice" else act.size
 
 
 def _horizon(plan: Plan) -> int:
@@ -207,18 +220,9 @@ def _actions(found: Planned) -> str:
     for name, value in found.actions.items():
         if found.sets[name].kind == "choice":
             words = " ".join(str(k) for k in value.argmax(-1))
-            shown.append(f"<p>{escape(found.said(name))}, choices: <code>{words}</code></p>")
+            shown.append(f"<p>{escape(found.said(name)[0])}, choices: <code>{words}</code></p>")
             continue
-        steps = [float(t) for t in range(len(value))]
-        lines = [
-            Series(
-                f"{found.said(name)} {i + 1}" if value.shape[1] > 1 else found.said(name),
-                steps,
-                value[:, i].tolist(),
-                i % 4,
-            )
-            for i in range(min(value.shape[1], 8))
-        ]
+        lines = _lines(found.said(name, value.shape[1]), value)
         shown.append(both(lambda w, h, s=lines: line_chart(s, x_label="step", width=w, height=h)))  # type: ignore[misc]
     return section("The plan", *shown)
 
@@ -229,18 +233,15 @@ def _path(found: Planned) -> str:
     lines = [Series("cost", steps, found.costs.tolist(), 0)]
     shown = [both(lambda w, h: line_chart(lines, x_label="step", y_label="cost of a step", width=w, height=h))]
     for name, value in found.numbers.items():
-        along = [float(t) for t in range(len(value))]
-        several = [
-            Series(
-                f"{found.said(name)} {i + 1}" if value.shape[1] > 1 else found.said(name),
-                along,
-                value[:, i].tolist(),
-                i % 4,
-            )
-            for i in range(min(value.shape[1], 8))
-        ]
+        several = _lines(found.said(name, value.shape[1]), value)
         shown.append(both(lambda w, h, s=several: line_chart(s, x_label="step", width=w, height=h)))  # type: ignore[misc]
     return section("Along the path", *shown)
+
+
+def _lines(names: Sequence[str], values: Floats) -> list[Series]:
+    """The first numbers along the steps, ``[T, n]``."""
+    steps = [float(t) for t in range(len(values))]
+    return [Series(name, steps, values[:, i].tolist(), i % 4) for i, name in enumerate(names[:LINES])]
 
 
 def _search(found: Planned) -> str:
@@ -259,20 +260,22 @@ def _around(found: Planned) -> str:
     if costs is None:
         return ""
     name, own = next(iter(found.sets.items()))
-    first = escape(found.said(name))
-    note = f'<p class="note">What the plan would cost with another first action {first}, all else as planned.</p>'
+    names = found.said(name, 1 if own.kind == "choice" else own.size)
+    first = " and ".join(names[:2])
+    told = f"What the plan would cost with another {escape(first)} at its first step, all else as planned."
+    note = f'<p class="note">{told}</p>'
     if own.kind == "choice":
         rows = [(f"choice {k}", short(float(cost))) for k, cost in enumerate(costs)]
         return section("The landscape", note, pairs(rows))
     axis = np.linspace(-1, 1, GRID)
     if costs.ndim == 1:
         line = [Series("cost", axis.tolist(), costs.tolist())]
-        chart = both(lambda w, h: line_chart(line, x_label=found.said(name), y_label="cost", width=w, height=h))
+        chart = both(lambda w, h: line_chart(line, x_label=first, y_label="cost", width=w, height=h))
         return section("The landscape", note, chart)
-    return section("The landscape", note, f"<figure>{cells(costs, found.actions[name][0, :2], name)}</figure>")
+    return section("The landscape", note, f"<figure>{cells(costs, found.actions[name][0, :2], names)}</figure>")
 
 
-def cells(costs: Floats, at: Floats, name: str, edge: int = 22) -> str:
+def cells(costs: Floats, at: Floats, names: Sequence[str], edge: int = 22) -> str:
     """Costs ``[n, n]`` over two numbers in [−1, 1] as squares, dark where they are low, a ring ``at`` the plan."""
     known = costs[np.isfinite(costs)]
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
@@ -291,9 +294,9 @@ def cells(costs: Floats, at: Floats, name: str, edge: int = 22) -> str:
         f'<text x="{pad + size * (v + 1) / 2}" y="{size + 18}" text-anchor="middle">{v:g}</text>'
         f'<text x="{pad - 8}" y="{size * (v + 1) / 2 + 4}" text-anchor="end">{v:g}</text>' for v in (-1, 0, 1)
     ]  # fmt: skip
-    words.append(f'<text x="{pad + size / 2}" y="{size + 36}" text-anchor="middle">{escape(name)} 1</text>')
+    words.append(f'<text x="{pad + size / 2}" y="{size + 36}" text-anchor="middle">{escape(names[0])}</text>')
     turned = f'transform="rotate(-90 12 {size / 2})"'
-    words.append(f'<text x="12" y="{size / 2}" text-anchor="middle" {turned}>{escape(name)} 2</text>')
+    words.append(f'<text x="12" y="{size / 2}" text-anchor="middle" {turned}>{escape(names[1])}</text>')
     told = f"from {short(low)} (dark) to {short(high)}"
     wide, tall = size + pad + 8, size + 52
     head = f'<svg class="wf-chart" viewBox="0 -8 {wide} {tall}" width="{wide}" height="{tall}" role="img"'

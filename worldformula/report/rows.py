@@ -8,26 +8,29 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldformula.charts import short
 from worldformula.data import DataSet
 from worldformula.errors import WorldformulaError
+from worldformula.metrics.likelihood import bits_per_dim, categorical_table
 from worldformula.model import Model
 
 X = "x"  # the variable that the columns and the alphabet of a data set speak of
 ROWS = 2000  # of a table
 MOST = 24  # columns that are drawn
-LINES = 8  # of a text
+LINES, SPELT = 8, 256  # of a text: those that are shown, those that are measured
 BINS, WIDTH, HEIGHT, EDGE = 24, 190, 84, 16  # of a histogram, in pixels
 Numbers = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The numbers of a table.
+    """The numbers of a table, in the units of its file.
 
     Attributes:
         names: of the columns.
@@ -47,7 +50,8 @@ def columns_of(model: Model, data: DataSet, test: Mapping[str, Tensor], seed: in
     seen = test[X][:ROWS].flatten(1)
     drawn = drawn_rows(model, test, len(seen), seed)
     same = drawn is not None and drawn[0].numel() == seen.shape[1]
-    return Columns(data.columns, _numbers(seen), _numbers(drawn.flatten(1)) if same and drawn is not None else None)
+    made = data.unscaled(_numbers(drawn.flatten(1))) if same and drawn is not None else None
+    return Columns(data.columns, data.unscaled(_numbers(seen)), made)
 
 
 def lines_of(
@@ -63,6 +67,24 @@ def lines_of(
     found["drawn"] = drawn_rows(model, test, LINES, seed)
     shown = {what: values for what, values in found.items() if values is not None}
     return tuple((what, said(values, data.alphabet)) for what, values in shown.items())
+
+
+def spelt(model: Model, data: DataSet, test: Mapping[str, Tensor], seed: int) -> tuple[tuple[str, str], ...]:
+    """A fact about a text: its bits per character by the model's bound of log p(x), beside those by the frequencies of
+    the characters alone; none of other data, and of a model without a density of characters.
+    """
+    if not data.alphabet or X not in test or test[X].is_floating_point():
+        return ()
+    rows = {name: value[:SPELT].to(model.device) for name, value in test.items()}
+    try:
+        given: dict[str, Any] = {**model.given(rows)}
+        bound = float(model.bound(1, seed=seed, **given).double().mean())
+    except (WorldformulaError, NotImplementedError, KeyError):
+        return ()
+    seen, held = (np.asarray(part[X]).reshape(-1, 1) for part in (data.train, data.test))
+    alone = float(categorical_table(seen, held, len(data.alphabet)).mean())
+    bits, floor = bits_per_dim(bound, rows[X][0].numel()), bits_per_dim(alone, 1)
+    return (("bits per character", f"{short(bits)} on {len(rows[X])} rows of test data; {short(floor)} by frequency"),)
 
 
 def drawn_rows(model: Model, test: Mapping[str, Tensor], n: int, seed: int) -> Tensor | None:

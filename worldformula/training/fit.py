@@ -4,8 +4,10 @@ history = fit(loss, {"x": images}, steps=5000, batch=128, ema=0.999)
 with history.averaged():                     # the moving average of the weights
     pictures = decode.sample(z=prior.sample(sample_shape=(64,)))
 
-`fit` is a few lines around `Fitting`, which can also run in parts and be stored in between. `fit` of
-`worldformula.fitting` takes a `Model` or a path as well, and leaves a run folder with a page.
+`fit` is a few lines around `Fitting`, which can also run in parts and be stored in between. It is the loop alone, for a
+script of your own: it needs torch and numpy, writes nothing, and calls you back after every update. That of
+`worldformula.fitting` is for what shall be kept, or is no bare loss: it takes a `Model`, and data by path or name, and
+leaves a run folder with a page, which goes on after a stop. Both make the same updates.
 """
 
 from __future__ import annotations
