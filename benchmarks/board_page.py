@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.board import REACHED, Book, Budget, Row, Task, at, reached, score_of
@@ -16,6 +16,7 @@ PICTURES = Path("images") / "board"  # from the folder of the page
 NONE = "–"
 AXES = (("steps", "environment steps", 0, 1.0), ("minutes", "CPU minutes of acting and learning", 1, 60.0))
 
+DECODERS = {"1M": "targets_step", "12M": "targets_step_12m"}
 ABLATIONS = {
     "representations": ("What a state has to tell", "The decoder's term replaced by another one, or by none."),
     "switches": ("What makes data go further", "One switch each."),
@@ -56,10 +57,14 @@ def text(book: Book, tasks: Sequence[Task]) -> str:
         if rows := book.of(task.name):
             lines += ["", *section(task, book.floors[task.name], rows)]
     for group in GROUPS:
-        if (path := RESULTS / f"{group}.json").is_file():
-            lines += ["", *ablation(group, json.loads(path.read_text(encoding="utf-8")))]
+        if found := _held(group):
+            lines += ["", *ablation(group, found)]
+    if found := _held("agents_step"):
+        lines += ["", *costs(found)]
+    if sizes := {size: found for size, name in DECODERS.items() if (found := _held(name))}:
+        lines += ["", *decoders(sizes)]
     missing = [f"- {task.title} (`{task.name}`)" for task in tasks if not book.of(task.name)]
-    groups = [group for group in GROUPS if not (RESULTS / f"{group}.json").is_file()]
+    groups = [group for group in GROUPS if not _held(group)]
     missing += [f"- {ABLATIONS[group][0]} (`python -m benchmarks.variants {group}`)" for group in groups]
     lines += ["", "## Not run yet", "", *missing] if missing else []
     return "\n".join(lines) + "\n"
@@ -117,8 +122,55 @@ def ablation(group: str, found: Row) -> list[str]:
         seeds, returns = ", ".join(map(str, row["seeds"])), ", ".join(_number(round(r)) for r in row["returns"])
         minutes = f"{row['cpu_seconds'] / 60:.1f}"
         lines.append(f"| {row['name']} | {seeds} | {returns} | {_number(row['mean'])}{between} | {minutes} |")
+    return [*lines, "", _once(found)]
+
+
+def costs(found: Row) -> list[str]:
+    """The rows of `benchmarks.agents_step`."""
+    lines = [
+        "## What an update and a decision cost", "",
+        "Presets `tiny` on the pendulum, from 32 × 32 pixels, `tdmpc2` from its numbers; processor time of one thread.",
+        "Beside an update stand the matrix products and convolutions that it needs, alone, in the same run. PlaNet and",
+        "TD-MPC2 decide by a search. Printed by `python -m benchmarks.agents_step`.", "",
+        "| agent | weights | rows an update | update, ms | times its products | decision, ms | decisions a second |",
+        "|---|---|---|---|---|---|---|",
+    ]  # fmt: skip
+    for name, row in found["agents"].items():
+        update, decision, rows = row["update"], row["decision"], " × ".join(map(str, row["rows"]))
+        lines.append(
+            f"| `{name}` | {row['weights']:,} | {rows} | {_number(update['ms'])} | {update['ratio']:.2f} "
+            f"| {decision['ms']:.2f} | {_number(decision['per_second'])} |"
+        )
+    return [*lines, "", _once(found)]
+
+
+def decoders(sizes: Mapping[str, Row]) -> list[str]:
+    """The rows of `benchmarks.targets_step`, of each size: what is left of the time of a reconstruction."""
+    found = [{key.split(",")[0]: row for key, row in own["rows"].items()} for own in sizes.values()]
+    least = ", ".join(f"{own['update']['none']['ratio']:.2f} ({size})" for size, own in zip(sizes, found, strict=True))
+    titles = [f"{what}, {size}" for size in sizes for what in ("world", "update")]
+    lines = [
+        "## What is saved where nothing is decoded", "",
+        "DreamerV3 from 64 × 64 pixels, 8 sequences of 32 rows, dreams from all of their states: processor time of one",
+        "thread over that with a reconstruction, of the world's loss and its gradients, and of a whole update.",
+        f"An update of .6 was aimed at. With nothing at all in the decoder's place it is {least},",
+        "so on this machine no term can reach that. Printed by `python -m benchmarks.targets_step`.", "",
+        f"| what a state has to tell | {' | '.join(titles)} |", f"|{'---|' * (len(titles) + 1)}",
+    ]  # fmt: skip
+    for name in dict.fromkeys(name for own in found for name in own["update"]):
+        cells = [f"{own[what][name]['ratio']:.2f}" if name in own[what] else NONE for own in found for what in own]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return [*lines, "", _once(next(iter(sizes.values())))]
+
+
+def _held(name: str) -> Row | None:
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def _once(found: Row) -> str:
     where = found["machine"]
-    return [*lines, "", f"Measured {found['date'][:10]} on {where['processor']}, {where['cores']} cores, one thread."]
+    return f"Measured {found['date'][:10]} on {where['processor']}, {where['cores']} cores, one thread."
 
 
 def _agent(name: str, rows: Sequence[Row], by_steps: Budget, by_time: Budget, score: float | None) -> str:

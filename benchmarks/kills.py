@@ -32,6 +32,7 @@ import torch
 from torch import nn
 
 from worldformula import Normal, catalogue, log
+from worldformula.agents.world_models import chain
 from worldformula.cards.run import machine, write_json
 from worldformula.data import sequences
 from worldformula.data.own import Reading
@@ -70,11 +71,20 @@ def interact(folder: Path, *, pixels: bool, model: str = "dreamer_v3") -> None:
 
 def robot(folder: Path) -> None:
     """An agent on a robot that nobody resets, by a virtual clock: weights are on their way when it is killed."""
-    config = agent_config(pixels=False)
     env = EnvConfig("pendulum_noreset", num=1, max_steps=25, args=("pushes=0.1",))
     drive = DriveConfig("virtual", updates=0.4, sync=3, lag=7)
-    config = replace(config, env=env, drive=drive)
-    Interact(config, catalogue.find("dreamer_v3").build, folder, say=_quiet).run()
+    config = replace(agent_config(pixels=False, model="daydreamer"), env=env, drive=drive)
+    Interact(config, catalogue.find("daydreamer").build, folder, say=_quiet).run()
+
+
+def evolving(folder: Path) -> None:
+    """World Models: experience, V, M, and C that evolves in dreams, a run each."""
+    small = [
+        "latent=4", "depth=2", "hidden=8", "collect=120", "v_steps=60", "m_steps=40", "generations=20", "frames=8",
+        "batch=4", "length=8", "dreams.population=4", "dreams.rollouts=2", "dreams.horizon=20",
+    ]  # fmt: skip
+    config = override(catalogue.find("world_models").sizes("tiny"), small)
+    chain(config, EnvConfig("dodge", num=2, pixels=True, size=16, max_steps=25), folder, say=_quiet).run()
 
 
 def model(folder: Path) -> None:
@@ -124,8 +134,9 @@ SUBJECTS: dict[str, Callable[[Path], None]] = {
     **{name: partial(interact, pixels=True, model=name) for name in ("planet", "dreamer_v1", "dreamer_v2")},
     **{
         name: partial(interact, pixels=False, model=name)
-        for name in ("tdmpc2", "thick_dreamer", "thick_planet", "dynalang")
+        for name in ("tdmpc2", "plan2explore", "thick_dreamer", "thick_planet", "dynalang")
     },
+    "world_models": evolving,
     "robot": robot,
     "model": model,
     "world": world,

@@ -151,3 +151,33 @@ def test_a_discount_that_is_not_learnt_holds_for_plans_that_end_with_a_value(lea
     torch.testing.assert_close(seen, (1 - terminal.float()) * (0.75 if learnt else 1.0))
     assert agent.cost.task(lambda states: states["h"].sum(-1)).discount == (1.0 if learnt else 0.75)
     assert agent.cost.discount == (0.75 if learnt else 1.0)  # of a world without a head of going on
+
+
+@pytest.mark.parametrize("shapes", [True, False])
+def test_what_the_reward_and_replayed_values_are_worth_to_the_world(shapes: bool) -> None:
+    """Gradients of both reach what makes the states, or their own heads alone."""
+    agent = built(f"world.reward_gradient={shapes}", f"behaviour.replay_gradient={shapes}")
+    learner = agent.learner
+    assert isinstance(learner, ImaginationActorCritic)
+    head = agent.world.heads["r"].net
+    for one in (head.head, learner.critic.head):  # at zero, as they begin, they pass no gradient
+        torch.nn.init.normal_(one.weight)
+    outs = agent.objective.run(rows(), seed=2)
+    encoder, own = list(agent.world.enc.parameters()), [head.head.weight, learner.critic.head.weight]
+    reward = next(value for title, value in outs["world"].steps.items() if title.startswith("log p(r_t")).mean()
+    for value, weight in zip((reward, agent.objective.value("replay", outs)), own, strict=True):
+        found = torch.autograd.grad(value, [weight, *encoder], retain_graph=True, allow_unused=True)
+        assert found[0].abs().sum() > 0
+        assert any(g is not None and g.abs().sum() > 0 for g in found[1:]) == shapes
+
+
+def test_the_rate_falls_and_matrices_decay_as_the_settings_say() -> None:
+    """The agent's optimiser has what its settings have; what it does by them stands in `test_optimiser`."""
+    agent = built("decay=0.1", "schedule=linear", "anneal=8")
+    (group,) = agent.updates.optimisers["agent"].param_groups
+    assert (group["decay"], group["schedule"], group["anneal"], group["warmup"]) == (0.1, "linear", 8, 0)
+    for wrong, told in (("anneal=8", "constant with anneal=0"), ("schedule=cosine", "anneal above warmup=0")):
+        with pytest.raises(ConfigError, match=told):
+            built(wrong)
+    with pytest.raises(ConfigError, match="decay ≥ 0"):
+        built("decay=-1")

@@ -105,3 +105,32 @@ def test_where_a_longer_run_ended_is_said() -> None:
     ]
     said = board_page.beyond(rows, 30_000)
     assert said == ["`a`, seed 1, went on: 763 after 100 000 steps, 29.1 CPU minutes."]
+
+
+TIME = {"date": "2026-01-02 03:04 UTC", "machine": {"processor": "P", "cores": 2}}
+
+
+def test_the_page_says_what_an_update_and_a_decision_cost() -> None:
+    own = {
+        "rows": [8, 32], "weights": 12_345, "update": {"ms": 60.5371, "ratio": 1.793},
+        "decision": {"ms": 25.778, "per_second": 38.8},
+    }  # fmt: skip
+    lines = board_page.costs({**TIME, "agents": {"planet": own}})
+    assert "| `planet` | 12,345 | 8 × 32 | 60.54 | 1.79 | 25.78 | 38.8 |" in lines
+    assert lines[-1] == "Measured 2026-01-02 on P, 2 cores, one thread."
+
+
+def test_the_page_says_what_is_saved_without_a_decoder_and_what_is_not_measured() -> None:
+    def rows(**ratios: float) -> dict[str, Any]:
+        return {name: {"ratio": ratio} for name, ratio in ratios.items()}
+
+    small = {
+        "world, a": rows(reconstruction=1, barlow=0.7, none=0.5),
+        "update, a": rows(reconstruction=1, barlow=0.9, none=0.8),
+    }
+    large = {"world, b": rows(reconstruction=1, none=0.4), "update, b": rows(reconstruction=1, none=0.75)}
+    lines = board_page.decoders({"1M": {**TIME, "rows": small}, "12M": {**TIME, "rows": large}})
+    assert "| what a state has to tell | world, 1M | update, 1M | world, 12M | update, 12M |" in lines
+    assert "| barlow | 0.70 | 0.90 | – | – |" in lines
+    assert "| none | 0.50 | 0.80 | 0.40 | 0.75 |" in lines
+    assert any("it is 0.80 (1M), 0.75 (12M)," in line for line in lines)

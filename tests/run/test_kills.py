@@ -17,7 +17,17 @@ import pytest
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="uses fork")
 def test_agents_from_vectors_and_from_pixels_end_with_the_same_bits() -> None:
-    subjects = ("agent", "pixels", "planet", "dreamer_v1", "dreamer_v2", "tdmpc2", "thick_dreamer", "dynalang")
+    subjects = (
+        "agent",
+        "pixels",
+        "planet",
+        "dreamer_v1",
+        "dreamer_v2",
+        "tdmpc2",
+        "thick_dreamer",
+        "dynalang",
+        "world_models",
+    )
     only = [word for name in subjects for word in ("--only", name)]
     command = [sys.executable, "-m", "benchmarks.kills", "--kills", "1", *only]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])

@@ -71,6 +71,42 @@ def test_warm_up_is_linear_from_zero() -> None:
     assert moves == pytest.approx([0.0, 0.25e-3, 0.5e-3, 0.75e-3, 1e-3, 1e-3], abs=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "wanted"),
+    [
+        ("linear", [0, 0.5, 1, 0.775, 0.55, 0.325, 0.1, 0.1]),
+        ("cosine", [0, 0.5, 1, 0.868198, 0.55, 0.231802, 0.1, 0.1]),
+    ],
+)
+def test_behind_the_warm_up_the_rate_falls_to_a_tenth(schedule: str, wanted: list[float]) -> None:
+    """.1 + .9 · (1 − k/4), and .1 + .9 · (1 + cos(π k/4))/2, for k = 0 … 4."""
+    w = nn.Parameter(torch.tensor([1.0], dtype=torch.float64))
+    optimiser = LaProp([w], lr=1e-3, clip=0.0, warmup=2, schedule=schedule, anneal=6)  # type: ignore[arg-type]
+    moves = []
+    for _ in wanted:
+        before = w.item()
+        w.grad = torch.ones(1, dtype=torch.float64)
+        optimiser.step()
+        moves.append(1e3 * (before - w.item()))
+    assert moves == pytest.approx(wanted, abs=1e-6)
+
+
+def test_weights_of_two_axes_decay_by_the_rate_and_others_do_not() -> None:
+    """With a gradient of zero nothing else moves: w (1 − lr d)ⁿ; with one of ones lr more, of the same w."""
+    matrix, bias = (nn.Parameter(torch.full(shape, 2.0, dtype=torch.float64)) for shape in ((2, 2), (2,)))
+    optimiser = LaProp([matrix, bias], lr=0.1, clip=0.0, warmup=0, decay=0.5)
+    for _ in range(3):
+        matrix.grad, bias.grad = torch.zeros_like(matrix), torch.zeros_like(bias)
+        optimiser.step()
+    assert matrix.flatten().tolist() == pytest.approx([2 * 0.95**3] * 4)
+    assert bias.tolist() == [2.0, 2.0]
+    one = nn.Parameter(torch.full((1, 1), 2.0, dtype=torch.float64))
+    optimiser = LaProp([one], lr=0.1, clip=0.0, warmup=0, decay=0.5)
+    one.grad = torch.ones_like(one)
+    optimiser.step()
+    assert one.item() == pytest.approx(2.0 - 0.1 * (1.0 + 0.5 * 2.0))
+
+
 def test_clipping_leaves_the_gradients_and_the_direction_alone() -> None:
     g, w = torch.tensor([30.0, 40.0]), torch.tensor([0.0, 0.0])
     assert clip_to_weights([g], [w], 0.3, 1e-3)[0].tolist() == pytest.approx([1.8e-4, 2.4e-4])

@@ -19,6 +19,8 @@ online queue          yes           yes                as they; `tiny` none    e
 precision             –             bfloat16           float32; `precision`    bfloat16 is slow on a CPU
 dream starts          all states    all (imag_last 0)  last ``imag_last``      cheap on a CPU; 0 takes all
 evaluation            –             samples            means and modes         repeatable; ``explore=True`` samples
+options of theirs     –             consec_train,      none                    off by default: longer chunks in turn,
+                                    ac_grads                                   and dreams with gradients
 `tiny`                –             –                  small, faster rates     see cards/demo.toml
 """
 
@@ -48,7 +50,7 @@ from worldformula.learners.imagination.spoken import Direction
 from worldformula.nets.mlp import MLP
 from worldformula.nets.sizes import PUBLISHED
 from worldformula.training.objective import Minimises
-from worldformula.training.optimiser import ClipUnits, LaProp
+from worldformula.training.optimiser import ClipUnits, LaProp, Schedule, require_schedule
 from worldformula.training.precision import Precision, require_precision
 from worldformula.world import World, saying
 from worldformula.worlds import rssm
@@ -106,6 +108,12 @@ class DreamerConfig:
     """Learning rate."""
     warmup: int = 1000
     """Updates over which the learning rate rises from zero."""
+    decay: float = 0.0
+    """Weight decay of matrices and kernels, per unit of the learning rate."""
+    schedule: Schedule = "constant"
+    """How the learning rate falls to a tenth behind the warm-up: constant (not at all), linear or cosine."""
+    anneal: int = 0
+    """The update at which it has, of linear and cosine."""
     precision: Precision = "float32"
     """What networks compute in: float32, or bfloat16, which is for accelerators; everything else is of float32."""
     clip: float = 0.3
@@ -131,6 +139,7 @@ class DreamerConfig:
         if not 0 <= self.unimix < 1:
             raise ConfigError(f"expected a unimix from 0 to less than 1, got {self.unimix}")
         require_precision(self.precision)
+        require_schedule(self.decay, self.schedule, self.warmup, self.anneal)
         if self.context not in (0, 1):
             raise ConfigError(f"expected a context of 0 or 1 rows, got {self.context}")
         if self.context and self.world.target == "next":
@@ -196,7 +205,16 @@ def build(
     all_in_one = Minimises(
         {"world": 1.0, "actor": 1.0, "critic": 1.0, "replay": config.replay_value, **dict.fromkeys(curious, 1.0)},
         moves=[world, *factors, critic, *curious.values()],
-        optimiser=partial(LaProp, lr=config.lr, warmup=config.warmup, clip=config.clip, units=units),
+        optimiser=partial(
+            LaProp,
+            lr=config.lr,
+            warmup=config.warmup,
+            clip=config.clip,
+            units=units,
+            decay=config.decay,
+            schedule=config.schedule,
+            anneal=config.anneal,
+        ),
         renews=[layer for net in nets for layer in net.last(config.reset_layers)] if config.reset_every else [],
         renews_every=config.reset_every,
     )

@@ -18,19 +18,22 @@ class MLP(nn.Module):
 
     inputs: total width of all conditions, event axes flattened. outputs: width of the head.
     The conditions are flattened and concatenated in the order of the call, which is the order of the factor's header:
-    ``p(r_t|h_t,z_t)`` calls ``net(h, z)`` and the first layer reads ``[h, z]``.
+    ``p(r_t|h_t,z_t)`` calls ``net(h, z)`` and the first layer reads ``[h, z]``. stopped: no gradient reaches them.
     """
 
-    def __init__(self, inputs: int, outputs: int, units: int, layers: int, outscale: float = 1.0) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, units: int, layers: int, outscale: float = 1.0, stopped: bool = False
+    ) -> None:
         super().__init__()
-        self.inputs = inputs
+        self.inputs, self.stopped = inputs, stopped
         self.trunk = nn.Sequential(*(Dense(inputs if i == 0 else units, units) for i in range(layers)))
         self.head = Linear(units if layers else inputs, outputs, outscale)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Conditions ``[N, ...]`` to the head ``[N, outputs]``."""
         first, *others = (*self.trunk, self.head)
-        x: Tensor = first(*flattened(inputs, self.inputs, "MLP"))
+        given = flattened(inputs, self.inputs, "MLP")
+        x: Tensor = first(*((part.detach() for part in given) if self.stopped else given))
         for layer in others:
             x = layer(x)
         return x

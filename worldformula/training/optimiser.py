@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 from worldformula.errors import ConfigError
+
+Schedule = Literal["constant", "linear", "cosine"]
+LEAST = 0.1  # of the step size, where a schedule ends
 
 
 @dataclass(frozen=True)
@@ -54,22 +57,27 @@ class LaProp(Optimizer):
         m ← β₁m + (1 − β₁)s         w ← w − lr_n · m / (1 − β₁ⁿ)
 
     Unlike Adam, the momentum averages gradients that are already scaled. lr_n = lr · min(1, (n − 1) / warmup): linear
-    from zero, so the first update changes nothing when ``warmup`` > 0. A parameter without a gradient is left alone.
+    from zero, so the first update changes nothing when ``warmup`` > 0; see `learning_rate`. A parameter without a
+    gradient is left alone. With ``decay`` d, a weight of two axes or more moves by − lr_n · d · w besides.
 
     lr: step size. betas: momentum and size. eps: guard of the division. clip: ratio of the clipping, 0 switches it off.
     min_norm: smallest ‖w‖ that counts. warmup: updates until the full step size. units: what counts as one tensor.
+    decay: 0 switches it off. schedule, anneal: how, and until which update, the step size falls to a tenth.
     """
 
     def __init__(
         self, params: ParamsT, lr: float = 4e-5, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-20,
         clip: float = 0.3, min_norm: float = 1e-3, warmup: int = 1000, units: ClipUnits | None = None,
+        decay: float = 0.0, schedule: Schedule = "constant", anneal: int = 0,
     ) -> None:  # fmt: skip
         if lr < 0 or not all(0 <= b < 1 for b in betas) or clip < 0 or warmup < 0:
             raise ConfigError(
                 "LaProp expected lr ≥ 0, betas in [0, 1), clip ≥ 0 and warmup ≥ 0, "
                 f"got lr={lr}, betas={betas}, clip={clip}, warmup={warmup}."
             )
+        require_schedule(decay, schedule, warmup, anneal)
         defaults = {"lr": lr, "betas": betas, "eps": eps, "clip": clip, "min_norm": min_norm, "warmup": warmup}
+        defaults |= {"decay": decay, "schedule": schedule, "anneal": anneal}
         super().__init__(params, defaults)
         self.units = units or ClipUnits()
 
@@ -116,8 +124,10 @@ class LaProp(Optimizer):
         torch._foreach_add_(divisors, group["eps"] * correction)
         torch._foreach_mul_(momenta, beta1)
         torch._foreach_addcdiv_(momenta, grads, divisors, (1 - beta1) * correction)
-        rate = learning_rate(group["lr"], n, group["warmup"]) / (1 - beta1**n)
-        torch._foreach_add_(params, momenta, alpha=-rate)
+        rate = learning_rate(group["lr"], n, group["warmup"], group["schedule"], group["anneal"])
+        if group["decay"] and (kernels := [p for p in params if p.ndim > 1]):
+            torch._foreach_mul_(kernels, 1 - rate * group["decay"])
+        torch._foreach_add_(params, momenta, alpha=-rate / (1 - beta1**n))
 
 
 def trainable(parameters: Iterable[nn.Parameter]) -> int:
@@ -125,9 +135,30 @@ def trainable(parameters: Iterable[nn.Parameter]) -> int:
     return sum(p.numel() for p in parameters if p.requires_grad)
 
 
-def learning_rate(lr: float, n: int, warmup: int) -> float:
-    """Step size of update ``n`` (counted from 1): linear from 0 at n = 1, ``lr`` from n = warmup + 1 on."""
-    return lr * min(1.0, (n - 1) / warmup) if warmup else lr
+def learning_rate(lr: float, n: int, warmup: int, schedule: Schedule = "constant", anneal: int = 0) -> float:
+    """Step size of update ``n`` (counted from 1): linear from 0 at n = 1, ``lr`` from n = warmup + 1 on; by ``linear``
+    or ``cosine`` it falls from there to a tenth at n = anneal + 1, where it stays.
+    """
+    if n <= warmup:
+        return lr * min(1.0, (n - 1) / warmup)
+    if schedule == "constant":
+        return lr
+    part = min(1.0, (n - 1 - warmup) / (anneal - warmup))
+    left = 1 - part if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * part))
+    return lr * (LEAST + (1 - LEAST) * left)
+
+
+def require_schedule(decay: float, schedule: str, warmup: int, anneal: int) -> None:
+    """Raises ConfigError for a decay or a schedule that cannot be."""
+    if decay < 0:
+        raise ConfigError(f"expected decay ≥ 0, got {decay}")
+    if schedule not in get_args(Schedule):
+        raise ConfigError(f"expected schedule of {', '.join(get_args(Schedule))}, got {schedule!r}")
+    if (schedule == "constant") != (anneal == 0) or (anneal and anneal <= warmup):
+        raise ConfigError(
+            f"expected schedule=constant with anneal=0, or linear or cosine with anneal above warmup={warmup}, the "
+            f"update until which the step size falls; got schedule={schedule} and anneal={anneal}"
+        )
 
 
 @torch.no_grad()

@@ -95,6 +95,8 @@ class RSSMConfig:
     weights: tuple[str, ...] = ()
     """Of predictions in the loss, key=number each, by the key of the observation, or reward and continue; 1 of all
     others. With 0 a head is built and not learnt."""
+    reward_gradient: bool = True
+    """Whether what the reward's head learns shapes the states too."""
     zeroed: tuple[str, ...] = ()
     """Observations that are not read, by their keys: zeros stand in their place."""
 
@@ -161,7 +163,7 @@ def build(
     encoder = _encoder(config, images, vectors, classes or {})
     latent, head = (
         (size.groups, size.classes),
-        lambda outputs, layers, outscale=1.0: MLP(size.feature, outputs, size.units, layers, outscale),
+        lambda *sizes, **own: MLP(size.feature, sizes[0], size.units, *sizes[1:], **own),
     )
 
     given = ", ".join(Names.at(word) for word in names.all.values())
@@ -175,7 +177,7 @@ def build(
     prior = OneHot(f"p(z_t|{ahead}_t)", MLP(size.deter, size.stoch, size.hidden, 2), shape=latent, unimix=config.unimix)
     posterior_net = MLP(size.deter + encoder.width, size.stoch, size.hidden, 1)
     post = OneHot("q(z_t|h_t,e_t)", posterior_net, shape=latent, unimix=config.unimix)
-    reward = TwoHot("p(r_t|h_t,z_t)", head(255, 1, 0.0))
+    reward = TwoHot("p(r_t|h_t,z_t)", head(255, 1, 0.0, stopped=not config.reward_gradient))
     proceed = Bernoulli("p(c_t|h_t,z_t)", head(1, 1), shape=())
     decoded = config.target in DECODED
     seen = _Decoded.of(config, images, vectors, names, dict(classes or {}), weights) if decoded else _Decoded()

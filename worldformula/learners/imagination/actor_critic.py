@@ -15,6 +15,7 @@ can be read. What actor and critic both need is computed once.
 | values | as they are | the same (valnorm off) | the same; ``value_rate`` |
 | advantages | scaled by S alone | the same (advnorm off) | the same; ``advantage_rate`` |
 | γ of dreams | in the continuation | the same (contdisc on) | the same; ``discount_learnt`` |
+| gradient of replayed values | reaches the world | the same (repval_grad on) | the same; ``replay_gradient`` |
 | unimix of a discrete policy | 1 % | ignored by the head | the policy's family decides; OneHot(unimix=0.01) |
 """
 
@@ -68,6 +69,8 @@ class BehaviourSettings:
     """Step of the running mean and deviation of returns, in which the critic predicts them; 0 as they are."""
     discount_learnt: bool = True
     """The continuation that the world learns holds the discount; else it is 1 − terminal, and dreams multiply by γ."""
+    replay_gradient: bool = True
+    """Whether the critic's loss on replayed steps shapes the world too."""
 
     def __post_init__(self) -> None:
         if self.horizon <= 1 or not 0 <= self.lam <= 1 or min(self.entropy, self.slow_weight) < 0:
@@ -171,7 +174,10 @@ class ImaginationActorCritic(nn.Module):
         self.critic, self.slow_critic = critic, slow.net
         self.slow_updates = slow.slow_weights  # what `move_slow` finds, and its count of updates
 
-    attached = ("replay",)
+    @property
+    def attached(self) -> tuple[str, ...]:
+        """Replayed states, unless the critic learns there alone."""
+        return ("replay",) if self.settings.replay_gradient else ()
 
     @property
     def terms(self) -> dict[str, Expression]:
@@ -215,7 +221,8 @@ class ImaginationActorCritic(nn.Module):
     def replayed(
         self, states: Features, reward: Tensor, is_last: Tensor, is_terminal: Tensor, boot: Tensor
     ) -> dict[str, Tensor]:
-        """The data of ``replay``: posterior states, *not* detached, so that the critic shapes the world.
+        """The data of ``replay``: posterior states, *not* detached, so that the critic shapes the world where the
+        settings let it.
 
         Args:
             states: at least the features, ``[B, T, ...]`` each.
