@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from worldformula.errors import ConfigError, NonFiniteError, ShapeError, table
 from worldformula.given import check_space, like_of
 from worldformula.planner import Named, Plan, Space, Task, shaped
 from worldformula.world import Dynamics, State, Values
+from worldformula.world.arrivals import Arrive
 
 
 class Score:
@@ -48,8 +49,9 @@ class Score:
         if wrong:
             expected = f"given: expected a row for each of {len(generators)} episodes\n"
             raise ShapeError(expected + table(("name", "got"), wrong))
-        self._starts: dict[int, State] = {}  # the states, for so many candidates each, of the last call
-        self._arrive = shortcut(dynamics)
+        self._arrivals = shortcut(dynamics)
+        self._kept: tuple[int, Arrive | None] = 0, None  # what dreams for so many candidates, of the last call
+        self._duration: str | None = getattr(dynamics, "duration", None)  # the variable that says how long a step takes
         self.noise: dict[str, Tensor] | None = None
         if task.samples:
             draw = getattr(dynamics, "dream_noise", None)
@@ -110,30 +112,37 @@ class Score:
             k: (v if S == 1 else v.unsqueeze(2).expand(-1, -1, S, *v.shape[2:]).flatten(0, 1)).flatten(0, 1)
             for k, v in actions.items()
         }
+        arrived = self._dreaming(N)(flat)
+        return self.told(arrived, N * S), flat, self.durations(arrived)
+
+    def _dreaming(self, count: int) -> Arrive:
+        """What dreams for so many candidates; kept for the next call, but with memories, which are written on."""
+        if self._kept[0] == count and self._kept[1] is not None:
+            return self._kept[1]
         options: dict[str, Any] = {"deterministic": True}
         if self.noise is not None:
-            noise = {k: v.unsqueeze(1).expand(-1, N, *v.shape[1:]).flatten(0, 2) for k, v in self.noise.items()}
+            noise = {k: v.unsqueeze(1).expand(-1, count, *v.shape[1:]).flatten(0, 2) for k, v in self.noise.items()}
             options = {"noise": noise}
-        arrived = self._arrived(self._start(N * S), flat, {**options, **self.task.numbers})
-        return self.told(arrived.series, N * S), flat, self.durations(arrived)
+        start = self.state.repeat(count * max(self.task.samples, 1))
+        found = self._from(start, {**options, **self.task.numbers})
+        if len(start.series) == len(start):
+            self._kept = count, found
+        return found
 
-    def _start(self, times: int) -> State:
-        """The states, for so many candidates each; kept for the next call, but for memories, which are written on."""
-        if times not in self._starts:
-            start = self.state.repeat(times)
-            if len(start.series) < len(start):
-                return start
-            self._starts = {times: start}
-        return self._starts[times]
+    def _from(self, start: State, options: Mapping[str, Any]) -> Arrive:
+        """What gives the states ``[N, H, ...]`` that dreams from a start arrive at, without actions and memories."""
+        if self._arrivals is not None:
+            return self._arrivals(start, **options)
 
-    def _arrived(self, start: State, actions: Named, options: dict[str, Any]) -> State:
-        """The states ``[N, H, ...]`` that dreams arrive at, without actions."""
-        if self._arrive is not None:
-            return self._arrive(start, actions, **options)
-        dream = State(self.dynamics.imagine(start, actions=actions, **options), 2)
-        return dream.only(k for k in dream if k not in self.dynamics.actions).span(1)
+        def arrive(actions: Named) -> State:
+            dream = State(self.dynamics.imagine(start, actions=actions, **options), 2).series
+            return dream.only(k for k in dream if k not in self.dynamics.actions).span(1)
 
-    def found(self, actions: Named, cost: Tensor, trace: Sequence[Tensor], calls: int) -> Plan:
+        return arrive
+
+    def found(
+        self, actions: Named, cost: Tensor, trace: Sequence[Tensor], calls: int, discarded: Tensor | None = None
+    ) -> Plan:
         """The plan with the states that it leads through.
 
         Raises:
@@ -143,7 +152,8 @@ class Score:
             self._blame(cost)
         states = self.told(self._dream(actions))
         durations = self.durations(states.only((name,)).span(1)) if (name := self._duration) else None
-        return Plan(dict(actions), states, cost, tuple(trace), calls + self.horizon, durations)
+        steps = calls + self.horizon
+        return Plan(dict(actions), states, cost, tuple(trace), steps, durations, discarded=discarded)
 
     def _blame(self, cost: Tensor) -> None:
         """Raises `NonFiniteError` where no candidate has a cost that is a number, naming what it begins at or is
@@ -167,8 +177,8 @@ class Score:
     def _dream(self, actions: Named) -> State:
         """The states ``[B, H + 1, ...]``, means and modes, of one dream for each episode, the start first."""
         options = {"deterministic": True, **self.task.numbers}
-        if self._arrive is not None and len(self.state.series) == len(self.state):
-            arrived = self._arrived(self.state, actions, options)
+        if self._arrivals is not None and len(self.state.series) == len(self.state):
+            arrived = self._arrivals(self.state, **options)(actions)
             if arrived.keys() <= self.state.keys():
                 return State({k: torch.cat((self.state[k].unsqueeze(1), v), 1) for k, v in arrived.items()}, 2)
         dream = State(self.dynamics.imagine(self.state, actions=dict(actions), **options), 2)
@@ -190,12 +200,6 @@ class Score:
         rows = {k: v.repeat_interleave(times, 0).unsqueeze(1) for k, v in self.task.given.items()}
         return states | {k: v.expand(-1, steps, *v.shape[2:]) for k, v in rows.items()}
 
-    @property
-    def _duration(self) -> str | None:
-        """The variable that says how long a step takes, where the dynamics has one."""
-        name: str | None = getattr(self.dynamics, "duration", None)
-        return name
-
     def durations(self, arrived: State) -> Tensor | None:
         """How long the step to each of these states ``[N, T, ...]`` took, ``[N, T]``, where the dynamics says it.
 
@@ -214,14 +218,14 @@ class Score:
         return found
 
 
-def shortcut(dynamics: Dynamics) -> Callable[..., State] | None:
-    """``arrive`` of dynamics that say themselves what this is to be. A subclass, or what stands around another
+def shortcut(dynamics: Dynamics) -> Callable[..., Arrive] | None:
+    """``arrivals`` of dynamics that say themselves what this is to be. A subclass, or what stands around another
     dynamics, that imagines something of its own is asked by ``imagine`` alone: what it has by inheritance would dream
     as if it had changed nothing.
     """
     line = [getattr(dynamics, "__dict__", {}), *map(vars, type(dynamics).__mro__)]
-    imagine, arrive = (next((i for i, own in enumerate(line) if k in own), len(line)) for k in ("imagine", "arrive"))
-    return getattr(dynamics, "arrive", None) if arrive <= imagine < len(line) else None
+    imagine, own = (next((i for i, known in enumerate(line) if k in known), len(line)) for k in ("imagine", "arrivals"))
+    return getattr(dynamics, "arrivals", None) if own <= imagine < len(line) else None
 
 
 def _places(which: Tensor) -> str:
