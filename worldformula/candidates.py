@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from worldformula.errors import ConfigError
 from worldformula.given import allowed, check_fields, check_given, check_space, like_of, per_episode
 from worldformula.planner import ActionSet, Named, Plan, Planner, Space, Task, some
 from worldformula.score import Score
-from worldformula.world import Dynamics, Values
+from worldformula.world import Dynamics, State, Values
 
 Law = tuple[Tensor, ...]
 """What an action is drawn from: mean and deviation ``[B, H, A]`` each, or one table of probabilities ``[B, H, A]``."""
@@ -128,6 +129,7 @@ class Pool:
         given: proposals ``[B, P, H, A]`` by action, nothing where there are none.
         generators: one for each episode.
         best: the best sequence so far, ``[B, H, A]`` by action, of cost ``least``, ``[B]``.
+        arrived: the states ``[B, H, ...]`` that it leads to; None where they are not known.
         costs: of all that was tried, ``[B, N]`` each, where NaN is what is discarded.
         lost: episodes ``[B]`` of which the last candidates all cost NaN or ∞; None where there is none.
     """
@@ -150,6 +152,7 @@ class Pool:
         self.score = Score(dynamics, task, state, space, horizon, self.generators)
         self.laws = {name: start(name, space[name], horizon, std, warm, first) for name in space}
         self.best: dict[str, Tensor] = {}
+        self.arrived: State | None = None
         self.least, self.trace, self.tried = first.new_zeros(()), list[Tensor](), 0
         self.costs: list[Tensor] = []
         self.lost: Tensor | None = None
@@ -176,12 +179,16 @@ class Pool:
         ``[B, elites]``. NaN comes last, and what is forbidden counts as NaN: behind what may be and costs ∞.
         """
         inside = allowed(self.mask, {k: v[:, :, 0] for k, v in candidates.items()}) if self.given else None
-        return self.keep(candidates, self.score(candidates), elites, inside)
+        total, states = self.score.dreamt(candidates)
+        return self.keep(candidates, total, elites, inside, states)
 
     def keep(
-        self, candidates: Named, total: Tensor, elites: int = 1, inside: Tensor | None = None
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """As `try_`, where it is known what candidates cost, ``[B, N]``, and which may be."""
+        self, candidates: Named, total: Tensor, elites: int = 1, inside: Tensor | None = None,
+        states: State | None = None,
+    ) -> tuple[dict[str, Tensor], Tensor]:  # fmt: skip
+        """As `try_`, where it is known what candidates cost, ``[B, N]``, and which may be, and, if it is, which states
+        they arrive at, ``[B·N, H, ...]``.
+        """
         self.costs.append(total)
         total = total if inside is None else total.masked_fill(~inside, torch.nan)
         cost, order = total.topk(elites, dim=1, largest=False)
@@ -191,25 +198,30 @@ class Pool:
             useless = ~cost.isfinite() & cost[:, :1].isfinite()
             order = torch.where(useless, order[:, :1], order)  # beside what has a cost, what has none shapes no law
         found = chosen(candidates, order)
-        self._improve(found, cost, None if ends is None else [row[0] for row in ends])
+        top = None if states is None else partial(_rows, states, order[:, 0], total.shape[1])
+        self._improve(found, cost, None if ends is None else [row[0] for row in ends], top)
         self.trace.append(self.least)
         self.tried += total.shape[1]
         return found, cost
 
-    def _improve(self, elites: Named, cost: Tensor, lowest: list[float] | None) -> None:
+    def _improve(
+        self, elites: Named, cost: Tensor, lowest: list[float] | None, top: Callable[[], State] | None
+    ) -> None:
         """The better of the best sequences so far and of the first of the elites ``[B, K, H, A]``, of costs ``[B, K]``,
-        whose lowest are seen, or not.
+        whose lowest are seen, or not; ``top`` says what states these arrive at.
         """
         before, gains = self._least, None
         if lowest is not None and before is not None:
             gains = [now < then or math.isnan(then) for now, then in zip(lowest, before, strict=True)]
         if not self.best or (gains is not None and all(gains)):
             self.best, self.least, self._least = {k: v[:, 0] for k, v in elites.items()}, cost[:, 0], lowest
+            self.arrived = None if top is None else top()
         elif gains is None or any(gains):
             new = (cost[:, 0] < self.least) | self.least.isnan()
             self.best = {k: torch.where(new[:, None, None], v[:, 0], self.best[k]) for k, v in elites.items()}
             self.least = torch.where(new, cost[:, 0], self.least)
             self._least = seen(self.least)
+            self.arrived = None if top is None or self.arrived is None else _either(new, top(), self.arrived)
 
     def refit(self, laws: Mapping[str, Law]) -> None:
         """These laws from now on, but of an episode of which no candidate had a cost: nothing is known of where it
@@ -225,9 +237,10 @@ class Pool:
 
     def settle(self, actions: Named, cost: Tensor | None = None) -> None:
         """Take these actions, ``[B, H, A]`` by name, whatever they cost."""
-        self.best = dict(actions)
+        self.best, self.arrived = dict(actions), None
         if cost is None:
-            cost, self.tried = self.score({k: v.unsqueeze(1) for k, v in actions.items()})[:, 0], self.tried + 1
+            costs, self.arrived = self.score.dreamt({k: v.unsqueeze(1) for k, v in actions.items()})
+            cost, self.tried = costs[:, 0], self.tried + 1
         self.least, self._least = cost, None
         self.trace.append(cost)
 
@@ -239,7 +252,19 @@ class Pool:
         """
         horizon, samples = next(iter(self.best.values())).shape[1], max(self.score.task.samples, 1)
         lost = torch.cat(self.costs, 1).isnan().sum(1)
-        return self.score.found(self.best, self.least, self.trace, self.tried * horizon * samples, lost)
+        return self.score.found(self.best, self.least, self.trace, self.tried * horizon * samples, lost, self.arrived)
+
+
+def _rows(states: State, rows: Tensor, count: int) -> State:
+    """Of states ``[B·count, H, ...]`` those of one candidate of each episode, by its number ``[B]``."""
+    return states.select(rows if len(rows) == 1 else rows + count * torch.arange(len(rows), device=rows.device))
+
+
+def _either(which: Tensor, one: State, other: State) -> State:
+    """States ``[B, ...]`` of one where ``which`` ``[B]`` is true, of the other elsewhere."""
+    return State(
+        {k: torch.where(which.reshape(-1, *(1,) * (v.ndim - 1)), v, other[k]) for k, v in one.items()}, one.axes
+    )
 
 
 class Sampling(Planner):

@@ -82,7 +82,12 @@ class Score:
 
     def __call__(self, actions: Named) -> Tensor:
         """Candidates ``[B, N, H, size]`` by name to ``[B, N]``."""
-        return self.over(self.task.of(*self.dreams(actions)), actions)
+        return self.dreamt(actions)[0]
+
+    def dreamt(self, actions: Named) -> tuple[Tensor, State | None]:
+        """The same, and the states ``[B·N, H, ...]`` that the dreams of means and modes arrive at; None of samples."""
+        states, flat, durations = self.dreams(actions)
+        return self.over(self.task.of(states, flat, durations), actions), None if self.task.samples else states
 
     def over(self, costs: Tensor, actions: Named) -> Tensor:
         """What dreams ``[B·N·S, ...]`` of candidates cost, the samples of one side by side, to ``[B, N, ...]``."""
@@ -141,18 +146,22 @@ class Score:
         return arrive
 
     def found(
-        self, actions: Named, cost: Tensor, trace: Sequence[Tensor], calls: int, discarded: Tensor | None = None
-    ) -> Plan:
-        """The plan with the states that it leads through.
+        self, actions: Named, cost: Tensor, trace: Sequence[Tensor], calls: int, discarded: Tensor | None = None,
+        arrived: State | None = None,
+    ) -> Plan:  # fmt: skip
+        """The plan with the states that it leads through: those that it ``arrived`` at ``[B, H, ...]``, where they are
+        known, behind the start; else one more dream for each episode says them.
 
         Raises:
             NonFiniteError: no candidate has a cost that is a number; none is finite, and what it is told of is not.
         """
         if not bool(cost.isfinite().all()):
             self._blame(cost)
-        states = self.told(self._dream(actions))
+        states, steps = self._joined(arrived), calls
+        if states is None:
+            states, steps = self._dream(actions), calls + self.horizon
+        states = self.told(states)
         durations = self.durations(states.only((name,)).span(1)) if (name := self._duration) else None
-        steps = calls + self.horizon
         return Plan(dict(actions), states, cost, tuple(trace), steps, durations, discarded=discarded)
 
     def _blame(self, cost: Tensor) -> None:
@@ -174,13 +183,23 @@ class Score:
                 f"least one"
             )
 
+    def _joined(self, arrived: State | None) -> State | None:
+        """The start, and the states that were arrived at from there; None where these are not known, or hold what the
+        start does not, or the start has a memory besides.
+        """
+        if arrived is None or len(self.state.series) < len(self.state):
+            return None
+        own = [k for k in arrived if k not in self.task.given]
+        if any(k not in self.state for k in own):
+            return None
+        return State({k: torch.cat((self.state[k].unsqueeze(1), arrived[k]), 1) for k in own}, 2)
+
     def _dream(self, actions: Named) -> State:
         """The states ``[B, H + 1, ...]``, means and modes, of one dream for each episode, the start first."""
         options = {"deterministic": True, **self.task.numbers}
-        if self._arrivals is not None and len(self.state.series) == len(self.state):
-            arrived = self._arrivals(self.state, **options)(actions)
-            if arrived.keys() <= self.state.keys():
-                return State({k: torch.cat((self.state[k].unsqueeze(1), v), 1) for k, v in arrived.items()}, 2)
+        arrived = None if self._arrivals is None else self._arrivals(self.state, **options)(actions)
+        if (joined := self._joined(arrived)) is not None:
+            return joined
         dream = State(self.dynamics.imagine(self.state, actions=dict(actions), **options), 2)
         return dream.only(k for k in dream if k not in self.dynamics.actions)
 
