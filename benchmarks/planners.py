@@ -4,8 +4,8 @@
 
 `hand` is a cross-entropy search of a page of PyTorch with the same network, samples, elites and cost, as papers have
 it; it returns the best sequence that it has seen, and its cost. `rollouts` are the dreams of its samples alone. `cem`
-returns besides the states that its plan leads through, one dream more. With a network 512 wide, ratios are to
-`rollouts`. The costs that searches of about equal calls come to stand below, with the CPU time of one decision; then
+returns besides the states that its plan leads through, and counts what costs NaN. With a network 512 wide, ratios are
+to `rollouts`. The costs that searches of about equal calls come to stand below, with the CPU time of one decision; then
 those of searches that keep every action shorter than ½, by a Lagrangian, and by a fixed price of what exceeds it.
 Searches of other libraries in the same world are those of `planner_peers`.
 """

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from worldformula.errors import ConfigError
 from worldformula.given import allowed, check_fields, check_given, check_space, like_of, per_episode
 from worldformula.planner import ActionSet, Named, Plan, Planner, Space, Task, some
 from worldformula.score import Score
-from worldformula.world import Dynamics, Values
+from worldformula.world import Dynamics, State, Values
 
 Law = tuple[Tensor, ...]
 """What an action is drawn from: mean and deviation ``[B, H, A]`` each, or one table of probabilities ``[B, H, A]``."""
@@ -98,7 +99,7 @@ def within(law: Law, mask: Tensor | None) -> Law:
 def chosen(candidates: Named, rows: Tensor) -> dict[str, Tensor]:
     """Candidates ``[B, N, H, A]`` by name at rows ``[B, K]``: ``[B, K, H, A]``."""
     if len(rows) == 1:  # of one episode whole rows are copied
-        return {name: value[0].index_select(0, rows[0]).unsqueeze(0) for name, value in candidates.items()}
+        return {name: value.index_select(1, rows[0]) for name, value in candidates.items()}
     return {
         name: value.gather(1, rows[:, :, None, None].expand(-1, -1, *value.shape[2:]))
         for name, value in candidates.items()
@@ -114,23 +115,10 @@ def check_sizes(planner: object, candidates: int, elites: int, horizon: int, ite
         raise ConfigError("expected horizon and iterations of at least 1")
 
 
-def seen(numbers: Tensor) -> list[float] | None:
+def seen(numbers: Tensor) -> list[Any] | None:
     """Numbers where they are seen without waiting for them: not where an accelerator computes."""
-    found: list[float] | None = numbers.tolist() if numbers.device.type == "cpu" else None
+    found: list[Any] | None = numbers.tolist() if numbers.device.type == "cpu" else None
     return found
-
-
-def better(best: Named | None, least: Tensor, top: Named, lowest: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-    """The better of the best sequences so far, ``[B, H, A]`` at costs ``[B]``, and of those of a new iteration."""
-    if best is None:
-        return dict(top), lowest
-    now, before = seen(lowest), seen(least)
-    if now is not None and before is not None:
-        gains = [a < b or math.isnan(b) for a, b in zip(now, before, strict=True)]
-        if all(gains) or not any(gains):
-            return (dict(top), lowest) if any(gains) else (dict(best), least)
-    new = (lowest < least) | least.isnan()
-    return {k: torch.where(new[:, None, None], v, best[k]) for k, v in top.items()}, torch.where(new, lowest, least)
 
 
 class Pool:
@@ -141,6 +129,7 @@ class Pool:
         given: proposals ``[B, P, H, A]`` by action, nothing where there are none.
         generators: one for each episode.
         best: the best sequence so far, ``[B, H, A]`` by action, of cost ``least``, ``[B]``.
+        arrived: the states ``[B, H, ...]`` that it leads to; None where they are not known.
         costs: of all that was tried, ``[B, N]`` each, where NaN is what is discarded.
         lost: episodes ``[B]`` of which the last candidates all cost NaN or ∞; None where there is none.
     """
@@ -163,9 +152,11 @@ class Pool:
         self.score = Score(dynamics, task, state, space, horizon, self.generators)
         self.laws = {name: start(name, space[name], horizon, std, warm, first) for name in space}
         self.best: dict[str, Tensor] = {}
+        self.arrived: State | None = None
         self.least, self.trace, self.tried = first.new_zeros(()), list[Tensor](), 0
         self.costs: list[Tensor] = []
         self.lost: Tensor | None = None
+        self._least: list[float] | None = None  # the numbers of ``least``, where they are seen
 
     @property
     def proposed(self) -> int:
@@ -174,7 +165,8 @@ class Pool:
 
     def draw(self, count: int, noisy: Noise = white) -> dict[str, Tensor]:
         """Candidates ``[B, count, H, A]`` by name, whose first step takes no forbidden choice."""
-        self.laws = {name: within(law, self.mask.get(name)) for name, law in self.laws.items()}
+        if self.mask:
+            self.laws = {name: within(law, self.mask.get(name)) for name, law in self.laws.items()}
         return draw(self.space, self.laws, count, self.generators, noisy)
 
     def middle(self) -> dict[str, Tensor]:
@@ -187,27 +179,49 @@ class Pool:
         ``[B, elites]``. NaN comes last, and what is forbidden counts as NaN: behind what may be and costs ∞.
         """
         inside = allowed(self.mask, {k: v[:, :, 0] for k, v in candidates.items()}) if self.given else None
-        return self.keep(candidates, self.score(candidates), elites, inside)
+        total, states = self.score.dreamt(candidates)
+        return self.keep(candidates, total, elites, inside, states)
 
     def keep(
-        self, candidates: Named, total: Tensor, elites: int = 1, inside: Tensor | None = None
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        """As `try_`, where it is known what candidates cost, ``[B, N]``, and which may be."""
+        self, candidates: Named, total: Tensor, elites: int = 1, inside: Tensor | None = None,
+        states: State | None = None,
+    ) -> tuple[dict[str, Tensor], Tensor]:  # fmt: skip
+        """As `try_`, where it is known what candidates cost, ``[B, N]``, and which may be, and, if it is, which states
+        they arrive at, ``[B·N, H, ...]``.
+        """
         self.costs.append(total)
         total = total if inside is None else total.masked_fill(~inside, torch.nan)
         cost, order = total.topk(elites, dim=1, largest=False)
-        worst, self.lost = seen(cost[:, -1]), None
-        if worst is None or not all(map(math.isfinite, worst)):
+        ends, self.lost = seen(cost[:, :: max(elites - 1, 1)]), None  # of the elites the first and the last
+        if ends is None or not all(math.isfinite(row[-1]) for row in ends):
             self.lost = ~(cost[:, 0] < torch.inf)
             useless = ~cost.isfinite() & cost[:, :1].isfinite()
             order = torch.where(useless, order[:, :1], order)  # beside what has a cost, what has none shapes no law
         found = chosen(candidates, order)
-        self.best, self.least = better(
-            self.best or None, self.least, {k: v[:, 0] for k, v in found.items()}, cost[:, 0]
-        )
+        top = None if states is None else partial(_rows, states, order[:, 0], total.shape[1])
+        self._improve(found, cost, None if ends is None else [row[0] for row in ends], top)
         self.trace.append(self.least)
         self.tried += total.shape[1]
         return found, cost
+
+    def _improve(
+        self, elites: Named, cost: Tensor, lowest: list[float] | None, top: Callable[[], State] | None
+    ) -> None:
+        """The better of the best sequences so far and of the first of the elites ``[B, K, H, A]``, of costs ``[B, K]``,
+        whose lowest are seen, or not; ``top`` says what states these arrive at.
+        """
+        before, gains = self._least, None
+        if lowest is not None and before is not None:
+            gains = [now < then or math.isnan(then) for now, then in zip(lowest, before, strict=True)]
+        if not self.best or (gains is not None and all(gains)):
+            self.best, self.least, self._least = {k: v[:, 0] for k, v in elites.items()}, cost[:, 0], lowest
+            self.arrived = None if top is None else top()
+        elif gains is None or any(gains):
+            new = (cost[:, 0] < self.least) | self.least.isnan()
+            self.best = {k: torch.where(new[:, None, None], v[:, 0], self.best[k]) for k, v in elites.items()}
+            self.least = torch.where(new, cost[:, 0], self.least)
+            self._least = seen(self.least)
+            self.arrived = None if top is None or self.arrived is None else _either(new, top(), self.arrived)
 
     def refit(self, laws: Mapping[str, Law]) -> None:
         """These laws from now on, but of an episode of which no candidate had a cost: nothing is known of where it
@@ -223,10 +237,11 @@ class Pool:
 
     def settle(self, actions: Named, cost: Tensor | None = None) -> None:
         """Take these actions, ``[B, H, A]`` by name, whatever they cost."""
-        self.best = dict(actions)
+        self.best, self.arrived = dict(actions), None
         if cost is None:
-            cost, self.tried = self.score({k: v.unsqueeze(1) for k, v in actions.items()})[:, 0], self.tried + 1
-        self.least = cost
+            costs, self.arrived = self.score.dreamt({k: v.unsqueeze(1) for k, v in actions.items()})
+            cost, self.tried = costs[:, 0], self.tried + 1
+        self.least, self._least = cost, None
         self.trace.append(cost)
 
     def plan(self) -> Plan:
@@ -236,8 +251,20 @@ class Pool:
             NonFiniteError: no candidate has a cost that is a number.
         """
         horizon, samples = next(iter(self.best.values())).shape[1], max(self.score.task.samples, 1)
-        found = self.score.found(self.best, self.least, self.trace, self.tried * horizon * samples)
-        return replace(found, discarded=torch.cat(self.costs, 1).isnan().sum(1))
+        lost = torch.cat(self.costs, 1).isnan().sum(1)
+        return self.score.found(self.best, self.least, self.trace, self.tried * horizon * samples, lost, self.arrived)
+
+
+def _rows(states: State, rows: Tensor, count: int) -> State:
+    """Of states ``[B·count, H, ...]`` those of one candidate of each episode, by its number ``[B]``."""
+    return states.select(rows if len(rows) == 1 else rows + count * torch.arange(len(rows), device=rows.device))
+
+
+def _either(which: Tensor, one: State, other: State) -> State:
+    """States ``[B, ...]`` of one where ``which`` ``[B]`` is true, of the other elsewhere."""
+    return State(
+        {k: torch.where(which.reshape(-1, *(1,) * (v.ndim - 1)), v, other[k]) for k, v in one.items()}, one.axes
+    )
 
 
 class Sampling(Planner):

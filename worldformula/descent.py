@@ -53,9 +53,9 @@ def rolled(pool: Pool, drawn: Named) -> dict[str, Tensor]:
     """The slopes of candidates ``[B, N, H, A]`` through their whole dreams; and they are tried."""
     with torch.enable_grad():
         leaves = {name: value.detach().requires_grad_() for name, value in drawn.items()}
-        total = pool.score(leaves)
+        total, states = pool.score.dreamt(leaves)
         found = slopes(total, leaves)
-    pool.keep(drawn, total.detach())
+    pool.keep(drawn, total.detach(), states=None if states is None else states.detach())
     return found
 
 

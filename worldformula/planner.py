@@ -299,7 +299,7 @@ def shaped(what: str, value: Tensor, shape: tuple[int, ...], told: str) -> Tenso
     """The value; raises `ShapeError` where it is no tensor, or has another shape."""
     if not isinstance(value, Tensor):
         raise ShapeError(f"{what}: expected a tensor {list(shape)}, {told}, got {type(value).__name__} {value!r}")
-    if tuple(value.shape) != tuple(shape):
+    if value.shape != shape:
         rows = [(what, tuple(shape), tuple(value.shape))]
         raise ShapeError(f"expected {told}\n" + table(("value", "expected", "got"), rows))
     return value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from worldformula.errors import ConfigError, NonFiniteError, ShapeError, table
 from worldformula.given import check_space, like_of
 from worldformula.planner import Named, Plan, Space, Task, shaped
 from worldformula.world import Dynamics, State, Values
+from worldformula.world.arrivals import Arrive
 
 
 class Score:
@@ -48,8 +49,9 @@ class Score:
         if wrong:
             expected = f"given: expected a row for each of {len(generators)} episodes\n"
             raise ShapeError(expected + table(("name", "got"), wrong))
-        self._starts: dict[int, State] = {}  # the states, for so many candidates each, of the last call
-        self._arrive = shortcut(dynamics)
+        self._arrivals = shortcut(dynamics)
+        self._kept: tuple[int, Arrive | None] = 0, None  # what dreams for so many candidates, of the last call
+        self._duration: str | None = getattr(dynamics, "duration", None)  # the variable that says how long a step takes
         self.noise: dict[str, Tensor] | None = None
         if task.samples:
             draw = getattr(dynamics, "dream_noise", None)
@@ -80,7 +82,12 @@ class Score:
 
     def __call__(self, actions: Named) -> Tensor:
         """Candidates ``[B, N, H, size]`` by name to ``[B, N]``."""
-        return self.over(self.task.of(*self.dreams(actions)), actions)
+        return self.dreamt(actions)[0]
+
+    def dreamt(self, actions: Named) -> tuple[Tensor, State | None]:
+        """The same, and the states ``[B·N, H, ...]`` that the dreams of means and modes arrive at; None of samples."""
+        states, flat, durations = self.dreams(actions)
+        return self.over(self.task.of(states, flat, durations), actions), None if self.task.samples else states
 
     def over(self, costs: Tensor, actions: Named) -> Tensor:
         """What dreams ``[B·N·S, ...]`` of candidates cost, the samples of one side by side, to ``[B, N, ...]``."""
@@ -110,40 +117,52 @@ class Score:
             k: (v if S == 1 else v.unsqueeze(2).expand(-1, -1, S, *v.shape[2:]).flatten(0, 1)).flatten(0, 1)
             for k, v in actions.items()
         }
+        arrived = self._dreaming(N)(flat)
+        return self.told(arrived, N * S), flat, self.durations(arrived)
+
+    def _dreaming(self, count: int) -> Arrive:
+        """What dreams for so many candidates; kept for the next call, but with memories, which are written on."""
+        if self._kept[0] == count and self._kept[1] is not None:
+            return self._kept[1]
         options: dict[str, Any] = {"deterministic": True}
         if self.noise is not None:
-            noise = {k: v.unsqueeze(1).expand(-1, N, *v.shape[1:]).flatten(0, 2) for k, v in self.noise.items()}
+            noise = {k: v.unsqueeze(1).expand(-1, count, *v.shape[1:]).flatten(0, 2) for k, v in self.noise.items()}
             options = {"noise": noise}
-        arrived = self._arrived(self._start(N * S), flat, {**options, **self.task.numbers})
-        return self.told(arrived.series, N * S), flat, self.durations(arrived)
+        start = self.state.repeat(count * max(self.task.samples, 1))
+        found = self._from(start, {**options, **self.task.numbers})
+        if len(start.series) == len(start):
+            self._kept = count, found
+        return found
 
-    def _start(self, times: int) -> State:
-        """The states, for so many candidates each; kept for the next call, but for memories, which are written on."""
-        if times not in self._starts:
-            start = self.state.repeat(times)
-            if len(start.series) < len(start):
-                return start
-            self._starts = {times: start}
-        return self._starts[times]
+    def _from(self, start: State, options: Mapping[str, Any]) -> Arrive:
+        """What gives the states ``[N, H, ...]`` that dreams from a start arrive at, without actions and memories."""
+        if self._arrivals is not None:
+            return self._arrivals(start, **options)
 
-    def _arrived(self, start: State, actions: Named, options: dict[str, Any]) -> State:
-        """The states ``[N, H, ...]`` that dreams arrive at, without actions."""
-        if self._arrive is not None:
-            return self._arrive(start, actions, **options)
-        dream = State(self.dynamics.imagine(start, actions=actions, **options), 2)
-        return dream.only(k for k in dream if k not in self.dynamics.actions).span(1)
+        def arrive(actions: Named) -> State:
+            dream = State(self.dynamics.imagine(start, actions=actions, **options), 2).series
+            return dream.only(k for k in dream if k not in self.dynamics.actions).span(1)
 
-    def found(self, actions: Named, cost: Tensor, trace: Sequence[Tensor], calls: int) -> Plan:
-        """The plan with the states that it leads through.
+        return arrive
+
+    def found(
+        self, actions: Named, cost: Tensor, trace: Sequence[Tensor], calls: int, discarded: Tensor | None = None,
+        arrived: State | None = None,
+    ) -> Plan:  # fmt: skip
+        """The plan with the states that it leads through: those that it ``arrived`` at ``[B, H, ...]``, where they are
+        known, behind the start; else one more dream for each episode says them.
 
         Raises:
             NonFiniteError: no candidate has a cost that is a number; none is finite, and what it is told of is not.
         """
         if not bool(cost.isfinite().all()):
             self._blame(cost)
-        states = self.told(self._dream(actions))
+        states, steps = self._joined(arrived), calls
+        if states is None:
+            states, steps = self._dream(actions), calls + self.horizon
+        states = self.told(states)
         durations = self.durations(states.only((name,)).span(1)) if (name := self._duration) else None
-        return Plan(dict(actions), states, cost, tuple(trace), calls + self.horizon, durations)
+        return Plan(dict(actions), states, cost, tuple(trace), steps, durations, discarded=discarded)
 
     def _blame(self, cost: Tensor) -> None:
         """Raises `NonFiniteError` where no candidate has a cost that is a number, naming what it begins at or is
@@ -164,13 +183,23 @@ class Score:
                 f"least one"
             )
 
+    def _joined(self, arrived: State | None) -> State | None:
+        """The start, and the states that were arrived at from there; None where these are not known, or hold what the
+        start does not, or the start has a memory besides.
+        """
+        if arrived is None or len(self.state.series) < len(self.state):
+            return None
+        own = [k for k in arrived if k not in self.task.given]
+        if any(k not in self.state for k in own):
+            return None
+        return State({k: torch.cat((self.state[k].unsqueeze(1), arrived[k]), 1) for k in own}, 2)
+
     def _dream(self, actions: Named) -> State:
         """The states ``[B, H + 1, ...]``, means and modes, of one dream for each episode, the start first."""
         options = {"deterministic": True, **self.task.numbers}
-        if self._arrive is not None and len(self.state.series) == len(self.state):
-            arrived = self._arrived(self.state, actions, options)
-            if arrived.keys() <= self.state.keys():
-                return State({k: torch.cat((self.state[k].unsqueeze(1), v), 1) for k, v in arrived.items()}, 2)
+        arrived = None if self._arrivals is None else self._arrivals(self.state, **options)(actions)
+        if (joined := self._joined(arrived)) is not None:
+            return joined
         dream = State(self.dynamics.imagine(self.state, actions=dict(actions), **options), 2)
         return dream.only(k for k in dream if k not in self.dynamics.actions)
 
@@ -190,12 +219,6 @@ class Score:
         rows = {k: v.repeat_interleave(times, 0).unsqueeze(1) for k, v in self.task.given.items()}
         return states | {k: v.expand(-1, steps, *v.shape[2:]) for k, v in rows.items()}
 
-    @property
-    def _duration(self) -> str | None:
-        """The variable that says how long a step takes, where the dynamics has one."""
-        name: str | None = getattr(self.dynamics, "duration", None)
-        return name
-
     def durations(self, arrived: State) -> Tensor | None:
         """How long the step to each of these states ``[N, T, ...]`` took, ``[N, T]``, where the dynamics says it.
 
@@ -214,14 +237,14 @@ class Score:
         return found
 
 
-def shortcut(dynamics: Dynamics) -> Callable[..., State] | None:
-    """``arrive`` of dynamics that say themselves what this is to be. A subclass, or what stands around another
+def shortcut(dynamics: Dynamics) -> Callable[..., Arrive] | None:
+    """``arrivals`` of dynamics that say themselves what this is to be. A subclass, or what stands around another
     dynamics, that imagines something of its own is asked by ``imagine`` alone: what it has by inheritance would dream
     as if it had changed nothing.
     """
     line = [getattr(dynamics, "__dict__", {}), *map(vars, type(dynamics).__mro__)]
-    imagine, arrive = (next((i for i, own in enumerate(line) if k in own), len(line)) for k in ("imagine", "arrive"))
-    return getattr(dynamics, "arrive", None) if arrive <= imagine < len(line) else None
+    imagine, own = (next((i for i, known in enumerate(line) if k in known), len(line)) for k in ("imagine", "arrivals"))
+    return getattr(dynamics, "arrivals", None) if own <= imagine < len(line) else None
 
 
 def _places(which: Tensor) -> str:

@@ -194,7 +194,7 @@ def test_constraints_that_are_no_numbers_are_discarded_and_counted():
 def test_calls_are_counted():
     rounds, inner = 3, CEM(H, 50, 5, 2)
     plan = Lagrangian(inner, rounds=rounds).plan(WALK, BOTH, START, space=TWO)
-    assert plan.calls == rounds * (2 * 50 * H + H) + (rounds + 1) * H
+    assert plan.calls == rounds * 2 * 50 * H + (rounds + 1) * H
     assert len(plan.trace) == rounds
     assert sorted(plan.states) == ["s"]  # and nothing of multipliers
 

@@ -40,7 +40,7 @@ CONFIGS = {
     "h_jepa": h_jepa.tiny(),
     "hwm": replace(h_jepa.tiny(), shared=True),
 }
-CALLS, FOUR = 1032, 4112  # steps of a model in a decision
+CALLS, FOUR = 1024, 4096  # steps of a model in a decision
 SHORT, LONG = CEM(8, 32, 6, 4, std=0.8), CEM(16, 64, 8, 4, std=0.8)
 LOW, HIGH = CEM(4, 32, 6, 4, std=0.8), CEM(4, 32, 6, 4, std=0.5)
 PATHS, FAR_PATHS = (MPPI(4, 32, 8, 4, temperature=1.0, most=most, answer="best") for most in (0.8, 0.5))

@@ -61,7 +61,7 @@ def measure(seed: int) -> dict[str, float]:
     found = dict(known()) | {
         k: v for name, acting in methods.items() for k, v in played(name, acting, episodes).items()
     }
-    calls = SEARCH.horizon * (SEARCH.candidates * SEARCH.iterations + 1)
+    calls = SEARCH.horizon * SEARCH.candidates * SEARCH.iterations
     return {"margin": found["low_sum"] - found["final_line"], "calls": float(calls), **found}
 
 

@@ -139,8 +139,9 @@ class _Lifted:
     def dream(self, drawn: Named) -> None:
         """The virtual states are those of whole dreams, in which the candidates are tried."""
         states, flat, durations = self.score.dreams(drawn)
-        self.pool.keep(drawn, self.score.over(self.score.task.of(states, flat, durations), drawn))
-        one = slice(None, None, max(self.score.task.samples, 1))
+        total, samples = self.score.over(self.score.task.of(states, flat, durations), drawn), self.score.task.samples
+        self.pool.keep(drawn, total, states=None if samples else states)
+        one = slice(None, None, max(samples, 1))
         self.states = State({k: v[one] for k, v in states.items() if k not in self.score.task.given}, 2)
 
     def descended(self, drawn: Named, noise: float) -> dict[str, Tensor]:

@@ -9,11 +9,12 @@ from torch import Tensor
 
 from worldformula.formula.code.program import DIAGNOSED
 from worldformula.formula.code.rollout import Rollout
-from worldformula.formula.code.straight import Straight
+from worldformula.formula.code.straight import Dreaming, Straight
 from worldformula.world.state import State, Values
 
 MOST = 256  # kinds of dreams that are remembered
 Options = Mapping[str, Any]
+Arrive = Callable[[Mapping[str, Tensor]], State]
 
 
 class Arrivals:
@@ -40,21 +41,45 @@ class Arrivals:
         self.shown = (*carried, *((duration,) if duration and duration not in carried else ()))
         self._checked: set[Hashable] = set()  # what dreams with all checks were like
 
-    def __call__(self, start: Values, actions: Mapping[str, Tensor], options: Options) -> State:
-        """The states ``[N, H, ...]`` from a start ``[N, ...]`` under actions ``[N, H, ...]``."""
-        like = self._like(start, actions, options) if self.plain else None
-        way = self._way(options) if like in self._checked else None
-        if way is not None:
-            try:
-                return State(way.dream(self.rollout, actions, start, options.get("noise") or {}, self.shown), 2)
-            except DIAGNOSED:  # weights of another type, a network that returns something else now: named below
-                self._checked.clear()
+    def __call__(self, start: Values, options: Options) -> Arrive:
+        """What gives the states ``[N, H, ...]`` that dreams from a start ``[N, ...]`` arrive at under actions
+        ``[N, H, ...]`` by name. It looks at the start and the options where the shape of the actions is new, so whoever
+        keeps it leaves both as they are.
+        """
+        kind: Hashable = None
+        dream: Dreaming | None = None
+
+        def arrive(actions: Mapping[str, Tensor]) -> State:
+            nonlocal kind, dream
+            now = tuple((k, v.shape, v.dtype) for k, v in actions.items())
+            if dream is None or now != kind:
+                kind, dream = now, self._straight(start, actions, options)
+            if dream is not None:
+                try:
+                    return State(dream(actions), 2)
+                except DIAGNOSED:  # weights of another type, a network that returns something else now: named below
+                    dream = None
+                    self._checked.clear()
+            return self._looked(start, actions, options)
+
+        return arrive
+
+    def _looked(self, start: Values, actions: Mapping[str, Tensor], options: Options) -> State:
+        """The states that a dream with all checks arrives at."""
         dream = self.imagine(start, actions=actions, **options)
-        if dream.axes == 2 and (like := self._like(start, actions, options)) is not None:
+        if dream.axes == 2 and self.plain and (like := self._like(start, actions, options)) is not None:
             if len(self._checked) >= MOST:
                 self._checked.clear()
             self._checked.add(like)
-        return dream.only(k for k in dream if k not in self.actions).span(1)
+        return dream.only(k for k in dream.series if k not in self.actions).span(1)
+
+    def _straight(self, start: Values, actions: Mapping[str, Tensor], options: Options) -> Dreaming | None:
+        """What dreams from the start under actions like these; None where such a dream has not been checked, or has to
+        be each time.
+        """
+        like = self._like(start, actions, options) if self.plain else None
+        way = self._way(options) if like in self._checked else None
+        return None if way is None else way.dreams(self.rollout, start, options.get("noise") or {}, self.shown)
 
     def _way(self, options: Options) -> Straight | None:
         return self.rollout.program.straight(options.get("deterministic", False))

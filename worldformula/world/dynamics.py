@@ -27,7 +27,7 @@ from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import Expectation, Number
 from worldformula.world import heads as predicted
-from worldformula.world.arrivals import Arrivals
+from worldformula.world.arrivals import Arrivals, Arrive
 from worldformula.world.conditions import held as held_values
 from worldformula.world.conditions import no_time, read_by, throughout
 from worldformula.world.contract import Actions, head_of
@@ -243,11 +243,12 @@ class PriorDynamics(nn.Module):
             dream = self._act(start, policy, horizon, values, options)
         return throughout(dream, values) if values else dream
 
-    def arrive(self, start: Values, actions: Actions, **options: Any) -> State:
-        """The states ``[N, H, ...]`` that `imagine` arrives at from a start ``[N, ...]`` under actions ``[N, H, ...]``,
-        without the start and the actions: what a search scores, again and again. ``options`` as there.
+    def arrivals(self, start: Values, **options: Any) -> Arrive:
+        """What gives, of actions ``[N, H, ...]`` by name, the states ``[N, H, ...]`` that `imagine` arrives at from a
+        start ``[N, ...]``, without the start, the actions and memories: what a search asks again and again. ``options``
+        as there. It is for as long as neither the start nor an option changes.
         """
-        return self._arrivals(start, {self.action: actions} if isinstance(actions, Tensor) else actions, options)
+        return self._arrivals(start, options)
 
     def dream_noise(
         self, start: Values, actions: Mapping[str, Tensor], generator: torch.Generator | None = None, **numbers: Any

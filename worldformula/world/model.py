@@ -23,6 +23,7 @@ from worldformula.formula.print.notebook import parts_html
 from worldformula.formula.syntax.networks import register_networks
 from worldformula.formula.syntax.nodes import factors as factors_of
 from worldformula.world import heads as predicted
+from worldformula.world.arrivals import Arrive
 from worldformula.world.contract import Actions, head_of
 from worldformula.world.dynamics import PriorDynamics, joint
 from worldformula.world.levels import levels_given, merged, within
@@ -306,9 +307,9 @@ class World(nn.Module):
         """A dream of the prior: see `PriorDynamics.imagine`; of several levels, of the main one."""
         return self.dynamics.imagine(start, policy, actions=actions, horizon=horizon, given=given, **options)
 
-    def arrive(self, start: Values, actions: Actions, **options: Any) -> State:
-        """The states that a dream under given actions arrives at: see `PriorDynamics.arrive`."""
-        return self.dynamics.arrive(start, actions, **options)
+    def arrivals(self, start: Values, **options: Any) -> Arrive:
+        """What gives the states that dreams under given actions arrive at: see `PriorDynamics.arrivals`."""
+        return self.dynamics.arrivals(start, **options)
 
     def dream_noise(
         self, start: Values, actions: Mapping[str, Tensor], generator: torch.Generator | None = None, **numbers: Any

@@ -21,6 +21,7 @@ from worldformula.gradients import one_loop
 
 Values = Mapping[str, Any]
 Tensors = dict[str, Tensor]
+Dreaming = Callable[[Values], Tensors]
 Like = list[tuple[torch.Size, torch.dtype, torch.device]]
 
 
@@ -114,21 +115,28 @@ class Straight:
             self._trusted = Trusted(*owner.children(), *self._behind)
         return free_of_gradients(self._trusted)
 
-    def dream(self, owner: nn.Module, actions: Values, state: Values, noise: Values, wanted: Iterable[str]) -> Tensors:
-        """These variables at every step, ``[B, T, ...]``, under actions of which each is taken one step before."""
-        first = next(iter(actions.values()))
-        values: list[Any] = []
-        for kind, what in self.ways:
-            if kind == "series":
-                value = actions[what]  # the last of a series is not read
-                values.append(Shifted(value) if what in self.shifted else value.roll(-1, 1))
-            elif kind == "noise":
-                values.append(noise[what.key])
-            else:
-                values.append(actions[what][:, 0] if what in actions else state[what])
-        with one_loop() if self.plain and torch.is_grad_enabled() else nullcontext():
-            samples = self.call(owner, *values)[2]
-        return {key: _in_time(samples[self.places[key]], first) for key in wanted}
+    def dreams(self, owner: nn.Module, state: Values, noise: Values, wanted: Iterable[str]) -> Dreaming:
+        """What gives these variables at every step, ``[B, T, ...]``, of dreams from a state under actions of which each
+        is taken one step before.
+        """
+        read = [noise[what.key] if kind == "noise" else state.get(what) for kind, what in self.ways]
+        acts = [(i, kind, what) for i, (kind, what) in enumerate(self.ways) if what in self.series]
+        call, shifted, places = self.call, self.shifted, [(key, self.places[key]) for key in wanted]
+
+        def dream(actions: Values) -> Tensors:
+            values: list[Any] = read.copy()
+            for place, kind, what in acts:
+                value = actions[what]
+                if kind == "start":
+                    values[place] = value.select(1, 0)
+                else:  # the last of a series is not read
+                    values[place] = Shifted(value) if what in shifted else value.roll(-1, 1)
+            with one_loop() if self.plain and torch.is_grad_enabled() else nullcontext():
+                samples = call(owner, *values)[2]
+            lead = next(iter(actions.values()))
+            return {key: _in_time(samples[place], lead) for key, place in places}
+
+        return dream
 
 
 def _in_time(value: Tensor, like: Tensor) -> Tensor:
