@@ -135,6 +135,21 @@ def test_zero_inflated_counts_are_fitted_and_summed_over():
     assert len(params) == 2
 
 
+def test_settings_of_what_a_mixture_is_made_of_may_follow_its_class():
+    p = wf.ZeroInflated("p(n)", family=wf.Binomial, total_count=4, gate=0.25, probs=0.3, shape=1)
+    counts = torch.arange(5.0)[:, None]
+    expected = 0.75 * scipy.stats.binom(4, 0.3).pmf(np.arange(5)) + 0.25 * (np.arange(5) == 0)
+    np.testing.assert_allclose(p.log_prob(n=counts).exp(), expected, rtol=1e-5)
+    head = torch.tensor([0.4, -0.2, 1.0, -3.0, 0.5, -2.0])  # logits, then loc and scale of each
+    q = wf.Mixture("p(x|c)", nn.Identity(), components=2, min_scale=wf.Symbol("s"), shape=1)
+    softplus = np.logaddexp(0.0, [-3.0, -2.0]) + 0.7
+    found = q.log_prob(x=torch.tensor([[0.2]]), c=head[None], s=0.7).exp()
+    weights = scipy.special.softmax([0.4, -0.2])
+    assert found.item() == pytest.approx((weights * scipy.stats.norm([1.0, 0.5], softplus).pdf(0.2)).sum(), rel=1e-5)
+    with pytest.raises(FormulaError, match="zero_inflated has no parameter 'total_count'"):
+        wf.ZeroInflated("p(n)", family=wf.Poisson, total_count=4, shape=1)
+
+
 def test_what_is_no_family_of_counts_gets_no_zeros():
     for wrong in (wf.Normal, wf.Bernoulli, wf.OneHot, zero_inflated):
         with pytest.raises(ConfigError, match="expected a family of counts"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -132,24 +133,25 @@ class RelaxedOneHot(Factor):
 class ZeroInflated(Factor):
     """Counts with more zeros than their family has: ``ZeroInflated("p(n|x)", net, family=Poisson, shape=4)``.
 
-    ``family`` is a factor class, such as NegativeBinomial, or a family with settings. The head gives the logits of the
-    gate, which is the share of sure zeros, and then the head of the family; ``gate=`` fixes it.
+    ``family`` is a factor class, such as NegativeBinomial, whose settings may follow (``total_count=16``), or a family.
+    The head gives the logits of the gate, which is the share of sure zeros, and then the head of the family; ``gate=``
+    fixes it.
     """
 
     def __init__(
         self, header: str, net: Head = None, *, shape: Shape = None, family: Family | type[Factor] = Poisson,
         **fixed: Tensor | float,
     ) -> None:  # fmt: skip
-        base = family if isinstance(family, Family) else _family_of(header, family)
+        base = family if isinstance(family, Family) else _family_of(header, family, fixed)
         super().__init__(header, net, family=families.ZeroInflatedFamily(base=base), shape=shape, fixed=fixed)
 
 
 class Mixture(Factor):
     """A mixture of ``components`` distributions of one kind: ``Mixture("p(z|h)", net, components=5, shape=32)``.
 
-    ``component`` is a factor class, such as Normal, or a family with settings. The head gives K logits and K heads of
-    the component, for each event, or, ``factored``, for each element. Parameters as keywords have the axis K in
-    front of the event (behind it where factored): ``weights=[K]``, ``loc=[K, D]``.
+    ``component`` is a factor class, such as Normal, whose settings may follow (``min_scale=0.1``), or a family. The
+    head gives K logits and K heads of the component, for each event, or, ``factored``, for each element. Parameters as
+    keywords have the axis K in front of the event (behind it where factored): ``weights=[K]``, ``loc=[K, D]``.
 
     Of several kinds, ``components=[Normal, Laplace]`` names them all; the head gives K logits and behind them a head of
     each, and keywords have the kind in front: ``normal_scale=1.0``, of two of one kind ``normal_1_scale=``.
@@ -180,7 +182,7 @@ class Mixture(Factor):
             kinds = tuple(c if isinstance(c, Family) else _family_of(header, c) for c in components)
             family = families.UnlikeMixtureFamily(parts=kinds, factored=factored)
         else:
-            inner = component if isinstance(component, Family) else _family_of(header, component or Normal)
+            inner = component if isinstance(component, Family) else _family_of(header, component or Normal, fixed)
             family = families.MixtureFamily(
                 component=inner, components=components, factored=factored, temperature=temperature
             )
@@ -214,13 +216,14 @@ class Mixture(Factor):
         return family.responsibilities(params, value, self.rank)
 
 
-def _family_of(header: str, kind: type[Factor]) -> Family:
-    """The family of a factor class: ``OneHot`` has ``families.one_hot``."""
+def _family_of(header: str, kind: type[Factor], given: dict[str, Any] | None = None) -> Family:
+    """The family of a factor class, ``families.one_hot`` of ``OneHot``, with its settings, which leave ``given``."""
     told = getattr(kind, "__name__", repr(kind))
     found = getattr(families, re.sub(r"(?<=[a-z])(?=[A-Z])", "_", told).lower(), None)
     if not isinstance(kind, type) or not isinstance(found, Family):
         raise FormulaError(f"{header}: expected a component as a factor class or a family, got {told}")
-    return found
+    settings = {field.name: given.pop(field.name) for field in fields(found) if given and field.name in given}
+    return replace(found, **settings) if settings else found
 
 
 def _require_axis(header: str, family: families.MixtureFamily, fixed: Mapping[str, Tensor | float]) -> None:
