@@ -83,9 +83,7 @@ def gates(agent: ImaginationAgent, seed: int) -> dict[str, float]:
 def config() -> thick_planet.ThickPlaNetConfig:
     """`tiny`, with what numbers within [0, 1] and a seldom reward at an end need."""
     own = thick_planet.tiny()
-    assert own.world.jumps is not None
-    jumps = replace(own.world.jumps, codes=3)
-    world = replace(own.world, groups=GROUPS, classes=CLASSES, gates=None, proceed=1.0, spread=0.1, jumps=jumps)
+    world = replace(own.world, groups=GROUPS, classes=CLASSES, gates=None, proceed=1.0, spread=0.1)
     search = CEM(horizon=12, candidates=100, elites=10, iterations=4)
     codes = MCTS(3, 32, surprise=0.1)
     found = replace(own, world=world, planner=search, codes=codes, bounded=False, unit=UNIT)
