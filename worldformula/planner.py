@@ -131,6 +131,9 @@ class Task:
         risk: how the samples of a candidate count: their mean and so many standard deviations, or a `CVaR`.
         reduce: "sum" over the steps, or the "last" alone.
         numbers: what the dynamics takes by name, ``{"tau": 1.0}`` of a ``Symbol``.
+        guide: ``guide(states, actions) -> [N, T]``, what is added at every state that is reached, whether the episode
+            still goes on there or not, and undiscounted: what leads a search and is no part of the return, such as the
+            way to a sub-goal. Reduced as costs are.
         given: what costs read beside the states, a row for each episode, ``[B, ...]`` by name, such as a goal: the
             states of its dreams hold it at every step.
         constraints: what a plan must keep to, by name; not discounted, and of samples it counts as the cost does, in
@@ -147,6 +150,7 @@ class Task:
     numbers: Mapping[str, Any] = field(default_factory=dict)
     given: Mapping[str, Tensor] = field(default_factory=dict)
     constraints: Mapping[str, Constraint] = field(default_factory=dict)
+    guide: Callable[[State, Named], Tensor] | None = None
 
     def __post_init__(self) -> None:
         if self.samples < 0 or self.reduce not in ("sum", "last"):
@@ -171,6 +175,11 @@ class Task:
             return mean
         return torch.where(mean.isinf(), mean, mean + self.risk * costs.std(-1))  # whose deviation is no number
 
+    def each(self, states: State, actions: Named) -> Tensor:
+        """What the steps of dreams cost, ``[N, T]``, before anything weighs them."""
+        costs = self.cost(states, actions)
+        return costs if self.guide is None else costs + self.guide(states, actions)
+
     def of(self, states: State, actions: Named, durations: Tensor | None = None) -> Tensor:
         """The cost ``[N]`` of dreams: states ``[N, T, ...]`` that were arrived at, actions ``[N, T, ...]``.
 
@@ -187,6 +196,8 @@ class Task:
         weight = math.prod(factors[1:], start=factors[0]).cumprod(1) if factors else None  # of what comes after a state
         if weight is not None:
             costs = torch.cat((costs[:, :1], costs[:, 1:] * weight[:, :-1]), 1)
+        if self.guide is not None:
+            costs = costs + shaped("guide", self.guide(states, actions), shape, "one per imagined state")
         total = costs.sum(1) if self.reduce == "sum" else costs[:, -1]
         if self.value is None:
             return total

@@ -78,6 +78,25 @@ def test_what_a_plan_costs_is_its_reward_and_the_way_to_the_sub_goal_by_hand():
 
 
 @torch.no_grad()
+def test_an_end_that_is_predicted_takes_from_rewards_and_not_from_the_way_to_the_sub_goal():
+    own = thick_planet.tiny().world
+    agent = made(subgoal=0.7, world=replace(own, proceed=1.0))
+    plan = planned(agent, seen(agent))
+    (high,) = plan.upper
+    world, states = agent.world, plan.states.span(1)
+    goal = world.before(high.states["z"][:, 0], high.states["c"][:, 0], high.actions["A"][:, 0])
+    told = world.decode(states, ("r", "d"))
+    weight, total = torch.ones(3), torch.zeros(3)
+    for t in range(3):
+        likely = world.own.fine.net(states["h"][:, t], states["c"][:, t]).view_as(goal).softmax(-1)
+        cosine = ((likely * goal).sum(-1) / likely.norm(dim=-1) / goal.norm(dim=-1)).mean(-1)
+        total = total - weight * told["r"][:, t] - 0.7 * cosine
+        weight = weight * told["d"][:, t]
+    assert (weight < 0.9).all()
+    assert plan.cost.tolist() == pytest.approx(total.tolist(), rel=1e-4)
+
+
+@torch.no_grad()
 def test_where_a_jump_leads_to_the_present_the_next_one_gives_the_sub_goal():
     """Plans of three jumps through states that are drawn; cosines to the present by hand."""
     agent = made()

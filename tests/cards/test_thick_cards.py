@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from worldformula.cards import gates, key_corridor, lever_door
+from worldformula.cards import gates, key_corridor, lever_door, load
+from worldformula.cards.run import verdict
 from worldformula.envs import Envs
 
 
@@ -86,7 +87,18 @@ def test_the_lever_card_measures_what_it_says(monkeypatch):
     monkeypatch.setattr(lever_door, "config", _quick(lever_door.config))
     found = small(monkeypatch, lever_door, CHUNKS=4, UPDATES=2, JUMPS=2, EPISODES=2, HELD_OUT=2)
     assert found["thick_low"] <= found["thick"] <= found["thick_high"]
-    assert found["holds"] == pytest.approx(min(found["thick"] / 0.7, 0.2 / max(found["flat"], 1e-3)))
+    assert found["flat_low"] <= found["flat"] <= found["flat_high"]
+
+
+def test_the_lever_card_says_in_a_line_which_share_is_too_small_or_too_large():
+    card = load("lever_door")
+    good = {"thick": 0.8, "flat": 0.1}
+    assert card.holds([good] * 3)
+    behind, ahead = [good, good, {**good, "thick": 0.6}], [good, good, {**good, "flat": 0.3}]
+    assert not card.holds(behind)
+    assert not card.holds(ahead)
+    assert "thick 0.6 of the episodes end at the goal (worst of 3, needed ≥ 0.7)" in verdict(card, behind, 1.0)[-1]
+    assert verdict(card, ahead, 1.0)[0] == "  fails: flat 0.3 (worst of 3, needed ≤ 0.2)"
 
 
 def _quick(config):

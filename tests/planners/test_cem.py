@@ -169,6 +169,13 @@ def test_what_comes_after_an_end_weighs_less_and_the_value_stands_behind_the_las
     by_hand = cost[..., 0] + going[..., 0] * cost[..., 1] + going[..., 0] * going[..., 1] * cost[..., 2]
     by_hand = by_hand + going.prod(-1) * end
     torch.testing.assert_close(scored(task, actions, world()), by_hand)
+    led = replace(task, guide=lambda states, a: a["a"].sum(-1) - states["s"][..., 1], discount=0.9)
+    weight = 0.9 * going
+    by_hand = cost[..., 0] + weight[..., 0] * cost[..., 1] + weight[..., 0] * weight[..., 1] * cost[..., 2]
+    by_hand = by_hand + weight.prod(-1) * end + (actions.sum(-1) - s[..., 1]).sum(-1)  # whatever ends
+    torch.testing.assert_close(scored(led, actions, world()), by_hand)
+    last = scored(replace(led, reduce="last", value=None), actions, world())
+    torch.testing.assert_close(last, weight[..., :2].prod(-1) * cost[..., 2] + actions[:, :, 2].sum(-1) - s[:, :, 2, 1])
 
 
 class Noisy:

@@ -165,6 +165,8 @@ def test_refusals():
     search = CEM(horizon=3, candidates=10, elites=2, iterations=1)
     with pytest.raises(ConfigError, match="samples=4"):
         Minimax(search, search).plan(board(), Task(TASK.cost, samples=4), STARTS, space=GAME)
+    with pytest.raises(ConfigError, match="guide: an adversary"):
+        Minimax(search, search).plan(board(), Task(TASK.cost, guide=TASK.cost), STARTS, space=GAME)
     with pytest.raises(ConfigError, match="undiscounted"):
         Minimax(search, search, price=1.0).plan(board(), Task(TASK.cost, discount=0.9), STARTS, space=GAME)
     with pytest.raises(ConfigError, match="price ≥ 0"):

@@ -83,6 +83,8 @@ def test_what_is_drawn_lies_where_its_row_does_and_is_escaped():
     assert f'cx="{952 * (2.4 + 0.5) / 6:.1f}"' in wide  # and ends where it was said to
     assert f'cx="{952:.1f}"' in wide  # one beyond the episode ends at its edge
     assert "image" not in wide
+    assert "none in this episode" not in shown
+    assert "events: none in this episode" in jumps.drawn(replace(LINE, events=()), None, None)
 
 
 def test_it_is_kept_in_the_run_folder(tmp_path):

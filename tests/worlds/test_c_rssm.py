@@ -100,6 +100,20 @@ def test_the_loss_is_that_of_a_loop():
     assert 0 < out.terms["gates"] < 1
 
 
+def test_the_loss_is_its_named_terms_each_with_its_weight_and_nothing_else():
+    """The authors' loss counts the gates a second time under no name: their β is one more than the paper's."""
+    torch.manual_seed(0)
+    world = c_rssm.build(SMALL, {"speed": (3,)}, A)
+    out = world.loss(**rows(world, {"speed": (3,)}), seed=1)
+    heads = {f"log {law}({word}_t|{given})": 0.7 if word == "d" else 1.0
+             for law, given in (("p", "h_t,z_t,c_t"), ("p_c", "z_t,c_t")) for word in "xrd"}  # fmt: skip
+    assert set(out.terms) == {"kl", "kl_coarse", "gates", *heads}
+    total = out.terms["kl"] + out.terms["kl_coarse"] + 2.5 * out.terms["gates"]
+    total = total - sum(weight * out.terms[name] for name, weight in heads.items())
+    assert out.value.item() == pytest.approx(total.item(), rel=1e-5)
+    assert c_rssm.official().gates == c_rssm.paper().gates + 1
+
+
 def test_neither_the_coarse_level_nor_the_context_reads_h():
     torch.manual_seed(0)
     world = c_rssm.build(SMALL, {"speed": (3,)}, A)

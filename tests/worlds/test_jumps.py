@@ -1,5 +1,6 @@
 """THICK's two levels: laws, the jumps' loss by hand, what a jump is, and that the C-RSSM learns nothing by it."""
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -15,7 +16,7 @@ from worldformula.world.jumps import JumpSettings
 from worldformula.worlds import c_rssm
 
 B, T, GAMMA = 3, 9, 0.9
-JUMPS = JumpSettings(codes=3, units=6, act=0.3, time=0.2, discount=GAMMA, longest=4.0)
+JUMPS = JumpSettings(codes=3, units=6, act=0.3, time=0.2, even=0.7, discount=GAMMA, longest=4.0)
 SMALL = replace(LOW, jumps=JUMPS)
 SHAPES = {"speed": (3,)}
 
@@ -95,6 +96,7 @@ def test_the_jumps_loss_is_that_of_a_loop(ends):
             read = [s[k][b, tau - 1][None] for k in ("c", "h", "e")]
             seen = groups(world.own.post.net(*read)[0])
             kl = 0.8 * kl_divergence(q, p) + 0.2 * kl_divergence(q, p)  # values: what is held does not matter
+            kl = kl + 0.7 * (math.log(3) - q.entropy())
             kl = kl + kl_divergence(seen, groups(nets["p_Y_given_F"](f)[0]))
             act = Categorical(logits=nets["p_B_given_F"](f)[0]).log_prob(given["a"][b, tau - 1].argmax())
             span = nets["p_n_given_F"].net(f)[0]
@@ -176,7 +178,13 @@ def test_a_world_whose_fine_dreams_say_nothing_of_the_coarse_prior():
 
 
 @pytest.mark.parametrize(
-    ("change", "said"), [({"codes": 0}, "codes"), ({"discount": 1.5}, "discount"), ({"time": -1.0}, "time")]
+    ("change", "said"),
+    [
+        ({"codes": 0}, "codes"),
+        ({"discount": 1.5}, "discount"),
+        ({"time": -1.0}, "time"),
+        ({"even": -0.1}, "time and even ≥ 0"),
+    ],
 )
 def test_refused(change, said):
     with pytest.raises(ConfigError, match=said):

@@ -14,6 +14,8 @@ Deviations       authors' code               here                     why
 high plan        where gates open, held      at every step            from the same A the sub-goal moves little
 tree             p(A|x) inside, one value    −log p(A|x) as a cost    see planners/mcts; codes never seen are dear
 rewards of jumps count r_τ twice             once                     see world/jumps
+ends             not predicted               cut off rewards alone    see planners/hierarchy
+codes            may all be one              held alike in `tiny`     see world/jumps: a tree needs ways to choose from
 values           never normalised            to [0, 1]                as planners/mcts has it
 choices          not implemented             tables of probabilities  planners/cem takes them
 exploration      Plan2Explore                the plan's, with noise   or data of one's own
@@ -131,7 +133,7 @@ def tiny() -> ThickPlaNetConfig:
     world = c_rssm.thick_tiny()
     assert world.jumps is not None
     return ThickPlaNetConfig(
-        planned(replace(world, jumps=replace(world.jumps, discount=0.98))),
+        planned(replace(world, jumps=replace(world.jumps, discount=0.98, even=1.0))),
         cem.CEM(candidates=100, elites=10, iterations=4), MCTS(horizon=3, simulations=32, surprise=0.1), batch=8,
         length=32, train_ratio=128.0, prefill=1000, lr=6e-4,
     )  # fmt: skip

@@ -166,7 +166,7 @@ class _Lifted:
         told = self.score.told(led | states.only(self.free), self.count)
         total = task.of(told, flat, self.score.durations(led)) + how.penalty * sum(off[1:], off[0]).sum(1)
         if how.shaping:
-            each = task.cost(self.score.told(led, self.count), flat)
+            each = task.each(self.score.told(led, self.count), flat)
             total = total + how.shaping * shaped("cost", each, told.lead, "one per imagined state").sum(1)
         return total.view(self.batch, self.count)
 

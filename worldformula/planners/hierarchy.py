@@ -15,7 +15,10 @@ bit.
 Where every level knows the task by itself, such as by a head of its own for the reward (``Level.task``), the way to the
 sub-goal does not replace it, but is added (THICK, Gumbsch et al. 2024):
 
-    below:  a^ℓ = plan_ℓ(Σ_t C^ℓ(s^ℓ_t) + far(up_{ℓ+1}(s^ℓ_t), g)),           g = aim(plan of the level above)
+    below:  a^ℓ = plan_ℓ(Σ_t w_t C^ℓ(s^ℓ_t) + far(up_{ℓ+1}(s^ℓ_t), g)),       g = aim(plan of the level above)
+
+w_t is what the task discounts and how probably the episode still goes on; the way counts fully (`Task.guide`): else an
+episode that ends with a reward would forfeit what the sub-goal is worth, and stay in front of it.
 
 `Level.of` is a level of a `World`: its encoder, and its macro-actions between the quantiles of those that an encoder
 made of data (`worldformula.world.usual`), of which the usual ones are cheap, ``price``.
@@ -280,7 +283,9 @@ class Hierarchy(Planner):
 
         if self.knowing:
             given = {**task.given, **aims}
-            return replace(task, cost=lambda states, actions: task.cost(states, actions) + way(states), given=given)
+            known = task.guide
+            guide = lambda states, actions: way(states) if known is None else way(states) + known(states, actions)  # noqa: E731
+            return replace(task, guide=guide, given=given)
 
         def highest(states: State) -> State:
             """As the top level sees them, who the task is for."""

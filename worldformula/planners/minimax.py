@@ -77,8 +77,8 @@ class Minimax(Planner):
 
         Raises:
             ConfigError: ``warm``, ``proposals`` or ``mask`` of an action that is in no space; a task with samples,
-                whose draws and an adversary would be two worst cases in one; or dynamics that do not say how probable
-                a latent is, with a price.
+                whose draws and an adversary would be two worst cases in one, or with a guide; or dynamics that do not
+                say how probable a latent is, with a price.
         """
         theirs = {name: replace(own, aim="min") for name, own in space.items() if own.aim == "max"}
         ours = {name: own for name, own in space.items() if own.aim == "min"}
@@ -93,6 +93,8 @@ class Minimax(Planner):
             return self.planner.plan(dynamics, task, state, space=ours, generators=generators, **given)
         if task.samples:
             raise ConfigError(f"samples={task.samples}: an adversary sets what else would be drawn; write samples=0")
+        if task.guide is not None:
+            raise ConfigError("guide: an adversary replies to costs alone; write what leads the search into the cost")
         if self.price and (task.reduce == "last" or task.discount < 1 or task.proceed is not None):
             raise ConfigError("a price is paid at every step alike; write a task that sums its costs, undiscounted")
         game = _Game(self, dynamics, task, State(state), ours, theirs, generators, their)

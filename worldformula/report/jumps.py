@@ -141,11 +141,14 @@ def _drawing(found: Timeline, seen: bytes | None, foreseen: bytes | None, width:
         )
         return top + edge + 8
 
+    titles = {"gates": "open gates", "events": "events", "jumps": "jumps, to where each was said to end"}
+    if not found.events:
+        titles["events"] += ": none in this episode"
     if seen is not None:
         rows_shown = f" {', '.join(map(str, found.shown))}" if width > NARROW else ""
         y = pictures(f"frames of rows{rows_shown}", seen)
     for name, draw in (("gates", _gates), ("events", _events), ("jumps", _arcs)):
-        y = lane({"gates": "open gates", "events": "events", "jumps": "jumps, to where each was said to end"}[name])
+        y = lane(titles[name])
         parts.append(draw(found, at, y))
         y += LANES[name]
     if foreseen is not None:

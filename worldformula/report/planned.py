@@ -102,7 +102,7 @@ def planned(agent: Any, planner: Planner, batch: Mapping[str, NDArray[Any]]) -> 
     )
     return Planned(
         type(planner).__name__, {k: v[0].cpu().numpy() for k, v in plan.actions.items()}, space,
-        task.cost(plan.states.span(1), plan.actions)[0].cpu().numpy(), float(plan.cost), [float(c) for c in plan.trace],
+        task.each(plan.states.span(1), plan.actions)[0].cpu().numpy(), float(plan.cost), [float(c) for c in plan.trace],
         plan.calls, took, frames, numbers, _landscape(plan, space, around, masks), apart,
         None if plan.violation is None else float(plan.violation), _words(agent, numbers),
     )  # fmt: skip

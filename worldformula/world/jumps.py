@@ -9,8 +9,9 @@ r"""Jumps: a level of a world whose step goes from one change of its context to 
     Δ_t = τ - 1 - t               Normal(relu μ, elu(s) + 1.1)          the steps until then
     R_t = Σ_{t ≤ k < τ} γ^{k-t} r_k                                     the reward on the way, that of t included
 
-    jumps = mean over rows with a τ [ (1 - α) KL(q ‖ sg p) + α KL(sg q ‖ p) + KL(q(z_{τ-1}) ‖ p(Y | F))
-                                      - w_a log p(a_{τ-1} | F) - w_n log p(Δ_t | F) - log p(R_t | F) ]
+    jumps = mean over rows with a τ [ (1 - α) KL(q ‖ sg p) + α KL(sg q ‖ p) + w_A KL(q ‖ 1/n)
+                                      + KL(q(z_{τ-1}) ‖ p(Y | F)) - w_a log p(a_{τ-1} | F)
+                                      - w_n log p(Δ_t | F) - log p(R_t | F) ]
 
 Gumbsch, Sajid, Martius & Butz 2024, ICLR. A step of ``world.levels["jump"]`` draws A, Y and B, takes one coarse step
 from there, and has taken n_t = min(Δ, 50) + 1 steps of time; A may be chosen instead of drawn. Its reward is
@@ -24,6 +25,7 @@ mean of the jumps' losses   over all rows                 over those with a τ  
 loss of a choice            softmax of probabilities      of logits                   as it was meant
 reward of a jump            R_t + γ^Δ r_τ                 (R_t − r_t)/γ + γ^Δ r_τ     else rows of jumps count r_τ twice
 episodes                    segments cross their borders  end there                   the next is another episode
+codes alike, w_A            –                             ``even``, 0 unless said     else p follows q to one code
 """
 
 from __future__ import annotations
@@ -81,6 +83,8 @@ class JumpSettings:
     """w_a, weight of the action before a change."""
     time: float = 1.0
     """w_n, weight of the steps until then."""
+    even: float = 0.0
+    """w_A, weight of KL(q(A|…) ‖ uniform); without it one code soon takes all rows, and jumps tell no ways apart."""
     longest: float = 50.0
     """The most steps that a jump is said to take before its last."""
     discount: float = 0.99
@@ -91,10 +95,10 @@ class JumpSettings:
     """Whether dreams of the fine level say what the coarse prior does, for a critic of jumps."""
 
     def __post_init__(self) -> None:
-        if min(self.codes, self.units) < 1 or self.longest <= 0 or min(self.act, self.time) < 0:
+        if min(self.codes, self.units) < 1 or self.longest <= 0 or min(self.act, self.time, self.even) < 0:
             raise ConfigError(
-                f"expected codes and units ≥ 1, longest > 0, act and time ≥ 0, got {self.codes}, {self.units}, "
-                f"{self.longest}, {self.act} and {self.time}"
+                f"expected codes and units ≥ 1, longest > 0, act, time and even ≥ 0, got {self.codes}, {self.units}, "
+                f"{self.longest}, {self.act}, {self.time} and {self.even}"
             )
         if not 0 < self.discount <= 1:
             raise ConfigError(f"expected discount in (0, 1], got {self.discount}")
@@ -249,6 +253,9 @@ class _Jump:
         target, a = OneHot("q(Y|l)", nn.Identity(), shape=latent), self.own.balance
         codes = a * KL(sg(self.inferred), self.code) + round(1 - a, 12) * KL(self.inferred, sg(self.code))
         step = codes.named("kl_codes") + KL(target, self.before).named("kl_before")
+        if own.even:
+            alike = OneHot("p_0(A)", shape=own.codes)
+            step = step + own.even * KL(self.inferred, alike).named("kl_even")
         acts = log(self.acts[0])
         for factor in self.acts[1:]:
             acts = acts + log(factor)
