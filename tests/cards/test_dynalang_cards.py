@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -11,11 +12,12 @@ import torch
 
 from worldformula import cards
 from worldformula.agents import dynalang
-from worldformula.cards import dynalang_future, dynalang_hint, dynalang_speech, dynalang_text, from_play
+from worldformula.cards import dynalang_future, dynalang_hint, dynalang_speech, dynalang_text, from_play, home_grid
 from worldformula.cards.from_play import Begun
 from worldformula.data import DataSet
 from worldformula.envs import Envs, make
 from worldformula.envs.play import play
+from worldformula.run.evaluate import Evaluation
 from worldformula.world import saying
 
 
@@ -403,3 +405,29 @@ def test_the_card_of_what_will_be_learns_and_is_asked(monkeypatch):
     assert found["updates"] == 4, "it knows nothing yet"
     assert found["claims"] == dynalang_future.holding(found)
     assert min(found.values()) >= 0
+
+
+# ----------------------------------------------------------------------------------------------------- a whole home
+
+
+def test_how_far_one_return_lies_over_another():
+    """Two of 1 ± 1 and two of 5 ± 2 by hand: returns 0, 2 and 3, 7; errors of the means 1 and 2."""
+    low, high = Evaluation((0.0, 2.0), (1, 1)), Evaluation((3.0, 7.0), (1, 1))
+    assert home_grid.over(high, low) == pytest.approx(4 / 5**0.5)
+    assert home_grid.over(low, high) == pytest.approx(-4 / 5**0.5)
+    none = Evaluation((0.0, 0.0), (1, 1))
+    assert home_grid.over(none, none) == 0
+
+
+@pytest.mark.slow
+def test_the_card_of_the_home_learns_and_plays(monkeypatch):
+    for name, value in (("STEPS", 48), ("EPISODES", 4)):
+        monkeypatch.setattr(home_grid, name, value)
+    monkeypatch.setattr(home_grid, "ENV", replace(home_grid.ENV, num=2))
+    small = ("prefill=16", "batch=2", "length=8", "imag_last=4", "imagine=2")
+    monkeypatch.setattr(home_grid, "SETTINGS", (*home_grid.SETTINGS, *small))
+    monkeypatch.setattr(home_grid, "config", lambda seed, own=home_grid.config: own(seed, 48))
+    found = home_grid.measure(100)
+    assert 0 <= found["random"] < 3
+    assert found["over"] * (found["return"] - found["random"]) >= 0
+    assert math.isfinite(found["error"])
