@@ -12,7 +12,15 @@ import torch
 
 from worldformula import cards
 from worldformula.agents import dynalang
-from worldformula.cards import dynalang_future, dynalang_hint, dynalang_speech, dynalang_text, from_play, home_grid
+from worldformula.cards import (
+    dynalang_corrections,
+    dynalang_future,
+    dynalang_hint,
+    dynalang_speech,
+    dynalang_text,
+    from_play,
+    home_grid,
+)
 from worldformula.cards.from_play import Begun
 from worldformula.data import DataSet
 from worldformula.envs import Envs, make
@@ -344,7 +352,7 @@ def test_who_walks_anywhere_knows_no_more_than_the_agent_and_comes_to_the_end_of
     for seed in range(20):
         state = env.reset(seed=seed)[1]["state"]
         known = [{**state, "secret": np.array([s]), "told": np.array([s])} for s in range(4)]
-        assert len({dynalang_future.walks(np.random.default_rng(seed), one) for one in known}) == 1
+        assert len({from_play.walks(np.random.default_rng(seed), one, 0.2) for one in known}) == 1
 
 
 def test_what_is_read_names_an_arm_before_the_figure_acts():
@@ -405,6 +413,46 @@ def test_the_card_of_what_will_be_learns_and_is_asked(monkeypatch):
     assert found["updates"] == 4, "it knows nothing yet"
     assert found["claims"] == dynalang_future.holding(found)
     assert min(found.values()) >= 0
+
+
+# ----------------------------------------------------------------------------------------------- no, turn around
+
+
+def test_steps_with_corrections_are_told_in_those_without(monkeypatch):
+    lengths = {
+        ("learnt from true", "true"): 12.0,
+        ("learnt from true", "swapped"): 50.0,
+        ("learnt from none", "none"): 20,
+    }
+    monkeypatch.setattr(dynalang_corrections, "learnt", lambda seed, hint: f"learnt from {hint}")
+    monkeypatch.setattr(dynalang_corrections, "steps", lambda agent, hint, seed: lengths[agent, hint])
+    assert dynalang_corrections.measure(5) == {"ratio": 0.6, "with": 12.0, "false": 50.0, "without": 20}
+
+
+class Straight:
+    """Goes to the right, as far as it gets."""
+
+    def initial(self, num):
+        return {}
+
+    def act(self, rows, state, explore=True):
+        assert explore, "by samples"
+        return np.full(len(rows["token"]), 1), state
+
+
+def test_who_never_arrives_takes_all_sixty_steps(monkeypatch):
+    """The target lies to the right of few, who need five steps at most."""
+    monkeypatch.setattr(dynalang_corrections, "EPISODES", 40)
+    assert 40 < dynalang_corrections.steps(Straight(), "none", 3) < 60
+
+
+@pytest.mark.slow
+def test_the_card_of_corrections_learns_and_walks(monkeypatch):
+    for name, value in (("CHUNKS", 8), ("ALONE", 1), ("ALL", 1), ("EPISODES", 4)):
+        monkeypatch.setattr(dynalang_corrections, name, value)
+    found = dynalang_corrections.measure(100)
+    assert 0 < found["with"] <= 60
+    assert found["ratio"] == pytest.approx(found["with"] / found["without"])
 
 
 # ----------------------------------------------------------------------------------------------------- a whole home
