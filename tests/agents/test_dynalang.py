@@ -113,6 +113,20 @@ def test_what_is_said_is_kept_near_to_the_word_that_is_expected_next(direction):
     agent.update(envs_rows(envs))
 
 
+def test_a_dream_goes_on_from_what_is_done_and_from_what_is_said():
+    """Of three dreams from one state under one noise, two differ from the first in one of both actions alone."""
+    envs = Envs("lang_room_mini", 1, seed=0)
+    agent = dynalang.build(SMALL, envs.observations, envs.actions)
+    sizes = {act.variable: act.size for act in agent.perception.acts}
+    assert sorted(sizes.values()) == [5, 11]
+    acts = {name: torch.eye(size)[[0]][None] for name, size in sizes.items()}
+    start = agent.world.initial(1)
+    first = agent.world.imagine(start, actions=acts, seed=1)["h"][0, 1]
+    for name, size in sizes.items():
+        other = {**acts, name: torch.eye(size)[[1]][None]}
+        assert not torch.allclose(agent.world.imagine(start, actions=other, seed=1)["h"][0, 1], first, atol=1e-4)
+
+
 def envs_rows(envs):
     rng = np.random.default_rng(0)
     found = {k: rng.integers(0, 2, (B, T, *c.shape)).astype(c.dtype) for k, c in envs.observations.items()}

@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -11,11 +12,20 @@ import torch
 
 from worldformula import cards
 from worldformula.agents import dynalang
-from worldformula.cards import dynalang_future, dynalang_hint, dynalang_speech, dynalang_text, from_play
+from worldformula.cards import (
+    dynalang_corrections,
+    dynalang_future,
+    dynalang_hint,
+    dynalang_speech,
+    dynalang_text,
+    from_play,
+    home_grid,
+)
 from worldformula.cards.from_play import Begun
 from worldformula.data import DataSet
 from worldformula.envs import Envs, make
 from worldformula.envs.play import play
+from worldformula.run.evaluate import Evaluation
 from worldformula.world import saying
 
 
@@ -342,7 +352,7 @@ def test_who_walks_anywhere_knows_no_more_than_the_agent_and_comes_to_the_end_of
     for seed in range(20):
         state = env.reset(seed=seed)[1]["state"]
         known = [{**state, "secret": np.array([s]), "told": np.array([s])} for s in range(4)]
-        assert len({dynalang_future.walks(np.random.default_rng(seed), one) for one in known}) == 1
+        assert len({from_play.walks(np.random.default_rng(seed), one, 0.2) for one in known}) == 1
 
 
 def test_what_is_read_names_an_arm_before_the_figure_acts():
@@ -403,3 +413,69 @@ def test_the_card_of_what_will_be_learns_and_is_asked(monkeypatch):
     assert found["updates"] == 4, "it knows nothing yet"
     assert found["claims"] == dynalang_future.holding(found)
     assert min(found.values()) >= 0
+
+
+# ----------------------------------------------------------------------------------------------- no, turn around
+
+
+def test_steps_with_corrections_are_told_in_those_without(monkeypatch):
+    lengths = {
+        ("learnt from true", "true"): 12.0,
+        ("learnt from true", "swapped"): 50.0,
+        ("learnt from none", "none"): 20,
+    }
+    monkeypatch.setattr(dynalang_corrections, "learnt", lambda seed, hint: f"learnt from {hint}")
+    monkeypatch.setattr(dynalang_corrections, "steps", lambda agent, hint, seed: lengths[agent, hint])
+    assert dynalang_corrections.measure(5) == {"ratio": 0.6, "with": 12.0, "false": 50.0, "without": 20}
+
+
+class Straight:
+    """Goes to the right, as far as it gets."""
+
+    def initial(self, num):
+        return {}
+
+    def act(self, rows, state, explore=True):
+        assert explore, "by samples"
+        return np.full(len(rows["token"]), 1), state
+
+
+def test_who_never_arrives_takes_all_sixty_steps(monkeypatch):
+    """The target lies to the right of few, who need five steps at most."""
+    monkeypatch.setattr(dynalang_corrections, "EPISODES", 40)
+    assert 40 < dynalang_corrections.steps(Straight(), "none", 3) < 60
+
+
+@pytest.mark.slow
+def test_the_card_of_corrections_learns_and_walks(monkeypatch):
+    for name, value in (("CHUNKS", 8), ("ALONE", 1), ("ALL", 1), ("EPISODES", 4)):
+        monkeypatch.setattr(dynalang_corrections, name, value)
+    found = dynalang_corrections.measure(100)
+    assert 0 < found["with"] <= 60
+    assert found["ratio"] == pytest.approx(found["with"] / found["without"])
+
+
+# ----------------------------------------------------------------------------------------------------- a whole home
+
+
+def test_how_far_one_return_lies_over_another():
+    """Two of 1 ± 1 and two of 5 ± 2 by hand: returns 0, 2 and 3, 7; errors of the means 1 and 2."""
+    low, high = Evaluation((0.0, 2.0), (1, 1)), Evaluation((3.0, 7.0), (1, 1))
+    assert home_grid.over(high, low) == pytest.approx(4 / 5**0.5)
+    assert home_grid.over(low, high) == pytest.approx(-4 / 5**0.5)
+    none = Evaluation((0.0, 0.0), (1, 1))
+    assert home_grid.over(none, none) == 0
+
+
+@pytest.mark.slow
+def test_the_card_of_the_home_learns_and_plays(monkeypatch):
+    for name, value in (("STEPS", 48), ("EPISODES", 4)):
+        monkeypatch.setattr(home_grid, name, value)
+    monkeypatch.setattr(home_grid, "ENV", replace(home_grid.ENV, num=2))
+    small = ("prefill=16", "batch=2", "length=8", "imag_last=4", "imagine=2")
+    monkeypatch.setattr(home_grid, "SETTINGS", (*home_grid.SETTINGS, *small))
+    monkeypatch.setattr(home_grid, "config", lambda seed, own=home_grid.config: own(seed, 48))
+    found = home_grid.measure(100)
+    assert 0 <= found["random"] < 3
+    assert found["over"] * (found["return"] - found["random"]) >= 0
+    assert math.isfinite(found["error"])

@@ -201,6 +201,22 @@ def test_words_are_the_sentences_that_were_meant_interruptions_included(kind):
         assert len(reading) <= 28
 
 
+@pytest.mark.parametrize("kind", ["future", "dynamics"])
+def test_actions_while_something_is_read_change_and_earn_nothing(kind):
+    """One stream does the controller's actions, the other any: both begin to act in the same home, none was paid."""
+    rng, envs = np.random.default_rng(0), [HomeGrid(8, kind=kind) for _ in range(2)]
+    for seed in range(8):
+        infos = [env.reset(seed=seed)[1] for env in envs]
+        while infos[0]["is_read_step"]:
+            acts = reference(infos[0]["state"]), int(rng.integers(10))
+            answers = [env.step(act) for env, act in zip(envs, acts, strict=True)]
+            infos = [answer[4] for answer in answers]
+            assert [answer[1:4] for answer in answers] == [(0.0, False, False)] * 2
+            assert all((infos[0]["state"][key] == infos[1]["state"][key]).all() for key in infos[0]["state"])
+            assert infos[0]["event"] == infos[1]["event"] == []
+        assert [env.step(PEDAL)[3] for env in envs[:1] for _ in range(100)] == [False] * 99 + [True]
+
+
 def test_what_is_said_of_each_kind_is_true():
     for kind in KINDS:
         env, said = HomeGrid(8, kind=kind, chance=1.0), Counter()

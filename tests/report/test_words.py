@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 
 from worldformula.cli.main import main
 from worldformula.envs import Envs
@@ -42,6 +43,7 @@ def test_the_page_shows_what_was_read_imagined_and_would_be_said(agent_run):
     part = page[page.index("What it reads, and what it makes of that") :]
     assert re.search(r"Imagined after “(pedal|grasp|lift) to open the trash bin”; in all -?\d\.\d\d of reward", part)
     told = re.findall(r"Imagined after “(\w+) to open", part)
+    assert part.count("bin”, with the same actions; in all") == 1
     assert len({*told}) == 2  # the same start after two sentences that contradict each other
     assert part.count('<figure class="words">') == 4
     assert "it would say" in part
@@ -64,6 +66,28 @@ def test_the_rows_of_an_episode_are_those_that_the_environment_said(agent_run):
     assert {"words_read", "words_true", "words_swapped"} <= strips.keys()
     again, _ = words.heard(agent, run.config.env, 3)
     assert again == heard
+
+
+@pytest.mark.slow
+def test_after_a_false_sentence_the_same_actions_are_imagined(agent_run, monkeypatch):
+    """The policy acts in the dream after the true one alone; what it did there is done again, in another state."""
+    run = open_run(agent_run)
+    agent, _, _ = load_agent(run)
+    dreams, going_on = [], words.saying.going_on
+
+    def watched(world, start, head, **given):
+        found = going_on(world, start, head, **given)
+        dreams.append((start["h"], given["actions"], found[0]["a"]))
+        return found
+
+    monkeypatch.setattr(words.saying, "going_on", watched)
+    words.heard(agent, run.config.env, 3)
+    (true, none, done), (false, again, same), *_ = dreams
+    assert none is None
+    assert torch.equal(again["a"], done)
+    assert torch.equal(same, done)
+    assert done.shape == (1, words.AHEAD, 7)
+    assert not torch.equal(true, false)
 
 
 @pytest.mark.slow

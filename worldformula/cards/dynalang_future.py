@@ -12,14 +12,13 @@ from functools import partial
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from worldformula.agent.imagination import ImaginationAgent
 from worldformula.agents import dreamer_v3, dynalang
 from worldformula.cards import from_play
 from worldformula.cards.from_play import Begun
-from worldformula.envs import Envs, Rows
-from worldformula.envs.home_grid_mini import ARMS, FLOOR_, VOCABULARY
+from worldformula.envs import Rows
+from worldformula.envs.home_grid_mini import ARMS, VOCABULARY
 from worldformula.envs.home_tiles import STEPS as MOVES
 from worldformula.envs.play import play
 from worldformula.run.config import EnvConfig
@@ -83,31 +82,18 @@ def learnt(seed: int, hint: str, updates: int | None = None) -> tuple[Imaginatio
         hint: what was said.
         updates: of the world alone; None until it knows where the sentence leads.
     """
-    envs = Envs("home_future", from_play.STREAMS, seed=seed, **env(hint).options())
-    agent: ImaginationAgent = dynalang.build(config(), envs.observations, envs.actions, seed)
-    rows, unseen = played(seed, hint, 0), played(seed, hint, 1)
-    given = from_play.batches(np.random.default_rng(seed), agent.config.batch, from_play.inputs(agent, rows))
-    begun = from_play.begin(agent, given, partial(grounded, agent, unseen), seed, updates)
-    from_play.go_on(agent, envs, rows, ALL, np.random.default_rng(seed))
-    envs.close()
-    return agent, begun
+    look = partial(grounded, rows=played(seed, hint, 1))
+    return from_play.raised(config(), env(hint), played(seed, hint, 0), look, seed, ALL, updates)
 
 
 def played(seed: int, hint: str, kind: int) -> Rows:
     """Rows of play to learn from, kind 0, of other play to look at meanwhile, 1, and in the end, 2; their own seeds."""
     rows = play(
         "home_future", 3 * seed + kind, UNSEEN if kind else CHUNKS, STEPS, random=RANDOM,
-        controller=partial(walks, np.random.default_rng([seed, kind])), hint=hint, again=True,
+        controller=partial(from_play.walks, np.random.default_rng([seed, kind]), stray=STRAY), hint=hint, again=True,
     )  # fmt: skip
     del rows["event"]
     return rows
-
-
-def walks(rng: np.random.Generator, state: Mapping[str, NDArray[np.floating]]) -> int:
-    """On where it faces, else anywhere: from the middle into any of the arms, to whose end eight steps lead once."""
-    x, y, (dx, dy) = *(int(k) for k in state["figure"]), MOVES[int(state["facing"][0])]
-    on = state["tiles"][y + dy, x + dx] == FLOOR_ and rng.random() >= STRAY
-    return int(state["facing"][0]) if on else int(rng.integers(len(MOVES)))
 
 
 @torch.no_grad()

@@ -20,9 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldformula.agent.imagination import ImaginationAgent
+from worldformula.agents import dynalang
 from worldformula.agents.dreamer_v3 import DreamerConfig
 from worldformula.envs import Envs, Rows
+from worldformula.envs.home_grid_mini import FLOOR_
+from worldformula.envs.home_tiles import STEPS as MOVES
 from worldformula.metrics.roc import auroc
+from worldformula.run.config import EnvConfig
 from worldformula.run.play import executed, play
 from worldformula.training.fit import fit
 from worldformula.training.optimiser import ClipUnits, LaProp
@@ -82,6 +86,39 @@ def told_apart(agent: ImaginationAgent, before: State, acts: Mapping[str, Tensor
     told = [torch.stack([world.decode(dream.at(k), ("r",))["r"] for k in steps]).sum(0) for dream in dreams]
     rewards = torch.stack(told).mean(0)
     return auroc(rewards[earned], rewards[~earned])
+
+
+def raised(
+    config: DreamerConfig, env: EnvConfig, rows: Rows, look: Callable[[ImaginationAgent], float], seed: int,
+    together: int, updates: int | None = None,
+) -> tuple[ImaginationAgent, Begun]:  # fmt: skip
+    """An agent that reads: its world learns from play, then all of it from that and from what it does itself.
+
+    Args:
+        config: of the agent.
+        env: where it acts.
+        rows: play ``[N, T]``.
+        look: what its world knows, as for `begin`.
+        seed: of weights and acts.
+        together: updates of everything.
+        updates: of the world alone, where there is nothing to know.
+    """
+    envs = Envs(env.id, STREAMS, seed=seed, **env.options())
+    agent: ImaginationAgent = dynalang.build(config, envs.observations, envs.actions, seed)
+    given = batches(np.random.default_rng(seed), config.batch, inputs(agent, rows))
+    begun = begin(agent, given, partial(look, agent), seed, updates)
+    go_on(agent, envs, rows, together, np.random.default_rng(seed))
+    envs.close()
+    return agent, begun
+
+
+def walks(rng: np.random.Generator, state: Mapping[str, NDArray[np.floating]], stray: float) -> int:
+    """A controller of small homes that knows no more than who sees them: on where the figure faces, else anywhere, and
+    so in a share of its other steps.
+    """
+    x, y, (dx, dy) = *(int(k) for k in state["figure"]), MOVES[int(state["facing"][0])]
+    on = state["tiles"][y + dy, x + dx] == FLOOR_ and rng.random() >= stray
+    return int(state["facing"][0]) if on else int(rng.integers(len(MOVES)))
 
 
 def batches(rng: np.random.Generator, size: int, rows: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:

@@ -14,6 +14,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from worldformula.agent.imagination import ImaginationAgent
 from worldformula.envs import Envs
@@ -41,12 +42,13 @@ Pictures = NDArray[np.uint8]
 @dataclasses.dataclass(frozen=True)
 class Said:
     """What follows a text: words by row, pictures ``[S, H, W, 3]`` of the rows where there are any, and of an agent the
-    reward that it imagines on the way.
+    reward that it imagines on the way, and what it does ``[1, S, …]``, by name.
     """
 
     words: tuple[str, ...]
     pictures: Pictures | None = None
     reward: float | None = None
+    actions: Mapping[str, Tensor] | None = None
 
     @property
     def text(self) -> str:
@@ -190,21 +192,24 @@ def _read(agent: ImaginationAgent, rows: Sequence[dict[str, Any]]) -> State:
 
 def _dreamt(
     agent: ImaginationAgent, envs: Envs, key: str, words: Vocabulary, state: State, steps: int, temperature: float,
-    seed: int,
+    seed: int, actions: Mapping[str, Tensor] | None = None,
 ) -> Said:  # fmt: skip
-    """What it imagines from there on."""
+    """What it imagines from there on, by its policy or with these actions."""
     world = agent.world
     choices = {k: c.classes for k, c in envs.observations.items() if c.kind == "discrete"}
     assert agent.learner is not None
     policy = agent.learner.policy
     head = saying.head_of(world, choices, key)
     begin = state.only(world.carried)
-    dream, said = saying.going_on(world, begin, head, steps=steps, temperature=temperature, seed=seed, policy=policy)
+    dream, said = saying.going_on(
+        world, begin, head, steps=steps, temperature=temperature, seed=seed, policy=policy, actions=actions
+    )
     with torch.no_grad():
         reward, proceed = agent.cost.outcome(dream, world.decode)
     lived = torch.cat((torch.ones_like(proceed[:, :1]), proceed[:, :-1]), 1).cumprod(1)
     earned = float((lived * reward).sum())
-    return Said(tuple(words.words[int(n)] for n in said[0]), pictures_of(world, agent, envs, dream), earned)
+    done = {name: dream[name] for name in world.actions}
+    return Said(tuple(words.words[int(n)] for n in said[0]), pictures_of(world, agent, envs, dream), earned, done)
 
 
 @torch.no_grad()
@@ -250,11 +255,12 @@ def heard(agent: Agent, env: EnvConfig, seed: int) -> tuple[tuple[Heard, ...], d
     shown: list[tuple[str, str, Said]] = []
     lived, read = _lived(agent, env, key, words, seed)
     shown.append(("read", "An episode, with the word of each row.", lived))
-    for hint in ("true", "swapped"):
-        if (found := _after(agent, env, key, words, hint, seed)) is not None:
+    actions: Mapping[str, Tensor] | None = None
+    for hint, how in (("true", ""), ("swapped", ", with the same actions")):
+        if (found := _after(agent, env, key, words, hint, seed, actions)) is not None:
             told, dream = found
-            note = f"Imagined after “{told}”; in all {dream.reward:.2f} of reward."
-            shown.append((hint, note, dream))
+            actions = dream.actions
+            shown.append((hint, f"Imagined after “{told}”{how}; in all {dream.reward:.2f} of reward.", dream))
     if half := words.text(map(words.number, read[: max(1, len(read) // 2)])):
         said = of_agent(agent, env, half, steps=AHEAD, temperature=1.0, seed=seed)
         shown.append(("said", f"After “{half}” it would say: {said.text}", said))
@@ -293,9 +299,12 @@ def _lived(agent: ImaginationAgent, env: EnvConfig, key: str, words: Vocabulary,
 
 
 def _after(
-    agent: ImaginationAgent, env: EnvConfig, key: str, words: Vocabulary, hint: str, seed: int
-) -> tuple[str, Said] | None:
-    """What is imagined once all of a hint was read; None where the environment reads nothing before it acts."""
+    agent: ImaginationAgent, env: EnvConfig, key: str, words: Vocabulary, hint: str, seed: int,
+    done: Mapping[str, Tensor] | None,
+) -> tuple[str, Said] | None:  # fmt: skip
+    """What is imagined once all of a hint was read, by the policy or as was done before; None where the environment
+    reads nothing before it acts.
+    """
     own = dataclasses.replace(env, args=(*(a for a in env.args if not a.startswith("hint=")), f"hint={hint}"))
     try:
         envs = Envs(own.id, 1, seed=seed, **own.options())
@@ -307,7 +316,7 @@ def _after(
             told.append(words.words[int(rows[key][0])])
             actions, state = agent.act(rows, state, explore=False)
             rows = envs.step(actions)
-        dream = _dreamt(agent, envs, key, words, state, AHEAD, 0.0, seed) if told else None
+        dream = _dreamt(agent, envs, key, words, state, AHEAD, 0.0, seed, done) if told else None
     envs.close()
     return None if dream is None else (" ".join(word for word in told if word != PAD), dream)
 
@@ -325,6 +334,7 @@ def words_part(heard: Sequence[Heard], pictures: Mapping[str, bytes]) -> str:
         )
     note = (
         '<p class="note">One word a row, · where nothing is said. What is imagined begins once the words before it '
-        "were read; pictures are then what the world expects to see, under its own policy.</p>"
+        "were read; pictures are then what the world expects to see, under its own policy. After a false sentence it "
+        "imagines what it would have done after the true one: what differs is what the words made it expect.</p>"
     )
     return section("What it reads, and what it makes of that", note, *figures) if figures else ""

@@ -102,6 +102,8 @@ def going_on(
 ) -> tuple[State, Tensor]:  # fmt: skip
     """What a world imagines behind states ``[N, …]``, and the words that it says there, ``[N, steps]``.
 
+    Of each step it is the state, and by name the actions that led there.
+
     Args:
         world: the world.
         start: states of the posterior, which have read what is gone on with.
@@ -122,7 +124,8 @@ def going_on(
         dream = world.imagine(start, policy, horizon=steps, **options)
     else:
         dream = world.imagine(start, actions=actions, **options)
-    inner = State({key: dream[key][:, 1:] for key in world.carried}, 2)
+    led = {name: dream[name][:, :steps] for name in world.actions}
+    inner = State({**{key: dream[key][:, 1:] for key in world.carried}, **led}, 2)
     likely = world.decode(inner, (head,))[head]
     if temperature == 0:
         return inner, likely.argmax(-1)
