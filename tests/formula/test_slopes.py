@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from worldformula import Categorical, Deterministic, E, Value, exp, log, norm2, ratio, sqrt
+from worldformula import KL, Categorical, Deterministic, E, OneHot, Value, exp, log, norm2, ratio, sqrt
 
 INF = math.inf
 SHARES = np.array([0.25, 0.75, 0.0])
@@ -149,3 +149,25 @@ def test_two_variables_of_which_one_rules_out_the_other():
             ends = [mean(*(v + step * (np.arange(2) == j) * (n == i) for n, v in enumerate(values)))
                     for step in (1e-6, -1e-6)]  # fmt: skip
             assert got[j].item() == pytest.approx((ends[0] - ends[1]) / 2e-6, rel=1e-5)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(0.0, 0.1), (0.1, 0.0), (0.0, 0.0), (0.2, 0.1), (0.0, None)])
+def test_a_divergence_of_classes_looks_for_zeros_of_p_alone(ours, theirs):
+    """KL(q ‖ p) by hand; ∞ where p says 0 and q does not, and not where a share of p is uniform."""
+    logits = [np.array([[0.3, -INF, 0.1]]), np.array([[-INF, -INF, 0.5]])]
+    nets = [Row(v[0].tolist()) for v in logits]
+    q = OneHot("q(s|x)", nets[0], unimix=ours, shape=3)
+    p = OneHot("p(s)", shape=3) if theirs is None else OneHot("p(s|x)", nets[1], unimix=theirs, shape=3)
+    shares = []
+    for values, mixed in zip(logits, (ours, theirs), strict=True):
+        weights = np.exp(values[0]) / np.exp(values[0]).sum()
+        shares.append(np.full(3, 1 / 3) if mixed is None else (1 - mixed) * weights + mixed / 3)
+    a, b = shares
+    with np.errstate(divide="ignore"):
+        want = sum(u * (np.log(u) - np.log(v)) for u, v in zip(a, b, strict=True) if u > 0)
+    formula, x = KL(q, p), torch.zeros(2, 1, dtype=torch.float64)
+    out = formula(x=x)
+    np.testing.assert_allclose(out.value.detach().numpy(), [want] * 2, rtol=1e-6)
+    assert torch.equal(formula.interpret(x=x).value, out.value)
+    assert all(g is None or g.isfinite().all() for g in
+               torch.autograd.grad(out.value.sum(), [n.v for n in nets], allow_unused=True))  # fmt: skip
