@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 from worldformula.families import normal
-from worldformula.formula.runtime import along, fold, matched, one_batch, unfold, widened
+from worldformula.formula.runtime import along, fold, logmeanexp, matched, one_batch, unfold, widened
 
 
 def formula(self, x, noise_z):
@@ -16,6 +16,6 @@ def formula(self, x, noise_z):
     one_batch(log_p_x, log_p_z)
     q_z_k = along(q_z, 10)
     log_q_z = normal.log_prob(q_z_k, z, 1)
-    logmeanexp = (log_p_x + log_p_z - log_q_z).logsumexp(0) - 2.302585092994046
-    mean_value = (-logmeanexp).mean()
-    return mean_value, (logmeanexp,), (z,)
+    log_mean = logmeanexp(log_p_x + log_p_z - log_q_z, 0)
+    mean_value = (-log_mean).mean()
+    return mean_value, (log_mean,), (z,)

@@ -3,7 +3,7 @@ from worldformula.families import OneHotFamily
 from worldformula.formula.ops.of_rows import each_row
 from worldformula.formula.ops.vicreg import covariance as covariance_
 from worldformula.formula.ops.vicreg import hinged_deviation as hinged_deviation_
-from worldformula.formula.runtime import along, counting, flat, fold, kept, one_batch, repeat, shift, support, unfold
+from worldformula.formula.runtime import along, counting, flat, fold, kept, logsumexp, one_batch, repeat, shift, support, unfold
 
 one_hot = OneHotFamily(unimix=0.01, temperature=1.0)
 
@@ -45,7 +45,7 @@ def formula(self, image, speed, a, first, start_s, start_a, start_t):
     p_z_k = along(p_z, 2)
     log_p_z = one_hot.log_prob(p_z_k, z, 1)
     one_batch(norm2, log_p_z)
-    ratio_2 = (-(-(20.0 * (norm2 / 16 - 0.02 * log_p_z))).logsumexp(0)) / 20.0
+    ratio_2 = (-logsumexp(-(20.0 * (norm2 / 16 - 0.02 * log_p_z)), 0)) / 20.0
     norm2_2 = (s - s_prev).square().sum(-1)
     norm2_3 = (hat_a - a_prev).square().sum(-1)
     total_4 = clamp * ratio_2 + product_4_t + product_5_t + (product_6 * norm2_2) / 16 + (product_8 * norm2_3) / 2

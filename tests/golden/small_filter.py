@@ -5,7 +5,7 @@ from worldformula.formula.filtering import ancestors
 from worldformula.formula.filtering import carried_weights
 from worldformula.formula.filtering import taken
 from worldformula.formula.filtering import weights_left
-from worldformula.formula.runtime import along, flat, fold, kept, matched, one_batch, restart, stack, steps, steps_kept, unfold, widened
+from worldformula.formula.runtime import along, flat, fold, kept, logmeanexp, matched, one_batch, restart, stack, steps, steps_kept, unfold, widened
 
 
 def formula(self, x, a, first, start_h, start_log_weight, noise_resampling, noise_z):
@@ -51,7 +51,7 @@ def formula(self, x, a, first, start_h, start_log_weight, noise_resampling, nois
         log_p_z = (-0.5 * ((matched(z, p_z_loc) - p_z_loc) / p_z_scale).square() - widened(p_z_scale).log() - 0.9189385332046727).sum(-1)
         log_q_z = (-0.5 * ((matched(z, q_z_loc) - q_z_loc) / q_z_scale).square() - widened(q_z_scale).log() - 0.9189385332046727).sum(-1)
         total_2 = log_weight_left + (log_p_x + log_p_z - log_q_z)
-        log_mean = total_2.logsumexp(0) - 1.0986122886681098
+        log_mean = logmeanexp(total_2, 0)
         log_mean_k = along(log_mean, 3)
         log_weight = carried_weights(total_2, log_mean_k)
         z_s.append(z)

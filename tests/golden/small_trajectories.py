@@ -1,7 +1,7 @@
 import torch
 import torch.nn.functional as F
 from worldformula.families import normal
-from worldformula.formula.runtime import along, counted, flat, fold, matched, one_batch, stack, steps, unfold, widened
+from worldformula.formula.runtime import along, counted, flat, fold, logmeanexp, matched, one_batch, stack, steps, unfold, widened
 
 
 def formula(self, x, a, start_h, noise_z):
@@ -46,6 +46,6 @@ def formula(self, x, a, start_h, noise_z):
     log_q_z = (-0.5 * ((matched(z, q_z_loc) - q_z_loc) / q_z_scale).square() - widened(q_z_scale).log() - 0.9189385332046727).sum(-1)
     one_batch(log_p_x, log_p_z, total, log_q_z)
     difference = total - log_q_z
-    logmeanexp = counted(difference, B, T, 'sum').logsumexp(0) - 1.0986122886681098
-    negative_mean_value = -logmeanexp.mean()
-    return negative_mean_value, (total, log_q_z, logmeanexp), (z, h)
+    log_mean = logmeanexp(counted(difference, B, T, 'sum'), 0)
+    negative_mean_value = -log_mean.mean()
+    return negative_mean_value, (total, log_q_z, log_mean), (z, h)

@@ -537,6 +537,8 @@ def test_noise_follows_the_generator_and_stays_finite():
         (lambda q, x: bernoulli.log_prob((q[0],), x, 1), 3),
         (lambda q, x: one_hot.log_prob((q[0],), x, 1), 2),
         (lambda q, x: one_hot.kl((q[0],), (q[1],), 1), 6),  # two of the sum: ∞ where p says 0
+        (lambda q, x: OneHotFamily(unimix=0.01).kl((q[0],), (q[1],), 1), 4),  # p is nowhere 0
+        (lambda q, x: one_hot.kl((q[0],), (-1.4,), 1), 4),
         (lambda q, x: normal.entropy((0.0, 1.0), 1, (4,)), 0),
         (lambda q, x: normal.kl((0.0, 1.0), (1.0, 2.0), 1, (4,)), 0),
         (lambda q, x: normal.params(x, (4,), {"scale": 1.0}), 0),

@@ -36,7 +36,7 @@ from worldformula.families.base import (
 )
 from worldformula.families.closed import register_kl
 from worldformula.families.domains import LOGITS, WEIGHTS, Domain, levels_of, told
-from worldformula.families.tensors import divergence, is_flat, patterns
+from worldformula.families.tensors import divergence, is_flat, mixes, patterns
 from worldformula.families.writing import Sign
 
 
@@ -181,23 +181,29 @@ class CategoricalFamily(Family):
         return -logits * math.prod(require_event(self, shape))
 
     def kl(self, q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
-        """`kl_categorical`."""
-        return kl_categorical(q_params, p_params, rank, shape)
+        """`kl_categorical`; of two families of classes it is p's that is asked."""
+        return kl_categorical(q_params, p_params, rank, shape, everywhere=mixes(self.unimix))
 
 
 categorical = CategoricalFamily()
 
 
 @register_kl(CategoricalFamily, CategoricalFamily)
-def kl_categorical(q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
-    """KL between Categoricals, summed over the classes and the last ``rank`` axes of the value."""
+def kl_categorical(
+    q_params: Params, p_params: Params, rank: int, shape: Shape | None = None, *, everywhere: bool = False
+) -> Parameter:
+    """KL between Categoricals, summed over the classes and the last ``rank`` axes of the value.
+
+    ``everywhere``: p is known to be nowhere 0, so that no sum can be ∞.
+    """
     (q,), (p,) = q_params, p_params
     if isinstance(q, Tensor):
         q = wide(q)
         if isinstance(p, Tensor):
             require_same(categorical, "q", q.shape, p.shape)
             p = wide(p)
-        return divergence(total(q.exp() * (q - p), rank + 1))
+        found = total(q.exp() * (q - p), rank + 1)
+        return divergence(found) if isinstance(p, Tensor) and not everywhere else found
     if isinstance(p, Tensor):
         return divergence(total((q - wide(p)) * math.exp(q), rank + 1))
     return (q - p) * math.prod(require_event(categorical, shape))

@@ -179,7 +179,8 @@ class MultinomialFamily(Family):
             require_same(self, "q", q.shape, p.shape)
         q, p = (wide(x) if isinstance(x, Tensor) else x for x in (q, p))
         if isinstance(q, Tensor):
-            return divergence(total(q.exp() * (q - p), rank)) * self.total_count
+            found = total(q.exp() * (q - p), rank)
+            return (divergence(found) if isinstance(p, Tensor) else found) * self.total_count
         if isinstance(p, Tensor):
             return divergence(total((q - p) * math.exp(q), rank)) * self.total_count
         return (q - p) * self.total_count * math.prod(require_event(self, shape)[:-1])

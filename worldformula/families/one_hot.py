@@ -34,7 +34,7 @@ from worldformula.families.base import (
 )
 from worldformula.families.closed import register_kl
 from worldformula.families.domains import LOGITS, SHARES, WEIGHTS, Domain
-from worldformula.families.tensors import divergence, patterns
+from worldformula.families.tensors import divergence, mixes, patterns
 from worldformula.families.writing import Sign
 from worldformula.gradients import transformed
 
@@ -170,23 +170,29 @@ class OneHotFamily(Family):
         return -logits * math.prod(require_event(self, shape)[:-1])
 
     def kl(self, q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
-        """`kl_one_hot`."""
-        return kl_one_hot(q_params, p_params, rank, shape)
+        """`kl_one_hot`; of two families of one-hots it is p's that is asked."""
+        return kl_one_hot(q_params, p_params, rank, shape, everywhere=mixes(self.unimix))
 
 
 one_hot = OneHotFamily()
 
 
 @register_kl(OneHotFamily, OneHotFamily)
-def kl_one_hot(q_params: Params, p_params: Params, rank: int, shape: Shape | None = None) -> Parameter:
-    """KL between one-hots, summed over the last ``rank`` axes, classes and groups: ``(G, K)`` has rank 2."""
+def kl_one_hot(
+    q_params: Params, p_params: Params, rank: int, shape: Shape | None = None, *, everywhere: bool = False
+) -> Parameter:
+    """KL between one-hots, summed over the last ``rank`` axes, classes and groups: ``(G, K)`` has rank 2.
+
+    ``everywhere``: p is known to be nowhere 0, so that no sum can be ∞.
+    """
     (q,), (p,) = q_params, p_params
     if isinstance(q, Tensor):
         q = wide(q)
         if isinstance(p, Tensor):
             require_same(one_hot, "q", q.shape, p.shape)
             p = wide(p)
-        return divergence(total(q.exp() * (q - p), rank))
+        found = total(q.exp() * (q - p), rank)
+        return divergence(found) if isinstance(p, Tensor) and not everywhere else found
     if isinstance(p, Tensor):
         return divergence(total((q - wide(p)) * math.exp(q), rank))
     return (q - p) * math.prod(require_event(one_hot, shape)[:-1])

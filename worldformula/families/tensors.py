@@ -233,6 +233,11 @@ def divergence(total: Tensor) -> Tensor:
     return total.masked_fill(total > math.sqrt(-IMPOSSIBLE), math.inf)
 
 
+def mixes(unimix: Parameter) -> bool:
+    """Whether this much of the uniform distribution is known to be some: what a tensor holds is not looked at."""
+    return not isinstance(unimix, Tensor) and unimix > 0.0
+
+
 def draw_class(probs: Tensor, noise: Tensor) -> Tensor:
     """Class indices (int64) by inverting the cumulative distribution over the last axis at uniform ``noise``.
 

@@ -36,3 +36,11 @@ def log_leave_one_out(log_weights: Tensor, axis: int) -> Tensor:
     rest = torch.logaddexp(*others(-torch.inf, lambda x: x.logcumsumexp(axis)))
     before, after = others(0.0, lambda x: x.cumsum(axis))
     return torch.logaddexp(rest, (before + after) / (count - 1)) - math.log(count)
+
+
+def log_of_others(x: Tensor, axis: int) -> Tensor:
+    """For every sample, the log of the mean of the others, which may be 0 or less; where that mean is so, 0: whatever
+    the others alone tell leaves the gradient unbiased.
+    """
+    mean = leave_one_out(x, axis)
+    return torch.where(mean > 0, mean, 1.0).log()

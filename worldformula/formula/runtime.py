@@ -18,8 +18,7 @@ from worldformula.families.base import Family, Opaque, Unfoldable
 from worldformula.families.objects import Wrapper
 from worldformula.families.opaque import Folded
 from worldformula.families.tensors import floating, with_axes
-from worldformula.formula import series
-from worldformula.gradients import transformed
+from worldformula.formula import series, sums
 
 Operand = Any  # a tensor, or a family's parameters: a tuple of tensors, numbers and opaque objects
 RUNTIME = (
@@ -27,13 +26,21 @@ RUNTIME = (
     "one_batch", "matched", "along", "fold", "unfold", "counted", "filled", "zeros", "support", "dreg",
     "alive", "both", "padded", "behind", "as_floats", "widened", "finite", "advance", "counting", "above_zero",
     "at_every_step", "of_number", "bounded", "as_value", "steps_kept", "rows", "by_row", "single", "expected",
-    "log_expected",
+    "log_expected", "logsumexp", "logmeanexp", "logaddexp", "log_weighted_sum", "possible",
 )  # fmt: skip
 widened, finite = tensors.wide, tensors.finite  # the precision of densities, and finite logits
 rows, by_row, single = of_shared.rows, of_shared.by_row, of_shared.single  # what all rows share, seen by each
 above_zero = tensors.above_zero  # of what moves in the place of a learnt scale
 flat, steps, stack, kept, steps_kept = series.flat, series.steps, series.stack, series.kept, series.steps_kept
 restart, shift = series.restart, series.shift  # what time does with a series
+expected, log_expected = sums.expected, sums.log_expected  # sums over values and draws
+logsumexp, logmeanexp, logaddexp, log_weighted_sum = (
+    sums.logsumexp,
+    sums.logmeanexp,
+    sums.logaddexp,
+    sums.log_weighted_sum,
+)
+possible = sums.possible  # numbers where they have a probability
 
 
 def as_floats(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -203,56 +210,20 @@ def support(family: Family, rank: int, shape: tuple[int, ...], params: Operand, 
     return values.reshape(-1, *(1,) * len(batch), *shape).expand(-1, *batch, *shape)
 
 
-def expected(log_share: Tensor, x: Tensor | float, axis: int) -> Tensor:
-    """Σ p·x over an axis of values, from their log-probabilities: 0 where p is 0, also of an infinite x, as measure
-    theory has 0·∞ = 0. What is NaN there stays NaN. What is infinite elsewhere, the number for log 0 too, is so without
-    a gradient, as a zero that comes back from an E around this one would make it NaN.
-    """
-    share = log_share.exp()
-    if not isinstance(x, Tensor) or not x.is_floating_point() or (_at_hand(x) and _all_below(x, _APART[1])):
-        return (share * x).sum(axis)
-    infinite = x.abs() >= _APART[1]
-    beyond = torch.where(infinite & (share > 0), x.detach().sign() * math.inf, 0.0).sum(axis)
-    return (share * x.masked_fill(infinite, 0.0)).sum(axis) + beyond
-
-
-def log_expected(log_share: Tensor, x: Tensor | float, axis: int) -> Tensor:
-    """log Σ p·eˣ over an axis of values, from their log-probabilities: a value whose p is 0 adds nothing, however large
-    x is. −∞ with the gradient 0 where nothing is left, where torch's own log-sum-exp has NaN.
-
-    Both sides are kept apart from what log 0 is computed as, which would swallow a density and give it back as log 1.
-    """
-    if not isinstance(x, Tensor) or (_at_hand(x) and _all_below(x, _APART[1])):
-        return (log_share + x).logsumexp(axis)
-    found = (log_share + widened(x).clamp(*_APART)).logsumexp(axis)
-    return found.masked_fill(found < tensors.IMPOSSIBLE * 2.0**-20, -math.inf)  # also of soft weights of log 0
-
-
-_APART = 8.0 * tensors.IMPOSSIBLE, -tensors.IMPOSSIBLE * 2.0**-8  # log 0 times a small weight is beyond it too
-
-
-def _at_hand(x: Tensor) -> bool:
-    """Whether a look at the numbers costs less than the operations that it saves: no device is waited for."""
-    return x.device.type == "cpu" and not is_compiling() and not transformed()
-
-
-def _all_below(x: Tensor, bound: float) -> bool:
-    """Whether all numbers are smaller than a bound, either way; NaN is not."""
-    return x.numel() > 0 and x.detach().abs().max().item() < bound
-
-
 def dreg(log_weights: Tensor, axis: int, *draws: Tensor) -> Tensor:
     """log-mean-exp over the samples with the doubly reparametrised gradient (Tucker et al. 2019, arXiv:1810.04152).
 
     The densities of q inside the weights hold its parameters fixed; what flows back through a draw is weighted by its
     normalised weight once more (eq. 8).
     """
-    weights = log_weights.detach().softmax(axis)
+    bound = logmeanexp(log_weights, axis)
+    share = log_weights.detach() - (bound.detach() + math.log(log_weights.shape[axis])).unsqueeze(axis)
+    weights = torch.where(bound.isinf().unsqueeze(axis), 0.0, share.exp())
     for draw in draws:
         if draw.requires_grad:
             own = weights.reshape(weights.shape + (1,) * (draw.ndim - weights.ndim))
             draw.register_hook(own.mul)  # type: ignore[no-untyped-call]
-    return log_weights.logsumexp(axis) - math.log(log_weights.shape[axis])
+    return bound
 
 
 def wide(family: Family, params: Operand, like: Operand, rank: int, of: Family | None = None) -> Operand:

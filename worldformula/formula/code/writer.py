@@ -10,6 +10,7 @@ import torch
 
 from worldformula.families.base import Family
 from worldformula.families.given import completed
+from worldformula.formula import runtime
 from worldformula.formula.code.written import written_out
 from worldformula.formula.factors.experts import Experts
 from worldformula.formula.plan.plan import RESERVED, Op, Plan
@@ -195,7 +196,7 @@ class Writer:
         name, module = function.__name__, function.__module__
         if module.startswith("torch") or getattr(torch, name, None) is function:
             return f"torch.{name}"
-        if name in RUNTIME and module.endswith("formula.runtime"):
+        if name in RUNTIME and getattr(runtime, name) is function:
             self.globals[name] = function
             return name
         known = self.bound(name if name.isidentifier() else "function", function)

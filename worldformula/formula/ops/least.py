@@ -25,6 +25,7 @@ from worldformula.families.writing import Sign
 from worldformula.formula.code.program import Program
 from worldformula.formula.expressions.expression import Expression, as_node
 from worldformula.formula.ops.base import count, enumerable, symbol_of, written_number
+from worldformula.formula.plan.arithmetic import WISHES
 from worldformula.formula.plan.lower import Lowering
 from worldformula.formula.plan.plan import Op, Ref
 from worldformula.formula.plan.scope import Scope
@@ -64,7 +65,9 @@ def every_value(
 
 def reduced(lowering: Any, how: str, value: str, axis: int) -> str:
     """A value without the axis of the latent's values."""
-    return str(lowering.add(how, Op("", "samples", (value,), how=how, axis=axis, rank=lowering.rank(value))))
+    return str(
+        lowering.add(WISHES.get(how, how), Op("", "samples", (value,), how=how, axis=axis, rank=lowering.rank(value)))
+    )
 
 
 def unread(what: str, variable: Variable, energy: Node) -> FormulaError:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
+from torch import Tensor
+
 from worldformula.errors import FormulaError, ShapeError, table
+from worldformula.formula import runtime
 from worldformula.formula.plan.draft import Draft
 from worldformula.formula.plan.plan import Op, Ref
 from worldformula.formula.plan.scope import Scope
@@ -20,6 +24,8 @@ WISHES = {
     "^": "power",
     "max": "larger",
     "min": "smaller",
+    "logmeanexp": "log_mean",
+    "logsumexp": "log_total",
 }
 
 
@@ -95,8 +101,11 @@ def function(draft: Draft, name: str, body: Ref, bounds: tuple[Ref | None, ...] 
     if any(isinstance(bound, str) for bound in bounds):
         given = Op("", "function", (body, *bounds), how=name, rank=draft.rank(body))
         return _known(draft, draft.add(name, given), _event(draft, body))
-    if name == "log" and (known := logarithm(draft, body)) is not None:
-        return known
+    if name == "log" and isinstance(body, str):
+        known = logarithm(draft, body)
+        known = _log_of_weighted(draft, body) if known is None else known
+        if known is not None:
+            return known
     if name in ("log", "sqrt") and _of_the_call(draft, body):
         draft.checks[name, body] = partial(check_root, name), (body,)
     options = tuple(zip(("min", "max"), bounds, strict=True)) if name == "clamp" else ()
@@ -105,43 +114,131 @@ def function(draft: Draft, name: str, body: Ref, bounds: tuple[Ref | None, ...] 
 
 
 def logarithm(draft: Draft, value: Ref) -> Ref | None:
-    """The logarithm of what is made of exponentials and densities by products, powers and means, without any of them,
-    which would be 0 for an x of some hundred pixels; None of anything else.
+    """The logarithm of what is made of exponentials and densities by sums, products, powers and means, without any of
+    them, which would be 0 for an x of some hundred pixels; None of anything else, which may be negative.
     """
     if not isinstance(value, str):
-        return None
+        return math.log(value) if value > 0 else None
     op = draft.ops[value]
     match op.kind, op.how:
         case "function", "exp":
-            inner: Ref = op.args[0]
+            inner: Ref = _as_it_is(draft, op.args[0])
             return inner
+        case "call", _:
+            bare = _as_it_is(draft, value)
+            return None if bare == value else logarithm(draft, bare)
         case "detach", _:
             known = logarithm(draft, op.args[0])
             return None if known is None else unary(draft, "detach", known)
         case "binary", "*" | "/":
-            left, right = (_of_factor(draft, side) for side in op.args)
+            left, right = (logarithm(draft, side) for side in op.args)
             if left is None or right is None or (not isinstance(left, str) and not isinstance(right, str)):
                 return None
             return binary(draft, "+" if op.how == "*" else "-", left, right)
+        case "binary", "+":
+            parts = [None if sign < 0 else logarithm(draft, part) for sign, part in _added(draft, value)]
+            return None if None in parts or draft.plain(value) else _log_of_sum(draft, [p or 0.0 for p in parts])
         case "binary", "^":
-            base = logarithm(draft, op.args[0])
+            base = logarithm(draft, op.args[0]) if isinstance(op.args[0], str) else None
             return None if base is None else binary(draft, "*", base, op.args[1])
         case "samples", "mean" | "sum" | "expected":
-            body = logarithm(draft, op.args[-1])
-            if body is None:
-                return None
-            if op.how == "expected":
-                return None if op.axis is None else expected(draft, "log_expected", op.args[0], body, op.axis)
-            how = "logmeanexp" if op.how == "mean" else "logsumexp"
-            return draft.add(how, Op("", "samples", (body,), how=how, axis=op.axis, rank=draft.rank(body)))
+            body = logarithm(draft, op.args[-1]) if isinstance(op.args[-1], str) else None
+            return None if body is None else _reduced(draft, op, body)
     return None
 
 
-def _of_factor(draft: Draft, side: Ref) -> Ref | None:
-    """The logarithm of a factor, which may be a number."""
-    if isinstance(side, str):
-        return logarithm(draft, side)
-    return math.log(side) if side > 0 else None
+def _reduced(draft: Draft, op: Op, log: Ref) -> Ref | None:
+    """log of the mean or sum over samples that an operation takes, from the logarithms of what it reads."""
+    if not isinstance(log, str) or op.axis is None:
+        return None
+    if op.how == "expected":
+        return expected(draft, "log_expected", op.args[0], log, op.axis)
+    if op.axis not in draft.ops[log].axes:
+        log = draft.along(log, draft.axes_of(Op("", "", (log, op.args[0]))))
+    how = "logmeanexp" if op.how == "mean" else "logsumexp"
+    return draft.add(WISHES[how], Op("", "samples", (log,), how=how, axis=op.axis, rank=draft.rank(log)))
+
+
+def _added(draft: Draft, value: Ref) -> list[tuple[int, Ref]]:
+    """The parts of a sum, each with its sign, in their order."""
+    found, waiting = list[tuple[int, Ref]](), [(1, value)]
+    while waiting:
+        sign, part = waiting.pop()
+        op = draft.ops[part] if isinstance(part, str) else None
+        if op is not None and op.kind == "binary" and op.how in "+-":
+            waiting += [(-sign if op.how == "-" else sign, op.args[1]), (sign, op.args[0])]
+        elif op is not None and op.kind == "negative":
+            waiting.append((-sign, op.args[0]))
+        else:
+            found.append((sign, part))
+    return found
+
+
+def _log_of_sum(draft: Draft, logs: list[Ref]) -> Ref:
+    """log Σ eˣ of values and numbers."""
+    return _of_several(draft, runtime.logaddexp, logs)
+
+
+def _log_of_weighted(draft: Draft, value: Ref) -> Ref | None:
+    """log Σ c·eˣ of a sum whose parts have any sign, each of them a number or a value times exponentials; None where
+    none of them is made of exponentials.
+    """
+    if not isinstance(value, str) or draft.plain(value):
+        return None
+    pairs = _pairs(draft, value)
+    if not any(isinstance(x, str) for _, x in pairs):
+        return None
+    return _of_several(draft, runtime.log_weighted_sum, [ref for pair in pairs for ref in pair])
+
+
+def _pairs(draft: Draft, value: Ref) -> list[tuple[Ref, Ref]]:
+    """c and x of every part c·eˣ of a sum."""
+    return [_signed(draft, sign, pair) for sign, part in _added(draft, value) for pair in _of_part(draft, part)]
+
+
+def _signed(draft: Draft, sign: int, pair: tuple[Ref, Ref]) -> tuple[Ref, Ref]:
+    c, x = pair
+    return pair if sign > 0 else (unary(draft, "negative", c) if isinstance(c, str) else -c, x)
+
+
+def _of_part(draft: Draft, part: Ref) -> list[tuple[Ref, Ref]]:
+    """The pairs of one part of a sum: of a product with exponentials, of a mean of such sums, or itself, part·e⁰."""
+    if not isinstance(part, str):
+        return [(part, 0.0)]
+    if (known := logarithm(draft, part)) is not None:
+        return [(1.0, known)]
+    op = draft.ops[part]
+    if op.kind == "binary" and op.how in "*/":
+        left, right = op.args
+        known = logarithm(draft, right)
+        if known is None and op.how == "*":
+            left, right, known = right, left, logarithm(draft, left)
+        if known is not None:
+            how = "+" if op.how == "*" else "-"
+            return [(c, known if x == 0.0 and how == "+" else binary(draft, how, x, known))
+                    for c, x in _pairs(draft, left)]  # fmt: skip
+    if op.kind == "samples" and op.how in ("mean", "sum", "expected") and isinstance(op.args[-1], str):
+        inner = _pairs(draft, op.args[-1])
+        if all(isinstance(x, str) and not isinstance(c, str) for c, x in inner):
+            found = [(c, _reduced(draft, op, x)) for c, x in inner]
+            if all(x is not None for _, x in found):
+                return [(c, x) for c, x in found if x is not None]
+    return [(part, 0.0)]
+
+
+def _of_several(draft: Draft, target: Callable[..., Tensor], refs: list[Ref]) -> Ref:
+    """The value of a function of several values and numbers, element by element."""
+    rank, event = max(map(draft.rank, refs)), _event(draft, *refs)
+    args = tuple(_lift(draft, ref, rank) for ref in refs)
+    how = "shared" if all(map(draft.number, args)) else ""
+    return _known(draft, draft.add("log", Op("", "call", args, how=how, target=target, rank=rank)), event)
+
+
+def _as_it_is(draft: Draft, ref: Ref) -> Ref:
+    """A value without the look at where it has a probability, which a logarithm needs not."""
+    while isinstance(ref, str) and draft.ops[ref].target is runtime.possible:
+        ref = draft.ops[ref].args[0]
+    return ref
 
 
 def _lift(draft: Draft, ref: Ref, rank: int) -> Ref:

@@ -5,14 +5,14 @@ Rules are generators: they yield what stands inside, with its scope, and are sen
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 
 from worldformula.errors import FormulaError, GradientError
 from worldformula.formula import baselines
-from worldformula.formula.plan import resampling
-from worldformula.formula.plan.arithmetic import binary, expected, function, over_batch, refuse_mixed, unary
+from worldformula.formula.plan import possible, resampling
+from worldformula.formula.plan.arithmetic import WISHES, binary, expected, function, over_batch, refuse_mixed, unary
 from worldformula.formula.plan.arithmetic import logarithm as logarithm_of
 from worldformula.formula.plan.densities import draw, log_density, params, samples_axis
 from worldformula.formula.plan.draft import Draft
@@ -78,7 +78,8 @@ def ratio(draft: Draft, node: Ratio, scope: Scope) -> Steps:
     left = yield from log(draft, node.p, scope)
     right = yield from log(draft, node.q, scope)
     refuse_mixed(draft, "-", left, right)
-    return draft.term(node, function(draft, "exp", binary(draft, "-", left, right)), scope)
+    difference = possible.of_function(draft, scope, "exp", binary(draft, "-", left, right))
+    return draft.term(node, function(draft, "exp", difference), scope)
 
 
 def logs(draft: Draft, node: Log, scope: Scope) -> Steps:
@@ -109,7 +110,7 @@ def _sampled(draft: Draft, node: Expectation, scope: Scope) -> Steps:
         raise GradientError(f"{text(node)}: gradient='dreg' is of log E: write log(E(q, ratio(p, q), samples=K, ...))")
     resampling.refuse_mean(node)
     inside, axis = _enter(draft, node, scope)
-    value = yield from _alone(draft, node.body, inside)
+    value = yield from _alone(draft, node.body, inside.summed(_shares(draft, node, inside)))
     return _mean(draft, node, (yield from _score(draft, node, value, inside, axis)), inside, axis)
 
 
@@ -132,14 +133,14 @@ def log_expectation(draft: Draft, node: Expectation, scope: Scope) -> Steps:
     dreg = node.gradient == "dreg"
     held = scope.held | {id(u.factor) for u in node.q} if dreg else scope.held
     weighs = scope.weighs or node.resample is not None
-    within = replace(inside, held=held, weighs=weighs)
+    within = replace(inside, held=held, weighs=weighs).summed(_shares(draft, node, inside), log=True)
     direct = isinstance(node.body, Ratio) or (isinstance(node.body, Function) and node.body.name == "exp")
-    if not (direct or dreg or weighs or isinstance(node.baseline, str)):
+    if not (direct or dreg or weighs):
         body = yield from _alone(draft, node.body, within)
         value = logarithm_of(draft, body)
         if value is None:  # no density, and it may be 0 or less, where its mean has a logarithm
             bound = function(draft, "log", _mean(draft, node, body, inside, axis))
-            return (yield from _score(draft, node, bound, inside, axis, weights=body))
+            return (yield from _score(draft, node, bound, inside, axis, weights=body, how=baselines.log_of_others))
     else:
         value = yield from _alone(draft, node.body, within, log=True)
     for use in reversed(_enumerated(node)):
@@ -206,6 +207,14 @@ def _log_of(draft: Draft, body: Node, scope: Scope) -> Steps:
     return function(draft, "log", (yield body, scope))
 
 
+def _shares(draft: Draft, node: Expectation, scope: Scope) -> dict[int, Callable[[], Ref]]:
+    """What makes the shares of the values of an exact expectation, by their axis, where its body asks for them."""
+    if id(node) in draft.paths:
+        return {}
+    uses = _enumerated(node)[::-1]
+    return {_own_axis(draft, scope, use): partial(_share, draft, use, node, scope) for use in uses}
+
+
 def _own_axis(draft: Draft, scope: Scope, use: Use) -> int:
     """The axis of the values of an enumerated variable: the newest."""
     return draft.ops[scope.values[use.factor.variable]].axes[0]
@@ -224,16 +233,23 @@ def _without(draft: Draft, how: str, value: Ref, axis: int | None) -> Ref:
     """A value without one of its sample axes; one that does not depend on it stays."""
     if axis is None or not isinstance(value, str) or axis not in draft.ops[value].axes:
         return value
-    return draft.add(how, Op("", "samples", (value,), how=how, axis=axis, rank=draft.rank(value)))
+    return draft.add(WISHES.get(how, how), Op("", "samples", (value,), how=how, axis=axis, rank=draft.rank(value)))
 
 
 def _score(
-    draft: Draft, node: Expectation, value: Ref, scope: Scope, axis: int | None, weights: Ref | None = None
+    draft: Draft,
+    node: Expectation,
+    value: Ref,
+    scope: Scope,
+    axis: int | None,
+    weights: Ref | None = None,
+    how: Callable[..., object] = baselines.log_leave_one_out,
 ) -> Steps:
     """value + (log q − sg log q)·sg(value − baseline): the value itself, with the score-function gradient.
 
     Of log E, the value is that of all draws and so is its signal: the log q of the draws are summed, and what the
-    others have is what the log would be without the ``weights`` of a draw, whose logarithms they are.
+    others have is what the log would be without the ``weights`` of a draw: their logarithms, unless ``how`` takes
+    themselves.
     """
     scored = [u for u in node.q if estimator(u.factor, node.q, node.gradient) == "score"]
     every = weights is not None
@@ -251,8 +267,8 @@ def _score(
     elif node.baseline is not None and isinstance(each, str):
         if axis not in draft.ops[each].axes:
             return value  # every sample has this value, so what the others have is all of it
-        how = baselines.log_leave_one_out if every else baselines.leave_one_out
-        others = Op("", "call", (each, draft.ops[each].axes.index(axis)), target=how)
+        own = how if every else baselines.leave_one_out
+        others = Op("", "call", (each, draft.ops[each].axes.index(axis)), target=own)
         signal = binary(draft, "-", value, draft.add("others", others))
     for use in scored:
         logq = log_density(draft, (use,), scope)

@@ -21,6 +21,7 @@ from worldformula.formula.plan import (
     estimates,
     iterations,
     particles,
+    possible,
     rows,
     starts,
     variables,
@@ -168,7 +169,7 @@ def _divergence(draft: Draft, node: Divergence, scope: Scope) -> Ref:
 def _function(draft: Draft, node: Function, scope: Scope) -> Steps:
     if node.name == "log" and isinstance(node.body, Expectation) and estimates.is_sampled(node.body):
         return (yield from estimates.logarithm(draft, node, scope))
-    body = yield node.body, scope
+    body = possible.of_function(draft, scope, node.name, (yield node.body, scope))
     bounds = list[Ref | None]()
     for bound in node.bounds:
         bounds += [(yield bound, scope) if isinstance(bound, Node) else bound]
@@ -178,14 +179,16 @@ def _function(draft: Draft, node: Function, scope: Scope) -> Steps:
 
 
 def _over_event(draft: Draft, node: OverEvent, scope: Scope) -> Steps:
-    return arithmetic.over_event(draft, node.how, (yield node.body, scope), scope)
+    body = yield node.body, scope
+    body = possible.of_squares(draft, scope, body) if node.how == "norm2" else body
+    return arithmetic.over_event(draft, node.how, body, scope)
 
 
 def _binary(draft: Draft, node: Binary, scope: Scope) -> Steps:
     left = yield node.left, _beside(draft, node, node.right, scope)
     right = yield node.right, _beside(draft, node, node.left, scope)
     arithmetic.refuse_mixed(draft, node.op, left, right)
-    return arithmetic.binary(draft, node.op, left, right)
+    return arithmetic.binary(draft, node.op, *possible.of_binary(draft, scope, node.op, left, right))
 
 
 def _beside(draft: Draft, node: Binary, other: Node, scope: Scope) -> Scope:

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from worldformula.formula.plan.plan import Ref
 from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.nodes import Expectation
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """The values that an exact expectation takes: by their sample axis, what makes the logarithms of their
+    probabilities. ``log``: whether the logarithm of the expectation is asked for, where small weights count.
+    """
+
+    shares: Mapping[int, Callable[[], Ref]]
+    log: bool = False
 
 
 @dataclass(frozen=True)
@@ -22,6 +33,7 @@ class Scope:
     leaves: what is combined elementwise here, collected until the next reduction.
     paths: the expectations around here that draw whole trajectories, at the steps of a sum, and their sample axes.
     weighs: whether this weighs the particles of a filter, in steps of a burn-in too.
+    weighed: the exact expectations around here.
     """
 
     values: Mapping[Variable, str] = field(default_factory=dict)
@@ -37,6 +49,7 @@ class Scope:
     leaves: list[str] = field(default_factory=list)
     paths: tuple[tuple[Expectation, int | None], ...] = ()
     weighs: bool = False
+    weighed: tuple[Weighed, ...] = ()
 
     def __getitem__(self, variable: Variable) -> str:
         return self.values[variable]
@@ -68,6 +81,12 @@ class Scope:
     def at_time(self, index: str, how: str) -> Scope:
         """Inside of a sum over time."""
         return replace(self.reduced(how), index=index)
+
+    def summed(self, shares: Mapping[int, Callable[[], Ref]], *, log: bool = False) -> Scope:
+        """Inside of an exact expectation over values of these shares."""
+        if not shares:
+            return self
+        return replace(self, weighed=(*self.weighed, Weighed(shares, log or any(w.log for w in self.weighed))))
 
     def bound(self, variable: Variable) -> bool:
         """Whether the variable's index is that of the sum over time around here."""

@@ -11,8 +11,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from worldformula.formula.factors.experts import Experts
 from worldformula.formula.plan.plan import RESERVED, Method, Op, made_of_numbers
-from worldformula.formula.runtime import filled
+from worldformula.formula.runtime import filled, log_weighted_sum, logaddexp, possible
+from worldformula.formula.syntax.factor import Factor
 
 OWN_AXES = (
     "along",
@@ -23,7 +25,12 @@ OWN_AXES = (
     "by_row",
 )  # operations that place their arguments' sample axes themselves
 CARRIED = ("binary", "negative", "detach", "function", "samples", "along", "repeat", "lift", "over", "rows", "batch")
+OF_VALUES = (filled, logaddexp, log_weighted_sum, possible)  # functions that carry what is known of what they read
 OF_ROWS = ("whole", "first", "present", "flags", "mask", "rows", "by_row")  # whatever they read
+NOWHERE_0 = (
+    "normal", "laplace", "student_t", "multivariate_normal", "low_rank_normal", "von_mises", "von_mises_fisher",
+    "categorical", "one_hot", "bernoulli", "two_hot", "discretised_logistic",
+)  # fmt: skip
 LONG = 40  # letters of a name that another one repeats
 
 
@@ -34,7 +41,8 @@ class Facts(NamedTuple):
     on and that some rows lack. density: whether an event was summed in it. scored: whether it depends on a draw whose
     gradient is that of the score function. plain: made of numbers alone, which may be no tensor. total: whether
     elements, samples or rows were summed in it. statistic: one number that operators find over all rows at once, or
-    what is made of such numbers.
+    what is made of such numbers. wild: whether it may be infinite: all but what is looked at, most
+    log-densities, and what is made of such.
     """
 
     number: bool = False
@@ -45,9 +53,22 @@ class Facts(NamedTuple):
     plain: bool = False
     total: bool = False
     statistic: bool = False
+    wild: bool = False
 
 
 NOTHING: frozenset[str] = frozenset()
+
+
+def _is_finite(op: Op) -> bool:
+    """Whether a value is finite as long as the parameters are."""
+    return op.kind == "symbol" or (op.kind == "logp" and op.factor is not None and _is_nowhere_0(op.factor))
+
+
+def _is_nowhere_0(factor: Factor) -> bool:
+    """Whether a density is nowhere 0, or has a number for log 0."""
+    if isinstance(factor, Experts):
+        return all(map(_is_nowhere_0, factor.parts))
+    return factor.family is not None and factor.family.name in NOWHERE_0
 
 
 class Assignments:
@@ -255,14 +276,16 @@ class Assignments:
             inner = set() if whole else {key for f in known for key in f.absent}
             absent = frozenset(own | inner)
         summed = (op.kind in ("logp", "kl") and not op.options) or (op.kind == "call" and isinstance(op.target, Method))
-        carried = op.kind in CARRIED or op.target is filled
+        carried = op.kind in CARRIED or op.target in OF_VALUES
         scored = (op.kind == "draw" and op.how == "score") or any(f.scored for f in known)
         density = summed or (carried and any(f.density for f in known))
         plain = made_of_numbers(op, lambda name: self.facts[name].plain)
         total = op.kind in ("event", "samples", "batch") or (carried and any(f.total for f in known))
         made = op.kind in ("binary", "negative", "detach", "function") and any(f.statistic for f in known)
         statistic = op.over_batch or (made and all(f.statistic or f.number for f in known))
-        return Facts(number, unbatched, absent, density, scored, plain, total, statistic and not op.step)
+        made = op.kind in ("binary", "negative", "detach", "function", "event", "lift", "along", "rows", "repeat")
+        wild = op.target is not possible and (any(f.wild for f in known) if made else not _is_finite(op))
+        return Facts(number, unbatched, absent, density, scored, plain, total, statistic and not op.step, wild)
 
     def _first_alike(self, op: Op, source: int | None, distinct: object) -> str:
         """The first operation of the same value, whatever its gradient: what is stopped draws with the same noise."""

@@ -228,10 +228,10 @@ def _summed(plan: Plan, op: Op) -> int:
 
 
 def _kl(m: Any, op: Op, args: list[Any]) -> Any:
-    factor, left = factor_of(op), m.family(family_of(op))
-    closed = kl_pair(family_of(op), _other(op))
+    factor, left, right = factor_of(op), family_of(op), _other(op)
+    closed = kl_pair(left, right)
     assert closed is not None
-    closed = left.kl if type(left) is type(_other(op)) else closed  # as numbers of the call are in it
+    closed = m.family(_asked(left, right)).kl if type(left) is type(right) else closed  # numbers of the call are in it
     return closed(args[0], args[1], m.plan.rank_of(factor), m.plan.shape_of(factor))
 
 
@@ -240,9 +240,17 @@ def _write_kl(w: Any, op: Op) -> str:
     assert op.other is not None
     closed = kl_pair(left, right)
     same = type(left) is type(right)
-    name = f"{w.family(left)}.kl" if same else w.bound(f"kl_{left.name}_{right.name}", closed)
+    name = f"{w.family(_asked(left, right))}.kl" if same else w.bound(f"kl_{left.name}_{right.name}", closed)
     shape = f", {w.plan.shape_of(q)}" if w.number(op.name) else ""  # of numbers alone it is a number
     return f"{name}({', '.join(w.ref(a) for a in op.args)}, {w.plan.rank_of(q)}{shape})"
+
+
+def _asked(left: Family, right: Family) -> Family:
+    """Which of two families of one kind is asked for a KL: that of p, which may know that it is nowhere 0, unless the
+    other one alone says which values there are.
+    """
+    less = any(getattr(right, name) is None and getattr(left, name) is not None for name in right.defining)
+    return left if less else right
 
 
 def _other(op: Op) -> Family:
