@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 
 from worldformula import cards
 from worldformula.cards import results
@@ -19,9 +21,115 @@ A card passes if every seed reaches its threshold, or, with `verdict = "interval
 mean over seeds does: a difference between two trainings is claimed of the mean of paired seeds, since a single pair may
 have the wrong sign. For each number: the deviation of one seed, and how many such deviations lie between mean and
 threshold. *Asked* is how many are needed for another seed to pass with 95 %, as Student's t foretells it from so few,
-3.4 for three. What lies nearer is within the noise: it passed, and another seed may not. Counts of statements that all
-seeds fulfil say nothing of this; the numbers behind them are in [the recorded rows](../worldformula/cards/results).
-Printed by `python -m benchmarks.margins`."""
+3.4 for three. What lies nearer is within the noise: it passed, and another seed may not. A count of statements that all
+seeds fulfil says nothing of this, nor does a value that all of them have; where the numbers behind a count were
+recorded, its statements stand one by one. Printed by `python -m benchmarks.margins`."""
+
+Row = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Statement:
+    """One of those that a card counts: a number of a row, and what it must reach."""
+
+    name: str
+    of: Callable[[Row], float]
+    sign: str
+    threshold: float
+
+    @property
+    def condition(self) -> Condition:
+        """Asked of every seed, as the count is."""
+        return Condition(
+            metric=self.name, direction="lower" if self.sign == "≤" else "higher", threshold=self.threshold
+        )
+
+
+def _one(name: str) -> Callable[[Row], float]:
+    return lambda row: row[name]
+
+
+def _less(one: str, other: str) -> Callable[[Row], float]:
+    return lambda row: row[one] - row[other]
+
+
+def _share(one: str, other: str) -> Callable[[Row], float]:
+    return lambda row: row[one] / max(row[other], 1e-9)
+
+
+def _apart(one: str, other: str) -> Callable[[Row], float]:
+    return lambda row: abs(row[one] - row[other])
+
+
+def _falling(*names: str) -> Callable[[Row], float]:
+    return lambda row: min(row[a] - row[b] for a, b in pairwise(names))
+
+
+SWEEP = [f"rate_{beta}" for beta in ("0", "1e-05", "0.001", "0.01", "0.1", "1")]
+COUNTED: Mapping[str, tuple[Statement, ...]] = {
+    "cgan_digits": (
+        Statement("fd - fd_mixture", _less("fd", "fd_mixture"), "≤", 0.0),
+        Statement("accuracy", _one("accuracy"), "≥", 0.95),
+        Statement("variance", _one("variance"), "≥", 0.6),
+    ),
+    "configured": (
+        Statement("reached_avoid / reached_go", _share("reached_avoid", "reached_go"), "≥", 0.7),
+        Statement("reached_spare / reached_go", _share("reached_spare", "reached_go"), "≥", 0.7),
+        Statement("crossed_avoid / crossed_go", _share("crossed_avoid", "crossed_go"), "≤", 0.25),
+        Statement("spent_spare / spent_go", _share("spent_spare", "spent_go"), "≤", 0.7),
+        Statement("untouched", _one("untouched"), "≥", 1.0),
+    ),
+    "gqn_rooms": (
+        Statement("mse_5 / mse_0", _share("mse_5", "mse_0"), "≤", 0.7),
+        Statement("mse_5 - mean_image", _less("mse_5", "mean_image"), "≤", 0.0),
+        Statement("least fall of kl", _falling("kl_0", "kl_1", "kl_2", "kl_5"), "≥", 0.0),
+        Statement("algebra_colour", _one("algebra_colour"), "≥", 0.6),
+        Statement("order", _one("order"), "≤", 1e-5),
+    ),
+    "mmd_vae_digits": (
+        Statement("mmd_wae / mmd_ae", _share("mmd_wae", "mmd_ae"), "≤", 0.1),
+        Statement("mmd_wae / mmd_start", _share("mmd_wae", "mmd_start"), "≤", 0.5),
+        Statement("nats_wae - nats_vae", _less("nats_wae", "nats_vae"), "≤", 2.0),
+    ),
+    "no_collapse": (
+        Statement("rank_none", _one("rank_none"), "≤", 0.1),
+        Statement("least_none", _one("least_none"), "≤", 0.1),
+        Statement("rank_pldm", _one("rank_pldm"), "≥", 0.1),
+        Statement("copy_pldm", _one("copy_pldm"), "≤", 1.0),
+        Statement("rank_sigreg", _one("rank_sigreg"), "≥", 0.1),
+        Statement("copy_sigreg", _one("copy_sigreg"), "≤", 1.0),
+        Statement("rank_no_idm", _one("rank_no_idm"), "≥", 0.1),
+        Statement("position_pldm", _one("position_pldm"), "≥", 0.9),
+        Statement("position_pldm - position_no_idm", _less("position_pldm", "position_no_idm"), "≥", 0.2),
+    ),
+    "td_vae_rolling": (
+        Statement("jump_4", _one("jump_4"), "≤", 15.0),
+        Statement("direction_0 from 1/2", lambda row: abs(row["direction_0"] - 0.5), "≤", 0.06),
+        Statement("direction_1", _one("direction_1"), "≥", 0.8),
+        Statement("direction_7", _one("direction_7"), "≥", 0.8),
+        Statement("jump_4 - steps_4", _less("jump_4", "steps_4"), "≤", 0.0),
+    ),
+    "transport_plane": (
+        Statement("fm_1", _one("fm_1"), "≥", 0.8),
+        Statement("optimal_1", _one("optimal_1"), "≤", 0.15),
+        Statement("shortcut_1", _one("shortcut_1"), "≤", 0.15),
+        Statement("midpoint_4", _one("midpoint_4"), "≤", 0.12),
+        Statement("nll from exact", _apart("nll", "exact"), "≤", 0.05),
+        Statement("nll from nll_half", _apart("nll", "nll_half"), "≤", 0.02),
+    ),
+    "vib_sweep": (
+        Statement("least fall of rate", _falling(*SWEEP), "≥", 0.0),
+        Statement("attacked_0.01 - attacked_0", _less("attacked_0.01", "attacked_0"), "≥", 0.1),
+        Statement("nll_0.01 - nll_0", _less("nll_0.01", "nll_0"), "≤", 0.0),
+        Statement("accuracy_1", _one("accuracy_1"), "≤", 0.3),
+    ),
+    "world_models": (
+        Statement("part", _one("part"), "≥", 0.6),
+        Statement("score_z / score", _share("score_z", "score"), "≤", 0.75),
+        Statement("score_untrained", _one("score_untrained"), "≤", 118.0),
+    ),
+}
+"""Of cards that give a seed one number for several statements, by the numbers that were recorded beside it."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +181,14 @@ def margins() -> list[Margin]:
         if result is None or len(result.rows) < 2:
             continue
         for condition in card.all_conditions:
-            values = tuple(row[condition.metric] for row in result.rows.values())
+            rows = result.rows.values()
+            if condition is card and card.name in COUNTED:
+                found += [
+                    Margin(f"`{card.name}`, {one.name}", one.condition, tuple(map(one.of, rows)))
+                    for one in COUNTED[card.name]
+                ]
+                continue
+            values = tuple(row[condition.metric] for row in rows)
             name = f"`{card.name}`" if condition is card else f"`{card.name}`, {condition.metric}"
             found.append(Margin(name, condition, values))
     return sorted(found, key=lambda margin: margin.distance)

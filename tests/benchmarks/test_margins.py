@@ -7,7 +7,9 @@ import math
 import pytest
 from scipy import stats
 
-from benchmarks.margins import Margin, margins, passage
+from benchmarks.margins import COUNTED, Margin, margins, passage
+from worldformula import cards
+from worldformula.cards import results
 from worldformula.cards.condition import Condition
 
 
@@ -46,3 +48,18 @@ def test_the_passage_has_a_row_for_every_recorded_number():
     rows = [line for line in passage() if line.startswith("| `")]
     assert len(rows) == len(margins()) > 40
     assert all(line.count("|") == 9 for line in rows)
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_the_statements_are_those_that_the_card_counts(name):
+    """What is read here of every recorded row is what the measurement counted, and each statement can be refuted."""
+    card, statements = cards.load(name), COUNTED[name]
+    found = results.latest(card)
+    for row in found.rows.values():
+        held = [one.condition.passes(one.of(row)) for one in statements]
+        counted = row[card.metric] >= card.threshold
+        assert all(held) == counted
+        for one in statements:
+            assert not one.condition.passes(math.nan)
+    shown = [line for line in passage() if line.startswith(f"| `{name}`")]
+    assert len(shown) == len(statements)

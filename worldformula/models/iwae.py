@@ -5,9 +5,12 @@
     dreg    the same value; each weight of the gradient squared           Tucker et al. 2018, arXiv:1810.04152, eq. 6
     renyi   −1/(1−α) log E_{q(z|x)}^K [(p(x,z) / q(z|x))^{1−α}]           Li & Turner 2016, arXiv:1602.02311, eq. 13
     ciwae   β (ELBO of the K draws) + (1 − β) iwae                        Rainforth et al. 2018, arXiv:1802.04537
+    vimco   iwae of a code of bits, by the score function; the signal     Mnih & Rezende 2016, arXiv:1602.06725,
+            of a draw is the bound less what it were without the draw     eqs. 10 to 12
 
     x  [B, X] pixels in {0, 1}          p(x|z) = Bernoulli(logits = decoder(z))
     z  [K, B, Z] latent                 p(z) = N(0, I),  q(z|x) = N(loc, scale²) of encoder(x)
+       of vimco in {0, 1}               p(z) = Bernoulli(½),  q(z|x) = Bernoulli(logits = encoder(x))
 
 All but ``renyi`` with α ≠ 0 and ``ciwae`` have the value of ``iwae``; they differ in the gradient of the encoder. One
 draw makes ``iwae`` the negative ELBO, α = 1 would too, α = 0 is ``iwae``. A bound is named with its K: values of
@@ -16,6 +19,7 @@ different K are not compared. ``bound(K, x=…)`` gives the bound of any K after
 Deviations     paper                        here                       why
 scale          exp(½ · log σ²)              softplus                   its gradient stays bounded
 optimiser      Adam, ε = 1e-4, 3280 epochs  left to the caller         the formula does not depend on it
+layers, vimco  three of 200 bits            one, and a network behind  one formula for all objectives
 """
 
 from __future__ import annotations
@@ -32,7 +36,7 @@ from worldformula.errors import ConfigError, near
 from worldformula.model import Model
 from worldformula.nets.perceptron import Perceptron
 
-Objective = Literal["iwae", "stl", "dreg", "renyi", "ciwae"]
+Objective = Literal["iwae", "stl", "dreg", "renyi", "ciwae", "vimco"]
 
 # ------------------------------------------------------------------------------------------------- sizes and presets
 
@@ -43,7 +47,7 @@ class Sizes:
 
     Attributes:
         pixels: width X of an image.
-        latent: width Z.
+        latent: width Z, of ``vimco`` in bits.
         hidden: units of each hidden layer.
         activation: between layers.
         samples: K.
@@ -52,7 +56,7 @@ class Sizes:
         beta: share of the ELBO in ``ciwae``.
 
     Raises:
-        ConfigError: no such objective, no sample, α = 1, or β outside [0, 1].
+        ConfigError: no such objective, no sample (less than two of ``vimco``), α = 1, or β outside [0, 1].
     """
 
     pixels: int
@@ -70,6 +74,8 @@ class Sizes:
             raise ConfigError(
                 f"objective={self.objective!r}: there are {', '.join(known)}.{near(self.objective, known)}"
             )
+        if self.objective == "vimco" and self.samples < 2:
+            raise ConfigError(f"vimco compares draws: expected samples of at least 2, got {self.samples}")
         if self.samples < 1 or self.alpha == 1.0 or not 0.0 <= self.beta <= 1.0:
             raise ConfigError(
                 f"expected samples ≥ 1, alpha other than 1 (where the bound is the ELBO: samples=1) and beta from 0 to "
@@ -102,6 +108,11 @@ def ciwae() -> Sizes:
     return replace(paper(), objective="ciwae")
 
 
+def vimco() -> Sizes:
+    """Those of the paper, with a code of 200 bits."""
+    return replace(paper(), latent=200, objective="vimco")
+
+
 def tiny() -> Sizes:
     """8 × 8 digits, a minute on a laptop."""
     return Sizes(pixels=64, latent=16, hidden=(256, 256), activation=nn.SiLU, samples=10)
@@ -122,9 +133,10 @@ class IWAE(Model):
 
 def build(sizes: Sizes) -> IWAE:
     """A model with new weights."""
-    prior = Normal("p(z)", shape=sizes.latent)
-    encode = Normal("q(z|x)", Perceptron(sizes.pixels, 2 * sizes.latent, sizes.hidden, sizes.activation),
-                    shape=sizes.latent)  # fmt: skip
+    bits = sizes.objective == "vimco"
+    family, numbers = (Bernoulli, sizes.latent) if bits else (Normal, 2 * sizes.latent)
+    prior = family("p(z)", shape=sizes.latent)
+    encode = family("q(z|x)", Perceptron(sizes.pixels, numbers, sizes.hidden, sizes.activation), shape=sizes.latent)
     decode = Bernoulli("p(x|z)", Perceptron(sizes.latent, sizes.pixels, sizes.hidden, sizes.activation),
                        shape=sizes.pixels)  # fmt: skip
     return IWAE(prior, encode, decode, objective(prior, encode, decode, sizes).mean())
@@ -147,6 +159,8 @@ def objective(prior: Factor, encode: Factor, decode: Factor, sizes: Sizes) -> Ex
             elbo = E(encode, log(joint) - log(encode), samples=K)
             weighted = log(E(encode, ratio(joint, encode), samples=K))
             return -(sizes.beta * elbo + (1.0 - sizes.beta) * weighted)
+        case "vimco":
+            return -log(E(encode, ratio(joint, encode), gradient="score", samples=K, baseline="leave-one-out"))
 
 
 # ------------------------------------------------------------------------------------------------------------ system
@@ -162,7 +176,7 @@ SYSTEM = System(
   year      = {2016},
   eprint    = {1509.00519},
 }""",
-    presets={"paper": paper, "stl": stl, "dreg": dreg, "renyi": renyi, "ciwae": ciwae, "tiny": tiny},
+    presets={"paper": paper, "stl": stl, "dreg": dreg, "renyi": renyi, "ciwae": ciwae, "vimco": vimco, "tiny": tiny},
     fits={"tiny": {"steps": 2700, "batch": 64, "weight_decay": 3e-3}},
     build=build,
     summary="A VAE trained by a tighter bound of K weighted draws; with the estimators that came after it.",
