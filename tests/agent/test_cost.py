@@ -172,6 +172,8 @@ def test_limits_of_all_terms_leave_nothing_to_minimise(silent: World, world: Wor
         ({"noise": "plann"}, "at least 0, or 'plan', got 'plann'"),
         ({"noise": -0.1}, "at least 0, or 'plan', got -0.1"),
         ({"noise": float("nan")}, "got nan"), ({"proposals": -3}, "0 or more, got -3"),
+        ({"samples": -1}, "samples: expected how many dreams of a plan, 0 or more, got -1"),
+        ({"samples": 1.5}, "got 1.5"),
     ],
 )  # fmt: skip
 def test_configurations_that_cannot_be(wrong: dict, told: str) -> None:

@@ -167,6 +167,17 @@ def test_without_a_sub_goal_it_is_planet_on_the_same_world_bit_by_bit():
     assert thick_planet.flat().subgoal == 0
 
 
+def test_plans_of_actions_are_imagined_in_so_many_dreams_and_jumps_in_their_modes():
+    agent, one = made(samples=3), made()
+    plan, alone = planned(agent, seen(agent)), planned(one, seen(one))
+    assert (agent.task().samples, one.task().samples) == (3, 0)
+    assert torch.equal(plan.upper[0].cost, alone.upper[0].cost)
+    task = replace(one.task(), samples=3)
+    other = one.search.planner.plan(one.world, task, seen(one), space=one.search.space)
+    assert torch.equal(plan.cost, other.cost)
+    assert not torch.equal(plan.cost, alone.cost)
+
+
 def test_a_copy_plans_in_its_own_world():
     agent = made()
     other = copy.deepcopy(agent)
@@ -222,7 +233,7 @@ def test_it_may_be_told_to_plan_flat_and_back():
 def test_refused():
     with pytest.raises(ConfigError, match="planet has none"):
         replace(SMALL, world=replace(SMALL.world, jumps=None))
-    with pytest.raises(ConfigError, match=r"subgoal, noise, prefill and decay ≥ 0, got -0.1"):
+    with pytest.raises(ConfigError, match=r"subgoal, samples, noise, prefill and decay ≥ 0, got -0.1"):
         replace(SMALL, subgoal=-0.1)
     with pytest.raises(ConfigError, match="unit, lr, eps and clip > 0"):
         replace(SMALL, unit=0.0)

@@ -36,7 +36,8 @@ class Configuration:
     itself, conditions without time such as κ of p(s_t|s_{t-1},a_{t-1},κ), told as goals are: they reach every dream of
     Mode-2, and whatever acts by Mode-1; a world learns to read them by a fit of data that hold them. ``limits`` are
     terms that are kept below, not minimised: for a planner that keeps constraints, `Lagrangian`. ``switch`` says when
-    to think; elsewhere the agent acts by its policy.
+    to think; elsewhere the agent acts by its policy. ``samples`` is how many dreams a plan is imagined in, with noise
+    that all plans of a row share; 0 imagines means and modes, where the best plan may be one that a world gets wrong.
     """
 
     weights: Mapping[str, float | Tensor] = field(default_factory=dict)
@@ -49,6 +50,7 @@ class Configuration:
     switch: Switch | None = None
     limits: Mapping[str, float] = field(default_factory=dict)
     tokens: Mapping[str, Tensor] | Callable[[Rows], Mapping[str, Tensor]] = field(default_factory=dict)
+    samples: int = 0
 
     def __post_init__(self) -> None:
         if self.planner is not None and not isinstance(self.planner, Planner):
@@ -60,6 +62,8 @@ class Configuration:
             raise ConfigError(f"noise: expected a number of at least 0, or 'plan', got {self.noise!r}")
         if not isinstance(self.proposals, Integral) or self.proposals < 0:
             raise ConfigError(f"proposals: expected how many, 0 or more, got {self.proposals!r}")
+        if not isinstance(self.samples, Integral) or self.samples < 0:
+            raise ConfigError(f"samples: expected how many dreams of a plan, 0 or more, got {self.samples!r}")
         if self.limits and self.planner is None:
             raise ConfigError(
                 f"limits: a policy does not keep {next(iter(self.limits))!r} below a limit; write "

@@ -248,8 +248,8 @@ class ImaginationAgent(nn.Module):
 
     def task(self, given: Mapping[str, Tensor] | None = None) -> Task:
         """What Mode-2 searches by; ``given`` are goals, a row for each episode."""
-        value = self._value if self.configuration.value else None
-        return self.cost.task(value, given=given, limits=self.configuration.limits)
+        asked, value = self.configuration, self._value if self.configuration.value else None
+        return replace(self.cost.task(value, given=given, limits=asked.limits), samples=asked.samples)
 
     def _value(self, states: State) -> Tensor:
         """What the critic says is to come after states ``[N, ...]``."""

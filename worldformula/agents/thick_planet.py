@@ -74,6 +74,8 @@ class ThickPlaNetConfig:
     """κ, what a step at the sub-goal is worth; 0 plans without jumps, as PlaNet does."""
     reached: float = 1.0
     """The cosine to the present from which on the next jump of the plan gives the sub-goal; 1 takes the first."""
+    samples: int = 0
+    """Dreams that each plan of actions is imagined in; 0 imagines means and modes."""
     noise: float = 0.3
     """Deviation of what is added to actions where it explores."""
     batch: int = 16
@@ -106,10 +108,10 @@ class ThickPlaNetConfig:
             )
         if self.world.jumps is None:
             raise ConfigError("expected a world with jumps, such as worlds.c_rssm.thick_tiny(); planet has none")
-        if min(self.subgoal, self.noise, self.prefill, self.decay) < 0:
+        if min(self.subgoal, self.samples, self.noise, self.prefill, self.decay) < 0:
             raise ConfigError(
-                "expected subgoal, noise, prefill and decay ≥ 0, got "
-                f"{self.subgoal}, {self.noise}, {self.prefill} and {self.decay}"
+                "expected subgoal, samples, noise, prefill and decay ≥ 0, got "
+                f"{self.subgoal}, {self.samples}, {self.noise}, {self.prefill} and {self.decay}"
             )
 
 
@@ -204,7 +206,9 @@ def build(
     assert isinstance(world, Jumping)
     adam = partial(torch.optim.AdamW, lr=config.lr, eps=config.eps, weight_decay=config.decay / config.lr)
     above = (Subgoals(world, config.subgoal, config.reached).level(config.codes),) if config.subgoal else ()
-    usual = Configuration(planner=Hierarchy(config.planner, above), noise=config.noise, warm=False)
+    usual = Configuration(
+        planner=Hierarchy(config.planner, above), noise=config.noise, warm=False, samples=config.samples
+    )
     return ImaginationAgent(
         config,
         world,
