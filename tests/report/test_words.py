@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from worldformula.agents import dynalang
 from worldformula.cli.main import main
 from worldformula.envs import Envs
 from worldformula.errors import ConfigError
 from worldformula.model.config import start
 from worldformula.model.run import ModelRun, loaded, open_model, sized
 from worldformula.report import words
-from worldformula.report.evidence import Heard
+from worldformula.report.evidence import Curve, Heard
 from worldformula.run.config import EnvConfig
 from worldformula.run.saved import load_agent, open_run
 
@@ -43,7 +44,7 @@ def test_the_page_shows_what_was_read_imagined_and_would_be_said(agent_run):
     part = page[page.index("What it reads, and what it makes of that") :]
     assert re.search(r"Imagined after “(pedal|grasp|lift) to open the trash bin”; in all -?\d\.\d\d of reward", part)
     told = re.findall(r"Imagined after “(\w+) to open", part)
-    assert part.count("bin”, with the same actions; in all") == 1
+    assert len(re.findall("<figcaption>Imagined after [^<]+ bin”, with the same actions; in all", part)) == 1
     assert len({*told}) == 2  # the same start after two sentences that contradict each other
     assert part.count('<figure class="words">') == 4
     assert "it would say" in part
@@ -70,24 +71,23 @@ def test_the_rows_of_an_episode_are_those_that_the_environment_said(agent_run):
 
 @pytest.mark.slow
 def test_after_a_false_sentence_the_same_actions_are_imagined(agent_run, monkeypatch):
-    """The policy acts in the dream after the true one alone; what it did there is done again, in another state."""
+    """The policy acts in the dream after the true one alone; what it did there is done again."""
     run = open_run(agent_run)
     agent, _, _ = load_agent(run)
     dreams, going_on = [], words.saying.going_on
 
     def watched(world, start, head, **given):
         found = going_on(world, start, head, **given)
-        dreams.append((start["h"], given["actions"], found[0]["a"]))
+        dreams.append((given["actions"], found[0]["a"]))
         return found
 
     monkeypatch.setattr(words.saying, "going_on", watched)
     words.heard(agent, run.config.env, 3)
-    (true, none, done), (false, again, same), *_ = dreams
+    (none, done), (again, same), *_ = dreams
     assert none is None
     assert torch.equal(again["a"], done)
     assert torch.equal(same, done)
     assert done.shape == (1, words.AHEAD, 7)
-    assert not torch.equal(true, false)
 
 
 @pytest.mark.slow
@@ -117,6 +117,18 @@ def test_an_agent_that_does_not_speak_has_no_such_part():
     assert words.words_part((), {}) == ""
     with pytest.raises(ConfigError, match="imagines under its policy, got Deaf"):
         words.of_agent(Deaf(), EnvConfig("home_dynamics"), "lift", steps=1, temperature=1.0, seed=0)
+
+
+def test_a_dream_of_words_is_titled_by_them():
+    """The head of the words is the first one of two; what else is dreamt keeps its name."""
+    envs = Envs("home_dynamics", 1, seed=0)
+    agent = dynalang.build(dynalang.tiny(), envs.observations, envs.actions, 0)
+    word = envs.vocabulary.words[4]
+    curves = [Curve(name, (0.0,), (1.0,)) for name in ("k_1 5", "k_2 5", "reward")]
+    found = words.titled(curves, agent, EnvConfig("home_dynamics"), 0)
+    assert [curve.name for curve in found] == [f"“{word}”", "k_2 5", "reward"]
+    assert words.titled(curves, agent, EnvConfig("pendulum"), 0) == tuple(curves)
+    assert words.titled(curves, object(), EnvConfig("home_dynamics"), 0) == tuple(curves)
 
 
 def test_rows_without_words_are_dots_and_words_are_escaped():

@@ -19,7 +19,7 @@ from worldformula.report import jumps
 from worldformula.report.curves import varying
 from worldformula.report.evidence import Evidence, machine, written
 from worldformula.report.video import dream_video, filmstrip, webp
-from worldformula.report.words import heard
+from worldformula.report.words import heard, titled
 from worldformula.report.yardsticks import REPORT, yardsticks
 from worldformula.run.config import EnvConfig
 from worldformula.run.contract import Agent, Batch
@@ -88,6 +88,7 @@ def gather(run: str | Path, agent: Agent, *, episodes: int = 10, device: str = "
         # Under random actions: a policy that holds an unstable balance makes every open-loop prediction fail.
         wandering, _ = recorded(None, env, episodes, seed + 1)
         dreamt = _dream(agent, wandering)
+        dreamt = dataclasses.replace(dreamt, curves=titled(dreamt.curves, agent, env, seed))
         said, strips = heard(agent, env, seed)
         jumped = jumps.timeline(agent, played[0], events, pictures, drawing(env))
     levels = yardsticks(env, int(config["seed"]), RunFolder(run))

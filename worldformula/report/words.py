@@ -23,7 +23,7 @@ from worldformula.envs.words import column_of_words, vocabulary_of
 from worldformula.errors import ConfigError, WorldformulaError
 from worldformula.model.run import ModelRun, evaluating
 from worldformula.model.through_time import ThroughTime, counts, is_action, variables
-from worldformula.report.evidence import Heard
+from worldformula.report.evidence import Curve, Heard
 from worldformula.report.parts import picture, section
 from worldformula.report.video import tile, upscale, webp
 from worldformula.run.config import EnvConfig
@@ -244,14 +244,9 @@ def heard(agent: Agent, env: EnvConfig, seed: int) -> tuple[tuple[Heard, ...], d
     """
     if not isinstance(agent, ImaginationAgent) or agent.learner is None:
         return (), {}
-    envs = Envs(env.id, 1, seed=seed, **env.options())
-    spoken = envs.vocabulary
-    try:
-        key, words = column_of_words(envs.observations, spoken, env.id)
-    except ConfigError:
+    if (spoken := _spoken(env, seed)) is None:
         return (), {}
-    finally:
-        envs.close()
+    key, words, _ = spoken
     shown: list[tuple[str, str, Said]] = []
     lived, read = _lived(agent, env, key, words, seed)
     shown.append(("read", "An episode, with the word of each row.", lived))
@@ -267,6 +262,28 @@ def heard(agent: Agent, env: EnvConfig, seed: int) -> tuple[tuple[Heard, ...], d
     heard = tuple(Heard(name, note, said.words) for name, note, said in shown)
     strips = {f"words_{name}": strip(s.pictures) for name, _, s in shown if s.pictures is not None}
     return heard, strips
+
+
+def titled(curves: Sequence[Curve], agent: Agent, env: EnvConfig, seed: int) -> tuple[Curve, ...]:
+    """Curves of words by these, and not by their numbers."""
+    if not curves or not isinstance(agent, ImaginationAgent) or (spoken := _spoken(env, seed)) is None:
+        return tuple(curves)
+    key, words, choices = spoken
+    head = saying.head_of(agent.world, choices, key)
+    called = {f"{head} {number}": f"“{word}”" for number, word in enumerate(words.words, 1)}
+    return tuple(dataclasses.replace(curve, name=called.get(curve.name, curve.name)) for curve in curves)
+
+
+def _spoken(env: EnvConfig, seed: int) -> tuple[str, Vocabulary, dict[str, tuple[int, ...]]] | None:
+    """Of an environment that speaks, the column of the words, what they are, and the classes of all its choices."""
+    envs = Envs(env.id, 1, seed=seed, **env.options())
+    choices = {key: column.classes for key, column in envs.observations.items() if column.kind == "discrete"}
+    try:
+        return *column_of_words(envs.observations, envs.vocabulary, env.id), choices
+    except ConfigError:
+        return None
+    finally:
+        envs.close()
 
 
 def strip(pictures: Pictures) -> bytes:
