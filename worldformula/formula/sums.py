@@ -48,12 +48,8 @@ def log_expected(log_share: Tensor, x: Tensor | float, axis: int) -> Tensor:
 
 def logsumexp(x: Tensor, axis: int) -> Tensor:
     """log Σ eˣ over an axis: −∞ with the gradient 0 where nothing is left to add."""
-    if _at_hand(x):
-        found = x.logsumexp(axis)
-        if _all_above(found, NOTHING):
-            return found
-    none = x.amax(axis) < NOTHING
-    return x.masked_fill(none.unsqueeze(axis), 0.0).logsumexp(axis).masked_fill(none, -math.inf)
+    found = x.clamp_min(APART[0]).logsumexp(axis)
+    return found.masked_fill(found < NOTHING, -math.inf)
 
 
 def logmeanexp(x: Tensor, axis: int) -> Tensor:
