@@ -18,6 +18,7 @@ from worldformula.envs import Envs
 from worldformula.errors import SpaceError
 from worldformula.run.play import Randomly
 from worldformula.testing import check_agent
+from worldformula.training.objective import Objective
 from worldformula.training.settings import leaves, override
 
 SMALL = ["batch=2", "length=6", "imag_last=3", "imagine=3"]
@@ -147,6 +148,8 @@ def test_every_agent_of_the_catalogue(name: str, kind: str) -> None:
         ("lazy", "weights that learn and have not moved"),
         ("forgetful", "what takes its checkpoint learns on to the same bits"),
         ("restless", "it repeats itself, without exploring"),
+        ("amnesic", "it infers while it acts what its world's filter does"),
+        ("mute", "parts of its objective that it does not print"),
     ],
 )
 def test_a_fault_of_a_catalogued_agent_is_found(fault: str, law: str) -> None:
@@ -158,6 +161,8 @@ def test_a_fault_of_a_catalogued_agent_is_found(fault: str, law: str) -> None:
         def act(self, rows: Any, state: Any, explore: bool = True) -> Any:
             found, after = super().act(rows, state, explore)
             Faulty.calls += fault == "restless"
+            if fault == "amnesic":  # of what it did last
+                after = {**after, "a": torch.zeros_like(after["a"])}
             return found * (1 - 0.001 * Faulty.calls), after
 
         def checkpoint(self) -> Any:
@@ -167,6 +172,13 @@ def test_a_fault_of_a_catalogued_agent_is_found(fault: str, law: str) -> None:
     agent.fresh = copy.deepcopy(agent.updates.state_dict())
     if fault == "lazy":
         agent.world.register_parameter("never", torch.nn.Parameter(torch.zeros(1)))
+
+    class Mute(Objective):
+        def __repr__(self) -> str:
+            return "<Objective>"
+
+    if fault == "mute":
+        agent.objective.__class__ = Mute
     agent.__class__ = Faulty
     with broken(law):
         check_agent(agent, envs, turns=6)

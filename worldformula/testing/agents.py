@@ -13,18 +13,21 @@ import torch
 from numpy.typing import NDArray
 from torch.utils._pytree import tree_leaves
 
+from worldformula.agent.perception import Perception
 from worldformula.data.replay import Replay
 from worldformula.envs import Envs
 from worldformula.envs.actions import by_name, mask_name
 from worldformula.errors import WorldformulaError
 from worldformula.nets.causal import stored
 from worldformula.run.contract import Acting, Learning, Recalling, Recollecting
-from worldformula.run.play import Turn, play
+from worldformula.run.play import Turn, executed, play
 from worldformula.testing.laws import Laws
+from worldformula.training.objective import Objective
 from worldformula.training.seeding import forked
-from worldformula.world import MASK, State
+from worldformula.world import MASK, State, World
 
 ROOM = 8  # turns beyond a sequence that are played for the replay
+CLOSE = 1e-4  # float32: one row after another, and many at once
 
 
 def check_agent(agent: Any, envs: Envs, *, turns: int = 40, seed: int = 0) -> None:
@@ -32,8 +35,9 @@ def check_agent(agent: Any, envs: Envs, *, turns: int = 40, seed: int = 0) -> No
 
     The laws: it gives what the environments take, and no choice that their masks forbid; it repeats itself with torch's
     generators, changes no state that it was given, forgets at a first row, and no stream sees another; updates give
-    finite numbers and move every weight that learns; a copy that takes its checkpoint learns on to the same bits; where
-    its world predicts what is allowed, its dreams keep to that.
+    finite numbers and move every weight that learns; a copy that takes its checkpoint learns on to the same bits. Of an
+    agent with a world: what it infers while it acts is what its world's filter infers of the same rows, and where that
+    predicts what is allowed, dreams keep to it. What learns by an `Objective` prints every term and the code of each.
 
     Args:
         agent: what acts, and may learn; it is copied.
@@ -50,6 +54,8 @@ def check_agent(agent: Any, envs: Envs, *, turns: int = 40, seed: int = 0) -> No
         with forked(seed):
             for explore in (True, False):
                 _acting(laws, own, envs, explore, turns, seed)
+            _inferring(laws, own, envs, turns)
+            _explaining(laws, own)
             if isinstance(own, Learning):
                 _learning(laws, own, envs, seed)
             _dreaming(laws, own, envs)
@@ -91,6 +97,38 @@ def _acting(laws: Laws, agent: Acting, envs: Envs, explore: bool, turns: int, se
             torch.manual_seed(seed)
             anew.append(_flat(envs, agent.act(begun, known, explore=False)[0]))
         laws.equal("it forgets at a first row", anew[1], anew[0], 1e-5)
+
+
+def _inferring(laws: Laws, agent: Any, envs: Envs, turns: int) -> None:
+    """Acting goes row by row with the actions that it chose, learning over whole sequences of those that were executed:
+    one mistake about the order of rows and actions, or about resets, and a policy acts on states it never learnt in.
+    """
+    world, perception = getattr(agent, "world", None), getattr(agent, "perception", None)
+    if not isinstance(world, World) or not isinstance(perception, Perception):
+        return
+    played = list(islice(play(envs, agent, explore=False), turns))
+    rows = [executed(envs, turn) for turn in played]
+    batch = {key: np.stack([row[key] for row in rows], 1) for key in rows[0]}
+    tokens = agent.tokens(played[0].rows) if hasattr(agent, "tokens") else {}
+    with torch.no_grad():
+        inferred = world.filter(perception.learn(batch, agent.device) | tokens, deterministic=True).last()
+    names = [name for name in world.carried if name in inferred and name in played[-1].state]
+    learnt, acted = (
+        torch.cat([part[name].double().reshape(envs.num, -1) for name in names], 1)
+        for part in (inferred, played[-1].state)
+    )
+    laws.equal("it infers while it acts what its world's filter does", learnt, acted, CLOSE)
+
+
+def _explaining(laws: Laws, agent: Any) -> None:
+    objective = getattr(agent, "loss", None)
+    if not isinstance(objective, Objective):
+        return
+    terms = {name: term for name, term in objective.terms.items() if term is not None}
+    silent = [name for name, term in terms.items() if not (str(term) and term.code)]
+    laws.equal("terms that it learns by without a formula or code", [], silent)
+    unsaid = [part for part in objective.parts if part not in repr(objective)]
+    laws.equal("parts of its objective that it does not print", [], unsaid)
 
 
 def _learning(laws: Laws, agent: Any, envs: Envs, seed: int) -> None:
