@@ -22,6 +22,7 @@ from worldformula.errors import CheckpointError, ConfigError
 from worldformula.run.folder import read_metrics
 from worldformula.run.interact import Interact
 from worldformula.run.saved import load_agent, open_run, record
+from worldformula.trained import load
 from worldformula.training import checkpoint
 from worldformula.training.progress import duration
 
@@ -112,6 +113,23 @@ def test_eval_report_and_dream_take_a_run_folder(trained: Path, capsys: pytest.C
     assert "report.html" in capsys.readouterr().out
     assert main(["dream", str(trained)]) == 1
     assert "does not predict pictures" in capsys.readouterr().err
+
+
+def test_the_best_weights_are_evaluated_where_they_are_kept(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    assert main(["eval", str(folder), "--best", "--episodes", "3"]) == 1
+    assert "keeps no best weights" in capsys.readouterr().err
+    newest = checkpoint.load_latest(folder / "checkpoints")
+    assert newest is not None
+    weights = {key: torch.zeros_like(value) for key, value in newest.state["agent"]["weights"].items()}
+    checkpoint.save(folder / "best", 120, {"agent": {**newest.state["agent"], "weights": weights}})
+    assert main(["eval", str(folder), "--best", "--episodes", "3"]) == 0
+    assert "toy on pendulum after 120 steps" in capsys.readouterr().out
+    assert all(not p.any() for p in load(folder, best=True).inner.parameters())
+    assert any(p.any() for p in load(folder).inner.parameters())
 
 
 def test_a_loaded_agent_is_the_trained_one(trained: Path) -> None:

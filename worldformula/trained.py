@@ -68,12 +68,13 @@ class TrainedAgent:
         return self._player.act(observation, mask=mask)
 
 
-def load(run: str | Path, device: str = "auto") -> Any:
+def load(run: str | Path, device: str = "auto", *, best: bool = False) -> Any:
     """What a run folder, or a folder of `save_pretrained`, holds, with its trained weights.
 
     Args:
         run: the folder.
         device: auto, cpu, cuda, cuda:N or mps.
+        best: of an agent that was evaluated on the way, the weights of the best evaluation instead of the newest.
 
     Returns:
         A `worldformula.Model`, a `worldformula.World`, or a `TrainedAgent`. Averaged weights where there are any.
@@ -91,7 +92,9 @@ def load(run: str | Path, device: str = "auto") -> Any:
     folder = RunFolder(path)
     kind = kind_of(folder.config(), path)
     if kind == "interact":
-        return _agent(path, device)
+        return _agent(path, device, best)
+    if best:
+        raise RunFolderError(f"best=True is of a run of an agent, and {path} is none; fits keep theirs by held=0.1")
     if kind == "fit":
         return _model(path, device)
     if kind == "phases":
@@ -198,12 +201,12 @@ def _model(path: Path, device: str) -> Any:
     return _marked(model.world if isinstance(model, ThroughTime) else model, origin)
 
 
-def _agent(path: Path, device: str) -> TrainedAgent:
+def _agent(path: Path, device: str, best: bool) -> TrainedAgent:
     from worldformula.run.saved import load_agent, open_run
     from worldformula.training import settings
 
     run = open_run(path, "worldformula.load")
-    agent, found, envs = load_agent(run, device)
+    agent, found, envs = load_agent(run, device, best=best)
     config = run.config
     if isinstance(agent, torch.nn.Module):
         agent.eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from PIL import Image, ImageSequence
 
 from worldformula.errors import ConfigError, ShapeError
 from worldformula.report import video
-from worldformula.report.video import DREAMING, LOOKING, dream_video, filmstrip, tile, upscale, webp
+from worldformula.report.video import DREAMING, LOOKING, dream_video, filmstrip, stills, tile, upscale, webp
+from worldformula.run.folder import MetricsLog, RunFolder
 
 RNG = np.random.default_rng(0)
 
@@ -105,3 +107,23 @@ def test_bad_input_is_refused():
         tile(frames(2, 4, 4, 3), 2)
     with pytest.raises(ConfigError, match="columns=0"):
         tile(frames(1, 2, 4, 4, 3), 0)
+
+
+def test_pictures_become_images_of_tensorboard(tmp_path: Path) -> None:
+    """Beside the numbers, at the last step of the log; a run without events gets none."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    folder, frame = RunFolder(tmp_path / "run"), np.zeros((1, 8, 6, 3), np.uint8)
+    frame[0, :4] = (200, 30, 10)
+    folder.create({})
+    stills(folder, {"samples": webp(frame)})
+    assert not folder.tensorboard.exists()
+    with MetricsLog(folder) as metrics:
+        metrics.write(7, {"loss": 0.5})
+    stills(folder, {"samples": webp(frame)})
+    found = EventAccumulator(str(folder.tensorboard), size_guidance={"images": 0}).Reload()
+    (shown,) = found.Images("report/samples")
+    assert shown.step == 7
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(shown.encoded_image_string))), frame[0])
+    assert [event.value for event in found.Scalars("loss")] == [0.5]

@@ -23,8 +23,10 @@ from worldformula.errors import CheckpointError, ConfigError, NonFiniteError, Ru
 from worldformula.run.config import EnvConfig
 from worldformula.run.evaluate import evaluate
 from worldformula.run.folder import RunFolder, read_metrics
-from worldformula.run.interact import Interact
+from worldformula.run.interact import EVALUATION, Interact
+from worldformula.run.run import best
 from worldformula.training import checkpoint
+from worldformula.training.seeding import derived
 from worldformula.training.settings import override
 
 TOY = Path(__file__).parents[1] / "agent" / "systems" / "toy.py"
@@ -39,6 +41,7 @@ def final(folder: Path) -> dict[str, Any]:
 def assert_same_run(a: Path, b: Path) -> None:
     """Equal metrics files, and equal checkpoints down to the last byte: weights, momentum, generators, sampler."""
     assert (a / "metrics.jsonl").read_bytes() == (b / "metrics.jsonl").read_bytes()
+    assert best(RunFolder(a)).step == best(RunFolder(b)).step
     one, two = (checkpoint.steps_in(f / "checkpoints")[-1] for f in (a, b))
     assert one.name == two.name
     for file in (checkpoint.TENSORS, checkpoint.TREE):
@@ -263,6 +266,23 @@ def test_an_update_that_stumbles_over_its_own_weights_says_so(tmp_path: Path) ->
     Broken.spoil = lambda self: None
     with pytest.raises(IndexError):  # finite weights: the error is the agent's own
         Interact(config(), Broken, tmp_path / "run").run()
+
+
+def test_the_weights_of_the_best_evaluation_are_kept_and_come_back(uninterrupted: Path, tmp_path: Path) -> None:
+    """Of three evaluations on the way; a kill behind the best of them changes nothing."""
+    lines = [line for line in read_metrics(uninterrupted / "metrics.jsonl") if "eval/return" in line]
+    top = max(lines, key=lambda line: line["eval/return"])
+    found = best(RunFolder(uninterrupted))
+    assert found.step == top["step"]
+    assert final(uninterrupted)["count"]["best"] == top["eval/return"]
+    agent = ToyAgent(config().agent, Envs("pendulum").observations, Envs("pendulum").actions, 0)
+    agent.restore(found.state["agent"])
+    again = evaluate(agent, config().env, episodes=3, seed=derived(config().seed, EVALUATION))
+    assert again.mean == pytest.approx(top["eval/return"])
+    assert len(checkpoint.steps_in(RunFolder(uninterrupted).best)) == 1
+    Interact(override(config(), ["eval_every=0"]), ToyAgent, tmp_path / "late").run()
+    with pytest.raises(CheckpointError, match=r"keeps no best weights: .* eval_every=5000"):
+        best(RunFolder(tmp_path / "late"))
 
 
 def test_evaluation_leaves_no_trace_in_the_run(uninterrupted: Path, tmp_path: Path) -> None:

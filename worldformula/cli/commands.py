@@ -57,6 +57,8 @@ class OnFolder:
     """The run folder."""
     device: Device = "auto"
     """auto, cpu, cuda, cuda:N or mps."""
+    best: Flag = False
+    """Of an agent, the weights of the best evaluation on the way (--set eval_every=N), instead of the newest."""
 
     def fitted(self) -> ModelRun | None:
         """The run of a model or a world, with its newest weights; None where the folder holds that of an agent.
@@ -71,7 +73,7 @@ class OnFolder:
     def opened(self) -> tuple[SavedRun, Agent, Checkpoint]:
         """The run of an agent, and the agent of its newest good checkpoint; says which ones were unreadable."""
         run = open_run(self.folder, f"worldformula {type(self).__name__.lower()}")
-        agent, found, _ = load_agent(run, self.device)
+        agent, found, _ = load_agent(run, self.device, best=self.best)
         for line in found.rejected:
             print(f"warning: {line}; an older checkpoint is used")
         return run, agent, found

@@ -36,6 +36,7 @@ from worldformula.report.parts import (
 )
 from worldformula.report.pictures import REACH, Pictures, draw
 from worldformula.report.rows import histograms, spelt, texts
+from worldformula.report.video import stills
 from worldformula.report.words import fitted_part
 from worldformula.report.write import seconds
 from worldformula.run.folder import read_metrics, writing
@@ -93,6 +94,7 @@ def write_model(run: ModelRun) -> Path:
             path = folder.path / "pictures" / f"{name}.webp"
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(data)
+        stills(folder, told.pictures.files())
         draft = folder.report.with_suffix(".draft")
         draft.write_text(page(told), encoding="utf-8")
         draft.replace(folder.report)

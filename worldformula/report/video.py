@@ -7,13 +7,14 @@ of the model stays a pixel.
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from worldformula.errors import ConfigError, ShapeError
+from worldformula.run.folder import RunFolder, events, read_metrics
 
 Frames = NDArray[np.uint8]
 
@@ -131,3 +132,17 @@ def _colour(frames: Frames) -> Frames:
     if frames.dtype != np.uint8 or frames.ndim < 4 or frames.shape[-1] not in (1, 3) or not frames.size:
         raise ShapeError(f"expected uint8 frames [T, H, W, 1 or 3] with T ≥ 1, got {frames.shape} {frames.dtype}")
     return frames if frames.shape[-1] == 3 else frames.repeat(3, axis=-1)
+
+
+def stills(folder: RunFolder, pictures: Mapping[str, bytes]) -> None:
+    """WebP pictures as images of TensorBoard, ``report/<name>`` at the last step of the log; none without events."""
+    if not pictures or not folder.tensorboard.is_dir() or (writer := events(folder.tensorboard, 0)) is None:
+        return
+    from PIL import Image
+
+    lines = read_metrics(folder.metrics_file) if folder.metrics_file.is_file() else []
+    step = int(lines[-1]["step"]) if lines else 0
+    with writer:
+        for name, data in pictures.items():
+            with Image.open(io.BytesIO(data)) as picture:
+                writer.add_image(f"report/{name}", np.asarray(picture.convert("RGB")), step, dataformats="HWC")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from worldformula.report.evidence import Evidence, load
 from worldformula.report.page import Run, page
+from worldformula.report.video import stills
 from worldformula.run.contract import Agent
 from worldformula.run.folder import RunFolder, read_metrics, writing
 
@@ -33,6 +34,7 @@ def write(run: str | Path, agent: Agent | None = None, *, episodes: int = 10, de
 
         evidence = gather(folder.path, agent, episodes=episodes, device=device)
         evidence.save(folder.path)
+        stills(folder, {"strip": evidence.videos["strip"]} if "strip" in evidence.videos else {})
     else:
         evidence = load(folder.path) or Evidence()
     metrics = read_metrics(folder.metrics_file) if folder.metrics_file.is_file() else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from worldformula.errors import ConfigError
@@ -28,8 +29,8 @@ def settled(config: RunConfig) -> None:
     _evaluated_at_the_end(config, "drive.clock=wall leaves no time for evaluations while the robot goes on")
 
 
-def possible(config: RunConfig, agent: Any, resumes_at: int) -> None:
-    """Refuses settings of a run that contradict each other, before anything is done.
+def possible(config: RunConfig, agent: Any, resumes_at: int, say: Callable[[str], None]) -> None:
+    """Refuses settings of a run that contradict each other, before anything is done; says what is in doubt.
 
     Raises:
         ConfigError: names them, and says what to write.
@@ -53,9 +54,11 @@ def possible(config: RunConfig, agent: Any, resumes_at: int) -> None:
     if config.env.single:
         why = "cannot be made twice (env.single), so an evaluation would end the episode of the training"
         _evaluated_at_the_end(config, f"{config.env.id} {why}")
+    if warning := _short(config, agent):
+        say(warning)
 
 
-def short(config: RunConfig, agent: Any) -> str:
+def _short(config: RunConfig, agent: Any) -> str:
     """A warning, where a stream holds no whole sequence unless episodes end, each of which is a row more; else nothing.
 
     Raises:

@@ -30,12 +30,21 @@ class Counters:
     """Moving average over episodes."""
     evaluated: int = -1
     """Step of the latest evaluation."""
+    best: float | None = None
+    """Highest mean return of the evaluations on the way."""
 
     def ended(self, score: float) -> None:
         """Counts an episode."""
         self.episodes += 1
         self.last_return = score
         self.mean_return = score if self.mean_return is None else 0.9 * self.mean_return + 0.1 * score
+
+    def better(self, reached: float) -> bool:
+        """Notes the mean return of an evaluation; whether none before reached as much."""
+        if self.best is not None and reached <= self.best:
+            return False
+        self.best = reached
+        return True
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 config.json      every setting, resolved
 metrics.jsonl    one line of numbers per log step; no clock in it, so equal runs write equal files
 timing.jsonl     the seconds that belong to those lines
-tensorboard/     the same numbers as events, where TensorBoard is installed
+tensorboard/     the same numbers as events, and the pictures of the page, where TensorBoard is installed
 checkpoints/     see `worldformula.training.checkpoint`
+best/            the weights of the best evaluation on the way, where a run is evaluated on the way
 replay/          the rows of experience
 episodes.npz     what `fit_world` was given
 videos/, report.html
@@ -38,6 +39,7 @@ class RunFolder:
         self.metrics_file = self.path / "metrics.jsonl"
         self.timing_file = self.path / "timing.jsonl"
         self.checkpoints = self.path / "checkpoints"
+        self.best = self.path / "best"
         self.replay = self.path / "replay"
         self.videos = self.path / "videos"
         self.tensorboard = self.path / "tensorboard"
@@ -152,7 +154,7 @@ class MetricsLog:
             self._lines: IO[str] = folder.metrics_file.open("a", encoding="utf-8")
             self._timing: IO[str] = folder.timing_file.open("a", encoding="utf-8")
         self._started = time.perf_counter()
-        self._events = _events(folder.tensorboard, step) if tensorboard else None
+        self._events = events(folder.tensorboard, step) if tensorboard else None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """One line of numbers for one step.
@@ -261,7 +263,7 @@ def _step(line: bytes) -> float:
         return math.inf
 
 
-def _events(path: Path, step: int) -> Any:
+def events(path: Path, step: int) -> Any:
     """A TensorBoard writer that hides events behind ``step``; None where TensorBoard is not installed."""
     if importlib.util.find_spec("tensorboard") is None:
         return None

@@ -4,8 +4,7 @@ One turn: the agent acts at the present rows, the rows and actions enter the rep
 agent learns as often as its train ratio says (the fraction that is left is carried), or as another driver has it
 (`worldformula.run.drive`). A checkpoint changes nothing: every episode has a seed of its own, and a checkpoint holds
 the actions of the episodes that it cuts through. A resumed run plays them again, compares the rows with a fingerprint,
-and on the same CPU ends with the same bits. Where an environment does not repeat itself, that episode is cut there,
-counted, and told.
+and on the same CPU ends with the same bits. Where an environment does not repeat itself, that episode is cut and told.
 
 An environment that raises an error or gives NaN is made anew and begins the next episode; that is counted and told too.
 What acts without learning (no `update`) fills the replay alone.
@@ -37,7 +36,7 @@ from worldformula.errors import (
 )
 from worldformula.run import transfer
 from worldformula.run.alarm import Alarm
-from worldformula.run.checks import alone, possible, settled, short
+from worldformula.run.checks import alone, possible, settled
 from worldformula.run.config import FIXED, FREE_ON_RESUME, RunConfig, deliberate
 from worldformula.run.contract import Agent, Batch, Build, Learning, Recalling, Recollecting, Surprised, Write
 from worldformula.run.counters import Counters, Result, means
@@ -47,7 +46,7 @@ from worldformula.run.folder import RunFolder, writing
 from worldformula.run.kinds import settings_of
 from worldformula.run.play import Turn
 from worldformula.run.run import Run, agree, kept
-from worldformula.training import devices, settings
+from worldformula.training import checkpoint, devices, settings
 from worldformula.training.seeding import derived, rng_state, seed_everything, set_rng_state
 
 NOT_FINITE = (
@@ -115,9 +114,7 @@ class Interact:
             transfer.same_sizes(build, self.asked, self.config, self.envs, self.changed)
         seed_everything(self.config.seed)
         self.agent = self.fresh_agent()
-        possible(self.config, self.agent, self.resumes_at)
-        if warning := short(self.config, self.agent):
-            say(warning)
+        possible(self.config, self.agent, self.resumes_at, say)
         self.driver = driver(self.config, self.envs, self.agent, build, self.device)
         transfer.same_words("" if steps else self.config.init, self.envs.vocabulary)
         transfer.prepare(self.agent, "" if steps else self.config.init, self.config.freeze, say)
@@ -319,6 +316,9 @@ class Interact:
         if robot is not None:
             self.driver.halt()
         self.count.evaluated = self.count.steps
+        best = self.evaluation is not None and config.eval_every and self.count.better(self.evaluation.mean)
+        if best and isinstance(self.agent, Learning):
+            checkpoint.save(self.folder.best, self.step, {"agent": self.agent.checkpoint()}, keep=1)
         told = self.alarm.watched(self.agent, self.replay, self.step, ended=self.step >= self.goal)
         return {**(self.evaluation.metrics() if self.evaluation else {}), **told}
 

@@ -148,6 +148,21 @@ def newest(folder: RunFolder, train: str) -> checkpoint.Checkpoint:
     return found
 
 
+def best(folder: RunFolder) -> checkpoint.Checkpoint:
+    """The weights of the best evaluation on the way of a run of an agent.
+
+    Raises:
+        CheckpointError: there are none.
+    """
+    found = checkpoint.load_latest(folder.best)
+    if found is None:
+        raise CheckpointError(
+            f"{folder.path} keeps no best weights: a run that is evaluated on the way does, such as --set "
+            "eval_every=5000 when it begins; its newest weights are there without asking for the best"
+        )
+    return found
+
+
 def kept(folder: RunFolder) -> list[int]:
     """The steps of the checkpoints in a folder, oldest first."""
     return [int(path.name) for path in checkpoint.steps_in(folder.checkpoints)]

@@ -19,6 +19,7 @@ from worldformula.run.contract import Acting, Agent
 from worldformula.run.folder import RunFolder
 from worldformula.run.kinds import expect, settings_of
 from worldformula.run.play import executed, play
+from worldformula.run.run import best as best_of
 from worldformula.run.run import checked, newest
 from worldformula.training import checkpoint, devices, settings
 from worldformula.training.seeding import forked
@@ -56,13 +57,15 @@ def open_run(path: str | Path, doing: str = "this") -> SavedRun:
         raise RunFolderError(f"{folder.config_file} is not a configuration of this version: {error}") from error
 
 
-def load_agent(run: SavedRun, device: str = "auto") -> tuple[Agent, checkpoint.Checkpoint, Envs]:
-    """The agent as of the newest good checkpoint, on any device that this machine has; and environments like its own.
+def load_agent(run: SavedRun, device: str = "auto", *, best: bool = False) -> tuple[Agent, checkpoint.Checkpoint, Envs]:
+    """The agent as of the newest good checkpoint, or of its ``best`` evaluation on the way, on any device that this
+    machine has; and environments like its own.
 
     Raises:
         CheckpointError: there is no checkpoint yet, none can be read, or none fits.
     """
-    found, config = newest(run.folder, "worldformula train --run …"), run.config
+    found = best_of(run.folder) if best else newest(run.folder, "worldformula train --run …")
+    config = run.config
     envs = Envs(config.env.id, 1, **config.env.options())
     agent = run.system.build(config.agent, envs.observations, envs.actions, config.seed)
     envs.close()
