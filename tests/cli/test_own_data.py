@@ -12,11 +12,12 @@ from PIL import Image
 
 from worldformula import catalogue, data
 from worldformula.cli import main
-from worldformula.errors import MissingInputError, ShapeError
+from worldformula.errors import MissingInputError, RunFolderError, ShapeError
 from worldformula.model.config import start
 from worldformula.model.run import ModelRun, open_model, sized
 from worldformula.report.model import write_model
 from worldformula.run.folder import read_metrics
+from worldformula.trained import load
 from worldformula.training import settings
 
 FEW = ["--steps", "4", "--batch", "4"]
@@ -228,6 +229,15 @@ def test_a_batch_of_more_rows_than_there_are_is_told(folder, capsys):
     assert "warning" not in reached
     assert main([*command, "--batch", "9", "--run", "all"]) == 0
     assert "warning" not in capsys.readouterr().out
+
+
+def test_the_best_weights_are_those_of_agents(folder, capsys):
+    assert main(["fit", "vae", "--data", "x.npz", *FEW, "--run", "run"]) == 0
+    capsys.readouterr()
+    assert main(["report", "run", "--best"]) == 1
+    assert "run is no run of an agent, whose best weights --best takes" in capsys.readouterr().err
+    with pytest.raises(RunFolderError, match="best=True is of a run of an agent"):
+        load("run", best=True)
 
 
 def test_the_last_line_of_progress_is_printed_once(folder, capsys):

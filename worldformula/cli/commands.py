@@ -68,6 +68,11 @@ class OnFolder:
         """
         folder, doing = RunFolder(self.folder), f"worldformula {type(self).__name__.lower()}"
         kind = kind_of(expect(folder, ("fit", "interact"), doing), folder.path)
+        if kind == "fit" and self.best:
+            raise ConfigError(
+                f"{folder.path} is no run of an agent, whose best weights --best takes; a fit ends with its "
+                "own by --set held=0.1"
+            )
         return open_model(self.folder, self.device) if kind == "fit" else None
 
     def opened(self) -> tuple[SavedRun, Agent, Checkpoint]:

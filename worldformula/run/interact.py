@@ -68,7 +68,7 @@ class Interact:
         build: ``build(config.agent, observations, actions, seed)`` makes the agent.
         folder: the run folder.
         show: called a few times per second with the task itself, for a progress display.
-        say: called with a line of text where something needs saying, such as a damaged checkpoint.
+        say: called with a line of text where something needs saying: print, or a logger's ``warning``.
         resume_with: ``key=value`` texts: settings that shall change as the run goes on.
 
     Attributes:
