@@ -64,7 +64,8 @@ def draw(
         like = laws[name][0]
         if own.kind == "numbers":
             noise = together([noisy(g, (count, *like.shape[1:]), like) for g in generators])
-            found[name] = (laws[name][1].unsqueeze(1) * noise).add_(like.unsqueeze(1)).clamp_(-1, 1)
+            mean, std = laws[name] if len(like) == 1 else (part.unsqueeze(1) for part in laws[name])
+            found[name] = (std * noise).add_(mean).clamp_(-1, 1)
             continue
         shape = (count, *like.shape[1 : 2 if own.kind == "choice" else 3])
         noise = together([torch.rand(shape, generator=g, dtype=like.dtype, device=like.device) for g in generators])
@@ -198,7 +199,7 @@ class Pool:
             useless = ~cost.isfinite() & cost[:, :1].isfinite()
             order = torch.where(useless, order[:, :1], order)  # beside what has a cost, what has none shapes no law
         found = chosen(candidates, order)
-        top = None if states is None else partial(_rows, states, order[:, 0], total.shape[1])
+        top = None if states is None else partial(_rows, states, order, total.shape[1])
         self._improve(found, cost, None if ends is None else [row[0] for row in ends], top)
         self.trace.append(self.least)
         self.tried += total.shape[1]
@@ -214,7 +215,8 @@ class Pool:
         if lowest is not None and before is not None:
             gains = [now < then or math.isnan(then) for now, then in zip(lowest, before, strict=True)]
         if not self.best or (gains is not None and all(gains)):
-            self.best, self.least, self._least = {k: v[:, 0] for k, v in elites.items()}, cost[:, 0], lowest
+            self.best = {k: v.select(1, 0) for k, v in elites.items()}
+            self.least, self._least = cost.select(1, 0), lowest
             self.arrived = None if top is None else top()
         elif gains is None or any(gains):
             new = (cost[:, 0] < self.least) | self.least.isnan()
@@ -255,8 +257,9 @@ class Pool:
         return self.score.found(self.best, self.least, self.trace, self.tried * horizon * samples, lost, self.arrived)
 
 
-def _rows(states: State, rows: Tensor, count: int) -> State:
-    """Of states ``[B·count, H, ...]`` those of one candidate of each episode, by its number ``[B]``."""
+def _rows(states: State, order: Tensor, count: int) -> State:
+    """Of states ``[B·count, H, ...]`` those of one candidate of each episode, the first in an order ``[B, K]``."""
+    rows = order.select(1, 0)
     return states.select(rows if len(rows) == 1 else rows + count * torch.arange(len(rows), device=rows.device))
 
 
