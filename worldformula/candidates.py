@@ -64,7 +64,8 @@ def draw(
         like = laws[name][0]
         if own.kind == "numbers":
             noise = together([noisy(g, (count, *like.shape[1:]), like) for g in generators])
-            found[name] = (laws[name][1].unsqueeze(1) * noise).add_(like.unsqueeze(1)).clamp_(-1, 1)
+            mean, std = laws[name] if len(like) == 1 else (part.unsqueeze(1) for part in laws[name])
+            found[name] = (std * noise).add_(mean).clamp_(-1, 1)
             continue
         shape = (count, *like.shape[1 : 2 if own.kind == "choice" else 3])
         noise = together([torch.rand(shape, generator=g, dtype=like.dtype, device=like.device) for g in generators])
@@ -157,6 +158,8 @@ class Pool:
         self.costs: list[Tensor] = []
         self.lost: Tensor | None = None
         self._least: list[float] | None = None  # the numbers of ``least``, where they are seen
+        self._dreamt: State | None = None  # the states of the last candidates, where they are known,
+        self._order = torch.empty(0)  # and which of them were the elites, the best first: ``[B, K]``
 
     @property
     def proposed(self) -> int:
@@ -179,8 +182,11 @@ class Pool:
         ``[B, elites]``. NaN comes last, and what is forbidden counts as NaN: behind what may be and costs ∞.
         """
         inside = allowed(self.mask, {k: v[:, :, 0] for k, v in candidates.items()}) if self.given else None
+        self._dreamt = None  # so that its memory is there for the next dream
         total, states = self.score.dreamt(candidates)
-        return self.keep(candidates, total, elites, inside, states)
+        found = self.keep(candidates, total, elites, inside, states)
+        self._dreamt = states
+        return found
 
     def keep(
         self, candidates: Named, total: Tensor, elites: int = 1, inside: Tensor | None = None,
@@ -197,8 +203,8 @@ class Pool:
             self.lost = ~(cost[:, 0] < torch.inf)
             useless = ~cost.isfinite() & cost[:, :1].isfinite()
             order = torch.where(useless, order[:, :1], order)  # beside what has a cost, what has none shapes no law
-        found = chosen(candidates, order)
-        top = None if states is None else partial(_rows, states, order[:, 0], total.shape[1])
+        found, self._order = chosen(candidates, order), order
+        top = None if states is None else partial(_rows, states, order)
         self._improve(found, cost, None if ends is None else [row[0] for row in ends], top)
         self.trace.append(self.least)
         self.tried += total.shape[1]
@@ -214,7 +220,8 @@ class Pool:
         if lowest is not None and before is not None:
             gains = [now < then or math.isnan(then) for now, then in zip(lowest, before, strict=True)]
         if not self.best or (gains is not None and all(gains)):
-            self.best, self.least, self._least = {k: v[:, 0] for k, v in elites.items()}, cost[:, 0], lowest
+            self.best = {k: v.select(1, 0) for k, v in elites.items()}
+            self.least, self._least = cost.select(1, 0), lowest
             self.arrived = None if top is None else top()
         elif gains is None or any(gains):
             new = (cost[:, 0] < self.least) | self.least.isnan()
@@ -235,9 +242,13 @@ class Pool:
             }
         self.laws = dict(laws)
 
-    def settle(self, actions: Named, cost: Tensor | None = None) -> None:
-        """Take these actions, ``[B, H, A]`` by name, whatever they cost."""
+    def settle(self, actions: Named, cost: Tensor | None = None, elite: Tensor | None = None) -> None:
+        """Take these actions, ``[B, H, A]`` by name, whatever they cost; ``elite`` ``[B, 1]`` says which of the last
+        elites that were tried they are.
+        """
         self.best, self.arrived = dict(actions), None
+        if elite is not None and self._dreamt is not None:
+            self.arrived = _rows(self._dreamt, self._order.gather(1, elite))
         if cost is None:
             costs, self.arrived = self.score.dreamt({k: v.unsqueeze(1) for k, v in actions.items()})
             cost, self.tried = costs[:, 0], self.tried + 1
@@ -255,9 +266,12 @@ class Pool:
         return self.score.found(self.best, self.least, self.trace, self.tried * horizon * samples, lost, self.arrived)
 
 
-def _rows(states: State, rows: Tensor, count: int) -> State:
-    """Of states ``[B·count, H, ...]`` those of one candidate of each episode, by its number ``[B]``."""
-    return states.select(rows if len(rows) == 1 else rows + count * torch.arange(len(rows), device=rows.device))
+def _rows(states: State, order: Tensor) -> State:
+    """Of states ``[B·N, H, ...]`` those of one candidate of each episode, the first in an order ``[B, K]``."""
+    rows = order.select(1, 0)
+    if (batch := len(rows)) > 1:
+        rows = rows + len(next(iter(states.values()))) // batch * torch.arange(batch, device=rows.device)
+    return states.select(rows)
 
 
 def _either(which: Tensor, one: State, other: State) -> State:

@@ -187,8 +187,12 @@ def test_constraints_that_are_no_numbers_are_discarded_and_counted():
     assert plan.discarded.item() > 0
     assert plan.states["s"][..., 1].max() <= 0.2
     nothing = Constraint(lambda states, _: states["s"][..., 0] * torch.nan, 0.6)
-    with pytest.raises(NonFiniteError, match="NaN in the episodes 0"):
+    with pytest.raises(NonFiniteError, match=r"NaN in the episodes 0(.|\n)*the constraints n are NaN there"):
         Lagrangian(CEM(H, 100, 10, 4)).plan(WALK, replace(COST, constraints={"n": nothing}), start, space=TWO)
+    lost = Task(lambda states, _: states["s"][..., 0] * torch.nan, constraints={"wall": WALL})
+    with pytest.raises(NonFiniteError, match="NaN in the episodes 0") as told:
+        Lagrangian(CEM(H, 100, 10, 4)).plan(WALK, lost, start, space=TWO)
+    assert "wall" not in str(told.value)
 
 
 def test_calls_are_counted():

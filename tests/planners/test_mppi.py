@@ -94,7 +94,11 @@ def test_it_is_the_search_by_hand(proposing: bool, warmed: bool) -> None:
         ahead = np.concatenate((hand["mean"][1:], np.zeros((1, A))))
         np.testing.assert_allclose(found.shifted()["a"][b], ahead, rtol=1e-10, atol=1e-10)
         np.testing.assert_allclose(found.cost[b], cost(start[b], hand["actions"][None])[0], rtol=1e-10)
-    assert found.calls == ROUNDS * N * H + H
+        path = [start[b]]  # of the elite that was drawn, which is seldom the best
+        for action in hand["actions"]:
+            path.append(np.tanh(path[-1] @ np.array([[0.8, -0.3], [0.4, 0.9]])) + 0.5 * action)
+        np.testing.assert_allclose(found.states["s"][b], np.stack(path), rtol=1e-10, atol=1e-10)
+    assert found.calls == ROUNDS * N * H
 
 
 def test_elites_are_drawn_by_their_weights() -> None:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from worldformula.catalogue import System, find
-from worldformula.errors import ConfigError
+from worldformula.errors import ConfigError, NonFiniteError
 from worldformula.given import allowed, check_fields, like_of, per_episode
 from worldformula.planner import Constraint, Named, Plan, Planner, Space, Task
 from worldformula.score import Score
@@ -114,7 +114,10 @@ class Lagrangian(Planner):
                 for generator, kept in zip(own, before, strict=True):
                     generator.set_state(kept)
             penalised = dual.task(task, best)
-            plan = self.planner.plan(dynamics, penalised, state, generators=own, warm=warm, **given)
+            try:
+                plan = self.planner.plan(dynamics, penalised, state, generators=own, warm=warm, **given)
+            except NonFiniteError as error:
+                raise _named(error, penalised, score, best) from None
             judged = score.dreams({k: v.unsqueeze(1) for k, v in plan.actions.items()})
             dual = dual.after(penalised.judged(*judged)[2], self)
             warm, calls = plan.actions, calls + plan.calls + self.horizon * max(task.samples, 1)
@@ -183,6 +186,16 @@ class _Penalised(Task):
         if self.best is not None:
             self.best.see(cost.detach(), found, {k: v[::S].detach() for k, v in actions.items()})
         return total, cost, found
+
+
+def _named(error: NonFiniteError, task: _Penalised, score: Score, best: _Best) -> NonFiniteError:
+    """That no candidate has a cost that is a number, with the constraints that are none either where it was tried."""
+    if not best.actions:
+        return error
+    excess = task.judged(*score.dreams({k: v.unsqueeze(1) for k, v in best.actions.items()}))[2]
+    lost = [name for name, g in excess.items() if bool(g.isnan().any())]
+    told = f"the constraints {', '.join(lost)} are NaN there, and what has no number for them is discarded"
+    return NonFiniteError(f"{error}\n{told}") if lost else error
 
 
 class _Best:

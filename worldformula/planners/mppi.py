@@ -86,7 +86,7 @@ class MPPI(Sampling):
         numbers = [name for name in pool.space if pool.space[name].kind == "numbers"]
         if self.answer == "elite":
             index = torch.stack([_pick(w, g) for w, g in zip(weights, pool.generators, strict=True)])[:, None]
-            pool.settle({k: v[:, 0] for k, v in chosen(elites, index).items()}, cost.gather(1, index)[:, 0])
+            pool.settle({k: v[:, 0] for k, v in chosen(elites, index).items()}, cost.gather(1, index)[:, 0], index)
         elif self.answer == "mean":
             pool.settle(pool.best | {name: pool.laws[name][0] for name in numbers})
         ahead = {
