@@ -113,6 +113,22 @@ def test_what_is_said_is_kept_near_to_the_word_that_is_expected_next(direction):
     agent.update(envs_rows(envs))
 
 
+def test_what_is_said_weighs_as_much_as_is_asked():
+    """The loss of the actor is linear in the weight: three losses, of 1, 2 and 4, lie on a line that is not flat."""
+    envs, found = Envs("lang_room_mini", 2, seed=0), []
+    for weight in (1.0, 2.0, 4.0):
+        config = replace(SMALL, talk="talk=token", talk_weight=weight)
+        agent = dynalang.build(config, envs.observations, envs.actions, 3)
+        dream, reward, going = agent.dream(agent.world.initial(4), torch.Generator().manual_seed(0))
+        out = agent.learner.dream(**agent.learner.dreamed(dream, dream, reward, going))
+        found.append(out.value["actor"].item())
+    first, second, third = found
+    assert second - first > 1e-6
+    assert third - second == pytest.approx(2 * (second - first), rel=1e-3)
+    with pytest.raises(ConfigError, match=r"above 0, got -1\.0"):
+        dynalang.build(replace(config, talk_weight=-1.0), envs.observations, envs.actions)
+
+
 def test_a_dream_goes_on_from_what_is_done_and_from_what_is_said():
     """Of three dreams from one state under one noise, two differ from the first in one of both actions alone."""
     envs = Envs("lang_room_mini", 1, seed=0)

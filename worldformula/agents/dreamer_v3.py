@@ -100,6 +100,8 @@ class DreamerConfig:
     """
     talk_direction: Direction = "policy"
     """KL[π ‖ words], or with words KL[words ‖ π]."""
+    talk_weight: float = 1.0
+    """Weight of that divergence, in the one of the entropy of other actions."""
     reset_every: int = 0
     """Updates after which the last layers of actor and critic begin anew, again and again; 0 never resets them."""
     reset_layers: int = 1
@@ -253,7 +255,7 @@ def _spoken(config: DreamerConfig, world: World, columns: Mapping[str, Column], 
             f"talk: the world says no word that it expects, as it predicts {', '.join(world.heads)} alone: expected "
             f"world.target=reconstruction, got {config.world.target}"
         )
-    return Spoken(world, head, said[action].variable, config.talk_direction)
+    return Spoken(world, head, said[action].variable, config.talk_direction, config.talk_weight)
 
 
 SYSTEM = System(
