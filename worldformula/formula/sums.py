@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.compiler import is_compiling
 
@@ -42,14 +43,12 @@ def log_expected(log_share: Tensor, x: Tensor | float, axis: int) -> Tensor:
     """
     if not isinstance(x, Tensor) or (_at_hand(x) and _all_below(x, APART[1])):
         return (log_share + x).logsumexp(axis)
-    found = (log_share + wide(x).clamp(*APART)).logsumexp(axis)
-    return found.masked_fill(found < NOTHING, -math.inf)
+    return F.threshold((log_share + wide(x).clamp(*APART)).logsumexp(axis), NOTHING, -math.inf)
 
 
 def logsumexp(x: Tensor, axis: int) -> Tensor:
     """log Σ eˣ over an axis: −∞ with the gradient 0 where nothing is left to add."""
-    found = x.clamp_min(APART[0]).logsumexp(axis)
-    return found.masked_fill(found < NOTHING, -math.inf)
+    return F.threshold(x.clamp_min(APART[0]).logsumexp(axis), NOTHING, -math.inf)
 
 
 def logmeanexp(x: Tensor, axis: int) -> Tensor:
