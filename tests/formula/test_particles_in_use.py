@@ -45,6 +45,7 @@ from worldformula import (
     total,
 )
 from worldformula.errors import FormulaError, GradientError, OneDrawError, TimeError
+from worldformula.formula import sums
 from worldformula.nets.transformer import CausalTransformer
 
 KINDS = {"trajectories": None, **FILTERS}
@@ -781,7 +782,8 @@ class Waiting(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nothing_waits_for_the_device(kind):
+def test_nothing_waits_for_the_device(kind, monkeypatch):
+    monkeypatch.setattr(sums, "at_hand", lambda x: False)  # as on a device
     x, formula = rows(series(6), 3), bound(kind)
     formula(x=x)  # the first call looks at its data
     with Waiting() as mode:

@@ -171,3 +171,18 @@ def test_a_divergence_of_classes_looks_for_zeros_of_p_alone(ours, theirs):
     assert torch.equal(formula.interpret(x=x).value, out.value)
     assert all(g is None or g.isfinite().all() for g in
                torch.autograd.grad(out.value.sum(), [n.v for n in nets], allow_unused=True))  # fmt: skip
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_a_value_that_only_an_impossible_condition_leads_to(inner):
+    """k = 1 follows s = 1 alone, which has no probability: g(1) = 0 counts nowhere, and q(k|s) is not 0 there."""
+    q = Categorical("q(s)", probs=torch.tensor([1.0, 0.0], dtype=torch.float64), shape=(), classes=2)
+    table = torch.tensor([[1.0, 0.0], [0.5, 0.5]], dtype=torch.float64).log()
+    r = Categorical("q(k|s)", lambda s: table[s], shape=(), classes=2)
+    c = Categorical("q(c|k)", lambda k: table[k], shape=(), classes=2)
+    net = Table([4.0, 0.0])
+    body = sqrt(OTHER) + log(c) * 0.0
+    e = Deterministic("e = g(k)", net, shape=())
+    out = (E(q * r * e, E(c, body, "exact"), "exact") if inner else E(q * r * e * c, body, "exact"))()
+    assert out.value.item() == 2.0
+    np.testing.assert_allclose(torch.autograd.grad(out.value, net.v)[0].numpy(), [0.25, 0.0])

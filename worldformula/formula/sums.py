@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.compiler import is_compiling
 
@@ -27,7 +28,7 @@ def expected(log_share: Tensor, x: Tensor | float, axis: int) -> Tensor:
     a gradient, as a zero that comes back from an E around this one would make it NaN.
     """
     share = log_share.exp()
-    if not isinstance(x, Tensor) or not x.is_floating_point() or (_at_hand(x) and _all_below(x, APART[1])):
+    if not isinstance(x, Tensor) or not x.is_floating_point() or (at_hand(x) and _all_below(x, APART[1])):
         return (share * x).sum(axis)
     infinite = x.abs() >= APART[1]
     beyond = torch.where(infinite & (share > 0), x.detach().sign() * math.inf, 0.0).sum(axis)
@@ -40,16 +41,16 @@ def log_expected(log_share: Tensor, x: Tensor | float, axis: int) -> Tensor:
 
     Both sides are kept apart from what log 0 is computed as, which would swallow a density and give it back as log 1.
     """
-    if not isinstance(x, Tensor) or (_at_hand(x) and _all_below(x, APART[1])):
+    if not isinstance(x, Tensor) or (at_hand(x) and _all_below(x, APART[1])):
         return (log_share + x).logsumexp(axis)
-    found = (log_share + wide(x).clamp(*APART)).logsumexp(axis)
-    return found.masked_fill(found < NOTHING, -math.inf)
+    return F.threshold((log_share + wide(x).clamp(*APART)).logsumexp(axis), NOTHING, -math.inf)
 
 
 def logsumexp(x: Tensor, axis: int) -> Tensor:
     """log Σ eˣ over an axis: −∞ with the gradient 0 where nothing is left to add."""
-    found = x.clamp_min(APART[0]).logsumexp(axis)
-    return found.masked_fill(found < NOTHING, -math.inf)
+    if at_hand(x) and _all_above(found := x.logsumexp(axis), NOTHING):
+        return found
+    return F.threshold(x.clamp_min(APART[0]).logsumexp(axis), NOTHING, -math.inf)
 
 
 def logmeanexp(x: Tensor, axis: int) -> Tensor:
@@ -85,7 +86,7 @@ def possible(x: Tensor, log_share: Tensor, *, most: float = ORDINARY[1], log: bo
     quotient would multiply that by ∞. ``log``: 0 is what log 0 stands for, and not what is rounded to 0, as a weight of
     e⁻²⁰⁰ times a ratio of e³⁰⁰ counts.
     """
-    if _at_hand(log_share) and _all_above(log_share, -80.0):
+    if at_hand(log_share) and _all_above(log_share, -80.0):
         return x
     never = log_share < NOTHING if log else log_share.exp() == 0
     size = x.detach().abs()
@@ -99,7 +100,7 @@ def _stacked(values: tuple[Tensor | float, ...]) -> Tensor:
     return torch.stack(torch.broadcast_tensors(*found))  # type: ignore[no-untyped-call]
 
 
-def _at_hand(x: Any) -> bool:
+def at_hand(x: Any) -> bool:
     """Whether a look at the numbers costs less than the operations that it saves: no device is waited for."""
     return isinstance(x, Tensor) and x.device.type == "cpu" and not is_compiling() and not transformed()
 

@@ -14,7 +14,7 @@ from worldformula.formula import runtime
 from worldformula.formula.plan.arithmetic import binary
 from worldformula.formula.plan.draft import Draft
 from worldformula.formula.plan.plan import Op, Ref
-from worldformula.formula.plan.scope import Scope
+from worldformula.formula.plan.scope import Scope, Weighed
 
 MOST = {"exp": 60.0}  # e⁶⁰ is a number in every type
 
@@ -53,7 +53,7 @@ def _seen(draft: Draft, scope: Scope, ref: Ref, beside: tuple[Ref, ...], most: f
     for known in scope.weighed:
         if not isinstance(ref, str) or known.shares.keys().isdisjoint(draft.ops[ref].axes):
             continue
-        shares = [share() for axis, share in known.shares.items() if axis in axes]
+        shares = _shares(draft, known, axes)
         share = reduce(lambda left, right: binary(draft, "+", left, right), shares)
         rank = draft.rank(ref)
         if rank and isinstance(share, str):
@@ -65,3 +65,15 @@ def _seen(draft: Draft, scope: Scope, ref: Ref, beside: tuple[Ref, ...], most: f
             draft.events[seen] = draft.events[ref]
         ref = seen
     return ref
+
+
+def _shares(draft: Draft, known: Weighed, axes: set[int]) -> list[Ref]:
+    """The shares of the values at these axes, and of those at the axes that these shares have: q(k|s) stands beside
+    q(s), which may be 0 where it is not.
+    """
+    found, waiting = dict[int, Ref](), axes & known.shares.keys()
+    while waiting:
+        found |= {axis: known.shares[axis]() for axis in waiting}
+        read = {axis for ref in found.values() if isinstance(ref, str) for axis in draft.ops[ref].axes}
+        waiting = read & known.shares.keys() - found.keys()
+    return [found[axis] for axis in known.shares if axis in found]
