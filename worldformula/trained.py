@@ -21,12 +21,12 @@ import torch
 
 from worldformula.errors import CheckpointError, ConfigError, RunFolderError
 from worldformula.run.player import Player
+from worldformula.run.transfer import DESCRIPTION, PRETRAINED, description, pretrained
 
 if TYPE_CHECKING:
     from worldformula.run.config import EnvConfig
 
-DESCRIPTION, WEIGHTS, CARD = "worldformula.json", "model.safetensors", "README.md"
-FORMAT = 1
+CARD, FORMAT = "README.md", 1
 
 
 class TrainedAgent:
@@ -117,6 +117,7 @@ def save_pretrained(thing: Any, folder: str | Path) -> Path:
     from safetensors.torch import save_file
 
     from worldformula.run.folder import writing
+    from worldformula.training.checkpoint import digest_of_file
 
     origin, path = getattr(thing, "origin", None), Path(folder)
     if not isinstance(origin, Mapping):
@@ -129,8 +130,9 @@ def save_pretrained(thing: Any, folder: str | Path) -> Path:
             raise RunFolderError(f"{path} holds other files; choose a new folder")
         path.mkdir(parents=True, exist_ok=True)
         weights = {k: v.detach().cpu().contiguous().clone() for k, v in _networks(thing).state_dict().items()}
-        save_file(weights, path / WEIGHTS)
-        (path / DESCRIPTION).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
+        save_file(weights, path / PRETRAINED)
+        told = {**origin, "weights_sha256": digest_of_file(path / PRETRAINED)}
+        (path / DESCRIPTION).write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
         (path / CARD).write_text(_card(thing, origin, path.resolve().name), encoding="utf-8")
     return path
 
@@ -140,26 +142,24 @@ def from_pretrained(folder: str | Path, device: str = "auto") -> Any:
 
     Raises:
         RunFolderError: no such folder, or one of a newer version.
-        CheckpointError: the weights are damaged, or of another model.
+        CatalogueError: this version of the library does not have its system.
+        CheckpointError: the weights are missing, damaged, or of another model.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     from worldformula.training.devices import choose
 
     path = Path(folder)
     try:
-        origin = json.loads((path / DESCRIPTION).read_text(encoding="utf-8"))
-        known = isinstance(origin, dict) and origin.get("format") == FORMAT
+        origin = description(path)
     except (OSError, ValueError) as error:
         raise RunFolderError(f"{path} holds nothing that save_pretrained wrote: {error}") from error
-    if not known:
+    if origin.get("format") != FORMAT:
         raise RunFolderError(f"{path / DESCRIPTION} is not of format {FORMAT}, which this version reads")
+    weights = pretrained(path)
     thing = _built(origin, path)
     try:
-        _networks(thing).load_state_dict(load_file(path / WEIGHTS))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise CheckpointError(f"{path / WEIGHTS} does not fit {origin['system']}: {error}") from error
+        _networks(thing).load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path / PRETRAINED} does not fit {origin['system']}: {error}") from error
     _networks(thing).to(choose(device)).eval()
     return thing
 
@@ -243,7 +243,7 @@ def _built(origin: Mapping[str, Any], path: Path) -> Any:
         return TrainedAgent(
             agent, observations, actions, settings.from_dict(EnvConfig(""), origin["env"]), dict(origin)
         )  # fmt: skip
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
         raise RunFolderError(f"{path / DESCRIPTION} is damaged, or of another version: {error}") from error
 
 

@@ -15,6 +15,8 @@ from tests.agent.test_dreamer_runs import CONFIG, SYSTEM
 from tests.cli.test_fit_command import newest
 from tests.cli.test_worlds import arrays
 from worldformula.cli import main
+from worldformula.cli.many import from_file
+from worldformula.cli.train import Train
 from worldformula.errors import ConfigError
 from worldformula.run.folder import read_metrics
 from worldformula.run.interact import Interact
@@ -288,3 +290,14 @@ def test_a_file_of_options_and_several_seeds_of_an_agent(
     assert "no option 'envs'. Did you mean 'env'" in capsys.readouterr().err
     assert main(["train", "--env", "pendulum"]) == 1
     assert "say where the run shall lie" in capsys.readouterr().err
+    for one, expected in (
+        ({"pixels": False}, "no_pixels"),
+        ({"pixels": "no"}, "no_pixels"),
+        ({"compile": True}, "compile"),
+    ):
+        (tmp_path / "run.json").write_text(json.dumps(one))
+        read = from_file(Train(), tmp_path / "run.json")
+        assert [name for name in ("pixels", "no_pixels", "compile") if getattr(read, name)] == [expected]
+    seeds = ["train", "--env", "pendulum", "--run", str(tmp_path / "y"), "--seeds", "1,2", "--set", "seed=5"]
+    assert main(seeds) == 1
+    assert "got both --seeds and --set seed=5" in capsys.readouterr().err

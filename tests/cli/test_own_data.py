@@ -124,6 +124,19 @@ def test_seeds_have_a_folder_each_and_a_table(folder, capsys):
     assert main(["fit", "vae", "--data", "x.npz", "--seeds", "1,2", "--seed", "1"]) == 1
 
 
+def test_seeds_go_on_where_some_of_them_have_begun(folder, capsys):
+    given = ["fit", "vae", "--data", "x.npz", *FEW, "--run", "many"]
+    assert main([*given, "--seeds", "1,2", "--resume"]) == 1  # nothing goes on where nothing is
+    assert "holds no run to go on with" in capsys.readouterr().err
+    assert main([*given, "--seeds", "1"]) == 0
+    first = (folder / "many" / "seed-1" / "metrics.jsonl").read_bytes()
+    capsys.readouterr()
+    assert main([*given, "--seeds", "1,2", "--resume"]) == 0
+    assert (folder / "many" / "seed-1" / "metrics.jsonl").read_bytes() == first
+    assert "mean ± standard error" in capsys.readouterr().out
+    assert json.loads((folder / "many" / "seed-2" / "config.json").read_text())["seed"] == 2
+
+
 def test_options_from_a_file(folder, capsys):
     (folder / "run.toml").write_text(
         'data = "x.npz"\nsteps = 3\nbatch = 4\nrun = "a"\n[set]\nlatent = 2\nhidden = [8]\n'
@@ -134,6 +147,26 @@ def test_options_from_a_file(folder, capsys):
     (folder / "run.json").write_text('{"model": "vae", "stepz": 3}')
     assert main(["fit", "--config", "run.json"]) == 1
     assert "no option 'stepz'. Did you mean 'steps'" in capsys.readouterr().err
+
+
+def test_a_file_of_options_says_what_the_command_line_would(folder, capsys):
+    given = ["fit", "vae", "--data", "x.npz", *FEW, "--config"]
+    (folder / "init.toml").write_text('run = "b"\ninit = "a"\nquiet = "no"\n')
+    assert main([*given[:-1], "--run", "a"]) == 0
+    capsys.readouterr()
+    assert main([*given, "init.toml"]) == 0
+    out = capsys.readouterr().out
+    assert "12 of 12 tensors of this run" in out
+    assert "\ndevice cpu" in out, "quiet = no"
+    for text, says in (
+        ('{"steps": 3, "steps": 2}', "cannot be read as JSON: 'steps' is there twice"),
+        ('{"set": {"latent": 3, "latent": 2}}', "'latent' is there twice"),
+        ('{"quiet": "perhaps"}', "--config: quiet expects true or false, got 'perhaps'"),
+    ):
+        (folder / "wrong.json").write_text(text)
+        assert main([*given, "wrong.json", "--run", "c"]) == 1
+        assert says in capsys.readouterr().err
+    assert not (folder / "c").exists()
 
 
 SETS = ("digits", "digits-17", "sprites", "ring", "trimodal", "rooms")

@@ -18,7 +18,7 @@ from worldformula.model.config import start
 from worldformula.model.run import ModelRun, loaded, sized
 from worldformula.report import dreams
 from worldformula.run import transfer
-from worldformula.trained import load
+from worldformula.trained import load, save_pretrained
 from worldformula.training import settings
 from worldformula.worlds import rssm
 
@@ -168,8 +168,13 @@ def test_weights_of_other_words_are_refused(text, tmp_path):
     own = Envs("home_dynamics", 1).vocabulary
     transfer.same_words(str(tmp_path / "run"), own)
     other = Envs("messenger", 1).vocabulary
-    with pytest.raises(ConfigError, match=r"(?s)learnt 28 words, this environment has .+only there: .+data\.env=ID"):
-        transfer.same_words(str(tmp_path / "run"), other)
+    save_pretrained(load(tmp_path / "run"), tmp_path / "kept")
+    transfer.same_words(str(tmp_path / "kept"), own)
+    for name in ("run", "kept"):
+        with pytest.raises(
+            ConfigError, match=r"(?s)learnt 28 words, this environment has .+only there: .+data\.env=ID"
+        ):
+            transfer.same_words(str(tmp_path / name), other)
     with pytest.raises(ConfigError, match="does not speak"):
         transfer.same_words(str(tmp_path / "run"), None)
 

@@ -154,12 +154,72 @@ def test_what_cannot_be_opened_says_what_to_do(runs: Path, tmp_path: Path) -> No
     with pytest.raises(RunFolderError, match="holds other files"):
         wf.save_pretrained(wf.load(runs / "vae"), runs)
     (kept / "model.safetensors").write_bytes(b"x")
-    with pytest.raises(CheckpointError, match="does not fit vae"):
+    with pytest.raises(CheckpointError, match=r"safetensors cannot be read: .+Copy it again"):
         wf.from_pretrained(kept)
     values = json.loads((kept / "worldformula.json").read_text())
     (kept / "worldformula.json").write_text(json.dumps(values | {"format": 9}))
     with pytest.raises(RunFolderError, match="not of format 1"):
         wf.from_pretrained(kept)
+
+
+def other_weights(kept: Path) -> None:
+    """One bit of one weight: a file that is whole, and not the one that was saved."""
+    content = bytearray((kept / "model.safetensors").read_bytes())
+    content[-3] ^= 1
+    (kept / "model.safetensors").write_bytes(bytes(content))
+
+
+def said(**values: Any) -> Any:
+    """Writes other values into the description."""
+
+    def write(kept: Path) -> None:
+        file = kept / "worldformula.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+    return write
+
+
+DAMAGE = {
+    "cut": (lambda kept: (kept / "model.safetensors").write_bytes(b"x" * 50), CheckpointError, "cannot be read"),
+    "lost": (lambda kept: (kept / "model.safetensors").unlink(), CheckpointError, "cannot be read: No such file"),
+    "changed": (other_weights, CheckpointError, "not the file that was written with worldformula.json"),
+    "other sizes": (said(changes=["pixels=256", "hidden=9", "latent=3"]), CheckpointError, "does not fit vae"),
+    "newer size": (said(changes=["newer=3"]), RunFolderError, "of another version: unknown setting 'newer'"),
+    "not a list": (said(changes=None), RunFolderError, "damaged, or of another version"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_what_is_damaged_or_of_another_version_is_never_opened(runs: Path, tmp_path: Path, name: str) -> None:
+    damage, error, says = DAMAGE[name]
+    kept = wf.save_pretrained(wf.load(runs / "vae"), tmp_path / "kept – ü")
+    damage(kept)
+    with pytest.raises(error, match=says):
+        wf.from_pretrained(kept)
+
+
+def test_the_description_of_an_agent_that_is_of_another_version(runs: Path, tmp_path: Path) -> None:
+    kept = wf.save_pretrained(wf.load(runs / "agent"), tmp_path / "kept")
+    whole = (kept / "worldformula.json").read_text()
+    for values in ({"agent": {"newer": 1}}, {"env": {"newer": 1}}, {"observations": [1]}, {"seed": "a"}):
+        (kept / "worldformula.json").write_text(whole)
+        said(**values)(kept)
+        with pytest.raises(RunFolderError, match="damaged, or of another version"):
+            wf.from_pretrained(kept)
+
+
+@pytest.mark.parametrize("name", ["cut", "lost", "changed"])
+def test_a_new_run_does_not_begin_with_damaged_weights(
+    runs: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kept = wf.save_pretrained(wf.load(runs / "vae"), tmp_path / "kept")
+    given = ["fit", "vae", "--data", "sprites", "--set", "hidden=8", "--set", "latent=3", "--steps", "2"]
+    given += ["--init", str(kept), "--run"]
+    assert main([*given, str(tmp_path / "good")]) == 0
+    DAMAGE[name][0](kept)
+    capsys.readouterr()
+    assert main([*given, str(tmp_path / "bad")]) == 1
+    assert f"{kept / 'model.safetensors'} cannot be read" in capsys.readouterr().err
 
 
 def test_an_unknown_name_of_the_package_is_an_attribute_error() -> None:

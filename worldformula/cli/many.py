@@ -14,6 +14,7 @@ import numpy as np
 import tyro
 
 from worldformula.errors import ConfigError, near, table
+from worldformula.run.folder import RunFolder
 from worldformula.training import settings
 
 DEFAULT_PRESET = "tiny"
@@ -87,7 +88,8 @@ def from_file(asked: Trains, path: Path) -> Trains:
     options = asked.in_file
     try:
         text = path.read_text(encoding="utf-8")
-        found: Any = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        as_json = path.suffix == ".json"
+        found: Any = json.loads(text, object_pairs_hook=_once) if as_json else tomllib.loads(text)
     except FileNotFoundError as error:
         raise ConfigError(f"--config {path}: there is no such file") from error
     except (OSError, ValueError) as error:
@@ -104,8 +106,19 @@ def from_file(asked: Trains, path: Path) -> Trains:
     changes: dict[str, Any] = {"config_file": None, "settings": (*texts, *asked.settings)}
     for key, value in dict[str, Any](found).items():
         if key != "set" and getattr(asked, options[key]) in (None, False, ()):
-            changes[options[key]] = _given(key, value, getattr(asked, options[key]))
+            changes[options[key]] = given = _given(key, value, getattr(asked, options[key]))
+            opposite = f"no_{options[key]}"
+            changes |= {opposite: True} if given is False and hasattr(asked, opposite) else {}
     return dataclasses.replace(asked, **changes)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys are there once, as TOML asks it of its own; Python would take the last one."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"{next(key for key in found if keys.count(key) > 1)!r} is there twice")
+    return found
 
 
 def _given(key: str, value: Any, default: Any) -> Any:
@@ -113,25 +126,29 @@ def _given(key: str, value: Any, default: Any) -> Any:
     if isinstance(default, tuple):
         pairs = [f"{k}={settings.written(v)}" for k, v in value.items()] if isinstance(value, Mapping) else None
         return tuple(pairs or map(settings.written, value if isinstance(value, list) else [value]))
-    if isinstance(value, bool) and isinstance(default, bool):
-        return value
-    return Path(str(value)) if key == "run" else settings.written(value)
+    if isinstance(default, bool):
+        return settings.convert(value, bool, f"--config: {key}")
+    return Path(str(value)) if key in ("run", "init") else settings.written(value)
 
 
 def sweep(asked: Trains, seeds: str) -> int:
-    """A run per seed, and a table of what each reached.
+    """A run per seed, and a table of what each reached. With ``resume`` those go on that there are, others begin.
 
     Raises:
-        ConfigError: no seeds, one of them twice, or --seed beside them.
+        ConfigError: no seeds, one of them twice, or another seed beside them.
     """
     chosen = settings.convert(seeds, tuple[int, ...], "seeds")
     if not chosen or len(set(chosen)) != len(chosen) or min(chosen) < 0:
         raise ConfigError(f"--seeds expects different whole numbers of at least 0, e.g. 1,2,3; got {seeds!r}")
     if asked.seed is not None:
         raise ConfigError("got both --seed and --seeds; write one of them")
+    if twice := [text for text in asked.settings if text.partition("=")[0].strip() == "seed"]:
+        raise ConfigError(f"got both --seeds and --set {twice[0]}, which would be the seed of every run; write one")
     folder, reached = asked.folder(), dict[int, dict[str, float]]()
+    begun = [seed for seed in chosen if RunFolder(folder / f"seed-{seed}").exists]
     for seed in chosen:
         more: dict[str, Any] = {"seeds": None, "seed": str(seed), "out": folder / f"seed-{seed}"}
+        more |= {"resume": False} if begun and seed not in begun else {}
         reached[seed] = dataclasses.replace(asked, **more).one()
     names = list(next(iter(reached.values())))
     rows = [(str(seed), *(f"{found[name]:.5g}" for name in names)) for seed, found in reached.items()]

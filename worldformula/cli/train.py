@@ -87,6 +87,7 @@ class Train(Trains, TrainOptions):
             "seed",
             "seeds",
             "device",
+            "compile",
             "init",
             "freeze",
             "quiet",

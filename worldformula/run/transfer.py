@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from worldformula.training import begun, checkpoint
 from worldformula.vocabulary import Vocabulary
 
 WORLD = "world."  # before the names of an agent's world, which is also trained by itself
-PRETRAINED = "model.safetensors"
+PRETRAINED, DESCRIPTION = "model.safetensors", "worldformula.json"  # of a folder of `worldformula.save_pretrained`
 TOLD = 8  # names that are told one by one
 
 
@@ -28,10 +29,8 @@ def weights_of(run: str | Path) -> dict[str, Tensor]:
         RunFolderError: nothing is there that has weights. CheckpointError: no checkpoint yet, or none can be read.
     """
     path = Path(run)
-    if (path / PRETRAINED).is_file():
-        from safetensors.torch import load_file
-
-        return dict(load_file(path / PRETRAINED))
+    if (path / DESCRIPTION).is_file() or (path / PRETRAINED).is_file():
+        return pretrained(path)
     kind = kind_of(RunFolder(path).config(), path)
     if kind == "phases":
         raise RunFolderError(f"--init {path}: it is a chain of phases; name the folder of one of them")
@@ -42,6 +41,42 @@ def weights_of(run: str | Path) -> dict[str, Tensor]:
         return dict(found.state["agent"]["weights"])
     average = found.state["fit"]["average"]
     return {**found.state["fit"]["weights"], **({} if average is None else average["means"])}
+
+
+def pretrained(folder: Path) -> dict[str, Tensor]:
+    """The weights in a folder of `worldformula.save_pretrained`; its description, where it is there, has their SHA-256.
+
+    Raises:
+        CheckpointError: they are missing, damaged, or not those that were written with the description.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    file = folder / PRETRAINED
+    try:
+        found = dict(load_file(file))
+        said = description(folder).get("weights_sha256") if (folder / DESCRIPTION).is_file() else None
+        if said is not None and said != checkpoint.digest_of_file(file):
+            raise ValueError(
+                f"it is not the file that was written with {DESCRIPTION}: changed, damaged, or another one"
+            )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{file} cannot be read: {error}. Copy it again, or save it again from its run"
+        ) from error
+    return found
+
+
+def description(folder: Path) -> dict[str, Any]:
+    """What `worldformula.save_pretrained` wrote beside the weights.
+
+    Raises:
+        ValueError: it is damaged. OSError: it is not there.
+    """
+    found = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+    if not isinstance(found, dict):
+        raise ValueError(f"expected an object, got {type(found).__name__}")
+    return found
 
 
 def prepare(networks: Any, init: str, frozen: Sequence[str], say: Callable[[str], None]) -> None:
@@ -60,14 +95,15 @@ def prepare(networks: Any, init: str, frozen: Sequence[str], say: Callable[[str]
 
 
 def same_words(init: str, words: Vocabulary | None) -> None:
-    """The numbers of words mean the same in another run that learnt words, and here; ``words`` are those here.
+    """The numbers of words mean the same in another fit that learnt words, kept or not, and here, which has ``words``.
 
     Raises:
         ConfigError: other words, or another order of them.
     """
-    if not init or not RunFolder(init).exists:
+    kept = bool(init) and (Path(init) / DESCRIPTION).is_file()
+    if not init or not (kept or RunFolder(init).exists):
         return
-    columns = RunFolder(init).config().get("columns") or {}
+    columns = (description(Path(init)) if kept else RunFolder(init).config()).get("columns") or {}
     there = next((tuple(c["words"]) for c in columns.values() if "words" in c), None)
     here = None if words is None else words.words
     if there is None or there == here:

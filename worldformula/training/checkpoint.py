@@ -62,7 +62,7 @@ def save(folder: str | os.PathLike[str], step: int, state: dict[str, Any], *, ke
         draft.mkdir()
         file = draft / TENSORS
         save_file(tensors, file)
-        document = {"format": FORMAT, "step": step, "tensors_sha256": _digest(file)}
+        document = {"format": FORMAT, "step": step, "tensors_sha256": digest_of_file(file)}
         document |= {"tree_sha256": _digest_tree(tree), "tree": tree}
         file = draft / TREE
         file.write_text(json.dumps(document), encoding="utf-8")
@@ -98,7 +98,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
             raise ValueError(f"{TREE} is not of format {FORMAT}")
         if _digest_tree(document["tree"]) != document["tree_sha256"]:
             raise ValueError(f"{TREE} was changed or damaged after it was written")
-        if _digest(path / TENSORS) != document["tensors_sha256"]:
+        if digest_of_file(path / TENSORS) != document["tensors_sha256"]:
             raise ValueError(f"{TENSORS} was truncated, changed or damaged after it was written")
         state = _decode(document["tree"], load_file(path / TENSORS))
         return Checkpoint(int(document["step"]), state, path)
@@ -213,7 +213,8 @@ def _decode(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
 # ------------------------------------------------------------------------------------------------------ the disk
 
 
-def _digest(path: Path) -> str:
+def digest_of_file(path: Path) -> str:
+    """The SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
