@@ -280,6 +280,8 @@ def test_the_weights_of_the_best_evaluation_are_kept_and_come_back(uninterrupted
     again = evaluate(agent, config().env, episodes=3, seed=derived(config().seed, EVALUATION))
     assert again.mean == pytest.approx(top["eval/return"])
     assert len(checkpoint.steps_in(RunFolder(uninterrupted).best)) == 1
+    RunFolder(tmp_path / "late").create({"kind": "interact"})  # of a run that never reached a checkpoint
+    checkpoint.save(RunFolder(tmp_path / "late").best, 9, {"agent": {}})
     Interact(override(config(), ["eval_every=0"]), ToyAgent, tmp_path / "late").run()
     with pytest.raises(CheckpointError, match=r"keeps no best weights: .* eval_every=5000"):
         best(RunFolder(tmp_path / "late"))

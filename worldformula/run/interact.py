@@ -368,8 +368,8 @@ class Interact:
                 f"is deleted. Bring back {self.folder.checkpoints}, take another folder with --run, or delete "
                 f"{self.folder.path} yourself."
             )
-        shutil.rmtree(self.folder.replay, ignore_errors=True)
-        shutil.rmtree(self.folder.tensorboard, ignore_errors=True)
+        for left in (self.folder.replay, self.folder.tensorboard, self.folder.best):
+            shutil.rmtree(left, ignore_errors=True)
         self.replay = self.new_replay()
         self.driver.begin()
 
