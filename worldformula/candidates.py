@@ -64,7 +64,7 @@ def draw(
         like = laws[name][0]
         if own.kind == "numbers":
             noise = together([noisy(g, (count, *like.shape[1:]), like) for g in generators])
-            mean, std = laws[name] if len(like) == 1 else (part.unsqueeze(1) for part in laws[name])
+            mean, std = laws[name] if like.shape[0] == 1 else (part.unsqueeze(1) for part in laws[name])
             found[name] = (std * noise).add_(mean).clamp_(-1, 1)
             continue
         shape = (count, *like.shape[1 : 2 if own.kind == "choice" else 3])
@@ -99,7 +99,7 @@ def within(law: Law, mask: Tensor | None) -> Law:
 
 def chosen(candidates: Named, rows: Tensor) -> dict[str, Tensor]:
     """Candidates ``[B, N, H, A]`` by name at rows ``[B, K]``: ``[B, K, H, A]``."""
-    if len(rows) == 1:  # of one episode whole rows are copied
+    if rows.shape[0] == 1:  # of one episode whole rows are copied
         return {name: value.index_select(1, rows[0]) for name, value in candidates.items()}
     return {
         name: value.gather(1, rows[:, :, None, None].expand(-1, -1, *value.shape[2:]))
@@ -269,8 +269,8 @@ class Pool:
 def _rows(states: State, order: Tensor) -> State:
     """Of states ``[B·N, H, ...]`` those of one candidate of each episode, the first in an order ``[B, K]``."""
     rows = order.select(1, 0)
-    if (batch := len(rows)) > 1:
-        rows = rows + len(next(iter(states.values()))) // batch * torch.arange(batch, device=rows.device)
+    if (batch := rows.shape[0]) > 1:
+        rows = rows + next(iter(states.values())).shape[0] // batch * torch.arange(batch, device=rows.device)
     return states.select(rows)
 
 

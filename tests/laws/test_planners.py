@@ -23,7 +23,7 @@ from worldformula.world import PriorDynamics
 
 
 @pytest.mark.parametrize("name", names("planners"))
-def test_every_planner_of_the_catalogue(name, capfd):
+def test_every_planner_of_the_catalogue(name):
     system = find(name)
     planner = system.build(system.sizes("tiny"))
     several = {"u": ActionSet(3, "choice"), "w": ActionSet(2, "flags")}
@@ -34,7 +34,6 @@ def test_every_planner_of_the_catalogue(name, capfd):
     }
     for space in spaces.get(system.acts, [None]):
         check_planner(planner, space)
-    assert capfd.readouterr() == ("", "")  # hundreds of decisions an episode, and none prints
 
 
 @pytest.mark.parametrize(

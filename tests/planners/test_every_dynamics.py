@@ -100,15 +100,16 @@ def worlds() -> dict[str, World]:
 WORLDS = worlds()
 
 
-def stepwise(world: World, start: State, actions: Named, variable: str, goal: Tensor) -> Tensor:
-    """Σ_t ‖s_t − goal‖², each step a dream of its own from the state that the one before ended in."""
-    state, total = start, torch.zeros(B)
+def stepwise(world: World, start: State, actions: Named, variable: str, goal: Tensor) -> tuple[Tensor, Tensor]:
+    """Σ_t ‖s_t − goal‖², each step a dream of its own from the state that the one before ended in; and s_0, s_1, …"""
+    state, total, path = start, torch.zeros(B), [start[variable]]
     for t in range(actions["a"].shape[1]):
         dream = State(world.imagine(state, actions={"a": actions["a"][:, t : t + 1]}, deterministic=True), 2)
         state = dream.last()
         state = state.only(k for k in state if k not in world.actions)
         total = total + (state[variable] - goal).flatten(1).square().sum(-1)
-    return total
+        path.append(state[variable])
+    return total, torch.stack(path, 1)
 
 
 @pytest.mark.slow
@@ -131,7 +132,9 @@ def test_a_world(which: str, name: str, kind: str) -> None:
     plan = planner.plan(world, task, start, space=space)
     assert space["a"].holds(plan.actions["a"])
     begin = start.only(k for k in start if k not in world.actions)
-    torch.testing.assert_close(plan.cost, stepwise(world, begin, plan.actions, variable, goal), rtol=1e-3, atol=1e-4)
+    cost, path = stepwise(world, begin, plan.actions, variable, goal)
+    torch.testing.assert_close(plan.cost, cost, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(plan.states[variable], path, rtol=1e-3, atol=1e-4)
 
 
 class Walled(PriorDynamics):

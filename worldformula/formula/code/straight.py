@@ -121,7 +121,8 @@ class Straight:
         """
         read = [noise[what.key] if kind == "noise" else state.get(what) for kind, what in self.ways]
         acts = [(i, kind, what) for i, (kind, what) in enumerate(self.ways) if what in self.series]
-        call, shifted, places = self.call, self.shifted, [(key, self.places[key]) for key in wanted]
+        call, plain, shifted = self.call, self.plain, self.shifted
+        places = [(key, self.places[key]) for key in wanted]
 
         def dream(actions: Values) -> Tensors:
             values: list[Any] = read.copy()
@@ -131,7 +132,10 @@ class Straight:
                     values[place] = value.select(1, 0)
                 else:  # the last of a series is not read
                     values[place] = Shifted(value) if what in shifted else value.roll(-1, 1)
-            with one_loop() if self.plain and torch.is_grad_enabled() else nullcontext():
+            if plain and torch.is_grad_enabled():
+                with one_loop():
+                    samples = call(owner, *values)[2]
+            else:
                 samples = call(owner, *values)[2]
             lead = next(iter(actions.values()))
             return {key: _in_time(samples[place], lead) for key, place in places}
