@@ -9,7 +9,7 @@ import torch
 from torch.distributions import Categorical, Independent, Normal, kl_divergence
 
 from tests.worlds.test_c_rssm import SMALL as LOW
-from worldformula.errors import ConfigError
+from worldformula.errors import ConfigError, MissingInputError
 from worldformula.nets.jumps import Arrived, Here
 from worldformula.testing import check_world
 from worldformula.world.jumps import JumpSettings
@@ -107,6 +107,19 @@ def test_the_jumps_loss_is_that_of_a_loop(ends):
             total = total + kl - 0.3 * act - 0.2 * time - way
     assert 0 < count < B * T
     assert found.value.item() == pytest.approx(total.item() / count, rel=1e-9)
+
+
+def test_how_alike_codes_are_held_may_be_said_by_the_call():
+    world, fixed = made(replace(SMALL, jumps=replace(JUMPS, even=None))), made()
+    data = world.beside("jumps", world.loss(**rows(), seed=0).samples, rows())
+    assert world.jumps(**data, even=0.7, seed=1).value.item() == pytest.approx(fixed.jumps(**data, seed=1).value.item())
+    none, half, one = (world.jumps(**data, even=even, seed=1).value.item() for even in (0.0, 0.5, 1.0))
+    assert one - none == pytest.approx(2 * (half - none), rel=1e-3)
+    assert one > none
+    with pytest.raises(MissingInputError, match="even"):
+        world.jumps(**data, seed=1)
+    plain = made(replace(SMALL, jumps=replace(JUMPS, even=0.0)))
+    assert "kl_even" not in plain.jumps(**data, seed=1).terms
 
 
 def test_the_world_learns_nothing_by_the_jumps_and_all_of_the_jumps_does():

@@ -82,7 +82,9 @@ def gates(agent: ImaginationAgent, seed: int) -> dict[str, float]:
 def config() -> thick_planet.ThickPlaNetConfig:
     """`tiny`, with what numbers within [0, 1] and a seldom reward at an end need."""
     own = thick_planet.tiny()
-    world = replace(own.world, groups=GROUPS, classes=CLASSES, gates=None, proceed=1.0, spread=0.1)
+    assert own.world.jumps is not None
+    jumps = replace(own.world.jumps, even=None)
+    world = replace(own.world, groups=GROUPS, classes=CLASSES, gates=None, proceed=1.0, spread=0.1, jumps=jumps)
     search = CEM(horizon=12, candidates=100, elites=10, iterations=4)
     codes = MCTS(3, 32, surprise=0.1)
     found = replace(own, world=world, planner=search, codes=codes, bounded=False, unit=UNIT)
@@ -103,7 +105,8 @@ def learnt(seed: int) -> tuple[ImaginationAgent, Batch]:
         world.loss, read, batch=BATCH, steps=UPDATES, lr=RATE, clip=100.0, seed=seed, schedule="cosine", symbols=warm
     )  # fmt: skip
     seen = jumps_of(world, rows)
-    fit(world.jumps, seen, batch=ROWS, steps=JUMPS, lr=RATE, clip=100.0, seed=seed, schedule="cosine")
+    even = {"even": linear(1.0, 0.0, JUMPS // 2)}
+    fit(world.jumps, seen, batch=ROWS, steps=JUMPS, lr=RATE, clip=100.0, seed=seed, schedule="cosine", symbols=even)
     return agent, rows
 
 

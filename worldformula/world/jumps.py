@@ -49,6 +49,7 @@ from worldformula.formula import (
     Mean,
     Normal,
     OneHot,
+    Symbol,
     TruncatedNormal,
     Value,
     log,
@@ -83,8 +84,9 @@ class JumpSettings:
     """w_a, weight of the action before a change."""
     time: float = 1.0
     """w_n, weight of the steps until then."""
-    even: float = 0.0
-    """w_A, weight of KL(q(A|…) ‖ uniform); without it one code soon takes all rows, and jumps tell no ways apart."""
+    even: float | None = 0.0
+    """w_A, weight of KL(q(A|…) ‖ uniform), without which one code soon takes all rows, and jumps tell no ways apart;
+    None leaves it to the call, ``even=``, so that it may fall, and codes are in the end as likely as they are."""
     longest: float = 50.0
     """The most steps that a jump is said to take before its last."""
     discount: float = 0.99
@@ -95,7 +97,7 @@ class JumpSettings:
     """Whether dreams of the fine level say what the coarse prior does, for a critic of jumps."""
 
     def __post_init__(self) -> None:
-        if min(self.codes, self.units) < 1 or self.longest <= 0 or min(self.act, self.time, self.even) < 0:
+        if min(self.codes, self.units) < 1 or self.longest <= 0 or min(self.act, self.time, self.even or 0.0) < 0:
             raise ConfigError(
                 f"expected codes and units ≥ 1, longest > 0, act, time and even ≥ 0, got {self.codes}, {self.units}, "
                 f"{self.longest}, {self.act}, {self.time} and {self.even}"
@@ -253,9 +255,9 @@ class _Jump:
         target, a = OneHot("q(Y|l)", nn.Identity(), shape=latent), self.own.balance
         codes = a * KL(sg(self.inferred), self.code) + round(1 - a, 12) * KL(self.inferred, sg(self.code))
         step = codes.named("kl_codes") + KL(target, self.before).named("kl_before")
-        if own.even:
-            alike = OneHot("p_0(A)", shape=own.codes)
-            step = step + own.even * KL(self.inferred, alike).named("kl_even")
+        if own.even != 0:
+            alike = KL(self.inferred, OneHot("p_0(A)", shape=own.codes)).named("kl_even")
+            step = step + (Symbol("even") if own.even is None else own.even) * alike
         acts = log(self.acts[0])
         for factor in self.acts[1:]:
             acts = acts + log(factor)
