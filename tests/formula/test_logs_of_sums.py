@@ -145,6 +145,23 @@ def test_a_sum_of_many_parts_and_of_exact_means():
     np.testing.assert_allclose(slope, [0.125 / parts[0], 0.375 * math.exp(-2) / parts[0], 0.0])
 
 
+@pytest.mark.parametrize("kind", ["product", "sum", "nest", "signs"])
+def test_depth_is_no_limit(kind):
+    """1,200 factors or parts, and 500 sums inside one another."""
+    a, b, formula = Value("a"), Value("b"), exp(Value("a"))
+    x = torch.tensor([-900.0, -950.0], dtype=DOUBLE)
+    if kind in ("product", "sum"):
+        for _ in range(1200):
+            formula = formula * exp(0.001 * a) if kind == "product" else formula + exp(a)
+        want = x * 2.2 if kind == "product" else x + math.log(1201)
+    else:
+        for _ in range(500):
+            formula = (formula + exp(a)) * 0.5 if kind == "nest" else (1.5 * exp(a) - 0.5 * formula) + b * 0.0
+        want = x
+    out = log(formula)(**{"a": x, **({"b": torch.ones(2, dtype=DOUBLE)} if kind == "signs" else {})})
+    torch.testing.assert_close(out.value, want)
+
+
 @pytest.mark.parametrize("gradient", [None, "dreg", "score", "leave-one-out"])
 @pytest.mark.parametrize("weight", ["uniform", "infinite", "classes"])
 def test_where_no_draw_has_a_weight_the_log_is_minus_infinity_without_a_gradient(gradient, weight):
@@ -233,11 +250,22 @@ def test_a_baseline_of_values_that_are_no_densities():
         found = torch.autograd.grad((odds * out.value).sum(), logits)[0]
         torch.testing.assert_close(found, want)
     with torch.no_grad():
-        table -= 0.2  # now the mean of two draws may be 0 or less, where that of all three is not
-    out = formula(x=x, noise={"s": noise})
-    keep = out.value.isfinite()
-    assert 0 < keep.sum() < len(draws)
-    assert torch.autograd.grad((odds * out.value)[keep].sum(), logits)[0].isfinite().all()
+        table -= 0.9  # now the mean of two draws may be 0 or less, where that of all three is not
+    for triple, row in zip(draws, noise.T, strict=True):
+        values = (table + 0.7).numpy()[triple]
+        if values.mean() <= 0:
+            continue
+        signals = [math.log(values.mean()) - of_the_others(np.delete(values, j)) for j in range(3)]
+        want = sum(signal * (np.eye(3)[s] - shares) for signal, s in zip(signals, triple, strict=True))
+        found = torch.autograd.grad(formula(x=x[:1], noise={"s": row[:, None]}).value.sum(), logits)[0]
+        np.testing.assert_allclose(found.numpy(), want, rtol=1e-9, atol=1e-12)
+
+
+def of_the_others(values):
+    """What the log of a mean of three draws would be without one of them, by the geometric mean, or by the mean."""
+    if (values > 0).all():
+        return math.log((values.sum() + math.exp(np.log(values).mean())) / 3)
+    return math.log(values.mean()) if values.mean() > 0 else 0.0
 
 
 def test_exponentials_that_nothing_reads_have_no_line(made):

@@ -39,8 +39,11 @@ def log_leave_one_out(log_weights: Tensor, axis: int) -> Tensor:
 
 
 def log_of_others(x: Tensor, axis: int) -> Tensor:
-    """For every sample, the log of the mean of the others, which may be 0 or less; where that mean is so, 0: whatever
-    the others alone tell leaves the gradient unbiased.
+    """`log_leave_one_out` of values that may be 0 or less. Where one of the others is so, the log of the mean of the
+    others, or 0 where that has none: whatever the others alone tell leaves the gradient unbiased.
     """
+    lacking = x <= 0
+    all_positive = lacking.sum(axis, keepdim=True) == lacking.to(torch.int64)
     mean = leave_one_out(x, axis)
-    return torch.where(mean > 0, mean, 1.0).log()
+    alone = torch.where(mean > 0, mean, 1.0).log()
+    return torch.where(all_positive, log_leave_one_out(torch.where(x > 0, x, 1.0).log(), axis), alone)

@@ -119,30 +119,52 @@ def logarithm(draft: Draft, value: Ref) -> Ref | None:
     """
     if not isinstance(value, str):
         return math.log(value) if value > 0 else None
-    op = draft.ops[value]
+    for name in _made_of(draft, value):
+        draft.logarithms[name] = _logarithm(draft, draft.ops[name])
+    return draft.logarithms[value]
+
+
+def _made_of(draft: Draft, value: str) -> list[str]:
+    """What a logarithm goes through and is not known of yet, causes first. Depth is no limit."""
+    found, waiting = set[str](), [value]
+    while waiting:
+        name = waiting.pop()
+        if name in found or name in draft.logarithms:
+            continue
+        found.add(name)
+        op = draft.ops[name]
+        if op.kind == "binary" and op.how in "+-":  # all parts at once, and no sum of some of them
+            waiting += [part for _, part in _added(draft, name) if isinstance(part, str)]
+        elif op.kind in ("detach", "binary") or op.target is runtime.possible:
+            waiting += op.reads
+        elif op.kind == "samples" and isinstance(op.args[-1], str):
+            waiting.append(op.args[-1])
+    return sorted(found, key=draft.place.__getitem__)
+
+
+def _logarithm(draft: Draft, op: Op) -> Ref | None:
+    """The logarithm of one operation, from those of what it reads."""
+    read = [draft.logarithms.get(a) if isinstance(a, str) else logarithm(draft, a) for a in op.args]
     match op.kind, op.how:
         case "function", "exp":
             inner: Ref = _as_it_is(draft, op.args[0])
             return inner
         case "call", _:
-            bare = _as_it_is(draft, value)
-            return None if bare == value else logarithm(draft, bare)
+            return read[0] if op.target is runtime.possible else None
         case "detach", _:
-            known = logarithm(draft, op.args[0])
-            return None if known is None else unary(draft, "detach", known)
+            return None if read[0] is None else unary(draft, "detach", read[0])
         case "binary", "*" | "/":
-            left, right = (logarithm(draft, side) for side in op.args)
+            left, right = read
             if left is None or right is None or (not isinstance(left, str) and not isinstance(right, str)):
                 return None
             return binary(draft, "+" if op.how == "*" else "-", left, right)
         case "binary", "+":
-            parts = [None if sign < 0 else logarithm(draft, part) for sign, part in _added(draft, value)]
-            return None if None in parts or draft.plain(value) else _log_of_sum(draft, [p or 0.0 for p in parts])
+            return _log_of_sum(draft, op)
         case "binary", "^":
-            base = logarithm(draft, op.args[0]) if isinstance(op.args[0], str) else None
+            base = read[0] if isinstance(op.args[0], str) else None
             return None if base is None else binary(draft, "*", base, op.args[1])
         case "samples", "mean" | "sum" | "expected":
-            body = logarithm(draft, op.args[-1]) if isinstance(op.args[-1], str) else None
+            body = read[-1] if isinstance(op.args[-1], str) else None
             return None if body is None else _reduced(draft, op, body)
     return None
 
@@ -174,9 +196,11 @@ def _added(draft: Draft, value: Ref) -> list[tuple[int, Ref]]:
     return found
 
 
-def _log_of_sum(draft: Draft, logs: list[Ref]) -> Ref:
-    """log Σ eˣ of values and numbers."""
-    return _of_several(draft, runtime.logaddexp, logs)
+def _log_of_sum(draft: Draft, op: Op) -> Ref | None:
+    """log Σ eˣ of all the parts of a sum, if each is made of exponentials or a positive number."""
+    logs = [None if sign < 0 else logarithm(draft, part) for sign, part in _added(draft, op.name)]
+    known = [x for x in logs if x is not None]
+    return None if len(known) < len(logs) or draft.plain(op.name) else _of_several(draft, runtime.logaddexp, known)
 
 
 def _log_of_weighted(draft: Draft, value: Ref) -> Ref | None:
@@ -192,38 +216,52 @@ def _log_of_weighted(draft: Draft, value: Ref) -> Ref | None:
 
 
 def _pairs(draft: Draft, value: Ref) -> list[tuple[Ref, Ref]]:
-    """c and x of every part c·eˣ of a sum."""
-    return [_signed(draft, sign, pair) for sign, part in _added(draft, value) for pair in _of_part(draft, part)]
+    """c and x of every part c·eˣ of a sum: of products with exponentials, of means of such sums; else part·e⁰."""
+    found = list[tuple[Ref, Ref]]()
+    waiting: list[tuple[int, Ref, Ref]] = [(1, 0.0, value)]
+    while waiting:
+        sign, x, part = waiting.pop()
+        op = draft.ops[part] if isinstance(part, str) else None
+        if op is not None and (op.kind == "negative" or (op.kind == "binary" and op.how in "+-")):
+            waiting += [(sign * own, x, each) for own, each in reversed(_added(draft, part))]
+            continue
+        known = None if op is None else logarithm(draft, part)
+        if op is None or known is not None:
+            c = sign * float(part) if op is None else float(sign)
+            found.append((c, x if known is None else _plus(draft, x, known)))
+        elif (factor := _factored(draft, op)) is not None:
+            rest, how, log = factor
+            waiting.append((sign, _plus(draft, x, log, how), rest))
+        elif (inner := _pairs_of_samples(draft, op)) is not None:
+            found += [(sign * c, _plus(draft, x, log)) for c, log in inner]
+        else:
+            found.append((unary(draft, "negative", part) if sign < 0 else part, x))
+    return found
 
 
-def _signed(draft: Draft, sign: int, pair: tuple[Ref, Ref]) -> tuple[Ref, Ref]:
-    c, x = pair
-    return pair if sign > 0 else (unary(draft, "negative", c) if isinstance(c, str) else -c, x)
+def _plus(draft: Draft, x: Ref, log: Ref, how: str = "+") -> Ref:
+    return log if x == 0.0 and how == "+" else binary(draft, how, x, log)
 
 
-def _of_part(draft: Draft, part: Ref) -> list[tuple[Ref, Ref]]:
-    """The pairs of one part of a sum: of a product with exponentials, of a mean of such sums, or itself, part·e⁰."""
-    if not isinstance(part, str):
-        return [(part, 0.0)]
-    if (known := logarithm(draft, part)) is not None:
-        return [(1.0, known)]
-    op = draft.ops[part]
-    if op.kind == "binary" and op.how in "*/":
-        left, right = op.args
-        known = logarithm(draft, right)
-        if known is None and op.how == "*":
-            left, right, known = right, left, logarithm(draft, left)
-        if known is not None:
-            how = "+" if op.how == "*" else "-"
-            return [(c, known if x == 0.0 and how == "+" else binary(draft, how, x, known))
-                    for c, x in _pairs(draft, left)]  # fmt: skip
-    if op.kind == "samples" and op.how in ("mean", "sum", "expected") and isinstance(op.args[-1], str):
-        inner = _pairs(draft, op.args[-1])
-        if all(isinstance(x, str) and not isinstance(c, str) for c, x in inner):
-            found = [(c, _reduced(draft, op, x)) for c, x in inner]
-            if all(x is not None for _, x in found):
-                return [(c, x) for c, x in found if x is not None]
-    return [(part, 0.0)]
+def _factored(draft: Draft, op: Op) -> tuple[Ref, str, Ref] | None:
+    """Of a product or quotient: what is left without a factor that is made of exponentials, and its logarithm."""
+    if op.kind != "binary" or op.how not in "*/":
+        return None
+    left, right = op.args
+    known = logarithm(draft, right)
+    if known is None and op.how == "*":
+        left, right, known = right, left, logarithm(draft, left)
+    return None if known is None else (left, "+" if op.how == "*" else "-", known)
+
+
+def _pairs_of_samples(draft: Draft, op: Op) -> list[tuple[float, Ref]] | None:
+    """The pairs of a mean or sum over samples, where every c inside is a number."""
+    if op.kind != "samples" or op.how not in ("mean", "sum", "expected") or not isinstance(op.args[-1], str):
+        return None
+    inner = _pairs(draft, op.args[-1])
+    found = [(c, _reduced(draft, op, x)) for c, x in inner if not isinstance(c, str)]
+    known = [(c, x) for c, x in found if x is not None]
+    return known if len(known) == len(inner) else None
 
 
 def _of_several(draft: Draft, target: Callable[..., Tensor], refs: list[Ref]) -> Ref:

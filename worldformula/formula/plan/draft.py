@@ -60,6 +60,7 @@ class Draft(Assignments):
             Variable, str
         ] = {}  # the values of this iteration, and the last ones of those that are done
         self.named: dict[str, Named] = {}
+        self.logarithms: dict[str, Ref | None] = {}  # of values, where these need no exponentials; else None
         self.known_parts: dict[tuple[int, int], tuple[Ref, Scope]] = {}  # values of parts, by part and scope
         self.flags_of_time: str | None = None  # the steps that count, where some do not
         self.burn_in = 0  # how many first steps do not count in the sum that is lowered
