@@ -71,6 +71,26 @@ def test_a_formula_is_no_number_before_it_is_called():
     assert loss  # `if loss:` asks whether there is one
 
 
+def test_a_network_of_a_formula_is_no_attribute_to_set():
+    """The formula went on with the old one, whose weights nobody trained or saved any more."""
+    q, _ = parts()
+    for touch in (False, True):
+        loss = KL(q, PRIOR).mean()
+        names = list(loss.state_dict()) if touch else []
+        with refused("q_z_given_x is the network", "q_z_given_x[-1] = ...", "new network", error=FormulaError):
+            loss.q_z_given_x = nn.Linear(3, 4)
+        assert loss.q_z_given_x is q.net
+        assert list(loss.state_dict())[: len(names)] == names
+    loss.q_z_given_x = q.net  # the same again, and what is no network of the formula, are free
+    loss.head = nn.Linear(1, 1)
+    layers = nn.Sequential(nn.Linear(3, 4))
+    deep = KL(Normal("q(z|x)", layers, shape=2), PRIOR).mean()
+    x = torch.ones(2, 3)
+    before = deep(x=x).value
+    deep.q_z_given_x[-1] = q.net
+    assert deep(x=x).value == loss(x=x).value != before
+
+
 def test_a_function_of_tensors_takes_neither_a_formula_nor_a_factor():
     with refused("got a formula", "write exp(...)", "from worldformula import exp", error=FormulaError):
         torch.exp(log(PRIOR))

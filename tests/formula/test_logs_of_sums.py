@@ -23,6 +23,7 @@ from worldformula import (
     ratio,
     sg,
 )
+from worldformula.formula.sums import log_weighted_sum, logsumexp
 
 PIXELS, K, ROWS, INF = 784, 4, 3, math.inf
 DOUBLE = torch.float64
@@ -266,6 +267,18 @@ def of_the_others(values):
     if (values > 0).all():
         return math.log((values.sum() + math.exp(np.log(values).mean())) / 3)
     return math.log(values.mean()) if values.mean() > 0 else 0.0
+
+
+def test_sums_in_half_precision_and_of_infinite_densities():
+    x = torch.tensor([[-INF, -INF], [0.0, 1.0], [-INF, 2.0]], dtype=torch.float16, requires_grad=True)
+    found = logsumexp(x, 1)
+    found.sum().backward()
+    assert found.tolist() == pytest.approx([-INF, math.log(1 + math.e), 2.0], rel=1e-6)
+    share = math.e / (1 + math.e)
+    np.testing.assert_allclose(x.grad.numpy(), [[0, 0], [1 - share, share], [0, 1]], atol=1e-3)
+    infinite = torch.tensor([INF, 1.0, INF])
+    found = log_weighted_sum(torch.tensor([1.0, 2.0, 0.0]), infinite, 2.0, torch.zeros(3))
+    assert found.tolist() == pytest.approx([INF, math.log(2 * math.e + 2), math.log(2)], rel=1e-6)
 
 
 def test_exponentials_that_nothing_reads_have_no_line(made):

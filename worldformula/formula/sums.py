@@ -47,7 +47,8 @@ def log_expected(log_share: Tensor, x: Tensor | float, axis: int) -> Tensor:
 
 
 def logsumexp(x: Tensor, axis: int) -> Tensor:
-    """log Σ eˣ over an axis: −∞ with the gradient 0 where nothing is left to add."""
+    """log Σ eˣ over an axis: −∞ with the gradient 0 where nothing is left to add. In float32 at least."""
+    x = wide(x)
     if at_hand(x) and _all_above(found := x.logsumexp(axis), NOTHING):
         return found
     return F.threshold(x.clamp_min(APART[0]).logsumexp(axis), NOTHING, -math.inf)
@@ -72,7 +73,7 @@ def log_weighted_sum(*pairs: Tensor | float) -> Tensor:
     c, x = both[::2], both[1::2]
     top = torch.where(c == 0, -math.inf, x.detach()).amax(0)
     none = top < NOTHING
-    top = torch.where(none, 0.0, top)
+    top = torch.where(none, 0.0, top).clamp(max=torch.finfo(top.dtype).max)  # what is ∞ stays so: ∞ − ∞ would be NaN
     total = (c * torch.where(c == 0, x.clamp(max=top + 80.0), x).sub(top).exp()).sum(0)
     none = none | (total == 0)
     return torch.where(none, -math.inf, top + torch.where(none, 1.0, total).log())

@@ -212,7 +212,8 @@ class Binder:
                 + table(("variable", "declared", "got"), [(known.key, list(shape or ()), list(value.shape))])
                 + f"\npass the value of one event, or leave shared=True out: each row then has its own {known.key}"
             )
-        if self.averages and not (known.step or known.common) and 0 in value.shape:
+        batch = value.shape[: value.ndim - len(shape)] if shape is not None else value.shape[:-1] or value.shape
+        if self.averages and not (known.step or known.common) and 0 in batch:
             raise ShapeError(
                 f"{known.key} has no rows, and the formula is a mean over the rows, which nothing has\n"
                 + table(("variable", "got"), [(known.key, list(value.shape))])
