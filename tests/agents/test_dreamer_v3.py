@@ -233,4 +233,4 @@ def test_of_classes_alone_the_dream_shows_their_shares() -> None:
     rows = batch((5,), 2) | {"token": np.random.default_rng(0).integers(4, size=(2, 16))}
     found = agent.open_loop(rows, context=4)
     assert (found["truth"] == np.eye(4)[rows["token"]]).all()
-    assert found["names"].tolist() == ["x 1", "x 2", "x 3", "x 4"]
+    assert found["names"].tolist() == ["token 1", "token 2", "token 3", "token 4"]
