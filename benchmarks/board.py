@@ -64,6 +64,7 @@ class Task:
         ceiling: of the published values, or of a reference controller, the one that times to score are told by.
         changes: settings beside the preset ``tiny``, by agent.
         note: what a reader has to know.
+        asked: how many times the floor ``by`` are asked to have after ``steps``.
     """
 
     name: str
@@ -78,6 +79,8 @@ class Task:
     ceiling: float | None = None
     changes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     note: str = ""
+    asked: float = 0.0
+    by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -90,10 +90,23 @@ def section(task: Task, floor: Row, rows: Sequence[Row]) -> list[str]:
     lines += [_agent(name, [row for row in rows if row["agent"] == name], by_steps, by_time, score) for name in agents]
     if score is not None:
         lines += ["", f"{short(score)} is {REACHED:.0%} of the way from the floor to {_number(task.ceiling)}."]
+    lines += ["", asked(task, floor["mean"], rows)] if task.asked else []
     farther = beyond(rows, task.steps)
     lines += ["", *farther] if farther else []
     lines += ["", *(f"![Return over {label}]({picture(task, name).as_posix()})" for name, label, _, _ in AXES), ""]
     return [*lines, _measured(rows)]
+
+
+def asked(task: Task, floor: float, rows: Sequence[Row]) -> str:
+    """Which seeds have as many times the floor as the task asks for."""
+    wanted, told = task.asked * floor, []
+    for name in task.by:
+        ends = {row["seed"]: at(row["curve"], Budget(steps=task.steps)) for row in rows if row["agent"] == name}
+        scores = {seed: point[2] for seed, point in ends.items() if point is not None}
+        missed = [f"seed {seed} has {_number(round(score))}" for seed, score in scores.items() if score < wanted]
+        short_of = f" ({', '.join(missed)})" if missed else ""
+        told.append(f"`{name}` has it on {len(scores) - len(missed)} of {len(scores)} seeds{short_of}")
+    return f"{task.asked:g} times the floor, {_number(wanted)}, was asked after these steps: {'; '.join(told)}."
 
 
 def beyond(rows: Sequence[Row], steps: int) -> list[str]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks import board_page, variants
+from benchmarks import agents, board_page, variants
 from worldformula.cards import demo
 from worldformula.errors import ConfigError
 from worldformula.training import settings
@@ -105,6 +106,21 @@ def test_where_a_longer_run_ended_is_said() -> None:
     ]
     said = board_page.beyond(rows, 30_000)
     assert said == ["`a`, seed 1, went on: 763 after 100 000 steps, 29.1 CPU minutes."]
+
+
+def test_which_seeds_have_as_many_times_the_floor_as_is_asked() -> None:
+    task = replace(agents.TASKS["cartpole_swingup"], steps=300, asked=5, by=("a", "b"))
+    rows = [
+        {"agent": "a", "seed": 1, "curve": [[300, 60.0, 250.0, 1.0]]},
+        {"agent": "a", "seed": 2, "curve": [[150, 60.0, 600.0, 1.0], [300, 90.0, 249.4, 1.0]]},
+        {"agent": "a", "seed": 3, "curve": [[150, 60.0, 600.0, 1.0]]},
+        {"agent": "b", "seed": 1, "curve": [[300, 60.0, 251.0, 1.0]]},
+        {"agent": "c", "seed": 1, "curve": [[300, 60.0, 1.0, 1.0]]},
+    ]
+    assert board_page.asked(task, 50.0, rows) == (
+        "5 times the floor, 250, was asked after these steps: `a` has it on 1 of 2 seeds (seed 2 has 249); `b` has it "
+        "on 1 of 1 seeds."
+    )
 
 
 TIME = {"date": "2026-01-02 03:04 UTC", "machine": {"processor": "P", "cores": 2}}
