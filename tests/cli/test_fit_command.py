@@ -228,6 +228,10 @@ def test_open_model_brings_the_trained_weights(trained: Path) -> None:
             ["fit", "vae", "--data", "sprites", "--set", "pixels=64"],
             "x        | [N, 64]            | [640, 256]\nThese data sets fit: digits",
         ),
+        (
+            ["fit", "flow_matching", "--data", "digits-grey", "--set", "coupling=given"],
+            "epsilon  | [N, 64]            | missing\nThese data sets fit: none of this package.",
+        ),
     ],
 )
 def test_mistakes(

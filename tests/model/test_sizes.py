@@ -125,6 +125,17 @@ def test_the_sets_that_suit_a_model_are_those_that_it_takes(model):
     assert found
 
 
+def test_what_is_set_counts_for_what_would_fit_and_what_follows_from_data_does_not(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    np.savez("rows.npz", x=np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32))
+    said = []
+    for chosen in ([], ["--set", "coupling=given"]):
+        assert main(["fit", "flow_matching", "--data", "rows.npz", "--preset", "guidance", *chosen]) == 1
+        said.append(capsys.readouterr().err)
+    assert "These data sets fit: digits, digits-17" in said[0]
+    assert "These data sets fit: none of this package" in said[1]
+
+
 def test_a_refusal_makes_no_data_set_to_say_which_would_fit(tmp_path, monkeypatch, capsys):
     made = []
     for kind in (rooms, digits):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -104,11 +104,17 @@ class ModelRun(Fit):
             return taken(self.model, self.data, arrays)
         except (ShapeError, MissingInputError) as error:
             models = ", ".join(takers(self.data)) or "none of the catalogue"
-            sets = ", ".join(suitable(self.config.model, self.config.preset)) or "none of this package"
+            sets = ", ".join(suitable(self.config.model, self.config.preset, self._chosen())) or "none of this package"
             raise type(error)(
                 f"{error}{self._options(error)}\nThese data sets fit: {sets}. Or change the sizes, see --set. "
                 f"These models take {self.data.name}: {models}."
             ) from None
+
+    def _chosen(self) -> list[str]:
+        """What was set of the model and does not follow from data: other data are to fit it too."""
+        preset = start(self.config.model, self.config.preset, "").sizes
+        follows = set(map(_size_of, inferred(preset, self.data)))
+        return [text for text in self.config.changes if _size_of(text) not in follows]
 
     def _options(self, error: WorldformulaError) -> str:
         """Which options may make the rows those that the model reads, as one line to write."""
@@ -218,12 +224,17 @@ def open_model(path: str | Path, device: str = "auto", doing: str = "this") -> M
 
 def sized(config: ModelConfig, found: DataSet) -> ModelConfig:
     """The configuration with the sizes that its data need, except for those that were set; of a world, its columns."""
-    given = {text.partition("=")[0].strip().removeprefix("sizes.") for text in config.changes}
+    given = set(map(_size_of, config.changes))
     if world_of(config.model) is not None:
         columns = columns_of(found)
         texts = [*fitted(config.sizes, columns, given), *unread(config.sizes, columns, given)]
         return dataclasses.replace(config.changed(texts), columns=columns)
     return config.changed(inferred(config.sizes, found, given))
+
+
+def _size_of(text: str) -> str:
+    """The key of a ``key=value`` text, as the sizes have it."""
+    return text.partition("=")[0].strip().removeprefix("sizes.")
 
 
 def loaded(config: ModelConfig) -> DataSet:
@@ -253,23 +264,27 @@ def taken(model: Model, data: DataSet, arrays: Mapping[str, Any]) -> dict[str, T
 def takers(found: DataSet) -> list[str]:
     """The models that can be trained on these data, with the sizes of their preset ``tiny`` and of the data."""
     few = {key: array[:8] for key, array in found.train.items()}
-    return [name for name in catalogue.names("models") if _takes(name, "tiny", found, few)]
+    return [name for name in catalogue.names("models") if _takes(start(name, "tiny", ""), found, few)]
 
 
-def suitable(model: str, preset: str) -> list[str]:
-    """The data sets that a model can be trained on, with their sizes; those whose files are missing are left out."""
+def suitable(model: str, preset: str, changes: Sequence[str] = ()) -> list[str]:
+    """The data sets that a model can be trained on, with their sizes; those whose files are missing are left out.
+
+    ``changes`` are settings of it, ``"coupling=given"``.
+    """
+    config = start(model, preset, "").changed(changes)
     found = []
     for name in known.here():
         with contextlib.suppress(ConfigError):
             data = known.like(name)
-            found += [name] if _takes(model, preset, data, data.train) else []
+            found += [name] if _takes(config, data, data.train) else []
     return found
 
 
-def _takes(model: str, preset: str, found: DataSet, rows: Mapping[str, Any]) -> bool:
+def _takes(config: ModelConfig, found: DataSet, rows: Mapping[str, Any]) -> bool:
     """Whether a model that has the sizes of these data can be fitted to them."""
     with contextlib.suppress(WorldformulaError, ValueError):
-        taken(build(sized(start(model, preset, ""), found)), found, rows)
+        taken(build(sized(config, found)), found, rows)
         return True
     return False
 
