@@ -35,7 +35,7 @@ EVENTS = ("lever", "door_pass", "goal")
 CHUNKS, STEPS, RANDOM, HOLD = 375, 80, (0.03, 0.1, 0.3), 12
 UPDATES, BATCH, BETA, RATE = 6000, 10, 60.0, 1e-3
 JUMPS, ROWS, HELD_OUT, KAPPA, REACHED, UNIT = 1000, 512, 60, 1.5, 0.98, 0.1
-LEAPS, SURPRISE, SAMPLES = 5, 4.0, 2  # jumps of a plan, what an unlikely one costs in rewards of 10, dreams of actions
+LEAPS, SURPRISE, SAMPLES = 5, 4.0, 2  # jumps of a plan, what a nat of the unlikely costs, dreams of actions
 GROUPS, CLASSES = 32, 4  # many groups of few classes: cosines to a far place still grow with every step towards it
 Batch = dict[str, Tensor]
 
