@@ -34,7 +34,8 @@ ENV = EnvConfig("lever_door", num=EPISODES, args=("hidden_door=true",))
 EVENTS = ("lever", "door_pass", "goal")
 CHUNKS, STEPS, RANDOM, HOLD = 375, 80, (0.03, 0.1, 0.3), 12
 UPDATES, BATCH, BETA, RATE = 6000, 10, 60.0, 1e-3
-JUMPS, ROWS, HELD_OUT, KAPPA, REACHED, UNIT = 1000, 512, 60, 0.5, 0.98, 0.1
+JUMPS, ROWS, HELD_OUT, KAPPA, REACHED, UNIT = 1000, 512, 60, 1.5, 0.98, 0.1
+LEAPS, SURPRISE, SAMPLES = 5, 4.0, 2  # jumps of a plan, what a nat of the unlikely costs, dreams of actions
 GROUPS, CLASSES = 32, 4  # many groups of few classes: cosines to a far place still grow with every step towards it
 Batch = dict[str, Tensor]
 
@@ -86,9 +87,9 @@ def config() -> thick_planet.ThickPlaNetConfig:
     jumps = replace(own.world.jumps, even=None)
     world = replace(own.world, groups=GROUPS, classes=CLASSES, gates=None, proceed=1.0, spread=0.1, jumps=jumps)
     search = CEM(horizon=12, candidates=100, elites=10, iterations=4)
-    codes = MCTS(3, 32, surprise=0.1)
+    codes = MCTS(LEAPS, 48, surprise=SURPRISE)
     found = replace(own, world=world, planner=search, codes=codes, bounded=False, unit=UNIT)
-    return replace(found, subgoal=KAPPA, reached=REACHED)
+    return replace(found, subgoal=KAPPA, reached=REACHED, samples=SAMPLES)
 
 
 def learnt(seed: int) -> tuple[ImaginationAgent, Batch]:
