@@ -158,9 +158,9 @@ def compare(seed):
 
 
 def slopes(formula, rows, found, seed):
-    """The gradient along a random direction of all finite logits, beside a central difference."""
+    """The gradient along a random direction of all finite numbers but 0, beside a central difference."""
     torch.manual_seed(seed)
-    free = [(p, torch.where(p.abs() < 1e3, torch.randn_like(p), 0.0)) for p in formula.parameters()]
+    free = [(p, torch.where((p.abs() < 1e3) & (p != 0), torch.randn_like(p), 0.0)) for p in formula.parameters()]
     begin = [p.detach().clone() for p, _ in free]
 
     def moved(step):

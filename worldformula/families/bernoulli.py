@@ -172,8 +172,7 @@ def kl_bernoulli(q_params: Params, p_params: Params, rank: int, shape: Shape | N
             require_same(bernoulli, "q", q.shape, p.shape)
         probs = q.sigmoid()
         other = p if isinstance(p, Tensor) else torch.full_like(q, p)
-        found = total(_each(other, probs) - _each(q, probs), rank)
-        return divergence(found) if isinstance(p, Tensor) else found
+        return divergence(total(_each(other, probs) - _each(q, probs), rank))
     if isinstance(p, Tensor):
         return divergence(total(_each(p, torch.full_like(p, sigmoid(q))) - _constant_entropy(q), rank))
     each = sigmoid(q) * _softplus(-p) + sigmoid(-q) * _softplus(p) - _constant_entropy(q)
