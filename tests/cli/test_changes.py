@@ -172,6 +172,7 @@ def test_an_agent_goes_on_with_other_draws_from_its_replay(
     ("change", "says"),
     [
         ("env.num=3", "cannot change env.num"),
+        ("threads=0", "threads expects a whole number of at least 1, as the run has 1; got 0"),
         ("capacity=500", "cannot change capacity"),
         ("checkpoint_every=20", "cannot change checkpoint_every"),
         ("agent.layers=3", "cannot change agent.layers: networks of other sizes have other weights"),

@@ -163,6 +163,23 @@ def test_resume_needs_the_folder_alone_and_may_go_further(trained: Path, tmp_pat
     assert read_metrics(folder / "metrics.jsonl")[-1]["step"] == 60
 
 
+def test_a_run_that_goes_on_is_that_of_this_version_and_says_where_it_has_no_checkpoint(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"sharpness": 2}))
+    assert main(["fit", "--run", str(folder), "--resume"]) == 1
+    assert "not a configuration of this version: unknown setting 'sharpness'" in capsys.readouterr().err
+    assert json.loads((folder / "config.json").read_text())["sharpness"] == 2
+    (folder / "config.json").write_text(json.dumps(values))
+    shutil.rmtree(folder / "checkpoints")
+    assert main(["fit", "--run", str(folder), "--resume"]) == 0
+    assert f"{folder} has no checkpoint: the run begins anew" in capsys.readouterr().out
+    assert (folder / "metrics.jsonl").read_bytes() == (trained / "metrics.jsonl").read_bytes()
+
+
 def test_a_run_is_not_asked_for_fewer_steps_than_it_has_done(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

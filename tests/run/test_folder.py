@@ -39,6 +39,20 @@ def test_metrics_go_on_at_the_checkpoint_and_forget_what_came_after(tmp_path: Pa
     assert [line["step"] for line in read_metrics(folder.timing_file)] == [1, 2]
 
 
+def test_metrics_go_on_behind_the_last_whole_line_of_a_file_that_somebody_cut(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.create({"steps": 5})
+    with MetricsLog(folder, tensorboard=False) as metrics:
+        for step in (1, 2):
+            metrics.write(step, {"loss": 0.1})
+        position = metrics.position()
+    os.truncate(folder.metrics_file, position - 5)
+    with MetricsLog(folder, position=position, step=2, tensorboard=False) as metrics:
+        metrics.write(3, {"loss": 0.3})
+        assert metrics.position() == folder.metrics_file.stat().st_size
+    assert [line["step"] for line in read_metrics(folder.metrics_file)] == [1, 3]
+
+
 def test_a_number_that_is_not_finite_is_named(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with (

@@ -138,6 +138,8 @@ class Fit(Trains, FitOptions):
         """One run; what it reached on the test data."""
         devices.keep_memory()
         config, found = self.prepared()
+        if self.resume and not kept(RunFolder(self.folder())):
+            print(f"{self.folder()} has no checkpoint: the run begins anew", flush=True)
         run = ModelRun(config, self.folder(), print, found, self.resume_with)
         for line in (*(() if self.quiet else header(run)), repeated(run.fitting.source)):
             if line:

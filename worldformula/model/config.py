@@ -13,6 +13,7 @@ from worldformula.catalogue import System
 from worldformula.data import Reading
 from worldformula.data.own import located
 from worldformula.errors import CatalogueError, ConfigError, RunFolderError, near
+from worldformula.run.kinds import settings_of
 from worldformula.training import settings
 from worldformula.training.config import FitConfig, parted
 
@@ -181,6 +182,9 @@ def read(values: Mapping[str, Any], where: object) -> ModelConfig:
         RunFolderError: it is that of another version.
     """
     try:
+        known = {field.name for field in dataclasses.fields(ModelConfig)}
+        if newer := [key for key in settings_of(values) if key not in known]:
+            raise ConfigError(f"unknown setting {newer[0]!r}.{near(newer[0], known)}")
         fresh = start(values["model"], values["preset"], values["data"])
         fresh = fresh.changed(values["changes"])
         own = {key: values[key] for key in ("seed", "device", "threads", "checkpoints")}

@@ -159,6 +159,10 @@ def deliberate(config: Any, texts: Sequence[str], fixed: Sequence[str]) -> tuple
     """
     changed = settings.override(config, texts)
     found = settings.differences(config, changed)
+    if found.get("threads", (1, 1))[1] == 0:
+        raise ConfigError(
+            f"--resume-with threads expects a whole number of at least 1, as the run has {config.threads}; got 0"
+        )
     if wrong := [key for key in found if any(key == f or key.startswith(f"{f}.") for f in fixed)]:
         raise ConfigError(
             f"--resume-with cannot change {wrong[0]}: the run was made with {found[wrong[0]][0]!r}. Begin a new run "

@@ -240,8 +240,12 @@ def writing(path: Path) -> Iterator[None]:
 
 
 def _cut(path: Path, size: int) -> None:
-    if path.exists() and path.stat().st_size > size:
+    """Cuts off what is behind ``size``; of a file that somebody cut shorter, its last line where that is half a one."""
+    held = path.stat().st_size if path.exists() else 0
+    if held > size:
         os.truncate(path, size)
+    elif held and not (content := path.read_bytes()).endswith(b"\n"):
+        os.truncate(path, content.rfind(b"\n") + 1)
 
 
 def _lines_until(path: Path, step: int) -> int:
