@@ -109,15 +109,6 @@ class Expression(NoTensor, Standing, nn.Module):
             self._masked[kind] = Program(plans(), text(compact(self.node)), self.program.options, plans)
         return self._masked[kind], rest | {f"present_{k}": v for k, v in flags.items()}
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, nn.Module) and self.__dict__.get("_modules", {}).get(name, value) is not value:
-            raise FormulaError(
-                f"{name} is the network that a factor of this formula was built with, and calls: another one in its "
-                f"place would be trained and saved, and never read\nchange the layers inside it, {name}[-1] = ..., or "
-                "build the formula with the new network"
-            )
-        super().__setattr__(name, value)
-
     def __getstate__(self) -> dict[str, Any]:
         # Inner nodes first: what copies or saves a node then meets those inside it as known ones, at any depth.
         return {"_nodes": innermost_first(self.node), **self.__dict__, "_program": None, "_masked": {}}

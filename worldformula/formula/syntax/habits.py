@@ -6,6 +6,8 @@ import functools
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar, cast
 
+from torch import nn
+
 from worldformula.errors import FormulaError
 from worldformula.formula.syntax.functions import FUNCTIONS
 
@@ -92,7 +94,16 @@ class NoArgumentOfTorch:
 
 
 class NoTensor(NoArgumentOfTorch):
-    """A formula has no elements."""
+    """A formula has no elements, and its networks are those of its factors."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, nn.Module) and self.__dict__.get("_modules", {}).get(name, value) is not value:
+            raise FormulaError(
+                f"{name} is the network that a factor of this formula was built with, and calls: another one in its "
+                f"place would be trained and saved, and never read\nchange the layers inside it, {name}[-1] = ..., or "
+                "build the formula with the new network"
+            )
+        super().__setattr__(name, value)
 
     def __getitem__(self, key: object) -> NoReturn:
         raise FormulaError(
