@@ -178,6 +178,20 @@ def test_plans_of_actions_are_imagined_in_so_many_dreams_and_jumps_in_their_mode
     assert not torch.equal(plan.cost, alone.cost)
 
 
+def test_with_draws_states_are_samples_where_it_does_not_explore():
+    envs = Envs("lever_door", 2, seed=0)
+    now, found = envs.reset(0), {}
+    for draws in (False, True):
+        agent = thick_planet.build(replace(SMALL, draws=draws), envs.observations, envs.actions)
+        for seed in (0, 1, 0):
+            torch.manual_seed(seed)
+            state = agent.act(now, agent.initial(2), explore=False)[1]
+            found.setdefault((draws, seed), []).append(state["z"])
+    assert torch.equal(found[False, 0][0], found[False, 1][0])
+    assert torch.equal(found[True, 0][0], found[True, 0][1])
+    assert not torch.equal(found[True, 0][0], found[True, 1][0])
+
+
 def test_a_copy_plans_in_its_own_world():
     agent = made()
     other = copy.deepcopy(agent)

@@ -38,6 +38,8 @@ class Configuration:
     terms that are kept below, not minimised: for a planner that keeps constraints, `Lagrangian`. ``switch`` says when
     to think; elsewhere the agent acts by its policy. ``samples`` is how many dreams a plan is imagined in, with noise
     that all plans of a row share; 0 imagines means and modes, where the best plan may be one that a world gets wrong.
+    With ``draws`` states are samples of what is inferred also where the agent does not explore: what has learnt from
+    samples alone, such as jumps, may not know modes.
     """
 
     weights: Mapping[str, float | Tensor] = field(default_factory=dict)
@@ -51,6 +53,7 @@ class Configuration:
     limits: Mapping[str, float] = field(default_factory=dict)
     tokens: Mapping[str, Tensor] | Callable[[Rows], Mapping[str, Tensor]] = field(default_factory=dict)
     samples: int = 0
+    draws: bool = False
 
     def __post_init__(self) -> None:
         if self.planner is not None and not isinstance(self.planner, Planner):

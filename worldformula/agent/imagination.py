@@ -141,19 +141,19 @@ class ImaginationAgent(nn.Module):
     def act(self, rows: Mapping[str, NDArray[Any]], state: Values, explore: bool = True) -> tuple[Actions, State]:
         """Actions at rows ``[num, ...]``, as `ActionSpec` says, an array or one per name, and the next state.
 
-        ``explore`` samples, otherwise means and modes. What a column of masks does not allow is not chosen.
+        ``explore`` samples, otherwise means and modes (`Configuration.draws` aside). What masks forbid is not chosen.
         """
-        device = self.device
         tokens = self.tokens(rows)
-        observed = self.perception.observe(rows, device) | tokens
-        masks, kept = self.perception.masks(rows, device), dict[str, Tensor]()
+        observed = self.perception.observe(rows, self.device) | tokens
+        masks, kept = self.perception.masks(rows, self.device), dict[str, Tensor]()
         anything = explore and self.habits.random and not self.updates.count
-        plain = self.search is None and not anything and not masks and not tokens
+        surely = not (explore or self.configuration.draws)
+        plain = self.search is None and surely != explore and not anything and not masks and not tokens
         if plain and self.learner is not None and not (explore and self.habits.noise):
             acted = self.world.act(observed, state, self.learner.policy, deterministic=not explore)
             kept = self._kept(acted, rows, state)
             return self.perception.act(acted), acted | kept if kept else acted
-        seen = self.world.observe(observed, state, deterministic=not explore)
+        seen = self.world.observe(observed, state, deterministic=surely)
         if anything:
             actions = self._anything(masks, len(rows["is_first"]))
         elif self.search is None:

@@ -76,6 +76,8 @@ class ThickPlaNetConfig:
     """The cosine to the present from which on the next jump of the plan gives the sub-goal; 1 takes the first."""
     samples: int = 0
     """Dreams that each plan of actions is imagined in; 0 imagines means and modes."""
+    draws: bool = False
+    """Whether states are samples of what is inferred also where it does not explore, as jumps have learnt them."""
     noise: float = 0.3
     """Deviation of what is added to actions where it explores."""
     batch: int = 16
@@ -207,7 +209,11 @@ def build(
     adam = partial(torch.optim.AdamW, lr=config.lr, eps=config.eps, weight_decay=config.decay / config.lr)
     above = (Subgoals(world, config.subgoal, config.reached).level(config.codes),) if config.subgoal else ()
     usual = Configuration(
-        planner=Hierarchy(config.planner, above), noise=config.noise, warm=False, samples=config.samples
+        planner=Hierarchy(config.planner, above),
+        noise=config.noise,
+        warm=False,
+        samples=config.samples,
+        draws=config.draws,
     )
     return ImaginationAgent(
         config,

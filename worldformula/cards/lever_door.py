@@ -89,7 +89,7 @@ def config() -> thick_planet.ThickPlaNetConfig:
     search = CEM(horizon=12, candidates=100, elites=10, iterations=4)
     codes = MCTS(LEAPS, 48, surprise=SURPRISE)
     found = replace(own, world=world, planner=search, codes=codes, bounded=False, unit=UNIT)
-    return replace(found, subgoal=KAPPA, reached=REACHED, samples=SAMPLES)
+    return replace(found, subgoal=KAPPA, reached=REACHED, samples=SAMPLES, draws=True)
 
 
 def learnt(seed: int) -> tuple[ImaginationAgent, Batch]:
