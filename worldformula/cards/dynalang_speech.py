@@ -36,11 +36,12 @@ ALL = 800  # updates of everything
 SETTINGS = (
     'world.weights=("token=10","reward=10")', "world.dynamics=1.0", "lr=2e-3", "context=0", "imag_last=16", "imagine=12"
 )  # fmt: skip
+TALK = ("talk=talk=token", "talk_direction=words", "talk_weight=3")  # of who keeps near to what it expects to hear
 
 
 def config(prior: bool) -> dreamer_v3.DreamerConfig:
     """`tiny`, whose world is told to read; its words by the talk prior or by the entropy."""
-    own: dreamer_v3.DreamerConfig = override(dynalang.tiny(), [*SETTINGS, *(["talk=talk=token"] if prior else [])])
+    own: dreamer_v3.DreamerConfig = override(dynalang.tiny(), [*SETTINGS, *(TALK if prior else ())])
     return own
 
 
