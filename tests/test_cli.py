@@ -23,7 +23,7 @@ from worldformula.run.folder import read_metrics
 from worldformula.run.interact import Interact
 from worldformula.run.saved import load_agent, open_run, record
 from worldformula.trained import load
-from worldformula.training import checkpoint
+from worldformula.training import checkpoint, settings
 from worldformula.training.progress import duration
 
 SYSTEMS = str(Path(__file__).parent / "agent" / "systems")
@@ -319,6 +319,28 @@ def test_damaged_checkpoints(trained: Path, tmp_path: Path, capsys: pytest.Captu
     with pytest.raises(CheckpointError):
         main(["--debug", "eval", str(folder)])
     assert main(["train", "--run", str(folder), "--steps", "400"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "model", "preset"),
+    [
+        (["planet", "--help"], "planet", "tiny"),
+        (["--quiet", "planet", "--help", "--preset", "official"], "planet", "official"),
+        (["--run", "planet", "--help"], "dreamer_v3", "tiny"),
+        (["--help", "--preset", "official"], "dreamer_v3", "official"),
+    ],
+)
+def test_help_shows_the_defaults_of_the_agent_and_the_preset_that_are_named(
+    arguments: list[str], model: str, preset: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those of `planet` were those of `dreamer_v3`, and without what a preset says of the run."""
+    assert main(["train", *arguments]) == 0
+    out = capsys.readouterr().out
+    assert f"settings for --set KEY=VALUE ({model}, preset {preset}):" in out
+    config = Train(model=model, preset=preset, env="ID", out=Path("x")).config()
+    for key in ("env.num", "env.action_repeat", "capacity"):
+        value = next(s.value for s in settings.leaves(config) if s.key == key)
+        assert f"\n  {key}={value}  (" in out
 
 
 def test_help_shows_every_option_and_every_setting(capsys: pytest.CaptureFixture[str]) -> None:

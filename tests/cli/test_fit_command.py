@@ -293,6 +293,8 @@ def test_steps_are_updates_also_where_the_model_has_steps_of_its_own(capsys: pyt
 
 
 def test_help_lists_what_can_be_set(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--data", "digits", "vae", "--help"]) == 0
+    assert "settings for --set KEY=VALUE (vae, preset tiny):" in capsys.readouterr().out
     assert main(["fit", "vae", "--help"]) == 0
     out = capsys.readouterr().out
     for part in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import sys
@@ -22,7 +23,6 @@ from worldformula.cli.models import Models
 from worldformula.errors import ConfigError, WorldformulaError, near
 from worldformula.model.config import start
 from worldformula.model.run import build
-from worldformula.run.config import EnvConfig, RunConfig
 from worldformula.training import settings
 
 COMMANDS: dict[str, Callable[..., commands.Command]] = {
@@ -45,6 +45,8 @@ Begin with: worldformula demo
 
 Every command answers to --help. An error is one message and the exit code 1; --debug shows its traceback, --version the
 version. Tab completion: source <(worldformula completion bash), or zsh."""
+SYSTEMS = ("models", "worlds", "agents")  # what can be trained
+FLAGS = ("--pixels", "--no-pixels", "--compile", "--resume", "--quiet", "--help", "-h")  # options without a value
 INTERRUPTED = 130  # what a shell expects after Ctrl-C
 
 
@@ -85,23 +87,23 @@ def _parse(given: list[str]) -> commands.Command:
     except SystemExit as leaving:
         if leaving.code == 0 and given[0] == "train":
             print(settings_help(given))
-        if leaving.code == 0 and given[0] == "fit" and len(given) > 1 and not given[1].startswith("-"):
+        if leaving.code == 0 and given[0] == "fit" and _system(given) is not None:
             print(sizes_help(given))
         raise
 
 
 def settings_help(given: Sequence[str]) -> str:
     """Every key that ``train --set`` takes, with its default and its meaning, for the model and preset in ``given``."""
-    model = _option(given, "--model") or train.DEFAULT_MODEL
+    model = _option(given, "--model") or _system(given) or train.DEFAULT_MODEL
     preset = _option(given, "--preset") or DEFAULT_PRESET
-    config = RunConfig(model, preset, EnvConfig(_option(given, "--env") or "ID"), catalogue.find(model).sizes(preset))
+    config = train.new(model, preset, _option(given, "--env") or "ID")
     return _listed(model, preset, [s for s in settings.leaves(config) if s.key not in ("model", "preset")])
 
 
 def sizes_help(given: Sequence[str]) -> str:
     """Every key that ``fit NAME --set`` takes, for the model and preset in ``given``."""
     preset = _option(given, "--preset") or DEFAULT_PRESET
-    config = start(given[1], preset, "")
+    config = start(_system(given) or "", preset, "")
     return _listed(config.model, preset, config.available(build(config).coefficients))
 
 
@@ -111,6 +113,17 @@ def _listed(model: str, preset: str, found: Iterable[settings.Setting]) -> str:
         lines.append(f"  {setting.key}={settings.written(setting.value)}  ({settings.type_name(setting.type)})")
         lines += [f"      {setting.doc}"] if setting.doc else []
     return "\n".join(lines)
+
+
+def _system(given: Sequence[str]) -> str | None:
+    """The system that is named without an option: the word behind the command, or a later one that is no value."""
+    if len(given) > 1 and not given[1].startswith("-"):
+        return given[1]
+    known = {name for kind in SYSTEMS for name in catalogue.names(kind)}
+    pairs = itertools.pairwise(given)
+    return next(
+        (w for before, w in pairs if w in known and (before in FLAGS or before[:1] != "-" or "=" in before)), None
+    )
 
 
 def _option(given: Sequence[str], name: str) -> str | None:

@@ -112,13 +112,7 @@ class Train(Trains, TrainOptions):
         else:
             if self.env is None:
                 raise ConfigError(f"{folder} holds no run yet: say what to train on, e.g. --env pendulum")
-            system = catalogue.find(self.model or DEFAULT_MODEL, "agents")
-            if system.kind != "agents":
-                agents = ", ".join(catalogue.names("agents"))
-                raise ConfigError(f"{system.name} is one of the {system.kind}; train expects an agent: {agents}")
-            preset = self.preset or DEFAULT_PRESET
-            config = RunConfig(system.name, preset, EnvConfig(self.env), system.sizes(preset))
-            config = settings.override(config, system.runs.get(preset, ()))
+            config = new(self.model or DEFAULT_MODEL, self.preset or DEFAULT_PRESET, self.env)
         env = [f"env.id={self.env}"] if self.env is not None else []
         if self.pixels or self.no_pixels:
             if self.pixels and self.no_pixels:
@@ -142,6 +136,20 @@ class Train(Trains, TrainOptions):
         if self.resume_with and not kept(RunFolder(self.folder())):
             raise ConfigError("--resume-with changes a run that goes on; write --set for a new run")
         return {"return": train(self.config(), self.folder(), self.resume_with, quiet=self.quiet)}
+
+
+def new(model: str, preset: str, env: str) -> RunConfig:
+    """The configuration of a new run: sizes of the preset, and what else belongs to it.
+
+    Raises:
+        ConfigError: no agent. CatalogueError: no such system or preset.
+    """
+    system = catalogue.find(model, "agents")
+    if system.kind != "agents":
+        agents = ", ".join(catalogue.names("agents"))
+        raise ConfigError(f"{system.name} is one of the {system.kind}; train expects an agent: {agents}")
+    config = RunConfig(system.name, preset, EnvConfig(env), system.sizes(preset))
+    return settings.override(config, system.runs.get(preset, ()))
 
 
 @dataclass(frozen=True)
