@@ -193,6 +193,7 @@ def test_explain_shows_every_stage():
     shown = rssm().explain(stages=True)
     assert [line for line in shown.splitlines() if line.startswith("---")] == [
         "--- lowered",
+        "--- drop_unread",
         "--- hoist_before",
         "--- sink_after",
     ]
