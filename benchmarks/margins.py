@@ -91,17 +91,6 @@ COUNTED: Mapping[str, tuple[Statement, ...]] = {
         Statement("mmd_wae / mmd_start", _share("mmd_wae", "mmd_start"), "≤", 0.5),
         Statement("nats_wae - nats_vae", _less("nats_wae", "nats_vae"), "≤", 2.0),
     ),
-    "no_collapse": (
-        Statement("rank_none", _one("rank_none"), "≤", 0.1),
-        Statement("least_none", _one("least_none"), "≤", 0.1),
-        Statement("rank_pldm", _one("rank_pldm"), "≥", 0.1),
-        Statement("copy_pldm", _one("copy_pldm"), "≤", 1.0),
-        Statement("rank_sigreg", _one("rank_sigreg"), "≥", 0.1),
-        Statement("copy_sigreg", _one("copy_sigreg"), "≤", 1.0),
-        Statement("rank_no_idm", _one("rank_no_idm"), "≥", 0.1),
-        Statement("position_pldm", _one("position_pldm"), "≥", 0.9),
-        Statement("position_pldm - position_no_idm", _less("position_pldm", "position_no_idm"), "≥", 0.2),
-    ),
     "td_vae_rolling": (
         Statement("jump_4", _one("jump_4"), "≤", 15.0),
         Statement("direction_0 from 1/2", lambda row: abs(row["direction_0"] - 0.5), "≤", 0.06),
