@@ -194,7 +194,7 @@ def configured(model, preset, name):
 @pytest.fixture
 def brief(monkeypatch):
     """What a refusal suggests takes seconds to find, and has a test of its own."""
-    monkeypatch.setattr("worldformula.model.run.suitable", lambda model, preset: [])
+    monkeypatch.setattr("worldformula.model.run.suitable", lambda model, preset, chosen: [])
     monkeypatch.setattr("worldformula.model.run.takers", lambda found: [])
 
 
