@@ -91,13 +91,6 @@ COUNTED: Mapping[str, tuple[Statement, ...]] = {
         Statement("mmd_wae / mmd_start", _share("mmd_wae", "mmd_start"), "≤", 0.5),
         Statement("nats_wae - nats_vae", _less("nats_wae", "nats_vae"), "≤", 2.0),
     ),
-    "td_vae_rolling": (
-        Statement("jump_4", _one("jump_4"), "≤", 15.0),
-        Statement("direction_0 from 1/2", lambda row: abs(row["direction_0"] - 0.5), "≤", 0.06),
-        Statement("direction_1", _one("direction_1"), "≥", 0.8),
-        Statement("direction_7", _one("direction_7"), "≥", 0.8),
-        Statement("jump_4 - steps_4", _less("jump_4", "steps_4"), "≤", 0.0),
-    ),
     "transport_plane": (
         Statement("fm_1", _one("fm_1"), "≥", 0.8),
         Statement("optimal_1", _one("optimal_1"), "≤", 0.15),

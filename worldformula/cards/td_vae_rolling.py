@@ -22,8 +22,8 @@ def measure(seed: int) -> dict[str, float]:
     Returns:
         Wrong pixels of 96 in one sampled prediction from the belief at t = 7: ``jump_k`` by one jump of k steps,
         ``steps_k`` by k jumps of 1, ``jumps_8`` by two of 4; ``blank`` and ``copy_k``, the floors, on the same
-        frames. ``direction_t``: how often a linear classifier reads the direction off the belief at t.
-        ``conditions``: how many of the three of the card hold.
+        frames. ``direction_t``: how often a linear classifier reads the direction off the belief at t. ``saved``: what
+        one jump of 4 saves of the wrong pixels of four jumps of 1.
     """
     torch.manual_seed(seed)
     world = build(tiny())
@@ -39,12 +39,7 @@ def measure(seed: int) -> dict[str, float]:
     found |= {f"copy_{k}": errors(frames[:, AFTER], frames[:, AFTER + k]) for k in (1, 2, 4)}
     found["blank"] = errors(torch.zeros_like(frames[:, 0]), frames[:, AFTER + 4])
     found |= {f"direction_{t}": direction(beliefs, data, t) for t in (0, 1, 7)}
-    held = (
-        found["jump_4"] < 15,
-        abs(found["direction_0"] - 0.5) <= 0.06 and min(found["direction_1"], found["direction_7"]) > 0.8,
-        found["jump_4"] < found["steps_4"],
-    )
-    return found | {"conditions": float(sum(held))}
+    return found | {"saved": found["steps_4"] - found["jump_4"]}
 
 
 def train(world: World, seed: int) -> None:
