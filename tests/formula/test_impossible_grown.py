@@ -103,6 +103,14 @@ class Grower:
             return maximum(a, -number), lambda env: max(inner(env), -number)
         return self.expectation(bound, depth - 1)
 
+    def each(self, drawn, inner, env):
+        """The share and the value of every choice that what is drawn may be, by hand."""
+        names = [self.tables[h][0] for h in drawn]
+        for values in itertools.product(*(range(VALUES[v]) for v in names)):
+            here = {**env, **dict(zip(names, values, strict=True))}
+            if (share := math.prod(self.share(h, here) for h in drawn)) > 0:
+                yield share, inner(here)
+
     def expectation(self, bound, depth):
         """E, or log E exp, of one or two variables."""
         found = self.fits(bound, "qr", new=True)
@@ -117,18 +125,11 @@ class Grower:
         product = math.prod((self.factors[h] for h in drawn[1:]), start=self.factors[drawn[0]])
         a, inner = self.body(inside, depth)
 
-        def each(env):
-            names = [self.tables[h][0] for h in drawn]
-            for values in itertools.product(*(range(VALUES[v]) for v in names)):
-                here = {**env, **dict(zip(names, values, strict=True))}
-                if (share := math.prod(self.share(h, here) for h in drawn)) > 0:
-                    yield share, inner(here)
-
         if self.random.random() < 0.5:
-            return E(product, a, "exact"), lambda env: sum(share * value for share, value in each(env))
+            return E(product, a, "exact"), lambda env: sum(p * value for p, value in self.each(drawn, inner, env))
 
         def soft(env):
-            total = sum(share * math.exp(value) for share, value in each(env))
+            total = sum(share * math.exp(value) for share, value in self.each(drawn, inner, env))
             return math.log(total) if total > 0 else (-INF if total == 0 else total)
 
         return log(E(product, exp(a), "exact")), soft

@@ -7,23 +7,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
+from tests.formula.test_logarithms import Table
 from worldformula import KL, Categorical, Deterministic, E, OneHot, Value, exp, log, norm2, ratio, sqrt
 
 INF = math.inf
 SHARES = np.array([0.25, 0.75, 0.0])
-
-
-class Table(nn.Module):
-    """Numbers of s."""
-
-    def __init__(self, values):
-        super().__init__()
-        self.v = nn.Parameter(torch.tensor(values, dtype=torch.float64))
-
-    def forward(self, s):
-        return self.v[s]
 
 
 class Row(Table):

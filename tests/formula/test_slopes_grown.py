@@ -2,7 +2,6 @@
 or too large for an exponential, where many values have no probability. Beside loops over those that have one.
 """
 
-import itertools
 import math
 
 import numpy as np
@@ -85,16 +84,10 @@ class Sloped(Grower):
         product = math.prod(factors[1:], start=factors[0])
         a, inner = self.body(inside | set(told), depth)
 
-        def each(env):
-            names = [self.tables[h][0] for h in drawn]
-            for values in itertools.product(*(range(VALUES[v]) for v in names)):
-                here = {**env, **dict(zip(names, values, strict=True))}
-                if (share := math.prod(self.share(h, here) for h in drawn)) > 0:
-                    yield share, inner(here)
-
         if self.random.random() < 0.6:
-            return E(product, a, "exact"), lambda env: sum(share * value for share, value in each(env))
-        return log(E(product, exp(a), "exact")), lambda env: math.log(sum(s * math.exp(v) for s, v in each(env)))
+            return E(product, a, "exact"), lambda env: sum(p * value for p, value in self.each(drawn, inner, env))
+        soft = lambda env: math.log(sum(p * math.exp(v) for p, v in self.each(drawn, inner, env)))  # noqa: E731
+        return log(E(product, exp(a), "exact")), soft
 
 
 def compare(seed):
