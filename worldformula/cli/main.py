@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 import platform
@@ -46,7 +47,6 @@ Begin with: worldformula demo
 Every command answers to --help. An error is one message and the exit code 1; --debug shows its traceback, --version the
 version. Tab completion: source <(worldformula completion bash), or zsh."""
 SYSTEMS = ("models", "worlds", "agents")  # what can be trained
-FLAGS = ("--pixels", "--no-pixels", "--compile", "--resume", "--quiet", "--help", "-h")  # options without a value
 INTERRUPTED = 130  # what a shell expects after Ctrl-C
 
 
@@ -120,9 +120,11 @@ def _system(given: Sequence[str]) -> str | None:
     if len(given) > 1 and not given[1].startswith("-"):
         return given[1]
     known = {name for kind in SYSTEMS for name in catalogue.names(kind)}
+    fields = [field for kind in (train.Train, Fit) for field in dataclasses.fields(kind)]
+    flags = {"--help", "-h", *(f"--{field.name.replace('_', '-')}" for field in fields if field.default is False)}
     pairs = itertools.pairwise(given)
     return next(
-        (w for before, w in pairs if w in known and (before in FLAGS or before[:1] != "-" or "=" in before)), None
+        (w for before, w in pairs if w in known and (before in flags or before[:1] != "-" or "=" in before)), None
     )
 
 
