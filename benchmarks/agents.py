@@ -85,6 +85,13 @@ TASKS = {
             EnvConfig("MiniGrid-DoorKey-5x5-v0", wrap=("minigrid.wrappers:FlatObsWrapper",)), ("ppo", "dreamer_v3"),
             50_000, 20.0, 5_000, 20, published=(Published(0.964, "PPO", 100_000, ZOO),), ceiling=0.964,
         ),
+        Task(
+            "home_hint", "A bin that opens in one of three ways, and a sentence that says which",
+            EnvConfig("home_dynamics", args=("hint=true", "again=true", "room=3")), ("ppo", "ppo_lstm"),
+            120_000, 20.0, 12_000, 200, ceiling=1.0,
+            note="Share of the bins that are opened; at random .102, by who does not read .346. Dynalang opens 1.00 "
+            "after as many rows, most of them somebody else's play: `dynalang_hint` in [results](results.md).",
+        ),
     )
 }  # fmt: skip
 

@@ -25,6 +25,7 @@ from worldformula.nets.mlp import MLP
 from worldformula.nets.plain import Plain
 from worldformula.nets.sizes import Sizes
 from worldformula.world import State, Values
+from worldformula.world.aside import NAME
 from worldformula.world.policies import acting
 
 
@@ -36,26 +37,29 @@ def policy(
     unimix: float = 0.01,
     masks: bool = False,
     one_trunk: bool = False,
+    beside: int = 0,
 ) -> Factor | Joint:
     """DreamerV3's policy over these actions given h_t and z_t: over one-hot choices (with ``unimix`` of the uniform
     distribution), over real vectors, over flags. Each action has a factor and a network of its own; several are a
     product, whose log-density and entropy are sums. With ``masks``, a choice that has a mask reads it:
     π(a_t|h_t,z_t,M_t) gives what M_t forbids no probability. With ``one_trunk`` the networks of several actions share
-    their hidden layers, which are weights of the first factor.
+    their hidden layers, which are weights of the first factor. ``beside`` is the width of n_t, what the policy alone is
+    told, which it reads too: π(a_t|h_t,z_t,n_t).
     """
+    features = sizes.feature + beside
 
     def factor(act: Act, header: str) -> Factor:
         if masks and act.masked:
-            inside = MaskedActor(sizes.feature, act.size, sizes.units, layers, unimix=unimix)
+            inside = MaskedActor(features, act.size, sizes.units, layers, unimix=unimix)
             return OneHot(within(header, act), inside, shape=act.size)
         if act.kind == "numbers":
-            return Normal(header, ContinuousActor(sizes.feature, act.size, sizes.units, layers), shape=act.size)
-        net = DiscreteActor(sizes.feature, act.size, sizes.units, layers)
+            return Normal(header, ContinuousActor(features, act.size, sizes.units, layers), shape=act.size)
+        net = DiscreteActor(features, act.size, sizes.units, layers)
         if act.kind == "flags":
             return Bernoulli(header, net, shape=act.size)
         return OneHot(header, net, shape=act.size, unimix=unimix)
 
-    found = product(acts, factor)
+    found = product(acts, factor, f"h_t,z_t,{NAME}_t" if beside else "h_t,z_t")
     first, *others = found.factors if isinstance(found, Joint) else (found,)
     for other in others if one_trunk else ():
         _mlp(other).share(_mlp(first))

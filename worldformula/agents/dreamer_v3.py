@@ -26,6 +26,7 @@ options of theirs     –             consec_train,      none                   
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -195,10 +196,12 @@ def build(
     classes = {key: column.classes for key, column in columns.items() if column.kind == "discrete"}
     masks = {act.variable: act.mask for act in acts if act.masked and config.masks}
     world = rssm.build(config.world, perceived, {act.variable: act.size for act in acts}, classes, masks)
+    beside = sum(math.prod(perceived[key]) for key in config.world.aside)
     actor = policy(
-        acts, sizes, layers=config.layers, unimix=config.unimix, masks=config.masks, one_trunk=config.one_trunk
-    )
-    critic = MLP(sizes.feature, 255, sizes.units, config.layers, outscale=0.0)
+        acts, sizes, layers=config.layers, unimix=config.unimix, masks=config.masks, one_trunk=config.one_trunk,
+        beside=beside,
+    )  # fmt: skip
+    critic = MLP(sizes.feature + beside, 255, sizes.units, config.layers, outscale=0.0)
     factors = actor.factors if isinstance(actor, Joint) else (actor,)
     features = {"h": (sizes.deter,), "z": (sizes.groups, sizes.classes)}
     curious = curious_by(config.curiosity, features, space_of(acts), cast("rssm.Encoder", world.enc).width)

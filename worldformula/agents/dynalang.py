@@ -7,7 +7,8 @@
 
 Words are predicted as pictures are: they help as they tell what will be seen, earned, or possible. The agent is
 DreamerV3, whose observations have a column of words; nothing else differs. Words are whole numbers of a vocabulary,
-one-hots for the networks; vectors of a language model may stand in their place, as numbers. Its world learns words
+one-hots for the networks; vectors of a language model may stand in their place, as numbers. With ``--set
+agent.world.aside=token`` its policy alone reads, which words were heard, for comparison. Its world learns words
 from a text alone: ``worldformula fit dynalang --data text.txt --set data.env=ID``, which ``--init`` takes over.
 
 Deviations            paper              official code    here                 why

@@ -7,7 +7,7 @@ critic learn from that play and from what the agent does itself, in equal parts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -38,10 +38,14 @@ WEIGHTS = ("token=10", "reward=10")
 RATE = 2e-3
 
 
-def config() -> dreamer_v3.DreamerConfig:
-    """`tiny`, whose world is told to read, and to tell an opened bin from a broken one."""
+def config(aside: bool = False) -> dreamer_v3.DreamerConfig:
+    """`tiny`, whose world is told to read, and to tell an opened bin from a broken one; ``aside``: whose policy alone
+    reads.
+    """
     own: dreamer_v3.DreamerConfig = dynalang.tiny()
     world = replace(own.world, dynamics=1.0, weights=WEIGHTS)
+    if aside:
+        world = replace(world, weights=WEIGHTS[1:], aside=("token",))
     return replace(own, world=world, lr=RATE, context=0, imagine=6, imag_last=10)
 
 
@@ -74,16 +78,21 @@ def success(agent: ImaginationAgent, seed: int, hints: tuple[str, ...]) -> list[
     return [evaluate(agent, env(hint), episodes=EPISODES, seed=10_000 + seed).mean for hint in hints]
 
 
-def learnt(seed: int, hint: str, updates: Sequence[int | None] = (None, None)) -> tuple[ImaginationAgent, list[Begun]]:
+def learnt(
+    seed: int, hint: str, updates: Sequence[int | None] = (None, None), aside: bool = False,
+    then: Callable[[ImaginationAgent, int], None] = lambda *_: None,
+) -> tuple[ImaginationAgent, list[Begun]]:  # fmt: skip
     """An agent that learnt from play, then from that and from what it did itself, and how its world began.
 
     Args:
         seed: of play, weights and acts.
         hint: what was said.
         updates: of the world from slow play, and from both; None until it keeps the sentence, and knows what opens.
+        aside: whether its policy alone reads.
+        then: called with it and the number of updates of everything, behind each.
     """
     envs = Envs("home_dynamics", from_play.STREAMS, seed=seed, **env(hint).options())
-    agent: ImaginationAgent = dynalang.build(config(), envs.observations, envs.actions, seed)
+    agent: ImaginationAgent = dynalang.build(config(aside), envs.observations, envs.actions, seed)
     slow, quick, unseen = (played(seed, hint, kind) for kind in range(3))
     read, rng = [from_play.inputs(agent, rows) for rows in (slow, quick)], np.random.default_rng(seed)
     looks = (partial(from_play.recalled, agent, unseen, again(unseen)),
@@ -93,7 +102,7 @@ def learnt(seed: int, hint: str, updates: Sequence[int | None] = (None, None)) -
         from_play.begin(agent, batches(rng, size, some, *read), look, seed, most)
         for some, look, most in zip((size, size // LESS), looks, updates, strict=True)
     ]
-    from_play.go_on(agent, envs, slow, ALL, np.random.default_rng(seed))
+    from_play.go_on(agent, envs, slow, ALL, np.random.default_rng(seed), partial(then, agent))
     envs.close()
     return agent, begun
 

@@ -244,7 +244,7 @@ def heard(agent: Agent, env: EnvConfig, seed: int) -> tuple[tuple[Heard, ...], d
     """
     if not isinstance(agent, ImaginationAgent) or agent.learner is None:
         return (), {}
-    if (spoken := _spoken(env, seed)) is None:
+    if (spoken := _spoken(agent, env, seed)) is None:
         return (), {}
     key, words, _ = spoken
     shown: list[tuple[str, str, Said]] = []
@@ -266,7 +266,7 @@ def heard(agent: Agent, env: EnvConfig, seed: int) -> tuple[tuple[Heard, ...], d
 
 def titled(curves: Sequence[Curve], agent: Agent, env: EnvConfig, seed: int) -> tuple[Curve, ...]:
     """Curves of words by these, and not by their numbers."""
-    if not curves or not isinstance(agent, ImaginationAgent) or (spoken := _spoken(env, seed)) is None:
+    if not curves or not isinstance(agent, ImaginationAgent) or (spoken := _spoken(agent, env, seed)) is None:
         return tuple(curves)
     key, words, choices = spoken
     head = saying.head_of(agent.world, choices, key)
@@ -274,12 +274,17 @@ def titled(curves: Sequence[Curve], agent: Agent, env: EnvConfig, seed: int) -> 
     return tuple(dataclasses.replace(curve, name=called.get(curve.name, curve.name)) for curve in curves)
 
 
-def _spoken(env: EnvConfig, seed: int) -> tuple[str, Vocabulary, dict[str, tuple[int, ...]]] | None:
-    """Of an environment that speaks, the column of the words, what they are, and the classes of all its choices."""
+def _spoken(
+    agent: ImaginationAgent, env: EnvConfig, seed: int
+) -> tuple[str, Vocabulary, dict[str, tuple[int, ...]]] | None:
+    """Of an environment that speaks, to an agent whose world listens, the column of the words, what they are, and the
+    classes of all its choices.
+    """
     envs = Envs(env.id, 1, seed=seed, **env.options())
     choices = {key: column.classes for key, column in envs.observations.items() if column.kind == "discrete"}
     try:
-        return *column_of_words(envs.observations, envs.vocabulary, env.id), choices
+        key, words = column_of_words(envs.observations, envs.vocabulary, env.id)
+        return None if key in agent.world.aside else (key, words, choices)
     except ConfigError:
         return None
     finally:

@@ -9,10 +9,13 @@ It cannot serve a loss below 0.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
-from worldformula.formula import Deterministic, Expression, Value, exp, softplus
+from worldformula.formula import Deterministic, Expression, Factor, Normal, Value, exp, log, softplus
 
 REWARD, OBSERVATION, DIVERGENCE = 1, 2, 3
 
@@ -43,6 +46,30 @@ def weighed(which: int, loss: Expression) -> Expression:
 def price(which: int) -> Expression:
     """``log(1 + e^s)``, what a small weight costs."""
     return softplus(Value(_name(which)))
+
+
+def harmonised(
+    dynamics: tuple[float, Expression], representation: tuple[float, Expression], reward: Factor,
+    scored: Sequence[Factor],
+) -> Expression:  # fmt: skip
+    """Reward, reconstruction and divergences by scales that are learnt; the divergences, each with its weight, by
+    their shares, and the price of their scale with that of the first.
+
+    Of a Normal the squared error alone is scaled: its constant would be a part of the loss that nothing can lessen.
+    """
+    (first, dyn), (second, rep) = dynamics, representation
+    whole, error = first + second, None
+    for factor in scored:
+        one = -log(factor)
+        if isinstance(factor, Normal):
+            one = one - 0.5 * math.log(math.pi) * math.prod(factor.shape or ())
+        error = one if error is None else error + one
+    assert error is not None
+    step = (first / whole) * (weighed(DIVERGENCE, dyn) + price(DIVERGENCE)) + (second / whole) * weighed(
+        DIVERGENCE, rep
+    )
+    step = step + weighed(OBSERVATION, error) + price(OBSERVATION)
+    return step + weighed(REWARD, -log(reward)) + price(REWARD)
 
 
 def _name(which: int) -> str:

@@ -49,6 +49,7 @@ class World(nn.Module):
         roles: which head is the "reward", which says "continue", which is "mask/a", what is allowed of the choice a,
             and what else somebody looks for, by role.
         observations: which variable an observation of an environment is, ``{"image": "x"}``.
+        aside: those of them, by their keys, that it keeps for who reads its states, and neither encodes nor predicts.
         duration: the variable that says how many steps of time a step of a dream takes, where the prior jumps.
         embeddings: latents that nothing decodes, from the lowest level up: see `watched`.
         levels: instead of prior, heads and roles: several `PriorDynamics` by name, such as a fine and a coarse one.
@@ -79,6 +80,7 @@ class World(nn.Module):
         heads: predicted.Given = (),
         roles: Mapping[str, str] | None = None,
         observations: Mapping[str, str] | None = None,
+        aside: Iterable[str] = (),
         levels: Mapping[str, PriorDynamics] | None = None,
         duration: str | None = None,
         main: str | None = None,
@@ -93,7 +95,7 @@ class World(nn.Module):
             raise FormulaError(f"main: expected one of the levels {', '.join(map(repr, given))}, got {main!r}")
         self.heads, self.main = merged(given), main if len(given) > 1 else next(iter(given))
         self.roles = {} if self.main is None else dict(given[self.main][2])
-        self.observations, self.embeddings = dict(observations or {}), tuple(embeddings)
+        self.observations, self.aside, self.embeddings = dict(observations or {}), tuple(aside), tuple(embeddings)
         factors = (*self.posterior.factors, *priors, *self.heads.values())
         clock = clock_of(loss.node)
         self.index, self.reset_name = clock.index, clock.reset

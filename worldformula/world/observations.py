@@ -15,7 +15,7 @@ from worldformula.formula.plan.variables import CALL_OPTIONS
 from worldformula.nets.plain import Plain
 from worldformula.nets.strided import Bits, Sight, StridedDecoder, StridedEncoder
 
-TAKEN = {*"acdefghikpqrtuyzMT", "self", "sg", "enc", "symlog", "first", *CALL_OPTIONS}
+TAKEN = {*"acdefghiknpqrtuyzMT", "self", "sg", "enc", "symlog", "first", *CALL_OPTIONS}
 """Names that mean something else in the formula or in a call of it."""
 
 

@@ -39,11 +39,13 @@ def heads_of(world: World, choices: Mapping[str, Sequence[int]], column: str) ->
         column: its key.
 
     Raises:
-        ConfigError: it is no such column.
+        ConfigError: it is no such column, or the world predicts no words.
     """
     if column not in choices or column not in world.observations:
         raise ConfigError(f"expected a column of words among {', '.join(choices) or 'none'}, got {column!r}")
-    ordered = [key for key in world.observations if key in choices]
+    if column in world.aside:
+        raise ConfigError(f"{column!r} stands aside: policy and critic read it, and this world says no word of it")
+    ordered = [key for key in world.observations if key in choices and key not in world.aside]
     counts = [len(alike(choices[key])) for key in ordered]
     before = sum(counts[: ordered.index(column)])
     if sum(counts) > 1:

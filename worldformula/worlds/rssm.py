@@ -45,7 +45,6 @@ from worldformula.formula import (
     Normal,
     OneHot,
     TwoHot,
-    log,
     maximum,
     sg,
 )
@@ -58,6 +57,7 @@ from worldformula.nets.mlp import MLP, VectorDecoder
 from worldformula.nets.parts import Choices, Part, Parts, Stack, alike
 from worldformula.nets.sizes import Sizes
 from worldformula.world import MASK, World, harmony, views
+from worldformula.world.aside import Aside
 from worldformula.world.embeddings import DECODED, Target, predicted, require_target
 from worldformula.world.observations import Names, square
 from worldformula.world.weights import Weights, less
@@ -99,6 +99,8 @@ class RSSMConfig:
     """Whether what the reward's head learns shapes the states too."""
     zeroed: tuple[str, ...] = ()
     """Observations that are not read, by their keys: zeros stand in their place."""
+    aside: tuple[str, ...] = ()
+    """Words or numbers, by their keys, that a policy and its critic read, and nothing else does: n_t of a state."""
 
     def __post_init__(self) -> None:
         require_target(self.target)
@@ -154,29 +156,21 @@ def build(
     actions it predicts what is allowed, and the variable of each mask, ``{"a": "M"}``.
     """
     names, size = Names.of(observations), config.sizes
+    beside = Aside.of(config.aside, observations, names, classes or {})
     widths = {"a": actions} if isinstance(actions, int) else dict(actions)
     if not widths or min(widths.values()) < 1:
         raise ConfigError(f"expected at least one action dimension, got {actions}")
-    images = {k: tuple(observations[k]) for k in names.images}
-    vectors = {k: tuple(observations[k]) for k in names.vectors}
-    weights = Weights(config.weights, observations)
+    own = {key: tuple(observations[key]) for key in names.all if key not in config.aside}
+    images, vectors = ({k: own[k] for k in kind if k in own} for kind in (names.images, names.vectors))
+    weights = Weights(config.weights, own)
     encoder = _encoder(config, images, vectors, classes or {})
-    latent, head = (
-        (size.groups, size.classes),
-        lambda *sizes, **own: MLP(size.feature, sizes[0], size.units, *sizes[1:], **own),
-    )
 
-    given = ", ".join(Names.at(word) for word in names.all.values())
+    def head(*sizes: Any, **told: Any) -> MLP:
+        return MLP(size.feature, sizes[0], size.units, *sizes[1:], **told)
+
+    given = ", ".join(Names.at(names.all[key]) for key in own)
     embed = Deterministic(f"e_t = enc({given})", encoder)
-    gru = BlockGRU(size.deter, size.stoch, sum(widths.values()), size.hidden, size.blocks)
-    acted = ", ".join(Names.at(word, "t-1") for word in widths)
-    ahead = "h" if config.carry else "u"  # u_t foresees z_t, and what reads a state does not know it
-    core = Joint.of(Deterministic(f"{ahead}_t = f(h_{{t-1}}, z_{{t-1}}, {acted})", gru, shape=size.deter))
-    if not config.carry:
-        core = core * Deterministic("h_t = zeros(u_t)", torch.zeros_like, shape=size.deter)
-    prior = OneHot(f"p(z_t|{ahead}_t)", MLP(size.deter, size.stoch, size.hidden, 2), shape=latent, unimix=config.unimix)
-    posterior_net = MLP(size.deter + encoder.width, size.stoch, size.hidden, 1)
-    post = OneHot("q(z_t|h_t,e_t)", posterior_net, shape=latent, unimix=config.unimix)
+    core, prior, post = _through_time(config, widths, encoder.width)
     reward = TwoHot("p(r_t|h_t,z_t)", head(255, 1, 0.0, stopped=not config.reward_gradient))
     proceed = Bernoulli("p(c_t|h_t,z_t)", head(1, 1), shape=())
     decoded = config.target in DECODED
@@ -191,19 +185,38 @@ def build(
     dyn, rep = maximum(dyn, config.free_nats), maximum(rep, config.free_nats)
     plain = [*zip(seen.scored, seen.weights, strict=True), (reward, weights["reward"])]
     if config.harmony:
-        extra, step, plain = (*extra, harmony.scales("first")), _harmonised(config, dyn, rep, reward, seen.scored), []
+        extra, step, plain = (
+            (*extra, harmony.scales("first")),
+            harmony.harmonised((config.dynamics, dyn), (config.representation, rep), reward, seen.scored),
+            [],
+        )
     else:
         step = config.dynamics * dyn + config.representation * rep
     for factor, weight in (*plain, (proceed, weights["continue"]), *((mask, 1.0) for mask in allowed.values())):
         step = less(step, factor, weight)
     step = step if told is None else step + told
-    draws = Joint.of(*seen.targets, embed, *core.factors, post, *seen.trunk, *extra)
+    draws = Joint.of(*seen.targets, embed, *core.factors, post, *beside.heard, *seen.trunk, *extra)
     loss = Mean("t", E(draws, step), reset="first").mean()
     return World(
-        prior=core * prior, posterior=embed * core * post, heads=[*seen.heads, reward, proceed, *allowed.values()],
+        prior=math.prod(beside.held, start=core * prior), posterior=math.prod(beside.heard, start=embed * core * post),
+        heads=[*seen.heads, reward, proceed, *allowed.values()],
         loss=loss, roles={"reward": "r", "continue": "c"} | {MASK + a: f.variable.key for a, f in allowed.items()},
-        observations=names.all,
+        observations=names.all, aside=config.aside,
     )  # fmt: skip
+
+
+def _through_time(config: RSSMConfig, actions: Mapping[str, int], seen: int) -> tuple[Joint, Factor, Factor]:
+    """What carries a state on, its prior, and its posterior, which reads e_t of the width ``seen``."""
+    size, latent = config.sizes, (config.sizes.groups, config.sizes.classes)
+    gru = BlockGRU(size.deter, size.stoch, sum(actions.values()), size.hidden, size.blocks)
+    acted = ", ".join(Names.at(word, "t-1") for word in actions)
+    ahead = "h" if config.carry else "u"  # u_t foresees z_t, and what reads a state does not know it
+    core = Joint.of(Deterministic(f"{ahead}_t = f(h_{{t-1}}, z_{{t-1}}, {acted})", gru, shape=size.deter))
+    if not config.carry:
+        core = core * Deterministic("h_t = zeros(u_t)", torch.zeros_like, shape=size.deter)
+    prior = OneHot(f"p(z_t|{ahead}_t)", MLP(size.deter, size.stoch, size.hidden, 2), shape=latent, unimix=config.unimix)
+    posterior = MLP(size.deter + seen, size.stoch, size.hidden, 1)
+    return core, prior, OneHot("q(z_t|h_t,e_t)", posterior, shape=latent, unimix=config.unimix)
 
 
 def _encoder(
@@ -233,29 +246,6 @@ def _told(
     if config.target == "prototypes":
         return views.prototyped(embed, pictures, size.feature, width, config.prototypes)
     return predicted(config.target, size.feature, width, actions, size.units)
-
-
-def _harmonised(
-    config: RSSMConfig, dyn: Expression, rep: Expression, reward: Factor, scored: Sequence[Factor]
-) -> Expression:
-    """Reward, reconstruction and divergences by scales that are learnt; the divergences by their shares, and the price
-    of their scale with that of the first.
-
-    Of a Normal the squared error alone is scaled: its constant would be a part of the loss that nothing can lessen.
-    """
-    whole = config.dynamics + config.representation
-    error: Expression | None = None
-    for factor in scored:
-        one = -log(factor)
-        if isinstance(factor, Normal):
-            one = one - 0.5 * math.log(math.pi) * math.prod(factor.shape or ())
-        error = one if error is None else error + one
-    assert error is not None
-    step = (config.dynamics / whole) * (
-        harmony.weighed(harmony.DIVERGENCE, dyn) + harmony.price(harmony.DIVERGENCE)
-    ) + (config.representation / whole) * harmony.weighed(harmony.DIVERGENCE, rep)
-    step = step + harmony.weighed(harmony.OBSERVATION, error) + harmony.price(harmony.OBSERVATION)
-    return step + harmony.weighed(harmony.REWARD, -log(reward)) + harmony.price(harmony.REWARD)
 
 
 def surprise(config: RSSMConfig, out: Out) -> Tensor:
