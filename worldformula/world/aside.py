@@ -34,7 +34,7 @@ class Heard(nn.Module):
 
     def forward(self, before: Tensor, *seen: Tensor) -> Tensor:
         """Words stay, numbers are the last ones."""
-        parts = zip(before.split(list(self.widths), -1), seen, self.words, strict=True)
+        parts = zip(before.split_with_sizes(self.widths, -1), seen, self.words, strict=True)
         return torch.cat([torch.maximum(old, x.flatten(1)) if word else x.flatten(1) for old, x, word in parts], -1)
 
 
