@@ -285,9 +285,12 @@ def test_who_looks_and_minds_the_question_earns_one_and_who_does_not_a_half():
 
 @pytest.mark.parametrize(
     ("few", "prior", "entropy", "holds"),
-    [(0.9, 0.85, 0.1, 3), (0.85, 0.8, 0.3, 3), (0.84, 0.9, 0.0, 2), (0.0, 0.0, 0.0, 1), (0.9, 0.9, 0.31, 2)],
-)
-def test_the_claims_of_speech_are_counted(monkeypatch, few, prior, entropy, holds):
+    [
+        (0.9, 0.85, 0.1, True), (0.85, 0.8, 0.3, True), (0.84, 0.9, 0.0, False), (0.0, 0.0, 0.0, False),
+        (0.9, 0.79, 0.1, False), (0.9, 0.9, 0.31, False),
+    ],
+)  # fmt: skip
+def test_all_claims_of_speech_must_hold(monkeypatch, few, prior, entropy, holds):
     """Each of an agent of its own: words that are never right, and what the words are kept near to."""
     kinds = {(0, False): few, (189, True): prior, (189, False): entropy}
 
@@ -299,7 +302,8 @@ def test_the_claims_of_speech_are_counted(monkeypatch, few, prior, entropy, hold
     found = dynalang_speech.measure(5)
     own = {"few": few, "prior": prior, "entropy": entropy}
     known = {"few_updates": 1600.0, "few_known": 0.99, "many_updates": 1789.0, "many_known": 0.99}
-    assert found == {"claims": float(holds), **own, **known}
+    assert found == {**own, **known}
+    assert cards.load("dynalang_speech").holds([found]) == holds
 
 
 def test_the_large_vocabulary_has_two_hundred_words():
@@ -370,10 +374,14 @@ def test_what_is_read_names_an_arm_before_the_figure_acts():
 
 @pytest.mark.parametrize(
     ("told", "false", "without", "auc", "holds"),
-    [(0.85, 0.05, 0.3, 0.95, 4), (0.84, 0, 0.25, 1, 3), (1, 0.06, 0.25, 1, 3), (1, 0, 0.31, 1, 3), (0, 0, 0, 0.5, 2)],
-)
-def test_the_claims_about_what_will_be_are_counted(told, false, without, auc, holds):
-    assert dynalang_future.holding({"with": told, "false": false, "without": without, "grounded": auc}) == holds
+    [
+        (0.85, 0.05, 0.3, 0.95, True), (0.84, 0, 0.25, 1, False), (1, 0.06, 0.25, 1, False), (1, 0, 0.31, 1, False),
+        (1, 0, 0.25, 0.94, False), (0, 0, 0, 0.5, False),
+    ],
+)  # fmt: skip
+def test_all_claims_about_what_will_be_must_hold(told, false, without, auc, holds):
+    found = {"with": told, "false": false, "without": without, "grounded": auc}
+    assert cards.load("dynalang_future").holds([found]) == holds
 
 
 def test_a_walk_is_told_from_the_same_walk_after_another_sentence(monkeypatch):
@@ -411,7 +419,7 @@ def test_the_card_of_what_will_be_learns_and_is_asked(monkeypatch):
         monkeypatch.setattr(from_play, name, value)
     found = dynalang_future.measure(100)
     assert found["updates"] == 4, "it knows nothing yet"
-    assert found["claims"] == dynalang_future.holding(found)
+    assert not cards.load("dynalang_future").holds([found])
     assert min(found.values()) >= 0
 
 
