@@ -1,5 +1,6 @@
 """The cards of an agent that reads: what they measure, on small numbers and by hand."""
 
+import itertools
 import math
 from collections import Counter
 from dataclasses import replace
@@ -404,11 +405,27 @@ def test_a_walk_is_told_from_the_same_walk_after_another_sentence(monkeypatch):
     monkeypatch.setattr(agent.world, "decode", lambda dream, names: {"r": dream})
     assert dynalang_future.grounded(agent, rows) == 1.0
     starts, walks = begun[0]
-    torch.testing.assert_close(starts, seen[:, 7].repeat_interleave(4, 0))
+    torch.testing.assert_close(starts, seen[:, dynalang_future.READ].repeat_interleave(4, 0))
     assert walks.shape == (48, 3, 4)
     assert walks.argmax(-1).tolist() == [[k] * 3 for k in range(4)] * 12
     monkeypatch.setattr(agent.world, "decode", lambda dream, names: {"r": torch.ones(48)})
     assert dynalang_future.grounded(agent, rows) == 0.5
+
+
+def test_the_walk_that_is_imagined_is_the_one_that_earns_something_in_truth():
+    """From the row that the dreams begin with, into each arm: one for the arm that was named, nothing for others."""
+    arms = [dynalang_future.VOCABULARY.number(arm) for arm in dynalang_future.ARMS]
+    for seed, act in itertools.product(range(6), range(4)):
+        env = make("home_future", hint="true", again=True)
+        words, earned = [int(env.reset(seed=seed)[0]["token"])], []
+        for row in range(dynalang_future.READ + dynalang_future.WALK):
+            seen, reward, *_ = env.step((act + 1) % 4 if row < dynalang_future.READ else act)
+            words.append(int(seen["token"]))
+            earned.append(float(reward))
+        named = arms.index(words[dynalang_future.SAID])
+        assert sum(earned[dynalang_future.READ :]) == (act == named)
+        assert earned[-1] == (act == named)
+        assert not any(earned[:-1])
 
 
 @pytest.mark.slow

@@ -91,6 +91,23 @@ def test_a_network_of_a_formula_is_no_attribute_to_set():
     assert deep(x=x).value == loss(x=x).value != before
 
 
+def test_a_factor_keeps_the_network_that_it_was_built_with():
+    """What stood in its place was sampled and trained, while every formula called the old one."""
+    q, _ = parts()
+    own, other = q.net, nn.Linear(3, 4)
+    loss, x = KL(q, PRIOR).mean(), torch.ones(2, 3)
+    before = loss(x=x).value
+    for factor in (q, Normal("p(z)", shape=2)):
+        with refused("net is the network", "factor and formula", error=FormulaError):
+            factor.net = other
+    q.net = own
+    assert q.net is own
+    assert loss(x=x).value == before
+    head = Deterministic("y = f(x)", nn.Linear(3, 1))
+    with refused("net is the network", error=FormulaError):
+        head.net = other
+
+
 def test_a_function_of_tensors_takes_neither_a_formula_nor_a_factor():
     with refused("got a formula", "write exp(...)", "from worldformula import exp", error=FormulaError):
         torch.exp(log(PRIOR))

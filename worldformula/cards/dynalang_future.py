@@ -28,7 +28,8 @@ from worldformula.world import State
 EPISODES = 1000
 CHUNKS, UNSEEN, STEPS = 2000, 200, 32  # chunks of play to learn from and others, and their rows
 STRAY, RANDOM = 0.2, (0.1,)  # the share of steps that turn anywhere, and of actions that are random
-READ, SAID, WALK = 8, 6, 3  # words that are read before, the place of the one that names an arm, steps to its end
+READ, SAID, WALK = 8, 6, 3  # the row whose act is the first that counts, as words are read before; that of the word
+# which names an arm; acts until somebody who walks straight there earns something
 ALL = 600  # updates of everything
 SETTINGS = (
     'world.weights=("token=10","reward=10")', "world.dynamics=1.0", "lr=2e-3", "context=0", "imag_last=16", "imagine=6"
@@ -93,12 +94,12 @@ def played(seed: int, hint: str, kind: int) -> Rows:
 
 @torch.no_grad()
 def grounded(agent: ImaginationAgent, rows: Rows) -> float:
-    """How well a world that has read, at the first row of each chunk of true sentences, tells the walk into the arm
+    """How well a world that has read, at the first row of each chunk whose act counts, tells the walk into the arm
     that was named from the same walk after another sentence, by the reward that it imagines on the way: `auroc`.
     """
     seen = agent.world.filter(agent.perception.learn(rows, agent.device), seed=0)
     each = len(MOVES)
-    read = {name: seen[name][:, READ - 1].repeat_interleave(each, 0) for name in agent.world.carried}
+    read = {name: seen[name][:, READ].repeat_interleave(each, 0) for name in agent.world.carried}
     arms = torch.arange(each).repeat(len(rows["reward"]))
     named = [[VOCABULARY.number(arm) for arm in ARMS].index(word) for word in rows["token"][:, SAID]]
     walk = torch.eye(each)[arms][:, None].expand(-1, WALK, -1)

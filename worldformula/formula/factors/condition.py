@@ -99,8 +99,8 @@ class Held(nn.Module):
         if factor.header.deterministic and not rest:
             raise FormulaError(f"{factor}: all its conditions would be held; use the value itself")
         object.__setattr__(other, "header", read_header(str(header), deterministic=header.deterministic))
-        other.__dict__["_modules"] = dict(factor._modules)
-        other.net = Held(factor.net, places, ranks, len(factor.conditions), [known_ranks.get(c) for c in rest])
+        held = Held(factor.net, places, ranks, len(factor.conditions), [known_ranks.get(c) for c in rest])
+        other.__dict__["_modules"] = {**factor._modules, "net": held}
         object.__setattr__(other, "origin", other)
         return other
 

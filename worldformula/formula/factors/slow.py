@@ -54,8 +54,7 @@ def _slow_copy(factor: F, pace: Pace) -> F:
         other.__dict__["_modules"] = dict(first._modules)
     else:
         copies = _copies(factor)
-        for name, module in copies.items():
-            setattr(other, name, module)
+        other.__dict__["_modules"] |= copies
         pairs = [(factor._modules[name], module) for name, module in copies.items()]
         other.add_module("updates", SlowWeights(str(other), pairs, pace))  # type: ignore[arg-type]
     object.__setattr__(other, "origin", other if first is None else first.origin)

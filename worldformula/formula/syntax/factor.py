@@ -38,7 +38,7 @@ from worldformula.formula.syntax.given import (
     need,
     options_of,
 )
-from worldformula.formula.syntax.habits import NoArgumentOfTorch, named_only
+from worldformula.formula.syntax.habits import KeepsNetworks, NoArgumentOfTorch, named_only
 from worldformula.formula.syntax.heads import (
     check_output,
     network_failed,
@@ -56,7 +56,7 @@ from worldformula.formula.syntax.pace import Pace, SlowWeights
 Head = nn.Module | Callable[..., Any] | Mapping[str, Tensor | float] | Tensor | None
 
 
-class Factor(NoArgumentOfTorch, Multiplied, nn.Module):
+class Factor(KeepsNetworks, NoArgumentOfTorch, Multiplied, nn.Module):
     """A named conditional distribution, or a deterministic function, as everything that reads formulas knows it.
 
     ``net`` is called positionally with the conditions in header order. ``shape`` is the event shape of the variable.

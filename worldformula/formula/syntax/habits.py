@@ -93,17 +93,23 @@ class NoArgumentOfTorch:
         )
 
 
-class NoTensor(NoArgumentOfTorch):
-    """A formula has no elements, and its networks are those of its factors."""
+class KeepsNetworks:
+    """What calls the networks that it was built with, whatever stands in their place later."""
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(value, nn.Module) and self.__dict__.get("_modules", {}).get(name, value) is not value:
+        known = {**self.__dict__, **self.__dict__.get("_modules", {})} if isinstance(value, nn.Module) else {}
+        if known.get(name, value) is not value:
+            owner = "this factor" if name == "net" else "a factor of this formula"
             raise FormulaError(
-                f"{name} is the network that a factor of this formula was built with, and calls: another one in its "
-                f"place would be trained and saved, and never read\nchange the layers inside it, {name}[-1] = ..., or "
-                "build the formula with the new network"
+                f"{name} is the network that {owner} was built with, which formulas call: another one in its place "
+                f"would be trained and saved, and never read\nchange the layers inside it, {name}[-1] = ..., or build "
+                f"{'factor and formula' if name == 'net' else 'the formula'} with the new network"
             )
         super().__setattr__(name, value)
+
+
+class NoTensor(KeepsNetworks, NoArgumentOfTorch):
+    """A formula has no elements, and its networks are those of its factors."""
 
     def __getitem__(self, key: object) -> NoReturn:
         raise FormulaError(
