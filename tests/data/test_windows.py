@@ -129,11 +129,25 @@ def test_nan_and_single_episodes_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "nan.npz", place=broken, action=ACTION)
     with pytest.raises(ReplayError, match=r"episode 3: 'place' is not finite in row 2"):
         load(str(tmp_path / "nan.npz"))
-    np.savez(tmp_path / "one.npz", place=PLACE[:1], action=ACTION[:1])
-    with pytest.raises(ConfigError, match="at least two episodes"):
+    np.savez(tmp_path / "one.npz", place=PLACE[:1, :7], action=ACTION[:1, :7])
+    with pytest.raises(ConfigError, match=r"two episodes, .* or one of 8 rows or more, .*; got one of 7"):
         load(str(tmp_path / "one.npz"))
     with pytest.raises(ConfigError, match=r"pictures.png does not exist. A world learns from episodes.npz"):
         load("./pictures.png")
+
+
+@pytest.mark.parametrize(("rows", "length", "held"), [(1000, 64, 100), (100, 64, 25), (8, 64, 2)])
+def test_the_last_rows_of_one_long_series_are_tested_on(tmp_path: Path, rows: int, length: int, held: int) -> None:
+    """A tenth of them, or a window that is no more than a quarter; in their order, none of them twice."""
+    series = np.arange(2.0 * rows).reshape(1, rows, 2)
+    np.savez(tmp_path / "one.npz", x=series)
+    found = load(str(tmp_path / "one.npz"), Reading(length=length, test=0.1))
+    np.testing.assert_array_equal(found.train["x"], series[0, :-held])
+    np.testing.assert_array_equal(found.test["x"], series[0, -held:])
+    for part in (found.train, found.test):
+        assert np.flatnonzero(part["is_first"]).tolist() == [0]
+        assert np.flatnonzero(part["is_last"]).tolist() == [len(part["x"]) - 1]
+        assert not part["is_terminal"].any()
 
 
 def test_a_data_set_of_series_has_time_first() -> None:

@@ -29,6 +29,7 @@ from worldformula.errors import ConfigError, ReplayError
 NOT_OBSERVED = (*FLAGS, "reward", "action")
 EXPECTED = f"episodes.npz, module:function, {MINARI}ID, or a data set of the list"
 MARKS = ("valid", "lengths")
+LEAST_ROWS = 8  # of a single episode, whose last ones are tested on
 Episode = dict[str, Array]
 
 
@@ -56,7 +57,12 @@ def load(text: str, how: Reading | None = None) -> DataSet:
     elif not Path(text).expanduser().exists():
         raise ConfigError(f"{text} does not exist. A world learns from {EXPECTED}.")
     else:
-        raise ConfigError(f"a world learns from sequences: expected {EXPECTED}, got {text!r}")
+        more = (
+            "\nof a table in time: np.savez('episodes.npz', x=rows[None])"
+            if Path(text).suffix in (".csv", ".tsv")
+            else ""
+        )
+        raise ConfigError(f"a world learns from sequences: expected {EXPECTED}, got {text!r}{more}")
     return sequences(text, found, how, note)
 
 
@@ -123,24 +129,26 @@ def minari(name: str) -> list[Episode]:
 
 
 def sequences(name: str, found: list[Episode], how: Reading, note: str) -> DataSet:
-    """The rows of episodes, one behind the other.
+    """The rows of episodes, one behind the other. Of a single one, such as a long series, the last rows are tested on.
 
     Raises:
-        ConfigError: fewer than two episodes, or too short ones.
+        ConfigError: no episode, or too short ones.
     """
-    if len(found) < 2:
-        raise ConfigError(f"{name}: expected at least two episodes, one of them to test on; got {len(found)}")
+    if not found:
+        raise ConfigError(f"{name}: expected an episode or more, got none")
     acts = any(key == "action" or key.startswith("action/") for key in found[0])
     rows = [as_rows(episode, f"{name}: episode {i}", acts=acts) for i, episode in enumerate(found)]
     spec = {key: (value.shape[1:], value.dtype) for key, value in rows[0].items()}
     for i, columns in enumerate(rows):
         if (other := {key: (value.shape[1:], value.dtype) for key, value in columns.items()}) != spec:
             raise ReplayError(f"{name}: episode {i} has other columns than the first: {other} for {spec}")
+    if len(rows) == 1:
+        rows, note = list(_end_apart(rows[0], how, name)), f"{note} Its last rows are tested on:"
     lengths = [len(columns["is_first"]) for columns in rows]
     length = min(how.length, max(lengths))
     if length < 2:
         raise ConfigError(f"{name}: expected episodes of two rows or more, got {max(lengths)}")
-    order = np.random.default_rng(0).permutation(len(rows))
+    order = np.random.default_rng(0).permutation(len(rows)) if len(found) > 1 else np.array([1, 0])
     tests = min(len(rows) - 1, max(1, round(how.test * len(rows))))
     parts = [[rows[i] for i in sorted(chosen)] for chosen in (order[tests:], order[:tests])]
     span = " to ".join(dict.fromkeys(map(str, (min(lengths), max(lengths)))))
@@ -150,6 +158,22 @@ def sequences(name: str, found: list[Episode], how: Reading, note: str) -> DataS
         said += f"; {'no' if without == len(found) else f'in {without} of them no'} column reward, so that it is 0"
     train, test = ({key: np.concatenate([e[key] for e in part]) for key in part[0]} for part in parts)
     return DataSet(name, train, test, (), said, window=length)
+
+
+def _end_apart(columns: Episode, how: Reading, name: str) -> tuple[Episode, Episode]:
+    """The rows of one episode as two, the last share of them, or a window of them, as an episode to test on."""
+    rows = len(columns["is_first"])
+    if rows < LEAST_ROWS:
+        raise ConfigError(
+            f"{name}: expected two episodes, one of them to test on, or one of {LEAST_ROWS} rows or more, whose last "
+            f"ones are; got one of {rows}"
+        )
+    cut = rows - max(round(how.test * rows), min(how.length, rows // 4))
+    before, behind = (
+        {key: value[part].copy() for key, value in columns.items()} for part in (np.s_[:cut], np.s_[cut:])
+    )
+    before["is_last"][-1] = behind["is_first"][0] = True
+    return before, behind
 
 
 class Windows:

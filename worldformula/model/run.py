@@ -227,7 +227,7 @@ def sized(config: ModelConfig, found: DataSet) -> ModelConfig:
     given = set(map(_size_of, config.changes))
     if world_of(config.model) is not None:
         columns = columns_of(found)
-        texts = [*fitted(config.sizes, columns, given), *unread(config.sizes, columns, given)]
+        texts = [*fitted(config.sizes, columns, found.train, given), *unread(config.sizes, columns, given)]
         return dataclasses.replace(config.changed(texts), columns=columns)
     return config.changed(inferred(config.sizes, found, given))
 

@@ -96,13 +96,18 @@ PLACEHOLDER: Columns = {
 }  # for what does not depend on data, such as the names of coefficients
 
 
-def fitted(sizes: Any, columns: Columns, given: Collection[str]) -> list[str]:
-    """``key=value`` texts that fit ``sizes`` to columns: ``pixels`` of what is observed, ``actions``."""
+def fitted(sizes: Any, columns: Columns, rows: Mapping[str, Any], given: Collection[str]) -> list[str]:
+    """``key=value`` texts that fit ``sizes`` to columns and to rows of them: ``pixels`` of what is observed,
+    ``actions``; ``observed`` numbers, where vectors hold others than those from 0 to 1.
+    """
     have = {f.name: getattr(sizes, f.name) for f in dataclasses.fields(sizes)}
     acts = [column for key, column in columns.items() if key == "action" or key.startswith("action/")]
-    found = {"pixels": sum(map(width, columns.values())) - sum(map(width, acts))}
+    found: dict[str, Any] = {"pixels": sum(map(width, columns.values())) - sum(map(width, acts))}
     if acts:
         found["actions"] = width(acts[0])
+    seen = [rows[k] for k, column in columns.items() if column["kind"] == "vector" and column not in acts and k in rows]
+    if any(x.dtype.kind == "f" and not 0 <= float(x.min()) <= float(x.max()) <= 1 for x in seen if x.size):
+        found["observed"] = "numbers"
     return [f"sizes.{k}={v}" for k, v in found.items() if k in have and k not in given and have[k] != v]
 
 

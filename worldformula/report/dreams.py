@@ -40,6 +40,7 @@ class Dreams:
         name: of the column, or what was made of several.
         measured: error by horizon, beside persistence.
         numbers: a name for each of them.
+        acted: whether it dreamt under actions.
     """
 
     truth: NDArray[np.float32]
@@ -48,6 +49,7 @@ class Dreams:
     name: str
     measured: OpenLoop
     numbers: Sequence[str]
+    acted: bool = True
 
     @property
     def pictured(self) -> bool:
@@ -117,7 +119,9 @@ def dreams(model: ThroughTime, rows: Mapping[str, Tensor], *, context: int | Non
         event = (truth[0, 0].numel(),)
     arrays = [v.reshape(*shape, *event).cpu().float().numpy() for v in (truth, dream)]
     measured = open_loop_error(arrays[0], arrays[1], context)
-    return Dreams(arrays[0], arrays[1], context, name, measured, _numbered(model, name, math.prod(event)))
+    return Dreams(
+        arrays[0], arrays[1], context, name, measured, _numbered(model, name, math.prod(event)), bool(level.actions)
+    )
 
 
 def _numbered(model: ThroughTime, name: str, width: int) -> list[str]:
@@ -205,4 +209,4 @@ def dreamt(found: Dreams) -> str:
             + lines(varying(one, two, found.numbers), context)
         )
     on = f"{found.name}{' in [0, 1]' if found.pictured else ''}"
-    return section("What it dreams", *parts) + horizon(found.measured, on)
+    return section("What it dreams", *parts) + horizon(found.measured, on, acted=found.acted)

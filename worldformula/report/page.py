@@ -260,8 +260,10 @@ def _rows(*names: str, image: str) -> str:
     return f'<div class="dream"><div class="rows">{labels}</div>{image}</div>'
 
 
-def horizon(found: OpenLoop | None, on: str = PIXELS) -> str:
-    """The error of a dream against how far it is, beside that of repeating what was seen last."""
+def horizon(found: OpenLoop | None, on: str = PIXELS, *, acted: bool = True) -> str:
+    """The error of a dream against how far it is, beside that of repeating what was seen last; ``acted``: under the
+    actions of the data.
+    """
     if found is None:
         return ""
     k = min(_AT, found.horizon)
@@ -272,9 +274,10 @@ def horizon(found: OpenLoop | None, on: str = PIXELS) -> str:
         Series("world model", horizons, found.model, 0, error),
     ]
     x, y = "steps since the last seen frame", "mean squared error"
+    under = " with the true actions" if acted else ""
     return section(
         "Prediction error against horizon",
-        f'<p class="note">Mean squared error on {escape(on)}, open loop with the true actions after '
+        f'<p class="note">Mean squared error on {escape(on)}, open loop{under} after '
         f"{found.context} frames of context, over {found.sequences} sequences; the band is the standard error. "
         f"Persistence repeats the last frame that was seen. <b>At {k} steps the model makes {found.ratio(k):.2g} "
         "times the error of persistence.</b></p>",

@@ -2,7 +2,7 @@
 
     Σ_t KL[q(z_t|z_{t-1},h_t) ‖ p(z_t|z_{t-1})] − E_q[log p(x_t|z_t)]        eq. 6
 
-    x_t  [B, X] in {0, 1}      p(x_t|z_t) = Bernoulli
+    x_t  [B, X] in {0, 1}      p(x_t|z_t) = Bernoulli; of ``observed="numbers"`` Normal
     z_t  [B, Z]                p(z_t|z_{t-1}) = N(gated mean, scale²)        section 2, "gated transition"
     h_t  [B, H]                what an RNN says about x at and behind t (DKS), before it (a filter), or both
 
@@ -30,9 +30,10 @@ from torch.nn import functional as F
 
 from worldformula.catalogue import System
 from worldformula.errors import ConfigError
-from worldformula.formula import KL, Bernoulli, Deterministic, E, Factor, Joint, Normal, Sum, log
+from worldformula.formula import KL, Deterministic, E, Factor, Joint, Normal, Sum, log
 from worldformula.world import World
 from worldformula.world.bounds import Bound, check_bound, weighed
+from worldformula.world.emission import Observed, check_observed, emission, outputs
 
 Inference = Literal["left", "right", "both"]
 
@@ -57,12 +58,15 @@ class Sizes:
     """``right`` is the paper's DKS, which has what the true posterior needs; ``left`` is a filter."""
     actions: int = 0
     """Width of a_t; 0 for a model without actions."""
+    observed: Observed = "bits"
+    """What x is: bits, or numbers, each with a deviation that the network tells at every step."""
     bound: Bound = "elbo"
     """What is maximised: ``elbo``, or by K particles ``iwae`` or ``fivo``."""
     samples: int = 1
     """K, of ``iwae`` and ``fivo``."""
 
     def __post_init__(self) -> None:
+        check_observed(self.observed)
         check_bound(self.bound, self.samples)
         widths = (self.pixels, self.latent, self.recurrent, self.transition, self.emission)
         if min(widths) < 1 or self.actions < 0 or self.inference not in ("left", "right", "both"):
@@ -144,11 +148,11 @@ class Whole(nn.Module):
         return found if self.both else found.flip(1)
 
 
-def emission(sizes: Sizes) -> nn.Sequential:
-    """z [N, Z] to logits [N, X]."""
+def layers_of(sizes: Sizes) -> nn.Sequential:
+    """z [N, Z] to logits [N, X], or to locations and deviations [N, 2 X]."""
     hidden = sizes.emission
     layers = (nn.Linear(sizes.latent, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU())
-    return nn.Sequential(*layers, nn.Linear(hidden, sizes.pixels))
+    return nn.Sequential(*layers, nn.Linear(hidden, outputs(sizes.pixels, sizes.observed)))
 
 
 # ----------------------------------------------------------------------------------------------------------- formula
@@ -162,7 +166,7 @@ def build(sizes: Sizes) -> World:
     width = sizes.recurrent * (2 if sizes.inference == "both" else 1)
     prior = Normal(f"p(z_t|z_{{t-1}}{act})", Transition(sizes), shape=sizes.latent)
     post = Normal(f"q(z_t|z_{{t-1}},h_t{act})", Combiner(sizes, width), shape=sizes.latent)
-    decode = Bernoulli("p(x_t|z_t)", emission(sizes), shape=sizes.pixels)
+    decode = emission("p(x_t|z_t)", layers_of(sizes), sizes.pixels, sizes.observed)
     encode: Factor
     generative: Factor | Joint = prior
     if sizes.inference == "left":
@@ -173,8 +177,9 @@ def build(sizes: Sizes) -> World:
     start = {"z": nn.Parameter(torch.zeros(sizes.latent))}
     loss = Sum("t", E(encode * post, KL(post, prior) - log(decode)), reset="first", initial=start).mean()
     if sizes.bound != "elbo":
-        p = decode * prior
-        loss = -weighed(sizes.bound, encode * post, p, post, sizes.samples, reset="first", initial=start).mean()
+        loss = -weighed(
+            sizes.bound, encode * post, decode * prior, post, sizes.samples, reset="first", initial=start
+        ).mean()
     return World(prior=generative, posterior=encode * post, heads=[decode], loss=loss)
 
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +33,7 @@ from worldformula.families.base import log_probs
 from worldformula.formula import Bernoulli, Chain, Deterministic, Evidence, Normal, OneHot
 from worldformula.formula.ops.recursions import joined, normalised
 from worldformula.world import World
+from worldformula.world.emission import Observed
 
 # ------------------------------------------------------------------------------------------------- sizes and presets
 
@@ -46,7 +46,7 @@ class Sizes:
     """X, of a frame."""
     states: int
     """K."""
-    observed: Literal["bits", "numbers"] = "bits"
+    observed: Observed = "bits"
     """``bits`` are Bernoulli, ``numbers`` Normal."""
     actions: int = 0
     """Width of a_t; 0 for a model without actions."""

@@ -3,7 +3,7 @@ r"""Variational recurrent neural network (Chung et al. 2015, NeurIPS; arXiv:1506
     Σ_t KL[q(z_t|x_t,h_{t-1}) ‖ p(z_t|h_{t-1})] − E_q[log p(x_t|z_t,h_{t-1})]        eq. 10
     h_t = f(x_t, z_t, h_{t-1})                                                       eq. 3
 
-    x_t  [B, X] in {0, 1}    p(x_t|z_t,h_{t-1}) = Bernoulli, logits
+    x_t  [B, X] in {0, 1}    p(x_t|z_t,h_{t-1}) = Bernoulli, logits; of ``observed="numbers"`` Normal, scale = softplus
     z_t  [B, Z]              p and q Normal, scale = softplus
     h_t  [B, H]              GRU of the features \tilde x_t = φ_x(x_t), \tilde z_t = φ_z(z_t), [B, F] each
 
@@ -14,7 +14,7 @@ sequence. ``bound="iwae"`` and ``"fivo"`` train by K particles: log (1/K) Σ_k �
 
 Deviations     paper                       here     why
 recurrence     LSTM                        GRU      one tensor of state; the later public versions agree
-x_t            Gaussian mixtures, speech   binary   the data of the card
+x_t            Gaussian mixtures, speech   binary   the data of the card; ``numbers`` are one Gaussian each
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from worldformula.catalogue import System
-from worldformula.formula import KL, Bernoulli, Deterministic, E, Normal, Sum, log
+from worldformula.formula import KL, Deterministic, E, Normal, Sum, log
 from worldformula.world import World
 from worldformula.world.bounds import Bound, check_bound, weighed
+from worldformula.world.emission import Observed, check_observed, emission, outputs
 
 # ------------------------------------------------------------------------------------------------- sizes and presets
 
@@ -41,12 +42,15 @@ class Sizes:
     latent: int
     recurrent: int
     features: int
+    observed: Observed = "bits"
+    """What x is: bits, or numbers, each with a deviation that the network tells at every step."""
     bound: Bound = "elbo"
     """What is maximised: ``elbo``, or by K particles ``iwae`` or ``fivo``."""
     samples: int = 1
     """K, of ``iwae`` and ``fivo``."""
 
     def __post_init__(self) -> None:
+        check_observed(self.observed)
         check_bound(self.bound, self.samples)
 
 
@@ -84,14 +88,14 @@ class Gaussian(nn.Module):
 
 
 class Pixels(nn.Module):
-    """φ_z(z_t) [N, F] and h_{t-1} [N, H] to logits [N, X]."""
+    """φ_z(z_t) [N, F] and h_{t-1} [N, H] to logits [N, X], or to locations and deviations [N, 2 X]."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         width = sizes.features
         self.net = nn.Sequential(
             nn.Linear(width + sizes.recurrent, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(),
-            nn.Linear(width, sizes.pixels),
+            nn.Linear(width, outputs(sizes.pixels, sizes.observed)),
         )  # fmt: skip
 
     def forward(self, z: Tensor, h: Tensor) -> Tensor:
@@ -127,7 +131,7 @@ def build(sizes: Sizes) -> World:
     phi_z = Deterministic(r"\tilde z_t = phi_z(z_t)", features(sizes.latent, sizes), shape=width)
     prior = Normal("p(z_t|h_{t-1})", Gaussian(hidden, sizes), shape=sizes.latent)
     post = Normal(r"q(z_t|\tilde x_t,h_{t-1})", Gaussian(width + hidden, sizes), shape=sizes.latent)
-    decode = Bernoulli(r"p(x_t|\tilde z_t,h_{t-1})", Pixels(sizes), shape=sizes.pixels)
+    decode = emission(r"p(x_t|\tilde z_t,h_{t-1})", Pixels(sizes), sizes.pixels, sizes.observed)
     core = Deterministic(r"h_t = f(\tilde x_t, \tilde z_t, h_{t-1})", Recurrence(sizes), shape=hidden)
     steps = phi_x * post * phi_z * core
     loss = Sum("t", E(steps, KL(post, prior) - log(decode)), reset="first").mean()
