@@ -79,13 +79,6 @@ COUNTED: Mapping[str, tuple[Statement, ...]] = {
         Statement("spent_spare / spent_go", _share("spent_spare", "spent_go"), "≤", 0.7),
         Statement("untouched", _one("untouched"), "≥", 1.0),
     ),
-    "gqn_rooms": (
-        Statement("mse_5 / mse_0", _share("mse_5", "mse_0"), "≤", 0.7),
-        Statement("mse_5 - mean_image", _less("mse_5", "mean_image"), "≤", 0.0),
-        Statement("least fall of kl", _falling("kl_0", "kl_1", "kl_2", "kl_5"), "≥", 0.0),
-        Statement("algebra_colour", _one("algebra_colour"), "≥", 0.6),
-        Statement("order", _one("order"), "≤", 1e-5),
-    ),
     "mmd_vae_digits": (
         Statement("mmd_wae / mmd_ae", _share("mmd_wae", "mmd_ae"), "≤", 0.1),
         Statement("mmd_wae / mmd_start", _share("mmd_wae", "mmd_start"), "≤", 0.5),

@@ -1,11 +1,12 @@
-"""What decides in the cards of MVTCAE and of turned sprites, on numbers and models that are known."""
+"""What decides in the cards of MVTCAE, GQN and turned sprites, on numbers and models that are known."""
 
 import math
 
 import pytest
 import torch
 
-from worldformula.cards import turned_sprites
+from worldformula import cards
+from worldformula.cards import gqn_rooms, turned_sprites
 from worldformula.cards.mvtcae_digits import margin
 from worldformula.cards.turned_sprites import excess
 from worldformula.model.config import start
@@ -41,3 +42,19 @@ def test_the_models_of_turned_sprites_train_by_their_presets(name, monkeypatch):
     )
     last = seen["symbols"]["gamma" if name == "factor" else "beta"]
     assert last(2499) == {"vae": 1.0, "beta": 6.0, "tc": 6.0, "factor": 10.0}[name]
+
+
+@pytest.mark.parametrize(
+    ("mse_5", "kl", "left", "fall", "passed"),
+    [
+        (0.01, (30, 20, 16, 15), 0.4, 1, True),
+        (0.01, (30, 20, 20.5, 15), 0.4, -0.5, False),
+        (0.02, (30, 20, 16, 15), 0.8, 1, False),
+    ],
+)
+def test_what_views_are_worth_by_hand(mse_5, kl, left, fall, passed):
+    found = {"mse_0": 0.025, "mse_5": mse_5, "mean_image": 0.022, "algebra_colour": 0.9, "order": 0.0}
+    found |= {f"kl_{count}": nats for count, nats in zip((0, 1, 2, 5), kl, strict=True)}
+    margins = gqn_rooms.margins(found)
+    assert margins == pytest.approx({"left": left, "saved": 0.022 - mse_5, "fall": fall})
+    assert cards.load("gqn_rooms").holds([found | margins] * 5) == passed
