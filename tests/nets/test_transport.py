@@ -267,6 +267,7 @@ def test_what_it_prints():
 @pytest.mark.parametrize(
     ("make", "word"),
     [
+        (lambda: Transport(nn.Linear(2, 2)), "velocity.y, tau.*got Linear"),
         (lambda: Transport(Velocity(2), steps=0), "steps >= 1"),
         (lambda: Transport(Velocity(2), steps=2.5), "whole numbers.*got 2.5"),
         (lambda: Transport(Velocity(2), steps="16"), "whole numbers.*got '16'"),

@@ -10,6 +10,7 @@ theorem 1.) Time runs as there: 0 is noise, 1 is data. Vectors ``[..., D]``, tim
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -283,11 +284,16 @@ class Transport(nn.Module):
         group: how many of the D derivatives are computed at once.
 
     Raises:
-        ConfigError: no step, or a solver that is none.
+        ConfigError: no step, or a solver that is none, or a network that does not take a time.
     """
 
     def __init__(self, velocity: nn.Module, steps: int = 16, solver: Solver = "heun", group: int = 16) -> None:
         super().__init__()
+        if not _takes_a_time(velocity):
+            raise ConfigError(
+                f"Transport: expected a velocity that is called as velocity(y, tau), with tau [...] of y [..., D], got "
+                f"{type(velocity).__name__}\nVelocity(D) is one, or a module whose forward takes both"
+            )
         if not _count(steps) or not _count(group) or solver not in CALLS:
             raise ConfigError(
                 f"Transport: expected steps >= 1, group >= 1, whole numbers, and a solver among {', '.join(CALLS)}, "
@@ -317,6 +323,15 @@ class Transport(nn.Module):
 
         ends = integrate(both, torch.cat((x, torch.zeros_like(x[..., :1])), -1), self.steps, self.solver, back=True)
         return ends[..., :-1], ends[..., -1]
+
+
+def _takes_a_time(velocity: nn.Module) -> bool:
+    """Whether it can be called with y and tau, as far as its signature tells."""
+    try:
+        inspect.signature(velocity.forward).bind(None, None)
+    except TypeError:
+        return False
+    return True
 
 
 def divergence(
