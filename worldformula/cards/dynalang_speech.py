@@ -1,6 +1,6 @@
 """Measures whether an agent learns to speak: it is asked for the colour of a thing, looks, and says it when it is due.
 
-The same agent learns among eleven words, and among two hundred of which nearly all are never heard: with a policy of
+The same agent learns among eleven words, and among a thousand of which nearly all are never heard: with a policy of
 words that is kept near to what the world expects to hear, and with the entropy in its place. Its world begins with play
 of somebody who looks, and says any colour; then all of it learns from that and from what it does itself.
 """
@@ -26,14 +26,15 @@ from worldformula.run.play import play as live
 from worldformula.training.settings import override
 
 ROWS, EPISODES, SCORED = 61, 5, 20  # rows of an episode, episodes that are scored of each of so many streams
-FEW, MANY = 0, 189  # words that are never right, beside the eleven
+FEW, MANY = 0, 989  # words that are never right, beside the eleven
 AGAIN = 2  # a question is asked three times
 CHUNKS, UNSEEN, STEPS = 1500, 300, 32  # chunks of play to learn from and others, and their rows
 STRAY, RANDOM = 0.15, (0.05,)  # shares of steps that lead anywhere, and of acts that are random
 COLOURS, BESIDE = 2, (1, 2)  # the first words; the cell below the ball
 ALL = 800  # updates of everything
 SETTINGS = (
-    'world.weights=("token=10","reward=10")', "world.dynamics=1.0", "lr=2e-3", "context=0", "imag_last=16", "imagine=12"
+    'world.weights=("token=10","reward=10")', "world.dynamics=1.0", "lr=2e-3", "context=0", "imag_last=16",
+    "imagine=12", "behaviour.lam=0.5",
 )  # fmt: skip
 TALK = ("talk=talk=token", "talk_direction=words", "talk_weight=3")  # of who keeps near to what it expects to hear
 
@@ -53,7 +54,7 @@ def measure(seed: int) -> dict[str, float]:
     """Two worlds, and three agents.
 
     Returns:
-        What a question earns among eleven words, ``few``, and among two hundred by the talk prior, ``prior``, and by
+        What a question earns among eleven words, ``few``, and among a thousand by the talk prior, ``prior``, and by
         the ``entropy`` of the words. And of the worlds among few and many words, the second of which both agents begin
         with, their ``few_updates`` and ``many_updates``, and ``few_known`` and ``many_known``, the last `foretold` of
         unseen answers: `from_play.KNOWN`, or it never did.
