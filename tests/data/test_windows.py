@@ -136,6 +136,18 @@ def test_nan_and_single_episodes_are_refused(tmp_path: Path) -> None:
         load("./pictures.png")
 
 
+def test_a_table_is_not_as_many_episodes_as_it_has_rows(tmp_path: Path) -> None:
+    table = np.zeros((600, 2))
+    np.savez(tmp_path / "table.npz", x=table)
+    with pytest.raises(
+        ConfigError, match=r"600 episodes of one number at 2 steps\n.*x=rows\[None\].*x=rows\[..., None\]"
+    ):
+        load(str(tmp_path / "table.npz"))
+    assert [len(e["x"]) for e in episodes({"x": table[None]})] == [600]
+    assert [e["x"].shape for e in episodes({"x": table[:9, :, None]})] == [(2, 1)] * 9
+    assert [e["x"].shape for e in episodes({"x": table.T})] == [(600,)] * 2
+
+
 @pytest.mark.parametrize(("rows", "length", "held"), [(1000, 64, 100), (100, 64, 25), (8, 64, 2)])
 def test_the_last_rows_of_one_long_series_are_tested_on(tmp_path: Path, rows: int, length: int, held: int) -> None:
     """A tenth of them, or a window that is no more than a quarter; in their order, none of them twice."""

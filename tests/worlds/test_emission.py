@@ -71,6 +71,15 @@ def test_what_a_file_holds_says_what_is_observed(name, tmp_path):
     assert asked.sizes.observed == "numbers"
 
 
+def test_numbers_of_another_unit_are_told(tmp_path):
+    np.savez(tmp_path / "large.npz", x=np.random.default_rng(0).normal(0, 1e6, (8, 12, X)).astype(np.float32))
+    config = start("vrnn", "tiny", str(tmp_path / "large.npz"))
+    with pytest.raises(ConfigError, match=r"x holds numbers from .*\n.* around 1"):
+        sized(config, loaded(config))
+    scaled = start("rssm", "tiny", str(tmp_path / "large.npz"))
+    assert sized(scaled, loaded(scaled)).columns["x"]["shape"] == [X], "which reads them by symlog"
+
+
 @pytest.mark.parametrize("sizes", [*SIZES.values(), hmm.Sizes(pixels=2, states=3)])
 def test_another_kind_is_told(sizes):
     with pytest.raises(ConfigError, match="observed 'bits' or 'numbers'"):

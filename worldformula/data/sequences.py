@@ -29,6 +29,7 @@ from worldformula.errors import ConfigError, ReplayError
 NOT_OBSERVED = (*FLAGS, "reward", "action")
 EXPECTED = f"episodes.npz, module:function, {MINARI}ID, or a data set of the list"
 MARKS = ("valid", "lengths")
+FEW_STEPS = 8  # fewer are hardly the steps of an episode, and rather the columns of a table
 LEAST_ROWS = 8  # of a single episode, whose last ones are tested on
 Episode = dict[str, Array]
 
@@ -90,6 +91,7 @@ def episodes(made: Any) -> list[Episode]:
     if not columns or min(value.ndim for key, value in columns.items() if key != "terminated") < 2:
         shown = ", ".join(f"{key} {list(value.shape)}" for key, value in arrays.items()) or "nothing"
         raise ConfigError(f"expected arrays [N, T, …], or one table [R, …] with is_first [R]; got {shown}")
+    _refuse_a_table(columns)
     count = {key: len(value) for key, value in arrays.items()}
     if len(set(count.values())) != 1:
         raise ConfigError(f"expected one number of episodes in all arrays, got {count}")
@@ -99,6 +101,21 @@ def episodes(made: Any) -> list[Episode]:
         episode = {k: v[i][: ends[k]] if k in ends else v[i : i + 1] for k, v in columns.items()}
         found += split(episode) if flags else [episode]
     return found
+
+
+def _refuse_a_table(columns: Mapping[str, Array]) -> None:
+    """The rows of a table in time are no episodes of as many steps as it has columns."""
+    for key, value in columns.items():
+        if (
+            max(v.ndim for v in columns.values()) == 2
+            and value.ndim == 2
+            and value.shape[1] < min(FEW_STEPS, len(value))
+        ):
+            n, t = value.shape
+            raise ConfigError(
+                f"{key} {[n, t]} would be {n} episodes of one number at {t} steps\nof a table of {n} rows in time "
+                f"write {key}=rows[None], and of that many episodes {key}=rows[..., None]"
+            )
 
 
 def minari(name: str) -> list[Episode]:

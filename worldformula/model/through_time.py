@@ -96,18 +96,34 @@ PLACEHOLDER: Columns = {
 }  # for what does not depend on data, such as the names of coefficients
 
 
+LARGE = 1e3
+"""Beyond it, numbers that nothing scales take the weights of a network with them."""
+
+
 def fitted(sizes: Any, columns: Columns, rows: Mapping[str, Any], given: Collection[str]) -> list[str]:
     """``key=value`` texts that fit ``sizes`` to columns and to rows of them: ``pixels`` of what is observed,
     ``actions``; ``observed`` numbers, where vectors hold others than those from 0 to 1.
+
+    Raises:
+        ConfigError: numbers too large for networks that read them as they are.
     """
     have = {f.name: getattr(sizes, f.name) for f in dataclasses.fields(sizes)}
     acts = [column for key, column in columns.items() if key == "action" or key.startswith("action/")]
     found: dict[str, Any] = {"pixels": sum(map(width, columns.values())) - sum(map(width, acts))}
     if acts:
         found["actions"] = width(acts[0])
-    seen = [rows[k] for k, column in columns.items() if column["kind"] == "vector" and column not in acts and k in rows]
-    if any(x.dtype.kind == "f" and not 0 <= float(x.min()) <= float(x.max()) <= 1 for x in seen if x.size):
+    seen = {
+        k: rows[k] for k, column in columns.items() if column["kind"] == "vector" and column not in acts and k in rows
+    }
+    ends = {key: (float(x.min()), float(x.max())) for key, x in seen.items() if x.dtype.kind == "f" and x.size}
+    if "observed" in have and any(not 0 <= low <= high <= 1 for low, high in ends.values()):
         found["observed"] = "numbers"
+        if far := [key for key, (low, high) in ends.items() if max(-low, high) > LARGE]:
+            low, high = ends[far[0]]
+            raise ConfigError(
+                f"{far[0]} holds numbers from {low:.3g} to {high:.3g}, and this world reads them as they are\n"
+                "give them in a unit in which they are around 1, such as (x - x.mean()) / x.std()"
+            )
     return [f"sizes.{k}={v}" for k, v in found.items() if k in have and k not in given and have[k] != v]
 
 
