@@ -6,7 +6,7 @@ from worldformula.formula.runtime import matched, one_batch, widened
 
 
 def formula(self, x, noise_z, noise_z_2):
-    """mean(-E_{q(z|x)}[log p(x|z)] + 200.0 * MMD²{imq}[∫ p_data(x) q(z|x) dx ‖ p(z)])"""
+    """mean(-E_{q(z|x)}[log p(x|z)] + 200.0 * MMD²{imq; scale=(0.5,1.0,2.0)}[∫ p_data(x) q(z|x) dx ‖ p(z)])"""
     q_z_loc, q_z_raw = self.q_z_given_x(x).split_with_sizes((8, 8), -1)       # q(z|x)
     q_z_scale = F.softplus(q_z_raw)
     z = q_z_loc + q_z_scale * noise_z

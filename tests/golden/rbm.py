@@ -5,7 +5,7 @@ from worldformula.formula.runtime import stop
 
 
 def formula(self, v, v_0, noise_h, noise_v, noise_h_2, noise_v_2, noise_h_3, noise_v_3, noise_h_4, noise_v_4, noise_h_5, noise_v_5):
-    """mean(CD{k=5}[p(v)])"""
+    """mean(CD{k=5; start=v_0}[p(v)])"""
     detach_v_0 = v_0.detach()
     p_h = bernoulli.params(self.p_h_given_v(detach_v_0), (14,))               # p(h|v)
     sg_p_h = stop(p_h)

@@ -364,4 +364,4 @@ def written_number(value: float | Node, show: Callable[[float], str] = repr) -> 
     if isinstance(value, Value):
         return Sign(str(value.variable), latex.variable(value.variable), mathml.variable(value.variable))
     assert isinstance(value, int | float)
-    return Sign(show(value), show(value), f"<mn>{show(value)}</mn>")
+    return Sign(show(value), latex.scientific(show(value)), f"<mn>{show(value)}</mn>")

@@ -27,10 +27,15 @@ from worldformula.formula.factors.gibbs import Gibbs
 from worldformula.formula.factors.independent import Normal
 from worldformula.formula.factors.langevin import energies, langevin
 from worldformula.formula.ops.base import count, symbol_of, written_number
+from worldformula.formula.print import latex as tex
+from worldformula.formula.print import mathml as mml
 from worldformula.formula.syntax.factor import Factor
 from worldformula.formula.syntax.given import number
 from worldformula.formula.syntax.names import Variable, read_variable
 from worldformula.formula.syntax.nodes import Node, Operator, Product, Use
+from worldformula.formula.syntax.text import typeset
+
+STEP_SIZE = 0.01  # usually
 
 
 class _Steps(nn.Module):
@@ -60,16 +65,34 @@ class ContrastiveDivergenceNode(Operator):
 
     @property
     def sign(self) -> Sign:
-        """CD with its number of steps, and what the call gives."""
+        """CD with its number of steps, and what is not as usual: the step, the noise, where its chain begins."""
         k = f"k={self.steps}"
         text, latex, mathml = (f"CD{{{k}", rf"\mathrm{{CD}}_{{{k}", f"<mi>{k}</mi>")
-        for name, letter, value in (("step", r"\eta", self.step_size), ("noise", r"\sigma", self.noise_scale)):
-            if isinstance(value, Node):
-                shown = written_number(value)
-                text, latex = f"{text}; {name}={shown.text}", rf"{latex},\, {letter}={shown.latex}"
-                mathml = f"{mathml}<mo>,</mo><mi>{name}</mi><mo>=</mo>{shown.mathml}"
+        for name, letter, value in self._unusual:
+            shown = written_number(value, typeset)
+            text, latex = f"{text}; {name}={shown.text}", rf"{latex},\, {letter}={shown.latex}"
+            mathml = f"{mathml}<mo>,</mo><mi>{name}</mi><mo>=</mo>{shown.mathml}"
+        if self.start is not None:
+            first = self._begin
+            text, latex = f"{text}; start={first.text}", rf"{latex},\, \mathrm{{start}}={first.latex}"
+            mathml = f"{mathml}<mo>,</mo><mi>start</mi><mo>=</mo>{first.mathml}"
         below = f"<mrow>{mathml}</mrow>" if "," in mathml else mathml
         return Sign(f"{text}}}", f"{latex}}}", f"<msub><mi>CD</mi>{below}</msub>")
+
+    @property
+    def _unusual(self) -> tuple[tuple[str, str, float | Node], ...]:
+        """The step of a Langevin chain where it is not the usual one, and the noise where one is given."""
+        step = () if self.step_size == STEP_SIZE else (("step", r"\eta", self.step_size),)
+        return step if self.noise_scale is None else (*step, ("noise", r"\sigma", self.noise_scale))
+
+    @property
+    def _begin(self) -> Sign:
+        """The input, or the factor, with which the chain begins."""
+        if isinstance(self.start, Use):
+            header = self.start.factor.header
+            return Sign(str(header), tex.head(header), mml.head(header))
+        assert self.start is not None
+        return Sign(str(self.start), tex.variable(self.start), mml.variable(self.start))
 
     @property
     def numbers(self) -> tuple[int | float | Node, ...]:
@@ -150,7 +173,7 @@ def ContrastiveDivergence(
     p: Gibbs,
     *,
     steps: int = 1,
-    step_size: float | Expression = 0.01,
+    step_size: float | Expression = STEP_SIZE,
     noise: float | Expression | None = None,
     start: str | Factor | None = None,
     blocks: Sequence[Factor] = (),

@@ -29,6 +29,7 @@ from worldformula.formula.ops.base import Compared, Distribution, count, marked,
 from worldformula.formula.syntax.given import number
 from worldformula.formula.syntax.names import Variable
 from worldformula.formula.syntax.nodes import Node, Product
+from worldformula.formula.syntax.text import typeset
 
 KERNELS = ("gaussian", "imq")
 
@@ -99,13 +100,25 @@ class MMDNode(Compared):
         k = "" if self.samples is None else f"K={self.samples}"
         below = ",\\, ".join(rf"\mathrm{{{m}}}" for m in (self.kernel, bias, k) if m)
         shown = ", ".join(m for m in (self.kernel, bias, k) if m)
-        text, latex, mathml = written_number(self.scale) if self.scale is not None else ("", "", "")
+        text, latex, mathml = self._scale()
         below += rf",\, {latex}" if latex else ""
         return Sign(
             marked("MMD²", self.kernel, bias, k, f"scale={text}" if text else ""),
             rf"\mathrm{{MMD}}^{{2}}_{{{below}}}",
             f"<msubsup><mi>MMD</mi>{_below(shown, mathml)}<mn>2</mn></msubsup>",
         )
+
+    def _scale(self) -> tuple[str, str, str]:
+        """Its scale, or scales, where it is not the usual one: ``2.0``, ``(1.0,2.0)``."""
+        if self.scale is not None:
+            return written_number(self.scale)
+        if self.scales == (1.0,):
+            return "", "", ""
+        written = [written_number(s, typeset) for s in self.scales]
+        text, shown = (",".join(getattr(w, kind) for w in written) for kind in ("text", "latex"))
+        mathml = "<mo>,</mo>".join(w.mathml for w in written)
+        several = len(written) > 1
+        return (f"({text})", f"({shown})", f"<mo>(</mo>{mathml}<mo>)</mo>") if several else (text, shown, mathml)
 
     def compare(self, lowering: Any, inside: Any, left: str, right: str) -> str:
         """One number."""

@@ -106,8 +106,14 @@ class OfRows(Operator):
 def subscript(*marks: str) -> tuple[str, str]:
     """Marks below a sign, in LaTeX and in MathML: words upright, numbers as they are."""
     kept = [mark for mark in marks if mark]
-    latex = r",\, ".join(rf"\mathrm{{{m}}}" if m.isalpha() else m for m in kept)
+    latex = r",\, ".join(_upright(m) for m in kept)
     return latex, "".join(f"<mi>{m}</mi>" if m[:1].isalpha() else f"<mn>{m}</mn>" for m in kept)
+
+
+def _upright(mark: str) -> str:
+    """A word, or what stands before the sign of ``knots=5``, upright; all else as it is."""
+    word, sign, rest = mark.partition("=")
+    return rf"\mathrm{{{word}}}{sign}{rest}" if word.isalpha() else mark
 
 
 def each_row(value: Tensor, like: Tensor) -> Tensor:

@@ -26,6 +26,7 @@ from worldformula.formula.syntax.given import number
 from worldformula.formula.syntax.nodes import Node, Product, Use, Value
 
 REACH = 3.0  # of t
+KNOTS = 17  # usually
 
 
 def normality(
@@ -86,8 +87,9 @@ class SIGRegNode(OfRows):
 
     @property
     def sign(self) -> Sign:
-        """S with the number of directions."""
-        words = (*(() if self.scaled else ("mean",)), *self.marks)
+        """S with the number of directions, and the knots where they are not the usual ones."""
+        knots = () if self.knots == KNOTS else (f"knots={self.knots}",)
+        words = (*(() if self.scaled else ("mean",)), *knots, *self.marks)
         latex, shown = subscript(str(self.directions), *words)
         return Sign(
             marked("SIGReg", f"M={self.directions}", *words),
@@ -100,7 +102,7 @@ def SIGReg(
     a: Expression,
     *,
     directions: int = 256,
-    knots: int = 17,
+    knots: int = KNOTS,
     scaled: bool = True,
     by_step: bool = False,
     where: Expression | None = None,

@@ -23,7 +23,7 @@ from worldformula.formula.syntax.names import Header, Variable
 from worldformula.formula.syntax.nodes import Integral, Node, Operator, Product, Use, uses, walk
 from worldformula.formula.syntax.numbers import places
 from worldformula.formula.syntax.pace import Pace
-from worldformula.formula.syntax.text import named
+from worldformula.formula.syntax.text import named, typeset
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def made(factor: Factor) -> Definition | None:
 
 def weights(d: Definition, number: str, symbol: Callable[[str], str], head: Callable[[Header], str]) -> list[str]:
     """The weights of several products: numbers, w_1, or w_1(x) of what they read."""
-    known = [number.format(f"{w:.3g}") for w in d.weights or () if isinstance(w, float)]
+    known = [number.format(typeset(round(w, 6))) for w in d.weights or () if isinstance(w, float)]
     read = tuple(w for w in d.weights or () if isinstance(w, Variable))
     places = range(1, 1 + (len(d.right) if isinstance(d.right, tuple) else 0))
     if not read:

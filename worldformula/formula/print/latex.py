@@ -128,7 +128,12 @@ def decimal(value: int | float) -> str:
     >>> print(decimal(1e-5), decimal(-2.5e20), decimal(float("inf")))
     10^{-5} -2.5 \times 10^{20} \infty
     """
-    mantissa, e, exponent = typeset(value).partition("e")
+    return scientific(typeset(value))
+
+
+def scientific(shown: str) -> str:
+    """A number that Python has written, as a reader expects its power of ten; see `decimal`."""
+    mantissa, e, exponent = shown.partition("e")
     if not e:
         return mantissa.replace("inf", r"\infty").replace("nan", r"\mathrm{NaN}")
     power = f"10^{{{int(exponent)}}}"

@@ -97,10 +97,14 @@ def number(value: int | float) -> str:
 def typeset(value: int | float) -> str:
     """A number for a reader: as `number`, but of a long fraction six digits; the text and the code keep them all.
 
-    >>> typeset(29 / 30), typeset(1.0), typeset(-0.125), typeset(1234567)
-    ('0.966667', '1.0', '-0.125', '1234567')
+    >>> typeset(29 / 30), typeset(1.0), typeset(-0.125), typeset(1234567), typeset(1234567890.25)
+    ('0.966667', '1.0', '-0.125', '1234567', '1234567890.2')
     """
-    return number(float(f"{value:.6g}")) if isinstance(value, float) and len(repr(value)) > 10 else number(value)
+    if not isinstance(value, float) or len(number(value)) <= 10:
+        return number(value)
+    if 1e6 <= abs(value) < 1e16:
+        return f"{value:.1f}"  # six digits of it would be another whole number
+    return number(float(f"{value:.6g}"))
 
 
 def use(u: Use) -> str:
