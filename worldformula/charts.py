@@ -76,6 +76,7 @@ class _Frame:
     y: tuple[float, float]
     log: bool
     beside: bool
+    lone: bool = False  # all points have one x, in the middle
 
     def px(self, value: float) -> float:
         low, high = self.x
@@ -206,7 +207,8 @@ def _frame(
     room = 7.4 * max(map(len, names)) + 12  # wide letters, as in "dream", take more than the mean
     beside = any(names) and (width >= _WIDE or room <= _BESIDE * width)
     right = width - (room if beside else 18)
-    return _Frame(left, right, 34 if above else 12, height - (42 if below else 24), x, (low, high), log, beside)
+    top, bottom, lone = 34 if above else 12, height - (42 if below else 24), min(xs) == max(xs)
+    return _Frame(left, right, top, bottom, x, (low, high), log, beside, lone)
 
 
 def _rows(pixels: float) -> int:
@@ -221,7 +223,8 @@ def _axes(frame: _Frame, x_label: str, y_label: str, title: str) -> str:
         y = frame.py(value)
         parts.append(f'<path class="grid" d="M{frame.left:.1f} {y:.1f}H{frame.right:.1f}"/>')
         parts.append(f'<text x="{frame.left - 7:.1f}" y="{y + 4:.1f}" text-anchor="end">{short(value)}</text>')
-    for value in ticks(*frame.x, count=max(3, int(frame.right - frame.left) // 110)):
+    count = max(3, int(frame.right - frame.left) // 110)
+    for value in [sum(frame.x) / 2] if frame.lone else ticks(*frame.x, count=count):
         x = frame.px(value)
         parts.append(f'<text x="{x:.1f}" y="{frame.bottom + 18:.1f}" text-anchor="middle">{short(value)}</text>')
     if x_label:

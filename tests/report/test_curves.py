@@ -141,3 +141,11 @@ def test_smoothing_is_the_mean_of_the_last_values():
     expected = [values[max(0, i - 6) : i + 1].mean() for i in range(50)]
     assert smoothed(values, 7) == pytest.approx(expected)
     assert smoothed([], 3) == []
+
+
+def test_the_axis_of_a_single_point_has_its_x_alone() -> None:
+    drawn = line_chart([Series("loss", [3], [0.5])], width=800)
+    below = re.findall(r'<text x="[\d.]+" y="[\d.]+" text-anchor="middle">([^<]+)</text>', drawn)
+    assert below == ["3"]  # and not halves of steps around it, 2.6, 2.8 and so on
+    two = re.findall(r'text-anchor="middle">([^<]+)</text>', line_chart([Series("loss", [0, 4], [0.5, 1])], width=800))
+    assert {"0", "4"} <= set(two)
