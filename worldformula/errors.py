@@ -245,7 +245,7 @@ class UnnormalisedError(FormulaError):
     write ContrastiveDivergence(p) or ScoreMatching(p, noise=0.1) to learn it, Energy(p) for its energy, and
     p.sample(start, steps=...) for a chain
     >>> ContrastiveDivergence(p, steps=10, step_size=0.1)
-    <Expression CD{k=10}[p(x)]>
+    <Expression CD{k=10; step=0.1}[p(x)]>
     """
 
     code = "unnormalised"

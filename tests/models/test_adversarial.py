@@ -313,7 +313,7 @@ def test_the_loss_of_an_mmd_vae_by_hand():
     kl = torch.distributions.kl_divergence(torch.distributions.Normal(loc, scale), torch.distributions.Normal(0.0, 1.0))
     z = out.samples["z"]
     nats = nn.functional.binary_cross_entropy_with_logits(model.decode.net(z), rows["x"], reduction="none").sum(-1)
-    gap = out.terms["MMD²{imq}[∫ p_data(x) q(z|x) dx ‖ p(z)]"]
+    gap = out.terms["MMD²{imq; scale=(0.5,1.0,2.0)}[∫ p_data(x) q(z|x) dx ‖ p(z)]"]
     torch.testing.assert_close(out.value, 0.5 * kl.sum(-1).mean() + nats.mean() + 9.5 * gap)
 
 

@@ -43,7 +43,7 @@ def test_the_floor_of_one_gaussian_is_zero_for_a_gaussian():
 def test_what_it_prints_and_code_is_the_interpreter():
     model = build(Sizes(2, (8,), steps=3, step_size=0.01, noise=0.1, penalty=0.5, reach=1.0))
     text = str(model.loss)
-    assert r"\mathrm{CD}_{k=3}\left[ p(x) \right]" in text
+    assert r"\mathrm{CD}_{k=3,\, \sigma=0.1,\, \mathrm{start}=x_{0}}\left[ p(x) \right]" in text
     assert "0.5" in text
     data = {"x": torch.randn(5, 2), "x_0": torch.randn(5, 2)}
     noise = model.loss.noise(**data)

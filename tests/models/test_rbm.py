@@ -50,7 +50,7 @@ def test_the_loss_has_the_gradient_of_the_likelihood_where_chains_start_at_the_m
 
 def test_what_it_prints_and_code_is_the_interpreter():
     model = shaken(steps=2)
-    assert r"\mathrm{CD}_{k=2}\left[ p(v) \right]" in str(model.loss)
+    assert r"\mathrm{CD}_{k=2,\, \mathrm{start}=v_{0}}\left[ p(v) \right]" in str(model.loss)
     data = {"v": EVERY, "v_0": EVERY.flip(0)}
     noise = model.loss.noise(**data)
     assert torch.equal(model.loss(**data, noise=noise).value, model.loss.interpret(**data, noise=noise).value)
