@@ -20,14 +20,14 @@ from typing import Any
 import torch
 
 from benchmarks import board, board_page, model_free
-from benchmarks.board import Book, Budget, Published, Task, Watch
+from benchmarks.board import Book, Budget, Published, Settings, Task, Watch
 from worldformula import catalogue
 from worldformula.errors import ConfigError, WorldformulaError, near
 from worldformula.run.config import EnvConfig, RunConfig
 from worldformula.run.contract import Build
 from worldformula.run.interact import Interact
 from worldformula.run.run import Run
-from worldformula.training.settings import override, to_dict
+from worldformula.training.settings import defaults, override, to_dict
 
 RUNS = Path("runs/board")
 SEEDS = (1, 2, 3)
@@ -154,12 +154,14 @@ def ours(task: Task, agent: str, seed: int, watch: Watch, folder: Path) -> dict[
     return {"updates": run.count.updates, "weights": sum(p.numel() for p in run.agent.parameters())}
 
 
-def settings_of(task: Task, agent: str) -> dict[str, Any]:
+def settings_of(task: Task, agent: str) -> Settings:
     """Everything that decides a run beside its seed and its budget."""
     looks = {"every": task.every, "episodes": task.episodes}
     if agent in model_free.ALGORITHMS:
-        return {"env": to_dict(task.env), "peer": model_free.SETTINGS.get((agent, task.name), {}), **looks}
-    return {"run": to_dict(replace(config(task, agent, 0), seed=0)), **looks}
+        values = {"env": to_dict(task.env), "peer": model_free.SETTINGS.get((agent, task.name), {}), **looks}
+        return Settings(values, defaults(task.env, "env."))
+    asked = replace(config(task, agent, 0), seed=0)
+    return Settings({"run": to_dict(asked), **looks}, defaults(asked, "run."))
 
 
 def learn(task: Task, agent: str, seed: int, watch: Watch, folder: Path) -> dict[str, Any]:
@@ -211,12 +213,13 @@ class Filling:
 
     def _one(self, task: Task, agent: str, seed: int, budget: Budget) -> int:
         settings = settings_of(task, agent)
-        name, digest = f"{task.name}, {agent}, seed {seed}", board.digest(settings)
-        if self.book.covered(task.name, agent, seed, digest, budget) is not None:
+        name = f"{task.name}, {agent}, seed {seed}"
+        if self.book.covered(task.name, agent, seed, settings, budget) is not None:
             self.say(f"{name}: there already")
             return 0
         self.say(f"{name}: {budget}")
-        watch, folder = self.watch(task, seed, budget), self.runs / task.name / f"{agent}-{digest}" / f"seed-{seed}"
+        folder = self.runs / task.name / f"{agent}-{settings.digest}" / f"seed-{seed}"
+        watch = self.watch(task, seed, budget)
         try:
             more = self.learn(task, agent, seed, watch, folder)
         except ImportError as error:
@@ -225,7 +228,7 @@ class Filling:
         except (WorldformulaError, RuntimeError, ValueError) as error:
             self.say(f"{name}: FAILED: {error}")
             return 1
-        self.book.add(board.row(task, agent, settings, watch, **more))
+        self.book.add(board.row(task, agent, settings, watch, **more), settings)
         return 0
 
 

@@ -2,7 +2,9 @@
 
 A row is one run of one agent on one task: points (environment steps, CPU seconds of acting and learning, mean return of
 the same episodes each time, its standard error). It is written the moment it ends, and a run whose row is there at
-unchanged settings is not made again. A curve tells of every budget that is smaller than its run.
+unchanged settings is not made again. The settings of every row are kept whole, under their `digest`: an option that did
+not exist then changes nothing as long as it is left at its default. A curve tells of every budget that is smaller than
+its run.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from worldformula.run.config import EnvConfig
 from worldformula.run.contract import Acting
 from worldformula.run.evaluate import Evaluation, evaluate
 from worldformula.training.seeding import derived
-from worldformula.training.settings import to_dict
+from worldformula.training.settings import flat, to_dict
 
 RESULT = Path(__file__).parent / "results" / "agents.json"
 REACHED = 0.9  # share of the way from the floor to the ceiling
@@ -102,6 +104,34 @@ class Budget:
         return f"{self.minutes:g} CPU minutes" if self.steps is None else f"{self.steps:,} steps".replace(",", " ")
 
 
+@dataclass(frozen=True)
+class Settings:
+    """What decides a run beside its seed and its budget.
+
+    Attributes:
+        values: all of it, nested.
+        defaults: of every option that has one, by dotted key.
+    """
+
+    values: Mapping[str, Any]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Their name in the file."""
+        return digest(self.values)
+
+    def are(self, measured: Mapping[str, Any]) -> bool:
+        """Whether a run of the settings ``measured`` was one of these: every option that it had is the same today, and
+        every option that it had not is at its default, which is to say "as before".
+        """
+        then, now = (dict(flat(json.loads(_text(values)))) for values in (measured, self.values))
+        new = {key: value for key, value in now.items() if key not in then}
+        defaults = json.loads(_text(self.defaults))
+        same = all(key in now and now[key] == value for key, value in then.items())
+        return same and all(key in defaults and defaults[key] == value for key, value in new.items())
+
+
 class Watch:
     """Looks at an agent while it learns: the points of its curve, the CPU time that it took, the end of its budget.
 
@@ -176,33 +206,39 @@ class Book:
         self.path = path
         self.rows: list[Row] = []
         self.floors: dict[str, Row] = {}
+        self.settings: dict[str, Mapping[str, Any]] = {}  # of rows, by their digest
         if path.is_file():
             held = json.loads(path.read_text(encoding="utf-8"))
-            self.rows, self.floors = held["rows"], held["floors"]
+            self.rows, self.floors, self.settings = held["rows"], held["floors"], held["settings"]
 
     def of(self, task: str, agent: str | None = None) -> list[Row]:
         """The rows of a task, by agent and seed."""
         found = [row for row in self.rows if row["task"] == task and agent in (None, row["agent"])]
         return sorted(found, key=lambda row: (row["agent"], row["seed"], row["steps"]))
 
-    def covered(self, task: str, agent: str, seed: int, settings: str, budget: Budget) -> Row | None:
+    def today(self, row: Row, settings: Settings) -> bool:
+        """Whether a row is one of these settings."""
+        return settings.are(self.settings[row["settings"]])
+
+    def covered(self, task: str, agent: str, seed: int, settings: Settings, budget: Budget) -> Row | None:
         """The row that tells what a run of this budget would: it has the same settings, went as far, and was looked at
         within the budget, or had it.
         """
         for row in self.of(task, agent):
-            same = (row["seed"], row["settings"]) == (seed, settings)
+            same = row["seed"] == seed and self.today(row, settings)
             if same and (row["budget"] == asdict(budget) or at(row["curve"], budget) is not None):
                 return row
         return None
 
-    def add(self, row: Row) -> None:
+    def add(self, row: Row, settings: Settings) -> None:
         """Keeps a row, in the place of shorter or earlier ones of the same run, and writes the file."""
+        self.settings[row["settings"]] = settings.values
         run = [row[key] for key in ("task", "agent", "seed")]
         self.rows = [
             old
             for old in self.rows
             if [old[key] for key in ("task", "agent", "seed")] != run
-            or (old["settings"] == row["settings"] and not _within(old, row))
+            or (self.today(old, settings) and not _within(old, row))
         ]
         self.rows.append(row)
         self.write()
@@ -222,19 +258,22 @@ class Book:
         """The file, as it stands."""
         rows = sorted(self.rows, key=lambda row: (row["task"], row["agent"], row["seed"], row["steps"]))
         command = "python -m benchmarks.agents"
-        write_json(self.path, {"benchmark": "agents", "command": command, "floors": self.floors, "rows": rows})
+        used = {row["settings"] for row in rows}
+        settings = {name: values for name, values in sorted(self.settings.items()) if name in used}
+        head = {"benchmark": "agents", "command": command, "floors": self.floors}
+        write_json(self.path, {**head, "rows": rows, "settings": settings})
 
 
 def _within(old: Row, new: Row) -> bool:
     return old["steps"] <= new["steps"] and old["cpu_seconds"] <= new["cpu_seconds"]
 
 
-def row(task: Task, agent: str, settings: Mapping[str, Any], watch: Watch, **more: Any) -> Row:
+def row(task: Task, agent: str, settings: Settings, watch: Watch, **more: Any) -> Row:
     """What is kept of a run that has ended."""
     steps, seconds, mean, error = watch.points[-1]
     return {
         "task": task.name, "agent": agent, "seed": watch.seed, "budget": asdict(watch.budget),
-        "settings": digest(settings), "steps": int(steps), "cpu_seconds": seconds, "return": mean,
+        "settings": settings.digest, "steps": int(steps), "cpu_seconds": seconds, "return": mean,
         "return_error": error, "episodes": task.episodes, **more, "commit": commit(), **machine(),
         "curve": watch.points,
     }  # fmt: skip
@@ -242,8 +281,11 @@ def row(task: Task, agent: str, settings: Mapping[str, Any], watch: Watch, **mor
 
 def digest(settings: Mapping[str, Any]) -> str:
     """A name for settings: equal ones have equal names."""
-    text = json.dumps(settings, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(_text(settings).encode()).hexdigest()[:12]
+
+
+def _text(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True, default=str)
 
 
 @functools.cache

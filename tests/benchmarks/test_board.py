@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks import agents, board, board_page, model_free
 from benchmarks.agents import Filling, settings_of
-from benchmarks.board import Book, Budget, Published, Task, Watch, at, reached
+from benchmarks.board import Book, Budget, Published, Settings, Task, Watch, at, reached
 from tests.agent.systems.toy import ToyAgent, config
 from worldformula.envs import Envs
 from worldformula.errors import NonFiniteError, SpaceError
@@ -55,7 +55,7 @@ class World:
 
 @pytest.fixture
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr(agents, "settings_of", lambda task, agent: {"agent": agent, "every": task.every})
+    monkeypatch.setattr(agents, "settings_of", lambda task, agent: Settings({"agent": agent, "every": task.every}))
     return World()
 
 
@@ -97,7 +97,7 @@ def test_a_row_that_is_there_is_not_made_again_unless_settings_change(
     again = filling(world, tmp_path)
     again.fill(TASK, ["quick"], [1], Budget(steps=400))  # a longer one takes its place
     assert [(row["seed"], row["steps"]) for row in again.book.of("swing")] == [(1, 400), (2, 200), (3, 200)]
-    monkeypatch.setattr(agents, "settings_of", lambda task, agent: {"agent": agent, "lr": 1})
+    monkeypatch.setattr(agents, "settings_of", lambda task, agent: Settings({"agent": agent, "lr": 1}))
     again.fill(TASK, ["quick"], [1], Budget(steps=200))
     assert [(row["seed"], row["steps"]) for row in again.book.of("swing")] == [(1, 200), (2, 200), (3, 200)]
     assert world.runs[3:] == [("quick", 1), ("quick", 1)]
@@ -185,14 +185,14 @@ def test_the_page_shows_every_seed_the_floor_and_what_was_not_reached(
 def test_a_run_that_was_first_looked_at_behind_a_budget_does_not_tell_it(tmp_path: Any) -> None:
     """200 s at the first look: one minute is another run, seven are this one; and what was asked for is never twice."""
     book = Book(tmp_path / "agents.json")
-    row = {"task": "t", "agent": "a", "seed": 1, "settings": "s", "steps": 200, "cpu_seconds": 400.0}
-    book.add(
-        {**row, "budget": {"steps": None, "minutes": 2.0}, "curve": [[100, 200.0, 0.0, 0.0], [200, 400.0, 1.0, 0.0]]}
-    )
-    assert book.covered("t", "a", 1, "s", Budget(minutes=1)) is None
-    assert book.covered("t", "a", 1, "s", Budget(minutes=400 / 60)) is not None
-    assert book.covered("t", "a", 1, "s", Budget(steps=150)) is not None
-    assert book.covered("t", "a", 1, "s", Budget(minutes=2)) is not None
+    own = Settings({"lr": 1})
+    row = {"task": "t", "agent": "a", "seed": 1, "settings": own.digest, "steps": 200, "cpu_seconds": 400.0}
+    curve = [[100, 200.0, 0.0, 0.0], [200, 400.0, 1.0, 0.0]]
+    book.add({**row, "budget": {"steps": None, "minutes": 2.0}, "curve": curve}, own)
+    assert book.covered("t", "a", 1, own, Budget(minutes=1)) is None
+    assert book.covered("t", "a", 1, own, Budget(minutes=400 / 60)) is not None
+    assert book.covered("t", "a", 1, own, Budget(steps=150)) is not None
+    assert book.covered("t", "a", 1, own, Budget(minutes=2)) is not None
 
 
 def test_the_page_of_the_project_is_that_of_its_rows() -> None:
@@ -256,11 +256,38 @@ def test_minutes_end_a_run_of_ours(toy: Task, tmp_path: Any) -> None:
 
 def test_settings_of_a_run_tell_its_agent_apart_and_not_its_seed() -> None:
     swing = agents.TASKS["pendulum"]
-    found = [board.digest(settings_of(swing, agent)) for agent in ("dreamer_v3", "tdmpc2", "sac")]
+    found = [settings_of(swing, agent).digest for agent in ("dreamer_v3", "tdmpc2", "sac")]
     assert len(set(found)) == 3
     changed = replace(swing, changes={"dreamer_v3": ("lr=0.5",)})
-    assert board.digest(settings_of(changed, "dreamer_v3")) != found[0]
-    assert board.digest(settings_of(replace(swing, steps=1), "dreamer_v3")) == found[0]
+    assert settings_of(changed, "dreamer_v3").digest != found[0]
+    assert settings_of(replace(swing, steps=1), "dreamer_v3").digest == found[0]
+
+
+@pytest.mark.parametrize(
+    ("then", "same"),
+    [
+        ({"run": {"lr": 1, "world": {"units": 8}}}, True),  # ``harmony`` did not exist, and is off
+        ({"run": {"lr": 1, "world": {"units": 8, "harmony": False}}}, True),
+        ({"run": {"lr": 1, "world": {"units": 8, "harmony": True}}}, False),
+        ({"run": {"lr": 2, "world": {"units": 8}}}, False),
+        ({"run": {"lr": 1, "world": {}}}, False),  # ``units`` is not at its default
+        ({"run": {"lr": 1, "world": {"units": 8}, "gone": 3}}, False),  # an option that is no more
+    ],
+)
+def test_an_option_that_did_not_exist_changes_nothing_at_its_default(then: dict[str, Any], same: bool) -> None:
+    now = {"run": {"lr": 1, "world": {"units": 8, "harmony": False}}}
+    assert Settings(now, {"run.world.harmony": False, "run.world.units": 16}).are(then) == same
+
+
+def test_the_recorded_rows_stand_at_the_settings_that_their_names_say() -> None:
+    """A name is the hash of the settings; all rows but those that another seed replaces are of today's."""
+    book = Book()
+    assert {row["settings"] for row in book.rows} == set(book.settings)
+    assert all(board.digest(values) == name for name, values in book.settings.items())
+    ours = [row for row in book.rows if row["agent"] in agents.OURS]
+    old = [row for row in ours if not book.today(row, settings_of(agents.TASKS[row["task"]], row["agent"]))]
+    assert ours
+    assert not old
 
 
 # ------------------------------------------------------------------------------------------------------- model-free

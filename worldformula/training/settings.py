@@ -75,6 +75,22 @@ def to_dict(config: Any) -> dict[str, Any]:
     }
 
 
+def defaults(config: Any, prefix: str = "") -> dict[str, Any]:
+    """What every setting that has a default is where nobody gives it, as in `to_dict`, by dotted key; of a group that
+    is there, the defaults of its own class, whatever the group itself is by default.
+    """
+    found: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        value, key = getattr(config, field.name), f"{prefix}{field.name}"
+        if dataclasses.is_dataclass(value):
+            found |= defaults(value, f"{key}.")
+        elif field.default is not dataclasses.MISSING:
+            found[key] = _plain(field.default)
+        elif field.default_factory is not dataclasses.MISSING:
+            found[key] = _plain(field.default_factory())
+    return found
+
+
 def from_dict(example: T, values: Mapping[str, Any]) -> T:
     """A configuration like ``example`` with the values of `to_dict`; a key that is absent keeps the example's value.
 
