@@ -6,7 +6,7 @@
 over every 20 actions that take two to arrive. `waits`: acting and learning in turn at the same updates an action, with
 the newest weights; the robot stands still while the learner learns, in a simulation that stands still with it, which
 flatters it. A learner is as fast in both: what `apart` learns in a second takes a second of waiting. So when `apart`
-has moved for N ticks, `waits` has moved for (N + prefill) / 2 in the same time; both stand here, and equal ticks beside.
+has moved for N ticks, `waits` has moved for (N + prefill) / 2 in the same time; both stand here, and equal ticks too.
 
 A score is the mean return of 24 pseudo-episodes, played by modes in lives that training never saw. A row is written
 once it is measured, and one that the file holds is not measured again. Intervals are those of the mean over seeds,
