@@ -286,7 +286,7 @@ def test_a_killed_fit_of_a_world_goes_on_bit_for_bit(files: Path, tmp_path: Path
         ("simcore", "still", [], "has no column action"),
         ("c_rssm", "bits", ["--preset", "thick_tiny"], "c_rssm: jumps would never learn"),
         ("dmm", "pixels", ["--set", "data.length=5", "--set", "pixels=3"], "does not suit this model"),
-        ("vrnn", "vectors", [], "does not suit this model"),
+        ("vrnn", "vectors", ["--set", "observed=bits"], "does not suit this model"),
         ("cem", "still", [], "is one of the planners; fit expects a model or a world"),
     ],
 )
