@@ -280,7 +280,7 @@ def test_an_option_that_did_not_exist_changes_nothing_at_its_default(then: dict[
 
 
 def test_the_recorded_rows_stand_at_the_settings_that_their_names_say() -> None:
-    """A name is the hash of the settings; all rows but those that another seed replaces are of today's."""
+    """A name is the hash of the settings; every row of our agents is of today's."""
     book = Book()
     assert {row["settings"] for row in book.rows} == set(book.settings)
     assert all(board.digest(values) == name for name, values in book.settings.items())
