@@ -146,6 +146,8 @@ def test_a_table_is_not_as_many_episodes_as_it_has_rows(tmp_path: Path) -> None:
     assert [len(e["x"]) for e in episodes({"x": table[None]})] == [600]
     assert [e["x"].shape for e in episodes({"x": table[:9, :, None]})] == [(2, 1)] * 9
     assert [e["x"].shape for e in episodes({"x": table.T})] == [(600,)] * 2
+    ended = {"x": np.zeros((30, 20)), "terminated": np.ones((30, 1), bool)}  # one flag for each episode of 20 steps
+    assert [len(e["x"]) for e in episodes(ended)] == [20] * 30
 
 
 @pytest.mark.parametrize(("rows", "length", "held"), [(1000, 64, 100), (100, 64, 25), (8, 64, 2)])

@@ -105,17 +105,13 @@ def episodes(made: Any) -> list[Episode]:
 
 def _refuse_a_table(columns: Mapping[str, Array]) -> None:
     """The rows of a table in time are no episodes of as many steps as it has columns."""
-    for key, value in columns.items():
-        if (
-            max(v.ndim for v in columns.values()) == 2
-            and value.ndim == 2
-            and value.shape[1] < min(FEW_STEPS, len(value))
-        ):
-            n, t = value.shape
-            raise ConfigError(
-                f"{key} {[n, t]} would be {n} episodes of one number at {t} steps\nof a table of {n} rows in time "
-                f"write {key}=rows[None], and of that many episodes {key}=rows[..., None]"
-            )
+    steps, key = max((value.shape[1], key) for key, value in columns.items() if value.ndim > 1)
+    n = len(columns[key])
+    if max(value.ndim for value in columns.values()) == 2 and steps < min(FEW_STEPS, n):
+        raise ConfigError(
+            f"{key} {[n, steps]} would be {n} episodes of one number at {steps} steps\nof a table of {n} rows in time "
+            f"write {key}=rows[None], and of that many episodes {key}=rows[..., None]"
+        )
 
 
 def minari(name: str) -> list[Episode]:
