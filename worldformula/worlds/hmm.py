@@ -33,7 +33,7 @@ from worldformula.families.base import log_probs
 from worldformula.formula import Bernoulli, Chain, Deterministic, Evidence, Normal, OneHot
 from worldformula.formula.ops.recursions import joined, normalised
 from worldformula.world import World
-from worldformula.world.emission import Observed
+from worldformula.world.emission import Observed, check_observed
 
 # ------------------------------------------------------------------------------------------------- sizes and presets
 
@@ -54,11 +54,11 @@ class Sizes:
     """How many first steps have tables of their own, p(z_t|z_{t-1},t) and p(x_t|z_t,t); 0: all share one."""
 
     def __post_init__(self) -> None:
-        known = (self.pixels, self.states - 1, self.actions + 1, self.places + 1)
-        if min(known) < 1 or self.observed not in ("bits", "numbers"):
+        check_observed(self.observed)
+        if min(self.pixels, self.states - 1, self.actions + 1, self.places + 1) < 1:
             raise ConfigError(
-                f"expected pixels ≥ 1, states ≥ 2, actions ≥ 0, places ≥ 0 and observed 'bits' or 'numbers', got "
-                f"{self.pixels}, {self.states}, {self.actions}, {self.places} and {self.observed!r}"
+                f"expected pixels ≥ 1, states ≥ 2, actions ≥ 0 and places ≥ 0, got {self.pixels}, {self.states}, "
+                f"{self.actions} and {self.places}"
             )
 
 
